@@ -1,0 +1,40 @@
+// Package store keeps tables of records in a [kv.KV] so that the cost of a
+// change is the size of the change, and never the size of the cluster.
+//
+// # Schema
+//
+// A table has 16 shards. Which shard a record lives in is a hash of the first
+// segment of its key ("a" in "a/b/c"). A shard is a B+-tree of two levels: one
+// head, and the pages that it lists. A page holds the records of one range of
+// keys, in order, with their versions, and splits when it outgrows its bound.
+//
+//	<prefix>/<table>/h/<shard>         the head: sequence number, id of the last
+//	                                   commit, and per page: lower bound, number,
+//	                                   sequence number of its last change
+//	<prefix>/<table>/p/<shard>/<page>  a page: records as key, version, value
+//
+// Keys are chosen so that what changes together lies together: a service's
+// tasks are neighbours, and so are a node's statuses.
+//
+// # Commit
+//
+// Updates that are asked for at the same time are joined into one transaction
+// of the kv (group commit): compare-and-set of every head that an update wrote
+// into, a check of every head that it only read from, and the pages that
+// changed. If another process was faster, what it wrote is read and the update
+// functions run again. So an update is serializable, atomic over any number of
+// tables, and guarded by nothing but compare-and-set: no lock has to be held.
+// A record's version is its shard's sequence number at the commit that wrote it.
+//
+// # Watch
+//
+// One blocking list a table, on the heads alone, says when to look; then only
+// the pages whose number moved are read, with the heads, in one transaction, so
+// that a snapshot never holds half of an update's changes to one table. Tables
+// are followed each for itself: an update over two tables is atomic in the
+// store, and may be seen in one table a moment before the other.
+//
+// A [Snapshot] is immutable. Changes between two snapshots are found by
+// comparing them ([Table.Changes]), so a slow reader holds no queue: it skips
+// what it did not have time to see, and finds what is.
+package store
