@@ -1,0 +1,88 @@
+package state
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"math/big"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// idLength is that of SwarmKit's ids: 25 digits of base 36 hold 129 bits.
+const idLength = 25
+
+// ClusterID is the id of the one cluster, and its key.
+const ClusterID = "default"
+
+// NewID returns a random id: 25 characters, base 36, as SwarmKit's.
+func NewID() string {
+	bound := new(big.Int).Exp(big.NewInt(36), big.NewInt(idLength), nil)
+	n, err := rand.Int(rand.Reader, bound)
+	if err != nil {
+		// crypto/rand never fails on a supported system (Go 1.24).
+		panic(err)
+	}
+	s := n.Text(36)
+	return strings.Repeat("0", idLength-len(s)) + s
+}
+
+// Digest names a task spec by its content: the first 16 bytes of the SHA-256
+// of its deterministic encoding. The encoding is stable within one version of
+// Muster only; that two digests differ for equal specs costs a replacement of
+// tasks at most where Same does not say otherwise.
+func Digest(spec *musterv1.TaskSpec) ([]byte, error) {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(spec)
+	if err != nil {
+		return nil, fmt.Errorf("digest of task spec: %w", err)
+	}
+	sum := sha256.Sum256(b)
+	return sum[:16], nil
+}
+
+// SpecKey is the key of a task spec in table specs.
+func SpecKey(digest []byte) string { return hex.EncodeToString(digest) }
+
+// NameKey is the key that makes a name unique in its kind, whatever the case
+// of its letters.
+func NameKey(kind, name string) string { return strings.ToLower(name) + "/" + kind }
+
+// TaskKey is the key of a task: of a slot, or of a node if slot is 0.
+func TaskKey(service string, slot uint64, node, task string) string {
+	if slot == 0 {
+		return service + "/" + node + "/" + task
+	}
+	return service + "/" + SlotSegment(slot) + "/" + task
+}
+
+// SlotSegment writes a slot so that slots sort in order.
+func SlotSegment(slot uint64) string {
+	s := strconv.FormatUint(slot, 10)
+	if len(s) < 8 {
+		s = "00000000"[len(s):] + s
+	}
+	return s
+}
+
+// NodeTaskKey is the key of a task's assignment and of its status.
+func NodeTaskKey(node, service, task string) string {
+	return node + "/" + service + "/" + task
+}
+
+// SplitKey returns the segments of a key with three of them; the first and
+// last are those that its table's description names.
+func SplitKey(key string) (first, second, third string) {
+	first, rest, _ := strings.Cut(key, "/")
+	second, third, _ = strings.Cut(rest, "/")
+	return first, second, third
+}
+
+// PlacementKey is the key of the explanation of why tasks of one spec wait.
+func PlacementKey(service string, digest []byte) string {
+	return service + "/" + hex.EncodeToString(digest)
+}

@@ -1,0 +1,64 @@
+// Package state says what lies in the store: the tables, the keys of their
+// records, and how records of different owners are joined into what a user
+// sees.
+//
+// Each table has one owner, which alone writes it:
+//
+//	table        key                              written by     sharded by
+//	services     <service>                        apid           service
+//	specs        <digest>                         apid           digest
+//	names        <folded name>/<kind>             apid           name
+//	nodes        <node>                           apid           node
+//	clusters     default                          apid           -
+//	tasks        <service>/<slot or node>/<task>  orchestratord  service
+//	rollouts     <service>                        orchestratord  service
+//	endpoints    <service>                        allocatord     service
+//	assignments  <node>/<service>/<task>          schedulerd     node
+//	placements   <service>/<digest>               schedulerd     service
+//	nodestates   <node>                           dispatcherd    node
+//	statuses     <node>/<service>/<task>          dispatcherd    node
+//
+// An owner removes its own record when the record upstream of it is gone:
+// tasks go with their service, assignments with their task, statuses with
+// their assignment.
+package state
+
+import (
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// Tables are the handles of all tables.
+type Tables struct {
+	Services    *store.Table[*recordv1.Service]
+	Specs       *store.Table[*recordv1.Spec]
+	Names       *store.Table[*recordv1.Name]
+	Nodes       *store.Table[*recordv1.Node]
+	Clusters    *store.Table[*recordv1.Cluster]
+	Tasks       *store.Table[*recordv1.Task]
+	Rollouts    *store.Table[*recordv1.Rollout]
+	Endpoints   *store.Table[*recordv1.Endpoint]
+	Assignments *store.Table[*recordv1.Assignment]
+	Placements  *store.Table[*recordv1.Placement]
+	NodeStates  *store.Table[*recordv1.NodeState]
+	Statuses    *store.Table[*recordv1.Status]
+}
+
+// NewTables returns handles of all tables. Handles hold no data: a daemon opens
+// its store with those that it reads or writes.
+func NewTables() *Tables {
+	return &Tables{
+		Services:    store.NewTable("services", store.Proto(func() *recordv1.Service { return new(recordv1.Service) })),
+		Specs:       store.NewTable("specs", store.Proto(func() *recordv1.Spec { return new(recordv1.Spec) })),
+		Names:       store.NewTable("names", store.Proto(func() *recordv1.Name { return new(recordv1.Name) })),
+		Nodes:       store.NewTable("nodes", store.Proto(func() *recordv1.Node { return new(recordv1.Node) })),
+		Clusters:    store.NewTable("clusters", store.Proto(func() *recordv1.Cluster { return new(recordv1.Cluster) })),
+		Tasks:       store.NewTable("tasks", store.Proto(func() *recordv1.Task { return new(recordv1.Task) })),
+		Rollouts:    store.NewTable("rollouts", store.Proto(func() *recordv1.Rollout { return new(recordv1.Rollout) })),
+		Endpoints:   store.NewTable("endpoints", store.Proto(func() *recordv1.Endpoint { return new(recordv1.Endpoint) })),
+		Assignments: store.NewTable("assignments", store.Proto(func() *recordv1.Assignment { return new(recordv1.Assignment) })),
+		Placements:  store.NewTable("placements", store.Proto(func() *recordv1.Placement { return new(recordv1.Placement) })),
+		NodeStates:  store.NewTable("nodestates", store.Proto(func() *recordv1.NodeState { return new(recordv1.NodeState) })),
+		Statuses:    store.NewTable("statuses", store.Proto(func() *recordv1.Status { return new(recordv1.Status) })),
+	}
+}

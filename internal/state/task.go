@@ -1,0 +1,65 @@
+package state
+
+import (
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// Task is the join of the records of one task. Its parts are shared and must
+// not be changed.
+type Task struct {
+	ID        string
+	ServiceID string
+	// Key is that of the task's record.
+	Key     string
+	Version uint64
+	Record  *recordv1.Task
+	// NodeID is the node that the task is assigned to, or "".
+	NodeID string
+	// Assignment is nil until the scheduler has chosen a node.
+	Assignment        *recordv1.Assignment
+	AssignmentVersion uint64
+	// Status is nil until a worker has reported.
+	Status        *recordv1.Status
+	StatusVersion uint64
+}
+
+// State is the observed state: what the worker said, or else how far the
+// managers have come. A task that needs no address is born PENDING.
+func (t *Task) State() musterv1.TaskState {
+	switch {
+	case t.Status != nil:
+		return max(t.Status.State, musterv1.TaskState_ASSIGNED)
+	case t.Assignment != nil:
+		return musterv1.TaskState_ASSIGNED
+	default:
+		return musterv1.TaskState_PENDING
+	}
+}
+
+// Desired is the desired state.
+func (t *Task) Desired() musterv1.TaskState { return t.Record.DesiredState }
+
+// Terminal reports whether the task has ended and will never run again.
+func (t *Task) Terminal() bool { return t.State() > musterv1.TaskState_RUNNING }
+
+// Live reports whether the task is meant to run, or to wait until it may.
+func (t *Task) Live() bool { return t.Desired() <= musterv1.TaskState_COMPLETE }
+
+// join completes a task from the records of the scheduler and the dispatcher.
+func (ts *Tables) join(r store.Reader, key string, version uint64, record *recordv1.Task, node string) *Task {
+	service, _, id := SplitKey(key)
+	t := &Task{ID: id, ServiceID: service, Key: key, Version: version, Record: record, NodeID: node}
+	if node == "" {
+		return t
+	}
+	k := NodeTaskKey(node, service, id)
+	if a, ok := ts.Assignments.Get(r, k); ok {
+		t.Assignment, t.AssignmentVersion = a.Value, a.Version
+	}
+	if s, ok := ts.Statuses.Get(r, k); ok {
+		t.Status, t.StatusVersion = s.Value, s.Version
+	}
+	return t
+}
