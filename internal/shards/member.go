@@ -1,0 +1,106 @@
+package shards
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/musterhq/muster/internal/kv"
+)
+
+// Member is one replica of a daemon, as it introduces itself to the others.
+type Member struct {
+	// Instance is unique among all replicas, living and dead.
+	Instance string `json:"instance"`
+	// Daemon is the daemon's name: "schedulerd".
+	Daemon string `json:"daemon"`
+	// Address is where its gRPC server is reached, "host:port".
+	Address string `json:"address"`
+	Version string `json:"version"`
+	// Started is when the process started.
+	Started time.Time `json:"started"`
+}
+
+func membersPrefix(prefix, subsystem string) string { return prefix + "/members/" + subsystem + "/" }
+func locksPrefix(prefix, subsystem string) string   { return prefix + "/locks/" + subsystem + "/" }
+
+func encodeMember(m Member) ([]byte, error) {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("encode member: %w", err)
+	}
+	return b, nil
+}
+
+// decodeMembers reads the values of member or lock records. One that cannot
+// be read is left out: it is another version's, and only advice.
+func decodeMembers(pairs []kv.Pair, prefix string, log *zap.Logger) map[string]Member {
+	members := make(map[string]Member, len(pairs))
+	for _, p := range pairs {
+		if p.Session == "" {
+			continue // its session has ended; the record is about to go
+		}
+		var m Member
+		if err := json.Unmarshal(p.Value, &m); err != nil {
+			log.Warn("member record is unreadable", zap.String("key", p.Key), zap.Error(err))
+			continue
+		}
+		members[p.Key[len(prefix):]] = m
+	}
+	return members
+}
+
+// follow calls see with all pairs under a prefix, at first and whenever they
+// have changed, until ctx ends. While the store is away it keeps trying.
+func follow(ctx context.Context, store kv.KV, prefix string, log *zap.Logger, see func([]kv.Pair)) {
+	var index uint64
+	retry := newBackoff(50*time.Millisecond, 2*time.Second)
+	for ctx.Err() == nil {
+		pairs, next, err := store.List(ctx, prefix, kv.ListOptions{After: index})
+		if err != nil {
+			if ctx.Err() == nil {
+				log.Debug("list is to be repeated", zap.String("prefix", prefix), zap.Error(err))
+			}
+			index = 0
+			retry.wait(ctx)
+			continue
+		}
+		retry.reset()
+		if next < index {
+			// The store was restored from a snapshot: its indexes start anew.
+			next = 0
+		}
+		index = next
+		see(pairs)
+	}
+}
+
+// backoff waits ever longer, with jitter, so that replicas do not march in
+// step.
+type backoff struct{ first, most, next time.Duration }
+
+func newBackoff(first, most time.Duration) *backoff {
+	return &backoff{first: first, most: most, next: first}
+}
+
+func (b *backoff) reset() { b.next = b.first }
+
+// pause returns how long to wait now.
+func (b *backoff) pause() time.Duration {
+	d := b.next/2 + rand.N(b.next/2+1)
+	b.next = min(2*b.next, b.most)
+	return d
+}
+
+func (b *backoff) wait(ctx context.Context) {
+	t := time.NewTimer(b.pause())
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
