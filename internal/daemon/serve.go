@@ -1,0 +1,143 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+)
+
+// MaxMessage is the greatest gRPC message that daemons take from each other
+// and from users, in bytes.
+const MaxMessage = 4 << 20
+
+// NewServer returns a gRPC server with the health service on it.
+func NewServer(creds credentials.TransportCredentials) (*grpc.Server, *health.Server) {
+	server := grpc.NewServer(
+		grpc.Creds(creds),
+		grpc.MaxRecvMsgSize(MaxMessage),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	)
+	h := health.NewServer()
+	healthpb.RegisterHealthServer(server, h)
+	return server, h
+}
+
+// Dialer returns a function that connects to other daemons.
+func Dialer(creds credentials.TransportCredentials) func(string) (*grpc.ClientConn, error) {
+	return func(address string) (*grpc.ClientConn, error) {
+		// The passthrough resolver leaves the name to the dialler: what is dialled
+		// is one replica, whose address the directory gave.
+		conn, err := grpc.NewClient("passthrough:///"+address,
+			grpc.WithTransportCredentials(creds),
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4*MaxMessage)),
+			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+			grpc.WithConnectParams(connectParams()),
+		)
+		if err != nil {
+			return nil, fmt.Errorf("connect to %s: %w", address, err)
+		}
+		return conn, nil
+	}
+}
+
+// connectParams keep a client from staying away for long from a peer that is
+// back: gRPC's own default goes up to two minutes.
+func connectParams() grpc.ConnectParams {
+	p := grpc.ConnectParams{MinConnectTimeout: 2 * time.Second}
+	p.Backoff.BaseDelay = 50 * time.Millisecond
+	p.Backoff.Multiplier = 1.6
+	p.Backoff.Jitter = 0.2
+	p.Backoff.MaxDelay = 2 * time.Second
+	return p
+}
+
+// ServeGRPC serves until ctx ends, then lets calls end within the grace time
+// and cuts off those that did not.
+func ServeGRPC(ctx context.Context, server *grpc.Server, listener net.Listener, grace time.Duration) error {
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(listener) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	cut := time.AfterFunc(grace, server.Stop)
+	defer cut.Stop()
+	server.GracefulStop()
+	if err := <-done; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
+	return nil
+}
+
+// ServeHTTP serves until ctx ends, then lets requests end within the grace
+// time and cuts off those that did not.
+func ServeHTTP(ctx context.Context, handler http.Handler, listener net.Listener, grace time.Duration) error {
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		// Streams (watch, logs) end when the daemon does.
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(listener) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	if err := server.Shutdown(stop); err != nil {
+		if err := server.Close(); err != nil {
+			return fmt.Errorf("close HTTP server: %w", err)
+		}
+	}
+	if err := <-done; err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// NewRegistry returns a registry with the metrics of the process.
+func NewRegistry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// OpsHandler serves /metrics, /healthz and /debug/pprof. Healthy says whether
+// the process does its work; its error is for people.
+func OpsHandler(metrics prometheus.Gatherer, healthy func() error) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := healthy(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return mux
+}

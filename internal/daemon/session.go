@@ -1,0 +1,65 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/musterhq/muster/internal/kv"
+)
+
+// Sessions lets the parts of one process share one session, so that the
+// process is in the store's catalog once. Each part closes what it was given;
+// the session itself ends when Close is called or when it is lost, after which
+// the next part that asks gets a new one.
+type Sessions struct {
+	kv  kv.KV
+	cfg kv.SessionConfig
+
+	mu      sync.Mutex
+	current kv.Session
+	closed  bool
+}
+
+// NewSessions returns a keeper of one session.
+func NewSessions(store kv.KV, cfg kv.SessionConfig) *Sessions {
+	return &Sessions{kv: store, cfg: cfg}
+}
+
+// Open returns the process's session, a new one if there is none that lives.
+func (s *Sessions) Open(ctx context.Context) (kv.Session, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errors.New("the process is about to end")
+	}
+	if s.current != nil {
+		select {
+		case <-s.current.Lost():
+		default:
+			return shared{s.current}, nil
+		}
+	}
+	session, err := s.kv.NewSession(ctx, s.cfg)
+	if err != nil {
+		return nil, err
+	}
+	s.current = session
+	return shared{session}, nil
+}
+
+// Close ends the session, and takes the process out of the catalog.
+func (s *Sessions) Close(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.current == nil {
+		return nil
+	}
+	return s.current.Close(ctx)
+}
+
+// shared is a session that one of several users cannot end.
+type shared struct{ kv.Session }
+
+func (shared) Close(context.Context) error { return nil }

@@ -1,0 +1,228 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/file"
+	"github.com/knadh/koanf/v2"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap/zapcore"
+)
+
+// EnvPrefix begins the name of each environment variable that sets a flag:
+// MUSTER_LOG_LEVEL sets --log-level.
+const EnvPrefix = "MUSTER_"
+
+// Settings are what all daemons are told. Each is a flag; what no flag sets
+// is taken from the environment, then from the file that --config names, then
+// is the default.
+type Settings struct {
+	// ConfigFile is YAML, with the names of flags as keys.
+	ConfigFile string
+	// Listen is the address of the gRPC server.
+	Listen string
+	// Advertise is how others reach Listen. Default: Listen, with the machine's
+	// host name in place of an unspecified address.
+	Advertise string
+	// OpsListen is the address for /metrics, /healthz and /debug/pprof.
+	OpsListen string
+	LogLevel  string
+	// LogFormat is "console" or "json".
+	LogFormat string
+	// StopTimeout bounds the orderly end.
+	StopTimeout time.Duration
+	Prefix      string
+	Consul      ConsulSettings
+	TLS         TLSSettings
+}
+
+// ConsulSettings say how to reach Consul. The variables that Consul's own
+// tools read (CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, ...) are not: what a
+// daemon uses is what its own settings say.
+type ConsulSettings struct {
+	Address    string
+	Token      string
+	TokenFile  string
+	Datacenter string
+	TLS        bool
+	CAFile     string
+	CertFile   string
+	KeyFile    string
+}
+
+// TLSSettings are the credentials of every gRPC server and client of the
+// daemon. Without them connections are in the clear.
+type TLSSettings struct {
+	// CertFile and KeyFile are this daemon's own, for both of its roles.
+	CertFile string
+	KeyFile  string
+	// CAFile holds the authorities that peers must be signed by, clients and
+	// servers alike: TLS is mutual.
+	CAFile string
+	// ServerName is what certificates of servers are checked for in place of
+	// the host dialled.
+	ServerName string
+}
+
+// AddFlags adds the settings of a manager daemon to a flag set. The port is
+// that of its gRPC server by default; its operations port is 1000 above.
+func (s *Settings) AddFlags(fs *pflag.FlagSet, port int) {
+	s.AddProcessFlags(fs, port+1000)
+	fs.StringVar(&s.Listen, "listen", fmt.Sprintf("127.0.0.1:%d", port), "address of the gRPC server")
+	fs.StringVar(&s.Advertise, "advertise", "", "address at which others reach the gRPC server (default: that of --listen)")
+	fs.StringVar(&s.Prefix, "prefix", Prefix, "prefix of all keys in the store: one Consul can hold several clusters")
+	fs.StringVar(&s.Consul.Address, "consul-address", "127.0.0.1:8500", "host:port of a Consul agent's or server's HTTP API")
+	fs.StringVar(&s.Consul.Token, "consul-token", "", "Consul ACL token (better: --consul-token-file)")
+	fs.StringVar(&s.Consul.TokenFile, "consul-token-file", "", "file that holds the Consul ACL token")
+	fs.StringVar(&s.Consul.Datacenter, "consul-datacenter", "", "Consul datacenter (default: the agent's)")
+	fs.BoolVar(&s.Consul.TLS, "consul-tls", false, "speak HTTPS with Consul")
+	fs.StringVar(&s.Consul.CAFile, "consul-ca-file", "", "PEM file of the authority that Consul's certificate is checked against")
+	fs.StringVar(&s.Consul.CertFile, "consul-cert-file", "", "PEM file of the client certificate for Consul")
+	fs.StringVar(&s.Consul.KeyFile, "consul-key-file", "", "PEM file of the client key for Consul")
+}
+
+// AddProcessFlags adds the settings of any daemon, also of one that neither
+// has a store nor serves gRPC (a worker).
+func (s *Settings) AddProcessFlags(fs *pflag.FlagSet, opsPort int) {
+	fs.StringVar(&s.ConfigFile, "config", "", "YAML file with further settings; keys are the names of flags")
+	fs.StringVar(&s.OpsListen, "ops-listen", fmt.Sprintf("127.0.0.1:%d", opsPort), "address for /metrics, /healthz and /debug/pprof; empty turns them off")
+	fs.StringVar(&s.LogLevel, "log-level", "info", "debug, info, warn or error")
+	fs.StringVar(&s.LogFormat, "log-format", "console", "console or json")
+	fs.DurationVar(&s.StopTimeout, "stop-timeout", 10*time.Second, "how long an orderly end may take")
+	fs.StringVar(&s.TLS.CertFile, "tls-cert-file", "", "PEM file of this daemon's certificate, for its server and its clients")
+	fs.StringVar(&s.TLS.KeyFile, "tls-key-file", "", "PEM file of this daemon's key")
+	fs.StringVar(&s.TLS.CAFile, "tls-ca-file", "", "PEM file of the authorities that peers must be signed by")
+	fs.StringVar(&s.TLS.ServerName, "tls-server-name", "", "name to check servers' certificates for (default: the host dialled)")
+}
+
+// Load sets those flags that the command line did not from the environment
+// and from the file that --config names. Its error names every setting that is
+// unknown or wrong.
+func Load(fs *pflag.FlagSet, environ func(string) (string, bool)) error {
+	var faults []error
+	set := func(f *pflag.Flag, value, source string) {
+		if err := fs.Set(f.Name, value); err != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", source, err))
+		}
+	}
+	fromEnv := map[string]bool{}
+	fs.VisitAll(func(f *pflag.Flag) {
+		name := EnvPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		if value, ok := environ(name); ok && !f.Changed && f.Name != "help" {
+			fromEnv[f.Name] = true
+			set(f, value, name)
+		}
+	})
+	path := ""
+	if f := fs.Lookup("config"); f != nil {
+		path = f.Value.String()
+	}
+	if path == "" {
+		return errors.Join(faults...)
+	}
+	k := koanf.New(".")
+	if err := k.Load(file.Provider(path), yaml.Parser()); err != nil {
+		return fmt.Errorf("read settings from %s: %w", path, err)
+	}
+	for _, name := range k.Keys() {
+		f := fs.Lookup(name)
+		switch {
+		case f == nil || name == "config" || name == "help":
+			faults = append(faults, fmt.Errorf("%s: there is no setting %q; `--help` lists them", path, name))
+		case f.Changed || fromEnv[name]:
+		default:
+			if list, ok := k.Get(name).([]any); ok {
+				for _, v := range list {
+					set(f, fmt.Sprint(v), path)
+				}
+			} else {
+				set(f, k.String(name), path)
+			}
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// Validate names every setting that cannot be.
+func (s *Settings) Validate() error {
+	var faults []error
+	fault := func(flag, format string, a ...any) {
+		faults = append(faults, fmt.Errorf("--%s: "+format, append([]any{flag}, a...)...))
+	}
+	for flag, address := range map[string]string{
+		"listen": s.Listen, "advertise": s.Advertise, "ops-listen": s.OpsListen, "consul-address": s.Consul.Address,
+	} {
+		if address == "" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			fault(flag, "%q is not host:port", address)
+		}
+	}
+	if _, err := zapcore.ParseLevel(s.LogLevel); err != nil {
+		fault("log-level", "%q is none of debug, info, warn, error", s.LogLevel)
+	}
+	if s.LogFormat != "console" && s.LogFormat != "json" {
+		fault("log-format", "%q is neither console nor json", s.LogFormat)
+	}
+	if strings.Trim(s.Prefix, "/") != s.Prefix {
+		fault("prefix", "%q must not begin or end with a slash", s.Prefix)
+	}
+	if s.Consul.Token != "" && s.Consul.TokenFile != "" {
+		fault("consul-token-file", "give this or --consul-token, not both")
+	}
+	if n := count(s.TLS.CertFile, s.TLS.KeyFile, s.TLS.CAFile); n != 0 && n != 3 {
+		fault("tls-cert-file", "--tls-cert-file, --tls-key-file and --tls-ca-file go together: TLS is mutual")
+	}
+	if count(s.Consul.CertFile, s.Consul.KeyFile) == 1 {
+		fault("consul-cert-file", "--consul-cert-file and --consul-key-file go together")
+	}
+	return errors.Join(faults...)
+}
+
+func count(values ...string) int {
+	n := 0
+	for _, v := range values {
+		if v != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// token returns the Consul token from wherever it is given.
+func (s *ConsulSettings) token() (string, error) {
+	if s.TokenFile == "" {
+		return s.Token, nil
+	}
+	b, err := os.ReadFile(s.TokenFile)
+	if err != nil {
+		return "", fmt.Errorf("--consul-token-file: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// advertised is the address under which others reach a listener.
+func advertised(advertise string, listener net.Addr) (string, error) {
+	if advertise != "" {
+		return advertise, nil
+	}
+	host, port, err := net.SplitHostPort(listener.String())
+	if err != nil {
+		return "", fmt.Errorf("address of listener: %w", err)
+	}
+	if ip := net.ParseIP(host); ip != nil && !ip.IsUnspecified() {
+		return listener.String(), nil
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("host name to advertise (give --advertise): %w", err)
+	}
+	return net.JoinHostPort(name, port), nil
+}
