@@ -1,8 +1,8 @@
 package state
 
 import (
-	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/store"
 )
 
