@@ -1,0 +1,155 @@
+package validate_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/validate"
+)
+
+const processSchema = `{"$schema":"https://json-schema.org/draft/2020-12/schema","$id":"https://example.com/process","type":"object",
+	"required":["command"],"additionalProperties":false,"properties":{
+	"command":{"type":"array","items":{"type":"string"},"minItems":1},
+	"env":{"type":"object","additionalProperties":{"type":"string","pattern":"^[a-z]*$"}},
+	"limits":{"$ref":"#/$defs/limits"}},"$defs":{"limits":{"type":"object","properties":{"cpu":{"type":"number","minimum":0}},"required":["cpu"]}}}`
+
+func generic(t *testing.T, kind, payload string) *musterv1.ServiceSpec {
+	t.Helper()
+	p := &structpb.Struct{}
+	if payload != "" {
+		if err := p.UnmarshalJSON([]byte(payload)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &musterv1.ServiceSpec{Name: "job", Task: &musterv1.TaskSpec{
+		Runtime: &musterv1.TaskSpec_Generic{Generic: &musterv1.GenericRuntime{Kind: kind, Payload: p}},
+	}}
+}
+
+func executor(kind, schema string) *musterv1.ExecutorDescription {
+	return &musterv1.ExecutorDescription{Name: kind, Kinds: []string{kind}, PayloadSchema: schema}
+}
+
+func TestPayload(t *testing.T) {
+	t.Parallel()
+	const at = "spec.task.generic.payload"
+	tests := map[string]struct {
+		payload string
+		schemas []string
+		want    []string
+	}{
+		"good":        {`{"command":["a"],"env":{"A":"b"},"limits":{"cpu":1}}`, []string{processSchema}, nil},
+		"no schema":   {`{"x":1}`, []string{""}, nil},
+		"empty":       {``, []string{processSchema}, []string{at + ".command"}},
+		"types":       {`{"command":["a",7,null]}`, []string{processSchema}, []string{at + ".command[1]", at + ".command[2]"}},
+		"unknown":     {`{"command":["a"],"comand":1,"odd name":2}`, []string{processSchema}, []string{at + ".comand", at + `["odd name"]`}},
+		"nested":      {`{"command":["a"],"limits":{},"env":{"A":"7"}}`, []string{processSchema}, []string{at + ".env.A", at + ".limits.cpu"}},
+		"newer takes": {`{"x":1}`, []string{processSchema, `{"properties":{"x":{"type":"integer"}}}`}, nil},
+		"bad and good": {`{"command":[]}`, []string{`{"type":7}`, processSchema},
+			[]string{at + ".command"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var executors []*musterv1.ExecutorDescription
+			for _, s := range test.schemas {
+				executors = append(executors, executor("process", s))
+			}
+			_, got := fields(t, newValidator().Service(generic(t, "process", test.payload), catalog(executors...)))
+			if d := cmp.Diff(test.want, got); d != "" {
+				t.Errorf("fields (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+func TestUnknownExecutor(t *testing.T) {
+	t.Parallel()
+	v := newValidator()
+	none := validate.NewCatalog(0, slices.Values([]*musterv1.ExecutorDescription(nil)))
+	if code, _ := fields(t, v.Service(generic(t, "process", ""), none)); code != codes.FailedPrecondition {
+		t.Errorf("no node: code %v, want %v", code, codes.FailedPrecondition)
+	}
+	err := v.Service(generic(t, "proces", ""), catalog(executor("process", ""), executor("null", "")))
+	if code, got := fields(t, err); code != codes.InvalidArgument || fmt.Sprint(got) != "[spec.task.generic.kind]" {
+		t.Errorf("%v %v", code, got)
+	}
+	if !strings.Contains(err.Error(), "null, process") {
+		t.Errorf("error does not list the known kinds: %v", err)
+	}
+}
+
+// Schemas come from workers. None may keep the API busy or make it reach out.
+func TestHostileSchemas(t *testing.T) {
+	t.Parallel()
+	doubling := func(n int) string {
+		var b strings.Builder
+		b.WriteString(`{"$ref":"#/$defs/d0","$defs":{`)
+		for i := range n {
+			fmt.Fprintf(&b, `"d%d":{"allOf":[{"$ref":"#/$defs/d%d"},{"$ref":"#/$defs/d%d"}]},`, i, i+1, i+1)
+		}
+		fmt.Fprintf(&b, `"d%d":{"type":"string"}}}`, n)
+		return b.String()
+	}
+	for name, schema := range map[string]string{
+		"not json":     `{`,
+		"no schema":    `{"type":"spam"}`,
+		"remote":       `{"$ref":"http://169.254.169.254/latest"}`,
+		"file":         `{"$ref":"file:///etc/passwd"}`,
+		"metaschema":   `{"$schema":"https://example.com/meta"}`,
+		"recursive":    `{"properties":{"a":{"$ref":"#"}}}`,
+		"mutual":       `{"$ref":"#/$defs/a","$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}}}`,
+		"doubling":     doubling(40),
+		"large":        `{"description":"` + strings.Repeat("x", 70_000) + `"}`,
+		"deep":         strings.Repeat(`{"not":`, 200) + "{}" + strings.Repeat("}", 200),
+		"dynamic":      `{"$dynamicRef":"#a"}`,
+		"pattern":      `{"properties":{"a":{"pattern":"(a{1,100}){1,10}(b{1,100}){1,10}(c{1,100}){1,10}"}}}`,
+		"bad pattern":  `{"properties":{"a":{"pattern":"("}}}`,
+		"missing":      `{"$ref":"#/$defs/x"}`,
+		"boolean":      `7`,
+		"many schemas": `{"anyOf":[` + strings.Repeat(`{},`, 10_000) + `{}]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			start := time.Now()
+			code, _ := fields(t, newValidator().Service(generic(t, "x", `{"a":"aaaa"}`), catalog(executor("x", schema))))
+			if code != codes.FailedPrecondition {
+				t.Errorf("code %v, want %v", code, codes.FailedPrecondition)
+			}
+			if d := time.Since(start); d > 2*time.Second {
+				t.Errorf("took %v", d)
+			}
+		})
+	}
+	t.Run("deep payload", func(t *testing.T) {
+		t.Parallel()
+		deep := strings.Repeat(`{"a":`, 90) + "1" + strings.Repeat("}", 90)
+		code, _ := fields(t, newValidator().Service(generic(t, "x", deep), catalog(executor("x", `{"type":"object"}`))))
+		if code != codes.InvalidArgument {
+			t.Errorf("code %v, want %v", code, codes.InvalidArgument)
+		}
+	})
+}
+
+func FuzzPayload(f *testing.F) {
+	f.Add(processSchema, `{"command":["a"]}`)
+	f.Add(`{"$ref":"#/$defs/a~1b","$defs":{"a/b":{"enum":[1,"x",null]}}}`, `{"a":[1,2,{"b":null}]}`)
+	f.Add(`{"oneOf":[{"type":"string"},{"required":["a"]}],"unevaluatedProperties":false}`, `{"b":1}`)
+	f.Fuzz(func(t *testing.T, schema, payload string) {
+		p := &structpb.Struct{}
+		if p.UnmarshalJSON([]byte(payload)) != nil {
+			return
+		}
+		spec := generic(t, "x", "")
+		spec.Task.GetGeneric().Payload = p
+		fields(t, newValidator().Service(spec, catalog(executor("x", schema))))
+	})
+}

@@ -1,0 +1,105 @@
+package validate
+
+import (
+	"strings"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// gap is something that the contract can say and this version does not act on.
+type gap struct {
+	// shape is the field's path in the spec, without indices.
+	shape string
+	// what says what is missing, and what to do instead if there is something.
+	what string
+	// when tells for which values the gap holds; nil means whenever it is set.
+	when func(protoreflect.Value) bool
+	// sub names a field below shape that is to blame, if it is not set itself.
+	sub string
+}
+
+// serviceGaps is the table of what a service's spec may say and nobody acts on
+// yet. Whoever builds one of these things deletes its row.
+func serviceGaps() []gap {
+	return []gap{
+		{shape: "replicatedJob", what: "jobs are not implemented yet"},
+		{shape: "globalJob", what: "jobs are not implemented yet"},
+
+		{shape: "update.parallelism", what: "rolling updates are not implemented yet: all tasks are replaced at once; use 0"},
+		{shape: "update.delay", what: "rolling updates are not implemented yet"},
+		{shape: "update.failureAction", what: "rolling updates are not implemented yet"},
+		{shape: "update.monitor", what: "rolling updates are not implemented yet"},
+		{shape: "update.maxFailureRatio", what: "rolling updates are not implemented yet"},
+		{shape: "rollback", what: "rollback is not implemented yet"},
+
+		{shape: "endpoint.mode", what: "virtual addresses and service names are not implemented yet"},
+		{shape: "endpoint.ports[]", sub: "publishMode", when: notHost,
+			what: "publish mode INGRESS (the default) is not implemented yet; use HOST"},
+
+		{shape: "task.networks[]", what: "networks are not implemented yet"},
+		{shape: "task.resourceReferences[]", what: "secrets, configs and volumes are not implemented yet"},
+		{shape: "task.resources.reservations.generic[]", what: "generic resources are not implemented yet"},
+		{shape: "task.placement.preferences[]", what: "placement preferences are not implemented yet; tasks are always spread over nodes"},
+
+		{shape: "task.container.secrets[]", what: "secrets are not implemented yet"},
+		{shape: "task.container.configs[]", what: "configs are not implemented yet"},
+		{shape: "task.container.privileges.credentialSpec", what: "credential specs are not implemented yet"},
+		{shape: "task.container.mounts[].type", when: isEnum(musterv1.Mount_CLUSTER.Number()), what: "cluster volumes are not implemented yet"},
+
+		{shape: "task.container.hostname", when: template, what: noTemplates},
+		{shape: "task.container.env[]", when: template, what: noTemplates},
+		{shape: "task.container.dir", when: template, what: noTemplates},
+		{shape: "task.container.user", when: template, what: noTemplates},
+		{shape: "task.container.mounts[].source", when: template, what: noTemplates},
+		{shape: "task.container.mounts[].target", when: template, what: noTemplates},
+		{shape: "task.container.mounts[].volumeOptions.labels[]", when: template, what: noTemplates},
+		{shape: "task.container.mounts[].volumeOptions.driverConfig.options[]", when: template, what: noTemplates},
+
+		{shape: "task", sub: "logDriver", when: genericWithLogDriver, what: "log drivers are for containers only"},
+	}
+}
+
+// clusterGaps is the same for the cluster's settings.
+func clusterGaps() []gap {
+	return []gap{
+		{shape: "taskDefaults.logDriver", what: "a default log driver is not implemented yet; set it in the services' task specs"},
+	}
+}
+
+const noTemplates = `templates are not implemented yet: "{{" is not allowed here`
+
+func (g gap) report(r *Report, path string, v protoreflect.Value) {
+	if g.when != nil && !g.when(v) {
+		return
+	}
+	if g.sub != "" {
+		path += "." + g.sub
+	}
+	r.Unimplemented(path, g.what)
+}
+
+func indexGaps(list []gap) map[string][]gap {
+	m := make(map[string][]gap, len(list))
+	for _, g := range list {
+		m[g.shape] = append(m[g.shape], g)
+	}
+	return m
+}
+
+func isEnum(n protoreflect.EnumNumber) func(protoreflect.Value) bool {
+	return func(v protoreflect.Value) bool { return v.Enum() == n }
+}
+
+func template(v protoreflect.Value) bool { return strings.Contains(v.String(), "{{") }
+
+func notHost(v protoreflect.Value) bool {
+	p, ok := v.Message().Interface().(*musterv1.PortConfig)
+	return ok && p.PublishMode <= musterv1.PortConfig_INGRESS
+}
+
+func genericWithLogDriver(v protoreflect.Value) bool {
+	t, ok := v.Message().Interface().(*musterv1.TaskSpec)
+	return ok && t.GetGeneric() != nil && t.LogDriver != nil
+}
