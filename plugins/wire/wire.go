@@ -30,6 +30,10 @@ const (
 	CookieKey = "MUSTER_EXECUTOR"
 	// CookieValue is what the variable holds.
 	CookieValue = "d1f7c2f0-muster-executor"
+	// StateDirKey is the environment variable in which a worker names a
+	// directory that is the executor's own and outlives its process. The
+	// worker makes the directory, and never looks into it.
+	StateDirKey = "MUSTER_STATE_DIR"
 )
 
 // Handshake is what a plugin and its host show each other first.

@@ -1,0 +1,207 @@
+// Package sdk is what the author of an executor imports. An executor runs the
+// tasks of one kind of runtime for a worker of Muster; it is a program of its
+// own, whose main is
+//
+//	func main() { sdk.Serve(myexecutor.New()) }
+//
+// where New returns an [Executor]. More abilities are further interfaces, and
+// to implement one is to have it: [Updater], [LogStreamer], [Statser], [Execer].
+//
+// # What an executor must know
+//
+// The life of a task is Prepare, Start, Wait, Remove; Shutdown or Terminate end
+// it sooner. Calls for one task come one at a time, but for Wait, Logs, Stats
+// and Exec, which may be open beside any other; calls for different tasks come
+// at once.
+//
+// The executor's process may be killed and started again at any time, and so
+// may the worker. Tasks run on meanwhile. So every call may be repeated, and a
+// repeated call is a success that changes nothing; before anything is started,
+// List of a new process must be able to find it; and a task's exit code must
+// still be known then. What has to be remembered of a task is returned as a
+// [Handle], which comes back with each later call. A call may come with an
+// empty or an older handle: then the task's id must do.
+//
+// Errors say what to do: [Temporary], [NodeFault], [SpecFault], [NotFound]. Any
+// other error fails the task if it comes from Prepare or Start, and is
+// temporary if it comes from any other call, for what runs may be running
+// still. For a task that is not known, all but Shutdown, Terminate and Remove
+// return NotFound; if those return it too, that counts as success.
+//
+// A task of a generic runtime carries a payload. [Decode] reads it into a
+// struct, strictly, and [Schema] derives from the same struct the JSON Schema
+// that Describe returns, against which specs are checked when users submit them.
+//
+// What an executor writes to standard error becomes the worker's log; lines of
+// JSON with the keys "@level" and "@message" keep their level and fields.
+// Package executortest beside this one holds the test suite that every executor
+// is to pass.
+package sdk
+
+import (
+	"context"
+	"time"
+
+	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// The contract's messages that pass through unchanged.
+type (
+	// Task is what an executor is told of a task.
+	Task = executorv1.Task
+	// Description says what an executor is, and whether it can work now.
+	// Capabilities that follow from the interfaces that the executor
+	// implements are added to it.
+	Description = executorv1.DescribeResponse
+	// Status is what an executor says of a task that it has started.
+	Status = musterv1.RuntimeStatus
+	// Port is a port that a task publishes.
+	Port = musterv1.PortConfig
+)
+
+// Executor runs tasks.
+type Executor interface {
+	// Describe says what the executor is and whether it can work now. It is
+	// called every 20 s or so and must answer within 10 s.
+	Describe(ctx context.Context) (*Description, error)
+	// Prepare makes everything ready that Start needs. It may take long.
+	Prepare(ctx context.Context, task *Task, handle Handle) (Handle, error)
+	// Start starts the task. It returns when the task runs and, if it has a
+	// health check, is healthy.
+	Start(ctx context.Context, task *Task, handle Handle) (*Started, error)
+	// Wait returns when the task has ended, however. It is cancelled freely
+	// and called again.
+	Wait(ctx context.Context, ref Ref) (*Ended, error)
+	// Shutdown asks the task to end, gives it the grace period, then kills it.
+	// A nil grace period means what the task's spec said, else 10 s. It
+	// returns when the task has ended; the status is nil if it never started.
+	Shutdown(ctx context.Context, ref Ref, grace *time.Duration) (*Status, error)
+	// Terminate kills the task at once. It returns as Shutdown does.
+	Terminate(ctx context.Context, ref Ref) (*Status, error)
+	// Remove removes everything that is left of the task, its logs too. A task
+	// that still runs is killed.
+	Remove(ctx context.Context, ref Ref) error
+	// List returns all tasks of the node that the executor holds anything of.
+	List(ctx context.Context, nodeID string) ([]Listed, error)
+}
+
+// Updater is an executor that wants to know when a task's surroundings change
+// while its spec stays the same.
+type Updater interface {
+	Update(ctx context.Context, task *Task, handle Handle) (Handle, error)
+}
+
+// LogStreamer is an executor that keeps its tasks' output.
+type LogStreamer interface {
+	// Logs hands the lines to emit one by one, oldest first, and ends when
+	// there are no more, or, if it follows, when the task has ended. An error
+	// of emit ends it too.
+	Logs(ctx context.Context, ref Ref, options LogOptions, emit func(LogLine) error) error
+}
+
+// Statser is an executor that can say what a task uses.
+type Statser interface {
+	Stats(ctx context.Context, ref Ref) (*Stats, error)
+}
+
+// Execer is an executor that can run a command beside a task's process.
+type Execer interface {
+	// Exec returns the command's exit code when it has ended.
+	Exec(ctx context.Context, ref Ref, command Command, stdio ExecIO) (exitCode int32, err error)
+}
+
+// Ref names a task in the calls that follow its start.
+type Ref struct {
+	TaskID string
+	// Handle is what an earlier call returned. It may be empty or older.
+	Handle Handle
+}
+
+// Started tells of a task that runs.
+type Started struct {
+	Handle Handle
+	Status *Status
+	// Ports are the host ports that the task really holds.
+	Ports []*Port
+}
+
+// Ended tells how a task ended.
+type Ended struct {
+	// Status holds the exit code: 0 is success, 128+n is signal n.
+	Status *Status
+	At     time.Time
+	// Error says why the task counts as failed whatever its exit code, if it
+	// does: "unhealthy".
+	Error string
+}
+
+// State is how far a listed task has come.
+type State = executorv1.ListedTask_State
+
+// The states of a listed task.
+const (
+	Prepared = executorv1.ListedTask_PREPARED
+	Running  = executorv1.ListedTask_RUNNING
+	Exited   = executorv1.ListedTask_ENDED
+)
+
+// Listed is one task that an executor holds something of.
+type Listed struct {
+	TaskID string
+	State  State
+	Handle Handle
+	// Status is nil for a task that has not been started.
+	Status *Status
+}
+
+// Stream is an output of a task.
+type Stream = musterv1.LogStream
+
+// The outputs of a task.
+const (
+	Stdout = musterv1.LogStream_STDOUT
+	Stderr = musterv1.LogStream_STDERR
+)
+
+// MaxLogLine is how many bytes of a line are kept.
+const MaxLogLine = 16 << 10
+
+// LogLine is one line of a task's output.
+type LogLine struct {
+	Time   time.Time
+	Stream Stream
+	// Data is the line without its end. No more than MaxLogLine of it is sent.
+	Data []byte
+}
+
+// LogOptions say which lines are wanted.
+type LogOptions struct {
+	// Follow goes on with lines as they are written.
+	Follow bool
+	// Tail is how many of the last lines are wanted; 0 means all.
+	Tail int
+	// Since is zero if the time does not matter.
+	Since time.Time
+	// Streams that are wanted; none means both.
+	Streams []Stream
+}
+
+// Wants says whether lines of a stream are asked for.
+func (o LogOptions) Wants(stream Stream) bool {
+	for _, wanted := range o.Streams {
+		if wanted == stream {
+			return true
+		}
+	}
+	return len(o.Streams) == 0
+}
+
+// Stats is what a task uses now.
+type Stats struct {
+	At time.Time
+	// CPU is the time used since the start.
+	CPU         time.Duration
+	MemoryBytes int64
+	PIDs        int64
+}
