@@ -1,0 +1,79 @@
+# Muster's tasks. `make help` lists them.
+
+BIN     := $(CURDIR)/bin
+TOOLS   := $(BIN)/tools
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+# Pinned tools. Those of tools/go.mod are pinned there.
+BUF         := github.com/bufbuild/buf/cmd/buf@v1.73.0
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.1
+
+export PATH := $(TOOLS):$(BIN):$(PATH)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z/-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+.PHONY: build
+build: ## build muster and the executors that ship into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/muster ./cmd/muster
+	@for d in ./cmd/muster-executor-*; do \
+		echo CGO_ENABLED=0 go build -o $(BIN)/plugins/$$(basename $$d) $$d; \
+		CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/plugins/$$(basename $$d) $$d || exit 1; \
+	done
+
+.PHONY: demo
+demo: build ## start a cluster of three workers here, deploy to it, look at it (DEMO_EXIT=1: and take it down)
+	./scripts/demo
+
+.PHONY: test
+test: ## everything that must pass: lint, generated code, all tests with the race detector
+	./scripts/test
+
+.PHONY: lint
+lint: $(TOOLS)/buf $(TOOLS)/staticcheck ## check format, vet, staticcheck and the contract's style
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt-ed:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go vet ./...
+	staticcheck ./...
+	buf lint
+	buf format --diff --exit-code api
+
+.PHONY: generate
+generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go ## generate Go, the REST gateway and OpenAPI from api/
+	buf generate
+
+.PHONY: generate-check
+generate-check: $(TOOLS)/buf $(TOOLS)/protoc-gen-go ## fail if generated code is not what the contract generates
+	./scripts/generate-check
+
+.PHONY: breaking
+breaking: $(TOOLS)/buf ## fail if the contract breaks what is in api/contract.binpb
+	buf breaking api --against api/contract.binpb
+
+.PHONY: contract-accept
+contract-accept: $(TOOLS)/buf ## make the contract as it is the one that must not be broken
+	buf build api -o api/contract.binpb
+
+.PHONY: bench
+bench: build ## measure; see bench/README.md
+	go run ./bench
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf $(BIN)
+
+$(TOOLS)/buf: Makefile
+	GOBIN=$(TOOLS) go install $(BUF)
+
+$(TOOLS)/staticcheck: Makefile
+	GOBIN=$(TOOLS) go install $(STATICCHECK)
+
+$(TOOLS)/protoc-gen-go: tools/go.mod
+	cd tools && GOBIN=$(TOOLS) go install tool
+
+# The Consul server that tests and demos run; see tools/consul/README.md.
+$(BIN)/consul:
+	cd tools/consul && go build -o $@ github.com/hashicorp/consul
+
+bin/consul: $(BIN)/consul
