@@ -41,6 +41,12 @@ func NotFound(taskID string) error {
 	return &wire.Error{Code: codes.NotFound, Err: fmt.Errorf("no task %q here", taskID)}
 }
 
+// NotStarted says that a task is there and was never started, so that there is
+// no end to wait for.
+func NotStarted(taskID string) error {
+	return &wire.Error{Code: codes.FailedPrecondition, Err: fmt.Errorf("task %q has not been started", taskID)}
+}
+
 // IsNotFound tells whether an error is or wraps one of NotFound.
 func IsNotFound(err error) bool {
 	var e *wire.Error

@@ -1,0 +1,180 @@
+package executortest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+
+	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
+	"github.com/musterhq/muster/plugins/sdk"
+	"github.com/musterhq/muster/plugins/wire"
+)
+
+// Main makes a test program serve its executor too: it is its own plugin. With
+// it a test needs no other program built, and the race detector watches both
+// sides. It is to be called by TestMain, and does not return in a plugin.
+func Main(m *testing.M, newExecutor func() (sdk.Executor, error)) int {
+	if os.Getenv(wire.CookieKey) != wire.CookieValue {
+		return m.Run()
+	}
+	executor, err := newExecutor()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	sdk.Serve(executor)
+	return 0
+}
+
+// Plugin is an executor's process, started as a worker starts it, that a test
+// can kill and start again.
+type Plugin struct {
+	t   testing.TB
+	cmd func() *exec.Cmd
+
+	mu      sync.Mutex
+	process *os.Process
+	client  *plugin.Client
+	service executorv1.ExecutorServiceClient
+}
+
+// StartPlugin starts the test program as a plugin, with the given variables
+// beside a bare environment. It ends with the test.
+func StartPlugin(t testing.TB, env ...string) *Plugin {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return StartProgram(t, self, env...)
+}
+
+// StartProgram starts a program as a plugin, as StartPlugin does.
+func StartProgram(t testing.TB, program string, env ...string) *Plugin {
+	t.Helper()
+	p := &Plugin{t: t, cmd: func() *exec.Cmd {
+		cmd := exec.Command(program)
+		cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "GOCOVERDIR=" + t.TempDir(), "GORACE=atexit_sleep_ms=0"}, env...)
+		return cmd
+	}}
+	p.start()
+	t.Cleanup(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.client.Kill()
+	})
+	return p
+}
+
+// Service is the executor as it can be reached now.
+func (p *Plugin) Service() executorv1.ExecutorServiceClient {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.service
+}
+
+// Kill kills the process with SIGKILL and returns when it is gone.
+func (p *Plugin) Kill() {
+	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// That it is gone already is as well.
+	_ = p.process.Kill()
+	p.client.Kill()
+}
+
+// Restart kills the process and starts it again.
+func (p *Plugin) Restart() {
+	p.t.Helper()
+	p.Kill()
+	p.start()
+}
+
+// Exited returns when the process has ended by itself, or fails the test.
+func (p *Plugin) Exited(within time.Duration) {
+	p.t.Helper()
+	p.mu.Lock()
+	client := p.client
+	p.mu.Unlock()
+	if !eventually(p.t.Context(), within, func() bool { return client.Exited() }) {
+		p.t.Fatalf("the executor's process has not ended within %s", within)
+	}
+}
+
+func (p *Plugin) start() {
+	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	cmd := p.cmd()
+	p.client = plugin.NewClient(&plugin.ClientConfig{
+		HandshakeConfig:  wire.Handshake(),
+		VersionedPlugins: wire.Versions(nil),
+		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
+		Cmd:              cmd,
+		AutoMTLS:         true,
+		SkipHostEnv:      true,
+		Logger:           hclog.NewNullLogger(),
+		Stderr:           &testLog{t: p.t},
+	})
+	protocol, err := p.client.Client()
+	if err != nil {
+		p.t.Fatalf("start the executor: %v", err)
+	}
+	p.process = cmd.Process
+	if p.service, err = wire.Dispense(protocol); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// testLog brings a plugin's log lines into the test's, while there is a test.
+type testLog struct {
+	t testing.TB
+
+	mu    sync.Mutex
+	ended bool
+	once  sync.Once
+}
+
+func (l *testLog) Write(line []byte) (int, error) {
+	l.once.Do(func() {
+		l.t.Cleanup(func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.ended = true
+		})
+	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.ended {
+		l.t.Log(strings.TrimRight(string(line), "\n"))
+	}
+	return len(line), nil
+}
+
+// eventually asks again and again until the answer is yes or the time is over:
+// the one place where these tests poll, for what another process does to the
+// system cannot be waited for otherwise.
+func eventually(ctx context.Context, within time.Duration, ask func() bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if ask() {
+			return true
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ask()
+		}
+	}
+}

@@ -1,0 +1,203 @@
+package executortest
+
+import (
+	"bufio"
+	"context"
+	"os/exec"
+	"time"
+
+	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
+	"github.com/musterhq/muster/plugins/wire"
+)
+
+func (s *suite) restartBetweenCalls() {
+	c := s.on(s.task(Deed{Forever: true}))
+	c.prepare()
+	s.Plugin.Restart()
+	if listed := c.listed(); listed.GetState() != executorv1.ListedTask_PREPARED {
+		s.Errorf("a new process lists a prepared task as %s", listed.GetState())
+	}
+	c.prepare()
+	s.Plugin.Restart()
+	first := c.start()
+	s.Plugin.Restart()
+	c.running()
+	again := c.start()
+	if first.GetRuntime().GetId() != again.GetRuntime().GetId() || first.GetRuntime().GetPid() != again.GetRuntime().GetPid() {
+		s.Errorf("a new process says the task is %v, it was %v", again.GetRuntime(), first.GetRuntime())
+	}
+	c.running()
+	ctx, cancel := c.context()
+	defer cancel()
+	response, err := s.Plugin.Service().Shutdown(ctx, &executorv1.ShutdownRequest{TaskId: c.task.GetId(), Handle: c.handle})
+	if err != nil {
+		s.Fatalf("Shutdown by a new process: %v", err)
+	}
+	s.Plugin.Restart()
+	if got, want := c.wait().GetRuntime().GetExitCode(), response.GetRuntime().GetExitCode(); got != want {
+		s.Errorf("a new process says exit code %d, it was %d", got, want)
+	}
+	c.remove()
+	s.Plugin.Restart()
+	c.gone()
+	c.remove()
+}
+
+func (s *suite) endWhileAway() {
+	c := s.on(s.task(Deed{RunFor: 500 * time.Millisecond, ExitCode: 7}))
+	c.prepare()
+	c.start()
+	s.Plugin.Kill()
+	// Nobody is there to see the end.
+	if s.Running != nil {
+		if !eventually(s.Context(), callTime, func() bool { return s.Running(c.task.GetId()) == 0 }) {
+			s.Fatal("the task did not end while the executor's process was away")
+		}
+	}
+	s.Plugin.start()
+	if ended := c.wait(); ended.GetRuntime().GetExitCode() != 7 || ended.GetEndedAt() == nil {
+		s.Errorf("of an end that it did not see a new process says %v, want exit code 7", ended)
+	}
+	c.remove()
+	c.gone()
+}
+
+// killedAtAnyMoment kills the executor's process in the midst of each call, at
+// several moments. A worker that is still there repeats the call; one that has
+// lost its memory removes what List finds. Neither may leave anything doubled,
+// lost or orphaned.
+func (s *suite) killedAtAnyMoment() {
+	moments := []time.Duration{0, time.Millisecond, 3 * time.Millisecond, 10 * time.Millisecond, 40 * time.Millisecond}
+	if s.Slow {
+		moments = []time.Duration{0, 20 * time.Millisecond, 120 * time.Millisecond}
+	}
+	for _, call := range []string{"Prepare", "Start", "Shutdown", "Remove"} {
+		for _, moment := range moments {
+			c := s.on(s.task(Deed{Forever: true}))
+			c.killDuring(call, moment)
+			c.repeat(call)
+			c.remove()
+			c.gone()
+			if call == "Prepare" || call == "Start" {
+				orphan := s.on(s.task(Deed{Forever: true}))
+				orphan.killDuring(call, moment)
+				for _, listed := range s.list(s.node) {
+					ctx, cancel := orphan.context()
+					if _, err := s.Plugin.Service().Remove(ctx, &executorv1.RemoveRequest{TaskId: listed.GetTaskId(), Handle: listed.GetHandle()}); err != nil {
+						s.Errorf("Remove of what List found: %v", err)
+					}
+					cancel()
+				}
+				orphan.gone()
+			}
+			if s.Failed() {
+				s.Fatalf("killed %s after the begin of %s", moment, call)
+			}
+		}
+	}
+}
+
+// killDuring brings a task to a call, kills the process in it, and starts a new
+// process.
+func (c *calls) killDuring(call string, moment time.Duration) {
+	c.Helper()
+	service := c.Plugin.Service()
+	ctx, cancel := c.context()
+	defer cancel()
+	var during func()
+	switch call {
+	case "Prepare":
+		during = func() {
+			_, _ = service.Prepare(ctx, &executorv1.PrepareRequest{Task: c.task})
+		}
+	case "Start":
+		c.prepare()
+		handle := c.handle
+		during = func() {
+			_, _ = service.Start(ctx, &executorv1.StartRequest{Task: c.task, Handle: handle})
+		}
+	case "Shutdown":
+		c.prepare()
+		c.start()
+		handle := c.handle
+		during = func() {
+			_, _ = service.Shutdown(ctx, &executorv1.ShutdownRequest{TaskId: c.task.GetId(), Handle: handle})
+		}
+	case "Remove":
+		c.prepare()
+		c.start()
+		handle := c.handle
+		during = func() {
+			_, _ = service.Remove(ctx, &executorv1.RemoveRequest{TaskId: c.task.GetId(), Handle: handle})
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		during()
+	}()
+	timer := time.NewTimer(moment)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-done:
+	}
+	c.Plugin.Kill()
+	<-done
+	c.Plugin.start()
+}
+
+// repeat makes the call again, as a worker does that does not know whether it
+// was carried out.
+func (c *calls) repeat(call string) {
+	c.Helper()
+	switch call {
+	case "Prepare":
+		c.prepare()
+		c.start()
+		c.running()
+	case "Start":
+		c.start()
+		c.running()
+	case "Shutdown":
+		ctx, cancel := c.context()
+		defer cancel()
+		response, err := c.Plugin.Service().Shutdown(ctx, &executorv1.ShutdownRequest{TaskId: c.task.GetId(), Handle: c.handle})
+		if err != nil {
+			c.Fatalf("Shutdown: %v", err)
+		}
+		if got, want := c.wait().GetRuntime().GetExitCode(), response.GetRuntime().GetExitCode(); got != want || response.GetRuntime() == nil {
+			c.Errorf("Wait says exit code %d, Shutdown said %v", got, response.GetRuntime())
+		}
+		if c.Running != nil && c.Running(c.task.GetId()) != 0 {
+			c.Error("after Shutdown the task still runs")
+		}
+	}
+}
+
+// closes checks that the process ends when its host dies, by the closing of the
+// pipe that the host reads.
+func (s *suite) closes() {
+	ctx, cancel := context.WithTimeout(s.Context(), callTime)
+	defer cancel()
+	model := s.Plugin.cmd()
+	cmd := exec.CommandContext(ctx, model.Path)
+	cmd.Env = append(model.Env, wire.CookieKey+"="+wire.CookieValue, "PLUGIN_PROTOCOL_VERSIONS=1", "TMPDIR="+s.TempDir())
+	output, err := cmd.StdoutPipe()
+	if err != nil {
+		s.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		s.Fatal(err)
+	}
+	if line, err := bufio.NewReader(output).ReadString('\n'); err != nil {
+		s.Errorf("the executor's first line = %q, %v", line, err)
+	}
+	if err := output.Close(); err != nil {
+		s.Error(err)
+	}
+	err = cmd.Wait()
+	if ctx.Err() != nil {
+		s.Errorf("the executor's process outlives its host: %v", err)
+	}
+}

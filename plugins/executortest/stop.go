@@ -1,0 +1,106 @@
+package executortest
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
+)
+
+// killed is the exit code of a task that SIGKILL ended.
+const killed = 128 + 9
+
+func (s *suite) shutdown() {
+	const brief = 300 * time.Millisecond
+	for name, test := range map[string]struct {
+		deed        Deed
+		grace       *durationpb.Duration
+		atLeast     time.Duration
+		wantsKilled bool
+	}{
+		"polite":            {deed: Deed{Forever: true, Grace: 50 * time.Second}},
+		"stubborn, by spec": {deed: Deed{Forever: true, Stubborn: true, Grace: brief}, atLeast: brief, wantsKilled: true},
+		"stubborn, by call": {deed: Deed{Forever: true, Stubborn: true, Grace: 50 * time.Second}, grace: durationpb.New(brief), atLeast: brief, wantsKilled: true},
+		"no grace":          {deed: Deed{Forever: true, Stubborn: true, Grace: 50 * time.Second}, grace: durationpb.New(0), wantsKilled: true},
+	} {
+		c := s.on(s.task(test.deed))
+		c.prepare()
+		c.start()
+		waiting := c.waitBeside()
+		ctx, cancel := context.WithTimeout(s.Context(), 30*time.Second)
+		begun := time.Now()
+		response, err := s.Plugin.Service().Shutdown(ctx, &executorv1.ShutdownRequest{
+			TaskId: c.task.GetId(), Handle: c.handle, GracePeriod: test.grace,
+		})
+		took := time.Since(begun)
+		cancel()
+		if err != nil {
+			s.Fatalf("%s: Shutdown: %v", name, err)
+		}
+		if s.Running != nil && s.Running(c.task.GetId()) != 0 {
+			s.Errorf("%s: after Shutdown the task still runs", name)
+		}
+		// An executor may count its grace period in whole seconds.
+		if took < test.atLeast {
+			s.Errorf("%s: Shutdown took %s, and the grace period is %s", name, took, test.atLeast)
+		}
+		got := response.GetRuntime().GetExitCode()
+		if test.wantsKilled && got != killed {
+			s.Errorf("%s: exit code = %d, want %d", name, got, killed)
+		}
+		if ended := <-waiting; ended.GetRuntime().GetExitCode() != got {
+			s.Errorf("%s: Wait beside Shutdown says %v, want exit code %d", name, ended, got)
+		}
+		c.remove()
+		c.gone()
+	}
+}
+
+// waitBeside waits for the task in the background.
+func (c *calls) waitBeside() <-chan *executorv1.WaitResponse {
+	result := make(chan *executorv1.WaitResponse, 1)
+	handle := c.handle
+	go func() {
+		beside := &calls{suite: c.suite, task: c.task, handle: handle}
+		ended, err := beside.tryWait()
+		if err != nil {
+			c.Errorf("Wait beside another call: %v", err)
+		}
+		result <- ended
+	}()
+	return result
+}
+
+func (s *suite) terminate() {
+	c := s.on(s.task(Deed{Forever: true, Stubborn: true, Grace: 50 * time.Second}))
+	c.prepare()
+	c.start()
+	ctx, cancel := context.WithTimeout(s.Context(), 20*time.Second)
+	defer cancel()
+	response, err := s.Plugin.Service().Terminate(ctx, &executorv1.TerminateRequest{TaskId: c.task.GetId(), Handle: c.handle})
+	if err != nil {
+		s.Fatalf("Terminate: %v", err)
+	}
+	if got := response.GetRuntime().GetExitCode(); got != killed {
+		s.Errorf("exit code = %d, want %d", got, killed)
+	}
+	if s.Running != nil && s.Running(c.task.GetId()) != 0 {
+		s.Error("after Terminate the task still runs")
+	}
+	c.remove()
+	c.gone()
+}
+
+func (s *suite) removeWhileRunning() {
+	c := s.on(s.task(Deed{Forever: true, Stubborn: true, Grace: 50 * time.Second}))
+	c.prepare()
+	c.start()
+	ctx, cancel := context.WithTimeout(s.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := s.Plugin.Service().Remove(ctx, &executorv1.RemoveRequest{TaskId: c.task.GetId()}); err != nil {
+		s.Fatalf("Remove of a running task: %v", err)
+	}
+	c.gone()
+}

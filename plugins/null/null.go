@@ -1,0 +1,402 @@
+// Package null is an executor whose tasks do nothing, at once. It serves to
+// measure and to simulate: a task costs a few hundred bytes and no process, and
+// does what the script in its payload says, so that a test can have a task fail
+// in Prepare, hang in Start, or take its executor down.
+//
+// A task is a record. With a state directory the records outlive the process,
+// and tasks "run" on meanwhile; without one they live in memory.
+package null
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/musterhq/muster/plugins/sdk"
+)
+
+// Kind is the runtime kind that null tasks are written for.
+const Kind = "null"
+
+// Exit codes of tasks that did not end by themselves: 128 and the signal that
+// would have ended a process.
+const (
+	exitShutdown = 128 + 15
+	exitKilled   = 128 + 9
+)
+
+// Config is what a null executor is given.
+type Config struct {
+	// Version is reported as the executor's.
+	Version string
+	// StateDir keeps the tasks across restarts of the process. Empty: memory
+	// alone. It is made when it is first needed.
+	StateDir string
+	// Kinds are the runtime kinds that it takes. None means Kind. A simulation
+	// may let it stand in for "container".
+	Kinds []string
+	// Exit ends the process when a script wants it. Nil means os.Exit(3).
+	Exit func()
+}
+
+// Executor runs null tasks.
+type Executor struct {
+	config Config
+	files  files
+
+	mu    sync.Mutex
+	tasks map[string]*task
+}
+
+var _ sdk.Executor = (*Executor)(nil)
+
+// task is a record, and whoever waits for it.
+type task struct {
+	record
+	// changed is closed when the task is stopped or removed; nil while nobody
+	// waits.
+	changed chan struct{}
+}
+
+// New returns an executor that holds what an earlier process with the same
+// state directory held.
+func New(config Config) (*Executor, error) {
+	if len(config.Kinds) == 0 {
+		config.Kinds = []string{Kind}
+	}
+	if config.Exit == nil {
+		config.Exit = func() { os.Exit(3) }
+	}
+	e := &Executor{config: config, files: files{dir: config.StateDir}, tasks: map[string]*task{}}
+	records, err := e.files.load()
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range records {
+		e.tasks[r.ID] = &task{record: r}
+	}
+	return e, nil
+}
+
+// Describe implements [sdk.Executor].
+func (e *Executor) Describe(context.Context) (*sdk.Description, error) {
+	return &sdk.Description{
+		Name:          "null",
+		Version:       e.config.Version,
+		Healthy:       true,
+		Kinds:         slices.Clone(e.config.Kinds),
+		PayloadSchema: payloadSchema(),
+	}, nil
+}
+
+// Prepare implements [sdk.Executor].
+func (e *Executor) Prepare(ctx context.Context, in *sdk.Task, _ sdk.Handle) (sdk.Handle, error) {
+	if !filepath.IsLocal(in.GetId()) || filepath.Base(in.GetId()) != in.GetId() {
+		return nil, sdk.SpecFault("", fmt.Errorf("a task's id cannot be %q", in.GetId()))
+	}
+	script, err := decode(in)
+	if err != nil {
+		return nil, err
+	}
+	// The record is there first, for what the script has done by then must be
+	// known to the next process.
+	e.mu.Lock()
+	t, ok := e.tasks[in.GetId()]
+	if !ok {
+		t = &task{record: record{Version: recordVersion, ID: in.GetId(), NodeID: in.GetNodeId(), Script: script}}
+		e.tasks[t.ID] = t
+		err = e.files.save(&t.record)
+	}
+	prepared := t.State != 0
+	e.mu.Unlock()
+	if err != nil {
+		return nil, sdk.NodeFault(err)
+	}
+	if prepared {
+		return nil, nil
+	}
+	if err := e.act(ctx, t, callPrepare, script.PrepareDelay, script.FailPrepare); err != nil {
+		return nil, err
+	}
+	return nil, e.change(t, func() { t.State = sdk.Prepared })
+}
+
+// Start implements [sdk.Executor].
+func (e *Executor) Start(ctx context.Context, in *sdk.Task, _ sdk.Handle) (*sdk.Started, error) {
+	t, err := e.find(in.GetId())
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	state := t.State
+	e.mu.Unlock()
+	if state == 0 {
+		return nil, sdk.NotFound(in.GetId())
+	}
+	if state == sdk.Prepared {
+		if err := e.act(ctx, t, callStart, t.Script.StartDelay, t.Script.FailStart); err != nil {
+			return nil, err
+		}
+		if err := e.change(t, func() {
+			if t.State != sdk.Prepared {
+				return
+			}
+			t.State, t.Started = sdk.Running, time.Now()
+			if t.Script.RunFor != nil {
+				t.Ends = t.Started.Add(time.Duration(*t.Script.RunFor))
+			}
+		}); err != nil {
+			return nil, err
+		}
+	}
+	return &sdk.Started{Status: e.status(t), Ports: in.GetPorts()}, nil
+}
+
+// Wait implements [sdk.Executor].
+func (e *Executor) Wait(ctx context.Context, ref sdk.Ref) (*sdk.Ended, error) {
+	t, err := e.find(ref.TaskID)
+	if err != nil {
+		return nil, err
+	}
+	if e.status(t) == nil {
+		return nil, sdk.NotStarted(ref.TaskID)
+	}
+	if err := e.act(ctx, t, callWait, 0, ""); err != nil {
+		return nil, err
+	}
+	if err := e.ended(ctx, t, -1); err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ended := &sdk.Ended{Status: t.status(), At: t.Ended}
+	if t.Script.Unhealthy && t.Ended.Equal(t.Ends) {
+		ended.Error = "unhealthy"
+	}
+	return ended, nil
+}
+
+// Shutdown implements [sdk.Executor].
+func (e *Executor) Shutdown(ctx context.Context, ref sdk.Ref, grace *time.Duration) (*sdk.Status, error) {
+	t, err := e.find(ref.TaskID)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.act(ctx, t, callShutdown, 0, ""); err != nil {
+		return nil, err
+	}
+	code := int32(exitShutdown)
+	if t.Script.IgnoreShutdown {
+		code = exitKilled
+		if err := e.ended(ctx, t, t.Script.grace(grace)); err != nil {
+			return nil, err
+		}
+	}
+	return e.kill(t, code)
+}
+
+// Terminate implements [sdk.Executor].
+func (e *Executor) Terminate(ctx context.Context, ref sdk.Ref) (*sdk.Status, error) {
+	t, err := e.find(ref.TaskID)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.act(ctx, t, callTerminate, 0, ""); err != nil {
+		return nil, err
+	}
+	return e.kill(t, exitKilled)
+}
+
+// Remove implements [sdk.Executor].
+func (e *Executor) Remove(ctx context.Context, ref sdk.Ref) error {
+	t, err := e.find(ref.TaskID)
+	if err != nil {
+		return err
+	}
+	if err := e.act(ctx, t, callRemove, 0, ""); err != nil {
+		return err
+	}
+	if _, err := e.kill(t, exitKilled); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.files.remove(t.ID); err != nil {
+		return sdk.Temporary(err, 0)
+	}
+	delete(e.tasks, t.ID)
+	return nil
+}
+
+// List implements [sdk.Executor].
+func (e *Executor) List(_ context.Context, nodeID string) ([]sdk.Listed, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var listed []sdk.Listed
+	for _, t := range e.tasks {
+		if nodeID != "" && t.NodeID != nodeID {
+			continue
+		}
+		t.settle(time.Now())
+		// What is not prepared yet is there all the same, and to be removed.
+		listed = append(listed, sdk.Listed{TaskID: t.ID, State: max(t.State, sdk.Prepared), Status: t.status()})
+	}
+	return listed, nil
+}
+
+func (e *Executor) find(id string) (*task, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, ok := e.tasks[id]
+	if !ok {
+		return nil, sdk.NotFound(id)
+	}
+	return t, nil
+}
+
+// change changes a task and keeps it.
+func (e *Executor) change(t *task, apply func()) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	apply()
+	if err := e.files.save(&t.record); err != nil {
+		return sdk.Temporary(err, 0)
+	}
+	return nil
+}
+
+func (e *Executor) status(t *task) *sdk.Status {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return t.status()
+}
+
+// act does what the script wants of a call: take the process down, hang, take
+// its time, fail.
+func (e *Executor) act(ctx context.Context, t *task, call string, delay sdk.Duration, failure string) error {
+	if t.Script.ExitPluginAt == call {
+		var first bool
+		if err := e.change(t, func() { first, t.Crashed = !t.Crashed, true }); err != nil {
+			return err
+		}
+		if first {
+			e.config.Exit()
+			return sdk.Temporary(errors.New("the executor's process is to end here"), 0)
+		}
+	}
+	if t.Script.HangAt == call {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	if delay > 0 {
+		timer := time.NewTimer(time.Duration(delay))
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if failure == "" {
+		return nil
+	}
+	var fail bool
+	if err := e.change(t, func() {
+		fail = t.Script.FailTimes == 0 || t.Failures < t.Script.FailTimes
+		t.Failures++
+	}); err != nil || !fail {
+		return err
+	}
+	return t.Script.failure(failure)
+}
+
+// ended returns when the task has ended or the time is over; a negative time
+// never is.
+func (e *Executor) ended(ctx context.Context, t *task, within time.Duration) error {
+	var over <-chan time.Time
+	if within >= 0 {
+		timer := time.NewTimer(within)
+		defer timer.Stop()
+		over = timer.C
+	}
+	for {
+		e.mu.Lock()
+		t.settle(time.Now())
+		if t.State == sdk.Exited {
+			e.mu.Unlock()
+			return nil
+		}
+		if t.changed == nil {
+			t.changed = make(chan struct{})
+		}
+		changed, ends := t.changed, t.Ends
+		e.mu.Unlock()
+		if err := sleep(ctx, changed, ends, over); err != nil {
+			if errors.Is(err, errOver) {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+var errOver = errors.New("the time is over")
+
+// sleep returns when there is reason to look at a task again.
+func sleep(ctx context.Context, changed <-chan struct{}, ends time.Time, over <-chan time.Time) error {
+	var end <-chan time.Time
+	if !ends.IsZero() {
+		timer := time.NewTimer(time.Until(ends))
+		defer timer.Stop()
+		end = timer.C
+	}
+	select {
+	case <-changed:
+		return nil
+	case <-end:
+		return nil
+	case <-over:
+		return errOver
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// kill ends a task that runs. A task that never ran has no status.
+func (e *Executor) kill(t *task, code int32) (*sdk.Status, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t.settle(time.Now())
+	if t.State == sdk.Running {
+		t.State, t.Ended, t.ExitCode = sdk.Exited, time.Now(), code
+		if t.changed != nil {
+			close(t.changed)
+			t.changed = nil
+		}
+		if err := e.files.save(&t.record); err != nil {
+			return nil, sdk.Temporary(err, 0)
+		}
+	}
+	return t.status(), nil
+}
+
+// settle notes that a task has ended by itself, if it has. Nothing needs to be
+// kept for that: it follows from the record.
+func (t *task) settle(now time.Time) {
+	if t.State == sdk.Running && !t.Ends.IsZero() && !now.Before(t.Ends) {
+		t.State, t.Ended, t.ExitCode = sdk.Exited, t.Ends, t.Script.ExitCode
+	}
+}
+
+// status is nil for a task that was never started.
+func (t *task) status() *sdk.Status {
+	if t.State != sdk.Running && t.State != sdk.Exited {
+		return nil
+	}
+	return &sdk.Status{Id: "null-" + t.ID, ExitCode: t.ExitCode}
+}
