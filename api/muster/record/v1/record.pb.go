@@ -396,9 +396,13 @@ type Task struct {
 	// and metrics.
 	Reason string `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"`
 	// When the desired state last rose.
-	DesiredAt     int64 `protobuf:"varint,12,opt,name=desired_at,json=desiredAt,proto3" json:"desired_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	DesiredAt int64 `protobuf:"varint,12,opt,name=desired_at,json=desiredAt,proto3" json:"desired_at,omitempty"`
+	// Of the service's endpoint spec when the task was made; empty if it
+	// published nothing. Ports are no part of the task spec, and yet a task keeps
+	// those that it started with.
+	EndpointDigest []byte `protobuf:"bytes,13,opt,name=endpoint_digest,json=endpointDigest,proto3" json:"endpoint_digest,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Task) Reset() {
@@ -513,6 +517,13 @@ func (x *Task) GetDesiredAt() int64 {
 		return x.DesiredAt
 	}
 	return 0
+}
+
+func (x *Task) GetEndpointDigest() []byte {
+	if x != nil {
+		return x.EndpointDigest
+	}
+	return nil
 }
 
 // Rollout is a record of table "rollouts", written by orchestratord under the
@@ -1231,7 +1242,7 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x02 \x01(\x03R\tcreatedAt\x12\x1d\n" +
 	"\n" +
-	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\"\x8d\x03\n" +
+	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\"\xb6\x03\n" +
 	"\x04Task\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\x04R\x04slot\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x1f\n" +
@@ -1249,7 +1260,8 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	" \x01(\x04R\fjobIteration\x12\x16\n" +
 	"\x06reason\x18\v \x01(\tR\x06reason\x12\x1d\n" +
 	"\n" +
-	"desired_at\x18\f \x01(\x03R\tdesiredAt\"\xfa\x01\n" +
+	"desired_at\x18\f \x01(\x03R\tdesiredAt\x12'\n" +
+	"\x0fendpoint_digest\x18\r \x01(\fR\x0eendpointDigest\"\xfa\x01\n" +
 	"\aRollout\x123\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1d.muster.v1.UpdateStatus.StateR\x05state\x12\x1d\n" +
 	"\n" +
