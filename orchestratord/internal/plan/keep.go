@@ -1,0 +1,242 @@
+package plan
+
+import (
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
+)
+
+// keep brings a slot that is wanted to one running task of the current spec. A
+// frozen slot (its node is paused) gets no new task and is not updated.
+func (s *slot) keep(frozen bool, empty Reason) {
+	d := s.d
+	s.reap()
+	best, ended, lost, outdated := -1, -1, -1, false
+	for i, t := range s.tasks {
+		switch {
+		case !t.Live():
+		case !d.clean(t):
+			outdated = true
+			stays := (d.startFirst || frozen) && !t.Terminal() && d.condition(t).Keeps()
+			if stays && (s.bridge < 0 || further(t, s.tasks[s.bridge])) {
+				s.bridge = i
+			}
+		case d.lost(t):
+			lost = s.later(lost, i)
+		case t.Terminal():
+			ended = s.later(ended, i)
+		case best < 0 || further(t, s.tasks[best]):
+			best = i
+		}
+	}
+	finished := best < 0 && ended < 0 && lost < 0 && s.finished()
+	if outdated && !frozen {
+		d.outdated++
+	}
+	switch {
+	case best >= 0:
+		s.settle(best)
+	case frozen:
+		s.freeze()
+	case ended >= 0:
+		s.restart(ended)
+	case lost >= 0:
+		s.move(lost)
+	case finished:
+		s.rest()
+	case outdated:
+		s.retire(-1)
+		s.create(&recordv1.Task{}, ReasonSpecChanged)
+	default:
+		if t := d.done(s.tasks); t != nil {
+			// The slot had finished, by a former spec.
+			d.outdated++
+			empty = ReasonSpecChanged
+		}
+		s.create(&recordv1.Task{}, empty)
+	}
+	if !frozen && !s.settled(best) {
+		d.unsettled++
+	}
+}
+
+// settled reports whether an update has come to its end here: the slot's task
+// runs, or the slot has finished.
+func (s *slot) settled(best int) bool {
+	if best >= 0 {
+		return s.tasks[best].State() == musterv1.TaskState_RUNNING
+	}
+	return !s.busy()
+}
+
+// settle ends whatever the slot has beside its one task, and lets that run.
+func (s *slot) settle(best int) {
+	d := s.d
+	running := s.tasks[best].State() == musterv1.TaskState_RUNNING
+	for i, t := range s.tasks {
+		if i == best || !t.Live() {
+			continue
+		}
+		switch {
+		case t.Terminal():
+			s.end(i, reasonOfEnd(t))
+		case s.giveUp(i):
+		case d.clean(t):
+			s.end(i, ReasonSuperseded)
+		case i == s.bridge && d.startFirst && !running:
+		default:
+			s.end(i, ReasonSpecChanged)
+		}
+	}
+	s.standIn()
+	if s.tasks[best].Desired() < musterv1.TaskState_RUNNING {
+		s.start(best)
+	}
+}
+
+// freeze ends what has ended by itself on a paused node, and leaves the rest,
+// which is one task at most.
+func (s *slot) freeze() {
+	for i, t := range s.tasks {
+		switch {
+		case !t.Live() || i == s.bridge:
+		case t.Terminal():
+			s.end(i, ReasonNodePaused)
+		default:
+			s.end(i, ReasonSuperseded)
+		}
+	}
+}
+
+// retire ends the slot's tasks, but for the one that runs until a new one does,
+// and for one that the caller may except.
+func (s *slot) retire(except int) {
+	for i, t := range s.tasks {
+		if !t.Live() || i == except {
+			continue
+		}
+		switch {
+		case t.Terminal():
+			s.end(i, reasonOfEnd(t))
+		case s.giveUp(i):
+		case i == s.bridge:
+		default:
+			s.end(i, ReasonSpecChanged)
+		}
+	}
+	s.standIn()
+}
+
+// standIn lets the task of a former spec run on, or run at last, until a new
+// one does.
+func (s *slot) standIn() {
+	if s.bridge < 0 || !s.live(s.bridge) {
+		return
+	}
+	s.d.plan.WatchesRunning = true
+	if s.tasks[s.bridge].Desired() < musterv1.TaskState_RUNNING {
+		s.start(s.bridge)
+	}
+}
+
+// restart replaces a task that has ended by itself, as far as the restart
+// policy goes.
+func (s *slot) restart(ended int) {
+	d, t := s.d, s.tasks[ended]
+	if t.Record.StartAfter > d.now {
+		// It failed while it was prepared. A task that cannot even be prepared
+		// would be replaced in a tight loop if its delay were not waited for.
+		d.wake(t.Record.StartAfter)
+		s.retire(ended)
+		return
+	}
+	if !d.policy.allows(t) {
+		s.finish(ended)
+		return
+	}
+	next := d.policy.next(t, d.now)
+	if next.StartAfter = d.now; d.condition(t).Keeps() {
+		next.StartAfter = d.policy.startAfter(t, d.now)
+	}
+	s.retire(-1)
+	s.create(next, reasonOfEnd(t))
+}
+
+// move replaces a task that was lost with its node. That is no fault of the
+// task's: there is no delay, and it counts as no attempt.
+func (s *slot) move(lost int) {
+	d, t := s.d, s.tasks[lost]
+	s.blame(t)
+	if d.policy.condition == musterv1.RestartPolicy_NONE {
+		s.finish(lost)
+		return
+	}
+	why := ReasonNodeGone
+	if c := d.condition(t); !c.Keeps() {
+		why = c.reason()
+	}
+	next := &recordv1.Task{
+		StartAfter: t.Record.StartAfter, Restarts: t.Record.Restarts, RestartedAt: t.Record.RestartedAt,
+	}
+	s.retire(-1)
+	s.create(next, why)
+}
+
+// lost reports whether a task went with its node, and did not end by itself.
+func (d *decider) lost(t *state.Task) bool {
+	if t.State() == musterv1.TaskState_ORPHANED {
+		return true
+	}
+	return !t.Terminal() && !d.condition(t).Keeps()
+}
+
+// finish ends a task that the restart policy allows none to follow. If it is
+// not the newest, the spec was changed and changed back meanwhile, and the slot
+// runs again for that.
+func (s *slot) finish(last int) {
+	if s.newest() != last {
+		s.retire(-1)
+		s.create(&recordv1.Task{}, ReasonSpecChanged)
+		return
+	}
+	s.end(last, ReasonNoRestart)
+	s.rest()
+}
+
+// rest leaves the slot without a running task. If its last task did what it was
+// to do, nothing of a former spec has to stand in for it.
+func (s *slot) rest() {
+	if s.tasks[s.newest()].State() == musterv1.TaskState_COMPLETE {
+		s.bridge = -1
+	}
+	s.retire(-1)
+}
+
+// finished reports whether the slot has finished, by its restart policy and the
+// present spec.
+func (s *slot) finished() bool {
+	t := s.d.done(s.tasks)
+	return t != nil && s.d.clean(t)
+}
+
+func (s *slot) later(a, b int) int {
+	if a < 0 || s.tasks[b].Record.CreatedAt > s.tasks[a].Record.CreatedAt {
+		return b
+	}
+	return a
+}
+
+// further reports whether of two tasks the first is the one to keep.
+func further(a, b *state.Task) bool {
+	if x, y := a.State(), b.State(); x != y {
+		return x > y
+	}
+	return a.Record.CreatedAt > b.Record.CreatedAt
+}
+
+func reasonOfEnd(t *state.Task) Reason {
+	if t.State() == musterv1.TaskState_COMPLETE {
+		return ReasonEnded
+	}
+	return ReasonFailed
+}

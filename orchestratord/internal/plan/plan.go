@@ -1,0 +1,183 @@
+// Package plan decides what the orchestrator does for one service. It is pure:
+// a [World] goes in, a [Plan] comes out, and nothing else is read, written,
+// waited for or remembered. Time and the ids of new tasks are part of the
+// world, so the same world always gives the same plan.
+//
+// A decision rests on what is, and never on what has just happened. So it does
+// not matter how often a service is looked at, by whom, or what was missed: a
+// world in which the last plan has been carried out gives an empty plan, until
+// something else changes or [Plan.Next] has come.
+//
+// # Slots
+//
+// A service's tasks are grouped into slots: one for each replica, or one for
+// each node that runs a global service. The tasks of a slot are one after the
+// other: at most one of them is meant to run, beside the one that it replaces
+// when the update order says "start first". What is decided for one slot
+// depends on the tasks of this slot alone, and is carried out as a whole or not
+// at all, if the slot is still what the decision rests on.
+//
+// # Life of a task
+//
+// A task is made with desired state RUNNING, or READY if it has to wait: for a
+// restart delay, or for the task that it replaces to stop. READY lets its
+// worker fetch and prepare what it needs meanwhile. Desired SHUTDOWN ends it
+// and keeps its record as history; desired REMOVE ends it, and its record goes
+// as soon as it has stopped.
+package plan
+
+import (
+	"fmt"
+	"iter"
+	"time"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
+)
+
+// World is all that a decision about one service rests on.
+type World struct {
+	Now       time.Time
+	ServiceID string
+	// Service is nil when the service has been removed.
+	Service *recordv1.Service
+	// Rollout is nil if there was no update yet.
+	Rollout *recordv1.Rollout
+	// Tasks are all tasks of the service, in order of their keys.
+	Tasks []*state.Task
+	// Spec returns the task spec with a digest, or nil if it is not known.
+	Spec    func(digest []byte) *musterv1.TaskSpec
+	Cluster Cluster
+	// HistoryLimit is how many tasks of a slot are kept, the running one
+	// included. A negative limit keeps all.
+	HistoryLimit int64
+	// NewID returns the id of a new task.
+	NewID func() string
+}
+
+// Cluster is what a decision needs to know of the nodes.
+type Cluster interface {
+	// Condition says whether a node's tasks may stay there.
+	Condition(node string) Condition
+	// Nodes yields the ids of all nodes, in order.
+	Nodes() iter.Seq[string]
+	// Matcher returns a function that reports whether a node meets constraints.
+	Matcher(constraints []string) (func(node string) bool, error)
+}
+
+// Condition is what becomes of tasks on a node.
+type Condition uint8
+
+// The conditions.
+const (
+	// Gone is the condition of a node that was removed or never was.
+	Gone Condition = iota
+	// Up nodes run tasks. So do nodes that have not been heard of for a moment.
+	Up
+	// Paused nodes keep their tasks and take no more.
+	Paused
+	// Drained nodes give their tasks up.
+	Drained
+	// Down nodes have not been heard of for so long that their tasks are
+	// replaced.
+	Down
+)
+
+// Keeps reports whether tasks on the node stay there.
+func (c Condition) Keeps() bool { return c == Up || c == Paused }
+
+// unreachable reports whether it is of no use to wait for the node to stop a
+// task.
+func (c Condition) unreachable() bool { return c == Down || c == Gone }
+
+// Plan is what to do for one service.
+type Plan struct {
+	// Slots are those in which something is to change.
+	Slots []Slot
+	// Rollout is the record to write; nil leaves what is there.
+	Rollout *recordv1.Rollout
+	// ForgetRollout says that the record is to be deleted.
+	ForgetRollout bool
+	// Next is when to look again although nothing has changed. Zero: never.
+	Next time.Time
+	// WatchesRunning says that a task that becomes RUNNING is a reason to look
+	// again.
+	WatchesRunning bool
+}
+
+// Empty reports whether there is nothing to do now.
+func (p *Plan) Empty() bool {
+	return len(p.Slots) == 0 && p.Rollout == nil && !p.ForgetRollout
+}
+
+// Slot is what to do in one slot, as a whole or not at all.
+type Slot struct {
+	// Prefix is that of the keys of the slot's tasks.
+	Prefix string
+	// Seen are the slot's tasks that the decision rests on, in order of keys.
+	Seen    []Seen
+	Changes []Change
+	// Fills says that a slot in which no task was meant to run gets one. It
+	// must not lead to more of them than the service has replicas.
+	Fills bool
+	// Vacates says that the slot is given up. It must not lead to fewer slots
+	// than the service has replicas.
+	Vacates bool
+	// Lost are the nodes whose tasks are given up because they are drained,
+	// down or gone. It must still be so.
+	Lost []string
+}
+
+// Seen is one task that a decision rests on.
+type Seen struct {
+	Key     string
+	Version uint64
+}
+
+// Change writes or deletes one task's record.
+type Change struct {
+	Key string
+	// Record is what to write; nil deletes.
+	Record *recordv1.Task
+	Reason Reason
+}
+
+// Decide says what to do for a service. It returns an error if the service
+// cannot be decided on, which is no fault of its tasks: they are to be left
+// alone.
+func Decide(w *World) (Plan, error) {
+	d := &decider{w: w, now: w.Now.UnixMilli()}
+	if w.Service == nil {
+		d.removed()
+		return d.plan, nil
+	}
+	if err := d.prepare(); err != nil {
+		return Plan{}, err
+	}
+	if replicas, ok := Replicas(w.Service); ok {
+		d.replicated(replicas)
+	} else if w.Service.GetSpec().GetGlobal() != nil {
+		d.global()
+	} else {
+		return Plan{}, fmt.Errorf("%w: %T", ErrUnsupported, w.Service.GetSpec().GetMode())
+	}
+	d.rollout()
+	return d.plan, nil
+}
+
+// Replicas returns how many slots a service should have, and whether that is a
+// number of its own: a global service has as many as there are nodes.
+func Replicas(s *recordv1.Service) (uint64, bool) {
+	switch mode := s.GetSpec().GetMode().(type) {
+	case nil:
+		return 1, true
+	case *musterv1.ServiceSpec_Replicated:
+		if mode.Replicated.Replicas == nil {
+			return 1, true
+		}
+		return mode.Replicated.GetReplicas(), true
+	default:
+		return 0, false
+	}
+}

@@ -1,0 +1,160 @@
+package plan
+
+import (
+	"cmp"
+	"slices"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
+)
+
+// replica is a slot of a replicated service, before anything is decided.
+type replica struct {
+	number uint64
+	tasks  []*state.Task
+	// occupied slots count as replicas: a task is meant to run there, or has
+	// finished for good. The others hold nothing but history.
+	occupied bool
+	surplus  bool
+}
+
+// replicated brings a service to its number of slots. Missing ones get the
+// lowest numbers that are free.
+func (d *decider) replicated(replicas uint64) {
+	gs := groups(d.w.Tasks)
+	slots := make([]replica, 0, len(gs))
+	var have uint64
+	for _, g := range gs {
+		r := replica{number: g[0].Record.Slot, tasks: g}
+		r.occupied = r.number != 0 && d.occupied(g)
+		if r.occupied {
+			have++
+		}
+		slots = append(slots, r)
+	}
+	if have > replicas {
+		d.chooseSurplus(slots, int(have-replicas))
+	}
+	missing := uint64(0)
+	if have < replicas {
+		missing = replicas - have
+	}
+	// Slots are gone through in order of their numbers, present and missing ones
+	// alike, so that changes of neighbours lie together.
+	next := uint64(1)
+	for _, r := range slots {
+		for ; missing > 0 && next < r.number; next++ {
+			d.fill(next, nil)
+			missing--
+		}
+		if r.number != 0 {
+			next = r.number + 1
+		}
+		switch {
+		case r.occupied && !r.surplus:
+			s := d.open(r.number, "", r.tasks)
+			s.keep(false, ReasonSlotEmpty)
+			s.close()
+		case !r.occupied && missing > 0 && r.number != 0:
+			d.fill(r.number, r.tasks)
+			missing--
+		default:
+			s := d.open(r.number, r.tasks[0].Record.NodeId, r.tasks)
+			if s.vacates = r.surplus; r.surplus {
+				s.drop(ReasonScaledDown)
+			} else {
+				s.drop(ReasonSlotUnused)
+			}
+			s.close()
+		}
+	}
+	for ; missing > 0; next++ {
+		d.fill(next, nil)
+		missing--
+	}
+}
+
+func (d *decider) fill(number uint64, tasks []*state.Task) {
+	s := d.open(number, "", tasks)
+	s.keep(false, ReasonSlotEmpty)
+	s.close()
+}
+
+func (d *decider) occupied(tasks []*state.Task) bool {
+	for _, t := range tasks {
+		if t.Live() {
+			return true
+		}
+	}
+	return d.done(tasks) != nil
+}
+
+// done returns the newest task of a slot without live ones if the slot is
+// finished, be it by a former spec.
+func (d *decider) done(tasks []*state.Task) *state.Task {
+	s := slot{tasks: tasks}
+	n := s.newest()
+	if n < 0 || Reason(tasks[n].Record.Reason) != ReasonNoRestart {
+		return nil
+	}
+	return tasks[n]
+}
+
+// chooseSurplus marks the slots to give up when a service is scaled down. In
+// Swarm's order the last go first: what is running stays before what is not,
+// and low numbers before high ones; but before all that, a node's first task
+// stays before any node's second, so that the rest is spread evenly; and slots
+// whose task has no node yet, or that are amid a replacement, go first of all.
+func (d *decider) chooseSurplus(slots []replica, n int) {
+	type candidate struct {
+		at      int
+		running bool
+		node    string
+		copies  int
+	}
+	var cs []candidate
+	for i, r := range slots {
+		if !r.occupied {
+			continue
+		}
+		c := candidate{at: i}
+		var live []*state.Task
+		for _, t := range r.tasks {
+			if t.Live() {
+				live = append(live, t)
+			}
+		}
+		if len(live) == 0 {
+			live = []*state.Task{d.done(r.tasks)}
+		}
+		if len(live) == 1 {
+			c.node = live[0].NodeID
+		}
+		c.running = slices.ContainsFunc(live, func(t *state.Task) bool { return t.State() == musterv1.TaskState_RUNNING })
+		cs = append(cs, c)
+	}
+	// They are in order of their numbers, and the sorts are stable.
+	slices.SortStableFunc(cs, func(a, b candidate) int {
+		return cmp.Compare(rank(a.running), rank(b.running))
+	})
+	copies := map[string]int{}
+	for i := range cs {
+		if c := &cs[i]; c.node == "" {
+			c.copies = int(^uint(0) >> 1)
+		} else {
+			copies[c.node]++
+			c.copies = copies[c.node]
+		}
+	}
+	slices.SortStableFunc(cs, func(a, b candidate) int { return cmp.Compare(a.copies, b.copies) })
+	for _, c := range cs[len(cs)-n:] {
+		slots[c.at].surplus = true
+	}
+}
+
+func rank(running bool) int {
+	if running {
+		return 0
+	}
+	return 1
+}

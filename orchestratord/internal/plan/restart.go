@@ -1,0 +1,97 @@
+package plan
+
+import (
+	"slices"
+	"time"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
+)
+
+const defaultDelay = 5 * time.Second
+
+// policy is a restart policy with its defaults.
+type policy struct {
+	condition     musterv1.RestartPolicy_Condition
+	delay, window time.Duration
+	attempts      uint64 // 0: no limit
+}
+
+func policyOf(p *musterv1.RestartPolicy) policy {
+	r := policy{
+		condition: p.GetCondition(),
+		delay:     defaultDelay,
+		window:    p.GetWindow().AsDuration(),
+		attempts:  p.GetMaxAttempts(),
+	}
+	if r.condition == musterv1.RestartPolicy_CONDITION_UNSPECIFIED {
+		r.condition = musterv1.RestartPolicy_ANY
+	}
+	if p.GetDelay() != nil {
+		r.delay = p.GetDelay().AsDuration()
+	}
+	return r
+}
+
+// allows reports whether a task that has ended is to be followed by another.
+// Attempts are counted from task to task, so those before an update are past.
+func (p policy) allows(t *state.Task) bool {
+	switch p.condition {
+	case musterv1.RestartPolicy_NONE:
+		return false
+	case musterv1.RestartPolicy_ON_FAILURE:
+		if t.State() == musterv1.TaskState_COMPLETE {
+			return false
+		}
+	}
+	switch {
+	case p.attempts == 0:
+		return true
+	case p.window == 0:
+		return uint64(t.Record.Restarts) < p.attempts
+	default:
+		return uint64(len(p.within(t.Record.RestartedAt, endedAt(t)))) < p.attempts
+	}
+}
+
+// within returns the restarts that count at the time of a failure.
+func (p policy) within(restarts []int64, failure int64) []int64 {
+	from := failure - p.window.Milliseconds()
+	return slices.DeleteFunc(slices.Clone(restarts), func(at int64) bool { return at <= from || at > failure })
+}
+
+// next begins the record of the task that follows one that has ended.
+func (p policy) next(t *state.Task, now int64) *recordv1.Task {
+	return &recordv1.Task{Restarts: t.Record.Restarts + 1, RestartedAt: p.history(t.Record.RestartedAt, now)}
+}
+
+// history adds a restart to those that a window needs to know of.
+func (p policy) history(restarts []int64, now int64) []int64 {
+	if p.attempts == 0 || p.window == 0 {
+		return nil
+	}
+	from := now - p.window.Milliseconds()
+	kept := slices.DeleteFunc(slices.Clone(restarts), func(at int64) bool { return at <= from })
+	kept = append(kept, now)
+	if n := uint64(len(kept)); n > p.attempts {
+		kept = kept[n-p.attempts:]
+	}
+	return kept
+}
+
+// startAfter is when a replacement may run. The delay counts from the end of
+// the task that it replaces, so that no time is lost if nobody looked; the
+// clock of whoever noted that end is trusted only so far.
+func (p policy) startAfter(t *state.Task, now int64) int64 {
+	delay := p.delay.Milliseconds()
+	return min(max(endedAt(t)+delay, now), now+delay)
+}
+
+// endedAt is when a manager heard of the task's end.
+func endedAt(t *state.Task) int64 {
+	if at := t.Status.GetAppliedAt(); at != 0 {
+		return at
+	}
+	return t.Status.GetAt()
+}

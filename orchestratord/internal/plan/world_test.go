@@ -1,0 +1,305 @@
+package plan_test
+
+import (
+	"cmp"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/orchestratord/internal/plan"
+)
+
+const (
+	pending  = musterv1.TaskState_PENDING
+	assigned = musterv1.TaskState_ASSIGNED
+	ready    = musterv1.TaskState_READY
+	running  = musterv1.TaskState_RUNNING
+	complete = musterv1.TaskState_COMPLETE
+	shutdown = musterv1.TaskState_SHUTDOWN
+	failed   = musterv1.TaskState_FAILED
+	rejected = musterv1.TaskState_REJECTED
+	remove   = musterv1.TaskState_REMOVE
+)
+
+const serviceID = "svc"
+
+// world is a service, its tasks and the nodes, on which plans are carried out
+// as the daemon would.
+type world struct {
+	now     time.Time
+	service *recordv1.Service
+	rollout *recordv1.Rollout
+	tasks   map[string]*state.Task // by key
+	specs   map[string]*musterv1.TaskSpec
+	nodes   map[string]plan.Condition
+	labels  map[string]string // of nodes; a constraint is a label
+	history int64
+	ids     int
+}
+
+func newWorld() *world {
+	w := &world{
+		now:     time.UnixMilli(1_000_000),
+		tasks:   map[string]*state.Task{},
+		specs:   map[string]*musterv1.TaskSpec{},
+		nodes:   map[string]plan.Condition{},
+		labels:  map[string]string{},
+		history: 5,
+	}
+	for _, n := range []string{"a", "b", "c"} {
+		w.nodes[n] = plan.Up
+	}
+	return w
+}
+
+// spec gives the service a task spec.
+func (w *world) spec(s *musterv1.TaskSpec) {
+	digest, err := state.Digest(s)
+	if err != nil {
+		panic(err)
+	}
+	w.specs[string(digest)] = s
+	if w.service == nil {
+		w.service = &recordv1.Service{Spec: &musterv1.ServiceSpec{}, SpecVersion: 1, TaskDigest: digest}
+		return
+	}
+	if string(w.service.TaskDigest) != string(digest) {
+		w.service.SpecVersion++
+	}
+	w.service.PreviousTaskDigest = w.service.TaskDigest
+	w.service.TaskDigest = digest
+}
+
+func (w *world) replicas(n uint64) {
+	w.service.Spec.Mode = &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{Replicas: &n}}
+}
+
+func (w *world) global() {
+	w.service.Spec.Mode = &musterv1.ServiceSpec_Global{Global: &musterv1.GlobalService{}}
+}
+
+func (w *world) startFirst() {
+	w.service.Spec.Update = &musterv1.UpdateConfig{Order: musterv1.UpdateConfig_START_FIRST}
+}
+
+// null is a task spec that differs from others by its number.
+func null(n uint64, more ...func(*musterv1.TaskSpec)) *musterv1.TaskSpec {
+	s := &musterv1.TaskSpec{
+		Runtime:     &musterv1.TaskSpec_Generic{Generic: &musterv1.GenericRuntime{Kind: "null"}},
+		ForceUpdate: n,
+	}
+	for _, f := range more {
+		f(s)
+	}
+	return s
+}
+
+func (w *world) Condition(node string) plan.Condition { return w.nodes[node] }
+
+func (w *world) Nodes() iter.Seq[string] {
+	return slices.Values(slices.Sorted(maps.Keys(w.nodes)))
+}
+
+func (w *world) Matcher(constraints []string) (func(string) bool, error) {
+	return func(node string) bool {
+		for _, c := range constraints {
+			if w.labels[node] != c {
+				return false
+			}
+		}
+		return true
+	}, nil
+}
+
+func (w *world) sorted() []*state.Task {
+	return slices.SortedFunc(maps.Values(w.tasks), func(a, b *state.Task) int { return strings.Compare(a.Key, b.Key) })
+}
+
+func (w *world) view() *plan.World {
+	return &plan.World{
+		Now: w.now, ServiceID: serviceID, Service: w.service, Rollout: w.rollout,
+		Tasks:   w.sorted(),
+		Spec:    func(d []byte) *musterv1.TaskSpec { return w.specs[string(d)] },
+		Cluster: w, HistoryLimit: w.history,
+		NewID: func() string { w.ids++; return fmt.Sprintf("t%04d", w.ids) },
+	}
+}
+
+func (w *world) decide(t testing.TB) plan.Plan {
+	t.Helper()
+	p, err := plan.Decide(w.view())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// apply carries a plan out.
+func (w *world) apply(p plan.Plan) {
+	for _, s := range p.Slots {
+		for _, c := range s.Changes {
+			if c.Record == nil {
+				delete(w.tasks, c.Key)
+				continue
+			}
+			_, _, id := state.SplitKey(c.Key)
+			old := w.tasks[c.Key]
+			next := &state.Task{ID: id, ServiceID: serviceID, Key: c.Key, Record: c.Record, Version: 1}
+			if old != nil {
+				next.Version = old.Version + 1
+				next.NodeID, next.Assignment, next.Status = old.NodeID, old.Assignment, old.Status
+			}
+			w.tasks[c.Key] = next
+		}
+	}
+	if p.Rollout != nil {
+		w.rollout = p.Rollout
+	}
+	if p.ForgetRollout {
+		w.rollout = nil
+	}
+}
+
+// look decides and carries out, and checks that this is all there was to do.
+func (w *world) look(t testing.TB) plan.Plan {
+	t.Helper()
+	p := w.decide(t)
+	w.apply(p)
+	if again := w.decide(t); !again.Empty() {
+		t.Fatalf("a second look finds more to do: %s", describe(again))
+	}
+	return p
+}
+
+func describe(p plan.Plan) string {
+	var b strings.Builder
+	for _, s := range p.Slots {
+		for _, c := range s.Changes {
+			fmt.Fprintf(&b, "\n%s -> %v (%s)", c.Key, c.Record, c.Reason)
+		}
+	}
+	if p.Rollout != nil {
+		fmt.Fprintf(&b, "\nrollout %v", p.Rollout)
+	}
+	return b.String()
+}
+
+// assign puts a task on a node.
+func (w *world) assign(t *state.Task, node string) {
+	c := *t
+	c.NodeID, c.Assignment = node, &recordv1.Assignment{Slot: t.Record.Slot}
+	w.tasks[t.Key] = &c
+}
+
+// report says what a worker says of a task.
+func (w *world) report(t *state.Task, s musterv1.TaskState) {
+	c := *w.tasks[t.Key]
+	c.Status = &recordv1.Status{State: s, At: w.now.UnixMilli(), AppliedAt: w.now.UnixMilli()}
+	w.tasks[t.Key] = &c
+}
+
+// settle assigns what has no node and reports every task in the state that is
+// desired of it.
+func (w *world) settle() {
+	up := slices.Sorted(maps.Keys(w.nodes))
+	up = slices.DeleteFunc(up, func(n string) bool { return w.nodes[n] != plan.Up })
+	count := map[string]int{}
+	for _, t := range w.tasks {
+		if t.NodeID != "" && t.Live() {
+			count[t.NodeID]++
+		}
+	}
+	for _, t := range w.sorted() {
+		if t.NodeID == "" && t.Live() {
+			node := t.Record.NodeId
+			if node == "" && len(up) > 0 {
+				node = slices.MinFunc(up, func(a, b string) int { return cmp.Compare(count[a], count[b]) })
+			}
+			if node == "" || w.nodes[node] != plan.Up {
+				continue
+			}
+			count[node]++
+			w.assign(t, node)
+			t = w.tasks[t.Key]
+		}
+		if t.NodeID != "" && !t.Terminal() && w.nodes[t.NodeID] != plan.Down && w.nodes[t.NodeID] != plan.Gone {
+			w.report(t, min(t.Desired(), shutdown))
+		}
+	}
+}
+
+// converge lets everybody do their work until nothing changes.
+func (w *world) converge(t testing.TB) {
+	t.Helper()
+	for range 50 {
+		p := w.look(t)
+		before := w.print()
+		w.settle()
+		switch {
+		case p.Empty() && before == w.print() && p.Next.IsZero():
+			return
+		case p.Empty() && before == w.print():
+			w.now = p.Next
+		}
+	}
+	t.Fatalf("does not converge: %s", w.print())
+}
+
+// live returns the slot's tasks that are meant to run, newest last.
+func (w *world) live(slot uint64) []*state.Task {
+	var ts []*state.Task
+	for _, t := range w.sorted() {
+		if t.Record.Slot == slot && t.Live() {
+			ts = append(ts, t)
+		}
+	}
+	slices.SortFunc(ts, func(a, b *state.Task) int { return cmp.Compare(a.Record.CreatedAt, b.Record.CreatedAt) })
+	return ts
+}
+
+func (w *world) one(t testing.TB, slot uint64) *state.Task {
+	t.Helper()
+	ts := w.live(slot)
+	if len(ts) != 1 {
+		t.Fatalf("slot %d has %d live tasks, want 1:%s", slot, len(ts), w.print())
+	}
+	return ts[0]
+}
+
+func (w *world) on(node string) []*state.Task {
+	var ts []*state.Task
+	for _, t := range w.sorted() {
+		if t.Record.NodeId == node && t.Live() {
+			ts = append(ts, t)
+		}
+	}
+	return ts
+}
+
+// slots lists the slots that have a live task.
+func (w *world) slots() []uint64 {
+	var s []uint64
+	for _, t := range w.sorted() {
+		if t.Live() && !slices.Contains(s, t.Record.Slot) {
+			s = append(s, t.Record.Slot)
+		}
+	}
+	return s
+}
+
+// print is the world for people, and for comparing.
+func (w *world) print() string {
+	var b strings.Builder
+	for _, t := range w.sorted() {
+		fmt.Fprintf(&b, "\n%s on %q desired %v observed %v (%s)", t.Key, t.NodeID, t.Desired(), t.State(), t.Record.Reason)
+	}
+	fmt.Fprintf(&b, "\nnodes %v rollout %v", w.nodes, w.rollout.String())
+	return b.String()
+}
