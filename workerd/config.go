@@ -1,0 +1,106 @@
+package workerd
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/pluginhost"
+)
+
+// Env is what a worker is given to work with. It needs no store: all that it
+// knows of the cluster comes from its dispatcher.
+type Env struct {
+	Logger *zap.Logger
+	// Metrics takes the worker's metrics. Nil: they count for nobody, as is
+	// right for many workers in one process.
+	Metrics prometheus.Registerer
+	// Dial connects to a dispatcher with the worker's credentials. It does not
+	// block; the worker closes the connection. It should keep connections
+	// alive by pings, so that a dead peer is noticed.
+	Dial func(address string) (*grpc.ClientConn, error)
+	// Executors run the tasks. Nil: the plugins that Config tells of.
+	Executors executor.Set
+	// Version is reported as the worker's.
+	Version string
+}
+
+// Config is a worker's settings.
+type Config struct {
+	// NodeID names the node. Empty: the id in the data directory, which is made
+	// when there is none. Without a data directory a new one each time.
+	NodeID string
+	// Hostname is reported as the node's name. Empty: the machine's.
+	Hostname string
+	// Labels are reported as engine labels.
+	Labels map[string]string
+	// DataDir keeps the node id, the tasks, and what executors keep. Empty: all
+	// is in memory, and a worker that starts again is a new one. Only one
+	// worker at a time can use a directory.
+	DataDir string
+	// Dispatchers are addresses, "host:port", of which one must answer for the
+	// worker to learn of all others.
+	Dispatchers []string
+	// Resources is what the node has for tasks. Nil, or a field that is 0: what
+	// the machine has. Generic resources are added to those of executors.
+	Resources *musterv1.Resources
+	// Plugins says which executors to start, unless Env has some.
+	Plugins pluginhost.Config
+	// DescribeInterval is how often executors are asked how they are. Shorter
+	// notices a sick executor sooner, at the cost of one call each.
+	DescribeInterval time.Duration
+	// WelcomeTimeout bounds the time from dialling a dispatcher to its answer.
+	// Shorter finds another dispatcher sooner when one hangs; too short, and
+	// thousands of workers that come at once are never answered in time.
+	WelcomeTimeout time.Duration
+	// AckTimeout bounds the time that a dispatcher may take to acknowledge a
+	// status report. It should be longer than the store behind the
+	// dispatcher ever takes for a commit: after it, the worker looks for
+	// another dispatcher, and reports everything again.
+	AckTimeout time.Duration
+}
+
+// DefaultConfig returns the settings that need no change.
+func DefaultConfig() Config {
+	return Config{
+		DescribeInterval: 20 * time.Second,
+		WelcomeTimeout:   5 * time.Second,
+		AckTimeout:       time.Minute,
+		Plugins:          pluginhost.DefaultConfig(),
+	}
+}
+
+// Validate names all that is wrong.
+func (c *Config) Validate() error {
+	var errs []error
+	if strings.ContainsAny(c.NodeID, "/ \n\t") {
+		errs = append(errs, fmt.Errorf("node id %q holds a slash or white space", c.NodeID))
+	}
+	if len(c.Dispatchers) == 0 {
+		errs = append(errs, errors.New("no dispatcher is named"))
+	}
+	for _, address := range c.Dispatchers {
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			errs = append(errs, fmt.Errorf("dispatcher %q: %w", address, err))
+		}
+	}
+	if c.Resources.GetNanoCpus() < 0 || c.Resources.GetMemoryBytes() < 0 {
+		errs = append(errs, errors.New("resources are negative"))
+	}
+	for name, d := range map[string]time.Duration{
+		"describe interval": c.DescribeInterval, "welcome timeout": c.WelcomeTimeout, "ack timeout": c.AckTimeout,
+	} {
+		if d <= 0 {
+			errs = append(errs, fmt.Errorf("%s is %s; it must be longer than 0", name, d))
+		}
+	}
+	return errors.Join(errs...)
+}

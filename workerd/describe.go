@@ -1,0 +1,119 @@
+package workerd
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/internal/machine"
+)
+
+const (
+	// describeTimeout is how long executors may take to say what they are.
+	describeTimeout = 10 * time.Second
+	// firstDescription is the same at the start of the worker, whose hello
+	// waits for it. One that is not up by then is reported when it is.
+	firstDescription = 2 * time.Second
+)
+
+// describer knows what the node is, and tells when that changes.
+type describer struct {
+	base      *musterv1.NodeDescription
+	interval  time.Duration
+	executors executor.Set
+	// listener is told of the executors each time they were asked.
+	listener func([]*executor.Described)
+	// first is closed when they were asked for the first time.
+	first chan struct{}
+
+	mu      sync.Mutex
+	current *musterv1.NodeDescription
+	changed chan struct{}
+}
+
+// newDescriber returns a describer that knows of no executors yet.
+func newDescriber(ctx context.Context, cfg Config, hostname, version string, executors executor.Set) (*describer, error) {
+	resources := &musterv1.Resources{}
+	if cfg.Resources != nil {
+		resources = proto.CloneOf(cfg.Resources)
+	}
+	if resources.GetNanoCpus() == 0 || resources.GetMemoryBytes() == 0 {
+		has, err := machine.Resources(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if resources.GetNanoCpus() == 0 {
+			resources.NanoCpus = has.GetNanoCpus()
+		}
+		if resources.GetMemoryBytes() == 0 {
+			resources.MemoryBytes = has.GetMemoryBytes()
+		}
+	}
+	base := &musterv1.NodeDescription{
+		Hostname: hostname, Platform: machine.Platform(), Resources: resources, Labels: cfg.Labels, Version: version,
+	}
+	return &describer{
+		base: base, interval: cfg.DescribeInterval, executors: executors,
+		first: make(chan struct{}), current: base, changed: make(chan struct{}),
+	}, nil
+}
+
+// Description returns the node as it is now, and a channel that is closed when
+// that has changed. It is the same pointer as long as nothing has.
+func (d *describer) Description() (*musterv1.NodeDescription, <-chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.current, d.changed
+}
+
+// await returns when the executors have been asked.
+func (d *describer) await(ctx context.Context) {
+	select {
+	case <-d.first:
+	case <-ctx.Done():
+	}
+}
+
+// run asks the executors what they are, from time to time and when they say
+// that something changed, until ctx ends.
+func (d *describer) run(ctx context.Context) error {
+	tick := time.NewTicker(d.interval)
+	defer tick.Stop()
+	d.ask(ctx, firstDescription)
+	close(d.first)
+	for ; ; d.ask(ctx, describeTimeout) {
+		select {
+		case <-tick.C:
+		case <-d.executors.Changes():
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// ask asks all executors once.
+func (d *describer) ask(ctx context.Context, limit time.Duration) {
+	inner, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	all := d.executors.Describe(inner)
+	if ctx.Err() != nil {
+		return
+	}
+	node := proto.CloneOf(d.base)
+	for _, e := range all {
+		node.Executors = append(node.Executors, e.Description)
+		node.Resources.Generic = append(node.Resources.Generic, e.Resources.GetGeneric()...)
+	}
+	d.mu.Lock()
+	if !proto.Equal(node, d.current) {
+		d.current = node
+		close(d.changed)
+		d.changed = make(chan struct{})
+	}
+	d.mu.Unlock()
+	d.listener(all)
+}

@@ -1,0 +1,96 @@
+package lifecycle
+
+import (
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// Status is what a worker knows of a task. Copies share what pointers and
+// slices lead to; that is never changed, only replaced.
+type Status struct {
+	State       musterv1.TaskState
+	At          time.Time
+	Message     string
+	Error       string
+	Runtime     *musterv1.RuntimeStatus
+	Ports       []*musterv1.PortConfig
+	NodeToBlame bool
+	// Times holds the moments at which the states were reached that the task
+	// went through here, in order.
+	Times []Time
+}
+
+// Time is the moment at which a state was reached.
+type Time struct {
+	State musterv1.TaskState
+	At    time.Time
+}
+
+// Move brings the task to a later state. A state that is not later is a mistake
+// of the caller, and nothing is changed.
+func (s *Status) Move(to musterv1.TaskState, at time.Time, message string) {
+	if to <= s.State {
+		return
+	}
+	s.State = to
+	s.At = at
+	s.Message = message
+	s.Error = ""
+	if s.Times == nil {
+		// From ACCEPTED to an end: enough for a life.
+		s.Times = make([]Time, 0, 6)
+	}
+	// A copy that was handed out must not see the new element, nor does it: it
+	// has a length of its own.
+	s.Times = append(s.Times, Time{to, at})
+}
+
+// Settled says whether the task is likely to stay as it is for a while, so that
+// the managers should hear of it at once.
+func (s *Status) Settled(desired musterv1.TaskState) bool {
+	return s.Error != "" || s.State >= musterv1.TaskState_RUNNING || s.State >= desired
+}
+
+// Report returns the status as a dispatcher is told it.
+func (s *Status) Report(id string) *dispatcherv1.ReportedStatus {
+	times := make([]*musterv1.TaskTime, len(s.Times))
+	for i, t := range s.Times {
+		times[i] = &musterv1.TaskTime{State: t.State, At: timestamppb.New(t.At)}
+	}
+	return &dispatcherv1.ReportedStatus{
+		TaskId: id,
+		Status: &musterv1.TaskStatus{
+			State:     s.State,
+			Timestamp: timestamppb.New(s.At),
+			Message:   s.Message,
+			Error:     s.Error,
+			Runtime:   s.Runtime,
+			Ports:     s.Ports,
+		},
+		Times:       times,
+		NodeToBlame: s.NodeToBlame,
+	}
+}
+
+// FromReport returns the status that a report was made of.
+func FromReport(r *dispatcherv1.ReportedStatus) Status {
+	status := r.GetStatus()
+	s := Status{
+		State:       status.GetState(),
+		At:          status.GetTimestamp().AsTime(),
+		Message:     status.GetMessage(),
+		Error:       status.GetError(),
+		Runtime:     status.GetRuntime(),
+		Ports:       slices.Clone(status.GetPorts()),
+		NodeToBlame: r.GetNodeToBlame(),
+	}
+	for _, t := range r.GetTimes() {
+		s.Times = append(s.Times, Time{t.GetState(), t.GetAt().AsTime()})
+	}
+	return s
+}

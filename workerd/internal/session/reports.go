@@ -1,0 +1,145 @@
+package session
+
+import (
+	"sync"
+	"time"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+)
+
+const (
+	// settledLinger is how long a status waits for others before it is sent. A
+	// batch of tasks that was assigned together comes to rest within about
+	// this time, and is then one report and one commit of the dispatcher's.
+	settledLinger = time.Millisecond
+	// passingLinger is the same for a status that is on its way to another: a
+	// task that starts at once is reported once, when it runs, and not four
+	// times.
+	passingLinger = 5 * time.Millisecond
+	// largestReport is how many statuses a report holds at most: some 300 KB,
+	// far below what gRPC lets through.
+	largestReport = 1000
+)
+
+// reports knows which tasks have something new to be reported. It holds no
+// statuses: what is sent is what holds when it is sent.
+//
+// One report is under way at a time. What changes while it has not been
+// acknowledged is sent together in the next, so a dispatcher that is slow gets
+// fewer and larger reports.
+type reports struct {
+	tasks Tasks
+	// wake has something in it when the writer should look again.
+	wake chan struct{}
+
+	mu    sync.Mutex
+	dirty map[string]struct{}
+	// due is when the dirty ones are to be sent.
+	due time.Time
+	// sequence is that of the newest report of this session, acked that of
+	// the newest acknowledged one.
+	sequence, acked uint64
+	sentAt          time.Time
+}
+
+func newReports(tasks Tasks) *reports {
+	return &reports{tasks: tasks, wake: make(chan struct{}, 1), dirty: map[string]struct{}{}}
+}
+
+// begin makes everything to be reported anew, to a dispatcher that knows
+// nothing.
+func (r *reports) begin() {
+	ids := r.tasks.IDs()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sequence, r.acked = 0, 0
+	r.due = time.Now()
+	for _, id := range ids {
+		r.dirty[id] = struct{}{}
+	}
+}
+
+// changed notes that there is something new of a task.
+func (r *reports) changed(id string, settled bool) {
+	linger := passingLinger
+	if settled {
+		linger = settledLinger
+	}
+	due := time.Now().Add(linger)
+	r.mu.Lock()
+	first := len(r.dirty) == 0
+	r.dirty[id] = struct{}{}
+	sooner := first || due.Before(r.due)
+	if sooner {
+		r.due = due
+	}
+	waiting := r.sequence != r.acked
+	r.mu.Unlock()
+	if sooner && !waiting {
+		r.poke()
+	}
+}
+
+// poke makes the writer look again.
+func (r *reports) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// ack notes that a dispatcher keeps what it was told.
+func (r *reports) ack(sequence uint64) {
+	r.mu.Lock()
+	if sequence > r.acked && sequence <= r.sequence {
+		r.acked = sequence
+	}
+	r.mu.Unlock()
+	r.poke()
+}
+
+// next says what is to be waited for: a report to be due in so long, or an
+// acknowledgement that should come within so long. Neither: a change.
+func (r *reports) next(now time.Time, ackTimeout time.Duration) (wait time.Duration, acknowledgement, something bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sequence != r.acked {
+		return max(r.sentAt.Add(ackTimeout).Sub(now), 0), true, true
+	}
+	if len(r.dirty) == 0 {
+		return 0, false, false
+	}
+	return max(r.due.Sub(now), 0), false, true
+}
+
+// take returns the next report, or nil if there is nothing in it.
+func (r *reports) take(now time.Time) *dispatcherv1.StatusReport {
+	r.mu.Lock()
+	ids := make([]string, 0, min(len(r.dirty), largestReport))
+	for id := range r.dirty {
+		if len(ids) == largestReport {
+			break
+		}
+		ids = append(ids, id)
+		delete(r.dirty, id)
+	}
+	// What is left over follows without a further wait.
+	r.due = now
+	r.mu.Unlock()
+
+	report := &dispatcherv1.StatusReport{Statuses: make([]*dispatcherv1.ReportedStatus, 0, len(ids))}
+	for _, id := range ids {
+		if s := r.tasks.Status(id); s != nil {
+			report.Statuses = append(report.Statuses, s)
+		}
+	}
+	if len(report.Statuses) == 0 {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sequence++
+	r.sentAt = now
+	report.Sequence = r.sequence
+	return report
+}

@@ -1,0 +1,185 @@
+// Package session keeps a worker connected to the dispatcher that owns its
+// node: it finds it, follows redirects, says hello, sends heartbeats, reports
+// and logs, and hands assignments on. While no dispatcher answers it goes on
+// trying; nothing else of the worker waits for it.
+//
+// Reports are batched: see reports.go for when they are sent.
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+const (
+	// firstPause and longestPause bound the pauses between attempts to reach a
+	// dispatcher. They double in between, and each is drawn from its upper
+	// half, so that workers that lost their dispatcher together do not come
+	// back together.
+	firstPause   = 100 * time.Millisecond
+	longestPause = 2 * time.Second
+	// rivalPause is the first pause after another worker took the node's
+	// session over, and longestRivalPause the longest. Two workers with one
+	// identity must not throw each other out all the time.
+	rivalPause        = 10 * time.Second
+	longestRivalPause = 2 * time.Minute
+	// mostRedirects is how many redirects are followed in a row before a pause.
+	mostRedirects = 4
+)
+
+// Tasks is what a session needs of the worker's tasks.
+type Tasks interface {
+	// Begin is called when a session begins: a complete set follows.
+	Begin()
+	Assign(context.Context, *dispatcherv1.Assignments) error
+	// Status returns what is to be reported of a task, or nil.
+	Status(id string) *dispatcherv1.ReportedStatus
+	// IDs returns all tasks.
+	IDs() []string
+	// Logs calls send with the lines of a task.
+	Logs(ctx context.Context, id string, options *musterv1.LogOptions, send func(*musterv1.LogMessage) error) error
+}
+
+// Describer knows what the node is.
+type Describer interface {
+	// Description returns the node as it is now, and a channel that is closed
+	// when that has changed.
+	Description() (*musterv1.NodeDescription, <-chan struct{})
+}
+
+// Config is what a client needs.
+type Config struct {
+	NodeID string
+	// Instance tells this process from others with the same node id.
+	Instance string
+	// Dispatchers are addresses to begin with.
+	Dispatchers []string
+	// Dial connects to an address. It does not block.
+	Dial      func(address string) (*grpc.ClientConn, error)
+	Tasks     Tasks
+	Describer Describer
+	// WelcomeTimeout bounds the time from dialling to the dispatcher's answer.
+	WelcomeTimeout time.Duration
+	// AckTimeout bounds the time that a report may go without being
+	// acknowledged. A session that is silent for longer is begun anew.
+	AckTimeout time.Duration
+	Logger     *zap.Logger
+	// Metrics may be nil.
+	Metrics prometheus.Registerer
+}
+
+// Client is a worker's side of its sessions.
+type Client struct {
+	cfg     Config
+	log     *zap.Logger
+	reports *reports
+	where   *directory
+	metrics *metrics
+}
+
+// New returns a client.
+func New(cfg Config) *Client {
+	return &Client{
+		cfg:     cfg,
+		log:     cfg.Logger,
+		reports: newReports(cfg.Tasks),
+		where:   newDirectory(cfg.Dispatchers),
+		metrics: newMetrics(cfg.Metrics),
+	}
+}
+
+// Changed says that there is something new to report of a task. Settled means
+// that it is likely to stay so for a while.
+func (c *Client) Changed(task string, settled bool) { c.reports.changed(task, settled) }
+
+// redirect is the end of a session whose dispatcher names another.
+type redirect struct{ address string }
+
+func (r *redirect) Error() string {
+	if r.address == "" {
+		return "nobody owns the node's shard"
+	}
+	return "redirected to " + r.address
+}
+
+// Run keeps the worker connected until ctx ends, and then says goodbye.
+func (c *Client) Run(ctx context.Context) error {
+	failures, redirects, rivals := 0, 0, 0
+	for ctx.Err() == nil {
+		address := c.where.pick()
+		began := time.Now()
+		welcomed, err := c.session(ctx, address)
+		if ctx.Err() != nil {
+			break
+		}
+		if welcomed {
+			failures, redirects = 0, 0
+		}
+		var to *redirect
+		switch {
+		case errors.As(err, &to) && to.address != "" && redirects < mostRedirects:
+			redirects++
+			c.where.prefer(to.address)
+			c.metrics.ended.WithLabelValues("redirect").Inc()
+			continue
+		case welcomed && status.Code(err) == codes.Aborted:
+			if time.Since(began) > longestRivalPause {
+				rivals = 0
+			}
+			rivals++
+			pause := backoff(rivalPause, longestRivalPause, rivals)
+			c.log.Error("another worker took this node's session over: is there a second worker with the same node id, or a copy of its data directory?",
+				zap.String("node", c.cfg.NodeID), zap.String("dispatcher", address), zap.Duration("pause", pause), zap.Error(err))
+			c.metrics.ended.WithLabelValues("rival").Inc()
+			sleep(ctx, pause)
+			continue
+		}
+		failures++
+		redirects = 0
+		c.where.failed(address)
+		pause := backoff(firstPause, longestPause, failures)
+		c.log.Warn("no session with the dispatcher",
+			zap.String("dispatcher", address), zap.Bool("had_one", welcomed), zap.Duration("pause", pause), zap.Error(err))
+		c.metrics.ended.WithLabelValues("error").Inc()
+		sleep(ctx, pause)
+	}
+	return ctx.Err()
+}
+
+// backoff returns the pause after a number of failures in a row.
+func backoff(first, longest time.Duration, failures int) time.Duration {
+	pause := min(first<<min(failures-1, 16), longest)
+	return pause/2 + rand.N(pause/2)
+}
+
+// sleep waits until the time is over or ctx ends.
+func sleep(ctx context.Context, pause time.Duration) {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// errSilent is the end of a session whose dispatcher does not answer.
+type errSilent struct {
+	what  string
+	after time.Duration
+}
+
+func (e *errSilent) Error() string {
+	return fmt.Sprintf("dispatcher gave no %s within %s", e.what, e.after)
+}

@@ -1,0 +1,242 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+const (
+	// defaultPeriod is the heartbeat period if a dispatcher names none.
+	defaultPeriod = 2 * time.Second
+	// goodbyeTimeout bounds the end of a session in order.
+	goodbyeTimeout = 2 * time.Second
+)
+
+// stream is one session.
+type stream struct {
+	c    *Client
+	grpc grpc.BidiStreamingClient[dispatcherv1.SessionRequest, dispatcherv1.SessionResponse]
+	// logs leads from the log readers to the writer.
+	logs chan *dispatcherv1.LogData
+	// period is the heartbeat period.
+	period time.Duration
+	// told is the description that the dispatcher has.
+	told *musterv1.NodeDescription
+
+	// done is closed when the reader has ended, for the reason in readErr.
+	done    chan struct{}
+	readErr error
+
+	mu            sync.Mutex
+	subscriptions map[string]*subscription
+	readers       sync.WaitGroup
+}
+
+// session runs one session with a dispatcher. It says whether the dispatcher
+// bade welcome, and why the session ended; if ctx ended, that is nil.
+func (c *Client) session(ctx context.Context, address string) (welcomed bool, err error) {
+	conn, err := c.cfg.Dial(address)
+	if err != nil {
+		return false, fmt.Errorf("dial %s: %w", address, err)
+	}
+	defer func() {
+		if cerr := conn.Close(); cerr != nil {
+			c.log.Debug("connection ends badly", zap.String("dispatcher", address), zap.Error(cerr))
+		}
+	}()
+	// The stream outlives ctx a little, for the goodbye.
+	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	s := &stream{
+		c: c, logs: make(chan *dispatcherv1.LogData), done: make(chan struct{}), subscriptions: map[string]*subscription{},
+	}
+	welcome, err := s.open(ctx, inner, cancel, conn)
+	if err != nil {
+		if cause := context.Cause(inner); cause != nil {
+			err = cause
+		}
+		return false, err
+	}
+	c.log.Info("session with dispatcher", zap.String("dispatcher", address), zap.Duration("heartbeat_period", s.period))
+	c.metrics.begun.Inc()
+	c.metrics.connected.Set(1)
+	defer c.metrics.connected.Set(0)
+	c.where.prefer(address)
+	c.where.learn(welcome.GetDispatchers())
+	c.cfg.Tasks.Begin()
+	c.reports.begin()
+
+	go func() {
+		defer close(s.done)
+		s.readErr = s.read(inner)
+	}()
+	err = s.write(ctx, inner, cancel)
+	if ctx.Err() != nil {
+		s.leave(inner, cancel)
+	}
+	cancel(nil)
+	// The reader begins the log readers, so it ends first.
+	<-s.done
+	s.readers.Wait()
+	var silent *errSilent
+	switch {
+	case ctx.Err() != nil:
+		return true, nil
+	case errors.As(err, &silent):
+		return true, err
+	case errors.Is(s.readErr, io.EOF):
+		return true, fmt.Errorf("dispatcher ended the session: %w", s.readErr)
+	}
+	return true, s.readErr
+}
+
+// open says hello and waits for the welcome.
+func (s *stream) open(ctx, inner context.Context, cancel context.CancelCauseFunc, conn *grpc.ClientConn) (*dispatcherv1.Welcome, error) {
+	stop := context.AfterFunc(ctx, func() { cancel(ctx.Err()) })
+	defer stop()
+	limit := s.c.cfg.WelcomeTimeout
+	timer := time.AfterFunc(limit, func() { cancel(&errSilent{"welcome", limit}) })
+	defer timer.Stop()
+	var err error
+	s.grpc, err = dispatcherv1.NewDispatcherServiceClient(conn).Session(inner)
+	if err != nil {
+		return nil, fmt.Errorf("open session: %w", err)
+	}
+	s.told, _ = s.c.cfg.Describer.Description()
+	// An error of Send is only io.EOF; Recv tells what it was.
+	_ = s.grpc.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_Hello{Hello: &dispatcherv1.Hello{
+		NodeId: s.c.cfg.NodeID, Description: s.told, InstanceId: s.c.cfg.Instance,
+	}}})
+	first, err := s.grpc.Recv()
+	if err != nil {
+		return nil, fmt.Errorf("await welcome: %w", err)
+	}
+	switch m := first.GetMessage().(type) {
+	case *dispatcherv1.SessionResponse_Welcome:
+		s.period = m.Welcome.GetHeartbeatPeriod().AsDuration()
+		if s.period <= 0 {
+			s.period = defaultPeriod
+		}
+		return m.Welcome, nil
+	case *dispatcherv1.SessionResponse_Redirect:
+		return nil, s.redirected(m.Redirect)
+	}
+	return nil, fmt.Errorf("await welcome: dispatcher began with %T", first.GetMessage())
+}
+
+// redirected takes in a redirect, and makes it the end of the session.
+func (s *stream) redirected(r *dispatcherv1.Redirect) error {
+	s.c.where.learn(r.GetDispatchers())
+	return &redirect{r.GetAddress()}
+}
+
+// read takes in what the dispatcher says until the stream ends.
+func (s *stream) read(inner context.Context) error {
+	for {
+		msg, err := s.grpc.Recv()
+		if err != nil {
+			return err
+		}
+		switch m := msg.GetMessage().(type) {
+		case *dispatcherv1.SessionResponse_Assignments:
+			if err := s.c.cfg.Tasks.Assign(inner, m.Assignments); err != nil {
+				return fmt.Errorf("take in assignments: %w", err)
+			}
+		case *dispatcherv1.SessionResponse_StatusAck:
+			s.c.reports.ack(m.StatusAck.GetSequence())
+		case *dispatcherv1.SessionResponse_LogRequest:
+			s.subscribe(inner, m.LogRequest)
+		case *dispatcherv1.SessionResponse_LogCancel:
+			s.unsubscribe(m.LogCancel.GetSubscriptionId())
+		case *dispatcherv1.SessionResponse_Redirect:
+			return s.redirected(m.Redirect)
+		case *dispatcherv1.SessionResponse_Welcome:
+			s.c.where.learn(m.Welcome.GetDispatchers())
+		}
+	}
+}
+
+// write says what there is to say until the stream or ctx ends. Nobody else
+// sends. It returns what it found wrong itself; where the stream has ended, the
+// reader knows why.
+func (s *stream) write(ctx, inner context.Context, cancel context.CancelCauseFunc) error {
+	// If ctx ends while a send does not get through, there is no goodbye.
+	stuck := context.AfterFunc(ctx, func() {
+		sleep(inner, goodbyeTimeout)
+		cancel(ctx.Err())
+	})
+	defer stuck()
+	beat := time.NewTicker(s.period)
+	defer beat.Stop()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		description, redescribed := s.c.cfg.Describer.Description()
+		if description != s.told {
+			s.told = description
+			err := s.grpc.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_Description{Description: description}})
+			if err != nil {
+				return err
+			}
+		}
+		var due <-chan time.Time
+		wait, acknowledgement, something := s.c.reports.next(time.Now(), s.c.cfg.AckTimeout)
+		if something {
+			timer.Reset(wait)
+			due = timer.C
+		}
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.done:
+			return nil
+		case <-redescribed:
+		case <-s.c.reports.wake:
+		case <-beat.C:
+			err = s.grpc.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_Heartbeat{Heartbeat: &dispatcherv1.Heartbeat{}}})
+		case data := <-s.logs:
+			err = s.grpc.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_LogData{LogData: data}})
+		case <-due:
+			if acknowledgement {
+				return &errSilent{"acknowledgement", s.c.cfg.AckTimeout}
+			}
+			if report := s.c.reports.take(time.Now()); report != nil {
+				s.c.metrics.reports.Inc()
+				s.c.metrics.statuses.Add(float64(len(report.GetStatuses())))
+				err = s.grpc.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_StatusReport{StatusReport: report}})
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// leave ends the session in order: the worker is about to be restarted, its
+// tasks run on.
+func (s *stream) leave(inner context.Context, cancel context.CancelCauseFunc) {
+	timer := time.AfterFunc(goodbyeTimeout, func() { cancel(nil) })
+	defer timer.Stop()
+	goodbye := &dispatcherv1.Goodbye{Restarting: true}
+	if err := s.grpc.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_Goodbye{Goodbye: goodbye}}); err != nil {
+		return
+	}
+	if err := s.grpc.CloseSend(); err != nil {
+		return
+	}
+	select {
+	case <-s.done:
+	case <-inner.Done():
+	}
+}

@@ -1,0 +1,208 @@
+package tasks
+
+import (
+	"context"
+	"fmt"
+
+	"go.uber.org/zap"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/workerd/internal/lifecycle"
+	"github.com/musterhq/muster/workerd/taskdb"
+)
+
+// Begin is called at the start of a session: a complete set follows.
+func (m *Manager) Begin() {
+	m.assigning.Lock()
+	defer m.assigning.Unlock()
+	m.incoming = nil
+	if err := m.dropSpecs(); err != nil {
+		m.log.Warn("unused task specs stay on disk", zap.Error(err))
+	}
+}
+
+// Assign takes in an assignment. It returns when everything in it is kept; what
+// is to be done about it is done meanwhile and afterwards.
+func (m *Manager) Assign(ctx context.Context, msg *dispatcherv1.Assignments) error {
+	select {
+	case <-m.ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	m.assigning.Lock()
+	defer m.assigning.Unlock()
+	if err := m.add(msg.GetSpecs(), msg.GetTasks()); err != nil {
+		return err
+	}
+	removed := msg.GetRemoved()
+	if msg.GetComplete() {
+		if m.incoming == nil {
+			m.incoming = map[string]bool{}
+		}
+		for _, t := range msg.GetTasks() {
+			m.incoming[t.GetId()] = true
+		}
+		if !msg.GetLast() {
+			return nil
+		}
+		removed = m.missing(m.incoming)
+		m.incoming = nil
+	}
+	if err := m.withdraw(removed); err != nil {
+		return err
+	}
+	if msg.GetComplete() {
+		m.mu.Lock()
+		m.synced = true
+		m.mu.Unlock()
+		m.Sweep()
+	}
+	return nil
+}
+
+// missing returns the tasks that a complete set does not name.
+func (m *Manager) missing(set map[string]bool) []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ids []string
+	for id := range m.tasks {
+		if !set[id] {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// add takes in new and changed tasks.
+func (m *Manager) add(specs []*dispatcherv1.AssignedSpec, assigned []*dispatcherv1.AssignedTask) error {
+	fresh, changed, changes, err := m.sort(specs, assigned)
+	if err != nil {
+		return err
+	}
+	// Specs go to the disk with the first tasks that need them.
+	needed := map[string]*musterv1.TaskSpec{}
+	for _, t := range fresh {
+		needed[t.digest] = t.spec
+	}
+	if err := m.keep(needed, changes...); err != nil {
+		return fmt.Errorf("keep assigned tasks: %w", err)
+	}
+	m.mu.Lock()
+	for _, t := range fresh {
+		m.tasks[t.id] = t
+	}
+	m.mu.Unlock()
+	for _, t := range fresh {
+		t.kick()
+	}
+	for t, msg := range changed {
+		t.change(msg)
+	}
+	return nil
+}
+
+// sort finds out which assigned tasks are new and which have changed.
+func (m *Manager) sort(specs []*dispatcherv1.AssignedSpec, assigned []*dispatcherv1.AssignedTask) (
+	fresh []*task, changed map[*task]*dispatcherv1.AssignedTask, changes []taskdb.Change, err error,
+) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range specs {
+		m.specs[string(s.GetDigest())] = s.GetSpec()
+	}
+	if m.cfg.Store != nil {
+		changes = make([]taskdb.Change, 0, len(assigned))
+	}
+	for _, msg := range assigned {
+		t, known := m.tasks[msg.GetId()]
+		if !known {
+			spec, ok := m.specs[string(msg.GetSpecDigest())]
+			if !ok {
+				return nil, nil, nil, fmt.Errorf("task %s: its spec %x was not sent", msg.GetId(), msg.GetSpecDigest())
+			}
+			fresh = append(fresh, m.assigned(msg, spec))
+		} else {
+			if t.digest != string(msg.GetSpecDigest()) {
+				// A task's spec is part of what the task is.
+				m.log.Error("task was assigned with another spec, which is ignored", zap.String("task", t.id))
+				continue
+			}
+			if t.takeAgain(msg) {
+				continue
+			}
+			if msg = t.merged(msg); msg == nil {
+				continue
+			}
+			if changed == nil {
+				changed = map[*task]*dispatcherv1.AssignedTask{}
+			}
+			changed[t] = msg
+		}
+		if m.cfg.Store != nil {
+			changes = append(changes, taskdb.Change{ID: msg.GetId(), Assigned: msg})
+		}
+	}
+	return fresh, changed, changes, nil
+}
+
+// withdraw begins to stop and remove tasks.
+func (m *Manager) withdraw(ids []string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	m.mu.Lock()
+	tasks := make([]*task, 0, len(ids))
+	changes := make([]taskdb.Change, 0, len(ids))
+	for _, id := range ids {
+		if t := m.tasks[id]; t != nil {
+			tasks = append(tasks, t)
+			if !t.orphan {
+				changes = append(changes, taskdb.Change{ID: id, Withdrawn: true})
+			}
+		}
+	}
+	m.mu.Unlock()
+	if err := m.keep(nil, changes...); err != nil {
+		return fmt.Errorf("keep that tasks are withdrawn: %w", err)
+	}
+	for _, t := range tasks {
+		t.withdraw()
+	}
+	return nil
+}
+
+// assigned makes a task that this worker did not know.
+func (m *Manager) assigned(msg *dispatcherv1.AssignedTask, spec *musterv1.TaskSpec) *task {
+	t := &task{
+		m: m, id: msg.GetId(), digest: string(msg.GetSpecDigest()), spec: spec,
+		assigned: msg, desired: msg.GetDesiredState(),
+	}
+	if known := msg.GetKnownState(); known > musterv1.TaskState_ACCEPTED {
+		// A worker with this id had it before and forgot.
+		t.floor = known
+		t.status.State = known
+		t.adopt = !lifecycle.Ended(known)
+	}
+	return t
+}
+
+// restored makes a task of what was kept of it.
+func (m *Manager) restored(id string, record *taskdb.Record) *task {
+	t := &task{
+		m: m, id: id, digest: string(record.Assigned.GetSpecDigest()), spec: m.specs[string(record.Assigned.GetSpecDigest())],
+		assigned: record.Assigned, desired: record.Assigned.GetDesiredState(),
+		handle: record.Handle, withdrawn: record.Withdrawn,
+	}
+	if record.Status != nil {
+		t.status = lifecycle.FromReport(record.Status)
+		t.kept = t.status
+		return t
+	}
+	if known := record.Assigned.GetKnownState(); known > musterv1.TaskState_ACCEPTED {
+		t.floor = known
+		t.status.State = known
+		t.adopt = !lifecycle.Ended(known)
+	}
+	return t
+}

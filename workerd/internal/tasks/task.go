@@ -1,0 +1,338 @@
+package tasks
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/internal/lifecycle"
+	"github.com/musterhq/muster/workerd/taskdb"
+)
+
+// task is one task of the worker.
+type task struct {
+	m      *Manager
+	id     string
+	digest string
+	spec   *musterv1.TaskSpec
+	// orphan marks what an executor holds though it was never assigned here.
+	// It is only removed, and nothing is kept or reported of it.
+	orphan bool
+	// owner is the executor of an orphan, which has no spec that tells.
+	owner *executor.Described
+
+	mu       sync.Mutex
+	assigned *dispatcherv1.AssignedTask
+	// desired only rises.
+	desired musterv1.TaskState
+	// withdrawn: stop it, remove it, forget it.
+	withdrawn bool
+	// again is an assignment that came while the task was being removed.
+	again *dispatcherv1.AssignedTask
+	// adopt: somebody knows more of this task than this worker; ask the
+	// executor before anything is done.
+	adopt bool
+	// update: its surroundings changed since the executor was told.
+	update bool
+	// removed: the executor holds nothing of it any more.
+	removed bool
+
+	status lifecycle.Status
+	// dirty: status or handle are not kept yet.
+	dirty  bool
+	handle []byte
+	// kept is the newest status that was kept: what may be reported.
+	kept lifecycle.Status
+	// floor is the state below which nothing is reported: the managers have
+	// heard more.
+	floor musterv1.TaskState
+
+	// active: a goroutine drives the task.
+	active bool
+	// doing is what it is about, and cancel ends that early.
+	doing  action
+	cancel context.CancelFunc
+	// attempts counts the failures of doing in a row.
+	attempts int
+	// told is what the executor is told of the task, made once.
+	told *executorv1.Task
+}
+
+// action is what is to be done next about a task.
+type action int
+
+// What there is to do beyond the steps of the life cycle.
+const (
+	actRest action = iota
+	actAdvance
+	actPrepare
+	actStart
+	actWait
+	actShutdown
+	actAdopt
+	actUpdate
+	actRemove
+	actForget
+	actions
+)
+
+// String names an action for logs and metrics.
+func (a action) String() string {
+	return [...]string{"rest", "advance", "prepare", "start", "wait", "shutdown", "adopt", "update", "remove", "forget"}[a]
+}
+
+// decide says what is to be done next. t.mu is held.
+func (t *task) decide() (action, lifecycle.Step) {
+	if t.withdrawn {
+		switch {
+		case t.removed, !t.orphan && !t.adopt && !lifecycle.Touched(t.status.State):
+			return actForget, lifecycle.Step{}
+		case lifecycle.Ended(t.status.State):
+			return actRemove, lifecycle.Step{}
+		}
+		return actShutdown, lifecycle.Next(t.status.State, musterv1.TaskState_REMOVE)
+	}
+	if t.adopt && t.desired < musterv1.TaskState_SHUTDOWN {
+		return actAdopt, lifecycle.Step{}
+	}
+	step := lifecycle.Next(t.status.State, t.desired)
+	if t.update && step.Op != lifecycle.Shutdown && lifecycle.Touched(t.status.State) {
+		return actUpdate, lifecycle.Step{}
+	}
+	switch step.Op {
+	case lifecycle.Advance:
+		return actAdvance, step
+	case lifecycle.Prepare:
+		return actPrepare, step
+	case lifecycle.Start:
+		return actStart, step
+	case lifecycle.Wait:
+		return actWait, step
+	case lifecycle.Shutdown:
+		return actShutdown, step
+	}
+	return actRest, step
+}
+
+// kick makes sure that a goroutine drives the task, if there is anything to do.
+func (t *task) kick() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.active {
+		return
+	}
+	if next, _ := t.decide(); next == actRest && !t.dirty {
+		return
+	}
+	t.active = t.m.spawn(t.drive)
+}
+
+// reconsider cancels what is being done if something else is to be done now.
+// t.mu is held.
+func (t *task) reconsider() {
+	if t.cancel == nil {
+		return
+	}
+	if next, _ := t.decide(); next != t.doing {
+		t.cancel()
+	}
+}
+
+// change takes in a newer assignment.
+func (t *task) change(msg *dispatcherv1.AssignedTask) {
+	t.mu.Lock()
+	t.desired = max(t.desired, msg.GetDesiredState())
+	if !sameSurroundings(t.assigned, msg) {
+		t.told = nil
+		t.update = lifecycle.Touched(t.status.State) && !lifecycle.Ended(t.status.State)
+	}
+	t.assigned = msg
+	t.reconsider()
+	t.mu.Unlock()
+	t.kick()
+}
+
+// withdraw begins to stop and remove the task.
+func (t *task) withdraw() {
+	t.mu.Lock()
+	t.withdrawn = true
+	t.again = nil
+	t.reconsider()
+	t.mu.Unlock()
+	t.kick()
+}
+
+// takeAgain keeps an assignment of a task that is just being removed for later.
+// It says whether it did.
+func (t *task) takeAgain(msg *dispatcherv1.AssignedTask) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.withdrawn {
+		return false
+	}
+	t.again = msg
+	return true
+}
+
+// merged returns an assignment as it is to be kept, or nil if it says nothing
+// new. A desired state never falls.
+func (t *task) merged(msg *dispatcherv1.AssignedTask) *dispatcherv1.AssignedTask {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if msg.GetDesiredState() <= t.desired && sameSurroundings(t.assigned, msg) {
+		return nil
+	}
+	if msg.GetDesiredState() < t.desired {
+		msg = proto.CloneOf(msg)
+		msg.DesiredState = t.desired
+	}
+	return msg
+}
+
+// sameSurroundings says whether two assignments of a task tell an executor the
+// same.
+func sameSurroundings(a, b *dispatcherv1.AssignedTask) bool {
+	return a.GetServiceName() == b.GetServiceName() &&
+		maps.Equal(a.GetServiceLabels(), b.GetServiceLabels()) &&
+		slices.EqualFunc(a.GetPorts(), b.GetPorts(), func(x, y *musterv1.PortConfig) bool { return proto.Equal(x, y) })
+}
+
+// drive does what is to be done until there is nothing more.
+func (t *task) drive() {
+	// What failed, and how long to wait before it is tried again.
+	var failed action
+	var pause time.Duration
+	for {
+		t.mu.Lock()
+		next, step := t.decide()
+		for next == actAdvance {
+			t.status.Move(step.To, time.Now(), step.Message)
+			t.dirty = true
+			next, step = t.decide()
+		}
+		save := t.dirty && !t.orphan && !t.withdrawn
+		switch {
+		case t.m.run.Err() != nil, next == actRest && !save:
+			t.active = false
+			t.mu.Unlock()
+			return
+		case save:
+			t.save()
+			continue
+		case pause > 0 && next == failed:
+			t.rest(next, pause)
+			pause = 0
+			continue
+		}
+		if next != t.doing {
+			t.attempts = 0
+		}
+		ctx, cancel := context.WithCancel(t.m.run)
+		t.doing, t.cancel = next, cancel
+		t.mu.Unlock()
+
+		started := time.Now()
+		var gone bool
+		pause, gone = t.perform(ctx, next, step)
+		failed = next
+		t.m.metrics.done(next, time.Since(started))
+
+		t.mu.Lock()
+		t.cancel = nil
+		t.mu.Unlock()
+		cancel()
+		if gone {
+			return
+		}
+	}
+}
+
+// save keeps the status and the handle, and then lets them be reported. t.mu is
+// held, and is released.
+func (t *task) save() {
+	status, handle := t.status, t.handle
+	settled := status.Settled(t.desired)
+	t.dirty = false
+	if t.m.cfg.Store != nil {
+		t.mu.Unlock()
+		err := t.m.keep(nil, taskdb.Change{ID: t.id, Status: status.Report(t.id), Handle: handle})
+		t.mu.Lock()
+		if err != nil {
+			t.m.log.Error("task state is not kept", zap.String("task", t.id), zap.Error(err))
+			next, _ := t.decide()
+			t.rest(next, storeRetry)
+			t.mu.Lock()
+			t.dirty = true
+			t.mu.Unlock()
+			return
+		}
+	}
+	t.kept = status
+	t.mu.Unlock()
+	t.m.cfg.Changed(t.id, settled)
+}
+
+// storeRetry is how long to wait after the disk refused a write.
+const storeRetry = time.Second
+
+// rest waits before next is tried again. It ends early when something else is
+// to be done. t.mu is held, and is released.
+func (t *task) rest(next action, pause time.Duration) {
+	ctx, cancel := context.WithTimeout(t.m.run, pause)
+	defer cancel()
+	t.doing, t.cancel = next, cancel
+	t.mu.Unlock()
+	<-ctx.Done()
+	t.mu.Lock()
+	t.cancel = nil
+	t.mu.Unlock()
+}
+
+// report returns what is to be reported of the task, or nil.
+func (t *task) report() *dispatcherv1.ReportedStatus {
+	t.mu.Lock()
+	kept, floor, silent := t.kept, t.floor, t.withdrawn || t.orphan
+	t.mu.Unlock()
+	if silent || kept.State == musterv1.TaskState_TASK_STATE_UNSPECIFIED || kept.State < floor {
+		return nil
+	}
+	return kept.Report(t.id)
+}
+
+// describe returns what the executor is told of the task.
+func (t *task) describe() *executorv1.Task {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.told == nil {
+		service := t.assigned.GetServiceName()
+		if service == "" {
+			service = t.assigned.GetServiceId()
+		}
+		slot := t.m.cfg.NodeID
+		if t.assigned.GetSlot() != 0 {
+			slot = strconv.FormatUint(t.assigned.GetSlot(), 10)
+		}
+		t.told = &executorv1.Task{
+			Id:            t.id,
+			Name:          service + "." + slot + "." + t.id,
+			ServiceId:     t.assigned.GetServiceId(),
+			ServiceName:   t.assigned.GetServiceName(),
+			Slot:          t.assigned.GetSlot(),
+			NodeId:        t.m.cfg.NodeID,
+			ServiceLabels: t.assigned.GetServiceLabels(),
+			Spec:          t.spec,
+			Ports:         t.assigned.GetPorts(),
+		}
+	}
+	return t.told
+}

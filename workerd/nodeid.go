@@ -1,0 +1,43 @@
+package workerd
+
+import (
+	"crypto/rand"
+	"errors"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// idLength is the length of ids in base 36 that hold 128 random bits.
+const idLength = 25
+
+// newNodeID returns a new id, of the form that all ids in Muster have.
+func newNodeID() string {
+	var raw [16]byte
+	// It never fails, says its documentation.
+	_, _ = rand.Read(raw[:])
+	text := new(big.Int).SetBytes(raw[:]).Text(36)
+	return strings.Repeat("0", max(idLength-len(text), 0)) + text
+}
+
+// writeFile writes a file so that it is there as a whole or not at all.
+func writeFile(path, content string) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	_, err = f.WriteString(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}

@@ -1,0 +1,91 @@
+package pluginhost
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"go.uber.org/zap"
+)
+
+// file is a plugin's executable.
+type file struct {
+	name string
+	path string
+	args []string
+}
+
+// discover finds plugins in the settings and in the directories. A directory
+// that cannot be read has none.
+func (h *Host) discover() []file {
+	var found []file
+	for name, command := range h.cfg.Commands {
+		found = append(found, file{name: name, path: command[0], args: command[1:]})
+	}
+	for _, dir := range h.cfg.Dirs {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			h.log.Warn("plugin directory is not searched", zap.String("directory", dir), zap.Error(err))
+		}
+		for _, entry := range entries {
+			f, ok := executableIn(dir, entry.Name())
+			if ok && !slices.ContainsFunc(found, func(other file) bool { return other.name == f.name }) {
+				found = append(found, f)
+			}
+		}
+	}
+	return found
+}
+
+// executableIn returns the plugin that a directory entry is, if it is one.
+func executableIn(dir, entry string) (file, bool) {
+	name, ok := strings.CutPrefix(entry, Prefix)
+	if runtime.GOOS == "windows" {
+		name = strings.TrimSuffix(name, ".exe")
+	}
+	if !ok || !validName(name) {
+		return file{}, false
+	}
+	path, err := filepath.Abs(filepath.Join(dir, entry))
+	if err != nil {
+		return file{}, false
+	}
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() || (runtime.GOOS != "windows" && info.Mode()&0o111 == 0) {
+		return file{}, false
+	}
+	return file{name: name, path: path}, true
+}
+
+// validName says whether a plugin can have a name: it becomes the name of a
+// directory.
+func validName(name string) bool {
+	return name != "" && !strings.HasPrefix(name, ".") && !strings.ContainsAny(name, "/\\ \t\n")
+}
+
+// isChecksum says whether a text is a SHA-256 in hexadecimal.
+func isChecksum(text string) bool {
+	raw, err := hex.DecodeString(text)
+	return err == nil && len(raw) == sha256.Size
+}
+
+// checksum returns the SHA-256 of a file, in hexadecimal.
+func checksum(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("read plugin: %w", err)
+	}
+	defer f.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, f); err != nil {
+		return "", fmt.Errorf("read plugin: %w", err)
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
+}

@@ -1,0 +1,268 @@
+// Package pluginhost finds executor plugins, starts them as processes, and
+// hands out what calls them.
+//
+// A plugin is an executable "muster-executor-<name>" in one of the plugin
+// directories. Its process is disposable: it is started when it is first
+// needed, and again, with growing pauses, when it has ended. Its tasks run on
+// meanwhile; calls that come then wait for a moment, and after that fail with
+// an error that is temporary. What is wrong with one plugin is reported of that
+// plugin and troubles no other.
+//
+// Each process has a scrubbed environment, a socket in a private directory,
+// mutual TLS with keys made for it alone, and a state directory of its own. If
+// a checksum is pinned to its name, its file must have it.
+package pluginhost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+
+	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/workerd/executor"
+)
+
+// Prefix is how the names of plugin files begin.
+const Prefix = "muster-executor-"
+
+// Env is what a host is given to work with.
+type Env struct {
+	Logger *zap.Logger
+	// Metrics may be nil.
+	Metrics prometheus.Registerer
+}
+
+// Config says which plugins to host, and how.
+type Config struct {
+	// Dirs are searched for plugins. A name that is in several of them is
+	// taken from the first. They are searched again from time to time.
+	Dirs []string
+	// Commands are further plugins by name, each a path and arguments. They
+	// come before those of the same name in Dirs.
+	Commands map[string][]string
+	// Checksums pins plugins, by name, to the SHA-256 of their files, in
+	// hexadecimal. A plugin with another is refused.
+	Checksums map[string]string
+	// StateDir holds a directory for each plugin, in which it may keep what
+	// must outlive it. Empty: plugins are told of none.
+	StateDir string
+	// PassEnv names variables of the worker's environment that plugins get,
+	// beside those of [DefaultConfig].
+	PassEnv []string
+	// StartTimeout bounds the time from start to handshake. Longer is kinder
+	// to slow machines; until it is over, tasks wait for a plugin that hangs.
+	StartTimeout time.Duration
+}
+
+// DefaultConfig returns the settings that need no change.
+func DefaultConfig() Config {
+	return Config{StartTimeout: 10 * time.Second}
+}
+
+// passedEnv are the variables that any plugin may need to find its programs,
+// its proxy and the services that it speaks to.
+var passedEnv = []string{
+	"PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "XDG_RUNTIME_DIR",
+	"DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_API_VERSION", "DOCKER_CONFIG",
+	"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+}
+
+// Host hosts the plugins of a worker.
+type Host struct {
+	cfg     Config
+	log     *zap.Logger
+	metrics *metrics
+	changes chan struct{}
+	// searched is closed when the directories were searched for the first time.
+	searched chan struct{}
+
+	mu sync.Mutex
+	// sockets is the directory for the plugins' sockets.
+	sockets string
+	plugins []*plugin
+	once    sync.Once
+
+	// living guards the goroutines of Run.
+	living sync.Mutex
+	run    context.Context
+	wg     sync.WaitGroup
+}
+
+var _ executor.Set = (*Host)(nil)
+
+// New checks the settings and starts nothing.
+func New(env Env, cfg Config) (*Host, error) {
+	var errs []error
+	if cfg.StartTimeout <= 0 {
+		errs = append(errs, fmt.Errorf("plugins: start timeout is %s; it must be longer than 0", cfg.StartTimeout))
+	}
+	for name, sum := range cfg.Checksums {
+		if !isChecksum(sum) {
+			errs = append(errs, fmt.Errorf("plugins: checksum of %s is %q; it must be 64 hexadecimal digits", name, sum))
+		}
+	}
+	for name, command := range cfg.Commands {
+		if len(command) == 0 || !validName(name) {
+			errs = append(errs, fmt.Errorf("plugins: command of %q is %q", name, command))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return &Host{
+		cfg: cfg, log: env.Logger, metrics: newMetrics(env.Metrics),
+		changes: make(chan struct{}, 1), searched: make(chan struct{}),
+	}, nil
+}
+
+// Run hosts plugins until ctx ends, and then ends their processes. Nothing is
+// started before it.
+func (h *Host) Run(ctx context.Context) (err error) {
+	sockets, err := os.MkdirTemp("", "muster-plugins-")
+	if err != nil {
+		return fmt.Errorf("make directory for plugin sockets: %w", err)
+	}
+	defer func() {
+		if rerr := os.RemoveAll(sockets); rerr != nil {
+			err = errors.Join(err, fmt.Errorf("remove directory of plugin sockets: %w", rerr))
+		}
+	}()
+	h.mu.Lock()
+	h.sockets = sockets
+	h.mu.Unlock()
+	h.living.Lock()
+	h.run = ctx
+	h.living.Unlock()
+	h.search()
+	<-ctx.Done()
+	// Nothing is begun any more; what has been begun sees ctx.
+	h.living.Lock()
+	h.living.Unlock() //nolint:staticcheck // Whoever was about to begin something has begun it now.
+	h.wg.Wait()
+	return ctx.Err()
+}
+
+// spawn runs f in a goroutine that Run waits for, and says whether it did.
+func (h *Host) spawn(f func(ctx context.Context)) bool {
+	h.living.Lock()
+	defer h.living.Unlock()
+	if h.run == nil || h.run.Err() != nil {
+		return false
+	}
+	h.wg.Go(func() { f(h.run) })
+	return true
+}
+
+// search looks for plugins in the directories. Plugins that are gone are
+// forgotten once they do not run.
+func (h *Host) search() {
+	found := h.discover()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var kept []*plugin
+	changed := false
+	for _, p := range h.plugins {
+		still := slices.ContainsFunc(found, func(f file) bool { return f.name == p.file.name })
+		if still || p.busy() {
+			kept = append(kept, p)
+		} else {
+			changed = true
+			h.log.Info("plugin is gone", zap.String("executor", p.file.name))
+		}
+	}
+	for _, f := range found {
+		if !slices.ContainsFunc(kept, func(p *plugin) bool { return p.file.name == f.name }) {
+			kept = append(kept, newPlugin(h, f))
+			changed = true
+			h.log.Info("plugin found", zap.String("executor", f.name), zap.String("file", f.path))
+		}
+	}
+	slices.SortFunc(kept, func(a, b *plugin) int { return strings.Compare(a.file.name, b.file.name) })
+	h.plugins = kept
+	h.once.Do(func() { close(h.searched) })
+	if changed {
+		h.changed()
+	}
+}
+
+// all returns the plugins, once they have been searched for.
+func (h *Host) all(ctx context.Context) ([]*plugin, error) {
+	select {
+	case <-h.searched:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.plugins), nil
+}
+
+// For returns the executor that runs a kind of runtime.
+func (h *Host) For(ctx context.Context, kind string) (*executor.Described, error) {
+	plugins, err := h.all(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range plugins {
+		if d := p.described(); d.Runs(kind) {
+			return d, nil
+		}
+	}
+	// One that never said what it runs may be the one.
+	var unknown []error
+	for _, p := range plugins {
+		d, err := p.firstDescribed(ctx)
+		switch {
+		case err != nil:
+			unknown = append(unknown, err)
+		case d.Runs(kind):
+			return d, nil
+		}
+	}
+	if len(unknown) == 0 {
+		return nil, executor.NoExecutor(kind)
+	}
+	return nil, &wire.Error{
+		Code: codes.Unavailable, Temporary: true, Blame: wire.BlameNode,
+		Err: fmt.Errorf("no executor that is up runs %q: %w", kind, errors.Join(unknown...)),
+	}
+}
+
+// Describe asks all plugins what they are, and starts those that do not run.
+func (h *Host) Describe(ctx context.Context) []*executor.Described {
+	plugins, err := h.all(ctx)
+	if err != nil {
+		return nil
+	}
+	h.search()
+	if plugins, err = h.all(ctx); err != nil {
+		return nil
+	}
+	all := make([]*executor.Described, len(plugins))
+	var wg sync.WaitGroup
+	for i, p := range plugins {
+		wg.Go(func() { all[i] = p.describe(ctx) })
+	}
+	wg.Wait()
+	return all
+}
+
+// Changes receives when a plugin was found, has come up, or has ended.
+func (h *Host) Changes() <-chan struct{} { return h.changes }
+
+// changed tells whoever listens.
+func (h *Host) changed() {
+	select {
+	case h.changes <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,180 @@
+package pluginhost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	goplugin "github.com/hashicorp/go-plugin"
+	"github.com/hashicorp/go-plugin/runner"
+	"go.uber.org/zap"
+
+	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
+	"github.com/musterhq/muster/plugins/wire"
+)
+
+// stopTimeout is how long a plugin may take to end when it is asked to.
+const stopTimeout = 3 * time.Second
+
+// errEnding is the error of calls that come while the worker ends.
+var errEnding = errors.New("the worker ends")
+
+// instance is a plugin's process with which there is a connection.
+type instance struct {
+	process  *process
+	client   *goplugin.Client
+	service  executorv1.ExecutorServiceClient
+	said     *executorv1.DescribeResponse
+	checksum string
+	output   *output
+}
+
+// launch starts a process, connects to it, and asks it what it is.
+func (p *plugin) launch(ctx context.Context) (*instance, error) {
+	sum, err := checksum(p.file.path)
+	if err != nil {
+		return nil, err
+	}
+	if pinned := p.host.cfg.Checksums[p.file.name]; pinned != "" && !strings.EqualFold(pinned, sum) {
+		return nil, fmt.Errorf("%s is refused: its checksum is %s and %s is pinned", p.file.path, sum, strings.ToLower(pinned))
+	}
+	env, dir, err := p.surroundings()
+	if err != nil {
+		return nil, err
+	}
+	p.host.mu.Lock()
+	sockets := p.host.sockets
+	p.host.mu.Unlock()
+	i := &instance{checksum: sum, output: &output{log: p.log}, process: newProcess(p.file, env, dir)}
+	i.client = newClient(i.process, i.output, p.host.cfg.StartTimeout, sockets)
+	if err := i.connect(ctx, p.host.cfg.StartTimeout); err != nil {
+		i.stop()
+		return nil, err
+	}
+	return i, nil
+}
+
+// newClient returns go-plugin's side of a process that is not yet started.
+func newClient(process *process, out io.Writer, limit time.Duration, sockets string) *goplugin.Client {
+	return goplugin.NewClient(&goplugin.ClientConfig{
+		HandshakeConfig:  wire.Handshake(),
+		VersionedPlugins: wire.Versions(nil),
+		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
+		AutoMTLS:         true,
+		SkipHostEnv:      true,
+		StartTimeout:     limit,
+		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: sockets},
+		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, _ string) (runner.Runner, error) {
+			process.cmd.Env = append(process.cmd.Env, cmd.Env...)
+			return process, nil
+		},
+		Stderr:     out,
+		SyncStdout: out,
+		SyncStderr: out,
+		// What go-plugin has to say is in its errors.
+		Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.Off, Output: io.Discard}),
+	})
+}
+
+// surroundings returns a plugin's environment and working directory.
+func (p *plugin) surroundings() (env []string, dir string, err error) {
+	for _, list := range [][]string{passedEnv, p.host.cfg.PassEnv} {
+		for _, name := range list {
+			if value, ok := os.LookupEnv(name); ok {
+				env = append(env, name+"="+value)
+			}
+		}
+	}
+	if p.host.cfg.StateDir == "" {
+		return env, os.TempDir(), nil
+	}
+	dir = filepath.Join(p.host.cfg.StateDir, p.file.name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, "", fmt.Errorf("make state directory: %w", err)
+	}
+	return append(env, wire.StateDirKey+"="+dir), dir, nil
+}
+
+// connect shakes hands and asks for the description. go-plugin's own calls know
+// no context: where they take too long, the process is killed, which ends them.
+func (i *instance) connect(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit+describeTimeout)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		client, err := i.client.Client()
+		if err == nil {
+			i.service, err = wire.Dispense(client)
+		}
+		done <- err
+	}()
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		err = errors.Join(ctx.Err(), i.process.Kill(ctx))
+		<-done
+	}
+	if err != nil {
+		return i.explain("handshake with plugin", err)
+	}
+	inner, stop := context.WithTimeout(ctx, describeTimeout)
+	defer stop()
+	if i.said, err = i.service.Describe(inner, &executorv1.DescribeRequest{}); err != nil {
+		return i.explain("ask plugin what it is", err)
+	}
+	return nil
+}
+
+// explain adds to an error what is known of the process.
+func (i *instance) explain(deed string, err error) error {
+	var more []string
+	if ended := i.process.justEnded(); ended != nil {
+		more = append(more, ended.Error())
+	}
+	if last := i.output.last(); last != "" {
+		more = append(more, "its last output: "+last)
+	}
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	if len(more) > 0 {
+		text += " (" + strings.Join(more, "; ") + ")"
+	}
+	return fmt.Errorf("%s: %w", deed, &startError{text, err})
+}
+
+// startError is go-plugin's error in one line, with what else is known.
+type startError struct {
+	text  string
+	cause error
+}
+
+func (e *startError) Error() string { return e.text }
+func (e *startError) Unwrap() error { return e.cause }
+
+// stop asks the process to end, and kills it if it does not. Everything that
+// belongs to it has ended then.
+func (i *instance) stop() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		i.client.Kill()
+	}()
+	timer := time.NewTimer(stopTimeout)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+		if err := i.process.Kill(context.Background()); err != nil {
+			i.output.log.Error("executor plugin is not killed", zap.Error(err))
+			return
+		}
+		<-done
+	}
+}

@@ -1,0 +1,268 @@
+package pluginhost
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+
+	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/workerd/executor"
+)
+
+const (
+	// firstPause and longestPause bound the pauses before a plugin that ended
+	// is started again. They double in between. A plugin that ran for
+	// steadyAfter begins with the first again.
+	firstPause   = 100 * time.Millisecond
+	longestPause = 30 * time.Second
+	steadyAfter  = time.Minute
+	// shortPause is how long a call waits for a plugin that is about to be
+	// started again; if it would take longer, the call fails.
+	shortPause = time.Second
+	// describeTimeout is what the contract gives an executor to describe
+	// itself. One that misses it mostSilences times in a row hangs, and is
+	// killed.
+	describeTimeout = 10 * time.Second
+	mostSilences    = 3
+)
+
+// plugin is an executor plugin, whether its process runs or not.
+type plugin struct {
+	host *Host
+	file file
+	log  *zap.Logger
+	// calls is what tasks call. It stays the same over restarts.
+	calls *calls
+
+	mu sync.Mutex
+	// running is the process that runs, if one does.
+	running *instance
+	// starting is the attempt to start it that is under way, if one is.
+	starting *attempt
+	// failures counts starts that failed and runs that were short, in a row;
+	// failure is the last of them, and no attempt is made before retryAt.
+	failures int
+	failure  error
+	retryAt  time.Time
+	// said is the last answer to Describe, and checksum that of the file that
+	// the process was started from.
+	said     *executorv1.DescribeResponse
+	checksum string
+	// silences counts the times in a row that Describe had no answer.
+	silences int
+}
+
+// attempt is one attempt to start a plugin.
+type attempt struct {
+	done chan struct{}
+	err  error
+}
+
+func newPlugin(h *Host, f file) *plugin {
+	p := &plugin{host: h, file: f, log: h.log.With(zap.String("executor", f.name))}
+	p.calls = &calls{plugin: p}
+	return p
+}
+
+// busy says whether the plugin has a process or is about to.
+func (p *plugin) busy() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.running != nil || p.starting != nil
+}
+
+// service returns the process's service, and starts the process if it does not
+// run.
+func (p *plugin) service(ctx context.Context) (*instance, error) {
+	for {
+		p.mu.Lock()
+		if i := p.running; i != nil {
+			p.mu.Unlock()
+			return i, nil
+		}
+		if pause := time.Until(p.retryAt); pause > 0 && p.starting == nil {
+			err := p.down(pause)
+			p.mu.Unlock()
+			if pause > shortPause {
+				return nil, err
+			}
+			timer := time.NewTimer(pause)
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				timer.Stop()
+				return nil, ctx.Err()
+			}
+			continue
+		}
+		a := p.starting
+		if a == nil {
+			a = &attempt{done: make(chan struct{})}
+			if !p.host.spawn(func(ctx context.Context) { p.start(ctx, a) }) {
+				p.mu.Unlock()
+				return nil, p.wrap(&wire.Error{Code: codes.Unavailable, Temporary: true, Err: errEnding})
+			}
+			p.starting = a
+		}
+		p.mu.Unlock()
+		select {
+		case <-a.done:
+			if a.err != nil {
+				return nil, a.err
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// down is the error of a call to a plugin that does not run. p.mu is held.
+func (p *plugin) down(pause time.Duration) error {
+	return p.wrap(&wire.Error{
+		Code: codes.Unavailable, Temporary: true, RetryAfter: max(pause, firstPause), Blame: wire.BlameNode,
+		Err: p.failure,
+	})
+}
+
+// wrap says whose error it is.
+func (p *plugin) wrap(e *wire.Error) error {
+	named := *e
+	named.Err = fmt.Errorf("executor %s: %w", p.file.name, e.Err)
+	return &named
+}
+
+// start makes one attempt to start the plugin.
+func (p *plugin) start(ctx context.Context, a *attempt) {
+	i, err := p.launch(ctx)
+	p.mu.Lock()
+	p.starting = nil
+	if err != nil {
+		p.failed(err)
+		a.err = p.down(time.Until(p.retryAt))
+	} else {
+		p.running, p.said, p.checksum, p.silences = i, i.said, i.checksum, 0
+		p.failure = nil
+	}
+	p.mu.Unlock()
+	close(a.done)
+	p.host.metrics.starts.WithLabelValues(p.file.name, result(err)).Inc()
+	p.host.changed()
+	if err != nil {
+		p.log.Error("executor plugin does not start", zap.String("file", p.file.path), zap.Error(err))
+		return
+	}
+	p.log.Info("executor plugin is up",
+		zap.String("file", p.file.path), zap.String("version", i.said.GetVersion()), zap.String("pid", i.process.ID()))
+	p.host.metrics.up.WithLabelValues(p.file.name).Set(1)
+	p.watch(ctx, i)
+	p.host.metrics.up.WithLabelValues(p.file.name).Set(0)
+	p.host.changed()
+}
+
+// watch looks after a process until it has ended.
+func (p *plugin) watch(ctx context.Context, i *instance) {
+	began := time.Now()
+	select {
+	case <-i.process.exited:
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	p.running = nil
+	if ctx.Err() == nil {
+		if time.Since(began) >= steadyAfter {
+			p.failures = 0
+		}
+		err := i.process.ended()
+		p.failed(err)
+		p.log.Error("executor plugin ended; its tasks run on", zap.Error(err), zap.String("last_output", i.output.last()))
+	}
+	p.mu.Unlock()
+	i.stop()
+}
+
+// failed notes that the plugin did not start, or ended. p.mu is held.
+func (p *plugin) failed(err error) {
+	pause := min(firstPause<<min(p.failures, 16), longestPause)
+	p.failures++
+	p.failure = err
+	p.retryAt = time.Now().Add(pause)
+}
+
+// result is a label for metrics.
+func result(err error) string {
+	if err != nil {
+		return "error"
+	}
+	return "ok"
+}
+
+// described returns the executor as it last described itself.
+func (p *plugin) described() *executor.Described {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := executor.FromResponse(p.calls, p.said)
+	// The file's name is what pins, logs and settings call it.
+	d.Name, d.Description.Name = p.file.name, p.file.name
+	d.Description.Checksum = p.checksum
+	switch {
+	case p.failure != nil && p.running == nil:
+		d.Description.Health = musterv1.ExecutorDescription_UNHEALTHY
+		d.Description.Message = p.failure.Error()
+	case p.said == nil:
+		d.Description.Health = musterv1.ExecutorDescription_UNHEALTHY
+		d.Description.Message = "it is being started"
+	case p.silences > 0:
+		d.Description.Health = musterv1.ExecutorDescription_UNHEALTHY
+		d.Description.Message = fmt.Sprintf("it does not answer within %s", describeTimeout)
+	}
+	return d
+}
+
+// firstDescribed returns the executor once it has described itself, or why it
+// has not.
+func (p *plugin) firstDescribed(ctx context.Context) (*executor.Described, error) {
+	p.mu.Lock()
+	known := p.said != nil
+	p.mu.Unlock()
+	if !known {
+		if _, err := p.service(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return p.described(), nil
+}
+
+// describe asks the executor what it is, and returns what is known of it.
+func (p *plugin) describe(ctx context.Context) *executor.Described {
+	i, err := p.service(ctx)
+	if err != nil {
+		// What went wrong is part of what is known.
+		return p.described()
+	}
+	inner, cancel := context.WithTimeout(ctx, describeTimeout)
+	defer cancel()
+	said, err := i.service.Describe(inner, &executorv1.DescribeRequest{})
+	p.mu.Lock()
+	switch {
+	case p.running != i:
+	case err == nil:
+		p.said, p.silences = said, 0
+	case inner.Err() != nil && ctx.Err() == nil:
+		p.silences++
+	}
+	hangs := p.running == i && p.silences >= mostSilences
+	p.mu.Unlock()
+	if hangs {
+		p.log.Error("executor plugin hangs and is killed", zap.Int("silences", mostSilences))
+		if err := i.process.Kill(ctx); err != nil {
+			p.log.Error("executor plugin is not killed", zap.Error(err))
+		}
+	}
+	return p.described()
+}

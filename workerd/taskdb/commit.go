@@ -1,0 +1,160 @@
+package taskdb
+
+import (
+	"fmt"
+
+	"go.etcd.io/bbolt"
+	"google.golang.org/protobuf/proto"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// Change is what is to be written of one task. Nil fields leave what is there.
+type Change struct {
+	ID       string
+	Assigned *dispatcherv1.AssignedTask
+	Status   *dispatcherv1.ReportedStatus
+	// Handle is written if it is not nil.
+	Handle    []byte
+	Withdrawn bool
+	// Forget removes everything of the task, and nothing else counts then.
+	Forget bool
+}
+
+// batch is what is committed together.
+type batch struct {
+	writes []write
+	done   chan struct{}
+	err    error
+}
+
+// write is one value to be set, or removed if it is nil.
+type write struct {
+	bucket, key, value []byte
+}
+
+// Apply writes specs and changes, and returns when they are on the disk: all of
+// them, or with an error none. What is written by several at once goes to the
+// disk together, so that many tasks cost few syncs.
+func (db *DB) Apply(specs map[string]*musterv1.TaskSpec, changes ...Change) error {
+	writes, err := encode(specs, changes)
+	if err != nil || len(writes) == 0 {
+		return err
+	}
+	db.mu.Lock()
+	mine := db.pending
+	if mine == nil {
+		mine = &batch{done: make(chan struct{})}
+		db.pending = mine
+	}
+	mine.writes = append(mine.writes, writes...)
+	db.mu.Unlock()
+
+	// Whoever gets the token commits for all who came while the commit before
+	// was under way.
+	select {
+	case <-mine.done:
+		return mine.err
+	case db.writing <- struct{}{}:
+	}
+	defer func() { <-db.writing }()
+	db.mu.Lock()
+	taken := db.pending == mine
+	if taken {
+		db.pending = nil
+	}
+	db.mu.Unlock()
+	if taken {
+		mine.err = db.commit(mine.writes)
+		close(mine.done)
+	}
+	<-mine.done
+	return mine.err
+}
+
+// DropSpecs removes the specs that keep does not name.
+func (db *DB) DropSpecs(keep map[string]bool) error {
+	return db.bolt.Update(func(tx *bbolt.Tx) error {
+		var drop [][]byte
+		cursor := tx.Bucket(specsBucket).Cursor()
+		for key, _ := cursor.First(); key != nil; key, _ = cursor.Next() {
+			if !keep[string(key)] {
+				drop = append(drop, key)
+			}
+		}
+		for _, key := range drop {
+			if err := tx.Bucket(specsBucket).Delete(key); err != nil {
+				return fmt.Errorf("drop spec %x: %w", key, err)
+			}
+		}
+		return nil
+	})
+}
+
+// encode makes writes of changes, outside of the commit that others wait for.
+func encode(specs map[string]*musterv1.TaskSpec, changes []Change) ([]write, error) {
+	writes := make([]write, 0, len(specs)+2*len(changes))
+	put := func(bucket, key []byte, message proto.Message) error {
+		value, err := proto.Marshal(message)
+		if err != nil {
+			return fmt.Errorf("encode %s of %x: %w", bucket, key, err)
+		}
+		writes = append(writes, write{bucket, key, seal(value)})
+		return nil
+	}
+	for digest, spec := range specs {
+		if err := put(specsBucket, []byte(digest), spec); err != nil {
+			return nil, err
+		}
+	}
+	for _, change := range changes {
+		id := []byte(change.ID)
+		if change.Forget {
+			for _, bucket := range [][]byte{tasksBucket, statusesBucket, handlesBucket, withdrawnBucket} {
+				writes = append(writes, write{bucket, id, nil})
+			}
+			continue
+		}
+		if change.Assigned != nil {
+			if err := put(tasksBucket, id, change.Assigned); err != nil {
+				return nil, err
+			}
+		}
+		if change.Status != nil {
+			if err := put(statusesBucket, id, change.Status); err != nil {
+				return nil, err
+			}
+		}
+		if change.Handle != nil {
+			writes = append(writes, write{handlesBucket, id, seal(change.Handle)})
+		}
+		if change.Withdrawn {
+			writes = append(writes, write{withdrawnBucket, id, seal(nil)})
+		}
+	}
+	return writes, nil
+}
+
+// commit writes in one transaction.
+func (db *DB) commit(writes []write) error {
+	err := db.bolt.Update(func(tx *bbolt.Tx) error {
+		for _, w := range writes {
+			bucket := tx.Bucket(w.bucket)
+			var err error
+			if w.value == nil {
+				err = bucket.Delete(w.key)
+			} else {
+				err = bucket.Put(w.key, w.value)
+			}
+			if err != nil {
+				return fmt.Errorf("write %s of %q: %w", w.bucket, w.key, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("commit to task database: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,186 @@
+// Package workerd is the agent: it runs the tasks that are assigned to its
+// node, through executors, and reports what becomes of them.
+//
+// It owns the node's tasks and what is kept of them in its data directory:
+//
+//	node-id       who this node is
+//	tasks.db      what it had begun (package taskdb)
+//	executors/    what executors keep, one directory each
+//
+// It reads nothing of the cluster but what its dispatcher says, and never
+// touches the store. While no dispatcher answers it looks after its tasks all
+// the same, and reports afterwards. When it is stopped, its tasks run on; when
+// it starts again it finds them by what it kept, or else by what the executors
+// hold.
+package workerd
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/internal/machine"
+	"github.com/musterhq/muster/workerd/internal/session"
+	"github.com/musterhq/muster/workerd/internal/tasks"
+	"github.com/musterhq/muster/workerd/pluginhost"
+	"github.com/musterhq/muster/workerd/taskdb"
+)
+
+// Worker is one node.
+type Worker struct {
+	env Env
+	cfg Config
+	log *zap.Logger
+}
+
+// New checks the settings and starts nothing.
+func New(env Env, cfg Config) (*Worker, error) {
+	if env.Dial == nil {
+		return nil, errors.New("worker: no way to dial")
+	}
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
+	}
+	log := env.Logger
+	if log == nil {
+		log = zap.NewNop()
+	}
+	return &Worker{env: env, cfg: cfg, log: log}, nil
+}
+
+// Run works until ctx ends, says goodbye to its dispatcher, and has then ended
+// everything but the tasks.
+func (w *Worker) Run(ctx context.Context) (err error) {
+	id, err := w.nodeID()
+	if err != nil {
+		return err
+	}
+	hostname := w.cfg.Hostname
+	if hostname == "" {
+		if hostname, err = machine.Hostname(); err != nil {
+			return err
+		}
+	}
+	log := w.log.With(zap.String("node", id))
+	store, contents, err := w.open(log)
+	if err != nil {
+		return err
+	}
+	if store != nil {
+		defer func() { err = errors.Join(err, store.Close()) }()
+	}
+
+	executors := w.env.Executors
+	var jobs []job
+	if executors == nil {
+		host, err := w.plugins(log)
+		if err != nil {
+			return err
+		}
+		executors = host
+		jobs = append(jobs, job{"run plugins", host.Run})
+	}
+	describer, err := newDescriber(ctx, w.cfg, hostname, w.env.Version, executors)
+	if err != nil {
+		return err
+	}
+	var client *session.Client
+	config := tasks.Config{
+		NodeID: id, Executors: executors, Logger: log.Named("tasks"), Metrics: w.env.Metrics,
+		Changed: func(task string, settled bool) { client.Changed(task, settled) },
+	}
+	if store != nil {
+		config.Store = store
+	}
+	manager := tasks.New(config)
+	describer.listener = manager.SetExecutors
+	client = session.New(session.Config{
+		NodeID: id, Instance: rand.Text(), Dispatchers: w.cfg.Dispatchers, Dial: w.env.Dial,
+		Tasks: manager, Describer: describer,
+		WelcomeTimeout: w.cfg.WelcomeTimeout, AckTimeout: w.cfg.AckTimeout,
+		Logger: log.Named("session"), Metrics: w.env.Metrics,
+	})
+	if contents != nil {
+		if err := manager.Restore(contents); err != nil {
+			return fmt.Errorf("restore tasks: %w", err)
+		}
+		log.Info("tasks restored", zap.Int("tasks", len(contents.Tasks)))
+	}
+	jobs = append(jobs,
+		job{"run tasks", manager.Run},
+		job{"describe node", describer.run},
+		job{"talk to dispatcher", func(ctx context.Context) error {
+			// A node that comes back should not seem to have lost its executors.
+			describer.await(ctx)
+			return client.Run(ctx)
+		}})
+	return runInOrder(ctx, jobs)
+}
+
+// open opens the task database, if there is a data directory.
+func (w *Worker) open(log *zap.Logger) (*taskdb.DB, *taskdb.Contents, error) {
+	if w.cfg.DataDir == "" {
+		return nil, nil, nil
+	}
+	path := filepath.Join(w.cfg.DataDir, "tasks.db")
+	db, contents, err := taskdb.Open(path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open task database: %w", err)
+	}
+	if contents.SetAside != "" {
+		log.Error("task database is damaged and was set aside; tasks are found again by what executors hold and managers assign",
+			zap.String("file", path), zap.String("set_aside", contents.SetAside), zap.Error(contents.Damage))
+	}
+	return db, contents, nil
+}
+
+// plugins returns the host of the executor plugins.
+func (w *Worker) plugins(log *zap.Logger) (*pluginhost.Host, error) {
+	cfg := w.cfg.Plugins
+	if cfg.StateDir == "" && w.cfg.DataDir != "" {
+		dir, err := filepath.Abs(filepath.Join(w.cfg.DataDir, "executors"))
+		if err != nil {
+			return nil, fmt.Errorf("find the executors' directory: %w", err)
+		}
+		cfg.StateDir = dir
+	}
+	return pluginhost.New(pluginhost.Env{Logger: log.Named("plugins"), Metrics: w.env.Metrics}, cfg)
+}
+
+// nodeID returns the node's id. One that is made anew is on the disk before
+// anybody hears of it.
+func (w *Worker) nodeID() (string, error) {
+	if w.cfg.DataDir != "" {
+		if err := os.MkdirAll(w.cfg.DataDir, 0o700); err != nil {
+			return "", fmt.Errorf("make data directory: %w", err)
+		}
+	}
+	if w.cfg.NodeID != "" || w.cfg.DataDir == "" {
+		if w.cfg.NodeID != "" {
+			return w.cfg.NodeID, nil
+		}
+		return newNodeID(), nil
+	}
+	path := filepath.Join(w.cfg.DataDir, "node-id")
+	data, err := os.ReadFile(path)
+	switch id := strings.TrimSpace(string(data)); {
+	case err == nil && id != "":
+		return id, nil
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return "", fmt.Errorf("read node id: %w", err)
+	}
+	id := newNodeID()
+	if err := writeFile(path, id+"\n"); err != nil {
+		return "", fmt.Errorf("write node id: %w", err)
+	}
+	return id, nil
+}
+
+var _ executor.Set = (*pluginhost.Host)(nil)

@@ -1,0 +1,603 @@
+package workerd_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	. "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/plugins/null"
+	"github.com/musterhq/muster/plugins/sdk"
+	"github.com/musterhq/muster/workerd"
+	"github.com/musterhq/muster/workerd/executor"
+)
+
+// Shorter names for the states in this package's tests.
+const (
+	ready    = TaskState_READY
+	running  = TaskState_RUNNING
+	complete = TaskState_COMPLETE
+	shutdown = TaskState_SHUTDOWN
+	failed   = TaskState_FAILED
+	rejected = TaskState_REJECTED
+)
+
+// node is a worker in a test.
+type node struct {
+	t      testing.TB
+	cancel context.CancelFunc
+	done   chan error
+}
+
+// nullSet returns a set with one null executor, which forgets all with the
+// process.
+func nullSet(t testing.TB) (executor.Set, *null.Executor) {
+	t.Helper()
+	e, err := null.New(null.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := executor.NewFixed(t.Context(), executor.FromServer(sdk.NewServer(e)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set, e
+}
+
+// start runs a worker with a set of executors until stop is called, or the test
+// ends.
+func start(t testing.TB, n *network, set executor.Set, change func(*workerd.Config)) *node {
+	t.Helper()
+	cfg := workerd.DefaultConfig()
+	cfg.NodeID = "node1"
+	cfg.Hostname = "host1"
+	cfg.Dispatchers = []string{"d1:1"}
+	cfg.Resources = &Resources{NanoCpus: 4e9, MemoryBytes: 8 << 30}
+	if change != nil {
+		change(&cfg)
+	}
+	w, err := workerd.New(workerd.Env{Logger: logger(t), Dial: n.dial, Executors: set, Version: "test"}, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	node := &node{t: t, cancel: cancel, done: make(chan error, 1)}
+	go func() { node.done <- w.Run(ctx) }()
+	t.Cleanup(node.stop)
+	return node
+}
+
+// stop ends the worker in order.
+func (n *node) stop() {
+	n.cancel()
+	if n.done == nil {
+		return
+	}
+	if err := <-n.done; err != nil {
+		n.t.Errorf("worker: %v", err)
+	}
+	n.done = nil
+}
+
+func logger(t testing.TB) *zap.Logger {
+	if _, ok := t.(*testing.B); ok {
+		return zap.NewNop()
+	}
+	return zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
+}
+
+func TestTasksRunAndAreReported(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, _ := nullSet(t)
+		start(t, n, set, nil)
+		s := d.await(t)
+		if s.hello.GetNodeId() != "node1" || s.hello.GetInstanceId() == "" {
+			t.Errorf("hello = %v", s.hello)
+		}
+		node := s.hello.GetDescription()
+		if node.GetHostname() != "host1" || node.GetResources().GetNanoCpus() != 4e9 || node.GetPlatform().GetOs() != "linux" ||
+			len(node.GetExecutors()) != 1 || node.GetExecutors()[0].GetHealth() != ExecutorDescription_HEALTHY {
+			t.Errorf("description = %v", node)
+		}
+		s.welcome()
+		began := time.Now()
+		s.assign(true, []assignment{
+			nullTask("a", running, nil),
+			nullTask("b", running, nil),
+			nullTask("parked", ready, nil),
+			nullTask("done", running, map[string]any{"runFor": "1s"}),
+			nullTask("broken", running, map[string]any{"runFor": "1s", "exitCode": 3}),
+			nullTask("sick", running, map[string]any{"runFor": "1s", "unhealthy": true}),
+			nullTask("badspec", running, map[string]any{"failPrepare": "no such image", "blame": "spec"}),
+			nullTask("badnode", running, map[string]any{"failStart": "no space left", "blame": "node"}),
+			nullTask("unwanted", shutdown, nil),
+		})
+		settle(100 * time.Millisecond)
+		s.wantStates(map[string]TaskState{
+			"a": running, "b": running, "parked": ready, "done": running, "broken": running, "sick": running,
+			"badspec": rejected, "badnode": failed, "unwanted": shutdown,
+		})
+		if got := s.all("a"); len(got) != 1 {
+			t.Errorf("a was reported %d times, want once: what passes at once is not worth a report", len(got))
+		} else {
+			var states []TaskState
+			for i, at := range got[0].GetTimes() {
+				states = append(states, at.GetState())
+				if i > 0 && at.GetAt().AsTime().Before(got[0].GetTimes()[i-1].GetAt().AsTime()) || at.GetAt().AsTime().Sub(began) > time.Second {
+					t.Errorf("times are out of order: %v", got[0].GetTimes())
+				}
+			}
+			want := []TaskState{TaskState_ACCEPTED, TaskState_PREPARING, ready, TaskState_STARTING, running}
+			if !slices.Equal(states, want) {
+				t.Errorf("times hold %v, want %v", states, want)
+			}
+		}
+		if got := s.state("badspec"); got.GetError() != "no such image" {
+			t.Errorf("badspec: %v", got)
+		}
+		if !s.all("badnode")[0].GetNodeToBlame() || s.all("badspec")[0].GetNodeToBlame() {
+			t.Error("the wrong one is to blame")
+		}
+		settle(time.Second)
+		s.wantStates(map[string]TaskState{
+			"a": running, "b": running, "parked": ready, "done": complete, "broken": failed, "sick": failed,
+			"badspec": rejected, "badnode": failed, "unwanted": shutdown,
+		})
+		if got := s.state("broken"); got.GetError() != "task: non-zero exit (3)" || got.GetRuntime().GetExitCode() != 3 {
+			t.Errorf("broken: %v", got)
+		}
+		if got := s.state("sick"); got.GetError() != "task: unhealthy" {
+			t.Errorf("sick: %v", got)
+		}
+	})
+}
+
+func TestChangesOfDesiredState(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, e := nullSet(t)
+		start(t, n, set, nil)
+		s := d.await(t)
+		s.welcome()
+		parked, stopped, removed := nullTask("parked", ready, nil), nullTask("stopped", running, nil), nullTask("removed", running, nil)
+		hanging := nullTask("hanging", running, map[string]any{"hangAt": "prepare"})
+		s.assign(true, []assignment{parked, stopped, removed, hanging})
+		settle(time.Second)
+		s.wantStates(map[string]TaskState{
+			"parked": ready, "stopped": running, "removed": running, "hanging": TaskState_PREPARING,
+		})
+		before := time.Now()
+		s.assign(false, []assignment{parked.desire(running), stopped.desire(shutdown), hanging.desire(shutdown)}, "removed")
+		// No pause of any kind is in the way of a stop.
+		settle(10 * time.Millisecond)
+		s.wantStates(map[string]TaskState{
+			"parked": running, "stopped": shutdown, "removed": running, "hanging": shutdown,
+		})
+		if got := s.state("stopped"); got.GetRuntime().GetExitCode() != 143 || got.GetTimestamp().AsTime().Sub(before) > 10*time.Millisecond {
+			t.Errorf("stopped: %v", got)
+		}
+		wantHeld(t, e, "hanging", "parked", "stopped")
+		// A desired state that falls is a mistake or late, and changes nothing.
+		s.assign(false, []assignment{stopped.desire(running), parked.desire(ready)})
+		settle(time.Second)
+		s.wantStates(map[string]TaskState{"parked": running, "stopped": shutdown, "removed": running, "hanging": shutdown})
+		// A complete set withdraws what is not in it.
+		s.assign(true, []assignment{parked.desire(running)})
+		settle(time.Second)
+		wantHeld(t, e, "parked")
+	})
+}
+
+// wantHeld fails the test unless an executor holds exactly these tasks.
+func wantHeld(t testing.TB, e *null.Executor, want ...string) {
+	t.Helper()
+	listed, err := e.List(context.Background(), "node1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, task := range listed {
+		got = append(got, task.TaskID)
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("executor holds %v, want %v", got, want)
+	}
+}
+
+func TestTemporaryErrorsAreReportedAndTriedAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, _ := nullSet(t)
+		start(t, n, set, nil)
+		s := d.await(t)
+		s.welcome()
+		s.assign(true, []assignment{
+			nullTask("slow", running, map[string]any{"failPrepare": "registry is away", "failTimes": 2, "temporary": true, "retryAfter": "5s"}),
+			nullTask("plain", running, map[string]any{"failStart": "busy", "failTimes": 1, "temporary": true}),
+		})
+		settle(100 * time.Millisecond)
+		s.wantStates(map[string]TaskState{"slow": TaskState_PREPARING, "plain": TaskState_STARTING})
+		if got := s.state("slow").GetError(); got != "registry is away" {
+			t.Errorf("error = %q", got)
+		}
+		settle(time.Second)
+		s.wantStates(map[string]TaskState{"slow": TaskState_PREPARING, "plain": running})
+		settle(8 * time.Second)
+		s.wantStates(map[string]TaskState{"slow": TaskState_PREPARING, "plain": running})
+		settle(time.Second)
+		s.wantStates(map[string]TaskState{"slow": running, "plain": running})
+		if got := s.state("slow").GetError(); got != "" {
+			t.Errorf("error = %q after it has passed", got)
+		}
+	})
+}
+
+func TestAnUnknownKindIsRejectedAndTheNodeBlamed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, _ := nullSet(t)
+		start(t, n, set, nil)
+		s := d.await(t)
+		s.welcome()
+		task := nullTask("a", running, nil)
+		task.spec = &TaskSpec{Runtime: &TaskSpec_Container{Container: &ContainerSpec{Image: "nginx"}}}
+		s.assign(true, []assignment{task})
+		settle(time.Second)
+		got := s.all("a")
+		if len(got) != 1 || got[0].GetStatus().GetState() != rejected || !got[0].GetNodeToBlame() ||
+			got[0].GetStatus().GetError() != `no executor on this node runs "container"` {
+			t.Errorf("reported: %v", got)
+		}
+		s.assign(false, nil, "a")
+		settle(time.Second)
+		s.assign(false, []assignment{task})
+		settle(time.Second)
+		if got := s.all("a"); len(got) != 2 {
+			t.Errorf("reported: %v", got)
+		}
+	})
+}
+
+func TestEverythingIsReportedAnewInEachSession(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, stop := n.serve(t, "d1:1")
+		set, _ := nullSet(t)
+		start(t, n, set, nil)
+		s := d.await(t)
+		s.welcome()
+		tasks := []assignment{nullTask("a", running, nil), nullTask("b", running, map[string]any{"runFor": "10m", "exitCode": 1})}
+		s.assign(true, tasks)
+		settle(time.Second)
+		s.wantStates(map[string]TaskState{"a": running, "b": running})
+		// The dispatcher is away for an hour. The worker looks after its tasks.
+		stop()
+		settle(time.Hour)
+		d, _ = n.serve(t, "d1:1")
+		back := time.Now()
+		s = d.await(t)
+		if waited := time.Since(back); waited > 2*time.Second {
+			t.Errorf("the worker came back after %s", waited)
+		}
+		s.welcome()
+		settle(100 * time.Millisecond)
+		s.wantStates(map[string]TaskState{"a": running, "b": failed})
+		if got := s.state("b").GetTimestamp().AsTime(); back.Sub(got) < 40*time.Minute {
+			t.Errorf("b ended at %s, an hour ago is %s", got, back.Add(-time.Hour))
+		}
+		if s.reports[0].GetSequence() != 1 {
+			t.Errorf("first report of the session has sequence %d", s.reports[0].GetSequence())
+		}
+	})
+}
+
+func TestRedirectsAreFollowedAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d1, _ := n.serve(t, "d1:1")
+		d2, stop2 := n.serve(t, "d2:1")
+		d3, _ := n.serve(t, "d3:1")
+		set, _ := nullSet(t)
+		began := time.Now()
+		start(t, n, set, nil)
+		d1.await(t).redirect("d2:1", "d1:1", "d2:1", "d3:1")
+		s := d2.await(t)
+		if waited := time.Since(began); waited > 0 {
+			t.Errorf("the worker was redirected after %s", waited)
+		}
+		s.welcome("d1:1", "d2:1", "d3:1")
+		settle(time.Second)
+		// The shard moves: a redirect can come at any time.
+		s.redirect("d3:1")
+		s = d3.await(t)
+		s.welcome("d1:1", "d2:1", "d3:1")
+		settle(time.Second)
+		n.dialled()
+		// The owner goes; any other will know.
+		s.end <- status.Error(codes.Unavailable, "going down")
+		s = d3.await(t)
+		s.end <- status.Error(codes.Unavailable, "going down")
+		stop2()
+		settle(5 * time.Second)
+		if dials := n.dialled(); !slices.Contains(dials, "d1:1") {
+			t.Errorf("dialled %v, and never d1", dials)
+		}
+	})
+}
+
+func TestNobodyOwnsTheShardForAWhile(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, _ := nullSet(t)
+		start(t, n, set, nil)
+		var waits []time.Duration
+		last := time.Now()
+		for range 8 {
+			s := d.await(t)
+			waits = append(waits, time.Since(last))
+			last = time.Now()
+			s.redirect("")
+		}
+		if waits[1] > 100*time.Millisecond || waits[7] > 2*time.Second || waits[7] < time.Second {
+			t.Errorf("the worker came after %v", waits)
+		}
+	})
+}
+
+func TestHeartbeatsKeepTheirPeriod(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, _ := nullSet(t)
+		start(t, n, set, nil)
+		s := d.await(t)
+		s.welcome()
+		settle(time.Minute + time.Second)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(s.heartbeats) != 30 {
+			t.Errorf("%d heartbeats in a minute, want 30", len(s.heartbeats))
+		}
+	})
+}
+
+func TestReportsAreKeptUntilAcknowledged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, _ := nullSet(t)
+		start(t, n, set, nil)
+		s := d.await(t)
+		s.mute = true
+		s.welcome()
+		var tasks []assignment
+		for i := range 50 {
+			tasks = append(tasks, nullTask(fmt.Sprint("t", i), running, map[string]any{"prepareDelay": fmt.Sprintf("%dms", i*20)}))
+		}
+		s.assign(true, tasks)
+		settle(10 * time.Second)
+		if len(s.reports) != 1 {
+			t.Errorf("%d reports without an acknowledgement, want 1", len(s.reports))
+		}
+		// The dispatcher never acknowledges: the worker gives it up and tells
+		// the next everything.
+		s = d.await(t)
+		s.welcome()
+		settle(time.Second)
+		if len(s.statuses) != 50 {
+			t.Errorf("%d tasks reported, want 50", len(s.statuses))
+		}
+		for id, reported := range s.statuses {
+			if reported.GetStatus().GetState() != running {
+				t.Errorf("%s is %s", id, reported.GetStatus().GetState())
+			}
+		}
+		if len(s.reports) > 2 {
+			t.Errorf("%d reports for what was known at once", len(s.reports))
+		}
+	})
+}
+
+func TestARivalIsNotFought(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, _ := nullSet(t)
+		start(t, n, set, nil)
+		for i := range 3 {
+			began := time.Now()
+			s := d.await(t)
+			if waited := time.Since(began); i > 0 && waited < 5*time.Second {
+				t.Errorf("the worker came back after %s", waited)
+			}
+			s.welcome()
+			settle(100 * time.Millisecond)
+			s.end <- status.Error(codes.Aborted, "replaced by another instance")
+		}
+	})
+}
+
+func TestGoodbye(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, e := nullSet(t)
+		w := start(t, n, set, nil)
+		s := d.await(t)
+		s.welcome()
+		s.assign(true, []assignment{nullTask("a", running, nil)})
+		settle(time.Second)
+		began := time.Now()
+		w.stop()
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("the worker took %s to stop", took)
+		}
+		if !s.goodbye.GetRestarting() {
+			t.Errorf("goodbye = %v", s.goodbye)
+		}
+		s.wantStates(map[string]TaskState{"a": running})
+		listed, err := e.List(t.Context(), "")
+		if err != nil || len(listed) != 1 || listed[0].State != sdk.Running {
+			t.Errorf("after the worker's end: %v, %v", listed, err)
+		}
+	})
+}
+
+func TestAWorkerStopsWhateverItsDispatcherDoes(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(t *testing.T, n *network){
+		"nobody listens": func(*testing.T, *network) {},
+		"no welcome":     func(t *testing.T, n *network) { n.serve(t, "d1:1") },
+		"no end": func(t *testing.T, n *network) {
+			d, _ := n.serve(t, "d1:1")
+			go func() { (<-d.sessions).welcome() }()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork()
+				prepare(t, n)
+				set, _ := nullSet(t)
+				w := start(t, n, set, nil)
+				settle(time.Second)
+				began := time.Now()
+				w.stop()
+				if took := time.Since(began); took > 3*time.Second {
+					t.Errorf("the worker took %s to stop", took)
+				}
+			})
+		})
+	}
+}
+
+func TestADispatcherThatHangsIsGivenUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, _ := nullSet(t)
+		start(t, n, set, nil)
+		began := time.Now()
+		d.await(t)
+		d.await(t)
+		if waited := time.Since(began); waited < 5*time.Second || waited > 6*time.Second {
+			t.Errorf("the worker gave up after %s, want 5s", waited)
+		}
+	})
+}
+
+func TestAWorkerThatForgotNeverReportsLess(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, e := nullSet(t)
+		w := start(t, n, set, nil)
+		s := d.await(t)
+		s.welcome()
+		tasks := []assignment{
+			nullTask("kept", running, nil), nullTask("parked", ready, nil), nullTask("orphan", running, nil),
+			nullTask("ended", running, map[string]any{"runFor": "5s", "exitCode": 7}),
+		}
+		s.assign(true, tasks)
+		settle(time.Second)
+		s.wantStates(map[string]TaskState{"kept": running, "parked": ready, "orphan": running, "ended": running})
+		w.stop()
+		settle(10 * time.Second)
+
+		// The worker comes back without any memory. Nothing may happen before
+		// the managers have spoken.
+		start(t, n, set, nil)
+		s = d.await(t)
+		s.welcome()
+		settle(time.Minute)
+		wantHeld(t, e, "ended", "kept", "orphan", "parked")
+		s.assign(true, []assignment{
+			tasks[0].known(running), tasks[1].known(ready), tasks[3].known(running),
+			nullTask("lost", running, nil).known(running),
+			nullTask("lostearly", running, nil).known(TaskState_PREPARING),
+			nullTask("past", running, nil).known(complete),
+		})
+		settle(time.Second)
+		s.wantStates(map[string]TaskState{
+			"kept": running, "parked": ready, "ended": failed, "lost": failed, "lostearly": running,
+		})
+		for id, floor := range map[string]TaskState{"kept": running, "parked": ready, "ended": running, "lost": running} {
+			for _, reported := range s.all(id) {
+				if reported.GetStatus().GetState() < floor {
+					t.Errorf("%s was reported as %s though %s was known", id, reported.GetStatus().GetState(), floor)
+				}
+			}
+		}
+		if got := s.state("ended"); got.GetRuntime().GetExitCode() != 7 {
+			t.Errorf("ended: %v", got)
+		}
+		wantHeld(t, e, "ended", "kept", "lostearly", "parked")
+	})
+}
+
+func TestASetWithoutItsSpecIsRefused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, e := nullSet(t)
+		start(t, n, set, nil)
+		s := d.await(t)
+		s.welcome()
+		task := nullTask("a", running, nil)
+		s.sent[string(task.SpecDigest)] = true
+		s.assign(true, []assignment{task})
+		s = d.await(t)
+		s.welcome()
+		s.assign(true, []assignment{task})
+		settle(time.Second)
+		s.wantStates(map[string]TaskState{"a": running})
+		wantHeld(t, e, "a")
+	})
+}
+
+func TestBadSettingsAreAllNamed(t *testing.T) {
+	t.Parallel()
+	_, err := workerd.New(workerd.Env{}, workerd.Config{})
+	if err == nil {
+		t.Error("no error without a way to dial")
+	}
+	cfg := workerd.DefaultConfig()
+	cfg.NodeID = "a/b"
+	cfg.Dispatchers = []string{"nowhere"}
+	cfg.AckTimeout = 0
+	_, err = workerd.New(workerd.Env{Dial: newNetwork().dial}, cfg)
+	var joined interface{ Unwrap() []error }
+	if !errors.As(err, &joined) || len(joined.Unwrap()) != 3 {
+		t.Errorf("error = %v, want three faults", err)
+	}
+}
