@@ -8,9 +8,9 @@
 // head, and the pages that it lists. A page holds the records of one range of
 // keys, in order, with their versions, and splits when it outgrows its bound.
 //
-//	<prefix>/<table>/h/<shard>         the head: sequence number, id of the last
-//	                                   commit, and per page: lower bound, number,
-//	                                   sequence number of its last change
+//	<prefix>/<table>/h/<shard>         the head: sequence number, who committed
+//	                                   last, and per page: lower bound, number,
+//	                                   sequence number of its last change, checksum
 //	<prefix>/<table>/p/<shard>/<page>  a page: records as key, version, value
 //
 // Keys are chosen so that what changes together lies together: a service's
@@ -24,7 +24,12 @@
 // changed. If another process was faster, what it wrote is read and the update
 // functions run again. So an update is serializable, atomic over any number of
 // tables, and guarded by nothing but compare-and-set: no lock has to be held.
-// A record's version is its shard's sequence number at the commit that wrote it.
+// A shard's sequence number grows by one with each update that writes to it; a
+// record's version is that number at the update that wrote it.
+//
+// When the kv does not say what became of a transaction, the heads do: they name
+// the last commits of their last writers. So no update is applied twice, and none
+// is said to have failed that was applied: at worst its outcome is unknown.
 //
 // # Watch
 //

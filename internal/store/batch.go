@@ -1,0 +1,159 @@
+package store
+
+import (
+	"fmt"
+
+	"github.com/musterhq/muster/internal/kv"
+)
+
+// batch is a number of updates that are committed in one transaction. Their
+// functions run one after another, each on what the former ones left.
+type batch struct {
+	base    *Snapshot
+	maxPage int
+	limits  kv.Limits
+	drafts  [][]*draft // by table and shard
+	order   []*draft   // in the order of their first use
+	cost    cost
+	members []member
+	runs    int
+}
+
+// member is an update that is part of a batch, and the error that its function
+// returned.
+type member struct {
+	req *request
+	err error
+}
+
+func newBatch(base *Snapshot, maxPage int, limits kv.Limits) *batch {
+	return &batch{base: base, maxPage: maxPage, limits: limits, drafts: make([][]*draft, len(base.defs))}
+}
+
+func (b *batch) draft(t TableDef, number int) *draft {
+	i := indexOf(b.base.defs, t)
+	if b.drafts[i] == nil {
+		b.drafts[i] = make([]*draft, Shards)
+	}
+	d := b.drafts[i][number]
+	if d == nil {
+		d = newDraft(t, i, number, b.base.table(t).shards[number], b.maxPage)
+		b.drafts[i][number] = d
+		b.order = append(b.order, d)
+	}
+	return d
+}
+
+func (b *batch) guard(d *draft) {
+	if d.guards++; d.guards == 1 {
+		b.cost.ops++
+	}
+}
+
+func (b *batch) unguard(d *draft) {
+	if d.guards--; d.guards == 0 {
+		b.cost.ops--
+	}
+}
+
+func (b *batch) write(d *draft) {
+	if d.writers++; d.writers == 1 {
+		b.cost.bytes += d.base.headSize()
+	}
+}
+
+func (b *batch) unwrite(d *draft) {
+	if d.writers--; d.writers == 0 {
+		b.cost.bytes -= d.base.headSize()
+	}
+}
+
+// fits reports whether the transaction is within the limits, as far as is
+// known.
+func (b *batch) fits() bool {
+	return b.cost.ops <= b.limits.Ops && b.cost.bytes <= b.limits.Bytes
+}
+
+// run runs an update's function and makes it a member. It reports false, and
+// leaves no trace, if that would be too much for one transaction. The first
+// member always fits: what becomes of it is seen when the batch is sealed.
+func (b *batch) run(req *request) bool {
+	tx := &Tx{batch: b, number: b.runs}
+	b.runs++
+	err := req.fn(tx)
+	if tx.err != nil {
+		err = tx.err
+	}
+	// To use a Tx after its function has returned is a mistake, and panics.
+	defer func() { tx.batch = nil }()
+	if err != nil {
+		tx.revert()
+	} else if len(tx.undo) == 0 {
+		// It changes nothing, so nothing depends on what it has read.
+		tx.release()
+	}
+	if !b.fits() && len(b.members) > 0 {
+		tx.revert()
+		tx.release()
+		return false
+	}
+	tx.accept()
+	b.members = append(b.members, member{req: req, err: err})
+	return true
+}
+
+// plan is a batch as a transaction.
+type plan struct {
+	ops    []kv.Op
+	bytes  int
+	shards []plannedShard
+	tables map[int]struct{}
+	writes bool
+}
+
+// plannedShard is a shard as the transaction will leave it, but for its index.
+type plannedShard struct {
+	table, shard int
+	key          string // of its head
+	base         *shard
+	next         *shard // nil if it is only checked
+}
+
+// seal turns the batch into a transaction. Heads come first, so that a conflict
+// is found before anything else is looked at.
+func (b *batch) seal(prefix string, w writer, merge bool) *plan {
+	p := &plan{tables: map[int]struct{}{}}
+	var pages []kv.Op
+	for _, d := range b.order {
+		if d.guards == 0 {
+			continue
+		}
+		p.tables[d.table] = struct{}{}
+		ps := plannedShard{table: d.table, shard: d.shard, key: headKey(prefix, d.def, d.shard), base: d.base}
+		if d.writers == 0 {
+			p.ops = append(p.ops, kv.Op{Verb: kv.CheckIndex, Key: ps.key, Index: d.base.index})
+		} else {
+			var ops []kv.Op
+			ps.next, ops = d.seal(prefix, w, merge)
+			value := ps.next.head().encode()
+			p.ops = append(p.ops, kv.Op{Verb: kv.CAS, Key: ps.key, Index: d.base.index, Value: value})
+			p.bytes += len(value)
+			p.writes = true
+			for _, op := range ops {
+				p.bytes += len(op.Value)
+			}
+			pages = append(pages, ops...)
+		}
+		p.shards = append(p.shards, ps)
+	}
+	p.ops = append(p.ops, pages...)
+	return p
+}
+
+// check returns an error if the transaction is over the limits.
+func (p *plan) check(l kv.Limits) error {
+	if len(p.ops) <= l.Ops && p.bytes <= l.Bytes {
+		return nil
+	}
+	return fmt.Errorf("%d operations of %d, %d bytes of %d: %w", len(p.ops), l.Ops, p.bytes, l.Bytes, kv.ErrTooLarge)
+}

@@ -1,0 +1,83 @@
+package store
+
+import "iter"
+
+// Change is a difference between two snapshots: a record that was created (Old
+// is nil), removed (New is nil) or changed.
+type Change[T any] struct {
+	Old, New *Entry[T]
+}
+
+// Changes returns what is different in to from what it was in from, shard by
+// shard in order of the keys. A from of nil is empty. How often a record changed
+// in between does not show. The cost is that of reading the pages that differ.
+func (t *Table[T]) Changes(from, to *Snapshot) iter.Seq[Change[T]] {
+	return func(yield func(Change[T]) bool) {
+		a, b := emptyTable, to.table(t)
+		if from != nil {
+			a = from.table(t)
+		}
+		if a == b {
+			return
+		}
+		for i := range b.shards {
+			if a.shards[i] == b.shards[i] {
+				continue
+			}
+			if !compareShards(a.shards[i], b.shards[i], func(old, new *record) bool {
+				return yield(Change[T]{Old: entryPointer[T](old), New: entryPointer[T](new)})
+			}) {
+				return
+			}
+		}
+	}
+}
+
+func entryPointer[T any](r *record) *Entry[T] {
+	if r == nil {
+		return nil
+	}
+	e := entry[T](r)
+	return &e
+}
+
+// compareShards walks through two states of a shard side by side. Where both
+// come to a page that they share, both leave it out.
+func compareShards(from, to *shard, yield func(old, new *record) bool) bool {
+	a, b := from.seek(""), to.seek("")
+	for a.ok() || b.ok() {
+		if a.ok() && b.ok() && a.rec == 0 && b.rec == 0 && from.pages[a.page] == to.pages[b.page] {
+			a.page++
+			b.page++
+			a.settle()
+			b.settle()
+			continue
+		}
+		var old, new *record
+		if a.ok() {
+			old = a.record()
+		}
+		if b.ok() {
+			new = b.record()
+		}
+		switch {
+		case old != nil && new != nil && old.key < new.key:
+			new = nil
+		case old != nil && new != nil && old.key > new.key:
+			old = nil
+		}
+		if old != nil {
+			a.step()
+		}
+		if new != nil {
+			b.step()
+		}
+		if old != nil && new != nil && (old == new || old.version == new.version && old.raw == new.raw) {
+			continue
+		}
+		if !yield(old, new) {
+			return false
+		}
+	}
+	return true
+}

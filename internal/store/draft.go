@@ -1,0 +1,194 @@
+package store
+
+import (
+	"slices"
+	"strings"
+)
+
+// cost is what a batch's transaction will take, as far as is known before its
+// pages are split and encoded.
+type cost struct {
+	ops, bytes int
+}
+
+func (c *cost) add(d cost, sign int) {
+	c.ops += sign * d.ops
+	c.bytes += sign * d.bytes
+}
+
+// draft is a shard while a batch changes it. The pages keep their bounds until
+// the batch is sealed.
+type draft struct {
+	def     TableDef
+	table   int
+	shard   int
+	base    *shard
+	maxPage int
+	pages   []draftPage
+	// seq is the sequence number of the last accepted update.
+	seq uint64
+	// guards counts the updates of the batch whose result depends on the shard,
+	// writers those that wrote to it.
+	guards, writers int
+	// touchedBy and wroteBy are the numbers of the last updates that did.
+	touchedBy, wroteBy int
+	// generation grows with each change, for scans to notice.
+	generation int
+}
+
+// draftPage is a page while a batch changes it.
+type draftPage struct {
+	base    *page // nil for the first page of an empty shard
+	low     string
+	recs    []*record // those of base as long as there is no change
+	size    int
+	changes int
+}
+
+func newDraft(def TableDef, table, number int, base *shard, maxPage int) *draft {
+	d := &draft{
+		def: def, table: table, shard: number, base: base, maxPage: maxPage, seq: base.seq,
+		pages: make([]draftPage, max(len(base.pages), 1)), touchedBy: -1, wroteBy: -1,
+	}
+	d.pages[0].size = pageOverhead
+	for i, p := range base.pages {
+		d.pages[i] = draftPage{base: p, low: p.low, recs: p.recs, size: p.size}
+	}
+	return d
+}
+
+// target is the size up to which pages are filled when they are split or
+// merged, so that the next record does not split them again.
+func target(maxPage int) int { return maxPage * 3 / 4 }
+
+// underfull is the size below which a page is merged with a neighbour.
+func underfull(maxPage int) int { return maxPage / 4 }
+
+// cost is what the page adds to the transaction: a bound for all but records
+// that are larger than a page.
+func (p *draftPage) cost(maxPage int) cost {
+	switch {
+	case p.changes == 0:
+		return cost{}
+	case p.size < underfull(maxPage) && p.base != nil:
+		// It may take in a neighbour, and remove its page.
+		return cost{ops: 2, bytes: p.size + target(maxPage)}
+	case p.size <= maxPage:
+		return cost{ops: 1, bytes: p.size}
+	default:
+		return cost{ops: 2 + p.size/target(maxPage), bytes: p.size + p.size/16}
+	}
+}
+
+func (d *draft) locate(key string) int {
+	i, ok := slices.BinarySearchFunc(d.pages, key, func(p draftPage, key string) int {
+		return strings.Compare(p.low, key)
+	})
+	if ok {
+		return i
+	}
+	return i - 1 // the first page's bound is "", so there is one
+}
+
+func (p *draftPage) find(key string) (int, bool) {
+	return slices.BinarySearchFunc(p.recs, key, compareKey)
+}
+
+func (d *draft) get(key string) *record {
+	p := &d.pages[d.locate(key)]
+	if i, ok := p.find(key); ok {
+		return p.recs[i]
+	}
+	return nil
+}
+
+// scan yields the records whose keys start with prefix, and reports whether all
+// were wanted. The draft may change meanwhile: what is ahead shows as it is
+// then.
+func (d *draft) scan(prefix string, yield func(*record) bool) bool {
+	page := d.locate(prefix)
+	rec, _ := d.pages[page].find(prefix)
+	for page < len(d.pages) {
+		if rec >= len(d.pages[page].recs) {
+			page, rec = page+1, 0
+			continue
+		}
+		r := d.pages[page].recs[rec]
+		if !strings.HasPrefix(r.key, prefix) {
+			break
+		}
+		generation := d.generation
+		if !yield(r) {
+			return false
+		}
+		rec++
+		if d.generation != generation {
+			var found bool
+			if rec, found = d.pages[page].find(r.key); found {
+				rec++
+			}
+		}
+	}
+	return true
+}
+
+// set puts r in place of the record with that key (or removes it, if r is nil),
+// and returns the record that was there. The change counts for by: 1, or -1 when
+// it takes back an earlier one. total is kept up to date.
+func (d *draft) set(key string, r *record, by int, total *cost) *record {
+	p := &d.pages[d.locate(key)]
+	i, found := p.find(key)
+	if !found && r == nil {
+		return nil
+	}
+	total.add(p.cost(d.maxPage), -1)
+	if p.changes == 0 {
+		recs := make([]*record, len(p.recs), len(p.recs)+8)
+		copy(recs, p.recs)
+		p.recs = recs
+	}
+	d.generation++
+	p.changes += by
+
+	var old *record
+	before := ""
+	if i > 0 {
+		before = p.recs[i-1].key
+	}
+	if found {
+		old = p.recs[i]
+		p.size -= old.size(before)
+	}
+	rest := p.recs[i:]
+	if found {
+		rest = rest[1:]
+	}
+	if len(rest) > 0 {
+		// What follows is encoded behind another key than before.
+		was, is := before, before
+		if found {
+			was = old.key
+		}
+		if r != nil {
+			is = r.key
+		}
+		if was != is {
+			p.size += rest[0].size(is) - rest[0].size(was)
+		}
+	}
+	switch {
+	case r == nil:
+		p.recs = slices.Delete(p.recs, i, i+1)
+	case found:
+		p.recs[i] = r
+		p.size += r.size(before)
+	default:
+		p.recs = slices.Insert(p.recs, i, r)
+		p.size += r.size(before)
+	}
+	if p.changes == 0 && p.base != nil {
+		p.recs, p.size = p.base.recs, p.base.size
+	}
+	total.add(p.cost(d.maxPage), 1)
+	return old
+}

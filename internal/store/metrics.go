@@ -1,0 +1,73 @@
+package store
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are those of one store.
+type metrics struct {
+	commitSeconds prometheus.Histogram
+	commitOps     prometheus.Histogram
+	commitBytes   prometheus.Histogram
+	commitUpdates prometheus.Histogram
+	conflicts     prometheus.Counter
+	wakeups       *prometheus.CounterVec
+	pagesRead     *prometheus.CounterVec
+	staleness     prometheus.GaugeFunc
+}
+
+func newMetrics(staleness func() time.Duration) *metrics {
+	name := func(n string) prometheus.Opts {
+		return prometheus.Opts{Namespace: "muster", Subsystem: "store", Name: n}
+	}
+	histogram := func(n, help string, buckets []float64) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "muster", Subsystem: "store", Name: n, Help: help, Buckets: buckets,
+		})
+	}
+	counter := func(n, help string) *prometheus.CounterVec {
+		o := prometheus.CounterOpts(name(n))
+		o.Help = help
+		return prometheus.NewCounterVec(o, []string{"table"})
+	}
+	gauge := prometheus.GaugeOpts(name("staleness_seconds"))
+	gauge.Help = "Time since the last contact with the key-value store; 0 while in contact."
+	conflicts := prometheus.CounterOpts(name("commit_conflicts_total"))
+	conflicts.Help = "Transactions that were repeated because another process had written."
+	return &metrics{
+		commitSeconds: histogram("commit_seconds", "Time from sending a transaction to knowing that it was applied.",
+			prometheus.ExponentialBuckets(0.0005, 2, 15)),
+		commitOps: histogram("commit_ops", "Operations of a committed transaction.",
+			prometheus.ExponentialBuckets(1, 2, 8)),
+		commitBytes: histogram("commit_bytes", "Bytes of values of a committed transaction.",
+			prometheus.ExponentialBuckets(256, 4, 7)),
+		commitUpdates: histogram("commit_updates", "Updates that were joined into a committed transaction.",
+			prometheus.ExponentialBuckets(1, 4, 8)),
+		conflicts: prometheus.NewCounter(conflicts),
+		wakeups:   counter("watch_wakeups_total", "Answers of the blocking lists of a table's heads."),
+		pagesRead: counter("pages_read_total", "Pages of a table that were read."),
+		staleness: prometheus.NewGaugeFunc(gauge, func() float64 { return staleness().Seconds() }),
+	}
+}
+
+// register makes the metrics known to a registry.
+func (m *metrics) register(r prometheus.Registerer) error {
+	for _, c := range []prometheus.Collector{
+		m.commitSeconds, m.commitOps, m.commitBytes, m.commitUpdates,
+		m.conflicts, m.wakeups, m.pagesRead, m.staleness,
+	} {
+		if err := r.Register(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *metrics) committed(took time.Duration, p *plan, updates int) {
+	m.commitSeconds.Observe(took.Seconds())
+	m.commitOps.Observe(float64(len(p.ops)))
+	m.commitBytes.Observe(float64(p.bytes))
+	m.commitUpdates.Observe(float64(updates))
+}

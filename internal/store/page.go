@@ -1,0 +1,151 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A page is encoded as
+//
+//	1          format
+//	uvarint    number of records, then for each, in order of their keys:
+//	  uvarint    how many bytes its key shares with that of the former record
+//	  uvarint    length of the rest of the key
+//	  bytes      the rest of the key
+//	  uvarint    version
+//	  uvarint    length of the value
+//	  bytes      the value
+const (
+	pageFormat = 1
+	// pageOverhead is what a page has besides its records, at most.
+	pageOverhead = 4
+)
+
+// record is one record as all snapshots share it. It is never changed.
+type record struct {
+	key     string
+	raw     string
+	version uint64
+	value   any
+}
+
+// newRecord returns a record that shares no memory with its arguments.
+func newRecord(t TableDef, key, raw []byte, version uint64) (*record, error) {
+	value, err := t.decode(raw)
+	if err != nil {
+		return nil, fmt.Errorf("record %q: %w", key, err)
+	}
+	// Key and value in one allocation of their own: records of one page
+	// live for very different times.
+	var b strings.Builder
+	b.Grow(len(key) + len(raw))
+	b.Write(key)
+	b.Write(raw)
+	s := b.String()
+	return &record{key: s[:len(key)], raw: s[len(key):], version: version, value: value}, nil
+}
+
+// size is the length of the record's encoding behind that of a record with the
+// key before.
+func (r *record) size(before string) int {
+	n := shared(before, r.key)
+	rest := len(r.key) - n
+	return uvarintLen(uint64(n)) + uvarintLen(uint64(rest)) + rest +
+		uvarintLen(r.version) + uvarintLen(uint64(len(r.raw))) + len(r.raw)
+}
+
+// page is a page of a shard. It is never changed.
+type page struct {
+	pageRef
+	recs []*record
+	size int // of its value
+}
+
+func compareKey(r *record, key string) int { return strings.Compare(r.key, key) }
+
+// find returns where a key is, or would be.
+func (p *page) find(key string) (int, bool) {
+	return slices.BinarySearchFunc(p.recs, key, compareKey)
+}
+
+func encodePage(recs []*record, size int) []byte {
+	b := make([]byte, 0, size+pageOverhead)
+	b = append(b, pageFormat)
+	b = binary.AppendUvarint(b, uint64(len(recs)))
+	before := ""
+	for _, r := range recs {
+		n := shared(before, r.key)
+		b = binary.AppendUvarint(b, uint64(n))
+		b = binary.AppendUvarint(b, uint64(len(r.key)-n))
+		b = append(b, r.key[n:]...)
+		b = binary.AppendUvarint(b, r.version)
+		b = binary.AppendUvarint(b, uint64(len(r.raw)))
+		b = append(b, r.raw...)
+		before = r.key
+	}
+	return b
+}
+
+// recordSource gives records that are decoded already, in order of their keys.
+type recordSource interface {
+	// advance returns the first record that is not before key, or nil.
+	advance(key []byte) *record
+}
+
+// noRecords is a recordSource.
+type noRecords struct{}
+
+func (noRecords) advance([]byte) *record { return nil }
+
+// bounds are what a page's records must be within: keys at least low, and less
+// than high unless high is "", and versions no greater than seq.
+type bounds struct {
+	low, high string
+	seq       uint64
+}
+
+// decodePage decodes a page's records. It takes those that have not changed
+// from known, so that they are neither decoded nor kept twice.
+func decodePage(t TableDef, value []byte, in bounds, known recordSource) ([]*record, error) {
+	r := wireReader{b: value}
+	if f := r.byte(); r.err == nil && f != pageFormat {
+		return nil, fmt.Errorf("page: %w %d", errFormat, f)
+	}
+	recs := make([]*record, 0, r.count(4))
+	var key, before []byte
+	for range cap(recs) {
+		n, rest := r.uvarint(), r.uvarint()
+		if n > uint64(len(before)) || rest > MaxKey {
+			r.fail(errCorrupt)
+			break
+		}
+		key = append(append(key[:0], before[:n]...), r.bytes(rest)...)
+		version := r.uvarint()
+		raw := r.bytes(r.uvarint())
+		switch {
+		case r.err != nil:
+		case len(key) == 0, len(key) > MaxKey, version > in.seq,
+			len(recs) > 0 && string(key) <= string(before),
+			string(key) < in.low, in.high != "" && string(key) >= in.high:
+			r.fail(errCorrupt)
+		}
+		if r.err != nil {
+			break
+		}
+		rec := known.advance(key)
+		if rec == nil || rec.version != version || rec.key != string(key) || rec.raw != string(raw) {
+			var err error
+			if rec, err = newRecord(t, key, raw, version); err != nil {
+				return nil, fmt.Errorf("page: %w", err)
+			}
+		}
+		recs = append(recs, rec)
+		key, before = before, key
+	}
+	if err := r.end(); err != nil {
+		return nil, fmt.Errorf("page: %w", err)
+	}
+	return recs, nil
+}

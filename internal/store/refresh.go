@@ -1,0 +1,253 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/musterhq/muster/internal/kv"
+)
+
+const (
+	// maxRounds is how often heads and pages are read for one refresh before
+	// the whole table is listed, which always comes to an end.
+	maxRounds = 3
+	// maxMissing is how many pages are read one by one; to list the table is
+	// cheaper for more.
+	maxMissing = 1024
+	// doubtPause is how long a read that goes backwards is doubted: a leader
+	// of the kv that has been deposed and does not know it yet may answer so
+	// for as long as its lease.
+	doubtPause = time.Second
+)
+
+// errBackwards says that the kv holds an older state than it did.
+var errBackwards = errors.New("kv went backwards")
+
+// refresh brings the snapshot of the table up to what the kv holds now. hint
+// may hold heads that were read before.
+//
+// All heads are read in one transaction, so they show one moment; the pages that
+// they name may be read at any time, because number, sequence number and checksum
+// say whether it is the page that was meant.
+func (f *follower) refresh(ctx context.Context, hint *tableHeads) error {
+	select {
+	case f.reading <- struct{}{}:
+		defer func() { <-f.reading }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	err := f.refreshOnce(ctx, hint, false)
+	if errors.Is(err, errBackwards) {
+		pause(ctx, doubtPause, doubtPause, 0)
+		err = f.refreshOnce(ctx, nil, true)
+	}
+	if err != nil {
+		return fmt.Errorf("refresh table %s: %w", f.def.Name(), err)
+	}
+	return nil
+}
+
+// refreshOnce does it. With sure, it accepts that the kv went backwards, because
+// it was restored from a snapshot of its own.
+func (f *follower) refreshOnce(ctx context.Context, hint *tableHeads, sure bool) error {
+	before := f.state()
+	found := map[string]kv.Pair{}
+	var missing []string
+	if hint != nil {
+		missing = f.missing(hint, found)
+	}
+	for range maxRounds {
+		if len(missing) > maxMissing {
+			break
+		}
+		pairs, err := f.read(ctx, missing, found)
+		if err != nil {
+			return err
+		}
+		heads, err := f.parseHeads(pairs)
+		if err != nil {
+			return err
+		}
+		if fl := f.flight.Load(); fl != nil && heads.wroteLast(fl.writer) {
+			// What we have just committed need not be read.
+			select {
+			case <-fl.done:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		if missing = f.missing(heads, found); len(missing) == 0 {
+			return f.install(heads, before, found, sure)
+		}
+	}
+	return f.list(ctx, sure)
+}
+
+// read reads all heads, and the pages with these keys into found, in as few
+// transactions as it takes. The heads are those of the last one.
+func (f *follower) read(ctx context.Context, keys []string, found map[string]kv.Pair) ([]kv.Pair, error) {
+	limit := f.s.kv.Limits().Ops
+	var pairs []kv.Pair
+	for {
+		n := min(len(keys), limit)
+		ops := make([]kv.Op, 0, n+Shards)
+		last := n == len(keys) && n+Shards <= limit
+		if last {
+			for i := range Shards {
+				ops = append(ops, kv.Op{Verb: kv.Get, Key: headKey(f.s.prefix, f.def, i)})
+			}
+		}
+		for _, k := range keys[:n] {
+			ops = append(ops, kv.Op{Verb: kv.Get, Key: k})
+		}
+		keys = keys[n:]
+		var err error
+		if pairs, err = f.s.txn(ctx, ops); err != nil {
+			return nil, fmt.Errorf("read heads and %d pages: %w", n, err)
+		}
+		for _, p := range pairs {
+			found[p.Key] = p
+		}
+		f.s.metrics.pagesRead.WithLabelValues(f.def.Name()).Add(float64(n))
+		if last {
+			return pairs, nil
+		}
+	}
+}
+
+// missing returns the keys of the pages that the heads name and that are neither
+// in the snapshot nor among those found.
+func (f *follower) missing(heads *tableHeads, found map[string]kv.Pair) []string {
+	var keys []string
+	for i, sh := range f.state().shards {
+		if heads[i].index == sh.index {
+			continue
+		}
+		for _, ref := range heads[i].pages {
+			if sh.page(ref) != nil {
+				continue
+			}
+			key := pageKey(f.s.prefix, f.def, i, ref.num)
+			if p, ok := found[key]; ok && checksum(p.Value) == ref.sum {
+				continue
+			}
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// list reads the whole table at one moment, and installs it.
+func (f *follower) list(ctx context.Context, sure bool) error {
+	before := f.state()
+	pairs, _, err := f.s.kv.List(ctx, tablePrefix(f.s.prefix, f.def), kv.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list: %w", err)
+	}
+	return f.installList(pairs, before, sure)
+}
+
+// load reads the table for the first time. It returns the index to follow from.
+func (f *follower) load(ctx context.Context) (uint64, error) {
+	start := time.Now()
+	pairs, index, err := f.s.kv.List(ctx, tablePrefix(f.s.prefix, f.def), kv.ListOptions{})
+	if err != nil {
+		return 0, fmt.Errorf("load: %w", err)
+	}
+	if err := f.installList(pairs, emptyTable, false); err != nil {
+		return 0, fmt.Errorf("load: %w", err)
+	}
+	f.s.log.Debug("table loaded", zap.String("table", f.def.Name()),
+		zap.Int("keys", len(pairs)), zap.Duration("took", time.Since(start)))
+	return index, nil
+}
+
+func (f *follower) installList(pairs []kv.Pair, before *tableState, sure bool) error {
+	heads, err := f.parseHeads(pairs)
+	if err != nil {
+		return err
+	}
+	found := make(map[string]kv.Pair, len(pairs))
+	pages := 0
+	for _, p := range pairs {
+		found[p.Key] = p
+		if strings.HasPrefix(p.Key, f.pages) {
+			pages++
+		}
+	}
+	f.s.metrics.pagesRead.WithLabelValues(f.def.Name()).Add(float64(pages))
+	return f.install(heads, before, found, sure)
+}
+
+// install makes shards of heads and pages, and puts them into the snapshot.
+// before is the state from before anything was read: what was read is not older,
+// unless the kv went backwards.
+func (f *follower) install(heads *tableHeads, before *tableState, found map[string]kv.Pair, sure bool) error {
+	backwards := false
+	for i := range heads {
+		backwards = backwards || heads[i].index < before.shards[i].index
+	}
+	if backwards && !sure {
+		return errBackwards
+	}
+	now := f.state()
+	if now == nil {
+		now = emptyTable
+	}
+	var changed []newShard
+	for i, old := range now.shards {
+		if heads[i].index == old.index || heads[i].index < old.index && !backwards {
+			continue
+		}
+		next, err := f.shard(i, heads[i].head, heads[i].index, old, found)
+		if err != nil {
+			return err
+		}
+		changed = append(changed, newShard{table: f.place, shard: i, state: next})
+	}
+	if backwards {
+		f.s.log.Warn("the kv holds an older state than before: taking it over", zap.String("table", f.def.Name()))
+		if now != before || !f.s.replace(f.place, before, changed) {
+			return errBackwards
+		}
+		return nil
+	}
+	f.s.install(f.place, changed)
+	return nil
+}
+
+// shard makes a shard of its head, of the pages that have not changed and of
+// those that were found.
+func (f *follower) shard(number int, h *head, index uint64, old *shard, found map[string]kv.Pair) (*shard, error) {
+	sh := &shard{index: index, seq: h.seq, next: h.next, writers: h.writers, pages: make([]*page, len(h.pages))}
+	for i, ref := range h.pages {
+		in := bounds{low: ref.low, seq: h.seq}
+		if i+1 < len(h.pages) {
+			in.high = h.pages[i+1].low
+		}
+		if p := old.page(ref); p != nil {
+			if p.low != ref.low {
+				p = &page{pageRef: ref, recs: p.recs, size: p.size}
+			}
+			sh.pages[i] = p
+			continue
+		}
+		key := pageKey(f.s.prefix, f.def, number, ref.num)
+		pair, ok := found[key]
+		if !ok || checksum(pair.Value) != ref.sum {
+			return nil, fmt.Errorf("key %s: %w: it is not the page that its head names", key, errCorrupt)
+		}
+		known := old.seek(ref.low)
+		recs, err := decodePage(f.def, pair.Value, in, &known)
+		if err != nil {
+			return nil, fmt.Errorf("key %s: %w", key, err)
+		}
+		sh.pages[i] = &page{pageRef: ref, recs: recs, size: len(pair.Value)}
+	}
+	return sh, nil
+}

@@ -1,0 +1,123 @@
+package store
+
+import (
+	"slices"
+
+	"github.com/musterhq/muster/internal/kv"
+)
+
+// piece is a page of a shard that is being sealed.
+type piece struct {
+	base  *page // nil for a new page
+	low   string
+	recs  []*record
+	size  int
+	dirty bool
+}
+
+// seal returns the shard as the batch leaves it, but for its index, and the
+// operations on its pages. Pages that have outgrown their bound are split;
+// empty ones are removed, and badly filled ones merged with a neighbour unless
+// merge is false.
+func (d *draft) seal(prefix string, w writer, merge bool) (*shard, []kv.Op) {
+	var ops []kv.Op
+	remove := func(p *page) {
+		if p != nil {
+			ops = append(ops, kv.Op{Verb: kv.Delete, Key: pageKey(prefix, d.def, d.shard, p.num)})
+		}
+	}
+
+	var pieces []piece
+	for _, p := range d.pages {
+		switch {
+		case p.changes == 0 && p.base == nil:
+		case p.changes == 0:
+			pieces = d.join(pieces, piece{base: p.base, low: p.low, recs: p.recs, size: p.size}, merge, remove)
+		case len(p.recs) == 0:
+			remove(p.base)
+		case p.size <= d.maxPage:
+			pieces = d.join(pieces, piece{base: p.base, low: p.low, recs: p.recs, size: p.size, dirty: true}, merge, remove)
+		default:
+			pieces = append(pieces, split(p, d.maxPage)...)
+		}
+	}
+
+	next := &shard{seq: d.seq, next: d.base.next, writers: addWriter(d.base.writers, w)}
+	next.pages = make([]*page, len(pieces))
+	for i, p := range pieces {
+		if i == 0 {
+			p.low = ""
+		}
+		switch {
+		case !p.dirty && p.low == p.base.low:
+			next.pages[i] = p.base
+		case !p.dirty:
+			moved := *p.base
+			moved.low = p.low
+			next.pages[i] = &moved
+		default:
+			np := &page{pageRef: pageRef{low: p.low, seq: d.seq}, recs: p.recs}
+			if p.base != nil {
+				np.num = p.base.num
+			} else {
+				np.num = next.next
+				next.next++
+			}
+			value := encodePage(p.recs, p.size)
+			np.size, np.sum = len(value), checksum(value)
+			next.pages[i] = np
+			ops = append(ops, kv.Op{Verb: kv.Set, Key: pageKey(prefix, d.def, d.shard, np.num), Value: value})
+		}
+	}
+	return next, ops
+}
+
+// join adds a piece, to the last one if one of them was changed and is badly
+// filled and both are small together.
+func (d *draft) join(pieces []piece, p piece, merge bool, remove func(*page)) []piece {
+	if len(pieces) == 0 || !merge {
+		return append(pieces, p)
+	}
+	last := &pieces[len(pieces)-1]
+	poor := last.dirty && last.size < underfull(d.maxPage) || p.dirty && p.size < underfull(d.maxPage)
+	if !poor || last.size+p.size > target(d.maxPage) {
+		return append(pieces, p)
+	}
+	last.recs = slices.Concat(last.recs, p.recs)
+	last.size += p.size
+	last.dirty = true
+	if last.base == nil {
+		last.base = p.base
+	} else {
+		remove(p.base)
+	}
+	return pieces
+}
+
+// split cuts a page into pieces of about the same size, none of which is over
+// maxPage unless it is one record.
+func split(p draftPage, maxPage int) []piece {
+	want := p.size / (p.size/target(maxPage) + 1)
+	var out []piece
+	start, size := 0, pageOverhead
+	low := p.low
+	before := ""
+	cut := func(end int) {
+		out = append(out, piece{low: low, recs: slices.Clone(p.recs[start:end]), size: size, dirty: true})
+		start, size = end, pageOverhead
+	}
+	for i, r := range p.recs {
+		n := r.size(before)
+		if i > start && (size >= want || size+n > maxPage) {
+			cut(i)
+			// The shortest start of the key that is greater than the one before.
+			low = r.key[:shared(before, r.key)+1]
+			n = r.size("")
+		}
+		size += n
+		before = r.key
+	}
+	cut(len(p.recs))
+	out[0].base = p.base
+	return out
+}
