@@ -1,0 +1,150 @@
+package dispatcherd
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+	"unicode"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/store"
+)
+
+const (
+	// maxID bounds the ids that workers choose.
+	maxID = 64
+	// maxDescription bounds what a node says of itself: every scheduler and apid
+	// keeps it in memory.
+	maxDescription = 256 << 10
+)
+
+var (
+	// errNotOwned says that a shard was given away a moment ago.
+	errNotOwned = errors.New("shard is not owned")
+
+	errStopping  = status.Error(codes.Unavailable, "this dispatcher is stopping; try another")
+	errShardLost = status.Error(codes.Unavailable, "the node's shard passes on to another dispatcher")
+)
+
+// removedError is what the worker of a removed node is told.
+func removedError(node string) error {
+	return status.Errorf(codes.PermissionDenied,
+		"node %s was removed from the cluster; to let the machine join again, start its worker with an empty data directory, which gives it a new id", node)
+}
+
+// admit makes a session its node's one, or returns whom the worker is to speak
+// to instead.
+func (d *Daemon) admit(s *session, hello *dispatcherv1.Hello) (*dispatcherv1.SessionResponse, error) {
+	if err := checkHello(hello); err != nil {
+		return nil, err
+	}
+	s.node, s.instance, s.address = hello.NodeId, hello.InstanceId, host(s.stream)
+	s.period = d.period()
+	number := store.ShardOf(s.node)
+	wait := time.NewTimer(d.cfg.OwnerWait)
+	defer wait.Stop()
+	for {
+		moved := d.directory.Changed()
+		shard, changed := d.shardOf(s.node)
+		if shard != nil {
+			err := shard.attach(s, hello.Description)
+			if err == nil {
+				s.welcome(d.welcome(s))
+				return nil, nil
+			}
+			if !errors.Is(err, errNotOwned) {
+				return nil, err
+			}
+		} else if m, ok := d.directory.Owner(number); ok && m.Instance != d.member.Instance {
+			return d.redirect(number), nil
+		}
+		// Nobody owns the shard, or this replica is about to.
+		select {
+		case <-moved:
+		case <-changed:
+		case <-s.done:
+			return nil, errStopping
+		case <-d.stopping:
+			return nil, errStopping
+		case <-wait.C:
+			return d.redirect(number), nil
+		}
+	}
+}
+
+// welcome is the first that a worker is told.
+func (d *Daemon) welcome(s *session) *dispatcherv1.SessionResponse {
+	spec := &musterv1.NodeSpec{}
+	if e, ok := d.tables.Nodes.Get(d.store.Snapshot(), s.node); ok && e.Value.Spec != nil {
+		spec = e.Value.Spec
+	}
+	return &dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_Welcome{Welcome: &dispatcherv1.Welcome{
+		HeartbeatPeriod: durationpb.New(s.period), Node: spec, Dispatchers: d.addresses(),
+	}}}
+}
+
+// redirect names the owner of a shard, or nobody if this replica was the last
+// that is known.
+func (d *Daemon) redirect(number int) *dispatcherv1.SessionResponse {
+	r := &dispatcherv1.Redirect{Dispatchers: d.addresses()}
+	if m, ok := d.directory.Owner(number); ok && m.Instance != d.member.Instance {
+		r.Address = m.Address
+	}
+	return &dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_Redirect{Redirect: r}}
+}
+
+func checkHello(h *dispatcherv1.Hello) error {
+	if h == nil {
+		return status.Error(codes.InvalidArgument, "a session's first message has to be hello")
+	}
+	if err := errors.Join(checkID("node_id", h.NodeId), checkID("instance_id", h.InstanceId)); err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	return checkDescription(h.Description)
+}
+
+func checkID(field, id string) error {
+	switch {
+	case id == "":
+		return fmt.Errorf("%s is empty", field)
+	case len(id) > maxID:
+		return fmt.Errorf("%s has %d characters, at most %d are allowed", field, len(id), maxID)
+	case strings.ContainsFunc(id, func(r rune) bool { return r == '/' || !unicode.IsGraphic(r) || unicode.IsSpace(r) }):
+		return fmt.Errorf("%s %q has a slash, a blank or an unprintable character in it", field, id)
+	default:
+		return nil
+	}
+}
+
+func checkDescription(d *musterv1.NodeDescription) error {
+	if d == nil {
+		return status.Error(codes.InvalidArgument, "description is missing")
+	}
+	if n := proto.Size(d); n > maxDescription {
+		return status.Errorf(codes.InvalidArgument, "description has %d bytes, at most %d are allowed", n, maxDescription)
+	}
+	return nil
+}
+
+// host is the address that a worker dialled from, without its port, which is
+// another one each time.
+func host(s stream) string {
+	p, ok := peer.FromContext(s.Context())
+	if !ok || p.Addr == nil {
+		return ""
+	}
+	h, _, err := net.SplitHostPort(p.Addr.String())
+	if err != nil {
+		return p.Addr.String()
+	}
+	return h
+}

@@ -1,0 +1,216 @@
+package dispatcherd
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// until waits for something that other processes do in real time.
+func until(b *testing.B, what string, f func() bool) {
+	b.Helper()
+	for end := time.Now().Add(30 * time.Second); !f(); time.Sleep(200 * time.Microsecond) {
+		if time.Now().After(end) {
+			b.Fatalf("no %s within 30 s", what)
+		}
+	}
+}
+
+func (w *worker) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.model.tasks)
+}
+
+func (w *worker) isWelcome() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.welcome != nil
+}
+
+// fleet connects so many workers, ten to a connection.
+func fleet(b *testing.B, c *cluster, d *replica, n int) []*worker {
+	b.Helper()
+	until(b, "shards", func() bool { return len(d.shards()) == store.Shards })
+	var conn *grpc.ClientConn
+	workers := make([]*worker, n)
+	for i := range workers {
+		if i%10 == 0 {
+			conn = c.dial(d.address)
+		}
+		node := fmt.Sprintf("n%d", i)
+		workers[i] = c.newWorker(node, conn)
+		workers[i].hello(&dispatcherv1.Hello{NodeId: node, InstanceId: "1", Description: description(node)})
+	}
+	for _, w := range workers {
+		until(b, "welcome", w.isWelcome)
+	}
+	return workers
+}
+
+const (
+	benchNodes = 100
+	benchTasks = 10_000
+)
+
+// assignAll writes 10,000 tasks over 100 nodes, and returns when they are in
+// the store.
+func assignAll(b *testing.B, c *cluster, round int) {
+	b.Helper()
+	var updates []func(*store.Tx) error
+	service := fmt.Sprintf("s%d", round)
+	c.service(service)
+	for node := range benchNodes {
+		updates = append(updates, func(tx *store.Tx) error {
+			for i := range benchTasks / benchNodes {
+				slot := uint64(node*benchTasks/benchNodes + i + 1)
+				c.assign(tx, fmt.Sprintf("n%d", node), service, fmt.Sprintf("%s-t%d", service, slot), slot)
+			}
+			return nil
+		})
+	}
+	for _, err := range c.store.UpdateAll(b.Context(), updates) {
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkFanOut writes 10,000 assignments and waits until 100 workers have
+// them all. The dispatcher follows the store through the kv, as in production.
+func BenchmarkFanOut(b *testing.B) {
+	var after time.Duration
+	for b.Loop() {
+		b.StopTimer()
+		c := newCluster(b, true)
+		d := c.dispatcher("d1")
+		workers := fleet(b, c, d, benchNodes)
+		b.StartTimer()
+		assignAll(b, c, 0)
+		written := time.Now()
+		for _, w := range workers {
+			until(b, "tasks", func() bool { return w.count() == benchTasks/benchNodes })
+		}
+		after += time.Since(written)
+		b.StopTimer()
+		for _, w := range workers {
+			w.cancel()
+		}
+		d.stop()
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(after.Milliseconds())/float64(b.N), "ms-after-write/op")
+}
+
+// BenchmarkStatuses reports 10,000 statuses from 100 workers and waits for the
+// acknowledgements: all are in the store then.
+func BenchmarkStatuses(b *testing.B) {
+	c := newCluster(b, true)
+	d := c.dispatcher("d1")
+	workers := fleet(b, c, d, benchNodes)
+	assignAll(b, c, 0)
+	for _, w := range workers {
+		until(b, "tasks", func() bool { return w.count() == benchTasks/benchNodes })
+	}
+	sequence := uint64(0)
+	b.ResetTimer()
+	for b.Loop() {
+		sequence++
+		var wg sync.WaitGroup
+		for _, w := range workers {
+			wg.Go(func() {
+				var statuses []*dispatcherv1.ReportedStatus
+				for id := range w.model.tasks {
+					// Of one state the later word counts, so each round writes all anew.
+					statuses = append(statuses, reported(id, musterv1.TaskState_RUNNING, int64(sequence), fmt.Sprint(sequence)))
+				}
+				w.report(sequence, statuses...)
+			})
+		}
+		wg.Wait()
+		for _, w := range workers {
+			until(b, "acknowledgement", func() bool {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				return w.acked == sequence
+			})
+		}
+	}
+	b.ReportMetric(float64(b.N*benchTasks)/b.Elapsed().Seconds(), "statuses/s")
+}
+
+// BenchmarkIdleWorker measures what a worker costs that only lives: memory and
+// goroutines of both ends of its session, and the time of a heartbeat.
+func BenchmarkIdleWorker(b *testing.B) {
+	const n = 2000
+	c := newCluster(b, true)
+	d := c.dispatcher("d1")
+	until(b, "shards", func() bool { return len(d.shards()) == store.Shards })
+	var before, with runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	goroutines := runtime.NumGoroutine()
+	workers := fleet(b, c, d, n)
+	runtime.GC()
+	runtime.ReadMemStats(&with)
+	goroutines = runtime.NumGoroutine() - goroutines
+	i := 0
+	for b.Loop() {
+		workers[i%n].heartbeat()
+		i++
+	}
+	b.ReportMetric(float64(goroutines)/n, "goroutines/worker")
+	b.ReportMetric(float64(with.HeapInuse+with.StackInuse-before.HeapInuse-before.StackInuse)/n, "B/worker")
+}
+
+// BenchmarkComplete makes the complete set of a node with 1,000 tasks.
+func BenchmarkComplete(b *testing.B) {
+	c := newCluster(b, true)
+	c.service("s1")
+	c.update(func(tx *store.Tx) {
+		for i := range 1000 {
+			c.assign(tx, "n1", "s1", fmt.Sprintf("t%d", i), uint64(i+1))
+		}
+	})
+	desk := desk{c.tables}
+	snap := c.store.Snapshot()
+	b.ReportAllocs()
+	for b.Loop() {
+		if got := newLedger().complete(desk.offers(snap, "n1"), packing{1000, 1 << 20}); len(got[0].Tasks) != 1000 {
+			b.Fatal(len(got[0].Tasks))
+		}
+	}
+}
+
+// BenchmarkChange tells a node with 1,000 tasks of the change of one.
+func BenchmarkChange(b *testing.B) {
+	c := newCluster(b, true)
+	c.service("s1")
+	c.update(func(tx *store.Tx) {
+		for i := range 1000 {
+			c.assign(tx, "n1", "s1", fmt.Sprintf("t%d", i), uint64(i+1))
+		}
+	})
+	desk := desk{c.tables}
+	ledger := newLedger()
+	ledger.complete(desk.offers(c.store.Snapshot(), "n1"), packing{1000, 1 << 20})
+	c.desire("n1", "s1", "t5", 6, musterv1.TaskState_SHUTDOWN)
+	snap := c.store.Snapshot()
+	key := state.NodeTaskKey("n1", "s1", "t5")
+	b.ReportAllocs()
+	for b.Loop() {
+		ledger.tasks["t5"] = told{}
+		if got := ledger.changes([]offer{desk.offer(snap, key)}, packing{1000, 1 << 20}); len(got) != 1 {
+			b.Fatal(len(got))
+		}
+	}
+}

@@ -1,0 +1,120 @@
+package dispatcherd
+
+import (
+	"context"
+	"fmt"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// follower goes from snapshot to snapshot, and marks what has changed where it
+// is worked on. It decides nothing: whoever is told that something changed
+// looks at the newest snapshot.
+type follower struct {
+	d   *Daemon
+	now *store.Snapshot
+	// nodes is the one index that keys do not give: which node a task is assigned
+	// to.
+	nodes map[string]string
+}
+
+// newFollower starts from the newest snapshot. From then on no change is
+// missed, so it has to be made before anything is worked on.
+func newFollower(d *Daemon) *follower {
+	f := &follower{d: d, nodes: map[string]string{}}
+	f.advance(d.store.Snapshot())
+	return f
+}
+
+func (f *follower) run(ctx context.Context) error {
+	t := f.d.tables
+	for {
+		next, err := f.d.store.Wait(ctx, f.now, t.Assignments, t.Tasks, t.Specs, t.Services, t.Nodes, t.NodeStates)
+		if err != nil {
+			return fmt.Errorf("wait for a change: %w", err)
+		}
+		f.advance(next)
+	}
+}
+
+func (f *follower) advance(to *store.Snapshot) {
+	from, t := f.now, f.d.tables
+	f.now = to
+	marked := map[string][]string{}
+	for c := range t.Assignments.Changes(from, to) {
+		key := changed(c)
+		node, _, task := state.SplitKey(key)
+		if c.New != nil {
+			f.nodes[task] = node
+		} else if f.nodes[task] == node {
+			delete(f.nodes, task)
+		}
+		if from != nil {
+			marked[node] = append(marked[node], key)
+		}
+	}
+	if from == nil {
+		return // there is nobody to tell yet
+	}
+	for c := range t.Tasks.Changes(from, to) {
+		if c.Old != nil && c.New != nil && !concerns(c.Old.Value, c.New.Value) {
+			continue
+		}
+		service, _, task := state.SplitKey(changed(c))
+		if node, assigned := f.nodes[task]; assigned {
+			marked[node] = append(marked[node], state.NodeTaskKey(node, service, task))
+		}
+	}
+	for node, keys := range marked {
+		if s, _ := f.d.shardOf(node); s != nil {
+			s.assignmentsChanged(node, keys)
+		}
+	}
+	if appeared(t.Specs.Changes(from, to)) || appeared(t.Services.Changes(from, to)) {
+		for _, s := range f.d.shards() {
+			for _, sess := range s.sessions() {
+				sess.retry()
+			}
+		}
+	}
+	for c := range t.Nodes.Changes(from, to) {
+		if s, _ := f.d.shardOf(changed(c)); s != nil {
+			s.look(changed(c))
+		}
+	}
+	for c := range t.NodeStates.Changes(from, to) {
+		if s, _ := f.d.shardOf(changed(c)); s != nil {
+			var record *recordv1.NodeState
+			if c.New != nil {
+				record = c.New.Value
+			}
+			s.observe(changed(c), record)
+		}
+	}
+}
+
+// concerns reports whether a worker has to be told of a task's change.
+func concerns(old, new *recordv1.Task) bool {
+	return old.DesiredState != new.DesiredState || string(old.SpecDigest) != string(new.SpecDigest)
+}
+
+// appeared reports whether there are records that were not there before, which
+// others may have waited for.
+func appeared[T any](changes func(func(store.Change[T]) bool)) bool {
+	for c := range changes {
+		if c.Old == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// changed is the key of whichever side of a change there is.
+func changed[T any](c store.Change[T]) string {
+	if c.New != nil {
+		return c.New.Key
+	}
+	return c.Old.Key
+}

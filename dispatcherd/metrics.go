@@ -1,0 +1,115 @@
+package dispatcherd
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// Why reported statuses change nothing.
+const (
+	// ignoredForeign: the node was not told of the task, or the state is none
+	// that a worker can see.
+	ignoredForeign = "foreign"
+	// ignoredUnassigned: the assignment has gone meanwhile.
+	ignoredUnassigned = "unassigned"
+	// ignoredKnown: the status is known, or a later one is.
+	ignoredKnown = "known"
+)
+
+// metrics are what a dispatcher counts.
+type metrics struct {
+	transitions   *prometheus.CounterVec
+	tasks         prometheus.Counter
+	specs         prometheus.Counter
+	withdrawn     prometheus.Counter
+	applied       prometheus.Counter
+	ignored       *prometheus.CounterVec
+	reportSeconds prometheus.Histogram
+	subscriptions prometheus.Gauge
+}
+
+func newMetrics(r prometheus.Registerer, d *Daemon) (*metrics, error) {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "muster_dispatcher_" + name, Help: help})
+	}
+	m := &metrics{
+		transitions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "muster_dispatcher_node_transitions_total", Help: "Changes of nodes' states that were written, by the new state.",
+		}, []string{"state"}),
+		tasks:     counter("assignments_sent_total", "Tasks that were sent to workers, new or changed."),
+		specs:     counter("specs_sent_total", "Task specs that were sent to workers."),
+		withdrawn: counter("assignments_withdrawn_total", "Tasks that workers were told to remove."),
+		applied:   counter("statuses_applied_total", "Task statuses that were written."),
+		ignored: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "muster_dispatcher_statuses_ignored_total", Help: "Reported task statuses that changed nothing, by why.",
+		}, []string{"reason"}),
+		reportSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "muster_dispatcher_report_seconds", Help: "Time from a status report's arrival until it is written and acknowledged.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
+		}),
+		subscriptions: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "muster_dispatcher_log_subscriptions", Help: "Readers of tasks' output.",
+		}),
+	}
+	if r == nil {
+		return m, nil
+	}
+	var faults []error
+	for _, c := range []prometheus.Collector{
+		m.transitions, m.tasks, m.specs, m.withdrawn, m.applied, m.ignored, m.reportSeconds, m.subscriptions, newCensus(d),
+	} {
+		if err := r.Register(c); err != nil {
+			faults = append(faults, fmt.Errorf("register: %w", err))
+		}
+	}
+	return m, errors.Join(faults...)
+}
+
+// told counts what a worker was told.
+func (m *metrics) told(a *dispatcherv1.Assignments) {
+	m.tasks.Add(float64(len(a.Tasks)))
+	m.specs.Add(float64(len(a.Specs)))
+	m.withdrawn.Add(float64(len(a.Removed)))
+}
+
+// census counts the nodes whenever metrics are asked for.
+type census struct {
+	d                *Daemon
+	nodes, connected *prometheus.Desc
+}
+
+func newCensus(d *Daemon) census {
+	return census{
+		d:         d,
+		nodes:     prometheus.NewDesc("muster_dispatcher_nodes", "Nodes of this replica's shards, by state.", []string{"state"}, nil),
+		connected: prometheus.NewDesc("muster_dispatcher_connected_nodes", "Workers with a session at this replica.", nil, nil),
+	}
+}
+
+// Describe implements [prometheus.Collector].
+func (c census) Describe(out chan<- *prometheus.Desc) {
+	out <- c.nodes
+	out <- c.connected
+}
+
+// Collect implements [prometheus.Collector].
+func (c census) Collect(out chan<- prometheus.Metric) {
+	count := map[musterv1.NodeStatus_State]int{
+		musterv1.NodeStatus_READY: 0, musterv1.NodeStatus_DOWN: 0,
+		musterv1.NodeStatus_DISCONNECTED: 0, musterv1.NodeStatus_UNKNOWN: 0,
+	}
+	for _, s := range c.d.shards() {
+		s.census(count)
+	}
+	for state, n := range count {
+		out <- prometheus.MustNewConstMetric(c.nodes, prometheus.GaugeValue, float64(n), stateName(state))
+	}
+	out <- prometheus.MustNewConstMetric(c.connected, prometheus.GaugeValue, float64(c.d.connected.Load()))
+}
+
+var _ prometheus.Collector = census{}

@@ -1,0 +1,375 @@
+package dispatcherd
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+const (
+	unknown = musterv1.NodeStatus_UNKNOWN
+	ready   = musterv1.NodeStatus_READY
+	away    = musterv1.NodeStatus_DISCONNECTED
+	fallen  = musterv1.NodeStatus_DOWN
+)
+
+// TestSilentWorker checks that three missed heartbeats are the end, and that
+// a worker that is back is back.
+func TestSilentWorker(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, false)
+		d := c.dispatcher("d1")
+		synctest.Wait()
+		w := c.worker("n1", d.address)
+		w.live(time.Minute)
+		w.heartbeat()
+		c.wantNode("n1", ready)
+		time.Sleep(5900 * time.Millisecond)
+		c.wantNode("n1", ready)
+		time.Sleep(200 * time.Millisecond)
+		c.wantNode("n1", fallen)
+		if err := w.ended(); status.Code(err) != codes.DeadlineExceeded {
+			t.Errorf("session of a silent worker ended with %v, want DEADLINE_EXCEEDED", err)
+		}
+		w = c.worker("n1", d.address)
+		c.wantNode("n1", ready)
+		w.live(10 * time.Second)
+		c.wantNode("n1", ready)
+	})
+}
+
+// TestClosedStream checks the grace of a worker whose stream closed.
+func TestClosedStream(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, false)
+		d := c.dispatcher("d1")
+		synctest.Wait()
+		w := c.worker("n1", d.address)
+		c.wantNode("n1", ready)
+		w.hangUp()
+		c.wantNode("n1", away)
+		time.Sleep(2900 * time.Millisecond)
+		w = c.worker("n1", d.address)
+		c.wantNode("n1", ready)
+		w.live(10 * time.Second)
+		c.wantNode("n1", ready)
+		w.hangUp()
+		time.Sleep(2900 * time.Millisecond)
+		c.wantNode("n1", away)
+		time.Sleep(200 * time.Millisecond)
+		c.wantNode("n1", fallen)
+	})
+}
+
+// TestRestartingWorker checks that a worker that says so gets longer.
+func TestRestartingWorker(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, false)
+		d := c.dispatcher("d1")
+		synctest.Wait()
+		w := c.worker("n1", d.address)
+		c.wantNode("n1", ready)
+		w.goodbye(true)
+		if err := w.ended(); status.Code(err) != codes.Unknown { // EOF: the call ended well
+			t.Errorf("session ended with %v", err)
+		}
+		time.Sleep(29 * time.Second)
+		c.wantNode("n1", unknown)
+		w = c.workerAs("n1", "2", d.address)
+		c.wantNode("n1", ready)
+		w.goodbye(true)
+		time.Sleep(31 * time.Second)
+		c.wantNode("n1", fallen)
+	})
+}
+
+// TestOrphans checks that the tasks of a node that stays down are given up,
+// also if the dispatcher changes meanwhile.
+func TestOrphans(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, false)
+		d := c.dispatcher("d1")
+		c.service("s1")
+		c.update(func(tx *store.Tx) {
+			for i, task := range []string{"runs", "failed", "unheard", "gone"} {
+				c.assign(tx, "n1", "s1", task, uint64(i+1))
+			}
+		})
+		synctest.Wait()
+		w := c.worker("n1", d.address)
+		w.report(1, reported("runs", running, 10, ""), reported("failed", musterv1.TaskState_FAILED, 10, ""), reported("gone", running, 10, ""))
+		if acked(w) != 1 {
+			t.Fatal("report is not acknowledged")
+		}
+		w.hangUp()
+		time.Sleep(4 * time.Second)
+		c.wantNode("n1", fallen)
+		// Nobody has to be told of what goes while the node is down.
+		c.update(func(tx *store.Tx) { c.tables.Assignments.Delete(tx, "n1/s1/gone") })
+		synctest.Wait()
+		if got := c.status("n1", "s1", "gone"); got != nil {
+			t.Fatalf("status of an assignment that is gone is %v", got)
+		}
+		time.Sleep(12 * time.Hour)
+		d.stop()
+		c.dispatcher("d2")
+		time.Sleep(12*time.Hour - 10*time.Second)
+		if got := c.status("n1", "s1", "runs").GetState(); got != running {
+			t.Fatalf("task is %s before its time", got)
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		for task, want := range map[string]musterv1.TaskState{
+			"runs": musterv1.TaskState_ORPHANED, "failed": musterv1.TaskState_FAILED, "unheard": musterv1.TaskState_ORPHANED,
+		} {
+			if got := c.status("n1", "s1", task).GetState(); got != want {
+				t.Errorf("task %s is %s, want %s", task, got, want)
+			}
+		}
+	})
+}
+
+// TestAssignmentGoneWhileAway checks that the status of an assignment that went
+// while its worker was away goes when the worker has been told.
+func TestAssignmentGoneWhileAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, false)
+		d := c.dispatcher("d1")
+		c.service("s1")
+		c.update(func(tx *store.Tx) { c.assign(tx, "n1", "s1", "t1", 1) })
+		synctest.Wait()
+		w := c.worker("n1", d.address)
+		w.report(1, reported("t1", running, 10, ""))
+		if acked(w) != 1 {
+			t.Fatal("report is not acknowledged")
+		}
+		w.hangUp()
+		c.update(func(tx *store.Tx) { c.tables.Assignments.Delete(tx, "n1/s1/t1") })
+		synctest.Wait()
+		if c.status("n1", "s1", "t1") == nil {
+			t.Fatal("status is gone before the worker could be told")
+		}
+		w = c.worker("n1", d.address)
+		if got := w.tasks(); len(got) != 0 || c.status("n1", "s1", "t1") != nil {
+			t.Fatalf("tasks are %v, status is %v", got, c.status("n1", "s1", "t1"))
+		}
+	})
+}
+
+// TestRedirect checks that a worker finds its dispatcher.
+func TestRedirect(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, false)
+		d1, d2 := c.dispatcher("d1"), c.dispatcher("d2")
+		time.Sleep(10 * time.Second)
+		for i := range 20 {
+			node := fmt.Sprintf("n%d", i)
+			is, others := owner(node, d1, d2)
+			if is == nil || len(others) != 1 {
+				t.Fatalf("node %s has no one owner", node)
+			}
+			lost := c.worker(node, others[0].address)
+			if got := redirected(lost); got.GetAddress() != is.address || len(got.GetDispatchers()) != 2 {
+				t.Fatalf("redirect is %v, want to %s", got, is.address)
+			}
+			found := c.worker(node, is.address)
+			if welcomed(found) == nil {
+				t.Fatalf("node %s is not welcome at its own dispatcher", node)
+			}
+			c.wantNode(node, ready)
+		}
+	})
+}
+
+// TestTakeoverOfLivingNodes checks that nodes that change their dispatcher cost
+// no write, and lose nothing.
+func TestTakeoverOfLivingNodes(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(*replica){
+		"killed":  (*replica).kill,
+		"stopped": func(r *replica) { r.stop() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, false)
+				first := c.dispatcher("d1")
+				c.service("s1")
+				c.update(func(tx *store.Tx) {
+					for i := range 20 {
+						c.assign(tx, fmt.Sprintf("n%d", i), "s1", fmt.Sprintf("t%d", i), uint64(i+1))
+					}
+				})
+				synctest.Wait()
+				var workers []*worker
+				for i := range 20 {
+					node := fmt.Sprintf("n%d", i)
+					w := c.worker(node, first.address)
+					w.report(1, reported(fmt.Sprintf("t%d", i), running, 10, ""))
+					workers = append(workers, w)
+				}
+				c.wantNode("n19", ready)
+				before := c.tables.NodeStates.Sequences(c.store.Snapshot())
+				statuses := c.tables.Statuses.Sequences(c.store.Snapshot())
+				end(first)
+				second := c.dispatcher("d2")
+				time.Sleep(time.Second)
+				for i, old := range workers {
+					if old.ended() == nil {
+						t.Fatalf("session of %s goes on", old.node)
+					}
+					w := c.worker(old.node, second.address)
+					if got := w.tasks(); len(got) != 1 {
+						t.Fatalf("tasks of %s are %v", w.node, got)
+					}
+					w.report(1, reported(fmt.Sprintf("t%d", i), running, 10, ""))
+					if acked(w) != 1 {
+						t.Fatalf("report of %s is not acknowledged", w.node)
+					}
+					workers[i] = w
+				}
+				for range 40 {
+					for _, w := range workers {
+						w.heartbeat()
+					}
+					time.Sleep(time.Second)
+				}
+				c.wantNode("n0", ready)
+				if diff := cmp.Diff(before, c.tables.NodeStates.Sequences(c.store.Snapshot())); diff != "" {
+					t.Errorf("nodes that live were written:\n%s", diff)
+				}
+				if diff := cmp.Diff(statuses, c.tables.Statuses.Sequences(c.store.Snapshot())); diff != "" {
+					t.Errorf("statuses that were known were written:\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// TestTakeoverOfLostNode checks that a node whose worker went with its
+// dispatcher gets longer, and is down in the end.
+func TestTakeoverOfLostNode(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, false)
+		first := c.dispatcher("d1")
+		synctest.Wait()
+		w := c.worker("n1", first.address)
+		c.wantNode("n1", ready)
+		first.kill()
+		w.hangUp()
+		c.dispatcher("d2")
+		time.Sleep(4 * time.Second)
+		c.wantNode("n1", ready)
+		time.Sleep(2 * time.Second)
+		c.wantNode("n1", unknown)
+		time.Sleep(23 * time.Second)
+		c.wantNode("n1", unknown)
+		time.Sleep(2 * time.Second)
+		c.wantNode("n1", fallen)
+	})
+}
+
+// TestHandover checks that workers move when another replica joins, and that
+// the leaving dispatcher says so.
+func TestHandover(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, false)
+		d1 := c.dispatcher("d1")
+		synctest.Wait()
+		workers := map[string]*worker{}
+		for i := range 20 {
+			node := fmt.Sprintf("n%d", i)
+			workers[node] = c.worker(node, d1.address)
+		}
+		c.wantNode("n19", ready)
+		d2 := c.dispatcher("d2")
+		moved := 0
+		for range 20 {
+			time.Sleep(500 * time.Millisecond)
+			for node, w := range workers {
+				err := w.ended()
+				if err == nil {
+					w.heartbeat()
+					continue
+				}
+				if status.Code(err) != codes.Unavailable || redirected(w) == nil {
+					t.Fatalf("session of %s ended with %v, redirect %v", node, err, redirected(w))
+				}
+				is, _ := owner(node, d1, d2)
+				if is == nil {
+					is = d2
+				}
+				workers[node] = c.worker(node, is.address)
+				moved++
+			}
+			for node := range workers {
+				c.wantNode(node, ready)
+			}
+		}
+		if n := d2.connected.Load(); n == 0 || n+d1.connected.Load() != 20 || moved < int(n) {
+			t.Errorf("%d and %d sessions, %d moves", d1.connected.Load(), n, moved)
+		}
+	})
+}
+
+// TestStaleJudgement checks that a record that another dispatcher wrote by
+// mistake is put right.
+func TestStaleJudgement(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, false)
+		d := c.dispatcher("d1")
+		synctest.Wait()
+		w := c.worker("n1", d.address)
+		c.wantNode("n1", ready)
+		c.update(func(tx *store.Tx) {
+			c.tables.NodeStates.Put(tx, "n1", &recordv1.NodeState{State: fallen, Description: description("n1")})
+		})
+		w.heartbeat()
+		c.wantNode("n1", ready)
+	})
+}
+
+// TestStatusOfForeignAssignment is for a dispatcher that starts: statuses
+// without an assignment go once their worker has come.
+func TestLeftoverStatus(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, false)
+		c.update(func(tx *store.Tx) {
+			c.tables.NodeStates.Put(tx, "down", &recordv1.NodeState{State: fallen, Since: time.Now().UnixMilli()})
+			c.tables.NodeStates.Put(tx, "up", &recordv1.NodeState{State: ready})
+			for _, node := range []string{"down", "up"} {
+				c.tables.Statuses.Put(tx, state.NodeTaskKey(node, "s1", "t1"), &recordv1.Status{State: running})
+			}
+		})
+		d := c.dispatcher("d1")
+		synctest.Wait()
+		if c.status("down", "s1", "t1") != nil || c.status("up", "s1", "t1") == nil {
+			t.Fatalf("statuses are %v and %v, want only that of the node that may be back", c.status("down", "s1", "t1"), c.status("up", "s1", "t1"))
+		}
+		c.worker("up", d.address)
+		synctest.Wait()
+		if got := c.status("up", "s1", "t1"); got != nil {
+			t.Errorf("status without an assignment is %v", got)
+		}
+	})
+}

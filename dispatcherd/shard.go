@@ -1,0 +1,391 @@
+package dispatcherd
+
+import (
+	"container/heap"
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// node is what the owner of its shard knows of a node.
+type node struct {
+	id   string
+	life liveness
+	// session is nil while the worker is not connected.
+	session *session
+	// description, address and instance are what the worker said in its last
+	// session here.
+	description *musterv1.NodeDescription
+	address     string
+	instance    string
+	// place is where the node is among the deadlines, -1 if it has none.
+	place int
+	// due is its deadline as of when it was placed. Heartbeats move the real one
+	// on without moving the node: it is looked at when due, and placed anew.
+	due time.Time
+}
+
+func (n *node) standing() standing {
+	s := standing{description: n.description, address: n.address, instance: n.instance}
+	s.state, s.message = n.life.verdict()
+	return s
+}
+
+// shard works on the nodes of one shard for as long as this replica owns it.
+type shard struct {
+	number int
+	d      *Daemon
+	log    *zap.Logger
+	intake *intake
+
+	mu    sync.Mutex
+	nodes map[string]*node
+	due   deadlines
+	// dirty holds the nodes whose records are to be looked at.
+	dirty map[string]struct{}
+	// forgiven is the resumption of this process that the nodes were last
+	// forgiven for.
+	forgiven time.Time
+	closed   bool
+	// wake has room for one: it says that there is something to look at.
+	wake chan struct{}
+}
+
+func newShard(d *Daemon, number int) *shard {
+	s := &shard{
+		number: number, d: d, log: d.log, nodes: map[string]*node{}, dirty: map[string]struct{}{},
+		forgiven: d.pulse.since(time.Now()), wake: make(chan struct{}, 1),
+	}
+	s.intake = newIntake(d)
+	return s
+}
+
+// gain looks at all that the records say of the shard's nodes.
+func (s *shard) gain(snap *store.Snapshot) {
+	for e := range s.d.tables.NodeStates.Scan(snap, "") {
+		if store.ShardOf(e.Key) == s.number {
+			s.observe(e.Key, e.Value)
+		}
+	}
+	for e := range s.d.tables.Nodes.Scan(snap, "") {
+		if e.Value.Removed && store.ShardOf(e.Key) == s.number {
+			s.look(e.Key)
+		}
+	}
+}
+
+// observe takes note of a node's record, nil if it is gone.
+func (s *shard) observe(id string, record *recordv1.NodeState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, known := s.nodes[id]
+	now := time.Now()
+	switch {
+	case record == nil:
+		if known && n.session == nil {
+			s.forget(n)
+		}
+		return
+	case !known:
+		n = &node{id: id, place: -1, life: expect(now, s.d.cfg)}
+		s.nodes[id] = n
+		fallthrough
+	case n.life.phase == expected:
+		// Another dispatcher may have judged it a moment before it gave it away.
+		if record.State == musterv1.NodeStatus_DOWN {
+			n.life = lieDown(time.UnixMilli(record.Since), s.d.cfg)
+			n.life.reason = record.Message
+		}
+	}
+	s.touch(n)
+}
+
+// look has a node's records compared with what they should be.
+func (s *shard) look(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mark(id)
+}
+
+// attach makes a session its node's one. The session before it ends.
+func (s *shard) attach(sess *session, description *musterv1.NodeDescription) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errNotOwned
+	}
+	if s.removed(s.d.store.Snapshot(), sess.node) {
+		return removedError(sess.node)
+	}
+	if !sess.bind(s) {
+		return errStopping
+	}
+	n, known := s.nodes[sess.node]
+	if !known {
+		n = &node{id: sess.node, place: -1}
+		s.nodes[n.id] = n
+	}
+	s.d.connected.Add(1)
+	if old := n.session; old != nil {
+		s.part(n)
+		old.finish(status.Errorf(codes.Aborted, "replaced by another session of node %s (instance %s)", n.id, sess.instance), nil)
+		if old.instance != sess.instance {
+			s.log.Warn("worker has replaced another one of the same node",
+				zap.String("node", n.id), zap.String("instance", sess.instance), zap.String("replaced", old.instance))
+		}
+	}
+	n.session, n.description, n.address, n.instance = sess, description, sess.address, sess.instance
+	n.life = connect(time.Now(), sess.period, s.d.cfg)
+	s.touch(n)
+	return nil
+}
+
+// detach notes that a session has ended. One that was replaced says nothing
+// of its node.
+func (s *shard) detach(sess *session, end func(liveness) liveness) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.nodes[sess.node]
+	if n == nil || n.session != sess {
+		return
+	}
+	s.part(n)
+	if s.closed {
+		return // its next dispatcher judges it
+	}
+	n.life = end(n.life)
+	s.touch(n)
+}
+
+// part parts a node from its session, which has ended or is about to.
+func (s *shard) part(n *node) {
+	n.session = nil
+	s.d.connected.Add(-1)
+}
+
+// describe notes what a worker says anew of its node.
+func (s *shard) describe(sess *session, description *musterv1.NodeDescription) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.nodes[sess.node]; n != nil && n.session == sess {
+		n.description = description
+		s.touch(n)
+	}
+}
+
+// session returns a node's session, nil if it has none.
+func (s *shard) session(node string) *session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.nodes[node]; n != nil {
+		return n.session
+	}
+	return nil
+}
+
+// sessions returns all sessions.
+func (s *shard) sessions() []*session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []*session
+	for _, n := range s.nodes {
+		if n.session != nil {
+			all = append(all, n.session)
+		}
+	}
+	return all
+}
+
+// assignmentsChanged passes on which of a node's assignments to look at.
+func (s *shard) assignmentsChanged(node string, keys []string) {
+	s.mu.Lock()
+	n := s.nodes[node]
+	var sess *session
+	alone, giveUp := true, ""
+	switch {
+	case n != nil:
+		sess = n.session
+		alone = n.life.phase == down || n.life.phase == orphaned
+		if n.life.phase == orphaned {
+			giveUp = givenUpDown
+		}
+	case s.removed(s.d.store.Snapshot(), node):
+		giveUp = givenUpRemoved
+	}
+	s.mu.Unlock()
+	// A worker that is away for a moment is told when it is back; what it missed
+	// is settled then, or when it is down.
+	if (sess == nil || !sess.mark(keys)) && alone {
+		s.intake.settle(keys, giveUp)
+	}
+}
+
+// close ends all sessions: their workers are to go to the new owner.
+func (s *shard) close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	for _, sess := range s.sessions() {
+		sess.finish(errShardLost, s.d.redirect(s.number))
+	}
+}
+
+// run judges the shard's nodes and keeps their records until ctx ends.
+func (s *shard) run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	retry := newBackoff()
+	for ctx.Err() == nil {
+		verdicts, next := s.judge(time.Now(), s.d.store.Snapshot())
+		if len(verdicts) > 0 {
+			if s.execute(ctx, verdicts) {
+				retry.reset()
+			} else {
+				retry.wait(ctx)
+			}
+			continue
+		}
+		timer.Reset(time.Until(next))
+		select {
+		case <-ctx.Done():
+		case <-s.wake:
+		case <-timer.C:
+		}
+	}
+	return nil
+}
+
+// idle is how long a shard without deadlines sleeps.
+const idle = time.Hour
+
+// judge lets time pass for the nodes that are due, and decides which records
+// are to change. It returns when to look again.
+func (s *shard) judge(now time.Time, snap *store.Snapshot) ([]verdict, time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if since := s.d.pulse.since(now); since.After(s.forgiven) {
+		s.forgiven = since
+		s.log.Warn("this process did not run for a while; its nodes get time anew", zap.Int("shard", s.number))
+		for _, n := range s.nodes {
+			n.life = n.life.forgive(now, s.d.cfg)
+			s.place(n)
+		}
+	}
+	for len(s.due) > 0 && !s.due[0].due.After(now) {
+		n := s.due[0]
+		before := n.life.phase
+		if n.session != nil {
+			n.life = n.life.hear(n.session.lastHeard())
+		}
+		n.life = n.life.at(now, s.d.cfg)
+		s.place(n)
+		if n.life.phase == before {
+			continue
+		}
+		s.mark(n.id)
+		if n.session != nil {
+			n.session.finish(status.Errorf(codes.DeadlineExceeded, "node %s was %s", n.id, n.life.reason), nil)
+			s.part(n)
+		}
+	}
+	var verdicts []verdict
+	for _, id := range slices.Sorted(maps.Keys(s.dirty)) {
+		if v, ok := s.decide(id, now, snap); ok {
+			verdicts = append(verdicts, v)
+		}
+	}
+	clear(s.dirty)
+	if len(s.due) == 0 {
+		return verdicts, now.Add(idle)
+	}
+	return verdicts, s.due[0].due
+}
+
+// touch has a node looked at, by its records and by its deadline.
+func (s *shard) touch(n *node) {
+	s.place(n)
+	s.mark(n.id)
+}
+
+func (s *shard) mark(id string) {
+	s.dirty[id] = struct{}{}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// place puts a node where its deadline belongs.
+func (s *shard) place(n *node) {
+	n.due = n.life.deadline()
+	switch {
+	case n.due.IsZero() && n.place >= 0:
+		heap.Remove(&s.due, n.place)
+	case n.due.IsZero():
+	case n.place >= 0:
+		heap.Fix(&s.due, n.place)
+	default:
+		heap.Push(&s.due, n)
+	}
+}
+
+func (s *shard) forget(n *node) {
+	if n.place >= 0 {
+		heap.Remove(&s.due, n.place)
+	}
+	delete(s.nodes, n.id)
+}
+
+// removed reports whether an operator has removed the node.
+func (s *shard) removed(r store.Reader, id string) bool {
+	e, ok := s.d.tables.Nodes.Get(r, id)
+	return ok && e.Value.Removed
+}
+
+// census counts the nodes by the state that their records show or are about
+// to.
+func (s *shard) census(count map[musterv1.NodeStatus_State]int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.nodes {
+		state, _ := n.life.verdict()
+		if state == musterv1.NodeStatus_STATE_UNSPECIFIED {
+			state = musterv1.NodeStatus_UNKNOWN
+		}
+		count[state]++
+	}
+}
+
+// deadlines is a heap of nodes, the one that is due first at its top. One
+// timer a shard serves it, however many nodes there are.
+type deadlines []*node
+
+func (d deadlines) Len() int           { return len(d) }
+func (d deadlines) Less(i, j int) bool { return d[i].due.Before(d[j].due) }
+func (d deadlines) Swap(i, j int) {
+	d[i], d[j] = d[j], d[i]
+	d[i].place, d[j].place = i, j
+}
+func (d *deadlines) Push(x any) {
+	n := x.(*node)
+	n.place = len(*d)
+	*d = append(*d, n)
+}
+func (d *deadlines) Pop() any {
+	old := *d
+	n := old[len(old)-1]
+	old[len(old)-1] = nil
+	*d = old[:len(old)-1]
+	n.place = -1
+	return n
+}

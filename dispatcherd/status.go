@@ -1,0 +1,104 @@
+package dispatcherd
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// Bounds on what one worker may make every other daemon keep in memory.
+const (
+	maxStatusText  = 4 << 10 // bytes of a message or an error
+	maxStatusPorts = 256
+	maxRuntimeID   = 256
+)
+
+// observed turns a worker's report into a record, false if no worker can have
+// observed such a thing.
+func observed(r *dispatcherv1.ReportedStatus, now time.Time) (*recordv1.Status, bool) {
+	s := r.GetStatus()
+	if s == nil || !observable(s.State) {
+		return nil, false
+	}
+	record := &recordv1.Status{
+		State: s.State, At: now.UnixMilli(),
+		Message: clip(s.Message, maxStatusText), Error: clip(s.Error, maxStatusText),
+		Runtime: s.Runtime, Ports: s.Ports[:min(len(s.Ports), maxStatusPorts)],
+		NodeToBlame: r.NodeToBlame,
+	}
+	if s.Timestamp != nil {
+		record.At = s.Timestamp.AsTime().UnixMilli()
+	}
+	if len(s.Runtime.GetId()) > maxRuntimeID {
+		record.Runtime = proto.Clone(s.Runtime).(*musterv1.RuntimeStatus)
+		record.Runtime.Id = clip(s.Runtime.Id, maxRuntimeID)
+	}
+	for _, t := range r.Times {
+		if observable(t.GetState()) && t.At != nil {
+			record.Times = append(record.Times, &recordv1.StateTime{State: t.State, At: t.At.AsTime().UnixMilli()})
+		}
+	}
+	record.Times = append(record.Times, &recordv1.StateTime{State: record.State, At: record.At})
+	record.Times = mergeTimes(nil, record.Times)
+	return record, true
+}
+
+// observable reports whether a state is one that a worker brings a task to.
+func observable(s musterv1.TaskState) bool {
+	_, named := musterv1.TaskState_name[int32(s)]
+	return named && s >= musterv1.TaskState_ASSIGNED && s <= musterv1.TaskState_REJECTED
+}
+
+// orphan is the status of a task that is given up with its node.
+func orphan(now time.Time, why string) *recordv1.Status {
+	at := now.UnixMilli()
+	return &recordv1.Status{
+		State: musterv1.TaskState_ORPHANED, At: at, Message: "orphaned", Error: why, NodeToBlame: true,
+		Times: []*recordv1.StateTime{{State: musterv1.TaskState_ORPHANED, At: at}},
+	}
+}
+
+// merge returns what is known after a status was reported: old itself if that
+// said nothing new. A state is never lowered, and of one state the report of
+// the later time counts, so that reports may come twice, late, and in any
+// order.
+func merge(old, reported *recordv1.Status) *recordv1.Status {
+	if old == nil {
+		return reported
+	}
+	if reported.State < old.State || reported.State == old.State && reported.At < old.At {
+		return old
+	}
+	next := &recordv1.Status{
+		State: reported.State, At: reported.At, Message: reported.Message, Error: reported.Error,
+		Runtime: reported.Runtime, Ports: reported.Ports, NodeToBlame: reported.NodeToBlame,
+		Times: mergeTimes(old.Times, reported.Times), AppliedAt: old.AppliedAt,
+	}
+	if proto.Equal(old, next) {
+		return old
+	}
+	next.AppliedAt = reported.AppliedAt
+	return next
+}
+
+// mergeTimes joins two timelines in order of state. The time that is known
+// already stays.
+func mergeTimes(old, more []*recordv1.StateTime) []*recordv1.StateTime {
+	all := slices.Concat(old, more)
+	slices.SortStableFunc(all, func(a, b *recordv1.StateTime) int { return int(a.State) - int(b.State) })
+	return slices.CompactFunc(all, func(a, b *recordv1.StateTime) bool { return a.State == b.State })
+}
+
+// clip shortens a text to at most n bytes, at the border of a character.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "")
+}

@@ -1,0 +1,134 @@
+package dispatcherd
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/timestamppb"
+	"pgregory.net/rapid"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+func TestObserved(t *testing.T) {
+	t.Parallel()
+	now := time.UnixMilli(9000)
+	long := strings.Repeat("ä", maxStatusText)
+	for name, tt := range map[string]struct {
+		report *dispatcherv1.ReportedStatus
+		want   *recordv1.Status
+	}{
+		"nothing":             {&dispatcherv1.ReportedStatus{TaskId: "t"}, nil},
+		"desired state only":  {&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{State: musterv1.TaskState_ORPHANED}}, nil},
+		"a manager's state":   {&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{State: musterv1.TaskState_PENDING}}, nil},
+		"no state":            {&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{State: 513}}, nil},
+		"without a timestamp": {&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{State: musterv1.TaskState_RUNNING}}, &recordv1.Status{State: musterv1.TaskState_RUNNING, At: 9000, Times: []*recordv1.StateTime{{State: musterv1.TaskState_RUNNING, At: 9000}}}},
+		"with its timeline": {
+			&dispatcherv1.ReportedStatus{
+				Status: &musterv1.TaskStatus{State: musterv1.TaskState_FAILED, Timestamp: timestamppb.New(time.UnixMilli(30)), Message: "started", Error: "exit 1"},
+				Times: []*musterv1.TaskTime{
+					{State: musterv1.TaskState_RUNNING, At: timestamppb.New(time.UnixMilli(20))},
+					{State: musterv1.TaskState_ACCEPTED, At: timestamppb.New(time.UnixMilli(10))},
+					{State: musterv1.TaskState_ORPHANED, At: timestamppb.New(time.UnixMilli(10))},
+					{State: musterv1.TaskState_READY},
+				},
+				NodeToBlame: true,
+			},
+			&recordv1.Status{
+				State: musterv1.TaskState_FAILED, At: 30, Message: "started", Error: "exit 1", NodeToBlame: true,
+				Times: []*recordv1.StateTime{
+					{State: musterv1.TaskState_ACCEPTED, At: 10}, {State: musterv1.TaskState_RUNNING, At: 20}, {State: musterv1.TaskState_FAILED, At: 30},
+				},
+			},
+		},
+		"far too long": {
+			&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{State: musterv1.TaskState_RUNNING, Error: "x" + long, Runtime: &musterv1.RuntimeStatus{Id: long}}},
+			&recordv1.Status{
+				State: musterv1.TaskState_RUNNING, At: 9000, Error: "x" + long[:maxStatusText-2], Runtime: &musterv1.RuntimeStatus{Id: long[:maxRuntimeID]},
+				Times: []*recordv1.StateTime{{State: musterv1.TaskState_RUNNING, At: 9000}},
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, ok := observed(tt.report, now)
+			if ok != (tt.want != nil) {
+				t.Fatalf("observed = %v, %t", got, ok)
+			}
+			if diff := cmp.Diff(tt.want, got, protocmp.Transform()); diff != "" {
+				t.Errorf("record (-want +got):\n%s", diff)
+			}
+			if !utf8.ValidString(got.GetError()) {
+				t.Error("the error is cut within a character")
+			}
+		})
+	}
+}
+
+// TestMergeIsMonotonic checks that reports may be lost, repeated, late and in
+// any order: the state never falls, the newest report wins, and what was known
+// already is the same record.
+func TestMergeIsMonotonic(t *testing.T) {
+	t.Parallel()
+	states := []musterv1.TaskState{
+		musterv1.TaskState_ACCEPTED, musterv1.TaskState_PREPARING, musterv1.TaskState_READY,
+		musterv1.TaskState_STARTING, musterv1.TaskState_RUNNING, musterv1.TaskState_FAILED,
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		// What a worker says of a task, in order.
+		var life []*recordv1.Status
+		var times []*recordv1.StateTime
+		at := int64(1)
+		for _, s := range states[:rapid.IntRange(1, len(states)).Draw(t, "states")] {
+			times = append(times, &recordv1.StateTime{State: s, At: at})
+			for range rapid.IntRange(1, 3).Draw(t, "messages") {
+				life = append(life, &recordv1.Status{
+					State: s, At: at, Message: rapid.StringMatching(`[a-c]`).Draw(t, "message"), Times: slices.Clone(times),
+				})
+				at++
+			}
+		}
+		// How it arrives.
+		order := rapid.SliceOfN(rapid.IntRange(0, len(life)-1), 0, 20).Draw(t, "order")
+		var now *recordv1.Status
+		newest := -1
+		for _, i := range append(order, order...) {
+			next := merge(now, proto.Clone(life[i]).(*recordv1.Status))
+			if now != nil && next.State < now.State {
+				t.Fatalf("state fell from %s to %s", now.State, next.State)
+			}
+			if now != nil && i == newest && next != now {
+				t.Fatal("the report that is known already changed the record")
+			}
+			newest = max(newest, i)
+			now = next
+			if now.State != life[newest].State || now.Message != life[newest].Message {
+				t.Fatalf("record is %v, want that of %v", now, life[newest])
+			}
+			if !slices.IsSortedFunc(now.Times, func(a, b *recordv1.StateTime) int { return int(a.State) - int(b.State) }) {
+				t.Fatalf("timeline is out of order: %v", now.Times)
+			}
+		}
+		if newest >= 0 && len(now.Times) != len(life[newest].Times) {
+			t.Fatalf("timeline has %d states, want %d", len(now.Times), len(life[newest].Times))
+		}
+	})
+}
+
+func TestMergeKeepsTimes(t *testing.T) {
+	t.Parallel()
+	old := &recordv1.Status{State: musterv1.TaskState_READY, At: 3, Times: []*recordv1.StateTime{{State: musterv1.TaskState_ACCEPTED, At: 1}, {State: musterv1.TaskState_READY, At: 3}}}
+	got := merge(old, &recordv1.Status{State: musterv1.TaskState_RUNNING, At: 5, Times: []*recordv1.StateTime{{State: musterv1.TaskState_ACCEPTED, At: 2}, {State: musterv1.TaskState_RUNNING, At: 5}}})
+	want := []*recordv1.StateTime{{State: musterv1.TaskState_ACCEPTED, At: 1}, {State: musterv1.TaskState_READY, At: 3}, {State: musterv1.TaskState_RUNNING, At: 5}}
+	if diff := cmp.Diff(want, got.Times, protocmp.Transform()); diff != "" {
+		t.Errorf("timeline (-want +got):\n%s", diff)
+	}
+}

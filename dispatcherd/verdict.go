@@ -1,0 +1,163 @@
+package dispatcherd
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// Why tasks of a node are given up. Users see these in the tasks' status.
+const (
+	givenUpDown    = "its node has been down for too long"
+	givenUpRemoved = "its node was removed from the cluster"
+)
+
+// verdict is what is to be done about one node.
+type verdict struct {
+	node string
+	// record is what the node's record is to become of, remove that it is to go.
+	// Neither: it stays.
+	record *standing
+	remove bool
+	// settle says that statuses of assignments that are gone may go, for there
+	// is no worker to be told first. giveUp, if not empty, is why the node's
+	// other tasks are orphaned.
+	settle bool
+	giveUp string
+}
+
+// decide compares a node's records with what they should be. It returns false
+// if all is well.
+func (s *shard) decide(id string, now time.Time, snap *store.Snapshot) (verdict, bool) {
+	v := verdict{node: id}
+	n := s.nodes[id]
+	var have *recordv1.NodeState
+	if e, ok := s.d.tables.NodeStates.Get(snap, id); ok {
+		have = e.Value
+	}
+	if s.removed(snap, id) {
+		if n != nil {
+			if n.session != nil {
+				n.session.finish(removedError(id), nil)
+				s.part(n)
+			}
+			s.forget(n)
+		}
+		v.remove, v.settle, v.giveUp = have != nil, true, givenUpRemoved
+		return v, true
+	}
+	if n == nil {
+		return v, false
+	}
+	if standing := n.standing(); standing.record(have, now) != have {
+		v.record = &standing
+	}
+	switch n.life.phase {
+	case down:
+		v.settle = true
+	case orphaned:
+		v.settle, v.giveUp = true, givenUpDown
+	}
+	return v, v.record != nil || v.settle
+}
+
+// execute carries verdicts out. It returns false if records could not be
+// written; their nodes are then looked at again.
+func (s *shard) execute(ctx context.Context, verdicts []verdict) bool {
+	var writes []func(*store.Tx) error
+	var writers []*nodeWrite
+	for _, v := range verdicts {
+		if v.settle {
+			s.intake.settleNode(v.node, v.giveUp)
+		}
+		if v.record != nil || v.remove {
+			w := &nodeWrite{shard: s, verdict: v}
+			writers = append(writers, w)
+			writes = append(writes, w.apply)
+		}
+	}
+	if len(writes) == 0 {
+		return true
+	}
+	well := true
+	for i, err := range s.d.store.UpdateAll(ctx, writes) {
+		w := writers[i]
+		if err == nil {
+			w.log()
+			continue
+		}
+		well = false
+		if ctx.Err() == nil {
+			s.log.Warn("state of node is not written yet", zap.String("node", w.node), zap.Error(err))
+		}
+		s.look(w.node)
+	}
+	return well
+}
+
+// nodeWrite is the change of one node's record. It may run several times, each
+// on newer state.
+type nodeWrite struct {
+	verdict
+	shard       *shard
+	before, now *recordv1.NodeState
+}
+
+func (w *nodeWrite) apply(tx *store.Tx) error {
+	w.before, w.now = nil, nil
+	if e, ok := w.shard.d.tables.NodeStates.Get(tx, w.node); ok {
+		w.before = e.Value
+	}
+	if w.remove {
+		if w.before != nil {
+			w.shard.d.tables.NodeStates.Delete(tx, w.node)
+		}
+		return nil
+	}
+	if w.now = w.record.record(w.before, time.Now()); w.now != w.before {
+		w.shard.d.tables.NodeStates.Put(tx, w.node, w.now)
+	}
+	return nil
+}
+
+// log tells of a change of state, which is what people ask about.
+func (w *nodeWrite) log() {
+	before, now := w.before.GetState(), w.now.GetState()
+	if before == now {
+		return
+	}
+	reason := w.record.reason()
+	if w.remove {
+		reason = "removed by an operator"
+	}
+	w.shard.d.metrics.transitions.WithLabelValues(stateName(now)).Inc()
+	w.shard.log.Info("node has changed its state",
+		zap.String("node", w.node), zap.String("from", stateName(before)), zap.String("to", stateName(now)),
+		zap.String("reason", reason))
+}
+
+// reason says for people why a node is in its state.
+func (s *standing) reason() string {
+	switch {
+	case s == nil:
+		return ""
+	case s.message != "":
+		return s.message
+	default:
+		return "its worker is connected"
+	}
+}
+
+// stateName is a node state in logs and metrics; that of a node without a
+// record is "none".
+func stateName(s musterv1.NodeStatus_State) string {
+	if s == musterv1.NodeStatus_STATE_UNSPECIFIED {
+		return "none"
+	}
+	return s.String()
+}
