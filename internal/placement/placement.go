@@ -1,0 +1,163 @@
+// Package placement decides whether a task fits a node, and says why not. It
+// is the only place that does: the scheduler uses it to choose, to check again
+// what it commits, and to explain; others use it for constraints and dry runs.
+//
+// A [Request] is what tasks of one spec ask of a node; a [Node] is what a node
+// offers, and a [Usage] what its tasks hold of that. Filters are asked in the
+// order of SwarmKit's (ready, resources, plugin, constraints, platform, host
+// ports, replicas), and the first that refuses a node is the one that counts in
+// an explanation.
+package placement
+
+import (
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// ContainerKind is the runtime kind of a container.
+const ContainerKind = "container"
+
+// Node is a node as the scheduler sees it. Its parts are shared and must not be
+// changed.
+type Node struct {
+	ID           string
+	State        musterv1.NodeStatus_State
+	Availability musterv1.NodeSpec_Availability
+	Labels       map[string]string
+	Description  *musterv1.NodeDescription
+	Address      string
+	// Removed says that an operator removed the node.
+	Removed bool
+}
+
+// NewNode joins what a node reports of itself with what an operator says of
+// it. Either may be nil.
+func NewNode(id string, reported *recordv1.NodeState, operator *recordv1.Node) *Node {
+	n := &Node{
+		ID: id, State: reported.GetState(), Description: reported.GetDescription(), Address: reported.GetAddress(),
+		Availability: operator.GetSpec().GetAvailability(), Labels: operator.GetSpec().GetLabels(), Removed: operator.GetRemoved(),
+	}
+	if n.Availability == musterv1.NodeSpec_AVAILABILITY_UNSPECIFIED {
+		n.Availability = musterv1.NodeSpec_ACTIVE
+	}
+	if reported == nil {
+		n.State = musterv1.NodeStatus_UNKNOWN
+	}
+	return n
+}
+
+// Request is what tasks of one service and one spec ask of a node.
+type Request struct {
+	Service     string
+	Kind        string
+	Constraints Constraints
+	Platforms   []*musterv1.Platform
+	MaxReplicas uint64
+	NanoCPUs    int64
+	MemoryBytes int64
+	// Ports are the published ports that a task holds on its node: host mode,
+	// with a number.
+	Ports []*musterv1.PortConfig
+}
+
+// NewRequest reads a request from specs. Its error says which constraint cannot
+// be read; such a spec is refused before it is stored.
+func NewRequest(service string, task *musterv1.TaskSpec, endpoint *musterv1.EndpointSpec) (*Request, error) {
+	constraints, err := ParseConstraints(task.GetPlacement().GetConstraints())
+	if err != nil {
+		return nil, err
+	}
+	reserved := task.GetResources().GetReservations()
+	r := &Request{
+		Service: service, Kind: Kind(task), Constraints: constraints,
+		Platforms: task.GetPlacement().GetPlatforms(), MaxReplicas: task.GetPlacement().GetMaxReplicas(),
+		NanoCPUs: reserved.GetNanoCpus(), MemoryBytes: reserved.GetMemoryBytes(),
+	}
+	for _, p := range endpoint.GetPorts() {
+		if p.PublishMode == musterv1.PortConfig_HOST && p.PublishedPort != 0 {
+			r.Ports = append(r.Ports, p)
+		}
+	}
+	return r, nil
+}
+
+// Kind is the runtime kind of a task spec.
+func Kind(task *musterv1.TaskSpec) string {
+	if g := task.GetGeneric(); g != nil {
+		return g.Kind
+	}
+	return ContainerKind
+}
+
+// Hold is what one task holds of its node.
+type Hold struct {
+	Service     string
+	NanoCPUs    int64
+	MemoryBytes int64
+	Ports       []*musterv1.PortConfig
+}
+
+// Hold returns what a task of this request would hold.
+func (r *Request) Hold() Hold {
+	return Hold{Service: r.Service, NanoCPUs: r.NanoCPUs, MemoryBytes: r.MemoryBytes, Ports: r.Ports}
+}
+
+// Assignment writes a hold as the record that claims it.
+func (r *Request) Assignment(slot uint64, assignedAt int64) *recordv1.Assignment {
+	return &recordv1.Assignment{
+		AssignedAt: assignedAt, NanoCpus: r.NanoCPUs, MemoryBytes: r.MemoryBytes, Ports: r.Ports, Slot: slot,
+	}
+}
+
+// HoldOf reads a hold from the record that claims it.
+func HoldOf(service string, a *recordv1.Assignment) Hold {
+	return Hold{Service: service, NanoCPUs: a.NanoCpus, MemoryBytes: a.MemoryBytes, Ports: a.Ports}
+}
+
+// Usage is what the tasks of one node hold of it.
+type Usage struct {
+	Tasks       int
+	NanoCPUs    int64
+	MemoryBytes int64
+	services    map[string]int
+	ports       map[port]int
+}
+
+// port is what two tasks on one node cannot share.
+type port struct {
+	protocol musterv1.PortConfig_Protocol
+	number   uint32
+}
+
+func portOf(p *musterv1.PortConfig) port {
+	if p.Protocol == musterv1.PortConfig_PROTOCOL_UNSPECIFIED {
+		return port{musterv1.PortConfig_TCP, p.PublishedPort}
+	}
+	return port{p.Protocol, p.PublishedPort}
+}
+
+// NewUsage returns the usage of an empty node.
+func NewUsage() *Usage { return &Usage{services: map[string]int{}, ports: map[port]int{}} }
+
+// Add counts a task in.
+func (u *Usage) Add(h Hold) { u.count(h, 1) }
+
+// Remove counts a task out.
+func (u *Usage) Remove(h Hold) { u.count(h, -1) }
+
+func (u *Usage) count(h Hold, n int) {
+	u.Tasks += n
+	u.NanoCPUs += int64(n) * h.NanoCPUs
+	u.MemoryBytes += int64(n) * h.MemoryBytes
+	if u.services[h.Service] += n; u.services[h.Service] == 0 {
+		delete(u.services, h.Service)
+	}
+	for _, p := range h.Ports {
+		if u.ports[portOf(p)] += n; u.ports[portOf(p)] == 0 {
+			delete(u.ports, portOf(p))
+		}
+	}
+}
+
+// Service returns how many of the node's tasks are a service's.
+func (u *Usage) Service(id string) int { return u.services[id] }

@@ -1,0 +1,79 @@
+package placement
+
+import "container/heap"
+
+// Candidate is a node with what its tasks hold. The usage is the caller's to
+// change while it places.
+type Candidate struct {
+	*Node
+	*Usage
+}
+
+// Spread chooses nodes for up to count tasks of one request: each goes to a
+// node with the fewest tasks of its service, then with the fewest tasks in all
+// (SwarmKit's order), then with the smallest id. Take is called for each choice
+// after the usage was counted up. It returns how many were placed, and, if that
+// is fewer than asked for, which filters refused how many nodes.
+func (r *Request) Spread(candidates []Candidate, count int, take func(Candidate)) (int, Refusals) {
+	refusals := Refusals{}
+	s := &spread{}
+	for _, c := range candidates {
+		if f := r.Check(c.Node, c.Usage); f != FilterNone {
+			refusals[f]++
+			continue
+		}
+		s.nodes = append(s.nodes, ranked{c, c.Service(r.Service)})
+	}
+	heap.Init(s)
+	hold := r.Hold()
+	placed := 0
+	for placed < count && s.Len() > 0 {
+		best := &s.nodes[0]
+		best.Add(hold)
+		best.service++
+		placed++
+		take(best.Candidate)
+		if f := r.CheckUsage(best.Node, best.Usage); f != FilterNone {
+			refusals[f]++
+			heap.Pop(s)
+		} else {
+			heap.Fix(s, 0)
+		}
+	}
+	if placed == count {
+		return placed, nil
+	}
+	return placed, refusals
+}
+
+// ranked is a candidate with the number of tasks of the service at hand, which
+// the heap compares most.
+type ranked struct {
+	Candidate
+	service int
+}
+
+type spread struct {
+	nodes []ranked
+}
+
+func (s *spread) Len() int      { return len(s.nodes) }
+func (s *spread) Swap(i, j int) { s.nodes[i], s.nodes[j] = s.nodes[j], s.nodes[i] }
+func (s *spread) Push(x any)    { s.nodes = append(s.nodes, x.(ranked)) }
+
+func (s *spread) Pop() any {
+	last := s.nodes[len(s.nodes)-1]
+	s.nodes = s.nodes[:len(s.nodes)-1]
+	return last
+}
+
+func (s *spread) Less(i, j int) bool {
+	a, b := s.nodes[i], s.nodes[j]
+	if a.service != b.service {
+		return a.service < b.service
+	}
+	if a.Tasks != b.Tasks {
+		return a.Tasks < b.Tasks
+	}
+	return a.ID < b.ID
+}

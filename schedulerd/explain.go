@@ -1,0 +1,123 @@
+package schedulerd
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	"github.com/musterhq/muster/internal/placement"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// explanations keep table placements: why tasks of a service wait, one record
+// for each of its specs.
+type explanations struct {
+	tables *state.Tables
+	every  time.Duration
+	// pending holds, by service, what is to be written: records by key. A
+	// service with none has nothing that waits.
+	pending map[string]map[string]*recordv1.Placement
+	// written is when a service's records were last written.
+	written map[string]time.Time
+}
+
+func newExplanations(tables *state.Tables, every time.Duration) *explanations {
+	return &explanations{
+		tables: tables, every: every,
+		pending: map[string]map[string]*recordv1.Placement{}, written: map[string]time.Time{},
+	}
+}
+
+// begin forgets what was said of a service: it is being looked at anew.
+func (e *explanations) begin(service string) {
+	e.pending[service] = map[string]*recordv1.Placement{}
+}
+
+// say notes why tasks of one spec wait.
+func (e *explanations) say(service, digest string, tasks int, reason string, filters []*recordv1.FilterCount) {
+	e.pending[service][state.PlacementKey(service, []byte(digest))] = &recordv1.Placement{
+		Pending: uint64(tasks), Reason: reason, Filters: filters,
+	}
+}
+
+// write brings the table to what was said, each service at most once in every,
+// and returns when there is more to write, 0 if there is not.
+func (e *explanations) write(ctx context.Context, s *store.Store, now time.Time) (time.Duration, error) {
+	var (
+		next  time.Duration
+		first error
+	)
+	snapshot := s.Snapshot()
+	for service, records := range e.pending {
+		if !e.differs(snapshot, service, records) {
+			delete(e.pending, service)
+			continue
+		}
+		if rest := e.every - now.Sub(e.written[service]); rest > 0 {
+			if next == 0 || rest < next {
+				next = rest
+			}
+			continue
+		}
+		err := s.Update(ctx, func(tx *store.Tx) error {
+			e.put(tx, service, records, now)
+			return nil
+		})
+		if err != nil {
+			first, next = err, retryAfter
+			continue
+		}
+		delete(e.pending, service)
+		if len(records) == 0 {
+			delete(e.written, service)
+		} else {
+			e.written[service] = now
+		}
+	}
+	return next, first
+}
+
+// differs reports whether the table says something else of a service.
+func (e *explanations) differs(r store.Reader, service string, records map[string]*recordv1.Placement) bool {
+	same := 0
+	for p := range e.tables.Placements.Scan(r, service+"/") {
+		want, ok := records[p.Key]
+		if !ok || want.Pending != p.Value.Pending || want.Reason != p.Value.Reason {
+			return true
+		}
+		same++
+	}
+	return same != len(records)
+}
+
+func (e *explanations) put(tx *store.Tx, service string, records map[string]*recordv1.Placement, now time.Time) {
+	since := map[string]int64{}
+	var gone []string
+	for p := range e.tables.Placements.Scan(tx, service+"/") {
+		if _, ok := records[p.Key]; ok {
+			since[p.Key] = p.Value.Since
+		} else if strings.HasPrefix(p.Key, service+"/") {
+			gone = append(gone, p.Key)
+		}
+	}
+	for _, key := range gone {
+		e.tables.Placements.Delete(tx, key)
+	}
+	for key, p := range records {
+		if p.Since = since[key]; p.Since == 0 {
+			p.Since = now.UnixMilli()
+		}
+		e.tables.Placements.Put(tx, key, p)
+	}
+}
+
+// counts writes refusals as a record holds them.
+func counts(refusals placement.Refusals, r *placement.Request) []*recordv1.FilterCount {
+	var out []*recordv1.FilterCount
+	for _, f := range refusals.Sorted() {
+		out = append(out, &recordv1.FilterCount{Filter: string(f), Reason: f.Reason(r), Nodes: uint64(refusals[f])})
+	}
+	return out
+}

@@ -1,0 +1,312 @@
+package schedulerd
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/placement"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// retryAfter is when to look again after a commit that failed.
+const retryAfter = 50 * time.Millisecond
+
+// loop looks whenever the store or the shards have changed.
+func (d *Daemon) loop(ctx context.Context) error {
+	if err := d.store.Ready(ctx); err != nil {
+		return err
+	}
+	m := newModel(d.tables)
+	explained := newExplanations(d.tables, d.cfg.ExplainEvery)
+	next := d.store.Snapshot()
+	for ctx.Err() == nil {
+		again := d.look(ctx, m, explained, next)
+		next = d.wait(ctx, m.now, again)
+	}
+	return nil
+}
+
+// look brings the model up to date, places what waits, commits it, and returns
+// when to look again although nothing changes; 0 means not at all.
+func (d *Daemon) look(ctx context.Context, m *model, explained *explanations, next *store.Snapshot) time.Duration {
+	d.looking.Lock()
+	defer d.looking.Unlock()
+	began := time.Now()
+	held, changed := d.shards()
+	m.advance(next)
+	// Services whose tasks waited for room are tried again when there is more of
+	// it; all are when the shards have changed.
+	services := m.fresh
+	if m.roomier || changed {
+		services = maps.Clone(m.fresh)
+		for s := range m.waiting {
+			services[s] = struct{}{}
+		}
+	}
+	m.fresh, m.roomier = map[string]struct{}{}, false
+	plan := newPlan()
+	for _, service := range slices.Sorted(maps.Keys(services)) {
+		if held[store.ShardOf(service)] {
+			d.place(m, plan, explained, service)
+		}
+	}
+	again := d.commit(ctx, m, plan)
+	if d.sweep(ctx, m, held) {
+		again = retryAfter
+	}
+	wait, err := explained.write(ctx, d.store, time.Now())
+	if err != nil && ctx.Err() == nil {
+		d.log.Warn("explanations could not be written", zap.Error(err))
+	}
+	d.observe(m, held, plan, time.Since(began))
+	if again == 0 || wait > 0 && wait < again {
+		again = wait
+	}
+	return again
+}
+
+func (d *Daemon) observe(m *model, held map[int]bool, p *plan, took time.Duration) {
+	waiting := 0
+	for service, tasks := range m.waiting {
+		if held[store.ShardOf(service)] {
+			waiting += len(tasks)
+		}
+	}
+	d.metrics.waiting.Set(float64(waiting - p.size))
+	if p.size > 0 {
+		d.metrics.lookTimes.Observe(took.Seconds())
+		d.log.Debug("tasks were placed", zap.Int("tasks", p.size), zap.Int("nodes", len(p.nodes)), zap.Duration("took", took))
+	}
+}
+
+// plan is what one look decided, by node.
+type plan struct {
+	nodes map[string][]choice
+	size  int
+}
+
+// choice is one task's place.
+type choice struct {
+	waiting
+	service string
+	request *placement.Request
+	// taskKey is that of the task's record.
+	taskKey string
+}
+
+func newPlan() *plan { return &plan{nodes: map[string][]choice{}} }
+
+func (p *plan) add(node string, c choice) {
+	p.nodes[node] = append(p.nodes[node], c)
+	p.size++
+}
+
+// place decides where the waiting tasks of a service go. The model counts them
+// in at once, so that later services find the room that is left.
+func (d *Daemon) place(m *model, p *plan, explained *explanations, service string) {
+	explained.begin(service)
+	record, ok := m.tables.Services.Get(m.now, service)
+	if !ok {
+		return
+	}
+	for digest, tasks := range groups(m.waiting[service]) {
+		spec, ok := m.tables.Specs.Get(m.now, state.SpecKey([]byte(digest)))
+		if !ok {
+			// Tables are followed each for itself: the spec comes in a moment, and
+			// brings nothing that wakes this service. So does a restart.
+			m.fresh[service] = struct{}{}
+			continue
+		}
+		request, err := placement.NewRequest(service, spec.Value.Task, record.Value.Spec.GetEndpoint())
+		if err != nil {
+			explained.say(service, digest, len(tasks), err.Error(), nil)
+			continue
+		}
+		d.placeGroup(m, p, explained, request, digest, tasks)
+	}
+}
+
+// groups sorts tasks by spec, those of one spec by slot.
+func groups(tasks map[string]waiting) map[string][]waiting {
+	byDigest := map[string][]waiting{}
+	for _, t := range tasks {
+		byDigest[t.digest] = append(byDigest[t.digest], t)
+	}
+	for _, g := range byDigest {
+		slices.SortFunc(g, func(a, b waiting) int {
+			return cmp.Or(cmp.Compare(a.slot, b.slot), cmp.Compare(a.id, b.id))
+		})
+	}
+	return byDigest
+}
+
+func (d *Daemon) placeGroup(m *model, p *plan, explained *explanations, r *placement.Request, digest string, tasks []waiting) {
+	choose := func(n *node, t waiting) {
+		c := choice{waiting: t, service: r.Service, request: r, taskKey: state.TaskKey(r.Service, t.slot, t.node, t.id)}
+		n.holds[t.id] = r.Hold()
+		p.add(n.ID, c)
+	}
+	refusals, left := placement.Refusals{}, 0
+	var free []waiting
+	for _, t := range tasks {
+		if t.node == "" {
+			free = append(free, t)
+			continue
+		}
+		n := m.node(t.node)
+		if f := r.Check(n.Node, n.usage); f != placement.FilterNone {
+			refusals[f]++
+			left++
+			continue
+		}
+		n.usage.Add(r.Hold())
+		choose(n, t)
+	}
+	if len(free) > 0 {
+		candidates := make([]placement.Candidate, 0, len(m.nodes))
+		for _, n := range m.nodes {
+			candidates = append(candidates, placement.Candidate{Node: n.Node, Usage: n.usage})
+		}
+		next := 0
+		placed, refused := r.Spread(candidates, len(free), func(c placement.Candidate) {
+			choose(m.nodes[c.ID], free[next])
+			next++
+		})
+		left += len(free) - placed
+		for f, n := range refused {
+			refusals[f] += n
+		}
+	}
+	if left > 0 {
+		explained.say(r.Service, digest, left, refusals.Explain(r), counts(refusals, r))
+	}
+}
+
+// errRefused says that a node has no room for any task of a plan any more.
+var errRefused = errors.New("no longer fits")
+
+// commit writes a plan, each node's part on its own: what one node has no room
+// for any more, because another scheduler was faster, keeps nobody else's
+// waiting. It returns when to look again, 0 if all went well.
+func (d *Daemon) commit(ctx context.Context, m *model, p *plan) time.Duration {
+	if p.size == 0 {
+		return 0
+	}
+	nodes := slices.Sorted(maps.Keys(p.nodes))
+	var fns []func(*store.Tx) error
+	var parts []part
+	for _, id := range nodes {
+		for chunk := range slices.Chunk(p.nodes[id], mostPerCommit) {
+			parts = append(parts, part{node: m.node(id), choices: chunk, committed: new([]choice)})
+		}
+	}
+	for _, x := range parts {
+		fns = append(fns, func(tx *store.Tx) error { return d.commitNode(tx, m, x) })
+	}
+	again := time.Duration(0)
+	for i, err := range d.store.UpdateAll(ctx, fns) {
+		done := map[string]bool{}
+		if err == nil {
+			for _, c := range *parts[i].committed {
+				done[c.id] = true
+			}
+			d.metrics.placed.Add(float64(len(done)))
+		} else if ctx.Err() == nil && !errors.Is(err, errFenced) && !errors.Is(err, errRefused) {
+			d.log.Warn("placements could not be committed", zap.String("node", parts[i].node.ID), zap.Error(err))
+		}
+		for _, c := range parts[i].choices {
+			if done[c.id] {
+				continue
+			}
+			// Decide again on what is true then. If it was committed all the same,
+			// its assignment shows, and it no longer waits.
+			d.metrics.refused.Inc()
+			m.release(parts[i].node.ID, c.id)
+			m.fresh[c.service] = struct{}{}
+			again = retryAfter
+		}
+	}
+	return again
+}
+
+// mostPerCommit bounds the tasks of one atomic update.
+const mostPerCommit = 500
+
+// part is what is committed for one node at once.
+type part struct {
+	node      *node
+	choices   []choice
+	committed *[]choice
+}
+
+// commitNode writes the assignments of one node, as far as they fit what is
+// true now: it is run again, on fresh records, when another scheduler has
+// written to the node's shard.
+func (d *Daemon) commitNode(tx *store.Tx, m *model, x part) error {
+	*x.committed = (*x.committed)[:0]
+	usage := placement.NewUsage()
+	for a := range d.tables.Assignments.Scan(tx, x.node.ID+"/") {
+		_, service, _ := state.SplitKey(a.Key)
+		// A task that has ended holds nothing. Its status is read without guard:
+		// it never comes back from its end, so an old one is merely cautious.
+		if s, ok := d.tables.Statuses.Get(m.now, a.Key); ok && s.Value.State > musterv1.TaskState_RUNNING {
+			continue
+		}
+		usage.Add(placement.HoldOf(service, a.Value))
+	}
+	fenced := map[string]bool{}
+	for _, c := range x.choices {
+		ok, seen := fenced[c.service]
+		if !seen {
+			ok = d.fence.check(tx, c.service) == nil
+			fenced[c.service] = ok
+		}
+		if !ok || c.request.Check(x.node.Node, usage) != placement.FilterNone {
+			continue
+		}
+		key := state.NodeTaskKey(x.node.ID, c.service, c.id)
+		if _, exists := d.tables.Assignments.Get(tx, key); !exists {
+			d.tables.Assignments.Put(tx, key, c.request.Assignment(c.slot, time.Now().UnixMilli()))
+		}
+		usage.Add(c.request.Hold())
+		*x.committed = append(*x.committed, c)
+	}
+	if len(*x.committed) == 0 {
+		return errRefused
+	}
+	return nil
+}
+
+// sweep removes the assignments of tasks that are gone, and reports whether
+// some could not be.
+func (d *Daemon) sweep(ctx context.Context, m *model, held map[int]bool) bool {
+	var fns []func(*store.Tx) error
+	for key := range m.stale {
+		_, service, _ := state.SplitKey(key)
+		if !held[store.ShardOf(service)] {
+			continue
+		}
+		fns = append(fns, func(tx *store.Tx) error {
+			d.tables.Assignments.Delete(tx, key)
+			return nil
+		})
+	}
+	failed := false
+	for _, err := range d.store.UpdateAll(ctx, fns) {
+		if err != nil {
+			failed = true
+			if ctx.Err() == nil {
+				d.log.Warn("assignment of a task that is gone could not be removed", zap.Error(err))
+			}
+		}
+	}
+	return failed
+}

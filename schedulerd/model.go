@@ -1,0 +1,184 @@
+package schedulerd
+
+import (
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/placement"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// model is what the loop knows: the store's snapshot and what follows from it.
+// It belongs to the loop's goroutine.
+type model struct {
+	tables *state.Tables
+	now    *store.Snapshot
+	nodes  map[string]*node
+	// tasks holds every task that should run and has no node, by service and
+	// id.
+	waiting map[string]map[string]waiting
+	// assigned holds the node of each assigned task.
+	assigned map[string]string
+	// known holds the ids of all tasks that have a record.
+	known map[string]struct{}
+	// stale holds the keys of assignments whose task is gone.
+	stale map[string]struct{}
+	// roomier is set when a node has more to give than at the last look.
+	roomier bool
+	// fresh holds services with tasks that no look has seen yet.
+	fresh map[string]struct{}
+}
+
+// node is a node and what its tasks hold.
+type node struct {
+	*placement.Node
+	usage *placement.Usage
+	holds map[string]placement.Hold // by task
+}
+
+// waiting is a task that has no node.
+type waiting struct {
+	id     string
+	slot   uint64
+	digest string
+	// node is set for a task that runs there or nowhere.
+	node string
+}
+
+func newModel(tables *state.Tables) *model {
+	return &model{
+		tables: tables, nodes: map[string]*node{}, waiting: map[string]map[string]waiting{}, assigned: map[string]string{},
+		known: map[string]struct{}{}, stale: map[string]struct{}{}, fresh: map[string]struct{}{},
+	}
+}
+
+// advance goes on to a newer snapshot.
+func (m *model) advance(to *store.Snapshot) {
+	from := m.now
+	m.now = to
+	for c := range m.tables.Nodes.Changes(from, to) {
+		m.refreshNode(keyOf(c))
+	}
+	for c := range m.tables.NodeStates.Changes(from, to) {
+		m.refreshNode(keyOf(c))
+	}
+	// A service's ports and constraints are part of what its tasks ask for.
+	for c := range m.tables.Services.Changes(from, to) {
+		m.fresh[keyOf(c)] = struct{}{}
+	}
+	for c := range m.tables.Tasks.Changes(from, to) {
+		m.taskChanged(c)
+	}
+	for c := range m.tables.Assignments.Changes(from, to) {
+		m.assignmentChanged(c)
+	}
+	for c := range m.tables.Statuses.Changes(from, to) {
+		if c.New != nil && c.New.Value.State > musterv1.TaskState_RUNNING && (c.Old == nil || c.Old.Value.State <= musterv1.TaskState_RUNNING) {
+			nodeID, _, task := state.SplitKey(c.New.Key)
+			m.release(nodeID, task)
+		}
+	}
+}
+
+func keyOf[T any](c store.Change[T]) string {
+	if c.New != nil {
+		return c.New.Key
+	}
+	return c.Old.Key
+}
+
+func (m *model) node(id string) *node {
+	n := m.nodes[id]
+	if n == nil {
+		n = &node{Node: placement.NewNode(id, nil, nil), usage: placement.NewUsage(), holds: map[string]placement.Hold{}}
+		m.nodes[id] = n
+	}
+	return n
+}
+
+func (m *model) refreshNode(id string) {
+	reported, known := m.tables.NodeStates.Get(m.now, id)
+	operator, _ := m.tables.Nodes.Get(m.now, id)
+	n := m.node(id)
+	n.Node = placement.NewNode(id, reported.Value, operator.Value)
+	m.roomier = true
+	if !known && len(n.holds) == 0 {
+		delete(m.nodes, id)
+	}
+}
+
+func (m *model) taskChanged(c store.Change[*recordv1.Task]) {
+	service, _, id := state.SplitKey(keyOf(c))
+	if c.New == nil {
+		delete(m.known, id)
+		m.forget(service, id)
+		if n, ok := m.assigned[id]; ok {
+			m.stale[state.NodeTaskKey(n, service, id)] = struct{}{}
+		}
+		return
+	}
+	m.known[id] = struct{}{}
+	if _, ok := m.assigned[id]; ok || c.New.Value.DesiredState > musterv1.TaskState_COMPLETE {
+		m.forget(service, id)
+		return
+	}
+	t := c.New.Value
+	if m.waiting[service] == nil {
+		m.waiting[service] = map[string]waiting{}
+	}
+	m.waiting[service][id] = waiting{id: id, slot: t.Slot, digest: string(t.SpecDigest), node: t.NodeId}
+	m.fresh[service] = struct{}{}
+}
+
+func (m *model) forget(service, id string) {
+	delete(m.waiting[service], id)
+	if len(m.waiting[service]) == 0 {
+		delete(m.waiting, service)
+	}
+	// Its explanation may have to go.
+	m.fresh[service] = struct{}{}
+}
+
+func (m *model) assignmentChanged(c store.Change[*recordv1.Assignment]) {
+	nodeID, service, id := state.SplitKey(keyOf(c))
+	n := m.node(nodeID)
+	if c.New == nil {
+		m.release(nodeID, id)
+		delete(m.stale, c.Old.Key)
+		if m.assigned[id] == nodeID {
+			delete(m.assigned, id)
+		}
+		if len(n.holds) == 0 {
+			if _, known := m.tables.NodeStates.Get(m.now, nodeID); !known {
+				delete(m.nodes, nodeID)
+			}
+		}
+		return
+	}
+	m.assigned[id] = nodeID
+	m.forget(service, id)
+	if _, ok := m.known[id]; !ok {
+		m.stale[c.New.Key] = struct{}{}
+	}
+	if s, ok := m.tables.Statuses.Get(m.now, c.New.Key); ok && s.Value.State > musterv1.TaskState_RUNNING {
+		return // it has ended, and holds nothing
+	}
+	if _, ok := n.holds[id]; !ok {
+		hold := placement.HoldOf(service, c.New.Value)
+		n.holds[id] = hold
+		n.usage.Add(hold)
+	}
+}
+
+// release gives back what a task held.
+func (m *model) release(nodeID, task string) {
+	n, ok := m.nodes[nodeID]
+	if !ok {
+		return
+	}
+	if hold, ok := n.holds[task]; ok {
+		delete(n.holds, task)
+		n.usage.Remove(hold)
+		m.roomier = true
+	}
+}

@@ -1,0 +1,206 @@
+// Package schedulerd gives tasks their nodes. It reads services, tasks, specs,
+// nodes and what nodes report; it writes the tables assignments (which node runs
+// a task) and placements (why tasks have none), and nothing else.
+//
+// Its work is cut by service: each replica schedules the tasks of the services
+// in the shards that it holds. Assignments are cut by node, so that the
+// compare-and-set on a node's shard guards the node's resources and ports: two
+// schedulers that fill one node meet there, and the later one decides again on
+// what is now true. What guards that one task gets one node only is the shard's
+// fence; see fence.go.
+package schedulerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/shards"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// Subsystem names the scheduler's shards.
+const Subsystem = "scheduler"
+
+// Config has the scheduler's settings.
+type Config struct {
+	// ExplainEvery is how often the explanation of one service's waiting tasks
+	// is written anew while it keeps changing. Default 1 s.
+	ExplainEvery time.Duration
+}
+
+// Daemon schedules.
+type Daemon struct {
+	cfg     Config
+	log     *zap.Logger
+	tables  *state.Tables
+	store   *store.Store
+	manager *shards.Manager
+	fence   *fence
+	metrics metrics
+
+	mu sync.Mutex
+	// held are the shards that may be scheduled.
+	held map[int]bool
+	// changed is set when held has changed since the loop last asked, and wake
+	// ends the loop's wait.
+	changed bool
+	wake    context.CancelFunc
+	// looking is held while the loop looks and acts, so that a shard is given up
+	// between two looks.
+	looking sync.Mutex
+}
+
+// New returns a scheduler. It starts nothing.
+func New(env daemon.Env, cfg Config) (*Daemon, error) {
+	if cfg.ExplainEvery == 0 {
+		cfg.ExplainEvery = time.Second
+	}
+	if cfg.ExplainEvery < 0 {
+		return nil, fmt.Errorf("ExplainEvery is %v, want at least 0", cfg.ExplainEvery)
+	}
+	d := &Daemon{
+		cfg: cfg, log: env.Logger, tables: state.NewTables(),
+		held: map[int]bool{}, wake: func() {},
+	}
+	var err error
+	d.store, err = store.New(store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},
+		d.tables.Services, d.tables.Specs, d.tables.Tasks, d.tables.Assignments, d.tables.Placements,
+		d.tables.Nodes, d.tables.NodeStates, d.tables.Statuses)
+	if err != nil {
+		return nil, err
+	}
+	d.fence = &fence{tables: d.tables, store: d.store, holder: env.Member.Instance}
+	d.manager, err = shards.New(shards.Config{
+		KV: env.KV, Prefix: env.Prefix, Subsystem: Subsystem, Member: env.Member,
+		Session: env.Session, Logger: env.Logger, Registerer: env.Metrics,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if d.metrics, err = newMetrics(env.Metrics); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// Run schedules until ctx ends.
+func (d *Daemon) Run(ctx context.Context) error {
+	// The store ends last: shards that are given up may still be written to.
+	storing, stopStoring := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopStoring()
+	stored := make(chan error, 1)
+	working, stopWorking := context.WithCancel(ctx)
+	defer stopWorking()
+	go func() {
+		defer stopWorking()
+		stored <- d.store.Run(storing)
+	}()
+	err := daemon.RunTasks(working,
+		daemon.Task{Name: "schedule", Run: d.loop},
+		daemon.Task{Name: "hold shards", Run: func(ctx context.Context) error {
+			if err := d.store.Ready(ctx); err != nil {
+				return err
+			}
+			return d.manager.Run(ctx, d.hold)
+		}},
+	)
+	stopStoring()
+	return errors.Join(err, <-stored)
+}
+
+// hold is the role of one shard: it lets the loop schedule it until ctx ends.
+func (d *Daemon) hold(ctx context.Context, shard int) error {
+	if err := d.fence.raise(ctx, shard); err != nil {
+		return err
+	}
+	d.set(shard, true)
+	<-ctx.Done()
+	d.set(shard, false)
+	// A look that began before may still write; wait for its end.
+	d.looking.Lock()
+	defer d.looking.Unlock()
+	return nil
+}
+
+func (d *Daemon) set(shard int, held bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if held {
+		d.held[shard] = true
+	} else {
+		delete(d.held, shard)
+	}
+	d.changed = true
+	d.wake()
+}
+
+// shards returns the shards that are held, and whether they have changed since
+// the last call.
+func (d *Daemon) shards() (held map[int]bool, changed bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	changed, d.changed = d.changed, false
+	return maps.Clone(d.held), changed
+}
+
+// wait waits for a newer snapshot, for a change of the shards, or for some time
+// (0: without end), whichever comes first.
+func (d *Daemon) wait(ctx context.Context, after *store.Snapshot, most time.Duration) *store.Snapshot {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if most > 0 {
+		ctx, cancel = context.WithTimeout(ctx, most)
+		defer cancel()
+	}
+	d.mu.Lock()
+	if d.changed {
+		cancel()
+	}
+	d.wake = cancel
+	d.mu.Unlock()
+	// Whatever ended the wait, the newest snapshot is what to look at.
+	if next, err := d.store.Wait(ctx, after); err == nil {
+		return next
+	}
+	return d.store.Snapshot()
+}
+
+// metrics are what an operator sees of the scheduler.
+type metrics struct {
+	placed    prometheus.Counter
+	refused   prometheus.Counter
+	waiting   prometheus.Gauge
+	lookTimes prometheus.Histogram
+}
+
+func newMetrics(r prometheus.Registerer) (metrics, error) {
+	m := metrics{
+		placed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "muster_scheduler_placed_total", Help: "Tasks that were given a node."}),
+		refused: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "muster_scheduler_refused_total", Help: "Placements that no longer held when they were committed, and were decided again."}),
+		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "muster_scheduler_waiting_tasks", Help: "Tasks of this replica's shards that have no node."}),
+		lookTimes: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "muster_scheduler_look_seconds", Help: "Time of one look: placing and committing.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}),
+	}
+	for _, c := range []prometheus.Collector{m.placed, m.refused, m.waiting, m.lookTimes} {
+		if r == nil {
+			break
+		}
+		if err := r.Register(c); err != nil {
+			return metrics{}, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return m, nil
+}
