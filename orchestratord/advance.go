@@ -1,0 +1,150 @@
+package orchestratord
+
+import (
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// defaultHistory is how many tasks of a slot are kept if the cluster's spec
+// does not say.
+const defaultHistory = 5
+
+// advance goes on to a newer snapshot, and asks for a look at each service for
+// which something has changed that can matter. Most changes cannot: that a task
+// was assigned, or has begun to run, is none of the orchestrator's business.
+func (l *loop) advance(to *store.Snapshot) {
+	from := l.follower.Snapshot()
+	if from == to {
+		return
+	}
+	delta := l.follower.Advance(to)
+	moved, changed := l.nodes.advance(from, to)
+
+	for id := range delta.Services {
+		l.know(id)
+	}
+	for c := range l.d.tables.Services.Changes(from, to) {
+		l.mark(l.know(keyOf(c)))
+	}
+	for c := range l.d.tables.Rollouts.Changes(from, to) {
+		l.mark(l.know(keyOf(c)))
+	}
+	l.removeTasks(from, to)
+	for id := range delta.Tasks {
+		t, ok := l.follower.Task(id)
+		if !ok {
+			continue
+		}
+		if s := l.know(t.ServiceID); s.tasks != nil && l.matters(s, s.tasks.set(t), t) {
+			l.mark(s)
+		}
+	}
+
+	l.limitChanged(to)
+	for range l.d.tables.Specs.Changes(from, to) {
+		l.markIf(func(s *service) bool { return s.lacksSpec })
+		break
+	}
+	for id := range delta.Services {
+		if s := l.know(id); s.tasks == nil && !l.exists(id, to) {
+			delete(l.services, id)
+		}
+	}
+	if changed {
+		l.markIf(func(s *service) bool { return s.global })
+	}
+	for node := range moved {
+		for t := range l.follower.NodeTasks(node) {
+			l.mark(l.know(t.ServiceID))
+		}
+	}
+}
+
+// know returns what is known of a service. If its shard is held it has just
+// come into being, and is to be looked at.
+func (l *loop) know(id string) *service {
+	if s := l.services[id]; s != nil {
+		return s
+	}
+	s := &service{id: id, shard: store.ShardOf(id)}
+	l.services[id] = s
+	if h := l.held[s.shard]; h != nil && h.released == nil {
+		s.tasks = newTaskList(l.follower.ServiceTasks(id))
+		l.mark(s)
+	}
+	return s
+}
+
+// exists reports whether there is any trace of a service.
+func (l *loop) exists(id string, sn *store.Snapshot) bool {
+	if _, ok := l.d.tables.Services.Get(sn, id); ok {
+		return true
+	}
+	if _, ok := l.d.tables.Rollouts.Get(sn, id); ok {
+		return true
+	}
+	for range l.d.tables.Tasks.Scan(sn, id+"/") {
+		return true
+	}
+	return false
+}
+
+// removeTasks takes tasks whose records are gone out of the lists.
+func (l *loop) removeTasks(from, to *store.Snapshot) {
+	removed := map[*service]map[string]struct{}{}
+	for c := range l.d.tables.Tasks.Changes(from, to) {
+		if c.New != nil {
+			continue
+		}
+		id, _, _ := state.SplitKey(c.Old.Key)
+		s := l.know(id)
+		if removed[s] == nil {
+			removed[s] = map[string]struct{}{}
+		}
+		removed[s][c.Old.Key] = struct{}{}
+	}
+	for s, keys := range removed {
+		if s.tasks != nil {
+			s.tasks.remove(keys)
+			l.mark(s)
+		}
+	}
+}
+
+// matters reports whether what has changed about a task can change a decision.
+func (l *loop) matters(s *service, old, t *state.Task) bool {
+	switch {
+	case old == nil || old.Version != t.Version:
+		return true
+	case old.NodeID != t.NodeID:
+		return !t.Live() || t.NodeID == "" || !l.nodes.Condition(t.NodeID).Keeps() || t.Terminal()
+	case old.Terminal() != t.Terminal():
+		return true
+	default:
+		return s.watchesRunning && t.State() == musterv1.TaskState_RUNNING && old.State() != t.State()
+	}
+}
+
+// limitChanged looks for a new history limit, which holds for everything at
+// once.
+func (l *loop) limitChanged(to *store.Snapshot) {
+	limit := int64(defaultHistory)
+	if e, ok := l.d.tables.Clusters.Get(to, state.ClusterID); ok {
+		if o := e.Value.GetSpec().GetOrchestration(); o != nil && o.TaskHistoryRetentionLimit != nil {
+			limit = o.GetTaskHistoryRetentionLimit()
+		}
+	}
+	if limit != l.history {
+		l.history = limit
+		l.markIf(func(*service) bool { return true })
+	}
+}
+
+func (l *loop) markIf(condition func(*service) bool) {
+	for _, s := range l.services {
+		if condition(s) {
+			l.mark(s)
+		}
+	}
+}

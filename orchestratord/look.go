@@ -1,0 +1,102 @@
+package orchestratord
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/orchestratord/internal/plan"
+)
+
+// quickLook is a look after which a service need not rest.
+const quickLook = 200 * time.Microsecond
+
+// look decides what to do for a service, and has it carried out.
+func (l *loop) look(s *service) {
+	c, w := l.read(s)
+	if w.Service == nil && len(w.Tasks) == 0 && w.Rollout == nil {
+		delete(l.services, s.id) // nothing is left of it
+		return
+	}
+	began := time.Now()
+	p, err := plan.Decide(w)
+	took := time.Since(began)
+	l.metrics.looks.Observe(took.Seconds())
+	if took > quickLook {
+		s.rest = began.Add(time.Duration(float64(took) / l.d.cfg.LookShare))
+	}
+	if s.lacksSpec = errors.Is(err, plan.ErrSpecUnknown); s.lacksSpec {
+		// It was written with the service, and will be seen in a moment.
+		l.log.Debug("service waits for its spec", zap.String("service", s.id))
+		return
+	}
+	if err != nil {
+		// A change of the service leads to another look.
+		l.log.Info("service is left alone", zap.String("service", s.id), zap.Error(err))
+		return
+	}
+	s.global = w.Service.GetSpec().GetGlobal() != nil
+	s.watchesRunning = p.WatchesRunning
+	if !p.Next.IsZero() {
+		l.due.add(s.id, p.Next)
+	}
+	if p.Empty() {
+		return
+	}
+	c.plan = p
+	h := l.held[s.shard]
+	s.busy = true
+	h.busy++
+	l.commits.Go(func() {
+		ctx, cancel := context.WithTimeout(h.ctx, l.d.cfg.CommitTimeout)
+		defer cancel()
+		err := c.run(ctx, l.d.store)
+		if err == nil {
+			l.report(s.id, p)
+		}
+		l.results <- result{service: s, err: err}
+	})
+}
+
+// read gathers what a decision rests on, and what its commit has to check.
+func (l *loop) read(s *service) (*commit, *plan.World) {
+	now := l.follower.Snapshot()
+	w := &plan.World{
+		Now: time.Now(), ServiceID: s.id, Tasks: s.tasks.all(), Cluster: l.nodes, HistoryLimit: l.history,
+		Spec: func(digest []byte) *musterv1.TaskSpec {
+			e, _ := l.d.tables.Specs.Get(now, state.SpecKey(digest))
+			return e.Value.GetTask()
+		},
+		NewID: state.NewID,
+	}
+	c := &commit{tables: l.d.tables, service: s.id}
+	if e, ok := l.d.tables.Services.Get(now, s.id); ok {
+		w.Service, c.version = e.Value, e.Version
+		c.replicas, c.counted = plan.Replicas(e.Value)
+	}
+	if e, ok := l.d.tables.Rollouts.Get(now, s.id); ok {
+		w.Rollout, c.rollout = e.Value, e.Version
+	}
+	return c, w
+}
+
+// report tells what was done.
+func (l *loop) report(service string, p plan.Plan) {
+	counts := map[plan.Reason]int{}
+	for _, s := range p.Slots {
+		for _, c := range s.Changes {
+			counts[c.Reason]++
+		}
+	}
+	for reason, n := range counts {
+		l.metrics.changes.WithLabelValues(string(reason)).Add(float64(n))
+		l.log.Debug("tasks changed", zap.String("service", service), zap.String("reason", string(reason)), zap.Int("tasks", n))
+	}
+	if p.Rollout != nil {
+		l.log.Info("update goes on", zap.String("service", service), zap.Stringer("state", p.Rollout.State))
+	}
+}

@@ -1,0 +1,120 @@
+// Package orchestratord keeps services as their specs say: it makes, replaces,
+// ends and forgets their tasks, and tells how far an update has come. It reads
+// services, specs, clusters, nodes, what nodes report, assignments and
+// statuses; it writes the tables tasks and rollouts, and nothing else.
+//
+// What to do is decided by package plan, which is pure. This package looks when
+// something has changed that can matter, and when a wait is over; lets plan
+// decide; and commits what was decided, if the store still is what the decision
+// rests on. It remembers nothing that is not in the store but for the sake of
+// speed, so it can be killed anywhere, and run twice.
+//
+// Its work is cut by service: each replica looks after the services in the
+// shards that it holds.
+package orchestratord
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/shards"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// Subsystem names the orchestrator's shards.
+const Subsystem = "orchestrator"
+
+// Config has the orchestrator's settings.
+type Config struct {
+	// LookShare is the share of its time that the orchestrator spends on
+	// looking at one service, at most. After a look that took t it looks at the
+	// same service again no sooner than t/LookShare - t later. A greater share
+	// follows large services more closely while many of their tasks change, at
+	// the cost of others; small ones never notice. Default 0.1: a look at 10,000
+	// tasks takes some 2 ms, so they are looked at 50 times a second.
+	LookShare float64
+	// CommitTimeout is how long a decision may take to be committed. After it
+	// the service is looked at anew. Default 30 s.
+	CommitTimeout time.Duration
+}
+
+// Daemon orchestrates.
+type Daemon struct {
+	cfg     Config
+	log     *zap.Logger
+	tables  *state.Tables
+	store   *store.Store
+	manager *shards.Manager
+	loop    *loop
+}
+
+// New returns an orchestrator. It starts nothing.
+func New(env daemon.Env, cfg Config) (*Daemon, error) {
+	if cfg.LookShare == 0 {
+		cfg.LookShare = 0.1
+	}
+	if cfg.CommitTimeout == 0 {
+		cfg.CommitTimeout = 30 * time.Second
+	}
+	if cfg.LookShare < 0 || cfg.LookShare > 1 {
+		return nil, fmt.Errorf("orchestratord: LookShare is %v, want more than 0 and at most 1", cfg.LookShare)
+	}
+	if cfg.CommitTimeout < 0 {
+		return nil, fmt.Errorf("orchestratord: CommitTimeout is %v, want at least 0", cfg.CommitTimeout)
+	}
+	d := &Daemon{cfg: cfg, log: env.Logger, tables: state.NewTables()}
+	var err error
+	d.store, err = store.New(store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},
+		d.tables.Services, d.tables.Specs, d.tables.Clusters, d.tables.Nodes, d.tables.NodeStates,
+		d.tables.Tasks, d.tables.Rollouts, d.tables.Assignments, d.tables.Statuses)
+	if err != nil {
+		return nil, err
+	}
+	d.manager, err = shards.New(shards.Config{
+		KV: env.KV, Prefix: env.Prefix, Subsystem: Subsystem, Member: env.Member,
+		Session: env.Session, Logger: env.Logger, Registerer: env.Metrics,
+	})
+	if err != nil {
+		return nil, err
+	}
+	m, err := newMetrics(env.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	d.loop = newLoop(d, m)
+	return d, nil
+}
+
+// Run orchestrates until ctx ends.
+func (d *Daemon) Run(ctx context.Context) error {
+	// They end in the order of who needs whom: the shards are given up, which
+	// waits for the loop to be through with them, which waits for the store.
+	storing, stopStore := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopStore()
+	looping, stopLoop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLoop()
+	stored, looped := make(chan error, 1), make(chan error, 1)
+	go func() { stored <- d.store.Run(storing) }()
+	go func() { looped <- d.loop.run(looping) }()
+
+	err := d.store.Ready(ctx)
+	if err == nil {
+		err = d.manager.Run(ctx, d.loop.hold)
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+		err = nil
+	}
+	stopLoop()
+	err = errors.Join(err, <-looped)
+	stopStore()
+	return errors.Join(err, <-stored)
+}
+
+// Owned returns the shards that this replica holds.
+func (d *Daemon) Owned() []int { return d.manager.Owned() }
