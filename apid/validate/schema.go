@@ -162,4 +162,3 @@ func countValues(v any, depth int) (int, error) {
 	}
 	return n, nil
 }
-

@@ -16,7 +16,7 @@ const (
 	MaxLabelKey = 256
 	// MaxLabels is the greatest size of one object's labels, keys and values
 	// together.
-	MaxLabels = 64 << 10
+	MaxLabels = 32 << 10
 	// MaxTaskSpec is the greatest encoded size of a task spec: half of what one
 	// transaction takes, for the service's record is written with it.
 	MaxTaskSpec = 256 << 10

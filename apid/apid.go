@@ -1,0 +1,209 @@
+// Package apid is the control API: it takes what users ask for, checks it, and
+// writes it into the tables services, specs, names, nodes and clusters, which it
+// alone writes; and it shows them the objects that the records of all daemons
+// make up. Any replica serves any request, for compare-and-set settles writes.
+// It never places, starts or stops anything.
+package apid
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/logs"
+	"github.com/musterhq/muster/apid/rest"
+	"github.com/musterhq/muster/apid/validate"
+	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/placement"
+	"github.com/musterhq/muster/internal/shards"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// Config is what can be set.
+type Config struct {
+	// WriteTimeout bounds a request's wait for the store if the client sets no
+	// deadline of its own.
+	WriteTimeout time.Duration
+	// ReadyTimeout bounds how long a request waits for a replica that is still
+	// loading its tables.
+	ReadyTimeout time.Duration
+	// Remember is how many changes are kept for watches that resume or lag. A
+	// change takes some 500 bytes while the objects that it tells of live, and
+	// up to a few kilobytes when they are gone.
+	Remember int
+	// Bookmark is how often a quiet watch is sent a fresh resume token.
+	Bookmark time.Duration
+	// Sweep is how often records that nothing refers to are looked for.
+	Sweep time.Duration
+	// SpecGrace is how long a task spec is kept that nothing refers to.
+	SpecGrace time.Duration
+	// TombstoneGrace is how long it is remembered that a node was removed, so
+	// that its worker cannot come back under the same id.
+	TombstoneGrace time.Duration
+}
+
+// DefaultConfig returns the defaults.
+func DefaultConfig() Config {
+	return Config{
+		WriteTimeout:   10 * time.Second,
+		ReadyTimeout:   5 * time.Second,
+		Remember:       32_768,
+		Bookmark:       15 * time.Second,
+		Sweep:          30 * time.Second,
+		SpecGrace:      time.Minute,
+		TombstoneGrace: 24 * time.Hour,
+	}
+}
+
+// Validate names all settings that are wrong.
+func (c Config) Validate() error {
+	var faults []error
+	for _, f := range []struct {
+		name string
+		d    time.Duration
+	}{
+		{"WriteTimeout", c.WriteTimeout}, {"ReadyTimeout", c.ReadyTimeout}, {"Bookmark", c.Bookmark},
+		{"Sweep", c.Sweep}, {"SpecGrace", c.SpecGrace}, {"TombstoneGrace", c.TombstoneGrace},
+	} {
+		if f.d <= 0 {
+			faults = append(faults, fmt.Errorf("apid: config field %s is %v, want more than 0", f.name, f.d))
+		}
+	}
+	if c.Remember < 1 {
+		faults = append(faults, fmt.Errorf("apid: config field Remember is %d, want at least 1", c.Remember))
+	}
+	return errors.Join(faults...)
+}
+
+// sweepSubsystem is the work of which one replica has the lock; and all
+// replicas are its members, so it is also how they are found.
+const sweepSubsystem = "apid"
+
+// dispatcherSubsystem is that of the dispatchers, which own nodes.
+const dispatcherSubsystem = "dispatcher"
+
+// Daemon is one replica of apid.
+type Daemon struct {
+	cfg      Config
+	log      *zap.Logger
+	member   shards.Member
+	tables   *state.Tables
+	store    *store.Store
+	view     *view.View
+	validate *validate.Validator
+	catalog  catalogCache
+	logs     *logs.Broker
+	sweeper  *shards.Manager
+	// directories are those of all subsystems, in the order of the loop.
+	directories []subsystem
+	handler     http.Handler
+	watchers    prometheus.Gauge
+	// stopping ends streams when Run ends.
+	stopping context.Context
+	stop     context.CancelFunc
+}
+
+type subsystem struct {
+	name string
+	*shards.Directory
+}
+
+// New returns a replica that serves on the server of env once it runs.
+func New(env daemon.Env, cfg Config) (*Daemon, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	tables := state.NewTables()
+	st, err := store.New(store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},
+		append(view.Tables(tables), tables.Names)...)
+	if err != nil {
+		return nil, fmt.Errorf("apid: %w", err)
+	}
+	d := &Daemon{
+		cfg: cfg, log: env.Logger, member: env.Member, tables: tables, store: st,
+		view:     view.New(st, tables, cfg.Remember),
+		validate: validate.New(parseConstraints),
+		watchers: prometheus.NewGauge(prometheus.GaugeOpts{Name: "muster_apid_watchers", Help: "Watches that are open."}),
+	}
+	d.stopping, d.stop = context.WithCancel(context.Background())
+	if err := env.Metrics.Register(d.watchers); err != nil {
+		return nil, fmt.Errorf("apid: register metrics: %w", err)
+	}
+	d.sweeper, err = shards.New(shards.Config{
+		KV: env.KV, Prefix: env.Prefix, Subsystem: sweepSubsystem, Shards: 1, Member: env.Member,
+		Session: env.Session, Logger: env.Logger, Registerer: env.Metrics,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("apid: %w", err)
+	}
+	for _, name := range []string{sweepSubsystem, "orchestrator", "allocator", "scheduler", dispatcherSubsystem} {
+		d.directories = append(d.directories, subsystem{name, shards.NewDirectory(env.KV, env.Prefix, name, env.Logger)})
+	}
+	dispatchers := d.directories[len(d.directories)-1].Directory
+	d.logs = logs.New(d.view, func(node string) (string, bool) {
+		m, ok := dispatchers.Owner(store.ShardOf(node))
+		return m.Address, ok
+	}, env.Dial, env.Logger)
+	server := &control{Daemon: d}
+	musterv1.RegisterControlServiceServer(env.Server, server)
+	d.handler, err = rest.New(server, d.Healthy, env.Logger)
+	if err != nil {
+		return nil, fmt.Errorf("apid: %w", err)
+	}
+	return d, nil
+}
+
+func parseConstraints(list []string) error {
+	_, err := placement.ParseConstraints(list)
+	return err
+}
+
+// Run serves until ctx ends.
+func (d *Daemon) Run(ctx context.Context) error {
+	defer d.stop()
+	tasks := []daemon.Task{
+		{Name: "store", Run: d.store.Run},
+		{Name: "view", Run: d.view.Run},
+		{Name: "logs", Run: d.logs.Run},
+		{Name: "sweep", Run: func(ctx context.Context) error {
+			return d.sweeper.Run(ctx, func(ctx context.Context, _ int) error { return d.sweep(ctx) })
+		}},
+		{Name: "stop streams", Run: func(ctx context.Context) error {
+			<-ctx.Done()
+			d.stop()
+			return nil
+		}},
+	}
+	for _, s := range d.directories {
+		tasks = append(tasks, daemon.Task{Name: "directory " + s.name, Run: s.Run})
+	}
+	return daemon.RunTasks(ctx, tasks...)
+}
+
+// Handler serves REST: the routes of the contract, /openapi.json and /healthz.
+func (d *Daemon) Handler() http.Handler { return d.handler }
+
+// maxStale is how long a replica may be out of contact with the store and
+// still call itself healthy: longer than a change of Consul's leader takes.
+const maxStale = 15 * time.Second
+
+// Healthy says whether this replica can do its work, and if not, why.
+func (d *Daemon) Healthy(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := d.store.Ready(ctx); err != nil {
+		return errors.New("the tables are still being loaded from the store")
+	}
+	if stale := d.store.Staleness(); stale > maxStale {
+		return fmt.Errorf("no contact with the store for %v", stale.Round(time.Second))
+	}
+	return nil
+}

@@ -1,0 +1,157 @@
+package apid
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"go.uber.org/zap"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/validate"
+	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// control serves the contract. What it does not define is answered with
+// UNIMPLEMENTED: networks, secrets, configs, volumes, rollback.
+type control struct {
+	*Daemon
+	musterv1.UnimplementedControlServiceServer
+}
+
+var _ musterv1.ControlServiceServer = (*control)(nil)
+
+// ready waits until the tables have been loaded.
+func (d *Daemon) ready(ctx context.Context) error {
+	if d.stopping.Err() != nil {
+		return errStopping()
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.ReadyTimeout)
+	defer cancel()
+	if err := d.store.Ready(ctx); err != nil {
+		return status.Error(codes.Unavailable, "the state is still being loaded from the store; try again")
+	}
+	return nil
+}
+
+func errStopping() error {
+	return status.Error(codes.Unavailable, "this API server is stopping; another one will answer")
+}
+
+// fail turns an error into the status that a client sees. What the client can
+// do nothing about is logged.
+func (d *Daemon) fail(doing string, err error) error {
+	var known interface{ GRPCStatus() *status.Status }
+	var ambiguous *view.Ambiguous
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &known):
+		return known.GRPCStatus().Err()
+	case errors.As(err, &ambiguous):
+		return status.Error(codes.InvalidArgument, ambiguous.Error())
+	case errors.Is(err, kv.ErrTooLarge):
+		return status.Error(codes.InvalidArgument, "the request is larger than the store can hold; nothing was changed")
+	}
+	outcome := "nothing was changed"
+	if errors.Is(err, store.ErrOutcomeUnknown) {
+		outcome = "the change may or may not have been made: read before trying again"
+	}
+	switch {
+	case errors.Is(err, store.ErrClosed):
+		return status.Error(codes.Unavailable, "this API server is stopping; "+outcome)
+	case errors.Is(err, context.Canceled):
+		return status.Error(codes.Canceled, "the request was cancelled; "+outcome)
+	case errors.Is(err, context.DeadlineExceeded):
+		return status.Error(codes.DeadlineExceeded, "the store did not answer in time; "+outcome)
+	case errors.Is(err, kv.ErrUnavailable):
+		return status.Error(codes.Unavailable, "the store is not available; "+outcome)
+	default:
+		d.log.Error("request failed", zap.String("doing", doing), zap.Error(err))
+		return status.Error(codes.Internal, "internal error; the API server's log says more")
+	}
+}
+
+// writing bounds a wait for the store.
+func (d *Daemon) writing(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, d.cfg.WriteTimeout)
+}
+
+func notFound(kind, ref string) error {
+	if ref == "" {
+		return validate.Field(kind, "is required: an id, a name, or a unique prefix of an id")
+	}
+	s, err := status.Newf(codes.NotFound, "there is no %s %q", kind, clip(ref)).
+		WithDetails(&errdetails.ResourceInfo{ResourceType: kind, ResourceName: clip(ref)})
+	if err != nil {
+		return status.Errorf(codes.NotFound, "there is no such %s", kind)
+	}
+	return s.Err()
+}
+
+func nameTaken(kind, name string) error {
+	s, err := status.Newf(codes.AlreadyExists, "a %s called %q already exists; names are compared without regard to case", kind, name).
+		WithDetails(&errdetails.ResourceInfo{ResourceType: kind, ResourceName: name})
+	if err != nil {
+		return status.Errorf(codes.AlreadyExists, "a %s of this name already exists", kind)
+	}
+	return s.Err()
+}
+
+// stale refuses an update that was decided on another version than the current
+// one.
+func stale(kind, name string, decided, current uint64) error {
+	return status.Errorf(codes.Aborted,
+		"%s %q is at version %d, and the update was decided on version %d: read it again, and decide again", kind, name, current, decided)
+}
+
+// clip keeps what a user sent from filling an error.
+func clip(s string) string {
+	const most = 100
+	if len(s) <= most {
+		return s
+	}
+	r := []rune(s)
+	if len(r) <= most {
+		return s
+	}
+	return string(r[:most]) + "..."
+}
+
+// catalogCache keeps what the nodes' executors can run until a node changes.
+type catalogCache struct {
+	mu      sync.Mutex
+	at      uint64
+	catalog *validate.Catalog
+}
+
+func (d *Daemon) executors() *validate.Catalog {
+	d.catalog.mu.Lock()
+	defer d.catalog.mu.Unlock()
+	d.view.Read(func(r *view.Reader) {
+		if d.catalog.catalog != nil && d.catalog.at == r.NodesChanged() {
+			return
+		}
+		nodes := 0
+		var all []*musterv1.ExecutorDescription
+		r.Nodes("", func(n *view.Node) bool {
+			nodes++
+			all = append(all, n.State.GetDescription().GetExecutors()...)
+			return true
+		})
+		d.catalog.at = r.NodesChanged()
+		d.catalog.catalog = validate.NewCatalog(nodes, func(yield func(*musterv1.ExecutorDescription) bool) {
+			for _, e := range all {
+				if !yield(e) {
+					return
+				}
+			}
+		})
+	})
+	return d.catalog.catalog
+}

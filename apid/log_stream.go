@@ -1,0 +1,85 @@
+package apid
+
+import (
+	"fmt"
+
+	"google.golang.org/grpc/metadata"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/validate"
+	"github.com/musterhq/muster/apid/view"
+)
+
+func (c *control) ServiceLogs(req *musterv1.ServiceLogsRequest, stream musterv1.ControlService_ServiceLogsServer) error {
+	ctx, cancel := c.streaming(stream.Context())
+	defer cancel()
+	if err := c.ready(ctx); err != nil {
+		return err
+	}
+	id, err := c.serviceID(req.Service)
+	if err != nil {
+		return err
+	}
+	if err := checkLogOptions(req.Options); err != nil {
+		return err
+	}
+	if err := stream.SendHeader(metadata.MD{}); err != nil {
+		return err
+	}
+	all := func(r *view.Reader) (tasks []*view.Task, more bool) {
+		r.ServiceTasks(id, "", func(t *view.Task) bool {
+			tasks = append(tasks, t)
+			return true
+		})
+		// New tasks come for as long as the service is there.
+		_, more = r.Service(id)
+		return tasks, more
+	}
+	err = c.logs.Stream(ctx, all, req.Options, func(m *musterv1.LogMessage) error {
+		return stream.Send(&musterv1.ServiceLogsResponse{Message: m})
+	})
+	return c.streamEnd(ctx, err)
+}
+
+func (c *control) TaskLogs(req *musterv1.TaskLogsRequest, stream musterv1.ControlService_TaskLogsServer) error {
+	ctx, cancel := c.streaming(stream.Context())
+	defer cancel()
+	if err := c.ready(ctx); err != nil {
+		return err
+	}
+	got, err := c.GetTask(ctx, &musterv1.GetTaskRequest{Task: req.Task})
+	if err != nil {
+		return err
+	}
+	id := got.Task.Id
+	if err := checkLogOptions(req.Options); err != nil {
+		return err
+	}
+	if err := stream.SendHeader(metadata.MD{}); err != nil {
+		return err
+	}
+	one := func(r *view.Reader) (tasks []*view.Task, more bool) {
+		t, ok := r.Task(id)
+		if !ok {
+			return nil, false
+		}
+		// It may still get a node.
+		return []*view.Task{t}, t.NodeID == "" && t.Live()
+	}
+	err = c.logs.Stream(ctx, one, req.Options, func(m *musterv1.LogMessage) error {
+		return stream.Send(&musterv1.TaskLogsResponse{Message: m})
+	})
+	return c.streamEnd(ctx, err)
+}
+
+func checkLogOptions(o *musterv1.LogOptions) error {
+	for i, s := range o.GetStreams() {
+		if s != musterv1.LogStream_STDOUT && s != musterv1.LogStream_STDERR {
+			return validate.Field(fmt.Sprintf("options.streams[%d]", i), "must be STDOUT or STDERR")
+		}
+	}
+	if s := o.GetSince(); s != nil && s.CheckValid() != nil {
+		return validate.Field("options.since", "is not a time: out of range")
+	}
+	return nil
+}

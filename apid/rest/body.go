@@ -1,0 +1,177 @@
+package rest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"sort"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/dynamicpb"
+
+	"github.com/musterhq/muster/apid/validate"
+)
+
+// checkBody names every field of a JSON body that the message does not have,
+// and every value that does not fit its field. What it cannot put a name to is
+// left to protobuf's own decoder, whose first complaint is reported.
+func checkBody(report *validate.Report, message protoreflect.MessageDescriptor, at string, body []byte) {
+	root := at
+	if root == "" {
+		root = "body"
+	}
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.UseNumber()
+	var doc any
+	if err := decoder.Decode(&doc); err != nil {
+		var syntax *json.SyntaxError
+		if errors.As(err, &syntax) {
+			report.Invalid(root, "is not JSON: %v (at byte %d)", syntax, syntax.Offset)
+		} else {
+			report.Invalid(root, "is not JSON: it ends in the middle")
+		}
+		return
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		report.Invalid(root, "has something after its end")
+		return
+	}
+	c := bodyChecker{report: report}
+	if _, ok := doc.(map[string]any); !ok {
+		report.Invalid(root, "must be an object")
+		return
+	}
+	c.message(message, at, doc)
+	if c.found {
+		return
+	}
+	if err := protojson.Unmarshal(body, dynamicpb.NewMessage(message)); err != nil {
+		report.Invalid(root, "%s", strings.ReplaceAll(clip(err.Error()), "\u00a0", " "))
+	}
+}
+
+type bodyChecker struct {
+	report *validate.Report
+	found  bool
+}
+
+func (c *bodyChecker) wrong(at, format string, args ...any) {
+	c.found = true
+	c.report.Invalid(at, format, args...)
+}
+
+func (c *bodyChecker) message(m protoreflect.MessageDescriptor, at string, v any) {
+	if m.FullName().Parent() == "google.protobuf" || v == nil {
+		return // it has a JSON form of its own
+	}
+	object, ok := v.(map[string]any)
+	if !ok {
+		c.wrong(at, "must be an object")
+		return
+	}
+	keys := make([]string, 0, len(object))
+	for k := range object {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	for _, k := range keys {
+		fd := m.Fields().ByJSONName(k)
+		if fd == nil {
+			fd = m.Fields().ByName(protoreflect.Name(k))
+		}
+		path := clip(k)
+		if at != "" {
+			path = at + "." + path
+		}
+		if fd == nil {
+			c.wrong(path, "is not a field of %s", m.Name())
+			continue
+		}
+		c.field(fd, path, object[k])
+	}
+}
+
+func (c *bodyChecker) field(fd protoreflect.FieldDescriptor, at string, v any) {
+	switch {
+	case v == nil:
+	case fd.IsMap():
+		object, ok := v.(map[string]any)
+		if !ok {
+			c.wrong(at, "must be an object")
+			return
+		}
+		for k, e := range object {
+			c.value(fd.MapValue(), at+"["+strconv.Quote(clip(k))+"]", e)
+		}
+	case fd.IsList():
+		list, ok := v.([]any)
+		if !ok {
+			c.wrong(at, "must be a list")
+			return
+		}
+		for i, e := range list {
+			c.value(fd, at+"["+strconv.Itoa(i)+"]", e)
+		}
+	default:
+		c.value(fd, at, v)
+	}
+}
+
+func (c *bodyChecker) value(fd protoreflect.FieldDescriptor, at string, v any) {
+	switch fd.Kind() {
+	case protoreflect.MessageKind:
+		c.message(fd.Message(), at, v)
+	case protoreflect.StringKind:
+		if _, ok := v.(string); !ok {
+			c.wrong(at, "must be a string")
+		}
+	case protoreflect.BoolKind:
+		if _, ok := v.(bool); !ok {
+			c.wrong(at, "must be true or false")
+		}
+	case protoreflect.EnumKind:
+		c.enum(fd.Enum(), at, v)
+	case protoreflect.Uint64Kind, protoreflect.Uint32Kind:
+		c.number(at, v, true)
+	case protoreflect.Int64Kind, protoreflect.Int32Kind:
+		c.number(at, v, false)
+	}
+}
+
+func (c *bodyChecker) enum(e protoreflect.EnumDescriptor, at string, v any) {
+	name, ok := v.(string)
+	if !ok || e.Values().ByName(protoreflect.Name(name)) != nil {
+		return
+	}
+	var names []string
+	for i := range e.Values().Len() {
+		if v := e.Values().Get(i); v.Number() != 0 {
+			names = append(names, string(v.Name()))
+		}
+	}
+	c.wrong(at, "is %s; must be one of %s", strconv.Quote(clip(name)), strings.Join(names, ", "))
+}
+
+func (c *bodyChecker) number(at string, v any, unsigned bool) {
+	var text string
+	switch v := v.(type) {
+	case json.Number:
+		text = v.String()
+	case string:
+		text = v
+	default:
+		c.wrong(at, "must be a whole number")
+		return
+	}
+	if unsigned && strings.HasPrefix(text, "-") {
+		c.wrong(at, "must not be negative")
+		return
+	}
+	if _, err := strconv.ParseFloat(text, 64); err != nil {
+		c.wrong(at, "must be a whole number")
+	}
+}

@@ -1,0 +1,140 @@
+// Package rest serves the control API over HTTP: the routes that the contract's
+// annotations give, plus /openapi.json and /healthz.
+//
+// Unary calls go through grpc-gateway straight into the service, without a
+// connection in between: what a loopback connection would add (interceptors,
+// one more encoding) is not needed here, and costs more than the call itself.
+// Streams (watch, logs) and the checking of requests are this package's own,
+// for grpc-gateway ignores unknown query parameters, loses the details of
+// errors in bodies, and does not stream without a connection.
+package rest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/api/openapi"
+)
+
+// maxBody bounds the body of a request: more than any spec that passes
+// validation has in JSON.
+const maxBody = 2 << 20
+
+// New returns the handler. Healthy says whether the server can do its work.
+func New(server musterv1.ControlServiceServer, healthy func(context.Context) error, log *zap.Logger) (http.Handler, error) {
+	routes, err := contractRoutes()
+	if err != nil {
+		return nil, err
+	}
+	m := marshaler{&runtime.JSONPb{
+		MarshalOptions:   protojson.MarshalOptions{},
+		UnmarshalOptions: protojson.UnmarshalOptions{},
+	}}
+	mux := runtime.NewServeMux(
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, m),
+		runtime.WithErrorHandler(writeError),
+		runtime.WithRoutingErrorHandler(routingError),
+		runtime.WithDisablePathLengthFallback(),
+		runtime.WithDisableHTTPMethodOverride(),
+		runtime.WithMiddlewares(routes.check),
+		// Nothing of a client's headers is passed on, and nothing of the
+		// service's is sent.
+		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }),
+		runtime.WithOutgoingHeaderMatcher(func(string) (string, bool) { return "", false }),
+	)
+	if err := musterv1.RegisterControlServiceHandlerServer(context.Background(), mux, server); err != nil {
+		return nil, fmt.Errorf("register REST routes: %w", err)
+	}
+	s := &streams{server: server, log: log}
+	for path, handler := range map[string]runtime.HandlerFunc{
+		"/v1/watch":                   s.watch,
+		"/v1/services/{service}/logs": s.serviceLogs,
+		"/v1/tasks/{task}/logs":       s.taskLogs,
+	} {
+		// What is registered later is matched first.
+		if err := mux.HandlePath(http.MethodGet, path, handler); err != nil {
+			return nil, fmt.Errorf("register REST route %s: %w", path, err)
+		}
+	}
+	root := http.NewServeMux()
+	root.Handle("/", bounded(mux))
+	root.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(openapi.Document())
+	})
+	root.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
+		answer, code := map[string]string{"status": "ok"}, http.StatusOK
+		if err := healthy(r.Context()); err != nil {
+			answer, code = map[string]string{"status": "unavailable", "reason": err.Error()}, http.StatusServiceUnavailable
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(code)
+		_ = json.NewEncoder(w).Encode(answer)
+	})
+	return root, nil
+}
+
+// bounded keeps requests within bounds and answers from being taken for
+// anything but data.
+func bounded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Cache-Control", "no-store")
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// writeError answers with a google.rpc.Status, its details included.
+func writeError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
+	var over *runtime.HTTPStatusError
+	code := 0
+	if errors.As(err, &over) {
+		err, code = over.Err, over.HTTPStatus
+	}
+	s := status.Convert(err)
+	if code == 0 {
+		code = runtime.HTTPStatusFromCode(s.Code())
+	}
+	writeStatus(w, code, s)
+}
+
+func writeStatus(w http.ResponseWriter, code int, s *status.Status) {
+	body, err := protojson.Marshal(s.Proto())
+	if err != nil {
+		// A detail of a type that this program does not know.
+		body, _ = json.Marshal(map[string]any{"code": s.Code(), "message": s.Message()})
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_, _ = w.Write(append(body, '\n'))
+}
+
+func routingError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, code int) {
+	s := status.Newf(codes.InvalidArgument, "%s", http.StatusText(code))
+	switch code {
+	case http.StatusNotFound:
+		s = status.Newf(codes.NotFound, "there is no %s; see /openapi.json", clip(r.URL.Path))
+	case http.StatusMethodNotAllowed:
+		s = status.Newf(codes.Unimplemented, "%s is not possible on %s; see /openapi.json", clip(r.Method), clip(r.URL.Path))
+	}
+	writeStatus(w, code, s)
+}
+
+func clip(s string) string {
+	const most = 200
+	if len(s) <= most {
+		return s
+	}
+	return fmt.Sprintf("%.*s...", most, s)
+}

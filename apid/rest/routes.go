@@ -1,0 +1,171 @@
+package rest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"sort"
+	"strings"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/genproto/googleapis/api/annotations"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/validate"
+)
+
+// route is what the contract says of one method and path.
+type route struct {
+	request protoreflect.MessageDescriptor
+	// body is the field that the body is for, "*" for all, "" for none.
+	body string
+}
+
+// routes holds them under "<method> <path>".
+type routes map[string]route
+
+// contractRoutes reads the routes from the contract's annotations.
+func contractRoutes() (routes, error) {
+	all := routes{}
+	service := musterv1.File_muster_v1_control_proto.Services().ByName("ControlService")
+	if service == nil {
+		return nil, errors.New("the contract has no ControlService")
+	}
+	methods := service.Methods()
+	for i := range methods.Len() {
+		m := methods.Get(i)
+		rule, ok := proto.GetExtension(m.Options(), annotations.E_Http).(*annotations.HttpRule)
+		if !ok || rule == nil {
+			return nil, fmt.Errorf("method %s has no REST mapping", m.Name())
+		}
+		verb, path := http.MethodGet, rule.GetGet()
+		switch p := rule.Pattern.(type) {
+		case *annotations.HttpRule_Post:
+			verb, path = http.MethodPost, p.Post
+		case *annotations.HttpRule_Put:
+			verb, path = http.MethodPut, p.Put
+		case *annotations.HttpRule_Delete:
+			verb, path = http.MethodDelete, p.Delete
+		}
+		all[verb+" "+normal(path)] = route{request: m.Input(), body: rule.Body}
+	}
+	return all, nil
+}
+
+// normal writes a path as the gateway does: "{service}" is "{service=*}".
+func normal(path string) string { return strings.ReplaceAll(path, "}", "=*}") }
+
+// check refuses requests that say what the contract does not know, before they
+// are decoded: unknown query parameters, unknown fields, bodies where none is
+// meant.
+func (rs routes) check(next runtime.HandlerFunc) runtime.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request, params map[string]string) {
+		pattern, ok := runtime.HTTPPattern(r.Context())
+		if !ok {
+			writeStatus(w, http.StatusInternalServerError, status.New(codes.Internal, "request without a route"))
+			return
+		}
+		rt, ok := rs[r.Method+" "+pattern.String()]
+		if !ok {
+			rt, ok = rs[r.Method+" "+normal(pattern.String())]
+		}
+		if !ok {
+			writeStatus(w, http.StatusInternalServerError, status.Newf(codes.Internal, "route %s is not in the contract", pattern))
+			return
+		}
+		if err := rt.check(r, params); err != nil {
+			writeError(r.Context(), nil, nil, w, r, err)
+			return
+		}
+		next(w, r, params)
+	}
+}
+
+func (rt route) check(r *http.Request, params map[string]string) error {
+	var report validate.Report
+	rt.checkQuery(&report, r, params)
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		var large *http.MaxBytesError
+		if errors.As(err, &large) {
+			return &runtime.HTTPStatusError{HTTPStatus: http.StatusRequestEntityTooLarge,
+				Err: status.Errorf(codes.InvalidArgument, "the request's body has more than %d bytes", large.Limit)}
+		}
+		return status.Error(codes.InvalidArgument, "the request's body could not be read")
+	}
+	switch {
+	case rt.body == "":
+		// A body of a GET or DELETE has no meaning; some clients send "{}".
+		body = nil
+	case len(bytes.TrimSpace(body)) > 0:
+		if err := checkType(r); err != nil {
+			return err
+		}
+		message, at := rt.request, ""
+		if rt.body != "*" {
+			fd := message.Fields().ByName(protoreflect.Name(rt.body))
+			message, at = fd.Message(), fd.JSONName()
+		}
+		checkBody(&report, message, at, body)
+	}
+	if err := report.Err(); err != nil {
+		return err
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	r.ContentLength = int64(len(body))
+	return nil
+}
+
+// checkType wants the body to be called JSON: a page in a browser cannot send
+// that to another site unasked.
+func checkType(r *http.Request) error {
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err == nil && (kind == "application/json" || strings.HasSuffix(kind, "+json")) {
+		return nil
+	}
+	return &runtime.HTTPStatusError{HTTPStatus: http.StatusUnsupportedMediaType,
+		Err: status.Error(codes.InvalidArgument, `the body must be JSON, and the header Content-Type "application/json" (curl: --json)`)}
+}
+
+// checkQuery refuses parameters that are no field of the request.
+func (rt route) checkQuery(report *validate.Report, r *http.Request, params map[string]string) {
+	query := r.URL.Query()
+	keys := make([]string, 0, len(query))
+	for k := range query {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	for _, key := range keys {
+		if _, inPath := params[key]; inPath || rt.body == "*" || !rt.isParameter(key) {
+			report.Invalid(clip(key), "is not a query parameter of this request")
+		}
+	}
+}
+
+// isParameter reports whether a dotted path, in either spelling, names a field
+// that a query can set.
+func (rt route) isParameter(key string) bool {
+	message := rt.request
+	steps := strings.Split(key, ".")
+	for i, step := range steps {
+		if message == nil || (i == 0 && step == rt.body) {
+			return false
+		}
+		fd := message.Fields().ByJSONName(step)
+		if fd == nil {
+			fd = message.Fields().ByName(protoreflect.Name(step))
+		}
+		if fd == nil || fd.IsMap() || (i < len(steps)-1 && fd.IsList()) {
+			return false
+		}
+		message = fd.Message()
+	}
+	return message == nil || message.FullName().Parent() == "google.protobuf"
+}

@@ -1,0 +1,177 @@
+package apid
+
+import (
+	"context"
+	"time"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/validate"
+	"github.com/musterhq/muster/apid/view"
+)
+
+func (c *control) CreateService(ctx context.Context, req *musterv1.CreateServiceRequest) (*musterv1.CreateServiceResponse, error) {
+	if err := c.ready(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.validate.Service(req.Spec, c.executors()); err != nil {
+		return nil, err
+	}
+	ctx, cancel := c.writing(ctx)
+	defer cancel()
+	id, err := c.createService(ctx, req.Spec, time.Now())
+	if err != nil {
+		return nil, c.fail("create service", err)
+	}
+	s, err := c.serviceMessage(id)
+	return &musterv1.CreateServiceResponse{Service: s}, err
+}
+
+func (c *control) GetService(ctx context.Context, req *musterv1.GetServiceRequest) (*musterv1.GetServiceResponse, error) {
+	if err := c.ready(ctx); err != nil {
+		return nil, err
+	}
+	s, err := c.serviceMessage(req.Service)
+	if err != nil {
+		return nil, err
+	}
+	if req.InsertDefaults {
+		s.Spec = withDefaults(s.Spec)
+	}
+	return &musterv1.GetServiceResponse{Service: s}, nil
+}
+
+func (c *control) UpdateService(ctx context.Context, req *musterv1.UpdateServiceRequest) (*musterv1.UpdateServiceResponse, error) {
+	if err := c.ready(ctx); err != nil {
+		return nil, err
+	}
+	id, err := c.serviceID(req.Service)
+	if err != nil {
+		return nil, err
+	}
+	if req.Version == 0 {
+		return nil, validate.Field("version", "is required: meta.version of the service that the new spec was decided on")
+	}
+	if err := c.validate.Service(req.Spec, c.executors()); err != nil {
+		return nil, err
+	}
+	ctx, cancel := c.writing(ctx)
+	defer cancel()
+	err = c.updateService(ctx, id, time.Now(), func(s *storedService) error {
+		if s.version != req.Version {
+			return stale("service", s.record.GetSpec().GetName(), req.Version, s.version)
+		}
+		return s.replace(req.Spec)
+	})
+	if err != nil {
+		return nil, c.fail("update service", err)
+	}
+	s, err := c.serviceMessage(id)
+	return &musterv1.UpdateServiceResponse{Service: s}, err
+}
+
+func (c *control) ScaleService(ctx context.Context, req *musterv1.ScaleServiceRequest) (*musterv1.ScaleServiceResponse, error) {
+	if err := c.ready(ctx); err != nil {
+		return nil, err
+	}
+	if err := validate.Replicas("replicas", req.Replicas); err != nil {
+		return nil, err
+	}
+	id, err := c.serviceID(req.Service)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := c.writing(ctx)
+	defer cancel()
+	err = c.updateService(ctx, id, time.Now(), func(s *storedService) error { return s.scale(req.Replicas) })
+	if err != nil {
+		return nil, c.fail("scale service", err)
+	}
+	s, err := c.serviceMessage(id)
+	return &musterv1.ScaleServiceResponse{Service: s}, err
+}
+
+func (c *control) RemoveService(ctx context.Context, req *musterv1.RemoveServiceRequest) (*musterv1.RemoveServiceResponse, error) {
+	if err := c.ready(ctx); err != nil {
+		return nil, err
+	}
+	id, err := c.serviceID(req.Service)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := c.writing(ctx)
+	defer cancel()
+	if err := c.removeService(ctx, id); err != nil {
+		return nil, c.fail("remove service", err)
+	}
+	return &musterv1.RemoveServiceResponse{}, nil
+}
+
+func (c *control) ListServices(ctx context.Context, req *musterv1.ListServicesRequest) (*musterv1.ListServicesResponse, error) {
+	if err := c.ready(ctx); err != nil {
+		return nil, err
+	}
+	p, err := newPage(req, req.PageSize, req.PageToken)
+	if err != nil {
+		return nil, err
+	}
+	labels, err := parseLabels(req.Labels)
+	if err != nil {
+		return nil, err
+	}
+	names := foldAll(req.Names)
+	prefixes := foldAll(req.NamePrefixes)
+	resp := &musterv1.ListServicesResponse{}
+	c.view.Read(func(r *view.Reader) {
+		r.Services(p.from, func(s *view.Service) bool {
+			spec := s.Record.GetSpec()
+			name := fold(spec.GetName())
+			if !oneOf(names, name) || !onePrefix(prefixes, name) || !onePrefix(req.IdPrefixes, s.ID) || !labels.match(spec.GetLabels()) {
+				return true
+			}
+			if !p.take(s.ID) {
+				return false
+			}
+			resp.Services = append(resp.Services, r.ServiceMessage(s))
+			return true
+		})
+	})
+	resp.NextPageToken = p.next()
+	return resp, nil
+}
+
+// serviceID resolves a reference to a service.
+func (c *control) serviceID(ref string) (string, error) {
+	var id string
+	var err error
+	c.view.Read(func(r *view.Reader) {
+		var s *view.Service
+		if s, err = r.FindService(ref); s != nil {
+			id = s.ID
+		}
+	})
+	if err != nil {
+		return "", c.fail("resolve service", err)
+	}
+	if id == "" {
+		return "", notFound("service", ref)
+	}
+	return id, nil
+}
+
+func (c *control) serviceMessage(ref string) (*musterv1.Service, error) {
+	var m *musterv1.Service
+	var err error
+	c.view.Read(func(r *view.Reader) {
+		var s *view.Service
+		if s, err = r.FindService(ref); s != nil {
+			m = r.ServiceMessage(s)
+		}
+	})
+	if err != nil {
+		return nil, c.fail("resolve service", err)
+	}
+	if m == nil {
+		return nil, notFound("service", ref)
+	}
+	return m, nil
+}

@@ -1,0 +1,229 @@
+package apid
+
+import (
+	"bytes"
+	"context"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/distribution/reference"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// serviceKind is the kind of a service's name record.
+const serviceKind = "service"
+
+// createService writes a service, its name and its task spec in one
+// transaction, and returns its id.
+func (d *Daemon) createService(ctx context.Context, spec *musterv1.ServiceSpec, now time.Time) (string, error) {
+	digest, err := state.Digest(spec.Task)
+	if err != nil {
+		return "", err
+	}
+	id := state.NewID()
+	record := &recordv1.Service{
+		Spec: withoutTask(spec), TaskDigest: digest, SpecVersion: 1,
+		CreatedAt: now.UnixMilli(), UpdatedAt: now.UnixMilli(),
+	}
+	return id, d.store.Update(ctx, func(tx *store.Tx) error {
+		if err := d.takeName(tx, id, spec.Name); err != nil {
+			return err
+		}
+		d.keepSpec(tx, digest, spec.Task, now)
+		d.tables.Services.Put(tx, id, record)
+		return nil
+	})
+}
+
+// takeName makes a name a service's own.
+func (d *Daemon) takeName(tx *store.Tx, id, name string) error {
+	key := state.NameKey(serviceKind, name)
+	if e, ok := d.tables.Names.Get(tx, key); ok && e.Value.Id != id {
+		return nameTaken(serviceKind, name)
+	}
+	d.tables.Names.Put(tx, key, &recordv1.Name{Id: id})
+	return nil
+}
+
+// specTouch is the age from which a spec that is used again is written anew.
+// It is well below the time for which unused specs are kept.
+const specTouch = 20 * time.Second
+
+// keepSpec sees to it that a task spec is there, and stays although nothing
+// may refer to it until this transaction is through: the sweep removes only a
+// spec that has not been written for a while, and its transaction and this one
+// cannot both succeed.
+func (d *Daemon) keepSpec(tx *store.Tx, digest []byte, task *musterv1.TaskSpec, now time.Time) {
+	key := state.SpecKey(digest)
+	e, ok := d.tables.Specs.Get(tx, key)
+	if ok && now.UnixMilli()-e.Value.CreatedAt < specTouch.Milliseconds() {
+		return
+	}
+	d.tables.Specs.Put(tx, key, &recordv1.Spec{Task: task, CreatedAt: now.UnixMilli()})
+}
+
+// storedService is a service within a transaction that changes it.
+type storedService struct {
+	version uint64
+	record  *recordv1.Service
+	// task is the current task spec, nil if it cannot be read.
+	task *musterv1.TaskSpec
+
+	// next and nextTask are what the service is to be.
+	next     *musterv1.ServiceSpec
+	nextTask *musterv1.TaskSpec
+}
+
+// replace takes a whole new spec.
+func (s *storedService) replace(spec *musterv1.ServiceSpec) error {
+	if mode(spec) != mode(s.record.GetSpec()) {
+		return status.Errorf(codes.Unimplemented, "spec: the mode of a service cannot be changed (it is %s); remove it and create it anew", mode(s.record.GetSpec()))
+	}
+	s.next, s.nextTask = withoutTask(spec), keepAuth(s.task, spec.Task)
+	return nil
+}
+
+// scale changes the number of replicas and nothing else.
+func (s *storedService) scale(replicas uint64) error {
+	if mode(s.record.GetSpec()) != modeReplicated {
+		return status.Errorf(codes.FailedPrecondition, "only replicated services can be scaled; service %q is %s",
+			s.record.GetSpec().GetName(), mode(s.record.GetSpec()))
+	}
+	s.next = withoutTask(s.record.GetSpec())
+	s.next.Mode = &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{Replicas: &replicas}}
+	return nil
+}
+
+// updateService changes a service as decide says, whose error refuses the
+// change.
+func (d *Daemon) updateService(ctx context.Context, id string, now time.Time, decide func(*storedService) error) error {
+	return d.store.Update(ctx, func(tx *store.Tx) error {
+		e, ok := d.tables.Services.Get(tx, id)
+		if !ok {
+			return notFound(serviceKind, id)
+		}
+		old := e.Value
+		s := &storedService{version: e.Version, record: old}
+		if spec, ok := d.tables.Specs.Get(tx, state.SpecKey(old.TaskDigest)); ok {
+			s.task = spec.Value.Task
+		}
+		if err := decide(s); err != nil {
+			return err
+		}
+		digest := old.TaskDigest
+		if s.nextTask != nil {
+			var err error
+			if digest, err = state.Digest(s.nextTask); err != nil {
+				return err
+			}
+		}
+		sameTask := bytes.Equal(digest, old.TaskDigest)
+		if sameTask && proto.Equal(s.next, old.Spec) {
+			return nil
+		}
+		if err := d.moveName(tx, id, old.GetSpec().GetName(), s.next.Name); err != nil {
+			return err
+		}
+		if !sameTask {
+			d.keepSpec(tx, digest, s.nextTask, now)
+		}
+		next := &recordv1.Service{
+			Spec: s.next, TaskDigest: digest, SpecVersion: old.SpecVersion,
+			PreviousSpec: old.Spec, PreviousTaskDigest: old.TaskDigest, PreviousSpecVersion: old.SpecVersion,
+			CreatedAt: old.CreatedAt, UpdatedAt: max(now.UnixMilli(), old.UpdatedAt), JobIteration: old.JobIteration,
+		}
+		if !sameTask || !proto.Equal(s.next.Endpoint, old.GetSpec().GetEndpoint()) {
+			// The version that the change was made to: it grows, and says since when.
+			next.SpecVersion = max(old.SpecVersion+1, e.Version)
+		}
+		d.tables.Services.Put(tx, id, next)
+		return nil
+	})
+}
+
+func (d *Daemon) moveName(tx *store.Tx, id, from, to string) error {
+	if state.NameKey(serviceKind, from) == state.NameKey(serviceKind, to) {
+		return nil
+	}
+	if err := d.takeName(tx, id, to); err != nil {
+		return err
+	}
+	d.tables.Names.Delete(tx, state.NameKey(serviceKind, from))
+	return nil
+}
+
+// removeService removes a service and its name. Its tasks follow, by their own
+// owner.
+func (d *Daemon) removeService(ctx context.Context, id string) error {
+	return d.store.Update(ctx, func(tx *store.Tx) error {
+		e, ok := d.tables.Services.Get(tx, id)
+		if !ok {
+			return notFound(serviceKind, id)
+		}
+		key := state.NameKey(serviceKind, e.Value.GetSpec().GetName())
+		if n, ok := d.tables.Names.Get(tx, key); ok && n.Value.Id == id {
+			d.tables.Names.Delete(tx, key)
+		}
+		d.tables.Services.Delete(tx, id)
+		return nil
+	})
+}
+
+// withoutTask returns a spec without its task, which is stored apart. The
+// parts are shared.
+func withoutTask(s *musterv1.ServiceSpec) *musterv1.ServiceSpec {
+	return &musterv1.ServiceSpec{
+		Name: s.GetName(), Labels: s.GetLabels(), Mode: s.GetMode(),
+		Update: s.GetUpdate(), Rollback: s.GetRollback(), Endpoint: s.GetEndpoint(),
+	}
+}
+
+// keepAuth carries a registry credential over to a spec that comes without
+// one: it is write-only, so a client that read the spec cannot send it back.
+// It goes to no other registry than the one it was given for.
+func keepAuth(old, next *musterv1.TaskSpec) *musterv1.TaskSpec {
+	auth := old.GetContainer().GetPullOptions().GetRegistryAuth()
+	c := next.GetContainer()
+	if auth == "" || c == nil || c.GetPullOptions().GetRegistryAuth() != "" ||
+		registry(old.GetContainer().GetImage()) != registry(c.GetImage()) {
+		return next
+	}
+	next = proto.CloneOf(next)
+	c = next.GetContainer()
+	if c.PullOptions == nil {
+		c.PullOptions = &musterv1.PullOptions{}
+	}
+	c.PullOptions.RegistryAuth = auth
+	return next
+}
+
+func registry(image string) string {
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return ""
+	}
+	return reference.Domain(named)
+}
+
+const modeReplicated = "replicated"
+
+// mode names the mode of a service for comparison and for people.
+func mode(s *musterv1.ServiceSpec) string {
+	switch s.GetMode().(type) {
+	case *musterv1.ServiceSpec_Global:
+		return "global"
+	case *musterv1.ServiceSpec_ReplicatedJob:
+		return "a replicated job"
+	case *musterv1.ServiceSpec_GlobalJob:
+		return "a global job"
+	default:
+		return modeReplicated
+	}
+}

@@ -1,0 +1,226 @@
+package view
+
+import (
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
+)
+
+// The messages made here share parts with records: they are for sending, and
+// must not be changed.
+
+// ServiceMessage returns a service as users see it.
+func (r *Reader) ServiceMessage(s *Service) *musterv1.Service {
+	m := &musterv1.Service{
+		Id:          s.ID,
+		Meta:        meta(s.Version, s.Record.CreatedAt, s.Record.UpdatedAt),
+		Spec:        r.serviceSpec(s.Record.Spec, s.Record.TaskDigest),
+		SpecVersion: s.Record.SpecVersion,
+		Endpoint:    s.Endpoint.GetEndpoint(),
+		Status: &musterv1.ServiceStatus{
+			DesiredTasks:  s.Status.Desired,
+			RunningTasks:  s.Status.Running,
+			PendingReason: s.Status.Pending,
+			Converged:     s.Status.Converged(),
+		},
+	}
+	if s.Record.PreviousSpec != nil {
+		m.PreviousSpec = r.serviceSpec(s.Record.PreviousSpec, s.Record.PreviousTaskDigest)
+	}
+	if s.Rollout != nil {
+		m.UpdateStatus = &musterv1.UpdateStatus{
+			State:       s.Rollout.State,
+			StartedAt:   stamp(s.Rollout.StartedAt),
+			CompletedAt: stamp(s.Rollout.CompletedAt),
+			Message:     s.Rollout.Message,
+		}
+	}
+	return m
+}
+
+// serviceSpec puts the parts of a spec together that are stored apart.
+func (r *Reader) serviceSpec(spec *musterv1.ServiceSpec, digest []byte) *musterv1.ServiceSpec {
+	return &musterv1.ServiceSpec{
+		Name: spec.GetName(), Labels: spec.GetLabels(), Task: r.TaskSpec(digest), Mode: spec.GetMode(),
+		Update: spec.GetUpdate(), Rollback: spec.GetRollback(), Endpoint: spec.GetEndpoint(),
+	}
+}
+
+// redacted is a task spec without its credentials.
+type redacted struct{ task *musterv1.TaskSpec }
+
+// TaskSpec returns a task spec by its digest, without what is write-only; nil
+// if it is gone.
+func (r *Reader) TaskSpec(digest []byte) *musterv1.TaskSpec {
+	if known, ok := r.redacted[string(digest)]; ok {
+		return known.task
+	}
+	var task *musterv1.TaskSpec
+	if e, ok := r.v.tables.Specs.Get(r.v.now, state.SpecKey(digest)); ok {
+		task = Redact(e.Value.Task)
+	}
+	r.redacted[string(digest)] = redacted{task}
+	return task
+}
+
+// Redact returns a task spec without what is write-only.
+func Redact(task *musterv1.TaskSpec) *musterv1.TaskSpec {
+	if task.GetContainer().GetPullOptions().GetRegistryAuth() == "" {
+		return task
+	}
+	task = proto.CloneOf(task)
+	task.GetContainer().PullOptions.RegistryAuth = ""
+	return task
+}
+
+// TaskMessage returns a task as users see it.
+func (r *Reader) TaskMessage(t *Task) *musterv1.Task {
+	rec := t.Record
+	m := &musterv1.Task{
+		Id:           t.ID,
+		ServiceId:    t.ServiceID,
+		ServiceName:  r.ServiceName(t.ServiceID),
+		Slot:         rec.Slot,
+		NodeId:       node(t),
+		Spec:         r.TaskSpec(rec.SpecDigest),
+		SpecVersion:  rec.SpecVersion,
+		DesiredState: rec.DesiredState,
+		JobIteration: rec.JobIteration,
+		Name:         r.TaskName(t),
+	}
+	updated := max(rec.CreatedAt, rec.DesiredAt)
+	m.Status = &musterv1.TaskStatus{State: t.State(), Timestamp: stamp(rec.CreatedAt)}
+	m.Timeline = append(m.Timeline, moment(musterv1.TaskState_PENDING, rec.CreatedAt))
+	if a := t.Assignment; a != nil {
+		updated = max(updated, a.AssignedAt)
+		m.Timeline = append(m.Timeline, moment(musterv1.TaskState_ASSIGNED, a.AssignedAt))
+		m.Status.Timestamp = stamp(a.AssignedAt)
+		m.AssignedGenericResources = a.Generic
+		if len(a.Ports) > 0 {
+			m.Endpoint = &musterv1.Endpoint{Ports: a.Ports}
+		}
+	} else {
+		m.Status.Message = "waiting for a node"
+		m.Status.Error = r.pending(t)
+	}
+	if s := t.Status; s != nil {
+		updated = max(updated, s.AppliedAt, s.At)
+		m.Status.Timestamp, m.Status.Message, m.Status.Error = stamp(s.At), s.Message, s.Error
+		m.Status.Runtime, m.Status.Ports = s.Runtime, s.Ports
+		for _, st := range s.Times {
+			if st.State > musterv1.TaskState_ASSIGNED {
+				m.Timeline = append(m.Timeline, moment(st.State, st.At))
+			}
+		}
+	}
+	m.Meta = meta(t.version(), rec.CreatedAt, updated)
+	return m
+}
+
+// pending says why a task has no node yet, if the scheduler has said so.
+func (r *Reader) pending(t *Task) string {
+	if !live(t) {
+		return ""
+	}
+	e, ok := r.v.tables.Placements.Get(r.v.now, state.PlacementKey(t.ServiceID, t.Record.SpecDigest))
+	if !ok || e.Value.Pending == 0 {
+		return ""
+	}
+	return e.Value.Reason
+}
+
+// ServiceName returns a service's name, or its id if it is gone.
+func (r *Reader) ServiceName(id string) string {
+	if s, ok := r.v.services.Get(id); ok {
+		return s.Record.GetSpec().GetName()
+	}
+	return id
+}
+
+// TaskName returns "service.slot.id", or "service.node.id" for a task of a
+// global service.
+func (r *Reader) TaskName(t *Task) string { return r.TaskSource(t) + "." + t.ID }
+
+// TaskSource returns the name without the id.
+func (r *Reader) TaskSource(t *Task) string {
+	place := t.Record.NodeId
+	if t.Record.Slot > 0 {
+		place = strconv.FormatUint(t.Record.Slot, 10)
+	}
+	return r.ServiceName(t.ServiceID) + "." + place
+}
+
+// node is where a task runs or is to run.
+func node(t *Task) string {
+	if t.NodeID != "" {
+		return t.NodeID
+	}
+	return t.Record.NodeId
+}
+
+// NodeMessage returns a node as users see it.
+func (r *Reader) NodeMessage(n *Node) *musterv1.Node {
+	m := &musterv1.Node{
+		Id:          n.ID,
+		Meta:        meta(n.Version, n.State.CreatedAt, max(n.State.CreatedAt, n.Record.GetUpdatedAt())),
+		Spec:        n.Spec(),
+		Description: n.State.Description,
+		Status: &musterv1.NodeStatus{
+			State: n.State.State, Message: n.State.Message, Address: n.State.Address, Since: stamp(n.State.Since),
+		},
+	}
+	if l := r.v.loads[n.ID]; l != nil {
+		m.TaskCount = l.tasks
+		m.Reserved = &musterv1.Resources{NanoCpus: l.nanoCPUs, MemoryBytes: l.memory}
+	}
+	return m
+}
+
+// ClusterMessage returns the cluster's settings, and how much of what there
+// is.
+func (r *Reader) ClusterMessage(c *Cluster) *musterv1.Cluster {
+	m := &musterv1.Cluster{
+		Id:   state.ClusterID,
+		Meta: meta(c.Version, c.Record.CreatedAt, c.Record.UpdatedAt),
+		Spec: c.Record.Spec,
+		Status: &musterv1.ClusterStatus{
+			Services: uint64(r.v.services.Len()), Tasks: uint64(r.v.tasks.Len()), Nodes: uint64(r.v.nodes.Len()),
+		},
+	}
+	if m.Spec == nil {
+		m.Spec = &musterv1.ClusterSpec{}
+	}
+	for _, s := range r.v.counts {
+		for _, n := range s.running {
+			m.Status.RunningTasks += n
+		}
+	}
+	r.Nodes("", func(n *Node) bool {
+		if n.State.State == musterv1.NodeStatus_READY {
+			m.Status.ReadyNodes++
+		}
+		return true
+	})
+	return m
+}
+
+func meta(version uint64, created, updated int64) *musterv1.Meta {
+	return &musterv1.Meta{Version: version, CreatedAt: stamp(created), UpdatedAt: stamp(updated)}
+}
+
+// stamp converts a record's time; 0 means that there is none.
+func stamp(ms int64) *timestamppb.Timestamp {
+	if ms == 0 {
+		return nil
+	}
+	return timestamppb.New(time.UnixMilli(ms))
+}
+
+func moment(s musterv1.TaskState, ms int64) *musterv1.TaskTime {
+	return &musterv1.TaskTime{State: s, At: stamp(ms)}
+}

@@ -1,0 +1,305 @@
+package view
+
+import (
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/musterhq/muster/internal/store"
+)
+
+// ErrForgotten says that changes after a point in time are no longer known.
+var ErrForgotten = errors.New("changes since then are no longer known")
+
+// Kind is the kind of an object.
+type Kind uint8
+
+// The kinds of objects that change.
+const (
+	KindCluster Kind = iota + 1
+	KindNode
+	KindService
+	KindTask
+)
+
+// Change is one change of one object. Old and New are of the kind's type; Old
+// is nil if the object was created, New if it was removed.
+type Change struct {
+	Kind     Kind
+	ID       string
+	Old, New any
+	// Known says that the object existed before, although Old is not known.
+	Known bool
+	// At is when the change was seen here.
+	At time.Time
+}
+
+// Batch is what changed from one snapshot to the next.
+type batch struct {
+	changes []Change
+	// after is where the batch leads.
+	after Point
+}
+
+// history remembers the last changes. Its memory is bounded by the number of
+// changes and of batches.
+type history struct {
+	most int
+
+	mu      sync.Mutex
+	batches []batch
+	// first is the number of batches[0]; before is the point that it starts from.
+	first  uint64
+	before Point
+	size   int
+	// grown is closed and replaced when a batch is added.
+	grown chan struct{}
+}
+
+// maxBatches bounds the points that are kept: 1.3 KB each.
+const maxBatches = 4096
+
+func newHistory(most int) *history {
+	return &history{most: most, grown: make(chan struct{})}
+}
+
+func (h *history) begin(at Point) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.before = at
+}
+
+func (h *history) add(changes []Change, after Point, at time.Time) {
+	for i := range changes {
+		changes[i].At = at
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.batches = append(h.batches, batch{changes: changes, after: after})
+	h.size += len(changes)
+	drop := 0
+	for len(h.batches)-drop > maxBatches || (h.size > h.most && len(h.batches)-drop > 1) {
+		h.size -= len(h.batches[drop].changes)
+		h.before = h.batches[drop].after
+		drop++
+	}
+	if drop > 0 {
+		h.first += uint64(drop)
+		clear(h.batches[:drop])
+		h.batches = h.batches[drop:]
+	}
+	close(h.grown)
+	h.grown = make(chan struct{})
+}
+
+// Cursor is a place in the sequence of changes of one view.
+type Cursor struct{ next uint64 }
+
+// Point is how far a snapshot has come: the sequence numbers of all shards of
+// all tables that objects are joined from.
+type Point []uint64
+
+// covers reports whether everything that o has seen, p has seen too.
+func (p Point) covers(o Point) bool {
+	if len(p) != len(o) {
+		return false
+	}
+	for i, n := range o {
+		if n > p[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// Equal reports whether two points are the same.
+func (p Point) Equal(o Point) bool { return slices.Equal(p, o) }
+
+// point lists the shards' numbers in an order that tokens rely on: add
+// tables at the end only.
+func (v *View) point(sn *store.Snapshot) Point {
+	t := v.tables
+	var p Point
+	for _, s := range [][]uint64{
+		t.Services.Sequences(sn), t.Nodes.Sequences(sn), t.Clusters.Sequences(sn), t.Tasks.Sequences(sn),
+		t.Rollouts.Sequences(sn), t.Endpoints.Sequences(sn), t.Assignments.Sequences(sn),
+		t.Placements.Sequences(sn), t.NodeStates.Sequences(sn), t.Statuses.Sequences(sn),
+	} {
+		p = append(p, s...)
+	}
+	return p
+}
+
+// PointSize is the number of shards in a point.
+const PointSize = 10 * store.Shards
+
+// Places in a point.
+const (
+	placeServices    = 0 * store.Shards
+	placeNodes       = 1 * store.Shards
+	placeTasks       = 3 * store.Shards
+	placeAssignments = 6 * store.Shards
+	placeNodeStates  = 8 * store.Shards
+	placeStatuses    = 9 * store.Shards
+)
+
+// Now returns where the view is, and the cursor for what follows.
+func (v *View) Now() (Cursor, Point) {
+	v.sync()
+	h := v.history
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return Cursor{h.first + uint64(len(h.batches))}, h.last()
+}
+
+// last returns the newest point.
+func (h *history) last() Point {
+	if n := len(h.batches); n > 0 {
+		return h.batches[n-1].after
+	}
+	return h.before
+}
+
+// Since returns the changes after a cursor, at most one for each object, the
+// cursor and point after them, and a channel that is closed when there is
+// more. ErrForgotten means that the reader was too slow.
+func (v *View) Since(c Cursor) ([]Change, Cursor, Point, <-chan struct{}, error) {
+	h := v.history
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c.next < h.first {
+		return nil, c, nil, nil, ErrForgotten
+	}
+	var merged merger
+	for _, b := range h.batches[c.next-h.first:] {
+		merged.add(b.changes)
+	}
+	return merged.list(), Cursor{h.first + uint64(len(h.batches))}, h.last(), h.grown, nil
+}
+
+// Resumed is what Resume returns.
+type Resumed struct {
+	Changes []Change
+	Cursor  Cursor
+	Point   Point
+	// Caught is false if the view has not come as far as the point that was
+	// asked for; the rest is not set then.
+	Caught bool
+	// More is closed when the view has come further.
+	More <-chan struct{}
+}
+
+// Resume returns the changes after a point that any view has reported, at
+// most one for each object. ErrForgotten means that this view cannot know all
+// that happened since: an object may have gone before it began to look.
+func (v *View) Resume(from Point) (Resumed, error) {
+	v.sync()
+	h := v.history
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.last().covers(from) {
+		return Resumed{More: h.grown}, nil
+	}
+	// The newest place that lies before the point: all that follows it is new,
+	// or has been seen and does no harm.
+	start := len(h.batches)
+	for start > 0 && !from.covers(h.batches[start-1].after) {
+		start--
+	}
+	if start == 0 && !from.covers(h.before) {
+		return Resumed{}, ErrForgotten
+	}
+	var merged merger
+	for _, b := range h.batches[start:] {
+		merged.add(b.changes)
+	}
+	r := Resumed{
+		Cursor: Cursor{h.first + uint64(len(h.batches))}, Point: h.last(), Caught: true, More: h.grown,
+	}
+	for _, c := range merged.list() {
+		if c, news := unseen(c, from); news {
+			r.Changes = append(r.Changes, c)
+		}
+	}
+	return r, nil
+}
+
+// unseen drops what whoever stood at a point has seen already: replicas join
+// the same changes into different batches. A change that it cannot decide on
+// is kept, and so is seen twice.
+func unseen(c Change, at Point) (Change, bool) {
+	seen := func(place int, key string, version uint64) bool {
+		return version <= at[place+store.ShardOf(key)]
+	}
+	switch o := c.New.(type) {
+	case *Task:
+		known := seen(placeTasks, o.ServiceID, o.Version)
+		if known && seen(placeAssignments, o.NodeID, o.AssignmentVersion) && seen(placeStatuses, o.NodeID, o.StatusVersion) {
+			return c, false
+		}
+		c.Known = c.Known || known
+	case *Node:
+		known := seen(placeNodeStates, o.ID, o.stateVersion)
+		if known && seen(placeNodes, o.ID, o.Version) {
+			return c, false
+		}
+		c.Known = c.Known || known
+	case *Service:
+		c.Known = c.Known || seen(placeServices, o.ID, o.Version)
+	}
+	return c, true
+}
+
+// merger joins the changes of each object into one.
+type merger struct {
+	order []Change
+	index map[mergeKey]int
+}
+
+type mergeKey struct {
+	kind Kind
+	id   string
+}
+
+func (m *merger) add(changes []Change) {
+	if m.index == nil {
+		m.index = map[mergeKey]int{}
+	}
+	for _, c := range changes {
+		k := mergeKey{c.Kind, c.ID}
+		i, ok := m.index[k]
+		if !ok {
+			m.index[k] = len(m.order)
+			m.order = append(m.order, c)
+			continue
+		}
+		m.order[i].New, m.order[i].At = c.New, c.At
+	}
+}
+
+// list leaves out what came and went in between.
+func (m *merger) list() []Change {
+	kept := m.order[:0]
+	for _, c := range m.order {
+		if c.Old != nil || c.New != nil {
+			kept = append(kept, c)
+		}
+	}
+	return kept
+}
+
+// Changed returns a channel that is closed when there are changes after a
+// cursor, and the cursor of now.
+func (v *View) Changed(c Cursor) (Cursor, <-chan struct{}) {
+	h := v.history
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := Cursor{h.first + uint64(len(h.batches))}
+	if c != now {
+		already := make(chan struct{})
+		close(already)
+		return now, already
+	}
+	return now, h.grown
+}

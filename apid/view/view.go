@@ -1,0 +1,167 @@
+// Package view holds the objects of the API in memory: services, tasks, nodes
+// and the cluster, each joined from the records of its owners. It follows the
+// store's snapshots, keeps what lists and counts need, and remembers the last
+// changes of objects so that watches can go on where they stopped. It only
+// reads.
+//
+// A joined object is immutable: a change makes another one. What a method
+// returns may therefore be kept, and must not be changed.
+package view
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tidwall/btree"
+
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// Source is the part of the store that a view reads.
+type Source interface {
+	Snapshot() *store.Snapshot
+	Wait(ctx context.Context, after *store.Snapshot, tables ...store.TableDef) (*store.Snapshot, error)
+}
+
+// View is the objects as of the newest snapshot.
+type View struct {
+	source  Source
+	tables  *state.Tables
+	history *history
+
+	mu       sync.RWMutex
+	now      *store.Snapshot
+	follower *state.Follower
+	services btree.Map[string, *Service]
+	// serviceIDs finds services by their folded name.
+	serviceIDs map[string]string
+	tasks      btree.Map[string, *Task]
+	// serviceTasks holds the tasks again, under "<service>/<task>".
+	serviceTasks btree.Map[string, *Task]
+	nodes        btree.Map[string, *Node]
+	cluster      *Cluster
+	counts       map[string]*counts
+	loads        map[string]*load
+	// nodesChanged counts the changes of nodes, for what is derived from them.
+	nodesChanged uint64
+	specUses     map[string]int
+	// globals are the global services.
+	globals map[string]struct{}
+}
+
+// New returns a view that has seen nothing yet. Remember bounds how many
+// changes are kept for watches that resume.
+func New(source Source, tables *state.Tables, remember int) *View {
+	return &View{
+		source: source, tables: tables, history: newHistory(remember),
+		follower: state.NewFollower(tables), serviceIDs: map[string]string{},
+		counts: map[string]*counts{}, loads: map[string]*load{}, specUses: map[string]int{},
+		globals: map[string]struct{}{}, cluster: defaultCluster(),
+	}
+}
+
+// Tables are those that the store must have open, and whose changes a watch
+// sees.
+func Tables(t *state.Tables) []store.TableDef {
+	return []store.TableDef{
+		t.Services, t.Specs, t.Nodes, t.Clusters, t.Tasks, t.Rollouts, t.Endpoints,
+		t.Assignments, t.Placements, t.NodeStates, t.Statuses,
+	}
+}
+
+// Run follows the store until ctx ends. Reads do not need it, for they look
+// at the newest snapshot themselves; watches do.
+func (v *View) Run(ctx context.Context) error {
+	tables := Tables(v.tables)
+	var seen *store.Snapshot
+	for {
+		next, err := v.source.Wait(ctx, seen, tables...)
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, context.Canceled) {
+				return nil
+			}
+			return err
+		}
+		seen = next
+		v.sync()
+	}
+}
+
+// sync goes on to the newest snapshot. So a client that has written something
+// reads it back.
+func (v *View) sync() {
+	newest := v.source.Snapshot()
+	v.mu.RLock()
+	same := newest == v.now
+	v.mu.RUnlock()
+	if same {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	// Another reader may have come further meanwhile.
+	if newest = v.source.Snapshot(); newest != v.now {
+		v.advance(newest, time.Now())
+	}
+}
+
+// Read calls fn with a reader of the newest objects. Fn must not block.
+func (v *View) Read(fn func(r *Reader)) {
+	v.sync()
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	fn(&Reader{v: v, redacted: map[string]redacted{}})
+}
+
+// Reader reads one moment of a view. It is valid during the call that it was
+// given to.
+type Reader struct {
+	v        *View
+	redacted map[string]redacted
+}
+
+// Services calls fn for each service in order of id, from an id on, until it
+// returns false.
+func (r *Reader) Services(from string, fn func(*Service) bool) {
+	r.v.services.Ascend(from, func(_ string, s *Service) bool { return fn(s) })
+}
+
+// Tasks does the same for tasks.
+func (r *Reader) Tasks(from string, fn func(*Task) bool) {
+	r.v.tasks.Ascend(from, func(_ string, t *Task) bool { return fn(t) })
+}
+
+// ServiceTasks does the same for the tasks of one service.
+func (r *Reader) ServiceTasks(service, from string, fn func(*Task) bool) {
+	prefix := service + "/"
+	r.v.serviceTasks.Ascend(prefix+from, func(key string, t *Task) bool {
+		return strings.HasPrefix(key, prefix) && fn(t)
+	})
+}
+
+// Nodes does the same for nodes.
+func (r *Reader) Nodes(from string, fn func(*Node) bool) {
+	r.v.nodes.Ascend(from, func(_ string, n *Node) bool { return fn(n) })
+}
+
+// Service returns a service by id.
+func (r *Reader) Service(id string) (*Service, bool) { return r.v.services.Get(id) }
+
+// Task returns a task by id.
+func (r *Reader) Task(id string) (*Task, bool) { return r.v.tasks.Get(id) }
+
+// Node returns a node by id.
+func (r *Reader) Node(id string) (*Node, bool) { return r.v.nodes.Get(id) }
+
+// Cluster returns the cluster.
+func (r *Reader) Cluster() *Cluster { return r.v.cluster }
+
+// NodesChanged grows whenever a node changes.
+func (r *Reader) NodesChanged() uint64 { return r.v.nodesChanged }
+
+// SpecUsed reports whether a service or a task refers to a task spec.
+func (r *Reader) SpecUsed(digest []byte) bool { return r.v.specUses[string(digest)] > 0 }

@@ -1,0 +1,195 @@
+package apid
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/view"
+)
+
+const (
+	// watchBytes bounds one message of a watch: below gRPC's default limit for
+	// clients of 4 MB, with room for one event that is larger than usual.
+	watchBytes = 1 << 20
+	// watchEvents bounds how long the view is locked to make a message.
+	watchEvents = 256
+	// catchUp is how long a watch waits for a replica that lags behind the one
+	// that the token is from.
+	catchUp = 5 * time.Second
+)
+
+// Watch sends changes from memory. A watcher holds no queue: it has a place in
+// the history that all watchers share, and one that is slow finds several
+// changes of an object joined into one. One that is slower than the history is
+// long is ended.
+func (c *control) Watch(req *musterv1.WatchRequest, stream musterv1.ControlService_WatchServer) error {
+	ctx, cancel := c.streaming(stream.Context())
+	defer cancel()
+	if err := c.ready(ctx); err != nil {
+		return err
+	}
+	filter, err := newWatchFilter(req)
+	if err != nil {
+		return err
+	}
+	w := &watch{control: c, stream: stream, filter: filter, old: req.IncludeOld}
+	c.watchers.Inc()
+	defer c.watchers.Dec()
+	if err := w.begin(ctx, req.ResumeToken); err != nil {
+		return err
+	}
+	return c.streamEnd(ctx, w.follow(ctx))
+}
+
+// streaming returns a context that also ends when this replica stops.
+func (d *Daemon) streaming(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	unhook := context.AfterFunc(d.stopping, cancel)
+	return ctx, func() { unhook(); cancel() }
+}
+
+// streamEnd says why a stream has ended.
+func (d *Daemon) streamEnd(ctx context.Context, err error) error {
+	if d.stopping.Err() != nil {
+		return errStopping()
+	}
+	if ctx.Err() != nil {
+		return status.FromContextError(ctx.Err()).Err()
+	}
+	return err
+}
+
+type watch struct {
+	*control
+	stream musterv1.ControlService_WatchServer
+	filter *watchFilter
+	old    bool
+
+	cursor view.Cursor
+	// point is how far the watcher has come, and told is what it was told last.
+	point, told view.Point
+}
+
+// begin establishes the watch and sends what has changed since the token.
+func (w *watch) begin(ctx context.Context, token string) error {
+	if token == "" {
+		w.cursor, w.point = w.view.Now()
+		w.view.Read(func(r *view.Reader) { w.filter.learn(r) })
+		return w.send(nil, w.point)
+	}
+	from, err := parseResumeToken(token)
+	if err != nil {
+		return err
+	}
+	changes, err := w.resume(ctx, from)
+	if err != nil {
+		return err
+	}
+	w.view.Read(func(r *view.Reader) { w.filter.learn(r) })
+	if err := w.send(nil, from); err != nil {
+		return err
+	}
+	return w.deliver(changes, from)
+}
+
+// resume waits until this replica has come as far as the token says, for it
+// may be another one's.
+func (w *watch) resume(ctx context.Context, from view.Point) ([]view.Change, error) {
+	ctx, cancel := context.WithTimeout(ctx, catchUp)
+	defer cancel()
+	for {
+		r, err := w.view.Resume(from)
+		if errors.Is(err, view.ErrForgotten) {
+			return nil, status.Error(codes.OutOfRange, "it is not known any more what changed since then: list again, and watch without a token")
+		}
+		if err != nil {
+			return nil, w.fail("resume watch", err)
+		}
+		if r.Caught {
+			w.cursor, w.point = r.Cursor, r.Point
+			return r.Changes, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, status.Error(codes.OutOfRange, "this API server has not come as far as the token says: list again, and watch without a token")
+		case <-r.More:
+		}
+	}
+}
+
+// follow sends what changes, until ctx ends.
+func (w *watch) follow(ctx context.Context) error {
+	bookmark := time.NewTicker(w.cfg.Bookmark)
+	defer bookmark.Stop()
+	for {
+		changes, cursor, point, more, err := w.view.Since(w.cursor)
+		if errors.Is(err, view.ErrForgotten) {
+			return status.Error(codes.OutOfRange, "the watch was too slow to keep up: list again, and watch without a token")
+		}
+		if err != nil {
+			return w.fail("watch", err)
+		}
+		before := w.point
+		w.cursor, w.point = cursor, point
+		if err := w.deliver(changes, before); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-more:
+		case <-bookmark.C:
+			// A watch on what hardly ever changes must not be left with a token
+			// from long ago.
+			if !w.point.Equal(w.told) {
+				if err := w.send(nil, w.point); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}
+
+// deliver sends changes in messages of bounded size. Only the last says that
+// all of them have been seen: a watch that is cut off in between resumes from
+// before, and sees the first ones again.
+func (w *watch) deliver(changes []view.Change, before view.Point) error {
+	for len(changes) > 0 {
+		var events []*musterv1.WatchEvent
+		size := 0
+		w.view.Read(func(r *view.Reader) {
+			for n := 0; len(changes) > 0 && size < watchBytes && n < watchEvents; n++ {
+				if e := w.filter.event(r, changes[0], w.old); e != nil {
+					events = append(events, e)
+					size += proto.Size(e)
+				}
+				changes = changes[1:]
+			}
+		})
+		if len(events) == 0 {
+			continue
+		}
+		at := before
+		if len(changes) == 0 {
+			at = w.point
+		}
+		if err := w.send(events, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *watch) send(events []*musterv1.WatchEvent, at view.Point) error {
+	w.told = at
+	return w.stream.Send(&musterv1.WatchResponse{Events: events, ResumeToken: resumeToken(at)})
+}
+
+func timestamp(t time.Time) *timestamppb.Timestamp { return timestamppb.New(t) }

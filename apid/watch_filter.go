@@ -1,0 +1,144 @@
+package apid
+
+import (
+	"fmt"
+	"slices"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/validate"
+	"github.com/musterhq/muster/apid/view"
+)
+
+// watchFilter says which changes a watch is told, and how.
+type watchFilter struct {
+	kinds    []musterv1.ObjectKind
+	actions  []musterv1.WatchAction
+	ids      []string
+	names    []string
+	services []string
+	// byService and byName are the ids of the services that services and names
+	// have ever stood for: tasks outlive their service and its name.
+	byService, byName map[string]bool
+}
+
+func newWatchFilter(req *musterv1.WatchRequest) (*watchFilter, error) {
+	for i, k := range req.Kinds {
+		field := fmt.Sprintf("kinds[%d]", i)
+		switch k {
+		case musterv1.ObjectKind_SERVICE, musterv1.ObjectKind_TASK, musterv1.ObjectKind_NODE, musterv1.ObjectKind_CLUSTER:
+		case musterv1.ObjectKind_NETWORK, musterv1.ObjectKind_SECRET, musterv1.ObjectKind_CONFIG, musterv1.ObjectKind_VOLUME:
+			return nil, status.Errorf(codes.Unimplemented, "not implemented yet: %s: there are no objects of kind %s yet", field, k)
+		default:
+			return nil, validate.Field(field, "is not a kind of object")
+		}
+	}
+	for i, a := range req.Actions {
+		if a < musterv1.WatchAction_CREATE || a > musterv1.WatchAction_DELETE {
+			return nil, validate.Field(fmt.Sprintf("actions[%d]", i), "must be CREATE, UPDATE or DELETE")
+		}
+	}
+	return &watchFilter{
+		kinds: req.Kinds, actions: req.Actions, ids: req.Ids, names: foldAll(req.Names),
+		services: foldAll(req.Services), byService: map[string]bool{}, byName: map[string]bool{},
+	}, nil
+}
+
+// learn resolves the names of services as they are now.
+func (f *watchFilter) learn(r *view.Reader) {
+	for _, ref := range slices.Concat(f.services, f.names) {
+		if s := r.ServiceByName(ref); s != nil {
+			f.wantService(s)
+		}
+	}
+}
+
+// event turns a change into an event, nil if the watch does not ask for it.
+func (f *watchFilter) event(r *view.Reader, c view.Change, withOld bool) *musterv1.WatchEvent {
+	e := &musterv1.WatchEvent{Id: c.ID, At: timestamp(c.At), Action: action(c)}
+	object := c.New
+	if object == nil {
+		object = c.Old
+	}
+	var wanted bool
+	switch o := object.(type) {
+	case *view.Service:
+		e.Kind = musterv1.ObjectKind_SERVICE
+		wanted = f.wantService(o)
+	case *view.Task:
+		e.Kind = musterv1.ObjectKind_TASK
+		wanted = f.wantTask(r, o)
+	case *view.Node:
+		e.Kind = musterv1.ObjectKind_NODE
+		wanted = len(f.services) == 0 && oneOf(f.names, fold(o.Hostname()))
+	case *view.Cluster:
+		e.Kind = musterv1.ObjectKind_CLUSTER
+		wanted = len(f.services) == 0 && oneOf(f.names, c.ID)
+	}
+	if !wanted || !oneOf(f.kinds, e.Kind) || !oneOf(f.actions, e.Action) || !onePrefix(f.ids, c.ID) {
+		return nil
+	}
+	fill(r, e, object)
+	if withOld && c.Old != nil && c.New != nil {
+		fillOld(r, e, c.Old)
+	}
+	return e
+}
+
+func (f *watchFilter) wantService(s *view.Service) bool {
+	name := fold(s.Record.GetSpec().GetName())
+	if slices.Contains(f.services, name) || slices.Contains(f.services, s.ID) {
+		f.byService[s.ID] = true
+	}
+	if slices.Contains(f.names, name) {
+		f.byName[s.ID] = true
+	}
+	return oneOf(f.names, name) && (len(f.services) == 0 || f.byService[s.ID])
+}
+
+func (f *watchFilter) wantTask(r *view.Reader, t *view.Task) bool {
+	if s, ok := r.Service(t.ServiceID); ok {
+		f.wantService(s)
+	}
+	return (len(f.services) == 0 || f.byService[t.ServiceID] || slices.Contains(f.services, t.ServiceID)) &&
+		(len(f.names) == 0 || f.byName[t.ServiceID])
+}
+
+func action(c view.Change) musterv1.WatchAction {
+	switch {
+	case c.New == nil:
+		return musterv1.WatchAction_DELETE
+	case c.Old == nil && !c.Known:
+		return musterv1.WatchAction_CREATE
+	default:
+		return musterv1.WatchAction_UPDATE
+	}
+}
+
+func fill(r *view.Reader, e *musterv1.WatchEvent, object any) {
+	switch o := object.(type) {
+	case *view.Service:
+		e.Object = &musterv1.WatchEvent_Service{Service: r.ServiceMessage(o)}
+	case *view.Task:
+		e.Object = &musterv1.WatchEvent_Task{Task: r.TaskMessage(o)}
+	case *view.Node:
+		e.Object = &musterv1.WatchEvent_Node{Node: r.NodeMessage(o)}
+	case *view.Cluster:
+		e.Object = &musterv1.WatchEvent_Cluster{Cluster: r.ClusterMessage(o)}
+	}
+}
+
+func fillOld(r *view.Reader, e *musterv1.WatchEvent, old any) {
+	switch o := old.(type) {
+	case *view.Service:
+		e.Old = &musterv1.WatchEvent_OldService{OldService: r.ServiceMessage(o)}
+	case *view.Task:
+		e.Old = &musterv1.WatchEvent_OldTask{OldTask: r.TaskMessage(o)}
+	case *view.Node:
+		e.Old = &musterv1.WatchEvent_OldNode{OldNode: r.NodeMessage(o)}
+	case *view.Cluster:
+		e.Old = &musterv1.WatchEvent_OldCluster{OldCluster: r.ClusterMessage(o)}
+	}
+}
