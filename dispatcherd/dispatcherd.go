@@ -16,11 +16,11 @@
 //
 // One goroutine follows the store and marks what has changed (follow.go). Each
 // shard has one goroutine that judges its nodes' lives and writes their states
-// (shard.go), and one that writes statuses (intake.go). Each session has one
-// that receives, and while there is something to say one that sends
-// (session.go). What is decided is decided by pure functions: whether a node
-// lives (liveness.go), what its record says (standing.go), what a worker is told
-// next (ledger.go), and what a report changes (status.go).
+// (shard.go, verdict.go), and one that writes statuses (intake.go). Each session
+// has one that receives (session.go), and while there is something to say one
+// that sends (speak.go). What is decided is decided by pure functions: whether a
+// node lives (liveness.go), what its record says (standing.go), what a worker is
+// told next (ledger.go), and what a report changes (status.go).
 package dispatcherd
 
 import (
@@ -134,7 +134,7 @@ func (d *Daemon) work(ctx context.Context) error {
 		return fmt.Errorf("read what there is: %w", err)
 	}
 	return daemon.RunTasks(ctx,
-		daemon.Task{Name: "pulse", Run: d.pulse.run},
+		daemon.Task{Name: "pulse", Run: func(ctx context.Context) error { return d.pulse.run(ctx, d.log) }},
 		daemon.Task{Name: "follow the store", Run: newFollower(d).run},
 		daemon.Task{Name: "own shards", Run: func(ctx context.Context) error { return d.manager.Run(ctx, d.role) }},
 	)

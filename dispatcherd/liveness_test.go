@@ -131,8 +131,12 @@ func TestPulse(t *testing.T) {
 	if got := p.since(at(9000)); !got.Equal(at(9000)) {
 		t.Errorf("asked before the first beat after a break: runs since %s, want %s", got, at(9000))
 	}
-	p.beat(at(9001))
-	p.beat(at(9501))
+	if pause := p.beat(at(9001)); pause != 7001*time.Millisecond {
+		t.Errorf("the break was %s, want 7.001 s", pause)
+	}
+	if pause := p.beat(at(9501)); pause != 0 {
+		t.Errorf("the next beat reports a break of %s", pause)
+	}
 	if got := p.since(at(9600)); !got.Equal(at(9001)) {
 		t.Errorf("after a break: runs since %s, want %s", got, at(9001))
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync/atomic"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 const (
@@ -25,24 +27,32 @@ type pulse struct {
 
 func newPulse(now time.Time) *pulse { return &pulse{begin: now} }
 
-func (p *pulse) run(ctx context.Context) error {
+func (p *pulse) run(ctx context.Context, log *zap.Logger) error {
 	t := time.NewTicker(pulsePeriod)
 	defer t.Stop()
+	// From New to Run may be any time.
+	p.beat(time.Now())
 	for {
-		p.beat(time.Now())
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
 		}
+		if pause := p.beat(time.Now()); pause > 0 {
+			log.Warn("this process did not run for a while; nodes are given time anew", zap.Duration("pause", pause))
+		}
 	}
 }
 
-func (p *pulse) beat(now time.Time) {
+// beat returns the length of the break that it ends, if there was one.
+func (p *pulse) beat(now time.Time) (pause time.Duration) {
+	at := now.Sub(p.begin)
 	if p.broken(now) {
-		p.resumed.Store(int64(now.Sub(p.begin)))
+		pause = at - time.Duration(p.last.Load())
+		p.resumed.Store(int64(at))
 	}
-	p.last.Store(int64(now.Sub(p.begin)))
+	p.last.Store(int64(at))
+	return pause
 }
 
 // since returns the moment from which on this process has run up to now.

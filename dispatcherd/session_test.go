@@ -1,6 +1,7 @@
 package dispatcherd
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
@@ -301,6 +302,52 @@ func TestCrowd(t *testing.T) {
 			if got := welcomed(w).GetHeartbeatPeriod().AsDuration(); got != want {
 				t.Errorf("with %d workers before it, one is to be heard every %s, want %s", i, got, want)
 			}
+		}
+	})
+}
+
+// TestStuckWorker checks that a worker that takes in nothing holds nobody up:
+// not its own heartbeats, not its next session, and not the dispatcher's end.
+func TestStuckWorker(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, false)
+		d := c.dispatcher("d1")
+		c.service("s1")
+		synctest.Wait()
+		deaf := func() *worker {
+			ctx, cancel := context.WithCancel(context.Background())
+			t.Cleanup(cancel)
+			st, err := dispatcherv1.NewDispatcherServiceClient(c.dial(d.address)).Session(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := &worker{t: t, node: "n1", stream: st, cancel: cancel}
+			w.hello(&dispatcherv1.Hello{NodeId: "n1", InstanceId: "1", Description: description("n1")})
+			return w
+		}
+		w := deaf()
+		c.wantNode("n1", musterv1.NodeStatus_READY)
+		for i := range 10 {
+			c.update(func(tx *store.Tx) {
+				for j := range 200 {
+					slot := uint64(i*200 + j + 1)
+					c.assign(tx, "n1", "s1", fmt.Sprintf("%d-%s", slot, strings.Repeat("t", 40)), slot)
+				}
+			})
+		}
+		w.live(10 * time.Second)
+		c.wantNode("n1", musterv1.NodeStatus_READY)
+		next := c.worker("n1", d.address)
+		if got := len(next.tasks()); got != 2000 {
+			t.Fatalf("the next session has %d tasks, want 2000", got)
+		}
+		deaf()
+		synctest.Wait()
+		before := time.Now()
+		d.stop()
+		if took := time.Since(before); took > 2*lastWords {
+			t.Errorf("the end took %s", took)
 		}
 	})
 }

@@ -17,30 +17,6 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// node is what the owner of its shard knows of a node.
-type node struct {
-	id   string
-	life liveness
-	// session is nil while the worker is not connected.
-	session *session
-	// description, address and instance are what the worker said in its last
-	// session here.
-	description *musterv1.NodeDescription
-	address     string
-	instance    string
-	// place is where the node is among the deadlines, -1 if it has none.
-	place int
-	// due is its deadline as of when it was placed. Heartbeats move the real one
-	// on without moving the node: it is looked at when due, and placed anew.
-	due time.Time
-}
-
-func (n *node) standing() standing {
-	s := standing{description: n.description, address: n.address, instance: n.instance}
-	s.state, s.message = n.life.verdict()
-	return s
-}
-
 // shard works on the nodes of one shard for as long as this replica owns it.
 type shard struct {
 	number int
@@ -275,7 +251,6 @@ func (s *shard) judge(now time.Time, snap *store.Snapshot) ([]verdict, time.Time
 	defer s.mu.Unlock()
 	if since := s.d.pulse.since(now); since.After(s.forgiven) {
 		s.forgiven = since
-		s.log.Warn("this process did not run for a while; its nodes get time anew", zap.Int("shard", s.number))
 		for _, n := range s.nodes {
 			n.life = n.life.forgive(now, s.d.cfg)
 			s.place(n)
@@ -364,28 +339,4 @@ func (s *shard) census(count map[musterv1.NodeStatus_State]int) {
 		}
 		count[state]++
 	}
-}
-
-// deadlines is a heap of nodes, the one that is due first at its top. One
-// timer a shard serves it, however many nodes there are.
-type deadlines []*node
-
-func (d deadlines) Len() int           { return len(d) }
-func (d deadlines) Less(i, j int) bool { return d[i].due.Before(d[j].due) }
-func (d deadlines) Swap(i, j int) {
-	d[i], d[j] = d[j], d[i]
-	d[i].place, d[j].place = i, j
-}
-func (d *deadlines) Push(x any) {
-	n := x.(*node)
-	n.place = len(*d)
-	*d = append(*d, n)
-}
-func (d *deadlines) Pop() any {
-	old := *d
-	n := old[len(old)-1]
-	old[len(old)-1] = nil
-	*d = old[:len(old)-1]
-	n.place = -1
-	return n
 }

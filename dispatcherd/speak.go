@@ -1,0 +1,253 @@
+package dispatcherd
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+)
+
+// acknowledge says that reports up to a sequence are kept.
+func (s *session) acknowledge(sequence uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended {
+		s.acknowledged = max(s.acknowledged, sequence)
+		s.startSending()
+	}
+}
+
+// say has a message sent before any assignment that is not on its way.
+func (s *session) say(m *dispatcherv1.SessionResponse) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended {
+		s.control = append(s.control, m)
+		s.startSending()
+	}
+}
+
+// welcome begins what the worker is told.
+func (s *session) welcome(m *dispatcherv1.SessionResponse) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended {
+		s.control = append(s.control, m)
+		s.all = true
+		s.settled = time.Now().Add(s.d.cfg.SettleTimeout)
+		s.startSending()
+	}
+}
+
+// bind makes the session one of a shard's. It returns false if it has ended.
+func (s *session) bind(to *shard) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
+	s.shard = to
+	return true
+}
+
+// mark has assignments looked at. It returns false if the session has ended.
+func (s *session) mark(keys []string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
+	for _, key := range keys {
+		s.dirty[key] = struct{}{}
+	}
+	s.news++
+	s.parked = false
+	s.startSending()
+	return true
+}
+
+// retry looks again at what waits for other records, which may have come.
+func (s *session) retry() {
+	s.book.Lock()
+	waiting := slices.Collect(maps.Keys(s.ledger.waiting))
+	s.book.Unlock()
+	select {
+	case <-s.greeted:
+		if len(waiting) == 0 {
+			return
+		}
+	default:
+	}
+	s.mark(waiting)
+}
+
+// goOn is called when the complete set has waited for long enough.
+func (s *session) goOn() { s.mark(nil) }
+
+// startSending sees to it that a sender is at work. The caller holds mu.
+func (s *session) startSending() {
+	if s.sending == nil {
+		s.sending = make(chan struct{})
+		s.d.crew.spawn(s.send)
+	}
+}
+
+// utterance is what a sender says next.
+type utterance struct {
+	control      []*dispatcherv1.SessionResponse
+	acknowledged uint64
+	all          bool
+	dirty        []string
+}
+
+// next takes all there is to say. It returns false, and the sender is at work
+// no more, if there is nothing.
+func (s *session) next() (utterance, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := utterance{control: s.control, acknowledged: s.acknowledged}
+	s.control, s.acknowledged = nil, 0
+	if !s.ended && !s.parked {
+		u.all, s.all = s.all, false
+		u.dirty = slices.Collect(maps.Keys(s.dirty))
+		clear(s.dirty)
+		s.seen = s.news
+	}
+	if u.control == nil && u.acknowledged == 0 && !u.all && len(u.dirty) == 0 {
+		close(s.sending)
+		s.sending = nil
+		return u, false
+	}
+	return u, true
+}
+
+// send says what there is to say, until there is nothing more.
+func (s *session) send() {
+	for {
+		u, ok := s.next()
+		if !ok {
+			return
+		}
+		if err := s.utter(u); err != nil {
+			s.finish(ending(err), nil)
+			// What is left has nobody to be said to.
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			close(s.sending)
+			s.sending = nil
+			return
+		}
+	}
+}
+
+func (s *session) utter(u utterance) error {
+	for _, m := range u.control {
+		if err := s.stream.Send(m); err != nil {
+			return err
+		}
+	}
+	if u.acknowledged > 0 {
+		ack := &dispatcherv1.SessionResponse_StatusAck{StatusAck: &dispatcherv1.StatusAck{Sequence: u.acknowledged}}
+		if err := s.stream.Send(&dispatcherv1.SessionResponse{Message: ack}); err != nil {
+			return err
+		}
+	}
+	switch {
+	case u.all:
+		return s.tellAll()
+	case len(u.dirty) > 0:
+		return s.tellChanges(u.dirty)
+	default:
+		return nil
+	}
+}
+
+// tellAll sends the complete set, unless something that it needs may come in
+// a moment.
+func (s *session) tellAll() error {
+	messages := s.complete()
+	if messages == nil {
+		return nil
+	}
+	close(s.greeted)
+	if err := s.tell(messages); err != nil {
+		return err
+	}
+	s.shard.intake.settleNode(s.node, "")
+	return nil
+}
+
+// complete returns the complete set, nil if it is to wait. The snapshot is
+// taken with the book in hand: whoever then asks what waits (retry) either is
+// told so, or had it in this snapshot.
+func (s *session) complete() []*dispatcherv1.Assignments {
+	s.book.Lock()
+	defer s.book.Unlock()
+	offers := s.d.desk.offers(s.d.store.Snapshot(), s.node)
+	if slices.ContainsFunc(offers, func(o offer) bool { return o.lags }) && s.park() {
+		return nil
+	}
+	return s.ledger.complete(offers, s.d.packing())
+}
+
+// park has the complete set wait for records that are not seen yet. It
+// returns false if it has waited for long enough.
+func (s *session) park() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	left := time.Until(s.settled)
+	if left <= 0 || s.ended {
+		return false
+	}
+	s.all = true
+	s.parked = s.news == s.seen
+	if s.settle == nil {
+		s.settle = time.AfterFunc(left, s.goOn)
+	}
+	return true
+}
+
+// tellChanges sends what has changed of the given assignments.
+func (s *session) tellChanges(keys []string) error {
+	messages, gone := s.changes(keys)
+	if err := s.tell(messages); err != nil {
+		return err
+	}
+	// The worker knows, so what is left of assignments that are gone may go.
+	s.shard.intake.settle(gone, "")
+	return nil
+}
+
+// changes returns what is to be said about assignments, and which of them are
+// gone. Of the snapshot the same holds as in complete.
+func (s *session) changes(keys []string) (messages []*dispatcherv1.Assignments, gone []string) {
+	slices.Sort(keys)
+	s.book.Lock()
+	defer s.book.Unlock()
+	snap := s.d.store.Snapshot()
+	offers := make([]offer, len(keys))
+	for i, key := range keys {
+		offers[i] = s.d.desk.offer(snap, key)
+		if offers[i].version == 0 {
+			gone = append(gone, key)
+		}
+	}
+	return s.ledger.changes(offers, s.d.packing()), gone
+}
+
+func (s *session) tell(messages []*dispatcherv1.Assignments) error {
+	for _, m := range messages {
+		if err := s.stream.Send(&dispatcherv1.SessionResponse{
+			Message: &dispatcherv1.SessionResponse_Assignments{Assignments: m},
+		}); err != nil {
+			return err
+		}
+		s.d.metrics.told(m)
+	}
+	return nil
+}
+
+func (d *Daemon) packing() packing {
+	return packing{tasks: d.cfg.MessageTasks, bytes: d.cfg.MessageBytes}
+}
