@@ -55,8 +55,12 @@ func (p *plugin) launch(ctx context.Context) (*instance, error) {
 	i := &instance{checksum: sum, output: &output{log: p.log}, process: newProcess(p.file, env, dir)}
 	i.client = newClient(i.process, i.output, p.host.cfg.StartTimeout, sockets)
 	if err := i.connect(ctx, p.host.cfg.StartTimeout); err != nil {
+		// A process that ended without a word has done so a moment ago; one that
+		// has not is not reported to be killed here. What it wrote has been
+		// read once it is stopped.
+		ended := i.process.justEnded()
 		i.stop()
-		return nil, err
+		return nil, i.explain(err, ended)
 	}
 	return i, nil
 }
@@ -123,20 +127,20 @@ func (i *instance) connect(ctx context.Context, limit time.Duration) error {
 		<-done
 	}
 	if err != nil {
-		return i.explain("handshake with plugin", err)
+		return fmt.Errorf("handshake with plugin: %w", err)
 	}
 	inner, stop := context.WithTimeout(ctx, describeTimeout)
 	defer stop()
 	if i.said, err = i.service.Describe(inner, &executorv1.DescribeRequest{}); err != nil {
-		return i.explain("ask plugin what it is", err)
+		return fmt.Errorf("ask plugin what it is: %w", err)
 	}
 	return nil
 }
 
 // explain adds to an error what is known of the process.
-func (i *instance) explain(deed string, err error) error {
+func (i *instance) explain(err, ended error) error {
 	var more []string
-	if ended := i.process.justEnded(); ended != nil {
+	if ended != nil {
 		more = append(more, ended.Error())
 	}
 	if last := i.output.last(); last != "" {
@@ -146,7 +150,7 @@ func (i *instance) explain(deed string, err error) error {
 	if len(more) > 0 {
 		text += " (" + strings.Join(more, "; ") + ")"
 	}
-	return fmt.Errorf("%s: %w", deed, &startError{text, err})
+	return &startError{text, err}
 }
 
 // startError is go-plugin's error in one line, with what else is known.

@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -131,13 +132,18 @@ func open(path string) (bolt *bbolt.DB, contents *Contents, err error) {
 		}
 	}()
 	bolt, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, nil, fmt.Errorf("open %s: %w", path, ErrInUse)
-	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
-		return nil, nil, &damageError{fmt.Errorf("open %s: %w", path, err)}
-	case err != nil:
-		return nil, nil, fmt.Errorf("open %s: %w", path, err)
+	if err != nil {
+		// What is wrong with the file itself has no error of its own kind; what
+		// is wrong with the disk comes from the system.
+		var system syscall.Errno
+		err = fmt.Errorf("open %s: %w", path, err)
+		switch {
+		case errors.Is(err, bolterrors.ErrTimeout):
+			return nil, nil, fmt.Errorf("open %s: %w", path, ErrInUse)
+		case errors.As(err, &system):
+			return nil, nil, err
+		}
+		return nil, nil, &damageError{err}
 	}
 	contents, err = load(bolt)
 	if err != nil {

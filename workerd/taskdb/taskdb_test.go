@@ -1,0 +1,288 @@
+package taskdb_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/bbolt"
+	"google.golang.org/protobuf/testing/protocmp"
+	"pgregory.net/rapid"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/workerd/taskdb"
+)
+
+// opened is an open database with what it held.
+type opened struct {
+	*taskdb.DB
+	*taskdb.Contents
+}
+
+func open(t testing.TB, path string) opened {
+	t.Helper()
+	db, contents, err := taskdb.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return opened{db, contents}
+}
+
+func closeDB(t testing.TB, db opened) {
+	t.Helper()
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// spec returns a task spec and its digest.
+func spec(n int) map[string]*musterv1.TaskSpec {
+	return map[string]*musterv1.TaskSpec{
+		fmt.Sprint("digest", n): {Runtime: &musterv1.TaskSpec_Generic{Generic: &musterv1.GenericRuntime{Kind: fmt.Sprint("kind", n)}}},
+	}
+}
+
+func assigned(id string, n int) *dispatcherv1.AssignedTask {
+	return &dispatcherv1.AssignedTask{Id: id, ServiceName: "web", Slot: 7, SpecDigest: []byte(fmt.Sprint("digest", n)), DesiredState: musterv1.TaskState_RUNNING}
+}
+
+func reported(id string, state musterv1.TaskState) *dispatcherv1.ReportedStatus {
+	return &dispatcherv1.ReportedStatus{TaskId: id, Status: &musterv1.TaskStatus{State: state, Message: state.String()}}
+}
+
+func apply(t testing.TB, db opened, specs map[string]*musterv1.TaskSpec, changes ...taskdb.Change) {
+	t.Helper()
+	if err := db.Apply(specs, changes...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWhatIsWrittenIsThereAfterwards(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "tasks.db")
+	db := open(t, path)
+	if len(db.Tasks) != 0 || len(db.Specs) != 0 || db.SetAside != "" {
+		t.Errorf("a new database holds %v", db.Contents)
+	}
+	apply(t, db, spec(1),
+		taskdb.Change{ID: "a", Assigned: assigned("a", 1)},
+		taskdb.Change{ID: "b", Assigned: assigned("b", 1)},
+		taskdb.Change{ID: "c", Assigned: assigned("c", 1)})
+	apply(t, db, spec(2))
+	apply(t, db, nil, taskdb.Change{ID: "a", Status: reported("a", musterv1.TaskState_PREPARING), Handle: []byte("h1")})
+	apply(t, db, nil, taskdb.Change{ID: "a", Status: reported("a", musterv1.TaskState_RUNNING)})
+	apply(t, db, nil, taskdb.Change{ID: "b", Withdrawn: true}, taskdb.Change{ID: "c", Forget: true})
+	closeDB(t, db)
+
+	db = open(t, path)
+	want := map[string]*taskdb.Record{
+		"a": {Assigned: assigned("a", 1), Status: reported("a", musterv1.TaskState_RUNNING), Handle: []byte("h1")},
+		"b": {Assigned: assigned("b", 1), Withdrawn: true},
+	}
+	if diff := cmp.Diff(want, db.Tasks, protocmp.Transform()); diff != "" {
+		t.Errorf("tasks differ (-want +got):\n%s", diff)
+	}
+	if got := slices.Sorted(maps.Keys(db.Specs)); !slices.Equal(got, []string{"digest1", "digest2"}) {
+		t.Errorf("specs = %v", got)
+	}
+	if err := db.DropSpecs(map[string]bool{"digest1": true}); err != nil {
+		t.Fatal(err)
+	}
+	closeDB(t, db)
+	db = open(t, path)
+	if got := slices.Sorted(maps.Keys(db.Specs)); !slices.Equal(got, []string{"digest1"}) {
+		t.Errorf("specs = %v", got)
+	}
+	closeDB(t, db)
+}
+
+func TestManyWritersShareSyncs(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "tasks.db")
+	db := open(t, path)
+	const tasks = 200
+	var changes []taskdb.Change
+	for i := range tasks {
+		changes = append(changes, taskdb.Change{ID: fmt.Sprint(i), Assigned: assigned(fmt.Sprint(i), 1)})
+	}
+	apply(t, db, spec(1), changes...)
+	before := db.Commits()
+	var wg sync.WaitGroup
+	begin := make(chan struct{})
+	for i := range tasks {
+		wg.Go(func() {
+			<-begin
+			id := fmt.Sprint(i)
+			if err := db.Apply(nil, taskdb.Change{ID: id, Status: reported(id, musterv1.TaskState_RUNNING)}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	close(begin)
+	wg.Wait()
+	if commits := db.Commits() - before; commits > tasks/4 {
+		t.Errorf("%d commits for %d tasks", commits, tasks)
+	}
+	closeDB(t, db)
+	db = open(t, path)
+	for id, record := range db.Tasks {
+		if record.Status.GetStatus().GetState() != musterv1.TaskState_RUNNING {
+			t.Errorf("%s: %v", id, record.Status)
+		}
+	}
+	closeDB(t, db)
+}
+
+func TestADatabaseHasOneUser(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "tasks.db")
+	db := open(t, path)
+	if _, _, err := taskdb.Open(path); !errors.Is(err, taskdb.ErrInUse) {
+		t.Errorf("second open: %v, want ErrInUse", err)
+	}
+	closeDB(t, db)
+}
+
+func TestANewerDatabaseIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "tasks.db")
+	closeDB(t, open(t, path))
+	bolt, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := bolt.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte("meta")).Put([]byte("schema"), taskdb.Seal([]byte("2")))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := bolt.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := taskdb.Open(path); !errors.Is(err, taskdb.ErrNewer) {
+		t.Errorf("open: %v, want ErrNewer", err)
+	}
+	after, err := os.ReadFile(path)
+	if err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the file was changed (%v)", err)
+	}
+}
+
+// filled writes a database with some records and returns its file's content.
+func filled(t testing.TB) []byte {
+	path := filepath.Join(t.TempDir(), "tasks.db")
+	db := open(t, path)
+	var changes []taskdb.Change
+	for i := range 60 {
+		id := fmt.Sprintf("task%02d", i)
+		changes = append(changes, taskdb.Change{
+			ID: id, Assigned: assigned(id, 1), Status: reported(id, musterv1.TaskState_RUNNING), Handle: bytes.Repeat([]byte{1, 2, 3}, 50),
+		})
+	}
+	apply(t, db, spec(1), changes...)
+	apply(t, db, nil, changes[:20]...)
+	closeDB(t, db)
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
+
+func TestADamagedFileIsSetAsideAndNeverTrusted(t *testing.T) {
+	t.Parallel()
+	whole := filled(t)
+	dir := t.TempDir()
+	n := 0
+	rapid.Check(t, func(r *rapid.T) {
+		n++
+		content := slices.Clone(whole)
+		switch rapid.SampledFrom([]string{"cut", "flip", "zero", "garbage"}).Draw(r, "damage") {
+		case "cut":
+			content = content[:rapid.IntRange(0, len(content)-1).Draw(r, "length")]
+		case "flip":
+			at := rapid.IntRange(0, len(content)-1).Draw(r, "at")
+			content[at] ^= 1 << rapid.IntRange(0, 7).Draw(r, "bit")
+		case "zero":
+			at := rapid.IntRange(0, len(content)-1).Draw(r, "at")
+			clear(content[at:min(at+rapid.IntRange(1, 5000).Draw(r, "length"), len(content))])
+		case "garbage":
+			at := rapid.IntRange(0, len(content)-1).Draw(r, "at")
+			copy(content[at:], rapid.SliceOfN(rapid.Byte(), 1, 300).Draw(r, "bytes"))
+		}
+		path := filepath.Join(dir, fmt.Sprint(n))
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			r.Fatal(err)
+		}
+		db, contents, err := taskdb.Open(path)
+		if errors.Is(err, taskdb.ErrNewer) {
+			r.Fatal("a damaged file is taken for a newer one")
+		}
+		if err != nil {
+			r.Fatalf("open: %v", err)
+		}
+		if contents.SetAside != "" {
+			if contents.Damage == nil || len(contents.Tasks) != 0 {
+				r.Errorf("set aside, and yet %v", contents)
+			}
+			if aside, err := os.ReadFile(contents.SetAside); err != nil || len(aside) < len(content) {
+				r.Errorf("what was set aside is %d bytes of %d (%v)", len(aside), len(content), err)
+			}
+		}
+		// What was read is what was written, as of some commit.
+		for id, record := range contents.Tasks {
+			want := &taskdb.Record{
+				Assigned: assigned(id, 1), Status: reported(id, musterv1.TaskState_RUNNING), Handle: bytes.Repeat([]byte{1, 2, 3}, 50),
+			}
+			if diff := cmp.Diff(want, record, protocmp.Transform()); diff != "" {
+				r.Errorf("task %s differs (-want +got):\n%s", id, diff)
+			}
+		}
+		if err := db.Close(); err != nil {
+			r.Fatal(err)
+		}
+	})
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, message := range taskdb.Samples() {
+		f.Add(message)
+	}
+	f.Fuzz(func(t *testing.T, sealed []byte) {
+		if err := taskdb.Decode(sealed); err == nil && len(sealed) < 4 {
+			t.Errorf("%x has no checksum and passes", sealed)
+		}
+		// With a right checksum the content is what is looked at.
+		_ = taskdb.Decode(taskdb.Seal(sealed))
+	})
+}
+
+func BenchmarkApply(b *testing.B) {
+	for _, writers := range []int{1, 100} {
+		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
+			db := open(b, filepath.Join(b.TempDir(), "tasks.db"))
+			apply(b, db, spec(1), taskdb.Change{ID: "t", Assigned: assigned("t", 1)})
+			b.SetParallelism(writers)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if err := db.Apply(nil, taskdb.Change{ID: "t", Status: reported("t", musterv1.TaskState_RUNNING)}); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+			closeDB(b, db)
+		})
+	}
+}
