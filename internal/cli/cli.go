@@ -1,0 +1,124 @@
+// Package cli is what a user types: the commands that speak to a cluster's
+// control API. Where Docker's command line has the same verb, flags are the
+// same.
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/daemon"
+)
+
+// DefaultAddress is where apid listens by default.
+const DefaultAddress = "127.0.0.1:7700"
+
+// callTimeout bounds a call that is neither a stream nor a wait.
+const callTimeout = 30 * time.Second
+
+// CLI is what all commands share.
+type CLI struct {
+	In  io.Reader
+	Out io.Writer
+	Err io.Writer
+	// Terminal says that Err is a terminal: progress may be redrawn.
+	Terminal bool
+	Version  string
+
+	address string
+	tls     daemon.TLSSettings
+	conn    *grpc.ClientConn
+}
+
+// AddCommands adds all commands, and the flags that say where the cluster is,
+// to the root command.
+func (c *CLI) AddCommands(root *cobra.Command) {
+	address := DefaultAddress
+	if v := os.Getenv("MUSTER_ADDRESS"); v != "" {
+		address = v
+	}
+	var commands []*cobra.Command
+	commands = append(commands, c.service(), c.task(), c.node(), c.plugin(), c.events(), c.cluster(), c.version())
+	for _, cmd := range commands {
+		cmd.GroupID = "cluster"
+		fs := cmd.PersistentFlags()
+		fs.StringVarP(&c.address, "address", "A", address, "host:port of apid's gRPC server (environment: MUSTER_ADDRESS)")
+		fs.StringVar(&c.tls.CertFile, "tls-cert-file", "", "PEM file of the client certificate")
+		fs.StringVar(&c.tls.KeyFile, "tls-key-file", "", "PEM file of the client key")
+		fs.StringVar(&c.tls.CAFile, "tls-ca-file", "", "PEM file of the authorities that the server must be signed by")
+		fs.StringVar(&c.tls.ServerName, "tls-server-name", "", "name to check the server's certificate for")
+	}
+	root.AddGroup(&cobra.Group{ID: "cluster", Title: "Use a cluster:"})
+	root.AddCommand(commands...)
+}
+
+// Close closes the connection, if one was made.
+func (c *CLI) Close() error {
+	if c.conn == nil {
+		return nil
+	}
+	return c.conn.Close()
+}
+
+// client returns a client of the control API. It connects when it is first
+// used.
+func (c *CLI) client() (musterv1.ControlServiceClient, error) {
+	if c.conn == nil {
+		creds, err := c.tls.Credentials()
+		if err != nil {
+			return nil, err
+		}
+		if c.conn, err = daemon.Dialer(creds.Client)(c.address); err != nil {
+			return nil, err
+		}
+	}
+	return musterv1.NewControlServiceClient(c.conn), nil
+}
+
+// call runs a command's one call within the time that calls have.
+func call[Req, Resp any](cmd *cobra.Command, method func(context.Context, Req, ...grpc.CallOption) (Resp, error), req Req) (Resp, error) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
+	defer cancel()
+	return method(ctx, req)
+}
+
+func (c *CLI) printf(format string, a ...any) {
+	// Nobody is left to tell if standard output is gone.
+	_, _ = fmt.Fprintf(c.Out, format, a...)
+}
+
+// all collects the pages of a list.
+func all[T any](page func(token string) ([]T, string, error)) ([]T, error) {
+	var items []T
+	token := ""
+	for {
+		more, next, err := page(token)
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, more...)
+		if next == "" {
+			return items, nil
+		}
+		token = next
+	}
+}
+
+// pageSize is the largest page of a list.
+const pageSize = 1000
+
+// group makes a command that only has commands of its own.
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		return cmd.Help()
+	}}
+	cmd.AddCommand(commands...)
+	return cmd
+}

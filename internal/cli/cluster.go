@@ -1,0 +1,146 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+func (c *CLI) cluster() *cobra.Command {
+	var o output
+	cmd := &cobra.Command{
+		Use: "inspect", Short: "Show the cluster's settings and a summary of its state", Args: cobra.NoArgs,
+		Example: "  muster cluster inspect",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			resp, err := call(cmd, client.GetCluster, &musterv1.GetClusterRequest{})
+			if err != nil {
+				return err
+			}
+			return inspect(c, &o, []*musterv1.Cluster{resp.Cluster})
+		},
+	}
+	o.addFlags(cmd, false)
+	return group("cluster", "Look at the cluster", cmd)
+}
+
+func (c *CLI) version() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "version", Short: "Show the version of this program", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if asJSON {
+				return c.printJSON(map[string]string{"version": c.Version, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH})
+			}
+			c.printf("muster %s (%s, %s/%s)\n", c.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	return cmd
+}
+
+func (c *CLI) events() *cobra.Command {
+	var (
+		kinds, services []string
+		format, resume  string
+	)
+	cmd := &cobra.Command{
+		Use: "events", Short: "Show changes of services, tasks and nodes as they happen", Args: cobra.NoArgs,
+		Long: `Show changes of services, tasks and nodes as they happen, until interrupted.
+
+With --format json each line is a message of the watch; its resumeToken, given to --resume, goes on after it.`,
+		Example: `  muster events
+  muster events --kind task --service web --format json`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if format != "text" && format != "json" {
+				return usage("--format: %q is neither text nor json", format)
+			}
+			req := &musterv1.WatchRequest{Services: services, ResumeToken: resume, IncludeOld: true}
+			for _, k := range kinds {
+				n, ok := musterv1.ObjectKind_value[strings.ToUpper(k)]
+				if !ok || n == 0 {
+					return usage("--kind: %q is none of service, task, node, cluster", k)
+				}
+				req.Kinds = append(req.Kinds, musterv1.ObjectKind(n))
+			}
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			stream, err := client.Watch(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			for {
+				resp, err := stream.Recv()
+				if errors.Is(err, io.EOF) || cmd.Context().Err() != nil {
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				if err := c.printEvents(resp, format); err != nil {
+					return err
+				}
+			}
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringArrayVar(&kinds, "kind", nil, "service, task, node or cluster (again for more; default: all)")
+	fs.StringArrayVar(&services, "service", nil, "only these services and their tasks (again for more)")
+	fs.StringVar(&format, "format", "text", "text, or json: one message a line")
+	fs.StringVar(&resume, "resume", "", "go on after the message with this resumeToken")
+	return cmd
+}
+
+func (c *CLI) printEvents(resp *musterv1.WatchResponse, format string) error {
+	if format == "json" {
+		b, err := toJSON(resp)
+		if err != nil {
+			return err
+		}
+		// One message a line, whatever spacing protojson chose.
+		line, err := json.Marshal(json.RawMessage(b))
+		if err != nil {
+			return fmt.Errorf("write event: %w", err)
+		}
+		c.printf("%s\n", line)
+		return nil
+	}
+	for _, e := range resp.Events {
+		c.printf("%s %-7s %-6s %s %s\n", e.At.AsTime().Local().Format(time.TimeOnly), strings.ToLower(e.Kind.String()),
+			strings.ToLower(e.Action.String()), e.Id, printable(about(e)))
+	}
+	return nil
+}
+
+// about says in a few words what changed.
+func about(e *musterv1.WatchEvent) string {
+	switch o := e.Object.(type) {
+	case *musterv1.WatchEvent_Service:
+		return fmt.Sprintf("%s %s", o.Service.Spec.GetName(), replicas(o.Service))
+	case *musterv1.WatchEvent_Task:
+		t := o.Task
+		text := fmt.Sprintf("%s %s (desired %s)", taskName(t, nil), strings.ToLower(t.Status.GetState().String()), strings.ToLower(t.DesiredState.String()))
+		if t.Status.GetError() != "" {
+			text += ": " + t.Status.Error
+		}
+		return text
+	case *musterv1.WatchEvent_Node:
+		return fmt.Sprintf("%s %s %s", o.Node.Description.GetHostname(), strings.ToLower(o.Node.Status.GetState().String()),
+			strings.ToLower(o.Node.Spec.GetAvailability().String()))
+	}
+	return ""
+}

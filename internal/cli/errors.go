@@ -1,0 +1,90 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Exit codes, for scripts.
+const (
+	ExitFailure      = 1
+	ExitUsage        = 2 // wrong flags, or a spec that was refused
+	ExitNotFound     = 3
+	ExitConflict     = 4 // a name that is taken, or a version that is stale
+	ExitUnavailable  = 5 // the cluster does not answer
+	ExitNotConverged = 6 // done, but the tasks do not run
+	ExitInterrupted  = 130
+)
+
+// ExitCodes is the help that tells of them.
+const ExitCodes = `Exit codes: 0 done; 1 failed; 2 wrong usage or refused as invalid; 3 not found; 4 conflict (name taken, stale
+version); 5 the cluster does not answer; 6 done, but the tasks do not run; 130 interrupted.`
+
+// UsageError is a command line that makes no sense.
+type UsageError struct{ Err error }
+
+func (e *UsageError) Error() string { return e.Err.Error() }
+func (e *UsageError) Unwrap() error { return e.Err }
+
+func usage(format string, a ...any) error { return &UsageError{fmt.Errorf(format, a...)} }
+
+// errNotConverged says that what was asked for was stored, and does not run.
+var errNotConverged = errors.New("not converged")
+
+// Explain turns an error into what to print and the exit code.
+func Explain(err error, address string) (string, int) {
+	var u *UsageError
+	switch {
+	case errors.As(err, &u):
+		return err.Error() + "\nSee --help.", ExitUsage
+	case errors.Is(err, errNotConverged):
+		return err.Error(), ExitNotConverged
+	case errors.Is(err, context.Canceled):
+		return "interrupted", ExitInterrupted
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Sprintf("no answer from %s in time", address), ExitUnavailable
+	}
+	s, ok := status.FromError(err)
+	if !ok {
+		return err.Error(), ExitFailure
+	}
+	text := s.Message()
+	for _, d := range s.Details() {
+		if bad, ok := d.(*errdetails.BadRequest); ok {
+			text = violations(text, bad)
+		}
+	}
+	switch s.Code() {
+	case codes.InvalidArgument, codes.FailedPrecondition, codes.OutOfRange, codes.Unimplemented:
+		return text, ExitUsage
+	case codes.NotFound:
+		return text, ExitNotFound
+	case codes.AlreadyExists, codes.Aborted:
+		return text, ExitConflict
+	case codes.Unavailable, codes.DeadlineExceeded:
+		return fmt.Sprintf("the cluster at %s does not answer: %s\nIs apid running there? `muster dev` starts a cluster on this machine; "+
+			"--address or MUSTER_ADDRESS says where another one is.", address, text), ExitUnavailable
+	case codes.Canceled:
+		return "interrupted", ExitInterrupted
+	}
+	return fmt.Sprintf("%s (%s)", text, s.Code()), ExitFailure
+}
+
+// violations lists every field that was refused, one a line.
+func violations(message string, bad *errdetails.BadRequest) string {
+	if len(bad.FieldViolations) == 0 {
+		return message
+	}
+	var b strings.Builder
+	b.WriteString("the request was refused, and nothing changed:")
+	for _, v := range bad.FieldViolations {
+		fmt.Fprintf(&b, "\n  %s: %s", v.Field, v.Description)
+	}
+	return b.String()
+}

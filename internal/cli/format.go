@@ -1,0 +1,174 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"text/template"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// output is the --format of commands that show objects.
+type output struct {
+	format string
+	quiet  bool
+}
+
+func (o *output) addFlags(cmd *cobra.Command, quiet bool) {
+	cmd.Flags().StringVar(&o.format, "format", "table", `"table", "json" (one document), or a Go template over an object's JSON: '{{.spec.name}} {{.id}}'`)
+	if quiet {
+		cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print ids only")
+	}
+}
+
+// table is rows for people.
+type table struct {
+	header []string
+	rows   [][]string
+}
+
+func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+
+func (c *CLI) printTable(t *table) error {
+	w := tabwriter.NewWriter(c.Out, 0, 0, 3, ' ', 0)
+	for _, row := range append([][]string{t.header}, t.rows...) {
+		for i, cell := range row {
+			row[i] = printable(cell)
+		}
+		if _, err := fmt.Fprintln(w, strings.Join(row, "\t")); err != nil {
+			return fmt.Errorf("print table: %w", err)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("print table: %w", err)
+	}
+	return nil
+}
+
+// printable keeps what others wrote (an error of a task's, a label) from moving
+// the terminal's cursor.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
+			return -1
+		}
+		return r
+	}, s)
+}
+
+// show prints objects as asked: rows for people, or the objects themselves.
+func show[M proto.Message](c *CLI, o *output, objects []M, id func(M) string, rows func() *table) error {
+	if o.quiet {
+		for _, m := range objects {
+			c.printf("%s\n", id(m))
+		}
+		return nil
+	}
+	switch o.format {
+	case "table":
+		return c.printTable(rows())
+	case "json":
+		all := make([]json.RawMessage, len(objects))
+		for i, m := range objects {
+			b, err := toJSON(m)
+			if err != nil {
+				return err
+			}
+			all[i] = b
+		}
+		return c.printJSON(all)
+	}
+	t, err := template.New("format").Option("missingkey=zero").Funcs(template.FuncMap{
+		"json": func(v any) (string, error) {
+			b, err := json.Marshal(v)
+			return string(b), err
+		},
+	}).Parse(o.format)
+	if err != nil {
+		return usage("--format: %w", err)
+	}
+	for _, m := range objects {
+		b, err := toJSON(m)
+		if err != nil {
+			return err
+		}
+		var v any
+		if err := json.Unmarshal(b, &v); err != nil {
+			return fmt.Errorf("read object's JSON: %w", err)
+		}
+		var line bytes.Buffer
+		if err := t.Execute(&line, v); err != nil {
+			return usage("--format: %w", err)
+		}
+		c.printf("%s\n", line.String())
+	}
+	return nil
+}
+
+// inspect prints objects whole; there is no table of them.
+func inspect[M proto.Message](c *CLI, o *output, objects []M) error {
+	if o.format == "table" {
+		o.format = "json"
+	}
+	return show(c, o, objects, nil, nil)
+}
+
+func toJSON(m proto.Message) ([]byte, error) {
+	b, err := protojson.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("write object as JSON: %w", err)
+	}
+	return b, nil
+}
+
+// printJSON indents what protojson writes, whose own spacing is random on
+// purpose.
+func (c *CLI) printJSON(v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write JSON: %w", err)
+	}
+	c.printf("%s\n", b)
+	return nil
+}
+
+func ago(at *timestamppb.Timestamp) string {
+	if at == nil {
+		return ""
+	}
+	return units.HumanDuration(time.Since(at.AsTime())) + " ago"
+}
+
+// short cuts an id to what is shown in tables.
+func short(id string, whole bool) string {
+	if !whole && len(id) > 12 {
+		return id[:12]
+	}
+	return id
+}
+
+// title writes "RUNNING" as "Running".
+func title(s string) string {
+	if s == "" {
+		return ""
+	}
+	return s[:1] + strings.ToLower(s[1:])
+}
+
+func cut(s string, most int, whole bool) string {
+	if r := []rune(s); !whole && len(r) > most {
+		return string(r[:most-1]) + "…"
+	}
+	return s
+}

@@ -1,0 +1,142 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// logOptions are the flags of commands that show logs. They are Docker's.
+type logOptions struct {
+	follow, timestamps, raw bool
+	tail, since             string
+}
+
+func (o *logOptions) addFlags(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.BoolVarP(&o.follow, "follow", "f", false, "go on with lines as they are written")
+	fs.BoolVarP(&o.timestamps, "timestamps", "t", false, "show when each line was written")
+	fs.BoolVar(&o.raw, "raw", false, "show lines as they are: without the task's name, and with control characters")
+	fs.StringVarP(&o.tail, "tail", "n", "all", "only the last so many lines of each task")
+	fs.StringVar(&o.since, "since", "", "only lines since a time (2026-01-02T15:04:05Z) or for a while (10m)")
+}
+
+func (o *logOptions) request() (*musterv1.LogOptions, error) {
+	r := &musterv1.LogOptions{Follow: o.follow}
+	if o.tail != "all" {
+		n, err := strconv.ParseUint(o.tail, 10, 32)
+		if err != nil || n == 0 {
+			return nil, usage("--tail: %q is neither a number from 1 on nor all", o.tail)
+		}
+		r.Tail = uint32(n)
+	}
+	if o.since != "" {
+		if d, err := time.ParseDuration(o.since); err == nil {
+			r.Since = timestamppb.New(time.Now().Add(-d))
+		} else if at, err := time.Parse(time.RFC3339Nano, o.since); err == nil {
+			r.Since = timestamppb.New(at)
+		} else {
+			return nil, usage("--since: %q is neither a time like 2026-01-02T15:04:05Z nor a duration like 10m", o.since)
+		}
+	}
+	return r, nil
+}
+
+// print prints messages until the stream ends. Lines of the tasks' standard
+// error go to this process's.
+func (c *CLI) printLogs(o *logOptions, next func() (*musterv1.LogMessage, error)) error {
+	for {
+		m, err := next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if m.GetWarning() != "" {
+			_, _ = fmt.Fprintf(c.Err, "warning: %s\n", printable(m.Warning))
+			continue
+		}
+		var b strings.Builder
+		if o.timestamps {
+			b.WriteString(m.GetTimestamp().AsTime().Format(time.RFC3339Nano) + " ")
+		}
+		if o.raw {
+			b.Write(m.GetData())
+		} else {
+			b.WriteString(m.GetSource() + "." + short(m.GetTaskId(), false) + " | " + printable(string(m.GetData())))
+		}
+		out := c.Out
+		if m.GetStream() == musterv1.LogStream_STDERR {
+			out = c.Err
+		}
+		if _, err := fmt.Fprintln(out, b.String()); err != nil {
+			return fmt.Errorf("print logs: %w", err)
+		}
+	}
+}
+
+func (c *CLI) serviceLogs() *cobra.Command {
+	var o logOptions
+	cmd := &cobra.Command{
+		Use: "logs SERVICE", Short: "Show what a service's tasks wrote", Args: cobra.ExactArgs(1),
+		Example: `  muster service logs -f --tail 20 web
+  muster service logs --since 10m web`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			options, err := o.request()
+			if err != nil {
+				return err
+			}
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			stream, err := client.ServiceLogs(cmd.Context(), &musterv1.ServiceLogsRequest{Service: args[0], Options: options})
+			if err != nil {
+				return err
+			}
+			return c.printLogs(&o, func() (*musterv1.LogMessage, error) {
+				resp, err := stream.Recv()
+				return resp.GetMessage(), err
+			})
+		},
+	}
+	o.addFlags(cmd)
+	return cmd
+}
+
+func (c *CLI) taskLogs() *cobra.Command {
+	var o logOptions
+	cmd := &cobra.Command{
+		Use: "logs TASK", Short: "Show what a task wrote", Args: cobra.ExactArgs(1),
+		Example: "  muster task logs -f 0k2f",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			options, err := o.request()
+			if err != nil {
+				return err
+			}
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			stream, err := client.TaskLogs(cmd.Context(), &musterv1.TaskLogsRequest{Task: args[0], Options: options})
+			if err != nil {
+				return err
+			}
+			return c.printLogs(&o, func() (*musterv1.LogMessage, error) {
+				resp, err := stream.Recv()
+				return resp.GetMessage(), err
+			})
+		},
+	}
+	o.addFlags(cmd)
+	return cmd
+}

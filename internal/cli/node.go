@@ -1,0 +1,231 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+func (c *CLI) node() *cobra.Command {
+	return group("node", "Manage nodes", c.nodeList(), c.nodeInspect(), c.nodePs(), c.nodeUpdate(), c.nodeRemove())
+}
+
+func (c *CLI) nodeList() *cobra.Command {
+	var (
+		o       output
+		filters []string
+	)
+	cmd := &cobra.Command{
+		Use: "ls", Aliases: []string{"list"}, Short: "List nodes", Args: cobra.NoArgs,
+		Example: "  muster node ls --filter label=disk=ssd",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			req := &musterv1.ListNodesRequest{PageSize: pageSize}
+			err := parseFilters(filters, map[string]*[]string{
+				"name": &req.NamePrefixes, "id": &req.IdPrefixes, "label": &req.Labels,
+			})
+			if err != nil {
+				return err
+			}
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			nodes, err := all(func(token string) ([]*musterv1.Node, string, error) {
+				req.PageToken = token
+				resp, err := call(cmd, client.ListNodes, req)
+				return resp.GetNodes(), resp.GetNextPageToken(), err
+			})
+			if err != nil {
+				return err
+			}
+			return show(c, &o, nodes, (*musterv1.Node).GetId, func() *table {
+				t := &table{header: []string{"ID", "HOSTNAME", "STATUS", "AVAILABILITY", "TASKS", "CPU", "MEMORY", "EXECUTORS"}}
+				for _, n := range nodes {
+					has := n.Description.GetResources()
+					t.add(short(n.Id, false), n.Description.GetHostname(), title(n.Status.GetState().String()), title(n.Spec.GetAvailability().String()),
+						fmt.Sprint(n.TaskCount), fmt.Sprintf("%.1f/%.1f", float64(n.Reserved.GetNanoCpus())/1e9, float64(has.GetNanoCpus())/1e9),
+						units.BytesSize(float64(n.Reserved.GetMemoryBytes()))+"/"+units.BytesSize(float64(has.GetMemoryBytes())), executors(n))
+				}
+				return t
+			})
+		},
+	}
+	o.addFlags(cmd, true)
+	cmd.Flags().StringArrayVar(&filters, "filter", nil, "name=PREFIX, id=PREFIX or label=KEY[=VALUE] (again for more)")
+	return cmd
+}
+
+// executors names a node's executors; "!" marks one that is not healthy.
+func executors(n *musterv1.Node) string {
+	var names []string
+	for _, e := range n.Description.GetExecutors() {
+		name := e.Name
+		if e.Health != musterv1.ExecutorDescription_HEALTHY {
+			name += "!"
+		}
+		names = append(names, name)
+	}
+	return strings.Join(sorted(names), ",")
+}
+
+func (c *CLI) nodeInspect() *cobra.Command {
+	var o output
+	cmd := &cobra.Command{
+		Use: "inspect NODE...", Short: "Show nodes whole", Args: cobra.MinimumNArgs(1),
+		Example: "  muster node inspect worker1",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			var nodes []*musterv1.Node
+			for _, name := range args {
+				resp, err := call(cmd, client.GetNode, &musterv1.GetNodeRequest{Node: name})
+				if err != nil {
+					return err
+				}
+				nodes = append(nodes, resp.Node)
+			}
+			return inspect(c, &o, nodes)
+		},
+	}
+	o.addFlags(cmd, false)
+	return cmd
+}
+
+func (c *CLI) nodePs() *cobra.Command {
+	var o taskTable
+	cmd := &cobra.Command{
+		Use: "ps NODE...", Short: "List the tasks of nodes", Args: cobra.MinimumNArgs(1),
+		Example: "  muster node ps worker1",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.listTasks(cmd, &o, &musterv1.ListTasksRequest{Nodes: args})
+		},
+	}
+	o.addFlags(cmd)
+	return cmd
+}
+
+func (c *CLI) nodeUpdate() *cobra.Command {
+	var (
+		availability string
+		add, remove  []string
+	)
+	cmd := &cobra.Command{
+		Use: "update [flags] NODE", Short: "Change what is said of a node: drain it, label it", Args: cobra.ExactArgs(1),
+		Example: `  muster node update --availability drain worker1
+  muster node update --label-add disk=ssd worker1`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			got, err := call(cmd, client.GetNode, &musterv1.GetNodeRequest{Node: args[0]})
+			if err != nil {
+				return err
+			}
+			spec := got.Node.Spec
+			if availability != "" {
+				n, ok := musterv1.NodeSpec_Availability_value[strings.ToUpper(availability)]
+				if !ok || n == 0 {
+					return usage("--availability: %q is none of active, pause, drain", availability)
+				}
+				spec.Availability = musterv1.NodeSpec_Availability(n)
+			}
+			if spec.Labels, err = changeMap("label", spec.Labels, add, remove); err != nil {
+				return err
+			}
+			_, err = call(cmd, client.UpdateNode, &musterv1.UpdateNodeRequest{
+				Node: got.Node.Id, Version: got.Node.Meta.GetVersion(), Spec: spec,
+			})
+			if err == nil {
+				c.printf("%s\n", args[0])
+			}
+			return err
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&availability, "availability", "", "active, pause (no new tasks) or drain (tasks move elsewhere)")
+	fs.StringArrayVar(&add, "label-add", nil, "add or change a label, key=value (again for more)")
+	fs.StringArrayVar(&remove, "label-rm", nil, "remove a label (again for more)")
+	return cmd
+}
+
+func (c *CLI) nodeRemove() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use: "rm NODE...", Aliases: []string{"remove"}, Short: "Remove nodes: their workers are refused from then on", Args: cobra.MinimumNArgs(1),
+		Example: "  muster node rm worker1",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			var errs []error
+			for _, name := range args {
+				if _, err := call(cmd, client.RemoveNode, &musterv1.RemoveNodeRequest{Node: name, Force: force}); err != nil {
+					errs = append(errs, err)
+					continue
+				}
+				c.printf("%s\n", name)
+			}
+			if len(errs) == 1 {
+				return errs[0]
+			}
+			return errors.Join(errs...)
+		},
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "although it is ready")
+	return cmd
+}
+
+func (c *CLI) plugin() *cobra.Command {
+	var o output
+	list := &cobra.Command{
+		Use: "ls", Aliases: []string{"list"}, Short: "List the executor plugins of all nodes", Args: cobra.NoArgs,
+		Example: `  muster plugin ls
+  muster plugin ls --format '{{.hostname}} {{.executor.name}} {{.executor.checksum}}'`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			resp, err := call(cmd, client.ListPlugins, &musterv1.ListPluginsRequest{})
+			if err != nil {
+				return err
+			}
+			return show(c, &o, resp.Plugins, (*musterv1.NodePlugin).GetNodeId, func() *table {
+				t := &table{header: []string{"NODE", "NAME", "VERSION", "HEALTH", "KINDS", "CAPABILITIES", "SCHEMA", "MESSAGE"}}
+				for _, p := range resp.Plugins {
+					e := p.Executor
+					schema := "no"
+					if e.GetPayloadSchema() != "" {
+						schema = "yes"
+					}
+					t.add(p.Hostname, e.GetName(), e.GetVersion(), title(e.GetHealth().String()), strings.Join(e.GetKinds(), ","),
+						capabilities(e), schema, cut(e.GetMessage(), 60, false))
+				}
+				return t
+			})
+		},
+	}
+	o.addFlags(list, false)
+	return group("plugin", "Look at executor plugins", list)
+}
+
+// capabilities leaves out the fields of containers, of which there are many.
+func capabilities(e *musterv1.ExecutorDescription) string {
+	out := map[string]bool{}
+	for _, c := range e.GetCapabilities() {
+		name, _, _ := strings.Cut(c, ".")
+		out[name] = true
+	}
+	return strings.Join(slices.Sorted(maps.Keys(out)), ",")
+}

@@ -1,0 +1,206 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+func (c *CLI) service() *cobra.Command {
+	return group("service", "Create and manage services",
+		c.serviceCreate(), c.serviceList(), c.serviceInspect(), c.servicePs(), c.serviceLogs(), c.serviceUpdate(), c.serviceScale(), c.serviceRemove())
+}
+
+func (c *CLI) serviceList() *cobra.Command {
+	var (
+		o       output
+		filters []string
+	)
+	cmd := &cobra.Command{
+		Use: "ls", Aliases: []string{"list"}, Short: "List services", Args: cobra.NoArgs,
+		Example: `  muster service ls
+  muster service ls --filter label=team=web --format '{{.spec.name}}'`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			req := &musterv1.ListServicesRequest{PageSize: pageSize}
+			err := parseFilters(filters, map[string]*[]string{
+				"name": &req.NamePrefixes, "id": &req.IdPrefixes, "label": &req.Labels,
+			})
+			if err != nil {
+				return err
+			}
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			services, err := all(func(token string) ([]*musterv1.Service, string, error) {
+				req.PageToken = token
+				resp, err := call(cmd, client.ListServices, req)
+				return resp.GetServices(), resp.GetNextPageToken(), err
+			})
+			if err != nil {
+				return err
+			}
+			return show(c, &o, services, (*musterv1.Service).GetId, func() *table {
+				t := &table{header: []string{"ID", "NAME", "MODE", "REPLICAS", "RUNS", "PORTS"}}
+				for _, s := range services {
+					t.add(short(s.Id, false), s.Spec.GetName(), modeName(s.Spec), replicas(s), runs(s.Spec.GetTask()), ports(s.Spec.GetEndpoint().GetPorts()))
+				}
+				return t
+			})
+		},
+	}
+	o.addFlags(cmd, true)
+	cmd.Flags().StringArrayVar(&filters, "filter", nil, "name=PREFIX, id=PREFIX or label=KEY[=VALUE] (again for more)")
+	return cmd
+}
+
+// parseFilters sorts "key=value" into the lists of a request.
+func parseFilters(values []string, into map[string]*[]string) error {
+	for _, v := range values {
+		key, value, ok := strings.Cut(v, "=")
+		list := into[key]
+		if !ok || list == nil {
+			known := make([]string, 0, len(into))
+			for k := range into {
+				known = append(known, k)
+			}
+			return usage("--filter: %q: want one of %s, as key=value", v, strings.Join(sorted(known), ", "))
+		}
+		*list = append(*list, value)
+	}
+	return nil
+}
+
+func modeName(s *musterv1.ServiceSpec) string {
+	switch s.GetMode().(type) {
+	case *musterv1.ServiceSpec_Global:
+		return "global"
+	case *musterv1.ServiceSpec_ReplicatedJob:
+		return "replicated-job"
+	case *musterv1.ServiceSpec_GlobalJob:
+		return "global-job"
+	}
+	return "replicated"
+}
+
+func replicas(s *musterv1.Service) string {
+	return fmt.Sprintf("%d/%d", s.Status.GetRunningTasks(), s.Status.GetDesiredTasks())
+}
+
+// runs says in a few words what tasks run.
+func runs(t *musterv1.TaskSpec) string {
+	if g := t.GetGeneric(); g != nil {
+		return g.Kind
+	}
+	return t.GetContainer().GetImage()
+}
+
+func ports(ps []*musterv1.PortConfig) string {
+	var out []string
+	for _, p := range ps {
+		protocol := "tcp"
+		if p.Protocol != musterv1.PortConfig_PROTOCOL_UNSPECIFIED {
+			protocol = strings.ToLower(p.Protocol.String())
+		}
+		out = append(out, fmt.Sprintf("*:%d->%d/%s", p.PublishedPort, p.TargetPort, protocol))
+	}
+	return strings.Join(out, ", ")
+}
+
+func (c *CLI) serviceInspect() *cobra.Command {
+	var o output
+	cmd := &cobra.Command{
+		Use: "inspect SERVICE...", Short: "Show services whole", Args: cobra.MinimumNArgs(1),
+		Example: `  muster service inspect web
+  muster service inspect web --format '{{.status.runningTasks}}'`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			var services []*musterv1.Service
+			for _, name := range args {
+				resp, err := call(cmd, client.GetService, &musterv1.GetServiceRequest{Service: name})
+				if err != nil {
+					return err
+				}
+				services = append(services, resp.Service)
+			}
+			return inspect(c, &o, services)
+		},
+	}
+	o.addFlags(cmd, false)
+	return cmd
+}
+
+func (c *CLI) serviceScale() *cobra.Command {
+	var w wait
+	cmd := &cobra.Command{
+		Use: "scale SERVICE=REPLICAS...", Short: "Set the number of tasks of services", Args: cobra.MinimumNArgs(1),
+		Example: `  muster service scale web=10
+  muster service scale web=3 worker=0 --detach`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			wanted := make([]*musterv1.ScaleServiceRequest, len(args))
+			for i, arg := range args {
+				name, number, ok := strings.Cut(arg, "=")
+				n, err := strconv.ParseUint(number, 10, 64)
+				if !ok || name == "" || err != nil {
+					return usage("%q: want SERVICE=REPLICAS, with a number from 0 on", arg)
+				}
+				wanted[i] = &musterv1.ScaleServiceRequest{Service: name, Replicas: n}
+			}
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			var scaled []*musterv1.Service
+			for _, req := range wanted {
+				resp, err := call(cmd, client.ScaleService, req)
+				if err != nil {
+					return err
+				}
+				c.printf("%s scaled to %d\n", req.Service, req.Replicas)
+				scaled = append(scaled, resp.Service)
+			}
+			for _, s := range scaled {
+				if err := c.converge(cmd.Context(), client, &w, s); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	w.addFlags(cmd)
+	return cmd
+}
+
+func (c *CLI) serviceRemove() *cobra.Command {
+	return &cobra.Command{
+		Use: "rm SERVICE...", Aliases: []string{"remove"}, Short: "Remove services and their tasks", Args: cobra.MinimumNArgs(1),
+		Example: "  muster service rm web worker",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			var errs []error
+			for _, name := range args {
+				if _, err := call(cmd, client.RemoveService, &musterv1.RemoveServiceRequest{Service: name}); err != nil {
+					errs = append(errs, err)
+					continue
+				}
+				c.printf("%s\n", name)
+			}
+			// One error keeps its own exit code.
+			if len(errs) == 1 {
+				return errs[0]
+			}
+			return errors.Join(errs...)
+		},
+	}
+}

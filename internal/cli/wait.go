@@ -1,0 +1,166 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// wait says whether and how long to wait for a service to run as it should.
+type wait struct {
+	detach  bool
+	quiet   bool
+	timeout time.Duration
+}
+
+func (w *wait) addFlags(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.BoolVarP(&w.detach, "detach", "d", false, "do not wait until the tasks run")
+	fs.BoolVarP(&w.quiet, "quiet", "q", false, "show no progress")
+	fs.DurationVar(&w.timeout, "timeout", 0, "give up waiting after this time, with exit code 6 (default: wait on)")
+}
+
+// converge waits until a service's tasks run as its spec says, and shows how
+// far they are. What is asked for is stored already: giving up stops nothing.
+func (c *CLI) converge(ctx context.Context, client musterv1.ControlServiceClient, w *wait, service *musterv1.Service) error {
+	if w.detach {
+		return nil
+	}
+	if w.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, w.timeout,
+			fmt.Errorf("%w after %v; the service stays: `muster service ps %s` shows its tasks", errNotConverged, w.timeout, service.Spec.GetName()))
+		defer cancel()
+	}
+	p := &progress{c: c, quiet: w.quiet}
+	defer p.end()
+	for {
+		done, err := c.follow(ctx, client, service, p)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case done:
+			p.show(p.last + ": converged")
+			return nil
+		case status.Code(err) == codes.NotFound:
+			return fmt.Errorf("%w: the service was removed meanwhile", errNotConverged)
+		case err != nil && status.Code(err) != codes.Unavailable && status.Code(err) != codes.OutOfRange:
+			return err
+		}
+		// The server is away, or let the watch go: look again soon.
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// follow watches the service and its tasks until it has converged or the watch
+// ends.
+func (c *CLI) follow(ctx context.Context, client musterv1.ControlServiceClient, service *musterv1.Service, p *progress) (bool, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := client.Watch(ctx, &musterv1.WatchRequest{
+		Services: []string{service.Id}, Kinds: []musterv1.ObjectKind{musterv1.ObjectKind_SERVICE, musterv1.ObjectKind_TASK},
+	})
+	if err != nil {
+		return false, err
+	}
+	// Only changes from now on are streamed: what is, is asked for once the watch
+	// is established.
+	if _, err := stream.Recv(); err != nil {
+		return false, err
+	}
+	resp, err := client.GetService(ctx, &musterv1.GetServiceRequest{Service: service.Id})
+	if err != nil {
+		return false, err
+	}
+	for now := resp.Service; ; {
+		if p.service(now, service.Meta.GetVersion()) {
+			return true, nil
+		}
+		events, err := stream.Recv()
+		if err != nil {
+			return false, err
+		}
+		for _, e := range events.Events {
+			if s := e.GetService(); s != nil && e.Action != musterv1.WatchAction_DELETE {
+				now = s
+			} else if s != nil {
+				return false, status.Error(codes.NotFound, "removed")
+			}
+			if t := e.GetTask(); t != nil && e.Action != musterv1.WatchAction_DELETE {
+				p.task(t)
+			}
+		}
+	}
+}
+
+// progress shows one line: redrawn on a terminal, and again at each change
+// elsewhere.
+type progress struct {
+	c       *CLI
+	quiet   bool
+	drawn   bool
+	last    string
+	trouble string
+}
+
+// service shows how far a service is, and reports whether it has converged at
+// the version that was asked for, or a later one.
+func (p *progress) service(s *musterv1.Service, version uint64) bool {
+	st := s.Status
+	line := fmt.Sprintf("%s: %d/%d running", s.Spec.GetName(), st.GetRunningTasks(), st.GetDesiredTasks())
+	p.last = line
+	switch {
+	case st.GetPendingReason() != "":
+		line += ": " + st.GetPendingReason()
+	case p.trouble != "":
+		line += ": " + p.trouble
+	}
+	if p.c.Terminal && st.GetDesiredTasks() > 0 {
+		const width = 20
+		full := int(min(uint64(width), width*st.GetRunningTasks()/st.GetDesiredTasks()))
+		line = "[" + strings.Repeat("=", full) + strings.Repeat(" ", width-full) + "] " + line
+	}
+	p.show(line)
+	return st.GetConverged() && s.Meta.GetVersion() >= version
+}
+
+// task notes why a task does not run.
+func (p *progress) task(t *musterv1.Task) {
+	if t.Status.GetError() != "" {
+		p.trouble = fmt.Sprintf("task %s %s: %s", short(t.Id, false), strings.ToLower(t.Status.State.String()), t.Status.Error)
+	} else if t.Status.GetState() == musterv1.TaskState_RUNNING {
+		p.trouble = ""
+	}
+}
+
+func (p *progress) show(line string) {
+	line = printable(line)
+	if p.quiet {
+		return
+	}
+	if p.c.Terminal {
+		// Carriage return, and erase to the end of the line (ECMA-48).
+		_, _ = fmt.Fprintf(p.c.Err, "\r\x1b[K%s", cut(line, 110, false))
+		p.drawn = true
+		return
+	}
+	if line != p.trouble {
+		_, _ = fmt.Fprintln(p.c.Err, line)
+	}
+}
+
+func (p *progress) end() {
+	if p.drawn {
+		_, _ = fmt.Fprintln(p.c.Err)
+	}
+}
