@@ -1,0 +1,322 @@
+package workerd_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	. "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/plugins/null"
+	"github.com/musterhq/muster/plugins/sdk"
+	"github.com/musterhq/muster/workerd"
+)
+
+// Roles that the test binary can be started in.
+const (
+	roleWorker   = "be-a-worker"
+	roleExecutor = "be-an-executor"
+)
+
+// TestMain lets the test binary be the worker and the executor of the tests
+// that kill them.
+func TestMain(m *testing.M) {
+	switch {
+	case len(os.Args) == 4 && os.Args[1] == roleWorker:
+		if err := beWorker(os.Args[2], os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	case len(os.Args) == 2 && os.Args[1] == roleExecutor:
+		e, err := null.New(null.Config{StateDir: sdk.StateDir("")})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		sdk.Serve(e)
+	default:
+		os.Exit(m.Run())
+	}
+}
+
+// beWorker is a worker with the null executor as a plugin.
+func beWorker(dataDir, dispatcher string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cfg := workerd.DefaultConfig()
+	cfg.DataDir = dataDir
+	cfg.Dispatchers = []string{dispatcher}
+	cfg.Plugins.Commands = map[string][]string{"null": {self, roleExecutor}}
+	log, err := zap.NewDevelopment()
+	if err != nil {
+		return err
+	}
+	w, err := workerd.New(workerd.Env{Logger: log, Dial: func(address string) (*grpc.ClientConn, error) {
+		return grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	}}, cfg)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	return w.Run(ctx)
+}
+
+// process is a worker in a process of its own.
+type process struct {
+	t   *testing.T
+	cmd *exec.Cmd
+	log bytes.Buffer
+}
+
+// spawn starts a worker process.
+func spawn(t *testing.T, dataDir, dispatcher string) *process {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{t: t, cmd: exec.Command(self, roleWorker, dataDir, dispatcher)}
+	p.cmd.Stderr = &p.log
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.end(syscall.SIGKILL) })
+	return p
+}
+
+// end ends the process by a signal, and waits for that.
+func (p *process) end(sig syscall.Signal) {
+	if p.cmd.ProcessState != nil {
+		return
+	}
+	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		p.t.Error(err)
+	}
+	err := p.cmd.Wait()
+	if sig == syscall.SIGTERM && err != nil {
+		p.t.Errorf("worker: %v\n%s", err, p.log.String())
+	}
+	if p.t.Failed() {
+		p.t.Logf("log of worker %d:\n%s", p.cmd.Process.Pid, p.log.String())
+	}
+}
+
+// listen starts a dispatcher on a TCP port.
+func listen(t *testing.T) (d *dispatcher, address string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d = &dispatcher{sessions: make(chan *session, 16)}
+	server := grpc.NewServer()
+	dispatcherv1.RegisterDispatcherServiceServer(server, d)
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(listener) }()
+	t.Cleanup(func() {
+		server.Stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return d, listener.Addr().String()
+}
+
+// eventually waits until a condition holds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(30 * time.Second)
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("not within 30 s: %s", what)
+		}
+	}
+}
+
+// allAre says whether all tasks were reported to be in a state.
+func (s *session) allAre(state TaskState, tasks []assignment) bool {
+	for _, task := range tasks {
+		if s.state(task.Id).GetState() != state {
+			return false
+		}
+	}
+	return true
+}
+
+// held returns the tasks that the executor of a data directory holds, and what
+// it remembers of each.
+func held(t *testing.T, dataDir string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	files, err := filepath.Glob(filepath.Join(dataDir, "executors", "null", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range files {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))] = string(content)
+	}
+	return all
+}
+
+func TestTasksOutliveTheirWorker(t *testing.T) {
+	t.Parallel()
+	d, address := listen(t)
+	dataDir := t.TempDir()
+	var tasks []assignment
+	for i := range 20 {
+		tasks = append(tasks, nullTask(fmt.Sprint("task", i), running, nil))
+	}
+	var nodeID string
+	var before map[string]string
+	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGKILL} {
+		w := spawn(t, dataDir, address)
+		s := d.await(t)
+		if nodeID != "" && s.hello.GetNodeId() != nodeID {
+			t.Errorf("node id changed from %s to %s", nodeID, s.hello.GetNodeId())
+		}
+		nodeID = s.hello.GetNodeId()
+		if executors := s.hello.GetDescription().GetExecutors(); len(executors) != 1 || executors[0].GetHealth() != ExecutorDescription_HEALTHY {
+			t.Errorf("executors in the hello: %v", executors)
+		}
+		s.welcome()
+		if before != nil {
+			// What ran before is known before anything was assigned.
+			eventually(t, "tasks are reported anew", func() bool { return s.allAre(running, tasks) })
+		}
+		s.assign(true, tasks)
+		eventually(t, "tasks run", func() bool { return s.allAre(running, tasks) })
+		now := held(t, dataDir)
+		if before != nil && fmt.Sprint(before) != fmt.Sprint(now) {
+			t.Errorf("tasks were touched: before\n%v\nnow\n%v", before, now)
+		}
+		before = now
+		w.end(sig)
+		if sig == syscall.SIGTERM && !s.goodbye.GetRestarting() {
+			t.Error("no goodbye")
+		}
+	}
+	if len(before) != len(tasks) {
+		t.Errorf("executor holds %d tasks, want %d: %v", len(before), len(tasks), before)
+	}
+}
+
+func TestNoCrashLosesOrDoublesATask(t *testing.T) {
+	t.Parallel()
+	d, address := listen(t)
+	dataDir := t.TempDir()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	var tasks []assignment
+	removed := 0
+	for round := range 6 {
+		w := spawn(t, dataDir, address)
+		s := d.await(t)
+		s.welcome()
+		for i := range 10 {
+			tasks = append(tasks, nullTask(fmt.Sprintf("task%d.%d", round, i), running, nil))
+		}
+		// Some of the oldest are withdrawn.
+		removed = round * 3
+		s.assign(true, tasks[removed:])
+		crash := time.NewTimer(time.Duration(random.IntN(150)) * time.Millisecond)
+		<-crash.C
+		w.end(syscall.SIGKILL)
+	}
+	w := spawn(t, dataDir, address)
+	s := d.await(t)
+	s.welcome()
+	s.assign(true, tasks[removed:])
+	eventually(t, "tasks run", func() bool { return s.allAre(running, tasks[removed:]) })
+	eventually(t, "withdrawn tasks are gone", func() bool { return len(held(t, dataDir)) == len(tasks)-removed })
+	for _, task := range tasks[removed:] {
+		if all := s.all(task.Id); len(all) == 0 || all[len(all)-1].GetStatus().GetError() != "" {
+			t.Errorf("%s: %v", task.Id, all)
+		}
+	}
+	w.end(syscall.SIGTERM)
+}
+
+func TestADamagedDatabaseCostsNoTask(t *testing.T) {
+	t.Parallel()
+	d, address := listen(t)
+	dataDir := t.TempDir()
+	tasks := []assignment{nullTask("a", running, nil), nullTask("b", running, nil), nullTask("c", running, nil)}
+	w := spawn(t, dataDir, address)
+	s := d.await(t)
+	nodeID := s.hello.GetNodeId()
+	s.welcome()
+	s.assign(true, tasks)
+	eventually(t, "tasks run", func() bool { return s.allAre(running, tasks) })
+	before := held(t, dataDir)
+	w.end(syscall.SIGKILL)
+	path := filepath.Join(dataDir, "tasks.db")
+	if err := os.WriteFile(path, bytes.Repeat([]byte("rubbish"), 10_000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	w = spawn(t, dataDir, address)
+	s = d.await(t)
+	if s.hello.GetNodeId() != nodeID {
+		t.Errorf("node id changed from %s to %s", nodeID, s.hello.GetNodeId())
+	}
+	s.welcome()
+	// c was withdrawn meanwhile.
+	s.assign(true, []assignment{tasks[0].known(running), tasks[1].known(running)})
+	eventually(t, "tasks run", func() bool { return s.allAre(running, tasks[:2]) })
+	eventually(t, "the withdrawn task is gone", func() bool { return len(held(t, dataDir)) == 2 })
+	after := held(t, dataDir)
+	if before["a"] != after["a"] || before["b"] != after["b"] {
+		t.Errorf("tasks were touched: before\n%v\nnow\n%v", before, after)
+	}
+	aside, err := filepath.Glob(path + ".damaged-*")
+	if err != nil || len(aside) != 1 {
+		t.Errorf("set aside: %v, %v", aside, err)
+	}
+	w.end(syscall.SIGTERM)
+	if log := w.log.String(); !strings.Contains(log, "damaged") || !strings.Contains(log, aside[0]) {
+		t.Errorf("the log does not say what happened:\n%s", log)
+	}
+}
+
+func TestADirectoryHasOneWorker(t *testing.T) {
+	t.Parallel()
+	d, address := listen(t)
+	dataDir := t.TempDir()
+	w := spawn(t, dataDir, address)
+	d.await(t).welcome()
+	second := spawn(t, dataDir, address)
+	if err := second.cmd.Wait(); err == nil {
+		t.Error("a second worker runs on the same directory")
+	}
+	if !strings.Contains(second.log.String(), "another worker uses it") {
+		t.Errorf("it says:\n%s", second.log.String())
+	}
+	w.end(syscall.SIGTERM)
+}
