@@ -22,6 +22,8 @@
 //     given nor changes what it handed out.
 //   - A transaction is applied whole or not at all, and List and a read-only
 //     transaction show one moment.
+//   - What was answered stays: no answer, of a read or of a write, shows what a
+//     crash of the store could still take back, and no index is used twice.
 //   - Errors wrap one of this package's classes, so that callers use errors.Is.
 package kv
 
@@ -64,7 +66,8 @@ type Pair struct {
 type Verb uint8
 
 // The verbs. Get reads; the checks make the transaction conflict; the others
-// write.
+// write. To write what is there already is no change: it wakes nobody, and the
+// key keeps its Index.
 const (
 	// Get reads a key; the transaction's result holds its Pair. A missing key
 	// is no error: it is simply not among the results.
@@ -76,7 +79,8 @@ const (
 	CAS
 	// Delete removes a key if it is there.
 	Delete
-	// DeleteCAS removes a key if its Index is still Op.Index.
+	// DeleteCAS removes a key if its Index is still Op.Index. A key that is gone
+	// already is no conflict.
 	DeleteCAS
 	// CheckIndex conflicts unless the key's Index is Op.Index; 0 means that
 	// the key must not exist.
@@ -89,15 +93,6 @@ type Op struct {
 	Key   string
 	Value []byte // of Set and CAS
 	Index uint64 // of CAS, DeleteCAS and CheckIndex
-}
-
-// Limits bound one transaction.
-type Limits struct {
-	// Ops is the greatest number of operations.
-	Ops int
-	// Bytes is the greatest sum of the lengths of all values, in bytes, that
-	// is sure to be accepted; it leaves room for the encoding on the wire.
-	Bytes int
 }
 
 // ListOptions say how to list.

@@ -2,13 +2,12 @@
 // memory of one process, and can be kept in one bbolt file. It gives what Consul
 // gives, so that everything above it is the same on one machine and on many.
 //
-// Sessions and locks belong to the process and end with it: they are never
-// written to the file.
+// Sessions and locks belong to the process and end with it: the file never
+// holds a key that is held as a lock.
 package embedded
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -19,7 +18,7 @@ import (
 )
 
 // limits are Consul's, so that what works here works there.
-var limits = kv.Limits{Ops: 128, Bytes: 380_000}
+var limits = kv.Limits{Ops: 128, Bytes: 360_000}
 
 // Config says where to keep the key space.
 type Config struct {
@@ -32,15 +31,13 @@ type Config struct {
 type KV struct {
 	file *file // nil: memory only
 
-	mu     sync.Mutex
+	mu sync.Mutex
+	// pairs is the key space. The values in it are never changed, so they may be
+	// read without mu once they were looked up.
 	pairs  btree.Map[string, kv.Pair]
 	index  uint64
 	closed bool
-	// recent holds the newest changes, oldest first; what happened up to the
-	// index forgotten is no longer in it.
-	recent    []change
-	forgotten uint64
-	waiters   map[*waiter]struct{}
+	watch  watch
 	// sessions that live, by id.
 	sessions map[string]*session
 	nextID   uint64
@@ -51,37 +48,18 @@ var _ kv.KV = (*KV)(nil)
 // errClosed is what calls get after Close.
 var errClosed = fmt.Errorf("embedded store is closed: %w", kv.ErrUnavailable)
 
-// change is a key that was written or removed at an index.
-type change struct {
-	index uint64
-	key   string
-}
-
-// recentChanges is how many changes are remembered, at least.
-const recentChanges = 8192
-
-// waiter is a list that blocks until something under its prefix changes.
-type waiter struct {
-	prefix string
-	wake   chan struct{}
-}
-
 // Open opens a key space.
 func Open(cfg Config) (*KV, error) {
 	// Indexes start at 1: 0 stands for "does not exist".
-	s := &KV{index: 1, waiters: map[*waiter]struct{}{}, sessions: map[string]*session{}}
-	if cfg.Path == "" {
-		return s, nil
+	s := &KV{index: 1, watch: watch{groups: map[string]*group{}}, sessions: map[string]*session{}}
+	if cfg.Path != "" {
+		f, index, err := openFile(cfg.Path, func(p kv.Pair) { s.pairs.Set(p.Key, p) })
+		if err != nil {
+			return nil, err
+		}
+		s.file, s.index = f, index
 	}
-	f, err := openFile(cfg.Path)
-	if err != nil {
-		return nil, err
-	}
-	s.file = f
-	if s.index, err = f.load(func(p kv.Pair) { s.pairs.Set(p.Key, p) }); err != nil {
-		return nil, errors.Join(err, f.close())
-	}
-	s.forgotten = s.index
+	s.watch.forgotten = s.index
 	return s, nil
 }
 
@@ -96,11 +74,7 @@ func (s *KV) Close() error {
 	for _, x := range s.sessions {
 		x.end()
 	}
-	clear(s.sessions)
-	for w := range s.waiters {
-		close(w.wake)
-	}
-	clear(s.waiters)
+	s.watch.wakeAll()
 	s.mu.Unlock()
 	if s.file == nil {
 		return nil
@@ -113,64 +87,57 @@ func (s *KV) Limits() kv.Limits { return limits }
 
 // Get returns a key.
 func (s *KV) Get(ctx context.Context, key string) (kv.Pair, error) {
-	if err := ctx.Err(); err != nil {
-		return kv.Pair{}, fmt.Errorf("get %q: %w", key, context.Cause(ctx))
+	var (
+		p      kv.Pair
+		exists bool
+	)
+	err := s.do(ctx, func() error {
+		p, exists = s.pairs.Get(key)
+		return nil
+	})
+	if err == nil && !exists {
+		err = kv.ErrNotFound
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return kv.Pair{}, errClosed
-	}
-	p, ok := s.pairs.Get(key)
-	if !ok {
-		return kv.Pair{}, fmt.Errorf("get %q: %w", key, kv.ErrNotFound)
+	if err != nil {
+		return kv.Pair{}, fmt.Errorf("get %q: %w", key, err)
 	}
 	return copied(p), nil
 }
 
 // List returns the pairs under a prefix; see kv.KV.
 func (s *KV) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return nil, 0, errClosed
+	var (
+		pairs []kv.Pair
+		index uint64
+		wait  *group
+	)
+	look := func() error {
+		if wait == nil && opt.After != 0 && opt.After <= s.index && !s.watch.changedSince(prefix, opt.After) {
+			wait = s.watch.join(prefix)
+			return nil
+		}
+		pairs, index = s.list(prefix), s.index
+		return nil
 	}
-	if opt.After == 0 || opt.After > s.index || s.changedSince(prefix, opt.After) {
-		pairs, index := s.list(prefix), s.index
-		s.mu.Unlock()
-		return pairs, index, nil
-	}
-	w := &waiter{prefix: prefix, wake: make(chan struct{})}
-	s.waiters[w] = struct{}{}
-	s.mu.Unlock()
-	select {
-	case <-ctx.Done():
+	err := s.do(ctx, look)
+	if wait != nil {
+		if err == nil {
+			err = wait.wait(ctx)
+		}
 		s.mu.Lock()
-		delete(s.waiters, w)
+		s.watch.leave(prefix, wait)
 		s.mu.Unlock()
-		return nil, 0, fmt.Errorf("list %q: %w", prefix, context.Cause(ctx))
-	case <-w.wake:
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil, 0, errClosed
-	}
-	return s.list(prefix), s.index, nil
-}
-
-// changedSince reports whether something under prefix has changed since an
-// index. It is true as well if that is too long ago to know.
-func (s *KV) changedSince(prefix string, after uint64) bool {
-	if after < s.forgotten {
-		return true
-	}
-	for i := len(s.recent) - 1; i >= 0 && s.recent[i].index > after; i-- {
-		if strings.HasPrefix(s.recent[i].key, prefix) {
-			return true
+		if err == nil {
+			err = s.do(ctx, look)
 		}
 	}
-	return false
+	if err != nil {
+		return nil, 0, fmt.Errorf("list %q: %w", prefix, err)
+	}
+	for i := range pairs {
+		pairs[i] = copied(pairs[i])
+	}
+	return pairs, index, nil
 }
 
 func (s *KV) list(prefix string) []kv.Pair {
@@ -179,10 +146,33 @@ func (s *KV) list(prefix string) []kv.Pair {
 		if !strings.HasPrefix(key, prefix) {
 			return false
 		}
-		pairs = append(pairs, copied(p))
+		pairs = append(pairs, p)
 		return true
 	})
 	return pairs
+}
+
+// do runs f with mu held, and returns when what it has seen and done is on disk.
+func (s *KV) do(ctx context.Context, f func() error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return errClosed
+	}
+	err := f()
+	index := s.index
+	s.mu.Unlock()
+	if s.file == nil {
+		return err
+	}
+	// A conflict, too, may be with what is not on disk yet.
+	if err := s.file.await(ctx, index); err != nil {
+		return err
+	}
+	return err
 }
 
 func copied(p kv.Pair) kv.Pair {

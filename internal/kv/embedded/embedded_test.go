@@ -1,10 +1,12 @@
 package embedded_test
 
 import (
+	"context"
 	"errors"
 	"path/filepath"
-	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/embedded"
@@ -25,79 +27,76 @@ func open(t testing.TB, path string) *embedded.KV {
 	return s
 }
 
+func storeFile(t testing.TB) string { return filepath.Join(t.TempDir(), "store.db") }
+
 func TestConformanceInMemory(t *testing.T) {
 	kvtest.Run(t, func(t *testing.T) kv.KV { return open(t, "") })
 }
 
 func TestConformanceOnDisk(t *testing.T) {
-	kvtest.Run(t, func(t *testing.T) kv.KV { return open(t, filepath.Join(t.TempDir(), "store.db")) })
+	kvtest.Run(t, func(t *testing.T) kv.KV { return open(t, storeFile(t)) })
 }
 
-func TestRestart(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "store.db")
-	first := open(t, path)
-	pairs, err := first.Txn(t.Context(), []kv.Op{
-		{Verb: kv.Set, Key: "a", Value: []byte("1")}, {Verb: kv.Set, Key: "gone", Value: []byte("1")},
+// TestInBubble checks that a blocked list and a session rest on nothing but
+// time and channels, so that they work where synctest makes the time.
+func TestInBubble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, "")
+		ctx, cancel := context.WithTimeout(t.Context(), 48*time.Hour)
+		defer cancel()
+		holder, err := s.NewSession(ctx, kv.SessionConfig{TTL: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok, err := holder.Acquire(ctx, "lock", nil); !ok || err != nil {
+			t.Fatalf("Acquire = %v, %v", ok, err)
+		}
+		_, index, err := s.List(ctx, "lock", kv.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(24*time.Hour, func() { _ = holder.Close(ctx) })
+		began := time.Now()
+		pairs, _, err := s.List(ctx, "lock", kv.ListOptions{After: index})
+		if err != nil || len(pairs) != 0 {
+			t.Fatalf("List = %v, %v, want the lock gone", pairs, err)
+		}
+		if took := time.Since(began); took != 24*time.Hour {
+			t.Errorf("the lock was held for %v, want a day: a session that lives does not time out", took)
+		}
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := first.Txn(t.Context(), []kv.Op{{Verb: kv.Delete, Key: "gone"}}); err != nil {
-		t.Fatal(err)
-	}
-	session, err := first.NewSession(t.Context(), kv.SessionConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if ok, err := session.Acquire(t.Context(), "lock", nil); !ok || err != nil {
-		t.Fatalf("Acquire = %v, %v", ok, err)
-	}
-	if err := first.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := first.Get(t.Context(), "a"); !errors.Is(err, kv.ErrUnavailable) {
-		t.Errorf("Get after Close: error = %v, want ErrUnavailable", err)
-	}
-
-	second := open(t, path)
-	all, _, err := second.List(t.Context(), "", kv.ListOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(all) != 1 || all[0].Key != "a" || string(all[0].Value) != "1" || all[0].Index != pairs[0].Index {
-		t.Errorf("after the restart: %+v, want key a at index %d alone: locks end with the process", all, pairs[0].Index)
-	}
-	again, err := second.Txn(t.Context(), []kv.Op{{Verb: kv.CAS, Key: "a", Value: []byte("2"), Index: pairs[0].Index}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if again[0].Index <= pairs[0].Index {
-		t.Errorf("index %d after the restart, %d before it: it must grow", again[0].Index, pairs[0].Index)
-	}
 }
 
-func TestSecondProcessIsToldWhy(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "store.db")
-	open(t, path)
-	if s, err := embedded.Open(embedded.Config{Path: path}); err == nil {
-		_ = s.Close()
-		t.Fatal("one file was opened twice")
-	}
+func TestCloseEndsWhatBlocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, "")
+		session, err := s.NewSession(t.Context(), kv.SessionConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() {
+			_, _, err := s.List(t.Context(), "a", kv.ListOptions{After: 1})
+			ended <- err
+		}()
+		synctest.Wait()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-ended; !errors.Is(err, kv.ErrUnavailable) {
+			t.Errorf("blocked List: error = %v, want ErrUnavailable", err)
+		}
+		<-session.Lost()
+		if err := session.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
-func BenchmarkTxnOnDisk(b *testing.B) {
-	s := open(b, filepath.Join(b.TempDir(), "store.db"))
-	value := make([]byte, 8<<10)
-	var wg sync.WaitGroup
-	b.ResetTimer()
-	for c := range 8 {
-		wg.Go(func() {
-			for range b.N / 8 {
-				if _, err := s.Txn(b.Context(), []kv.Op{{Verb: kv.Set, Key: string(rune('a' + c)), Value: value}}); err != nil {
-					b.Error(err)
-				}
-			}
-		})
-	}
-	wg.Wait()
+func BenchmarkInMemory(b *testing.B) {
+	kvtest.Bench(b, func(b *testing.B) kv.KV { return open(b, "") })
+}
+
+func BenchmarkOnDisk(b *testing.B) {
+	kvtest.Bench(b, func(b *testing.B) kv.KV { return open(b, storeFile(b)) })
 }

@@ -1,9 +1,11 @@
 package embedded
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -23,38 +25,49 @@ var (
 
 const fileVersion = 1
 
-// file keeps the key space on disk. Writes that come while one is under way
-// are joined into the next, so that they share one fsync.
+// file keeps the key space on disk. Batches that come while some are being
+// written are joined into the next write, so that they share one fsync.
 type file struct {
-	db    *bbolt.DB
-	queue chan batch
-	done  chan struct{}
+	db *bbolt.DB
+
+	mu      sync.Mutex
+	pending []batch // in order of index
+	durable uint64  // everything up to this index is on disk
+	// err is why nothing more is written: the file cannot be trusted to be
+	// whole after a write has failed, so all that follows fails too.
+	err     error
+	closing bool
+	moved   chan struct{} // closed, and replaced, when durable or err changes
+	wake    chan struct{} // holds one token when there is something to do
+	done    chan struct{}
 }
 
-// batch is one transaction's writes, and who waits for them.
+// batch is the writes under one index.
 type batch struct {
 	index   uint64
 	written []write
-	durable chan error
 }
 
-func openFile(path string) (*file, error) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 2 * time.Second})
+// openFile opens a file, shows every pair in it, and returns the newest index.
+func openFile(path string, see func(kv.Pair)) (*file, uint64, error) {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 2 * time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
 	if errors.Is(err, bbolt.ErrTimeout) {
-		return nil, fmt.Errorf("open store %s: another process has it open: %w", path, err)
+		return nil, 0, fmt.Errorf("open store %s: another process has it open: %w", path, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open store %s: %w", path, err)
+		return nil, 0, fmt.Errorf("open store %s: %w", path, err)
 	}
-	f := &file{db: db, queue: make(chan batch, 1024), done: make(chan struct{})}
+	f := &file{db: db, moved: make(chan struct{}), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	if f.durable, err = load(db, see); err != nil {
+		return nil, 0, errors.Join(fmt.Errorf("read store %s: %w", path, err), db.Close())
+	}
 	go f.run()
-	return f, nil
+	return f, f.durable, nil
 }
 
-// load reads everything and returns the newest index.
-func (f *file) load(see func(kv.Pair)) (uint64, error) {
-	var index uint64 = 1
-	err := f.db.Update(func(tx *bbolt.Tx) error {
+func load(db *bbolt.DB, see func(kv.Pair)) (index uint64, err error) {
+	index = 1
+	err = db.Update(func(tx *bbolt.Tx) error {
 		meta, err := tx.CreateBucketIfNotExists(bucketMeta)
 		if err != nil {
 			return err
@@ -79,49 +92,80 @@ func (f *file) load(see func(kv.Pair)) (uint64, error) {
 				return fmt.Errorf("value of key %q is cut short", k)
 			}
 			p := kv.Pair{Key: string(k), Index: binary.BigEndian.Uint64(v), Value: append([]byte(nil), v[8:]...)}
-			index = max(index, p.Index)
+			if p.Index > index {
+				return fmt.Errorf("key %q has index %d, beyond the newest, %d", k, p.Index, index)
+			}
 			see(p)
 			return nil
 		})
 	})
-	if err != nil {
-		return 0, fmt.Errorf("read store %s: %w", f.db.Path(), err)
+	return index, err
+}
+
+// queue hands over a batch. Calls are made in order of index.
+func (f *file) queue(b batch) {
+	f.mu.Lock()
+	f.pending = append(f.pending, b)
+	f.mu.Unlock()
+	f.nudge()
+}
+
+func (f *file) nudge() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
 	}
-	// Locks move the index in memory only. A step ahead keeps an index that was
-	// handed out before the restart from being handed out again.
-	return index + 1<<20, nil
 }
 
-// write queues writes and returns where their outcome will be told. Calls are
-// made in order of index.
-func (f *file) write(index uint64, written []write) <-chan error {
-	durable := make(chan error, 1)
-	f.queue <- batch{index, written, durable}
-	return durable
+// await waits until everything up to an index is on disk.
+func (f *file) await(ctx context.Context, index uint64) error {
+	for {
+		f.mu.Lock()
+		durable, err, moved := f.durable, f.err, f.moved
+		f.mu.Unlock()
+		switch {
+		case durable >= index:
+			return nil
+		case err != nil:
+			return fmt.Errorf("write to disk: %w: %w", kv.ErrUnavailable, err)
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return fmt.Errorf("await the disk: %w: %w", kv.ErrUnavailable, context.Cause(ctx))
+		}
+	}
 }
 
-// run writes until the queue is closed; close waits for it.
+// run writes what is queued until a write fails or the file is closed.
 func (f *file) run() {
 	defer close(f.done)
-	for first := range f.queue {
-		batches := []batch{first}
-	join:
-		for len(batches) < 1024 {
-			select {
-			case b, ok := <-f.queue:
-				if !ok {
-					break join
-				}
-				batches = append(batches, b)
-			default:
-				break join
+	for range f.wake {
+		f.mu.Lock()
+		batches, closing := f.pending, f.closing
+		f.pending = nil
+		f.mu.Unlock()
+		if len(batches) > 0 {
+			if werr := f.store(batches); werr != nil {
+				f.settle(0, werr)
+				return
 			}
+			f.settle(batches[len(batches)-1].index, nil)
 		}
-		err := f.store(batches)
-		for _, b := range batches {
-			b.durable <- err
+		if closing {
+			return
 		}
 	}
+}
+
+// settle notes how far the file has come, and tells who waits.
+func (f *file) settle(durable uint64, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.durable = max(f.durable, durable)
+	f.err = err
+	close(f.moved)
+	f.moved = make(chan struct{})
 }
 
 func (f *file) store(batches []batch) error {
@@ -129,15 +173,8 @@ func (f *file) store(batches []batch) error {
 		pairs := tx.Bucket(bucketPairs)
 		for _, b := range batches {
 			for _, w := range b.written {
-				if w.removed {
-					if err := pairs.Delete([]byte(w.pair.Key)); err != nil {
-						return err
-					}
-					continue
-				}
-				v := binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(w.pair.Value)), w.pair.Index)
-				if err := pairs.Put([]byte(w.pair.Key), append(v, w.pair.Value...)); err != nil {
-					return err
+				if err := put(pairs, w); err != nil {
+					return fmt.Errorf("key %q: %w", w.pair.Key, err)
 				}
 			}
 		}
@@ -145,8 +182,22 @@ func (f *file) store(batches []batch) error {
 	})
 }
 
+// put writes to the bucket. A key that is held as a lock is not kept: its
+// session ends with the process, and the key with its session.
+func put(pairs *bbolt.Bucket, w write) error {
+	if w.removed || w.pair.Session != "" {
+		return pairs.Delete([]byte(w.pair.Key))
+	}
+	v := binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(w.pair.Value)), w.pair.Index)
+	return pairs.Put([]byte(w.pair.Key), append(v, w.pair.Value...))
+}
+
+// close writes what is queued and closes the file.
 func (f *file) close() error {
-	close(f.queue)
+	f.mu.Lock()
+	f.closing = true
+	f.mu.Unlock()
+	f.nudge()
 	<-f.done
 	return f.db.Close()
 }

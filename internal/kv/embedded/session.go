@@ -3,35 +3,37 @@ package embedded
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 
 	"github.com/musterhq/muster/internal/kv"
 )
 
 // session lives until it is closed: it stands for a part of this very
-// process, and whatever kills that kills the store with it.
+// process, and whatever kills that kills the store with it. So there is nothing
+// to renew, and no TTL that could run out.
 type session struct {
 	kv   *KV
 	id   string
 	lost chan struct{}
-	// held are the keys that it holds; guarded by kv.mu.
+	// held are the keys that it may hold; guarded by kv.mu.
 	held map[string]struct{}
 	over bool
 }
 
-// NewSession opens a session. There is nothing to renew and no catalog.
+// NewSession opens a session. There is no catalog.
 func (s *KV) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Session, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("open session %q: %w", cfg.Name, context.Cause(ctx))
+	x := &session{kv: s, lost: make(chan struct{}), held: map[string]struct{}{}}
+	err := s.do(ctx, func() error {
+		s.nextID++
+		x.id = "session-" + strconv.FormatUint(s.nextID, 10)
+		s.sessions[x.id] = x
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open session %q: %w", cfg.Name, err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil, errClosed
-	}
-	s.nextID++
-	x := &session{kv: s, id: "session-" + strconv.FormatUint(s.nextID, 10), lost: make(chan struct{}), held: map[string]struct{}{}}
-	s.sessions[x.id] = x
 	return x, nil
 }
 
@@ -43,69 +45,66 @@ func (x *session) Lost() <-chan struct{} { return x.lost }
 func (x *session) end() {
 	if !x.over {
 		x.over = true
+		delete(x.kv.sessions, x.id)
 		close(x.lost)
 	}
 }
 
 func (x *session) Acquire(ctx context.Context, key string, value []byte) (bool, error) {
-	if err := ctx.Err(); err != nil {
-		return false, fmt.Errorf("acquire %q: %w", key, context.Cause(ctx))
+	if err := limits.Check([]kv.Op{{Verb: kv.Set, Key: key, Value: value}}); err != nil {
+		return false, fmt.Errorf("acquire: %w", err)
 	}
-	x.kv.mu.Lock()
-	defer x.kv.mu.Unlock()
-	if x.over {
-		return false, fmt.Errorf("acquire %q: %w", key, kv.ErrSessionLost)
+	value = append([]byte(nil), value...)
+	got := false
+	err := x.kv.do(ctx, func() error {
+		if x.over {
+			return kv.ErrSessionLost
+		}
+		if old, exists := x.kv.pairs.Get(key); exists && old.Session != "" && old.Session != x.id {
+			return nil
+		}
+		change := x.kv.begin()
+		change.put(kv.Pair{Key: key, Value: value, Session: x.id})
+		change.commit()
+		x.held[key] = struct{}{}
+		got = true
+		return nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("acquire %q: %w", key, err)
 	}
-	old, exists := x.kv.pairs.Get(key)
-	if exists && old.Session != "" && old.Session != x.id {
-		return false, nil
-	}
-	p := kv.Pair{Key: key, Value: append([]byte(nil), value...), Index: x.kv.index + 1, Session: x.id}
-	x.kv.pairs.Set(key, p)
-	x.held[key] = struct{}{}
-	x.kv.commit(p.Index, []write{{pair: p}})
-	return true, nil
+	return got, nil
 }
 
 func (x *session) Release(ctx context.Context, key string) error {
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("release %q: %w", key, context.Cause(ctx))
+	err := x.kv.do(ctx, func() error {
+		x.remove(key)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("release %q: %w", key, err)
 	}
-	x.kv.mu.Lock()
-	defer x.kv.mu.Unlock()
-	if p, exists := x.kv.pairs.Get(key); exists && p.Session == x.id {
-		x.remove([]string{key})
-	}
-	delete(x.held, key)
 	return nil
 }
 
-// remove takes away keys that the session held; kv.mu is held.
-func (x *session) remove(keys []string) {
-	var written []write
+// remove takes away keys if the session holds them; kv.mu is held.
+func (x *session) remove(keys ...string) {
+	change := x.kv.begin()
 	for _, key := range keys {
 		if p, exists := x.kv.pairs.Get(key); exists && p.Session == x.id {
-			x.kv.pairs.Delete(key)
-			written = append(written, write{kv.Pair{Key: key}, true})
+			change.remove(key)
 		}
+		delete(x.held, key)
 	}
-	if len(written) > 0 {
-		x.kv.commit(x.kv.index+1, written)
-	}
+	change.commit()
 }
 
-func (x *session) Close(context.Context) error {
+func (x *session) Close(ctx context.Context) error {
 	x.kv.mu.Lock()
 	defer x.kv.mu.Unlock()
-	if x.over {
-		return nil
+	if !x.over {
+		x.end()
+		x.remove(slices.Collect(maps.Keys(x.held))...)
 	}
-	x.end()
-	delete(x.kv.sessions, x.id)
-	keys := make([]string, 0, len(x.held))
-	for key := range x.held {
-		keys = append(keys, key)
-	}
-	x.remove(keys)
 	return nil
 }

@@ -1,58 +1,35 @@
 package embedded
 
 import (
+	"bytes"
 	"context"
 	"fmt"
-	"strings"
+	"slices"
 
 	"github.com/musterhq/muster/internal/kv"
 )
 
 // Txn applies operations atomically; see kv.KV.
 func (s *KV) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("transaction: %w", context.Cause(ctx))
-	}
-	if err := checkLimits(ops); err != nil {
+	if err := limits.Check(ops); err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return nil, errClosed
+	ops = slices.Clone(ops)
+	for i := range ops {
+		ops[i].Value = append([]byte(nil), ops[i].Value...)
 	}
-	results, written, err := s.apply(ops)
-	var durable <-chan error
-	if err == nil && len(written) > 0 && s.file != nil {
-		durable = s.file.write(s.index, written)
-	}
-	s.mu.Unlock()
-	if err != nil || durable == nil {
-		return results, err
-	}
-	select {
-	case err = <-durable:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("transaction is applied, and its outcome on disk not awaited: %w", context.Cause(ctx))
-	}
+	var results []kv.Pair
+	err := s.do(ctx, func() (err error) {
+		results, err = s.apply(ops)
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("keep transaction: %w: %w", kv.ErrUnavailable, err)
+		return nil, fmt.Errorf("transaction: %w", err)
+	}
+	for i := range results {
+		results[i] = copied(results[i])
 	}
 	return results, nil
-}
-
-func checkLimits(ops []kv.Op) error {
-	if len(ops) > limits.Ops {
-		return fmt.Errorf("transaction of %d operations, of %d allowed: %w", len(ops), limits.Ops, kv.ErrTooLarge)
-	}
-	size := 0
-	for _, op := range ops {
-		size += len(op.Value)
-	}
-	if size > limits.Bytes {
-		return fmt.Errorf("transaction of %d bytes, of %d allowed: %w", size, limits.Bytes, kv.ErrTooLarge)
-	}
-	return nil
 }
 
 // write is one key's new pair, or its removal.
@@ -62,82 +39,95 @@ type write struct {
 }
 
 // apply runs a transaction. An operation sees what those before it did.
-func (s *KV) apply(ops []kv.Op) ([]kv.Pair, []write, error) {
-	var (
-		results []kv.Pair
-		written []write
-		next    = s.index + 1
-		undo    []write
-	)
-	get := func(key string) (kv.Pair, bool) { return s.pairs.Get(key) }
-	put := func(p kv.Pair) {
-		old, had := s.pairs.Set(p.Key, p)
-		old.Key = p.Key
-		undo = append(undo, write{old, !had})
-		written = append(written, write{pair: p})
-	}
-	remove := func(key string) {
-		if old, had := s.pairs.Delete(key); had {
-			undo = append(undo, write{old, false})
-			written = append(written, write{kv.Pair{Key: key}, true})
-		}
-	}
-	conflict := func(op kv.Op) error {
-		for i := len(undo) - 1; i >= 0; i-- {
-			if undo[i].removed {
-				s.pairs.Delete(undo[i].pair.Key)
-			} else {
-				s.pairs.Set(undo[i].pair.Key, undo[i].pair)
-			}
-		}
-		return fmt.Errorf("key %q is not at index %d: %w", op.Key, op.Index, kv.ErrConflict)
-	}
+func (s *KV) apply(ops []kv.Op) ([]kv.Pair, error) {
+	var results []kv.Pair
+	change := s.begin()
 	for _, op := range ops {
-		old, exists := get(op.Key)
+		old, exists := s.pairs.Get(op.Key)
+		if !holds(op, old, exists) {
+			change.undo()
+			return nil, fmt.Errorf("key %q is at index %d, not %d: %w", op.Key, old.Index, op.Index, kv.ErrConflict)
+		}
 		switch op.Verb {
 		case kv.Get:
 			if exists {
-				results = append(results, copied(old))
+				results = append(results, old)
 			}
-		case kv.CAS, kv.DeleteCAS, kv.CheckIndex:
-			if old.Index != op.Index {
-				return nil, nil, conflict(op)
-			}
-		}
-		switch op.Verb {
 		case kv.Set, kv.CAS:
-			p := kv.Pair{Key: op.Key, Value: append([]byte(nil), op.Value...), Index: next, Session: old.Session}
-			put(p)
+			p := change.put(kv.Pair{Key: op.Key, Value: op.Value, Session: old.Session})
 			p.Value = nil
 			results = append(results, p)
 		case kv.Delete, kv.DeleteCAS:
-			remove(op.Key)
+			change.remove(op.Key)
 		}
 	}
-	if len(written) > 0 {
-		s.commit(next, written)
-	}
-	return results, written, nil
+	change.commit()
+	return results, nil
 }
 
-// commit moves the index on and wakes whoever waits for one of the keys.
-func (s *KV) commit(index uint64, written []write) {
-	s.index = index
-	for _, w := range written {
-		s.recent = append(s.recent, change{index, w.pair.Key})
+// holds reports whether an operation's check holds of the pair that is there.
+func holds(op kv.Op, old kv.Pair, exists bool) bool {
+	switch op.Verb {
+	case kv.CAS, kv.CheckIndex:
+		return old.Index == op.Index // a pair that does not exist has 0
+	case kv.DeleteCAS:
+		return !exists || old.Index == op.Index
 	}
-	if len(s.recent) > 2*recentChanges {
-		cut := len(s.recent) - recentChanges
-		s.forgotten = s.recent[cut-1].index
-		s.recent = append(s.recent[:0], s.recent[cut:]...)
+	return true
+}
+
+// changes are writes under one index, made with KV.mu held: each at once, to be
+// committed or undone together.
+type changes struct {
+	kv      *KV
+	index   uint64
+	written []write
+	before  []write // what to write, last first, to undo it
+}
+
+func (s *KV) begin() *changes { return &changes{kv: s, index: s.index + 1} }
+
+// put writes a pair, and returns it with its index. As in Consul, to write what
+// is there already is no change.
+func (c *changes) put(p kv.Pair) kv.Pair {
+	p.Index = c.index
+	old, had := c.kv.pairs.Get(p.Key)
+	if had && old.Session == p.Session && bytes.Equal(old.Value, p.Value) {
+		return old
 	}
-	for x := range s.waiters {
-		for _, w := range written {
-			if strings.HasPrefix(w.pair.Key, x.prefix) {
-				close(x.wake)
-				delete(s.waiters, x)
-				break
-			}
+	c.kv.pairs.Set(p.Key, p)
+	old.Key = p.Key
+	c.before = append(c.before, write{old, !had})
+	c.written = append(c.written, write{pair: p})
+	return p
+}
+
+func (c *changes) remove(key string) {
+	if old, had := c.kv.pairs.Delete(key); had {
+		c.before = append(c.before, write{pair: old})
+		c.written = append(c.written, write{kv.Pair{Key: key}, true})
+	}
+}
+
+func (c *changes) undo() {
+	for _, w := range slices.Backward(c.before) {
+		if w.removed {
+			c.kv.pairs.Delete(w.pair.Key)
+		} else {
+			c.kv.pairs.Set(w.pair.Key, w.pair)
 		}
+	}
+}
+
+// commit moves the index on, wakes whoever waits for one of the keys, and
+// queues the writes for the disk.
+func (c *changes) commit() {
+	if len(c.written) == 0 {
+		return
+	}
+	c.kv.index = c.index
+	c.kv.watch.note(c.index, c.written)
+	if c.kv.file != nil {
+		c.kv.file.queue(batch{c.index, c.written})
 	}
 }
