@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,6 +38,39 @@ type cluster struct {
 	// ended waits for what was started.
 	ended []func()
 	names int
+
+	mu     sync.Mutex
+	scales []scale
+}
+
+// scale is how many replicas were asked for, from some time on.
+type scale struct {
+	at time.Time
+	n  int
+}
+
+// wanted returns the least and the greatest number of replicas that were asked
+// for between some time and now.
+func (c *cluster) wanted(since time.Time) (least, most int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	rest := c.scales
+	for len(rest) > 1 && rest[1].at.Before(since) {
+		rest = rest[1:]
+	}
+	for i, s := range rest {
+		if i == 0 {
+			least, most = s.n, s.n
+		}
+		least, most = min(least, s.n), max(most, s.n)
+	}
+	return least, most
+}
+
+func (c *cluster) wants(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.scales = append(c.scales, scale{time.Now(), n})
 }
 
 func newCluster(t testing.TB, log *zap.Logger) *cluster {
@@ -139,6 +173,7 @@ func (c *cluster) service(id string, spec *musterv1.ServiceSpec, task *musterv1.
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	c.wants(int(spec.GetReplicated().GetReplicas()))
 	c.update(func(tx *store.Tx) error {
 		next := &recordv1.Service{Spec: spec, TaskDigest: digest, SpecVersion: 1}
 		if e, ok := c.tables.Services.Get(tx, id); ok {
@@ -156,6 +191,7 @@ func (c *cluster) service(id string, spec *musterv1.ServiceSpec, task *musterv1.
 
 func (c *cluster) remove(id string) {
 	c.t.Helper()
+	c.wants(0)
 	c.update(func(tx *store.Tx) error {
 		c.tables.Services.Delete(tx, id)
 		return nil

@@ -23,13 +23,14 @@ import (
 )
 
 // watchInvariants follows the tasks and fails the test if a slot ever has two
-// live tasks, more slots have one than there ever were replicas, or a desired
-// state is lowered. Update order is "stop first" in these tests.
-func (c *cluster) watchInvariants(service string, most int) {
+// live tasks, a desired state is lowered, or a slot is filled or given up that
+// is one too many or one too few. Update order is "stop first" in these tests.
+func (c *cluster) watchInvariants(service string) {
 	c.run(func(ctx context.Context) error {
 		var seen *store.Snapshot
+		live, present, since := 0, 0, time.Now()
 		for {
-			sn, err := c.store.Wait(ctx, seen)
+			sn, err := c.store.Wait(ctx, seen, c.tables.Tasks)
 			if err != nil {
 				return nil
 			}
@@ -38,20 +39,25 @@ func (c *cluster) watchInvariants(service string, most int) {
 					return fmt.Errorf("desired state of %s is lowered", ch.New.Key)
 				}
 			}
-			live := map[string]int{}
+			slots, kept := map[string]int{}, map[string]bool{}
 			for e := range c.tables.Tasks.Scan(sn, service+"/") {
 				_, slot, _ := state.SplitKey(e.Key)
 				if e.Value.DesiredState <= musterv1.TaskState_COMPLETE {
-					live[slot]++
+					if slots[slot]++; slots[slot] > 1 {
+						return fmt.Errorf("slot %s has two live tasks", slot)
+					}
 				}
-				if live[slot] > 1 {
-					return fmt.Errorf("slot %s has two live tasks", slot)
-				}
+				kept[slot] = kept[slot] || e.Value.DesiredState < musterv1.TaskState_REMOVE
 			}
-			if len(live) > most {
-				return fmt.Errorf("%d slots have live tasks, want at most %d", len(live), most)
+			least, most := c.wanted(since)
+			if len(slots) > live && len(slots) > most {
+				return fmt.Errorf("grown from %d to %d slots, want %d", live, len(slots), most)
 			}
-			seen = sn
+			if len(slots) < live && len(kept) < present && len(slots) < least {
+				return fmt.Errorf("shrunk from %d to %d slots, want %d", live, len(slots), least)
+			}
+			live, present = len(slots), len(kept)
+			seen, since = sn, time.Now()
 		}
 	})
 }
@@ -107,7 +113,7 @@ func TestKilledAtEveryWrite(t *testing.T) {
 
 func killedAt(t *testing.T, c *cluster, n int, after bool) bool {
 	c.up("a", "b")
-	c.watchInvariants("web", 5)
+	c.watchInvariants("web")
 	c.run(c.world)
 	ctx, kill := context.WithCancel(t.Context())
 	f := &fuse{KV: c.kv, left: n, after: after, blown: kill}
@@ -152,10 +158,12 @@ func killedAt(t *testing.T, c *cluster, n int, after bool) bool {
 	return reached
 }
 
-// apart gives a replica locks of its own, so that it believes to be alone.
+// apart gives a replica locks of its own, so that it believes to be alone, and
+// lets it see each table late by a time of its own.
 type apart struct {
 	kv.KV
 	locks kv.KV
+	lags  map[string]time.Duration // by table
 }
 
 func (a *apart) of(key string) kv.KV {
@@ -169,52 +177,133 @@ func (a *apart) of(key string) kv.KV {
 
 func (a *apart) Get(ctx context.Context, key string) (kv.Pair, error) { return a.of(key).Get(ctx, key) }
 func (a *apart) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
-	return a.of(prefix).List(ctx, prefix, opt)
+	pairs, index, err := a.of(prefix).List(ctx, prefix, opt)
+	if lag := a.lags[strings.Split(prefix, "/")[1]]; lag > 0 && opt.After > 0 {
+		select {
+		case <-ctx.Done():
+		case <-time.After(lag):
+		}
+	}
+	return pairs, index, err
 }
 func (a *apart) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Session, error) {
 	return a.locks.NewSession(ctx, cfg)
 }
 
 // TestTwoThatBelieveToBeAlone runs two orchestrators that both hold all
-// shards: no safety may rest on a lock.
+// shards, and of which each knows something late that the other one knows: no
+// safety may rest on a lock, nor on what was seen when.
 func TestTwoThatBelieveToBeAlone(t *testing.T) {
-	bubble(t, func(t *testing.T, c *cluster) {
-		c.up("a", "b")
-		for i := range 2 {
-			locks, err := embedded.Open(embedded.Config{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			env := c.env(fmt.Sprintf("alone%d", i))
-			env.KV = &apart{KV: c.kv, locks: locks}
-			env.Session = func(ctx context.Context) (kv.Session, error) {
-				return locks.NewSession(ctx, kv.SessionConfig{Name: "alone"})
-			}
-			d, err := orchestratord.New(env, orchestratord.Config{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			c.run(d.Run)
-			synctest.Wait()
-			if n := len(d.Owned()); n != store.Shards {
-				t.Fatalf("holds %d shards", n)
+	rapid.Check(t, func(rt *rapid.T) {
+		lag := rapid.SampledFrom([]time.Duration{0, 0, time.Millisecond, 40 * time.Millisecond, 700 * time.Millisecond})
+		lags := make([]map[string]time.Duration, 2)
+		for i := range lags {
+			lags[i] = map[string]time.Duration{}
+			for _, table := range []string{"services", "tasks", "statuses", "nodestates"} {
+				lags[i][table] = lag.Draw(rt, table)
 			}
 		}
-		c.watchInvariants("web", 50)
-		c.run(c.world)
-		c.service("web", replicated(50), null(1))
-		c.settle("web", 50)
-		c.service("web", replicated(50), null(2))
-		c.settle("web", 50)
-		c.node("a", musterv1.NodeStatus_DOWN, musterv1.NodeSpec_ACTIVE, nil)
-		c.settle("web", 50)
-		c.service("web", replicated(20), null(3))
-		c.settle("web", 20)
-		c.service("web", replicated(40), null(3))
-		c.settle("web", 40)
-		c.remove("web")
-		c.settle("web", 0)
+		scales := rapid.SliceOfN(rapid.IntRange(0, 30), 2, 6).Draw(rt, "replicas")
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, zap.NewNop())
+			defer c.close()
+			twoAlone(t, c, lags, scales)
+		})
 	})
+}
+
+// TestTwoGiveUpDifferentSlots lets two orchestrators choose different victims,
+// because only one of them knows yet which tasks have just failed.
+func TestTwoGiveUpDifferentSlots(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		c.up("a", "b")
+		c.startAlone(t, []map[string]time.Duration{nil, {"tasks": 700 * time.Millisecond, "statuses": 700 * time.Millisecond}})
+		c.watchInvariants("web")
+		c.run(c.world)
+		c.service("web", replicated(10), null(1))
+		c.settle("web", 10)
+		pass(time.Second)
+		for _, x := range c.live("web")[:5] {
+			c.report(x, musterv1.TaskState_FAILED)
+		}
+		synctest.Wait()
+		pass(100 * time.Millisecond)
+		scaled := time.Now()
+		c.service("web", replicated(5), null(1))
+		c.settle("web", 5)
+		for _, x := range c.live("web") {
+			if x.Record.CreatedAt >= scaled.UnixMilli() {
+				t.Errorf("too many slots were given up: %s is new", x.Key)
+			}
+		}
+	})
+}
+
+// TestNodeIsSeenLate lets a task be seen on a node that the orchestrator does
+// not know of yet: it is not replaced for that.
+func TestNodeIsSeenLate(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		c.startAlone(t, []map[string]time.Duration{{"nodestates": 5 * time.Second}})
+		c.run(c.world)
+		c.service("web", replicated(3), null(1))
+		pass(10 * time.Second)
+		c.up("a")
+		synctest.Wait()
+		c.up("b")
+		c.settle("web", 3)
+		for _, x := range c.tasks("web") {
+			if !x.Live() {
+				t.Errorf("task was replaced: %s", x.Record.Reason)
+			}
+		}
+	})
+}
+
+func twoAlone(t *testing.T, c *cluster, lags []map[string]time.Duration, scales []int) {
+	c.up("a", "b")
+	c.startAlone(t, lags)
+	c.watchInvariants("web")
+	c.run(c.world)
+	for i, n := range scales {
+		c.service("web", replicated(uint64(n)), null(uint64(i/2)))
+		switch i % 3 {
+		case 0:
+			pass(50 * time.Millisecond)
+		case 1:
+			c.settle("web", n)
+		case 2:
+			c.node("a", musterv1.NodeStatus_DOWN, musterv1.NodeSpec_ACTIVE, nil)
+			pass(10 * time.Millisecond)
+			c.up("a")
+		}
+	}
+	c.settle("web", scales[len(scales)-1])
+	c.remove("web")
+	c.settle("web", 0)
+}
+
+// startAlone starts orchestrators that each hold all shards.
+func (c *cluster) startAlone(t *testing.T, lags []map[string]time.Duration) {
+	for i := range lags {
+		locks, err := embedded.Open(embedded.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		env := c.env(fmt.Sprintf("alone%d", i))
+		env.KV = &apart{KV: c.kv, locks: locks, lags: lags[i]}
+		env.Session = func(ctx context.Context) (kv.Session, error) {
+			return locks.NewSession(ctx, kv.SessionConfig{Name: "alone"})
+		}
+		d, err := orchestratord.New(env, orchestratord.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.run(d.Run)
+		synctest.Wait()
+		if n := len(d.Owned()); n != store.Shards {
+			t.Fatalf("holds %d shards", n)
+		}
+	}
 }
 
 // TestReplicasComeAndGo lets replicas join and leave while services change.
@@ -225,7 +314,7 @@ func TestReplicasComeAndGo(t *testing.T) {
 			c := newCluster(t, zap.NewNop())
 			defer c.close()
 			c.up("a", "b", "c")
-			c.watchInvariants("web", 9)
+			c.watchInvariants("web")
 			c.run(c.world)
 			var stops []func()
 			want := 0
