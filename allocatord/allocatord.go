@@ -1,0 +1,90 @@
+// Package allocatord says how services are reached. It reads services and
+// writes the table endpoints, and nothing else: each service that publishes
+// ports has an endpoint with the ports as they are published, and no other has
+// one.
+//
+// Published ports are one pool, so the allocator has one shard: one replica
+// works, and another takes over when it is gone. A replica that does not know
+// yet that it has been replaced does no harm, for each endpoint is decided
+// within the transaction that writes it.
+package allocatord
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/shards"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// Subsystem names the allocator's shard.
+const Subsystem = "allocator"
+
+// Config has the allocator's settings.
+type Config struct {
+	// CommitTimeout is how long endpoints may take to be written before that is
+	// logged and tried anew. Default 30 s.
+	CommitTimeout time.Duration
+}
+
+// Daemon allocates.
+type Daemon struct {
+	cfg     Config
+	log     *zap.Logger
+	tables  *state.Tables
+	store   *store.Store
+	manager *shards.Manager
+}
+
+// New returns an allocator. It starts nothing.
+func New(env daemon.Env, cfg Config) (*Daemon, error) {
+	if cfg.CommitTimeout == 0 {
+		cfg.CommitTimeout = 30 * time.Second
+	}
+	if cfg.CommitTimeout < 0 {
+		return nil, fmt.Errorf("allocatord: CommitTimeout is %v, want at least 0", cfg.CommitTimeout)
+	}
+	d := &Daemon{cfg: cfg, log: env.Logger, tables: state.NewTables()}
+	var err error
+	d.store, err = store.New(store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},
+		d.tables.Services, d.tables.Endpoints)
+	if err != nil {
+		return nil, err
+	}
+	d.manager, err = shards.New(shards.Config{
+		KV: env.KV, Prefix: env.Prefix, Subsystem: Subsystem, Shards: 1, Member: env.Member,
+		Session: env.Session, Logger: env.Logger, Registerer: env.Metrics,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// Run allocates until ctx ends.
+func (d *Daemon) Run(ctx context.Context) error {
+	// The store ends last: what is being written as the shard is given up is
+	// waited for.
+	storing, stopStore := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopStore()
+	stored := make(chan error, 1)
+	go func() { stored <- d.store.Run(storing) }()
+	err := d.store.Ready(ctx)
+	if err == nil {
+		err = d.manager.Run(ctx, func(ctx context.Context, _ int) error { return d.allocate(ctx) })
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+		err = nil
+	}
+	stopStore()
+	return errors.Join(err, <-stored)
+}
+
+// Owned returns the shards that this replica holds: the one, or none.
+func (d *Daemon) Owned() []int { return d.manager.Owned() }

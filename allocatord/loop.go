@@ -1,0 +1,85 @@
+package allocatord
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/musterhq/muster/internal/store"
+)
+
+// Bounds of the pause after endpoints could not be written.
+const (
+	firstPause = 100 * time.Millisecond
+	mostPause  = 5 * time.Second
+)
+
+// allocate gives services their endpoints until ctx ends: first all of them,
+// then those of which something has changed.
+func (d *Daemon) allocate(ctx context.Context) error {
+	var done *store.Snapshot // up to which everything is written
+	pause := firstPause
+	for {
+		now := d.store.Snapshot()
+		err := d.write(ctx, d.changed(done, now))
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			d.log.Warn("endpoints are not written", zap.Error(err))
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(pause):
+			}
+			pause = min(2*pause, mostPause)
+			continue
+		}
+		done, pause = now, firstPause
+		if _, err := d.store.Wait(ctx, done, d.tables.Services, d.tables.Endpoints); err != nil {
+			return nil // only the end of ctx ends it
+		}
+	}
+}
+
+// changed returns the services to look at.
+func (d *Daemon) changed(from, to *store.Snapshot) map[string]struct{} {
+	ids := map[string]struct{}{}
+	for c := range d.tables.Services.Changes(from, to) {
+		ids[keyOf(c)] = struct{}{}
+	}
+	for c := range d.tables.Endpoints.Changes(from, to) {
+		ids[keyOf(c)] = struct{}{}
+	}
+	return ids
+}
+
+// write brings the endpoints of services to what they should be.
+func (d *Daemon) write(ctx context.Context, ids map[string]struct{}) error {
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.CommitTimeout)
+	defer cancel()
+	fns := make([]func(*store.Tx) error, 0, len(ids))
+	for id := range ids {
+		fns = append(fns, func(tx *store.Tx) error {
+			if s, ok := d.tables.Services.Get(tx, id); ok {
+				if e := endpoint(s.Value); e != nil {
+					d.tables.Endpoints.Put(tx, id, e)
+					return nil
+				}
+			}
+			d.tables.Endpoints.Delete(tx, id)
+			return nil
+		})
+	}
+	return errors.Join(d.store.UpdateAll(ctx, fns)...)
+}
+
+// keyOf is the key of whichever side of a change there is.
+func keyOf[T any](c store.Change[T]) string {
+	if c.New != nil {
+		return c.New.Key
+	}
+	return c.Old.Key
+}
