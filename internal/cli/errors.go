@@ -38,7 +38,8 @@ func usage(format string, a ...any) error { return &UsageError{fmt.Errorf(format
 var errNotConverged = errors.New("not converged")
 
 // Explain turns an error into what to print and the exit code.
-func Explain(err error, address string) (string, int) {
+func (c *CLI) Explain(err error) (string, int) {
+	address := c.address
 	var u *UsageError
 	switch {
 	case errors.As(err, &u):

@@ -103,13 +103,14 @@ func (c *CLI) follow(ctx context.Context, client musterv1.ControlServiceClient, 
 	}
 }
 
-// progress shows one line: redrawn on a terminal, and again at each change
+// progress shows one line: redrawn on a terminal, and again when it has changed
 // elsewhere.
 type progress struct {
 	c       *CLI
 	quiet   bool
 	drawn   bool
 	last    string
+	shown   string
 	trouble string
 }
 
@@ -154,9 +155,10 @@ func (p *progress) show(line string) {
 		p.drawn = true
 		return
 	}
-	if line != p.trouble {
+	if line != p.shown {
 		_, _ = fmt.Fprintln(p.c.Err, line)
 	}
+	p.shown = line
 }
 
 func (p *progress) end() {

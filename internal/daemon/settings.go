@@ -13,6 +13,8 @@ import (
 	"github.com/knadh/koanf/v2"
 	"github.com/spf13/pflag"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/musterhq/muster/internal/kv/consul"
 )
 
 // EnvPrefix begins the name of each environment variable that sets a flag:
@@ -225,4 +227,17 @@ func advertised(advertise string, listener net.Addr) (string, error) {
 		return "", fmt.Errorf("host name to advertise (give --advertise): %w", err)
 	}
 	return net.JoinHostPort(name, port), nil
+}
+
+// OpenConsul returns a client of the Consul that the settings name. It does
+// not connect yet: a daemon that starts while Consul is away waits for it.
+func (s *Settings) OpenConsul() (*consul.KV, error) {
+	token, err := s.Consul.token()
+	if err != nil {
+		return nil, err
+	}
+	return consul.New(consul.Config{
+		Address: s.Consul.Address, Token: token, Datacenter: s.Consul.Datacenter,
+		TLS: s.Consul.TLS, CAFile: s.Consul.CAFile, CertFile: s.Consul.CertFile, KeyFile: s.Consul.KeyFile,
+	})
 }

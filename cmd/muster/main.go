@@ -1,0 +1,59 @@
+// Command muster is Muster: the command line, every daemon as a subcommand, and
+// a whole cluster in one process.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/musterhq/muster/internal/cli"
+	"github.com/musterhq/muster/internal/serve"
+)
+
+// version is set when a release is built.
+var version = "(devel)"
+
+func main() {
+	// The first signal ends things in order; a second one at once.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run runs one command line and returns its exit code.
+func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
+	c := &cli.CLI{In: in, Out: out, Err: errs, Terminal: isTerminal(errs), Version: version}
+	root := &cobra.Command{
+		Use: "muster", Short: "Muster orchestrates containers and tasks",
+		Long:          "Muster orchestrates containers and tasks: it runs as many of them as you say, where they fit, and keeps them running.",
+		Example:       "  muster dev --workers 3\n  muster service create --name web --replicas 3 nginx:1",
+		SilenceErrors: true, SilenceUsage: true,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &cli.UsageError{Err: err} })
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errs)
+	serve.AddCommands(root, version)
+	c.AddCommands(root)
+	err := root.ExecuteContext(ctx)
+	_ = c.Close()
+	if err == nil {
+		return 0
+	}
+	text, code := c.Explain(err)
+	_, _ = fmt.Fprintln(errs, "muster: "+text)
+	return code
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}

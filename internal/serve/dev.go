@@ -1,0 +1,275 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/kv/embedded"
+	"github.com/musterhq/muster/workerd"
+)
+
+// dev is a whole cluster in one process, on the embedded store.
+type dev struct {
+	settings daemon.Settings
+	worker   workerFlags
+	rest     string
+	dataDir  string
+	workers  int
+	version  string
+	out      io.Writer
+}
+
+// leaveTimeout bounds the removal of everything when a cluster that is kept in
+// memory ends. It covers the default stop grace period of containers.
+const leaveTimeout = 25 * time.Second
+
+func devCommand(version string) *cobra.Command {
+	d := &dev{version: version}
+	cmd := &cobra.Command{
+		Use: "dev", Short: "Run a whole cluster on this machine, in one process", Args: cobra.NoArgs,
+		Long: `Run a whole cluster on this machine, in one process: all manager daemons on the embedded store, and some workers.
+
+Without --data-dir everything is in memory, and when the cluster ends (Ctrl-C) so do its tasks. With it the cluster
+is kept: tasks run on when it ends, and the next start with the same directory finds them.
+
+It serves in the clear and to everybody who can connect, so it listens on loopback addresses only.`,
+		Example: `  muster dev
+  muster dev --workers 3 --data-dir ~/.muster`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d.out = cmd.ErrOrStderr()
+			if err := load(cmd, &d.settings); err != nil {
+				return err
+			}
+			return d.run(cmd.Context())
+		},
+	}
+	fs := cmd.Flags()
+	d.settings.AddProcessFlags(fs, apidPort+1000)
+	fs.StringVar(&d.settings.Listen, "listen", fmt.Sprintf("127.0.0.1:%d", apidPort), "address of the control API, gRPC")
+	fs.StringVar(&d.rest, "rest-listen", fmt.Sprintf("127.0.0.1:%d", restPort), "address of the control API, REST")
+	fs.StringVar(&d.dataDir, "data-dir", "", "directory to keep the cluster in (default: memory)")
+	fs.IntVar(&d.workers, "workers", 1, "number of workers")
+	d.worker.cfg = workerd.DefaultConfig()
+	d.worker.addCommon(fs)
+	d.settings.Prefix = daemon.Prefix
+	return cmd
+}
+
+func (d *dev) check() error {
+	var faults []error
+	if d.workers < 0 || d.workers > 1000 {
+		faults = append(faults, fmt.Errorf("--workers: %d is no number from 0 to 1000", d.workers))
+	}
+	for flag, address := range map[string]string{"listen": d.settings.Listen, "rest-listen": d.rest} {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("--%s: %w", flag, err))
+			continue
+		}
+		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			faults = append(faults, fmt.Errorf("--%s: %q is no loopback address, and muster dev serves everybody who can connect; "+
+				"run the daemons on their own, with TLS, to be reached from elsewhere", flag, host))
+		}
+	}
+	if d.workers > 0 && !pluginsFound(d.worker.pluginDirs) {
+		faults = append(faults, fmt.Errorf("--plugin-dir: none of %v holds an executor plugin (muster-executor-...); `make build` puts them beside muster", d.worker.pluginDirs))
+	}
+	return errors.Join(faults...)
+}
+
+// run runs the cluster until ctx ends.
+func (d *dev) run(ctx context.Context) (err error) {
+	if err := d.check(); err != nil {
+		return err
+	}
+	log, err := d.settings.Log()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Sync() }()
+	dir, temporary := d.dataDir, false
+	if dir == "" {
+		temporary = true
+		if dir, err = os.MkdirTemp("", "muster-dev-"); err != nil {
+			return fmt.Errorf("make a directory for the workers: %w", err)
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	} else if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("--data-dir: %w", err)
+	}
+	cfg := embedded.Config{}
+	if !temporary {
+		cfg.Path = filepath.Join(dir, "store.db")
+	}
+	store, err := embedded.Open(cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+
+	registry := daemon.NewRegistry()
+	host := &daemon.Host{
+		KV: store, Prefix: d.settings.Prefix, Credentials: daemon.Plain(), Logger: log, Metrics: registry,
+		Version: d.version, StopTimeout: d.settings.StopTimeout,
+	}
+	c := &devCluster{dev: d, host: host, dir: dir, registry: registry, log: log, failed: make(chan error, 1)}
+	if err := c.listen(); err != nil {
+		return err
+	}
+	return c.run(ctx, temporary)
+}
+
+// devCluster is a cluster that runs.
+type devCluster struct {
+	*dev
+	host      *daemon.Host
+	dir       string
+	registry  *prometheus.Registry
+	log       *zap.Logger
+	rest      net.Listener
+	listeners map[string]net.Listener
+	failed    chan error
+}
+
+// listen opens all listeners, so that a port that is taken is told before
+// anything starts.
+func (c *devCluster) listen() (err error) {
+	c.listeners = map[string]net.Listener{}
+	defer func() {
+		if err != nil {
+			for _, l := range c.listeners {
+				_ = l.Close()
+			}
+		}
+	}()
+	for _, m := range managers() {
+		address := "127.0.0.1:0"
+		if m.rest {
+			address = c.settings.Listen
+		}
+		if c.listeners[m.name], err = net.Listen("tcp", address); err != nil {
+			return fmt.Errorf("%s: %w (is another cluster running?)", m.name, err)
+		}
+	}
+	if c.rest, err = net.Listen("tcp", c.dev.rest); err != nil {
+		return fmt.Errorf("--rest-listen: %w (is another cluster running?)", err)
+	}
+	return nil
+}
+
+// run starts the managers, then the workers, and ends them the other way
+// round.
+func (c *devCluster) run(ctx context.Context, temporary bool) error {
+	// Each stage ends when it is told to, and not when ctx does.
+	background := context.WithoutCancel(ctx)
+	managing, stopManagers := context.WithCancel(background)
+	working, stopWorkers := context.WithCancel(background)
+	defer stopManagers()
+	defer stopWorkers()
+
+	var managersDone, workersDone sync.WaitGroup
+	for _, m := range managers() {
+		c.start(&managersDone, m.name, managing, func(ctx context.Context) error { return c.manager(ctx, m) })
+	}
+	ops, err := opsTask(&c.settings, c.registry)
+	if err == nil && len(ops) > 0 {
+		c.start(&managersDone, ops[0].Name, managing, ops[0].Run)
+	}
+	for n := range c.workers {
+		if err != nil {
+			break
+		}
+		var w *workerd.Worker
+		if w, err = c.newWorker(n + 1); err == nil {
+			c.start(&workersDone, fmt.Sprintf("worker%d", n+1), working, w.Run)
+		}
+	}
+	if err == nil {
+		c.announce(temporary)
+		select {
+		case <-ctx.Done():
+			_, _ = fmt.Fprintln(c.out, "stopping; interrupt again to stop at once")
+			if temporary {
+				c.leave(background)
+			}
+		case err = <-c.failed:
+		}
+	}
+	stopWorkers()
+	workersDone.Wait()
+	stopManagers()
+	managersDone.Wait()
+	return err
+}
+
+// start runs a part of the cluster; its failure ends the cluster.
+func (c *devCluster) start(wg *sync.WaitGroup, name string, ctx context.Context, run func(context.Context) error) {
+	wg.Go(func() {
+		err := run(ctx)
+		if ctx.Err() == nil && err == nil {
+			err = errors.New("ended by itself")
+		}
+		if err == nil || ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			return
+		}
+		select {
+		case c.failed <- fmt.Errorf("%s: %w", name, err):
+		default:
+			c.log.Error("part of the cluster failed", zap.String("part", name), zap.Error(err))
+		}
+	})
+}
+
+func (c *devCluster) manager(ctx context.Context, m *manager) error {
+	spec := daemon.Spec{Name: m.name, Listener: c.listeners[m.name], Build: m.build}
+	if m.rest {
+		spec.Beside = serveREST(c.rest, &c.settings)
+	}
+	return c.host.Run(ctx, spec)
+}
+
+func (c *devCluster) newWorker(n int) (*workerd.Worker, error) {
+	cfg, err := c.worker.config()
+	if err != nil {
+		return nil, err
+	}
+	name := fmt.Sprintf("worker%d", n)
+	cfg.Hostname = name
+	cfg.DataDir = filepath.Join(c.dir, name)
+	cfg.Dispatchers = []string{c.listeners["dispatcherd"].Addr().String()}
+	return workerd.New(workerd.Env{
+		Logger: c.log.Named(name), Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"worker": name}, c.registry),
+		Dial: daemon.Dialer(c.host.Credentials.Client), Version: c.version,
+	}, cfg)
+}
+
+// announce tells how to reach the cluster.
+func (c *devCluster) announce(temporary bool) {
+	kept := "in memory: its tasks end with it"
+	if !temporary {
+		kept = "kept in " + c.dir
+	}
+	_, _ = fmt.Fprintf(c.out, `
+Muster is up: %d worker(s), %s.
+
+  export MUSTER_ADDRESS=%s
+  muster service create --name hello --replicas 3 --kind process -- /bin/sh -c 'while :; do date; sleep 1; done'
+  muster service ps hello
+  curl http://%s/v1/services
+
+gRPC %s, REST http://%s (OpenAPI: /openapi.json), metrics http://%s/metrics. Ctrl-C stops it.
+
+`, c.workers, kept, c.settings.Listen, c.rest.Addr(), c.settings.Listen, c.rest.Addr(), c.settings.OpsListen)
+}

@@ -1,0 +1,59 @@
+package serve
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/daemon"
+)
+
+// leave removes all services of a cluster that is about to be forgotten, and
+// waits until their tasks are gone: nobody would stop them later.
+func (c *devCluster) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	conn, err := daemon.Dialer(c.host.Credentials.Client)(c.listeners["apid"].Addr().String())
+	if err != nil {
+		c.log.Error("tasks may be left over", zap.Error(err))
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	client := musterv1.NewControlServiceClient(conn)
+	for {
+		left, err := removeAll(ctx, client)
+		switch {
+		case err == nil && left == 0:
+			return
+		case ctx.Err() != nil:
+			c.log.Error("tasks are left over", zap.Int("tasks", left), zap.Error(err))
+			return
+		case err != nil:
+			c.log.Warn("services cannot be removed yet", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// removeAll removes services and returns how many tasks there still are.
+func removeAll(ctx context.Context, client musterv1.ControlServiceClient) (int, error) {
+	services, err := client.ListServices(ctx, &musterv1.ListServicesRequest{PageSize: 1000})
+	if err != nil {
+		return 0, err
+	}
+	for _, s := range services.Services {
+		if _, err := client.RemoveService(ctx, &musterv1.RemoveServiceRequest{Service: s.Id}); err != nil {
+			return 0, err
+		}
+	}
+	tasks, err := client.ListTasks(ctx, &musterv1.ListTasksRequest{PageSize: 1000})
+	if err != nil {
+		return 0, err
+	}
+	return len(tasks.Tasks), nil
+}

@@ -1,0 +1,193 @@
+// Package serve turns Muster's daemons into commands: each manager daemon and
+// the worker as a process of its own, and all of them in one process (muster
+// dev).
+package serve
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+
+	"github.com/musterhq/muster/apid"
+	"github.com/musterhq/muster/dispatcherd"
+	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/orchestratord"
+	"github.com/musterhq/muster/schedulerd"
+)
+
+// Ports on which the daemons listen by default: gRPC there, operations
+// (metrics, health, pprof) 1000 above.
+const (
+	apidPort          = 7700
+	orchestratordPort = 7701
+	allocatordPort    = 7702
+	schedulerdPort    = 7703
+	dispatcherdPort   = 7704
+	workerdPort       = 7705
+	restPort          = 7780
+)
+
+// manager is one kind of manager daemon: what its command needs to know.
+type manager struct {
+	name, short string
+	port        int
+	// flags adds the daemon's own settings; nil if it has none.
+	flags func(*pflag.FlagSet)
+	build func(daemon.Env) (daemon.Service, error)
+	// rest says that the daemon serves REST too.
+	rest bool
+}
+
+// managers returns all manager daemons, each with settings of its own.
+func managers() []*manager {
+	api := apid.DefaultConfig()
+	dispatcher := dispatcherd.DefaultConfig()
+	return []*manager{
+		{
+			name: "apid", short: "Run the control API: gRPC and REST", port: apidPort, rest: true,
+			build: func(env daemon.Env) (daemon.Service, error) { return apid.New(env, api) },
+		},
+		{
+			name: "orchestratord", short: "Run the orchestrator: turns services into tasks", port: orchestratordPort,
+			build: func(env daemon.Env) (daemon.Service, error) { return orchestratord.New(env, orchestratord.Config{}) },
+		},
+		{
+			name: "schedulerd", short: "Run the scheduler: gives tasks nodes", port: schedulerdPort,
+			build: func(env daemon.Env) (daemon.Service, error) { return schedulerd.New(env, schedulerd.Config{}) },
+		},
+		{
+			name: "dispatcherd", short: "Run the dispatcher: talks to workers", port: dispatcherdPort, flags: dispatcher.AddFlags,
+			build: func(env daemon.Env) (daemon.Service, error) { return dispatcherd.New(env, dispatcher) },
+		},
+	}
+}
+
+// AddCommands adds the commands of all daemons to the root command.
+func AddCommands(root *cobra.Command, version string) {
+	root.AddGroup(&cobra.Group{ID: "daemons", Title: "Run a cluster:"})
+	commands := []*cobra.Command{devCommand(version)}
+	for _, m := range managers() {
+		commands = append(commands, m.command(version))
+	}
+	commands = append(commands, workerCommand(version))
+	for _, c := range commands {
+		c.GroupID = "daemons"
+		root.AddCommand(c)
+	}
+}
+
+// command makes the command of one manager daemon.
+func (m *manager) command(version string) *cobra.Command {
+	var (
+		s          daemon.Settings
+		restListen string
+	)
+	cmd := &cobra.Command{
+		Use: m.name, Short: m.short, Args: cobra.NoArgs,
+		Long: m.short + ".\n\nAny number of them may run side by side: they share the work out among themselves through Consul.\n" + settingsHelp,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := load(cmd, &s); err != nil {
+				return err
+			}
+			return m.run(cmd.Context(), &s, restListen, version)
+		},
+	}
+	s.AddFlags(cmd.Flags(), m.port)
+	if m.flags != nil {
+		m.flags(cmd.Flags())
+	}
+	if m.rest {
+		cmd.Flags().StringVar(&restListen, "rest-listen", fmt.Sprintf("127.0.0.1:%d", restPort), "address of the REST server; empty turns it off")
+	}
+	return cmd
+}
+
+const settingsHelp = `
+Each setting is a flag, a variable of the environment (MUSTER_LOG_LEVEL for --log-level), or a key of the YAML file
+that --config names; what comes first in this order wins.`
+
+// load reads settings from everywhere and checks them.
+func load(cmd *cobra.Command, s *daemon.Settings) error {
+	if err := daemon.Load(cmd.Flags(), os.LookupEnv); err != nil {
+		return err
+	}
+	return s.Validate()
+}
+
+// run runs one manager daemon as this process.
+func (m *manager) run(ctx context.Context, s *daemon.Settings, restListen, version string) error {
+	log, err := s.Log()
+	if err != nil {
+		return err
+	}
+	// What could not be written at the end has nowhere to go.
+	defer func() { _ = log.Sync() }()
+	creds, err := s.TLS.Credentials()
+	if err != nil {
+		return err
+	}
+	store, err := s.OpenConsul()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = store.Close() }()
+	listener, err := net.Listen("tcp", s.Listen)
+	if err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	registry := daemon.NewRegistry()
+	host := &daemon.Host{
+		KV: store, Prefix: s.Prefix, Credentials: creds, Logger: log, Metrics: registry, Version: version, StopTimeout: s.StopTimeout,
+	}
+	spec := daemon.Spec{Name: m.name, Listener: listener, Advertise: s.Advertise, Build: m.build}
+	tasks := []daemon.Task{{Name: m.name, Run: func(ctx context.Context) error { return host.Run(ctx, spec) }}}
+	if m.rest && restListen != "" {
+		rest, err := net.Listen("tcp", restListen)
+		if err != nil {
+			_ = listener.Close()
+			return fmt.Errorf("--rest-listen: %w", err)
+		}
+		log.Info("REST is served", zap.String("address", rest.Addr().String()))
+		spec.Beside = serveREST(rest, s)
+	}
+	ops, err := opsTask(s, registry)
+	if err != nil {
+		_ = listener.Close()
+		return err
+	}
+	return daemon.RunTasks(ctx, append(tasks, ops...)...)
+}
+
+// serveREST returns what serves apid's REST beside its gRPC.
+func serveREST(listener net.Listener, s *daemon.Settings) func(daemon.Service) []daemon.Task {
+	return func(service daemon.Service) []daemon.Task {
+		api, ok := service.(*apid.Daemon)
+		if !ok {
+			return nil
+		}
+		return []daemon.Task{{Name: "serve REST", Run: func(ctx context.Context) error {
+			return daemon.ServeHTTP(ctx, api.Handler(), listener, s.StopTimeout/2)
+		}}}
+	}
+}
+
+// opsTask serves operations, if they are wanted.
+func opsTask(s *daemon.Settings, metrics prometheus.Gatherer) ([]daemon.Task, error) {
+	if s.OpsListen == "" {
+		return nil, nil
+	}
+	listener, err := net.Listen("tcp", s.OpsListen)
+	if err != nil {
+		return nil, fmt.Errorf("--ops-listen: %w", err)
+	}
+	return []daemon.Task{{Name: "serve operations", Run: func(ctx context.Context) error {
+		handler := daemon.OpsHandler(metrics, func() error { return ctx.Err() })
+		return daemon.ServeHTTP(ctx, handler, listener, s.StopTimeout/2)
+	}}}, nil
+}

@@ -1,0 +1,142 @@
+package serve
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/workerd"
+)
+
+// workerFlags are a worker's own settings.
+type workerFlags struct {
+	cfg        workerd.Config
+	cpus       float64
+	memory     string
+	labels     map[string]string
+	checksums  map[string]string
+	pluginDirs []string
+}
+
+func (f *workerFlags) add(fs *pflag.FlagSet) {
+	f.cfg = workerd.DefaultConfig()
+	fs.StringSliceVar(&f.cfg.Dispatchers, "dispatcher", []string{fmt.Sprintf("127.0.0.1:%d", dispatcherdPort)}, "host:port of a dispatcher; name several, separated by commas, and any that answers will do")
+	fs.StringVar(&f.cfg.DataDir, "data-dir", "/var/lib/muster/worker", "directory for the node's id, its tasks, and what executors keep")
+	fs.StringVar(&f.cfg.NodeID, "node-id", "", "id of the node (default: one that is made once and kept in --data-dir)")
+	fs.StringVar(&f.cfg.Hostname, "hostname", "", "name of the node (default: the machine's)")
+	f.addCommon(fs)
+}
+
+// addCommon adds the settings that muster dev has for its workers, too.
+func (f *workerFlags) addCommon(fs *pflag.FlagSet) {
+	fs.StringToStringVar(&f.labels, "label", nil, "engine labels of the node, key=value")
+	fs.Float64Var(&f.cpus, "cpus", 0, "CPUs that tasks may reserve (default: the machine's)")
+	fs.StringVar(&f.memory, "memory", "", "memory that tasks may reserve, like 8g (default: the machine's)")
+	fs.StringSliceVar(&f.pluginDirs, "plugin-dir", DefaultPluginDirs(), "directories with executor plugins: programs called muster-executor-NAME")
+	fs.StringToStringVar(&f.checksums, "plugin-checksum", nil, "pin plugins, NAME=SHA256: one with another checksum is refused")
+}
+
+// config makes a worker's configuration of the flags.
+func (f *workerFlags) config() (workerd.Config, error) {
+	cfg := f.cfg
+	cfg.Labels, cfg.Plugins.Dirs, cfg.Plugins.Checksums = f.labels, f.pluginDirs, f.checksums
+	if f.cpus < 0 || f.cpus > 1e6 || math.IsNaN(f.cpus) {
+		return cfg, fmt.Errorf("--cpus: %v is no number of CPUs", f.cpus)
+	}
+	cfg.Resources = &musterv1.Resources{NanoCpus: int64(f.cpus * 1e9)}
+	if f.memory != "" {
+		bytes, err := units.RAMInBytes(f.memory)
+		if err != nil {
+			return cfg, fmt.Errorf("--memory: %w", err)
+		}
+		cfg.Resources.MemoryBytes = bytes
+	}
+	return cfg, nil
+}
+
+// DefaultPluginDirs are where plugins are looked for: beside this program, and
+// where packages put them.
+func DefaultPluginDirs() []string {
+	dirs := []string{"/usr/local/lib/muster/plugins", "/usr/lib/muster/plugins"}
+	if self, err := os.Executable(); err == nil {
+		dirs = append([]string{filepath.Join(filepath.Dir(self), "plugins")}, dirs...)
+	}
+	return dirs
+}
+
+func workerCommand(version string) *cobra.Command {
+	var (
+		s daemon.Settings
+		f workerFlags
+	)
+	cmd := &cobra.Command{
+		Use: "workerd", Short: "Run a worker: runs tasks on this machine, through executor plugins", Args: cobra.NoArgs,
+		Long: `Run a worker: runs tasks on this machine, through executor plugins.
+
+A worker needs no Consul: it speaks to a dispatcher. When it is stopped or killed its tasks run on, and when it is started
+again with the same --data-dir it finds them.
+` + settingsHelp,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := load(cmd, &s); err != nil {
+				return err
+			}
+			cfg, err := f.config()
+			if err != nil {
+				return err
+			}
+			return runWorker(cmd.Context(), &s, cfg, version)
+		},
+	}
+	s.AddProcessFlags(cmd.Flags(), workerdPort+1000)
+	f.add(cmd.Flags())
+	return cmd
+}
+
+func runWorker(ctx context.Context, s *daemon.Settings, cfg workerd.Config, version string) error {
+	log, err := s.Log()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Sync() }()
+	creds, err := s.TLS.Credentials()
+	if err != nil {
+		return err
+	}
+	registry := daemon.NewRegistry()
+	w, err := workerd.New(workerd.Env{
+		Logger: log.Named("workerd"), Metrics: registry, Dial: daemon.Dialer(creds.Client), Version: version,
+	}, cfg)
+	if err != nil {
+		return err
+	}
+	ops, err := opsTask(s, registry)
+	if err != nil {
+		return err
+	}
+	return daemon.RunTasks(ctx, append(ops, daemon.Task{Name: "work", Run: w.Run})...)
+}
+
+// pluginsFound reports whether a directory holds an executor plugin.
+func pluginsFound(dirs []string) bool {
+	for _, d := range dirs {
+		entries, err := os.ReadDir(d)
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), "muster-executor-") {
+				return true
+			}
+		}
+	}
+	return false
+}
