@@ -1,0 +1,227 @@
+// Package kvfault breaks a kv on purpose, for tests and simulations: calls can
+// be made to fail, to be slow, to hang, or to be applied without their caller
+// hearing of it; and sessions can be lost. What is broken depends on the calls
+// made and on nothing else, so that a run can be repeated.
+package kvfault
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/musterhq/muster/internal/kv"
+)
+
+// Deed names what a call does.
+type Deed string
+
+// The deeds that can be broken.
+const (
+	Txn     Deed = "txn"
+	List    Deed = "list"
+	Get     Deed = "get"
+	Session Deed = "session" // opening one
+	Acquire Deed = "acquire"
+	Release Deed = "release"
+)
+
+// Call is one call as it comes in.
+type Call struct {
+	Deed Deed
+	// Keys are those it names; the prefix for List, none for Session.
+	Keys []string
+	// Writes says whether it would change something.
+	Writes bool
+}
+
+// Fault is something that goes wrong. It hits a call that meets all of its
+// conditions; of several faults the one injected first hits. The zero values
+// of the conditions are met by every call.
+type Fault struct {
+	// Deed, Prefix and When are conditions: of what the call does, of a key
+	// that it names, and of anything else.
+	Deed   Deed
+	Prefix string
+	When   func(Call) bool
+	// Skip lets that many calls pass that meet the conditions.
+	Skip int
+	// Times is how many calls it hits after that; 0 means all.
+	Times int
+
+	// Applied makes the call before anything else, and hides its result if Err
+	// or Hang is set: the outcome is unknown to the caller.
+	Applied bool
+	// Delay is how long the call takes longer.
+	Delay time.Duration
+	// Hang makes the call wait until its context ends or the fault is removed.
+	Hang bool
+	// Err is what the call returns. Wrap one of kv's classes, as a store would.
+	Err error
+}
+
+// KV is a kv that can be broken. It implements kv.KV.
+type KV struct {
+	inner kv.KV
+
+	mu       sync.Mutex
+	faults   []*injected
+	calls    map[Deed]int
+	lists    map[*running]struct{}
+	sessions map[*session]struct{}
+}
+
+var _ kv.KV = (*KV)(nil)
+
+// injected is a fault that is at work.
+type injected struct {
+	Fault
+	met     int
+	removed chan struct{}
+}
+
+// running is a List that may be blocked.
+type running struct {
+	call  Call
+	abort context.CancelCauseFunc
+}
+
+// New returns a kv that does what another does until a fault is injected.
+func New(inner kv.KV) *KV {
+	return &KV{inner: inner, calls: map[Deed]int{}, lists: map[*running]struct{}{}, sessions: map[*session]struct{}{}}
+}
+
+// Inject puts a fault to work until remove is called, which may be done more
+// than once. If the fault has an Err, and neither Skip nor Times, it also ends
+// the lists that are blocked, as a store does that goes away.
+func (k *KV) Inject(f Fault) (remove func()) {
+	in := &injected{Fault: f, removed: make(chan struct{})}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.faults = append(k.faults, in)
+	if f.Err != nil && f.Skip == 0 && f.Times == 0 {
+		for r := range k.lists {
+			if in.meets(r.call) {
+				r.abort(f.Err)
+			}
+		}
+	}
+	return sync.OnceFunc(func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		for i, other := range k.faults {
+			if other == in {
+				k.faults = append(k.faults[:i:i], k.faults[i+1:]...)
+			}
+		}
+		close(in.removed)
+	})
+}
+
+// Cut takes the store away, as a network does that is cut: every call fails,
+// and so do the lists that are blocked.
+func (k *KV) Cut() (mend func()) {
+	return k.Inject(Fault{Err: fmt.Errorf("cut off: %w", kv.ErrUnavailable)})
+}
+
+// Calls returns how many calls of a deed have come in.
+func (k *KV) Calls(d Deed) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.calls[d]
+}
+
+// LoseSessions ends all sessions that were opened here, as a store does that
+// believes their processes dead: their locks are free, and Lost tells them.
+func (k *KV) LoseSessions(ctx context.Context) error {
+	k.mu.Lock()
+	var open []*session
+	for s := range k.sessions {
+		open = append(open, s)
+	}
+	clear(k.sessions)
+	k.mu.Unlock()
+	for _, s := range open {
+		if err := s.Session.Close(ctx); err != nil {
+			return fmt.Errorf("lose session %s: %w", s.ID(), err)
+		}
+	}
+	return nil
+}
+
+func (f *injected) meets(c Call) bool {
+	if f.Deed != "" && f.Deed != c.Deed || f.When != nil && !f.When(c) {
+		return false
+	}
+	if f.Prefix == "" {
+		return true
+	}
+	for _, key := range c.Keys {
+		if strings.HasPrefix(key, f.Prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// hit counts a call and returns the fault that hits it, or nil.
+func (k *KV) hit(c Call) *injected {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.calls[c.Deed]++
+	for _, f := range k.faults {
+		if !f.meets(c) {
+			continue
+		}
+		f.met++
+		if f.met > f.Skip && (f.Times == 0 || f.met <= f.Skip+f.Times) {
+			return f
+		}
+	}
+	return nil
+}
+
+// do makes a call, broken as it should be.
+func (k *KV) do(ctx context.Context, c Call, call func() error) error {
+	f := k.hit(c)
+	if f == nil {
+		return call()
+	}
+	if f.Applied {
+		if err := call(); err != nil {
+			return err
+		}
+	}
+	if err := f.hold(ctx); err != nil {
+		return fmt.Errorf("%s: %w: %w", c.Deed, kv.ErrUnavailable, err)
+	}
+	switch {
+	case f.Err != nil:
+		return fmt.Errorf("%s: %w", c.Deed, f.Err)
+	case f.Applied:
+		return nil
+	}
+	return call()
+}
+
+// hold waits as long as the fault says.
+func (f *injected) hold(ctx context.Context) error {
+	if f.Delay > 0 {
+		t := time.NewTimer(f.Delay)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	if f.Hang {
+		select {
+		case <-f.removed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
