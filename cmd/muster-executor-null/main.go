@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/musterhq/muster/plugins/program"
 	"github.com/musterhq/muster/plugins/null"
+	"github.com/musterhq/muster/plugins/program"
 	"github.com/musterhq/muster/plugins/sdk"
 )
 

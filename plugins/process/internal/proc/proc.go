@@ -1,0 +1,282 @@
+//go:build linux
+
+// Package proc tells Linux processes apart for good. A process id alone names
+// whoever has it now, and that may be a stranger who got it after the process
+// that was meant had died. So a process is known here by its id, the moment of
+// its start and the boot of the machine, and is signalled through a pidfd, which
+// can never come to mean another.
+package proc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrGone means that a process has ended.
+var ErrGone = errors.New("the process has ended")
+
+// Identity names one process of all that ever ran on a machine.
+type Identity struct {
+	PID int `json:"pid"`
+	// Start is when it started, in clock ticks since the boot.
+	Start uint64 `json:"start"`
+	// Boot is the id of the boot.
+	Boot string `json:"boot"`
+}
+
+// Boot returns the id of the machine's present boot.
+func Boot() (string, error) {
+	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read the boot id: %w", err)
+	}
+	return strings.TrimSpace(string(raw)), nil
+}
+
+// Identify returns the identity of the process that has an id now.
+func Identify(pid int) (Identity, error) {
+	boot, err := Boot()
+	if err != nil {
+		return Identity{}, err
+	}
+	stat, err := ReadStat(pid)
+	if err != nil {
+		return Identity{}, err
+	}
+	return Identity{PID: pid, Start: stat.Start, Boot: boot}, nil
+}
+
+// Stat is what /proc/<pid>/stat says, as far as it matters here.
+type Stat struct {
+	PID     int
+	State   byte
+	Parent  int
+	Group   int
+	Session int
+	// CPU is the time used by the process and by its children that it has
+	// waited for.
+	CPU      time.Duration
+	Start    uint64
+	RSSPages int64
+}
+
+// clockTick is the length of a tick of /proc: USER_HZ is 100 on every
+// architecture that Go runs Linux on.
+const clockTick = 10 * time.Millisecond
+
+// ReadStat reads /proc/<pid>/stat. It returns ErrGone if there is no such
+// process.
+func ReadStat(pid int) (Stat, error) {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return Stat{}, ErrGone
+	}
+	if err != nil {
+		return Stat{}, fmt.Errorf("read a process's state: %w", err)
+	}
+	return parseStat(raw)
+}
+
+// parseStat reads the line of a stat file. The program's name, in brackets, may
+// hold anything, brackets and spaces too; after the last bracket all is numbers.
+func parseStat(raw []byte) (Stat, error) {
+	open, end := bytes.IndexByte(raw, '('), bytes.LastIndexByte(raw, ')')
+	if open < 1 || end < open {
+		return Stat{}, fmt.Errorf("read a process's state: %q has no name in brackets", raw)
+	}
+	fields := bytes.Fields(raw[end+1:])
+	if len(fields) < 22 || len(fields[0]) != 1 {
+		return Stat{}, fmt.Errorf("read a process's state: %q has too few fields", raw)
+	}
+	var bad error
+	number := func(field []byte) int64 {
+		n, err := strconv.ParseInt(string(field), 10, 64)
+		if err != nil {
+			bad = err
+		}
+		return n
+	}
+	// Field n of proc(5) is fields[n-3].
+	ticks := number(fields[11]) + number(fields[12]) + number(fields[13]) + number(fields[14])
+	stat := Stat{
+		PID:      int(number(bytes.TrimSpace(raw[:open]))),
+		State:    fields[0][0],
+		Parent:   int(number(fields[1])),
+		Group:    int(number(fields[2])),
+		Session:  int(number(fields[3])),
+		CPU:      time.Duration(ticks) * clockTick,
+		Start:    uint64(number(fields[19])),
+		RSSPages: number(fields[21]),
+	}
+	if bad != nil {
+		return Stat{}, fmt.Errorf("read a process's state: %w", bad)
+	}
+	return stat, nil
+}
+
+// All returns every process there is.
+func All() ([]Stat, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list the processes: %w", err)
+	}
+	var all []Stat
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		// One that ended meanwhile is no longer one of them.
+		if stat, err := ReadStat(pid); err == nil {
+			all = append(all, stat)
+		}
+	}
+	return all, nil
+}
+
+// Descendants returns the children of a process, theirs, and so on, without the
+// process itself.
+func Descendants(of int) ([]Stat, error) {
+	all, err := All()
+	if err != nil {
+		return nil, err
+	}
+	children := map[int][]Stat{}
+	for _, stat := range all {
+		children[stat.Parent] = append(children[stat.Parent], stat)
+	}
+	var found []Stat
+	for queue := []int{of}; len(queue) > 0; queue = queue[1:] {
+		found = append(found, children[queue[0]]...)
+		for _, child := range children[queue[0]] {
+			queue = append(queue, child.PID)
+		}
+	}
+	return found, nil
+}
+
+// HasVariable tells whether a process was started with a variable ("KEY=value")
+// in its environment. What may not be read has it not.
+func HasVariable(pid int, variable string) bool {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(bytes.Split(raw, []byte{0}), func(one []byte) bool { return string(one) == variable })
+}
+
+// Handle is a hold on one process.
+type Handle struct{ file *os.File }
+
+// Open returns a hold on the process with an identity, or ErrGone.
+func Open(id Identity) (*Handle, error) {
+	boot, err := Boot()
+	if err != nil {
+		return nil, err
+	}
+	if id.PID <= 0 || boot != id.Boot {
+		return nil, ErrGone
+	}
+	fd, err := unix.PidfdOpen(id.PID, unix.PIDFD_NONBLOCK)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, ErrGone
+	}
+	if err != nil {
+		return nil, fmt.Errorf("hold process %d: %w", id.PID, err)
+	}
+	h := &Handle{file: os.NewFile(uintptr(fd), "pidfd")}
+	// The pidfd holds whoever has the id now; if the start is right, that is
+	// the one that was meant, and remains so.
+	stat, err := ReadStat(id.PID)
+	if err == nil && stat.Start != id.Start {
+		err = ErrGone
+	}
+	if err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	return h, nil
+}
+
+// Close lets the process go.
+func (h *Handle) Close() error { return h.file.Close() }
+
+// Signal signals the process. It returns ErrGone if it has ended.
+func (h *Handle) Signal(signal unix.Signal) error {
+	conn, err := h.file.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("signal a process: %w", err)
+	}
+	var sent error
+	if err := conn.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), signal, nil, 0) }); err != nil {
+		return fmt.Errorf("signal a process: %w", err)
+	}
+	if errors.Is(sent, unix.ESRCH) {
+		return ErrGone
+	}
+	if sent != nil {
+		return fmt.Errorf("signal a process: %w", sent)
+	}
+	return nil
+}
+
+// Wait returns when the process has ended. It occupies no thread. One Wait at a
+// time is allowed.
+func (h *Handle) Wait(ctx context.Context) error {
+	conn, err := h.file.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("wait for a process: %w", err)
+	}
+	cut := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(cut)
+		// A deadline that has passed ends the read below.
+		_ = h.file.SetReadDeadline(time.Unix(1, 0))
+	})
+	defer func() {
+		if stop() {
+			return
+		}
+		<-cut
+		// The next Wait is not to be cut short.
+		_ = h.file.SetReadDeadline(time.Time{})
+	}()
+	err = conn.Read(func(fd uintptr) bool {
+		// A pidfd is readable once its process has ended.
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 0)
+		return err == nil && n > 0
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("wait for a process: %w", err)
+	}
+	return nil
+}
+
+// Kill kills the process with SIGKILL if it is there.
+func Kill(id Identity) error {
+	h, err := Open(id)
+	if errors.Is(err, ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = h.Signal(unix.SIGKILL)
+	if errors.Is(err, ErrGone) {
+		err = nil
+	}
+	return errors.Join(err, h.Close())
+}

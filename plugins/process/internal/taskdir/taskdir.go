@@ -1,0 +1,255 @@
+//go:build linux
+
+// Package taskdir is the state of process tasks on disk: what an executor's
+// process, the next one after it, and the supervisors of the tasks tell each
+// other. It holds no memory of its own. Beneath the root:
+//
+//	tasks/<id>/spec.json        what to run; there before anything else (Create)
+//	tasks/<id>/lock             held by the supervisor from before it is started
+//	                            until it has said how the task ended
+//	tasks/<id>/supervisor.json  which process the supervisor is
+//	tasks/<id>/begun            the command may have been started
+//	tasks/<id>/run.json         the command was started
+//	tasks/<id>/exit.json        how it ended, or why it could not be started
+//	tasks/<id>/log, log.1       what it wrote (package logfile)
+//	tasks/<id>/supervisor.log   what went wrong with the supervisor itself
+//	new/<id>/                   a task directory that is being made
+//	trash/<id>-<n>/             a task directory that is being removed
+//
+// A task directory appears and disappears by one rename, and each file in it but
+// the logs is written once, by one rename. The lock is one of an open file
+// (F_OFD_SETLK): the executor takes it, hands the open file to the supervisor it
+// starts, and so nobody else can start the task in between; the kernel frees it
+// when the supervisor is gone, whatever it died of. So
+//
+//	no begun                     the task has not been started
+//	begun, lock held             it runs, or is about to, or has just ended
+//	exit.json                    it has ended
+//	begun, lock free, no exit    its supervisor was killed, or the machine went
+//	                             down: the exit code is lost
+package taskdir
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/musterhq/muster/plugins/process/internal/cgroup"
+	"github.com/musterhq/muster/plugins/process/internal/proc"
+)
+
+// Version is the version of the files' form.
+const Version = 1
+
+// ErrNotFound means that there is no such task.
+var ErrNotFound = errors.New("no such task")
+
+// Spec says what to run. Nothing in it is left to be looked up.
+type Spec struct {
+	Version int    `json:"v"`
+	ID      string `json:"id"`
+	NodeID  string `json:"node"`
+	// Path is the program's file, Args what it is given, its name first.
+	Path string   `json:"path"`
+	Args []string `json:"args"`
+	Env  []string `json:"env"`
+	Dir  string   `json:"dir"`
+	// User is nil if the command runs as its executor does.
+	User       *User         `json:"user,omitempty"`
+	StopSignal unix.Signal   `json:"stopSignal"`
+	Grace      time.Duration `json:"grace"`
+	Limits     cgroup.Limits `json:"limits"`
+	// LogMax is the size of a log file, of which there are two.
+	LogMax int64 `json:"logMax"`
+}
+
+// User is whom a command runs as.
+type User struct {
+	UID    uint32   `json:"uid"`
+	GID    uint32   `json:"gid"`
+	Groups []uint32 `json:"groups"`
+}
+
+// Marker is a variable that is in the environment of a task's processes and of
+// no others.
+func (s Spec) Marker() string { return "MUSTER_TASK_ID=" + s.ID }
+
+// Run tells of a command that was started.
+type Run struct {
+	Command proc.Identity `json:"command"`
+	At      time.Time     `json:"at"`
+	// Cgroups are the control groups that hold it.
+	Cgroups []string `json:"cgroups,omitempty"`
+}
+
+// Exit tells how a task ended.
+type Exit struct {
+	At        time.Time `json:"at"`
+	Code      int32     `json:"code"`
+	OOMKilled bool      `json:"oomKilled,omitempty"`
+	// StartError says why the command could not be started, if it could not.
+	StartError string `json:"startError,omitempty"`
+	// Lost says why the exit code is not known, if it is not.
+	Lost string `json:"lost,omitempty"`
+}
+
+// The files of a task directory.
+const (
+	specFile       = "spec.json"
+	lockFile       = "lock"
+	supervisorFile = "supervisor.json"
+	begunFile      = "begun"
+	runFile        = "run.json"
+	exitFile       = "exit.json"
+	// SupervisorLog is where a supervisor writes what goes wrong.
+	SupervisorLog = "supervisor.log"
+)
+
+// Dir is one task's directory.
+type Dir string
+
+// Spec reads what to run.
+func (d Dir) Spec() (Spec, error) {
+	var spec Spec
+	found, err := d.read(specFile, &spec)
+	if err != nil {
+		return Spec{}, err
+	}
+	if !found {
+		return Spec{}, ErrNotFound
+	}
+	if spec.Version != Version {
+		return Spec{}, fmt.Errorf("read task %s: its version is %d, and this executor knows %d", filepath.Base(string(d)), spec.Version, Version)
+	}
+	return spec, nil
+}
+
+// Run returns what is known of the running command, or nil.
+func (d Dir) Run() (*Run, error) { return readFile[Run](d, runFile) }
+
+// Exit returns how the task ended, or nil.
+func (d Dir) Exit() (*Exit, error) { return readFile[Exit](d, exitFile) }
+
+// Supervisor returns who the supervisor is, or nil.
+func (d Dir) Supervisor() (*proc.Identity, error) {
+	return readFile[proc.Identity](d, supervisorFile)
+}
+
+// SetRun says that the command was started.
+func (d Dir) SetRun(run Run) error { return d.write(runFile, run) }
+
+// SetExit says how the task ended.
+func (d Dir) SetExit(exit Exit) error { return d.write(exitFile, exit) }
+
+// SetSupervisor says who the supervisor is.
+func (d Dir) SetSupervisor(id proc.Identity) error { return d.write(supervisorFile, id) }
+
+// Begin says that the command will be started next. It fails if it was said
+// before: a task is started once.
+func (d Dir) Begin() error {
+	file, err := os.OpenFile(d.file(begunFile), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("begin a task: %w", err)
+	}
+	return file.Close()
+}
+
+// Begun tells whether Begin was called.
+func (d Dir) Begun() (bool, error) {
+	_, err := os.Lstat(d.file(begunFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at a task: %w", err)
+	}
+	return true, nil
+}
+
+// Lock takes the lock, and reports false if another has it. It is held until
+// the file, and every copy of it that was handed on, is closed.
+func (d Dir) Lock() (*os.File, bool, error) {
+	file, err := d.openLock()
+	if err != nil {
+		return nil, false, err
+	}
+	request := unix.Flock_t{Type: unix.F_WRLCK, Whence: unix.SEEK_SET}
+	err = unix.FcntlFlock(file.Fd(), unix.F_OFD_SETLK, &request)
+	if err == nil {
+		return file, true, nil
+	}
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+		return nil, false, file.Close()
+	}
+	return nil, false, errors.Join(fmt.Errorf("lock a task: %w", err), file.Close())
+}
+
+// Locked tells whether somebody holds the lock, without taking it.
+func (d Dir) Locked() (bool, error) {
+	file, err := d.openLock()
+	if err != nil {
+		return false, err
+	}
+	request := unix.Flock_t{Type: unix.F_WRLCK, Whence: unix.SEEK_SET}
+	if err := unix.FcntlFlock(file.Fd(), unix.F_OFD_GETLK, &request); err != nil {
+		return false, errors.Join(fmt.Errorf("look at a task's lock: %w", err), file.Close())
+	}
+	return request.Type != unix.F_UNLCK, file.Close()
+}
+
+func (d Dir) openLock() (*os.File, error) {
+	file, err := os.OpenFile(d.file(lockFile), os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open a task's lock: %w", err)
+	}
+	return file, nil
+}
+
+func (d Dir) file(name string) string { return filepath.Join(string(d), name) }
+
+func (d Dir) write(name string, content any) error {
+	raw, err := json.Marshal(content)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", name, err)
+	}
+	unfinished := d.file(name + ".new")
+	if err := os.WriteFile(unfinished, raw, 0o600); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	if err := os.Rename(unfinished, d.file(name)); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return nil
+}
+
+func (d Dir) read(name string, into any) (bool, error) {
+	raw, err := os.ReadFile(d.file(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read %s: %w", name, err)
+	}
+	if err := json.Unmarshal(raw, into); err != nil {
+		return false, fmt.Errorf("read %s: %w", d.file(name), err)
+	}
+	return true, nil
+}
+
+func readFile[T any](d Dir, name string) (*T, error) {
+	into := new(T)
+	found, err := d.read(name, into)
+	if err != nil || !found {
+		return nil, err
+	}
+	return into, nil
+}

@@ -1,0 +1,306 @@
+//go:build linux
+
+package process
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/jsonschema-go/jsonschema"
+	"golang.org/x/sys/unix"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/plugins/process/internal/cgroup"
+	"github.com/musterhq/muster/plugins/process/internal/taskdir"
+	"github.com/musterhq/muster/plugins/sdk"
+)
+
+// Payload is what a spec says of a process: a command, or a line for the shell.
+type Payload struct {
+	Command         []string      `json:"command,omitempty" jsonschema:"the program and its arguments; the program is looked up in PATH"`
+	Args            []string      `json:"args,omitempty" jsonschema:"more arguments"`
+	Shell           string        `json:"shell,omitempty" jsonschema:"a line that /bin/sh runs, in place of command; args are its $1, $2, ..."`
+	Env             []string      `json:"env,omitempty" jsonschema:"variables, each KEY=value"`
+	Dir             string        `json:"dir,omitempty" jsonschema:"the working directory; absent: /"`
+	User            string        `json:"user,omitempty" jsonschema:"user or user:group, by name or number; absent: the executor's own"`
+	StopSignal      string        `json:"stopSignal,omitempty" jsonschema:"what asks the process to stop; absent: SIGTERM"`
+	StopGracePeriod *sdk.Duration `json:"stopGracePeriod,omitempty" jsonschema:"how long it then has; absent: 10s"`
+}
+
+const (
+	defaultGrace = 10 * time.Second
+	defaultDir   = "/"
+	defaultPath  = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	shellPath    = "/bin/sh"
+	envPattern   = `^[^=]+=`
+)
+
+func payloadSchema() string {
+	return sdk.Schema[Payload](func(schema *jsonschema.Schema) {
+		property := schema.Properties
+		// Null would do as an array for Go, but not for a user.
+		for _, name := range []string{"command", "args", "env"} {
+			property[name].Types, property[name].Type = nil, "array"
+		}
+		property["command"].MinItems = new(1)
+		property["shell"].MinLength = new(1)
+		property["env"].Items.Pattern = envPattern
+		property["dir"].Pattern = "^/"
+		schema.OneOf = []*jsonschema.Schema{{Required: []string{"command"}}, {Required: []string{"shell"}}}
+	})
+}
+
+// plan makes of a task what its supervisor is to run. Everything that can be
+// wrong with it is found here, before the task starts.
+func (e *Executor) plan(task *sdk.Task) (taskdir.Spec, error) {
+	if err := refuse(task.GetSpec()); err != nil {
+		return taskdir.Spec{}, err
+	}
+	payload, err := sdk.Decode[Payload](task)
+	if err != nil {
+		return taskdir.Spec{}, err
+	}
+	spec := taskdir.Spec{
+		ID: task.GetId(), NodeID: task.GetNodeId(), LogMax: e.config.LogBytes,
+		StopSignal: unix.SIGTERM, Grace: defaultGrace, Dir: defaultDir,
+	}
+	if payload.StopGracePeriod != nil {
+		spec.Grace = time.Duration(*payload.StopGracePeriod)
+	}
+	if name := payload.StopSignal; name != "" {
+		if spec.StopSignal = signalByName(name); spec.StopSignal == 0 {
+			return taskdir.Spec{}, sdk.SpecFault("stopSignal", fmt.Errorf("there is no signal %q", name))
+		}
+	}
+	home := os.Getenv("HOME")
+	if payload.User != "" {
+		if spec.User, home, err = lookUpUser(payload.User); err != nil {
+			return taskdir.Spec{}, err
+		}
+	}
+	if payload.Dir != "" {
+		if !filepath.IsAbs(payload.Dir) {
+			return taskdir.Spec{}, sdk.SpecFault("dir", errors.New("it must be an absolute path"))
+		}
+		if info, err := os.Stat(payload.Dir); err != nil || !info.IsDir() {
+			return taskdir.Spec{}, sdk.NodeFault(fmt.Errorf("dir: there is no directory %s here", payload.Dir))
+		}
+		spec.Dir = payload.Dir
+	}
+	if spec.Env, err = environment(task, payload, spec, home); err != nil {
+		return taskdir.Spec{}, err
+	}
+	if spec.Path, spec.Args, err = commandLine(payload, spec); err != nil {
+		return taskdir.Spec{}, err
+	}
+	limits := task.GetSpec().GetResources().GetLimits()
+	spec.Limits = cgroup.Limits{NanoCPUs: limits.GetNanoCpus(), MemoryBytes: limits.GetMemoryBytes(), PIDs: limits.GetPids()}
+	if lacking := e.cgroups().Lacking(spec.Limits); len(lacking) > 0 {
+		return taskdir.Spec{}, sdk.NodeFault(fmt.Errorf("resources.limits: this node cannot limit the %s of a process: %s",
+			strings.Join(lacking, ", "), noCgroups))
+	}
+	return spec, nil
+}
+
+// refuse names what a task's spec asks for that a process cannot have. Nothing
+// is left out in silence.
+func refuse(spec *musterv1.TaskSpec) error {
+	for field, set := range map[string]bool{
+		"log_driver":                  spec.GetLogDriver() != nil,
+		"networks":                    len(spec.GetNetworks()) > 0,
+		"resource_references":         len(spec.GetResourceReferences()) > 0,
+		"resources.swap_bytes":        spec.GetResources().GetSwapBytes() != 0,
+		"resources.memory_swappiness": spec.GetResources().GetMemorySwappiness() != 0,
+	} {
+		if set {
+			return sdk.SpecFault(field, errors.New("the process executor does not have this"))
+		}
+	}
+	if spec.GetGeneric() == nil {
+		return sdk.SpecFault("generic", errors.New("the process executor runs generic runtimes"))
+	}
+	return nil
+}
+
+// environment is what the command finds in its environment: little of the
+// executor's own, what Muster says of the task, and what the payload says,
+// which has the last word.
+func environment(task *sdk.Task, payload Payload, spec taskdir.Spec, home string) ([]string, error) {
+	path := os.Getenv("PATH")
+	if path == "" {
+		path = defaultPath
+	}
+	env := []string{
+		"PATH=" + path,
+		"MUSTER_TASK_NAME=" + task.GetName(),
+		"MUSTER_TASK_SLOT=" + strconv.FormatUint(task.GetSlot(), 10),
+		"MUSTER_SERVICE_ID=" + task.GetServiceId(),
+		"MUSTER_SERVICE_NAME=" + task.GetServiceName(),
+		"MUSTER_NODE_ID=" + task.GetNodeId(),
+	}
+	if home != "" {
+		env = append(env, "HOME="+home)
+	}
+	for _, port := range hostPorts(task.GetPorts()) {
+		env = append(env, fmt.Sprintf("MUSTER_PORT_%d=%d", port.GetTargetPort(), port.GetPublishedPort()))
+	}
+	for i, variable := range payload.Env {
+		key, _, found := strings.Cut(variable, "=")
+		if !found || key == "" || strings.ContainsRune(variable, 0) {
+			return nil, sdk.SpecFault(fmt.Sprintf("env[%d]", i), fmt.Errorf("%q is not of the form KEY=value", variable))
+		}
+		env = slices.DeleteFunc(env, func(one string) bool { return strings.HasPrefix(one, key+"=") })
+		env = append(env, variable)
+	}
+	// By this one the task's processes are found, so it cannot be overridden.
+	env = slices.DeleteFunc(env, func(one string) bool { return strings.HasPrefix(one, "MUSTER_TASK_ID=") })
+	return append(env, spec.Marker()), nil
+}
+
+// hostPorts are the ports that a task publishes on its node. A process has the
+// node's own network, so a port for which none outside was chosen is the one
+// that the process listens on.
+func hostPorts(ports []*sdk.Port) []*sdk.Port {
+	var host []*sdk.Port
+	for _, port := range ports {
+		if port.GetPublishMode() != musterv1.PortConfig_HOST {
+			continue
+		}
+		published := port.GetPublishedPort()
+		if published == 0 {
+			published = port.GetTargetPort()
+		}
+		host = append(host, &sdk.Port{
+			Name: port.GetName(), Protocol: port.GetProtocol(), PublishMode: port.GetPublishMode(),
+			TargetPort: port.GetTargetPort(), PublishedPort: published,
+		})
+	}
+	return host
+}
+
+// commandLine returns the program's file and what it is given.
+func commandLine(payload Payload, spec taskdir.Spec) (string, []string, error) {
+	for _, list := range [][]string{payload.Command, payload.Args, {payload.Shell}} {
+		if slices.ContainsFunc(list, func(word string) bool { return strings.ContainsRune(word, 0) }) {
+			return "", nil, sdk.SpecFault("command", errors.New("an argument cannot hold a zero byte"))
+		}
+	}
+	switch {
+	case payload.Shell != "" && len(payload.Command) > 0:
+		return "", nil, sdk.SpecFault("shell", errors.New("there is a command beside it; it must be one or the other"))
+	case payload.Shell != "":
+		return shellPath, append([]string{shellPath, "-c", payload.Shell, shellPath}, payload.Args...), nil
+	case len(payload.Command) == 0 || payload.Command[0] == "":
+		return "", nil, sdk.SpecFault("command", errors.New("it is missing"))
+	}
+	path, err := lookPath(payload.Command[0], spec)
+	if err != nil {
+		return "", nil, err
+	}
+	return path, slices.Concat(payload.Command, payload.Args), nil
+}
+
+// lookPath finds a program as the command's own environment would have it.
+func lookPath(name string, spec taskdir.Spec) (string, error) {
+	missing := sdk.NodeFault(fmt.Errorf("command: there is no program %q here", name))
+	if strings.Contains(name, "/") {
+		path := name
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(spec.Dir, path)
+		}
+		if _, err := exec.LookPath(path); err != nil {
+			return "", missing
+		}
+		return path, nil
+	}
+	for _, variable := range spec.Env {
+		list, found := strings.CutPrefix(variable, "PATH=")
+		if !found {
+			continue
+		}
+		for _, dir := range filepath.SplitList(list) {
+			if !filepath.IsAbs(dir) {
+				continue
+			}
+			if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+				return path, nil
+			}
+		}
+	}
+	return "", missing
+}
+
+// lookUpUser finds "user" or "user:group", and the user's home directory.
+func lookUpUser(text string) (*taskdir.User, string, error) {
+	fault := func(err error) (*taskdir.User, string, error) {
+		return nil, "", sdk.NodeFault(fmt.Errorf("user: %w", err))
+	}
+	name, group, hasGroup := strings.Cut(text, ":")
+	found := &taskdir.User{}
+	home := "/"
+	account, err := user.Lookup(name)
+	if err != nil {
+		account, err = user.LookupId(name)
+	}
+	if err == nil {
+		home = account.HomeDir
+		uid, uidErr := strconv.ParseUint(account.Uid, 10, 32)
+		gid, gidErr := strconv.ParseUint(account.Gid, 10, 32)
+		groups, groupsErr := account.GroupIds()
+		if err := errors.Join(uidErr, gidErr, groupsErr); err != nil {
+			return fault(err)
+		}
+		found.UID, found.GID = uint32(uid), uint32(gid)
+		for _, id := range groups {
+			if id, err := strconv.ParseUint(id, 10, 32); err == nil {
+				found.Groups = append(found.Groups, uint32(id))
+			}
+		}
+	} else {
+		// A number needs no account.
+		uid, err := strconv.ParseUint(name, 10, 32)
+		if err != nil {
+			return fault(fmt.Errorf("there is no user %q here", name))
+		}
+		found.UID, found.GID = uint32(uid), uint32(uid)
+	}
+	if hasGroup {
+		id := group
+		if entry, err := user.LookupGroup(group); err == nil {
+			id = entry.Gid
+		}
+		gid, err := strconv.ParseUint(id, 10, 32)
+		if err != nil {
+			return fault(fmt.Errorf("there is no group %q here", group))
+		}
+		found.GID, found.Groups = uint32(gid), []uint32{uint32(gid)}
+	}
+	self := os.Geteuid()
+	if self == 0 {
+		return found, home, nil
+	}
+	if int(found.UID) != self || int(found.GID) != os.Getegid() {
+		return fault(fmt.Errorf("the executor is not root and cannot become %q", text))
+	}
+	return nil, home, nil
+}
+
+// signalByName returns the signal that is called "SIGTERM", "TERM" or "15", or 0.
+func signalByName(name string) unix.Signal {
+	if number, err := strconv.Atoi(name); err == nil && number > 0 && number < 65 {
+		return unix.Signal(number)
+	}
+	name = strings.ToUpper(name)
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	return unix.SignalNum(name)
+}

@@ -1,0 +1,303 @@
+//go:build linux
+
+// Package process is an executor that runs commands as plain processes of its
+// node.
+//
+// A task's command is the child of a supervisor (package supervise): a small
+// process of its own, made of the executor's program, that lives as long as the
+// task. The executor itself holds nothing in memory. All that there is to know
+// of a task is in its directory (package taskdir), and so it does not matter how
+// often the executor or its worker die, or which of the calls they die in: the
+// next process reads the directories and goes on.
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/musterhq/muster/plugins/process/internal/cgroup"
+	"github.com/musterhq/muster/plugins/process/internal/supervise"
+	"github.com/musterhq/muster/plugins/process/internal/taskdir"
+	"github.com/musterhq/muster/plugins/sdk"
+)
+
+// Kind is the runtime kind of process tasks.
+const Kind = "process"
+
+// DefaultLogBytes is the size at which a task's log begins anew, the former part
+// being kept. Larger keeps more lines; a task takes up to twice this.
+const DefaultLogBytes = 10 << 20
+
+// noCgroups says what to do where limits cannot be kept.
+const noCgroups = "it needs control groups that it may write to: run the worker as root, with /sys/fs/cgroup writable"
+
+// Config is what a process executor is given.
+type Config struct {
+	// Version is reported as the executor's.
+	Version string
+	// StateDir holds the tasks' directories. It is made when it is first needed.
+	StateDir string
+	// LogBytes is the size of a task's log file; 0 means DefaultLogBytes.
+	LogBytes int64
+	Logger   *zap.Logger
+}
+
+// Executor runs process tasks.
+type Executor struct {
+	config Config
+	root   taskdir.Root
+	log    *zap.Logger
+	// killTime is how long a supervisor may take to kill its task. One that
+	// takes longer is itself in trouble (halted by a signal, say) and killed. It
+	// is more than what the supervisor gives processes that do not die.
+	killTime time.Duration
+
+	mu     sync.Mutex
+	opened bool
+	groups *cgroup.System
+}
+
+var (
+	_ sdk.Executor    = (*Executor)(nil)
+	_ sdk.LogStreamer = (*Executor)(nil)
+	_ sdk.Statser     = (*Executor)(nil)
+)
+
+// New returns an executor. The program it is part of must call Supervise before
+// anything else.
+func New(config Config) (*Executor, error) {
+	if config.StateDir == "" {
+		return nil, errors.New("a process executor needs a state directory")
+	}
+	if config.LogBytes == 0 {
+		config.LogBytes = DefaultLogBytes
+	}
+	if config.LogBytes < 0 {
+		return nil, errors.New("a log's size cannot be below zero")
+	}
+	if config.Logger == nil {
+		config.Logger = zap.NewNop()
+	}
+	return &Executor{config: config, root: taskdir.Root(config.StateDir), log: config.Logger, killTime: 45 * time.Second}, nil
+}
+
+// Supervise makes this process a task's supervisor if its arguments say so, and
+// does not return then. A program that holds an Executor calls it first in main,
+// for it is started again for each task.
+func Supervise(args []string) {
+	dir, ok := supervise.Requested(args)
+	if !ok {
+		return
+	}
+	if err := supervise.Run(dir); err != nil {
+		fmt.Fprintf(os.Stderr, "%s supervise the task: %v\n", time.Now().Format(time.RFC3339), err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// Describe implements [sdk.Executor].
+func (e *Executor) Describe(context.Context) (*sdk.Description, error) {
+	description := &sdk.Description{
+		Name:          "process",
+		Version:       e.config.Version,
+		Healthy:       true,
+		Kinds:         []string{Kind},
+		PayloadSchema: payloadSchema(),
+	}
+	for _, controller := range e.cgroups().Controllers() {
+		description.Capabilities = append(description.Capabilities, "limits."+controller)
+	}
+	if len(description.GetCapabilities()) == 0 {
+		description.Message = "limits of CPU, memory and processes cannot be kept here: " + noCgroups
+	}
+	if err := e.open(); err != nil {
+		description.Healthy, description.Message = false, err.Error()
+	}
+	return description, nil
+}
+
+// open makes the state directory ready once.
+func (e *Executor) open() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.opened {
+		return nil
+	}
+	if err := e.root.Open(); err != nil {
+		return sdk.Temporary(err, 0)
+	}
+	e.opened = true
+	return nil
+}
+
+// cgroups says what of control groups there is. It is found out once.
+func (e *Executor) cgroups() *cgroup.System {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.groups == nil {
+		e.groups = cgroup.Detect(cgroup.DefaultRoot)
+	}
+	return e.groups
+}
+
+// find returns a task's directory, or NotFound.
+func (e *Executor) find(id string) (taskdir.Dir, error) {
+	if err := e.open(); err != nil {
+		return "", err
+	}
+	dir, err := e.root.Find(id)
+	return dir, notFound(id, err)
+}
+
+// notFound says a missing directory in the SDK's words.
+func notFound(id string, err error) error {
+	if errors.Is(err, taskdir.ErrNotFound) {
+		return sdk.NotFound(id)
+	}
+	return err
+}
+
+// Prepare implements [sdk.Executor].
+func (e *Executor) Prepare(_ context.Context, task *sdk.Task, _ sdk.Handle) (sdk.Handle, error) {
+	if !taskdir.ValidID(task.GetId()) {
+		return nil, sdk.SpecFault("", fmt.Errorf("a task's id cannot be %q", task.GetId()))
+	}
+	if err := e.open(); err != nil {
+		return nil, err
+	}
+	if _, err := e.root.Find(task.GetId()); err == nil {
+		return nil, nil
+	} else if !errors.Is(err, taskdir.ErrNotFound) {
+		return nil, err
+	}
+	spec, err := e.plan(task)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.root.Create(spec); err != nil {
+		return nil, sdk.NodeFault(err)
+	}
+	return nil, nil
+}
+
+// startPoll is how long Start waits between two looks at what the supervisor has
+// said. A command is started in some ten milliseconds.
+const startPoll = 2 * time.Millisecond
+
+// Start implements [sdk.Executor].
+func (e *Executor) Start(ctx context.Context, task *sdk.Task, _ sdk.Handle) (*sdk.Started, error) {
+	dir, err := e.find(task.GetId())
+	if err != nil {
+		return nil, err
+	}
+	begun, err := dir.Begun()
+	if err != nil {
+		return nil, err
+	}
+	if !begun {
+		if err := e.spawn(dir); err != nil {
+			return nil, notFound(task.GetId(), err)
+		}
+	}
+	tick := time.NewTicker(startPoll)
+	defer tick.Stop()
+	for {
+		if started, err := e.started(dir, task); started != nil || err != nil {
+			return started, notFound(task.GetId(), err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// spawn starts the supervisor of a task, unless another process of this
+// executor has done so, or is about to.
+func (e *Executor) spawn(dir taskdir.Dir) error {
+	lock, free, err := dir.Lock()
+	if err != nil || !free {
+		return err
+	}
+	// Between the look before and the lock, a supervisor may have come and gone.
+	begun, err := dir.Begun()
+	if err != nil || begun {
+		return errors.Join(err, lock.Close())
+	}
+	supervisor, err := supervise.Spawn(dir, lock)
+	if err != nil {
+		return sdk.NodeFault(errors.Join(err, lock.Close()))
+	}
+	// Whoever starts a process has to take note of its end. Nothing waits for
+	// this: a supervisor outlives this process as a rule, and what it has to say
+	// is in the task's directory.
+	go func() { _, _ = supervisor.Wait() }()
+	if err := lock.Close(); err != nil {
+		e.log.Warn("cannot close a task's lock", zap.String("dir", string(dir)), zap.Error(err))
+	}
+	return nil
+}
+
+// started says what is known of a task that is being started; nil if that is
+// nothing yet.
+func (e *Executor) started(dir taskdir.Dir, task *sdk.Task) (*sdk.Started, error) {
+	// Asked first: what was to be said was said before the lock was freed.
+	alive, err := dir.Locked()
+	if err != nil {
+		return nil, err
+	}
+	exit, err := dir.Exit()
+	if err != nil {
+		return nil, err
+	}
+	if exit != nil && exit.StartError != "" {
+		return nil, sdk.Failed(errors.New(exit.StartError))
+	}
+	run, err := dir.Run()
+	if err != nil {
+		return nil, err
+	}
+	if run != nil {
+		return &sdk.Started{Status: status(run, exit), Ports: hostPorts(task.GetPorts())}, nil
+	}
+	if alive {
+		return nil, nil
+	}
+	if exit, err = e.lost(dir); err != nil {
+		return nil, err
+	}
+	if exit != nil {
+		return nil, sdk.Failed(errors.New(exit.Lost))
+	}
+	return nil, sdk.NodeFault(fmt.Errorf("the task's supervisor ended at once: %s", tail(dir)))
+}
+
+// tail returns what a supervisor last said of itself.
+func tail(dir taskdir.Dir) string {
+	raw, err := os.ReadFile(string(dir) + "/" + taskdir.SupervisorLog)
+	if err != nil || len(raw) == 0 {
+		return "it said nothing"
+	}
+	return string(raw[max(0, len(raw)-1000):])
+}
+
+// status says what is known of a task that was started.
+func status(run *taskdir.Run, exit *taskdir.Exit) *sdk.Status {
+	if run == nil {
+		return nil
+	}
+	said := &sdk.Status{Id: strconv.Itoa(run.Command.PID), Pid: int64(run.Command.PID)}
+	if exit != nil {
+		said.ExitCode, said.OomKilled = exit.Code, exit.OOMKilled
+	}
+	return said
+}

@@ -1,0 +1,392 @@
+//go:build linux
+
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/musterhq/muster/plugins/process/internal/cgroup"
+	"github.com/musterhq/muster/plugins/process/internal/proc"
+	"github.com/musterhq/muster/plugins/process/internal/supervise"
+	"github.com/musterhq/muster/plugins/process/internal/taskdir"
+	"github.com/musterhq/muster/plugins/sdk"
+)
+
+// signalKilled is the exit code of what SIGKILL ended.
+const signalKilled = 128 + int32(unix.SIGKILL)
+
+// Wait implements [sdk.Executor].
+func (e *Executor) Wait(ctx context.Context, ref sdk.Ref) (*sdk.Ended, error) {
+	dir, err := e.find(ref.TaskID)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.supervisorGone(ctx, dir); err != nil {
+		return nil, notFound(ref.TaskID, err)
+	}
+	exit, err := e.outcome(dir)
+	if err != nil {
+		return nil, notFound(ref.TaskID, err)
+	}
+	run, err := dir.Run()
+	if err != nil {
+		return nil, err
+	}
+	if exit == nil || (run == nil && exit.Lost == "") {
+		return nil, sdk.NotStarted(ref.TaskID)
+	}
+	said := status(run, exit)
+	if said == nil {
+		said = &sdk.Status{ExitCode: exit.Code}
+	}
+	return &sdk.Ended{Status: said, At: exit.At, Error: exit.Lost}, nil
+}
+
+// Shutdown implements [sdk.Executor].
+func (e *Executor) Shutdown(ctx context.Context, ref sdk.Ref, grace *time.Duration) (*sdk.Status, error) {
+	dir, err := e.find(ref.TaskID)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := dir.Spec()
+	if err != nil {
+		return nil, notFound(ref.TaskID, err)
+	}
+	if grace == nil {
+		grace = &spec.Grace
+	}
+	if *grace > 0 {
+		within, cancel := context.WithTimeout(ctx, *grace)
+		defer cancel()
+		err := e.signal(within, dir, supervise.Stop)
+		if err == nil {
+			err = e.supervisorGone(within, dir)
+		}
+		if err != nil && within.Err() == nil {
+			return nil, notFound(ref.TaskID, err)
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+	}
+	return e.Terminate(ctx, ref)
+}
+
+// Terminate implements [sdk.Executor].
+func (e *Executor) Terminate(ctx context.Context, ref sdk.Ref) (*sdk.Status, error) {
+	dir, err := e.find(ref.TaskID)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.kill(ctx, dir); err != nil {
+		return nil, notFound(ref.TaskID, err)
+	}
+	exit, err := e.outcome(dir)
+	if err != nil {
+		return nil, notFound(ref.TaskID, err)
+	}
+	run, err := dir.Run()
+	if err != nil {
+		return nil, err
+	}
+	return status(run, exit), nil
+}
+
+// Remove implements [sdk.Executor].
+func (e *Executor) Remove(ctx context.Context, ref sdk.Ref) error {
+	dir, err := e.find(ref.TaskID)
+	if err != nil {
+		return err
+	}
+	if err := e.kill(ctx, dir); err != nil {
+		return notFound(ref.TaskID, err)
+	}
+	lock, free, err := dir.Lock()
+	if err != nil {
+		return notFound(ref.TaskID, err)
+	}
+	if !free {
+		return sdk.Temporary(errors.New("another process of this executor is at work on the task"), 0)
+	}
+	err = e.removeLocked(ctx, dir, ref.TaskID)
+	return errors.Join(err, lock.Close())
+}
+
+func (e *Executor) removeLocked(ctx context.Context, dir taskdir.Dir, id string) error {
+	// What cannot be read can be removed all the same.
+	if exit, err := dir.Exit(); err != nil || exit == nil {
+		if err := e.killStrays(ctx, id); err != nil {
+			return err
+		}
+	}
+	if err := e.cgroups().Find(id).Remove(); err != nil {
+		return err
+	}
+	return e.root.Remove(dir)
+}
+
+// List implements [sdk.Executor].
+func (e *Executor) List(_ context.Context, nodeID string) ([]sdk.Listed, error) {
+	if err := e.open(); err != nil {
+		return nil, err
+	}
+	dirs, err := e.root.List()
+	if err != nil {
+		return nil, err
+	}
+	var all []sdk.Listed
+	for _, dir := range dirs {
+		listed, node, err := e.look(dir)
+		if errors.Is(err, taskdir.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			// One directory that cannot be read must not hide the others.
+			e.log.Warn("cannot read a task's directory", zap.String("dir", string(dir)), zap.Error(err))
+			continue
+		}
+		if nodeID == "" || node == nodeID {
+			all = append(all, listed)
+		}
+	}
+	return all, nil
+}
+
+// look says how far a task has come, and for which node it was prepared.
+func (e *Executor) look(dir taskdir.Dir) (sdk.Listed, string, error) {
+	spec, err := dir.Spec()
+	if err != nil {
+		return sdk.Listed{}, "", err
+	}
+	alive, err := dir.Locked()
+	if err != nil {
+		return sdk.Listed{}, "", err
+	}
+	var exit *taskdir.Exit
+	if !alive {
+		if exit, err = e.outcome(dir); err != nil {
+			return sdk.Listed{}, "", err
+		}
+	}
+	run, err := dir.Run()
+	if err != nil {
+		return sdk.Listed{}, "", err
+	}
+	listed := sdk.Listed{TaskID: spec.ID, State: sdk.Prepared, Status: status(run, exit)}
+	switch {
+	case exit != nil:
+		listed.State = sdk.Exited
+	case alive:
+		listed.State = sdk.Running
+	}
+	return listed, spec.NodeID, nil
+}
+
+// supervisorGone returns when nobody holds the task's lock: before its start or
+// after its end.
+func (e *Executor) supervisorGone(ctx context.Context, dir taskdir.Dir) error {
+	for {
+		held, err := dir.Locked()
+		if err != nil || !held {
+			return err
+		}
+		handle, err := supervisor(dir)
+		switch {
+		case errors.Is(err, proc.ErrGone):
+			// It holds the lock and has not said yet who it is, or it is about
+			// to let go.
+			if err := sleep(ctx, startPoll); err != nil {
+				return err
+			}
+			continue
+		case err != nil:
+			return err
+		}
+		err = handle.Wait(ctx)
+		if err := errors.Join(err, handle.Close()); err != nil {
+			return err
+		}
+	}
+}
+
+// supervisor returns a hold on a task's supervisor, or ErrGone.
+func supervisor(dir taskdir.Dir) (*proc.Handle, error) {
+	id, err := dir.Supervisor()
+	if err != nil {
+		return nil, err
+	}
+	if id == nil {
+		return nil, proc.ErrGone
+	}
+	return proc.Open(*id)
+}
+
+// signal signals a task's supervisor, if there is one. One that is just
+// starting is waited for, for it does not listen yet.
+func (e *Executor) signal(ctx context.Context, dir taskdir.Dir, signal unix.Signal) error {
+	for {
+		held, err := dir.Locked()
+		if err != nil || !held {
+			return err
+		}
+		handle, err := supervisor(dir)
+		if errors.Is(err, proc.ErrGone) {
+			if err := sleep(ctx, startPoll); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = handle.Signal(signal)
+		if errors.Is(err, proc.ErrGone) {
+			err = nil
+		}
+		return errors.Join(err, handle.Close())
+	}
+}
+
+// kill ends a task at once, and returns when its supervisor is gone.
+func (e *Executor) kill(ctx context.Context, dir taskdir.Dir) error {
+	within, cancel := context.WithTimeout(ctx, e.killTime)
+	defer cancel()
+	err := e.signal(within, dir, supervise.Kill)
+	if err == nil {
+		err = e.supervisorGone(within, dir)
+	}
+	if err == nil || within.Err() == nil || ctx.Err() != nil {
+		return err
+	}
+	e.log.Warn("a task's supervisor does not answer and is killed", zap.String("dir", string(dir)))
+	if err := e.signal(ctx, dir, unix.SIGKILL); err != nil {
+		return err
+	}
+	return e.supervisorGone(ctx, dir)
+}
+
+// outcome returns how a task ended whose supervisor is gone; nil if it was never
+// begun.
+func (e *Executor) outcome(dir taskdir.Dir) (*taskdir.Exit, error) {
+	exit, err := dir.Exit()
+	if exit != nil || err != nil {
+		return exit, err
+	}
+	return e.lost(dir)
+}
+
+// lost deals with a task whose supervisor is gone and did not say how the task
+// ended: it was killed, or the machine went down. What may be left of the task
+// is killed, and that it was lost is said, once. It returns nil for a task that
+// was not begun or is in another's hands.
+func (e *Executor) lost(dir taskdir.Dir) (*taskdir.Exit, error) {
+	begun, err := dir.Begun()
+	if err != nil || !begun {
+		return nil, err
+	}
+	lock, free, err := dir.Lock()
+	if err != nil {
+		return nil, err
+	}
+	if !free {
+		return nil, sdk.Temporary(errors.New("another process of this executor is at work on the task"), 0)
+	}
+	exit, err := e.lostLocked(dir)
+	return exit, errors.Join(err, lock.Close())
+}
+
+func (e *Executor) lostLocked(dir taskdir.Dir) (*taskdir.Exit, error) {
+	exit, err := dir.Exit()
+	if exit != nil || err != nil {
+		return exit, err
+	}
+	spec, err := dir.Spec()
+	if err != nil {
+		return nil, err
+	}
+	exit = &taskdir.Exit{At: time.Now(), Code: signalKilled, Lost: "the task's supervisor was killed, and with it the task; how the task ended is not known"}
+	boot, err := proc.Boot()
+	if err != nil {
+		return nil, err
+	}
+	if id, err := dir.Supervisor(); err != nil {
+		return nil, err
+	} else if id != nil && id.Boot != boot {
+		exit.Lost = "the machine was restarted while the task ran"
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), e.killTime)
+	defer cancel()
+	if err := e.killStrays(ctx, spec.ID); err != nil {
+		return nil, err
+	}
+	e.log.Warn("a task's supervisor was killed", zap.String("task", spec.ID), zap.String("reason", exit.Lost))
+	return exit, dir.SetExit(*exit)
+}
+
+// killStrays kills what a dead supervisor left of its task. Such processes are
+// found by their control group and by the variable that all of a task's
+// processes have; a process id that was written down is not trusted.
+func (e *Executor) killStrays(ctx context.Context, id string) error {
+	group := e.cgroups().Find(id)
+	marker := taskdir.Spec{ID: id}.Marker()
+	for {
+		group.Kill()
+		strays, err := findStrays(group, marker)
+		if err != nil || len(strays) == 0 {
+			return err
+		}
+		for _, stray := range strays {
+			if err := proc.Kill(stray); err != nil {
+				return err
+			}
+		}
+		if err := sleep(ctx, startPoll); err != nil {
+			return fmt.Errorf("kill what is left of task %s: %w", id, err)
+		}
+	}
+}
+
+func findStrays(group *cgroup.Group, marker string) ([]proc.Identity, error) {
+	boot, err := proc.Boot()
+	if err != nil {
+		return nil, err
+	}
+	inGroup, err := group.Processes()
+	if err != nil {
+		return nil, err
+	}
+	all, err := proc.All()
+	if err != nil {
+		return nil, err
+	}
+	grouped := map[int]bool{}
+	for _, pid := range inGroup {
+		grouped[pid] = true
+	}
+	var strays []proc.Identity
+	for _, stat := range all {
+		// A zombie is dead, and whose child it is will see to it.
+		if stat.State == 'Z' || (!grouped[stat.PID] && !proc.HasVariable(stat.PID, marker)) {
+			continue
+		}
+		strays = append(strays, proc.Identity{PID: stat.PID, Start: stat.Start, Boot: boot})
+	}
+	return strays, nil
+}
+
+func sleep(ctx context.Context, span time.Duration) error {
+	timer := time.NewTimer(span)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
