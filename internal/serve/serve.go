@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/allocatord"
 	"github.com/musterhq/muster/apid"
 	"github.com/musterhq/muster/dispatcherd"
 	"github.com/musterhq/muster/internal/daemon"
@@ -56,6 +57,10 @@ func managers() []*manager {
 		{
 			name: "orchestratord", short: "Run the orchestrator: turns services into tasks", port: orchestratordPort,
 			build: func(env daemon.Env) (daemon.Service, error) { return orchestratord.New(env, orchestratord.Config{}) },
+		},
+		{
+			name: "allocatord", short: "Run the allocator: gives services and tasks addresses and ports", port: allocatordPort,
+			build: func(env daemon.Env) (daemon.Service, error) { return allocatord.New(env, allocatord.Config{}) },
 		},
 		{
 			name: "schedulerd", short: "Run the scheduler: gives tasks nodes", port: schedulerdPort,
