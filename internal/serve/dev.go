@@ -25,6 +25,7 @@ type dev struct {
 	settings daemon.Settings
 	worker   workerFlags
 	rest     string
+	dispatch string
 	dataDir  string
 	workers  int
 	version  string
@@ -59,6 +60,7 @@ It serves in the clear and to everybody who can connect, so it listens on loopba
 	d.settings.AddProcessFlags(fs, apidPort+1000)
 	fs.StringVar(&d.settings.Listen, "listen", fmt.Sprintf("127.0.0.1:%d", apidPort), "address of the control API, gRPC")
 	fs.StringVar(&d.rest, "rest-listen", fmt.Sprintf("127.0.0.1:%d", restPort), "address of the control API, REST")
+	fs.StringVar(&d.dispatch, "dispatcher-listen", fmt.Sprintf("127.0.0.1:%d", dispatcherdPort), "address of the dispatcher, for further workers (muster workerd)")
 	fs.StringVar(&d.dataDir, "data-dir", "", "directory to keep the cluster in (default: memory)")
 	fs.IntVar(&d.workers, "workers", 1, "number of workers")
 	d.worker.cfg = workerd.DefaultConfig()
@@ -72,7 +74,7 @@ func (d *dev) check() error {
 	if d.workers < 0 || d.workers > 1000 {
 		faults = append(faults, fmt.Errorf("--workers: %d is no number from 0 to 1000", d.workers))
 	}
-	for flag, address := range map[string]string{"listen": d.settings.Listen, "rest-listen": d.rest} {
+	for flag, address := range map[string]string{"listen": d.settings.Listen, "rest-listen": d.rest, "dispatcher-listen": d.dispatch} {
 		host, _, err := net.SplitHostPort(address)
 		if err != nil {
 			faults = append(faults, fmt.Errorf("--%s: %w", flag, err))
@@ -156,8 +158,11 @@ func (c *devCluster) listen() (err error) {
 	}()
 	for _, m := range managers() {
 		address := "127.0.0.1:0"
-		if m.rest {
+		switch m.name {
+		case "apid":
 			address = c.settings.Listen
+		case "dispatcherd":
+			address = c.dispatch
 		}
 		if c.listeners[m.name], err = net.Listen("tcp", address); err != nil {
 			return fmt.Errorf("%s: %w (is another cluster running?)", m.name, err)

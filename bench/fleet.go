@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"go.uber.org/zap"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/plugins/null"
+	"github.com/musterhq/muster/plugins/sdk"
+	"github.com/musterhq/muster/workerd"
+	"github.com/musterhq/muster/workerd/executor"
+)
+
+// fleet is a number of workers in this process: real ones, with the null
+// executor in place of plugin processes and with their state in memory.
+type fleet struct {
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+func startFleet(ctx context.Context, dispatcher string, workers int) (*fleet, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	f := &fleet{cancel: cancel}
+	for i := range workers {
+		w, err := newWorker(ctx, dispatcher, fmt.Sprintf("bench%05d", i))
+		if err != nil {
+			f.stop()
+			return nil, err
+		}
+		f.wg.Go(func() {
+			// A worker that ends is missed by the measurement.
+			_ = w.Run(ctx)
+		})
+	}
+	return f, nil
+}
+
+func newWorker(ctx context.Context, dispatcher, name string) (*workerd.Worker, error) {
+	e, err := null.New(null.Config{})
+	if err != nil {
+		return nil, err
+	}
+	set, err := executor.NewFixed(ctx, executor.FromServer(sdk.NewServer(e)))
+	if err != nil {
+		return nil, err
+	}
+	cfg := workerd.DefaultConfig()
+	cfg.NodeID, cfg.Hostname, cfg.Dispatchers = name, name, []string{dispatcher}
+	cfg.Resources = &musterv1.Resources{NanoCpus: 64e9, MemoryBytes: 1 << 40}
+	return workerd.New(workerd.Env{
+		Logger: zap.NewNop(), Dial: daemon.Dialer(daemon.Plain().Client), Executors: set, Version: "bench",
+	}, cfg)
+}
+
+func (f *fleet) stop() {
+	f.cancel()
+	f.wg.Wait()
+}
