@@ -4,10 +4,10 @@ package consul
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -17,7 +17,8 @@ import (
 
 // limits are those of a Consul server with its defaults (1.22): 128 operations,
 // and 512 KiB of request (txn_max_req_len), in which values are base64 within
-// JSON: 4/3 of their length, and up to 250 bytes a operation around them.
+// JSON: 4/3 of their length, and with a key of the greatest length up to 340
+// bytes an operation around them.
 var limits = kv.Limits{Ops: 128, Bytes: 360_000}
 
 // callTimeout bounds every call that does not block on purpose, whatever its
@@ -45,16 +46,25 @@ type Config struct {
 type KV struct {
 	client    *api.Client
 	transport *http.Transport
+
+	mu sync.Mutex
+	// services are those in the catalog, with the session that entered each.
+	services map[string]*session
 }
 
 var _ kv.KV = (*KV)(nil)
 
 // New returns a client. It does not connect yet.
 func New(cfg Config) (*KV, error) {
+	// A server that vanishes is noticed by a blocked list after some 20 s.
+	dialer := &net.Dialer{
+		Timeout:         3 * time.Second,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3},
+	}
 	c := &api.Config{
 		Address: cfg.Address, Scheme: "http", Token: cfg.Token, Datacenter: cfg.Datacenter,
 		Transport: &http.Transport{
-			DialContext:           (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+			DialContext:           dialer.DialContext,
 			TLSHandshakeTimeout:   5 * time.Second,
 			MaxIdleConns:          256,
 			MaxIdleConnsPerHost:   256,
@@ -71,7 +81,9 @@ func New(cfg Config) (*KV, error) {
 	if err != nil {
 		return nil, fmt.Errorf("consul at %s: %w", cfg.Address, err)
 	}
-	return &KV{client: client, transport: c.Transport}, nil
+	// NewClient made the HTTP client, and uses this very one.
+	c.HttpClient.Transport = statusNoter{c.HttpClient.Transport}
+	return &KV{client: client, transport: c.Transport, services: map[string]*session{}}, nil
 }
 
 // Close closes idle connections. Calls that are open end with their contexts.
@@ -85,11 +97,11 @@ func (s *KV) Limits() kv.Limits { return limits }
 
 // Get returns a key as the leader has it.
 func (s *KV) Get(ctx context.Context, key string) (kv.Pair, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	p, _, err := s.client.KV().Get(key, (&api.QueryOptions{}).WithContext(ctx))
+	p, _, err := s.client.KV().Get(key, (&api.QueryOptions{}).WithContext(call))
 	if err != nil {
-		return kv.Pair{}, fmt.Errorf("get %q: %w", key, classify(err))
+		return kv.Pair{}, fmt.Errorf("get %q: %w", key, classify(ctx, err))
 	}
 	if p == nil {
 		return kv.Pair{}, fmt.Errorf("get %q: %w", key, kv.ErrNotFound)
@@ -104,12 +116,12 @@ func (s *KV) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.
 		// Consul adds up to a sixteenth of jitter to the wait that it is asked for.
 		wait = listWait + listWait/16 + callTimeout
 	}
-	ctx, cancel := context.WithTimeout(ctx, wait)
+	call, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	q := (&api.QueryOptions{WaitIndex: opt.After, WaitTime: listWait, AllowStale: opt.Stale}).WithContext(ctx)
+	q := (&api.QueryOptions{WaitIndex: opt.After, WaitTime: listWait, AllowStale: opt.Stale}).WithContext(call)
 	found, meta, err := s.client.KV().List(prefix, q)
 	if err != nil {
-		return nil, 0, fmt.Errorf("list %q: %w", prefix, classify(err))
+		return nil, 0, fmt.Errorf("list %q: %w", prefix, classify(ctx, err))
 	}
 	pairs := make([]kv.Pair, len(found))
 	for i, p := range found {
@@ -122,105 +134,4 @@ func (s *KV) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.
 
 func pair(p *api.KVPair) kv.Pair {
 	return kv.Pair{Key: p.Key, Value: p.Value, Index: p.ModifyIndex, Session: p.Session}
-}
-
-// Txn applies operations atomically; see kv.KV.
-func (s *KV) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
-	if len(ops) > limits.Ops {
-		return nil, fmt.Errorf("transaction of %d operations, of %d allowed: %w", len(ops), limits.Ops, kv.ErrTooLarge)
-	}
-	size := 0
-	txn := make(api.TxnOps, len(ops))
-	for i, op := range ops {
-		size += len(op.Value)
-		txn[i] = &api.TxnOp{KV: &api.KVTxnOp{Verb: verb(op), Key: op.Key, Value: op.Value, Index: op.Index}}
-	}
-	if size > limits.Bytes {
-		return nil, fmt.Errorf("transaction of %d bytes, of %d allowed: %w", size, limits.Bytes, kv.ErrTooLarge)
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	ok, answer, _, err := s.client.Txn().Txn(txn, (&api.QueryOptions{}).WithContext(ctx))
-	if err != nil {
-		return nil, fmt.Errorf("transaction: %w", classify(err))
-	}
-	if !ok {
-		reason := "unknown reason"
-		if answer != nil && len(answer.Errors) > 0 {
-			e := answer.Errors[0]
-			reason = fmt.Sprintf("operation %d: %s", e.OpIndex, e.What)
-		}
-		return nil, fmt.Errorf("transaction: %s: %w", reason, kv.ErrConflict)
-	}
-	return results(ops, answer.Results), nil
-}
-
-// verb translates an operation. Consul's get fails the whole transaction for a
-// key that is not there, hence get-or-empty.
-func verb(op kv.Op) api.KVOp {
-	switch op.Verb {
-	case kv.Get:
-		return api.KVGetOrEmpty
-	case kv.Set:
-		return api.KVSet
-	case kv.CAS:
-		return api.KVCAS
-	case kv.Delete:
-		return api.KVDelete
-	case kv.DeleteCAS:
-		return api.KVDeleteCAS
-	case kv.CheckIndex:
-		if op.Index == 0 {
-			return api.KVCheckNotExists
-		}
-		return api.KVCheckIndex
-	default:
-		// Consul refuses it, naming the verb.
-		return api.KVOp(fmt.Sprintf("unknown verb %d", op.Verb))
-	}
-}
-
-// results picks out what kv.KV promises. Consul answers with an entry for
-// each operation but deletions, in order.
-func results(ops []kv.Op, found api.TxnResults) []kv.Pair {
-	var pairs []kv.Pair
-	for _, op := range ops {
-		if op.Verb == kv.Delete || op.Verb == kv.DeleteCAS || len(found) == 0 {
-			continue
-		}
-		p := found[0].KV
-		if p == nil || p.Key != op.Key {
-			continue // a check that answers with nothing
-		}
-		found = found[1:]
-		switch {
-		case op.Verb == kv.CheckIndex, p.ModifyIndex == 0:
-		case op.Verb == kv.Get:
-			pairs = append(pairs, pair(p))
-		default:
-			pairs = append(pairs, kv.Pair{Key: p.Key, Index: p.ModifyIndex, Session: p.Session})
-		}
-	}
-	return pairs
-}
-
-// classify puts an error of the client's into one of kv's classes.
-func classify(err error) error {
-	var status api.StatusError
-	switch {
-	case errors.As(err, &status):
-		switch {
-		case status.Code == http.StatusRequestEntityTooLarge:
-			return fmt.Errorf("%w: %w", kv.ErrTooLarge, err)
-		case status.Code >= 500 || status.Code == http.StatusTooManyRequests:
-			return fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
-		}
-		return err
-	case errors.Is(err, context.Canceled):
-		return err
-	default:
-		// Everything else happened on the way there or back. A deadline that was
-		// the caller's own is still found by errors.Is.
-		return fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
-	}
 }

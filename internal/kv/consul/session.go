@@ -2,6 +2,7 @@ package consul
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -12,8 +13,8 @@ import (
 )
 
 const (
-	defaultTTL           = 10 * time.Second
-	defaultCheckInterval = 250 * time.Millisecond
+	// leastTTL is Consul's.
+	leastTTL = 10 * time.Second
 	// lockDelay is how long Consul refuses a lock whose session was lost. It
 	// exists to protect clients that rest their safety on locks; Muster does not.
 	// 0 would mean Consul's default of 15 s.
@@ -21,6 +22,8 @@ const (
 	// registerTimeout bounds the time until a check that was registered with the
 	// agent is known to the servers.
 	registerTimeout = 5 * time.Second
+	// watchPause is the time between two looks at a session while they fail.
+	watchPause = 250 * time.Millisecond
 )
 
 // session is a Consul session, renewed and watched until it ends.
@@ -37,68 +40,38 @@ type session struct {
 // NewSession registers the service, if there is one, and opens a session that
 // is bound to its check.
 func (s *KV) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Session, error) {
-	if cfg.TTL == 0 {
-		cfg.TTL = defaultTTL
-	}
+	ttl := max(cfg.TTL, leastTTL)
 	entry := &api.SessionEntry{
-		Name: cfg.Name, TTL: cfg.TTL.String(), LockDelay: lockDelay, Behavior: api.SessionBehaviorDelete,
+		Name: cfg.Name, TTL: ttl.String(), LockDelay: lockDelay, Behavior: api.SessionBehaviorDelete,
 		NodeChecks: []string{"serfHealth"},
 	}
 	x := &session{kv: s, lost: make(chan struct{})}
 	if cfg.Service != nil {
-		x.service = cfg.Service.ID
 		check, err := s.register(ctx, cfg.Service)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("open session %q: %w", cfg.Name, err)
 		}
 		entry.ServiceChecks = []api.ServiceCheck{{ID: check}}
+		x.service = cfg.Service.ID
+		s.enter(x)
 	}
-	id, err := s.create(ctx, entry, cfg.Service != nil)
-	if err != nil {
-		if x.service != "" {
-			_ = s.client.Agent().ServiceDeregisterOpts(x.service, (&api.QueryOptions{}).WithContext(ctx))
-		}
-		return nil, fmt.Errorf("open session %q: %w", cfg.Name, err)
+	var err error
+	if x.id, err = s.create(ctx, entry, cfg.Service != nil); err != nil {
+		err = fmt.Errorf("open session %q: %w", cfg.Name, err)
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+		defer cancel()
+		return nil, errors.Join(err, s.deregister(clean, x))
 	}
-	x.id = id
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	x.cancel = cancel
-	x.wg.Go(func() { x.renew(run, cfg.TTL) })
+	x.wg.Go(func() { x.renew(run, ttl) })
 	x.wg.Go(func() { x.watch(run) })
 	return x, nil
 }
 
-// register enters the process in the agent's catalog, with a check that dials
-// it.
-func (s *KV) register(ctx context.Context, service *kv.Service) (check string, err error) {
-	interval := service.CheckInterval
-	if interval == 0 {
-		interval = defaultCheckInterval
-	}
-	check = service.ID + "-alive"
-	call, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	err = s.client.Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
-		ID: service.ID, Name: service.Name, Address: service.Address, Port: service.Port,
-		Tags: service.Tags, Meta: service.Meta,
-		Check: &api.AgentServiceCheck{
-			CheckID: check, Name: "process answers", TCP: service.CheckAddress,
-			Interval: interval.String(), Timeout: "1s",
-			// The process is alive: it is speaking.
-			Status: api.HealthPassing,
-			// Consul's least is a minute.
-			DeregisterCriticalServiceAfter: "1m",
-		},
-	}, api.ServiceRegisterOpts{}.WithContext(call))
-	if err != nil {
-		return "", fmt.Errorf("register service %q: %w", service.ID, classify(err))
-	}
-	return check, nil
-}
-
 // create opens the session. The agent tells the servers of a new check in its
-// own time, and until then they refuse a session that names it; so, with a
-// check, a refusal is repeated for a while.
+// own time, and until then they answer for a session that names it as for a
+// fault of their own (500); so, with a check, that is repeated for a while.
 func (s *KV) create(ctx context.Context, entry *api.SessionEntry, patient bool) (string, error) {
 	deadline := time.Now().Add(registerTimeout)
 	for {
@@ -108,8 +81,9 @@ func (s *KV) create(ctx context.Context, entry *api.SessionEntry, patient bool) 
 		if err == nil {
 			return id, nil
 		}
-		if !patient || time.Now().After(deadline) {
-			return "", classify(err)
+		err = classify(ctx, err)
+		if !patient || !errors.Is(err, kv.ErrUnavailable) || time.Now().After(deadline) {
+			return "", err
 		}
 		select {
 		case <-ctx.Done():
@@ -120,7 +94,9 @@ func (s *KV) create(ctx context.Context, entry *api.SessionEntry, patient bool) 
 }
 
 // renew keeps the session alive. When it could not be renewed for as long as
-// its TTL, it counts as lost: Consul may end it from then on.
+// its TTL, it counts as lost, for Consul may end it from then on; but it may
+// live on there too, and hold locks that nobody works for. So it is destroyed
+// as soon as Consul can be reached.
 func (x *session) renew(ctx context.Context, ttl time.Duration) {
 	ticker := time.NewTicker(ttl / 3)
 	defer ticker.Stop()
@@ -130,6 +106,13 @@ func (x *session) renew(ctx context.Context, ttl time.Duration) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		}
+		if time.Since(last) > ttl {
+			x.end()
+			if x.destroy(ctx) == nil {
+				return
+			}
+			continue
 		}
 		call, cancel := context.WithTimeout(ctx, ttl/3)
 		asked := time.Now()
@@ -141,9 +124,6 @@ func (x *session) renew(ctx context.Context, ttl time.Duration) {
 			return
 		case err == nil:
 			last = asked
-		case time.Since(last) > ttl:
-			x.end()
-			return
 		}
 	}
 }
@@ -157,7 +137,7 @@ func (x *session) watch(ctx context.Context) {
 			index = 0
 			select {
 			case <-ctx.Done():
-			case <-time.After(time.Second):
+			case <-time.After(watchPause):
 			}
 			continue
 		}
@@ -176,32 +156,38 @@ func (x *session) ID() string { return x.id }
 func (x *session) Lost() <-chan struct{} { return x.lost }
 
 func (x *session) Acquire(ctx context.Context, key string, value []byte) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	if err := limits.Check([]kv.Op{{Verb: kv.Set, Key: key, Value: value}}); err != nil {
+		return false, fmt.Errorf("acquire: %w", err)
+	}
+	select {
+	case <-x.lost:
+		return false, fmt.Errorf("acquire %q: %w", key, kv.ErrSessionLost)
+	default:
+	}
+	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	ok, _, err := x.kv.client.KV().Acquire(&api.KVPair{Key: key, Value: value, Session: x.id}, (&api.WriteOptions{}).WithContext(ctx))
+	ok, _, err := x.kv.client.KV().Acquire(&api.KVPair{Key: key, Value: value, Session: x.id}, (&api.WriteOptions{}).WithContext(call))
 	if err == nil {
 		return ok, nil
 	}
 	// Consul answers for a session that has ended as it does for a fault of its
 	// own (500); so ask.
-	entry, _, ierr := x.kv.client.Session().Info(x.id, (&api.QueryOptions{}).WithContext(ctx))
+	entry, _, ierr := x.kv.client.Session().Info(x.id, (&api.QueryOptions{}).WithContext(call))
 	if ierr == nil && entry == nil {
 		x.end()
 		return false, fmt.Errorf("acquire %q: %w", key, kv.ErrSessionLost)
 	}
-	return false, fmt.Errorf("acquire %q: %w", key, classify(err))
+	return false, fmt.Errorf("acquire %q: %w", key, classify(ctx, err))
 }
 
 func (x *session) Release(ctx context.Context, key string) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
 	// A transaction that is refused says that the lock is not held: no error.
-	_, _, _, err := x.kv.client.Txn().Txn(api.TxnOps{
+	_, err := x.kv.txn(ctx, api.TxnOps{
 		{KV: &api.KVTxnOp{Verb: api.KVUnlock, Key: key, Session: x.id}},
 		{KV: &api.KVTxnOp{Verb: api.KVDelete, Key: key}},
-	}, (&api.QueryOptions{}).WithContext(ctx))
+	}, api.QueryOptions{})
 	if err != nil {
-		return fmt.Errorf("release %q: %w", key, classify(err))
+		return fmt.Errorf("release %q: %w", key, err)
 	}
 	return nil
 }
@@ -210,16 +196,19 @@ func (x *session) Close(ctx context.Context) error {
 	x.cancel()
 	x.wg.Wait()
 	x.end()
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	_, err := x.kv.client.Session().Destroy(x.id, (&api.WriteOptions{}).WithContext(ctx))
+	err := x.destroy(ctx)
 	if err != nil {
-		err = fmt.Errorf("end session: %w", classify(err))
+		err = fmt.Errorf("end session %s: %w", x.id, err)
 	}
-	if x.service != "" {
-		if derr := x.kv.client.Agent().ServiceDeregisterOpts(x.service, (&api.QueryOptions{}).WithContext(ctx)); derr != nil && err == nil {
-			err = fmt.Errorf("deregister service %q: %w", x.service, classify(derr))
-		}
+	return errors.Join(err, x.kv.deregister(ctx, x))
+}
+
+// destroy ends the session in Consul. That it is gone already is no error.
+func (x *session) destroy(ctx context.Context) error {
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if _, err := x.kv.client.Session().Destroy(x.id, (&api.WriteOptions{}).WithContext(call)); err != nil {
+		return classify(ctx, err)
 	}
-	return err
+	return nil
 }

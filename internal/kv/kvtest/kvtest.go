@@ -2,7 +2,6 @@
 package kvtest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -32,11 +31,18 @@ func Run(t *testing.T, open func(t *testing.T) kv.KV) {
 		"ListBlocks":         testListBlocks,
 		"ListSeesDeletion":   testListSeesDeletion,
 		"ListLosesNothing":   testListLosesNothing,
-		"ListCancelled":      testListCancelled,
+		"ListsApart":         testListsApart,
+		"IndexGrows":         testIndexGrows,
+		"SameValue":          testSameValue,
+		"Contexts":           testContexts,
+		"Values":             testValues,
 		"ValuesAreNotShared": testValuesAreNotShared,
 		"Limits":             testLimits,
+		"Malformed":          testMalformed,
 		"Locks":              testLocks,
+		"LocksExclude":       testLocksExclude,
 		"LocksAndLists":      testLocksAndLists,
+		"LocksAndWrites":     testLocksAndWrites,
 		"SessionEnd":         testSessionEnd,
 		"Model":              testModel,
 		"Linearizable":       testLinearizable,
@@ -141,7 +147,10 @@ func testDelete(t *testing.T, f *fixture) {
 	f.txn(t, f.op(kv.Set, "a", "1", 0), f.op(kv.Set, "b", "1", 0))
 	p := f.get(t, "a")
 	f.refused(t, f.op(kv.DeleteCAS, "a", "", p.Index+1))
+	f.refused(t, f.op(kv.DeleteCAS, "a", "", 0))
 	f.txn(t, f.op(kv.DeleteCAS, "a", "", p.Index), f.op(kv.Delete, "b", "", 0))
+	// What is gone already is no conflict, whatever its index was.
+	f.txn(t, f.op(kv.DeleteCAS, "a", "", p.Index), f.op(kv.DeleteCAS, "b", "", 0))
 	if got := f.contents(t); len(got) != 0 {
 		t.Errorf("contents = %v, want none", got)
 	}
@@ -280,60 +289,5 @@ func testListLosesNothing(t *testing.T, f *fixture) {
 	wg.Wait()
 	if err := <-seen; err != nil {
 		t.Fatal(err)
-	}
-}
-
-func testListCancelled(t *testing.T, f *fixture) {
-	f.txn(t, f.op(kv.Set, "a", "1", 0))
-	_, index := f.list(t)
-	ctx, cancel := context.WithTimeout(f.ctx, 50*time.Millisecond)
-	defer cancel()
-	if _, _, err := f.List(ctx, f.prefix, kv.ListOptions{After: index}); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("List error = %v, want the context's", err)
-	}
-	cancelled, stop := context.WithCancel(f.ctx)
-	stop()
-	if _, err := f.Txn(cancelled, []kv.Op{f.op(kv.Set, "a", "2", 0)}); !errors.Is(err, context.Canceled) {
-		t.Errorf("Txn error = %v, want the context's", err)
-	}
-}
-
-func testValuesAreNotShared(t *testing.T, f *fixture) {
-	value := []byte("value")
-	f.txn(t, kv.Op{Verb: kv.Set, Key: f.key("a"), Value: value})
-	clobber := func(b []byte) {
-		for i := range b {
-			b[i] = 'x'
-		}
-	}
-	clobber(value)
-	clobber(f.get(t, "a").Value)
-	pairs, _ := f.list(t)
-	clobber(pairs[0].Value)
-	clobber(f.txn(t, f.op(kv.Get, "a", "", 0))[0].Value)
-	if got := f.get(t, "a"); string(got.Value) != "value" {
-		t.Errorf("value = %q after its copies were overwritten, want %q", got.Value, "value")
-	}
-}
-
-func testLimits(t *testing.T, f *fixture) {
-	limits := f.Limits()
-	ops := make([]kv.Op, limits.Ops)
-	for i := range ops {
-		ops[i] = f.op(kv.Set, fmt.Sprintf("a-rather-long-name-as-keys-of-pages-have-%08d", i), string(bytes.Repeat([]byte{0xff}, limits.Bytes/limits.Ops)), 0)
-	}
-	f.txn(t, ops...)
-	more := append(ops, f.op(kv.Set, "more", "x", 0))
-	if _, err := f.Txn(f.ctx, more); !errors.Is(err, kv.ErrTooLarge) {
-		t.Errorf("Txn of %d operations: error = %v, want ErrTooLarge", len(more), err)
-	}
-	big := kv.Op{Verb: kv.Set, Key: f.key("big"), Value: bytes.Repeat([]byte{0xff}, limits.Bytes)}
-	f.txn(t, big)
-	big.Value = append(big.Value, make([]byte, 1<<20)...)
-	if _, err := f.Txn(f.ctx, []kv.Op{f.op(kv.Set, "with-big", "x", 0), big}); !errors.Is(err, kv.ErrTooLarge) {
-		t.Errorf("Txn of %d bytes: error = %v, want ErrTooLarge", len(big.Value), err)
-	}
-	if _, ok := f.contents(t)["with-big"]; ok {
-		t.Error("a transaction that was too large was applied in part")
 	}
 }

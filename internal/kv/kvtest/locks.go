@@ -2,6 +2,8 @@ package kvtest
 
 import (
 	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -68,6 +70,74 @@ func testLocks(t *testing.T, f *fixture) {
 		t.Errorf("after Release: Get error = %v, want ErrNotFound", err)
 	}
 	f.acquireSoon(t, b, "lock", "b")
+}
+
+// testLocksExclude lets many compete for one lock, and counts who thinks that it
+// is theirs.
+func testLocksExclude(t *testing.T, f *fixture) {
+	const contenders, rounds = 4, 3
+	var (
+		wg      sync.WaitGroup
+		holders atomic.Int32
+	)
+	for range contenders {
+		s := f.session(t)
+		wg.Go(func() {
+			for won := 0; won < rounds; {
+				ok, err := s.Acquire(f.ctx, f.key("lock"), []byte(s.ID()))
+				if err != nil {
+					t.Errorf("Acquire: %v", err)
+					return
+				}
+				if !ok {
+					continue
+				}
+				won++
+				if n := holders.Add(1); n != 1 {
+					t.Errorf("%d sessions hold one lock", n)
+				}
+				if p, err := f.Get(f.ctx, f.key("lock")); err != nil || p.Session != s.ID() {
+					t.Errorf("the lock of %s is %+v, %v", s.ID(), p, err)
+				}
+				holders.Add(-1)
+				if err := s.Release(f.ctx, f.key("lock")); err != nil {
+					t.Errorf("Release: %v", err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// testLocksAndWrites writes to keys that are held, and locks keys that were
+// written.
+func testLocksAndWrites(t *testing.T, f *fixture) {
+	a := f.session(t)
+	f.acquire(t, a, "lock", "a")
+	f.txn(t, f.op(kv.Set, "lock", "written", 0), f.op(kv.Set, "plain", "1", 0))
+	if p := f.get(t, "lock"); p.Session != a.ID() || string(p.Value) != "written" {
+		t.Errorf("a lock that was written to: %q held by %q, want it still held by %q", p.Value, p.Session, a.ID())
+	}
+	before := f.get(t, "plain")
+	if !f.acquire(t, a, "plain", "2") {
+		t.Fatal("the lock at a key that was there already was refused")
+	}
+	if p := f.get(t, "plain"); p.Session != a.ID() || string(p.Value) != "2" || p.Index <= before.Index {
+		t.Errorf("locked key = %+v, want it held by %q and written anew", p, a.ID())
+	}
+	f.txn(t, f.op(kv.Delete, "lock", "", 0))
+	b := f.session(t)
+	f.acquireSoon(t, b, "lock", "b")
+	if err := a.Close(f.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.await(f.key("plain"), 0, func(pairs []kv.Pair) bool { return len(pairs) == 0 }); err != nil {
+		t.Errorf("waiting for the locked key to go with its session: %v", err)
+	}
+	if p := f.get(t, "lock"); p.Session != b.ID() {
+		t.Errorf("the end of one session took the lock of another: %+v", p)
+	}
 }
 
 func testLocksAndLists(t *testing.T, f *fixture) {

@@ -26,7 +26,7 @@ func testModel(t *testing.T, f *fixture) {
 			ops := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) kv.Op {
 				name := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(rt, "key")
 				verb := kv.Verb(rapid.IntRange(int(kv.Get), int(kv.CheckIndex)).Draw(rt, "verb"))
-				at := rapid.SampledFrom([]uint64{0, index[name]}).Draw(rt, "index")
+				at := rapid.SampledFrom([]uint64{0, index[name], 1 << 40}).Draw(rt, "index")
 				return g.op(verb, name, rapid.StringMatching("[a-z]{1,3}").Draw(rt, "value"), at)
 			}), 1, 4).Draw(rt, "ops")
 			// An operation on a key that this transaction has written already would
@@ -66,8 +66,12 @@ func applyModel(now map[string]string, index map[string]uint64, ops []kv.Op, pre
 	for _, op := range ops {
 		name := op.Key[prefix:]
 		switch op.Verb {
-		case kv.CAS, kv.DeleteCAS, kv.CheckIndex:
+		case kv.CAS, kv.CheckIndex:
 			if index[name] != op.Index {
+				return nil, false
+			}
+		case kv.DeleteCAS:
+			if _, exists := now[name]; exists && index[name] != op.Index {
 				return nil, false
 			}
 		}

@@ -1,0 +1,120 @@
+package consul
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/musterhq/muster/internal/kv"
+)
+
+// Txn applies operations atomically; see kv.KV.
+func (s *KV) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
+	if err := limits.Check(ops); err != nil || len(ops) == 0 {
+		return nil, err
+	}
+	reads := true
+	txn := make(api.TxnOps, len(ops))
+	for i, op := range ops {
+		reads = reads && op.Verb == kv.Get
+		txn[i] = &api.TxnOp{KV: &api.KVTxnOp{Verb: verb(op), Key: op.Key, Value: op.Value, Index: op.Index}}
+	}
+	// Without a write there is no consensus to go through, and a leader that has
+	// been replaced may not know it yet: let it ask.
+	answer, err := s.txn(ctx, txn, api.QueryOptions{RequireConsistent: reads})
+	if err != nil {
+		return nil, fmt.Errorf("transaction: %w", err)
+	}
+	if len(answer.Errors) > 0 {
+		return nil, fmt.Errorf("transaction: %w", refusal(ops, answer.Errors))
+	}
+	return results(ops, answer.Results), nil
+}
+
+// txn sends a transaction. If Consul refuses it for one of its operations, that
+// is in the answer.
+func (s *KV) txn(ctx context.Context, ops api.TxnOps, q api.QueryOptions) (*api.TxnResponse, error) {
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	call, status := noteStatus(call)
+	_, answer, _, err := s.client.Txn().Txn(ops, q.WithContext(call))
+	if code := status(); err != nil && code != 0 {
+		err = api.StatusError{Code: code, Body: err.Error()}
+	}
+	if err != nil {
+		return nil, classify(ctx, err)
+	}
+	return answer, nil
+}
+
+// refusal is the error for a transaction that Consul did not apply. Consul says
+// why in words alone; but an operation that checks nothing cannot be in
+// conflict, so if one of those failed it was for another reason, such as a
+// token that may not write.
+func refusal(ops []kv.Op, errs api.TxnErrors) error {
+	class := kv.ErrConflict
+	first := errs[0]
+	for _, e := range errs {
+		if e.OpIndex < 0 || e.OpIndex >= len(ops) {
+			class, first = nil, e
+			break
+		}
+		switch ops[e.OpIndex].Verb {
+		case kv.CAS, kv.DeleteCAS, kv.CheckIndex:
+		default:
+			class, first = nil, e
+		}
+	}
+	if class == nil {
+		return fmt.Errorf("operation %d: %s", first.OpIndex, first.What)
+	}
+	return fmt.Errorf("operation %d: %s: %w", first.OpIndex, first.What, class)
+}
+
+// verb translates an operation. Consul's get fails the whole transaction for a
+// key that is not there, hence get-or-empty.
+func verb(op kv.Op) api.KVOp {
+	switch op.Verb {
+	case kv.Get:
+		return api.KVGetOrEmpty
+	case kv.Set:
+		return api.KVSet
+	case kv.CAS:
+		return api.KVCAS
+	case kv.Delete:
+		return api.KVDelete
+	case kv.DeleteCAS:
+		return api.KVDeleteCAS
+	case kv.CheckIndex:
+		if op.Index == 0 {
+			return api.KVCheckNotExists
+		}
+		return api.KVCheckIndex
+	}
+	return "" // which Limits.Check has refused
+}
+
+// results picks out what kv.KV promises. Consul answers with an entry for
+// each operation but deletions, in order.
+func results(ops []kv.Op, found api.TxnResults) []kv.Pair {
+	var pairs []kv.Pair
+	for _, op := range ops {
+		if op.Verb == kv.Delete || op.Verb == kv.DeleteCAS || len(found) == 0 {
+			continue
+		}
+		p := found[0].KV
+		if p == nil || p.Key != op.Key {
+			continue // a check that answers with nothing
+		}
+		found = found[1:]
+		switch {
+		case op.Verb == kv.CheckIndex, p.ModifyIndex == 0:
+		case op.Verb == kv.Get:
+			pairs = append(pairs, pair(p))
+		default:
+			pairs = append(pairs, kv.Pair{Key: p.Key, Index: p.ModifyIndex, Session: p.Session})
+		}
+	}
+	return pairs
+}
