@@ -1,102 +1,57 @@
 package consul_test
 
 import (
-	"context"
+	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
+	"net/http"
 	"os"
-	"os/exec"
 	"testing"
 	"time"
 
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/consul"
 	"github.com/musterhq/muster/internal/kv/consultest"
+	"github.com/musterhq/muster/internal/kv/kvfault"
 	"github.com/musterhq/muster/internal/kv/kvtest"
 )
 
+// patience bounds every wait of these tests.
+const patience = 30 * time.Second
+
+var shared consultest.Shared
+
+func TestMain(m *testing.M) { os.Exit(shared.Run(m)) }
+
 func TestConformance(t *testing.T) {
-	server := consultest.Start(t)
+	server := shared.Start(t)
 	kvtest.Run(t, func(t *testing.T) kv.KV { return server.KV(t) })
 }
 
-func TestUnreachable(t *testing.T) {
-	s, err := consul.New(consul.Config{Address: "127.0.0.1:1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Get(t.Context(), "a"); !errors.Is(err, kv.ErrUnavailable) {
-		t.Errorf("Get error = %v, want ErrUnavailable", err)
+func TestConformanceBehindFaults(t *testing.T) {
+	server := shared.Start(t)
+	kvtest.Run(t, func(t *testing.T) kv.KV { return kvfault.New(server.KV(t)) })
+}
+
+// TestTooLargeForServer meets a server that allows less than the default.
+func TestTooLargeForServer(t *testing.T) {
+	t.Parallel()
+	server := consultest.Start(t, "limits { kv_max_value_size = 10000 txn_max_req_len = 10000 }")
+	_, err := server.KV(t).Txn(t.Context(), []kv.Op{{Verb: kv.Set, Key: "a", Value: make([]byte, 20_000)}})
+	if !errors.Is(err, kv.ErrTooLarge) || errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("Txn error = %v, want ErrTooLarge alone", err)
 	}
 }
 
-// TestKilledProcessLosesItsLocks measures what the check-bound session is for:
-// how soon the locks of a process that was killed are free.
-func TestKilledProcessLosesItsLocks(t *testing.T) {
-	server := consultest.Start(t)
-	s := server.KV(t)
-	child := exec.Command(os.Args[0], "-test.run=^TestHoldLock$")
-	child.Env = append(os.Environ(), "HOLD_LOCK_AT="+server.Address)
-	child.Stderr = os.Stderr
-	if err := child.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = child.Process.Kill() }()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	held := func(want bool) {
-		t.Helper()
-		var index uint64
-		for {
-			pairs, next, err := s.List(ctx, "the/lock", kv.ListOptions{After: index})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if (len(pairs) == 1) == want {
-				return
-			}
-			index = next
-		}
-	}
-	held(true)
-	if err := child.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	began := time.Now()
-	_ = child.Wait()
-	held(false)
-	mine, err := s.NewSession(ctx, kv.SessionConfig{Name: "contender"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = mine.Close(ctx) }()
-	for {
-		ok, err := mine.Acquire(ctx, "the/lock", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if ok {
-			break
-		}
-	}
-	t.Logf("the lock was taken over %v after the kill", time.Since(began).Round(time.Millisecond))
-}
-
-// TestHoldLock is the process that TestKilledProcessLosesItsLocks kills.
-func TestHoldLock(t *testing.T) {
-	address := os.Getenv("HOLD_LOCK_AT")
-	if address == "" {
-		return // run as part of the suite: there is nothing to hold
-	}
-	s, err := consul.New(consul.Config{Address: address})
-	if err != nil {
-		t.Fatal(err)
-	}
+// service is a process as the catalog is told of it; it listens until the test
+// ends or the listener is closed.
+func service(t *testing.T, id string) (*kv.Service, net.Listener) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -106,15 +61,71 @@ func TestHoldLock(t *testing.T) {
 			_ = c.Close()
 		}
 	}()
-	session, err := s.NewSession(t.Context(), kv.SessionConfig{Name: "holder", Service: &kv.Service{
-		ID: fmt.Sprintf("holder-%d", os.Getpid()), Name: "holder", Address: "127.0.0.1",
-		Port: l.Addr().(*net.TCPAddr).Port, CheckAddress: l.Addr().String(),
-	}})
+	return &kv.Service{
+		ID: id, Name: "test", Address: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, CheckAddress: l.Addr().String(),
+	}, l
+}
+
+func openSession(t *testing.T, s *consul.KV, service *kv.Service) kv.Session {
+	t.Helper()
+	x, err := s.NewSession(t.Context(), kv.SessionConfig{Name: t.Name(), Service: service})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ok, err := session.Acquire(t.Context(), "the/lock", []byte("x")); !ok || err != nil {
-		t.Fatalf("Acquire = %v, %v", ok, err)
+	return x
+}
+
+func closeSession(t *testing.T, x kv.Session) {
+	t.Helper()
+	if err := x.Close(t.Context()); err != nil {
+		t.Error(err)
 	}
-	<-session.Lost()
+}
+
+func expectLost(t *testing.T, x kv.Session) {
+	t.Helper()
+	select {
+	case <-x.Lost():
+	case <-time.After(patience):
+		t.Fatalf("the session does not say that it is lost after %v", patience)
+	}
+}
+
+// ask asks Consul itself.
+func ask(t *testing.T, server *consultest.Server, method, path string, answer any) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://"+server.Address+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s %s: %s", method, path, resp.Status)
+	}
+	if err := json.NewDecoder(resp.Body).Decode(answer); err != nil {
+		t.Fatalf("%s %s: %v", method, path, err)
+	}
+}
+
+func inCatalog(t *testing.T, server *consultest.Server, id string) bool {
+	t.Helper()
+	services := map[string]any{}
+	ask(t, server, http.MethodGet, "/v1/agent/services", &services)
+	return services[id] != nil
+}
+
+func sessionLives(t *testing.T, server *consultest.Server, id string) bool {
+	t.Helper()
+	var found []any
+	ask(t, server, http.MethodGet, "/v1/session/info/"+id, &found)
+	return len(found) > 0
+}
+
+func BenchmarkConsul(b *testing.B) {
+	server := shared.Start(b)
+	kvtest.Bench(b, func(b *testing.B) kv.KV { return server.KV(b) })
 }

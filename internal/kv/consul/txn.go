@@ -2,7 +2,9 @@ package consul
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 
 	"github.com/hashicorp/consul/api"
 
@@ -39,11 +41,17 @@ func (s *KV) txn(ctx context.Context, ops api.TxnOps, q api.QueryOptions) (*api.
 	defer cancel()
 	call, status := noteStatus(call)
 	_, answer, _, err := s.client.Txn().Txn(ops, q.WithContext(call))
-	if code := status(); err != nil && code != 0 {
+	switch code := status(); {
+	case err == nil, code == 0, code == http.StatusOK, code == http.StatusConflict:
+		// If there is an error, it was on the way.
+	default:
 		err = api.StatusError{Code: code, Body: err.Error()}
 	}
 	if err != nil {
 		return nil, classify(ctx, err)
+	}
+	if status() == http.StatusConflict && len(answer.Errors) == 0 {
+		return nil, errors.New("refused without a reason")
 	}
 	return answer, nil
 }

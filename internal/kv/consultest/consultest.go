@@ -35,27 +35,41 @@ type Server struct {
 
 // Start starts a server that ends with the test. Without a consul binary on
 // PATH the test fails where CI is set, and is skipped elsewhere, saying so.
-func Start(t testing.TB) *Server {
+// Settings are more of the server's configuration, in HCL.
+func Start(t testing.TB, settings ...string) *Server {
 	t.Helper()
-	dir := t.TempDir()
-	s, err := Run(dir)
+	s, err := Run(t.TempDir(), settings...)
+	need(t, err)
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	s.showLog(t)
+	return s
+}
+
+// need ends a test whose server did not start.
+func need(t testing.TB, err error) {
+	t.Helper()
 	if errors.Is(err, exec.ErrNotFound) && os.Getenv("CI") == "" {
 		t.Skip("no consul on PATH: `make bin/consul` builds one")
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// showLog shows the end of the server's log if the test fails.
+func (s *Server) showLog(t testing.TB) {
 	t.Cleanup(func() {
-		if err := s.Stop(); err != nil {
-			t.Error(err)
+		if !t.Failed() {
+			return
 		}
-		if t.Failed() {
-			if log, err := os.ReadFile(filepath.Join(dir, "consul.log")); err == nil {
-				t.Logf("consul's log ends:\n%s", log[max(0, len(log)-4000):])
-			}
+		if log, err := os.ReadFile(filepath.Join(s.dir, "consul.log")); err == nil {
+			t.Logf("consul's log ends:\n%s", log[max(0, len(log)-4000):])
 		}
 	})
-	return s
 }
 
 // KV returns a client of the server that is closed with the test.
@@ -71,11 +85,29 @@ func (s *Server) KV(t testing.TB) *consul.KV {
 
 // Run starts a server that keeps its data and its log in a directory. Who runs
 // it stops it.
-func Run(dir string) (*Server, error) {
+func Run(dir string, settings ...string) (*Server, error) {
 	binary, err := exec.LookPath("consul")
 	if err != nil {
 		return nil, fmt.Errorf("find consul: %w", err)
 	}
+	// A port that was free may be taken by the time that the server wants it.
+	var s *Server
+	for range 3 {
+		if s, err = newServer(binary, dir, settings); err != nil {
+			return nil, err
+		}
+		if err = s.Restart(); err == nil {
+			return s, nil
+		}
+		if s.cmd != nil {
+			err = errors.Join(err, s.Kill())
+		}
+	}
+	return nil, err
+}
+
+// newServer chooses the ports of a server.
+func newServer(binary, dir string, settings []string) (*Server, error) {
 	ports, err := freePorts(4)
 	if err != nil {
 		return nil, err
@@ -90,7 +122,10 @@ func Run(dir string) (*Server, error) {
 			"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=" + port(3),
 			"-hcl=performance { raft_multiplier = 1 } connect { enabled = false } disable_update_check = true leave_on_terminate = false"},
 	}
-	return s, s.Restart()
+	for _, hcl := range settings {
+		s.args = append(s.args, "-hcl="+hcl)
+	}
+	return s, nil
 }
 
 // freePorts finds ports that nobody listens on at this moment.

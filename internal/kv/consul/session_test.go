@@ -1,0 +1,163 @@
+package consul_test
+
+import (
+	"context"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/kv/consul"
+	"github.com/musterhq/muster/internal/kv/consultest"
+)
+
+func TestCloseLeavesNothingBehind(t *testing.T) {
+	server := shared.Start(t)
+	s := server.KV(t)
+	svc, _ := service(t, "leaves-nothing")
+	x := openSession(t, s, svc)
+	if ok, err := x.Acquire(t.Context(), "leaves/lock", nil); !ok || err != nil {
+		t.Fatalf("Acquire = %v, %v", ok, err)
+	}
+	if !inCatalog(t, server, svc.ID) || !sessionLives(t, server, x.ID()) {
+		t.Fatal("the service is not in the catalog, or the session not in Consul")
+	}
+	closeSession(t, x)
+	if inCatalog(t, server, svc.ID) {
+		t.Error("the service is in the catalog still")
+	}
+	if sessionLives(t, server, x.ID()) {
+		t.Error("the session is in Consul still")
+	}
+	if pairs, _, err := s.List(t.Context(), "leaves/lock", kv.ListOptions{}); err != nil || len(pairs) != 0 {
+		t.Errorf("the lock is there still: %v, %v", pairs, err)
+	}
+	closeSession(t, x)
+}
+
+// TestLost ends sessions in the ways in which they end without their process's
+// doing, and checks that it learns of it, and can have a new one.
+func TestLost(t *testing.T) {
+	server := shared.Start(t)
+	s := server.KV(t)
+	t.Run("Destroyed", func(t *testing.T) {
+		svc, _ := service(t, "destroyed")
+		x := openSession(t, s, svc)
+		var ok bool
+		ask(t, server, http.MethodPut, "/v1/session/destroy/"+x.ID(), &ok)
+		expectLost(t, x)
+		closeSession(t, x)
+	})
+	t.Run("CheckFails", func(t *testing.T) {
+		svc, l := service(t, "check-fails")
+		x := openSession(t, s, svc)
+		began := time.Now()
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		expectLost(t, x)
+		t.Logf("lost %v after the process stopped to answer", time.Since(began).Round(time.Millisecond))
+		closeSession(t, x)
+	})
+	t.Run("Replaced", func(t *testing.T) {
+		svc, _ := service(t, "replaced")
+		old := openSession(t, s, svc)
+		var ok bool
+		ask(t, server, http.MethodPut, "/v1/session/destroy/"+old.ID(), &ok)
+		expectLost(t, old)
+		x := openSession(t, s, svc)
+		closeSession(t, old)
+		if !inCatalog(t, server, svc.ID) || !sessionLives(t, server, x.ID()) {
+			t.Error("closing a lost session took its successor's service or session away")
+		}
+		closeSession(t, x)
+		if inCatalog(t, server, svc.ID) {
+			t.Error("the service is in the catalog still")
+		}
+	})
+}
+
+// TestKilledProcessLosesItsLocks measures what the check-bound session is for:
+// how soon the locks of a process that was killed are free.
+func TestKilledProcessLosesItsLocks(t *testing.T) {
+	server := shared.Start(t)
+	best := time.Hour
+	for i := range 3 {
+		took := takeOver(t, server, "take-over/"+strconv.Itoa(i))
+		t.Logf("the lock was taken over %v after the kill", took.Round(time.Millisecond))
+		best = min(best, took)
+	}
+	// An agent that has met a new server waits for up to 3 s with what it has to
+	// tell it, and this server is young; so one of the three has to do.
+	if best > time.Second {
+		t.Errorf("the lock was taken over %v after the kill at best, want less than 1 s", best)
+	}
+}
+
+// takeOver lets a process take a lock, kills it, and returns the time from then
+// until another has it.
+func takeOver(t *testing.T, server *consultest.Server, lock string) time.Duration {
+	s := server.KV(t)
+	mine := openSession(t, s, nil)
+	defer closeSession(t, mine)
+	child := exec.Command(os.Args[0], "-test.run=^TestHoldLock$")
+	child.Env = append(os.Environ(), "HOLD_LOCK_AT="+server.Address, "HOLD_LOCK="+lock)
+	child.Stderr = os.Stderr
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = child.Process.Kill() }()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	held := func(want bool) {
+		t.Helper()
+		var index uint64
+		for {
+			pairs, next, err := s.List(ctx, lock, kv.ListOptions{After: index})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if (len(pairs) == 1) == want {
+				return
+			}
+			index = next
+		}
+	}
+	held(true)
+	began := time.Now()
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = child.Wait()
+	held(false)
+	for {
+		ok, err := mine.Acquire(ctx, lock, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok {
+			return time.Since(began)
+		}
+	}
+}
+
+// TestHoldLock is the process that takeOver kills.
+func TestHoldLock(t *testing.T) {
+	address := os.Getenv("HOLD_LOCK_AT")
+	if address == "" {
+		return // run as part of the suite: there is nothing to hold
+	}
+	s, err := consul.New(consul.Config{Address: address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	svc, _ := service(t, "holder-"+strconv.Itoa(os.Getpid()))
+	x := openSession(t, s, svc)
+	if ok, err := x.Acquire(t.Context(), os.Getenv("HOLD_LOCK"), nil); !ok || err != nil {
+		t.Fatalf("Acquire = %v, %v", ok, err)
+	}
+	<-x.Lost()
+}
