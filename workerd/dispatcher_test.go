@@ -68,7 +68,12 @@ type dispatcher struct {
 func (n *network) serve(t testing.TB, address string) (d *dispatcher, stop func()) {
 	t.Helper()
 	d = &dispatcher{sessions: make(chan *session, 16)}
-	listener := bufconn.Listen(1 << 20)
+	return d, n.serveAt(t, address, d)
+}
+
+// serveAt serves a dispatcher at an address.
+func (n *network) serveAt(t testing.TB, address string, d dispatcherv1.DispatcherServiceServer) (stop func()) {
+	listener := bufconn.Listen(1 << 16)
 	server := grpc.NewServer()
 	dispatcherv1.RegisterDispatcherServiceServer(server, d)
 	n.mu.Lock()
@@ -89,7 +94,7 @@ func (n *network) serve(t testing.TB, address string) (d *dispatcher, stop func(
 		})
 	}
 	t.Cleanup(stop)
-	return d, stop
+	return stop
 }
 
 // session is the dispatcher's side of a session.
@@ -100,6 +105,9 @@ type session struct {
 	// end takes the error that the stream is to end with.
 	end chan error
 
+	// sending is held while something is sent: a stream takes one at a time.
+	sending sync.Mutex
+
 	mu         sync.Mutex
 	statuses   map[string]*dispatcherv1.ReportedStatus
 	reports    []*dispatcherv1.StatusReport
@@ -109,6 +117,8 @@ type session struct {
 	goodbye    *dispatcherv1.Goodbye
 	// mute keeps reports from being acknowledged.
 	mute bool
+	// slow is how long it takes to take in a message of logs.
+	slow time.Duration
 	sent map[string]bool
 	// gone is closed when the worker has ended its side.
 	gone chan struct{}
@@ -147,6 +157,9 @@ func (s *session) read() {
 		if err != nil {
 			return
 		}
+		if req.GetLogData() != nil {
+			time.Sleep(s.slow)
+		}
 		s.mu.Lock()
 		ack := uint64(0)
 		switch m := req.GetMessage().(type) {
@@ -175,6 +188,8 @@ func (s *session) read() {
 }
 
 func (s *session) send(msg *dispatcherv1.SessionResponse) {
+	s.sending.Lock()
+	defer s.sending.Unlock()
 	// A worker that has gone away meanwhile is what some tests are about.
 	_ = s.stream.Send(msg)
 }
@@ -301,4 +316,3 @@ func (a assignment) known(state musterv1.TaskState) assignment {
 	a.KnownState = state
 	return a
 }
-

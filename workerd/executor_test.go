@@ -1,0 +1,328 @@
+package workerd_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	. "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/plugins/null"
+	"github.com/musterhq/muster/plugins/sdk"
+	"github.com/musterhq/muster/workerd/executor"
+)
+
+// able is the null executor with the abilities that it lacks, and with faults
+// that come from outside of any task.
+type able struct {
+	*null.Executor
+
+	mu sync.Mutex
+	// away makes all calls fail for a while.
+	away bool
+	// deaf makes Shutdown hang.
+	deaf       bool
+	updates    []string
+	terminated []string
+	// lines are the output of each task.
+	lines []string
+	// endless makes Logs write until it is cancelled.
+	endless bool
+	written int
+}
+
+var (
+	_ sdk.LogStreamer = (*able)(nil)
+	_ sdk.Updater     = (*able)(nil)
+)
+
+// ableSet returns a set with one such executor.
+func ableSet(t testing.TB) (executor.Set, *able) {
+	t.Helper()
+	_, e := nullSet(t)
+	a := &able{Executor: e}
+	set, err := executor.NewFixed(t.Context(), executor.FromServer(sdk.NewServer(a)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set, a
+}
+
+func (a *able) fault() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.away {
+		return sdk.Temporary(errors.New("engine is away"), 0)
+	}
+	return nil
+}
+
+func (a *able) set(change func(a *able)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	change(a)
+}
+
+func (a *able) Wait(ctx context.Context, ref sdk.Ref) (*sdk.Ended, error) {
+	if err := a.fault(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		for ctx.Err() == nil {
+			if err := a.fault(); err != nil {
+				cancel(err)
+			}
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+	}()
+	ended, err := a.Executor.Wait(ctx, ref)
+	if err != nil && context.Cause(ctx) != nil {
+		return nil, context.Cause(ctx)
+	}
+	return ended, err
+}
+
+func (a *able) Shutdown(ctx context.Context, ref sdk.Ref, grace *time.Duration) (*sdk.Status, error) {
+	a.mu.Lock()
+	deaf := a.deaf
+	a.mu.Unlock()
+	if deaf {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return a.Executor.Shutdown(ctx, ref, grace)
+}
+
+func (a *able) Terminate(ctx context.Context, ref sdk.Ref) (*sdk.Status, error) {
+	a.set(func(a *able) { a.terminated = append(a.terminated, ref.TaskID) })
+	return a.Executor.Terminate(ctx, ref)
+}
+
+func (a *able) Update(_ context.Context, task *sdk.Task, handle sdk.Handle) (sdk.Handle, error) {
+	a.set(func(a *able) {
+		a.updates = append(a.updates, fmt.Sprint(task.GetId(), " ", task.GetServiceLabels(), " ", len(task.GetPorts())))
+	})
+	return handle, nil
+}
+
+func (a *able) Logs(ctx context.Context, ref sdk.Ref, _ sdk.LogOptions, emit func(sdk.LogLine) error) error {
+	a.mu.Lock()
+	lines, endless := a.lines, a.endless
+	a.mu.Unlock()
+	for _, line := range lines {
+		if err := emit(sdk.LogLine{Time: time.Now(), Stream: sdk.Stdout, Data: []byte(ref.TaskID + " " + line)}); err != nil {
+			return err
+		}
+	}
+	for endless {
+		if err := emit(sdk.LogLine{Stream: sdk.Stderr, Data: []byte(strings.Repeat("x", 1000))}); err != nil {
+			return err
+		}
+		a.set(func(a *able) { a.written++ })
+	}
+	return nil
+}
+
+func TestAnExecutorThatIsAwayForAWhileEndsNoTask(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, a := ableSet(t)
+		start(t, n, set, nil)
+		s := d.await(t)
+		s.welcome()
+		s.assign(true, []assignment{nullTask("a", running, nil)})
+		settle(time.Second)
+		s.wantStates(map[string]TaskState{"a": running})
+		// A moment is not worth a word.
+		a.set(func(a *able) { a.away = true })
+		settle(500 * time.Millisecond)
+		a.set(func(a *able) { a.away = false })
+		settle(5 * time.Second)
+		if all := s.all("a"); len(all) != 1 {
+			t.Errorf("reported: %v", all)
+		}
+		// Longer than that is reported, and taken back afterwards.
+		a.set(func(a *able) { a.away = true })
+		settle(10 * time.Second)
+		if got := s.state("a"); got.GetState() != running || got.GetError() != "engine is away" {
+			t.Errorf("while the executor is away: %v", got)
+		}
+		a.set(func(a *able) { a.away = false })
+		settle(10 * time.Second)
+		if got := s.state("a"); got.GetState() != running || got.GetError() != "" {
+			t.Errorf("when the executor is back: %v", got)
+		}
+	})
+}
+
+func TestATaskThatCannotBeStoppedIsKilled(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, a := ableSet(t)
+		start(t, n, set, nil)
+		s := d.await(t)
+		s.welcome()
+		task := nullTask("a", running, nil)
+		s.assign(true, []assignment{task})
+		settle(time.Second)
+		a.set(func(a *able) { a.deaf = true })
+		s.assign(false, []assignment{task.desire(shutdown)})
+		settle(time.Minute)
+		if got := s.state("a"); got.GetState() != running || got.GetError() == "" {
+			t.Errorf("after a minute: %v", got)
+		}
+		settle(2 * time.Minute)
+		if got := s.state("a"); got.GetState() != shutdown || got.GetRuntime().GetExitCode() != 137 {
+			t.Errorf("after three minutes: %v, killed %v", got, a.terminated)
+		}
+	})
+}
+
+func TestChangedSurroundingsReachTheExecutor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, a := ableSet(t)
+		start(t, n, set, nil)
+		s := d.await(t)
+		s.welcome()
+		task := nullTask("a", running, nil)
+		s.assign(true, []assignment{task})
+		settle(time.Second)
+		changed := task.desire(running)
+		changed.ServiceLabels = map[string]string{"k": "v"}
+		changed.Ports = []*PortConfig{{TargetPort: 80}}
+		s.assign(false, []assignment{changed})
+		settle(time.Second)
+		// The same once more is no change.
+		s.assign(false, []assignment{changed})
+		settle(time.Second)
+		if got := strings.Join(a.updates, ";"); got != "a map[k:v] 1" {
+			t.Errorf("updates: %s", got)
+		}
+		s.wantStates(map[string]TaskState{"a": running})
+	})
+}
+
+// logRequest asks for the output of tasks.
+func (s *session) logRequest(id string, tasks ...string) {
+	s.send(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_LogRequest{LogRequest: &dispatcherv1.LogRequest{
+		SubscriptionId: id, TaskIds: tasks, Options: &LogOptions{Follow: true},
+	}}})
+}
+
+// logged returns the lines of a subscription, and whether it has ended.
+func (s *session) logged(id string) (lines []string, ended bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, data := range s.logs {
+		if data.GetSubscriptionId() != id {
+			continue
+		}
+		for _, m := range data.GetMessages() {
+			lines = append(lines, string(m.GetData())+m.GetWarning())
+		}
+		ended = ended || data.GetEnd()
+	}
+	return lines, ended
+}
+
+func TestLogsOfTasks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, a := ableSet(t)
+		for i := range 1000 {
+			a.lines = append(a.lines, fmt.Sprint("line ", i))
+		}
+		start(t, n, set, nil)
+		s := d.await(t)
+		s.welcome()
+		s.assign(true, []assignment{nullTask("a", running, nil), nullTask("b", running, nil)})
+		settle(time.Second)
+		s.logRequest("sub1", "a", "b", "stranger")
+		settle(time.Second)
+		lines, ended := s.logged("sub1")
+		if !ended || len(lines) != 2001 {
+			t.Fatalf("%d lines, ended %t; want 2001 and the end", len(lines), ended)
+		}
+		next := map[string]int{}
+		for _, line := range lines {
+			task, _, _ := strings.Cut(line, " ")
+			if task == "task" {
+				if line != "task stranger is not on node node1" {
+					t.Errorf("warning: %s", line)
+				}
+				continue
+			}
+			if want := fmt.Sprint(task, " line ", next[task]); line != want {
+				t.Fatalf("got %q, want %q", line, want)
+			}
+			next[task]++
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, line := range s.logs[0].GetMessages() {
+			if line.GetWarning() == "" && (line.GetServiceId() != "svc" || line.GetSource() != "web.1" || line.GetNodeId() != "node1") {
+				t.Errorf("line: %v", line)
+			}
+		}
+	})
+}
+
+func TestAFloodOfLogsHoldsUpNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, a := ableSet(t)
+		start(t, n, set, nil)
+		s := d.await(t)
+		s.welcome()
+		tasks := []assignment{nullTask("a", running, nil)}
+		s.assign(true, tasks)
+		settle(time.Second)
+		a.set(func(a *able) { a.endless = true })
+		s.slow = 20 * time.Millisecond
+		s.logRequest("flood", "a")
+		settle(2 * time.Second)
+		a.mu.Lock()
+		written := a.written
+		a.mu.Unlock()
+		lines, _ := s.logged("flood")
+		if behind := written - len(lines); len(lines) == 0 || behind > 2000 {
+			t.Errorf("%d lines written, %d arrived: the reader is not held up", written, len(lines))
+		}
+		began := time.Now()
+		s.assign(false, []assignment{nullTask("b", running, nil)})
+		for s.state("b").GetState() != running {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("a status took %s", took)
+		}
+		s.send(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_LogCancel{LogCancel: &dispatcherv1.LogCancel{SubscriptionId: "flood"}}})
+		settle(2 * time.Second)
+		before, _ := s.logged("flood")
+		settle(10 * time.Second)
+		if after, _ := s.logged("flood"); len(after) != len(before) {
+			t.Errorf("%d further lines after the cancellation", len(after)-len(before))
+		}
+	})
+}
