@@ -26,6 +26,7 @@ type options struct {
 	binary  string
 	asJSON  bool
 	keep    bool
+	profile string
 	timeout time.Duration
 }
 
@@ -38,6 +39,7 @@ func main() {
 	flag.StringVar(&o.binary, "binary", "bin/muster", "muster's binary (`make build`)")
 	flag.BoolVar(&o.asJSON, "json", false, "print each run as a line of JSON, too")
 	flag.BoolVar(&o.keep, "keep", false, "keep the directory with the daemons' logs")
+	flag.StringVar(&o.profile, "profile", "", "directory for a CPU profile of each manager, taken for 3 s from the create call on")
 	flag.DurationVar(&o.timeout, "timeout", 10*time.Minute, "bound of everything")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -110,5 +112,9 @@ func measure(ctx context.Context, o options, store string, tasks int) (r *result
 	}
 	// The workers end before the managers do.
 	defer fleet.stop()
+	if o.profile != "" {
+		p := profileManagers(ctx, cluster, o.profile)
+		defer func() { err = errors.Join(err, p.wait()) }()
+	}
 	return deploy(ctx, cluster, store, o.workers, tasks)
 }

@@ -36,7 +36,8 @@ type Cluster struct {
 
 	binary string
 	dir    string
-	// addresses holds each manager's listener, so that a restart gets the same.
+	// addresses holds each manager's listener, so that a restart gets the same;
+	// that for its operations is under "ops/" and its name.
 	addresses map[string]string
 	processes map[string]*Process
 }
@@ -69,7 +70,11 @@ type Config struct {
 // calls it calls Stop.
 func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	c := &Cluster{binary: cfg.Binary, dir: cfg.Dir, addresses: map[string]string{}, processes: map[string]*Process{}}
-	for _, name := range append([]string{"rest", "ops"}, managers[:]...) {
+	names := []string{"rest", "ops/dev"}
+	for _, name := range managers {
+		names = append(names, name, "ops/"+name)
+	}
+	for _, name := range names {
 		address, err := freeAddress()
 		if err != nil {
 			return nil, err
@@ -85,7 +90,7 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 
 func (c *Cluster) startManagers(ctx context.Context, cfg Config) error {
 	if cfg.Embedded {
-		args := []string{"dev", "--workers=0", "--listen", c.API, "--rest-listen", c.REST, "--dispatcher-listen", c.Dispatcher, "--ops-listen", c.addresses["ops"]}
+		args := []string{"dev", "--workers=0", "--listen", c.API, "--rest-listen", c.REST, "--dispatcher-listen", c.Dispatcher, "--ops-listen", c.Ops("dev")}
 		if cfg.OnDisk {
 			args = append(args, "--data-dir", filepath.Join(c.dir, "dev"))
 		}
@@ -109,13 +114,17 @@ func (c *Cluster) startManagers(ctx context.Context, cfg Config) error {
 // StartManager starts a manager daemon, again after it was killed, for
 // example.
 func (c *Cluster) StartManager(name string) error {
-	args := []string{name, "--listen", c.addresses[name], "--ops-listen=", "--consul-address", c.Consul.Address}
+	args := []string{name, "--listen", c.addresses[name], "--ops-listen", c.Ops(name), "--consul-address", c.Consul.Address}
 	if name == "apid" {
 		args = append(args, "--rest-listen", c.REST)
 	}
 	_, err := c.Run(name, args...)
 	return err
 }
+
+// Ops returns the address at which a manager, or "dev", serves its operations:
+// metrics, health, profiles.
+func (c *Cluster) Ops(name string) string { return c.addresses["ops/"+name] }
 
 // StartWorker starts a worker, again after it was stopped, for example: its
 // name is its data directory's too. Extra are further flags.

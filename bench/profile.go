@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/musterhq/muster/internal/testcluster"
+)
+
+// profiles are being taken of the managers, side by side.
+type profiles struct {
+	wg   sync.WaitGroup
+	mu   sync.Mutex
+	errs []error
+}
+
+// profileManagers begins to take a CPU profile of each manager of a cluster.
+func profileManagers(ctx context.Context, cluster *testcluster.Cluster, dir string) *profiles {
+	p := &profiles{}
+	for _, name := range append(testcluster.Managers(), "dev") {
+		if cluster.Process(name) == nil {
+			continue
+		}
+		p.wg.Go(func() {
+			if err := fetchProfile(ctx, cluster.Ops(name), filepath.Join(dir, name+".pprof")); err != nil {
+				p.mu.Lock()
+				p.errs = append(p.errs, fmt.Errorf("profile of %s: %w", name, err))
+				p.mu.Unlock()
+			}
+		})
+	}
+	return p
+}
+
+func (p *profiles) wait() error {
+	p.wg.Wait()
+	return errors.Join(p.errs...)
+}
+
+func fetchProfile(ctx context.Context, ops, path string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+ops+"/debug/pprof/profile?seconds=3", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, resp.Body)
+	return errors.Join(err, f.Close())
+}
