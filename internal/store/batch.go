@@ -92,6 +92,10 @@ func (b *batch) run(req *request) bool {
 		// It changes nothing, so nothing depends on what it has read.
 		tx.release()
 	}
+	if len(tx.undo) > 0 {
+		u := tx.undo[0]
+		req.place = place{table: u.draft.table, shard: u.draft.shard, key: u.key}
+	}
 	if !b.fits() && len(b.members) > 0 {
 		tx.revert()
 		tx.release()

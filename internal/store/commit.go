@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -32,17 +33,16 @@ type flight struct {
 // committer commits updates, one transaction after another.
 type committer struct {
 	s       *Store
+	line    line
 	commits uint64 // number of the last one
-	// conflicts counts those since the last success.
-	conflicts int
-	failures  int
+	// conflicts and failures count those since the last success.
+	conflicts, failures int
 }
 
 // run commits what is queued until ctx ends, and then refuses what is left.
 func (c *committer) run(ctx context.Context) {
-	var pending []*request
 	defer func() {
-		for _, r := range append(pending, c.s.queue.close()...) {
+		for _, r := range append(c.line.all(), c.s.queue.close()...) {
 			r.finish(ErrClosed)
 		}
 	}()
@@ -50,7 +50,7 @@ func (c *committer) run(ctx context.Context) {
 		return
 	}
 	for {
-		if len(pending) == 0 {
+		if c.line.empty() {
 			select {
 			case <-ctx.Done():
 				return
@@ -60,24 +60,24 @@ func (c *committer) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		pending = append(pending, c.s.queue.take()...)
-		pending = c.commit(ctx, pending)
+		c.line.add(c.s.queue.take())
+		c.commit(ctx)
 	}
 }
 
-// commit makes a batch of as many updates as fit into one transaction, commits
-// it, and returns the updates that have no result yet.
-func (c *committer) commit(ctx context.Context, pending []*request) []*request {
-	limit := len(pending)
+// commit makes a batch of as many updates as fit into one transaction, and
+// commits it. Updates that have no result then are in the line again.
+func (c *committer) commit(ctx context.Context) {
+	limit := math.MaxInt
 	merge := true
 	for {
 		b := newBatch(c.s.Snapshot(), c.s.maxPage, c.s.kv.Limits())
-		rest := c.fill(b, pending, limit)
+		c.line.fill(b, limit)
 		w := writer{id: c.s.id, commit: c.commits + 1}
 		p := b.seal(c.s.prefix, w, merge)
 		if len(p.ops) == 0 {
 			b.finish()
-			return rest
+			return
 		}
 		if err := p.check(b.limits); err != nil {
 			switch {
@@ -90,40 +90,21 @@ func (c *committer) commit(ctx context.Context, pending []*request) []*request {
 					b.members[0].err = tooLarge(err)
 				}
 				b.finish()
-				return rest
+				return
 			}
+			c.line.putBack(b)
 			continue
 		}
 		if !b.setSent(true) {
 			// Somebody has given up, and must not see it applied.
+			c.line.putBack(b)
 			continue
 		}
 		c.commits++
-		return c.send(ctx, b, p, w, rest)
+		c.send(ctx, b, p, w)
+		return
 	}
 }
-
-// fill runs updates until no more fit, and returns those that are left. Updates
-// that have been given up are dropped.
-func (c *committer) fill(b *batch, pending []*request, limit int) []*request {
-	var rest []*request
-	misfits := 0
-	for i, r := range pending {
-		if len(b.members) >= limit || misfits > maxMisfits {
-			return append(rest, pending[i:]...)
-		}
-		fits := true
-		if r.run(func() { fits = b.run(r) }) && !fits {
-			rest = append(rest, r)
-			misfits++
-		}
-	}
-	return rest
-}
-
-// maxMisfits bounds how many updates are tried for a batch that is nearly full.
-// Others may still fit, because they change pages that are in it already.
-const maxMisfits = 64
 
 // setSent marks the members; it reports false, with none marked, if one of them
 // has been given up.
@@ -152,15 +133,6 @@ func (b *batch) fail(err error) {
 	}
 }
 
-// requests returns the members followed by rest.
-func (b *batch) requests(rest []*request) []*request {
-	out := make([]*request, 0, len(b.members)+len(rest))
-	for _, m := range b.members {
-		out = append(out, m.req)
-	}
-	return append(out, rest...)
-}
-
 // abandoned reports whether nobody waits for the batch any more.
 func (b *batch) abandoned() bool {
 	for _, m := range b.members {
@@ -171,9 +143,8 @@ func (b *batch) abandoned() bool {
 	return true
 }
 
-// send sends a transaction until it is known what became of it, and returns the
-// updates that have no result yet.
-func (c *committer) send(ctx context.Context, b *batch, p *plan, w writer, rest []*request) []*request {
+// send sends a transaction until it is known what became of it.
+func (c *committer) send(ctx context.Context, b *batch, p *plan, w writer) {
 	s := c.s
 	land := s.takeOff(p, w)
 	start := time.Now()
@@ -184,7 +155,7 @@ func (c *committer) send(ctx context.Context, b *batch, p *plan, w writer, rest 
 		case ctx.Err() != nil:
 			land()
 			b.fail(fmt.Errorf("%w: %w", ErrOutcomeUnknown, ErrClosed))
-			return rest
+			return
 		case !unavailable(err):
 			// Repeating it will not help.
 			land()
@@ -193,13 +164,13 @@ func (c *committer) send(ctx context.Context, b *batch, p *plan, w writer, rest 
 				err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 			}
 			b.fail(fmt.Errorf("commit: %w", err))
-			return rest
+			return
 		case b.abandoned():
 			// It may be applied still. If so, the next commit to one of its
 			// heads will conflict.
 			land()
 			b.fail(ErrOutcomeUnknown)
-			return rest
+			return
 		}
 		s.log.Debug("outcome of commit unknown", zap.Uint64("commit", w.commit), zap.Error(err))
 		pause(ctx, failurePause, maxFailurePause, attempt)
@@ -210,11 +181,12 @@ func (c *committer) send(ctx context.Context, b *batch, p *plan, w writer, rest 
 		switch o {
 		case outcomeApplied:
 			land()
-			return c.catchUp(ctx, b, p, rest)
+			c.catchUp(ctx, b, p)
+			return
 		case outcomeUnknown:
 			land()
 			b.fail(fmt.Errorf("commit: %w: %w", ErrOutcomeUnknown, kv.ErrUnavailable))
-			return rest
+			return
 		}
 		// Not applied as yet. The same transaction again: only one of the two
 		// can be applied, because both compare the same heads.
@@ -227,12 +199,13 @@ func (c *committer) send(ctx context.Context, b *batch, p *plan, w writer, rest 
 			}
 			if o == outcomeApplied {
 				land()
-				return c.catchUp(ctx, b, p, rest)
+				c.catchUp(ctx, b, p)
+				return
 			}
 			if o == outcomeUnknown {
 				land()
 				b.fail(fmt.Errorf("commit: %w: %w", ErrOutcomeUnknown, kv.ErrUnavailable))
-				return rest
+				return
 			}
 			err = kv.ErrConflict
 		}
@@ -245,15 +218,15 @@ func (c *committer) send(ctx context.Context, b *batch, p *plan, w writer, rest 
 		land()
 		s.metrics.committed(time.Since(start), p, len(b.members))
 		b.finish()
-		return rest
+		return
 	}
 	land()
-	return c.conflict(ctx, b, p, rest)
+	c.conflict(ctx, b, p)
 }
 
 // conflict reads what another process has written, and gives the members back
 // to be run again.
-func (c *committer) conflict(ctx context.Context, b *batch, p *plan, rest []*request) []*request {
+func (c *committer) conflict(ctx context.Context, b *batch, p *plan) {
 	c.s.metrics.conflicts.Inc()
 	b.setSent(false)
 	c.refresh(ctx, p)
@@ -261,7 +234,7 @@ func (c *committer) conflict(ctx context.Context, b *batch, p *plan, rest []*req
 		pause(ctx, conflictPause, maxConflictPause, c.conflicts-1)
 	}
 	c.conflicts++
-	return b.requests(rest)
+	c.line.putBack(b)
 }
 
 // refresh reads the tables of a plan. If it fails, the next commit conflicts
@@ -280,16 +253,16 @@ func (c *committer) refresh(ctx context.Context, p *plan) {
 
 // catchUp ends a batch that was applied without our hearing of it: the snapshot
 // must show it before the members have their results.
-func (c *committer) catchUp(ctx context.Context, b *batch, p *plan, rest []*request) []*request {
+func (c *committer) catchUp(ctx context.Context, b *batch, p *plan) {
 	for attempt := 0; ; attempt++ {
 		err := c.catchUpOnce(ctx, p)
 		if err == nil {
 			b.finish()
-			return rest
+			return
 		}
 		if ctx.Err() != nil || b.abandoned() {
 			b.finish()
-			return rest
+			return
 		}
 		pause(ctx, failurePause, maxFailurePause, attempt)
 	}

@@ -1,9 +1,11 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 )
 
@@ -38,6 +40,19 @@ type request struct {
 	sent     bool
 	finished bool
 	err      error
+	// place is where its function first wrote when it was run last. It belongs
+	// to the committer.
+	place place
+}
+
+// place is where a record is, for updates to be ordered by.
+type place struct {
+	table, shard int
+	key          string
+}
+
+func (p place) compare(q place) int {
+	return cmp.Or(cmp.Compare(p.table, q.table), cmp.Compare(p.shard, q.shard), strings.Compare(p.key, q.key))
 }
 
 func newGroup(fns []func(*Tx) error) *group {

@@ -28,12 +28,12 @@ const (
 // errBackwards says that the kv holds an older state than it did.
 var errBackwards = errors.New("kv went backwards")
 
-// refresh brings the snapshot of the table up to what the kv holds now. hint
-// may hold heads that were read before.
+// refresh brings the snapshot of the table up to what the kv holds now. If hint
+// holds heads, all read at one moment, it is enough to come up to these.
 //
-// All heads are read in one transaction, so they show one moment; the pages that
-// they name may be read at any time, because number, sequence number and checksum
-// say whether it is the page that was meant.
+// All heads are read at one moment; the pages that they name may be read at any
+// other, because number, sequence number and checksum say whether it is the page
+// that was meant.
 func (f *follower) refresh(ctx context.Context, hint *tableHeads) error {
 	select {
 	case f.reading <- struct{}{}:
@@ -60,12 +60,19 @@ func (f *follower) refreshOnce(ctx context.Context, hint *tableHeads, sure bool)
 	var missing []string
 	if hint != nil {
 		missing = f.missing(hint, found)
+		if _, err := f.read(ctx, missing, found, false); err != nil {
+			return err
+		}
+		if missing = f.missing(hint, found); len(missing) == 0 {
+			// Heads of a server that lags say nothing of the kv as a whole.
+			return f.install(hint, emptyTable, found, false)
+		}
 	}
 	for range maxRounds {
 		if len(missing) > maxMissing {
 			break
 		}
-		pairs, err := f.read(ctx, missing, found)
+		pairs, err := f.read(ctx, missing, found, true)
 		if err != nil {
 			return err
 		}
@@ -88,36 +95,34 @@ func (f *follower) refreshOnce(ctx context.Context, hint *tableHeads, sure bool)
 	return f.list(ctx, sure)
 }
 
-// read reads all heads, and the pages with these keys into found, in as few
-// transactions as it takes. The heads are those of the last one.
-func (f *follower) read(ctx context.Context, keys []string, found map[string]kv.Pair) ([]kv.Pair, error) {
+// read reads the pages with these keys into found, and all heads with the last
+// of them if they are wanted, in as few transactions as it takes.
+func (f *follower) read(ctx context.Context, keys []string, found map[string]kv.Pair, heads bool) ([]kv.Pair, error) {
 	limit := f.s.kv.Limits().Ops
+	f.s.metrics.pagesRead.WithLabelValues(f.def.Name()).Add(float64(len(keys)))
 	var pairs []kv.Pair
-	for {
+	for len(keys) > 0 || heads {
 		n := min(len(keys), limit)
 		ops := make([]kv.Op, 0, n+Shards)
-		last := n == len(keys) && n+Shards <= limit
-		if last {
-			for i := range Shards {
-				ops = append(ops, kv.Op{Verb: kv.Get, Key: headKey(f.s.prefix, f.def, i)})
-			}
-		}
 		for _, k := range keys[:n] {
 			ops = append(ops, kv.Op{Verb: kv.Get, Key: k})
 		}
 		keys = keys[n:]
+		if heads && len(keys) == 0 && n+Shards <= limit {
+			for i := range Shards {
+				ops = append(ops, kv.Op{Verb: kv.Get, Key: headKey(f.s.prefix, f.def, i)})
+			}
+			heads = false
+		}
 		var err error
 		if pairs, err = f.s.txn(ctx, ops); err != nil {
-			return nil, fmt.Errorf("read heads and %d pages: %w", n, err)
+			return nil, fmt.Errorf("read heads and pages: %w", err)
 		}
 		for _, p := range pairs {
 			found[p.Key] = p
 		}
-		f.s.metrics.pagesRead.WithLabelValues(f.def.Name()).Add(float64(n))
-		if last {
-			return pairs, nil
-		}
 	}
+	return pairs, nil
 }
 
 // missing returns the keys of the pages that the heads name and that are neither

@@ -95,29 +95,44 @@ func (d *draft) join(pieces []piece, p piece, merge bool, remove func(*page)) []
 }
 
 // split cuts a page into pieces of about the same size, none of which is over
-// maxPage unless it is one record.
+// maxPage unless it is one record. Within a margin it cuts where the keys differ
+// most, for then the bound in the head is short, and what belongs together stays
+// together.
 func split(p draftPage, maxPage int) []piece {
 	want := p.size / (p.size/target(maxPage) + 1)
+	margin := want / 6
 	var out []piece
-	start, size := 0, pageOverhead
 	low := p.low
-	before := ""
-	cut := func(end int) {
-		out = append(out, piece{low: low, recs: slices.Clone(p.recs[start:end]), size: size, dirty: true})
-		start, size = end, pageOverhead
-	}
-	for i, r := range p.recs {
-		n := r.size(before)
-		if i > start && (size >= want || size+n > maxPage) {
-			cut(i)
-			// The shortest start of the key that is greater than the one before.
-			low = r.key[:shared(before, r.key)+1]
-			n = r.size("")
+	for start := 0; start < len(p.recs); {
+		size := pageOverhead
+		before := ""
+		end, endSize, endShared := len(p.recs), 0, -1
+		for i := start; i < len(p.recs); i++ {
+			r := p.recs[i]
+			n := r.size(before)
+			if i > start {
+				if over := size+n > maxPage; over || size >= want-margin {
+					if k := shared(before, r.key); endShared < 0 || k < endShared {
+						end, endSize, endShared = i, size, k
+					}
+					if over || size >= want+margin {
+						break
+					}
+				}
+			}
+			size += n
+			before = r.key
 		}
-		size += n
-		before = r.key
+		if endShared < 0 {
+			endSize = size
+		}
+		out = append(out, piece{low: low, recs: slices.Clone(p.recs[start:end]), size: endSize, dirty: true})
+		if end < len(p.recs) {
+			// The shortest start of the key that is greater than the one before.
+			low = p.recs[end].key[:endShared+1]
+		}
+		start = end
 	}
-	cut(len(p.recs))
 	out[0].base = p.base
 	return out
 }
