@@ -1,0 +1,107 @@
+// Package imports_test holds the rule that imports point one way: programs use
+// daemons, daemons use what is internal, and that uses the contract.
+package imports_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/musterhq/muster/"
+
+// daemons are the packages that must not know each other.
+var daemons = []string{"apid", "orchestratord", "allocatord", "schedulerd", "dispatcherd", "workerd"}
+
+// listed is what `go list` says of a package, as far as it matters here.
+type listed struct {
+	ImportPath string
+	Imports    []string
+	Deps       []string
+	Module     *struct{ Path string }
+}
+
+func list(t *testing.T, args ...string) []listed {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Imports,Deps,Module"}, args...)...)
+	cmd.Dir = "../.."
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("go list: %v\n%s", err, errs.String())
+	}
+	var packages []listed
+	for d := json.NewDecoder(&out); ; {
+		var p listed
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return packages
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		packages = append(packages, p)
+	}
+}
+
+// layer is where a package of ours lies; "" for those of others.
+func layer(path string) string {
+	rest, ours := strings.CutPrefix(path, module)
+	if !ours {
+		return ""
+	}
+	first, _, _ := strings.Cut(rest, "/")
+	switch {
+	case slices.Contains(daemons, first):
+		return first
+	case strings.HasPrefix(rest, "internal/serve"), strings.HasPrefix(rest, "internal/cli"), strings.HasPrefix(rest, "internal/testcluster"):
+		return "program"
+	}
+	return first
+}
+
+func TestImportsPointOneWay(t *testing.T) {
+	allowed := map[string][]string{
+		"api":      {"api"},
+		"plugins":  {"plugins", "api"},
+		"internal": {"internal", "api"},
+		"program":  append([]string{"program", "internal", "api", "plugins"}, daemons...),
+		"cmd":      {"program", "internal", "plugins", "api"},
+		"bench":    {"program", "internal", "workerd", "plugins", "api"},
+		"test":     {"test", "program", "internal", "plugins", "api"},
+	}
+	for _, d := range daemons {
+		allowed[d] = []string{d, "internal", "api"}
+	}
+	// The worker hosts plugins, and shares with them what lies beneath the
+	// contract.
+	allowed["workerd"] = append(allowed["workerd"], "plugins")
+	for _, p := range list(t, "./...") {
+		from := layer(p.ImportPath)
+		if _, known := allowed[from]; !known {
+			t.Errorf("%s lies in no layer: say here which packages it may import", p.ImportPath)
+			continue
+		}
+		for _, path := range p.Imports {
+			if to := layer(path); to != "" && !slices.Contains(allowed[from], to) {
+				t.Errorf("%s imports %s: packages of %q may import %q only", p.ImportPath, path, from, allowed[from])
+			}
+		}
+	}
+}
+
+// TestSDKIsSmall pins what an author of an executor takes in with the SDK: of
+// Muster the contract alone.
+func TestSDKIsSmall(t *testing.T) {
+	for _, p := range list(t, "./plugins/sdk", "./api/...") {
+		for _, dep := range p.Deps {
+			rest, ours := strings.CutPrefix(dep, module)
+			if ours && !strings.HasPrefix(rest, "api/") && !strings.HasPrefix(rest, "plugins/wire") && !strings.HasPrefix(rest, "plugins/sdk") {
+				t.Errorf("%s depends on %s", p.ImportPath, dep)
+			}
+		}
+	}
+}
