@@ -544,13 +544,14 @@ func TestAWorkerThatForgotNeverReportsLess(t *testing.T) {
 			tasks[0].known(running), tasks[1].known(ready), tasks[3].known(running),
 			nullTask("lost", running, nil).known(running),
 			nullTask("lostearly", running, nil).known(TaskState_PREPARING),
+			nullTask("lostparked", ready, map[string]any{"prepareDelay": "500ms"}).known(ready),
 			nullTask("past", running, nil).known(complete),
 		})
 		settle(time.Second)
 		s.wantStates(map[string]TaskState{
-			"kept": running, "parked": ready, "ended": failed, "lost": failed, "lostearly": running,
+			"kept": running, "parked": ready, "ended": failed, "lost": failed, "lostearly": running, "lostparked": ready,
 		})
-		for id, floor := range map[string]TaskState{"kept": running, "parked": ready, "ended": running, "lost": running} {
+		for id, floor := range map[string]TaskState{"kept": running, "parked": ready, "ended": running, "lost": running, "lostparked": ready} {
 			for _, reported := range s.all(id) {
 				if reported.GetStatus().GetState() < floor {
 					t.Errorf("%s was reported as %s though %s was known", id, reported.GetStatus().GetState(), floor)
@@ -560,7 +561,7 @@ func TestAWorkerThatForgotNeverReportsLess(t *testing.T) {
 		if got := s.state("ended"); got.GetRuntime().GetExitCode() != 7 {
 			t.Errorf("ended: %v", got)
 		}
-		wantHeld(t, e, "ended", "kept", "lostearly", "parked")
+		wantHeld(t, e, "ended", "kept", "lostearly", "lostparked", "parked")
 	})
 }
 
