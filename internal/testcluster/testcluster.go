@@ -48,7 +48,6 @@ type Process struct {
 	// Log is the file that it writes to.
 	Log   string
 	args  []string
-	env   []string
 	cmd   *exec.Cmd
 	ended chan struct{}
 }
