@@ -156,8 +156,8 @@ type Service struct {
 	// CheckAddress is the host:port that the store dials (TCP) to see whether
 	// the process lives.
 	CheckAddress string
-	// CheckInterval is the time between dials; the default is 250 ms. A killed
-	// process is noticed after one interval, give or take the dial.
+	// CheckInterval is the time between dials, on average; the default is
+	// 250 ms. A killed process is noticed at the next dial.
 	CheckInterval time.Duration
 }
 

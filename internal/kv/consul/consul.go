@@ -1,5 +1,10 @@
 // Package consul keeps the kv in HashiCorp Consul, through its HTTP API. No
 // type of Consul's leaves the package.
+//
+// Two properties of Consul's are worth knowing. A list that waits for a prefix
+// under which there is no key yet is looked at anew with every write nearby, so
+// many of those are dear. And an agent allows 200 connections from one address
+// (http_max_conns_per_client); every list that waits takes one.
 package consul
 
 import (

@@ -10,34 +10,55 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-const defaultCheckInterval = 250 * time.Millisecond
+const (
+	defaultCheckInterval = 250 * time.Millisecond
+	// leastCheckInterval is Consul's: it takes a shorter one for this one, and
+	// mentions that in its log alone.
+	leastCheckInterval = time.Second
+	// maxChecks bounds how many checks one process has.
+	maxChecks = 8
+)
 
-// register enters the process in the agent's catalog, with a check that dials
-// it.
-func (s *KV) register(ctx context.Context, service *kv.Service) (check string, err error) {
+// register enters the process in the agent's catalog, with checks that dial it,
+// and returns the ids of the checks.
+//
+// A killed process is noticed when it is dialled next, and Consul lets a check
+// dial once a second at most. So several checks do, each beginning at a moment
+// that Consul picks at random: together they dial as often as was asked for, on
+// average, and the first that fails ends the session.
+func (s *KV) register(ctx context.Context, service *kv.Service) ([]string, error) {
 	interval := service.CheckInterval
-	if interval == 0 {
+	if interval <= 0 {
 		interval = defaultCheckInterval
 	}
-	check = service.ID + "-alive"
-	call, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	err = s.client.Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
-		ID: service.ID, Name: service.Name, Address: service.Address, Port: service.Port,
-		Tags: service.Tags, Meta: service.Meta,
-		Check: &api.AgentServiceCheck{
-			CheckID: check, Name: "process answers", TCP: service.CheckAddress,
+	n := 1
+	if interval < leastCheckInterval {
+		n = min(int((leastCheckInterval+interval-1)/interval), maxChecks)
+		interval = leastCheckInterval
+	}
+	ids := make([]string, n)
+	checks := make(api.AgentServiceChecks, n)
+	for i := range checks {
+		ids[i] = fmt.Sprintf("%s-alive-%d", service.ID, i+1)
+		checks[i] = &api.AgentServiceCheck{
+			CheckID: ids[i], Name: "process answers", TCP: service.CheckAddress,
 			Interval: interval.String(), Timeout: "1s",
 			// The process is alive: it is speaking.
 			Status: api.HealthPassing,
 			// Consul's least is a minute.
 			DeregisterCriticalServiceAfter: "1m",
-		},
-	}, api.ServiceRegisterOpts{}.WithContext(call))
-	if err != nil {
-		return "", fmt.Errorf("register service %q: %w", service.ID, classify(ctx, err))
+		}
 	}
-	return check, nil
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err := s.client.Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
+		ID: service.ID, Name: service.Name, Address: service.Address, Port: service.Port,
+		Tags: service.Tags, Meta: service.Meta, Checks: checks,
+	}, api.ServiceRegisterOpts{ReplaceExistingChecks: true}.WithContext(call))
+	if err != nil {
+		return nil, fmt.Errorf("register service %q: %w", service.ID, classify(ctx, err))
+	}
+	return ids, nil
 }
 
 // enter notes that a service in the catalog is this session's, and no longer
@@ -49,7 +70,7 @@ func (s *KV) enter(x *session) {
 }
 
 // deregister takes a session's service out of the catalog, unless a later
-// session has entered it anew: that one is bound to its check.
+// session has entered it anew: that one is bound to its checks.
 func (s *KV) deregister(ctx context.Context, x *session) error {
 	s.mu.Lock()
 	mine := x.service != "" && s.services[x.service] == x

@@ -38,7 +38,7 @@ type session struct {
 }
 
 // NewSession registers the service, if there is one, and opens a session that
-// is bound to its check.
+// is bound to its checks.
 func (s *KV) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Session, error) {
 	ttl := max(cfg.TTL, leastTTL)
 	entry := &api.SessionEntry{
@@ -47,11 +47,13 @@ func (s *KV) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Session, 
 	}
 	x := &session{kv: s, lost: make(chan struct{})}
 	if cfg.Service != nil {
-		check, err := s.register(ctx, cfg.Service)
+		checks, err := s.register(ctx, cfg.Service)
 		if err != nil {
 			return nil, fmt.Errorf("open session %q: %w", cfg.Name, err)
 		}
-		entry.ServiceChecks = []api.ServiceCheck{{ID: check}}
+		for _, id := range checks {
+			entry.ServiceChecks = append(entry.ServiceChecks, api.ServiceCheck{ID: id})
+		}
 		x.service = cfg.Service.ID
 		s.enter(x)
 	}
@@ -69,9 +71,9 @@ func (s *KV) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Session, 
 	return x, nil
 }
 
-// create opens the session. The agent tells the servers of a new check in its
-// own time, and until then they answer for a session that names it as for a
-// fault of their own (500); so, with a check, that is repeated for a while.
+// create opens the session. The agent tells the servers of new checks in its own
+// time, and until then they answer for a session that names them as for a fault
+// of their own (500); so, with checks, that is repeated for a while.
 func (s *KV) create(ctx context.Context, entry *api.SessionEntry, patient bool) (string, error) {
 	deadline := time.Now().Add(registerTimeout)
 	for {
@@ -128,7 +130,7 @@ func (x *session) renew(ctx context.Context, ttl time.Duration) {
 	}
 }
 
-// watch learns at once when the session is ended by its check.
+// watch learns at once when the session is ended by its checks.
 func (x *session) watch(ctx context.Context) {
 	var index uint64
 	for ctx.Err() == nil {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -84,16 +85,16 @@ func TestLost(t *testing.T) {
 // how soon the locks of a process that was killed are free.
 func TestKilledProcessLosesItsLocks(t *testing.T) {
 	server := shared.Start(t)
-	best := time.Hour
-	for i := range 3 {
-		took := takeOver(t, server, "take-over/"+strconv.Itoa(i))
-		t.Logf("the lock was taken over %v after the kill", took.Round(time.Millisecond))
-		best = min(best, took)
+	var took []time.Duration
+	for i := range 7 {
+		took = append(took, takeOver(t, server, "take-over/"+strconv.Itoa(i)).Round(time.Millisecond))
 	}
+	slices.Sort(took)
+	t.Logf("locks were taken over after the kill: median %v of %v", took[len(took)/2], took)
 	// An agent that has met a new server waits for up to 3 s with what it has to
-	// tell it, and this server is young; so one of the three has to do.
-	if best > time.Second {
-		t.Errorf("the lock was taken over %v after the kill at best, want less than 1 s", best)
+	// tell it, and this server is young; so not all of them count.
+	if median := took[len(took)/2]; median > time.Second {
+		t.Errorf("locks were taken over %v after the kill, want well below 1 s", median)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/musterhq/muster/internal/kv"
 )
@@ -51,7 +52,7 @@ type batch struct {
 // openFile opens a file, shows every pair in it, and returns the newest index.
 func openFile(path string, see func(kv.Pair)) (*file, uint64, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 2 * time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return nil, 0, fmt.Errorf("open store %s: another process has it open: %w", path, err)
 	}
 	if err != nil {

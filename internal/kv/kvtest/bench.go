@@ -3,6 +3,7 @@ package kvtest
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -82,27 +83,23 @@ func Bench(b *testing.B, open func(b *testing.B) kv.KV) {
 // other waiters wait for something else.
 func benchWake(b *testing.B, s kv.KV, waiters int) {
 	ctx, cancel := context.WithCancel(b.Context())
-	ended := make(chan struct{}, waiters)
-	defer func() {
-		cancel()
-		for range waiters - 1 {
-			<-ended
-		}
-	}()
-	_, index, err := s.List(ctx, "bench/", kv.ListOptions{})
-	if err != nil {
-		b.Fatal(err)
-	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
 	for i := range waiters - 1 {
-		go func() {
+		idle := fmt.Sprintf("bench/idle/%02d/", i)
+		if _, err := s.Txn(ctx, []kv.Op{{Verb: kv.Set, Key: idle + "head", Value: []byte("x")}}); err != nil {
+			b.Fatal(err)
+		}
+		wg.Go(func() {
+			var index uint64
 			for ctx.Err() == nil {
-				_, _, _ = s.List(ctx, fmt.Sprintf("bench/idle/%d/", i), kv.ListOptions{After: index})
+				_, index, _ = s.List(ctx, idle, kv.ListOptions{After: index})
 			}
-			ended <- struct{}{}
-		}()
+		})
 	}
 	seen := make(chan uint64)
-	go func() {
+	wg.Go(func() {
 		defer close(seen)
 		var after uint64
 		for {
@@ -117,7 +114,7 @@ func benchWake(b *testing.B, s kv.KV, waiters int) {
 				return
 			}
 		}
-	}()
+	})
 	<-seen
 	var waited time.Duration
 	for i := 0; b.Loop(); i++ {
