@@ -192,7 +192,7 @@ type Resumed struct {
 
 // Resume returns the changes after a point that any view has reported, at
 // most one for each object. ErrForgotten means that this view cannot know all
-// that happened since: an object may have gone before it began to look.
+// that happened since: it began to look later, or skipped the point (aligned).
 func (v *View) Resume(from Point) (Resumed, error) {
 	v.sync()
 	h := v.history
@@ -210,6 +210,9 @@ func (v *View) Resume(from Point) (Resumed, error) {
 	if start == 0 && !from.covers(h.before) {
 		return Resumed{}, ErrForgotten
 	}
+	if !h.aligned(from, start) {
+		return Resumed{}, ErrForgotten
+	}
 	var merged merger
 	for _, b := range h.batches[start:] {
 		merged.add(b.changes)
@@ -223,6 +226,36 @@ func (v *View) Resume(from Point) (Resumed, error) {
 		}
 	}
 	return r, nil
+}
+
+// aligned reports whether this view has stood where another one stood at a
+// point, as far as it matters for which objects there are. Views that follow
+// the same store do not see each of its steps. If a point falls between two
+// steps of this view, then an object may have been there at the point that was
+// made and removed within the one step, and nothing tells of its removal. Each
+// shard is looked at by itself, but for a node's two tables, which only together
+// say whether it is there.
+func (h *history) aligned(at Point, start int) bool {
+	steps := make([]Point, 0, len(h.batches)-start+1)
+	if start == 0 {
+		steps = append(steps, h.before)
+	} else {
+		steps = append(steps, h.batches[start-1].after)
+	}
+	for _, b := range h.batches[start:] {
+		steps = append(steps, b.after)
+	}
+	for _, places := range [][]int{{placeServices}, {placeTasks}, {placeNodes, placeNodeStates}} {
+		for shard := range store.Shards {
+			same := func(p Point) bool {
+				return !slices.ContainsFunc(places, func(place int) bool { return p[place+shard] != at[place+shard] })
+			}
+			if !slices.ContainsFunc(steps, same) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // unseen drops what whoever stood at a point has seen already: replicas join
