@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/musterhq/muster/internal/cli"
-	"github.com/musterhq/muster/internal/serve"
+	"github.com/musterhq/muster/cmd/muster/internal/cli"
+	"github.com/musterhq/muster/cmd/muster/internal/serve"
 )
 
 // version is set when a release is built.

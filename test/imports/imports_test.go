@@ -54,12 +54,6 @@ func layer(path string) string {
 		return ""
 	}
 	first, _, _ := strings.Cut(rest, "/")
-	switch {
-	case slices.Contains(daemons, first):
-		return first
-	case strings.HasPrefix(rest, "internal/serve"), strings.HasPrefix(rest, "internal/cli"), strings.HasPrefix(rest, "internal/testcluster"):
-		return "program"
-	}
 	return first
 }
 
@@ -68,10 +62,9 @@ func TestImportsPointOneWay(t *testing.T) {
 		"api":      {"api"},
 		"plugins":  {"plugins", "api"},
 		"internal": {"internal", "api"},
-		"program":  append([]string{"program", "internal", "api", "plugins"}, daemons...),
-		"cmd":      {"program", "internal", "plugins", "api"},
-		"bench":    {"program", "internal", "workerd", "plugins", "api"},
-		"test":     {"test", "program", "internal", "plugins", "api"},
+		"cmd":      append([]string{"cmd", "internal", "plugins", "api"}, daemons...),
+		"bench":    {"internal", "workerd", "plugins", "api"},
+		"test":     {"test", "internal", "plugins", "api"},
 	}
 	for _, d := range daemons {
 		allowed[d] = []string{d, "internal", "api"}

@@ -19,7 +19,7 @@ import (
 
 	"github.com/musterhq/muster/apid"
 	"github.com/musterhq/muster/dispatcherd"
-	"github.com/musterhq/muster/internal/cli"
+	"github.com/musterhq/muster/cmd/muster/internal/cli"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv/embedded"
 	"github.com/musterhq/muster/orchestratord"
