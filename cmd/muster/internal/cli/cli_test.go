@@ -18,8 +18,8 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"github.com/musterhq/muster/apid"
-	"github.com/musterhq/muster/dispatcherd"
 	"github.com/musterhq/muster/cmd/muster/internal/cli"
+	"github.com/musterhq/muster/dispatcherd"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv/embedded"
 	"github.com/musterhq/muster/orchestratord"

@@ -23,6 +23,7 @@ import (
 // dev is a whole cluster in one process, on the embedded store.
 type dev struct {
 	settings daemon.Settings
+	managers []*manager
 	worker   workerFlags
 	rest     string
 	dispatch string
@@ -37,7 +38,7 @@ type dev struct {
 const leaveTimeout = 25 * time.Second
 
 func devCommand(version string) *cobra.Command {
-	d := &dev{version: version}
+	d := &dev{version: version, managers: managers()}
 	cmd := &cobra.Command{
 		Use: "dev", Short: "Run a whole cluster on this machine, in one process", Args: cobra.NoArgs,
 		Long: `Run a whole cluster on this machine, in one process: all manager daemons on the embedded store, and some workers.
@@ -65,6 +66,11 @@ It serves in the clear and to everybody who can connect, so it listens on loopba
 	fs.IntVar(&d.workers, "workers", 1, "number of workers")
 	d.worker.cfg = workerd.DefaultConfig()
 	d.worker.addCommon(fs)
+	for _, m := range d.managers {
+		if m.flags != nil {
+			m.flags(fs)
+		}
+	}
 	d.settings.Prefix = daemon.Prefix
 	return cmd
 }
@@ -156,7 +162,7 @@ func (c *devCluster) listen() (err error) {
 			}
 		}
 	}()
-	for _, m := range managers() {
+	for _, m := range c.managers {
 		address := "127.0.0.1:0"
 		switch m.name {
 		case "apid":
@@ -185,7 +191,7 @@ func (c *devCluster) run(ctx context.Context, temporary bool) error {
 	defer stopWorkers()
 
 	var managersDone, workersDone sync.WaitGroup
-	for _, m := range managers() {
+	for _, m := range c.managers {
 		c.start(&managersDone, m.name, managing, func(ctx context.Context) error { return c.manager(ctx, m) })
 	}
 	ops, err := opsTask(&c.settings, c.registry)

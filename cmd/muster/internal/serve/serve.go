@@ -51,7 +51,7 @@ func managers() []*manager {
 	dispatcher := dispatcherd.DefaultConfig()
 	return []*manager{
 		{
-			name: "apid", short: "Run the control API: gRPC and REST", port: apidPort, rest: true,
+			name: "apid", short: "Run the control API: gRPC and REST", port: apidPort, rest: true, flags: api.AddFlags,
 			build: func(env daemon.Env) (daemon.Service, error) { return apid.New(env, api) },
 		},
 		{
