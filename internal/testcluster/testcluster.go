@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -36,6 +37,8 @@ type Cluster struct {
 
 	binary string
 	dir    string
+	// args are further flags of the managers.
+	args map[string][]string
 	// addresses holds each manager's listener, so that a restart gets the same;
 	// that for its operations is under "ops/" and its name.
 	addresses map[string]string
@@ -58,27 +61,34 @@ type Config struct {
 	Binary string
 	// Dir keeps logs and data.
 	Dir string
-	// Embedded runs all managers in one muster dev without workers, kept in
-	// memory.
+	// Embedded runs all managers in one muster dev, kept in memory.
 	Embedded bool
-	// OnDisk keeps the embedded store in a file.
+	// OnDisk keeps the embedded store in a file: StorePath.
 	OnDisk bool
+	// Workers is how many workers muster dev runs within itself.
+	Workers int
+	// Args are further flags of the managers, by their names; "dev" is one.
+	Args map[string][]string
 }
+
+// StorePath is where a cluster in a directory keeps its embedded store, if on
+// disk.
+func StorePath(dir string) string { return filepath.Join(dir, "dev", "store.db") }
 
 // Start starts the managers of a cluster and waits until they answer. Whoever
 // calls it calls Stop.
 func Start(ctx context.Context, cfg Config) (*Cluster, error) {
-	c := &Cluster{binary: cfg.Binary, dir: cfg.Dir, addresses: map[string]string{}, processes: map[string]*Process{}}
+	c := &Cluster{binary: cfg.Binary, dir: cfg.Dir, args: cfg.Args, addresses: map[string]string{}, processes: map[string]*Process{}}
 	names := []string{"rest", "ops/dev"}
 	for _, name := range managers {
 		names = append(names, name, "ops/"+name)
 	}
-	for _, name := range names {
-		address, err := freeAddress()
-		if err != nil {
-			return nil, err
-		}
-		c.addresses[name] = address
+	free, err := freeAddresses(len(names))
+	if err != nil {
+		return nil, err
+	}
+	for i, name := range names {
+		c.addresses[name] = free[i]
 	}
 	c.API, c.REST, c.Dispatcher = c.addresses["apid"], c.addresses["rest"], c.addresses["dispatcherd"]
 	if err := c.startManagers(ctx, cfg); err != nil {
@@ -89,11 +99,11 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 
 func (c *Cluster) startManagers(ctx context.Context, cfg Config) error {
 	if cfg.Embedded {
-		args := []string{"dev", "--workers=0", "--listen", c.API, "--rest-listen", c.REST, "--dispatcher-listen", c.Dispatcher, "--ops-listen", c.Ops("dev")}
+		args := []string{"dev", "--workers", strconv.Itoa(cfg.Workers), "--listen", c.API, "--rest-listen", c.REST, "--dispatcher-listen", c.Dispatcher, "--ops-listen", c.Ops("dev")}
 		if cfg.OnDisk {
-			args = append(args, "--data-dir", filepath.Join(c.dir, "dev"))
+			args = append(args, "--data-dir", filepath.Dir(StorePath(c.dir)))
 		}
-		if _, err := c.Run("dev", args...); err != nil {
+		if _, err := c.Run("dev", append(args, c.args["dev"]...)...); err != nil {
 			return err
 		}
 		return c.waitFor(ctx, c.API, c.REST, c.Dispatcher)
@@ -117,7 +127,7 @@ func (c *Cluster) StartManager(name string) error {
 	if name == "apid" {
 		args = append(args, "--rest-listen", c.REST)
 	}
-	_, err := c.Run(name, args...)
+	_, err := c.Run(name, append(args, c.args[name]...)...)
 	return err
 }
 
@@ -221,6 +231,13 @@ func (p *Process) Ended() bool {
 	}
 }
 
+// ExitCode returns the exit code of a process that has ended, -1 if a signal
+// ended it.
+func (p *Process) ExitCode() int {
+	<-p.ended
+	return p.cmd.ProcessState.ExitCode()
+}
+
 // Kill kills the process and waits for its end.
 func (p *Process) Kill() error {
 	if err := p.Signal(syscall.SIGKILL); err != nil {
@@ -265,12 +282,16 @@ func (p *Process) Tail() string {
 	return strings.Join(lines[max(0, len(lines)-20):], "\n")
 }
 
-// freeAddress returns an address that nobody listens at.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
+// freeAddresses returns addresses that nobody listens at, each another one.
+func freeAddresses(n int) ([]string, error) {
+	addresses := make([]string, n)
+	for i := range addresses {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		defer func() { _ = l.Close() }()
+		addresses[i] = l.Addr().String()
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String(), nil
+	return addresses, nil
 }
