@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/pflag"
 	"go.uber.org/zap"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -61,6 +62,13 @@ func DefaultConfig() Config {
 		SpecGrace:      time.Minute,
 		TombstoneGrace: 24 * time.Hour,
 	}
+}
+
+// AddFlags adds the settings that operators have reason to change. Their
+// defaults are the values that c holds.
+func (c *Config) AddFlags(fs *pflag.FlagSet) {
+	fs.DurationVar(&c.Sweep, "sweep-interval", c.Sweep, "how often records that nothing refers to any more are looked for")
+	fs.DurationVar(&c.SpecGrace, "spec-grace", c.SpecGrace, "how long a task spec is kept that nothing refers to")
 }
 
 // Validate names all settings that are wrong.

@@ -1,0 +1,102 @@
+package serve_test
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/musterhq/muster/cmd/muster/internal/serve"
+)
+
+// run runs one command line until it ends by itself or ctx does.
+func run(ctx context.Context, args ...string) (string, error) {
+	var out bytes.Buffer
+	root := &cobra.Command{Use: "muster", SilenceErrors: true, SilenceUsage: true}
+	serve.AddCommands(root, "v1-test")
+	root.SetArgs(args)
+	root.SetOut(&out)
+	root.SetErr(&out)
+	err := root.ExecuteContext(ctx)
+	return out.String(), err
+}
+
+func TestRefused(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	config := filepath.Join(t.TempDir(), "muster.yaml")
+	if err := os.WriteFile(config, []byte("log-levle: debug\nlog-format: text\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	empty := t.TempDir()
+	tests := map[string]struct {
+		args  []string
+		wants []string
+	}{
+		"open to everybody":   {[]string{"dev", "--listen", "0.0.0.0:7700", "--workers=0"}, []string{"--listen", "loopback"}},
+		"too many workers":    {[]string{"dev", "--workers", "-1"}, []string{"--workers"}},
+		"no plugins":          {[]string{"dev", "--plugin-dir", empty}, []string{"--plugin-dir", empty, "make build"}},
+		"port taken":          {[]string{"dev", "--workers=0", "--listen", "127.0.0.1:0", "--dispatcher-listen", "127.0.0.1:0", "--rest-listen", taken.Addr().String()}, []string{"--rest-listen", "in use"}},
+		"every fault at once": {[]string{"schedulerd", "--listen", "nowhere", "--log-format", "text", "--tls-key-file", "k"}, []string{"--listen", "--log-format", "--tls-cert-file"}},
+		"faults of a file":    {[]string{"schedulerd", "--config", config}, []string{"log-levle", config}},
+		"missing TLS file":    {[]string{"schedulerd", "--tls-cert-file", "none", "--tls-key-file", "none", "--tls-ca-file", "none"}, []string{"--tls-cert-file", "none"}},
+		"missing token file":  {[]string{"schedulerd", "--consul-token-file", "none"}, []string{"--consul-token-file", "none"}},
+		"bad memory":          {[]string{"workerd", "--memory", "lots"}, []string{"--memory"}},
+		"bad dispatcher":      {[]string{"workerd", "--dispatcher", "nowhere", "--ops-listen="}, []string{"nowhere"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			out, err := run(ctx, tt.args...)
+			if err == nil {
+				t.Fatalf("muster %s started:\n%s", strings.Join(tt.args, " "), out)
+			}
+			for _, want := range tt.wants {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error %q lacks %q", err, want)
+				}
+			}
+		})
+	}
+}
+
+// TestDevStartsAndStops runs a cluster without workers, twice on the same
+// directory.
+func TestDevStartsAndStops(t *testing.T) {
+	dir := t.TempDir()
+	for range 2 {
+		ctx, cancel := context.WithCancel(t.Context())
+		up := make(chan struct{})
+		go func() {
+			defer cancel()
+			<-up
+		}()
+		// The store's file appears when the cluster is about to start.
+		go func() {
+			defer close(up)
+			for ctx.Err() == nil {
+				if _, err := os.Stat(filepath.Join(dir, "store.db")); err == nil {
+					return
+				}
+			}
+		}()
+		out, err := run(ctx, "dev", "--workers=0", "--listen", "127.0.0.1:0", "--rest-listen", "127.0.0.1:0",
+			"--dispatcher-listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--log-level", "error", "--data-dir", dir)
+		if err != nil {
+			t.Fatalf("dev: %v\n%s", err, out)
+		}
+		if !strings.Contains(out, "Muster is up") || !strings.Contains(out, dir) {
+			t.Errorf("dev does not say how to reach it:\n%s", out)
+		}
+	}
+}
