@@ -139,15 +139,36 @@ type api struct {
 
 func (c *cluster) apid(change ...func(*apid.Config)) *api {
 	c.t.Helper()
+	return c.apidWith(nil, change...)
+}
+
+// direct takes the service that is registered, to call it without a wire.
+type direct struct {
+	musterv1.ControlServiceServer
+	next grpc.ServiceRegistrar
+}
+
+func (d *direct) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	d.ControlServiceServer, _ = impl.(musterv1.ControlServiceServer)
+	d.next.RegisterService(desc, impl)
+}
+
+func (c *cluster) apidWith(hook *direct, change ...func(*apid.Config)) *api {
+	c.t.Helper()
 	cfg := apid.DefaultConfig()
 	for _, f := range change {
 		f(&cfg)
 	}
 	m := c.member("apid")
 	server := grpc.NewServer()
+	var registrar grpc.ServiceRegistrar = server
+	if hook != nil {
+		hook.next = server
+		registrar = hook
+	}
 	d, err := apid.New(daemon.Env{
 		KV: c.kv, Prefix: "muster", Member: m, Session: c.session, Logger: zap.NewNop(),
-		Metrics: prometheus.NewRegistry(), Server: server, Dial: c.dial,
+		Metrics: prometheus.NewRegistry(), Server: registrar, Dial: c.dial,
 	}, cfg)
 	if err != nil {
 		c.t.Fatal(err)
