@@ -125,7 +125,7 @@ func chaos(t *testing.T, random *rand.Rand) {
 	for i := range 60 {
 		switch random.IntN(12) {
 		case 0:
-			seen = w.learn(s, seen)
+			w.learn(s, seen)
 			s.end <- status.Error(codes.Unavailable, "session breaks")
 			w.change(nil, i)
 			s, seen = connect()

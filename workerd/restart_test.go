@@ -201,10 +201,14 @@ func TestTasksOutliveTheirWorker(t *testing.T) {
 			t.Errorf("node id changed from %s to %s", nodeID, s.hello.GetNodeId())
 		}
 		nodeID = s.hello.GetNodeId()
-		if executors := s.hello.GetDescription().GetExecutors(); len(executors) != 1 || executors[0].GetHealth() != ExecutorDescription_HEALTHY {
-			t.Errorf("executors in the hello: %v", executors)
-		}
 		s.welcome()
+		// A plugin that takes long to start is reported when it is up.
+		eventually(t, "the executor is reported", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			node := append([]*NodeDescription{s.hello.GetDescription()}, s.described...)[len(s.described)]
+			return len(node.GetExecutors()) == 1 && node.GetExecutors()[0].GetHealth() == ExecutorDescription_HEALTHY
+		})
 		if before != nil {
 			// What ran before is known before anything was assigned.
 			eventually(t, "tasks are reported anew", func() bool { return s.allAre(running, tasks) })

@@ -82,9 +82,9 @@ func checksum(path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read plugin: %w", err)
 	}
-	defer f.Close()
 	hash := sha256.New()
-	if _, err := io.Copy(hash, f); err != nil {
+	_, err = io.Copy(hash, f)
+	if err := errors.Join(err, f.Close()); err != nil {
 		return "", fmt.Errorf("read plugin: %w", err)
 	}
 	return hex.EncodeToString(hash.Sum(nil)), nil

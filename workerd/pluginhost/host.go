@@ -94,6 +94,7 @@ type Host struct {
 	// living guards the goroutines of Run.
 	living sync.Mutex
 	run    context.Context
+	closed bool
 	wg     sync.WaitGroup
 }
 
@@ -146,7 +147,8 @@ func (h *Host) Run(ctx context.Context) (err error) {
 	<-ctx.Done()
 	// Nothing is begun any more; what has been begun sees ctx.
 	h.living.Lock()
-	h.living.Unlock() //nolint:staticcheck // Whoever was about to begin something has begun it now.
+	h.closed = true
+	h.living.Unlock()
 	h.wg.Wait()
 	return ctx.Err()
 }
@@ -155,7 +157,7 @@ func (h *Host) Run(ctx context.Context) (err error) {
 func (h *Host) spawn(f func(ctx context.Context)) bool {
 	h.living.Lock()
 	defer h.living.Unlock()
-	if h.run == nil || h.run.Err() != nil {
+	if h.run == nil || h.closed {
 		return false
 	}
 	h.wg.Go(func() { f(h.run) })
@@ -239,12 +241,14 @@ func (h *Host) For(ctx context.Context, kind string) (*executor.Described, error
 
 // Describe asks all plugins what they are, and starts those that do not run.
 func (h *Host) Describe(ctx context.Context) []*executor.Described {
-	plugins, err := h.all(ctx)
-	if err != nil {
+	select {
+	case <-h.searched:
+	case <-ctx.Done():
 		return nil
 	}
 	h.search()
-	if plugins, err = h.all(ctx); err != nil {
+	plugins, err := h.all(ctx)
+	if err != nil {
 		return nil
 	}
 	all := make([]*executor.Described, len(plugins))

@@ -8,7 +8,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 	"pgregory.net/rapid"
 
-	. "github.com/musterhq/muster/api/muster/v1" //nolint:revive // The table below is unreadable with qualified states.
+	. "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
 
