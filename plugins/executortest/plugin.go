@@ -34,6 +34,10 @@ func Main(m *testing.M, newExecutor func() (sdk.Executor, error)) int {
 	return 0
 }
 
+// race makes a plugin in which the race detector finds something end there, so
+// that the test fails, and one in which it does not end without lingering.
+const race = "halt_on_error=1 atexit_sleep_ms=0"
+
 // Plugin is an executor's process, started as a worker starts it, that a test
 // can kill and start again.
 type Plugin struct {
@@ -62,7 +66,7 @@ func StartProgram(t testing.TB, program string, env ...string) *Plugin {
 	t.Helper()
 	p := &Plugin{t: t, cmd: func() *exec.Cmd {
 		cmd := exec.Command(program)
-		cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "GOCOVERDIR=" + t.TempDir(), "GORACE=atexit_sleep_ms=0"}, env...)
+		cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "GOCOVERDIR=" + t.TempDir(), "GORACE=" + race}, env...)
 		return cmd
 	}}
 	p.start()

@@ -1,0 +1,374 @@
+package docker
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/mount"
+	"github.com/docker/go-connections/nat"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/plugins/sdk"
+)
+
+// defaultGrace is the stop grace period of a spec that names none.
+const defaultGrace = 10 * time.Second
+
+// convert makes of a task what the Engine is told of its container. What the
+// executor or this Engine cannot do is refused by its name.
+func (e *Executor) convert(ctx context.Context, task *sdk.Task) (*container.Config, *container.HostConfig, error) {
+	spec := task.GetSpec().GetContainer()
+	if err := refuse(task.GetSpec()); err != nil {
+		return nil, nil, err
+	}
+	if err := e.refuseTooNew(ctx, spec); err != nil {
+		return nil, nil, err
+	}
+	labels, err := labels(task)
+	if err != nil {
+		return nil, nil, err
+	}
+	grace := defaultGrace
+	if said := spec.GetStopGracePeriod(); said != nil {
+		grace = said.AsDuration()
+	}
+	exposed, bindings, err := ports(task.GetPorts())
+	if err != nil {
+		return nil, nil, err
+	}
+	config := &container.Config{
+		Hostname:     spec.GetHostname(),
+		User:         spec.GetUser(),
+		Env:          spec.GetEnv(),
+		Cmd:          spec.GetArgs(),
+		Entrypoint:   spec.GetCommand(),
+		Image:        spec.GetImage(),
+		WorkingDir:   spec.GetDir(),
+		Labels:       labels,
+		Tty:          spec.GetTty(),
+		OpenStdin:    spec.GetOpenStdin(),
+		StopSignal:   spec.GetStopSignal(),
+		StopTimeout:  new(seconds(grace)),
+		Healthcheck:  health(spec.GetHealthcheck()),
+		ExposedPorts: exposed,
+	}
+	host := &container.HostConfig{
+		PortBindings:   bindings,
+		GroupAdd:       spec.GetGroups(),
+		Init:           spec.Init,
+		ReadonlyRootfs: spec.GetReadOnly(),
+		DNS:            spec.GetDnsConfig().GetNameservers(),
+		DNSSearch:      spec.GetDnsConfig().GetSearch(),
+		DNSOptions:     spec.GetDnsConfig().GetOptions(),
+		Sysctls:        spec.GetSysctls(),
+		CapAdd:         spec.GetCapabilityAdd(),
+		CapDrop:        spec.GetCapabilityDrop(),
+		OomScoreAdj:    int(spec.GetOomScoreAdj()),
+	}
+	if host.ExtraHosts, err = extraHosts(spec.GetHosts()); err != nil {
+		return nil, nil, err
+	}
+	if host.Mounts, err = mounts(spec.GetMounts()); err != nil {
+		return nil, nil, err
+	}
+	if host.SecurityOpt, err = securityOptions(spec.GetPrivileges()); err != nil {
+		return nil, nil, err
+	}
+	if err := limit(host, task.GetSpec().GetResources()); err != nil {
+		return nil, nil, err
+	}
+	for _, ulimit := range spec.GetUlimits() {
+		host.Ulimits = append(host.Ulimits, &container.Ulimit{Name: ulimit.GetName(), Soft: ulimit.GetSoft(), Hard: ulimit.GetHard()})
+	}
+	if driver := task.GetSpec().GetLogDriver(); driver != nil {
+		host.LogConfig = container.LogConfig{Type: driver.GetName(), Config: driver.GetOptions()}
+	}
+	return config, host, nil
+}
+
+// refuse names what the spec asks for that no node's executor of this version
+// can do.
+func refuse(spec *musterv1.TaskSpec) error {
+	if spec.GetContainer() == nil {
+		return sdk.SpecFault("container", errors.New("the docker executor runs containers"))
+	}
+	if _, err := parseImage(spec.GetContainer().GetImage()); err != nil {
+		return err
+	}
+	isolation := spec.GetContainer().GetIsolation()
+	for field, set := range map[string]bool{
+		"secrets":                    len(spec.GetContainer().GetSecrets()) > 0,
+		"configs":                    len(spec.GetContainer().GetConfigs()) > 0,
+		"privileges.credential_spec": spec.GetContainer().GetPrivileges().GetCredentialSpec() != nil,
+		"isolation":                  isolation != "" && isolation != "default",
+		"networks":                   len(spec.GetNetworks()) > 0,
+		"resource_references":        len(spec.GetResourceReferences()) > 0,
+	} {
+		if set {
+			return sdk.SpecFault(field, errors.New("the docker executor does not have this yet"))
+		}
+	}
+	return nil
+}
+
+// refuseTooNew names what the spec asks for that this node's Engine is too old
+// for. The Engine itself would leave it out in silence.
+func (e *Executor) refuseTooNew(ctx context.Context, spec *musterv1.ContainerSpec) error {
+	needs := func(version, field string) error {
+		if err := e.engine.NewVersionError(ctx, version, field); err != nil {
+			return sdk.NodeFault(fmt.Errorf("%s: this node's Docker Engine is too old for it (API %s, and it needs %s)", field, e.engine.ClientVersion(), version))
+		}
+		return nil
+	}
+	if spec.GetHealthcheck().GetStartInterval().AsDuration() > 0 {
+		if err := needs("1.44", "healthcheck.start_interval"); err != nil {
+			return err
+		}
+	}
+	for i, m := range spec.GetMounts() {
+		for _, option := range []struct {
+			set            bool
+			version, field string
+		}{
+			{m.GetBindOptions().GetCreateMountpoint(), "1.42", "bind_options.create_mountpoint"},
+			{m.GetBindOptions().GetReadOnlyNonRecursive(), "1.44", "bind_options.read_only_non_recursive"},
+			{m.GetBindOptions().GetReadOnlyForceRecursive(), "1.44", "bind_options.read_only_force_recursive"},
+			{m.GetVolumeOptions().GetSubpath() != "", "1.45", "volume_options.subpath"},
+			{m.GetTmpfsOptions().GetOptions() != "", "1.46", "tmpfs_options.options"},
+		} {
+			if option.set {
+				if err := needs(option.version, fmt.Sprintf("mounts[%d].%s", i, option.field)); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// seconds rounds a time up to the whole seconds that the Engine counts in, so
+// that nothing has less time than it was promised.
+func seconds(span time.Duration) int {
+	return int(math.Ceil(max(span, 0).Seconds()))
+}
+
+func health(check *musterv1.HealthConfig) *container.HealthConfig {
+	if check == nil {
+		return nil
+	}
+	return &container.HealthConfig{
+		Test:          check.GetTest(),
+		Interval:      check.GetInterval().AsDuration(),
+		Timeout:       check.GetTimeout().AsDuration(),
+		StartPeriod:   check.GetStartPeriod().AsDuration(),
+		StartInterval: check.GetStartInterval().AsDuration(),
+		Retries:       int(check.GetRetries()),
+	}
+}
+
+// extraHosts turns the lines of a hosts file ("IP host...") into what the Engine
+// takes ("host:IP").
+func extraHosts(lines []string) ([]string, error) {
+	var hosts []string
+	for i, line := range lines {
+		words := strings.Fields(line)
+		if len(words) < 2 {
+			return nil, sdk.SpecFault(fmt.Sprintf("hosts[%d]", i), fmt.Errorf("%q is not of the form \"IP host...\"", line))
+		}
+		for _, name := range words[1:] {
+			hosts = append(hosts, name+":"+words[0])
+		}
+	}
+	return hosts, nil
+}
+
+var mountTypes = map[musterv1.Mount_Type]mount.Type{
+	musterv1.Mount_BIND:   mount.TypeBind,
+	musterv1.Mount_VOLUME: mount.TypeVolume,
+	musterv1.Mount_TMPFS:  mount.TypeTmpfs,
+	musterv1.Mount_NPIPE:  mount.TypeNamedPipe,
+}
+
+func mounts(specs []*musterv1.Mount) ([]mount.Mount, error) {
+	var all []mount.Mount
+	for i, spec := range specs {
+		field := fmt.Sprintf("mounts[%d]", i)
+		kind, ok := mountTypes[spec.GetType()]
+		if !ok {
+			return nil, sdk.SpecFault(field+".type", fmt.Errorf("the docker executor does not have mounts of type %s yet", spec.GetType()))
+		}
+		if kind == mount.TypeBind && !path.IsAbs(spec.GetSource()) {
+			return nil, sdk.SpecFault(field+".source", errors.New("it must be an absolute path"))
+		}
+		if kind != mount.TypeNamedPipe && !path.IsAbs(spec.GetTarget()) {
+			return nil, sdk.SpecFault(field+".target", errors.New("it must be an absolute path"))
+		}
+		m := mount.Mount{
+			Type: kind, Source: spec.GetSource(), Target: spec.GetTarget(), ReadOnly: spec.GetReadOnly(),
+			Consistency: mount.Consistency(spec.GetConsistency()),
+		}
+		if options := spec.GetBindOptions(); options != nil {
+			m.BindOptions = &mount.BindOptions{
+				Propagation:            mount.Propagation(options.GetPropagation()),
+				NonRecursive:           options.GetNonRecursive(),
+				CreateMountpoint:       options.GetCreateMountpoint(),
+				ReadOnlyNonRecursive:   options.GetReadOnlyNonRecursive(),
+				ReadOnlyForceRecursive: options.GetReadOnlyForceRecursive(),
+			}
+		}
+		if options := spec.GetVolumeOptions(); options != nil {
+			m.VolumeOptions = &mount.VolumeOptions{NoCopy: options.GetNoCopy(), Labels: options.GetLabels(), Subpath: options.GetSubpath()}
+			if driver := options.GetDriverConfig(); driver != nil {
+				m.VolumeOptions.DriverConfig = &mount.Driver{Name: driver.GetName(), Options: driver.GetOptions()}
+			}
+		}
+		if options := spec.GetTmpfsOptions(); options != nil {
+			m.TmpfsOptions = &mount.TmpfsOptions{SizeBytes: options.GetSizeBytes(), Mode: os.FileMode(options.GetMode())}
+			for word := range strings.SplitSeq(options.GetOptions(), ",") {
+				if word != "" {
+					m.TmpfsOptions.Options = append(m.TmpfsOptions.Options, strings.SplitN(word, "=", 2))
+				}
+			}
+		}
+		all = append(all, m)
+	}
+	return all, nil
+}
+
+// securityOptions are a container's in the Engine's language.
+func securityOptions(privileges *musterv1.Privileges) ([]string, error) {
+	var options []string
+	if privileges.GetNoNewPrivileges() {
+		options = append(options, "no-new-privileges")
+	}
+	switch seccomp := privileges.GetSeccomp(); seccomp.GetMode() {
+	case musterv1.SeccompOpts_UNCONFINED:
+		options = append(options, "seccomp=unconfined")
+	case musterv1.SeccompOpts_CUSTOM:
+		if !json.Valid(seccomp.GetProfile()) {
+			return nil, sdk.SpecFault("privileges.seccomp.profile", errors.New("it is not JSON"))
+		}
+		options = append(options, "seccomp="+string(seccomp.GetProfile()))
+	}
+	if privileges.GetApparmor().GetMode() == musterv1.AppArmorOpts_DISABLED {
+		options = append(options, "apparmor=unconfined")
+	}
+	if selinux := privileges.GetSelinuxContext(); selinux.GetDisable() {
+		options = append(options, "label=disable")
+	} else {
+		for _, label := range []struct{ key, value string }{
+			{"user", selinux.GetUser()}, {"role", selinux.GetRole()}, {"type", selinux.GetType()}, {"level", selinux.GetLevel()},
+		} {
+			if label.value != "" {
+				options = append(options, "label="+label.key+":"+label.value)
+			}
+		}
+	}
+	return options, nil
+}
+
+// limit sets what a container may use.
+func limit(host *container.HostConfig, resources *musterv1.ResourceRequirements) error {
+	limits := resources.GetLimits()
+	host.NanoCPUs = limits.GetNanoCpus()
+	host.Memory = limits.GetMemoryBytes()
+	if pids := limits.GetPids(); pids > 0 {
+		host.PidsLimit = &pids
+	}
+	if resources != nil && resources.SwapBytes != nil {
+		switch swap := resources.GetSwapBytes(); {
+		case host.Memory == 0:
+			return sdk.SpecFault("resources.swap_bytes", errors.New("it needs a limit of memory beside it"))
+		case swap < 0:
+			host.MemorySwap = -1
+		default:
+			// The Engine counts memory and swap together.
+			host.MemorySwap = host.Memory + swap
+		}
+	}
+	if resources != nil && resources.MemorySwappiness != nil {
+		host.MemorySwappiness = new(resources.GetMemorySwappiness())
+	}
+	return nil
+}
+
+var protocols = map[musterv1.PortConfig_Protocol]string{
+	musterv1.PortConfig_PROTOCOL_UNSPECIFIED: "tcp",
+	musterv1.PortConfig_TCP:                  "tcp",
+	musterv1.PortConfig_UDP:                  "udp",
+	musterv1.PortConfig_SCTP:                 "sctp",
+}
+
+// ports are those that a task publishes on its node. A port for which none
+// outside was chosen gets one from the Engine.
+func ports(configs []*sdk.Port) (nat.PortSet, nat.PortMap, error) {
+	exposed, bindings := nat.PortSet{}, nat.PortMap{}
+	for _, config := range configs {
+		if config.GetPublishMode() != musterv1.PortConfig_HOST {
+			continue
+		}
+		port, err := enginePort(config)
+		if err != nil {
+			return nil, nil, err
+		}
+		binding := nat.PortBinding{}
+		if published := config.GetPublishedPort(); published != 0 {
+			binding.HostPort = strconv.FormatUint(uint64(published), 10)
+		}
+		exposed[port] = struct{}{}
+		bindings[port] = append(bindings[port], binding)
+	}
+	return exposed, bindings, nil
+}
+
+func enginePort(config *sdk.Port) (nat.Port, error) {
+	protocol, ok := protocols[config.GetProtocol()]
+	if !ok {
+		return "", sdk.SpecFault("ports", fmt.Errorf("the protocol %s is not known", config.GetProtocol()))
+	}
+	return nat.Port(fmt.Sprintf("%d/%s", config.GetTargetPort(), protocol)), nil
+}
+
+// held are the ports that a running container holds on its node.
+func held(configs []*sdk.Port, found *container.InspectResponse) []*sdk.Port {
+	if found.NetworkSettings == nil {
+		return nil
+	}
+	var all []*sdk.Port
+	taken := map[nat.PortBinding]bool{}
+	for _, config := range configs {
+		port, err := enginePort(config)
+		if err != nil || config.GetPublishMode() != musterv1.PortConfig_HOST {
+			continue
+		}
+		bindings := slices.Clone(found.NetworkSettings.Ports[port])
+		// An Engine with IPv6 lists a port twice, and a target may be published
+		// more than once: each goes to the port that asked for it.
+		slices.SortFunc(bindings, func(a, b nat.PortBinding) int { return cmp.Compare(len(a.HostIP), len(b.HostIP)) })
+		for _, binding := range bindings {
+			number, err := strconv.ParseUint(binding.HostPort, 10, 16)
+			key := nat.PortBinding{HostIP: string(port), HostPort: binding.HostPort}
+			if err != nil || taken[key] || (config.GetPublishedPort() != 0 && uint64(config.GetPublishedPort()) != number) {
+				continue
+			}
+			taken[key] = true
+			all = append(all, &sdk.Port{
+				Name: config.GetName(), Protocol: config.GetProtocol(), PublishMode: config.GetPublishMode(),
+				TargetPort: config.GetTargetPort(), PublishedPort: uint32(number),
+			})
+			break
+		}
+	}
+	return all
+}

@@ -1,0 +1,163 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/docker/docker/api/types/container"
+
+	"github.com/musterhq/muster/plugins/sdk"
+)
+
+// settlePoll is how long to wait between two looks for a container that another
+// call is creating.
+const settlePoll = 50 * time.Millisecond
+
+// Prepare implements [sdk.Executor].
+func (e *Executor) Prepare(ctx context.Context, task *sdk.Task, known sdk.Handle) (sdk.Handle, error) {
+	if !idPattern.MatchString(task.GetId()) {
+		return nil, sdk.SpecFault("", fmt.Errorf("a task's id cannot be %q", task.GetId()))
+	}
+	found, err := e.find(ctx, task.GetId(), known)
+	if err == nil && found.Config.Labels[labelPlaceholder] != "" {
+		if err := e.remove(ctx, found.ID); err != nil {
+			return nil, err
+		}
+		err = sdk.NotFound(task.GetId())
+	}
+	if err == nil {
+		// It may have come after the death of the process that asked for it.
+		if err := e.intents.remove(task.GetId()); err != nil {
+			return nil, sdk.NodeFault(err)
+		}
+		return newHandle(found.ID)
+	}
+	if !sdk.IsNotFound(err) {
+		return nil, err
+	}
+	config, host, err := e.convert(ctx, task)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.ensureImage(ctx, task.GetSpec().GetContainer()); err != nil {
+		return nil, err
+	}
+	if err := e.intents.write(intent{
+		TaskID: task.GetId(), NodeID: task.GetNodeId(), Name: task.GetName(), Image: config.Image,
+	}); err != nil {
+		return nil, sdk.NodeFault(err)
+	}
+	id, err := e.create(ctx, task, config, host)
+	if err != nil && !definite(err) {
+		// The Engine may be creating it still, so the note stays.
+		return nil, err
+	}
+	if noteErr := e.intents.remove(task.GetId()); noteErr != nil && err == nil {
+		err = sdk.NodeFault(noteErr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newHandle(id)
+}
+
+// create creates a task's container, and returns its id, also if it is there.
+func (e *Executor) create(ctx context.Context, task *sdk.Task, config *container.Config, host *container.HostConfig) (string, error) {
+	for {
+		created, err := e.engine.ContainerCreate(ctx, config, host, nil, nil, task.GetName())
+		if err == nil {
+			return created.ID, nil
+		}
+		if !isConflict(err) {
+			return "", createError(err, host)
+		}
+		// The name is taken: by this task's own container, by a stranger's, or
+		// by a creation that is under way and cannot be seen yet.
+		found, inspectErr := e.inspect(ctx, task.GetName())
+		switch {
+		case inspectErr == nil && ours(found, task.GetId()):
+			return found.ID, nil
+		case inspectErr == nil:
+			return "", &definiteError{sdk.NodeFault(fmt.Errorf(
+				"there is a container named %q on this node that is not of this task: rename or remove it", task.GetName()))}
+		case !isNotFound(inspectErr):
+			return "", inspectErr
+		}
+		if err := sleep(ctx, settlePoll); err != nil {
+			return "", err
+		}
+	}
+}
+
+// createError says whose fault it is that the Engine does not create a
+// container.
+func createError(err error, host *container.HostConfig) error {
+	err = fmt.Errorf("create the container: %w", err)
+	switch {
+	case isNotFound(err):
+		// The image was there a moment ago.
+		return &definiteError{sdk.Temporary(err, 0)}
+	case isInvalid(err) && len(host.Mounts) == 0 && len(host.Sysctls) == 0:
+		return &definiteError{sdk.SpecFault("", err)}
+	case isInvalid(err):
+		// What is mounted may be there on another node.
+		return &definiteError{sdk.NodeFault(err)}
+	case isUnable(err), isInternal(err):
+		return &definiteError{sdk.NodeFault(err)}
+	default:
+		return engineError(err)
+	}
+}
+
+// definiteError is the Engine's word that there is no container.
+type definiteError struct{ error }
+
+func (d *definiteError) Unwrap() error { return d.error }
+
+func definite(err error) bool {
+	var d *definiteError
+	return errors.As(err, &d)
+}
+
+// settle returns once it is certain whether a container comes of a note. Either
+// the container is there, or its name can be taken by another, which shows that
+// nobody is creating it.
+func (e *Executor) settle(ctx context.Context, note *intent) error {
+	config := &container.Config{Image: note.Image, Labels: map[string]string{
+		labelTaskID: note.TaskID, labelNodeID: note.NodeID, labelPlaceholder: "true",
+	}}
+	for {
+		_, err := e.engine.ContainerCreate(ctx, config, &container.HostConfig{}, nil, nil, note.Name)
+		if err == nil || isNotFound(err) || isInvalid(err) {
+			// It is this one now, which will be removed, or there is no image
+			// to create any from.
+			return nil
+		}
+		if !isConflict(err) {
+			return engineError(fmt.Errorf("see whether a container is being created: %w", err))
+		}
+		_, err = e.inspect(ctx, note.Name)
+		if err == nil {
+			return nil
+		}
+		if !isNotFound(err) {
+			return err
+		}
+		if err := sleep(ctx, settlePoll); err != nil {
+			return err
+		}
+	}
+}
+
+func sleep(ctx context.Context, span time.Duration) error {
+	timer := time.NewTimer(span)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,302 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/events"
+	"github.com/docker/docker/api/types/filters"
+
+	"github.com/musterhq/muster/plugins/sdk"
+)
+
+// errUnhealthy is why a container whose health check fails counts as failed.
+var errUnhealthy = errors.New("unhealthy")
+
+// Start implements [sdk.Executor].
+func (e *Executor) Start(ctx context.Context, task *sdk.Task, known sdk.Handle) (*sdk.Started, error) {
+	found, err := e.find(ctx, task.GetId(), known)
+	if err != nil {
+		return nil, err
+	}
+	if !started(found) {
+		if err := e.engine.ContainerStart(ctx, found.ID, container.StartOptions{}); err != nil {
+			return nil, startError(err)
+		}
+		if found, err = e.inspect(ctx, found.ID); err != nil {
+			return nil, gone(task.GetId(), err)
+		}
+	}
+	if found, err = e.healthy(ctx, found); err != nil {
+		return nil, gone(task.GetId(), err)
+	}
+	kept, err := newHandle(found.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &sdk.Started{Handle: kept, Status: status(found), Ports: held(task.GetPorts(), found)}, nil
+}
+
+// gone says that a container has vanished in the SDK's words.
+func gone(taskID string, err error) error {
+	if isNotFound(err) {
+		return sdk.NotFound(taskID)
+	}
+	return err
+}
+
+// startError says whose fault it is that the Engine does not start a container.
+func startError(err error) error {
+	err = fmt.Errorf("start the container: %w", err)
+	switch {
+	case isInvalid(err), isNotFound(err):
+		// The command is not in the image, or may not be executed.
+		return sdk.SpecFault("", err)
+	case isInternal(err), isConflict(err):
+		// A port that is taken, a device that is not there.
+		return sdk.NodeFault(err)
+	default:
+		return engineError(err)
+	}
+}
+
+// healthy returns when a container is healthy or has ended. One that becomes
+// unhealthy is stopped.
+func (e *Executor) healthy(ctx context.Context, found *container.InspectResponse) (*container.InspectResponse, error) {
+	if !checked(found) || settled(found) {
+		return found, nil
+	}
+	err := e.watch(ctx, found.ID, func() (bool, error) {
+		var err error
+		found, err = e.inspect(ctx, found.ID)
+		return err == nil && (settled(found) || found.State.Health.Status == container.Unhealthy), err
+	})
+	if err != nil || settled(found) {
+		return found, err
+	}
+	if err := e.stop(ctx, found.ID, nil); err != nil {
+		return nil, err
+	}
+	return nil, sdk.Failed(fmt.Errorf("the container is %w: %s", errUnhealthy, lastCheck(found)))
+}
+
+// checked tells whether a container has a health check.
+func checked(found *container.InspectResponse) bool {
+	return found.State.Health != nil && found.State.Health.Status != container.NoHealthcheck
+}
+
+// settled tells whether there is nothing to wait for any more.
+func settled(found *container.InspectResponse) bool {
+	return !alive(found) || !checked(found) || found.State.Health.Status == container.Healthy
+}
+
+// lastCheck is what the last health check wrote.
+func lastCheck(found *container.InspectResponse) string {
+	if found.State.Health == nil || len(found.State.Health.Log) == 0 {
+		return "its health check has said nothing"
+	}
+	last := found.State.Health.Log[len(found.State.Health.Log)-1]
+	return fmt.Sprintf("exit code %d: %.200s", last.ExitCode, last.Output)
+}
+
+// watch calls look at first and after every event of a container, until it says
+// that it has seen what it wanted. An event only says: look again.
+func (e *Executor) watch(ctx context.Context, id string, look func() (bool, error)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	messages, errs := e.engine.Events(ctx, events.ListOptions{Filters: filters.NewArgs(
+		filters.Arg("type", string(events.ContainerEventType)), filters.Arg("container", id),
+	)})
+	for {
+		if done, err := look(); done || err != nil {
+			return err
+		}
+		select {
+		case <-messages:
+		case err := <-errs:
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return sdk.Temporary(fmt.Errorf("watch the container: %w", err), awayRetry)
+		}
+	}
+}
+
+// Wait implements [sdk.Executor].
+func (e *Executor) Wait(ctx context.Context, ref sdk.Ref) (*sdk.Ended, error) {
+	found, err := e.find(ctx, ref.TaskID, ref.Handle)
+	if err != nil {
+		return nil, err
+	}
+	if !started(found) {
+		return nil, sdk.NotStarted(ref.TaskID)
+	}
+	if alive(found) {
+		if found, err = e.ended(ctx, found); err != nil {
+			return nil, gone(ref.TaskID, err)
+		}
+	}
+	ended := &sdk.Ended{Status: status(found), At: engineTime(found.State.FinishedAt)}
+	if failedChecks(found) {
+		ended.Error = errUnhealthy.Error()
+	}
+	return ended, nil
+}
+
+// ended returns when a container has ended. One that becomes unhealthy is made
+// to.
+func (e *Executor) ended(ctx context.Context, found *container.InspectResponse) (*container.InspectResponse, error) {
+	if !checked(found) {
+		if err := e.stopped(ctx, found.ID); err != nil {
+			return nil, err
+		}
+		return e.inspect(ctx, found.ID)
+	}
+	err := e.watch(ctx, found.ID, func() (bool, error) {
+		var err error
+		if found, err = e.inspect(ctx, found.ID); err != nil {
+			return false, err
+		}
+		return !alive(found) || found.State.Health.Status == container.Unhealthy, nil
+	})
+	if err != nil || !alive(found) {
+		return found, err
+	}
+	if err := e.stop(ctx, found.ID, nil); err != nil {
+		return nil, err
+	}
+	return e.inspect(ctx, found.ID)
+}
+
+// defaultRetries is how many health checks fail before a container whose check
+// does not say it is unhealthy, for the Engine.
+const defaultRetries = 3
+
+// failedChecks tells whether a container that has ended was unhealthy then. Its
+// status does not say: the Engine calls all that have ended unhealthy. The count
+// of failures stays as it was.
+func failedChecks(found *container.InspectResponse) bool {
+	if !checked(found) {
+		return false
+	}
+	retries := defaultRetries
+	if check := found.Config.Healthcheck; check != nil && check.Retries > 0 {
+		retries = check.Retries
+	}
+	return found.State.Health.FailingStreak >= retries
+}
+
+// stopped returns when a container does not run.
+func (e *Executor) stopped(ctx context.Context, id string) error {
+	results, errs := e.engine.ContainerWait(ctx, id, container.WaitConditionNotRunning)
+	select {
+	case <-results:
+		return nil
+	case err := <-errs:
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return engineError(fmt.Errorf("wait for the container: %w", err))
+	}
+}
+
+// stop asks a container to stop, and kills it after the grace period; nil means
+// the one that it was created with.
+func (e *Executor) stop(ctx context.Context, id string, grace *time.Duration) error {
+	options := container.StopOptions{}
+	if grace != nil {
+		options.Timeout = new(seconds(*grace))
+	}
+	if err := e.engine.ContainerStop(ctx, id, options); err != nil {
+		return engineError(fmt.Errorf("stop the container: %w", err))
+	}
+	return nil
+}
+
+// Shutdown implements [sdk.Executor].
+func (e *Executor) Shutdown(ctx context.Context, ref sdk.Ref, grace *time.Duration) (*sdk.Status, error) {
+	found, err := e.find(ctx, ref.TaskID, ref.Handle)
+	if err != nil {
+		return nil, err
+	}
+	if grace != nil && *grace <= 0 {
+		return e.Terminate(ctx, ref)
+	}
+	// Also of one that is just being started by a call whose caller has died.
+	if err := e.stop(ctx, found.ID, grace); err != nil {
+		return nil, gone(ref.TaskID, err)
+	}
+	if found, err = e.inspect(ctx, found.ID); err != nil {
+		return nil, gone(ref.TaskID, err)
+	}
+	return status(found), nil
+}
+
+// Terminate implements [sdk.Executor].
+func (e *Executor) Terminate(ctx context.Context, ref sdk.Ref) (*sdk.Status, error) {
+	found, err := e.find(ctx, ref.TaskID, ref.Handle)
+	if err != nil {
+		return nil, err
+	}
+	// The Engine answers with a conflict if there is nothing to kill.
+	if err := e.engine.ContainerKill(ctx, found.ID, "SIGKILL"); err != nil && !isConflict(err) {
+		return nil, gone(ref.TaskID, engineError(fmt.Errorf("kill the container: %w", err)))
+	}
+	if started(found) {
+		if err := e.stopped(ctx, found.ID); err != nil {
+			return nil, gone(ref.TaskID, err)
+		}
+	}
+	if found, err = e.inspect(ctx, found.ID); err != nil {
+		return nil, gone(ref.TaskID, err)
+	}
+	return status(found), nil
+}
+
+// Remove implements [sdk.Executor].
+func (e *Executor) Remove(ctx context.Context, ref sdk.Ref) error {
+	if err := e.connect(ctx); err != nil {
+		return err
+	}
+	note, err := e.intents.read(ref.TaskID)
+	if err != nil {
+		return err
+	}
+	if note != nil {
+		if err := e.settle(ctx, note); err != nil {
+			return err
+		}
+	}
+	found, err := e.find(ctx, ref.TaskID, ref.Handle)
+	if err == nil {
+		err = e.remove(ctx, found.ID)
+	}
+	if err != nil && !isNotFound(err) {
+		return err
+	}
+	if note != nil {
+		return e.intents.remove(ref.TaskID)
+	}
+	return nil
+}
+
+// remove removes a container and its nameless volumes, and returns when it is
+// gone.
+func (e *Executor) remove(ctx context.Context, id string) error {
+	for {
+		err := e.engine.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
+		switch {
+		case err == nil || isNotFound(err):
+			return nil
+		case !isConflict(err):
+			return engineError(fmt.Errorf("remove the container: %w", err))
+		}
+		// Another call is at it already, whose caller may have died.
+		if err := sleep(ctx, settlePoll); err != nil {
+			return err
+		}
+	}
+}
