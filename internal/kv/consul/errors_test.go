@@ -23,7 +23,7 @@ func expectClass(t *testing.T, call string, err, want error) {
 		t.Errorf("%s: no error", call)
 	}
 	for _, class := range classes {
-		if errors.Is(err, class) != (class == want) {
+		if errors.Is(err, class) != errors.Is(want, class) {
 			t.Errorf("%s: error = %v, want one of class %v", call, err, want)
 			return
 		}

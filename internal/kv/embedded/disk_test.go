@@ -180,7 +180,9 @@ func TestWriteUntilKilled(t *testing.T) {
 				if err != nil {
 					return
 				}
-				fmt.Fprintf(os.Stdout, "%s %d\n", key, pairs[0].Index)
+				if _, err := fmt.Printf("%s %d\n", key, pairs[0].Index); err != nil {
+					return
+				}
 			}
 		}()
 	}
