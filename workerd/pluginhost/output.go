@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	// longestLine is how much of a line of output is kept.
+	// longestLine is how much is gathered of a line that does not end: then it
+	// is logged as it is so far.
 	longestLine = 8 << 10
 	// tailLines is how many lines are shown with the reason of a failed start.
 	tailLines = 5

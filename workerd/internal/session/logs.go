@@ -18,6 +18,11 @@ const (
 	// holds about two such batches in memory.
 	largestLogBatch = 256
 	largestLogBytes = 64 << 10
+	// logRate is how many bytes a second a subscription sends at most. A
+	// dispatcher cannot hold one reader back without holding back the whole
+	// session, so it gives up a reader who falls behind; without a limit that
+	// would befall everybody who asks for a long log.
+	logRate = 10 << 20
 	// logLinger is how long a line waits for others.
 	logLinger = 10 * time.Millisecond
 )
@@ -96,6 +101,7 @@ func (s *stream) serveLogs(ctx context.Context, req *dispatcherv1.LogRequest) {
 		if !more {
 			return
 		}
+		sleep(ctx, time.Duration(proto.Size(data))*time.Second/logRate)
 	}
 }
 

@@ -150,8 +150,14 @@ func (c *Client) Run(ctx context.Context) error {
 		redirects = 0
 		c.where.failed(address)
 		pause := backoff(firstPause, longestPause, failures)
-		c.log.Warn("no session with the dispatcher",
-			zap.String("dispatcher", address), zap.Bool("had_one", welcomed), zap.Duration("pause", pause), zap.Error(err))
+		// A dispatcher that is away for long is told of ever less often.
+		level := zap.DebugLevel
+		if failures&(failures-1) == 0 {
+			level = zap.WarnLevel
+		}
+		c.log.Log(level, "no session with the dispatcher",
+			zap.String("dispatcher", address), zap.Bool("had_one", welcomed), zap.Int("failures", failures),
+			zap.Duration("pause", pause), zap.Error(err))
 		c.metrics.ended.WithLabelValues("error").Inc()
 		sleep(ctx, pause)
 	}
