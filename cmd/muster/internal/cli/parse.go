@@ -70,7 +70,8 @@ func parsePort(v string) (*musterv1.PortConfig, error) {
 	if p.TargetPort, err = portNumber(fields["target"]); err != nil {
 		return nil, usage("--publish: %q: target %w", v, err)
 	}
-	if fields["published"] != "" {
+	// Docker's "0" asks for any port, as leaving it out does.
+	if fields["published"] != "" && fields["published"] != "0" {
 		if p.PublishedPort, err = portNumber(fields["published"]); err != nil {
 			return nil, usage("--publish: %q: published %w", v, err)
 		}
