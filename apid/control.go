@@ -3,6 +3,7 @@ package apid
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	"go.uber.org/zap"
@@ -65,21 +66,23 @@ func (d *Daemon) fail(doing string, err error) error {
 	switch {
 	case errors.Is(err, store.ErrClosed):
 		return status.Error(codes.Unavailable, "this API server is stopping; "+outcome)
+	case errors.Is(err, kv.ErrUnavailable):
+		return status.Error(codes.Unavailable, "the store is not available; "+outcome)
 	case errors.Is(err, context.Canceled):
 		return status.Error(codes.Canceled, "the request was cancelled; "+outcome)
 	case errors.Is(err, context.DeadlineExceeded):
 		return status.Error(codes.DeadlineExceeded, "the store did not answer in time; "+outcome)
-	case errors.Is(err, kv.ErrUnavailable):
-		return status.Error(codes.Unavailable, "the store is not available; "+outcome)
 	default:
 		d.log.Error("request failed", zap.String("doing", doing), zap.Error(err))
 		return status.Error(codes.Internal, "internal error; the API server's log says more")
 	}
 }
 
-// writing bounds a wait for the store.
+// writing bounds a wait for the store. A store that has not answered by then
+// counts as away.
 func (d *Daemon) writing(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, d.cfg.WriteTimeout)
+	return context.WithTimeoutCause(ctx, d.cfg.WriteTimeout,
+		fmt.Errorf("no answer within %v: %w", d.cfg.WriteTimeout, kv.ErrUnavailable))
 }
 
 func notFound(kind, ref string) error {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,8 +39,10 @@ import (
 
 // cluster is a store in memory, with everything but apid played by the test.
 type cluster struct {
-	t      testing.TB
-	kv     kv.KV
+	t  testing.TB
+	kv kv.KV
+	// away is the store as apid reaches it.
+	away   *away
 	tables *state.Tables
 	store  *store.Store
 
@@ -48,13 +51,26 @@ type cluster struct {
 	started   int
 }
 
+// away is a store whose transactions fail while it is away.
+type away struct {
+	kv.KV
+	now atomic.Bool
+}
+
+func (a *away) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
+	if a.now.Load() {
+		return nil, fmt.Errorf("dial: %w", kv.ErrUnavailable)
+	}
+	return a.KV.Txn(ctx, ops)
+}
+
 func newCluster(t testing.TB) *cluster {
 	t.Helper()
 	space, err := embedded.Open(embedded.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{t: t, kv: space, tables: state.NewTables(), listeners: map[string]*bufconn.Listener{}}
+	c := &cluster{t: t, kv: space, away: &away{KV: space}, tables: state.NewTables(), listeners: map[string]*bufconn.Listener{}}
 	ts := c.tables
 	c.store, err = store.New(store.Options{KV: space, Prefix: "muster"},
 		ts.Services, ts.Specs, ts.Names, ts.Nodes, ts.Clusters, ts.Tasks, ts.Rollouts, ts.Endpoints,
@@ -167,7 +183,7 @@ func (c *cluster) apidWith(hook *direct, change ...func(*apid.Config)) *api {
 		registrar = hook
 	}
 	d, err := apid.New(daemon.Env{
-		KV: c.kv, Prefix: "muster", Member: m, Session: c.session, Logger: zap.NewNop(),
+		KV: c.away, Prefix: "muster", Member: m, Session: c.session, Logger: zap.NewNop(),
 		Metrics: prometheus.NewRegistry(), Server: registrar, Dial: c.dial,
 	}, cfg)
 	if err != nil {

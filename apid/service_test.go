@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
@@ -12,6 +13,7 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -197,7 +199,7 @@ func TestRegistryAuthIsWriteOnly(t *testing.T) {
 	}
 	// A credential is not given to another registry.
 	back.Task.GetContainer().Image = "example.com/nginx"
-	if up, err = a.UpdateService(t.Context(), &musterv1.UpdateServiceRequest{Service: s.Id, Version: up.Service.Meta.Version, Spec: back}); err != nil {
+	if _, err = a.UpdateService(t.Context(), &musterv1.UpdateServiceRequest{Service: s.Id, Version: up.Service.Meta.Version, Spec: back}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the new image is stored", func() bool { return stored().GetContainer().GetImage() == "example.com/nginx" })
@@ -321,4 +323,25 @@ func TestGlobalServiceStatus(t *testing.T) {
 	eventually(t, "it converges", func() bool { return a.get("web").Status.Converged })
 	c.node("n4", "n4")
 	eventually(t, "a new node wants a task", func() bool { st := a.get("web").Status; return st.DesiredTasks == 3 && !st.Converged })
+}
+
+func TestStoreAway(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	a := c.apid(func(cfg *apid.Config) { cfg.WriteTimeout = 300 * time.Millisecond })
+	s := a.create(webSpec("web"))
+	c.away.now.Store(true)
+	_, err := a.CreateService(t.Context(), &musterv1.CreateServiceRequest{Spec: webSpec("other")})
+	wantCode(t, err, codes.Unavailable)
+	if got := a.rest("POST", "/v1/services", `{"name":"x","task":{"container":{"image":"nginx"}}}`); got.code != 503 {
+		t.Errorf("REST: %d %s", got.code, got.body)
+	}
+	if got := a.get("web"); got.Id != s.Id {
+		t.Errorf("reads need the store: %v", got)
+	}
+	c.away.now.Store(false)
+	eventually(t, "the store is back", func() bool {
+		_, err := a.ScaleService(t.Context(), &musterv1.ScaleServiceRequest{Service: "web", Replicas: 2})
+		return err == nil
+	})
 }
