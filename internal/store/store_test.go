@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/musterhq/muster/internal/kv"
@@ -52,17 +53,12 @@ func open(tb tester, opt store.Options, tables ...store.TableDef) (s *store.Stor
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	stopped := false
-	stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			tb.Errorf("run: %v", err)
 		}
-	}
+	})
 	tb.Cleanup(stop)
 	if err := s.Ready(ctx); err != nil {
 		tb.Fatal(err)
