@@ -55,8 +55,8 @@ type Request struct {
 	MaxReplicas uint64
 	NanoCPUs    int64
 	MemoryBytes int64
-	// Ports are the published ports that a task holds on its node: host mode,
-	// with a number.
+	// Ports are the ports that a task publishes on its node, in host mode. The
+	// number of one without is chosen by the node itself, and is nobody's here.
 	Ports []*musterv1.PortConfig
 }
 
@@ -74,7 +74,7 @@ func NewRequest(service string, task *musterv1.TaskSpec, endpoint *musterv1.Endp
 		NanoCPUs: reserved.GetNanoCpus(), MemoryBytes: reserved.GetMemoryBytes(),
 	}
 	for _, p := range endpoint.GetPorts() {
-		if p.PublishMode == musterv1.PortConfig_HOST && p.PublishedPort != 0 {
+		if p.PublishMode == musterv1.PortConfig_HOST {
 			r.Ports = append(r.Ports, p)
 		}
 	}
@@ -153,6 +153,9 @@ func (u *Usage) count(h Hold, n int) {
 		delete(u.services, h.Service)
 	}
 	for _, p := range h.Ports {
+		if p.PublishedPort == 0 {
+			continue
+		}
 		if u.ports[portOf(p)] += n; u.ports[portOf(p)] == 0 {
 			delete(u.ports, portOf(p))
 		}

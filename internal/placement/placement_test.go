@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
 	"pgregory.net/rapid"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
@@ -78,6 +79,7 @@ func TestConstraints(t *testing.T) {
 func TestCheck(t *testing.T) {
 	type change = func(*recordv1.NodeState, *recordv1.Node)
 	port := []*musterv1.PortConfig{{PublishedPort: 80, TargetPort: 80, PublishMode: musterv1.PortConfig_HOST}}
+	chosen := []*musterv1.PortConfig{{TargetPort: 80, PublishMode: musterv1.PortConfig_HOST}}
 	udp := []*musterv1.PortConfig{{PublishedPort: 80, Protocol: musterv1.PortConfig_UDP}}
 	state := func(s musterv1.NodeStatus_State) change {
 		return func(r *recordv1.NodeState, _ *recordv1.Node) { r.State = s }
@@ -123,6 +125,7 @@ func TestCheck(t *testing.T) {
 		},
 		"platform by alias": {spec: place(&musterv1.Placement{Platforms: []*musterv1.Platform{{Architecture: "x86_64"}}})},
 		"port":              {ports: port, existing: []placement.Hold{{Service: "x", Ports: port}}, want: placement.FilterPorts},
+		"port of no number": {ports: chosen, existing: []placement.Hold{{Service: "x", Ports: chosen}}},
 		"other protocol":    {ports: port, existing: []placement.Hold{{Service: "x", Ports: udp}}},
 		"replicas": {
 			spec:     place(&musterv1.Placement{MaxReplicas: 1}),
@@ -144,6 +147,23 @@ func TestCheck(t *testing.T) {
 				t.Errorf("Check = %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestAssignmentHoldsPorts holds that a task is told of all ports that it
+// publishes on its node, and of no others.
+func TestAssignmentHoldsPorts(t *testing.T) {
+	host := []*musterv1.PortConfig{
+		{PublishedPort: 80, TargetPort: 8080, PublishMode: musterv1.PortConfig_HOST},
+		{TargetPort: 9090, PublishMode: musterv1.PortConfig_HOST},
+	}
+	all := append([]*musterv1.PortConfig{{PublishedPort: 443, TargetPort: 8443, PublishMode: musterv1.PortConfig_INGRESS}}, host...)
+	r, err := placement.NewRequest("web", &musterv1.TaskSpec{}, &musterv1.EndpointSpec{Ports: all})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(host, r.Assignment(1, 0).Ports, protocmp.Transform()); diff != "" {
+		t.Error(diff)
 	}
 }
 
