@@ -176,6 +176,10 @@ func held(t *testing.T, dataDir string) map[string]string {
 	}
 	for _, path := range files {
 		content, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) {
+			// It has just been removed.
+			continue
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

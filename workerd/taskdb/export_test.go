@@ -1,6 +1,7 @@
 package taskdb
 
 import (
+	"go.etcd.io/bbolt"
 	"google.golang.org/protobuf/proto"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
@@ -11,9 +12,28 @@ import (
 func Seal(value []byte) []byte { return seal(value) }
 
 // Commits returns how many transactions have been written.
-func (db *DB) Commits() int64 {
-	stats := db.bolt.Stats()
-	return stats.TxStats.GetWrite()
+func (db *DB) Commits() (n int, err error) {
+	err = db.bolt.View(func(tx *bbolt.Tx) error {
+		n = tx.ID()
+		return nil
+	})
+	return n, err
+}
+
+// Hold keeps commits from beginning until the returned function is called.
+func (db *DB) Hold() (release func()) {
+	db.writing <- struct{}{}
+	return func() { <-db.writing }
+}
+
+// Waiting returns how many values wait for the next commit.
+func (db *DB) Waiting() int {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.pending == nil {
+		return 0
+	}
+	return len(db.pending.writes)
 }
 
 // Decode reads a value as each of the messages that values can be.

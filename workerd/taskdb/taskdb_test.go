@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -114,22 +115,28 @@ func TestManyWritersShareSyncs(t *testing.T) {
 		changes = append(changes, taskdb.Change{ID: fmt.Sprint(i), Assigned: assigned(fmt.Sprint(i), 1)})
 	}
 	apply(t, db, spec(1), changes...)
-	before := db.Commits()
+	before, err := db.Commits()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// All come while a commit is under way.
+	release := db.Hold()
 	var wg sync.WaitGroup
-	begin := make(chan struct{})
 	for i := range tasks {
 		wg.Go(func() {
-			<-begin
 			id := fmt.Sprint(i)
 			if err := db.Apply(nil, taskdb.Change{ID: id, Status: reported(id, musterv1.TaskState_RUNNING)}); err != nil {
 				t.Error(err)
 			}
 		})
 	}
-	close(begin)
+	for db.Waiting() < tasks {
+		runtime.Gosched()
+	}
+	release()
 	wg.Wait()
-	if commits := db.Commits() - before; commits > tasks/4 {
-		t.Errorf("%d commits for %d tasks", commits, tasks)
+	if after, err := db.Commits(); err != nil || after-before != 1 {
+		t.Errorf("%d commits for %d tasks (%v), want 1", after-before, tasks, err)
 	}
 	closeDB(t, db)
 	db = open(t, path)
