@@ -22,7 +22,7 @@ import (
 
 // limits are those of a Consul server with its defaults (1.22): 128 operations,
 // and 512 KiB of request (txn_max_req_len), in which values are base64 within
-// JSON: 4/3 of their length, and with a key of the greatest length up to 340
+// JSON: 4/3 of their length, and with the longest of keys and indexes some 340
 // bytes an operation around them.
 var limits = kv.Limits{Ops: 128, Bytes: 360_000}
 

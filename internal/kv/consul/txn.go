@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/hashicorp/consul/api"
 
@@ -16,15 +17,10 @@ func (s *KV) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
 	if err := limits.Check(ops); err != nil || len(ops) == 0 {
 		return nil, err
 	}
-	reads := true
-	txn := make(api.TxnOps, len(ops))
-	for i, op := range ops {
-		reads = reads && op.Verb == kv.Get
-		txn[i] = &api.TxnOp{KV: &api.KVTxnOp{Verb: verb(op), Key: op.Key, Value: op.Value, Index: op.Index}}
-	}
+	reads := !slices.ContainsFunc(ops, func(op kv.Op) bool { return op.Verb != kv.Get })
 	// Without a write there is no consensus to go through, and a leader that has
 	// been replaced may not know it yet: let it ask.
-	answer, err := s.txn(ctx, txn, api.QueryOptions{RequireConsistent: reads})
+	answer, err := s.txn(ctx, request(ops), api.QueryOptions{RequireConsistent: reads})
 	if err != nil {
 		return nil, fmt.Errorf("transaction: %w", err)
 	}
@@ -32,6 +28,19 @@ func (s *KV) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
 		return nil, fmt.Errorf("transaction: %w", refusal(ops, answer.Errors))
 	}
 	return results(ops, answer.Results), nil
+}
+
+// request is a transaction in Consul's words.
+func request(ops []kv.Op) api.TxnOps {
+	txn := make(api.TxnOps, len(ops))
+	for i, op := range ops {
+		o := &api.KVTxnOp{Verb: verb(op), Key: op.Key, Index: op.Index}
+		if op.Verb == kv.Set || op.Verb == kv.CAS {
+			o.Value = op.Value
+		}
+		txn[i] = &api.TxnOp{KV: o}
+	}
+	return txn
 }
 
 // txn sends a transaction. If Consul refuses it for one of its operations, that
