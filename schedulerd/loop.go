@@ -254,13 +254,12 @@ func (d *Daemon) commitNode(tx *store.Tx, m *model, x part) error {
 	*x.committed = (*x.committed)[:0]
 	usage := placement.NewUsage()
 	for a := range d.tables.Assignments.Scan(tx, x.node.ID+"/") {
-		_, service, _ := state.SplitKey(a.Key)
 		// A task that has ended holds nothing. Its status is read without guard:
 		// it never comes back from its end, so an old one is merely cautious.
 		if s, ok := d.tables.Statuses.Get(m.now, a.Key); ok && s.Value.State > musterv1.TaskState_RUNNING {
 			continue
 		}
-		usage.Add(placement.HoldOf(service, a.Value))
+		usage.Add(m.hold(&a))
 	}
 	fenced := map[string]bool{}
 	for _, c := range x.choices {

@@ -112,13 +112,17 @@ func (m *model) taskChanged(c store.Change[*recordv1.Task]) {
 	if c.New == nil {
 		delete(m.known, id)
 		m.forget(service, id)
+		m.leave(id)
 		if n, ok := m.assigned[id]; ok {
 			m.stale[state.NodeTaskKey(n, service, id)] = struct{}{}
 		}
 		return
 	}
 	m.known[id] = struct{}{}
-	if _, ok := m.assigned[id]; ok || c.New.Value.DesiredState > musterv1.TaskState_COMPLETE {
+	if leaving(c.New.Value) {
+		m.leave(id)
+	}
+	if _, ok := m.assigned[id]; ok || leaving(c.New.Value) {
 		m.forget(service, id)
 		return
 	}
@@ -163,10 +167,41 @@ func (m *model) assignmentChanged(c store.Change[*recordv1.Assignment]) {
 	if s, ok := m.tables.Statuses.Get(m.now, c.New.Key); ok && s.Value.State > musterv1.TaskState_RUNNING {
 		return // it has ended, and holds nothing
 	}
+	hold := m.hold(c.New)
 	if _, ok := n.holds[id]; !ok {
-		hold := placement.HoldOf(service, c.New.Value)
 		n.holds[id] = hold
 		n.usage.Add(hold)
+	} else if hold.Leaving {
+		m.leave(id)
+	}
+}
+
+// hold returns what an assigned task holds. That a task is leaving never becomes
+// untrue, so an older record of it is merely cautious.
+func (m *model) hold(a *store.Entry[*recordv1.Assignment]) placement.Hold {
+	nodeID, service, id := state.SplitKey(a.Key)
+	h := placement.HoldOf(service, a.Value)
+	t, ok := m.tables.Tasks.Get(m.now, state.AssignedTaskKey(nodeID, service, id, a.Value))
+	h.Leaving = ok && leaving(t.Value)
+	return h
+}
+
+// leaving reports whether a task was told to stop.
+func leaving(t *recordv1.Task) bool { return t.DesiredState > musterv1.TaskState_COMPLETE }
+
+// leave counts a task that was told to stop as none of its service's. Room for
+// others may come of that.
+func (m *model) leave(task string) {
+	n, ok := m.nodes[m.assigned[task]]
+	if !ok {
+		return
+	}
+	if hold, ok := n.holds[task]; ok && !hold.Leaving {
+		n.usage.Remove(hold)
+		hold.Leaving = true
+		n.usage.Add(hold)
+		n.holds[task] = hold
+		m.roomier = true
 	}
 }
 

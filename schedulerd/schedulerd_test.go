@@ -215,6 +215,33 @@ func TestEndedTasksGiveBackWhatTheyHeld(t *testing.T) {
 	})
 }
 
+// TestTasksThatLeaveDoNotCount has a service's tasks replaced: where the former
+// ones run says nothing of where the new ones should.
+func TestTasksThatLeaveDoNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		defer c.close()
+		c.schedule("s1")
+		c.node("n1", 8)
+		c.service("web", 3, 0)
+		c.expect("one node", map[string]int{"n1": 3})
+		c.node("n2", 8)
+		c.node("n3", 8)
+		c.update(func(tx *store.Tx) {
+			for slot := range uint64(3) {
+				key := state.TaskKey("web", slot+1, "", fmt.Sprintf("web-%d", slot+1))
+				e, _ := c.tables.Tasks.Get(tx, key)
+				old := e.Value
+				c.tables.Tasks.Put(tx, key, &recordv1.Task{Slot: old.Slot, SpecDigest: old.SpecDigest, DesiredState: musterv1.TaskState_SHUTDOWN})
+				c.tables.Tasks.Put(tx, state.TaskKey("web", slot+1, "", fmt.Sprintf("web-%d-new", slot+1)), &recordv1.Task{
+					Slot: old.Slot, SpecDigest: old.SpecDigest, DesiredState: musterv1.TaskState_RUNNING,
+				})
+			}
+		})
+		c.expect("new ones beside those that leave", map[string]int{"n1": 4, "n2": 1, "n3": 1})
+	})
+}
+
 func TestBoundTasks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)

@@ -95,6 +95,9 @@ type Hold struct {
 	NanoCPUs    int64
 	MemoryBytes int64
 	Ports       []*musterv1.PortConfig
+	// Leaving says that the task was told to stop: it holds resources and ports
+	// until it has ended, and is no longer one of its service's.
+	Leaving bool
 }
 
 // Hold returns what a task of this request would hold.
@@ -116,6 +119,7 @@ func HoldOf(service string, a *recordv1.Assignment) Hold {
 
 // Usage is what the tasks of one node hold of it.
 type Usage struct {
+	// Tasks is how many there are, those that are leaving left out.
 	Tasks       int
 	NanoCPUs    int64
 	MemoryBytes int64
@@ -146,11 +150,13 @@ func (u *Usage) Add(h Hold) { u.count(h, 1) }
 func (u *Usage) Remove(h Hold) { u.count(h, -1) }
 
 func (u *Usage) count(h Hold, n int) {
-	u.Tasks += n
 	u.NanoCPUs += int64(n) * h.NanoCPUs
 	u.MemoryBytes += int64(n) * h.MemoryBytes
-	if u.services[h.Service] += n; u.services[h.Service] == 0 {
-		delete(u.services, h.Service)
+	if !h.Leaving {
+		u.Tasks += n
+		if u.services[h.Service] += n; u.services[h.Service] == 0 {
+			delete(u.services, h.Service)
+		}
 	}
 	for _, p := range h.Ports {
 		if p.PublishedPort == 0 {
@@ -162,5 +168,6 @@ func (u *Usage) count(h Hold, n int) {
 	}
 }
 
-// Service returns how many of the node's tasks are a service's.
+// Service returns how many of the node's tasks are a service's, those that are
+// leaving left out.
 func (u *Usage) Service(id string) int { return u.services[id] }

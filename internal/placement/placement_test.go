@@ -132,6 +132,16 @@ func TestCheck(t *testing.T) {
 			existing: []placement.Hold{{Service: "web"}},
 			want:     placement.FilterReplicas,
 		},
+		"replicas of which one leaves": {
+			spec:     place(&musterv1.Placement{MaxReplicas: 1}),
+			existing: []placement.Hold{{Service: "web", Leaving: true}},
+		},
+		"port of a task that leaves": {
+			ports: port, existing: []placement.Hold{{Service: "web", Ports: port, Leaving: true}}, want: placement.FilterPorts,
+		},
+		"cpu of a task that leaves": {
+			spec: reserve(2e9, 0), existing: []placement.Hold{{Service: "web", NanoCPUs: 3e9, Leaving: true}}, want: placement.FilterResources,
+		},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -185,7 +195,7 @@ func TestExplain(t *testing.T) {
 func TestUsageCountsBack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		holds := rapid.SliceOf(rapid.Custom(func(t *rapid.T) placement.Hold {
-			h := placement.Hold{Service: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "service"), NanoCPUs: rapid.Int64Range(0, 10).Draw(t, "cpu")}
+			h := placement.Hold{Service: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "service"), NanoCPUs: rapid.Int64Range(0, 10).Draw(t, "cpu"), Leaving: rapid.Bool().Draw(t, "leaving")}
 			if rapid.Bool().Draw(t, "port") {
 				h.Ports = []*musterv1.PortConfig{{PublishedPort: uint32(rapid.IntRange(1, 3).Draw(t, "number"))}}
 			}
