@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,7 +26,7 @@ import (
 // process says what it is and ends with exit code 1.
 func Serve(executor Executor) {
 	if os.Getenv(wire.CookieKey) != wire.CookieValue {
-		explain(os.Stderr, filepath.Base(os.Args[0]), executor)
+		fmt.Fprint(os.Stderr, explanation(filepath.Base(os.Args[0]), executor))
 		os.Exit(1)
 	}
 	if err := watchHost(os.Stdout, func() { os.Exit(0) }); err != nil {
@@ -61,18 +62,16 @@ func StateDir(fallback string) string {
 	return fallback
 }
 
-// explain tells a person who started an executor by hand what it is, whether it
-// could work here, and how it is meant to be started.
-func explain(w io.Writer, program string, executor Executor) {
+// explanation tells a person who started an executor by hand what it is, whether
+// it could work here, and how it is meant to be started.
+func explanation(program string, executor Executor) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	fmt.Fprintf(w, "%s is an executor of Muster: a plugin that runs tasks for a worker.\n", program)
+	var text strings.Builder
+	text.WriteString(program + " is an executor of Muster: a plugin that runs tasks for a worker.\n\n")
 	if said, err := NewServer(executor).Describe(ctx, nil); err != nil {
-		fmt.Fprintf(w, "It cannot say what it is: %v\n", err)
+		text.WriteString("It cannot say what it is: " + err.Error() + "\n")
 	} else {
-		fmt.Fprintf(w, "\n  name          %s\n  version       %s\n  protocol      %d\n  runs          %s\n  capabilities  %s\n",
-			said.GetName(), said.GetVersion(), wire.ProtocolVersion,
-			strings.Join(said.GetKinds(), ", "), strings.Join(said.GetCapabilities(), ", "))
 		health := "works here"
 		if !said.GetHealthy() {
 			health = "does not work here"
@@ -80,9 +79,20 @@ func explain(w io.Writer, program string, executor Executor) {
 		if message := said.GetMessage(); message != "" {
 			health += ": " + message
 		}
-		fmt.Fprintf(w, "  health        %s\n", health)
+		for _, line := range [][2]string{
+			{"name", said.GetName()},
+			{"version", said.GetVersion()},
+			{"protocol", strconv.Itoa(wire.ProtocolVersion)},
+			{"runs", strings.Join(said.GetKinds(), ", ")},
+			{"capabilities", strings.Join(said.GetCapabilities(), ", ")},
+			{"health", health},
+		} {
+			text.WriteString(fmt.Sprintf("  %-13s %s\n", line[0], line[1]))
+		}
 	}
-	fmt.Fprint(w, "\nIt is not started by hand. Put it into the plugin directory of a worker, which\nstarts it when it is needed; \"muster plugin ls\" lists it then.\n")
+	text.WriteString("\nIt is not started by hand. Put it into the plugin directory of a worker, which\n" +
+		"starts it when it is needed; \"muster plugin ls\" lists it then.\n")
+	return text.String()
 }
 
 // recoverUnary makes a panic the error of one call. Otherwise a single task
