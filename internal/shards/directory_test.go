@@ -1,0 +1,148 @@
+package shards_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/kv/kvfault"
+	"github.com/musterhq/muster/internal/shards"
+)
+
+// follow starts a directory over a kv; it ends with the test.
+func follow(t *testing.T, store kv.KV) *shards.Directory {
+	d := shards.NewDirectory(store, prefix, subsystem, zaptest.NewLogger(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- d.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run of the directory: %v", err)
+		}
+	})
+	return d
+}
+
+// owners returns the instance that each shard's owner has.
+func owners(d *shards.Directory) map[int]string {
+	names := map[int]string{}
+	for shard, m := range d.Owners() {
+		names[shard] = m.Instance
+	}
+	return names
+}
+
+func instances(d *shards.Directory) []string {
+	var names []string
+	for _, m := range d.Members() {
+		names = append(names, m.Instance)
+	}
+	return names
+}
+
+func TestDirectoryFollows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 4)
+		d := follow(t, c.store)
+		if err := d.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := d.Owner(0); ok || len(d.Owners()) != 0 || len(d.Members()) != 0 {
+			t.Errorf("an empty cluster has owners %v and members %v", d.Owners(), d.Members())
+		}
+		changed := d.Changed()
+		a := c.join()
+		c.settled(a)
+		synctest.Wait()
+		select {
+		case <-changed:
+		default:
+			t.Error("Changed is not closed after a change")
+		}
+		if diff := cmp.Diff(map[int]string{0: a.name, 1: a.name, 2: a.name, 3: a.name}, owners(d)); diff != "" {
+			t.Errorf("owners (-want +got):\n%s", diff)
+		}
+		if m, ok := d.Owner(3); !ok || m.Address != a.name+":1" || m.Daemon != "testd" {
+			t.Errorf("Owner(3) = %+v, %v", m, ok)
+		}
+		b := c.join()
+		c.settled(a, b)
+		synctest.Wait()
+		if diff := cmp.Diff([]string{a.name, b.name}, instances(d)); diff != "" {
+			t.Errorf("members (-want +got):\n%s", diff)
+		}
+		c.crash(a)
+		c.settled(b)
+		synctest.Wait()
+		if diff := cmp.Diff(map[int]string{0: b.name, 1: b.name, 2: b.name, 3: b.name}, owners(d)); diff != "" {
+			t.Errorf("owners (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff([]string{b.name}, instances(d)); diff != "" {
+			t.Errorf("members (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// TestDirectoryKeepsWhatItKnew takes the store away: what was known is better
+// than nothing, and what changed meanwhile is there when the store is back.
+func TestDirectoryKeepsWhatItKnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2)
+		a := c.join()
+		c.settled(a)
+		store := kvfault.New(c.store)
+		mend := store.Cut()
+		d := follow(t, store)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := d.Ready(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Ready without a store: error = %v, want the context's", err)
+		}
+		mend()
+		if err := d.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		mend = store.Cut()
+		b := c.join()
+		c.crash(a)
+		c.settled(b)
+		if m, ok := d.Owner(0); !ok || m.Instance != a.name {
+			t.Errorf("Owner(0) = %+v, %v without a store, want what it was", m, ok)
+		}
+		mend()
+		c.until(func() bool { m, ok := d.Owner(0); return ok && m.Instance == b.name })
+	})
+}
+
+// TestUnreadableRecords puts records in the way that another version might
+// write.
+func TestUnreadableRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2)
+		session, err := c.store.NewSession(t.Context(), kv.SessionConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, key := range []string{"/members/work/odd", "/locks/work/odd", "/locks/work/7/odd"} {
+			if ok, err := session.Acquire(t.Context(), prefix+key, []byte("{")); !ok || err != nil {
+				t.Fatalf("Acquire(%q) = %v, %v", key, ok, err)
+			}
+		}
+		a := c.join()
+		c.settled(a)
+		d := follow(t, c.store)
+		if err := d.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(map[int]string{0: a.name, 1: a.name}, owners(d)); diff != "" {
+			t.Errorf("owners (-want +got):\n%s", diff)
+		}
+	})
+}

@@ -1,0 +1,270 @@
+package shards_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/kv/embedded"
+	"github.com/musterhq/muster/internal/kv/kvfault"
+	"github.com/musterhq/muster/internal/shards"
+)
+
+func TestNewNamesEveryFault(t *testing.T) {
+	_, err := shards.New(shards.Config{Shards: -1})
+	if err == nil {
+		t.Fatal("New accepted nothing")
+	}
+	for _, field := range []string{"KV", "Prefix", "Subsystem", "Member.Instance", "Session", "Logger", "Shards"} {
+		if !strings.Contains(err.Error(), "field "+field+" ") {
+			t.Errorf("New error does not name %s: %v", field, err)
+		}
+	}
+}
+
+func TestJoinAndLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 16)
+		a := c.join()
+		c.settled(a)
+		if diff := cmp.Diff([]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, a.manager.Owned()); diff != "" {
+			t.Errorf("Owned (-want +got):\n%s", diff)
+		}
+		before := c.begun
+		b := c.join()
+		t.Logf("two share %v after the second joined", c.settled(a, b))
+		if moves := c.begun - before; moves != 8 {
+			t.Errorf("%d roles began for 8 that move", moves)
+		}
+		d := c.join()
+		c.settled(a, b, d)
+		a.leave()
+		t.Logf("two share %v after the first left", c.settled(b, d))
+		b.leave()
+		d.leave()
+		if left := c.keys(prefix); len(left) != 0 {
+			t.Errorf("left behind: %v", left)
+		}
+		c.check()
+	})
+}
+
+func TestOneShardIsALeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1)
+		replicas := []*replica{c.join(), c.join(), c.join()}
+		for len(replicas) > 0 {
+			c.until(func() bool { return len(c.held()) == 1 && c.even(replicas...) })
+			leads := slices.IndexFunc(replicas, func(r *replica) bool { return c.held()[r.name] == 1 })
+			c.crash(replicas[leads])
+			replicas = slices.Delete(replicas, leads, leads+1)
+		}
+	})
+}
+
+func TestCrashIsTakenOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 16)
+		a, b := c.join(), c.join()
+		c.settled(a, b)
+		c.crash(a)
+		took := c.settled(b)
+		t.Logf("taken over after %v", took)
+		if took > time.Second {
+			t.Errorf("taken over after %v, want below 1 s", took)
+		}
+	})
+}
+
+// TestLostSession takes the session of a replica that lives: it must stop, and
+// come back with another.
+func TestLostSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 16)
+		a, b := c.join(), c.join()
+		c.settled(a, b)
+		for range 3 {
+			c.loseSession(a)
+			synctest.Wait()
+			if owned := a.manager.Owned(); len(owned) != 0 {
+				t.Errorf("it believes still that it owns %v", owned)
+			}
+			c.settled(a, b)
+		}
+	})
+}
+
+// TestSlowRole lets roles take their time: the lock stays until they have
+// returned, whoever waits for it, and however long.
+func TestSlowRole(t *testing.T) {
+	for name, leave := range map[string]func(*cluster, *replica){
+		"HandedOver": func(c *cluster, _ *replica) { c.join() },
+		"Leaves":     func(c *cluster, a *replica) { a.leave() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const slow = 5 * time.Second
+				c := newCluster(t, 4)
+				a := c.join(func(r *replica) { r.slow = slow })
+				c.settled(a)
+				b := c.join()
+				began := time.Now()
+				leave(c, a)
+				c.until(func() bool { return c.held()[b.name] > 0 })
+				if took := time.Since(began); took < slow || took > slow+time.Second {
+					t.Errorf("a shard changed hands after %v, want soon after %v", took, slow)
+				}
+			})
+		})
+	}
+}
+
+func TestFailedRoleBeginsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 4)
+		tries := 0
+		a := c.join(func(r *replica) {
+			r.fail = func(shard int) error {
+				if shard != 2 || tries == 3 {
+					return nil
+				}
+				tries++
+				return errors.New("broken by the test")
+			}
+		})
+		began := time.Now()
+		c.settled(a)
+		if took := time.Since(began); tries != 3 || took < 2*time.Second || took > 10*time.Second {
+			t.Errorf("after %d failures the role ran %v later, want 3, with pauses of some 1 s", tries, took)
+		}
+	})
+}
+
+// TestStoreAway takes the store from one replica, or hides its answers, and
+// gives it back: work goes on meanwhile, and everything ends as it should be.
+func TestStoreAway(t *testing.T) {
+	gone := errors.Join(errors.New("broken by the test"), kv.ErrUnavailable)
+	for name, fault := range map[string]kvfault.Fault{
+		"Gone":           {Err: gone},
+		"Slow":           {Delay: 300 * time.Millisecond},
+		"ListsFail":      {Deed: kvfault.List, Err: gone},
+		"AcquiresFail":   {Deed: kvfault.Acquire, Err: gone},
+		"AcquiresUnseen": {Deed: kvfault.Acquire, Err: gone, Applied: true},
+		"ReleasesFail":   {Deed: kvfault.Release, Err: gone},
+		"ReleasesUnseen": {Deed: kvfault.Release, Err: gone, Applied: true},
+		"SessionsFail":   {Deed: kvfault.Session, Err: gone},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, 8)
+				a := c.join()
+				c.settled(a)
+				begun := c.begun
+				mend := a.kv.Inject(fault)
+				<-time.After(time.Minute)
+				synctest.Wait()
+				if !c.even(a) || c.begun != begun {
+					t.Errorf("a store that is away disturbed the work: %v, %d roles began", c.held(), c.begun-begun)
+				}
+				b := c.join()
+				<-time.After(3 * time.Second)
+				c.loseSession(a)
+				<-time.After(3 * time.Second)
+				mend()
+				took := c.settled(a, b)
+				t.Logf("even %v after the store was back", took)
+				if took > 5*time.Second {
+					t.Errorf("even %v after the store was back, want below 5 s", took)
+				}
+			})
+		})
+	}
+}
+
+// TestHungStore ends a replica whose store does not answer.
+func TestHungStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 8)
+		a := c.join()
+		c.settled(a)
+		a.kv.Inject(kvfault.Fault{Hang: true})
+		a.cancel()
+		synctest.Wait()
+		if held := c.held(); len(held) != 0 {
+			t.Errorf("roles run on while the store hangs: %v", held)
+		}
+		began := time.Now()
+		<-a.ended
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("Run returned after %v, want some seconds at most", took)
+		}
+	})
+}
+
+// TestRecordsTakenAway removes a replica's records behind its back.
+func TestRecordsTakenAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 8)
+		a, b := c.join(), c.join()
+		c.settled(a, b)
+		for _, key := range c.keys(prefix + "/members/") {
+			if _, err := c.store.Txn(t.Context(), []kv.Op{{Verb: kv.Delete, Key: key}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.until(func() bool { return len(c.keys(prefix+"/members/")) == 2 && c.even(a, b) })
+	})
+}
+
+func TestMetric(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, err := embedded.Open(embedded.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = store.Close() }()
+		registry := prometheus.NewRegistry()
+		m, err := shards.New(shards.Config{
+			KV: store, Prefix: prefix, Subsystem: subsystem, Member: shards.Member{Instance: "a"}, Logger: zap.NewNop(),
+			Session:    func(ctx context.Context) (kv.Session, error) { return store.NewSession(ctx, kv.SessionConfig{}) },
+			Registerer: registry,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect := func(want float64) {
+			t.Helper()
+			synctest.Wait()
+			families, err := registry.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := families[0].GetMetric()[0].GetGauge().GetValue(); families[0].GetName() != "muster_shards_owned" || got != want {
+				t.Errorf("%s = %v, want %v", families[0].GetName(), got, want)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() {
+			ended <- m.Run(ctx, func(ctx context.Context, _ int) error {
+				<-ctx.Done()
+				return nil
+			})
+		}()
+		expect(16)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		expect(0)
+	})
+}

@@ -1,0 +1,319 @@
+package shards
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/musterhq/muster/internal/kv"
+)
+
+// releaseTimeout bounds what a leaving replica does for the others: after it
+// they learn from its session's end.
+const releaseTimeout = 2 * time.Second
+
+// role is a shard that is held, and the function that works on it.
+type role struct {
+	shard  int
+	cancel context.CancelFunc
+	// leaving is set when the shard is to be given up.
+	leaving bool
+	// done is closed when the function has returned.
+	done chan struct{}
+	err  error
+}
+
+// term is the time of one session.
+type term struct {
+	m       *Manager
+	session kv.Session
+	work    func(context.Context, int) error
+	log     *zap.Logger
+
+	mu sync.Mutex
+	// members and locks are what was last seen; nil until then.
+	members map[string]Member
+	locks   map[string]string // shard, as its key has it, to session
+	// wake says that there is something new to look at.
+	wake chan struct{}
+
+	joined bool
+	// notBefore holds off shards whose work has just failed.
+	notBefore map[int]time.Time
+}
+
+func (t *term) poke() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run joins, follows what the others do, and leaves when ctx ends or the
+// session is lost.
+func (t *term) run(ctx context.Context) {
+	inner, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	members, locks := membersPrefix(t.m.cfg.Prefix, t.m.cfg.Subsystem), locksPrefix(t.m.cfg.Prefix, t.m.cfg.Subsystem)
+	wg.Go(func() {
+		follow(inner, t.m.cfg.KV, members, t.log, func(pairs []kv.Pair) {
+			seen := decodeMembers(pairs, members, t.log)
+			t.mu.Lock()
+			t.members = seen
+			t.mu.Unlock()
+			t.poke()
+		})
+	})
+	wg.Go(func() {
+		follow(inner, t.m.cfg.KV, locks, t.log, func(pairs []kv.Pair) {
+			seen := make(map[string]string, len(pairs))
+			for _, p := range pairs {
+				if p.Session != "" {
+					seen[p.Key[len(locks):]] = p.Session
+				}
+			}
+			t.mu.Lock()
+			t.locks = seen
+			t.mu.Unlock()
+			t.poke()
+		})
+	})
+	t.loop(ctx)
+	t.leave(ctx)
+	cancel()
+	wg.Wait()
+}
+
+// loop looks and acts until ctx ends or the session is lost.
+func (t *term) loop(ctx context.Context) {
+	t.notBefore = map[int]time.Time{}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	soon := newBackoff(20*time.Millisecond, 500*time.Millisecond)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.session.Lost():
+			return
+		case <-t.wake:
+			soon.reset()
+		case <-timer.C:
+		}
+		if t.look(ctx) {
+			timer.Stop()
+		} else {
+			// A lock that is free may be refused for a moment.
+			timer.Reset(soon.pause())
+		}
+	}
+}
+
+// look compares what this replica holds with what it should hold, acts, and
+// reports whether nothing is left to try again.
+func (t *term) look(ctx context.Context) bool {
+	if !t.joined {
+		value, err := encodeMember(t.m.cfg.Member)
+		if err == nil {
+			t.joined, err = t.session.Acquire(ctx, t.memberKey(), value)
+		}
+		if err != nil && ctx.Err() == nil {
+			t.log.Warn("cannot join", zap.Error(err))
+		}
+		if !t.joined {
+			return false
+		}
+	}
+	t.mu.Lock()
+	members, locks := t.members, t.locks
+	t.mu.Unlock()
+	if members == nil || locks == nil {
+		return true // the followers will wake us
+	}
+	names := make([]string, 0, len(members)+1)
+	for name := range members {
+		names = append(names, name)
+	}
+	if _, ok := members[t.m.cfg.Member.Instance]; !ok {
+		// Joined a moment ago, and the list is older; or somebody took the record
+		// away. To join again does no harm.
+		names = append(names, t.m.cfg.Member.Instance)
+		t.joined = false
+	}
+	settled := t.joined
+	for shard, name := range Assign(names, t.m.cfg.Shards) {
+		mine := name == t.m.cfg.Member.Instance
+		if !t.settle(ctx, shard, mine, locks[strconv.Itoa(shard)]) {
+			settled = false
+		}
+	}
+	return settled
+}
+
+// settle brings one shard to where it should be, and reports whether there is
+// nothing to try again before something changes.
+func (t *term) settle(ctx context.Context, shard int, mine bool, holder string) bool {
+	t.m.mu.Lock()
+	r := t.m.roles[shard]
+	t.m.mu.Unlock()
+	switch {
+	case r != nil && isDone(r):
+		return t.ended(ctx, r)
+	case r != nil && !mine && !r.leaving:
+		t.log.Info("shard is handed over", zap.Int("shard", shard))
+		t.giveUp(r)
+		return true
+	case r != nil && holder != "" && holder != t.session.ID() && !r.leaving:
+		// Somebody else holds what this replica thinks is its own: the session
+		// has ended without a word.
+		t.log.Warn("shard was lost", zap.Int("shard", shard))
+		t.giveUp(r)
+		return true
+	case r == nil && mine && (holder == "" || holder == t.session.ID()):
+		if time.Now().Before(t.notBefore[shard]) {
+			return false
+		}
+		return t.take(ctx, shard)
+	case r == nil && !mine && holder == t.session.ID():
+		// Acquired without the answer's having come back, and another's by now.
+		return t.release(ctx, shard)
+	default:
+		return true
+	}
+}
+
+// giveUp ends a role. Its lock is released when its function has returned.
+func (t *term) giveUp(r *role) {
+	t.m.mu.Lock()
+	r.leaving = true
+	t.m.mu.Unlock()
+	t.count()
+	r.cancel()
+}
+
+func isDone(r *role) bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// take acquires a shard's lock and begins to work on it.
+func (t *term) take(ctx context.Context, shard int) bool {
+	value, err := encodeMember(t.m.cfg.Member)
+	ok := false
+	if err == nil {
+		ok, err = t.session.Acquire(ctx, t.lockKey(shard), value)
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			t.log.Warn("lock cannot be acquired", zap.Int("shard", shard), zap.Error(err))
+		}
+		return false
+	}
+	if !ok {
+		return false
+	}
+	inner, cancel := context.WithCancel(ctx)
+	r := &role{shard: shard, cancel: cancel, done: make(chan struct{})}
+	t.m.mu.Lock()
+	t.m.roles[shard] = r
+	t.m.mu.Unlock()
+	t.count()
+	t.log.Debug("shard is ours", zap.Int("shard", shard))
+	// Its owner is leave, which waits for done.
+	go func() {
+		defer t.poke()
+		defer close(r.done)
+		r.err = t.work(inner, shard)
+	}()
+	return true
+}
+
+// ended releases the lock of a role whose function has returned.
+func (t *term) ended(ctx context.Context, r *role) bool {
+	r.cancel()
+	if !r.leaving {
+		t.log.Error("work on a shard ended and is begun again", zap.Int("shard", r.shard), zap.Error(r.err))
+		t.notBefore[r.shard] = time.Now().Add(time.Second)
+	}
+	if !t.release(ctx, r.shard) {
+		return false
+	}
+	t.m.mu.Lock()
+	delete(t.m.roles, r.shard)
+	t.m.mu.Unlock()
+	t.count()
+	// By now the shard may be to be taken anew, and nothing else would say so.
+	t.poke()
+	return true
+}
+
+// release gives a lock back, and reports whether it could.
+func (t *term) release(ctx context.Context, shard int) bool {
+	err := t.session.Release(ctx, t.lockKey(shard))
+	if err != nil && ctx.Err() == nil {
+		t.log.Warn("lock cannot be released", zap.Int("shard", shard), zap.Error(err))
+	}
+	return err == nil
+}
+
+// leave ends all roles and gives everything back.
+func (t *term) leave(ctx context.Context) {
+	// What is given back is given back although ctx has ended.
+	ctx = context.WithoutCancel(ctx)
+	t.m.mu.Lock()
+	roles := slices.Collect(maps.Values(t.m.roles))
+	for _, r := range roles {
+		r.leaving = true
+		r.cancel()
+	}
+	t.m.mu.Unlock()
+	t.count()
+	var wg sync.WaitGroup
+	if t.joined {
+		// The others need not wait for the roles to learn that they are next.
+		wg.Go(func() { t.giveBack(ctx, t.memberKey()) })
+	}
+	for _, r := range roles {
+		wg.Go(func() {
+			<-r.done
+			t.giveBack(ctx, t.lockKey(r.shard))
+		})
+	}
+	wg.Wait()
+	t.m.mu.Lock()
+	clear(t.m.roles)
+	t.m.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+	defer cancel()
+	if err := t.session.Close(ctx); err != nil {
+		t.log.Debug("session ends by itself", zap.Error(err))
+	}
+}
+
+// giveBack releases a key; if that does not work, it goes with the session.
+func (t *term) giveBack(ctx context.Context, key string) {
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+	defer cancel()
+	if err := t.session.Release(ctx, key); err != nil {
+		t.log.Debug("key goes with the session", zap.String("key", key), zap.Error(err))
+	}
+}
+
+func (t *term) memberKey() string {
+	return membersPrefix(t.m.cfg.Prefix, t.m.cfg.Subsystem) + t.m.cfg.Member.Instance
+}
+
+func (t *term) lockKey(shard int) string {
+	return locksPrefix(t.m.cfg.Prefix, t.m.cfg.Subsystem) + strconv.Itoa(shard)
+}
+
+func (t *term) count() { t.m.owned.Set(float64(len(t.m.Owned()))) }
