@@ -22,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 
@@ -38,6 +39,8 @@ type Worker struct {
 	env Env
 	cfg Config
 	log *zap.Logger
+	// manager is nil until Run has made it.
+	manager atomic.Pointer[tasks.Manager]
 }
 
 // New checks the settings and starts nothing.
@@ -100,6 +103,7 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		config.Store = store
 	}
 	manager := tasks.New(config)
+	w.manager.Store(manager)
 	describer.listener = manager.SetExecutors
 	client = session.New(session.Config{
 		NodeID: id, Instance: rand.Text(), Dispatchers: w.cfg.Dispatchers, Dial: w.env.Dial,
@@ -122,6 +126,17 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 			return client.Run(ctx)
 		}})
 	return runInOrder(ctx, jobs)
+}
+
+// Held returns the number of tasks that there is anything of on this node, be it
+// that they run, or only that their executor has not removed them yet. A task
+// that was removed from the cluster is held for a moment longer.
+func (w *Worker) Held() int {
+	manager := w.manager.Load()
+	if manager == nil {
+		return 0
+	}
+	return len(manager.IDs())
 }
 
 // open opens the task database, if there is a data directory.

@@ -214,20 +214,41 @@ func (h *Host) For(ctx context.Context, kind string) (*executor.Described, error
 	if err != nil {
 		return nil, err
 	}
+	// Whoever is still asked in the end need not answer.
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	for _, p := range plugins {
 		if d := p.described(); d.Runs(kind) {
 			return d, nil
 		}
 	}
-	// One that never said what it runs may be the one.
-	var unknown []error
+	// One that never said what it runs may be the one. The first that comes up
+	// and runs the kind is taken, whoever hangs.
+	type answer struct {
+		described *executor.Described
+		err       error
+	}
+	answers := make(chan answer, len(plugins))
 	for _, p := range plugins {
-		d, err := p.firstDescribed(ctx)
-		switch {
-		case err != nil:
-			unknown = append(unknown, err)
-		case d.Runs(kind):
-			return d, nil
+		asking.Go(func() {
+			d, err := p.firstDescribed(ctx)
+			answers <- answer{d, err}
+		})
+	}
+	var unknown []error
+	for range plugins {
+		select {
+		case a := <-answers:
+			switch {
+			case a.err != nil:
+				unknown = append(unknown, a.err)
+			case a.described.Runs(kind):
+				return a.described, nil
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
 	}
 	if len(unknown) == 0 {

@@ -124,7 +124,8 @@ func (i *instance) connect(ctx context.Context, limit time.Duration) error {
 	case err = <-done:
 	case <-ctx.Done():
 		err = errors.Join(ctx.Err(), i.process.Kill(ctx))
-		<-done
+		// What go-plugin makes of the kill is not what was wrong.
+		i.output.log.Debug("executor plugin was killed during the handshake", zap.Error(<-done))
 	}
 	if err != nil {
 		return fmt.Errorf("handshake with plugin: %w", err)

@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -106,7 +107,8 @@ func (r *logReader) read(ctx context.Context) (again bool, err error) {
 	case err == nil:
 		return false, nil
 	}
-	if e, ok := wire.FromStatus(err).(*wire.Error); ok && following && (e.Temporary || e.Code == codes.NotFound) {
+	var said *wire.Error
+	if errors.As(wire.FromStatus(err), &said) && following && (said.Temporary || said.Code == codes.NotFound) {
 		return true, nil
 	}
 	warning := message()
