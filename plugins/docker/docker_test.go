@@ -136,7 +136,7 @@ func taskSpec(spec *musterv1.ContainerSpec) *musterv1.TaskSpec {
 
 // script writes its first arguments to standard output, the others to standard
 // error, and does a deed.
-const script = `
+const script = `%s
 n=$1; shift
 while [ $n -gt 0 ]; do printf '%%s\n' "$1"; shift; n=$((n-1)); done
 for line in "$@"; do printf '%%s\n' "$line" >&2; done
@@ -145,14 +145,15 @@ for line in "$@"; do printf '%%s\n' "$line" >&2; done
 func deedSpec(deed executortest.Deed) *musterv1.TaskSpec {
 	end := fmt.Sprintf("sleep %f; exit %d", deed.RunFor.Seconds(), deed.ExitCode)
 	if deed.Forever {
-		// The first process of a container ignores what it has no handler for.
-		end = "trap 'exit 143' TERM; while :; do sleep 0.05; done"
+		end = "while :; do sleep 0.05; done"
 	}
+	// The first process of a container ignores what it has no handler for.
+	trap := "trap 'exit 143' TERM"
 	if deed.Stubborn {
-		end = "trap '' TERM; while :; do sleep 1; done"
+		trap = "trap '' TERM"
 	}
 	spec := &musterv1.ContainerSpec{
-		Command: []string{"/bin/sh", "-c", fmt.Sprintf(script, end), "sh"},
+		Command: []string{"/bin/sh", "-c", fmt.Sprintf(script, trap, end), "sh"},
 		Args:    append(append([]string{fmt.Sprint(len(deed.Says))}, deed.Says...), deed.Complains...),
 	}
 	if deed.Grace > 0 {

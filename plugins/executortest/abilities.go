@@ -37,6 +37,28 @@ func (c *calls) tryLogs(options *musterv1.LogOptions) ([]*executorv1.LogsRespons
 	}
 }
 
+// line waits for a line of the task's.
+func (c *calls) line(text string) {
+	c.Helper()
+	ctx, cancel := c.context()
+	defer cancel()
+	stream, err := c.Plugin.Service().Logs(ctx, &executorv1.LogsRequest{
+		TaskId: c.task.GetId(), Handle: c.handle, Options: &musterv1.LogOptions{Follow: true},
+	})
+	if err != nil {
+		c.Fatalf("Logs: %v", err)
+	}
+	for {
+		line, err := stream.Recv()
+		if err != nil {
+			c.Fatalf("the task does not write %q: %v", text, err)
+		}
+		if string(line.GetData()) == text {
+			return
+		}
+	}
+}
+
 // texts returns the lines of one stream, or of both.
 func (c *calls) texts(options *musterv1.LogOptions, streams ...musterv1.LogStream) []string {
 	c.Helper()

@@ -49,7 +49,8 @@ type Deed struct {
 	Forever  bool
 	RunFor   time.Duration
 	ExitCode int32
-	// Stubborn ignores the polite request to stop.
+	// Stubborn ignores the polite request to stop. How a task takes the request
+	// must be settled before it writes its first line.
 	Stubborn bool
 	// Grace is the spec's stop grace period; 0 leaves it out.
 	Grace time.Duration
@@ -190,6 +191,20 @@ func (c *calls) start() *executorv1.StartResponse {
 	}
 	return response
 }
+
+// startReady starts a task that says "ready", and waits until it has, so that
+// it is known how it will take what comes.
+func (c *calls) startReady() *executorv1.StartResponse {
+	c.Helper()
+	started := c.start()
+	if c.has("logs") {
+		c.line(ready)
+	}
+	return started
+}
+
+// ready is what a task says that is waited for.
+const ready = "ready"
 
 func (c *calls) wait() *executorv1.WaitResponse {
 	c.Helper()

@@ -139,10 +139,10 @@ func (s *suite) neverStarted() {
 }
 
 func (s *suite) repeatedCalls() {
-	c := s.on(s.task(Deed{Forever: true, Grace: 20 * time.Second}))
+	c := s.on(s.task(Deed{Forever: true, Grace: 20 * time.Second, Says: []string{ready}}))
 	c.prepare()
 	c.prepare()
-	first := c.start()
+	first := c.startReady()
 	second := c.start()
 	if first.GetRuntime().GetId() != second.GetRuntime().GetId() || first.GetRuntime().GetPid() != second.GetRuntime().GetPid() {
 		s.Errorf("Start repeated says %v, after %v", second.GetRuntime(), first.GetRuntime())

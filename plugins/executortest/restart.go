@@ -11,7 +11,7 @@ import (
 )
 
 func (s *suite) restartBetweenCalls() {
-	c := s.on(s.task(Deed{Forever: true}))
+	c := s.on(s.task(Deed{Forever: true, Says: []string{ready}}))
 	c.prepare()
 	s.Plugin.Restart()
 	if listed := c.listed(); listed.GetState() != executorv1.ListedTask_PREPARED {
@@ -19,7 +19,7 @@ func (s *suite) restartBetweenCalls() {
 	}
 	c.prepare()
 	s.Plugin.Restart()
-	first := c.start()
+	first := c.startReady()
 	s.Plugin.Restart()
 	c.running()
 	again := c.start()
@@ -73,7 +73,7 @@ func (s *suite) killedAtAnyMoment() {
 	}
 	for _, call := range []string{"Prepare", "Start", "Shutdown", "Remove"} {
 		for _, moment := range moments {
-			c := s.on(s.task(Deed{Forever: true}))
+			c := s.on(s.task(Deed{Forever: true, Says: []string{ready}}))
 			c.killDuring(call, moment)
 			c.repeat(call)
 			c.remove()
@@ -118,7 +118,7 @@ func (c *calls) killDuring(call string, moment time.Duration) {
 		}
 	case "Shutdown":
 		c.prepare()
-		c.start()
+		c.startReady()
 		handle := c.handle
 		during = func() {
 			_, _ = service.Shutdown(ctx, &executorv1.ShutdownRequest{TaskId: c.task.GetId(), Handle: handle})

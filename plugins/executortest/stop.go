@@ -20,14 +20,14 @@ func (s *suite) shutdown() {
 		atLeast     time.Duration
 		wantsKilled bool
 	}{
-		"polite":            {deed: Deed{Forever: true, Grace: 50 * time.Second}},
-		"stubborn, by spec": {deed: Deed{Forever: true, Stubborn: true, Grace: brief}, atLeast: brief, wantsKilled: true},
-		"stubborn, by call": {deed: Deed{Forever: true, Stubborn: true, Grace: 50 * time.Second}, grace: durationpb.New(brief), atLeast: brief, wantsKilled: true},
-		"no grace":          {deed: Deed{Forever: true, Stubborn: true, Grace: 50 * time.Second}, grace: durationpb.New(0), wantsKilled: true},
+		"polite":            {deed: Deed{Forever: true, Says: []string{ready}, Grace: 50 * time.Second}},
+		"stubborn, by spec": {deed: Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: brief}, atLeast: brief, wantsKilled: true},
+		"stubborn, by call": {deed: Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: 50 * time.Second}, grace: durationpb.New(brief), atLeast: brief, wantsKilled: true},
+		"no grace":          {deed: Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: 50 * time.Second}, grace: durationpb.New(0), wantsKilled: true},
 	} {
 		c := s.on(s.task(test.deed))
 		c.prepare()
-		c.start()
+		c.startReady()
 		waiting := c.waitBeside()
 		ctx, cancel := context.WithTimeout(s.Context(), 30*time.Second)
 		begun := time.Now()
@@ -74,9 +74,9 @@ func (c *calls) waitBeside() <-chan *executorv1.WaitResponse {
 }
 
 func (s *suite) terminate() {
-	c := s.on(s.task(Deed{Forever: true, Stubborn: true, Grace: 50 * time.Second}))
+	c := s.on(s.task(Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: 50 * time.Second}))
 	c.prepare()
-	c.start()
+	c.startReady()
 	ctx, cancel := context.WithTimeout(s.Context(), 20*time.Second)
 	defer cancel()
 	response, err := s.Plugin.Service().Terminate(ctx, &executorv1.TerminateRequest{TaskId: c.task.GetId(), Handle: c.handle})
@@ -94,9 +94,9 @@ func (s *suite) terminate() {
 }
 
 func (s *suite) removeWhileRunning() {
-	c := s.on(s.task(Deed{Forever: true, Stubborn: true, Grace: 50 * time.Second}))
+	c := s.on(s.task(Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: 50 * time.Second}))
 	c.prepare()
-	c.start()
+	c.startReady()
 	ctx, cancel := context.WithTimeout(s.Context(), 20*time.Second)
 	defer cancel()
 	if _, err := s.Plugin.Service().Remove(ctx, &executorv1.RemoveRequest{TaskId: c.task.GetId()}); err != nil {

@@ -45,7 +45,7 @@ func spec(t testing.TB, payload map[string]any) *musterv1.TaskSpec {
 
 // script writes its first arguments to standard output, the others to standard
 // error, and does a deed.
-const script = `
+const script = `%s
 n=$1; shift
 while [ $n -gt 0 ]; do printf '%%s\n' "$1"; shift; n=$((n-1)); done
 for line in "$@"; do printf '%%s\n' "$line" >&2; done
@@ -56,14 +56,15 @@ func deedSpec(t testing.TB, deed executortest.Deed) *musterv1.TaskSpec {
 	if deed.Forever {
 		end = "exec sleep 100000"
 	}
+	trap := ":"
 	if deed.Stubborn {
-		end = "trap '' TERM; " + end
+		trap = "trap '' TERM"
 	}
 	args := []any{fmt.Sprint(len(deed.Says))}
 	for _, line := range append(deed.Says, deed.Complains...) {
 		args = append(args, line)
 	}
-	payload := map[string]any{"shell": fmt.Sprintf(script, end), "args": args}
+	payload := map[string]any{"shell": fmt.Sprintf(script, trap, end), "args": args}
 	if deed.Grace > 0 {
 		payload["stopGracePeriod"] = deed.Grace.String()
 	}
