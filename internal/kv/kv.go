@@ -145,7 +145,8 @@ type SessionConfig struct {
 	Service *Service
 }
 
-// Service is a process as the catalog knows it.
+// Service is a process as the catalog knows it. One that was entered with the
+// same CheckAddress before is taken to be dead, since another listens there now.
 type Service struct {
 	ID      string            // unique: "muster-schedulerd-ab12"
 	Name    string            // "muster-schedulerd"
@@ -159,6 +160,10 @@ type Service struct {
 	// CheckInterval is the time between dials, on average; the default is
 	// 250 ms. A killed process is noticed at the next dial.
 	CheckInterval time.Duration
+	// Silence is how long the process may say nothing to the store before it
+	// counts as dead although its port answers: it is stopped, or hangs, or is cut
+	// off. The default is 3 s. Less would take a busy machine for a dead process.
+	Silence time.Duration
 }
 
 // Session is one live process's claim to its locks. It is renewed until

@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,8 +37,10 @@ const listWait = 5 * time.Minute
 
 // Config says how to reach Consul.
 type Config struct {
-	// Address is the host:port of an agent's or a server's HTTP API. Sessions
-	// are bound to a check that this agent makes, so it should be near.
+	// Address is the host:port of an agent's or a server's HTTP API, or several
+	// with commas between: the first is used until something goes wrong there,
+	// then the next. A session stays with the agent that it was opened at, for it
+	// is bound to checks that this agent makes; so the first should be near.
 	Address    string
 	Token      string
 	Datacenter string // default: the agent's
@@ -51,6 +55,7 @@ type Config struct {
 type KV struct {
 	client    *api.Client
 	transport *http.Transport
+	router    *router
 
 	mu sync.Mutex
 	// services are those in the catalog, with the session that entered each.
@@ -66,8 +71,12 @@ func New(cfg Config) (*KV, error) {
 		Timeout:         3 * time.Second,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3},
 	}
+	hosts := strings.Split(cfg.Address, ",")
+	if slices.Contains(hosts, "") {
+		return nil, fmt.Errorf("consul at %q: an address is missing", cfg.Address)
+	}
 	c := &api.Config{
-		Address: cfg.Address, Scheme: "http", Token: cfg.Token, Datacenter: cfg.Datacenter,
+		Address: hosts[0], Scheme: "http", Token: cfg.Token, Datacenter: cfg.Datacenter,
 		Transport: &http.Transport{
 			DialContext:           dialer.DialContext,
 			TLSHandshakeTimeout:   5 * time.Second,
@@ -87,8 +96,9 @@ func New(cfg Config) (*KV, error) {
 		return nil, fmt.Errorf("consul at %s: %w", cfg.Address, err)
 	}
 	// NewClient made the HTTP client, and uses this very one.
-	c.HttpClient.Transport = statusNoter{c.HttpClient.Transport}
-	return &KV{client: client, transport: c.Transport, services: map[string]*session{}}, nil
+	r := &router{next: c.HttpClient.Transport, hosts: hosts}
+	c.HttpClient.Transport = statusNoter{r}
+	return &KV{client: client, transport: c.Transport, router: r, services: map[string]*session{}}, nil
 }
 
 // Close closes idle connections. Calls that are open end with their contexts.

@@ -31,6 +31,7 @@ type session struct {
 	kv      *KV
 	id      string
 	service string // id of the service, or ""
+	host    string // the agent that has the service
 	lost    chan struct{}
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -40,16 +41,30 @@ type session struct {
 // NewSession registers the service, if there is one, and opens a session that
 // is bound to its checks.
 func (s *KV) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Session, error) {
+	for tried := 1; ; tried++ {
+		x, err := s.open(ctx, cfg, s.router.host())
+		switch {
+		case err == nil:
+			return x, nil
+		case !notSent(err) || tried == len(s.router.hosts):
+			return nil, fmt.Errorf("open session %q: %w", cfg.Name, err)
+		}
+	}
+}
+
+// open opens a session at one agent.
+func (s *KV) open(ctx context.Context, cfg kv.SessionConfig, host string) (*session, error) {
 	ttl := max(cfg.TTL, leastTTL)
 	entry := &api.SessionEntry{
 		Name: cfg.Name, TTL: ttl.String(), LockDelay: lockDelay, Behavior: api.SessionBehaviorDelete,
 		NodeChecks: []string{"serfHealth"},
 	}
-	x := &session{kv: s, lost: make(chan struct{})}
+	x := &session{kv: s, host: host, lost: make(chan struct{})}
+	there := pin(ctx, host)
 	if cfg.Service != nil {
-		checks, err := s.register(ctx, cfg.Service)
+		checks, err := s.register(there, cfg.Service)
 		if err != nil {
-			return nil, fmt.Errorf("open session %q: %w", cfg.Name, err)
+			return nil, err
 		}
 		for _, id := range checks {
 			entry.ServiceChecks = append(entry.ServiceChecks, api.ServiceCheck{ID: id})
@@ -58,8 +73,7 @@ func (s *KV) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Session, 
 		s.enter(x)
 	}
 	var err error
-	if x.id, err = s.create(ctx, entry, cfg.Service != nil); err != nil {
-		err = fmt.Errorf("open session %q: %w", cfg.Name, err)
+	if x.id, err = s.create(there, entry, cfg.Service != nil); err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 		defer cancel()
 		return nil, errors.Join(err, s.deregister(clean, x))
@@ -68,6 +82,9 @@ func (s *KV) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Session, 
 	x.cancel = cancel
 	x.wg.Go(func() { x.renew(run, ttl) })
 	x.wg.Go(func() { x.watch(run) })
+	if cfg.Service != nil {
+		x.wg.Go(func() { s.keepReporting(pin(run, host), entry.ServiceChecks[0].ID, silence(cfg.Service)) })
+	}
 	return x, nil
 }
 

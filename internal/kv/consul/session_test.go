@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -87,7 +88,7 @@ func TestKilledProcessLosesItsLocks(t *testing.T) {
 	server := shared.Start(t)
 	var took []time.Duration
 	for i := range 7 {
-		took = append(took, takeOver(t, server, "take-over/"+strconv.Itoa(i)).Round(time.Millisecond))
+		took = append(took, takeOver(t, server, "take-over/"+strconv.Itoa(i), syscall.SIGKILL).Round(time.Millisecond))
 	}
 	slices.Sort(took)
 	t.Logf("locks were taken over after the kill: median %v of %v", took[len(took)/2], took)
@@ -98,9 +99,80 @@ func TestKilledProcessLosesItsLocks(t *testing.T) {
 	}
 }
 
-// takeOver lets a process take a lock, kills it, and returns the time from then
-// until another has it.
-func takeOver(t *testing.T, server *consultest.Server, lock string) time.Duration {
+// TestStoppedProcessLosesItsLocks stops a process: its kernel answers whoever
+// dials it, but it does not report. Let go on, it learns that it lost its session.
+func TestStoppedProcessLosesItsLocks(t *testing.T) {
+	server := shared.Start(t)
+	t.Logf("locks were taken over %v after the stop", takeOver(t, server, "stopped/lock", syscall.SIGSTOP).Round(time.Millisecond))
+}
+
+// TestStartedAgainAtOnce lets a process start at an address where one was killed:
+// what dials it must not take it for the former.
+func TestStartedAgainAtOnce(t *testing.T) {
+	server := shared.Start(t)
+	former, _ := service(t, "former")
+	x := openSession(t, server.KV(t), former)
+	if ok, err := x.Acquire(t.Context(), "again/lock", nil); !ok || err != nil {
+		t.Fatalf("Acquire = %v, %v", ok, err)
+	}
+	elsewhere, _ := service(t, "elsewhere")
+	bystander := openSession(t, server.KV(t), elsewhere)
+	defer closeSession(t, bystander)
+	next := *former
+	next.ID = "next"
+	began := time.Now()
+	s := server.KV(t)
+	y := openSession(t, s, &next)
+	defer closeSession(t, y)
+	expectLost(t, x)
+	acquireSoon(t, y, "again/lock")
+	t.Logf("the lock was taken over %v after the start", time.Since(began).Round(time.Millisecond))
+	if inCatalog(t, server, former.ID) || !inCatalog(t, server, next.ID) || !inCatalog(t, server, elsewhere.ID) {
+		t.Error("the catalog does not hold those that live, and them alone")
+	}
+	closeSession(t, x)
+}
+
+// TestCloseIsQuick measures how soon the locks of a process that ends in order
+// are free.
+func TestCloseIsQuick(t *testing.T) {
+	server := shared.Start(t)
+	s := server.KV(t)
+	mine := openSession(t, s, nil)
+	defer closeSession(t, mine)
+	var took []time.Duration
+	for i := range 10 {
+		lock := "quick/" + strconv.Itoa(i)
+		svc, _ := service(t, lock)
+		x := openSession(t, s, svc)
+		acquireSoon(t, x, lock)
+		began := time.Now()
+		closeSession(t, x)
+		acquireSoon(t, mine, lock)
+		took = append(took, time.Since(began).Round(time.Millisecond))
+	}
+	slices.Sort(took)
+	t.Logf("locks were taken over after the end: median %v of %v", took[len(took)/2], took)
+}
+
+func acquireSoon(t *testing.T, x kv.Session, lock string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for {
+		ok, err := x.Acquire(ctx, lock, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok {
+			return
+		}
+	}
+}
+
+// takeOver lets a process take a lock, kills or stops it, and returns the time
+// from then until another has it.
+func takeOver(t *testing.T, server *consultest.Server, lock string, by syscall.Signal) time.Duration {
 	s := server.KV(t)
 	mine := openSession(t, s, nil)
 	defer closeSession(t, mine)
@@ -129,23 +201,26 @@ func takeOver(t *testing.T, server *consultest.Server, lock string) time.Duratio
 	}
 	held(true)
 	began := time.Now()
-	if err := child.Process.Kill(); err != nil {
+	if err := child.Process.Signal(by); err != nil {
 		t.Fatal(err)
 	}
-	_ = child.Wait()
 	held(false)
-	for {
-		ok, err := mine.Acquire(ctx, lock, nil)
-		if err != nil {
+	acquireSoon(t, mine, lock)
+	took := time.Since(began)
+	if by == syscall.SIGSTOP {
+		if err := child.Process.Signal(syscall.SIGCONT); err != nil {
 			t.Fatal(err)
 		}
-		if ok {
-			return time.Since(began)
+		if err := child.Wait(); err != nil {
+			t.Errorf("the process that was stopped did not end by itself: %v", err)
 		}
+		return took
 	}
+	_ = child.Wait()
+	return took
 }
 
-// TestHoldLock is the process that takeOver kills.
+// TestHoldLock is the process that takeOver kills or stops.
 func TestHoldLock(t *testing.T) {
 	address := os.Getenv("HOLD_LOCK_AT")
 	if address == "" {
