@@ -12,6 +12,7 @@ type batch struct {
 	base    *Snapshot
 	maxPage int
 	limits  kv.Limits
+	// turn makes stores begin their bulk work at different shards.
 	drafts  [][]*draft // by table and shard
 	order   []*draft   // in the order of their first use
 	cost    cost
@@ -26,8 +27,9 @@ type member struct {
 	err error
 }
 
-func newBatch(base *Snapshot, maxPage int, limits kv.Limits) *batch {
-	return &batch{base: base, maxPage: maxPage, limits: limits, drafts: make([][]*draft, len(base.defs))}
+func newBatch(s *Store) *batch {
+	base := s.Snapshot()
+	return &batch{base: base, maxPage: s.maxPage, limits: s.kv.Limits(), drafts: make([][]*draft, len(base.defs))}
 }
 
 func (b *batch) draft(t TableDef, number int) *draft {

@@ -4,10 +4,14 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	"github.com/prometheus/client_golang/prometheus"
+
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/consultest"
@@ -190,6 +194,59 @@ func BenchmarkWatch(b *testing.B) {
 						b.Fatal(err)
 					}
 					follow(b, s, other, t)
+				}
+			})
+		}
+	})
+}
+
+// BenchmarkContention is the time in which several stores together change all
+// of 4,000 records, each store its part of them, with the parts in the same
+// shards and pages. The parts are cut by hash, as replicas share out services
+// while the table is sharded by node.
+func BenchmarkContention(b *testing.B) {
+	const n = 4_000
+	onBoth(b, func(b *testing.B, k kv.KV) {
+		for _, stores := range []int{1, 2, 4} {
+			b.Run(fmt.Sprintf("stores=%d", stores), func(b *testing.B) {
+				t := statuses()
+				opt := store.Options{KV: k, Prefix: fmt.Sprintf("contention%d", stores)}
+				var all []*store.Store
+				metrics := prometheus.NewRegistry()
+				for i := range stores {
+					opt.Metrics = prometheus.WrapRegistererWith(prometheus.Labels{"store": strconv.Itoa(i)}, metrics)
+					s, stop := open(b, opt, t)
+					defer stop()
+					all = append(all, s)
+				}
+				keys := taskKeys(n)
+				putAll(b, all[0], t, keys, musterv1.TaskState_STARTING)
+				for b.Loop() {
+					var wg sync.WaitGroup
+					for i, s := range all {
+						wg.Go(func() {
+							var mine []string
+							for j := i; j < n; j += stores {
+								mine = append(mine, keys[j])
+							}
+							putAll(b, s, t, mine, musterv1.TaskState_RUNNING)
+						})
+					}
+					wg.Wait()
+				}
+				families, err := metrics.Gather()
+				if err != nil {
+					b.Fatal(err)
+				}
+				for _, f := range families {
+					if f.GetName() != "muster_store_commit_conflicts_total" {
+						continue
+					}
+					conflicts := 0.0
+					for _, m := range f.Metric {
+						conflicts += m.Counter.GetValue()
+					}
+					b.ReportMetric(conflicts/float64(b.N), "conflicts/op")
 				}
 			})
 		}

@@ -71,7 +71,7 @@ func (c *committer) commit(ctx context.Context) {
 	limit := math.MaxInt
 	merge := true
 	for {
-		b := newBatch(c.s.Snapshot(), c.s.maxPage, c.s.kv.Limits())
+		b := newBatch(c.s)
 		c.line.fill(b, limit)
 		w := writer{id: c.s.id, commit: c.commits + 1}
 		p := b.seal(c.s.prefix, w, merge)

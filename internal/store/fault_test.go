@@ -183,10 +183,10 @@ func TestUnknownOutcome(t *testing.T) {
 // hear of its commit that the head has forgotten it. Then it must say so.
 func TestOutcomeThatNobodyRemembers(t *testing.T) {
 	for _, applied := range []bool{false, true} {
-		bubble(t, func(t *testing.T, k *kvfault.KV) {
+		synctest.Test(t, func(t *testing.T) {
 			table := numbers("counters")
 			inner := newKV(t)
-			k = kvfault.New(inner)
+			k := kvfault.New(inner)
 			s, _ := open(t, store.Options{KV: k}, table)
 			k.Inject(kvfault.Fault{Deed: kvfault.Txn, Times: 1, Applied: applied, Delay: time.Second, Err: errAway})
 			go func() {
@@ -290,10 +290,10 @@ func TestGivenUpCommitThatArrivesLate(t *testing.T) {
 // TestSlowReaderCatchesUp cuts one store off while another writes more pages
 // than are read one by one.
 func TestSlowReaderCatchesUp(t *testing.T) {
-	bubble(t, func(t *testing.T, k *kvfault.KV) {
+	synctest.Test(t, func(t *testing.T) {
 		table := store.NewTable("things", text())
 		inner := newKV(t)
-		k = kvfault.New(inner)
+		k := kvfault.New(inner)
 		opt := store.Options{KV: inner, MaxPage: 200}
 		writer, _ := open(t, opt, table)
 		opt.KV = k

@@ -140,7 +140,7 @@ func (m *model) update(rt *rapid.T) {
 		equal(rt, "end of update", end[i], next[i])
 	}
 	switch {
-	case refuse && err != errRefused:
+	case refuse && !errors.Is(err, errRefused):
 		rt.Fatalf("err=%v, want the function's own", err)
 	case refuse:
 		return

@@ -116,7 +116,7 @@ func TestErrorWritesNothing(t *testing.T) {
 		table.Delete(tx, "x/1")
 		return refusal
 	})
-	if err != refusal {
+	if !errors.Is(err, refusal) {
 		t.Errorf("err=%v, want the function's own", err)
 	}
 	if got := contents(table, s.Snapshot()); len(got) != 1 || got["x/1"] != "one" {

@@ -1,0 +1,83 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/musterhq/muster/internal/kv/consultest"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// TestServerKilledAndPaused counts through three stores while their Consul
+// server is killed, started again, paused and resumed. What was said to be done
+// is done, once.
+func TestServerKilledAndPaused(t *testing.T) {
+	server := consultest.Start(t)
+	table := numbers("counters")
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var wg sync.WaitGroup
+	var done, unknown atomic.Int64
+	for range 3 {
+		s, _ := open(t, store.Options{KV: server.KV(t)}, table)
+		for range 2 {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					short, cancel := context.WithTimeout(ctx, 20*time.Second)
+					err := s.Update(short, increment(table, "n"))
+					cancel()
+					switch {
+					case err == nil:
+						done.Add(1)
+					case errors.Is(err, store.ErrOutcomeUnknown):
+						unknown.Add(1)
+					case ctx.Err() == nil:
+						t.Errorf("update: %v", err)
+					}
+				}
+			})
+		}
+	}
+	reach := func(n int64) {
+		t.Helper()
+		deadline := time.NewTimer(time.Minute)
+		defer deadline.Stop()
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for done.Load() < n {
+			select {
+			case <-tick.C:
+			case <-deadline.C:
+				t.Fatalf("%d updates were done, want %d", done.Load(), n)
+			}
+		}
+	}
+	do := func(what string, f func() error) {
+		t.Helper()
+		if err := f(); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+	for range 2 {
+		reach(done.Load() + 50)
+		do("kill", server.Kill)
+		do("restart", server.Restart)
+		reach(done.Load() + 50)
+		do("pause", server.Pause)
+		<-time.After(time.Second)
+		do("resume", server.Resume)
+	}
+	reach(done.Load() + 50)
+	stop()
+	wg.Wait()
+	last, _ := open(t, store.Options{KV: server.KV(t)}, table)
+	n := int64(count(table, last.Snapshot(), "n"))
+	if n < done.Load() || n > done.Load()+unknown.Load() {
+		t.Errorf("counted %d; %d updates succeeded and %d are unknown", n, done.Load(), unknown.Load())
+	}
+	t.Logf("counted %d; %d updates succeeded and %d are unknown", n, done.Load(), unknown.Load())
+}
