@@ -71,7 +71,7 @@ func New(cfg Config) (*KV, error) {
 		Timeout:         3 * time.Second,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3},
 	}
-	hosts := strings.Split(cfg.Address, ",")
+	hosts := strings.Split(strings.ReplaceAll(cfg.Address, " ", ""), ",")
 	if slices.Contains(hosts, "") {
 		return nil, fmt.Errorf("consul at %q: an address is missing", cfg.Address)
 	}
