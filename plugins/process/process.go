@@ -224,24 +224,24 @@ func (e *Executor) Start(ctx context.Context, task *sdk.Task, _ sdk.Handle) (*sd
 // spawn starts the supervisor of a task, unless another process of this
 // executor has done so, or is about to.
 func (e *Executor) spawn(dir taskdir.Dir) error {
-	lock, free, err := dir.Lock()
-	if err != nil || !free {
+	lock, err := dir.Lock()
+	if err != nil || lock == nil {
 		return err
 	}
 	// Between the look before and the lock, a supervisor may have come and gone.
 	begun, err := dir.Begun()
 	if err != nil || begun {
-		return errors.Join(err, lock.Close())
+		return errors.Join(err, lock.Release())
 	}
-	supervisor, err := supervise.Spawn(dir, lock)
+	supervisor, err := supervise.Spawn(dir, lock.File)
 	if err != nil {
-		return sdk.NodeFault(errors.Join(err, lock.Close()))
+		return sdk.NodeFault(errors.Join(err, lock.Release()))
 	}
 	// Whoever starts a process has to take note of its end. Nothing waits for
 	// this: a supervisor outlives this process as a rule, and what it has to say
 	// is in the task's directory.
 	go func() { _, _ = supervisor.Wait() }()
-	if err := lock.Close(); err != nil {
+	if err := lock.HandedOn(); err != nil {
 		e.log.Warn("cannot close a task's lock", zap.String("dir", string(dir)), zap.Error(err))
 	}
 	return nil

@@ -107,15 +107,15 @@ func (e *Executor) Remove(ctx context.Context, ref sdk.Ref) error {
 	if err := e.kill(ctx, dir); err != nil {
 		return notFound(ref.TaskID, err)
 	}
-	lock, free, err := dir.Lock()
+	lock, err := dir.Lock()
 	if err != nil {
 		return notFound(ref.TaskID, err)
 	}
-	if !free {
+	if lock == nil {
 		return sdk.Temporary(errors.New("another process of this executor is at work on the task"), 0)
 	}
 	err = e.removeLocked(ctx, dir, ref.TaskID)
-	return errors.Join(err, lock.Close())
+	return errors.Join(err, lock.Release())
 }
 
 func (e *Executor) removeLocked(ctx context.Context, dir taskdir.Dir, id string) error {
@@ -290,15 +290,15 @@ func (e *Executor) lost(dir taskdir.Dir) (*taskdir.Exit, error) {
 	if err != nil || !begun {
 		return nil, err
 	}
-	lock, free, err := dir.Lock()
+	lock, err := dir.Lock()
 	if err != nil {
 		return nil, err
 	}
-	if !free {
+	if lock == nil {
 		return nil, sdk.Temporary(errors.New("another process of this executor is at work on the task"), 0)
 	}
 	exit, err := e.lostLocked(dir)
-	return exit, errors.Join(err, lock.Close())
+	return exit, errors.Join(err, lock.Release())
 }
 
 func (e *Executor) lostLocked(dir taskdir.Dir) (*taskdir.Exit, error) {

@@ -151,15 +151,14 @@ func (s *System) Create(name string, limits Limits) (*Group, error) {
 			return nil, errors.Join(fmt.Errorf("make a control group: %w", err), g.Remove())
 		}
 	}
-	if err := g.limit(limits, CPU, Memory); err != nil {
-		return nil, errors.Join(err, g.Remove())
+	atFirst := limits
+	if g.separate[PIDs] != "" {
+		// The thread that starts the command is in the group for a moment and
+		// counts as one (see Start).
+		atFirst.PIDs++
 	}
-	// A group of version 1 is joined by the thread that starts the command, so
-	// the number of processes is limited once that has left (see Limit).
-	if g.separate[PIDs] == "" {
-		if err := g.limit(limits, PIDs); err != nil {
-			return nil, errors.Join(err, g.Remove())
-		}
+	if err := g.limit(atFirst, CPU, Memory, PIDs); err != nil {
+		return nil, errors.Join(err, g.Remove())
 	}
 	return g, nil
 }

@@ -172,23 +172,42 @@ func (d Dir) Begun() (bool, error) {
 	return true, nil
 }
 
-// Lock takes the lock, and reports false if another has it. It is held until
-// the file, and every copy of it that was handed on, is closed.
-func (d Dir) Lock() (*os.File, bool, error) {
+// Lock is the lock of a task.
+type Lock struct {
+	// File is what holds it, to be handed on to a supervisor.
+	File *os.File
+}
+
+// Lock takes the lock, and returns nil if another has it.
+func (d Dir) Lock() (*Lock, error) {
 	file, err := d.openLock()
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	request := unix.Flock_t{Type: unix.F_WRLCK, Whence: unix.SEEK_SET}
 	err = unix.FcntlFlock(file.Fd(), unix.F_OFD_SETLK, &request)
 	if err == nil {
-		return file, true, nil
+		return &Lock{File: file}, nil
 	}
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
-		return nil, false, file.Close()
+		return nil, file.Close()
 	}
-	return nil, false, errors.Join(fmt.Errorf("lock a task: %w", err), file.Close())
+	return nil, errors.Join(fmt.Errorf("lock a task: %w", err), file.Close())
 }
+
+// Release frees the lock. To close the file alone would not do so at once: a
+// process that is just being started has a copy of every open file for a moment.
+func (l *Lock) Release() error {
+	request := unix.Flock_t{Type: unix.F_UNLCK, Whence: unix.SEEK_SET}
+	err := unix.FcntlFlock(l.File.Fd(), unix.F_OFD_SETLK, &request)
+	if err != nil {
+		err = fmt.Errorf("unlock a task: %w", err)
+	}
+	return errors.Join(err, l.File.Close())
+}
+
+// HandedOn leaves the lock to those who have a copy of the file.
+func (l *Lock) HandedOn() error { return l.File.Close() }
 
 // Locked tells whether somebody holds the lock, without taking it.
 func (d Dir) Locked() (bool, error) {

@@ -103,12 +103,12 @@ func TestTheLockIsOnesAlone(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for range 200 {
-				lock, free, err := dir.Lock()
+				lock, err := dir.Lock()
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				if !free {
+				if lock == nil {
 					continue
 				}
 				taken.Add(1)
@@ -119,7 +119,7 @@ func TestTheLockIsOnesAlone(t *testing.T) {
 					t.Errorf("Locked while it is held = %t, %v", held, err)
 				}
 				holders.Add(-1)
-				if err := lock.Close(); err != nil {
+				if err := lock.Release(); err != nil {
 					t.Error(err)
 				}
 			}
