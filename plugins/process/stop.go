@@ -18,6 +18,10 @@ import (
 	"github.com/musterhq/muster/plugins/sdk"
 )
 
+// ErrBusy means that another process of this executor is at work on the task. It
+// comes as a temporary error.
+var ErrBusy = errors.New("another process of this executor is at work on the task")
+
 // signalKilled is the exit code of what SIGKILL ended.
 const signalKilled = 128 + int32(unix.SIGKILL)
 
@@ -112,7 +116,7 @@ func (e *Executor) Remove(ctx context.Context, ref sdk.Ref) error {
 		return notFound(ref.TaskID, err)
 	}
 	if lock == nil {
-		return sdk.Temporary(errors.New("another process of this executor is at work on the task"), 0)
+		return sdk.Temporary(ErrBusy, 0)
 	}
 	err = e.removeLocked(ctx, dir, ref.TaskID)
 	return errors.Join(err, lock.Release())
@@ -295,7 +299,7 @@ func (e *Executor) lost(dir taskdir.Dir) (*taskdir.Exit, error) {
 		return nil, err
 	}
 	if lock == nil {
-		return nil, sdk.Temporary(errors.New("another process of this executor is at work on the task"), 0)
+		return nil, sdk.Temporary(ErrBusy, 0)
 	}
 	exit, err := e.lostLocked(dir)
 	return exit, errors.Join(err, lock.Release())
