@@ -11,7 +11,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/shards"
@@ -54,8 +53,9 @@ type Spec struct {
 func NewInstance() string { return rand.Text()[:10] }
 
 // Run builds a daemon and runs it until ctx ends, and then ends it in order:
-// it reports itself not serving, the daemon gives its shards to others, calls
-// that are open may finish, and the session is closed.
+// it reports itself not serving, the daemon gives its shards to others, the
+// session is closed, which takes it out of the catalog, and calls that are open
+// may finish.
 func (h *Host) Run(ctx context.Context, spec Spec) error {
 	advertise, err := advertised(spec.Advertise, spec.Listener.Addr())
 	if err != nil {
@@ -82,7 +82,7 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 		return errors.Join(fmt.Errorf("%s: %w", spec.Name, err), spec.Listener.Close())
 	}
 	tasks := []Task{{Name: spec.Name, Run: func(ctx context.Context) error {
-		health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+		defer context.AfterFunc(ctx, health.Shutdown)()
 		defer health.Shutdown()
 		return service.Run(ctx)
 	}}}
@@ -90,7 +90,8 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 		tasks = append(tasks, spec.Beside(service)...)
 	}
 	// The gRPC server outlives the daemon's own end, so that calls that are open
-	// get their answers; hence a context of its own.
+	// get their answers; hence a context of its own. From its first moment it says
+	// that it serves.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
 	served := make(chan error, 1)
@@ -102,13 +103,13 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 	}()
 	log.Info("daemon is up", zap.String("instance", instance), zap.String("address", advertise), zap.String("version", h.Version))
 	err = RunTasks(working, tasks...)
-	stopServing()
-	err = errors.Join(err, <-served)
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.StopTimeout/2)
 	defer cancel()
 	if cerr := sessions.Close(closing); cerr != nil {
 		log.Warn("session ends by itself", zap.Error(cerr))
 	}
+	stopServing()
+	err = errors.Join(err, <-served)
 	log.Info("daemon is down", zap.Error(err))
 	return err
 }

@@ -92,8 +92,9 @@ func ServeHTTP(ctx context.Context, handler http.Handler, listener net.Listener,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
-		// Streams (watch, logs) end when the daemon does.
-		BaseContext: func(net.Listener) context.Context { return ctx },
+		// Requests that are open when ctx ends may finish. Streams (watch, logs) are
+		// ended by the daemon whose they are.
+		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 	}
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(listener) }()

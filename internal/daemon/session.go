@@ -33,11 +33,12 @@ func (s *Sessions) Open(ctx context.Context) (kv.Session, error) {
 	if s.closed {
 		return nil, errors.New("the process is about to end")
 	}
-	if s.current != nil {
+	former := s.current
+	if former != nil {
 		select {
-		case <-s.current.Lost():
+		case <-former.Lost():
 		default:
-			return shared{s.current}, nil
+			return shared{former}, nil
 		}
 	}
 	session, err := s.kv.NewSession(ctx, s.cfg)
@@ -45,6 +46,10 @@ func (s *Sessions) Open(ctx context.Context) (kv.Session, error) {
 		return nil, err
 	}
 	s.current = session
+	if former != nil {
+		// What it held is gone already; this ends what it still does.
+		_ = former.Close(ctx)
+	}
 	return shared{session}, nil
 }
 

@@ -79,7 +79,7 @@ func (s *Settings) AddFlags(fs *pflag.FlagSet, port int) {
 	fs.StringVar(&s.Listen, "listen", fmt.Sprintf("127.0.0.1:%d", port), "address of the gRPC server")
 	fs.StringVar(&s.Advertise, "advertise", "", "address at which others reach the gRPC server (default: that of --listen)")
 	fs.StringVar(&s.Prefix, "prefix", Prefix, "prefix of all keys in the store: one Consul can hold several clusters")
-	fs.StringVar(&s.Consul.Address, "consul-address", "127.0.0.1:8500", "host:port of a Consul agent's or server's HTTP API")
+	fs.StringVar(&s.Consul.Address, "consul-address", "127.0.0.1:8500", "host:port of a Consul agent's or server's HTTP API, or several with commas between, of which the first that answers is used")
 	fs.StringVar(&s.Consul.Token, "consul-token", "", "Consul ACL token (better: --consul-token-file)")
 	fs.StringVar(&s.Consul.TokenFile, "consul-token-file", "", "file that holds the Consul ACL token")
 	fs.StringVar(&s.Consul.Datacenter, "consul-datacenter", "", "Consul datacenter (default: the agent's)")
@@ -130,7 +130,7 @@ func Load(fs *pflag.FlagSet, environ func(string) (string, bool)) error {
 	}
 	k := koanf.New(".")
 	if err := k.Load(file.Provider(path), yaml.Parser()); err != nil {
-		return fmt.Errorf("read settings from %s: %w", path, err)
+		return errors.Join(append(faults, fmt.Errorf("read settings from %s: %w", path, err))...)
 	}
 	for _, name := range k.Keys() {
 		f := fs.Lookup(name)
@@ -157,14 +157,19 @@ func (s *Settings) Validate() error {
 	fault := func(flag, format string, a ...any) {
 		faults = append(faults, fmt.Errorf("--%s: "+format, append([]any{flag}, a...)...))
 	}
-	for flag, address := range map[string]string{
-		"listen": s.Listen, "advertise": s.Advertise, "ops-listen": s.OpsListen, "consul-address": s.Consul.Address,
-	} {
-		if address == "" {
-			continue
+	address := func(flag, value string) {
+		if _, _, err := net.SplitHostPort(value); err != nil {
+			fault(flag, "%q is not host:port", value)
 		}
-		if _, _, err := net.SplitHostPort(address); err != nil {
-			fault(flag, "%q is not host:port", address)
+	}
+	for _, a := range []struct{ flag, value string }{{"listen", s.Listen}, {"advertise", s.Advertise}, {"ops-listen", s.OpsListen}} {
+		if a.value != "" {
+			address(a.flag, a.value)
+		}
+	}
+	if s.Consul.Address != "" {
+		for _, a := range strings.Split(s.Consul.Address, ",") {
+			address("consul-address", a)
 		}
 	}
 	if _, err := zapcore.ParseLevel(s.LogLevel); err != nil {
@@ -172,6 +177,9 @@ func (s *Settings) Validate() error {
 	}
 	if s.LogFormat != "console" && s.LogFormat != "json" {
 		fault("log-format", "%q is neither console nor json", s.LogFormat)
+	}
+	if s.StopTimeout <= 0 {
+		fault("stop-timeout", "%v is not a time that an orderly end could take", s.StopTimeout)
 	}
 	if strings.Trim(s.Prefix, "/") != s.Prefix {
 		fault("prefix", "%q must not begin or end with a slash", s.Prefix)

@@ -25,9 +25,10 @@ func RunTasks(ctx context.Context, tasks ...Task) error {
 		wg.Go(func() {
 			defer cancel()
 			err := t.Run(inner)
-			if err != nil && !(inner.Err() != nil && errors.Is(err, context.Canceled)) {
-				errs[i] = fmt.Errorf("%s: %w", t.Name, err)
+			if err == nil || inner.Err() != nil && (errors.Is(err, inner.Err()) || errors.Is(err, context.Cause(inner))) {
+				return
 			}
+			errs[i] = fmt.Errorf("%s: %w", t.Name, err)
 		})
 	}
 	wg.Wait()

@@ -124,19 +124,21 @@ func (s *KV) report(ctx context.Context, check string) error {
 	return s.client.Agent().UpdateTTLOpts(check, "", api.HealthPassing, (&api.QueryOptions{}).WithContext(ctx))
 }
 
-// keepReporting reports until ctx ends.
-func (s *KV) keepReporting(ctx context.Context, check string, silence time.Duration) {
+// keepReporting reports until ctx ends or the session is lost.
+func (x *session) keepReporting(ctx context.Context, check string, silence time.Duration) {
 	ticker := time.NewTicker(silence / 6)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-x.lost:
+			return
 		case <-ticker.C:
 		}
 		call, cancel := context.WithTimeout(ctx, silence/3)
 		// What comes of it if it fails is seen by the session's watch.
-		_ = s.report(call, check)
+		_ = x.kv.report(call, check)
 		cancel()
 	}
 }

@@ -83,7 +83,7 @@ func (s *KV) open(ctx context.Context, cfg kv.SessionConfig, host string) (*sess
 	x.wg.Go(func() { x.renew(run, ttl) })
 	x.wg.Go(func() { x.watch(run) })
 	if cfg.Service != nil {
-		x.wg.Go(func() { s.keepReporting(pin(run, host), entry.ServiceChecks[0].ID, silence(cfg.Service)) })
+		x.wg.Go(func() { x.keepReporting(pin(run, host), entry.ServiceChecks[0].ID, silence(cfg.Service)) })
 	}
 	return x, nil
 }
