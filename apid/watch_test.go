@@ -13,6 +13,7 @@ import (
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid"
+	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
 
@@ -126,6 +127,40 @@ func TestWatch(t *testing.T) {
 	e = w.until("the removal", is(musterv1.WatchAction_DELETE, musterv1.ObjectKind_SERVICE, s.Id))
 	if e.GetService().GetSpec().GetName() != "web" {
 		t.Errorf("removed: %v", e)
+	}
+}
+
+// TestTaskGoesInAnyOrder has the records of a task that is removed seen to go in
+// another order than they went: each table is followed for itself. The task must
+// not seem to go back to where it had no node.
+func TestTaskGoesInAnyOrder(t *testing.T) {
+	c := newCluster(t)
+	c.node("n1", "host1")
+	a := c.apid()
+	s := a.create(webSpec("web"))
+	id := c.task(s, 1, nil)
+	c.assign(s, 1, id, "n1", runningStatus())
+	eventually(t, "the task runs", func() bool {
+		got, err := a.GetTask(t.Context(), &musterv1.GetTaskRequest{Task: id})
+		return err == nil && got.Task.Status.State == musterv1.TaskState_RUNNING
+	})
+	w := a.watch(&musterv1.WatchRequest{Kinds: []musterv1.ObjectKind{musterv1.ObjectKind_TASK}})
+	k := state.NodeTaskKey("n1", s.Id, id)
+	c.update(func(tx *store.Tx) { c.tables.Statuses.Delete(tx, k) })
+	c.update(func(tx *store.Tx) { c.tables.Assignments.Delete(tx, k) })
+	other := c.task(s, 2, nil)
+	w.until("the other task is there", is(musterv1.WatchAction_CREATE, musterv1.ObjectKind_TASK, other))
+	got, err := a.GetTask(t.Context(), &musterv1.GetTaskRequest{Task: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Task.NodeId != "n1" || got.Task.Status.State != musterv1.TaskState_RUNNING {
+		t.Errorf("the task is %s on node %q, want what it was when it was whole", got.Task.Status.State, got.Task.NodeId)
+	}
+	c.update(func(tx *store.Tx) { c.tables.Tasks.Delete(tx, state.TaskKey(s.Id, 1, "", id)) })
+	e := w.until("the task is gone", is(musterv1.WatchAction_DELETE, musterv1.ObjectKind_TASK, id))
+	if state := e.GetTask().GetStatus().GetState(); state != musterv1.TaskState_RUNNING {
+		t.Errorf("the task was last %s, want RUNNING", state)
 	}
 }
 

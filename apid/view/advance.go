@@ -142,6 +142,9 @@ func (v *View) putTask(changes []Change, id string) []Change {
 		return append(changes, c)
 	}
 	t := &Task{joined}
+	if had {
+		t.keep(old)
+	}
 	v.count(t, 1)
 	v.tasks.Set(id, t)
 	v.serviceTasks.Set(t.ServiceID+"/"+id, t)

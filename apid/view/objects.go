@@ -44,8 +44,21 @@ func (s *Service) same(o *Service) bool {
 // Task is a task with its assignment and status.
 type Task struct{ *state.Task }
 
+// keep takes over what was known of the task and is missing now. A task's
+// assignment and status are removed only once the task is, but tables are
+// followed each for itself, so their end may be seen first: the task is about to
+// go, and has not gone back to where it has no node.
+func (t *Task) keep(old *Task) {
+	if t.Assignment == nil && old.Assignment != nil {
+		t.NodeID, t.Assignment, t.AssignmentVersion = old.NodeID, old.Assignment, old.AssignmentVersion
+	}
+	if t.Status == nil && old.Status != nil && t.NodeID == old.NodeID {
+		t.Status, t.StatusVersion = old.Status, old.StatusVersion
+	}
+}
+
 // version grows with each change of any of a task's records. Records of a task
-// are not removed before the task is, so their sum never falls.
+// are not removed before the task is, as keep sees to, so their sum never falls.
 func (t *Task) version() uint64 { return t.Version + t.AssignmentVersion + t.StatusVersion }
 
 // Node is a node as it describes itself, with what an operator says of it.

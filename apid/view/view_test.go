@@ -105,8 +105,11 @@ func (w *world) step(t *rapid.T) {
 		case 5, 6:
 			ts.Assignments.Put(tx, held, &recordv1.Assignment{Slot: slot, NanoCpus: int64(slot) + 1, MemoryBytes: 7})
 		case 7:
-			ts.Assignments.Delete(tx, held)
-			ts.Statuses.Delete(tx, held)
+			// These go once the task has gone.
+			if _, ok := ts.Tasks.Get(tx, key); !ok {
+				ts.Assignments.Delete(tx, held)
+				ts.Statuses.Delete(tx, held)
+			}
 		case 8:
 			ts.Statuses.Put(tx, held, &recordv1.Status{State: st})
 		case 9:
