@@ -198,12 +198,14 @@ func (c *devCluster) run(ctx context.Context, temporary bool) error {
 	if err == nil && len(ops) > 0 {
 		c.start(&managersDone, ops[0].Name, managing, ops[0].Run)
 	}
+	var workers []*workerd.Worker
 	for n := range c.workers {
 		if err != nil {
 			break
 		}
 		var w *workerd.Worker
 		if w, err = c.newWorker(n + 1); err == nil {
+			workers = append(workers, w)
 			c.start(&workersDone, fmt.Sprintf("worker%d", n+1), working, w.Run)
 		}
 	}
@@ -213,7 +215,7 @@ func (c *devCluster) run(ctx context.Context, temporary bool) error {
 		case <-ctx.Done():
 			_, _ = fmt.Fprintln(c.out, "stopping; interrupt again to stop at once")
 			if temporary {
-				c.leave(background)
+				c.leave(background, workers)
 			}
 		case err = <-c.failed:
 		}

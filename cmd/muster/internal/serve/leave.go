@@ -8,11 +8,12 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/workerd"
 )
 
 // leave removes all services of a cluster that is about to be forgotten, and
-// waits until their tasks are gone: nobody would stop them later.
-func (c *devCluster) leave(ctx context.Context) {
+// waits until nothing is left of their tasks: nobody would see to them later.
+func (c *devCluster) leave(ctx context.Context, workers []*workerd.Worker) {
 	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()
 	conn, err := daemon.Dialer(c.host.Credentials.Client)(c.listeners["apid"].Addr().String())
@@ -24,6 +25,11 @@ func (c *devCluster) leave(ctx context.Context) {
 	client := musterv1.NewControlServiceClient(conn)
 	for {
 		left, err := removeAll(ctx, client)
+		held := 0
+		for _, w := range workers {
+			held += w.Held()
+		}
+		left = max(left, held)
 		switch {
 		case err == nil && left == 0:
 			return
