@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/kvfault"
@@ -53,32 +55,33 @@ func TestBulkWorkWritesEachPageAboutOnce(t *testing.T) {
 
 // TestSmallUpdateOvertakesBulkWork starts an update while 30,000 are waiting.
 func TestSmallUpdateOvertakesBulkWork(t *testing.T) {
-	table := store.NewTable("things", text())
-	k := kvfault.New(newKV(t))
-	s, _ := open(t, store.Options{KV: k}, table)
-	keys := make([]string, 30_000)
-	for i := range keys {
-		keys[i] = fmt.Sprintf("node%d/%08d", i%500, i)
-	}
-	bulk := make(chan []error, 1)
-	go func() { bulk <- s.UpdateAll(t.Context(), puts(table, keys, strings.Repeat("x", 100))) }()
-	sn := s.Snapshot()
-	for range 2 {
-		var err error
-		if sn, err = s.Wait(t.Context(), sn); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		table := store.NewTable("things", text())
+		k := kvfault.New(newKV(t))
+		// A second each for more than nine transactions.
+		k.Inject(kvfault.Fault{Deed: kvfault.Txn, Delay: time.Second})
+		s, _ := open(t, store.Options{KV: k}, table)
+		keys := make([]string, 30_000)
+		for i := range keys {
+			keys[i] = fmt.Sprintf("node%d/%08d", i%500, i)
 		}
-	}
-	before := k.Calls(kvfault.Txn)
-	updateAll(t, s, puts(table, []string{"small/1"}, "y"))
-	if n := k.Calls(kvfault.Txn) - before; n > 4 {
-		t.Errorf("the small update took %d transactions", n)
-	}
-	for _, err := range <-bulk {
-		if err != nil {
-			t.Fatal(err)
+		bulk := make(chan []error, 1)
+		go func() { bulk <- s.UpdateAll(t.Context(), puts(table, keys, strings.Repeat("x", 100))) }()
+		time.Sleep(2500 * time.Millisecond)
+		start := time.Now()
+		updateAll(t, s, puts(table, []string{"small/1"}, "y"))
+		if d := time.Since(start); d > 2*time.Second {
+			t.Errorf("the small update took %v: more than the transaction on its way, and its own", d)
 		}
-	}
+		for _, err := range <-bulk {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d := time.Since(start); d < 5*time.Second {
+			t.Errorf("bulk work was done after %v: too soon to show anything", d)
+		}
+	})
 }
 
 // TestTablesShrink removes most of a table's records, in random order and one

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
@@ -149,29 +150,33 @@ func TestScanWhileWriting(t *testing.T) {
 // TestErrorOfStaleReadIsNotBelieved makes an update fail on a snapshot that is
 // behind: it must see what is there before its error is returned.
 func TestErrorOfStaleReadIsNotBelieved(t *testing.T) {
-	table := store.NewTable("things", text())
-	inner := newKV(t)
-	k := kvfault.New(inner)
-	a, _ := open(t, store.Options{KV: inner}, table)
-	b, _ := open(t, store.Options{KV: k}, table)
-	// The other store's watch is deaf from now on.
-	k.Inject(kvfault.Fault{Deed: kvfault.List, Hang: true})
-	before := b.Snapshot()
-	update(t, a, func(tx *store.Tx) { table.Put(tx, "x/0", "wakes the list that is blocked") })
-	if _, err := b.Wait(t.Context(), before); err != nil {
-		t.Fatal(err)
-	}
-	update(t, a, func(tx *store.Tx) { table.Put(tx, "x/1", "there") })
-	missing := errors.New("not there")
-	for range 2 {
-		err := b.Update(t.Context(), func(tx *store.Tx) error {
-			if _, ok := table.Get(tx, "x/1"); !ok {
-				return missing
-			}
-			return context.Canceled
-		})
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("err=%v, want that of the newest state", err)
+	synctest.Test(t, func(t *testing.T) {
+		table := store.NewTable("things", text())
+		inner := newKV(t)
+		k := kvfault.New(inner)
+		a, _ := open(t, store.Options{KV: inner}, table)
+		b, _ := open(t, store.Options{KV: k}, table)
+		// The other store's watch is deaf after one more change.
+		synctest.Wait()
+		k.Inject(kvfault.Fault{Deed: kvfault.List, Hang: true})
+		update(t, a, func(tx *store.Tx) { table.Put(tx, "x/0", "wakes the list that is blocked") })
+		synctest.Wait()
+		update(t, a, func(tx *store.Tx) { table.Put(tx, "x/1", "there") })
+		synctest.Wait()
+		if _, ok := table.Get(b.Snapshot(), "x/1"); ok {
+			t.Error("the snapshot is not behind")
 		}
-	}
+		missing := errors.New("not there")
+		for range 2 {
+			err := b.Update(t.Context(), func(tx *store.Tx) error {
+				if _, ok := table.Get(tx, "x/1"); !ok {
+					return missing
+				}
+				return context.Canceled
+			})
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("err=%v, want that of the newest state", err)
+			}
+		}
+	})
 }

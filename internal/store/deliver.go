@@ -1,0 +1,131 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.uber.org/zap"
+
+	"github.com/musterhq/muster/internal/kv"
+)
+
+// ending is what became of a transaction.
+type ending uint8
+
+const (
+	endFailed ending = iota
+	endApplied
+	// endUnseen: it was applied, but its results were lost.
+	endUnseen
+	// endConflict: it was not applied, and never will be.
+	endConflict
+)
+
+// deliver sends a transaction until it is known what became of it, or nobody
+// waits for that any more. pairs are the results of a transaction that was
+// applied, err is the reason of one that failed.
+func (c *committer) deliver(ctx context.Context, b *batch, p *plan, w writer) (end ending, pairs []kv.Pair, err error) {
+	for attempt := 0; ; attempt++ {
+		pairs, err := c.s.txn(ctx, p.ops)
+		conflict := errors.Is(err, kv.ErrConflict)
+		switch {
+		case err == nil:
+			return endApplied, pairs, nil
+		case conflict && attempt == 0:
+			return endConflict, nil, nil
+		case !conflict && !unavailable(err):
+			c.s.log.Warn("commit refused", zap.Error(err))
+			if attempt > 0 {
+				err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+			}
+			return endFailed, nil, err
+		}
+		// It may have been applied, or still be on its way; a conflict may be
+		// one with ourselves. Once a head has moved it can be told for sure.
+		o, err := c.ask(ctx, b, p, w, err)
+		switch {
+		case err != nil:
+			return endFailed, nil, err
+		case o == outcomeApplied:
+			return endUnseen, nil, nil
+		case conflict:
+			return endConflict, nil, nil
+		}
+		// Not applied as yet. The same transaction again: only one of the two
+		// can be applied, because both compare the same heads.
+		pause(ctx, failurePause, maxFailurePause, attempt)
+	}
+}
+
+// ask asks until it gets an answer what became of a transaction that ended with
+// the error cause. Its own error says that the outcome is not to be known.
+func (c *committer) ask(ctx context.Context, b *batch, p *plan, w writer, cause error) (outcome, error) {
+	for attempt := 0; ; attempt++ {
+		c.s.log.Debug("outcome of commit unknown", zap.Uint64("commit", w.commit), zap.Error(cause))
+		switch {
+		case ctx.Err() != nil:
+			return outcomeUnknown, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ErrClosed)
+		case b.abandoned():
+			// If it is applied nevertheless, the next commit to one of its
+			// heads will conflict.
+			return outcomeUnknown, ErrOutcomeUnknown
+		}
+		o, err := c.resolve(ctx, p, w)
+		switch {
+		case err == nil && o == outcomeUnknown:
+			return outcomeUnknown, fmt.Errorf("%w: %w", ErrOutcomeUnknown, kv.ErrUnavailable)
+		case err == nil:
+			return o, nil
+		case !unavailable(err):
+			return outcomeUnknown, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+		}
+		cause = err
+		pause(ctx, failurePause, maxFailurePause, attempt)
+	}
+}
+
+// resolve asks the heads that the transaction was to write what became of it.
+// outcomeOpen means that it has not been applied; it still may be, as long as
+// the heads have not moved.
+func (c *committer) resolve(ctx context.Context, p *plan, w writer) (outcome, error) {
+	var ops []kv.Op
+	base := map[string]uint64{}
+	for _, ps := range p.shards {
+		if ps.next != nil {
+			ops = append(ops, kv.Op{Verb: kv.Get, Key: ps.key})
+			base[ps.key] = ps.base.index
+		}
+	}
+	if len(ops) == 0 {
+		// It only checked: whether it was applied makes no difference.
+		return outcomeOpen, nil
+	}
+	pairs, err := c.s.txn(ctx, ops)
+	if err != nil {
+		return outcomeUnknown, err
+	}
+	// It was applied to all heads or to none, so one that knows is enough. A
+	// head that is not there was never written.
+	result := outcomeUnknown
+	if len(pairs) < len(ops) {
+		result = outcomeOpen
+	}
+	for _, pair := range pairs {
+		if pair.Index == base[pair.Key] {
+			result = outcomeOpen
+			continue
+		}
+		h, err := decodeHead(pair.Value)
+		if err != nil {
+			return outcomeUnknown, fmt.Errorf("key %s: %w", pair.Key, err)
+		}
+		switch o := h.outcome(w); o {
+		case outcomeApplied:
+			return o, nil
+		case outcomeOpen:
+			result = o
+		}
+	}
+	return result, nil
+}
