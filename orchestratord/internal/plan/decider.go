@@ -38,7 +38,7 @@ func (d *decider) prepare() error {
 	d.policy = policyOf(d.spec.GetRestart())
 	d.startFirst = s.GetSpec().GetUpdate().GetOrder() == musterv1.UpdateConfig_START_FIRST
 	var err error
-	if d.endpoint, err = endpointDigest(s.GetSpec().GetEndpoint()); err != nil {
+	if d.endpoint, err = state.EndpointDigest(s.GetSpec().GetEndpoint()); err != nil {
 		return err
 	}
 	d.limit = d.w.HistoryLimit

@@ -2,8 +2,6 @@ package plan
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"fmt"
 
 	"google.golang.org/protobuf/proto"
 
@@ -66,20 +64,6 @@ func driftOf(former, present *musterv1.TaskSpec) drift {
 		place: !proto.Equal(former.GetPlacement(), present.GetPlacement()),
 		pull:  !proto.Equal(former.GetContainer().GetPullOptions(), present.GetContainer().GetPullOptions()),
 	}
-}
-
-// endpointDigest names what a service publishes. It is empty for a service that
-// publishes nothing, so that most tasks need not carry one.
-func endpointDigest(e *musterv1.EndpointSpec) ([]byte, error) {
-	if len(e.GetPorts()) == 0 && e.GetMode() != musterv1.EndpointSpec_DNSRR {
-		return nil, nil
-	}
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(e)
-	if err != nil {
-		return nil, fmt.Errorf("digest of endpoint spec: %w", err)
-	}
-	sum := sha256.Sum256(b)
-	return sum[:8], nil
 }
 
 // stripped returns the spec without what may change under a running task.
