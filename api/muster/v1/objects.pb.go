@@ -369,7 +369,7 @@ type Service struct {
 	Spec *ServiceSpec `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
 	// The spec before the last update, if there was one.
 	PreviousSpec *ServiceSpec `protobuf:"bytes,4,opt,name=previous_spec,json=previousSpec,proto3" json:"previous_spec,omitempty"`
-	// The version of meta at which spec last changed its tasks.
+	// A number that grows whenever the spec changes in what its tasks run or publish.
 	SpecVersion uint64 `protobuf:"varint,5,opt,name=spec_version,json=specVersion,proto3" json:"spec_version,omitempty"`
 	// What the allocator gave the service.
 	Endpoint *Endpoint `protobuf:"bytes,6,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
