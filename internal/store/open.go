@@ -15,7 +15,12 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// DefaultMaxPage is the default of Options.MaxPage.
+// DefaultMaxPage is the default of Options.MaxPage, in bytes. An update of one
+// record writes one page, so small pages serve it; a transaction holds 128
+// operations and some 380 KB, so pages of 3 KB fill it evenly, and larger ones
+// make fewer and longer round trips with smaller heads. On Consul and two cores,
+// 10,000 updates of 10,000 records took 190 to 210 ms with pages of 4 and 8 KiB,
+// 150 with 12, 210 to 270 with 16 and 32 (BenchmarkCommitAll).
 const DefaultMaxPage = 12 << 10
 
 // minMaxPage is the least that makes sense, for tests that want many pages.
