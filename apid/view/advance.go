@@ -44,6 +44,12 @@ func (v *View) advance(to *store.Snapshot, at time.Time) {
 		for id := range v.globals {
 			services[id] = struct{}{}
 		}
+		// And so may which tasks of a former spec may stay where they are.
+		for id, c := range v.counts {
+			if s, ok := v.services.Get(id); ok && c.former(string(s.Record.TaskDigest)) {
+				services[id] = struct{}{}
+			}
+		}
 	}
 	mark := func(key string) {
 		service, _, _ := strings.Cut(key, "/")

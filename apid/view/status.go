@@ -19,6 +19,16 @@ type counts struct {
 	nodes map[string]int
 }
 
+// former reports whether some running tasks are of another spec than this.
+func (c *counts) former(digest string) bool {
+	for m := range c.running {
+		if m.spec != digest {
+			return true
+		}
+	}
+	return false
+}
+
 // made is what a task was made of: digests of its spec and of what its service
 // published.
 type made struct{ spec, endpoint string }
