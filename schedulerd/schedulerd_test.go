@@ -227,6 +227,8 @@ func TestTasksThatLeaveDoNotCount(t *testing.T) {
 		c.expect("one node", map[string]int{"n1": 3})
 		c.node("n2", 8)
 		c.node("n3", 8)
+		// Tables are followed each for itself: let the nodes be seen first.
+		c.expect("two more nodes", map[string]int{"n1": 3})
 		c.update(func(tx *store.Tx) {
 			for slot := range uint64(3) {
 				key := state.TaskKey("web", slot+1, "", fmt.Sprintf("web-%d", slot+1))
