@@ -120,6 +120,9 @@ func newServer(binary, dir string, settings []string) (*Server, error) {
 			"-client=127.0.0.1", "-data-dir=" + filepath.Join(dir, "data"), "-log-level=warn",
 			"-http-port=" + port(0), "-server-port=" + port(1), "-serf-lan-port=" + port(2), "-serf-wan-port=-1",
 			"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=" + port(3),
+			// All daemons of a test share one address, of which Consul takes 200
+			// connections by default.
+			"-hcl=limits { http_max_conns_per_client = 4000 }",
 			"-hcl=performance { raft_multiplier = 1 } connect { enabled = false } disable_update_check = true leave_on_terminate = false"},
 	}
 	for _, hcl := range settings {
