@@ -51,15 +51,22 @@ func (c *CLI) converge(ctx context.Context, client musterv1.ControlServiceClient
 			return nil
 		case status.Code(err) == codes.NotFound:
 			return fmt.Errorf("%w: the service was removed meanwhile", errNotConverged)
-		case err != nil && status.Code(err) != codes.Unavailable && status.Code(err) != codes.OutOfRange:
+		case err != nil && !passing(status.Code(err)):
 			return err
 		}
-		// The server is away, or let the watch go: look again soon.
+		// Look again soon.
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Second):
 		}
 	}
+}
+
+// passing tells whether an error of a watch is no reason to give up: the server
+// is away, let the watch go, or found the time for waiting over a moment before
+// this process did.
+func passing(code codes.Code) bool {
+	return code == codes.Unavailable || code == codes.OutOfRange || code == codes.DeadlineExceeded
 }
 
 // follow watches the service and its tasks until it has converged or the watch
