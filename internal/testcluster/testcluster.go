@@ -7,20 +7,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"os"
-	"os/exec"
+	"maps"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
+	"sync"
 	"time"
 
 	"github.com/musterhq/muster/internal/kv/consultest"
+	"github.com/musterhq/muster/internal/testnet"
 )
-
-// stopTimeout bounds the orderly end of a process.
-const stopTimeout = 30 * time.Second
 
 // managers are the manager daemons, in the order in which they are started.
 var managers = [...]string{"orchestratord", "allocatord", "schedulerd", "dispatcherd", "apid"}
@@ -28,31 +24,33 @@ var managers = [...]string{"orchestratord", "allocatord", "schedulerd", "dispatc
 // Managers returns the names of the manager daemons.
 func Managers() []string { return managers[:] }
 
-// Cluster is a cluster that runs.
-type Cluster struct {
-	// API and REST are apid's addresses, Dispatcher is dispatcherd's.
-	API, REST, Dispatcher string
-	// Consul is nil for a cluster on the embedded store.
-	Consul *consultest.Server
-
-	binary string
-	dir    string
-	// args are further flags of the managers.
-	args map[string][]string
-	// addresses holds each manager's listener, so that a restart gets the same;
-	// that for its operations is under "ops/" and its name.
-	addresses map[string]string
-	processes map[string]*Process
+// Replica returns the name of a replica of a daemon, which count from 1: the first
+// has the daemon's own name, the others have their number behind it.
+func Replica(name string, number int) string {
+	if number == 1 {
+		return name
+	}
+	return name + "-" + strconv.Itoa(number)
 }
 
-// Process is one of a cluster's processes.
-type Process struct {
-	Name string
-	// Log is the file that it writes to.
-	Log   string
-	args  []string
-	cmd   *exec.Cmd
-	ended chan struct{}
+// Cluster is a cluster that runs. Its methods may be called concurrently.
+type Cluster struct {
+	// API and REST are addresses of apid, Dispatcher is one of dispatcherd; of the
+	// first replicas, if there are several.
+	API, REST, Dispatcher string
+	// Consul is nil for a cluster on the embedded store, and the first of Servers
+	// otherwise.
+	Consul  *consultest.Server
+	Servers *consultest.Cluster
+
+	cfg Config
+	// addresses holds each manager's listener, so that a restart gets the same;
+	// that for its operations is under "ops/" and its name, that for REST under
+	// "rest/".
+	addresses map[string]string
+
+	mu        sync.Mutex
+	processes map[string]*Process
 }
 
 // Config says what to start.
@@ -67,7 +65,16 @@ type Config struct {
 	OnDisk bool
 	// Workers is how many workers muster dev runs within itself.
 	Workers int
-	// Args are further flags of the managers, by their names; "dev" is one.
+	// Replicas is how many there are of each manager. Default: 1.
+	Replicas int
+	// ConsulServers is how many servers Consul has. Default: 1.
+	ConsulServers int
+	// Net, if given, puts the managers' replicas and Consul's servers on its
+	// hosts, each replica and each server on another one.
+	Net *testnet.Net
+	// WorkerHosts are the hosts of workers, by their names.
+	WorkerHosts map[string]*testnet.Host
+	// Args are further flags of the managers, by the daemons' names; "dev" is one.
 	Args map[string][]string
 }
 
@@ -78,97 +85,148 @@ func StorePath(dir string) string { return filepath.Join(dir, "dev", "store.db")
 // Start starts the managers of a cluster and waits until they answer. Whoever
 // calls it calls Stop.
 func Start(ctx context.Context, cfg Config) (*Cluster, error) {
-	c := &Cluster{binary: cfg.Binary, dir: cfg.Dir, args: cfg.Args, addresses: map[string]string{}, processes: map[string]*Process{}}
-	names := []string{"rest", "ops/dev"}
-	for _, name := range managers {
-		names = append(names, name, "ops/"+name)
-	}
-	free, err := freeAddresses(len(names))
-	if err != nil {
+	cfg.Replicas, cfg.ConsulServers = max(cfg.Replicas, 1), max(cfg.ConsulServers, 1)
+	c := &Cluster{cfg: cfg, processes: map[string]*Process{}}
+	var err error
+	if c.addresses, err = cfg.addresses(); err != nil {
 		return nil, err
 	}
-	for i, name := range names {
-		c.addresses[name] = free[i]
-	}
-	c.API, c.REST, c.Dispatcher = c.addresses["apid"], c.addresses["rest"], c.addresses["dispatcherd"]
-	if err := c.startManagers(ctx, cfg); err != nil {
+	c.API, c.REST, c.Dispatcher = c.addresses["apid"], c.addresses["rest/apid"], c.addresses["dispatcherd"]
+	if err := c.startManagers(ctx); err != nil {
 		return nil, errors.Join(err, c.Stop())
 	}
 	return c, nil
 }
 
-func (c *Cluster) startManagers(ctx context.Context, cfg Config) error {
-	if cfg.Embedded {
-		args := []string{"dev", "--workers", strconv.Itoa(cfg.Workers), "--listen", c.API, "--rest-listen", c.REST, "--dispatcher-listen", c.Dispatcher, "--ops-listen", c.Ops("dev")}
-		if cfg.OnDisk {
-			args = append(args, "--data-dir", filepath.Dir(StorePath(c.dir)))
+func (c *Cluster) startManagers(ctx context.Context) error {
+	if c.cfg.Embedded {
+		args := []string{"dev", "--workers", strconv.Itoa(c.cfg.Workers), "--listen", c.API, "--rest-listen", c.REST, "--dispatcher-listen", c.Dispatcher, "--ops-listen", c.Ops("dev")}
+		if c.cfg.OnDisk {
+			args = append(args, "--data-dir", filepath.Dir(StorePath(c.cfg.Dir)))
 		}
-		if _, err := c.Run("dev", append(args, c.args["dev"]...)...); err != nil {
+		if _, err := c.Run("dev", append(args, c.cfg.Args["dev"]...)...); err != nil {
 			return err
 		}
 		return c.waitFor(ctx, c.API, c.REST, c.Dispatcher)
 	}
+	places := make([]consultest.Place, c.cfg.ConsulServers)
+	for i := range places {
+		places[i] = c.cfg.place(i)
+	}
 	var err error
-	if c.Consul, err = consultest.Run(c.dir); err != nil {
+	if c.Servers, err = consultest.RunCluster(c.cfg.Dir, places); err != nil {
 		return err
 	}
-	for _, name := range managers {
+	c.Consul = c.Servers.Servers()[0]
+	var listeners []string
+	for _, name := range c.Names() {
 		if err := c.StartManager(name); err != nil {
 			return err
 		}
+		listeners = append(listeners, c.addresses[name])
 	}
-	return c.waitFor(ctx, c.API, c.REST, c.Dispatcher)
+	return c.waitFor(ctx, append(listeners, c.REST)...)
 }
 
-// StartManager starts a manager daemon, again after it was killed, for
-// example.
-func (c *Cluster) StartManager(name string) error {
-	args := []string{name, "--listen", c.addresses[name], "--ops-listen", c.Ops(name), "--consul-address", c.Consul.Address}
-	if name == "apid" {
-		args = append(args, "--rest-listen", c.REST)
+// Names returns the names of all replicas of all managers.
+func (c *Cluster) Names() []string {
+	var names []string
+	for _, name := range managers {
+		names = append(names, c.Replicas(name)...)
 	}
-	_, err := c.Run(name, append(args, c.args[name]...)...)
+	return names
+}
+
+// Replicas returns the names of a daemon's replicas.
+func (c *Cluster) Replicas(name string) []string {
+	names := make([]string, c.cfg.Replicas)
+	for i := range names {
+		names[i] = Replica(name, i+1)
+	}
+	return names
+}
+
+// StartManager starts a replica of a manager daemon, again after it was killed,
+// for example.
+func (c *Cluster) StartManager(name string) error {
+	return c.StartManagerFrom(c.cfg.Binary, name)
+}
+
+// StartManagerFrom is the same with another binary of muster's.
+func (c *Cluster) StartManagerFrom(binary, name string) error {
+	daemon, number := c.replica(name)
+	args := []string{daemon, "--listen", c.addresses[name], "--ops-listen", c.Ops(name), "--consul-address", c.Servers.Addresses(number - 1)}
+	if daemon == "apid" {
+		args = append(args, "--rest-listen", c.addresses["rest/"+name])
+	}
+	_, err := c.start(name, c.cfg.host(number-1), binary, append(args, c.cfg.Args[daemon]...))
 	return err
+}
+
+// replica tells which replica of which daemon has a name.
+func (c *Cluster) replica(name string) (daemon string, number int) {
+	for _, daemon := range managers {
+		for number := 1; number <= c.cfg.Replicas; number++ {
+			if Replica(daemon, number) == name {
+				return daemon, number
+			}
+		}
+	}
+	return name, 1
 }
 
 // Ops returns the address at which a manager, or "dev", serves its operations:
 // metrics, health, profiles.
 func (c *Cluster) Ops(name string) string { return c.addresses["ops/"+name] }
 
+// Address returns the address of a manager's gRPC server.
+func (c *Cluster) Address(name string) string { return c.addresses[name] }
+
 // StartWorker starts a worker, again after it was stopped, for example: its
 // name is its data directory's too. Extra are further flags.
 func (c *Cluster) StartWorker(name string, extra ...string) (*Process, error) {
-	args := append([]string{"workerd", "--hostname", name, "--dispatcher", c.Dispatcher, "--ops-listen=", "--data-dir", filepath.Join(c.dir, name)}, extra...)
-	return c.Run(name, args...)
+	return c.StartWorkerFrom(c.cfg.Binary, name, extra...)
+}
+
+// StartWorkerFrom is the same with another binary of muster's.
+func (c *Cluster) StartWorkerFrom(binary, name string, extra ...string) (*Process, error) {
+	dispatchers := []string{c.Dispatcher}
+	for _, replica := range c.Replicas("dispatcherd")[1:] {
+		dispatchers = append(dispatchers, c.addresses[replica])
+	}
+	args := append([]string{"workerd", "--hostname", name, "--dispatcher", strings.Join(dispatchers, ","), "--ops-listen=", "--data-dir", filepath.Join(c.cfg.Dir, name)}, extra...)
+	return c.start(name, c.cfg.WorkerHosts[name], binary, args)
 }
 
 // Run starts muster with some arguments, as a process of the cluster.
 func (c *Cluster) Run(name string, args ...string) (*Process, error) {
-	p := &Process{Name: name, Log: filepath.Join(c.dir, name+".log"), args: args}
-	log, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	return c.start(name, nil, c.cfg.Binary, args)
+}
+
+func (c *Cluster) start(name string, host *testnet.Host, binary string, args []string) (*Process, error) {
+	p, err := startProcess(name, c.cfg.Dir, host, binary, args)
 	if err != nil {
-		return nil, fmt.Errorf("open log of %s: %w", name, err)
+		return nil, err
 	}
-	defer func() { _ = log.Close() }()
-	p.cmd = exec.Command(c.binary, args...)
-	p.cmd.Stdout, p.cmd.Stderr = log, log
-	// A process group of its own keeps an interrupt at the terminal from it: it is
-	// stopped in order.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
-	}
-	p.ended = make(chan struct{})
-	go func() {
-		_ = p.cmd.Wait()
-		close(p.ended)
-	}()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.processes[name] = p
 	return p, nil
 }
 
 // Process returns a process of the cluster by its name.
-func (c *Cluster) Process(name string) *Process { return c.processes[name] }
+func (c *Cluster) Process(name string) *Process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.processes[name]
+}
+
+// Processes returns all processes, by their names.
+func (c *Cluster) Processes() map[string]*Process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.processes)
+}
 
 // waitFor waits until something listens at all addresses.
 func (c *Cluster) waitFor(ctx context.Context, addresses ...string) error {
@@ -178,12 +236,12 @@ func (c *Cluster) waitFor(ctx context.Context, addresses ...string) error {
 	defer tick.Stop()
 	for _, a := range addresses {
 		for {
-			conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", a)
+			conn, err := c.cfg.dial(ctx, "tcp", a)
 			if err == nil {
 				_ = conn.Close()
 				break
 			}
-			for _, p := range c.processes {
+			for _, p := range c.Processes() {
 				if p.Ended() {
 					return fmt.Errorf("%s has ended:\n%s", p.Name, p.Tail())
 				}
@@ -200,98 +258,28 @@ func (c *Cluster) waitFor(ctx context.Context, addresses ...string) error {
 
 // Stop ends all processes in order: workers, then managers, then Consul.
 func (c *Cluster) Stop() error {
-	var errs []error
 	manager := map[string]bool{"dev": true}
-	for _, m := range managers {
+	for _, m := range c.Names() {
 		manager[m] = true
 	}
-	for _, workers := range []bool{true, false} {
-		for name, p := range c.processes {
-			if manager[name] != workers {
-				errs = append(errs, p.Stop())
+	var errs []error
+	for _, managers := range []bool{false, true} {
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		for name, p := range c.Processes() {
+			if manager[name] == managers {
+				wg.Go(func() {
+					err := p.Stop()
+					mu.Lock()
+					defer mu.Unlock()
+					errs = append(errs, err)
+				})
 			}
 		}
+		wg.Wait()
 	}
-	if c.Consul != nil {
-		errs = append(errs, c.Consul.Stop())
+	if c.Servers != nil {
+		errs = append(errs, c.Servers.Stop())
 	}
 	return errors.Join(errs...)
-}
-
-// PID returns the process id.
-func (p *Process) PID() int { return p.cmd.Process.Pid }
-
-// Ended reports whether the process has ended.
-func (p *Process) Ended() bool {
-	select {
-	case <-p.ended:
-		return true
-	default:
-		return false
-	}
-}
-
-// ExitCode returns the exit code of a process that has ended, -1 if a signal
-// ended it.
-func (p *Process) ExitCode() int {
-	<-p.ended
-	return p.cmd.ProcessState.ExitCode()
-}
-
-// Kill kills the process and waits for its end.
-func (p *Process) Kill() error {
-	if err := p.Signal(syscall.SIGKILL); err != nil {
-		return err
-	}
-	<-p.ended
-	return nil
-}
-
-// Stop ends the process in order. One that does not end in time is killed, and
-// that is an error.
-func (p *Process) Stop() error {
-	if p.Ended() {
-		return nil
-	}
-	if err := errors.Join(p.Signal(syscall.SIGCONT), p.Signal(syscall.SIGTERM)); err != nil {
-		return err
-	}
-	select {
-	case <-p.ended:
-		return nil
-	case <-time.After(stopTimeout):
-		return errors.Join(fmt.Errorf("%s did not end within %v", p.Name, stopTimeout), p.Kill())
-	}
-}
-
-// Signal sends a signal.
-func (p *Process) Signal(s syscall.Signal) error {
-	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("signal %s: %w", p.Name, err)
-	}
-	return nil
-}
-
-// Tail returns the end of the process's log.
-func (p *Process) Tail() string {
-	b, err := os.ReadFile(p.Log)
-	if err != nil {
-		return err.Error()
-	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	return strings.Join(lines[max(0, len(lines)-20):], "\n")
-}
-
-// freeAddresses returns addresses that nobody listens at, each another one.
-func freeAddresses(n int) ([]string, error) {
-	addresses := make([]string, n)
-	for i := range addresses {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		defer func() { _ = l.Close() }()
-		addresses[i] = l.Addr().String()
-	}
-	return addresses, nil
 }

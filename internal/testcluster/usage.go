@@ -55,11 +55,11 @@ func UsageOf(pid int) (Usage, error) {
 	return u, nil
 }
 
-// Usage returns what each of the cluster's processes has used, Consul's server
-// among them.
+// Usage returns what each of the cluster's processes has used, Consul's servers
+// among them as one.
 func (c *Cluster) Usage() (map[string]Usage, error) {
 	all := map[string]Usage{}
-	for name, p := range c.processes {
+	for name, p := range c.Processes() {
 		if p.Ended() {
 			continue
 		}
@@ -69,12 +69,17 @@ func (c *Cluster) Usage() (map[string]Usage, error) {
 		}
 		all[name] = u
 	}
-	if c.Consul != nil {
-		u, err := UsageOf(c.Consul.PID())
-		if err != nil {
-			return nil, err
+	if c.Servers != nil {
+		var consul Usage
+		for _, server := range c.Servers.Servers() {
+			u, err := UsageOf(server.PID())
+			if err != nil {
+				return nil, err
+			}
+			consul.CPU += u.CPU
+			consul.PeakMemory += u.PeakMemory
 		}
-		all["consul"] = u
+		all["consul"] = consul
 	}
 	return all, nil
 }

@@ -1,10 +1,9 @@
-// Package consultest runs a real Consul server for tests, on disk and on free
-// ports, and lets a test kill, pause and restart it.
+// Package consultest runs real Consul servers for tests, on disk and on free
+// ports, one or several that are one cluster, and lets a test kill, pause and
+// restart them.
 package consultest
 
 import (
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -20,17 +19,18 @@ import (
 	"github.com/musterhq/muster/internal/kv/consul"
 )
 
-// startTimeout bounds the time until a server has a leader.
-const startTimeout = 30 * time.Second
-
 // Server is one Consul server.
 type Server struct {
 	// Address is that of its HTTP API.
 	Address string
-	dir     string
-	args    []string
-	cmd     *exec.Cmd
-	ended   chan struct{}
+	// Node is its name in the cluster.
+	Node  string
+	dir   string
+	serf  string // the address at which other servers join it
+	args  []string
+	http  *http.Client
+	cmd   *exec.Cmd
+	ended chan struct{}
 }
 
 // Start starts a server that ends with the test. Without a consul binary on
@@ -86,44 +86,32 @@ func (s *Server) KV(t testing.TB) *consul.KV {
 // Run starts a server that keeps its data and its log in a directory. Who runs
 // it stops it.
 func Run(dir string, settings ...string) (*Server, error) {
-	binary, err := exec.LookPath("consul")
+	c, err := RunCluster(dir, []Place{Here()}, settings...)
 	if err != nil {
-		return nil, fmt.Errorf("find consul: %w", err)
+		return nil, err
 	}
-	// A port that was free may be taken by the time that the server wants it.
-	var s *Server
-	for range 3 {
-		if s, err = newServer(binary, dir, settings); err != nil {
-			return nil, err
-		}
-		if err = s.Restart(); err == nil {
-			return s, nil
-		}
-		if s.cmd != nil {
-			err = errors.Join(err, s.Kill())
-		}
-	}
-	return nil, err
+	return c.servers[0], nil
 }
 
-// newServer chooses the ports of a server.
-func newServer(binary, dir string, settings []string) (*Server, error) {
-	ports, err := freePorts(4)
+// newServer chooses the ports of a server, the first of which is that of its
+// HTTP API and the third the one at which other servers join it.
+func newServer(binary, dir, node string, at Place, settings []string) (*Server, error) {
+	ports, err := at.freePorts(4)
 	if err != nil {
 		return nil, err
 	}
 	port := func(i int) string { return strconv.Itoa(ports[i]) }
 	s := &Server{
-		Address: net.JoinHostPort("127.0.0.1", port(0)),
-		dir:     dir,
-		args: []string{binary, "agent", "-server", "-bootstrap-expect=1", "-node=test", "-bind=127.0.0.1",
-			"-client=127.0.0.1", "-data-dir=" + filepath.Join(dir, "data"), "-log-level=warn",
-			"-http-port=" + port(0), "-server-port=" + port(1), "-serf-lan-port=" + port(2), "-serf-wan-port=-1",
-			"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=" + port(3),
+		Address: net.JoinHostPort(at.Address, port(0)), Node: node, dir: dir, serf: net.JoinHostPort(at.Address, port(2)),
+		http: &http.Client{Transport: &http.Transport{DialContext: at.Dial, DisableKeepAlives: true}},
+		args: append(at.Command[:len(at.Command):len(at.Command)], binary, "agent", "-server", "-node="+node, "-bind="+at.Address,
+			"-client="+at.Address, "-data-dir="+filepath.Join(dir, "data"), "-log-level=warn",
+			"-http-port="+port(0), "-server-port="+port(1), "-serf-lan-port="+port(2), "-serf-wan-port=-1",
+			"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port="+port(3),
 			// All daemons of a test share one address, of which Consul takes 200
 			// connections by default.
 			"-hcl=limits { http_max_conns_per_client = 4000 }",
-			"-hcl=performance { raft_multiplier = 1 } connect { enabled = false } disable_update_check = true leave_on_terminate = false"},
+			"-hcl=performance { raft_multiplier = 1 } connect { enabled = false } disable_update_check = true leave_on_terminate = false"),
 	}
 	for _, hcl := range settings {
 		s.args = append(s.args, "-hcl="+hcl)
@@ -131,22 +119,20 @@ func newServer(binary, dir string, settings []string) (*Server, error) {
 	return s, nil
 }
 
-// freePorts finds ports that nobody listens on at this moment.
-func freePorts(n int) ([]int, error) {
-	ports := make([]int, n)
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		defer func() { _ = l.Close() }()
-		ports[i] = l.Addr().(*net.TCPAddr).Port
+// Restart starts the server, after Kill for example, and waits until its cluster
+// has a leader and knows this server.
+func (s *Server) Restart() error {
+	if err := s.start(); err != nil {
+		return err
 	}
-	return ports, nil
+	return s.waitForLeader()
 }
 
-// Restart starts the server, after Kill for example, and waits until it leads.
-func (s *Server) Restart() error {
+// start starts the server.
+func (s *Server) start() error {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return fmt.Errorf("make consul's directory: %w", err)
+	}
 	log, err := os.OpenFile(filepath.Join(s.dir, "consul.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("open consul's log: %w", err)
@@ -165,50 +151,7 @@ func (s *Server) Restart() error {
 		_ = cmd.Wait()
 		close(ended)
 	}()
-	return s.waitForLeader()
-}
-
-func (s *Server) waitForLeader() error {
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if s.leads(ctx) {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-s.ended:
-			return fmt.Errorf("consul ended; see %s", filepath.Join(s.dir, "consul.log"))
-		case <-ctx.Done():
-			return fmt.Errorf("consul has no leader after %v; see %s", startTimeout, filepath.Join(s.dir, "consul.log"))
-		}
-	}
-}
-
-// leads reports whether the server has a leader, and its own agent has joined
-// the catalog, which sessions need.
-func (s *Server) leads(ctx context.Context) bool {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Address+"/v1/health/node/test", nil)
-	if err != nil {
-		return false
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return false
-	}
-	defer func() { _ = resp.Body.Close() }()
-	var checks []struct{ CheckID, Status string }
-	if json.NewDecoder(resp.Body).Decode(&checks) != nil {
-		return false
-	}
-	for _, c := range checks {
-		if c.CheckID == "serfHealth" && c.Status == "passing" {
-			return true
-		}
-	}
-	return false
+	return nil
 }
 
 // PID returns the server's process id, for measurements.

@@ -1,0 +1,75 @@
+package testnet_test
+
+import (
+	"context"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/musterhq/muster/internal/testnet"
+)
+
+// TestCut cuts one host of three off, and looks who reaches whom.
+func TestCut(t *testing.T) {
+	if err := testnet.Missing(); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	n, err := testnet.New(t.Context(), 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	a, b, c := n.Hosts()[0], n.Hosts()[1], n.Hosts()[2]
+	for _, h := range n.Hosts() {
+		l, err := h.Listen(t.Context(), "tcp", h.Address+":7000")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+	}
+	reaches := func(from, to *testnet.Host) bool {
+		// Nothing answers where a network is cut, so this is how long a cut takes.
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		conn, err := from.DialContext(ctx, "tcp", to.Address+":7000")
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil
+	}
+	expect := func(what string, ab, ac, bc bool) {
+		t.Helper()
+		for _, e := range []struct {
+			from, to *testnet.Host
+			want     bool
+		}{{a, b, ab}, {b, a, ab}, {a, c, ac}, {c, a, ac}, {b, c, bc}, {c, b, bc}} {
+			if got := reaches(e.from, e.to); got != e.want {
+				t.Errorf("%s: %s reaches %s: %v, want %v", what, e.from.Address, e.to.Address, got, e.want)
+			}
+		}
+		for _, h := range n.Hosts() {
+			conn, err := n.DialContext(t.Context(), "tcp", h.Address+":7000")
+			if err != nil {
+				t.Errorf("%s: the hub does not reach %s: %v", what, h.Address, err)
+				continue
+			}
+			_ = conn.Close()
+		}
+	}
+	expect("whole", true, true, true)
+	if err := n.Cut(t.Context(), []*testnet.Host{a}, []*testnet.Host{b, c}); err != nil {
+		t.Fatal(err)
+	}
+	expect("cut", false, false, true)
+	if err := n.Heal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	expect("healed", true, true, true)
+}
