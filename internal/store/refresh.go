@@ -169,7 +169,22 @@ func (f *follower) load(ctx context.Context) (uint64, error) {
 	}
 	f.s.log.Debug("table loaded", zap.String("table", f.def.Name()),
 		zap.Int("keys", len(pairs)), zap.Duration("took", time.Since(start)))
+	if len(pairs) == 0 {
+		f.anchor(ctx)
+	}
 	return index, nil
+}
+
+// anchor writes the first head of a table that has none. Consul wakes a list
+// that waits for a prefix without keys at every write nearby; so without it an
+// empty table would cost each of its readers a wake-up for each commit to any
+// table. Whether it is written is of no other importance, so errors are not
+// either: somebody else may have been first, or this process may only read.
+func (f *follower) anchor(ctx context.Context) {
+	_, err := f.s.txn(ctx, []kv.Op{{Verb: kv.CAS, Key: headKey(f.s.prefix, f.def, 0), Value: (&head{}).encode()}})
+	if err != nil {
+		f.s.log.Debug("empty table was not given a head", zap.String("table", f.def.Name()), zap.Error(err))
+	}
 }
 
 func (f *follower) installList(pairs []kv.Pair, before *tableState, sure bool) error {

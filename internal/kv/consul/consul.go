@@ -1,6 +1,9 @@
 // Package consul keeps the kv in HashiCorp Consul, through its HTTP API. No
 // type of Consul's leaves the package.
 //
+// Values of some length are kept compressed, for what Consul makes of them (JSON,
+// base64) costs more than compression does.
+//
 // Two properties of Consul's are worth knowing. A list that waits for a prefix
 // under which there is no key yet is looked at anew with every write nearby, so
 // many of those are dear. And an agent allows 200 connections from one address
@@ -121,7 +124,11 @@ func (s *KV) Get(ctx context.Context, key string) (kv.Pair, error) {
 	if p == nil {
 		return kv.Pair{}, fmt.Errorf("get %q: %w", key, kv.ErrNotFound)
 	}
-	return pair(p), nil
+	found, err := pair(p)
+	if err != nil {
+		return kv.Pair{}, fmt.Errorf("get: %w", err)
+	}
+	return found, nil
 }
 
 // List returns the pairs under a prefix; see kv.KV.
@@ -140,13 +147,19 @@ func (s *KV) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.
 	}
 	pairs := make([]kv.Pair, len(found))
 	for i, p := range found {
-		pairs[i] = pair(p)
+		if pairs[i], err = pair(p); err != nil {
+			return nil, 0, fmt.Errorf("list %q: %w", prefix, err)
+		}
 	}
 	// An index of 0 would make the next call not block (Consul's documentation
 	// of blocking queries asks for this).
 	return pairs, max(meta.LastIndex, 1), nil
 }
 
-func pair(p *api.KVPair) kv.Pair {
-	return kv.Pair{Key: p.Key, Value: p.Value, Index: p.ModifyIndex, Session: p.Session}
+func pair(p *api.KVPair) (kv.Pair, error) {
+	value, err := unpack(p.Value)
+	if err != nil {
+		return kv.Pair{}, fmt.Errorf("key %q: %w", p.Key, err)
+	}
+	return kv.Pair{Key: p.Key, Value: value, Index: p.ModifyIndex, Session: p.Session}, nil
 }

@@ -1,6 +1,7 @@
 package consul_test
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"net"
@@ -37,7 +38,9 @@ func TestConformanceBehindFaults(t *testing.T) {
 func TestTooLargeForServer(t *testing.T) {
 	t.Parallel()
 	server := consultest.Start(t, "limits { kv_max_value_size = 10000 txn_max_req_len = 10000 }")
-	_, err := server.KV(t).Txn(t.Context(), []kv.Op{{Verb: kv.Set, Key: "a", Value: make([]byte, 20_000)}})
+	value := make([]byte, 20_000)
+	_, _ = rand.Read(value) // which never fails, and cannot be compressed
+	_, err := server.KV(t).Txn(t.Context(), []kv.Op{{Verb: kv.Set, Key: "a", Value: value}})
 	if !errors.Is(err, kv.ErrTooLarge) || errors.Is(err, kv.ErrUnavailable) {
 		t.Errorf("Txn error = %v, want ErrTooLarge alone", err)
 	}

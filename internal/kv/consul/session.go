@@ -185,7 +185,7 @@ func (x *session) Acquire(ctx context.Context, key string, value []byte) (bool, 
 	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	ok, _, err := x.kv.client.KV().Acquire(&api.KVPair{Key: key, Value: value, Session: x.id}, (&api.WriteOptions{}).WithContext(call))
+	ok, _, err := x.kv.client.KV().Acquire(&api.KVPair{Key: key, Value: pack(value), Session: x.id}, (&api.WriteOptions{}).WithContext(call))
 	if err == nil {
 		return ok, nil
 	}

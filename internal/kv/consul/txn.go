@@ -27,7 +27,11 @@ func (s *KV) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
 	if len(answer.Errors) > 0 {
 		return nil, fmt.Errorf("transaction: %w", refusal(ops, answer.Errors))
 	}
-	return results(ops, answer.Results), nil
+	pairs, err := results(ops, answer.Results)
+	if err != nil {
+		return nil, fmt.Errorf("transaction: %w", err)
+	}
+	return pairs, nil
 }
 
 // request is a transaction in Consul's words.
@@ -36,7 +40,7 @@ func request(ops []kv.Op) api.TxnOps {
 	for i, op := range ops {
 		o := &api.KVTxnOp{Verb: verb(op), Key: op.Key, Index: op.Index}
 		if op.Verb == kv.Set || op.Verb == kv.CAS {
-			o.Value = op.Value
+			o.Value = pack(op.Value)
 		}
 		txn[i] = &api.TxnOp{KV: o}
 	}
@@ -114,7 +118,7 @@ func verb(op kv.Op) api.KVOp {
 
 // results picks out what kv.KV promises. Consul answers with an entry for
 // each operation but deletions, in order.
-func results(ops []kv.Op, found api.TxnResults) []kv.Pair {
+func results(ops []kv.Op, found api.TxnResults) ([]kv.Pair, error) {
 	var pairs []kv.Pair
 	for _, op := range ops {
 		if op.Verb == kv.Delete || op.Verb == kv.DeleteCAS || len(found) == 0 {
@@ -128,10 +132,14 @@ func results(ops []kv.Op, found api.TxnResults) []kv.Pair {
 		switch {
 		case op.Verb == kv.CheckIndex, p.ModifyIndex == 0:
 		case op.Verb == kv.Get:
-			pairs = append(pairs, pair(p))
+			got, err := pair(p)
+			if err != nil {
+				return nil, err
+			}
+			pairs = append(pairs, got)
 		default:
 			pairs = append(pairs, kv.Pair{Key: p.Key, Index: p.ModifyIndex, Session: p.Session})
 		}
 	}
-	return pairs
+	return pairs, nil
 }
