@@ -7,19 +7,26 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// Follower goes from snapshot to snapshot and keeps the one index that the
-// keys do not give: which node a task is assigned to. It says which services
-// and nodes have changed, so that a loop looks at these only.
+// Follower goes from snapshot to snapshot and keeps the index that the keys do
+// not give: the records of a task by its id, and so which node it is assigned
+// to. It says which services and tasks have changed, so that a loop looks at
+// these only.
 //
 // It needs the tables services, tasks, assignments and statuses to be open,
 // and is used by one goroutine at a time.
 type Follower struct {
 	tables *Tables
 	now    *store.Snapshot
-	// nodes holds the node of each assigned task, by task id.
-	nodes map[string]string
-	// keys holds the key of each task's record, by task id.
-	keys map[string]string
+	parts  map[string]*parts // by task id
+}
+
+// parts are the records of one task; nil where there is none.
+type parts struct {
+	task       *store.Entry[*recordv1.Task]
+	node       string
+	assignment *store.Entry[*recordv1.Assignment]
+	// status is what the assignment's node says.
+	status *store.Entry[*recordv1.Status]
 }
 
 // Delta says where two snapshots differ.
@@ -33,7 +40,7 @@ type Delta struct {
 
 // NewFollower returns a follower that has seen nothing yet.
 func NewFollower(tables *Tables) *Follower {
-	return &Follower{tables: tables, nodes: map[string]string{}, keys: map[string]string{}}
+	return &Follower{tables: tables, parts: map[string]*parts{}}
 }
 
 // Snapshot returns the snapshot that the follower has come to, nil at first.
@@ -54,28 +61,55 @@ func (f *Follower) Advance(to *store.Snapshot) Delta {
 	}
 	for c := range f.tables.Tasks.Changes(f.now, to) {
 		service, _, task := SplitKey(key(c))
-		if c.New == nil {
-			delete(f.keys, task)
-		} else {
-			f.keys[task] = c.New.Key
-		}
+		f.of(task).task = c.New
 		mark(service, task)
 	}
 	for c := range f.tables.Assignments.Changes(f.now, to) {
 		node, service, task := SplitKey(key(c))
-		if c.New != nil {
-			f.nodes[task] = node
-		} else if f.nodes[task] == node {
-			delete(f.nodes, task)
-		}
+		f.assign(to, f.of(task), node, c.New)
 		mark(service, task)
 	}
 	for c := range f.tables.Statuses.Changes(f.now, to) {
-		_, service, task := SplitKey(key(c))
+		node, service, task := SplitKey(key(c))
+		if p := f.of(task); p.node == node {
+			p.status = c.New
+		}
 		mark(service, task)
+	}
+	for task := range d.Tasks {
+		if p := f.parts[task]; p.task == nil && p.assignment == nil {
+			delete(f.parts, task)
+		}
 	}
 	f.now = to
 	return d
+}
+
+// of returns the parts of a task, to be changed.
+func (f *Follower) of(task string) *parts {
+	p := f.parts[task]
+	if p == nil {
+		p = &parts{}
+		f.parts[task] = p
+	}
+	return p
+}
+
+// assign notes that a node has a task, or has it no more. Tables come one by
+// one, so the node's status may have been there before.
+func (f *Follower) assign(to *store.Snapshot, p *parts, node string, assignment *store.Entry[*recordv1.Assignment]) {
+	switch {
+	case assignment == nil && p.node == node:
+		p.node, p.assignment, p.status = "", nil, nil
+	case assignment == nil:
+	case p.node == node:
+		p.assignment = assignment
+	default:
+		p.node, p.assignment, p.status = node, assignment, nil
+		if status, ok := f.tables.Statuses.Get(to, assignment.Key); ok {
+			p.status = &status
+		}
+	}
 }
 
 // key is that of whichever side of a change there is.
@@ -88,15 +122,24 @@ func key[T any](c store.Change[T]) string {
 
 // Task returns a task by its id.
 func (f *Follower) Task(id string) (*Task, bool) {
-	k, ok := f.keys[id]
-	if !ok {
+	p := f.parts[id]
+	if p == nil || p.task == nil {
 		return nil, false
 	}
-	e, ok := f.tables.Tasks.Get(f.now, k)
-	if !ok {
-		return nil, false
+	return p.join(), true
+}
+
+// join makes a task of its parts, of which the task's own record is one.
+func (p *parts) join() *Task {
+	service, _, id := SplitKey(p.task.Key)
+	t := &Task{ID: id, ServiceID: service, Key: p.task.Key, Version: p.task.Version, Record: p.task.Value, NodeID: p.node}
+	if p.assignment != nil {
+		t.Assignment, t.AssignmentVersion = p.assignment.Value, p.assignment.Version
 	}
-	return f.tables.join(f.now, e.Key, e.Version, e.Value, f.nodes[id]), true
+	if p.status != nil {
+		t.Status, t.StatusVersion = p.status.Value, p.status.Version
+	}
+	return t
 }
 
 // ServiceTasks returns the tasks of a service, in order of slot or node.
@@ -113,9 +156,9 @@ func (f *Follower) Tasks() iter.Seq[*Task] { return f.scan("") }
 func (f *Follower) NodeTasks(node string) iter.Seq[*Task] {
 	return func(yield func(*Task) bool) {
 		for a := range f.tables.Assignments.Scan(f.now, node+"/") {
-			_, service, task := SplitKey(a.Key)
-			e, ok := f.tables.Tasks.Get(f.now, AssignedTaskKey(node, service, task, a.Value))
-			if ok && !yield(f.tables.join(f.now, e.Key, e.Version, e.Value, node)) {
+			_, _, id := SplitKey(a.Key)
+			t, ok := f.Task(id)
+			if ok && t.NodeID == node && !yield(t) {
 				return
 			}
 		}
@@ -131,7 +174,7 @@ func (f *Follower) scan(prefix string) iter.Seq[*Task] {
 	return func(yield func(*Task) bool) {
 		for e := range f.tables.Tasks.Scan(f.now, prefix) {
 			_, _, id := SplitKey(e.Key)
-			if !yield(f.tables.join(f.now, e.Key, e.Version, e.Value, f.nodes[id])) {
+			if t, ok := f.Task(id); ok && !yield(t) {
 				return
 			}
 		}

@@ -3,7 +3,6 @@ package state
 import (
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/store"
 )
 
 // Task is the join of the records of one task. Its parts are shared and must
@@ -46,20 +45,3 @@ func (t *Task) Terminal() bool { return t.State() > musterv1.TaskState_RUNNING }
 
 // Live reports whether the task is meant to run, or to wait until it may.
 func (t *Task) Live() bool { return t.Desired() <= musterv1.TaskState_COMPLETE }
-
-// join completes a task from the records of the scheduler and the dispatcher.
-func (ts *Tables) join(r store.Reader, key string, version uint64, record *recordv1.Task, node string) *Task {
-	service, _, id := SplitKey(key)
-	t := &Task{ID: id, ServiceID: service, Key: key, Version: version, Record: record, NodeID: node}
-	if node == "" {
-		return t
-	}
-	k := NodeTaskKey(node, service, id)
-	if a, ok := ts.Assignments.Get(r, k); ok {
-		t.Assignment, t.AssignmentVersion = a.Value, a.Version
-	}
-	if s, ok := ts.Statuses.Get(r, k); ok {
-		t.Status, t.StatusVersion = s.Value, s.Version
-	}
-	return t
-}

@@ -99,6 +99,7 @@ func (d *dev) check() error {
 
 // run runs the cluster until ctx ends.
 func (d *dev) run(ctx context.Context) (err error) {
+	defer holdHeadroom()()
 	if err := d.check(); err != nil {
 		return err
 	}

@@ -127,6 +127,7 @@ func load(cmd *cobra.Command, s *daemon.Settings) error {
 
 // run runs one manager daemon as this process.
 func (m *manager) run(ctx context.Context, s *daemon.Settings, restListen, version string) error {
+	defer holdHeadroom()()
 	log, err := s.Log()
 	if err != nil {
 		return err
