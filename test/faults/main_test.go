@@ -1,0 +1,143 @@
+// Package faults_test kills, stops and restarts the parts of real clusters, and
+// Consul beneath them, and looks how soon others do their work, and that no task
+// notices. What it measures is how long a user waits: the time until a change that
+// needs the part is complete.
+//
+// The bounds that are asserted are several times what an idle machine needs, since
+// these tests share a machine with others; -v prints what was measured.
+package faults_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/test/internal/rig"
+)
+
+// built is the directory with the programs. TestMain sets it before any test runs.
+var built string
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "faults:", err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	built, err = os.MkdirTemp("", "muster-faults-")
+	if err != nil {
+		return 0, fmt.Errorf("make a directory for the programs: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(built)) }()
+	if err := rig.Build(context.Background(), "../..", built); err != nil {
+		return 0, err
+	}
+	return m.Run(), nil
+}
+
+// waitTimeout bounds what should take moments, on a machine that is busy.
+const waitTimeout = 30 * time.Second
+
+// start starts a cluster whose workers are ready, and that ends with the test.
+func start(t *testing.T, cfg testcluster.Config, workers ...string) *rig.Rig {
+	t.Helper()
+	needConsul(t)
+	// Not t.TempDir: what is left there must not fail to be removed before the
+	// cluster has ended.
+	dir, err := os.MkdirTemp("", "muster-faults-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Dir = dir
+	nodes := map[string]string{}
+	for _, name := range workers {
+		nodes[name] = "node-" + name
+	}
+	r, err := rig.Start(t.Context(), rig.Config{Config: cfg, Built: built, NodeIDs: nodes})
+	if err != nil {
+		t.Fatal(errors.Join(err, os.RemoveAll(dir)))
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(r.Logs())
+		}
+		if err := errors.Join(r.Close(), os.RemoveAll(dir)); err != nil {
+			t.Error(err)
+		}
+	})
+	eventually(t, waitTimeout, "all nodes are ready", r.Ready)
+	return r
+}
+
+// lookEvery is how often eventually looks.
+const lookEvery = 10 * time.Millisecond
+
+// eventually looks again and again until look returns no error, and fails the test
+// with the last one when the time is over. It returns how long that took.
+func eventually(t *testing.T, within time.Duration, what string, look func(context.Context) error) time.Duration {
+	t.Helper()
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	var last error
+	for {
+		err := look(ctx)
+		if err == nil {
+			return time.Since(began)
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("%s: not within %v: %v", what, within, last)
+		}
+	}
+}
+
+// needConsul ends the test without a Consul binary: it fails where CI is set.
+func needConsul(t *testing.T) {
+	t.Helper()
+	_, err := exec.LookPath("consul")
+	if err == nil {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal(err)
+	}
+	t.Skip(err)
+}
+
+// removeAll removes all services, and waits until nothing is left of their tasks.
+func removeAll(t *testing.T, r *rig.Rig) {
+	t.Helper()
+	ok(t, r.RemoveAll(t.Context()))
+	eventually(t, waitTimeout, "nothing is left of tasks", r.Empty)
+}
+
+// median returns the middle of some durations.
+func median(all []time.Duration) time.Duration {
+	sorted := slices.Sorted(slices.Values(all))
+	return sorted[len(sorted)/2]
+}
+
+// ok fails the test at an error.
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,240 @@
+package faults_test
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+	"testing"
+	"time"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/test/internal/rig"
+)
+
+const (
+	// killBound is how soon somebody else must do the work of a process that was
+	// killed: the median of all changes, on any machine.
+	killBound = 2 * time.Second
+	// termBound is how soon all shards of a process that ends in order must have
+	// been handed over, as users see it. A change that begins at that moment must be
+	// complete by changeBound.
+	termBound   = 300 * time.Millisecond
+	changeBound = 600 * time.Millisecond
+	// slack is for the slowest single change.
+	slack = 5
+	// rounds is how often each is done.
+	rounds = 3
+	// sleep is how long a process is stopped: its session, which ends after 3 s
+	// without a word, is lost meanwhile.
+	sleep = 4500 * time.Millisecond
+)
+
+// TestTakeOver has parts of a cluster with two replicas of each manager die, and
+// the others do their work.
+func TestTakeOver(t *testing.T) {
+	b := newBench(t)
+	for _, d := range daemons {
+		t.Run("kill "+d.name, func(t *testing.T) {
+			b.interrupt(t, d.name, d.aim, killBound, func(p process) error { return p.Kill() })
+		})
+		t.Run("terminate "+d.name, func(t *testing.T) {
+			b.interrupt(t, d.name, d.aim, changeBound, func(p process) error { return p.Signal(syscall.SIGTERM) })
+		})
+		t.Run("stop "+d.name, func(t *testing.T) { b.sleep(t, d.name, d.aim) })
+	}
+	t.Run("apid", b.apid)
+	t.Run("statuses", b.statuses)
+	t.Run("restart a part", func(t *testing.T) {
+		b.restart(t, b.Replicas("apid")[:1], b.Replicas("schedulerd"), b.Replicas("dispatcherd"))
+	})
+	t.Run("restart all", func(t *testing.T) { b.restart(t, b.Names()) })
+	t.Run("remove all", func(t *testing.T) { removeAll(t, b.Rig) })
+}
+
+// process is one of the cluster's processes.
+type process interface {
+	Kill() error
+	Signal(syscall.Signal) error
+	Stop() error
+	ExitCode() int
+	Tail() string
+}
+
+// interrupt ends a replica, some times, and measures how soon others have its
+// shards and how long changes take that need one of them.
+func (b *bench) interrupt(t *testing.T, daemon string, aim func(*bench, *testing.T, string) target, bound time.Duration, end func(process) error) {
+	var changes, handovers []time.Duration
+	for range rounds {
+		a := aim(b, t, daemon)
+		p := b.Process(a.victim)
+		over := make(chan time.Duration, 1)
+		ok(t, end(p))
+		began := time.Now()
+		go func() {
+			ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
+			defer cancel()
+			_ = until(ctx, func(ctx context.Context) error { return b.without(ctx, daemon, a.victim) })
+			over <- time.Since(began)
+		}()
+		took, err := a.atOnce(t.Context())
+		changes, handovers = append(changes, took...), append(handovers, <-over)
+		ok(t, err)
+		// It ends in order if it was asked to.
+		ok(t, p.Stop())
+		ok(t, b.StartManager(a.victim))
+		b.settle(t)
+	}
+	b.unmoved(t)
+	t.Logf("shards were others' after %v (%v); changes were complete after %v (%v)", median(handovers), handovers, median(changes), changes)
+	if m := median(changes); m > bound {
+		t.Errorf("a change took %v (median), want at most %v", m, bound)
+	}
+	for _, d := range changes {
+		if d > slack*bound {
+			t.Errorf("a change took %v, want at most %v", d, slack*bound)
+		}
+	}
+	if bound == changeBound && median(handovers) > termBound {
+		t.Errorf("shards were others' after %v (median), want at most %v", median(handovers), termBound)
+	}
+}
+
+// sleep stops a replica for longer than its session lives, has others do its work,
+// and lets it go on: it must not write anything of what it believes.
+func (b *bench) sleep(t *testing.T, daemon string, aim func(*bench, *testing.T, string) target) {
+	a := aim(b, t, daemon)
+	p := b.Process(a.victim)
+	// What it is doing when it is stopped it goes on doing when it wakes.
+	asleep := time.NewTimer(sleep)
+	ok(t, p.Signal(syscall.SIGSTOP))
+	took, err := a.atOnce(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("changes were complete after %v", took)
+	<-asleep.C
+	before := b.picture(t)
+	ok(t, p.Signal(syscall.SIGCONT))
+	b.settle(t)
+	if after := b.picture(t); len(after) != len(before) {
+		t.Errorf("%d tasks before the sleeper woke, %d after", len(before), len(after))
+	} else if err := rig.Same(before, after); err != nil {
+		t.Errorf("when the sleeper woke: %v", err)
+	}
+	b.unmoved(t)
+}
+
+// picture returns all tasks.
+func (b *bench) picture(t *testing.T) map[string]*musterv1.Task {
+	t.Helper()
+	all, err := b.Tasks(t.Context(), "")
+	ok(t, err)
+	tasks := map[string]*musterv1.Task{}
+	for _, task := range all {
+		tasks[task.Id] = task
+	}
+	return tasks
+}
+
+// apid kills the replica that users speak to: they go on with the other.
+func (b *bench) apid(t *testing.T) {
+	var all []time.Duration
+	for range rounds {
+		name := "apid"
+		p := b.Process(name)
+		ok(t, p.Kill())
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
+		if err := b.grow(ctx, b.services[0]); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		all = append(all, time.Since(began))
+		ok(t, b.StartManager(name))
+		b.settle(t)
+	}
+	b.unmoved(t)
+	t.Logf("a change by the other replica was complete after %v", all)
+	if m := median(all); m > killBound {
+		t.Errorf("median of %v, want at most %v", m, killBound)
+	}
+}
+
+// statuses kills a dispatcher while tasks of its workers end: what they ended
+// with is told later.
+func (b *bench) statuses(t *testing.T) {
+	spec := rig.Processes("brief", 6, "sleep 1; exit 3")
+	spec.Task.Restart = &musterv1.RestartPolicy{Condition: musterv1.RestartPolicy_NONE}
+	id, err := b.Create(t.Context(), spec)
+	ok(t, err)
+	eventually(t, waitTimeout, "brief tasks run", func(ctx context.Context) error {
+		tasks, err := b.Tasks(ctx, id)
+		for _, task := range tasks {
+			if task.Status.GetState() < musterv1.TaskState_RUNNING {
+				err = fmt.Errorf("task %s is %s", task.Name, task.Status.GetState())
+			}
+		}
+		if len(tasks) != 6 {
+			err = fmt.Errorf("there are %d tasks", len(tasks))
+		}
+		return err
+	})
+	for _, name := range b.Replicas("dispatcherd") {
+		ok(t, b.Process(name).Kill())
+	}
+	eventually(t, waitTimeout, "brief tasks have ended", func(context.Context) error {
+		running, err := b.TaskProcesses()
+		if err != nil {
+			return err
+		}
+		for _, ps := range running {
+			if ps[0].Service == id {
+				return fmt.Errorf("there is %s", ps[0])
+			}
+		}
+		return nil
+	})
+	for _, name := range b.Replicas("dispatcherd") {
+		ok(t, b.StartManager(name))
+	}
+	took := eventually(t, waitTimeout, "it is known what brief tasks ended with", func(ctx context.Context) error {
+		tasks, err := b.Tasks(ctx, id)
+		for _, task := range tasks {
+			if task.Status.GetState() != musterv1.TaskState_FAILED || task.Status.Runtime.GetExitCode() != 3 {
+				err = fmt.Errorf("task %s is %s, exit code %d", task.Name, task.Status.GetState(), task.Status.Runtime.GetExitCode())
+			}
+		}
+		if len(tasks) != 6 {
+			err = fmt.Errorf("there are %d tasks", len(tasks))
+		}
+		return err
+	})
+	t.Logf("statuses were there %v after new dispatchers were started", took)
+	ok(t, b.Remove(t.Context(), id))
+	b.settle(t)
+	b.unmoved(t)
+}
+
+// restart kills some managers, at once, and starts them again.
+func (b *bench) restart(t *testing.T, some ...[]string) {
+	for _, names := range some {
+		for _, name := range names {
+			ok(t, b.Process(name).Kill())
+		}
+	}
+	began := time.Now()
+	for _, names := range some {
+		for _, name := range names {
+			ok(t, b.StartManager(name))
+		}
+	}
+	before := b.steady
+	b.settle(t)
+	t.Logf("all was as before %v after the start", time.Since(began))
+	now, err := b.Running(t.Context(), "steady", len(before))
+	ok(t, err)
+	ok(t, rig.Same(before, now))
+	ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
+	defer cancel()
+	ok(t, b.grow(ctx, b.services[1]))
+}

@@ -1,0 +1,262 @@
+package rig
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// backoff lets a client find a replica that is back at once.
+func backoff() grpc.ConnectParams {
+	p := grpc.ConnectParams{MinConnectTimeout: time.Second}
+	p.Backoff.BaseDelay, p.Backoff.Multiplier, p.Backoff.MaxDelay = 20*time.Millisecond, 1.5, 250*time.Millisecond
+	return p
+}
+
+// Do makes a call at one replica of apid after the other until one answers with
+// anything but UNAVAILABLE, as a client that knows all of them does. An
+// attempt ends after some seconds, so that a replica that hangs holds nobody up.
+func (r *Rig) Do(ctx context.Context, call func(context.Context, musterv1.ControlServiceClient) error) error {
+	names := r.Replicas("apid")
+	for {
+		var err error
+		for range names {
+			r.mu.Lock()
+			name := names[r.next%len(names)]
+			r.mu.Unlock()
+			attempt, cancel := context.WithTimeout(ctx, 3*time.Second)
+			err = call(attempt, r.Client(name))
+			cancel()
+			if code := status.Code(err); code != codes.Unavailable && code != codes.DeadlineExceeded {
+				return err
+			}
+			r.mu.Lock()
+			r.next++
+			r.mu.Unlock()
+		}
+		pause(ctx, 20*time.Millisecond)
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
+		}
+	}
+}
+
+// Tasks returns the tasks of a service, or of all if none is named.
+func (r *Rig) Tasks(ctx context.Context, service string) (tasks []*musterv1.Task, err error) {
+	req := &musterv1.ListTasksRequest{PageSize: 1000}
+	if service != "" {
+		req.Services = []string{service}
+	}
+	err = r.Do(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
+		resp, err := c.ListTasks(ctx, req)
+		tasks = resp.GetTasks()
+		return err
+	})
+	return tasks, err
+}
+
+// Service returns a service.
+func (r *Rig) Service(ctx context.Context, ref string) (s *musterv1.Service, err error) {
+	err = r.Do(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
+		resp, err := c.GetService(ctx, &musterv1.GetServiceRequest{Service: ref})
+		s = resp.GetService()
+		return err
+	})
+	return s, err
+}
+
+// Create creates a service and returns its id. Its name must be one that nobody
+// else uses: an attempt whose answer was lost is found by it.
+func (r *Rig) Create(ctx context.Context, spec *musterv1.ServiceSpec) (id string, err error) {
+	err = r.Do(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
+		resp, err := c.CreateService(ctx, &musterv1.CreateServiceRequest{Spec: spec})
+		id = resp.GetService().GetId()
+		return err
+	})
+	if status.Code(err) == codes.AlreadyExists {
+		var s *musterv1.Service
+		s, err = r.Service(ctx, spec.Name)
+		id = s.GetId()
+	}
+	return id, err
+}
+
+// Scale scales a service.
+func (r *Rig) Scale(ctx context.Context, ref string, replicas uint64) error {
+	return r.Do(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
+		_, err := c.ScaleService(ctx, &musterv1.ScaleServiceRequest{Service: ref, Replicas: replicas})
+		return err
+	})
+}
+
+// Update changes the spec of a service, and does so again if somebody else has
+// changed it meanwhile.
+func (r *Rig) Update(ctx context.Context, ref string, change func(*musterv1.ServiceSpec)) error {
+	for {
+		s, err := r.Service(ctx, ref)
+		if err != nil {
+			return err
+		}
+		change(s.Spec)
+		err = r.Do(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
+			_, err := c.UpdateService(ctx, &musterv1.UpdateServiceRequest{Service: s.Id, Version: s.Meta.GetVersion(), Spec: s.Spec})
+			return err
+		})
+		if status.Code(err) != codes.Aborted || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// Remove removes a service.
+func (r *Rig) Remove(ctx context.Context, ref string) error {
+	return r.Do(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
+		_, err := c.RemoveService(ctx, &musterv1.RemoveServiceRequest{Service: ref})
+		return err
+	})
+}
+
+// Services returns all services.
+func (r *Rig) Services(ctx context.Context) (all []*musterv1.Service, err error) {
+	err = r.Do(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
+		resp, err := c.ListServices(ctx, &musterv1.ListServicesRequest{PageSize: 1000})
+		all = resp.GetServices()
+		return err
+	})
+	return all, err
+}
+
+// RemoveAll removes all services.
+func (r *Rig) RemoveAll(ctx context.Context) error {
+	all, err := r.Services(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		if err := r.Remove(ctx, s.Id); err != nil && status.Code(err) != codes.NotFound {
+			return err
+		}
+	}
+	return nil
+}
+
+// Empty returns an error while there is a task, or anything of one on the machine.
+func (r *Rig) Empty(ctx context.Context) error {
+	tasks, err := r.Tasks(ctx, "")
+	if err != nil {
+		return err
+	}
+	for _, t := range tasks {
+		return fmt.Errorf("there are %d tasks, one is %s, %s", len(tasks), t.Name, t.Status.GetState())
+	}
+	all, err := r.Machine()
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
+		if p.Task != "" || strings.HasPrefix(p.Command[0], "muster-task") {
+			return fmt.Errorf("there is %s", p)
+		}
+	}
+	return nil
+}
+
+// Daemons returns who works on what, as one replica of apid sees it.
+func (r *Rig) Daemons(ctx context.Context) (all []*musterv1.DaemonStatus, err error) {
+	err = r.Do(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
+		resp, err := c.GetCluster(ctx, &musterv1.GetClusterRequest{})
+		all = resp.GetCluster().GetStatus().GetDaemons()
+		return err
+	})
+	return all, err
+}
+
+// Ready returns an error unless all nodes are ready.
+func (r *Rig) Ready(ctx context.Context) error {
+	var nodes []*musterv1.Node
+	err := r.Do(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
+		resp, err := c.ListNodes(ctx, &musterv1.ListNodesRequest{PageSize: 1000})
+		nodes = resp.GetNodes()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	ready := 0
+	for _, n := range nodes {
+		if n.Status.GetState() == musterv1.NodeStatus_READY {
+			ready++
+		}
+	}
+	if ready != len(r.Nodes) {
+		return fmt.Errorf("%d nodes are ready, want %d", ready, len(r.Nodes))
+	}
+	return nil
+}
+
+// Running returns the tasks of a service, by id, once it has converged with n of
+// them and nothing else of it is desired; else an error that says why not.
+func (r *Rig) Running(ctx context.Context, service string, n int) (map[string]*musterv1.Task, error) {
+	s, err := r.Service(ctx, service)
+	if err != nil {
+		return nil, err
+	}
+	all, err := r.Tasks(ctx, service)
+	if err != nil {
+		return nil, err
+	}
+	run := map[string]*musterv1.Task{}
+	var others []string
+	for _, t := range all {
+		switch {
+		case t.DesiredState > musterv1.TaskState_RUNNING:
+		case t.DesiredState == musterv1.TaskState_RUNNING && t.Status.GetState() == musterv1.TaskState_RUNNING:
+			run[t.Id] = t
+		default:
+			others = append(others, fmt.Sprintf("%s on %s %s %s", t.Name, t.NodeId, t.Status.GetState(), t.Status.GetError()))
+		}
+	}
+	slices.Sort(others)
+	if len(run) != n || len(others) > 0 || !s.Status.GetConverged() || s.Status.GetDesiredTasks() != uint64(n) {
+		return nil, fmt.Errorf("%d tasks run, want %d; converged %v, desired %d %s; others: %s", len(run), n,
+			s.Status.GetConverged(), s.Status.GetDesiredTasks(), s.Status.GetPendingReason(), strings.Join(others, "; "))
+	}
+	return run, nil
+}
+
+// Same returns an error unless the same tasks run as before, on the same nodes, as
+// the same processes.
+func Same(before, after map[string]*musterv1.Task) error {
+	var faults []string
+	for id, b := range before {
+		a := after[id]
+		switch {
+		case a == nil:
+			faults = append(faults, fmt.Sprintf("task %s is not there any more", b.Name))
+		case a.NodeId != b.NodeId:
+			faults = append(faults, fmt.Sprintf("task %s moved from node %s to %s", b.Name, b.NodeId, a.NodeId))
+		case a.Status.Runtime.GetId() != b.Status.Runtime.GetId() || a.Status.Runtime.GetPid() != b.Status.Runtime.GetPid():
+			faults = append(faults, fmt.Sprintf("task %s was started anew: it was %v, it is %v", b.Name, b.Status.Runtime, a.Status.Runtime))
+		case a.Status.Runtime.GetPid() > 0 && !Alive(int(a.Status.Runtime.GetPid())):
+			faults = append(faults, fmt.Sprintf("task %s says that it is process %d, which is not there", b.Name, a.Status.Runtime.GetPid()))
+		}
+	}
+	for id, a := range after {
+		if before[id] == nil {
+			faults = append(faults, fmt.Sprintf("task %s is new", a.Name))
+		}
+	}
+	if len(faults) > 0 {
+		slices.Sort(faults)
+		return fmt.Errorf("not the same tasks: %s", strings.Join(faults, "; "))
+	}
+	return nil
+}

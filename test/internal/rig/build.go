@@ -1,0 +1,59 @@
+package rig
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// buildTimeout covers a build with nothing in the cache.
+const buildTimeout = 10 * time.Minute
+
+// Build builds muster, and the executors of processes and null tasks, from the
+// module at source, as `make build` lays them out, so that what that has compiled
+// is used.
+func Build(ctx context.Context, source, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
+	defer cancel()
+	plugins := filepath.Join(dir, "plugins") + string(filepath.Separator)
+	for _, args := range [][]string{
+		{"-o", filepath.Join(dir, "muster"), "./cmd/muster"},
+		{"-o", plugins, "./cmd/muster-executor-process", "./cmd/muster-executor-null"},
+	} {
+		cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-trimpath"}, args...)...)
+		cmd.Dir = source
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go build %s: %w\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	return nil
+}
+
+// install gives a rig programs of its own, under the names that they were built
+// with.
+func install(from, to string) error {
+	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		relative, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, relative)
+		if d.IsDir() {
+			return os.Mkdir(target, 0o755)
+		}
+		return os.Link(path, target)
+	})
+	if err != nil {
+		return fmt.Errorf("install programs: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,80 @@
+package rig
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// Process is one of the machine's processes that belong to a rig.
+type Process struct {
+	PID int
+	// Program is its file, Command its arguments.
+	Program string
+	Command []string
+	// Task, Service, Slot and Node are what a task's process finds in its
+	// environment; empty for processes that are no task's.
+	Task, Service, Slot, Node string
+}
+
+func (p Process) String() string {
+	return fmt.Sprintf("process %d of task %q: %s", p.PID, p.Task, strings.Join(p.Command, " "))
+}
+
+// machine returns the processes that run a program in a directory, or that are of
+// a task of one of the nodes. What ends meanwhile is left out.
+func machine(programs string, nodes map[string]bool) ([]Process, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var found []Process
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		p, ok := readProcess(pid)
+		if ok && (strings.HasPrefix(p.Program, programs+"/") || nodes[p.Node]) {
+			found = append(found, p)
+		}
+	}
+	return found, nil
+}
+
+func readProcess(pid int) (Process, bool) {
+	at := func(name string) string { return filepath.Join("/proc", strconv.Itoa(pid), name) }
+	program, err := os.Readlink(at("exe"))
+	if err != nil {
+		// A kernel thread, a zombie, or gone.
+		return Process{}, false
+	}
+	command, err1 := os.ReadFile(at("cmdline"))
+	env, err2 := os.ReadFile(at("environ"))
+	if errors.Join(err1, err2) != nil {
+		return Process{}, false
+	}
+	p := Process{PID: pid, Program: program, Command: strings.Split(strings.TrimRight(string(command), "\x00"), "\x00")}
+	for v := range bytes.SplitSeq(env, []byte{0}) {
+		name, value, _ := strings.Cut(string(v), "=")
+		switch name {
+		case "MUSTER_TASK_ID":
+			p.Task = value
+		case "MUSTER_SERVICE_ID":
+			p.Service = value
+		case "MUSTER_TASK_SLOT":
+			p.Slot = value
+		case "MUSTER_NODE_ID":
+			p.Node = value
+		}
+	}
+	return p, true
+}
+
+// Alive reports whether a process is there.
+func Alive(pid int) bool { return pid > 0 && syscall.Kill(pid, 0) == nil }

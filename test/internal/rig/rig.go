@@ -1,0 +1,170 @@
+// Package rig is what tests of whole clusters stand on: a cluster of real
+// processes with workers, clients of its API, and a way to see what really runs on
+// the machine. It speaks of errors and not of tests, so that programs can use it.
+package rig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/testcluster"
+)
+
+// Config says what to start.
+type Config struct {
+	testcluster.Config
+	// Built holds the programs that Build has made. Binary is set from it.
+	Built string
+	// NodeIDs are the ids of the workers' nodes, by the workers' names.
+	NodeIDs map[string]string
+}
+
+// Rig is a cluster under test.
+type Rig struct {
+	*testcluster.Cluster
+	cfg Config
+	bin string
+	// Nodes holds the id of each worker's node, by the worker's name.
+	Nodes map[string]string
+	conns map[string]*grpc.ClientConn
+
+	mu sync.Mutex
+	// next is the replica of apid that is asked first.
+	next int
+}
+
+// Start starts a cluster and its workers. Whoever starts it closes it.
+func Start(ctx context.Context, cfg Config) (_ *Rig, err error) {
+	r := &Rig{cfg: cfg, bin: filepath.Join(cfg.Dir, "bin"), Nodes: maps.Clone(cfg.NodeIDs), conns: map[string]*grpc.ClientConn{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.Close())
+		}
+	}()
+	if err := install(cfg.Built, r.bin); err != nil {
+		return nil, err
+	}
+	r.cfg.Binary = r.Binary()
+	if r.Cluster, err = testcluster.Start(ctx, r.cfg.Config); err != nil {
+		return nil, err
+	}
+	for _, name := range r.Replicas("apid") {
+		options := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(backoff())}
+		if cfg.Net != nil {
+			options = append(options, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+				return cfg.Net.DialContext(ctx, "tcp", address)
+			}))
+		}
+		if r.conns[name], err = grpc.NewClient("passthrough:///"+r.Address(name), options...); err != nil {
+			return nil, fmt.Errorf("connect to %s: %w", name, err)
+		}
+	}
+	for name := range r.Nodes {
+		if err := r.StartNode(name); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// Binary is muster's, which no other rig runs, so that a process's program tells
+// whose it is.
+func (r *Rig) Binary() string { return filepath.Join(r.bin, "muster") }
+
+// StartNode starts a worker, again after it was killed, for example.
+func (r *Rig) StartNode(name string) error {
+	_, err := r.StartWorker(name, "--node-id", r.Nodes[name])
+	return err
+}
+
+// Client returns a client of one replica of apid.
+func (r *Rig) Client(name string) musterv1.ControlServiceClient {
+	return musterv1.NewControlServiceClient(r.conns[name])
+}
+
+// Machine returns the processes of this rig that there are.
+func (r *Rig) Machine() ([]Process, error) {
+	nodes := map[string]bool{}
+	for _, id := range r.Nodes {
+		nodes[id] = true
+	}
+	return machine(r.bin, nodes)
+}
+
+// TaskProcesses returns the processes of tasks that there are, by task: the
+// commands, not their supervisors.
+func (r *Rig) TaskProcesses() (map[string][]Process, error) {
+	all, err := r.Machine()
+	if err != nil {
+		return nil, err
+	}
+	found := map[string][]Process{}
+	for _, p := range all {
+		if p.Task != "" && filepath.Dir(filepath.Dir(p.Program)) != r.bin {
+			found[p.Task] = append(found[p.Task], p)
+		}
+	}
+	return found, nil
+}
+
+// Close ends the cluster in order, kills what is left of it and says so.
+func (r *Rig) Close() error {
+	var errs []error
+	for _, conn := range r.conns {
+		errs = append(errs, conn.Close())
+	}
+	if r.Cluster != nil {
+		errs = append(errs, r.Stop())
+	}
+	left, err := r.Machine()
+	errs = append(errs, err)
+	for _, p := range left {
+		errs = append(errs, fmt.Errorf("left behind and killed: %s", p))
+		if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// logTail is how much of each process's log is shown.
+const logTail = 24 << 10
+
+// Logs returns the ends of the logs of all processes.
+func (r *Rig) Logs() string {
+	paths, err := filepath.Glob(filepath.Join(r.cfg.Dir, "*.log"))
+	if err != nil {
+		return err.Error()
+	}
+	slices.Sort(paths)
+	var all string
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			all += err.Error() + "\n"
+		}
+		all += fmt.Sprintf("==== %s\n%s\n", filepath.Base(path), b[max(0, len(b)-logTail):])
+	}
+	return all
+}
+
+// pause waits, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
