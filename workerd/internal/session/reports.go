@@ -8,14 +8,16 @@ import (
 )
 
 const (
-	// settledLinger is how long a status waits for others before it is sent. A
-	// batch of tasks that was assigned together comes to rest within about
-	// this time, and is then one report and one commit of the dispatcher's.
+	// settledLinger is how long a status waits for others before it is sent, if
+	// all that wait are of tasks that have come to rest: a few that were assigned
+	// together are then one report and one commit of the dispatcher's.
 	settledLinger = time.Millisecond
-	// passingLinger is the same for a status that is on its way to another: a
-	// task that starts at once is reported once, when it runs, and not four
-	// times.
-	passingLinger = 5 * time.Millisecond
+	// mixedLinger is the same if there are others on their way: of many that were
+	// assigned together, most get there within this time.
+	mixedLinger = 10 * time.Millisecond
+	// passingLinger is the same if none has come to rest: a task that starts
+	// at once is reported once, when it runs, and not four times.
+	passingLinger = 50 * time.Millisecond
 	// largestReport is how many statuses a report holds at most: some 300 KB,
 	// far below what gRPC lets through.
 	largestReport = 1000
@@ -32,8 +34,11 @@ type reports struct {
 	// wake has something in it when the writer should look again.
 	wake chan struct{}
 
-	mu    sync.Mutex
-	dirty map[string]struct{}
+	mu sync.Mutex
+	// dirty says of each task that has something new whether it has settled.
+	dirty map[string]bool
+	// passing is how many of the dirty ones have not.
+	passing int
 	// due is when the dirty ones are to be sent.
 	due time.Time
 	// sequence is that of the newest report of this session, acked that of
@@ -43,7 +48,7 @@ type reports struct {
 }
 
 func newReports(tasks Tasks) *reports {
-	return &reports{tasks: tasks, wake: make(chan struct{}, 1), dirty: map[string]struct{}{}}
+	return &reports{tasks: tasks, wake: make(chan struct{}, 1), dirty: map[string]bool{}}
 }
 
 // begin makes everything to be reported anew, to a dispatcher that knows
@@ -55,20 +60,35 @@ func (r *reports) begin() {
 	r.sequence, r.acked = 0, 0
 	r.due = time.Now()
 	for _, id := range ids {
-		r.dirty[id] = struct{}{}
+		r.mark(id, true)
 	}
 }
 
-// changed notes that there is something new of a task.
-func (r *reports) changed(id string, settled bool) {
-	linger := passingLinger
-	if settled {
-		linger = settledLinger
+// mark makes a task dirty. The lock is held.
+func (r *reports) mark(id string, settled bool) {
+	if was, ok := r.dirty[id]; ok && !was {
+		r.passing--
 	}
-	due := time.Now().Add(linger)
+	if !settled {
+		r.passing++
+	}
+	r.dirty[id] = settled
+}
+
+// changed notes that there is something new of a task, and whether it has come
+// to rest.
+func (r *reports) changed(id string, settled bool) {
+	now := time.Now()
 	r.mu.Lock()
 	first := len(r.dirty) == 0
-	r.dirty[id] = struct{}{}
+	r.mark(id, settled)
+	due := now.Add(passingLinger)
+	switch {
+	case r.passing == 0:
+		due = now.Add(settledLinger)
+	case settled:
+		due = now.Add(mixedLinger)
+	}
 	sooner := first || due.Before(r.due)
 	if sooner {
 		r.due = due
@@ -116,12 +136,15 @@ func (r *reports) next(now time.Time, ackTimeout time.Duration) (wait time.Durat
 func (r *reports) take(now time.Time) *dispatcherv1.StatusReport {
 	r.mu.Lock()
 	ids := make([]string, 0, min(len(r.dirty), largestReport))
-	for id := range r.dirty {
+	for id, settled := range r.dirty {
 		if len(ids) == largestReport {
 			break
 		}
 		ids = append(ids, id)
 		delete(r.dirty, id)
+		if !settled {
+			r.passing--
+		}
 	}
 	// What is left over follows without a further wait.
 	r.due = now
