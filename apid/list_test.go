@@ -192,6 +192,9 @@ func TestTasks(t *testing.T) {
 	if fmt.Sprint(line) != "[PENDING ASSIGNED ACCEPTED RUNNING]" {
 		t.Errorf("timeline %v", line)
 	}
+	if n := len(task.Stages); n < 3 || task.Stages[n-1].Daemon == "" || task.Stages[n-1].Took == nil {
+		t.Errorf("stages %v", task.Stages)
+	}
 	for name, test := range map[string]struct {
 		req  *musterv1.ListTasksRequest
 		want []string

@@ -19,6 +19,7 @@ func (c *control) GetTask(ctx context.Context, req *musterv1.GetTaskRequest) (*m
 		var t *view.Task
 		if t, err = r.FindTask(req.Task); t != nil {
 			m = r.TaskMessage(t)
+			m.Stages = view.Stages(t)
 		}
 	})
 	if err != nil {

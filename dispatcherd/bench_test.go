@@ -209,7 +209,7 @@ func BenchmarkChange(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		ledger.tasks["t5"] = told{}
-		if got := ledger.changes([]offer{desk.offer(snap, key)}, packing{1000, 1 << 20}); len(got) != 1 {
+		if got := ledger.changes([]offer{desk.offer(snap, key)}, packing{1000, 1 << 20}, time.Now()); len(got) != 1 {
 			b.Fatal(len(got))
 		}
 	}

@@ -1,6 +1,8 @@
 package dispatcherd
 
 import (
+	"time"
+
 	"google.golang.org/protobuf/proto"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
@@ -35,6 +37,9 @@ type told struct {
 	assignment uint64
 	// spec says that the spec was told too, or is not needed to stop the task.
 	spec bool
+	// sentAt is when the task was first told in this session, in milliseconds; 0
+	// if that was in the complete set, where it may not be news.
+	sentAt int64
 }
 
 // ledger is what one worker was told in one session. It turns offers into the
@@ -61,8 +66,8 @@ func (l *ledger) complete(offers []offer, size packing) []*dispatcherv1.Assignme
 }
 
 // changes returns the messages for offers that have or may have changed.
-func (l *ledger) changes(offers []offer, size packing) []*dispatcherv1.Assignments {
-	p := packer{packing: size}
+func (l *ledger) changes(offers []offer, size packing, now time.Time) []*dispatcherv1.Assignments {
+	p := packer{packing: size, at: now.UnixMilli()}
 	for _, o := range offers {
 		l.offer(o, &p)
 	}
@@ -91,7 +96,10 @@ func (l *ledger) offer(o offer, p *packer) {
 	}
 	now := told{
 		service: o.service, desired: o.task.DesiredState, digest: digest, assignment: o.version,
-		spec: specKnown || o.spec != nil || o.task.DesiredState > musterv1.TaskState_COMPLETE,
+		spec: specKnown || o.spec != nil || o.task.DesiredState > musterv1.TaskState_COMPLETE, sentAt: p.at,
+	}
+	if known {
+		now.sentAt = before.sentAt
 	}
 	if known && before == now {
 		return
@@ -112,6 +120,8 @@ type packing struct{ tasks, bytes int }
 type packer struct {
 	packing
 	complete bool
+	// at is when changes are told, in milliseconds; 0 for a complete set.
+	at       int64
 	messages []*dispatcherv1.Assignments
 	now      *dispatcherv1.Assignments
 	count    int

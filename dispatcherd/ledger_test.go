@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
@@ -180,7 +181,7 @@ func TestLedgerBringsWorkerToSnapshot(t *testing.T) {
 				offers = append(offers, w.see(key))
 			}
 			clear(dirty)
-			deliver(l.changes(offers, size))
+			deliver(l.changes(offers, size, time.Now()))
 		}
 		// At last all specs are there.
 		w.specs = map[string]bool{"a": true, "b": true, "c": true}
@@ -188,7 +189,7 @@ func TestLedgerBringsWorkerToSnapshot(t *testing.T) {
 		for _, key := range slices.Sorted(maps.Keys(l.waiting)) {
 			offers = append(offers, w.see(key))
 		}
-		deliver(l.changes(offers, size))
+		deliver(l.changes(offers, size, time.Now()))
 		if len(l.waiting) > 0 {
 			t.Fatalf("%d offers wait, and all is there", len(l.waiting))
 		}
@@ -214,7 +215,7 @@ func TestLedgerBringsWorkerToSnapshot(t *testing.T) {
 			}
 		}
 		// Nothing has changed: there is nothing to say.
-		if again := l.changes(w.all(), size); len(again) != 0 {
+		if again := l.changes(w.all(), size, time.Now()); len(again) != 0 {
 			t.Fatalf("without a change %d messages are sent", len(again))
 		}
 	})

@@ -238,6 +238,7 @@ func (s *session) report(r *dispatcherv1.StatusReport) {
 			}
 			continue
 		}
+		record.SentAt = told.sentAt
 		key := state.NodeTaskKey(s.node, told.service, reported.TaskId)
 		statuses[key] = merge(statuses[key], record)
 	}

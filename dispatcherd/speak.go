@@ -233,7 +233,7 @@ func (s *session) changes(keys []string) (messages []*dispatcherv1.Assignments, 
 			gone = append(gone, key)
 		}
 	}
-	return s.ledger.changes(offers, s.d.packing()), gone
+	return s.ledger.changes(offers, s.d.packing(), time.Now()), gone
 }
 
 func (s *session) tell(messages []*dispatcherv1.Assignments) error {

@@ -78,7 +78,7 @@ func merge(old, reported *recordv1.Status) *recordv1.Status {
 	next := &recordv1.Status{
 		State: reported.State, At: reported.At, Message: reported.Message, Error: reported.Error,
 		Runtime: reported.Runtime, Ports: reported.Ports, NodeToBlame: reported.NodeToBlame,
-		Times: mergeTimes(old.Times, reported.Times), AppliedAt: old.AppliedAt,
+		Times: mergeTimes(old.Times, reported.Times), AppliedAt: old.AppliedAt, SentAt: old.SentAt,
 	}
 	if proto.Equal(old, next) {
 		return old

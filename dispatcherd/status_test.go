@@ -132,3 +132,13 @@ func TestMergeKeepsTimes(t *testing.T) {
 		t.Errorf("timeline (-want +got):\n%s", diff)
 	}
 }
+
+func TestMergeKeepsWhenATaskWasSent(t *testing.T) {
+	t.Parallel()
+	first := merge(nil, &recordv1.Status{State: musterv1.TaskState_ACCEPTED, At: 2, SentAt: 1})
+	// In a later session it is told with the complete set.
+	again := merge(first, &recordv1.Status{State: musterv1.TaskState_RUNNING, At: 5})
+	if first.SentAt != 1 || again.SentAt != 1 {
+		t.Errorf("sent at %d, then %d, want 1", first.SentAt, again.SentAt)
+	}
+}

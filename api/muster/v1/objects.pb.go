@@ -12,6 +12,7 @@ package musterv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -234,7 +235,7 @@ func (x ExecutorDescription_Health) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExecutorDescription_Health.Descriptor instead.
 func (ExecutorDescription_Health) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{14, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{15, 0}
 }
 
 type NodeStatus_State int32
@@ -292,7 +293,7 @@ func (x NodeStatus_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeStatus_State.Descriptor instead.
 func (NodeStatus_State) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{15, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{16, 0}
 }
 
 // Meta is what Muster says of every object.
@@ -825,7 +826,10 @@ type Task struct {
 	// The job iteration that it belongs to.
 	JobIteration uint64 `protobuf:"varint,15,opt,name=job_iteration,json=jobIteration,proto3" json:"job_iteration,omitempty"`
 	// When each state was reached, in order of state: where its time went.
-	Timeline      []*TaskTime `protobuf:"bytes,16,rep,name=timeline,proto3" json:"timeline,omitempty"`
+	Timeline []*TaskTime `protobuf:"bytes,16,rep,name=timeline,proto3" json:"timeline,omitempty"`
+	// The same in more detail: which daemon had the task, and for how long. Filled
+	// in by GetTask only.
+	Stages        []*TaskStage `protobuf:"bytes,17,rep,name=stages,proto3" json:"stages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -972,6 +976,111 @@ func (x *Task) GetTimeline() []*TaskTime {
 	return nil
 }
 
+func (x *Task) GetStages() []*TaskStage {
+	if x != nil {
+		return x.Stages
+	}
+	return nil
+}
+
+// TaskStage is a step on a task's way.
+type TaskStage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was reached: "requested", "created", "assigned", "sent", "accepted",
+	// "preparing", "ready", "starting", "running", "recorded", "released",
+	// "stopping", or how the task ended: "complete", "shutdown", "failed",
+	// "rejected", "orphaned". More may be added.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The daemon that got the task there: "schedulerd".
+	Daemon string `protobuf:"bytes,2,opt,name=daemon,proto3" json:"daemon,omitempty"`
+	// When that was, by the clock of the daemon's host.
+	At *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	// The time since the stage before; none for the first. Where that was another
+	// daemon's, the two clocks may differ, and this is as exact as they are alike. It
+	// is never negative.
+	Took *durationpb.Duration `protobuf:"bytes,4,opt,name=took,proto3" json:"took,omitempty"`
+	// Set if the stage seems to have been reached before the one that led to it: the
+	// daemon's clock is at least this much behind that of the daemon before. Took
+	// is 0 then.
+	ClockBehind *durationpb.Duration `protobuf:"bytes,5,opt,name=clock_behind,json=clockBehind,proto3" json:"clock_behind,omitempty"`
+	// Why, in a few words, where there is something to say: "task failed".
+	Detail        string `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskStage) Reset() {
+	*x = TaskStage{}
+	mi := &file_muster_v1_objects_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskStage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskStage) ProtoMessage() {}
+
+func (x *TaskStage) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_objects_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskStage.ProtoReflect.Descriptor instead.
+func (*TaskStage) Descriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *TaskStage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TaskStage) GetDaemon() string {
+	if x != nil {
+		return x.Daemon
+	}
+	return ""
+}
+
+func (x *TaskStage) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *TaskStage) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
+func (x *TaskStage) GetClockBehind() *durationpb.Duration {
+	if x != nil {
+		return x.ClockBehind
+	}
+	return nil
+}
+
+func (x *TaskStage) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 // TaskTime is the moment at which a task reached a state.
 type TaskTime struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -983,7 +1092,7 @@ type TaskTime struct {
 
 func (x *TaskTime) Reset() {
 	*x = TaskTime{}
-	mi := &file_muster_v1_objects_proto_msgTypes[8]
+	mi := &file_muster_v1_objects_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1104,7 @@ func (x *TaskTime) String() string {
 func (*TaskTime) ProtoMessage() {}
 
 func (x *TaskTime) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[8]
+	mi := &file_muster_v1_objects_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1117,7 @@ func (x *TaskTime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskTime.ProtoReflect.Descriptor instead.
 func (*TaskTime) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{8}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TaskTime) GetState() TaskState {
@@ -1045,7 +1154,7 @@ type TaskStatus struct {
 
 func (x *TaskStatus) Reset() {
 	*x = TaskStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[9]
+	mi := &file_muster_v1_objects_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1057,7 +1166,7 @@ func (x *TaskStatus) String() string {
 func (*TaskStatus) ProtoMessage() {}
 
 func (x *TaskStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[9]
+	mi := &file_muster_v1_objects_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1070,7 +1179,7 @@ func (x *TaskStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStatus.ProtoReflect.Descriptor instead.
 func (*TaskStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{9}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TaskStatus) GetState() TaskState {
@@ -1132,7 +1241,7 @@ type RuntimeStatus struct {
 
 func (x *RuntimeStatus) Reset() {
 	*x = RuntimeStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[10]
+	mi := &file_muster_v1_objects_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1253,7 @@ func (x *RuntimeStatus) String() string {
 func (*RuntimeStatus) ProtoMessage() {}
 
 func (x *RuntimeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[10]
+	mi := &file_muster_v1_objects_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1266,7 @@ func (x *RuntimeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuntimeStatus.ProtoReflect.Descriptor instead.
 func (*RuntimeStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{10}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RuntimeStatus) GetId() string {
@@ -1200,7 +1309,7 @@ type NetworkAttachment struct {
 
 func (x *NetworkAttachment) Reset() {
 	*x = NetworkAttachment{}
-	mi := &file_muster_v1_objects_proto_msgTypes[11]
+	mi := &file_muster_v1_objects_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1321,7 @@ func (x *NetworkAttachment) String() string {
 func (*NetworkAttachment) ProtoMessage() {}
 
 func (x *NetworkAttachment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[11]
+	mi := &file_muster_v1_objects_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1334,7 @@ func (x *NetworkAttachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAttachment.ProtoReflect.Descriptor instead.
 func (*NetworkAttachment) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{11}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NetworkAttachment) GetNetworkId() string {
@@ -1272,7 +1381,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_muster_v1_objects_proto_msgTypes[12]
+	mi := &file_muster_v1_objects_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +1393,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[12]
+	mi := &file_muster_v1_objects_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +1406,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{12}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Node) GetId() string {
@@ -1368,7 +1477,7 @@ type NodeDescription struct {
 
 func (x *NodeDescription) Reset() {
 	*x = NodeDescription{}
-	mi := &file_muster_v1_objects_proto_msgTypes[13]
+	mi := &file_muster_v1_objects_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1380,7 +1489,7 @@ func (x *NodeDescription) String() string {
 func (*NodeDescription) ProtoMessage() {}
 
 func (x *NodeDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[13]
+	mi := &file_muster_v1_objects_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1393,7 +1502,7 @@ func (x *NodeDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDescription.ProtoReflect.Descriptor instead.
 func (*NodeDescription) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{13}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NodeDescription) GetHostname() string {
@@ -1463,7 +1572,7 @@ type ExecutorDescription struct {
 
 func (x *ExecutorDescription) Reset() {
 	*x = ExecutorDescription{}
-	mi := &file_muster_v1_objects_proto_msgTypes[14]
+	mi := &file_muster_v1_objects_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +1584,7 @@ func (x *ExecutorDescription) String() string {
 func (*ExecutorDescription) ProtoMessage() {}
 
 func (x *ExecutorDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[14]
+	mi := &file_muster_v1_objects_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +1597,7 @@ func (x *ExecutorDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecutorDescription.ProtoReflect.Descriptor instead.
 func (*ExecutorDescription) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{14}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ExecutorDescription) GetName() string {
@@ -1562,7 +1671,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[15]
+	mi := &file_muster_v1_objects_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1574,7 +1683,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[15]
+	mi := &file_muster_v1_objects_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,7 +1696,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{15}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *NodeStatus) GetState() NodeStatus_State {
@@ -1631,7 +1740,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_muster_v1_objects_proto_msgTypes[16]
+	mi := &file_muster_v1_objects_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1643,7 +1752,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[16]
+	mi := &file_muster_v1_objects_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1656,7 +1765,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{16}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Network) GetId() string {
@@ -1700,7 +1809,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_muster_v1_objects_proto_msgTypes[17]
+	mi := &file_muster_v1_objects_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +1821,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[17]
+	mi := &file_muster_v1_objects_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +1834,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{17}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Secret) GetId() string {
@@ -1761,7 +1870,7 @@ type Config struct {
 
 func (x *Config) Reset() {
 	*x = Config{}
-	mi := &file_muster_v1_objects_proto_msgTypes[18]
+	mi := &file_muster_v1_objects_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1882,7 @@ func (x *Config) String() string {
 func (*Config) ProtoMessage() {}
 
 func (x *Config) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[18]
+	mi := &file_muster_v1_objects_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1895,7 @@ func (x *Config) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Config.ProtoReflect.Descriptor instead.
 func (*Config) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{18}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Config) GetId() string {
@@ -1822,7 +1931,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_muster_v1_objects_proto_msgTypes[19]
+	mi := &file_muster_v1_objects_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1834,7 +1943,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[19]
+	mi := &file_muster_v1_objects_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1847,7 +1956,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{19}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Volume) GetId() string {
@@ -1885,7 +1994,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_muster_v1_objects_proto_msgTypes[20]
+	mi := &file_muster_v1_objects_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +2006,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[20]
+	mi := &file_muster_v1_objects_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +2019,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{20}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Cluster) GetId() string {
@@ -1958,7 +2067,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[21]
+	mi := &file_muster_v1_objects_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2079,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[21]
+	mi := &file_muster_v1_objects_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2092,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{21}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ClusterStatus) GetVersion() string {
@@ -2051,7 +2160,7 @@ type DaemonStatus struct {
 
 func (x *DaemonStatus) Reset() {
 	*x = DaemonStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[22]
+	mi := &file_muster_v1_objects_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2063,7 +2172,7 @@ func (x *DaemonStatus) String() string {
 func (*DaemonStatus) ProtoMessage() {}
 
 func (x *DaemonStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[22]
+	mi := &file_muster_v1_objects_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2076,7 +2185,7 @@ func (x *DaemonStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStatus.ProtoReflect.Descriptor instead.
 func (*DaemonStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{22}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DaemonStatus) GetDaemon() string {
@@ -2118,7 +2227,7 @@ var File_muster_v1_objects_proto protoreflect.FileDescriptor
 
 const file_muster_v1_objects_proto_rawDesc = "" +
 	"\n" +
-	"\x17muster/v1/objects.proto\x12\tmuster.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15muster/v1/specs.proto\"\x96\x01\n" +
+	"\x17muster/v1/objects.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15muster/v1/specs.proto\"\x96\x01\n" +
 	"\x04Meta\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x129\n" +
 	"\n" +
@@ -2168,7 +2277,7 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\tVirtualIP\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x8f\x05\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xbd\x05\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0f.muster.v1.MetaR\x04meta\x12\x1d\n" +
@@ -2187,7 +2296,15 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\bendpoint\x18\r \x01(\v2\x13.muster.v1.EndpointR\bendpoint\x12X\n" +
 	"\x1aassigned_generic_resources\x18\x0e \x03(\v2\x1a.muster.v1.GenericResourceR\x18assignedGenericResources\x12#\n" +
 	"\rjob_iteration\x18\x0f \x01(\x04R\fjobIteration\x12/\n" +
-	"\btimeline\x18\x10 \x03(\v2\x13.muster.v1.TaskTimeR\btimeline\"b\n" +
+	"\btimeline\x18\x10 \x03(\v2\x13.muster.v1.TaskTimeR\btimeline\x12,\n" +
+	"\x06stages\x18\x11 \x03(\v2\x14.muster.v1.TaskStageR\x06stages\"\xe8\x01\n" +
+	"\tTaskStage\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06daemon\x18\x02 \x01(\tR\x06daemon\x12*\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12-\n" +
+	"\x04took\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04took\x12<\n" +
+	"\fclock_behind\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vclockBehind\x12\x16\n" +
+	"\x06detail\x18\x06 \x01(\tR\x06detail\"b\n" +
 	"\bTaskTime\x12*\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x14.muster.v1.TaskStateR\x05state\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x83\x02\n" +
@@ -2322,7 +2439,7 @@ func file_muster_v1_objects_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_muster_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_muster_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_muster_v1_objects_proto_goTypes = []any{
 	(TaskState)(0),                  // 0: muster.v1.TaskState
 	(UpdateStatus_State)(0),         // 1: muster.v1.UpdateStatus.State
@@ -2336,99 +2453,105 @@ var file_muster_v1_objects_proto_goTypes = []any{
 	(*Endpoint)(nil),                // 9: muster.v1.Endpoint
 	(*VirtualIP)(nil),               // 10: muster.v1.VirtualIP
 	(*Task)(nil),                    // 11: muster.v1.Task
-	(*TaskTime)(nil),                // 12: muster.v1.TaskTime
-	(*TaskStatus)(nil),              // 13: muster.v1.TaskStatus
-	(*RuntimeStatus)(nil),           // 14: muster.v1.RuntimeStatus
-	(*NetworkAttachment)(nil),       // 15: muster.v1.NetworkAttachment
-	(*Node)(nil),                    // 16: muster.v1.Node
-	(*NodeDescription)(nil),         // 17: muster.v1.NodeDescription
-	(*ExecutorDescription)(nil),     // 18: muster.v1.ExecutorDescription
-	(*NodeStatus)(nil),              // 19: muster.v1.NodeStatus
-	(*Network)(nil),                 // 20: muster.v1.Network
-	(*Secret)(nil),                  // 21: muster.v1.Secret
-	(*Config)(nil),                  // 22: muster.v1.Config
-	(*Volume)(nil),                  // 23: muster.v1.Volume
-	(*Cluster)(nil),                 // 24: muster.v1.Cluster
-	(*ClusterStatus)(nil),           // 25: muster.v1.ClusterStatus
-	(*DaemonStatus)(nil),            // 26: muster.v1.DaemonStatus
-	nil,                             // 27: muster.v1.NodeDescription.LabelsEntry
-	(*timestamppb.Timestamp)(nil),   // 28: google.protobuf.Timestamp
-	(*ServiceSpec)(nil),             // 29: muster.v1.ServiceSpec
-	(*EndpointSpec)(nil),            // 30: muster.v1.EndpointSpec
-	(*PortConfig)(nil),              // 31: muster.v1.PortConfig
-	(*TaskSpec)(nil),                // 32: muster.v1.TaskSpec
-	(*GenericResource)(nil),         // 33: muster.v1.GenericResource
-	(*NodeSpec)(nil),                // 34: muster.v1.NodeSpec
-	(*Resources)(nil),               // 35: muster.v1.Resources
-	(*Platform)(nil),                // 36: muster.v1.Platform
-	(*NetworkSpec)(nil),             // 37: muster.v1.NetworkSpec
-	(*IPAMOptions)(nil),             // 38: muster.v1.IPAMOptions
-	(*SecretSpec)(nil),              // 39: muster.v1.SecretSpec
-	(*ConfigSpec)(nil),              // 40: muster.v1.ConfigSpec
-	(*VolumeSpec)(nil),              // 41: muster.v1.VolumeSpec
-	(*ClusterSpec)(nil),             // 42: muster.v1.ClusterSpec
+	(*TaskStage)(nil),               // 12: muster.v1.TaskStage
+	(*TaskTime)(nil),                // 13: muster.v1.TaskTime
+	(*TaskStatus)(nil),              // 14: muster.v1.TaskStatus
+	(*RuntimeStatus)(nil),           // 15: muster.v1.RuntimeStatus
+	(*NetworkAttachment)(nil),       // 16: muster.v1.NetworkAttachment
+	(*Node)(nil),                    // 17: muster.v1.Node
+	(*NodeDescription)(nil),         // 18: muster.v1.NodeDescription
+	(*ExecutorDescription)(nil),     // 19: muster.v1.ExecutorDescription
+	(*NodeStatus)(nil),              // 20: muster.v1.NodeStatus
+	(*Network)(nil),                 // 21: muster.v1.Network
+	(*Secret)(nil),                  // 22: muster.v1.Secret
+	(*Config)(nil),                  // 23: muster.v1.Config
+	(*Volume)(nil),                  // 24: muster.v1.Volume
+	(*Cluster)(nil),                 // 25: muster.v1.Cluster
+	(*ClusterStatus)(nil),           // 26: muster.v1.ClusterStatus
+	(*DaemonStatus)(nil),            // 27: muster.v1.DaemonStatus
+	nil,                             // 28: muster.v1.NodeDescription.LabelsEntry
+	(*timestamppb.Timestamp)(nil),   // 29: google.protobuf.Timestamp
+	(*ServiceSpec)(nil),             // 30: muster.v1.ServiceSpec
+	(*EndpointSpec)(nil),            // 31: muster.v1.EndpointSpec
+	(*PortConfig)(nil),              // 32: muster.v1.PortConfig
+	(*TaskSpec)(nil),                // 33: muster.v1.TaskSpec
+	(*GenericResource)(nil),         // 34: muster.v1.GenericResource
+	(*durationpb.Duration)(nil),     // 35: google.protobuf.Duration
+	(*NodeSpec)(nil),                // 36: muster.v1.NodeSpec
+	(*Resources)(nil),               // 37: muster.v1.Resources
+	(*Platform)(nil),                // 38: muster.v1.Platform
+	(*NetworkSpec)(nil),             // 39: muster.v1.NetworkSpec
+	(*IPAMOptions)(nil),             // 40: muster.v1.IPAMOptions
+	(*SecretSpec)(nil),              // 41: muster.v1.SecretSpec
+	(*ConfigSpec)(nil),              // 42: muster.v1.ConfigSpec
+	(*VolumeSpec)(nil),              // 43: muster.v1.VolumeSpec
+	(*ClusterSpec)(nil),             // 44: muster.v1.ClusterSpec
 }
 var file_muster_v1_objects_proto_depIdxs = []int32{
-	28, // 0: muster.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	28, // 1: muster.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	29, // 0: muster.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	29, // 1: muster.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	4,  // 2: muster.v1.Service.meta:type_name -> muster.v1.Meta
-	29, // 3: muster.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	29, // 4: muster.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	30, // 3: muster.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	30, // 4: muster.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
 	9,  // 5: muster.v1.Service.endpoint:type_name -> muster.v1.Endpoint
 	8,  // 6: muster.v1.Service.update_status:type_name -> muster.v1.UpdateStatus
 	6,  // 7: muster.v1.Service.status:type_name -> muster.v1.ServiceStatus
 	7,  // 8: muster.v1.Service.job_status:type_name -> muster.v1.JobStatus
-	28, // 9: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	29, // 9: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
 	1,  // 10: muster.v1.UpdateStatus.state:type_name -> muster.v1.UpdateStatus.State
-	28, // 11: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	28, // 12: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	30, // 13: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
-	31, // 14: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
+	29, // 11: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	29, // 12: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	31, // 13: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
+	32, // 14: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
 	10, // 15: muster.v1.Endpoint.virtual_ips:type_name -> muster.v1.VirtualIP
 	4,  // 16: muster.v1.Task.meta:type_name -> muster.v1.Meta
-	32, // 17: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
+	33, // 17: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
 	0,  // 18: muster.v1.Task.desired_state:type_name -> muster.v1.TaskState
-	13, // 19: muster.v1.Task.status:type_name -> muster.v1.TaskStatus
-	15, // 20: muster.v1.Task.networks:type_name -> muster.v1.NetworkAttachment
+	14, // 19: muster.v1.Task.status:type_name -> muster.v1.TaskStatus
+	16, // 20: muster.v1.Task.networks:type_name -> muster.v1.NetworkAttachment
 	9,  // 21: muster.v1.Task.endpoint:type_name -> muster.v1.Endpoint
-	33, // 22: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
-	12, // 23: muster.v1.Task.timeline:type_name -> muster.v1.TaskTime
-	0,  // 24: muster.v1.TaskTime.state:type_name -> muster.v1.TaskState
-	28, // 25: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
-	0,  // 26: muster.v1.TaskStatus.state:type_name -> muster.v1.TaskState
-	28, // 27: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
-	14, // 28: muster.v1.TaskStatus.runtime:type_name -> muster.v1.RuntimeStatus
-	31, // 29: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
-	4,  // 30: muster.v1.Node.meta:type_name -> muster.v1.Meta
-	34, // 31: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
-	17, // 32: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
-	19, // 33: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
-	35, // 34: muster.v1.Node.reserved:type_name -> muster.v1.Resources
-	36, // 35: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
-	35, // 36: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
-	27, // 37: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
-	18, // 38: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
-	2,  // 39: muster.v1.ExecutorDescription.health:type_name -> muster.v1.ExecutorDescription.Health
-	3,  // 40: muster.v1.NodeStatus.state:type_name -> muster.v1.NodeStatus.State
-	28, // 41: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
-	4,  // 42: muster.v1.Network.meta:type_name -> muster.v1.Meta
-	37, // 43: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
-	38, // 44: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
-	4,  // 45: muster.v1.Secret.meta:type_name -> muster.v1.Meta
-	39, // 46: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
-	4,  // 47: muster.v1.Config.meta:type_name -> muster.v1.Meta
-	40, // 48: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
-	4,  // 49: muster.v1.Volume.meta:type_name -> muster.v1.Meta
-	41, // 50: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
-	4,  // 51: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
-	42, // 52: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	25, // 53: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
-	26, // 54: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
-	55, // [55:55] is the sub-list for method output_type
-	55, // [55:55] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	34, // 22: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
+	13, // 23: muster.v1.Task.timeline:type_name -> muster.v1.TaskTime
+	12, // 24: muster.v1.Task.stages:type_name -> muster.v1.TaskStage
+	29, // 25: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
+	35, // 26: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
+	35, // 27: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
+	0,  // 28: muster.v1.TaskTime.state:type_name -> muster.v1.TaskState
+	29, // 29: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
+	0,  // 30: muster.v1.TaskStatus.state:type_name -> muster.v1.TaskState
+	29, // 31: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	15, // 32: muster.v1.TaskStatus.runtime:type_name -> muster.v1.RuntimeStatus
+	32, // 33: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
+	4,  // 34: muster.v1.Node.meta:type_name -> muster.v1.Meta
+	36, // 35: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	18, // 36: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
+	20, // 37: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
+	37, // 38: muster.v1.Node.reserved:type_name -> muster.v1.Resources
+	38, // 39: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
+	37, // 40: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
+	28, // 41: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
+	19, // 42: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
+	2,  // 43: muster.v1.ExecutorDescription.health:type_name -> muster.v1.ExecutorDescription.Health
+	3,  // 44: muster.v1.NodeStatus.state:type_name -> muster.v1.NodeStatus.State
+	29, // 45: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
+	4,  // 46: muster.v1.Network.meta:type_name -> muster.v1.Meta
+	39, // 47: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
+	40, // 48: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
+	4,  // 49: muster.v1.Secret.meta:type_name -> muster.v1.Meta
+	41, // 50: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
+	4,  // 51: muster.v1.Config.meta:type_name -> muster.v1.Meta
+	42, // 52: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
+	4,  // 53: muster.v1.Volume.meta:type_name -> muster.v1.Meta
+	43, // 54: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
+	4,  // 55: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
+	44, // 56: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	26, // 57: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
+	27, // 58: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
+	59, // [59:59] is the sub-list for method output_type
+	59, // [59:59] is the sub-list for method input_type
+	59, // [59:59] is the sub-list for extension type_name
+	59, // [59:59] is the sub-list for extension extendee
+	0,  // [0:59] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_objects_proto_init() }
@@ -2443,7 +2566,7 @@ func file_muster_v1_objects_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_objects_proto_rawDesc), len(file_muster_v1_objects_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

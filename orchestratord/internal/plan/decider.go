@@ -59,6 +59,20 @@ func (d *decider) wake(at int64) {
 	}
 }
 
+// asked reports whether a task that is made for a reason is what a user asked
+// for when the service was last changed. A global service's tasks follow the
+// nodes, too: of them only the first are.
+func (d *decider) asked(why Reason) bool {
+	switch why {
+	case ReasonSlotEmpty, ReasonSpecChanged:
+		return true
+	case ReasonNodeEligible:
+		return len(d.w.Tasks) == 0
+	default:
+		return false
+	}
+}
+
 // condition is that of the node that a task is assigned to. A task without a
 // node has nothing to fear.
 func (d *decider) condition(t *state.Task) Condition {

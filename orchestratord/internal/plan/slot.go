@@ -121,6 +121,9 @@ func (s *slot) create(t *recordv1.Task, why Reason) {
 	t.SpecDigest, t.SpecVersion = d.w.Service.TaskDigest, d.w.Service.SpecVersion
 	t.EndpointDigest = d.endpoint
 	t.Reason = string(why)
+	if d.asked(why) {
+		t.AskedAt = d.w.Service.UpdatedAt
+	}
 	// Tasks of a slot are told apart by when they were made, whatever the clock
 	// says.
 	t.CreatedAt = d.now

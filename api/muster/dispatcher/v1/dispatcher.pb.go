@@ -867,7 +867,10 @@ type AssignedTask struct {
 	Ports []*v1.PortConfig `protobuf:"bytes,8,rep,name=ports,proto3" json:"ports,omitempty"`
 	// The status that the managers last heard of, for a worker that lost its
 	// state: it must not report less.
-	KnownState    v1.TaskState `protobuf:"varint,9,opt,name=known_state,json=knownState,proto3,enum=muster.v1.TaskState" json:"known_state,omitempty"`
+	KnownState v1.TaskState `protobuf:"varint,9,opt,name=known_state,json=knownState,proto3,enum=muster.v1.TaskState" json:"known_state,omitempty"`
+	// The trace that the task's way is part of, if it is traced: 16 bytes of trace
+	// id, 8 bytes of span id.
+	Trace         []byte `protobuf:"bytes,10,opt,name=trace,proto3" json:"trace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -963,6 +966,13 @@ func (x *AssignedTask) GetKnownState() v1.TaskState {
 		return x.KnownState
 	}
 	return v1.TaskState(0)
+}
+
+func (x *AssignedTask) GetTrace() []byte {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
 }
 
 // StatusAck says that reports up to and including a sequence are kept.
@@ -1342,7 +1352,7 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\aremoved\x18\x05 \x03(\tR\aremoved\"O\n" +
 	"\fAssignedSpec\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\fR\x06digest\x12'\n" +
-	"\x04spec\x18\x02 \x01(\v2\x13.muster.v1.TaskSpecR\x04spec\"\xd4\x03\n" +
+	"\x04spec\x18\x02 \x01(\v2\x13.muster.v1.TaskSpecR\x04spec\"\xea\x03\n" +
 	"\fAssignedTask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -1355,7 +1365,9 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\x0eservice_labels\x18\a \x03(\v25.muster.dispatcher.v1.AssignedTask.ServiceLabelsEntryR\rserviceLabels\x12+\n" +
 	"\x05ports\x18\b \x03(\v2\x15.muster.v1.PortConfigR\x05ports\x125\n" +
 	"\vknown_state\x18\t \x01(\x0e2\x14.muster.v1.TaskStateR\n" +
-	"knownState\x1a@\n" +
+	"knownState\x12\x14\n" +
+	"\x05trace\x18\n" +
+	" \x01(\fR\x05trace\x1a@\n" +
 	"\x12ServiceLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"'\n" +

@@ -42,8 +42,11 @@ type Service struct {
 	// Grows with each run of a job.
 	JobIteration        uint64 `protobuf:"varint,8,opt,name=job_iteration,json=jobIteration,proto3" json:"job_iteration,omitempty"`
 	PreviousSpecVersion uint64 `protobuf:"varint,9,opt,name=previous_spec_version,json=previousSpecVersion,proto3" json:"previous_spec_version,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// The trace that the user's call is part of, if it is traced: 16 bytes of trace
+	// id, 8 bytes of span id.
+	Trace         []byte `protobuf:"bytes,10,opt,name=trace,proto3" json:"trace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Service) Reset() {
@@ -137,6 +140,13 @@ func (x *Service) GetPreviousSpecVersion() uint64 {
 		return x.PreviousSpecVersion
 	}
 	return 0
+}
+
+func (x *Service) GetTrace() []byte {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
 }
 
 // Spec is a record of table "specs", written by apid under the digest of the
@@ -401,8 +411,14 @@ type Task struct {
 	// published nothing. Ports are no part of the task spec, and yet a task keeps
 	// those that it started with.
 	EndpointDigest []byte `protobuf:"bytes,13,opt,name=endpoint_digest,json=endpointDigest,proto3" json:"endpoint_digest,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// When the user asked for what the task was made for, by the clock of apid. 0
+	// for a task that was made for another reason: to replace one that failed, say.
+	AskedAt int64 `protobuf:"varint,14,opt,name=asked_at,json=askedAt,proto3" json:"asked_at,omitempty"`
+	// The trace that its way is part of, as in Service. A few tasks of what a traced
+	// call asked for have one.
+	Trace         []byte `protobuf:"bytes,15,opt,name=trace,proto3" json:"trace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Task) Reset() {
@@ -522,6 +538,20 @@ func (x *Task) GetDesiredAt() int64 {
 func (x *Task) GetEndpointDigest() []byte {
 	if x != nil {
 		return x.EndpointDigest
+	}
+	return nil
+}
+
+func (x *Task) GetAskedAt() int64 {
+	if x != nil {
+		return x.AskedAt
+	}
+	return 0
+}
+
+func (x *Task) GetTrace() []byte {
+	if x != nil {
+		return x.Trace
 	}
 	return nil
 }
@@ -1055,7 +1085,10 @@ type Status struct {
 	// The node and not the spec is to blame for a failure.
 	NodeToBlame bool `protobuf:"varint,8,opt,name=node_to_blame,json=nodeToBlame,proto3" json:"node_to_blame,omitempty"`
 	// When the dispatcher took it, by its own clock.
-	AppliedAt     int64 `protobuf:"varint,9,opt,name=applied_at,json=appliedAt,proto3" json:"applied_at,omitempty"`
+	AppliedAt int64 `protobuf:"varint,9,opt,name=applied_at,json=appliedAt,proto3" json:"applied_at,omitempty"`
+	// When the dispatcher sent the task to the worker, by its own clock. 0 if that
+	// is not known: the worker was told in the complete set that begins a session.
+	SentAt        int64 `protobuf:"varint,10,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1153,6 +1186,13 @@ func (x *Status) GetAppliedAt() int64 {
 	return 0
 }
 
+func (x *Status) GetSentAt() int64 {
+	if x != nil {
+		return x.SentAt
+	}
+	return 0
+}
+
 // StateTime is when a task reached a state.
 type StateTime struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1210,7 +1250,7 @@ var File_muster_record_v1_record_proto protoreflect.FileDescriptor
 
 const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x1dmuster/record/v1/record.proto\x12\x10muster.record.v1\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"\xff\x02\n" +
+	"\x1dmuster/record/v1/record.proto\x12\x10muster.record.v1\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"\x95\x03\n" +
 	"\aService\x12*\n" +
 	"\x04spec\x18\x01 \x01(\v2\x16.muster.v1.ServiceSpecR\x04spec\x12\x1f\n" +
 	"\vtask_digest\x18\x02 \x01(\fR\n" +
@@ -1223,7 +1263,9 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"updated_at\x18\a \x01(\x03R\tupdatedAt\x12#\n" +
 	"\rjob_iteration\x18\b \x01(\x04R\fjobIteration\x122\n" +
-	"\x15previous_spec_version\x18\t \x01(\x04R\x13previousSpecVersion\"N\n" +
+	"\x15previous_spec_version\x18\t \x01(\x04R\x13previousSpecVersion\x12\x14\n" +
+	"\x05trace\x18\n" +
+	" \x01(\fR\x05trace\"N\n" +
 	"\x04Spec\x12'\n" +
 	"\x04task\x18\x01 \x01(\v2\x13.muster.v1.TaskSpecR\x04task\x12\x1d\n" +
 	"\n" +
@@ -1242,7 +1284,7 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x02 \x01(\x03R\tcreatedAt\x12\x1d\n" +
 	"\n" +
-	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\"\xb6\x03\n" +
+	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\"\xe7\x03\n" +
 	"\x04Task\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\x04R\x04slot\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x1f\n" +
@@ -1261,7 +1303,9 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\x06reason\x18\v \x01(\tR\x06reason\x12\x1d\n" +
 	"\n" +
 	"desired_at\x18\f \x01(\x03R\tdesiredAt\x12'\n" +
-	"\x0fendpoint_digest\x18\r \x01(\fR\x0eendpointDigest\"\xfa\x01\n" +
+	"\x0fendpoint_digest\x18\r \x01(\fR\x0eendpointDigest\x12\x19\n" +
+	"\basked_at\x18\x0e \x01(\x03R\aaskedAt\x12\x14\n" +
+	"\x05trace\x18\x0f \x01(\fR\x05trace\"\xfa\x01\n" +
 	"\aRollout\x123\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1d.muster.v1.UpdateStatus.StateR\x05state\x12\x1d\n" +
 	"\n" +
@@ -1305,7 +1349,7 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x06 \x01(\x03R\tcreatedAt\x12\x1f\n" +
 	"\vinstance_id\x18\a \x01(\tR\n" +
-	"instanceId\"\xcb\x02\n" +
+	"instanceId\"\xe4\x02\n" +
 	"\x06Status\x12*\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x14.muster.v1.TaskStateR\x05state\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x03R\x02at\x12\x18\n" +
@@ -1316,7 +1360,9 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\x05times\x18\a \x03(\v2\x1b.muster.record.v1.StateTimeR\x05times\x12\"\n" +
 	"\rnode_to_blame\x18\b \x01(\bR\vnodeToBlame\x12\x1d\n" +
 	"\n" +
-	"applied_at\x18\t \x01(\x03R\tappliedAt\"G\n" +
+	"applied_at\x18\t \x01(\x03R\tappliedAt\x12\x17\n" +
+	"\asent_at\x18\n" +
+	" \x01(\x03R\x06sentAt\"G\n" +
 	"\tStateTime\x12*\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x14.muster.v1.TaskStateR\x05state\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x03R\x02atB:Z8github.com/musterhq/muster/api/muster/record/v1;recordv1b\x06proto3"

@@ -182,7 +182,8 @@ func TestCommands(t *testing.T) {
 	s.contains(s.must("service", "ps", "web"), "web.1", "web.3", "worker1", "Running")
 	s.contains(s.must("task", "ls", "--filter", "service=web", "--filter", "state=running"), "web.2")
 	task := strings.Fields(s.must("task", "ls", "-q"))[0]
-	s.contains(s.must("task", "inspect", task), `"timeline"`, `"ASSIGNED"`)
+	s.contains(s.must("task", "inspect", task), "requested", "created", "orchestratord", "assigned", "schedulerd", "sent", "dispatcherd", "running", "workerd", "recorded")
+	s.contains(s.must("task", "inspect", task, "--format", "json"), `"timeline"`, `"ASSIGNED"`, `"stages"`, `"took"`)
 
 	s.contains(s.must("service", "scale", "web=5"), "web scaled to 5")
 	s.contains(s.must("service", "ls"), "5/5")

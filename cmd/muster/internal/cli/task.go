@@ -133,28 +133,3 @@ func (c *CLI) taskList() *cobra.Command {
 	o.addFlags(cmd)
 	return cmd
 }
-
-func (c *CLI) taskInspect() *cobra.Command {
-	var o output
-	cmd := &cobra.Command{
-		Use: "inspect TASK...", Short: "Show tasks whole, with the time that each stage took", Args: cobra.MinimumNArgs(1),
-		Example: "  muster task inspect 0k2f",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			var tasks []*musterv1.Task
-			for _, id := range args {
-				resp, err := call(cmd, client.GetTask, &musterv1.GetTaskRequest{Task: id})
-				if err != nil {
-					return err
-				}
-				tasks = append(tasks, resp.Task)
-			}
-			return inspect(c, &o, tasks)
-		},
-	}
-	o.addFlags(cmd, false)
-	return cmd
-}

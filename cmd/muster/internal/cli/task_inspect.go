@@ -1,0 +1,121 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+func (c *CLI) taskInspect() *cobra.Command {
+	var o output
+	cmd := &cobra.Command{
+		Use: "inspect TASK...", Short: "Show where a task is, how it got there, and where its time went", Args: cobra.MinimumNArgs(1),
+		Long: `Show where a task is, how it got there, and where its time went: which daemon took how long.
+
+TOOK is the time since the line above. Behind a "~" it was measured by the clocks of two daemons, and is as exact as they
+are alike; if one is seen to be behind the other, that is said. A daemon's write into the store, and the way from there
+to the next daemon, count for the next daemon. --format json shows the whole task.`,
+		Example: `  muster task inspect 0k2f
+  muster task inspect web.1.0k2f --format json`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			var tasks []*musterv1.Task
+			for _, id := range args {
+				resp, err := call(cmd, client.GetTask, &musterv1.GetTaskRequest{Task: id})
+				if err != nil {
+					return err
+				}
+				tasks = append(tasks, resp.Task)
+			}
+			if o.format != "table" {
+				return inspect(c, &o, tasks)
+			}
+			names, err := c.hostnames(cmd, client)
+			if err != nil {
+				return err
+			}
+			for i, task := range tasks {
+				if i > 0 {
+					c.printf("\n")
+				}
+				if err := c.printTask(task, names); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	o.addFlags(cmd, false)
+	return cmd
+}
+
+// printTask prints a task for people.
+func (c *CLI) printTask(t *musterv1.Task, nodes map[string]string) error {
+	line := func(name, value string) {
+		if value != "" {
+			c.printf("%-9s%s\n", name+":", printable(value))
+		}
+	}
+	line("Task", t.Id)
+	line("Name", taskName(t, nodes))
+	line("Runs", runs(t.Spec))
+	line("Node", cmp.Or(nodes[t.NodeId], t.NodeId))
+	line("State", fmt.Sprintf("%s %s, desired %s", title(t.Status.GetState().String()), ago(t.Status.GetTimestamp()), title(t.DesiredState.String())))
+	line("Message", t.Status.GetMessage())
+	line("Error", t.Status.GetError())
+	c.printf("\n")
+	if err := c.printTable(stageTable(t.Stages)); err != nil {
+		return err
+	}
+	for _, note := range clockNotes(t.Stages) {
+		c.printf("\n%s\n", note)
+	}
+	return nil
+}
+
+// stageTable is a task's way as a table.
+func stageTable(stages []*musterv1.TaskStage) *table {
+	table := &table{header: []string{"STAGE", "DAEMON", "AT", "TOOK", ""}}
+	for i, s := range stages {
+		took := ""
+		if i > 0 {
+			took = s.Took.AsDuration().String()
+			if s.Daemon != stages[i-1].Daemon {
+				took = "~" + took
+			}
+			if s.ClockBehind != nil {
+				took = "?"
+			}
+		}
+		table.add(s.Name, s.Daemon, s.At.AsTime().Local().Format("2006-01-02 15:04:05.000"), took, s.Detail)
+	}
+	return table
+}
+
+// clockNotes say which daemons' clocks are seen to differ.
+func clockNotes(stages []*musterv1.TaskStage) []string {
+	var notes []string
+	for i, s := range stages {
+		if s.ClockBehind == nil || i == 0 {
+			continue
+		}
+		note := fmt.Sprintf("The clock of %s is at least %v behind that of %s: what lies between the two is not exact.",
+			s.Daemon, s.ClockBehind.AsDuration().Round(time.Millisecond), stages[i-1].Daemon)
+		if s.Daemon == stages[i-1].Daemon {
+			note = fmt.Sprintf("The clock of %s was set back by at least %v.", s.Daemon, s.ClockBehind.AsDuration().Round(time.Millisecond))
+		}
+		if note = printable(strings.TrimSpace(note)); !slices.Contains(notes, note) {
+			notes = append(notes, note)
+		}
+	}
+	return notes
+}
