@@ -2,6 +2,8 @@ package schedulerd
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"strings"
 	"time"
 
@@ -30,6 +32,23 @@ func newExplanations(tables *state.Tables, every time.Duration) *explanations {
 	}
 }
 
+// addServices adds the services of which the table says something: it may be
+// what another scheduler left behind.
+func (e *explanations) addServices(r store.Reader, services map[string]struct{}) {
+	for p := range e.tables.Placements.Scan(r, "") {
+		if service, _, ok := strings.Cut(p.Key, "/"); ok {
+			services[service] = struct{}{}
+		}
+	}
+}
+
+// keep forgets what is to be said of services that are another scheduler's now.
+func (e *explanations) keep(held map[int]bool) {
+	gone := func(service string) bool { return !held[store.ShardOf(service)] }
+	maps.DeleteFunc(e.pending, func(service string, _ map[string]*recordv1.Placement) bool { return gone(service) })
+	maps.DeleteFunc(e.written, func(service string, _ time.Time) bool { return gone(service) })
+}
+
 // begin forgets what was said of a service: it is being looked at anew.
 func (e *explanations) begin(service string) {
 	e.pending[service] = map[string]*recordv1.Placement{}
@@ -43,8 +62,11 @@ func (e *explanations) say(service, digest string, tasks int, reason string, fil
 }
 
 // write brings the table to what was said, each service at most once in every,
-// and returns when there is more to write, 0 if there is not.
-func (e *explanations) write(ctx context.Context, s *store.Store, now time.Time) (time.Duration, error) {
+// and returns when there is more to write, 0 if there is not. The transaction of
+// each asks mine whether the service is still this scheduler's.
+func (e *explanations) write(
+	ctx context.Context, s *store.Store, mine func(*store.Tx, string) error, now time.Time,
+) (time.Duration, error) {
 	var (
 		next  time.Duration
 		first error
@@ -62,9 +84,16 @@ func (e *explanations) write(ctx context.Context, s *store.Store, now time.Time)
 			continue
 		}
 		err := s.Update(ctx, func(tx *store.Tx) error {
+			if err := mine(tx, service); err != nil {
+				return err
+			}
 			e.put(tx, service, records, now)
 			return nil
 		})
+		if errors.Is(err, errFenced) {
+			delete(e.pending, service)
+			continue
+		}
 		if err != nil {
 			first, next = err, retryAfter
 			continue

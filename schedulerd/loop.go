@@ -26,22 +26,23 @@ func (d *Daemon) loop(ctx context.Context) error {
 	}
 	m := newModel(d.tables)
 	explained := newExplanations(d.tables, d.cfg.ExplainEvery)
-	next := d.store.Snapshot()
 	for ctx.Err() == nil {
-		again := d.look(ctx, m, explained, next)
-		next = d.wait(ctx, m.now, again)
+		again := d.look(ctx, m, explained)
+		d.wait(ctx, m.now, again)
 	}
 	return nil
 }
 
 // look brings the model up to date, places what waits, commits it, and returns
 // when to look again although nothing changes; 0 means not at all.
-func (d *Daemon) look(ctx context.Context, m *model, explained *explanations, next *store.Snapshot) time.Duration {
+func (d *Daemon) look(ctx context.Context, m *model, explained *explanations) time.Duration {
 	d.looking.Lock()
 	defer d.looking.Unlock()
 	began := time.Now()
+	// In this order: the snapshot must not be older than the fence of a shard that
+	// is held, for what others assigned before would not be in it.
 	held, changed := d.shards()
-	m.advance(next)
+	m.advance(d.store.Snapshot())
 	// Services whose tasks waited for room are tried again when there is more of
 	// it; all are when the shards have changed.
 	services := m.fresh
@@ -50,6 +51,9 @@ func (d *Daemon) look(ctx context.Context, m *model, explained *explanations, ne
 		for s := range m.waiting {
 			services[s] = struct{}{}
 		}
+	}
+	if changed {
+		explained.addServices(m.now, services)
 	}
 	m.fresh, m.roomier = map[string]struct{}{}, false
 	plan := newPlan()
@@ -62,7 +66,8 @@ func (d *Daemon) look(ctx context.Context, m *model, explained *explanations, ne
 	if d.sweep(ctx, m, held) {
 		again = retryAfter
 	}
-	wait, err := explained.write(ctx, d.store, time.Now())
+	explained.keep(held)
+	wait, err := explained.write(ctx, d.store, d.fence.check, time.Now())
 	if err != nil && ctx.Err() == nil {
 		d.log.Warn("explanations could not be written", zap.Error(err))
 	}
@@ -214,6 +219,12 @@ func (d *Daemon) commit(ctx context.Context, m *model, p *plan) time.Duration {
 	again := time.Duration(0)
 	for i, err := range d.store.UpdateAll(ctx, fns) {
 		done := map[string]bool{}
+		if errors.Is(err, store.ErrOutcomeUnknown) {
+			// The tasks may have got their nodes, now or in a moment.
+			for _, c := range parts[i].choices {
+				d.fence.doubt(store.ShardOf(c.service))
+			}
+		}
 		if err == nil {
 			for _, c := range *parts[i].committed {
 				done[c.id] = true
@@ -285,16 +296,23 @@ func (d *Daemon) commitNode(tx *store.Tx, m *model, x part) error {
 }
 
 // sweep removes the assignments of tasks that are gone, and reports whether
-// some could not be.
+// some could not be. The transaction has the last word on that: tables are
+// followed each for itself, so a task may merely not have been seen yet.
 func (d *Daemon) sweep(ctx context.Context, m *model, held map[int]bool) bool {
 	var fns []func(*store.Tx) error
 	for key := range m.stale {
-		_, service, _ := state.SplitKey(key)
+		nodeID, service, id := state.SplitKey(key)
 		if !held[store.ShardOf(service)] {
 			continue
 		}
 		fns = append(fns, func(tx *store.Tx) error {
-			d.tables.Assignments.Delete(tx, key)
+			a, ok := d.tables.Assignments.Get(tx, key)
+			if !ok {
+				return nil
+			}
+			if _, ok := d.tables.Tasks.Get(tx, state.AssignedTaskKey(nodeID, service, id, a.Value)); !ok {
+				d.tables.Assignments.Delete(tx, key)
+			}
 			return nil
 		})
 	}

@@ -21,7 +21,8 @@ type model struct {
 	assigned map[string]string
 	// known holds the ids of all tasks that have a record.
 	known map[string]struct{}
-	// stale holds the keys of assignments whose task is gone.
+	// stale holds the keys of assignments whose task is gone, or has not been
+	// seen yet.
 	stale map[string]struct{}
 	// roomier is set when a node has more to give than at the last look.
 	roomier bool
@@ -119,14 +120,23 @@ func (m *model) taskChanged(c store.Change[*recordv1.Task]) {
 		return
 	}
 	m.known[id] = struct{}{}
+	n, assigned := m.assigned[id]
+	if assigned {
+		// The assignment may have been seen first.
+		delete(m.stale, state.NodeTaskKey(n, service, id))
+	}
 	if leaving(c.New.Value) {
 		m.leave(id)
 	}
-	if _, ok := m.assigned[id]; ok || leaving(c.New.Value) {
+	if assigned || leaving(c.New.Value) {
 		m.forget(service, id)
 		return
 	}
-	t := c.New.Value
+	m.wait(service, id, c.New.Value)
+}
+
+// wait notes that a task needs a node.
+func (m *model) wait(service, id string, t *recordv1.Task) {
 	if m.waiting[service] == nil {
 		m.waiting[service] = map[string]waiting{}
 	}
@@ -151,6 +161,9 @@ func (m *model) assignmentChanged(c store.Change[*recordv1.Assignment]) {
 		delete(m.stale, c.Old.Key)
 		if m.assigned[id] == nodeID {
 			delete(m.assigned, id)
+			if t, ok := m.tables.Tasks.Get(m.now, state.AssignedTaskKey(nodeID, service, id, c.Old.Value)); ok && !leaving(t.Value) {
+				m.wait(service, id, t.Value)
+			}
 		}
 		if len(n.holds) == 0 {
 			if _, known := m.tables.NodeStates.Get(m.now, nodeID); !known {

@@ -117,18 +117,40 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return errors.Join(err, <-stored)
 }
 
+// refencePause is how long a scheduler that holds a shard and was fenced off
+// waits before it raises its fence anew: long enough for one of two that both
+// believe to hold it to learn that it does not.
+const refencePause = 250 * time.Millisecond
+
 // hold is the role of one shard: it lets the loop schedule it until ctx ends.
 func (d *Daemon) hold(ctx context.Context, shard int) error {
-	if err := d.fence.raise(ctx, shard); err != nil {
-		return err
+	for {
+		if err := d.fence.raise(ctx, shard); err != nil {
+			return err
+		}
+		d.set(shard, true)
+		d.fence.stands(ctx, shard)
+		d.set(shard, false)
+		d.finishLook()
+		if ctx.Err() != nil {
+			return nil
+		}
+		// A scheduler that was paused while it gained the shard, and has lost it
+		// since, may write its fence as late as it likes.
+		d.log.Warn("fence is raised anew", zap.Int("shard", shard))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(refencePause):
+		}
 	}
-	d.set(shard, true)
-	<-ctx.Done()
-	d.set(shard, false)
-	// A look that began before may still write; wait for its end.
+}
+
+// finishLook waits for the end of a look that began before, which may still
+// write.
+func (d *Daemon) finishLook() {
 	d.looking.Lock()
 	defer d.looking.Unlock()
-	return nil
 }
 
 func (d *Daemon) set(shard int, held bool) {
@@ -154,7 +176,7 @@ func (d *Daemon) shards() (held map[int]bool, changed bool) {
 
 // wait waits for a newer snapshot, for a change of the shards, or for some time
 // (0: without end), whichever comes first.
-func (d *Daemon) wait(ctx context.Context, after *store.Snapshot, most time.Duration) *store.Snapshot {
+func (d *Daemon) wait(ctx context.Context, after *store.Snapshot, most time.Duration) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if most > 0 {
@@ -167,11 +189,8 @@ func (d *Daemon) wait(ctx context.Context, after *store.Snapshot, most time.Dura
 	}
 	d.wake = cancel
 	d.mu.Unlock()
-	// Whatever ended the wait, the newest snapshot is what to look at.
-	if next, err := d.store.Wait(ctx, after); err == nil {
-		return next
-	}
-	return d.store.Snapshot()
+	// Whatever ended the wait, there is to be a look.
+	_, _ = d.store.Wait(ctx, after)
 }
 
 // metrics are what an operator sees of the scheduler.

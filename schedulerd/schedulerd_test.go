@@ -68,8 +68,14 @@ func (c *cluster) close() {
 // schedule starts a scheduler and returns what stops it.
 func (c *cluster) schedule(instance string) (stop func()) {
 	c.t.Helper()
+	return c.scheduleOver(c.kv, instance)
+}
+
+// scheduleOver starts a scheduler that sees the key space as space shows it.
+func (c *cluster) scheduleOver(space kv.KV, instance string) (stop func()) {
+	c.t.Helper()
 	d, err := schedulerd.New(daemon.Env{
-		KV: c.kv, Prefix: daemon.Prefix, Logger: zaptest.NewLogger(c.t).Named(instance), Metrics: prometheus.NewRegistry(),
+		KV: space, Prefix: daemon.Prefix, Logger: zaptest.NewLogger(c.t).Named(instance), Metrics: prometheus.NewRegistry(),
 		Member:  shards.Member{Instance: instance},
 		Session: func(ctx context.Context) (kv.Session, error) { return c.kv.NewSession(ctx, kv.SessionConfig{}) },
 	}, schedulerd.Config{})

@@ -1,0 +1,153 @@
+package schedulerd_test
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/kv/kvfault"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// placed returns the node of each assigned task.
+func (c *cluster) placed() map[string]string {
+	nodes := map[string]string{}
+	for a := range c.tables.Assignments.Scan(c.store.Snapshot(), "") {
+		node, _, task := state.SplitKey(a.Key)
+		nodes[task] = node
+	}
+	return nodes
+}
+
+// Tables are followed each for itself. A scheduler that has seen assignments
+// before the tasks that they are of must not take these tasks to be gone, neither
+// while they are late nor afterwards.
+func TestTasksThatAreSeenLateKeepTheirNodes(t *testing.T) {
+	for _, late := range []bool{true, false} {
+		t.Run(fmt.Sprintf("late=%t", late), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t)
+				defer c.close()
+				for n := range 4 {
+					c.node(fmt.Sprintf("n%d", n), 10)
+				}
+				stop := c.schedule("s1")
+				time.Sleep(time.Second)
+				slow := kvfault.New(c.kv)
+				arrive := slow.Inject(kvfault.Fault{Deed: kvfault.List, Prefix: daemon.Prefix + "/tasks/h/", Hang: true})
+				defer arrive()
+				defer c.scheduleOver(slow, "s2")()
+				time.Sleep(time.Second)
+				for s := range 10 {
+					c.service(fmt.Sprintf("service%d", s), 1, 0)
+				}
+				time.Sleep(5 * time.Second)
+				before := c.placed()
+				if len(before) == 0 || len(before) == 10 {
+					t.Fatalf("%d of 10 tasks have nodes; each scheduler should have a share", len(before))
+				}
+				if !late {
+					arrive()
+					time.Sleep(time.Second)
+					before = c.placed()
+				}
+				// From here on every change of an assignment is seen as it happens.
+				changed := make(chan string, 100)
+				c.wg.Go(func() {
+					defer close(changed)
+					for seen := c.store.Snapshot(); ; {
+						next, err := c.store.Wait(c.ctx, seen, c.tables.Assignments)
+						if err != nil {
+							return
+						}
+						for ch := range c.tables.Assignments.Changes(seen, next) {
+							if ch.Old != nil {
+								changed <- ch.Old.Key
+							}
+						}
+						seen = next
+					}
+				})
+				stop()
+				time.Sleep(5 * time.Second)
+				arrive()
+				time.Sleep(5 * time.Second)
+				after := c.placed()
+				if len(after) != 10 {
+					t.Errorf("%d of 10 tasks have nodes in the end", len(after))
+				}
+				for task, node := range before {
+					if after[task] != node {
+						t.Errorf("task %s was on %s, and is on %q", task, node, after[task])
+					}
+				}
+				c.stop()
+				for key := range changed {
+					t.Errorf("assignment %s was taken away", key)
+				}
+			})
+		})
+	}
+}
+
+// A scheduler that was paused while it gained a shard may write its fence long
+// after another has the shard. The other one must not be fenced off for good.
+func TestFenceIsRaisedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		defer c.close()
+		c.schedule("s1")
+		c.node("n1", 40)
+		c.service("a", 1, 0)
+		c.expect("before", map[string]int{"n1": 1})
+		c.update(func(tx *store.Tx) {
+			var fences []string
+			for p := range c.tables.Placements.Scan(tx, "fence") {
+				fences = append(fences, p.Key)
+			}
+			if len(fences) != store.Shards {
+				t.Errorf("%d fences", len(fences))
+			}
+			for _, key := range fences {
+				c.tables.Placements.Put(tx, key, &recordv1.Placement{Reason: "sleeper"})
+			}
+		})
+		c.service("b", 1, 0)
+		c.expect("after", map[string]int{"n1": 2})
+	})
+}
+
+// What a scheduler that died said of services that are gone is taken back.
+func TestExplanationsOfGoneServicesGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		defer c.close()
+		c.update(func(tx *store.Tx) {
+			c.tables.Placements.Put(tx, state.PlacementKey("gone", []byte{1}), &recordv1.Placement{Pending: 1, Reason: "no nodes"})
+		})
+		stop := c.schedule("s1")
+		time.Sleep(5 * time.Second)
+		if got := c.reason("gone"); got != "" {
+			t.Errorf("it is still said of a service that is gone: %s", got)
+		}
+		// The same while the scheduler has been running for long.
+		defer c.schedule("s2")()
+		time.Sleep(time.Second)
+		c.update(func(tx *store.Tx) {
+			for n := range 10 {
+				c.tables.Placements.Put(tx, state.PlacementKey(fmt.Sprintf("gone%d", n), []byte{1}), &recordv1.Placement{Pending: 1, Reason: "no nodes"})
+			}
+		})
+		stop()
+		time.Sleep(5 * time.Second)
+		for n := range 10 {
+			if got := c.reason(fmt.Sprintf("gone%d", n)); got != "" {
+				t.Errorf("it is still said of gone%d: %s", n, got)
+			}
+		}
+	})
+}
