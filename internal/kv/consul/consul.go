@@ -99,7 +99,7 @@ func New(cfg Config) (*KV, error) {
 		return nil, fmt.Errorf("consul at %s: %w", cfg.Address, err)
 	}
 	// NewClient made the HTTP client, and uses this very one.
-	r := &router{next: c.HttpClient.Transport, hosts: hosts}
+	r := newRouter(c.HttpClient.Transport, c.Scheme, hosts)
 	c.HttpClient.Transport = statusNoter{r}
 	return &KV{client: client, transport: c.Transport, router: r, services: map[string]*session{}}, nil
 }

@@ -7,16 +7,25 @@ import (
 	"net/http"
 	"slices"
 	"sync/atomic"
+	"time"
 )
 
 // router sends each request to one of several agents or servers: to the same one
-// until something goes wrong there, and then to the next. All of them see the
+// until something goes wrong there, or it hangs (see guard), and then to the next. All of them see the
 // same key space, so it does not matter which one answers.
 type router struct {
-	next  http.RoundTripper
-	hosts []string
+	next   http.RoundTripper
+	scheme string
+	hosts  []string
 	// current is the index of the host in use.
 	current atomic.Int64
+	began   time.Time
+	// heard is when each host last answered anything, as the time since began.
+	heard []atomic.Int64
+}
+
+func newRouter(next http.RoundTripper, scheme string, hosts []string) *router {
+	return &router{next: next, scheme: scheme, hosts: hosts, began: time.Now(), heard: make([]atomic.Int64, len(hosts))}
 }
 
 type pinKey struct{}
@@ -58,8 +67,8 @@ func (r *router) RoundTrip(req *http.Request) (*http.Response, error) {
 func (r *router) send(req *http.Request, at int) (*http.Response, error) {
 	req = req.Clone(req.Context())
 	req.URL.Host, req.Host = r.hosts[at], r.hosts[at]
-	resp, err := r.next.RoundTrip(req)
-	if err != nil && !errors.Is(err, context.Canceled) || err == nil && resp.StatusCode >= http.StatusInternalServerError {
+	resp, err := r.guarded(req, at)
+	if err != nil && (errors.Is(err, errHangs) || !errors.Is(err, context.Canceled)) || err == nil && resp.StatusCode >= http.StatusInternalServerError {
 		r.current.CompareAndSwap(int64(at), int64((at+1)%len(r.hosts)))
 	}
 	return resp, err

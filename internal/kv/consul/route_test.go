@@ -1,6 +1,7 @@
 package consul_test
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -96,24 +97,65 @@ func TestAgentDies(t *testing.T) {
 	}
 }
 
-// TestAgentHangs leaves an agent that does not answer.
+// TestAgentHangs leaves an agent that does not answer, also with lists that may
+// wait for minutes.
 func TestAgentHangs(t *testing.T) {
 	t.Parallel()
 	server := shared.Start(t)
 	first, second := newAgent(t, server), newAgent(t, server)
 	s := over(t, first, second)
+	if _, err := s.Txn(t.Context(), []kv.Op{{Verb: kv.Set, Key: "agent/hangs/x"}}); err != nil {
+		t.Fatal(err)
+	}
+	_, index, err := s.List(t.Context(), "agent/hangs/", kv.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	hang := make(chan struct{})
 	first.hang.Store(&hang)
 	defer close(hang)
+	blocked := make(chan error, 1)
+	go func() {
+		_, _, err := s.List(t.Context(), "agent/hangs/", kv.ListOptions{After: index})
+		blocked <- err
+	}()
 	began := time.Now()
 	if _, err := s.Get(t.Context(), "agent/hangs"); !errors.Is(err, kv.ErrUnavailable) {
 		t.Errorf("Get error = %v, want ErrUnavailable", err)
 	}
-	if took := time.Since(began); took > 15*time.Second {
-		t.Errorf("Get gave up after %v", took)
+	if err := <-blocked; !errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("List error = %v, want ErrUnavailable", err)
+	}
+	if took := time.Since(began); took > 9*time.Second {
+		t.Errorf("Get and List gave up after %v", took)
 	}
 	if _, err := s.Get(t.Context(), "agent/hangs"); !errors.Is(err, kv.ErrNotFound) {
 		t.Errorf("the next Get: error = %v, want ErrNotFound", err)
+	}
+}
+
+// TestAgentIsOnlySlow lets an agent that answers otherwise have all the time that
+// a list may take.
+func TestAgentIsOnlySlow(t *testing.T) {
+	t.Parallel()
+	server := shared.Start(t)
+	a := newAgent(t, server)
+	s := over(t, a)
+	if _, err := s.Txn(t.Context(), []kv.Op{{Verb: kv.Set, Key: "agent/slow/x"}}); err != nil {
+		t.Fatal(err)
+	}
+	_, index, err := s.List(t.Context(), "agent/slow/", kv.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := a.calls.Load()
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+	defer cancel()
+	if _, _, err := s.List(ctx, "agent/slow/", kv.ListOptions{After: index}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("List error = %v, want that of its context", err)
+	}
+	if asked := a.calls.Load() - before; asked < 2 || asked > 5 {
+		t.Errorf("the agent was called %d times, want the list and whether it is there every few seconds", asked)
 	}
 }
 

@@ -1,0 +1,128 @@
+package consul
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// patience is how long a host may say nothing at all, while it owes an answer,
+// before it is asked whether it is there; and how long it has to answer that.
+// Together that is how long a host that hangs, or is cut off, can hold a request
+// up, where it may be a list that waits for minutes.
+const patience = 3 * time.Second
+
+// errHangs ends a request to a host that does not answer anything.
+var errHangs = errors.New("the host does not answer")
+
+// guard watches over one request, and ends it when its host hangs.
+type guard struct {
+	r      *router
+	at     int
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	timer  *time.Timer
+
+	mu      sync.Mutex
+	stopped bool
+	looking sync.WaitGroup
+}
+
+// watchOver begins to watch over a request, whose context is the guard's.
+func (r *router) watchOver(ctx context.Context, at int) *guard {
+	g := &guard{r: r, at: at}
+	g.ctx, g.cancel = context.WithCancelCause(ctx)
+	g.timer = time.AfterFunc(patience, g.look)
+	return g
+}
+
+// look ends the request if the host hangs.
+func (g *guard) look() {
+	g.mu.Lock()
+	if g.stopped {
+		g.mu.Unlock()
+		return
+	}
+	g.looking.Add(1)
+	g.mu.Unlock()
+	defer g.looking.Done()
+	if !g.r.answers(g.ctx, g.at) {
+		g.cancel(errHangs)
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.stopped {
+		g.timer.Reset(patience)
+	}
+}
+
+// stop ends the watch, and with it what the request still does.
+func (g *guard) stop() {
+	g.mu.Lock()
+	g.stopped = true
+	g.timer.Stop()
+	g.mu.Unlock()
+	g.cancel(nil)
+	g.looking.Wait()
+}
+
+// answers reports whether a host has been heard of lately, or else answers now.
+// What it answers does not matter.
+func (r *router) answers(ctx context.Context, at int) bool {
+	if r.sinceHeard(at) < patience {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	// An agent answers this by itself, also when there is no leader.
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.scheme+"://"+r.hosts[at]+"/v1/agent/version", nil)
+	if err != nil {
+		return false
+	}
+	resp, err := r.next.RoundTrip(req)
+	if err != nil {
+		return false
+	}
+	r.hear(at)
+	_ = resp.Body.Close()
+	return true
+}
+
+func (r *router) hear(at int) { r.heard[at].Store(int64(time.Since(r.began))) }
+
+func (r *router) sinceHeard(at int) time.Duration {
+	return time.Since(r.began) - time.Duration(r.heard[at].Load())
+}
+
+// guarded sends a request, and watches over it until its answer has been read.
+func (r *router) guarded(req *http.Request, at int) (*http.Response, error) {
+	g := r.watchOver(req.Context(), at)
+	resp, err := r.next.RoundTrip(req.WithContext(g.ctx))
+	if err != nil {
+		if cause := context.Cause(g.ctx); errors.Is(cause, errHangs) {
+			err = fmt.Errorf("%w: %w", cause, err)
+		}
+		g.stop()
+		return nil, err
+	}
+	r.hear(at)
+	resp.Body = &watchedBody{resp.Body, g}
+	return resp, nil
+}
+
+// watchedBody ends the watch over a request when its answer is closed.
+type watchedBody struct {
+	io.ReadCloser
+	g *guard
+}
+
+func (b *watchedBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.g.stop()
+	return err
+}
