@@ -56,25 +56,29 @@ func decodeMembers(pairs []kv.Pair, prefix string, log *zap.Logger) map[string]M
 
 // follow calls see with all pairs under a prefix, at first and whenever they
 // have changed, until ctx ends. While the store is away it keeps trying.
+//
+// Any server may answer: one that waits for its leader would wait in vain for one
+// that hangs. But what is older than what was seen before is asked of the
+// leader.
 func follow(ctx context.Context, store kv.KV, prefix string, log *zap.Logger, see func([]kv.Pair)) {
-	var index uint64
+	var after, newest uint64
 	retry := newBackoff(50*time.Millisecond, 2*time.Second)
 	for ctx.Err() == nil {
-		pairs, next, err := store.List(ctx, prefix, kv.ListOptions{After: index})
+		pairs, index, err := store.List(ctx, prefix, kv.ListOptions{After: after, Stale: newest > 0})
+		if err == nil && index < newest {
+			// A server that lags; or the store was restored from a snapshot.
+			pairs, index, err = store.List(ctx, prefix, kv.ListOptions{})
+		}
 		if err != nil {
 			if ctx.Err() == nil {
 				log.Debug("list is to be repeated", zap.String("prefix", prefix), zap.Error(err))
 			}
-			index = 0
+			after = 0
 			retry.wait(ctx)
 			continue
 		}
 		retry.reset()
-		if next < index {
-			// The store was restored from a snapshot: its indexes start anew.
-			next = 0
-		}
-		index = next
+		after, newest = index, index
 		see(pairs)
 	}
 }

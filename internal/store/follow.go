@@ -2,9 +2,11 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -21,6 +23,9 @@ type follower struct {
 	// reading is held by who reads the table: a channel and not a mutex,
 	// because it is held while the kv is asked.
 	reading chan struct{}
+	// newest is the index of the last list of heads that was taken in: not of the
+	// last since the kv was away, for it may have been restored meanwhile.
+	newest uint64
 	// flight is the commit to this table that is on its way, or nil.
 	flight atomic.Pointer[flight]
 }
@@ -46,21 +51,32 @@ func (f *follower) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		f.s.health.report(f.place, err)
+		f.report(log, err, attempt == 0)
 		if err != nil {
-			if attempt == 0 {
-				log.Warn("table not up to date", zap.Error(err))
-			}
 			pause(ctx, failurePause, maxFailurePause, attempt)
 			attempt++
 			after = 0
 			continue
 		}
-		if attempt > 0 {
-			log.Info("table up to date again")
-			attempt = 0
-		}
+		attempt = 0
 		after = next
+	}
+}
+
+// report notes how an attempt to follow the table ended, and logs what an
+// operator should know: once for all tables that the kv is away, and when it is
+// back; and for each table what else is wrong with it, the first time.
+func (f *follower) report(log *zap.Logger, err error, first bool) {
+	away := errors.Is(err, kv.ErrUnavailable)
+	was, is, since := f.s.health.report(f.place, err)
+	switch {
+	case is && !was:
+		f.s.log.Warn("store is away: waiting for it", zap.Error(err))
+	case was && !is:
+		f.s.log.Info("store is back", zap.Duration("after", since.Round(time.Millisecond)))
+	}
+	if err != nil && !away && first {
+		log.Warn("table not up to date", zap.Error(err))
 	}
 }
 
@@ -68,7 +84,9 @@ func (f *follower) run(ctx context.Context) {
 // up to date, and returns the index to go on from.
 func (f *follower) follow(ctx context.Context, after uint64) (uint64, error) {
 	if f.state() == nil {
-		return f.load(ctx)
+		index, err := f.load(ctx)
+		f.newest = index
+		return index, err
 	}
 	pairs, next, err := f.s.kv.List(ctx, f.heads, kv.ListOptions{After: after, Stale: true})
 	if err != nil {
@@ -79,7 +97,7 @@ func (f *follower) follow(ctx context.Context, after uint64) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("watch heads: %w", err)
 	}
-	backwards := next < after
+	backwards := next < f.newest || f.older(heads, next)
 	for f.differs(heads, backwards) {
 		// Our own commit shows up here before its result has come back to
 		// the committer, which is about to install it.
@@ -91,15 +109,33 @@ func (f *follower) follow(ctx context.Context, after uint64) (uint64, error) {
 				return 0, context.Cause(ctx)
 			}
 		}
-		if err := f.refresh(ctx, heads); err != nil {
+		hint := heads
+		if backwards {
+			// A server that lags, or the kv itself went backwards: only a read
+			// that is surely new can tell.
+			hint = nil
+		}
+		if err := f.refresh(ctx, hint); err != nil {
 			return 0, err
 		}
 		break
 	}
+	f.newest = next
 	if backwards {
 		next = 0
 	}
 	return next, nil
+}
+
+// older reports whether a head is older than the snapshot's in a list that is as
+// new as that: the kv was restored, and has gone on from there.
+func (f *follower) older(heads *tableHeads, index uint64) bool {
+	for i, sh := range f.state().shards {
+		if heads[i].index < sh.index && sh.index <= index {
+			return true
+		}
+	}
+	return false
 }
 
 // differs reports whether heads hold something newer than the snapshot. Older

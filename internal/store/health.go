@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,6 +14,8 @@ type health struct {
 	mu     sync.Mutex
 	tables []tableHealth
 	commit error // of the committer's last call
+	// away is since when the kv is away for any table, or zero.
+	away time.Time
 }
 
 type tableHealth struct {
@@ -28,8 +31,9 @@ func newHealth(tables int, now time.Time) *health {
 	return h
 }
 
-// report notes how an attempt to follow a table ended.
-func (h *health) report(table int, err error) {
+// report notes how an attempt to follow a table ended. It returns whether the kv
+// was away before for any table, whether it is now, and since when it was.
+func (h *health) report(table int, err error) (was, is bool, since time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t := &h.tables[table]
@@ -37,6 +41,15 @@ func (h *health) report(table int, err error) {
 		t.since = time.Now()
 	}
 	t.err = err
+	is = slices.ContainsFunc(h.tables, func(t tableHealth) bool { return errors.Is(t.err, kv.ErrUnavailable) })
+	was = !h.away.IsZero()
+	switch {
+	case is && !was:
+		h.away = time.Now()
+	case was && !is:
+		since, h.away = time.Since(h.away), time.Time{}
+	}
+	return was, is, since
 }
 
 func (h *health) reportCommit(err error) {

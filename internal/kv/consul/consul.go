@@ -133,6 +133,17 @@ func (s *KV) Get(ctx context.Context, key string) (kv.Pair, error) {
 
 // List returns the pairs under a prefix; see kv.KV.
 func (s *KV) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
+	pairs, index, err := s.list(ctx, prefix, opt)
+	if err == nil && opt.After > 0 && index == opt.After {
+		// It was woken and nothing has changed. So Consul does also when it was
+		// restored from a snapshot: it wakes a list, which answers with what was
+		// before, and would then wait for an index that is long in coming.
+		return s.list(ctx, prefix, kv.ListOptions{Stale: opt.Stale})
+	}
+	return pairs, index, err
+}
+
+func (s *KV) list(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
 	wait := callTimeout
 	if opt.After > 0 {
 		// Consul adds up to a sixteenth of jitter to the wait that it is asked for.

@@ -1,0 +1,71 @@
+package store_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/musterhq/muster/internal/kv/consultest"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// TestServerRestoredFromASnapshot takes a real Consul back in time. All stores
+// come to see what it holds now, also one that only reads, also when what the
+// older heads name is still at hand, and also when Consul was away meanwhile.
+func TestServerRestoredFromASnapshot(t *testing.T) {
+	server := consultest.Start(t)
+	table := numbers("counters")
+	for _, away := range []bool{false, true} {
+		t.Run(fmt.Sprintf("away=%v", away), func(t *testing.T) {
+			writer, _ := open(t, store.Options{KV: server.KV(t)}, table)
+			reader, _ := open(t, store.Options{KV: server.KV(t)}, table)
+			key := fmt.Sprintf("away-%v", away)
+			see := func(want int) {
+				t.Helper()
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				defer cancel()
+				for sn := reader.Snapshot(); count(table, sn, key) != want; {
+					next, err := reader.Wait(ctx, sn, table)
+					if err != nil {
+						t.Fatalf("the reader sees %d, want %d: %v", count(table, sn, key), want, err)
+					}
+					sn = next
+				}
+			}
+			set := func(n int) {
+				t.Helper()
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				defer cancel()
+				if err := writer.Update(ctx, func(tx *store.Tx) error { table.Put(tx, key, n); return nil }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			set(1)
+			see(1)
+			var snapshot bytes.Buffer
+			if err := server.Save(t.Context(), &snapshot); err != nil {
+				t.Fatal(err)
+			}
+			for n := 2; n < 10; n++ {
+				set(n)
+			}
+			see(9)
+			if err := server.Restore(t.Context(), snapshot.Bytes()); err != nil {
+				t.Fatal(err)
+			}
+			if away {
+				if err := server.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				if err := server.Restart(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			see(1)
+			set(20)
+			see(20)
+		})
+	}
+}
