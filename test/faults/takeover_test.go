@@ -32,7 +32,7 @@ const (
 // TestTakeOver has parts of a cluster with two replicas of each manager die, and
 // the others do their work.
 func TestTakeOver(t *testing.T) {
-	b := newBench(t)
+	b := newBench(t, 1)
 	for _, d := range daemons {
 		t.Run("kill "+d.name, func(t *testing.T) {
 			b.interrupt(t, d.name, d.aim, killBound, func(p process) error { return p.Kill() })
