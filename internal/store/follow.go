@@ -28,6 +28,8 @@ type follower struct {
 	newest uint64
 	// flight is the commit to this table that is on its way, or nil.
 	flight atomic.Pointer[flight]
+	// lag is how far the snapshot is behind what has been seen in the kv.
+	lag lag
 }
 
 func newFollower(s *Store, def TableDef, place int) *follower {
@@ -67,16 +69,19 @@ func (f *follower) run(ctx context.Context) {
 // operator should know: once for all tables that the kv is away, and when it is
 // back; and for each table what else is wrong with it, the first time.
 func (f *follower) report(log *zap.Logger, err error, first bool) {
-	away := errors.Is(err, kv.ErrUnavailable)
-	was, is, since := f.s.health.report(f.place, err)
-	switch {
-	case is && !was:
-		f.s.log.Warn("store is away: waiting for it", zap.Error(err))
-	case was && !is:
-		f.s.log.Info("store is back", zap.Duration("after", since.Round(time.Millisecond)))
-	}
-	if err != nil && !away && first {
+	f.s.logContact(f.s.health.report(f.place, err), err)
+	if err != nil && !errors.Is(err, kv.ErrUnavailable) && first {
 		log.Warn("table not up to date", zap.Error(err))
+	}
+}
+
+// logContact logs that the kv went away or came back.
+func (s *Store) logContact(c contactChange, err error) {
+	switch {
+	case c.away && !c.was:
+		s.log.Warn("store is away: waiting for it", zap.Error(err))
+	case c.was && !c.away:
+		s.log.Info("store is back", zap.Duration("after", c.since.Round(time.Millisecond)))
 	}
 }
 
@@ -98,6 +103,7 @@ func (f *follower) follow(ctx context.Context, after uint64) (uint64, error) {
 		return 0, fmt.Errorf("watch heads: %w", err)
 	}
 	backwards := next < f.newest || f.older(heads, next)
+	f.lag.note(heads, f.state())
 	for f.differs(heads, backwards) {
 		// Our own commit shows up here before its result has come back to
 		// the committer, which is about to install it.

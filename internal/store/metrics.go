@@ -16,9 +16,11 @@ type metrics struct {
 	wakeups       *prometheus.CounterVec
 	pagesRead     *prometheus.CounterVec
 	staleness     prometheus.GaugeFunc
+	lagSeconds    prometheus.GaugeFunc
+	lagCommits    prometheus.GaugeFunc
 }
 
-func newMetrics(staleness func() time.Duration) *metrics {
+func newMetrics(standing func() Standing) *metrics {
 	name := func(n string) prometheus.Opts {
 		return prometheus.Opts{Namespace: "muster", Subsystem: "store", Name: n}
 	}
@@ -32,8 +34,11 @@ func newMetrics(staleness func() time.Duration) *metrics {
 		o.Help = help
 		return prometheus.NewCounterVec(o, []string{"table"})
 	}
-	gauge := prometheus.GaugeOpts(name("staleness_seconds"))
-	gauge.Help = "Time since the last contact with the key-value store; 0 while in contact."
+	gauge := func(n, help string, read func(Standing) float64) prometheus.GaugeFunc {
+		o := prometheus.GaugeOpts(name(n))
+		o.Help = help
+		return prometheus.NewGaugeFunc(o, func() float64 { return read(standing()) })
+	}
 	conflicts := prometheus.CounterOpts(name("commit_conflicts_total"))
 	conflicts.Help = "Transactions that were repeated because another process had written."
 	return &metrics{
@@ -48,7 +53,13 @@ func newMetrics(staleness func() time.Duration) *metrics {
 		conflicts: prometheus.NewCounter(conflicts),
 		wakeups:   counter("watch_wakeups_total", "Answers of the blocking lists of a table's heads."),
 		pagesRead: counter("pages_read_total", "Pages of a table that were read."),
-		staleness: prometheus.NewGaugeFunc(gauge, func() float64 { return staleness().Seconds() }),
+		staleness: gauge("staleness_seconds", "Time since the last contact with the key-value store; 0 while in contact.",
+			func(s Standing) float64 { return s.Stale.Seconds() }),
+		lagSeconds: gauge("view_lag_seconds", "Time for which the view may have lacked something: since the last contact with the "+
+			"key-value store, or since the oldest change was seen there that is not in the view.",
+			func(s Standing) float64 { return s.Lag().Seconds() }),
+		lagCommits: gauge("view_lag_commits", "Commits that were seen in the key-value store and are not in the view yet.",
+			func(s Standing) float64 { return float64(s.Behind) }),
 	}
 }
 
@@ -56,7 +67,7 @@ func newMetrics(staleness func() time.Duration) *metrics {
 func (m *metrics) register(r prometheus.Registerer) error {
 	for _, c := range []prometheus.Collector{
 		m.commitSeconds, m.commitOps, m.commitBytes, m.commitUpdates,
-		m.conflicts, m.wakeups, m.pagesRead, m.staleness,
+		m.conflicts, m.wakeups, m.pagesRead, m.staleness, m.lagSeconds, m.lagCommits,
 	} {
 		if err := r.Register(c); err != nil {
 			return err

@@ -99,7 +99,7 @@ func New(opt Options, tables ...TableDef) (*Store, error) {
 		s.tables = append(s.tables, newFollower(s, t, i))
 	}
 	s.current.Store(&Snapshot{defs: tables, tables: make([]*tableState, len(tables))})
-	s.metrics = newMetrics(s.Staleness)
+	s.metrics = newMetrics(s.Standing)
 	if opt.Metrics != nil {
 		if err := s.metrics.register(opt.Metrics); err != nil {
 			return nil, fmt.Errorf("open store: %w", err)
@@ -119,6 +119,7 @@ func (s *Store) Run(ctx context.Context) error {
 		wg.Go(func() { f.run(ctx) })
 	}
 	wg.Go(func() { (&committer{s: s}).run(ctx) })
+	wg.Go(func() { s.pulse(ctx) })
 	wg.Wait()
 	return nil
 }

@@ -235,6 +235,7 @@ func (f *follower) install(heads *tableHeads, before *tableState, found map[stri
 		if now != before || !f.s.replace(f.place, before, changed) {
 			return errBackwards
 		}
+		f.lag.forget()
 		return nil
 	}
 	f.s.install(f.place, changed)

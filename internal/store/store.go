@@ -39,6 +39,11 @@
 // are followed each for itself: an update over two tables is atomic in the
 // store, and may be seen in one table a moment before the other.
 //
+// Every two seconds the heads of one table are read as the leader of the kv has
+// them: so a kv that hangs is noticed, and a server of its that is cut off from the
+// leader, though no watch tells. [Store.Standing] says how far the snapshot may be
+// behind.
+//
 // A [Snapshot] is immutable. Changes between two snapshots are found by
 // comparing them ([Table.Changes]), so a slow reader holds no queue: it skips
 // what it did not have time to see, and finds what is.

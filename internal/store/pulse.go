@@ -1,0 +1,91 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/musterhq/muster/internal/kv"
+)
+
+const (
+	// pulsePeriod is how often the kv is asked for a sign of life.
+	pulsePeriod = 2 * time.Second
+	// pulseTimeout is how long it may take to answer. It is away if it takes
+	// longer.
+	pulseTimeout = 2 * time.Second
+	// pulseRetry is the time between two questions to a kv that is away.
+	pulseRetry = 500 * time.Millisecond
+	// watchGrace is how long a watch may take to show what a pulse has found.
+	watchGrace = time.Second
+)
+
+// pulse feels whether the kv is there, until ctx ends. A watch alone does not
+// tell: one that nothing comes from looks the same whether nothing happens, the
+// kv hangs, or its server has lost its leader and answers from memory. So the
+// heads of one table after another are read as the leader has them; and a watch
+// that has failed to show what is found there is helped on.
+func (s *Store) pulse(ctx context.Context) {
+	for turn := 0; len(s.tables) > 0; turn++ {
+		f := s.tables[turn%len(s.tables)]
+		heads, err := f.readHeads(ctx, pulseTimeout)
+		if ctx.Err() != nil {
+			return
+		}
+		s.logContact(s.health.reportPulse(err, time.Now()), err)
+		wait := pulseRetry
+		if err == nil {
+			f.verify(ctx, heads)
+			wait = pulsePeriod
+		}
+		sleep(ctx, wait)
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// readHeads reads the table's heads as the kv's leader has them.
+func (f *follower) readHeads(ctx context.Context, timeout time.Duration) (*tableHeads, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %v: %w", timeout, kv.ErrUnavailable))
+	defer cancel()
+	pairs, _, err := f.s.kv.List(ctx, f.heads, kv.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("read heads of table %s: %w", f.def.Name(), err)
+	}
+	heads, err := f.parseHeads(pairs)
+	if err != nil {
+		return nil, fmt.Errorf("read heads of table %s: %w", f.def.Name(), err)
+	}
+	return heads, nil
+}
+
+// verify sees to it that the snapshot comes up to these heads.
+func (f *follower) verify(ctx context.Context, heads *tableHeads) {
+	if f.state() == nil {
+		return // it is being loaded
+	}
+	f.lag.note(heads, f.state())
+	if !f.differs(heads, false) {
+		return
+	}
+	sleep(ctx, watchGrace)
+	if ctx.Err() != nil || !f.differs(heads, false) {
+		return
+	}
+	f.s.log.Warn("watch of a table is behind: table is read without it", zap.String("table", f.def.Name()))
+	if err := f.refresh(ctx, heads); err != nil && ctx.Err() == nil {
+		f.s.log.Warn("table cannot be read", zap.String("table", f.def.Name()), zap.Error(err))
+	}
+}
