@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/musterhq/muster/internal/daemon"
@@ -40,6 +41,9 @@ type Daemon struct {
 	tables  *state.Tables
 	store   *store.Store
 	manager *shards.Manager
+	// allocated is the time from a service's change until its endpoint is
+	// committed.
+	allocated prometheus.Histogram
 }
 
 // New returns an allocator. It starts nothing.
@@ -50,8 +54,20 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	if cfg.CommitTimeout < 0 {
 		return nil, fmt.Errorf("allocatord: CommitTimeout is %v, want at least 0", cfg.CommitTimeout)
 	}
-	d := &Daemon{cfg: cfg, log: env.Logger, tables: state.NewTables()}
+	d := &Daemon{
+		cfg: cfg, log: env.Logger, tables: state.NewTables(),
+		allocated: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "muster_allocator_endpoint_allocated_seconds",
+			Help:    "Time from a user's change of a service until what it changes of the service's endpoint is committed.",
+			Buckets: daemon.StageBuckets(),
+		}),
+	}
 	var err error
+	if env.Metrics != nil {
+		if err = env.Metrics.Register(d.allocated); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
 	d.store, err = store.New(store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},
 		d.tables.Services, d.tables.Endpoints)
 	if err != nil {

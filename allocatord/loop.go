@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/musterhq/muster/internal/store"
 )
@@ -61,10 +62,17 @@ func (d *Daemon) write(ctx context.Context, ids map[string]struct{}) error {
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.CommitTimeout)
 	defer cancel()
 	fns := make([]func(*store.Tx) error, 0, len(ids))
+	// asked says when the change was asked for of those whose endpoint changes.
+	asked := make([]int64, len(ids))
 	for id := range ids {
+		i := len(fns)
 		fns = append(fns, func(tx *store.Tx) error {
+			asked[i] = 0
 			if s, ok := d.tables.Services.Get(tx, id); ok {
 				if e := endpoint(s.Value); e != nil {
+					if old, _ := d.tables.Endpoints.Get(tx, id); !proto.Equal(old.Value, e) {
+						asked[i] = s.Value.UpdatedAt
+					}
 					d.tables.Endpoints.Put(tx, id, e)
 					return nil
 				}
@@ -73,7 +81,14 @@ func (d *Daemon) write(ctx context.Context, ids map[string]struct{}) error {
 			return nil
 		})
 	}
-	return errors.Join(d.store.UpdateAll(ctx, fns)...)
+	errs := d.store.UpdateAll(ctx, fns)
+	now := time.Now()
+	for i, err := range errs {
+		if err == nil && asked[i] > 0 {
+			d.allocated.Observe(max(0, now.Sub(time.UnixMilli(asked[i])).Seconds()))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // keyOf is the key of whichever side of a change there is.

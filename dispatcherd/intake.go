@@ -112,6 +112,13 @@ func (in *intake) settleNode(node, giveUp string) {
 	in.settle(keys, giveUp)
 }
 
+// waiting returns how many statuses are in the next batch.
+func (in *intake) waiting() int {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return len(in.next.reports)
+}
+
 func (in *intake) nudge() {
 	select {
 	case in.wake <- struct{}{}:

@@ -18,6 +18,8 @@ type offer struct {
 	service, id string
 	// version is the assignment's.
 	version uint64
+	// assignedAt is when the node was chosen, in milliseconds.
+	assignedAt int64
 	// task is nil if the node is not to run it: the assignment or the task's
 	// record is gone.
 	task *dispatcherv1.AssignedTask
@@ -40,6 +42,9 @@ type told struct {
 	// sentAt is when the task was first told in this session, in milliseconds; 0
 	// if that was in the complete set, where it may not be news.
 	sentAt int64
+	// assignedAt is the assignment's, until it is known how long the task took to
+	// run, or that this says nothing of who got it there: 0 then.
+	assignedAt int64
 }
 
 // ledger is what one worker was told in one session. It turns offers into the
@@ -49,6 +54,9 @@ type ledger struct {
 	specs map[string]struct{}
 	// waiting holds the keys of offers of which something is yet to be seen.
 	waiting map[string]struct{}
+	// news holds when the tasks were assigned that were told for the first time
+	// since it was last taken; those of the complete set are not among them.
+	news []int64
 }
 
 func newLedger() *ledger {
@@ -98,8 +106,15 @@ func (l *ledger) offer(o offer, p *packer) {
 		service: o.service, desired: o.task.DesiredState, digest: digest, assignment: o.version,
 		spec: specKnown || o.spec != nil || o.task.DesiredState > musterv1.TaskState_COMPLETE, sentAt: p.at,
 	}
-	if known {
-		now.sentAt = before.sentAt
+	switch {
+	case known:
+		now.sentAt, now.assignedAt = before.sentAt, before.assignedAt
+	case p.complete:
+	case o.task.DesiredState == musterv1.TaskState_RUNNING && o.task.KnownState < musterv1.TaskState_RUNNING:
+		now.assignedAt = o.assignedAt
+		fallthrough
+	default:
+		l.news = append(l.news, o.assignedAt)
 	}
 	if known && before == now {
 		return
@@ -111,6 +126,19 @@ func (l *ledger) offer(o offer, p *packer) {
 	}
 	l.tasks[o.id] = now
 	p.add(o.task, spec)
+}
+
+// runs returns how long ago a task was assigned that a worker says it runs, the
+// first time that it says so; false if that is to be counted no more.
+func (l *ledger) runs(id string, now time.Time) (time.Duration, bool) {
+	t := l.tasks[id]
+	if t.assignedAt == 0 {
+		return 0, false
+	}
+	took := now.Sub(time.UnixMilli(t.assignedAt))
+	t.assignedAt = 0
+	l.tasks[id] = t
+	return max(0, took), true
 }
 
 // packing bounds one message.

@@ -8,6 +8,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/daemon"
 )
 
 // Why reported statuses change nothing.
@@ -30,6 +31,8 @@ type metrics struct {
 	applied       prometheus.Counter
 	ignored       *prometheus.CounterVec
 	reportSeconds prometheus.Histogram
+	sent          prometheus.Histogram
+	running       prometheus.Histogram
 	subscriptions prometheus.Gauge
 }
 
@@ -52,6 +55,16 @@ func newMetrics(r prometheus.Registerer, d *Daemon) (*metrics, error) {
 			Name: "muster_dispatcher_report_seconds", Help: "Time from a status report's arrival until it is written and acknowledged.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
 		}),
+		sent: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "muster_dispatcher_task_sent_seconds",
+			Help:    "Time from a task's assignment until it is sent to its worker. Tasks that were assigned before their worker's session began are not counted.",
+			Buckets: daemon.StageBuckets(),
+		}),
+		running: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "muster_dispatcher_task_running_seconds",
+			Help:    "Time from a task's assignment until its worker has reported that it runs. Tasks that had to wait before they might start are not counted.",
+			Buckets: daemon.StageBuckets(),
+		}),
 		subscriptions: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "muster_dispatcher_log_subscriptions", Help: "Readers of tasks' output.",
 		}),
@@ -61,7 +74,7 @@ func newMetrics(r prometheus.Registerer, d *Daemon) (*metrics, error) {
 	}
 	var faults []error
 	for _, c := range []prometheus.Collector{
-		m.transitions, m.tasks, m.specs, m.withdrawn, m.applied, m.ignored, m.reportSeconds, m.subscriptions, newCensus(d),
+		m.transitions, m.tasks, m.specs, m.withdrawn, m.applied, m.ignored, m.reportSeconds, m.sent, m.running, m.subscriptions, newCensus(d),
 	} {
 		if err := r.Register(c); err != nil {
 			faults = append(faults, fmt.Errorf("register: %w", err))
@@ -81,6 +94,7 @@ func (m *metrics) told(a *dispatcherv1.Assignments) {
 type census struct {
 	d                *Daemon
 	nodes, connected *prometheus.Desc
+	unwritten        *prometheus.Desc
 }
 
 func newCensus(d *Daemon) census {
@@ -88,6 +102,7 @@ func newCensus(d *Daemon) census {
 		d:         d,
 		nodes:     prometheus.NewDesc("muster_dispatcher_nodes", "Nodes of this replica's shards, by state.", []string{"state"}, nil),
 		connected: prometheus.NewDesc("muster_dispatcher_connected_nodes", "Workers with a session at this replica.", nil, nil),
+		unwritten: prometheus.NewDesc("muster_dispatcher_unwritten_statuses", "Reported task statuses that wait for the write before theirs to end.", nil, nil),
 	}
 }
 
@@ -95,6 +110,7 @@ func newCensus(d *Daemon) census {
 func (c census) Describe(out chan<- *prometheus.Desc) {
 	out <- c.nodes
 	out <- c.connected
+	out <- c.unwritten
 }
 
 // Collect implements [prometheus.Collector].
@@ -103,9 +119,12 @@ func (c census) Collect(out chan<- prometheus.Metric) {
 		musterv1.NodeStatus_READY: 0, musterv1.NodeStatus_DOWN: 0,
 		musterv1.NodeStatus_DISCONNECTED: 0, musterv1.NodeStatus_UNKNOWN: 0,
 	}
+	unwritten := 0
 	for _, s := range c.d.shards() {
 		s.census(count)
+		unwritten += s.intake.waiting()
 	}
+	out <- prometheus.MustNewConstMetric(c.unwritten, prometheus.GaugeValue, float64(unwritten))
 	for state, n := range count {
 		out <- prometheus.MustNewConstMetric(c.nodes, prometheus.GaugeValue, float64(n), stateName(state))
 	}

@@ -32,7 +32,7 @@ func (d desk) offer(r store.Reader, key string) offer {
 
 func (d desk) join(r store.Reader, a store.Entry[*recordv1.Assignment]) offer {
 	node, service, id := state.SplitKey(a.Key)
-	o := offer{key: a.Key, service: service, id: id, version: a.Version}
+	o := offer{key: a.Key, service: service, id: id, version: a.Version, assignedAt: a.Value.AssignedAt}
 	t, ok := d.tables.Tasks.Get(r, state.AssignedTaskKey(node, service, id, a.Value))
 	if !ok {
 		o.lags = true

@@ -16,6 +16,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
 )
 
@@ -239,6 +240,11 @@ func (s *session) report(r *dispatcherv1.StatusReport) {
 			continue
 		}
 		record.SentAt = told.sentAt
+		if record.State == musterv1.TaskState_RUNNING {
+			if took, ok := s.ledger.runs(reported.TaskId, now); ok {
+				s.d.metrics.running.Observe(took.Seconds())
+			}
+		}
 		key := state.NodeTaskKey(s.node, told.service, reported.TaskId)
 		statuses[key] = merge(statuses[key], record)
 	}

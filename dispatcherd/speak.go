@@ -210,18 +210,31 @@ func (s *session) park() bool {
 
 // tellChanges sends what has changed of the given assignments.
 func (s *session) tellChanges(keys []string) error {
-	messages, gone := s.changes(keys)
-	if err := s.tell(messages); err != nil {
+	c := s.changes(keys)
+	if err := s.tell(c.messages); err != nil {
 		return err
 	}
+	now := time.Now()
+	for _, at := range c.news {
+		s.d.metrics.sent.Observe(max(0, now.Sub(time.UnixMilli(at)).Seconds()))
+	}
 	// The worker knows, so what is left of assignments that are gone may go.
-	s.shard.intake.settle(gone, "")
+	s.shard.intake.settle(c.gone, "")
 	return nil
 }
 
-// changes returns what is to be said about assignments, and which of them are
-// gone. Of the snapshot the same holds as in complete.
-func (s *session) changes(keys []string) (messages []*dispatcherv1.Assignments, gone []string) {
+// changes are what a worker is to be told.
+type changes struct {
+	messages []*dispatcherv1.Assignments
+	// gone are the keys of assignments that are no more.
+	gone []string
+	// news holds when the tasks were assigned that it has not been told of yet.
+	news []int64
+}
+
+// changes returns what is to be said about assignments. Of the snapshot the same
+// holds as in complete.
+func (s *session) changes(keys []string) (c changes) {
 	slices.Sort(keys)
 	s.book.Lock()
 	defer s.book.Unlock()
@@ -230,10 +243,12 @@ func (s *session) changes(keys []string) (messages []*dispatcherv1.Assignments, 
 	for i, key := range keys {
 		offers[i] = s.d.desk.offer(snap, key)
 		if offers[i].version == 0 {
-			gone = append(gone, key)
+			c.gone = append(c.gone, key)
 		}
 	}
-	return s.ledger.changes(offers, s.d.packing(), time.Now()), gone
+	c.messages = s.ledger.changes(offers, s.d.packing(), time.Now())
+	c.news, s.ledger.news = s.ledger.news, nil
+	return c
 }
 
 func (s *session) tell(messages []*dispatcherv1.Assignments) error {

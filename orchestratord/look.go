@@ -51,13 +51,16 @@ func (l *loop) look(s *service) {
 	h := l.held[s.shard]
 	s.busy = true
 	h.busy++
+	l.metrics.committing.Inc()
 	l.commits.Go(func() {
 		ctx, cancel := context.WithTimeout(h.ctx, l.d.cfg.CommitTimeout)
 		defer cancel()
 		err := c.run(ctx, l.d.store)
 		if err == nil {
+			l.metrics.committed(&p, began, time.Now())
 			l.report(s.id, p)
 		}
+		l.metrics.committing.Dec()
 		l.results <- result{service: s, err: err}
 	})
 }

@@ -135,6 +135,7 @@ func (l *loop) run(ctx context.Context) error {
 	for {
 		l.advance(l.d.store.Snapshot())
 		l.lookAtDue()
+		l.metrics.waiting.Set(float64(len(l.due.items)))
 		if at, ok := l.due.next(); ok {
 			timer.Reset(time.Until(at))
 		} else {

@@ -170,6 +170,7 @@ func (d *Daemon) placeGroup(m *model, p *plan, explained *explanations, r *place
 		if f := r.Check(n.Node, n.usage); f != placement.FilterNone {
 			refusals[f]++
 			left++
+			m.delay(r.Service, t)
 			continue
 		}
 		n.usage.Add(r.Hold())
@@ -186,6 +187,9 @@ func (d *Daemon) placeGroup(m *model, p *plan, explained *explanations, r *place
 			next++
 		})
 		left += len(free) - placed
+		for _, t := range free[placed:] {
+			m.delay(r.Service, t)
+		}
 		for f, n := range refused {
 			refusals[f] += n
 		}
@@ -226,8 +230,12 @@ func (d *Daemon) commit(ctx context.Context, m *model, p *plan) time.Duration {
 			}
 		}
 		if err == nil {
+			now := time.Now()
 			for _, c := range *parts[i].committed {
 				done[c.id] = true
+				if !c.delayed {
+					d.metrics.assigned.Observe(max(0, now.Sub(time.UnixMilli(c.created)).Seconds()))
+				}
 			}
 			d.metrics.placed.Add(float64(len(done)))
 		} else if ctx.Err() == nil && !errors.Is(err, errFenced) && !errors.Is(err, errRefused) {

@@ -44,6 +44,11 @@ type waiting struct {
 	digest string
 	// node is set for a task that runs there or nowhere.
 	node string
+	// created is when the task was made, in milliseconds.
+	created int64
+	// delayed says that there was no room for it when it was first looked at: how
+	// long it waits does not depend on the scheduler.
+	delayed bool
 }
 
 func newModel(tables *state.Tables) *model {
@@ -140,8 +145,19 @@ func (m *model) wait(service, id string, t *recordv1.Task) {
 	if m.waiting[service] == nil {
 		m.waiting[service] = map[string]waiting{}
 	}
-	m.waiting[service][id] = waiting{id: id, slot: t.Slot, digest: string(t.SpecDigest), node: t.NodeId}
+	m.waiting[service][id] = waiting{
+		id: id, slot: t.Slot, digest: string(t.SpecDigest), node: t.NodeId, created: t.CreatedAt,
+		delayed: m.waiting[service][id].delayed,
+	}
 	m.fresh[service] = struct{}{}
+}
+
+// delay notes that there was no room for a task.
+func (m *model) delay(service string, t waiting) {
+	if !t.delayed {
+		t.delayed = true
+		m.waiting[service][t.id] = t
+	}
 }
 
 func (m *model) forget(service, id string) {

@@ -199,6 +199,7 @@ type metrics struct {
 	refused   prometheus.Counter
 	waiting   prometheus.Gauge
 	lookTimes prometheus.Histogram
+	assigned  prometheus.Histogram
 }
 
 func newMetrics(r prometheus.Registerer) (metrics, error) {
@@ -212,8 +213,12 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 		lookTimes: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "muster_scheduler_look_seconds", Help: "Time of one look: placing and committing.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}),
+		assigned: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "muster_scheduler_task_assigned_seconds",
+			Help:    "Time from the making of a task until its assignment to a node is committed. Tasks for which there was no room at first are not counted.",
+			Buckets: daemon.StageBuckets()}),
 	}
-	for _, c := range []prometheus.Collector{m.placed, m.refused, m.waiting, m.lookTimes} {
+	for _, c := range []prometheus.Collector{m.placed, m.refused, m.waiting, m.lookTimes, m.assigned} {
 		if r == nil {
 			break
 		}

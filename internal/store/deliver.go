@@ -54,6 +54,7 @@ func (c *committer) deliver(ctx context.Context, b *batch, p *plan, w writer) (e
 		}
 		// Not applied as yet. The same transaction again: only one of the two
 		// can be applied, because both compare the same heads.
+		c.s.metrics.retries.Inc()
 		pause(ctx, failurePause, maxFailurePause, attempt)
 	}
 }

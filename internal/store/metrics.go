@@ -12,7 +12,10 @@ type metrics struct {
 	commitOps     prometheus.Histogram
 	commitBytes   prometheus.Histogram
 	commitUpdates prometheus.Histogram
+	updateSeconds prometheus.Histogram
+	pending       prometheus.Gauge
 	conflicts     prometheus.Counter
+	retries       prometheus.Counter
 	wakeups       *prometheus.CounterVec
 	pagesRead     *prometheus.CounterVec
 	staleness     prometheus.GaugeFunc
@@ -41,7 +44,15 @@ func newMetrics(standing func() Standing) *metrics {
 	}
 	conflicts := prometheus.CounterOpts(name("commit_conflicts_total"))
 	conflicts.Help = "Transactions that were repeated because another process had written."
+	retries := prometheus.CounterOpts(name("commit_retries_total"))
+	retries.Help = "Transactions that were sent again because the key-value store had not answered."
+	queued := prometheus.GaugeOpts(name("pending_updates"))
+	queued.Help = "Updates that were asked for and have no result yet."
 	return &metrics{
+		updateSeconds: histogram("update_seconds", "Time from asking for updates until all have their result: waiting, conflicts and commits.",
+			prometheus.ExponentialBuckets(0.0005, 2, 15)),
+		pending: prometheus.NewGauge(queued),
+		retries: prometheus.NewCounter(retries),
 		commitSeconds: histogram("commit_seconds", "Time from sending a transaction to knowing that it was applied.",
 			prometheus.ExponentialBuckets(0.0005, 2, 15)),
 		commitOps: histogram("commit_ops", "Operations of a committed transaction.",
@@ -67,7 +78,7 @@ func newMetrics(standing func() Standing) *metrics {
 func (m *metrics) register(r prometheus.Registerer) error {
 	for _, c := range []prometheus.Collector{
 		m.commitSeconds, m.commitOps, m.commitBytes, m.commitUpdates,
-		m.conflicts, m.wakeups, m.pagesRead, m.staleness, m.lagSeconds, m.lagCommits,
+		m.updateSeconds, m.pending, m.conflicts, m.retries, m.wakeups, m.pagesRead, m.staleness, m.lagSeconds, m.lagCommits,
 	} {
 		if err := r.Register(c); err != nil {
 			return err

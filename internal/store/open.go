@@ -211,5 +211,10 @@ func (s *Store) UpdateAll(ctx context.Context, fns []func(tx *Tx) error) []error
 			return errs
 		}
 	}
-	return g.wait(ctx, s.health.trouble)
+	began := time.Now()
+	s.metrics.pending.Add(float64(len(fns)))
+	errs := g.wait(ctx, s.health.trouble)
+	s.metrics.pending.Sub(float64(len(fns)))
+	s.metrics.updateSeconds.Observe(time.Since(began).Seconds())
+	return errs
 }

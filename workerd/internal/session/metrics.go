@@ -16,8 +16,11 @@ type metrics struct {
 
 // newMetrics returns metrics that are registered if there is a registerer, and
 // else count for nobody.
-func newMetrics(reg prometheus.Registerer) *metrics {
+func newMetrics(reg prometheus.Registerer, unreported func() int) *metrics {
 	f := promauto.With(reg)
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "muster_worker_unreported_statuses", Help: "Task statuses that are yet to be reported.",
+	}, func() float64 { return float64(unreported()) })
 	return &metrics{
 		begun: f.NewCounter(prometheus.CounterOpts{
 			Name: "muster_worker_sessions_total", Help: "Sessions that a dispatcher welcomed.",

@@ -75,6 +75,13 @@ func (r *reports) mark(id string, settled bool) {
 	r.dirty[id] = settled
 }
 
+// waiting returns how many tasks have something new.
+func (r *reports) waiting() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.dirty)
+}
+
 // changed notes that there is something new of a task, and whether it has come
 // to rest.
 func (r *reports) changed(id string, settled bool) {

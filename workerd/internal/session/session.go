@@ -91,12 +91,13 @@ type Client struct {
 
 // New returns a client.
 func New(cfg Config) *Client {
+	reports := newReports(cfg.Tasks)
 	return &Client{
 		cfg:     cfg,
 		log:     cfg.Logger,
-		reports: newReports(cfg.Tasks),
+		reports: reports,
 		where:   newDirectory(cfg.Dispatchers),
-		metrics: newMetrics(cfg.Metrics),
+		metrics: newMetrics(cfg.Metrics, reports.waiting),
 	}
 }
 

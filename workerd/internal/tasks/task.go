@@ -57,6 +57,9 @@ type task struct {
 	// heard more.
 	floor musterv1.TaskState
 
+	// parked: it was ready before it might start.
+	parked bool
+
 	// active: a goroutine drives the task.
 	active bool
 	// doing is what it is about, and cancel ends that early.
@@ -224,6 +227,7 @@ func (t *task) drive() {
 		switch {
 		case t.m.run.Err() != nil, next == actRest && !save:
 			t.active = false
+			t.parked = t.parked || t.status.State == musterv1.TaskState_READY
 			t.mu.Unlock()
 			return
 		case save:
@@ -277,8 +281,12 @@ func (t *task) save() {
 			return
 		}
 	}
+	before, parked := t.kept.State, t.parked
 	t.kept = status
 	t.mu.Unlock()
+	if before < musterv1.TaskState_RUNNING && status.State == musterv1.TaskState_RUNNING && !parked {
+		t.m.metrics.runs(&status)
+	}
 	t.m.cfg.Changed(t.id, settled)
 }
 

@@ -1,0 +1,163 @@
+// Package watch_test looks at what an operator sees of a cluster of real
+// processes: metrics, traces, and the way of a task; and that the documentation
+// tells of it.
+package watch_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/test/internal/rig"
+)
+
+// built is the directory with the programs. TestMain sets it before any test runs.
+var built string
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "watch:", err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	built, err = os.MkdirTemp("", "muster-watch-")
+	if err != nil {
+		return 0, fmt.Errorf("make a directory for the programs: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(built)) }()
+	if err := rig.Build(context.Background(), "../..", built); err != nil {
+		return 0, err
+	}
+	return m.Run(), nil
+}
+
+// watched is a cluster of processes over Consul, with one worker.
+type watched struct {
+	*rig.Rig
+	// workerOps is where the worker serves its operations.
+	workerOps string
+}
+
+// start starts a cluster whose daemons all get some flags, and that ends with the
+// test.
+func start(t *testing.T, flags ...string) *watched {
+	t.Helper()
+	needConsul(t)
+	dir, err := os.MkdirTemp("", "muster-watch-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := map[string][]string{}
+	for _, name := range testcluster.Managers() {
+		args[name] = flags
+	}
+	r, err := rig.Start(t.Context(), rig.Config{Config: testcluster.Config{Dir: dir, Args: args}, Built: built, NodeIDs: map[string]string{}})
+	if err != nil {
+		t.Fatal(errors.Join(err, os.RemoveAll(dir)))
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(r.Logs())
+		}
+		if err := errors.Join(r.Close(), os.RemoveAll(dir)); err != nil {
+			t.Error(err)
+		}
+	})
+	w := &watched{Rig: r, workerOps: freeAddress(t)}
+	r.Nodes["alpha"] = "node-alpha"
+	_, err = r.StartWorker("alpha", append([]string{"--node-id", "node-alpha", "--ops-listen", w.workerOps}, flags...)...)
+	ok(t, err)
+	eventually(t, "the node is ready", r.Ready)
+	return w
+}
+
+// deploy creates a service and waits until all its tasks run.
+func (w *watched) deploy(t *testing.T, spec *musterv1.ServiceSpec) (id string, tasks []*musterv1.Task) {
+	t.Helper()
+	id, err := w.Create(t.Context(), spec)
+	ok(t, err)
+	eventually(t, "all tasks run", func(ctx context.Context) error {
+		if tasks, err = w.Tasks(ctx, id); err != nil {
+			return err
+		}
+		running := 0
+		for _, task := range tasks {
+			if task.Status.State == musterv1.TaskState_RUNNING {
+				running++
+			}
+		}
+		if want := int(spec.GetReplicated().GetReplicas()); running != want {
+			return fmt.Errorf("%d of %d tasks run", running, want)
+		}
+		return nil
+	})
+	return id, tasks
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ok(t, err)
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+// waitTimeout bounds what should take moments, on a machine that is busy.
+const waitTimeout = 30 * time.Second
+
+// eventually looks again and again until look returns no error, and fails the test
+// with the last one when the time is over.
+func eventually(t *testing.T, what string, look func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	var last error
+	for {
+		err := look(ctx)
+		if err == nil {
+			return
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("%s: not within %v: %v", what, waitTimeout, last)
+		}
+	}
+}
+
+// needConsul ends the test without a Consul binary: it fails where CI is set.
+func needConsul(t *testing.T) {
+	t.Helper()
+	_, err := exec.LookPath("consul")
+	if err == nil {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal(err)
+	}
+	t.Skip(err)
+}
+
+// ok fails the test at an error.
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
