@@ -48,6 +48,9 @@ func (m *Manager) Assign(ctx context.Context, msg *dispatcherv1.Assignments) err
 		}
 		removed = m.missing(m.incoming)
 		m.incoming = nil
+		for _, id := range removed {
+			m.log.Info("task is not assigned any more, as a new session shows: it is stopped and removed", zap.String("task", id))
+		}
 	}
 	if err := m.withdraw(removed); err != nil {
 		return err
