@@ -32,6 +32,7 @@ var (
 	errNotOwned = errors.New("shard is not owned")
 
 	errStopping  = status.Error(codes.Unavailable, "this dispatcher is stopping; try another")
+	errRestored  = status.Error(codes.Unavailable, "the store was restored from a snapshot: say everything anew")
 	errShardLost = status.Error(codes.Unavailable, "the node's shard passes on to another dispatcher")
 )
 

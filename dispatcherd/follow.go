@@ -58,6 +58,9 @@ func (f *follower) advance(to *store.Snapshot) {
 	if from == nil {
 		return // there is nobody to tell yet
 	}
+	if to.Epoch() != from.Epoch() {
+		f.beginAnew()
+	}
 	for c := range t.Tasks.Changes(from, to) {
 		if c.Old != nil && c.New != nil && !concerns(c.Old.Value, c.New.Value) {
 			continue
@@ -91,6 +94,17 @@ func (f *follower) advance(to *store.Snapshot) {
 				record = c.New.Value
 			}
 			s.observe(changed(c), record)
+		}
+	}
+}
+
+// beginAnew ends all sessions because the store was restored from a snapshot: what
+// workers have reported since is not known any more, and they say everything in
+// a new session.
+func (f *follower) beginAnew() {
+	for _, s := range f.d.shards() {
+		for _, sess := range s.sessions() {
+			sess.finish(errRestored, nil)
 		}
 	}
 }

@@ -63,7 +63,7 @@ func (s *Store) install(loaded int, shards []newShard) {
 		changed = true
 	}
 	if changed {
-		s.publish(&Snapshot{defs: cur.defs, tables: tables})
+		s.publish(&Snapshot{defs: cur.defs, tables: tables, epoch: cur.epoch})
 	}
 }
 
@@ -82,7 +82,7 @@ func (s *Store) replace(table int, before *tableState, shards []newShard) bool {
 		ts.shards[n.shard] = n.state
 	}
 	tables[table] = &ts
-	s.publish(&Snapshot{defs: cur.defs, tables: tables})
+	s.publish(&Snapshot{defs: cur.defs, tables: tables, epoch: cur.epoch + 1})
 	return true
 }
 

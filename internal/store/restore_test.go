@@ -52,6 +52,7 @@ func TestServerRestoredFromASnapshot(t *testing.T) {
 				set(n)
 			}
 			see(9)
+			epoch := reader.Snapshot().Epoch()
 			if err := server.Restore(t.Context(), snapshot.Bytes()); err != nil {
 				t.Fatal(err)
 			}
@@ -64,6 +65,9 @@ func TestServerRestoredFromASnapshot(t *testing.T) {
 				}
 			}
 			see(1)
+			if now := reader.Snapshot().Epoch(); now == epoch {
+				t.Errorf("epoch %d after the restore as before it", now)
+			}
 			set(20)
 			see(20)
 		})

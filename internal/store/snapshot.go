@@ -9,7 +9,14 @@ type Snapshot struct {
 	defs []TableDef
 	// tables holds nil for a table that has not been loaded.
 	tables []*tableState
+	// epoch counts how often a table went backwards.
+	epoch uint64
 }
+
+// Epoch grows each time that a table is found to be in an older state than before,
+// because the kv was restored from a snapshot of its own. What was written since
+// is gone, also what a user of the store believes that it has done.
+func (sn *Snapshot) Epoch() uint64 { return sn.epoch }
 
 // indexOf returns the place of a table among those that are open.
 func indexOf(defs []TableDef, t TableDef) int {

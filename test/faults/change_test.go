@@ -100,6 +100,13 @@ func (b *bench) grow(ctx context.Context, id string) error {
 	})
 }
 
+// size is how many tasks a service should have.
+func (b *bench) size(id string) uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sizes[id]
+}
+
 // publish gives a service a port that it did not have, and waits until that is
 // allocated.
 func (b *bench) publish(ctx context.Context, id string) error {

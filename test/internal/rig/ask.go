@@ -231,32 +231,3 @@ func (r *Rig) Running(ctx context.Context, service string, n int) (map[string]*m
 	}
 	return run, nil
 }
-
-// Same returns an error unless the same tasks run as before, on the same nodes, as
-// the same processes.
-func Same(before, after map[string]*musterv1.Task) error {
-	var faults []string
-	for id, b := range before {
-		a := after[id]
-		switch {
-		case a == nil:
-			faults = append(faults, fmt.Sprintf("task %s is not there any more", b.Name))
-		case a.NodeId != b.NodeId:
-			faults = append(faults, fmt.Sprintf("task %s moved from node %s to %s", b.Name, b.NodeId, a.NodeId))
-		case a.Status.Runtime.GetId() != b.Status.Runtime.GetId() || a.Status.Runtime.GetPid() != b.Status.Runtime.GetPid():
-			faults = append(faults, fmt.Sprintf("task %s was started anew: it was %v, it is %v", b.Name, b.Status.Runtime, a.Status.Runtime))
-		case a.Status.Runtime.GetPid() > 0 && !Alive(int(a.Status.Runtime.GetPid())):
-			faults = append(faults, fmt.Sprintf("task %s says that it is process %d, which is not there", b.Name, a.Status.Runtime.GetPid()))
-		}
-	}
-	for id, a := range after {
-		if before[id] == nil {
-			faults = append(faults, fmt.Sprintf("task %s is new", a.Name))
-		}
-	}
-	if len(faults) > 0 {
-		slices.Sort(faults)
-		return fmt.Errorf("not the same tasks: %s", strings.Join(faults, "; "))
-	}
-	return nil
-}

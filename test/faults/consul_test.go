@@ -1,0 +1,192 @@
+package faults_test
+
+import (
+	"context"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/kv/consultest"
+	"github.com/musterhq/muster/test/internal/rig"
+)
+
+// away is how long Consul is gone. Much longer is for the chaos run.
+const away = 12 * time.Second
+
+// hang is how long one server hangs: long enough for what rests on it to move.
+const hang = 8 * time.Second
+
+// TestConsulTrouble has a Consul of three servers fail, in part and as a whole.
+// No task notices.
+func TestConsulTrouble(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, 3)
+	t.Run("leader killed", b.killLeader)
+	t.Run("all servers restarted", b.restartConsul)
+	t.Run("follower hangs", func(t *testing.T) { b.hangServer(t, false) })
+	t.Run("leader hangs", func(t *testing.T) { b.hangServer(t, true) })
+	t.Run("killed for a while", func(t *testing.T) { b.consulAway(t, (*consultest.Cluster).Kill, (*consultest.Cluster).Restart) })
+	t.Run("hangs for a while", func(t *testing.T) { b.consulAway(t, (*consultest.Cluster).Pause, (*consultest.Cluster).Resume) })
+	t.Run("remove all", func(t *testing.T) { removeAll(t, b.Rig) })
+}
+
+// change scales a service up and returns how long that took.
+func (b *bench) change(t *testing.T) time.Duration {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*waitTimeout)
+	defer cancel()
+	began := time.Now()
+	ok(t, b.grow(ctx, b.services[0]))
+	return time.Since(began)
+}
+
+func (b *bench) leader(t *testing.T) *consultest.Server {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
+	defer cancel()
+	s, err := b.Servers.Leader(ctx)
+	ok(t, err)
+	return s
+}
+
+func (b *bench) killLeader(t *testing.T) {
+	leader := b.leader(t)
+	ok(t, leader.Kill())
+	t.Logf("a change was complete after %v", b.change(t))
+	ok(t, leader.Restart())
+	b.settle(t)
+	b.unmoved(t)
+}
+
+func (b *bench) restartConsul(t *testing.T) {
+	ok(t, b.Servers.Kill())
+	ok(t, b.Servers.Restart())
+	t.Logf("a change was complete after %v", b.change(t))
+	b.settle(t)
+	b.unmoved(t)
+}
+
+// hangServer stops one server for a while.
+func (b *bench) hangServer(t *testing.T, leads bool) {
+	victim := b.leader(t)
+	if !leads {
+		for _, s := range b.Servers.Servers() {
+			if s != victim {
+				victim = s
+				break
+			}
+		}
+	}
+	ok(t, victim.Pause())
+	var took []time.Duration
+	for began := time.Now(); time.Since(began) < hang; {
+		took = append(took, b.change(t))
+	}
+	t.Logf("changes were complete after %v, the slowest after %v", median(took), slices.Max(took))
+	ok(t, victim.Resume())
+	b.settle(t)
+	b.unmoved(t)
+}
+
+// consulAway takes Consul away for a while: reads are served, writes are refused
+// in time, tasks run on, and what ends meanwhile is replaced afterwards.
+func (b *bench) consulAway(t *testing.T, take, bring func(*consultest.Cluster) error) {
+	waits := "schedulerd-2"
+	ok(t, b.Process(waits).Kill())
+	offset := logSize(t, b.Process(waits).Log)
+	began := time.Now()
+	ok(t, take(b.Servers))
+	ok(t, b.StartManager(waits))
+
+	// One task dies meanwhile.
+	var victim *musterv1.Task
+	for _, victim = range b.steady {
+		break
+	}
+	ok(t, syscall.Kill(int(victim.Status.Runtime.Pid), syscall.SIGKILL))
+
+	// Writes that have no deadline of their own are given one.
+	var patient sync.WaitGroup
+	for _, name := range b.Replicas("apid") {
+		patient.Go(func() { b.refused(t, name, waitTimeout, codes.Unavailable) })
+	}
+	writes := 0
+	for time.Since(began) < away {
+		for _, name := range b.Replicas("apid") {
+			b.read(t, name)
+			b.refused(t, name, time.Second, codes.Unavailable, codes.DeadlineExceeded)
+			writes++
+		}
+	}
+	patient.Wait()
+	t.Logf("%d writes were refused", writes)
+	logged, err := os.ReadFile(b.Process(waits).Log)
+	ok(t, err)
+	if said := string(logged[offset:]); !strings.Contains(said, "store is away: waiting for it") {
+		t.Errorf("a daemon that was started meanwhile does not say that it waits:\n%s", said)
+	}
+	ok(t, bring(b.Servers))
+	t.Logf("a change was complete %v after Consul was back", b.change(t))
+	s, err := b.Service(t.Context(), b.services[1])
+	ok(t, err)
+	b.sizes[s.Id] = s.Spec.GetReplicated().GetReplicas()
+	b.settle(t)
+	delete(b.steady, victim.Id)
+	eventually(t, waitTimeout, "the dead task is replaced, and no other", func(ctx context.Context) error {
+		now, err := b.Running(ctx, "steady", len(b.steady)+1)
+		if err != nil {
+			return err
+		}
+		for id, task := range now {
+			if b.steady[id] == nil {
+				delete(now, id)
+				defer func() { b.steady[id] = task }()
+			}
+		}
+		return rig.Same(b.steady, now)
+	})
+}
+
+func logSize(t *testing.T, path string) int64 {
+	t.Helper()
+	info, err := os.Stat(path)
+	ok(t, err)
+	return info.Size()
+}
+
+// read reads while Consul is away.
+func (b *bench) read(t *testing.T, name string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	resp, err := b.Client(name).ListTasks(ctx, &musterv1.ListTasksRequest{Services: []string{"steady"}})
+	if err != nil || len(resp.Tasks) < len(b.steady) {
+		t.Errorf("%s: a read while Consul is away: %d tasks, %v", name, len(resp.GetTasks()), err)
+	}
+}
+
+// refused writes while Consul is away, with a deadline. The write may have been
+// made all the same, for Consul may find it when it is back.
+func (b *bench) refused(t *testing.T, name string, deadline time.Duration, want ...codes.Code) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
+	defer cancel()
+	began := time.Now()
+	id := b.services[1]
+	_, err := b.Client(name).ScaleService(ctx, &musterv1.ScaleServiceRequest{Service: id, Replicas: b.size(id) + 1})
+	if !slices.Contains(want, status.Code(err)) {
+		t.Errorf("%s: a write while Consul is away: %v, want %v", name, err, want)
+	}
+	// apid's own bound is 10 s.
+	if took, bound := time.Since(began), min(deadline, 10*time.Second)+time.Second; took > bound {
+		t.Errorf("%s: a write while Consul is away was refused after %v, want at most %v", name, took, bound)
+	}
+}
