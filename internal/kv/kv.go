@@ -128,6 +128,15 @@ type KV interface {
 
 	// NewSession opens a session.
 	NewSession(ctx context.Context, cfg SessionConfig) (Session, error)
+
+	// Describe tells of the store itself. With an error, it returns what it knows
+	// all the same.
+	Describe(ctx context.Context) (Description, error)
+
+	// Processes returns those processes that sessions have put into the catalog
+	// under the name of a Service and that have not been taken out again, dead
+	// ones among them. A store without a catalog has none.
+	Processes(ctx context.Context, service string) ([]Process, error)
 }
 
 // SessionConfig describes a session and the process that it stands for.

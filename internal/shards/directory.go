@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"strconv"
 	"sync"
 
 	"go.uber.org/zap"
@@ -20,11 +19,11 @@ type Directory struct {
 	log               *zap.Logger
 
 	mu      sync.Mutex
-	owners  map[int]Member
+	held    map[int]Holding
 	members []Member
 	// loaded is closed when both lists have been read once.
 	loaded              chan struct{}
-	sawOwners, sawMembr bool
+	sawHeld, sawMembers bool
 	// changed is closed and replaced at each change.
 	changed chan struct{}
 }
@@ -43,24 +42,15 @@ func (d *Directory) Run(ctx context.Context) error {
 	wg.Go(func() {
 		prefix := locksPrefix(d.prefix, d.subsystem)
 		follow(ctx, d.kv, prefix, d.log, func(pairs []kv.Pair) {
-			owners := map[int]Member{}
-			for name, m := range decodeMembers(pairs, prefix, d.log) {
-				if shard, err := strconv.Atoi(name); err == nil {
-					owners[shard] = m
-				}
-			}
-			d.update(func() { d.owners, d.sawOwners = owners, true })
+			held := byShard(decode[Holding](pairs, prefix, d.log))
+			d.update(func() { d.held, d.sawHeld = held, true })
 		})
 	})
 	wg.Go(func() {
 		prefix := membersPrefix(d.prefix, d.subsystem)
 		follow(ctx, d.kv, prefix, d.log, func(pairs []kv.Pair) {
-			byName := decodeMembers(pairs, prefix, d.log)
-			members := make([]Member, 0, len(byName))
-			for _, name := range slices.Sorted(maps.Keys(byName)) {
-				members = append(members, byName[name])
-			}
-			d.update(func() { d.members, d.sawMembr = members, true })
+			members := inOrder(decode[Member](pairs, prefix, d.log))
+			d.update(func() { d.members, d.sawMembers = members, true })
 		})
 	})
 	wg.Wait()
@@ -70,9 +60,9 @@ func (d *Directory) Run(ctx context.Context) error {
 func (d *Directory) update(set func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	was := d.sawOwners && d.sawMembr
+	was := d.sawHeld && d.sawMembers
 	set()
-	if !was && d.sawOwners && d.sawMembr {
+	if !was && d.sawHeld && d.sawMembers {
 		close(d.loaded)
 	}
 	close(d.changed)
@@ -93,15 +83,26 @@ func (d *Directory) Ready(ctx context.Context) error {
 func (d *Directory) Owner(shard int) (Member, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	m, ok := d.owners[shard]
-	return m, ok
+	h, ok := d.held[shard]
+	return h.Member, ok
 }
 
 // Owners returns the holders of all shards that are held.
 func (d *Directory) Owners() map[int]Member {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return maps.Clone(d.owners)
+	owners := make(map[int]Member, len(d.held))
+	for shard, h := range d.held {
+		owners[shard] = h.Member
+	}
+	return owners
+}
+
+// Census returns all that the directory knows.
+func (d *Directory) Census() Census {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return Census{Members: slices.Clone(d.members), Held: maps.Clone(d.held)}
 }
 
 // Members returns all replicas, in order of instance.

@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
+	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -25,31 +28,57 @@ type Member struct {
 	Started time.Time `json:"started"`
 }
 
+// Holding is a shard's lock: who holds it, and since when by the holder's clock.
+type Holding struct {
+	Member
+	Since time.Time `json:"since"`
+}
+
 func membersPrefix(prefix, subsystem string) string { return prefix + "/members/" + subsystem + "/" }
 func locksPrefix(prefix, subsystem string) string   { return prefix + "/locks/" + subsystem + "/" }
 
-func encodeMember(m Member) ([]byte, error) {
-	b, err := json.Marshal(m)
+func encode[T Member | Holding](v T) ([]byte, error) {
+	b, err := json.Marshal(v)
 	if err != nil {
 		return nil, fmt.Errorf("encode member: %w", err)
 	}
 	return b, nil
 }
 
-// decodeMembers reads the values of member or lock records. One that cannot
-// be read is left out: it is another version's, and only advice.
-func decodeMembers(pairs []kv.Pair, prefix string, log *zap.Logger) map[string]Member {
-	members := make(map[string]Member, len(pairs))
+// decode reads the values of member or lock records under a prefix. One that
+// cannot be read is left out: it is another version's, and only advice.
+func decode[T Member | Holding](pairs []kv.Pair, prefix string, log *zap.Logger) map[string]T {
+	found := make(map[string]T, len(pairs))
 	for _, p := range pairs {
 		if p.Session == "" {
 			continue // its session has ended; the record is about to go
 		}
-		var m Member
-		if err := json.Unmarshal(p.Value, &m); err != nil {
+		var v T
+		if err := json.Unmarshal(p.Value, &v); err != nil {
 			log.Warn("member record is unreadable", zap.String("key", p.Key), zap.Error(err))
 			continue
 		}
-		members[p.Key[len(prefix):]] = m
+		found[p.Key[len(prefix):]] = v
+	}
+	return found
+}
+
+// byShard takes those locks whose names are shards.
+func byShard(locks map[string]Holding) map[int]Holding {
+	held := make(map[int]Holding, len(locks))
+	for name, h := range locks {
+		if shard, err := strconv.Atoi(name); err == nil {
+			held[shard] = h
+		}
+	}
+	return held
+}
+
+// inOrder returns members in order of instance.
+func inOrder(byName map[string]Member) []Member {
+	members := make([]Member, 0, len(byName))
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		members = append(members, byName[name])
 	}
 	return members
 }

@@ -5,7 +5,7 @@
 // shards as that takes.
 //
 //	<prefix>/members/<subsystem>/<instance>  a replica: its Member, as JSON
-//	<prefix>/locks/<subsystem>/<shard>       a shard's lock; value: its holder's Member
+//	<prefix>/locks/<subsystem>/<shard>       a shard's lock: its Holding, as JSON
 //
 // Both are held under the replica's session and go with it. A shard is assigned
 // by a function of the members alone, which every replica computes for itself:

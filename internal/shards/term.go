@@ -62,7 +62,7 @@ func (t *term) run(ctx context.Context) {
 	members, locks := membersPrefix(t.m.cfg.Prefix, t.m.cfg.Subsystem), locksPrefix(t.m.cfg.Prefix, t.m.cfg.Subsystem)
 	wg.Go(func() {
 		follow(inner, t.m.cfg.KV, members, t.log, func(pairs []kv.Pair) {
-			seen := decodeMembers(pairs, members, t.log)
+			seen := decode[Member](pairs, members, t.log)
 			t.mu.Lock()
 			t.members = seen
 			t.mu.Unlock()
@@ -118,7 +118,7 @@ func (t *term) loop(ctx context.Context) {
 // reports whether nothing is left to try again.
 func (t *term) look(ctx context.Context) bool {
 	if !t.joined {
-		value, err := encodeMember(t.m.cfg.Member)
+		value, err := encode(t.m.cfg.Member)
 		if err == nil {
 			t.joined, err = t.session.Acquire(ctx, t.memberKey(), value)
 		}
@@ -207,7 +207,7 @@ func isDone(r *role) bool {
 
 // take acquires a shard's lock and begins to work on it.
 func (t *term) take(ctx context.Context, shard int) bool {
-	value, err := encodeMember(t.m.cfg.Member)
+	value, err := encode(Holding{Member: t.m.cfg.Member, Since: time.Now()})
 	ok := false
 	if err == nil {
 		ok, err = t.session.Acquire(ctx, t.lockKey(shard), value)

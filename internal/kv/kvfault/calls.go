@@ -111,3 +111,21 @@ func (s *session) Close(ctx context.Context) error {
 	s.kv.mu.Unlock()
 	return s.Session.Close(ctx)
 }
+
+// Describe is the inner kv's, unless a fault hits it.
+func (k *KV) Describe(ctx context.Context) (d kv.Description, err error) {
+	err = k.do(ctx, Call{Deed: Describe}, func() (err error) {
+		d, err = k.inner.Describe(ctx)
+		return err
+	})
+	return d, err
+}
+
+// Processes are the inner kv's, unless a fault hits the call.
+func (k *KV) Processes(ctx context.Context, service string) (processes []kv.Process, err error) {
+	err = k.do(ctx, Call{Deed: Describe}, func() (err error) {
+		processes, err = k.inner.Processes(ctx, service)
+		return err
+	})
+	return processes, err
+}

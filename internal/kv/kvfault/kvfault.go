@@ -25,12 +25,15 @@ const (
 	Session Deed = "session" // opening one
 	Acquire Deed = "acquire"
 	Release Deed = "release"
+	// Describe is both of the calls that ask the store about itself and about
+	// processes.
+	Describe Deed = "describe"
 )
 
 // Call is one call as it comes in.
 type Call struct {
 	Deed Deed
-	// Keys are those it names; the prefix for List, none for Session.
+	// Keys are those it names; the prefix for List, none for Session and Describe.
 	Keys []string
 	// Writes says whether it would change something.
 	Writes bool

@@ -44,6 +44,7 @@ func Run(t *testing.T, open func(t *testing.T) kv.KV) {
 		"LocksAndLists":      testLocksAndLists,
 		"LocksAndWrites":     testLocksAndWrites,
 		"SessionEnd":         testSessionEnd,
+		"Describe":           testDescribe,
 		"Model":              testModel,
 		"Linearizable":       testLinearizable,
 	}

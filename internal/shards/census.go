@@ -1,0 +1,62 @@
+package shards
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/musterhq/muster/internal/kv"
+)
+
+// Census is who takes part in a subsystem's work, and who holds what.
+type Census struct {
+	// Members are in order of instance.
+	Members []Member
+	// Held holds the shards that somebody holds.
+	Held map[int]Holding
+}
+
+// Take reads the census of all subsystems as the store has it now. Those that
+// nobody takes part in are left out.
+func Take(ctx context.Context, store kv.KV, prefix string, log *zap.Logger) (map[string]Census, error) {
+	members, err := take[Member](ctx, store, prefix+"/members/", log)
+	if err != nil {
+		return nil, fmt.Errorf("read members: %w", err)
+	}
+	locks, err := take[Holding](ctx, store, prefix+"/locks/", log)
+	if err != nil {
+		return nil, fmt.Errorf("read locks: %w", err)
+	}
+	all := map[string]Census{}
+	for subsystem, byName := range members {
+		all[subsystem] = Census{Members: inOrder(byName), Held: map[int]Holding{}}
+	}
+	for subsystem, byName := range locks {
+		c := all[subsystem]
+		c.Held = byShard(byName)
+		all[subsystem] = c
+	}
+	return all, nil
+}
+
+// take reads what is under a prefix, by subsystem and name.
+func take[T Member | Holding](ctx context.Context, store kv.KV, prefix string, log *zap.Logger) (map[string]map[string]T, error) {
+	pairs, _, err := store.List(ctx, prefix, kv.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]map[string]T{}
+	for key, v := range decode[T](pairs, prefix, log) {
+		subsystem, name, ok := strings.Cut(key, "/")
+		if !ok {
+			continue
+		}
+		if found[subsystem] == nil {
+			found[subsystem] = map[string]T{}
+		}
+		found[subsystem][name] = v
+	}
+	return found, nil
+}
