@@ -28,6 +28,7 @@ func (l *loop) advance(to *store.Snapshot) {
 		l.mark(l.know(keyOf(c)))
 	}
 	for c := range l.d.tables.Rollouts.Changes(from, to) {
+		delta.Services[keyOf(c)] = struct{}{}
 		l.mark(l.know(keyOf(c)))
 	}
 	l.removeTasks(from, to)
@@ -117,12 +118,13 @@ func (l *loop) matters(s *service, old, t *state.Task) bool {
 	switch {
 	case old == nil || old.Version != t.Version:
 		return true
-	case old.NodeID != t.NodeID:
-		return !t.Live() || t.NodeID == "" || !l.nodes.Condition(t.NodeID).Keeps() || t.Terminal()
 	case old.Terminal() != t.Terminal():
 		return true
+	// A task may be seen to run as soon as it is seen to have a node.
+	case s.watchesRunning && t.State() == musterv1.TaskState_RUNNING && old.State() != t.State():
+		return true
 	default:
-		return s.watchesRunning && t.State() == musterv1.TaskState_RUNNING && old.State() != t.State()
+		return old.NodeID != t.NodeID && (!t.Live() || t.NodeID == "" || !l.nodes.suits(t.NodeID, s.constraints))
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/embedded"
+	"github.com/musterhq/muster/internal/placement"
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -265,6 +266,20 @@ func (c *cluster) world(ctx context.Context) error {
 	}
 }
 
+// suitable returns those of some nodes that meet the constraints of a task's spec.
+func (c *cluster) suitable(tx *store.Tx, t *state.Task, nodes []string) []string {
+	spec, _ := c.tables.Specs.Get(tx, state.SpecKey(t.Record.SpecDigest))
+	constraints, err := placement.ParseConstraints(spec.Value.GetTask().GetPlacement().GetConstraints())
+	if err != nil {
+		c.t.Error(err)
+	}
+	return slices.DeleteFunc(slices.Clone(nodes), func(id string) bool {
+		reported, _ := c.tables.NodeStates.Get(tx, id)
+		operator, _ := c.tables.Nodes.Get(tx, id)
+		return !constraints.Match(placement.NewNode(id, reported.Value, operator.Value))
+	})
+}
+
 // turn does one step for each task.
 func (c *cluster) turn(tx *store.Tx, f *state.Follower) {
 	up, count := []string{}, map[string]int{}
@@ -292,8 +307,10 @@ func (c *cluster) turn(tx *store.Tx, f *state.Follower) {
 		node := t.NodeID
 		switch {
 		case node == "" && t.Live():
-			if node = t.Record.NodeId; node == "" && len(up) > 0 {
-				node = slices.MinFunc(up, func(a, b string) int { return cmp.Or(cmp.Compare(count[a], count[b]), cmp.Compare(a, b)) })
+			if fit := c.suitable(tx, t, up); t.Record.NodeId != "" {
+				node = t.Record.NodeId
+			} else if len(fit) > 0 {
+				node = slices.MinFunc(fit, func(a, b string) int { return cmp.Or(cmp.Compare(count[a], count[b]), cmp.Compare(a, b)) })
 			}
 			if slices.Contains(up, node) {
 				count[node]++

@@ -8,6 +8,7 @@ import (
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/placement"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 	"github.com/musterhq/muster/orchestratord/internal/plan"
@@ -33,6 +34,8 @@ type commit struct {
 	// replicas is how many slots the service should have, if counted.
 	replicas uint64
 	counted  bool
+	// constraints are those of the service's spec.
+	constraints placement.Constraints
 }
 
 // run carries the plan out, as far as it still holds. It returns errStale if
@@ -136,7 +139,7 @@ func (c *commit) writeSlots(slots []plan.Slot) func(*store.Tx) error {
 }
 
 // checkSlot checks that a slot's tasks are those that were decided on, and that
-// nodes that were lost are lost.
+// nodes that were lost or unfit are so.
 func (c *commit) checkSlot(tx *store.Tx, s plan.Slot) error {
 	i := 0
 	for e := range c.tables.Tasks.Scan(tx, s.Prefix) {
@@ -152,6 +155,11 @@ func (c *commit) checkSlot(tx *store.Tx, s plan.Slot) error {
 	// it was not known yet that it is back, or that it exists.
 	for _, node := range s.Lost {
 		if _, condition := readNode(c.tables, tx, node); condition.Keeps() {
+			return errStale
+		}
+	}
+	for _, node := range s.Unfit {
+		if n, _ := readNode(c.tables, tx, node); n != nil && c.constraints.Match(n) {
 			return errStale
 		}
 	}

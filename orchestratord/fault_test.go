@@ -259,6 +259,76 @@ func TestNodeIsSeenLate(t *testing.T) {
 	})
 }
 
+// TestLabelIsSeenLate lets a task be seen on a node of which it is not known
+// yet that it was given the label that the task asks for.
+func TestLabelIsSeenLate(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		c.startAlone(t, []map[string]time.Duration{{"nodes": 5 * time.Second}})
+		c.run(c.world)
+		c.up("a", "b")
+		pass(20 * time.Second)
+		c.service("web", replicated(3), onDisks("ssd"))
+		c.service("agent", global(), onDisks("ssd"))
+		pass(20 * time.Second)
+		for _, id := range []string{"a", "b"} {
+			c.node(id, musterv1.NodeStatus_READY, musterv1.NodeSpec_ACTIVE, map[string]string{"disk": "ssd"})
+		}
+		c.settle("web", 3)
+		c.settle("agent", 2)
+		pass(20 * time.Second)
+		for _, x := range append(c.tasks("web"), c.tasks("agent")...) {
+			if !x.Live() {
+				t.Errorf("task %s was replaced: %s", x.Key, x.Record.Reason)
+			}
+		}
+	})
+}
+
+// TestNodeIsUnfitFirst lets a task be seen on a node of which it is known by
+// then that the task must not be there.
+func TestNodeIsUnfitFirst(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		c.startAlone(t, []map[string]time.Duration{{"assignments": 2 * time.Second}})
+		c.run(c.world)
+		c.node("a", musterv1.NodeStatus_READY, musterv1.NodeSpec_ACTIVE, map[string]string{"disk": "ssd"})
+		c.up("b")
+		c.service("web", replicated(3), onDisks("ssd"))
+		pass(500 * time.Millisecond)
+		c.up("a")
+		c.node("b", musterv1.NodeStatus_READY, musterv1.NodeSpec_ACTIVE, map[string]string{"disk": "ssd"})
+		pass(20 * time.Second)
+		c.settle("web", 3)
+		for _, x := range c.live("web") {
+			if x.NodeID != "b" {
+				t.Errorf("task on node %s", x.NodeID)
+			}
+		}
+	})
+}
+
+// TestRunningIsSeenFirst lets the orchestrator see at once that new tasks have
+// nodes and run already, which is what an update waits for.
+func TestRunningIsSeenFirst(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		c.startAlone(t, []map[string]time.Duration{{"assignments": 2 * time.Second}})
+		c.run(c.world)
+		c.up("a", "b")
+		spec := replicated(3)
+		spec.Update = &musterv1.UpdateConfig{Order: musterv1.UpdateConfig_START_FIRST}
+		c.service("web", spec, null(1))
+		c.settle("web", 3)
+		pass(10 * time.Second)
+		c.service("web", spec, null(2))
+		pass(10 * time.Second)
+		if why := c.converged("web", 3); why != "" {
+			t.Error(why)
+		}
+		if e, ok := c.tables.Rollouts.Get(c.store.Snapshot(), "web"); !ok || e.Value.State != musterv1.UpdateStatus_COMPLETED {
+			t.Errorf("rollout %v", e.Value)
+		}
+	})
+}
+
 func twoAlone(t *testing.T, c *cluster, lags []map[string]time.Duration, scales []int) {
 	c.up("a", "b")
 	c.startAlone(t, lags)

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/placement"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/orchestratord/internal/plan"
 )
@@ -40,6 +41,7 @@ func (l *loop) look(s *service) {
 		return
 	}
 	s.global = w.Service.GetSpec().GetGlobal() != nil
+	s.constraints = c.constraints
 	s.watchesRunning = p.WatchesRunning
 	if !p.Next.IsZero() {
 		l.due.add(s.id, p.Next)
@@ -80,6 +82,8 @@ func (l *loop) read(s *service) (*commit, *plan.World) {
 	if e, ok := l.d.tables.Services.Get(now, s.id); ok {
 		w.Service, c.version = e.Value, e.Version
 		c.replicas, c.counted = plan.Replicas(e.Value)
+		// If they cannot be read, nothing is decided.
+		c.constraints, _ = placement.ParseConstraints(w.Spec(e.Value.TaskDigest).GetPlacement().GetConstraints())
 	}
 	if e, ok := l.d.tables.Rollouts.Get(now, s.id); ok {
 		w.Rollout, c.rollout = e.Value, e.Version

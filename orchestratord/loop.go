@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/internal/placement"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -41,6 +42,8 @@ type service struct {
 	tasks *taskList
 	// global services are to be looked at when a node comes or changes.
 	global bool
+	// constraints are those that its tasks' nodes met at the last look.
+	constraints placement.Constraints
 	// watchesRunning says that a task that becomes RUNNING can matter.
 	watchesRunning bool
 	// lacksSpec says that the task spec was not to be found at the last look.

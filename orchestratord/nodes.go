@@ -57,7 +57,10 @@ func (ns *nodes) advance(from, to *store.Snapshot) (moved map[string]struct{}, c
 			delete(ns.conditions, id)
 			continue
 		}
-		changed = changed || old == nil || !sameToConstraints(old, node)
+		if old == nil || !sameToConstraints(old, node) {
+			moved[id] = struct{}{}
+			changed = true
+		}
 		ns.byID[id], ns.conditions[id] = node, condition
 	}
 	return moved, changed
@@ -90,6 +93,12 @@ func readNode(tables *state.Tables, r store.Reader, id string) (*placement.Node,
 	default:
 		return n, plan.Up
 	}
+}
+
+// suits reports whether tasks that are assigned to a node may stay there.
+func (ns *nodes) suits(id string, constraints placement.Constraints) bool {
+	n := ns.byID[id]
+	return n != nil && ns.conditions[id].Keeps() && constraints.Match(n)
 }
 
 // Condition says what becomes of tasks on a node.

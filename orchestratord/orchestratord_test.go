@@ -142,6 +142,68 @@ func TestGlobalFollowsLabels(t *testing.T) {
 	})
 }
 
+// onDisks is a task spec that asks for a kind of disk.
+func onDisks(kind string) *musterv1.TaskSpec {
+	spec := null(1)
+	spec.Placement = &musterv1.Placement{Constraints: []string{"node.labels.disk==" + kind}}
+	return spec
+}
+
+func TestReplicatedFollowsLabels(t *testing.T) {
+	ssd, hdd := map[string]string{"disk": "ssd"}, map[string]string{"disk": "hdd"}
+	bubble(t, func(t *testing.T, c *cluster) {
+		label := func(id string, a musterv1.NodeSpec_Availability, labels map[string]string) {
+			c.node(id, musterv1.NodeStatus_READY, a, labels)
+		}
+		for _, id := range []string{"a", "b"} {
+			label(id, musterv1.NodeSpec_ACTIVE, ssd)
+		}
+		c.up("c")
+		c.orchestrator(orchestratord.Config{})
+		c.run(c.world)
+		c.service("web", replicated(4), onDisks("ssd"))
+		c.service("any", replicated(3), null(1))
+		c.settle("web", 4)
+		c.settle("any", 3)
+		elsewhere := func(id string) int {
+			n := 0
+			for _, x := range c.live("web") {
+				if x.NodeID != id {
+					n++
+				}
+			}
+			return n
+		}
+		if n := elsewhere("a"); n != 2 {
+			t.Fatalf("%d of 4 tasks are not on a", n)
+		}
+		label("a", musterv1.NodeSpec_ACTIVE, hdd)
+		pass(time.Second)
+		c.settle("web", 4)
+		if n := elsewhere("a"); n != 4 {
+			t.Errorf("%d of 4 tasks have left a", n)
+		}
+		for _, x := range c.tasks("any") {
+			if !x.Live() {
+				t.Errorf("task of another service was ended: %s", x.Record.Reason)
+			}
+		}
+		// A paused node keeps what it has, until it is active again.
+		label("b", musterv1.NodeSpec_PAUSE, hdd)
+		label("a", musterv1.NodeSpec_ACTIVE, ssd)
+		pass(time.Second)
+		if n := elsewhere("b"); n != 0 {
+			t.Errorf("%d of 4 tasks have left a paused node", n)
+		}
+		label("b", musterv1.NodeSpec_ACTIVE, hdd)
+		pass(time.Second)
+		c.settle("web", 4)
+		if n := elsewhere("b"); n != 4 {
+			t.Errorf("%d of 4 tasks have left b", n)
+		}
+	})
+}
+
 func TestLowerHistoryLimitHoldsAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.up("a")

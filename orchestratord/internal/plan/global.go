@@ -37,6 +37,7 @@ func (d *decider) onNode(s *slot, tasks []*state.Task, node string) {
 		s.lost = append(s.lost, node)
 		s.leave(tasks, c.reason())
 	case !d.matches(node):
+		s.unfit = append(s.unfit, node)
 		s.leave(tasks, ReasonConstraints)
 	default:
 		s.keep(c == Paused, ReasonNodeEligible)

@@ -21,7 +21,7 @@ func (s *slot) keep(frozen bool, empty Reason) {
 			if stays && (s.bridge < 0 || further(t, s.tasks[s.bridge])) {
 				s.bridge = i
 			}
-		case d.lost(t):
+		case d.lost(t), d.misplaced(t):
 			lost = s.later(lost, i)
 		case t.Terminal():
 			ended = s.later(ended, i)
@@ -162,8 +162,9 @@ func (s *slot) restart(ended int) {
 	s.create(next, reasonOfEnd(t))
 }
 
-// move replaces a task that was lost with its node. That is no fault of the
-// task's: there is no delay, and it counts as no attempt.
+// move replaces a task that was lost with its node, or must not be there any
+// more. That is no fault of the task's: there is no delay, and it counts as no
+// attempt.
 func (s *slot) move(lost int) {
 	d, t := s.d, s.tasks[lost]
 	s.blame(t)
@@ -174,6 +175,9 @@ func (s *slot) move(lost int) {
 	why := ReasonNodeGone
 	if c := d.condition(t); !c.Keeps() {
 		why = c.reason()
+	} else if d.misplaced(t) {
+		why = ReasonConstraints
+		s.end(lost, why)
 	}
 	next := &recordv1.Task{
 		StartAfter: t.Record.StartAfter, Restarts: t.Record.Restarts, RestartedAt: t.Record.RestartedAt,
@@ -188,6 +192,12 @@ func (d *decider) lost(t *state.Task) bool {
 		return true
 	}
 	return !t.Terminal() && !d.condition(t).Keeps()
+}
+
+// misplaced reports whether a task is on a node that does not meet the
+// constraints any more. A paused node keeps what it has.
+func (d *decider) misplaced(t *state.Task) bool {
+	return t.NodeID != "" && !t.Terminal() && d.condition(t) == Up && !d.matches(t.NodeID)
 }
 
 // finish ends a task that the restart policy allows none to follow. If it is

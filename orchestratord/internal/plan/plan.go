@@ -127,6 +127,9 @@ type Slot struct {
 	// Lost are the nodes whose tasks are given up because they are drained,
 	// down or gone. It must still be so.
 	Lost []string
+	// Unfit are the nodes whose tasks are given up because they do not meet the
+	// constraints. It must still be so.
+	Unfit []string
 }
 
 // Seen is one task that a decision rests on.

@@ -355,3 +355,57 @@ func TestLowerHistoryLimitHoldsAtOnce(t *testing.T) {
 		t.Errorf("%d records, want 4", len(w.tasks))
 	}
 }
+
+// A task whose node does not meet the constraints any more is replaced, whatever
+// its own spec; one on a paused node stays.
+func TestUnfitNodes(t *testing.T) {
+	tests := []struct {
+		name      string
+		condition plan.Condition
+		policy    musterv1.RestartPolicy_Condition
+		moves     bool
+		follows   bool
+	}{
+		{"up", plan.Up, musterv1.RestartPolicy_ANY, true, true},
+		{"up, never restarted", plan.Up, musterv1.RestartPolicy_NONE, true, false},
+		{"paused", plan.Paused, musterv1.RestartPolicy_ANY, false, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld()
+			spec := null(1, restart(&musterv1.RestartPolicy{Condition: tt.policy}))
+			spec.Placement = &musterv1.Placement{Constraints: []string{"ssd"}}
+			for n := range w.nodes {
+				w.labels[n] = "ssd"
+			}
+			w.spec(spec)
+			w.replicas(1)
+			w.converge(t)
+			old := w.one(t, 1)
+			w.labels[old.NodeID], w.nodes[old.NodeID] = "", tt.condition
+			p := w.look(t)
+			if !tt.moves {
+				if !p.Empty() {
+					t.Errorf("plan %v", p.Slots)
+				}
+				return
+			}
+			if got := w.tasks[old.Key].Record; got.DesiredState != shutdown {
+				t.Errorf("old task is %v", got)
+			}
+			if got := p.Slots[0].Unfit; !slices.Equal(got, []string{old.NodeID}) {
+				t.Errorf("decision rests on nodes %v", got)
+			}
+			if !tt.follows {
+				w.converge(t)
+				if n := len(w.tasks); n != 1 {
+					t.Errorf("%d tasks", n)
+				}
+				return
+			}
+			if next := w.one(t, 1); next.Key == old.Key || next.Desired() != ready || next.Record.Restarts != 0 {
+				t.Errorf("replacement is %v", next.Record)
+			}
+		})
+	}
+}

@@ -27,6 +27,7 @@ type slot struct {
 	madeReason Reason
 	vacates    bool
 	lost       []string
+	unfit      []string
 }
 
 // fate is what shall become of a task.
@@ -91,10 +92,15 @@ func (s *slot) giveUp(i int) bool {
 	return true
 }
 
-// blame notes that the decision rests on a task's node being lost.
+// blame notes that the decision rests on a task's node being lost or unfit.
 func (s *slot) blame(t *state.Task) {
-	if !s.d.condition(t).Keeps() && !slices.Contains(s.lost, t.NodeID) {
-		s.lost = append(s.lost, t.NodeID)
+	switch {
+	case !s.d.condition(t).Keeps():
+		if !slices.Contains(s.lost, t.NodeID) {
+			s.lost = append(s.lost, t.NodeID)
+		}
+	case s.d.misplaced(t):
+		s.unfit = append(s.unfit, t.NodeID)
 	}
 }
 
@@ -197,7 +203,7 @@ func (s *slot) close() {
 		return
 	}
 	key := state.TaskKey(s.d.w.ServiceID, s.number, s.node, "")
-	p := Slot{Prefix: key, Changes: changes, Fills: filled, Vacates: s.vacates, Lost: s.lost}
+	p := Slot{Prefix: key, Changes: changes, Fills: filled, Vacates: s.vacates, Lost: s.lost, Unfit: s.unfit}
 	for _, t := range s.tasks {
 		p.Seen = append(p.Seen, Seen{Key: t.Key, Version: t.Version})
 	}
