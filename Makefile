@@ -60,6 +60,13 @@ contract-accept: $(TOOLS)/buf ## promise the contract as it is: write api/contra
 bench: build ## measure; see bench/README.md
 	go run ./bench
 
+DURATION ?= 10m
+SEED     ?= 0
+
+.PHONY: chaos
+chaos: ## run a real cluster under load for DURATION (10m), and kill, stop, slow and cut off its parts by SEED; needs root
+	go run ./test/chaos -duration $(DURATION) -seed $(SEED) -json $(BIN)/chaos.json
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf $(BIN)

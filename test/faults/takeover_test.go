@@ -2,6 +2,7 @@ package faults_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"syscall"
 	"testing"
@@ -55,7 +56,7 @@ func TestTakeOver(t *testing.T) {
 type process interface {
 	Kill() error
 	Signal(syscall.Signal) error
-	Stop() error
+	Ended() bool
 	ExitCode() int
 	Tail() string
 }
@@ -79,8 +80,15 @@ func (b *bench) interrupt(t *testing.T, daemon string, aim func(*bench, *testing
 		took, err := a.atOnce(t.Context())
 		changes, handovers = append(changes, took...), append(handovers, <-over)
 		ok(t, err)
-		// It ends in order if it was asked to.
-		ok(t, p.Stop())
+		eventually(t, waitTimeout, "the process has ended", func(context.Context) error {
+			if !p.Ended() {
+				return errors.New("it has not")
+			}
+			return nil
+		})
+		if code := p.ExitCode(); bound == changeBound && code != 0 {
+			t.Errorf("%s ended with code %d:\n%s", a.victim, code, p.Tail())
+		}
 		ok(t, b.StartManager(a.victim))
 		b.settle(t)
 	}

@@ -129,7 +129,7 @@ func (c *Cluster) Leader(ctx context.Context) (*Server, error) {
 // each other and have a leader.
 func (c *Cluster) Restart() error {
 	for _, s := range c.servers {
-		if err := s.start(); err != nil {
+		if err := s.Start(); err != nil {
 			return err
 		}
 	}

@@ -122,14 +122,14 @@ func newServer(binary, dir, node string, at Place, settings []string) (*Server, 
 // Restart starts the server, after Kill for example, and waits until its cluster
 // has a leader and knows this server.
 func (s *Server) Restart() error {
-	if err := s.start(); err != nil {
+	if err := s.Start(); err != nil {
 		return err
 	}
 	return s.waitForLeader()
 }
 
-// start starts the server.
-func (s *Server) start() error {
+// Start starts the server and does not wait until it can be used.
+func (s *Server) Start() error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return fmt.Errorf("make consul's directory: %w", err)
 	}

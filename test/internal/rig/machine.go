@@ -13,7 +13,7 @@ import (
 
 // Process is one of the machine's processes that belong to a rig.
 type Process struct {
-	PID int
+	PID, Parent int
 	// Program is its file, Command its arguments.
 	Program string
 	Command []string
@@ -56,10 +56,20 @@ func readProcess(pid int) (Process, bool) {
 	}
 	command, err1 := os.ReadFile(at("cmdline"))
 	env, err2 := os.ReadFile(at("environ"))
-	if errors.Join(err1, err2) != nil {
+	stat, err3 := os.ReadFile(at("stat"))
+	if errors.Join(err1, err2, err3) != nil {
 		return Process{}, false
 	}
-	p := Process{PID: pid, Program: program, Command: strings.Split(strings.TrimRight(string(command), "\x00"), "\x00")}
+	// The parent is the second field behind the name in parentheses (proc(5)).
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 2 {
+		return Process{}, false
+	}
+	parent, err := strconv.Atoi(fields[1])
+	if err != nil {
+		return Process{}, false
+	}
+	p := Process{PID: pid, Parent: parent, Program: program, Command: strings.Split(strings.TrimRight(string(command), "\x00"), "\x00")}
 	for v := range bytes.SplitSeq(env, []byte{0}) {
 		name, value, _ := strings.Cut(string(v), "=")
 		switch name {
