@@ -83,6 +83,9 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	return d, nil
 }
 
+// View is what the daemon sees of the store.
+func (d *Daemon) View() *store.Store { return d.store }
+
 // Run allocates until ctx ends.
 func (d *Daemon) Run(ctx context.Context) error {
 	// The store ends last: what is being written as the shard is given up is

@@ -174,6 +174,9 @@ func parseConstraints(list []string) error {
 	return err
 }
 
+// View is what the daemon sees of the store.
+func (d *Daemon) View() *store.Store { return d.store }
+
 // Run serves until ctx ends.
 func (d *Daemon) Run(ctx context.Context) error {
 	defer d.stop()
@@ -199,19 +202,5 @@ func (d *Daemon) Run(ctx context.Context) error {
 // Handler serves REST: the routes of the contract, /openapi.json and /healthz.
 func (d *Daemon) Handler() http.Handler { return d.handler }
 
-// maxStale is how long a replica may be out of contact with the store and
-// still call itself healthy: longer than a change of Consul's leader takes.
-const maxStale = 15 * time.Second
-
 // Healthy says whether this replica can do its work, and if not, why.
-func (d *Daemon) Healthy(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	if err := d.store.Ready(ctx); err != nil {
-		return errors.New("the tables are still being loaded from the store")
-	}
-	if stale := d.store.Staleness(); stale > maxStale {
-		return fmt.Errorf("no contact with the store for %v", stale.Round(time.Second))
-	}
-	return nil
-}
+func (d *Daemon) Healthy(context.Context) error { return daemon.Healthy(d.store) }

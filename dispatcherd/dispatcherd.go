@@ -108,6 +108,9 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	return d, nil
 }
 
+// View is what the daemon sees of the store.
+func (d *Daemon) View() *store.Store { return d.store }
+
 // Run works until ctx ends. Then it sends its workers elsewhere, gives its
 // shards away, and returns when every call has ended.
 func (d *Daemon) Run(ctx context.Context) error {

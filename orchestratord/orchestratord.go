@@ -91,6 +91,9 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	return d, nil
 }
 
+// View is what the daemon sees of the store.
+func (d *Daemon) View() *store.Store { return d.store }
+
 // Run orchestrates until ctx ends.
 func (d *Daemon) Run(ctx context.Context) error {
 	// They end in the order of who needs whom: the shards are given up, which

@@ -92,6 +92,9 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	return d, nil
 }
 
+// View is what the daemon sees of the store.
+func (d *Daemon) View() *store.Store { return d.store }
+
 // Run schedules until ctx ends.
 func (d *Daemon) Run(ctx context.Context) error {
 	// The store ends last: shards that are given up may still be written to.

@@ -5,21 +5,29 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
+	daemonv1 "github.com/musterhq/muster/api/muster/daemon/v1"
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/shards"
+	"github.com/musterhq/muster/internal/store"
 )
 
 // Service is what a daemon's package makes of an Env.
 type Service interface {
 	// Run works until ctx ends, and has then ended everything it began.
 	Run(ctx context.Context) error
+	// View is what the daemon sees of the store; nil if it needs nothing of it.
+	View() *store.Store
 }
 
 // Host is what a daemon runs in: a store, credentials, a logger and a
@@ -32,6 +40,46 @@ type Host struct {
 	Metrics     prometheus.Registerer
 	Version     string
 	StopTimeout time.Duration
+
+	mu sync.Mutex
+	// views are those of the daemons that run, under their instances.
+	views map[string]running
+}
+
+// running is a daemon that runs.
+type running struct {
+	name string
+	view *store.Store
+}
+
+// Healthy returns what keeps the daemons that run here from their work, nil if
+// nothing does.
+func (h *Host) Healthy() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var errs []error
+	for _, instance := range slices.Sorted(maps.Keys(h.views)) {
+		r := h.views[instance]
+		if err := Healthy(r.view); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", r.name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// enter notes that a daemon runs, until the function that it returns is called.
+func (h *Host) enter(instance string, r running) (leave func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.views == nil {
+		h.views = map[string]running{}
+	}
+	h.views[instance] = r
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.views, instance)
+	}
 }
 
 // Spec says which daemon to run, and where.
@@ -81,17 +129,31 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("%s: %w", spec.Name, err), spec.Listener.Close())
 	}
+	defer h.enter(instance, running{spec.Name, service.View()})()
+	daemonv1.RegisterDaemonServiceServer(server, &reporter{member: env.Member, view: service.View()})
 	tasks := []Task{{Name: spec.Name, Run: func(ctx context.Context) error {
 		defer context.AfterFunc(ctx, health.Shutdown)()
 		defer health.Shutdown()
 		return service.Run(ctx)
 	}}}
+	if view := service.View(); view != nil {
+		health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+		tasks = append(tasks, Task{Name: "health", Run: func(ctx context.Context) error {
+			if view.Ready(ctx) == nil {
+				health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+				log.Info("tables are loaded")
+			}
+			<-ctx.Done()
+			return nil
+		}})
+	}
 	if spec.Beside != nil {
 		tasks = append(tasks, spec.Beside(service)...)
 	}
 	// The gRPC server outlives the daemon's own end, so that calls that are open
-	// get their answers; hence a context of its own. From its first moment it says
-	// that it serves.
+	// get their answers; hence a context of its own. It says that it serves once
+	// the tables are loaded, and goes on to while the store is away: reads are
+	// answered then too.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
 	served := make(chan error, 1)

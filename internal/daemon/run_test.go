@@ -17,6 +17,7 @@ import (
 
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/store"
 )
 
 // testd is a daemon that holds a lock while it runs, and ends when it may.
@@ -43,6 +44,8 @@ func (d *testd) Run(ctx context.Context) error {
 	<-d.may
 	return d.err
 }
+
+func (d *testd) View() *store.Store { return nil }
 
 // host is a Host, and a daemon that runs in it.
 type host struct {
@@ -237,3 +240,5 @@ func (idle) Run(ctx context.Context) error {
 	<-ctx.Done()
 	return nil
 }
+
+func (idle) View() *store.Store { return nil }

@@ -195,7 +195,7 @@ func (c *devCluster) run(ctx context.Context, temporary bool) error {
 	for _, m := range c.managers {
 		c.start(&managersDone, m.name, managing, func(ctx context.Context) error { return c.manager(ctx, m) })
 	}
-	ops, err := opsTask(&c.settings, c.registry)
+	ops, err := opsTask(&c.settings, c.registry, c.host.Healthy)
 	if err == nil && len(ops) > 0 {
 		c.start(&managersDone, ops[0].Name, managing, ops[0].Run)
 	}

@@ -5,6 +5,7 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -162,7 +163,7 @@ func (m *manager) run(ctx context.Context, s *daemon.Settings, restListen, versi
 		log.Info("REST is served", zap.String("address", rest.Addr().String()))
 		spec.Beside = serveREST(rest, s)
 	}
-	ops, err := opsTask(s, registry)
+	ops, err := opsTask(s, registry, host.Healthy)
 	if err != nil {
 		_ = listener.Close()
 		return err
@@ -184,7 +185,7 @@ func serveREST(listener net.Listener, s *daemon.Settings) func(daemon.Service) [
 }
 
 // opsTask serves operations, if they are wanted.
-func opsTask(s *daemon.Settings, metrics prometheus.Gatherer) ([]daemon.Task, error) {
+func opsTask(s *daemon.Settings, metrics prometheus.Gatherer, healthy func() error) ([]daemon.Task, error) {
 	if s.OpsListen == "" {
 		return nil, nil
 	}
@@ -193,7 +194,7 @@ func opsTask(s *daemon.Settings, metrics prometheus.Gatherer) ([]daemon.Task, er
 		return nil, fmt.Errorf("--ops-listen: %w", err)
 	}
 	return []daemon.Task{{Name: "serve operations", Run: func(ctx context.Context) error {
-		handler := daemon.OpsHandler(metrics, func() error { return ctx.Err() })
+		handler := daemon.OpsHandler(metrics, func() error { return errors.Join(ctx.Err(), healthy()) })
 		return daemon.ServeHTTP(ctx, handler, listener, s.StopTimeout/2)
 	}}}, nil
 }

@@ -118,7 +118,7 @@ func runWorker(ctx context.Context, s *daemon.Settings, cfg workerd.Config, vers
 	if err != nil {
 		return err
 	}
-	ops, err := opsTask(s, registry)
+	ops, err := opsTask(s, registry, func() error { return nil })
 	if err != nil {
 		return err
 	}

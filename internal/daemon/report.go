@@ -1,0 +1,72 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	daemonv1 "github.com/musterhq/muster/api/muster/daemon/v1"
+	"github.com/musterhq/muster/internal/shards"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// maxLag is for how long a daemon's view may lack something, or be out of
+// contact with the store, before the daemon calls itself unhealthy: longer than a
+// change of Consul's leader takes.
+const maxLag = 15 * time.Second
+
+// Healthy returns what keeps a daemon with this view from its work, nil if
+// nothing does. A nil view is that of a daemon that needs none.
+func Healthy(view *store.Store) error {
+	if view == nil {
+		return nil
+	}
+	st := view.Standing()
+	switch {
+	case !st.Loaded && st.Err != nil:
+		return fmt.Errorf("the tables are not loaded yet: %w", st.Err)
+	case !st.Loaded:
+		return errors.New("the tables are not loaded yet")
+	case st.Stale > maxLag:
+		return fmt.Errorf("no contact with the store for %v: %w", st.Stale.Round(time.Second), st.Err)
+	case st.BehindFor > maxLag:
+		return fmt.Errorf("the view has been behind the store for %v, by %d commits now", st.BehindFor.Round(time.Second), st.Behind)
+	}
+	return nil
+}
+
+// reporter tells others of this daemon.
+type reporter struct {
+	daemonv1.UnimplementedDaemonServiceServer
+	member shards.Member
+	view   *store.Store
+}
+
+func (r *reporter) Report(context.Context, *daemonv1.ReportRequest) (*daemonv1.ReportResponse, error) {
+	resp := &daemonv1.ReportResponse{
+		Daemon: r.member.Daemon, Instance: r.member.Instance, Version: r.member.Version, StartedAt: timestamppb.New(r.member.Started),
+	}
+	if err := Healthy(r.view); err != nil {
+		resp.Problem = err.Error()
+	}
+	if r.view != nil {
+		resp.View = viewMessage(r.view)
+	}
+	return resp, nil
+}
+
+func viewMessage(view *store.Store) *daemonv1.View {
+	st := view.Standing()
+	m := &daemonv1.View{Loaded: st.Loaded, StaleFor: durationpb.New(st.Stale), Lag: durationpb.New(st.Lag())}
+	for table, sequences := range view.Applied() {
+		m.Tables = append(m.Tables, &daemonv1.TableView{Table: table, Sequences: sequences})
+	}
+	slices.SortFunc(m.Tables, func(a, b *daemonv1.TableView) int { return strings.Compare(a.Table, b.Table) })
+	return m
+}
