@@ -145,6 +145,12 @@ func (d *Daemon) work(ctx context.Context) error {
 
 // role works on one shard as long as it is this replica's.
 func (d *Daemon) role(ctx context.Context, number int) error {
+	// A worker that comes here must not be told less than the shard's last owner
+	// told it, for it would end what it is not told of.
+	t := d.tables
+	if err := d.store.Sync(ctx, t.Services, t.Specs, t.Nodes, t.Tasks, t.Assignments, t.NodeStates, t.Statuses); err != nil {
+		return fmt.Errorf("see what the last owner saw: %w", err)
+	}
 	s := newShard(d, number)
 	// From here on changes reach the shard, so that what it reads next cannot
 	// be overtaken unseen.

@@ -146,11 +146,17 @@ type replica struct {
 
 func (c *cluster) dispatcher(name string, change ...func(*Config)) *replica {
 	c.t.Helper()
+	return c.dispatcherOver(c.kv, name, change...)
+}
+
+// dispatcherOver starts a dispatcher that sees the key space as space shows it.
+func (c *cluster) dispatcherOver(space kv.KV, name string, change ...func(*Config)) *replica {
+	c.t.Helper()
 	cfg := DefaultConfig()
 	for _, f := range change {
 		f(&cfg)
 	}
-	r := &replica{c: c, address: name + ":4245", kv: &mortal{KV: c.kv}, server: grpc.NewServer(), served: make(chan struct{})}
+	r := &replica{c: c, address: name + ":4245", kv: &mortal{KV: space}, server: grpc.NewServer(), served: make(chan struct{})}
 	env := daemon.Env{
 		KV: r.kv, Prefix: "muster", Server: r.server, Logger: c.log.Named(name), Metrics: prometheus.NewRegistry(),
 		Member: shards.Member{Instance: name, Daemon: "dispatcherd", Address: r.address, Started: time.Now()},

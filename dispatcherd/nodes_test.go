@@ -2,6 +2,7 @@ package dispatcherd
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/kv/kvfault"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -256,6 +258,51 @@ func TestTakeoverOfLivingNodes(t *testing.T) {
 				}
 				if diff := cmp.Diff(statuses, c.tables.Statuses.Sequences(c.store.Snapshot())); diff != "" {
 					t.Errorf("statuses that were known were written:\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// TestTakeoverByOneThatLags lets a dispatcher take over that has not heard of
+// what its predecessor told the workers last. It must not tell them otherwise.
+func TestTakeoverByOneThatLags(t *testing.T) {
+	t.Parallel()
+	for _, tables := range [][]string{{"assignments"}, {"tasks"}, {"assignments", "tasks", "services", "specs", "statuses"}} {
+		t.Run(strings.Join(tables, " "), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, false)
+				first := c.dispatcher("d1")
+				slow := kvfault.New(c.kv)
+				for _, table := range tables {
+					defer slow.Inject(kvfault.Fault{Deed: kvfault.List, Prefix: "muster/" + table + "/h/", Hang: true})()
+				}
+				second := c.dispatcherOver(slow, "d2")
+				time.Sleep(time.Second)
+				var node string
+				for i := 0; node == ""; i++ {
+					if s, _ := first.shardOf(fmt.Sprintf("n%d", i)); s != nil {
+						node = fmt.Sprintf("n%d", i)
+					}
+				}
+				w := c.worker(node, first.address)
+				c.service("s1")
+				c.update(func(tx *store.Tx) { c.assign(tx, node, "s1", "t1", 1) })
+				synctest.Wait()
+				w.report(1, reported("t1", running, 10, ""))
+				if acked(w) != 1 || len(w.tasks()) != 1 {
+					t.Fatalf("tasks of %s are %v", node, w.tasks())
+				}
+				first.stop()
+				time.Sleep(100 * time.Millisecond)
+				again := c.worker(node, second.address)
+				time.Sleep(2 * time.Second)
+				if got := again.tasks(); len(got) != 1 {
+					t.Errorf("after the takeover the tasks are %v", got)
+				}
+				if got := c.status(node, "s1", "t1").GetState(); got != running {
+					t.Errorf("the task is %v", got)
 				}
 			})
 		})

@@ -12,7 +12,6 @@ type batch struct {
 	base    *Snapshot
 	maxPage int
 	limits  kv.Limits
-	// turn makes stores begin their bulk work at different shards.
 	drafts  [][]*draft // by table and shard
 	order   []*draft   // in the order of their first use
 	cost    cost

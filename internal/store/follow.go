@@ -23,6 +23,10 @@ type follower struct {
 	// reading is held by who reads the table: a channel and not a mutex,
 	// because it is held while the kv is asked.
 	reading chan struct{}
+	// turns numbers calls of sync and reads for them, in order of their beginning;
+	// fresh is that of the last read that ended well. reading guards fresh.
+	turns atomic.Uint64
+	fresh uint64
 	// newest is the index of the last list of heads that was taken in: not of the
 	// last since the kv was away, for it may have been restored meanwhile.
 	newest uint64

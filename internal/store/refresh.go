@@ -41,6 +41,11 @@ func (f *follower) refresh(ctx context.Context, hint *tableHeads) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	return f.refreshHeld(ctx, hint)
+}
+
+// refreshHeld is refresh for who holds reading.
+func (f *follower) refreshHeld(ctx context.Context, hint *tableHeads) error {
 	err := f.refreshOnce(ctx, hint, false)
 	if errors.Is(err, errBackwards) {
 		pause(ctx, doubtPause, doubtPause, 0)

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/embedded"
+	"github.com/musterhq/muster/internal/kv/kvfault"
 	"github.com/musterhq/muster/internal/store"
 )
 
@@ -204,4 +207,50 @@ func TestTooLargeUpdateWritesNothing(t *testing.T) {
 	for e := range table.Scan(s.Snapshot(), "") {
 		t.Errorf("there is a record %q", e.Key)
 	}
+}
+
+// TestSync reads what a watch has not brought yet, and shares the reading.
+func TestSync(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := store.NewTable("things", text())
+		k := newKV(t)
+		slow := kvfault.New(k)
+		defer slow.Inject(kvfault.Fault{Deed: kvfault.List, Prefix: "muster/things/h/", Hang: true})()
+		writer, stop := open(t, store.Options{KV: k}, table)
+		defer stop()
+		reader, stop := open(t, store.Options{KV: slow}, table)
+		defer stop()
+		for n := range 3 {
+			updateAll(t, writer, puts(table, []string{"a"}, fmt.Sprint(n)))
+			if e, _ := table.Get(reader.Snapshot(), "a"); e.Value == fmt.Sprint(n) {
+				t.Fatal("the watch is not slow")
+			}
+			before := slow.Calls(kvfault.Txn)
+			late := slow.Inject(kvfault.Fault{Deed: kvfault.Txn, Delay: time.Second})
+			var wg sync.WaitGroup
+			for range 50 {
+				wg.Go(func() {
+					if err := reader.Sync(t.Context(), table); err != nil {
+						t.Error(err)
+					}
+					if e, _ := table.Get(reader.Snapshot(), "a"); e.Value != fmt.Sprint(n) {
+						t.Errorf("value %q after %d updates", e.Value, n+1)
+					}
+				})
+			}
+			wg.Wait()
+			late()
+			if n := slow.Calls(kvfault.Txn) - before; n > 6 {
+				t.Errorf("%d transactions for 50 calls", n)
+			}
+		}
+		// One that cannot be carried out says so.
+		mend := slow.Cut()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := reader.Sync(ctx, table); !errors.Is(err, kv.ErrUnavailable) {
+			t.Errorf("Sync of a kv that is away: %v", err)
+		}
+		mend()
+	})
 }
