@@ -32,8 +32,9 @@ type bench struct {
 	steady map[string]*musterv1.Task
 }
 
-func newBench(t *testing.T, consulServers int) *bench {
-	r := start(t, testcluster.Config{Replicas: 2, ConsulServers: consulServers}, "one", "two")
+func newBench(t *testing.T, cfg testcluster.Config) *bench {
+	cfg.Replicas = 2
+	r := start(t, cfg, "one", "two")
 	b := &bench{Rig: r, onNode: map[string]string{}, sizes: map[string]uint64{}, ports: map[string]uint32{}}
 	for i := range crowd {
 		id, err := r.Create(t.Context(), rig.Null(fmt.Sprintf("crowd-%d", i), 1))

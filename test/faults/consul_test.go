@@ -15,6 +15,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/kv/consultest"
+	"github.com/musterhq/muster/internal/testcluster"
 	"github.com/musterhq/muster/test/internal/rig"
 )
 
@@ -28,7 +29,7 @@ const hang = 8 * time.Second
 // No task notices.
 func TestConsulTrouble(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, 3)
+	b := newBench(t, testcluster.Config{ConsulServers: 3})
 	t.Run("leader killed", b.killLeader)
 	t.Run("all servers restarted", b.restartConsul)
 	t.Run("follower hangs", func(t *testing.T) { b.hangServer(t, false) })

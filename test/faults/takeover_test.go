@@ -9,6 +9,7 @@ import (
 	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/testcluster"
 	"github.com/musterhq/muster/test/internal/rig"
 )
 
@@ -33,7 +34,7 @@ const (
 // TestTakeOver has parts of a cluster with two replicas of each manager die, and
 // the others do their work.
 func TestTakeOver(t *testing.T) {
-	b := newBench(t, 1)
+	b := newBench(t, testcluster.Config{})
 	for _, d := range daemons {
 		t.Run("kill "+d.name, func(t *testing.T) {
 			b.interrupt(t, d.name, d.aim, killBound, func(p process) error { return p.Kill() })

@@ -1,0 +1,101 @@
+package faults_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/internal/testnet"
+	"github.com/musterhq/muster/test/internal/rig"
+)
+
+// TestNetwork cuts machines off from each other. Each has one of Consul's three
+// servers and a replica of each manager (there are two), or a worker.
+func TestNetwork(t *testing.T) {
+	t.Parallel()
+	if err := testnet.Missing(); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	n, err := testnet.New(t.Context(), 5)
+	ok(t, err)
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	hosts := n.Hosts()
+	b := newBench(t, testcluster.Config{
+		ConsulServers: 3, Net: n, WorkerHosts: map[string]*testnet.Host{"one": hosts[3], "two": hosts[4]},
+	})
+	t.Run("managers cut off", func(t *testing.T) { b.cutManagers(t, n) })
+	t.Run("worker cut off", func(t *testing.T) { b.cutWorker(t, n) })
+	t.Run("remove all", func(t *testing.T) { removeAll(t, b.Rig) })
+}
+
+// cutManagers cuts off a machine with the minority of Consul's servers and half of
+// the managers: the others do all the work, and what is cut off writes nothing.
+func (b *bench) cutManagers(t *testing.T, n *testnet.Net) {
+	hosts := n.Hosts()
+	ok(t, n.Cut(t.Context(), hosts[:1], hosts[1:]))
+	began := time.Now()
+	t.Logf("a change was complete after %v", b.change(t))
+	if took := time.Since(began); took > waitTimeout {
+		t.Errorf("a change took %v", took)
+	}
+	// This replica is the one that was cut off; the hub still reaches it.
+	b.read(t, "apid")
+	b.refused(t, "apid", time.Second, codes.Unavailable, codes.DeadlineExceeded)
+	for time.Since(began) < hang {
+		b.change(t)
+	}
+	ok(t, n.Heal(t.Context()))
+	healed := time.Now()
+	b.settle(t)
+	t.Logf("all was as before %v after the network was whole", time.Since(healed))
+	b.unmoved(t)
+}
+
+// cutWorker cuts off a worker for so long that its tasks are replaced: it keeps
+// them until it is back, and then stops them.
+func (b *bench) cutWorker(t *testing.T, n *testnet.Net) {
+	hosts := n.Hosts()
+	id, err := b.Create(t.Context(), rig.Processes("moves", 4, rig.Sleep))
+	ok(t, err)
+	before := running(t, b.Rig, "moves", 4)
+	ok(t, n.Cut(t.Context(), hosts[3:4], append(hosts[:3:3], hosts[4])))
+	var after map[string]*musterv1.Task
+	took := eventually(t, waitTimeout, "tasks run elsewhere", func(ctx context.Context) (err error) {
+		if after, err = b.Running(ctx, "moves", 4); err != nil {
+			return err
+		}
+		for _, task := range after {
+			if task.NodeId != b.Nodes["two"] {
+				return fmt.Errorf("task %s is on %s", task.Name, task.NodeId)
+			}
+		}
+		return nil
+	})
+	t.Logf("tasks ran elsewhere %v after their worker was cut off", took)
+	for _, task := range before {
+		if !rig.Alive(int(task.Status.Runtime.Pid)) {
+			t.Errorf("task %s of the worker that was cut off does not run any more", task.Name)
+		}
+		if task.NodeId == b.Nodes["two"] && after[task.Id] == nil {
+			t.Errorf("task %s of the other worker was replaced", task.Name)
+		}
+	}
+	ok(t, n.Heal(t.Context()))
+	took = eventually(t, waitTimeout, "the worker stops what was replaced", b.Truthful)
+	t.Logf("what was replaced was stopped %v after the network was whole", took)
+	ok(t, rig.Same(after, running(t, b.Rig, "moves", 4)))
+	ok(t, b.Remove(t.Context(), id))
+}
