@@ -33,8 +33,15 @@ type bench struct {
 }
 
 func newBench(t *testing.T, cfg testcluster.Config) *bench {
+	t.Helper()
+	return newBenchOf(t, built, cfg)
+}
+
+// newBenchOf is the same with programs of another build.
+func newBenchOf(t *testing.T, built string, cfg testcluster.Config) *bench {
+	t.Helper()
 	cfg.Replicas = 2
-	r := start(t, cfg, "one", "two")
+	r := startOf(t, built, cfg, "one", "two")
 	b := &bench{Rig: r, onNode: map[string]string{}, sizes: map[string]uint64{}, ports: map[string]uint32{}}
 	for i := range crowd {
 		id, err := r.Create(t.Context(), rig.Null(fmt.Sprintf("crowd-%d", i), 1))

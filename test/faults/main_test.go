@@ -51,6 +51,12 @@ const waitTimeout = 30 * time.Second
 // start starts a cluster whose workers are ready, and that ends with the test.
 func start(t *testing.T, cfg testcluster.Config, workers ...string) *rig.Rig {
 	t.Helper()
+	return startOf(t, built, cfg, workers...)
+}
+
+// startOf is the same with programs of another build.
+func startOf(t *testing.T, built string, cfg testcluster.Config, workers ...string) *rig.Rig {
+	t.Helper()
 	needConsul(t)
 	// Not t.TempDir: what is left there must not fail to be removed before the
 	// cluster has ended.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -84,6 +85,21 @@ func Start(ctx context.Context, cfg Config) (_ *Rig, err error) {
 // whose it is.
 func (r *Rig) Binary() string { return filepath.Join(r.bin, "muster") }
 
+// Install gives the rig programs of another build, and returns its muster.
+func (r *Rig) Install(built, name string) (string, error) {
+	dir := filepath.Join(r.bin, name)
+	if err := install(built, dir); err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "muster"), nil
+}
+
+// StartNodeFrom starts a worker with another muster.
+func (r *Rig) StartNodeFrom(muster, name string) error {
+	_, err := r.StartWorkerFrom(muster, name, "--node-id", r.Nodes[name])
+	return err
+}
+
 // StartNode starts a worker, again after it was killed, for example.
 func (r *Rig) StartNode(name string) error {
 	_, err := r.StartWorker(name, "--node-id", r.Nodes[name])
@@ -113,7 +129,7 @@ func (r *Rig) TaskProcesses() (map[string][]Process, error) {
 	}
 	found := map[string][]Process{}
 	for _, p := range all {
-		if p.Task != "" && filepath.Dir(filepath.Dir(p.Program)) != r.bin {
+		if p.Task != "" && !strings.HasPrefix(p.Program, r.bin+"/") {
 			found[p.Task] = append(found[p.Task], p)
 		}
 	}

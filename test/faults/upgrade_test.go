@@ -1,0 +1,134 @@
+package faults_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/test/internal/rig"
+)
+
+// upgradeBound is how long a change may take while managers are replaced one by
+// one.
+const upgradeBound = 5 * time.Second
+
+// TestUpgrade replaces the programs of a cluster of the last commit by those of
+// this one, one process at a time, while changes are made. There is no moment at
+// which they are not, and no task notices.
+func TestUpgrade(t *testing.T) {
+	t.Parallel()
+	b := newBenchOf(t, former(t), testcluster.Config{})
+	muster, err := b.Install(built, "new")
+	ok(t, err)
+
+	ctx, stop := context.WithCancel(t.Context())
+	var changing sync.WaitGroup
+	var took []time.Duration
+	changing.Go(func() {
+		for ctx.Err() == nil {
+			bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), waitTimeout)
+			began := time.Now()
+			if err := b.resize(bounded, b.services[0]); err != nil {
+				t.Errorf("a change while programs are replaced: %v", err)
+			}
+			took = append(took, time.Since(began))
+			cancel()
+		}
+	})
+	replace := func(name string, start func() error) {
+		p := b.Process(name)
+		ok(t, p.Stop())
+		if code := p.ExitCode(); code != 0 {
+			t.Errorf("%s ended with code %d:\n%s", name, code, p.Tail())
+		}
+		ok(t, start())
+	}
+	for _, name := range b.Names() {
+		replace(name, func() error { return b.StartManagerFrom(muster, name) })
+		eventually(t, waitTimeout, name+" has its share", b.even)
+	}
+	for name := range b.Nodes {
+		replace(name, func() error { return b.StartNodeFrom(muster, name) })
+		eventually(t, waitTimeout, name+" is ready", b.Ready)
+	}
+	stop()
+	changing.Wait()
+	b.settle(t)
+	b.unmoved(t)
+	t.Logf("%d changes while all programs were replaced: median %v, slowest %v", len(took), median(took), slices.Max(took))
+	if slowest := slices.Max(took); slowest > upgradeBound {
+		t.Errorf("a change took %v, want at most %v", slowest, upgradeBound)
+	}
+	removeAll(t, b.Rig)
+}
+
+// resize scales a service between one and two tasks.
+func (b *bench) resize(ctx context.Context, id string) error {
+	b.mu.Lock()
+	size := 3 - min(b.sizes[id], 2)
+	b.sizes[id] = size
+	b.mu.Unlock()
+	if err := b.Scale(ctx, id, size); err != nil {
+		return fmt.Errorf("scale %s: %w", id, err)
+	}
+	return until(ctx, func(ctx context.Context) error {
+		_, err := b.Running(ctx, id, int(size))
+		return err
+	})
+}
+
+// former builds the programs of the commit before this one.
+func former(t *testing.T) string {
+	t.Helper()
+	source, programs := t.TempDir(), filepath.Join(t.TempDir(), "programs")
+	git := exec.CommandContext(t.Context(), "git", "archive", "HEAD~1")
+	git.Dir = "../.."
+	archive, err := git.Output()
+	if err != nil {
+		err = fmt.Errorf("this test needs the repository with the commit before this one: %w", err)
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	ok(t, extract(archive, source))
+	ok(t, rig.Build(t.Context(), source, programs))
+	return programs
+}
+
+// extract writes what is in an archive into a directory.
+func extract(archive []byte, dir string) error {
+	for r := tar.NewReader(bytes.NewReader(archive)); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read archive: %w", err)
+		}
+		path := filepath.Join(dir, filepath.FromSlash(h.Name))
+		switch h.Typeflag {
+		case tar.TypeDir:
+			err = os.MkdirAll(path, 0o755)
+		case tar.TypeReg:
+			var content []byte
+			if content, err = io.ReadAll(r); err == nil {
+				err = os.WriteFile(path, content, 0o644)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("extract %s: %w", h.Name, err)
+		}
+	}
+}
