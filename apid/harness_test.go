@@ -51,10 +51,21 @@ type cluster struct {
 	started   int
 }
 
-// away is a store whose transactions fail while it is away.
+// away is a store whose transactions fail while it is away, and that tells of no
+// change while it is deaf.
 type away struct {
 	kv.KV
-	now atomic.Bool
+	now  atomic.Bool
+	deaf atomic.Bool
+}
+
+func (a *away) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
+	pairs, index, err := a.KV.List(ctx, prefix, opt)
+	if opt.After > 0 && a.deaf.Load() {
+		<-ctx.Done()
+		return nil, 0, ctx.Err()
+	}
+	return pairs, index, err
 }
 
 func (a *away) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {

@@ -4,9 +4,14 @@ import (
 	"context"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/validate"
 	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
 )
 
 func (c *control) CreateService(ctx context.Context, req *musterv1.CreateServiceRequest) (*musterv1.CreateServiceResponse, error) {
@@ -44,10 +49,6 @@ func (c *control) UpdateService(ctx context.Context, req *musterv1.UpdateService
 	if err := c.ready(ctx); err != nil {
 		return nil, err
 	}
-	id, err := c.serviceID(req.Service)
-	if err != nil {
-		return nil, err
-	}
 	if req.Version == 0 {
 		return nil, validate.Field("version", "is required: meta.version of the service that the new spec was decided on")
 	}
@@ -56,11 +57,13 @@ func (c *control) UpdateService(ctx context.Context, req *musterv1.UpdateService
 	}
 	ctx, cancel := c.writing(ctx)
 	defer cancel()
-	err = c.updateService(ctx, id, time.Now(), func(s *storedService) error {
-		if s.version != req.Version {
-			return stale("service", s.record.GetSpec().GetName(), req.Version, s.version)
-		}
-		return s.replace(req.Spec)
+	id, err := c.changeService(ctx, req.Service, func(id string) error {
+		return c.updateService(ctx, id, time.Now(), func(s *storedService) error {
+			if s.version != req.Version {
+				return stale("service", s.record.GetSpec().GetName(), req.Version, s.version)
+			}
+			return s.replace(req.Spec)
+		})
 	})
 	if err != nil {
 		return nil, c.fail("update service", err)
@@ -76,13 +79,11 @@ func (c *control) ScaleService(ctx context.Context, req *musterv1.ScaleServiceRe
 	if err := validate.Replicas("replicas", req.Replicas); err != nil {
 		return nil, err
 	}
-	id, err := c.serviceID(req.Service)
-	if err != nil {
-		return nil, err
-	}
 	ctx, cancel := c.writing(ctx)
 	defer cancel()
-	err = c.updateService(ctx, id, time.Now(), func(s *storedService) error { return s.scale(req.Replicas) })
+	id, err := c.changeService(ctx, req.Service, func(id string) error {
+		return c.updateService(ctx, id, time.Now(), func(s *storedService) error { return s.scale(req.Replicas) })
+	})
 	if err != nil {
 		return nil, c.fail("scale service", err)
 	}
@@ -94,13 +95,9 @@ func (c *control) RemoveService(ctx context.Context, req *musterv1.RemoveService
 	if err := c.ready(ctx); err != nil {
 		return nil, err
 	}
-	id, err := c.serviceID(req.Service)
-	if err != nil {
-		return nil, err
-	}
 	ctx, cancel := c.writing(ctx)
 	defer cancel()
-	if err := c.removeService(ctx, id); err != nil {
+	if _, err := c.changeService(ctx, req.Service, func(id string) error { return c.removeService(ctx, id) }); err != nil {
 		return nil, c.fail("remove service", err)
 	}
 	return &musterv1.RemoveServiceResponse{}, nil
@@ -137,6 +134,40 @@ func (c *control) ListServices(ctx context.Context, req *musterv1.ListServicesRe
 	})
 	resp.NextPageToken = p.next()
 	return resp, nil
+}
+
+// changeService changes the service that a reference means, and returns its id.
+// This replica may lag behind another that has just told a user of a service, or
+// of another one by the same name; so what it does not find it looks for in the
+// store, before it refuses the change.
+func (c *control) changeService(ctx context.Context, ref string, change func(id string) error) (string, error) {
+	former := ""
+	for {
+		id, err := c.serviceID(ref)
+		if status.Code(err) == codes.NotFound {
+			if err = c.store.Update(ctx, func(tx *store.Tx) error { return c.exists(tx, ref) }); err == nil {
+				id, err = c.serviceID(ref)
+			}
+		}
+		if err != nil {
+			return "", err
+		}
+		if err = change(id); status.Code(err) != codes.NotFound || id == former {
+			return id, err
+		}
+		former = id
+	}
+}
+
+// exists returns an error unless there is a service of this id or name.
+func (d *Daemon) exists(tx *store.Tx, ref string) error {
+	if _, ok := d.tables.Services.Get(tx, ref); ok {
+		return nil
+	}
+	if _, ok := d.tables.Names.Get(tx, state.NameKey(serviceKind, ref)); ok {
+		return nil
+	}
+	return notFound(serviceKind, ref)
 }
 
 // serviceID resolves a reference to a service.

@@ -141,12 +141,20 @@ func (c *client) update(ctx context.Context, v *service) {
 	// Some updates replace all tasks, and some none.
 	replace := c.rand.IntN(2) == 0
 	accepted, applied := c.do(ctx, "update", func(ctx context.Context) error {
-		return c.absent(v, c.s.Update(ctx, v.name, func(spec *musterv1.ServiceSpec) {
-			spec.Labels = map[string]string{revisionLabel: revision}
-			if replace {
-				spec.Task.ForceUpdate++
+		for {
+			err := c.absent(v, c.s.Update(ctx, v.name, func(spec *musterv1.ServiceSpec) {
+				spec.Labels = map[string]string{revisionLabel: revision}
+				if replace {
+					spec.Task.ForceUpdate++
+				}
+			}))
+			// An update begins with a read, and a replica that lags may not know of
+			// the service yet: reads promise no more.
+			if status.Code(err) != codes.NotFound || ctx.Err() != nil {
+				return err
 			}
-		}))
+			sleep(ctx, 100*time.Millisecond)
+		}
 	})
 	if applied {
 		settle(&v.revision, accepted, revision)

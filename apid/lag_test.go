@@ -1,0 +1,45 @@
+package apid_test
+
+import (
+	"testing"
+
+	"google.golang.org/grpc/codes"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// TestReplicaThatLags has a replica change services that it has not heard of: it
+// does not refuse on the ground of what it does not know.
+func TestReplicaThatLags(t *testing.T) {
+	c := newCluster(t)
+	lags, other := c.apid(), c.apid()
+	lags.create(webSpec("known"))
+	// From here on each replica knows what it has done itself.
+	eventually(t, "the other replica knows of the service", func() bool {
+		resp, err := other.ListServices(t.Context(), &musterv1.ListServicesRequest{})
+		return err == nil && len(resp.Services) == 1
+	})
+	c.away.deaf.Store(true)
+
+	for _, name := range []string{"new", "newer", "known"} {
+		ref := name
+		if name == "known" {
+			if _, err := other.RemoveService(t.Context(), &musterv1.RemoveServiceRequest{Service: name}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		made := other.create(webSpec(name))
+		if name == "newer" {
+			ref = made.Id
+		}
+		scaled, err := lags.ScaleService(t.Context(), &musterv1.ScaleServiceRequest{Service: ref, Replicas: 7})
+		if err != nil || scaled.Service.Id != made.Id {
+			t.Errorf("scale %s: %v, %v; want service %s scaled", name, scaled, err, made.Id)
+		}
+	}
+	if _, err := lags.RemoveService(t.Context(), &musterv1.RemoveServiceRequest{Service: "new"}); err != nil {
+		t.Error(err)
+	}
+	_, err := lags.ScaleService(t.Context(), &musterv1.ScaleServiceRequest{Service: "never", Replicas: 7})
+	wantCode(t, err, codes.NotFound)
+}
