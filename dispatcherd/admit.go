@@ -49,7 +49,6 @@ func (d *Daemon) admit(s *session, hello *dispatcherv1.Hello) (*dispatcherv1.Ses
 		return nil, err
 	}
 	s.node, s.instance, s.address = hello.NodeId, hello.InstanceId, host(s.stream)
-	s.period = d.period()
 	number := store.ShardOf(s.node)
 	wait := time.NewTimer(d.cfg.OwnerWait)
 	defer wait.Stop()
@@ -59,7 +58,7 @@ func (d *Daemon) admit(s *session, hello *dispatcherv1.Hello) (*dispatcherv1.Ses
 		if shard != nil {
 			err := shard.attach(s, hello.Description)
 			if err == nil {
-				s.welcome(d.welcome(s))
+				s.welcome()
 				return nil, nil
 			}
 			if !errors.Is(err, errNotOwned) {
@@ -82,14 +81,15 @@ func (d *Daemon) admit(s *session, hello *dispatcherv1.Hello) (*dispatcherv1.Ses
 	}
 }
 
-// welcome is the first that a worker is told.
+// welcome is the first that a worker is told, and what it is told when that has
+// changed.
 func (d *Daemon) welcome(s *session) *dispatcherv1.SessionResponse {
 	spec := &musterv1.NodeSpec{}
 	if e, ok := d.tables.Nodes.Get(d.store.Snapshot(), s.node); ok && e.Value.Spec != nil {
 		spec = e.Value.Spec
 	}
 	return &dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_Welcome{Welcome: &dispatcherv1.Welcome{
-		HeartbeatPeriod: durationpb.New(s.period), Node: spec, Dispatchers: d.addresses(),
+		HeartbeatPeriod: durationpb.New(time.Duration(s.period.Load())), Node: spec, Dispatchers: d.addresses(),
 	}}}
 }
 

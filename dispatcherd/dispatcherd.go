@@ -196,7 +196,7 @@ func (d *Daemon) addresses() []string {
 	return all
 }
 
-// period is how often a new session is to be heard: the cluster's setting,
+// period is how often a session is to be heard: the cluster's setting,
 // stretched where this replica holds very many nodes.
 func (d *Daemon) period() time.Duration {
 	period := d.cfg.HeartbeatPeriod

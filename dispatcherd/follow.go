@@ -31,7 +31,7 @@ func newFollower(d *Daemon) *follower {
 func (f *follower) run(ctx context.Context) error {
 	t := f.d.tables
 	for {
-		next, err := f.d.store.Wait(ctx, f.now, t.Assignments, t.Tasks, t.Specs, t.Services, t.Nodes, t.NodeStates)
+		next, err := f.d.store.Wait(ctx, f.now, t.Assignments, t.Tasks, t.Specs, t.Services, t.Nodes, t.NodeStates, t.Clusters)
 		if err != nil {
 			return fmt.Errorf("wait for a change: %w", err)
 		}
@@ -85,6 +85,14 @@ func (f *follower) advance(to *store.Snapshot) {
 	for c := range t.Nodes.Changes(from, to) {
 		if s, _ := f.d.shardOf(changed(c)); s != nil {
 			s.look(changed(c))
+			if sess := s.session(changed(c)); sess != nil {
+				sess.welcomeAnew()
+			}
+		}
+	}
+	for range t.Clusters.Changes(from, to) {
+		for _, s := range f.d.shards() {
+			s.settingsChanged()
 		}
 	}
 	for c := range t.NodeStates.Changes(from, to) {

@@ -36,7 +36,8 @@ type session struct {
 	log    *zap.Logger
 	// These are set before the session is attached.
 	node, instance, address string
-	period                  time.Duration
+	// period is how often the worker is to be heard, in nanoseconds.
+	period atomic.Int64
 	// begun is when the session was made, and heard when the worker was last
 	// heard, since then.
 	begun time.Time
@@ -51,6 +52,8 @@ type session struct {
 	err   error
 	// shard is set once, when the session is attached.
 	shard *shard
+	// welcomed says that the worker has been bidden welcome, or is about to be.
+	welcomed bool
 	// control holds what is to be said before any assignment.
 	control []*dispatcherv1.SessionResponse
 	// acknowledged is the sequence of reports that an acknowledgement is due

@@ -462,6 +462,56 @@ func TestRemovedNode(t *testing.T) {
 }
 
 // TestDescription stores what a node says anew of itself.
+// TestSettingsReachWorkers checks that a worker is told at once what an operator
+// changes, and is heard by it.
+func TestSettingsReachWorkers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, false)
+		d := c.dispatcher("d1")
+		synctest.Wait()
+		w := c.worker("n1", d.address)
+		bystander := c.worker("n2", d.address)
+		welcome := func(w *worker) *dispatcherv1.Welcome {
+			synctest.Wait()
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.welcome
+		}
+		before := welcome(bystander)
+		c.update(func(tx *store.Tx) {
+			c.tables.Nodes.Put(tx, "n1", &recordv1.Node{Spec: &musterv1.NodeSpec{Labels: map[string]string{"disk": "ssd"}}})
+		})
+		if got := welcome(w).Node.GetLabels()["disk"]; got != "ssd" {
+			t.Errorf("label is %q", got)
+		}
+		if welcome(bystander) != before {
+			t.Error("another node was told, too")
+		}
+		pace := func(p time.Duration) {
+			c.update(func(tx *store.Tx) {
+				c.tables.Clusters.Put(tx, state.ClusterID, &recordv1.Cluster{Spec: &musterv1.ClusterSpec{
+					Dispatcher: &musterv1.DispatcherConfig{HeartbeatPeriod: durationpb.New(p)},
+				}})
+			})
+			for _, w := range []*worker{w, bystander} {
+				if got := welcome(w).HeartbeatPeriod.AsDuration(); got != p {
+					t.Errorf("period is %v, want %v", got, p)
+				}
+			}
+		}
+		pace(time.Minute)
+		time.Sleep(170 * time.Second)
+		c.wantNode("n1", ready)
+		// Silent for long by the new period, but not since it was set.
+		pace(time.Second)
+		time.Sleep(2 * time.Second)
+		c.wantNode("n1", ready)
+		time.Sleep(2 * time.Second)
+		c.wantNode("n1", fallen)
+	})
+}
+
 func TestDescription(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

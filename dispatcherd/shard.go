@@ -111,6 +111,9 @@ func (s *shard) attach(sess *session, description *musterv1.NodeDescription) err
 		n = &node{id: sess.node, place: -1}
 		s.nodes[n.id] = n
 	}
+	// Under the lock, so that a change of the settings is either in it or finds the
+	// session.
+	period := s.d.period()
 	s.d.connected.Add(1)
 	if old := n.session; old != nil {
 		s.part(n)
@@ -121,9 +124,29 @@ func (s *shard) attach(sess *session, description *musterv1.NodeDescription) err
 		}
 	}
 	n.session, n.description, n.address, n.instance = sess, description, sess.address, sess.instance
-	n.life = connect(time.Now(), sess.period, s.d.cfg)
-	s.touch(n)
+	s.pace(n, period)
 	return nil
+}
+
+// pace sets how often a connected node is to be heard. It has its whole patience
+// from now on, for its worker has yet to learn of it.
+func (s *shard) pace(n *node, period time.Duration) {
+	n.session.period.Store(int64(period))
+	n.life = connect(time.Now(), period, s.d.cfg)
+	s.touch(n)
+}
+
+// settingsChanged tells the workers of a new heartbeat period.
+func (s *shard) settingsChanged() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	period := s.d.period()
+	for _, n := range s.nodes {
+		if n.session != nil && n.session.period.Load() != int64(period) {
+			s.pace(n, period)
+			n.session.welcomeAnew()
+		}
+	}
 }
 
 // detach notes that a session has ended. One that was replaced says nothing

@@ -29,13 +29,25 @@ func (s *session) say(m *dispatcherv1.SessionResponse) {
 }
 
 // welcome begins what the worker is told.
-func (s *session) welcome(m *dispatcherv1.SessionResponse) {
+func (s *session) welcome() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.ended {
-		s.control = append(s.control, m)
+		s.control = append(s.control, s.d.welcome(s))
+		s.welcomed = true
 		s.all = true
 		s.settled = time.Now().Add(s.d.cfg.SettleTimeout)
+		s.startSending()
+	}
+}
+
+// welcomeAnew tells the worker what has changed of what its welcome said.
+func (s *session) welcomeAnew() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// One that is yet to come is made of what is then.
+	if !s.ended && s.welcomed {
+		s.control = append(s.control, s.d.welcome(s))
 		s.startSending()
 	}
 }

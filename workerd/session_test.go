@@ -9,7 +9,9 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	. "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/plugins/sdk"
 )
@@ -118,6 +120,29 @@ func TestHeartbeatsKeepTheirPeriod(t *testing.T) {
 		defer s.mu.Unlock()
 		if len(s.heartbeats) != 30 {
 			t.Errorf("%d heartbeats in a minute, want 30", len(s.heartbeats))
+		}
+	})
+}
+
+// A period that changes during a session holds from then on.
+func TestHeartbeatsTakeANewPeriod(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, _ := nullSet(t)
+		start(t, n, set, nil)
+		s := d.await(t)
+		s.welcome()
+		settle(time.Second)
+		s.send(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_Welcome{Welcome: &dispatcherv1.Welcome{
+			HeartbeatPeriod: durationpb.New(10 * time.Second),
+		}}})
+		settle(time.Minute + time.Second)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(s.heartbeats) != 6 {
+			t.Errorf("%d heartbeats in a minute, want 6", len(s.heartbeats))
 		}
 	})
 }

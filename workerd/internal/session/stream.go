@@ -28,8 +28,9 @@ type stream struct {
 	grpc grpc.BidiStreamingClient[dispatcherv1.SessionRequest, dispatcherv1.SessionResponse]
 	// logs leads from the log readers to the writer.
 	logs chan *dispatcherv1.LogData
-	// period is the heartbeat period.
-	period time.Duration
+	// period is the heartbeat period, and periods holds a new one for the writer.
+	period  time.Duration
+	periods chan time.Duration
 	// told is the description that the dispatcher has.
 	told *musterv1.NodeDescription
 
@@ -58,7 +59,7 @@ func (c *Client) session(ctx context.Context, address string) (welcomed bool, er
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
 	s := &stream{
-		c: c, logs: make(chan *dispatcherv1.LogData), done: make(chan struct{}), subscriptions: map[string]*subscription{},
+		c: c, logs: make(chan *dispatcherv1.LogData), done: make(chan struct{}), periods: make(chan time.Duration, 1), subscriptions: map[string]*subscription{},
 	}
 	welcome, err := s.open(ctx, inner, cancel, conn)
 	if err != nil {
@@ -123,15 +124,19 @@ func (s *stream) open(ctx, inner context.Context, cancel context.CancelCauseFunc
 	}
 	switch m := first.GetMessage().(type) {
 	case *dispatcherv1.SessionResponse_Welcome:
-		s.period = m.Welcome.GetHeartbeatPeriod().AsDuration()
-		if s.period <= 0 {
-			s.period = defaultPeriod
-		}
+		s.period = periodOf(m.Welcome)
 		return m.Welcome, nil
 	case *dispatcherv1.SessionResponse_Redirect:
 		return nil, s.redirected(m.Redirect)
 	}
 	return nil, fmt.Errorf("await welcome: dispatcher began with %T", first.GetMessage())
+}
+
+func periodOf(w *dispatcherv1.Welcome) time.Duration {
+	if p := w.GetHeartbeatPeriod().AsDuration(); p > 0 {
+		return p
+	}
+	return defaultPeriod
 }
 
 // redirected takes in a redirect, and makes it the end of the session.
@@ -162,6 +167,12 @@ func (s *stream) read(inner context.Context) error {
 			return s.redirected(m.Redirect)
 		case *dispatcherv1.SessionResponse_Welcome:
 			s.c.where.learn(m.Welcome.GetDispatchers())
+			// Only the newest counts, and the reader must not wait for the writer.
+			select {
+			case <-s.periods:
+			default:
+			}
+			s.periods <- periodOf(m.Welcome)
 		}
 	}
 }
@@ -201,6 +212,11 @@ func (s *stream) write(ctx, inner context.Context, cancel context.CancelCauseFun
 			return nil
 		case <-s.done:
 			return nil
+		case period := <-s.periods:
+			if period != s.period {
+				s.period = period
+				beat.Reset(period)
+			}
 		case <-redescribed:
 		case <-s.c.reports.wake:
 		case <-beat.C:

@@ -598,7 +598,8 @@ func (*SessionResponse_LogRequest) isSessionResponse_Message() {}
 
 func (*SessionResponse_LogCancel) isSessionResponse_Message() {}
 
-// Welcome begins a session.
+// Welcome begins a session. It is said again when what it says of the period or
+// of the node has changed.
 type Welcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How often to send a heartbeat.
