@@ -22,6 +22,7 @@ import (
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/tracing"
 )
 
 // Subsystem names the allocator's shard.
@@ -44,6 +45,7 @@ type Daemon struct {
 	// allocated is the time from a service's change until its endpoint is
 	// committed.
 	allocated prometheus.Histogram
+	tracer    *tracing.Tracer
 }
 
 // New returns an allocator. It starts nothing.
@@ -55,7 +57,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 		return nil, fmt.Errorf("allocatord: CommitTimeout is %v, want at least 0", cfg.CommitTimeout)
 	}
 	d := &Daemon{
-		cfg: cfg, log: env.Logger, tables: state.NewTables(),
+		cfg: cfg, log: env.Logger, tables: state.NewTables(), tracer: env.Tracer,
 		allocated: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "muster_allocator_endpoint_allocated_seconds",
 			Help:    "Time from a user's change of a service until what it changes of the service's endpoint is committed.",

@@ -8,7 +8,9 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/tracing"
 )
 
 // Bounds of the pause after endpoints could not be written.
@@ -61,17 +63,20 @@ func (d *Daemon) changed(from, to *store.Snapshot) map[string]struct{} {
 func (d *Daemon) write(ctx context.Context, ids map[string]struct{}) error {
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.CommitTimeout)
 	defer cancel()
+	began := time.Now()
 	fns := make([]func(*store.Tx) error, 0, len(ids))
-	// asked says when the change was asked for of those whose endpoint changes.
-	asked := make([]int64, len(ids))
+	// changed are the services whose endpoints change.
+	changed := make([]*recordv1.Service, len(ids))
+	order := make([]string, 0, len(ids))
 	for id := range ids {
 		i := len(fns)
+		order = append(order, id)
 		fns = append(fns, func(tx *store.Tx) error {
-			asked[i] = 0
+			changed[i] = nil
 			if s, ok := d.tables.Services.Get(tx, id); ok {
 				if e := endpoint(s.Value); e != nil {
 					if old, _ := d.tables.Endpoints.Get(tx, id); !proto.Equal(old.Value, e) {
-						asked[i] = s.Value.UpdatedAt
+						changed[i] = s.Value
 					}
 					d.tables.Endpoints.Put(tx, id, e)
 					return nil
@@ -84,8 +89,9 @@ func (d *Daemon) write(ctx context.Context, ids map[string]struct{}) error {
 	errs := d.store.UpdateAll(ctx, fns)
 	now := time.Now()
 	for i, err := range errs {
-		if err == nil && asked[i] > 0 {
-			d.allocated.Observe(max(0, now.Sub(time.UnixMilli(asked[i])).Seconds()))
+		if s := changed[i]; err == nil && s != nil {
+			d.allocated.Observe(max(0, now.Sub(time.UnixMilli(s.UpdatedAt)).Seconds()))
+			d.tracer.Begin(s.Trace, "allocate endpoint", began, tracing.Service(order[i])).End(nil)
 		}
 	}
 	return errors.Join(errs...)

@@ -166,6 +166,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("apid: %w", err)
 	}
+	d.handler = env.Tracer.Handler(d.handler)
 	return d, nil
 }
 

@@ -15,6 +15,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/tracing"
 )
 
 // serviceKind is the kind of a service's name record.
@@ -30,7 +31,7 @@ func (d *Daemon) createService(ctx context.Context, spec *musterv1.ServiceSpec, 
 	id := state.NewID()
 	record := &recordv1.Service{
 		Spec: withoutTask(spec), TaskDigest: digest, SpecVersion: 1,
-		CreatedAt: now.UnixMilli(), UpdatedAt: now.UnixMilli(),
+		CreatedAt: now.UnixMilli(), UpdatedAt: now.UnixMilli(), Trace: tracing.Of(ctx),
 	}
 	return id, d.store.Update(ctx, func(tx *store.Tx) error {
 		if err := d.takeName(tx, id, spec.Name); err != nil {
@@ -138,6 +139,7 @@ func (d *Daemon) updateService(ctx context.Context, id string, now time.Time, de
 			Spec: s.next, TaskDigest: digest, SpecVersion: old.SpecVersion,
 			PreviousSpec: old.Spec, PreviousTaskDigest: old.TaskDigest, PreviousSpecVersion: old.SpecVersion,
 			CreatedAt: old.CreatedAt, UpdatedAt: max(now.UnixMilli(), old.UpdatedAt), JobIteration: old.JobIteration,
+			Trace: tracing.Of(ctx),
 		}
 		if !sameTask || !proto.Equal(s.next.Endpoint, old.GetSpec().GetEndpoint()) {
 			// The version that the change was made to: it grows, and says since when.

@@ -39,6 +39,7 @@ import (
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/tracing"
 )
 
 // Subsystem is the name under which dispatchers share out their shards, for
@@ -54,6 +55,7 @@ type Daemon struct {
 	member    shards.Member
 	log       *zap.Logger
 	metrics   *metrics
+	tracer    *tracing.Tracer
 	tables    *state.Tables
 	store     *store.Store
 	desk      desk
@@ -79,7 +81,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 		return nil, fmt.Errorf("settings of the dispatcher: %w", err)
 	}
 	d := &Daemon{
-		cfg: cfg, member: env.Member, log: env.Logger, tables: state.NewTables(),
+		cfg: cfg, member: env.Member, log: env.Logger, tables: state.NewTables(), tracer: env.Tracer,
 		pulse: newPulse(time.Now()), stopping: make(chan struct{}), changed: make(chan struct{}),
 	}
 	d.desk = desk{d.tables}

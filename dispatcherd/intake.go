@@ -14,6 +14,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/tracing"
 )
 
 // updateStatuses is how many statuses are written in one update. They need
@@ -42,6 +43,8 @@ type batch struct {
 	settle map[string]string
 	// receipts are owed for reports once the batch is written.
 	receipts map[*session]receipt
+	// spans end when the batch is written.
+	spans []tracing.Span
 }
 
 // receipt is for all of a session's reports up to one.
@@ -61,9 +64,10 @@ func newIntake(d *Daemon) *intake {
 
 // take takes a report: statuses by key. It is acknowledged when they are
 // written.
-func (in *intake) take(from *session, sequence uint64, statuses map[string]*recordv1.Status, now time.Time) {
+func (in *intake) take(from *session, sequence uint64, statuses map[string]*recordv1.Status, spans []tracing.Span, now time.Time) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	in.next.spans = append(in.next.spans, spans...)
 	for key, s := range statuses {
 		in.next.reports[key] = merge(in.next.reports[key], s)
 	}
@@ -139,7 +143,11 @@ func (in *intake) run(ctx context.Context) error {
 		b := in.next
 		in.next = newBatch()
 		in.mu.Unlock()
-		if !in.write(ctx, b) {
+		written := in.write(ctx, b)
+		for _, span := range b.spans {
+			span.End(ctx.Err())
+		}
+		if !written {
 			return nil
 		}
 		now := time.Now()

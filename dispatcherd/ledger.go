@@ -45,6 +45,8 @@ type told struct {
 	// assignedAt is the assignment's, until it is known how long the task took to
 	// run, or that this says nothing of who got it there: 0 then.
 	assignedAt int64
+	// trace is that of the task until it is known that it runs or has ended.
+	trace string
 }
 
 // ledger is what one worker was told in one session. It turns offers into the
@@ -57,6 +59,9 @@ type ledger struct {
 	// news holds when the tasks were assigned that were told for the first time
 	// since it was last taken; those of the complete set are not among them.
 	news []int64
+	// traced holds the tasks that were told for the first time since it was last
+	// taken and that are traced.
+	traced []*dispatcherv1.AssignedTask
 }
 
 func newLedger() *ledger {
@@ -108,7 +113,7 @@ func (l *ledger) offer(o offer, p *packer) {
 	}
 	switch {
 	case known:
-		now.sentAt, now.assignedAt = before.sentAt, before.assignedAt
+		now.sentAt, now.assignedAt, now.trace = before.sentAt, before.assignedAt, before.trace
 	case p.complete:
 	case o.task.DesiredState == musterv1.TaskState_RUNNING && o.task.KnownState < musterv1.TaskState_RUNNING:
 		now.assignedAt = o.assignedAt
@@ -118,6 +123,10 @@ func (l *ledger) offer(o offer, p *packer) {
 	}
 	if known && before == now {
 		return
+	}
+	if !known && len(o.task.Trace) > 0 && o.task.KnownState < musterv1.TaskState_RUNNING {
+		now.trace = string(o.task.Trace)
+		l.traced = append(l.traced, o.task)
 	}
 	var spec *dispatcherv1.AssignedSpec
 	if !specKnown && o.spec != nil {
@@ -139,6 +148,27 @@ func (l *ledger) runs(id string, now time.Time) (time.Duration, bool) {
 	t.assignedAt = 0
 	l.tasks[id] = t
 	return max(0, took), true
+}
+
+// takeTrace returns the trace of a task of which a worker says that it runs or
+// has ended, the first time that it says so; nil if it is not traced.
+func (l *ledger) takeTrace(id string) []byte {
+	t := l.tasks[id]
+	if t.trace == "" {
+		return nil
+	}
+	trace := []byte(t.trace)
+	t.trace = ""
+	l.tasks[id] = t
+	return trace
+}
+
+// takeTraced returns the traced tasks that were told for the first time since the
+// last call.
+func (l *ledger) takeTraced() []*dispatcherv1.AssignedTask {
+	traced := l.traced
+	l.traced = nil
+	return traced
 }
 
 // packing bounds one message.

@@ -41,7 +41,7 @@ func (d desk) join(r store.Reader, a store.Entry[*recordv1.Assignment]) offer {
 	o.task = &dispatcherv1.AssignedTask{
 		Id: id, ServiceId: service, Slot: t.Value.Slot,
 		SpecDigest: t.Value.SpecDigest, DesiredState: t.Value.DesiredState,
-		Ports: a.Value.Ports,
+		Ports: a.Value.Ports, Trace: t.Value.Trace,
 	}
 	if s, ok := d.tables.Services.Get(r, service); ok {
 		o.task.ServiceName = s.Value.GetSpec().GetName()

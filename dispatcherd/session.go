@@ -18,6 +18,7 @@ import (
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/tracing"
 )
 
 // lastWords is how long a session that ends may take to say so.
@@ -232,6 +233,7 @@ func (s *session) report(r *dispatcherv1.StatusReport) {
 	now := time.Now()
 	statuses := make(map[string]*recordv1.Status, len(r.Statuses))
 	foreign, first := 0, ""
+	var spans []tracing.Span
 	s.book.Lock()
 	for _, reported := range r.Statuses {
 		told, known := s.ledger.tasks[reported.TaskId]
@@ -248,6 +250,9 @@ func (s *session) report(r *dispatcherv1.StatusReport) {
 				s.d.metrics.running.Observe(took.Seconds())
 			}
 		}
+		if span, ok := s.traceReport(reported.TaskId, record.State, now); ok {
+			spans = append(spans, span)
+		}
 		key := state.NodeTaskKey(s.node, told.service, reported.TaskId)
 		statuses[key] = merge(statuses[key], record)
 	}
@@ -257,5 +262,5 @@ func (s *session) report(r *dispatcherv1.StatusReport) {
 		s.log.Warn("reported statuses are ignored: the tasks are not assigned to the node, or the states are not a worker's",
 			zap.String("node", s.node), zap.Int("count", foreign), zap.String("first_task", first))
 	}
-	s.shard.intake.take(s, r.Sequence, statuses, now)
+	s.shard.intake.take(s, r.Sequence, statuses, spans, now)
 }

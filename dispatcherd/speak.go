@@ -178,7 +178,8 @@ func (s *session) utter(u utterance) error {
 // tellAll sends the complete set, unless something that it needs may come in
 // a moment.
 func (s *session) tellAll() error {
-	messages := s.complete()
+	began := time.Now()
+	messages, traced := s.complete()
 	if messages == nil {
 		return nil
 	}
@@ -186,21 +187,24 @@ func (s *session) tellAll() error {
 	if err := s.tell(messages); err != nil {
 		return err
 	}
+	s.traceSent(traced, began)
 	s.shard.intake.settleNode(s.node, "")
 	return nil
 }
 
-// complete returns the complete set, nil if it is to wait. The snapshot is
+// complete returns the complete set, nil if it is to wait, and which of its tasks
+// are traced. The snapshot is
 // taken with the book in hand: whoever then asks what waits (retry) either is
 // told so, or had it in this snapshot.
-func (s *session) complete() []*dispatcherv1.Assignments {
+func (s *session) complete() (messages []*dispatcherv1.Assignments, traced []*dispatcherv1.AssignedTask) {
 	s.book.Lock()
 	defer s.book.Unlock()
 	offers := s.d.desk.offers(s.d.store.Snapshot(), s.node)
 	if slices.ContainsFunc(offers, func(o offer) bool { return o.lags }) && s.park() {
-		return nil
+		return nil, nil
 	}
-	return s.ledger.complete(offers, s.d.packing())
+	messages = s.ledger.complete(offers, s.d.packing())
+	return messages, s.ledger.takeTraced()
 }
 
 // park has the complete set wait for records that are not seen yet. It
@@ -222,10 +226,12 @@ func (s *session) park() bool {
 
 // tellChanges sends what has changed of the given assignments.
 func (s *session) tellChanges(keys []string) error {
+	began := time.Now()
 	c := s.changes(keys)
 	if err := s.tell(c.messages); err != nil {
 		return err
 	}
+	s.traceSent(c.traced, began)
 	now := time.Now()
 	for _, at := range c.news {
 		s.d.metrics.sent.Observe(max(0, now.Sub(time.UnixMilli(at)).Seconds()))
@@ -242,6 +248,8 @@ type changes struct {
 	gone []string
 	// news holds when the tasks were assigned that it has not been told of yet.
 	news []int64
+	// traced are those of the tasks that are new and traced.
+	traced []*dispatcherv1.AssignedTask
 }
 
 // changes returns what is to be said about assignments. Of the snapshot the same
@@ -260,6 +268,7 @@ func (s *session) changes(keys []string) (c changes) {
 	}
 	c.messages = s.ledger.changes(offers, s.d.packing(), time.Now())
 	c.news, s.ledger.news = s.ledger.news, nil
+	c.traced = s.ledger.takeTraced()
 	return c
 }
 

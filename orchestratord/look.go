@@ -50,6 +50,7 @@ func (l *loop) look(s *service) {
 		return
 	}
 	c.plan = p
+	span := l.trace(s, w.Service, p, began)
 	h := l.held[s.shard]
 	s.busy = true
 	h.busy++
@@ -63,6 +64,7 @@ func (l *loop) look(s *service) {
 			l.report(s.id, p)
 		}
 		l.metrics.committing.Dec()
+		span.End(err)
 		l.results <- result{service: s, err: err}
 	})
 }

@@ -53,6 +53,8 @@ type service struct {
 	busy, again bool
 	// rest is before when there is to be no look.
 	rest time.Time
+	// traced is what was traced of its last change.
+	traced traced
 	// failures counts plans that could not be carried out, since the last that
 	// could.
 	failures int
@@ -251,6 +253,10 @@ func (l *loop) finish(r result) {
 	s := r.service
 	s.busy = false
 	l.held[s.shard].busy--
+	if r.err != nil {
+		// The tasks that were to carry the trace on may not be there.
+		s.traced.tasks = 0
+	}
 	switch {
 	case r.err == nil:
 		s.failures = 0

@@ -25,6 +25,7 @@ import (
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/tracing"
 )
 
 // Subsystem names the orchestrator's shards.
@@ -52,6 +53,7 @@ type Daemon struct {
 	store   *store.Store
 	manager *shards.Manager
 	loop    *loop
+	tracer  *tracing.Tracer
 }
 
 // New returns an orchestrator. It starts nothing.
@@ -68,7 +70,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	if cfg.CommitTimeout < 0 {
 		return nil, fmt.Errorf("orchestratord: CommitTimeout is %v, want at least 0", cfg.CommitTimeout)
 	}
-	d := &Daemon{cfg: cfg, log: env.Logger, tables: state.NewTables()}
+	d := &Daemon{cfg: cfg, log: env.Logger, tables: state.NewTables(), tracer: env.Tracer}
 	var err error
 	d.store, err = store.New(store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},
 		d.tables.Services, d.tables.Specs, d.tables.Clusters, d.tables.Nodes, d.tables.NodeStates,

@@ -14,6 +14,7 @@ import (
 	"github.com/musterhq/muster/internal/placement"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/tracing"
 )
 
 // retryAfter is when to look again after a commit that failed.
@@ -56,7 +57,7 @@ func (d *Daemon) look(ctx context.Context, m *model, explained *explanations) ti
 		explained.addServices(m.now, services)
 	}
 	m.fresh, m.roomier = map[string]struct{}{}, false
-	plan := newPlan()
+	plan := newPlan(began)
 	for _, service := range slices.Sorted(maps.Keys(services)) {
 		if held[store.ShardOf(service)] {
 			d.place(m, plan, explained, service)
@@ -96,6 +97,7 @@ func (d *Daemon) observe(m *model, held map[int]bool, p *plan, took time.Duratio
 type plan struct {
 	nodes map[string][]choice
 	size  int
+	began time.Time
 }
 
 // choice is one task's place.
@@ -107,7 +109,7 @@ type choice struct {
 	taskKey string
 }
 
-func newPlan() *plan { return &plan{nodes: map[string][]choice{}} }
+func newPlan(began time.Time) *plan { return &plan{nodes: map[string][]choice{}, began: began} }
 
 func (p *plan) add(node string, c choice) {
 	p.nodes[node] = append(p.nodes[node], c)
@@ -233,9 +235,7 @@ func (d *Daemon) commit(ctx context.Context, m *model, p *plan) time.Duration {
 			now := time.Now()
 			for _, c := range *parts[i].committed {
 				done[c.id] = true
-				if !c.delayed {
-					d.metrics.assigned.Observe(max(0, now.Sub(time.UnixMilli(c.created)).Seconds()))
-				}
+				d.tell(c, parts[i].node.ID, p.began, now)
 			}
 			d.metrics.placed.Add(float64(len(done)))
 		} else if ctx.Err() == nil && !errors.Is(err, errFenced) && !errors.Is(err, errRefused) {
@@ -254,6 +254,16 @@ func (d *Daemon) commit(ctx context.Context, m *model, p *plan) time.Duration {
 		}
 	}
 	return again
+}
+
+// tell tells metrics and traces of a task that has got its node.
+func (d *Daemon) tell(c choice, node string, began, now time.Time) {
+	if !c.delayed {
+		d.metrics.assigned.Observe(max(0, now.Sub(time.UnixMilli(c.created)).Seconds()))
+	}
+	if len(c.trace) > 0 {
+		d.tracer.Begin(c.trace, "assign task", began, tracing.Task(c.id), tracing.Node(node)).End(nil)
+	}
 }
 
 // mostPerCommit bounds the tasks of one atomic update.

@@ -46,6 +46,8 @@ type waiting struct {
 	node string
 	// created is when the task was made, in milliseconds.
 	created int64
+	// trace is that of the task's record.
+	trace []byte
 	// delayed says that there was no room for it when it was first looked at: how
 	// long it waits does not depend on the scheduler.
 	delayed bool
@@ -146,7 +148,7 @@ func (m *model) wait(service, id string, t *recordv1.Task) {
 		m.waiting[service] = map[string]waiting{}
 	}
 	m.waiting[service][id] = waiting{
-		id: id, slot: t.Slot, digest: string(t.SpecDigest), node: t.NodeId, created: t.CreatedAt,
+		id: id, slot: t.Slot, digest: string(t.SpecDigest), node: t.NodeId, created: t.CreatedAt, trace: t.Trace,
 		delayed: m.waiting[service][id].delayed,
 	}
 	m.fresh[service] = struct{}{}

@@ -25,6 +25,7 @@ import (
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/tracing"
 )
 
 // Subsystem names the scheduler's shards.
@@ -46,6 +47,7 @@ type Daemon struct {
 	manager *shards.Manager
 	fence   *fence
 	metrics metrics
+	tracer  *tracing.Tracer
 
 	mu sync.Mutex
 	// held are the shards that may be scheduled.
@@ -68,7 +70,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 		return nil, fmt.Errorf("ExplainEvery is %v, want at least 0", cfg.ExplainEvery)
 	}
 	d := &Daemon{
-		cfg: cfg, log: env.Logger, tables: state.NewTables(),
+		cfg: cfg, log: env.Logger, tables: state.NewTables(), tracer: env.Tracer,
 		held: map[int]bool{}, wake: func() {},
 	}
 	var err error

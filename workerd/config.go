@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/pluginhost"
 )
@@ -23,6 +24,9 @@ type Env struct {
 	// Metrics takes the worker's metrics. Nil: they count for nobody, as is
 	// right for many workers in one process.
 	Metrics prometheus.Registerer
+	// Tracer makes spans of what the worker does for tasks that are traced. Nil:
+	// none are made.
+	Tracer *tracing.Tracer
 	// Dial connects to a dispatcher with the worker's credentials. It does not
 	// block; the worker closes the connection. It should keep connections
 	// alive by pings, so that a dead peer is noticed.

@@ -96,7 +96,7 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	}
 	var client *session.Client
 	config := tasks.Config{
-		NodeID: id, Executors: executors, Logger: log.Named("tasks"), Metrics: w.env.Metrics,
+		NodeID: id, Executors: executors, Logger: log.Named("tasks"), Metrics: w.env.Metrics, Tracer: w.env.Tracer,
 		Changed: func(task string, settled bool) { client.Changed(task, settled) },
 	}
 	if store != nil {

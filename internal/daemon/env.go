@@ -17,6 +17,7 @@ import (
 
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/shards"
+	"github.com/musterhq/muster/internal/tracing"
 )
 
 // Prefix is the default of [Env.Prefix].
@@ -41,6 +42,8 @@ type Env struct {
 	Logger *zap.Logger
 	// Metrics takes the daemon's metrics.
 	Metrics prometheus.Registerer
+	// Tracer makes spans of what a user's call leads to. Nil: none are made.
+	Tracer *tracing.Tracer
 	// Server takes the daemon's gRPC services. It serves as long as Run runs.
 	Server grpc.ServiceRegistrar
 	// Dial connects to another daemon, with this one's credentials. It does not

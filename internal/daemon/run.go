@@ -20,6 +20,7 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/tracing"
 )
 
 // Service is what a daemon's package makes of an Env.
@@ -40,6 +41,8 @@ type Host struct {
 	Metrics     prometheus.Registerer
 	Version     string
 	StopTimeout time.Duration
+	// Tracing says where traces go; by default nowhere.
+	Tracing tracing.Settings
 
 	mu sync.Mutex
 	// views are those of the daemons that run, under their instances.
@@ -111,7 +114,12 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 	}
 	instance := NewInstance()
 	log := h.Logger.Named(spec.Name)
-	server, health := NewServer(h.Credentials.Server)
+	tracer, flush, err := tracing.Export(ctx, h.Tracing, tracing.Process{Daemon: spec.Name, Instance: instance, Version: h.Version}, log)
+	if err != nil {
+		return errors.Join(err, spec.Listener.Close())
+	}
+	defer Flush(flush)
+	server, health := NewServer(h.Credentials.Server, tracer.ServerOptions()...)
 	sessions := NewSessions(h.KV, h.sessionConfig(spec, instance, advertise))
 	env := Env{
 		KV:     h.KV,
@@ -122,8 +130,9 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 		Session: sessions.Open,
 		Logger:  log,
 		Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"daemon": spec.Name}, h.Metrics),
+		Tracer:  tracer,
 		Server:  server,
-		Dial:    Dialer(h.Credentials.Client),
+		Dial:    Dialer(h.Credentials.Client, tracer.DialOptions()...),
 	}
 	service, err := spec.Build(env)
 	if err != nil {
@@ -174,6 +183,18 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 	err = errors.Join(err, <-served)
 	log.Info("daemon is down", zap.Error(err))
 	return err
+}
+
+// flushTimeout bounds what the last traces may keep a process from its end: they
+// are worth no wait for a collector that is away.
+const flushTimeout = time.Second
+
+// Flush has the last traces sent.
+func Flush(flush func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	// What cannot be sent has nowhere to go.
+	_ = flush(ctx)
 }
 
 // sessionConfig describes the process to the store's catalog.

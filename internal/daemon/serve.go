@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,29 +25,29 @@ import (
 const MaxMessage = 4 << 20
 
 // NewServer returns a gRPC server with the health service on it.
-func NewServer(creds credentials.TransportCredentials) (*grpc.Server, *health.Server) {
-	server := grpc.NewServer(
+func NewServer(creds credentials.TransportCredentials, more ...grpc.ServerOption) (*grpc.Server, *health.Server) {
+	server := grpc.NewServer(append(more,
 		grpc.Creds(creds),
 		grpc.MaxRecvMsgSize(MaxMessage),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-	)
+	)...)
 	h := health.NewServer()
 	healthpb.RegisterHealthServer(server, h)
 	return server, h
 }
 
 // Dialer returns a function that connects to other daemons.
-func Dialer(creds credentials.TransportCredentials) func(string) (*grpc.ClientConn, error) {
+func Dialer(creds credentials.TransportCredentials, more ...grpc.DialOption) func(string) (*grpc.ClientConn, error) {
 	return func(address string) (*grpc.ClientConn, error) {
 		// The passthrough resolver leaves the name to the dialler: what is dialled
 		// is one replica, whose address the directory gave.
-		conn, err := grpc.NewClient("passthrough:///"+address,
+		conn, err := grpc.NewClient("passthrough:///"+address, append(slices.Clip(more),
 			grpc.WithTransportCredentials(creds),
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4*MaxMessage)),
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 			grpc.WithConnectParams(connectParams()),
-		)
+		)...)
 		if err != nil {
 			return nil, fmt.Errorf("connect to %s: %w", address, err)
 		}

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/musterhq/muster/internal/kv/consul"
+	"github.com/musterhq/muster/internal/tracing"
 )
 
 // EnvPrefix begins the name of each environment variable that sets a flag:
@@ -42,6 +43,7 @@ type Settings struct {
 	Prefix      string
 	Consul      ConsulSettings
 	TLS         TLSSettings
+	Tracing     tracing.Settings
 }
 
 // ConsulSettings say how to reach Consul. The variables that Consul's own
@@ -97,6 +99,7 @@ func (s *Settings) AddProcessFlags(fs *pflag.FlagSet, opsPort int) {
 	fs.StringVar(&s.LogLevel, "log-level", "info", "debug, info, warn or error")
 	fs.StringVar(&s.LogFormat, "log-format", "console", "console or json")
 	fs.DurationVar(&s.StopTimeout, "stop-timeout", 10*time.Second, "how long an orderly end may take")
+	fs.StringVar(&s.Tracing.Endpoint, "otlp-endpoint", "", "send traces to this collector, OTLP over gRPC, like http://collector:4317 (default: what OTEL_EXPORTER_OTLP_ENDPOINT says; else none)")
 	fs.StringVar(&s.TLS.CertFile, "tls-cert-file", "", "PEM file of this daemon's certificate, for its server and its clients")
 	fs.StringVar(&s.TLS.KeyFile, "tls-key-file", "", "PEM file of this daemon's key")
 	fs.StringVar(&s.TLS.CAFile, "tls-ca-file", "", "PEM file of the authorities that peers must be signed by")
@@ -177,6 +180,9 @@ func (s *Settings) Validate() error {
 	}
 	if s.LogFormat != "console" && s.LogFormat != "json" {
 		fault("log-format", "%q is neither console nor json", s.LogFormat)
+	}
+	if err := s.Tracing.Validate(); err != nil {
+		fault("otlp-endpoint", "%w", err)
 	}
 	if s.StopTimeout <= 0 {
 		fault("stop-timeout", "%v is not a time that an orderly end could take", s.StopTimeout)

@@ -14,9 +14,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
-	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/test/internal/rig"
 )
 
 // scrape reads the metrics of a process, as Prometheus does.
@@ -59,9 +57,7 @@ var ours = regexp.MustCompile(`\bmuster_[a-z0-9_]+`)
 func TestMetrics(t *testing.T) {
 	w := start(t)
 	const tasks = 25
-	spec := rig.Null("web", tasks)
-	spec.Endpoint = &musterv1.EndpointSpec{Ports: []*musterv1.PortConfig{{TargetPort: 80, PublishMode: musterv1.PortConfig_HOST}}}
-	w.deploy(t, spec)
+	w.deploy(t, web("web", tasks))
 	stages := map[string]uint64{
 		"muster_orchestrator_task_created_seconds":    tasks,
 		"muster_allocator_endpoint_allocated_seconds": 1,

@@ -3,6 +3,7 @@ package tasks
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -79,6 +80,7 @@ func (m *Manager) missing(set map[string]bool) []string {
 
 // add takes in new and changed tasks.
 func (m *Manager) add(specs []*dispatcherv1.AssignedSpec, assigned []*dispatcherv1.AssignedTask) error {
+	began := time.Now()
 	fresh, changed, changes, err := m.sort(specs, assigned)
 	if err != nil {
 		return err
@@ -97,6 +99,7 @@ func (m *Manager) add(specs []*dispatcherv1.AssignedSpec, assigned []*dispatcher
 	}
 	m.mu.Unlock()
 	for _, t := range fresh {
+		t.trace("accept task", began).End(nil)
 		t.kick()
 	}
 	for t, msg := range changed {

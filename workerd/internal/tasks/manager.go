@@ -23,6 +23,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/taskdb"
 )
@@ -48,6 +49,8 @@ type Config struct {
 	Logger  *zap.Logger
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
+	// Tracer may be nil.
+	Tracer *tracing.Tracer
 }
 
 // Manager holds the tasks of a worker.

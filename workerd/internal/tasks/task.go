@@ -243,9 +243,10 @@ func (t *task) drive() {
 		}
 		ctx, cancel := context.WithCancel(t.m.run)
 		t.doing, t.cancel = next, cancel
+		started := time.Now()
+		span := t.traceCall(next, started)
 		t.mu.Unlock()
 
-		started := time.Now()
 		var gone bool
 		pause, gone = t.perform(ctx, next, step)
 		failed = next
@@ -253,8 +254,10 @@ func (t *task) drive() {
 
 		t.mu.Lock()
 		t.cancel = nil
+		message := t.status.Error
 		t.mu.Unlock()
 		cancel()
+		span.End(traceError(message))
 		if gone {
 			return
 		}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv/embedded"
+	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd"
 )
 
@@ -131,7 +132,7 @@ func (d *dev) run(ctx context.Context) (err error) {
 	registry := daemon.NewRegistry()
 	host := &daemon.Host{
 		KV: store, Prefix: d.settings.Prefix, Credentials: daemon.Plain(), Logger: log, Metrics: registry,
-		Version: d.version, StopTimeout: d.settings.StopTimeout,
+		Version: d.version, StopTimeout: d.settings.StopTimeout, Tracing: d.settings.Tracing,
 	}
 	c := &devCluster{dev: d, host: host, dir: dir, registry: registry, log: log, failed: make(chan error, 1)}
 	if err := c.listen(); err != nil {
@@ -205,9 +206,13 @@ func (c *devCluster) run(ctx context.Context, temporary bool) error {
 			break
 		}
 		var w *workerd.Worker
-		if w, err = c.newWorker(n + 1); err == nil {
+		var flush func(context.Context) error
+		if w, flush, err = c.newWorker(ctx, n+1); err == nil {
 			workers = append(workers, w)
-			c.start(&workersDone, fmt.Sprintf("worker%d", n+1), working, w.Run)
+			c.start(&workersDone, fmt.Sprintf("worker%d", n+1), working, func(ctx context.Context) error {
+				defer daemon.Flush(flush)
+				return w.Run(ctx)
+			})
 		}
 	}
 	if err == nil {
@@ -254,19 +259,25 @@ func (c *devCluster) manager(ctx context.Context, m *manager) error {
 	return c.host.Run(ctx, spec)
 }
 
-func (c *devCluster) newWorker(n int) (*workerd.Worker, error) {
+// newWorker makes a worker, and what flushes its traces.
+func (c *devCluster) newWorker(ctx context.Context, n int) (*workerd.Worker, func(context.Context) error, error) {
 	cfg, err := c.worker.config()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	name := fmt.Sprintf("worker%d", n)
 	cfg.Hostname = name
 	cfg.DataDir = filepath.Join(c.dir, name)
 	cfg.Dispatchers = []string{c.listeners["dispatcherd"].Addr().String()}
-	return workerd.New(workerd.Env{
+	tracer, flush, err := tracing.Export(ctx, c.settings.Tracing, tracing.Process{Daemon: "workerd", Instance: name, Version: c.version}, c.log)
+	if err != nil {
+		return nil, nil, err
+	}
+	w, err := workerd.New(workerd.Env{
 		Logger: c.log.Named(name), Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"worker": name}, c.registry),
-		Dial: daemon.Dialer(c.host.Credentials.Client), Version: c.version,
+		Tracer: tracer, Dial: daemon.Dialer(c.host.Credentials.Client), Version: c.version,
 	}, cfg)
+	return w, flush, err
 }
 
 // announce tells how to reach the cluster.

@@ -123,6 +123,7 @@ func load(cmd *cobra.Command, s *daemon.Settings) error {
 	if err := daemon.Load(cmd.Flags(), os.LookupEnv); err != nil {
 		return err
 	}
+	s.Tracing = s.Tracing.Resolve(os.LookupEnv)
 	return s.Validate()
 }
 
@@ -151,6 +152,7 @@ func (m *manager) run(ctx context.Context, s *daemon.Settings, restListen, versi
 	registry := daemon.NewRegistry()
 	host := &daemon.Host{
 		KV: store, Prefix: s.Prefix, Credentials: creds, Logger: log, Metrics: registry, Version: version, StopTimeout: s.StopTimeout,
+		Tracing: s.Tracing,
 	}
 	spec := daemon.Spec{Name: m.name, Listener: listener, Advertise: s.Advertise, Build: m.build}
 	tasks := []daemon.Task{{Name: m.name, Run: func(ctx context.Context) error { return host.Run(ctx, spec) }}}

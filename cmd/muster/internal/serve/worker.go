@@ -14,6 +14,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd"
 )
 
@@ -112,8 +113,13 @@ func runWorker(ctx context.Context, s *daemon.Settings, cfg workerd.Config, vers
 		return err
 	}
 	registry := daemon.NewRegistry()
+	tracer, flush, err := tracing.Export(ctx, s.Tracing, tracing.Process{Daemon: "workerd", Instance: daemon.NewInstance(), Version: version}, log)
+	if err != nil {
+		return err
+	}
+	defer daemon.Flush(flush)
 	w, err := workerd.New(workerd.Env{
-		Logger: log.Named("workerd"), Metrics: registry, Dial: daemon.Dialer(creds.Client), Version: version,
+		Logger: log.Named("workerd"), Metrics: registry, Tracer: tracer, Dial: daemon.Dialer(creds.Client), Version: version,
 	}, cfg)
 	if err != nil {
 		return err
