@@ -114,6 +114,7 @@ type Daemon struct {
 	directories []subsystem
 	handler     http.Handler
 	watchers    prometheus.Gauge
+	writes      writes
 	// stopping ends streams when Run ends.
 	stopping context.Context
 	stop     context.CancelFunc
@@ -178,12 +179,27 @@ func parseConstraints(list []string) error {
 // View is what the daemon sees of the store.
 func (d *Daemon) View() *store.Store { return d.store }
 
-// Run serves until ctx ends.
+// Run serves until ctx ends. Then it refuses what is new, ends streams, and
+// returns when the writes under way have their answers.
 func (d *Daemon) Run(ctx context.Context) error {
 	defer d.stop()
+	// The store and the view outlive the work: what is being written still needs
+	// them.
+	return daemon.RunTasks(context.WithoutCancel(ctx),
+		daemon.Task{Name: "store", Run: d.store.Run},
+		daemon.Task{Name: "view", Run: d.view.Run},
+		daemon.Task{Name: "serve", Run: func(outer context.Context) error {
+			defer d.writes.finish()
+			work, cancel := context.WithCancel(ctx)
+			defer cancel()
+			defer context.AfterFunc(outer, cancel)()
+			return d.serve(work)
+		}},
+	)
+}
+
+func (d *Daemon) serve(ctx context.Context) error {
 	tasks := []daemon.Task{
-		{Name: "store", Run: d.store.Run},
-		{Name: "view", Run: d.view.Run},
 		{Name: "logs", Run: d.logs.Run},
 		{Name: "sweep", Run: func(ctx context.Context) error {
 			return d.sweeper.Run(ctx, func(ctx context.Context, _ int) error { return d.sweep(ctx) })

@@ -3,7 +3,6 @@ package apid
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 
 	"go.uber.org/zap"
@@ -76,13 +75,6 @@ func (d *Daemon) fail(doing string, err error) error {
 		d.log.Error("request failed", zap.String("doing", doing), zap.Error(err))
 		return status.Error(codes.Internal, "internal error; the API server's log says more")
 	}
-}
-
-// writing bounds a wait for the store. A store that has not answered by then
-// counts as away.
-func (d *Daemon) writing(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, d.cfg.WriteTimeout,
-		fmt.Errorf("no answer within %v: %w", d.cfg.WriteTimeout, kv.ErrUnavailable))
 }
 
 func notFound(kind, ref string) error {

@@ -57,6 +57,9 @@ type away struct {
 	kv.KV
 	now  atomic.Bool
 	deaf atomic.Bool
+	// held, if set, takes every transaction that writes, which waits until its
+	// channel is closed.
+	held atomic.Pointer[chan chan struct{}]
 }
 
 func (a *away) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
@@ -71,6 +74,12 @@ func (a *away) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]k
 func (a *away) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
 	if a.now.Load() {
 		return nil, fmt.Errorf("dial: %w", kv.ErrUnavailable)
+	}
+	writes := slices.ContainsFunc(ops, func(op kv.Op) bool { return op.Verb != kv.Get })
+	if held := a.held.Load(); held != nil && writes {
+		goOn := make(chan struct{})
+		*held <- goOn
+		<-goOn
 	}
 	return a.KV.Txn(ctx, ops)
 }
