@@ -3,7 +3,7 @@
 BIN     := $(CURDIR)/bin
 TOOLS   := $(BIN)/tools
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X github.com/musterhq/muster/plugins/program.version=$(VERSION)
 
 # Pinned tools. What generates code is pinned in tools/go.mod.
 BUF           := github.com/bufbuild/buf/cmd/buf@v1.73.0
@@ -19,7 +19,7 @@ help: ## list the targets
 build: ## build muster and the executors that ship into bin/
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/muster ./cmd/muster
 	@for d in ./cmd/muster-executor-*; do \
-		echo CGO_ENABLED=0 go build -o $(BIN)/plugins/$$(basename $$d) $$d; \
+		echo "CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/plugins/$$(basename $$d) $$d"; \
 		CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/plugins/$$(basename $$d) $$d || exit 1; \
 	done
 

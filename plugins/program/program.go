@@ -13,8 +13,14 @@ import (
 	"github.com/musterhq/muster/plugins/sdk"
 )
 
+// version is set when a release is built, as that of cmd/muster is.
+var version string
+
 // Version is the version of Muster that the program was built from.
 func Version() string {
+	if version != "" {
+		return version
+	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
 	}
