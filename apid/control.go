@@ -3,14 +3,19 @@ package apid
 import (
 	"context"
 	"errors"
+	"strconv"
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/rest"
 	"github.com/musterhq/muster/apid/validate"
 	"github.com/musterhq/muster/apid/view"
 	"github.com/musterhq/muster/internal/kv"
@@ -36,7 +41,26 @@ func (d *Daemon) ready(ctx context.Context) error {
 	if err := d.store.Ready(ctx); err != nil {
 		return status.Error(codes.Unavailable, "the state is still being loaded from the store; try again")
 	}
+	d.markStale(ctx)
 	return nil
+}
+
+// StaleHeader marks answers that may be old.
+const StaleHeader = rest.StaleHeader
+
+// leastStale is below what an answer is not marked: a change of Consul's leader,
+// say, takes longer than that, and a list that is merely repeated less.
+const leastStale = time.Second
+
+// markStale says so in the answer's header if it may be old.
+func (d *Daemon) markStale(ctx context.Context) {
+	stale := d.store.Staleness()
+	if stale < leastStale {
+		return
+	}
+	// It fails where there is nobody to tell: the answer has been begun, or it is
+	// no call of gRPC's.
+	_ = grpc.SetHeader(ctx, metadata.Pairs(StaleHeader, strconv.Itoa(int(stale.Seconds()))))
 }
 
 func errStopping() error {

@@ -30,6 +30,11 @@ import (
 // validation has in JSON.
 const maxBody = 2 << 20
 
+// StaleHeader is a header of answers, in gRPC and in REST, that a replica gives
+// while it has no contact with the store: for how many seconds it has had none.
+// What it shows may be as old.
+const StaleHeader = "muster-stale-seconds"
+
 // New returns the handler. Healthy says whether the server can do its work.
 func New(server musterv1.ControlServiceServer, healthy func(context.Context) error, log *zap.Logger) (http.Handler, error) {
 	routes, err := contractRoutes()
@@ -47,10 +52,10 @@ func New(server musterv1.ControlServiceServer, healthy func(context.Context) err
 		runtime.WithDisablePathLengthFallback(),
 		runtime.WithDisableHTTPMethodOverride(),
 		runtime.WithMiddlewares(routes.check),
-		// Nothing of a client's headers is passed on, and nothing of the
-		// service's is sent.
+		// Nothing of a client's headers is passed on, and of the service's only what
+		// says how old an answer may be.
 		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }),
-		runtime.WithOutgoingHeaderMatcher(func(string) (string, bool) { return "", false }),
+		runtime.WithOutgoingHeaderMatcher(func(name string) (string, bool) { return name, name == StaleHeader }),
 	)
 	if err := musterv1.RegisterControlServiceHandlerServer(context.Background(), mux, server); err != nil {
 		return nil, fmt.Errorf("register REST routes: %w", err)

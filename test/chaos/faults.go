@@ -46,6 +46,9 @@ const (
 	consul  = "Consul"
 )
 
+// startTimeout bounds the start of a program on a machine that is busy.
+const startTimeout = 20 * time.Second
+
 func (m *maker) restartManager(ctx context.Context, by syscall.Signal) (string, error) {
 	name := m.take(m.s.Names()...)
 	if name == "" {
@@ -63,7 +66,22 @@ func (m *maker) restartManager(ctx context.Context, by syscall.Signal) (string, 
 		return name, errors.New("it ended with code " + strconv.Itoa(code))
 	}
 	sleep(ctx, m.between(0, 5*time.Second))
-	return name, m.s.StartManager(name)
+	return name, m.startManager(ctx, name)
+}
+
+// startManager starts a manager and waits until it listens: a program that has
+// only just been started does not know yet how to end in order.
+func (m *maker) startManager(ctx context.Context, name string) error {
+	if err := m.s.StartManager(name); err != nil {
+		return err
+	}
+	return await(context.WithoutCancel(ctx), startTimeout, func(ctx context.Context) error {
+		conn, err := m.s.net.DialContext(ctx, "tcp", m.s.Address(name))
+		if err == nil {
+			err = conn.Close()
+		}
+		return err
+	})
 }
 
 func (m *maker) killManagers(ctx context.Context) (string, error) {
@@ -78,7 +96,7 @@ func (m *maker) killManagers(ctx context.Context) (string, error) {
 	}
 	sleep(ctx, m.between(0, 3*time.Second))
 	for _, name := range names {
-		errs = append(errs, m.s.StartManager(name))
+		errs = append(errs, m.startManager(ctx, name))
 	}
 	return "all", errors.Join(errs...)
 }

@@ -2,7 +2,10 @@ package faults_test
 
 import (
 	"context"
+	"errors"
+	"net/http"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -10,7 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -119,6 +124,7 @@ func (b *bench) consulAway(t *testing.T, take, bring func(*consultest.Cluster) e
 	for _, name := range b.Replicas("apid") {
 		patient.Go(func() { b.refused(t, name, waitTimeout, codes.Unavailable) })
 	}
+	b.marked(t, began)
 	writes := 0
 	for time.Since(began) < away {
 		for _, name := range b.Replicas("apid") {
@@ -161,6 +167,31 @@ func logSize(t *testing.T, path string) int64 {
 	info, err := os.Stat(path)
 	ok(t, err)
 	return info.Size()
+}
+
+// marked waits until what is read is marked as perhaps old, in gRPC, in REST and
+// on the command line.
+func (b *bench) marked(t *testing.T, began time.Time) {
+	t.Helper()
+	eventually(t, away, "answers are marked as stale", func(ctx context.Context) error {
+		var header metadata.MD
+		_, err := b.Client("apid").ListTasks(ctx, &musterv1.ListTasksRequest{}, grpc.Header(&header))
+		if err == nil && len(header.Get("muster-stale-seconds")) == 0 {
+			err = errors.New("there is no header")
+		}
+		return err
+	})
+	t.Logf("answers were marked as stale %v after Consul was gone", time.Since(began))
+	resp, err := http.Get("http://" + b.REST + "/v1/services")
+	ok(t, err)
+	ok(t, resp.Body.Close())
+	if resp.Header.Get("muster-stale-seconds") == "" {
+		t.Errorf("REST does not mark what may be old: %v", resp.Header)
+	}
+	out, err := exec.CommandContext(t.Context(), b.Binary(), "service", "ls", "--address", b.API).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "no contact with the store") || !strings.Contains(string(out), "steady") {
+		t.Errorf("the command line does not warn: %v\n%s", err, out)
+	}
 }
 
 // read reads while Consul is away.

@@ -12,8 +12,10 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid"
 	"github.com/musterhq/muster/internal/daemon"
 )
 
@@ -86,7 +88,14 @@ func (c *CLI) client() (musterv1.ControlServiceClient, error) {
 func call[Req, Resp any](cmd *cobra.Command, method func(context.Context, Req, ...grpc.CallOption) (Resp, error), req Req) (Resp, error) {
 	ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
 	defer cancel()
-	return method(ctx, req)
+	var header metadata.MD
+	resp, err := method(ctx, req, grpc.Header(&header))
+	if old := header.Get(apid.StaleHeader); len(old) > 0 && cmd.Annotations[apid.StaleHeader] == "" {
+		// Once a command, however many calls it makes.
+		cmd.Annotations = map[string]string{apid.StaleHeader: old[0]}
+		cmd.PrintErrf("warning: the server has had no contact with the store for %s s: what it shows may be as old\n", old[0])
+	}
+	return resp, err
 }
 
 func (c *CLI) printf(format string, a ...any) {
