@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	gateway "github.com/musterhq/muster/api/muster/v1/gateway"
 	"github.com/musterhq/muster/api/openapi"
 )
 
@@ -57,7 +58,7 @@ func New(server musterv1.ControlServiceServer, healthy func(context.Context) err
 		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }),
 		runtime.WithOutgoingHeaderMatcher(func(name string) (string, bool) { return name, name == StaleHeader }),
 	)
-	if err := musterv1.RegisterControlServiceHandlerServer(context.Background(), mux, server); err != nil {
+	if err := gateway.RegisterControlServiceHandlerServer(context.Background(), mux, server); err != nil {
 		return nil, fmt.Errorf("register REST routes: %w", err)
 	}
 	s := &streams{server: server, log: log}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"github.com/grpc-ecosystem/grpc-gateway/v2/utilities"
+	extMusterv1 "github.com/musterhq/muster/api/muster/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/grpclog"
@@ -35,9 +36,9 @@ var (
 	_ = metadata.Join
 )
 
-func request_ControlService_CreateService_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_CreateService_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq CreateServiceRequest
+		protoReq extMusterv1.CreateServiceRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq.Spec); err != nil && !errors.Is(err, io.EOF) {
@@ -50,9 +51,9 @@ func request_ControlService_CreateService_0(ctx context.Context, marshaler runti
 	return msg, metadata, err
 }
 
-func local_request_ControlService_CreateService_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_CreateService_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq CreateServiceRequest
+		protoReq extMusterv1.CreateServiceRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq.Spec); err != nil && !errors.Is(err, io.EOF) {
@@ -64,9 +65,9 @@ func local_request_ControlService_CreateService_0(ctx context.Context, marshaler
 
 var filter_ControlService_GetService_0 = &utilities.DoubleArray{Encoding: map[string]int{"service": 0}, Base: []int{1, 1, 0}, Check: []int{0, 1, 2}}
 
-func request_ControlService_GetService_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_GetService_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq GetServiceRequest
+		protoReq extMusterv1.GetServiceRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -91,9 +92,9 @@ func request_ControlService_GetService_0(ctx context.Context, marshaler runtime.
 	return msg, metadata, err
 }
 
-func local_request_ControlService_GetService_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_GetService_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq GetServiceRequest
+		protoReq extMusterv1.GetServiceRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -117,9 +118,9 @@ func local_request_ControlService_GetService_0(ctx context.Context, marshaler ru
 
 var filter_ControlService_ListServices_0 = &utilities.DoubleArray{Encoding: map[string]int{}, Base: []int(nil), Check: []int(nil)}
 
-func request_ControlService_ListServices_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_ListServices_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq ListServicesRequest
+		protoReq extMusterv1.ListServicesRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := req.ParseForm(); err != nil {
@@ -135,9 +136,9 @@ func request_ControlService_ListServices_0(ctx context.Context, marshaler runtim
 	return msg, metadata, err
 }
 
-func local_request_ControlService_ListServices_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_ListServices_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq ListServicesRequest
+		protoReq extMusterv1.ListServicesRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := req.ParseForm(); err != nil {
@@ -152,9 +153,9 @@ func local_request_ControlService_ListServices_0(ctx context.Context, marshaler 
 
 var filter_ControlService_UpdateService_0 = &utilities.DoubleArray{Encoding: map[string]int{"spec": 0, "service": 1}, Base: []int{1, 1, 2, 0, 0}, Check: []int{0, 1, 1, 2, 3}}
 
-func request_ControlService_UpdateService_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_UpdateService_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq UpdateServiceRequest
+		protoReq extMusterv1.UpdateServiceRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -182,9 +183,9 @@ func request_ControlService_UpdateService_0(ctx context.Context, marshaler runti
 	return msg, metadata, err
 }
 
-func local_request_ControlService_UpdateService_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_UpdateService_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq UpdateServiceRequest
+		protoReq extMusterv1.UpdateServiceRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -209,9 +210,9 @@ func local_request_ControlService_UpdateService_0(ctx context.Context, marshaler
 	return msg, metadata, err
 }
 
-func request_ControlService_RemoveService_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_RemoveService_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq RemoveServiceRequest
+		protoReq extMusterv1.RemoveServiceRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -230,9 +231,9 @@ func request_ControlService_RemoveService_0(ctx context.Context, marshaler runti
 	return msg, metadata, err
 }
 
-func local_request_ControlService_RemoveService_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_RemoveService_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq RemoveServiceRequest
+		protoReq extMusterv1.RemoveServiceRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -248,9 +249,9 @@ func local_request_ControlService_RemoveService_0(ctx context.Context, marshaler
 	return msg, metadata, err
 }
 
-func request_ControlService_RollbackService_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_RollbackService_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq RollbackServiceRequest
+		protoReq extMusterv1.RollbackServiceRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -272,9 +273,9 @@ func request_ControlService_RollbackService_0(ctx context.Context, marshaler run
 	return msg, metadata, err
 }
 
-func local_request_ControlService_RollbackService_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_RollbackService_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq RollbackServiceRequest
+		protoReq extMusterv1.RollbackServiceRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -293,9 +294,9 @@ func local_request_ControlService_RollbackService_0(ctx context.Context, marshal
 	return msg, metadata, err
 }
 
-func request_ControlService_ScaleService_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_ScaleService_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq ScaleServiceRequest
+		protoReq extMusterv1.ScaleServiceRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -317,9 +318,9 @@ func request_ControlService_ScaleService_0(ctx context.Context, marshaler runtim
 	return msg, metadata, err
 }
 
-func local_request_ControlService_ScaleService_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_ScaleService_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq ScaleServiceRequest
+		protoReq extMusterv1.ScaleServiceRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -338,9 +339,9 @@ func local_request_ControlService_ScaleService_0(ctx context.Context, marshaler 
 	return msg, metadata, err
 }
 
-func request_ControlService_GetTask_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_GetTask_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq GetTaskRequest
+		protoReq extMusterv1.GetTaskRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -359,9 +360,9 @@ func request_ControlService_GetTask_0(ctx context.Context, marshaler runtime.Mar
 	return msg, metadata, err
 }
 
-func local_request_ControlService_GetTask_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_GetTask_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq GetTaskRequest
+		protoReq extMusterv1.GetTaskRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -379,9 +380,9 @@ func local_request_ControlService_GetTask_0(ctx context.Context, marshaler runti
 
 var filter_ControlService_ListTasks_0 = &utilities.DoubleArray{Encoding: map[string]int{}, Base: []int(nil), Check: []int(nil)}
 
-func request_ControlService_ListTasks_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_ListTasks_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq ListTasksRequest
+		protoReq extMusterv1.ListTasksRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := req.ParseForm(); err != nil {
@@ -397,9 +398,9 @@ func request_ControlService_ListTasks_0(ctx context.Context, marshaler runtime.M
 	return msg, metadata, err
 }
 
-func local_request_ControlService_ListTasks_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_ListTasks_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq ListTasksRequest
+		protoReq extMusterv1.ListTasksRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := req.ParseForm(); err != nil {
@@ -412,9 +413,9 @@ func local_request_ControlService_ListTasks_0(ctx context.Context, marshaler run
 	return msg, metadata, err
 }
 
-func request_ControlService_GetNode_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_GetNode_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq GetNodeRequest
+		protoReq extMusterv1.GetNodeRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -433,9 +434,9 @@ func request_ControlService_GetNode_0(ctx context.Context, marshaler runtime.Mar
 	return msg, metadata, err
 }
 
-func local_request_ControlService_GetNode_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_GetNode_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq GetNodeRequest
+		protoReq extMusterv1.GetNodeRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -453,9 +454,9 @@ func local_request_ControlService_GetNode_0(ctx context.Context, marshaler runti
 
 var filter_ControlService_ListNodes_0 = &utilities.DoubleArray{Encoding: map[string]int{}, Base: []int(nil), Check: []int(nil)}
 
-func request_ControlService_ListNodes_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_ListNodes_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq ListNodesRequest
+		protoReq extMusterv1.ListNodesRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := req.ParseForm(); err != nil {
@@ -471,9 +472,9 @@ func request_ControlService_ListNodes_0(ctx context.Context, marshaler runtime.M
 	return msg, metadata, err
 }
 
-func local_request_ControlService_ListNodes_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_ListNodes_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq ListNodesRequest
+		protoReq extMusterv1.ListNodesRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := req.ParseForm(); err != nil {
@@ -488,9 +489,9 @@ func local_request_ControlService_ListNodes_0(ctx context.Context, marshaler run
 
 var filter_ControlService_UpdateNode_0 = &utilities.DoubleArray{Encoding: map[string]int{"spec": 0, "node": 1}, Base: []int{1, 1, 2, 0, 0}, Check: []int{0, 1, 1, 2, 3}}
 
-func request_ControlService_UpdateNode_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_UpdateNode_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq UpdateNodeRequest
+		protoReq extMusterv1.UpdateNodeRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -518,9 +519,9 @@ func request_ControlService_UpdateNode_0(ctx context.Context, marshaler runtime.
 	return msg, metadata, err
 }
 
-func local_request_ControlService_UpdateNode_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_UpdateNode_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq UpdateNodeRequest
+		protoReq extMusterv1.UpdateNodeRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -547,9 +548,9 @@ func local_request_ControlService_UpdateNode_0(ctx context.Context, marshaler ru
 
 var filter_ControlService_RemoveNode_0 = &utilities.DoubleArray{Encoding: map[string]int{"node": 0}, Base: []int{1, 1, 0}, Check: []int{0, 1, 2}}
 
-func request_ControlService_RemoveNode_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_RemoveNode_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq RemoveNodeRequest
+		protoReq extMusterv1.RemoveNodeRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -574,9 +575,9 @@ func request_ControlService_RemoveNode_0(ctx context.Context, marshaler runtime.
 	return msg, metadata, err
 }
 
-func local_request_ControlService_RemoveNode_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_RemoveNode_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq RemoveNodeRequest
+		protoReq extMusterv1.RemoveNodeRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -598,9 +599,9 @@ func local_request_ControlService_RemoveNode_0(ctx context.Context, marshaler ru
 	return msg, metadata, err
 }
 
-func request_ControlService_CreateNetwork_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_CreateNetwork_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq CreateNetworkRequest
+		protoReq extMusterv1.CreateNetworkRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq.Spec); err != nil && !errors.Is(err, io.EOF) {
@@ -613,9 +614,9 @@ func request_ControlService_CreateNetwork_0(ctx context.Context, marshaler runti
 	return msg, metadata, err
 }
 
-func local_request_ControlService_CreateNetwork_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_CreateNetwork_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq CreateNetworkRequest
+		protoReq extMusterv1.CreateNetworkRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq.Spec); err != nil && !errors.Is(err, io.EOF) {
@@ -625,9 +626,9 @@ func local_request_ControlService_CreateNetwork_0(ctx context.Context, marshaler
 	return msg, metadata, err
 }
 
-func request_ControlService_GetNetwork_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_GetNetwork_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq GetNetworkRequest
+		protoReq extMusterv1.GetNetworkRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -646,9 +647,9 @@ func request_ControlService_GetNetwork_0(ctx context.Context, marshaler runtime.
 	return msg, metadata, err
 }
 
-func local_request_ControlService_GetNetwork_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_GetNetwork_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq GetNetworkRequest
+		protoReq extMusterv1.GetNetworkRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -666,9 +667,9 @@ func local_request_ControlService_GetNetwork_0(ctx context.Context, marshaler ru
 
 var filter_ControlService_ListNetworks_0 = &utilities.DoubleArray{Encoding: map[string]int{}, Base: []int(nil), Check: []int(nil)}
 
-func request_ControlService_ListNetworks_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_ListNetworks_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq ListNetworksRequest
+		protoReq extMusterv1.ListNetworksRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := req.ParseForm(); err != nil {
@@ -684,9 +685,9 @@ func request_ControlService_ListNetworks_0(ctx context.Context, marshaler runtim
 	return msg, metadata, err
 }
 
-func local_request_ControlService_ListNetworks_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_ListNetworks_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq ListNetworksRequest
+		protoReq extMusterv1.ListNetworksRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := req.ParseForm(); err != nil {
@@ -699,9 +700,9 @@ func local_request_ControlService_ListNetworks_0(ctx context.Context, marshaler 
 	return msg, metadata, err
 }
 
-func request_ControlService_RemoveNetwork_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_RemoveNetwork_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq RemoveNetworkRequest
+		protoReq extMusterv1.RemoveNetworkRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -720,9 +721,9 @@ func request_ControlService_RemoveNetwork_0(ctx context.Context, marshaler runti
 	return msg, metadata, err
 }
 
-func local_request_ControlService_RemoveNetwork_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_RemoveNetwork_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq RemoveNetworkRequest
+		protoReq extMusterv1.RemoveNetworkRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -738,9 +739,9 @@ func local_request_ControlService_RemoveNetwork_0(ctx context.Context, marshaler
 	return msg, metadata, err
 }
 
-func request_ControlService_CreateSecret_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_CreateSecret_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq CreateSecretRequest
+		protoReq extMusterv1.CreateSecretRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq.Spec); err != nil && !errors.Is(err, io.EOF) {
@@ -753,9 +754,9 @@ func request_ControlService_CreateSecret_0(ctx context.Context, marshaler runtim
 	return msg, metadata, err
 }
 
-func local_request_ControlService_CreateSecret_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_CreateSecret_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq CreateSecretRequest
+		protoReq extMusterv1.CreateSecretRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq.Spec); err != nil && !errors.Is(err, io.EOF) {
@@ -765,9 +766,9 @@ func local_request_ControlService_CreateSecret_0(ctx context.Context, marshaler 
 	return msg, metadata, err
 }
 
-func request_ControlService_GetSecret_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_GetSecret_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq GetSecretRequest
+		protoReq extMusterv1.GetSecretRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -786,9 +787,9 @@ func request_ControlService_GetSecret_0(ctx context.Context, marshaler runtime.M
 	return msg, metadata, err
 }
 
-func local_request_ControlService_GetSecret_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_GetSecret_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq GetSecretRequest
+		protoReq extMusterv1.GetSecretRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -806,9 +807,9 @@ func local_request_ControlService_GetSecret_0(ctx context.Context, marshaler run
 
 var filter_ControlService_ListSecrets_0 = &utilities.DoubleArray{Encoding: map[string]int{}, Base: []int(nil), Check: []int(nil)}
 
-func request_ControlService_ListSecrets_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_ListSecrets_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq ListSecretsRequest
+		protoReq extMusterv1.ListSecretsRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := req.ParseForm(); err != nil {
@@ -824,9 +825,9 @@ func request_ControlService_ListSecrets_0(ctx context.Context, marshaler runtime
 	return msg, metadata, err
 }
 
-func local_request_ControlService_ListSecrets_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_ListSecrets_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq ListSecretsRequest
+		protoReq extMusterv1.ListSecretsRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := req.ParseForm(); err != nil {
@@ -841,9 +842,9 @@ func local_request_ControlService_ListSecrets_0(ctx context.Context, marshaler r
 
 var filter_ControlService_UpdateSecret_0 = &utilities.DoubleArray{Encoding: map[string]int{"spec": 0, "secret": 1}, Base: []int{1, 1, 2, 0, 0}, Check: []int{0, 1, 1, 2, 3}}
 
-func request_ControlService_UpdateSecret_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_UpdateSecret_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq UpdateSecretRequest
+		protoReq extMusterv1.UpdateSecretRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -871,9 +872,9 @@ func request_ControlService_UpdateSecret_0(ctx context.Context, marshaler runtim
 	return msg, metadata, err
 }
 
-func local_request_ControlService_UpdateSecret_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_UpdateSecret_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq UpdateSecretRequest
+		protoReq extMusterv1.UpdateSecretRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -898,9 +899,9 @@ func local_request_ControlService_UpdateSecret_0(ctx context.Context, marshaler 
 	return msg, metadata, err
 }
 
-func request_ControlService_RemoveSecret_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_RemoveSecret_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq RemoveSecretRequest
+		protoReq extMusterv1.RemoveSecretRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -919,9 +920,9 @@ func request_ControlService_RemoveSecret_0(ctx context.Context, marshaler runtim
 	return msg, metadata, err
 }
 
-func local_request_ControlService_RemoveSecret_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_RemoveSecret_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq RemoveSecretRequest
+		protoReq extMusterv1.RemoveSecretRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -937,9 +938,9 @@ func local_request_ControlService_RemoveSecret_0(ctx context.Context, marshaler 
 	return msg, metadata, err
 }
 
-func request_ControlService_CreateConfig_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_CreateConfig_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq CreateConfigRequest
+		protoReq extMusterv1.CreateConfigRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq.Spec); err != nil && !errors.Is(err, io.EOF) {
@@ -952,9 +953,9 @@ func request_ControlService_CreateConfig_0(ctx context.Context, marshaler runtim
 	return msg, metadata, err
 }
 
-func local_request_ControlService_CreateConfig_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_CreateConfig_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq CreateConfigRequest
+		protoReq extMusterv1.CreateConfigRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq.Spec); err != nil && !errors.Is(err, io.EOF) {
@@ -964,9 +965,9 @@ func local_request_ControlService_CreateConfig_0(ctx context.Context, marshaler 
 	return msg, metadata, err
 }
 
-func request_ControlService_GetConfig_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_GetConfig_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq GetConfigRequest
+		protoReq extMusterv1.GetConfigRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -985,9 +986,9 @@ func request_ControlService_GetConfig_0(ctx context.Context, marshaler runtime.M
 	return msg, metadata, err
 }
 
-func local_request_ControlService_GetConfig_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_GetConfig_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq GetConfigRequest
+		protoReq extMusterv1.GetConfigRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -1005,9 +1006,9 @@ func local_request_ControlService_GetConfig_0(ctx context.Context, marshaler run
 
 var filter_ControlService_ListConfigs_0 = &utilities.DoubleArray{Encoding: map[string]int{}, Base: []int(nil), Check: []int(nil)}
 
-func request_ControlService_ListConfigs_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_ListConfigs_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq ListConfigsRequest
+		protoReq extMusterv1.ListConfigsRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := req.ParseForm(); err != nil {
@@ -1023,9 +1024,9 @@ func request_ControlService_ListConfigs_0(ctx context.Context, marshaler runtime
 	return msg, metadata, err
 }
 
-func local_request_ControlService_ListConfigs_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_ListConfigs_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq ListConfigsRequest
+		protoReq extMusterv1.ListConfigsRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := req.ParseForm(); err != nil {
@@ -1040,9 +1041,9 @@ func local_request_ControlService_ListConfigs_0(ctx context.Context, marshaler r
 
 var filter_ControlService_UpdateConfig_0 = &utilities.DoubleArray{Encoding: map[string]int{"spec": 0, "config": 1}, Base: []int{1, 1, 2, 0, 0}, Check: []int{0, 1, 1, 2, 3}}
 
-func request_ControlService_UpdateConfig_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_UpdateConfig_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq UpdateConfigRequest
+		protoReq extMusterv1.UpdateConfigRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -1070,9 +1071,9 @@ func request_ControlService_UpdateConfig_0(ctx context.Context, marshaler runtim
 	return msg, metadata, err
 }
 
-func local_request_ControlService_UpdateConfig_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_UpdateConfig_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq UpdateConfigRequest
+		protoReq extMusterv1.UpdateConfigRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -1097,9 +1098,9 @@ func local_request_ControlService_UpdateConfig_0(ctx context.Context, marshaler 
 	return msg, metadata, err
 }
 
-func request_ControlService_RemoveConfig_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_RemoveConfig_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq RemoveConfigRequest
+		protoReq extMusterv1.RemoveConfigRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -1118,9 +1119,9 @@ func request_ControlService_RemoveConfig_0(ctx context.Context, marshaler runtim
 	return msg, metadata, err
 }
 
-func local_request_ControlService_RemoveConfig_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_RemoveConfig_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq RemoveConfigRequest
+		protoReq extMusterv1.RemoveConfigRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -1136,9 +1137,9 @@ func local_request_ControlService_RemoveConfig_0(ctx context.Context, marshaler 
 	return msg, metadata, err
 }
 
-func request_ControlService_CreateVolume_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_CreateVolume_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq CreateVolumeRequest
+		protoReq extMusterv1.CreateVolumeRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq.Spec); err != nil && !errors.Is(err, io.EOF) {
@@ -1151,9 +1152,9 @@ func request_ControlService_CreateVolume_0(ctx context.Context, marshaler runtim
 	return msg, metadata, err
 }
 
-func local_request_ControlService_CreateVolume_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_CreateVolume_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq CreateVolumeRequest
+		protoReq extMusterv1.CreateVolumeRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq.Spec); err != nil && !errors.Is(err, io.EOF) {
@@ -1163,9 +1164,9 @@ func local_request_ControlService_CreateVolume_0(ctx context.Context, marshaler 
 	return msg, metadata, err
 }
 
-func request_ControlService_GetVolume_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_GetVolume_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq GetVolumeRequest
+		protoReq extMusterv1.GetVolumeRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -1184,9 +1185,9 @@ func request_ControlService_GetVolume_0(ctx context.Context, marshaler runtime.M
 	return msg, metadata, err
 }
 
-func local_request_ControlService_GetVolume_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_GetVolume_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq GetVolumeRequest
+		protoReq extMusterv1.GetVolumeRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -1204,9 +1205,9 @@ func local_request_ControlService_GetVolume_0(ctx context.Context, marshaler run
 
 var filter_ControlService_ListVolumes_0 = &utilities.DoubleArray{Encoding: map[string]int{}, Base: []int(nil), Check: []int(nil)}
 
-func request_ControlService_ListVolumes_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_ListVolumes_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq ListVolumesRequest
+		protoReq extMusterv1.ListVolumesRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := req.ParseForm(); err != nil {
@@ -1222,9 +1223,9 @@ func request_ControlService_ListVolumes_0(ctx context.Context, marshaler runtime
 	return msg, metadata, err
 }
 
-func local_request_ControlService_ListVolumes_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_ListVolumes_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq ListVolumesRequest
+		protoReq extMusterv1.ListVolumesRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := req.ParseForm(); err != nil {
@@ -1239,9 +1240,9 @@ func local_request_ControlService_ListVolumes_0(ctx context.Context, marshaler r
 
 var filter_ControlService_UpdateVolume_0 = &utilities.DoubleArray{Encoding: map[string]int{"spec": 0, "volume": 1}, Base: []int{1, 1, 2, 0, 0}, Check: []int{0, 1, 1, 2, 3}}
 
-func request_ControlService_UpdateVolume_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_UpdateVolume_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq UpdateVolumeRequest
+		protoReq extMusterv1.UpdateVolumeRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -1269,9 +1270,9 @@ func request_ControlService_UpdateVolume_0(ctx context.Context, marshaler runtim
 	return msg, metadata, err
 }
 
-func local_request_ControlService_UpdateVolume_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_UpdateVolume_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq UpdateVolumeRequest
+		protoReq extMusterv1.UpdateVolumeRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -1296,9 +1297,9 @@ func local_request_ControlService_UpdateVolume_0(ctx context.Context, marshaler 
 	return msg, metadata, err
 }
 
-func request_ControlService_RemoveVolume_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_RemoveVolume_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq RemoveVolumeRequest
+		protoReq extMusterv1.RemoveVolumeRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -1317,9 +1318,9 @@ func request_ControlService_RemoveVolume_0(ctx context.Context, marshaler runtim
 	return msg, metadata, err
 }
 
-func local_request_ControlService_RemoveVolume_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_RemoveVolume_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq RemoveVolumeRequest
+		protoReq extMusterv1.RemoveVolumeRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -1335,9 +1336,9 @@ func local_request_ControlService_RemoveVolume_0(ctx context.Context, marshaler 
 	return msg, metadata, err
 }
 
-func request_ControlService_GetCluster_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_GetCluster_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq GetClusterRequest
+		protoReq extMusterv1.GetClusterRequest
 		metadata runtime.ServerMetadata
 	)
 	if req.Body != nil {
@@ -1347,9 +1348,9 @@ func request_ControlService_GetCluster_0(ctx context.Context, marshaler runtime.
 	return msg, metadata, err
 }
 
-func local_request_ControlService_GetCluster_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_GetCluster_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq GetClusterRequest
+		protoReq extMusterv1.GetClusterRequest
 		metadata runtime.ServerMetadata
 	)
 	msg, err := server.GetCluster(ctx, &protoReq)
@@ -1358,9 +1359,9 @@ func local_request_ControlService_GetCluster_0(ctx context.Context, marshaler ru
 
 var filter_ControlService_UpdateCluster_0 = &utilities.DoubleArray{Encoding: map[string]int{"spec": 0}, Base: []int{1, 1, 0}, Check: []int{0, 1, 2}}
 
-func request_ControlService_UpdateCluster_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_UpdateCluster_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq UpdateClusterRequest
+		protoReq extMusterv1.UpdateClusterRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq.Spec); err != nil && !errors.Is(err, io.EOF) {
@@ -1379,9 +1380,9 @@ func request_ControlService_UpdateCluster_0(ctx context.Context, marshaler runti
 	return msg, metadata, err
 }
 
-func local_request_ControlService_UpdateCluster_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_UpdateCluster_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq UpdateClusterRequest
+		protoReq extMusterv1.UpdateClusterRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq.Spec); err != nil && !errors.Is(err, io.EOF) {
@@ -1399,9 +1400,9 @@ func local_request_ControlService_UpdateCluster_0(ctx context.Context, marshaler
 
 var filter_ControlService_ListPlugins_0 = &utilities.DoubleArray{Encoding: map[string]int{}, Base: []int(nil), Check: []int(nil)}
 
-func request_ControlService_ListPlugins_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func request_ControlService_ListPlugins_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq ListPluginsRequest
+		protoReq extMusterv1.ListPluginsRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := req.ParseForm(); err != nil {
@@ -1417,9 +1418,9 @@ func request_ControlService_ListPlugins_0(ctx context.Context, marshaler runtime
 	return msg, metadata, err
 }
 
-func local_request_ControlService_ListPlugins_0(ctx context.Context, marshaler runtime.Marshaler, server ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+func local_request_ControlService_ListPlugins_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
-		protoReq ListPluginsRequest
+		protoReq extMusterv1.ListPluginsRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := req.ParseForm(); err != nil {
@@ -1434,9 +1435,9 @@ func local_request_ControlService_ListPlugins_0(ctx context.Context, marshaler r
 
 var filter_ControlService_Watch_0 = &utilities.DoubleArray{Encoding: map[string]int{}, Base: []int(nil), Check: []int(nil)}
 
-func request_ControlService_Watch_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (ControlService_WatchClient, runtime.ServerMetadata, error) {
+func request_ControlService_Watch_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (extMusterv1.ControlService_WatchClient, runtime.ServerMetadata, error) {
 	var (
-		protoReq WatchRequest
+		protoReq extMusterv1.WatchRequest
 		metadata runtime.ServerMetadata
 	)
 	if err := req.ParseForm(); err != nil {
@@ -1462,9 +1463,9 @@ func request_ControlService_Watch_0(ctx context.Context, marshaler runtime.Marsh
 
 var filter_ControlService_ServiceLogs_0 = &utilities.DoubleArray{Encoding: map[string]int{"service": 0}, Base: []int{1, 1, 0}, Check: []int{0, 1, 2}}
 
-func request_ControlService_ServiceLogs_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (ControlService_ServiceLogsClient, runtime.ServerMetadata, error) {
+func request_ControlService_ServiceLogs_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (extMusterv1.ControlService_ServiceLogsClient, runtime.ServerMetadata, error) {
 	var (
-		protoReq ServiceLogsRequest
+		protoReq extMusterv1.ServiceLogsRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -1499,9 +1500,9 @@ func request_ControlService_ServiceLogs_0(ctx context.Context, marshaler runtime
 
 var filter_ControlService_TaskLogs_0 = &utilities.DoubleArray{Encoding: map[string]int{"task": 0}, Base: []int{1, 1, 0}, Check: []int{0, 1, 2}}
 
-func request_ControlService_TaskLogs_0(ctx context.Context, marshaler runtime.Marshaler, client ControlServiceClient, req *http.Request, pathParams map[string]string) (ControlService_TaskLogsClient, runtime.ServerMetadata, error) {
+func request_ControlService_TaskLogs_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (extMusterv1.ControlService_TaskLogsClient, runtime.ServerMetadata, error) {
 	var (
-		protoReq TaskLogsRequest
+		protoReq extMusterv1.TaskLogsRequest
 		metadata runtime.ServerMetadata
 		err      error
 	)
@@ -1539,7 +1540,7 @@ func request_ControlService_TaskLogs_0(ctx context.Context, marshaler runtime.Ma
 // StreamingRPC :currently unsupported pending https://github.com/grpc/grpc-go/issues/906.
 // Note that using this registration option will cause many gRPC library features to stop working. Consider using RegisterControlServiceHandlerFromEndpoint instead.
 // GRPC interceptors will not work for this type of registration. To use interceptors, you must use the "runtime.WithMiddlewares" option in the "runtime.NewServeMux" call.
-func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.ServeMux, server ControlServiceServer) error {
+func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.ServeMux, server extMusterv1.ControlServiceServer) error {
 	mux.Handle(http.MethodPost, pattern_ControlService_CreateService_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -1558,7 +1559,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_CreateService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateService_0{resp.(*CreateServiceResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_CreateService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateService_0{resp.(*extMusterv1.CreateServiceResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_GetService_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -1578,7 +1579,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_GetService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetService_0{resp.(*GetServiceResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_GetService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetService_0{resp.(*extMusterv1.GetServiceResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_ListServices_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -1618,7 +1619,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_UpdateService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateService_0{resp.(*UpdateServiceResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_UpdateService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateService_0{resp.(*extMusterv1.UpdateServiceResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodDelete, pattern_ControlService_RemoveService_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -1658,7 +1659,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_RollbackService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_RollbackService_0{resp.(*RollbackServiceResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_RollbackService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_RollbackService_0{resp.(*extMusterv1.RollbackServiceResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodPost, pattern_ControlService_ScaleService_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -1678,7 +1679,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_ScaleService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_ScaleService_0{resp.(*ScaleServiceResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_ScaleService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_ScaleService_0{resp.(*extMusterv1.ScaleServiceResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_GetTask_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -1698,7 +1699,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_GetTask_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetTask_0{resp.(*GetTaskResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_GetTask_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetTask_0{resp.(*extMusterv1.GetTaskResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_ListTasks_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -1738,7 +1739,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_GetNode_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetNode_0{resp.(*GetNodeResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_GetNode_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetNode_0{resp.(*extMusterv1.GetNodeResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_ListNodes_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -1778,7 +1779,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_UpdateNode_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateNode_0{resp.(*UpdateNodeResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_UpdateNode_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateNode_0{resp.(*extMusterv1.UpdateNodeResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodDelete, pattern_ControlService_RemoveNode_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -1818,7 +1819,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_CreateNetwork_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateNetwork_0{resp.(*CreateNetworkResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_CreateNetwork_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateNetwork_0{resp.(*extMusterv1.CreateNetworkResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_GetNetwork_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -1838,7 +1839,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_GetNetwork_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetNetwork_0{resp.(*GetNetworkResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_GetNetwork_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetNetwork_0{resp.(*extMusterv1.GetNetworkResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_ListNetworks_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -1898,7 +1899,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_CreateSecret_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateSecret_0{resp.(*CreateSecretResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_CreateSecret_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateSecret_0{resp.(*extMusterv1.CreateSecretResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_GetSecret_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -1918,7 +1919,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_GetSecret_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetSecret_0{resp.(*GetSecretResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_GetSecret_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetSecret_0{resp.(*extMusterv1.GetSecretResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_ListSecrets_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -1958,7 +1959,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_UpdateSecret_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateSecret_0{resp.(*UpdateSecretResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_UpdateSecret_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateSecret_0{resp.(*extMusterv1.UpdateSecretResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodDelete, pattern_ControlService_RemoveSecret_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -1998,7 +1999,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_CreateConfig_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateConfig_0{resp.(*CreateConfigResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_CreateConfig_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateConfig_0{resp.(*extMusterv1.CreateConfigResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_GetConfig_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2018,7 +2019,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_GetConfig_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetConfig_0{resp.(*GetConfigResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_GetConfig_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetConfig_0{resp.(*extMusterv1.GetConfigResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_ListConfigs_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2058,7 +2059,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_UpdateConfig_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateConfig_0{resp.(*UpdateConfigResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_UpdateConfig_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateConfig_0{resp.(*extMusterv1.UpdateConfigResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodDelete, pattern_ControlService_RemoveConfig_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2098,7 +2099,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_CreateVolume_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateVolume_0{resp.(*CreateVolumeResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_CreateVolume_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateVolume_0{resp.(*extMusterv1.CreateVolumeResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_GetVolume_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2118,7 +2119,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_GetVolume_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetVolume_0{resp.(*GetVolumeResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_GetVolume_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetVolume_0{resp.(*extMusterv1.GetVolumeResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_ListVolumes_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2158,7 +2159,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_UpdateVolume_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateVolume_0{resp.(*UpdateVolumeResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_UpdateVolume_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateVolume_0{resp.(*extMusterv1.UpdateVolumeResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodDelete, pattern_ControlService_RemoveVolume_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2198,7 +2199,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_GetCluster_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetCluster_0{resp.(*GetClusterResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_GetCluster_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetCluster_0{resp.(*extMusterv1.GetClusterResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodPut, pattern_ControlService_UpdateCluster_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2218,7 +2219,7 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_UpdateCluster_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateCluster_0{resp.(*UpdateClusterResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_UpdateCluster_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateCluster_0{resp.(*extMusterv1.UpdateClusterResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_ListPlugins_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2292,15 +2293,15 @@ func RegisterControlServiceHandlerFromEndpoint(ctx context.Context, mux *runtime
 // RegisterControlServiceHandler registers the http handlers for service ControlService to "mux".
 // The handlers forward requests to the grpc endpoint over "conn".
 func RegisterControlServiceHandler(ctx context.Context, mux *runtime.ServeMux, conn *grpc.ClientConn) error {
-	return RegisterControlServiceHandlerClient(ctx, mux, NewControlServiceClient(conn))
+	return RegisterControlServiceHandlerClient(ctx, mux, extMusterv1.NewControlServiceClient(conn))
 }
 
 // RegisterControlServiceHandlerClient registers the http handlers for service ControlService
-// to "mux". The handlers forward requests to the grpc endpoint over the given implementation of "ControlServiceClient".
-// Note: the gRPC framework executes interceptors within the gRPC handler. If the passed in "ControlServiceClient"
+// to "mux". The handlers forward requests to the grpc endpoint over the given implementation of "extMusterv1.ControlServiceClient".
+// Note: the gRPC framework executes interceptors within the gRPC handler. If the passed in "extMusterv1.ControlServiceClient"
 // doesn't go through the normal gRPC flow (creating a gRPC client etc.) then it will be up to the passed in
-// "ControlServiceClient" to call the correct interceptors. This client ignores the HTTP middlewares.
-func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.ServeMux, client ControlServiceClient) error {
+// "extMusterv1.ControlServiceClient" to call the correct interceptors. This client ignores the HTTP middlewares.
+func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.ServeMux, client extMusterv1.ControlServiceClient) error {
 	mux.Handle(http.MethodPost, pattern_ControlService_CreateService_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -2316,7 +2317,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_CreateService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateService_0{resp.(*CreateServiceResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_CreateService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateService_0{resp.(*extMusterv1.CreateServiceResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_GetService_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2333,7 +2334,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_GetService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetService_0{resp.(*GetServiceResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_GetService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetService_0{resp.(*extMusterv1.GetServiceResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_ListServices_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2367,7 +2368,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_UpdateService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateService_0{resp.(*UpdateServiceResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_UpdateService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateService_0{resp.(*extMusterv1.UpdateServiceResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodDelete, pattern_ControlService_RemoveService_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2401,7 +2402,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_RollbackService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_RollbackService_0{resp.(*RollbackServiceResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_RollbackService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_RollbackService_0{resp.(*extMusterv1.RollbackServiceResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodPost, pattern_ControlService_ScaleService_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2418,7 +2419,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_ScaleService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_ScaleService_0{resp.(*ScaleServiceResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_ScaleService_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_ScaleService_0{resp.(*extMusterv1.ScaleServiceResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_GetTask_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2435,7 +2436,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_GetTask_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetTask_0{resp.(*GetTaskResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_GetTask_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetTask_0{resp.(*extMusterv1.GetTaskResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_ListTasks_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2469,7 +2470,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_GetNode_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetNode_0{resp.(*GetNodeResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_GetNode_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetNode_0{resp.(*extMusterv1.GetNodeResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_ListNodes_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2503,7 +2504,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_UpdateNode_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateNode_0{resp.(*UpdateNodeResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_UpdateNode_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateNode_0{resp.(*extMusterv1.UpdateNodeResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodDelete, pattern_ControlService_RemoveNode_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2537,7 +2538,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_CreateNetwork_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateNetwork_0{resp.(*CreateNetworkResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_CreateNetwork_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateNetwork_0{resp.(*extMusterv1.CreateNetworkResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_GetNetwork_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2554,7 +2555,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_GetNetwork_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetNetwork_0{resp.(*GetNetworkResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_GetNetwork_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetNetwork_0{resp.(*extMusterv1.GetNetworkResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_ListNetworks_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2605,7 +2606,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_CreateSecret_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateSecret_0{resp.(*CreateSecretResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_CreateSecret_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateSecret_0{resp.(*extMusterv1.CreateSecretResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_GetSecret_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2622,7 +2623,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_GetSecret_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetSecret_0{resp.(*GetSecretResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_GetSecret_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetSecret_0{resp.(*extMusterv1.GetSecretResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_ListSecrets_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2656,7 +2657,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_UpdateSecret_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateSecret_0{resp.(*UpdateSecretResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_UpdateSecret_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateSecret_0{resp.(*extMusterv1.UpdateSecretResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodDelete, pattern_ControlService_RemoveSecret_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2690,7 +2691,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_CreateConfig_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateConfig_0{resp.(*CreateConfigResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_CreateConfig_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateConfig_0{resp.(*extMusterv1.CreateConfigResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_GetConfig_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2707,7 +2708,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_GetConfig_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetConfig_0{resp.(*GetConfigResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_GetConfig_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetConfig_0{resp.(*extMusterv1.GetConfigResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_ListConfigs_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2741,7 +2742,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_UpdateConfig_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateConfig_0{resp.(*UpdateConfigResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_UpdateConfig_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateConfig_0{resp.(*extMusterv1.UpdateConfigResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodDelete, pattern_ControlService_RemoveConfig_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2775,7 +2776,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_CreateVolume_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateVolume_0{resp.(*CreateVolumeResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_CreateVolume_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateVolume_0{resp.(*extMusterv1.CreateVolumeResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_GetVolume_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2792,7 +2793,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_GetVolume_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetVolume_0{resp.(*GetVolumeResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_GetVolume_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetVolume_0{resp.(*extMusterv1.GetVolumeResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_ListVolumes_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2826,7 +2827,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_UpdateVolume_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateVolume_0{resp.(*UpdateVolumeResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_UpdateVolume_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateVolume_0{resp.(*extMusterv1.UpdateVolumeResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodDelete, pattern_ControlService_RemoveVolume_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2860,7 +2861,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_GetCluster_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetCluster_0{resp.(*GetClusterResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_GetCluster_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetCluster_0{resp.(*extMusterv1.GetClusterResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodPut, pattern_ControlService_UpdateCluster_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2877,7 +2878,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
 			return
 		}
-		forward_ControlService_UpdateCluster_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateCluster_0{resp.(*UpdateClusterResponse)}, mux.GetForwardResponseOptions()...)
+		forward_ControlService_UpdateCluster_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateCluster_0{resp.(*extMusterv1.UpdateClusterResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_ControlService_ListPlugins_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -2951,7 +2952,7 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 }
 
 type response_ControlService_CreateService_0 struct {
-	*CreateServiceResponse
+	*extMusterv1.CreateServiceResponse
 }
 
 func (m response_ControlService_CreateService_0) XXX_ResponseBody() interface{} {
@@ -2960,7 +2961,7 @@ func (m response_ControlService_CreateService_0) XXX_ResponseBody() interface{} 
 }
 
 type response_ControlService_GetService_0 struct {
-	*GetServiceResponse
+	*extMusterv1.GetServiceResponse
 }
 
 func (m response_ControlService_GetService_0) XXX_ResponseBody() interface{} {
@@ -2969,7 +2970,7 @@ func (m response_ControlService_GetService_0) XXX_ResponseBody() interface{} {
 }
 
 type response_ControlService_UpdateService_0 struct {
-	*UpdateServiceResponse
+	*extMusterv1.UpdateServiceResponse
 }
 
 func (m response_ControlService_UpdateService_0) XXX_ResponseBody() interface{} {
@@ -2978,7 +2979,7 @@ func (m response_ControlService_UpdateService_0) XXX_ResponseBody() interface{} 
 }
 
 type response_ControlService_RollbackService_0 struct {
-	*RollbackServiceResponse
+	*extMusterv1.RollbackServiceResponse
 }
 
 func (m response_ControlService_RollbackService_0) XXX_ResponseBody() interface{} {
@@ -2987,7 +2988,7 @@ func (m response_ControlService_RollbackService_0) XXX_ResponseBody() interface{
 }
 
 type response_ControlService_ScaleService_0 struct {
-	*ScaleServiceResponse
+	*extMusterv1.ScaleServiceResponse
 }
 
 func (m response_ControlService_ScaleService_0) XXX_ResponseBody() interface{} {
@@ -2996,7 +2997,7 @@ func (m response_ControlService_ScaleService_0) XXX_ResponseBody() interface{} {
 }
 
 type response_ControlService_GetTask_0 struct {
-	*GetTaskResponse
+	*extMusterv1.GetTaskResponse
 }
 
 func (m response_ControlService_GetTask_0) XXX_ResponseBody() interface{} {
@@ -3005,7 +3006,7 @@ func (m response_ControlService_GetTask_0) XXX_ResponseBody() interface{} {
 }
 
 type response_ControlService_GetNode_0 struct {
-	*GetNodeResponse
+	*extMusterv1.GetNodeResponse
 }
 
 func (m response_ControlService_GetNode_0) XXX_ResponseBody() interface{} {
@@ -3014,7 +3015,7 @@ func (m response_ControlService_GetNode_0) XXX_ResponseBody() interface{} {
 }
 
 type response_ControlService_UpdateNode_0 struct {
-	*UpdateNodeResponse
+	*extMusterv1.UpdateNodeResponse
 }
 
 func (m response_ControlService_UpdateNode_0) XXX_ResponseBody() interface{} {
@@ -3023,7 +3024,7 @@ func (m response_ControlService_UpdateNode_0) XXX_ResponseBody() interface{} {
 }
 
 type response_ControlService_CreateNetwork_0 struct {
-	*CreateNetworkResponse
+	*extMusterv1.CreateNetworkResponse
 }
 
 func (m response_ControlService_CreateNetwork_0) XXX_ResponseBody() interface{} {
@@ -3032,7 +3033,7 @@ func (m response_ControlService_CreateNetwork_0) XXX_ResponseBody() interface{} 
 }
 
 type response_ControlService_GetNetwork_0 struct {
-	*GetNetworkResponse
+	*extMusterv1.GetNetworkResponse
 }
 
 func (m response_ControlService_GetNetwork_0) XXX_ResponseBody() interface{} {
@@ -3041,7 +3042,7 @@ func (m response_ControlService_GetNetwork_0) XXX_ResponseBody() interface{} {
 }
 
 type response_ControlService_CreateSecret_0 struct {
-	*CreateSecretResponse
+	*extMusterv1.CreateSecretResponse
 }
 
 func (m response_ControlService_CreateSecret_0) XXX_ResponseBody() interface{} {
@@ -3050,7 +3051,7 @@ func (m response_ControlService_CreateSecret_0) XXX_ResponseBody() interface{} {
 }
 
 type response_ControlService_GetSecret_0 struct {
-	*GetSecretResponse
+	*extMusterv1.GetSecretResponse
 }
 
 func (m response_ControlService_GetSecret_0) XXX_ResponseBody() interface{} {
@@ -3059,7 +3060,7 @@ func (m response_ControlService_GetSecret_0) XXX_ResponseBody() interface{} {
 }
 
 type response_ControlService_UpdateSecret_0 struct {
-	*UpdateSecretResponse
+	*extMusterv1.UpdateSecretResponse
 }
 
 func (m response_ControlService_UpdateSecret_0) XXX_ResponseBody() interface{} {
@@ -3068,7 +3069,7 @@ func (m response_ControlService_UpdateSecret_0) XXX_ResponseBody() interface{} {
 }
 
 type response_ControlService_CreateConfig_0 struct {
-	*CreateConfigResponse
+	*extMusterv1.CreateConfigResponse
 }
 
 func (m response_ControlService_CreateConfig_0) XXX_ResponseBody() interface{} {
@@ -3077,7 +3078,7 @@ func (m response_ControlService_CreateConfig_0) XXX_ResponseBody() interface{} {
 }
 
 type response_ControlService_GetConfig_0 struct {
-	*GetConfigResponse
+	*extMusterv1.GetConfigResponse
 }
 
 func (m response_ControlService_GetConfig_0) XXX_ResponseBody() interface{} {
@@ -3086,7 +3087,7 @@ func (m response_ControlService_GetConfig_0) XXX_ResponseBody() interface{} {
 }
 
 type response_ControlService_UpdateConfig_0 struct {
-	*UpdateConfigResponse
+	*extMusterv1.UpdateConfigResponse
 }
 
 func (m response_ControlService_UpdateConfig_0) XXX_ResponseBody() interface{} {
@@ -3095,7 +3096,7 @@ func (m response_ControlService_UpdateConfig_0) XXX_ResponseBody() interface{} {
 }
 
 type response_ControlService_CreateVolume_0 struct {
-	*CreateVolumeResponse
+	*extMusterv1.CreateVolumeResponse
 }
 
 func (m response_ControlService_CreateVolume_0) XXX_ResponseBody() interface{} {
@@ -3104,7 +3105,7 @@ func (m response_ControlService_CreateVolume_0) XXX_ResponseBody() interface{} {
 }
 
 type response_ControlService_GetVolume_0 struct {
-	*GetVolumeResponse
+	*extMusterv1.GetVolumeResponse
 }
 
 func (m response_ControlService_GetVolume_0) XXX_ResponseBody() interface{} {
@@ -3113,7 +3114,7 @@ func (m response_ControlService_GetVolume_0) XXX_ResponseBody() interface{} {
 }
 
 type response_ControlService_UpdateVolume_0 struct {
-	*UpdateVolumeResponse
+	*extMusterv1.UpdateVolumeResponse
 }
 
 func (m response_ControlService_UpdateVolume_0) XXX_ResponseBody() interface{} {
@@ -3122,7 +3123,7 @@ func (m response_ControlService_UpdateVolume_0) XXX_ResponseBody() interface{} {
 }
 
 type response_ControlService_GetCluster_0 struct {
-	*GetClusterResponse
+	*extMusterv1.GetClusterResponse
 }
 
 func (m response_ControlService_GetCluster_0) XXX_ResponseBody() interface{} {
@@ -3131,7 +3132,7 @@ func (m response_ControlService_GetCluster_0) XXX_ResponseBody() interface{} {
 }
 
 type response_ControlService_UpdateCluster_0 struct {
-	*UpdateClusterResponse
+	*extMusterv1.UpdateClusterResponse
 }
 
 func (m response_ControlService_UpdateCluster_0) XXX_ResponseBody() interface{} {
