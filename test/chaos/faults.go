@@ -271,13 +271,33 @@ func (m *maker) killAllConsul(ctx context.Context) (string, error) {
 		return "", nil
 	}
 	defer m.giveBack(consul)
-	if err := m.s.Servers.Kill(); err != nil {
-		return "all", err
+	return "all", m.consulAway(ctx, m.between(time.Second, 20*time.Second))
+}
+
+// calmBefore is how long there are other faults before Consul is gone.
+const calmBefore = 20 * time.Second
+
+// consulGone has Consul gone as a whole for long, while other faults go on.
+func (m *maker) consulGone(ctx context.Context) (string, error) {
+	sleep(ctx, calmBefore)
+	for m.take(consul) == "" {
+		if ctx.Err() != nil {
+			return "", nil
+		}
+		sleep(ctx, 100*time.Millisecond)
 	}
-	sleep(ctx, m.between(time.Second, 20*time.Second))
+	defer m.giveBack(consul)
+	return "all", m.consulAway(ctx, m.away)
+}
+
+func (m *maker) consulAway(ctx context.Context, d time.Duration) error {
+	if err := m.s.Servers.Kill(); err != nil {
+		return err
+	}
+	sleep(ctx, d)
 	var errs []error
 	for _, s := range m.s.Servers.Servers() {
 		errs = append(errs, s.Start())
 	}
-	return "all", errors.Join(errs...)
+	return errors.Join(errs...)
 }

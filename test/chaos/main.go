@@ -31,6 +31,7 @@ func main() {
 	flag.IntVar(&o.replicas, "replicas", 3, "replicas of each manager, at most 3")
 	flag.IntVar(&o.workers, "workers", 4, "workers that faults befall; one more is left alone, and its tasks must not notice anything")
 	flag.IntVar(&o.clients, "clients", 4, "clients that create, scale, update and remove services")
+	flag.DurationVar(&o.away, "consul-away", 0, "how long Consul is gone as a whole, once (default: half of the duration, but for short runs, and at most 5m)")
 	flag.StringVar(&o.json, "json", "", "file for the report as JSON")
 	flag.StringVar(&o.only, "only", "", "inject only faults whose names begin so")
 	flag.Parse()
@@ -51,10 +52,20 @@ func main() {
 
 // options are what the command is told.
 type options struct {
-	duration                   time.Duration
+	duration, away             time.Duration
 	seed                       uint64
 	replicas, workers, clients int
 	json, only                 string
+}
+
+// longRun is from when on Consul is gone for long unless it is said for how long.
+const longRun = 10 * time.Minute
+
+func (o options) consulAway() time.Duration {
+	if o.away == 0 && o.duration >= longRun {
+		return min(o.duration/2, 5*time.Minute)
+	}
+	return o.away
 }
 
 // run does it all, and reports whether nothing was violated.

@@ -19,6 +19,8 @@ type maker struct {
 	s      *site
 	report *report
 	only   string
+	// away is how long Consul is gone as a whole, once.
+	away time.Duration
 
 	mu   sync.Mutex
 	rand *rand.Rand
@@ -27,12 +29,15 @@ type maker struct {
 }
 
 func newMaker(s *site, report *report, o options) *maker {
-	return &maker{s: s, report: report, only: o.only, rand: rand.New(rand.NewPCG(o.seed, 1<<32)), busy: map[string]bool{}}
+	return &maker{s: s, report: report, only: o.only, away: o.consulAway(), rand: rand.New(rand.NewPCG(o.seed, 1<<32)), busy: map[string]bool{}}
 }
 
 // run makes faults until ctx ends, and undoes them all.
 func (m *maker) run(ctx context.Context) {
 	var wg sync.WaitGroup
+	if m.away > 0 {
+		wg.Go(func() { m.make(ctx, kind{name: "Consul gone", do: (*maker).consulGone}) })
+	}
 	slots := make(chan struct{}, atOnce)
 	for ctx.Err() == nil {
 		select {
