@@ -19,6 +19,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/logs"
 	"github.com/musterhq/muster/apid/rest"
+	"github.com/musterhq/muster/apid/standing"
 	"github.com/musterhq/muster/apid/validate"
 	"github.com/musterhq/muster/apid/view"
 	"github.com/musterhq/muster/internal/daemon"
@@ -112,6 +113,7 @@ type Daemon struct {
 	sweeper  *shards.Manager
 	// directories are those of all subsystems, in the order of the loop.
 	directories []subsystem
+	looker      *standing.Looker
 	handler     http.Handler
 	watchers    prometheus.Gauge
 	writes      writes
@@ -153,10 +155,17 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("apid: %w", err)
 	}
-	for _, name := range []string{sweepSubsystem, "orchestrator", "allocator", "scheduler", dispatcherSubsystem} {
-		d.directories = append(d.directories, subsystem{name, shards.NewDirectory(env.KV, env.Prefix, name, env.Logger)})
+	var dispatchers *shards.Directory
+	for _, s := range standing.Subsystems() {
+		directory := shards.NewDirectory(env.KV, env.Prefix, s.Name, env.Logger)
+		d.directories = append(d.directories, subsystem{s.Name, directory})
+		if s.Name == dispatcherSubsystem {
+			dispatchers = directory
+		}
 	}
-	dispatchers := d.directories[len(d.directories)-1].Directory
+	d.looker = &standing.Looker{
+		KV: env.KV, Prefix: env.Prefix, Newest: st.Newest, LastKnown: d.lastKnown, StaleFor: st.Staleness, Dial: env.Dial, Log: env.Logger,
+	}
 	d.logs = logs.New(d.view, func(node string) (string, bool) {
 		m, ok := dispatchers.Owner(store.ShardOf(node))
 		return m.Address, ok

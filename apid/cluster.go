@@ -9,7 +9,9 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/standing"
 	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -74,4 +76,23 @@ func (c *control) clusterMessage() *musterv1.Cluster {
 		}
 	}
 	return m
+}
+
+// lastKnown is the census of all subsystems as the directories have it.
+func (d *Daemon) lastKnown() map[string]shards.Census {
+	all := map[string]shards.Census{}
+	for _, s := range d.directories {
+		all[s.name] = s.Census()
+	}
+	return all
+}
+
+// GetClusterStatus is answered whatever is wrong: that is when it is asked for.
+func (c *control) GetClusterStatus(ctx context.Context, _ *musterv1.GetClusterStatusRequest) (*musterv1.GetClusterStatusResponse, error) {
+	resp := standing.Judge(c.looker.Look(ctx))
+	resp.AnsweredBy = c.member.Instance
+	if c.store.Standing().Loaded {
+		c.view.Read(func(r *view.Reader) { resp.Nodes = r.NodeSummary() })
+	}
+	return resp, nil
 }

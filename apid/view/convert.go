@@ -209,6 +209,26 @@ func (r *Reader) ClusterMessage(c *Cluster) *musterv1.Cluster {
 	return m
 }
 
+// NodeSummary counts the nodes.
+func (r *Reader) NodeSummary() *musterv1.NodeSummary {
+	m := &musterv1.NodeSummary{Total: uint64(r.v.nodes.Len())}
+	r.Nodes("", func(n *Node) bool {
+		switch n.State.State {
+		case musterv1.NodeStatus_READY:
+			m.Ready++
+		case musterv1.NodeStatus_DOWN:
+			m.Down++
+		default:
+			m.Other++
+		}
+		if a := n.Record.GetSpec().GetAvailability(); a == musterv1.NodeSpec_PAUSE || a == musterv1.NodeSpec_DRAIN {
+			m.Unavailable++
+		}
+		return true
+	})
+	return m
+}
+
 func meta(version uint64, created, updated int64) *musterv1.Meta {
 	return &musterv1.Meta{Version: version, CreatedAt: stamp(created), UpdatedAt: stamp(updated)}
 }

@@ -3688,6 +3688,143 @@ func (x *GetClusterResponse) GetCluster() *Cluster {
 	return nil
 }
 
+// Is empty.
+type GetClusterStatusRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetClusterStatusRequest) Reset() {
+	*x = GetClusterStatusRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetClusterStatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetClusterStatusRequest) ProtoMessage() {}
+
+func (x *GetClusterStatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetClusterStatusRequest.ProtoReflect.Descriptor instead.
+func (*GetClusterStatusRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{66}
+}
+
+// Says how the cluster's own parts do.
+type GetClusterStatusResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Nothing is wrong: there are no problems.
+	Healthy bool `protobuf:"varint,1,opt,name=healthy,proto3" json:"healthy,omitempty"`
+	// What is wrong, for people.
+	Problems []string     `protobuf:"bytes,2,rep,name=problems,proto3" json:"problems,omitempty"`
+	Store    *StoreStatus `protobuf:"bytes,3,opt,name=store,proto3" json:"store,omitempty"`
+	// All instances of manager daemons, in order of daemon and instance.
+	Daemons []*DaemonInstance `protobuf:"bytes,4,rep,name=daemons,proto3" json:"daemons,omitempty"`
+	// What the daemons share out among their instances.
+	Subsystems []*SubsystemStatus `protobuf:"bytes,5,rep,name=subsystems,proto3" json:"subsystems,omitempty"`
+	// Not set while the API server has not read the nodes yet. That a node is
+	// down is no problem of the cluster's.
+	Nodes *NodeSummary `protobuf:"bytes,6,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	// The instance of apid that answers.
+	AnsweredBy    string `protobuf:"bytes,7,opt,name=answered_by,json=answeredBy,proto3" json:"answered_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetClusterStatusResponse) Reset() {
+	*x = GetClusterStatusResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetClusterStatusResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetClusterStatusResponse) ProtoMessage() {}
+
+func (x *GetClusterStatusResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetClusterStatusResponse.ProtoReflect.Descriptor instead.
+func (*GetClusterStatusResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *GetClusterStatusResponse) GetHealthy() bool {
+	if x != nil {
+		return x.Healthy
+	}
+	return false
+}
+
+func (x *GetClusterStatusResponse) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *GetClusterStatusResponse) GetStore() *StoreStatus {
+	if x != nil {
+		return x.Store
+	}
+	return nil
+}
+
+func (x *GetClusterStatusResponse) GetDaemons() []*DaemonInstance {
+	if x != nil {
+		return x.Daemons
+	}
+	return nil
+}
+
+func (x *GetClusterStatusResponse) GetSubsystems() []*SubsystemStatus {
+	if x != nil {
+		return x.Subsystems
+	}
+	return nil
+}
+
+func (x *GetClusterStatusResponse) GetNodes() *NodeSummary {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *GetClusterStatusResponse) GetAnsweredBy() string {
+	if x != nil {
+		return x.AnsweredBy
+	}
+	return ""
+}
+
 // Asks for other settings.
 type UpdateClusterRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3700,7 +3837,7 @@ type UpdateClusterRequest struct {
 
 func (x *UpdateClusterRequest) Reset() {
 	*x = UpdateClusterRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[66]
+	mi := &file_muster_v1_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3712,7 +3849,7 @@ func (x *UpdateClusterRequest) String() string {
 func (*UpdateClusterRequest) ProtoMessage() {}
 
 func (x *UpdateClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[66]
+	mi := &file_muster_v1_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3725,7 +3862,7 @@ func (x *UpdateClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClusterRequest.ProtoReflect.Descriptor instead.
 func (*UpdateClusterRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{66}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *UpdateClusterRequest) GetVersion() uint64 {
@@ -3752,7 +3889,7 @@ type UpdateClusterResponse struct {
 
 func (x *UpdateClusterResponse) Reset() {
 	*x = UpdateClusterResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[67]
+	mi := &file_muster_v1_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3764,7 +3901,7 @@ func (x *UpdateClusterResponse) String() string {
 func (*UpdateClusterResponse) ProtoMessage() {}
 
 func (x *UpdateClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[67]
+	mi := &file_muster_v1_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3777,7 +3914,7 @@ func (x *UpdateClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClusterResponse.ProtoReflect.Descriptor instead.
 func (*UpdateClusterResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{67}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *UpdateClusterResponse) GetCluster() *Cluster {
@@ -3800,7 +3937,7 @@ type ListPluginsRequest struct {
 
 func (x *ListPluginsRequest) Reset() {
 	*x = ListPluginsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[68]
+	mi := &file_muster_v1_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3812,7 +3949,7 @@ func (x *ListPluginsRequest) String() string {
 func (*ListPluginsRequest) ProtoMessage() {}
 
 func (x *ListPluginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[68]
+	mi := &file_muster_v1_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3825,7 +3962,7 @@ func (x *ListPluginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPluginsRequest.ProtoReflect.Descriptor instead.
 func (*ListPluginsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{68}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ListPluginsRequest) GetNames() []string {
@@ -3852,7 +3989,7 @@ type ListPluginsResponse struct {
 
 func (x *ListPluginsResponse) Reset() {
 	*x = ListPluginsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[69]
+	mi := &file_muster_v1_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3864,7 +4001,7 @@ func (x *ListPluginsResponse) String() string {
 func (*ListPluginsResponse) ProtoMessage() {}
 
 func (x *ListPluginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[69]
+	mi := &file_muster_v1_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3877,7 +4014,7 @@ func (x *ListPluginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPluginsResponse.ProtoReflect.Descriptor instead.
 func (*ListPluginsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{69}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ListPluginsResponse) GetPlugins() []*NodePlugin {
@@ -3899,7 +4036,7 @@ type NodePlugin struct {
 
 func (x *NodePlugin) Reset() {
 	*x = NodePlugin{}
-	mi := &file_muster_v1_control_proto_msgTypes[70]
+	mi := &file_muster_v1_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3911,7 +4048,7 @@ func (x *NodePlugin) String() string {
 func (*NodePlugin) ProtoMessage() {}
 
 func (x *NodePlugin) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[70]
+	mi := &file_muster_v1_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3924,7 +4061,7 @@ func (x *NodePlugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePlugin.ProtoReflect.Descriptor instead.
 func (*NodePlugin) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{70}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *NodePlugin) GetNodeId() string {
@@ -3973,7 +4110,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[71]
+	mi := &file_muster_v1_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3985,7 +4122,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[71]
+	mi := &file_muster_v1_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3998,7 +4135,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{71}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *WatchRequest) GetKinds() []ObjectKind {
@@ -4065,7 +4202,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[72]
+	mi := &file_muster_v1_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4077,7 +4214,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[72]
+	mi := &file_muster_v1_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4090,7 +4227,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{72}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *WatchResponse) GetEvents() []*WatchEvent {
@@ -4136,7 +4273,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_muster_v1_control_proto_msgTypes[73]
+	mi := &file_muster_v1_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4148,7 +4285,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[73]
+	mi := &file_muster_v1_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4161,7 +4298,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{73}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *WatchEvent) GetAction() WatchAction {
@@ -4351,7 +4488,7 @@ type LogOptions struct {
 
 func (x *LogOptions) Reset() {
 	*x = LogOptions{}
-	mi := &file_muster_v1_control_proto_msgTypes[74]
+	mi := &file_muster_v1_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4363,7 +4500,7 @@ func (x *LogOptions) String() string {
 func (*LogOptions) ProtoMessage() {}
 
 func (x *LogOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[74]
+	mi := &file_muster_v1_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4376,7 +4513,7 @@ func (x *LogOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogOptions.ProtoReflect.Descriptor instead.
 func (*LogOptions) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{74}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *LogOptions) GetFollow() bool {
@@ -4419,7 +4556,7 @@ type ServiceLogsRequest struct {
 
 func (x *ServiceLogsRequest) Reset() {
 	*x = ServiceLogsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[75]
+	mi := &file_muster_v1_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4431,7 +4568,7 @@ func (x *ServiceLogsRequest) String() string {
 func (*ServiceLogsRequest) ProtoMessage() {}
 
 func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[75]
+	mi := &file_muster_v1_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4444,7 +4581,7 @@ func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsRequest.ProtoReflect.Descriptor instead.
 func (*ServiceLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{75}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ServiceLogsRequest) GetService() string {
@@ -4471,7 +4608,7 @@ type ServiceLogsResponse struct {
 
 func (x *ServiceLogsResponse) Reset() {
 	*x = ServiceLogsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[76]
+	mi := &file_muster_v1_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4483,7 +4620,7 @@ func (x *ServiceLogsResponse) String() string {
 func (*ServiceLogsResponse) ProtoMessage() {}
 
 func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[76]
+	mi := &file_muster_v1_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4496,7 +4633,7 @@ func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsResponse.ProtoReflect.Descriptor instead.
 func (*ServiceLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{76}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ServiceLogsResponse) GetMessage() *LogMessage {
@@ -4518,7 +4655,7 @@ type TaskLogsRequest struct {
 
 func (x *TaskLogsRequest) Reset() {
 	*x = TaskLogsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[77]
+	mi := &file_muster_v1_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4530,7 +4667,7 @@ func (x *TaskLogsRequest) String() string {
 func (*TaskLogsRequest) ProtoMessage() {}
 
 func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[77]
+	mi := &file_muster_v1_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4543,7 +4680,7 @@ func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsRequest.ProtoReflect.Descriptor instead.
 func (*TaskLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{77}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *TaskLogsRequest) GetTask() string {
@@ -4570,7 +4707,7 @@ type TaskLogsResponse struct {
 
 func (x *TaskLogsResponse) Reset() {
 	*x = TaskLogsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[78]
+	mi := &file_muster_v1_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4582,7 +4719,7 @@ func (x *TaskLogsResponse) String() string {
 func (*TaskLogsResponse) ProtoMessage() {}
 
 func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[78]
+	mi := &file_muster_v1_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4595,7 +4732,7 @@ func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsResponse.ProtoReflect.Descriptor instead.
 func (*TaskLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{78}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *TaskLogsResponse) GetMessage() *LogMessage {
@@ -4626,7 +4763,7 @@ type LogMessage struct {
 
 func (x *LogMessage) Reset() {
 	*x = LogMessage{}
-	mi := &file_muster_v1_control_proto_msgTypes[79]
+	mi := &file_muster_v1_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4638,7 +4775,7 @@ func (x *LogMessage) String() string {
 func (*LogMessage) ProtoMessage() {}
 
 func (x *LogMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[79]
+	mi := &file_muster_v1_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4651,7 +4788,7 @@ func (x *LogMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogMessage.ProtoReflect.Descriptor instead.
 func (*LogMessage) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{79}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *LogMessage) GetServiceId() string {
@@ -4915,7 +5052,19 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x14RemoveVolumeResponse\"\x13\n" +
 	"\x11GetClusterRequest\"B\n" +
 	"\x12GetClusterResponse\x12,\n" +
-	"\acluster\x18\x01 \x01(\v2\x12.muster.v1.ClusterR\acluster\"\\\n" +
+	"\acluster\x18\x01 \x01(\v2\x12.muster.v1.ClusterR\acluster\"\x19\n" +
+	"\x17GetClusterStatusRequest\"\xbe\x02\n" +
+	"\x18GetClusterStatusResponse\x12\x18\n" +
+	"\ahealthy\x18\x01 \x01(\bR\ahealthy\x12\x1a\n" +
+	"\bproblems\x18\x02 \x03(\tR\bproblems\x12,\n" +
+	"\x05store\x18\x03 \x01(\v2\x16.muster.v1.StoreStatusR\x05store\x123\n" +
+	"\adaemons\x18\x04 \x03(\v2\x19.muster.v1.DaemonInstanceR\adaemons\x12:\n" +
+	"\n" +
+	"subsystems\x18\x05 \x03(\v2\x1a.muster.v1.SubsystemStatusR\n" +
+	"subsystems\x12,\n" +
+	"\x05nodes\x18\x06 \x01(\v2\x16.muster.v1.NodeSummaryR\x05nodes\x12\x1f\n" +
+	"\vanswered_by\x18\a \x01(\tR\n" +
+	"answeredBy\"\\\n" +
 	"\x14UpdateClusterRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12*\n" +
 	"\x04spec\x18\x02 \x01(\v2\x16.muster.v1.ClusterSpecR\x04spec\"E\n" +
@@ -5016,7 +5165,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"\x06STDOUT\x10\x01\x12\n" +
 	"\n" +
-	"\x06STDERR\x10\x022\x8b!\n" +
+	"\x06STDERR\x10\x022\x84\"\n" +
 	"\x0eControlService\x12w\n" +
 	"\rCreateService\x12\x1f.muster.v1.CreateServiceRequest\x1a .muster.v1.CreateServiceResponse\"#\x82\xd3\xe4\x93\x02\x1d:\x04specb\aservice\"\f/v1/services\x12r\n" +
 	"\n" +
@@ -5055,7 +5204,8 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\fUpdateVolume\x12\x1e.muster.v1.UpdateVolumeRequest\x1a\x1f.muster.v1.UpdateVolumeResponse\"*\x82\xd3\xe4\x93\x02$:\x04specb\x06volume\x1a\x14/v1/volumes/{volume}\x12m\n" +
 	"\fRemoveVolume\x12\x1e.muster.v1.RemoveVolumeRequest\x1a\x1f.muster.v1.RemoveVolumeResponse\"\x1c\x82\xd3\xe4\x93\x02\x16*\x14/v1/volumes/{volume}\x12g\n" +
 	"\n" +
-	"GetCluster\x12\x1c.muster.v1.GetClusterRequest\x1a\x1d.muster.v1.GetClusterResponse\"\x1c\x82\xd3\xe4\x93\x02\x16b\acluster\x12\v/v1/cluster\x12v\n" +
+	"GetCluster\x12\x1c.muster.v1.GetClusterRequest\x1a\x1d.muster.v1.GetClusterResponse\"\x1c\x82\xd3\xe4\x93\x02\x16b\acluster\x12\v/v1/cluster\x12w\n" +
+	"\x10GetClusterStatus\x12\".muster.v1.GetClusterStatusRequest\x1a#.muster.v1.GetClusterStatusResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/cluster/status\x12v\n" +
 	"\rUpdateCluster\x12\x1f.muster.v1.UpdateClusterRequest\x1a .muster.v1.UpdateClusterResponse\"\"\x82\xd3\xe4\x93\x02\x1c:\x04specb\acluster\x1a\v/v1/cluster\x12a\n" +
 	"\vListPlugins\x12\x1d.muster.v1.ListPluginsRequest\x1a\x1e.muster.v1.ListPluginsResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\v/v1/plugins\x12O\n" +
 	"\x05Watch\x12\x17.muster.v1.WatchRequest\x1a\x18.muster.v1.WatchResponse\"\x11\x82\xd3\xe4\x93\x02\v\x12\t/v1/watch0\x01\x12s\n" +
@@ -5075,261 +5225,273 @@ func file_muster_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 80)
+var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 82)
 var file_muster_v1_control_proto_goTypes = []any{
-	(ObjectKind)(0),                 // 0: muster.v1.ObjectKind
-	(WatchAction)(0),                // 1: muster.v1.WatchAction
-	(LogStream)(0),                  // 2: muster.v1.LogStream
-	(*CreateServiceRequest)(nil),    // 3: muster.v1.CreateServiceRequest
-	(*CreateServiceResponse)(nil),   // 4: muster.v1.CreateServiceResponse
-	(*GetServiceRequest)(nil),       // 5: muster.v1.GetServiceRequest
-	(*GetServiceResponse)(nil),      // 6: muster.v1.GetServiceResponse
-	(*ListServicesRequest)(nil),     // 7: muster.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),    // 8: muster.v1.ListServicesResponse
-	(*UpdateServiceRequest)(nil),    // 9: muster.v1.UpdateServiceRequest
-	(*UpdateServiceResponse)(nil),   // 10: muster.v1.UpdateServiceResponse
-	(*RemoveServiceRequest)(nil),    // 11: muster.v1.RemoveServiceRequest
-	(*RemoveServiceResponse)(nil),   // 12: muster.v1.RemoveServiceResponse
-	(*RollbackServiceRequest)(nil),  // 13: muster.v1.RollbackServiceRequest
-	(*RollbackServiceResponse)(nil), // 14: muster.v1.RollbackServiceResponse
-	(*ScaleServiceRequest)(nil),     // 15: muster.v1.ScaleServiceRequest
-	(*ScaleServiceResponse)(nil),    // 16: muster.v1.ScaleServiceResponse
-	(*GetTaskRequest)(nil),          // 17: muster.v1.GetTaskRequest
-	(*GetTaskResponse)(nil),         // 18: muster.v1.GetTaskResponse
-	(*ListTasksRequest)(nil),        // 19: muster.v1.ListTasksRequest
-	(*ListTasksResponse)(nil),       // 20: muster.v1.ListTasksResponse
-	(*GetNodeRequest)(nil),          // 21: muster.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),         // 22: muster.v1.GetNodeResponse
-	(*ListNodesRequest)(nil),        // 23: muster.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),       // 24: muster.v1.ListNodesResponse
-	(*UpdateNodeRequest)(nil),       // 25: muster.v1.UpdateNodeRequest
-	(*UpdateNodeResponse)(nil),      // 26: muster.v1.UpdateNodeResponse
-	(*RemoveNodeRequest)(nil),       // 27: muster.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),      // 28: muster.v1.RemoveNodeResponse
-	(*CreateNetworkRequest)(nil),    // 29: muster.v1.CreateNetworkRequest
-	(*CreateNetworkResponse)(nil),   // 30: muster.v1.CreateNetworkResponse
-	(*GetNetworkRequest)(nil),       // 31: muster.v1.GetNetworkRequest
-	(*GetNetworkResponse)(nil),      // 32: muster.v1.GetNetworkResponse
-	(*ListNetworksRequest)(nil),     // 33: muster.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),    // 34: muster.v1.ListNetworksResponse
-	(*RemoveNetworkRequest)(nil),    // 35: muster.v1.RemoveNetworkRequest
-	(*RemoveNetworkResponse)(nil),   // 36: muster.v1.RemoveNetworkResponse
-	(*CreateSecretRequest)(nil),     // 37: muster.v1.CreateSecretRequest
-	(*CreateSecretResponse)(nil),    // 38: muster.v1.CreateSecretResponse
-	(*GetSecretRequest)(nil),        // 39: muster.v1.GetSecretRequest
-	(*GetSecretResponse)(nil),       // 40: muster.v1.GetSecretResponse
-	(*ListSecretsRequest)(nil),      // 41: muster.v1.ListSecretsRequest
-	(*ListSecretsResponse)(nil),     // 42: muster.v1.ListSecretsResponse
-	(*UpdateSecretRequest)(nil),     // 43: muster.v1.UpdateSecretRequest
-	(*UpdateSecretResponse)(nil),    // 44: muster.v1.UpdateSecretResponse
-	(*RemoveSecretRequest)(nil),     // 45: muster.v1.RemoveSecretRequest
-	(*RemoveSecretResponse)(nil),    // 46: muster.v1.RemoveSecretResponse
-	(*CreateConfigRequest)(nil),     // 47: muster.v1.CreateConfigRequest
-	(*CreateConfigResponse)(nil),    // 48: muster.v1.CreateConfigResponse
-	(*GetConfigRequest)(nil),        // 49: muster.v1.GetConfigRequest
-	(*GetConfigResponse)(nil),       // 50: muster.v1.GetConfigResponse
-	(*ListConfigsRequest)(nil),      // 51: muster.v1.ListConfigsRequest
-	(*ListConfigsResponse)(nil),     // 52: muster.v1.ListConfigsResponse
-	(*UpdateConfigRequest)(nil),     // 53: muster.v1.UpdateConfigRequest
-	(*UpdateConfigResponse)(nil),    // 54: muster.v1.UpdateConfigResponse
-	(*RemoveConfigRequest)(nil),     // 55: muster.v1.RemoveConfigRequest
-	(*RemoveConfigResponse)(nil),    // 56: muster.v1.RemoveConfigResponse
-	(*CreateVolumeRequest)(nil),     // 57: muster.v1.CreateVolumeRequest
-	(*CreateVolumeResponse)(nil),    // 58: muster.v1.CreateVolumeResponse
-	(*GetVolumeRequest)(nil),        // 59: muster.v1.GetVolumeRequest
-	(*GetVolumeResponse)(nil),       // 60: muster.v1.GetVolumeResponse
-	(*ListVolumesRequest)(nil),      // 61: muster.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),     // 62: muster.v1.ListVolumesResponse
-	(*UpdateVolumeRequest)(nil),     // 63: muster.v1.UpdateVolumeRequest
-	(*UpdateVolumeResponse)(nil),    // 64: muster.v1.UpdateVolumeResponse
-	(*RemoveVolumeRequest)(nil),     // 65: muster.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),    // 66: muster.v1.RemoveVolumeResponse
-	(*GetClusterRequest)(nil),       // 67: muster.v1.GetClusterRequest
-	(*GetClusterResponse)(nil),      // 68: muster.v1.GetClusterResponse
-	(*UpdateClusterRequest)(nil),    // 69: muster.v1.UpdateClusterRequest
-	(*UpdateClusterResponse)(nil),   // 70: muster.v1.UpdateClusterResponse
-	(*ListPluginsRequest)(nil),      // 71: muster.v1.ListPluginsRequest
-	(*ListPluginsResponse)(nil),     // 72: muster.v1.ListPluginsResponse
-	(*NodePlugin)(nil),              // 73: muster.v1.NodePlugin
-	(*WatchRequest)(nil),            // 74: muster.v1.WatchRequest
-	(*WatchResponse)(nil),           // 75: muster.v1.WatchResponse
-	(*WatchEvent)(nil),              // 76: muster.v1.WatchEvent
-	(*LogOptions)(nil),              // 77: muster.v1.LogOptions
-	(*ServiceLogsRequest)(nil),      // 78: muster.v1.ServiceLogsRequest
-	(*ServiceLogsResponse)(nil),     // 79: muster.v1.ServiceLogsResponse
-	(*TaskLogsRequest)(nil),         // 80: muster.v1.TaskLogsRequest
-	(*TaskLogsResponse)(nil),        // 81: muster.v1.TaskLogsResponse
-	(*LogMessage)(nil),              // 82: muster.v1.LogMessage
-	(*ServiceSpec)(nil),             // 83: muster.v1.ServiceSpec
-	(*Service)(nil),                 // 84: muster.v1.Service
-	(*Task)(nil),                    // 85: muster.v1.Task
-	(TaskState)(0),                  // 86: muster.v1.TaskState
-	(*Node)(nil),                    // 87: muster.v1.Node
-	(NodeStatus_State)(0),           // 88: muster.v1.NodeStatus.State
-	(NodeSpec_Availability)(0),      // 89: muster.v1.NodeSpec.Availability
-	(*NodeSpec)(nil),                // 90: muster.v1.NodeSpec
-	(*NetworkSpec)(nil),             // 91: muster.v1.NetworkSpec
-	(*Network)(nil),                 // 92: muster.v1.Network
-	(*SecretSpec)(nil),              // 93: muster.v1.SecretSpec
-	(*Secret)(nil),                  // 94: muster.v1.Secret
-	(*ConfigSpec)(nil),              // 95: muster.v1.ConfigSpec
-	(*Config)(nil),                  // 96: muster.v1.Config
-	(*VolumeSpec)(nil),              // 97: muster.v1.VolumeSpec
-	(*Volume)(nil),                  // 98: muster.v1.Volume
-	(*Cluster)(nil),                 // 99: muster.v1.Cluster
-	(*ClusterSpec)(nil),             // 100: muster.v1.ClusterSpec
-	(*ExecutorDescription)(nil),     // 101: muster.v1.ExecutorDescription
-	(*timestamppb.Timestamp)(nil),   // 102: google.protobuf.Timestamp
+	(ObjectKind)(0),                  // 0: muster.v1.ObjectKind
+	(WatchAction)(0),                 // 1: muster.v1.WatchAction
+	(LogStream)(0),                   // 2: muster.v1.LogStream
+	(*CreateServiceRequest)(nil),     // 3: muster.v1.CreateServiceRequest
+	(*CreateServiceResponse)(nil),    // 4: muster.v1.CreateServiceResponse
+	(*GetServiceRequest)(nil),        // 5: muster.v1.GetServiceRequest
+	(*GetServiceResponse)(nil),       // 6: muster.v1.GetServiceResponse
+	(*ListServicesRequest)(nil),      // 7: muster.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),     // 8: muster.v1.ListServicesResponse
+	(*UpdateServiceRequest)(nil),     // 9: muster.v1.UpdateServiceRequest
+	(*UpdateServiceResponse)(nil),    // 10: muster.v1.UpdateServiceResponse
+	(*RemoveServiceRequest)(nil),     // 11: muster.v1.RemoveServiceRequest
+	(*RemoveServiceResponse)(nil),    // 12: muster.v1.RemoveServiceResponse
+	(*RollbackServiceRequest)(nil),   // 13: muster.v1.RollbackServiceRequest
+	(*RollbackServiceResponse)(nil),  // 14: muster.v1.RollbackServiceResponse
+	(*ScaleServiceRequest)(nil),      // 15: muster.v1.ScaleServiceRequest
+	(*ScaleServiceResponse)(nil),     // 16: muster.v1.ScaleServiceResponse
+	(*GetTaskRequest)(nil),           // 17: muster.v1.GetTaskRequest
+	(*GetTaskResponse)(nil),          // 18: muster.v1.GetTaskResponse
+	(*ListTasksRequest)(nil),         // 19: muster.v1.ListTasksRequest
+	(*ListTasksResponse)(nil),        // 20: muster.v1.ListTasksResponse
+	(*GetNodeRequest)(nil),           // 21: muster.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),          // 22: muster.v1.GetNodeResponse
+	(*ListNodesRequest)(nil),         // 23: muster.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),        // 24: muster.v1.ListNodesResponse
+	(*UpdateNodeRequest)(nil),        // 25: muster.v1.UpdateNodeRequest
+	(*UpdateNodeResponse)(nil),       // 26: muster.v1.UpdateNodeResponse
+	(*RemoveNodeRequest)(nil),        // 27: muster.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),       // 28: muster.v1.RemoveNodeResponse
+	(*CreateNetworkRequest)(nil),     // 29: muster.v1.CreateNetworkRequest
+	(*CreateNetworkResponse)(nil),    // 30: muster.v1.CreateNetworkResponse
+	(*GetNetworkRequest)(nil),        // 31: muster.v1.GetNetworkRequest
+	(*GetNetworkResponse)(nil),       // 32: muster.v1.GetNetworkResponse
+	(*ListNetworksRequest)(nil),      // 33: muster.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),     // 34: muster.v1.ListNetworksResponse
+	(*RemoveNetworkRequest)(nil),     // 35: muster.v1.RemoveNetworkRequest
+	(*RemoveNetworkResponse)(nil),    // 36: muster.v1.RemoveNetworkResponse
+	(*CreateSecretRequest)(nil),      // 37: muster.v1.CreateSecretRequest
+	(*CreateSecretResponse)(nil),     // 38: muster.v1.CreateSecretResponse
+	(*GetSecretRequest)(nil),         // 39: muster.v1.GetSecretRequest
+	(*GetSecretResponse)(nil),        // 40: muster.v1.GetSecretResponse
+	(*ListSecretsRequest)(nil),       // 41: muster.v1.ListSecretsRequest
+	(*ListSecretsResponse)(nil),      // 42: muster.v1.ListSecretsResponse
+	(*UpdateSecretRequest)(nil),      // 43: muster.v1.UpdateSecretRequest
+	(*UpdateSecretResponse)(nil),     // 44: muster.v1.UpdateSecretResponse
+	(*RemoveSecretRequest)(nil),      // 45: muster.v1.RemoveSecretRequest
+	(*RemoveSecretResponse)(nil),     // 46: muster.v1.RemoveSecretResponse
+	(*CreateConfigRequest)(nil),      // 47: muster.v1.CreateConfigRequest
+	(*CreateConfigResponse)(nil),     // 48: muster.v1.CreateConfigResponse
+	(*GetConfigRequest)(nil),         // 49: muster.v1.GetConfigRequest
+	(*GetConfigResponse)(nil),        // 50: muster.v1.GetConfigResponse
+	(*ListConfigsRequest)(nil),       // 51: muster.v1.ListConfigsRequest
+	(*ListConfigsResponse)(nil),      // 52: muster.v1.ListConfigsResponse
+	(*UpdateConfigRequest)(nil),      // 53: muster.v1.UpdateConfigRequest
+	(*UpdateConfigResponse)(nil),     // 54: muster.v1.UpdateConfigResponse
+	(*RemoveConfigRequest)(nil),      // 55: muster.v1.RemoveConfigRequest
+	(*RemoveConfigResponse)(nil),     // 56: muster.v1.RemoveConfigResponse
+	(*CreateVolumeRequest)(nil),      // 57: muster.v1.CreateVolumeRequest
+	(*CreateVolumeResponse)(nil),     // 58: muster.v1.CreateVolumeResponse
+	(*GetVolumeRequest)(nil),         // 59: muster.v1.GetVolumeRequest
+	(*GetVolumeResponse)(nil),        // 60: muster.v1.GetVolumeResponse
+	(*ListVolumesRequest)(nil),       // 61: muster.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),      // 62: muster.v1.ListVolumesResponse
+	(*UpdateVolumeRequest)(nil),      // 63: muster.v1.UpdateVolumeRequest
+	(*UpdateVolumeResponse)(nil),     // 64: muster.v1.UpdateVolumeResponse
+	(*RemoveVolumeRequest)(nil),      // 65: muster.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),     // 66: muster.v1.RemoveVolumeResponse
+	(*GetClusterRequest)(nil),        // 67: muster.v1.GetClusterRequest
+	(*GetClusterResponse)(nil),       // 68: muster.v1.GetClusterResponse
+	(*GetClusterStatusRequest)(nil),  // 69: muster.v1.GetClusterStatusRequest
+	(*GetClusterStatusResponse)(nil), // 70: muster.v1.GetClusterStatusResponse
+	(*UpdateClusterRequest)(nil),     // 71: muster.v1.UpdateClusterRequest
+	(*UpdateClusterResponse)(nil),    // 72: muster.v1.UpdateClusterResponse
+	(*ListPluginsRequest)(nil),       // 73: muster.v1.ListPluginsRequest
+	(*ListPluginsResponse)(nil),      // 74: muster.v1.ListPluginsResponse
+	(*NodePlugin)(nil),               // 75: muster.v1.NodePlugin
+	(*WatchRequest)(nil),             // 76: muster.v1.WatchRequest
+	(*WatchResponse)(nil),            // 77: muster.v1.WatchResponse
+	(*WatchEvent)(nil),               // 78: muster.v1.WatchEvent
+	(*LogOptions)(nil),               // 79: muster.v1.LogOptions
+	(*ServiceLogsRequest)(nil),       // 80: muster.v1.ServiceLogsRequest
+	(*ServiceLogsResponse)(nil),      // 81: muster.v1.ServiceLogsResponse
+	(*TaskLogsRequest)(nil),          // 82: muster.v1.TaskLogsRequest
+	(*TaskLogsResponse)(nil),         // 83: muster.v1.TaskLogsResponse
+	(*LogMessage)(nil),               // 84: muster.v1.LogMessage
+	(*ServiceSpec)(nil),              // 85: muster.v1.ServiceSpec
+	(*Service)(nil),                  // 86: muster.v1.Service
+	(*Task)(nil),                     // 87: muster.v1.Task
+	(TaskState)(0),                   // 88: muster.v1.TaskState
+	(*Node)(nil),                     // 89: muster.v1.Node
+	(NodeStatus_State)(0),            // 90: muster.v1.NodeStatus.State
+	(NodeSpec_Availability)(0),       // 91: muster.v1.NodeSpec.Availability
+	(*NodeSpec)(nil),                 // 92: muster.v1.NodeSpec
+	(*NetworkSpec)(nil),              // 93: muster.v1.NetworkSpec
+	(*Network)(nil),                  // 94: muster.v1.Network
+	(*SecretSpec)(nil),               // 95: muster.v1.SecretSpec
+	(*Secret)(nil),                   // 96: muster.v1.Secret
+	(*ConfigSpec)(nil),               // 97: muster.v1.ConfigSpec
+	(*Config)(nil),                   // 98: muster.v1.Config
+	(*VolumeSpec)(nil),               // 99: muster.v1.VolumeSpec
+	(*Volume)(nil),                   // 100: muster.v1.Volume
+	(*Cluster)(nil),                  // 101: muster.v1.Cluster
+	(*StoreStatus)(nil),              // 102: muster.v1.StoreStatus
+	(*DaemonInstance)(nil),           // 103: muster.v1.DaemonInstance
+	(*SubsystemStatus)(nil),          // 104: muster.v1.SubsystemStatus
+	(*NodeSummary)(nil),              // 105: muster.v1.NodeSummary
+	(*ClusterSpec)(nil),              // 106: muster.v1.ClusterSpec
+	(*ExecutorDescription)(nil),      // 107: muster.v1.ExecutorDescription
+	(*timestamppb.Timestamp)(nil),    // 108: google.protobuf.Timestamp
 }
 var file_muster_v1_control_proto_depIdxs = []int32{
-	83,  // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	84,  // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
-	84,  // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
-	84,  // 3: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
-	83,  // 4: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	84,  // 5: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
-	84,  // 6: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
-	84,  // 7: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
-	85,  // 8: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
-	86,  // 9: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
-	86,  // 10: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
-	85,  // 11: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
-	87,  // 12: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
-	88,  // 13: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
-	89,  // 14: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
-	87,  // 15: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
-	90,  // 16: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
-	87,  // 17: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
-	91,  // 18: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
-	92,  // 19: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
-	92,  // 20: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
-	92,  // 21: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
-	93,  // 22: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	94,  // 23: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
-	94,  // 24: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
-	94,  // 25: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
-	93,  // 26: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	94,  // 27: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
-	95,  // 28: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	96,  // 29: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
-	96,  // 30: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
-	96,  // 31: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
-	95,  // 32: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	96,  // 33: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
-	97,  // 34: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	98,  // 35: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
-	98,  // 36: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
-	98,  // 37: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
-	97,  // 38: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	98,  // 39: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
-	99,  // 40: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
-	100, // 41: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
-	99,  // 42: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
-	73,  // 43: muster.v1.ListPluginsResponse.plugins:type_name -> muster.v1.NodePlugin
-	101, // 44: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
-	0,   // 45: muster.v1.WatchRequest.kinds:type_name -> muster.v1.ObjectKind
-	1,   // 46: muster.v1.WatchRequest.actions:type_name -> muster.v1.WatchAction
-	76,  // 47: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
-	1,   // 48: muster.v1.WatchEvent.action:type_name -> muster.v1.WatchAction
-	0,   // 49: muster.v1.WatchEvent.kind:type_name -> muster.v1.ObjectKind
-	102, // 50: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
-	84,  // 51: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
-	85,  // 52: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
-	87,  // 53: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
-	99,  // 54: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
-	84,  // 55: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
-	85,  // 56: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
-	87,  // 57: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
-	99,  // 58: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
-	102, // 59: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	2,   // 60: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
-	77,  // 61: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
-	82,  // 62: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
-	77,  // 63: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
-	82,  // 64: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
-	102, // 65: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
-	2,   // 66: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
-	3,   // 67: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
-	5,   // 68: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
-	7,   // 69: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
-	9,   // 70: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
-	11,  // 71: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
-	13,  // 72: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
-	15,  // 73: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
-	17,  // 74: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
-	19,  // 75: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
-	21,  // 76: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
-	23,  // 77: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
-	25,  // 78: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
-	27,  // 79: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
-	29,  // 80: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
-	31,  // 81: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
-	33,  // 82: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
-	35,  // 83: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
-	37,  // 84: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
-	39,  // 85: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
-	41,  // 86: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
-	43,  // 87: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
-	45,  // 88: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
-	47,  // 89: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
-	49,  // 90: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
-	51,  // 91: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
-	53,  // 92: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
-	55,  // 93: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
-	57,  // 94: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
-	59,  // 95: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
-	61,  // 96: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
-	63,  // 97: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
-	65,  // 98: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
-	67,  // 99: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
-	69,  // 100: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
-	71,  // 101: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
-	74,  // 102: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
-	78,  // 103: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
-	80,  // 104: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
-	4,   // 105: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
-	6,   // 106: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
-	8,   // 107: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
-	10,  // 108: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
-	12,  // 109: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
-	14,  // 110: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
-	16,  // 111: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
-	18,  // 112: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
-	20,  // 113: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
-	22,  // 114: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
-	24,  // 115: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
-	26,  // 116: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
-	28,  // 117: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
-	30,  // 118: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
-	32,  // 119: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
-	34,  // 120: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
-	36,  // 121: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
-	38,  // 122: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
-	40,  // 123: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
-	42,  // 124: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
-	44,  // 125: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
-	46,  // 126: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
-	48,  // 127: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
-	50,  // 128: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
-	52,  // 129: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
-	54,  // 130: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
-	56,  // 131: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
-	58,  // 132: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
-	60,  // 133: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
-	62,  // 134: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
-	64,  // 135: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
-	66,  // 136: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
-	68,  // 137: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
-	70,  // 138: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
-	72,  // 139: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
-	75,  // 140: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
-	79,  // 141: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
-	81,  // 142: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
-	105, // [105:143] is the sub-list for method output_type
-	67,  // [67:105] is the sub-list for method input_type
-	67,  // [67:67] is the sub-list for extension type_name
-	67,  // [67:67] is the sub-list for extension extendee
-	0,   // [0:67] is the sub-list for field type_name
+	85,  // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	86,  // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
+	86,  // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
+	86,  // 3: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
+	85,  // 4: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	86,  // 5: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
+	86,  // 6: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
+	86,  // 7: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
+	87,  // 8: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
+	88,  // 9: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
+	88,  // 10: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
+	87,  // 11: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
+	89,  // 12: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
+	90,  // 13: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
+	91,  // 14: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
+	89,  // 15: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
+	92,  // 16: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
+	89,  // 17: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
+	93,  // 18: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
+	94,  // 19: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
+	94,  // 20: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
+	94,  // 21: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
+	95,  // 22: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	96,  // 23: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
+	96,  // 24: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
+	96,  // 25: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
+	95,  // 26: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	96,  // 27: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
+	97,  // 28: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	98,  // 29: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
+	98,  // 30: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
+	98,  // 31: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
+	97,  // 32: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	98,  // 33: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
+	99,  // 34: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	100, // 35: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
+	100, // 36: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
+	100, // 37: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
+	99,  // 38: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	100, // 39: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
+	101, // 40: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
+	102, // 41: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
+	103, // 42: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
+	104, // 43: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
+	105, // 44: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
+	106, // 45: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
+	101, // 46: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
+	75,  // 47: muster.v1.ListPluginsResponse.plugins:type_name -> muster.v1.NodePlugin
+	107, // 48: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
+	0,   // 49: muster.v1.WatchRequest.kinds:type_name -> muster.v1.ObjectKind
+	1,   // 50: muster.v1.WatchRequest.actions:type_name -> muster.v1.WatchAction
+	78,  // 51: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
+	1,   // 52: muster.v1.WatchEvent.action:type_name -> muster.v1.WatchAction
+	0,   // 53: muster.v1.WatchEvent.kind:type_name -> muster.v1.ObjectKind
+	108, // 54: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
+	86,  // 55: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
+	87,  // 56: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
+	89,  // 57: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
+	101, // 58: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
+	86,  // 59: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
+	87,  // 60: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
+	89,  // 61: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
+	101, // 62: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
+	108, // 63: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	2,   // 64: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
+	79,  // 65: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
+	84,  // 66: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
+	79,  // 67: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
+	84,  // 68: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
+	108, // 69: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
+	2,   // 70: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
+	3,   // 71: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
+	5,   // 72: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
+	7,   // 73: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
+	9,   // 74: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
+	11,  // 75: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
+	13,  // 76: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
+	15,  // 77: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
+	17,  // 78: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
+	19,  // 79: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
+	21,  // 80: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
+	23,  // 81: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
+	25,  // 82: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
+	27,  // 83: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
+	29,  // 84: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
+	31,  // 85: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
+	33,  // 86: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
+	35,  // 87: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
+	37,  // 88: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
+	39,  // 89: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
+	41,  // 90: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
+	43,  // 91: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
+	45,  // 92: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
+	47,  // 93: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
+	49,  // 94: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
+	51,  // 95: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
+	53,  // 96: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
+	55,  // 97: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
+	57,  // 98: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
+	59,  // 99: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
+	61,  // 100: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
+	63,  // 101: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
+	65,  // 102: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
+	67,  // 103: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
+	69,  // 104: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
+	71,  // 105: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
+	73,  // 106: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
+	76,  // 107: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
+	80,  // 108: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
+	82,  // 109: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
+	4,   // 110: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
+	6,   // 111: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
+	8,   // 112: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
+	10,  // 113: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
+	12,  // 114: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
+	14,  // 115: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
+	16,  // 116: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
+	18,  // 117: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
+	20,  // 118: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
+	22,  // 119: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
+	24,  // 120: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
+	26,  // 121: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
+	28,  // 122: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
+	30,  // 123: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
+	32,  // 124: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
+	34,  // 125: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
+	36,  // 126: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
+	38,  // 127: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
+	40,  // 128: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
+	42,  // 129: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
+	44,  // 130: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
+	46,  // 131: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
+	48,  // 132: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
+	50,  // 133: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
+	52,  // 134: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
+	54,  // 135: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
+	56,  // 136: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
+	58,  // 137: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
+	60,  // 138: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
+	62,  // 139: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
+	64,  // 140: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
+	66,  // 141: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
+	68,  // 142: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
+	70,  // 143: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
+	72,  // 144: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
+	74,  // 145: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
+	77,  // 146: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
+	81,  // 147: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
+	83,  // 148: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
+	110, // [110:149] is the sub-list for method output_type
+	71,  // [71:110] is the sub-list for method input_type
+	71,  // [71:71] is the sub-list for extension type_name
+	71,  // [71:71] is the sub-list for extension extendee
+	0,   // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_control_proto_init() }
@@ -5339,7 +5501,7 @@ func file_muster_v1_control_proto_init() {
 	}
 	file_muster_v1_objects_proto_init()
 	file_muster_v1_specs_proto_init()
-	file_muster_v1_control_proto_msgTypes[73].OneofWrappers = []any{
+	file_muster_v1_control_proto_msgTypes[75].OneofWrappers = []any{
 		(*WatchEvent_Service)(nil),
 		(*WatchEvent_Task)(nil),
 		(*WatchEvent_Node)(nil),
@@ -5355,7 +5517,7 @@ func file_muster_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_control_proto_rawDesc), len(file_muster_v1_control_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   80,
+			NumMessages:   82,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,44 +19,45 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ControlService_CreateService_FullMethodName   = "/muster.v1.ControlService/CreateService"
-	ControlService_GetService_FullMethodName      = "/muster.v1.ControlService/GetService"
-	ControlService_ListServices_FullMethodName    = "/muster.v1.ControlService/ListServices"
-	ControlService_UpdateService_FullMethodName   = "/muster.v1.ControlService/UpdateService"
-	ControlService_RemoveService_FullMethodName   = "/muster.v1.ControlService/RemoveService"
-	ControlService_RollbackService_FullMethodName = "/muster.v1.ControlService/RollbackService"
-	ControlService_ScaleService_FullMethodName    = "/muster.v1.ControlService/ScaleService"
-	ControlService_GetTask_FullMethodName         = "/muster.v1.ControlService/GetTask"
-	ControlService_ListTasks_FullMethodName       = "/muster.v1.ControlService/ListTasks"
-	ControlService_GetNode_FullMethodName         = "/muster.v1.ControlService/GetNode"
-	ControlService_ListNodes_FullMethodName       = "/muster.v1.ControlService/ListNodes"
-	ControlService_UpdateNode_FullMethodName      = "/muster.v1.ControlService/UpdateNode"
-	ControlService_RemoveNode_FullMethodName      = "/muster.v1.ControlService/RemoveNode"
-	ControlService_CreateNetwork_FullMethodName   = "/muster.v1.ControlService/CreateNetwork"
-	ControlService_GetNetwork_FullMethodName      = "/muster.v1.ControlService/GetNetwork"
-	ControlService_ListNetworks_FullMethodName    = "/muster.v1.ControlService/ListNetworks"
-	ControlService_RemoveNetwork_FullMethodName   = "/muster.v1.ControlService/RemoveNetwork"
-	ControlService_CreateSecret_FullMethodName    = "/muster.v1.ControlService/CreateSecret"
-	ControlService_GetSecret_FullMethodName       = "/muster.v1.ControlService/GetSecret"
-	ControlService_ListSecrets_FullMethodName     = "/muster.v1.ControlService/ListSecrets"
-	ControlService_UpdateSecret_FullMethodName    = "/muster.v1.ControlService/UpdateSecret"
-	ControlService_RemoveSecret_FullMethodName    = "/muster.v1.ControlService/RemoveSecret"
-	ControlService_CreateConfig_FullMethodName    = "/muster.v1.ControlService/CreateConfig"
-	ControlService_GetConfig_FullMethodName       = "/muster.v1.ControlService/GetConfig"
-	ControlService_ListConfigs_FullMethodName     = "/muster.v1.ControlService/ListConfigs"
-	ControlService_UpdateConfig_FullMethodName    = "/muster.v1.ControlService/UpdateConfig"
-	ControlService_RemoveConfig_FullMethodName    = "/muster.v1.ControlService/RemoveConfig"
-	ControlService_CreateVolume_FullMethodName    = "/muster.v1.ControlService/CreateVolume"
-	ControlService_GetVolume_FullMethodName       = "/muster.v1.ControlService/GetVolume"
-	ControlService_ListVolumes_FullMethodName     = "/muster.v1.ControlService/ListVolumes"
-	ControlService_UpdateVolume_FullMethodName    = "/muster.v1.ControlService/UpdateVolume"
-	ControlService_RemoveVolume_FullMethodName    = "/muster.v1.ControlService/RemoveVolume"
-	ControlService_GetCluster_FullMethodName      = "/muster.v1.ControlService/GetCluster"
-	ControlService_UpdateCluster_FullMethodName   = "/muster.v1.ControlService/UpdateCluster"
-	ControlService_ListPlugins_FullMethodName     = "/muster.v1.ControlService/ListPlugins"
-	ControlService_Watch_FullMethodName           = "/muster.v1.ControlService/Watch"
-	ControlService_ServiceLogs_FullMethodName     = "/muster.v1.ControlService/ServiceLogs"
-	ControlService_TaskLogs_FullMethodName        = "/muster.v1.ControlService/TaskLogs"
+	ControlService_CreateService_FullMethodName    = "/muster.v1.ControlService/CreateService"
+	ControlService_GetService_FullMethodName       = "/muster.v1.ControlService/GetService"
+	ControlService_ListServices_FullMethodName     = "/muster.v1.ControlService/ListServices"
+	ControlService_UpdateService_FullMethodName    = "/muster.v1.ControlService/UpdateService"
+	ControlService_RemoveService_FullMethodName    = "/muster.v1.ControlService/RemoveService"
+	ControlService_RollbackService_FullMethodName  = "/muster.v1.ControlService/RollbackService"
+	ControlService_ScaleService_FullMethodName     = "/muster.v1.ControlService/ScaleService"
+	ControlService_GetTask_FullMethodName          = "/muster.v1.ControlService/GetTask"
+	ControlService_ListTasks_FullMethodName        = "/muster.v1.ControlService/ListTasks"
+	ControlService_GetNode_FullMethodName          = "/muster.v1.ControlService/GetNode"
+	ControlService_ListNodes_FullMethodName        = "/muster.v1.ControlService/ListNodes"
+	ControlService_UpdateNode_FullMethodName       = "/muster.v1.ControlService/UpdateNode"
+	ControlService_RemoveNode_FullMethodName       = "/muster.v1.ControlService/RemoveNode"
+	ControlService_CreateNetwork_FullMethodName    = "/muster.v1.ControlService/CreateNetwork"
+	ControlService_GetNetwork_FullMethodName       = "/muster.v1.ControlService/GetNetwork"
+	ControlService_ListNetworks_FullMethodName     = "/muster.v1.ControlService/ListNetworks"
+	ControlService_RemoveNetwork_FullMethodName    = "/muster.v1.ControlService/RemoveNetwork"
+	ControlService_CreateSecret_FullMethodName     = "/muster.v1.ControlService/CreateSecret"
+	ControlService_GetSecret_FullMethodName        = "/muster.v1.ControlService/GetSecret"
+	ControlService_ListSecrets_FullMethodName      = "/muster.v1.ControlService/ListSecrets"
+	ControlService_UpdateSecret_FullMethodName     = "/muster.v1.ControlService/UpdateSecret"
+	ControlService_RemoveSecret_FullMethodName     = "/muster.v1.ControlService/RemoveSecret"
+	ControlService_CreateConfig_FullMethodName     = "/muster.v1.ControlService/CreateConfig"
+	ControlService_GetConfig_FullMethodName        = "/muster.v1.ControlService/GetConfig"
+	ControlService_ListConfigs_FullMethodName      = "/muster.v1.ControlService/ListConfigs"
+	ControlService_UpdateConfig_FullMethodName     = "/muster.v1.ControlService/UpdateConfig"
+	ControlService_RemoveConfig_FullMethodName     = "/muster.v1.ControlService/RemoveConfig"
+	ControlService_CreateVolume_FullMethodName     = "/muster.v1.ControlService/CreateVolume"
+	ControlService_GetVolume_FullMethodName        = "/muster.v1.ControlService/GetVolume"
+	ControlService_ListVolumes_FullMethodName      = "/muster.v1.ControlService/ListVolumes"
+	ControlService_UpdateVolume_FullMethodName     = "/muster.v1.ControlService/UpdateVolume"
+	ControlService_RemoveVolume_FullMethodName     = "/muster.v1.ControlService/RemoveVolume"
+	ControlService_GetCluster_FullMethodName       = "/muster.v1.ControlService/GetCluster"
+	ControlService_GetClusterStatus_FullMethodName = "/muster.v1.ControlService/GetClusterStatus"
+	ControlService_UpdateCluster_FullMethodName    = "/muster.v1.ControlService/UpdateCluster"
+	ControlService_ListPlugins_FullMethodName      = "/muster.v1.ControlService/ListPlugins"
+	ControlService_Watch_FullMethodName            = "/muster.v1.ControlService/Watch"
+	ControlService_ServiceLogs_FullMethodName      = "/muster.v1.ControlService/ServiceLogs"
+	ControlService_TaskLogs_FullMethodName         = "/muster.v1.ControlService/TaskLogs"
 )
 
 // ControlServiceClient is the client API for ControlService service.
@@ -139,6 +140,10 @@ type ControlServiceClient interface {
 	RemoveVolume(ctx context.Context, in *RemoveVolumeRequest, opts ...grpc.CallOption) (*RemoveVolumeResponse, error)
 	// Returns the cluster's settings and a summary of its state.
 	GetCluster(ctx context.Context, in *GetClusterRequest, opts ...grpc.CallOption) (*GetClusterResponse, error)
+	// Returns how the cluster's own parts do: the store, every instance of every
+	// manager daemon, the shards that they share, and the nodes in sum. It is
+	// answered while the store is away too, with what was known last.
+	GetClusterStatus(ctx context.Context, in *GetClusterStatusRequest, opts ...grpc.CallOption) (*GetClusterStatusResponse, error)
 	// Replaces the cluster's settings.
 	UpdateCluster(ctx context.Context, in *UpdateClusterRequest, opts ...grpc.CallOption) (*UpdateClusterResponse, error)
 	// Returns the executor plugins of all nodes.
@@ -491,6 +496,16 @@ func (c *controlServiceClient) GetCluster(ctx context.Context, in *GetClusterReq
 	return out, nil
 }
 
+func (c *controlServiceClient) GetClusterStatus(ctx context.Context, in *GetClusterStatusRequest, opts ...grpc.CallOption) (*GetClusterStatusResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetClusterStatusResponse)
+	err := c.cc.Invoke(ctx, ControlService_GetClusterStatus_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlServiceClient) UpdateCluster(ctx context.Context, in *UpdateClusterRequest, opts ...grpc.CallOption) (*UpdateClusterResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(UpdateClusterResponse)
@@ -648,6 +663,10 @@ type ControlServiceServer interface {
 	RemoveVolume(context.Context, *RemoveVolumeRequest) (*RemoveVolumeResponse, error)
 	// Returns the cluster's settings and a summary of its state.
 	GetCluster(context.Context, *GetClusterRequest) (*GetClusterResponse, error)
+	// Returns how the cluster's own parts do: the store, every instance of every
+	// manager daemon, the shards that they share, and the nodes in sum. It is
+	// answered while the store is away too, with what was known last.
+	GetClusterStatus(context.Context, *GetClusterStatusRequest) (*GetClusterStatusResponse, error)
 	// Replaces the cluster's settings.
 	UpdateCluster(context.Context, *UpdateClusterRequest) (*UpdateClusterResponse, error)
 	// Returns the executor plugins of all nodes.
@@ -768,6 +787,9 @@ func (UnimplementedControlServiceServer) RemoveVolume(context.Context, *RemoveVo
 }
 func (UnimplementedControlServiceServer) GetCluster(context.Context, *GetClusterRequest) (*GetClusterResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetCluster not implemented")
+}
+func (UnimplementedControlServiceServer) GetClusterStatus(context.Context, *GetClusterStatusRequest) (*GetClusterStatusResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetClusterStatus not implemented")
 }
 func (UnimplementedControlServiceServer) UpdateCluster(context.Context, *UpdateClusterRequest) (*UpdateClusterResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateCluster not implemented")
@@ -1399,6 +1421,24 @@ func _ControlService_GetCluster_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ControlService_GetClusterStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetClusterStatusRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).GetClusterStatus(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_GetClusterStatus_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).GetClusterStatus(ctx, req.(*GetClusterStatusRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ControlService_UpdateCluster_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(UpdateClusterRequest)
 	if err := dec(in); err != nil {
@@ -1606,6 +1646,10 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetCluster",
 			Handler:    _ControlService_GetCluster_Handler,
+		},
+		{
+			MethodName: "GetClusterStatus",
+			Handler:    _ControlService_GetClusterStatus_Handler,
 		},
 		{
 			MethodName: "UpdateCluster",

@@ -296,6 +296,69 @@ func (NodeStatus_State) EnumDescriptor() ([]byte, []int) {
 	return file_muster_v1_objects_proto_rawDescGZIP(), []int{16, 0}
 }
 
+// Health is what is thought of an instance.
+type DaemonInstance_Health int32
+
+const (
+	DaemonInstance_HEALTH_UNSPECIFIED DaemonInstance_Health = 0
+	DaemonInstance_HEALTHY            DaemonInstance_Health = 1
+	// It says itself that something keeps it from its work.
+	DaemonInstance_UNHEALTHY DaemonInstance_Health = 2
+	// It takes part, and did not answer within a second.
+	DaemonInstance_UNREACHABLE DaemonInstance_Health = 3
+	// It has failed the store's checks and lost its shards.
+	DaemonInstance_DEAD DaemonInstance_Health = 4
+	// It is about to join, or to leave in order.
+	DaemonInstance_CHANGING DaemonInstance_Health = 5
+)
+
+// Enum value maps for DaemonInstance_Health.
+var (
+	DaemonInstance_Health_name = map[int32]string{
+		0: "HEALTH_UNSPECIFIED",
+		1: "HEALTHY",
+		2: "UNHEALTHY",
+		3: "UNREACHABLE",
+		4: "DEAD",
+		5: "CHANGING",
+	}
+	DaemonInstance_Health_value = map[string]int32{
+		"HEALTH_UNSPECIFIED": 0,
+		"HEALTHY":            1,
+		"UNHEALTHY":          2,
+		"UNREACHABLE":        3,
+		"DEAD":               4,
+		"CHANGING":           5,
+	}
+)
+
+func (x DaemonInstance_Health) Enum() *DaemonInstance_Health {
+	p := new(DaemonInstance_Health)
+	*p = x
+	return p
+}
+
+func (x DaemonInstance_Health) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DaemonInstance_Health) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_v1_objects_proto_enumTypes[4].Descriptor()
+}
+
+func (DaemonInstance_Health) Type() protoreflect.EnumType {
+	return &file_muster_v1_objects_proto_enumTypes[4]
+}
+
+func (x DaemonInstance_Health) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DaemonInstance_Health.Descriptor instead.
+func (DaemonInstance_Health) EnumDescriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{25, 0}
+}
+
 // Meta is what Muster says of every object.
 type Meta struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2223,6 +2286,513 @@ func (x *DaemonStatus) GetShards() []uint32 {
 	return nil
 }
 
+// StoreStatus is how the store does, as the API server that answers sees it.
+type StoreStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "consul" or "embedded".
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// A read that only the leader may answer was answered.
+	Reachable bool `protobuf:"varint,2,opt,name=reachable,proto3" json:"reachable,omitempty"`
+	// Who decides on writes: a server's address, or "this process". Empty if
+	// nobody does, or if that is not known.
+	Leader string `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"`
+	// The addresses of all servers that the store is made of.
+	Servers []string `protobuf:"bytes,4,rep,name=servers,proto3" json:"servers,omitempty"`
+	// How long that read took.
+	Latency *durationpb.Duration `protobuf:"bytes,5,opt,name=latency,proto3" json:"latency,omitempty"`
+	// Why it was not answered.
+	Error string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	// How old what the API server knows is: the time since its last contact with
+	// the store. 0 while there is contact.
+	StaleFor      *durationpb.Duration `protobuf:"bytes,7,opt,name=stale_for,json=staleFor,proto3" json:"stale_for,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreStatus) Reset() {
+	*x = StoreStatus{}
+	mi := &file_muster_v1_objects_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreStatus) ProtoMessage() {}
+
+func (x *StoreStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_objects_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreStatus.ProtoReflect.Descriptor instead.
+func (*StoreStatus) Descriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *StoreStatus) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *StoreStatus) GetReachable() bool {
+	if x != nil {
+		return x.Reachable
+	}
+	return false
+}
+
+func (x *StoreStatus) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
+}
+
+func (x *StoreStatus) GetServers() []string {
+	if x != nil {
+		return x.Servers
+	}
+	return nil
+}
+
+func (x *StoreStatus) GetLatency() *durationpb.Duration {
+	if x != nil {
+		return x.Latency
+	}
+	return nil
+}
+
+func (x *StoreStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *StoreStatus) GetStaleFor() *durationpb.Duration {
+	if x != nil {
+		return x.StaleFor
+	}
+	return nil
+}
+
+// DaemonInstance is one running instance of a manager daemon, or one that
+// ended without a word within the last minute or so.
+type DaemonInstance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "schedulerd".
+	Daemon    string                 `protobuf:"bytes,1,opt,name=daemon,proto3" json:"daemon,omitempty"`
+	Instance  string                 `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
+	Address   string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	Version   string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	Health    DaemonInstance_Health  `protobuf:"varint,6,opt,name=health,proto3,enum=muster.v1.DaemonInstance_Health" json:"health,omitempty"`
+	// Why it is not HEALTHY, for people.
+	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The shards whose locks it holds.
+	Shards []*ShardHolding `protobuf:"bytes,8,rep,name=shards,proto3" json:"shards,omitempty"`
+	// How far its view of the store is behind. Not set if it did not say.
+	View          *ViewLag `protobuf:"bytes,9,opt,name=view,proto3" json:"view,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DaemonInstance) Reset() {
+	*x = DaemonInstance{}
+	mi := &file_muster_v1_objects_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DaemonInstance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DaemonInstance) ProtoMessage() {}
+
+func (x *DaemonInstance) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_objects_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DaemonInstance.ProtoReflect.Descriptor instead.
+func (*DaemonInstance) Descriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *DaemonInstance) GetDaemon() string {
+	if x != nil {
+		return x.Daemon
+	}
+	return ""
+}
+
+func (x *DaemonInstance) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *DaemonInstance) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *DaemonInstance) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *DaemonInstance) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *DaemonInstance) GetHealth() DaemonInstance_Health {
+	if x != nil {
+		return x.Health
+	}
+	return DaemonInstance_HEALTH_UNSPECIFIED
+}
+
+func (x *DaemonInstance) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DaemonInstance) GetShards() []*ShardHolding {
+	if x != nil {
+		return x.Shards
+	}
+	return nil
+}
+
+func (x *DaemonInstance) GetView() *ViewLag {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+// ShardHolding is a shard and how long it has been held.
+type ShardHolding struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Subsystem string                 `protobuf:"bytes,1,opt,name=subsystem,proto3" json:"subsystem,omitempty"`
+	Shard     uint32                 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"`
+	// By the clock of the machine that holds it.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardHolding) Reset() {
+	*x = ShardHolding{}
+	mi := &file_muster_v1_objects_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardHolding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardHolding) ProtoMessage() {}
+
+func (x *ShardHolding) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_objects_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardHolding.ProtoReflect.Descriptor instead.
+func (*ShardHolding) Descriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ShardHolding) GetSubsystem() string {
+	if x != nil {
+		return x.Subsystem
+	}
+	return ""
+}
+
+func (x *ShardHolding) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ShardHolding) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+// ViewLag is how far an instance's view of the store is behind the store.
+type ViewLag struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Every table has been read once.
+	Loaded bool `protobuf:"varint,1,opt,name=loaded,proto3" json:"loaded,omitempty"`
+	// How many of the commits that the store held when the question was asked
+	// were not in the view when the instance answered. Not set if the store could
+	// not be asked.
+	Commits *uint64 `protobuf:"varint,2,opt,name=commits,proto3,oneof" json:"commits,omitempty"`
+	// For how long the view may have lacked something: the time since the
+	// instance's last contact with the store, or since it saw there the oldest
+	// change that it has not taken in. 0 if it lacks nothing that it knows of.
+	Time          *durationpb.Duration `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ViewLag) Reset() {
+	*x = ViewLag{}
+	mi := &file_muster_v1_objects_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ViewLag) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ViewLag) ProtoMessage() {}
+
+func (x *ViewLag) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_objects_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ViewLag.ProtoReflect.Descriptor instead.
+func (*ViewLag) Descriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ViewLag) GetLoaded() bool {
+	if x != nil {
+		return x.Loaded
+	}
+	return false
+}
+
+func (x *ViewLag) GetCommits() uint64 {
+	if x != nil && x.Commits != nil {
+		return *x.Commits
+	}
+	return 0
+}
+
+func (x *ViewLag) GetTime() *durationpb.Duration {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+// SubsystemStatus is work that is shared out in shards.
+type SubsystemStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "scheduler".
+	Subsystem string `protobuf:"bytes,1,opt,name=subsystem,proto3" json:"subsystem,omitempty"`
+	// The daemon whose instances share it: "schedulerd".
+	Daemon string `protobuf:"bytes,2,opt,name=daemon,proto3" json:"daemon,omitempty"`
+	// The number of instances that take part.
+	Instances uint32 `protobuf:"varint,3,opt,name=instances,proto3" json:"instances,omitempty"`
+	// The number of shards.
+	Shards uint32 `protobuf:"varint,4,opt,name=shards,proto3" json:"shards,omitempty"`
+	// The shards that nobody holds.
+	Unowned       []uint32 `protobuf:"varint,5,rep,packed,name=unowned,proto3" json:"unowned,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubsystemStatus) Reset() {
+	*x = SubsystemStatus{}
+	mi := &file_muster_v1_objects_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubsystemStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubsystemStatus) ProtoMessage() {}
+
+func (x *SubsystemStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_objects_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubsystemStatus.ProtoReflect.Descriptor instead.
+func (*SubsystemStatus) Descriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *SubsystemStatus) GetSubsystem() string {
+	if x != nil {
+		return x.Subsystem
+	}
+	return ""
+}
+
+func (x *SubsystemStatus) GetDaemon() string {
+	if x != nil {
+		return x.Daemon
+	}
+	return ""
+}
+
+func (x *SubsystemStatus) GetInstances() uint32 {
+	if x != nil {
+		return x.Instances
+	}
+	return 0
+}
+
+func (x *SubsystemStatus) GetShards() uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
+}
+
+func (x *SubsystemStatus) GetUnowned() []uint32 {
+	if x != nil {
+		return x.Unowned
+	}
+	return nil
+}
+
+// NodeSummary counts nodes by their state.
+type NodeSummary struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Total uint64                 `protobuf:"varint,1,opt,name=total,proto3" json:"total,omitempty"`
+	Ready uint64                 `protobuf:"varint,2,opt,name=ready,proto3" json:"ready,omitempty"`
+	Down  uint64                 `protobuf:"varint,3,opt,name=down,proto3" json:"down,omitempty"`
+	// Neither of both.
+	Other uint64 `protobuf:"varint,4,opt,name=other,proto3" json:"other,omitempty"`
+	// Those that take no tasks because an operator paused or drains them.
+	Unavailable   uint64 `protobuf:"varint,5,opt,name=unavailable,proto3" json:"unavailable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeSummary) Reset() {
+	*x = NodeSummary{}
+	mi := &file_muster_v1_objects_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeSummary) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeSummary) ProtoMessage() {}
+
+func (x *NodeSummary) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_objects_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeSummary.ProtoReflect.Descriptor instead.
+func (*NodeSummary) Descriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *NodeSummary) GetTotal() uint64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *NodeSummary) GetReady() uint64 {
+	if x != nil {
+		return x.Ready
+	}
+	return 0
+}
+
+func (x *NodeSummary) GetDown() uint64 {
+	if x != nil {
+		return x.Down
+	}
+	return 0
+}
+
+func (x *NodeSummary) GetOther() uint64 {
+	if x != nil {
+		return x.Other
+	}
+	return 0
+}
+
+func (x *NodeSummary) GetUnavailable() uint64 {
+	if x != nil {
+		return x.Unavailable
+	}
+	return 0
+}
+
 var File_muster_v1_objects_proto protoreflect.FileDescriptor
 
 const file_muster_v1_objects_proto_rawDesc = "" +
@@ -2407,7 +2977,55 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x12\x16\n" +
-	"\x06shards\x18\x05 \x03(\rR\x06shards*\xea\x01\n" +
+	"\x06shards\x18\x05 \x03(\rR\x06shards\"\xf4\x01\n" +
+	"\vStoreStatus\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
+	"\treachable\x18\x02 \x01(\bR\treachable\x12\x16\n" +
+	"\x06leader\x18\x03 \x01(\tR\x06leader\x12\x18\n" +
+	"\aservers\x18\x04 \x03(\tR\aservers\x123\n" +
+	"\alatency\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\alatency\x12\x14\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\x126\n" +
+	"\tstale_for\x18\a \x01(\v2\x19.google.protobuf.DurationR\bstaleFor\"\xc5\x03\n" +
+	"\x0eDaemonInstance\x12\x16\n" +
+	"\x06daemon\x18\x01 \x01(\tR\x06daemon\x12\x1a\n" +
+	"\binstance\x18\x02 \x01(\tR\binstance\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x129\n" +
+	"\n" +
+	"started_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x128\n" +
+	"\x06health\x18\x06 \x01(\x0e2 .muster.v1.DaemonInstance.HealthR\x06health\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12/\n" +
+	"\x06shards\x18\b \x03(\v2\x17.muster.v1.ShardHoldingR\x06shards\x12&\n" +
+	"\x04view\x18\t \x01(\v2\x12.muster.v1.ViewLagR\x04view\"e\n" +
+	"\x06Health\x12\x16\n" +
+	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aHEALTHY\x10\x01\x12\r\n" +
+	"\tUNHEALTHY\x10\x02\x12\x0f\n" +
+	"\vUNREACHABLE\x10\x03\x12\b\n" +
+	"\x04DEAD\x10\x04\x12\f\n" +
+	"\bCHANGING\x10\x05\"t\n" +
+	"\fShardHolding\x12\x1c\n" +
+	"\tsubsystem\x18\x01 \x01(\tR\tsubsystem\x12\x14\n" +
+	"\x05shard\x18\x02 \x01(\rR\x05shard\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"{\n" +
+	"\aViewLag\x12\x16\n" +
+	"\x06loaded\x18\x01 \x01(\bR\x06loaded\x12\x1d\n" +
+	"\acommits\x18\x02 \x01(\x04H\x00R\acommits\x88\x01\x01\x12-\n" +
+	"\x04time\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04timeB\n" +
+	"\n" +
+	"\b_commits\"\x97\x01\n" +
+	"\x0fSubsystemStatus\x12\x1c\n" +
+	"\tsubsystem\x18\x01 \x01(\tR\tsubsystem\x12\x16\n" +
+	"\x06daemon\x18\x02 \x01(\tR\x06daemon\x12\x1c\n" +
+	"\tinstances\x18\x03 \x01(\rR\tinstances\x12\x16\n" +
+	"\x06shards\x18\x04 \x01(\rR\x06shards\x12\x18\n" +
+	"\aunowned\x18\x05 \x03(\rR\aunowned\"\x85\x01\n" +
+	"\vNodeSummary\x12\x14\n" +
+	"\x05total\x18\x01 \x01(\x04R\x05total\x12\x14\n" +
+	"\x05ready\x18\x02 \x01(\x04R\x05ready\x12\x12\n" +
+	"\x04down\x18\x03 \x01(\x04R\x04down\x12\x14\n" +
+	"\x05other\x18\x04 \x01(\x04R\x05other\x12 \n" +
+	"\vunavailable\x18\x05 \x01(\x04R\vunavailable*\xea\x01\n" +
 	"\tTaskState\x12\x1a\n" +
 	"\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\a\n" +
 	"\x03NEW\x10\x01\x12\v\n" +
@@ -2438,120 +3056,135 @@ func file_muster_v1_objects_proto_rawDescGZIP() []byte {
 	return file_muster_v1_objects_proto_rawDescData
 }
 
-var file_muster_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_muster_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_muster_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_muster_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_muster_v1_objects_proto_goTypes = []any{
 	(TaskState)(0),                  // 0: muster.v1.TaskState
 	(UpdateStatus_State)(0),         // 1: muster.v1.UpdateStatus.State
 	(ExecutorDescription_Health)(0), // 2: muster.v1.ExecutorDescription.Health
 	(NodeStatus_State)(0),           // 3: muster.v1.NodeStatus.State
-	(*Meta)(nil),                    // 4: muster.v1.Meta
-	(*Service)(nil),                 // 5: muster.v1.Service
-	(*ServiceStatus)(nil),           // 6: muster.v1.ServiceStatus
-	(*JobStatus)(nil),               // 7: muster.v1.JobStatus
-	(*UpdateStatus)(nil),            // 8: muster.v1.UpdateStatus
-	(*Endpoint)(nil),                // 9: muster.v1.Endpoint
-	(*VirtualIP)(nil),               // 10: muster.v1.VirtualIP
-	(*Task)(nil),                    // 11: muster.v1.Task
-	(*TaskStage)(nil),               // 12: muster.v1.TaskStage
-	(*TaskTime)(nil),                // 13: muster.v1.TaskTime
-	(*TaskStatus)(nil),              // 14: muster.v1.TaskStatus
-	(*RuntimeStatus)(nil),           // 15: muster.v1.RuntimeStatus
-	(*NetworkAttachment)(nil),       // 16: muster.v1.NetworkAttachment
-	(*Node)(nil),                    // 17: muster.v1.Node
-	(*NodeDescription)(nil),         // 18: muster.v1.NodeDescription
-	(*ExecutorDescription)(nil),     // 19: muster.v1.ExecutorDescription
-	(*NodeStatus)(nil),              // 20: muster.v1.NodeStatus
-	(*Network)(nil),                 // 21: muster.v1.Network
-	(*Secret)(nil),                  // 22: muster.v1.Secret
-	(*Config)(nil),                  // 23: muster.v1.Config
-	(*Volume)(nil),                  // 24: muster.v1.Volume
-	(*Cluster)(nil),                 // 25: muster.v1.Cluster
-	(*ClusterStatus)(nil),           // 26: muster.v1.ClusterStatus
-	(*DaemonStatus)(nil),            // 27: muster.v1.DaemonStatus
-	nil,                             // 28: muster.v1.NodeDescription.LabelsEntry
-	(*timestamppb.Timestamp)(nil),   // 29: google.protobuf.Timestamp
-	(*ServiceSpec)(nil),             // 30: muster.v1.ServiceSpec
-	(*EndpointSpec)(nil),            // 31: muster.v1.EndpointSpec
-	(*PortConfig)(nil),              // 32: muster.v1.PortConfig
-	(*TaskSpec)(nil),                // 33: muster.v1.TaskSpec
-	(*GenericResource)(nil),         // 34: muster.v1.GenericResource
-	(*durationpb.Duration)(nil),     // 35: google.protobuf.Duration
-	(*NodeSpec)(nil),                // 36: muster.v1.NodeSpec
-	(*Resources)(nil),               // 37: muster.v1.Resources
-	(*Platform)(nil),                // 38: muster.v1.Platform
-	(*NetworkSpec)(nil),             // 39: muster.v1.NetworkSpec
-	(*IPAMOptions)(nil),             // 40: muster.v1.IPAMOptions
-	(*SecretSpec)(nil),              // 41: muster.v1.SecretSpec
-	(*ConfigSpec)(nil),              // 42: muster.v1.ConfigSpec
-	(*VolumeSpec)(nil),              // 43: muster.v1.VolumeSpec
-	(*ClusterSpec)(nil),             // 44: muster.v1.ClusterSpec
+	(DaemonInstance_Health)(0),      // 4: muster.v1.DaemonInstance.Health
+	(*Meta)(nil),                    // 5: muster.v1.Meta
+	(*Service)(nil),                 // 6: muster.v1.Service
+	(*ServiceStatus)(nil),           // 7: muster.v1.ServiceStatus
+	(*JobStatus)(nil),               // 8: muster.v1.JobStatus
+	(*UpdateStatus)(nil),            // 9: muster.v1.UpdateStatus
+	(*Endpoint)(nil),                // 10: muster.v1.Endpoint
+	(*VirtualIP)(nil),               // 11: muster.v1.VirtualIP
+	(*Task)(nil),                    // 12: muster.v1.Task
+	(*TaskStage)(nil),               // 13: muster.v1.TaskStage
+	(*TaskTime)(nil),                // 14: muster.v1.TaskTime
+	(*TaskStatus)(nil),              // 15: muster.v1.TaskStatus
+	(*RuntimeStatus)(nil),           // 16: muster.v1.RuntimeStatus
+	(*NetworkAttachment)(nil),       // 17: muster.v1.NetworkAttachment
+	(*Node)(nil),                    // 18: muster.v1.Node
+	(*NodeDescription)(nil),         // 19: muster.v1.NodeDescription
+	(*ExecutorDescription)(nil),     // 20: muster.v1.ExecutorDescription
+	(*NodeStatus)(nil),              // 21: muster.v1.NodeStatus
+	(*Network)(nil),                 // 22: muster.v1.Network
+	(*Secret)(nil),                  // 23: muster.v1.Secret
+	(*Config)(nil),                  // 24: muster.v1.Config
+	(*Volume)(nil),                  // 25: muster.v1.Volume
+	(*Cluster)(nil),                 // 26: muster.v1.Cluster
+	(*ClusterStatus)(nil),           // 27: muster.v1.ClusterStatus
+	(*DaemonStatus)(nil),            // 28: muster.v1.DaemonStatus
+	(*StoreStatus)(nil),             // 29: muster.v1.StoreStatus
+	(*DaemonInstance)(nil),          // 30: muster.v1.DaemonInstance
+	(*ShardHolding)(nil),            // 31: muster.v1.ShardHolding
+	(*ViewLag)(nil),                 // 32: muster.v1.ViewLag
+	(*SubsystemStatus)(nil),         // 33: muster.v1.SubsystemStatus
+	(*NodeSummary)(nil),             // 34: muster.v1.NodeSummary
+	nil,                             // 35: muster.v1.NodeDescription.LabelsEntry
+	(*timestamppb.Timestamp)(nil),   // 36: google.protobuf.Timestamp
+	(*ServiceSpec)(nil),             // 37: muster.v1.ServiceSpec
+	(*EndpointSpec)(nil),            // 38: muster.v1.EndpointSpec
+	(*PortConfig)(nil),              // 39: muster.v1.PortConfig
+	(*TaskSpec)(nil),                // 40: muster.v1.TaskSpec
+	(*GenericResource)(nil),         // 41: muster.v1.GenericResource
+	(*durationpb.Duration)(nil),     // 42: google.protobuf.Duration
+	(*NodeSpec)(nil),                // 43: muster.v1.NodeSpec
+	(*Resources)(nil),               // 44: muster.v1.Resources
+	(*Platform)(nil),                // 45: muster.v1.Platform
+	(*NetworkSpec)(nil),             // 46: muster.v1.NetworkSpec
+	(*IPAMOptions)(nil),             // 47: muster.v1.IPAMOptions
+	(*SecretSpec)(nil),              // 48: muster.v1.SecretSpec
+	(*ConfigSpec)(nil),              // 49: muster.v1.ConfigSpec
+	(*VolumeSpec)(nil),              // 50: muster.v1.VolumeSpec
+	(*ClusterSpec)(nil),             // 51: muster.v1.ClusterSpec
 }
 var file_muster_v1_objects_proto_depIdxs = []int32{
-	29, // 0: muster.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	29, // 1: muster.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
-	4,  // 2: muster.v1.Service.meta:type_name -> muster.v1.Meta
-	30, // 3: muster.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	30, // 4: muster.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
-	9,  // 5: muster.v1.Service.endpoint:type_name -> muster.v1.Endpoint
-	8,  // 6: muster.v1.Service.update_status:type_name -> muster.v1.UpdateStatus
-	6,  // 7: muster.v1.Service.status:type_name -> muster.v1.ServiceStatus
-	7,  // 8: muster.v1.Service.job_status:type_name -> muster.v1.JobStatus
-	29, // 9: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	36, // 0: muster.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	36, // 1: muster.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	5,  // 2: muster.v1.Service.meta:type_name -> muster.v1.Meta
+	37, // 3: muster.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	37, // 4: muster.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	10, // 5: muster.v1.Service.endpoint:type_name -> muster.v1.Endpoint
+	9,  // 6: muster.v1.Service.update_status:type_name -> muster.v1.UpdateStatus
+	7,  // 7: muster.v1.Service.status:type_name -> muster.v1.ServiceStatus
+	8,  // 8: muster.v1.Service.job_status:type_name -> muster.v1.JobStatus
+	36, // 9: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
 	1,  // 10: muster.v1.UpdateStatus.state:type_name -> muster.v1.UpdateStatus.State
-	29, // 11: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	29, // 12: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	31, // 13: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
-	32, // 14: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
-	10, // 15: muster.v1.Endpoint.virtual_ips:type_name -> muster.v1.VirtualIP
-	4,  // 16: muster.v1.Task.meta:type_name -> muster.v1.Meta
-	33, // 17: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
+	36, // 11: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	36, // 12: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	38, // 13: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
+	39, // 14: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
+	11, // 15: muster.v1.Endpoint.virtual_ips:type_name -> muster.v1.VirtualIP
+	5,  // 16: muster.v1.Task.meta:type_name -> muster.v1.Meta
+	40, // 17: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
 	0,  // 18: muster.v1.Task.desired_state:type_name -> muster.v1.TaskState
-	14, // 19: muster.v1.Task.status:type_name -> muster.v1.TaskStatus
-	16, // 20: muster.v1.Task.networks:type_name -> muster.v1.NetworkAttachment
-	9,  // 21: muster.v1.Task.endpoint:type_name -> muster.v1.Endpoint
-	34, // 22: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
-	13, // 23: muster.v1.Task.timeline:type_name -> muster.v1.TaskTime
-	12, // 24: muster.v1.Task.stages:type_name -> muster.v1.TaskStage
-	29, // 25: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
-	35, // 26: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
-	35, // 27: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
+	15, // 19: muster.v1.Task.status:type_name -> muster.v1.TaskStatus
+	17, // 20: muster.v1.Task.networks:type_name -> muster.v1.NetworkAttachment
+	10, // 21: muster.v1.Task.endpoint:type_name -> muster.v1.Endpoint
+	41, // 22: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
+	14, // 23: muster.v1.Task.timeline:type_name -> muster.v1.TaskTime
+	13, // 24: muster.v1.Task.stages:type_name -> muster.v1.TaskStage
+	36, // 25: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
+	42, // 26: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
+	42, // 27: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
 	0,  // 28: muster.v1.TaskTime.state:type_name -> muster.v1.TaskState
-	29, // 29: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
+	36, // 29: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
 	0,  // 30: muster.v1.TaskStatus.state:type_name -> muster.v1.TaskState
-	29, // 31: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
-	15, // 32: muster.v1.TaskStatus.runtime:type_name -> muster.v1.RuntimeStatus
-	32, // 33: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
-	4,  // 34: muster.v1.Node.meta:type_name -> muster.v1.Meta
-	36, // 35: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
-	18, // 36: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
-	20, // 37: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
-	37, // 38: muster.v1.Node.reserved:type_name -> muster.v1.Resources
-	38, // 39: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
-	37, // 40: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
-	28, // 41: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
-	19, // 42: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
+	36, // 31: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	16, // 32: muster.v1.TaskStatus.runtime:type_name -> muster.v1.RuntimeStatus
+	39, // 33: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
+	5,  // 34: muster.v1.Node.meta:type_name -> muster.v1.Meta
+	43, // 35: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	19, // 36: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
+	21, // 37: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
+	44, // 38: muster.v1.Node.reserved:type_name -> muster.v1.Resources
+	45, // 39: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
+	44, // 40: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
+	35, // 41: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
+	20, // 42: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
 	2,  // 43: muster.v1.ExecutorDescription.health:type_name -> muster.v1.ExecutorDescription.Health
 	3,  // 44: muster.v1.NodeStatus.state:type_name -> muster.v1.NodeStatus.State
-	29, // 45: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
-	4,  // 46: muster.v1.Network.meta:type_name -> muster.v1.Meta
-	39, // 47: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
-	40, // 48: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
-	4,  // 49: muster.v1.Secret.meta:type_name -> muster.v1.Meta
-	41, // 50: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
-	4,  // 51: muster.v1.Config.meta:type_name -> muster.v1.Meta
-	42, // 52: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
-	4,  // 53: muster.v1.Volume.meta:type_name -> muster.v1.Meta
-	43, // 54: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
-	4,  // 55: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
-	44, // 56: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	26, // 57: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
-	27, // 58: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
-	59, // [59:59] is the sub-list for method output_type
-	59, // [59:59] is the sub-list for method input_type
-	59, // [59:59] is the sub-list for extension type_name
-	59, // [59:59] is the sub-list for extension extendee
-	0,  // [0:59] is the sub-list for field type_name
+	36, // 45: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
+	5,  // 46: muster.v1.Network.meta:type_name -> muster.v1.Meta
+	46, // 47: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
+	47, // 48: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
+	5,  // 49: muster.v1.Secret.meta:type_name -> muster.v1.Meta
+	48, // 50: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
+	5,  // 51: muster.v1.Config.meta:type_name -> muster.v1.Meta
+	49, // 52: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
+	5,  // 53: muster.v1.Volume.meta:type_name -> muster.v1.Meta
+	50, // 54: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
+	5,  // 55: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
+	51, // 56: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	27, // 57: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
+	28, // 58: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
+	42, // 59: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
+	42, // 60: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
+	36, // 61: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
+	4,  // 62: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
+	31, // 63: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
+	32, // 64: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
+	36, // 65: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
+	42, // 66: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
+	67, // [67:67] is the sub-list for method output_type
+	67, // [67:67] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_objects_proto_init() }
@@ -2560,13 +3193,14 @@ func file_muster_v1_objects_proto_init() {
 		return
 	}
 	file_muster_v1_specs_proto_init()
+	file_muster_v1_objects_proto_msgTypes[27].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_objects_proto_rawDesc), len(file_muster_v1_objects_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   25,
+			NumEnums:      5,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/musterhq/muster/allocatord"
 	"github.com/musterhq/muster/apid"
 	"github.com/musterhq/muster/cmd/muster/internal/cli"
 	"github.com/musterhq/muster/dispatcherd"
@@ -31,8 +33,9 @@ import (
 )
 
 // startCluster runs a whole cluster in this process, with one worker whose
-// tasks do nothing, and returns the address of its API.
-func startCluster(t *testing.T) string {
+// tasks do nothing, and returns the address of its API. Some of the daemons can be
+// left out.
+func startCluster(t *testing.T, without ...string) string {
 	t.Helper()
 	store, err := embedded.Open(embedded.Config{})
 	if err != nil {
@@ -55,9 +58,13 @@ func startCluster(t *testing.T) string {
 	for name, build := range map[string]func(daemon.Env) (daemon.Service, error){
 		"apid":          func(env daemon.Env) (daemon.Service, error) { return apid.New(env, apid.DefaultConfig()) },
 		"orchestratord": func(env daemon.Env) (daemon.Service, error) { return orchestratord.New(env, orchestratord.Config{}) },
+		"allocatord":    func(env daemon.Env) (daemon.Service, error) { return allocatord.New(env, allocatord.Config{}) },
 		"schedulerd":    func(env daemon.Env) (daemon.Service, error) { return schedulerd.New(env, schedulerd.Config{}) },
 		"dispatcherd":   func(env daemon.Env) (daemon.Service, error) { return dispatcherd.New(env, dispatcherd.DefaultConfig()) },
 	} {
+		if slices.Contains(without, name) {
+			continue
+		}
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)

@@ -19,12 +19,14 @@ const (
 	ExitConflict     = 4 // a name that is taken, or a version that is stale
 	ExitUnavailable  = 5 // the cluster does not answer
 	ExitNotConverged = 6 // done, but the tasks do not run
+	ExitUnhealthy    = 7 // a part of the cluster is not well (cluster status)
 	ExitInterrupted  = 130
 )
 
 // ExitCodes is the help that tells of them.
 const ExitCodes = `Exit codes: 0 done; 1 failed; 2 wrong usage or refused as invalid; 3 not found; 4 conflict (name taken, stale
-version); 5 the cluster does not answer; 6 done, but the tasks do not run; 130 interrupted.`
+version); 5 the cluster does not answer; 6 done, but the tasks do not run; 7 a part of the cluster is not well
+(cluster status); 130 interrupted.`
 
 // UsageError is a command line that makes no sense.
 type UsageError struct{ Err error }
@@ -46,6 +48,8 @@ func (c *CLI) Explain(err error) (string, int) {
 		return err.Error() + "\nSee --help.", ExitUsage
 	case errors.Is(err, errNotConverged):
 		return err.Error(), ExitNotConverged
+	case errors.Is(err, errUnhealthy):
+		return err.Error(), ExitUnhealthy
 	case errors.Is(err, context.Canceled):
 		return "interrupted", ExitInterrupted
 	case errors.Is(err, context.DeadlineExceeded):

@@ -172,9 +172,11 @@ func (c *devCluster) listen() (err error) {
 		case "dispatcherd":
 			address = c.dispatch
 		}
-		if c.listeners[m.name], err = net.Listen("tcp", address); err != nil {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
 			return fmt.Errorf("%s: %w (is another cluster running?)", m.name, err)
 		}
+		c.listeners[m.name] = l
 	}
 	if c.rest, err = net.Listen("tcp", c.dev.rest); err != nil {
 		return fmt.Errorf("--rest-listen: %w (is another cluster running?)", err)

@@ -1,0 +1,151 @@
+package standing_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	daemonv1 "github.com/musterhq/muster/api/muster/daemon/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/standing"
+	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/shards"
+)
+
+// well is what is found of a cluster with one instance of each daemon, all well.
+// Instances are called after their daemons.
+func well() standing.Findings {
+	f := standing.Findings{
+		Store:     standing.Store{Description: kv.Description{Kind: "consul", Leader: "a:1", Servers: []string{"a:1"}}, Latency: time.Millisecond},
+		Census:    map[string]shards.Census{},
+		Processes: map[string][]kv.Process{},
+		Newest:    map[string][]uint64{"tasks": {5, 0, 7}},
+		Reports:   map[string]standing.Report{},
+	}
+	for _, s := range standing.Subsystems() {
+		m := shards.Member{Instance: s.Daemon, Daemon: s.Daemon, Address: s.Daemon + ":1", Version: "v1"}
+		c := shards.Census{Members: []shards.Member{m}, Held: map[int]shards.Holding{}}
+		for i := range s.Shards {
+			c.Held[i] = shards.Holding{Member: m, Since: time.Unix(1000, 0)}
+		}
+		f.Census[s.Name] = c
+		f.Processes[s.Daemon] = []kv.Process{{Meta: map[string]string{"instance": s.Daemon}, Address: m.Address, Alive: true}}
+		f.Reports[s.Daemon] = standing.Report{ReportResponse: report(s.Daemon, 5, 0, 7)}
+	}
+	return f
+}
+
+func report(instance string, sequences ...uint64) *daemonv1.ReportResponse {
+	return &daemonv1.ReportResponse{Instance: instance, View: &daemonv1.View{
+		Loaded: true, Lag: durationpb.New(0), Tables: []*daemonv1.TableView{{Table: "tasks", Sequences: sequences}},
+	}}
+}
+
+func TestJudge(t *testing.T) {
+	const (
+		healthy     = musterv1.DaemonInstance_HEALTHY
+		unhealthy   = musterv1.DaemonInstance_UNHEALTHY
+		unreachable = musterv1.DaemonInstance_UNREACHABLE
+		dead        = musterv1.DaemonInstance_DEAD
+		changing    = musterv1.DaemonInstance_CHANGING
+	)
+	process := func(instance string, alive bool) kv.Process {
+		return kv.Process{Meta: map[string]string{"instance": instance, "version": "v0"}, Address: "there:1", Alive: alive, Reason: "no answer"}
+	}
+	tests := map[string]struct {
+		change func(*standing.Findings)
+		// instance is the one to look at, of schedulerd if none is said.
+		instance string
+		health   musterv1.DaemonInstance_Health
+		shards   int
+		// lag is the commits that it lacks, "?" if that is not known.
+		lag string
+		// problems are parts of those that there should be, in order.
+		problems []string
+	}{
+		"all is well": {func(*standing.Findings) {}, "", healthy, 16, "0", nil},
+		"a view is behind, which is no problem by itself": {func(f *standing.Findings) {
+			f.Reports["schedulerd"] = standing.Report{ReportResponse: report("schedulerd", 4, 0, 5)}
+		}, "", healthy, 16, "3", nil},
+		"a view is ahead of what was read before": {func(f *standing.Findings) {
+			f.Reports["schedulerd"] = standing.Report{ReportResponse: report("schedulerd", 9, 9, 9)}
+		}, "", healthy, 16, "0", nil},
+		"an instance has a problem": {func(f *standing.Findings) {
+			r := report("schedulerd", 5, 0, 7)
+			r.Problem = "no contact with the store"
+			f.Reports["schedulerd"] = standing.Report{ReportResponse: r}
+		}, "", unhealthy, 16, "0", []string{"schedulerd schedulerd at schedulerd:1 is unhealthy: no contact with the store"}},
+		"an instance does not answer": {func(f *standing.Findings) {
+			f.Reports["schedulerd"] = standing.Report{Err: status.Error(codes.DeadlineExceeded, "late")}
+		}, "", unreachable, 16, "?", []string{"it does not answer: late"}},
+		"another instance answers": {func(f *standing.Findings) {
+			f.Reports["schedulerd"] = standing.Report{ReportResponse: report("other")}
+		}, "", unreachable, 16, "?", []string{"other answers at its address"}},
+		"an older version does not report": {func(f *standing.Findings) {
+			f.Reports["schedulerd"] = standing.Report{Err: status.Error(codes.Unimplemented, "unknown service")}
+		}, "", healthy, 16, "?", nil},
+		"an instance has died": {func(f *standing.Findings) {
+			f.Processes["schedulerd"] = append(f.Processes["schedulerd"], process("gone", false))
+		}, "gone", dead, 0, "?", []string{"schedulerd gone at there:1 is dead: no answer"}},
+		"an instance is about to join": {func(f *standing.Findings) {
+			f.Processes["schedulerd"] = append(f.Processes["schedulerd"], process("new", true))
+			f.Reports["new"] = standing.Report{ReportResponse: report("new", 5, 0, 7)}
+		}, "new", changing, 0, "0", nil},
+		"shards are free": {func(f *standing.Findings) {
+			for _, i := range []int{1, 2, 3, 7} {
+				delete(f.Census["scheduler"].Held, i)
+			}
+		}, "", healthy, 12, "0", []string{"nobody holds shards 1-3, 7 of the scheduler"}},
+		"a daemon has no instance": {func(f *standing.Findings) {
+			delete(f.Census, "allocator")
+			f.Processes["allocatord"] = nil
+		}, "", healthy, 16, "0", []string{"no allocatord takes part"}},
+		"the store is away": {func(f *standing.Findings) {
+			f.Store.Err, f.Store.Leader, f.Newest, f.Processes = errors.New("cut off"), "", nil, nil
+			delete(f.Census["scheduler"].Held, 0)
+		}, "", healthy, 15, "?", []string{"the store does not answer"}},
+		"the store has no leader": {func(f *standing.Findings) { f.Store.Leader = "" }, "", healthy, 16, "0", []string{"no leader"}},
+		"nothing was found": {func(f *standing.Findings) { *f = standing.Findings{Store: standing.Store{Err: errors.New("x")}} },
+			"nobody", 0, 0, "", []string{"the store does not answer"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			f := well()
+			tt.change(&f)
+			m := standing.Judge(f)
+			if len(m.Problems) != len(tt.problems) || m.Healthy != (len(tt.problems) == 0) {
+				t.Fatalf("healthy = %v, problems = %q, want %q", m.Healthy, m.Problems, tt.problems)
+			}
+			for i, want := range tt.problems {
+				if !strings.Contains(m.Problems[i], want) {
+					t.Errorf("problem %q, want %q in it", m.Problems[i], want)
+				}
+			}
+			if tt.instance == "" {
+				tt.instance = "schedulerd"
+			}
+			for _, d := range m.Daemons {
+				if d.Instance != tt.instance {
+					continue
+				}
+				lag := "?"
+				if d.View != nil && d.View.Commits != nil {
+					lag = fmt.Sprint(*d.View.Commits)
+				}
+				if d.Health != tt.health || len(d.Shards) != tt.shards || lag != tt.lag {
+					t.Errorf("%v with %d shards and a lag of %s, want %v with %d and %s: %v", d.Health, len(d.Shards), lag, tt.health, tt.shards, tt.lag, d)
+				}
+				return
+			}
+			if tt.health != 0 {
+				t.Errorf("instance %s is not told of: %v", tt.instance, m.Daemons)
+			}
+		})
+	}
+}
