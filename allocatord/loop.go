@@ -51,10 +51,10 @@ func (d *Daemon) allocate(ctx context.Context) error {
 func (d *Daemon) changed(from, to *store.Snapshot) map[string]struct{} {
 	ids := map[string]struct{}{}
 	for c := range d.tables.Services.Changes(from, to) {
-		ids[keyOf(c)] = struct{}{}
+		ids[c.Key()] = struct{}{}
 	}
 	for c := range d.tables.Endpoints.Changes(from, to) {
-		ids[keyOf(c)] = struct{}{}
+		ids[c.Key()] = struct{}{}
 	}
 	return ids
 }
@@ -95,12 +95,4 @@ func (d *Daemon) write(ctx context.Context, ids map[string]struct{}) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// keyOf is the key of whichever side of a change there is.
-func keyOf[T any](c store.Change[T]) string {
-	if c.New != nil {
-		return c.New.Key
-	}
-	return c.Old.Key
 }

@@ -44,7 +44,7 @@ func (f *follower) advance(to *store.Snapshot) {
 	f.now = to
 	marked := map[string][]string{}
 	for c := range t.Assignments.Changes(from, to) {
-		key := changed(c)
+		key := c.Key()
 		node, _, task := state.SplitKey(key)
 		if c.New != nil {
 			f.nodes[task] = node
@@ -65,7 +65,7 @@ func (f *follower) advance(to *store.Snapshot) {
 		if c.Old != nil && c.New != nil && !concerns(c.Old.Value, c.New.Value) {
 			continue
 		}
-		service, _, task := state.SplitKey(changed(c))
+		service, _, task := state.SplitKey(c.Key())
 		if node, assigned := f.nodes[task]; assigned {
 			marked[node] = append(marked[node], state.NodeTaskKey(node, service, task))
 		}
@@ -83,9 +83,9 @@ func (f *follower) advance(to *store.Snapshot) {
 		}
 	}
 	for c := range t.Nodes.Changes(from, to) {
-		if s, _ := f.d.shardOf(changed(c)); s != nil {
-			s.look(changed(c))
-			if sess := s.session(changed(c)); sess != nil {
+		if s, _ := f.d.shardOf(c.Key()); s != nil {
+			s.look(c.Key())
+			if sess := s.session(c.Key()); sess != nil {
 				sess.welcomeAnew()
 			}
 		}
@@ -96,12 +96,12 @@ func (f *follower) advance(to *store.Snapshot) {
 		}
 	}
 	for c := range t.NodeStates.Changes(from, to) {
-		if s, _ := f.d.shardOf(changed(c)); s != nil {
+		if s, _ := f.d.shardOf(c.Key()); s != nil {
 			var record *recordv1.NodeState
 			if c.New != nil {
 				record = c.New.Value
 			}
-			s.observe(changed(c), record)
+			s.observe(c.Key(), record)
 		}
 	}
 }
@@ -131,12 +131,4 @@ func appeared[T any](changes func(func(store.Change[T]) bool)) bool {
 		}
 	}
 	return false
-}
-
-// changed is the key of whichever side of a change there is.
-func changed[T any](c store.Change[T]) string {
-	if c.New != nil {
-		return c.New.Key
-	}
-	return c.Old.Key
 }

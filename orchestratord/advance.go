@@ -25,11 +25,11 @@ func (l *loop) advance(to *store.Snapshot) {
 		l.know(id)
 	}
 	for c := range l.d.tables.Services.Changes(from, to) {
-		l.mark(l.know(keyOf(c)))
+		l.mark(l.know(c.Key()))
 	}
 	for c := range l.d.tables.Rollouts.Changes(from, to) {
-		delta.Services[keyOf(c)] = struct{}{}
-		l.mark(l.know(keyOf(c)))
+		delta.Services[c.Key()] = struct{}{}
+		l.mark(l.know(c.Key()))
 	}
 	l.removeTasks(from, to)
 	for id := range delta.Tasks {

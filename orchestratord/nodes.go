@@ -36,10 +36,10 @@ func newNodes(tables *state.Tables) *nodes {
 func (ns *nodes) advance(from, to *store.Snapshot) (moved map[string]struct{}, changed bool) {
 	touched := map[string]struct{}{}
 	for c := range ns.tables.Nodes.Changes(from, to) {
-		touched[keyOf(c)] = struct{}{}
+		touched[c.Key()] = struct{}{}
 	}
 	for c := range ns.tables.NodeStates.Changes(from, to) {
-		touched[keyOf(c)] = struct{}{}
+		touched[c.Key()] = struct{}{}
 	}
 	moved = map[string]struct{}{}
 	for id := range touched {
@@ -126,12 +126,4 @@ func (ns *nodes) Matcher(constraints []string) (func(string) bool, error) {
 		n := ns.byID[id]
 		return n != nil && cs.Match(n)
 	}, nil
-}
-
-// keyOf is the key of whichever side of a change there is.
-func keyOf[T any](c store.Change[T]) string {
-	if c.New != nil {
-		return c.New.Key
-	}
-	return c.Old.Key
 }

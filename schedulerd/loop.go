@@ -17,8 +17,13 @@ import (
 	"github.com/musterhq/muster/internal/tracing"
 )
 
-// retryAfter is when to look again after a commit that failed.
-const retryAfter = 50 * time.Millisecond
+// retryAfter is when to look again after a commit that failed, and mostRetryAfter
+// when at the latest after many in a row. Any change of the store is looked at at
+// once nevertheless.
+const (
+	retryAfter     = 50 * time.Millisecond
+	mostRetryAfter = 5 * time.Second
+)
 
 // loop looks whenever the store or the shards have changed.
 func (d *Daemon) loop(ctx context.Context) error {
@@ -27,16 +32,24 @@ func (d *Daemon) loop(ctx context.Context) error {
 	}
 	m := newModel(d.tables)
 	explained := newExplanations(d.tables, d.cfg.ExplainEvery)
+	failures := 0
 	for ctx.Err() == nil {
-		again := d.look(ctx, m, explained)
+		again, failed := d.look(ctx, m, explained)
+		failures++
+		if !failed {
+			failures = 0
+		} else if failures > 1 {
+			again = max(again, min(retryAfter<<min(failures-1, 10), mostRetryAfter))
+		}
 		d.wait(ctx, m.now, again)
 	}
 	return nil
 }
 
 // look brings the model up to date, places what waits, commits it, and returns
-// when to look again although nothing changes; 0 means not at all.
-func (d *Daemon) look(ctx context.Context, m *model, explained *explanations) time.Duration {
+// when to look again although nothing changes (0 means not at all), and whether
+// that is because something could not be written.
+func (d *Daemon) look(ctx context.Context, m *model, explained *explanations) (again time.Duration, failed bool) {
 	d.looking.Lock()
 	defer d.looking.Unlock()
 	began := time.Now()
@@ -63,7 +76,7 @@ func (d *Daemon) look(ctx context.Context, m *model, explained *explanations) ti
 			d.place(m, plan, explained, service)
 		}
 	}
-	again := d.commit(ctx, m, plan)
+	again = d.commit(ctx, m, plan)
 	if d.sweep(ctx, m, held) {
 		again = retryAfter
 	}
@@ -73,10 +86,11 @@ func (d *Daemon) look(ctx context.Context, m *model, explained *explanations) ti
 		d.log.Warn("explanations could not be written", zap.Error(err))
 	}
 	d.observe(m, held, plan, time.Since(began))
+	failed = again != 0 || err != nil
 	if again == 0 || wait > 0 && wait < again {
 		again = wait
 	}
-	return again
+	return again, failed
 }
 
 func (d *Daemon) observe(m *model, held map[int]bool, p *plan, took time.Duration) {

@@ -65,14 +65,14 @@ func (m *model) advance(to *store.Snapshot) {
 	from := m.now
 	m.now = to
 	for c := range m.tables.Nodes.Changes(from, to) {
-		m.refreshNode(keyOf(c))
+		m.refreshNode(c.Key())
 	}
 	for c := range m.tables.NodeStates.Changes(from, to) {
-		m.refreshNode(keyOf(c))
+		m.refreshNode(c.Key())
 	}
 	// A service's ports and constraints are part of what its tasks ask for.
 	for c := range m.tables.Services.Changes(from, to) {
-		m.fresh[keyOf(c)] = struct{}{}
+		m.fresh[c.Key()] = struct{}{}
 	}
 	for c := range m.tables.Tasks.Changes(from, to) {
 		m.taskChanged(c)
@@ -86,13 +86,6 @@ func (m *model) advance(to *store.Snapshot) {
 			m.release(nodeID, task)
 		}
 	}
-}
-
-func keyOf[T any](c store.Change[T]) string {
-	if c.New != nil {
-		return c.New.Key
-	}
-	return c.Old.Key
 }
 
 func (m *model) node(id string) *node {
@@ -116,7 +109,7 @@ func (m *model) refreshNode(id string) {
 }
 
 func (m *model) taskChanged(c store.Change[*recordv1.Task]) {
-	service, _, id := state.SplitKey(keyOf(c))
+	service, _, id := state.SplitKey(c.Key())
 	if c.New == nil {
 		delete(m.known, id)
 		m.forget(service, id)
@@ -172,7 +165,7 @@ func (m *model) forget(service, id string) {
 }
 
 func (m *model) assignmentChanged(c store.Change[*recordv1.Assignment]) {
-	nodeID, service, id := state.SplitKey(keyOf(c))
+	nodeID, service, id := state.SplitKey(c.Key())
 	n := m.node(nodeID)
 	if c.New == nil {
 		m.release(nodeID, id)

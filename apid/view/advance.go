@@ -22,13 +22,13 @@ func (v *View) advance(to *store.Snapshot, at time.Time) {
 
 	nodes := map[string]struct{}{}
 	for c := range v.tables.Nodes.Changes(from, to) {
-		nodes[key(c)] = struct{}{}
+		nodes[c.Key()] = struct{}{}
 	}
 	for c := range v.tables.NodeStates.Changes(from, to) {
-		nodes[key(c)] = struct{}{}
+		nodes[c.Key()] = struct{}{}
 	}
 	for c := range v.tables.Clusters.Changes(from, to) {
-		if key(c) == state.ClusterID {
+		if c.Key() == state.ClusterID {
 			changes = append(changes, v.putCluster(c.New))
 		}
 	}
@@ -56,13 +56,13 @@ func (v *View) advance(to *store.Snapshot, at time.Time) {
 		services[service] = struct{}{}
 	}
 	for c := range v.tables.Rollouts.Changes(from, to) {
-		mark(key(c))
+		mark(c.Key())
 	}
 	for c := range v.tables.Endpoints.Changes(from, to) {
-		mark(key(c))
+		mark(c.Key())
 	}
 	for c := range v.tables.Placements.Changes(from, to) {
-		mark(key(c))
+		mark(c.Key())
 	}
 	for _, id := range slices.Sorted(maps.Keys(services)) {
 		changes = v.putService(changes, id)
@@ -73,14 +73,6 @@ func (v *View) advance(to *store.Snapshot, at time.Time) {
 		return
 	}
 	v.history.add(changes, v.point(to), at)
-}
-
-// key is that of whichever side of a change there is.
-func key[T any](c store.Change[T]) string {
-	if c.New != nil {
-		return c.New.Key
-	}
-	return c.Old.Key
 }
 
 func (v *View) putCluster(e *store.Entry[*recordv1.Cluster]) Change {

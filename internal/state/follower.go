@@ -57,20 +57,20 @@ func (f *Follower) Advance(to *store.Snapshot) Delta {
 		}
 	}
 	for c := range f.tables.Services.Changes(f.now, to) {
-		mark(key(c), "")
+		mark(c.Key(), "")
 	}
 	for c := range f.tables.Tasks.Changes(f.now, to) {
-		service, _, task := SplitKey(key(c))
+		service, _, task := SplitKey(c.Key())
 		f.of(task).task = c.New
 		mark(service, task)
 	}
 	for c := range f.tables.Assignments.Changes(f.now, to) {
-		node, service, task := SplitKey(key(c))
+		node, service, task := SplitKey(c.Key())
 		f.assign(to, f.of(task), node, c.New)
 		mark(service, task)
 	}
 	for c := range f.tables.Statuses.Changes(f.now, to) {
-		node, service, task := SplitKey(key(c))
+		node, service, task := SplitKey(c.Key())
 		if p := f.of(task); p.node == node {
 			p.status = c.New
 		}
@@ -110,14 +110,6 @@ func (f *Follower) assign(to *store.Snapshot, p *parts, node string, assignment 
 			p.status = &status
 		}
 	}
-}
-
-// key is that of whichever side of a change there is.
-func key[T any](c store.Change[T]) string {
-	if c.New != nil {
-		return c.New.Key
-	}
-	return c.Old.Key
 }
 
 // Task returns a task by its id.

@@ -8,6 +8,14 @@ type Change[T any] struct {
 	Old, New *Entry[T]
 }
 
+// Key is that of the record.
+func (c Change[T]) Key() string {
+	if c.New != nil {
+		return c.New.Key
+	}
+	return c.Old.Key
+}
+
 // Changes returns what is different in to from what it was in from, shard by
 // shard in order of the keys. A from of nil is empty. How often a record changed
 // in between does not show. The cost is that of reading the pages that differ.
