@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	daemonv1 "github.com/musterhq/muster/api/muster/daemon/v1"
@@ -43,6 +44,9 @@ type Host struct {
 	StopTimeout time.Duration
 	// Tracing says where traces go; by default nowhere.
 	Tracing tracing.Settings
+	// DialOptions are further options of connections to other daemons: the way into
+	// a network in memory, say.
+	DialOptions []grpc.DialOption
 
 	mu sync.Mutex
 	// views are those of the daemons that run, under their instances.
@@ -132,7 +136,7 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 		Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"daemon": spec.Name}, h.Metrics),
 		Tracer:  tracer,
 		Server:  server,
-		Dial:    Dialer(h.Credentials.Client, tracer.DialOptions()...),
+		Dial:    Dialer(h.Credentials.Client, append(tracer.DialOptions(), h.DialOptions...)...),
 	}
 	service, err := spec.Build(env)
 	if err != nil {

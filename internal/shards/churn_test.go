@@ -72,7 +72,7 @@ func churn(c *cluster, happens []step) {
 		switch s.What {
 		case "leave":
 			replicas = slices.Delete(replicas, i, i+1)
-			r.leave()
+			c.leave(r)
 		case "crash":
 			replicas = slices.Delete(replicas, i, i+1)
 			c.crash(r)
@@ -91,10 +91,19 @@ func churn(c *cluster, happens []step) {
 		c.settled(replicas...)
 	}
 	for _, r := range replicas {
-		r.leave()
+		c.leave(r)
 	}
 	c.check()
 	if left := c.keys(prefix); len(left) != 0 {
 		c.errorf("left behind: %v", left)
+	}
+}
+
+// leave ends a replica in order. If it was cut off from the store and could not
+// end its session, that runs out.
+func (c *cluster) leave(r *replica) {
+	r.leave()
+	if err := r.kv.LoseSessions(c.t.Context()); err != nil {
+		c.t.Fatal(err)
 	}
 }

@@ -106,10 +106,12 @@ func (s *session) Release(ctx context.Context, key string) error {
 }
 
 func (s *session) Close(ctx context.Context) error {
-	s.kv.mu.Lock()
-	delete(s.kv.sessions, s)
-	s.kv.mu.Unlock()
-	return s.Session.Close(ctx)
+	return s.kv.do(ctx, Call{Deed: Close, Writes: true}, func() error {
+		s.kv.mu.Lock()
+		delete(s.kv.sessions, s)
+		s.kv.mu.Unlock()
+		return s.Session.Close(ctx)
+	})
 }
 
 // Describe is the inner kv's, unless a fault hits it.

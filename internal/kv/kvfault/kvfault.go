@@ -25,6 +25,9 @@ const (
 	Session Deed = "session" // opening one
 	Acquire Deed = "acquire"
 	Release Deed = "release"
+	// Close is the end of a session in order. Broken, the session goes on until
+	// LoseSessions.
+	Close Deed = "close"
 	// Describe is both of the calls that ask the store about itself and about
 	// processes.
 	Describe Deed = "describe"

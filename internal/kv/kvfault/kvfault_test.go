@@ -42,13 +42,17 @@ func set(ctx context.Context, k kv.KV, key string) error {
 // TestDeeds breaks each deed by its name, and checks that it alone is broken.
 func TestDeeds(t *testing.T) {
 	ctx := t.Context()
-	for _, broken := range []kvfault.Deed{kvfault.Txn, kvfault.List, kvfault.Get, kvfault.Session, kvfault.Acquire, kvfault.Release} {
+	for _, broken := range []kvfault.Deed{kvfault.Txn, kvfault.List, kvfault.Get, kvfault.Session, kvfault.Acquire, kvfault.Release, kvfault.Close} {
 		t.Run(string(broken), func(t *testing.T) {
 			k := open(t)
 			if err := set(ctx, k, "a"); err != nil {
 				t.Fatal(err)
 			}
 			held, err := k.NewSession(ctx, kv.SessionConfig{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			other, err := k.NewSession(ctx, kv.SessionConfig{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -59,6 +63,7 @@ func TestDeeds(t *testing.T) {
 				kvfault.Session: func() error { _, err := k.NewSession(ctx, kv.SessionConfig{}); return err },
 				kvfault.Acquire: func() error { _, err := held.Acquire(ctx, "lock", nil); return err },
 				kvfault.Release: func() error { return held.Release(ctx, "lock") },
+				kvfault.Close:   func() error { return other.Close(ctx) },
 			}
 			remove := k.Inject(kvfault.Fault{Deed: broken, Err: errBroken})
 			for deed, do := range deeds {
