@@ -64,9 +64,22 @@ func StartPlugin(t testing.TB, env ...string) *Plugin {
 // StartProgram starts a program as a plugin, as StartPlugin does.
 func StartProgram(t testing.TB, program string, env ...string) *Plugin {
 	t.Helper()
+	// A process that is killed leaves its socket behind. The test's own directory
+	// may have too long a path for one.
+	sockets, err := os.MkdirTemp("", "muster-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(sockets); err != nil {
+			t.Error(err)
+		}
+	})
 	p := &Plugin{t: t, cmd: func() *exec.Cmd {
 		cmd := exec.Command(program)
-		cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "GOCOVERDIR=" + t.TempDir(), "GORACE=" + race}, env...)
+		cmd.Env = append([]string{
+			"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + sockets, "GOCOVERDIR=" + t.TempDir(), "GORACE=" + race,
+		}, env...)
 		return cmd
 	}}
 	p.start()

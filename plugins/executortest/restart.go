@@ -182,7 +182,7 @@ func (s *suite) closes() {
 	defer cancel()
 	model := s.Plugin.cmd()
 	cmd := exec.CommandContext(ctx, model.Path)
-	cmd.Env = append(model.Env, wire.CookieKey+"="+wire.CookieValue, "PLUGIN_PROTOCOL_VERSIONS=1", "TMPDIR="+s.TempDir())
+	cmd.Env = append(model.Env, wire.CookieKey+"="+wire.CookieValue, "PLUGIN_PROTOCOL_VERSIONS=1")
 	output, err := cmd.StdoutPipe()
 	if err != nil {
 		s.Fatal(err)

@@ -17,7 +17,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -53,7 +52,8 @@ type Config struct {
 	// hexadecimal. A plugin with another is refused.
 	Checksums map[string]string
 	// StateDir holds a directory for each plugin, in which it may keep what
-	// must outlive it. Empty: plugins are told of none.
+	// must outlive it, and their sockets, if its path is short enough for that.
+	// Empty: plugins are told of none. One host at a time can use it.
 	StateDir string
 	// PassEnv names variables of the worker's environment that plugins get,
 	// beside those of [DefaultConfig].
@@ -128,15 +128,11 @@ func New(env Env, cfg Config) (*Host, error) {
 // Run hosts plugins until ctx ends, and then ends their processes. Nothing is
 // started before it.
 func (h *Host) Run(ctx context.Context) (err error) {
-	sockets, err := os.MkdirTemp("", "muster-plugins-")
+	sockets, remove, err := h.openSockets()
 	if err != nil {
-		return fmt.Errorf("make directory for plugin sockets: %w", err)
+		return err
 	}
-	defer func() {
-		if rerr := os.RemoveAll(sockets); rerr != nil {
-			err = errors.Join(err, fmt.Errorf("remove directory of plugin sockets: %w", rerr))
-		}
-	}()
+	defer func() { err = errors.Join(err, remove()) }()
 	h.mu.Lock()
 	h.sockets = sockets
 	h.mu.Unlock()
