@@ -3,6 +3,7 @@ package daemon
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"os"
 
@@ -10,10 +11,12 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// Credentials are those of a daemon's gRPC server and of its clients.
+// Credentials are those of a daemon's servers and of its clients.
 type Credentials struct {
 	Server credentials.TransportCredentials
 	Client credentials.TransportCredentials
+	// HTTP is the same for a server of HTTP; nil: in the clear.
+	HTTP *tls.Config
 }
 
 // Plain are credentials for connections in the clear.
@@ -21,10 +24,16 @@ func Plain() Credentials {
 	return Credentials{Server: insecure.NewCredentials(), Client: insecure.NewCredentials()}
 }
 
+var errPartialTLS = errors.New("--tls-cert-file, --tls-key-file and --tls-ca-file go together: TLS is mutual")
+
 // Credentials loads what the settings name: mutual TLS 1.3, or none.
 func (s *TLSSettings) Credentials() (Credentials, error) {
-	if s.CertFile == "" {
+	switch n := count(s.CertFile, s.KeyFile, s.CAFile); {
+	case *s == TLSSettings{}:
 		return Plain(), nil
+	case n != 3:
+		// Whoever names a part of it does not want to speak in the clear.
+		return Credentials{}, errPartialTLS
 	}
 	cert, err := tls.LoadX509KeyPair(s.CertFile, s.KeyFile)
 	if err != nil {
@@ -42,5 +51,7 @@ func (s *TLSSettings) Credentials() (Credentials, error) {
 	server, client := base.Clone(), base.Clone()
 	server.ClientCAs, server.ClientAuth = pool, tls.RequireAndVerifyClientCert
 	client.RootCAs, client.ServerName = pool, s.ServerName
-	return Credentials{Server: credentials.NewTLS(server), Client: credentials.NewTLS(client)}, nil
+	http := server.Clone()
+	http.NextProtos = []string{"http/1.1"}
+	return Credentials{Server: credentials.NewTLS(server), Client: credentials.NewTLS(client), HTTP: http}, nil
 }

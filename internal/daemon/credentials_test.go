@@ -5,11 +5,16 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
+	"log"
 	"math/big"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -169,6 +174,46 @@ func TestMutualTLS(t *testing.T) {
 	}
 }
 
+// TestMutualTLSOfHTTP gets a page with a certificate of ours, and not without.
+func TestMutualTLSOfHTTP(t *testing.T) {
+	ours := newAuthority(t)
+	creds := ours.credentials(t, "server", "127.0.0.1")
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.Listener = tls.NewListener(server.Listener, creds.HTTP)
+	server.Start()
+	defer server.Close()
+	url := "https://" + server.Listener.Addr().String()
+
+	pool := x509.NewCertPool()
+	pool.AddCert(ours.cert)
+	certificate, err := tls.LoadX509KeyPair(filepath.Join(ours.dir, "server.pem"), filepath.Join(ours.dir, "server-key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		certificates []tls.Certificate
+		ok           bool
+	}{"ours": {[]tls.Certificate{certificate}, true}, "nobody": {nil, false}} {
+		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: test.certificates, MinVersion: tls.VersionTLS13}}
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := (&http.Client{Transport: transport}).Do(request)
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		if (err == nil) != test.ok {
+			t.Errorf("%s got %v, %v", name, resp, err)
+		}
+		transport.CloseIdleConnections()
+	}
+	if daemon.Plain().HTTP != nil {
+		t.Error("plain credentials have TLS for HTTP")
+	}
+}
+
 func TestCredentialsNameTheFlag(t *testing.T) {
 	a := newAuthority(t)
 	a.credentials(t, "daemon")
@@ -179,6 +224,8 @@ func TestCredentialsNameTheFlag(t *testing.T) {
 		"no certificate":       {func(s *daemon.TLSSettings) { s.CertFile += "x" }, "--tls-cert-file"},
 		"the key of another":   {func(s *daemon.TLSSettings) { s.KeyFile = a.settings("ca").KeyFile }, "--tls-key-file"},
 		"no authority":         {func(s *daemon.TLSSettings) { s.CAFile += "x" }, "--tls-ca-file"},
+		"the authority alone":  {func(s *daemon.TLSSettings) { s.CertFile, s.KeyFile = "", "" }, "--tls-cert-file"},
+		"a name alone":         {func(s *daemon.TLSSettings) { *s = daemon.TLSSettings{ServerName: "x"} }, "--tls-cert-file"},
 		"no certificate in it": {func(s *daemon.TLSSettings) { s.CAFile = s.KeyFile }, "--tls-ca-file"},
 	}
 	for name, test := range tests {

@@ -78,6 +78,7 @@ type TLSSettings struct {
 // that of its gRPC server by default; its operations port is 1000 above.
 func (s *Settings) AddFlags(fs *pflag.FlagSet, port int) {
 	s.AddProcessFlags(fs, port+1000)
+	s.AddTLSFlags(fs)
 	fs.StringVar(&s.Listen, "listen", fmt.Sprintf("127.0.0.1:%d", port), "address of the gRPC server")
 	fs.StringVar(&s.Advertise, "advertise", "", "address at which others reach the gRPC server (default: that of --listen)")
 	fs.StringVar(&s.Prefix, "prefix", Prefix, "prefix of all keys in the store: one Consul can hold several clusters")
@@ -100,6 +101,10 @@ func (s *Settings) AddProcessFlags(fs *pflag.FlagSet, opsPort int) {
 	fs.StringVar(&s.LogFormat, "log-format", "console", "console or json")
 	fs.DurationVar(&s.StopTimeout, "stop-timeout", 10*time.Second, "how long an orderly end may take")
 	fs.StringVar(&s.Tracing.Endpoint, "otlp-endpoint", "", "send traces to this collector, OTLP over gRPC, like http://collector:4317 (default: what OTEL_EXPORTER_OTLP_ENDPOINT says; else none)")
+}
+
+// AddTLSFlags adds the credentials of a daemon.
+func (s *Settings) AddTLSFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&s.TLS.CertFile, "tls-cert-file", "", "PEM file of this daemon's certificate, for its server and its clients")
 	fs.StringVar(&s.TLS.KeyFile, "tls-key-file", "", "PEM file of this daemon's key")
 	fs.StringVar(&s.TLS.CAFile, "tls-ca-file", "", "PEM file of the authorities that peers must be signed by")
@@ -194,7 +199,7 @@ func (s *Settings) Validate() error {
 		fault("consul-token-file", "give this or --consul-token, not both")
 	}
 	if n := count(s.TLS.CertFile, s.TLS.KeyFile, s.TLS.CAFile); n != 0 && n != 3 {
-		fault("tls-cert-file", "--tls-cert-file, --tls-key-file and --tls-ca-file go together: TLS is mutual")
+		fault("tls-cert-file", "%w", errPartialTLS)
 	}
 	if count(s.Consul.CertFile, s.Consul.KeyFile) == 1 {
 		fault("consul-cert-file", "--consul-cert-file and --consul-key-file go together")

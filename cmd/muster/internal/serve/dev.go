@@ -47,7 +47,8 @@ func devCommand(version string) *cobra.Command {
 Without --data-dir everything is in memory, and when the cluster ends (Ctrl-C) so do its tasks. With it the cluster
 is kept: tasks run on when it ends, and the next start with the same directory finds them.
 
-It serves in the clear and to everybody who can connect, so it listens on loopback addresses only.`,
+It serves in the clear and to everybody who can connect, so it listens on loopback addresses only. Its workers share this
+machine: what a task of one of them takes, a port or a file, tasks of the others do not get.`,
 		Example: `  muster dev
   muster dev --workers 3 --data-dir ~/.muster`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -81,15 +82,19 @@ func (d *dev) check() error {
 	if d.workers < 0 || d.workers > 1000 {
 		faults = append(faults, fmt.Errorf("--workers: %d is no number from 0 to 1000", d.workers))
 	}
-	for flag, address := range map[string]string{"listen": d.settings.Listen, "rest-listen": d.rest, "dispatcher-listen": d.dispatch} {
-		host, _, err := net.SplitHostPort(address)
+	listen := []address{{"listen", d.settings.Listen}, {"rest-listen", d.rest}, {"dispatcher-listen", d.dispatch}}
+	if d.settings.OpsListen != "" {
+		listen = append(listen, address{"ops-listen", d.settings.OpsListen})
+	}
+	for _, a := range listen {
+		host, _, err := net.SplitHostPort(a.value)
 		if err != nil {
-			faults = append(faults, fmt.Errorf("--%s: %w", flag, err))
+			faults = append(faults, fmt.Errorf("--%s: %q is not host:port", a.flag, a.value))
 			continue
 		}
-		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		if !loopback(host) {
 			faults = append(faults, fmt.Errorf("--%s: %q is no loopback address, and muster dev serves everybody who can connect; "+
-				"run the daemons on their own, with TLS, to be reached from elsewhere", flag, host))
+				"run the daemons on their own, with TLS, to be reached from elsewhere", a.flag, host))
 		}
 	}
 	if d.workers > 0 && !pluginsFound(d.worker.pluginDirs) {
@@ -141,6 +146,15 @@ func (d *dev) run(ctx context.Context) (err error) {
 	return c.run(ctx, temporary)
 }
 
+// Parts of a cluster that listen beside its managers.
+const (
+	restPart = "REST"
+	opsPart  = "operations"
+)
+
+// address is where a part listens, and the flag that says so.
+type address struct{ flag, value string }
+
 // devCluster is a cluster that runs.
 type devCluster struct {
 	*dev
@@ -148,7 +162,6 @@ type devCluster struct {
 	dir       string
 	registry  *prometheus.Registry
 	log       *zap.Logger
-	rest      net.Listener
 	listeners map[string]net.Listener
 	failed    chan error
 }
@@ -156,7 +169,6 @@ type devCluster struct {
 // listen opens all listeners, so that a port that is taken is told before
 // anything starts.
 func (c *devCluster) listen() (err error) {
-	c.listeners = map[string]net.Listener{}
 	defer func() {
 		if err != nil {
 			for _, l := range c.listeners {
@@ -164,22 +176,24 @@ func (c *devCluster) listen() (err error) {
 			}
 		}
 	}()
-	for _, m := range c.managers {
-		address := "127.0.0.1:0"
-		switch m.name {
-		case "apid":
-			address = c.settings.Listen
-		case "dispatcherd":
-			address = c.dispatch
-		}
-		l, err := net.Listen("tcp", address)
-		if err != nil {
-			return fmt.Errorf("%s: %w (is another cluster running?)", m.name, err)
-		}
-		c.listeners[m.name] = l
+	c.listeners = map[string]net.Listener{}
+	addresses := map[string]address{
+		"apid": {"listen", c.settings.Listen}, "dispatcherd": {"dispatcher-listen", c.dispatch}, restPart: {"rest-listen", c.rest},
 	}
-	if c.rest, err = net.Listen("tcp", c.dev.rest); err != nil {
-		return fmt.Errorf("--rest-listen: %w (is another cluster running?)", err)
+	for _, m := range c.managers {
+		if _, ok := addresses[m.name]; !ok {
+			addresses[m.name] = address{m.name, "127.0.0.1:0"}
+		}
+	}
+	if c.settings.OpsListen != "" {
+		addresses[opsPart] = address{"ops-listen", c.settings.OpsListen}
+	}
+	for part, a := range addresses {
+		l, err := net.Listen("tcp", a.value)
+		if err != nil {
+			return fmt.Errorf("--%s: %w (is another cluster running?)", a.flag, err)
+		}
+		c.listeners[part] = l
 	}
 	return nil
 }
@@ -198,10 +212,11 @@ func (c *devCluster) run(ctx context.Context, temporary bool) error {
 	for _, m := range c.managers {
 		c.start(&managersDone, m.name, managing, func(ctx context.Context) error { return c.manager(ctx, m) })
 	}
-	ops, err := opsTask(&c.settings, c.registry, c.host.Healthy)
-	if err == nil && len(ops) > 0 {
-		c.start(&managersDone, ops[0].Name, managing, ops[0].Run)
+	if l := c.listeners[opsPart]; l != nil {
+		ops := serveOps(l, &c.settings, c.registry, c.host.Healthy, thisMachineOnly)
+		c.start(&managersDone, ops.Name, managing, ops.Run)
 	}
+	var err error
 	var workers []*workerd.Worker
 	for n := range c.workers {
 		if err != nil {
@@ -256,7 +271,7 @@ func (c *devCluster) start(wg *sync.WaitGroup, name string, ctx context.Context,
 func (c *devCluster) manager(ctx context.Context, m *manager) error {
 	spec := daemon.Spec{Name: m.name, Listener: c.listeners[m.name], Build: m.build}
 	if m.rest {
-		spec.Beside = serveREST(c.rest, &c.settings)
+		spec.Beside = serveREST(c.listeners[restPart], &c.settings, thisMachineOnly)
 	}
 	return c.host.Run(ctx, spec)
 }
@@ -288,6 +303,10 @@ func (c *devCluster) announce(temporary bool) {
 	if !temporary {
 		kept = "kept in " + c.dir
 	}
+	api, rest, metrics := c.listeners["apid"].Addr(), c.listeners[restPart].Addr(), ""
+	if l := c.listeners[opsPart]; l != nil {
+		metrics = fmt.Sprintf(", metrics http://%s/metrics", l.Addr())
+	}
 	_, _ = fmt.Fprintf(c.out, `
 Muster is up: %d worker(s), %s.
 
@@ -296,7 +315,7 @@ Muster is up: %d worker(s), %s.
   muster service ps hello
   curl http://%s/v1/services
 
-gRPC %s, REST http://%s (OpenAPI: /openapi.json), metrics http://%s/metrics. Ctrl-C stops it.
+gRPC %s, REST http://%s (OpenAPI: /openapi.json)%s. Ctrl-C stops it.
 
-`, c.workers, kept, c.settings.Listen, c.rest.Addr(), c.settings.Listen, c.rest.Addr(), c.settings.OpsListen)
+`, c.workers, kept, api, rest, api, rest, metrics)
 }

@@ -5,9 +5,11 @@ package serve
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -149,6 +151,11 @@ func (m *manager) run(ctx context.Context, s *daemon.Settings, restListen, versi
 	if err != nil {
 		return fmt.Errorf("--listen: %w", err)
 	}
+	for _, address := range []string{s.Listen, restListen} {
+		if h, _, err := net.SplitHostPort(address); err == nil && creds.HTTP == nil && !loopback(h) {
+			log.Warn("serving in the clear, to everybody who can connect; --tls-cert-file, --tls-key-file and --tls-ca-file change that", zap.String("address", address))
+		}
+	}
 	registry := daemon.NewRegistry()
 	host := &daemon.Host{
 		KV: store, Prefix: s.Prefix, Credentials: creds, Logger: log, Metrics: registry, Version: version, StopTimeout: s.StopTimeout,
@@ -162,32 +169,41 @@ func (m *manager) run(ctx context.Context, s *daemon.Settings, restListen, versi
 			_ = listener.Close()
 			return fmt.Errorf("--rest-listen: %w", err)
 		}
-		log.Info("REST is served", zap.String("address", rest.Addr().String()))
-		spec.Beside = serveREST(rest, s)
+		log.Info("REST is served", zap.String("address", rest.Addr().String()), zap.Bool("tls", creds.HTTP != nil))
+		if creds.HTTP != nil {
+			rest = tls.NewListener(rest, creds.HTTP)
+		}
+		spec.Beside = serveREST(rest, s, everyHost)
 	}
-	ops, err := opsTask(s, registry, host.Healthy)
+	ops, err := listenOps(s)
 	if err != nil {
 		_ = listener.Close()
 		return err
 	}
-	return daemon.RunTasks(ctx, append(tasks, ops...)...)
+	if ops != nil {
+		tasks = append(tasks, serveOps(ops, s, registry, host.Healthy, everyHost))
+	}
+	return daemon.RunTasks(ctx, tasks...)
 }
 
-// serveREST returns what serves apid's REST beside its gRPC.
-func serveREST(listener net.Listener, s *daemon.Settings) func(daemon.Service) []daemon.Task {
+// everyHost lets requests pass whatever host they are for.
+func everyHost(next http.Handler) http.Handler { return next }
+
+// serveREST returns what serves apid's REST beside its gRPC, behind a guard.
+func serveREST(listener net.Listener, s *daemon.Settings, guard func(http.Handler) http.Handler) func(daemon.Service) []daemon.Task {
 	return func(service daemon.Service) []daemon.Task {
 		api, ok := service.(*apid.Daemon)
 		if !ok {
 			return nil
 		}
 		return []daemon.Task{{Name: "serve REST", Run: func(ctx context.Context) error {
-			return daemon.ServeHTTP(ctx, api.Handler(), listener, s.StopTimeout/2)
+			return daemon.ServeHTTP(ctx, guard(api.Handler()), listener, s.StopTimeout/2)
 		}}}
 	}
 }
 
-// opsTask serves operations, if they are wanted.
-func opsTask(s *daemon.Settings, metrics prometheus.Gatherer, healthy func() error) ([]daemon.Task, error) {
+// listenOps opens the listener for operations; nil if they are not wanted.
+func listenOps(s *daemon.Settings) (net.Listener, error) {
 	if s.OpsListen == "" {
 		return nil, nil
 	}
@@ -195,8 +211,13 @@ func opsTask(s *daemon.Settings, metrics prometheus.Gatherer, healthy func() err
 	if err != nil {
 		return nil, fmt.Errorf("--ops-listen: %w", err)
 	}
-	return []daemon.Task{{Name: "serve operations", Run: func(ctx context.Context) error {
+	return listener, nil
+}
+
+// serveOps serves operations: metrics, health, pprof, behind a guard.
+func serveOps(listener net.Listener, s *daemon.Settings, metrics prometheus.Gatherer, healthy func() error, guard func(http.Handler) http.Handler) daemon.Task {
+	return daemon.Task{Name: "serve operations", Run: func(ctx context.Context) error {
 		handler := daemon.OpsHandler(metrics, func() error { return errors.Join(ctx.Err(), healthy()) })
-		return daemon.ServeHTTP(ctx, handler, listener, s.StopTimeout/2)
-	}}}, nil
+		return daemon.ServeHTTP(ctx, guard(handler), listener, s.StopTimeout/2)
+	}}
 }

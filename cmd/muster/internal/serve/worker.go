@@ -98,6 +98,7 @@ again with the same --data-dir it finds them.
 		},
 	}
 	s.AddProcessFlags(cmd.Flags(), workerdPort+1000)
+	s.AddTLSFlags(cmd.Flags())
 	f.add(cmd.Flags())
 	return cmd
 }
@@ -124,11 +125,15 @@ func runWorker(ctx context.Context, s *daemon.Settings, cfg workerd.Config, vers
 	if err != nil {
 		return err
 	}
-	ops, err := opsTask(s, registry, func() error { return nil })
+	tasks := []daemon.Task{{Name: "work", Run: w.Run}}
+	ops, err := listenOps(s)
 	if err != nil {
 		return err
 	}
-	return daemon.RunTasks(ctx, append(ops, daemon.Task{Name: "work", Run: w.Run})...)
+	if ops != nil {
+		tasks = append(tasks, serveOps(ops, s, registry, func() error { return nil }, everyHost))
+	}
+	return daemon.RunTasks(ctx, tasks...)
 }
 
 // pluginsFound reports whether a directory holds an executor plugin.
