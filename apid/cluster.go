@@ -33,7 +33,7 @@ func (c *control) UpdateCluster(ctx context.Context, req *musterv1.UpdateCluster
 	now := time.Now().UnixMilli()
 	ctx, cancel := c.writing(ctx)
 	defer cancel()
-	err := c.store.Update(ctx, func(tx *store.Tx) error {
+	err := c.update(ctx, func(tx *store.Tx) error {
 		e, ok := c.tables.Clusters.Get(tx, state.ClusterID)
 		if e.Version != req.Version {
 			return stale("cluster", state.ClusterID, req.Version, e.Version)

@@ -3,6 +3,7 @@ package apid
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"sync"
 	"time"
@@ -39,6 +40,9 @@ func (d *Daemon) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.ReadyTimeout)
 	defer cancel()
 	if err := d.store.Ready(ctx); err != nil {
+		if away := d.away(); away != "" {
+			return status.Error(codes.Unavailable, away+", and nothing was read from it yet; try again")
+		}
 		return status.Error(codes.Unavailable, "the state is still being loaded from the store; try again")
 	}
 	d.markStale(ctx)
@@ -61,6 +65,15 @@ func (d *Daemon) markStale(ctx context.Context) {
 	// It fails where there is nobody to tell: the answer has been begun, or it is
 	// no call of gRPC's.
 	_ = grpc.SetHeader(ctx, metadata.Pairs(StaleHeader, strconv.Itoa(int(stale.Seconds()))))
+}
+
+// away says that the store is away, if it has been for a while.
+func (d *Daemon) away() string {
+	stale := d.store.Staleness()
+	if stale < leastStale {
+		return ""
+	}
+	return fmt.Sprintf("the store has not answered for %v", stale.Round(time.Second))
 }
 
 func errStopping() error {
@@ -90,7 +103,11 @@ func (d *Daemon) fail(doing string, err error) error {
 	case errors.Is(err, store.ErrClosed):
 		return status.Error(codes.Unavailable, "this API server is stopping; "+outcome)
 	case errors.Is(err, kv.ErrUnavailable):
-		return status.Error(codes.Unavailable, "the store is not available; "+outcome)
+		away := d.away()
+		if away == "" {
+			away = "the store is not available"
+		}
+		return status.Error(codes.Unavailable, away+"; "+outcome)
 	case errors.Is(err, context.Canceled):
 		return status.Error(codes.Canceled, "the request was cancelled; "+outcome)
 	case errors.Is(err, context.DeadlineExceeded):

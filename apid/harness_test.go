@@ -32,6 +32,7 @@ import (
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/embedded"
+	"github.com/musterhq/muster/internal/kv/kvfault"
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -41,8 +42,9 @@ import (
 type cluster struct {
 	t  testing.TB
 	kv kv.KV
-	// away is the store as apid reaches it.
+	// away is the store as apid reaches it, through faults.
 	away   *away
+	faults *kvfault.KV
 	tables *state.Tables
 	store  *store.Store
 
@@ -90,7 +92,8 @@ func newCluster(t testing.TB) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{t: t, kv: space, away: &away{KV: space}, tables: state.NewTables(), listeners: map[string]*bufconn.Listener{}}
+	faults := kvfault.New(space)
+	c := &cluster{t: t, kv: space, faults: faults, away: &away{KV: faults}, tables: state.NewTables(), listeners: map[string]*bufconn.Listener{}}
 	ts := c.tables
 	c.store, err = store.New(store.Options{KV: space, Prefix: "muster"},
 		ts.Services, ts.Specs, ts.Names, ts.Nodes, ts.Clusters, ts.Tasks, ts.Rollouts, ts.Endpoints,

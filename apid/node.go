@@ -69,7 +69,7 @@ func (c *control) UpdateNode(ctx context.Context, req *musterv1.UpdateNodeReques
 	now := time.Now().UnixMilli()
 	ctx, cancel := c.writing(ctx)
 	defer cancel()
-	err = c.store.Update(ctx, func(tx *store.Tx) error {
+	err = c.update(ctx, func(tx *store.Tx) error {
 		e, ok := c.tables.Nodes.Get(tx, id)
 		if ok && e.Value.Removed {
 			return notFound("node", req.Node)
@@ -106,7 +106,7 @@ func (c *control) RemoveNode(ctx context.Context, req *musterv1.RemoveNodeReques
 	now := time.Now().UnixMilli()
 	ctx, cancel := c.writing(ctx)
 	defer cancel()
-	err = c.store.Update(ctx, func(tx *store.Tx) error {
+	err = c.update(ctx, func(tx *store.Tx) error {
 		st, ok := c.tables.NodeStates.Get(tx, id)
 		if !ok {
 			return notFound("node", req.Node)

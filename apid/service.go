@@ -145,7 +145,7 @@ func (c *control) changeService(ctx context.Context, ref string, change func(id 
 	for {
 		id, err := c.serviceID(ref)
 		if status.Code(err) == codes.NotFound {
-			if err = c.store.Update(ctx, func(tx *store.Tx) error { return c.exists(tx, ref) }); err == nil {
+			if err = c.update(ctx, func(tx *store.Tx) error { return c.exists(tx, ref) }); err == nil {
 				id, err = c.serviceID(ref)
 			}
 		}

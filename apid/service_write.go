@@ -33,7 +33,7 @@ func (d *Daemon) createService(ctx context.Context, spec *musterv1.ServiceSpec, 
 		Spec: withoutTask(spec), TaskDigest: digest, SpecVersion: 1,
 		CreatedAt: now.UnixMilli(), UpdatedAt: now.UnixMilli(), Trace: tracing.Of(ctx),
 	}
-	return id, d.store.Update(ctx, func(tx *store.Tx) error {
+	return id, d.update(ctx, func(tx *store.Tx) error {
 		if err := d.takeName(tx, id, spec.Name); err != nil {
 			return err
 		}
@@ -105,7 +105,7 @@ func (s *storedService) scale(replicas uint64) error {
 // updateService changes a service as decide says, whose error refuses the
 // change.
 func (d *Daemon) updateService(ctx context.Context, id string, now time.Time, decide func(*storedService) error) error {
-	return d.store.Update(ctx, func(tx *store.Tx) error {
+	return d.update(ctx, func(tx *store.Tx) error {
 		e, ok := d.tables.Services.Get(tx, id)
 		if !ok {
 			return notFound(serviceKind, id)
@@ -164,7 +164,7 @@ func (d *Daemon) moveName(tx *store.Tx, id, from, to string) error {
 // removeService removes a service and its name. Its tasks follow, by their own
 // owner.
 func (d *Daemon) removeService(ctx context.Context, id string) error {
-	return d.store.Update(ctx, func(tx *store.Tx) error {
+	return d.update(ctx, func(tx *store.Tx) error {
 		e, ok := d.tables.Services.Get(tx, id)
 		if !ok {
 			return notFound(serviceKind, id)

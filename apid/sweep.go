@@ -86,7 +86,7 @@ func (d *Daemon) sweepSpecs(ctx context.Context, waiting map[string]unused, now 
 // removeSpecs removes the specs that still have the given version and that no
 // service refers to.
 func (d *Daemon) removeSpecs(ctx context.Context, due map[string]uint64) error {
-	return d.store.Update(ctx, func(tx *store.Tx) error {
+	return d.update(ctx, func(tx *store.Tx) error {
 		for key, version := range due {
 			if e, ok := d.tables.Specs.Get(tx, key); ok && e.Version == version && !d.referredTo(tx, key) {
 				d.tables.Specs.Delete(tx, key)
@@ -129,7 +129,7 @@ func (d *Daemon) sweepNodes(ctx context.Context, now time.Time) {
 func (d *Daemon) forgetNode(ctx context.Context, id string) error {
 	ctx, cancel := d.writing(ctx)
 	defer cancel()
-	return d.store.Update(ctx, func(tx *store.Tx) error {
+	return d.update(ctx, func(tx *store.Tx) error {
 		e, ok := d.tables.Nodes.Get(tx, id)
 		if !ok || !e.Value.Removed {
 			return nil

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/store"
 )
 
 // writes are the requests that wait for the store, so that it is kept for them
@@ -37,13 +39,31 @@ func (w *writes) finish() {
 }
 
 // writing bounds a wait for the store. A store that has not answered by then
-// counts as away.
+// counts as away. A client that set a deadline hears of it before that.
 func (d *Daemon) writing(ctx context.Context) (context.Context, context.CancelFunc) {
 	end := d.writes.begin()
-	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.WriteTimeout,
-		fmt.Errorf("no answer within %v: %w", d.cfg.WriteTimeout, kv.ErrUnavailable))
+	most := d.cfg.WriteTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		left := time.Until(deadline)
+		most = min(most, left-min(left/10, answerTime))
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, most, fmt.Errorf("no answer within %v: %w", most, kv.ErrUnavailable))
 	return ctx, func() {
 		cancel()
 		end()
 	}
+}
+
+// answerTime is how long before a client's deadline it is told that the store is
+// away, so that it still hears it.
+const answerTime = 200 * time.Millisecond
+
+// update is the store's, but sends nothing to a store that is known to be away:
+// it waits as long as ctx allows, and so it is certain that nothing was changed if
+// the store does not come back.
+func (d *Daemon) update(ctx context.Context, fn func(*store.Tx) error) error {
+	if err := d.store.Contact(ctx); err != nil {
+		return err
+	}
+	return d.store.Update(ctx, fn)
 }

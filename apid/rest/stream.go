@@ -10,6 +10,7 @@ import (
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"github.com/grpc-ecosystem/grpc-gateway/v2/utilities"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -70,12 +71,29 @@ func serve[T any](s *streams, w http.ResponseWriter, r *http.Request, params map
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
+	// What the call says of its answer as a whole becomes a header.
+	ctx = grpc.NewContextWithServerTransportStream(ctx, headers{w})
 	out := &stream[T]{ctx: ctx, w: w, control: http.NewResponseController(w), format: f}
 	stop := out.beat()
 	err := call(out)
 	stop()
 	out.end(s.log, r, err)
 }
+
+// headers takes those of a gRPC answer that REST passes on. They are set before
+// the stream begins.
+type headers struct{ w http.ResponseWriter }
+
+func (h headers) SetHeader(md metadata.MD) error {
+	if v := md.Get(StaleHeader); len(v) > 0 {
+		h.w.Header().Set(StaleHeader, v[0])
+	}
+	return nil
+}
+
+func (h headers) SendHeader(md metadata.MD) error { return h.SetHeader(md) }
+func (headers) SetTrailer(metadata.MD) error      { return nil }
+func (headers) Method() string                    { return "" }
 
 // stream is the server's side of a streaming call, over HTTP.
 type stream[T any] struct {

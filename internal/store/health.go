@@ -95,12 +95,18 @@ func (h *health) better(before, now error) {
 	}
 }
 
-// contact returns what is wrong, if anything, and a channel that is closed when
-// something of it has got better.
-func (h *health) contact() (changed <-chan struct{}, wrong error) {
+// contact returns why the kv is known to be away: a table cannot be followed. It
+// also returns a channel that is closed when something has got better. That a
+// pulse had no answer in time is no proof: a kv that is slow still takes writes.
+func (h *health) contact() (changed <-chan struct{}, away error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.changed, h.wrong()
+	for _, t := range h.tables {
+		if errors.Is(t.err, kv.ErrUnavailable) {
+			return h.changed, t.err
+		}
+	}
+	return h.changed, nil
 }
 
 // trouble returns an error that says that the kv is away, if it is.

@@ -40,8 +40,9 @@ func (s *Store) Standing() Standing {
 	return st
 }
 
-// Contact blocks until there is contact with the kv. If ctx ends before, its
-// error says what is wrong.
+// Contact blocks while the kv is known to be away. If ctx ends before, the error
+// says what is wrong. An update that is made after that has a definite outcome
+// more often than one that is made before.
 func (s *Store) Contact(ctx context.Context) error {
 	for {
 		changed, err := s.health.contact()

@@ -28,6 +28,26 @@ func TestHangingKVIsNoticed(t *testing.T) {
 		if st := s.Standing(); st.Stale < 28*time.Second || st.Stale > 32*time.Second || !errors.Is(st.Err, kv.ErrUnavailable) {
 			t.Errorf("standing = %+v of a kv that has hung for 30 s", st)
 		}
+		if err := s.Contact(t.Context()); err != nil {
+			t.Errorf("Contact error = %v of a kv that may be slow and nothing else", err)
+		}
+		resume()
+		time.Sleep(5 * time.Second)
+		if st := s.Standing(); st.Lag() != 0 || st.Err != nil {
+			t.Errorf("standing = %+v after the kv went on", st)
+		}
+	})
+}
+
+// TestContact waits for a kv that is away.
+func TestContact(t *testing.T) {
+	bubble(t, func(t *testing.T, k *kvfault.KV) {
+		s, _ := open(t, store.Options{KV: k}, numbers("counters"))
+		if err := s.Contact(t.Context()); err != nil {
+			t.Errorf("Contact error = %v while there is contact", err)
+		}
+		mend := k.Cut()
+		synctest.Wait()
 		short, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if err := s.Contact(short); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, kv.ErrUnavailable) {
@@ -35,12 +55,9 @@ func TestHangingKVIsNoticed(t *testing.T) {
 		}
 		back := make(chan error, 1)
 		go func() { back <- s.Contact(t.Context()) }()
-		resume()
+		mend()
 		if err := <-back; err != nil {
 			t.Error(err)
-		}
-		if st := s.Standing(); st.Lag() != 0 || st.Err != nil {
-			t.Errorf("standing = %+v after the kv went on", st)
 		}
 	})
 }

@@ -73,6 +73,10 @@ const (
 // is taken, ABORTED for a stale version, UNIMPLEMENTED for what the contract
 // can say and this version does not act on, UNAVAILABLE when the store is away.
 // A request that is refused has changed nothing.
+//
+// While the store is away, what is read is what was known last. The answer's
+// header muster-stale-seconds, in gRPC and in REST, then says for how many
+// seconds there has been no contact.
 type ControlServiceClient interface {
 	// Creates a service.
 	CreateService(ctx context.Context, in *CreateServiceRequest, opts ...grpc.CallOption) (*CreateServiceResponse, error)
@@ -596,6 +600,10 @@ type ControlService_TaskLogsClient = grpc.ServerStreamingClient[TaskLogsResponse
 // is taken, ABORTED for a stale version, UNIMPLEMENTED for what the contract
 // can say and this version does not act on, UNAVAILABLE when the store is away.
 // A request that is refused has changed nothing.
+//
+// While the store is away, what is read is what was known last. The answer's
+// header muster-stale-seconds, in gRPC and in REST, then says for how many
+// seconds there has been no contact.
 type ControlServiceServer interface {
 	// Creates a service.
 	CreateService(context.Context, *CreateServiceRequest) (*CreateServiceResponse, error)

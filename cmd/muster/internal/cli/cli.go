@@ -90,12 +90,24 @@ func call[Req, Resp any](cmd *cobra.Command, method func(context.Context, Req, .
 	defer cancel()
 	var header metadata.MD
 	resp, err := method(ctx, req, grpc.Header(&header))
+	warnStale(cmd, header)
+	return resp, err
+}
+
+// warnStale says that an answer may be old, once a command.
+func warnStale(cmd *cobra.Command, header metadata.MD) {
 	if old := header.Get(apid.StaleHeader); len(old) > 0 && cmd.Annotations[apid.StaleHeader] == "" {
-		// Once a command, however many calls it makes.
 		cmd.Annotations = map[string]string{apid.StaleHeader: old[0]}
 		cmd.PrintErrf("warning: the server has had no contact with the store for %s s: what it shows may be as old\n", old[0])
 	}
-	return resp, err
+}
+
+// warnStaleStream does it for a stream that has begun.
+func warnStaleStream(cmd *cobra.Command, stream grpc.ClientStream) {
+	// Without a header the stream has failed, and Recv says why.
+	if header, err := stream.Header(); err == nil {
+		warnStale(cmd, header)
+	}
 }
 
 func (c *CLI) printf(format string, a ...any) {

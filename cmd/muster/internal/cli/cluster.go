@@ -83,6 +83,7 @@ With --format json each line is a message of the watch; its resumeToken, given t
 			if err != nil {
 				return err
 			}
+			warnStaleStream(cmd, stream)
 			for {
 				resp, err := stream.Recv()
 				if errors.Is(err, io.EOF) || cmd.Context().Err() != nil {

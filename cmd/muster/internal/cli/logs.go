@@ -103,6 +103,7 @@ func (c *CLI) serviceLogs() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			warnStaleStream(cmd, stream)
 			return c.printLogs(&o, func() (*musterv1.LogMessage, error) {
 				resp, err := stream.Recv()
 				return resp.GetMessage(), err
@@ -131,6 +132,7 @@ func (c *CLI) taskLogs() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			warnStaleStream(cmd, stream)
 			return c.printLogs(&o, func() (*musterv1.LogMessage, error) {
 				resp, err := stream.Recv()
 				return resp.GetMessage(), err
