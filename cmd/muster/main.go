@@ -34,15 +34,15 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 		Use: "muster", Short: "Muster orchestrates containers and tasks",
 		Long:          "Muster orchestrates containers and tasks: it runs as many of them as you say, where they fit, and keeps them running.",
 		Example:       "  muster dev --workers 3\n  muster service create --name web --replicas 3 nginx:1",
-		SilenceErrors: true, SilenceUsage: true,
+		SilenceErrors: true, SilenceUsage: true, SuggestionsMinimumDistance: 2,
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &cli.UsageError{Err: err} })
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errs)
 	serve.AddCommands(root, version)
 	c.AddCommands(root)
+	cli.RefuseBadUsage(root)
 	err := root.ExecuteContext(ctx)
 	_ = c.Close()
 	if err == nil {

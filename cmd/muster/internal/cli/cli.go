@@ -137,9 +137,7 @@ const pageSize = 1000
 
 // group makes a command that only has commands of its own.
 func group(use, short string, commands ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		return cmd.Help()
-	}}
+	cmd := &cobra.Command{Use: use, Short: short, SuggestionsMinimumDistance: 2}
 	cmd.AddCommand(commands...)
 	return cmd
 }

@@ -110,8 +110,8 @@ func (s *shell) run(input string, args ...string) (out, errs string, code int) {
 	var o, e bytes.Buffer
 	c := &cli.CLI{In: strings.NewReader(input), Out: &o, Err: &e, Version: "v1-test"}
 	root := &cobra.Command{Use: "muster", SilenceErrors: true, SilenceUsage: true}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &cli.UsageError{Err: err} })
 	c.AddCommands(root)
+	cli.RefuseBadUsage(root)
 	if args[0] != "version" {
 		args = append([]string{args[0], args[1], "--address", s.address}, args[2:]...)
 	}
