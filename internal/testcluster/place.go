@@ -69,7 +69,7 @@ func (cfg *Config) addresses() (map[string]string, error) {
 	}
 	// All at once, so that each gets another one.
 	free = append(free, "ops/dev")
-	found, err := freeAddresses(len(free))
+	found, err := freeAddresses(consultest.Here().Address, len(free))
 	if err != nil {
 		return nil, err
 	}
@@ -79,11 +79,12 @@ func (cfg *Config) addresses() (map[string]string, error) {
 	return chosen, nil
 }
 
-// freeAddresses returns addresses that nobody listens at, each another one.
-func freeAddresses(n int) ([]string, error) {
+// freeAddresses returns addresses at an IP address that nobody listens at, each
+// another one.
+func freeAddresses(ip string, n int) ([]string, error) {
 	addresses := make([]string, n)
 	for i := range addresses {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
 		if err != nil {
 			return nil, fmt.Errorf("find a free port: %w", err)
 		}

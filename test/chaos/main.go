@@ -128,7 +128,8 @@ func newSite(ctx context.Context, o options, dir string) (_ *site, err error) {
 	ids := map[string]string{}
 	for i, name := range names {
 		s.workers[name] = hosts[consulServers+i]
-		ids[name] = "node-" + name
+		// Other clusters may be on this machine as well.
+		ids[name] = fmt.Sprintf("node-%s-%d", name, os.Getpid())
 	}
 	s.Rig, err = rig.Start(ctx, rig.Config{
 		Config: testcluster.Config{

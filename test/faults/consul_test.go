@@ -3,6 +3,7 @@ package faults_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -152,13 +153,13 @@ func (b *bench) consulAway(t *testing.T, take, bring func(*consultest.Cluster) e
 		if err != nil {
 			return err
 		}
-		for id, task := range now {
-			if b.steady[id] == nil {
-				delete(now, id)
-				defer func() { b.steady[id] = task }()
-			}
+		others := maps.Clone(now)
+		maps.DeleteFunc(others, func(id string, _ *musterv1.Task) bool { return b.steady[id] == nil })
+		if err := rig.Same(b.steady, others); err != nil {
+			return err
 		}
-		return rig.Same(b.steady, now)
+		b.steady = now
+		return nil
 	})
 }
 

@@ -9,11 +9,13 @@ package faults_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -65,9 +67,11 @@ func startOf(t *testing.T, built string, cfg testcluster.Config, workers ...stri
 		t.Fatal(err)
 	}
 	cfg.Dir = dir
-	nodes := map[string]string{}
+	// Clusters of other tests are on this machine as well, and a task's process
+	// tells by its node's id whose it is.
+	nodes, tag := map[string]string{}, strings.ToLower(rand.Text()[:8])
 	for _, name := range workers {
-		nodes[name] = "node-" + name
+		nodes[name] = "node-" + name + "-" + tag
 	}
 	r, err := rig.Start(t.Context(), rig.Config{Config: cfg, Built: built, NodeIDs: nodes})
 	if err != nil {

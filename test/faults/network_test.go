@@ -2,6 +2,7 @@ package faults_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"testing"
@@ -70,7 +71,18 @@ func (b *bench) cutWorker(t *testing.T, n *testnet.Net) {
 	hosts := n.Hosts()
 	id, err := b.Create(t.Context(), rig.Processes("moves", 4, rig.Sleep))
 	ok(t, err)
-	before := running(t, b.Rig, "moves", 4)
+	var before map[string]*musterv1.Task
+	eventually(t, waitTimeout, "both workers have tasks", func(ctx context.Context) error {
+		before = running(t, b.Rig, "moves", 4)
+		for _, task := range before {
+			if task.NodeId == b.Nodes["one"] {
+				return nil
+			}
+		}
+		// A scheduler may have heard of the worker only just now.
+		err := b.Update(ctx, id, func(spec *musterv1.ServiceSpec) { spec.Task.ForceUpdate++ })
+		return errors.Join(errors.New("one has none"), err)
+	})
 	ok(t, n.Cut(t.Context(), hosts[3:4], append(hosts[:3:3], hosts[4])))
 	var after map[string]*musterv1.Task
 	took := eventually(t, waitTimeout, "tasks run elsewhere", func(ctx context.Context) (err error) {

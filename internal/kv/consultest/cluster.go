@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os/exec"
 	"path/filepath"
@@ -25,10 +26,14 @@ type Place struct {
 	Ports []int
 }
 
-// Here is this machine.
-func Here() Place { return Place{Address: "127.0.0.1", Dial: (&net.Dialer{}).DialContext} }
+// Here is this machine, at an address of its own: ports that are free there now are
+// not taken by another test, nor by connections that anybody makes.
+func Here() Place {
+	address := net.IPv4(127, byte(1+rand.IntN(254)), byte(rand.IntN(256)), byte(1+rand.IntN(254)))
+	return Place{Address: address.String(), Dial: (&net.Dialer{}).DialContext}
+}
 
-// freePorts finds ports that nobody listens on at this moment.
+// freePorts finds ports that nobody listens on.
 func (p Place) freePorts(n int) ([]int, error) {
 	if len(p.Ports) >= n {
 		return p.Ports[:n], nil
