@@ -67,22 +67,15 @@ func (s *Store) install(loaded int, shards []newShard) {
 	}
 }
 
-// replace puts shards into a table, older ones too, if the table is still as it
-// was before.
-func (s *Store) replace(table int, before *tableState, shards []newShard) bool {
+// replace makes tables the newest ones, older than they were or not, if nothing has
+// changed since before.
+func (s *Store) replace(before *Snapshot, tables []*tableState) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	cur := s.current.Load()
-	if cur.tables[table] != before {
+	if s.current.Load() != before {
 		return false
 	}
-	tables := slices.Clone(cur.tables)
-	ts := *before
-	for _, n := range shards {
-		ts.shards[n.shard] = n.state
-	}
-	tables[table] = &ts
-	s.publish(&Snapshot{defs: cur.defs, tables: tables, epoch: cur.epoch + 1})
+	s.publish(&Snapshot{defs: before.defs, tables: tables, epoch: before.epoch + 1})
 	return true
 }
 

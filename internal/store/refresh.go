@@ -46,10 +46,15 @@ func (f *follower) refresh(ctx context.Context, hint *tableHeads) error {
 
 // refreshHeld is refresh for who holds reading.
 func (f *follower) refreshHeld(ctx context.Context, hint *tableHeads) error {
-	err := f.refreshOnce(ctx, hint, false)
+	err := f.refreshOnce(ctx, hint)
 	if errors.Is(err, errBackwards) {
 		pause(ctx, doubtPause, doubtPause, 0)
-		err = f.refreshOnce(ctx, nil, true)
+		err = f.refreshOnce(ctx, nil)
+	}
+	if errors.Is(err, errBackwards) {
+		if err = f.s.restore(ctx); err == nil {
+			err = f.refreshOnce(ctx, nil)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("refresh table %s: %w", f.def.Name(), err)
@@ -57,9 +62,8 @@ func (f *follower) refreshHeld(ctx context.Context, hint *tableHeads) error {
 	return nil
 }
 
-// refreshOnce does it. With sure, it accepts that the kv went backwards, because
-// it was restored from a snapshot of its own.
-func (f *follower) refreshOnce(ctx context.Context, hint *tableHeads, sure bool) error {
+// refreshOnce does it, but for a kv that went backwards.
+func (f *follower) refreshOnce(ctx context.Context, hint *tableHeads) error {
 	before := f.state()
 	found := map[string]kv.Pair{}
 	var missing []string
@@ -70,7 +74,7 @@ func (f *follower) refreshOnce(ctx context.Context, hint *tableHeads, sure bool)
 		}
 		if missing = f.missing(hint, found); len(missing) == 0 {
 			// Heads of a server that lags say nothing of the kv as a whole.
-			return f.install(hint, emptyTable, found, false)
+			return f.install(hint, emptyTable, found)
 		}
 	}
 	for range maxRounds {
@@ -94,10 +98,10 @@ func (f *follower) refreshOnce(ctx context.Context, hint *tableHeads, sure bool)
 			}
 		}
 		if missing = f.missing(heads, found); len(missing) == 0 {
-			return f.install(heads, before, found, sure)
+			return f.install(heads, before, found)
 		}
 	}
-	return f.list(ctx, sure)
+	return f.list(ctx)
 }
 
 // read reads the pages with these keys into found, and all heads with the last
@@ -153,13 +157,13 @@ func (f *follower) missing(heads *tableHeads, found map[string]kv.Pair) []string
 }
 
 // list reads the whole table at one moment, and installs it.
-func (f *follower) list(ctx context.Context, sure bool) error {
+func (f *follower) list(ctx context.Context) error {
 	before := f.state()
 	pairs, _, err := f.s.kv.List(ctx, tablePrefix(f.s.prefix, f.def), kv.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("list: %w", err)
 	}
-	return f.installList(pairs, before, sure)
+	return f.installList(pairs, before)
 }
 
 // load reads the table for the first time. It returns the index to follow from.
@@ -169,7 +173,7 @@ func (f *follower) load(ctx context.Context) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("load: %w", err)
 	}
-	if err := f.installList(pairs, emptyTable, false); err != nil {
+	if err := f.installList(pairs, emptyTable); err != nil {
 		return 0, fmt.Errorf("load: %w", err)
 	}
 	f.s.log.Debug("table loaded", zap.String("table", f.def.Name()),
@@ -192,7 +196,7 @@ func (f *follower) anchor(ctx context.Context) {
 	}
 }
 
-func (f *follower) installList(pairs []kv.Pair, before *tableState, sure bool) error {
+func (f *follower) installList(pairs []kv.Pair, before *tableState) error {
 	heads, err := f.parseHeads(pairs)
 	if err != nil {
 		return err
@@ -206,19 +210,17 @@ func (f *follower) installList(pairs []kv.Pair, before *tableState, sure bool) e
 		}
 	}
 	f.s.metrics.pagesRead.WithLabelValues(f.def.Name()).Add(float64(pages))
-	return f.install(heads, before, found, sure)
+	return f.install(heads, before, found)
 }
 
 // install makes shards of heads and pages, and puts them into the snapshot.
 // before is the state from before anything was read: what was read is not older,
 // unless the kv went backwards.
-func (f *follower) install(heads *tableHeads, before *tableState, found map[string]kv.Pair, sure bool) error {
-	backwards := false
+func (f *follower) install(heads *tableHeads, before *tableState, found map[string]kv.Pair) error {
 	for i := range heads {
-		backwards = backwards || heads[i].index < before.shards[i].index
-	}
-	if backwards && !sure {
-		return errBackwards
+		if heads[i].index < before.shards[i].index {
+			return errBackwards
+		}
 	}
 	now := f.state()
 	if now == nil {
@@ -226,7 +228,7 @@ func (f *follower) install(heads *tableHeads, before *tableState, found map[stri
 	}
 	var changed []newShard
 	for i, old := range now.shards {
-		if heads[i].index == old.index || heads[i].index < old.index && !backwards {
+		if heads[i].index <= old.index {
 			continue
 		}
 		next, err := f.shard(i, heads[i].head, heads[i].index, old, found)
@@ -234,14 +236,6 @@ func (f *follower) install(heads *tableHeads, before *tableState, found map[stri
 			return err
 		}
 		changed = append(changed, newShard{table: f.place, shard: i, state: next})
-	}
-	if backwards {
-		f.s.log.Warn("the kv holds an older state than before: taking it over", zap.String("table", f.def.Name()))
-		if now != before || !f.s.replace(f.place, before, changed) {
-			return errBackwards
-		}
-		f.lag.forget()
-		return nil
 	}
 	f.s.install(f.place, changed)
 	return nil

@@ -3,6 +3,7 @@ package faults_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"os"
@@ -143,9 +144,7 @@ func (b *bench) consulAway(t *testing.T, take, bring func(*consultest.Cluster) e
 	}
 	ok(t, bring(b.Servers))
 	t.Logf("a change was complete %v after Consul was back", b.change(t))
-	s, err := b.Service(t.Context(), b.services[1])
-	ok(t, err)
-	b.sizes[s.Id] = s.Spec.GetReplicated().GetReplicas()
+	b.relearn(t)
 	b.settle(t)
 	delete(b.steady, victim.Id)
 	eventually(t, waitTimeout, "the dead task is replaced, and no other", func(ctx context.Context) error {
@@ -204,6 +203,22 @@ func (b *bench) read(t *testing.T, name string) {
 	if err != nil || len(resp.Tasks) < len(b.steady) {
 		t.Errorf("%s: a read while Consul is away: %d tasks, %v", name, len(resp.GetTasks()), err)
 	}
+}
+
+// relearn sees what has become of the writes that were refused.
+func (b *bench) relearn(t *testing.T) {
+	t.Helper()
+	id := b.services[1]
+	// A first change by the replica that may lag makes sure that it does not.
+	size := b.size(id)
+	ok(t, b.Scale(t.Context(), id, size))
+	eventually(t, waitTimeout, "the refused writes are settled", func(ctx context.Context) error {
+		s, err := b.Service(ctx, id)
+		if n := s.GetSpec().GetReplicated().GetReplicas(); err == nil && n != size {
+			err = fmt.Errorf("it has %d replicas", n)
+		}
+		return err
+	})
 }
 
 // refused writes while Consul is away, with a deadline. The write may have been

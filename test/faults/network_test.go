@@ -60,6 +60,7 @@ func (b *bench) cutManagers(t *testing.T, n *testnet.Net) {
 	}
 	ok(t, n.Heal(t.Context()))
 	healed := time.Now()
+	b.relearn(t)
 	b.settle(t)
 	t.Logf("all was as before %v after the network was whole", time.Since(healed))
 	b.unmoved(t)

@@ -165,6 +165,11 @@ func (r *Rig) Logs() string {
 	if err != nil {
 		return err.Error()
 	}
+	servers, err := filepath.Glob(filepath.Join(r.cfg.Dir, "*", "consul.log"))
+	if err != nil {
+		return err.Error()
+	}
+	paths = append(paths, servers...)
 	slices.Sort(paths)
 	var all string
 	for _, path := range paths {
@@ -172,7 +177,7 @@ func (r *Rig) Logs() string {
 		if err != nil {
 			all += err.Error() + "\n"
 		}
-		all += fmt.Sprintf("==== %s\n%s\n", filepath.Base(path), b[max(0, len(b)-logTail):])
+		all += fmt.Sprintf("==== %s\n%s\n", strings.TrimPrefix(path, r.cfg.Dir+"/"), b[max(0, len(b)-logTail):])
 	}
 	return all
 }
