@@ -1,0 +1,139 @@
+package faults_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/test/internal/rig"
+)
+
+// exitUnhealthy is the exit code of `muster cluster status` if something is wrong.
+const exitUnhealthy = 7
+
+// TestReplicas lets replicas of all daemons leave, die and join, and sees in the
+// cluster's status that the others share their work out evenly.
+func TestReplicas(t *testing.T) {
+	t.Parallel()
+	r := start(t, testcluster.Config{Replicas: 3})
+	eventually(t, waitTimeout, "three replicas of each share the shards out", func(ctx context.Context) error { return shared(ctx, r, 3, 0) })
+	before := holders(lookAt(t, r))
+
+	stopping := time.Now()
+	for _, name := range testcluster.Managers() {
+		ok(t, r.Process(testcluster.Replica(name, 3)).Stop())
+	}
+	eventually(t, waitTimeout, "the two that stay have all", func(ctx context.Context) error { return shared(ctx, r, 2, 0) })
+	for shard, now := range holders(lookAt(t, r)) {
+		since := now.since
+		if was := before[shard]; was.instance == now.instance && !since.Equal(was.since) {
+			t.Errorf("%s stayed with %s, and is said to be there since %v and not %v", shard, now.instance, since, was.since)
+		} else if was.instance != now.instance && since.Before(stopping) {
+			t.Errorf("%s changed hands, and is said to be with %s since %v", shard, now.instance, since)
+		}
+	}
+	if out, code := muster(t, r, "cluster", "status"); code != 0 {
+		t.Errorf("`muster cluster status` exits with %d when all is well:\n%s", code, out)
+	}
+
+	for _, name := range testcluster.Managers() {
+		ok(t, r.Process(testcluster.Replica(name, 2)).Kill())
+	}
+	took := eventually(t, waitTimeout, "the one that lives has all", func(ctx context.Context) error { return shared(ctx, r, 1, 1) })
+	t.Logf("one of each had all shards %v after the others were killed", took)
+	out, code := muster(t, r, "cluster", "status")
+	if n := strings.Count(out, "Dead"); code != exitUnhealthy || n != len(testcluster.Managers()) {
+		t.Errorf("`muster cluster status` exits with %d and shows %d dead instances, want %d and %d:\n%s", code, n, exitUnhealthy, len(testcluster.Managers()), out)
+	}
+
+	// One that is started in a dead one's place takes its place in the catalog.
+	for _, name := range testcluster.Managers() {
+		ok(t, r.StartManager(testcluster.Replica(name, 2)))
+	}
+	if out, code := muster(t, r, "cluster", "status", "--wait", waitTimeout.String()); code != 0 {
+		t.Errorf("the cluster is not well after replicas have joined: exit code %d\n%s", code, out)
+	}
+	eventually(t, waitTimeout, "two share the shards out", func(ctx context.Context) error { return shared(ctx, r, 2, 0) })
+}
+
+func lookAt(t *testing.T, r *rig.Rig) *musterv1.GetClusterStatusResponse {
+	t.Helper()
+	m, err := r.Client("apid").GetClusterStatus(t.Context(), &musterv1.GetClusterStatusRequest{})
+	ok(t, err)
+	return m
+}
+
+// shared returns an error unless the status shows so many replicas of each daemon
+// that live, with even shares of all shards and views that lack nothing, so many
+// that are dead, and nothing else that is wrong.
+func shared(ctx context.Context, r *rig.Rig, replicas, dead int) error {
+	m, err := r.Client("apid").GetClusterStatus(ctx, &musterv1.GetClusterStatusRequest{})
+	if err != nil {
+		return err
+	}
+	living, gone, least, most := map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}
+	for _, d := range m.Daemons {
+		switch {
+		case d.Health == musterv1.DaemonInstance_DEAD && len(d.Shards) == 0:
+			gone[d.Daemon]++
+			continue
+		case d.Health != musterv1.DaemonInstance_HEALTHY:
+			return fmt.Errorf("%s %s is %s: %s", d.Daemon, d.Instance, d.Health, d.Reason)
+		case d.View.GetCommits() != 0 || d.View.GetTime().AsDuration() != 0 || !d.View.GetLoaded():
+			return fmt.Errorf("the view of %s %s lacks something: %v", d.Daemon, d.Instance, d.View)
+		}
+		n := len(d.Shards)
+		if living[d.Daemon]++; living[d.Daemon] == 1 {
+			least[d.Daemon] = n
+		}
+		least[d.Daemon], most[d.Daemon] = min(n, least[d.Daemon]), max(n, most[d.Daemon])
+	}
+	for _, s := range m.Subsystems {
+		d := s.Daemon
+		if living[d] != replicas || gone[d] != dead || most[d]-least[d] > 1 || len(s.Unowned) != 0 {
+			return fmt.Errorf("%d of %s live and %d are dead, with %d to %d shards, %d are nobody's", living[d], d, gone[d], least[d], most[d], len(s.Unowned))
+		}
+	}
+	if m.Healthy != (dead == 0) {
+		return fmt.Errorf("healthy = %v, with problems %q", m.Healthy, m.Problems)
+	}
+	return nil
+}
+
+type holder struct {
+	instance string
+	since    time.Time
+}
+
+// holders returns who holds each shard, by subsystem and number.
+func holders(m *musterv1.GetClusterStatusResponse) map[string]holder {
+	all := map[string]holder{}
+	for _, d := range m.Daemons {
+		for _, s := range d.Shards {
+			all[fmt.Sprintf("%s/%d", s.Subsystem, s.Shard)] = holder{d.Instance, s.Since.AsTime()}
+		}
+	}
+	return all
+}
+
+// muster runs a command line, and returns what it prints and its exit code.
+func muster(t *testing.T, r *rig.Rig, args ...string) (string, int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*waitTimeout)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, r.Binary(), append(args, "--address", r.API)...).CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	if exit != nil {
+		return string(out), exit.ExitCode()
+	}
+	return string(out), 0
+}
