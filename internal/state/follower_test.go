@@ -55,7 +55,12 @@ func TestFollowerJoins(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		go func() { done <- s.Run(ctx) }()
-		defer func() { cancel(); <-done }()
+		defer func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}()
 		if err := s.Ready(ctx); err != nil {
 			t.Fatal(err)
 		}

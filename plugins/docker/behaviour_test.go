@@ -18,6 +18,7 @@ import (
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/volume"
 	"github.com/docker/docker/client"
+	"github.com/docker/go-connections/nat"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -353,6 +354,15 @@ func TestHostPorts(t *testing.T) {
 	for _, port := range got[1:] {
 		if port.GetPublishedPort() == 0 || port.GetPublishedPort() == chosen {
 			t.Errorf("port %s = %v", port.GetName(), port)
+		}
+	}
+	// With IPv6 the Engine may have chosen two numbers.
+	for i, inside := range map[int]nat.Port{1: "80/tcp", 2: "53/udp"} {
+		found := slices.ContainsFunc(b.inspect().NetworkSettings.Ports[inside], func(x nat.PortBinding) bool {
+			return !strings.Contains(x.HostIP, ":") && x.HostPort == fmt.Sprint(got[i].GetPublishedPort())
+		})
+		if !found {
+			t.Errorf("port %v is not one of IPv4: %v", got[i], b.inspect().NetworkSettings.Ports[inside])
 		}
 	}
 	// The port is taken now, which is the node's fault and not the spec's.

@@ -1,7 +1,6 @@
 package docker
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -353,9 +352,10 @@ func held(configs []*sdk.Port, found *container.InspectResponse) []*sdk.Port {
 			continue
 		}
 		bindings := slices.Clone(found.NetworkSettings.Ports[port])
-		// An Engine with IPv6 lists a port twice, and a target may be published
-		// more than once: each goes to the port that asked for it.
-		slices.SortFunc(bindings, func(a, b nat.PortBinding) int { return cmp.Compare(len(a.HostIP), len(b.HostIP)) })
+		// An Engine with IPv6 lists a port twice, and with two numbers if it chose
+		// them and could not have the same: that of IPv4 counts. And a target may be
+		// published more than once: each goes to the port that asked for it.
+		slices.SortStableFunc(bindings, func(a, b nat.PortBinding) int { return strings.Count(a.HostIP, ":") - strings.Count(b.HostIP, ":") })
 		for _, binding := range bindings {
 			number, err := strconv.ParseUint(binding.HostPort, 10, 16)
 			key := nat.PortBinding{HostIP: string(port), HostPort: binding.HostPort}
