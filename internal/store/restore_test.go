@@ -16,11 +16,12 @@ import (
 // older heads name is still at hand, and also when Consul was away meanwhile.
 func TestServerRestoredFromASnapshot(t *testing.T) {
 	server := consultest.Start(t)
-	table := numbers("counters")
+	// Both tables are always written at once.
+	table, mirror := numbers("counters"), numbers("mirror")
 	for _, away := range []bool{false, true} {
 		t.Run(fmt.Sprintf("away=%v", away), func(t *testing.T) {
-			writer, _ := open(t, store.Options{KV: server.KV(t)}, table)
-			reader, _ := open(t, store.Options{KV: server.KV(t)}, table)
+			writer, _ := open(t, store.Options{KV: server.KV(t)}, table, mirror)
+			reader, _ := open(t, store.Options{KV: server.KV(t)}, table, mirror)
 			key := fmt.Sprintf("away-%v", away)
 			see := func(want int) {
 				t.Helper()
@@ -38,7 +39,11 @@ func TestServerRestoredFromASnapshot(t *testing.T) {
 				t.Helper()
 				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 				defer cancel()
-				if err := writer.Update(ctx, func(tx *store.Tx) error { table.Put(tx, key, n); return nil }); err != nil {
+				if err := writer.Update(ctx, func(tx *store.Tx) error {
+					table.Put(tx, key, n)
+					mirror.Put(tx, key, n)
+					return nil
+				}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -65,6 +70,9 @@ func TestServerRestoredFromASnapshot(t *testing.T) {
 				}
 			}
 			see(1)
+			if n := count(mirror, reader.Snapshot(), key); n != 1 {
+				t.Errorf("one table is as it was then, and another shows %d", n)
+			}
 			if now := reader.Snapshot().Epoch(); now == epoch {
 				t.Errorf("epoch %d after the restore as before it", now)
 			}
