@@ -8,6 +8,7 @@ import (
 	"time"
 	"unicode"
 
+	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -38,8 +39,19 @@ var (
 
 // removedError is what the worker of a removed node is told.
 func removedError(node string) error {
-	return status.Errorf(codes.PermissionDenied,
-		"node %s was removed from the cluster; to let the machine join again, start its worker with an empty data directory, which gives it a new id", node)
+	return refused(codes.PermissionDenied, dispatcherv1.Refusal_NODE_REMOVED, fmt.Sprintf(
+		"node %s was removed from the cluster; to let the machine join again, start its worker with an empty data directory, which gives it a new id", node))
+}
+
+// refused says in words for people and in one for the worker why it is refused.
+func refused(code codes.Code, reason dispatcherv1.Refusal_Reason, text string) error {
+	plain := status.New(code, text)
+	detailed, err := plain.WithDetails(&dispatcherv1.Refusal{Reason: reason})
+	if err != nil {
+		// Only of a message that cannot be encoded.
+		return plain.Err()
+	}
+	return detailed.Err()
 }
 
 // admit makes a session its node's one, or returns whom the worker is to speak
@@ -52,7 +64,10 @@ func (d *Daemon) admit(s *session, hello *dispatcherv1.Hello) (*dispatcherv1.Ses
 	number := store.ShardOf(s.node)
 	wait := time.NewTimer(d.cfg.OwnerWait)
 	defer wait.Stop()
+	poll := time.NewTimer(time.Hour)
+	defer poll.Stop()
 	for {
+		expired := wait.C
 		moved := d.directory.Changed()
 		shard, changed := d.shardOf(s.node)
 		if shard != nil {
@@ -61,7 +76,19 @@ func (d *Daemon) admit(s *session, hello *dispatcherv1.Hello) (*dispatcherv1.Ses
 				s.welcome()
 				return nil, nil
 			}
-			if !errors.Is(err, errNotOwned) {
+			var contested *contestedError
+			switch {
+			case errors.As(err, &contested):
+				// That is decided soon, one way or the other, and not by a redirect.
+				expired = nil
+				poll.Reset(claimPoll)
+			case status.Code(err) == codes.AlreadyExists:
+				d.metrics.refused.Inc()
+				d.log.Warn("a second worker claims to be a node that is connected, and is refused",
+					zap.String("node", s.node), zap.String("instance", s.instance), zap.String("address", s.address),
+					zap.String("hostname", hello.Description.GetHostname()), zap.Error(err))
+				return nil, err
+			case !errors.Is(err, errNotOwned):
 				return nil, err
 			}
 		} else if m, ok := d.directory.Owner(number); ok && m.Instance != d.member.Instance {
@@ -71,11 +98,14 @@ func (d *Daemon) admit(s *session, hello *dispatcherv1.Hello) (*dispatcherv1.Ses
 		select {
 		case <-moved:
 		case <-changed:
+		case <-poll.C:
+		case <-s.stream.Context().Done():
+			return nil, ending(s.stream.Context().Err())
 		case <-s.done:
 			return nil, errStopping
 		case <-d.stopping:
 			return nil, errStopping
-		case <-wait.C:
+		case <-expired:
 			return d.redirect(number), nil
 		}
 	}

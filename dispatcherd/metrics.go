@@ -34,6 +34,7 @@ type metrics struct {
 	sent          prometheus.Histogram
 	running       prometheus.Histogram
 	subscriptions prometheus.Gauge
+	refused       prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer, d *Daemon) (*metrics, error) {
@@ -46,6 +47,7 @@ func newMetrics(r prometheus.Registerer, d *Daemon) (*metrics, error) {
 		}, []string{"state"}),
 		tasks:     counter("assignments_sent_total", "Tasks that were sent to workers, new or changed."),
 		specs:     counter("specs_sent_total", "Task specs that were sent to workers."),
+		refused:   counter("rival_workers_refused_total", "Attempts of a second worker to be a node that is connected."),
 		withdrawn: counter("assignments_withdrawn_total", "Tasks that workers were told to remove."),
 		applied:   counter("statuses_applied_total", "Task statuses that were written."),
 		ignored: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -74,7 +76,7 @@ func newMetrics(r prometheus.Registerer, d *Daemon) (*metrics, error) {
 	}
 	var faults []error
 	for _, c := range []prometheus.Collector{
-		m.transitions, m.tasks, m.specs, m.withdrawn, m.applied, m.ignored, m.reportSeconds, m.sent, m.running, m.subscriptions, newCensus(d),
+		m.transitions, m.tasks, m.specs, m.withdrawn, m.applied, m.ignored, m.reportSeconds, m.sent, m.running, m.subscriptions, m.refused, newCensus(d),
 	} {
 		if err := r.Register(c); err != nil {
 			faults = append(faults, fmt.Errorf("register: %w", err))

@@ -17,6 +17,11 @@ type node struct {
 	description *musterv1.NodeDescription
 	address     string
 	instance    string
+	// claim is open while two workers want to be the node; former is who was it
+	// before, and rival who was refused.
+	claim  claim
+	former former
+	rival  rival
 	// place is where the node is among the deadlines, -1 if it has none.
 	place int
 	// due is its deadline as of when it was placed. Heartbeats move the real one
@@ -27,6 +32,9 @@ type node struct {
 func (n *node) standing() standing {
 	s := standing{description: n.description, address: n.address, instance: n.instance}
 	s.state, s.message = n.life.verdict()
+	if s.state == musterv1.NodeStatus_READY {
+		s.message = n.rival.what
+	}
 	return s
 }
 

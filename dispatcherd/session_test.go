@@ -352,31 +352,6 @@ func TestStuckWorker(t *testing.T) {
 	})
 }
 
-// TestReplacedSession checks that the newest session of a node counts.
-func TestReplacedSession(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, false)
-		d := c.dispatcher("d1")
-		synctest.Wait()
-		first := c.workerAs("n1", "one", d.address)
-		c.wantNode("n1", musterv1.NodeStatus_READY)
-		second := c.workerAs("n1", "two", d.address)
-		err := first.ended()
-		if status.Code(err) != codes.Aborted || !strings.Contains(err.Error(), "instance two") {
-			t.Fatalf("first session ended with %v, want ABORTED that names the other", err)
-		}
-		second.live(10 * time.Second)
-		c.wantNode("n1", musterv1.NodeStatus_READY)
-		if second.ended() != nil || c.nodeState("n1").InstanceId != "two" {
-			t.Fatalf("second session: %v; record is %v", second.ended(), c.nodeState("n1"))
-		}
-		if n := d.connected.Load(); n != 1 {
-			t.Errorf("%d sessions are counted, want 1", n)
-		}
-	})
-}
-
 // TestHello refuses what no worker says.
 func TestHello(t *testing.T) {
 	t.Parallel()

@@ -74,6 +74,7 @@ func (s *shard) observe(id string, record *recordv1.NodeState) {
 		return
 	case !known:
 		n = &node{id: id, place: -1, life: expect(now, s.d.cfg)}
+		n.rememberRecord(record, now, s.d.cfg)
 		s.nodes[id] = n
 		fallthrough
 	case n.life.phase == expected:
@@ -93,7 +94,8 @@ func (s *shard) look(id string) {
 	s.mark(id)
 }
 
-// attach makes a session its node's one. The session before it ends.
+// attach makes a session its node's one, unless another worker is that node. The
+// worker's own session before it ends.
 func (s *shard) attach(sess *session, description *musterv1.NodeDescription) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -103,14 +105,17 @@ func (s *shard) attach(sess *session, description *musterv1.NodeDescription) err
 	if s.removed(s.d.store.Snapshot(), sess.node) {
 		return removedError(sess.node)
 	}
-	if !sess.bind(s) {
-		return errStopping
-	}
 	n, known := s.nodes[sess.node]
 	if !known {
 		n = &node{id: sess.node, place: -1}
-		s.nodes[n.id] = n
+	} else if err := n.contest(sess, description.GetHostname(), time.Now(), s.d.cfg); err != nil {
+		s.touch(n)
+		return err
 	}
+	if !sess.bind(s) {
+		return errStopping
+	}
+	s.nodes[n.id] = n
 	// Under the lock, so that a change of the settings is either in it or finds the
 	// session.
 	period := s.d.period()
@@ -119,7 +124,7 @@ func (s *shard) attach(sess *session, description *musterv1.NodeDescription) err
 		s.part(n)
 		old.finish(status.Errorf(codes.Aborted, "replaced by another session of node %s (instance %s)", n.id, sess.instance), nil)
 		if old.instance != sess.instance {
-			s.log.Warn("worker has replaced another one of the same node",
+			s.log.Warn("worker has replaced another one of the same node, which was not heard any more",
 				zap.String("node", n.id), zap.String("instance", sess.instance), zap.String("replaced", old.instance))
 		}
 	}
@@ -163,6 +168,9 @@ func (s *shard) detach(sess *session, end func(liveness) liveness) {
 		return // its next dispatcher judges it
 	}
 	n.life = end(n.life)
+	if n.life.phase == closed {
+		n.remember(sess.instance, sess.address, time.Now(), s.d.cfg)
+	}
 	s.touch(n)
 }
 
@@ -287,6 +295,10 @@ func (s *shard) judge(now time.Time, snap *store.Snapshot) ([]verdict, time.Time
 		}
 		n.life = n.life.at(now, s.d.cfg)
 		s.place(n)
+		if n.rival.what != "" && now.After(n.rival.until) {
+			n.rival = rival{}
+			s.mark(n.id)
+		}
 		if n.life.phase == before {
 			continue
 		}

@@ -37,7 +37,10 @@ func (s standing) record(have *recordv1.NodeState, now time.Time) *recordv1.Node
 	}
 	same := have.State == s.state &&
 		(s.description == nil ||
-			have.Address == s.address && have.InstanceId == s.instance && proto.Equal(have.Description, s.description))
+			have.Address == s.address && have.InstanceId == s.instance && proto.Equal(have.Description, s.description)) &&
+		// Why a node fell is said once; what there is to say of one that lives may
+		// change.
+		(s.state != musterv1.NodeStatus_READY || have.Message == s.message)
 	if same {
 		return have
 	}
@@ -50,6 +53,9 @@ func (s standing) record(have *recordv1.NodeState, now time.Time) *recordv1.Node
 	}
 	if next.State != s.state {
 		next.State, next.Message, next.Since = s.state, s.message, now.UnixMilli()
+	}
+	if next.State == musterv1.NodeStatus_READY {
+		next.Message = s.message
 	}
 	if next.CreatedAt == 0 {
 		next.CreatedAt = now.UnixMilli()

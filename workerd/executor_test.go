@@ -26,7 +26,9 @@ type able struct {
 	// away makes all calls fail for a while.
 	away bool
 	// deaf makes Shutdown hang.
-	deaf       bool
+	deaf bool
+	// called counts the calls that do something about a task.
+	called     int
 	updates    []string
 	terminated []string
 	// lines are the output of each task.
@@ -68,7 +70,32 @@ func (a *able) set(change func(a *able)) {
 	change(a)
 }
 
+// calls returns how often something was done about a task.
+func (a *able) calls() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.called
+}
+
+func (a *able) count() { a.set(func(a *able) { a.called++ }) }
+
+func (a *able) Prepare(ctx context.Context, task *sdk.Task, handle sdk.Handle) (sdk.Handle, error) {
+	a.count()
+	return a.Executor.Prepare(ctx, task, handle)
+}
+
+func (a *able) Start(ctx context.Context, task *sdk.Task, handle sdk.Handle) (*sdk.Started, error) {
+	a.count()
+	return a.Executor.Start(ctx, task, handle)
+}
+
+func (a *able) Remove(ctx context.Context, ref sdk.Ref) error {
+	a.count()
+	return a.Executor.Remove(ctx, ref)
+}
+
 func (a *able) Wait(ctx context.Context, ref sdk.Ref) (*sdk.Ended, error) {
+	a.count()
 	if err := a.fault(); err != nil {
 		return nil, err
 	}
@@ -93,6 +120,7 @@ func (a *able) Wait(ctx context.Context, ref sdk.Ref) (*sdk.Ended, error) {
 }
 
 func (a *able) Shutdown(ctx context.Context, ref sdk.Ref, grace *time.Duration) (*sdk.Status, error) {
+	a.count()
 	a.mu.Lock()
 	deaf := a.deaf
 	a.mu.Unlock()
@@ -104,6 +132,7 @@ func (a *able) Shutdown(ctx context.Context, ref sdk.Ref, grace *time.Duration) 
 }
 
 func (a *able) Terminate(ctx context.Context, ref sdk.Ref) (*sdk.Status, error) {
+	a.count()
 	a.set(func(a *able) { a.terminated = append(a.terminated, ref.TaskID) })
 	return a.Executor.Terminate(ctx, ref)
 }

@@ -185,26 +185,6 @@ func TestReportsAreKeptUntilAcknowledged(t *testing.T) {
 	})
 }
 
-func TestARivalIsNotFought(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork()
-		d, _ := n.serve(t, "d1:1")
-		set, _ := nullSet(t)
-		start(t, n, set, nil)
-		for i := range 3 {
-			began := time.Now()
-			s := d.await(t)
-			if waited := time.Since(began); i > 0 && waited < 5*time.Second {
-				t.Errorf("the worker came back after %s", waited)
-			}
-			s.welcome()
-			settle(100 * time.Millisecond)
-			s.end <- status.Error(codes.Aborted, "replaced by another instance")
-		}
-	})
-}
-
 func TestGoodbye(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

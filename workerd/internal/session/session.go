@@ -16,8 +16,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -30,11 +28,14 @@ const (
 	// back together.
 	firstPause   = 100 * time.Millisecond
 	longestPause = 2 * time.Second
-	// rivalPause is the first pause after another worker took the node's
-	// session over, and longestRivalPause the longest. Two workers with one
-	// identity must not throw each other out all the time.
-	rivalPause        = 10 * time.Second
-	longestRivalPause = 2 * time.Minute
+	// refusedPause is the first pause after a dispatcher said that this worker is
+	// not the node, and longestRefusedPause the longest.
+	refusedPause        = 10 * time.Second
+	longestRefusedPause = 2 * time.Minute
+	// takenPatience is for how long another worker must have been the node before
+	// this one, which was it earlier, gives its tasks up: they are the other's, or
+	// have been replaced.
+	takenPatience = time.Minute
 	// mostRedirects is how many redirects are followed in a row before a pause.
 	mostRedirects = 4
 )
@@ -44,6 +45,9 @@ type Tasks interface {
 	// Begin is called when a session begins: a complete set follows.
 	Begin()
 	Assign(context.Context, *dispatcherv1.Assignments) error
+	// Abandon is called when nothing is assigned to this worker any more: its
+	// tasks are to be stopped and removed.
+	Abandon(ctx context.Context, why string) error
 	// Status returns what is to be reported of a task, or nil.
 	Status(id string) *dispatcherv1.ReportedStatus
 	// IDs returns all tasks.
@@ -117,7 +121,8 @@ func (r *redirect) Error() string {
 
 // Run keeps the worker connected until ctx ends, and then says goodbye.
 func (c *Client) Run(ctx context.Context) error {
-	failures, redirects, rivals := 0, 0, 0
+	failures, redirects := 0, 0
+	var exile exile
 	for ctx.Err() == nil {
 		address := c.where.pick()
 		began := time.Now()
@@ -127,6 +132,7 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		if welcomed {
 			failures, redirects = 0, 0
+			exile = exile.admitted(time.Since(began))
 		}
 		var to *redirect
 		switch {
@@ -135,16 +141,10 @@ func (c *Client) Run(ctx context.Context) error {
 			c.where.prefer(to.address)
 			c.metrics.ended.WithLabelValues("redirect").Inc()
 			continue
-		case welcomed && status.Code(err) == codes.Aborted:
-			if time.Since(began) > longestRivalPause {
-				rivals = 0
-			}
-			rivals++
-			pause := backoff(rivalPause, longestRivalPause, rivals)
-			c.log.Error("another worker took this node's session over: is there a second worker with the same node id, or a copy of its data directory?",
-				zap.String("node", c.cfg.NodeID), zap.String("dispatcher", address), zap.Duration("pause", pause), zap.Error(err))
-			c.metrics.ended.WithLabelValues("rival").Inc()
-			sleep(ctx, pause)
+		case refusal(err, welcomed) != dispatcherv1.Refusal_REASON_UNSPECIFIED:
+			exile = c.refused(ctx, exile, address, refusal(err, welcomed), err)
+			c.metrics.ended.WithLabelValues("refused").Inc()
+			sleep(ctx, backoff(refusedPause, longestRefusedPause, exile.refusals))
 			continue
 		}
 		failures++

@@ -13,8 +13,10 @@ import (
 	"github.com/musterhq/muster/workerd/taskdb"
 )
 
-// Begin is called at the start of a session: a complete set follows.
+// Begin is called at the start of a session: a complete set follows. With the
+// first, the tasks that were restored are gone on with.
 func (m *Manager) Begin() {
+	m.admit.Do(func() { close(m.admitted) })
 	m.assigning.Lock()
 	defer m.assigning.Unlock()
 	m.incoming = nil
@@ -63,6 +65,16 @@ func (m *Manager) Assign(ctx context.Context, msg *dispatcherv1.Assignments) err
 		m.Sweep()
 	}
 	return nil
+}
+
+// Abandon stops and removes all tasks: this worker is not the node any more.
+func (m *Manager) Abandon(ctx context.Context, why string) error {
+	if len(m.IDs()) == 0 {
+		return nil
+	}
+	m.log.Error("all tasks are stopped and removed", zap.String("reason", why))
+	m.Begin()
+	return m.Assign(ctx, &dispatcherv1.Assignments{Complete: true, Last: true})
 }
 
 // missing returns the tasks that a complete set does not name.

@@ -62,6 +62,10 @@ type Manager struct {
 
 	// ready is closed once Run may start goroutines.
 	ready chan struct{}
+	// admitted is closed, once, when a dispatcher has said that this worker is the
+	// node.
+	admitted chan struct{}
+	admit    sync.Once
 	// run is the context of all calls; it is set before ready is closed.
 	run context.Context
 
@@ -92,6 +96,7 @@ func New(cfg Config) *Manager {
 		log:       cfg.Logger,
 		inventory: newInventory(cfg.NodeID),
 		ready:     make(chan struct{}),
+		admitted:  make(chan struct{}),
 		tasks:     map[string]*task{},
 		specs:     map[string]*musterv1.TaskSpec{},
 	}
@@ -110,6 +115,9 @@ func (m *Manager) Restore(contents *taskdb.Contents) error {
 
 // Run brings the tasks through their states until ctx ends. Then it cancels
 // the calls that are open and waits for them; the tasks themselves run on.
+//
+// Nothing is done about tasks that were restored before the first session has
+// begun: until then, another worker may be the node, and this one a copy of it.
 func (m *Manager) Run(ctx context.Context) error {
 	m.living.Lock()
 	m.run = ctx
@@ -118,10 +126,14 @@ func (m *Manager) Run(ctx context.Context) error {
 	restored := slices.Collect(maps.Values(m.tasks))
 	m.mu.Unlock()
 	close(m.ready)
-	for _, t := range restored {
-		t.kick()
+	select {
+	case <-m.admitted:
+		for _, t := range restored {
+			t.kick()
+		}
+		<-ctx.Done()
+	case <-ctx.Done():
 	}
-	<-ctx.Done()
 	m.living.Lock()
 	m.closed = true
 	m.living.Unlock()

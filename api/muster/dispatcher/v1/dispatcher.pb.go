@@ -26,6 +26,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type Refusal_Reason int32
+
+const (
+	Refusal_REASON_UNSPECIFIED Refusal_Reason = 0
+	// An operator removed the node. Nothing is assigned to it any more, and it
+	// will not be admitted again.
+	Refusal_NODE_REMOVED Refusal_Reason = 1
+	// Another worker process is the node, and is heard. Nothing is assigned to
+	// this one as long as that is so.
+	Refusal_NODE_TAKEN Refusal_Reason = 2
+)
+
+// Enum value maps for Refusal_Reason.
+var (
+	Refusal_Reason_name = map[int32]string{
+		0: "REASON_UNSPECIFIED",
+		1: "NODE_REMOVED",
+		2: "NODE_TAKEN",
+	}
+	Refusal_Reason_value = map[string]int32{
+		"REASON_UNSPECIFIED": 0,
+		"NODE_REMOVED":       1,
+		"NODE_TAKEN":         2,
+	}
+)
+
+func (x Refusal_Reason) Enum() *Refusal_Reason {
+	p := new(Refusal_Reason)
+	*p = x
+	return p
+}
+
+func (x Refusal_Reason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Refusal_Reason) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_dispatcher_v1_dispatcher_proto_enumTypes[0].Descriptor()
+}
+
+func (Refusal_Reason) Type() protoreflect.EnumType {
+	return &file_muster_dispatcher_v1_dispatcher_proto_enumTypes[0]
+}
+
+func (x Refusal_Reason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Refusal_Reason.Descriptor instead.
+func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{7, 0}
+}
+
 // SessionRequest is what a worker says.
 type SessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -598,6 +651,52 @@ func (*SessionResponse_LogRequest) isSessionResponse_Message() {}
 
 func (*SessionResponse_LogCancel) isSessionResponse_Message() {}
 
+// Refusal says why a worker cannot be the node that it claims to be. It is a
+// detail of the status that ends the stream.
+type Refusal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        Refusal_Reason         `protobuf:"varint,1,opt,name=reason,proto3,enum=muster.dispatcher.v1.Refusal_Reason" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Refusal) Reset() {
+	*x = Refusal{}
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Refusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Refusal) ProtoMessage() {}
+
+func (x *Refusal) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
+func (*Refusal) Descriptor() ([]byte, []int) {
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Refusal) GetReason() Refusal_Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return Refusal_REASON_UNSPECIFIED
+}
+
 // Welcome begins a session. It is said again when what it says of the period or
 // of the node has changed.
 type Welcome struct {
@@ -614,7 +713,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[7]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +725,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[7]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +738,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{7}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Welcome) GetHeartbeatPeriod() *durationpb.Duration {
@@ -675,7 +774,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[8]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +786,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[8]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +799,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{8}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Redirect) GetAddress() string {
@@ -738,7 +837,7 @@ type Assignments struct {
 
 func (x *Assignments) Reset() {
 	*x = Assignments{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[9]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +849,7 @@ func (x *Assignments) String() string {
 func (*Assignments) ProtoMessage() {}
 
 func (x *Assignments) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[9]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +862,7 @@ func (x *Assignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignments.ProtoReflect.Descriptor instead.
 func (*Assignments) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{9}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Assignments) GetComplete() bool {
@@ -812,7 +911,7 @@ type AssignedSpec struct {
 
 func (x *AssignedSpec) Reset() {
 	*x = AssignedSpec{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[10]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +923,7 @@ func (x *AssignedSpec) String() string {
 func (*AssignedSpec) ProtoMessage() {}
 
 func (x *AssignedSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[10]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +936,7 @@ func (x *AssignedSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignedSpec.ProtoReflect.Descriptor instead.
 func (*AssignedSpec) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{10}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AssignedSpec) GetDigest() []byte {
@@ -878,7 +977,7 @@ type AssignedTask struct {
 
 func (x *AssignedTask) Reset() {
 	*x = AssignedTask{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[11]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -890,7 +989,7 @@ func (x *AssignedTask) String() string {
 func (*AssignedTask) ProtoMessage() {}
 
 func (x *AssignedTask) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[11]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -903,7 +1002,7 @@ func (x *AssignedTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignedTask.ProtoReflect.Descriptor instead.
 func (*AssignedTask) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{11}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AssignedTask) GetId() string {
@@ -986,7 +1085,7 @@ type StatusAck struct {
 
 func (x *StatusAck) Reset() {
 	*x = StatusAck{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[12]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1097,7 @@ func (x *StatusAck) String() string {
 func (*StatusAck) ProtoMessage() {}
 
 func (x *StatusAck) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[12]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1110,7 @@ func (x *StatusAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusAck.ProtoReflect.Descriptor instead.
 func (*StatusAck) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{12}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StatusAck) GetSequence() uint64 {
@@ -1034,7 +1133,7 @@ type LogRequest struct {
 
 func (x *LogRequest) Reset() {
 	*x = LogRequest{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +1145,7 @@ func (x *LogRequest) String() string {
 func (*LogRequest) ProtoMessage() {}
 
 func (x *LogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +1158,7 @@ func (x *LogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRequest.ProtoReflect.Descriptor instead.
 func (*LogRequest) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{13}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LogRequest) GetSubscriptionId() string {
@@ -1093,7 +1192,7 @@ type LogCancel struct {
 
 func (x *LogCancel) Reset() {
 	*x = LogCancel{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1204,7 @@ func (x *LogCancel) String() string {
 func (*LogCancel) ProtoMessage() {}
 
 func (x *LogCancel) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1217,7 @@ func (x *LogCancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogCancel.ProtoReflect.Descriptor instead.
 func (*LogCancel) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{14}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LogCancel) GetSubscriptionId() string {
@@ -1141,7 +1240,7 @@ type LogData struct {
 
 func (x *LogData) Reset() {
 	*x = LogData{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[15]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1252,7 @@ func (x *LogData) String() string {
 func (*LogData) ProtoMessage() {}
 
 func (x *LogData) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[15]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1265,7 @@ func (x *LogData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogData.ProtoReflect.Descriptor instead.
 func (*LogData) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{15}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LogData) GetSubscriptionId() string {
@@ -1202,7 +1301,7 @@ type SubscribeLogsRequest struct {
 
 func (x *SubscribeLogsRequest) Reset() {
 	*x = SubscribeLogsRequest{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1313,7 @@ func (x *SubscribeLogsRequest) String() string {
 func (*SubscribeLogsRequest) ProtoMessage() {}
 
 func (x *SubscribeLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1326,7 @@ func (x *SubscribeLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeLogsRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{16}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SubscribeLogsRequest) GetNodeId() string {
@@ -1261,7 +1360,7 @@ type SubscribeLogsResponse struct {
 
 func (x *SubscribeLogsResponse) Reset() {
 	*x = SubscribeLogsResponse{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1372,7 @@ func (x *SubscribeLogsResponse) String() string {
 func (*SubscribeLogsResponse) ProtoMessage() {}
 
 func (x *SubscribeLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1385,7 @@ func (x *SubscribeLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeLogsResponse.ProtoReflect.Descriptor instead.
 func (*SubscribeLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{17}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SubscribeLogsResponse) GetMessages() []*v1.LogMessage {
@@ -1337,7 +1436,14 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"logRequest\x12@\n" +
 	"\n" +
 	"log_cancel\x18\x06 \x01(\v2\x1f.muster.dispatcher.v1.LogCancelH\x00R\tlogCancelB\t\n" +
-	"\amessage\"\x9a\x01\n" +
+	"\amessage\"\x8b\x01\n" +
+	"\aRefusal\x12<\n" +
+	"\x06reason\x18\x01 \x01(\x0e2$.muster.dispatcher.v1.Refusal.ReasonR\x06reason\"B\n" +
+	"\x06Reason\x12\x16\n" +
+	"\x12REASON_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fNODE_REMOVED\x10\x01\x12\x0e\n" +
+	"\n" +
+	"NODE_TAKEN\x10\x02\"\x9a\x01\n" +
 	"\aWelcome\x12D\n" +
 	"\x10heartbeat_period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0fheartbeatPeriod\x12'\n" +
 	"\x04node\x18\x02 \x01(\v2\x13.muster.v1.NodeSpecR\x04node\x12 \n" +
@@ -1408,77 +1514,81 @@ func file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP() []byte {
 	return file_muster_dispatcher_v1_dispatcher_proto_rawDescData
 }
 
-var file_muster_dispatcher_v1_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_muster_dispatcher_v1_dispatcher_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_muster_dispatcher_v1_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_muster_dispatcher_v1_dispatcher_proto_goTypes = []any{
-	(*SessionRequest)(nil),        // 0: muster.dispatcher.v1.SessionRequest
-	(*Hello)(nil),                 // 1: muster.dispatcher.v1.Hello
-	(*Heartbeat)(nil),             // 2: muster.dispatcher.v1.Heartbeat
-	(*StatusReport)(nil),          // 3: muster.dispatcher.v1.StatusReport
-	(*ReportedStatus)(nil),        // 4: muster.dispatcher.v1.ReportedStatus
-	(*Goodbye)(nil),               // 5: muster.dispatcher.v1.Goodbye
-	(*SessionResponse)(nil),       // 6: muster.dispatcher.v1.SessionResponse
-	(*Welcome)(nil),               // 7: muster.dispatcher.v1.Welcome
-	(*Redirect)(nil),              // 8: muster.dispatcher.v1.Redirect
-	(*Assignments)(nil),           // 9: muster.dispatcher.v1.Assignments
-	(*AssignedSpec)(nil),          // 10: muster.dispatcher.v1.AssignedSpec
-	(*AssignedTask)(nil),          // 11: muster.dispatcher.v1.AssignedTask
-	(*StatusAck)(nil),             // 12: muster.dispatcher.v1.StatusAck
-	(*LogRequest)(nil),            // 13: muster.dispatcher.v1.LogRequest
-	(*LogCancel)(nil),             // 14: muster.dispatcher.v1.LogCancel
-	(*LogData)(nil),               // 15: muster.dispatcher.v1.LogData
-	(*SubscribeLogsRequest)(nil),  // 16: muster.dispatcher.v1.SubscribeLogsRequest
-	(*SubscribeLogsResponse)(nil), // 17: muster.dispatcher.v1.SubscribeLogsResponse
-	nil,                           // 18: muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
-	(*v1.NodeDescription)(nil),    // 19: muster.v1.NodeDescription
-	(*v1.TaskStatus)(nil),         // 20: muster.v1.TaskStatus
-	(*v1.TaskTime)(nil),           // 21: muster.v1.TaskTime
-	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
-	(*v1.NodeSpec)(nil),           // 23: muster.v1.NodeSpec
-	(*v1.TaskSpec)(nil),           // 24: muster.v1.TaskSpec
-	(v1.TaskState)(0),             // 25: muster.v1.TaskState
-	(*v1.PortConfig)(nil),         // 26: muster.v1.PortConfig
-	(*v1.LogOptions)(nil),         // 27: muster.v1.LogOptions
-	(*v1.LogMessage)(nil),         // 28: muster.v1.LogMessage
+	(Refusal_Reason)(0),           // 0: muster.dispatcher.v1.Refusal.Reason
+	(*SessionRequest)(nil),        // 1: muster.dispatcher.v1.SessionRequest
+	(*Hello)(nil),                 // 2: muster.dispatcher.v1.Hello
+	(*Heartbeat)(nil),             // 3: muster.dispatcher.v1.Heartbeat
+	(*StatusReport)(nil),          // 4: muster.dispatcher.v1.StatusReport
+	(*ReportedStatus)(nil),        // 5: muster.dispatcher.v1.ReportedStatus
+	(*Goodbye)(nil),               // 6: muster.dispatcher.v1.Goodbye
+	(*SessionResponse)(nil),       // 7: muster.dispatcher.v1.SessionResponse
+	(*Refusal)(nil),               // 8: muster.dispatcher.v1.Refusal
+	(*Welcome)(nil),               // 9: muster.dispatcher.v1.Welcome
+	(*Redirect)(nil),              // 10: muster.dispatcher.v1.Redirect
+	(*Assignments)(nil),           // 11: muster.dispatcher.v1.Assignments
+	(*AssignedSpec)(nil),          // 12: muster.dispatcher.v1.AssignedSpec
+	(*AssignedTask)(nil),          // 13: muster.dispatcher.v1.AssignedTask
+	(*StatusAck)(nil),             // 14: muster.dispatcher.v1.StatusAck
+	(*LogRequest)(nil),            // 15: muster.dispatcher.v1.LogRequest
+	(*LogCancel)(nil),             // 16: muster.dispatcher.v1.LogCancel
+	(*LogData)(nil),               // 17: muster.dispatcher.v1.LogData
+	(*SubscribeLogsRequest)(nil),  // 18: muster.dispatcher.v1.SubscribeLogsRequest
+	(*SubscribeLogsResponse)(nil), // 19: muster.dispatcher.v1.SubscribeLogsResponse
+	nil,                           // 20: muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
+	(*v1.NodeDescription)(nil),    // 21: muster.v1.NodeDescription
+	(*v1.TaskStatus)(nil),         // 22: muster.v1.TaskStatus
+	(*v1.TaskTime)(nil),           // 23: muster.v1.TaskTime
+	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
+	(*v1.NodeSpec)(nil),           // 25: muster.v1.NodeSpec
+	(*v1.TaskSpec)(nil),           // 26: muster.v1.TaskSpec
+	(v1.TaskState)(0),             // 27: muster.v1.TaskState
+	(*v1.PortConfig)(nil),         // 28: muster.v1.PortConfig
+	(*v1.LogOptions)(nil),         // 29: muster.v1.LogOptions
+	(*v1.LogMessage)(nil),         // 30: muster.v1.LogMessage
 }
 var file_muster_dispatcher_v1_dispatcher_proto_depIdxs = []int32{
-	1,  // 0: muster.dispatcher.v1.SessionRequest.hello:type_name -> muster.dispatcher.v1.Hello
-	2,  // 1: muster.dispatcher.v1.SessionRequest.heartbeat:type_name -> muster.dispatcher.v1.Heartbeat
-	3,  // 2: muster.dispatcher.v1.SessionRequest.status_report:type_name -> muster.dispatcher.v1.StatusReport
-	19, // 3: muster.dispatcher.v1.SessionRequest.description:type_name -> muster.v1.NodeDescription
-	15, // 4: muster.dispatcher.v1.SessionRequest.log_data:type_name -> muster.dispatcher.v1.LogData
-	5,  // 5: muster.dispatcher.v1.SessionRequest.goodbye:type_name -> muster.dispatcher.v1.Goodbye
-	19, // 6: muster.dispatcher.v1.Hello.description:type_name -> muster.v1.NodeDescription
-	4,  // 7: muster.dispatcher.v1.StatusReport.statuses:type_name -> muster.dispatcher.v1.ReportedStatus
-	20, // 8: muster.dispatcher.v1.ReportedStatus.status:type_name -> muster.v1.TaskStatus
-	21, // 9: muster.dispatcher.v1.ReportedStatus.times:type_name -> muster.v1.TaskTime
-	7,  // 10: muster.dispatcher.v1.SessionResponse.welcome:type_name -> muster.dispatcher.v1.Welcome
-	8,  // 11: muster.dispatcher.v1.SessionResponse.redirect:type_name -> muster.dispatcher.v1.Redirect
-	9,  // 12: muster.dispatcher.v1.SessionResponse.assignments:type_name -> muster.dispatcher.v1.Assignments
-	12, // 13: muster.dispatcher.v1.SessionResponse.status_ack:type_name -> muster.dispatcher.v1.StatusAck
-	13, // 14: muster.dispatcher.v1.SessionResponse.log_request:type_name -> muster.dispatcher.v1.LogRequest
-	14, // 15: muster.dispatcher.v1.SessionResponse.log_cancel:type_name -> muster.dispatcher.v1.LogCancel
-	22, // 16: muster.dispatcher.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
-	23, // 17: muster.dispatcher.v1.Welcome.node:type_name -> muster.v1.NodeSpec
-	10, // 18: muster.dispatcher.v1.Assignments.specs:type_name -> muster.dispatcher.v1.AssignedSpec
-	11, // 19: muster.dispatcher.v1.Assignments.tasks:type_name -> muster.dispatcher.v1.AssignedTask
-	24, // 20: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
-	25, // 21: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
-	18, // 22: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
-	26, // 23: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
-	25, // 24: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
-	27, // 25: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
-	28, // 26: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
-	27, // 27: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
-	28, // 28: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
-	0,  // 29: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
-	16, // 30: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
-	6,  // 31: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
-	17, // 32: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
-	31, // [31:33] is the sub-list for method output_type
-	29, // [29:31] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	2,  // 0: muster.dispatcher.v1.SessionRequest.hello:type_name -> muster.dispatcher.v1.Hello
+	3,  // 1: muster.dispatcher.v1.SessionRequest.heartbeat:type_name -> muster.dispatcher.v1.Heartbeat
+	4,  // 2: muster.dispatcher.v1.SessionRequest.status_report:type_name -> muster.dispatcher.v1.StatusReport
+	21, // 3: muster.dispatcher.v1.SessionRequest.description:type_name -> muster.v1.NodeDescription
+	17, // 4: muster.dispatcher.v1.SessionRequest.log_data:type_name -> muster.dispatcher.v1.LogData
+	6,  // 5: muster.dispatcher.v1.SessionRequest.goodbye:type_name -> muster.dispatcher.v1.Goodbye
+	21, // 6: muster.dispatcher.v1.Hello.description:type_name -> muster.v1.NodeDescription
+	5,  // 7: muster.dispatcher.v1.StatusReport.statuses:type_name -> muster.dispatcher.v1.ReportedStatus
+	22, // 8: muster.dispatcher.v1.ReportedStatus.status:type_name -> muster.v1.TaskStatus
+	23, // 9: muster.dispatcher.v1.ReportedStatus.times:type_name -> muster.v1.TaskTime
+	9,  // 10: muster.dispatcher.v1.SessionResponse.welcome:type_name -> muster.dispatcher.v1.Welcome
+	10, // 11: muster.dispatcher.v1.SessionResponse.redirect:type_name -> muster.dispatcher.v1.Redirect
+	11, // 12: muster.dispatcher.v1.SessionResponse.assignments:type_name -> muster.dispatcher.v1.Assignments
+	14, // 13: muster.dispatcher.v1.SessionResponse.status_ack:type_name -> muster.dispatcher.v1.StatusAck
+	15, // 14: muster.dispatcher.v1.SessionResponse.log_request:type_name -> muster.dispatcher.v1.LogRequest
+	16, // 15: muster.dispatcher.v1.SessionResponse.log_cancel:type_name -> muster.dispatcher.v1.LogCancel
+	0,  // 16: muster.dispatcher.v1.Refusal.reason:type_name -> muster.dispatcher.v1.Refusal.Reason
+	24, // 17: muster.dispatcher.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
+	25, // 18: muster.dispatcher.v1.Welcome.node:type_name -> muster.v1.NodeSpec
+	12, // 19: muster.dispatcher.v1.Assignments.specs:type_name -> muster.dispatcher.v1.AssignedSpec
+	13, // 20: muster.dispatcher.v1.Assignments.tasks:type_name -> muster.dispatcher.v1.AssignedTask
+	26, // 21: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
+	27, // 22: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
+	20, // 23: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
+	28, // 24: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
+	27, // 25: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
+	29, // 26: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
+	30, // 27: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
+	29, // 28: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
+	30, // 29: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
+	1,  // 30: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
+	18, // 31: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
+	7,  // 32: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
+	19, // 33: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
+	32, // [32:34] is the sub-list for method output_type
+	30, // [30:32] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_muster_dispatcher_v1_dispatcher_proto_init() }
@@ -1507,13 +1617,14 @@ func file_muster_dispatcher_v1_dispatcher_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_dispatcher_v1_dispatcher_proto_rawDesc), len(file_muster_dispatcher_v1_dispatcher_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   19,
+			NumEnums:      1,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
 		GoTypes:           file_muster_dispatcher_v1_dispatcher_proto_goTypes,
 		DependencyIndexes: file_muster_dispatcher_v1_dispatcher_proto_depIdxs,
+		EnumInfos:         file_muster_dispatcher_v1_dispatcher_proto_enumTypes,
 		MessageInfos:      file_muster_dispatcher_v1_dispatcher_proto_msgTypes,
 	}.Build()
 	File_muster_dispatcher_v1_dispatcher_proto = out.File

@@ -34,8 +34,10 @@ type DispatcherServiceClient interface {
 	// Session is a worker's one connection. The worker says hello first. A
 	// dispatcher that does not own the node's shard answers with a redirect and
 	// ends the stream; the owner answers with welcome, then with the complete set
-	// of assignments, then with changes. A second session of the same node
-	// replaces the first, whose stream ends with ABORTED.
+	// of assignments, then with changes. A second session of the same worker
+	// process replaces the first, whose stream ends with ABORTED. A worker that
+	// cannot be the node is refused with a status that has a Refusal among its
+	// details.
 	Session(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SessionRequest, SessionResponse], error)
 }
 
@@ -69,8 +71,10 @@ type DispatcherServiceServer interface {
 	// Session is a worker's one connection. The worker says hello first. A
 	// dispatcher that does not own the node's shard answers with a redirect and
 	// ends the stream; the owner answers with welcome, then with the complete set
-	// of assignments, then with changes. A second session of the same node
-	// replaces the first, whose stream ends with ABORTED.
+	// of assignments, then with changes. A second session of the same worker
+	// process replaces the first, whose stream ends with ABORTED. A worker that
+	// cannot be the node is refused with a status that has a Refusal among its
+	// details.
 	Session(grpc.BidiStreamingServer[SessionRequest, SessionResponse]) error
 	mustEmbedUnimplementedDispatcherServiceServer()
 }
