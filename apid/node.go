@@ -112,7 +112,7 @@ func (c *control) RemoveNode(ctx context.Context, req *musterv1.RemoveNodeReques
 			return notFound("node", req.Node)
 		}
 		if st.Value.State == musterv1.NodeStatus_READY && !req.Force {
-			return status.Errorf(codes.FailedPrecondition, "node %q is READY: stop its worker first, or use force", clip(req.Node))
+			return status.Errorf(codes.FailedPrecondition, "node %q is READY: stop its worker first, or remove it by force (--force)", clip(req.Node))
 		}
 		record := &recordv1.Node{CreatedAt: now, UpdatedAt: now, Removed: true}
 		if e, ok := c.tables.Nodes.Get(tx, id); ok {

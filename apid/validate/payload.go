@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
@@ -118,6 +119,10 @@ func explain(r *Report, at string, e *jsonschema.ValidationError, p *message.Pri
 		}
 		return
 	case *kind.AnyOf, *kind.OneOf:
+		if names := lacking(e); len(names) > 0 {
+			r.Invalid(field, "needs one of %s", strings.Join(names, ", "))
+			return
+		}
 		// What each alternative lacks would confuse: one of them is meant.
 		r.Invalid(field, "matches none, or more than one, of the forms that the executor takes")
 		return
@@ -129,6 +134,23 @@ func explain(r *Report, at string, e *jsonschema.ValidationError, p *message.Pri
 		return
 	}
 	r.Invalid(field, "%s", clip(e.ErrorKind.LocalizedString(p)))
+}
+
+// lacking names the properties of which a payload must have one, if that is all
+// that its alternatives are about.
+func lacking(e *jsonschema.ValidationError) []string {
+	var names []string
+	for _, a := range e.Causes {
+		for len(a.Causes) == 1 {
+			a = a.Causes[0]
+		}
+		required, ok := a.ErrorKind.(*kind.Required)
+		if !ok || len(required.Missing) != 1 || len(a.InstanceLocation) != len(e.InstanceLocation) {
+			return nil
+		}
+		names = append(names, short(required.Missing[0]))
+	}
+	return names
 }
 
 func location(tokens []string) string {

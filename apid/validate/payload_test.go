@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -68,6 +69,21 @@ func TestPayload(t *testing.T) {
 				t.Errorf("fields (-want +got):\n%s", d)
 			}
 		})
+	}
+}
+
+// TestAlternatives names what a payload must have one of.
+func TestAlternatives(t *testing.T) {
+	t.Parallel()
+	const schema = `{"properties":{"command":{},"shell":{}},"oneOf":[{"required":["command"]},{"required":["shell"]}]}`
+	for payload, want := range map[string]string{
+		`{}`:                          "needs one of command, shell",
+		`{"command":[],"shell":"ls"}`: "matches none, or more than one, of the forms that the executor takes",
+	} {
+		err := newValidator().Service(generic(t, "process", payload), catalog(executor("process", schema)))
+		if !strings.Contains(fmt.Sprint(status.Convert(err).Details()), want) {
+			t.Errorf("%s: %v lacks %q", payload, status.Convert(err).Details(), want)
+		}
 	}
 }
 

@@ -34,7 +34,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 		Use: "muster", Short: "Muster orchestrates containers and tasks",
 		Long:          "Muster orchestrates containers and tasks: it runs as many of them as you say, where they fit, and keeps them running.",
 		Example:       "  muster dev --workers 3\n  muster service create --name web --replicas 3 nginx:1",
-		SilenceErrors: true, SilenceUsage: true, SuggestionsMinimumDistance: 2,
+		SilenceErrors: true, SilenceUsage: true, SuggestionsMinimumDistance: 2, Version: version,
 	}
 	root.SetArgs(args)
 	root.SetIn(in)

@@ -180,6 +180,7 @@ func TestCommands(t *testing.T) {
 	if out := s.must("service", "ls", "--filter", "label=team=b", "-q"); out != "" {
 		t.Errorf("a filter that matches nothing lists %q", out)
 	}
+	s.contains(s.must("service", "ls", "--format", "{{range .spec.task.generic.payload}}{{.whatever}}{{end}}{{.meta.createdAt}}"), "20")
 	s.contains(s.must("service", "ls", "--format", "{{.spec.name}}:{{.status.runningTasks}}"), "web:3\n")
 	var services []map[string]any
 	if err := json.Unmarshal([]byte(s.must("service", "ls", "--format", "json")), &services); err != nil || len(services) != 1 {
@@ -214,6 +215,17 @@ func TestCommands(t *testing.T) {
 	}
 }
 
+// TestWaitsUntilTasksStay sees that tasks that end at once are no success.
+func TestWaitsUntilTasksStay(t *testing.T) {
+	s := &shell{t, startCluster(t)}
+	s.waitForNode()
+	_, errs, code := s.run("", "service", "create", "--name", "brief", "--kind", "null", "--timeout", "4s", "--payload", `{"runFor": "100ms", "exitCode": 3}`)
+	if code != cli.ExitNotConverged || strings.Contains(errs, ": converged") {
+		t.Errorf("a service whose tasks end at once: exit code %d, want %d:\n%s", code, cli.ExitNotConverged, errs)
+	}
+	s.contains(errs, "1/1 running", "failed", "muster service ps brief")
+}
+
 func TestSpecFiles(t *testing.T) {
 	s := &shell{t, startCluster(t)}
 	s.waitForNode()
@@ -246,7 +258,7 @@ func TestErrors(t *testing.T) {
 	}{
 		"nothing to run":      {[]string{"service", "create", "--name", "x"}, cli.ExitUsage, "IMAGE"},
 		"unknown flag":        {[]string{"service", "create", "--nmae", "x"}, cli.ExitUsage, "--nmae"},
-		"bad number":          {[]string{"service", "create", "--replicas", "-1", "--kind", "null"}, cli.ExitUsage, "replicas"},
+		"bad number":          {[]string{"service", "create", "--replicas", "-1", "--kind", "null"}, cli.ExitUsage, "not a whole number"},
 		"bad mode":            {[]string{"service", "create", "--name", "x", "--mode", "some", "--kind", "null"}, cli.ExitUsage, "replicated, global"},
 		"replicas of global":  {[]string{"service", "create", "--name", "x", "--mode", "global", "--replicas", "2", "--kind", "null"}, cli.ExitUsage, "--replicas"},
 		"bad port":            {[]string{"service", "create", "--name", "x", "--publish", "99999:80", "img"}, cli.ExitUsage, "99999"},
@@ -261,6 +273,17 @@ func TestErrors(t *testing.T) {
 		"ready node":          {[]string{"node", "rm", "worker1"}, cli.ExitUsage, "worker1"},
 		"bad scale":           {[]string{"service", "scale", "taken=many"}, cli.ExitUsage, "SERVICE=REPLICAS"},
 		"bad filter":          {[]string{"service", "ls", "--filter", "colour=red"}, cli.ExitUsage, "label"},
+		"no such field":       {[]string{"service", "ls", "--format", "{{if .id}}{{.Name}}{{end}}"}, cli.ExitUsage, "spec"},
+		"no such format":      {[]string{"service", "ls", "--format", "yaml"}, cli.ExitUsage, "json"},
+		"no such command":     {[]string{"service", "crate"}, cli.ExitUsage, "create"},
+		"no argument":         {[]string{"task", "inspect"}, cli.ExitUsage, "inspect TASK"},
+		"an argument more":    {[]string{"node", "ls", "worker1"}, cli.ExitUsage, "node ls"},
+		"flags of containers": {[]string{"service", "update", "--cap-add", "NET_ADMIN", "taken"}, cli.ExitUsage, "null"},
+		"no words":            {[]string{"service", "create", "--name", "x", "--kind", "process"}, cli.ExitUsage, "command"},
+		"both not found":      {[]string{"service", "rm", "nobody", "noone"}, cli.ExitNotFound, "there is no service \"noone\""},
+		"the port forgotten":  {[]string{"service", "ls", "-A", "somewhere"}, cli.ExitUsage, "host:port"},
+		"half of TLS":         {[]string{"service", "ls", "--tls-ca-file", "ca.pem"}, cli.ExitUsage, "--tls-key-file"},
+		"the image as value":  {[]string{"service", "create", "--name", "x", "--init=perhaps", "img"}, cli.ExitUsage, "neither true nor false"},
 		"bad template":        {[]string{"service", "ls", "--format", "{{"}, cli.ExitUsage, "--format"},
 		"not converged":       {[]string{"service", "create", "--name", "big", "--kind", "null", "--reserve-cpu", "100000", "--timeout", "300ms"}, cli.ExitNotConverged, "insufficient resources"},
 	}

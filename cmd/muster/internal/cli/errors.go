@@ -41,6 +41,9 @@ var errNotConverged = errors.New("not converged")
 
 // Explain turns an error into what to print and the exit code.
 func (c *CLI) Explain(err error) (string, int) {
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
+		return c.explainAll(several.Unwrap())
+	}
 	address := c.address
 	var u *UsageError
 	switch {
@@ -79,6 +82,22 @@ func (c *CLI) Explain(err error) (string, int) {
 		return "interrupted", ExitInterrupted
 	}
 	return fmt.Sprintf("%s (%s)", text, s.Code()), ExitFailure
+}
+
+// explainAll explains errors line by line. Their exit code is theirs if they
+// have one in common.
+func (c *CLI) explainAll(errs []error) (string, int) {
+	lines, code := make([]string, len(errs)), 0
+	for i, err := range errs {
+		text, its := c.Explain(err)
+		lines[i] = text
+		if code == 0 || code == its {
+			code = its
+		} else {
+			code = ExitFailure
+		}
+	}
+	return strings.Join(lines, "\n"), code
 }
 
 // violations lists every field that was refused, one a line.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"text/tabwriter"
-	"text/template"
 	"time"
 
 	"github.com/docker/go-units"
@@ -89,14 +88,10 @@ func show[M proto.Message](c *CLI, o *output, objects []M, id func(M) string, ro
 		}
 		return c.printJSON(all)
 	}
-	t, err := template.New("format").Option("missingkey=zero").Funcs(template.FuncMap{
-		"json": func(v any) (string, error) {
-			b, err := json.Marshal(v)
-			return string(b), err
-		},
-	}).Parse(o.format)
+	var none M
+	t, err := parseFormat(o.format, none.ProtoReflect().Descriptor())
 	if err != nil {
-		return usage("--format: %w", err)
+		return err
 	}
 	for _, m := range objects {
 		b, err := toJSON(m)
@@ -147,7 +142,8 @@ func ago(at *timestamppb.Timestamp) string {
 	if at == nil {
 		return ""
 	}
-	return units.HumanDuration(time.Since(at.AsTime())) + " ago"
+	text := units.HumanDuration(time.Since(at.AsTime())) + " ago"
+	return strings.ToLower(text[:1]) + text[1:]
 }
 
 // short cuts an id to what is shown in tables.

@@ -33,12 +33,15 @@ func (o *logOptions) request() (*musterv1.LogOptions, error) {
 	r := &musterv1.LogOptions{Follow: o.follow}
 	if o.tail != "all" {
 		n, err := strconv.ParseUint(o.tail, 10, 32)
-		if err != nil || n == 0 {
-			return nil, usage("--tail: %q is neither a number from 1 on nor all", o.tail)
+		if err != nil {
+			return nil, usage("--tail: %q is neither a number from 0 on nor all", o.tail)
 		}
 		r.Tail = uint32(n)
 	}
-	if o.since != "" {
+	if o.tail == "0" {
+		// To the API 0 is no limit: what is wanted is what comes from now on.
+		r.Since = timestamppb.Now()
+	} else if o.since != "" {
 		if d, err := time.ParseDuration(o.since); err == nil {
 			r.Since = timestamppb.New(time.Now().Add(-d))
 		} else if at, err := time.Parse(time.RFC3339Nano, o.since); err == nil {

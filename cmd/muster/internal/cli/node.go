@@ -58,7 +58,7 @@ func (c *CLI) nodeList() *cobra.Command {
 		},
 	}
 	o.addFlags(cmd, true)
-	cmd.Flags().StringArrayVar(&filters, "filter", nil, "name=PREFIX, id=PREFIX or label=KEY[=VALUE] (again for more)")
+	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "name=PREFIX, id=PREFIX or label=KEY[=VALUE] (again for more)")
 	return cmd
 }
 
@@ -175,9 +175,6 @@ func (c *CLI) nodeRemove() *cobra.Command {
 					continue
 				}
 				c.printf("%s\n", name)
-			}
-			if len(errs) == 1 {
-				return errs[0]
 			}
 			return errors.Join(errs...)
 		},

@@ -55,7 +55,7 @@ func (c *CLI) serviceList() *cobra.Command {
 		},
 	}
 	o.addFlags(cmd, true)
-	cmd.Flags().StringArrayVar(&filters, "filter", nil, "name=PREFIX, id=PREFIX or label=KEY[=VALUE] (again for more)")
+	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "name=PREFIX, id=PREFIX or label=KEY[=VALUE] (again for more)")
 	return cmd
 }
 
@@ -195,10 +195,6 @@ func (c *CLI) serviceRemove() *cobra.Command {
 					continue
 				}
 				c.printf("%s\n", name)
-			}
-			// One error keeps its own exit code.
-			if len(errs) == 1 {
-				return errs[0]
 			}
 			return errors.Join(errs...)
 		},

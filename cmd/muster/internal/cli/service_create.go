@@ -28,7 +28,7 @@ A service runs containers of an image, or, with --kind, whatever an executor plu
 cannot say, a file can: --file takes the whole spec as JSON or YAML, in the form that the REST API has.
 
 ` + ExitCodes,
-		Example: `  muster service create --name web --replicas 3 --publish published=8080,target=80,mode=host nginx:1
+		Example: `  muster service create --name web --publish published=8080,target=80,mode=host nginx:1
   muster service create --name tick --kind process -- /bin/sh -c 'while :; do date; sleep 1; done'
   muster service create --name agent --mode global --kind null --payload '{}'
   muster service create --file service.yaml`,
@@ -164,6 +164,9 @@ func (c *CLI) runtime(cmd *cobra.Command, o *createOptions, file string, args []
 			payload.Fields = map[string]*structpb.Value{}
 		}
 		payload.Fields["command"] = list
+	}
+	if o.kind == processKind && len(payload.Fields) == 0 {
+		return usage("what to run? Give a command behind \"--\", or --payload")
 	}
 	if o.kind == processKind && len(o.env) > 0 {
 		env, err := parseEnv("env", o.env)

@@ -166,7 +166,8 @@ func (c *CLI) change(cmd *cobra.Command, o *updateOptions, spec *musterv1.Servic
 func (c *CLI) changeContainer(o *updateOptions, spec *musterv1.ServiceSpec) error {
 	container := spec.Task.GetContainer()
 	if container == nil {
-		if o.image != "" || o.args != "" || len(o.envAdd)+len(o.envRm)+len(o.mountAdd)+len(o.mountRm)+len(o.clabelAdd)+len(o.clabelRm) > 0 {
+		lists := [][]string{o.envAdd, o.envRm, o.mountAdd, o.mountRm, o.clabelAdd, o.clabelRm, o.capAdd, o.capDrop, o.ulimitAdd, o.hostAdd, o.hostRm}
+		if o.image != "" || o.args != "" || len(slices.Concat(lists...)) > 0 {
 			return usage("the service runs no containers: its tasks of kind %q are told by --payload", spec.Task.GetGeneric().GetKind())
 		}
 		return nil

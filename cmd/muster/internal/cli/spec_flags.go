@@ -40,9 +40,9 @@ func scalars() []scalar {
 	text := func(field func(*musterv1.ContainerSpec) *string) func(string, *musterv1.ServiceSpec) error {
 		return container(func(c *musterv1.ContainerSpec, v string) error { *field(c) = v; return nil })
 	}
-	truth := func(field func(*musterv1.ContainerSpec) *bool) func(string, *musterv1.ServiceSpec) error {
+	onOff := func(field func(*musterv1.ContainerSpec) *bool) func(string, *musterv1.ServiceSpec) error {
 		return container(func(c *musterv1.ContainerSpec, v string) (err error) {
-			*field(c), err = strconv.ParseBool(v)
+			*field(c), err = truth(v)
 			return err
 		})
 	}
@@ -75,10 +75,10 @@ func scalars() []scalar {
 		{"user", "user name or id, user[:group]", text(func(c *musterv1.ContainerSpec) *string { return &c.User })},
 		{"workdir", "working directory in the container", text(func(c *musterv1.ContainerSpec) *string { return &c.Dir })},
 		{"stop-signal", "signal that asks the container to stop", text(func(c *musterv1.ContainerSpec) *string { return &c.StopSignal })},
-		{"read-only", "mount the root file system read-only (true or false)", truth(func(c *musterv1.ContainerSpec) *bool { return &c.ReadOnly })},
-		{"tty", "allocate a terminal (true or false)", truth(func(c *musterv1.ContainerSpec) *bool { return &c.Tty })},
-		{"init", "run an init process in the container (true or false)", container(func(c *musterv1.ContainerSpec, v string) error {
-			b, err := strconv.ParseBool(v)
+		{"read-only", "mount the root file system read-only (=false: do not)", onOff(func(c *musterv1.ContainerSpec) *bool { return &c.ReadOnly })},
+		{"tty", "allocate a terminal (=false: do not)", onOff(func(c *musterv1.ContainerSpec) *bool { return &c.Tty })},
+		{"init", "run an init process in the container (=false: do not)", container(func(c *musterv1.ContainerSpec, v string) error {
+			b, err := truth(v)
 			c.Init = &b
 			return err
 		})},
@@ -112,7 +112,7 @@ func scalars() []scalar {
 		{"health-timeout", "time that one health check may take", healthSpan(func(h *musterv1.HealthConfig) **durationpb.Duration { return &h.Timeout })},
 		{"health-start-period", "time to start up in, before failures count", healthSpan(func(h *musterv1.HealthConfig) **durationpb.Duration { return &h.StartPeriod })},
 		{"health-retries", "failures in a row that make it unhealthy", health(func(h *musterv1.HealthConfig, v string) error {
-			n, err := strconv.ParseUint(v, 10, 32)
+			n, err := count(v, 32)
 			h.Retries = uint32(n)
 			return err
 		})},
@@ -124,8 +124,9 @@ func scalars() []scalar {
 			limits(s).MemoryBytes, err = units.RAMInBytes(v)
 			return err
 		}},
-		{"limit-pids", "most processes", func(v string, s *musterv1.ServiceSpec) (err error) {
-			limits(s).Pids, err = strconv.ParseInt(v, 10, 64)
+		{"limit-pids", "most processes", func(v string, s *musterv1.ServiceSpec) error {
+			n, err := count(v, 63)
+			limits(s).Pids = int64(n)
 			return err
 		}},
 		{"reserve-cpu", "CPUs that must be free on the node: 0.5", func(v string, s *musterv1.ServiceSpec) (err error) {
@@ -137,7 +138,7 @@ func scalars() []scalar {
 			return err
 		}},
 		{"replicas-max-per-node", "most tasks of the service on one node", func(v string, s *musterv1.ServiceSpec) (err error) {
-			placement(s).MaxReplicas, err = strconv.ParseUint(v, 10, 64)
+			placement(s).MaxReplicas, err = count(v, 64)
 			return err
 		}},
 		{"restart-condition", "when to run an ended task again: none, on-failure or any (default any)", func(v string, s *musterv1.ServiceSpec) error {
@@ -151,11 +152,11 @@ func scalars() []scalar {
 		{"restart-delay", "wait before running it again (default 5s)", span(func(s *musterv1.ServiceSpec, d *durationpb.Duration) { restart(s).Delay = d })},
 		{"restart-window", "time in which restart-max-attempts are counted (default: all time)", span(func(s *musterv1.ServiceSpec, d *durationpb.Duration) { restart(s).Window = d })},
 		{"restart-max-attempts", "most restarts (default: no limit)", func(v string, s *musterv1.ServiceSpec) (err error) {
-			restart(s).MaxAttempts, err = strconv.ParseUint(v, 10, 64)
+			restart(s).MaxAttempts, err = count(v, 64)
 			return err
 		}},
 		{"update-parallelism", "tasks replaced at once; 0: all", func(v string, s *musterv1.ServiceSpec) (err error) {
-			update(s).Parallelism, err = strconv.ParseUint(v, 10, 64)
+			update(s).Parallelism, err = count(v, 64)
 			return err
 		}},
 		{"update-order", "stop-first or start-first (default stop-first)", func(v string, s *musterv1.ServiceSpec) error {
@@ -243,6 +244,24 @@ func endpoint(s *musterv1.ServiceSpec) *musterv1.EndpointSpec {
 	return s.Endpoint
 }
 
+// count reads a number from 0 on, of at most so many bits.
+func count(v string, bits int) (uint64, error) {
+	n, err := strconv.ParseUint(v, 10, bits)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a whole number from 0 on", v)
+	}
+	return n, nil
+}
+
+// truth reads "true" or "false".
+func truth(v string) (bool, error) {
+	b, err := strconv.ParseBool(v)
+	if err != nil {
+		return false, fmt.Errorf("%q is neither true nor false", v)
+	}
+	return b, nil
+}
+
 // nanoCPUs reads a number of CPUs. The API counts them in billionths.
 func nanoCPUs(v string) (int64, error) {
 	f, err := strconv.ParseFloat(v, 64)
@@ -254,7 +273,13 @@ func nanoCPUs(v string) (int64, error) {
 
 func addScalars(fs *pflag.FlagSet) {
 	for _, s := range scalars() {
-		fs.String(s.name, "", s.usage)
+		// Docker's shorthands.
+		short := map[string]string{"tty": "t", "user": "u", "workdir": "w"}[s.name]
+		fs.StringP(s.name, short, "", s.usage)
+		switch s.name {
+		case "init", "read-only", "tty":
+			fs.Lookup(s.name).NoOptDefVal = "true"
+		}
 	}
 }
 

@@ -25,7 +25,7 @@ type taskTable struct {
 func (o *taskTable) addFlags(cmd *cobra.Command) {
 	o.output.addFlags(cmd, true)
 	cmd.Flags().BoolVar(&o.whole, "no-trunc", false, "show ids and errors in full")
-	cmd.Flags().StringArrayVar(&o.filters, "filter", nil, "id=PREFIX, service=NAME, node=NAME, desired-state=STATE or state=STATE (again for more)")
+	cmd.Flags().StringArrayVarP(&o.filters, "filter", "f", nil, "id=PREFIX, service=NAME, node=NAME, desired-state=STATE or state=STATE (again for more)")
 }
 
 // list prints the tasks that a request and the filters ask for.

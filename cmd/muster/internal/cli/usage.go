@@ -1,16 +1,19 @@
 package cli
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // RefuseBadUsage makes whatever is wrong with a command line a [UsageError],
 // in all commands that root has: flags, arguments, commands that do not exist.
 // A command that only has commands of its own shows its help.
 func RefuseBadUsage(root *cobra.Command) {
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &UsageError{Err: err} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageOf(cmd, flagError(err)) })
 	refuseBadArguments(root)
 }
 
@@ -22,10 +25,11 @@ func refuseBadArguments(cmd *cobra.Command) {
 	}
 	if check != nil {
 		cmd.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
-				return &UsageError{Err: err}
+			var wrong *UsageError
+			if err := check(cmd, args); err == nil || errors.As(err, &wrong) {
+				return err
 			}
-			return nil
+			return usageOf(cmd, fmt.Errorf("wrong number of arguments: %d", len(args)))
 		}
 	}
 	for _, c := range cmd.Commands() {
@@ -43,4 +47,25 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 		meant = "\nDid you mean " + strings.Join(similar, " or ") + "?"
 	}
 	return usage("there is no command %q of %q%s", args[0], cmd.CommandPath(), meant)
+}
+
+// usageOf makes an error one of usage, and tells how the command is used.
+func usageOf(cmd *cobra.Command, err error) error {
+	return usage("%w\nUsage: %s", err, cmd.UseLine())
+}
+
+// flagError says what kind of value a flag takes.
+func flagError(err error) error {
+	var invalid *pflag.InvalidValueError
+	if !errors.As(err, &invalid) {
+		return err
+	}
+	want := map[string]string{
+		"uint64": "a whole number from 0 on", "uint32": "a whole number from 0 on", "int": "a whole number", "float64": "a number",
+		"duration": "a time like 10s or 5m", "bool": "true or false", "stringToString": "key=value",
+	}[invalid.GetFlag().Value.Type()]
+	if want == "" {
+		return err
+	}
+	return fmt.Errorf("--%s: %q is not %s", invalid.GetFlag().Name, invalid.GetValue(), want)
 }

@@ -2,11 +2,14 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -44,11 +47,11 @@ func (c *CLI) converge(ctx context.Context, client musterv1.ControlServiceClient
 	for {
 		done, err := c.follow(ctx, client, service, p)
 		switch {
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
 		case done:
 			p.show(p.last + ": converged")
 			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
 		case status.Code(err) == codes.NotFound:
 			return fmt.Errorf("%w: the service was removed meanwhile", errNotConverged)
 		case err != nil && !passing(status.Code(err)):
@@ -89,25 +92,63 @@ func (c *CLI) follow(ctx context.Context, client musterv1.ControlServiceClient, 
 	if err != nil {
 		return false, err
 	}
+	batches, failed := make(chan *musterv1.WatchResponse), make(chan error, 1)
+	var reading sync.WaitGroup
+	reading.Go(func() { failed <- receive(ctx, stream, batches) })
+	defer func() { cancel(); reading.Wait() }()
+	var held <-chan time.Time
 	for now := resp.Service; ; {
-		if p.service(now, service.Meta.GetVersion()) {
+		if !p.service(now, service.Meta.GetVersion()) {
+			held = nil
+		} else if held == nil {
+			held = time.After(hold(now.Spec))
+		}
+		var batch *musterv1.WatchResponse
+		select {
+		case <-held:
 			return true, nil
+		case err := <-failed:
+			// The time for waiting is over, and the service runs.
+			return held != nil && errors.Is(ctx.Err(), context.DeadlineExceeded), err
+		case batch = <-batches:
 		}
-		events, err := stream.Recv()
-		if err != nil {
-			return false, err
-		}
-		for _, e := range events.Events {
+		for _, e := range batch.Events {
 			if s := e.GetService(); s != nil && e.Action != musterv1.WatchAction_DELETE {
 				now = s
 			} else if s != nil {
 				return false, status.Error(codes.NotFound, "removed")
 			}
 			if t := e.GetTask(); t != nil && e.Action != musterv1.WatchAction_DELETE {
-				p.task(t)
+				if p.task(t) {
+					held = nil
+				}
 			}
 		}
 	}
+}
+
+// receive passes on what a watch sends until it ends.
+func receive(ctx context.Context, stream grpc.ServerStreamingClient[musterv1.WatchResponse], batches chan<- *musterv1.WatchResponse) error {
+	for {
+		batch, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		select {
+		case batches <- batch:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// hold is how long tasks must go on running before a service is said to have
+// converged: one whose program ends at once runs, too, for a moment.
+func hold(spec *musterv1.ServiceSpec) time.Duration {
+	if m := spec.GetUpdate().GetMonitor(); m != nil {
+		return m.AsDuration()
+	}
+	return time.Second
 }
 
 // progress shows one line: redrawn on a terminal, and again when it has changed
@@ -142,13 +183,16 @@ func (p *progress) service(s *musterv1.Service, version uint64) bool {
 	return st.GetConverged() && s.Meta.GetVersion() >= version
 }
 
-// task notes why a task does not run.
-func (p *progress) task(t *musterv1.Task) {
+// task notes why a task does not run, and reports whether that is so.
+func (p *progress) task(t *musterv1.Task) bool {
 	if t.Status.GetError() != "" {
 		p.trouble = fmt.Sprintf("task %s %s: %s", short(t.Id, false), strings.ToLower(t.Status.State.String()), t.Status.Error)
-	} else if t.Status.GetState() == musterv1.TaskState_RUNNING {
+		return true
+	}
+	if t.Status.GetState() == musterv1.TaskState_RUNNING {
 		p.trouble = ""
 	}
+	return false
 }
 
 func (p *progress) show(line string) {

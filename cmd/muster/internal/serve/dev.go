@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/cmd/muster/internal/cli"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv/embedded"
 	"github.com/musterhq/muster/internal/tracing"
@@ -107,7 +108,7 @@ func (d *dev) check() error {
 func (d *dev) run(ctx context.Context) (err error) {
 	defer holdHeadroom()()
 	if err := d.check(); err != nil {
-		return err
+		return &cli.UsageError{Err: err}
 	}
 	log, err := d.settings.Log()
 	if err != nil {

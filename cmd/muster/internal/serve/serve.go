@@ -19,6 +19,7 @@ import (
 
 	"github.com/musterhq/muster/allocatord"
 	"github.com/musterhq/muster/apid"
+	"github.com/musterhq/muster/cmd/muster/internal/cli"
 	"github.com/musterhq/muster/dispatcherd"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/orchestratord"
@@ -123,10 +124,13 @@ that --config names; what comes first in this order wins.`
 // load reads settings from everywhere and checks them.
 func load(cmd *cobra.Command, s *daemon.Settings) error {
 	if err := daemon.Load(cmd.Flags(), os.LookupEnv); err != nil {
-		return err
+		return &cli.UsageError{Err: err}
 	}
 	s.Tracing = s.Tracing.Resolve(os.LookupEnv)
-	return s.Validate()
+	if err := s.Validate(); err != nil {
+		return &cli.UsageError{Err: err}
+	}
+	return nil
 }
 
 // run runs one manager daemon as this process.
