@@ -80,6 +80,11 @@ func startOf(t *testing.T, built string, cfg testcluster.Config, workers ...stri
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(r.Logs())
+		} else {
+			// Where only some of a test's steps were asked for.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), waitTimeout)
+			ok(t, errors.Join(r.RemoveAll(ctx), until(ctx, r.Empty)))
+			cancel()
 		}
 		if err := errors.Join(r.Close(), os.RemoveAll(dir)); err != nil {
 			t.Error(err)
