@@ -22,11 +22,11 @@ type fleet struct {
 	wg     sync.WaitGroup
 }
 
-func startFleet(ctx context.Context, dispatcher string, workers int) (*fleet, error) {
+func startFleet(ctx context.Context, dispatchers []string, workers int) (*fleet, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	f := &fleet{cancel: cancel}
 	for i := range workers {
-		w, err := newWorker(ctx, dispatcher, fmt.Sprintf("bench%05d", i))
+		w, err := newWorker(ctx, dispatchers, fmt.Sprintf("bench%05d", i))
 		if err != nil {
 			f.stop()
 			return nil, err
@@ -39,7 +39,7 @@ func startFleet(ctx context.Context, dispatcher string, workers int) (*fleet, er
 	return f, nil
 }
 
-func newWorker(ctx context.Context, dispatcher, name string) (*workerd.Worker, error) {
+func newWorker(ctx context.Context, dispatchers []string, name string) (*workerd.Worker, error) {
 	e, err := null.New(null.Config{})
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func newWorker(ctx context.Context, dispatcher, name string) (*workerd.Worker, e
 		return nil, err
 	}
 	cfg := workerd.DefaultConfig()
-	cfg.NodeID, cfg.Hostname, cfg.Dispatchers = name, name, []string{dispatcher}
+	cfg.NodeID, cfg.Hostname, cfg.Dispatchers = name, name, dispatchers
 	cfg.Resources = &musterv1.Resources{NanoCpus: 64e9, MemoryBytes: 1 << 40}
 	return workerd.New(workerd.Env{
 		Logger: zap.NewNop(), Dial: daemon.Dialer(daemon.Plain().Client), Executors: set, Version: "bench",

@@ -1,6 +1,6 @@
 // Command bench measures Muster: it starts a cluster of real processes, joins
 // simulated workers to it over real gRPC (the null executor, in this process),
-// and times the life of one service. See README.md beside it.
+// and times what its users wait for. See README.md beside it.
 package main
 
 import (
@@ -11,37 +11,33 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
+	"slices"
+	"strings"
 	"time"
-
-	"github.com/musterhq/muster/internal/testcluster"
 )
 
 // options say what to measure.
 type options struct {
-	store   string
-	workers int
-	tasks   int
-	runs    int
-	binary  string
-	asJSON  bool
-	keep    bool
-	profile string
-	timeout time.Duration
+	stores    []string
+	scenarios []*scenario
+	workers   int
+	tasks     int
+	runs      int
+	binary    string
+	asJSON    bool
+	keep      bool
+	profile   string
+	timeout   time.Duration
 }
 
 func main() {
-	var o options
-	flag.StringVar(&o.store, "store", "both", "embedded, disk (embedded, kept in a file), consul, or both (embedded and consul)")
-	flag.IntVar(&o.workers, "workers", 100, "number of simulated workers")
-	flag.IntVar(&o.tasks, "tasks", 0, "number of tasks; 0 measures 1, 1,000 and 10,000")
-	flag.IntVar(&o.runs, "runs", 3, "runs of each measurement")
-	flag.StringVar(&o.binary, "binary", "bin/muster", "muster's binary (`make build`)")
-	flag.BoolVar(&o.asJSON, "json", false, "print each run as a line of JSON, too")
-	flag.BoolVar(&o.keep, "keep", false, "keep the directory with the daemons' logs")
-	flag.StringVar(&o.profile, "profile", "", "directory for a CPU profile of each manager, taken for 3 s from the create call on")
-	flag.DurationVar(&o.timeout, "timeout", 10*time.Minute, "bound of everything")
-	flag.Parse()
+	o, err := parse(os.Args[1:])
+	if err != nil {
+		if !errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
@@ -52,69 +48,75 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, o options) error {
-	stores := map[string][]string{
-		"both": {"embedded", "consul"}, "embedded": {"embedded"}, "disk": {"disk"}, "consul": {"consul"},
-	}[o.store]
-	if stores == nil {
-		return fmt.Errorf("-store: %q is none of embedded, disk, consul, both", o.store)
+func parse(args []string) (*options, error) {
+	o := &options{}
+	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
+	store := fs.String("store", "both", "embedded, disk (embedded, kept in a file), consul, or both (embedded and consul)")
+	names := fs.String("scenario", "deploy", "what to measure, with commas between, or all:\n"+describe())
+	fs.IntVar(&o.workers, "workers", 0, "number of simulated workers (default: the scenario's)")
+	fs.IntVar(&o.tasks, "tasks", 0, "number of tasks (default: the scenario's)")
+	fs.IntVar(&o.runs, "runs", 3, "runs of each measurement")
+	fs.StringVar(&o.binary, "binary", "bin/muster", "muster's binary (`make build`)")
+	fs.BoolVar(&o.asJSON, "json", false, "print each run as a line of JSON, too")
+	fs.BoolVar(&o.keep, "keep", false, "keep the directory with the daemons' logs")
+	fs.StringVar(&o.profile, "profile", "", "directory for a CPU profile of each manager, taken for 3 s from the start of what is measured")
+	fs.DurationVar(&o.timeout, "timeout", time.Hour, "bound of everything")
+	if err := fs.Parse(args); err != nil {
+		return nil, err
 	}
-	sizes := []int{1, 1000, 10000}
-	if o.tasks > 0 {
-		sizes = []int{o.tasks}
+	o.stores = map[string][]string{
+		"both": {embedded, consul}, embedded: {embedded}, disk: {disk}, consul: {consul},
+	}[*store]
+	if o.stores == nil {
+		return nil, fmt.Errorf("-store: %q is none of embedded, disk, consul, both", *store)
 	}
+	for name := range strings.SplitSeq(*names, ",") {
+		known := slices.IndexFunc(scenarios, func(s *scenario) bool { return s.name == name })
+		switch {
+		case name == "all":
+			o.scenarios = append(o.scenarios, scenarios...)
+		case known >= 0:
+			o.scenarios = append(o.scenarios, scenarios[known])
+		default:
+			return nil, fmt.Errorf("-scenario: there is no %q; there are:\n%s", name, describe())
+		}
+	}
+	return o, nil
+}
+
+func run(ctx context.Context, o *options) error {
 	var all []*result
-	for _, store := range stores {
-		for _, tasks := range sizes {
-			for n := range o.runs {
-				fmt.Fprintf(os.Stderr, "%s: %d tasks on %d workers, run %d of %d\n", store, tasks, o.workers, n+1, o.runs)
-				r, err := measure(ctx, o, store, tasks)
-				if err != nil {
-					return fmt.Errorf("%s, %d tasks: %w", store, tasks, err)
-				}
-				if o.asJSON {
-					if err := json.NewEncoder(os.Stdout).Encode(r); err != nil {
-						return fmt.Errorf("print result: %w", err)
+	for _, sc := range o.scenarios {
+		for _, store := range o.stores {
+			if sc.managers > 1 && store != consul {
+				continue // there is one manager of each kind
+			}
+			for _, size := range sc.sizes(o) {
+				for n := range o.runs {
+					r := &result{Scenario: sc.name, Store: store, Workers: size.workers, Tasks: size.tasks}
+					fmt.Fprintf(os.Stderr, "%s on %s: %d tasks, %d workers, run %d of %d\n", sc.name, store, size.tasks, size.workers, n+1, o.runs)
+					if err := measure(ctx, o, sc, r); err != nil {
+						return fmt.Errorf("%s on %s: %w", sc.name, store, err)
 					}
+					if o.asJSON {
+						if err := json.NewEncoder(os.Stdout).Encode(r); err != nil {
+							return fmt.Errorf("print result: %w", err)
+						}
+					}
+					all = append(all, r)
 				}
-				all = append(all, r)
 			}
 		}
 	}
 	return report(os.Stdout, all)
 }
 
-// measure times one run on a fresh cluster.
-func measure(ctx context.Context, o options, store string, tasks int) (r *result, err error) {
-	dir, err := os.MkdirTemp("", "muster-bench-")
+// measure makes one run on a fresh cluster.
+func measure(ctx context.Context, o *options, sc *scenario, r *result) (err error) {
+	s, err := startSite(ctx, o, sc, r)
 	if err != nil {
-		return nil, fmt.Errorf("make a directory: %w", err)
+		return err
 	}
-	if o.keep {
-		fmt.Fprintln(os.Stderr, "logs are in", dir)
-	} else {
-		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	}
-	binary, err := filepath.Abs(o.binary)
-	if err != nil {
-		return nil, fmt.Errorf("-binary: %w", err)
-	}
-	cluster, err := testcluster.Start(ctx, testcluster.Config{
-		Binary: binary, Dir: dir, Embedded: store != "consul", OnDisk: store == "disk",
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, cluster.Stop()) }()
-	fleet, err := startFleet(ctx, cluster.Dispatcher, o.workers)
-	if err != nil {
-		return nil, err
-	}
-	// The workers end before the managers do.
-	defer fleet.stop()
-	if o.profile != "" {
-		p := profileManagers(ctx, cluster, o.profile)
-		defer func() { err = errors.Join(err, p.wait()) }()
-	}
-	return deploy(ctx, cluster, store, o.workers, tasks)
+	defer func() { err = errors.Join(err, s.stop()) }()
+	return sc.run(ctx, s)
 }

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+// The stores.
+const (
+	embedded = "embedded"
+	disk     = "disk"
+	consul   = "consul"
+)
+
+// size is how large a cluster and its load are.
+type size struct{ workers, tasks int }
+
+// scenario is one thing to measure.
+type scenario struct {
+	name, help string
+	// defaults are the sizes that are measured if none is asked for.
+	defaults []size
+	// managers is how many there are of each manager; they need Consul.
+	managers int
+	// own says that the scenario starts its workers itself.
+	own bool
+	run func(context.Context, *site) error
+}
+
+// scenarios are all there are, in the order in which they are reported.
+var scenarios = []*scenario{
+	{name: "deploy", help: "a service from its creation to all tasks RUNNING, and from its scaling to 0 until none is left",
+		defaults: []size{{100, 1}, {100, 1000}, {100, 10000}}, run: deploy},
+	{name: "distinct", help: "the same for services of one task each, every one with a spec of its own, created by 32 clients",
+		defaults: []size{{100, 1000}}, run: distinct},
+	{name: "update", help: "a service from its update until all its tasks run as updated",
+		defaults: []size{{100, 1000}}, run: update},
+	{name: "api", help: "calls of the control API, by 1 client and by 32, on a cluster with as many services as tasks are asked for",
+		defaults: []size{{10, 1000}}, run: api},
+	{name: "idle", help: "what a cluster uses while nothing happens, in 20 s",
+		defaults: []size{{100, 0}, {1000, 0}, {1000, 10000}}, run: idle},
+	{name: "workerfail", help: "a worker that is killed, until its share of the tasks runs elsewhere",
+		defaults: []size{{10, 100}}, own: true, run: workerFail},
+	{name: "failover", help: "one of two replicas of every manager killed, and one ended in order, until a task that is asked for then runs",
+		defaults: []size{{10, 0}}, managers: 2, run: failover},
+}
+
+// describe lists the scenarios, for people.
+func describe() string {
+	var b strings.Builder
+	for _, s := range scenarios {
+		fmt.Fprintf(&b, "  %-11s %s\n", s.name, s.help)
+	}
+	return b.String()
+}
+
+// sizes are those that are asked for.
+func (sc *scenario) sizes(o *options) []size {
+	if o.workers == 0 && o.tasks == 0 {
+		return sc.defaults
+	}
+	s := sc.defaults[len(sc.defaults)-1]
+	if o.workers > 0 {
+		s.workers = o.workers
+	}
+	if o.tasks > 0 {
+		s.tasks = o.tasks
+	}
+	return []size{s}
+}
+
+// result is what one run measured.
+type result struct {
+	Scenario string   `json:"scenario"`
+	Store    string   `json:"store"`
+	Workers  int      `json:"workers"`
+	Tasks    int      `json:"tasks"`
+	Figures  []figure `json:"figures"`
+	// CPU is what each process used while the first thing was measured, in
+	// seconds; "workers" is this process: all workers and the client.
+	CPU map[string]float64 `json:"cpu,omitempty"`
+}
+
+// figure is one measured value.
+type figure struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit"`
+}
+
+func (r *result) add(name string, value float64, unit string) {
+	r.Figures = append(r.Figures, figure{name, value, unit})
+}
