@@ -3,6 +3,7 @@ package workerd_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -243,6 +244,47 @@ func TestTemporaryErrorsAreReportedAndTriedAgain(t *testing.T) {
 		if got := s.state("slow").GetError(); got != "" {
 			t.Errorf("error = %q after it has passed", got)
 		}
+	})
+}
+
+func TestAnExecutorThatHangsIsNamed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, _ := nullSet(t)
+		start(t, n, set, nil)
+		s := d.await(t)
+		s.welcome()
+		tasks := []assignment{
+			nullTask("large", running, map[string]any{"prepareDelay": "15s"}),
+			nullTask("hung", running, map[string]any{"hangAt": "prepare"}),
+			nullTask("stuck", running, map[string]any{"hangAt": "start"}),
+		}
+		s.assign(true, tasks)
+		wantErrors := func(want map[string]string) {
+			t.Helper()
+			for id, text := range want {
+				if got := s.state(id).GetError(); got != text {
+					t.Errorf("error of %s = %q, want %q", id, got, text)
+				}
+			}
+		}
+		settle(9 * time.Second)
+		s.wantStates(map[string]TaskState{"large": TaskState_PREPARING, "hung": TaskState_PREPARING, "stuck": TaskState_STARTING})
+		wantErrors(map[string]string{"large": "", "hung": "", "stuck": ""})
+		settle(3 * time.Second)
+		const slow = "executor null has not answered to %s within 10s; it is given more time"
+		wantErrors(map[string]string{
+			"large": fmt.Sprintf(slow, "prepare"), "hung": fmt.Sprintf(slow, "prepare"), "stuck": fmt.Sprintf(slow, "start"),
+		})
+		settle(5 * time.Second)
+		s.wantStates(map[string]TaskState{"large": running, "hung": TaskState_PREPARING, "stuck": TaskState_STARTING})
+		wantErrors(map[string]string{"large": ""})
+		// Who waits no longer is not kept waiting.
+		s.assign(false, []assignment{tasks[1].desire(shutdown), tasks[2].desire(shutdown)})
+		settle(time.Second)
+		s.wantStates(map[string]TaskState{"large": running, "hung": shutdown, "stuck": shutdown})
 	})
 }
 

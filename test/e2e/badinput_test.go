@@ -17,6 +17,7 @@ const longestAnswer = 2000
 // TestBadInput: what is wrong is refused with an error that names it, by the
 // command line and by REST, and changes nothing.
 func TestBadInput(t *testing.T) {
+	t.Parallel()
 	s := startSite(t, siteConfig{embedded: true, devWorkers: 1})
 	s.ok(t, "service", "create", "--name", "taken", "--kind", "null", "--timeout", "30s")
 	taken := s.awaitRunning(t, "taken", 1)

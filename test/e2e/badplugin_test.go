@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/go-plugin"
 
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/plugins/null"
 	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/plugins/wire"
@@ -103,67 +104,109 @@ func (s *site) pluginLine(t *testing.T, name string, words ...string) {
 // TestBadPlugins: who uses a plugin that is broken is told, and nobody else
 // notices.
 func TestBadPlugins(t *testing.T) {
+	t.Parallel()
 	s := startSite(t, siteConfig{embedded: true, devWorkers: 1, plugins: badPlugins(t, "exits", "newer", "sluggish", "dying")})
 	s.ok(t, "service", "create", "--name", "good", "--kind", "process", "--timeout", "30s", "--", "sleep", "1000000")
 	good := s.awaitRunning(t, "good", 1)
-
-	t.Run("exits at once", func(t *testing.T) {
-		s.pluginLine(t, "exits", "UNHEALTHY", "exit status 7", "libsomething.so.1: cannot open shared object file")
-	})
-	t.Run("speaks a newer protocol", func(t *testing.T) {
-		s.pluginLine(t, "newer", "UNHEALTHY", "version", fmt.Sprint(wire.ProtocolVersion+1))
-	})
-	t.Run("hangs in Prepare", func(t *testing.T) {
-		got := s.muster(t, "service", "create", "--name", "slow", "--kind", "sluggish", "--timeout", "2s")
-		if got.code != 6 || !strings.Contains(got.errs, "muster service ps slow") {
-			t.Errorf("create: %s, want exit code 6 and what to do next", got)
+	t.Run("all at once", func(t *testing.T) {
+		for name, test := range map[string]func(*site, *testing.T){
+			"exits at once": (*site).pluginExits, "speaks a newer protocol": (*site).pluginIsNewer,
+			"hangs in Prepare": (*site).pluginHangs, "dies in Prepare": (*site).pluginDies,
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				test(s, t)
+			})
 		}
-		if ps := s.ok(t, "service", "ps", "slow"); !strings.Contains(ps, "Preparing") {
-			t.Errorf("ps says\n%s\nwant that the task is being prepared", ps)
-		}
-		s.ok(t, "service", "rm", "slow")
-		s.awaitGone(t, "slow")
-	})
-	t.Run("dies in Prepare", func(t *testing.T) {
-		got := s.muster(t, "service", "create", "--name", "doomed", "--kind", "dying", "--timeout", "3s")
-		if got.code != 6 {
-			t.Errorf("create: %s, want exit code 6", got)
-		}
-		eventually(t, runTimeout, "ps says why the task does not run", func(context.Context) error {
-			if ps := s.ok(t, "service", "ps", "--no-trunc", "doomed"); !strings.Contains(ps, "exit status 9") {
-				return fmt.Errorf("it says\n%s", ps)
-			}
-			return nil
-		})
-		s.pluginLine(t, "dying", "UNHEALTHY", "exit status 9")
-		s.ok(t, "service", "rm", "doomed")
-		s.awaitGone(t, "doomed")
 	})
 	s.sameRuns(t, good, s.awaitRunning(t, "good", 1))
 	for _, executor := range []string{"process", "null"} {
 		s.pluginLine(t, executor, " HEALTHY")
 	}
-	s.ok(t, "service", "rm", "good")
+	s.removeService(t, "good")
 	s.awaitNoTasks(t)
+
+	// The cluster ends though a plugin hangs.
+	s.ok(t, "service", "create", "--name", "slow", "--kind", "sluggish", "--detach")
+	s.awaitPS(t, "slow", "Preparing")
+	dev := s.Process("dev")
+	began := time.Now()
+	if err := dev.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if took, code := time.Since(began), dev.ExitCode(); code != 0 || took > 10*time.Second {
+		t.Errorf("muster dev ended after %v with code %d", took, code)
+	}
 }
 
-// awaitGone waits until no task of a service is left: those of a service that is
-// gone carry its id for a name.
-func (s *site) awaitGone(t *testing.T, service string) {
+func (s *site) pluginExits(t *testing.T) {
+	s.pluginLine(t, "exits", "UNHEALTHY", "exit status 7", "libsomething.so.1: cannot open shared object file")
+}
+
+func (s *site) pluginIsNewer(t *testing.T) {
+	s.pluginLine(t, "newer", "UNHEALTHY", "version", fmt.Sprint(wire.ProtocolVersion+1))
+}
+
+func (s *site) pluginHangs(t *testing.T) {
+	const why = "executor sluggish has not answered to prepare within 10s"
+	got := s.muster(t, "service", "create", "--name", "slow", "--kind", "sluggish", "--timeout", "14s")
+	if got.code != 6 || !strings.Contains(got.errs, why) || !strings.Contains(got.errs, "muster service ps slow") {
+		t.Errorf("create: %s\nwant exit code 6, %s, and what to do next", got, why)
+	}
+	s.awaitPS(t, "slow", "Preparing", why)
+	// The worker has time for others.
+	s.ok(t, "service", "create", "--name", "quick", "--kind", "null", "--replicas", "3", "--timeout", "30s")
+	s.removeService(t, "quick")
+	s.removeService(t, "slow")
+}
+
+func (s *site) pluginDies(t *testing.T) {
+	const why = "executor dying: plugin's process ended: exit status 9"
+	got := s.muster(t, "service", "create", "--name", "doomed", "--kind", "dying", "--timeout", "5s")
+	if got.code != 6 || !strings.Contains(got.errs, why) {
+		t.Errorf("create: %s\nwant exit code 6, and %s", got, why)
+	}
+	s.awaitPS(t, "doomed", why)
+	s.pluginLine(t, "dying", "UNHEALTHY", "exit status 9")
+	s.removeService(t, "doomed")
+}
+
+// awaitPS waits until `muster service ps` says something of a service's tasks.
+func (s *site) awaitPS(t *testing.T, service string, words ...string) {
 	t.Helper()
-	took := eventually(t, runTimeout, "nothing of "+service+" is left", func(ctx context.Context) error {
+	eventually(t, runTimeout, fmt.Sprintf("ps says of %s: %q", service, words), func(context.Context) error {
+		ps := s.ok(t, "service", "ps", "--no-trunc", service)
+		for _, w := range words {
+			if !strings.Contains(ps, w) {
+				return fmt.Errorf("it says\n%s", ps)
+			}
+		}
+		return nil
+	})
+}
+
+// removalTimeout bounds the removal of a service's tasks, also where their
+// executor does not work.
+const removalTimeout = 10 * time.Second
+
+// removeService removes a service, and waits until no task of it is left.
+func (s *site) removeService(t *testing.T, service string) {
+	t.Helper()
+	resp, err := s.client.GetService(t.Context(), &musterv1.GetServiceRequest{Service: service})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.ok(t, "service", "rm", service)
+	eventually(t, removalTimeout, "nothing of "+service+" is left", func(ctx context.Context) error {
 		all, err := s.listTasks(ctx, "")
 		if err != nil {
 			return err
 		}
 		for _, task := range all {
-			if task.ServiceName != "good" {
+			if task.ServiceId == resp.Service.Id {
 				return fmt.Errorf("there is %s, %s (desired %s) %s", task.Name, task.Status.GetState(), task.DesiredState, task.Status.GetError())
 			}
 		}
 		return nil
 	})
-	if took > 10*time.Second {
-		t.Errorf("that took %v", took)
-	}
 }

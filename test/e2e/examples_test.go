@@ -11,6 +11,7 @@ import (
 // TestRESTSession runs the session by curl that the examples have, which checks
 // each answer itself.
 func TestRESTSession(t *testing.T) {
+	t.Parallel()
 	need(t, "curl", "--version")
 	s := startSite(t, siteConfig{embedded: true, devWorkers: 1})
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)

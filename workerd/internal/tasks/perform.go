@@ -99,7 +99,9 @@ func (t *task) prepare(ctx context.Context, step lifecycle.Step) error {
 	if err != nil {
 		return err
 	}
-	res, err := e.Executor.Prepare(ctx, &executorv1.PrepareRequest{Task: t.describe(), Handle: t.handle})
+	res, err := slowly(t, e, actPrepare, func() (*executorv1.PrepareResponse, error) {
+		return e.Executor.Prepare(ctx, &executorv1.PrepareRequest{Task: t.describe(), Handle: t.handle})
+	})
 	if err != nil {
 		return err
 	}
@@ -112,7 +114,9 @@ func (t *task) start(ctx context.Context, step lifecycle.Step) error {
 	if err != nil {
 		return err
 	}
-	res, err := e.Executor.Start(ctx, &executorv1.StartRequest{Task: t.describe(), Handle: t.handle})
+	res, err := slowly(t, e, actStart, func() (*executorv1.StartResponse, error) {
+		return e.Executor.Start(ctx, &executorv1.StartRequest{Task: t.describe(), Handle: t.handle})
+	})
 	if err != nil {
 		return err
 	}

@@ -259,6 +259,8 @@ func TestErrors(t *testing.T) {
 		"nothing to run":      {[]string{"service", "create", "--name", "x"}, cli.ExitUsage, "IMAGE"},
 		"unknown flag":        {[]string{"service", "create", "--nmae", "x"}, cli.ExitUsage, "--nmae"},
 		"bad number":          {[]string{"service", "create", "--replicas", "-1", "--kind", "null"}, cli.ExitUsage, "not a whole number"},
+		"unknown command":     {[]string{"service", "rmm"}, cli.ExitUsage, "Did you mean rm?"},
+		"nothing to inspect":  {[]string{"service", "inspect"}, cli.ExitUsage, "inspect SERVICE..."},
 		"bad mode":            {[]string{"service", "create", "--name", "x", "--mode", "some", "--kind", "null"}, cli.ExitUsage, "replicated, global"},
 		"replicas of global":  {[]string{"service", "create", "--name", "x", "--mode", "global", "--replicas", "2", "--kind", "null"}, cli.ExitUsage, "--replicas"},
 		"bad port":            {[]string{"service", "create", "--name", "x", "--publish", "99999:80", "img"}, cli.ExitUsage, "99999"},
