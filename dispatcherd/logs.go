@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -18,7 +19,7 @@ const (
 	maxSubscriptions = 256
 	// maxSubscriptionTasks bounds how many tasks one reader asks for.
 	maxSubscriptionTasks = 10_000
-	// logOverhead is what a message costs in memory beside its text.
+	// logOverhead is what a message costs in memory beside what it says.
 	logOverhead = 256
 )
 
@@ -124,7 +125,7 @@ func (s *subscription) put(node string, lines []*musterv1.LogMessage, end bool) 
 		// A worker speaks for its own node only.
 		l.NodeId = node
 		s.lines = append(s.lines, l)
-		s.size += len(l.Data) + len(l.Warning) + logOverhead
+		s.size += logCost(l)
 	}
 	if s.size > s.limit {
 		s.cause = status.Errorf(codes.ResourceExhausted,
@@ -160,6 +161,10 @@ func (s *subscription) err() error {
 	return s.cause
 }
 
+// logCost is what a message costs in memory, whichever of its fields a worker
+// has filled.
+func logCost(l *musterv1.LogMessage) int { return proto.Size(l) + logOverhead }
+
 // logMessageBytes bounds one message to apid.
 const logMessageBytes = 256 << 10
 
@@ -169,7 +174,7 @@ func (s *subscription) take() ([]*musterv1.LogMessage, bool) {
 	defer s.mu.Unlock()
 	n, size := 0, 0
 	for n < len(s.lines) && (n == 0 || size < logMessageBytes) {
-		size += len(s.lines[n].Data) + len(s.lines[n].Warning) + logOverhead
+		size += logCost(s.lines[n])
 		n++
 	}
 	lines := s.lines[:n:n]

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -134,4 +135,19 @@ func TestLogs(t *testing.T) {
 		}
 		_ = conn.Close()
 	})
+}
+
+// TestAllOfALineIsCounted keeps a worker from filling fields that are not text.
+func TestAllOfALineIsCounted(t *testing.T) {
+	t.Parallel()
+	for name, l := range map[string]*musterv1.LogMessage{
+		"source":        {TaskId: "t", Source: strings.Repeat("x", 2000)},
+		"unknown field": stuffed(&musterv1.LogMessage{TaskId: "t"}),
+	} {
+		s := newSubscription([]string{"t"}, 1000)
+		s.put("n1", []*musterv1.LogMessage{l}, false)
+		if code := status.Code(s.err()); code != codes.ResourceExhausted {
+			t.Errorf("%s: code %v, want %v", name, code, codes.ResourceExhausted)
+		}
+	}
 }

@@ -17,6 +17,7 @@ const (
 	maxStatusText  = 4 << 10 // bytes of a message or an error
 	maxStatusPorts = 256
 	maxRuntimeID   = 256
+	maxPortName    = 64
 )
 
 // observed turns a worker's report into a record, false if no worker can have
@@ -29,15 +30,11 @@ func observed(r *dispatcherv1.ReportedStatus, now time.Time) (*recordv1.Status, 
 	record := &recordv1.Status{
 		State: s.State, At: now.UnixMilli(),
 		Message: clip(s.Message, maxStatusText), Error: clip(s.Error, maxStatusText),
-		Runtime: s.Runtime, Ports: s.Ports[:min(len(s.Ports), maxStatusPorts)],
+		Runtime: runtimeOf(s.Runtime), Ports: portsOf(s.Ports),
 		NodeToBlame: r.NodeToBlame,
 	}
 	if s.Timestamp != nil {
 		record.At = s.Timestamp.AsTime().UnixMilli()
-	}
-	if len(s.Runtime.GetId()) > maxRuntimeID {
-		record.Runtime = proto.Clone(s.Runtime).(*musterv1.RuntimeStatus)
-		record.Runtime.Id = clip(s.Runtime.Id, maxRuntimeID)
 	}
 	for _, t := range r.Times {
 		if observable(t.GetState()) && t.At != nil {
@@ -47,6 +44,27 @@ func observed(r *dispatcherv1.ReportedStatus, now time.Time) (*recordv1.Status, 
 	record.Times = append(record.Times, &recordv1.StateTime{State: record.State, At: record.At})
 	record.Times = mergeTimes(nil, record.Times)
 	return record, true
+}
+
+// runtimeOf takes over what is known of a runtime, and nothing that a worker may
+// have put beside it.
+func runtimeOf(r *musterv1.RuntimeStatus) *musterv1.RuntimeStatus {
+	if r == nil {
+		return nil
+	}
+	return &musterv1.RuntimeStatus{Id: clip(r.Id, maxRuntimeID), Pid: r.Pid, ExitCode: r.ExitCode, OomKilled: r.OomKilled}
+}
+
+// portsOf does it for ports.
+func portsOf(ports []*musterv1.PortConfig) []*musterv1.PortConfig {
+	var taken []*musterv1.PortConfig
+	for _, p := range ports[:min(len(ports), maxStatusPorts)] {
+		taken = append(taken, &musterv1.PortConfig{
+			Name: clip(p.GetName(), maxPortName), Protocol: p.GetProtocol(), TargetPort: p.GetTargetPort(),
+			PublishedPort: p.GetPublishedPort(), PublishMode: p.GetPublishMode(),
+		})
+	}
+	return taken
 }
 
 // observable reports whether a state is one that a worker brings a task to.

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -17,6 +18,12 @@ import (
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
+
+// stuffed is a message with a large field that nobody knows.
+func stuffed[M proto.Message](m M) M {
+	m.ProtoReflect().SetUnknown(protowire.AppendString(protowire.AppendTag(nil, 1000, protowire.BytesType), strings.Repeat("x", 100_000)))
+	return m
+}
 
 func TestObserved(t *testing.T) {
 	t.Parallel()
@@ -53,6 +60,21 @@ func TestObserved(t *testing.T) {
 			&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{State: musterv1.TaskState_RUNNING, Error: "x" + long, Runtime: &musterv1.RuntimeStatus{Id: long}}},
 			&recordv1.Status{
 				State: musterv1.TaskState_RUNNING, At: 9000, Error: "x" + long[:maxStatusText-2], Runtime: &musterv1.RuntimeStatus{Id: long[:maxRuntimeID]},
+				Times: []*recordv1.StateTime{{State: musterv1.TaskState_RUNNING, At: 9000}},
+			},
+		},
+		"with more in it than it may have": {
+			&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{
+				State: musterv1.TaskState_RUNNING, Runtime: stuffed(&musterv1.RuntimeStatus{Id: "i", Pid: 7, ExitCode: 3, OomKilled: true}),
+				Ports: []*musterv1.PortConfig{
+					stuffed(&musterv1.PortConfig{Name: long, Protocol: musterv1.PortConfig_UDP, TargetPort: 80, PublishedPort: 8080, PublishMode: musterv1.PortConfig_HOST}),
+				},
+			}},
+			&recordv1.Status{
+				State: musterv1.TaskState_RUNNING, At: 9000, Runtime: &musterv1.RuntimeStatus{Id: "i", Pid: 7, ExitCode: 3, OomKilled: true},
+				Ports: []*musterv1.PortConfig{
+					{Name: long[:maxPortName], Protocol: musterv1.PortConfig_UDP, TargetPort: 80, PublishedPort: 8080, PublishMode: musterv1.PortConfig_HOST},
+				},
 				Times: []*recordv1.StateTime{{State: musterv1.TaskState_RUNNING, At: 9000}},
 			},
 		},
