@@ -25,6 +25,8 @@ type describer struct {
 	base      *musterv1.NodeDescription
 	interval  time.Duration
 	executors executor.Set
+	// disk is nil if nothing is kept.
+	disk *disk
 	// listener is told of the executors each time they were asked.
 	listener func([]*executor.Described)
 	// first is closed when they were asked for the first time.
@@ -83,12 +85,17 @@ func (d *describer) await(ctx context.Context) {
 func (d *describer) run(ctx context.Context) error {
 	tick := time.NewTicker(d.interval)
 	defer tick.Stop()
+	var disk <-chan struct{}
+	if d.disk != nil {
+		disk = d.disk.changed
+	}
 	d.ask(ctx, firstDescription)
 	close(d.first)
 	for ; ; d.ask(ctx, describeTimeout) {
 		select {
 		case <-tick.C:
 		case <-d.executors.Changes():
+		case <-disk:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -105,7 +112,12 @@ func (d *describer) ask(ctx context.Context, limit time.Duration) {
 	}
 	node := proto.CloneOf(d.base)
 	for _, e := range all {
-		node.Executors = append(node.Executors, e.Description)
+		description := e.Description
+		if d.disk != nil {
+			description = proto.CloneOf(description)
+			d.disk.mark(description)
+		}
+		node.Executors = append(node.Executors, description)
 		node.Resources.Generic = append(node.Resources.Generic, e.Resources.GetGeneric()...)
 	}
 	d.mu.Lock()

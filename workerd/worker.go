@@ -100,7 +100,9 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		Changed: func(task string, settled bool) { client.Changed(task, settled) },
 	}
 	if store != nil {
-		config.Store = store
+		describer.disk = newDisk(w.cfg.DataDir, w.cfg.DescribeInterval, log)
+		config.Store = watchedStore{store, describer.disk}
+		jobs = append(jobs, job{"watch the disk", describer.disk.run})
 	}
 	manager := tasks.New(config)
 	w.manager.Store(manager)
@@ -112,9 +114,7 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		Logger: log.Named("session"), Metrics: w.env.Metrics,
 	})
 	if contents != nil {
-		if err := manager.Restore(contents); err != nil {
-			return fmt.Errorf("restore tasks: %w", err)
-		}
+		manager.Restore(contents)
 		log.Info("tasks restored", zap.Int("tasks", len(contents.Tasks)))
 	}
 	jobs = append(jobs,

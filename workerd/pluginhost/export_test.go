@@ -1,4 +1,4 @@
 package pluginhost
 
 // SocketsDir returns where the sockets of a state directory's plugins are.
-func SocketsDir(stateDir string) string { return socketsDir(stateDir) }
+func SocketsDir(stateDir string) string { return socketsDirs(stateDir)[0] }

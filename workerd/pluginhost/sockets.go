@@ -27,8 +27,14 @@ func (h *Host) openSockets() (dir string, remove func() error, err error) {
 	if h.cfg.StateDir == "" {
 		dir, err = os.MkdirTemp("", "muster-plugins-")
 	} else {
-		dir = socketsDir(h.cfg.StateDir)
-		err = emptyDir(dir)
+		for _, dir = range socketsDirs(h.cfg.StateDir) {
+			made := emptyDir(dir)
+			if made == nil {
+				err = nil
+				break
+			}
+			err = errors.Join(err, made)
+		}
 	}
 	if err != nil {
 		return "", nil, fmt.Errorf("make directory for plugin sockets: %w", err)
@@ -41,16 +47,17 @@ func (h *Host) openSockets() (dir string, remove func() error, err error) {
 	}, nil
 }
 
-// socketsDir returns where the sockets of a state directory's plugins are:
-// within it, or, where that path is too long for a socket, in the temporary
-// directory under a name that is made of it.
-func socketsDir(stateDir string) string {
-	dir := filepath.Join(stateDir, socketsName)
-	if len(dir) <= longestSocketsDir {
-		return dir
-	}
+// socketsDirs returns where the sockets of a state directory's plugins can be,
+// the best place first: within it, unless that path is too long for a socket;
+// and, also for when its disk is full, in the temporary directory under a name
+// that is made of it.
+func socketsDirs(stateDir string) []string {
 	sum := sha256.Sum256([]byte(stateDir))
-	return filepath.Join(os.TempDir(), "muster-"+hex.EncodeToString(sum[:8]))
+	dirs := []string{filepath.Join(os.TempDir(), "muster-"+hex.EncodeToString(sum[:8]))}
+	if dir := filepath.Join(stateDir, socketsName); len(dir) <= longestSocketsDir {
+		dirs = []string{dir, dirs[0]}
+	}
+	return dirs
 }
 
 // emptyDir makes a directory that nobody else can look into, or empties the one

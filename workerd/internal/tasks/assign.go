@@ -20,13 +20,12 @@ func (m *Manager) Begin() {
 	m.assigning.Lock()
 	defer m.assigning.Unlock()
 	m.incoming = nil
-	if err := m.dropSpecs(); err != nil {
-		m.log.Warn("unused task specs stay on disk", zap.Error(err))
-	}
+	m.dropSpecs()
 }
 
-// Assign takes in an assignment. It returns when everything in it is kept; what
-// is to be done about it is done meanwhile and afterwards.
+// Assign takes in an assignment. It returns when everything in it is kept, or the
+// store has refused it; what is to be done about it is done meanwhile and
+// afterwards.
 func (m *Manager) Assign(ctx context.Context, msg *dispatcherv1.Assignments) error {
 	select {
 	case <-m.ready:
@@ -55,9 +54,7 @@ func (m *Manager) Assign(ctx context.Context, msg *dispatcherv1.Assignments) err
 			m.log.Info("task is not assigned any more, as a new session shows: it is stopped and removed", zap.String("task", id))
 		}
 	}
-	if err := m.withdraw(removed); err != nil {
-		return err
-	}
+	m.withdraw(removed)
 	if msg.GetComplete() {
 		m.mu.Lock()
 		m.synced = true
@@ -102,11 +99,13 @@ func (m *Manager) add(specs []*dispatcherv1.AssignedSpec, assigned []*dispatcher
 	for _, t := range fresh {
 		needed[t.digest] = t.spec
 	}
-	if err := m.keep(needed, changes...); err != nil {
-		return fmt.Errorf("keep assigned tasks: %w", err)
+	unkept := m.keep(needed, changes...)
+	if unkept != nil {
+		m.log.Error("assigned tasks are not kept yet", zap.Int("tasks", len(changes)), zap.Error(unkept))
 	}
 	m.mu.Lock()
 	for _, t := range fresh {
+		t.unkept = unkept != nil
 		m.tasks[t.id] = t
 	}
 	m.mu.Unlock()
@@ -115,7 +114,7 @@ func (m *Manager) add(specs []*dispatcherv1.AssignedSpec, assigned []*dispatcher
 		t.kick()
 	}
 	for t, msg := range changed {
-		t.change(msg)
+		t.change(msg, unkept != nil)
 	}
 	return nil
 }
@@ -164,10 +163,11 @@ func (m *Manager) sort(specs []*dispatcherv1.AssignedSpec, assigned []*dispatche
 	return fresh, changed, changes, nil
 }
 
-// withdraw begins to stop and remove tasks.
-func (m *Manager) withdraw(ids []string) error {
+// withdraw begins to stop and remove tasks. If that is not kept, a worker that
+// starts again learns it anew.
+func (m *Manager) withdraw(ids []string) {
 	if len(ids) == 0 {
-		return nil
+		return
 	}
 	m.mu.Lock()
 	tasks := make([]*task, 0, len(ids))
@@ -182,12 +182,11 @@ func (m *Manager) withdraw(ids []string) error {
 	}
 	m.mu.Unlock()
 	if err := m.keep(nil, changes...); err != nil {
-		return fmt.Errorf("keep that tasks are withdrawn: %w", err)
+		m.log.Error("it is not kept that tasks are withdrawn", zap.Int("tasks", len(changes)), zap.Error(err))
 	}
 	for _, t := range tasks {
 		t.withdraw()
 	}
-	return nil
 }
 
 // assigned makes a task that this worker did not know.

@@ -5,7 +5,8 @@
 // A [Manager] holds all tasks. Each moves on in a goroutine of its own, which
 // exists only while there is something to do or to wait for. What it is about
 // to do is kept in a [Store] before it is done, and what has happened is kept
-// before it may be reported, so that a worker that dies anywhere finds out.
+// before it is reported, so that a worker that dies anywhere finds out; see
+// save.go for what is done when the store refuses.
 //
 // Calls for one task are made one at a time. When something else is to be done
 // than what a call is about, the call is cancelled, and its outcome decides
@@ -105,12 +106,12 @@ func New(cfg Config) *Manager {
 }
 
 // Restore takes in what a store held. It must be called before Run.
-func (m *Manager) Restore(contents *taskdb.Contents) error {
+func (m *Manager) Restore(contents *taskdb.Contents) {
 	maps.Copy(m.specs, contents.Specs)
 	for id, record := range contents.Tasks {
 		m.tasks[id] = m.restored(id, record)
 	}
-	return m.dropSpecs()
+	m.dropSpecs()
 }
 
 // Run brings the tasks through their states until ctx ends. Then it cancels
@@ -180,7 +181,7 @@ func (m *Manager) keep(specs map[string]*musterv1.TaskSpec, changes ...taskdb.Ch
 }
 
 // dropSpecs forgets the specs that no task refers to.
-func (m *Manager) dropSpecs() error {
+func (m *Manager) dropSpecs() {
 	m.mu.Lock()
 	used := make(map[string]bool, len(m.specs))
 	for _, t := range m.tasks {
@@ -191,9 +192,11 @@ func (m *Manager) dropSpecs() error {
 	dropped := before != len(m.specs)
 	m.mu.Unlock()
 	if !dropped || m.cfg.Store == nil {
-		return nil
+		return
 	}
-	return m.cfg.Store.DropSpecs(used)
+	if err := m.cfg.Store.DropSpecs(used); err != nil {
+		m.log.Warn("unused task specs stay on disk", zap.Error(err))
+	}
 }
 
 // forget removes a task that nothing is left of. A task that was assigned again

@@ -281,7 +281,13 @@ func (t *task) remove(ctx context.Context) error {
 func (t *task) forget() (pause time.Duration, gone bool) {
 	if !t.orphan {
 		if err := t.m.keep(nil, taskdb.Change{ID: t.id, Forget: true}); err != nil {
-			t.m.log.Error("removed task is not forgotten yet", zap.String("task", t.id), zap.Error(err))
+			t.mu.Lock()
+			first := t.attempts == 0
+			t.attempts++
+			t.mu.Unlock()
+			if first {
+				t.m.log.Error("removed task is not forgotten yet", zap.String("task", t.id), zap.Error(err))
+			}
 			return storeRetry, false
 		}
 	}

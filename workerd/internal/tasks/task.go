@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
@@ -16,7 +15,6 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
-	"github.com/musterhq/muster/workerd/taskdb"
 )
 
 // task is one task of the worker.
@@ -48,11 +46,15 @@ type task struct {
 	removed bool
 
 	status lifecycle.Status
-	// dirty: status or handle are not kept yet.
-	dirty  bool
-	handle []byte
-	// kept is the newest status that was kept: what may be reported.
+	// dirty: status or handle are not kept yet. unkept: nor is the assignment.
+	dirty, unkept bool
+	handle        []byte
+	// kept is the newest status that may be reported.
 	kept lifecycle.Status
+	// saveAt is when to try again after the store refused a write, and waits says
+	// so of a task that cannot go on before.
+	saveAt time.Time
+	waits  *lifecycle.Status
 	// floor is the state below which nothing is reported: the managers have
 	// heard more.
 	floor musterv1.TaskState
@@ -134,7 +136,7 @@ func (t *task) kick() {
 	if t.active {
 		return
 	}
-	if next, _ := t.decide(); next == actRest && !t.dirty {
+	if next, _ := t.decide(); next == actRest && !t.owes() {
 		return
 	}
 	t.active = t.m.spawn(t.drive)
@@ -151,9 +153,10 @@ func (t *task) reconsider() {
 	}
 }
 
-// change takes in a newer assignment.
-func (t *task) change(msg *dispatcherv1.AssignedTask) {
+// change takes in a newer assignment, and whether it is yet to be kept.
+func (t *task) change(msg *dispatcherv1.AssignedTask, unkept bool) {
 	t.mu.Lock()
+	t.unkept = t.unkept || unkept
 	t.desired = max(t.desired, msg.GetDesiredState())
 	if !sameSurroundings(t.assigned, msg) {
 		t.told = nil
@@ -223,15 +226,18 @@ func (t *task) drive() {
 			t.dirty = true
 			next, step = t.decide()
 		}
-		save := t.dirty && !t.orphan && !t.withdrawn
+		save := t.owes()
 		switch {
 		case t.m.run.Err() != nil, next == actRest && !save:
 			t.active = false
 			t.parked = t.parked || t.status.State == musterv1.TaskState_READY
 			t.mu.Unlock()
 			return
-		case save:
-			t.save()
+		case save && !time.Now().Before(t.saveAt):
+			t.save(next.writtenFirst())
+			continue
+		case save && (next == actRest || next.writtenFirst()):
+			t.rest(next, time.Until(t.saveAt))
 			continue
 		case pause > 0 && next == failed:
 			t.rest(next, pause)
@@ -242,6 +248,10 @@ func (t *task) drive() {
 			t.attempts = 0
 		}
 		ctx, cancel := context.WithCancel(t.m.run)
+		if save && next == actWait {
+			// What is owed to the store is not to wait for the end of the task.
+			ctx, cancel = context.WithDeadline(t.m.run, t.saveAt)
+		}
 		t.doing, t.cancel = next, cancel
 		started := time.Now()
 		span := t.traceCall(next, started)
@@ -264,38 +274,6 @@ func (t *task) drive() {
 	}
 }
 
-// save keeps the status and the handle, and then lets them be reported. t.mu is
-// held, and is released.
-func (t *task) save() {
-	status, handle := t.status, t.handle
-	settled := status.Settled(t.desired)
-	t.dirty = false
-	if t.m.cfg.Store != nil {
-		t.mu.Unlock()
-		err := t.m.keep(nil, taskdb.Change{ID: t.id, Status: status.Report(t.id), Handle: handle})
-		t.mu.Lock()
-		if err != nil {
-			t.m.log.Error("task state is not kept", zap.String("task", t.id), zap.Error(err))
-			next, _ := t.decide()
-			t.rest(next, storeRetry)
-			t.mu.Lock()
-			t.dirty = true
-			t.mu.Unlock()
-			return
-		}
-	}
-	before, parked := t.kept.State, t.parked
-	t.kept = status
-	t.mu.Unlock()
-	if before < musterv1.TaskState_RUNNING && status.State == musterv1.TaskState_RUNNING && !parked {
-		t.m.metrics.runs(&status)
-	}
-	t.m.cfg.Changed(t.id, settled)
-}
-
-// storeRetry is how long to wait after the disk refused a write.
-const storeRetry = time.Second
-
 // rest waits before next is tried again. It ends early when something else is
 // to be done. t.mu is held, and is released.
 func (t *task) rest(next action, pause time.Duration) {
@@ -307,17 +285,6 @@ func (t *task) rest(next action, pause time.Duration) {
 	t.mu.Lock()
 	t.cancel = nil
 	t.mu.Unlock()
-}
-
-// report returns what is to be reported of the task, or nil.
-func (t *task) report() *dispatcherv1.ReportedStatus {
-	t.mu.Lock()
-	kept, floor, silent := t.kept, t.floor, t.withdrawn || t.orphan
-	t.mu.Unlock()
-	if silent || kept.State == musterv1.TaskState_TASK_STATE_UNSPECIFIED || kept.State < floor {
-		return nil
-	}
-	return kept.Report(t.id)
 }
 
 // describe returns what the executor is told of the task.

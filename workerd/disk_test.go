@@ -1,0 +1,149 @@
+//go:build linux
+
+package workerd_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	. "github.com/musterhq/muster/api/muster/v1"
+)
+
+// smallDisk returns a directory with a file system of its own of that many bytes.
+func smallDisk(t *testing.T, bytes int) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", bytes)); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatalf("mount a file system: %v", err)
+		}
+		t.Skipf("mount a file system (only root may): %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// fill writes a file that takes all the room there is.
+func fill(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int{64 << 10, 4 << 10, 1} {
+		for err = nil; err == nil; {
+			_, err = f.Write(make([]byte, size))
+		}
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// executorOf returns what the worker last said of its executor.
+func (s *session) executorOf() *ExecutorDescription {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	node := append([]*NodeDescription{s.hello.GetDescription()}, s.described...)[len(s.described)]
+	if len(node.GetExecutors()) != 1 {
+		return nil
+	}
+	return node.GetExecutors()[0]
+}
+
+func (s *session) healthy() bool { return s.executorOf().GetHealth() == ExecutorDescription_HEALTHY }
+
+// On a full disk tasks run on, can be stopped, and are reported; new ones wait
+// and say why, and the node says that it is better not given any. With room,
+// all goes on, without a new session. A worker that is killed meanwhile comes
+// back.
+func TestAFullDisk(t *testing.T) {
+	t.Parallel()
+	d, address := listen(t)
+	dataDir := smallDisk(t, 4<<20)
+	w := spawn(t, dataDir, address)
+	s := d.await(t)
+	s.welcome()
+	eventually(t, "the executor is reported", s.healthy)
+	old := []assignment{nullTask("a", running, nil), nullTask("b", running, nil), nullTask("c", running, nil)}
+	s.assign(true, old)
+	eventually(t, "tasks run", func() bool { return s.allAre(running, old) })
+	before := held(t, dataDir)
+
+	// Tasks come until the disk, full as it is, has no room between what was
+	// written before either. Their specs are large.
+	filler := filepath.Join(dataDir, "filler")
+	fill(t, filler)
+	var fresh []assignment
+	for i := range 20 {
+		task := nullTask(fmt.Sprint("new", i), running, nil)
+		task.SpecDigest = []byte(fmt.Sprint("large", i))
+		task.spec = &TaskSpec{Runtime: &TaskSpec_Generic{Generic: &GenericRuntime{Kind: "null"}}, LogDriver: &LogDriver{
+			Name: strings.Repeat("x", 50_000),
+		}}
+		fresh = append(fresh, task)
+	}
+	s.assign(false, fresh)
+	eventually(t, "a new task says why it waits", func() bool {
+		said := s.state("new19")
+		return said.GetState() == TaskState_ASSIGNED &&
+			strings.Contains(said.GetError(), "the worker has to wait, for its disk takes no writes") && strings.Contains(said.GetError(), "no space left")
+	})
+	eventually(t, "the node says that its executor is not healthy", func() bool {
+		return !s.healthy() && strings.Contains(s.executorOf().GetMessage(), "data directory takes no writes")
+	})
+	// To stop a task needs no room, and makes some.
+	s.assign(false, []assignment{old[0].desire(shutdown)}, "b")
+	eventually(t, "a task is stopped", func() bool { return s.state("a").GetState() == shutdown })
+	eventually(t, "a task is removed", func() bool { return held(t, dataDir)["b"] == "" })
+	if now := held(t, dataDir); now["c"] != before["c"] {
+		t.Errorf("a running task was touched: %s, %s", before["c"], now["c"])
+	}
+	select {
+	case again := <-d.sessions:
+		t.Errorf("there is a new session: %v", again.hello)
+	default:
+	}
+
+	// The worker is killed, and comes back while the disk is still full.
+	fill(t, filler+"2")
+	w.end(syscall.SIGKILL)
+	w = spawn(t, dataDir, address)
+	s = d.await(t)
+	s.welcome()
+	s.assign(true, append([]assignment{old[0].desire(shutdown).known(shutdown), old[2].known(running)}, fresh...))
+	eventually(t, "what ran is reported", func() bool { return s.state("c").GetState() == running })
+	eventually(t, "what waits says so", func() bool { return s.state("new19").GetError() != "" })
+	eventually(t, "the node is not healthy", func() bool { return !s.healthy() })
+
+	for _, path := range []string{filler, filler + "2"} {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "all run", func() bool { return s.allAre(running, append(fresh, old[2])) })
+	eventually(t, "the node is healthy", s.healthy)
+	for _, task := range fresh {
+		if said := s.state(task.Id); said.GetError() != "" {
+			t.Errorf("%s runs and says %q", task.Id, said.GetError())
+		}
+	}
+	if now := held(t, dataDir); len(now) != len(fresh)+2 || now["c"] != before["c"] {
+		t.Errorf("the executor holds %d tasks, want %d", len(now), len(fresh)+2)
+	}
+	w.end(syscall.SIGTERM)
+	// All of it is on the disk.
+	w = spawn(t, dataDir, address)
+	s = d.await(t)
+	s.welcome()
+	eventually(t, "all is known again", func() bool { return s.allAre(running, append(fresh, old[2])) })
+	w.end(syscall.SIGTERM)
+}
