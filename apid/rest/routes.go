@@ -7,8 +7,10 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"os"
 	"sort"
 	"strings"
+	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/genproto/googleapis/api/annotations"
@@ -20,6 +22,10 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/validate"
 )
+
+// bodyTimeout is how long a request's body may take to come: what a client
+// begins and does not end must not be waited for for ever.
+const bodyTimeout = 30 * time.Second
 
 // route is what the contract says of one method and path.
 type route struct {
@@ -80,7 +86,7 @@ func (rs routes) check(next runtime.HandlerFunc) runtime.HandlerFunc {
 			writeStatus(w, http.StatusInternalServerError, status.Newf(codes.Internal, "route %s is not in the contract", pattern))
 			return
 		}
-		if err := rt.check(r, params); err != nil {
+		if err := rt.check(w, r, params); err != nil {
 			writeError(r.Context(), nil, nil, w, r, err)
 			return
 		}
@@ -88,17 +94,12 @@ func (rs routes) check(next runtime.HandlerFunc) runtime.HandlerFunc {
 	}
 }
 
-func (rt route) check(r *http.Request, params map[string]string) error {
+func (rt route) check(w http.ResponseWriter, r *http.Request, params map[string]string) error {
 	var report validate.Report
 	rt.checkQuery(&report, r, params)
-	body, err := io.ReadAll(r.Body)
+	body, err := readBody(w, r)
 	if err != nil {
-		var large *http.MaxBytesError
-		if errors.As(err, &large) {
-			return &runtime.HTTPStatusError{HTTPStatus: http.StatusRequestEntityTooLarge,
-				Err: status.Errorf(codes.InvalidArgument, "the request's body has more than %d bytes", large.Limit)}
-		}
-		return status.Error(codes.InvalidArgument, "the request's body could not be read")
+		return err
 	}
 	switch {
 	case rt.body == "":
@@ -121,6 +122,28 @@ func (rt route) check(r *http.Request, params map[string]string) error {
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	r.ContentLength = int64(len(body))
 	return nil
+}
+
+// readBody reads what a request brings, within bounds of size and time.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
+	body, err := io.ReadAll(r.Body)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// The deadline stays: the server is not to wait for the rest either.
+		return nil, &runtime.HTTPStatusError{HTTPStatus: http.StatusRequestTimeout,
+			Err: status.Errorf(codes.DeadlineExceeded, "the request's body did not come within %v", bodyTimeout)}
+	}
+	_ = control.SetReadDeadline(time.Time{})
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return nil, &runtime.HTTPStatusError{HTTPStatus: http.StatusRequestEntityTooLarge,
+			Err: status.Errorf(codes.InvalidArgument, "the request's body has more than %d bytes", large.Limit)}
+	case err != nil:
+		return nil, status.Error(codes.InvalidArgument, "the request's body could not be read")
+	}
+	return body, nil
 }
 
 // checkType wants the body to be called JSON: a page in a browser cannot send
