@@ -64,6 +64,29 @@ func executableIn(dir, entry string) (file, bool) {
 	return file{name: name, path: path}, true
 }
 
+// guarded refuses a program that everybody on the machine can change or
+// replace: it would run with the worker's rights.
+func guarded(path string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return fmt.Errorf("find plugin: %w", err)
+	}
+	for _, at := range []string{real, filepath.Dir(real)} {
+		info, err := os.Stat(at)
+		if err != nil {
+			return fmt.Errorf("find plugin: %w", err)
+		}
+		// In a sticky directory (/tmp) others cannot replace a file.
+		if info.Mode()&0o002 != 0 && !(info.IsDir() && info.Mode()&os.ModeSticky != 0) {
+			return fmt.Errorf("%s is refused: everybody can write to %s; chmod o-w changes that", path, at)
+		}
+	}
+	return nil
+}
+
 // validName says whether a plugin can have a name: it becomes the name of a
 // directory.
 func validName(name string) bool {

@@ -38,6 +38,9 @@ type instance struct {
 
 // launch starts a process, connects to it, and asks it what it is.
 func (p *plugin) launch(ctx context.Context) (*instance, error) {
+	if err := guarded(p.file.path); err != nil {
+		return nil, err
+	}
 	sum, err := checksum(p.file.path)
 	if err != nil {
 		return nil, err

@@ -42,7 +42,7 @@ func (f *workerFlags) addCommon(fs *pflag.FlagSet) {
 	fs.StringToStringVar(&f.labels, "label", nil, "engine labels of the node, key=value")
 	fs.Float64Var(&f.cpus, "cpus", 0, "CPUs that tasks may reserve (default: the machine's)")
 	fs.StringVar(&f.memory, "memory", "", "memory that tasks may reserve, like 8g (default: the machine's)")
-	fs.StringSliceVar(&f.pluginDirs, "plugin-dir", DefaultPluginDirs(), "directories with executor plugins: programs called muster-executor-NAME")
+	fs.StringSliceVar(&f.pluginDirs, "plugin-dir", DefaultPluginDirs(), "directories with executor plugins: programs called muster-executor-NAME, that not everybody can write to")
 	fs.StringToStringVar(&f.checksums, "plugin-checksum", nil, "pin plugins, NAME=SHA256: one with another checksum is refused")
 }
 
