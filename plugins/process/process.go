@@ -173,8 +173,10 @@ func (e *Executor) Prepare(_ context.Context, task *sdk.Task, _ sdk.Handle) (sdk
 	if err := e.open(); err != nil {
 		return nil, err
 	}
-	if _, err := e.root.Find(task.GetId()); err == nil {
-		return nil, nil
+	if dir, err := e.root.Find(task.GetId()); err == nil {
+		if sound, err := e.sound(dir); sound || err != nil {
+			return nil, err
+		}
 	} else if !errors.Is(err, taskdir.ErrNotFound) {
 		return nil, err
 	}
@@ -188,6 +190,24 @@ func (e *Executor) Prepare(_ context.Context, task *sdk.Task, _ sdk.Handle) (sdk
 	return nil, nil
 }
 
+// sound tells whether a task is prepared as it should be. What a machine that went
+// down has left of a task that was not begun is removed.
+func (e *Executor) sound(dir taskdir.Dir) (bool, error) {
+	if _, err := dir.Spec(); !errors.Is(err, taskdir.ErrDamaged) {
+		return true, nil
+	}
+	lock, err := dir.Lock()
+	if err != nil || lock == nil {
+		return true, err
+	}
+	begun, err := dir.Begun()
+	if err == nil && !begun {
+		e.log.Warn("a task's directory is damaged and made anew", zap.String("task", dir.ID()))
+		err = e.root.Remove(dir)
+	}
+	return begun, errors.Join(err, lock.Release())
+}
+
 // startPoll is how long Start waits between two looks at what the supervisor has
 // said. A command is started in some ten milliseconds.
 const startPoll = 2 * time.Millisecond
@@ -198,11 +218,11 @@ func (e *Executor) Start(ctx context.Context, task *sdk.Task, _ sdk.Handle) (*sd
 	if err != nil {
 		return nil, err
 	}
-	begun, err := dir.Begun()
+	fresh, err := fresh(dir)
 	if err != nil {
 		return nil, err
 	}
-	if !begun {
+	if fresh {
 		if err := e.spawn(dir); err != nil {
 			return nil, notFound(task.GetId(), err)
 		}
@@ -221,6 +241,16 @@ func (e *Executor) Start(ctx context.Context, task *sdk.Task, _ sdk.Handle) (*sd
 	}
 }
 
+// fresh tells whether a task was neither begun nor lost.
+func fresh(dir taskdir.Dir) (bool, error) {
+	begun, err := dir.Begun()
+	if err != nil || begun {
+		return false, err
+	}
+	exit, err := exitOf(dir)
+	return exit == nil, err
+}
+
 // spawn starts the supervisor of a task, unless another process of this
 // executor has done so, or is about to.
 func (e *Executor) spawn(dir taskdir.Dir) error {
@@ -229,8 +259,8 @@ func (e *Executor) spawn(dir taskdir.Dir) error {
 		return err
 	}
 	// Between the look before and the lock, a supervisor may have come and gone.
-	begun, err := dir.Begun()
-	if err != nil || begun {
+	fresh, err := fresh(dir)
+	if err != nil || !fresh {
 		return errors.Join(err, lock.Release())
 	}
 	supervisor, err := supervise.Spawn(dir, lock.File)
@@ -255,14 +285,14 @@ func (e *Executor) started(dir taskdir.Dir, task *sdk.Task) (*sdk.Started, error
 	if err != nil {
 		return nil, err
 	}
-	exit, err := dir.Exit()
+	exit, err := exitOf(dir)
 	if err != nil {
 		return nil, err
 	}
 	if exit != nil && exit.StartError != "" {
 		return nil, sdk.Failed(errors.New(exit.StartError))
 	}
-	run, err := dir.Run()
+	run, err := runOf(dir)
 	if err != nil {
 		return nil, err
 	}

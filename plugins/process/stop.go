@@ -38,7 +38,7 @@ func (e *Executor) Wait(ctx context.Context, ref sdk.Ref) (*sdk.Ended, error) {
 	if err != nil {
 		return nil, notFound(ref.TaskID, err)
 	}
-	run, err := dir.Run()
+	run, err := runOf(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +59,7 @@ func (e *Executor) Shutdown(ctx context.Context, ref sdk.Ref, grace *time.Durati
 		return nil, err
 	}
 	spec, err := dir.Spec()
-	if err != nil {
+	if err != nil && !errors.Is(err, taskdir.ErrDamaged) {
 		return nil, notFound(ref.TaskID, err)
 	}
 	if grace == nil {
@@ -95,11 +95,29 @@ func (e *Executor) Terminate(ctx context.Context, ref sdk.Ref) (*sdk.Status, err
 	if err != nil {
 		return nil, notFound(ref.TaskID, err)
 	}
-	run, err := dir.Run()
+	run, err := runOf(dir)
 	if err != nil {
 		return nil, err
 	}
 	return status(run, exit), nil
+}
+
+// runOf returns what is known of the running command, or nil.
+func runOf(dir taskdir.Dir) (*taskdir.Run, error) {
+	run, err := dir.Run()
+	if errors.Is(err, taskdir.ErrDamaged) {
+		return nil, nil
+	}
+	return run, err
+}
+
+// exitOf returns how the task ended, or nil.
+func exitOf(dir taskdir.Dir) (*taskdir.Exit, error) {
+	exit, err := dir.Exit()
+	if errors.Is(err, taskdir.ErrDamaged) {
+		return nil, nil
+	}
+	return exit, err
 }
 
 // Remove implements [sdk.Executor].
@@ -146,7 +164,7 @@ func (e *Executor) List(_ context.Context, nodeID string) ([]sdk.Listed, error) 
 	}
 	var all []sdk.Listed
 	for _, dir := range dirs {
-		listed, node, err := e.look(dir)
+		listed, node, err := e.look(dir, nodeID)
 		if errors.Is(err, taskdir.ErrNotFound) {
 			continue
 		}
@@ -162,9 +180,14 @@ func (e *Executor) List(_ context.Context, nodeID string) ([]sdk.Listed, error) 
 	return all, nil
 }
 
-// look says how far a task has come, and for which node it was prepared.
-func (e *Executor) look(dir taskdir.Dir) (sdk.Listed, string, error) {
+// look says how far a task has come, and for which node it was prepared: the one
+// that is asked for, if that is not known any more.
+func (e *Executor) look(dir taskdir.Dir, nodeID string) (sdk.Listed, string, error) {
 	spec, err := dir.Spec()
+	if errors.Is(err, taskdir.ErrDamaged) {
+		// Whosever it was, it is here.
+		spec, err = taskdir.Spec{NodeID: nodeID}, nil
+	}
 	if err != nil {
 		return sdk.Listed{}, "", err
 	}
@@ -178,11 +201,11 @@ func (e *Executor) look(dir taskdir.Dir) (sdk.Listed, string, error) {
 			return sdk.Listed{}, "", err
 		}
 	}
-	run, err := dir.Run()
+	run, err := runOf(dir)
 	if err != nil {
 		return sdk.Listed{}, "", err
 	}
-	listed := sdk.Listed{TaskID: spec.ID, State: sdk.Prepared, Status: status(run, exit)}
+	listed := sdk.Listed{TaskID: dir.ID(), State: sdk.Prepared, Status: status(run, exit)}
 	switch {
 	case exit != nil:
 		listed.State = sdk.Exited
@@ -278,7 +301,7 @@ func (e *Executor) kill(ctx context.Context, dir taskdir.Dir) error {
 // outcome returns how a task ended whose supervisor is gone; nil if it was never
 // begun.
 func (e *Executor) outcome(dir taskdir.Dir) (*taskdir.Exit, error) {
-	exit, err := dir.Exit()
+	exit, err := exitOf(dir)
 	if exit != nil || err != nil {
 		return exit, err
 	}
@@ -291,7 +314,11 @@ func (e *Executor) outcome(dir taskdir.Dir) (*taskdir.Exit, error) {
 // was not begun or is in another's hands.
 func (e *Executor) lost(dir taskdir.Dir) (*taskdir.Exit, error) {
 	begun, err := dir.Begun()
-	if err != nil || !begun {
+	if err != nil {
+		return nil, err
+	}
+	rebooted, err := rebooted(dir)
+	if err != nil || (!begun && !rebooted) {
 		return nil, err
 	}
 	lock, err := dir.Lock()
@@ -306,31 +333,44 @@ func (e *Executor) lost(dir taskdir.Dir) (*taskdir.Exit, error) {
 }
 
 func (e *Executor) lostLocked(dir taskdir.Dir) (*taskdir.Exit, error) {
-	exit, err := dir.Exit()
+	exit, err := exitOf(dir)
 	if exit != nil || err != nil {
 		return exit, err
 	}
-	spec, err := dir.Spec()
-	if err != nil {
-		return nil, err
-	}
 	exit = &taskdir.Exit{At: time.Now(), Code: signalKilled, Lost: "the task's supervisor was killed, and with it the task; how the task ended is not known"}
-	boot, err := proc.Boot()
+	rebooted, err := rebooted(dir)
 	if err != nil {
 		return nil, err
 	}
-	if id, err := dir.Supervisor(); err != nil {
-		return nil, err
-	} else if id != nil && id.Boot != boot {
+	if rebooted {
 		exit.Lost = "the machine was restarted while the task ran"
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), e.killTime)
 	defer cancel()
-	if err := e.killStrays(ctx, spec.ID); err != nil {
+	if err := e.killStrays(ctx, dir.ID()); err != nil {
 		return nil, err
 	}
-	e.log.Warn("a task's supervisor was killed", zap.String("task", spec.ID), zap.String("reason", exit.Lost))
-	return exit, dir.SetExit(*exit)
+	e.log.Warn("a task's supervisor was killed", zap.String("task", dir.ID()), zap.String("reason", exit.Lost))
+	if err := dir.SetExit(*exit); err != nil {
+		// The next to look finds the same, a moment later.
+		e.log.Warn("it is not kept that a task was lost", zap.String("task", dir.ID()), zap.Error(err))
+	}
+	return exit, nil
+}
+
+// rebooted tells whether the machine was restarted since a task was started. Where
+// it cannot be read who the supervisor was, that is what happened: only a machine
+// that goes down leaves such a file.
+func rebooted(dir taskdir.Dir) (bool, error) {
+	id, err := dir.Supervisor()
+	if errors.Is(err, taskdir.ErrDamaged) {
+		return true, nil
+	}
+	if err != nil || id == nil {
+		return false, err
+	}
+	boot, err := proc.Boot()
+	return id.Boot != boot, err
 }
 
 // killStrays kills what a dead supervisor left of its task. Such processes are

@@ -64,7 +64,7 @@ func (e *Executor) Stats(_ context.Context, ref sdk.Ref) (*sdk.Stats, error) {
 	if err != nil {
 		return nil, notFound(ref.TaskID, err)
 	}
-	run, err := dir.Run()
+	run, err := runOf(dir)
 	if err != nil {
 		return nil, err
 	}

@@ -79,6 +79,9 @@ func Run(dir taskdir.Dir) error {
 	if err := dir.SetSupervisor(self); err != nil {
 		return err
 	}
+	if err := dir.ReserveExit(); err != nil {
+		return err
+	}
 	spec, err := dir.Spec()
 	if err != nil {
 		return err
@@ -92,7 +95,28 @@ func Run(dir taskdir.Dir) error {
 	if err := errors.Join(err, log.Close()); err != nil {
 		return err
 	}
-	return dir.SetExit(exit)
+	return s.say(exit)
+}
+
+// exitRetry is how often it is tried to write down how a task ended.
+const exitRetry = time.Second
+
+// say writes down how the task ended. If the disk does not take it, the task does
+// not seem to have ended: anything else would be wrong for ever.
+func (s *supervisor) say(exit taskdir.Exit) error {
+	for {
+		err := s.dir.SetExit(exit)
+		if err == nil {
+			return nil
+		}
+		select {
+		case signal := <-s.signals:
+			if signal == Kill {
+				return err
+			}
+		case <-time.After(exitRetry):
+		}
+	}
 }
 
 type supervisor struct {

@@ -115,11 +115,12 @@ func (r Root) List() ([]Dir, error) {
 
 // Remove removes a task's directory. The caller holds its lock.
 func (r Root) Remove(d Dir) error {
-	trash, err := os.MkdirTemp(filepath.Join(string(r), trashDir), filepath.Base(string(d))+"-")
-	if err != nil {
+	// No new directory is made for it: the disk may be full.
+	trash := filepath.Join(string(r), trashDir, d.ID())
+	if err := os.RemoveAll(trash); err != nil {
 		return fmt.Errorf("remove a task's directory: %w", err)
 	}
-	err = os.Rename(string(d), filepath.Join(trash, "task"))
+	err := os.Rename(string(d), trash)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}

@@ -14,10 +14,12 @@
 //	tasks/<id>/log, log.1       what it wrote (package logfile)
 //	tasks/<id>/supervisor.log   what went wrong with the supervisor itself
 //	new/<id>/                   a task directory that is being made
-//	trash/<id>-<n>/             a task directory that is being removed
+//	trash/<id>/                 a task directory that is being removed
 //
 // A task directory appears and disappears by one rename, and each file in it but
-// the logs is written once, by one rename. The lock is one of an open file
+// the logs is written once, by one rename. Nothing is forced to the disk: a machine
+// that loses power may have files of no length (ErrDamaged) or none, and then
+// nothing of the task runs. The lock is one of an open file
 // (F_OFD_SETLK): the executor takes it, hands the open file to the supervisor it
 // starts, and so nobody else can start the task in between; the kernel frees it
 // when the supervisor is gone, whatever it died of. So
@@ -27,15 +29,20 @@
 //	exit.json                    it has ended
 //	begun, lock free, no exit    its supervisor was killed, or the machine went
 //	                             down: the exit code is lost
+//
+// The room for exit.json is taken before the command is started, so that a full
+// disk does not keep a task from having ended.
 package taskdir
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,6 +56,9 @@ const Version = 1
 
 // ErrNotFound means that there is no such task.
 var ErrNotFound = errors.New("no such task")
+
+// ErrDamaged means that a file is not what was written.
+var ErrDamaged = errors.New("the file is damaged")
 
 // Spec says what to run. Nothing in it is left to be looked up.
 type Spec struct {
@@ -114,6 +124,9 @@ const (
 // Dir is one task's directory.
 type Dir string
 
+// ID returns the task's id.
+func (d Dir) ID() string { return filepath.Base(string(d)) }
+
 // Spec reads what to run.
 func (d Dir) Spec() (Spec, error) {
 	var spec Spec
@@ -144,8 +157,39 @@ func (d Dir) Supervisor() (*proc.Identity, error) {
 // SetRun says that the command was started.
 func (d Dir) SetRun(run Run) error { return d.write(runFile, run) }
 
-// SetExit says how the task ended.
-func (d Dir) SetExit(exit Exit) error { return d.write(exitFile, exit) }
+// exitRoom is the size of exit.json. What does not fit is cut off.
+const exitRoom = 4 << 10
+
+// ReserveExit takes the room that SetExit needs.
+func (d Dir) ReserveExit() error {
+	if err := os.WriteFile(d.file(exitFile+unfinished), bytes.Repeat([]byte{' '}, exitRoom), 0o600); err != nil {
+		return fmt.Errorf("reserve room for %s: %w", exitFile, err)
+	}
+	return nil
+}
+
+// SetExit says how the task ended, in the room that was reserved if it was.
+func (d Dir) SetExit(exit Exit) error {
+	exit.StartError, exit.Lost = clip(exit.StartError), clip(exit.Lost)
+	raw, err := json.Marshal(exit)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", exitFile, err)
+	}
+	// Blanks after the end are nothing to JSON.
+	raw = append(raw, bytes.Repeat([]byte{' '}, max(exitRoom-len(raw), 0))...)
+	file, err := os.OpenFile(d.file(exitFile+unfinished), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", exitFile, err)
+	}
+	_, err = file.Write(raw)
+	if err := errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", exitFile, err)
+	}
+	return d.finish(exitFile)
+}
+
+// clip bounds a text. Of what JSON writes, no byte takes more than six.
+func clip(text string) string { return strings.ToValidUTF8(text[:min(len(text), exitRoom/16)], "") }
 
 // SetSupervisor says who the supervisor is.
 func (d Dir) SetSupervisor(id proc.Identity) error { return d.write(supervisorFile, id) }
@@ -240,11 +284,17 @@ func (d Dir) write(name string, content any) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", name, err)
 	}
-	unfinished := d.file(name + ".new")
-	if err := os.WriteFile(unfinished, raw, 0o600); err != nil {
+	if err := os.WriteFile(d.file(name+unfinished), raw, 0o600); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
-	if err := os.Rename(unfinished, d.file(name)); err != nil {
+	return d.finish(name)
+}
+
+// unfinished is what the name of a file ends with that is being written.
+const unfinished = ".new"
+
+func (d Dir) finish(name string) error {
+	if err := os.Rename(d.file(name+unfinished), d.file(name)); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	return nil
@@ -259,7 +309,7 @@ func (d Dir) read(name string, into any) (bool, error) {
 		return false, fmt.Errorf("read %s: %w", name, err)
 	}
 	if err := json.Unmarshal(raw, into); err != nil {
-		return false, fmt.Errorf("read %s: %w", d.file(name), err)
+		return false, fmt.Errorf("read %s: %w: %w", d.file(name), ErrDamaged, err)
 	}
 	return true, nil
 }
