@@ -149,7 +149,7 @@ func (s *site) pluginIsNewer(t *testing.T) {
 
 func (s *site) pluginHangs(t *testing.T) {
 	const why = "executor sluggish has not answered to prepare within 10s"
-	got := s.muster(t, "service", "create", "--name", "slow", "--kind", "sluggish", "--timeout", "14s")
+	got := s.muster(t, "service", "create", "--name", "slow", "--kind", "sluggish", "--timeout", "16s")
 	if got.code != 6 || !strings.Contains(got.errs, why) || !strings.Contains(got.errs, "muster service ps slow") {
 		t.Errorf("create: %s\nwant exit code 6, %s, and what to do next", got, why)
 	}
@@ -162,7 +162,7 @@ func (s *site) pluginHangs(t *testing.T) {
 
 func (s *site) pluginDies(t *testing.T) {
 	const why = "executor dying: plugin's process ended: exit status 9"
-	got := s.muster(t, "service", "create", "--name", "doomed", "--kind", "dying", "--timeout", "5s")
+	got := s.muster(t, "service", "create", "--name", "doomed", "--kind", "dying", "--timeout", "8s")
 	if got.code != 6 || !strings.Contains(got.errs, why) {
 		t.Errorf("create: %s\nwant exit code 6, and %s", got, why)
 	}

@@ -58,6 +58,7 @@ func lifeSteps(ownWorkers bool) []step {
 
 // live runs the steps, and no more of them once one has failed.
 func live(t *testing.T, cfg siteConfig) {
+	t.Parallel()
 	needDocker(t)
 	s := startSite(t, cfg)
 	s.makeImage(t)
