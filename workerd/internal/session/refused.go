@@ -54,7 +54,7 @@ func (c *Client) refused(ctx context.Context, e exile, address string, reason di
 	}
 	e.refusals++
 	c.log.Error("the dispatcher refuses this worker",
-		zap.String("node", c.cfg.NodeID), zap.Stringer("reason", reason), zap.String("dispatcher", address),
+		zap.Stringer("reason", reason), zap.String("dispatcher", address),
 		zap.Int("refusals", e.refusals), zap.Error(cause))
 	var why string
 	switch {

@@ -169,7 +169,7 @@ func (p *progress) service(s *musterv1.Service, version uint64) bool {
 	line := fmt.Sprintf("%s: %d/%d running", s.Spec.GetName(), st.GetRunningTasks(), st.GetDesiredTasks())
 	p.last = line
 	switch {
-	case st.GetPendingReason() != "":
+	case st.GetPendingReason() != "" && st.GetRunningTasks() < st.GetDesiredTasks():
 		line += ": " + st.GetPendingReason()
 	case p.trouble != "":
 		line += ": " + p.trouble

@@ -234,6 +234,9 @@ func (c *devCluster) run(ctx context.Context, temporary bool) error {
 		}
 	}
 	if err == nil {
+		err = c.awaitWorkers(ctx)
+	}
+	if err == nil {
 		c.announce(temporary)
 		select {
 		case <-ctx.Done():
