@@ -67,6 +67,13 @@ SEED     ?= 0
 chaos: ## run a real cluster under load for DURATION (10m), and kill, stop, slow and cut off its parts by SEED; needs root
 	go run ./test/chaos -duration $(DURATION) -seed $(SEED) -json $(BIN)/chaos.json
 
+SEEDS ?= 200
+FIRST ?= 1
+
+.PHONY: simulate
+simulate: ## run a whole cluster on virtual time, with faults, for SEEDS (200) seeds from FIRST (1) on; RACE=1: with the race detector
+	./scripts/simulate $(SEEDS) $(FIRST)
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf $(BIN)

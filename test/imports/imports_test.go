@@ -65,6 +65,8 @@ func TestImportsPointOneWay(t *testing.T) {
 		"cmd":      append([]string{"cmd", "internal", "plugins", "api"}, daemons...),
 		"bench":    {"internal", "workerd", "plugins", "api"},
 		"test":     {"test", "internal", "plugins", "api"},
+		// All of Muster in one process.
+		"simulation": append([]string{"simulation", "internal", "plugins", "api"}, daemons...),
 	}
 	for _, d := range daemons {
 		allowed[d] = []string{d, "internal", "api"}

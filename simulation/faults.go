@@ -1,0 +1,194 @@
+package simulation
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/kv/kvfault"
+)
+
+var errInjected = fmt.Errorf("injected: %w", kv.ErrUnavailable)
+
+// pause waits, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// fault makes something go wrong, and undoes it when its time is over or ctx ends.
+func (c *cluster) fault(ctx context.Context, s Step) {
+	c.journal.note("fault: %v", s)
+	c.report.count("fault: "+string(s.Deed), 1)
+	switch {
+	case s.Deed == noStore:
+		c.allAway(ctx, s)
+	case s.With != "":
+		c.linkFault(ctx, s)
+	case c.nodes[s.Who] != nil:
+		c.nodeFault(ctx, c.nodes[s.Who], s)
+	case c.managers[s.Who] != nil:
+		c.managerFault(ctx, c.managers[s.Who], s)
+	}
+	if s.For > 0 {
+		c.journal.note("over: %s %s %s", s.Deed, s.Who, s.With)
+	}
+}
+
+func (c *cluster) nodeFault(ctx context.Context, n *node, s Step) {
+	n.trouble()
+	defer n.trouble()
+	switch s.Deed {
+	case join:
+		n.start()
+	case leave:
+		n.leave(s.Silent)
+	case doubled, late:
+		twice := 0
+		if s.Deed == doubled {
+			twice = 1
+		}
+		n.reports.change(twice, s.By)
+		pause(ctx, s.For)
+		n.reports.change(-twice, -s.By)
+	default:
+		switch s.Deed {
+		case stop:
+			n.stop()
+		default:
+			n.kill(s.Deed == powerOff, s.Silent)
+		}
+		pause(ctx, s.For)
+		n.start()
+	}
+}
+
+func (c *cluster) linkFault(ctx context.Context, s Step) {
+	if n := c.nodes[s.Who]; n != nil {
+		n.trouble()
+		defer n.trouble()
+	}
+	switch s.Deed {
+	case reset:
+		c.net.reset(s.Who, s.With)
+	case cut:
+		mend := c.net.cut(s.Who, s.With)
+		defer mend()
+		pause(ctx, s.For)
+	case slow:
+		mend := c.net.slow(s.Who, s.With, s.By)
+		defer mend()
+		pause(ctx, s.For)
+	}
+}
+
+func (c *cluster) managerFault(ctx context.Context, m *manager, s Step) {
+	writes := func(c kvfault.Call) bool { return c.Writes }
+	switch s.Deed {
+	case kill:
+		m.kill(s.Silent)
+		pause(ctx, s.For)
+		m.start()
+	case stop:
+		m.stop()
+		pause(ctx, s.For)
+		m.start()
+	case cutStore:
+		c.storeFault(ctx, m, s, true, kvfault.Fault{Err: errInjected})
+	case hungStore:
+		c.storeFault(ctx, m, s, true, kvfault.Fault{Hang: true})
+	case slowStore:
+		c.storeFault(ctx, m, s, false, kvfault.Fault{Delay: s.By})
+	case lateNews:
+		c.storeFault(ctx, m, s, false, kvfault.Fault{Deed: kvfault.List, Delay: s.By})
+	case failBefore:
+		m.inject(kvfault.Fault{Deed: kvfault.Txn, When: writes, Err: errInjected, Times: s.N})
+	case failAfter:
+		m.inject(kvfault.Fault{Deed: kvfault.Txn, When: writes, Err: errInjected, Times: s.N, Applied: true})
+	case lose:
+		if l := m.running(); l != nil {
+			c.loseSessions(l.kv)
+		}
+	}
+}
+
+// storeFault breaks a manager's way to the store for a while. If nothing comes
+// through, its session runs out.
+func (c *cluster) storeFault(ctx context.Context, m *manager, s Step, silent bool, f kvfault.Fault) {
+	l := m.running()
+	if l == nil {
+		return
+	}
+	mend := m.inject(f)
+	defer mend()
+	if silent && s.For > silence {
+		pause(ctx, silence)
+		c.loseSessions(l.kv)
+		s.For -= silence
+	}
+	pause(ctx, s.For)
+}
+
+// allAway takes the store away from all.
+func (c *cluster) allAway(ctx context.Context, s Step) {
+	for _, m := range c.managers {
+		mend := m.inject(kvfault.Fault{Err: errInjected})
+		defer mend()
+	}
+	pause(ctx, s.For)
+}
+
+// busy says which users still have something to do.
+func (c *cluster) busy() (faults []string) {
+	for _, u := range c.users {
+		if u.busy() {
+			faults = append(faults, fmt.Sprintf("user-%d has not done everything yet", u.number))
+		}
+	}
+	return faults
+}
+
+// owner returns the user who made a service.
+func (c *cluster) owner(name string) *user {
+	for _, u := range c.users {
+		if strings.HasPrefix(name, fmt.Sprintf("s%d-", u.number)) {
+			return u
+		}
+	}
+	return nil
+}
+
+// heal has users change services that never come to rest as they are.
+func (c *cluster) heal(p *picture) {
+	for _, s := range p.services {
+		u := c.owner(s.Spec.Name)
+		if u == nil || u.busy() {
+			continue
+		}
+		spec := clone(s.Spec)
+		spec.Task = clone(p.task(s.TaskDigest))
+		if steady(spec) {
+			continue
+		}
+		heal(spec)
+		c.asks++
+		spec.Labels = map[string]string{revisionLabel: fmt.Sprint("healed-", c.asks)}
+		u.steps <- Step{Deed: update, Who: spec.Name, Client: u.number, API: replica("apid", 1+c.asks%c.script.Size.Managers), Spec: spec}
+	}
+}
+
+// clear has users remove all services.
+func (c *cluster) clear(p *picture) {
+	for _, s := range p.services {
+		if u := c.owner(s.Spec.Name); u != nil && !u.busy() {
+			c.asks++
+			u.steps <- Step{Deed: remove, Who: s.Spec.Name, Client: u.number, API: replica("apid", 1+c.asks%c.script.Size.Managers)}
+		}
+	}
+}

@@ -1,0 +1,177 @@
+package simulation
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// observer sees every change of the records, over a way to the store that nothing
+// breaks, and holds what must be so from each to the next.
+type observer struct {
+	c      *cluster
+	tables *state.Tables
+	store  *store.Store
+
+	mu sync.Mutex
+	// tasks remembers all tasks that ever were.
+	tasks map[string]*history
+}
+
+// history is what is known of a task, also when it is gone.
+type history struct {
+	service  string
+	slot     string
+	desired  musterv1.TaskState
+	observed musterv1.TaskState
+	// nodes are those that it is assigned to.
+	nodes []string
+}
+
+func newObserver(c *cluster, space kv.KV) (*observer, error) {
+	t := state.NewTables()
+	s, err := store.New(store.Options{KV: space, Prefix: prefix}, t.Services, t.Specs, t.Names, t.Nodes, t.Clusters, t.Tasks, t.Rollouts,
+		t.Endpoints, t.Assignments, t.Placements, t.NodeStates, t.Statuses)
+	if err != nil {
+		return nil, err
+	}
+	return &observer{c: c, tables: t, store: s, tasks: map[string]*history{}}, nil
+}
+
+// run looks at each snapshot until ctx ends.
+func (o *observer) run(ctx context.Context) {
+	var last *store.Snapshot
+	for {
+		next, err := o.store.Wait(ctx, last)
+		if err != nil {
+			return
+		}
+		o.advance(last, next)
+		last = next
+	}
+}
+
+func (o *observer) of(id string) *history {
+	h := o.tasks[id]
+	if h == nil {
+		h = &history{}
+		o.tasks[id] = h
+	}
+	return h
+}
+
+func (o *observer) advance(from, to *store.Snapshot) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for ch := range o.tables.Tasks.Changes(from, to) {
+		o.task(ch)
+	}
+	for ch := range o.tables.Assignments.Changes(from, to) {
+		o.assignment(ch)
+	}
+	for ch := range o.tables.Assignments.Changes(from, to) {
+		_, _, id := state.SplitKey(ch.Key())
+		if h := o.of(id); len(h.nodes) > 1 {
+			o.c.violated("task %s is assigned to several nodes: %v", id, h.nodes)
+		}
+	}
+	for ch := range o.tables.Statuses.Changes(from, to) {
+		o.status(ch)
+	}
+	for ch := range o.tables.NodeStates.Changes(from, to) {
+		o.nodeState(ch)
+	}
+	for ch := range o.tables.Rollouts.Changes(from, to) {
+		if ch.New != nil {
+			o.c.journal.note("rollout %s: %v %s", short(ch.New.Key), ch.New.Value.State, ch.New.Value.Message)
+		}
+	}
+}
+
+// short makes ids bearable.
+func short(id string) string { return id[:min(len(id), 6)] }
+
+func (o *observer) task(ch store.Change[*recordv1.Task]) {
+	if ch.New == nil {
+		_, _, id := state.SplitKey(ch.Old.Key)
+		o.c.journal.note("task %s is removed", short(id))
+		return
+	}
+	service, slot, id := state.SplitKey(ch.New.Key)
+	h := o.of(id)
+	h.service, h.slot = service, slot
+	t := ch.New.Value
+	if t.DesiredState < h.desired {
+		o.c.violated("the desired state of task %s fell from %v to %v", id, h.desired, t.DesiredState)
+	}
+	if t.DesiredState != h.desired {
+		o.c.journal.note("task %s of %s in %s: desired %v (%s)", short(id), short(service), slot, t.DesiredState, t.Reason)
+	}
+	h.desired = t.DesiredState
+}
+
+func (o *observer) assignment(ch store.Change[*recordv1.Assignment]) {
+	if ch.Old != nil && ch.New == nil {
+		node, _, id := state.SplitKey(ch.Old.Key)
+		h := o.of(id)
+		h.nodes = slices.DeleteFunc(h.nodes, func(n string) bool { return n == node })
+		o.c.journal.note("task %s is no longer assigned to %s", short(id), node)
+		return
+	}
+	node, _, id := state.SplitKey(ch.New.Key)
+	h := o.of(id)
+	if slices.Contains(h.nodes, node) {
+		return
+	}
+	o.c.journal.note("task %s is assigned to %s", short(id), node)
+	o.c.report.count("assignments", 1)
+	h.nodes = append(h.nodes, node)
+}
+
+func (o *observer) status(ch store.Change[*recordv1.Status]) {
+	if ch.New == nil {
+		return
+	}
+	node, _, id := state.SplitKey(ch.New.Key)
+	h := o.of(id)
+	s := ch.New.Value
+	if s.State < h.observed {
+		o.c.violated("the observed state of task %s on %s fell from %v to %v", id, node, h.observed, s.State)
+	}
+	if s.State != h.observed {
+		o.c.journal.note("task %s on %s is %v %s%s", short(id), node, s.State, s.Message, s.Error)
+		if s.State == musterv1.TaskState_RUNNING {
+			o.c.report.count("tasks that ran", 1)
+		}
+	}
+	h.observed = s.State
+}
+
+func (o *observer) nodeState(ch store.Change[*recordv1.NodeState]) {
+	if ch.New == nil {
+		o.c.journal.note("node %s is forgotten", ch.Old.Key)
+		return
+	}
+	if ch.Old == nil || ch.Old.Value.State != ch.New.Value.State {
+		o.c.journal.note("node %s is %v %s", ch.New.Key, ch.New.Value.State, ch.New.Value.Message)
+	}
+	if n := o.c.nodes[ch.New.Key]; n != nil && ch.New.Value.State != musterv1.NodeStatus_READY {
+		n.trouble()
+	}
+}
+
+// known returns what is known of a task.
+func (o *observer) known(id string) history {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if h := o.tasks[id]; h != nil {
+		return *h
+	}
+	return history{}
+}

@@ -1,0 +1,223 @@
+package simulation
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/placement"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/plugins/sdk"
+)
+
+// calm is for how long nothing must have happened to a node before a task too many
+// on it has no excuse: longer than a node takes to come back and to be told.
+const calm = time.Minute
+
+// picture is everything as it is at one moment at which nothing is under way.
+type picture struct {
+	*cluster
+	now      *store.Snapshot
+	services map[string]*recordv1.Service // by id
+	names    map[string]*recordv1.Service // by name
+	tasks    map[string][]*state.Task     // by service
+	nodes    map[string]*placement.Node
+	usage    map[string]*placement.Usage
+	// running holds what executors run, by node.
+	running map[string][]string
+	faults  []string
+}
+
+// look makes a picture.
+func (c *cluster) look() *picture {
+	o := c.observer
+	p := &picture{
+		cluster: c, now: o.store.Snapshot(), services: map[string]*recordv1.Service{}, names: map[string]*recordv1.Service{},
+		tasks: map[string][]*state.Task{}, nodes: map[string]*placement.Node{}, usage: map[string]*placement.Usage{}, running: map[string][]string{},
+	}
+	c.follower.Advance(p.now)
+	for e := range o.tables.Services.Scan(p.now, "") {
+		p.services[e.Key], p.names[e.Value.Spec.Name] = e.Value, e.Value
+		if startFirst(e.Value.Spec) {
+			c.startFirst[e.Key] = true
+		}
+	}
+	for t := range c.follower.Tasks() {
+		p.tasks[t.ServiceID] = append(p.tasks[t.ServiceID], t)
+	}
+	for e := range o.tables.NodeStates.Scan(p.now, "") {
+		spec, _ := o.tables.Nodes.Get(p.now, e.Key)
+		p.nodes[e.Key] = placement.NewNode(e.Key, e.Value, spec.Value)
+		p.usage[e.Key] = placement.NewUsage()
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.nodes)) {
+		e, _, _, _ := c.nodes[name].state()
+		if e == nil {
+			continue
+		}
+		listed, err := e.List(context.Background(), "")
+		if err != nil {
+			p.fault("list the tasks of %s: %v", name, err)
+		}
+		for _, l := range listed {
+			if l.State == sdk.Running {
+				p.running[name] = append(p.running[name], l.TaskID)
+			}
+		}
+		slices.Sort(p.running[name])
+	}
+	return p
+}
+
+func startFirst(s *musterv1.ServiceSpec) bool {
+	return s.GetUpdate().GetOrder() == musterv1.UpdateConfig_START_FIRST
+}
+
+func (p *picture) fault(format string, args ...any) {
+	p.faults = append(p.faults, fmt.Sprintf(format, args...))
+}
+
+// always says what is wrong that must never be so.
+func (p *picture) always() []string {
+	p.faults = nil
+	p.room()
+	p.slots()
+	p.doubles()
+	p.named()
+	for _, u := range p.users {
+		p.faults = append(p.faults, u.check(p.names)...)
+	}
+	return p.faults
+}
+
+// room sees to it that no node holds more than it has, nor a port twice.
+func (p *picture) room() {
+	ports := map[string]string{}
+	for a := range p.observer.tables.Assignments.Scan(p.now, "") {
+		node, service, id := state.SplitKey(a.Key)
+		if s, ok := p.observer.tables.Statuses.Get(p.now, a.Key); ok && s.Value.State > musterv1.TaskState_RUNNING {
+			continue
+		}
+		hold := placement.HoldOf(service, a.Value)
+		t, ok := p.observer.tables.Tasks.Get(p.now, state.AssignedTaskKey(node, service, id, a.Value))
+		hold.Leaving = ok && t.Value.DesiredState > musterv1.TaskState_COMPLETE
+		if p.usage[node] == nil {
+			p.usage[node] = placement.NewUsage()
+		}
+		p.usage[node].Add(hold)
+		for _, port := range hold.Ports {
+			key := fmt.Sprint(node, " ", port.Protocol, " ", port.PublishedPort)
+			if other := ports[key]; other != "" && port.PublishedPort != 0 {
+				p.fault("tasks %s and %s both have port %d of %s", other, id, port.PublishedPort, node)
+			}
+			ports[key] = id
+		}
+	}
+	has := resources()
+	for node, u := range p.usage {
+		if u.NanoCPUs > has.NanoCpus || u.MemoryBytes > has.MemoryBytes {
+			p.fault("the tasks of %s have %.1f cores of %.1f and %d MiB of %d", node, float64(u.NanoCPUs)/1e9, float64(has.NanoCpus)/1e9, u.MemoryBytes>>20, has.MemoryBytes>>20)
+		}
+	}
+}
+
+// slots sees to it that no more tasks are to run in a slot than the update order
+// allows.
+func (p *picture) slots() {
+	for service, tasks := range p.tasks {
+		most := 1
+		if p.startFirst[service] {
+			most = 2
+		}
+		live := map[string][]string{}
+		for _, t := range tasks {
+			if t.Desired() == musterv1.TaskState_RUNNING && !t.Terminal() {
+				_, slot, _ := state.SplitKey(t.Key)
+				live[slot] = append(live[slot], t.ID)
+			}
+		}
+		for slot, ids := range live {
+			if len(ids) > most {
+				p.fault("slot %s of %s has %d tasks that are to run: %v", slot, p.services[service].GetSpec().GetName(), len(ids), ids)
+			}
+		}
+	}
+}
+
+// doubles sees to it that no two tasks of a slot run, by what the executors say, on
+// nodes to which nothing has happened.
+func (p *picture) doubles() {
+	type slot struct{ service, slot string }
+	runs := map[slot][]string{}
+	for name, ids := range p.running {
+		if _, up, _, troubled := p.cluster.nodes[name].state(); !up || time.Since(troubled) < calm {
+			continue
+		}
+		for _, id := range ids {
+			h := p.observer.known(id)
+			if h.service == "" {
+				p.fault("%s runs %s, which nobody ever made", name, id)
+				continue
+			}
+			at := slot{h.service, h.slot}
+			runs[at] = append(runs[at], id+" on "+name)
+		}
+	}
+	for at, ids := range runs {
+		if len(ids) > 1 && !p.startFirst[at.service] || len(ids) > 2 {
+			p.fault("slot %s of %s runs several times: %v", at.slot, p.services[at.service].GetSpec().GetName(), ids)
+		}
+	}
+}
+
+// named sees to it that each service has its name, each name its service, and each
+// task its spec.
+func (p *picture) named() {
+	named := 0
+	for e := range p.observer.tables.Names.Scan(p.now, "") {
+		named++
+		if s := p.services[e.Value.Id]; s == nil || state.NameKey("service", s.Spec.Name) != e.Key {
+			p.fault("the name %s is of no service", e.Key)
+		}
+	}
+	if named != len(p.services) {
+		p.fault("%d services have %d names", len(p.services), named)
+	}
+	for id, s := range p.services {
+		if p.task(s.TaskDigest) == nil {
+			p.fault("service %s has no task spec", id)
+		}
+	}
+	for _, tasks := range p.tasks {
+		for _, t := range tasks {
+			if p.task(t.Record.SpecDigest) == nil && t.Live() {
+				p.fault("task %s has no spec", t.ID)
+			}
+		}
+	}
+}
+
+// task returns a task spec.
+func (p *picture) task(digest []byte) *musterv1.TaskSpec {
+	e, ok := p.observer.tables.Specs.Get(p.now, state.SpecKey(digest))
+	if !ok {
+		return nil
+	}
+	return e.Value.Task
+}
+
+// current says whether a task runs what its service asks for.
+func (p *picture) current(s *recordv1.Service, t *state.Task) bool {
+	if bytes.Equal(s.TaskDigest, t.Record.SpecDigest) {
+		return true
+	}
+	want, is := p.task(s.TaskDigest), p.task(t.Record.SpecDigest)
+	// Placement and restart policies change without a new task.
+	return want != nil && is != nil && want.ForceUpdate == is.ForceUpdate && sameRuntime(want, is)
+}

@@ -1,0 +1,262 @@
+package simulation
+
+import (
+	"fmt"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/placement"
+	"github.com/musterhq/muster/internal/state"
+)
+
+func sameRuntime(a, b *musterv1.TaskSpec) bool { return proto.Equal(a.GetGeneric(), b.GetGeneric()) }
+
+// settled says what is not yet as it should be once nothing goes wrong any more.
+func (p *picture) settled() []string {
+	p.faults = nil
+	p.usage = map[string]*placement.Usage{}
+	for node := range p.nodes {
+		p.usage[node] = placement.NewUsage()
+	}
+	p.room()
+	p.nodesSettled()
+	for id, s := range p.services {
+		if s.Spec.GetGlobal() != nil {
+			p.globalSettled(id, s)
+		} else {
+			p.replicatedSettled(id, s)
+		}
+	}
+	p.executorsSettled()
+	p.noOrphans()
+	return p.faults
+}
+
+// nodesSettled wants each worker that is there READY, and each that left for good
+// not.
+func (p *picture) nodesSettled() {
+	for name, n := range p.cluster.nodes {
+		_, up, gone, _ := n.state()
+		seen := p.nodes[name]
+		switch {
+		case up && (seen == nil || seen.State != musterv1.NodeStatus_READY):
+			p.fault("node %s is there, and is %v", name, stateOf(seen))
+		case gone && seen != nil && seen.State != musterv1.NodeStatus_DOWN:
+			p.fault("node %s is gone, and is %v", name, seen.State)
+		}
+	}
+}
+
+func stateOf(n *placement.Node) musterv1.NodeStatus_State {
+	if n == nil {
+		return musterv1.NodeStatus_UNKNOWN
+	}
+	return n.State
+}
+
+// live returns a service's tasks that are to run; it wants those that are not to have
+// ended.
+func (p *picture) live(id string, s *recordv1.Service) (live []*state.Task) {
+	for _, t := range p.tasks[id] {
+		switch {
+		case t.Terminal():
+		case t.Live():
+			live = append(live, t)
+		case t.NodeID != "" && stateOf(p.nodes[t.NodeID]) == musterv1.NodeStatus_READY:
+			p.fault("task %s of %s is desired %v, and is %v on %s", short(t.ID), s.Spec.Name, t.Desired(), t.State(), t.NodeID)
+		}
+	}
+	return live
+}
+
+// fits returns a node that a task without one could have, or "".
+func (p *picture) fits(s *recordv1.Service, t *state.Task) string {
+	request, err := placement.NewRequest(t.ServiceID, p.task(t.Record.SpecDigest), s.Spec.Endpoint)
+	if err != nil {
+		return fmt.Sprint("none: ", err)
+	}
+	for name, n := range p.nodes {
+		if (t.Record.NodeId == "" || t.Record.NodeId == name) && request.Check(n, p.usage[name]) == placement.FilterNone {
+			return name
+		}
+	}
+	return ""
+}
+
+// placed wants a task to run where it may, or to wait because it may nowhere. It
+// says whether it waits.
+func (p *picture) placed(s *recordv1.Service, t *state.Task) (waits bool) {
+	name := s.Spec.Name
+	if t.NodeID == "" {
+		if node := p.fits(s, t); node != "" {
+			p.fault("task %s of %s waits (desired %v), and would fit on %s", short(t.ID), name, t.Desired(), node)
+		}
+		return true
+	}
+	if t.State() != musterv1.TaskState_RUNNING || t.Desired() != musterv1.TaskState_RUNNING {
+		p.fault("task %s of %s is %v on %s (desired %v)", short(t.ID), name, t.State(), t.NodeID, t.Desired())
+		return false
+	}
+	n := p.nodes[t.NodeID]
+	if stateOf(n) != musterv1.NodeStatus_READY || n.Availability == musterv1.NodeSpec_DRAIN {
+		p.fault("task %s of %s runs on %s, which is %v and %v", short(t.ID), name, t.NodeID, stateOf(n), n.Availability)
+		return false
+	}
+	request, err := placement.NewRequest(t.ServiceID, p.task(s.TaskDigest), s.Spec.Endpoint)
+	if err == nil && n.Availability == musterv1.NodeSpec_ACTIVE && p.current(s, t) && !request.Constraints.Match(n) {
+		p.fault("task %s of %s runs on %s, which does not meet the constraints", short(t.ID), name, t.NodeID)
+	}
+	return false
+}
+
+func (p *picture) replicatedSettled(id string, s *recordv1.Service) {
+	live := p.live(id, s)
+	waiting := 0
+	slots, placed := map[uint64]bool{}, map[uint64]bool{}
+	for _, t := range live {
+		slot := t.Record.Slot
+		if p.placed(s, t) {
+			waiting++
+		} else if placed[slot] {
+			p.fault("slot %d of %s has several tasks", slot, s.Spec.Name)
+		} else {
+			placed[slot] = true
+		}
+		slots[slot] = true
+	}
+	if want := int(s.Spec.GetReplicated().GetReplicas()); len(slots) != want {
+		p.fault("service %s has tasks in %d slots, want %d", s.Spec.Name, len(slots), want)
+	}
+	if waiting == 0 {
+		p.upToDate(id, s, live)
+	}
+}
+
+// upToDate wants all tasks of a service to run what it asks for.
+func (p *picture) upToDate(id string, s *recordv1.Service, live []*state.Task) {
+	rollout, _ := p.observer.tables.Rollouts.Get(p.now, id)
+	for _, t := range live {
+		// A paused node keeps its task of a global service as it is.
+		frozen := s.Spec.GetGlobal() != nil && p.nodes[t.NodeID].Availability == musterv1.NodeSpec_PAUSE
+		if !frozen && !p.current(s, t) {
+			p.fault("task %s of %s is of a former spec (the update is %v: %s)", short(t.ID), s.Spec.Name, rollout.Value.GetState(), rollout.Value.GetMessage())
+		}
+	}
+	if rollout.Value.GetState() == musterv1.UpdateStatus_UPDATING {
+		p.fault("the update of %s has not ended", s.Spec.Name)
+	}
+}
+
+func (p *picture) globalSettled(id string, s *recordv1.Service) {
+	live := p.live(id, s)
+	on := map[string]int{}
+	waiting := false
+	for _, t := range live {
+		waiting = p.placed(s, t) || waiting
+		on[t.Record.NodeId]++
+	}
+	request, err := placement.NewRequest(id, p.task(s.TaskDigest), s.Spec.Endpoint)
+	if err != nil {
+		p.fault("service %s: %v", s.Spec.Name, err)
+		return
+	}
+	for name, n := range p.nodes {
+		wanted := n.State == musterv1.NodeStatus_READY && n.Availability == musterv1.NodeSpec_ACTIVE && request.Constraints.Match(n)
+		if wanted && on[name] == 0 || on[name] > 1 && !(waiting && p.startFirst[id]) {
+			p.fault("service %s has %d tasks on %s", s.Spec.Name, on[name], name)
+		}
+	}
+	if !waiting {
+		p.upToDate(id, s, live)
+	}
+}
+
+// executorsSettled wants executors to run what the records say, and nothing else.
+func (p *picture) executorsSettled() {
+	want := map[string][]string{}
+	for _, tasks := range p.tasks {
+		for _, t := range tasks {
+			if t.State() == musterv1.TaskState_RUNNING && stateOf(p.nodes[t.NodeID]) == musterv1.NodeStatus_READY {
+				want[t.NodeID] = append(want[t.NodeID], t.ID)
+			}
+		}
+	}
+	for name, n := range p.cluster.nodes {
+		if _, up, _, _ := n.state(); !up {
+			continue
+		}
+		slices.Sort(want[name])
+		for _, id := range want[name] {
+			if !slices.Contains(p.running[name], id) {
+				p.fault("task %s is RUNNING on %s by the records, and its executor does not run it", short(id), name)
+			}
+		}
+		for _, id := range p.running[name] {
+			if !slices.Contains(want[name], id) {
+				p.fault("%s runs task %s, which it should not", name, short(id))
+			}
+		}
+	}
+}
+
+// noOrphans wants each record to have the one that it is there for.
+func (p *picture) noOrphans() {
+	t := p.observer.tables
+	service := func(table, key, id string) {
+		if p.services[id] == nil {
+			p.fault("record %s of %s is of no service", key, table)
+		}
+	}
+	for e := range t.Tasks.Scan(p.now, "") {
+		id, _, _ := state.SplitKey(e.Key)
+		service("tasks", e.Key, id)
+	}
+	for e := range t.Rollouts.Scan(p.now, "") {
+		service("rollouts", e.Key, e.Key)
+	}
+	for e := range t.Endpoints.Scan(p.now, "") {
+		service("endpoints", e.Key, e.Key)
+	}
+	for e := range t.Placements.Scan(p.now, "") {
+		// Those with one segment are the schedulers' fences.
+		if id, second, _ := state.SplitKey(e.Key); second != "" {
+			service("placements", e.Key, id)
+		}
+	}
+	for e := range t.Assignments.Scan(p.now, "") {
+		node, id, task := state.SplitKey(e.Key)
+		if _, ok := t.Tasks.Get(p.now, state.AssignedTaskKey(node, id, task, e.Value)); !ok {
+			p.fault("assignment %s is of no task", e.Key)
+		}
+	}
+	for e := range t.Statuses.Scan(p.now, "") {
+		if _, ok := t.Assignments.Get(p.now, e.Key); !ok {
+			p.fault("status %s is of no assignment", e.Key)
+		}
+	}
+}
+
+// empty says what is left after every service was removed.
+func (p *picture) empty() []string {
+	p.faults = nil
+	p.noOrphans()
+	if len(p.services) > 0 {
+		p.fault("%d services are left", len(p.services))
+	}
+	for e := range p.observer.tables.Specs.Scan(p.now, "") {
+		p.fault("spec %s is left", e.Key)
+	}
+	for name, n := range p.cluster.nodes {
+		e, up, _, _ := n.state()
+		if e == nil || !up {
+			continue
+		}
+		if held, err := e.List(p.background, ""); err != nil || len(held) > 0 {
+			p.fault("%s still holds %d tasks (%v)", name, len(held), err)
+		}
+	}
+	return p.faults
+}
