@@ -41,7 +41,7 @@ func (c *control) UpdateCluster(ctx context.Context, req *musterv1.UpdateCluster
 		created := now
 		if ok {
 			if proto.Equal(e.Value.Spec, req.Spec) {
-				return nil
+				return errAlready
 			}
 			created = e.Value.CreatedAt
 		}

@@ -43,3 +43,29 @@ func TestReplicaThatLags(t *testing.T) {
 	_, err := lags.ScaleService(t.Context(), &musterv1.ScaleServiceRequest{Service: "never", Replicas: 7})
 	wantCode(t, err, codes.NotFound)
 }
+
+// TestChangeBackAtAReplicaThatLags asks a replica for what it takes to be so, and is
+// not any more: it must not accept that and do nothing.
+func TestChangeBackAtAReplicaThatLags(t *testing.T) {
+	c := newCluster(t)
+	lags, other := c.apid(), c.apid()
+	made := lags.create(webSpec("web"))
+	scale := func(a *api, n uint64) {
+		t.Helper()
+		if _, err := a.ScaleService(t.Context(), &musterv1.ScaleServiceRequest{Service: made.Id, Replicas: n}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	scale(lags, 3)
+	eventually(t, "the other replica knows of the service", func() bool {
+		resp, err := other.ListServices(t.Context(), &musterv1.ListServicesRequest{})
+		return err == nil && len(resp.Services) == 1
+	})
+	c.away.deaf.Store(true)
+	scale(other, 5)
+	scale(lags, 3)
+	eventually(t, "the service has 3 replicas", func() bool {
+		e, ok := c.tables.Services.Get(c.store.Snapshot(), made.Id)
+		return ok && e.Value.Spec.GetReplicated().GetReplicas() == 3
+	})
+}

@@ -81,7 +81,7 @@ func (c *control) UpdateNode(ctx context.Context, req *musterv1.UpdateNodeReques
 		created := now
 		if ok {
 			if proto.Equal(e.Value.Spec, req.Spec) {
-				return nil
+				return errAlready
 			}
 			created = e.Value.CreatedAt
 		}

@@ -127,7 +127,7 @@ func (d *Daemon) updateService(ctx context.Context, id string, now time.Time, de
 		}
 		sameTask := bytes.Equal(digest, old.TaskDigest)
 		if sameTask && proto.Equal(s.next, old.Spec) {
-			return nil
+			return errAlready
 		}
 		if err := d.moveName(tx, id, old.GetSpec().GetName(), s.next.Name); err != nil {
 			return err

@@ -2,6 +2,7 @@ package apid
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -58,12 +59,20 @@ func (d *Daemon) writing(ctx context.Context) (context.Context, context.CancelFu
 // away, so that it still hears it.
 const answerTime = 200 * time.Millisecond
 
-// update is the store's, but sends nothing to a store that is known to be away:
-// it waits as long as ctx allows, and so it is certain that nothing was changed if
-// the store does not come back.
+// errAlready says that what is asked for is so already. An update that writes
+// nothing is not held against what others have written meanwhile, and one that
+// fails is: without it, a replica that lags would accept a change and not make it.
+var errAlready = errors.New("it is so already")
+
+// update is the store's, but takes errAlready for success, and sends nothing to a
+// store that is known to be away: it waits as long as ctx allows, and so it is
+// certain that nothing was changed if the store does not come back.
 func (d *Daemon) update(ctx context.Context, fn func(*store.Tx) error) error {
 	if err := d.store.Contact(ctx); err != nil {
 		return err
 	}
-	return d.store.Update(ctx, fn)
+	if err := d.store.Update(ctx, fn); !errors.Is(err, errAlready) {
+		return err
+	}
+	return nil
 }
