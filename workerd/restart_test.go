@@ -273,6 +273,21 @@ func TestNoCrashLosesOrDoublesATask(t *testing.T) {
 
 func TestADamagedDatabaseCostsNoTask(t *testing.T) {
 	t.Parallel()
+	for name, damage := range map[string]func(content []byte) []byte{
+		"rubbish": func([]byte) []byte { return bytes.Repeat([]byte("rubbish"), 10_000) },
+		"empty":   func([]byte) []byte { return nil },
+		"cut off": func(content []byte) []byte { return content[:len(content)*2/3] },
+		// Pages that are not in use any more hold old copies of the same.
+		"bits flipped": func(content []byte) []byte { return bytes.ReplaceAll(content, []byte("web"), []byte("wab")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			damaged(t, damage)
+		})
+	}
+}
+
+func damaged(t *testing.T, damage func(content []byte) []byte) {
 	d, address := listen(t)
 	dataDir := t.TempDir()
 	tasks := []assignment{nullTask("a", running, nil), nullTask("b", running, nil), nullTask("c", running, nil)}
@@ -285,7 +300,11 @@ func TestADamagedDatabaseCostsNoTask(t *testing.T) {
 	before := held(t, dataDir)
 	w.end(syscall.SIGKILL)
 	path := filepath.Join(dataDir, "tasks.db")
-	if err := os.WriteFile(path, bytes.Repeat([]byte("rubbish"), 10_000), 0o600); err != nil {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, damage(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
 

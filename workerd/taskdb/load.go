@@ -85,7 +85,7 @@ func load(bolt *bbolt.DB) (*Contents, error) {
 		if err := contents.read(tx); err != nil {
 			return &damageError{err}
 		}
-		return nil
+		return check(tx)
 	})
 	if err != nil || !fresh {
 		return contents, err
@@ -113,6 +113,18 @@ func checkSize(bolt *bbolt.DB) error {
 		}
 		return nil
 	})
+}
+
+// check finds damage that reading does not: a list of free pages that would have
+// a later write destroy what is in use. Only the first fault is told.
+func check(tx *bbolt.Tx) error {
+	var first error
+	for err := range tx.Check() {
+		if first == nil {
+			first = &damageError{fmt.Errorf("check pages: %w", err)}
+		}
+	}
+	return first
 }
 
 // read reads the records of all buckets.

@@ -90,15 +90,25 @@ func Open(path string) (*DB, *Contents, error) {
 			return nil, nil, fmt.Errorf("set damaged %s aside: %w", path, err)
 		}
 		bolt, contents, err = open(path)
-		if err == nil {
-			contents.SetAside, contents.Damage = aside, damage
+		if err != nil {
+			// What a full disk leaves of a new file is not to be set aside, too.
+			return nil, nil, errors.Join(fmt.Errorf("begin anew, with the damaged file as %s: %w", aside, err), remove(path))
 		}
+		contents.SetAside, contents.Damage = aside, damage
 	}
 	if err != nil {
 		return nil, nil, err
 	}
 	db := &DB{bolt: bolt, writing: make(chan struct{}, 1)}
 	return db, contents, nil
+}
+
+// remove removes a file if it is there.
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // Close closes the file. Nothing may be written any more.
@@ -131,6 +141,10 @@ func open(path string) (bolt *bbolt.DB, contents *Contents, err error) {
 			bolt, contents = nil, nil
 		}
 	}()
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Size() == 0 {
+		// bbolt would take it for a new one.
+		return nil, nil, &damageError{fmt.Errorf("open %s: it is empty", path)}
+	}
 	bolt, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
 	if err != nil {
 		// What is wrong with the file itself has no error of its own kind; what

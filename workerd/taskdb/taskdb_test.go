@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -257,10 +258,86 @@ func TestADamagedFileIsSetAsideAndNeverTrusted(t *testing.T) {
 				r.Errorf("task %s differs (-want +got):\n%s", id, diff)
 			}
 		}
+		// What was opened can be written to, and is whole afterwards.
+		for round := range 2 {
+			var changes []taskdb.Change
+			for i := range 10 {
+				id := fmt.Sprintf("more%d.%d", round, i)
+				changes = append(changes, taskdb.Change{ID: id, Assigned: assigned(id, 2), Handle: bytes.Repeat([]byte{7}, 3000)})
+			}
+			if err := db.Apply(spec(2), changes...); err != nil {
+				r.Fatalf("write: %v", err)
+			}
+		}
+		before := len(contents.Tasks)
+		if err := db.Close(); err != nil {
+			r.Fatal(err)
+		}
+		db, contents, err = taskdb.Open(path)
+		if err != nil {
+			r.Fatalf("open again: %v", err)
+		}
+		if contents.SetAside != "" || len(contents.Tasks) != before+20 {
+			r.Errorf("%d tasks, want %d (%v)", len(contents.Tasks), before+20, contents.Damage)
+		}
 		if err := db.Close(); err != nil {
 			r.Fatal(err)
 		}
 	})
+}
+
+// What is not a database, or nobody's, is set aside as it is, and a message says
+// what was wrong.
+func TestAForeignFileIsSetAside(t *testing.T) {
+	t.Parallel()
+	foreign := filepath.Join(t.TempDir(), "foreign.db")
+	bolt, err := bbolt.Open(foreign, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := bolt.Update(func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucket([]byte("somebody else's"))
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := bolt.Close(); err != nil {
+		t.Fatal(err)
+	}
+	others, err := os.ReadFile(foreign)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := filled(t)
+	for name, tt := range map[string]struct {
+		content []byte
+		want    string
+	}{
+		"empty":             {nil, "it is empty"},
+		"text":              {[]byte("Dear worker,\n"), "invalid database"},
+		"much text":         {bytes.Repeat([]byte("Dear worker,\n"), 10_000), "invalid database"},
+		"another's":         {others, `a bucket "somebody else's" and none called "meta"`},
+		"its first page":    {whole[:4096], "file size too small"},
+		"cut off":           {whole[:len(whole)/2], "tasks.db"},
+		"only zeroes":       {make([]byte, len(whole)), "invalid database"},
+		"an older database": {append([]byte("SQLite format 3\x00"), make([]byte, 8176)...), "invalid database"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "tasks.db")
+			if err := os.WriteFile(path, tt.content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			db := open(t, path)
+			defer closeDB(t, db)
+			if db.SetAside == "" || db.Damage == nil || !strings.Contains(db.Damage.Error(), tt.want) {
+				t.Errorf("set aside as %q for %v, want %q", db.SetAside, db.Damage, tt.want)
+			}
+			if aside, err := os.ReadFile(db.SetAside); err != nil || !bytes.HasPrefix(aside, tt.content) {
+				t.Errorf("what was set aside is not what was there (%v)", err)
+			}
+		})
+	}
 }
 
 func FuzzDecode(f *testing.F) {
