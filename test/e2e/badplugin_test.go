@@ -186,8 +186,9 @@ func (s *site) awaitPS(t *testing.T, service string, words ...string) {
 }
 
 // removalTimeout bounds the removal of a service's tasks, also where their
-// executor does not work.
-const removalTimeout = 10 * time.Second
+// executor does not work: the worker may pause for half a minute before it starts
+// that once more.
+const removalTimeout = 45 * time.Second
 
 // removeService removes a service, and waits until no task of it is left.
 func (s *site) removeService(t *testing.T, service string) {
