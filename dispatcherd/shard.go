@@ -80,7 +80,12 @@ func (s *shard) observe(id string, record *recordv1.NodeState) {
 	case n.life.phase == expected:
 		// Another dispatcher may have judged it a moment before it gave it away.
 		if record.State == musterv1.NodeStatus_DOWN {
-			n.life = lieDown(time.UnixMilli(record.Since), s.d.cfg)
+			since := time.UnixMilli(record.Since)
+			if since.After(now) {
+				// This clock has been set back, or another's is ahead.
+				since = now
+			}
+			n.life = lieDown(since, s.d.cfg)
 			n.life.reason = record.Message
 		}
 	}

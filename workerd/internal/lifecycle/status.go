@@ -32,10 +32,15 @@ type Time struct {
 }
 
 // Move brings the task to a later state. A state that is not later is a mistake
-// of the caller, and nothing is changed.
+// of the caller, and nothing is changed. Where a clock has been set back since the
+// state before, or an executor's is behind, the new state has the time of that.
 func (s *Status) Move(to musterv1.TaskState, at time.Time, message string) {
 	if to <= s.State {
 		return
+	}
+	// Others see what the clock says, and not how much time has really passed.
+	if at = at.Round(0); at.Before(s.At) {
+		at = s.At
 	}
 	s.State = to
 	s.At = at
