@@ -50,8 +50,8 @@ func (d *Daemon) loop(ctx context.Context) error {
 // when to look again although nothing changes (0 means not at all), and whether
 // that is because something could not be written.
 func (d *Daemon) look(ctx context.Context, m *model, explained *explanations) (again time.Duration, failed bool) {
-	d.looking.Lock()
-	defer d.looking.Unlock()
+	d.looking <- struct{}{}
+	defer func() { <-d.looking }()
 	began := time.Now()
 	// In this order: the snapshot must not be older than the fence of a shard that
 	// is held, for what others assigned before would not be in it.

@@ -56,9 +56,9 @@ type Daemon struct {
 	// ends the loop's wait.
 	changed bool
 	wake    context.CancelFunc
-	// looking is held while the loop looks and acts, so that a shard is given up
+	// looking holds one thing while the loop looks and acts, so that a shard is given up
 	// between two looks.
-	looking sync.Mutex
+	looking chan struct{}
 }
 
 // New returns a scheduler. It starts nothing.
@@ -71,7 +71,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	}
 	d := &Daemon{
 		cfg: cfg, log: env.Logger, tables: state.NewTables(), tracer: env.Tracer,
-		held: map[int]bool{}, wake: func() {},
+		held: map[int]bool{}, wake: func() {}, looking: make(chan struct{}, 1),
 	}
 	var err error
 	d.store, err = store.New(store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},
@@ -154,8 +154,8 @@ func (d *Daemon) hold(ctx context.Context, shard int) error {
 // finishLook waits for the end of a look that began before, which may still
 // write.
 func (d *Daemon) finishLook() {
-	d.looking.Lock()
-	defer d.looking.Unlock()
+	d.looking <- struct{}{}
+	<-d.looking
 }
 
 func (d *Daemon) set(shard int, held bool) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -64,6 +65,8 @@ type managerLife struct {
 	kv     *kvfault.KV
 	cancel context.CancelFunc
 	done   chan struct{}
+	// ending says that the process is meant to end.
+	ending atomic.Bool
 	// mends undo what is broken of the process's way to the store.
 	mends []func()
 }
@@ -94,7 +97,7 @@ func (m *manager) start() {
 	c.wg.Go(func() {
 		defer close(l.done)
 		err := h.Run(ctx, daemon.Spec{Name: name, Listener: listener, Advertise: addressOf(m.name), Build: build(name)})
-		if err != nil && ctx.Err() == nil {
+		if !l.ending.Load() {
 			c.violated("%s ended by itself: %v", m.name, err)
 		}
 	})
@@ -116,6 +119,7 @@ func (m *manager) kill(silent bool) {
 	if l == nil {
 		return
 	}
+	l.ending.Store(true)
 	l.kv.Cut()
 	l.host.die(silent)
 	l.mend()
@@ -137,6 +141,7 @@ func (m *manager) stop() {
 	if l == nil {
 		return
 	}
+	l.ending.Store(true)
 	l.cancel()
 	within := time.NewTimer(2 * stopTimeout)
 	defer within.Stop()

@@ -3,7 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
-	"sync"
+	"fmt"
 
 	"github.com/musterhq/muster/internal/kv"
 )
@@ -16,20 +16,24 @@ type Sessions struct {
 	kv  kv.KV
 	cfg kv.SessionConfig
 
-	mu      sync.Mutex
+	// turn holds one thing while somebody uses what follows, and may wait for the
+	// store meanwhile.
+	turn    chan struct{}
 	current kv.Session
 	closed  bool
 }
 
 // NewSessions returns a keeper of one session.
 func NewSessions(store kv.KV, cfg kv.SessionConfig) *Sessions {
-	return &Sessions{kv: store, cfg: cfg}
+	return &Sessions{kv: store, cfg: cfg, turn: make(chan struct{}, 1)}
 }
 
 // Open returns the process's session, a new one if there is none that lives.
 func (s *Sessions) Open(ctx context.Context) (kv.Session, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	if err := s.take(ctx); err != nil {
+		return nil, err
+	}
+	defer s.giveBack()
 	if s.closed {
 		return nil, errors.New("the process is about to end")
 	}
@@ -55,14 +59,27 @@ func (s *Sessions) Open(ctx context.Context) (kv.Session, error) {
 
 // Close ends the session, and takes the process out of the catalog.
 func (s *Sessions) Close(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	if err := s.take(ctx); err != nil {
+		return err
+	}
+	defer s.giveBack()
 	s.closed = true
 	if s.current == nil {
 		return nil
 	}
 	return s.current.Close(ctx)
 }
+
+func (s *Sessions) take(ctx context.Context) error {
+	select {
+	case s.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the session: %w", context.Cause(ctx))
+	}
+}
+
+func (s *Sessions) giveBack() { <-s.turn }
 
 // shared is a session that one of several users cannot end.
 type shared struct{ kv.Session }

@@ -99,6 +99,27 @@ func TestGlobalPausedNode(t *testing.T) {
 	w.wantOn(t, map[string]int{"b": 1})
 }
 
+// A node is paused between the end of a task and the start of its successor, and
+// the service is updated once more.
+func TestGlobalPausedInTheMidstOfAnUpdate(t *testing.T) {
+	w := onEvery(t, nil)
+	w.spec(null(2))
+	w.look(t)
+	w.settle()
+	w.nodes["b"] = plan.Paused
+	w.spec(null(3))
+	w.converge(t)
+	task := w.on("b")[0]
+	if task.Desired() != musterv1.TaskState_RUNNING || task.State() != musterv1.TaskState_RUNNING || task.Record.SpecVersion != 2 {
+		t.Errorf("the paused node is left without a running task: %s", w.print())
+	}
+	w.nodes["b"] = plan.Up
+	w.converge(t)
+	if task := w.on("b")[0]; task.Record.SpecVersion != 3 {
+		t.Errorf("the node is back, and its task was not updated: %s", w.print())
+	}
+}
+
 func TestGlobalRestartsOnTheSameNode(t *testing.T) {
 	w := onEvery(t, &musterv1.RestartPolicy{MaxAttempts: 1})
 	w.report(w.on("b")[0], failed)

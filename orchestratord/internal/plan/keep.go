@@ -95,7 +95,8 @@ func (s *slot) settle(best int) {
 }
 
 // freeze ends what has ended by itself on a paused node, and leaves the rest,
-// which is one task at most.
+// which is one task at most. That runs at last if it was about to when the node was
+// paused: its predecessor is gone.
 func (s *slot) freeze() {
 	for i, t := range s.tasks {
 		switch {
@@ -106,6 +107,7 @@ func (s *slot) freeze() {
 			s.end(i, ReasonSuperseded)
 		}
 	}
+	s.standIn()
 }
 
 // retire ends the slot's tasks, but for the one that runs until a new one does,
