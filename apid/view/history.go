@@ -213,19 +213,22 @@ func (v *View) Resume(from Point) (Resumed, error) {
 	if !h.aligned(from, start) {
 		return Resumed{}, ErrForgotten
 	}
+	// What has been seen is left out before changes are joined: what was made
+	// before the point and removed after it must not look as if it had come and
+	// gone.
 	var merged merger
 	for _, b := range h.batches[start:] {
-		merged.add(b.changes)
-	}
-	r := Resumed{
-		Cursor: Cursor{h.first + uint64(len(h.batches))}, Point: h.last(), Caught: true, More: h.grown,
-	}
-	for _, c := range merged.list() {
-		if c, news := unseen(c, from); news {
-			r.Changes = append(r.Changes, c)
+		var news []Change
+		for _, c := range b.changes {
+			if c, ok := unseen(c, from); ok {
+				news = append(news, c)
+			}
 		}
+		merged.add(news)
 	}
-	return r, nil
+	return Resumed{
+		Changes: merged.list(), Cursor: Cursor{h.first + uint64(len(h.batches))}, Point: h.last(), Caught: true, More: h.grown,
+	}, nil
 }
 
 // aligned reports whether this view has stood where another one stood at a
@@ -307,7 +310,11 @@ func (m *merger) add(changes []Change) {
 			m.order = append(m.order, c)
 			continue
 		}
-		m.order[i].New, m.order[i].At = c.New, c.At
+		first := &m.order[i]
+		if c.New == nil && first.Known && first.Old == nil {
+			first.Old = first.New
+		}
+		first.New, first.At = c.New, c.At
 	}
 }
 
