@@ -7,6 +7,7 @@ import (
 	"time"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv/kvfault"
 	"github.com/musterhq/muster/internal/state"
@@ -149,5 +150,29 @@ func TestExplanationsOfGoneServicesGo(t *testing.T) {
 				t.Errorf("it is still said of gone%d: %s", n, got)
 			}
 		}
+	})
+}
+
+// A scheduler that hears late that a node is drained must not assign to it all the
+// same: the orchestrator would take each task away again.
+func TestNodesThatAreDrainedUnseenGetNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		defer c.close()
+		c.node("n1", 40)
+		c.node("n2", 40)
+		late := kvfault.New(c.kv)
+		defer c.scheduleOver(late, "s1")()
+		time.Sleep(time.Second)
+		defer late.Inject(kvfault.Fault{Deed: kvfault.List, Prefix: daemon.Prefix + "/nodes/h/", Hang: true})()
+		// The list that waits already still tells of one change.
+		for _, a := range []musterv1.NodeSpec_Availability{musterv1.NodeSpec_ACTIVE, musterv1.NodeSpec_DRAIN} {
+			c.update(func(tx *store.Tx) {
+				c.tables.Nodes.Put(tx, "n1", &recordv1.Node{Spec: &musterv1.NodeSpec{Availability: a}})
+			})
+			time.Sleep(10 * time.Millisecond)
+		}
+		c.service("a", 4, 0)
+		c.expect("of two nodes one is drained", map[string]int{"n2": 4})
 	})
 }

@@ -292,9 +292,14 @@ type part struct {
 
 // commitNode writes the assignments of one node, as far as they fit what is
 // true now: it is run again, on fresh records, when another scheduler has
-// written to the node's shard.
+// written to the node's shard, or the node has changed. A scheduler that hears late
+// that a node is drained or down would else assign to it again and again, as fast as
+// the orchestrator takes its tasks away.
 func (d *Daemon) commitNode(tx *store.Tx, m *model, x part) error {
 	*x.committed = (*x.committed)[:0]
+	reported, _ := d.tables.NodeStates.Get(tx, x.node.ID)
+	operator, _ := d.tables.Nodes.Get(tx, x.node.ID)
+	target := placement.NewNode(x.node.ID, reported.Value, operator.Value)
 	usage := placement.NewUsage()
 	for a := range d.tables.Assignments.Scan(tx, x.node.ID+"/") {
 		// A task that has ended holds nothing. Its status is read without guard:
@@ -311,7 +316,7 @@ func (d *Daemon) commitNode(tx *store.Tx, m *model, x part) error {
 			ok = d.fence.check(tx, c.service) == nil
 			fenced[c.service] = ok
 		}
-		if !ok || c.request.Check(x.node.Node, usage) != placement.FilterNone {
+		if !ok || c.request.Check(target, usage) != placement.FilterNone {
 			continue
 		}
 		key := state.NodeTaskKey(x.node.ID, c.service, c.id)
