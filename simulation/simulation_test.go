@@ -16,12 +16,20 @@ var (
 	journal = flag.String("journal", "", "write all events to this file")
 )
 
+// fixed are the seeds that every test run takes: some that are quick, and those that
+// have found something.
+//
+//	16, 44, 53  a replica of apid that lagged accepted a change and did not make it
+//	44          a task on a paused node was prepared, and never started
+//	44          a scheduler that heard late of a drained node assigned to it for ever
+var fixed = []uint64{1, 2, 3, 4, 5, 7, 9, 10, 11, 16, 44, 53}
+
 func TestSimulate(t *testing.T) {
 	if *seed != 0 {
 		run(t, *seed)
 		return
 	}
-	for seed := uint64(1); seed <= 10; seed++ {
+	for _, seed := range fixed {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			t.Parallel()
 			run(t, seed)
