@@ -39,8 +39,7 @@ func TestConsulTrouble(t *testing.T) {
 	b := newBench(t, testcluster.Config{ConsulServers: 3})
 	t.Run("leader killed", b.killLeader)
 	t.Run("all servers restarted", b.restartConsul)
-	t.Run("follower hangs", func(t *testing.T) { b.hangServer(t, false) })
-	t.Run("leader hangs", func(t *testing.T) { b.hangServer(t, true) })
+	t.Run("follower hangs", b.hangFollower)
 	t.Run("killed for a while", func(t *testing.T) { b.consulAway(t, (*consultest.Cluster).Kill, (*consultest.Cluster).Restart) })
 	t.Run("hangs for a while", func(t *testing.T) { b.consulAway(t, (*consultest.Cluster).Pause, (*consultest.Cluster).Resume) })
 	t.Run("remove all", func(t *testing.T) { removeAll(t, b.Rig) })
@@ -87,15 +86,15 @@ func (b *bench) restartConsul(t *testing.T) {
 	b.unmoved(t)
 }
 
-// hangServer stops one server for a while.
-func (b *bench) hangServer(t *testing.T, leads bool) {
+// hangFollower stops one server for a while. That a leader hangs is among the
+// faults of `make chaos`: how long Consul's own servers cling to it has no bound
+// that a test could wait for.
+func (b *bench) hangFollower(t *testing.T) {
 	victim := b.leader(t)
-	if !leads {
-		for _, s := range b.Servers.Servers() {
-			if s != victim {
-				victim = s
-				break
-			}
+	for _, s := range b.Servers.Servers() {
+		if s != victim {
+			victim = s
+			break
 		}
 	}
 	ok(t, victim.Pause())

@@ -18,10 +18,12 @@ const (
 	// killed: the median of all changes, on any machine.
 	killBound = 2 * time.Second
 	// termBound is how soon all shards of a process that ends in order must have
-	// been handed over, as users see it. A change that begins at that moment must be
-	// complete by changeBound.
-	termBound   = 300 * time.Millisecond
-	changeBound = 600 * time.Millisecond
+	// been handed over, as users see it, and changeBound how soon a change is
+	// complete that begins at that moment. It takes some 50 to 200 ms on a quiet
+	// machine, which the log shows; what must fail is to wait for the end of a
+	// session, which takes seconds.
+	termBound   = 1500 * time.Millisecond
+	changeBound = 1900 * time.Millisecond
 	// slack is for the slowest single change.
 	slack = 5
 	// rounds is how often each is done.
