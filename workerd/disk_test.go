@@ -53,7 +53,7 @@ func (s *session) executorOf() *ExecutorDescription {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	node := append([]*NodeDescription{s.hello.GetDescription()}, s.described...)[len(s.described)]
-	if len(node.GetExecutors()) != 1 {
+	if len(node.GetExecutors()) != 2 {
 		return nil
 	}
 	return node.GetExecutors()[0]

@@ -1,3 +1,5 @@
+//go:build linux
+
 package workerd_test
 
 import (
@@ -23,6 +25,7 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	. "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/plugins/null"
+	"github.com/musterhq/muster/plugins/process"
 	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/workerd"
 )
@@ -31,12 +34,21 @@ import (
 const (
 	roleWorker   = "be-a-worker"
 	roleExecutor = "be-an-executor"
+	roleProcess  = "be-the-process-executor"
 )
 
 // TestMain lets the test binary be the worker and the executor of the tests
 // that kill them.
 func TestMain(m *testing.M) {
+	process.Supervise(os.Args)
 	switch {
+	case len(os.Args) == 2 && os.Args[1] == roleProcess:
+		e, err := process.New(process.Config{StateDir: sdk.StateDir("")})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		sdk.Serve(e)
 	case len(os.Args) == 4 && os.Args[1] == roleWorker:
 		if err := beWorker(os.Args[2], os.Args[3]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -54,7 +66,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// beWorker is a worker with the null executor as a plugin.
+// beWorker is a worker with the null and the process executor as plugins.
 func beWorker(dataDir, dispatcher string) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -63,7 +75,7 @@ func beWorker(dataDir, dispatcher string) error {
 	cfg := workerd.DefaultConfig()
 	cfg.DataDir = dataDir
 	cfg.Dispatchers = []string{dispatcher}
-	cfg.Plugins.Commands = map[string][]string{"null": {self, roleExecutor}}
+	cfg.Plugins.Commands = map[string][]string{"null": {self, roleExecutor}, "process": {self, roleProcess}}
 	log, err := zap.NewDevelopment()
 	if err != nil {
 		return err
@@ -79,21 +91,21 @@ func beWorker(dataDir, dispatcher string) error {
 	return w.Run(ctx)
 }
 
-// process is a worker in a process of its own.
-type process struct {
+// ownProcess is a worker in a process of its own.
+type ownProcess struct {
 	t   *testing.T
 	cmd *exec.Cmd
 	log bytes.Buffer
 }
 
 // spawn starts a worker process.
-func spawn(t *testing.T, dataDir, dispatcher string) *process {
+func spawn(t *testing.T, dataDir, dispatcher string) *ownProcess {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{t: t, cmd: exec.Command(self, roleWorker, dataDir, dispatcher)}
+	p := &ownProcess{t: t, cmd: exec.Command(self, roleWorker, dataDir, dispatcher)}
 	p.cmd.Stderr = &p.log
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -103,7 +115,7 @@ func spawn(t *testing.T, dataDir, dispatcher string) *process {
 }
 
 // end ends the process by a signal, and waits for that.
-func (p *process) end(sig syscall.Signal) {
+func (p *ownProcess) end(sig syscall.Signal) {
 	if p.cmd.ProcessState != nil {
 		return
 	}
@@ -211,7 +223,7 @@ func TestTasksOutliveTheirWorker(t *testing.T) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			node := append([]*NodeDescription{s.hello.GetDescription()}, s.described...)[len(s.described)]
-			return len(node.GetExecutors()) == 1 && node.GetExecutors()[0].GetHealth() == ExecutorDescription_HEALTHY
+			return len(node.GetExecutors()) == 2 && node.GetExecutors()[0].GetHealth() == ExecutorDescription_HEALTHY
 		})
 		if before != nil {
 			// What ran before is known before anything was assigned.

@@ -2,6 +2,7 @@ package taskdb
 
 import (
 	"fmt"
+	"slices"
 
 	"go.etcd.io/bbolt"
 	"google.golang.org/protobuf/proto"
@@ -32,6 +33,8 @@ type batch struct {
 // write is one value to be set, or removed if it is nil.
 type write struct {
 	bucket, key, value []byte
+	// ofTask says that the value belongs to a task that must be there.
+	ofTask bool
 }
 
 // Apply writes specs and changes, and returns when they are on the disk: all of
@@ -100,7 +103,7 @@ func encode(specs map[string]*musterv1.TaskSpec, changes []Change) ([]write, err
 		if err != nil {
 			return fmt.Errorf("encode %s of %x: %w", bucket, key, err)
 		}
-		writes = append(writes, write{bucket, key, seal(value)})
+		writes = append(writes, write{bucket, key, seal(value), slices.Equal(bucket, statusesBucket)})
 		return nil
 	}
 	for digest, spec := range specs {
@@ -112,7 +115,7 @@ func encode(specs map[string]*musterv1.TaskSpec, changes []Change) ([]write, err
 		id := []byte(change.ID)
 		if change.Forget {
 			for _, bucket := range [][]byte{tasksBucket, statusesBucket, handlesBucket, withdrawnBucket} {
-				writes = append(writes, write{bucket, id, nil})
+				writes = append(writes, write{bucket, id, nil, false})
 			}
 			continue
 		}
@@ -127,10 +130,10 @@ func encode(specs map[string]*musterv1.TaskSpec, changes []Change) ([]write, err
 			}
 		}
 		if change.Handle != nil {
-			writes = append(writes, write{handlesBucket, id, seal(change.Handle)})
+			writes = append(writes, write{handlesBucket, id, seal(change.Handle), true})
 		}
 		if change.Withdrawn {
-			writes = append(writes, write{withdrawnBucket, id, seal(nil)})
+			writes = append(writes, write{withdrawnBucket, id, seal(nil), true})
 		}
 	}
 	return writes, nil
@@ -141,6 +144,10 @@ func (db *DB) commit(writes []write) error {
 	err := db.bolt.Update(func(tx *bbolt.Tx) error {
 		for _, w := range writes {
 			bucket := tx.Bucket(w.bucket)
+			if w.ofTask && tx.Bucket(tasksBucket).Get(w.key) == nil {
+				// It has been forgotten meanwhile, and nothing may be left of it.
+				continue
+			}
 			var err error
 			if w.value == nil {
 				err = bucket.Delete(w.key)

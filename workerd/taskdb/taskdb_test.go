@@ -106,6 +106,24 @@ func TestWhatIsWrittenIsThereAfterwards(t *testing.T) {
 	closeDB(t, db)
 }
 
+// What is said late of a task that was forgotten leaves nothing behind that would
+// pass for damage.
+func TestAForgottenTaskStaysForgotten(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "tasks.db")
+	db := open(t, path)
+	apply(t, db, spec(1), taskdb.Change{ID: "a", Assigned: assigned("a", 1)}, taskdb.Change{ID: "b", Assigned: assigned("b", 1)})
+	apply(t, db, nil, taskdb.Change{ID: "a", Forget: true})
+	apply(t, db, nil, taskdb.Change{ID: "a", Withdrawn: true},
+		taskdb.Change{ID: "a", Status: reported("a", musterv1.TaskState_SHUTDOWN), Handle: []byte("h")})
+	closeDB(t, db)
+	db = open(t, path)
+	if db.SetAside != "" || len(db.Tasks) != 1 {
+		t.Errorf("tasks: %v; set aside for %v", db.Tasks, db.Damage)
+	}
+	closeDB(t, db)
+}
+
 func TestManyWritersShareSyncs(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "tasks.db")

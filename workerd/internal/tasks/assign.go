@@ -173,7 +173,9 @@ func (m *Manager) withdraw(ids []string) {
 	tasks := make([]*task, 0, len(ids))
 	changes := make([]taskdb.Change, 0, len(ids))
 	for _, id := range ids {
-		if t := m.tasks[id]; t != nil {
+		// One that is withdrawn already may be forgotten at any moment, and must not be
+		// written of after that.
+		if t := m.tasks[id]; t != nil && !t.leaving() {
 			tasks = append(tasks, t)
 			if !t.orphan {
 				changes = append(changes, taskdb.Change{ID: id, Withdrawn: true})

@@ -172,10 +172,18 @@ func (t *task) change(msg *dispatcherv1.AssignedTask, unkept bool) {
 func (t *task) withdraw() {
 	t.mu.Lock()
 	t.withdrawn = true
-	t.again = nil
 	t.reconsider()
 	t.mu.Unlock()
 	t.kick()
+}
+
+// leaving says whether the task is withdrawn. If it was assigned again, it is not
+// any more.
+func (t *task) leaving() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.again = nil
+	return t.withdrawn
 }
 
 // takeAgain keeps an assignment of a task that is just being removed for later.

@@ -1,0 +1,205 @@
+//go:build linux
+
+package workerd_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/shirou/gopsutil/v4/process"
+
+	. "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/workerd/taskdb"
+)
+
+// killPlugins kills the worker's plugins, of which there are so many.
+func (p *ownProcess) killPlugins(want int) {
+	p.t.Helper()
+	var children []*process.Process
+	eventually(p.t, "the plugins run", func() bool {
+		worker, err := process.NewProcess(int32(p.cmd.Process.Pid))
+		if err != nil {
+			return false
+		}
+		children, err = worker.Children()
+		return err == nil && len(children) == want
+	})
+	for _, child := range children {
+		if err := syscall.Kill(int(child.Pid), syscall.SIGKILL); err != nil {
+			p.t.Error(err)
+		}
+	}
+}
+
+// startedAt returns when the null executor says that a task was started; it is
+// zero if it was not.
+func startedAt(t *testing.T, dataDir, id string) time.Time {
+	t.Helper()
+	var record struct{ Started time.Time }
+	if content := held(t, dataDir)[id]; content != "" {
+		if err := json.Unmarshal([]byte(content), &record); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return record.Started
+}
+
+// after returns once a little time has passed, for what cannot be seen from
+// outside to have begun.
+func after(span time.Duration) {
+	timer := time.NewTimer(span)
+	defer timer.Stop()
+	<-timer.C
+}
+
+// At each step of a task's life the worker, its plugins, or both are killed. The
+// task then goes on from there: it is started once, it reaches what is desired,
+// and nothing of it is left when it is withdrawn.
+func TestKilledAtEachStep(t *testing.T) {
+	t.Parallel()
+	const (
+		preparing = TaskState_PREPARING
+		starting  = TaskState_STARTING
+	)
+	for _, step := range []struct {
+		name    string
+		script  map[string]any
+		desired TaskState
+		// reach brings the task to the step; without it that is what is reported.
+		reach func(s *session, task assignment)
+		at    TaskState
+		// next is what the managers want then, and end what must become of it.
+		next TaskState
+		end  TaskState
+	}{
+		{name: "preparing", script: map[string]any{"prepareDelay": "1s"}, desired: running, at: preparing, next: running, end: running},
+		{name: "ready", desired: ready, at: ready, next: running, end: running},
+		{name: "starting", script: map[string]any{"startDelay": "1s"}, desired: running, at: starting, next: running, end: running},
+		{name: "running", desired: running, at: running, next: running, end: running},
+		{
+			name: "shutting down", script: map[string]any{"ignoreShutdown": true, "stopGracePeriod": "1s"}, desired: running, at: running,
+			reach: func(s *session, task assignment) {
+				s.assign(false, []assignment{task.desire(shutdown)})
+				after(200 * time.Millisecond)
+			},
+			next: shutdown, end: shutdown,
+		},
+		{
+			name: "ended", script: map[string]any{"runFor": "10ms", "exitCode": 3}, desired: running, at: failed, next: running, end: failed,
+		},
+		{
+			name: "removing", script: map[string]any{"ignoreShutdown": true, "stopGracePeriod": "300ms"}, desired: running, at: running,
+			reach: func(s *session, task assignment) {
+				s.assign(false, nil, task.Id)
+				after(300 * time.Millisecond)
+			},
+		},
+	} {
+		for _, victim := range []string{"worker", "plugins", "both"} {
+			t.Run(step.name+"/"+victim, func(t *testing.T) {
+				t.Parallel()
+				d, address := listen(t)
+				dataDir := t.TempDir()
+				w := spawn(t, dataDir, address)
+				s := d.await(t)
+				s.welcome()
+				task := nullTask("a", step.desired, step.script)
+				s.assign(true, []assignment{task, nullTask("bystander", running, nil)})
+				eventually(t, "the task is at the step", func() bool { return s.state("a").GetState() == step.at })
+				eventually(t, "the other task runs", func() bool { return s.state("bystander").GetState() == running })
+				if step.reach != nil {
+					step.reach(s, task)
+				}
+				before := startedAt(t, dataDir, "a")
+				bystander := held(t, dataDir)["bystander"]
+				if victim != "worker" {
+					w.killPlugins(2)
+				}
+				if victim != "plugins" {
+					w.end(syscall.SIGKILL)
+					w = spawn(t, dataDir, address)
+					s = d.await(t)
+					s.welcome()
+				}
+				want := []assignment{nullTask("bystander", running, nil).known(running)}
+				if step.end != TaskState_TASK_STATE_UNSPECIFIED {
+					want = append(want, task.desire(step.next).known(step.at))
+				}
+				// A worker that has its session still is told of changes alone.
+				if s.assign(victim != "plugins", want); step.end != TaskState_TASK_STATE_UNSPECIFIED {
+					eventually(t, "the task is as desired", func() bool { return s.state("a").GetState() == step.end })
+				}
+				eventually(t, "the other task is looked after", func() bool { return s.state("bystander").GetState() == running })
+				if step.end == running && step.at < running {
+					before = startedAt(t, dataDir, "a")
+					if before.IsZero() {
+						t.Error("the task runs and was not started")
+					}
+				} else if now := startedAt(t, dataDir, "a"); step.end != TaskState_TASK_STATE_UNSPECIFIED && !now.Equal(before) {
+					t.Errorf("the task was started at %s, and then at %s", before, now)
+				}
+				if got := s.state("a"); step.end == running && got.GetError() != "" {
+					eventually(t, "the error is withdrawn", func() bool { return s.state("a").GetError() == "" })
+				}
+				if got := held(t, dataDir)["bystander"]; got != bystander {
+					t.Errorf("the other task was touched: %s, and then %s", bystander, got)
+				}
+				s.assign(false, nil, "a", "bystander")
+				eventually(t, "nothing is left", func() bool { return len(held(t, dataDir)) == 0 })
+				w.end(syscall.SIGTERM)
+				db, contents, err := taskdb.Open(filepath.Join(dataDir, "tasks.db"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				for id, record := range contents.Tasks {
+					// It may have been stopped just before it forgot.
+					if !record.Withdrawn {
+						t.Errorf("the worker still remembers %s: %v", id, record)
+					}
+				}
+				if err := db.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// A worker that was killed right after it had written down what was assigned,
+// before it did anything, has ACCEPTED a task and no more.
+func TestKilledWhenATaskIsAccepted(t *testing.T) {
+	t.Parallel()
+	d, address := listen(t)
+	dataDir := t.TempDir()
+	db, _, err := taskdb.Open(filepath.Join(dataDir, "tasks.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, gone := nullTask("kept", running, nil), nullTask("gone", running, nil)
+	specs := map[string]*TaskSpec{string(kept.SpecDigest): kept.spec}
+	for _, task := range []assignment{kept, gone} {
+		if err := db.Apply(specs, taskdb.Change{ID: task.Id, Assigned: task.AssignedTask}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dataDir, "node-id"), []byte("node1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := spawn(t, dataDir, address)
+	s := d.await(t)
+	if got := s.hello.GetNodeId(); got != "node1" {
+		t.Errorf("node id = %s", got)
+	}
+	s.welcome()
+	s.assign(true, []assignment{kept})
+	eventually(t, "the task runs", func() bool { return s.state("kept").GetState() == running })
+	eventually(t, "the other is gone", func() bool { return len(held(t, dataDir)) == 1 })
+	w.end(syscall.SIGTERM)
+}
