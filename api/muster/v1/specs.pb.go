@@ -79,8 +79,13 @@ type UpdateConfig_Order int32
 
 const (
 	UpdateConfig_ORDER_UNSPECIFIED UpdateConfig_Order = 0
-	UpdateConfig_STOP_FIRST        UpdateConfig_Order = 1
-	UpdateConfig_START_FIRST       UpdateConfig_Order = 2
+	// The old task stops before the new one starts.
+	UpdateConfig_STOP_FIRST UpdateConfig_Order = 1
+	// An old task that runs goes on until the new one runs. Where both cannot be
+	// at once, since the old one holds the host port or the memory that the new
+	// one needs, the new one waits and says so; one that does not run yet is
+	// stopped first.
+	UpdateConfig_START_FIRST UpdateConfig_Order = 2
 )
 
 // Enum value maps for UpdateConfig_Order.

@@ -17,7 +17,10 @@ func (s *slot) keep(frozen bool, empty Reason) {
 		case !t.Live():
 		case !d.clean(t):
 			outdated = true
-			stays := (d.startFirst || frozen) && !t.Terminal() && d.condition(t).Keeps()
+			// What does not run serves nobody, and may hold the port that its
+			// successor needs: it is not waited for.
+			useful := frozen || d.startFirst && t.State() == musterv1.TaskState_RUNNING
+			stays := useful && !t.Terminal() && d.condition(t).Keeps()
 			if stays && (s.bridge < 0 || further(t, s.tasks[s.bridge])) {
 				s.bridge = i
 			}

@@ -54,6 +54,30 @@ func TestUpdateStartsFirst(t *testing.T) {
 	}
 }
 
+// A task that does not run yet serves nobody: it goes before its successor comes,
+// which may need its port.
+func TestUpdateStartsFirstOnlyWhereOneRuns(t *testing.T) {
+	w := newWorld()
+	w.spec(null(1))
+	w.replicas(1)
+	w.startFirst()
+	w.look(t)
+	old := w.one(t, 1)
+	w.assign(old, "a")
+	w.report(old, musterv1.TaskState_PREPARING)
+	w.spec(null(2))
+	w.look(t)
+	next := w.one(t, 1)
+	if next.Key == old.Key || w.tasks[old.Key].Desired() != shutdown || next.Desired() != ready {
+		t.Fatalf("want a task that waits for the old one to stop:%s", w.print())
+	}
+	w.report(old, shutdown)
+	w.look(t)
+	if got := w.one(t, 1); got.Key != next.Key || got.Desired() != running {
+		t.Errorf("the new task does not start:%s", w.print())
+	}
+}
+
 // If the new task dies first, the old one stays.
 func TestUpdateStartsFirstAndFails(t *testing.T) {
 	p := &musterv1.RestartPolicy{MaxAttempts: 1, Delay: seconds(1)}
