@@ -31,6 +31,13 @@ demo: build ## start a cluster of three workers here, deploy to it, look at it (
 test: ## everything that must pass: lint, generated code, all tests with the race detector
 	./scripts/test
 
+TAG       ?= $(VERSION)
+PLATFORMS ?= linux/$(shell go env GOHOSTARCH)
+
+.PHONY: image
+image: ## build the container images into bin/image and the Docker Engine (TAG, PLATFORMS="linux/amd64 linux/arm64")
+	./scripts/image $(TAG) $(PLATFORMS)
+
 .PHONY: lint
 lint: $(TOOLS)/buf $(TOOLS)/golangci-lint ## check code (mistakes, format), who imports whom, and the contract's style
 	golangci-lint run ./...
@@ -92,3 +99,13 @@ $(BIN)/consul: tools/consul/go.mod
 	cd tools/consul && go build -o $@ github.com/hashicorp/consul
 
 bin/consul: $(BIN)/consul
+
+# What tests of the compose file and of the chart drive; pinned, and no part of Muster.
+$(BIN)/docker-compose: tools/compose/go.mod
+	cd tools/compose && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X github.com/docker/compose/v2/internal.Version=v2.40.3' -o $@ github.com/docker/compose/v2/cmd
+
+$(BIN)/helm: tools/helm/go.mod
+	cd tools/helm && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $@ helm.sh/helm/v3/cmd/helm
+
+bin/docker-compose: $(BIN)/docker-compose
+bin/helm: $(BIN)/helm

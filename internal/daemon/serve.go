@@ -124,8 +124,9 @@ func NewRegistry() *prometheus.Registry {
 	return r
 }
 
-// OpsHandler serves /metrics, /healthz and /debug/pprof. Healthy says whether
-// the process does its work; its error is for people.
+// OpsHandler serves /metrics, /healthz, /livez and /debug/pprof. Healthy says
+// whether the process does its work; its error is for people. /livez says only
+// that the process answers: to end one that cannot reach its store helps nobody.
 func OpsHandler(metrics prometheus.Gatherer, healthy func() error) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
@@ -136,6 +137,7 @@ func OpsHandler(metrics prometheus.Gatherer, healthy func() error) http.Handler 
 		}
 		_, _ = fmt.Fprintln(w, "ok")
 	})
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

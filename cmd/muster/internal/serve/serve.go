@@ -84,7 +84,7 @@ func AddCommands(root *cobra.Command, version string) {
 	for _, m := range managers() {
 		commands = append(commands, m.command(version))
 	}
-	commands = append(commands, workerCommand(version))
+	commands = append(commands, workerCommand(version), healthCommand())
 	for _, c := range commands {
 		c.GroupID = "daemons"
 		root.AddCommand(c)
