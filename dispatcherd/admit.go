@@ -119,7 +119,7 @@ func (d *Daemon) welcome(s *session) *dispatcherv1.SessionResponse {
 		spec = e.Value.Spec
 	}
 	return &dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_Welcome{Welcome: &dispatcherv1.Welcome{
-		HeartbeatPeriod: durationpb.New(time.Duration(s.period.Load())), Node: spec, Dispatchers: d.addresses(),
+		HeartbeatPeriod: durationpb.New(time.Duration(s.period.Load())), Node: spec, Dispatchers: d.addresses(), AnswersHeartbeats: true,
 	}}}
 }
 

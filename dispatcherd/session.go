@@ -60,6 +60,8 @@ type session struct {
 	// acknowledged is the sequence of reports that an acknowledgement is due
 	// for, 0 if none is.
 	acknowledged uint64
+	// beat says that a heartbeat is to be answered.
+	beat bool
 	// all says that the complete set is due, and parked that it waits for records
 	// that are yet to be seen: until there is news, or until settled at the latest.
 	all, parked bool
@@ -200,8 +202,10 @@ func (s *session) listen() error {
 			return nil
 		case *dispatcherv1.SessionRequest_Hello:
 			return status.Error(codes.InvalidArgument, "hello is a session's first message, and only that")
+		case *dispatcherv1.SessionRequest_Heartbeat:
+			s.answerHeartbeat()
 		default:
-			// A heartbeat, or what a newer worker says besides.
+			// What a newer worker says besides.
 		}
 	}
 }

@@ -487,6 +487,27 @@ func TestSettingsReachWorkers(t *testing.T) {
 	})
 }
 
+// A worker learns from the answers that its dispatcher lives.
+func TestHeartbeatsAreAnswered(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, false)
+		d := c.dispatcher("d1")
+		synctest.Wait()
+		w := c.worker("n1", d.address)
+		if !welcomed(w).GetAnswersHeartbeats() {
+			t.Error("the welcome does not say that heartbeats are answered")
+		}
+		for i := range 3 {
+			w.heartbeat()
+			if got := beats(w); got != i+1 {
+				t.Errorf("%d heartbeats were answered after %d", got, i+1)
+			}
+			time.Sleep(2 * time.Second)
+		}
+	})
+}
+
 func TestDescription(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

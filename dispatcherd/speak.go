@@ -18,6 +18,16 @@ func (s *session) acknowledge(sequence uint64) {
 	}
 }
 
+// answerHeartbeat has the worker hear that this dispatcher lives.
+func (s *session) answerHeartbeat() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended {
+		s.beat = true
+		s.startSending()
+	}
+}
+
 // say has a message sent before any assignment that is not on its way.
 func (s *session) say(m *dispatcherv1.SessionResponse) {
 	s.mu.Lock()
@@ -109,6 +119,7 @@ func (s *session) startSending() {
 type utterance struct {
 	control      []*dispatcherv1.SessionResponse
 	acknowledged uint64
+	beat         bool
 	all          bool
 	dirty        []string
 }
@@ -118,15 +129,15 @@ type utterance struct {
 func (s *session) next() (utterance, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u := utterance{control: s.control, acknowledged: s.acknowledged}
-	s.control, s.acknowledged = nil, 0
+	u := utterance{control: s.control, acknowledged: s.acknowledged, beat: s.beat}
+	s.control, s.acknowledged, s.beat = nil, 0, false
 	if !s.ended && !s.parked {
 		u.all, s.all = s.all, false
 		u.dirty = slices.Collect(maps.Keys(s.dirty))
 		clear(s.dirty)
 		s.seen = s.news
 	}
-	if u.control == nil && u.acknowledged == 0 && !u.all && len(u.dirty) == 0 {
+	if u.control == nil && u.acknowledged == 0 && !u.beat && !u.all && len(u.dirty) == 0 {
 		close(s.sending)
 		s.sending = nil
 		return u, false
@@ -156,6 +167,13 @@ func (s *session) send() {
 func (s *session) utter(u utterance) error {
 	for _, m := range u.control {
 		if err := s.stream.Send(m); err != nil {
+			return err
+		}
+	}
+	if u.beat {
+		if err := s.stream.Send(&dispatcherv1.SessionResponse{
+			Message: &dispatcherv1.SessionResponse_HeartbeatAck{HeartbeatAck: &dispatcherv1.HeartbeatAck{}},
+		}); err != nil {
 			return err
 		}
 	}

@@ -29,6 +29,7 @@ type worker struct {
 	model    *model
 	messages []*dispatcherv1.Assignments
 	acked    uint64
+	beats    int
 	logs     []*dispatcherv1.LogRequest
 	cancels  []string
 	err      error
@@ -83,6 +84,8 @@ func (w *worker) listen() {
 			}
 		case *dispatcherv1.SessionResponse_StatusAck:
 			w.acked = m.StatusAck.Sequence
+		case *dispatcherv1.SessionResponse_HeartbeatAck:
+			w.beats++
 		case *dispatcherv1.SessionResponse_LogRequest:
 			w.logs = append(w.logs, m.LogRequest)
 		case *dispatcherv1.SessionResponse_LogCancel:
@@ -158,6 +161,7 @@ func get[T any](w *worker, f func(*worker) T) T {
 }
 
 func acked(w *worker) uint64 { return get(w, func(w *worker) uint64 { return w.acked }) }
+func beats(w *worker) int    { return get(w, func(w *worker) int { return w.beats }) }
 func redirected(w *worker) *dispatcherv1.Redirect {
 	return get(w, func(w *worker) *dispatcherv1.Redirect { return w.redirect })
 }

@@ -117,6 +117,8 @@ type session struct {
 	goodbye    *dispatcherv1.Goodbye
 	// mute keeps reports from being acknowledged.
 	mute bool
+	// answers has heartbeats answered.
+	answers bool
 	// slow is how long it takes to take in a message of logs.
 	slow time.Duration
 	sent map[string]bool
@@ -161,10 +163,11 @@ func (s *session) read() {
 			time.Sleep(s.slow)
 		}
 		s.mu.Lock()
-		ack := uint64(0)
+		ack, answer := uint64(0), false
 		switch m := req.GetMessage().(type) {
 		case *dispatcherv1.SessionRequest_Heartbeat:
 			s.heartbeats = append(s.heartbeats, time.Now())
+			answer = s.answers
 		case *dispatcherv1.SessionRequest_StatusReport:
 			s.reports = append(s.reports, m.StatusReport)
 			for _, reported := range m.StatusReport.GetStatuses() {
@@ -181,6 +184,9 @@ func (s *session) read() {
 			s.goodbye = m.Goodbye
 		}
 		s.mu.Unlock()
+		if answer {
+			s.send(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_HeartbeatAck{HeartbeatAck: &dispatcherv1.HeartbeatAck{}}})
+		}
 		if ack != 0 {
 			s.send(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_StatusAck{StatusAck: &dispatcherv1.StatusAck{Sequence: ack}}})
 		}

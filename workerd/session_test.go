@@ -256,6 +256,51 @@ func TestADispatcherThatHangsIsGivenUp(t *testing.T) {
 	})
 }
 
+// A dispatcher that hangs in the middle of a session is left as soon as it would
+// leave a worker that does, and not when its connection or a report times out.
+func TestADispatcherThatFallsSilentIsLeft(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		says        bool
+		least, most time.Duration
+	}{
+		"answers heartbeats":       {says: true, least: 4 * time.Second, most: 6 * time.Second},
+		"is of an earlier version": {least: time.Hour, most: 24 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork()
+				d, _ := n.serve(t, "d1:1")
+				set, _ := nullSet(t)
+				start(t, n, set, nil)
+				s := d.await(t)
+				s.answers = c.says
+				s.send(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_Welcome{Welcome: &dispatcherv1.Welcome{
+					HeartbeatPeriod: durationpb.New(2 * time.Second), AnswersHeartbeats: c.says,
+				}}})
+				settle(time.Minute + time.Second)
+				select {
+				case <-d.sessions:
+					t.Fatal("the worker left a dispatcher that answers")
+				default:
+				}
+				s.mu.Lock()
+				s.answers, s.mute = false, true
+				s.mu.Unlock()
+				began := time.Now()
+				select {
+				case <-d.sessions:
+				case <-time.After(2 * time.Hour):
+				}
+				if waited := time.Since(began); waited < c.least || waited > c.most {
+					t.Errorf("the worker left after %s, want %s to %s", waited, c.least, c.most)
+				}
+			})
+		})
+	}
+}
+
 func TestASetWithoutItsSpecIsRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -33,6 +33,8 @@ type stream struct {
 	periods chan time.Duration
 	// told is the description that the dispatcher has.
 	told *musterv1.NodeDescription
+	// silence is the dispatcher's.
+	silence silence
 
 	// done is closed when the reader has ended, for the reason in readErr.
 	done    chan struct{}
@@ -125,6 +127,7 @@ func (s *stream) open(ctx, inner context.Context, cancel context.CancelCauseFunc
 	switch m := first.GetMessage().(type) {
 	case *dispatcherv1.SessionResponse_Welcome:
 		s.period = periodOf(m.Welcome)
+		s.silence.answered = m.Welcome.GetAnswersHeartbeats()
 		return m.Welcome, nil
 	case *dispatcherv1.SessionResponse_Redirect:
 		return nil, s.redirected(m.Redirect)
@@ -148,10 +151,12 @@ func (s *stream) redirected(r *dispatcherv1.Redirect) error {
 // read takes in what the dispatcher says until the stream ends.
 func (s *stream) read(inner context.Context) error {
 	for {
+		s.silence.listen()
 		msg, err := s.grpc.Recv()
 		if err != nil {
 			return err
 		}
+		s.silence.hear()
 		switch m := msg.GetMessage().(type) {
 		case *dispatcherv1.SessionResponse_Assignments:
 			if err := s.c.cfg.Tasks.Assign(inner, m.Assignments); err != nil {
@@ -220,6 +225,9 @@ func (s *stream) write(ctx, inner context.Context, cancel context.CancelCauseFun
 		case <-redescribed:
 		case <-s.c.reports.wake:
 		case <-beat.C:
+			if err := s.silence.beat(s.period); err != nil {
+				return err
+			}
 			err = s.grpc.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_Heartbeat{Heartbeat: &dispatcherv1.Heartbeat{}}})
 		case data := <-s.logs:
 			err = s.grpc.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_LogData{LogData: data}})

@@ -514,6 +514,7 @@ type SessionResponse struct {
 	//	*SessionResponse_StatusAck
 	//	*SessionResponse_LogRequest
 	//	*SessionResponse_LogCancel
+	//	*SessionResponse_HeartbeatAck
 	Message       isSessionResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -610,6 +611,15 @@ func (x *SessionResponse) GetLogCancel() *LogCancel {
 	return nil
 }
 
+func (x *SessionResponse) GetHeartbeatAck() *HeartbeatAck {
+	if x != nil {
+		if x, ok := x.Message.(*SessionResponse_HeartbeatAck); ok {
+			return x.HeartbeatAck
+		}
+	}
+	return nil
+}
+
 type isSessionResponse_Message interface {
 	isSessionResponse_Message()
 }
@@ -639,6 +649,10 @@ type SessionResponse_LogCancel struct {
 	LogCancel *LogCancel `protobuf:"bytes,6,opt,name=log_cancel,json=logCancel,proto3,oneof"`
 }
 
+type SessionResponse_HeartbeatAck struct {
+	HeartbeatAck *HeartbeatAck `protobuf:"bytes,7,opt,name=heartbeat_ack,json=heartbeatAck,proto3,oneof"`
+}
+
 func (*SessionResponse_Welcome) isSessionResponse_Message() {}
 
 func (*SessionResponse_Redirect) isSessionResponse_Message() {}
@@ -650,6 +664,8 @@ func (*SessionResponse_StatusAck) isSessionResponse_Message() {}
 func (*SessionResponse_LogRequest) isSessionResponse_Message() {}
 
 func (*SessionResponse_LogCancel) isSessionResponse_Message() {}
+
+func (*SessionResponse_HeartbeatAck) isSessionResponse_Message() {}
 
 // Refusal says why a worker cannot be the node that it claims to be. It is a
 // detail of the status that ends the stream.
@@ -706,9 +722,11 @@ type Welcome struct {
 	// What an operator says of the node.
 	Node *v1.NodeSpec `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	// Addresses of all dispatchers: whom to try if this one goes.
-	Dispatchers   []string `protobuf:"bytes,3,rep,name=dispatchers,proto3" json:"dispatchers,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Dispatchers []string `protobuf:"bytes,3,rep,name=dispatchers,proto3" json:"dispatchers,omitempty"`
+	// Every heartbeat is answered: a worker may leave a dispatcher that is silent.
+	AnswersHeartbeats bool `protobuf:"varint,4,opt,name=answers_heartbeats,json=answersHeartbeats,proto3" json:"answers_heartbeats,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
@@ -762,6 +780,50 @@ func (x *Welcome) GetDispatchers() []string {
 	return nil
 }
 
+func (x *Welcome) GetAnswersHeartbeats() bool {
+	if x != nil {
+		return x.AnswersHeartbeats
+	}
+	return false
+}
+
+// HeartbeatAck says that the dispatcher lives, and has heard a heartbeat.
+type HeartbeatAck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeartbeatAck) Reset() {
+	*x = HeartbeatAck{}
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeartbeatAck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeartbeatAck) ProtoMessage() {}
+
+func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeartbeatAck.ProtoReflect.Descriptor instead.
+func (*HeartbeatAck) Descriptor() ([]byte, []int) {
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{9}
+}
+
 // Redirect names the dispatcher to speak to.
 type Redirect struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -774,7 +836,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[9]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -786,7 +848,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[9]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -799,7 +861,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{9}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Redirect) GetAddress() string {
@@ -837,7 +899,7 @@ type Assignments struct {
 
 func (x *Assignments) Reset() {
 	*x = Assignments{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[10]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -849,7 +911,7 @@ func (x *Assignments) String() string {
 func (*Assignments) ProtoMessage() {}
 
 func (x *Assignments) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[10]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -862,7 +924,7 @@ func (x *Assignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignments.ProtoReflect.Descriptor instead.
 func (*Assignments) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{10}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Assignments) GetComplete() bool {
@@ -911,7 +973,7 @@ type AssignedSpec struct {
 
 func (x *AssignedSpec) Reset() {
 	*x = AssignedSpec{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[11]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -923,7 +985,7 @@ func (x *AssignedSpec) String() string {
 func (*AssignedSpec) ProtoMessage() {}
 
 func (x *AssignedSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[11]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -936,7 +998,7 @@ func (x *AssignedSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignedSpec.ProtoReflect.Descriptor instead.
 func (*AssignedSpec) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{11}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AssignedSpec) GetDigest() []byte {
@@ -977,7 +1039,7 @@ type AssignedTask struct {
 
 func (x *AssignedTask) Reset() {
 	*x = AssignedTask{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[12]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -989,7 +1051,7 @@ func (x *AssignedTask) String() string {
 func (*AssignedTask) ProtoMessage() {}
 
 func (x *AssignedTask) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[12]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,7 +1064,7 @@ func (x *AssignedTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignedTask.ProtoReflect.Descriptor instead.
 func (*AssignedTask) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{12}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AssignedTask) GetId() string {
@@ -1085,7 +1147,7 @@ type StatusAck struct {
 
 func (x *StatusAck) Reset() {
 	*x = StatusAck{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1159,7 @@ func (x *StatusAck) String() string {
 func (*StatusAck) ProtoMessage() {}
 
 func (x *StatusAck) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,7 +1172,7 @@ func (x *StatusAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusAck.ProtoReflect.Descriptor instead.
 func (*StatusAck) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{13}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StatusAck) GetSequence() uint64 {
@@ -1133,7 +1195,7 @@ type LogRequest struct {
 
 func (x *LogRequest) Reset() {
 	*x = LogRequest{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +1207,7 @@ func (x *LogRequest) String() string {
 func (*LogRequest) ProtoMessage() {}
 
 func (x *LogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +1220,7 @@ func (x *LogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRequest.ProtoReflect.Descriptor instead.
 func (*LogRequest) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{14}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LogRequest) GetSubscriptionId() string {
@@ -1192,7 +1254,7 @@ type LogCancel struct {
 
 func (x *LogCancel) Reset() {
 	*x = LogCancel{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[15]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1266,7 @@ func (x *LogCancel) String() string {
 func (*LogCancel) ProtoMessage() {}
 
 func (x *LogCancel) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[15]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1279,7 @@ func (x *LogCancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogCancel.ProtoReflect.Descriptor instead.
 func (*LogCancel) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{15}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LogCancel) GetSubscriptionId() string {
@@ -1240,7 +1302,7 @@ type LogData struct {
 
 func (x *LogData) Reset() {
 	*x = LogData{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1314,7 @@ func (x *LogData) String() string {
 func (*LogData) ProtoMessage() {}
 
 func (x *LogData) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1327,7 @@ func (x *LogData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogData.ProtoReflect.Descriptor instead.
 func (*LogData) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{16}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LogData) GetSubscriptionId() string {
@@ -1301,7 +1363,7 @@ type SubscribeLogsRequest struct {
 
 func (x *SubscribeLogsRequest) Reset() {
 	*x = SubscribeLogsRequest{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1375,7 @@ func (x *SubscribeLogsRequest) String() string {
 func (*SubscribeLogsRequest) ProtoMessage() {}
 
 func (x *SubscribeLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1388,7 @@ func (x *SubscribeLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeLogsRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{17}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SubscribeLogsRequest) GetNodeId() string {
@@ -1360,7 +1422,7 @@ type SubscribeLogsResponse struct {
 
 func (x *SubscribeLogsResponse) Reset() {
 	*x = SubscribeLogsResponse{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1372,7 +1434,7 @@ func (x *SubscribeLogsResponse) String() string {
 func (*SubscribeLogsResponse) ProtoMessage() {}
 
 func (x *SubscribeLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1385,7 +1447,7 @@ func (x *SubscribeLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeLogsResponse.ProtoReflect.Descriptor instead.
 func (*SubscribeLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{18}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SubscribeLogsResponse) GetMessages() []*v1.LogMessage {
@@ -1425,7 +1487,7 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\aGoodbye\x12\x1e\n" +
 	"\n" +
 	"restarting\x18\x01 \x01(\bR\n" +
-	"restarting\"\xa5\x03\n" +
+	"restarting\"\xf0\x03\n" +
 	"\x0fSessionResponse\x129\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1d.muster.dispatcher.v1.WelcomeH\x00R\awelcome\x12<\n" +
 	"\bredirect\x18\x02 \x01(\v2\x1e.muster.dispatcher.v1.RedirectH\x00R\bredirect\x12E\n" +
@@ -1435,7 +1497,8 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\vlog_request\x18\x05 \x01(\v2 .muster.dispatcher.v1.LogRequestH\x00R\n" +
 	"logRequest\x12@\n" +
 	"\n" +
-	"log_cancel\x18\x06 \x01(\v2\x1f.muster.dispatcher.v1.LogCancelH\x00R\tlogCancelB\t\n" +
+	"log_cancel\x18\x06 \x01(\v2\x1f.muster.dispatcher.v1.LogCancelH\x00R\tlogCancel\x12I\n" +
+	"\rheartbeat_ack\x18\a \x01(\v2\".muster.dispatcher.v1.HeartbeatAckH\x00R\fheartbeatAckB\t\n" +
 	"\amessage\"\x8b\x01\n" +
 	"\aRefusal\x12<\n" +
 	"\x06reason\x18\x01 \x01(\x0e2$.muster.dispatcher.v1.Refusal.ReasonR\x06reason\"B\n" +
@@ -1443,11 +1506,13 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fNODE_REMOVED\x10\x01\x12\x0e\n" +
 	"\n" +
-	"NODE_TAKEN\x10\x02\"\x9a\x01\n" +
+	"NODE_TAKEN\x10\x02\"\xc9\x01\n" +
 	"\aWelcome\x12D\n" +
 	"\x10heartbeat_period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0fheartbeatPeriod\x12'\n" +
 	"\x04node\x18\x02 \x01(\v2\x13.muster.v1.NodeSpecR\x04node\x12 \n" +
-	"\vdispatchers\x18\x03 \x03(\tR\vdispatchers\"F\n" +
+	"\vdispatchers\x18\x03 \x03(\tR\vdispatchers\x12-\n" +
+	"\x12answers_heartbeats\x18\x04 \x01(\bR\x11answersHeartbeats\"\x0e\n" +
+	"\fHeartbeatAck\"F\n" +
 	"\bRedirect\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12 \n" +
 	"\vdispatchers\x18\x02 \x03(\tR\vdispatchers\"\xcb\x01\n" +
@@ -1515,7 +1580,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_dispatcher_v1_dispatcher_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_muster_dispatcher_v1_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_muster_dispatcher_v1_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_muster_dispatcher_v1_dispatcher_proto_goTypes = []any{
 	(Refusal_Reason)(0),           // 0: muster.dispatcher.v1.Refusal.Reason
 	(*SessionRequest)(nil),        // 1: muster.dispatcher.v1.SessionRequest
@@ -1527,68 +1592,70 @@ var file_muster_dispatcher_v1_dispatcher_proto_goTypes = []any{
 	(*SessionResponse)(nil),       // 7: muster.dispatcher.v1.SessionResponse
 	(*Refusal)(nil),               // 8: muster.dispatcher.v1.Refusal
 	(*Welcome)(nil),               // 9: muster.dispatcher.v1.Welcome
-	(*Redirect)(nil),              // 10: muster.dispatcher.v1.Redirect
-	(*Assignments)(nil),           // 11: muster.dispatcher.v1.Assignments
-	(*AssignedSpec)(nil),          // 12: muster.dispatcher.v1.AssignedSpec
-	(*AssignedTask)(nil),          // 13: muster.dispatcher.v1.AssignedTask
-	(*StatusAck)(nil),             // 14: muster.dispatcher.v1.StatusAck
-	(*LogRequest)(nil),            // 15: muster.dispatcher.v1.LogRequest
-	(*LogCancel)(nil),             // 16: muster.dispatcher.v1.LogCancel
-	(*LogData)(nil),               // 17: muster.dispatcher.v1.LogData
-	(*SubscribeLogsRequest)(nil),  // 18: muster.dispatcher.v1.SubscribeLogsRequest
-	(*SubscribeLogsResponse)(nil), // 19: muster.dispatcher.v1.SubscribeLogsResponse
-	nil,                           // 20: muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
-	(*v1.NodeDescription)(nil),    // 21: muster.v1.NodeDescription
-	(*v1.TaskStatus)(nil),         // 22: muster.v1.TaskStatus
-	(*v1.TaskTime)(nil),           // 23: muster.v1.TaskTime
-	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
-	(*v1.NodeSpec)(nil),           // 25: muster.v1.NodeSpec
-	(*v1.TaskSpec)(nil),           // 26: muster.v1.TaskSpec
-	(v1.TaskState)(0),             // 27: muster.v1.TaskState
-	(*v1.PortConfig)(nil),         // 28: muster.v1.PortConfig
-	(*v1.LogOptions)(nil),         // 29: muster.v1.LogOptions
-	(*v1.LogMessage)(nil),         // 30: muster.v1.LogMessage
+	(*HeartbeatAck)(nil),          // 10: muster.dispatcher.v1.HeartbeatAck
+	(*Redirect)(nil),              // 11: muster.dispatcher.v1.Redirect
+	(*Assignments)(nil),           // 12: muster.dispatcher.v1.Assignments
+	(*AssignedSpec)(nil),          // 13: muster.dispatcher.v1.AssignedSpec
+	(*AssignedTask)(nil),          // 14: muster.dispatcher.v1.AssignedTask
+	(*StatusAck)(nil),             // 15: muster.dispatcher.v1.StatusAck
+	(*LogRequest)(nil),            // 16: muster.dispatcher.v1.LogRequest
+	(*LogCancel)(nil),             // 17: muster.dispatcher.v1.LogCancel
+	(*LogData)(nil),               // 18: muster.dispatcher.v1.LogData
+	(*SubscribeLogsRequest)(nil),  // 19: muster.dispatcher.v1.SubscribeLogsRequest
+	(*SubscribeLogsResponse)(nil), // 20: muster.dispatcher.v1.SubscribeLogsResponse
+	nil,                           // 21: muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
+	(*v1.NodeDescription)(nil),    // 22: muster.v1.NodeDescription
+	(*v1.TaskStatus)(nil),         // 23: muster.v1.TaskStatus
+	(*v1.TaskTime)(nil),           // 24: muster.v1.TaskTime
+	(*durationpb.Duration)(nil),   // 25: google.protobuf.Duration
+	(*v1.NodeSpec)(nil),           // 26: muster.v1.NodeSpec
+	(*v1.TaskSpec)(nil),           // 27: muster.v1.TaskSpec
+	(v1.TaskState)(0),             // 28: muster.v1.TaskState
+	(*v1.PortConfig)(nil),         // 29: muster.v1.PortConfig
+	(*v1.LogOptions)(nil),         // 30: muster.v1.LogOptions
+	(*v1.LogMessage)(nil),         // 31: muster.v1.LogMessage
 }
 var file_muster_dispatcher_v1_dispatcher_proto_depIdxs = []int32{
 	2,  // 0: muster.dispatcher.v1.SessionRequest.hello:type_name -> muster.dispatcher.v1.Hello
 	3,  // 1: muster.dispatcher.v1.SessionRequest.heartbeat:type_name -> muster.dispatcher.v1.Heartbeat
 	4,  // 2: muster.dispatcher.v1.SessionRequest.status_report:type_name -> muster.dispatcher.v1.StatusReport
-	21, // 3: muster.dispatcher.v1.SessionRequest.description:type_name -> muster.v1.NodeDescription
-	17, // 4: muster.dispatcher.v1.SessionRequest.log_data:type_name -> muster.dispatcher.v1.LogData
+	22, // 3: muster.dispatcher.v1.SessionRequest.description:type_name -> muster.v1.NodeDescription
+	18, // 4: muster.dispatcher.v1.SessionRequest.log_data:type_name -> muster.dispatcher.v1.LogData
 	6,  // 5: muster.dispatcher.v1.SessionRequest.goodbye:type_name -> muster.dispatcher.v1.Goodbye
-	21, // 6: muster.dispatcher.v1.Hello.description:type_name -> muster.v1.NodeDescription
+	22, // 6: muster.dispatcher.v1.Hello.description:type_name -> muster.v1.NodeDescription
 	5,  // 7: muster.dispatcher.v1.StatusReport.statuses:type_name -> muster.dispatcher.v1.ReportedStatus
-	22, // 8: muster.dispatcher.v1.ReportedStatus.status:type_name -> muster.v1.TaskStatus
-	23, // 9: muster.dispatcher.v1.ReportedStatus.times:type_name -> muster.v1.TaskTime
+	23, // 8: muster.dispatcher.v1.ReportedStatus.status:type_name -> muster.v1.TaskStatus
+	24, // 9: muster.dispatcher.v1.ReportedStatus.times:type_name -> muster.v1.TaskTime
 	9,  // 10: muster.dispatcher.v1.SessionResponse.welcome:type_name -> muster.dispatcher.v1.Welcome
-	10, // 11: muster.dispatcher.v1.SessionResponse.redirect:type_name -> muster.dispatcher.v1.Redirect
-	11, // 12: muster.dispatcher.v1.SessionResponse.assignments:type_name -> muster.dispatcher.v1.Assignments
-	14, // 13: muster.dispatcher.v1.SessionResponse.status_ack:type_name -> muster.dispatcher.v1.StatusAck
-	15, // 14: muster.dispatcher.v1.SessionResponse.log_request:type_name -> muster.dispatcher.v1.LogRequest
-	16, // 15: muster.dispatcher.v1.SessionResponse.log_cancel:type_name -> muster.dispatcher.v1.LogCancel
-	0,  // 16: muster.dispatcher.v1.Refusal.reason:type_name -> muster.dispatcher.v1.Refusal.Reason
-	24, // 17: muster.dispatcher.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
-	25, // 18: muster.dispatcher.v1.Welcome.node:type_name -> muster.v1.NodeSpec
-	12, // 19: muster.dispatcher.v1.Assignments.specs:type_name -> muster.dispatcher.v1.AssignedSpec
-	13, // 20: muster.dispatcher.v1.Assignments.tasks:type_name -> muster.dispatcher.v1.AssignedTask
-	26, // 21: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
-	27, // 22: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
-	20, // 23: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
-	28, // 24: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
-	27, // 25: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
-	29, // 26: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
-	30, // 27: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
-	29, // 28: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
-	30, // 29: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
-	1,  // 30: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
-	18, // 31: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
-	7,  // 32: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
-	19, // 33: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
-	32, // [32:34] is the sub-list for method output_type
-	30, // [30:32] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	11, // 11: muster.dispatcher.v1.SessionResponse.redirect:type_name -> muster.dispatcher.v1.Redirect
+	12, // 12: muster.dispatcher.v1.SessionResponse.assignments:type_name -> muster.dispatcher.v1.Assignments
+	15, // 13: muster.dispatcher.v1.SessionResponse.status_ack:type_name -> muster.dispatcher.v1.StatusAck
+	16, // 14: muster.dispatcher.v1.SessionResponse.log_request:type_name -> muster.dispatcher.v1.LogRequest
+	17, // 15: muster.dispatcher.v1.SessionResponse.log_cancel:type_name -> muster.dispatcher.v1.LogCancel
+	10, // 16: muster.dispatcher.v1.SessionResponse.heartbeat_ack:type_name -> muster.dispatcher.v1.HeartbeatAck
+	0,  // 17: muster.dispatcher.v1.Refusal.reason:type_name -> muster.dispatcher.v1.Refusal.Reason
+	25, // 18: muster.dispatcher.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
+	26, // 19: muster.dispatcher.v1.Welcome.node:type_name -> muster.v1.NodeSpec
+	13, // 20: muster.dispatcher.v1.Assignments.specs:type_name -> muster.dispatcher.v1.AssignedSpec
+	14, // 21: muster.dispatcher.v1.Assignments.tasks:type_name -> muster.dispatcher.v1.AssignedTask
+	27, // 22: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
+	28, // 23: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
+	21, // 24: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
+	29, // 25: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
+	28, // 26: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
+	30, // 27: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
+	31, // 28: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
+	30, // 29: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
+	31, // 30: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
+	1,  // 31: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
+	19, // 32: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
+	7,  // 33: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
+	20, // 34: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
+	33, // [33:35] is the sub-list for method output_type
+	31, // [31:33] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_muster_dispatcher_v1_dispatcher_proto_init() }
@@ -1611,6 +1678,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_init() {
 		(*SessionResponse_StatusAck)(nil),
 		(*SessionResponse_LogRequest)(nil),
 		(*SessionResponse_LogCancel)(nil),
+		(*SessionResponse_HeartbeatAck)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1618,7 +1686,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_dispatcher_v1_dispatcher_proto_rawDesc), len(file_muster_dispatcher_v1_dispatcher_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
