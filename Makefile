@@ -9,6 +9,9 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X github.com/musterhq/muster/plugin
 BUF           := github.com/bufbuild/buf/cmd/buf@v1.73.0
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
+# Modules of their own; ./... of this one leaves them out.
+MODULES = $(patsubst %/go.mod,%,$(shell git ls-files '*/go.mod' ':!tools'))
+
 export PATH := $(TOOLS):$(BIN):$(PATH)
 
 .PHONY: help
@@ -41,6 +44,8 @@ image: ## build the container images into bin/image and the Docker Engine (TAG, 
 .PHONY: lint
 lint: $(TOOLS)/buf $(TOOLS)/golangci-lint ## check code (mistakes, format), who imports whom, and the contract's style
 	golangci-lint run ./...
+	@# Modules of their own, which ./... leaves out.
+	@for mod in $(MODULES); do echo "cd $$mod && golangci-lint run ./..."; (cd $$mod && golangci-lint run ./...) || exit 1; done
 	@# Uncached: it runs go list, and the cache does not know what that reads.
 	go test -count=1 ./test/imports
 	buf lint
@@ -57,7 +62,7 @@ generate-check: $(TOOLS)/buf $(TOOLS)/protoc-gen-go ## fail if generated code is
 .PHONY: breaking
 breaking: $(TOOLS)/buf ## fail if the contract breaks what api/contract.binpb promises, REST paths included
 	buf breaking api --against api/contract.binpb
-	go test ./api
+	cd api && go test .
 
 .PHONY: contract-accept
 contract-accept: $(TOOLS)/buf ## promise the contract as it is: write api/contract.binpb

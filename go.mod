@@ -19,6 +19,8 @@ require (
 	github.com/knadh/koanf/parsers/yaml v1.1.1
 	github.com/knadh/koanf/providers/file v1.2.1
 	github.com/knadh/koanf/v2 v2.4.1
+	github.com/musterhq/muster/api v0.0.0
+	github.com/musterhq/muster/plugins/sdk v0.0.0
 	github.com/prometheus/client_golang v1.25.0
 	github.com/prometheus/client_model v0.6.3
 	github.com/prometheus/common v0.72.0
@@ -108,4 +110,11 @@ require (
 	golang.org/x/net v0.61.0 // indirect
 	golang.org/x/time v0.16.0 // indirect
 	gotest.tools/v3 v3.5.2 // indirect
+)
+
+// The contract and the SDK are modules of their own for others; here they are
+// what lies in the tree. See docs/development.md.
+replace (
+	github.com/musterhq/muster/api => ./api
+	github.com/musterhq/muster/plugins/sdk => ./plugins/sdk
 )

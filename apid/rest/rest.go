@@ -23,8 +23,8 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	gateway "github.com/musterhq/muster/api/muster/v1/gateway"
 	"github.com/musterhq/muster/api/openapi"
+	gateway "github.com/musterhq/muster/apid/gateway"
 )
 
 // maxBody bounds the body of a request: more than any spec that passes

@@ -25,7 +25,7 @@ import (
 	"github.com/musterhq/muster/plugins/docker"
 	"github.com/musterhq/muster/plugins/executortest"
 	"github.com/musterhq/muster/plugins/sdk"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 func TestMain(m *testing.M) {

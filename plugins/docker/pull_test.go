@@ -21,7 +21,7 @@ import (
 	"github.com/docker/docker/api/types/registry"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 // registryServer is a registry that serves one image to those who know its

@@ -13,7 +13,7 @@ import (
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 // tryLogs returns all lines.

@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 func (s *suite) describe() {

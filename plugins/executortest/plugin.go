@@ -14,8 +14,9 @@ import (
 	"github.com/hashicorp/go-plugin"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
+	"github.com/musterhq/muster/plugins/handshake"
 	"github.com/musterhq/muster/plugins/sdk"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 // Main makes a test program serve its executor too: it is its own plugin. With
@@ -132,8 +133,8 @@ func (p *Plugin) start() {
 	defer p.mu.Unlock()
 	cmd := p.cmd()
 	p.client = plugin.NewClient(&plugin.ClientConfig{
-		HandshakeConfig:  wire.Handshake(),
-		VersionedPlugins: wire.Versions(nil),
+		HandshakeConfig:  handshake.Config(),
+		VersionedPlugins: handshake.Versions(nil),
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		Cmd:              cmd,
 		AutoMTLS:         true,
@@ -146,7 +147,7 @@ func (p *Plugin) start() {
 		p.t.Fatalf("start the executor: %v", err)
 	}
 	p.process = cmd.Process
-	if p.service, err = wire.Dispense(protocol); err != nil {
+	if p.service, err = handshake.Dispense(protocol); err != nil {
 		p.t.Fatal(err)
 	}
 }

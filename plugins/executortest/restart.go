@@ -7,7 +7,7 @@ import (
 	"time"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 func (s *suite) restartBetweenCalls() {

@@ -18,7 +18,7 @@ import (
 	"github.com/musterhq/muster/plugins/executortest"
 	"github.com/musterhq/muster/plugins/null"
 	"github.com/musterhq/muster/plugins/sdk"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 func TestMain(m *testing.M) {

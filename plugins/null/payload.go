@@ -8,6 +8,7 @@ import (
 	"github.com/google/jsonschema-go/jsonschema"
 
 	"github.com/musterhq/muster/plugins/sdk"
+	"github.com/musterhq/muster/plugins/sdk/schema"
 )
 
 // Payload is a null task's script. The zero payload is prepared and started at
@@ -53,10 +54,10 @@ func calls() []any {
 }
 
 func payloadSchema() string {
-	return sdk.Schema[Payload](func(schema *jsonschema.Schema) {
-		schema.Properties["exitPluginAt"].Enum = calls()
-		schema.Properties["hangAt"].Enum = calls()
-		schema.Properties["blame"].Enum = []any{blameNode, blameSpec}
+	return schema.Of[Payload](func(s *jsonschema.Schema) {
+		s.Properties["exitPluginAt"].Enum = calls()
+		s.Properties["hangAt"].Enum = calls()
+		s.Properties["blame"].Enum = []any{blameNode, blameSpec}
 	})
 }
 

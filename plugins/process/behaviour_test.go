@@ -22,7 +22,7 @@ import (
 	"github.com/musterhq/muster/plugins/process"
 	"github.com/musterhq/muster/plugins/process/internal/proc"
 	"github.com/musterhq/muster/plugins/sdk"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 // bench is an executor in this process, and one task of it.

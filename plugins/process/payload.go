@@ -21,6 +21,7 @@ import (
 	"github.com/musterhq/muster/plugins/process/internal/cgroup"
 	"github.com/musterhq/muster/plugins/process/internal/taskdir"
 	"github.com/musterhq/muster/plugins/sdk"
+	"github.com/musterhq/muster/plugins/sdk/schema"
 )
 
 // Payload is what a spec says of a process: a command, or a line for the shell.
@@ -44,8 +45,8 @@ const (
 )
 
 func payloadSchema() string {
-	return sdk.Schema[Payload](func(schema *jsonschema.Schema) {
-		property := schema.Properties
+	return schema.Of[Payload](func(s *jsonschema.Schema) {
+		property := s.Properties
 		// Null would do as an array for Go, but not for a user.
 		for _, name := range []string{"command", "args", "env"} {
 			property[name].Types, property[name].Type = nil, "array"
@@ -54,7 +55,7 @@ func payloadSchema() string {
 		property["shell"].MinLength = new(1)
 		property["env"].Items.Pattern = envPattern
 		property["dir"].Pattern = "^/"
-		schema.OneOf = []*jsonschema.Schema{{Required: []string{"command"}}, {Required: []string{"shell"}}}
+		s.OneOf = []*jsonschema.Schema{{Required: []string{"command"}}, {Required: []string{"shell"}}}
 	})
 }
 

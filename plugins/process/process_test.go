@@ -19,7 +19,7 @@ import (
 	"github.com/musterhq/muster/plugins/process"
 	"github.com/musterhq/muster/plugins/process/internal/proc"
 	"github.com/musterhq/muster/plugins/sdk"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 func TestMain(m *testing.M) {

@@ -7,7 +7,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 // Temporary says that nothing is lost and the call should be made again, not

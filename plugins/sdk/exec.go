@@ -12,7 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 // TerminalSize is in characters.

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/jsonschema-go/jsonschema"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
@@ -36,35 +35,6 @@ func (d *Duration) UnmarshalJSON(raw []byte) error {
 // MarshalText writes a Duration.
 func (d Duration) MarshalText() ([]byte, error) {
 	return []byte(time.Duration(d).String()), nil
-}
-
-// durationPattern matches what UnmarshalJSON reads.
-const durationPattern = `^(0|([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))+$`
-
-// Schema derives the JSON Schema of a payload from the struct that Decode reads
-// it into. Field names are those of the "json" tags; a field without omitempty
-// or omitzero is required; a "jsonschema" tag is the field's description. What
-// the struct cannot say (a pattern, a smallest value) an edit adds, which may
-// be nil. It panics if the type cannot be a payload, for that is a mistake in
-// the program and shows at the first start.
-func Schema[T any](edit func(*jsonschema.Schema)) string {
-	schema, err := jsonschema.For[T](&jsonschema.ForOptions{
-		TypeSchemas: map[reflect.Type]*jsonschema.Schema{
-			reflect.TypeFor[Duration](): {Type: "string", Pattern: durationPattern},
-		},
-	})
-	if err != nil {
-		panic(fmt.Errorf("derive the schema of a payload: %w", err))
-	}
-	schema.Schema = "https://json-schema.org/draft/2020-12/schema"
-	if edit != nil {
-		edit(schema)
-	}
-	text, err := json.Marshal(schema)
-	if err != nil {
-		panic(fmt.Errorf("encode the schema of a payload: %w", err))
-	}
-	return string(text)
 }
 
 // Decode reads the payload of a task's generic runtime into a T. An unknown

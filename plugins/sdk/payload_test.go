@@ -13,7 +13,8 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/plugins/sdk"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/schema"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 // payload has a field of each kind that a payload may have.
@@ -101,14 +102,14 @@ func TestDecodeNamesTheWrongField(t *testing.T) {
 // resolve compiles the schema of the test's payload.
 func resolve(t testing.TB) *jsonschema.Resolved {
 	t.Helper()
-	var schema jsonschema.Schema
-	text := sdk.Schema[payload](func(s *jsonschema.Schema) {
+	var parsed jsonschema.Schema
+	text := schema.Of[payload](func(s *jsonschema.Schema) {
 		s.Properties["command"].MinItems = new(1)
 	})
-	if err := json.Unmarshal([]byte(text), &schema); err != nil {
+	if err := json.Unmarshal([]byte(text), &parsed); err != nil {
 		t.Fatal(err)
 	}
-	resolved, err := schema.Resolve(nil)
+	resolved, err := parsed.Resolve(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +118,7 @@ func resolve(t testing.TB) *jsonschema.Resolved {
 
 func TestSchemaAndDecodeAgree(t *testing.T) {
 	t.Parallel()
-	schema := resolve(t)
+	resolved := resolve(t)
 	for text, good := range map[string]bool{
 		`{"command":["x"]}`:                             true,
 		`{"command":["x"],"grace":"1.5h2ms","count":7}`: true,
@@ -134,7 +135,7 @@ func TestSchemaAndDecodeAgree(t *testing.T) {
 		if err := json.Unmarshal([]byte(text), &value); err != nil {
 			t.Fatal(err)
 		}
-		if err := schema.Validate(value); (err == nil) != good {
+		if err := resolved.Validate(value); (err == nil) != good {
 			t.Errorf("schema of %s says %v, want good = %t", text, err, good)
 		}
 	}
@@ -146,7 +147,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"command":["x"],"grace":"1s"}`))
 	f.Add([]byte(`{"command":null,"env":{"a":null},"count":1e3}`))
 	f.Add([]byte(`{"mounts":[{"source":"/x","more":[[{}]]}],"grace":{}}`))
-	schema := resolve(f)
+	resolved := resolve(f)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		fields := &structpb.Struct{}
 		if err := fields.UnmarshalJSON(raw); err != nil {
@@ -163,7 +164,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		// 16-bit overflow by way of a float like 1e300 is refused by both, and
 		// a duration beyond 290 years only by Decode.
-		if schema.Validate(fields.AsMap()) == nil && fault.Field != "grace" {
+		if resolved.Validate(fields.AsMap()) == nil && fault.Field != "grace" {
 			t.Errorf("the schema takes %s, Decode says %v", raw, err)
 		}
 	})

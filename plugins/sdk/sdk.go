@@ -29,8 +29,9 @@
 // return NotFound; if those return it too, that counts as success.
 //
 // A task of a generic runtime carries a payload. [Decode] reads it into a
-// struct, strictly, and [Schema] derives from the same struct the JSON Schema
-// that Describe returns, against which specs are checked when users submit them.
+// struct, strictly, and package schema beside this one derives from the same
+// struct the JSON Schema that Describe returns, against which specs are checked
+// when users submit them.
 //
 // What an executor writes to standard error becomes the worker's log; lines of
 // JSON with the keys "@level" and "@message" keep their level and fields.

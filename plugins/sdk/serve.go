@@ -2,21 +2,21 @@ package sdk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 // Serve serves an executor to the worker that started this process. It is all
@@ -32,24 +32,15 @@ func Serve(executor Executor) {
 	if err := watchHost(os.Stdout, func() { os.Exit(0) }); err != nil {
 		fmt.Fprintf(os.Stderr, "this executor will outlive its worker: %v\n", err)
 	}
-	plugin.Serve(&plugin.ServeConfig{
-		HandshakeConfig:  wire.Handshake(),
-		VersionedPlugins: wire.Versions(NewServer(executor)),
-		Logger: hclog.New(&hclog.LoggerOptions{
-			Name:       "plugin",
-			Level:      hclog.Warn,
-			Output:     os.Stderr,
-			JSONFormat: true,
-		}),
-		GRPCServer: func(options []grpc.ServerOption) *grpc.Server {
-			return grpc.NewServer(append(options,
-				grpc.UnaryInterceptor(recoverUnary), grpc.StreamInterceptor(recoverStream))...)
-		},
-	})
+	// Ctrl-C in the terminal of both is for the worker, which ends its executors.
+	signal.Ignore(os.Interrupt)
+	err := serve(NewServer(executor))
 	if closer, ok := executor.(io.Closer); ok {
-		if err := closer.Close(); err != nil {
-			fmt.Fprintf(os.Stderr, "close the executor: %v\n", err)
-		}
+		err = errors.Join(err, closer.Close())
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "the executor ends: %v\n", err)
+		os.Exit(1)
 	}
 }
 

@@ -14,9 +14,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
-	"github.com/musterhq/muster/plugins/executortest"
 	"github.com/musterhq/muster/plugins/sdk"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 // plain is the least that an executor can be. Each of its calls ends as its
@@ -74,9 +73,11 @@ func TestMain(m *testing.M) {
 		sdk.Serve(&able{})
 		return
 	}
-	os.Exit(executortest.Main(m, func() (sdk.Executor, error) {
-		return &able{plain{panic: os.Getenv(panicking) != ""}}, nil
-	}))
+	if os.Getenv(wire.CookieKey) == wire.CookieValue {
+		sdk.Serve(&able{plain{panic: os.Getenv(panicking) != ""}})
+		return
+	}
+	os.Exit(m.Run())
 }
 
 func TestAbilitiesBecomeCapabilities(t *testing.T) {
@@ -183,17 +184,17 @@ func TestTheGracePeriodMayBeAbsent(t *testing.T) {
 // A panic is the end of one call and not of the process.
 func TestAPanicIsAnError(t *testing.T) {
 	t.Parallel()
-	plugin := executortest.StartPlugin(t, panicking+"=1")
-	_, err := plugin.Service().Start(t.Context(), &executorv1.StartRequest{Task: &sdk.Task{Id: "t"}})
+	service := executorv1.NewExecutorServiceClient(host(t, panicking+"=1").conn)
+	_, err := service.Start(t.Context(), &executorv1.StartRequest{Task: &sdk.Task{Id: "t"}})
 	var e *wire.Error
 	if !errors.As(wire.FromStatus(err), &e) || e.Temporary || e.Code != codes.Internal || !strings.Contains(e.Error(), "something is wrong") {
 		t.Errorf("Start that panics = %#v", e)
 	}
-	_, err = plugin.Service().Wait(t.Context(), &executorv1.WaitRequest{TaskId: "t"})
+	_, err = service.Wait(t.Context(), &executorv1.WaitRequest{TaskId: "t"})
 	if !errors.As(wire.FromStatus(err), &e) || !e.Temporary {
 		t.Errorf("Wait that panics = %#v, want a temporary error", e)
 	}
-	if _, err := plugin.Service().Describe(t.Context(), &executorv1.DescribeRequest{}); err != nil {
+	if _, err := service.Describe(t.Context(), &executorv1.DescribeRequest{}); err != nil {
 		t.Errorf("Describe after the panics: %v", err)
 	}
 }

@@ -12,9 +12,10 @@ import (
 	"github.com/hashicorp/go-plugin"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/plugins/handshake"
 	"github.com/musterhq/muster/plugins/null"
 	"github.com/musterhq/muster/plugins/sdk"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 // pluginRole is the first argument that makes the test program a plugin.
@@ -28,8 +29,8 @@ func bePlugin(how string) {
 		os.Exit(7)
 	case "newer":
 		plugin.Serve(&plugin.ServeConfig{
-			HandshakeConfig:  wire.Handshake(),
-			VersionedPlugins: map[int]plugin.PluginSet{wire.ProtocolVersion + 1: wire.Versions(nil)[wire.ProtocolVersion]},
+			HandshakeConfig:  handshake.Config(),
+			VersionedPlugins: map[int]plugin.PluginSet{wire.ProtocolVersion + 1: handshake.Versions(nil)[wire.ProtocolVersion]},
 			GRPCServer:       plugin.DefaultGRPCServer,
 		})
 	case "sluggish", "dying":

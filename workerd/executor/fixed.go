@@ -9,7 +9,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 // Fixed is a set of executors that live in this process and never change.

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/executor"
 )
 

@@ -26,7 +26,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/executor"
 )
 

@@ -19,7 +19,7 @@ import (
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/pluginhost"
 )

@@ -17,7 +17,8 @@ import (
 	"go.uber.org/zap"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/handshake"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 // stopTimeout is how long a plugin may take to end when it is asked to.
@@ -71,8 +72,8 @@ func (p *plugin) launch(ctx context.Context) (*instance, error) {
 // newClient returns go-plugin's side of a process that is not yet started.
 func newClient(process *process, out io.Writer, limit time.Duration, sockets string) *goplugin.Client {
 	return goplugin.NewClient(&goplugin.ClientConfig{
-		HandshakeConfig:  wire.Handshake(),
-		VersionedPlugins: wire.Versions(nil),
+		HandshakeConfig:  handshake.Config(),
+		VersionedPlugins: handshake.Versions(nil),
 		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
 		AutoMTLS:         true,
 		SkipHostEnv:      true,
@@ -118,7 +119,7 @@ func (i *instance) connect(ctx context.Context, limit time.Duration) error {
 	go func() {
 		client, err := i.client.Client()
 		if err == nil {
-			i.service, err = wire.Dispense(client)
+			i.service, err = handshake.Dispense(client)
 		}
 		done <- err
 	}()

@@ -16,9 +16,10 @@ import (
 	"google.golang.org/grpc"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
+	"github.com/musterhq/muster/plugins/handshake"
 	"github.com/musterhq/muster/plugins/null"
 	"github.com/musterhq/muster/plugins/sdk"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 // role is the first argument that makes the test binary a plugin.
@@ -57,14 +58,14 @@ func bePlugin(how string) {
 		time.Sleep(time.Hour)
 	case "newer":
 		plugin.Serve(&plugin.ServeConfig{
-			HandshakeConfig:  wire.Handshake(),
-			VersionedPlugins: map[int]plugin.PluginSet{wire.ProtocolVersion + 1: wire.Versions(&mute{})[wire.ProtocolVersion]},
+			HandshakeConfig:  handshake.Config(),
+			VersionedPlugins: map[int]plugin.PluginSet{wire.ProtocolVersion + 1: handshake.Versions(&mute{})[wire.ProtocolVersion]},
 			GRPCServer:       plugin.DefaultGRPCServer,
 		})
 	case "mute":
 		plugin.Serve(&plugin.ServeConfig{
-			HandshakeConfig:  wire.Handshake(),
-			VersionedPlugins: wire.Versions(&mute{}),
+			HandshakeConfig:  handshake.Config(),
+			VersionedPlugins: handshake.Versions(&mute{}),
 			GRPCServer:       func(o []grpc.ServerOption) *grpc.Server { return grpc.NewServer(o...) },
 		})
 	case "leaves-child":

@@ -6,7 +6,7 @@ import (
 	"go.uber.org/zap"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
 

@@ -18,7 +18,7 @@ import (
 	"pgregory.net/rapid"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
-	"github.com/musterhq/muster/plugins/wire"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 // seen is what a worker makes of an error.

@@ -1,0 +1,25 @@
+// Package wire is what both sides of the executor contract agree on beneath
+// the protocol itself: the names by which a worker and an executor find each
+// other, and how an error keeps its meaning on the way from the one to the
+// other.
+//
+// The worker imports it for its side, the plugin SDK for the executor's. It
+// knows nothing of tasks and keeps no state.
+package wire
+
+const (
+	// ProtocolVersion is the newest version of the executor contract that
+	// this package speaks. The handshake settles on the highest version that
+	// both sides know.
+	ProtocolVersion = 1
+	// CookieKey is the environment variable that tells an executor that a
+	// worker started it. It is a courtesy to people who start an executor by
+	// hand, and no secret.
+	CookieKey = "MUSTER_EXECUTOR"
+	// CookieValue is what the variable holds.
+	CookieValue = "d1f7c2f0-muster-executor"
+	// StateDirKey is the environment variable in which a worker names a
+	// directory that is the executor's own and outlives its process. The
+	// worker makes the directory, and never looks into it.
+	StateDirKey = "MUSTER_STATE_DIR"
+)
