@@ -9,6 +9,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 func BenchmarkCreateService(b *testing.B) {
@@ -64,7 +65,7 @@ func (c *cluster) services(n int) {
 }
 
 func (a *api) waitForServices(n uint64) {
-	eventually(a.t, "services are there", func() bool {
+	testwait.True(a.t, "services are there", func() bool {
 		c, err := a.GetCluster(a.t.Context(), &musterv1.GetClusterRequest{})
 		return err == nil && c.Cluster.Status.Services == n && c.Cluster.Status.Tasks == 10*n
 	})

@@ -310,22 +310,6 @@ func (a *api) get(ref string) *musterv1.Service {
 	return resp.Service
 }
 
-// eventually waits until cond holds. It is the one place that looks again and
-// again, for what another replica does.
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	deadline := time.After(10 * time.Second)
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !cond() {
-		select {
-		case <-deadline:
-			t.Fatalf("never came true: %s", what)
-		case <-tick.C:
-		}
-	}
-}
-
 // wantCode checks an error's code, and which fields it names.
 func wantCode(t testing.TB, err error, code codes.Code, fields ...string) {
 	t.Helper()

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 // TestReplicaThatLags has a replica change services that it has not heard of: it
@@ -15,7 +16,7 @@ func TestReplicaThatLags(t *testing.T) {
 	lags, other := c.apid(), c.apid()
 	lags.create(webSpec("known"))
 	// From here on each replica knows what it has done itself.
-	eventually(t, "the other replica knows of the service", func() bool {
+	testwait.True(t, "the other replica knows of the service", func() bool {
 		resp, err := other.ListServices(t.Context(), &musterv1.ListServicesRequest{})
 		return err == nil && len(resp.Services) == 1
 	})
@@ -57,14 +58,14 @@ func TestChangeBackAtAReplicaThatLags(t *testing.T) {
 		}
 	}
 	scale(lags, 3)
-	eventually(t, "the other replica knows of the service", func() bool {
+	testwait.True(t, "the other replica knows of the service", func() bool {
 		resp, err := other.ListServices(t.Context(), &musterv1.ListServicesRequest{})
 		return err == nil && len(resp.Services) == 1
 	})
 	c.away.deaf.Store(true)
 	scale(other, 5)
 	scale(lags, 3)
-	eventually(t, "the service has 3 replicas", func() bool {
+	testwait.True(t, "the service has 3 replicas", func() bool {
 		e, ok := c.tables.Services.Get(c.store.Snapshot(), made.Id)
 		return ok && e.Value.Spec.GetReplicated().GetReplicas() == 3
 	})

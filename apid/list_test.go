@@ -13,6 +13,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 func TestListServicesFiltersAndPages(t *testing.T) {
@@ -142,7 +143,7 @@ func TestResolution(t *testing.T) {
 			c.tables.Names.Put(tx, state.NameKey("service", names[i]), &recordv1.Name{Id: id})
 		}
 	})
-	eventually(t, "services are there", func() bool {
+	testwait.True(t, "services are there", func() bool {
 		l, err := a.ListServices(t.Context(), &musterv1.ListServicesRequest{})
 		return err == nil && len(l.Services) == 3
 	})
@@ -171,7 +172,7 @@ func TestTasks(t *testing.T) {
 	t3 := c.task(db, 1, func(r *recordv1.Task) { r.SpecDigest = []byte("old"); r.DesiredState = musterv1.TaskState_SHUTDOWN })
 	c.assign(web, 1, t1, "n1", runningStatus())
 	c.assign(db, 1, t3, "n2", &recordv1.Status{State: musterv1.TaskState_FAILED, At: 7000, Error: "exit 1", Runtime: &musterv1.RuntimeStatus{ExitCode: 1}})
-	eventually(t, "tasks are there", func() bool {
+	testwait.True(t, "tasks are there", func() bool {
 		l, err := a.ListTasks(t.Context(), &musterv1.ListTasksRequest{States: []musterv1.TaskState{musterv1.TaskState_RUNNING, musterv1.TaskState_FAILED}})
 		return err == nil && len(l.Tasks) == 2
 	})
@@ -261,7 +262,7 @@ func TestNodes(t *testing.T) {
 		}
 		return resp.Node
 	}
-	eventually(t, "the node has a task", func() bool { return get("alpha").GetTaskCount() == 1 })
+	testwait.True(t, "the node has a task", func() bool { return get("alpha").GetTaskCount() == 1 })
 	n := get("ALPHA")
 	if n.Id != "n1" || n.Meta.Version != 0 || n.Spec.Availability != musterv1.NodeSpec_ACTIVE || n.Spec.Role != musterv1.NodeSpec_WORKER || n.Reserved.NanoCpus != 10 {
 		t.Errorf("node: %v", n)
@@ -338,7 +339,7 @@ func TestCluster(t *testing.T) {
 		}
 		return resp.Cluster
 	}
-	eventually(t, "both replicas are listed", func() bool {
+	testwait.True(t, "both replicas are listed", func() bool {
 		st := get(b).Status
 		return st.Services == 1 && st.ReadyNodes == 1 && len(st.Daemons) == 2 && st.Daemons[0].Daemon == "apid"
 	})
@@ -368,13 +369,13 @@ func TestSpecsOfOthersAreRefusedUntilTheirExecutorIsKnown(t *testing.T) {
 	}
 	wantCode(t, create(), codes.FailedPrecondition, "spec.task.generic.kind")
 	c.node("n1", "alpha", &musterv1.ExecutorDescription{Name: "null", Kinds: []string{"null"}})
-	eventually(t, "the node is known", func() bool {
+	testwait.True(t, "the node is known", func() bool {
 		l, err := a.ListNodes(t.Context(), &musterv1.ListNodesRequest{})
 		return err == nil && len(l.Nodes) == 1
 	})
 	wantCode(t, create(), codes.InvalidArgument, "spec.task.generic.kind")
 	c.node("n2", "beta", &musterv1.ExecutorDescription{Name: "wasm", Kinds: []string{"wasm"}, PayloadSchema: `{"required":["module"]}`})
-	eventually(t, "both nodes are known", func() bool {
+	testwait.True(t, "both nodes are known", func() bool {
 		l, err := a.ListNodes(t.Context(), &musterv1.ListNodesRequest{})
 		return err == nil && len(l.Nodes) == 2
 	})

@@ -21,6 +21,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/shards"
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 // broker is a dispatcher as far as logs go: each task has written some lines,
@@ -102,7 +103,7 @@ func (c *cluster) dispatcher(b *broker) {
 	c.background("dispatcher shards", func(ctx context.Context) error {
 		return manager.Run(ctx, func(ctx context.Context, _ int) error { <-ctx.Done(); return nil })
 	})
-	eventually(c.t, "all shards are owned", func() bool { return len(manager.Owned()) == 16 })
+	testwait.True(c.t, "all shards are owned", func() bool { return len(manager.Owned()) == 16 })
 }
 
 // serviceLogs reads lines until the stream ends or enough have come.
@@ -143,10 +144,10 @@ func TestServiceLogs(t *testing.T) {
 		ids = append(ids, id)
 	}
 	c.task(s, 5, nil) // has no node, and so no logs
-	eventually(t, "tasks run", func() bool { return a.get("web").Status.RunningTasks == 4 })
+	testwait.True(t, "tasks run", func() bool { return a.get("web").Status.RunningTasks == 4 })
 	// The directory may still be filling: until then there are warnings only.
 	var lines []*musterv1.LogMessage
-	eventually(t, "logs come", func() bool {
+	testwait.True(t, "logs come", func() bool {
 		var err error
 		if lines, err = a.serviceLogs(&musterv1.ServiceLogsRequest{Service: "web"}, 0); err != nil {
 			t.Fatal(err)
@@ -214,7 +215,7 @@ func TestFollowLogs(t *testing.T) {
 	s := a.create(webSpec("web"))
 	t1 := c.task(s, 1, nil)
 	c.assign(s, 1, t1, "n1", runningStatus())
-	eventually(t, "the task runs", func() bool { return a.get("web").Status.RunningTasks == 1 })
+	testwait.True(t, "the task runs", func() bool { return a.get("web").Status.RunningTasks == 1 })
 
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -262,7 +263,7 @@ func TestFollowLogs(t *testing.T) {
 	want(t1, "four")
 
 	cancel()
-	eventually(t, "all subscriptions end", func() bool {
+	testwait.True(t, "all subscriptions end", func() bool {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		return b.ended == len(b.subs)

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 const webJSON = `{"name":"web","replicated":{"replicas":3},"task":{"container":{"image":"nginx","env":["A=b"]}}}`
@@ -229,7 +230,7 @@ func TestRESTLogs(t *testing.T) {
 	c.assign(s, 1, id, "n1", runningStatus())
 	gone := c.task(s, 2, nil)
 	c.assign(s, 2, gone, "n9", runningStatus())
-	eventually(t, "tasks run", func() bool { return a.get("web").Status.RunningTasks == 2 })
+	testwait.True(t, "tasks run", func() bool { return a.get("web").Status.RunningTasks == 2 })
 	text := func(path, accept string) string {
 		resp, _ := a.stream(path, accept, "")
 		b, err := io.ReadAll(resp.Body)
@@ -238,7 +239,7 @@ func TestRESTLogs(t *testing.T) {
 		}
 		return string(b)
 	}
-	eventually(t, "logs come", func() bool { return strings.Contains(text("/v1/tasks/"+id+"/logs", "text/plain"), "line 1") })
+	testwait.True(t, "logs come", func() bool { return strings.Contains(text("/v1/tasks/"+id+"/logs", "text/plain"), "line 1") })
 	if got := text("/v1/tasks/"+id+"/logs", "text/plain"); got != "web.1@n1 | line 0\nweb.1@n1 | line 1\n" {
 		t.Errorf("text: %q", got)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/musterhq/muster/apid"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 func TestServiceLife(t *testing.T) {
@@ -169,7 +170,7 @@ func TestConcurrentUpdatesLoseNothing(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	eventually(t, "all labels are there", func() bool { return len(replicas[0].get(s.Id).Spec.Labels) == writers })
+	testwait.True(t, "all labels are there", func() bool { return len(replicas[0].get(s.Id).Spec.Labels) == writers })
 }
 
 func TestRegistryAuthIsWriteOnly(t *testing.T) {
@@ -188,7 +189,7 @@ func TestRegistryAuthIsWriteOnly(t *testing.T) {
 		e, _ := c.tables.Specs.Get(sn, state.SpecKey(rec.Value.GetTaskDigest()))
 		return e.Value.GetTask()
 	}
-	eventually(t, "it is stored", func() bool { return stored().GetContainer().GetPullOptions().GetRegistryAuth() == "c2VjcmV0" })
+	testwait.True(t, "it is stored", func() bool { return stored().GetContainer().GetPullOptions().GetRegistryAuth() == "c2VjcmV0" })
 
 	// What was read can be sent back, and changes nothing of the tasks.
 	back := proto.CloneOf(s.Spec)
@@ -202,7 +203,7 @@ func TestRegistryAuthIsWriteOnly(t *testing.T) {
 	if _, err = a.UpdateService(t.Context(), &musterv1.UpdateServiceRequest{Service: s.Id, Version: up.Service.Meta.Version, Spec: back}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the new image is stored", func() bool { return stored().GetContainer().GetImage() == "example.com/nginx" })
+	testwait.True(t, "the new image is stored", func() bool { return stored().GetContainer().GetImage() == "example.com/nginx" })
 	if auth := stored().GetContainer().GetPullOptions().GetRegistryAuth(); auth != "" {
 		t.Errorf("credential went to another registry: %q", auth)
 	}
@@ -257,7 +258,7 @@ func TestServiceStatus(t *testing.T) {
 		rec, _ := c.tables.Services.Get(tx, s.Id)
 		c.tables.Placements.Put(tx, state.PlacementKey(s.Id, rec.Value.GetTaskDigest()), &recordv1.Placement{Pending: 1, Reason: "no suitable node (x)"})
 	})
-	eventually(t, "one runs, one waits", func() bool {
+	testwait.True(t, "one runs, one waits", func() bool {
 		st := a.get("web").Status
 		return st.DesiredTasks == 2 && st.RunningTasks == 1 && st.PendingReason == "no suitable node (x)" && !st.Converged
 	})
@@ -270,7 +271,7 @@ func TestServiceStatus(t *testing.T) {
 		rec, _ := c.tables.Services.Get(tx, s.Id)
 		c.tables.Placements.Delete(tx, state.PlacementKey(s.Id, rec.Value.GetTaskDigest()))
 	})
-	eventually(t, "it converges", func() bool { st := a.get("web").Status; return st.Converged && st.PendingReason == "" })
+	testwait.True(t, "it converges", func() bool { st := a.get("web").Status; return st.Converged && st.PendingReason == "" })
 
 	// A new spec: what runs is of the former one.
 	next := proto.CloneOf(s.Spec)
@@ -284,7 +285,7 @@ func TestServiceStatus(t *testing.T) {
 	c.update(func(tx *store.Tx) {
 		c.tables.Nodes.Put(tx, "n1", &recordv1.Node{Spec: &musterv1.NodeSpec{Labels: map[string]string{"disk": "ssd"}}})
 	})
-	eventually(t, "the label is seen", func() bool {
+	testwait.True(t, "the label is seen", func() bool {
 		n, err := a.GetNode(t.Context(), &musterv1.GetNodeRequest{Node: "n1"})
 		return err == nil && n.Node.Spec.Labels["disk"] == "ssd"
 	})
@@ -305,7 +306,7 @@ func TestGlobalServiceStatus(t *testing.T) {
 	for _, n := range []string{"n1", "n2", "n3"} {
 		c.node(n, n)
 	}
-	eventually(t, "nodes are there", func() bool {
+	testwait.True(t, "nodes are there", func() bool {
 		l, err := a.ListNodes(t.Context(), &musterv1.ListNodesRequest{})
 		return err == nil && len(l.Nodes) == 3
 	})
@@ -320,9 +321,9 @@ func TestGlobalServiceStatus(t *testing.T) {
 		id := c.task(s, 0, func(r *recordv1.Task) { r.NodeId = n })
 		c.assign(s, 0, id, n, runningStatus())
 	}
-	eventually(t, "it converges", func() bool { return a.get("web").Status.Converged })
+	testwait.True(t, "it converges", func() bool { return a.get("web").Status.Converged })
 	c.node("n4", "n4")
-	eventually(t, "a new node wants a task", func() bool { st := a.get("web").Status; return st.DesiredTasks == 3 && !st.Converged })
+	testwait.True(t, "a new node wants a task", func() bool { st := a.get("web").Status; return st.DesiredTasks == 3 && !st.Converged })
 }
 
 func TestStoreAway(t *testing.T) {
@@ -340,7 +341,7 @@ func TestStoreAway(t *testing.T) {
 		t.Errorf("reads need the store: %v", got)
 	}
 	c.away.now.Store(false)
-	eventually(t, "the store is back", func() bool {
+	testwait.True(t, "the store is back", func() bool {
 		_, err := a.ScaleService(t.Context(), &musterv1.ScaleServiceRequest{Service: "web", Replicas: 2})
 		return err == nil
 	})

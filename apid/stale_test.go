@@ -14,6 +14,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid"
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 // TestStoreGone cuts a replica off from its store: what it knows it still tells, and
@@ -28,7 +29,7 @@ func TestStoreGone(t *testing.T) {
 		t.Errorf("an answer is marked with %q while the store is there", stale)
 	}
 	mend := c.faults.Cut()
-	eventually(t, "answers are marked", func() bool { s, stale := a.read(); return s == "web" && stale != "" })
+	testwait.True(t, "answers are marked", func() bool { s, stale := a.read(); return s == "web" && stale != "" })
 
 	for path, wants := range map[string]string{"/v1/services/web": "web", "/v1/watch": ""} {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -78,7 +79,7 @@ func TestStoreGone(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("a service asked for while the store came back: %v", err)
 	}
-	eventually(t, "answers are no longer marked", func() bool { _, stale := a.read(); return stale == "" })
+	testwait.True(t, "answers are no longer marked", func() bool { _, stale := a.read(); return stale == "" })
 	if _, err := a.GetService(t.Context(), &musterv1.GetServiceRequest{Service: "other"}); status.Code(err) != codes.NotFound {
 		t.Errorf("the service that was refused: %v, want that there is none", err)
 	}
@@ -113,7 +114,7 @@ func TestStartedWithoutStore(t *testing.T) {
 		t.Errorf("status = %v, %v", m, err)
 	}
 	mend()
-	eventually(t, "it has read everything", func() bool {
+	testwait.True(t, "it has read everything", func() bool {
 		_, err := a.ListServices(t.Context(), &musterv1.ListServicesRequest{})
 		return err == nil
 	})

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 // TestClusterStatus asks one of two replicas, in a cluster that has nothing else.
@@ -14,7 +15,7 @@ func TestClusterStatus(t *testing.T) {
 	a, b := c.apid(), c.apid()
 	c.node("n1", "host1")
 	var m *musterv1.GetClusterStatusResponse
-	eventually(t, "both replicas take part", func() bool {
+	testwait.True(t, "both replicas take part", func() bool {
 		var err error
 		if m, err = a.GetClusterStatus(t.Context(), &musterv1.GetClusterStatusRequest{}); err != nil {
 			t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"github.com/musterhq/muster/apid"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 func quickSweep(cfg *apid.Config) {
@@ -41,7 +42,7 @@ func TestSweepRemovesSpecsThatNothingUses(t *testing.T) {
 		}
 		s = up.Service
 		if i == 0 {
-			eventually(t, "the update is seen", func() bool {
+			testwait.True(t, "the update is seen", func() bool {
 				e, ok := c.tables.Services.Get(c.store.Snapshot(), s.Id)
 				return ok && e.Version == s.Meta.Version
 			})
@@ -49,7 +50,7 @@ func TestSweepRemovesSpecsThatNothingUses(t *testing.T) {
 		}
 	}
 	// The current one, the one before, and the one of a task.
-	eventually(t, "three specs are left", func() bool { return c.specs() == 3 })
+	testwait.True(t, "three specs are left", func() bool { return c.specs() == 3 })
 	got, err := a.GetTask(t.Context(), &musterv1.GetTaskRequest{Task: task})
 	if err != nil || got.Task.Spec.GetContainer().GetImage() != "nginx:0" {
 		t.Errorf("task: %v, %v", got, err)
@@ -57,9 +58,9 @@ func TestSweepRemovesSpecsThatNothingUses(t *testing.T) {
 	if _, err := a.RemoveService(t.Context(), &musterv1.RemoveServiceRequest{Service: "web"}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "one spec is left", func() bool { return c.specs() == 1 })
+	testwait.True(t, "one spec is left", func() bool { return c.specs() == 1 })
 	c.update(func(tx *store.Tx) { c.tables.Tasks.Delete(tx, state.TaskKey(s.Id, 1, "", task)) })
-	eventually(t, "no spec is left", func() bool { return c.specs() == 0 })
+	testwait.True(t, "no spec is left", func() bool { return c.specs() == 0 })
 }
 
 // A service may come to use a spec at the very moment when it is swept away.
@@ -73,13 +74,13 @@ func TestSweepNeverTakesASpecFromAService(t *testing.T) {
 		if s.Spec.Task == nil {
 			t.Fatal("the service has no spec")
 		}
-		eventually(t, "the service is seen", func() bool {
+		testwait.True(t, "the service is seen", func() bool {
 			_, ok := c.tables.Services.Get(c.store.Snapshot(), s.Id)
 			return ok
 		})
 		sn := c.store.Snapshot()
 		e, _ := c.tables.Services.Get(sn, s.Id)
-		eventually(t, "the spec is there", func() bool {
+		testwait.True(t, "the spec is there", func() bool {
 			_, ok := c.tables.Specs.Get(c.store.Snapshot(), state.SpecKey(e.Value.TaskDigest))
 			return ok
 		})
@@ -87,7 +88,7 @@ func TestSweepNeverTakesASpecFromAService(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i%4 == 3 {
-			eventually(t, "no spec is left", func() bool { return c.specs() == 0 })
+			testwait.True(t, "no spec is left", func() bool { return c.specs() == 0 })
 		}
 	}
 }
@@ -97,7 +98,7 @@ func TestSweepForgetsRemovedNodes(t *testing.T) {
 	c := newCluster(t)
 	a := c.apid(quickSweep)
 	c.node("n1", "alpha")
-	eventually(t, "the node is there", func() bool {
+	testwait.True(t, "the node is there", func() bool {
 		_, err := a.GetNode(t.Context(), &musterv1.GetNodeRequest{Node: "n1"})
 		return err == nil
 	})
@@ -108,14 +109,14 @@ func TestSweepForgetsRemovedNodes(t *testing.T) {
 		e, ok := c.tables.Nodes.Get(c.store.Snapshot(), "n1")
 		return ok && e.Value.Removed
 	}
-	eventually(t, "the removal is seen", removed)
+	testwait.True(t, "the removal is seen", removed)
 	c.update(func(tx *store.Tx) { c.tables.Assignments.Put(tx, "n1/s/t", &recordv1.Assignment{}) })
 	c.update(func(tx *store.Tx) { c.tables.NodeStates.Delete(tx, "n1") })
 	if !removed() {
 		t.Error("the node is forgotten while it still has an assignment")
 	}
 	c.update(func(tx *store.Tx) { c.tables.Assignments.Delete(tx, "n1/s/t") })
-	eventually(t, "the node is forgotten", func() bool {
+	testwait.True(t, "the node is forgotten", func() bool {
 		_, ok := c.tables.Nodes.Get(c.store.Snapshot(), "n1")
 		return !ok
 	})

@@ -15,6 +15,7 @@ import (
 	"github.com/musterhq/muster/apid"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 // watcher reads a watch.
@@ -140,7 +141,7 @@ func TestTaskGoesInAnyOrder(t *testing.T) {
 	s := a.create(webSpec("web"))
 	id := c.task(s, 1, nil)
 	c.assign(s, 1, id, "n1", runningStatus())
-	eventually(t, "the task runs", func() bool {
+	testwait.True(t, "the task runs", func() bool {
 		got, err := a.GetTask(t.Context(), &musterv1.GetTaskRequest{Task: id})
 		return err == nil && got.Task.Status.State == musterv1.TaskState_RUNNING
 	})
@@ -169,7 +170,7 @@ func TestWatchFilters(t *testing.T) {
 	c := newCluster(t)
 	a := c.apid()
 	web, db := a.create(webSpec("web")), a.create(webSpec("db"))
-	eventually(t, "the store has both", func() bool {
+	testwait.True(t, "the store has both", func() bool {
 		_, ok := c.tables.Services.Get(c.store.Snapshot(), db.Id)
 		return ok
 	})

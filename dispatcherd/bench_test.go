@@ -13,17 +13,8 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/testwait"
 )
-
-// until waits for something that other processes do in real time.
-func until(b *testing.B, what string, f func() bool) {
-	b.Helper()
-	for end := time.Now().Add(30 * time.Second); !f(); time.Sleep(200 * time.Microsecond) {
-		if time.Now().After(end) {
-			b.Fatalf("no %s within 30 s", what)
-		}
-	}
-}
 
 func (w *worker) count() int {
 	w.mu.Lock()
@@ -40,7 +31,7 @@ func (w *worker) isWelcome() bool {
 // fleet connects so many workers, ten to a connection.
 func fleet(b *testing.B, c *cluster, d *replica, n int) []*worker {
 	b.Helper()
-	until(b, "shards", func() bool { return len(d.shards()) == store.Shards })
+	testwait.True(b, "shards", func() bool { return len(d.shards()) == store.Shards })
 	var conn *grpc.ClientConn
 	workers := make([]*worker, n)
 	for i := range workers {
@@ -52,7 +43,7 @@ func fleet(b *testing.B, c *cluster, d *replica, n int) []*worker {
 		workers[i].hello(&dispatcherv1.Hello{NodeId: node, InstanceId: "1", Description: description(node)})
 	}
 	for _, w := range workers {
-		until(b, "welcome", w.isWelcome)
+		testwait.True(b, "welcome", w.isWelcome)
 	}
 	return workers
 }
@@ -98,7 +89,7 @@ func BenchmarkFanOut(b *testing.B) {
 		assignAll(b, c, 0)
 		written := time.Now()
 		for _, w := range workers {
-			until(b, "tasks", func() bool { return w.count() == benchTasks/benchNodes })
+			testwait.True(b, "tasks", func() bool { return w.count() == benchTasks/benchNodes })
 		}
 		after += time.Since(written)
 		b.StopTimer()
@@ -119,7 +110,7 @@ func BenchmarkStatuses(b *testing.B) {
 	workers := fleet(b, c, d, benchNodes)
 	assignAll(b, c, 0)
 	for _, w := range workers {
-		until(b, "tasks", func() bool { return w.count() == benchTasks/benchNodes })
+		testwait.True(b, "tasks", func() bool { return w.count() == benchTasks/benchNodes })
 	}
 	sequence := uint64(0)
 	b.ResetTimer()
@@ -138,7 +129,7 @@ func BenchmarkStatuses(b *testing.B) {
 		}
 		wg.Wait()
 		for _, w := range workers {
-			until(b, "acknowledgement", func() bool {
+			testwait.True(b, "acknowledgement", func() bool {
 				w.mu.Lock()
 				defer w.mu.Unlock()
 				return w.acked == sequence
@@ -154,7 +145,7 @@ func BenchmarkIdleWorker(b *testing.B) {
 	const n = 2000
 	c := newCluster(b, true)
 	d := c.dispatcher("d1")
-	until(b, "shards", func() bool { return len(d.shards()) == store.Shards })
+	testwait.True(b, "shards", func() bool { return len(d.shards()) == store.Shards })
 	var before, with runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)

@@ -11,42 +11,9 @@ import (
 	"testing"
 
 	. "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/testdisk"
+	"github.com/musterhq/muster/internal/testwait"
 )
-
-// smallDisk returns a directory with a file system of its own of that many bytes.
-func smallDisk(t *testing.T, bytes int) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", bytes)); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("mount a file system: %v", err)
-		}
-		t.Skipf("mount a file system (only root may): %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
-// fill writes a file that takes all the room there is.
-func fill(t *testing.T, path string) {
-	t.Helper()
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, size := range []int{64 << 10, 4 << 10, 1} {
-		for err = nil; err == nil; {
-			_, err = f.Write(make([]byte, size))
-		}
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // executorOf returns what the worker last said of its executor.
 func (s *session) executorOf() *ExecutorDescription {
@@ -68,20 +35,22 @@ func (s *session) healthy() bool { return s.executorOf().GetHealth() == Executor
 func TestAFullDisk(t *testing.T) {
 	t.Parallel()
 	d, address := listen(t)
-	dataDir := smallDisk(t, 4<<20)
+	dataDir := testdisk.Small(t, 4<<20)
 	w := spawn(t, dataDir, address)
 	s := d.await(t)
 	s.welcome()
-	eventually(t, "the executor is reported", s.healthy)
+	testwait.True(t, "the executor is reported", s.healthy)
 	old := []assignment{nullTask("a", running, nil), nullTask("b", running, nil), nullTask("c", running, nil)}
 	s.assign(true, old)
-	eventually(t, "tasks run", func() bool { return s.allAre(running, old) })
+	testwait.True(t, "tasks run", func() bool { return s.allAre(running, old) })
 	before := held(t, dataDir)
 
 	// Tasks come until the disk, full as it is, has no room between what was
 	// written before either. Their specs are large.
 	filler := filepath.Join(dataDir, "filler")
-	fill(t, filler)
+	if err := testdisk.Fill(filler); err != nil {
+		t.Fatal(err)
+	}
 	var fresh []assignment
 	for i := range 20 {
 		task := nullTask(fmt.Sprint("new", i), running, nil)
@@ -92,18 +61,18 @@ func TestAFullDisk(t *testing.T) {
 		fresh = append(fresh, task)
 	}
 	s.assign(false, fresh)
-	eventually(t, "a new task says why it waits", func() bool {
+	testwait.True(t, "a new task says why it waits", func() bool {
 		said := s.state("new19")
 		return said.GetState() == TaskState_ASSIGNED &&
 			strings.Contains(said.GetError(), "the worker has to wait, for its disk takes no writes") && strings.Contains(said.GetError(), "no space left")
 	})
-	eventually(t, "the node says that its executor is not healthy", func() bool {
+	testwait.True(t, "the node says that its executor is not healthy", func() bool {
 		return !s.healthy() && strings.Contains(s.executorOf().GetMessage(), "data directory takes no writes")
 	})
 	// To stop a task needs no room, and makes some.
 	s.assign(false, []assignment{old[0].desire(shutdown)}, "b")
-	eventually(t, "a task is stopped", func() bool { return s.state("a").GetState() == shutdown })
-	eventually(t, "a task is removed", func() bool { return held(t, dataDir)["b"] == "" })
+	testwait.True(t, "a task is stopped", func() bool { return s.state("a").GetState() == shutdown })
+	testwait.True(t, "a task is removed", func() bool { return held(t, dataDir)["b"] == "" })
 	if now := held(t, dataDir); now["c"] != before["c"] {
 		t.Errorf("a running task was touched: %s, %s", before["c"], now["c"])
 	}
@@ -114,23 +83,25 @@ func TestAFullDisk(t *testing.T) {
 	}
 
 	// The worker is killed, and comes back while the disk is still full.
-	fill(t, filler+"2")
+	if err := testdisk.Fill(filler + "2"); err != nil {
+		t.Fatal(err)
+	}
 	w.end(syscall.SIGKILL)
 	w = spawn(t, dataDir, address)
 	s = d.await(t)
 	s.welcome()
 	s.assign(true, append([]assignment{old[0].desire(shutdown).known(shutdown), old[2].known(running)}, fresh...))
-	eventually(t, "what ran is reported", func() bool { return s.state("c").GetState() == running })
-	eventually(t, "what waits says so", func() bool { return s.state("new19").GetError() != "" })
-	eventually(t, "the node is not healthy", func() bool { return !s.healthy() })
+	testwait.True(t, "what ran is reported", func() bool { return s.state("c").GetState() == running })
+	testwait.True(t, "what waits says so", func() bool { return s.state("new19").GetError() != "" })
+	testwait.True(t, "the node is not healthy", func() bool { return !s.healthy() })
 
 	for _, path := range []string{filler, filler + "2"} {
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "all run", func() bool { return s.allAre(running, append(fresh, old[2])) })
-	eventually(t, "the node is healthy", s.healthy)
+	testwait.True(t, "all run", func() bool { return s.allAre(running, append(fresh, old[2])) })
+	testwait.True(t, "the node is healthy", s.healthy)
 	for _, task := range fresh {
 		if said := s.state(task.Id); said.GetError() != "" {
 			t.Errorf("%s runs and says %q", task.Id, said.GetError())
@@ -144,6 +115,6 @@ func TestAFullDisk(t *testing.T) {
 	w = spawn(t, dataDir, address)
 	s = d.await(t)
 	s.welcome()
-	eventually(t, "all is known again", func() bool { return s.allAre(running, append(fresh, old[2])) })
+	testwait.True(t, "all is known again", func() bool { return s.allAre(running, append(fresh, old[2])) })
 	w.end(syscall.SIGTERM)
 }

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	. "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 // processTask returns a task that notes each of its starts in a file and then
@@ -95,7 +96,7 @@ func removeAll(t *testing.T, s *session, prefix string, tasks []assignment) {
 		ids = append(ids, task.Id)
 	}
 	s.assign(false, nil, ids...)
-	eventually(t, "nothing runs", func() bool { return len(living(t, prefix)) == 0 })
+	testwait.True(t, "nothing runs", func() bool { return len(living(t, prefix)) == 0 })
 }
 
 // Worker and plugins are killed at random moments while tasks come, are stopped
@@ -167,14 +168,14 @@ func TestNoCrashDoublesAProcess(t *testing.T) {
 			t.Error(text)
 		}
 	}()
-	eventually(t, "all are as desired", func() bool { return len(wrong()) == 0 })
+	testwait.True(t, "all are as desired", func() bool { return len(wrong()) == 0 })
 	want := 0
 	for _, task := range assigned {
 		if task.DesiredState == running {
 			want++
 		}
 	}
-	eventually(t, "what was withdrawn is gone", func() bool { return len(living(t, prefix)) == want })
+	testwait.True(t, "what was withdrawn is gone", func() bool { return len(living(t, prefix)) == want })
 	for id, pids := range living(t, prefix) {
 		if len(pids) != 1 {
 			t.Errorf("task %s has processes %v", id, pids)
@@ -210,8 +211,8 @@ func TestAHostThatLostPower(t *testing.T) {
 	}
 	parked := processTask(t, prefix+"parked", notes).desire(ready)
 	s.assign(true, append(tasks, parked))
-	eventually(t, "tasks run", func() bool { return s.allAre(running, tasks) && s.state(parked.Id).GetState() == ready })
-	eventually(t, "tasks have begun", func() bool { return len(starts(t, notes)) == len(tasks) })
+	testwait.True(t, "tasks run", func() bool { return s.allAre(running, tasks) && s.state(parked.Id).GetState() == ready })
+	testwait.True(t, "tasks have begun", func() bool { return len(starts(t, notes)) == len(tasks) })
 
 	w.killPlugins(2)
 	w.end(syscall.SIGKILL)
@@ -229,7 +230,7 @@ func TestAHostThatLostPower(t *testing.T) {
 	}
 	// The first was replaced while the host was away.
 	s.assign(true, append(known[1:], parked.known(ready)))
-	eventually(t, "what ran is said to have failed", func() bool { return s.allAre(failed, tasks[1:]) })
+	testwait.True(t, "what ran is said to have failed", func() bool { return s.allAre(failed, tasks[1:]) })
 	for _, task := range tasks[1:] {
 		if got := s.state(task.Id); got.GetError() != "task: the machine was restarted while the task ran" {
 			t.Errorf("%s: %v", task.Id, got)
@@ -237,7 +238,7 @@ func TestAHostThatLostPower(t *testing.T) {
 	}
 	replacements := []assignment{processTask(t, prefix+"r1", notes), processTask(t, prefix+"r2", notes), parked.desire(running)}
 	s.assign(false, append(replacements, tasks[1].desire(shutdown)), tasks[2].Id)
-	eventually(t, "what replaces them runs", func() bool { return s.allAre(running, replacements) && len(living(t, prefix)) == len(replacements) })
+	testwait.True(t, "what replaces them runs", func() bool { return s.allAre(running, replacements) && len(living(t, prefix)) == len(replacements) })
 	for id, n := range starts(t, notes) {
 		if n != 1 {
 			t.Errorf("task %s was started %d times", id, n)
@@ -251,7 +252,7 @@ func TestAHostThatLostPower(t *testing.T) {
 		}
 		return all
 	}
-	eventually(t, "nothing is left on the disk", func() bool { return len(left()) == 0 })
+	testwait.True(t, "nothing is left on the disk", func() bool { return len(left()) == 0 })
 	w.end(syscall.SIGTERM)
 }
 
@@ -278,7 +279,7 @@ func loseTasks(t *testing.T, dir, prefix string) {
 		if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
 			t.Error(err)
 		}
-		eventually(t, "a supervisor is gone", func() bool {
+		testwait.True(t, "a supervisor is gone", func() bool {
 			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n))
 			return err != nil || bytes.Contains(stat, []byte(") Z "))
 		})
@@ -294,7 +295,7 @@ func loseTasks(t *testing.T, dir, prefix string) {
 		}
 	}
 	// The commands die with their supervisors; control groups are not on a disk.
-	eventually(t, "the tasks are gone", func() bool {
+	testwait.True(t, "the tasks are gone", func() bool {
 		for _, pids := range living(t, prefix) {
 			for _, pid := range pids {
 				// That it is gone already is as well.

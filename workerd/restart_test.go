@@ -24,6 +24,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	. "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/plugins/null"
 	"github.com/musterhq/muster/plugins/process"
 	"github.com/musterhq/muster/plugins/sdk"
@@ -152,21 +153,6 @@ func listen(t *testing.T) (d *dispatcher, address string) {
 	return d, listener.Addr().String()
 }
 
-// eventually waits until a condition holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	limit := time.After(30 * time.Second)
-	for !holds() {
-		select {
-		case <-tick.C:
-		case <-limit:
-			t.Fatalf("not within 30 s: %s", what)
-		}
-	}
-}
-
 // allAre says whether all tasks were reported to be in a state.
 func (s *session) allAre(state TaskState, tasks []assignment) bool {
 	for _, task := range tasks {
@@ -219,7 +205,7 @@ func TestTasksOutliveTheirWorker(t *testing.T) {
 		nodeID = s.hello.GetNodeId()
 		s.welcome()
 		// A plugin that takes long to start is reported when it is up.
-		eventually(t, "the executor is reported", func() bool {
+		testwait.True(t, "the executor is reported", func() bool {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			node := append([]*NodeDescription{s.hello.GetDescription()}, s.described...)[len(s.described)]
@@ -227,10 +213,10 @@ func TestTasksOutliveTheirWorker(t *testing.T) {
 		})
 		if before != nil {
 			// What ran before is known before anything was assigned.
-			eventually(t, "tasks are reported anew", func() bool { return s.allAre(running, tasks) })
+			testwait.True(t, "tasks are reported anew", func() bool { return s.allAre(running, tasks) })
 		}
 		s.assign(true, tasks)
-		eventually(t, "tasks run", func() bool { return s.allAre(running, tasks) })
+		testwait.True(t, "tasks run", func() bool { return s.allAre(running, tasks) })
 		now := held(t, dataDir)
 		if before != nil && fmt.Sprint(before) != fmt.Sprint(now) {
 			t.Errorf("tasks were touched: before\n%v\nnow\n%v", before, now)
@@ -273,8 +259,8 @@ func TestNoCrashLosesOrDoublesATask(t *testing.T) {
 	s := d.await(t)
 	s.welcome()
 	s.assign(true, tasks[removed:])
-	eventually(t, "tasks run", func() bool { return s.allAre(running, tasks[removed:]) })
-	eventually(t, "withdrawn tasks are gone", func() bool { return len(held(t, dataDir)) == len(tasks)-removed })
+	testwait.True(t, "tasks run", func() bool { return s.allAre(running, tasks[removed:]) })
+	testwait.True(t, "withdrawn tasks are gone", func() bool { return len(held(t, dataDir)) == len(tasks)-removed })
 	for _, task := range tasks[removed:] {
 		if all := s.all(task.Id); len(all) == 0 || all[len(all)-1].GetStatus().GetError() != "" {
 			t.Errorf("%s: %v", task.Id, all)
@@ -308,7 +294,7 @@ func damaged(t *testing.T, damage func(content []byte) []byte) {
 	nodeID := s.hello.GetNodeId()
 	s.welcome()
 	s.assign(true, tasks)
-	eventually(t, "tasks run", func() bool { return s.allAre(running, tasks) })
+	testwait.True(t, "tasks run", func() bool { return s.allAre(running, tasks) })
 	before := held(t, dataDir)
 	w.end(syscall.SIGKILL)
 	path := filepath.Join(dataDir, "tasks.db")
@@ -328,8 +314,8 @@ func damaged(t *testing.T, damage func(content []byte) []byte) {
 	s.welcome()
 	// c was withdrawn meanwhile.
 	s.assign(true, []assignment{tasks[0].known(running), tasks[1].known(running)})
-	eventually(t, "tasks run", func() bool { return s.allAre(running, tasks[:2]) })
-	eventually(t, "the withdrawn task is gone", func() bool { return len(held(t, dataDir)) == 2 })
+	testwait.True(t, "tasks run", func() bool { return s.allAre(running, tasks[:2]) })
+	testwait.True(t, "the withdrawn task is gone", func() bool { return len(held(t, dataDir)) == 2 })
 	after := held(t, dataDir)
 	if before["a"] != after["a"] || before["b"] != after["b"] {
 		t.Errorf("tasks were touched: before\n%v\nnow\n%v", before, after)

@@ -13,6 +13,7 @@ import (
 	"github.com/shirou/gopsutil/v4/process"
 
 	. "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/workerd/taskdb"
 )
 
@@ -20,7 +21,7 @@ import (
 func (p *ownProcess) killPlugins(want int) {
 	p.t.Helper()
 	var children []*process.Process
-	eventually(p.t, "the plugins run", func() bool {
+	testwait.True(p.t, "the plugins run", func() bool {
 		worker, err := process.NewProcess(int32(p.cmd.Process.Pid))
 		if err != nil {
 			return false
@@ -109,8 +110,8 @@ func TestKilledAtEachStep(t *testing.T) {
 				s.welcome()
 				task := nullTask("a", step.desired, step.script)
 				s.assign(true, []assignment{task, nullTask("bystander", running, nil)})
-				eventually(t, "the task is at the step", func() bool { return s.state("a").GetState() == step.at })
-				eventually(t, "the other task runs", func() bool { return s.state("bystander").GetState() == running })
+				testwait.True(t, "the task is at the step", func() bool { return s.state("a").GetState() == step.at })
+				testwait.True(t, "the other task runs", func() bool { return s.state("bystander").GetState() == running })
 				if step.reach != nil {
 					step.reach(s, task)
 				}
@@ -131,9 +132,9 @@ func TestKilledAtEachStep(t *testing.T) {
 				}
 				// A worker that has its session still is told of changes alone.
 				if s.assign(victim != "plugins", want); step.end != TaskState_TASK_STATE_UNSPECIFIED {
-					eventually(t, "the task is as desired", func() bool { return s.state("a").GetState() == step.end })
+					testwait.True(t, "the task is as desired", func() bool { return s.state("a").GetState() == step.end })
 				}
-				eventually(t, "the other task is looked after", func() bool { return s.state("bystander").GetState() == running })
+				testwait.True(t, "the other task is looked after", func() bool { return s.state("bystander").GetState() == running })
 				if step.end == running && step.at < running {
 					before = startedAt(t, dataDir, "a")
 					if before.IsZero() {
@@ -143,13 +144,13 @@ func TestKilledAtEachStep(t *testing.T) {
 					t.Errorf("the task was started at %s, and then at %s", before, now)
 				}
 				if got := s.state("a"); step.end == running && got.GetError() != "" {
-					eventually(t, "the error is withdrawn", func() bool { return s.state("a").GetError() == "" })
+					testwait.True(t, "the error is withdrawn", func() bool { return s.state("a").GetError() == "" })
 				}
 				if got := held(t, dataDir)["bystander"]; got != bystander {
 					t.Errorf("the other task was touched: %s, and then %s", bystander, got)
 				}
 				s.assign(false, nil, "a", "bystander")
-				eventually(t, "nothing is left", func() bool { return len(held(t, dataDir)) == 0 })
+				testwait.True(t, "nothing is left", func() bool { return len(held(t, dataDir)) == 0 })
 				w.end(syscall.SIGTERM)
 				db, contents, err := taskdb.Open(filepath.Join(dataDir, "tasks.db"))
 				if err != nil {
@@ -199,7 +200,7 @@ func TestKilledWhenATaskIsAccepted(t *testing.T) {
 	}
 	s.welcome()
 	s.assign(true, []assignment{kept})
-	eventually(t, "the task runs", func() bool { return s.state("kept").GetState() == running })
-	eventually(t, "the other is gone", func() bool { return len(held(t, dataDir)) == 1 })
+	testwait.True(t, "the task runs", func() bool { return s.state("kept").GetState() == running })
+	testwait.True(t, "the other is gone", func() bool { return len(held(t, dataDir)) == 1 })
 	w.end(syscall.SIGTERM)
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/consultest"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 // viewer is a daemon that only looks at the store.
@@ -56,7 +57,7 @@ func TestStartedWhileConsulIsAway(t *testing.T) {
 		}
 	})
 	waiting := func() bool { return logs.FilterMessage("store is away: waiting for it").Len() > 0 }
-	eventually(t, "the log says that the daemon waits", waiting)
+	testwait.True(t, "the log says that the daemon waits", waiting)
 
 	stream := h.watchHealth()
 	expectHealth(t, stream, healthpb.HealthCheckResponse_NOT_SERVING)
@@ -75,7 +76,7 @@ func TestStartedWhileConsulIsAway(t *testing.T) {
 	if err := v.store.Update(t.Context(), func(tx *store.Tx) error { things.Put(tx, "a", "b"); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the daemon is well", func() bool { return h.Healthy() == nil && h.report().View.Lag.AsDuration() == 0 })
+	testwait.True(t, "the daemon is well", func() bool { return h.Healthy() == nil && h.report().View.Lag.AsDuration() == 0 })
 	if code, _ := get(ops, "/healthz"); code != http.StatusOK {
 		t.Errorf("/healthz = %d with the store there", code)
 	}
@@ -92,7 +93,7 @@ func TestStartedWhileConsulIsAway(t *testing.T) {
 	if err := consul.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the report says that the store is away", func() bool { return h.report().View.StaleFor.AsDuration() > 0 })
+	testwait.True(t, "the report says that the store is away", func() bool { return h.report().View.StaleFor.AsDuration() > 0 })
 	if got, err := ask(t, daemon.Plain(), h.address); err != nil || got != healthpb.HealthCheckResponse_SERVING {
 		t.Errorf("health = %v, %v while the store is away, want SERVING", got, err)
 	}
@@ -137,19 +138,4 @@ func get(h http.Handler, path string) (int, string) {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 	return w.Code, w.Body.String()
-}
-
-// eventually waits until something holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	timeout := time.After(30 * time.Second)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		select {
-		case <-tick.C:
-		case <-timeout:
-			t.Fatalf("never came true: %s", what)
-		}
-	}
 }

@@ -2,7 +2,6 @@ package testcluster
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"strconv"
 
@@ -69,7 +68,7 @@ func (cfg *Config) addresses() (map[string]string, error) {
 	}
 	// All at once, so that each gets another one.
 	free = append(free, "ops/dev")
-	found, err := freeAddresses(consultest.Here().Address, len(free))
+	found, err := testnet.FreeAddresses(consultest.Here().Address, len(free))
 	if err != nil {
 		return nil, err
 	}
@@ -77,19 +76,4 @@ func (cfg *Config) addresses() (map[string]string, error) {
 		chosen[name] = found[i]
 	}
 	return chosen, nil
-}
-
-// freeAddresses returns addresses at an IP address that nobody listens at, each
-// another one.
-func freeAddresses(ip string, n int) ([]string, error) {
-	addresses := make([]string, n)
-	for i := range addresses {
-		l, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		defer func() { _ = l.Close() }()
-		addresses[i] = l.Addr().String()
-	}
-	return addresses, nil
 }

@@ -2,21 +2,16 @@ package testnet_test
 
 import (
 	"context"
-	"os"
 	"testing"
 	"time"
 
+	"github.com/musterhq/muster/internal/testneed"
 	"github.com/musterhq/muster/internal/testnet"
 )
 
 // TestCut cuts one host of three off, and looks who reaches whom.
 func TestCut(t *testing.T) {
-	if err := testnet.Missing(); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	testneed.Met(t, testnet.Missing())
 	n, err := testnet.New(t.Context(), 3)
 	if err != nil {
 		t.Fatal(err)

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/musterhq/muster/internal/testdisk"
 	"github.com/musterhq/muster/plugins/process"
 	"github.com/musterhq/muster/plugins/process/internal/proc"
 	"github.com/musterhq/muster/plugins/sdk"
@@ -165,30 +165,12 @@ func TestAMachineThatLostPowerBetweenPrepareAndStart(t *testing.T) {
 	}
 }
 
-// smallDisk returns a directory with a file system of its own.
-func smallDisk(t *testing.T, bytes int) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", bytes)); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("mount a file system: %v", err)
-		}
-		t.Skipf("mount a file system (only root may): %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
 // A task that writes until the disk is full runs on, others beside it too; how
 // they end is known, they can be stopped and removed, and the log says that it
 // has a gap.
 func TestAFullDiskEndsNoTask(t *testing.T) {
 	t.Parallel()
-	dir := smallDisk(t, 2<<20)
+	dir := testdisk.Small(t, 2<<20)
 	executor, err := process.New(process.Config{StateDir: dir, LogBytes: 100 << 20})
 	if err != nil {
 		t.Fatal(err)

@@ -6,13 +6,15 @@ import (
 	"os/exec"
 	"testing"
 	"time"
+
+	"github.com/musterhq/muster/internal/testneed"
 )
 
 // TestRESTSession runs the session by curl that the examples have, which checks
 // each answer itself.
 func TestRESTSession(t *testing.T) {
 	t.Parallel()
-	need(t, "curl", "--version")
+	testneed.Program(t, "curl")
 	s := startSite(t, siteConfig{embedded: true, devWorkers: 1})
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()

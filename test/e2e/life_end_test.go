@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 // remove: everything goes, and nothing is left of it.
@@ -19,7 +21,7 @@ func (l *life) remove(t *testing.T) {
 	l.awaitNoTasks(t)
 	if l.Consul != nil {
 		a := l.openArchive(t)
-		eventually(t, runTimeout, "no record is left", func(ctx context.Context) error {
+		testwait.Within(t, runTimeout, "no record is left", func(ctx context.Context) error {
 			found, err := a.records(ctx)
 			if err != nil {
 				return err
@@ -33,14 +35,14 @@ func (l *life) remove(t *testing.T) {
 // machine.
 func (s *site) awaitNoTasks(t *testing.T) {
 	t.Helper()
-	eventually(t, runTimeout, "no task is left", func(ctx context.Context) error {
+	testwait.Within(t, runTimeout, "no task is left", func(ctx context.Context) error {
 		all, err := s.listTasks(ctx, "")
 		if err == nil && len(all) > 0 {
 			err = fmt.Errorf("%d are there, one is %s %s", len(all), all[0].Name, all[0].Status.GetState())
 		}
 		return err
 	})
-	eventually(t, runTimeout, "nothing of tasks is left on the machine", func(ctx context.Context) error { return s.clean(ctx) })
+	testwait.Within(t, runTimeout, "nothing of tasks is left on the machine", func(ctx context.Context) error { return s.clean(ctx) })
 }
 
 // clean returns an error if there is anything of a task: a container in any

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/musterhq/muster/internal/testneed"
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 // failoverTimeout is what a killed worker's tasks may take to run elsewhere, with
@@ -59,12 +62,12 @@ func lifeSteps(ownWorkers bool) []step {
 // live runs the steps, and no more of them once one has failed.
 func live(t *testing.T, cfg siteConfig) {
 	t.Parallel()
-	needDocker(t)
+	testneed.Answer(t, "docker", "version")
 	s := startSite(t, cfg)
 	s.makeImage(t)
 	l := &life{site: s, whole: t}
 	l.events = s.begin(t, "events", "events", "--format", "json")
-	eventually(t, runTimeout, "events are watched", func(ctx context.Context) error {
+	testwait.Within(t, runTimeout, "events are watched", func(ctx context.Context) error {
 		lines, err := l.events.lines()
 		if err == nil && len(lines) == 0 {
 			err = fmt.Errorf("nothing is said")
@@ -84,7 +87,7 @@ var soon = []string{"--sweep-interval=200ms", "--spec-grace=1s"}
 var threeWorkers = []string{"alpha", "beta", "gamma"}
 
 func TestLifeOverConsul(t *testing.T) {
-	needConsul(t)
+	testneed.Program(t, "consul")
 	live(t, siteConfig{workers: threeWorkers, args: map[string][]string{"apid": soon}})
 }
 

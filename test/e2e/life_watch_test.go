@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 // logs: who follows a service gets the lines of all its tasks, also of those that
@@ -41,7 +42,7 @@ var tickLine = regexp.MustCompile(`^ticker\.(\d+)\.([0-9a-z]{12}) \| tick (\d+) 
 func (l *life) awaitTicks(t *testing.T, run tasks) {
 	t.Helper()
 	before := l.ticks(t)
-	eventually(t, runTimeout, "the follower gets lines of all tasks", func(ctx context.Context) error {
+	testwait.Within(t, runTimeout, "the follower gets lines of all tasks", func(ctx context.Context) error {
 		now := l.ticks(t)
 		for id, task := range run {
 			if now[id[:12]] < max(before[id[:12]]+2, 2) {

@@ -72,23 +72,3 @@ func build(dir string) error {
 	}
 	return nil
 }
-
-// need ends the test unless a program is there and answers: it fails where CI is
-// set, and is skipped elsewhere.
-func need(t *testing.T, program string, args ...string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
-	if err == nil {
-		return
-	}
-	text := fmt.Sprintf("this test needs %q to answer to %q: %v\n%s", program, args, err, out)
-	if os.Getenv("CI") != "" {
-		t.Fatal(text)
-	}
-	t.Skip(text)
-}
-
-func needConsul(t *testing.T) { t.Helper(); need(t, "consul", "version") }
-func needDocker(t *testing.T) { t.Helper(); need(t, "docker", "version") }

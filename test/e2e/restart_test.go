@@ -8,6 +8,8 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/internal/testneed"
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 // restarts is a cluster with one replica of each manager: what is done after one
@@ -24,7 +26,7 @@ type restarts struct {
 // what is asked for while it is away is done when it is back.
 func TestManagersRestart(t *testing.T) {
 	t.Parallel()
-	needConsul(t)
+	testneed.Program(t, "consul")
 	const size = 4
 	r := &restarts{site: startSite(t, siteConfig{workers: []string{"alpha", "beta"}})}
 	r.ok(t, "service", "create", "--name", "steady", "--replicas", fmt.Sprint(size), "--kind", "process", "--env", "COLOR=blue",
@@ -73,7 +75,7 @@ func (r *restarts) back(t *testing.T, daemon string) {
 	if daemon == "apid" {
 		// Nobody can ask for anything meanwhile.
 		r.start(t, daemon)
-		eventually(t, runTimeout, "apid answers", func(context.Context) error {
+		testwait.Within(t, runTimeout, "apid answers", func(context.Context) error {
 			if got := r.muster(t, "service", "ls"); got.code != 0 {
 				return fmt.Errorf("service ls: %s", got)
 			}
@@ -124,7 +126,7 @@ func (r *restarts) ask(t *testing.T) {
 // awaitPorts waits until all ports that were asked for are allocated.
 func (r *restarts) awaitPorts(t *testing.T) {
 	t.Helper()
-	eventually(t, runTimeout, fmt.Sprintf("%d ports are allocated", r.ports), func(ctx context.Context) error {
+	testwait.Within(t, runTimeout, fmt.Sprintf("%d ports are allocated", r.ports), func(ctx context.Context) error {
 		resp, err := r.client.GetService(ctx, &musterv1.GetServiceRequest{Service: "outlet"})
 		if err == nil && len(resp.Service.GetEndpoint().GetPorts()) != r.ports {
 			err = fmt.Errorf("the endpoint is %v", resp.Service.GetEndpoint())

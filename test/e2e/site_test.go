@@ -15,6 +15,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 // siteConfig says what to start.
@@ -82,7 +83,7 @@ func startSite(t *testing.T, cfg siteConfig) *site {
 		}
 	}
 	want := len(cfg.workers) + cfg.devWorkers
-	took := eventually(t, joinTimeout, "nodes join", func(ctx context.Context) error {
+	took := testwait.Within(t, joinTimeout, "nodes join", func(ctx context.Context) error {
 		nodes, err := s.listNodes(ctx)
 		if err != nil {
 			return err
@@ -186,7 +187,7 @@ func (s *site) listNodes(ctx context.Context) ([]*musterv1.Node, error) {
 // awaitNode waits until a node is as ok says.
 func (s *site) awaitNode(t *testing.T, name, what string, ok func(*musterv1.Node) bool) {
 	t.Helper()
-	eventually(t, joinTimeout, name+" is "+what, func(ctx context.Context) error {
+	testwait.Within(t, joinTimeout, name+" is "+what, func(ctx context.Context) error {
 		resp, err := s.client.GetNode(ctx, &musterv1.GetNodeRequest{Node: s.nodes[name]})
 		if err != nil {
 			return err
@@ -228,7 +229,7 @@ func (s *site) awaitRunning(t *testing.T, service string, n int) tasks {
 func (s *site) awaitRunningWhere(t *testing.T, within time.Duration, service string, n int, ok func(*musterv1.Task) bool) tasks {
 	t.Helper()
 	var run tasks
-	eventually(t, within, fmt.Sprintf("%s runs %d tasks", service, n), func(ctx context.Context) (err error) {
+	testwait.Within(t, within, fmt.Sprintf("%s runs %d tasks", service, n), func(ctx context.Context) (err error) {
 		run, err = s.running(ctx, service, n, ok)
 		return err
 	})

@@ -9,6 +9,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/store"
 	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/test/internal/rig"
 )
 
@@ -64,7 +65,7 @@ func newBenchOf(t *testing.T, built string, cfg testcluster.Config) *bench {
 	}
 	_, err := r.Create(t.Context(), rig.Processes("steady", 4, rig.Sleep))
 	ok(t, err)
-	eventually(t, waitTimeout, "the steady service runs", func(ctx context.Context) (err error) {
+	testwait.Within(t, waitTimeout, "the steady service runs", func(ctx context.Context) (err error) {
 		b.steady, err = r.Running(ctx, "steady", 4)
 		return err
 	})
@@ -75,20 +76,20 @@ func newBenchOf(t *testing.T, built string, cfg testcluster.Config) *bench {
 // settle waits until all replicas share the work out evenly, and the crowd runs.
 func (b *bench) settle(t *testing.T) {
 	t.Helper()
-	eventually(t, waitTimeout, "the shards are shared out", b.even)
+	testwait.Within(t, waitTimeout, "the shards are shared out", b.even)
 	for id, n := range b.sizes {
-		eventually(t, waitTimeout, "the crowd runs", func(ctx context.Context) error {
+		testwait.Within(t, waitTimeout, "the crowd runs", func(ctx context.Context) error {
 			_, err := b.Running(ctx, id, int(n))
 			return err
 		})
 	}
-	eventually(t, waitTimeout, "all nodes are ready", b.Ready)
+	testwait.Within(t, waitTimeout, "all nodes are ready", b.Ready)
 }
 
 // unmoved fails the test unless the steady tasks are what they were at first.
 func (b *bench) unmoved(t *testing.T) {
 	t.Helper()
-	eventually(t, waitTimeout, "the steady service runs as before", func(ctx context.Context) error {
+	testwait.Within(t, waitTimeout, "the steady service runs as before", func(ctx context.Context) error {
 		now, err := b.Running(ctx, "steady", len(b.steady))
 		if err != nil {
 			return err

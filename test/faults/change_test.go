@@ -10,6 +10,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 // target is a replica that is to die, and changes that need it: each is made and
@@ -94,7 +95,7 @@ func (b *bench) grow(ctx context.Context, id string) error {
 	if err := b.Scale(ctx, id, size); err != nil {
 		return fmt.Errorf("scale %s: %w", id, err)
 	}
-	return until(ctx, func(ctx context.Context) error {
+	return testwait.Until(ctx, func(ctx context.Context) error {
 		_, err := b.Running(ctx, id, int(size))
 		return err
 	})
@@ -120,28 +121,11 @@ func (b *bench) publish(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("update %s: %w", id, err)
 	}
-	return until(ctx, func(ctx context.Context) error {
+	return testwait.Until(ctx, func(ctx context.Context) error {
 		s, err := b.Service(ctx, id)
 		if err == nil && (len(s.GetEndpoint().GetPorts()) != 1 || s.Endpoint.Ports[0].TargetPort != port) {
 			err = fmt.Errorf("service %s has endpoint %v, want port %d", id, s.GetEndpoint(), port)
 		}
 		return err
 	})
-}
-
-// until looks again and again until look returns no error or ctx ends.
-func until(ctx context.Context, look func(context.Context) error) error {
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		err := look(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ctx.Err(), err)
-		}
-	}
 }

@@ -23,6 +23,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/kv/consultest"
 	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/test/internal/rig"
 )
 
@@ -151,7 +152,7 @@ func (b *bench) consulAway(t *testing.T, take, bring func(*consultest.Cluster) e
 	b.relearn(t)
 	b.settle(t)
 	delete(b.steady, victim.Id)
-	eventually(t, waitTimeout, "the dead task is replaced, and no other", func(ctx context.Context) error {
+	testwait.Within(t, waitTimeout, "the dead task is replaced, and no other", func(ctx context.Context) error {
 		now, err := b.Running(ctx, "steady", len(b.steady)+1)
 		if err != nil {
 			return err
@@ -177,7 +178,7 @@ func logSize(t *testing.T, path string) int64 {
 // on the command line.
 func (b *bench) marked(t *testing.T, began time.Time) {
 	t.Helper()
-	eventually(t, away, "answers are marked as stale", func(ctx context.Context) error {
+	testwait.Within(t, away, "answers are marked as stale", func(ctx context.Context) error {
 		var header metadata.MD
 		_, err := b.Client("apid").ListTasks(ctx, &musterv1.ListTasksRequest{}, grpc.Header(&header))
 		if err == nil && len(header.Get("muster-stale-seconds")) == 0 {
@@ -216,7 +217,7 @@ func (b *bench) relearn(t *testing.T) {
 	// A first change by the replica that may lag makes sure that it does not.
 	size := b.size(id)
 	ok(t, b.Scale(t.Context(), id, size))
-	eventually(t, waitTimeout, "the refused writes are settled", func(ctx context.Context) error {
+	testwait.Within(t, waitTimeout, "the refused writes are settled", func(ctx context.Context) error {
 		s, err := b.Service(ctx, id)
 		if n := s.GetSpec().GetReplicated().GetReplicas(); err == nil && n != size {
 			err = fmt.Errorf("it has %d replicas", n)

@@ -13,13 +13,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/internal/testneed"
+	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/test/internal/rig"
 )
 
@@ -59,7 +60,7 @@ func start(t *testing.T, cfg testcluster.Config, workers ...string) *rig.Rig {
 // startOf is the same with programs of another build.
 func startOf(t *testing.T, built string, cfg testcluster.Config, workers ...string) *rig.Rig {
 	t.Helper()
-	needConsul(t)
+	testneed.Program(t, "consul")
 	// Not t.TempDir: what is left there must not fail to be removed before the
 	// cluster has ended.
 	dir, err := os.MkdirTemp("", "muster-faults-")
@@ -83,64 +84,22 @@ func startOf(t *testing.T, built string, cfg testcluster.Config, workers ...stri
 		} else {
 			// Where only some of a test's steps were asked for.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), waitTimeout)
-			ok(t, errors.Join(r.RemoveAll(ctx), until(ctx, r.Empty)))
+			ok(t, errors.Join(r.RemoveAll(ctx), testwait.Until(ctx, r.Empty)))
 			cancel()
 		}
 		if err := errors.Join(r.Close(), os.RemoveAll(dir)); err != nil {
 			t.Error(err)
 		}
 	})
-	eventually(t, waitTimeout, "all nodes are ready", r.Ready)
+	testwait.Within(t, waitTimeout, "all nodes are ready", r.Ready)
 	return r
-}
-
-// lookEvery is how often eventually looks.
-const lookEvery = 10 * time.Millisecond
-
-// eventually looks again and again until look returns no error, and fails the test
-// with the last one when the time is over. It returns how long that took.
-func eventually(t *testing.T, within time.Duration, what string, look func(context.Context) error) time.Duration {
-	t.Helper()
-	began := time.Now()
-	ctx, cancel := context.WithTimeout(t.Context(), within)
-	defer cancel()
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	var last error
-	for {
-		err := look(ctx)
-		if err == nil {
-			return time.Since(began)
-		}
-		if ctx.Err() == nil || last == nil {
-			last = err
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("%s: not within %v: %v", what, within, last)
-		}
-	}
-}
-
-// needConsul ends the test without a Consul binary: it fails where CI is set.
-func needConsul(t *testing.T) {
-	t.Helper()
-	_, err := exec.LookPath("consul")
-	if err == nil {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal(err)
-	}
-	t.Skip(err)
 }
 
 // removeAll removes all services, and waits until nothing is left of their tasks.
 func removeAll(t *testing.T, r *rig.Rig) {
 	t.Helper()
 	ok(t, r.RemoveAll(t.Context()))
-	eventually(t, waitTimeout, "nothing is left of tasks", r.Empty)
+	testwait.Within(t, waitTimeout, "nothing is left of tasks", r.Empty)
 }
 
 // median returns the middle of some durations.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"testing"
 	"time"
 
@@ -12,7 +11,9 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/internal/testneed"
 	"github.com/musterhq/muster/internal/testnet"
+	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/test/internal/rig"
 )
 
@@ -20,12 +21,7 @@ import (
 // servers and a replica of each manager (there are two), or a worker.
 func TestNetwork(t *testing.T) {
 	t.Parallel()
-	if err := testnet.Missing(); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	testneed.Met(t, testnet.Missing())
 	n, err := testnet.New(t.Context(), 5)
 	ok(t, err)
 	t.Cleanup(func() {
@@ -73,7 +69,7 @@ func (b *bench) cutWorker(t *testing.T, n *testnet.Net) {
 	id, err := b.Create(t.Context(), rig.Processes("moves", 4, rig.Sleep))
 	ok(t, err)
 	var before map[string]*musterv1.Task
-	eventually(t, waitTimeout, "both workers have tasks", func(ctx context.Context) error {
+	testwait.Within(t, waitTimeout, "both workers have tasks", func(ctx context.Context) error {
 		before = running(t, b.Rig, "moves", 4)
 		for _, task := range before {
 			if task.NodeId == b.Nodes["one"] {
@@ -86,7 +82,7 @@ func (b *bench) cutWorker(t *testing.T, n *testnet.Net) {
 	})
 	ok(t, n.Cut(t.Context(), hosts[3:4], append(hosts[:3:3], hosts[4])))
 	var after map[string]*musterv1.Task
-	took := eventually(t, waitTimeout, "tasks run elsewhere", func(ctx context.Context) (err error) {
+	took := testwait.Within(t, waitTimeout, "tasks run elsewhere", func(ctx context.Context) (err error) {
 		if after, err = b.Running(ctx, "moves", 4); err != nil {
 			return err
 		}
@@ -107,7 +103,7 @@ func (b *bench) cutWorker(t *testing.T, n *testnet.Net) {
 		}
 	}
 	ok(t, n.Heal(t.Context()))
-	took = eventually(t, waitTimeout, "the worker stops what was replaced", b.Truthful)
+	took = testwait.Within(t, waitTimeout, "the worker stops what was replaced", b.Truthful)
 	t.Logf("what was replaced was stopped %v after the network was whole", took)
 	ok(t, rig.Same(after, running(t, b.Rig, "moves", 4)))
 	ok(t, b.Remove(t.Context(), id))

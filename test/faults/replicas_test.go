@@ -11,6 +11,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/test/internal/rig"
 )
 
@@ -22,14 +23,14 @@ const exitUnhealthy = 7
 func TestReplicas(t *testing.T) {
 	t.Parallel()
 	r := start(t, testcluster.Config{Replicas: 3})
-	eventually(t, waitTimeout, "three replicas of each share the shards out", func(ctx context.Context) error { return shared(ctx, r, 3, 0) })
+	testwait.Within(t, waitTimeout, "three replicas of each share the shards out", func(ctx context.Context) error { return shared(ctx, r, 3, 0) })
 	before := holders(lookAt(t, r))
 
 	stopping := time.Now()
 	for _, name := range testcluster.Managers() {
 		ok(t, r.Process(testcluster.Replica(name, 3)).Stop())
 	}
-	eventually(t, waitTimeout, "the two that stay have all", func(ctx context.Context) error { return shared(ctx, r, 2, 0) })
+	testwait.Within(t, waitTimeout, "the two that stay have all", func(ctx context.Context) error { return shared(ctx, r, 2, 0) })
 	for shard, now := range holders(lookAt(t, r)) {
 		since := now.since
 		if was := before[shard]; was.instance == now.instance && !since.Equal(was.since) {
@@ -45,7 +46,7 @@ func TestReplicas(t *testing.T) {
 	for _, name := range testcluster.Managers() {
 		ok(t, r.Process(testcluster.Replica(name, 2)).Kill())
 	}
-	took := eventually(t, waitTimeout, "the one that lives has all", func(ctx context.Context) error { return shared(ctx, r, 1, 1) })
+	took := testwait.Within(t, waitTimeout, "the one that lives has all", func(ctx context.Context) error { return shared(ctx, r, 1, 1) })
 	t.Logf("one of each had all shards %v after the others were killed", took)
 	out, code := muster(t, r, "cluster", "status")
 	if n := strings.Count(out, "Dead"); code != exitUnhealthy || n != len(testcluster.Managers()) {
@@ -59,7 +60,7 @@ func TestReplicas(t *testing.T) {
 	if out, code := muster(t, r, "cluster", "status", "--wait", waitTimeout.String()); code != 0 {
 		t.Errorf("the cluster is not well after replicas have joined: exit code %d\n%s", code, out)
 	}
-	eventually(t, waitTimeout, "two share the shards out", func(ctx context.Context) error { return shared(ctx, r, 2, 0) })
+	testwait.Within(t, waitTimeout, "two share the shards out", func(ctx context.Context) error { return shared(ctx, r, 2, 0) })
 }
 
 func lookAt(t *testing.T, r *rig.Rig) *musterv1.GetClusterStatusResponse {

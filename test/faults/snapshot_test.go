@@ -8,6 +8,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/test/internal/rig"
 )
 
@@ -39,7 +40,7 @@ func TestSnapshot(t *testing.T) {
 	later := create("later", 2)
 
 	ok(t, r.Consul.Restore(t.Context(), snapshot.Bytes()))
-	eventually(t, waitTimeout, "the cluster is what the snapshot says", func(ctx context.Context) error {
+	testwait.Within(t, waitTimeout, "the cluster is what the snapshot says", func(ctx context.Context) error {
 		all, err := r.Services(ctx)
 		if err != nil {
 			return err
@@ -54,7 +55,7 @@ func TestSnapshot(t *testing.T) {
 		}
 		return nil
 	})
-	eventually(t, waitTimeout, "what runs on the machine is what should", r.Truthful)
+	testwait.Within(t, waitTimeout, "what runs on the machine is what should", r.Truthful)
 	for _, task := range later {
 		if rig.Alive(int(task.Status.Runtime.Pid)) {
 			t.Errorf("task %s runs, of a service that there is not", task.Name)
@@ -75,7 +76,7 @@ func TestSnapshot(t *testing.T) {
 // running waits until a service has converged.
 func running(t *testing.T, r *rig.Rig, service string, n int) (tasks map[string]*musterv1.Task) {
 	t.Helper()
-	eventually(t, waitTimeout, fmt.Sprintf("%s runs %d tasks", service, n), func(ctx context.Context) (err error) {
+	testwait.Within(t, waitTimeout, fmt.Sprintf("%s runs %d tasks", service, n), func(ctx context.Context) (err error) {
 		tasks, err = r.Running(ctx, service, n)
 		return err
 	})

@@ -10,6 +10,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/test/internal/rig"
 )
 
@@ -77,13 +78,13 @@ func (b *bench) interrupt(t *testing.T, daemon string, aim func(*bench, *testing
 		go func() {
 			ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
 			defer cancel()
-			_ = until(ctx, func(ctx context.Context) error { return b.without(ctx, daemon, a.victim) })
+			_ = testwait.Until(ctx, func(ctx context.Context) error { return b.without(ctx, daemon, a.victim) })
 			over <- time.Since(began)
 		}()
 		took, err := a.atOnce(t.Context())
 		changes, handovers = append(changes, took...), append(handovers, <-over)
 		ok(t, err)
-		eventually(t, waitTimeout, "the process has ended", func(context.Context) error {
+		testwait.Within(t, waitTimeout, "the process has ended", func(context.Context) error {
 			if !p.Ended() {
 				return errors.New("it has not")
 			}
@@ -178,7 +179,7 @@ func (b *bench) statuses(t *testing.T) {
 	spec.Task.Restart = &musterv1.RestartPolicy{Condition: musterv1.RestartPolicy_NONE}
 	id, err := b.Create(t.Context(), spec)
 	ok(t, err)
-	eventually(t, waitTimeout, "brief tasks run", func(ctx context.Context) error {
+	testwait.Within(t, waitTimeout, "brief tasks run", func(ctx context.Context) error {
 		tasks, err := b.Tasks(ctx, id)
 		for _, task := range tasks {
 			if task.Status.GetState() < musterv1.TaskState_RUNNING {
@@ -193,7 +194,7 @@ func (b *bench) statuses(t *testing.T) {
 	for _, name := range b.Replicas("dispatcherd") {
 		ok(t, b.Process(name).Kill())
 	}
-	eventually(t, waitTimeout, "brief tasks have ended", func(context.Context) error {
+	testwait.Within(t, waitTimeout, "brief tasks have ended", func(context.Context) error {
 		running, err := b.TaskProcesses()
 		if err != nil {
 			return err
@@ -208,7 +209,7 @@ func (b *bench) statuses(t *testing.T) {
 	for _, name := range b.Replicas("dispatcherd") {
 		ok(t, b.StartManager(name))
 	}
-	took := eventually(t, waitTimeout, "it is known what brief tasks ended with", func(ctx context.Context) error {
+	took := testwait.Within(t, waitTimeout, "it is known what brief tasks ended with", func(ctx context.Context) error {
 		tasks, err := b.Tasks(ctx, id)
 		for _, task := range tasks {
 			if task.Status.GetState() != musterv1.TaskState_FAILED || task.Status.Runtime.GetExitCode() != 3 {

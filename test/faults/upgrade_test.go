@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/internal/testneed"
+	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/test/internal/rig"
 )
 
@@ -56,11 +58,11 @@ func TestUpgrade(t *testing.T) {
 	}
 	for _, name := range b.Names() {
 		replace(name, func() error { return b.StartManagerFrom(muster, name) })
-		eventually(t, waitTimeout, name+" has its share", b.even)
+		testwait.Within(t, waitTimeout, name+" has its share", b.even)
 	}
 	for name := range b.Nodes {
 		replace(name, func() error { return b.StartNodeFrom(muster, name) })
-		eventually(t, waitTimeout, name+" is ready", b.Ready)
+		testwait.Within(t, waitTimeout, name+" is ready", b.Ready)
 	}
 	stop()
 	changing.Wait()
@@ -82,7 +84,7 @@ func (b *bench) resize(ctx context.Context, id string) error {
 	if err := b.Scale(ctx, id, size); err != nil {
 		return fmt.Errorf("scale %s: %w", id, err)
 	}
-	return until(ctx, func(ctx context.Context) error {
+	return testwait.Until(ctx, func(ctx context.Context) error {
 		_, err := b.Running(ctx, id, int(size))
 		return err
 	})
@@ -96,11 +98,7 @@ func former(t *testing.T) string {
 	git.Dir = "../.."
 	archive, err := git.Output()
 	if err != nil {
-		err = fmt.Errorf("this test needs the repository with the commit before this one: %w", err)
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
+		testneed.Met(t, fmt.Errorf("archive the commit before this one: %w", err))
 	}
 	ok(t, extract(archive, source))
 	ok(t, rig.Build(t.Context(), source, programs))

@@ -7,14 +7,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"testing"
 	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/internal/testneed"
+	"github.com/musterhq/muster/internal/testnet"
+	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/test/internal/rig"
 )
 
@@ -53,7 +54,7 @@ type watched struct {
 // test.
 func start(t *testing.T, flags ...string) *watched {
 	t.Helper()
-	needConsul(t)
+	testneed.Program(t, "consul")
 	dir, err := os.MkdirTemp("", "muster-watch-")
 	if err != nil {
 		t.Fatal(err)
@@ -74,11 +75,13 @@ func start(t *testing.T, flags ...string) *watched {
 			t.Error(err)
 		}
 	})
-	w := &watched{Rig: r, workerOps: freeAddress(t)}
+	free, err := testnet.FreeAddresses("127.0.0.1", 1)
+	ok(t, err)
+	w := &watched{Rig: r, workerOps: free[0]}
 	r.Nodes["alpha"] = "node-alpha"
 	_, err = r.StartWorker("alpha", append([]string{"--node-id", "node-alpha", "--ops-listen", w.workerOps}, flags...)...)
 	ok(t, err)
-	eventually(t, "the node is ready", r.Ready)
+	testwait.Within(t, waitTimeout, "the node is ready", r.Ready)
 	return w
 }
 
@@ -87,7 +90,7 @@ func (w *watched) deploy(t *testing.T, spec *musterv1.ServiceSpec) (id string, t
 	t.Helper()
 	id, err := w.Create(t.Context(), spec)
 	ok(t, err)
-	eventually(t, "all tasks run", func(ctx context.Context) error {
+	testwait.Within(t, waitTimeout, "all tasks run", func(ctx context.Context) error {
 		if tasks, err = w.Tasks(ctx, id); err != nil {
 			return err
 		}
@@ -105,54 +108,8 @@ func (w *watched) deploy(t *testing.T, spec *musterv1.ServiceSpec) (id string, t
 	return id, tasks
 }
 
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	ok(t, err)
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
-
 // waitTimeout bounds what should take moments, on a machine that is busy.
 const waitTimeout = 30 * time.Second
-
-// eventually looks again and again until look returns no error, and fails the test
-// with the last one when the time is over.
-func eventually(t *testing.T, what string, look func(context.Context) error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	var last error
-	for {
-		err := look(ctx)
-		if err == nil {
-			return
-		}
-		if ctx.Err() == nil || last == nil {
-			last = err
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("%s: not within %v: %v", what, waitTimeout, last)
-		}
-	}
-}
-
-// needConsul ends the test without a Consul binary: it fails where CI is set.
-func needConsul(t *testing.T) {
-	t.Helper()
-	_, err := exec.LookPath("consul")
-	if err == nil {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal(err)
-	}
-	t.Skip(err)
-}
 
 // ok fails the test at an error.
 func ok(t *testing.T, err error) {

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/internal/testwait"
 )
 
 // scrape reads the metrics of a process, as Prometheus does.
@@ -67,7 +68,7 @@ func TestMetrics(t *testing.T) {
 		"muster_worker_task_running_seconds":          tasks,
 	}
 	var families map[string]*dto.MetricFamily
-	eventually(t, "all stages are counted", func(ctx context.Context) error {
+	testwait.Within(t, waitTimeout, "all stages are counted", func(ctx context.Context) error {
 		var err error
 		if families, err = w.all(ctx); err != nil {
 			return err

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/internal/kv/consul"
+	"github.com/musterhq/muster/internal/testneed"
 )
 
 // Server is one Consul server.
@@ -52,8 +53,8 @@ func Start(t testing.TB, settings ...string) *Server {
 // need ends a test whose server did not start.
 func need(t testing.TB, err error) {
 	t.Helper()
-	if errors.Is(err, exec.ErrNotFound) && os.Getenv("CI") == "" {
-		t.Skip("no consul on PATH: `make bin/consul` builds one")
+	if errors.Is(err, exec.ErrNotFound) {
+		testneed.Met(t, fmt.Errorf("%w: `make bin/consul` builds one", err))
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ import (
 	"github.com/musterhq/muster/dispatcherd"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv/embedded"
+	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/orchestratord"
 	"github.com/musterhq/muster/plugins/null"
 	"github.com/musterhq/muster/plugins/sdk"
@@ -153,15 +154,10 @@ func (s *shell) contains(out string, wants ...string) {
 // waitForNode waits until the worker has joined.
 func (s *shell) waitForNode() {
 	s.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; {
+	testwait.True(s.t, "the worker has joined", func() bool {
 		out, _, _ := s.run("", "node", "ls", "--format", "{{.status.state}}")
-		if strings.TrimSpace(out) == "READY" {
-			return
-		}
-		if time.Now().After(deadline) {
-			s.t.Fatalf("the worker does not join; nodes: %q", out)
-		}
-	}
+		return strings.TrimSpace(out) == "READY"
+	})
 }
 
 func TestCommands(t *testing.T) {
@@ -318,16 +314,12 @@ func TestControlCharactersAreNotPrinted(t *testing.T) {
 	s := &shell{t, startCluster(t)}
 	s.waitForNode()
 	s.must("service", "create", "--name", "sly", "--kind", "null", "--detach", "--payload", `{"failPrepare": "red \u001b[31m alert"}`)
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		out := s.must("service", "ps", "--no-trunc", "sly")
-		if strings.Contains(out, "alert") {
-			if strings.Contains(out, "\x1b") {
-				t.Errorf("an escape sequence of a task's error reaches the terminal: %q", out)
-			}
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the task's error does not show:\n%s", out)
-		}
+	var out string
+	testwait.True(t, "the task's error shows", func() bool {
+		out = s.must("service", "ps", "--no-trunc", "sly")
+		return strings.Contains(out, "alert")
+	})
+	if strings.Contains(out, "\x1b") {
+		t.Errorf("an escape sequence of a task's error reaches the terminal: %q", out)
 	}
 }

@@ -1,0 +1,21 @@
+package testnet
+
+import (
+	"fmt"
+	"net"
+)
+
+// FreeAddresses returns addresses at an IP address of this machine that nobody
+// listens at, each another one.
+func FreeAddresses(ip string, n int) ([]string, error) {
+	addresses := make([]string, n)
+	for i := range addresses {
+		l, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
+		if err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		defer func() { _ = l.Close() }()
+		addresses[i] = l.Addr().String()
+	}
+	return addresses, nil
+}
