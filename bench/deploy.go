@@ -17,10 +17,8 @@ func deploy(ctx context.Context, s *site) (err error) {
 	if err != nil {
 		return err
 	}
-	if s.o.profile != "" {
-		p := profileManagers(ctx, s.cluster, s.o.profile)
-		defer func() { err = errors.Join(err, p.wait()) }()
-	}
+	p := s.profile(ctx, "deploy")
+	defer func() { err = errors.Join(err, p.wait()) }()
 	done, err := s.account()
 	if err != nil {
 		return err
@@ -51,7 +49,7 @@ func deploy(ctx context.Context, s *site) (err error) {
 	if _, err := s.client.ScaleService(ctx, &musterv1.ScaleServiceRequest{Service: service.Id}); err != nil {
 		return fmt.Errorf("scale to 0: %w", err)
 	}
-	if err := s.awaitNoTasks(ctx); err != nil {
+	if err := s.awaitTasks(ctx, 0); err != nil {
 		return err
 	}
 	s.result.add("stopped", time.Since(began).Seconds(), "s")
@@ -105,7 +103,7 @@ func distinct(ctx context.Context, s *site) error {
 	}); err != nil {
 		return fmt.Errorf("remove services: %w", err)
 	}
-	if err := s.awaitNoTasks(ctx); err != nil {
+	if err := s.awaitTasks(ctx, 0); err != nil {
 		return err
 	}
 	s.result.add("removed", time.Since(began).Seconds(), "s")

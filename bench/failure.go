@@ -25,8 +25,7 @@ func workerFail(ctx context.Context, s *site) error {
 		return err
 	}
 	all := uint64(s.result.Tasks)
-	runs := func(now *musterv1.Service) bool { return now.Id == service.Id && now.Status.GetRunningTasks() == all }
-	if err := await(watch, runs); err != nil {
+	if err := await(watch, runs(service.Id, all)); err != nil {
 		return err
 	}
 	if err := s.quiet(ctx); err != nil {
@@ -41,7 +40,7 @@ func workerFail(ctx context.Context, s *site) error {
 		return err
 	}
 	s.result.add("noticed", time.Since(began).Seconds(), "s")
-	if err := await(watch, runs); err != nil {
+	if err := await(watch, runs(service.Id, all)); err != nil {
 		return err
 	}
 	s.result.add("all running elsewhere", time.Since(began).Seconds(), "s")

@@ -8,9 +8,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
-
-	"github.com/musterhq/muster/internal/testcluster"
 )
 
 // profiles are being taken of the managers, side by side.
@@ -20,15 +19,17 @@ type profiles struct {
 	errs []error
 }
 
-// profileManagers begins to take a CPU profile of each manager of a cluster.
-func profileManagers(ctx context.Context, cluster *testcluster.Cluster, dir string) *profiles {
+// profile begins to take a CPU profile of each manager, if the user has asked for
+// profiles: a file each, by its name and by what is done.
+func (s *site) profile(ctx context.Context, deed string) *profiles {
 	p := &profiles{}
-	for _, name := range append(testcluster.Managers(), "dev") {
-		if cluster.Process(name) == nil {
-			continue
-		}
+	if s.o.profile == "" {
+		return p
+	}
+	deed = strings.ReplaceAll(deed, " ", "-")
+	for _, name := range s.managers() {
 		p.wg.Go(func() {
-			if err := fetchProfile(ctx, cluster.Ops(name), filepath.Join(dir, name+".pprof")); err != nil {
+			if err := fetchProfile(ctx, s.cluster.Ops(name), filepath.Join(s.o.profile, deed+"."+name+".pprof")); err != nil {
 				p.mu.Lock()
 				p.errs = append(p.errs, fmt.Errorf("profile of %s: %w", name, err))
 				p.mu.Unlock()

@@ -36,6 +36,8 @@ var scenarios = []*scenario{
 		defaults: []size{{100, 1000}}, run: distinct},
 	{name: "update", help: "a service from its update until all its tasks run as updated",
 		defaults: []size{{100, 1000}}, run: update},
+	{name: "change", help: "what one change costs in a cluster that runs tasks already: CPU and bytes",
+		defaults: []size{{100, 1000}, {1000, 20000}}, run: change},
 	{name: "api", help: "calls of the control API, by 1 client and by 32, on a cluster with as many services as tasks are asked for",
 		defaults: []size{{10, 1000}}, run: api},
 	{name: "idle", help: "what a cluster uses while nothing happens, in 20 s",

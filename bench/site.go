@@ -155,13 +155,6 @@ func (s *site) awaitNodes(ctx context.Context) error {
 	})
 }
 
-func (s *site) awaitNoTasks(ctx context.Context) error {
-	return poll(ctx, 10*time.Millisecond, func() (bool, error) {
-		resp, err := s.client.GetCluster(ctx, &musterv1.GetClusterRequest{})
-		return err == nil && resp.GetCluster().GetStatus().GetTasks() == 0, err
-	})
-}
-
 func poll(ctx context.Context, every time.Duration, done func() (bool, error)) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()

@@ -17,6 +17,8 @@ type Usage struct {
 	CPU time.Duration
 	// PeakMemory is the greatest resident set, in bytes.
 	PeakMemory int64
+	// Transferred is how many bytes it has read and written: files and connections.
+	Transferred int64
 }
 
 // UsageOf reads the usage of a process from /proc.
@@ -52,6 +54,21 @@ func UsageOf(pid int) (Usage, error) {
 			u.PeakMemory = kib << 10
 		}
 	}
+	io, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
+	if err != nil {
+		return u, fmt.Errorf("usage of process %d: %w", pid, err)
+	}
+	for line := range strings.Lines(string(io)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		if name != "rchar" && name != "wchar" {
+			continue
+		}
+		n, err := strconv.ParseInt(value, 10, 64)
+		if err != nil {
+			return u, fmt.Errorf("usage of process %d: %w", pid, err)
+		}
+		u.Transferred += n
+	}
 	return u, nil
 }
 
@@ -78,6 +95,7 @@ func (c *Cluster) Usage() (map[string]Usage, error) {
 			}
 			consul.CPU += u.CPU
 			consul.PeakMemory += u.PeakMemory
+			consul.Transferred += u.Transferred
 		}
 		all["consul"] = consul
 	}
