@@ -93,12 +93,6 @@ func validName(name string) bool {
 	return name != "" && !strings.HasPrefix(name, ".") && !strings.ContainsAny(name, "/\\ \t\n")
 }
 
-// isChecksum says whether a text is a SHA-256 in hexadecimal.
-func isChecksum(text string) bool {
-	raw, err := hex.DecodeString(text)
-	return err == nil && len(raw) == sha256.Size
-}
-
 // checksum returns the SHA-256 of a file, in hexadecimal.
 func checksum(path string) (string, error) {
 	f, err := os.Open(path)

@@ -10,7 +10,8 @@
 //
 // Each process has a scrubbed environment, a socket in a private directory,
 // mutual TLS with keys made for it alone, and a state directory of its own. If
-// a checksum is pinned to its name, its file must have it.
+// a checksum is pinned to its name, its file must have it. A plugin whose file is
+// replaced is started again from the new one.
 package pluginhost
 
 import (
@@ -51,6 +52,10 @@ type Config struct {
 	// Checksums pins plugins, by name, to the SHA-256 of their files, in
 	// hexadecimal. A plugin with another is refused.
 	Checksums map[string]string
+	// ChecksumFile pins plugins by a file of checksums as sha256sum writes it. No
+	// plugin runs that is not in it. It is read again when it changes, so that a
+	// plugin can be upgraded while the worker runs. Empty: there is none.
+	ChecksumFile string
 	// StateDir holds a directory for each plugin, in which it may keep what
 	// must outlive it, and their sockets, if its path is short enough for that.
 	// Empty: plugins are told of none. One host at a time can use it.
@@ -89,7 +94,11 @@ type Host struct {
 	// sockets is the directory for the plugins' sockets.
 	sockets string
 	plugins []*plugin
-	once    sync.Once
+	// pins is what is pinned, and pinned the file of checksums that says it.
+	pins       pins
+	pinned     []byte
+	pinsFailed bool
+	once       sync.Once
 
 	// living guards the goroutines of Run.
 	living sync.Mutex
@@ -116,11 +125,13 @@ func New(env Env, cfg Config) (*Host, error) {
 			errs = append(errs, fmt.Errorf("plugins: command of %q is %q", name, command))
 		}
 	}
+	pins, pinned, err := loadPins(cfg)
+	errs = append(errs, err)
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
 	return &Host{
-		cfg: cfg, log: env.Logger, metrics: newMetrics(env.Metrics),
+		cfg: cfg, pins: pins, pinned: pinned, log: env.Logger, metrics: newMetrics(env.Metrics),
 		changes: make(chan struct{}, 1), searched: make(chan struct{}),
 	}, nil
 }
@@ -140,7 +151,16 @@ func (h *Host) Run(ctx context.Context) (err error) {
 	h.run = ctx
 	h.living.Unlock()
 	h.search()
-	<-ctx.Done()
+	ticker := time.NewTicker(searchEvery)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ticker.C:
+			h.search()
+			h.renew()
+		case <-ctx.Done():
+		}
+	}
 	// Nothing is begun any more; what has been begun sees ctx.
 	h.living.Lock()
 	h.closed = true
@@ -169,8 +189,10 @@ func (h *Host) search() {
 	var kept []*plugin
 	changed := false
 	for _, p := range h.plugins {
-		still := slices.ContainsFunc(found, func(f file) bool { return f.name == p.file.name })
-		if still || p.busy() {
+		if i := slices.IndexFunc(found, func(f file) bool { return f.name == p.file.name }); i >= 0 || p.busy() {
+			if i >= 0 {
+				p.moved(found[i])
+			}
 			kept = append(kept, p)
 		} else {
 			changed = true

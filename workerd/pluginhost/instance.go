@@ -39,15 +39,14 @@ type instance struct {
 
 // launch starts a process, connects to it, and asks it what it is.
 func (p *plugin) launch(ctx context.Context) (*instance, error) {
-	if err := guarded(p.file.path); err != nil {
-		return nil, err
-	}
-	sum, err := checksum(p.file.path)
+	p.mu.Lock()
+	file := p.file
+	// What is looked at before it is read cannot be replaced unnoticed.
+	p.seen, _ = os.Stat(file.path)
+	p.mu.Unlock()
+	sum, err := p.permitted()
 	if err != nil {
 		return nil, err
-	}
-	if pinned := p.host.cfg.Checksums[p.file.name]; pinned != "" && !strings.EqualFold(pinned, sum) {
-		return nil, fmt.Errorf("%s is refused: its checksum is %s and %s is pinned", p.file.path, sum, strings.ToLower(pinned))
 	}
 	env, dir, err := p.surroundings()
 	if err != nil {
@@ -56,7 +55,7 @@ func (p *plugin) launch(ctx context.Context) (*instance, error) {
 	p.host.mu.Lock()
 	sockets := p.host.sockets
 	p.host.mu.Unlock()
-	i := &instance{checksum: sum, output: &output{log: p.log}, process: newProcess(p.file, env, dir)}
+	i := &instance{checksum: sum, output: &output{log: p.log}, process: newProcess(file, env, dir)}
 	i.client = newClient(i.process, i.output, p.host.cfg.StartTimeout, sockets)
 	if err := i.connect(ctx, p.host.cfg.StartTimeout); err != nil {
 		// A process that ended without a word has done so a moment ago; one that

@@ -2,7 +2,9 @@ package pluginhost
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -32,6 +34,9 @@ const (
 	mostSilences    = 3
 )
 
+// errReplaced is why a plugin does not run for a moment while it is upgraded.
+var errReplaced = errors.New("its file was replaced, and it is being started again")
+
 // plugin is an executor plugin, whether its process runs or not.
 type plugin struct {
 	host *Host
@@ -54,6 +59,11 @@ type plugin struct {
 	// the process was started from.
 	said     *executorv1.DescribeResponse
 	checksum string
+	// seen is the file as it was looked at last, refusal is why a new one is not
+	// taken, and replacing the process that ends because it is.
+	seen      os.FileInfo
+	refusal   error
+	replacing *instance
 	// silences counts the times in a row that Describe had no answer.
 	silences int
 }
@@ -68,6 +78,14 @@ func newPlugin(h *Host, f file) *plugin {
 	p := &plugin{host: h, file: f, log: h.log.With(zap.String("executor", f.name))}
 	p.calls = &calls{plugin: p}
 	return p
+}
+
+// moved notes where the plugin's file is now: its name may be taken by another
+// directory's.
+func (p *plugin) moved(f file) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.file.path, p.file.args = f.path, f.args
 }
 
 // busy says whether the plugin has a process or is about to.
@@ -147,18 +165,18 @@ func (p *plugin) start(ctx context.Context, a *attempt) {
 		a.err = p.down(time.Until(p.retryAt))
 	} else {
 		p.running, p.said, p.checksum, p.silences = i, i.said, i.checksum, 0
-		p.failure = nil
+		p.failure, p.refusal = nil, nil
 	}
 	p.mu.Unlock()
 	close(a.done)
 	p.host.metrics.starts.WithLabelValues(p.file.name, result(err)).Inc()
 	p.host.changed()
 	if err != nil {
-		p.log.Error("executor plugin does not start", zap.String("file", p.file.path), zap.Error(err))
+		p.log.Error("executor plugin does not start", zap.String("file", p.path()), zap.Error(err))
 		return
 	}
 	p.log.Info("executor plugin is up",
-		zap.String("file", p.file.path), zap.String("version", i.said.GetVersion()), zap.String("pid", i.process.ID()))
+		zap.String("file", p.path()), zap.String("version", i.said.GetVersion()), zap.String("pid", i.process.ID()))
 	p.host.metrics.up.WithLabelValues(p.file.name).Set(1)
 	p.watch(ctx, i)
 	p.host.metrics.up.WithLabelValues(p.file.name).Set(0)
@@ -174,7 +192,11 @@ func (p *plugin) watch(ctx context.Context, i *instance) {
 	}
 	p.mu.Lock()
 	p.running = nil
-	if ctx.Err() == nil {
+	if p.replacing == i {
+		p.replacing = nil
+		p.failures, p.retryAt = 0, time.Now()
+		p.failure = errReplaced
+	} else if ctx.Err() == nil {
 		if time.Since(began) >= steadyAfter {
 			p.failures = 0
 		}
@@ -220,6 +242,8 @@ func (p *plugin) described() *executor.Described {
 	case p.silences > 0:
 		d.Description.Health = musterv1.ExecutorDescription_UNHEALTHY
 		d.Description.Message = fmt.Sprintf("it does not answer within %s", describeTimeout)
+	case p.refusal != nil:
+		d.Description.Message = p.refusal.Error()
 	}
 	return d
 }

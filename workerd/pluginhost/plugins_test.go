@@ -37,12 +37,12 @@ func TestMain(m *testing.M) {
 // bePlugin misbehaves in one way.
 func bePlugin(how string) {
 	switch how {
-	case "good":
+	case "good", "better":
 		// As a trace for tests: who this process is, and what it was given.
 		dir := sdk.StateDir("")
 		_ = os.WriteFile(filepath.Join(dir, "pid"), []byte(strconv.Itoa(os.Getpid())), 0o600)
 		_ = os.WriteFile(filepath.Join(dir, "env"), []byte(strings.Join(os.Environ(), "\n")), 0o600)
-		e, err := null.New(null.Config{StateDir: filepath.Join(dir, "tasks"), Version: "1.2.3"})
+		e, err := null.New(null.Config{StateDir: filepath.Join(dir, "tasks"), Version: map[string]string{"good": "1.2.3", "better": "2.0.0"}[how]})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)

@@ -26,6 +26,7 @@ type workerFlags struct {
 	labels     map[string]string
 	checksums  map[string]string
 	pluginDirs []string
+	sumsFile   string
 }
 
 func (f *workerFlags) add(fs *pflag.FlagSet) {
@@ -44,12 +45,14 @@ func (f *workerFlags) addCommon(fs *pflag.FlagSet) {
 	fs.StringVar(&f.memory, "memory", "", "memory that tasks may reserve, like 8g (default: the machine's)")
 	fs.StringSliceVar(&f.pluginDirs, "plugin-dir", DefaultPluginDirs(), "directories with executor plugins: programs called muster-executor-NAME, that not everybody can write to")
 	fs.StringToStringVar(&f.checksums, "plugin-checksum", nil, "pin plugins, NAME=SHA256: one with another checksum is refused")
+	fs.StringVar(&f.sumsFile, "plugin-checksum-file", "", "pin all plugins: a file as sha256sum writes it, read again when it changes; a plugin that is not in it is refused")
 }
 
 // config makes a worker's configuration of the flags.
 func (f *workerFlags) config() (workerd.Config, error) {
 	cfg := f.cfg
 	cfg.Labels, cfg.Plugins.Dirs, cfg.Plugins.Checksums = f.labels, f.pluginDirs, f.checksums
+	cfg.Plugins.ChecksumFile = f.sumsFile
 	if f.cpus < 0 || f.cpus > 1e6 || math.IsNaN(f.cpus) {
 		return cfg, fmt.Errorf("--cpus: %v is no number of CPUs", f.cpus)
 	}
