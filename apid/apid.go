@@ -172,7 +172,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	}, env.Dial, env.Logger)
 	server := &control{Daemon: d}
 	musterv1.RegisterControlServiceServer(env.Server, server)
-	d.handler, err = rest.New(server, d.Healthy, env.Logger)
+	d.handler, err = rest.New(server, d.Healthy, env.Guard, env.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("apid: %w", err)
 	}

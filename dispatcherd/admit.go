@@ -17,6 +17,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/store"
 )
 
@@ -58,6 +59,9 @@ func refused(code codes.Code, reason dispatcherv1.Refusal_Reason, text string) e
 // to instead.
 func (d *Daemon) admit(s *session, hello *dispatcherv1.Hello) (*dispatcherv1.SessionResponse, error) {
 	if err := checkHello(hello); err != nil {
+		return nil, err
+	}
+	if err := d.checkIdentity(s, hello.NodeId); err != nil {
 		return nil, err
 	}
 	s.node, s.instance, s.address = hello.NodeId, hello.InstanceId, host(s.stream)
@@ -109,6 +113,18 @@ func (d *Daemon) admit(s *session, hello *dispatcherv1.Hello) (*dispatcherv1.Ses
 			return d.redirect(number), nil
 		}
 	}
+}
+
+// checkIdentity refuses a worker that claims to be another node than its
+// certificate says. Everything that a session reads and writes is that of its
+// node. Where connections are in the clear nobody has a certificate.
+func (d *Daemon) checkIdentity(s *session, node string) error {
+	caller, ok := auth.CallerOf(s.stream.Context())
+	if !ok || caller.Name == node {
+		return nil
+	}
+	return d.guard.Refuse(s.stream.Context(), dispatcherv1.DispatcherService_Session_FullMethodName,
+		status.Errorf(codes.PermissionDenied, "the certificate is that of node %s, and the worker says that it is %s", caller.Name, clip(node, maxID)))
 }
 
 // welcome is the first that a worker is told, and what it is told when that has

@@ -35,6 +35,7 @@ import (
 	"go.uber.org/zap"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
@@ -54,6 +55,7 @@ type Daemon struct {
 	cfg       Config
 	member    shards.Member
 	log       *zap.Logger
+	guard     *auth.Guard
 	metrics   *metrics
 	tracer    *tracing.Tracer
 	tables    *state.Tables
@@ -81,7 +83,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 		return nil, fmt.Errorf("settings of the dispatcher: %w", err)
 	}
 	d := &Daemon{
-		cfg: cfg, member: env.Member, log: env.Logger, tables: state.NewTables(), tracer: env.Tracer,
+		cfg: cfg, member: env.Member, log: env.Logger, guard: env.Guard, tables: state.NewTables(), tracer: env.Tracer,
 		pulse: newPulse(time.Now()), stopping: make(chan struct{}), changed: make(chan struct{}),
 	}
 	d.desk = desk{d.tables}

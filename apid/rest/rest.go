@@ -25,6 +25,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/api/openapi"
 	gateway "github.com/musterhq/muster/apid/gateway"
+	"github.com/musterhq/muster/internal/auth"
 )
 
 // maxBody bounds the body of a request: more than any spec that passes
@@ -36,12 +37,14 @@ const maxBody = 2 << 20
 // What it shows may be as old.
 const StaleHeader = "muster-stale-seconds"
 
-// New returns the handler. Healthy says whether the server can do its work.
-func New(server musterv1.ControlServiceServer, healthy func(context.Context) error, log *zap.Logger) (http.Handler, error) {
-	routes, err := contractRoutes()
+// New returns the handler. Healthy says whether the server can do its work, and
+// guard who may call what.
+func New(server musterv1.ControlServiceServer, healthy func(context.Context) error, guard *auth.Guard, log *zap.Logger) (http.Handler, error) {
+	known, err := contractRoutes()
 	if err != nil {
 		return nil, err
 	}
+	routes := &routes{known, guard}
 	m := marshaler{&runtime.JSONPb{
 		MarshalOptions:   protojson.MarshalOptions{},
 		UnmarshalOptions: protojson.UnmarshalOptions{},
@@ -81,7 +84,11 @@ func New(server musterv1.ControlServiceServer, healthy func(context.Context) err
 	root.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
 		answer, code := map[string]string{"status": "ok"}, http.StatusOK
 		if err := healthy(r.Context()); err != nil {
-			answer, code = map[string]string{"status": "unavailable", "reason": err.Error()}, http.StatusServiceUnavailable
+			answer, code = map[string]string{"status": "unavailable"}, http.StatusServiceUnavailable
+			if guard == nil {
+				// Who probes need not know more where there are strangers.
+				answer["reason"] = err.Error()
+			}
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(code)

@@ -21,6 +21,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/validate"
+	"github.com/musterhq/muster/internal/auth"
 )
 
 // bodyTimeout is how long a request's body may take to come: what a client
@@ -29,17 +30,23 @@ const bodyTimeout = 30 * time.Second
 
 // route is what the contract says of one method and path.
 type route struct {
+	// method is gRPC's name of the call.
+	method  string
 	request protoreflect.MessageDescriptor
 	// body is the field that the body is for, "*" for all, "" for none.
 	body string
 }
 
-// routes holds them under "<method> <path>".
-type routes map[string]route
+// routes are what there is, and who may call it.
+type routes struct {
+	// known holds routes under "<method> <path>".
+	known map[string]route
+	guard *auth.Guard
+}
 
 // contractRoutes reads the routes from the contract's annotations.
-func contractRoutes() (routes, error) {
-	all := routes{}
+func contractRoutes() (map[string]route, error) {
+	all := map[string]route{}
 	service := musterv1.File_muster_v1_control_proto.Services().ByName("ControlService")
 	if service == nil {
 		return nil, errors.New("the contract has no ControlService")
@@ -60,7 +67,7 @@ func contractRoutes() (routes, error) {
 		case *annotations.HttpRule_Delete:
 			verb, path = http.MethodDelete, p.Delete
 		}
-		all[verb+" "+normal(path)] = route{request: m.Input(), body: rule.Body}
+		all[verb+" "+normal(path)] = route{method: "/" + string(service.FullName()) + "/" + string(m.Name()), request: m.Input(), body: rule.Body}
 	}
 	return all, nil
 }
@@ -68,24 +75,30 @@ func contractRoutes() (routes, error) {
 // normal writes a path as the gateway does: "{service}" is "{service=*}".
 func normal(path string) string { return strings.ReplaceAll(path, "}", "=*}") }
 
-// check refuses requests that say what the contract does not know, before they
-// are decoded: unknown query parameters, unknown fields, bodies where none is
+// check refuses requests of those who may not, and requests that say what the
+// contract does not know, before they are decoded: unknown query parameters, unknown fields, bodies where none is
 // meant.
-func (rs routes) check(next runtime.HandlerFunc) runtime.HandlerFunc {
+func (rs *routes) check(next runtime.HandlerFunc) runtime.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request, params map[string]string) {
 		pattern, ok := runtime.HTTPPattern(r.Context())
 		if !ok {
 			writeStatus(w, http.StatusInternalServerError, status.New(codes.Internal, "request without a route"))
 			return
 		}
-		rt, ok := rs[r.Method+" "+pattern.String()]
+		rt, ok := rs.known[r.Method+" "+pattern.String()]
 		if !ok {
-			rt, ok = rs[r.Method+" "+normal(pattern.String())]
+			rt, ok = rs.known[r.Method+" "+normal(pattern.String())]
 		}
 		if !ok {
 			writeStatus(w, http.StatusInternalServerError, status.Newf(codes.Internal, "route %s is not in the contract", pattern))
 			return
 		}
+		ctx, err := rs.guard.AdmitREST(r, rt.method)
+		if err != nil {
+			writeError(r.Context(), nil, nil, w, r, err)
+			return
+		}
+		r = r.WithContext(ctx)
 		if err := rt.check(w, r, params); err != nil {
 			writeError(r.Context(), nil, nil, w, r, err)
 			return

@@ -61,7 +61,7 @@ func TestStartedWhileConsulIsAway(t *testing.T) {
 
 	stream := h.watchHealth()
 	expectHealth(t, stream, healthpb.HealthCheckResponse_NOT_SERVING)
-	ops := daemon.OpsHandler(prometheus.NewRegistry(), h.Healthy)
+	ops := daemon.OpsHandler(prometheus.NewRegistry(), h.Healthy, nil)
 	if code, body := get(ops, "/healthz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "testd: the tables are not loaded yet") {
 		t.Errorf("/healthz = %d %q", code, body)
 	}

@@ -2,56 +2,87 @@ package daemon
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+
+	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
+	"github.com/musterhq/muster/internal/mtls"
 )
 
 // Credentials are those of a daemon's servers and of its clients.
 type Credentials struct {
-	Server credentials.TransportCredentials
+	// Client is for connections to manager daemons.
 	Client credentials.TransportCredentials
-	// HTTP is the same for a server of HTTP; nil: in the clear.
-	HTTP *tls.Config
+	source *mtls.Source
 }
 
 // Plain are credentials for connections in the clear.
-func Plain() Credentials {
-	return Credentials{Server: insecure.NewCredentials(), Client: insecure.NewCredentials()}
+func Plain() Credentials { return Credentials{Client: insecure.NewCredentials()} }
+
+// Secured are credentials for mutual TLS with what a source holds.
+func Secured(source *mtls.Source) Credentials {
+	return Credentials{Client: credentials.NewTLS(source.Client(mtls.Managers()...)), source: source}
+}
+
+// Secure tells whether these are credentials for TLS.
+func (c Credentials) Secure() bool { return c.source != nil }
+
+// Domain is the trust domain of secure credentials.
+func (c Credentials) Domain() string { return c.source.Domain() }
+
+// ClientOf returns credentials for connections to daemons of one kind only.
+func (c Credentials) ClientOf(kind authv1.Role) credentials.TransportCredentials {
+	if !c.Secure() {
+		return c.Client
+	}
+	return credentials.NewTLS(c.source.Client(kind))
+}
+
+// Server returns the credentials of a gRPC server. Strangers says that it takes
+// those who have no certificate too: its guard decides what they may.
+func (c Credentials) Server(strangers bool) credentials.TransportCredentials {
+	if !c.Secure() {
+		return insecure.NewCredentials()
+	}
+	return credentials.NewTLS(c.source.Server(strangers))
+}
+
+// HTTP is the same for a server of HTTP, which always takes strangers; nil: in
+// the clear.
+func (c Credentials) HTTP() *tls.Config {
+	if !c.Secure() {
+		return nil
+	}
+	return c.source.Server(true, "http/1.1")
 }
 
 var errPartialTLS = errors.New("--tls-cert-file, --tls-key-file and --tls-ca-file go together: TLS is mutual")
 
 // Credentials loads what the settings name: mutual TLS 1.3, or none.
 func (s *TLSSettings) Credentials() (Credentials, error) {
-	switch n := count(s.CertFile, s.KeyFile, s.CAFile); {
-	case *s == TLSSettings{}:
+	switch n := count(s.CertFile, s.KeyFile, s.CAFile); n {
+	case 0:
 		return Plain(), nil
-	case n != 3:
+	case 3:
+	default:
 		// Whoever names a part of it does not want to speak in the clear.
 		return Credentials{}, errPartialTLS
 	}
-	cert, err := tls.LoadX509KeyPair(s.CertFile, s.KeyFile)
+	var contents [3][]byte
+	for i, f := range []struct{ flag, path string }{{"tls-cert-file", s.CertFile}, {"tls-key-file", s.KeyFile}, {"tls-ca-file", s.CAFile}} {
+		b, err := os.ReadFile(f.path)
+		if err != nil {
+			return Credentials{}, fmt.Errorf("--%s: %w", f.flag, err)
+		}
+		contents[i] = b
+	}
+	m, err := mtls.NewMaterial(contents[0], contents[1], contents[2])
 	if err != nil {
-		return Credentials{}, fmt.Errorf("load certificate from --tls-cert-file and --tls-key-file: %w", err)
+		return Credentials{}, fmt.Errorf("--tls-cert-file, --tls-key-file, --tls-ca-file: %w", err)
 	}
-	pem, err := os.ReadFile(s.CAFile)
-	if err != nil {
-		return Credentials{}, fmt.Errorf("--tls-ca-file: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return Credentials{}, fmt.Errorf("--tls-ca-file: %s holds no PEM certificate", s.CAFile)
-	}
-	base := tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}}
-	server, client := base.Clone(), base.Clone()
-	server.ClientCAs, server.ClientAuth = pool, tls.RequireAndVerifyClientCert
-	client.RootCAs, client.ServerName = pool, s.ServerName
-	http := server.Clone()
-	http.NextProtos = []string{"http/1.1"}
-	return Credentials{Server: credentials.NewTLS(server), Client: credentials.NewTLS(client), HTTP: http}, nil
+	return Secured(mtls.NewSource(m)), nil
 }

@@ -9,21 +9,30 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"io"
 	"log"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
+	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/daemon"
 )
 
@@ -75,24 +84,36 @@ func (a *authority) sign(t *testing.T, name string, c *x509.Certificate) (*x509.
 	return cert, key
 }
 
-// credentials are those of a daemon that this authority signed for, reached at
-// some hosts.
-func (a *authority) credentials(t *testing.T, name string, hosts ...string) daemon.Credentials {
+// Identities that certificates of the tests state.
+const (
+	apidID       = "spiffe://test/manager/apid"
+	dispatcherID = "spiffe://test/manager/dispatcherd"
+	workerID     = "spiffe://test/worker/node1"
+	viewerID     = "spiffe://test/user/viewer/vera"
+	adminID      = "spiffe://test/user/admin/ada"
+	strangerID   = "spiffe://elsewhere/manager/apid"
+)
+
+// credentials are those of somebody for whom this authority signed.
+func (a *authority) credentials(t *testing.T, name, id string) daemon.Credentials {
 	t.Helper()
-	c := &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
-	for _, h := range hosts {
-		if ip := net.ParseIP(h); ip != nil {
-			c.IPAddresses = append(c.IPAddresses, ip)
-		} else {
-			c.DNSNames = append(c.DNSNames, h)
-		}
-	}
-	a.sign(t, name, c)
+	a.issue(t, name, id)
 	creds, err := a.settings(name).Credentials()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return creds
+}
+
+// issue signs for an identity.
+func (a *authority) issue(t *testing.T, name, id string) {
+	t.Helper()
+	uri, err := url.Parse(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, URIs: []*url.URL{uri}}
+	a.sign(t, name, c)
 }
 
 func (a *authority) settings(name string) *daemon.TLSSettings {
@@ -108,7 +129,7 @@ func serve(t *testing.T, creds daemon.Credentials) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, _ := daemon.NewServer(creds.Server)
+	server, _ := daemon.NewServer(creds.Server(false))
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- daemon.ServeGRPC(ctx, server, l, time.Second) }()
@@ -137,29 +158,27 @@ func ask(t *testing.T, creds daemon.Credentials, address string) (healthpb.Healt
 
 func TestMutualTLS(t *testing.T) {
 	ours, theirs := newAuthority(t), newAuthority(t)
-	server := serve(t, ours.credentials(t, "server", "127.0.0.1"))
-	stranger := serve(t, theirs.credentials(t, "server", "127.0.0.1"))
-	elsewhere := serve(t, ours.credentials(t, "elsewhere", "elsewhere.example"))
+	apid := serve(t, ours.credentials(t, "server", apidID))
+	stranger := serve(t, theirs.credentials(t, "server", apidID))
+	impostor := serve(t, ours.credentials(t, "impostor", workerID))
+	elsewhere := serve(t, ours.credentials(t, "elsewhere", strangerID))
 	plain := serve(t, daemon.Plain())
-	client := ours.credentials(t, "client")
-	named := ours.settings("client")
-	named.ServerName = "elsewhere.example"
-	byName, err := named.Credentials()
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := ours.credentials(t, "client", workerID)
+	narrow := client
+	narrow.Client = client.ClientOf(authv1.Role_DISPATCHERD)
 	tests := map[string]struct {
 		client  daemon.Credentials
 		address string
 		ok      bool
 	}{
-		"both ours":                      {client, server, true},
-		"plain client":                   {daemon.Plain(), server, false},
-		"client of another authority":    {theirs.credentials(t, "client"), server, false},
+		"both ours":                      {client, apid, true},
+		"plain client":                   {daemon.Plain(), apid, false},
+		"client of another authority":    {theirs.credentials(t, "client", workerID), apid, false},
 		"server of another authority":    {client, stranger, false},
 		"server that is plain":           {client, plain, false},
-		"server of another name":         {client, elsewhere, false},
-		"server of the name that is set": {byName, elsewhere, true},
+		"server that is a worker":        {client, impostor, false},
+		"server of another trust domain": {client, elsewhere, false},
+		"another kind of daemon":         {narrow, apid, false},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -174,49 +193,98 @@ func TestMutualTLS(t *testing.T) {
 	}
 }
 
-// TestMutualTLSOfHTTP gets a page with a certificate of ours, and not without.
-func TestMutualTLSOfHTTP(t *testing.T) {
-	ours := newAuthority(t)
-	creds := ours.credentials(t, "server", "127.0.0.1")
-	server := httptest.NewUnstartedServer(http.NotFoundHandler())
-	server.Config.ErrorLog = log.New(io.Discard, "", 0)
-	server.Listener = tls.NewListener(server.Listener, creds.HTTP)
-	server.Start()
-	defer server.Close()
-	url := "https://" + server.Listener.Addr().String()
-
-	pool := x509.NewCertPool()
-	pool.AddCert(ours.cert)
-	certificate, err := tls.LoadX509KeyPair(filepath.Join(ours.dir, "server.pem"), filepath.Join(ours.dir, "server-key.pem"))
+// TestOperationsAreGuarded asks for pages with certificates of several people,
+// with one of another authority, and without any.
+func TestOperationsAreGuarded(t *testing.T) {
+	ours, theirs := newAuthority(t), newAuthority(t)
+	creds := ours.credentials(t, "server", apidID)
+	registry := prometheus.NewRegistry()
+	core, logs := observer.New(zap.WarnLevel)
+	guard, err := auth.New(creds.Domain, zap.New(core), registry)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, test := range map[string]struct {
-		certificates []tls.Certificate
-		ok           bool
-	}{"ours": {[]tls.Certificate{certificate}, true}, "nobody": {nil, false}} {
-		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: test.certificates, MinVersion: tls.VersionTLS13}}
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	ill := func() error { return errors.New("the store is away") }
+	server := httptest.NewUnstartedServer(daemon.OpsHandler(registry, ill, guard))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.Listener = tls.NewListener(server.Listener, creds.HTTP())
+	server.Start()
+	defer server.Close()
+
+	pool := x509.NewCertPool()
+	pool.AddCert(ours.cert)
+	get := func(a *authority, id, path string) (int, string) {
+		tlsConfig := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}
+		if id != "" {
+			a.issue(t, "client", id)
+			pair, err := tls.LoadX509KeyPair(filepath.Join(a.dir, "client.pem"), filepath.Join(a.dir, "client-key.pem"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Offered whatever authorities the server names.
+			tlsConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
+		}
+		transport := &http.Transport{TLSClientConfig: tlsConfig}
+		defer transport.CloseIdleConnections()
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+server.Listener.Addr().String()+path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		resp, err := (&http.Client{Transport: transport}).Do(request)
-		if err == nil {
-			_ = resp.Body.Close()
+		if err != nil {
+			return 0, ""
 		}
-		if (err == nil) != test.ok {
-			t.Errorf("%s got %v, %v", name, resp, err)
+		defer func() { _ = resp.Body.Close() }()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
 		}
-		transport.CloseIdleConnections()
+		return resp.StatusCode, string(body)
 	}
-	if daemon.Plain().HTTP != nil {
+	tests := map[string]struct {
+		a        *authority
+		id, path string
+		want     int
+	}{
+		"metrics for a viewer":       {ours, viewerID, "/metrics", http.StatusOK},
+		"metrics for a worker":       {ours, workerID, "/metrics", http.StatusForbidden},
+		"metrics for nobody":         {nil, "", "/metrics", http.StatusUnauthorized},
+		"metrics for a neighbour":    {ours, strangerID, "/metrics", http.StatusUnauthorized},
+		"metrics for a stranger":     {theirs, adminID, "/metrics", 0},
+		"profiles for an admin":      {ours, adminID, "/debug/pprof/cmdline", http.StatusOK},
+		"profiles for a viewer":      {ours, viewerID, "/debug/pprof/cmdline", http.StatusForbidden},
+		"health for nobody":          {nil, "", "/healthz", http.StatusServiceUnavailable},
+		"a certificate of no muster": {ours, "https://example.com/", "/metrics", http.StatusUnauthorized},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			code, body := get(test.a, test.id, test.path)
+			if code != test.want {
+				t.Errorf("status %d, want %d: %s", code, test.want, body)
+			}
+			if test.path == "/healthz" && strings.Contains(body, "store") {
+				t.Errorf("health tells a stranger why: %s", body)
+			}
+		})
+	}
+	refused := logs.FilterMessage("call is refused").Filter(func(e observer.LoggedEntry) bool {
+		return e.ContextMap()["identity"] == "worker node1"
+	})
+	if refused.Len() != 1 {
+		t.Fatalf("log of refusals: %v", logs.All())
+	}
+	fields := refused.All()[0].ContextMap()
+	if fields["call"] != "/metrics" || fields["serial"] == "" || !strings.HasPrefix(fmt.Sprint(fields["peer"]), "127.0.0.1:") {
+		t.Errorf("a refusal is logged with %v", fields)
+	}
+	if daemon.Plain().HTTP() != nil {
 		t.Error("plain credentials have TLS for HTTP")
 	}
 }
 
 func TestCredentialsNameTheFlag(t *testing.T) {
 	a := newAuthority(t)
-	a.credentials(t, "daemon")
+	a.credentials(t, "daemon", apidID)
 	tests := map[string]struct {
 		change func(*daemon.TLSSettings)
 		want   string
@@ -225,7 +293,6 @@ func TestCredentialsNameTheFlag(t *testing.T) {
 		"the key of another":   {func(s *daemon.TLSSettings) { s.KeyFile = a.settings("ca").KeyFile }, "--tls-key-file"},
 		"no authority":         {func(s *daemon.TLSSettings) { s.CAFile += "x" }, "--tls-ca-file"},
 		"the authority alone":  {func(s *daemon.TLSSettings) { s.CertFile, s.KeyFile = "", "" }, "--tls-cert-file"},
-		"a name alone":         {func(s *daemon.TLSSettings) { *s = daemon.TLSSettings{ServerName: "x"} }, "--tls-cert-file"},
 		"no certificate in it": {func(s *daemon.TLSSettings) { s.CAFile = s.KeyFile }, "--tls-ca-file"},
 	}
 	for name, test := range tests {

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/tracing"
@@ -44,6 +45,8 @@ type Env struct {
 	Metrics prometheus.Registerer
 	// Tracer makes spans of what a user's call leads to. Nil: none are made.
 	Tracer *tracing.Tracer
+	// Guard decides who may call. Nil: everybody may.
+	Guard *auth.Guard
 	// Server takes the daemon's gRPC services. It serves as long as Run runs.
 	Server grpc.ServiceRegistrar
 	// Dial connects to another daemon, with this one's credentials. It does not

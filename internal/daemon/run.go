@@ -18,6 +18,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	daemonv1 "github.com/musterhq/muster/api/muster/daemon/v1"
+	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/store"
@@ -44,6 +45,9 @@ type Host struct {
 	StopTimeout time.Duration
 	// Tracing says where traces go; by default nowhere.
 	Tracing tracing.Settings
+	// Guard decides who may call. Nil, as it must be exactly if the credentials are
+	// plain: everybody.
+	Guard *auth.Guard
 	// DialOptions are further options of connections to other daemons: the way into
 	// a network in memory, say.
 	DialOptions []grpc.DialOption
@@ -98,11 +102,16 @@ type Spec struct {
 	// Advertise is the address at which others reach the listener. Default:
 	// its own, with the machine's host name for an unspecified one.
 	Advertise string
+	// Strangers says that the daemon's server takes connections without a
+	// certificate, and leaves it to the guard what they may: that of people.
+	Strangers bool
 	// Build makes the daemon.
 	Build func(Env) (Service, error)
 	// Beside returns further things to do beside the daemon, a REST server, say.
 	Beside func(Service) []Task
 }
+
+var errUnguarded = errors.New("a daemon with TLS needs a guard, and one without cannot have any")
 
 // NewInstance returns the name of one run of a daemon.
 func NewInstance() string { return rand.Text()[:10] }
@@ -112,6 +121,9 @@ func NewInstance() string { return rand.Text()[:10] }
 // session is closed, which takes it out of the catalog, and calls that are open
 // may finish.
 func (h *Host) Run(ctx context.Context, spec Spec) error {
+	if h.Credentials.Secure() != (h.Guard != nil) {
+		return errors.Join(errUnguarded, spec.Listener.Close())
+	}
 	advertise, err := advertised(spec.Advertise, spec.Listener.Addr())
 	if err != nil {
 		return errors.Join(err, spec.Listener.Close())
@@ -123,7 +135,7 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 		return errors.Join(err, spec.Listener.Close())
 	}
 	defer Flush(flush)
-	server, health := NewServer(h.Credentials.Server, tracer.ServerOptions()...)
+	server, health := NewServer(h.Guard.Handshakes(h.Credentials.Server(spec.Strangers)), append(tracer.ServerOptions(), h.Guard.ServerOptions()...)...)
 	sessions := NewSessions(h.KV, h.sessionConfig(spec, instance, advertise))
 	env := Env{
 		KV:     h.KV,
@@ -135,6 +147,7 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 		Logger:  log,
 		Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"daemon": spec.Name}, h.Metrics),
 		Tracer:  tracer,
+		Guard:   h.Guard,
 		Server:  server,
 		Dial:    Dialer(h.Credentials.Client, append(tracer.DialOptions(), h.DialOptions...)...),
 	}
@@ -144,6 +157,9 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 	}
 	defer h.enter(instance, running{spec.Name, service.View()})()
 	daemonv1.RegisterDaemonServiceServer(server, &reporter{member: env.Member, view: service.View()})
+	if err := h.Guard.Learn(server.GetServiceInfo()); err != nil {
+		return errors.Join(fmt.Errorf("%s: %w", spec.Name, err), spec.Listener.Close())
+	}
 	tasks := []Task{{Name: spec.Name, Run: func(ctx context.Context) error {
 		defer context.AfterFunc(ctx, health.Shutdown)()
 		defer health.Shutdown()

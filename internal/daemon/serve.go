@@ -18,6 +18,9 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+
+	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
+	"github.com/musterhq/muster/internal/auth"
 )
 
 // MaxMessage is the greatest gRPC message that daemons take from each other
@@ -127,21 +130,28 @@ func NewRegistry() *prometheus.Registry {
 // OpsHandler serves /metrics, /healthz, /livez and /debug/pprof. Healthy says
 // whether the process does its work; its error is for people. /livez says only
 // that the process answers: to end one that cannot reach its store helps nobody.
-func OpsHandler(metrics prometheus.Gatherer, healthy func() error) http.Handler {
+// With a guard metrics are for viewers, profiles for admins, and who asks for the
+// health learns no reasons.
+func OpsHandler(metrics prometheus.Gatherer, healthy func() error, guard *auth.Guard) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", guard.Page(promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), "/metrics", authv1.Role_VIEWER))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		if err := healthy(); err != nil {
+			if guard != nil {
+				err = errors.New("unavailable")
+			}
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		_, _ = fmt.Fprintln(w, "ok")
 	})
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	debug := http.NewServeMux()
+	debug.HandleFunc("/debug/pprof/", pprof.Index)
+	debug.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	debug.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	debug.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	debug.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	mux.Handle("/debug/pprof/", guard.Page(debug, "/debug/pprof", authv1.Role_ADMIN))
 	return mux
 }

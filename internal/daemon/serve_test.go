@@ -91,7 +91,7 @@ func TestOpsHandler(t *testing.T) {
 				return errors.New("no contact with the store")
 			}
 			return nil
-		}), l, time.Second)
+		}, nil), l, time.Second)
 	}()
 	get := func(path string) (int, string) {
 		t.Helper()

@@ -69,9 +69,6 @@ type TLSSettings struct {
 	// CAFile holds the authorities that peers must be signed by, clients and
 	// servers alike: TLS is mutual.
 	CAFile string
-	// ServerName is what certificates of servers are checked for in place of
-	// the host dialled.
-	ServerName string
 }
 
 // AddFlags adds the settings of a manager daemon to a flag set. The port is
@@ -108,7 +105,6 @@ func (s *Settings) AddTLSFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&s.TLS.CertFile, "tls-cert-file", "", "PEM file of this daemon's certificate, for its server and its clients")
 	fs.StringVar(&s.TLS.KeyFile, "tls-key-file", "", "PEM file of this daemon's key")
 	fs.StringVar(&s.TLS.CAFile, "tls-ca-file", "", "PEM file of the authorities that peers must be signed by")
-	fs.StringVar(&s.TLS.ServerName, "tls-server-name", "", "name to check servers' certificates for (default: the host dialled)")
 }
 
 // Load sets those flags that the command line did not from the environment

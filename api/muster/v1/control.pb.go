@@ -7,6 +7,7 @@
 package musterv1
 
 import (
+	_ "github.com/musterhq/muster/api/muster/auth/v1"
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -4851,7 +4852,7 @@ var File_muster_v1_control_proto protoreflect.FileDescriptor
 
 const file_muster_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x17muster/v1/control.proto\x12\tmuster.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"B\n" +
+	"\x17muster/v1/control.proto\x12\tmuster.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19muster/auth/v1/auth.proto\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"B\n" +
 	"\x14CreateServiceRequest\x12*\n" +
 	"\x04spec\x18\x01 \x01(\v2\x16.muster.v1.ServiceSpecR\x04spec\"E\n" +
 	"\x15CreateServiceResponse\x12,\n" +
@@ -5165,52 +5166,91 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"\x06STDOUT\x10\x01\x12\n" +
 	"\n" +
-	"\x06STDERR\x10\x022\x84\"\n" +
-	"\x0eControlService\x12w\n" +
-	"\rCreateService\x12\x1f.muster.v1.CreateServiceRequest\x1a .muster.v1.CreateServiceResponse\"#\x82\xd3\xe4\x93\x02\x1d:\x04specb\aservice\"\f/v1/services\x12r\n" +
+	"\x06STDERR\x10\x022\x98$\n" +
+	"\x0eControlService\x12~\n" +
+	"\rCreateService\x12\x1f.muster.v1.CreateServiceRequest\x1a .muster.v1.CreateServiceResponse\"*\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x1d:\x04specb\aservice\"\f/v1/services\x12y\n" +
 	"\n" +
-	"GetService\x12\x1c.muster.v1.GetServiceRequest\x1a\x1d.muster.v1.GetServiceResponse\"'\x82\xd3\xe4\x93\x02!b\aservice\x12\x16/v1/services/{service}\x12e\n" +
-	"\fListServices\x12\x1e.muster.v1.ListServicesRequest\x1a\x1f.muster.v1.ListServicesResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\f/v1/services\x12\x81\x01\n" +
-	"\rUpdateService\x12\x1f.muster.v1.UpdateServiceRequest\x1a .muster.v1.UpdateServiceResponse\"-\x82\xd3\xe4\x93\x02':\x04specb\aservice\x1a\x16/v1/services/{service}\x12r\n" +
-	"\rRemoveService\x12\x1f.muster.v1.RemoveServiceRequest\x1a .muster.v1.RemoveServiceResponse\"\x1e\x82\xd3\xe4\x93\x02\x18*\x16/v1/services/{service}\x12\x8d\x01\n" +
-	"\x0fRollbackService\x12!.muster.v1.RollbackServiceRequest\x1a\".muster.v1.RollbackServiceResponse\"3\x82\xd3\xe4\x93\x02-:\x01*b\aservice\"\x1f/v1/services/{service}:rollback\x12\x81\x01\n" +
-	"\fScaleService\x12\x1e.muster.v1.ScaleServiceRequest\x1a\x1f.muster.v1.ScaleServiceResponse\"0\x82\xd3\xe4\x93\x02*:\x01*b\aservice\"\x1c/v1/services/{service}:scale\x12`\n" +
-	"\aGetTask\x12\x19.muster.v1.GetTaskRequest\x1a\x1a.muster.v1.GetTaskResponse\"\x1e\x82\xd3\xe4\x93\x02\x18b\x04task\x12\x10/v1/tasks/{task}\x12Y\n" +
-	"\tListTasks\x12\x1b.muster.v1.ListTasksRequest\x1a\x1c.muster.v1.ListTasksResponse\"\x11\x82\xd3\xe4\x93\x02\v\x12\t/v1/tasks\x12`\n" +
-	"\aGetNode\x12\x19.muster.v1.GetNodeRequest\x1a\x1a.muster.v1.GetNodeResponse\"\x1e\x82\xd3\xe4\x93\x02\x18b\x04node\x12\x10/v1/nodes/{node}\x12Y\n" +
-	"\tListNodes\x12\x1b.muster.v1.ListNodesRequest\x1a\x1c.muster.v1.ListNodesResponse\"\x11\x82\xd3\xe4\x93\x02\v\x12\t/v1/nodes\x12o\n" +
+	"GetService\x12\x1c.muster.v1.GetServiceRequest\x1a\x1d.muster.v1.GetServiceResponse\".\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02!b\aservice\x12\x16/v1/services/{service}\x12l\n" +
+	"\fListServices\x12\x1e.muster.v1.ListServicesRequest\x1a\x1f.muster.v1.ListServicesResponse\"\x1b\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x0e\x12\f/v1/services\x12\x88\x01\n" +
+	"\rUpdateService\x12\x1f.muster.v1.UpdateServiceRequest\x1a .muster.v1.UpdateServiceResponse\"4\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02':\x04specb\aservice\x1a\x16/v1/services/{service}\x12y\n" +
+	"\rRemoveService\x12\x1f.muster.v1.RemoveServiceRequest\x1a .muster.v1.RemoveServiceResponse\"%\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x18*\x16/v1/services/{service}\x12\x94\x01\n" +
+	"\x0fRollbackService\x12!.muster.v1.RollbackServiceRequest\x1a\".muster.v1.RollbackServiceResponse\":\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02-:\x01*b\aservice\"\x1f/v1/services/{service}:rollback\x12\x88\x01\n" +
+	"\fScaleService\x12\x1e.muster.v1.ScaleServiceRequest\x1a\x1f.muster.v1.ScaleServiceResponse\"7\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02*:\x01*b\aservice\"\x1c/v1/services/{service}:scale\x12g\n" +
+	"\aGetTask\x12\x19.muster.v1.GetTaskRequest\x1a\x1a.muster.v1.GetTaskResponse\"%\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x18b\x04task\x12\x10/v1/tasks/{task}\x12`\n" +
+	"\tListTasks\x12\x1b.muster.v1.ListTasksRequest\x1a\x1c.muster.v1.ListTasksResponse\"\x18\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\v\x12\t/v1/tasks\x12g\n" +
+	"\aGetNode\x12\x19.muster.v1.GetNodeRequest\x1a\x1a.muster.v1.GetNodeResponse\"%\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x18b\x04node\x12\x10/v1/nodes/{node}\x12`\n" +
+	"\tListNodes\x12\x1b.muster.v1.ListNodesRequest\x1a\x1c.muster.v1.ListNodesResponse\"\x18\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\v\x12\t/v1/nodes\x12v\n" +
 	"\n" +
-	"UpdateNode\x12\x1c.muster.v1.UpdateNodeRequest\x1a\x1d.muster.v1.UpdateNodeResponse\"$\x82\xd3\xe4\x93\x02\x1e:\x04specb\x04node\x1a\x10/v1/nodes/{node}\x12c\n" +
+	"UpdateNode\x12\x1c.muster.v1.UpdateNodeRequest\x1a\x1d.muster.v1.UpdateNodeResponse\"+\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x1e:\x04specb\x04node\x1a\x10/v1/nodes/{node}\x12j\n" +
 	"\n" +
-	"RemoveNode\x12\x1c.muster.v1.RemoveNodeRequest\x1a\x1d.muster.v1.RemoveNodeResponse\"\x18\x82\xd3\xe4\x93\x02\x12*\x10/v1/nodes/{node}\x12w\n" +
-	"\rCreateNetwork\x12\x1f.muster.v1.CreateNetworkRequest\x1a .muster.v1.CreateNetworkResponse\"#\x82\xd3\xe4\x93\x02\x1d:\x04specb\anetwork\"\f/v1/networks\x12r\n" +
+	"RemoveNode\x12\x1c.muster.v1.RemoveNodeRequest\x1a\x1d.muster.v1.RemoveNodeResponse\"\x1f\xe2\xe0\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02\x12*\x10/v1/nodes/{node}\x12~\n" +
+	"\rCreateNetwork\x12\x1f.muster.v1.CreateNetworkRequest\x1a .muster.v1.CreateNetworkResponse\"*\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x1d:\x04specb\anetwork\"\f/v1/networks\x12y\n" +
 	"\n" +
-	"GetNetwork\x12\x1c.muster.v1.GetNetworkRequest\x1a\x1d.muster.v1.GetNetworkResponse\"'\x82\xd3\xe4\x93\x02!b\anetwork\x12\x16/v1/networks/{network}\x12e\n" +
-	"\fListNetworks\x12\x1e.muster.v1.ListNetworksRequest\x1a\x1f.muster.v1.ListNetworksResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\f/v1/networks\x12r\n" +
-	"\rRemoveNetwork\x12\x1f.muster.v1.RemoveNetworkRequest\x1a .muster.v1.RemoveNetworkResponse\"\x1e\x82\xd3\xe4\x93\x02\x18*\x16/v1/networks/{network}\x12r\n" +
-	"\fCreateSecret\x12\x1e.muster.v1.CreateSecretRequest\x1a\x1f.muster.v1.CreateSecretResponse\"!\x82\xd3\xe4\x93\x02\x1b:\x04specb\x06secret\"\v/v1/secrets\x12l\n" +
-	"\tGetSecret\x12\x1b.muster.v1.GetSecretRequest\x1a\x1c.muster.v1.GetSecretResponse\"$\x82\xd3\xe4\x93\x02\x1eb\x06secret\x12\x14/v1/secrets/{secret}\x12a\n" +
-	"\vListSecrets\x12\x1d.muster.v1.ListSecretsRequest\x1a\x1e.muster.v1.ListSecretsResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\v/v1/secrets\x12{\n" +
-	"\fUpdateSecret\x12\x1e.muster.v1.UpdateSecretRequest\x1a\x1f.muster.v1.UpdateSecretResponse\"*\x82\xd3\xe4\x93\x02$:\x04specb\x06secret\x1a\x14/v1/secrets/{secret}\x12m\n" +
-	"\fRemoveSecret\x12\x1e.muster.v1.RemoveSecretRequest\x1a\x1f.muster.v1.RemoveSecretResponse\"\x1c\x82\xd3\xe4\x93\x02\x16*\x14/v1/secrets/{secret}\x12r\n" +
-	"\fCreateConfig\x12\x1e.muster.v1.CreateConfigRequest\x1a\x1f.muster.v1.CreateConfigResponse\"!\x82\xd3\xe4\x93\x02\x1b:\x04specb\x06config\"\v/v1/configs\x12l\n" +
-	"\tGetConfig\x12\x1b.muster.v1.GetConfigRequest\x1a\x1c.muster.v1.GetConfigResponse\"$\x82\xd3\xe4\x93\x02\x1eb\x06config\x12\x14/v1/configs/{config}\x12a\n" +
-	"\vListConfigs\x12\x1d.muster.v1.ListConfigsRequest\x1a\x1e.muster.v1.ListConfigsResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\v/v1/configs\x12{\n" +
-	"\fUpdateConfig\x12\x1e.muster.v1.UpdateConfigRequest\x1a\x1f.muster.v1.UpdateConfigResponse\"*\x82\xd3\xe4\x93\x02$:\x04specb\x06config\x1a\x14/v1/configs/{config}\x12m\n" +
-	"\fRemoveConfig\x12\x1e.muster.v1.RemoveConfigRequest\x1a\x1f.muster.v1.RemoveConfigResponse\"\x1c\x82\xd3\xe4\x93\x02\x16*\x14/v1/configs/{config}\x12r\n" +
-	"\fCreateVolume\x12\x1e.muster.v1.CreateVolumeRequest\x1a\x1f.muster.v1.CreateVolumeResponse\"!\x82\xd3\xe4\x93\x02\x1b:\x04specb\x06volume\"\v/v1/volumes\x12l\n" +
-	"\tGetVolume\x12\x1b.muster.v1.GetVolumeRequest\x1a\x1c.muster.v1.GetVolumeResponse\"$\x82\xd3\xe4\x93\x02\x1eb\x06volume\x12\x14/v1/volumes/{volume}\x12a\n" +
-	"\vListVolumes\x12\x1d.muster.v1.ListVolumesRequest\x1a\x1e.muster.v1.ListVolumesResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\v/v1/volumes\x12{\n" +
-	"\fUpdateVolume\x12\x1e.muster.v1.UpdateVolumeRequest\x1a\x1f.muster.v1.UpdateVolumeResponse\"*\x82\xd3\xe4\x93\x02$:\x04specb\x06volume\x1a\x14/v1/volumes/{volume}\x12m\n" +
-	"\fRemoveVolume\x12\x1e.muster.v1.RemoveVolumeRequest\x1a\x1f.muster.v1.RemoveVolumeResponse\"\x1c\x82\xd3\xe4\x93\x02\x16*\x14/v1/volumes/{volume}\x12g\n" +
+	"GetNetwork\x12\x1c.muster.v1.GetNetworkRequest\x1a\x1d.muster.v1.GetNetworkResponse\".\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02!b\anetwork\x12\x16/v1/networks/{network}\x12l\n" +
+	"\fListNetworks\x12\x1e.muster.v1.ListNetworksRequest\x1a\x1f.muster.v1.ListNetworksResponse\"\x1b\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x0e\x12\f/v1/networks\x12y\n" +
+	"\rRemoveNetwork\x12\x1f.muster.v1.RemoveNetworkRequest\x1a .muster.v1.RemoveNetworkResponse\"%\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x18*\x16/v1/networks/{network}\x12y\n" +
+	"\fCreateSecret\x12\x1e.muster.v1.CreateSecretRequest\x1a\x1f.muster.v1.CreateSecretResponse\"(\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x1b:\x04specb\x06secret\"\v/v1/secrets\x12s\n" +
+	"\tGetSecret\x12\x1b.muster.v1.GetSecretRequest\x1a\x1c.muster.v1.GetSecretResponse\"+\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x1eb\x06secret\x12\x14/v1/secrets/{secret}\x12h\n" +
+	"\vListSecrets\x12\x1d.muster.v1.ListSecretsRequest\x1a\x1e.muster.v1.ListSecretsResponse\"\x1a\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\r\x12\v/v1/secrets\x12\x82\x01\n" +
+	"\fUpdateSecret\x12\x1e.muster.v1.UpdateSecretRequest\x1a\x1f.muster.v1.UpdateSecretResponse\"1\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02$:\x04specb\x06secret\x1a\x14/v1/secrets/{secret}\x12t\n" +
+	"\fRemoveSecret\x12\x1e.muster.v1.RemoveSecretRequest\x1a\x1f.muster.v1.RemoveSecretResponse\"#\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x16*\x14/v1/secrets/{secret}\x12y\n" +
+	"\fCreateConfig\x12\x1e.muster.v1.CreateConfigRequest\x1a\x1f.muster.v1.CreateConfigResponse\"(\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x1b:\x04specb\x06config\"\v/v1/configs\x12s\n" +
+	"\tGetConfig\x12\x1b.muster.v1.GetConfigRequest\x1a\x1c.muster.v1.GetConfigResponse\"+\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x1eb\x06config\x12\x14/v1/configs/{config}\x12h\n" +
+	"\vListConfigs\x12\x1d.muster.v1.ListConfigsRequest\x1a\x1e.muster.v1.ListConfigsResponse\"\x1a\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\r\x12\v/v1/configs\x12\x82\x01\n" +
+	"\fUpdateConfig\x12\x1e.muster.v1.UpdateConfigRequest\x1a\x1f.muster.v1.UpdateConfigResponse\"1\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02$:\x04specb\x06config\x1a\x14/v1/configs/{config}\x12t\n" +
+	"\fRemoveConfig\x12\x1e.muster.v1.RemoveConfigRequest\x1a\x1f.muster.v1.RemoveConfigResponse\"#\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x16*\x14/v1/configs/{config}\x12y\n" +
+	"\fCreateVolume\x12\x1e.muster.v1.CreateVolumeRequest\x1a\x1f.muster.v1.CreateVolumeResponse\"(\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x1b:\x04specb\x06volume\"\v/v1/volumes\x12s\n" +
+	"\tGetVolume\x12\x1b.muster.v1.GetVolumeRequest\x1a\x1c.muster.v1.GetVolumeResponse\"+\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x1eb\x06volume\x12\x14/v1/volumes/{volume}\x12h\n" +
+	"\vListVolumes\x12\x1d.muster.v1.ListVolumesRequest\x1a\x1e.muster.v1.ListVolumesResponse\"\x1a\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\r\x12\v/v1/volumes\x12\x82\x01\n" +
+	"\fUpdateVolume\x12\x1e.muster.v1.UpdateVolumeRequest\x1a\x1f.muster.v1.UpdateVolumeResponse\"1\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02$:\x04specb\x06volume\x1a\x14/v1/volumes/{volume}\x12t\n" +
+	"\fRemoveVolume\x12\x1e.muster.v1.RemoveVolumeRequest\x1a\x1f.muster.v1.RemoveVolumeResponse\"#\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x16*\x14/v1/volumes/{volume}\x12n\n" +
 	"\n" +
-	"GetCluster\x12\x1c.muster.v1.GetClusterRequest\x1a\x1d.muster.v1.GetClusterResponse\"\x1c\x82\xd3\xe4\x93\x02\x16b\acluster\x12\v/v1/cluster\x12w\n" +
-	"\x10GetClusterStatus\x12\".muster.v1.GetClusterStatusRequest\x1a#.muster.v1.GetClusterStatusResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/cluster/status\x12v\n" +
-	"\rUpdateCluster\x12\x1f.muster.v1.UpdateClusterRequest\x1a .muster.v1.UpdateClusterResponse\"\"\x82\xd3\xe4\x93\x02\x1c:\x04specb\acluster\x1a\v/v1/cluster\x12a\n" +
-	"\vListPlugins\x12\x1d.muster.v1.ListPluginsRequest\x1a\x1e.muster.v1.ListPluginsResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\v/v1/plugins\x12O\n" +
-	"\x05Watch\x12\x17.muster.v1.WatchRequest\x1a\x18.muster.v1.WatchResponse\"\x11\x82\xd3\xe4\x93\x02\v\x12\t/v1/watch0\x01\x12s\n" +
-	"\vServiceLogs\x12\x1d.muster.v1.ServiceLogsRequest\x1a\x1e.muster.v1.ServiceLogsResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/services/{service}/logs0\x01\x12d\n" +
-	"\bTaskLogs\x12\x1a.muster.v1.TaskLogsRequest\x1a\x1b.muster.v1.TaskLogsResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/tasks/{task}/logs0\x01B3Z1github.com/musterhq/muster/api/muster/v1;musterv1b\x06proto3"
+	"GetCluster\x12\x1c.muster.v1.GetClusterRequest\x1a\x1d.muster.v1.GetClusterResponse\"#\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x16b\acluster\x12\v/v1/cluster\x12~\n" +
+	"\x10GetClusterStatus\x12\".muster.v1.GetClusterStatusRequest\x1a#.muster.v1.GetClusterStatusResponse\"!\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/cluster/status\x12}\n" +
+	"\rUpdateCluster\x12\x1f.muster.v1.UpdateClusterRequest\x1a .muster.v1.UpdateClusterResponse\")\xe2\xe0\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02\x1c:\x04specb\acluster\x1a\v/v1/cluster\x12h\n" +
+	"\vListPlugins\x12\x1d.muster.v1.ListPluginsRequest\x1a\x1e.muster.v1.ListPluginsResponse\"\x1a\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\r\x12\v/v1/plugins\x12V\n" +
+	"\x05Watch\x12\x17.muster.v1.WatchRequest\x1a\x18.muster.v1.WatchResponse\"\x18\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\v\x12\t/v1/watch0\x01\x12z\n" +
+	"\vServiceLogs\x12\x1d.muster.v1.ServiceLogsRequest\x1a\x1e.muster.v1.ServiceLogsResponse\"*\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/services/{service}/logs0\x01\x12k\n" +
+	"\bTaskLogs\x12\x1a.muster.v1.TaskLogsRequest\x1a\x1b.muster.v1.TaskLogsResponse\"$\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/tasks/{task}/logs0\x01B3Z1github.com/musterhq/muster/api/muster/v1;musterv1b\x06proto3"
 
 var (
 	file_muster_v1_control_proto_rawDescOnce sync.Once

@@ -9,6 +9,7 @@
 package daemonv1
 
 import (
+	_ "github.com/musterhq/muster/api/muster/auth/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -282,7 +283,7 @@ var File_muster_daemon_v1_daemon_proto protoreflect.FileDescriptor
 
 const file_muster_daemon_v1_daemon_proto_rawDesc = "" +
 	"\n" +
-	"\x1dmuster/daemon/v1/daemon.proto\x12\x10muster.daemon.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
+	"\x1dmuster/daemon/v1/daemon.proto\x12\x10muster.daemon.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19muster/auth/v1/auth.proto\"\x0f\n" +
 	"\rReportRequest\"\xdf\x01\n" +
 	"\x0eReportResponse\x12\x16\n" +
 	"\x06daemon\x18\x01 \x01(\tR\x06daemon\x12\x1a\n" +
@@ -299,9 +300,10 @@ const file_muster_daemon_v1_daemon_proto_rawDesc = "" +
 	"\x03lag\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03lag\"?\n" +
 	"\tTableView\x12\x14\n" +
 	"\x05table\x18\x01 \x01(\tR\x05table\x12\x1c\n" +
-	"\tsequences\x18\x02 \x03(\x04R\tsequences2\\\n" +
-	"\rDaemonService\x12K\n" +
-	"\x06Report\x12\x1f.muster.daemon.v1.ReportRequest\x1a .muster.daemon.v1.ReportResponseB:Z8github.com/musterhq/muster/api/muster/daemon/v1;daemonv1b\x06proto3"
+	"\tsequences\x18\x02 \x03(\x04R\tsequences2e\n" +
+	"\rDaemonService\x12T\n" +
+	"\x06Report\x12\x1f.muster.daemon.v1.ReportRequest\x1a .muster.daemon.v1.ReportResponse\"\a\xe2\xe0\x18\x03\n" +
+	"\x01\x05B:Z8github.com/musterhq/muster/api/muster/daemon/v1;daemonv1b\x06proto3"
 
 var (
 	file_muster_daemon_v1_daemon_proto_rawDescOnce sync.Once

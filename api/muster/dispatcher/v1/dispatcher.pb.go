@@ -10,6 +10,7 @@
 package dispatcherv1
 
 import (
+	_ "github.com/musterhq/muster/api/muster/auth/v1"
 	v1 "github.com/musterhq/muster/api/muster/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -1461,7 +1462,7 @@ var File_muster_dispatcher_v1_dispatcher_proto protoreflect.FileDescriptor
 
 const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\n" +
-	"%muster/dispatcher/v1/dispatcher.proto\x12\x14muster.dispatcher.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17muster/v1/control.proto\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"\x93\x03\n" +
+	"%muster/dispatcher/v1/dispatcher.proto\x12\x14muster.dispatcher.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19muster/auth/v1/auth.proto\x1a\x17muster/v1/control.proto\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"\x93\x03\n" +
 	"\x0eSessionRequest\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1b.muster.dispatcher.v1.HelloH\x00R\x05hello\x12?\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x1f.muster.dispatcher.v1.HeartbeatH\x00R\theartbeat\x12I\n" +
@@ -1561,11 +1562,13 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\btask_ids\x18\x02 \x03(\tR\ataskIds\x12/\n" +
 	"\aoptions\x18\x03 \x01(\v2\x15.muster.v1.LogOptionsR\aoptions\"J\n" +
 	"\x15SubscribeLogsResponse\x121\n" +
-	"\bmessages\x18\x01 \x03(\v2\x15.muster.v1.LogMessageR\bmessages2o\n" +
-	"\x11DispatcherService\x12Z\n" +
-	"\aSession\x12$.muster.dispatcher.v1.SessionRequest\x1a%.muster.dispatcher.v1.SessionResponse(\x010\x012~\n" +
-	"\x10LogBrokerService\x12j\n" +
-	"\rSubscribeLogs\x12*.muster.dispatcher.v1.SubscribeLogsRequest\x1a+.muster.dispatcher.v1.SubscribeLogsResponse0\x01BBZ@github.com/musterhq/muster/api/muster/dispatcher/v1;dispatcherv1b\x06proto3"
+	"\bmessages\x18\x01 \x03(\v2\x15.muster.v1.LogMessageR\bmessages2x\n" +
+	"\x11DispatcherService\x12c\n" +
+	"\aSession\x12$.muster.dispatcher.v1.SessionRequest\x1a%.muster.dispatcher.v1.SessionResponse\"\a\xe2\xe0\x18\x03\n" +
+	"\x01\x04(\x010\x012\x87\x01\n" +
+	"\x10LogBrokerService\x12s\n" +
+	"\rSubscribeLogs\x12*.muster.dispatcher.v1.SubscribeLogsRequest\x1a+.muster.dispatcher.v1.SubscribeLogsResponse\"\a\xe2\xe0\x18\x03\n" +
+	"\x01\x050\x01BBZ@github.com/musterhq/muster/api/muster/dispatcher/v1;dispatcherv1b\x06proto3"
 
 var (
 	file_muster_dispatcher_v1_dispatcher_proto_rawDescOnce sync.Once

@@ -36,7 +36,7 @@ type CLI struct {
 	Version  string
 
 	address string
-	tls     daemon.TLSSettings
+	tls     tlsFlags
 	conn    *grpc.ClientConn
 }
 
@@ -53,10 +53,7 @@ func (c *CLI) AddCommands(root *cobra.Command) {
 		cmd.GroupID = "cluster"
 		fs := cmd.PersistentFlags()
 		fs.StringVarP(&c.address, "address", "A", address, "host:port of apid's gRPC server (environment: MUSTER_ADDRESS)")
-		fs.StringVar(&c.tls.CertFile, "tls-cert-file", os.Getenv("MUSTER_TLS_CERT_FILE"), "PEM file of the client certificate (environment: MUSTER_TLS_CERT_FILE, and so on)")
-		fs.StringVar(&c.tls.KeyFile, "tls-key-file", os.Getenv("MUSTER_TLS_KEY_FILE"), "PEM file of the client key")
-		fs.StringVar(&c.tls.CAFile, "tls-ca-file", os.Getenv("MUSTER_TLS_CA_FILE"), "PEM file of the authorities that the server must be signed by")
-		fs.StringVar(&c.tls.ServerName, "tls-server-name", os.Getenv("MUSTER_TLS_SERVER_NAME"), "name to check the server's certificate for")
+		c.tls.add(fs)
 	}
 	root.AddGroup(&cobra.Group{ID: "cluster", Title: "Use a cluster:"})
 	root.AddCommand(commands...)
@@ -77,11 +74,11 @@ func (c *CLI) client() (musterv1.ControlServiceClient, error) {
 		if _, _, err := net.SplitHostPort(c.address); err != nil {
 			return nil, usage("--address (or MUSTER_ADDRESS): %q is not host:port", c.address)
 		}
-		creds, err := c.tls.Credentials()
+		creds, err := c.tls.credentials(c.address)
 		if err != nil {
 			return nil, usage("%w", err)
 		}
-		if c.conn, err = daemon.Dialer(creds.Client)(c.address); err != nil {
+		if c.conn, err = daemon.Dialer(creds)(c.address); err != nil {
 			return nil, err
 		}
 	}

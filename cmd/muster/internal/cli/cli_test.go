@@ -280,7 +280,7 @@ func TestErrors(t *testing.T) {
 		"no words":            {[]string{"service", "create", "--name", "x", "--kind", "process"}, cli.ExitUsage, "command"},
 		"both not found":      {[]string{"service", "rm", "nobody", "noone"}, cli.ExitNotFound, "there is no service \"noone\""},
 		"the port forgotten":  {[]string{"service", "ls", "-A", "somewhere"}, cli.ExitUsage, "host:port"},
-		"half of TLS":         {[]string{"service", "ls", "--tls-ca-file", "ca.pem"}, cli.ExitUsage, "--tls-key-file"},
+		"half of TLS":         {[]string{"service", "ls", "--tls-cert-file", "c.pem"}, cli.ExitUsage, "--tls-key-file"},
 		"the image as value":  {[]string{"service", "create", "--name", "x", "--init=perhaps", "img"}, cli.ExitUsage, "neither true nor false"},
 		"bad template":        {[]string{"service", "ls", "--format", "{{"}, cli.ExitUsage, "--format"},
 		"not converged":       {[]string{"service", "create", "--name", "big", "--kind", "null", "--reserve-cpu", "100000", "--timeout", "300ms"}, cli.ExitNotConverged, "insufficient resources"},

@@ -214,7 +214,7 @@ func (c *devCluster) run(ctx context.Context, temporary bool) error {
 		c.start(&managersDone, m.name, managing, func(ctx context.Context) error { return c.manager(ctx, m) })
 	}
 	if l := c.listeners[opsPart]; l != nil {
-		ops := serveOps(l, &c.settings, c.registry, c.host.Healthy, thisMachineOnly)
+		ops := serveOps(l, &c.settings, c.registry, c.host.Healthy, nil, thisMachineOnly)
 		c.start(&managersDone, ops.Name, managing, ops.Run)
 	}
 	var err error

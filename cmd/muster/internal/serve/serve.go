@@ -21,6 +21,7 @@ import (
 	"github.com/musterhq/muster/apid"
 	"github.com/musterhq/muster/cmd/muster/internal/cli"
 	"github.com/musterhq/muster/dispatcherd"
+	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/orchestratord"
 	"github.com/musterhq/muster/schedulerd"
@@ -156,16 +157,20 @@ func (m *manager) run(ctx context.Context, s *daemon.Settings, restListen, versi
 		return fmt.Errorf("--listen: %w", err)
 	}
 	for _, address := range []string{s.Listen, restListen} {
-		if h, _, err := net.SplitHostPort(address); err == nil && creds.HTTP == nil && !loopback(h) {
+		if h, _, err := net.SplitHostPort(address); err == nil && !creds.Secure() && !loopback(h) {
 			log.Warn("serving in the clear, to everybody who can connect; --tls-cert-file, --tls-key-file and --tls-ca-file change that", zap.String("address", address))
 		}
 	}
 	registry := daemon.NewRegistry()
+	guard, err := newGuard(creds, log, registry)
+	if err != nil {
+		return err
+	}
 	host := &daemon.Host{
 		KV: store, Prefix: s.Prefix, Credentials: creds, Logger: log, Metrics: registry, Version: version, StopTimeout: s.StopTimeout,
-		Tracing: s.Tracing,
+		Tracing: s.Tracing, Guard: guard,
 	}
-	spec := daemon.Spec{Name: m.name, Listener: listener, Advertise: s.Advertise, Build: m.build}
+	spec := daemon.Spec{Name: m.name, Listener: listener, Advertise: s.Advertise, Strangers: m.rest, Build: m.build}
 	tasks := []daemon.Task{{Name: m.name, Run: func(ctx context.Context) error { return host.Run(ctx, spec) }}}
 	if m.rest && restListen != "" {
 		rest, err := net.Listen("tcp", restListen)
@@ -173,19 +178,17 @@ func (m *manager) run(ctx context.Context, s *daemon.Settings, restListen, versi
 			_ = listener.Close()
 			return fmt.Errorf("--rest-listen: %w", err)
 		}
-		log.Info("REST is served", zap.String("address", rest.Addr().String()), zap.Bool("tls", creds.HTTP != nil))
-		if creds.HTTP != nil {
-			rest = tls.NewListener(rest, creds.HTTP)
-		}
+		log.Info("REST is served", zap.String("address", rest.Addr().String()), zap.Bool("tls", creds.Secure()))
+		rest = secured(rest, creds)
 		spec.Beside = serveREST(rest, s, everyHost)
 	}
-	ops, err := listenOps(s)
+	ops, err := listenOps(s, creds)
 	if err != nil {
 		_ = listener.Close()
 		return err
 	}
 	if ops != nil {
-		tasks = append(tasks, serveOps(ops, s, registry, host.Healthy, everyHost))
+		tasks = append(tasks, serveOps(ops, s, registry, host.Healthy, guard, everyHost))
 	}
 	return daemon.RunTasks(ctx, tasks...)
 }
@@ -207,7 +210,7 @@ func serveREST(listener net.Listener, s *daemon.Settings, guard func(http.Handle
 }
 
 // listenOps opens the listener for operations; nil if they are not wanted.
-func listenOps(s *daemon.Settings) (net.Listener, error) {
+func listenOps(s *daemon.Settings, creds daemon.Credentials) (net.Listener, error) {
 	if s.OpsListen == "" {
 		return nil, nil
 	}
@@ -215,13 +218,29 @@ func listenOps(s *daemon.Settings) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--ops-listen: %w", err)
 	}
-	return listener, nil
+	return secured(listener, creds), nil
 }
 
-// serveOps serves operations: metrics, health, pprof, behind a guard.
-func serveOps(listener net.Listener, s *daemon.Settings, metrics prometheus.Gatherer, healthy func() error, guard func(http.Handler) http.Handler) daemon.Task {
+// secured is a listener of HTTP with TLS, if that is what the credentials are for.
+func secured(l net.Listener, creds daemon.Credentials) net.Listener {
+	if c := creds.HTTP(); c != nil {
+		return tls.NewListener(l, c)
+	}
+	return l
+}
+
+// newGuard returns the guard of a process; nil if it serves everybody.
+func newGuard(creds daemon.Credentials, log *zap.Logger, metrics prometheus.Registerer) (*auth.Guard, error) {
+	if !creds.Secure() {
+		return nil, nil
+	}
+	return auth.New(creds.Domain, log.Named("auth"), metrics)
+}
+
+// serveOps serves operations: metrics, health, pprof.
+func serveOps(listener net.Listener, s *daemon.Settings, metrics prometheus.Gatherer, healthy func() error, guard *auth.Guard, hosts func(http.Handler) http.Handler) daemon.Task {
 	return daemon.Task{Name: "serve operations", Run: func(ctx context.Context) error {
-		handler := daemon.OpsHandler(metrics, func() error { return errors.Join(ctx.Err(), healthy()) })
-		return daemon.ServeHTTP(ctx, guard(handler), listener, s.StopTimeout/2)
+		handler := daemon.OpsHandler(metrics, func() error { return errors.Join(ctx.Err(), healthy()) }, guard)
+		return daemon.ServeHTTP(ctx, hosts(handler), listener, s.StopTimeout/2)
 	}}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/tracing"
@@ -123,18 +124,22 @@ func runWorker(ctx context.Context, s *daemon.Settings, cfg workerd.Config, vers
 	}
 	defer daemon.Flush(flush)
 	w, err := workerd.New(workerd.Env{
-		Logger: log.Named("workerd"), Metrics: registry, Tracer: tracer, Dial: daemon.Dialer(creds.Client), Version: version,
+		Logger: log.Named("workerd"), Metrics: registry, Tracer: tracer, Dial: daemon.Dialer(creds.ClientOf(authv1.Role_DISPATCHERD)), Version: version,
 	}, cfg)
 	if err != nil {
 		return err
 	}
 	tasks := []daemon.Task{{Name: "work", Run: w.Run}}
-	ops, err := listenOps(s)
+	guard, err := newGuard(creds, log, registry)
+	if err != nil {
+		return err
+	}
+	ops, err := listenOps(s, creds)
 	if err != nil {
 		return err
 	}
 	if ops != nil {
-		tasks = append(tasks, serveOps(ops, s, registry, func() error { return nil }, everyHost))
+		tasks = append(tasks, serveOps(ops, s, registry, func() error { return nil }, guard, everyHost))
 	}
 	return daemon.RunTasks(ctx, tasks...)
 }

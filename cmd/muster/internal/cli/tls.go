@@ -1,0 +1,58 @@
+package cli
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/spf13/pflag"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/musterhq/muster/internal/mtls"
+)
+
+// tlsFlags say how a user's connection is secured.
+type tlsFlags struct{ certFile, keyFile, caFile, serverName string }
+
+func (f *tlsFlags) add(fs *pflag.FlagSet) {
+	fs.StringVar(&f.certFile, "tls-cert-file", os.Getenv("MUSTER_TLS_CERT_FILE"), "PEM file of the client certificate (environment: MUSTER_TLS_CERT_FILE, and so on)")
+	fs.StringVar(&f.keyFile, "tls-key-file", os.Getenv("MUSTER_TLS_KEY_FILE"), "PEM file of the client key")
+	fs.StringVar(&f.caFile, "tls-ca-file", os.Getenv("MUSTER_TLS_CA_FILE"), "PEM file of the authorities that the server must be signed by")
+	fs.StringVar(&f.serverName, "tls-server-name", os.Getenv("MUSTER_TLS_SERVER_NAME"), "name to check the server's certificate for, of a server that is not apid itself but stands in front of it")
+}
+
+// credentials returns those of connections to an address.
+func (f *tlsFlags) credentials(address string) (credentials.TransportCredentials, error) {
+	if *f == (tlsFlags{}) {
+		return insecure.NewCredentials(), nil
+	}
+	if f.caFile == "" || (f.certFile == "") != (f.keyFile == "") {
+		return nil, errors.New("TLS needs --tls-ca-file; and --tls-cert-file goes together with --tls-key-file")
+	}
+	authorities, err := os.ReadFile(f.caFile)
+	if err != nil {
+		return nil, fmt.Errorf("--tls-ca-file: %w", err)
+	}
+	var pair *tls.Certificate
+	if f.certFile != "" {
+		p, err := tls.LoadX509KeyPair(f.certFile, f.keyFile)
+		if err != nil {
+			return nil, fmt.Errorf("load certificate from --tls-cert-file and --tls-key-file: %w", err)
+		}
+		pair = &p
+	}
+	host := f.serverName
+	if host == "" {
+		if host, _, err = net.SplitHostPort(address); err != nil {
+			return nil, fmt.Errorf("host of --address: %w", err)
+		}
+	}
+	c, err := mtls.User(pair, authorities, host)
+	if err != nil {
+		return nil, fmt.Errorf("--tls-ca-file: %w", err)
+	}
+	return credentials.NewTLS(c), nil
+}
