@@ -14,7 +14,7 @@ import (
 // TestHealthCommand asks daemons that are well, that are not, and that are not there.
 func TestHealthCommand(t *testing.T) {
 	ops := func(problem error) string {
-		s := httptest.NewServer(daemon.OpsHandler(prometheus.NewRegistry(), func() error { return problem }))
+		s := httptest.NewServer(daemon.OpsHandler(prometheus.NewRegistry(), func() error { return problem }, nil))
 		t.Cleanup(s.Close)
 		return s.Listener.Addr().String()
 	}
