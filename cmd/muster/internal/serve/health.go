@@ -86,7 +86,7 @@ func askHealth(ctx context.Context, listen, path string) (string, error) {
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport}
 	resp, err := get(ctx, client, "https://"+net.JoinHostPort(host, port)+"/"+path)
-	if plain := (tls.RecordHeaderError{}); errors.As(err, &plain) {
+	if errors.Is(err, http.ErrSchemeMismatch) {
 		resp, err = get(ctx, client, "http://"+net.JoinHostPort(host, port)+"/"+path)
 	}
 	if err != nil {
