@@ -35,8 +35,7 @@
 //
 // What an executor writes to standard error becomes the worker's log; lines of
 // JSON with the keys "@level" and "@message" keep their level and fields.
-// Package executortest beside this one holds the test suite that every executor
-// is to pass.
+// `muster plugin test` tries whether an executor keeps all this.
 package sdk
 
 import (

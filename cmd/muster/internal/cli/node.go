@@ -3,8 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -181,48 +179,4 @@ func (c *CLI) nodeRemove() *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "although it is ready")
 	return cmd
-}
-
-func (c *CLI) plugin() *cobra.Command {
-	var o output
-	list := &cobra.Command{
-		Use: "ls", Aliases: []string{"list"}, Short: "List the executor plugins of all nodes", Args: cobra.NoArgs,
-		Example: `  muster plugin ls
-  muster plugin ls --format '{{.hostname}} {{.executor.name}} {{.executor.checksum}}'`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			resp, err := call(cmd, client.ListPlugins, &musterv1.ListPluginsRequest{})
-			if err != nil {
-				return err
-			}
-			return show(c, &o, resp.Plugins, (*musterv1.NodePlugin).GetNodeId, func() *table {
-				t := &table{header: []string{"NODE", "NAME", "VERSION", "HEALTH", "KINDS", "CAPABILITIES", "SCHEMA", "MESSAGE"}}
-				for _, p := range resp.Plugins {
-					e := p.Executor
-					schema := "no"
-					if e.GetPayloadSchema() != "" {
-						schema = "yes"
-					}
-					t.add(p.Hostname, e.GetName(), e.GetVersion(), title(e.GetHealth().String()), strings.Join(e.GetKinds(), ","),
-						capabilities(e), schema, cut(e.GetMessage(), 60, false))
-				}
-				return t
-			})
-		},
-	}
-	o.addFlags(list, false)
-	return group("plugin", "Look at executor plugins", list)
-}
-
-// capabilities leaves out the fields of containers, of which there are many.
-func capabilities(e *musterv1.ExecutorDescription) string {
-	out := map[string]bool{}
-	for _, c := range e.GetCapabilities() {
-		name, _, _ := strings.Cut(c, ".")
-		out[name] = true
-	}
-	return strings.Join(slices.Sorted(maps.Keys(out)), ",")
 }

@@ -1,4 +1,4 @@
-package executortest
+package conformance
 
 import (
 	"bytes"
@@ -156,7 +156,7 @@ func (s *suite) followCancelled() {
 	c := s.on(s.task(Deed{Forever: true, Says: []string{"here"}}))
 	c.prepare()
 	c.start()
-	ctx, cancel := context.WithTimeout(s.Context(), callTime)
+	ctx, cancel := context.WithTimeout(s.Context(), s.patience())
 	defer cancel()
 	stream, err := s.Plugin.Service().Logs(ctx, &executorv1.LogsRequest{
 		TaskId: c.task.GetId(), Handle: c.handle, Options: &musterv1.LogOptions{Follow: true},
@@ -187,7 +187,7 @@ func (s *suite) stats() {
 		if code(wire.FromStatus(err)) != codes.Unimplemented {
 			s.Errorf("Stats without the capability = %v, want UNIMPLEMENTED", err)
 		}
-	} else if !eventually(ctx, callTime, func() bool {
+	} else if !eventually(ctx, s.patience(), func() bool {
 		// A task that has only just started may use next to nothing.
 		stats, err = s.Plugin.Service().Stats(ctx, &executorv1.StatsRequest{TaskId: c.task.GetId(), Handle: c.handle})
 		return err != nil || (stats.GetMemoryBytes() > 0 && stats.GetPids() > 0 && stats.GetAt() != nil)

@@ -1,4 +1,4 @@
-package executortest
+package conformance
 
 import (
 	"bufio"
@@ -50,11 +50,11 @@ func (s *suite) endWhileAway() {
 	s.Plugin.Kill()
 	// Nobody is there to see the end.
 	if s.Running != nil {
-		if !eventually(s.Context(), callTime, func() bool { return s.Running(c.task.GetId()) == 0 }) {
+		if !eventually(s.Context(), s.patience(), func() bool { return s.Running(c.task.GetId()) == 0 }) {
 			s.Fatal("the task did not end while the executor's process was away")
 		}
 	}
-	s.Plugin.start()
+	s.Plugin.Start()
 	if ended := c.wait(); ended.GetRuntime().GetExitCode() != 7 || ended.GetEndedAt() == nil {
 		s.Errorf("of an end that it did not see a new process says %v, want exit code 7", ended)
 	}
@@ -144,7 +144,7 @@ func (c *calls) killDuring(call string, moment time.Duration) {
 	}
 	c.Plugin.Kill()
 	<-done
-	c.Plugin.start()
+	c.Plugin.Start()
 }
 
 // repeat makes the call again, as a worker does that does not know whether it
@@ -169,7 +169,7 @@ func (c *calls) repeat(call string) {
 		if got, want := c.wait().GetRuntime().GetExitCode(), response.GetRuntime().GetExitCode(); got != want || response.GetRuntime() == nil {
 			c.Errorf("Wait says exit code %d, Shutdown said %v", got, response.GetRuntime())
 		}
-		if c.Running != nil && c.Running(c.task.GetId()) != 0 {
+		if c.Running != nil && c.counted(0) != 0 {
 			c.Error("after Shutdown the task still runs")
 		}
 	}
@@ -178,10 +178,10 @@ func (c *calls) repeat(call string) {
 // closes checks that the process ends when its host dies, by the closing of the
 // pipe that the host reads.
 func (s *suite) closes() {
-	ctx, cancel := context.WithTimeout(s.Context(), callTime)
+	ctx, cancel := context.WithTimeout(s.Context(), s.patience())
 	defer cancel()
 	model := s.Plugin.cmd()
-	cmd := exec.CommandContext(ctx, model.Path)
+	cmd := exec.CommandContext(ctx, model.Path, model.Args[1:]...)
 	cmd.Env = append(model.Env, wire.CookieKey+"="+wire.CookieValue, "PLUGIN_PROTOCOL_VERSIONS=1")
 	output, err := cmd.StdoutPipe()
 	if err != nil {

@@ -1,13 +1,11 @@
-package executortest
+package conformance
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -15,34 +13,12 @@ import (
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	"github.com/musterhq/muster/plugins/handshake"
-	"github.com/musterhq/muster/plugins/sdk"
-	"github.com/musterhq/muster/plugins/sdk/wire"
 )
-
-// Main makes a test program serve its executor too: it is its own plugin. With
-// it a test needs no other program built, and the race detector watches both
-// sides. It is to be called by TestMain, and does not return in a plugin.
-func Main(m *testing.M, newExecutor func() (sdk.Executor, error)) int {
-	if os.Getenv(wire.CookieKey) != wire.CookieValue {
-		return m.Run()
-	}
-	executor, err := newExecutor()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	sdk.Serve(executor)
-	return 0
-}
-
-// race makes a plugin in which the race detector finds something end there, so
-// that the test fails, and one in which it does not end without lingering.
-const race = "halt_on_error=1 atexit_sleep_ms=0"
 
 // Plugin is an executor's process, started as a worker starts it, that a test
 // can kill and start again.
 type Plugin struct {
-	t   testing.TB
+	t   T
 	cmd func() *exec.Cmd
 
 	mu      sync.Mutex
@@ -51,19 +27,9 @@ type Plugin struct {
 	service executorv1.ExecutorServiceClient
 }
 
-// StartPlugin starts the test program as a plugin, with the given variables
-// beside a bare environment. It ends with the test.
-func StartPlugin(t testing.TB, env ...string) *Plugin {
-	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return StartProgram(t, self, env...)
-}
-
-// StartProgram starts a program as a plugin, as StartPlugin does.
-func StartProgram(t testing.TB, program string, env ...string) *Plugin {
+// StartProgram starts a program as a plugin, with the given variables beside a
+// bare environment. It ends with the test.
+func StartProgram(t T, command []string, env ...string) *Plugin {
 	t.Helper()
 	// A process that is killed leaves its socket behind. The test's own directory
 	// may have too long a path for one.
@@ -77,18 +43,18 @@ func StartProgram(t testing.TB, program string, env ...string) *Plugin {
 		}
 	})
 	p := &Plugin{t: t, cmd: func() *exec.Cmd {
-		cmd := exec.Command(program)
-		cmd.Env = append([]string{
-			"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + sockets, "GOCOVERDIR=" + t.TempDir(), "GORACE=" + race,
-		}, env...)
+		cmd := exec.Command(command[0], command[1:]...)
+		cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + sockets}, env...)
 		return cmd
 	}}
-	p.start()
 	t.Cleanup(func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.client.Kill()
+		if p.client != nil {
+			p.client.Kill()
+		}
 	})
+	p.Start()
 	return p
 }
 
@@ -105,7 +71,9 @@ func (p *Plugin) Kill() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// That it is gone already is as well.
-	_ = p.process.Kill()
+	if p.process != nil {
+		_ = p.process.Kill()
+	}
 	p.client.Kill()
 }
 
@@ -113,7 +81,7 @@ func (p *Plugin) Kill() {
 func (p *Plugin) Restart() {
 	p.t.Helper()
 	p.Kill()
-	p.start()
+	p.Start()
 }
 
 // Exited returns when the process has ended by itself, or fails the test.
@@ -127,7 +95,8 @@ func (p *Plugin) Exited(within time.Duration) {
 	}
 }
 
-func (p *Plugin) start() {
+// Start starts the process; it must not be running.
+func (p *Plugin) Start() {
 	p.t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -154,7 +123,7 @@ func (p *Plugin) start() {
 
 // testLog brings a plugin's log lines into the test's, while there is a test.
 type testLog struct {
-	t testing.TB
+	t T
 
 	mu    sync.Mutex
 	ended bool

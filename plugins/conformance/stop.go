@@ -1,4 +1,4 @@
-package executortest
+package conformance
 
 import (
 	"context"
@@ -39,7 +39,7 @@ func (s *suite) shutdown() {
 		if err != nil {
 			s.Fatalf("%s: Shutdown: %v", name, err)
 		}
-		if s.Running != nil && s.Running(c.task.GetId()) != 0 {
+		if s.Running != nil && c.counted(0) != 0 {
 			s.Errorf("%s: after Shutdown the task still runs", name)
 		}
 		// An executor may count its grace period in whole seconds.
@@ -86,7 +86,7 @@ func (s *suite) terminate() {
 	if got := response.GetRuntime().GetExitCode(); got != killed {
 		s.Errorf("exit code = %d, want %d", got, killed)
 	}
-	if s.Running != nil && s.Running(c.task.GetId()) != 0 {
+	if s.Running != nil && c.counted(0) != 0 {
 		s.Error("after Terminate the task still runs")
 	}
 	c.remove()

@@ -1,4 +1,4 @@
-package executortest
+package conformance
 
 import (
 	"context"
@@ -131,7 +131,7 @@ func (s *suite) neverStarted() {
 	if err != nil || response.GetRuntime() != nil {
 		s.Errorf("Shutdown of a task that was never started = %v, %v; want success and no status", response, err)
 	}
-	if s.Running != nil && s.Running(c.task.GetId()) != 0 {
+	if s.Running != nil && c.counted(0) != 0 {
 		s.Error("a task runs that was never started")
 	}
 	c.remove()

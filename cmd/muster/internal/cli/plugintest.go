@@ -1,0 +1,144 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/musterhq/muster/plugins/conformance"
+)
+
+// errBroken says that an executor does not keep the contract.
+var errBroken = errors.New("the contract is broken")
+
+func (c *CLI) pluginTest() *cobra.Command {
+	var (
+		o        conformance.Options
+		task     string
+		asJSON   bool
+		patience time.Duration
+	)
+	cmd := &cobra.Command{
+		Use: "test [flags] PROGRAM [-- ARGUMENT...]", Short: "Try whether an executor plugin keeps the contract", Args: cobra.MinimumNArgs(1),
+		Long: `Start an executor plugin as a worker does, make every call of it, kill it at every step, and say what broke the
+contract. No cluster is needed. Each rule is tried with a process and a state directory of its own.
+
+--task says how a task of the executor does what a rule needs (end with an exit code, ignore a polite stop): a Go
+template of a task's spec, in YAML or JSON. Most executors need no more of it than {{json .Script}}, a script for the
+shell; there are also .Forever, .RunFor, .ExitCode, .Stubborn, .Grace, .Says, .Complains, .RunSeconds and .GraceSeconds.
+Executors that run "container", "process" or "null" need none.`,
+		Example: `  muster plugin test ./muster-executor-mine --task task.yaml
+  muster plugin test ./muster-executor-mine --task task.yaml --rule Shutdown --rule KilledAtAnyMoment
+  muster plugin test bin/plugins/muster-executor-process --json`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			program, err := filepath.Abs(args[0])
+			if err != nil {
+				return fmt.Errorf("find %s: %w", args[0], err)
+			}
+			if info, err := os.Stat(program); err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
+				return usage("%s is no program", args[0])
+			}
+			o.Command = append([]string{program}, args[1:]...)
+			if o.Task, err = readTask(task, program); err != nil {
+				return usage("--task: %w", err)
+			}
+			for _, variable := range o.Env {
+				if !strings.Contains(variable, "=") {
+					return usage("--env: %q is not KEY=VALUE", variable)
+				}
+			}
+			o.Patience = patience
+			results, err := conformance.Try(cmd.Context(), o)
+			if err != nil {
+				return usage("%w", err)
+			}
+			if asJSON {
+				err = c.printJSON(results)
+			} else {
+				err = c.printResults(results)
+			}
+			if err != nil {
+				return err
+			}
+			return verdict(results)
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&task, "task", "", "file with the template of a task")
+	fs.StringArrayVar(&o.Rules, "rule", nil, "only this rule (again for more)")
+	fs.StringArrayVarP(&o.Env, "env", "e", nil, "a variable for the executor, KEY=VALUE (again for more); it gets PATH, HOME and TMPDIR anyway")
+	fs.IntVar(&o.Parallel, "parallel", 4, "how many rules are tried at once")
+	fs.DurationVar(&patience, "patience", time.Minute, "how long a call may take that is not meant to wait")
+	fs.BoolVar(&asJSON, "json", false, "as JSON")
+	return cmd
+}
+
+// readTask reads the template of a task, or takes the one that ships for what
+// the program's name says that it runs.
+func readTask(file, program string) (*conformance.Template, error) {
+	if file != "" {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		return conformance.ParseTemplate(string(text))
+	}
+	kind := strings.TrimPrefix(filepath.Base(program), "muster-executor-")
+	if kind == "docker" {
+		kind = "container"
+	}
+	if t, ok := conformance.TemplateFor(kind); ok {
+		return t, nil
+	}
+	return nil, fmt.Errorf("needed, to know how a task of %s is written, such as:\n\n%s", filepath.Base(program), `generic:
+  kind: mine
+  payload: {script: {{json .Script}}}
+`)
+}
+
+// printResults prints a row for each rule, and then what broke.
+func (c *CLI) printResults(results []conformance.Result) error {
+	t := &table{header: []string{"RULE", "OUTCOME", "TOOK", "WHAT IT ASKS"}}
+	for _, r := range results {
+		asks := r.Asks
+		if r.Note != "" {
+			asks += " (" + r.Note + ")"
+		}
+		t.add(r.Rule, string(r.Outcome), fmt.Sprintf("%.1fs", r.Seconds), asks)
+	}
+	if err := c.printTable(t); err != nil {
+		return err
+	}
+	for _, r := range results {
+		if r.Outcome != conformance.Broken {
+			continue
+		}
+		c.printf("\n%s: %s\n", r.Rule, r.Asks)
+		for _, fault := range r.Faults {
+			c.printf("  - %s\n", printable(fault))
+		}
+		for _, line := range r.Output {
+			c.printf("  | %s\n", printable(line))
+		}
+	}
+	return nil
+}
+
+// verdict is an error if a rule is broken.
+func verdict(results []conformance.Result) error {
+	var broken []string
+	for _, r := range results {
+		if r.Outcome == conformance.Broken {
+			broken = append(broken, r.Rule)
+		}
+	}
+	if len(broken) > 0 {
+		return fmt.Errorf("%w: %d of %d rules: %s", errBroken, len(broken), len(results), strings.Join(broken, ", "))
+	}
+	return nil
+}

@@ -1,0 +1,374 @@
+// Package conformance is what an executor has to pass to keep the contract, as
+// rules. It starts the executor as a worker does, as a process of its own that is
+// spoken to over gRPC with mutual TLS, and asks of it what the contract
+// promises: that calls may be repeated, that the process may be killed at any
+// moment with nothing doubled and nothing lost, that an end is known however
+// late one asks, and that Remove leaves nothing.
+//
+// `muster plugin test` tries a program with [Try]; package executortest makes
+// the rules tests of Go's.
+package conformance
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/plugins/sdk/wire"
+)
+
+// defaultPatience bounds every call of the suite that is not meant to wait, but
+// for where a harness says otherwise.
+const defaultPatience = 60 * time.Second
+
+// Harness is one executor under test, and the means to look behind its back.
+type Harness struct {
+	// Plugin is the executor's process, holding no tasks yet.
+	Plugin *Plugin
+	// Spec makes the spec of a task that does the deed.
+	Spec func(Deed) *musterv1.TaskSpec
+	// Wrong are specs that Prepare must refuse for what the field says.
+	Wrong map[string]*musterv1.TaskSpec
+	// Running counts what really runs of a task, without asking the executor:
+	// processes or containers. Nil if there is no other way to know.
+	Running func(taskID string) int
+	// Settle is how long what really runs may lag behind what the executor says.
+	Settle time.Duration
+	// Watch is told which task a spec was made for. It may be nil.
+	Watch func(taskID string, spec *musterv1.TaskSpec)
+	// Left names what is left of a task on the machine. Nil as above.
+	Left func(taskID string) []string
+	// Patience bounds calls that are not meant to wait; 0 is a minute.
+	Patience time.Duration
+	// Slow is true if a task takes more than some milliseconds to start. The
+	// suite then kills the process at fewer moments.
+	Slow bool
+}
+
+// Deed is what a task of the suite does.
+type Deed struct {
+	// Forever runs until it is told to stop; otherwise the task runs for RunFor.
+	Forever  bool
+	RunFor   time.Duration
+	ExitCode int32
+	// Stubborn ignores the polite request to stop. How a task takes the request
+	// must be settled before it writes its first line.
+	Stubborn bool
+	// Grace is the spec's stop grace period; 0 leaves it out.
+	Grace time.Duration
+	// Says and Complains are written to standard output and standard error, one
+	// line each, before anything else; Says first.
+	Says      []string
+	Complains []string
+}
+
+// T is what a rule tells its findings to: a [testing.T], or a [trial].
+type T interface {
+	Helper()
+	Log(args ...any)
+	Error(args ...any)
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Failed() bool
+	// Context ends when the rule has been tried, before what Cleanup was given.
+	Context() context.Context
+	Cleanup(f func())
+}
+
+// Rule is one thing that the contract asks of an executor.
+type Rule struct {
+	Name string
+	// Asks says what that is, in a sentence.
+	Asks string
+	// Needs is the capability without which the rule asks only that calls are
+	// answered UNIMPLEMENTED.
+	Needs string
+	test  func(*suite)
+}
+
+// Rules are all rules, in the order in which an author meets them.
+func Rules() []Rule {
+	return []Rule{
+		{Name: "Describe", Asks: "Describe says name, version, kinds and health, and a schema that fits what runs", test: (*suite).describe},
+		{Name: "Lifecycle", Asks: "a task is prepared, started, ends with its exit code, and is removed", test: (*suite).lifecycle},
+		{Name: "Refusals", Asks: "Prepare refuses a wrong spec and names the field", test: (*suite).refusals},
+		{Name: "UnknownTask", Asks: "calls for a task that is not known say so; those that end one succeed", test: (*suite).unknownTask},
+		{Name: "NeverStarted", Asks: "a task that was never started has no end to wait for", test: (*suite).neverStarted},
+		{Name: "RepeatedCalls", Asks: "a repeated call succeeds and changes nothing", test: (*suite).repeatedCalls},
+		{Name: "Handles", Asks: "without the handle, or with an older or unknown one, the task's id does", test: (*suite).handles},
+		{Name: "Shutdown", Asks: "Shutdown asks first, and kills when the grace period is over", test: (*suite).shutdown},
+		{Name: "Terminate", Asks: "Terminate kills at once", test: (*suite).terminate},
+		{Name: "RemoveWhileRunning", Asks: "Remove of a running task kills it and leaves nothing", test: (*suite).removeWhileRunning},
+		{Name: "ListByNode", Asks: "List tells of the tasks of one node", test: (*suite).listByNode},
+		{Name: "WaitIsCancelledFreely", Asks: "a Wait that is cancelled does nothing to the task", test: (*suite).cancelledWait},
+		{Name: "RestartBetweenCalls", Asks: "a process killed between calls is followed by one that knows all", test: (*suite).restartBetweenCalls},
+		{Name: "EndWhileAway", Asks: "an end that no process saw is known, with its exit code", test: (*suite).endWhileAway},
+		{Name: "KilledAtAnyMoment", Asks: "a process killed within a call leaves nothing doubled, lost or orphaned", test: (*suite).killedAtAnyMoment},
+		{Name: "ManyAtOnce", Asks: "calls for different tasks may come at once", test: (*suite).manyAtOnce},
+		{Name: "Logs", Asks: "Logs has every line, followed or not, by stream, tail and time", Needs: "logs", test: (*suite).logs},
+		{Name: "Stats", Asks: "Stats says what a task uses", Needs: "stats", test: (*suite).stats},
+		{Name: "Exec", Asks: "Exec runs a command beside the task, with input, output and exit code", Needs: "exec", test: (*suite).exec},
+		{Name: "DiesWithItsHost", Asks: "the process ends when its worker dies", test: (*suite).closes},
+	}
+}
+
+// Check tries the rule on an executor that holds no tasks yet.
+func (r Rule) Check(t T, h *Harness) {
+	t.Helper()
+	r.test(&suite{T: t, Harness: h, node: nextName("node")})
+}
+
+// suite is one part of the suite at work.
+type suite struct {
+	T
+	*Harness
+	node string
+}
+
+// names makes ids that no two tests of a process share.
+var names atomic.Int64
+
+func nextName(kind string) string {
+	return fmt.Sprintf("%s%dx%d", kind, time.Now().UnixNano(), names.Add(1))
+}
+
+// task makes a task, and takes care that nothing of it is left after the test.
+func (s *suite) task(deed Deed) *executorv1.Task {
+	s.Helper()
+	return s.taskOf(s.Spec(deed))
+}
+
+func (s *suite) taskOf(spec *musterv1.TaskSpec) *executorv1.Task {
+	s.Helper()
+	id := nextName("t")
+	task := &executorv1.Task{
+		Id: id, Name: "suite.1." + id, ServiceId: "suiteid", ServiceName: "suite", Slot: 1, NodeId: s.node, Spec: spec,
+	}
+	if s.Watch != nil {
+		s.Watch(id, spec)
+	}
+	s.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), s.patience())
+		defer cancel()
+		// A test that ended well has removed it; the plugin may be gone.
+		_, _ = s.Plugin.Service().Remove(ctx, &executorv1.RemoveRequest{TaskId: id})
+	})
+	return task
+}
+
+// calls are the calls of one task that keep the handle as a worker does.
+type calls struct {
+	*suite
+	task   *executorv1.Task
+	handle []byte
+}
+
+func (s *suite) on(task *executorv1.Task) *calls { return &calls{suite: s, task: task} }
+
+// patience is how long a call may take that is not meant to wait.
+func (s *suite) patience() time.Duration {
+	if s.Patience > 0 {
+		return s.Patience
+	}
+	return defaultPatience
+}
+
+func (c *calls) context() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(c.Context(), c.patience())
+}
+
+func (c *calls) tryPrepare() error {
+	ctx, cancel := c.context()
+	defer cancel()
+	response, err := c.Plugin.Service().Prepare(ctx, &executorv1.PrepareRequest{Task: c.task, Handle: c.handle})
+	if err == nil {
+		c.handle = response.GetHandle()
+	}
+	return wire.FromStatus(err)
+}
+
+func (c *calls) tryStart() (*executorv1.StartResponse, error) {
+	ctx, cancel := c.context()
+	defer cancel()
+	response, err := c.Plugin.Service().Start(ctx, &executorv1.StartRequest{Task: c.task, Handle: c.handle})
+	if err == nil {
+		c.handle = response.GetHandle()
+	}
+	return response, wire.FromStatus(err)
+}
+
+func (c *calls) tryWait() (*executorv1.WaitResponse, error) {
+	ctx, cancel := c.context()
+	defer cancel()
+	response, err := c.Plugin.Service().Wait(ctx, &executorv1.WaitRequest{TaskId: c.task.GetId(), Handle: c.handle})
+	return response, wire.FromStatus(err)
+}
+
+func (c *calls) tryRemove() error {
+	ctx, cancel := c.context()
+	defer cancel()
+	_, err := c.Plugin.Service().Remove(ctx, &executorv1.RemoveRequest{TaskId: c.task.GetId(), Handle: c.handle})
+	return wire.FromStatus(err)
+}
+
+func (c *calls) prepare() {
+	c.Helper()
+	if err := c.tryPrepare(); err != nil {
+		c.Fatalf("Prepare: %v", err)
+	}
+}
+
+func (c *calls) start() *executorv1.StartResponse {
+	c.Helper()
+	response, err := c.tryStart()
+	if err != nil {
+		c.Fatalf("Start: %v", err)
+	}
+	return response
+}
+
+// startReady starts a task that says "ready", and waits until it has, so that
+// it is known how it will take what comes.
+func (c *calls) startReady() *executorv1.StartResponse {
+	c.Helper()
+	started := c.start()
+	if c.has("logs") {
+		c.line(ready)
+	} else if c.Running != nil {
+		// What runs has settled that before it is counted.
+		c.counted(1)
+	}
+	return started
+}
+
+// counted counts what really runs of the task, until it is as many as wanted or
+// has had its time.
+func (c *calls) counted(want int) int {
+	var n int
+	eventually(c.Context(), c.Settle, func() bool {
+		n = c.Running(c.task.GetId())
+		return n == want
+	})
+	return n
+}
+
+// ready is what a task says that is waited for.
+const ready = "ready"
+
+func (c *calls) wait() *executorv1.WaitResponse {
+	c.Helper()
+	response, err := c.tryWait()
+	if err != nil {
+		c.Fatalf("Wait: %v", err)
+	}
+	return response
+}
+
+func (c *calls) remove() {
+	c.Helper()
+	if err := c.tryRemove(); err != nil {
+		c.Fatalf("Remove: %v", err)
+	}
+}
+
+// gone checks that nothing is left of the task.
+func (c *calls) gone() {
+	c.Helper()
+	if listed := c.listed(); listed != nil {
+		c.Errorf("after Remove the task is listed as %s", listed.GetState())
+	}
+	if c.Running != nil {
+		if n := c.counted(0); n != 0 {
+			c.Errorf("after Remove %d of the task run", n)
+		}
+	}
+	if c.Left != nil {
+		if left := c.Left(c.task.GetId()); len(left) > 0 {
+			c.Errorf("after Remove there is left: %s", strings.Join(left, ", "))
+		}
+	}
+}
+
+// running checks that the task runs, once.
+func (c *calls) running() {
+	c.Helper()
+	if listed := c.listed(); listed.GetState() != executorv1.ListedTask_RUNNING {
+		c.Errorf("the task is listed as %s, want RUNNING", listed.GetState())
+	}
+	if c.Running != nil {
+		if n := c.counted(1); n != 1 {
+			c.Errorf("%d of the task run, want 1", n)
+		}
+	}
+}
+
+// listed returns what List says of the task, or nil.
+func (c *calls) listed() *executorv1.ListedTask {
+	c.Helper()
+	var found *executorv1.ListedTask
+	for _, listed := range c.list(c.task.GetNodeId()) {
+		if listed.GetTaskId() != c.task.GetId() {
+			continue
+		}
+		if found != nil {
+			c.Errorf("the task is listed twice")
+		}
+		found = listed
+	}
+	return found
+}
+
+func (s *suite) list(node string) []*executorv1.ListedTask {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.Context(), s.patience())
+	defer cancel()
+	response, err := s.Plugin.Service().List(ctx, &executorv1.ListRequest{NodeId: node})
+	if err != nil {
+		s.Fatalf("List: %v", err)
+	}
+	return response.GetTasks()
+}
+
+// capabilities and kinds are what the executor says of itself, if it does.
+func (h *Harness) capabilities(ctx context.Context) []string {
+	description, err := h.Plugin.Service().Describe(ctx, &executorv1.DescribeRequest{})
+	if err != nil {
+		return nil
+	}
+	return description.GetCapabilities()
+}
+
+func (h *Harness) kinds(ctx context.Context) []string {
+	description, err := h.Plugin.Service().Describe(ctx, &executorv1.DescribeRequest{})
+	if err != nil {
+		return nil
+	}
+	return description.GetKinds()
+}
+
+// has tells whether the executor has a capability.
+func (s *suite) has(capability string) bool {
+	s.Helper()
+	for _, has := range s.description().GetCapabilities() {
+		if has == capability {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *suite) description() *executorv1.DescribeResponse {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.Context(), 10*time.Second)
+	defer cancel()
+	description, err := s.Plugin.Service().Describe(ctx, &executorv1.DescribeRequest{})
+	if err != nil {
+		s.Fatalf("Describe: %v", err)
+	}
+	return description
+}

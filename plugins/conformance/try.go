@@ -1,0 +1,154 @@
+package conformance
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/plugins/sdk/wire"
+)
+
+// Options say what is tried, and how.
+type Options struct {
+	// Command is the executor's program, and its arguments.
+	Command []string
+	// Env are variables that it gets beside a bare environment.
+	Env []string
+	// Task makes the tasks that it is to run.
+	Task *Template
+	// Rules are those that are tried; none means all.
+	Rules []string
+	// Parallel is how many are tried at once.
+	Parallel int
+	// Patience bounds calls that are not meant to wait; 0 is a minute.
+	Patience time.Duration
+}
+
+// Outcome is what came of a rule.
+type Outcome string
+
+// The outcomes of a rule.
+const (
+	Kept   Outcome = "kept"
+	Broken Outcome = "broken"
+	// NotTried is a rule for which there are no means.
+	NotTried Outcome = "not tried"
+)
+
+// Result tells of one rule.
+type Result struct {
+	Rule    string        `json:"rule"`
+	Asks    string        `json:"asks"`
+	Outcome Outcome       `json:"outcome"`
+	Note    string        `json:"note,omitempty"`
+	Faults  []string      `json:"faults,omitempty"`
+	Output  []string      `json:"output,omitempty"`
+	Seconds float64       `json:"seconds"`
+	Took    time.Duration `json:"-"`
+}
+
+// Try tries rules on an executor, each with a process and a state directory of
+// its own. It returns an error if it could not try.
+func Try(ctx context.Context, o Options) ([]Result, error) {
+	rules := Rules()
+	if len(o.Rules) > 0 {
+		for _, name := range o.Rules {
+			if !slices.ContainsFunc(rules, func(r Rule) bool { return r.Name == name }) {
+				return nil, fmt.Errorf("there is no rule %q", name)
+			}
+		}
+		rules = slices.DeleteFunc(rules, func(r Rule) bool { return !slices.Contains(o.Rules, r.Name) })
+	}
+	// A socket's path must be short.
+	dir, err := os.MkdirTemp("", "muster-try-")
+	if err != nil {
+		return nil, fmt.Errorf("make a directory for the executor's state: %w", err)
+	}
+	results := make([]Result, len(rules))
+	slots := make(chan struct{}, max(o.Parallel, 1))
+	var wg sync.WaitGroup
+	for i, rule := range rules {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			results[i] = o.try(ctx, rule, filepath.Join(dir, rule.Name))
+		})
+	}
+	wg.Wait()
+	if err := os.RemoveAll(dir); err != nil {
+		return results, fmt.Errorf("remove the executor's state: %w", err)
+	}
+	return results, ctx.Err()
+}
+
+// try tries one rule.
+func (o Options) try(ctx context.Context, rule Rule, dir string) (result Result) {
+	began := time.Now()
+	t := &trial{}
+	result = Result{Rule: rule.Name, Asks: rule.Asks, Outcome: Kept}
+	t.run(ctx, func() {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatalf("make a state directory: %v", err)
+		}
+		h := o.harness(t, dir)
+		if rule.Name == "Refusals" && len(h.Wrong) == 0 {
+			result.Outcome, result.Note = NotTried, "no wrong specs are known"
+			return
+		}
+		rule.Check(t, h)
+		if rule.Needs != "" && !slices.Contains(h.capabilities(ctx), rule.Needs) {
+			result.Note = "it has no " + rule.Needs + ", and says so"
+		}
+	})
+	if t.Failed() {
+		result.Outcome, result.Note, result.Faults, result.Output = Broken, "", t.faults, t.output
+	}
+	result.Took = time.Since(began)
+	result.Seconds = result.Took.Seconds()
+	return result
+}
+
+// harness starts the executor and looks behind its back by what any executor
+// leaves to be seen: processes, and files of its state.
+func (o Options) harness(t *trial, dir string) *Harness {
+	made := &marks{}
+	h := &Harness{
+		Patience: o.Patience,
+		Settle:   2 * time.Second,
+		Spec: func(deed Deed) *musterv1.TaskSpec {
+			mark := newMark()
+			spec, err := o.Task.Spec(deed, mark)
+			if err != nil {
+				t.Fatal(err)
+			}
+			made.add(mark, spec)
+			return spec
+		},
+		Wrong: o.Task.Wrong,
+		Left: func(taskID string) []string {
+			var left []string
+			_ = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+				if err == nil && strings.Contains(filepath.Base(path), taskID) {
+					left = append(left, path)
+				}
+				return nil
+			})
+			return left
+		},
+	}
+	if o.Task.runsScripts() && canSeeProcesses() {
+		h.Watch, h.Running = made.of, made.running
+	}
+	h.Plugin = StartProgram(t, o.Command, append([]string{wire.StateDirKey + "=" + dir}, o.Env...)...)
+	ctx, cancel := context.WithTimeout(t.Context(), defaultPatience)
+	defer cancel()
+	h.Slow = slices.Contains(h.kinds(ctx), "container")
+	return h
+}
