@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
 	"github.com/musterhq/muster/internal/kv"
@@ -56,6 +57,8 @@ type replica struct {
 	ended   chan struct{}
 	// losing: its session is being taken from it.
 	losing bool
+	// log is the replica's, the test's own if none is given.
+	log *zap.Logger
 	// slow is how long a role takes to return when it is told to.
 	slow time.Duration
 	// fail, if given, may end a role with an error as it begins.
@@ -76,12 +79,13 @@ func (c *cluster) join(change ...func(*replica)) *replica {
 	c.t.Helper()
 	c.joined++
 	r := &replica{name: fmt.Sprintf("replica%d", c.joined), kv: kvfault.New(c.store), ended: make(chan struct{})}
+	r.log = zaptest.NewLogger(c.t).Named(r.name)
 	for _, f := range change {
 		f(r)
 	}
 	var err error
 	r.manager, err = shards.New(shards.Config{
-		KV: r.kv, Prefix: prefix, Subsystem: subsystem, Shards: c.shards, Logger: zaptest.NewLogger(c.t).Named(r.name),
+		KV: r.kv, Prefix: prefix, Subsystem: subsystem, Shards: c.shards, Logger: r.log,
 		Member: shards.Member{Instance: r.name, Daemon: "testd", Address: r.name + ":1"},
 		Session: func(ctx context.Context) (kv.Session, error) {
 			return r.kv.NewSession(ctx, kv.SessionConfig{Name: r.name})

@@ -40,8 +40,9 @@ type Config struct {
 
 // Manager takes part in sharing out the shards of one subsystem.
 type Manager struct {
-	cfg   Config
-	owned prometheus.Gauge
+	cfg     Config
+	owned   prometheus.Gauge
+	trouble trouble
 
 	mu    sync.Mutex
 	roles map[int]*role
@@ -69,6 +70,7 @@ func New(cfg Config) (*Manager, error) {
 	}
 	m := &Manager{cfg: cfg, roles: map[int]*role{}}
 	m.cfg.Logger = cfg.Logger.With(zap.String("subsystem", cfg.Subsystem))
+	m.trouble.log = m.cfg.Logger
 	m.owned = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "muster_shards_owned",
 		Help:        "Shards of the subsystem that this replica works on.",
@@ -97,6 +99,13 @@ func (m *Manager) Owned() []int {
 	return owned
 }
 
+// role returns the role of a shard, nil if this replica does not hold it.
+func (m *Manager) role(shard int) *role {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.roles[shard]
+}
+
 // Run takes part until ctx ends. For each shard that this replica gets it calls
 // work in a goroutine of its own, whose context ends when the shard is to be
 // given up or was lost; the lock is released when work has returned, and Run
@@ -108,7 +117,7 @@ func (m *Manager) Run(ctx context.Context, work func(ctx context.Context, shard 
 		session, err := m.cfg.Session(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
-				m.cfg.Logger.Warn("session cannot be opened", zap.Error(err))
+				m.trouble.met("open a session", err)
 				retry.wait(ctx)
 			}
 			continue

@@ -105,11 +105,15 @@ func (t *term) loop(ctx context.Context) {
 			soon.reset()
 		case <-timer.C:
 		}
+		failures := t.m.trouble.count()
 		if t.look(ctx) {
 			timer.Stop()
 		} else {
 			// A lock that is free may be refused for a moment.
 			timer.Reset(soon.pause())
+		}
+		if t.m.trouble.count() == failures && ctx.Err() == nil {
+			t.m.trouble.over()
 		}
 	}
 }
@@ -123,7 +127,7 @@ func (t *term) look(ctx context.Context) bool {
 			t.joined, err = t.session.Acquire(ctx, t.memberKey(), value)
 		}
 		if err != nil && ctx.Err() == nil {
-			t.log.Warn("cannot join", zap.Error(err))
+			t.m.trouble.met("join", err)
 		}
 		if !t.joined {
 			return false
@@ -146,21 +150,36 @@ func (t *term) look(ctx context.Context) bool {
 		t.joined = false
 	}
 	settled := t.joined
+	var free []int
 	for shard, name := range Assign(names, t.m.cfg.Shards) {
-		mine := name == t.m.cfg.Member.Instance
-		if !t.settle(ctx, shard, mine, locks[strconv.Itoa(shard)]) {
+		mine, holder := name == t.m.cfg.Member.Instance, locks[strconv.Itoa(shard)]
+		if mine && (holder == "" || holder == t.session.ID()) && t.m.role(shard) == nil {
+			free = append(free, shard)
+		} else if !t.settle(ctx, shard, mine, holder) {
 			settled = false
 		}
 	}
-	return settled
+	return t.takeAll(ctx, free) && settled
+}
+
+// takeAll takes shards that are free, all at once: whoever waits for the last of
+// them waits for one round trip to the store.
+func (t *term) takeAll(ctx context.Context, free []int) bool {
+	took := make([]bool, len(free))
+	var wg sync.WaitGroup
+	for i, shard := range free {
+		if !time.Now().Before(t.notBefore[shard]) {
+			wg.Go(func() { took[i] = t.take(ctx, shard) })
+		}
+	}
+	wg.Wait()
+	return !slices.Contains(took, false)
 }
 
 // settle brings one shard to where it should be, and reports whether there is
 // nothing to try again before something changes.
 func (t *term) settle(ctx context.Context, shard int, mine bool, holder string) bool {
-	t.m.mu.Lock()
-	r := t.m.roles[shard]
-	t.m.mu.Unlock()
+	r := t.m.role(shard)
 	switch {
 	case r != nil && isDone(r):
 		return t.ended(ctx, r)
@@ -174,11 +193,6 @@ func (t *term) settle(ctx context.Context, shard int, mine bool, holder string) 
 		t.log.Warn("shard was lost", zap.Int("shard", shard))
 		t.giveUp(r)
 		return true
-	case r == nil && mine && (holder == "" || holder == t.session.ID()):
-		if time.Now().Before(t.notBefore[shard]) {
-			return false
-		}
-		return t.take(ctx, shard)
 	case r == nil && !mine && holder == t.session.ID():
 		// Acquired without the answer's having come back, and another's by now.
 		return t.release(ctx, shard)
@@ -214,7 +228,7 @@ func (t *term) take(ctx context.Context, shard int) bool {
 	}
 	if err != nil {
 		if ctx.Err() == nil {
-			t.log.Warn("lock cannot be acquired", zap.Int("shard", shard), zap.Error(err))
+			t.m.trouble.met("acquire a lock", err, zap.Int("shard", shard))
 		}
 		return false
 	}
@@ -260,7 +274,7 @@ func (t *term) ended(ctx context.Context, r *role) bool {
 func (t *term) release(ctx context.Context, shard int) bool {
 	err := t.session.Release(ctx, t.lockKey(shard))
 	if err != nil && ctx.Err() == nil {
-		t.log.Warn("lock cannot be released", zap.Int("shard", shard), zap.Error(err))
+		t.m.trouble.met("release a lock", err, zap.Int("shard", shard))
 	}
 	return err == nil
 }

@@ -13,8 +13,9 @@ import (
 // patience is how long a host may say nothing at all, while it owes an answer,
 // before it is asked whether it is there; and how long it has to answer that.
 // Together that is how long a host that hangs, or is cut off, can hold a request
-// up, where it may be a list that waits for minutes.
-const patience = 3 * time.Second
+// up, where it may be a list that waits for minutes. It is less than callTimeout,
+// which would end a request without telling whose fault it was.
+const patience = 2 * time.Second
 
 // errHangs ends a request to a host that does not answer anything.
 var errHangs = errors.New("the host does not answer")
@@ -93,7 +94,10 @@ func (r *router) answers(ctx context.Context, at int) bool {
 	return true
 }
 
-func (r *router) hear(at int) { r.heard[at].Store(int64(time.Since(r.began))) }
+func (r *router) hear(at int) {
+	r.heard[at].Store(int64(time.Since(r.began)))
+	r.silent[at].Store(false)
+}
 
 func (r *router) sinceHeard(at int) time.Duration {
 	return time.Since(r.began) - time.Duration(r.heard[at].Load())

@@ -22,30 +22,44 @@ type router struct {
 	began   time.Time
 	// heard is when each host last answered anything, as the time since began.
 	heard []atomic.Int64
+	// silent is set of hosts that hang or refuse connections, until they are heard
+	// again. They come after all others: to find out anew that one hangs takes
+	// seconds.
+	silent []atomic.Bool
 }
 
 func newRouter(next http.RoundTripper, scheme string, hosts []string) *router {
-	return &router{next: next, scheme: scheme, hosts: hosts, began: time.Now(), heard: make([]atomic.Int64, len(hosts))}
+	return &router{
+		next: next, scheme: scheme, hosts: hosts, began: time.Now(),
+		heard: make([]atomic.Int64, len(hosts)), silent: make([]atomic.Bool, len(hosts)),
+	}
 }
 
 type pinKey struct{}
 
 // pin returns a context whose requests go to one host alone: what an agent keeps
-// for itself (services and their checks) is nowhere else.
+// for itself (services and their checks) is nowhere else. What goes wrong with them
+// does not move other requests away from it, unless it is silent.
 func pin(ctx context.Context, host string) context.Context {
 	return context.WithValue(ctx, pinKey{}, host)
 }
 
-// host returns the one in use.
-func (r *router) host() string { return r.hosts[r.current.Load()] }
+type blamelessKey struct{}
+
+// blameless returns a context for a request that Consul answers as it does for a
+// fault of its own (500) where the request is to blame: that says nothing of the
+// host.
+func blameless(ctx context.Context) context.Context {
+	return context.WithValue(ctx, blamelessKey{}, true)
+}
 
 func (r *router) RoundTrip(req *http.Request) (*http.Response, error) {
-	if host, ok := req.Context().Value(pinKey{}).(string); ok {
-		return r.send(req, slices.Index(r.hosts, host))
+	if host, pinned := req.Context().Value(pinKey{}).(string); pinned {
+		return r.send(req, slices.Index(r.hosts, host), true)
 	}
 	at := int(r.current.Load())
 	for tried := 1; ; tried++ {
-		resp, err := r.send(req, at)
+		resp, err := r.send(req, at, false)
 		// Only what was surely not sent is sent elsewhere.
 		if err == nil || !notSent(err) || tried == len(r.hosts) || req.Context().Err() != nil {
 			return resp, err
@@ -58,20 +72,40 @@ func (r *router) RoundTrip(req *http.Request) (*http.Response, error) {
 			req = req.Clone(req.Context())
 			req.Body = body
 		}
-		at = (at + 1) % len(r.hosts)
+		at = r.after(at)
 	}
 }
 
 // send sends a request to one host. If that goes wrong, or the host answers that
 // it cannot (it has no leader, say), later requests begin with the next.
-func (r *router) send(req *http.Request, at int) (*http.Response, error) {
+func (r *router) send(req *http.Request, at int, pinned bool) (*http.Response, error) {
 	req = req.Clone(req.Context())
 	req.URL.Host, req.Host = r.hosts[at], r.hosts[at]
 	resp, err := r.guarded(req, at)
-	if err != nil && (errors.Is(err, errHangs) || !errors.Is(err, context.Canceled)) || err == nil && resp.StatusCode >= http.StatusInternalServerError {
-		r.current.CompareAndSwap(int64(at), int64((at+1)%len(r.hosts)))
+	forgiven, _ := req.Context().Value(blamelessKey{}).(bool)
+	switch {
+	case errors.Is(err, errHangs), notSent(err):
+		r.silent[at].Store(true)
+		r.leave(at)
+	case pinned, errors.Is(err, context.Canceled):
+	case err != nil, resp.StatusCode >= http.StatusInternalServerError && !forgiven:
+		r.leave(at)
 	}
 	return resp, err
+}
+
+// leave has later requests begin with another host than this one.
+func (r *router) leave(at int) { r.current.CompareAndSwap(int64(at), int64(r.after(at))) }
+
+// after returns the host to try after one: the next that is not silent, or the
+// next if all are.
+func (r *router) after(at int) int {
+	for i := 1; i < len(r.hosts); i++ {
+		if next := (at + i) % len(r.hosts); !r.silent[next].Load() {
+			return next
+		}
+	}
+	return (at + 1) % len(r.hosts)
 }
 
 // notSent reports whether a request failed before a connection stood.

@@ -24,6 +24,8 @@ type agent struct {
 	calls atomic.Int64
 	// hang, if given, keeps answers back until it is closed.
 	hang atomic.Pointer[chan struct{}]
+	// hinder, if given, may answer a request in the server's place, which it says.
+	hinder atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
 }
 
 func newAgent(t *testing.T, server *consultest.Server) *agent {
@@ -35,6 +37,9 @@ func newAgent(t *testing.T, server *consultest.Server) *agent {
 		a.calls.Add(1)
 		if hang := a.hang.Load(); hang != nil {
 			<-*hang
+		}
+		if hinder := a.hinder.Load(); hinder != nil && (*hinder)(w, r) {
+			return
 		}
 		proxy.ServeHTTP(w, r)
 	}))
@@ -179,4 +184,97 @@ func TestSessionStaysWithItsAgent(t *testing.T) {
 	y := openSession(t, s, svc)
 	closeSession(t, y)
 	closeSession(t, x)
+}
+
+// TestHangingAgentComesLast goes by agents that answer, however badly, before it
+// tries one again that hung.
+func TestHangingAgentComesLast(t *testing.T) {
+	t.Parallel()
+	server := shared.Start(t)
+	hangs, second, third := newAgent(t, server), newAgent(t, server), newAgent(t, server)
+	s := over(t, hangs, second, third)
+	hang := make(chan struct{})
+	hangs.hang.Store(&hang)
+	defer close(hang)
+	if _, err := s.Get(t.Context(), "agent/last"); !errors.Is(err, kv.ErrUnavailable) {
+		t.Fatalf("Get by an agent that hangs: error = %v, want ErrUnavailable", err)
+	}
+	tried := hangs.calls.Load()
+	leaderless := func(w http.ResponseWriter, _ *http.Request) bool {
+		http.Error(w, "No cluster leader", http.StatusInternalServerError)
+		return true
+	}
+	for _, a := range []*agent{second, third} {
+		a.hinder.Store(&leaderless)
+	}
+	for range 10 {
+		if _, err := s.Get(t.Context(), "agent/last"); !errors.Is(err, kv.ErrUnavailable) {
+			t.Fatalf("Get without a leader: error = %v, want ErrUnavailable", err)
+		}
+	}
+	if again := hangs.calls.Load() - tried; again != 0 {
+		t.Errorf("the agent that hangs was tried %d times more", again)
+	}
+	if second.calls.Load() < 3 || third.calls.Load() < 3 {
+		t.Errorf("the others were tried %d and %d times of 10, want turns", second.calls.Load(), third.calls.Load())
+	}
+}
+
+// TestRefusedSessionStays takes no offence at answers that are about the request:
+// Consul refuses a session whose checks it does not know yet, and a lock for a
+// session that has ended, as it tells of a fault of its own.
+func TestRefusedSessionStays(t *testing.T) {
+	t.Parallel()
+	server := shared.Start(t)
+	first, second := newAgent(t, server), newAgent(t, server)
+	s := over(t, first, second)
+	var refusals atomic.Int64
+	refuse := func(w http.ResponseWriter, r *http.Request) bool {
+		acquires := r.URL.Query().Has("acquire")
+		if !acquires && (r.URL.Path != "/v1/session/create" || refusals.Add(1) > 3) {
+			return false
+		}
+		http.Error(w, "the request is to blame", http.StatusInternalServerError)
+		return true
+	}
+	first.hinder.Store(&refuse)
+	svc, _ := service(t, "refused")
+	x := openSession(t, s, svc)
+	if refusals.Load() < 4 {
+		t.Errorf("the session was asked for %d times, want more than the refusals", refusals.Load())
+	}
+	if _, err := x.Acquire(t.Context(), "agent/refused", nil); !errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("Acquire error = %v, want ErrUnavailable", err)
+	}
+	closeSession(t, x)
+	if n := second.calls.Load(); n != 0 {
+		t.Errorf("the second agent was called %d times", n)
+	}
+}
+
+// TestAgentTakesNoServices opens a session at another agent when the first answers
+// all but what it would have to keep itself: so does one that waits for a leader
+// that hangs, and tells it of a service.
+func TestAgentTakesNoServices(t *testing.T) {
+	t.Parallel()
+	server := shared.Start(t)
+	first, second := newAgent(t, server), newAgent(t, server)
+	s := over(t, first, second)
+	busy := func(_ http.ResponseWriter, r *http.Request) bool {
+		own := strings.HasPrefix(r.URL.Path, "/v1/agent/") && r.URL.Path != "/v1/agent/version"
+		if own {
+			<-r.Context().Done()
+		}
+		return own
+	}
+	first.hinder.Store(&busy)
+	svc, _ := service(t, "takes-none")
+	if _, err := s.NewSession(t.Context(), kv.SessionConfig{Service: svc}); !errors.Is(err, kv.ErrUnavailable) {
+		t.Fatalf("NewSession error = %v, want ErrUnavailable", err)
+	}
+	before := second.calls.Load()
+	closeSession(t, openSession(t, s, svc))
+	if second.calls.Load() == before {
+		t.Error("the second agent was not asked")
+	}
 }

@@ -42,11 +42,17 @@ type session struct {
 // is bound to its checks.
 func (s *KV) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Session, error) {
 	for tried := 1; ; tried++ {
-		x, err := s.open(ctx, cfg, s.router.host())
-		switch {
-		case err == nil:
+		at := int(s.router.current.Load())
+		x, err := s.open(ctx, cfg, s.router.hosts[at])
+		if err == nil {
 			return x, nil
-		case !notSent(err) || tried == len(s.router.hosts):
+		}
+		if errors.Is(err, kv.ErrUnavailable) && ctx.Err() == nil {
+			// An agent can answer all else, and yet not this: while it waits for a
+			// leader that hangs it takes in no service, and tells the servers of none.
+			s.router.leave(at)
+		}
+		if !notSent(err) || tried == len(s.router.hosts) {
 			return nil, fmt.Errorf("open session %q: %w", cfg.Name, err)
 		}
 	}
@@ -185,12 +191,11 @@ func (x *session) Acquire(ctx context.Context, key string, value []byte) (bool, 
 	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	ok, _, err := x.kv.client.KV().Acquire(&api.KVPair{Key: key, Value: pack(value), Session: x.id}, (&api.WriteOptions{}).WithContext(call))
+	ok, _, err := x.kv.client.KV().Acquire(&api.KVPair{Key: key, Value: pack(value), Session: x.id}, (&api.WriteOptions{}).WithContext(blameless(call)))
 	if err == nil {
 		return ok, nil
 	}
-	// Consul answers for a session that has ended as it does for a fault of its
-	// own (500); so ask.
+	// So Consul answers also for a session that has ended; so ask.
 	entry, _, ierr := x.kv.client.Session().Info(x.id, (&api.QueryOptions{}).WithContext(call))
 	if ierr == nil && entry == nil {
 		x.end()

@@ -89,7 +89,8 @@ func newCluster(binary, dir string, places []Place, settings []string) (*Cluster
 		c.servers = append(c.servers, s)
 	}
 	for _, s := range c.servers {
-		s.args = append(s.args, "-bootstrap-expect="+strconv.Itoa(len(places)))
+		// A server that was dead for a moment keeps its vote: see docs/operations.md.
+		s.args = append(s.args, "-bootstrap-expect="+strconv.Itoa(len(places)), fmt.Sprintf("-hcl=autopilot { min_quorum = %d }", len(places)))
 		for _, other := range c.servers {
 			if other != s {
 				s.args = append(s.args, "-retry-join="+other.serf, "-retry-interval=1s")
