@@ -19,7 +19,7 @@ func deploy(ctx context.Context, s *site) (err error) {
 	}
 	p := s.profile(ctx, "deploy")
 	defer func() { err = errors.Join(err, p.wait()) }()
-	done, err := s.account(ctx)
+	done, err := s.account()
 	if err != nil {
 		return err
 	}
@@ -60,14 +60,12 @@ func deploy(ctx context.Context, s *site) (err error) {
 const clients = 32
 
 // distinct creates services of one task each, and removes them.
-func distinct(ctx context.Context, s *site) (err error) {
+func distinct(ctx context.Context, s *site) error {
 	watch, err := s.watch(ctx)
 	if err != nil {
 		return err
 	}
-	p := s.profile(ctx, "distinct")
-	defer func() { err = errors.Join(err, p.wait()) }()
-	done, err := s.account(ctx)
+	done, err := s.account()
 	if err != nil {
 		return err
 	}
@@ -146,7 +144,7 @@ func update(ctx context.Context, s *site) error {
 	if err := s.quiet(ctx); err != nil {
 		return err
 	}
-	done, err := s.account(ctx)
+	done, err := s.account()
 	if err != nil {
 		return err
 	}

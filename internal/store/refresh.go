@@ -178,21 +178,39 @@ func (f *follower) load(ctx context.Context) (uint64, error) {
 	}
 	f.s.log.Debug("table loaded", zap.String("table", f.def.Name()),
 		zap.Int("keys", len(pairs)), zap.Duration("took", time.Since(start)))
-	if len(pairs) == 0 {
-		f.anchor(ctx)
-	}
+	f.anchor(ctx)
 	return index, nil
 }
 
-// anchor writes the first head of a table that has none. Consul wakes a list
-// that waits for a prefix without keys at every write nearby; so without it an
-// empty table would cost each of its readers a wake-up for each commit to any
-// table. Whether it is written is of no other importance, so errors are not
-// either: somebody else may have been first, or this process may only read.
+// anchor writes those heads of a table that do not exist. Consul wakes a list that
+// waits for a prefix without keys at every write nearby; so without them an empty
+// table would cost each of its readers a wake-up for each commit to any table. And
+// Consul's ACLs let a token that may read a key check which version of it there
+// is, but not that there is none: without them a transaction that rests on an
+// empty shard would take the right to write it.
+//
+// Whoever may, does: somebody else may be first, and this process may only read.
 func (f *follower) anchor(ctx context.Context) {
-	_, err := f.s.txn(ctx, []kv.Op{{Verb: kv.CAS, Key: headKey(f.s.prefix, f.def, 0), Value: (&head{}).encode()}})
+	var ops []kv.Op
+	for i, sh := range f.state().shards {
+		if sh.index == 0 {
+			ops = append(ops, kv.Op{Verb: kv.CAS, Key: headKey(f.s.prefix, f.def, i), Value: (&head{}).encode()})
+		}
+	}
+	if len(ops) == 0 {
+		return
+	}
+	_, err := f.s.txn(ctx, ops)
+	if errors.Is(err, kv.ErrConflict) {
+		// One of them exists by now; that is no reason for the others not to.
+		for _, op := range ops {
+			if _, err = f.s.txn(ctx, []kv.Op{op}); err != nil && !errors.Is(err, kv.ErrConflict) {
+				break
+			}
+		}
+	}
 	if err != nil {
-		f.s.log.Debug("empty table was not given a head", zap.String("table", f.def.Name()), zap.Error(err))
+		f.s.log.Debug("shards were not given heads", zap.String("table", f.def.Name()), zap.Error(err))
 	}
 }
 

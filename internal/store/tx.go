@@ -1,6 +1,9 @@
 package store
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 var errBadKey = errors.New("a key must have 1 to 512 bytes")
 
@@ -56,13 +59,18 @@ func (tx *Tx) scan(t TableDef, prefix string, yield func(*record) bool) {
 	}
 }
 
-func (tx *Tx) put(t TableDef, key string, raw []byte, value any) {
+func (tx *Tx) put(t TableDef, key string, raw []byte) {
 	d := tx.draft(t, ShardOf(key))
 	old := d.get(key)
 	if old != nil && old.raw == string(raw) {
 		return
 	}
-	tx.set(d, key, newRecord([]byte(key), raw, d.seq+1, value))
+	r, err := newRecord(t, []byte(key), raw, d.seq+1)
+	if err != nil {
+		tx.fail(fmt.Errorf("table %s: put %w", t.Name(), err))
+		return
+	}
+	tx.set(d, key, r)
 }
 
 func (tx *Tx) delete(t TableDef, key string) {

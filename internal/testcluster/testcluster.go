@@ -69,6 +69,10 @@ type Config struct {
 	Replicas int
 	// ConsulServers is how many servers Consul has. Default: 1.
 	ConsulServers int
+	// ConsulSettings are more of its servers' configuration, in HCL.
+	ConsulSettings []string
+	// Prepare, if given, is called when Consul answers, before there are managers.
+	Prepare func(context.Context, *consultest.Cluster) error
 	// Net, if given, puts the managers' replicas and Consul's servers on its
 	// hosts, each replica and each server on another one.
 	Net *testnet.Net
@@ -114,8 +118,13 @@ func (c *Cluster) startManagers(ctx context.Context) error {
 		places[i] = c.cfg.place(i)
 	}
 	var err error
-	if c.Servers, err = consultest.RunCluster(c.cfg.Dir, places); err != nil {
+	if c.Servers, err = consultest.RunCluster(c.cfg.Dir, places, c.cfg.ConsulSettings...); err != nil {
 		return err
+	}
+	if c.cfg.Prepare != nil {
+		if err := c.cfg.Prepare(ctx, c.Servers); err != nil {
+			return err
+		}
 	}
 	c.Consul = c.Servers.Servers()[0]
 	var listeners []string

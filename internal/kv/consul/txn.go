@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/consul/api"
 
@@ -69,10 +70,16 @@ func (s *KV) txn(ctx context.Context, ops api.TxnOps, q api.QueryOptions) (*api.
 	return answer, nil
 }
 
+// denied is how Consul's words begin for an operation that the token may not do.
+// Its own code tells such errors by these words too (acl.IsErrPermissionDenied):
+// nothing else of them arrives.
+const denied = "Permission denied"
+
 // refusal is the error for a transaction that Consul did not apply. Consul says
 // why in words alone; but an operation that checks nothing cannot be in
-// conflict, so if one of those failed it was for another reason, such as a
-// token that may not write.
+// conflict, so if one of those failed it was for another reason. Of one that
+// checks something the words have to tell: to take a token that may not write for
+// a conflict would be to try again for ever.
 func refusal(ops []kv.Op, errs api.TxnErrors) error {
 	class := kv.ErrConflict
 	first := errs[0]
@@ -80,6 +87,9 @@ func refusal(ops []kv.Op, errs api.TxnErrors) error {
 		if e.OpIndex < 0 || e.OpIndex >= len(ops) {
 			class, first = nil, e
 			break
+		}
+		if strings.HasPrefix(e.What, denied) {
+			class, first = nil, e
 		}
 		switch ops[e.OpIndex].Verb {
 		case kv.CAS, kv.DeleteCAS, kv.CheckIndex:

@@ -1,0 +1,224 @@
+// Package acl_test runs Muster's daemons with the Consul ACL policies that ship,
+// each with its own: they are enough, and no more than that.
+package acl_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/kv/consul"
+	"github.com/musterhq/muster/internal/kv/consultest"
+	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/internal/testneed"
+	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/internal/rig"
+)
+
+// policies is where the policies lie, a file a daemon.
+const policies = "../../compose/consul/policies"
+
+// waitTimeout bounds what is waited for.
+const waitTimeout = time.Minute
+
+// tokens are the daemons' tokens by their names.
+type tokens map[string]string
+
+// make makes each daemon's policy and token, as compose/consul/bootstrap.sh does.
+func (k tokens) make(ctx context.Context, servers *consultest.Cluster) error {
+	client, err := dial(servers, consultest.ManagementToken)
+	if err != nil {
+		return err
+	}
+	options := (&api.WriteOptions{}).WithContext(ctx)
+	for _, daemon := range testcluster.Managers() {
+		rules, err := os.ReadFile(filepath.Join(policies, daemon+".hcl"))
+		if err != nil {
+			return err
+		}
+		name := "muster-" + daemon
+		if _, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: name, Rules: string(rules)}, options); err != nil {
+			return fmt.Errorf("policy of %s: %w", daemon, err)
+		}
+		if _, _, err := client.ACL().TokenCreate(&api.ACLToken{
+			SecretID: k[daemon], Description: name, Policies: []*api.ACLTokenPolicyLink{{Name: name}},
+		}, options); err != nil {
+			return fmt.Errorf("token of %s: %w", daemon, err)
+		}
+	}
+	return nil
+}
+
+func dial(servers *consultest.Cluster, token string) (*api.Client, error) {
+	return api.NewClient(&api.Config{Address: servers.Servers()[0].Address, Token: token})
+}
+
+// TestPolicies has daemons with their own tokens alone do all that they do, and
+// then tries what they must not.
+func TestPolicies(t *testing.T) {
+	testneed.Program(t, "consul")
+	dir := t.TempDir()
+	if err := rig.Build(t.Context(), "../..", filepath.Join(dir, "built")); err != nil {
+		t.Fatal(err)
+	}
+	k, args := tokens{}, map[string][]string{}
+	for i, daemon := range testcluster.Managers() {
+		k[daemon] = fmt.Sprintf("%08d-2222-3333-4444-555555555555", i)
+		file := filepath.Join(dir, daemon+".token")
+		if err := os.WriteFile(file, []byte(k[daemon]+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args[daemon] = []string{"--consul-token-file", file}
+	}
+	home := filepath.Join(dir, "cluster")
+	must(t, os.Mkdir(home, 0o700))
+	r, err := rig.Start(t.Context(), rig.Config{
+		Config: testcluster.Config{
+			Dir: home, Replicas: 2, Args: args, ConsulSettings: []string{consultest.ACL}, Prepare: k.make,
+		},
+		Built: filepath.Join(dir, "built"), NodeIDs: map[string]string{"alpha": "node-alpha"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if t.Failed() {
+			t.Log(r.Logs())
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	t.Run("enough", func(t *testing.T) { enough(t, r) })
+	t.Run("no more", func(t *testing.T) { noMore(t, r.Servers, k) })
+}
+
+// enough takes a service through its life, and ends a replica of each daemon.
+func enough(t *testing.T, r *rig.Rig) {
+	ctx := t.Context()
+	testwait.Within(t, waitTimeout, "the node is ready", r.Ready)
+	id, err := r.Create(ctx, rig.Null("web", 5))
+	must(t, err)
+	running := func(n int) {
+		t.Helper()
+		testwait.Within(t, waitTimeout, fmt.Sprintf("%d tasks run", n), func(ctx context.Context) error {
+			_, err := r.Running(ctx, id, n)
+			return err
+		})
+	}
+	running(5)
+	// Whoever takes over must be allowed to as well.
+	for _, daemon := range testcluster.Managers() {
+		must(t, r.Process(testcluster.Replica(daemon, 1)).Kill())
+	}
+	must(t, r.Scale(ctx, id, 9))
+	running(9)
+	must(t, r.Update(ctx, id, func(s *musterv1.ServiceSpec) { s.Task.ForceUpdate++ }))
+	running(9)
+	must(t, r.RemoveAll(ctx))
+	testwait.Within(t, waitTimeout, "nothing is left", r.Empty)
+	for _, daemon := range testcluster.Managers() {
+		log, err := os.ReadFile(r.Process(testcluster.Replica(daemon, 2)).Log)
+		must(t, err)
+		for line := range strings.Lines(string(log)) {
+			if strings.Contains(line, "Permission denied") || strings.Contains(line, "ACL") {
+				t.Errorf("%s was refused something: %s", daemon, line)
+			}
+		}
+	}
+}
+
+// noMore tries with each daemon's token what only others do.
+func noMore(t *testing.T, servers *consultest.Cluster, k tokens) {
+	own := map[string][]string{
+		"apid":          {"services", "specs", "names", "nodes", "clusters"},
+		"orchestratord": {"tasks", "rollouts"},
+		"allocatord":    {"endpoints"},
+		"schedulerd":    {"assignments", "placements"},
+		"dispatcherd":   {"nodestates", "statuses"},
+	}
+	for _, daemon := range testcluster.Managers() {
+		t.Run(daemon, func(t *testing.T) {
+			client, err := dial(servers, k[daemon])
+			must(t, err)
+			write := func(key string) error {
+				_, err := client.KV().Put(&api.KVPair{Key: key, Value: []byte("x")}, nil)
+				return err
+			}
+			for owner, tables := range own {
+				for _, table := range append(tables[:len(tables):len(tables)], "locks/"+subsystem(owner), "members/"+subsystem(owner)) {
+					err := write("muster/" + table + "/zz")
+					if daemon == owner {
+						must(t, err)
+						continue
+					}
+					refused(t, "write "+table, err)
+				}
+			}
+			// Such a refusal is none that trying again could mend.
+			store, err := consul.New(consul.Config{Address: servers.Servers()[0].Address, Token: k[daemon]})
+			must(t, err)
+			for verb, op := range map[string]kv.Op{
+				"compare-and-set":  {Verb: kv.CAS, Key: "muster/zz", Value: []byte("x")},
+				"set":              {Verb: kv.Set, Key: "muster/zz", Value: []byte("x")},
+				"delete if it was": {Verb: kv.DeleteCAS, Key: "muster/zz", Index: 1},
+			} {
+				if _, err := store.Txn(t.Context(), []kv.Op{op}); err == nil || errors.Is(err, kv.ErrConflict) || errors.Is(err, kv.ErrUnavailable) {
+					t.Errorf("%s: %v", verb, err)
+				}
+			}
+			must(t, store.Close())
+			refused(t, "write elsewhere in the prefix", write("muster/zz"))
+			refused(t, "write to another cluster", write("other/tasks/zz"))
+			if p, _, err := client.KV().Get("other/tasks/zz", nil); err == nil && p != nil {
+				t.Error("it reads another cluster")
+			}
+			_, err = client.KV().DeleteTree("muster/", nil)
+			refused(t, "delete everything", err)
+			refused(t, "enter another service", client.Agent().ServiceRegister(&api.AgentServiceRegistration{Name: "web"}))
+			_, _, err = client.ACL().TokenList(nil)
+			refused(t, "list tokens", err)
+			_, _, err = client.ACL().TokenCreate(&api.ACLToken{}, nil)
+			refused(t, "make a token", err)
+			_, _, err = client.Snapshot().Save(nil)
+			refused(t, "take a snapshot", err)
+			refused(t, "have the agent leave", client.Agent().Leave())
+		})
+	}
+	client, err := dial(servers, "")
+	must(t, err)
+	_, err = client.KV().Put(&api.KVPair{Key: "muster/tasks/zz"}, nil)
+	refused(t, "write without a token", err)
+}
+
+// subsystem is what locks call a daemon's work.
+func subsystem(daemon string) string {
+	if daemon == "apid" {
+		return daemon
+	}
+	return strings.TrimSuffix(daemon, "d")
+}
+
+func refused(t *testing.T, what string, err error) {
+	t.Helper()
+	var status api.StatusError
+	if !errors.As(err, &status) || status.Code != 403 {
+		t.Errorf("%s is not refused: %v", what, err)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
