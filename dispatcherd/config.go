@@ -46,8 +46,8 @@ type Config struct {
 	// MessageTasks and MessageBytes bound one message of assignments.
 	MessageTasks int
 	MessageBytes int
-	// LogQueueBytes is how much output waits for a slow reader of logs before
-	// its subscription is ended.
+	// LogQueueBytes is how much output waits for a slow reader of logs before the
+	// worker waits, too.
 	LogQueueBytes int
 }
 
@@ -67,7 +67,7 @@ func DefaultConfig() Config {
 		SettleTimeout:   time.Second,
 		MessageTasks:    1000,
 		MessageBytes:    1 << 20,
-		LogQueueBytes:   4 << 20,
+		LogQueueBytes:   1 << 20,
 	}
 }
 

@@ -19,8 +19,12 @@ const (
 	maxSubscriptions = 256
 	// maxSubscriptionTasks bounds how many tasks one reader asks for.
 	maxSubscriptionTasks = 10_000
-	// logOverhead is what a message costs in memory beside what it says.
+	// logOverhead is what a line costs in memory beside what it says. Workers
+	// count it, too: it is a part of the contract.
 	logOverhead = 256
+	// creditShare is the part of a reader's queue that has to be free before the
+	// worker is told: a message for each line would be too many.
+	creditShare = 4
 )
 
 // SubscribeLogs streams the output of tasks of one node to apid.
@@ -52,7 +56,7 @@ func (d *Daemon) SubscribeLogs(
 	d.metrics.subscriptions.Inc()
 	defer d.metrics.subscriptions.Dec()
 	sess.say(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_LogRequest{LogRequest: &dispatcherv1.LogRequest{
-		SubscriptionId: sub.id, TaskIds: req.TaskIds, Options: req.Options,
+		SubscriptionId: sub.id, TaskIds: req.TaskIds, Options: req.Options, Credit: uint64(sub.limit),
 	}}})
 	defer func() {
 		if sess.subscriptions.remove(sub) {
@@ -66,7 +70,13 @@ func (d *Daemon) SubscribeLogs(
 	ctx, cancel := context.WithCancel(out.Context())
 	defer cancel()
 	sent := make(chan error, 1)
-	d.crew.spawn(func() { sent <- sub.pump(ctx, out) })
+	d.crew.spawn(func() {
+		sent <- sub.pump(ctx, out, func(credit uint64) {
+			sess.say(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_LogCredit{
+				LogCredit: &dispatcherv1.LogCredit{SubscriptionId: sub.id, Credit: credit},
+			}})
+		})
+	})
 	select {
 	case err := <-sent:
 		return err
@@ -82,12 +92,14 @@ func unconnected(node string) error {
 }
 
 // subscription is one reader of the output of one node's tasks. The session
-// puts lines in and never waits; the reader takes them out.
+// puts lines in and never waits; the reader takes them out. The worker has credit
+// for what there is room for, and waits when it has used it up: a reader who is
+// slow, or stands still, holds up nobody else.
 type subscription struct {
 	id    string
 	tasks map[string]struct{}
 	limit int
-	// spilt is closed when the reader was too slow.
+	// spilt is closed when the worker sent more than it has credit for.
 	spilt chan struct{}
 	// wake has room for one: there is something to take out.
 	wake chan struct{}
@@ -95,6 +107,8 @@ type subscription struct {
 	mu    sync.Mutex
 	lines []*musterv1.LogMessage
 	size  int
+	// owed is the credit that is due to the worker.
+	owed  int
 	ended bool
 	cause error
 }
@@ -110,29 +124,33 @@ func newSubscription(tasks []string, limit int) *subscription {
 	return s
 }
 
-// put puts lines in, those of tasks that were asked for. If too many wait, it
-// ends the subscription.
+// put puts lines in, those of tasks that were asked for. If the worker had no
+// credit for them, it ends the subscription.
 func (s *subscription) put(node string, lines []*musterv1.LogMessage, end bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
 		return
 	}
+	// While less than the limit waits, the worker had credit left when it sent
+	// this: the last message may go beyond it.
+	if s.size >= s.limit {
+		s.cause = status.Errorf(codes.ResourceExhausted,
+			"the worker of node %s sends more output than it was allowed, over %d bytes: its version may be too old; ask for fewer lines (tail, since)",
+			node, s.limit)
+		s.ended, s.lines = true, nil
+		close(s.spilt)
+		return
+	}
 	for _, l := range lines {
 		if _, asked := s.tasks[l.GetTaskId()]; !asked {
+			s.owed += logCost(l)
 			continue
 		}
 		// A worker speaks for its own node only.
 		l.NodeId = node
 		s.lines = append(s.lines, l)
 		s.size += logCost(l)
-	}
-	if s.size > s.limit {
-		s.cause = status.Errorf(codes.ResourceExhausted,
-			"node %s sends logs faster than they are read: over %d bytes wait; ask for fewer lines (tail, since)", node, s.limit)
-		s.ended, s.lines = true, nil
-		close(s.spilt)
-		return
 	}
 	s.ended = end
 	s.nudge()
@@ -180,12 +198,31 @@ func (s *subscription) take() ([]*musterv1.LogMessage, bool) {
 	lines := s.lines[:n:n]
 	s.lines = s.lines[n:]
 	s.size -= size
+	s.owed += size
 	return lines, s.ended && len(s.lines) == 0
 }
 
-// pump hands lines to the reader until there are no more.
-func (s *subscription) pump(ctx context.Context, out grpc.ServerStreamingServer[dispatcherv1.SubscribeLogsResponse]) error {
+// due returns the credit that the worker is to be given now.
+func (s *subscription) due() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.owed < s.limit/creditShare {
+		return 0
+	}
+	credit := uint64(s.owed)
+	s.owed = 0
+	return credit
+}
+
+// pump hands lines to the reader until there are no more, and gives credit to the
+// worker as they go.
+func (s *subscription) pump(
+	ctx context.Context, out grpc.ServerStreamingServer[dispatcherv1.SubscribeLogsResponse], give func(credit uint64),
+) error {
 	for {
+		if credit := s.due(); credit > 0 {
+			give(credit)
+		}
 		lines, last := s.take()
 		if len(lines) > 0 {
 			if err := out.Send(&dispatcherv1.SubscribeLogsResponse{Messages: lines}); err != nil {

@@ -3,6 +3,7 @@ package dispatcherd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -20,6 +21,20 @@ func (w *worker) log(subscription string, end bool, lines ...*musterv1.LogMessag
 	w.say(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_LogData{
 		LogData: &dispatcherv1.LogData{SubscriptionId: subscription, Messages: lines, End: end},
 	}})
+}
+
+// creditOf is how much the worker may still send of a subscription, and spend takes
+// of it.
+func (w *worker) creditOf(subscription string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.credit[subscription]
+}
+
+func (w *worker) spend(subscription string, n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.credit[subscription] -= n
 }
 
 func line(task, text string) *musterv1.LogMessage {
@@ -97,8 +112,8 @@ func TestLogs(t *testing.T) {
 			t.Fatalf("cancelled are %v, want %s", got, id)
 		}
 
-		// The reader is slow: the worker's other traffic goes on, and the reader is
-		// told why it gets no more.
+		// A worker sends more than it has credit for: its other traffic goes on, and
+		// the reader is told why it gets no more.
 		s, _ = subscribe(t, conn, "n1", "t1")
 		id = logRequests(w)[2].SubscriptionId
 		block := string(make([]byte, 16<<10))
@@ -107,13 +122,13 @@ func TestLogs(t *testing.T) {
 		}
 		w.report(1)
 		if acked(w) != 1 {
-			t.Fatal("a slow reader of logs holds the session up")
+			t.Fatal("a reader of logs holds the session up")
 		}
 		for err = nil; err == nil; {
 			err = receive(s)
 		}
 		if status.Code(err) != codes.ResourceExhausted {
-			t.Fatalf("slow reader got %v, want RESOURCE_EXHAUSTED", err)
+			t.Fatalf("reader of a worker that does not wait got %v, want RESOURCE_EXHAUSTED", err)
 		}
 		if got := logCancels(w); len(got) != 2 || got[1] != id {
 			t.Fatalf("cancelled are %v, want %s too", got, id)
@@ -137,6 +152,71 @@ func TestLogs(t *testing.T) {
 	})
 }
 
+// TestSlowReaders has one reader who stands still and one who reads: what waits for
+// the first is bounded, the other gets all there is, and so does the first once he
+// reads.
+func TestSlowReaders(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const limit, lines = 256 << 10, 1000
+		c := newCluster(t, false)
+		d := c.dispatcher("d1", func(cfg *Config) { cfg.LogQueueBytes = limit })
+		synctest.Wait()
+		w := c.worker("n1", d.address)
+		if welcomed(w) == nil {
+			t.Fatal("worker is not welcome")
+		}
+		conn := c.dial(d.address)
+		slow, _ := subscribe(t, conn, "n1", "t1")
+		quick, _ := subscribe(t, conn, "n1", "t1")
+		requests := logRequests(w)
+		sent := map[string]int{}
+		text := strings.Repeat("x", 4<<10)
+		// send says as much as there is credit for.
+		send := func(id string) {
+			for sent[id] < lines && w.creditOf(id) > 0 {
+				l := line("t1", fmt.Sprint(sent[id], " ", text))
+				sent[id]++
+				w.spend(id, logCost(l))
+				w.log(id, sent[id] == lines, l)
+				synctest.Wait()
+			}
+		}
+		read := func(s grpc.ServerStreamingClient[dispatcherv1.SubscribeLogsResponse], id string) {
+			for next := 0; ; {
+				send(id)
+				m, err := s.Recv()
+				if errors.Is(err, io.EOF) && next == lines {
+					return
+				}
+				if err != nil {
+					t.Fatalf("after %d lines: %v", next, err)
+				}
+				for _, l := range m.Messages {
+					if want := fmt.Sprint(next, " "); !strings.HasPrefix(string(l.Data), want) {
+						t.Fatalf("line %.10q, want number %d", l.Data, next)
+					}
+					next++
+				}
+				synctest.Wait()
+			}
+		}
+		send(requests[0].SubscriptionId)
+		// On the way to a reader lie what waits, one message, and what the
+		// connection takes in.
+		if n := sent[requests[0].SubscriptionId] * len(text); n < limit/2 || n > limit+logMessageBytes+(512<<10) {
+			t.Errorf("%d bytes were sent to a reader who stands still", n)
+		}
+		read(quick, requests[1].SubscriptionId)
+		w.report(1)
+		if acked(w) != 1 {
+			t.Error("a slow reader of logs holds the session up")
+		}
+		read(slow, requests[0].SubscriptionId)
+		_ = conn.Close()
+	})
+}
+
 // TestAllOfALineIsCounted keeps a worker from filling fields that are not text.
 func TestAllOfALineIsCounted(t *testing.T) {
 	t.Parallel()
@@ -145,6 +225,7 @@ func TestAllOfALineIsCounted(t *testing.T) {
 		"unknown field": stuffed(&musterv1.LogMessage{TaskId: "t"}),
 	} {
 		s := newSubscription([]string{"t"}, 1000)
+		s.put("n1", []*musterv1.LogMessage{l}, false)
 		s.put("n1", []*musterv1.LogMessage{l}, false)
 		if code := status.Code(s.err()); code != codes.ResourceExhausted {
 			t.Errorf("%s: code %v, want %v", name, code, codes.ResourceExhausted)

@@ -32,6 +32,7 @@ type worker struct {
 	beats    int
 	logs     []*dispatcherv1.LogRequest
 	cancels  []string
+	credit   map[string]int
 	err      error
 }
 
@@ -56,7 +57,7 @@ func (c *cluster) newWorker(node string, conn *grpc.ClientConn) *worker {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	w := &worker{t: c.t, node: node, conn: conn, stream: stream, cancel: cancel, done: make(chan struct{}), model: newModel()}
+	w := &worker{t: c.t, node: node, conn: conn, stream: stream, cancel: cancel, done: make(chan struct{}), model: newModel(), credit: map[string]int{}}
 	go w.listen()
 	c.t.Cleanup(w.hangUp)
 	return w
@@ -88,6 +89,9 @@ func (w *worker) listen() {
 			w.beats++
 		case *dispatcherv1.SessionResponse_LogRequest:
 			w.logs = append(w.logs, m.LogRequest)
+			w.credit[m.LogRequest.SubscriptionId] += int(m.LogRequest.Credit)
+		case *dispatcherv1.SessionResponse_LogCredit:
+			w.credit[m.LogCredit.SubscriptionId] += int(m.LogCredit.Credit)
 		case *dispatcherv1.SessionResponse_LogCancel:
 			w.cancels = append(w.cancels, m.LogCancel.SubscriptionId)
 		}

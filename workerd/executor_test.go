@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -353,5 +354,57 @@ func TestAFloodOfLogsHoldsUpNothing(t *testing.T) {
 		if after, _ := s.logged("flood"); len(after) != len(before) {
 			t.Errorf("%d further lines after the cancellation", len(after)-len(before))
 		}
+	})
+}
+
+// A reader without credit holds up the reading of his own output, and nothing
+// else: not another reader of the same task, and not what the worker reports.
+func TestAReaderWithoutCreditWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, a := ableSet(t)
+		for i := range 5000 {
+			a.lines = append(a.lines, fmt.Sprint("line ", i))
+		}
+		start(t, n, set, nil)
+		s := d.await(t)
+		s.welcome()
+		s.assign(true, []assignment{nullTask("a", running, nil)})
+		settle(time.Second)
+		ask := func(id string, credit uint64) {
+			s.send(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_LogRequest{LogRequest: &dispatcherv1.LogRequest{
+				SubscriptionId: id, TaskIds: []string{"a"}, Credit: credit,
+			}}})
+		}
+		want := func(id string, least, most int, end bool) {
+			t.Helper()
+			settle(time.Minute)
+			if lines, ended := s.logged(id); len(lines) < least || len(lines) > most || ended != end {
+				t.Errorf("reader %s got %d lines, ended %t; want %d to %d, %t", id, len(lines), ended, least, most, end)
+			}
+		}
+		give := func(id string, credit uint64) {
+			s.send(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_LogCredit{
+				LogCredit: &dispatcherv1.LogCredit{SubscriptionId: id, Credit: credit},
+			}})
+		}
+		// A message holds up to 256 lines, and may go beyond the credit.
+		ask("slow", 1)
+		want("slow", 1, 256, false)
+		ask("quick", 1<<40)
+		want("quick", 5000, 5000, true)
+		s.assign(false, []assignment{nullTask("b", running, nil)})
+		settle(time.Second)
+		s.wantStates(map[string]TaskState{"a": running, "b": running})
+		// What the message went beyond has to come first.
+		give("slow", 1)
+		want("slow", 1, 256, false)
+		give("slow", 200<<10)
+		want("slow", 500, 1000, false)
+		give("slow", math.MaxUint64)
+		give("slow", math.MaxUint64)
+		want("slow", 5000, 5000, true)
 	})
 }

@@ -18,28 +18,23 @@ const (
 	// holds about two such batches in memory.
 	largestLogBatch = 256
 	largestLogBytes = 64 << 10
-	// logRate is how many bytes a second a subscription sends at most. A
-	// dispatcher cannot hold one reader back without holding back the whole
-	// session, so it gives up a reader who falls behind; without a limit that
-	// would befall everybody who asks for a long log.
-	logRate = 10 << 20
 	// logLinger is how long a line waits for others.
 	logLinger = 10 * time.Millisecond
 )
 
 // subscribe begins to send the output of tasks. A subscription that cannot get
-// its lines off only holds up its own readers: the writer takes a batch when it
-// has nothing else to say.
+// its lines off only holds up its own readers: its credit bounds what it hands to
+// the writer, which takes a batch when it has nothing else to say.
 func (s *stream) subscribe(inner context.Context, req *dispatcherv1.LogRequest) {
 	ctx, cancel := context.WithCancel(inner)
-	sub := &subscription{cancel}
+	sub := &subscription{cancel, newCredit(req.GetCredit())}
 	s.unsubscribe(req.GetSubscriptionId())
 	s.mu.Lock()
 	s.subscriptions[req.GetSubscriptionId()] = sub
 	s.mu.Unlock()
 	s.readers.Go(func() {
 		defer cancel()
-		s.serveLogs(ctx, req)
+		s.serveLogs(ctx, req, sub.credit)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.subscriptions[req.GetSubscriptionId()] == sub {
@@ -49,7 +44,19 @@ func (s *stream) subscribe(inner context.Context, req *dispatcherv1.LogRequest) 
 }
 
 // subscription is an open request for output.
-type subscription struct{ cancel context.CancelFunc }
+type subscription struct {
+	cancel context.CancelFunc
+	credit *credit
+}
+
+// give adds to what may be sent of a subscription, if it is still open.
+func (s *stream) give(c *dispatcherv1.LogCredit) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sub := s.subscriptions[c.GetSubscriptionId()]; sub != nil {
+		sub.credit.add(c.GetCredit())
+	}
+}
 
 // unsubscribe ends a subscription, if there is one.
 func (s *stream) unsubscribe(id string) {
@@ -61,8 +68,9 @@ func (s *stream) unsubscribe(id string) {
 	}
 }
 
-// serveLogs sends the output of tasks until there is no more, or ctx ends.
-func (s *stream) serveLogs(ctx context.Context, req *dispatcherv1.LogRequest) {
+// serveLogs sends the output of tasks until there is no more, or ctx ends. Without
+// credit it waits, and so does the reading of the output.
+func (s *stream) serveLogs(ctx context.Context, req *dispatcherv1.LogRequest, allowed *credit) {
 	lines := make(chan *musterv1.LogMessage, largestLogBatch)
 	var readers sync.WaitGroup
 	for _, id := range req.GetTaskIds() {
@@ -90,9 +98,10 @@ func (s *stream) serveLogs(ctx context.Context, req *dispatcherv1.LogRequest) {
 	for {
 		batch, more := gather(ctx, lines)
 		data := &dispatcherv1.LogData{SubscriptionId: req.GetSubscriptionId(), Messages: batch, End: !more}
-		if ctx.Err() != nil {
+		if err := allowed.await(ctx); err != nil {
 			return
 		}
+		allowed.spend(batch)
 		select {
 		case s.logs <- data:
 		case <-ctx.Done():
@@ -101,7 +110,6 @@ func (s *stream) serveLogs(ctx context.Context, req *dispatcherv1.LogRequest) {
 		if !more {
 			return
 		}
-		sleep(ctx, time.Duration(proto.Size(data))*time.Second/logRate)
 	}
 }
 

@@ -166,6 +166,8 @@ func (s *stream) read(inner context.Context) error {
 			s.c.reports.ack(m.StatusAck.GetSequence())
 		case *dispatcherv1.SessionResponse_LogRequest:
 			s.subscribe(inner, m.LogRequest)
+		case *dispatcherv1.SessionResponse_LogCredit:
+			s.give(m.LogCredit)
 		case *dispatcherv1.SessionResponse_LogCancel:
 			s.unsubscribe(m.LogCancel.GetSubscriptionId())
 		case *dispatcherv1.SessionResponse_Redirect:

@@ -516,6 +516,7 @@ type SessionResponse struct {
 	//	*SessionResponse_LogRequest
 	//	*SessionResponse_LogCancel
 	//	*SessionResponse_HeartbeatAck
+	//	*SessionResponse_LogCredit
 	Message       isSessionResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -621,6 +622,15 @@ func (x *SessionResponse) GetHeartbeatAck() *HeartbeatAck {
 	return nil
 }
 
+func (x *SessionResponse) GetLogCredit() *LogCredit {
+	if x != nil {
+		if x, ok := x.Message.(*SessionResponse_LogCredit); ok {
+			return x.LogCredit
+		}
+	}
+	return nil
+}
+
 type isSessionResponse_Message interface {
 	isSessionResponse_Message()
 }
@@ -654,6 +664,10 @@ type SessionResponse_HeartbeatAck struct {
 	HeartbeatAck *HeartbeatAck `protobuf:"bytes,7,opt,name=heartbeat_ack,json=heartbeatAck,proto3,oneof"`
 }
 
+type SessionResponse_LogCredit struct {
+	LogCredit *LogCredit `protobuf:"bytes,8,opt,name=log_credit,json=logCredit,proto3,oneof"`
+}
+
 func (*SessionResponse_Welcome) isSessionResponse_Message() {}
 
 func (*SessionResponse_Redirect) isSessionResponse_Message() {}
@@ -667,6 +681,8 @@ func (*SessionResponse_LogRequest) isSessionResponse_Message() {}
 func (*SessionResponse_LogCancel) isSessionResponse_Message() {}
 
 func (*SessionResponse_HeartbeatAck) isSessionResponse_Message() {}
+
+func (*SessionResponse_LogCredit) isSessionResponse_Message() {}
 
 // Refusal says why a worker cannot be the node that it claims to be. It is a
 // detail of the status that ends the stream.
@@ -1190,8 +1206,14 @@ type LogRequest struct {
 	SubscriptionId string         `protobuf:"bytes,1,opt,name=subscription_id,json=subscriptionId,proto3" json:"subscription_id,omitempty"`
 	TaskIds        []string       `protobuf:"bytes,2,rep,name=task_ids,json=taskIds,proto3" json:"task_ids,omitempty"`
 	Options        *v1.LogOptions `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How much the worker may send before it is given more credit: a message of
+	// LogData may be sent while there is credit left, and each of the lines in it
+	// takes the size of its encoding and 256 for what it costs in memory beside
+	// that. So a reader who is slow holds up the reading of the output, and neither
+	// the session nor other readers. 0 stands for no limit.
+	Credit        uint64 `protobuf:"varint,4,opt,name=credit,proto3" json:"credit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LogRequest) Reset() {
@@ -1245,6 +1267,66 @@ func (x *LogRequest) GetOptions() *v1.LogOptions {
 	return nil
 }
 
+func (x *LogRequest) GetCredit() uint64 {
+	if x != nil {
+		return x.Credit
+	}
+	return 0
+}
+
+// LogCredit allows a worker to send more of a subscription's output.
+type LogCredit struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	SubscriptionId string                 `protobuf:"bytes,1,opt,name=subscription_id,json=subscriptionId,proto3" json:"subscription_id,omitempty"`
+	Credit         uint64                 `protobuf:"varint,2,opt,name=credit,proto3" json:"credit,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *LogCredit) Reset() {
+	*x = LogCredit{}
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogCredit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogCredit) ProtoMessage() {}
+
+func (x *LogCredit) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogCredit.ProtoReflect.Descriptor instead.
+func (*LogCredit) Descriptor() ([]byte, []int) {
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *LogCredit) GetSubscriptionId() string {
+	if x != nil {
+		return x.SubscriptionId
+	}
+	return ""
+}
+
+func (x *LogCredit) GetCredit() uint64 {
+	if x != nil {
+		return x.Credit
+	}
+	return 0
+}
+
 // LogCancel ends a subscription.
 type LogCancel struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -1255,7 +1337,7 @@ type LogCancel struct {
 
 func (x *LogCancel) Reset() {
 	*x = LogCancel{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1267,7 +1349,7 @@ func (x *LogCancel) String() string {
 func (*LogCancel) ProtoMessage() {}
 
 func (x *LogCancel) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1280,7 +1362,7 @@ func (x *LogCancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogCancel.ProtoReflect.Descriptor instead.
 func (*LogCancel) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{16}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LogCancel) GetSubscriptionId() string {
@@ -1303,7 +1385,7 @@ type LogData struct {
 
 func (x *LogData) Reset() {
 	*x = LogData{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1315,7 +1397,7 @@ func (x *LogData) String() string {
 func (*LogData) ProtoMessage() {}
 
 func (x *LogData) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1328,7 +1410,7 @@ func (x *LogData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogData.ProtoReflect.Descriptor instead.
 func (*LogData) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{17}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LogData) GetSubscriptionId() string {
@@ -1364,7 +1446,7 @@ type SubscribeLogsRequest struct {
 
 func (x *SubscribeLogsRequest) Reset() {
 	*x = SubscribeLogsRequest{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1376,7 +1458,7 @@ func (x *SubscribeLogsRequest) String() string {
 func (*SubscribeLogsRequest) ProtoMessage() {}
 
 func (x *SubscribeLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1389,7 +1471,7 @@ func (x *SubscribeLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeLogsRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{18}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SubscribeLogsRequest) GetNodeId() string {
@@ -1423,7 +1505,7 @@ type SubscribeLogsResponse struct {
 
 func (x *SubscribeLogsResponse) Reset() {
 	*x = SubscribeLogsResponse{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[19]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1435,7 +1517,7 @@ func (x *SubscribeLogsResponse) String() string {
 func (*SubscribeLogsResponse) ProtoMessage() {}
 
 func (x *SubscribeLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[19]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1448,7 +1530,7 @@ func (x *SubscribeLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeLogsResponse.ProtoReflect.Descriptor instead.
 func (*SubscribeLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{19}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SubscribeLogsResponse) GetMessages() []*v1.LogMessage {
@@ -1488,7 +1570,7 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\aGoodbye\x12\x1e\n" +
 	"\n" +
 	"restarting\x18\x01 \x01(\bR\n" +
-	"restarting\"\xf0\x03\n" +
+	"restarting\"\xb2\x04\n" +
 	"\x0fSessionResponse\x129\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1d.muster.dispatcher.v1.WelcomeH\x00R\awelcome\x12<\n" +
 	"\bredirect\x18\x02 \x01(\v2\x1e.muster.dispatcher.v1.RedirectH\x00R\bredirect\x12E\n" +
@@ -1499,7 +1581,9 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"logRequest\x12@\n" +
 	"\n" +
 	"log_cancel\x18\x06 \x01(\v2\x1f.muster.dispatcher.v1.LogCancelH\x00R\tlogCancel\x12I\n" +
-	"\rheartbeat_ack\x18\a \x01(\v2\".muster.dispatcher.v1.HeartbeatAckH\x00R\fheartbeatAckB\t\n" +
+	"\rheartbeat_ack\x18\a \x01(\v2\".muster.dispatcher.v1.HeartbeatAckH\x00R\fheartbeatAck\x12@\n" +
+	"\n" +
+	"log_credit\x18\b \x01(\v2\x1f.muster.dispatcher.v1.LogCreditH\x00R\tlogCreditB\t\n" +
 	"\amessage\"\x8b\x01\n" +
 	"\aRefusal\x12<\n" +
 	"\x06reason\x18\x01 \x01(\x0e2$.muster.dispatcher.v1.Refusal.ReasonR\x06reason\"B\n" +
@@ -1545,12 +1629,16 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"'\n" +
 	"\tStatusAck\x12\x1a\n" +
-	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\x81\x01\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\x99\x01\n" +
 	"\n" +
 	"LogRequest\x12'\n" +
 	"\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12\x19\n" +
 	"\btask_ids\x18\x02 \x03(\tR\ataskIds\x12/\n" +
-	"\aoptions\x18\x03 \x01(\v2\x15.muster.v1.LogOptionsR\aoptions\"4\n" +
+	"\aoptions\x18\x03 \x01(\v2\x15.muster.v1.LogOptionsR\aoptions\x12\x16\n" +
+	"\x06credit\x18\x04 \x01(\x04R\x06credit\"L\n" +
+	"\tLogCredit\x12'\n" +
+	"\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12\x16\n" +
+	"\x06credit\x18\x02 \x01(\x04R\x06credit\"4\n" +
 	"\tLogCancel\x12'\n" +
 	"\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\"w\n" +
 	"\aLogData\x12'\n" +
@@ -1583,7 +1671,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_dispatcher_v1_dispatcher_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_muster_dispatcher_v1_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_muster_dispatcher_v1_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_muster_dispatcher_v1_dispatcher_proto_goTypes = []any{
 	(Refusal_Reason)(0),           // 0: muster.dispatcher.v1.Refusal.Reason
 	(*SessionRequest)(nil),        // 1: muster.dispatcher.v1.SessionRequest
@@ -1602,63 +1690,65 @@ var file_muster_dispatcher_v1_dispatcher_proto_goTypes = []any{
 	(*AssignedTask)(nil),          // 14: muster.dispatcher.v1.AssignedTask
 	(*StatusAck)(nil),             // 15: muster.dispatcher.v1.StatusAck
 	(*LogRequest)(nil),            // 16: muster.dispatcher.v1.LogRequest
-	(*LogCancel)(nil),             // 17: muster.dispatcher.v1.LogCancel
-	(*LogData)(nil),               // 18: muster.dispatcher.v1.LogData
-	(*SubscribeLogsRequest)(nil),  // 19: muster.dispatcher.v1.SubscribeLogsRequest
-	(*SubscribeLogsResponse)(nil), // 20: muster.dispatcher.v1.SubscribeLogsResponse
-	nil,                           // 21: muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
-	(*v1.NodeDescription)(nil),    // 22: muster.v1.NodeDescription
-	(*v1.TaskStatus)(nil),         // 23: muster.v1.TaskStatus
-	(*v1.TaskTime)(nil),           // 24: muster.v1.TaskTime
-	(*durationpb.Duration)(nil),   // 25: google.protobuf.Duration
-	(*v1.NodeSpec)(nil),           // 26: muster.v1.NodeSpec
-	(*v1.TaskSpec)(nil),           // 27: muster.v1.TaskSpec
-	(v1.TaskState)(0),             // 28: muster.v1.TaskState
-	(*v1.PortConfig)(nil),         // 29: muster.v1.PortConfig
-	(*v1.LogOptions)(nil),         // 30: muster.v1.LogOptions
-	(*v1.LogMessage)(nil),         // 31: muster.v1.LogMessage
+	(*LogCredit)(nil),             // 17: muster.dispatcher.v1.LogCredit
+	(*LogCancel)(nil),             // 18: muster.dispatcher.v1.LogCancel
+	(*LogData)(nil),               // 19: muster.dispatcher.v1.LogData
+	(*SubscribeLogsRequest)(nil),  // 20: muster.dispatcher.v1.SubscribeLogsRequest
+	(*SubscribeLogsResponse)(nil), // 21: muster.dispatcher.v1.SubscribeLogsResponse
+	nil,                           // 22: muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
+	(*v1.NodeDescription)(nil),    // 23: muster.v1.NodeDescription
+	(*v1.TaskStatus)(nil),         // 24: muster.v1.TaskStatus
+	(*v1.TaskTime)(nil),           // 25: muster.v1.TaskTime
+	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
+	(*v1.NodeSpec)(nil),           // 27: muster.v1.NodeSpec
+	(*v1.TaskSpec)(nil),           // 28: muster.v1.TaskSpec
+	(v1.TaskState)(0),             // 29: muster.v1.TaskState
+	(*v1.PortConfig)(nil),         // 30: muster.v1.PortConfig
+	(*v1.LogOptions)(nil),         // 31: muster.v1.LogOptions
+	(*v1.LogMessage)(nil),         // 32: muster.v1.LogMessage
 }
 var file_muster_dispatcher_v1_dispatcher_proto_depIdxs = []int32{
 	2,  // 0: muster.dispatcher.v1.SessionRequest.hello:type_name -> muster.dispatcher.v1.Hello
 	3,  // 1: muster.dispatcher.v1.SessionRequest.heartbeat:type_name -> muster.dispatcher.v1.Heartbeat
 	4,  // 2: muster.dispatcher.v1.SessionRequest.status_report:type_name -> muster.dispatcher.v1.StatusReport
-	22, // 3: muster.dispatcher.v1.SessionRequest.description:type_name -> muster.v1.NodeDescription
-	18, // 4: muster.dispatcher.v1.SessionRequest.log_data:type_name -> muster.dispatcher.v1.LogData
+	23, // 3: muster.dispatcher.v1.SessionRequest.description:type_name -> muster.v1.NodeDescription
+	19, // 4: muster.dispatcher.v1.SessionRequest.log_data:type_name -> muster.dispatcher.v1.LogData
 	6,  // 5: muster.dispatcher.v1.SessionRequest.goodbye:type_name -> muster.dispatcher.v1.Goodbye
-	22, // 6: muster.dispatcher.v1.Hello.description:type_name -> muster.v1.NodeDescription
+	23, // 6: muster.dispatcher.v1.Hello.description:type_name -> muster.v1.NodeDescription
 	5,  // 7: muster.dispatcher.v1.StatusReport.statuses:type_name -> muster.dispatcher.v1.ReportedStatus
-	23, // 8: muster.dispatcher.v1.ReportedStatus.status:type_name -> muster.v1.TaskStatus
-	24, // 9: muster.dispatcher.v1.ReportedStatus.times:type_name -> muster.v1.TaskTime
+	24, // 8: muster.dispatcher.v1.ReportedStatus.status:type_name -> muster.v1.TaskStatus
+	25, // 9: muster.dispatcher.v1.ReportedStatus.times:type_name -> muster.v1.TaskTime
 	9,  // 10: muster.dispatcher.v1.SessionResponse.welcome:type_name -> muster.dispatcher.v1.Welcome
 	11, // 11: muster.dispatcher.v1.SessionResponse.redirect:type_name -> muster.dispatcher.v1.Redirect
 	12, // 12: muster.dispatcher.v1.SessionResponse.assignments:type_name -> muster.dispatcher.v1.Assignments
 	15, // 13: muster.dispatcher.v1.SessionResponse.status_ack:type_name -> muster.dispatcher.v1.StatusAck
 	16, // 14: muster.dispatcher.v1.SessionResponse.log_request:type_name -> muster.dispatcher.v1.LogRequest
-	17, // 15: muster.dispatcher.v1.SessionResponse.log_cancel:type_name -> muster.dispatcher.v1.LogCancel
+	18, // 15: muster.dispatcher.v1.SessionResponse.log_cancel:type_name -> muster.dispatcher.v1.LogCancel
 	10, // 16: muster.dispatcher.v1.SessionResponse.heartbeat_ack:type_name -> muster.dispatcher.v1.HeartbeatAck
-	0,  // 17: muster.dispatcher.v1.Refusal.reason:type_name -> muster.dispatcher.v1.Refusal.Reason
-	25, // 18: muster.dispatcher.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
-	26, // 19: muster.dispatcher.v1.Welcome.node:type_name -> muster.v1.NodeSpec
-	13, // 20: muster.dispatcher.v1.Assignments.specs:type_name -> muster.dispatcher.v1.AssignedSpec
-	14, // 21: muster.dispatcher.v1.Assignments.tasks:type_name -> muster.dispatcher.v1.AssignedTask
-	27, // 22: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
-	28, // 23: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
-	21, // 24: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
-	29, // 25: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
-	28, // 26: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
-	30, // 27: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
-	31, // 28: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
-	30, // 29: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
-	31, // 30: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
-	1,  // 31: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
-	19, // 32: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
-	7,  // 33: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
-	20, // 34: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
-	33, // [33:35] is the sub-list for method output_type
-	31, // [31:33] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	17, // 17: muster.dispatcher.v1.SessionResponse.log_credit:type_name -> muster.dispatcher.v1.LogCredit
+	0,  // 18: muster.dispatcher.v1.Refusal.reason:type_name -> muster.dispatcher.v1.Refusal.Reason
+	26, // 19: muster.dispatcher.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
+	27, // 20: muster.dispatcher.v1.Welcome.node:type_name -> muster.v1.NodeSpec
+	13, // 21: muster.dispatcher.v1.Assignments.specs:type_name -> muster.dispatcher.v1.AssignedSpec
+	14, // 22: muster.dispatcher.v1.Assignments.tasks:type_name -> muster.dispatcher.v1.AssignedTask
+	28, // 23: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
+	29, // 24: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
+	22, // 25: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
+	30, // 26: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
+	29, // 27: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
+	31, // 28: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
+	32, // 29: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
+	31, // 30: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
+	32, // 31: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
+	1,  // 32: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
+	20, // 33: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
+	7,  // 34: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
+	21, // 35: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
+	34, // [34:36] is the sub-list for method output_type
+	32, // [32:34] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_muster_dispatcher_v1_dispatcher_proto_init() }
@@ -1682,6 +1772,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_init() {
 		(*SessionResponse_LogRequest)(nil),
 		(*SessionResponse_LogCancel)(nil),
 		(*SessionResponse_HeartbeatAck)(nil),
+		(*SessionResponse_LogCredit)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1689,7 +1780,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_dispatcher_v1_dispatcher_proto_rawDesc), len(file_muster_dispatcher_v1_dispatcher_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

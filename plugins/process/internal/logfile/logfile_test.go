@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -186,6 +187,55 @@ func TestFollowSeesAllLines(t *testing.T) {
 		if got := <-seen; got != fmt.Sprint(j) {
 			t.Fatalf("line %d followed = %s", j, got)
 		}
+	}
+}
+
+// A reader so slow that the log is put aside twice before he reads on is told that
+// he missed something, once, and gets all that is there.
+func TestASlowFollowerIsToldOfWhatIsGone(t *testing.T) {
+	t.Parallel()
+	for name, wants := range map[string]func(Stream) bool{"all": nil, "stdout": func(s Stream) bool { return s == Stdout }} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			w := create(t, dir, 1<<10)
+			write := func(from, to int) {
+				for i := range to - from {
+					w.Write(Line{Time: epoch.Add(time.Duration(from+i) * time.Second), Stream: Stdout, Data: fmt.Append(nil, from+i)})
+				}
+			}
+			write(0, 1)
+			var seen []string
+			ended := false
+			err := Read(t.Context(), dir, Query{Wants: wants, Ended: func() (bool, error) { return ended, nil }}, func(line Line) error {
+				seen = append(seen, string(line.Data))
+				if len(seen) == 1 {
+					write(1, 200)
+					ended = true
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			last := 0
+			gaps := 0
+			for _, line := range seen[1:] {
+				if strings.Contains(line, "left out here") {
+					gaps++
+					last = -1
+					continue
+				}
+				n, err := strconv.Atoi(line)
+				if err != nil || last >= 0 && n != last+1 {
+					t.Fatalf("after line %d came %q", last, line)
+				}
+				last = n
+			}
+			if gaps != 1 || last != 199 || len(seen) < 30 {
+				t.Errorf("%d lines with %d gaps, up to %d", len(seen), gaps, last)
+			}
+		})
 	}
 }
 

@@ -127,6 +127,8 @@ type follower struct {
 
 	file   *os.File
 	reader *bufio.Reader
+	// at is when the newest line that was read was written.
+	at time.Time
 	// part is a frame whose end is not written yet.
 	part []byte
 	// last holds the last lines as long as only those are wanted; nil after.
@@ -157,6 +159,9 @@ func (f *follower) drain() error {
 				frame = f.part
 			}
 			line, ok := parseFrame(bytes.TrimSuffix(frame, []byte{'\n'}))
+			if ok {
+				f.at = line.Time
+			}
 			if ok && f.query.matches(line) {
 				if err := f.line(line); err != nil {
 					return err
@@ -246,13 +251,49 @@ func (f *follower) advance() (bool, error) {
 	if err != nil || same || now == nil {
 		return false, errors.Join(err, closeIfThere(now), f.drain())
 	}
+	if err := now.Close(); err != nil {
+		return false, fmt.Errorf("close the log: %w", err)
+	}
 	// The file was put aside before this look at it, so its end is its end.
 	if err := f.drain(); err != nil {
-		return false, errors.Join(err, now.Close())
+		return false, err
 	}
-	if err := closeIfThere(f.file); err != nil {
-		return false, errors.Join(fmt.Errorf("close the log: %w", err), now.Close())
+	return f.goOn()
+}
+
+// goOn goes on with the file after the present one. Whoever reads so slowly that
+// this is gone is told so, and gets what there is.
+func (f *follower) goOn() (bool, error) {
+	former, current, err := openBoth(f.dir)
+	if err != nil {
+		return false, err
 	}
-	f.file, f.reader, f.part = now, nil, nil
-	return true, nil
+	same, err := sameFile(f.file, former)
+	if err != nil || current == nil {
+		// Without a current file it is being put aside right now.
+		return false, errors.Join(err, closeIfThere(former), closeIfThere(current))
+	}
+	next, other := current, former
+	if !same && former != nil {
+		next, other = former, current
+	}
+	gap := f.file != nil && !same
+	if err := errors.Join(closeIfThere(f.file), closeIfThere(other)); err != nil {
+		return false, errors.Join(fmt.Errorf("close the log: %w", err), closeIfThere(next))
+	}
+	f.file, f.reader, f.part = next, nil, nil
+	if !gap {
+		return true, nil
+	}
+	return true, f.line(f.note("(lines are left out here: the log was put aside and dropped before it was read)"))
+}
+
+// note returns a line that says something of the log itself, of a stream that is
+// wanted.
+func (f *follower) note(text string) Line {
+	stream := Stderr
+	if f.query.Wants != nil && !f.query.Wants(stream) {
+		stream = Stdout
+	}
+	return Line{Time: f.at, Stream: stream, Data: []byte(text)}
 }
