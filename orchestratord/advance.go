@@ -57,7 +57,10 @@ func (l *loop) advance(to *store.Snapshot) {
 	}
 	for node := range moved {
 		for t := range l.follower.NodeTasks(node) {
-			l.mark(l.know(t.ServiceID))
+			if s := l.know(t.ServiceID); s.tasks != nil {
+				s.tasks.calm.touch(t)
+				l.mark(s)
+			}
 		}
 	}
 }
@@ -71,7 +74,7 @@ func (l *loop) know(id string) *service {
 	s := &service{id: id, shard: store.ShardOf(id)}
 	l.services[id] = s
 	if h := l.held[s.shard]; h != nil && h.released == nil {
-		s.tasks = newTaskList(l.follower.ServiceTasks(id))
+		s.tasks = newTaskList(id, l.follower.ServiceTasks(id))
 		l.mark(s)
 	}
 	return s
@@ -93,21 +96,13 @@ func (l *loop) exists(id string, sn *store.Snapshot) bool {
 
 // removeTasks takes tasks whose records are gone out of the lists.
 func (l *loop) removeTasks(from, to *store.Snapshot) {
-	removed := map[*service]map[string]struct{}{}
 	for c := range l.d.tables.Tasks.Changes(from, to) {
 		if c.New != nil {
 			continue
 		}
 		id, _, _ := state.SplitKey(c.Old.Key)
-		s := l.know(id)
-		if removed[s] == nil {
-			removed[s] = map[string]struct{}{}
-		}
-		removed[s][c.Old.Key] = struct{}{}
-	}
-	for s, keys := range removed {
-		if s.tasks != nil {
-			s.tasks.remove(keys)
+		if s := l.know(id); s.tasks != nil {
+			s.tasks.remove(c.Old.Key)
 			l.mark(s)
 		}
 	}

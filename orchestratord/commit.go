@@ -17,10 +17,15 @@ import (
 // errStale says that the store is not what a decision rests on any more.
 var errStale = errors.New("decided on an older state")
 
-// chunk is how many changes of tasks are one update of the store. What cannot
-// be written as a whole is halved until it can, so it is a matter of speed only:
-// 500 neighbouring task records are some 60 KB, a sixth of a transaction.
-const chunk = 500
+// least and most are how many changes of tasks are one update of the store. What
+// cannot be written as a whole is halved until it can, so it is a matter of speed
+// only: 500 neighbouring task records are some 60 KB, a sixth of a transaction.
+// Each update counts all tasks of its service, so that many changes are cut into
+// few.
+const (
+	least = 500
+	most  = 2500
+)
 
 // commit is a plan that is to be carried out, and what else it rests on.
 type commit struct {
@@ -71,9 +76,10 @@ func (c *commit) run(ctx context.Context, s *store.Store) error {
 	return nil
 }
 
-// chunks cuts slots into parts of some chunk changes.
+// chunks cuts slots into parts of about as many changes each.
 func chunks(slots []plan.Slot) func(yield func([]plan.Slot) bool) {
 	return func(yield func([]plan.Slot) bool) {
+		chunk := min(max(len(slots)/20, least), most)
 		first, changes := 0, 0
 		for i, s := range slots {
 			changes += len(s.Changes)

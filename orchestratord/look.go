@@ -13,23 +13,19 @@ import (
 	"github.com/musterhq/muster/orchestratord/internal/plan"
 )
 
-// quickLook is a look after which a service need not rest.
+// quickLook is how long a look may take after which a service need not rest.
 const quickLook = 200 * time.Microsecond
 
 // look decides what to do for a service, and has it carried out.
 func (l *loop) look(s *service) {
 	c, w := l.read(s)
-	if w.Service == nil && len(w.Tasks) == 0 && w.Rollout == nil {
+	if w.Service == nil && s.tasks.empty() && w.Rollout == nil {
 		delete(l.services, s.id) // nothing is left of it
 		return
 	}
 	began := time.Now()
-	p, err := plan.Decide(w)
-	took := time.Since(began)
-	l.metrics.looks.Observe(took.Seconds())
-	if took > quickLook {
-		s.rest = began.Add(time.Duration(float64(took) / l.d.cfg.LookShare))
-	}
+	p, err := l.decide(s, c, w)
+	l.metrics.looks.Observe(time.Since(began).Seconds())
 	if s.lacksSpec = errors.Is(err, plan.ErrSpecUnknown); s.lacksSpec {
 		// It was written with the service, and will be seen in a moment.
 		l.log.Debug("service waits for its spec", zap.String("service", s.id))
@@ -69,11 +65,11 @@ func (l *loop) look(s *service) {
 	})
 }
 
-// read gathers what a decision rests on, and what its commit has to check.
+// read gathers what a decision rests on but for the tasks, and what its commit has to check.
 func (l *loop) read(s *service) (*commit, *plan.World) {
 	now := l.follower.Snapshot()
 	w := &plan.World{
-		Now: time.Now(), ServiceID: s.id, Tasks: s.tasks.all(), Cluster: l.nodes, HistoryLimit: l.history,
+		Now: time.Now(), ServiceID: s.id, Cluster: l.nodes, HistoryLimit: l.history,
 		Spec: func(digest []byte) *musterv1.TaskSpec {
 			e, _ := l.d.tables.Specs.Get(now, state.SpecKey(digest))
 			return e.Value.GetTask()

@@ -51,8 +51,9 @@ type service struct {
 	// busy says that a plan is being committed; again, that there is a reason to
 	// look when it is.
 	busy, again bool
-	// rest is before when there is to be no look.
-	rest time.Time
+	// rest is before when there is to be no look, wholeAfter before when there is to
+	// be none at all of its slots.
+	rest, wholeAfter time.Time
 	// traced is what was traced of its last change.
 	traced traced
 	// failures counts plans that could not be carried out, since the last that
@@ -207,7 +208,7 @@ func (l *loop) changeShard(c shardChange) {
 	l.held[c.shard] = &held{ctx: c.ctx}
 	for _, s := range l.services {
 		if s.shard == c.shard {
-			s.tasks = newTaskList(l.follower.ServiceTasks(s.id))
+			s.tasks = newTaskList(s.id, l.follower.ServiceTasks(s.id))
 			l.mark(s)
 		}
 	}

@@ -2,65 +2,69 @@ package orchestratord
 
 import (
 	"iter"
-	"maps"
-	"slices"
 	"strings"
+
+	"github.com/tidwall/btree"
 
 	"github.com/musterhq/muster/internal/state"
 )
 
-// taskList holds the tasks of one service in order of their keys, joined. To
-// join 10,000 tasks takes many times as long as to decide on them, so what has
-// not changed is kept. New tasks are put into their places when the list is
-// asked for, many at once.
+// taskList holds the tasks of one service in order of their keys, joined, and
+// which of its slots are calm. To join 10,000 tasks takes many times as long as to
+// decide on them, so what has not changed is kept.
 type taskList struct {
+	service string
+	tasks   btree.Map[string, *state.Task]
+	// sorted holds all tasks again; nil if they have to be gathered.
 	sorted []*state.Task
-	added  map[string]*state.Task // by key; none of them is in sorted
+	calm   calm
 }
 
-func newTaskList(tasks iter.Seq[*state.Task]) *taskList {
-	return &taskList{sorted: slices.SortedFunc(tasks, byKey), added: map[string]*state.Task{}}
+// newTaskList returns the list of a service's tasks, which come in order of their
+// keys.
+func newTaskList(service string, tasks iter.Seq[*state.Task]) *taskList {
+	l := &taskList{service: service}
+	for t := range tasks {
+		l.tasks.Load(t.Key, t)
+	}
+	return l
 }
-
-func byKey(a, b *state.Task) int { return strings.Compare(a.Key, b.Key) }
 
 // set puts a task in, and returns what it was before, or nil.
 func (l *taskList) set(t *state.Task) *state.Task {
-	i, ok := slices.BinarySearchFunc(l.sorted, t, byKey)
-	if ok {
-		old := l.sorted[i]
-		l.sorted[i] = t
-		return old
-	}
-	old := l.added[t.Key]
-	l.added[t.Key] = t
+	old, _ := l.tasks.Set(t.Key, t)
+	l.sorted = nil
+	l.calm.touch(t)
 	return old
 }
 
-// remove takes tasks out.
-func (l *taskList) remove(keys map[string]struct{}) {
-	for key := range keys {
-		delete(l.added, key)
+// remove takes a task out.
+func (l *taskList) remove(key string) {
+	if old, ok := l.tasks.Delete(key); ok {
+		l.sorted = nil
+		l.calm.touch(old)
 	}
-	l.sorted = slices.DeleteFunc(l.sorted, func(t *state.Task) bool {
-		_, gone := keys[t.Key]
-		return gone
-	})
 }
+
+func (l *taskList) empty() bool { return l.tasks.Len() == 0 }
 
 // all returns the tasks in order of their keys.
 func (l *taskList) all() []*state.Task {
-	if len(l.added) == 0 {
-		return l.sorted
+	if l.sorted == nil {
+		l.sorted = l.tasks.Values()
 	}
-	merged := make([]*state.Task, 0, len(l.sorted)+len(l.added))
-	rest := l.sorted
-	for _, t := range slices.SortedFunc(maps.Values(l.added), byKey) {
-		i, _ := slices.BinarySearchFunc(rest, t, byKey)
-		merged = append(append(merged, rest[:i]...), t)
-		rest = rest[i:]
-	}
-	l.sorted = append(merged, rest...)
-	clear(l.added)
 	return l.sorted
+}
+
+// slot appends the tasks of a slot, in order of their keys.
+func (l *taskList) slot(tasks []*state.Task, number uint64) []*state.Task {
+	prefix := state.TaskKey(l.service, number, "", "")
+	l.tasks.Ascend(prefix, func(key string, t *state.Task) bool {
+		if !strings.HasPrefix(key, prefix) {
+			return false
+		}
+		tasks = append(tasks, t)
+		return true
+	})
+	return tasks
 }

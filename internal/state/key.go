@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"math/big"
 	"strconv"
 	"strings"
 
@@ -22,14 +21,23 @@ const ClusterID = "default"
 
 // NewID returns a random id: 25 characters, base 36, as SwarmKit's.
 func NewID() string {
-	bound := new(big.Int).Exp(big.NewInt(36), big.NewInt(idLength), nil)
-	n, err := rand.Int(rand.Reader, bound)
-	if err != nil {
-		// crypto/rand never fails on a supported system (Go 1.24).
-		panic(err)
+	const digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+	// Bytes from here on would make some digits more likely than others.
+	const most = 256 / len(digits) * len(digits)
+	id := make([]byte, 0, idLength)
+	var random [32]byte
+	for {
+		// It never fails (Go 1.24).
+		_, _ = rand.Read(random[:])
+		for _, b := range random {
+			if int(b) >= most {
+				continue
+			}
+			if id = append(id, digits[int(b)%len(digits)]); len(id) == idLength {
+				return string(id)
+			}
+		}
 	}
-	s := n.Text(36)
-	return strings.Repeat("0", idLength-len(s)) + s
 }
 
 // Digest names a task spec by its content: the first 16 bytes of the SHA-256
