@@ -19,7 +19,7 @@ func deploy(ctx context.Context, s *site) (err error) {
 	}
 	p := s.profile(ctx, "deploy")
 	defer func() { err = errors.Join(err, p.wait()) }()
-	done, err := s.account()
+	done, err := s.account(ctx)
 	if err != nil {
 		return err
 	}
@@ -60,12 +60,14 @@ func deploy(ctx context.Context, s *site) (err error) {
 const clients = 32
 
 // distinct creates services of one task each, and removes them.
-func distinct(ctx context.Context, s *site) error {
+func distinct(ctx context.Context, s *site) (err error) {
 	watch, err := s.watch(ctx)
 	if err != nil {
 		return err
 	}
-	done, err := s.account()
+	p := s.profile(ctx, "distinct")
+	defer func() { err = errors.Join(err, p.wait()) }()
+	done, err := s.account(ctx)
 	if err != nil {
 		return err
 	}
@@ -144,7 +146,7 @@ func update(ctx context.Context, s *site) error {
 	if err := s.quiet(ctx); err != nil {
 		return err
 	}
-	done, err := s.account()
+	done, err := s.account(ctx)
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ func parse(args []string) (*options, error) {
 	fs.StringVar(&o.binary, "binary", "bin/muster", "muster's binary (`make build`)")
 	fs.BoolVar(&o.asJSON, "json", false, "print each run as a line of JSON, too")
 	fs.BoolVar(&o.keep, "keep", false, "keep the directory with the daemons' logs")
-	fs.StringVar(&o.profile, "profile", "", "directory for a CPU profile of each manager, taken for 3 s from the start of what is measured")
+	fs.StringVar(&o.profile, "profile", "", "directory for CPU profiles of each manager and of Consul, taken for 3 s from the start of what is measured")
 	fs.DurationVar(&o.timeout, "timeout", time.Hour, "bound of everything")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
@@ -95,7 +95,7 @@ func run(ctx context.Context, o *options) error {
 				for n := range o.runs {
 					r := &result{Scenario: sc.name, Store: store, Workers: size.workers, Tasks: size.tasks}
 					fmt.Fprintf(os.Stderr, "%s on %s: %d tasks, %d workers, run %d of %d\n", sc.name, store, size.tasks, size.workers, n+1, o.runs)
-					if err := measure(ctx, o, sc, r); err != nil {
+					if err := measure(ctx, o, sc, r, n); err != nil {
 						return fmt.Errorf("%s on %s: %w", sc.name, store, err)
 					}
 					if o.asJSON {
@@ -112,8 +112,8 @@ func run(ctx context.Context, o *options) error {
 }
 
 // measure makes one run on a fresh cluster.
-func measure(ctx context.Context, o *options, sc *scenario, r *result) (err error) {
-	s, err := startSite(ctx, o, sc, r)
+func measure(ctx context.Context, o *options, sc *scenario, r *result, run int) (err error) {
+	s, err := startSite(ctx, o, sc, r, run)
 	if err != nil {
 		return err
 	}

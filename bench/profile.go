@@ -19,17 +19,24 @@ type profiles struct {
 	errs []error
 }
 
-// profile begins to take a CPU profile of each manager, if the user has asked for
-// profiles: a file each, by its name and by what is done.
+// profile begins to take a CPU profile of each manager and of Consul, if the user
+// has asked for profiles: a file each, by what is done, its name and the run.
 func (s *site) profile(ctx context.Context, deed string) *profiles {
 	p := &profiles{}
 	if s.o.profile == "" {
 		return p
 	}
 	deed = strings.ReplaceAll(deed, " ", "-")
+	addresses := map[string]string{}
 	for _, name := range s.managers() {
+		addresses[name] = s.cluster.Ops(name)
+	}
+	if s.cluster.Consul != nil {
+		addresses[consul] = s.cluster.Consul.Address
+	}
+	for name, address := range addresses {
 		p.wg.Go(func() {
-			if err := fetchProfile(ctx, s.cluster.Ops(name), filepath.Join(s.o.profile, deed+"."+name+".pprof")); err != nil {
+			if err := fetchProfile(ctx, address, filepath.Join(s.o.profile, fmt.Sprintf("%s.%s.%d.pprof", deed, name, s.run))); err != nil {
 				p.mu.Lock()
 				p.errs = append(p.errs, fmt.Errorf("profile of %s: %w", name, err))
 				p.mu.Unlock()

@@ -42,6 +42,10 @@ func report(w io.Writer, results []*result) error {
 		if line := processes(groups[g]); line != "" {
 			_, _ = fmt.Fprintf(w, "CPU seconds, %s on %s, %d workers, %d tasks: %s\n", g.scenario, g.store, g.workers, g.tasks, line)
 		}
+		last := groups[g][len(groups[g])-1].Counts
+		for _, name := range slices.Sorted(maps.Keys(last)) {
+			_, _ = fmt.Fprintf(w, "  %s in the last run: %v\n", name, last[name])
+		}
 	}
 	return nil
 }

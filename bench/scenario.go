@@ -82,6 +82,8 @@ type result struct {
 	// CPU is what each process used while the first thing was measured, in
 	// seconds; "workers" is this process: all workers and the client.
 	CPU map[string]float64 `json:"cpu,omitempty"`
+	// Counts is what the managers did to the store meanwhile.
+	Counts map[string]counts `json:"counts,omitempty"`
 }
 
 // figure is one measured value.

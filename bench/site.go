@@ -25,14 +25,15 @@ type site struct {
 	conn    *grpc.ClientConn
 	client  musterv1.ControlServiceClient
 	result  *result
+	run     int
 	// ends are what is to be done at the end, the last one first.
 	ends []func() error
 }
 
 // startSite starts a cluster, waits until all its workers are there and until
 // what joining left to do is done, for that is not part of what is measured.
-func startSite(ctx context.Context, o *options, sc *scenario, r *result) (s *site, err error) {
-	s = &site{o: o, result: r}
+func startSite(ctx context.Context, o *options, sc *scenario, r *result, run int) (s *site, err error) {
+	s = &site{o: o, result: r, run: run}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.stop())
@@ -210,7 +211,11 @@ func (s *site) usage() (map[string]testcluster.Usage, error) {
 
 // account measures what all processes use until the function that it returns
 // is called, which adds it to the result.
-func (s *site) account() (done func() error, err error) {
+func (s *site) account(ctx context.Context) (done func() error, err error) {
+	did, err := s.storeCounts(ctx)
+	if err != nil {
+		return nil, err
+	}
 	before, err := s.usage()
 	if err != nil {
 		return nil, err
@@ -219,6 +224,14 @@ func (s *site) account() (done func() error, err error) {
 		after, err := s.usage()
 		if err != nil {
 			return err
+		}
+		now, err := s.storeCounts(ctx)
+		if err != nil {
+			return err
+		}
+		s.result.Counts = map[string]counts{}
+		for name, c := range now {
+			s.result.Counts[name] = c.minus(did[name])
 		}
 		s.result.CPU = map[string]float64{}
 		var managers, memory float64

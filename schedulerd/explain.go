@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	"github.com/musterhq/muster/internal/placement"
 	"github.com/musterhq/muster/internal/state"
@@ -135,6 +137,7 @@ func (e *explanations) put(tx *store.Tx, service string, records map[string]*rec
 		e.tables.Placements.Delete(tx, key)
 	}
 	for key, p := range records {
+		p = proto.CloneOf(p) // it may be written again, with another time
 		if p.Since = since[key]; p.Since == 0 {
 			p.Since = now.UnixMilli()
 		}

@@ -68,6 +68,12 @@ func compareShards(from, to *shard, yield func(old, new *record) bool) bool {
 		if b.ok() {
 			new = b.record()
 		}
+		if old == new {
+			// Records that have not changed are shared, also by pages that have.
+			a.step()
+			b.step()
+			continue
+		}
 		switch {
 		case old != nil && new != nil && old.key < new.key:
 			new = nil
@@ -80,7 +86,7 @@ func compareShards(from, to *shard, yield func(old, new *record) bool) bool {
 		if new != nil {
 			b.step()
 		}
-		if old != nil && new != nil && (old == new || old.version == new.version && old.raw == new.raw) {
+		if old != nil && new != nil && old.version == new.version && old.raw == new.raw {
 			continue
 		}
 		if !yield(old, new) {

@@ -7,8 +7,9 @@ import (
 )
 
 // Codec turns values into bytes and back. Equal values must give equal bytes,
-// or a Put of what is there already would count as a change. Decode must not
-// keep the bytes that it is given.
+// or a Put of what is there already would count as a change. What Encode makes
+// without an error, Decode must be able to read. It must not keep the bytes that
+// it is given.
 type Codec[T any] struct {
 	Encode func(T) ([]byte, error)
 	Decode func([]byte) (T, error)

@@ -31,12 +31,8 @@ type record struct {
 	value   any
 }
 
-// newRecord returns a record that shares no memory with its arguments.
-func newRecord(t TableDef, key, raw []byte, version uint64) (*record, error) {
-	value, err := t.decode(raw)
-	if err != nil {
-		return nil, fmt.Errorf("record %q: %w", key, err)
-	}
+// newRecord returns a record that shares no memory with its key and raw value.
+func newRecord(key, raw []byte, version uint64, value any) *record {
 	// Key and value in one allocation of their own: records of one page
 	// live for very different times.
 	var b strings.Builder
@@ -44,7 +40,7 @@ func newRecord(t TableDef, key, raw []byte, version uint64) (*record, error) {
 	b.Write(key)
 	b.Write(raw)
 	s := b.String()
-	return &record{key: s[:len(key)], raw: s[len(key):], version: version, value: value}, nil
+	return &record{key: s[:len(key)], raw: s[len(key):], version: version, value: value}
 }
 
 // size is the length of the record's encoding behind that of a record with the
@@ -136,10 +132,11 @@ func decodePage(t TableDef, value []byte, in bounds, known recordSource) ([]*rec
 		}
 		rec := known.advance(key)
 		if rec == nil || rec.version != version || rec.key != string(key) || rec.raw != string(raw) {
-			var err error
-			if rec, err = newRecord(t, key, raw, version); err != nil {
-				return nil, fmt.Errorf("page: %w", err)
+			value, err := t.decode(raw)
+			if err != nil {
+				return nil, fmt.Errorf("page: record %q: %w", key, err)
 			}
+			rec = newRecord(key, raw, version, value)
 		}
 		recs = append(recs, rec)
 		key, before = before, key

@@ -92,7 +92,8 @@ func (t *Table[T]) Scan(r Reader, prefix string) iter.Seq[Entry[T]] {
 
 // Put writes a record. If it is there with the same bytes, nothing is changed,
 // and its version stays. A key is 1 to MaxKey bytes long. What is wrong with a
-// key or a value is returned by the Update.
+// key or a value is returned by the Update. The value is what readers in this
+// process are given: it must not be changed from then on.
 func (t *Table[T]) Put(tx *Tx, key string, v T) {
 	if key == "" || len(key) > MaxKey {
 		tx.fail(fmt.Errorf("table %s: %w: it has %d bytes", t.name, errBadKey, len(key)))
@@ -103,7 +104,7 @@ func (t *Table[T]) Put(tx *Tx, key string, v T) {
 		tx.fail(fmt.Errorf("table %s: put %q: %w", t.name, key, err))
 		return
 	}
-	tx.put(t, key, raw)
+	tx.put(t, key, raw, v)
 }
 
 // Delete removes a record if it is there.

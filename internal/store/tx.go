@@ -1,9 +1,6 @@
 package store
 
-import (
-	"errors"
-	"fmt"
-)
+import "errors"
 
 var errBadKey = errors.New("a key must have 1 to 512 bytes")
 
@@ -59,18 +56,13 @@ func (tx *Tx) scan(t TableDef, prefix string, yield func(*record) bool) {
 	}
 }
 
-func (tx *Tx) put(t TableDef, key string, raw []byte) {
+func (tx *Tx) put(t TableDef, key string, raw []byte, value any) {
 	d := tx.draft(t, ShardOf(key))
 	old := d.get(key)
 	if old != nil && old.raw == string(raw) {
 		return
 	}
-	r, err := newRecord(t, []byte(key), raw, d.seq+1)
-	if err != nil {
-		tx.fail(fmt.Errorf("table %s: put %w", t.Name(), err))
-		return
-	}
-	tx.set(d, key, r)
+	tx.set(d, key, newRecord([]byte(key), raw, d.seq+1, value))
 }
 
 func (tx *Tx) delete(t TableDef, key string) {

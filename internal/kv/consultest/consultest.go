@@ -112,7 +112,9 @@ func newServer(binary, dir, node string, at Place, settings []string) (*Server, 
 			// All daemons of a test share one address, of which Consul takes 200
 			// connections by default.
 			"-hcl=limits { http_max_conns_per_client = 4000 }",
-			"-hcl=performance { raft_multiplier = 1 } connect { enabled = false } disable_update_check = true leave_on_terminate = false"),
+			"-hcl=performance { raft_multiplier = 1 } connect { enabled = false } disable_update_check = true leave_on_terminate = false",
+			// Measurements take profiles of it.
+			"-hcl=enable_debug = true"),
 	}
 	for _, hcl := range settings {
 		s.args = append(s.args, "-hcl="+hcl)
