@@ -194,8 +194,9 @@ func (d *Daemon) placeGroup(m *model, p *plan, explained *explanations, r *place
 	}
 	if len(free) > 0 {
 		candidates := make([]placement.Candidate, 0, len(m.nodes))
+		avoided := m.faults.avoided(specKey{r.Service, digest}, p.began)
 		for _, n := range m.nodes {
-			candidates = append(candidates, placement.Candidate{Node: n.Node, Usage: n.usage})
+			candidates = append(candidates, placement.Candidate{Node: n.Node, Usage: n.usage, Avoid: avoided[n.ID]})
 		}
 		next := 0
 		placed, refused := r.Spread(candidates, len(free), func(c placement.Candidate) {

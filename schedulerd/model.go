@@ -28,6 +28,8 @@ type model struct {
 	roomier bool
 	// fresh holds services with tasks that no look has seen yet.
 	fresh map[string]struct{}
+	// faults says which nodes are better avoided.
+	faults *faults
 }
 
 // node is a node and what its tasks hold.
@@ -56,7 +58,7 @@ type waiting struct {
 func newModel(tables *state.Tables) *model {
 	return &model{
 		tables: tables, nodes: map[string]*node{}, waiting: map[string]map[string]waiting{}, assigned: map[string]string{},
-		known: map[string]struct{}{}, stale: map[string]struct{}{}, fresh: map[string]struct{}{},
+		known: map[string]struct{}{}, stale: map[string]struct{}{}, fresh: map[string]struct{}{}, faults: newFaults(),
 	}
 }
 
@@ -84,6 +86,7 @@ func (m *model) advance(to *store.Snapshot) {
 		if c.New != nil && c.New.Value.State > musterv1.TaskState_RUNNING && (c.Old == nil || c.Old.Value.State <= musterv1.TaskState_RUNNING) {
 			nodeID, _, task := state.SplitKey(c.New.Key)
 			m.release(nodeID, task)
+			m.failed(c.New.Key, c.New.Value, from != nil)
 		}
 	}
 }

@@ -250,6 +250,105 @@ func TestTasksThatLeaveDoNotCount(t *testing.T) {
 	})
 }
 
+// TestNodesWhereTasksWentWrong has an executor blame its node, or a task fail there
+// again and again: others are preferred for a while, also by a scheduler that comes
+// later, and the node is taken if there is no other. What ended because it was told
+// to counts for nothing.
+func TestNodesWhereTasksWentWrong(t *testing.T) {
+	for name, tt := range map[string]struct {
+		ends    int
+		status  *recordv1.Status
+		stopped bool
+		avoided bool
+	}{
+		"blamed once":         {1, &recordv1.Status{State: musterv1.TaskState_REJECTED, NodeToBlame: true}, false, true},
+		"failed four times":   {4, &recordv1.Status{State: musterv1.TaskState_FAILED}, false, false},
+		"failed five times":   {5, &recordv1.Status{State: musterv1.TaskState_FAILED}, false, true},
+		"stopped five times":  {5, &recordv1.Status{State: musterv1.TaskState_FAILED}, true, false},
+		"complete five times": {5, &recordv1.Status{State: musterv1.TaskState_COMPLETE}, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t)
+				defer c.close()
+				stop := c.schedule("s1")
+				c.node("n1", 100)
+				c.service("web", tt.ends, 0)
+				c.expect("one node", map[string]int{"n1": tt.ends})
+				c.node("n2", 100)
+				c.expect("another node", map[string]int{"n1": tt.ends})
+				c.end("web", tt.ends, tt.status, tt.stopped)
+				// What has ended is no load, so the first node would be as good.
+				want, next := map[string]int{"n1": tt.ends}, 0
+				place := func(what, node string) {
+					t.Helper()
+					next++
+					c.task("web", fmt.Sprint("next-", next))
+					want[node]++
+					c.expect(what, want)
+					c.update(func(tx *store.Tx) {
+						key := state.NodeTaskKey(node, "web", fmt.Sprint("next-", next))
+						c.tables.Statuses.Put(tx, key, &recordv1.Status{State: musterv1.TaskState_COMPLETE})
+					})
+				}
+				better := "n1"
+				if tt.avoided {
+					better = "n2"
+				}
+				place("when it has happened", better)
+				stop()
+				stop = c.schedule("s2")
+				place("with another scheduler", better)
+				time.Sleep(6 * time.Minute)
+				place("after a while", "n1")
+				stop()
+			})
+		})
+	}
+}
+
+// end has all tasks of a service end on node n1: they are told to stop before, or,
+// when they are replaced, after.
+func (c *cluster) end(service string, tasks int, status *recordv1.Status, stopped bool) {
+	c.t.Helper()
+	tell := func() {
+		time.Sleep(time.Second)
+		c.update(func(tx *store.Tx) {
+			for slot := range uint64(tasks) {
+				key := state.TaskKey(service, slot+1, "", fmt.Sprintf("%s-%d", service, slot+1))
+				e, _ := c.tables.Tasks.Get(tx, key)
+				c.tables.Tasks.Put(tx, key, &recordv1.Task{
+					Slot: slot + 1, SpecDigest: e.Value.SpecDigest, DesiredState: musterv1.TaskState_SHUTDOWN, DesiredAt: time.Now().UnixMilli(),
+				})
+			}
+		})
+		time.Sleep(time.Second)
+	}
+	if stopped {
+		tell()
+	}
+	status.At = time.Now().UnixMilli()
+	c.update(func(tx *store.Tx) {
+		for slot := range tasks {
+			c.tables.Statuses.Put(tx, state.NodeTaskKey("n1", service, fmt.Sprintf("%s-%d", service, slot+1)), status)
+		}
+	})
+	if !stopped {
+		tell()
+	}
+}
+
+// task writes one more task of a service.
+func (c *cluster) task(service, id string) {
+	c.t.Helper()
+	record, _ := c.tables.Services.Get(c.store.Snapshot(), service)
+	c.update(func(tx *store.Tx) {
+		c.tables.Tasks.Put(tx, state.TaskKey(service, 1, "", id), &recordv1.Task{
+			Slot: 1, SpecDigest: record.Value.TaskDigest, DesiredState: musterv1.TaskState_RUNNING,
+		})
+	})
+}
+
 func TestBoundTasks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)

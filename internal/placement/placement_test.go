@@ -232,6 +232,7 @@ func TestSpread(t *testing.T) {
 			candidates = append(candidates, placement.Candidate{
 				Node:  machine(fmt.Sprint(i), func(s *recordv1.NodeState, _ *recordv1.Node) { s.Description.Resources.NanoCpus = cores * 1e9 }),
 				Usage: u,
+				Avoid: rapid.Bool().Draw(t, "avoid"),
 			})
 		}
 		placed, refusals := r.Spread(candidates, count, func(placement.Candidate) {})
@@ -246,7 +247,10 @@ func TestSpread(t *testing.T) {
 				t.Fatalf("node %s has room while tasks wait", c.ID)
 			}
 			for _, other := range candidates {
-				if room && other.Service("web") > c.Service("web")+1 {
+				if room && other.Avoid && !c.Avoid && other.Service("web") > 0 {
+					t.Fatalf("node %s, which is to be avoided, holds tasks while node %s has room", other.ID, c.ID)
+				}
+				if room && other.Avoid == c.Avoid && other.Service("web") > c.Service("web")+1 {
 					t.Fatalf("node %s holds %d tasks, node %s with room only %d", other.ID, other.Service("web"), c.ID, c.Service("web"))
 				}
 			}

@@ -7,10 +7,13 @@ import "container/heap"
 type Candidate struct {
 	*Node
 	*Usage
+	// Avoid says that tasks like these went wrong there lately: the node is taken
+	// when there is no other.
+	Avoid bool
 }
 
 // Spread chooses nodes for up to count tasks of one request: each goes to a
-// node with the fewest tasks of its service, then with the fewest tasks in all
+// node that is not to be avoided, with the fewest tasks of its service, then with the fewest tasks in all
 // (SwarmKit's order), then with the smallest id. Take is called for each choice
 // after the usage was counted up. It returns how many were placed, and, if that
 // is fewer than asked for, which filters refused how many nodes.
@@ -68,7 +71,10 @@ func (s *spread) Pop() any {
 }
 
 func (s *spread) Less(i, j int) bool {
-	a, b := s.nodes[i], s.nodes[j]
+	a, b := &s.nodes[i], &s.nodes[j]
+	if a.Avoid != b.Avoid {
+		return b.Avoid
+	}
 	if a.service != b.service {
 		return a.service < b.service
 	}
