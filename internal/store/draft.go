@@ -65,12 +65,12 @@ func target(maxPage int) int { return maxPage * 3 / 4 }
 func underfull(maxPage int) int { return maxPage / 4 }
 
 // cost is what the page adds to the transaction: a bound for all but records
-// that are larger than a page.
-func (p *draftPage) cost(maxPage int) cost {
+// that are larger than a page. alone says that the shard has no other page.
+func (p *draftPage) cost(maxPage int, alone bool) cost {
 	switch {
 	case p.changes == 0:
 		return cost{}
-	case p.size < underfull(maxPage) && p.base != nil:
+	case p.size < underfull(maxPage) && p.base != nil && !alone:
 		// It may take in a neighbour, and remove its page.
 		return cost{ops: 2, bytes: p.size + target(maxPage)}
 	case p.size <= maxPage:
@@ -141,7 +141,7 @@ func (d *draft) set(key string, r *record, by int, total *cost) *record {
 	if !found && r == nil {
 		return nil
 	}
-	total.add(p.cost(d.maxPage), -1)
+	total.add(p.cost(d.maxPage, len(d.pages) == 1), -1)
 	if p.changes == 0 {
 		recs := make([]*record, len(p.recs), len(p.recs)+8)
 		copy(recs, p.recs)
@@ -189,6 +189,6 @@ func (d *draft) set(key string, r *record, by int, total *cost) *record {
 	if p.changes == 0 && p.base != nil {
 		p.recs, p.size = p.base.recs, p.base.size
 	}
-	total.add(p.cost(d.maxPage), 1)
+	total.add(p.cost(d.maxPage, len(d.pages) == 1), 1)
 	return old
 }

@@ -128,6 +128,7 @@ func (r *request) finish(err error) {
 type queue struct {
 	mu      sync.Mutex
 	waiting []*request
+	groups  int // that those who wait belong to
 	closed  bool
 	ready   chan struct{} // holds a token if there may be something
 }
@@ -141,6 +142,7 @@ func (q *queue) add(g *group) error {
 	if q.closed {
 		return ErrClosed
 	}
+	q.groups++
 	for i := range g.requests {
 		q.waiting = append(q.waiting, &g.requests[i])
 	}
@@ -156,8 +158,15 @@ func (q *queue) take() []*request {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	out := q.waiting
-	q.waiting = nil
+	q.waiting, q.groups = nil, 0
 	return out
+}
+
+// callers returns how many wait.
+func (q *queue) callers() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.groups
 }
 
 // close refuses further updates, and returns those that wait.

@@ -103,7 +103,7 @@ func New(cfg Config) (*KV, error) {
 	}
 	// NewClient made the HTTP client, and uses this very one.
 	r := newRouter(c.HttpClient.Transport, c.Scheme, hosts)
-	c.HttpClient.Transport = statusNoter{r}
+	c.HttpClient.Transport = answerTaker{r}
 	return &KV{client: client, transport: c.Transport, router: r, services: map[string]*session{}}, nil
 }
 
@@ -154,8 +154,13 @@ func (s *KV) list(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.
 	}
 	call, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
+	call, answer := takeAnswer(call)
 	q := (&api.QueryOptions{WaitIndex: opt.After, WaitTime: listWait, AllowStale: opt.Stale}).WithContext(call)
-	found, meta, err := s.client.KV().List(prefix, q)
+	_, meta, err := s.client.KV().List(prefix, q)
+	var found api.KVPairs
+	if err == nil && answer.status == http.StatusOK {
+		err = answer.decode(&found)
+	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("list %q: %w", prefix, classify(ctx, err))
 	}

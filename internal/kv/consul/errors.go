@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"sync/atomic"
 
 	"github.com/hashicorp/consul/api"
 
@@ -30,25 +29,4 @@ func classify(ctx context.Context, err error) error {
 	}
 	// Everything else happened on the way there or back.
 	return fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
-}
-
-// statusNoter notes the status of an answer where the call's context asks for
-// it, because the client leaves it out of the errors of transactions.
-type statusNoter struct{ http.RoundTripper }
-
-type statusKey struct{}
-
-// noteStatus returns a context for a call, and what tells the status of its
-// answer: 0 if there was none.
-func noteStatus(ctx context.Context) (context.Context, func() int) {
-	var status atomic.Int64
-	return context.WithValue(ctx, statusKey{}, &status), func() int { return int(status.Load()) }
-}
-
-func (n statusNoter) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := n.RoundTripper.RoundTrip(req)
-	if status, ok := req.Context().Value(statusKey{}).(*atomic.Int64); ok && err == nil {
-		status.Store(int64(resp.StatusCode))
-	}
-	return resp, err
 }

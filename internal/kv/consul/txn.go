@@ -21,14 +21,14 @@ func (s *KV) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
 	reads := !slices.ContainsFunc(ops, func(op kv.Op) bool { return op.Verb != kv.Get })
 	// Without a write there is no consensus to go through, and a leader that has
 	// been replaced may not know it yet: let it ask.
-	answer, err := s.txn(ctx, request(ops), api.QueryOptions{RequireConsistent: reads})
+	found, err := s.txn(ctx, request(ops), api.QueryOptions{RequireConsistent: reads})
 	if err != nil {
 		return nil, fmt.Errorf("transaction: %w", err)
 	}
-	if len(answer.Errors) > 0 {
-		return nil, fmt.Errorf("transaction: %w", refusal(ops, answer.Errors))
+	if len(found.Errors) > 0 {
+		return nil, fmt.Errorf("transaction: %w", refusal(ops, found.Errors))
 	}
-	pairs, err := results(ops, answer.Results)
+	pairs, err := results(ops, found.Results)
 	if err != nil {
 		return nil, fmt.Errorf("transaction: %w", err)
 	}
@@ -53,21 +53,25 @@ func request(ops []kv.Op) api.TxnOps {
 func (s *KV) txn(ctx context.Context, ops api.TxnOps, q api.QueryOptions) (*api.TxnResponse, error) {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	call, status := noteStatus(call)
-	_, answer, _, err := s.client.Txn().Txn(ops, q.WithContext(call))
-	switch code := status(); {
-	case err == nil, code == 0, code == http.StatusOK, code == http.StatusConflict:
+	call, answer := takeAnswer(call)
+	_, _, _, err := s.client.Txn().Txn(ops, q.WithContext(call))
+	switch {
+	case err == nil, answer.status == 0, answer.status == http.StatusOK, answer.status == http.StatusConflict:
 		// If there is an error, it was on the way.
 	default:
-		err = api.StatusError{Code: code, Body: err.Error()}
+		err = api.StatusError{Code: answer.status, Body: err.Error()}
+	}
+	found := &api.TxnResponse{}
+	if err == nil {
+		err = answer.decode(found)
 	}
 	if err != nil {
 		return nil, classify(ctx, err)
 	}
-	if status() == http.StatusConflict && len(answer.Errors) == 0 {
+	if answer.status == http.StatusConflict && len(found.Errors) == 0 {
 		return nil, errors.New("refused without a reason")
 	}
-	return answer, nil
+	return found, nil
 }
 
 // denied is how Consul's words begin for an operation that the token may not do.
