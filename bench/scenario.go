@@ -46,6 +46,8 @@ var scenarios = []*scenario{
 		defaults: []size{{10, 100}}, own: true, run: workerFail},
 	{name: "failover", help: "one of two replicas of every manager killed, and one ended in order, until a task that is asked for then runs",
 		defaults: []size{{10, 0}}, managers: 2, run: failover},
+	{name: "takeover", help: "one replica of each manager ended in order, killed and stopped, one at a time: until its shards are others', and until tasks run that are asked for then",
+		defaults: []size{{10, 0}}, managers: 2, run: takeOver},
 }
 
 // describe lists the scenarios, for people.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -16,15 +17,14 @@ import (
 
 const (
 	// killBound is how soon somebody else must do the work of a process that was
-	// killed: the median of all changes, on any machine.
+	// killed, and termBound how soon that of one that ends in order: the median of all
+	// changes, on a machine that does nothing else. On one that does, a change takes
+	// longer also when nobody dies, so that is measured at the same time, and allowed
+	// for: a hand-over is some round trips to the store, and so is a change.
 	killBound = 2 * time.Second
-	// termBound is how soon all shards of a process that ends in order must have
-	// been handed over, as users see it, and changeBound how soon a change is
-	// complete that begins at that moment. It takes some 50 to 200 ms on a quiet
-	// machine, which the log shows; what must fail is to wait for the end of a
-	// session, which takes seconds.
-	termBound   = 1500 * time.Millisecond
-	changeBound = 1900 * time.Millisecond
+	termBound = 300 * time.Millisecond
+	// handovers is how many changes' time is allowed for.
+	handovers = 3
 	// slack is for the slowest single change.
 	slack = 5
 	// rounds is how often each is done.
@@ -43,7 +43,7 @@ func TestTakeOver(t *testing.T) {
 			b.interrupt(t, d.name, d.aim, killBound, func(p process) error { return p.Kill() })
 		})
 		t.Run("terminate "+d.name, func(t *testing.T) {
-			b.interrupt(t, d.name, d.aim, changeBound, func(p process) error { return p.Signal(syscall.SIGTERM) })
+			b.interrupt(t, d.name, d.aim, termBound, func(p process) error { return p.Signal(syscall.SIGTERM) })
 		})
 		t.Run("stop "+d.name, func(t *testing.T) { b.sleep(t, d.name, d.aim) })
 	}
@@ -68,9 +68,15 @@ type process interface {
 // interrupt ends a replica, some times, and measures how soon others have its
 // shards and how long changes take that need one of them.
 func (b *bench) interrupt(t *testing.T, daemon string, aim func(*bench, *testing.T, string) target, bound time.Duration, end func(process) error) {
-	var changes, handovers []time.Duration
+	var changes, passed, undisturbed []time.Duration
+	calm := func(a target) {
+		took, err := a.atOnce(t.Context())
+		ok(t, err)
+		undisturbed = append(undisturbed, median(took))
+	}
 	for range rounds {
 		a := aim(b, t, daemon)
+		calm(a)
 		p := b.Process(a.victim)
 		over := make(chan time.Duration, 1)
 		ok(t, end(p))
@@ -82,7 +88,7 @@ func (b *bench) interrupt(t *testing.T, daemon string, aim func(*bench, *testing
 			over <- time.Since(began)
 		}()
 		took, err := a.atOnce(t.Context())
-		changes, handovers = append(changes, took...), append(handovers, <-over)
+		changes, passed = append(changes, took...), append(passed, <-over)
 		ok(t, err)
 		testwait.Within(t, waitTimeout, "the process has ended", func(context.Context) error {
 			if !p.Ended() {
@@ -90,24 +96,27 @@ func (b *bench) interrupt(t *testing.T, daemon string, aim func(*bench, *testing
 			}
 			return nil
 		})
-		if code := p.ExitCode(); bound == changeBound && code != 0 {
+		if code := p.ExitCode(); bound == termBound && code != 0 {
 			t.Errorf("%s ended with code %d:\n%s", a.victim, code, p.Tail())
 		}
 		ok(t, b.StartManager(a.victim))
 		b.settle(t)
 	}
 	b.unmoved(t)
-	t.Logf("shards were others' after %v (%v); changes were complete after %v (%v)", median(handovers), handovers, median(changes), changes)
-	if m := median(changes); m > bound {
-		t.Errorf("a change took %v (median), want at most %v", m, bound)
+	calm(aim(b, t, daemon))
+	allowed := bound + handovers*slices.Max(undisturbed)
+	t.Logf("shards were others' after %v (%v); changes were complete after %v (%v), undisturbed after %v; allowed are %v",
+		median(passed), passed, median(changes), changes, undisturbed, allowed)
+	if m := median(changes); m > allowed {
+		t.Errorf("a change took %v (median), want at most %v", m, allowed)
 	}
 	for _, d := range changes {
-		if d > slack*bound {
-			t.Errorf("a change took %v, want at most %v", d, slack*bound)
+		if d > slack*allowed {
+			t.Errorf("a change took %v, want at most %v", d, slack*allowed)
 		}
 	}
-	if bound == changeBound && median(handovers) > termBound {
-		t.Errorf("shards were others' after %v (median), want at most %v", median(handovers), termBound)
+	if m := median(passed); m > allowed {
+		t.Errorf("shards were others' after %v (median), want at most %v", m, allowed)
 	}
 }
 

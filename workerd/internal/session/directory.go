@@ -18,6 +18,8 @@ type directory struct {
 	next string
 	// untried are the others, in the order in which they are tried.
 	untried []string
+	// bad is the one that failed last: it comes after all others.
+	bad string
 }
 
 func newDirectory(seeds []string) *directory {
@@ -32,13 +34,23 @@ func (d *directory) pick() string {
 	if d.next != "" {
 		return d.next
 	}
-	if len(d.untried) == 0 {
-		d.untried = slices.Concat(d.learned, d.seeds)
-		slices.Sort(d.untried)
-		d.untried = slices.Compact(d.untried)
-		rand.Shuffle(len(d.untried), func(i, j int) { d.untried[i], d.untried[j] = d.untried[j], d.untried[i] })
-	}
+	d.refill()
 	return d.untried[0]
+}
+
+// refill begins again with all addresses when each has been tried. The lock is
+// held.
+func (d *directory) refill() {
+	if len(d.untried) > 0 {
+		return
+	}
+	d.untried = slices.Concat(d.learned, d.seeds)
+	slices.Sort(d.untried)
+	d.untried = slices.Compact(d.untried)
+	rand.Shuffle(len(d.untried), func(i, j int) { d.untried[i], d.untried[j] = d.untried[j], d.untried[i] })
+	if i := slices.Index(d.untried, d.bad); i >= 0 {
+		d.untried = append(slices.Delete(d.untried, i, i+1), d.bad)
+	}
 }
 
 // prefer makes an address the next to be tried.
@@ -55,9 +67,8 @@ func (d *directory) failed(address string) {
 	if d.next == address {
 		d.next = ""
 	}
-	if len(d.untried) > 0 && d.untried[0] == address {
-		d.untried = d.untried[1:]
-	}
+	d.bad = address
+	d.untried = slices.DeleteFunc(d.untried, func(a string) bool { return a == address })
 }
 
 // learn takes in what a dispatcher said of all dispatchers.

@@ -1,0 +1,106 @@
+package faults_test
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/kv/consul"
+	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/internal/rig"
+)
+
+// TestSleepers stops one replica of every manager at once, in the middle of changes,
+// for a minute. The others do all the work. When the sleepers wake they write
+// nothing: neither what they were about to, nor what they believe.
+func TestSleepers(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, testcluster.Config{})
+	sleepers := map[string]string{"apid": "apid-2", "allocatord": b.owners(t, "allocatord")[0]}
+	for _, daemon := range []string{"orchestratord", "schedulerd", "dispatcherd"} {
+		sleepers[daemon] = testcluster.Replica(daemon, 2)
+	}
+	all := func(sig syscall.Signal) {
+		for _, name := range sleepers {
+			ok(t, b.Process(name).Signal(sig))
+		}
+	}
+	// Together they need all shards of all daemons, or nearly.
+	var everything target
+	for _, id := range slices.Concat(b.services, slices.Collect(maps.Values(b.onNode))) {
+		everything.changes = append(everything.changes, func(ctx context.Context) error { return b.grow(ctx, id) })
+	}
+	for _, id := range b.endpoints {
+		everything.changes = append(everything.changes, func(ctx context.Context) error { return b.publish(ctx, id) })
+	}
+	change := func() {
+		took, err := everything.atOnce(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		t.Logf("%d changes were complete after %v at most", len(took), slices.Max(took))
+	}
+	underWay := make(chan struct{})
+	go func() {
+		defer close(underWay)
+		change()
+	}()
+	asleep := time.NewTimer(time.Minute)
+	all(syscall.SIGSTOP)
+	<-underWay
+	testwait.Within(t, waitTimeout, "others have all shards", func(ctx context.Context) error {
+		var errs []error
+		for daemon, name := range sleepers {
+			if daemon != "apid" {
+				errs = append(errs, b.without(ctx, daemon, name))
+			}
+		}
+		return errors.Join(errs...)
+	})
+	for range 3 {
+		change()
+	}
+	b.unmoved(t)
+	<-asleep.C
+	tasks, kept := b.picture(t), b.kept(t)
+	all(syscall.SIGCONT)
+	b.settle(t)
+	b.unmoved(t)
+	if err := rig.Same(tasks, b.picture(t)); err != nil {
+		t.Errorf("when the sleepers woke: %v", err)
+	}
+	now := b.kept(t)
+	maps.DeleteFunc(now, func(key string, index uint64) bool { return kept[key] == index })
+	if len(now) > 0 {
+		t.Errorf("when the sleepers woke, there was written at %v", slices.Sorted(maps.Keys(now)))
+	}
+}
+
+// kept returns when each key was last written that the cluster keeps in Consul,
+// but for those that say who works on what: members, locks, and the fences of
+// schedulers, which are among the placements.
+func (b *bench) kept(t *testing.T) map[string]uint64 {
+	t.Helper()
+	s, err := consul.New(consul.Config{Address: b.Consul.Address})
+	ok(t, err)
+	defer func() { _ = s.Close() }()
+	pairs, _, err := s.List(t.Context(), "muster/", kv.ListOptions{})
+	ok(t, err)
+	found := map[string]uint64{}
+	for _, p := range pairs {
+		if table := strings.Split(p.Key, "/")[1]; table != "members" && table != "locks" && table != "placements" {
+			found[p.Key] = p.Index
+		}
+	}
+	if len(found) == 0 {
+		t.Fatal("nothing is kept in Consul")
+	}
+	return found
+}
