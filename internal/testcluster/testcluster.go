@@ -104,14 +104,7 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 
 func (c *Cluster) startManagers(ctx context.Context) error {
 	if c.cfg.Embedded {
-		args := []string{"dev", "--workers", strconv.Itoa(c.cfg.Workers), "--listen", c.API, "--rest-listen", c.REST, "--dispatcher-listen", c.Dispatcher, "--ops-listen", c.Ops("dev")}
-		if c.cfg.OnDisk {
-			args = append(args, "--data-dir", filepath.Dir(StorePath(c.cfg.Dir)))
-		}
-		if _, err := c.Run("dev", append(args, c.cfg.Args["dev"]...)...); err != nil {
-			return err
-		}
-		return c.waitFor(ctx, c.API, c.REST, c.Dispatcher)
+		return c.runDev(ctx)
 	}
 	places := make([]consultest.Place, c.cfg.ConsulServers)
 	for i := range places {
@@ -127,6 +120,36 @@ func (c *Cluster) startManagers(ctx context.Context) error {
 		}
 	}
 	c.Consul = c.Servers.Servers()[0]
+	return c.runManagers(ctx)
+}
+
+// StartAgain starts the managers, and Consul, after all processes of the cluster
+// were killed.
+func (c *Cluster) StartAgain(ctx context.Context) error {
+	c.mu.Lock()
+	clear(c.processes)
+	c.mu.Unlock()
+	if c.cfg.Embedded {
+		return c.runDev(ctx)
+	}
+	if err := c.Servers.Restart(); err != nil {
+		return err
+	}
+	return c.runManagers(ctx)
+}
+
+func (c *Cluster) runDev(ctx context.Context) error {
+	args := []string{"dev", "--workers", strconv.Itoa(c.cfg.Workers), "--listen", c.API, "--rest-listen", c.REST, "--dispatcher-listen", c.Dispatcher, "--ops-listen", c.Ops("dev")}
+	if c.cfg.OnDisk {
+		args = append(args, "--data-dir", filepath.Dir(StorePath(c.cfg.Dir)))
+	}
+	if _, err := c.Run("dev", append(args, c.cfg.Args["dev"]...)...); err != nil {
+		return err
+	}
+	return c.waitFor(ctx, c.API, c.REST, c.Dispatcher)
+}
+
+func (c *Cluster) runManagers(ctx context.Context) error {
 	var listeners []string
 	for _, name := range c.Names() {
 		if err := c.StartManager(name); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,6 +36,7 @@ func TestNetwork(t *testing.T) {
 	})
 	t.Run("managers cut off", func(t *testing.T) { b.cutManagers(t, n) })
 	t.Run("worker cut off", func(t *testing.T) { b.cutWorker(t, n) })
+	t.Run("worker removed while cut off", func(t *testing.T) { b.removeCutWorker(t, n) })
 	t.Run("remove all", func(t *testing.T) { removeAll(t, b.Rig) })
 }
 
@@ -106,5 +108,59 @@ func (b *bench) cutWorker(t *testing.T, n *testnet.Net) {
 	took = testwait.Within(t, waitTimeout, "the worker stops what was replaced", b.Truthful)
 	t.Logf("what was replaced was stopped %v after the network was whole", took)
 	ok(t, rig.Same(after, running(t, b.Rig, "moves", 4)))
+	ok(t, b.Remove(t.Context(), id))
+}
+
+// removeCutWorker removes the node of a worker that is cut off: the worker keeps its
+// tasks until it is back, hears that it is none any more, stops them, and says what
+// there is to do. Its node is gone then, so that this comes last.
+func (b *bench) removeCutWorker(t *testing.T, n *testnet.Net) {
+	hosts := n.Hosts()
+	spec := rig.Processes("left", 2, rig.Sleep)
+	spec.Task.Placement = &musterv1.Placement{Constraints: []string{"node.hostname==one"}}
+	id, err := b.Create(t.Context(), spec)
+	ok(t, err)
+	var before map[string]*musterv1.Task
+	testwait.Within(t, waitTimeout, "tasks run", func(ctx context.Context) (err error) {
+		before, err = b.Running(ctx, "left", 2)
+		return err
+	})
+	ok(t, n.Cut(t.Context(), hosts[3:4], append(hosts[:3:3], hosts[4])))
+	testwait.Within(t, waitTimeout, "the node can be removed", func(ctx context.Context) error {
+		return b.Do(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
+			_, err := c.RemoveNode(ctx, &musterv1.RemoveNodeRequest{Node: b.Nodes["one"]})
+			return err
+		})
+	})
+	alive := func(context.Context) error {
+		for _, task := range before {
+			if !rig.Alive(int(task.Status.Runtime.Pid)) {
+				return fmt.Errorf("task %s does not run any more", task.Name)
+			}
+		}
+		return nil
+	}
+	// For as long as it would take the worker to hear of it.
+	for began := time.Now(); time.Since(began) < hang; {
+		ok(t, alive(t.Context()))
+		<-time.After(100 * time.Millisecond)
+	}
+	ok(t, n.Heal(t.Context()))
+	took := testwait.Within(t, waitTimeout, "the worker stops its tasks", func(context.Context) error {
+		there, err := b.TaskProcesses()
+		if err != nil {
+			return err
+		}
+		for _, task := range before {
+			if len(there[task.Id]) > 0 {
+				return fmt.Errorf("there is %s", there[task.Id][0])
+			}
+		}
+		return nil
+	})
+	t.Logf("the tasks of the removed node were stopped %v after the network was whole", took)
+	if log := b.Process("one").Tail(); !strings.Contains(log, "empty data directory") {
+		t.Errorf("the worker does not say what to do:\n%s", log)
+	}
 	ok(t, b.Remove(t.Context(), id))
 }
