@@ -1,7 +1,7 @@
 // Package apid is the control API: it takes what users ask for, checks it, and
-// writes it into the tables services, specs, names, nodes and clusters, which it
-// alone writes; and it shows them the objects that the records of all daemons
-// make up. Any replica serves any request, for compare-and-set settles writes.
+// writes it into the tables services, specs, names, nodes, clusters and tokens,
+// which it alone writes; and it shows them the objects that the records of all
+// daemons make up. Any replica serves any request, for compare-and-set settles writes.
 // It never places, starts or stops anything.
 package apid
 
@@ -16,12 +16,15 @@ import (
 	"github.com/spf13/pflag"
 	"go.uber.org/zap"
 
+	cav1 "github.com/musterhq/muster/api/muster/ca/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/logs"
 	"github.com/musterhq/muster/apid/rest"
 	"github.com/musterhq/muster/apid/standing"
 	"github.com/musterhq/muster/apid/validate"
 	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/internal/auth"
+	"github.com/musterhq/muster/internal/ca"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/placement"
 	"github.com/musterhq/muster/internal/shards"
@@ -50,6 +53,9 @@ type Config struct {
 	// TombstoneGrace is how long it is remembered that a node was removed, so
 	// that its worker cannot come back under the same id.
 	TombstoneGrace time.Duration
+	// Authority is the cluster's own, run by somebody else. Nil: certificates come
+	// from elsewhere.
+	Authority *ca.Authority
 }
 
 // DefaultConfig returns the defaults.
@@ -103,6 +109,7 @@ const dispatcherSubsystem = "dispatcher"
 type Daemon struct {
 	cfg      Config
 	log      *zap.Logger
+	guard    *auth.Guard
 	member   shards.Member
 	tables   *state.Tables
 	store    *store.Store
@@ -134,12 +141,12 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	}
 	tables := state.NewTables()
 	st, err := store.New(store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},
-		append(view.Tables(tables), tables.Names)...)
+		append(view.Tables(tables), tables.Names, tables.Tokens)...)
 	if err != nil {
 		return nil, fmt.Errorf("apid: %w", err)
 	}
 	d := &Daemon{
-		cfg: cfg, log: env.Logger, member: env.Member, tables: tables, store: st,
+		cfg: cfg, log: env.Logger, guard: env.Guard, member: env.Member, tables: tables, store: st,
 		view:     view.New(st, tables, cfg.Remember),
 		validate: validate.New(parseConstraints),
 		watchers: prometheus.NewGauge(prometheus.GaugeOpts{Name: "muster_apid_watchers", Help: "Watches that are open."}),
@@ -172,6 +179,8 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	}, env.Dial, env.Logger)
 	server := &control{Daemon: d}
 	musterv1.RegisterControlServiceServer(env.Server, server)
+	cav1.RegisterAuthorityServiceServer(env.Server, &authority{Daemon: d})
+	env.Guard.AcceptTokens(d.recognise)
 	d.handler, err = rest.New(server, d.Healthy, env.Guard, env.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("apid: %w", err)

@@ -78,14 +78,15 @@ func (c *control) UpdateNode(ctx context.Context, req *musterv1.UpdateNodeReques
 		if e.Version != req.Version {
 			return stale("node", req.Node, req.Version, e.Version)
 		}
-		created := now
+		record := &recordv1.Node{CreatedAt: now}
 		if ok {
 			if proto.Equal(e.Value.Spec, req.Spec) {
 				return errAlready
 			}
-			created = e.Value.CreatedAt
+			record = proto.CloneOf(e.Value)
 		}
-		c.tables.Nodes.Put(tx, id, &recordv1.Node{Spec: req.Spec, CreatedAt: created, UpdatedAt: now})
+		record.Spec, record.UpdatedAt = req.Spec, now
+		c.tables.Nodes.Put(tx, id, record)
 		return nil
 	})
 	if err != nil {
@@ -114,13 +115,14 @@ func (c *control) RemoveNode(ctx context.Context, req *musterv1.RemoveNodeReques
 		if st.Value.State == musterv1.NodeStatus_READY && !req.Force {
 			return status.Errorf(codes.FailedPrecondition, "node %q is READY: stop its worker first, or remove it by force (--force)", clip(req.Node))
 		}
-		record := &recordv1.Node{CreatedAt: now, UpdatedAt: now, Removed: true}
+		record := &recordv1.Node{CreatedAt: now}
 		if e, ok := c.tables.Nodes.Get(tx, id); ok {
 			if e.Value.Removed {
 				return notFound("node", req.Node)
 			}
-			record.Spec, record.CreatedAt = e.Value.Spec, e.Value.CreatedAt
+			record = proto.CloneOf(e.Value)
 		}
+		record.UpdatedAt, record.Removed = now, true
 		c.tables.Nodes.Put(tx, id, record)
 		return nil
 	})

@@ -114,7 +114,8 @@ func (d *Daemon) referredTo(tx *store.Tx, key string) bool {
 func (d *Daemon) sweepNodes(ctx context.Context, now time.Time) {
 	var due []string
 	for e := range d.tables.Nodes.Scan(d.store.Snapshot(), "") {
-		if e.Value.Removed && now.UnixMilli()-e.Value.UpdatedAt >= d.cfg.TombstoneGrace.Milliseconds() && len(due) < sweepBatch {
+		// Its certificate must not outlive the memory that it was removed.
+		if e.Value.Removed && now.UnixMilli()-e.Value.UpdatedAt >= d.cfg.TombstoneGrace.Milliseconds() && now.UnixMilli() > e.Value.CertificateEnds && len(due) < sweepBatch {
 			due = append(due, e.Key)
 		}
 	}

@@ -61,7 +61,7 @@ func New(env Env, cfg Config) (*Worker, error) {
 // Run works until ctx ends, says goodbye to its dispatcher, and has then ended
 // everything but the tasks.
 func (w *Worker) Run(ctx context.Context) (err error) {
-	id, err := w.nodeID()
+	id, err := w.cfg.EnsureNodeID()
 	if err != nil {
 		return err
 	}
@@ -169,21 +169,21 @@ func (w *Worker) plugins(log *zap.Logger) (*pluginhost.Host, error) {
 	return pluginhost.New(pluginhost.Env{Logger: log.Named("plugins"), Metrics: w.env.Metrics}, cfg)
 }
 
-// nodeID returns the node's id. One that is made anew is on the disk before
+// EnsureNodeID returns the node's id. One that is made anew is on the disk before
 // anybody hears of it.
-func (w *Worker) nodeID() (string, error) {
-	if w.cfg.DataDir != "" {
-		if err := os.MkdirAll(w.cfg.DataDir, 0o700); err != nil {
+func (c Config) EnsureNodeID() (string, error) {
+	if c.DataDir != "" {
+		if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 			return "", fmt.Errorf("make data directory: %w", err)
 		}
 	}
-	if w.cfg.NodeID != "" || w.cfg.DataDir == "" {
-		if w.cfg.NodeID != "" {
-			return w.cfg.NodeID, nil
+	if c.NodeID != "" || c.DataDir == "" {
+		if c.NodeID != "" {
+			return c.NodeID, nil
 		}
 		return newNodeID(), nil
 	}
-	path := filepath.Join(w.cfg.DataDir, "node-id")
+	path := filepath.Join(c.DataDir, "node-id")
 	data, err := os.ReadFile(path)
 	switch id := strings.TrimSpace(string(data)); {
 	case err == nil && id != "":

@@ -2,7 +2,10 @@ package auth
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net"
+	"syscall"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -75,7 +78,8 @@ type handshakes struct {
 
 func (h *handshakes) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := h.TransportCredentials.ServerHandshake(raw)
-	if err != nil {
+	// Who hangs up without a word only asks whether somebody listens.
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
 		h.guard.refuseConnection(raw.RemoteAddr(), zap.Error(err))
 	}
 	return conn, info, err

@@ -43,6 +43,7 @@ type Settings struct {
 	Prefix      string
 	Consul      ConsulSettings
 	TLS         TLSSettings
+	Join        JoinSettings
 	Tracing     tracing.Settings
 }
 
@@ -71,13 +72,53 @@ type TLSSettings struct {
 	CAFile string
 }
 
+// JoinSettings say how a daemon comes by a certificate of the cluster's own
+// authority, which is renewed by itself.
+type JoinSettings struct {
+	// Addresses are those of apid's gRPC server.
+	Addresses []string
+	// Token, or the file that holds it, is for the first certificate.
+	Token     string
+	TokenFile string
+	// Dir keeps the certificate and its key.
+	Dir string
+	// Hosts are further names that the certificate of a manager daemon is for.
+	Hosts []string
+}
+
+// Wanted tells whether certificates come from the cluster's own authority.
+func (j *JoinSettings) Wanted() bool { return len(j.Addresses) > 0 }
+
+// ReadToken returns the join token, if there is one. The file may be gone once
+// there is a certificate.
+func (j *JoinSettings) ReadToken() (string, error) {
+	if j.TokenFile == "" {
+		return j.Token, nil
+	}
+	b, err := os.ReadFile(j.TokenFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("--join-token-file: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
 // AddFlags adds the settings of a manager daemon to a flag set. The port is
 // that of its gRPC server by default; its operations port is 1000 above.
 func (s *Settings) AddFlags(fs *pflag.FlagSet, port int) {
 	s.AddProcessFlags(fs, port+1000)
 	s.AddTLSFlags(fs)
+	fs.StringVar(&s.Join.Dir, "identity-dir", "/var/lib/muster/identity", "directory for the key and the certificate that --join brings; of this daemon alone")
+	fs.StringSliceVar(&s.Join.Hosts, "certificate-host", nil, "further names and IP addresses that this daemon's certificate is to be for")
 	fs.StringVar(&s.Listen, "listen", fmt.Sprintf("127.0.0.1:%d", port), "address of the gRPC server")
 	fs.StringVar(&s.Advertise, "advertise", "", "address at which others reach the gRPC server (default: that of --listen)")
+	s.AddStoreFlags(fs)
+}
+
+// AddStoreFlags adds where the store is.
+func (s *Settings) AddStoreFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&s.Prefix, "prefix", Prefix, "prefix of all keys in the store: one Consul can hold several clusters")
 	fs.StringVar(&s.Consul.Address, "consul-address", "127.0.0.1:8500", "host:port of a Consul agent's or server's HTTP API, or several with commas between, of which the first that answers is used")
 	fs.StringVar(&s.Consul.Token, "consul-token", "", "Consul ACL token (better: --consul-token-file)")
@@ -94,10 +135,15 @@ func (s *Settings) AddFlags(fs *pflag.FlagSet, port int) {
 func (s *Settings) AddProcessFlags(fs *pflag.FlagSet, opsPort int) {
 	fs.StringVar(&s.ConfigFile, "config", "", "YAML file with further settings; keys are the names of flags")
 	fs.StringVar(&s.OpsListen, "ops-listen", fmt.Sprintf("127.0.0.1:%d", opsPort), "address for /metrics, /healthz and /debug/pprof; empty turns them off")
-	fs.StringVar(&s.LogLevel, "log-level", "info", "debug, info, warn or error")
-	fs.StringVar(&s.LogFormat, "log-format", "console", "console or json")
+	s.AddLogFlags(fs)
 	fs.DurationVar(&s.StopTimeout, "stop-timeout", 10*time.Second, "how long an orderly end may take")
 	fs.StringVar(&s.Tracing.Endpoint, "otlp-endpoint", "", "send traces to this collector, OTLP over gRPC, like http://collector:4317 (default: what OTEL_EXPORTER_OTLP_ENDPOINT says; else none)")
+}
+
+// AddLogFlags adds how to log.
+func (s *Settings) AddLogFlags(fs *pflag.FlagSet) {
+	fs.StringVar(&s.LogLevel, "log-level", "info", "debug, info, warn or error")
+	fs.StringVar(&s.LogFormat, "log-format", "console", "console or json")
 }
 
 // AddTLSFlags adds the credentials of a daemon.
@@ -105,6 +151,9 @@ func (s *Settings) AddTLSFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&s.TLS.CertFile, "tls-cert-file", "", "PEM file of this daemon's certificate, for its server and its clients")
 	fs.StringVar(&s.TLS.KeyFile, "tls-key-file", "", "PEM file of this daemon's key")
 	fs.StringVar(&s.TLS.CAFile, "tls-ca-file", "", "PEM file of the authorities that peers must be signed by")
+	fs.StringSliceVar(&s.Join.Addresses, "join", nil, "host:port of apid's gRPC server (several with commas): have the cluster's own authority issue the certificate, and renew it")
+	fs.StringVar(&s.Join.Token, "join-token", "", "token to join with; needed until there is a certificate (better: --join-token-file)")
+	fs.StringVar(&s.Join.TokenFile, "join-token-file", "", "file that holds the join token")
 }
 
 // Load sets those flags that the command line did not from the environment
@@ -193,6 +242,18 @@ func (s *Settings) Validate() error {
 	}
 	if s.Consul.Token != "" && s.Consul.TokenFile != "" {
 		fault("consul-token-file", "give this or --consul-token, not both")
+	}
+	for _, a := range s.Join.Addresses {
+		address("join", a)
+	}
+	if s.Join.Wanted() && count(s.TLS.CertFile, s.TLS.KeyFile, s.TLS.CAFile) > 0 {
+		fault("join", "it brings a certificate, and --tls-cert-file names another")
+	}
+	if !s.Join.Wanted() && count(s.Join.Token, s.Join.TokenFile) > 0 {
+		fault("join-token", "it is of use with --join only")
+	}
+	if s.Join.Token != "" && s.Join.TokenFile != "" {
+		fault("join-token-file", "--join-token is given as well")
 	}
 	if n := count(s.TLS.CertFile, s.TLS.KeyFile, s.TLS.CAFile); n != 0 && n != 3 {
 		fault("tls-cert-file", "%w", errPartialTLS)

@@ -10,6 +10,8 @@
 //	names        <folded name>/<kind>             apid           name
 //	nodes        <node>                           apid           node
 //	clusters     default                          apid           -
+//	authorities  default                          apid           -
+//	tokens       <token id>                       apid           token
 //	tasks        <service>/<slot or node>/<task>  orchestratord  service
 //	rollouts     <service>                        orchestratord  service
 //	endpoints    <service>                        allocatord     service
@@ -35,6 +37,8 @@ type Tables struct {
 	Names       *store.Table[*recordv1.Name]
 	Nodes       *store.Table[*recordv1.Node]
 	Clusters    *store.Table[*recordv1.Cluster]
+	Authorities *store.Table[*recordv1.Authority]
+	Tokens      *store.Table[*recordv1.Token]
 	Tasks       *store.Table[*recordv1.Task]
 	Rollouts    *store.Table[*recordv1.Rollout]
 	Endpoints   *store.Table[*recordv1.Endpoint]
@@ -53,6 +57,8 @@ func NewTables() *Tables {
 		Names:       store.NewTable("names", store.Proto(func() *recordv1.Name { return new(recordv1.Name) })),
 		Nodes:       store.NewTable("nodes", store.Proto(func() *recordv1.Node { return new(recordv1.Node) })),
 		Clusters:    store.NewTable("clusters", store.Proto(func() *recordv1.Cluster { return new(recordv1.Cluster) })),
+		Authorities: store.NewTable("authorities", store.Proto(func() *recordv1.Authority { return new(recordv1.Authority) })),
+		Tokens:      store.NewTable("tokens", store.Proto(func() *recordv1.Token { return new(recordv1.Token) })),
 		Tasks:       store.NewTable("tasks", store.Proto(func() *recordv1.Task { return new(recordv1.Task) })),
 		Rollouts:    store.NewTable("rollouts", store.Proto(func() *recordv1.Rollout { return new(recordv1.Rollout) })),
 		Endpoints:   store.NewTable("endpoints", store.Proto(func() *recordv1.Endpoint { return new(recordv1.Endpoint) })),

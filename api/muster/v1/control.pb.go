@@ -195,6 +195,55 @@ func (LogStream) EnumDescriptor() ([]byte, []int) {
 	return file_muster_v1_control_proto_rawDescGZIP(), []int{2}
 }
 
+type RotateJoinTokenRequest_Kind int32
+
+const (
+	RotateJoinTokenRequest_KIND_UNSPECIFIED RotateJoinTokenRequest_Kind = 0
+	RotateJoinTokenRequest_KIND_WORKER      RotateJoinTokenRequest_Kind = 1
+	RotateJoinTokenRequest_KIND_MANAGER     RotateJoinTokenRequest_Kind = 2
+)
+
+// Enum value maps for RotateJoinTokenRequest_Kind.
+var (
+	RotateJoinTokenRequest_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "KIND_WORKER",
+		2: "KIND_MANAGER",
+	}
+	RotateJoinTokenRequest_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"KIND_WORKER":      1,
+		"KIND_MANAGER":     2,
+	}
+)
+
+func (x RotateJoinTokenRequest_Kind) Enum() *RotateJoinTokenRequest_Kind {
+	p := new(RotateJoinTokenRequest_Kind)
+	*p = x
+	return p
+}
+
+func (x RotateJoinTokenRequest_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RotateJoinTokenRequest_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_v1_control_proto_enumTypes[3].Descriptor()
+}
+
+func (RotateJoinTokenRequest_Kind) Type() protoreflect.EnumType {
+	return &file_muster_v1_control_proto_enumTypes[3]
+}
+
+func (x RotateJoinTokenRequest_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RotateJoinTokenRequest_Kind.Descriptor instead.
+func (RotateJoinTokenRequest_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{84, 0}
+}
+
 // Asks for a new service.
 type CreateServiceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4848,6 +4897,555 @@ func (x *LogMessage) GetWarning() string {
 	return ""
 }
 
+// Asks for the join tokens.
+type GetJoinTokensRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetJoinTokensRequest) Reset() {
+	*x = GetJoinTokensRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetJoinTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetJoinTokensRequest) ProtoMessage() {}
+
+func (x *GetJoinTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetJoinTokensRequest.ProtoReflect.Descriptor instead.
+func (*GetJoinTokensRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{82}
+}
+
+// Holds the join tokens.
+type GetJoinTokensResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Worker        string                 `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	Manager       string                 `protobuf:"bytes,2,opt,name=manager,proto3" json:"manager,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetJoinTokensResponse) Reset() {
+	*x = GetJoinTokensResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetJoinTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetJoinTokensResponse) ProtoMessage() {}
+
+func (x *GetJoinTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetJoinTokensResponse.ProtoReflect.Descriptor instead.
+func (*GetJoinTokensResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *GetJoinTokensResponse) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *GetJoinTokensResponse) GetManager() string {
+	if x != nil {
+		return x.Manager
+	}
+	return ""
+}
+
+// Says which join token to replace.
+type RotateJoinTokenRequest struct {
+	state         protoimpl.MessageState      `protogen:"open.v1"`
+	Kind          RotateJoinTokenRequest_Kind `protobuf:"varint,1,opt,name=kind,proto3,enum=muster.v1.RotateJoinTokenRequest_Kind" json:"kind,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateJoinTokenRequest) Reset() {
+	*x = RotateJoinTokenRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateJoinTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateJoinTokenRequest) ProtoMessage() {}
+
+func (x *RotateJoinTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateJoinTokenRequest.ProtoReflect.Descriptor instead.
+func (*RotateJoinTokenRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *RotateJoinTokenRequest) GetKind() RotateJoinTokenRequest_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return RotateJoinTokenRequest_KIND_UNSPECIFIED
+}
+
+// Holds the new one.
+type RotateJoinTokenResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateJoinTokenResponse) Reset() {
+	*x = RotateJoinTokenResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateJoinTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateJoinTokenResponse) ProtoMessage() {}
+
+func (x *RotateJoinTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateJoinTokenResponse.ProtoReflect.Descriptor instead.
+func (*RotateJoinTokenResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{85}
+}
+
+func (x *RotateJoinTokenResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+// ApiToken is who a token stands for.
+type ApiToken struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Names who uses it, in logs.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// "viewer", "operator" or "admin".
+	Role      string                 `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// Not set: never.
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// Who made it.
+	CreatedBy     string `protobuf:"bytes,6,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApiToken) Reset() {
+	*x = ApiToken{}
+	mi := &file_muster_v1_control_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApiToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApiToken) ProtoMessage() {}
+
+func (x *ApiToken) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApiToken.ProtoReflect.Descriptor instead.
+func (*ApiToken) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *ApiToken) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ApiToken) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ApiToken) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *ApiToken) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *ApiToken) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *ApiToken) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
+}
+
+// Says whom a token is to stand for.
+type CreateTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// "viewer", "operator" or "admin".
+	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	// Not set: it never expires.
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateTokenRequest) Reset() {
+	*x = CreateTokenRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateTokenRequest) ProtoMessage() {}
+
+func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
+func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *CreateTokenRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateTokenRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *CreateTokenRequest) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+// Holds the token, which is not kept and cannot be shown again.
+type CreateTokenResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         *ApiToken              `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Secret        string                 `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateTokenResponse) Reset() {
+	*x = CreateTokenResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateTokenResponse) ProtoMessage() {}
+
+func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
+func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *CreateTokenResponse) GetToken() *ApiToken {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *CreateTokenResponse) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+// Asks for all tokens.
+type ListTokensRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTokensRequest) Reset() {
+	*x = ListTokensRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTokensRequest) ProtoMessage() {}
+
+func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
+func (*ListTokensRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{89}
+}
+
+// Holds all tokens, in order of id.
+type ListTokensResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tokens        []*ApiToken            `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTokensResponse) Reset() {
+	*x = ListTokensResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[90]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTokensResponse) ProtoMessage() {}
+
+func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[90]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
+func (*ListTokensResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{90}
+}
+
+func (x *ListTokensResponse) GetTokens() []*ApiToken {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+// Names the token to remove, by its id.
+type RemoveTokenRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveTokenRequest) Reset() {
+	*x = RemoveTokenRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveTokenRequest) ProtoMessage() {}
+
+func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveTokenRequest.ProtoReflect.Descriptor instead.
+func (*RemoveTokenRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{91}
+}
+
+func (x *RemoveTokenRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+// Says nothing.
+type RemoveTokenResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveTokenResponse) Reset() {
+	*x = RemoveTokenResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveTokenResponse) ProtoMessage() {}
+
+func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveTokenResponse.ProtoReflect.Descriptor instead.
+func (*RemoveTokenResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{92}
+}
+
 var File_muster_v1_control_proto protoreflect.FileDescriptor
 
 const file_muster_v1_control_proto_rawDesc = "" +
@@ -5138,7 +5736,43 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\ttimestamp\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x12,\n" +
 	"\x06stream\x18\x06 \x01(\x0e2\x14.muster.v1.LogStreamR\x06stream\x12\x12\n" +
 	"\x04data\x18\a \x01(\fR\x04data\x12\x18\n" +
-	"\awarning\x18\b \x01(\tR\awarning*\x88\x01\n" +
+	"\awarning\x18\b \x01(\tR\awarning\"\x16\n" +
+	"\x14GetJoinTokensRequest\"I\n" +
+	"\x15GetJoinTokensResponse\x12\x16\n" +
+	"\x06worker\x18\x01 \x01(\tR\x06worker\x12\x18\n" +
+	"\amanager\x18\x02 \x01(\tR\amanager\"\x95\x01\n" +
+	"\x16RotateJoinTokenRequest\x12:\n" +
+	"\x04kind\x18\x01 \x01(\x0e2&.muster.v1.RotateJoinTokenRequest.KindR\x04kind\"?\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vKIND_WORKER\x10\x01\x12\x10\n" +
+	"\fKIND_MANAGER\x10\x02\"/\n" +
+	"\x17RotateJoinTokenResponse\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\"\xd7\x01\n" +
+	"\bApiToken\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04role\x18\x03 \x01(\tR\x04role\x129\n" +
+	"\n" +
+	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
+	"\n" +
+	"expires_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\x06 \x01(\tR\tcreatedBy\"w\n" +
+	"\x12CreateTokenRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x129\n" +
+	"\n" +
+	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"X\n" +
+	"\x13CreateTokenResponse\x12)\n" +
+	"\x05token\x18\x01 \x01(\v2\x13.muster.v1.ApiTokenR\x05token\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\"\x13\n" +
+	"\x11ListTokensRequest\"A\n" +
+	"\x12ListTokensResponse\x12+\n" +
+	"\x06tokens\x18\x01 \x03(\v2\x13.muster.v1.ApiTokenR\x06tokens\"*\n" +
+	"\x12RemoveTokenRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\"\x15\n" +
+	"\x13RemoveTokenResponse*\x88\x01\n" +
 	"\n" +
 	"ObjectKind\x12\x1b\n" +
 	"\x17OBJECT_KIND_UNSPECIFIED\x10\x00\x12\v\n" +
@@ -5166,7 +5800,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"\x06STDOUT\x10\x01\x12\n" +
 	"\n" +
-	"\x06STDERR\x10\x022\x98$\n" +
+	"\x06STDERR\x10\x022\xe4(\n" +
 	"\x0eControlService\x12~\n" +
 	"\rCreateService\x12\x1f.muster.v1.CreateServiceRequest\x1a .muster.v1.CreateServiceResponse\"*\xe2\xe0\x18\x03\n" +
 	"\x01\x02\x82\xd3\xe4\x93\x02\x1d:\x04specb\aservice\"\f/v1/services\x12y\n" +
@@ -5242,7 +5876,20 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x10GetClusterStatus\x12\".muster.v1.GetClusterStatusRequest\x1a#.muster.v1.GetClusterStatusResponse\"!\xe2\xe0\x18\x03\n" +
 	"\x01\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/cluster/status\x12}\n" +
 	"\rUpdateCluster\x12\x1f.muster.v1.UpdateClusterRequest\x1a .muster.v1.UpdateClusterResponse\")\xe2\xe0\x18\x03\n" +
-	"\x01\x03\x82\xd3\xe4\x93\x02\x1c:\x04specb\acluster\x1a\v/v1/cluster\x12h\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02\x1c:\x04specb\acluster\x1a\v/v1/cluster\x12z\n" +
+	"\rGetJoinTokens\x12\x1f.muster.v1.GetJoinTokensRequest\x1a .muster.v1.GetJoinTokensResponse\"&\xe2\xe0\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/cluster/join-tokens\x12\x8a\x01\n" +
+	"\x0fRotateJoinToken\x12!.muster.v1.RotateJoinTokenRequest\x1a\".muster.v1.RotateJoinTokenResponse\"0\xe2\xe0\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02#:\x01*\"\x1e/v1/cluster/join-tokens:rotate\x12j\n" +
+	"\vCreateToken\x12\x1d.muster.v1.CreateTokenRequest\x1a\x1e.muster.v1.CreateTokenResponse\"\x1c\xe2\xe0\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02\x0f:\x01*\"\n" +
+	"/v1/tokens\x12d\n" +
+	"\n" +
+	"ListTokens\x12\x1c.muster.v1.ListTokensRequest\x1a\x1d.muster.v1.ListTokensResponse\"\x19\xe2\xe0\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02\f\x12\n" +
+	"/v1/tokens\x12o\n" +
+	"\vRemoveToken\x12\x1d.muster.v1.RemoveTokenRequest\x1a\x1e.muster.v1.RemoveTokenResponse\"!\xe2\xe0\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02\x14*\x12/v1/tokens/{token}\x12h\n" +
 	"\vListPlugins\x12\x1d.muster.v1.ListPluginsRequest\x1a\x1e.muster.v1.ListPluginsResponse\"\x1a\xe2\xe0\x18\x03\n" +
 	"\x01\x01\x82\xd3\xe4\x93\x02\r\x12\v/v1/plugins\x12V\n" +
 	"\x05Watch\x12\x17.muster.v1.WatchRequest\x1a\x18.muster.v1.WatchResponse\"\x18\xe2\xe0\x18\x03\n" +
@@ -5264,274 +5911,302 @@ func file_muster_v1_control_proto_rawDescGZIP() []byte {
 	return file_muster_v1_control_proto_rawDescData
 }
 
-var file_muster_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 82)
+var file_muster_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 93)
 var file_muster_v1_control_proto_goTypes = []any{
 	(ObjectKind)(0),                  // 0: muster.v1.ObjectKind
 	(WatchAction)(0),                 // 1: muster.v1.WatchAction
 	(LogStream)(0),                   // 2: muster.v1.LogStream
-	(*CreateServiceRequest)(nil),     // 3: muster.v1.CreateServiceRequest
-	(*CreateServiceResponse)(nil),    // 4: muster.v1.CreateServiceResponse
-	(*GetServiceRequest)(nil),        // 5: muster.v1.GetServiceRequest
-	(*GetServiceResponse)(nil),       // 6: muster.v1.GetServiceResponse
-	(*ListServicesRequest)(nil),      // 7: muster.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),     // 8: muster.v1.ListServicesResponse
-	(*UpdateServiceRequest)(nil),     // 9: muster.v1.UpdateServiceRequest
-	(*UpdateServiceResponse)(nil),    // 10: muster.v1.UpdateServiceResponse
-	(*RemoveServiceRequest)(nil),     // 11: muster.v1.RemoveServiceRequest
-	(*RemoveServiceResponse)(nil),    // 12: muster.v1.RemoveServiceResponse
-	(*RollbackServiceRequest)(nil),   // 13: muster.v1.RollbackServiceRequest
-	(*RollbackServiceResponse)(nil),  // 14: muster.v1.RollbackServiceResponse
-	(*ScaleServiceRequest)(nil),      // 15: muster.v1.ScaleServiceRequest
-	(*ScaleServiceResponse)(nil),     // 16: muster.v1.ScaleServiceResponse
-	(*GetTaskRequest)(nil),           // 17: muster.v1.GetTaskRequest
-	(*GetTaskResponse)(nil),          // 18: muster.v1.GetTaskResponse
-	(*ListTasksRequest)(nil),         // 19: muster.v1.ListTasksRequest
-	(*ListTasksResponse)(nil),        // 20: muster.v1.ListTasksResponse
-	(*GetNodeRequest)(nil),           // 21: muster.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),          // 22: muster.v1.GetNodeResponse
-	(*ListNodesRequest)(nil),         // 23: muster.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),        // 24: muster.v1.ListNodesResponse
-	(*UpdateNodeRequest)(nil),        // 25: muster.v1.UpdateNodeRequest
-	(*UpdateNodeResponse)(nil),       // 26: muster.v1.UpdateNodeResponse
-	(*RemoveNodeRequest)(nil),        // 27: muster.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),       // 28: muster.v1.RemoveNodeResponse
-	(*CreateNetworkRequest)(nil),     // 29: muster.v1.CreateNetworkRequest
-	(*CreateNetworkResponse)(nil),    // 30: muster.v1.CreateNetworkResponse
-	(*GetNetworkRequest)(nil),        // 31: muster.v1.GetNetworkRequest
-	(*GetNetworkResponse)(nil),       // 32: muster.v1.GetNetworkResponse
-	(*ListNetworksRequest)(nil),      // 33: muster.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),     // 34: muster.v1.ListNetworksResponse
-	(*RemoveNetworkRequest)(nil),     // 35: muster.v1.RemoveNetworkRequest
-	(*RemoveNetworkResponse)(nil),    // 36: muster.v1.RemoveNetworkResponse
-	(*CreateSecretRequest)(nil),      // 37: muster.v1.CreateSecretRequest
-	(*CreateSecretResponse)(nil),     // 38: muster.v1.CreateSecretResponse
-	(*GetSecretRequest)(nil),         // 39: muster.v1.GetSecretRequest
-	(*GetSecretResponse)(nil),        // 40: muster.v1.GetSecretResponse
-	(*ListSecretsRequest)(nil),       // 41: muster.v1.ListSecretsRequest
-	(*ListSecretsResponse)(nil),      // 42: muster.v1.ListSecretsResponse
-	(*UpdateSecretRequest)(nil),      // 43: muster.v1.UpdateSecretRequest
-	(*UpdateSecretResponse)(nil),     // 44: muster.v1.UpdateSecretResponse
-	(*RemoveSecretRequest)(nil),      // 45: muster.v1.RemoveSecretRequest
-	(*RemoveSecretResponse)(nil),     // 46: muster.v1.RemoveSecretResponse
-	(*CreateConfigRequest)(nil),      // 47: muster.v1.CreateConfigRequest
-	(*CreateConfigResponse)(nil),     // 48: muster.v1.CreateConfigResponse
-	(*GetConfigRequest)(nil),         // 49: muster.v1.GetConfigRequest
-	(*GetConfigResponse)(nil),        // 50: muster.v1.GetConfigResponse
-	(*ListConfigsRequest)(nil),       // 51: muster.v1.ListConfigsRequest
-	(*ListConfigsResponse)(nil),      // 52: muster.v1.ListConfigsResponse
-	(*UpdateConfigRequest)(nil),      // 53: muster.v1.UpdateConfigRequest
-	(*UpdateConfigResponse)(nil),     // 54: muster.v1.UpdateConfigResponse
-	(*RemoveConfigRequest)(nil),      // 55: muster.v1.RemoveConfigRequest
-	(*RemoveConfigResponse)(nil),     // 56: muster.v1.RemoveConfigResponse
-	(*CreateVolumeRequest)(nil),      // 57: muster.v1.CreateVolumeRequest
-	(*CreateVolumeResponse)(nil),     // 58: muster.v1.CreateVolumeResponse
-	(*GetVolumeRequest)(nil),         // 59: muster.v1.GetVolumeRequest
-	(*GetVolumeResponse)(nil),        // 60: muster.v1.GetVolumeResponse
-	(*ListVolumesRequest)(nil),       // 61: muster.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),      // 62: muster.v1.ListVolumesResponse
-	(*UpdateVolumeRequest)(nil),      // 63: muster.v1.UpdateVolumeRequest
-	(*UpdateVolumeResponse)(nil),     // 64: muster.v1.UpdateVolumeResponse
-	(*RemoveVolumeRequest)(nil),      // 65: muster.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),     // 66: muster.v1.RemoveVolumeResponse
-	(*GetClusterRequest)(nil),        // 67: muster.v1.GetClusterRequest
-	(*GetClusterResponse)(nil),       // 68: muster.v1.GetClusterResponse
-	(*GetClusterStatusRequest)(nil),  // 69: muster.v1.GetClusterStatusRequest
-	(*GetClusterStatusResponse)(nil), // 70: muster.v1.GetClusterStatusResponse
-	(*UpdateClusterRequest)(nil),     // 71: muster.v1.UpdateClusterRequest
-	(*UpdateClusterResponse)(nil),    // 72: muster.v1.UpdateClusterResponse
-	(*ListPluginsRequest)(nil),       // 73: muster.v1.ListPluginsRequest
-	(*ListPluginsResponse)(nil),      // 74: muster.v1.ListPluginsResponse
-	(*NodePlugin)(nil),               // 75: muster.v1.NodePlugin
-	(*WatchRequest)(nil),             // 76: muster.v1.WatchRequest
-	(*WatchResponse)(nil),            // 77: muster.v1.WatchResponse
-	(*WatchEvent)(nil),               // 78: muster.v1.WatchEvent
-	(*LogOptions)(nil),               // 79: muster.v1.LogOptions
-	(*ServiceLogsRequest)(nil),       // 80: muster.v1.ServiceLogsRequest
-	(*ServiceLogsResponse)(nil),      // 81: muster.v1.ServiceLogsResponse
-	(*TaskLogsRequest)(nil),          // 82: muster.v1.TaskLogsRequest
-	(*TaskLogsResponse)(nil),         // 83: muster.v1.TaskLogsResponse
-	(*LogMessage)(nil),               // 84: muster.v1.LogMessage
-	(*ServiceSpec)(nil),              // 85: muster.v1.ServiceSpec
-	(*Service)(nil),                  // 86: muster.v1.Service
-	(*Task)(nil),                     // 87: muster.v1.Task
-	(TaskState)(0),                   // 88: muster.v1.TaskState
-	(*Node)(nil),                     // 89: muster.v1.Node
-	(NodeStatus_State)(0),            // 90: muster.v1.NodeStatus.State
-	(NodeSpec_Availability)(0),       // 91: muster.v1.NodeSpec.Availability
-	(*NodeSpec)(nil),                 // 92: muster.v1.NodeSpec
-	(*NetworkSpec)(nil),              // 93: muster.v1.NetworkSpec
-	(*Network)(nil),                  // 94: muster.v1.Network
-	(*SecretSpec)(nil),               // 95: muster.v1.SecretSpec
-	(*Secret)(nil),                   // 96: muster.v1.Secret
-	(*ConfigSpec)(nil),               // 97: muster.v1.ConfigSpec
-	(*Config)(nil),                   // 98: muster.v1.Config
-	(*VolumeSpec)(nil),               // 99: muster.v1.VolumeSpec
-	(*Volume)(nil),                   // 100: muster.v1.Volume
-	(*Cluster)(nil),                  // 101: muster.v1.Cluster
-	(*StoreStatus)(nil),              // 102: muster.v1.StoreStatus
-	(*DaemonInstance)(nil),           // 103: muster.v1.DaemonInstance
-	(*SubsystemStatus)(nil),          // 104: muster.v1.SubsystemStatus
-	(*NodeSummary)(nil),              // 105: muster.v1.NodeSummary
-	(*ClusterSpec)(nil),              // 106: muster.v1.ClusterSpec
-	(*ExecutorDescription)(nil),      // 107: muster.v1.ExecutorDescription
-	(*timestamppb.Timestamp)(nil),    // 108: google.protobuf.Timestamp
+	(RotateJoinTokenRequest_Kind)(0), // 3: muster.v1.RotateJoinTokenRequest.Kind
+	(*CreateServiceRequest)(nil),     // 4: muster.v1.CreateServiceRequest
+	(*CreateServiceResponse)(nil),    // 5: muster.v1.CreateServiceResponse
+	(*GetServiceRequest)(nil),        // 6: muster.v1.GetServiceRequest
+	(*GetServiceResponse)(nil),       // 7: muster.v1.GetServiceResponse
+	(*ListServicesRequest)(nil),      // 8: muster.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),     // 9: muster.v1.ListServicesResponse
+	(*UpdateServiceRequest)(nil),     // 10: muster.v1.UpdateServiceRequest
+	(*UpdateServiceResponse)(nil),    // 11: muster.v1.UpdateServiceResponse
+	(*RemoveServiceRequest)(nil),     // 12: muster.v1.RemoveServiceRequest
+	(*RemoveServiceResponse)(nil),    // 13: muster.v1.RemoveServiceResponse
+	(*RollbackServiceRequest)(nil),   // 14: muster.v1.RollbackServiceRequest
+	(*RollbackServiceResponse)(nil),  // 15: muster.v1.RollbackServiceResponse
+	(*ScaleServiceRequest)(nil),      // 16: muster.v1.ScaleServiceRequest
+	(*ScaleServiceResponse)(nil),     // 17: muster.v1.ScaleServiceResponse
+	(*GetTaskRequest)(nil),           // 18: muster.v1.GetTaskRequest
+	(*GetTaskResponse)(nil),          // 19: muster.v1.GetTaskResponse
+	(*ListTasksRequest)(nil),         // 20: muster.v1.ListTasksRequest
+	(*ListTasksResponse)(nil),        // 21: muster.v1.ListTasksResponse
+	(*GetNodeRequest)(nil),           // 22: muster.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),          // 23: muster.v1.GetNodeResponse
+	(*ListNodesRequest)(nil),         // 24: muster.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),        // 25: muster.v1.ListNodesResponse
+	(*UpdateNodeRequest)(nil),        // 26: muster.v1.UpdateNodeRequest
+	(*UpdateNodeResponse)(nil),       // 27: muster.v1.UpdateNodeResponse
+	(*RemoveNodeRequest)(nil),        // 28: muster.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),       // 29: muster.v1.RemoveNodeResponse
+	(*CreateNetworkRequest)(nil),     // 30: muster.v1.CreateNetworkRequest
+	(*CreateNetworkResponse)(nil),    // 31: muster.v1.CreateNetworkResponse
+	(*GetNetworkRequest)(nil),        // 32: muster.v1.GetNetworkRequest
+	(*GetNetworkResponse)(nil),       // 33: muster.v1.GetNetworkResponse
+	(*ListNetworksRequest)(nil),      // 34: muster.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),     // 35: muster.v1.ListNetworksResponse
+	(*RemoveNetworkRequest)(nil),     // 36: muster.v1.RemoveNetworkRequest
+	(*RemoveNetworkResponse)(nil),    // 37: muster.v1.RemoveNetworkResponse
+	(*CreateSecretRequest)(nil),      // 38: muster.v1.CreateSecretRequest
+	(*CreateSecretResponse)(nil),     // 39: muster.v1.CreateSecretResponse
+	(*GetSecretRequest)(nil),         // 40: muster.v1.GetSecretRequest
+	(*GetSecretResponse)(nil),        // 41: muster.v1.GetSecretResponse
+	(*ListSecretsRequest)(nil),       // 42: muster.v1.ListSecretsRequest
+	(*ListSecretsResponse)(nil),      // 43: muster.v1.ListSecretsResponse
+	(*UpdateSecretRequest)(nil),      // 44: muster.v1.UpdateSecretRequest
+	(*UpdateSecretResponse)(nil),     // 45: muster.v1.UpdateSecretResponse
+	(*RemoveSecretRequest)(nil),      // 46: muster.v1.RemoveSecretRequest
+	(*RemoveSecretResponse)(nil),     // 47: muster.v1.RemoveSecretResponse
+	(*CreateConfigRequest)(nil),      // 48: muster.v1.CreateConfigRequest
+	(*CreateConfigResponse)(nil),     // 49: muster.v1.CreateConfigResponse
+	(*GetConfigRequest)(nil),         // 50: muster.v1.GetConfigRequest
+	(*GetConfigResponse)(nil),        // 51: muster.v1.GetConfigResponse
+	(*ListConfigsRequest)(nil),       // 52: muster.v1.ListConfigsRequest
+	(*ListConfigsResponse)(nil),      // 53: muster.v1.ListConfigsResponse
+	(*UpdateConfigRequest)(nil),      // 54: muster.v1.UpdateConfigRequest
+	(*UpdateConfigResponse)(nil),     // 55: muster.v1.UpdateConfigResponse
+	(*RemoveConfigRequest)(nil),      // 56: muster.v1.RemoveConfigRequest
+	(*RemoveConfigResponse)(nil),     // 57: muster.v1.RemoveConfigResponse
+	(*CreateVolumeRequest)(nil),      // 58: muster.v1.CreateVolumeRequest
+	(*CreateVolumeResponse)(nil),     // 59: muster.v1.CreateVolumeResponse
+	(*GetVolumeRequest)(nil),         // 60: muster.v1.GetVolumeRequest
+	(*GetVolumeResponse)(nil),        // 61: muster.v1.GetVolumeResponse
+	(*ListVolumesRequest)(nil),       // 62: muster.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),      // 63: muster.v1.ListVolumesResponse
+	(*UpdateVolumeRequest)(nil),      // 64: muster.v1.UpdateVolumeRequest
+	(*UpdateVolumeResponse)(nil),     // 65: muster.v1.UpdateVolumeResponse
+	(*RemoveVolumeRequest)(nil),      // 66: muster.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),     // 67: muster.v1.RemoveVolumeResponse
+	(*GetClusterRequest)(nil),        // 68: muster.v1.GetClusterRequest
+	(*GetClusterResponse)(nil),       // 69: muster.v1.GetClusterResponse
+	(*GetClusterStatusRequest)(nil),  // 70: muster.v1.GetClusterStatusRequest
+	(*GetClusterStatusResponse)(nil), // 71: muster.v1.GetClusterStatusResponse
+	(*UpdateClusterRequest)(nil),     // 72: muster.v1.UpdateClusterRequest
+	(*UpdateClusterResponse)(nil),    // 73: muster.v1.UpdateClusterResponse
+	(*ListPluginsRequest)(nil),       // 74: muster.v1.ListPluginsRequest
+	(*ListPluginsResponse)(nil),      // 75: muster.v1.ListPluginsResponse
+	(*NodePlugin)(nil),               // 76: muster.v1.NodePlugin
+	(*WatchRequest)(nil),             // 77: muster.v1.WatchRequest
+	(*WatchResponse)(nil),            // 78: muster.v1.WatchResponse
+	(*WatchEvent)(nil),               // 79: muster.v1.WatchEvent
+	(*LogOptions)(nil),               // 80: muster.v1.LogOptions
+	(*ServiceLogsRequest)(nil),       // 81: muster.v1.ServiceLogsRequest
+	(*ServiceLogsResponse)(nil),      // 82: muster.v1.ServiceLogsResponse
+	(*TaskLogsRequest)(nil),          // 83: muster.v1.TaskLogsRequest
+	(*TaskLogsResponse)(nil),         // 84: muster.v1.TaskLogsResponse
+	(*LogMessage)(nil),               // 85: muster.v1.LogMessage
+	(*GetJoinTokensRequest)(nil),     // 86: muster.v1.GetJoinTokensRequest
+	(*GetJoinTokensResponse)(nil),    // 87: muster.v1.GetJoinTokensResponse
+	(*RotateJoinTokenRequest)(nil),   // 88: muster.v1.RotateJoinTokenRequest
+	(*RotateJoinTokenResponse)(nil),  // 89: muster.v1.RotateJoinTokenResponse
+	(*ApiToken)(nil),                 // 90: muster.v1.ApiToken
+	(*CreateTokenRequest)(nil),       // 91: muster.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 92: muster.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),        // 93: muster.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),       // 94: muster.v1.ListTokensResponse
+	(*RemoveTokenRequest)(nil),       // 95: muster.v1.RemoveTokenRequest
+	(*RemoveTokenResponse)(nil),      // 96: muster.v1.RemoveTokenResponse
+	(*ServiceSpec)(nil),              // 97: muster.v1.ServiceSpec
+	(*Service)(nil),                  // 98: muster.v1.Service
+	(*Task)(nil),                     // 99: muster.v1.Task
+	(TaskState)(0),                   // 100: muster.v1.TaskState
+	(*Node)(nil),                     // 101: muster.v1.Node
+	(NodeStatus_State)(0),            // 102: muster.v1.NodeStatus.State
+	(NodeSpec_Availability)(0),       // 103: muster.v1.NodeSpec.Availability
+	(*NodeSpec)(nil),                 // 104: muster.v1.NodeSpec
+	(*NetworkSpec)(nil),              // 105: muster.v1.NetworkSpec
+	(*Network)(nil),                  // 106: muster.v1.Network
+	(*SecretSpec)(nil),               // 107: muster.v1.SecretSpec
+	(*Secret)(nil),                   // 108: muster.v1.Secret
+	(*ConfigSpec)(nil),               // 109: muster.v1.ConfigSpec
+	(*Config)(nil),                   // 110: muster.v1.Config
+	(*VolumeSpec)(nil),               // 111: muster.v1.VolumeSpec
+	(*Volume)(nil),                   // 112: muster.v1.Volume
+	(*Cluster)(nil),                  // 113: muster.v1.Cluster
+	(*StoreStatus)(nil),              // 114: muster.v1.StoreStatus
+	(*DaemonInstance)(nil),           // 115: muster.v1.DaemonInstance
+	(*SubsystemStatus)(nil),          // 116: muster.v1.SubsystemStatus
+	(*NodeSummary)(nil),              // 117: muster.v1.NodeSummary
+	(*ClusterSpec)(nil),              // 118: muster.v1.ClusterSpec
+	(*ExecutorDescription)(nil),      // 119: muster.v1.ExecutorDescription
+	(*timestamppb.Timestamp)(nil),    // 120: google.protobuf.Timestamp
 }
 var file_muster_v1_control_proto_depIdxs = []int32{
-	85,  // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	86,  // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
-	86,  // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
-	86,  // 3: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
-	85,  // 4: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	86,  // 5: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
-	86,  // 6: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
-	86,  // 7: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
-	87,  // 8: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
-	88,  // 9: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
-	88,  // 10: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
-	87,  // 11: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
-	89,  // 12: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
-	90,  // 13: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
-	91,  // 14: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
-	89,  // 15: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
-	92,  // 16: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
-	89,  // 17: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
-	93,  // 18: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
-	94,  // 19: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
-	94,  // 20: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
-	94,  // 21: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
-	95,  // 22: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	96,  // 23: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
-	96,  // 24: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
-	96,  // 25: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
-	95,  // 26: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	96,  // 27: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
-	97,  // 28: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	98,  // 29: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
-	98,  // 30: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
-	98,  // 31: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
-	97,  // 32: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	98,  // 33: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
-	99,  // 34: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	100, // 35: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
-	100, // 36: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
-	100, // 37: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
-	99,  // 38: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	100, // 39: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
-	101, // 40: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
-	102, // 41: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
-	103, // 42: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
-	104, // 43: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
-	105, // 44: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
-	106, // 45: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
-	101, // 46: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
-	75,  // 47: muster.v1.ListPluginsResponse.plugins:type_name -> muster.v1.NodePlugin
-	107, // 48: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
+	97,  // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	98,  // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
+	98,  // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
+	98,  // 3: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
+	97,  // 4: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	98,  // 5: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
+	98,  // 6: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
+	98,  // 7: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
+	99,  // 8: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
+	100, // 9: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
+	100, // 10: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
+	99,  // 11: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
+	101, // 12: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
+	102, // 13: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
+	103, // 14: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
+	101, // 15: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
+	104, // 16: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
+	101, // 17: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
+	105, // 18: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
+	106, // 19: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
+	106, // 20: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
+	106, // 21: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
+	107, // 22: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	108, // 23: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
+	108, // 24: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
+	108, // 25: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
+	107, // 26: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	108, // 27: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
+	109, // 28: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	110, // 29: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
+	110, // 30: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
+	110, // 31: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
+	109, // 32: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	110, // 33: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
+	111, // 34: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	112, // 35: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
+	112, // 36: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
+	112, // 37: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
+	111, // 38: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	112, // 39: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
+	113, // 40: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
+	114, // 41: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
+	115, // 42: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
+	116, // 43: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
+	117, // 44: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
+	118, // 45: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
+	113, // 46: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
+	76,  // 47: muster.v1.ListPluginsResponse.plugins:type_name -> muster.v1.NodePlugin
+	119, // 48: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
 	0,   // 49: muster.v1.WatchRequest.kinds:type_name -> muster.v1.ObjectKind
 	1,   // 50: muster.v1.WatchRequest.actions:type_name -> muster.v1.WatchAction
-	78,  // 51: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
+	79,  // 51: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
 	1,   // 52: muster.v1.WatchEvent.action:type_name -> muster.v1.WatchAction
 	0,   // 53: muster.v1.WatchEvent.kind:type_name -> muster.v1.ObjectKind
-	108, // 54: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
-	86,  // 55: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
-	87,  // 56: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
-	89,  // 57: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
-	101, // 58: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
-	86,  // 59: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
-	87,  // 60: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
-	89,  // 61: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
-	101, // 62: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
-	108, // 63: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	120, // 54: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
+	98,  // 55: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
+	99,  // 56: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
+	101, // 57: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
+	113, // 58: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
+	98,  // 59: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
+	99,  // 60: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
+	101, // 61: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
+	113, // 62: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
+	120, // 63: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
 	2,   // 64: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
-	79,  // 65: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
-	84,  // 66: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
-	79,  // 67: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
-	84,  // 68: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
-	108, // 69: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
+	80,  // 65: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
+	85,  // 66: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
+	80,  // 67: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
+	85,  // 68: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
+	120, // 69: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
 	2,   // 70: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
-	3,   // 71: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
-	5,   // 72: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
-	7,   // 73: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
-	9,   // 74: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
-	11,  // 75: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
-	13,  // 76: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
-	15,  // 77: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
-	17,  // 78: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
-	19,  // 79: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
-	21,  // 80: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
-	23,  // 81: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
-	25,  // 82: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
-	27,  // 83: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
-	29,  // 84: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
-	31,  // 85: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
-	33,  // 86: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
-	35,  // 87: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
-	37,  // 88: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
-	39,  // 89: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
-	41,  // 90: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
-	43,  // 91: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
-	45,  // 92: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
-	47,  // 93: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
-	49,  // 94: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
-	51,  // 95: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
-	53,  // 96: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
-	55,  // 97: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
-	57,  // 98: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
-	59,  // 99: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
-	61,  // 100: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
-	63,  // 101: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
-	65,  // 102: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
-	67,  // 103: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
-	69,  // 104: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
-	71,  // 105: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
-	73,  // 106: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
-	76,  // 107: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
-	80,  // 108: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
-	82,  // 109: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
-	4,   // 110: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
-	6,   // 111: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
-	8,   // 112: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
-	10,  // 113: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
-	12,  // 114: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
-	14,  // 115: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
-	16,  // 116: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
-	18,  // 117: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
-	20,  // 118: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
-	22,  // 119: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
-	24,  // 120: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
-	26,  // 121: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
-	28,  // 122: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
-	30,  // 123: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
-	32,  // 124: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
-	34,  // 125: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
-	36,  // 126: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
-	38,  // 127: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
-	40,  // 128: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
-	42,  // 129: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
-	44,  // 130: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
-	46,  // 131: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
-	48,  // 132: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
-	50,  // 133: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
-	52,  // 134: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
-	54,  // 135: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
-	56,  // 136: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
-	58,  // 137: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
-	60,  // 138: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
-	62,  // 139: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
-	64,  // 140: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
-	66,  // 141: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
-	68,  // 142: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
-	70,  // 143: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
-	72,  // 144: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
-	74,  // 145: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
-	77,  // 146: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
-	81,  // 147: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
-	83,  // 148: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
-	110, // [110:149] is the sub-list for method output_type
-	71,  // [71:110] is the sub-list for method input_type
-	71,  // [71:71] is the sub-list for extension type_name
-	71,  // [71:71] is the sub-list for extension extendee
-	0,   // [0:71] is the sub-list for field type_name
+	3,   // 71: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
+	120, // 72: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
+	120, // 73: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
+	120, // 74: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
+	90,  // 75: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
+	90,  // 76: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
+	4,   // 77: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
+	6,   // 78: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
+	8,   // 79: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
+	10,  // 80: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
+	12,  // 81: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
+	14,  // 82: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
+	16,  // 83: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
+	18,  // 84: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
+	20,  // 85: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
+	22,  // 86: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
+	24,  // 87: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
+	26,  // 88: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
+	28,  // 89: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
+	30,  // 90: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
+	32,  // 91: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
+	34,  // 92: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
+	36,  // 93: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
+	38,  // 94: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
+	40,  // 95: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
+	42,  // 96: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
+	44,  // 97: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
+	46,  // 98: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
+	48,  // 99: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
+	50,  // 100: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
+	52,  // 101: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
+	54,  // 102: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
+	56,  // 103: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
+	58,  // 104: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
+	60,  // 105: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
+	62,  // 106: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
+	64,  // 107: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
+	66,  // 108: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
+	68,  // 109: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
+	70,  // 110: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
+	72,  // 111: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
+	86,  // 112: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
+	88,  // 113: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
+	91,  // 114: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
+	93,  // 115: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
+	95,  // 116: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
+	74,  // 117: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
+	77,  // 118: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
+	81,  // 119: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
+	83,  // 120: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
+	5,   // 121: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
+	7,   // 122: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
+	9,   // 123: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
+	11,  // 124: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
+	13,  // 125: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
+	15,  // 126: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
+	17,  // 127: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
+	19,  // 128: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
+	21,  // 129: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
+	23,  // 130: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
+	25,  // 131: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
+	27,  // 132: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
+	29,  // 133: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
+	31,  // 134: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
+	33,  // 135: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
+	35,  // 136: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
+	37,  // 137: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
+	39,  // 138: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
+	41,  // 139: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
+	43,  // 140: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
+	45,  // 141: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
+	47,  // 142: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
+	49,  // 143: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
+	51,  // 144: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
+	53,  // 145: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
+	55,  // 146: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
+	57,  // 147: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
+	59,  // 148: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
+	61,  // 149: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
+	63,  // 150: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
+	65,  // 151: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
+	67,  // 152: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
+	69,  // 153: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
+	71,  // 154: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
+	73,  // 155: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
+	87,  // 156: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
+	89,  // 157: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
+	92,  // 158: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
+	94,  // 159: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
+	96,  // 160: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
+	75,  // 161: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
+	78,  // 162: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
+	82,  // 163: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
+	84,  // 164: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
+	121, // [121:165] is the sub-list for method output_type
+	77,  // [77:121] is the sub-list for method input_type
+	77,  // [77:77] is the sub-list for extension type_name
+	77,  // [77:77] is the sub-list for extension extendee
+	0,   // [0:77] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_control_proto_init() }
@@ -5556,8 +6231,8 @@ func file_muster_v1_control_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_control_proto_rawDesc), len(file_muster_v1_control_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   82,
+			NumEnums:      4,
+			NumMessages:   93,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -11,6 +11,7 @@
 package recordv1
 
 import (
+	v11 "github.com/musterhq/muster/api/muster/auth/v1"
 	v1 "github.com/musterhq/muster/api/muster/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -257,10 +258,15 @@ type Node struct {
 	CreatedAt int64                  `protobuf:"varint,2,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	UpdatedAt int64                  `protobuf:"varint,3,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
 	// The operator removed the node. The dispatcher forgets it, and the record
-	// goes when nothing of the node is left.
-	Removed       bool `protobuf:"varint,4,opt,name=removed,proto3" json:"removed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// goes when nothing of the node is left, and no certificate that the cluster's
+	// authority issued to it is valid any more.
+	Removed bool `protobuf:"varint,4,opt,name=removed,proto3" json:"removed,omitempty"`
+	// When the newest certificate of the node ends, and the SHA-256 of its public
+	// key. Not set if the cluster's authority issued none.
+	CertificateEnds int64  `protobuf:"varint,5,opt,name=certificate_ends,json=certificateEnds,proto3" json:"certificate_ends,omitempty"`
+	CertificateKey  []byte `protobuf:"bytes,6,opt,name=certificate_key,json=certificateKey,proto3" json:"certificate_key,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
@@ -321,6 +327,253 @@ func (x *Node) GetRemoved() bool {
 	return false
 }
 
+func (x *Node) GetCertificateEnds() int64 {
+	if x != nil {
+		return x.CertificateEnds
+	}
+	return 0
+}
+
+func (x *Node) GetCertificateKey() []byte {
+	if x != nil {
+		return x.CertificateKey
+	}
+	return nil
+}
+
+// Authority is the record of table "authorities", written by apid under
+// "default": the cluster's own certificate authority.
+type Authority struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The trust domain of what it signs.
+	Domain string `protobuf:"bytes,1,opt,name=domain,proto3" json:"domain,omitempty"`
+	// Its certificates, DER. The first is the one that signs.
+	Certificates [][]byte `protobuf:"bytes,2,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	// AuthoritySecrets, sealed with a key that is not in the store.
+	Sealed        []byte `protobuf:"bytes,3,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	CreatedAt     int64  `protobuf:"varint,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	UpdatedAt     int64  `protobuf:"varint,5,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Authority) Reset() {
+	*x = Authority{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Authority) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Authority) ProtoMessage() {}
+
+func (x *Authority) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Authority.ProtoReflect.Descriptor instead.
+func (*Authority) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Authority) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *Authority) GetCertificates() [][]byte {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *Authority) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+func (x *Authority) GetCreatedAt() int64 {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return 0
+}
+
+func (x *Authority) GetUpdatedAt() int64 {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return 0
+}
+
+// AuthoritySecrets is what must not be read from the store.
+type AuthoritySecrets struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PKCS #8.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The secret parts of the join tokens.
+	WorkerJoin    string `protobuf:"bytes,2,opt,name=worker_join,json=workerJoin,proto3" json:"worker_join,omitempty"`
+	ManagerJoin   string `protobuf:"bytes,3,opt,name=manager_join,json=managerJoin,proto3" json:"manager_join,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthoritySecrets) Reset() {
+	*x = AuthoritySecrets{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthoritySecrets) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthoritySecrets) ProtoMessage() {}
+
+func (x *AuthoritySecrets) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthoritySecrets.ProtoReflect.Descriptor instead.
+func (*AuthoritySecrets) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *AuthoritySecrets) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *AuthoritySecrets) GetWorkerJoin() string {
+	if x != nil {
+		return x.WorkerJoin
+	}
+	return ""
+}
+
+func (x *AuthoritySecrets) GetManagerJoin() string {
+	if x != nil {
+		return x.ManagerJoin
+	}
+	return ""
+}
+
+// Token is a record of table "tokens", written by apid under the token's id: a
+// person, or a program that acts for people.
+type Token struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Role  v11.Role               `protobuf:"varint,2,opt,name=role,proto3,enum=muster.auth.v1.Role" json:"role,omitempty"`
+	// SHA-256 of the token.
+	Hash      []byte `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`
+	CreatedAt int64  `protobuf:"varint,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// 0: never.
+	ExpiresAt int64 `protobuf:"varint,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// Who made it.
+	CreatedBy     string `protobuf:"bytes,6,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Token) Reset() {
+	*x = Token{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Token) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Token) ProtoMessage() {}
+
+func (x *Token) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Token.ProtoReflect.Descriptor instead.
+func (*Token) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Token) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Token) GetRole() v11.Role {
+	if x != nil {
+		return x.Role
+	}
+	return v11.Role(0)
+}
+
+func (x *Token) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *Token) GetCreatedAt() int64 {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return 0
+}
+
+func (x *Token) GetExpiresAt() int64 {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return 0
+}
+
+func (x *Token) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
+}
+
 // Cluster is the record of table "clusters", written by apid under "default".
 type Cluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -333,7 +586,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[4]
+	mi := &file_muster_record_v1_record_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -345,7 +598,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[4]
+	mi := &file_muster_record_v1_record_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -358,7 +611,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{4}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Cluster) GetSpec() *v1.ClusterSpec {
@@ -423,7 +676,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	mi := &file_muster_record_v1_record_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -435,7 +688,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	mi := &file_muster_record_v1_record_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -448,7 +701,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{5}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Task) GetSlot() uint64 {
@@ -575,7 +828,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[6]
+	mi := &file_muster_record_v1_record_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -587,7 +840,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[6]
+	mi := &file_muster_record_v1_record_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -600,7 +853,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{6}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Rollout) GetState() v1.UpdateStatus_State {
@@ -665,7 +918,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[7]
+	mi := &file_muster_record_v1_record_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +930,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[7]
+	mi := &file_muster_record_v1_record_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +943,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{7}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Endpoint) GetEndpoint() *v1.Endpoint {
@@ -718,7 +971,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[8]
+	mi := &file_muster_record_v1_record_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -730,7 +983,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[8]
+	mi := &file_muster_record_v1_record_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -743,7 +996,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{8}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Attachment) GetAddresses() []string {
@@ -772,7 +1025,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[9]
+	mi := &file_muster_record_v1_record_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -784,7 +1037,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[9]
+	mi := &file_muster_record_v1_record_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -797,7 +1050,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{9}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Assignment) GetAssignedAt() int64 {
@@ -858,7 +1111,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[10]
+	mi := &file_muster_record_v1_record_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -870,7 +1123,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[10]
+	mi := &file_muster_record_v1_record_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -883,7 +1136,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{10}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Placement) GetPending() uint64 {
@@ -926,7 +1179,7 @@ type FilterCount struct {
 
 func (x *FilterCount) Reset() {
 	*x = FilterCount{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[11]
+	mi := &file_muster_record_v1_record_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -938,7 +1191,7 @@ func (x *FilterCount) String() string {
 func (*FilterCount) ProtoMessage() {}
 
 func (x *FilterCount) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[11]
+	mi := &file_muster_record_v1_record_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -951,7 +1204,7 @@ func (x *FilterCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilterCount.ProtoReflect.Descriptor instead.
 func (*FilterCount) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{11}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FilterCount) GetFilter() string {
@@ -993,7 +1246,7 @@ type NodeState struct {
 
 func (x *NodeState) Reset() {
 	*x = NodeState{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[12]
+	mi := &file_muster_record_v1_record_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1258,7 @@ func (x *NodeState) String() string {
 func (*NodeState) ProtoMessage() {}
 
 func (x *NodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[12]
+	mi := &file_muster_record_v1_record_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1271,7 @@ func (x *NodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeState.ProtoReflect.Descriptor instead.
 func (*NodeState) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{12}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *NodeState) GetDescription() *v1.NodeDescription {
@@ -1095,7 +1348,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[13]
+	mi := &file_muster_record_v1_record_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1107,7 +1360,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[13]
+	mi := &file_muster_record_v1_record_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1120,7 +1373,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{13}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Status) GetState() v1.TaskState {
@@ -1204,7 +1457,7 @@ type StateTime struct {
 
 func (x *StateTime) Reset() {
 	*x = StateTime{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	mi := &file_muster_record_v1_record_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1216,7 +1469,7 @@ func (x *StateTime) String() string {
 func (*StateTime) ProtoMessage() {}
 
 func (x *StateTime) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	mi := &file_muster_record_v1_record_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1229,7 +1482,7 @@ func (x *StateTime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateTime.ProtoReflect.Descriptor instead.
 func (*StateTime) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{14}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StateTime) GetState() v1.TaskState {
@@ -1250,7 +1503,7 @@ var File_muster_record_v1_record_proto protoreflect.FileDescriptor
 
 const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x1dmuster/record/v1/record.proto\x12\x10muster.record.v1\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"\x95\x03\n" +
+	"\x1dmuster/record/v1/record.proto\x12\x10muster.record.v1\x1a\x19muster/auth/v1/auth.proto\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"\x95\x03\n" +
 	"\aService\x12*\n" +
 	"\x04spec\x18\x01 \x01(\v2\x16.muster.v1.ServiceSpecR\x04spec\x12\x1f\n" +
 	"\vtask_digest\x18\x02 \x01(\fR\n" +
@@ -1271,14 +1524,39 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x02 \x01(\x03R\tcreatedAt\"\x16\n" +
 	"\x04Name\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\x87\x01\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xdb\x01\n" +
 	"\x04Node\x12'\n" +
 	"\x04spec\x18\x01 \x01(\v2\x13.muster.v1.NodeSpecR\x04spec\x12\x1d\n" +
 	"\n" +
 	"created_at\x18\x02 \x01(\x03R\tcreatedAt\x12\x1d\n" +
 	"\n" +
 	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\x12\x18\n" +
-	"\aremoved\x18\x04 \x01(\bR\aremoved\"s\n" +
+	"\aremoved\x18\x04 \x01(\bR\aremoved\x12)\n" +
+	"\x10certificate_ends\x18\x05 \x01(\x03R\x0fcertificateEnds\x12'\n" +
+	"\x0fcertificate_key\x18\x06 \x01(\fR\x0ecertificateKey\"\x9d\x01\n" +
+	"\tAuthority\x12\x16\n" +
+	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\"\n" +
+	"\fcertificates\x18\x02 \x03(\fR\fcertificates\x12\x16\n" +
+	"\x06sealed\x18\x03 \x01(\fR\x06sealed\x12\x1d\n" +
+	"\n" +
+	"created_at\x18\x04 \x01(\x03R\tcreatedAt\x12\x1d\n" +
+	"\n" +
+	"updated_at\x18\x05 \x01(\x03R\tupdatedAt\"h\n" +
+	"\x10AuthoritySecrets\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x1f\n" +
+	"\vworker_join\x18\x02 \x01(\tR\n" +
+	"workerJoin\x12!\n" +
+	"\fmanager_join\x18\x03 \x01(\tR\vmanagerJoin\"\xb6\x01\n" +
+	"\x05Token\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12(\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x14.muster.auth.v1.RoleR\x04role\x12\x12\n" +
+	"\x04hash\x18\x03 \x01(\fR\x04hash\x12\x1d\n" +
+	"\n" +
+	"created_at\x18\x04 \x01(\x03R\tcreatedAt\x12\x1d\n" +
+	"\n" +
+	"expires_at\x18\x05 \x01(\x03R\texpiresAt\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\x06 \x01(\tR\tcreatedBy\"s\n" +
 	"\aCluster\x12*\n" +
 	"\x04spec\x18\x01 \x01(\v2\x16.muster.v1.ClusterSpecR\x04spec\x12\x1d\n" +
 	"\n" +
@@ -1379,60 +1657,65 @@ func file_muster_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_muster_record_v1_record_proto_rawDescData
 }
 
-var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_muster_record_v1_record_proto_goTypes = []any{
 	(*Service)(nil),            // 0: muster.record.v1.Service
 	(*Spec)(nil),               // 1: muster.record.v1.Spec
 	(*Name)(nil),               // 2: muster.record.v1.Name
 	(*Node)(nil),               // 3: muster.record.v1.Node
-	(*Cluster)(nil),            // 4: muster.record.v1.Cluster
-	(*Task)(nil),               // 5: muster.record.v1.Task
-	(*Rollout)(nil),            // 6: muster.record.v1.Rollout
-	(*Endpoint)(nil),           // 7: muster.record.v1.Endpoint
-	(*Attachment)(nil),         // 8: muster.record.v1.Attachment
-	(*Assignment)(nil),         // 9: muster.record.v1.Assignment
-	(*Placement)(nil),          // 10: muster.record.v1.Placement
-	(*FilterCount)(nil),        // 11: muster.record.v1.FilterCount
-	(*NodeState)(nil),          // 12: muster.record.v1.NodeState
-	(*Status)(nil),             // 13: muster.record.v1.Status
-	(*StateTime)(nil),          // 14: muster.record.v1.StateTime
-	(*v1.ServiceSpec)(nil),     // 15: muster.v1.ServiceSpec
-	(*v1.TaskSpec)(nil),        // 16: muster.v1.TaskSpec
-	(*v1.NodeSpec)(nil),        // 17: muster.v1.NodeSpec
-	(*v1.ClusterSpec)(nil),     // 18: muster.v1.ClusterSpec
-	(v1.TaskState)(0),          // 19: muster.v1.TaskState
-	(v1.UpdateStatus_State)(0), // 20: muster.v1.UpdateStatus.State
-	(*v1.Endpoint)(nil),        // 21: muster.v1.Endpoint
-	(*v1.GenericResource)(nil), // 22: muster.v1.GenericResource
-	(*v1.PortConfig)(nil),      // 23: muster.v1.PortConfig
-	(*v1.NodeDescription)(nil), // 24: muster.v1.NodeDescription
-	(v1.NodeStatus_State)(0),   // 25: muster.v1.NodeStatus.State
-	(*v1.RuntimeStatus)(nil),   // 26: muster.v1.RuntimeStatus
+	(*Authority)(nil),          // 4: muster.record.v1.Authority
+	(*AuthoritySecrets)(nil),   // 5: muster.record.v1.AuthoritySecrets
+	(*Token)(nil),              // 6: muster.record.v1.Token
+	(*Cluster)(nil),            // 7: muster.record.v1.Cluster
+	(*Task)(nil),               // 8: muster.record.v1.Task
+	(*Rollout)(nil),            // 9: muster.record.v1.Rollout
+	(*Endpoint)(nil),           // 10: muster.record.v1.Endpoint
+	(*Attachment)(nil),         // 11: muster.record.v1.Attachment
+	(*Assignment)(nil),         // 12: muster.record.v1.Assignment
+	(*Placement)(nil),          // 13: muster.record.v1.Placement
+	(*FilterCount)(nil),        // 14: muster.record.v1.FilterCount
+	(*NodeState)(nil),          // 15: muster.record.v1.NodeState
+	(*Status)(nil),             // 16: muster.record.v1.Status
+	(*StateTime)(nil),          // 17: muster.record.v1.StateTime
+	(*v1.ServiceSpec)(nil),     // 18: muster.v1.ServiceSpec
+	(*v1.TaskSpec)(nil),        // 19: muster.v1.TaskSpec
+	(*v1.NodeSpec)(nil),        // 20: muster.v1.NodeSpec
+	(v11.Role)(0),              // 21: muster.auth.v1.Role
+	(*v1.ClusterSpec)(nil),     // 22: muster.v1.ClusterSpec
+	(v1.TaskState)(0),          // 23: muster.v1.TaskState
+	(v1.UpdateStatus_State)(0), // 24: muster.v1.UpdateStatus.State
+	(*v1.Endpoint)(nil),        // 25: muster.v1.Endpoint
+	(*v1.GenericResource)(nil), // 26: muster.v1.GenericResource
+	(*v1.PortConfig)(nil),      // 27: muster.v1.PortConfig
+	(*v1.NodeDescription)(nil), // 28: muster.v1.NodeDescription
+	(v1.NodeStatus_State)(0),   // 29: muster.v1.NodeStatus.State
+	(*v1.RuntimeStatus)(nil),   // 30: muster.v1.RuntimeStatus
 }
 var file_muster_record_v1_record_proto_depIdxs = []int32{
-	15, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	15, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
-	16, // 2: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
-	17, // 3: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
-	18, // 4: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	19, // 5: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
-	20, // 6: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
-	21, // 7: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
-	22, // 8: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
-	23, // 9: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
-	11, // 10: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
-	24, // 11: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
-	25, // 12: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
-	19, // 13: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
-	26, // 14: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
-	23, // 15: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
-	14, // 16: muster.record.v1.Status.times:type_name -> muster.record.v1.StateTime
-	19, // 17: muster.record.v1.StateTime.state:type_name -> muster.v1.TaskState
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	18, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	18, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	19, // 2: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
+	20, // 3: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	21, // 4: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
+	22, // 5: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	23, // 6: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
+	24, // 7: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
+	25, // 8: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
+	26, // 9: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
+	27, // 10: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
+	14, // 11: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
+	28, // 12: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
+	29, // 13: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
+	23, // 14: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
+	30, // 15: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
+	27, // 16: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
+	17, // 17: muster.record.v1.Status.times:type_name -> muster.record.v1.StateTime
+	23, // 18: muster.record.v1.StateTime.state:type_name -> muster.v1.TaskState
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_muster_record_v1_record_proto_init() }
@@ -1446,7 +1729,7 @@ func file_muster_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_record_v1_record_proto_rawDesc), len(file_muster_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

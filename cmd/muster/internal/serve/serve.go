@@ -5,7 +5,6 @@ package serve
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -22,7 +21,9 @@ import (
 	"github.com/musterhq/muster/cmd/muster/internal/cli"
 	"github.com/musterhq/muster/dispatcherd"
 	"github.com/musterhq/muster/internal/auth"
+	"github.com/musterhq/muster/internal/ca"
 	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/orchestratord"
 	"github.com/musterhq/muster/schedulerd"
 )
@@ -46,6 +47,8 @@ type manager struct {
 	// flags adds the daemon's own settings; nil if it has none.
 	flags func(*pflag.FlagSet)
 	build func(daemon.Env) (daemon.Service, error)
+	// authority is apid's.
+	authority *authorityFlags
 	// rest says that the daemon serves REST too.
 	rest bool
 }
@@ -57,7 +60,8 @@ func managers() []*manager {
 	return []*manager{
 		{
 			name: "apid", short: "Run the control API: gRPC and REST", port: apidPort, rest: true, flags: api.AddFlags,
-			build: func(env daemon.Env) (daemon.Service, error) { return apid.New(env, api) },
+			authority: &authorityFlags{use: func(a *ca.Authority) { api.Authority = a }},
+			build:     func(env daemon.Env) (daemon.Service, error) { return apid.New(env, api) },
 		},
 		{
 			name: "orchestratord", short: "Run the orchestrator: turns services into tasks", port: orchestratordPort,
@@ -85,7 +89,7 @@ func AddCommands(root *cobra.Command, version string) {
 	for _, m := range managers() {
 		commands = append(commands, m.command(version))
 	}
-	commands = append(commands, workerCommand(version), healthCommand())
+	commands = append(commands, workerCommand(version), initCommand(), healthCommand())
 	for _, c := range commands {
 		c.GroupID = "daemons"
 		root.AddCommand(c)
@@ -111,6 +115,9 @@ func (m *manager) command(version string) *cobra.Command {
 	s.AddFlags(cmd.Flags(), m.port)
 	if m.flags != nil {
 		m.flags(cmd.Flags())
+	}
+	if m.authority != nil {
+		m.authority.add(cmd.Flags())
 	}
 	if m.rest {
 		cmd.Flags().StringVar(&restListen, "rest-listen", fmt.Sprintf("127.0.0.1:%d", restPort), "address of the REST server; empty turns it off")
@@ -143,15 +150,26 @@ func (m *manager) run(ctx context.Context, s *daemon.Settings, restListen, versi
 	}
 	// What could not be written at the end has nowhere to go.
 	defer func() { _ = log.Sync() }()
-	creds, err := s.TLS.Credentials()
-	if err != nil {
-		return err
-	}
 	store, err := s.OpenConsul()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = store.Close() }()
+	authority, err := m.authority.open(s, store, log)
+	if err != nil {
+		return err
+	}
+	if authority != nil {
+		m.authority.use(authority)
+	}
+	id := auth.Identity{Role: auth.Managers()[m.name], Name: m.name}
+	return withCredentials(ctx, s, id, authority, log, func(ctx context.Context, creds daemon.Credentials) error {
+		return m.serve(ctx, s, store, creds, restListen, version, log)
+	})
+}
+
+// serve runs it with its store and its credentials.
+func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, creds daemon.Credentials, restListen, version string, log *zap.Logger) error {
 	listener, err := net.Listen("tcp", s.Listen)
 	if err != nil {
 		return fmt.Errorf("--listen: %w", err)
@@ -179,10 +197,10 @@ func (m *manager) run(ctx context.Context, s *daemon.Settings, restListen, versi
 			return fmt.Errorf("--rest-listen: %w", err)
 		}
 		log.Info("REST is served", zap.String("address", rest.Addr().String()), zap.Bool("tls", creds.Secure()))
-		rest = secured(rest, creds)
+		rest = secured(rest, creds, guard)
 		spec.Beside = serveREST(rest, s, everyHost)
 	}
-	ops, err := listenOps(s, creds)
+	ops, err := listenOps(s, creds, guard)
 	if err != nil {
 		_ = listener.Close()
 		return err
@@ -210,7 +228,7 @@ func serveREST(listener net.Listener, s *daemon.Settings, guard func(http.Handle
 }
 
 // listenOps opens the listener for operations; nil if they are not wanted.
-func listenOps(s *daemon.Settings, creds daemon.Credentials) (net.Listener, error) {
+func listenOps(s *daemon.Settings, creds daemon.Credentials, guard *auth.Guard) (net.Listener, error) {
 	if s.OpsListen == "" {
 		return nil, nil
 	}
@@ -218,13 +236,13 @@ func listenOps(s *daemon.Settings, creds daemon.Credentials) (net.Listener, erro
 	if err != nil {
 		return nil, fmt.Errorf("--ops-listen: %w", err)
 	}
-	return secured(listener, creds), nil
+	return secured(listener, creds, guard), nil
 }
 
 // secured is a listener of HTTP with TLS, if that is what the credentials are for.
-func secured(l net.Listener, creds daemon.Credentials) net.Listener {
+func secured(l net.Listener, creds daemon.Credentials, guard *auth.Guard) net.Listener {
 	if c := creds.HTTP(); c != nil {
-		return tls.NewListener(l, c)
+		return guard.Listen(l, c)
 	}
 	return l
 }

@@ -11,9 +11,11 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"go.uber.org/zap"
 
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd"
@@ -107,16 +109,28 @@ again with the same --data-dir it finds them.
 	return cmd
 }
 
+// runWorker runs a worker as this process.
 func runWorker(ctx context.Context, s *daemon.Settings, cfg workerd.Config, version string) error {
 	log, err := s.Log()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = log.Sync() }()
-	creds, err := s.TLS.Credentials()
-	if err != nil {
-		return err
+	id := auth.Identity{Role: authv1.Role_WORKER}
+	if s.Join.Wanted() {
+		// The certificate is for the node, so its id comes first.
+		if cfg.NodeID, err = cfg.EnsureNodeID(); err != nil {
+			return err
+		}
+		id.Name, s.Join.Dir = cfg.NodeID, cfg.DataDir
 	}
+	return withCredentials(ctx, s, id, nil, log, func(ctx context.Context, creds daemon.Credentials) error {
+		return serveWorker(ctx, s, cfg, creds, version, log)
+	})
+}
+
+// serveWorker runs it with its credentials.
+func serveWorker(ctx context.Context, s *daemon.Settings, cfg workerd.Config, creds daemon.Credentials, version string, log *zap.Logger) error {
 	registry := daemon.NewRegistry()
 	tracer, flush, err := tracing.Export(ctx, s.Tracing, tracing.Process{Daemon: "workerd", Instance: daemon.NewInstance(), Version: version}, log)
 	if err != nil {
@@ -134,7 +148,7 @@ func runWorker(ctx context.Context, s *daemon.Settings, cfg workerd.Config, vers
 	if err != nil {
 		return err
 	}
-	ops, err := listenOps(s, creds)
+	ops, err := listenOps(s, creds, guard)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,218 @@
+package apid
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
+	cav1 "github.com/musterhq/muster/api/muster/ca/v1"
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/auth"
+	"github.com/musterhq/muster/internal/ca"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// authority serves the cluster's own certificate authority.
+type authority struct {
+	*Daemon
+	cav1.UnimplementedAuthorityServiceServer
+}
+
+// errNoAuthority answers where certificates come from elsewhere.
+func errNoAuthority() error {
+	return status.Error(codes.FailedPrecondition, "this cluster has no authority of its own: apid was started without --cluster-key-file")
+}
+
+// prepared returns the authority, once there is all that it takes.
+func (d *Daemon) prepared(ctx context.Context) (*ca.Authority, error) {
+	if d.cfg.Authority == nil {
+		return nil, errNoAuthority()
+	}
+	return d.cfg.Authority, d.ready(ctx)
+}
+
+func (a *authority) GetAuthority(ctx context.Context, _ *cav1.GetAuthorityRequest) (*cav1.GetAuthorityResponse, error) {
+	own, err := a.prepared(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pem, err := own.Certificates(ctx)
+	return &cav1.GetAuthorityResponse{Authorities: pem}, a.fail("get authority", err)
+}
+
+func (a *authority) Join(ctx context.Context, req *cav1.JoinRequest) (*cav1.JoinResponse, error) {
+	own, err := a.prepared(ctx)
+	if err != nil {
+		return nil, err
+	}
+	role, manager := auth.Managers()[req.Name]
+	if !manager {
+		role = authv1.Role_WORKER
+	}
+	id := auth.Identity{Role: role, Name: req.Name}
+	if err := auth.ValidName(req.Name); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "name: %v", err)
+	}
+	request, err := ca.ParseRequest(req.Request)
+	if err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "request: %v", err)
+	}
+	refuse := func(err error) error {
+		return a.guard.Refuse(ctx, cav1.AuthorityService_Join_FullMethodName, err)
+	}
+	if err := own.CheckJoin(ctx, req.Token, manager); errors.Is(err, ca.ErrToken) {
+		return nil, refuse(status.Errorf(codes.PermissionDenied, "%s may not join: %v", id, err))
+	} else if err != nil {
+		return nil, a.fail("check join token", err)
+	}
+	if !manager {
+		if err := a.admitNode(ctx, req.Name, request, own.Lifetime()); status.Code(err) == codes.PermissionDenied || status.Code(err) == codes.AlreadyExists {
+			return nil, refuse(err)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	issued, err := own.Issue(ctx, id, request, 0)
+	if err != nil {
+		return nil, a.fail("issue certificate", err)
+	}
+	return &cav1.JoinResponse{Certificate: issued.Certificate, Authorities: issued.Authorities}, nil
+}
+
+func (a *authority) Renew(ctx context.Context, req *cav1.RenewRequest) (*cav1.RenewResponse, error) {
+	own, err := a.prepared(ctx)
+	if err != nil {
+		return nil, err
+	}
+	caller, ok := auth.CallerOf(ctx)
+	if !ok {
+		return nil, status.Error(codes.Unauthenticated, "there is no certificate to renew: connections are in the clear")
+	}
+	request, err := ca.ParseRequest(req.Request)
+	if err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "request: %v", err)
+	}
+	if caller.Role == authv1.Role_WORKER {
+		if err := a.renewNode(ctx, caller.Name, request, own.Lifetime()); status.Code(err) == codes.PermissionDenied {
+			return nil, a.guard.Refuse(ctx, cav1.AuthorityService_Renew_FullMethodName, err)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	issued, err := own.Issue(ctx, caller.Identity, request, 0)
+	if err != nil {
+		return nil, a.fail("renew certificate", err)
+	}
+	return &cav1.RenewResponse{Certificate: issued.Certificate, Authorities: issued.Authorities}, nil
+}
+
+func (a *authority) IssueUser(ctx context.Context, req *cav1.IssueUserRequest) (*cav1.IssueUserResponse, error) {
+	own, err := a.prepared(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := auth.ValidName(req.Name); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "name: %v", err)
+	}
+	if !auth.IsPerson(req.Role) || req.LifetimeSeconds < 0 {
+		return nil, status.Error(codes.InvalidArgument, "role: is none of viewer, operator, admin; or the lifetime is negative")
+	}
+	request, err := ca.ParseRequest(req.Request)
+	if err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "request: %v", err)
+	}
+	// As a duration the most that fits is 292 years.
+	lifetime := time.Duration(min(req.LifetimeSeconds, int64(own.Lifetime()/time.Second))) * time.Second
+	issued, err := own.Issue(ctx, auth.Identity{Role: req.Role, Name: req.Name}, request, lifetime)
+	if err != nil {
+		return nil, a.fail("issue certificate", err)
+	}
+	a.log.Info("certificate is issued to a person", zap.String("name", req.Name), zap.Stringer("role", req.Role), zap.String("by", by(ctx)))
+	return &cav1.IssueUserResponse{Certificate: issued.Certificate, Authorities: issued.Authorities}, nil
+}
+
+// admitNode writes down that a node has a certificate. The node's id must be
+// new, or else the key the one that was certified before: whoever has a join
+// token must not become a node that is there.
+func (a *authority) admitNode(ctx context.Context, node string, r *ca.Request, lifetime time.Duration) error {
+	return a.certifyNode(ctx, node, r, lifetime, func(tx *store.Tx, known *recordv1.Node, key []byte) error {
+		if bytes.Equal(known.GetCertificateKey(), key) {
+			return nil
+		}
+		_, connected := a.tables.NodeStates.Get(tx, node)
+		if connected || len(known.GetCertificateKey()) > 0 {
+			return status.Errorf(codes.AlreadyExists,
+				"node %s is known to the cluster, with another key; remove it, or start the worker with an empty data directory, which gives it a new id", node)
+		}
+		return nil
+	})
+}
+
+func (a *authority) renewNode(ctx context.Context, node string, r *ca.Request, lifetime time.Duration) error {
+	return a.certifyNode(ctx, node, r, lifetime, func(*store.Tx, *recordv1.Node, []byte) error { return nil })
+}
+
+// certifyNode writes down until when, and with which key, a node can prove
+// itself, before it can.
+func (a *authority) certifyNode(ctx context.Context, node string, r *ca.Request, lifetime time.Duration, check func(*store.Tx, *recordv1.Node, []byte) error) error {
+	key, err := r.KeyDigest()
+	if err != nil {
+		return a.fail("certify node", err)
+	}
+	ctx, cancel := a.writing(ctx)
+	defer cancel()
+	err = a.update(ctx, func(tx *store.Tx) error {
+		now := time.Now()
+		record := &recordv1.Node{CreatedAt: now.UnixMilli()}
+		if e, ok := a.tables.Nodes.Get(tx, node); ok {
+			record = proto.CloneOf(e.Value)
+		}
+		if record.Removed {
+			return status.Errorf(codes.PermissionDenied, "node %s was removed from the cluster; with an empty data directory its worker joins as a new one", node)
+		}
+		if err := check(tx, record, key); err != nil {
+			return err
+		}
+		record.CertificateKey, record.UpdatedAt = key, now.UnixMilli()
+		record.CertificateEnds = max(record.CertificateEnds, now.Add(lifetime+time.Minute).UnixMilli())
+		a.tables.Nodes.Put(tx, node, record)
+		return nil
+	})
+	return a.fail("certify node", err)
+}
+
+func (c *control) GetJoinTokens(ctx context.Context, _ *musterv1.GetJoinTokensRequest) (*musterv1.GetJoinTokensResponse, error) {
+	own, err := c.prepared(ctx)
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := own.JoinTokens(ctx)
+	return &musterv1.GetJoinTokensResponse{Worker: tokens.Worker, Manager: tokens.Manager}, c.fail("get join tokens", err)
+}
+
+func (c *control) RotateJoinToken(ctx context.Context, req *musterv1.RotateJoinTokenRequest) (*musterv1.RotateJoinTokenResponse, error) {
+	own, err := c.prepared(ctx)
+	if err != nil {
+		return nil, err
+	}
+	manager := req.Kind == musterv1.RotateJoinTokenRequest_KIND_MANAGER
+	if !manager && req.Kind != musterv1.RotateJoinTokenRequest_KIND_WORKER {
+		return nil, status.Error(codes.InvalidArgument, "kind: is neither KIND_WORKER nor KIND_MANAGER")
+	}
+	ctx, cancel := c.writing(ctx)
+	defer cancel()
+	token, err := own.RotateJoin(ctx, manager)
+	if err != nil {
+		return nil, c.fail("rotate join token", err)
+	}
+	c.log.Info("join token is replaced", zap.Stringer("kind", req.Kind), zap.String("by", by(ctx)))
+	return &musterv1.RotateJoinTokenResponse{Token: token}, nil
+}

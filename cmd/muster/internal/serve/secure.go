@@ -1,0 +1,116 @@
+package serve
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/musterhq/muster/cmd/muster/internal/cli"
+	"github.com/musterhq/muster/internal/auth"
+	"github.com/musterhq/muster/internal/ca"
+	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/kv"
+)
+
+// identityFile holds a daemon's key and certificate, in its directory.
+const identityFile = "identity.pem"
+
+// authorityFlags are apid's settings of the cluster's own authority.
+type authorityFlags struct {
+	keyFile  string
+	lifetime time.Duration
+	// use hands the authority to apid.
+	use func(*ca.Authority)
+}
+
+func (f *authorityFlags) add(fs *pflag.FlagSet) {
+	fs.StringVar(&f.keyFile, "cluster-key-file", "", "file with the key that the cluster's own certificate authority is sealed with; muster init makes both")
+	fs.DurationVar(&f.lifetime, "certificate-lifetime", ca.DefaultLifetime, "how long certificates last that the cluster's own authority issues; they are renewed by themselves")
+}
+
+// open returns the authority; nil if certificates come from elsewhere.
+func (f *authorityFlags) open(s *daemon.Settings, store kv.KV, log *zap.Logger) (*ca.Authority, error) {
+	if f == nil || f.keyFile == "" {
+		return nil, nil
+	}
+	if s.TLS.CertFile != "" || s.Join.Wanted() {
+		return nil, &cli.UsageError{Err: fmt.Errorf("--cluster-key-file: apid issues itself a certificate, and needs neither --tls-cert-file nor --join")}
+	}
+	if f.lifetime < ca.MinLifetime {
+		return nil, &cli.UsageError{Err: fmt.Errorf("--certificate-lifetime: %v is less than %v", f.lifetime, ca.MinLifetime)}
+	}
+	key, err := ca.LoadKey(f.keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("--cluster-key-file: %w", err)
+	}
+	return ca.New(ca.Config{KV: store, Prefix: s.Prefix, Key: key, Lifetime: f.lifetime, Logger: log.Named("ca")})
+}
+
+// withCredentials runs a daemon with the credentials that its settings ask for,
+// and keeps them fresh meanwhile.
+func withCredentials(ctx context.Context, s *daemon.Settings, id auth.Identity, authority *ca.Authority, log *zap.Logger, work func(context.Context, daemon.Credentials) error) error {
+	if authority == nil && !s.Join.Wanted() {
+		creds, err := s.TLS.Credentials()
+		if err != nil {
+			return err
+		}
+		return work(ctx, creds)
+	}
+	cfg := ca.KeeperConfig{Identity: id, Hosts: hosts(s), Logger: log.Named("ca")}
+	var tasks []daemon.Task
+	if authority != nil {
+		cfg.Issuer = ca.Local{Authority: authority}
+		tasks = append(tasks, daemon.Task{Name: "authority", Run: authority.Run})
+	} else {
+		token, err := s.Join.ReadToken()
+		if err != nil {
+			return err
+		}
+		if s.Join.Dir != "" {
+			cfg.Path = filepath.Join(s.Join.Dir, identityFile)
+		}
+		cfg.Issuer = &ca.Remote{Addresses: s.Join.Addresses, Token: token, Name: id.Name, Dial: func(address string, creds credentials.TransportCredentials) (*grpc.ClientConn, error) {
+			return daemon.Dialer(creds)(address)
+		}}
+	}
+	tasks = append(tasks, daemon.Task{Name: "daemon", Run: func(ctx context.Context) error {
+		if authority != nil {
+			if err := authority.Await(ctx); err != nil {
+				return err
+			}
+		}
+		keeper, err := ca.Enrol(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		return daemon.RunTasks(ctx,
+			daemon.Task{Name: "certificate", Run: keeper.Run},
+			daemon.Task{Name: "work", Run: func(ctx context.Context) error { return work(ctx, daemon.Secured(keeper.Source())) }})
+	}})
+	return daemon.RunTasks(ctx, tasks...)
+}
+
+// hosts are the names and addresses that a daemon is reached at, for those that
+// know servers by them: browsers, and what fetches metrics.
+func hosts(s *daemon.Settings) []string {
+	all := []string{"localhost", "127.0.0.1", "::1"}
+	for _, address := range []string{s.Listen, s.Advertise, s.OpsListen} {
+		h, _, err := net.SplitHostPort(address)
+		if ip := net.ParseIP(h); err != nil || h == "" || ip != nil && (ip.IsUnspecified() || ip.IsLoopback()) {
+			continue
+		}
+		all = append(all, h)
+	}
+	if name, err := os.Hostname(); err == nil {
+		all = append(all, name)
+	}
+	return append(all, s.Join.Hosts...)
+}

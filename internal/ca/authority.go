@@ -1,0 +1,316 @@
+// Package ca is the cluster's own certificate authority: it makes it, keeps it in
+// the store with its key sealed, and signs for daemons, workers and people. It
+// owns the table authorities, which apid alone writes. And it is how the others
+// come by their certificates, and by the next ones before they end.
+package ca
+
+import (
+	"context"
+	"crypto"
+	"crypto/subtle"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	"github.com/musterhq/muster/internal/auth"
+	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// sealUse is what the secrets are sealed for; the trust domain follows.
+const sealUse = "muster.record.v1.AuthoritySecrets "
+
+// DefaultLifetime is that of certificates.
+const DefaultLifetime = 90 * 24 * time.Hour
+
+// MinLifetime is the least that leaves time to renew.
+const MinLifetime = 10 * time.Second
+
+var (
+	// ErrNone says that the cluster has no authority yet.
+	ErrNone = errors.New("the cluster has no authority yet: `muster init` makes it")
+	// ErrToken refuses a join token.
+	ErrToken = errors.New("the join token is not that of this cluster, or was replaced; `muster cluster join-token` shows the current one")
+)
+
+// Config says where the authority is kept.
+type Config struct {
+	KV     kv.KV
+	Prefix string
+	// Key is what its secrets are sealed with.
+	Key *Key
+	// Lifetime is that of certificates.
+	Lifetime time.Duration
+	Logger   *zap.Logger
+}
+
+// Authority signs. Several may be open on one store.
+type Authority struct {
+	cfg   Config
+	table *store.Table[*recordv1.Authority]
+	store *store.Store
+
+	mu sync.Mutex
+	// opened is the newest record, opened.
+	opened *opened
+}
+
+// opened is a record whose secrets can be read.
+type opened struct {
+	version uint64
+	record  *recordv1.Authority
+	secrets *recordv1.AuthoritySecrets
+	signer  *signer
+}
+
+// New starts nothing: see Run.
+func New(cfg Config) (*Authority, error) {
+	if cfg.Key == nil {
+		return nil, errors.New("authority: there is no key")
+	}
+	if cfg.Lifetime < MinLifetime {
+		return nil, fmt.Errorf("authority: certificates that last for %v cannot be renewed in time: want at least %v", cfg.Lifetime, MinLifetime)
+	}
+	a := &Authority{cfg: cfg, table: state.NewTables().Authorities}
+	var err error
+	if a.store, err = store.New(store.Options{KV: cfg.KV, Prefix: cfg.Prefix, Logger: cfg.Logger}, a.table); err != nil {
+		return nil, fmt.Errorf("authority: %w", err)
+	}
+	return a, nil
+}
+
+// Run follows the store until ctx ends. Everything else waits for it.
+func (a *Authority) Run(ctx context.Context) error { return a.store.Run(ctx) }
+
+// Init makes the authority, if there is none. It says whether it did.
+func (a *Authority) Init(ctx context.Context) (made bool, err error) {
+	if err := a.store.Ready(ctx); err != nil {
+		return false, fmt.Errorf("read authority: %w", err)
+	}
+	now := time.Now()
+	domain := state.NewID()
+	certificate, key, err := newRoot(domain, now)
+	if err != nil {
+		return false, err
+	}
+	record := &recordv1.Authority{Domain: domain, Certificates: [][]byte{certificate}, CreatedAt: now.UnixMilli(), UpdatedAt: now.UnixMilli()}
+	if err := a.seal(record, &recordv1.AuthoritySecrets{Key: key, WorkerJoin: newSecret(), ManagerJoin: newSecret()}); err != nil {
+		return false, err
+	}
+	err = a.store.Update(ctx, func(tx *store.Tx) error {
+		_, there := a.table.Get(tx, state.ClusterID)
+		if made = !there; made {
+			a.table.Put(tx, state.ClusterID, record)
+		}
+		return nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("keep authority: %w", err)
+	}
+	_, err = a.open(ctx)
+	return made, err
+}
+
+func (a *Authority) seal(record *recordv1.Authority, secrets *recordv1.AuthoritySecrets) error {
+	plain, err := proto.Marshal(secrets)
+	if err != nil {
+		return fmt.Errorf("encode secrets of authority: %w", err)
+	}
+	record.Sealed, err = a.cfg.Key.Seal(sealUse+record.Domain, plain)
+	return err
+}
+
+func (a *Authority) unseal(record *recordv1.Authority, version uint64) (*opened, error) {
+	plain, err := a.cfg.Key.Open(sealUse+record.Domain, record.Sealed)
+	if err != nil {
+		return nil, fmt.Errorf("open the authority's secrets with the cluster key: %w", err)
+	}
+	o := &opened{version: version, record: record, secrets: &recordv1.AuthoritySecrets{}, signer: &signer{}}
+	if err := proto.Unmarshal(plain, o.secrets); err != nil {
+		return nil, fmt.Errorf("decode secrets of authority: %w", err)
+	}
+	if len(record.Certificates) == 0 {
+		return nil, ErrNone
+	}
+	if o.signer.certificate, err = x509.ParseCertificate(record.Certificates[0]); err != nil {
+		return nil, fmt.Errorf("certificate of authority: %w", err)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(o.secrets.Key)
+	if err != nil {
+		return nil, fmt.Errorf("key of authority: %w", err)
+	}
+	var ok bool
+	if o.signer.key, ok = key.(crypto.Signer); !ok {
+		return nil, errors.New("key of authority: it cannot sign")
+	}
+	return o, nil
+}
+
+// open returns the newest authority.
+func (a *Authority) open(ctx context.Context) (*opened, error) {
+	if err := a.store.Ready(ctx); err != nil {
+		return nil, fmt.Errorf("read authority: %w", err)
+	}
+	e, ok := a.table.Get(a.store.Snapshot(), state.ClusterID)
+	if !ok {
+		return nil, ErrNone
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.opened != nil && a.opened.version == e.Version {
+		return a.opened, nil
+	}
+	o, err := a.unseal(e.Value, e.Version)
+	if err != nil {
+		return nil, err
+	}
+	a.opened = o
+	return o, nil
+}
+
+// Await waits until there is an authority.
+func (a *Authority) Await(ctx context.Context) error {
+	for told := false; ; {
+		_, err := a.open(ctx)
+		if !errors.Is(err, ErrNone) {
+			return err
+		}
+		if !told {
+			told = true
+			a.cfg.Logger.Warn("waiting for the cluster's authority: `muster init` makes it")
+		}
+		if _, err := a.store.Wait(ctx, a.store.Snapshot(), a.table); err != nil {
+			return fmt.Errorf("wait for authority: %w", err)
+		}
+	}
+}
+
+// Certificates returns the authority's own, in PEM.
+func (a *Authority) Certificates(ctx context.Context) ([]byte, error) {
+	o, err := a.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return certificatePEM(o.record.Certificates...), nil
+}
+
+// Domain returns the trust domain.
+func (a *Authority) Domain(ctx context.Context) (string, error) {
+	o, err := a.open(ctx)
+	if err != nil {
+		return "", err
+	}
+	return o.record.Domain, nil
+}
+
+// Issued is a certificate with what it is of use with.
+type Issued struct {
+	// Certificate and Authorities are in PEM.
+	Certificate, Authorities []byte
+	Ends                     time.Time
+}
+
+// Issue signs for an identity, whose domain it sets. Lifetime 0, or one that is
+// too long, is that of the settings.
+func (a *Authority) Issue(ctx context.Context, id auth.Identity, r *Request, lifetime time.Duration) (*Issued, error) {
+	o, err := a.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	id.Domain = o.record.Domain
+	if lifetime <= 0 || lifetime > a.cfg.Lifetime {
+		lifetime = a.cfg.Lifetime
+	}
+	c, err := o.signer.sign(r.order(id, lifetime), time.Now())
+	if err != nil {
+		return nil, err
+	}
+	a.cfg.Logger.Info("certificate is issued", zap.Stringer("identity", id), zap.String("serial", c.SerialNumber.Text(16)), zap.Time("ends", c.NotAfter))
+	return &Issued{Certificate: certificatePEM(c.Raw), Authorities: certificatePEM(o.record.Certificates...), Ends: c.NotAfter}, nil
+}
+
+// Lifetime is the longest that a certificate lasts.
+func (a *Authority) Lifetime() time.Duration { return a.cfg.Lifetime }
+
+// JoinTokens are those of today.
+type JoinTokens struct{ Worker, Manager string }
+
+// JoinTokens returns them.
+func (a *Authority) JoinTokens(ctx context.Context) (JoinTokens, error) {
+	o, err := a.open(ctx)
+	if err != nil {
+		return JoinTokens{}, err
+	}
+	return JoinTokens{joinToken(o.record.Certificates[0], o.secrets.WorkerJoin), joinToken(o.record.Certificates[0], o.secrets.ManagerJoin)}, nil
+}
+
+// CheckJoin says whether a token admits a manager daemon, or else a worker. It
+// looks at the store itself: a token that was replaced a moment ago, through
+// another apid, is refused.
+func (a *Authority) CheckJoin(ctx context.Context, token string, manager bool) error {
+	_, secret, err := parseJoinToken(token)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrToken, err)
+	}
+	if err := a.store.Ready(ctx); err != nil {
+		return fmt.Errorf("read authority: %w", err)
+	}
+	if err := a.store.Sync(ctx, a.table); err != nil {
+		return fmt.Errorf("read authority: %w", err)
+	}
+	o, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	want := o.secrets.WorkerJoin
+	if manager {
+		want = o.secrets.ManagerJoin
+	}
+	if subtle.ConstantTimeCompare([]byte(want), []byte(secret)) != 1 {
+		return ErrToken
+	}
+	return nil
+}
+
+// RotateJoin replaces a join token and returns the new one.
+func (a *Authority) RotateJoin(ctx context.Context, manager bool) (string, error) {
+	if err := a.store.Ready(ctx); err != nil {
+		return "", fmt.Errorf("read authority: %w", err)
+	}
+	secret := newSecret()
+	var token string
+	err := a.store.Update(ctx, func(tx *store.Tx) error {
+		e, ok := a.table.Get(tx, state.ClusterID)
+		if !ok {
+			return ErrNone
+		}
+		o, err := a.unseal(e.Value, e.Version)
+		if err != nil {
+			return err
+		}
+		if manager {
+			o.secrets.ManagerJoin = secret
+		} else {
+			o.secrets.WorkerJoin = secret
+		}
+		record := proto.CloneOf(e.Value)
+		record.UpdatedAt = time.Now().UnixMilli()
+		if err := a.seal(record, o.secrets); err != nil {
+			return err
+		}
+		token = joinToken(record.Certificates[0], secret)
+		a.table.Put(tx, state.ClusterID, record)
+		return nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("replace join token: %w", err)
+	}
+	return token, nil
+}

@@ -1,0 +1,262 @@
+package ca_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap/zaptest"
+
+	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
+	"github.com/musterhq/muster/internal/auth"
+	"github.com/musterhq/muster/internal/ca"
+	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/kv/embedded"
+	"github.com/musterhq/muster/internal/mtls"
+)
+
+func newSpace(t *testing.T) *embedded.KV {
+	t.Helper()
+	space, err := embedded.Open(embedded.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := space.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return space
+}
+
+// run runs an authority until the test ends.
+func run(t *testing.T, space *embedded.KV, key *ca.Key) *ca.Authority {
+	t.Helper()
+	a, err := ca.New(ca.Config{KV: space, Prefix: "muster", Key: key, Lifetime: time.Hour, Logger: zaptest.NewLogger(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return a
+}
+
+func newKey(t *testing.T) *ca.Key {
+	t.Helper()
+	key, err := ca.MakeKey(filepath.Join(t.TempDir(), "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// TestAuthorityIsMadeOnce makes it twice, reads it with another key, and looks
+// for its secrets in what the store holds.
+func TestAuthorityIsMadeOnce(t *testing.T) {
+	space, key := newSpace(t), newKey(t)
+	a := run(t, space, key)
+	if made, err := a.Init(t.Context()); err != nil || !made {
+		t.Fatalf("Init = %v, %v", made, err)
+	}
+	first, err := a.JoinTokens(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := run(t, space, key)
+	if made, err := again.Init(t.Context()); err != nil || made {
+		t.Fatalf("Init again = %v, %v", made, err)
+	}
+	if tokens, err := again.JoinTokens(t.Context()); err != nil || tokens != first {
+		t.Errorf("the join tokens are %v, %v, want %v", tokens, err, first)
+	}
+	if _, err := run(t, space, newKey(t)).JoinTokens(t.Context()); err == nil {
+		t.Error("another key opens the authority's secrets")
+	}
+	pairs, _, err := space.List(t.Context(), "muster/", kv.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := first.Worker[strings.LastIndexByte(first.Worker, '-')+1:]
+	for _, p := range pairs {
+		if bytes.Contains(p.Value, []byte(secret)) {
+			t.Errorf("%s holds the worker's join token", p.Key)
+		}
+	}
+}
+
+func TestJoinTokens(t *testing.T) {
+	space, key := newSpace(t), newKey(t)
+	a, other := run(t, space, key), run(t, space, key)
+	if _, err := a.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	tokens, err := a.JoinTokens(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(what, token string, manager bool, want error) {
+		t.Helper()
+		if err := other.CheckJoin(t.Context(), token, manager); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", what, err, want)
+		}
+	}
+	check("a worker's token for a worker", tokens.Worker, false, nil)
+	check("a manager's token for a manager", tokens.Manager, true, nil)
+	check("a worker's token for a manager", tokens.Worker, true, ca.ErrToken)
+	check("a manager's token for a worker", tokens.Manager, false, ca.ErrToken)
+	check("no token", "", false, ca.ErrToken)
+	check("another secret", tokens.Worker+"x", false, ca.ErrToken)
+	fresh, err := a.RotateJoin(t.Context(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check("a worker's token that was replaced", tokens.Worker, false, ca.ErrToken)
+	check("the new one", fresh, false, nil)
+	check("the manager's token, which was not", tokens.Manager, true, nil)
+}
+
+// TestKeeper enrols, holds its certificate against the authority, and finds it
+// again in its file.
+func TestKeeper(t *testing.T) {
+	a := run(t, newSpace(t), newKey(t))
+	if _, err := a.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "state", "identity.pem")
+	cfg := ca.KeeperConfig{
+		Path: path, Issuer: ca.Local{Authority: a}, Identity: auth.Identity{Role: authv1.Role_APID, Name: "apid"},
+		Hosts: []string{"localhost", "127.0.0.1"}, Logger: zaptest.NewLogger(t),
+	}
+	k, err := ca.Enrol(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := k.Source().Get()
+	leaf := m.Certificate.Leaf
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: m.Roots, DNSName: "localhost"}); err != nil {
+		t.Errorf("the certificate is not good: %v", err)
+	}
+	if left := time.Until(leaf.NotAfter); left > time.Hour || left < 50*time.Minute {
+		t.Errorf("the certificate lasts for %v", left)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the file has mode %v, %v", info.Mode(), err)
+	}
+	again, err := ca.Enrol(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !again.Source().Get().Certificate.Leaf.Equal(leaf) {
+		t.Error("the certificate was not found again")
+	}
+	cfg.Identity = auth.Identity{Role: authv1.Role_SCHEDULERD, Name: "schedulerd"}
+	if _, err := ca.Enrol(t.Context(), cfg); err == nil {
+		t.Error("schedulerd takes the certificate of apid")
+	}
+}
+
+// TestWorkersGetNoHosts has a worker ask for the names of others.
+func TestWorkersGetNoHosts(t *testing.T) {
+	a := run(t, newSpace(t), newKey(t))
+	if _, err := a.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := ca.Enrol(t.Context(), ca.KeeperConfig{
+		Issuer: issuerFunc(func(ctx context.Context, request []byte) (*ca.Issued, error) {
+			r, err := ca.ParseRequest(request)
+			if err != nil {
+				return nil, err
+			}
+			issued, err := a.Issue(ctx, auth.Identity{Role: authv1.Role_WORKER, Name: "n1"}, r, 0)
+			if err != nil {
+				return nil, err
+			}
+			block, _ := pem.Decode(issued.Certificate)
+			c, err := x509.ParseCertificate(block.Bytes)
+			if err != nil || len(c.DNSNames) > 0 || len(c.IPAddresses) > 0 {
+				t.Errorf("a worker's certificate is for %v %v, %v", c.DNSNames, c.IPAddresses, err)
+			}
+			return issued, err
+		}),
+		Identity: auth.Identity{Role: authv1.Role_WORKER, Name: "n1"}, Hosts: []string{"api.example", "10.0.0.1"}, Logger: zaptest.NewLogger(t),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+type issuerFunc func(context.Context, []byte) (*ca.Issued, error)
+
+func (f issuerFunc) Issue(ctx context.Context, request []byte, _ *mtls.Source) (*ca.Issued, error) {
+	return f(ctx, request)
+}
+
+func TestSealed(t *testing.T) {
+	key, other := newKey(t), newKey(t)
+	sealed, err := key.Seal("use", []byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plain, err := key.Open("use", sealed); err != nil || string(plain) != "secret" {
+		t.Errorf("Open = %q, %v", plain, err)
+	}
+	if _, err := other.Open("use", sealed); err == nil {
+		t.Error("another key opens it")
+	}
+	if _, err := key.Open("another use", sealed); err == nil {
+		t.Error("it opens for another use")
+	}
+	for i := range sealed {
+		changed := bytes.Clone(sealed)
+		changed[i] ^= 1
+		if _, err := key.Open("use", changed); err == nil {
+			t.Errorf("with byte %d changed it opens", i)
+		}
+	}
+	if _, err := key.Open("use", nil); err == nil {
+		t.Error("nothing opens")
+	}
+}
+
+func TestKeyFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key")
+	made, err := ca.MakeKey(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if loaded, err := ca.LoadKey(path); err != nil || *loaded != *made {
+		t.Errorf("the key is not found again: %v", err)
+	}
+	if _, err := ca.MakeKey(path); err == nil {
+		t.Error("a key is overwritten")
+	}
+	if err := os.WriteFile(path, []byte("short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ca.LoadKey(path); err == nil {
+		t.Error("half a key is a key")
+	}
+}
+
+func FuzzParseRequest(f *testing.F) {
+	f.Add([]byte("-----BEGIN CERTIFICATE REQUEST-----\nMA==\n-----END CERTIFICATE REQUEST-----\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if r, err := ca.ParseRequest(b); (r == nil) == (err == nil) {
+			t.Errorf("%v and %v", r, err)
+		}
+	})
+}

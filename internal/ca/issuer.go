@@ -1,0 +1,144 @@
+package ca
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+
+	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
+	cav1 "github.com/musterhq/muster/api/muster/ca/v1"
+	"github.com/musterhq/muster/internal/auth"
+	"github.com/musterhq/muster/internal/mtls"
+)
+
+// callTimeout bounds one attempt.
+const callTimeout = 15 * time.Second
+
+// errFinal says that to try again helps nobody.
+var errFinal = errors.New("cannot join")
+
+// Local issues to an apid, which has the authority itself.
+type Local struct{ Authority *Authority }
+
+// Issue implements Issuer.
+func (l Local) Issue(ctx context.Context, request []byte, _ *mtls.Source) (*Issued, error) {
+	r, err := ParseRequest(request)
+	if err != nil {
+		return nil, err
+	}
+	return l.Authority.Issue(ctx, auth.Identity{Role: authv1.Role_APID, Name: "apid"}, r, 0)
+}
+
+// Remote asks apid: with a join token at first, with its certificate from then
+// on.
+type Remote struct {
+	// Addresses are those of apid's gRPC server.
+	Addresses []string
+	// Token is the join token.
+	Token string
+	// Name is the id of a worker's node, or the name of a manager daemon.
+	Name string
+	// Dial connects to an address, whoever is there.
+	Dial func(address string, creds credentials.TransportCredentials) (*grpc.ClientConn, error)
+}
+
+// Issue implements Issuer.
+func (r *Remote) Issue(ctx context.Context, request []byte, current *mtls.Source) (*Issued, error) {
+	var errs []error
+	for _, address := range r.Addresses {
+		issued, err := r.issueAt(ctx, address, request, current)
+		if err == nil {
+			return issued, nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", address, err))
+		if errors.Is(err, errFinal) {
+			break
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (r *Remote) issueAt(ctx context.Context, address string, request []byte, current *mtls.Source) (*Issued, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if current != nil {
+		issued, err := r.renew(ctx, address, request, current)
+		if err == nil || r.Token == "" || time.Now().Before(current.Get().Certificate.Leaf.NotAfter) {
+			return issued, err
+		}
+	}
+	if r.Token == "" {
+		return nil, fmt.Errorf("%w: there is no certificate, and no join token (--join-token, --join-token-file)", errFinal)
+	}
+	return r.join(ctx, address, request)
+}
+
+func (r *Remote) renew(ctx context.Context, address string, request []byte, current *mtls.Source) (*Issued, error) {
+	conn, err := r.Dial(address, credentials.NewTLS(current.Client(authv1.Role_APID)))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }()
+	resp, err := cav1.NewAuthorityServiceClient(conn).Renew(ctx, &cav1.RenewRequest{Request: request})
+	if err != nil {
+		return nil, fmt.Errorf("renew certificate: %w", err)
+	}
+	return &Issued{Certificate: resp.Certificate, Authorities: resp.Authorities}, nil
+}
+
+// join learns from whoever answers what the authority is, holds that against the
+// token, and then shows the token to an apid that this authority vouches for.
+func (r *Remote) join(ctx context.Context, address string, request []byte) (*Issued, error) {
+	digest, _, err := parseJoinToken(r.Token)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errFinal, err)
+	}
+	said, err := r.fetch(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	authority := vouched(said, digest)
+	if authority == nil {
+		return nil, errors.New("what answers does not have the authority that the join token names")
+	}
+	config, err := mtls.User(nil, authority, "")
+	if err != nil {
+		return nil, err
+	}
+	conn, err := r.Dial(address, credentials.NewTLS(config))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }()
+	resp, err := cav1.NewAuthorityServiceClient(conn).Join(ctx, &cav1.JoinRequest{Token: r.Token, Request: request, Name: r.Name})
+	switch status.Code(err) {
+	case codes.OK:
+		return &Issued{Certificate: resp.Certificate, Authorities: resp.Authorities}, nil
+	case codes.PermissionDenied, codes.InvalidArgument, codes.FailedPrecondition, codes.AlreadyExists:
+		return nil, fmt.Errorf("%w: %w", errFinal, err)
+	default:
+		return nil, fmt.Errorf("join: %w", err)
+	}
+}
+
+// fetch asks whoever is there for the authority.
+func (r *Remote) fetch(ctx context.Context, address string) ([]byte, error) {
+	// What it says is held against the token, and nothing is said to it.
+	conn, err := r.Dial(address, credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }()
+	resp, err := cav1.NewAuthorityServiceClient(conn).GetAuthority(ctx, &cav1.GetAuthorityRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("ask for the authority: %w", err)
+	}
+	return resp.Authorities, nil
+}

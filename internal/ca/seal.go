@@ -1,0 +1,85 @@
+package ca
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// Key seals what must not be read from the store. It is never in the store
+// itself.
+type Key [32]byte
+
+// errSealed says that something was not sealed with this key for this use.
+var errSealed = errors.New("it was sealed with another key, or was changed since")
+
+// LoadKey reads a key from a file: 32 bytes in base64.
+func LoadKey(path string) (*Key, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read cluster key: %w", err)
+	}
+	b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(b) != len(Key{}) {
+		return nil, fmt.Errorf("read cluster key: %s does not hold %d bytes in base64", path, len(Key{}))
+	}
+	return (*Key)(b), nil
+}
+
+// MakeKey writes a new key to a file that must not be there yet.
+func MakeKey(path string) (*Key, error) {
+	k := &Key{}
+	// It never fails, says its documentation.
+	_, _ = rand.Read(k[:])
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("make cluster key: %w", err)
+	}
+	_, err = fmt.Fprintln(f, base64.StdEncoding.EncodeToString(k[:]))
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("write cluster key: %w", err)
+	}
+	return k, nil
+}
+
+func (k *Key) aead() (cipher.AEAD, error) {
+	block, err := aes.NewCipher(k[:])
+	if err != nil {
+		return nil, fmt.Errorf("key of AES: %w", err)
+	}
+	a, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		return nil, fmt.Errorf("AES-GCM: %w", err)
+	}
+	return a, nil
+}
+
+// Seal encrypts something for one use, which Open must name too.
+func (k *Key) Seal(use string, plain []byte) ([]byte, error) {
+	a, err := k.aead()
+	if err != nil {
+		return nil, err
+	}
+	return a.Seal(nil, nil, plain, []byte(use)), nil
+}
+
+// Open decrypts what was sealed for a use.
+func (k *Key) Open(use string, sealed []byte) ([]byte, error) {
+	a, err := k.aead()
+	if err != nil {
+		return nil, err
+	}
+	plain, err := a.Open(nil, nil, sealed, []byte(use))
+	if err != nil {
+		return nil, errSealed
+	}
+	return plain, nil
+}

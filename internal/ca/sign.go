@@ -1,0 +1,181 @@
+package ca
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/url"
+	"time"
+
+	"github.com/musterhq/muster/internal/auth"
+)
+
+const (
+	// rootLifetime is that of an authority's own certificate.
+	rootLifetime = 20 * 365 * 24 * time.Hour
+	// backdate covers clocks that are behind.
+	backdate = time.Hour
+	// maxHosts bounds what one certificate names.
+	maxHosts = 64
+)
+
+// serial returns a serial number: 127 random bits.
+func serial() (*big.Int, error) {
+	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		return nil, fmt.Errorf("draw serial number: %w", err)
+	}
+	return n, nil
+}
+
+// newRoot makes an authority for a trust domain: its certificate and its key.
+func newRoot(domain string, now time.Time) (certificate, key []byte, err error) {
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make key of authority: %w", err)
+	}
+	n, err := serial()
+	if err != nil {
+		return nil, nil, err
+	}
+	c := &x509.Certificate{
+		SerialNumber: n, Subject: pkix.Name{Organization: []string{"Muster"}, CommonName: "Muster cluster " + domain},
+		NotBefore: now.Add(-backdate), NotAfter: now.Add(rootLifetime),
+		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		// What it signs is of its own trust domain, or worthless.
+		PermittedURIDomains: []string{domain},
+		URIs:                []*url.URL{{Scheme: "spiffe", Host: domain}},
+	}
+	if certificate, err = x509.CreateCertificate(rand.Reader, c, c, k.Public(), k); err != nil {
+		return nil, nil, fmt.Errorf("sign certificate of authority: %w", err)
+	}
+	if key, err = x509.MarshalPKCS8PrivateKey(k); err != nil {
+		return nil, nil, fmt.Errorf("encode key of authority: %w", err)
+	}
+	return certificate, key, nil
+}
+
+// signer signs with an authority's key.
+type signer struct {
+	certificate *x509.Certificate
+	key         crypto.Signer
+}
+
+// order is what to sign.
+type order struct {
+	identity auth.Identity
+	public   crypto.PublicKey
+	dns      []string
+	ips      []net.IP
+	lifetime time.Duration
+}
+
+// sign issues a certificate.
+func (s *signer) sign(o order, now time.Time) (*x509.Certificate, error) {
+	n, err := serial()
+	if err != nil {
+		return nil, err
+	}
+	usage := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	if !auth.IsPerson(o.identity.Role) {
+		// A worker serves its metrics.
+		usage = append(usage, x509.ExtKeyUsageServerAuth)
+	}
+	c := &x509.Certificate{
+		SerialNumber: n, Subject: pkix.Name{Organization: []string{o.identity.Domain}, OrganizationalUnit: []string{auth.RoleName(o.identity.Role)}, CommonName: o.identity.Name},
+		// A certificate that lives for less than the hour is dated back by less.
+		NotBefore: now.Add(-min(backdate, o.lifetime/10)), NotAfter: now.Add(o.lifetime),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usage, BasicConstraintsValid: true,
+		URIs: []*url.URL{o.identity.URI()}, DNSNames: o.dns, IPAddresses: o.ips,
+	}
+	if c.NotAfter.After(s.certificate.NotAfter) {
+		c.NotAfter = s.certificate.NotAfter
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, s.certificate, o.public, s.key)
+	if err != nil {
+		return nil, fmt.Errorf("sign certificate of %s: %w", o.identity, err)
+	}
+	return x509.ParseCertificate(der)
+}
+
+var errRequest = errors.New("it is no certificate request with an ECDSA P-256 key, in PEM, signed with that key")
+
+// Request is a certificate request that has been checked. Of what it asks for
+// only the key and the hosts count.
+type Request struct {
+	public *ecdsa.PublicKey
+	dns    []string
+	ips    []net.IP
+}
+
+// ParseRequest reads a request from outside.
+func ParseRequest(text []byte) (*Request, error) {
+	if len(text) > 16<<10 {
+		return nil, errRequest
+	}
+	block, _ := pem.Decode(text)
+	if block == nil || block.Type != "CERTIFICATE REQUEST" {
+		return nil, errRequest
+	}
+	r, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil || r.CheckSignature() != nil {
+		return nil, errRequest
+	}
+	public, ok := r.PublicKey.(*ecdsa.PublicKey)
+	if !ok || public.Curve != elliptic.P256() || len(r.DNSNames)+len(r.IPAddresses) > maxHosts {
+		return nil, errRequest
+	}
+	return &Request{public, r.DNSNames, r.IPAddresses}, nil
+}
+
+// KeyDigest names the request's key.
+func (r *Request) KeyDigest() ([]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(r.public)
+	if err != nil {
+		return nil, fmt.Errorf("encode public key: %w", err)
+	}
+	sum := sha256.Sum256(der)
+	return sum[:], nil
+}
+
+func (r *Request) order(id auth.Identity, lifetime time.Duration) order {
+	o := order{identity: id, public: r.public, lifetime: lifetime}
+	if auth.IsManager(id.Role) {
+		o.dns, o.ips = r.dns, r.ips
+	}
+	return o
+}
+
+// newRequest makes a request for a key.
+func newRequest(key *ecdsa.PrivateKey, hosts []string) ([]byte, error) {
+	r := &x509.CertificateRequest{}
+	for _, h := range hosts {
+		if ip := net.ParseIP(h); ip != nil {
+			r.IPAddresses = append(r.IPAddresses, ip)
+		} else if h != "" {
+			r.DNSNames = append(r.DNSNames, h)
+		}
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, r, key)
+	if err != nil {
+		return nil, fmt.Errorf("make certificate request: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
+}
+
+func certificatePEM(der ...[]byte) []byte {
+	var out []byte
+	for _, d := range der {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: d})...)
+	}
+	return out
+}
