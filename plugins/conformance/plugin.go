@@ -50,13 +50,16 @@ func StartProgram(t T, command []string, env ...string) *Plugin {
 	t.Cleanup(func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if p.client != nil {
-			p.client.Kill()
+		if p.client != nil && !ended(p.client) {
+			t.Error(held)
 		}
 	})
 	p.Start()
 	return p
 }
+
+// endTime is how long the end of a process may take.
+const endTime = 15 * time.Second
 
 // Service is the executor as it can be reached now.
 func (p *Plugin) Service() executorv1.ExecutorServiceClient {
@@ -74,7 +77,30 @@ func (p *Plugin) Kill() {
 	if p.process != nil {
 		_ = p.process.Kill()
 	}
-	p.client.Kill()
+	if !ended(p.client) {
+		p.t.Fatal(held)
+	}
+}
+
+// held is why the end of a process is not seen.
+const held = "what the executor has started holds its standard output or error open: tasks need their own"
+
+// ended ends a process, and says whether all that belongs to it has ended then.
+// go-plugin waits for the end of its output without limit.
+func ended(client *plugin.Client) bool {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		client.Kill()
+	}()
+	timer := time.NewTimer(endTime)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 // Restart kills the process and starts it again.

@@ -3,6 +3,12 @@ package conformance
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
 	"os/exec"
 	"time"
 
@@ -182,7 +188,7 @@ func (s *suite) closes() {
 	defer cancel()
 	model := s.Plugin.cmd()
 	cmd := exec.CommandContext(ctx, model.Path, model.Args[1:]...)
-	cmd.Env = append(model.Env, wire.CookieKey+"="+wire.CookieValue, "PLUGIN_PROTOCOL_VERSIONS=1")
+	cmd.Env = append(model.Env, wire.CookieKey+"="+wire.CookieValue, "PLUGIN_PROTOCOL_VERSIONS=1", "PLUGIN_CLIENT_CERT="+s.certificate())
 	output, err := cmd.StdoutPipe()
 	if err != nil {
 		s.Fatal(err)
@@ -200,4 +206,22 @@ func (s *suite) closes() {
 	if ctx.Err() != nil {
 		s.Errorf("the executor's process outlives its host: %v", err)
 	}
+}
+
+// certificate is a worker's, as go-plugin makes one.
+func (s *suite) certificate() string {
+	s.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		s.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true, IsCA: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }

@@ -67,7 +67,9 @@ func (t *trial) Cleanup(f func()) {
 func (t *trial) Log(args ...any) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.output = append(t.output, line(args))
+	if text := line(args); text != "" {
+		t.output = append(t.output, text)
+	}
 	if len(t.output) > mostOutput {
 		t.output = slices.Delete(t.output, 0, 1)
 	}

@@ -71,6 +71,9 @@ func Try(ctx context.Context, o Options) ([]Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for the executor's state: %w", err)
 	}
+	if first := o.try(ctx, starts, filepath.Join(dir, "first")); first.Outcome == Broken {
+		return []Result{first}, os.RemoveAll(dir)
+	}
 	results := make([]Result, len(rules))
 	slots := make(chan struct{}, max(o.Parallel, 1))
 	var wg sync.WaitGroup
@@ -87,6 +90,10 @@ func Try(ctx context.Context, o Options) ([]Result, error) {
 	}
 	return results, ctx.Err()
 }
+
+// starts is asked before all rules: none is kept by an executor that does not
+// start.
+var starts = Rule{Name: "Starts", Asks: "the program starts and shakes hands as a worker expects it", test: func(*suite) {}}
 
 // try tries one rule.
 func (o Options) try(ctx context.Context, rule Rule, dir string) (result Result) {
