@@ -3,6 +3,7 @@ package shards_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/kv/embedded"
 	"github.com/musterhq/muster/internal/kv/kvfault"
 	"github.com/musterhq/muster/internal/shards"
 )
@@ -143,6 +145,52 @@ func TestUnreadableRecords(t *testing.T) {
 		}
 		if diff := cmp.Diff(map[int]string{0: a.name, 1: a.name}, owners(d)); diff != "" {
 			t.Errorf("owners (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// switched is a store that can be replaced by another one, as a restore does, with
+// lists that wait at the first one and are not woken.
+type switched struct {
+	kv.KV
+	inner atomic.Pointer[embedded.KV]
+}
+
+func (s *switched) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
+	return s.inner.Load().List(ctx, prefix, opt)
+}
+
+// TestDirectoryAfterARestore has the store be restored between two lists.
+func TestDirectoryAfterARestore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := func() *embedded.KV {
+			store, err := embedded.Open(embedded.Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = store.Close() })
+			return store
+		}
+		before, after := open(), open()
+		session, err := before.NewSession(t.Context(), kv.SessionConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = session.Close(context.WithoutCancel(t.Context())) })
+		if ok, err := session.Acquire(t.Context(), prefix+"/locks/"+subsystem+"/3", []byte(`{"instance":"a"}`)); !ok || err != nil {
+			t.Fatalf("Acquire = %v, %v", ok, err)
+		}
+		store := &switched{KV: before}
+		store.inner.Store(before)
+		d := follow(t, store)
+		<-time.After(5 * time.Minute)
+		if m, ok := d.Owner(3); !ok || m.Instance != "a" {
+			t.Errorf("Owner = %v, %v, want a", m, ok)
+		}
+		store.inner.Store(after)
+		<-time.After(time.Minute + time.Second)
+		if m, ok := d.Owner(3); ok {
+			t.Errorf("Owner = %v a minute after the store was restored to when there was none", m)
 		}
 	})
 }

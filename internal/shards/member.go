@@ -83,6 +83,11 @@ func inOrder(byName map[string]Member) []Member {
 	return members
 }
 
+// longestWait is how long a list waits for a change before it begins from nothing.
+// Where the store was restored from a snapshot between two lists, the second waits
+// for an index that is long in coming.
+const longestWait = time.Minute
+
 // follow calls see with all pairs under a prefix, at first and whenever they
 // have changed, until ctx ends. While the store is away it keeps trying.
 //
@@ -93,7 +98,16 @@ func follow(ctx context.Context, store kv.KV, prefix string, log *zap.Logger, se
 	var after, newest uint64
 	retry := newBackoff(50*time.Millisecond, 2*time.Second)
 	for ctx.Err() == nil {
-		pairs, index, err := store.List(ctx, prefix, kv.ListOptions{After: after, Stale: newest > 0})
+		waiting, end := context.WithCancel(ctx)
+		enough := time.AfterFunc(longestWait, end)
+		pairs, index, err := store.List(waiting, prefix, kv.ListOptions{After: after, Stale: newest > 0})
+		waited := waiting.Err() != nil
+		enough.Stop()
+		end()
+		if err != nil && waited && ctx.Err() == nil {
+			after = 0
+			continue
+		}
 		if err == nil && index < newest {
 			// A server that lags; or the store was restored from a snapshot.
 			pairs, index, err = store.List(ctx, prefix, kv.ListOptions{})

@@ -342,6 +342,60 @@ func (s *switched) List(ctx context.Context, prefix string, opt kv.ListOptions) 
 	return s.inner.Load().List(ctx, prefix, opt)
 }
 
+// TestRestoredBetweenLists takes the kv back in time when no list waits: the ones
+// that follow wait for what is long in coming, and the store has to notice by
+// itself.
+func TestRestoredBetweenLists(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old := openEmbedded(t, "")
+		table, other := numbers("counters"), numbers("others")
+		k := &switched{KV: old}
+		k.inner.Store(old)
+		s, _ := open(t, store.Options{KV: k}, table, other)
+		bump := func(which *store.Table[int], n int) {
+			t.Helper()
+			for range n {
+				if err := s.Update(t.Context(), increment(which, "n")); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		bump(table, 3)
+		bump(other, 3)
+		saved, _, err := old.List(t.Context(), "", kv.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		bump(table, 20)
+		bump(other, 20)
+		synctest.Wait()
+		restored := openEmbedded(t, "")
+		for _, p := range saved {
+			if _, err := restored.Txn(t.Context(), []kv.Op{{Verb: kv.Set, Key: p.Key, Value: p.Value}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// Lists that wait at the old one now are not woken.
+		k.inner.Store(restored)
+		<-time.After(10 * time.Second)
+		for _, which := range []*store.Table[int]{table, other} {
+			if n := count(which, s.Snapshot(), "n"); n != 3 {
+				t.Errorf("n=%d some seconds after the restore, want 3", n)
+			}
+			// And it is followed from there.
+			changed, stop := open(t, store.Options{KV: restored}, which)
+			if err := changed.Update(t.Context(), increment(which, "n")); err != nil {
+				t.Fatal(err)
+			}
+			stop()
+			synctest.Wait()
+			if n := count(which, s.Snapshot(), "n"); n != 4 {
+				t.Errorf("n=%d after a change, want 4", n)
+			}
+		}
+	})
+}
+
 // TestRestoredFromAnOlderState takes the kv back in time under a store that
 // runs. Sequence numbers and indexes are used a second time for other things.
 func TestRestoredFromAnOlderState(t *testing.T) {

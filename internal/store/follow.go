@@ -32,6 +32,8 @@ type follower struct {
 	newest uint64
 	// flight is the commit to this table that is on its way, or nil.
 	flight atomic.Pointer[flight]
+	// anew ends the list of heads that waits, so that the next begins from nothing.
+	anew atomic.Pointer[context.CancelCauseFunc]
 	// lag is how far the snapshot is behind what has been seen in the kv.
 	lag lag
 }
@@ -97,7 +99,10 @@ func (f *follower) follow(ctx context.Context, after uint64) (uint64, error) {
 		f.newest = index
 		return index, err
 	}
-	pairs, next, err := f.s.kv.List(ctx, f.heads, kv.ListOptions{After: after, Stale: true})
+	pairs, next, err := f.waitForHeads(ctx, after)
+	if errors.Is(err, errAnew) {
+		return 0, nil
+	}
 	if err != nil {
 		return 0, fmt.Errorf("watch heads: %w", err)
 	}
@@ -135,6 +140,29 @@ func (f *follower) follow(ctx context.Context, after uint64) (uint64, error) {
 		next = 0
 	}
 	return next, nil
+}
+
+// errAnew is the end of a list that waits for what may not come for long.
+var errAnew = errors.New("the list is to begin from nothing")
+
+// waitForHeads lists the heads when one has changed since index after.
+func (f *follower) waitForHeads(ctx context.Context, after uint64) ([]kv.Pair, uint64, error) {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	f.anew.Store(&end)
+	pairs, next, err := f.s.kv.List(ctx, f.heads, kv.ListOptions{After: after, Stale: true})
+	if err != nil && errors.Is(context.Cause(ctx), errAnew) {
+		return nil, 0, errAnew
+	}
+	return pairs, next, err
+}
+
+// beginAnew ends a list that waits: where the kv was restored, indexes that it
+// waits for may be long in coming.
+func (f *follower) beginAnew() {
+	if end := f.anew.Load(); end != nil {
+		(*end)(errAnew)
+	}
 }
 
 // older reports whether a head is older than the snapshot's in a list that is as

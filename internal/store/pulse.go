@@ -30,6 +30,7 @@ const (
 func (s *Store) pulse(ctx context.Context) {
 	for turn := 0; len(s.tables) > 0; turn++ {
 		f := s.tables[turn%len(s.tables)]
+		before := f.state()
 		heads, err := f.readHeads(ctx, pulseTimeout)
 		if ctx.Err() != nil {
 			return
@@ -37,7 +38,7 @@ func (s *Store) pulse(ctx context.Context) {
 		s.logContact(s.health.reportPulse(err, time.Now()), err)
 		wait := pulseRetry
 		if err == nil {
-			f.verify(ctx, heads)
+			f.verify(ctx, before, heads)
 			wait = pulsePeriod
 		}
 		sleep(ctx, wait)
@@ -71,10 +72,18 @@ func (f *follower) readHeads(ctx context.Context, timeout time.Duration) (*table
 	return heads, nil
 }
 
-// verify sees to it that the snapshot comes up to these heads.
-func (f *follower) verify(ctx context.Context, heads *tableHeads) {
-	if f.state() == nil {
+// verify sees to it that the snapshot comes up to these heads, which were read
+// when it was as before.
+func (f *follower) verify(ctx context.Context, before *tableState, heads *tableHeads) {
+	if before == nil {
 		return // it is being loaded
+	}
+	for i, sh := range before.shards {
+		if heads[i].index < sh.index {
+			// The kv was restored between two lists, and the second waits in vain.
+			f.beginAnew()
+			return
+		}
 	}
 	f.lag.note(heads, f.state())
 	if !f.differs(heads, false) {

@@ -47,9 +47,6 @@ func (b *bench) cutManagers(t *testing.T, n *testnet.Net) {
 	ok(t, n.Cut(t.Context(), hosts[:1], hosts[1:]))
 	began := time.Now()
 	t.Logf("a change was complete after %v", b.change(t))
-	if took := time.Since(began); took > waitTimeout {
-		t.Errorf("a change took %v", took)
-	}
 	// This replica is the one that was cut off; the hub still reaches it.
 	b.read(t, "apid")
 	b.refused(t, "apid", time.Second, codes.Unavailable, codes.DeadlineExceeded)
