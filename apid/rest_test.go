@@ -48,7 +48,7 @@ func TestREST(t *testing.T) {
 		{"stale", "PUT", "/v1/services/web?version=" + version, webJSON, 409, "read it again"},
 		{"no version", "PUT", "/v1/services/web", webJSON, 400, "version"},
 		{"scale", "POST", "/v1/services/web:scale", `{"replicas":5}`, 200, `"desiredTasks":"5"`},
-		{"rollback", "POST", "/v1/services/web:rollback", `{}`, 501, "not implemented"},
+		{"rollback", "POST", "/v1/services/web:rollback", `{}`, 200, "previousSpec"},
 		{"networks", "GET", "/v1/networks", "", 501, "not implemented"},
 		{"jobs", "POST", "/v1/services", `{"name":"j","replicatedJob":{},"task":{"container":{"image":"nginx"}}}`, 501, "spec.replicatedJob"},
 		{"not found", "GET", "/v1/services/nope", "", 404, "nope"},

@@ -91,6 +91,27 @@ func (c *control) ScaleService(ctx context.Context, req *musterv1.ScaleServiceRe
 	return &musterv1.ScaleServiceResponse{Service: s}, err
 }
 
+func (c *control) RollbackService(ctx context.Context, req *musterv1.RollbackServiceRequest) (*musterv1.RollbackServiceResponse, error) {
+	if err := c.ready(ctx); err != nil {
+		return nil, err
+	}
+	ctx, cancel := c.writing(ctx)
+	defer cancel()
+	id, err := c.changeService(ctx, req.Service, func(id string) error {
+		return c.updateService(ctx, id, time.Now(), func(s *storedService) error {
+			if req.Version != 0 && s.version != req.Version {
+				return stale("service", s.record.GetSpec().GetName(), req.Version, s.version)
+			}
+			return s.rollBack()
+		})
+	})
+	if err != nil {
+		return nil, c.fail("roll back service", err)
+	}
+	s, err := c.serviceMessage(id)
+	return &musterv1.RollbackServiceResponse{Service: s}, err
+}
+
 func (c *control) RemoveService(ctx context.Context, req *musterv1.RemoveServiceRequest) (*musterv1.RemoveServiceResponse, error) {
 	if err := c.ready(ctx); err != nil {
 		return nil, err

@@ -77,9 +77,30 @@ type storedService struct {
 	// task is the current task spec, nil if it cannot be read.
 	task *musterv1.TaskSpec
 
-	// next and nextTask are what the service is to be.
-	next     *musterv1.ServiceSpec
-	nextTask *musterv1.TaskSpec
+	// stuck says that tasks do not follow the spec, and will not do so by themselves:
+	// the update to it has paused, or was rolled back.
+	stuck bool
+	// rolledBack says that tasks follow what was there before the spec.
+	rolledBack bool
+
+	// next and nextTask are what the service is to be, nextDigest the digest of a
+	// task spec that is stored already.
+	next       *musterv1.ServiceSpec
+	nextTask   *musterv1.TaskSpec
+	nextDigest []byte
+	// previous is what the spec was before, and scaled says that this is no update.
+	previous *musterv1.ServiceSpec
+	scaled   bool
+	rollback bool
+}
+
+// progress notes how far the update to the service's spec has come.
+func (s *storedService) progress(r *recordv1.Rollout) {
+	if r.GetSpecVersion() != s.record.SpecVersion {
+		return
+	}
+	s.rolledBack = r.GetRolledBack()
+	s.stuck = state.Stuck(r)
 }
 
 // replace takes a whole new spec.
@@ -91,14 +112,30 @@ func (s *storedService) replace(spec *musterv1.ServiceSpec) error {
 	return nil
 }
 
+// rollBack goes back to the spec before the last update.
+func (s *storedService) rollBack() error {
+	old := s.record
+	if old.GetPreviousSpec() == nil {
+		return status.Errorf(codes.FailedPrecondition, "service %q has no previous spec: it was never updated", old.GetSpec().GetName())
+	}
+	s.next, s.nextDigest, s.rollback = withoutTask(old.PreviousSpec), old.PreviousTaskDigest, true
+	return nil
+}
+
 // scale changes the number of replicas and nothing else.
 func (s *storedService) scale(replicas uint64) error {
 	if mode(s.record.GetSpec()) != modeReplicated {
 		return status.Errorf(codes.FailedPrecondition, "only replicated services can be scaled; service %q is %s",
 			s.record.GetSpec().GetName(), mode(s.record.GetSpec()))
 	}
-	s.next = withoutTask(s.record.GetSpec())
-	s.next.Mode = &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{Replicas: &replicas}}
+	mode := &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{Replicas: &replicas}}
+	s.next, s.scaled = withoutTask(s.record.GetSpec()), true
+	s.next.Mode = mode
+	// A rollback does not undo it.
+	if s.record.PreviousSpec != nil {
+		s.previous = withoutTask(s.record.PreviousSpec)
+		s.previous.Mode = mode
+	}
 	return nil
 }
 
@@ -115,10 +152,15 @@ func (d *Daemon) updateService(ctx context.Context, id string, now time.Time, de
 		if spec, ok := d.tables.Specs.Get(tx, state.SpecKey(old.TaskDigest)); ok {
 			s.task = spec.Value.Task
 		}
+		rollout, _ := d.tables.Rollouts.Get(tx, id)
+		s.progress(rollout.Value)
 		if err := decide(s); err != nil {
 			return err
 		}
 		digest := old.TaskDigest
+		if s.nextDigest != nil {
+			digest = s.nextDigest
+		}
 		if s.nextTask != nil {
 			var err error
 			if digest, err = state.Digest(s.nextTask); err != nil {
@@ -126,28 +168,45 @@ func (d *Daemon) updateService(ctx context.Context, id string, now time.Time, de
 			}
 		}
 		sameTask := bytes.Equal(digest, old.TaskDigest)
-		if sameTask && proto.Equal(s.next, old.Spec) {
+		if sameTask && proto.Equal(s.next, old.Spec) && (s.scaled || !s.stuck) {
 			return errAlready
 		}
 		if err := d.moveName(tx, id, old.GetSpec().GetName(), s.next.Name); err != nil {
 			return err
 		}
-		if !sameTask {
+		if !sameTask && s.nextTask != nil {
 			d.keepSpec(tx, digest, s.nextTask, now)
 		}
-		next := &recordv1.Service{
-			Spec: s.next, TaskDigest: digest, SpecVersion: old.SpecVersion,
-			PreviousSpec: old.Spec, PreviousTaskDigest: old.TaskDigest, PreviousSpecVersion: old.SpecVersion,
-			CreatedAt: old.CreatedAt, UpdatedAt: max(now.UnixMilli(), old.UpdatedAt), JobIteration: old.JobIteration,
-			Trace: tracing.Of(ctx),
+		next := proto.CloneOf(old)
+		next.Spec, next.TaskDigest = s.next, digest
+		next.UpdatedAt, next.Trace = max(now.UnixMilli(), old.UpdatedAt), tracing.Of(ctx)
+		if s.scaled {
+			next.PreviousSpec = s.previous
+		} else {
+			s.leave(next)
+			next.Attempt, next.RollsBack = old.Attempt+1, s.rollback
 		}
 		if !sameTask || !proto.Equal(s.next.Endpoint, old.GetSpec().GetEndpoint()) {
 			// The version that the change was made to: it grows, and says since when.
 			next.SpecVersion = max(old.SpecVersion+1, e.Version)
+			if !s.rolledBack {
+				next.FormerTaskDigest, next.FormerEndpoint, next.FormerSpecVersion = old.TaskDigest, old.GetSpec().GetEndpoint(), old.SpecVersion
+			}
 		}
 		d.tables.Services.Put(tx, id, next)
 		return nil
 	})
+}
+
+// leave notes what the spec was before an update: the last that tasks were to
+// follow. One that was rolled back is none, and neither is one that is only given
+// another attempt; a rollback by a user can be taken back.
+func (s *storedService) leave(next *recordv1.Service) {
+	old := s.record
+	if !s.rollback && (s.rolledBack || bytes.Equal(next.TaskDigest, old.TaskDigest) && proto.Equal(next.Spec, old.Spec)) {
+		return
+	}
+	next.PreviousSpec, next.PreviousTaskDigest, next.PreviousSpecVersion = old.Spec, old.TaskDigest, old.SpecVersion
 }
 
 func (d *Daemon) moveName(tx *store.Tx, id, from, to string) error {

@@ -102,7 +102,8 @@ func (d *Daemon) referredTo(tx *store.Tx, key string) bool {
 		return false
 	}
 	for e := range d.tables.Services.Scan(tx, "") {
-		if bytes.Equal(e.Value.TaskDigest, digest) || bytes.Equal(e.Value.PreviousTaskDigest, digest) {
+		if bytes.Equal(e.Value.TaskDigest, digest) || bytes.Equal(e.Value.PreviousTaskDigest, digest) ||
+			bytes.Equal(e.Value.FormerTaskDigest, digest) {
 			return true
 		}
 	}

@@ -111,6 +111,8 @@ func spec(name string, replicas int, payload map[string]any) *musterv1.ServiceSp
 		Name: name,
 		Task: &musterv1.TaskSpec{Runtime: &musterv1.TaskSpec_Generic{Generic: &musterv1.GenericRuntime{Kind: "null", Payload: p}}},
 		Mode: &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{Replicas: &n}},
+		// All tasks at once.
+		Update: &musterv1.UpdateConfig{},
 	}
 }
 

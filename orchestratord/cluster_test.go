@@ -180,8 +180,11 @@ func (c *cluster) service(id string, spec *musterv1.ServiceSpec, task *musterv1.
 		if e, ok := c.tables.Services.Get(tx, id); ok {
 			old := e.Value
 			next.PreviousSpec, next.PreviousTaskDigest, next.PreviousSpecVersion = old.Spec, old.TaskDigest, old.SpecVersion
-			if next.SpecVersion = old.SpecVersion; string(old.TaskDigest) != string(digest) {
-				next.SpecVersion++
+			next.SpecVersion, next.Attempt = old.SpecVersion, old.Attempt
+			next.FormerTaskDigest, next.FormerSpecVersion = old.FormerTaskDigest, old.FormerSpecVersion
+			if string(old.TaskDigest) != string(digest) {
+				next.SpecVersion, next.Attempt = next.SpecVersion+1, next.Attempt+1
+				next.FormerTaskDigest, next.FormerSpecVersion = old.TaskDigest, old.SpecVersion
 			}
 		}
 		c.tables.Specs.Put(tx, state.SpecKey(digest), &recordv1.Spec{Task: task})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -39,8 +40,10 @@ type commit struct {
 	// replicas is how many slots the service should have, if counted.
 	replicas uint64
 	counted  bool
-	// constraints are those of the service's spec.
+	// constraints are those of the spec that the service's tasks follow.
 	constraints placement.Constraints
+	// made are the tasks that the plan makes, if its turns are counted.
+	made map[string]bool
 }
 
 // run carries the plan out, as far as it still holds. It returns errStale if
@@ -49,8 +52,12 @@ func (c *commit) run(ctx context.Context, s *store.Store) error {
 	var fns []func(*store.Tx) error
 	var parts [][]plan.Slot
 	if c.plan.Rollout != nil || c.plan.ForgetRollout {
-		fns, parts = append(fns, c.writeRollout), append(parts, nil)
+		// What is done to the slots rests on it.
+		if err := s.Update(ctx, c.writeRollout); err != nil {
+			return fmt.Errorf("write the rollout: %w", err)
+		}
 	}
+	c.countMade()
 	for part := range chunks(c.plan.Slots) {
 		fns, parts = append(fns, c.writeSlots(part)), append(parts, part)
 	}
@@ -74,6 +81,20 @@ func (c *commit) run(ctx context.Context, s *store.Store) error {
 		return fmt.Errorf("carry out a plan: %w", failed)
 	}
 	return nil
+}
+
+func (c *commit) countMade() {
+	if !c.plan.Bounded {
+		return
+	}
+	c.made = map[string]bool{}
+	for _, s := range c.plan.Slots {
+		for _, ch := range s.Changes {
+			if s.Begins && ch.Record != nil {
+				c.made[ch.Key] = true
+			}
+		}
+	}
 }
 
 // chunks cuts slots into parts of about as many changes each.
@@ -116,6 +137,39 @@ func (c *commit) writeRollout(tx *store.Tx) error {
 	return nil
 }
 
+// checkRollout checks that the rollout is the one by which was decided what the
+// tasks follow and whose turn it is.
+func (c *commit) checkRollout(tx *store.Tx) error {
+	e, _ := c.tables.Rollouts.Get(tx, c.service)
+	if c.version != 0 && (e.Value.GetNumber() != c.plan.Number || e.Value.GetState() != c.plan.State) {
+		return errStale
+	}
+	return nil
+}
+
+// checkTurns checks, where slots begin their turn in an update, that nobody else
+// has begun others meanwhile: together they could be more than may be under way.
+// Every task that has to do with a turn must be known to who decided, or be made
+// by this plan.
+func (c *commit) checkTurns(tx *store.Tx, slots []plan.Slot) error {
+	if !c.plan.Bounded || !slices.ContainsFunc(slots, func(s plan.Slot) bool { return s.Begins }) {
+		return nil
+	}
+	known := c.plan.Turns
+	for e := range c.tables.Tasks.Scan(tx, c.service+"/") {
+		if !plan.InTurn(e.Value) {
+			continue
+		}
+		for len(known) > 0 && known[0] < e.Key {
+			known = known[1:]
+		}
+		if (len(known) == 0 || known[0] != e.Key) && !c.made[e.Key] {
+			return errStale
+		}
+	}
+	return nil
+}
+
 // writeSlots returns an update that changes slots, if each is what was decided
 // on and what the slots share is so too.
 func (c *commit) writeSlots(slots []plan.Slot) func(*store.Tx) error {
@@ -123,7 +177,13 @@ func (c *commit) writeSlots(slots []plan.Slot) func(*store.Tx) error {
 		if err := c.checkService(tx); err != nil {
 			return err
 		}
+		if err := c.checkRollout(tx); err != nil {
+			return err
+		}
 		if err := c.checkCount(tx, slots); err != nil {
+			return err
+		}
+		if err := c.checkTurns(tx, slots); err != nil {
 			return err
 		}
 		for _, s := range slots {
@@ -164,8 +224,15 @@ func (c *commit) checkSlot(tx *store.Tx, s plan.Slot) error {
 			return errStale
 		}
 	}
+	if len(s.Unfit) == 0 {
+		return nil
+	}
+	constraints, err := placement.ParseConstraints(s.Constraints)
+	if err != nil {
+		return fmt.Errorf("constraints of a task: %w", err)
+	}
 	for _, node := range s.Unfit {
-		if n, _ := readNode(c.tables, tx, node); n != nil && c.constraints.Match(n) {
+		if n, _ := readNode(c.tables, tx, node); n != nil && constraints.Match(n) {
 			return errStale
 		}
 	}

@@ -411,7 +411,9 @@ func TestReplicasComeAndGo(t *testing.T) {
 					synctest.Wait()
 				default:
 					want = (step*7 + i) % 10
-					c.service("web", replicated(uint64(want)), null(uint64(step)))
+					spec := replicated(uint64(want))
+					spec.Update = &musterv1.UpdateConfig{Parallelism: 2, FailureAction: musterv1.UpdateConfig_CONTINUE}
+					c.service("web", spec, null(uint64(step)))
 				}
 			}
 			c.up("a", "b", "c")

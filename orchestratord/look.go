@@ -80,11 +80,14 @@ func (l *loop) read(s *service) (*commit, *plan.World) {
 	if e, ok := l.d.tables.Services.Get(now, s.id); ok {
 		w.Service, c.version = e.Value, e.Version
 		c.replicas, c.counted = plan.Replicas(e.Value)
-		// If they cannot be read, nothing is decided.
-		c.constraints, _ = placement.ParseConstraints(w.Spec(e.Value.TaskDigest).GetPlacement().GetConstraints())
 	}
 	if e, ok := l.d.tables.Rollouts.Get(now, s.id); ok {
 		w.Rollout, c.rollout = e.Value, e.Version
+	}
+	if w.Service != nil {
+		// If they cannot be read, nothing is decided.
+		follows := state.Follow(w.Service, w.Rollout).Digest
+		c.constraints, _ = placement.ParseConstraints(w.Spec(follows).GetPlacement().GetConstraints())
 	}
 	return c, w
 }
@@ -102,6 +105,6 @@ func (l *loop) report(service string, p plan.Plan) {
 		l.log.Debug("tasks changed", zap.String("service", service), zap.String("reason", string(reason)), zap.Int("tasks", n))
 	}
 	if p.Rollout != nil {
-		l.log.Info("update goes on", zap.String("service", service), zap.Stringer("state", p.Rollout.State))
+		l.log.Info("update goes on", zap.String("service", service), zap.Stringer("state", p.Rollout.State), zap.String("message", p.Rollout.Message))
 	}
 }

@@ -25,6 +25,7 @@ func TestLifeOfAService(t *testing.T) {
 		c.settle("web", 10)
 		c.service("web", replicated(10), null(2))
 		c.settle("web", 10)
+		pass(6 * time.Second) // failures count for 5 s
 		synctest.Wait()
 		if e, _ := c.tables.Rollouts.Get(c.store.Snapshot(), "web"); e.Value.GetState() != musterv1.UpdateStatus_COMPLETED {
 			t.Errorf("rollout %v", e.Value)

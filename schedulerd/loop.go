@@ -138,7 +138,8 @@ func (d *Daemon) place(m *model, p *plan, explained *explanations, service strin
 	if !ok {
 		return
 	}
-	for digest, tasks := range groups(m.waiting[service]) {
+	for of, tasks := range groups(m.waiting[service]) {
+		digest := of.digest
 		spec, ok := m.tables.Specs.Get(m.now, state.SpecKey([]byte(digest)))
 		if !ok {
 			// Tables are followed each for itself: the spec comes in a moment, and
@@ -146,7 +147,7 @@ func (d *Daemon) place(m *model, p *plan, explained *explanations, service strin
 			m.fresh[service] = struct{}{}
 			continue
 		}
-		request, err := placement.NewRequest(service, spec.Value.Task, record.Value.Spec.GetEndpoint())
+		request, err := placement.NewRequest(service, spec.Value.Task, state.Published(record.Value, []byte(of.endpoint)))
 		if err != nil {
 			explained.say(service, digest, len(tasks), err.Error(), nil)
 			continue
@@ -155,18 +156,22 @@ func (d *Daemon) place(m *model, p *plan, explained *explanations, service strin
 	}
 }
 
-// groups sorts tasks by spec, those of one spec by slot.
-func groups(tasks map[string]waiting) map[string][]waiting {
-	byDigest := map[string][]waiting{}
+// made is what tasks are made of: digests of their spec and of what they publish.
+type made struct{ digest, endpoint string }
+
+// groups sorts tasks by what they are made of, those of one kind by slot.
+func groups(tasks map[string]waiting) map[made][]waiting {
+	alike := map[made][]waiting{}
 	for _, t := range tasks {
-		byDigest[t.digest] = append(byDigest[t.digest], t)
+		of := made{t.digest, t.endpoint}
+		alike[of] = append(alike[of], t)
 	}
-	for _, g := range byDigest {
+	for _, g := range alike {
 		slices.SortFunc(g, func(a, b waiting) int {
 			return cmp.Or(cmp.Compare(a.slot, b.slot), cmp.Compare(a.id, b.id))
 		})
 	}
-	return byDigest
+	return alike
 }
 
 func (d *Daemon) placeGroup(m *model, p *plan, explained *explanations, r *placement.Request, digest string, tasks []waiting) {

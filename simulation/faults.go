@@ -8,6 +8,7 @@ import (
 
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/kvfault"
+	"github.com/musterhq/muster/internal/state"
 )
 
 var errInjected = fmt.Errorf("injected: %w", kv.ErrUnavailable)
@@ -164,19 +165,24 @@ func (c *cluster) owner(name string) *user {
 	return nil
 }
 
-// heal has users change services that never come to rest as they are.
+// heal has users change services that never come to rest as they are, and try those
+// updates again that have paused or were rolled back.
 func (c *cluster) heal(p *picture) {
-	for _, s := range p.services {
+	for id, s := range p.services {
 		u := c.owner(s.Spec.Name)
 		if u == nil || u.busy() {
 			continue
 		}
 		spec := clone(s.Spec)
 		spec.Task = clone(p.task(s.TaskDigest))
-		if steady(spec) {
+		rollout, _ := p.observer.tables.Rollouts.Get(p.now, id)
+		stuck := state.Answers(s, rollout.Value) && state.Stuck(rollout.Value)
+		if steady(spec) && !stuck {
 			continue
 		}
-		heal(spec)
+		if !steady(spec) {
+			heal(spec)
+		}
 		c.asks++
 		spec.Labels = map[string]string{revisionLabel: fmt.Sprint("healed-", c.asks)}
 		u.steps <- Step{Deed: update, Who: spec.Name, Client: u.number, API: replica("apid", 1+c.asks%c.script.Size.Managers), Spec: spec}

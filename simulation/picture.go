@@ -76,7 +76,7 @@ func (c *cluster) look() *picture {
 }
 
 func startFirst(s *musterv1.ServiceSpec) bool {
-	return s.GetUpdate().GetOrder() == musterv1.UpdateConfig_START_FIRST
+	return s.GetUpdate().GetOrder() == musterv1.UpdateConfig_START_FIRST || s.GetRollback().GetOrder() == musterv1.UpdateConfig_START_FIRST
 }
 
 func (p *picture) fault(format string, args ...any) {

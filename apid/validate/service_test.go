@@ -114,7 +114,7 @@ func TestServiceNamesEveryInvalidField(t *testing.T) {
 		"image":        {`{"name":"web","task":{"container":{"image":"Nginx::x"}}}`, []string{"spec.task.container.image"}},
 		"upper image":  {`{"name":"web","task":{"container":{"image":"Nginx"}}}`, []string{"spec.task.container.image"}},
 		"ratio":        {`{"name":"web","update":{"maxFailureRatio":1.5},"task":{"container":{"image":"nginx"}}}`, []string{"spec.update.maxFailureRatio"}},
-		"not a number": {`{"name":"web","rollback":{"maxFailureRatio":"NaN"},"task":{"container":{"image":"nginx"}}}`, []string{"spec.rollback", "spec.rollback.maxFailureRatio"}},
+		"not a number": {`{"name":"web","rollback":{"maxFailureRatio":"NaN"},"task":{"container":{"image":"nginx"}}}`, []string{"spec.rollback.maxFailureRatio"}},
 		"durations": {`{"name":"web","update":{"delay":"-1s","monitor":"-1s"},"task":{"container":{"image":"nginx","stopGracePeriod":"-1s"},"restart":{"delay":"-1s","window":"-2s"}}}`,
 			[]string{"spec.task.container.stopGracePeriod", "spec.task.restart.delay", "spec.task.restart.window", "spec.update.delay", "spec.update.monitor"}},
 		"enum": {task(`"restart":{"condition":77}`), []string{"spec.task.restart.condition"}},
@@ -173,11 +173,8 @@ func TestServiceRefusesWhatNobodyActsOn(t *testing.T) {
 		spec string
 		want []string
 	}{
-		"job":        {top(`"replicatedJob":{}`), []string{"spec.replicatedJob"}},
-		"global job": {top(`"globalJob":{}`), []string{"spec.globalJob"}},
-		"rolling": {top(`"update":{"parallelism":"1","delay":"1s","failureAction":"PAUSE","monitor":"1s","maxFailureRatio":0.5}`),
-			[]string{"spec.update.delay", "spec.update.failureAction", "spec.update.maxFailureRatio", "spec.update.monitor", "spec.update.parallelism"}},
-		"rollback":    {top(`"rollback":{}`), []string{"spec.rollback"}},
+		"job":         {top(`"replicatedJob":{}`), []string{"spec.replicatedJob"}},
+		"global job":  {top(`"globalJob":{}`), []string{"spec.globalJob"}},
 		"vip":         {top(`"endpoint":{"mode":"VIP"}`), []string{"spec.endpoint.mode"}},
 		"dnsrr":       {top(`"endpoint":{"mode":"DNSRR"}`), []string{"spec.endpoint.mode"}},
 		"ingress":     {top(`"endpoint":{"ports":[{"targetPort":1},{"targetPort":2,"publishMode":"INGRESS"},{"targetPort":3,"publishMode":"HOST"}]}`), []string{"spec.endpoint.ports[0].publishMode", "spec.endpoint.ports[1].publishMode"}},

@@ -27,13 +27,6 @@ func serviceGaps() []gap {
 		{shape: "replicatedJob", what: "jobs are not implemented yet"},
 		{shape: "globalJob", what: "jobs are not implemented yet"},
 
-		{shape: "update.parallelism", what: "rolling updates are not implemented yet: all tasks are replaced at once; use 0"},
-		{shape: "update.delay", what: "rolling updates are not implemented yet"},
-		{shape: "update.failureAction", what: "rolling updates are not implemented yet"},
-		{shape: "update.monitor", what: "rolling updates are not implemented yet"},
-		{shape: "update.maxFailureRatio", what: "rolling updates are not implemented yet"},
-		{shape: "rollback", what: "rollback is not implemented yet"},
-
 		{shape: "endpoint.mode", what: "virtual addresses and service names are not implemented yet"},
 		{shape: "endpoint.ports[]", sub: "publishMode", when: notHost,
 			what: "publish mode INGRESS (the default) is not implemented yet; use HOST"},

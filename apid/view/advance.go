@@ -244,6 +244,7 @@ func (v *View) index(s *Service, sign int) {
 	}
 	v.use(string(s.Record.TaskDigest), sign)
 	v.use(string(s.Record.PreviousTaskDigest), sign)
+	v.use(string(s.Record.FormerTaskDigest), sign)
 }
 
 func (v *View) joinService(id string) *Service {

@@ -32,7 +32,8 @@ func (r *Reader) ServiceMessage(s *Service) *musterv1.Service {
 	if s.Record.PreviousSpec != nil {
 		m.PreviousSpec = r.serviceSpec(s.Record.PreviousSpec, s.Record.PreviousTaskDigest)
 	}
-	if s.Rollout != nil {
+	// What became of a former update is not to be taken for what becomes of this one.
+	if s.Rollout != nil && state.Answers(s.Record, s.Rollout) {
 		m.UpdateStatus = &musterv1.UpdateStatus{
 			State:       s.Rollout.State,
 			StartedAt:   stamp(s.Rollout.StartedAt),

@@ -1,11 +1,13 @@
 package state
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
 
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
@@ -21,4 +23,17 @@ func EndpointDigest(e *musterv1.EndpointSpec) ([]byte, error) {
 	}
 	sum := sha256.Sum256(b)
 	return sum[:8], nil
+}
+
+// Published returns what a task of a service publishes, by the digest that the task
+// was made with: what the service's spec says, or what it said before.
+func Published(s *recordv1.Service, digest []byte) *musterv1.EndpointSpec {
+	present := s.GetSpec().GetEndpoint()
+	if d, err := EndpointDigest(present); err == nil && bytes.Equal(d, digest) {
+		return present
+	}
+	if d, err := EndpointDigest(s.GetFormerEndpoint()); err == nil && bytes.Equal(d, digest) {
+		return s.GetFormerEndpoint()
+	}
+	return present
 }

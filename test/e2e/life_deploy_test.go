@@ -42,7 +42,7 @@ const tick = `n=0; while :; do n=$((n+1)); echo "tick $n in $COLOR"; sleep 0.2; 
 
 func (l *life) deployProcesses(t *testing.T) {
 	out := l.muster(t, "service", "create", "--name", "ticker", "--replicas", "3", "--label", "test=e2e",
-		"--kind", "process", "--env", "COLOR=blue", "--timeout", "30s", "--", "/bin/sh", "-c", tick)
+		"--kind", "process", "--env", "COLOR=blue", "--update-parallelism", "0", "--update-monitor", "1s", "--timeout", "30s", "--", "/bin/sh", "-c", tick)
 	if out.code != 0 || !strings.Contains(out.errs, "3/3 running: converged") {
 		t.Fatalf("service create: %s", out)
 	}
@@ -74,6 +74,7 @@ func (l *life) web(color string) map[string]any {
 	return map[string]any{
 		"name":       "web",
 		"replicated": map[string]any{"replicas": 3},
+		"update":     map[string]any{"parallelism": 0, "monitor": "1s"},
 		"task": map[string]any{
 			"container": map[string]any{
 				"image":           l.image,

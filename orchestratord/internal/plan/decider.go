@@ -1,10 +1,9 @@
 package plan
 
 import (
-	"fmt"
 	"time"
 
-	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	"github.com/musterhq/muster/internal/state"
 )
 
@@ -15,41 +14,29 @@ type decider struct {
 	plan Plan
 	slot slot // the slot in hand; reused, for most slots need nothing
 
-	// The rest is derived from the service, once.
-	spec       *musterv1.TaskSpec
-	policy     policy
-	startFirst bool
-	limit      int64
-	matches    func(node string) bool
-	drifts     map[string]drift // how former specs differ, by digest
-	endpoint   []byte           // digest of what the service publishes
-
-	// outdated counts slots that had tasks of a former spec; unsettled counts
-	// those that do not run a task of the current one yet.
-	outdated, unsettled int
+	// rollout is the one in force, which this decision may have begun or ended.
+	rollout *recordv1.Rollout
+	// config says how the tasks are replaced.
+	config config
+	// target is what the service's tasks follow.
+	target *target
+	// former are targets of slots whose turn has not come, by what they were made of.
+	former map[string]*target
 }
 
-func (d *decider) prepare() error {
-	s := d.w.Service
-	d.spec = d.w.Spec(s.TaskDigest)
-	if d.spec == nil {
-		return fmt.Errorf("%w: digest %s", ErrSpecUnknown, state.SpecKey(s.TaskDigest))
+// newDecider begins a decision with a rollout in force.
+func newDecider(w *World, r *recordv1.Rollout) (*decider, error) {
+	d := &decider{w: w, now: w.Now.UnixMilli(), rollout: r}
+	f := state.Follow(w.Service, r)
+	endpoint, err := state.EndpointDigest(f.Endpoint)
+	if err != nil {
+		return nil, err
 	}
-	d.policy = policyOf(d.spec.GetRestart())
-	d.startFirst = s.GetSpec().GetUpdate().GetOrder() == musterv1.UpdateConfig_START_FIRST
-	var err error
-	if d.endpoint, err = state.EndpointDigest(s.GetSpec().GetEndpoint()); err != nil {
-		return err
+	if d.target, err = newTarget(w, f.Digest, endpoint, f.Version); err != nil {
+		return nil, err
 	}
-	d.limit = d.w.HistoryLimit
-	if d.policy.attempts > 0 {
-		// As many as the policy speaks of are always to be seen.
-		d.limit = int64(min(d.policy.attempts, 1<<31)) + 1
-	}
-	if d.matches, err = d.w.Cluster.Matcher(d.spec.GetPlacement().GetConstraints()); err != nil {
-		return fmt.Errorf("constraints of the service: %w", err)
-	}
-	return nil
+	d.config = configOf(w.Service, r)
+	return d, nil
 }
 
 // wake asks for another look at a time, in milliseconds.
@@ -64,8 +51,10 @@ func (d *decider) wake(at int64) {
 // nodes, too: of them only the first are.
 func (d *decider) asked(why Reason) bool {
 	switch why {
-	case ReasonSlotEmpty, ReasonSpecChanged:
+	case ReasonSlotEmpty:
 		return true
+	case ReasonSpecChanged:
+		return !d.rollout.GetRolledBack()
 	case ReasonNodeEligible:
 		return len(d.w.Tasks) == 0
 	default:

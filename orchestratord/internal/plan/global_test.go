@@ -103,6 +103,7 @@ func TestGlobalPausedNode(t *testing.T) {
 // the service is updated once more.
 func TestGlobalPausedInTheMidstOfAnUpdate(t *testing.T) {
 	w := onEvery(t, nil)
+	w.service.Spec.Update = &musterv1.UpdateConfig{}
 	w.spec(null(2))
 	w.look(t)
 	w.settle()

@@ -10,14 +10,14 @@ import (
 // prune forgets the oldest tasks of a slot that has more than the history
 // limit.
 func (s *slot) prune() {
-	if s.d.w.Service == nil || s.d.limit < 0 {
+	if s.target == nil || s.target.limit < 0 {
 		return
 	}
 	count := int64(len(s.tasks))
 	if s.made != nil {
 		count++
 	}
-	if count <= s.d.limit {
+	if count <= s.target.limit {
 		return
 	}
 	var past []int
@@ -34,7 +34,7 @@ func (s *slot) prune() {
 	})
 	verdict := s.verdict()
 	for _, i := range past {
-		if count <= s.d.limit {
+		if count <= s.target.limit {
 			return
 		}
 		if i == verdict {

@@ -6,8 +6,23 @@ import (
 	"github.com/musterhq/muster/internal/state"
 )
 
-// keep brings a slot that is wanted to one running task of the current spec. A
-// frozen slot (its node is paused) gets no new task and is not updated.
+// keepSeat brings a slot that is wanted to one running task, of the service's spec
+// if that is there already or has its turn, and else of what was there before.
+func (s *slot) keepSeat(e *seat, empty Reason) {
+	s.begins = e.begins
+	if e.due && !e.begins {
+		if former := s.d.held(e); former != nil {
+			s.target = former
+		} else {
+			s.reap()
+			return
+		}
+	}
+	s.keep(e.frozen, empty)
+}
+
+// keep brings a slot that is wanted to one running task of its target. A frozen
+// slot (its node is paused) gets no new task and is not updated.
 func (s *slot) keep(frozen bool, empty Reason) {
 	d := s.d
 	s.reap()
@@ -15,26 +30,22 @@ func (s *slot) keep(frozen bool, empty Reason) {
 	for i, t := range s.tasks {
 		switch {
 		case !t.Live():
-		case !d.clean(t):
+		case !s.target.clean(t):
 			outdated = true
 			// What does not run serves nobody, and may hold the port that its
 			// successor needs: it is not waited for.
-			useful := frozen || d.startFirst && t.State() == musterv1.TaskState_RUNNING
+			useful := frozen || d.config.startFirst && t.State() == musterv1.TaskState_RUNNING
 			stays := useful && !t.Terminal() && d.condition(t).Keeps()
 			if stays && (s.bridge < 0 || further(t, s.tasks[s.bridge])) {
 				s.bridge = i
 			}
-		case d.lost(t), d.misplaced(t):
+		case d.lost(t), s.misplaced(t):
 			lost = s.later(lost, i)
 		case t.Terminal():
 			ended = s.later(ended, i)
 		case best < 0 || further(t, s.tasks[best]):
 			best = i
 		}
-	}
-	finished := best < 0 && ended < 0 && lost < 0 && s.finished()
-	if outdated && !frozen {
-		d.outdated++
 	}
 	switch {
 	case best >= 0:
@@ -45,31 +56,18 @@ func (s *slot) keep(frozen bool, empty Reason) {
 		s.restart(ended)
 	case lost >= 0:
 		s.move(lost)
-	case finished:
+	case s.finished():
 		s.rest()
 	case outdated:
 		s.retire(-1)
 		s.create(&recordv1.Task{}, ReasonSpecChanged)
 	default:
-		if t := d.done(s.tasks); t != nil {
+		if d.done(s.tasks) != nil {
 			// The slot had finished, by a former spec.
-			d.outdated++
 			empty = ReasonSpecChanged
 		}
 		s.create(&recordv1.Task{}, empty)
 	}
-	if !frozen && !s.settled(best) {
-		d.unsettled++
-	}
-}
-
-// settled reports whether an update has come to its end here: the slot's task
-// runs, or the slot has finished.
-func (s *slot) settled(best int) bool {
-	if best >= 0 {
-		return s.tasks[best].State() == musterv1.TaskState_RUNNING
-	}
-	return !s.busy()
 }
 
 // settle ends whatever the slot has beside its one task, and lets that run.
@@ -84,9 +82,9 @@ func (s *slot) settle(best int) {
 		case t.Terminal():
 			s.end(i, reasonOfEnd(t))
 		case s.giveUp(i):
-		case d.clean(t):
+		case s.target.clean(t):
 			s.end(i, ReasonSuperseded)
-		case i == s.bridge && d.startFirst && !running:
+		case i == s.bridge && d.config.startFirst && !running:
 		default:
 			s.end(i, ReasonSpecChanged)
 		}
@@ -155,14 +153,15 @@ func (s *slot) restart(ended int) {
 		s.retire(ended)
 		return
 	}
-	if !d.policy.allows(t) {
+	if !s.target.policy.allows(t) {
 		s.finish(ended)
 		return
 	}
-	next := d.policy.next(t, d.now)
+	next := s.target.policy.next(t, d.now)
 	if next.StartAfter = d.now; d.condition(t).Keeps() {
-		next.StartAfter = d.policy.startAfter(t, d.now)
+		next.StartAfter = s.target.policy.startAfter(t, d.now)
 	}
+	next.Turn = d.handOn(t)
 	s.retire(-1)
 	s.create(next, reasonOfEnd(t))
 }
@@ -173,19 +172,20 @@ func (s *slot) restart(ended int) {
 func (s *slot) move(lost int) {
 	d, t := s.d, s.tasks[lost]
 	s.blame(t)
-	if d.policy.condition == musterv1.RestartPolicy_NONE {
+	if s.target.policy.condition == musterv1.RestartPolicy_NONE {
 		s.finish(lost)
 		return
 	}
 	why := ReasonNodeGone
 	if c := d.condition(t); !c.Keeps() {
 		why = c.reason()
-	} else if d.misplaced(t) {
+	} else if s.misplaced(t) {
 		why = ReasonConstraints
 		s.end(lost, why)
 	}
 	next := &recordv1.Task{
 		StartAfter: t.Record.StartAfter, Restarts: t.Record.Restarts, RestartedAt: t.Record.RestartedAt,
+		Turn: d.handOn(t),
 	}
 	s.retire(-1)
 	s.create(next, why)
@@ -201,8 +201,8 @@ func (d *decider) lost(t *state.Task) bool {
 
 // misplaced reports whether a task is on a node that does not meet the
 // constraints any more. A paused node keeps what it has.
-func (d *decider) misplaced(t *state.Task) bool {
-	return t.NodeID != "" && !t.Terminal() && d.condition(t) == Up && !d.matches(t.NodeID)
+func (s *slot) misplaced(t *state.Task) bool {
+	return t.NodeID != "" && !t.Terminal() && s.d.condition(t) == Up && !s.target.matches(t.NodeID)
 }
 
 // finish ends a task that the restart policy allows none to follow. If it is
@@ -210,8 +210,9 @@ func (d *decider) misplaced(t *state.Task) bool {
 // runs again for that.
 func (s *slot) finish(last int) {
 	if s.newest() != last {
+		next := &recordv1.Task{Turn: s.d.handOn(s.tasks[last])}
 		s.retire(-1)
-		s.create(&recordv1.Task{}, ReasonSpecChanged)
+		s.create(next, ReasonSpecChanged)
 		return
 	}
 	s.end(last, ReasonNoRestart)
@@ -231,7 +232,7 @@ func (s *slot) rest() {
 // present spec.
 func (s *slot) finished() bool {
 	t := s.d.done(s.tasks)
-	return t != nil && s.d.clean(t)
+	return t != nil && s.target.clean(t)
 }
 
 func (s *slot) later(a, b int) int {

@@ -5,8 +5,8 @@
 //
 // A decision rests on what is, and never on what has just happened. So it does
 // not matter how often a service is looked at, by whom, or what was missed: a
-// world in which the last plan has been carried out gives an empty plan, until
-// something else changes or [Plan.Next] has come.
+// world in which the last plan has been carried out gives an empty plan, or ends a
+// rollout with it, until something else changes or [Plan.Next] has come.
 //
 // # Slots
 //
@@ -16,6 +16,16 @@
 // when the update order says "start first". What is decided for one slot
 // depends on the tasks of this slot alone, and is carried out as a whole or not
 // at all, if the slot is still what the decision rests on.
+//
+// # Updates
+//
+// When a service is to run something else, its slots are given their turn, a few
+// at a time. A rollout's record says that an update is under way and how it is
+// to end; where it has come to is read off the tasks. A slot whose turn has
+// not come is kept by what its tasks were made of, as if there were no update. In
+// its turn it gets a new task, which is marked; once that runs, or has ended, and
+// the delay is over, another slot may have its turn. What became of the marked task
+// is handed on to the task that follows it, so it is not forgotten with it.
 //
 // # Life of a task
 //
@@ -29,6 +39,7 @@ package plan
 import (
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
@@ -104,6 +115,15 @@ type Plan struct {
 	// WatchesRunning says that a task that becomes RUNNING is a reason to look
 	// again.
 	WatchesRunning bool
+	// Number and State are those of the rollout that the plan rests on, or that it
+	// writes. The slots are to be changed only while it is in force.
+	Number uint64
+	State  musterv1.UpdateStatus_State
+	// Bounded says that only so many slots may have their turn at once. Turns then are
+	// the keys of all tasks that are InTurn, in order: slots must not begin their turn
+	// if there are others.
+	Bounded bool
+	Turns   []string
 }
 
 // Empty reports whether there is nothing to do now.
@@ -121,6 +141,8 @@ type Slot struct {
 	// Fills says that a slot in which no task was meant to run gets one. It
 	// must not lead to more of them than the service has replicas.
 	Fills bool
+	// Begins says that the slot has its turn in an update.
+	Begins bool
 	// Vacates says that the slot is given up. It must not lead to fewer slots
 	// than the service has replicas.
 	Vacates bool
@@ -128,8 +150,9 @@ type Slot struct {
 	// down or gone. It must still be so.
 	Lost []string
 	// Unfit are the nodes whose tasks are given up because they do not meet the
-	// constraints. It must still be so.
-	Unfit []string
+	// Constraints. It must still be so.
+	Unfit       []string
+	Constraints []string
 }
 
 // Seen is one task that a decision rests on.
@@ -146,27 +169,82 @@ type Change struct {
 	Reason Reason
 }
 
+// mostSteps bounds how often one decision begins or ends a rollout: an update may
+// begin, fail, and have been rolled back by what is there already.
+const mostSteps = 6
+
 // Decide says what to do for a service. It returns an error if the service
 // cannot be decided on, which is no fault of its tasks: they are to be left
 // alone.
 func Decide(w *World) (Plan, error) {
-	d := &decider{w: w, now: w.Now.UnixMilli()}
 	if w.Service == nil {
+		d := &decider{w: w, now: w.Now.UnixMilli()}
 		d.removed()
 		return d.plan, nil
 	}
-	if err := d.prepare(); err != nil {
-		return Plan{}, err
+	r := w.Rollout
+	for range mostSteps {
+		d, err := newDecider(w, r)
+		if err != nil {
+			return Plan{}, err
+		}
+		m, err := d.mode()
+		if err != nil {
+			return Plan{}, err
+		}
+		seats := m.seats()
+		v := d.survey(seats)
+		if r != w.Rollout && underWay(r) && r.Slots == 0 {
+			r.Slots = v.due // of the rollback that has just begun
+		}
+		next := d.judge(v)
+		if next == r {
+			d.giveTurns(seats, v)
+			m.act()
+			d.tell(v)
+			return d.plan, nil
+		}
+		r = next
 	}
-	if replicas, ok := Replicas(w.Service); ok {
-		d.replicated(replicas)
-	} else if w.Service.GetSpec().GetGlobal() != nil {
-		d.global()
-	} else {
-		return Plan{}, fmt.Errorf("%w: %T", ErrUnsupported, w.Service.GetSpec().GetMode())
+	return Plan{}, fmt.Errorf("%w: its rollout %v does not come to rest", ErrUnsupported, r)
+}
+
+// mode is how a service's slots are found. Its seats are those that are wanted and
+// have had tasks; act then does what is to be done in all slots.
+type mode interface {
+	seats() []*seat
+	act()
+}
+
+func (d *decider) mode() (mode, error) {
+	if replicas, ok := Replicas(d.w.Service); ok {
+		return d.replicated(replicas), nil
 	}
-	d.rollout()
-	return d.plan, nil
+	if d.w.Service.GetSpec().GetGlobal() != nil {
+		return d.global(), nil
+	}
+	return nil, fmt.Errorf("%w: %T", ErrUnsupported, d.w.Service.GetSpec().GetMode())
+}
+
+// tell completes the plan with what it rests on.
+func (d *decider) tell(v survey) {
+	if d.rollout != d.w.Rollout {
+		d.plan.Rollout = d.rollout
+	}
+	d.plan.Number, d.plan.State = d.rollout.GetNumber(), d.rollout.GetState()
+	if v.flying > 0 {
+		d.plan.WatchesRunning = true
+	}
+	begins := func(s Slot) bool { return s.Begins }
+	if d.config.parallelism == 0 || !slices.ContainsFunc(d.plan.Slots, begins) {
+		return
+	}
+	d.plan.Bounded = true
+	for _, t := range d.w.Tasks {
+		if InTurn(t.Record) {
+			d.plan.Turns = append(d.plan.Turns, t.Key)
+		}
+	}
 }
 
 // Replicas returns how many slots a service should have, and whether that is a

@@ -57,9 +57,10 @@ func TestRandomWorlds(t *testing.T) {
 				version = uint64(rapid.IntRange(1, 3).Draw(t, "spec"))
 				w.spec(null(version, restart(policy)))
 			},
-			"order": func(t *rapid.T) {
-				w.service.Spec.Update = &musterv1.UpdateConfig{Order: musterv1.UpdateConfig_Order(rapid.IntRange(0, 2).Draw(t, "order"))}
-			},
+			"config":    func(t *rapid.T) { w.service.Spec.Update = updateConfig(t) },
+			"rollback":  func(t *rapid.T) { w.service.Spec.Rollback = updateConfig(t) },
+			"again":     func(*rapid.T) { w.service.Attempt++ },
+			"roll back": func(*rapid.T) { w.rollBack() },
 			"node": func(t *rapid.T) {
 				w.nodes[node.Draw(t, "node")] = plan.Condition(rapid.IntRange(1, 4).Draw(t, "condition"))
 			},
@@ -105,14 +106,30 @@ func TestRandomWorlds(t *testing.T) {
 	})
 }
 
+// updateConfig draws how tasks are replaced.
+func updateConfig(t *rapid.T) *musterv1.UpdateConfig {
+	return &musterv1.UpdateConfig{
+		Order:           musterv1.UpdateConfig_Order(rapid.IntRange(0, 2).Draw(t, "order")),
+		Parallelism:     rapid.SampledFrom([]uint64{0, 1, 1, 2, 3}).Draw(t, "parallelism"),
+		Delay:           seconds(rapid.SampledFrom([]int{0, 0, 3, 20}).Draw(t, "delay")),
+		Monitor:         seconds(rapid.SampledFrom([]int{0, 5, 30}).Draw(t, "monitor")),
+		FailureAction:   musterv1.UpdateConfig_FailureAction(rapid.IntRange(0, 3).Draw(t, "action")),
+		MaxFailureRatio: rapid.SampledFrom([]float32{0, 0.3, 1}).Draw(t, "ratio"),
+	}
+}
+
 // eventually is converge without a fixed end: it takes as many turns as there
 // are waits in it.
 func (w *world) eventually(t *rapid.T) {
-	for range 100 {
+	for range 200 {
 		p := w.checkedLook(t)
 		before := w.print()
 		w.settle()
 		if !p.Empty() || before != w.print() {
+			continue
+		}
+		if s := w.rollout.GetState(); s == musterv1.UpdateStatus_PAUSED || s == musterv1.UpdateStatus_ROLLBACK_PAUSED {
+			w.service.Attempt++
 			continue
 		}
 		if p.Next.IsZero() {
@@ -130,7 +147,7 @@ func (w *world) checkedLook(t *rapid.T) plan.Plan {
 	if err != nil {
 		t.Fatal(err)
 	}
-	started := map[string]bool{}
+	started, flying := map[string]bool{}, w.flying()
 	for _, s := range p.Slots {
 		for _, c := range s.Changes {
 			if c.Record != nil && c.Record.DesiredState == running {
@@ -147,14 +164,25 @@ func (w *world) checkedLook(t *rapid.T) plan.Plan {
 		}
 	}
 	w.apply(p)
+	config := w.config()
+	if now := w.flying(); config.Parallelism > 0 && uint64(now) > max(config.Parallelism, uint64(flying)) {
+		t.Fatalf("%d slots have their turn at once, %d before, at most %d should:%s", now, flying, config.Parallelism, w.print())
+	}
 	again, err := plan.Decide(w.view())
 	if err != nil {
 		t.Fatal(err)
 	}
+	if again.Rollout != nil && len(again.Slots) == 0 {
+		// That tasks are at their end can be the end of a rollout.
+		w.apply(again)
+		if again, err = plan.Decide(w.view()); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if !again.Empty() {
 		t.Fatalf("a second look finds more to do:%s", describe(again))
 	}
-	startFirst := w.service.Spec.GetUpdate().GetOrder() == musterv1.UpdateConfig_START_FIRST
+	startFirst := config.Order == musterv1.UpdateConfig_START_FIRST
 	occupied := uint64(0)
 	for key, ts := range w.bySlot() {
 		var live, past, waited int
@@ -183,7 +211,7 @@ func (w *world) checkedLook(t *rapid.T) plan.Plan {
 			occupied++
 		}
 		limit := w.history
-		if n := w.specs[string(w.service.TaskDigest)].Restart.MaxAttempts; n > 0 {
+		if n := w.specs[string(w.service.TaskDigest)].Restart.MaxAttempts; n > 0 { // all specs have the same
 			limit = int64(n) + 1
 		}
 		if live == 0 || slices.ContainsFunc(ts, func(x *state.Task) bool { return x.Record.Reason == string(plan.ReasonNoRestart) }) {
@@ -224,7 +252,7 @@ func (w *world) checkEnd(t *rapid.T, want []string, p *musterv1.RestartPolicy) {
 				continue
 			}
 			live++
-			if x.State() != musterv1.TaskState_RUNNING || string(x.Record.SpecDigest) != string(w.service.TaskDigest) && !finished {
+			if x.State() != musterv1.TaskState_RUNNING || string(x.Record.SpecDigest) != string(state.Follow(w.service, w.rollout).Digest) && !finished {
 				t.Fatalf("slot %s does not run the service's spec:%s", slot, w.print())
 			}
 		}
@@ -240,5 +268,7 @@ func (w *world) checkEnd(t *rapid.T, want []string, p *musterv1.RestartPolicy) {
 	}
 	if r := w.rollout; r != nil && r.SpecVersion != w.service.SpecVersion {
 		t.Fatal(fmt.Sprintf("rollout %v is of another version than %d", r, w.service.SpecVersion))
+	} else if s := r.GetState(); s == musterv1.UpdateStatus_UPDATING || s == musterv1.UpdateStatus_ROLLBACK_STARTED {
+		t.Fatalf("rollout %v has not ended", r)
 	}
 }

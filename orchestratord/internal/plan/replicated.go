@@ -10,8 +10,7 @@ import (
 
 // replica is a slot of a replicated service, before anything is decided.
 type replica struct {
-	number uint64
-	tasks  []*state.Task
+	*seat
 	// occupied slots count as replicas: a task is meant to run there, or has
 	// finished for good. The others hold nothing but history.
 	occupied bool
@@ -20,29 +19,49 @@ type replica struct {
 
 // replicated brings a service to its number of slots. Missing ones get the
 // lowest numbers that are free.
-func (d *decider) replicated(replicas uint64) {
+type replicated struct {
+	d       *decider
+	slots   []replica
+	missing uint64
+}
+
+func (d *decider) replicated(replicas uint64) *replicated {
 	gs := groups(d.w.Tasks)
-	slots := make([]replica, 0, len(gs))
+	m := &replicated{d: d, slots: make([]replica, 0, len(gs))}
+	seats := make([]seat, len(gs))
 	var have uint64
-	for _, g := range gs {
-		r := replica{number: g[0].Record.Slot, tasks: g}
-		r.occupied = r.number != 0 && d.occupied(g)
+	for i, g := range gs {
+		seats[i] = seat{number: g[0].Record.Slot, tasks: g}
+		r := replica{seat: &seats[i], occupied: g[0].Record.Slot != 0 && d.occupied(g)}
 		if r.occupied {
 			have++
 		}
-		slots = append(slots, r)
+		m.slots = append(m.slots, r)
 	}
 	if have > replicas {
-		d.chooseSurplus(slots, int(have-replicas))
+		d.chooseSurplus(m.slots, int(have-replicas))
+	} else {
+		m.missing = replicas - have
 	}
-	missing := uint64(0)
-	if have < replicas {
-		missing = replicas - have
+	return m
+}
+
+func (m *replicated) seats() []*seat {
+	wanted := make([]*seat, 0, len(m.slots))
+	for _, r := range m.slots {
+		if r.occupied && !r.surplus {
+			wanted = append(wanted, r.seat)
+		}
 	}
-	// Slots are gone through in order of their numbers, present and missing ones
-	// alike, so that changes of neighbours lie together.
+	return wanted
+}
+
+// act goes through the slots in order of their numbers, present and missing ones
+// alike, so that changes of neighbours lie together.
+func (m *replicated) act() {
+	d, missing := m.d, m.missing
 	next := uint64(1)
-	for _, r := range slots {
+	for _, r := range m.slots {
 		for ; missing > 0 && next < r.number; next++ {
 			d.fill(next, nil)
 			missing--
@@ -53,7 +72,7 @@ func (d *decider) replicated(replicas uint64) {
 		switch {
 		case r.occupied && !r.surplus:
 			s := d.open(r.number, "", r.tasks)
-			s.keep(false, ReasonSlotEmpty)
+			s.keepSeat(r.seat, ReasonSlotEmpty)
 			s.close()
 		case !r.occupied && missing > 0 && r.number != 0:
 			d.fill(r.number, r.tasks)

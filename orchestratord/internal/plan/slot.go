@@ -14,7 +14,9 @@ import (
 // slot is one slot in the making: what its tasks are, and what shall become of
 // them.
 type slot struct {
-	d      *decider
+	d *decider
+	// target is what the slot's task is to be made of.
+	target *target
 	number uint64
 	node   string
 	tasks  []*state.Task
@@ -26,6 +28,7 @@ type slot struct {
 	made       *recordv1.Task
 	madeReason Reason
 	vacates    bool
+	begins     bool
 	lost       []string
 	unfit      []string
 }
@@ -40,7 +43,7 @@ type fate struct {
 // open begins with a slot. Only one is open at a time.
 func (d *decider) open(number uint64, node string, tasks []*state.Task) *slot {
 	s := &d.slot
-	*s = slot{d: d, number: number, node: node, tasks: tasks, fates: s.fates[:0], bridge: -1}
+	*s = slot{d: d, target: d.target, number: number, node: node, tasks: tasks, fates: s.fates[:0], bridge: -1}
 	for _, t := range tasks {
 		s.fates = append(s.fates, fate{desired: t.Desired()})
 	}
@@ -99,7 +102,7 @@ func (s *slot) blame(t *state.Task) {
 		if !slices.Contains(s.lost, t.NodeID) {
 			s.lost = append(s.lost, t.NodeID)
 		}
-	case s.d.misplaced(t):
+	case s.misplaced(t):
 		s.unfit = append(s.unfit, t.NodeID)
 	}
 }
@@ -124,9 +127,12 @@ func (s *slot) newest() int {
 func (s *slot) create(t *recordv1.Task, why Reason) {
 	d := s.d
 	t.Slot, t.NodeId = s.number, s.node
-	t.SpecDigest, t.SpecVersion = d.w.Service.TaskDigest, d.w.Service.SpecVersion
-	t.EndpointDigest = d.endpoint
+	t.SpecDigest, t.SpecVersion = s.target.digest, s.target.version
+	t.EndpointDigest = s.target.endpoint
 	t.Reason = string(why)
+	if s.begins {
+		t.Turn = &recordv1.Turn{Rollout: d.rollout.GetNumber()}
+	}
 	if d.asked(why) {
 		t.AskedAt = d.w.Service.UpdatedAt
 	}
@@ -203,7 +209,10 @@ func (s *slot) close() {
 		return
 	}
 	key := state.TaskKey(s.d.w.ServiceID, s.number, s.node, "")
-	p := Slot{Prefix: key, Changes: changes, Fills: filled, Vacates: s.vacates, Lost: s.lost, Unfit: s.unfit}
+	p := Slot{Prefix: key, Changes: changes, Fills: filled, Begins: s.begins, Vacates: s.vacates, Lost: s.lost, Unfit: s.unfit}
+	if len(s.unfit) > 0 {
+		p.Constraints = s.target.spec.GetPlacement().GetConstraints()
+	}
 	for _, t := range s.tasks {
 		p.Seen = append(p.Seen, Seen{Key: t.Key, Version: t.Version})
 	}

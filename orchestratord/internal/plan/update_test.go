@@ -83,6 +83,7 @@ func TestUpdateStartsFirstAndFails(t *testing.T) {
 	p := &musterv1.RestartPolicy{MaxAttempts: 1, Delay: seconds(1)}
 	w := single(t, p)
 	w.startFirst()
+	w.service.Spec.Update.MaxFailureRatio = 1
 	old := w.one(t, 1)
 	w.spec(null(2, restart(p)))
 	for range 2 {
@@ -100,7 +101,7 @@ func TestUpdateStartsFirstAndFails(t *testing.T) {
 	if got := w.one(t, 1); got.Key != old.Key {
 		t.Errorf("the old task did not stay:%s", w.print())
 	}
-	if w.rollout.State != musterv1.UpdateStatus_UPDATING {
+	if w.rollout.State != musterv1.UpdateStatus_COMPLETED || w.rollout.Failures != 1 {
 		t.Errorf("rollout %v", w.rollout)
 	}
 	w.now = w.now.Add(time.Hour)
@@ -272,11 +273,11 @@ func TestChangedPortsReplaceTasks(t *testing.T) {
 	w := single(t, nil)
 	for _, port := range []uint32{80, 81, 0} {
 		old := w.one(t, 1)
+		w.leave()
 		w.service.Spec.Endpoint = nil
 		if port != 0 {
 			w.service.Spec.Endpoint = &musterv1.EndpointSpec{Ports: []*musterv1.PortConfig{{TargetPort: 80, PublishedPort: port}}}
 		}
-		w.service.SpecVersion++
 		w.converge(t)
 		if w.one(t, 1).Key == old.Key {
 			t.Errorf("not replaced for port %d", port)

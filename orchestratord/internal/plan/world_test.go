@@ -71,10 +71,67 @@ func (w *world) spec(s *musterv1.TaskSpec) {
 		return
 	}
 	if string(w.service.TaskDigest) != string(digest) {
-		w.service.SpecVersion++
+		w.leave()
 	}
 	w.service.PreviousTaskDigest = w.service.TaskDigest
 	w.service.TaskDigest = digest
+}
+
+// leave begins another version of what the tasks run, as the API does: what they
+// ran before is remembered.
+func (w *world) leave() {
+	s := w.service
+	w.service.Attempt++
+	w.service.RollsBack = false
+	if w.rollout == nil || !w.rollout.RolledBack || w.rollout.SpecVersion != s.SpecVersion {
+		s.FormerTaskDigest, s.FormerSpecVersion, s.FormerEndpoint = s.TaskDigest, s.SpecVersion, s.Spec.Endpoint
+	}
+	s.SpecVersion++
+}
+
+// rollBack asks for what was there before the last update.
+func (w *world) rollBack() {
+	s := w.service
+	if s.PreviousTaskDigest == nil {
+		return
+	}
+	if string(s.PreviousTaskDigest) != string(s.TaskDigest) {
+		w.leave()
+	}
+	s.TaskDigest, s.PreviousTaskDigest = s.PreviousTaskDigest, s.TaskDigest
+	s.PreviousSpec, s.RollsBack = s.Spec, true
+	s.Attempt++
+}
+
+// config is how tasks are replaced now.
+func (w *world) config() *musterv1.UpdateConfig {
+	c := w.service.Spec.GetUpdate()
+	if w.service.RollsBack || w.rollout.GetRolledBack() {
+		c = w.service.Spec.GetRollback()
+	}
+	if c == nil {
+		c = &musterv1.UpdateConfig{Parallelism: 1}
+	}
+	return c
+}
+
+// flying counts the slots that have their turn, and have come to nothing yet. A slot
+// that has what it should have beside the task of a former turn is through with
+// that.
+func (w *world) flying() int {
+	n := 0
+	for _, ts := range w.bySlot() {
+		flying, through := false, false
+		for _, t := range ts {
+			inTurn := t.Live() && t.Record.Turn != nil && t.Record.Turn.SettledAt == 0 && t.State() < running
+			flying = flying || inTurn
+			through = through || t.Live() && !inTurn && string(t.Record.SpecDigest) == string(state.Follow(w.service, w.rollout).Digest)
+		}
+		if flying && !through {
+			n++
+		}
+	}
+	return n
 }
 
 func (w *world) replicas(n uint64) {
@@ -201,7 +258,12 @@ func (w *world) assign(t *state.Task, node string) {
 // report says what a worker says of a task.
 func (w *world) report(t *state.Task, s musterv1.TaskState) {
 	c := *w.tasks[t.Key]
-	c.Status = &recordv1.Status{State: s, At: w.now.UnixMilli(), AppliedAt: w.now.UnixMilli()}
+	if c.Status.GetState() == s {
+		return
+	}
+	at := w.now.UnixMilli()
+	times := append(slices.Clone(c.Status.GetTimes()), &recordv1.StateTime{State: s, At: at})
+	c.Status = &recordv1.Status{State: s, At: at, AppliedAt: at, Times: times}
 	w.tasks[t.Key] = &c
 }
 
@@ -238,7 +300,7 @@ func (w *world) settle() {
 // converge lets everybody do their work until nothing changes.
 func (w *world) converge(t testing.TB) {
 	t.Helper()
-	for range 50 {
+	for range 500 {
 		p := w.look(t)
 		before := w.print()
 		w.settle()

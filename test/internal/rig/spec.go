@@ -29,5 +29,7 @@ func generic(name string, replicas uint64, kind string, payload map[string]any) 
 		Name: name,
 		Task: &musterv1.TaskSpec{Runtime: &musterv1.TaskSpec_Generic{Generic: &musterv1.GenericRuntime{Kind: kind, Payload: fields}}},
 		Mode: &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{Replicas: &replicas}},
+		// All tasks at once.
+		Update: &musterv1.UpdateConfig{},
 	}
 }

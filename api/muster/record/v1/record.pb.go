@@ -45,7 +45,17 @@ type Service struct {
 	PreviousSpecVersion uint64 `protobuf:"varint,9,opt,name=previous_spec_version,json=previousSpecVersion,proto3" json:"previous_spec_version,omitempty"`
 	// The trace that the user's call is part of, if it is traced: 16 bytes of trace
 	// id, 8 bytes of span id.
-	Trace         []byte `protobuf:"bytes,10,opt,name=trace,proto3" json:"trace,omitempty"`
+	Trace []byte `protobuf:"bytes,10,opt,name=trace,proto3" json:"trace,omitempty"`
+	// What the tasks were made of before spec_version: an update that fails is rolled
+	// back to it. No digest: there was nothing before.
+	FormerTaskDigest  []byte           `protobuf:"bytes,11,opt,name=former_task_digest,json=formerTaskDigest,proto3" json:"former_task_digest,omitempty"`
+	FormerEndpoint    *v1.EndpointSpec `protobuf:"bytes,12,opt,name=former_endpoint,json=formerEndpoint,proto3" json:"former_endpoint,omitempty"`
+	FormerSpecVersion uint64           `protobuf:"varint,13,opt,name=former_spec_version,json=formerSpecVersion,proto3" json:"former_spec_version,omitempty"`
+	// Grows with each call that asks for an update or rollback: one that has paused, or
+	// was rolled back, is begun anew.
+	Attempt uint64 `protobuf:"varint,14,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// The last change of the spec was a rollback that a user asked for.
+	RollsBack     bool `protobuf:"varint,15,opt,name=rolls_back,json=rollsBack,proto3" json:"rolls_back,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -148,6 +158,41 @@ func (x *Service) GetTrace() []byte {
 		return x.Trace
 	}
 	return nil
+}
+
+func (x *Service) GetFormerTaskDigest() []byte {
+	if x != nil {
+		return x.FormerTaskDigest
+	}
+	return nil
+}
+
+func (x *Service) GetFormerEndpoint() *v1.EndpointSpec {
+	if x != nil {
+		return x.FormerEndpoint
+	}
+	return nil
+}
+
+func (x *Service) GetFormerSpecVersion() uint64 {
+	if x != nil {
+		return x.FormerSpecVersion
+	}
+	return 0
+}
+
+func (x *Service) GetAttempt() uint64 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *Service) GetRollsBack() bool {
+	if x != nil {
+		return x.RollsBack
+	}
+	return false
 }
 
 // Spec is a record of table "specs", written by apid under the digest of the
@@ -669,7 +714,9 @@ type Task struct {
 	AskedAt int64 `protobuf:"varint,14,opt,name=asked_at,json=askedAt,proto3" json:"asked_at,omitempty"`
 	// The trace that its way is part of, as in Service. A few tasks of what a traced
 	// call asked for have one.
-	Trace         []byte `protobuf:"bytes,15,opt,name=trace,proto3" json:"trace,omitempty"`
+	Trace []byte `protobuf:"bytes,15,opt,name=trace,proto3" json:"trace,omitempty"`
+	// Its slot's turn in an update; absent if the slot has had none.
+	Turn          *Turn `protobuf:"bytes,16,opt,name=turn,proto3" json:"turn,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -809,6 +856,80 @@ func (x *Task) GetTrace() []byte {
 	return nil
 }
 
+func (x *Task) GetTurn() *Turn {
+	if x != nil {
+		return x.Turn
+	}
+	return nil
+}
+
+// Turn is what has become of one slot in an update. The update makes a task in the
+// slot, and decides by what becomes of that one; a task that follows it in the slot
+// takes the turn over, so that it is remembered when the first is forgotten.
+type Turn struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The rollout's number.
+	Rollout uint64 `protobuf:"varint,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// When the first task had begun to run, or had ended, by a manager's clock. 0:
+	// neither yet, or the task itself tells.
+	SettledAt int64 `protobuf:"varint,2,opt,name=settled_at,json=settledAt,proto3" json:"settled_at,omitempty"`
+	// The first task failed before it ran, or within the time in which that counts.
+	Failed        bool `protobuf:"varint,3,opt,name=failed,proto3" json:"failed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Turn) Reset() {
+	*x = Turn{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Turn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Turn) ProtoMessage() {}
+
+func (x *Turn) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Turn.ProtoReflect.Descriptor instead.
+func (*Turn) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Turn) GetRollout() uint64 {
+	if x != nil {
+		return x.Rollout
+	}
+	return 0
+}
+
+func (x *Turn) GetSettledAt() int64 {
+	if x != nil {
+		return x.SettledAt
+	}
+	return 0
+}
+
+func (x *Turn) GetFailed() bool {
+	if x != nil {
+		return x.Failed
+	}
+	return false
+}
+
 // Rollout is a record of table "rollouts", written by orchestratord under the
 // service's id: how far an update has come.
 type Rollout struct {
@@ -819,16 +940,23 @@ type Rollout struct {
 	Message     string                 `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
 	// The spec_version that it leads to.
 	SpecVersion uint64 `protobuf:"varint,5,opt,name=spec_version,json=specVersion,proto3" json:"spec_version,omitempty"`
-	Failures    uint64 `protobuf:"varint,6,opt,name=failures,proto3" json:"failures,omitempty"`
-	// The tasks follow the previous spec.
-	RolledBack    bool `protobuf:"varint,7,opt,name=rolled_back,json=rolledBack,proto3" json:"rolled_back,omitempty"`
+	// How many slots had failed when its state last changed.
+	Failures uint64 `protobuf:"varint,6,opt,name=failures,proto3" json:"failures,omitempty"`
+	// The tasks follow what was there before spec_version, because the update failed.
+	RolledBack bool `protobuf:"varint,7,opt,name=rolled_back,json=rolledBack,proto3" json:"rolled_back,omitempty"`
+	// Counts the service's rollouts: each update, rollback, and new attempt.
+	Number uint64 `protobuf:"varint,8,opt,name=number,proto3" json:"number,omitempty"`
+	// How many slots were to be changed when it began.
+	Slots uint64 `protobuf:"varint,9,opt,name=slots,proto3" json:"slots,omitempty"`
+	// The service's attempt that it answers.
+	Attempt       uint64 `protobuf:"varint,10,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[9]
+	mi := &file_muster_record_v1_record_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +968,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[9]
+	mi := &file_muster_record_v1_record_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +981,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{9}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Rollout) GetState() v1.UpdateStatus_State {
@@ -905,6 +1033,27 @@ func (x *Rollout) GetRolledBack() bool {
 	return false
 }
 
+func (x *Rollout) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Rollout) GetSlots() uint64 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+func (x *Rollout) GetAttempt() uint64 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
 // Endpoint is a record of table "endpoints", written by allocatord under the
 // service's id.
 type Endpoint struct {
@@ -918,7 +1067,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[10]
+	mi := &file_muster_record_v1_record_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -930,7 +1079,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[10]
+	mi := &file_muster_record_v1_record_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -943,7 +1092,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{10}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Endpoint) GetEndpoint() *v1.Endpoint {
@@ -971,7 +1120,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[11]
+	mi := &file_muster_record_v1_record_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1132,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[11]
+	mi := &file_muster_record_v1_record_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1145,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{11}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Attachment) GetAddresses() []string {
@@ -1025,7 +1174,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[12]
+	mi := &file_muster_record_v1_record_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1037,7 +1186,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[12]
+	mi := &file_muster_record_v1_record_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1050,7 +1199,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{12}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Assignment) GetAssignedAt() int64 {
@@ -1111,7 +1260,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[13]
+	mi := &file_muster_record_v1_record_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1272,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[13]
+	mi := &file_muster_record_v1_record_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1285,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{13}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Placement) GetPending() uint64 {
@@ -1179,7 +1328,7 @@ type FilterCount struct {
 
 func (x *FilterCount) Reset() {
 	*x = FilterCount{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	mi := &file_muster_record_v1_record_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1340,7 @@ func (x *FilterCount) String() string {
 func (*FilterCount) ProtoMessage() {}
 
 func (x *FilterCount) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	mi := &file_muster_record_v1_record_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1353,7 @@ func (x *FilterCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilterCount.ProtoReflect.Descriptor instead.
 func (*FilterCount) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{14}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *FilterCount) GetFilter() string {
@@ -1246,7 +1395,7 @@ type NodeState struct {
 
 func (x *NodeState) Reset() {
 	*x = NodeState{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	mi := &file_muster_record_v1_record_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1258,7 +1407,7 @@ func (x *NodeState) String() string {
 func (*NodeState) ProtoMessage() {}
 
 func (x *NodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	mi := &file_muster_record_v1_record_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1271,7 +1420,7 @@ func (x *NodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeState.ProtoReflect.Descriptor instead.
 func (*NodeState) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{15}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *NodeState) GetDescription() *v1.NodeDescription {
@@ -1348,7 +1497,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[16]
+	mi := &file_muster_record_v1_record_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1509,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[16]
+	mi := &file_muster_record_v1_record_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1522,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{16}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Status) GetState() v1.TaskState {
@@ -1457,7 +1606,7 @@ type StateTime struct {
 
 func (x *StateTime) Reset() {
 	*x = StateTime{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[17]
+	mi := &file_muster_record_v1_record_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1618,7 @@ func (x *StateTime) String() string {
 func (*StateTime) ProtoMessage() {}
 
 func (x *StateTime) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[17]
+	mi := &file_muster_record_v1_record_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +1631,7 @@ func (x *StateTime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateTime.ProtoReflect.Descriptor instead.
 func (*StateTime) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{17}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StateTime) GetState() v1.TaskState {
@@ -1503,7 +1652,7 @@ var File_muster_record_v1_record_proto protoreflect.FileDescriptor
 
 const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x1dmuster/record/v1/record.proto\x12\x10muster.record.v1\x1a\x19muster/auth/v1/auth.proto\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"\x95\x03\n" +
+	"\x1dmuster/record/v1/record.proto\x12\x10muster.record.v1\x1a\x19muster/auth/v1/auth.proto\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"\xee\x04\n" +
 	"\aService\x12*\n" +
 	"\x04spec\x18\x01 \x01(\v2\x16.muster.v1.ServiceSpecR\x04spec\x12\x1f\n" +
 	"\vtask_digest\x18\x02 \x01(\fR\n" +
@@ -1518,7 +1667,13 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\rjob_iteration\x18\b \x01(\x04R\fjobIteration\x122\n" +
 	"\x15previous_spec_version\x18\t \x01(\x04R\x13previousSpecVersion\x12\x14\n" +
 	"\x05trace\x18\n" +
-	" \x01(\fR\x05trace\"N\n" +
+	" \x01(\fR\x05trace\x12,\n" +
+	"\x12former_task_digest\x18\v \x01(\fR\x10formerTaskDigest\x12@\n" +
+	"\x0fformer_endpoint\x18\f \x01(\v2\x17.muster.v1.EndpointSpecR\x0eformerEndpoint\x12.\n" +
+	"\x13former_spec_version\x18\r \x01(\x04R\x11formerSpecVersion\x12\x18\n" +
+	"\aattempt\x18\x0e \x01(\x04R\aattempt\x12\x1d\n" +
+	"\n" +
+	"rolls_back\x18\x0f \x01(\bR\trollsBack\"N\n" +
 	"\x04Spec\x12'\n" +
 	"\x04task\x18\x01 \x01(\v2\x13.muster.v1.TaskSpecR\x04task\x12\x1d\n" +
 	"\n" +
@@ -1562,7 +1717,7 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x02 \x01(\x03R\tcreatedAt\x12\x1d\n" +
 	"\n" +
-	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\"\xe7\x03\n" +
+	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\"\x93\x04\n" +
 	"\x04Task\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\x04R\x04slot\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x1f\n" +
@@ -1583,7 +1738,13 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"desired_at\x18\f \x01(\x03R\tdesiredAt\x12'\n" +
 	"\x0fendpoint_digest\x18\r \x01(\fR\x0eendpointDigest\x12\x19\n" +
 	"\basked_at\x18\x0e \x01(\x03R\aaskedAt\x12\x14\n" +
-	"\x05trace\x18\x0f \x01(\fR\x05trace\"\xfa\x01\n" +
+	"\x05trace\x18\x0f \x01(\fR\x05trace\x12*\n" +
+	"\x04turn\x18\x10 \x01(\v2\x16.muster.record.v1.TurnR\x04turn\"W\n" +
+	"\x04Turn\x12\x18\n" +
+	"\arollout\x18\x01 \x01(\x04R\arollout\x12\x1d\n" +
+	"\n" +
+	"settled_at\x18\x02 \x01(\x03R\tsettledAt\x12\x16\n" +
+	"\x06failed\x18\x03 \x01(\bR\x06failed\"\xc2\x02\n" +
 	"\aRollout\x123\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1d.muster.v1.UpdateStatus.StateR\x05state\x12\x1d\n" +
 	"\n" +
@@ -1593,7 +1754,11 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\fspec_version\x18\x05 \x01(\x04R\vspecVersion\x12\x1a\n" +
 	"\bfailures\x18\x06 \x01(\x04R\bfailures\x12\x1f\n" +
 	"\vrolled_back\x18\a \x01(\bR\n" +
-	"rolledBack\"Q\n" +
+	"rolledBack\x12\x16\n" +
+	"\x06number\x18\b \x01(\x04R\x06number\x12\x14\n" +
+	"\x05slots\x18\t \x01(\x04R\x05slots\x12\x18\n" +
+	"\aattempt\x18\n" +
+	" \x01(\x04R\aattempt\"Q\n" +
 	"\bEndpoint\x12/\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x13.muster.v1.EndpointR\bendpoint\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\"*\n" +
@@ -1657,7 +1822,7 @@ func file_muster_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_muster_record_v1_record_proto_rawDescData
 }
 
-var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_muster_record_v1_record_proto_goTypes = []any{
 	(*Service)(nil),            // 0: muster.record.v1.Service
 	(*Spec)(nil),               // 1: muster.record.v1.Spec
@@ -1668,54 +1833,58 @@ var file_muster_record_v1_record_proto_goTypes = []any{
 	(*Token)(nil),              // 6: muster.record.v1.Token
 	(*Cluster)(nil),            // 7: muster.record.v1.Cluster
 	(*Task)(nil),               // 8: muster.record.v1.Task
-	(*Rollout)(nil),            // 9: muster.record.v1.Rollout
-	(*Endpoint)(nil),           // 10: muster.record.v1.Endpoint
-	(*Attachment)(nil),         // 11: muster.record.v1.Attachment
-	(*Assignment)(nil),         // 12: muster.record.v1.Assignment
-	(*Placement)(nil),          // 13: muster.record.v1.Placement
-	(*FilterCount)(nil),        // 14: muster.record.v1.FilterCount
-	(*NodeState)(nil),          // 15: muster.record.v1.NodeState
-	(*Status)(nil),             // 16: muster.record.v1.Status
-	(*StateTime)(nil),          // 17: muster.record.v1.StateTime
-	(*v1.ServiceSpec)(nil),     // 18: muster.v1.ServiceSpec
-	(*v1.TaskSpec)(nil),        // 19: muster.v1.TaskSpec
-	(*v1.NodeSpec)(nil),        // 20: muster.v1.NodeSpec
-	(v11.Role)(0),              // 21: muster.auth.v1.Role
-	(*v1.ClusterSpec)(nil),     // 22: muster.v1.ClusterSpec
-	(v1.TaskState)(0),          // 23: muster.v1.TaskState
-	(v1.UpdateStatus_State)(0), // 24: muster.v1.UpdateStatus.State
-	(*v1.Endpoint)(nil),        // 25: muster.v1.Endpoint
-	(*v1.GenericResource)(nil), // 26: muster.v1.GenericResource
-	(*v1.PortConfig)(nil),      // 27: muster.v1.PortConfig
-	(*v1.NodeDescription)(nil), // 28: muster.v1.NodeDescription
-	(v1.NodeStatus_State)(0),   // 29: muster.v1.NodeStatus.State
-	(*v1.RuntimeStatus)(nil),   // 30: muster.v1.RuntimeStatus
+	(*Turn)(nil),               // 9: muster.record.v1.Turn
+	(*Rollout)(nil),            // 10: muster.record.v1.Rollout
+	(*Endpoint)(nil),           // 11: muster.record.v1.Endpoint
+	(*Attachment)(nil),         // 12: muster.record.v1.Attachment
+	(*Assignment)(nil),         // 13: muster.record.v1.Assignment
+	(*Placement)(nil),          // 14: muster.record.v1.Placement
+	(*FilterCount)(nil),        // 15: muster.record.v1.FilterCount
+	(*NodeState)(nil),          // 16: muster.record.v1.NodeState
+	(*Status)(nil),             // 17: muster.record.v1.Status
+	(*StateTime)(nil),          // 18: muster.record.v1.StateTime
+	(*v1.ServiceSpec)(nil),     // 19: muster.v1.ServiceSpec
+	(*v1.EndpointSpec)(nil),    // 20: muster.v1.EndpointSpec
+	(*v1.TaskSpec)(nil),        // 21: muster.v1.TaskSpec
+	(*v1.NodeSpec)(nil),        // 22: muster.v1.NodeSpec
+	(v11.Role)(0),              // 23: muster.auth.v1.Role
+	(*v1.ClusterSpec)(nil),     // 24: muster.v1.ClusterSpec
+	(v1.TaskState)(0),          // 25: muster.v1.TaskState
+	(v1.UpdateStatus_State)(0), // 26: muster.v1.UpdateStatus.State
+	(*v1.Endpoint)(nil),        // 27: muster.v1.Endpoint
+	(*v1.GenericResource)(nil), // 28: muster.v1.GenericResource
+	(*v1.PortConfig)(nil),      // 29: muster.v1.PortConfig
+	(*v1.NodeDescription)(nil), // 30: muster.v1.NodeDescription
+	(v1.NodeStatus_State)(0),   // 31: muster.v1.NodeStatus.State
+	(*v1.RuntimeStatus)(nil),   // 32: muster.v1.RuntimeStatus
 }
 var file_muster_record_v1_record_proto_depIdxs = []int32{
-	18, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	18, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
-	19, // 2: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
-	20, // 3: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
-	21, // 4: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
-	22, // 5: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	23, // 6: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
-	24, // 7: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
-	25, // 8: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
-	26, // 9: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
-	27, // 10: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
-	14, // 11: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
-	28, // 12: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
-	29, // 13: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
-	23, // 14: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
-	30, // 15: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
-	27, // 16: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
-	17, // 17: muster.record.v1.Status.times:type_name -> muster.record.v1.StateTime
-	23, // 18: muster.record.v1.StateTime.state:type_name -> muster.v1.TaskState
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	19, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	19, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	20, // 2: muster.record.v1.Service.former_endpoint:type_name -> muster.v1.EndpointSpec
+	21, // 3: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
+	22, // 4: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	23, // 5: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
+	24, // 6: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	25, // 7: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
+	9,  // 8: muster.record.v1.Task.turn:type_name -> muster.record.v1.Turn
+	26, // 9: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
+	27, // 10: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
+	28, // 11: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
+	29, // 12: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
+	15, // 13: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
+	30, // 14: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
+	31, // 15: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
+	25, // 16: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
+	32, // 17: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
+	29, // 18: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
+	18, // 19: muster.record.v1.Status.times:type_name -> muster.record.v1.StateTime
+	25, // 20: muster.record.v1.StateTime.state:type_name -> muster.v1.TaskState
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_muster_record_v1_record_proto_init() }
@@ -1729,7 +1898,7 @@ func file_muster_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_record_v1_record_proto_rawDesc), len(file_muster_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

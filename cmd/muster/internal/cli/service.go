@@ -13,7 +13,7 @@ import (
 
 func (c *CLI) service() *cobra.Command {
 	return group("service", "Create and manage services",
-		c.serviceCreate(), c.serviceList(), c.serviceInspect(), c.servicePs(), c.serviceLogs(), c.serviceUpdate(), c.serviceScale(), c.serviceRemove())
+		c.serviceCreate(), c.serviceList(), c.serviceInspect(), c.servicePs(), c.serviceLogs(), c.serviceUpdate(), c.serviceRollback(), c.serviceScale(), c.serviceRemove())
 }
 
 func (c *CLI) serviceList() *cobra.Command {
@@ -46,9 +46,9 @@ func (c *CLI) serviceList() *cobra.Command {
 				return err
 			}
 			return show(c, &o, services, (*musterv1.Service).GetId, func() *table {
-				t := &table{header: []string{"ID", "NAME", "MODE", "REPLICAS", "RUNS", "PORTS"}}
+				t := &table{header: []string{"ID", "NAME", "MODE", "REPLICAS", "RUNS", "PORTS", "UPDATE"}}
 				for _, s := range services {
-					t.add(short(s.Id, false), s.Spec.GetName(), modeName(s.Spec), replicas(s), runs(s.Spec.GetTask()), ports(s.Spec.GetEndpoint().GetPorts()))
+					t.add(short(s.Id, false), s.Spec.GetName(), modeName(s.Spec), replicas(s), runs(s.Spec.GetTask()), ports(s.Spec.GetEndpoint().GetPorts()), updateState(s))
 				}
 				return t
 			})
@@ -86,6 +86,14 @@ func modeName(s *musterv1.ServiceSpec) string {
 		return "global-job"
 	}
 	return "replicated"
+}
+
+// updateState says how far the last update has come, "" if there was none.
+func updateState(s *musterv1.Service) string {
+	if s.UpdateStatus == nil {
+		return ""
+	}
+	return strings.ReplaceAll(strings.ToLower(s.UpdateStatus.State.String()), "_", " ")
 }
 
 func replicas(s *musterv1.Service) string {

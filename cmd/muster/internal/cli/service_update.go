@@ -28,7 +28,7 @@ type updateOptions struct {
 func (c *CLI) serviceUpdate() *cobra.Command {
 	var (
 		o updateOptions
-		w wait
+		w = wait{rollout: true}
 	)
 	cmd := &cobra.Command{
 		Use: "update [flags] SERVICE", Short: "Change a service, and wait until its tasks run as changed", Args: cobra.ExactArgs(1),
@@ -37,9 +37,14 @@ func (c *CLI) serviceUpdate() *cobra.Command {
 The service is read, changed as the flags say, and written back. If somebody else changes it in between, nothing is written
 (exit code 4): run the command again.
 
+Tasks are replaced a few at a time, as the --update-... flags say; they are part of the service. If too many of the new tasks
+fail, the update pauses or is rolled back, and the command ends with exit code 6. A paused update goes on with the next
+"service update", if only with no flags at all.
+
 ` + ExitCodes,
 		Example: `  muster service update --image nginx:2 web
   muster service update --env-add LEVEL=debug --env-rm OLD web
+  muster service update --image nginx:2 --update-parallelism 2 --update-delay 10s --update-failure-action rollback web
   muster service update --force web
   muster service update --file service.yaml web`,
 		RunE: func(cmd *cobra.Command, args []string) error {

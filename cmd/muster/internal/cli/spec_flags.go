@@ -70,7 +70,7 @@ func scalars() []scalar {
 			return err
 		})
 	}
-	return []scalar{
+	return append([]scalar{
 		{"hostname", "container host name", text(func(c *musterv1.ContainerSpec) *string { return &c.Hostname })},
 		{"user", "user name or id, user[:group]", text(func(c *musterv1.ContainerSpec) *string { return &c.User })},
 		{"workdir", "working directory in the container", text(func(c *musterv1.ContainerSpec) *string { return &c.Dir })},
@@ -155,20 +155,6 @@ func scalars() []scalar {
 			restart(s).MaxAttempts, err = count(v, 64)
 			return err
 		}},
-		{"update-parallelism", "tasks replaced at once; 0: all", func(v string, s *musterv1.ServiceSpec) (err error) {
-			update(s).Parallelism, err = count(v, 64)
-			return err
-		}},
-		{"update-order", "stop-first or start-first (default stop-first)", func(v string, s *musterv1.ServiceSpec) error {
-			o, ok := musterv1.UpdateConfig_Order_value[strings.ToUpper(strings.ReplaceAll(v, "-", "_"))]
-			if !ok || o == 0 {
-				return fmt.Errorf("%q is neither stop-first nor start-first", v)
-			}
-			update(s).Order = musterv1.UpdateConfig_Order(o)
-			return nil
-		}},
-		{"update-delay", "wait between updates", span(func(s *musterv1.ServiceSpec, d *durationpb.Duration) { update(s).Delay = d })},
-		{"update-monitor", "time in which a failure of an updated task counts", span(func(s *musterv1.ServiceSpec, d *durationpb.Duration) { update(s).Monitor = d })},
 		{"log-driver", "log driver of the containers", func(v string, s *musterv1.ServiceSpec) error {
 			if s.Task.LogDriver == nil {
 				s.Task.LogDriver = &musterv1.LogDriver{}
@@ -184,7 +170,7 @@ func scalars() []scalar {
 			endpoint(s).Mode = musterv1.EndpointSpec_Mode(m)
 			return nil
 		}},
-	}
+	}, rolloutScalars()...)
 }
 
 // orElse calls next unless err is set.
@@ -228,13 +214,6 @@ func restart(s *musterv1.ServiceSpec) *musterv1.RestartPolicy {
 		s.Task.Restart = &musterv1.RestartPolicy{Condition: musterv1.RestartPolicy_ANY}
 	}
 	return s.Task.Restart
-}
-
-func update(s *musterv1.ServiceSpec) *musterv1.UpdateConfig {
-	if s.Update == nil {
-		s.Update = &musterv1.UpdateConfig{}
-	}
-	return s.Update
 }
 
 func endpoint(s *musterv1.ServiceSpec) *musterv1.EndpointSpec {

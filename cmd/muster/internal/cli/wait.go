@@ -21,6 +21,9 @@ type wait struct {
 	detach  bool
 	quiet   bool
 	timeout time.Duration
+	// rollout says that tasks are to come to another spec: an update that pauses, or
+	// is rolled back, has failed.
+	rollout bool
 }
 
 func (w *wait) addFlags(cmd *cobra.Command) {
@@ -42,7 +45,7 @@ func (c *CLI) converge(ctx context.Context, client musterv1.ControlServiceClient
 			fmt.Errorf("%w after %v; the service stays: `muster service ps %s` shows its tasks", errNotConverged, w.timeout, service.Spec.GetName()))
 		defer cancel()
 	}
-	p := &progress{c: c, quiet: w.quiet}
+	p := &progress{c: c, quiet: w.quiet, rollout: w.rollout}
 	defer p.end()
 	for {
 		done, err := c.follow(ctx, client, service, p)
@@ -50,6 +53,8 @@ func (c *CLI) converge(ctx context.Context, client musterv1.ControlServiceClient
 		case done:
 			p.show(p.last + ": converged")
 			return nil
+		case errors.Is(err, errNotConverged):
+			return err
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case status.Code(err) == codes.NotFound:
@@ -98,10 +103,14 @@ func (c *CLI) follow(ctx context.Context, client musterv1.ControlServiceClient, 
 	defer func() { cancel(); reading.Wait() }()
 	var held <-chan time.Time
 	for now := resp.Service; ; {
-		if !p.service(now, service.Meta.GetVersion()) {
+		done, err := p.service(now, service.Meta.GetVersion())
+		switch {
+		case err != nil:
+			return false, err
+		case !done:
 			held = nil
-		} else if held == nil {
-			held = time.After(hold(now.Spec))
+		case held == nil:
+			held = time.After(p.hold(now.Spec))
 		}
 		var batch *musterv1.WatchResponse
 		select {
@@ -144,7 +153,11 @@ func receive(ctx context.Context, stream grpc.ServerStreamingClient[musterv1.Wat
 
 // hold is how long tasks must go on running before a service is said to have
 // converged: one whose program ends at once runs, too, for a moment.
-func hold(spec *musterv1.ServiceSpec) time.Duration {
+// An update has been watched for that time already.
+func (p *progress) hold(spec *musterv1.ServiceSpec) time.Duration {
+	if p.updated {
+		return 0
+	}
 	if m := spec.GetUpdate().GetMonitor(); m != nil {
 		return m.AsDuration()
 	}
@@ -156,6 +169,9 @@ func hold(spec *musterv1.ServiceSpec) time.Duration {
 type progress struct {
 	c       *CLI
 	quiet   bool
+	rollout bool
+	// updated says that an update was seen to be under way.
+	updated bool
 	drawn   bool
 	last    string
 	shown   string
@@ -163,16 +179,20 @@ type progress struct {
 }
 
 // service shows how far a service is, and reports whether it has converged at
-// the version that was asked for, or a later one.
-func (p *progress) service(s *musterv1.Service, version uint64) bool {
-	st := s.Status
+// the version that was asked for, or a later one. Its error says that it will not,
+// because the update has paused or was rolled back.
+func (p *progress) service(s *musterv1.Service, version uint64) (bool, error) {
+	st, state := s.Status, s.UpdateStatus.GetState()
 	line := fmt.Sprintf("%s: %d/%d running", s.Spec.GetName(), st.GetRunningTasks(), st.GetDesiredTasks())
 	p.last = line
+	underWay := state == musterv1.UpdateStatus_UPDATING || state == musterv1.UpdateStatus_ROLLBACK_STARTED
 	switch {
 	case st.GetPendingReason() != "" && st.GetRunningTasks() < st.GetDesiredTasks():
 		line += ": " + st.GetPendingReason()
 	case p.trouble != "":
 		line += ": " + p.trouble
+	case underWay && p.rollout:
+		line += ": " + s.UpdateStatus.GetMessage()
 	}
 	if p.c.Terminal && st.GetDesiredTasks() > 0 {
 		const width = 20
@@ -180,7 +200,32 @@ func (p *progress) service(s *musterv1.Service, version uint64) bool {
 		line = "[" + strings.Repeat("=", full) + strings.Repeat(" ", width-full) + "] " + line
 	}
 	p.show(line)
-	return st.GetConverged() && s.Meta.GetVersion() >= version
+	if s.Meta.GetVersion() < version {
+		return false, nil
+	}
+	p.updated = p.updated || p.rollout && underWay
+	stuck := state == musterv1.UpdateStatus_PAUSED || state == musterv1.UpdateStatus_ROLLBACK_PAUSED ||
+		state == musterv1.UpdateStatus_ROLLBACK_COMPLETED && !st.GetConverged()
+	switch {
+	case stuck && p.rollout:
+		return false, p.stuck(s)
+	case stuck:
+		// Tasks are of several specs, or of a former one, and stay so.
+		return st.GetRunningTasks() == st.GetDesiredTasks(), nil
+	default:
+		return st.GetConverged() && (!underWay || !p.rollout), nil
+	}
+}
+
+// stuck says what has become of an update, and what to do.
+func (p *progress) stuck(s *musterv1.Service) error {
+	name, message := s.Spec.GetName(), s.UpdateStatus.GetMessage()
+	if s.UpdateStatus.GetState() == musterv1.UpdateStatus_ROLLBACK_COMPLETED {
+		return fmt.Errorf("%w: %s. The tasks run what they ran before the update; `muster service ps %s` shows what failed, and `muster service update %s` tries again",
+			errNotConverged, message, name, name)
+	}
+	return fmt.Errorf("%w: %s. `muster service ps %s` shows the tasks; `muster service rollback %s` goes back, and `muster service update %s` tries again",
+		errNotConverged, message, name, name, name)
 }
 
 // task notes why a task does not run, and reports whether that is so.
