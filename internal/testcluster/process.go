@@ -25,8 +25,9 @@ type Process struct {
 	ended chan struct{}
 }
 
-// startProcess starts a program, on a host unless that is nil.
-func startProcess(name, dir string, host *testnet.Host, program string, args []string) (*Process, error) {
+// startProcess starts a program, on a host unless that is nil. Env is added to its
+// environment.
+func startProcess(name, dir string, host *testnet.Host, env []string, program string, args []string) (*Process, error) {
 	p := &Process{Name: name, Log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
 	log, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -38,6 +39,7 @@ func startProcess(name, dir string, host *testnet.Host, program string, args []s
 		command = append(host.Command(), command...)
 	}
 	p.cmd = exec.Command(command[0], command[1:]...)
+	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	// A process group of its own keeps an interrupt at the terminal from it: it is
 	// stopped in order.

@@ -78,6 +78,8 @@ type Config struct {
 	Net *testnet.Net
 	// WorkerHosts are the hosts of workers, by their names.
 	WorkerHosts map[string]*testnet.Host
+	// Env is added to the environment of processes, by their names.
+	Env map[string][]string
 	// Args are further flags of the managers, by the daemons' names; "dev" is one.
 	Args map[string][]string
 }
@@ -236,7 +238,7 @@ func (c *Cluster) Run(name string, args ...string) (*Process, error) {
 }
 
 func (c *Cluster) start(name string, host *testnet.Host, binary string, args []string) (*Process, error) {
-	p, err := startProcess(name, c.cfg.Dir, host, binary, args)
+	p, err := startProcess(name, c.cfg.Dir, host, c.cfg.Env[name], binary, args)
 	if err != nil {
 		return nil, err
 	}

@@ -18,13 +18,19 @@ const buildTimeout = 10 * time.Minute
 // module at source, as `make build` lays them out, so that what that has compiled
 // is used.
 func Build(ctx context.Context, source, dir string) error {
+	return BuildWith(ctx, source, dir, "process", "null")
+}
+
+// BuildWith builds muster and some executors.
+func BuildWith(ctx context.Context, source, dir string, executors ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
 	plugins := filepath.Join(dir, "plugins") + string(filepath.Separator)
-	for _, args := range [][]string{
-		{"-o", filepath.Join(dir, "muster"), "./cmd/muster"},
-		{"-o", plugins, "./cmd/muster-executor-process", "./cmd/muster-executor-null"},
-	} {
+	programs := []string{"-o", plugins}
+	for _, e := range executors {
+		programs = append(programs, "./cmd/muster-executor-"+e)
+	}
+	for _, args := range [][]string{{"-o", filepath.Join(dir, "muster"), "./cmd/muster"}, programs} {
 		cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-trimpath"}, args...)...)
 		cmd.Dir = source
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -1,0 +1,232 @@
+//go:build linux
+
+// Package engine runs Docker Engines of a test's own, which can be killed without
+// touching that of the machine: each has its own data, containers and socket, and
+// no network. It needs root, the program dockerd, and a static busybox.
+package engine
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/client"
+	"golang.org/x/sys/unix"
+)
+
+// Image is an image that every engine here has: a shell and sleep.
+const Image = "muster-test/shell:local"
+
+// startTimeout bounds an engine's start, and its end in order.
+const startTimeout = 60 * time.Second
+
+// Engine is a Docker Engine.
+type Engine struct {
+	dir   string
+	args  []string
+	cmd   *exec.Cmd
+	ended chan struct{}
+	api   *client.Client
+}
+
+// Missing returns what is lacking here to run an engine, if anything.
+func Missing() error {
+	var errs []error
+	if os.Geteuid() != 0 {
+		errs = append(errs, errors.New("only root may start a Docker Engine"))
+	}
+	for _, program := range []string{"dockerd", "containerd", "busybox"} {
+		if _, err := exec.LookPath(program); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// New makes an engine that lives in a directory, whose path must be short: it
+// holds sockets. Further arguments are dockerd's. Whoever makes it closes it.
+func New(dir string, args ...string) (*Engine, error) {
+	e := &Engine{dir: dir, args: append([]string{
+		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
+		"--pidfile", filepath.Join(dir, "pid"), "--host", "unix://" + filepath.Join(dir, "socket"),
+		"--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false",
+	}, args...)}
+	var err error
+	e.api, err = client.NewClientWithOpts(client.WithHost(e.Host()), client.WithAPIVersionNegotiation())
+	return e, err
+}
+
+// Host is what DOCKER_HOST is to be for it.
+func (e *Engine) Host() string { return "unix://" + filepath.Join(e.dir, "socket") }
+
+// Start starts the engine, again after it was killed, and waits until it answers.
+func (e *Engine) Start(ctx context.Context) error {
+	log, err := os.OpenFile(filepath.Join(e.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the engine's log: %w", err)
+	}
+	defer func() { _ = log.Close() }()
+	e.cmd, e.ended = exec.Command("dockerd", e.args...), make(chan struct{})
+	e.cmd.Stdout, e.cmd.Stderr = log, log
+	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := e.cmd.Start(); err != nil {
+		return fmt.Errorf("start dockerd: %w", err)
+	}
+	go func(cmd *exec.Cmd, ended chan struct{}) {
+		_ = cmd.Wait()
+		close(ended)
+	}(e.cmd, e.ended)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		_, err := e.api.Ping(ctx)
+		if err == nil {
+			return e.load(ctx)
+		}
+		select {
+		case <-tick.C:
+		case <-e.ended:
+			return fmt.Errorf("dockerd has ended: %s", e.Log())
+		case <-ctx.Done():
+			return fmt.Errorf("dockerd does not answer: %w: %s", err, e.Log())
+		}
+	}
+}
+
+// Kill ends the engine with SIGKILL, and not what it runs: containers have
+// processes of their own, and their shims. The engine's containerd dies with it. An
+// engine that starts while it is still dying takes it for one that lives, gives up
+// after 15 s, and is left to its service manager to be started anew; so it is waited
+// for.
+func (e *Engine) Kill() error {
+	file := filepath.Join(e.dir, "exec", "containerd", "containerd.pid")
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("find the engine's containerd: %w", err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
+	if err != nil {
+		return fmt.Errorf("find the engine's containerd: %w", err)
+	}
+	if err := e.signal(syscall.SIGKILL); err != nil {
+		return err
+	}
+	for began := time.Now(); runs(pid); <-time.After(time.Millisecond) {
+		if time.Since(began) > startTimeout {
+			return fmt.Errorf("the engine's containerd, process %d, outlives it", pid)
+		}
+	}
+	// Where nobody reaps it, its id is still taken.
+	return os.Remove(file)
+}
+
+// runs reports whether a process is there, and no zombie: one has no program.
+func runs(pid int) bool {
+	_, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "exe"))
+	return err == nil
+}
+
+func (e *Engine) signal(s syscall.Signal) error {
+	if err := e.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("end dockerd: %w", err)
+	}
+	select {
+	case <-e.ended:
+		return nil
+	case <-time.After(startTimeout):
+		return errors.Join(errors.New("dockerd did not end in time"), e.cmd.Process.Kill())
+	}
+}
+
+// Containers returns all containers, those that have ended too.
+func (e *Engine) Containers(ctx context.Context) ([]container.Summary, error) {
+	return e.api.ContainerList(ctx, container.ListOptions{All: true})
+}
+
+// Log returns the end of the engine's log.
+func (e *Engine) Log() string {
+	b, err := os.ReadFile(filepath.Join(e.dir, "log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-8<<10):])
+}
+
+// Close removes what it runs, and ends the engine; one that was killed is started
+// for that.
+func (e *Engine) Close(ctx context.Context) error {
+	select {
+	case <-e.ended:
+		if err := e.Start(ctx); err != nil {
+			return err
+		}
+	default:
+	}
+	var errs []error
+	all, err := e.Containers(ctx)
+	errs = append(errs, err)
+	for _, c := range all {
+		errs = append(errs, e.api.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true}))
+	}
+	errs = append(errs, e.signal(syscall.SIGTERM), e.api.Close())
+	// A killed engine leaves what it mounted for the next one.
+	if err := unix.Unmount(filepath.Join(e.dir, "data"), unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+		errs = append(errs, fmt.Errorf("unmount the engine's data: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// load gives the engine its image, unless it has it.
+func (e *Engine) load(ctx context.Context) error {
+	if _, err := e.api.ImageInspect(ctx, Image); err == nil {
+		return nil
+	}
+	path, err := exec.LookPath("busybox")
+	if err != nil {
+		return err
+	}
+	binary, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var files bytes.Buffer
+	w := tar.NewWriter(&files)
+	headers := []*tar.Header{
+		{Name: "bin/", Typeflag: tar.TypeDir, Mode: 0o755},
+		{Name: "bin/sh", Typeflag: tar.TypeSymlink, Linkname: "busybox"},
+		{Name: "bin/sleep", Typeflag: tar.TypeSymlink, Linkname: "busybox"},
+		{Name: "bin/busybox", Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(binary))},
+	}
+	for _, h := range headers {
+		if err := w.WriteHeader(h); err != nil {
+			return err
+		}
+	}
+	if _, err := w.Write(binary); err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	answer, err := e.api.ImageImport(ctx, image.ImportSource{Source: &files, SourceName: "-"}, Image,
+		image.ImportOptions{Changes: []string{"ENV PATH=/bin"}})
+	if err != nil {
+		return fmt.Errorf("make the image: %w", err)
+	}
+	_, err = io.Copy(io.Discard, answer)
+	return errors.Join(err, answer.Close())
+}
