@@ -35,26 +35,25 @@ type CLI struct {
 	Terminal bool
 	Version  string
 
-	address string
-	tls     tlsFlags
-	conn    *grpc.ClientConn
+	address, token, context string
+	tls                     tlsFlags
+	conn                    *grpc.ClientConn
 }
 
 // AddCommands adds all commands, and the flags that say where the cluster is,
 // to the root command.
 func (c *CLI) AddCommands(root *cobra.Command) {
-	address := DefaultAddress
-	if v := os.Getenv("MUSTER_ADDRESS"); v != "" {
-		address = v
-	}
 	var commands []*cobra.Command
-	commands = append(commands, c.service(), c.task(), c.node(), c.plugin(), c.events(), c.cluster(), c.version())
+	commands = append(commands, c.service(), c.task(), c.node(), c.plugin(), c.events(), c.cluster(), c.tokens(), c.login(), c.contexts(), c.version())
 	for _, cmd := range commands {
 		cmd.GroupID = "cluster"
 		fs := cmd.PersistentFlags()
-		fs.StringVarP(&c.address, "address", "A", address, "host:port of apid's gRPC server (environment: MUSTER_ADDRESS)")
+		fs.StringVarP(&c.address, "address", "A", os.Getenv("MUSTER_ADDRESS"), "host:port of apid's gRPC server (environment: MUSTER_ADDRESS; default: that of the context, or "+DefaultAddress+")")
+		fs.StringVar(&c.context, "context", os.Getenv("MUSTER_CONTEXT"), "cluster that you have logged in to (environment: MUSTER_CONTEXT)")
 		c.tls.add(fs)
 	}
+	// Not a flag: others on the machine see those.
+	c.token = os.Getenv("MUSTER_TOKEN")
 	root.AddGroup(&cobra.Group{ID: "cluster", Title: "Use a cluster:"})
 	root.AddCommand(commands...)
 }
@@ -71,19 +70,44 @@ func (c *CLI) Close() error {
 // used.
 func (c *CLI) client() (musterv1.ControlServiceClient, error) {
 	if c.conn == nil {
-		if _, _, err := net.SplitHostPort(c.address); err != nil {
-			return nil, usage("--address (or MUSTER_ADDRESS): %q is not host:port", c.address)
-		}
-		creds, err := c.tls.credentials(c.address)
+		t, err := c.target()
 		if err != nil {
-			return nil, usage("%w", err)
+			return nil, err
 		}
-		if c.conn, err = daemon.Dialer(creds)(c.address); err != nil {
+		if c.conn, err = c.dial(t); err != nil {
 			return nil, err
 		}
 	}
 	return musterv1.NewControlServiceClient(c.conn), nil
 }
+
+// dial connects to a cluster.
+func (c *CLI) dial(t *target) (*grpc.ClientConn, error) {
+	if _, _, err := net.SplitHostPort(t.Address); err != nil {
+		return nil, usage("--address (or MUSTER_ADDRESS): %q is not host:port", t.Address)
+	}
+	creds, err := c.tls.credentials(t)
+	if err != nil {
+		return nil, usage("%w", err)
+	}
+	var options []grpc.DialOption
+	if t.Token != "" {
+		if creds.Info().SecurityProtocol != "tls" {
+			return nil, usage("a token is not sent in the clear: give --tls-ca-file, or use a context (muster login)")
+		}
+		options = append(options, grpc.WithPerRPCCredentials(bearer(t.Token)))
+	}
+	return daemon.Dialer(creds, options...)(t.Address)
+}
+
+// bearer sends an API token with each call.
+type bearer string
+
+func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(b)}, nil
+}
+
+func (bearer) RequireTransportSecurity() bool { return true }
 
 // call runs a command's one call within the time that calls have.
 func call[Req, Resp any](cmd *cobra.Command, method func(context.Context, Req, ...grpc.CallOption) (Resp, error), req Req) (Resp, error) {

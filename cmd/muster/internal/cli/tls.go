@@ -24,17 +24,21 @@ func (f *tlsFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.serverName, "tls-server-name", os.Getenv("MUSTER_TLS_SERVER_NAME"), "name to check the server's certificate for, of a server that is not apid itself but stands in front of it")
 }
 
-// credentials returns those of connections to an address.
-func (f *tlsFlags) credentials(address string) (credentials.TransportCredentials, error) {
-	if *f == (tlsFlags{}) {
+// credentials returns those of connections to a cluster. Flags go before what a
+// context says; one with a token has TLS in any case.
+func (f *tlsFlags) credentials(t *target) (credentials.TransportCredentials, error) {
+	if *f == (tlsFlags{}) && t.CA == "" && !t.known {
 		return insecure.NewCredentials(), nil
 	}
-	if f.caFile == "" || (f.certFile == "") != (f.keyFile == "") {
+	if (f.certFile == "") != (f.keyFile == "") || f.caFile == "" && !t.known {
 		return nil, errors.New("TLS needs --tls-ca-file; and --tls-cert-file goes together with --tls-key-file")
 	}
-	authorities, err := os.ReadFile(f.caFile)
-	if err != nil {
-		return nil, fmt.Errorf("--tls-ca-file: %w", err)
+	authorities := []byte(t.CA)
+	if f.caFile != "" {
+		var err error
+		if authorities, err = os.ReadFile(f.caFile); err != nil {
+			return nil, fmt.Errorf("--tls-ca-file: %w", err)
+		}
 	}
 	var pair *tls.Certificate
 	if f.certFile != "" {
@@ -46,7 +50,8 @@ func (f *tlsFlags) credentials(address string) (credentials.TransportCredentials
 	}
 	host := f.serverName
 	if host == "" {
-		if host, _, err = net.SplitHostPort(address); err != nil {
+		var err error
+		if host, _, err = net.SplitHostPort(t.Address); err != nil {
 			return nil, fmt.Errorf("host of --address: %w", err)
 		}
 	}

@@ -1,0 +1,245 @@
+package security_test
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+
+	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
+	cav1 "github.com/musterhq/muster/api/muster/ca/v1"
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+func list(ctx context.Context, c musterv1.ControlServiceClient) error {
+	_, err := c.ListServices(ctx, &musterv1.ListServicesRequest{})
+	return err
+}
+
+// session says hello as a node and returns how that goes.
+func (c *closed) session(who *tls.Certificate, node string) error {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 15*time.Second)
+	defer cancel()
+	stream, err := dispatcherv1.NewDispatcherServiceClient(c.dial(c.dispatch, who)).Session(ctx)
+	if err != nil {
+		return err
+	}
+	// What became of it is what Recv says.
+	_ = stream.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_Hello{Hello: &dispatcherv1.Hello{
+		NodeId: node, InstanceId: "i", Description: &musterv1.NodeDescription{Hostname: node},
+	}}})
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if m.GetWelcome() != nil {
+			return nil
+		}
+	}
+}
+
+// forged signs for an identity with an authority of the attacker's own.
+func forged(t *testing.T, uri string) *tls.Certificate {
+	t.Helper()
+	key, _ := request(t)
+	u, err := url.Parse(uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "forged"}, URIs: []*url.URL{u},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair(t, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+func TestAttacks(t *testing.T) {
+	c := start(t)
+	worker := strings.TrimSpace(string(c.file("worker.token")))
+	admin := musterv1.NewControlServiceClient(c.dial(c.api, nil))
+	node1, err := c.join("node1", worker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.session(node1, "node1"); err != nil {
+		t.Fatalf("a worker is not admitted: %v", err)
+	}
+	viewer, err := admin.CreateToken(c.with(c.admin), &musterv1.CreateTokenRequest{Name: "vera", Role: "viewer"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	domain := node1.Leaf.URIs[0].Host
+	before := c.refused()
+
+	t.Run("in the clear", func(t *testing.T) {
+		for _, address := range []string{c.api, c.dispatch} {
+			expect(t, address, list(c.with(""), musterv1.NewControlServiceClient(c.connect(address, insecure.NewCredentials()))), codes.Unavailable)
+		}
+		c.logged("apid", `"connection is refused"`, `"peer":"127.0.0.1:`)
+		c.logged("dispatcherd", `"connection is refused"`)
+	})
+	t.Run("without a certificate", func(t *testing.T) {
+		expect(t, "dispatcherd", c.session(nil, "node1"), codes.Unavailable)
+		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+		defer cancel()
+		expect(t, "apid", list(ctx, admin), codes.Unauthenticated)
+		c.logged("apid", `"call is refused"`, "ListServices", "unauthenticated")
+	})
+	t.Run("with a certificate of another authority", func(t *testing.T) {
+		expect(t, "dispatcherd", c.session(forged(t, "spiffe://"+domain+"/worker/node1"), "node1"), codes.Unavailable)
+		stranger := forged(t, "spiffe://"+domain+"/user/admin/ada")
+		expect(t, "apid", list(c.with(""), musterv1.NewControlServiceClient(c.dial(c.api, stranger))), codes.Unavailable)
+	})
+	t.Run("with a certificate that has ended", func(t *testing.T) {
+		short := c.user(authv1.Role_ADMIN, 1)
+		c.eventually("the certificate has ended", func() bool { return time.Now().After(short.Leaf.NotAfter) })
+		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+		defer cancel()
+		expect(t, "apid", list(ctx, musterv1.NewControlServiceClient(c.dial(c.api, short))), codes.Unavailable)
+	})
+	t.Run("a worker calls what managers and people do", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+		defer cancel()
+		expect(t, "ListServices", list(ctx, musterv1.NewControlServiceClient(c.dial(c.api, node1))), codes.PermissionDenied)
+		c.logged("apid", `"call is refused"`, "ListServices", `"identity":"worker node1"`, `"serial":"`+node1.Leaf.SerialNumber.Text(16)+`"`)
+		logs, err := dispatcherv1.NewLogBrokerServiceClient(c.dial(c.dispatch, node1)).SubscribeLogs(ctx, &dispatcherv1.SubscribeLogsRequest{NodeId: "node1"})
+		if err == nil {
+			_, err = logs.Recv()
+		}
+		expect(t, "SubscribeLogs", err, codes.PermissionDenied)
+		_, err = c.authority(node1).IssueUser(ctx, &cav1.IssueUserRequest{Name: "x", Role: authv1.Role_ADMIN})
+		expect(t, "IssueUser", err, codes.PermissionDenied)
+	})
+	t.Run("a worker asks for another node's tasks", func(t *testing.T) {
+		expect(t, "Session", c.session(node1, "node2"), codes.PermissionDenied)
+		c.logged("dispatcherd", `"call is refused"`, "Session", `"identity":"worker node1"`, "node2")
+	})
+	t.Run("a viewer writes", func(t *testing.T) {
+		if err := list(c.with(viewer.Secret), admin); err != nil {
+			t.Errorf("a viewer may not read: %v", err)
+		}
+		_, err := admin.RemoveNode(c.with(viewer.Secret), &musterv1.RemoveNodeRequest{Node: "node1", Force: true})
+		expect(t, "RemoveNode", err, codes.PermissionDenied)
+		_, err = admin.CreateToken(c.with(viewer.Secret), &musterv1.CreateTokenRequest{Name: "x", Role: "admin"})
+		expect(t, "CreateToken", err, codes.PermissionDenied)
+		if code := c.http(t, http.MethodGet, "/v1/nodes", viewer.Secret); code != http.StatusOK {
+			t.Errorf("a viewer reads with status %d", code)
+		}
+		for token, want := range map[string]int{viewer.Secret: http.StatusForbidden, "": http.StatusUnauthorized, viewer.Secret + "x": http.StatusUnauthorized} {
+			if code := c.http(t, http.MethodDelete, "/v1/nodes/node1", token); code != want {
+				t.Errorf("a write of %q has status %d, want %d", token, code, want)
+			}
+		}
+		c.logged("apid", `"call is refused"`, "RemoveNode", `"identity":"viewer vera"`)
+	})
+	t.Run("a token that was removed", func(t *testing.T) {
+		if _, err := admin.RemoveToken(c.with(c.admin), &musterv1.RemoveTokenRequest{Token: viewer.Token.Id}); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, "ListServices", list(c.with(viewer.Secret), admin), codes.Unauthenticated)
+	})
+	t.Run("a join with the id of a node that is there", func(t *testing.T) {
+		_, err := c.join("node1", worker)
+		expect(t, "Join", err, codes.AlreadyExists)
+		c.logged("apid", `"call is refused"`, "AuthorityService/Join", "node1")
+	})
+	t.Run("a worker's join token makes no manager", func(t *testing.T) {
+		_, err := c.join("apid", worker)
+		expect(t, "Join", err, codes.PermissionDenied)
+	})
+	t.Run("a join token that was stolen, and replaced", func(t *testing.T) {
+		fresh, err := admin.RotateJoinToken(c.with(c.admin), &musterv1.RotateJoinTokenRequest{Kind: musterv1.RotateJoinTokenRequest_KIND_WORKER})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.join("node3", worker)
+		expect(t, "Join", err, codes.PermissionDenied)
+		if _, err := c.join("node3", fresh.Token); err != nil {
+			t.Errorf("the new token: %v", err)
+		}
+	})
+	t.Run("a node that was removed", func(t *testing.T) {
+		if _, err := admin.RemoveNode(c.with(c.admin), &musterv1.RemoveNodeRequest{Node: "node1", Force: true}); err != nil {
+			t.Fatal(err)
+		}
+		_, r := request(t)
+		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+		defer cancel()
+		_, err := c.authority(node1).Renew(ctx, &cav1.RenewRequest{Request: r})
+		expect(t, "Renew", err, codes.PermissionDenied)
+		c.eventually("the dispatcher refuses it", func() bool { return c.session(node1, "node1") != nil })
+		expect(t, "Session", c.session(node1, "node1"), codes.PermissionDenied)
+	})
+	if after := c.refused(); after < before+14 {
+		t.Errorf("%d refusals were counted before, and %d after", before, after)
+	}
+}
+
+// http sends a request to REST and returns the status.
+func (c *closed) http(t *testing.T, method, path, token string) int {
+	t.Helper()
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(c.ca)
+	// Here the host name counts, as for a browser.
+	transport := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool}}
+	defer transport.CloseIdleConnections()
+	r, err := http.NewRequestWithContext(t.Context(), method, "https://"+c.rest+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := (&http.Client{Transport: transport}).Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	return resp.StatusCode
+}
+
+// refused reads from apid's metrics how many calls and connections it refused.
+func (c *closed) refused() int {
+	c.t.Helper()
+	who := c.user(authv1.Role_VIEWER, 0)
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(c.ca)
+	transport := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool, Certificates: []tls.Certificate{*who}}}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport}).Get("https://" + c.ops + "/metrics")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		c.t.Fatalf("metrics: status %d, %v", resp.StatusCode, err)
+	}
+	sum := 0
+	for _, m := range regexp.MustCompile(`(?m)^muster_auth_[a-z_]*refused_total(?:\{.*\})? (\d+)$`).FindAllSubmatch(text, -1) {
+		n, ok := new(big.Int).SetString(string(m[1]), 10)
+		if !ok {
+			c.t.Fatalf("metrics: %s", m[0])
+		}
+		sum += int(n.Int64())
+	}
+	return sum
+}

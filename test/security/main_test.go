@@ -1,0 +1,279 @@
+// Package security_test attacks a cluster of real processes that is closed to
+// strangers. Each attack must be refused, logged with who and what, and counted.
+package security_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
+	cav1 "github.com/musterhq/muster/api/muster/ca/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/kv/consultest"
+	"github.com/musterhq/muster/internal/mtls"
+	"github.com/musterhq/muster/test/internal/rig"
+)
+
+// built is the directory with the programs. TestMain sets it before any test runs.
+var built string
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "security:", err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	built, err = os.MkdirTemp("", "muster-security-")
+	if err != nil {
+		return 0, fmt.Errorf("make a directory for the programs: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(built)) }()
+	if err := rig.Build(context.Background(), "../..", built); err != nil {
+		return 0, err
+	}
+	return m.Run(), nil
+}
+
+// closed is a cluster that is closed to strangers: apid and dispatcherd, which
+// are all that strangers and workers reach.
+type closed struct {
+	t                        *testing.T
+	dir                      string
+	api, rest, dispatch, ops string
+	ca                       []byte
+	admin                    string
+}
+
+func start(t *testing.T) *closed {
+	t.Helper()
+	consul := consultest.Start(t)
+	free := freeAddresses(t, 5)
+	c := &closed{t: t, dir: t.TempDir(), api: free[0], rest: free[1], dispatch: free[2], ops: free[3]}
+	key := filepath.Join(c.dir, "cluster.key")
+	store := []string{"--consul-address", consul.Address}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for range 2 {
+		// The second time changes nothing.
+		out, err := exec.CommandContext(ctx, filepath.Join(built, "muster"),
+			append([]string{"init"}, append(store, "--cluster-key-file", key, "--out", c.dir)...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("init: %v\n%s", err, out)
+		}
+	}
+	c.ca, c.admin = c.file("ca.pem"), strings.TrimSpace(string(c.file("admin.token")))
+	c.daemon("apid", append(store, "--cluster-key-file", key, "--listen", c.api, "--rest-listen", c.rest, "--ops-listen", c.ops)...)
+	c.daemon("dispatcherd", append(store, "--join", c.api, "--join-token-file", filepath.Join(c.dir, "manager.token"),
+		"--identity-dir", filepath.Join(c.dir, "dispatcherd"), "--listen", c.dispatch, "--ops-listen", free[4])...)
+	c.eventually("apid and dispatcherd serve", func() bool {
+		conn, err := net.DialTimeout("tcp", c.dispatch, time.Second)
+		if err != nil {
+			return false
+		}
+		_ = conn.Close()
+		_, err = musterv1.NewControlServiceClient(c.dial(c.api, nil)).ListNodes(c.with(c.admin), &musterv1.ListNodesRequest{})
+		return err == nil
+	})
+	return c
+}
+
+// freeAddresses returns addresses that nobody listens at, each another one.
+func freeAddresses(t *testing.T, n int) []string {
+	t.Helper()
+	free := make([]string, n)
+	for i := range free {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		free[i] = l.Addr().String()
+	}
+	return free
+}
+
+func (c *closed) file(name string) []byte {
+	c.t.Helper()
+	b, err := os.ReadFile(filepath.Join(c.dir, name))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return b
+}
+
+// daemon runs one until the test ends.
+func (c *closed) daemon(name string, args ...string) {
+	c.t.Helper()
+	log, err := os.Create(filepath.Join(c.dir, name+".log"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(built, "muster"), append([]string{name, "--log-format", "json"}, args...)...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() {
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			c.t.Errorf("%s: %v", name, err)
+		}
+		if err := errors.Join(cmd.Wait(), log.Close()); err != nil {
+			c.t.Errorf("%s: %v", name, err)
+		}
+		if c.t.Failed() {
+			c.t.Logf("%s said:\n%s", name, c.file(name+".log"))
+		}
+	})
+}
+
+func (c *closed) eventually(what string, holds func() bool) {
+	c.t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(time.Minute)
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-late:
+			c.t.Fatalf("it does not come to be that %s", what)
+		}
+	}
+}
+
+// with is a context with a token, for one call.
+func (c *closed) with(token string) context.Context {
+	ctx, cancel := context.WithTimeout(c.t.Context(), 15*time.Second)
+	c.t.Cleanup(cancel)
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+}
+
+// dial connects as whoever has a certificate, or as nobody, and takes whatever
+// daemon answers.
+func (c *closed) dial(address string, pair *tls.Certificate) *grpc.ClientConn {
+	c.t.Helper()
+	config := &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}
+	if pair != nil {
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return pair, nil }
+	}
+	return c.connect(address, credentials.NewTLS(config))
+}
+
+func (c *closed) connect(address string, creds credentials.TransportCredentials) *grpc.ClientConn {
+	c.t.Helper()
+	conn, err := daemon.Dialer(creds)(address)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// request makes a key and a certificate request for it.
+func request(t *testing.T) (*ecdsa.PrivateKey, []byte) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+}
+
+func pair(t *testing.T, key *ecdsa.PrivateKey, certificate []byte) *tls.Certificate {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := tls.X509KeyPair(certificate, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &p
+}
+
+// authority is a client of the authority, of one who trusts the cluster's.
+func (c *closed) authority(who *tls.Certificate) cav1.AuthorityServiceClient {
+	c.t.Helper()
+	config, err := mtls.User(who, c.ca, "")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return cav1.NewAuthorityServiceClient(c.connect(c.api, credentials.NewTLS(config)))
+}
+
+// join joins as a node, or as a manager daemon.
+func (c *closed) join(name, token string) (*tls.Certificate, error) {
+	c.t.Helper()
+	key, r := request(c.t)
+	ctx, cancel := context.WithTimeout(c.t.Context(), 15*time.Second)
+	defer cancel()
+	resp, err := c.authority(nil).Join(ctx, &cav1.JoinRequest{Token: token, Request: r, Name: name})
+	if err != nil {
+		return nil, err
+	}
+	return pair(c.t, key, resp.Certificate), nil
+}
+
+// user issues a certificate to a person.
+func (c *closed) user(role authv1.Role, seconds int64) *tls.Certificate {
+	c.t.Helper()
+	key, r := request(c.t)
+	resp, err := c.authority(nil).IssueUser(c.with(c.admin), &cav1.IssueUserRequest{Request: r, Name: "somebody", Role: role, LifetimeSeconds: seconds})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return pair(c.t, key, resp.Certificate)
+}
+
+func expect(t *testing.T, what string, err error, want codes.Code) {
+	t.Helper()
+	if status.Code(err) != want {
+		t.Errorf("%s: %v, want code %v", what, err, want)
+	}
+}
+
+// logged expects a line of a daemon's log with all the parts.
+func (c *closed) logged(daemon string, parts ...string) {
+	c.t.Helper()
+	for line := range bytes.Lines(c.file(daemon + ".log")) {
+		all := true
+		for _, p := range parts {
+			all = all && bytes.Contains(line, []byte(p))
+		}
+		if all {
+			return
+		}
+	}
+	c.t.Errorf("%s did not log a line with %q", daemon, parts)
+}
