@@ -11,7 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/embedded"
 	"github.com/musterhq/muster/internal/kv/kvfault"
 	"github.com/musterhq/muster/internal/state"
@@ -23,14 +22,6 @@ type Options struct {
 	Journal io.Writer
 	// Sabotage breaks the product on purpose, to see that the simulation notices.
 	Sabotage Sabotage
-}
-
-// Sabotage are mistakes that the product does not have.
-type Sabotage struct {
-	// KV makes another store of what a daemon is given.
-	KV func(daemon string, space kv.KV) kv.KV
-	// Beside is done beside everything else until ctx ends.
-	Beside func(ctx context.Context, space kv.KV)
 }
 
 // cluster is a cluster in memory, and all that is needed to break and to judge it.
@@ -52,15 +43,24 @@ type cluster struct {
 	wg, ears sync.WaitGroup
 
 	// What the judge remembers.
-	follower   *state.Follower
-	startFirst map[string]bool
+	follower *state.Follower
 	// asks counts what users are asked to do after the script.
 	asks int
 }
 
+// scratch is where workers' directories go: into memory, if there is a place, for
+// they sync what they write, and nothing in here can tell whether that came to a disk.
+func scratch() string {
+	const memory = "/dev/shm"
+	if at, err := os.Stat(memory); err == nil && at.IsDir() {
+		return memory
+	}
+	return os.TempDir()
+}
+
 // newCluster makes a cluster and starts nothing.
 func newCluster(script *Script, opt Options) (*cluster, error) {
-	dir, err := os.MkdirTemp("", "muster-simulation-")
+	dir, err := os.MkdirTemp(scratch(), "muster-simulation-")
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for workers: %w", err)
 	}
@@ -71,7 +71,6 @@ func newCluster(script *Script, opt Options) (*cluster, error) {
 	c := &cluster{
 		script: script, sabotage: opt.Sabotage, journal: newJournal(opt.Journal), report: newReport(script), dir: dir,
 		net: newNetwork(script.Size.Latency), kv: space, managers: map[string]*manager{}, nodes: map[string]*node{},
-		startFirst: map[string]bool{},
 	}
 	if c.observer, err = newObserver(c, space); err != nil {
 		return nil, err
@@ -132,7 +131,11 @@ func Run(script *Script, opt Options) (*Report, error) {
 	})
 	watching.Go(func() { c.observer.run(ctx) })
 	if opt.Sabotage.Beside != nil {
-		watching.Go(func() { opt.Sabotage.Beside(ctx, c.kv) })
+		watching.Go(func() {
+			if err := opt.Sabotage.Beside(ctx, c.kv); err != nil {
+				c.violated("sabotage: %v", err)
+			}
+		})
 	}
 	if err := c.observer.store.Ready(ctx); err != nil {
 		return nil, err
@@ -174,7 +177,11 @@ func (c *cluster) perform() {
 	}
 	if !c.until("come to rest", settleTimeout, 5, func(p *picture) []string {
 		c.heal(p)
-		return append(p.settled(), c.busy()...)
+		faults := append(p.settled(), c.busy()...)
+		if len(faults) == 0 {
+			faults = p.told()
+		}
+		return faults
 	}) {
 		return
 	}

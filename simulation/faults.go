@@ -43,8 +43,6 @@ func (c *cluster) fault(ctx context.Context, s Step) {
 }
 
 func (c *cluster) nodeFault(ctx context.Context, n *node, s Step) {
-	n.trouble()
-	defer n.trouble()
 	switch s.Deed {
 	case join:
 		n.start()
@@ -58,6 +56,10 @@ func (c *cluster) nodeFault(ctx context.Context, n *node, s Step) {
 		n.reports.change(twice, s.By)
 		pause(ctx, s.For)
 		n.reports.change(-twice, -s.By)
+	case doubledOrders:
+		n.orders.change(1)
+		pause(ctx, s.For)
+		n.orders.change(-1)
 	default:
 		switch s.Deed {
 		case stop:
@@ -71,10 +73,6 @@ func (c *cluster) nodeFault(ctx context.Context, n *node, s Step) {
 }
 
 func (c *cluster) linkFault(ctx context.Context, s Step) {
-	if n := c.nodes[s.Who]; n != nil {
-		n.trouble()
-		defer n.trouble()
-	}
 	switch s.Deed {
 	case reset:
 		c.net.reset(s.Who, s.With)

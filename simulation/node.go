@@ -26,6 +26,8 @@ type node struct {
 	dataDir string
 	// reports is what befalls the reports that it sends.
 	reports *reports
+	// orders is what befalls what it is told.
+	orders *orders
 
 	mu sync.Mutex
 	// gone is true when it never returns.
@@ -45,7 +47,7 @@ type nodeLife struct {
 }
 
 func newNode(c *cluster, name string, number int) *node {
-	n := &node{name: name, c: c, reports: newReports(), troubled: time.Now()}
+	n := &node{name: name, c: c, reports: newReports(), orders: &orders{}, troubled: time.Now()}
 	if number%8 == 3 {
 		n.dataDir = filepath.Join(c.dir, name)
 	}
@@ -76,7 +78,7 @@ func (n *node) start() {
 	l := &nodeLife{host: n.c.net.join(n.name), done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	l.cancel = cancel
-	set, err := executor.NewFixed(ctx, executor.FromServer(sdk.NewServer(n.executor)))
+	set, err := executor.NewFixed(ctx, executor.FromServer(sdk.NewServer(n.c.sabotage.executor(n.executor))))
 	if err != nil {
 		n.c.violated("%s: describe its executor: %v", n.name, err)
 		cancel()
@@ -89,7 +91,7 @@ func (n *node) start() {
 	}
 	w, err := workerd.New(workerd.Env{
 		Logger: n.c.journal.logger(n.name, zapcore.ErrorLevel), Executors: set, Version: "simulation",
-		Dial: daemon.Dialer(daemon.Plain().Client, grpc.WithContextDialer(l.host.dial), grpc.WithChainStreamInterceptor(n.reports.intercept)),
+		Dial: daemon.Dialer(daemon.Plain().Client, grpc.WithContextDialer(l.host.dial), grpc.WithChainStreamInterceptor(n.c.sabotage.streams(n.reports.intercept, n.orders.intercept)...)),
 	}, cfg)
 	if err != nil {
 		n.c.violated("%s: %v", n.name, err)

@@ -2,6 +2,7 @@ package simulation
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 
@@ -22,6 +23,18 @@ type observer struct {
 	mu sync.Mutex
 	// tasks remembers all tasks that ever were.
 	tasks map[string]*history
+	// names are those of all services that ever were.
+	names map[string]string
+	// live holds which tasks of a slot are to run, by the slot's key; crowds holds
+	// what more than one were at some moment, until the judge has seen it.
+	live   map[string]map[string]bool
+	crowds []crowd
+}
+
+// crowd is several tasks of one slot that were to run at the same time.
+type crowd struct {
+	service, slot string
+	tasks         []string
 }
 
 // history is what is known of a task, also when it is gone.
@@ -41,7 +54,7 @@ func newObserver(c *cluster, space kv.KV) (*observer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &observer{c: c, tables: t, store: s, tasks: map[string]*history{}}, nil
+	return &observer{c: c, tables: t, store: s, tasks: map[string]*history{}, names: map[string]string{}, live: map[string]map[string]bool{}}, nil
 }
 
 // run looks at each snapshot until ctx ends.
@@ -69,8 +82,16 @@ func (o *observer) of(id string) *history {
 func (o *observer) advance(from, to *store.Snapshot) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	for ch := range o.tables.Services.Changes(from, to) {
+		if ch.New != nil {
+			o.names[ch.New.Key] = ch.New.Value.Spec.Name
+		}
+	}
 	for ch := range o.tables.Tasks.Changes(from, to) {
 		o.task(ch)
+	}
+	for ch := range o.tables.Tasks.Changes(from, to) {
+		o.crowd(ch)
 	}
 	for ch := range o.tables.Assignments.Changes(from, to) {
 		o.assignment(ch)
@@ -101,9 +122,11 @@ func (o *observer) task(ch store.Change[*recordv1.Task]) {
 	if ch.New == nil {
 		_, _, id := state.SplitKey(ch.Old.Key)
 		o.c.journal.note("task %s is removed", short(id))
+		o.wants(ch.Old.Key, false)
 		return
 	}
 	service, slot, id := state.SplitKey(ch.New.Key)
+	o.wants(ch.New.Key, ch.New.Value.DesiredState == musterv1.TaskState_RUNNING)
 	h := o.of(id)
 	h.service, h.slot = service, slot
 	t := ch.New.Value
@@ -114,6 +137,38 @@ func (o *observer) task(ch store.Change[*recordv1.Task]) {
 		o.c.journal.note("task %s of %s in %s: desired %v (%s)", short(id), short(service), slot, t.DesiredState, t.Reason)
 	}
 	h.desired = t.DesiredState
+}
+
+// wants notes whether a task is to run.
+func (o *observer) wants(key string, run bool) {
+	service, slot, id := state.SplitKey(key)
+	at := service + "/" + slot
+	if !run {
+		delete(o.live[at], id)
+		return
+	}
+	if o.live[at] == nil {
+		o.live[at] = map[string]bool{}
+	}
+	o.live[at][id] = true
+}
+
+// crowd notes who is to run in a task's slot, once all changes of a commit are taken
+// in.
+func (o *observer) crowd(ch store.Change[*recordv1.Task]) {
+	service, slot, _ := state.SplitKey(ch.Key())
+	if ids := o.live[service+"/"+slot]; len(ids) > 1 {
+		o.crowds = append(o.crowds, crowd{service, slot, slices.Sorted(maps.Keys(ids))})
+	}
+}
+
+// crowded returns the crowds since it was last asked.
+func (o *observer) crowded() []crowd {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	crowds := o.crowds
+	o.crowds = nil
+	return crowds
 }
 
 func (o *observer) assignment(ch store.Change[*recordv1.Assignment]) {
@@ -164,6 +219,13 @@ func (o *observer) nodeState(ch store.Change[*recordv1.NodeState]) {
 	if n := o.c.nodes[ch.New.Key]; n != nil && ch.New.Value.State != musterv1.NodeStatus_READY {
 		n.trouble()
 	}
+}
+
+// nameOf returns the name that a service has or had.
+func (o *observer) nameOf(service string) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.names[service]
 }
 
 // known returns what is known of a task.

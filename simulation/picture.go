@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/placement"
@@ -18,7 +20,7 @@ import (
 
 // calm is for how long nothing must have happened to a node before a task too many
 // on it has no excuse: longer than a node takes to come back and to be told.
-const calm = time.Minute
+const calm = 15 * time.Second
 
 // picture is everything as it is at one moment at which nothing is under way.
 type picture struct {
@@ -44,9 +46,6 @@ func (c *cluster) look() *picture {
 	c.follower.Advance(p.now)
 	for e := range o.tables.Services.Scan(p.now, "") {
 		p.services[e.Key], p.names[e.Value.Spec.Name] = e.Value, e.Value
-		if startFirst(e.Value.Spec) {
-			c.startFirst[e.Key] = true
-		}
 	}
 	for t := range c.follower.Tasks() {
 		p.tasks[t.ServiceID] = append(p.tasks[t.ServiceID], t)
@@ -107,6 +106,11 @@ func (p *picture) room() {
 		hold := placement.HoldOf(service, a.Value)
 		t, ok := p.observer.tables.Tasks.Get(p.now, state.AssignedTaskKey(node, service, id, a.Value))
 		hold.Leaving = ok && t.Value.DesiredState > musterv1.TaskState_COMPLETE
+		if spec := p.task(t.Value.GetSpecDigest()); spec != nil {
+			if asks := spec.GetResources().GetReservations(); asks.GetNanoCpus() != hold.NanoCPUs || asks.GetMemoryBytes() != hold.MemoryBytes {
+				p.fault("task %s asks for %v, and its assignment says %d and %d", id, asks, hold.NanoCPUs, hold.MemoryBytes)
+			}
+		}
 		if p.usage[node] == nil {
 			p.usage[node] = placement.NewUsage()
 		}
@@ -128,26 +132,23 @@ func (p *picture) room() {
 }
 
 // slots sees to it that no more tasks are to run in a slot than the update order
-// allows.
+// allows, at no moment since it was last looked at.
 func (p *picture) slots() {
-	for service, tasks := range p.tasks {
-		most := 1
-		if p.startFirst[service] {
-			most = 2
-		}
-		live := map[string][]string{}
-		for _, t := range tasks {
-			if t.Desired() == musterv1.TaskState_RUNNING && !t.Terminal() {
-				_, slot, _ := state.SplitKey(t.Key)
-				live[slot] = append(live[slot], t.ID)
-			}
-		}
-		for slot, ids := range live {
-			if len(ids) > most {
-				p.fault("slot %s of %s has %d tasks that are to run: %v", slot, p.services[service].GetSpec().GetName(), len(ids), ids)
-			}
+	for _, c := range p.observer.crowded() {
+		if len(c.tasks) > p.most(c.service) {
+			p.fault("slot %s of %s has several tasks that are to run: %v", c.slot, p.observer.nameOf(c.service), c.tasks)
 		}
 	}
+}
+
+// most is how many tasks of a slot may be to run: what a service was asked for just
+// now may not have come to its tasks yet, so it counts what it was ever asked for.
+func (p *picture) most(service string) int {
+	name := p.observer.nameOf(service)
+	if u := p.owner(name); u != nil && u.startsFirst(name) {
+		return 2
+	}
+	return 1
 }
 
 // doubles sees to it that no two tasks of a slot run, by what the executors say, on
@@ -170,8 +171,8 @@ func (p *picture) doubles() {
 		}
 	}
 	for at, ids := range runs {
-		if len(ids) > 1 && !p.startFirst[at.service] || len(ids) > 2 {
-			p.fault("slot %s of %s runs several times: %v", at.slot, p.services[at.service].GetSpec().GetName(), ids)
+		if len(ids) > p.most(at.service) {
+			p.fault("slot %s of %s runs several times: %v", at.slot, p.observer.nameOf(at.service), ids)
 		}
 	}
 }
@@ -214,10 +215,16 @@ func (p *picture) task(digest []byte) *musterv1.TaskSpec {
 
 // current says whether a task runs what its service asks for.
 func (p *picture) current(s *recordv1.Service, t *state.Task) bool {
-	if bytes.Equal(s.TaskDigest, t.Record.SpecDigest) {
-		return true
+	endpoint, err := state.EndpointDigest(s.Spec.Endpoint)
+	if err != nil || !bytes.Equal(endpoint, t.Record.EndpointDigest) {
+		return false
 	}
 	want, is := p.task(s.TaskDigest), p.task(t.Record.SpecDigest)
-	// Placement and restart policies change without a new task.
-	return want != nil && is != nil && want.ForceUpdate == is.ForceUpdate && sameRuntime(want, is)
+	if want == nil || is == nil {
+		return false
+	}
+	// Placement changes without a new task, if the node meets it.
+	want, is = clone(want), clone(is)
+	want.Placement, is.Placement = nil, nil
+	return proto.Equal(want, is)
 }

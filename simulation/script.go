@@ -42,24 +42,26 @@ const (
 
 // What happens to daemons and workers.
 const (
-	kill       Deed = "kill"
-	stop       Deed = "stop"
-	powerOff   Deed = "power off"
-	join       Deed = "join"
-	leave      Deed = "leave for good"
-	reset      Deed = "reset connections"
-	cut        Deed = "cut off"
-	slow       Deed = "slow down"
-	doubled    Deed = "double reports"
-	late       Deed = "send reports late"
-	cutStore   Deed = "cut off from the store"
-	noStore    Deed = "store is away"
-	slowStore  Deed = "slow store"
-	hungStore  Deed = "store hangs"
-	failBefore Deed = "store fails before the commit"
-	failAfter  Deed = "store fails after the commit"
-	lateNews   Deed = "store tells late"
-	lose       Deed = "lose session"
+	kill     Deed = "kill"
+	stop     Deed = "stop"
+	powerOff Deed = "power off"
+	join     Deed = "join"
+	leave    Deed = "leave for good"
+	reset    Deed = "reset connections"
+	cut      Deed = "cut off"
+	slow     Deed = "slow down"
+	doubled  Deed = "double reports"
+	late     Deed = "send reports late"
+	// doubledOrders are what a dispatcher says of tasks.
+	doubledOrders Deed = "double assignments"
+	cutStore      Deed = "cut off from the store"
+	noStore       Deed = "store is away"
+	slowStore     Deed = "slow store"
+	hungStore     Deed = "store hangs"
+	failBefore    Deed = "store fails before the commit"
+	failAfter     Deed = "store fails after the commit"
+	lateNews      Deed = "store tells late"
+	lose          Deed = "lose session"
 )
 
 // faultDeeds are what can go wrong, each as often as it should be chosen.
@@ -85,12 +87,18 @@ type Step struct {
 	For, By time.Duration
 	// Silent says that nobody is told of a death.
 	Silent bool
+	// Twin, if not empty, is where the same call is made at the same time, as by a
+	// client that takes it to be lost.
+	Twin string
 }
 
 func (s Step) String() string {
 	text := fmt.Sprintf("%s %s", s.Deed, s.Who)
 	if s.With != "" {
 		text += " from " + s.With
+	}
+	if s.Twin != "" {
+		text += " and at " + s.Twin
 	}
 	if s.For > 0 {
 		text += fmt.Sprintf(" for %v", s.For)
@@ -195,8 +203,28 @@ func NewScriptOf(seed uint64, size Size) *Script {
 			}
 		}
 	}
+	s.embroider(size)
 	slices.SortStableFunc(s.Steps, func(a, b Step) int { return int(a.At - b.At) })
 	return s
+}
+
+// embroider adds what was thought of later: its draws must not change those before.
+func (s *Script) embroider(size Size) {
+	r := rand.New(rand.NewPCG(s.Seed, 2<<32))
+	if size.Faults == 0 {
+		return
+	}
+	for i := range s.Steps {
+		if s.Steps[i].API != "" && one(r, 12) {
+			s.Steps[i].Twin = replica("apid", 1+r.IntN(size.Managers))
+		}
+	}
+	w := &writer{Rand: r, size: size, joined: size.Workers}
+	for at := 5 * time.Second; at < size.Length; at += w.pause(6 * size.Faults) {
+		f := Step{At: at, Deed: doubledOrders, Who: w.worker(), For: between(r, time.Second, 20*time.Second)}
+		f.For = min(f.For, size.Length-at)
+		s.Steps = append(s.Steps, f)
+	}
 }
 
 // writer draws steps.

@@ -4,15 +4,11 @@ import (
 	"fmt"
 	"slices"
 
-	"google.golang.org/protobuf/proto"
-
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/placement"
 	"github.com/musterhq/muster/internal/state"
 )
-
-func sameRuntime(a, b *musterv1.TaskSpec) bool { return proto.Equal(a.GetGeneric(), b.GetGeneric()) }
 
 // settled says what is not yet as it should be once nothing goes wrong any more.
 func (p *picture) settled() []string {
@@ -112,52 +108,80 @@ func (p *picture) placed(s *recordv1.Service, t *state.Task) (waits bool) {
 	return false
 }
 
-func (p *picture) replicatedSettled(id string, s *recordv1.Service) {
-	live := p.live(id, s)
+// frozen says whether a task is left alone: a paused node keeps what it has of a
+// global service, of whatever spec that is and whatever becomes of it.
+func (p *picture) frozen(s *recordv1.Service, t *state.Task) bool {
+	n := p.nodes[t.Record.NodeId]
+	return s.Spec.GetGlobal() != nil && n != nil && n.Availability == musterv1.NodeSpec_PAUSE
+}
+
+// slot is what a slot has when nothing goes wrong any more.
+type slot struct {
+	placed, waits []*state.Task
+	// frozen says that it has a task that is left alone.
+	frozen bool
+}
+
+// slotsSettled wants one task in each slot of a service, that runs or waits; beside
+// one that waits, its predecessor may run if the update order is START_FIRST. It
+// wants the update to be at its end, unless a task waits.
+func (p *picture) slotsSettled(id string, s *recordv1.Service) map[string]*slot {
+	slots := map[string]*slot{}
 	waiting := 0
-	slots, placed := map[uint64]bool{}, map[uint64]bool{}
-	for _, t := range live {
-		slot := t.Record.Slot
+	for _, t := range p.live(id, s) {
+		_, key, _ := state.SplitKey(t.Key)
+		at := slots[key]
+		if at == nil {
+			at = &slot{}
+			slots[key] = at
+		}
+		if p.frozen(s, t) && !p.current(s, t) {
+			at.frozen = true
+			continue
+		}
 		if p.placed(s, t) {
 			waiting++
-		} else if placed[slot] {
-			p.fault("slot %d of %s has several tasks", slot, s.Spec.Name)
+			at.waits = append(at.waits, t)
 		} else {
-			placed[slot] = true
+			at.placed = append(at.placed, t)
 		}
-		slots[slot] = true
 	}
-	if want := int(s.Spec.GetReplicated().GetReplicas()); len(slots) != want {
-		p.fault("service %s has tasks in %d slots, want %d", s.Spec.Name, len(slots), want)
+	for key, at := range slots {
+		bridged := startFirst(s.Spec) && len(at.waits) > 0
+		if len(at.placed) > 1 || len(at.waits) > 1 || len(at.placed) > 0 && len(at.waits) > 0 && !bridged {
+			p.fault("slot %s of %s has %d tasks and %d that wait", key, s.Spec.Name, len(at.placed), len(at.waits))
+		}
+		for _, t := range at.placed {
+			if !bridged {
+				p.upToDate(s, t)
+			}
+		}
+		for _, t := range at.waits {
+			p.upToDate(s, t)
+		}
 	}
-	if waiting == 0 {
-		p.upToDate(id, s, live)
+	if r, ok := p.observer.tables.Rollouts.Get(p.now, id); ok && waiting == 0 && r.Value.State == musterv1.UpdateStatus_UPDATING {
+		p.fault("the update of %s has not ended", s.Spec.Name)
+	}
+	return slots
+}
+
+// upToDate wants a task to run what its service asks for.
+func (p *picture) upToDate(s *recordv1.Service, t *state.Task) {
+	if !p.current(s, t) {
+		p.fault("task %s of %s is of a former spec", short(t.ID), s.Spec.Name)
 	}
 }
 
-// upToDate wants all tasks of a service to run what it asks for.
-func (p *picture) upToDate(id string, s *recordv1.Service, live []*state.Task) {
-	rollout, _ := p.observer.tables.Rollouts.Get(p.now, id)
-	for _, t := range live {
-		// A paused node keeps its task of a global service as it is.
-		frozen := s.Spec.GetGlobal() != nil && p.nodes[t.NodeID].Availability == musterv1.NodeSpec_PAUSE
-		if !frozen && !p.current(s, t) {
-			p.fault("task %s of %s is of a former spec (the update is %v: %s)", short(t.ID), s.Spec.Name, rollout.Value.GetState(), rollout.Value.GetMessage())
-		}
-	}
-	if rollout.Value.GetState() == musterv1.UpdateStatus_UPDATING {
-		p.fault("the update of %s has not ended", s.Spec.Name)
+func (p *picture) replicatedSettled(id string, s *recordv1.Service) {
+	slots := p.slotsSettled(id, s)
+	if want := int(s.Spec.GetReplicated().GetReplicas()); len(slots) != want {
+		p.fault("service %s has tasks in %d slots, want %d", s.Spec.Name, len(slots), want)
 	}
 }
 
 func (p *picture) globalSettled(id string, s *recordv1.Service) {
-	live := p.live(id, s)
-	on := map[string]int{}
-	waiting := false
-	for _, t := range live {
-		waiting = p.placed(s, t) || waiting
-		on[t.Record.NodeId]++
-	}
+	slots := p.slotsSettled(id, s)
 	request, err := placement.NewRequest(id, p.task(s.TaskDigest), s.Spec.Endpoint)
 	if err != nil {
 		p.fault("service %s: %v", s.Spec.Name, err)
@@ -165,12 +189,9 @@ func (p *picture) globalSettled(id string, s *recordv1.Service) {
 	}
 	for name, n := range p.nodes {
 		wanted := n.State == musterv1.NodeStatus_READY && n.Availability == musterv1.NodeSpec_ACTIVE && request.Constraints.Match(n)
-		if wanted && on[name] == 0 || on[name] > 1 && !(waiting && p.startFirst[id]) {
-			p.fault("service %s has %d tasks on %s", s.Spec.Name, on[name], name)
+		if wanted && slots[name] == nil {
+			p.fault("service %s has no task on %s", s.Spec.Name, name)
 		}
-	}
-	if !waiting {
-		p.upToDate(id, s, live)
 	}
 }
 

@@ -61,8 +61,10 @@ type service struct {
 	there    []bool
 	replicas []uint64
 	revision []string
-	// calling is true while a call is under way.
-	calling bool
+	// startFirst is true if it was ever asked for that the new task starts first.
+	startFirst bool
+	// calling is how many calls are under way.
+	calling int
 }
 
 func newUser(c *cluster, number int) (*user, error) {
@@ -90,8 +92,21 @@ func (u *user) run() {
 	}
 }
 
-// do makes one call.
+// do makes one call, or two of the same.
 func (u *user) do(s Step) {
+	if s.Twin == "" {
+		u.make(s)
+		return
+	}
+	twin := s
+	twin.API, s.Twin, twin.Twin = s.Twin, "", ""
+	var both sync.WaitGroup
+	both.Go(func() { u.make(twin) })
+	u.make(s)
+	both.Wait()
+}
+
+func (u *user) make(s Step) {
 	api := musterv1.NewControlServiceClient(u.conns[s.API])
 	switch s.Deed {
 	case create:
@@ -122,13 +137,14 @@ func (u *user) call(s Step, api musterv1.ControlServiceClient, do func(context.C
 			u.services[s.Who] = v
 		}
 	}
-	v.calling = true
+	v.calling++
+	v.startFirst = v.startFirst || startFirst(s.Spec)
 	u.mu.Unlock()
 	u.c.journal.note("user-%d at %s: %v", u.number, s.API, s)
 	settle, err := do(ctx, api, s, v)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	v.calling = false
+	v.calling--
 	code := status.Code(err)
 	switch {
 	case err == nil:
@@ -216,7 +232,7 @@ func (u *user) check(there map[string]*recordv1.Service) (faults []string) {
 			fault("service %s is there, and nobody made it", name)
 			continue
 		}
-		if v.calling {
+		if v.calling > 0 {
 			continue
 		}
 		if !slices.Contains(v.there, true) {
@@ -230,9 +246,18 @@ func (u *user) check(there map[string]*recordv1.Service) (faults []string) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(u.services)) {
-		if v := u.services[name]; there[name] == nil && !v.calling && !slices.Contains(v.there, false) {
+		if v := u.services[name]; there[name] == nil && v.calling == 0 && !slices.Contains(v.there, false) {
 			fault("service %s was accepted, and is not there", name)
 		}
 	}
 	return faults
+}
+
+// startsFirst says whether it was ever asked for of a service that its new task starts
+// before the old one stops.
+func (u *user) startsFirst(name string) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	v := u.services[name]
+	return v != nil && v.startFirst
 }

@@ -1,0 +1,220 @@
+package simulation
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/plugins/null"
+	"github.com/musterhq/muster/plugins/sdk"
+)
+
+// brokenStream changes what is said in a session.
+type brokenStream struct {
+	grpc.ClientStream
+	hear func(*dispatcherv1.SessionResponse)
+	say  func(*dispatcherv1.SessionRequest)
+}
+
+func (s *brokenStream) RecvMsg(m any) error {
+	err := s.ClientStream.RecvMsg(m)
+	if said, ok := m.(*dispatcherv1.SessionResponse); ok && err == nil && s.hear != nil {
+		s.hear(said)
+	}
+	return err
+}
+
+func (s *brokenStream) SendMsg(m any) error {
+	if said, ok := m.(*dispatcherv1.SessionRequest); ok && s.say != nil {
+		// It is the worker's, and not to be changed.
+		changed := proto.CloneOf(said)
+		s.say(changed)
+		m = changed
+	}
+	return s.ClientStream.SendMsg(m)
+}
+
+func streams(hear func(*dispatcherv1.SessionResponse), say func(*dispatcherv1.SessionRequest)) grpc.StreamClientInterceptor {
+	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		stream, err := streamer(ctx, desc, cc, method, opts...)
+		if err != nil {
+			return nil, err
+		}
+		return &brokenStream{stream, hear, say}, nil
+	}
+}
+
+// lostAssignments has a worker not hear of a task now and then that it is to run.
+func lostAssignments() Sabotage {
+	now := every(10)
+	return Sabotage{Name: "lost assignments", Stream: streams(func(said *dispatcherv1.SessionResponse) {
+		a := said.GetAssignments()
+		if a == nil || a.Complete {
+			return
+		}
+		a.Tasks = slices.DeleteFunc(a.Tasks, func(t *dispatcherv1.AssignedTask) bool {
+			return t.DesiredState <= musterv1.TaskState_RUNNING && now()
+		})
+	}, nil)}
+}
+
+// lostOrders has a worker not hear now and then that a task is to stop, or is to go.
+func lostOrders() Sabotage {
+	now := every(5)
+	return Sabotage{Name: "lost orders to stop", Stream: streams(func(said *dispatcherv1.SessionResponse) {
+		a := said.GetAssignments()
+		if a == nil || a.Complete {
+			return
+		}
+		a.Tasks = slices.DeleteFunc(a.Tasks, func(t *dispatcherv1.AssignedTask) bool {
+			return t.DesiredState > musterv1.TaskState_RUNNING && now()
+		})
+		a.Removed = slices.DeleteFunc(a.Removed, func(string) bool { return now() })
+	}, nil)}
+}
+
+// lostStatuses loses now and then what a worker says of a task, and acknowledges it.
+func lostStatuses() Sabotage {
+	now := every(10)
+	return Sabotage{Name: "lost statuses", Stream: streams(nil, func(said *dispatcherv1.SessionRequest) {
+		if r := said.GetStatusReport(); r != nil {
+			r.Statuses = slices.DeleteFunc(r.Statuses, func(*dispatcherv1.ReportedStatus) bool { return now() })
+		}
+	})}
+}
+
+// forgetfulExecutor does not list the tasks that an earlier worker started: what runs
+// goes on, and nobody knows of it.
+func forgetfulExecutor() Sabotage {
+	return Sabotage{Name: "tasks forgotten at a restart", Executor: func(inner *null.Executor) sdk.Executor {
+		return &forgetful{Executor: inner, known: map[string]bool{}}
+	}}
+}
+
+type forgetful struct {
+	*null.Executor
+	mu    sync.Mutex
+	known map[string]bool
+}
+
+func (e *forgetful) Prepare(ctx context.Context, task *sdk.Task, handle sdk.Handle) (sdk.Handle, error) {
+	e.mu.Lock()
+	e.known[task.GetId()] = true
+	e.mu.Unlock()
+	return e.Executor.Prepare(ctx, task, handle)
+}
+
+func (e *forgetful) List(ctx context.Context, nodeID string) ([]sdk.Listed, error) {
+	listed, err := e.Executor.List(ctx, nodeID)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.DeleteFunc(listed, func(l sdk.Listed) bool { return !e.known[l.TaskID] }), err
+}
+
+// doubledStarts starts each tenth task twice.
+func doubledStarts() Sabotage {
+	now := every(10)
+	return Sabotage{Name: "tasks started twice", Executor: func(inner *null.Executor) sdk.Executor {
+		return &doubler{inner, now}
+	}}
+}
+
+type doubler struct {
+	*null.Executor
+	now func() bool
+}
+
+func (e *doubler) Start(ctx context.Context, task *sdk.Task, handle sdk.Handle) (*sdk.Started, error) {
+	started, err := e.Executor.Start(ctx, task, handle)
+	if err != nil || !e.now() {
+		return started, err
+	}
+	again := proto.CloneOf((*executorv1.Task)(task))
+	again.Id += "-again"
+	if _, err := e.Prepare(ctx, again, nil); err != nil {
+		return nil, err
+	}
+	if _, err := e.Executor.Start(ctx, again, nil); err != nil {
+		return nil, err
+	}
+	return started, nil
+}
+
+// deafExecutor says of each fifth task that it has stopped and is gone, and lets it
+// run.
+func deafExecutor() Sabotage {
+	now := every(5)
+	return Sabotage{Name: "tasks that run on", Executor: func(inner *null.Executor) sdk.Executor {
+		return &deaf{Executor: inner, now: now, spared: map[string]bool{}}
+	}}
+}
+
+type deaf struct {
+	*null.Executor
+	now    func() bool
+	mu     sync.Mutex
+	spared map[string]bool
+}
+
+func (e *deaf) Shutdown(ctx context.Context, ref sdk.Ref, grace *time.Duration) (*sdk.Status, error) {
+	if !e.now() {
+		return e.Executor.Shutdown(ctx, ref, grace)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.spared[ref.TaskID] = true
+	return nil, nil
+}
+
+func (e *deaf) Remove(ctx context.Context, ref sdk.Ref) error {
+	e.mu.Lock()
+	spared := e.spared[ref.TaskID]
+	e.mu.Unlock()
+	if spared {
+		return nil
+	}
+	return e.Executor.Remove(ctx, ref)
+}
+
+// falseStarts says of each tenth task that it runs, and does not start it.
+func falseStarts() Sabotage {
+	now := every(10)
+	return Sabotage{Name: "tasks that never started", Executor: func(inner *null.Executor) sdk.Executor {
+		return &falseStarter{Executor: inner, now: now, idle: map[string]bool{}}
+	}}
+}
+
+type falseStarter struct {
+	*null.Executor
+	now  func() bool
+	mu   sync.Mutex
+	idle map[string]bool
+}
+
+func (e *falseStarter) Start(ctx context.Context, task *sdk.Task, handle sdk.Handle) (*sdk.Started, error) {
+	if !e.now() {
+		return e.Executor.Start(ctx, task, handle)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.idle[task.GetId()] = true
+	return &sdk.Started{}, nil
+}
+
+func (e *falseStarter) Wait(ctx context.Context, ref sdk.Ref) (*sdk.Ended, error) {
+	e.mu.Lock()
+	idle := e.idle[ref.TaskID]
+	e.mu.Unlock()
+	if idle {
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	}
+	return e.Executor.Wait(ctx, ref)
+}
