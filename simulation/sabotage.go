@@ -30,7 +30,7 @@ type Sabotage struct {
 // Sabotages returns all mistakes, ready for one run.
 func Sabotages() []Sabotage {
 	return []Sabotage{
-		blindCommits(), lostCommits(), tornCommits(), staleReads(), uncheckedLeaders(), everybodyLeads(), lostNews(),
+		blindCommits(), lostCommits(), tornCommits(), staleReads(), everybodyLeads(), lostNews(),
 		lostAssignments(), lostOrders(), lostStatuses(),
 		forgetfulExecutor(), doubledStarts(), deafExecutor(), falseStarts(),
 		overcommittingScheduler(), secondScheduler(), secondOrchestrator(), eagerOrchestrator(),

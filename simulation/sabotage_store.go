@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/musterhq/muster/internal/kv"
 )
@@ -62,16 +63,6 @@ func blindCommits() Sabotage {
 				blind = append(blind, op)
 			}
 			return blind
-		})
-	}}
-}
-
-// uncheckedLeaders all believe that they hold all locks, and compare what they write,
-// but not what that rests on.
-func uncheckedLeaders() Sabotage {
-	return Sabotage{Name: "locks held by all and reads not checked", KV: func(daemon string, space kv.KV) kv.KV {
-		return rewritten(alone(daemon, space), func(ops []kv.Op) []kv.Op {
-			return slices.DeleteFunc(slices.Clone(ops), func(op kv.Op) bool { return op.Verb == kv.CheckIndex })
 		})
 	}}
 }
@@ -195,6 +186,10 @@ func everybodyLeads() Sabotage {
 	return Sabotage{Name: "locks held by all", KV: alone}
 }
 
+// hermitLag is how late a replica that sees no other hears of what they have written:
+// late enough to do the same as they do.
+const hermitLag = 100 * time.Millisecond
+
 // alone is the store of a replica that sees no other.
 func alone(daemon string, space kv.KV) kv.KV {
 	a := &hermit{members: "/members/" + daemon + "/", locks: "/locks/" + daemon + "/"}
@@ -211,6 +206,9 @@ func alone(daemon string, space kv.KV) kv.KV {
 		},
 		list: func(ctx context.Context, from string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
 			pairs, index, err := space.List(ctx, from, opt)
+			if err == nil && opt.After > 0 {
+				pause(ctx, hermitLag)
+			}
 			return a.see(from, pairs), index, err
 		},
 	}
