@@ -39,12 +39,12 @@ type term struct {
 	// members and locks are what was last seen; nil until then.
 	members map[string]Member
 	locks   map[string]string // shard, as its key has it, to session
+	// notBefore holds off shards whose work has just failed.
+	notBefore map[int]time.Time
 	// wake says that there is something new to look at.
 	wake chan struct{}
 
 	joined bool
-	// notBefore holds off shards whose work has just failed.
-	notBefore map[int]time.Time
 }
 
 func (t *term) poke() {
@@ -149,31 +149,17 @@ func (t *term) look(ctx context.Context) bool {
 		names = append(names, t.m.cfg.Member.Instance)
 		t.joined = false
 	}
-	settled := t.joined
-	var free []int
-	for shard, name := range Assign(names, t.m.cfg.Shards) {
-		mine, holder := name == t.m.cfg.Member.Instance, locks[strconv.Itoa(shard)]
-		if mine && (holder == "" || holder == t.session.ID()) && t.m.role(shard) == nil {
-			free = append(free, shard)
-		} else if !t.settle(ctx, shard, mine, holder) {
-			settled = false
-		}
-	}
-	return t.takeAll(ctx, free) && settled
-}
-
-// takeAll takes shards that are free, all at once: whoever waits for the last of
-// them waits for one round trip to the store.
-func (t *term) takeAll(ctx context.Context, free []int) bool {
-	took := make([]bool, len(free))
+	settled := make([]bool, t.m.cfg.Shards)
+	// All at once: whoever waits for the last of them waits for one round trip to
+	// the store.
 	var wg sync.WaitGroup
-	for i, shard := range free {
-		if !time.Now().Before(t.notBefore[shard]) {
-			wg.Go(func() { took[i] = t.take(ctx, shard) })
-		}
+	for shard, name := range Assign(names, t.m.cfg.Shards) {
+		wg.Go(func() {
+			settled[shard] = t.settle(ctx, shard, name == t.m.cfg.Member.Instance, locks[strconv.Itoa(shard)])
+		})
 	}
 	wg.Wait()
-	return !slices.Contains(took, false)
+	return t.joined && !slices.Contains(settled, false)
 }
 
 // settle brings one shard to where it should be, and reports whether there is
@@ -193,6 +179,11 @@ func (t *term) settle(ctx context.Context, shard int, mine bool, holder string) 
 		t.log.Warn("shard was lost", zap.Int("shard", shard))
 		t.giveUp(r)
 		return true
+	case r == nil && mine && (holder == "" || holder == t.session.ID()):
+		t.mu.Lock()
+		wait := time.Now().Before(t.notBefore[shard])
+		t.mu.Unlock()
+		return !wait && t.take(ctx, shard)
 	case r == nil && !mine && holder == t.session.ID():
 		// Acquired without the answer's having come back, and another's by now.
 		return t.release(ctx, shard)
@@ -256,7 +247,9 @@ func (t *term) ended(ctx context.Context, r *role) bool {
 	r.cancel()
 	if !r.leaving {
 		t.log.Error("work on a shard ended and is begun again", zap.Int("shard", r.shard), zap.Error(r.err))
+		t.mu.Lock()
 		t.notBefore[r.shard] = time.Now().Add(time.Second)
+		t.mu.Unlock()
 	}
 	if !t.release(ctx, r.shard) {
 		return false
