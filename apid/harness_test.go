@@ -280,9 +280,8 @@ func (c *cluster) assign(s *musterv1.Service, slot uint64, id, node string, stat
 }
 
 func runningStatus() *recordv1.Status {
-	return &recordv1.Status{State: musterv1.TaskState_RUNNING, At: 9000, Times: []*recordv1.StateTime{
-		{State: musterv1.TaskState_ACCEPTED, At: 6000}, {State: musterv1.TaskState_RUNNING, At: 9000},
-	}}
+	return &recordv1.Status{State: musterv1.TaskState_RUNNING, At: 9000,
+		Reached: []musterv1.TaskState{musterv1.TaskState_ACCEPTED, musterv1.TaskState_RUNNING}, ReachedBefore: []int64{3000, 0}}
 }
 
 // webSpec is a spec that is accepted.

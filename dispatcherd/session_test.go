@@ -78,7 +78,7 @@ func TestLifeOfTask(t *testing.T) {
 			t.Fatal("report is not acknowledged")
 		}
 		got := c.status("n1", "s1", "t1")
-		if got.GetState() != running || len(got.Times) != 2 || got.AppliedAt == 0 {
+		if got.GetState() != running || len(got.Reached) != 2 || got.AppliedAt == 0 {
 			t.Fatalf("status is %v", got)
 		}
 
@@ -208,7 +208,7 @@ func TestReportsWaitForStore(t *testing.T) {
 		d.away(false)
 		w.live(3 * time.Second)
 		got := c.status("n1", "s1", "t1")
-		if acked(w) != 4 || got.GetState() != running || len(got.Times) != 4 {
+		if acked(w) != 4 || got.GetState() != running || len(got.Reached) != 4 {
 			t.Fatalf("acknowledged %d, status is %v, want RUNNING with four times", acked(w), got)
 		}
 	})

@@ -10,6 +10,7 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
 )
 
 // Bounds on what one worker may make every other daemon keep in memory.
@@ -36,13 +37,13 @@ func observed(r *dispatcherv1.ReportedStatus, now time.Time) (*recordv1.Status, 
 	if s.Timestamp != nil {
 		record.At = s.Timestamp.AsTime().UnixMilli()
 	}
+	times := make([]state.StateTime, 0, 8)
 	for _, t := range r.Times {
 		if observable(t.GetState()) && t.At != nil {
-			record.Times = append(record.Times, &recordv1.StateTime{State: t.State, At: t.At.AsTime().UnixMilli()})
+			times = append(times, state.StateTime{State: t.State, At: t.At.AsTime().UnixMilli()})
 		}
 	}
-	record.Times = append(record.Times, &recordv1.StateTime{State: record.State, At: record.At})
-	record.Times = mergeTimes(nil, record.Times)
+	state.SetTimes(record, inOrder(append(times, state.StateTime{State: record.State, At: record.At})))
 	return record, true
 }
 
@@ -78,7 +79,7 @@ func orphan(now time.Time, why string) *recordv1.Status {
 	at := now.UnixMilli()
 	return &recordv1.Status{
 		State: musterv1.TaskState_ORPHANED, At: at, Message: "orphaned", Error: why, NodeToBlame: true,
-		Times: []*recordv1.StateTime{{State: musterv1.TaskState_ORPHANED, At: at}},
+		Reached: []musterv1.TaskState{musterv1.TaskState_ORPHANED}, ReachedBefore: []int64{0},
 	}
 }
 
@@ -96,8 +97,10 @@ func merge(old, reported *recordv1.Status) *recordv1.Status {
 	next := &recordv1.Status{
 		State: reported.State, At: reported.At, Message: reported.Message, Error: reported.Error,
 		Runtime: reported.Runtime, Ports: reported.Ports, NodeToBlame: reported.NodeToBlame,
-		Times: mergeTimes(old.Times, reported.Times), AppliedAt: old.AppliedAt, SentAt: old.SentAt,
+		AppliedAt: old.AppliedAt, SentAt: old.SentAt,
 	}
+	// The time of a state that is known already stays.
+	state.SetTimes(next, inOrder(slices.AppendSeq(slices.AppendSeq(make([]state.StateTime, 0, 8), state.Times(old)), state.Times(reported))))
 	if proto.Equal(old, next) {
 		return old
 	}
@@ -105,12 +108,10 @@ func merge(old, reported *recordv1.Status) *recordv1.Status {
 	return next
 }
 
-// mergeTimes joins two timelines in order of state. The time that is known
-// already stays.
-func mergeTimes(old, more []*recordv1.StateTime) []*recordv1.StateTime {
-	all := slices.Concat(old, more)
-	slices.SortStableFunc(all, func(a, b *recordv1.StateTime) int { return int(a.State) - int(b.State) })
-	return slices.CompactFunc(all, func(a, b *recordv1.StateTime) bool { return a.State == b.State })
+// inOrder brings times into the order of their states, and keeps the first of each.
+func inOrder(times []state.StateTime) []state.StateTime {
+	slices.SortStableFunc(times, func(a, b state.StateTime) int { return int(a.State) - int(b.State) })
+	return slices.CompactFunc(times, func(a, b state.StateTime) bool { return a.State == b.State })
 }
 
 // clip shortens a text to at most n bytes, at the border of a character.

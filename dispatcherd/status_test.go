@@ -17,6 +17,7 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
 )
 
 // stuffed is a message with a large field that nobody knows.
@@ -37,7 +38,7 @@ func TestObserved(t *testing.T) {
 		"desired state only":  {&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{State: musterv1.TaskState_ORPHANED}}, nil},
 		"a manager's state":   {&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{State: musterv1.TaskState_PENDING}}, nil},
 		"no state":            {&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{State: 513}}, nil},
-		"without a timestamp": {&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{State: musterv1.TaskState_RUNNING}}, &recordv1.Status{State: musterv1.TaskState_RUNNING, At: 9000, Times: []*recordv1.StateTime{{State: musterv1.TaskState_RUNNING, At: 9000}}}},
+		"without a timestamp": {&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{State: musterv1.TaskState_RUNNING}}, timed(&recordv1.Status{State: musterv1.TaskState_RUNNING, At: 9000}, state.StateTime{State: musterv1.TaskState_RUNNING, At: 9000})},
 		"with its timeline": {
 			&dispatcherv1.ReportedStatus{
 				Status: &musterv1.TaskStatus{State: musterv1.TaskState_FAILED, Timestamp: timestamppb.New(time.UnixMilli(30)), Message: "started", Error: "exit 1"},
@@ -49,19 +50,17 @@ func TestObserved(t *testing.T) {
 				},
 				NodeToBlame: true,
 			},
-			&recordv1.Status{
+			timed(&recordv1.Status{
 				State: musterv1.TaskState_FAILED, At: 30, Message: "started", Error: "exit 1", NodeToBlame: true,
-				Times: []*recordv1.StateTime{
-					{State: musterv1.TaskState_ACCEPTED, At: 10}, {State: musterv1.TaskState_RUNNING, At: 20}, {State: musterv1.TaskState_FAILED, At: 30},
-				},
 			},
+				state.StateTime{State: musterv1.TaskState_ACCEPTED, At: 10},
+				state.StateTime{State: musterv1.TaskState_RUNNING, At: 20}, state.StateTime{State: musterv1.TaskState_FAILED, At: 30}),
 		},
 		"far too long": {
 			&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{State: musterv1.TaskState_RUNNING, Error: "x" + long, Runtime: &musterv1.RuntimeStatus{Id: long}}},
-			&recordv1.Status{
+			timed(&recordv1.Status{
 				State: musterv1.TaskState_RUNNING, At: 9000, Error: "x" + long[:maxStatusText-2], Runtime: &musterv1.RuntimeStatus{Id: long[:maxRuntimeID]},
-				Times: []*recordv1.StateTime{{State: musterv1.TaskState_RUNNING, At: 9000}},
-			},
+			}, state.StateTime{State: musterv1.TaskState_RUNNING, At: 9000}),
 		},
 		"with more in it than it may have": {
 			&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{
@@ -70,13 +69,12 @@ func TestObserved(t *testing.T) {
 					stuffed(&musterv1.PortConfig{Name: long, Protocol: musterv1.PortConfig_UDP, TargetPort: 80, PublishedPort: 8080, PublishMode: musterv1.PortConfig_HOST}),
 				},
 			}},
-			&recordv1.Status{
+			timed(&recordv1.Status{
 				State: musterv1.TaskState_RUNNING, At: 9000, Runtime: &musterv1.RuntimeStatus{Id: "i", Pid: 7, ExitCode: 3, OomKilled: true},
 				Ports: []*musterv1.PortConfig{
 					{Name: long[:maxPortName], Protocol: musterv1.PortConfig_UDP, TargetPort: 80, PublishedPort: 8080, PublishMode: musterv1.PortConfig_HOST},
 				},
-				Times: []*recordv1.StateTime{{State: musterv1.TaskState_RUNNING, At: 9000}},
-			},
+			}, state.StateTime{State: musterv1.TaskState_RUNNING, At: 9000}),
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -107,14 +105,12 @@ func TestMergeIsMonotonic(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		// What a worker says of a task, in order.
 		var life []*recordv1.Status
-		var times []*recordv1.StateTime
+		var times []state.StateTime
 		at := int64(1)
 		for _, s := range states[:rapid.IntRange(1, len(states)).Draw(t, "states")] {
-			times = append(times, &recordv1.StateTime{State: s, At: at})
+			times = append(times, state.StateTime{State: s, At: at})
 			for range rapid.IntRange(1, 3).Draw(t, "messages") {
-				life = append(life, &recordv1.Status{
-					State: s, At: at, Message: rapid.StringMatching(`[a-c]`).Draw(t, "message"), Times: slices.Clone(times),
-				})
+				life = append(life, timed(&recordv1.Status{State: s, At: at, Message: rapid.StringMatching(`[a-c]`).Draw(t, "message")}, times...))
 				at++
 			}
 		}
@@ -135,22 +131,24 @@ func TestMergeIsMonotonic(t *testing.T) {
 			if now.State != life[newest].State || now.Message != life[newest].Message {
 				t.Fatalf("record is %v, want that of %v", now, life[newest])
 			}
-			if !slices.IsSortedFunc(now.Times, func(a, b *recordv1.StateTime) int { return int(a.State) - int(b.State) }) {
-				t.Fatalf("timeline is out of order: %v", now.Times)
+			if !slices.IsSorted(now.Reached) {
+				t.Fatalf("timeline is out of order: %v", now.Reached)
 			}
 		}
-		if newest >= 0 && len(now.Times) != len(life[newest].Times) {
-			t.Fatalf("timeline has %d states, want %d", len(now.Times), len(life[newest].Times))
+		if newest >= 0 && len(now.Reached) != len(life[newest].Reached) {
+			t.Fatalf("timeline has %d states, want %d", len(now.Reached), len(life[newest].Reached))
 		}
 	})
 }
 
 func TestMergeKeepsTimes(t *testing.T) {
 	t.Parallel()
-	old := &recordv1.Status{State: musterv1.TaskState_READY, At: 3, Times: []*recordv1.StateTime{{State: musterv1.TaskState_ACCEPTED, At: 1}, {State: musterv1.TaskState_READY, At: 3}}}
-	got := merge(old, &recordv1.Status{State: musterv1.TaskState_RUNNING, At: 5, Times: []*recordv1.StateTime{{State: musterv1.TaskState_ACCEPTED, At: 2}, {State: musterv1.TaskState_RUNNING, At: 5}}})
-	want := []*recordv1.StateTime{{State: musterv1.TaskState_ACCEPTED, At: 1}, {State: musterv1.TaskState_READY, At: 3}, {State: musterv1.TaskState_RUNNING, At: 5}}
-	if diff := cmp.Diff(want, got.Times, protocmp.Transform()); diff != "" {
+	old := timed(&recordv1.Status{State: musterv1.TaskState_READY, At: 3},
+		state.StateTime{State: musterv1.TaskState_ACCEPTED, At: 1}, state.StateTime{State: musterv1.TaskState_READY, At: 3})
+	got := merge(old, timed(&recordv1.Status{State: musterv1.TaskState_RUNNING, At: 5},
+		state.StateTime{State: musterv1.TaskState_ACCEPTED, At: 2}, state.StateTime{State: musterv1.TaskState_RUNNING, At: 5}))
+	want := []state.StateTime{{State: musterv1.TaskState_ACCEPTED, At: 1}, {State: musterv1.TaskState_READY, At: 3}, {State: musterv1.TaskState_RUNNING, At: 5}}
+	if diff := cmp.Diff(want, slices.Collect(state.Times(got))); diff != "" {
 		t.Errorf("timeline (-want +got):\n%s", diff)
 	}
 }
@@ -163,4 +161,9 @@ func TestMergeKeepsWhenATaskWasSent(t *testing.T) {
 	if first.SentAt != 1 || again.SentAt != 1 {
 		t.Errorf("sent at %d, then %d, want 1", first.SentAt, again.SentAt)
 	}
+}
+
+func timed(s *recordv1.Status, times ...state.StateTime) *recordv1.Status {
+	state.SetTimes(s, times)
+	return s
 }

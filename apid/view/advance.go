@@ -124,33 +124,30 @@ func (v *View) joinNode(id string) *Node {
 }
 
 func (v *View) putTask(changes []Change, id string) []Change {
-	old, had := v.tasks.Get(id)
 	joined, ok := v.follower.Task(id)
-	if !ok && !had {
-		return changes
-	}
-	c := Change{Kind: KindTask, ID: id}
-	if had {
-		c.Old = old
-		v.count(old, -1)
-	}
 	if !ok {
-		v.tasks.Delete(id)
+		old, had := v.tasks.Delete(id)
+		if !had {
+			return changes
+		}
+		v.count(old, -1)
 		v.serviceTasks.Delete(old.ServiceID + "/" + id)
-		return append(changes, c)
+		return append(changes, Change{Kind: KindTask, ID: id, Old: old})
 	}
 	t := &Task{joined}
-	if had {
-		t.keep(old)
+	old, had := v.tasks.Set(id, t)
+	if !had {
+		v.count(t, 1)
+		v.serviceTasks.Insert(t.ServiceID + "/" + id)
+		return append(changes, Change{Kind: KindTask, ID: id, New: t})
 	}
+	t.keep(old)
+	v.count(old, -1)
 	v.count(t, 1)
-	v.tasks.Set(id, t)
-	v.serviceTasks.Set(t.ServiceID+"/"+id, t)
-	if had && t.version() == old.version() {
+	if t.version() == old.version() {
 		return changes
 	}
-	c.New = t
-	return append(changes, c)
+	return append(changes, Change{Kind: KindTask, ID: id, Old: old, New: t})
 }
 
 // count adds a task to the counts of its service and node, or takes it off.

@@ -113,7 +113,7 @@ func (r *Reader) TaskMessage(t *Task) *musterv1.Task {
 		updated = max(updated, s.AppliedAt, s.At)
 		m.Status.Timestamp, m.Status.Message, m.Status.Error = stamp(s.At), s.Message, s.Error
 		m.Status.Runtime, m.Status.Ports = s.Runtime, s.Ports
-		for _, st := range s.Times {
+		for st := range state.Times(s) {
 			if st.State > musterv1.TaskState_ASSIGNED {
 				m.Timeline = append(m.Timeline, moment(st.State, st.At))
 			}

@@ -9,6 +9,7 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
 )
 
 // The daemons that get a task from stage to stage.
@@ -83,7 +84,7 @@ func reported(s *recordv1.Status) []stage {
 	if s.SentAt > 0 {
 		way = append(way, stage{name: "sent", daemon: dispatcherd, at: s.SentAt})
 	}
-	for _, st := range s.Times {
+	for st := range state.Times(s) {
 		if st.State <= musterv1.TaskState_ASSIGNED {
 			continue
 		}

@@ -40,8 +40,8 @@ type View struct {
 	// serviceIDs finds services by their folded name.
 	serviceIDs map[string]string
 	tasks      btree.Map[string, *Task]
-	// serviceTasks holds the tasks again, under "<service>/<task>".
-	serviceTasks btree.Map[string, *Task]
+	// serviceTasks holds the tasks' ids again, as "<service>/<task>".
+	serviceTasks btree.Set[string]
 	nodes        btree.Map[string, *Node]
 	cluster      *Cluster
 	counts       map[string]*counts
@@ -138,8 +138,13 @@ func (r *Reader) Tasks(from string, fn func(*Task) bool) {
 // ServiceTasks does the same for the tasks of one service.
 func (r *Reader) ServiceTasks(service, from string, fn func(*Task) bool) {
 	prefix := service + "/"
-	r.v.serviceTasks.Ascend(prefix+from, func(key string, t *Task) bool {
-		return strings.HasPrefix(key, prefix) && fn(t)
+	r.v.serviceTasks.Ascend(prefix+from, func(key string) bool {
+		id, ok := strings.CutPrefix(key, prefix)
+		if !ok {
+			return false
+		}
+		t, _ := r.v.tasks.Get(id)
+		return fn(t)
 	})
 }
 

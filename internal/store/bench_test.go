@@ -58,7 +58,7 @@ func taskKeys(n int) []string {
 func status(state musterv1.TaskState) *recordv1.Status {
 	now := time.Now().UnixNano()
 	return &recordv1.Status{State: state, At: now, AppliedAt: now, Message: "started",
-		Times: []*recordv1.StateTime{{State: state, At: now}, {State: state, At: now}}}
+		Reached: []musterv1.TaskState{state, state}, ReachedBefore: []int64{1, 0}}
 }
 
 func putAll(tb testing.TB, s *store.Store, t *store.Table[*recordv1.Status], keys []string, state musterv1.TaskState) {

@@ -74,7 +74,7 @@ func (d *decider) managed(t *state.Task, at int64) int64 {
 
 // timeOf is when a task reached a state, by its worker's clock; 0: never.
 func timeOf(s *recordv1.Status, reached musterv1.TaskState) int64 {
-	for _, t := range s.GetTimes() {
+	for t := range state.Times(s) {
 		if t.State == reached {
 			return t.At
 		}

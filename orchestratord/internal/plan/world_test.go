@@ -262,8 +262,9 @@ func (w *world) report(t *state.Task, s musterv1.TaskState) {
 		return
 	}
 	at := w.now.UnixMilli()
-	times := append(slices.Clone(c.Status.GetTimes()), &recordv1.StateTime{State: s, At: at})
-	c.Status = &recordv1.Status{State: s, At: at, AppliedAt: at, Times: times}
+	times := append(slices.Collect(state.Times(c.Status)), state.StateTime{State: s, At: at})
+	c.Status = &recordv1.Status{State: s, At: at, AppliedAt: at}
+	state.SetTimes(c.Status, times)
 	w.tasks[t.Key] = &c
 }
 

@@ -1482,8 +1482,11 @@ type Status struct {
 	Error   string                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
 	Runtime *v1.RuntimeStatus      `protobuf:"bytes,5,opt,name=runtime,proto3" json:"runtime,omitempty"`
 	Ports   []*v1.PortConfig       `protobuf:"bytes,6,rep,name=ports,proto3" json:"ports,omitempty"`
-	// When each state was reached.
-	Times []*StateTime `protobuf:"bytes,7,rep,name=times,proto3" json:"times,omitempty"`
+	// The states that were reached, in their order, and how long before "at" each
+	// was, in milliseconds. There is a status for each task, which every manager
+	// decodes, so these are two packed lists.
+	Reached       []v1.TaskState `protobuf:"varint,7,rep,packed,name=reached,proto3,enum=muster.v1.TaskState" json:"reached,omitempty"`
+	ReachedBefore []int64        `protobuf:"zigzag64,11,rep,packed,name=reached_before,json=reachedBefore,proto3" json:"reached_before,omitempty"`
 	// The node and not the spec is to blame for a failure.
 	NodeToBlame bool `protobuf:"varint,8,opt,name=node_to_blame,json=nodeToBlame,proto3" json:"node_to_blame,omitempty"`
 	// When the dispatcher took it, by its own clock.
@@ -1567,9 +1570,16 @@ func (x *Status) GetPorts() []*v1.PortConfig {
 	return nil
 }
 
-func (x *Status) GetTimes() []*StateTime {
+func (x *Status) GetReached() []v1.TaskState {
 	if x != nil {
-		return x.Times
+		return x.Reached
+	}
+	return nil
+}
+
+func (x *Status) GetReachedBefore() []int64 {
+	if x != nil {
+		return x.ReachedBefore
 	}
 	return nil
 }
@@ -1591,59 +1601,6 @@ func (x *Status) GetAppliedAt() int64 {
 func (x *Status) GetSentAt() int64 {
 	if x != nil {
 		return x.SentAt
-	}
-	return 0
-}
-
-// StateTime is when a task reached a state.
-type StateTime struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	State         v1.TaskState           `protobuf:"varint,1,opt,name=state,proto3,enum=muster.v1.TaskState" json:"state,omitempty"`
-	At            int64                  `protobuf:"varint,2,opt,name=at,proto3" json:"at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *StateTime) Reset() {
-	*x = StateTime{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[18]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *StateTime) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*StateTime) ProtoMessage() {}
-
-func (x *StateTime) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[18]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use StateTime.ProtoReflect.Descriptor instead.
-func (*StateTime) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{18}
-}
-
-func (x *StateTime) GetState() v1.TaskState {
-	if x != nil {
-		return x.State
-	}
-	return v1.TaskState(0)
-}
-
-func (x *StateTime) GetAt() int64 {
-	if x != nil {
-		return x.At
 	}
 	return 0
 }
@@ -1792,23 +1749,21 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x06 \x01(\x03R\tcreatedAt\x12\x1f\n" +
 	"\vinstance_id\x18\a \x01(\tR\n" +
-	"instanceId\"\xe4\x02\n" +
+	"instanceId\"\x88\x03\n" +
 	"\x06Status\x12*\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x14.muster.v1.TaskStateR\x05state\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x03R\x02at\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05error\x122\n" +
 	"\aruntime\x18\x05 \x01(\v2\x18.muster.v1.RuntimeStatusR\aruntime\x12+\n" +
-	"\x05ports\x18\x06 \x03(\v2\x15.muster.v1.PortConfigR\x05ports\x121\n" +
-	"\x05times\x18\a \x03(\v2\x1b.muster.record.v1.StateTimeR\x05times\x12\"\n" +
+	"\x05ports\x18\x06 \x03(\v2\x15.muster.v1.PortConfigR\x05ports\x12.\n" +
+	"\areached\x18\a \x03(\x0e2\x14.muster.v1.TaskStateR\areached\x12%\n" +
+	"\x0ereached_before\x18\v \x03(\x12R\rreachedBefore\x12\"\n" +
 	"\rnode_to_blame\x18\b \x01(\bR\vnodeToBlame\x12\x1d\n" +
 	"\n" +
 	"applied_at\x18\t \x01(\x03R\tappliedAt\x12\x17\n" +
 	"\asent_at\x18\n" +
-	" \x01(\x03R\x06sentAt\"G\n" +
-	"\tStateTime\x12*\n" +
-	"\x05state\x18\x01 \x01(\x0e2\x14.muster.v1.TaskStateR\x05state\x12\x0e\n" +
-	"\x02at\x18\x02 \x01(\x03R\x02atB:Z8github.com/musterhq/muster/api/muster/record/v1;recordv1b\x06proto3"
+	" \x01(\x03R\x06sentAtB:Z8github.com/musterhq/muster/api/muster/record/v1;recordv1b\x06proto3"
 
 var (
 	file_muster_record_v1_record_proto_rawDescOnce sync.Once
@@ -1822,7 +1777,7 @@ func file_muster_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_muster_record_v1_record_proto_rawDescData
 }
 
-var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_muster_record_v1_record_proto_goTypes = []any{
 	(*Service)(nil),            // 0: muster.record.v1.Service
 	(*Spec)(nil),               // 1: muster.record.v1.Spec
@@ -1842,49 +1797,47 @@ var file_muster_record_v1_record_proto_goTypes = []any{
 	(*FilterCount)(nil),        // 15: muster.record.v1.FilterCount
 	(*NodeState)(nil),          // 16: muster.record.v1.NodeState
 	(*Status)(nil),             // 17: muster.record.v1.Status
-	(*StateTime)(nil),          // 18: muster.record.v1.StateTime
-	(*v1.ServiceSpec)(nil),     // 19: muster.v1.ServiceSpec
-	(*v1.EndpointSpec)(nil),    // 20: muster.v1.EndpointSpec
-	(*v1.TaskSpec)(nil),        // 21: muster.v1.TaskSpec
-	(*v1.NodeSpec)(nil),        // 22: muster.v1.NodeSpec
-	(v11.Role)(0),              // 23: muster.auth.v1.Role
-	(*v1.ClusterSpec)(nil),     // 24: muster.v1.ClusterSpec
-	(v1.TaskState)(0),          // 25: muster.v1.TaskState
-	(v1.UpdateStatus_State)(0), // 26: muster.v1.UpdateStatus.State
-	(*v1.Endpoint)(nil),        // 27: muster.v1.Endpoint
-	(*v1.GenericResource)(nil), // 28: muster.v1.GenericResource
-	(*v1.PortConfig)(nil),      // 29: muster.v1.PortConfig
-	(*v1.NodeDescription)(nil), // 30: muster.v1.NodeDescription
-	(v1.NodeStatus_State)(0),   // 31: muster.v1.NodeStatus.State
-	(*v1.RuntimeStatus)(nil),   // 32: muster.v1.RuntimeStatus
+	(*v1.ServiceSpec)(nil),     // 18: muster.v1.ServiceSpec
+	(*v1.EndpointSpec)(nil),    // 19: muster.v1.EndpointSpec
+	(*v1.TaskSpec)(nil),        // 20: muster.v1.TaskSpec
+	(*v1.NodeSpec)(nil),        // 21: muster.v1.NodeSpec
+	(v11.Role)(0),              // 22: muster.auth.v1.Role
+	(*v1.ClusterSpec)(nil),     // 23: muster.v1.ClusterSpec
+	(v1.TaskState)(0),          // 24: muster.v1.TaskState
+	(v1.UpdateStatus_State)(0), // 25: muster.v1.UpdateStatus.State
+	(*v1.Endpoint)(nil),        // 26: muster.v1.Endpoint
+	(*v1.GenericResource)(nil), // 27: muster.v1.GenericResource
+	(*v1.PortConfig)(nil),      // 28: muster.v1.PortConfig
+	(*v1.NodeDescription)(nil), // 29: muster.v1.NodeDescription
+	(v1.NodeStatus_State)(0),   // 30: muster.v1.NodeStatus.State
+	(*v1.RuntimeStatus)(nil),   // 31: muster.v1.RuntimeStatus
 }
 var file_muster_record_v1_record_proto_depIdxs = []int32{
-	19, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	19, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
-	20, // 2: muster.record.v1.Service.former_endpoint:type_name -> muster.v1.EndpointSpec
-	21, // 3: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
-	22, // 4: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
-	23, // 5: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
-	24, // 6: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	25, // 7: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
+	18, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	18, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	19, // 2: muster.record.v1.Service.former_endpoint:type_name -> muster.v1.EndpointSpec
+	20, // 3: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
+	21, // 4: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	22, // 5: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
+	23, // 6: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	24, // 7: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
 	9,  // 8: muster.record.v1.Task.turn:type_name -> muster.record.v1.Turn
-	26, // 9: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
-	27, // 10: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
-	28, // 11: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
-	29, // 12: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
+	25, // 9: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
+	26, // 10: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
+	27, // 11: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
+	28, // 12: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
 	15, // 13: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
-	30, // 14: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
-	31, // 15: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
-	25, // 16: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
-	32, // 17: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
-	29, // 18: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
-	18, // 19: muster.record.v1.Status.times:type_name -> muster.record.v1.StateTime
-	25, // 20: muster.record.v1.StateTime.state:type_name -> muster.v1.TaskState
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	29, // 14: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
+	30, // 15: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
+	24, // 16: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
+	31, // 17: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
+	28, // 18: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
+	24, // 19: muster.record.v1.Status.reached:type_name -> muster.v1.TaskState
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_muster_record_v1_record_proto_init() }
@@ -1898,7 +1851,7 @@ func file_muster_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_record_v1_record_proto_rawDesc), len(file_muster_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
