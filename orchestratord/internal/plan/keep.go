@@ -146,10 +146,10 @@ func (s *slot) standIn() {
 // policy goes.
 func (s *slot) restart(ended int) {
 	d, t := s.d, s.tasks[ended]
-	if t.Record.StartAfter > d.now {
+	if until := s.target.policy.waits(t.Record.StartAfter, d.now); until > 0 {
 		// It failed while it was prepared. A task that cannot even be prepared
 		// would be replaced in a tight loop if its delay were not waited for.
-		d.wake(t.Record.StartAfter)
+		d.wake(until)
 		s.retire(ended)
 		return
 	}

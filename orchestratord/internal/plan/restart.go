@@ -88,6 +88,19 @@ func (p policy) startAfter(t *state.Task, now int64) int64 {
 	return min(max(endedAt(t)+delay, now), now+delay)
 }
 
+// clockSlack is how far the clocks of managers may lie apart.
+const clockSlack = time.Second
+
+// waits says until when a task waits for its delay, or 0 if it need not any more.
+// No delay ends that far ahead: a clock was set back since then, and how long the
+// task has waited is not known. It is not to wait for hours.
+func (p policy) waits(startAfter, now int64) int64 {
+	if startAfter <= now || startAfter > now+2*p.delay.Milliseconds()+clockSlack.Milliseconds() {
+		return 0
+	}
+	return startAfter
+}
+
 // endedAt is when a manager heard of the task's end.
 func endedAt(t *state.Task) int64 {
 	if at := t.Status.GetAppliedAt(); at != 0 {

@@ -293,3 +293,40 @@ func TestFinishedSurvivesLossOfItsStatus(t *testing.T) {
 		t.Errorf("a finished slot was forgotten:%s", w.print())
 	}
 }
+
+// A wall clock that jumps while a task waits for its delay makes it start early at
+// worst, and takes the delay from none that fails later.
+func TestDelaysOnAClockThatJumps(t *testing.T) {
+	for name, jump := range map[string]time.Duration{
+		"back by hours": -3 * time.Hour, "back a little": -2 * time.Second, "ahead by hours": 3 * time.Hour,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := single(t, &musterv1.RestartPolicy{Delay: seconds(5), MaxAttempts: 3, Window: seconds(60)})
+			w.now = w.now.Add(24 * time.Hour)
+			w.end(t, failed)
+			if got := w.one(t, 1); got.Desired() != ready {
+				t.Fatalf("the replacement is desired %s at once", got.Desired())
+			}
+			w.now = w.now.Add(jump)
+			began := w.now
+			for w.one(t, 1).Desired() == ready {
+				p := w.look(t)
+				if w.one(t, 1).Desired() != ready {
+					break
+				}
+				if p.Next.Sub(began) > 11*time.Second {
+					t.Fatalf("next look at %v, %v after the jump", p.Next, p.Next.Sub(began))
+				}
+				w.now = p.Next
+			}
+			// It runs, and fails again: the delay is that of the policy.
+			w.converge(t)
+			ended := w.now
+			w.end(t, failed)
+			p := w.look(t)
+			if wait := p.Next.Sub(ended); w.one(t, 1).Desired() != ready || wait > 6*time.Second || wait < time.Second {
+				t.Errorf("the task after the jump is desired %s, next look after %v", w.one(t, 1).Desired(), wait)
+			}
+		})
+	}
+}
