@@ -20,7 +20,7 @@ const mostTrips = 5
 // is some round trips to the store and nothing else, however long those are.
 func TestTakeOverWaitsForNothing(t *testing.T) {
 	for name, end := range map[string]func(*cluster, *replica){
-		"leaves":           func(_ *cluster, r *replica) { r.cancel() },
+		"leaves": func(_ *cluster, r *replica) { r.cancel() },
 		"its session ends": func(c *cluster, r *replica) {
 			r.kv.Cut()
 			c.loseSession(r)
