@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
@@ -125,7 +126,8 @@ func (s *site) each(ctx context.Context, n, atOnce int, do func(context.Context,
 	return g.Wait()
 }
 
-// update changes the spec of a service that runs.
+// update changes the spec of a service that runs: all tasks at once, and a few at
+// a time. How long a task is watched for failure is left out.
 func update(ctx context.Context, s *site) error {
 	watch, err := s.watch(ctx)
 	if err != nil {
@@ -143,25 +145,42 @@ func update(ctx context.Context, s *site) error {
 	if err := await(watch, converged(0)); err != nil {
 		return err
 	}
-	if err := s.quiet(ctx); err != nil {
-		return err
+	var done func() error
+	for i, parallelism := range []uint64{0, 100, 10} {
+		if err := s.quiet(ctx); err != nil {
+			return err
+		}
+		if i == 0 {
+			if done, err = s.account(ctx); err != nil {
+				return err
+			}
+		}
+		next := spec("bench", s.result.Tasks, payload(1+i))
+		next.Update = &musterv1.UpdateConfig{Parallelism: parallelism, Monitor: durationpb.New(0)}
+		began := time.Now()
+		updated, err := s.client.UpdateService(ctx, &musterv1.UpdateServiceRequest{
+			Service: service.Id, Version: service.Meta.GetVersion(), Spec: next,
+		})
+		if err != nil {
+			return fmt.Errorf("update: %w", err)
+		}
+		service = updated.Service
+		if err := await(watch, converged(service.Meta.GetVersion())); err != nil {
+			return err
+		}
+		took := time.Since(began)
+		if i == 0 {
+			s.result.add("all updated", took.Seconds(), "s")
+			if err := done(); err != nil {
+				return err
+			}
+			continue
+		}
+		s.result.add(fmt.Sprintf("%d at a time", parallelism), took.Seconds(), "s")
+		waves := max(1, s.result.Tasks/int(parallelism))
+		s.result.add(fmt.Sprintf("%d at a time, each", parallelism), took.Seconds()*1000/float64(waves), "ms")
 	}
-	done, err := s.account(ctx)
-	if err != nil {
-		return err
-	}
-	began := time.Now()
-	updated, err := s.client.UpdateService(ctx, &musterv1.UpdateServiceRequest{
-		Service: service.Id, Version: service.Meta.GetVersion(), Spec: spec("bench", s.result.Tasks, payload(1)),
-	})
-	if err != nil {
-		return fmt.Errorf("update: %w", err)
-	}
-	if err := await(watch, converged(updated.Service.Meta.GetVersion())); err != nil {
-		return err
-	}
-	s.result.add("all updated", time.Since(began).Seconds(), "s")
-	return done()
+	return nil
 }
 
 // payload makes a spec that no other number makes, and that runs as any other.

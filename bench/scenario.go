@@ -34,7 +34,7 @@ var scenarios = []*scenario{
 		defaults: []size{{100, 1}, {100, 1000}, {100, 10000}}, run: deploy},
 	{name: "distinct", help: "the same for services of one task each, every one with a spec of its own, created by 32 clients",
 		defaults: []size{{100, 1000}}, run: distinct},
-	{name: "update", help: "a service from its update until all its tasks run as updated",
+	{name: "update", help: "a service from its update until all its tasks run as updated: all at once, 100 at a time, 10 at a time",
 		defaults: []size{{100, 1000}}, run: update},
 	{name: "change", help: "what one change costs in a cluster that runs tasks already: CPU and bytes",
 		defaults: []size{{100, 1000}, {1000, 20000}}, run: change},

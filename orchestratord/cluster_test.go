@@ -240,11 +240,13 @@ func (c *cluster) report(t *state.Task, s musterv1.TaskState) {
 
 func (c *cluster) putStatus(tx *store.Tx, t *state.Task, s musterv1.TaskState) {
 	key := state.NodeTaskKey(t.NodeID, t.ServiceID, t.ID)
-	if e, ok := c.tables.Statuses.Get(tx, key); ok && e.Value.State >= s {
+	old, ok := c.tables.Statuses.Get(tx, key)
+	if ok && old.Value.State >= s {
 		return
 	}
 	now := time.Now().UnixMilli()
-	c.tables.Statuses.Put(tx, key, &recordv1.Status{State: s, At: now, AppliedAt: now})
+	times := append(slices.Clone(old.Value.GetTimes()), &recordv1.StateTime{State: s, At: now})
+	c.tables.Statuses.Put(tx, key, &recordv1.Status{State: s, At: now, AppliedAt: now, Times: times})
 }
 
 // world gives every task a node and runs it, until ctx ends: a scheduler, a

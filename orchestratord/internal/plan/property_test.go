@@ -211,7 +211,7 @@ func (w *world) checkedLook(t *rapid.T) plan.Plan {
 			occupied++
 		}
 		limit := w.history
-		if n := w.specs[string(w.service.TaskDigest)].Restart.MaxAttempts; n > 0 { // all specs have the same
+		if n := w.specs[string(w.service.TaskDigest)].GetRestart().GetMaxAttempts(); n > 0 { // all specs have the same
 			limit = int64(n) + 1
 		}
 		if live == 0 || slices.ContainsFunc(ts, func(x *state.Task) bool { return x.Record.Reason == string(plan.ReasonNoRestart) }) {

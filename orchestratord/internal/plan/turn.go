@@ -154,7 +154,7 @@ func (d *decider) look(e *seat) {
 	e.due = outdated && !current && !e.frozen
 	if e.lead != nil {
 		e.turn = d.turnOf(e.lead)
-		e.flying = e.turn.settledAt == 0 && !e.turn.failed
+		e.flying = e.lead.Live() && e.turn.settledAt == 0 && !e.turn.failed
 	}
 }
 

@@ -1,0 +1,104 @@
+package apid_test
+
+import (
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/testwait"
+)
+
+// image updates a service to an image.
+func (a *api) image(t *testing.T, name, image string) *musterv1.Service {
+	t.Helper()
+	s := a.get(name)
+	next := proto.CloneOf(s.Spec)
+	next.Task.GetContainer().Image = image
+	up, err := a.UpdateService(t.Context(), &musterv1.UpdateServiceRequest{Service: name, Version: s.Meta.Version, Spec: next})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return up.Service
+}
+
+func imageOf(s *musterv1.ServiceSpec) string { return s.GetTask().GetContainer().GetImage() }
+
+func TestRollbackSwapsSpecs(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	a := c.apid()
+	a.create(webSpec("web"))
+	_, err := a.RollbackService(t.Context(), &musterv1.RollbackServiceRequest{Service: "web"})
+	wantCode(t, err, codes.FailedPrecondition)
+	_, err = a.RollbackService(t.Context(), &musterv1.RollbackServiceRequest{Service: "nope"})
+	wantCode(t, err, codes.NotFound)
+	first := imageOf(a.get("web").Spec)
+	updated := a.image(t, "web", "nginx:2")
+	if _, err := a.ScaleService(t.Context(), &musterv1.ScaleServiceRequest{Service: "web", Replicas: 7}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = a.RollbackService(t.Context(), &musterv1.RollbackServiceRequest{Service: "web", Version: updated.Meta.Version})
+	wantCode(t, err, codes.Aborted)
+	for i, want := range []string{first, "nginx:2", first} {
+		back, err := a.RollbackService(t.Context(), &musterv1.RollbackServiceRequest{Service: "web"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := back.Service
+		if imageOf(s.Spec) != want || imageOf(s.PreviousSpec) == want || s.SpecVersion <= updated.SpecVersion {
+			t.Errorf("rollback %d: %v", i, s)
+		}
+		if s.Spec.GetReplicated().GetReplicas() != 7 {
+			t.Errorf("rollback %d undid the scaling: %v", i, s.Spec.Mode)
+		}
+		updated = s
+	}
+}
+
+// TestUpdateStatusIsOfThisUpdate looks at what is told of an update that has paused,
+// and of the attempts after it.
+func TestUpdateStatusIsOfThisUpdate(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	a := c.apid()
+	s := a.create(webSpec("web"))
+	first := imageOf(s.Spec)
+	s = a.image(t, "web", "nginx:2")
+	rollout := func(change func(*recordv1.Rollout)) {
+		c.update(func(tx *store.Tx) {
+			e, _ := c.tables.Services.Get(tx, s.Id)
+			r := &recordv1.Rollout{
+				State: musterv1.UpdateStatus_PAUSED, Message: "alas", SpecVersion: e.Value.SpecVersion, Attempt: e.Value.Attempt,
+			}
+			change(r)
+			c.tables.Rollouts.Put(tx, s.Id, r)
+		})
+	}
+	rollout(func(*recordv1.Rollout) {})
+	s = awaitStatus(t, a, musterv1.UpdateStatus_PAUSED)
+	// No change at all is another attempt, of which nothing is known yet.
+	again, err := a.UpdateService(t.Context(), &musterv1.UpdateServiceRequest{Service: "web", Version: s.Meta.Version, Spec: s.Spec})
+	if err != nil || again.Service.Meta.Version <= s.Meta.Version || again.Service.UpdateStatus != nil || imageOf(again.Service.PreviousSpec) != first {
+		t.Fatalf("another attempt: %v, %v", again, err)
+	}
+	rollout(func(r *recordv1.Rollout) { r.State, r.RolledBack = musterv1.UpdateStatus_ROLLBACK_COMPLETED, true })
+	awaitStatus(t, a, musterv1.UpdateStatus_ROLLBACK_COMPLETED)
+	// What comes after a spec that was rolled back goes back to what the tasks followed.
+	third := a.image(t, "web", "nginx:3")
+	if imageOf(third.PreviousSpec) != first || third.UpdateStatus != nil {
+		t.Errorf("after a rollback: %v", third)
+	}
+}
+
+func awaitStatus(t *testing.T, a *api, want musterv1.UpdateStatus_State) (s *musterv1.Service) {
+	t.Helper()
+	testwait.True(t, "update status "+want.String(), func() bool {
+		s = a.get("web")
+		return s.UpdateStatus.GetState() == want
+	})
+	return s
+}
