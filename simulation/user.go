@@ -211,6 +211,11 @@ func (u *user) updateNode(ctx context.Context, api musterv1.ControlServiceClient
 
 // note notes what a part of a service is after a call, or may be.
 func note[T comparable](possible *[]T, accepted bool, value T) {
+	if accepted && len(*possible) > 1 && slices.Contains(*possible, value) {
+		// It may have been so already, and nothing was written: then a call without
+		// an answer that is still under way can be applied after it.
+		return
+	}
 	if accepted {
 		*possible = []T{value}
 	} else if !slices.Contains(*possible, value) {
