@@ -72,6 +72,10 @@ contract-accept: $(TOOLS)/buf ## promise the contract as it is: write api/contra
 bench: build ## measure; see bench/README.md
 	go run ./bench
 
+.PHONY: performance
+performance: build ## measure everything, and write docs/performance.md's table and charts anew; some 20 minutes on a quiet machine
+	go run ./bench -scenario all -runs 3 -out docs/performance/figures.json -document docs/performance.md
+
 DURATION ?= 10m
 SEED     ?= 0
 

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
@@ -98,35 +100,41 @@ func (s *site) fill(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	want := map[string]uint64{}
-	create := func(name string, n int) (string, error) {
-		service, err := s.create(ctx, spec(name, n, nil))
-		if err != nil {
-			return "", err
-		}
-		want[service.Id] = uint64(n)
-		return service.Id, nil
-	}
 	half := s.result.Tasks / 2
-	large, err := create("large", half)
-	if err != nil {
-		return "", err
-	}
+	want := map[string]int{"large": half}
 	for left, i := s.result.Tasks-half, 0; left > 0; left, i = left-many, i+1 {
-		if _, err := create(fmt.Sprintf("filler%03d", i), min(left, many)); err != nil {
-			return "", err
-		}
+		want[fmt.Sprintf("filler%03d", i)] = min(left, many)
 	}
-	err = await(watch, func(now *musterv1.Service) bool {
-		if n, ok := want[now.Id]; ok && now.Status.GetRunningTasks() == n {
-			delete(want, now.Id)
-		}
-		return len(want) == 0
+	specs := make([]*musterv1.ServiceSpec, 0, len(want))
+	for name, n := range want {
+		specs = append(specs, spec(name, n, nil))
+	}
+	// The watch is read from the start: one that is not falls behind.
+	g, calls := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return await(watch, func(now *musterv1.Service) bool {
+			if n, ok := want[now.Spec.Name]; ok && now.Status.GetRunningTasks() == uint64(n) {
+				delete(want, now.Spec.Name)
+			}
+			return len(want) == 0
+		})
 	})
-	if err != nil {
+	g.Go(func() error {
+		for _, spec := range specs {
+			if _, err := s.create(calls, spec); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err := g.Wait(); err != nil {
 		return "", err
 	}
-	return large, s.quiet(ctx)
+	large, err := s.client.GetService(ctx, &musterv1.GetServiceRequest{Service: "large"})
+	if err != nil {
+		return "", fmt.Errorf("get service: %w", err)
+	}
+	return large.Service.Id, s.quiet(ctx)
 }
 
 func (s *site) scale(ctx context.Context, service string, n uint64) error {
@@ -145,7 +153,9 @@ func (s *site) awaitTasks(ctx context.Context, n int) error {
 }
 
 // removals waits for records of tasks to go, as a watch sees them.
-type removals struct{ watch musterv1.ControlService_WatchClient }
+type removals struct {
+	watch musterv1.ControlService_WatchClient
+}
 
 func (s *site) watchRemovals(ctx context.Context) (removals, error) {
 	watch, err := s.client.Watch(ctx, &musterv1.WatchRequest{

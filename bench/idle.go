@@ -56,9 +56,17 @@ func idle(ctx context.Context, s *site) error {
 	if err != nil {
 		return err
 	}
+	sum, memory := 0.0, 0.0
 	for _, name := range slices.Sorted(maps.Keys(after)) {
-		s.result.add("CPU "+name, 100*(after[name].CPU-before[name].CPU).Seconds()/took, "% of a core")
+		cpu := 100 * (after[name].CPU - before[name].CPU).Seconds() / took
+		s.result.add("CPU "+name, cpu, "% of a core")
+		if name != "workers" {
+			sum += cpu
+			memory += float64(after[name].PeakMemory)
+		}
 	}
+	s.result.add("CPU managers and Consul", sum, "% of a core")
+	s.result.add("memory managers and Consul", memory/(1<<20), "MiB")
 	if s.cluster.Consul != nil {
 		s.result.add("Consul writes", float64(later-writes)/took, "/s")
 	}

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -22,12 +23,15 @@ type options struct {
 	scenarios []*scenario
 	workers   int
 	tasks     int
+	most      int
 	runs      int
 	binary    string
 	asJSON    bool
 	keep      bool
 	profile   string
-	timeout   time.Duration
+	// out and from are files of results, document is a page that shows them.
+	out, from, document string
+	timeout             time.Duration
 }
 
 func main() {
@@ -38,7 +42,7 @@ func main() {
 		}
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
@@ -55,11 +59,15 @@ func parse(args []string) (*options, error) {
 	names := fs.String("scenario", "deploy", "what to measure, with commas between, or all:\n"+describe())
 	fs.IntVar(&o.workers, "workers", 0, "number of simulated workers (default: the scenario's)")
 	fs.IntVar(&o.tasks, "tasks", 0, "number of tasks (default: the scenario's)")
+	fs.IntVar(&o.most, "most", 0, "leave out sizes with more workers than that (0: none)")
 	fs.IntVar(&o.runs, "runs", 3, "runs of each measurement")
 	fs.StringVar(&o.binary, "binary", "bin/muster", "muster's binary (`make build`)")
 	fs.BoolVar(&o.asJSON, "json", false, "print each run as a line of JSON, too")
 	fs.BoolVar(&o.keep, "keep", false, "keep the directory with the daemons' logs")
 	fs.StringVar(&o.profile, "profile", "", "directory for CPU profiles of each manager and of Consul, taken for 3 s from the start of what is measured")
+	fs.StringVar(&o.out, "out", "", "file to keep the results in, as JSON")
+	fs.StringVar(&o.from, "from", "", "file of results to report instead of measuring")
+	fs.StringVar(&o.document, "document", "", "page in Markdown to put the table into, and charts beside it")
 	fs.DurationVar(&o.timeout, "timeout", time.Hour, "bound of everything")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
@@ -85,34 +93,81 @@ func parse(args []string) (*options, error) {
 }
 
 func run(ctx context.Context, o *options) error {
-	var all []*result
+	m, failed, err := results(ctx, o)
+	if err != nil {
+		return err
+	}
+	if o.out != "" {
+		if err := m.save(o.out); err != nil {
+			return err
+		}
+	}
+	if o.document != "" {
+		if err := m.document(o.document); err != nil {
+			return err
+		}
+	}
+	return errors.Join(report(os.Stdout, m.Results), failed)
+}
+
+// results measures, or reads what was measured before. What could not be measured
+// keeps nothing else from it.
+func results(ctx context.Context, o *options) (m *measurements, failed, err error) {
+	if o.from != "" {
+		m, err := load(o.from)
+		return m, nil, err
+	}
+	m, err = begin()
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, sc := range o.scenarios {
 		for _, store := range o.stores {
 			if sc.managers > 1 && store != consul {
 				continue // there is one manager of each kind
 			}
 			for _, size := range sc.sizes(o) {
-				for n := range o.runs {
-					r := &result{Scenario: sc.name, Store: store, Workers: size.workers, Tasks: size.tasks}
-					fmt.Fprintf(os.Stderr, "%s on %s: %d tasks, %d workers, run %d of %d\n", sc.name, store, size.tasks, size.workers, n+1, o.runs)
-					if err := measure(ctx, o, sc, r, n); err != nil {
-						return fmt.Errorf("%s on %s: %w", sc.name, store, err)
-					}
-					if o.asJSON {
-						if err := json.NewEncoder(os.Stdout).Encode(r); err != nil {
-							return fmt.Errorf("print result: %w", err)
-						}
-					}
-					all = append(all, r)
+				if o.most > 0 && size.workers > o.most {
+					continue
 				}
+				failed = errors.Join(failed, m.runs(ctx, o, sc, store, size))
 			}
 		}
 	}
-	return report(os.Stdout, all)
+	return m, failed, m.end()
 }
+
+// runs measures one thing as often as is asked for.
+func (m *measurements) runs(ctx context.Context, o *options, sc *scenario, store string, size size) error {
+	runs := o.runs
+	if size.runs > 0 {
+		runs = min(runs, size.runs)
+	}
+	for n := range runs {
+		r := &result{Scenario: sc.name, Store: store, Workers: size.workers, Tasks: size.tasks}
+		fmt.Fprintf(os.Stderr, "%s on %s: %d tasks, %d workers, run %d of %d\n", sc.name, store, size.tasks, size.workers, n+1, runs)
+		if err := measure(ctx, o, sc, r, n); err != nil {
+			err = fmt.Errorf("%s on %s, %d tasks, %d workers: %w", sc.name, store, size.tasks, size.workers, err)
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			return err
+		}
+		if o.asJSON {
+			if err := json.NewEncoder(os.Stdout).Encode(r); err != nil {
+				return fmt.Errorf("print result: %w", err)
+			}
+		}
+		m.Results = append(m.Results, r)
+	}
+	return nil
+}
+
+// runTimeout bounds one run.
+const runTimeout = 4 * time.Minute
 
 // measure makes one run on a fresh cluster.
 func measure(ctx context.Context, o *options, sc *scenario, r *result, run int) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, runTimeout)
+	defer cancel()
 	s, err := startSite(ctx, o, sc, r, run)
 	if err != nil {
 		return err

@@ -14,7 +14,11 @@ const (
 )
 
 // size is how large a cluster and its load are.
-type size struct{ workers, tasks int }
+type size struct {
+	workers, tasks int
+	// runs is how often it is measured at the most; 0: as often as is asked for.
+	runs int
+}
 
 // scenario is one thing to measure.
 type scenario struct {
@@ -31,23 +35,30 @@ type scenario struct {
 // scenarios are all there are, in the order in which they are reported.
 var scenarios = []*scenario{
 	{name: "deploy", help: "a service from its creation to all tasks RUNNING, and from its scaling to 0 until none is left",
-		defaults: []size{{100, 1}, {100, 1000}, {100, 10000}}, run: deploy},
+		defaults: []size{
+			{workers: 100, tasks: 1}, {workers: 100, tasks: 1000}, {workers: 100, tasks: 10000},
+			{workers: 1000, tasks: 20000, runs: 2}, {workers: 5000, tasks: 100000, runs: 1},
+		}, run: deploy},
 	{name: "distinct", help: "the same for services of one task each, every one with a spec of its own, created by 32 clients",
-		defaults: []size{{100, 1000}}, run: distinct},
+		defaults: []size{{workers: 10, tasks: 1000}}, run: distinct},
 	{name: "update", help: "a service from its update until all its tasks run as updated: all at once, 100 at a time, 10 at a time",
-		defaults: []size{{100, 1000}}, run: update},
+		defaults: []size{{workers: 100, tasks: 1000}}, run: update},
 	{name: "change", help: "what one change costs in a cluster that runs tasks already: CPU and bytes",
-		defaults: []size{{100, 1000}, {1000, 20000}}, run: change},
+		defaults: []size{{workers: 100, tasks: 1000, runs: 1}, {workers: 1000, tasks: 20000, runs: 1}, {workers: 5000, tasks: 100000, runs: 1}}, run: change},
 	{name: "api", help: "calls of the control API, by 1 client and by 32, on a cluster with as many services as tasks are asked for",
-		defaults: []size{{10, 1000}}, run: api},
+		defaults: []size{{workers: 10, tasks: 1000}}, run: api},
 	{name: "idle", help: "what a cluster uses while nothing happens, in 20 s",
-		defaults: []size{{100, 0}, {1000, 0}, {1000, 10000}}, run: idle},
+		defaults: []size{
+			{workers: 100, tasks: 0, runs: 1}, {workers: 1000, tasks: 0, runs: 1}, {workers: 1000, tasks: 10000, runs: 1}, {workers: 10000, tasks: 0, runs: 1},
+		}, run: idle},
 	{name: "workerfail", help: "a worker that is killed, until its share of the tasks runs elsewhere",
-		defaults: []size{{10, 100}}, own: true, run: workerFail},
+		defaults: []size{{workers: 10, tasks: 100}}, own: true, run: workerFail},
 	{name: "failover", help: "one of two replicas of every manager killed, and one ended in order, until a task that is asked for then runs",
-		defaults: []size{{10, 0}}, managers: 2, run: failover},
+		defaults: []size{{workers: 10, tasks: 0}}, managers: 2, run: failover},
 	{name: "takeover", help: "one replica of each manager ended in order, killed and stopped, one at a time: until its shards are others', and until tasks run that are asked for then",
-		defaults: []size{{10, 0}}, managers: 2, run: takeOver},
+		defaults: []size{{workers: 10, tasks: 0}}, managers: 2, run: takeOver},
+	{name: "containers", help: "real containers on one node, and the same by docker run, 8 at once; needs a Docker Engine",
+		defaults: []size{{workers: 1, tasks: 50}}, own: true, run: containers},
 }
 
 // describe lists the scenarios, for people.
@@ -65,6 +76,7 @@ func (sc *scenario) sizes(o *options) []size {
 		return sc.defaults
 	}
 	s := sc.defaults[len(sc.defaults)-1]
+	s.runs = 0
 	if o.workers > 0 {
 		s.workers = o.workers
 	}

@@ -250,6 +250,7 @@ func (s *site) account(ctx context.Context) (done func() error, err error) {
 		}
 		s.result.add("CPU managers", managers, "s")
 		s.result.add("CPU Consul", s.result.CPU["consul"], "s")
+		s.result.add("CPU managers and Consul", managers+s.result.CPU["consul"], "s")
 		s.result.add("CPU workers", s.result.CPU["workers"], "s")
 		s.result.add("peak memory", memory/(1<<20), "MiB")
 		return nil

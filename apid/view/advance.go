@@ -72,7 +72,7 @@ func (v *View) advance(to *store.Snapshot, at time.Time) {
 		v.history.begin(v.point(to))
 		return
 	}
-	v.history.add(changes, v.point(to), at)
+	v.history.add(changes, v.point(to), at, v.tasks.Len())
 }
 
 func (v *View) putCluster(e *store.Entry[*recordv1.Cluster]) Change {

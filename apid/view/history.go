@@ -70,7 +70,9 @@ func (h *history) begin(at Point) {
 	h.before = at
 }
 
-func (h *history) add(changes []Change, after Point, at time.Time) {
+// add adds a batch. objects is how many there are: a history that is shorter than
+// one change of each would make watches of a large cluster too slow that are not.
+func (h *history) add(changes []Change, after Point, at time.Time, objects int) {
 	for i := range changes {
 		changes[i].At = at
 	}
@@ -79,7 +81,7 @@ func (h *history) add(changes []Change, after Point, at time.Time) {
 	h.batches = append(h.batches, batch{changes: changes, after: after})
 	h.size += len(changes)
 	drop := 0
-	for len(h.batches)-drop > maxBatches || (h.size > h.most && len(h.batches)-drop > 1) {
+	for len(h.batches)-drop > maxBatches || (h.size > max(h.most, objects) && len(h.batches)-drop > 1) {
 		h.size -= len(h.batches[drop].changes)
 		h.before = h.batches[drop].after
 		drop++
