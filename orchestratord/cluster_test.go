@@ -245,8 +245,9 @@ func (c *cluster) putStatus(tx *store.Tx, t *state.Task, s musterv1.TaskState) {
 		return
 	}
 	now := time.Now().UnixMilli()
-	times := append(slices.Clone(old.Value.GetTimes()), &recordv1.StateTime{State: s, At: now})
-	c.tables.Statuses.Put(tx, key, &recordv1.Status{State: s, At: now, AppliedAt: now, Times: times})
+	next := &recordv1.Status{State: s, At: now, AppliedAt: now}
+	state.SetTimes(next, append(slices.Collect(state.Times(old.Value)), state.StateTime{State: s, At: now}))
+	c.tables.Statuses.Put(tx, key, next)
 }
 
 // world gives every task a node and runs it, until ctx ends: a scheduler, a
