@@ -26,7 +26,9 @@ var (
 //	58          258 workers
 //	160         tasks that could not be prepared kept the port from those that were to
 //	            replace them, where the update order is START_FIRST
-var fixed = []uint64{1, 2, 3, 4, 5, 7, 9, 10, 11, 16, 44, 53, 58, 160}
+//	67          (a call without an answer was applied after one that changed nothing)
+//	232         an update waited for ever for a task on a paused node
+var fixed = []uint64{1, 2, 3, 4, 5, 7, 9, 10, 11, 16, 44, 53, 58, 67, 160, 232}
 
 // races are those of them that are run with the race detector too.
 var races = []uint64{1, 3, 4, 9, 10}

@@ -121,6 +121,39 @@ func TestGlobalPausedInTheMidstOfAnUpdate(t *testing.T) {
 	}
 }
 
+// A task that is in the midst of its turn when its node is paused may never get
+// anywhere. The update does not wait for it, nor does the next slot.
+func TestGlobalPausedInTheMidstOfATurn(t *testing.T) {
+	w := onEvery(t, nil)
+	w.service.Spec.Update = &musterv1.UpdateConfig{Parallelism: 1}
+	w.spec(null(2))
+	w.look(t)
+	var begun string
+	for _, task := range w.tasks {
+		if task.Record.SpecVersion == 2 {
+			begun = task.Record.NodeId
+		}
+	}
+	if begun == "" {
+		t.Fatalf("no turn has begun: %s", w.print())
+	}
+	w.nodes[begun] = plan.Paused
+	for range 30 {
+		if p := w.look(t); p.Empty() && !p.Next.IsZero() {
+			w.now = p.Next
+		}
+		for _, task := range w.tasks {
+			if task.Record.NodeId != begun {
+				w.assign(task, task.Record.NodeId)
+				w.report(task, task.Desired())
+			}
+		}
+	}
+	if w.rollout.GetState() != musterv1.UpdateStatus_COMPLETED {
+		t.Errorf("a paused node holds up the update: %v%s", w.rollout, w.print())
+	}
+}
+
 func TestGlobalRestartsOnTheSameNode(t *testing.T) {
 	w := onEvery(t, &musterv1.RestartPolicy{MaxAttempts: 1})
 	w.report(w.on("b")[0], failed)

@@ -154,7 +154,8 @@ func (d *decider) look(e *seat) {
 	e.due = outdated && !current && !e.frozen
 	if e.lead != nil {
 		e.turn = d.turnOf(e.lead)
-		e.flying = e.lead.Live() && e.turn.settledAt == 0 && !e.turn.failed
+		// What a paused node has may never come to anything: nobody waits for it.
+		e.flying = !e.frozen && e.lead.Live() && e.turn.settledAt == 0 && !e.turn.failed
 	}
 }
 
