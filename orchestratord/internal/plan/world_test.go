@@ -123,7 +123,9 @@ func (w *world) flying() int {
 	for _, ts := range w.bySlot() {
 		flying, through := false, false
 		for _, t := range ts {
-			inTurn := t.Live() && t.Record.Turn != nil && t.Record.Turn.SettledAt == 0 && t.State() < running
+			// Nobody waits for what a paused node has of a global service.
+			frozen := w.service.Spec.GetGlobal() != nil && w.nodes[t.Record.NodeId] == plan.Paused
+			inTurn := !frozen && t.Live() && t.Record.Turn != nil && t.Record.Turn.SettledAt == 0 && t.State() < running
 			flying = flying || inTurn
 			through = through || t.Live() && !inTurn && string(t.Record.SpecDigest) == string(state.Follow(w.service, w.rollout).Digest)
 		}
