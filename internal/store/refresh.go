@@ -173,12 +173,16 @@ func (f *follower) load(ctx context.Context) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("load: %w", err)
 	}
+	heads, err := f.parseHeads(pairs)
+	if err != nil {
+		return 0, fmt.Errorf("load: %w", err)
+	}
+	f.anchor(ctx, heads)
 	if err := f.installList(pairs, emptyTable); err != nil {
 		return 0, fmt.Errorf("load: %w", err)
 	}
 	f.s.log.Debug("table loaded", zap.String("table", f.def.Name()),
 		zap.Int("keys", len(pairs)), zap.Duration("took", time.Since(start)))
-	f.anchor(ctx)
 	return index, nil
 }
 
@@ -190,10 +194,10 @@ func (f *follower) load(ctx context.Context) (uint64, error) {
 // empty shard would take the right to write it.
 //
 // Whoever may, does: somebody else may be first, and this process may only read.
-func (f *follower) anchor(ctx context.Context) {
+func (f *follower) anchor(ctx context.Context, heads *tableHeads) {
 	var ops []kv.Op
-	for i, sh := range f.state().shards {
-		if sh.index == 0 {
+	for i, h := range heads {
+		if h.index == 0 {
 			ops = append(ops, kv.Op{Verb: kv.CAS, Key: headKey(f.s.prefix, f.def, i), Value: (&head{}).encode()})
 		}
 	}
