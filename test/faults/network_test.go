@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -156,8 +157,12 @@ func (b *bench) removeCutWorker(t *testing.T, n *testnet.Net) {
 		return nil
 	})
 	t.Logf("the tasks of the removed node were stopped %v after the network was whole", took)
-	if log := b.Process("one").Tail(); !strings.Contains(log, "empty data directory") {
-		t.Errorf("the worker does not say what to do:\n%s", log)
-	}
+	testwait.Within(t, waitTimeout, "the worker says what to do", func(context.Context) error {
+		log, err := os.ReadFile(b.Process("one").Log)
+		if err == nil && !strings.Contains(string(log), "empty data directory") {
+			err = errors.New("its log does not speak of an empty data directory")
+		}
+		return err
+	})
 	ok(t, b.Remove(t.Context(), id))
 }
