@@ -154,6 +154,29 @@ func TestGlobalPausedInTheMidstOfATurn(t *testing.T) {
 	}
 }
 
+// What has ended on a node before that was paused does not count in the update any
+// more: nobody waits for the delay after it.
+func TestGlobalPausedAfterATurn(t *testing.T) {
+	w := onEvery(t, nil)
+	w.service.Spec.Update = &musterv1.UpdateConfig{Parallelism: 1, Delay: seconds(20), FailureAction: musterv1.UpdateConfig_CONTINUE}
+	w.spec(null(2))
+	w.look(t)
+	for _, task := range w.sorted() {
+		if task.Record.SpecVersion == 2 {
+			w.assign(task, task.Record.NodeId)
+			w.report(w.tasks[task.Key], failed)
+			w.nodes[task.Record.NodeId] = plan.Paused
+		}
+	}
+	w.look(t)
+	if w.of(2) != 1 {
+		t.Errorf("want one more node to have its turn:%s", w.print())
+	}
+	if p := w.look(t); !p.Empty() {
+		t.Errorf("a second look finds more to do: %s", describe(p))
+	}
+}
+
 func TestGlobalRestartsOnTheSameNode(t *testing.T) {
 	w := onEvery(t, &musterv1.RestartPolicy{MaxAttempts: 1})
 	w.report(w.on("b")[0], failed)

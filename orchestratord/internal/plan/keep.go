@@ -201,8 +201,10 @@ func (d *decider) lost(t *state.Task) bool {
 
 // misplaced reports whether a task is on a node that does not meet the
 // constraints any more. A paused node keeps what it has.
-func (s *slot) misplaced(t *state.Task) bool {
-	return t.NodeID != "" && !t.Terminal() && s.d.condition(t) == Up && !s.target.matches(t.NodeID)
+func (s *slot) misplaced(t *state.Task) bool { return s.d.misplaced(s.target, t) }
+
+func (d *decider) misplaced(g *target, t *state.Task) bool {
+	return t.NodeID != "" && !t.Terminal() && d.condition(t) == Up && !g.matches(t.NodeID)
 }
 
 // finish ends a task that the restart policy allows none to follow. If it is

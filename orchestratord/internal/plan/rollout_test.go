@@ -266,6 +266,28 @@ func TestLostNodeIsNoFailure(t *testing.T) {
 	w.wantRollout(t, musterv1.UpdateStatus_COMPLETED, "completed")
 }
 
+// A task that is lost and not to be replaced ends its slot's turn in the same look,
+// in which the next slot has its turn already.
+func TestLostTaskThatNoneFollowsEndsItsTurn(t *testing.T) {
+	w := newWorld()
+	once := restart(&musterv1.RestartPolicy{Condition: musterv1.RestartPolicy_NONE})
+	w.spec(null(1, once))
+	w.replicas(2)
+	w.converge(t)
+	w.service.Spec.Update = &musterv1.UpdateConfig{Parallelism: 1}
+	w.spec(null(2, once))
+	w.look(t)
+	w.assign(w.one(t, 1), "c")
+	delete(w.nodes, "c")
+	w.look(t)
+	if w.one(t, 2).Record.SpecVersion != 2 {
+		t.Errorf("slot 2 waits for one that has come to its end:%s", w.print())
+	}
+	if p := w.look(t); !p.Empty() {
+		t.Errorf("a second look finds more to do: %s", describe(p))
+	}
+}
+
 func TestGlobalUpdateNodeByNode(t *testing.T) {
 	w := onEvery(t, nil)
 	w.service.Spec.Update = &musterv1.UpdateConfig{Parallelism: 1}

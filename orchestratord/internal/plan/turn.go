@@ -151,12 +151,23 @@ func (d *decider) look(e *seat) {
 		// One of a former spec beside one that is what it should be is at its end.
 		e.lead = former
 	}
+	if e.frozen && e.lead != nil && e.lead.Live() && e.lead.Terminal() {
+		// It is put to rest, and forgotten in the update, see freeze.
+		e.lead = nil
+	}
 	e.due = outdated && !current && !e.frozen
 	if e.lead != nil {
 		e.turn = d.turnOf(e.lead)
-		// What a paused node has may never come to anything: nobody waits for it.
-		e.flying = !e.frozen && e.lead.Live() && e.turn.settledAt == 0 && !e.turn.failed
+		// What a paused node has may never come to anything, and what is lost and not
+		// to be replaced will not: nobody waits for it.
+		e.flying = !e.frozen && e.lead.Live() && e.turn.settledAt == 0 && !e.turn.failed && !d.ends(e.lead)
 	}
+}
+
+// ends reports whether a task is lost or misplaced and no other follows it.
+func (d *decider) ends(t *state.Task) bool {
+	g := d.target
+	return g.clean(t) && g.policy.condition == musterv1.RestartPolicy_NONE && (d.lost(t) || d.misplaced(g, t))
 }
 
 // survey is where all slots of a service stand in the update.

@@ -3,6 +3,7 @@ package tasks
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -14,14 +15,18 @@ import (
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
 
-// inventory is what the executors held when this worker first asked them. A
-// task that this worker did not begin itself can be in no later answer that
-// was not in this one.
+// inventory is what the executors held when this worker first asked them, less
+// what it has removed since. A task that this worker did not begin itself can be in
+// no later answer that was not in this one.
 type inventory struct {
 	node string
 
 	mu        sync.Mutex
 	executors map[string]*holdings
+	// removed are tasks that were removed while an executor was being asked, whose
+	// answer may hold them still.
+	removed map[string]bool
+	asked   int
 }
 
 // holdings is what one executor held.
@@ -33,7 +38,7 @@ type holdings struct {
 }
 
 func newInventory(node string) *inventory {
-	return &inventory{node: node, executors: map[string]*holdings{}}
+	return &inventory{node: node, executors: map[string]*holdings{}, removed: map[string]bool{}}
 }
 
 // of returns the holdings of an executor, by name.
@@ -48,8 +53,8 @@ func (i *inventory) of(name string) *holdings {
 	return h
 }
 
-// list returns what an executor held, and asks it if nobody did.
-func (i *inventory) list(ctx context.Context, e *executor.Described) (map[string]*executorv1.ListedTask, error) {
+// ask finds out what an executor holds, if nobody has yet.
+func (i *inventory) ask(ctx context.Context, e *executor.Described) (*holdings, error) {
 	h := i.of(e.Name)
 	select {
 	case h.asking <- struct{}{}:
@@ -57,20 +62,68 @@ func (i *inventory) list(ctx context.Context, e *executor.Described) (map[string
 		return nil, ctx.Err()
 	}
 	defer func() { <-h.asking }()
+	i.mu.Lock()
 	if h.tasks != nil {
-		return h.tasks, nil
+		defer i.mu.Unlock()
+		return h, nil
 	}
+	i.asked++
+	i.mu.Unlock()
 	res, err := within(ctx, quickCall, func(ctx context.Context) (*executorv1.ListResponse, error) {
 		return e.Executor.List(ctx, &executorv1.ListRequest{NodeId: i.node})
 	})
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	defer func() {
+		if i.asked--; i.asked == 0 {
+			clear(i.removed)
+		}
+	}()
 	if err != nil {
 		return nil, err
 	}
 	h.tasks = make(map[string]*executorv1.ListedTask, len(res.GetTasks()))
 	for _, listed := range res.GetTasks() {
-		h.tasks[listed.GetTaskId()] = listed
+		if id := listed.GetTaskId(); !i.removed[id] {
+			h.tasks[id] = listed
+		}
 	}
-	return h.tasks, nil
+	return h, nil
+}
+
+// all returns what an executor held.
+func (i *inventory) all(ctx context.Context, e *executor.Described) (map[string]*executorv1.ListedTask, error) {
+	h, err := i.ask(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return maps.Clone(h.tasks), nil
+}
+
+// find returns one task that an executor held, and whether it did.
+func (i *inventory) find(ctx context.Context, e *executor.Described, id string) (*executorv1.ListedTask, bool, error) {
+	h, err := i.ask(ctx, e)
+	if err != nil {
+		return nil, false, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	listed, found := h.tasks[id]
+	return listed, found, nil
+}
+
+// forget notes that a task was removed: no executor holds it any more.
+func (i *inventory) forget(id string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, h := range i.executors {
+		delete(h.tasks, id)
+	}
+	if i.asked > 0 {
+		i.removed[id] = true
+	}
 }
 
 // lookUp finds out what has become of a task that the managers know more of
@@ -80,7 +133,7 @@ func (t *task) lookUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	held, err := t.m.inventory.list(ctx, e)
+	listed, found, err := t.m.inventory.find(ctx, e, t.id)
 	if err != nil {
 		return fmt.Errorf("list tasks: %w", err)
 	}
@@ -88,7 +141,6 @@ func (t *task) lookUp(ctx context.Context) error {
 	defer t.mu.Unlock()
 	t.adopt = false
 	known := t.status.State
-	listed, found := held[t.id]
 	t.m.log.Info("task that was forgotten is looked up",
 		zap.String("task", t.id), zap.Stringer("known", known), zap.Stringer("found", listed.GetState()))
 	switch {
@@ -148,7 +200,7 @@ func (m *Manager) latest() []*executor.Described {
 
 // sweep removes what one executor holds and nobody knows, once.
 func (m *Manager) sweep(e *executor.Described) {
-	held, err := m.inventory.list(m.run, e)
+	held, err := m.inventory.all(m.run, e)
 	if err != nil {
 		if m.run.Err() == nil {
 			m.log.Warn("executor does not say what it holds", zap.String("executor", e.Name), zap.Error(err))

@@ -202,6 +202,7 @@ func (m *Manager) dropSpecs() {
 // forget removes a task that nothing is left of. A task that was assigned again
 // meanwhile begins anew.
 func (m *Manager) forget(t *task) {
+	m.inventory.forget(t.id)
 	m.mu.Lock()
 	delete(m.tasks, t.id)
 	m.mu.Unlock()
