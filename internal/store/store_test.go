@@ -254,3 +254,19 @@ func TestSync(t *testing.T) {
 		mend()
 	})
 }
+
+// TestSyncBeforeRun waits for a store that nobody runs yet, or ever.
+func TestSyncBeforeRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, table := newKV(t), store.NewTable("t", text())
+		s, err := store.New(store.Options{KV: k, Prefix: "muster"}, table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := s.Sync(ctx, table); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Sync of a store that does not run: %v", err)
+		}
+	})
+}

@@ -10,8 +10,11 @@ import (
 // anybody has committed before shows in Snapshot then. The watches do so by
 // themselves, but in their own time. Who takes work over from another needs it,
 // so as not to rest on less than the other one knew. Calls at the same time share
-// what they read. The tables must have been loaded (see Ready).
+// what they read. It waits for the tables to have been loaded (see Ready).
 func (s *Store) Sync(ctx context.Context, tables ...TableDef) error {
+	if err := s.Ready(ctx); err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
 	errs := make([]error, len(tables))
 	var wg sync.WaitGroup
 	for i, t := range tables {

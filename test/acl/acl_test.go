@@ -140,7 +140,7 @@ func enough(t *testing.T, r *rig.Rig) {
 // noMore tries with each daemon's token what only others do.
 func noMore(t *testing.T, servers *consultest.Cluster, k tokens) {
 	own := map[string][]string{
-		"apid":          {"services", "specs", "names", "nodes", "clusters"},
+		"apid":          {"services", "specs", "names", "nodes", "clusters", "authorities", "tokens"},
 		"orchestratord": {"tasks", "rollouts"},
 		"allocatord":    {"endpoints"},
 		"schedulerd":    {"assignments", "placements"},

@@ -21,6 +21,12 @@ key_prefix "muster/nodes/" {
 key_prefix "muster/clusters/" {
   policy = "write"
 }
+key_prefix "muster/authorities/" {
+  policy = "write"
+}
+key_prefix "muster/tokens/" {
+  policy = "write"
+}
 
 # Its replicas share their work out.
 key_prefix "muster/members/apid/" {
