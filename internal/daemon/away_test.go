@@ -65,6 +65,9 @@ func TestStartedWhileConsulIsAway(t *testing.T) {
 	if code, body := get(ops, "/healthz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "testd: the tables are not loaded yet") {
 		t.Errorf("/healthz = %d %q", code, body)
 	}
+	if code, body := get(ops, "/readyz"); code != http.StatusServiceUnavailable {
+		t.Errorf("/readyz = %d %q before the tables are loaded", code, body)
+	}
 	if r := h.report(); r.View.Loaded || r.Problem == "" || r.View.StaleFor.AsDuration() <= 0 || r.Instance == "" || r.Version != "v1" {
 		t.Errorf("report without a store = %v", r)
 	}
@@ -79,6 +82,9 @@ func TestStartedWhileConsulIsAway(t *testing.T) {
 	testwait.True(t, "the daemon is well", func() bool { return h.Healthy() == nil && h.report().View.Lag.AsDuration() == 0 })
 	if code, _ := get(ops, "/healthz"); code != http.StatusOK {
 		t.Errorf("/healthz = %d with the store there", code)
+	}
+	if code, body := get(ops, "/readyz"); code != http.StatusOK {
+		t.Errorf("/readyz = %d %q with the store there", code, body)
 	}
 	r := h.report()
 	var commits uint64

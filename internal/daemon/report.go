@@ -21,6 +21,9 @@ import (
 // change of Consul's leader takes.
 const maxLag = 15 * time.Second
 
+// errNotLoaded is the only illness that keeps a daemon from answering requests.
+var errNotLoaded = errors.New("the tables are not loaded yet")
+
 // Healthy returns what keeps a daemon with this view from its work, nil if
 // nothing does. A nil view is that of a daemon that needs none.
 func Healthy(view *store.Store) error {
@@ -30,9 +33,9 @@ func Healthy(view *store.Store) error {
 	st := view.Standing()
 	switch {
 	case !st.Loaded && st.Err != nil:
-		return fmt.Errorf("the tables are not loaded yet: %w", st.Err)
+		return fmt.Errorf("%w: %w", errNotLoaded, st.Err)
 	case !st.Loaded:
-		return errors.New("the tables are not loaded yet")
+		return errNotLoaded
 	case st.Stale > maxLag:
 		return fmt.Errorf("no contact with the store for %v: %w", st.Stale.Round(time.Second), st.Err)
 	case st.BehindFor > maxLag:

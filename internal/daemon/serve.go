@@ -127,16 +127,18 @@ func NewRegistry() *prometheus.Registry {
 	return r
 }
 
-// OpsHandler serves /metrics, /healthz, /livez and /debug/pprof. Healthy says
-// whether the process does its work; its error is for people. /livez says only
-// that the process answers: to end one that cannot reach its store helps nobody.
+// OpsHandler serves /metrics, /healthz, /readyz, /livez and /debug/pprof. Healthy
+// says whether the process does its work; its error is for people. /readyz says
+// whether it is to get requests, as gRPC's health service does: also while the store
+// is away, for reads are answered then. /livez says only that the process
+// answers: to end one that cannot reach its store helps nobody.
 // With a guard metrics are for viewers, profiles for admins, and who asks for the
 // health learns no reasons.
 func OpsHandler(metrics prometheus.Gatherer, healthy func() error, guard *auth.Guard) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", guard.Page(promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), "/metrics", authv1.Role_VIEWER))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := healthy(); err != nil {
+	answer := func(w http.ResponseWriter, err error) {
+		if err != nil {
 			if guard != nil {
 				err = errors.New("unavailable")
 			}
@@ -144,6 +146,14 @@ func OpsHandler(metrics prometheus.Gatherer, healthy func() error, guard *auth.G
 			return
 		}
 		_, _ = fmt.Fprintln(w, "ok")
+	}
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, healthy()) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		err := healthy()
+		if !errors.Is(err, errNotLoaded) {
+			err = nil
+		}
+		answer(w, err)
 	})
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
 	debug := http.NewServeMux()

@@ -115,6 +115,11 @@ func TestOpsHandler(t *testing.T) {
 	if code, body := get("/healthz"); code != http.StatusServiceUnavailable || body != "no contact with the store\n" {
 		t.Errorf("GET /healthz = %d %q of a daemon that is not well", code, body)
 	}
+	for _, path := range []string{"/readyz", "/livez"} {
+		if code, body := get(path); code != http.StatusOK {
+			t.Errorf("GET %s = %d %q while the store is away, want 200: reads are answered", path, code, body)
+		}
+	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
