@@ -188,7 +188,9 @@ type direct struct {
 }
 
 func (d *direct) RegisterService(desc *grpc.ServiceDesc, impl any) {
-	d.ControlServiceServer, _ = impl.(musterv1.ControlServiceServer)
+	if s, is := impl.(musterv1.ControlServiceServer); is {
+		d.ControlServiceServer = s
+	}
 	d.next.RegisterService(desc, impl)
 }
 
