@@ -117,7 +117,7 @@ func results(ctx context.Context, o *options) (m *measurements, failed, err erro
 		m, err := load(o.from)
 		return m, nil, err
 	}
-	m, err = begin()
+	m, err = begin(ctx, o.binary)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -1,12 +1,13 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"time"
 )
@@ -25,15 +26,18 @@ type measurements struct {
 	Results []*result `json:"results"`
 }
 
-func begin() (*measurements, error) {
-	m := &measurements{Began: time.Now().UTC().Truncate(time.Second), Go: runtime.Version(), Cores: runtime.NumCPU(), Commit: "unknown"}
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				m.Commit = s.Value
-			}
-		}
+// begin notes what is about to be measured: a binary of muster.
+func begin(ctx context.Context, binary string) (*measurements, error) {
+	m := &measurements{Began: time.Now().UTC().Truncate(time.Second), Go: runtime.Version(), Cores: runtime.NumCPU()}
+	out, err := exec.CommandContext(ctx, binary, "version", "--json").Output()
+	if err != nil {
+		return nil, fmt.Errorf("ask %s for its version: %w", binary, err)
 	}
+	var version struct{ Version string }
+	if err := json.Unmarshal(out, &version); err != nil {
+		return nil, fmt.Errorf("version of %s: %w", binary, err)
+	}
+	m.Commit = version.Version
 	cpus, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
 		return nil, fmt.Errorf("read what CPU there is: %w", err)
