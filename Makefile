@@ -83,6 +83,10 @@ SEED     ?= 0
 chaos: ## run a real cluster under load for DURATION (10m), and kill, stop, slow and cut off its parts by SEED; needs root
 	go run ./test/chaos -duration $(DURATION) -seed $(SEED) -json $(BIN)/chaos.json
 
+.PHONY: chaos-certificates
+chaos-certificates: ## run a cluster under load for DURATION (10m) with certificates that last a minute, and count renewals and failed calls
+	go run ./test/chaos -certificates 1m -replicas 2 -duration $(DURATION) -json $(BIN)/chaos-certificates.json
+
 SEEDS ?= 200
 FIRST ?= 1
 

@@ -8,8 +8,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap/zaptest"
@@ -36,10 +40,13 @@ func newSpace(t *testing.T) *embedded.KV {
 	return space
 }
 
+// lifetime is that of certificates.
+const lifetime = time.Hour
+
 // run runs an authority until the test ends.
 func run(t *testing.T, space *embedded.KV, key *ca.Key) *ca.Authority {
 	t.Helper()
-	a, err := ca.New(ca.Config{KV: space, Prefix: "muster", Key: key, Lifetime: time.Hour, Logger: zaptest.NewLogger(t)})
+	a, err := ca.New(ca.Config{KV: space, Prefix: "muster", Key: key, Lifetime: lifetime, Logger: zaptest.NewLogger(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,6 +174,69 @@ func TestKeeper(t *testing.T) {
 	if _, err := ca.Enrol(t.Context(), cfg); err == nil {
 		t.Error("schedulerd takes the certificate of apid")
 	}
+}
+
+// TestKeyIsKnownAgain has the certificate of a worker that runs end while nobody
+// renews it: it asks with the key that it had, by which the authority knows it, and
+// with a new one at each other time.
+func TestKeyIsKnownAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := run(t, newSpace(t), newKey(t))
+		if _, err := a.Init(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		id := auth.Identity{Role: authv1.Role_WORKER, Name: "n1"}
+		var mu sync.Mutex
+		var asked []string
+		var deaf atomic.Bool
+		k, err := ca.Enrol(t.Context(), ca.KeeperConfig{
+			Issuer: issuerFunc(func(ctx context.Context, request []byte) (*ca.Issued, error) {
+				r, err := ca.ParseRequest(request)
+				if err != nil {
+					return nil, err
+				}
+				digest, err := r.KeyDigest()
+				if err != nil {
+					return nil, err
+				}
+				mu.Lock()
+				asked = append(asked, string(digest))
+				mu.Unlock()
+				if deaf.Load() {
+					return nil, errors.New("nobody answers")
+				}
+				return a.Issue(ctx, id, r, 0)
+			}), Identity: id, Logger: zaptest.NewLogger(t),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- k.Run(ctx) }()
+		deaf.Store(true)
+		time.Sleep(lifetime + 2*time.Minute)
+		synctest.Wait()
+		mu.Lock()
+		keys := slices.Clone(asked)
+		mu.Unlock()
+		if keys[len(keys)-1] != keys[0] {
+			t.Error("after its certificate has ended it asks with another key")
+		}
+		if keys[1] == keys[0] || keys[2] == keys[0] {
+			t.Error("it renews its certificate with the key that it had")
+		}
+		deaf.Store(false)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if left := time.Until(k.Source().Get().Certificate.Leaf.NotAfter); left <= 0 {
+			t.Errorf("its certificate ended %v ago", -left)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestWorkersGetNoHosts has a worker ask for the names of others.

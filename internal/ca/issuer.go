@@ -18,8 +18,12 @@ import (
 	"github.com/musterhq/muster/internal/mtls"
 )
 
-// callTimeout bounds one attempt.
-const callTimeout = 15 * time.Second
+// Bounds of one attempt at one apid. In between it is a quarter of the time that the
+// certificate still lasts, so that an apid that hangs leaves time to ask another.
+const (
+	longestCall  = 15 * time.Second
+	shortestCall = 2 * time.Second
+)
 
 // errFinal says that to try again helps nobody.
 var errFinal = errors.New("cannot join")
@@ -66,7 +70,13 @@ func (r *Remote) Issue(ctx context.Context, request []byte, current *mtls.Source
 }
 
 func (r *Remote) issueAt(ctx context.Context, address string, request []byte, current *mtls.Source) (*Issued, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	patience := longestCall
+	if current != nil {
+		if left := time.Until(current.Get().Certificate.Leaf.NotAfter); left > 0 {
+			patience = min(longestCall, max(left/4, shortestCall))
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if current != nil {
 		issued, err := r.renew(ctx, address, request, current)

@@ -65,11 +65,7 @@ func Enrol(ctx context.Context, cfg KeeperConfig) (*Keeper, error) {
 	case err == nil:
 		cfg.Logger.Warn("the certificate has ended, and a new one is asked for", zap.Time("ended", m.Certificate.Leaf.NotAfter))
 	}
-	var key *ecdsa.PrivateKey
-	if m != nil {
-		// The authority knows this key.
-		key, _ = m.Certificate.PrivateKey.(*ecdsa.PrivateKey)
-	}
+	key := known(m)
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		m, err := k.obtain(ctx, key)
 		if err == nil {
@@ -102,7 +98,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 			return nil
 		case <-time.After(time.Until(next)):
 		}
-		m, err := k.obtain(ctx, nil)
+		m, err := k.obtain(ctx, known(k.source.Get()))
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -114,7 +110,10 @@ func (k *Keeper) Run(ctx context.Context) error {
 			}
 			log("the certificate is not renewed; trying again", zap.Duration("in", pause), zap.Duration("ends_in", left), zap.Error(err))
 			next = time.Now().Add(pause)
-			pause = min(2*pause, lastPause, max(left/4, firstPause))
+			pause = min(2*pause, lastPause)
+			if left > 0 {
+				pause = min(pause, max(left/4, firstPause))
+			}
 		default:
 			k.source.Set(m)
 			leaf, pause = m.Certificate.Leaf, firstPause
@@ -122,6 +121,16 @@ func (k *Keeper) Run(ctx context.Context) error {
 			k.cfg.Logger.Info("certificate is renewed", zap.String("serial", leaf.SerialNumber.Text(16)), zap.Time("ends", leaf.NotAfter))
 		}
 	}
+}
+
+// known returns the key of a certificate that has ended: its holder joins again, and
+// the authority knows him by it. As long as it has not ended a new key is better: nil.
+func known(m *mtls.Material) *ecdsa.PrivateKey {
+	if m == nil || time.Now().Before(m.Certificate.Leaf.NotAfter) {
+		return nil
+	}
+	key, _ := m.Certificate.PrivateKey.(*ecdsa.PrivateKey)
+	return key
 }
 
 // renewal is when to renew: at random between 50 and 80 % of what a certificate

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
+	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/kv/consultest"
 	"github.com/musterhq/muster/internal/testnet"
 )
@@ -80,6 +82,10 @@ type Config struct {
 	WorkerHosts map[string]*testnet.Host
 	// Env is added to the environment of processes, by their names.
 	Env map[string][]string
+	// CertificateLifetime, if given, closes the cluster to strangers: it has an
+	// authority of its own, whose certificates last for so long, and everybody joins
+	// with a token. It takes a Consul, on this machine's own network.
+	CertificateLifetime time.Duration
 	// Args are further flags of the managers, by the daemons' names; "dev" is one.
 	Args map[string][]string
 }
@@ -122,6 +128,11 @@ func (c *Cluster) startManagers(ctx context.Context) error {
 		}
 	}
 	c.Consul = c.Servers.Servers()[0]
+	if c.cfg.closed() {
+		if err := c.initialize(ctx); err != nil {
+			return err
+		}
+	}
 	return c.runManagers(ctx)
 }
 
@@ -193,6 +204,7 @@ func (c *Cluster) StartManagerFrom(binary, name string) error {
 	if daemon == "apid" {
 		args = append(args, "--rest-listen", c.addresses["rest/"+name])
 	}
+	args = append(args, c.identityArgs(auth.Managers()[daemon], name)...)
 	_, err := c.start(name, c.cfg.host(number-1), binary, append(args, c.cfg.Args[daemon]...))
 	return err
 }
@@ -216,6 +228,9 @@ func (c *Cluster) Ops(name string) string { return c.addresses["ops/"+name] }
 // Address returns the address of a manager's gRPC server.
 func (c *Cluster) Address(name string) string { return c.addresses[name] }
 
+// RESTAddress returns the address of a replica of apid's REST server.
+func (c *Cluster) RESTAddress(name string) string { return c.addresses["rest/"+name] }
+
 // StartWorker starts a worker, again after it was stopped, for example: its
 // name is its data directory's too. Extra are further flags.
 func (c *Cluster) StartWorker(name string, extra ...string) (*Process, error) {
@@ -228,7 +243,8 @@ func (c *Cluster) StartWorkerFrom(binary, name string, extra ...string) (*Proces
 	for _, replica := range c.Replicas("dispatcherd")[1:] {
 		dispatchers = append(dispatchers, c.addresses[replica])
 	}
-	args := append([]string{"workerd", "--hostname", name, "--dispatcher", strings.Join(dispatchers, ","), "--ops-listen=", "--data-dir", filepath.Join(c.cfg.Dir, name)}, extra...)
+	args := append([]string{"workerd", "--hostname", name, "--dispatcher", strings.Join(dispatchers, ","), "--ops-listen=", "--data-dir", c.IdentityDir(name)}, extra...)
+	args = append(args, c.identityArgs(authv1.Role_WORKER, name)...)
 	return c.start(name, c.cfg.WorkerHosts[name], binary, args)
 }
 

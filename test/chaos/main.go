@@ -34,6 +34,7 @@ func main() {
 	flag.DurationVar(&o.away, "consul-away", 0, "how long Consul is gone as a whole, once (default: half of the duration, but for short runs, and at most 5m)")
 	flag.StringVar(&o.json, "json", "", "file for the report as JSON")
 	flag.StringVar(&o.only, "only", "", "inject only faults whose names begin so")
+	flag.DurationVar(&o.certificates, "certificates", 0, "inject no faults: have certificates that last for so long renewed under load")
 	flag.Parse()
 	if o.seed == 0 {
 		o.seed = rand.Uint64()
@@ -56,6 +57,7 @@ type options struct {
 	seed                       uint64
 	replicas, workers, clients int
 	json, only                 string
+	certificates               time.Duration
 }
 
 // longRun is from when on Consul is gone for long unless it is said for how long.
@@ -70,7 +72,7 @@ func (o options) consulAway() time.Duration {
 
 // run does it all, and reports whether nothing was violated.
 func run(ctx context.Context, o options) (clean bool, err error) {
-	if err := testnet.Missing(); err != nil {
+	if err := testnet.Missing(); err != nil && o.certificates == 0 {
 		return false, err
 	}
 	dir, err := os.MkdirTemp("", "muster-chaos-")
@@ -84,6 +86,9 @@ func run(ctx context.Context, o options) (clean bool, err error) {
 			fmt.Fprintln(os.Stderr, "chaos: logs and data are kept in", dir)
 		}
 	}()
+	if o.certificates > 0 {
+		return runCertificates(ctx, o, dir)
+	}
 	report := newReport(o)
 	fmt.Printf("seed %d, %v, %d replicas of each manager, %d workers\n", o.seed, o.duration, o.replicas, o.workers+1)
 	s, err := newSite(ctx, o, dir)

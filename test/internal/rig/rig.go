@@ -18,8 +18,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
+	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/testcluster"
 )
@@ -41,6 +43,8 @@ type Rig struct {
 	// Nodes holds the id of each worker's node, by the worker's name.
 	Nodes map[string]string
 	conns map[string]*grpc.ClientConn
+	// person is nil where the cluster is open to everybody.
+	person *person
 
 	mu sync.Mutex
 	// next is the replica of apid that is asked first.
@@ -62,8 +66,15 @@ func Start(ctx context.Context, cfg Config) (_ *Rig, err error) {
 	if r.Cluster, err = testcluster.Start(ctx, r.cfg.Config); err != nil {
 		return nil, err
 	}
+	creds := insecure.NewCredentials()
+	if cfg.CertificateLifetime > 0 {
+		if r.person, err = r.enrol(ctx); err != nil {
+			return nil, err
+		}
+		creds = credentials.NewTLS(r.TLS(authv1.Role_APID))
+	}
 	for _, name := range r.Replicas("apid") {
-		options := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(backoff())}
+		options := []grpc.DialOption{grpc.WithTransportCredentials(creds), grpc.WithConnectParams(backoff())}
 		if cfg.Net != nil {
 			options = append(options, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 				return cfg.Net.DialContext(ctx, "tcp", address)
@@ -106,7 +117,7 @@ func (r *Rig) StartNode(name string) error {
 	return err
 }
 
-// Client returns a client of one replica of apid.
+// Client returns a client of one replica of apid, on a connection that stays.
 func (r *Rig) Client(name string) musterv1.ControlServiceClient {
 	return musterv1.NewControlServiceClient(r.conns[name])
 }
@@ -141,6 +152,9 @@ func (r *Rig) Close() error {
 	var errs []error
 	for _, conn := range r.conns {
 		errs = append(errs, conn.Close())
+	}
+	if r.person != nil {
+		errs = append(errs, r.person.leave())
 	}
 	if r.Cluster != nil {
 		errs = append(errs, r.Stop())

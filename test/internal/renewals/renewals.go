@@ -1,0 +1,167 @@
+// Package renewals puts a cluster that is closed to strangers under load while the
+// certificates of all its daemons, workers and clients are renewed again and again.
+// It counts calls and renewals, and no call may fail.
+package renewals
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/internal/rig"
+)
+
+// Workers are the nodes that a load needs, by the names of their workers.
+const (
+	// Talks runs tasks whose output is read all the while.
+	Talks = "talks"
+	// Returns is a worker that may be killed and started again: its tasks run on.
+	Returns = "returns"
+)
+
+const (
+	// callTimeout bounds one call. One that takes longer has failed.
+	callTimeout = 30 * time.Second
+	// startTimeout bounds the start of the load's services.
+	startTimeout = time.Minute
+	// steadyTasks is how many tasks there are that must not notice anything.
+	steadyTasks = 4
+)
+
+// Load is clients that call a cluster all the time.
+type Load struct {
+	r *rig.Rig
+	// steady are the tasks that nothing may move.
+	steady map[string]*musterv1.Task
+
+	mu     sync.Mutex
+	result Result
+	// serials are those of the certificates that each daemon has shown.
+	serials map[string]map[string]bool
+}
+
+// Result is what was counted.
+type Result struct {
+	// Calls are the calls that succeeded, by what was called and how; a message of a
+	// stream is one.
+	Calls map[string]int `json:"calls"`
+	// Renewals are how often the certificate of each daemon and worker was renewed,
+	// by its name.
+	Renewals map[string]int `json:"renewals"`
+	// Shown is how many certificates clients saw of each manager daemon.
+	Shown map[string]int `json:"shown"`
+	// Failures are calls that failed, and whatever else should not be.
+	Failures []string `json:"failures"`
+}
+
+// Start starts what the load needs: services whose tasks run on, and one that
+// talks.
+func Start(ctx context.Context, r *rig.Rig) (*Load, error) {
+	l := &Load{r: r, serials: map[string]map[string]bool{}, result: Result{Calls: map[string]int{}}}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := testwait.Until(ctx, r.Ready); err != nil {
+		return nil, fmt.Errorf("nodes do not join: %w", err)
+	}
+	talks := rig.Processes("talks", 2, "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.2; done")
+	talks.Task.Placement = &musterv1.Placement{Constraints: []string{"node.hostname==" + Talks}}
+	for _, spec := range []*musterv1.ServiceSpec{talks, rig.Processes("steady", steadyTasks, rig.Sleep), rig.Processes("changes", 1, rig.Sleep)} {
+		if _, err := r.Create(ctx, spec); err != nil {
+			return nil, fmt.Errorf("create service %s: %w", spec.Name, err)
+		}
+	}
+	err := testwait.Until(ctx, func(ctx context.Context) (err error) {
+		if _, err = r.Running(ctx, "talks", 2); err == nil {
+			l.steady, err = r.Running(ctx, "steady", steadyTasks)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("services do not run: %w", err)
+	}
+	return l, nil
+}
+
+// Run calls until ctx ends, waits for the calls that are under way, and looks what
+// has become of the tasks.
+func (l *Load) Run(ctx context.Context) {
+	var clients sync.WaitGroup
+	for _, name := range l.r.Replicas("apid") {
+		for _, client := range []func(context.Context, string){l.stay, l.comeAndGo, l.browse, l.watch, l.read} {
+			clients.Go(func() { client(ctx, name) })
+		}
+	}
+	clients.Go(func() { l.change(ctx) })
+	clients.Go(func() { l.scrape(ctx) })
+	clients.Wait()
+
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+	defer cancel()
+	err := testwait.Until(ctx, func(ctx context.Context) error {
+		now, err := l.r.Running(ctx, "steady", steadyTasks)
+		if err != nil {
+			return err
+		}
+		return errors.Join(rig.Same(l.steady, now), l.r.Truthful(ctx))
+	})
+	if err != nil {
+		l.fail("tasks", err)
+	}
+}
+
+// Result returns what was counted. Each certificate must have been renewed so
+// often.
+func (l *Load) Result(atLeast int) (Result, error) {
+	renewals := map[string]int{}
+	for name, p := range l.r.Processes() {
+		log, err := os.ReadFile(p.Log)
+		if err != nil {
+			return Result{}, fmt.Errorf("read log of %s: %w", name, err)
+		}
+		renewals[name] = l.judge(name, string(log), atLeast)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := l.result
+	r.Renewals, r.Shown = renewals, map[string]int{}
+	r.Failures = slices.Clone(r.Failures)
+	for name, serials := range l.serials {
+		r.Shown[name] = len(serials)
+	}
+	return r, nil
+}
+
+// succeed counts a call.
+func (l *Load) succeed(what string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.result.Calls[what]++
+}
+
+// mostFailures is how many failures are kept: the first ones tell most.
+const mostFailures = 50
+
+// fail notes a failure.
+func (l *Load) fail(what string, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.result.Failures) < mostFailures {
+		l.result.Failures = append(l.result.Failures, fmt.Sprintf("%s %s: %v", time.Now().Format("15:04:05.000"), what, err))
+	}
+}
+
+// shown notes the certificate that a daemon has shown.
+func (l *Load) shown(name, serial string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.serials[name] == nil {
+		l.serials[name] = map[string]bool{}
+	}
+	l.serials[name][serial] = true
+}

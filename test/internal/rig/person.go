@@ -1,0 +1,116 @@
+package rig
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+
+	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
+	cav1 "github.com/musterhq/muster/api/muster/ca/v1"
+	"github.com/musterhq/muster/internal/auth"
+	"github.com/musterhq/muster/internal/ca"
+	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/mtls"
+)
+
+const (
+	// enrolTimeout bounds the time until apid issues certificates.
+	enrolTimeout = time.Minute
+	// issueTimeout bounds one attempt to get one.
+	issueTimeout = 5 * time.Second
+)
+
+// person is the rig as a client of a cluster that is closed to strangers: an
+// operator, whose certificate lasts no longer than those of daemons, and is
+// renewed as theirs are.
+type person struct {
+	keeper *ca.Keeper
+	stop   context.CancelFunc
+	ended  chan error
+}
+
+// enrol makes the rig a person, who is one until leave is called.
+func (r *Rig) enrol(ctx context.Context) (*person, error) {
+	token, err := os.ReadFile(r.Secret("admin.token"))
+	if err != nil {
+		return nil, fmt.Errorf("read administrator's token: %w", err)
+	}
+	authorities, err := os.ReadFile(r.Secret("ca.pem"))
+	if err != nil {
+		return nil, fmt.Errorf("read authority: %w", err)
+	}
+	issuer := &administrator{authorities: authorities, token: strings.TrimSpace(string(token))}
+	for _, name := range r.Replicas("apid") {
+		issuer.addresses = append(issuer.addresses, r.Address(name))
+	}
+	enrolling, cancel := context.WithTimeout(ctx, enrolTimeout)
+	defer cancel()
+	keeper, err := ca.Enrol(enrolling, ca.KeeperConfig{
+		Issuer: issuer, Identity: auth.Identity{Role: authv1.Role_OPERATOR, Name: "rig"}, Logger: zap.NewNop(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("become a person: %w", err)
+	}
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	p := &person{keeper: keeper, stop: stop, ended: make(chan error, 1)}
+	go func() { p.ended <- keeper.Run(ctx) }()
+	return p, nil
+}
+
+// leave has the certificate renewed no more.
+func (p *person) leave() error {
+	p.stop()
+	return <-p.ended
+}
+
+// TLS returns the configuration of connections from the rig to daemons of some
+// kinds, of a cluster that is closed to strangers.
+func (r *Rig) TLS(kinds ...authv1.Role) *tls.Config { return r.person.keeper.Source().Client(kinds...) }
+
+// administrator issues certificates to persons, with a token.
+type administrator struct {
+	addresses   []string
+	authorities []byte
+	token       string
+}
+
+// Issue implements ca.Issuer.
+func (a *administrator) Issue(ctx context.Context, request []byte, _ *mtls.Source) (*ca.Issued, error) {
+	config, err := mtls.User(nil, a.authorities, "")
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, address := range a.addresses {
+		issued, err := a.issueAt(ctx, address, config, request)
+		if err == nil {
+			return issued, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (a *administrator) issueAt(ctx context.Context, address string, config *tls.Config, request []byte) (*ca.Issued, error) {
+	conn, err := daemon.Dialer(credentials.NewTLS(config))(address)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }()
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+a.token), issueTimeout)
+	defer cancel()
+	resp, err := cav1.NewAuthorityServiceClient(conn).IssueUser(ctx, &cav1.IssueUserRequest{Request: request, Name: "rig", Role: authv1.Role_OPERATOR}, grpc.WaitForReady(true))
+	if err != nil {
+		return nil, fmt.Errorf("issue a person's certificate: %w", err)
+	}
+	return &ca.Issued{Certificate: resp.Certificate, Authorities: resp.Authorities}, nil
+}

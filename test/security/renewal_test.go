@@ -1,0 +1,76 @@
+package security_test
+
+import (
+	"context"
+	"crypto/rand"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/musterhq/muster/internal/ca"
+	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/internal/testneed"
+	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/internal/renewals"
+	"github.com/musterhq/muster/test/internal/rig"
+)
+
+// TestRenewal has certificates renewed that last as short as they may, under load:
+// no call fails, no stream ends and no task notices. `make chaos-certificates` does
+// so for longer.
+func TestRenewal(t *testing.T) {
+	t.Parallel()
+	testneed.Program(t, "consul")
+	dir, err := os.MkdirTemp("", "muster-renewal-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tag := strings.ToLower(rand.Text()[:8])
+	r, err := rig.Start(t.Context(), rig.Config{
+		Config: testcluster.Config{Dir: dir, CertificateLifetime: ca.MinLifetime}, Built: built,
+		NodeIDs: map[string]string{renewals.Talks: "node-talks-" + tag},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(r.Logs())
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	load, err := renewals.Start(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), ca.MinLifetime+2*time.Second)
+	defer cancel()
+	load.Run(ctx)
+	result, err := load.Result(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range result.Failures {
+		t.Error(f)
+	}
+	for _, what := range []string{"line of a log", "message of a watch", "change that is complete"} {
+		if result.Calls[what] == 0 {
+			t.Errorf("there was no %s", what)
+		}
+	}
+	t.Logf("calls: %v, renewals: %v", result.Calls, result.Renewals)
+	ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := r.RemoveAll(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := testwait.Until(ctx, r.Empty); err != nil {
+		t.Fatal(err)
+	}
+}
