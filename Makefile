@@ -52,8 +52,9 @@ lint: $(TOOLS)/buf $(TOOLS)/golangci-lint ## check code (mistakes, format), who 
 	buf format --diff --exit-code api
 
 .PHONY: generate
-generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go ## generate Go, the REST gateway and OpenAPI from api/
+generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go ## generate Go, the REST gateway and OpenAPI from api/, and docs/configuration.md
 	buf generate
+	go run ./cmd/muster/internal/reference -settings docs/configuration.md
 
 .PHONY: generate-check
 generate-check: $(TOOLS)/buf $(TOOLS)/protoc-gen-go ## fail if generated code is not what the contract generates

@@ -10,11 +10,10 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/musterhq/muster/cmd/muster/internal/cli"
-	"github.com/musterhq/muster/cmd/muster/internal/serve"
+	"github.com/musterhq/muster/cmd/muster/internal/command"
 )
 
 // version is set when a release is built.
@@ -30,19 +29,8 @@ func main() {
 // run runs one command line and returns its exit code.
 func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
 	c := &cli.CLI{In: in, Out: out, Err: errs, Terminal: isTerminal(errs), Version: version}
-	root := &cobra.Command{
-		Use: "muster", Short: "Muster orchestrates containers and tasks",
-		Long:          "Muster orchestrates containers and tasks: it runs as many of them as you say, where they fit, and keeps them running.",
-		Example:       "  muster dev --workers 3\n  muster service create --name web --replicas 3 nginx:1",
-		SilenceErrors: true, SilenceUsage: true, SuggestionsMinimumDistance: 2, Version: version,
-	}
+	root := command.New(c)
 	root.SetArgs(args)
-	root.SetIn(in)
-	root.SetOut(out)
-	root.SetErr(errs)
-	serve.AddCommands(root, version)
-	c.AddCommands(root)
-	cli.RefuseBadUsage(root)
 	err := root.ExecuteContext(ctx)
 	_ = c.Close()
 	if err == nil {

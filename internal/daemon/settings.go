@@ -3,8 +3,10 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -185,24 +187,47 @@ func Load(fs *pflag.FlagSet, environ func(string) (string, bool)) error {
 	if err := k.Load(file.Provider(path), yaml.Parser()); err != nil {
 		return errors.Join(append(faults, fmt.Errorf("read settings from %s: %w", path, err))...)
 	}
-	for _, name := range k.Keys() {
+	raw := k.Raw()
+	for _, name := range keys(fs, k) {
 		f := fs.Lookup(name)
 		switch {
 		case f == nil || name == "config" || name == "help":
 			faults = append(faults, fmt.Errorf("%s: there is no setting %q; `--help` lists them", path, name))
 		case f.Changed || fromEnv[name]:
 		default:
-			if list, ok := k.Get(name).([]any); ok {
-				for _, v := range list {
-					set(f, fmt.Sprint(v), path)
+			switch v := raw[name].(type) {
+			case []any:
+				for _, item := range v {
+					set(f, fmt.Sprint(item), path)
 				}
-			} else {
+			case map[string]any:
+				for key, value := range v {
+					set(f, fmt.Sprintf("%s=%v", key, value), path)
+				}
+			default:
 				set(f, k.String(name), path)
 			}
 		}
 	}
 	return errors.Join(faults...)
 }
+
+// keys returns the settings that a file has. A map belongs to one setting if
+// that takes pairs; anything else in it is a key that nobody knows.
+func keys(fs *pflag.FlagSet, k *koanf.Koanf) []string {
+	seen := map[string]bool{}
+	for _, path := range k.Keys() {
+		name, _, _ := strings.Cut(path, ".")
+		if f := fs.Lookup(name); f == nil || f.Value.Type() != pairs {
+			name = path
+		}
+		seen[name] = true
+	}
+	return slices.Sorted(maps.Keys(seen))
+}
+
+// pairs is the type of flags that take key=value.
+const pairs = "stringToString"
 
 // Validate names every setting that cannot be.
 func (s *Settings) Validate() error {

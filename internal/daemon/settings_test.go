@@ -86,6 +86,31 @@ func TestFileNamedByEnvironment(t *testing.T) {
 	}
 }
 
+// TestPairs takes pairs from a map in the file, and from the environment.
+func TestPairs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "testd.yaml")
+	if err := os.WriteFile(path, []byte("label: {disk: ssd, host.rack: 7}\nother: a=b\nthird: [c=d, e=f]\nfrom-env: {no: no}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fs := pflag.NewFlagSet("testd", pflag.ContinueOnError)
+	var s daemon.Settings
+	s.AddFlags(fs, 7700)
+	got := map[string]*map[string]string{}
+	for _, name := range []string{"label", "other", "third", "from-env"} {
+		got[name] = fs.StringToString(name, nil, "")
+	}
+	env := map[string]string{"MUSTER_CONFIG": path, "MUSTER_FROM_ENV": "g=h,i=j"}
+	if err := daemon.Load(fs, func(name string) (string, bool) { v, ok := env[name]; return v, ok }); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]*map[string]string{
+		"label": {"disk": "ssd", "host.rack": "7"}, "other": {"a": "b"}, "third": {"c": "d", "e": "f"}, "from-env": {"g": "h", "i": "j"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("pairs (-want +got):\n%s", diff)
+	}
+}
+
 func TestLoadNamesEveryFault(t *testing.T) {
 	tests := map[string]struct {
 		env  map[string]string

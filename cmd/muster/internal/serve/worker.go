@@ -47,6 +47,8 @@ func (f *workerFlags) addCommon(fs *pflag.FlagSet) {
 	fs.Float64Var(&f.cpus, "cpus", 0, "CPUs that tasks may reserve (default: the machine's)")
 	fs.StringVar(&f.memory, "memory", "", "memory that tasks may reserve, like 8g (default: the machine's)")
 	fs.StringSliceVar(&f.pluginDirs, "plugin-dir", DefaultPluginDirs(), "directories with executor plugins: programs called muster-executor-NAME, that not everybody can write to")
+	// The same wherever this program lies.
+	fs.Lookup("plugin-dir").DefValue = "[plugins beside this program," + strings.Join(packaged(), ",") + "]"
 	fs.StringToStringVar(&f.checksums, "plugin-checksum", nil, "pin plugins, NAME=SHA256: one with another checksum is refused")
 	fs.StringVar(&f.sumsFile, "plugin-checksum-file", "", "pin all plugins: a file as sha256sum writes it, read again when it changes; a plugin that is not in it is refused")
 }
@@ -73,11 +75,16 @@ func (f *workerFlags) config() (workerd.Config, error) {
 // DefaultPluginDirs are where plugins are looked for: beside this program, and
 // where packages put them.
 func DefaultPluginDirs() []string {
-	dirs := []string{"/usr/local/lib/muster/plugins", "/usr/lib/muster/plugins"}
+	dirs := packaged()
 	if self, err := os.Executable(); err == nil {
 		dirs = append([]string{filepath.Join(filepath.Dir(self), "plugins")}, dirs...)
 	}
 	return dirs
+}
+
+// packaged are the directories where packages put plugins.
+func packaged() []string {
+	return []string{"/usr/local/lib/muster/plugins", "/usr/lib/muster/plugins"}
 }
 
 func workerCommand(version string) *cobra.Command {
