@@ -41,6 +41,17 @@ PLATFORMS ?= linux/$(shell go env GOHOSTARCH)
 image: ## build the container images into bin/image and the Docker Engine (TAG, PLATFORMS="linux/amd64 linux/arm64")
 	./scripts/image $(TAG) $(PLATFORMS)
 
+# What of: ARGS="--small", ARGS="--monitoring", ARGS="--scale schedulerd=3".
+ARGS ?=
+
+.PHONY: compose-up
+compose-up: image build ## build images, start compose/compose.yaml with them, and log in as the context compose (ARGS="--small --monitoring")
+	MUSTER_VERSION=$(TAG) ./compose/up $(ARGS)
+
+.PHONY: compose-down
+compose-down: ## take down what compose-up started, with its data and the tasks' containers
+	MUSTER_VERSION=$(TAG) ./compose/down
+
 .PHONY: lint
 lint: $(TOOLS)/buf $(TOOLS)/golangci-lint ## check code (mistakes, format), who imports whom, and the contract's style
 	golangci-lint run ./...

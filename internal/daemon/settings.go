@@ -299,8 +299,8 @@ func count(values ...string) int {
 	return n
 }
 
-// token returns the Consul token from wherever it is given.
-func (s *ConsulSettings) token() (string, error) {
+// ReadToken returns the Consul token from wherever it is given.
+func (s *ConsulSettings) ReadToken() (string, error) {
 	if s.TokenFile == "" {
 		return s.Token, nil
 	}
@@ -333,7 +333,7 @@ func advertised(advertise string, listener net.Addr) (string, error) {
 // OpenConsul returns a client of the Consul that the settings name. It does
 // not connect yet: a daemon that starts while Consul is away waits for it.
 func (s *Settings) OpenConsul() (*consul.KV, error) {
-	token, err := s.Consul.token()
+	token, err := s.Consul.ReadToken()
 	if err != nil {
 		return nil, err
 	}

@@ -62,9 +62,11 @@ func TestImportsPointOneWay(t *testing.T) {
 		"api":      {"api"},
 		"plugins":  {"plugins", "api"},
 		"internal": {"internal", "api"},
-		"cmd":      append([]string{"cmd", "internal", "plugins", "api"}, daemons...),
-		"bench":    {"internal", "workerd", "plugins", "api"},
-		"test":     {"test", "internal", "plugins", "api"},
+		"cmd":      append([]string{"cmd", "internal", "plugins", "api", "compose"}, daemons...),
+		// Files that ship, for programs that bring them where they belong.
+		"compose": {},
+		"bench":   {"internal", "workerd", "plugins", "api"},
+		"test":    {"test", "internal", "plugins", "api"},
 		// All of Muster in one process.
 		"simulation": append([]string{"simulation", "internal", "plugins", "api"}, daemons...),
 	}

@@ -32,7 +32,13 @@ type initializer struct {
 	outDir   string
 	again    bool
 	out      io.Writer
+	// deliver takes what was made, in place of showing it. Nil: it is shown.
+	deliver func(context.Context, *ca.Authority, initialized) error
 }
+
+// initialized is what a cluster that was made begins with. Admin is empty if
+// there is a token already.
+type initialized struct{ worker, manager, admin, authorities string }
 
 func initCommand() *cobra.Command {
 	i := &initializer{settings: daemon.Settings{StopTimeout: time.Second}}
@@ -122,6 +128,9 @@ func (i *initializer) make(ctx context.Context, authority *ca.Authority, st *sto
 		return err
 	}
 	log.Debug("cluster has an authority", zap.Bool("made", made))
+	if i.deliver != nil {
+		return i.deliver(ctx, authority, initialized{worker: join.Worker, manager: join.Manager, admin: admin, authorities: string(pem)})
+	}
 	if i.outDir != "" {
 		return i.write(map[string]string{"worker.token": join.Worker, "manager.token": join.Manager, "admin.token": admin, "ca.pem": string(pem)})
 	}

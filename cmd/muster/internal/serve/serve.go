@@ -89,7 +89,7 @@ func AddCommands(root *cobra.Command, version string) {
 	for _, m := range managers() {
 		commands = append(commands, m.command(version))
 	}
-	commands = append(commands, workerCommand(version), initCommand(), healthCommand())
+	commands = append(commands, workerCommand(version), initCommand(), provisionCommand(), healthCommand())
 	for _, c := range commands {
 		c.GroupID = "daemons"
 		root.AddCommand(c)

@@ -1,0 +1,204 @@
+package serve
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
+	"github.com/musterhq/muster/cmd/muster/internal/cli"
+	"github.com/musterhq/muster/compose/consul/policies"
+	"github.com/musterhq/muster/internal/auth"
+	"github.com/musterhq/muster/internal/ca"
+	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/provision"
+)
+
+// setUpTimeout bounds how long servers that have just been started may take until
+// they are one Consul.
+const setUpTimeout = 3 * time.Minute
+
+// provisioner is told what to provision.
+type provisioner struct {
+	dir, owner string
+	servers    int
+}
+
+func (p *provisioner) add(fs *pflag.FlagSet) {
+	fs.StringVar(&p.dir, "dir", "", "directory to write to, a folder for each who takes part")
+	fs.StringVar(&p.owner, "owner", "", "UID:GID that Consul and the manager daemons run as: their folders become that user's")
+	fs.IntVar(&p.servers, "consul-servers", 3, "how many servers Consul has")
+}
+
+// cluster is what the flags say.
+func (p *provisioner) cluster() (*provision.Cluster, error) {
+	rules, err := policies.All()
+	if err != nil {
+		return nil, err
+	}
+	cfg := provision.Config{Dir: p.dir, Servers: p.servers, Policies: rules}
+	if p.owner != "" {
+		user, group, _ := strings.Cut(p.owner, ":")
+		u, uerr := strconv.ParseUint(user, 10, 31)
+		g, gerr := strconv.ParseUint(group, 10, 31)
+		if err := errors.Join(uerr, gerr); err != nil {
+			return nil, &cli.UsageError{Err: fmt.Errorf("--owner: %q is not UID:GID: %w", p.owner, err)}
+		}
+		cfg.Owner = &provision.Owner{User: int(u), Group: int(g)}
+	}
+	c, err := provision.New(cfg)
+	if err != nil {
+		return nil, &cli.UsageError{Err: err}
+	}
+	return c, nil
+}
+
+func provisionCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "provision", Short: "Make all files and secrets of a cluster with a Consul of its own, a folder for each who takes part",
+		Long: `Make all files and secrets of a cluster with a Consul of its own, a folder for each who takes part: for tools that deploy
+Muster, as the Compose file does. Each daemon is given its own folder only. Done again, what is there stays, what is missing is
+made, and policies become those of this version.`,
+		Example: `  muster provision consul --dir /provision
+  muster provision cluster --dir /provision --consul-address consul-1:8501`,
+	}
+	cmd.AddCommand(provisionConsul(), provisionCluster())
+	return cmd
+}
+
+func provisionConsul() *cobra.Command {
+	var p provisioner
+	cmd := &cobra.Command{
+		Use: "consul", Short: "Before Consul runs: its authority, certificates, gossip key, settings and tokens", Args: cobra.NoArgs,
+		Long: `Make what Consul's servers need before they run: an authority, certificates, a gossip key, and settings with ACLs that
+deny what is not allowed. They are called consul-1, consul-2 and so on, and find each other under these names; the folder of each is
+to be its /consul/data, and it runs with -config-file=/consul/data/consul.json.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := daemon.Load(cmd.Flags(), os.LookupEnv); err != nil {
+				return &cli.UsageError{Err: err}
+			}
+			c, err := p.cluster()
+			if err != nil {
+				return err
+			}
+			return c.Files()
+		},
+	}
+	p.add(cmd.Flags())
+	return cmd
+}
+
+func provisionCluster() *cobra.Command {
+	var p provisioner
+	s := daemon.Settings{StopTimeout: time.Second}
+	cmd := &cobra.Command{
+		Use: "cluster", Short: "When Consul runs: its policies and tokens, the cluster's authority, and what each needs to join", Args: cobra.NoArgs,
+		Long: `Wait for a Consul that was provisioned, and make in it a policy and a token for each daemon, and the cluster's authority
+(see muster init). Put into each folder what its owner needs to join. The folder admin holds the first administrator's token
+and ca.pem, monitoring a viewer's certificate for what fetches metrics, which is renewed when half of its time is over.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := load(cmd, &s); err != nil {
+				return err
+			}
+			c, err := p.cluster()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), setUpTimeout)
+			defer cancel()
+			return p.run(ctx, c, s, cmd.OutOrStdout())
+		},
+	}
+	p.add(cmd.Flags())
+	s.AddStoreFlags(cmd.Flags())
+	s.AddLogFlags(cmd.Flags())
+	return cmd
+}
+
+func (p *provisioner) run(ctx context.Context, c *provision.Cluster, s daemon.Settings, out io.Writer) error {
+	s.Consul.TLS = true
+	if s.Consul.CAFile == "" {
+		s.Consul.CAFile = c.Path(provision.Secrets, provision.ConsulCA)
+	}
+	if s.Consul.Token == "" && s.Consul.TokenFile == "" {
+		s.Consul.TokenFile = c.Path(provision.Secrets, provision.ManagementToken)
+	}
+	clients, err := consulClients(&s.Consul)
+	if err != nil {
+		return err
+	}
+	if err := c.ACL(ctx, clients); err != nil {
+		return err
+	}
+	i := &initializer{settings: s, keyFile: c.Path(provision.Secrets, provision.ClusterKey), again: c.WantsAdmin(), out: out}
+	i.deliver = func(ctx context.Context, authority *ca.Authority, made initialized) error {
+		told := provision.Told{ManagerJoin: made.manager, WorkerJoin: made.worker, Admin: made.admin, Authorities: made.authorities}
+		if c.WantsViewer(authority.Lifetime() / 2) {
+			var err error
+			if told.ViewerCert, told.ViewerKey, err = viewer(ctx, authority); err != nil {
+				return err
+			}
+		}
+		return c.Deliver(told)
+	}
+	return i.run(ctx)
+}
+
+// consulClients returns a client of each server.
+func consulClients(s *daemon.ConsulSettings) ([]*api.Client, error) {
+	token, err := s.ReadToken()
+	if err != nil {
+		return nil, err
+	}
+	var clients []*api.Client
+	for address := range strings.SplitSeq(s.Address, ",") {
+		client, err := api.NewClient(&api.Config{
+			Address: strings.TrimSpace(address), Scheme: "https", Token: token, Datacenter: s.Datacenter,
+			TLSConfig: api.TLSConfig{CAFile: s.CAFile, CertFile: s.CertFile, KeyFile: s.KeyFile},
+		})
+		if err != nil {
+			return nil, fmt.Errorf("consul at %s: %w", address, err)
+		}
+		clients = append(clients, client)
+	}
+	return clients, nil
+}
+
+// viewer makes a key, and has the authority certify it for what fetches metrics.
+func viewer(ctx context.Context, authority *ca.Authority) (certificate, key string, err error) {
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", "", fmt.Errorf("make key of viewer: %w", err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, k)
+	if err != nil {
+		return "", "", fmt.Errorf("make request of viewer: %w", err)
+	}
+	request, err := ca.ParseRequest(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+	if err != nil {
+		return "", "", fmt.Errorf("make request of viewer: %w", err)
+	}
+	issued, err := authority.Issue(ctx, auth.Identity{Role: authv1.Role_VIEWER, Name: "monitoring"}, request, 0)
+	if err != nil {
+		return "", "", err
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		return "", "", fmt.Errorf("encode key of viewer: %w", err)
+	}
+	return string(issued.Certificate), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})), nil
+}
