@@ -129,8 +129,12 @@ bin/consul: $(BIN)/consul
 $(BIN)/docker-compose: tools/compose/go.mod
 	cd tools/compose && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X github.com/docker/compose/v2/internal.Version=v2.40.3' -o $@ github.com/docker/compose/v2/cmd
 
+# Its own version, and that of the Kubernetes that its libraries are of, as its own Makefile has it.
+HELM_VERSIONS := -X helm.sh/helm/v3/internal/version.version=v3.22.0 \
+	$(foreach p,pkg/chartutil pkg/lint/rules,-X helm.sh/helm/v3/$(p).k8sVersionMajor=1 -X helm.sh/helm/v3/$(p).k8sVersionMinor=37)
+
 $(BIN)/helm: tools/helm/go.mod
-	cd tools/helm && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $@ helm.sh/helm/v3/cmd/helm
+	cd tools/helm && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(HELM_VERSIONS)' -o $@ helm.sh/helm/v3/cmd/helm
 
 bin/docker-compose: $(BIN)/docker-compose
 bin/helm: $(BIN)/helm
