@@ -156,7 +156,7 @@ func (c *cluster) dispatcherOver(space kv.KV, name string, change ...func(*Confi
 	for _, f := range change {
 		f(&cfg)
 	}
-	r := &replica{c: c, address: name + ":4245", kv: &mortal{KV: space}, server: grpc.NewServer(), served: make(chan struct{})}
+	r := &replica{c: c, address: name + ":4245", kv: newMortal(space), server: grpc.NewServer(), served: make(chan struct{})}
 	env := daemon.Env{
 		KV: r.kv, Prefix: "muster", Server: r.server, Logger: c.log.Named(name), Metrics: prometheus.NewRegistry(),
 		Member: shards.Member{Instance: name, Daemon: "dispatcherd", Address: r.address, Started: time.Now()},
@@ -200,7 +200,7 @@ func (r *replica) kill() {
 }
 
 // away makes the store unreachable for a dispatcher, or reachable again.
-func (r *replica) away(yes bool) { r.kv.dead.Store(yes) }
+func (r *replica) away(yes bool) { r.kv.cut(yes) }
 
 // owner returns the replica among rs that owns a node's shard.
 func owner(node string, rs ...*replica) (is *replica, others []*replica) {

@@ -15,11 +15,43 @@ type mortal struct {
 	dead     atomic.Bool
 	mu       sync.Mutex
 	sessions []kv.Session
+	// gone is closed when the way is cut, and new when it is whole again.
+	gone chan struct{}
 }
 
 var errDead = fmt.Errorf("cut off: %w", kv.ErrUnavailable)
 
-func (m *mortal) kill() { m.dead.Store(true) }
+func newMortal(space kv.KV) *mortal { return &mortal{KV: space, gone: make(chan struct{})} }
+
+func (m *mortal) kill() { m.cut(true) }
+
+// cut cuts the way, or makes it whole again.
+func (m *mortal) cut(yes bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch was := m.dead.Swap(yes); {
+	case yes && !was:
+		close(m.gone)
+	case !yes && was:
+		m.gone = make(chan struct{})
+	}
+}
+
+// until returns a context that ends when the way is cut.
+func (m *mortal) until(ctx context.Context) (context.Context, context.CancelFunc) {
+	m.mu.Lock()
+	gone := m.gone
+	m.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-gone:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
 
 // bury ends the sessions of the dead.
 func (m *mortal) bury() {
@@ -41,7 +73,13 @@ func (m *mortal) List(ctx context.Context, prefix string, opt kv.ListOptions) ([
 	if m.dead.Load() {
 		return nil, 0, errDead
 	}
-	return m.KV.List(ctx, prefix, opt)
+	whole, cancel := m.until(ctx)
+	defer cancel()
+	pairs, index, err := m.KV.List(whole, prefix, opt)
+	if err != nil && ctx.Err() == nil && whole.Err() != nil {
+		err = errDead
+	}
+	return pairs, index, err
 }
 
 func (m *mortal) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {

@@ -1,7 +1,9 @@
 package dispatcherd
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -393,6 +395,67 @@ func TestStaleJudgement(t *testing.T) {
 		w.heartbeat()
 		c.wantNode("n1", ready)
 	})
+}
+
+// TestJudgementWaitsForStore has a worker go and come back while the store is away:
+// that it was down for a moment is not written afterwards, for its tasks would be
+// moved for it.
+func TestJudgementWaitsForStore(t *testing.T) {
+	t.Parallel()
+	for name, leave := range map[string]func(*worker){
+		"silent":    func(*worker) {},
+		"closed":    (*worker).hangUp,
+		"restarted": func(w *worker) { w.goodbye(true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, false)
+				d := c.dispatcher("d1")
+				synctest.Wait()
+				w := c.worker("n1", d.address)
+				c.wantNode("n1", ready)
+				seen := c.watchNode("n1")
+				d.away(true)
+				w.live(5 * time.Second)
+				leave(w)
+				time.Sleep(d.cfg.RestartGrace + 10*time.Second)
+				w = c.worker("n1", d.address)
+				w.live(time.Second)
+				d.away(false)
+				w.live(10 * time.Second)
+				if states := seen(); slices.Contains(states, fallen) {
+					t.Errorf("the node's record went through %v, and its worker was there when it was written", states)
+				}
+				c.wantNode("n1", ready)
+			})
+		})
+	}
+}
+
+// watchNode returns a function that returns the states that a node's record has
+// gone through since, and is called once.
+func (c *cluster) watchNode(node string) (states func() []musterv1.NodeStatus_State) {
+	before := c.store.Snapshot()
+	var seen []musterv1.NodeStatus_State
+	stop := c.run("watch of node "+node, func(ctx context.Context) error {
+		for {
+			next, err := c.store.Wait(ctx, before, c.tables.NodeStates)
+			if err != nil {
+				return err
+			}
+			for change := range c.tables.NodeStates.Changes(before, next) {
+				if change.Key() == node && change.New != nil {
+					seen = append(seen, change.New.Value.State)
+				}
+			}
+			before = next
+		}
+	})
+	return func() []musterv1.NodeStatus_State {
+		stop()
+		return seen
+	}
 }
 
 // TestStatusOfForeignAssignment is for a dispatcher that starts: statuses

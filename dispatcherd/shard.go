@@ -258,6 +258,11 @@ func (s *shard) run(ctx context.Context) error {
 	defer timer.Stop()
 	retry := newBackoff()
 	for ctx.Err() == nil {
+		// A judgement that cannot be written would be written later, when it may not
+		// hold any more. Its error is that ctx has ended.
+		if s.d.store.Contact(ctx) != nil {
+			return nil
+		}
 		verdicts, next := s.judge(time.Now(), s.d.store.Snapshot())
 		if len(verdicts) > 0 {
 			if s.execute(ctx, verdicts) {
@@ -365,6 +370,17 @@ func (s *shard) forget(n *node) {
 func (s *shard) removed(r store.Reader, id string) bool {
 	e, ok := s.d.tables.Nodes.Get(r, id)
 	return ok && e.Value.Removed
+}
+
+// standing returns what a node's record should say now; that it is to stay as it
+// is if nothing is known of the node.
+func (s *shard) standing(id string) standing {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.nodes[id]; n != nil {
+		return n.standing()
+	}
+	return standing{}
 }
 
 // census counts the nodes by the state that their records show or are about

@@ -17,13 +17,16 @@ const (
 	givenUpRemoved = "its node was removed from the cluster"
 )
 
+// writeTimeout bounds a write of nodes' records. One that takes longer is decided
+// anew: what it would say may have been overtaken meanwhile.
+const writeTimeout = 5 * time.Second
+
 // verdict is what is to be done about one node.
 type verdict struct {
 	node string
-	// record is what the node's record is to become of, remove that it is to go.
-	// Neither: it stays.
-	record *standing
-	remove bool
+	// write says that the node's record is to say how the node is now, remove that
+	// it is to go. Neither: it stays.
+	write, remove bool
 	// settle says that statuses of assignments that are gone may go, for there
 	// is no worker to be told first. giveUp, if not empty, is why the node's
 	// other tasks are orphaned.
@@ -54,16 +57,14 @@ func (s *shard) decide(id string, now time.Time, snap *store.Snapshot) (verdict,
 	if n == nil {
 		return v, false
 	}
-	if standing := n.standing(); standing.record(have, now) != have {
-		v.record = &standing
-	}
+	v.write = n.standing().record(have, now) != have
 	switch n.life.phase {
 	case down:
 		v.settle = true
 	case orphaned:
 		v.settle, v.giveUp = true, givenUpDown
 	}
-	return v, v.record != nil || v.settle
+	return v, v.write || v.settle
 }
 
 // execute carries verdicts out. It returns false if records could not be
@@ -75,7 +76,7 @@ func (s *shard) execute(ctx context.Context, verdicts []verdict) bool {
 		if v.settle {
 			s.intake.settleNode(v.node, v.giveUp)
 		}
-		if v.record != nil || v.remove {
+		if v.write || v.remove {
 			w := &nodeWrite{shard: s, verdict: v}
 			writers = append(writers, w)
 			writes = append(writes, w.apply)
@@ -85,7 +86,9 @@ func (s *shard) execute(ctx context.Context, verdicts []verdict) bool {
 		return true
 	}
 	well := true
-	for i, err := range s.d.store.UpdateAll(ctx, writes) {
+	bounded, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	for i, err := range s.d.store.UpdateAll(bounded, writes) {
 		w := writers[i]
 		if err == nil {
 			w.log()
@@ -106,6 +109,7 @@ type nodeWrite struct {
 	verdict
 	shard       *shard
 	before, now *recordv1.NodeState
+	standing    standing
 }
 
 func (w *nodeWrite) apply(tx *store.Tx) error {
@@ -119,7 +123,9 @@ func (w *nodeWrite) apply(tx *store.Tx) error {
 		}
 		return nil
 	}
-	if w.now = w.record.record(w.before, time.Now()); w.now != w.before {
+	// Since the verdict the worker may have come back.
+	w.standing = w.shard.standing(w.node)
+	if w.now = w.standing.record(w.before, time.Now()); w.now != w.before {
 		w.shard.d.tables.NodeStates.Put(tx, w.node, w.now)
 	}
 	return nil
@@ -131,7 +137,7 @@ func (w *nodeWrite) log() {
 	if before == now {
 		return
 	}
-	reason := w.record.reason()
+	reason := w.standing.reason()
 	if w.remove {
 		reason = "removed by an operator"
 	}
@@ -142,10 +148,8 @@ func (w *nodeWrite) log() {
 }
 
 // reason says for people why a node is in its state.
-func (s *standing) reason() string {
+func (s standing) reason() string {
 	switch {
-	case s == nil:
-		return ""
 	case s.message != "":
 		return s.message
 	default:
