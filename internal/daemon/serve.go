@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,6 +19,8 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
 
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 	"github.com/musterhq/muster/internal/auth"
@@ -40,12 +43,23 @@ func NewServer(creds credentials.TransportCredentials, more ...grpc.ServerOption
 	return server, h
 }
 
-// Dialer returns a function that connects to other daemons.
+// Dialer returns a function that connects to other daemons: to one, or to the
+// first that answers of several that are alike, with commas between.
 func Dialer(creds credentials.TransportCredentials, more ...grpc.DialOption) func(string) (*grpc.ClientConn, error) {
 	return func(address string) (*grpc.ClientConn, error) {
 		// The passthrough resolver leaves the name to the dialler: what is dialled
 		// is one replica, whose address the directory gave.
-		conn, err := grpc.NewClient("passthrough:///"+address, append(slices.Clip(more),
+		target, options := "passthrough:///"+address, slices.Clip(more)
+		if all := strings.Split(address, ","); len(all) > 1 {
+			several := manual.NewBuilderWithScheme("several")
+			var endpoints []resolver.Endpoint
+			for _, a := range all {
+				endpoints = append(endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: a}}})
+			}
+			several.InitialState(resolver.State{Endpoints: endpoints})
+			target, options = "several:///"+all[0], append(options, grpc.WithResolvers(several))
+		}
+		conn, err := grpc.NewClient(target, append(options,
 			grpc.WithTransportCredentials(creds),
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4*MaxMessage)),
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,7 +49,7 @@ func (c *CLI) AddCommands(root *cobra.Command) {
 	for _, cmd := range commands {
 		cmd.GroupID = "cluster"
 		fs := cmd.PersistentFlags()
-		fs.StringVarP(&c.address, "address", "A", os.Getenv("MUSTER_ADDRESS"), "host:port of apid's gRPC server (environment: MUSTER_ADDRESS; default: that of the context, or "+DefaultAddress+")")
+		fs.StringVarP(&c.address, "address", "A", os.Getenv("MUSTER_ADDRESS"), "host:port of apid's gRPC server, or of several with commas between, of which the first that answers is used (environment: MUSTER_ADDRESS; default: that of the context, or "+DefaultAddress+")")
 		fs.StringVar(&c.context, "context", os.Getenv("MUSTER_CONTEXT"), "cluster that you have logged in to (environment: MUSTER_CONTEXT)")
 		c.tls.add(fs)
 	}
@@ -83,8 +84,10 @@ func (c *CLI) client() (musterv1.ControlServiceClient, error) {
 
 // dial connects to a cluster.
 func (c *CLI) dial(t *target) (*grpc.ClientConn, error) {
-	if _, _, err := net.SplitHostPort(t.Address); err != nil {
-		return nil, usage("--address (or MUSTER_ADDRESS): %q is not host:port", t.Address)
+	for address := range strings.SplitSeq(t.Address, ",") {
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			return nil, usage("--address (or MUSTER_ADDRESS): %q is not host:port", address)
+		}
 	}
 	creds, err := c.tls.credentials(t)
 	if err != nil {

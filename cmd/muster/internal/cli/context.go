@@ -137,14 +137,17 @@ func (c *CLI) login() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use: "login ADDRESS", Short: "Log in to a cluster with an API token, and keep that as a context", Args: cobra.ExactArgs(1),
-		Long: `Log in to a cluster with an API token, and keep that as a context, which later commands use.
+		Long: `Log in to a cluster with an API token, and keep that as a context, which later commands use. The address may be those of
+several replicas of apid, with commas between: the first that answers is used.
 
 The context lies in a file that you alone can read (MUSTER_CONTEXTS_FILE; default: muster/contexts.json in your
 configuration directory). Without --token the token is read from standard input.`,
 		Example: "  muster login apid.example:7700 --ca-file ca.pem < admin.token\n  muster service ls",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if _, _, err := net.SplitHostPort(args[0]); err != nil {
-				return usage("%q is not host:port", args[0])
+			for address := range strings.SplitSeq(args[0], ",") {
+				if _, _, err := net.SplitHostPort(address); err != nil {
+					return usage("%q is not host:port", address)
+				}
 			}
 			if (caFile == "") != systemCA {
 				return usage("--ca-file names the cluster's authority (ca.pem of muster init); or --system-ca trusts those of this machine")
