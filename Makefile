@@ -106,6 +106,10 @@ FIRST ?= 1
 simulate: ## run a whole cluster on virtual time, with faults, for SEEDS (200) seeds from FIRST (1) on; RACE=1: with the race detector
 	./scripts/simulate $(SEEDS) $(FIRST)
 
+.PHONY: chart-kubernetes
+chart-kubernetes: $(BIN)/kube-apiserver $(BIN)/helm ## install, upgrade and remove the chart at a real Kubernetes API server; needs etcd (Debian: etcd-server)
+	cd test/chart && go test -count=1 -timeout 20m -tags kubernetes -run TestInstall -v .
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf $(BIN)
@@ -136,5 +140,12 @@ HELM_VERSIONS := -X helm.sh/helm/v3/internal/version.version=v3.22.0 \
 $(BIN)/helm: tools/helm/go.mod
 	cd tools/helm && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(HELM_VERSIONS)' -o $@ helm.sh/helm/v3/cmd/helm
 
+# The Kubernetes API server that the chart is installed on; see tools/kubernetes/README.md.
+$(BIN)/kube-apiserver: tools/kubernetes/go.mod
+	cd tools/kubernetes && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(KUBERNETES_VERSION)' -o $@ k8s.io/kubernetes/cmd/kube-apiserver
+
+KUBERNETES_VERSION := $(foreach v,gitVersion=v1.36.3 gitMajor=1 gitMinor=36,-X k8s.io/component-base/version.$(v))
+
+bin/kube-apiserver: $(BIN)/kube-apiserver
 bin/docker-compose: $(BIN)/docker-compose
 bin/helm: $(BIN)/helm

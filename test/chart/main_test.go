@@ -56,12 +56,18 @@ func program(t *testing.T, name string) string {
 // run runs a program and returns what it wrote to its two outputs.
 func run(t *testing.T, name string, args ...string) (out, errs string, err error) {
 	t.Helper()
+	return runWith(t, filepath.Join(t.TempDir(), "none"), name, args...)
+}
+
+// runWith is the same with a file that says where Kubernetes is.
+func runWith(t *testing.T, kubeconfig, name string, args ...string) (out, errs string, err error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program(t, name), args...)
-	// Helm keeps files in its user's folders, and reads where Kubernetes is.
+	// Helm keeps files in its user's folders.
 	home := t.TempDir()
-	cmd.Env = append(os.Environ(), "HOME="+home, "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home, "KUBECONFIG="+filepath.Join(home, "none"))
+	cmd.Env = append(os.Environ(), "HOME="+home, "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home, "KUBECONFIG="+kubeconfig)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err = cmd.Run()
@@ -85,6 +91,3 @@ type pod struct {
 	kind, name string
 	spec       corev1.PodSpec
 }
-
-// component is the label that says what the object is.
-const component = "app.kubernetes.io/component"
