@@ -2,6 +2,7 @@ package plan_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -65,6 +66,24 @@ func TestTurnsDoNotWaitForTheSlowest(t *testing.T) {
 	w.look(t)
 	if len(w.live(1)) != 2 || len(w.live(3)) != 2 || len(w.live(4)) != 1 {
 		t.Errorf("the place of slot 2 is not given to slot 3:%s", w.print())
+	}
+}
+
+// A task that hangs on its node holds what others wait for: the update that is to
+// mend it must not wait for these.
+func TestTurnsGoToWhatHoldsANodeFirst(t *testing.T) {
+	w := newWorld()
+	w.spec(null(1))
+	w.replicas(3)
+	w.look(t)
+	hangs := w.live(2)[0]
+	w.assign(hangs, "a")
+	w.report(hangs, musterv1.TaskState_PREPARING)
+	w.service.Spec.Update = &musterv1.UpdateConfig{Parallelism: 1}
+	w.spec(null(2))
+	w.look(t)
+	if w.of(2) != 1 || !slices.ContainsFunc(w.live(2), func(x *state.Task) bool { return x.Record.SpecVersion == 2 }) {
+		t.Errorf("slot 2 has no turn, and those that wait for a node have:%s", w.print())
 	}
 }
 

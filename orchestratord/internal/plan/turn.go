@@ -115,8 +115,8 @@ type seat struct {
 	turn turn
 	// flying says that the turn has begun and has not come to anything yet.
 	flying bool
-	// running says that a task runs in the slot.
-	running bool
+	// running says that a task runs in the slot, and placed that one has a node.
+	running, placed bool
 }
 
 // look finds out where a slot stands.
@@ -134,6 +134,7 @@ func (d *decider) look(e *seat) {
 			continue
 		}
 		e.running = e.running || t.State() == musterv1.TaskState_RUNNING
+		e.placed = e.placed || t.NodeID != "" && !t.Terminal()
 		if d.target.clean(t) {
 			current, e.lead = true, lead(t, e.lead)
 		} else {
@@ -216,7 +217,8 @@ func (d *decider) survey(seats []*seat) survey {
 // giveTurns chooses the slots whose turn it is: no more than the update's
 // parallelism are under way at once. Those come first that run nothing, and of
 // these those that a former update left half done, so that as few as possible do
-// without a task.
+// without a task. What has a node comes before what waits for one: its room may be
+// what the others wait for, and their turn would never end.
 func (d *decider) giveTurns(seats []*seat, v survey) {
 	if v.due == 0 || !underWay(d.rollout) {
 		return
@@ -243,10 +245,12 @@ func (e *seat) urgency() int {
 	switch {
 	case e.flying:
 		return 0
-	case !e.running:
+	case !e.running && e.placed:
 		return 1
-	default:
+	case !e.running:
 		return 2
+	default:
+		return 3
 	}
 }
 
