@@ -29,6 +29,7 @@ type observer struct {
 	// what more than one were at some moment, until the judge has seen it.
 	live   map[string]map[string]bool
 	crowds []crowd
+	turns  *turns
 }
 
 // crowd is several tasks of one slot that were to run at the same time.
@@ -54,7 +55,9 @@ func newObserver(c *cluster, space kv.KV) (*observer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &observer{c: c, tables: t, store: s, tasks: map[string]*history{}, names: map[string]string{}, live: map[string]map[string]bool{}}, nil
+	o := &observer{c: c, tables: t, store: s, tasks: map[string]*history{}, names: map[string]string{}, live: map[string]map[string]bool{}}
+	o.turns = newTurns(o)
+	return o, nil
 }
 
 // run looks at each snapshot until ctx ends.
@@ -82,6 +85,7 @@ func (o *observer) of(id string) *history {
 func (o *observer) advance(from, to *store.Snapshot) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.turns.advance(from, to)
 	for ch := range o.tables.Services.Changes(from, to) {
 		if ch.New != nil {
 			o.names[ch.New.Key] = ch.New.Value.Spec.Name

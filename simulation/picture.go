@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/placement"
@@ -219,12 +217,5 @@ func (p *picture) current(s *recordv1.Service, t *state.Task) bool {
 	if err != nil || !bytes.Equal(endpoint, t.Record.EndpointDigest) {
 		return false
 	}
-	want, is := p.task(s.TaskDigest), p.task(t.Record.SpecDigest)
-	if want == nil || is == nil {
-		return false
-	}
-	// Placement changes without a new task, if the node meets it.
-	want, is = clone(want), clone(is)
-	want.Placement, is.Placement = nil, nil
-	return proto.Equal(want, is)
+	return sameRun(p.task(s.TaskDigest), p.task(t.Record.SpecDigest))
 }

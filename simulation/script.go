@@ -37,6 +37,7 @@ const (
 	update     Deed = "update"
 	scale      Deed = "scale"
 	remove     Deed = "remove"
+	rollBack   Deed = "roll back"
 	updateNode Deed = "update node"
 )
 
@@ -127,9 +128,12 @@ func describe(s *musterv1.ServiceSpec) string {
 	if r := s.GetReplicated(); r != nil {
 		mode = fmt.Sprint(r.GetReplicas(), " replicas")
 	}
-	text := fmt.Sprintf("%s, task %v, restart %v/%v/%d, %v", mode, s.Task.GetGeneric().GetPayload().AsMap(),
+	text := fmt.Sprintf("%s, task %v, restart %v/%v/%d, %s", mode, s.Task.GetGeneric().GetPayload().AsMap(),
 		s.Task.GetRestart().GetCondition(), s.Task.GetRestart().GetDelay().AsDuration(), s.Task.GetRestart().GetMaxAttempts(),
-		s.Update.GetOrder())
+		describeRoll(s.Update))
+	if s.Rollback != nil {
+		text += "; back: " + describeRoll(s.Rollback)
+	}
 	if res := s.Task.GetResources().GetReservations(); res != nil {
 		text += fmt.Sprintf(", %.1f cores, %d MiB", float64(res.NanoCpus)/1e9, res.MemoryBytes>>20)
 	}
@@ -204,6 +208,7 @@ func NewScriptOf(seed uint64, size Size) *Script {
 		}
 	}
 	s.embroider(size)
+	s.roll(size)
 	slices.SortStableFunc(s.Steps, func(a, b Step) int { return int(a.At - b.At) })
 	return s
 }

@@ -70,7 +70,7 @@ func (p *picture) live(id string, s *recordv1.Service) (live []*state.Task) {
 
 // fits returns a node that a task without one could have, or "".
 func (p *picture) fits(s *recordv1.Service, t *state.Task) string {
-	request, err := placement.NewRequest(t.ServiceID, p.task(t.Record.SpecDigest), s.Spec.Endpoint)
+	request, err := placement.NewRequest(t.ServiceID, p.task(t.Record.SpecDigest), state.Published(s, t.Record.EndpointDigest))
 	if err != nil {
 		return fmt.Sprint("none: ", err)
 	}
@@ -124,10 +124,14 @@ type slot struct {
 
 // slotsSettled wants one task in each slot of a service, that runs or waits; beside
 // one that waits, its predecessor may run if the update order is START_FIRST. It
-// wants the update to be at its end, unless a task waits.
+// wants the update to be at its end, unless a task waits: then slots whose turn has not
+// come are as they were, if no more may have theirs.
 func (p *picture) slotsSettled(id string, s *recordv1.Service) map[string]*slot {
 	slots := map[string]*slot{}
-	waiting := 0
+	waiting, amid := 0, uint64(0)
+	e, _ := p.observer.tables.Rollouts.Get(p.now, id)
+	rollout := e.Value
+	config := rollConfigOf(s, rollout)
 	for _, t := range p.live(id, s) {
 		_, key, _ := state.SplitKey(t.Key)
 		at := slots[key]
@@ -142,26 +146,33 @@ func (p *picture) slotsSettled(id string, s *recordv1.Service) map[string]*slot 
 		if p.placed(s, t) {
 			waiting++
 			at.waits = append(at.waits, t)
+			if t.Record.Turn != nil && t.Record.Turn.SettledAt == 0 {
+				amid++
+			}
 		} else {
 			at.placed = append(at.placed, t)
 		}
 	}
+	// Slots have no turn while those that have theirs wait.
+	held := rolls(rollout) && config.Parallelism > 0 && amid >= config.Parallelism
 	for key, at := range slots {
-		bridged := startFirst(s.Spec) && len(at.waits) > 0
+		bridged := config.Order == musterv1.UpdateConfig_START_FIRST && len(at.waits) > 0
 		if len(at.placed) > 1 || len(at.waits) > 1 || len(at.placed) > 0 && len(at.waits) > 0 && !bridged {
 			p.fault("slot %s of %s has %d tasks and %d that wait", key, s.Spec.Name, len(at.placed), len(at.waits))
 		}
 		for _, t := range at.placed {
-			if !bridged {
+			if !bridged && !held {
 				p.upToDate(s, t)
 			}
 		}
 		for _, t := range at.waits {
-			p.upToDate(s, t)
+			if !held {
+				p.upToDate(s, t)
+			}
 		}
 	}
-	if r, ok := p.observer.tables.Rollouts.Get(p.now, id); ok && waiting == 0 && r.Value.State == musterv1.UpdateStatus_UPDATING {
-		p.fault("the update of %s has not ended", s.Spec.Name)
+	if waiting == 0 && rolls(rollout) {
+		p.fault("the update of %s has not ended: %v", s.Spec.Name, rollout)
 	}
 	return slots
 }

@@ -117,6 +117,8 @@ func (u *user) make(s Step) {
 		u.call(s, api, u.scale)
 	case remove:
 		u.call(s, api, u.remove)
+	case rollBack:
+		u.call(s, api, u.rollBack)
 	case updateNode:
 		u.call(s, api, u.updateNode)
 	}
@@ -193,6 +195,20 @@ func (u *user) update(ctx context.Context, api musterv1.ControlServiceClient, s 
 func (u *user) scale(ctx context.Context, api musterv1.ControlServiceClient, s Step, v *service) (func(bool), error) {
 	_, err := api.ScaleService(ctx, &musterv1.ScaleServiceRequest{Service: s.Who, Replicas: uint64(s.N)})
 	return func(accepted bool) { note(&v.replicas, accepted, uint64(s.N)) }, err
+}
+
+// rollBack goes back to what the user sees to have been before.
+func (u *user) rollBack(ctx context.Context, api musterv1.ControlServiceClient, s Step, v *service) (func(bool), error) {
+	got, err := api.GetService(ctx, &musterv1.GetServiceRequest{Service: s.Who})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotMade, err)
+	}
+	before := got.Service.PreviousSpec
+	_, err = api.RollbackService(ctx, &musterv1.RollbackServiceRequest{Service: s.Who, Version: got.Service.Meta.Version})
+	return func(accepted bool) {
+		note(&v.replicas, accepted, before.GetReplicated().GetReplicas())
+		note(&v.revision, accepted, before.GetLabels()[revisionLabel])
+	}, err
 }
 
 func (u *user) remove(ctx context.Context, api musterv1.ControlServiceClient, s Step, v *service) (func(bool), error) {

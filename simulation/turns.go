@@ -1,0 +1,180 @@
+package simulation
+
+import (
+	"bytes"
+	"math"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// turns holds, for each service, how many of its slots may be amid their turn in an
+// update at the same time: as many as the update's parallelism says, or as many as
+// there were when that was changed, until they are through. It is asked at the end of
+// each moment of virtual time: tables come one by one, and only then all are there.
+//
+// A slot is amid its turn from when it got the task of its turn until that, or one
+// that took its place, runs or has failed.
+type turns struct {
+	o *observer
+	// looked is when last something was seen, and last what was seen at the moment
+	// before.
+	looked time.Time
+	last   *store.Snapshot
+	// allowed is how many slots of a service may be amid their turn.
+	allowed map[string]uint64
+	// asked are the largest bounds that services were given since the last moment.
+	asked map[string]uint64
+	// paused are the nodes that were paused at some time.
+	paused map[string]bool
+}
+
+func newTurns(o *observer) *turns {
+	return &turns{o: o, allowed: map[string]uint64{}, asked: map[string]uint64{}, paused: map[string]bool{}}
+}
+
+// advance notes what is asked for, and holds what was so at the moment before.
+func (u *turns) advance(from, to *store.Snapshot) {
+	if from != nil && time.Now().After(u.looked) {
+		u.hold(u.last, from)
+		u.last = from
+		clear(u.asked)
+	}
+	u.looked = time.Now()
+	for ch := range u.o.tables.Nodes.Changes(from, to) {
+		if ch.New != nil && ch.New.Value.Spec.GetAvailability() == musterv1.NodeSpec_PAUSE {
+			u.paused[ch.New.Key] = true
+		}
+	}
+	ask := func(id string) {
+		if f, ok := u.flightOf(to, id); ok {
+			u.asked[id] = max(u.asked[id], f.most)
+		}
+	}
+	for ch := range u.o.tables.Services.Changes(from, to) {
+		ask(ch.Key())
+	}
+	for ch := range u.o.tables.Rollouts.Changes(from, to) {
+		ask(ch.Key())
+	}
+}
+
+func (u *turns) hold(from, to *store.Snapshot) {
+	touched := map[string]bool{}
+	for ch := range u.o.tables.Tasks.Changes(from, to) {
+		id, _, _ := state.SplitKey(ch.Key())
+		touched[id] = true
+	}
+	for id := range u.asked {
+		touched[id] = true
+	}
+	for id := range touched {
+		now, ok := u.flightOf(to, id)
+		if !ok {
+			delete(u.allowed, id)
+			continue
+		}
+		allowed := max(now.most, u.allowed[id], u.asked[id])
+		if was, ok := u.flightOf(from, id); ok && u.asked[id] > 0 {
+			// Some may have begun before the change.
+			allowed = max(allowed, u.count(was, from), u.count(now, from))
+			if rolls(was.rollout) {
+				allowed = max(allowed, was.most)
+			}
+		}
+		flying := u.count(now, to)
+		if flying > allowed {
+			u.o.c.violated("%d slots of %s are amid their turn in an update, at most %d should be (%s, %v)",
+				flying, u.o.names[id], allowed, describeRoll(now.config), now.rollout.GetState())
+		}
+		// What is through does not begin again.
+		u.allowed[id] = max(now.most, min(allowed, flying))
+	}
+}
+
+// flight is what an update of a service goes by.
+type flight struct {
+	id       string
+	service  *recordv1.Service
+	rollout  *recordv1.Rollout
+	config   *musterv1.UpdateConfig
+	follow   state.Followed
+	endpoint []byte
+	task     *musterv1.TaskSpec
+	// most is the parallelism; a large number if there is no bound.
+	most uint64
+}
+
+func (u *turns) flightOf(at *store.Snapshot, id string) (*flight, bool) {
+	if at == nil {
+		return nil, false
+	}
+	s, ok := u.o.tables.Services.Get(at, id)
+	if !ok {
+		return nil, false
+	}
+	r, _ := u.o.tables.Rollouts.Get(at, id)
+	f := &flight{id: id, service: s.Value, rollout: r.Value, config: rollConfigOf(s.Value, r.Value), follow: state.Follow(s.Value, r.Value)}
+	if f.most = f.config.GetParallelism(); f.most == 0 {
+		f.most = math.MaxInt
+	}
+	var err error
+	if f.endpoint, err = state.EndpointDigest(f.follow.Endpoint); err != nil {
+		return nil, false
+	}
+	f.task = u.o.spec(at, f.follow.Digest)
+	return f, true
+}
+
+func (o *observer) spec(at *store.Snapshot, digest []byte) *musterv1.TaskSpec {
+	e, _ := o.tables.Specs.Get(at, state.SpecKey(digest))
+	return e.Value.GetTask()
+}
+
+// count counts the slots that are amid their turn.
+func (u *turns) count(f *flight, at *store.Snapshot) uint64 {
+	o := u.o
+	amid, through := map[string]bool{}, map[string]bool{}
+	for e := range o.tables.Tasks.Scan(at, f.id+"/") {
+		t := e.Value
+		_, slot, id := state.SplitKey(e.Key)
+		if t.DesiredState > musterv1.TaskState_COMPLETE || f.service.Spec.GetGlobal() != nil && u.paused[t.NodeId] {
+			// Nobody waits for what a paused node has of a global service.
+			continue
+		}
+		switch turn := t.Turn; {
+		case turn != nil && turn.SettledAt == 0 && !turn.Failed && o.of(id).observed < musterv1.TaskState_RUNNING:
+			amid[slot] = true
+		case f.clean(t, o.spec(at, t.SpecDigest)):
+			through[slot] = true
+		}
+	}
+	n := uint64(0)
+	for slot := range amid {
+		if !through[slot] {
+			n++
+		}
+	}
+	return n
+}
+
+// clean says whether a task is what is wanted.
+func (f *flight) clean(t *recordv1.Task, spec *musterv1.TaskSpec) bool {
+	return bytes.Equal(t.EndpointDigest, f.endpoint) && (bytes.Equal(t.SpecDigest, f.follow.Digest) || sameRun(spec, f.task))
+}
+
+// sameRun says whether two task specs run the same: placement changes without a new
+// task, if the node meets it.
+func sameRun(a, b *musterv1.TaskSpec) bool {
+	if a == nil || b == nil {
+		return false
+	}
+	a, b = clone(a), clone(b)
+	a.Placement, b.Placement = nil, nil
+	return proto.Equal(a, b)
+}
