@@ -33,7 +33,7 @@ func Sabotages() []Sabotage {
 		blindCommits(), lostCommits(), tornCommits(), staleReads(), everybodyLeads(), lostNews(),
 		lostAssignments(), lostOrders(), lostStatuses(),
 		forgetfulExecutor(), doubledStarts(), deafExecutor(), falseStarts(),
-		overcommittingScheduler(), secondScheduler(), secondOrchestrator(), eagerOrchestrator(),
+		overcommittingScheduler(), secondScheduler(), secondOrchestrator(), eagerOrchestrator(), hastyOrchestrator(),
 	}
 }
 

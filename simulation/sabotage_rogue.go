@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"bytes"
 	"context"
 	"maps"
 	"slices"
@@ -34,7 +35,7 @@ const roguePeriod = 300 * time.Millisecond
 func rogues(name string, work func(ctx context.Context, r *rogue) error) Sabotage {
 	return Sabotage{Name: name, Beside: func(ctx context.Context, space kv.KV) error {
 		t := state.NewTables()
-		s, err := store.New(store.Options{KV: space, Prefix: prefix}, t.Services, t.Specs, t.Nodes, t.Tasks, t.Assignments, t.NodeStates, t.Statuses)
+		s, err := store.New(store.Options{KV: space, Prefix: prefix}, t.Services, t.Specs, t.Nodes, t.Tasks, t.Rollouts, t.Assignments, t.NodeStates, t.Statuses)
 		if err != nil {
 			return err
 		}
@@ -197,6 +198,56 @@ func (r *rogue) lower(ctx context.Context, t *state.Task) error {
 		record := proto.CloneOf[*recordv1.Task](e.Value)
 		record.DesiredState = musterv1.TaskState_RUNNING
 		r.tables.Tasks.Put(tx, t.Key, record)
+		return nil
+	})
+}
+
+// hastyOrchestrator gives slots their turn in an update that have to wait for others.
+func hastyOrchestrator() Sabotage {
+	return rogues("more turns at once than asked for", func(ctx context.Context, r *rogue) error {
+		for e := range r.tables.Rollouts.Scan(r.now, "") {
+			s, ok := r.tables.Services.Get(r.now, e.Key)
+			if !ok || !rolls(e.Value) || rollConfigOf(s.Value, e.Value).Parallelism == 0 {
+				continue
+			}
+			if err := r.hurry(ctx, e.Key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// hurry has all slots of a service have their turn.
+func (r *rogue) hurry(ctx context.Context, id string) error {
+	return r.store.Update(ctx, func(tx *store.Tx) error {
+		s, ok := r.tables.Services.Get(tx, id)
+		rollout, rolling := r.tables.Rollouts.Get(tx, id)
+		if !ok || !rolling || !rolls(rollout.Value) {
+			return nil
+		}
+		follow := state.Follow(s.Value, rollout.Value)
+		endpoint, err := state.EndpointDigest(follow.Endpoint)
+		if err != nil {
+			return err
+		}
+		tasks := maps.Collect(func(yield func(string, *recordv1.Task) bool) {
+			for e := range r.tables.Tasks.Scan(tx, id+"/") {
+				if e.Value.DesiredState <= musterv1.TaskState_COMPLETE && !bytes.Equal(e.Value.SpecDigest, follow.Digest) && !yield(e.Key, e.Value) {
+					return
+				}
+			}
+		})
+		for key, t := range tasks {
+			old := proto.CloneOf(t)
+			old.DesiredState = musterv1.TaskState_SHUTDOWN
+			r.tables.Tasks.Put(tx, key, old)
+			r.tables.Tasks.Put(tx, state.TaskKey(id, t.Slot, t.NodeId, state.NewID()), &recordv1.Task{
+				Slot: t.Slot, NodeId: t.NodeId, SpecDigest: follow.Digest, SpecVersion: follow.Version, EndpointDigest: endpoint,
+				CreatedAt: t.CreatedAt + 1, DesiredState: musterv1.TaskState_RUNNING, DesiredAt: t.CreatedAt + 1,
+				Turn: &recordv1.Turn{Rollout: rollout.Value.Number},
+			})
+		}
 		return nil
 	})
 }

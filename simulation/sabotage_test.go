@@ -14,21 +14,22 @@ var sabotage = flag.String("sabotage", "", "make this mistake only, with -seed")
 // caught are, for each mistake, seeds that show it each time. docs/simulation.md says
 // what they show.
 var caught = map[string][]uint64{
-	"blind commits":                {3},
-	"lost commits":                 {2, 3},
-	"torn commits":                 {2, 3},
-	"stale reads told as fresh":    {2, 3},
-	"lost assignments":             {2},
-	"lost orders to stop":          {2, 3},
-	"lost statuses":                {2, 3},
-	"tasks forgotten at a restart": {3},
-	"tasks started twice":          {2, 3},
-	"tasks that run on":            {2, 3},
-	"tasks that never started":     {2, 3},
-	"a scheduler that overcommits": {2, 3},
-	"a scheduler without a fence":  {2, 3},
-	"a second task for a slot":     {2, 3},
-	"an order to stop taken back":  {2, 3},
+	"blind commits":                     {3},
+	"lost commits":                      {2, 3},
+	"torn commits":                      {2, 3},
+	"stale reads told as fresh":         {2, 3},
+	"lost assignments":                  {2},
+	"lost orders to stop":               {2, 3},
+	"lost statuses":                     {2, 3},
+	"tasks forgotten at a restart":      {3},
+	"tasks started twice":               {2, 3},
+	"tasks that run on":                 {2, 3},
+	"tasks that never started":          {2, 3},
+	"a scheduler that overcommits":      {2, 3},
+	"a scheduler without a fence":       {2, 3},
+	"a second task for a slot":          {2, 3},
+	"an order to stop taken back":       {2, 3},
+	"more turns at once than asked for": {2, 4},
 }
 
 // withstood are mistakes that do no harm, for the product is made so.
