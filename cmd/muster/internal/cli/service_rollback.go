@@ -7,7 +7,7 @@ import (
 )
 
 func (c *CLI) serviceRollback() *cobra.Command {
-	w := wait{rollout: true}
+	w := wait{rollout: true, rollback: true}
 	cmd := &cobra.Command{
 		Use: "rollback SERVICE", Short: "Go back to a service's spec before the last update, and wait until its tasks run", Args: cobra.ExactArgs(1),
 		Long: `Go back to a service's spec before the last update, and wait until its tasks run (--detach: do not wait).

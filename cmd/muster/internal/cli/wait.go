@@ -24,6 +24,8 @@ type wait struct {
 	// rollout says that tasks are to come to another spec: an update that pauses, or
 	// is rolled back, has failed.
 	rollout bool
+	// rollback says that this is the rollback, which ends well when it is completed.
+	rollback bool
 }
 
 func (w *wait) addFlags(cmd *cobra.Command) {
@@ -45,7 +47,7 @@ func (c *CLI) converge(ctx context.Context, client musterv1.ControlServiceClient
 			fmt.Errorf("%w after %v; the service stays: `muster service ps %s` shows its tasks", errNotConverged, w.timeout, service.Spec.GetName()))
 		defer cancel()
 	}
-	p := &progress{c: c, quiet: w.quiet, rollout: w.rollout}
+	p := &progress{c: c, quiet: w.quiet, rollout: w.rollout, rollback: w.rollback}
 	defer p.end()
 	for {
 		done, err := c.follow(ctx, client, service, p)
@@ -167,9 +169,9 @@ func (p *progress) hold(spec *musterv1.ServiceSpec) time.Duration {
 // progress shows one line: redrawn on a terminal, and again when it has changed
 // elsewhere.
 type progress struct {
-	c       *CLI
-	quiet   bool
-	rollout bool
+	c                 *CLI
+	quiet             bool
+	rollout, rollback bool
 	// updated says that an update was seen to be under way.
 	updated bool
 	drawn   bool
@@ -205,7 +207,7 @@ func (p *progress) service(s *musterv1.Service, version uint64) (bool, error) {
 	}
 	p.updated = p.updated || p.rollout && underWay
 	stuck := state == musterv1.UpdateStatus_PAUSED || state == musterv1.UpdateStatus_ROLLBACK_PAUSED ||
-		state == musterv1.UpdateStatus_ROLLBACK_COMPLETED && !st.GetConverged()
+		state == musterv1.UpdateStatus_ROLLBACK_COMPLETED && !st.GetConverged() && !p.rollback
 	switch {
 	case stuck && p.rollout:
 		return false, p.stuck(s)

@@ -1,0 +1,36 @@
+package cli
+
+import (
+	"errors"
+	"testing"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// A rollback can be told to be completed before the last task is told to run: only
+// one that nobody asked for says that an update has failed.
+func TestEndOfARollback(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		rollback, converged bool
+		done, failed        bool
+	}{
+		"an update was rolled back":                {failed: true},
+		"somebody else rolled an update back":      {converged: true, done: true},
+		"a rollback whose last task is to run yet": {rollback: true},
+		"a rollback whose tasks run":               {rollback: true, converged: true, done: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := &progress{quiet: true, c: &CLI{}, rollout: true, rollback: c.rollback}
+			done, err := p.service(&musterv1.Service{
+				Spec: &musterv1.ServiceSpec{Name: "web"}, Meta: &musterv1.Meta{Version: 7},
+				UpdateStatus: &musterv1.UpdateStatus{State: musterv1.UpdateStatus_ROLLBACK_COMPLETED},
+				Status:       &musterv1.ServiceStatus{DesiredTasks: 6, RunningTasks: 5, Converged: c.converged},
+			}, 7)
+			if done != c.done || errors.Is(err, errNotConverged) != c.failed {
+				t.Errorf("done %v, error %v; want done %v, failed %v", done, err, c.done, c.failed)
+			}
+		})
+	}
+}
