@@ -52,6 +52,10 @@ compose-up: image build ## build images, start compose/compose.yaml with them, a
 compose-down: ## take down what compose-up started, with its data and the tasks' containers
 	MUSTER_VERSION=$(TAG) ./compose/down
 
+.PHONY: release
+release: $(BIN)/cyclonedx-gomod $(if $(wildcard charts/muster/Chart.yaml),$(BIN)/helm) ## build all of a release into dist/ (PLATFORMS as above, VERSION from the tag); see docs/releases.md
+	./scripts/release $(VERSION) $(if $(filter command line environment,$(origin PLATFORMS)),$(PLATFORMS))
+
 .PHONY: lint
 lint: $(TOOLS)/buf $(TOOLS)/golangci-lint ## check code (mistakes, format), who imports whom, and the contract's style
 	golangci-lint run ./...
@@ -147,5 +151,10 @@ $(BIN)/kube-apiserver: tools/kubernetes/go.mod
 KUBERNETES_VERSION := $(foreach v,gitVersion=v1.36.3 gitMajor=1 gitMinor=36,-X k8s.io/component-base/version.$(v))
 
 bin/kube-apiserver: $(BIN)/kube-apiserver
+
+# What writes a release's bills of materials; no part of Muster either.
+$(BIN)/cyclonedx-gomod: tools/sbom/go.mod
+	cd tools/sbom && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $@ github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
+
 bin/docker-compose: $(BIN)/docker-compose
 bin/helm: $(BIN)/helm

@@ -48,6 +48,8 @@ type Host struct {
 	// Guard decides who may call. Nil, as it must be exactly if the credentials are
 	// plain: everybody.
 	Guard *auth.Guard
+	// Ready, if not nil, is called when a daemon has loaded its tables and serves.
+	Ready func()
 	// DialOptions are further options of connections to other daemons: the way into
 	// a network in memory, say.
 	DialOptions []grpc.DialOption
@@ -165,17 +167,21 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 		defer health.Shutdown()
 		return service.Run(ctx)
 	}}}
-	if view := service.View(); view != nil {
+	view := service.View()
+	if view != nil {
 		health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
-		tasks = append(tasks, Task{Name: "health", Run: func(ctx context.Context) error {
-			if view.Ready(ctx) == nil {
-				health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
-				log.Info("tables are loaded")
-			}
-			<-ctx.Done()
-			return nil
-		}})
 	}
+	tasks = append(tasks, Task{Name: "health", Run: func(ctx context.Context) error {
+		if view != nil && view.Ready(ctx) == nil {
+			health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+			log.Info("tables are loaded")
+		}
+		if h.Ready != nil && ctx.Err() == nil {
+			h.Ready()
+		}
+		<-ctx.Done()
+		return nil
+	}})
 	if spec.Beside != nil {
 		tasks = append(tasks, spec.Beside(service)...)
 	}

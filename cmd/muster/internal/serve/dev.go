@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -75,6 +76,7 @@ machine: what a task of one of them takes, a port or a file, tasks of the others
 		}
 	}
 	d.settings.Prefix = daemon.Prefix
+	cmd.AddCommand(backupCommand(), restoreCommand())
 	return cmd
 }
 
@@ -127,7 +129,7 @@ func (d *dev) run(ctx context.Context) (err error) {
 	}
 	cfg := embedded.Config{}
 	if !temporary {
-		cfg.Path = filepath.Join(dir, "store.db")
+		cfg.Path = filepath.Join(dir, storeFile)
 	}
 	store, err := embedded.Open(cfg)
 	if err != nil {
@@ -140,7 +142,7 @@ func (d *dev) run(ctx context.Context) (err error) {
 		KV: store, Prefix: d.settings.Prefix, Credentials: daemon.Plain(), Logger: log, Metrics: registry,
 		Version: d.version, StopTimeout: d.settings.StopTimeout, Tracing: d.settings.Tracing,
 	}
-	c := &devCluster{dev: d, host: host, dir: dir, registry: registry, log: log, failed: make(chan error, 1)}
+	c := &devCluster{dev: d, host: host, store: store, dir: dir, registry: registry, log: log, failed: make(chan error, 1)}
 	if err := c.listen(); err != nil {
 		return err
 	}
@@ -160,6 +162,7 @@ type address struct{ flag, value string }
 type devCluster struct {
 	*dev
 	host      *daemon.Host
+	store     *embedded.KV
 	dir       string
 	registry  *prometheus.Registry
 	log       *zap.Logger
@@ -214,7 +217,9 @@ func (c *devCluster) run(ctx context.Context, temporary bool) error {
 		c.start(&managersDone, m.name, managing, func(ctx context.Context) error { return c.manager(ctx, m) })
 	}
 	if l := c.listeners[opsPart]; l != nil {
-		ops := serveOps(l, &c.settings, c.registry, c.host.Healthy, nil, thisMachineOnly)
+		ops := serveOps(l, &c.settings, c.registry, c.host.Healthy, nil, func(next http.Handler) http.Handler {
+			return thisMachineOnly(withBackup(c.store, c.log, next))
+		})
 		c.start(&managersDone, ops.Name, managing, ops.Run)
 	}
 	var err error

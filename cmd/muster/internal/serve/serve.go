@@ -150,6 +150,7 @@ func (m *manager) run(ctx context.Context, s *daemon.Settings, restListen, versi
 	}
 	// What could not be written at the end has nowhere to go.
 	defer func() { _ = log.Sync() }()
+	defer notifier{log}.stops(ctx)()
 	store, err := s.OpenConsul()
 	if err != nil {
 		return err
@@ -186,7 +187,7 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 	}
 	host := &daemon.Host{
 		KV: store, Prefix: s.Prefix, Credentials: creds, Logger: log, Metrics: registry, Version: version, StopTimeout: s.StopTimeout,
-		Tracing: s.Tracing, Guard: guard,
+		Tracing: s.Tracing, Guard: guard, Ready: notifier{log}.ready,
 	}
 	spec := daemon.Spec{Name: m.name, Listener: listener, Advertise: s.Advertise, Strangers: m.rest, Build: m.build}
 	tasks := []daemon.Task{{Name: m.name, Run: func(ctx context.Context) error { return host.Run(ctx, spec) }}}

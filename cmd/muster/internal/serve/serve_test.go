@@ -74,6 +74,73 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestBackupAndRestore copies the store of a cluster that runs, and starts one from
+// the copy; a store that is there is not overwritten, and what is none is refused.
+func TestBackupAndRestore(t *testing.T) {
+	dir, ops := t.TempDir(), freeAddress(t)
+	copied, fresh := filepath.Join(dir, "copy.db"), filepath.Join(dir, "fresh")
+	cluster := func(data string, during func(ctx context.Context)) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			defer cancel()
+			for ctx.Err() == nil {
+				if _, err := run(ctx, "health", "apid", "--ops-listen", ops); err == nil {
+					during(ctx)
+					return
+				}
+			}
+			t.Error("the cluster is not healthy")
+		}()
+		out, err := run(ctx, "dev", "--workers=0", "--listen", "127.0.0.1:0", "--rest-listen", "127.0.0.1:0",
+			"--dispatcher-listen", "127.0.0.1:0", "--ops-listen", ops, "--log-level", "error", "--data-dir", data)
+		<-done
+		if err != nil {
+			t.Fatalf("dev: %v\n%s", err, out)
+		}
+	}
+	cluster(filepath.Join(dir, "first"), func(ctx context.Context) {
+		if _, err := run(ctx, "dev", "backup", copied, "--ops-listen", ops); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := run(t.Context(), "dev", "restore", copied, "--data-dir", fresh); err != nil {
+		t.Fatal(err)
+	}
+	cluster(fresh, func(context.Context) {})
+	torn := filepath.Join(dir, "torn.db")
+	if err := os.WriteFile(torn, []byte("no store"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, args := range map[string][]string{
+		"overwrites":      {"restore", copied, "--data-dir", fresh},
+		"no store":        {"restore", torn, "--data-dir", filepath.Join(dir, "other")},
+		"no directory":    {"restore", copied},
+		"no cluster runs": {"backup", filepath.Join(dir, "none.db"), "--ops-listen", ops},
+	} {
+		if _, err := run(t.Context(), append([]string{"dev"}, args...)...); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*", "*part*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
 // TestDevStartsAndStops runs a cluster without workers, twice on the same
 // directory.
 func TestDevStartsAndStops(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -48,7 +49,7 @@ func (f *workerFlags) addCommon(fs *pflag.FlagSet) {
 	fs.StringVar(&f.memory, "memory", "", "memory that tasks may reserve, like 8g (default: the machine's)")
 	fs.StringSliceVar(&f.pluginDirs, "plugin-dir", DefaultPluginDirs(), "directories with executor plugins: programs called muster-executor-NAME, that not everybody can write to")
 	// The same wherever this program lies.
-	fs.Lookup("plugin-dir").DefValue = "[plugins beside this program," + strings.Join(packaged(), ",") + "]"
+	fs.Lookup("plugin-dir").DefValue = "[plugins beside this program,../lib/muster/plugins from there," + strings.Join(packaged(), ",") + "]"
 	fs.StringToStringVar(&f.checksums, "plugin-checksum", nil, "pin plugins, NAME=SHA256: one with another checksum is refused")
 	fs.StringVar(&f.sumsFile, "plugin-checksum-file", "", "pin all plugins: a file as sha256sum writes it, read again when it changes; a plugin that is not in it is refused")
 }
@@ -72,14 +73,19 @@ func (f *workerFlags) config() (workerd.Config, error) {
 	return cfg, nil
 }
 
-// DefaultPluginDirs are where plugins are looked for: beside this program, and
-// where packages put them.
+// DefaultPluginDirs are where plugins are looked for: beside this program, as it is
+// built and as an archive has it, and where packages put them.
 func DefaultPluginDirs() []string {
 	dirs := packaged()
-	if self, err := os.Executable(); err == nil {
-		dirs = append([]string{filepath.Join(filepath.Dir(self), "plugins")}, dirs...)
+	self, err := os.Executable()
+	if err != nil {
+		return dirs
 	}
-	return dirs
+	self = filepath.Dir(self)
+	if unpacked := filepath.Join(self, "../lib/muster/plugins"); !slices.Contains(dirs, unpacked) {
+		dirs = append([]string{unpacked}, dirs...)
+	}
+	return append([]string{filepath.Join(self, "plugins")}, dirs...)
 }
 
 // packaged are the directories where packages put plugins.
@@ -123,6 +129,7 @@ func runWorker(ctx context.Context, s *daemon.Settings, cfg workerd.Config, vers
 		return err
 	}
 	defer func() { _ = log.Sync() }()
+	defer notifier{log}.stops(ctx)()
 	id := auth.Identity{Role: authv1.Role_WORKER}
 	if s.Join.Wanted() {
 		// The certificate is for the node, so its id comes first.
@@ -162,6 +169,8 @@ func serveWorker(ctx context.Context, s *daemon.Settings, cfg workerd.Config, cr
 	if ops != nil {
 		tasks = append(tasks, serveOps(ops, s, registry, func() error { return nil }, guard, everyHost))
 	}
+	// It looks after its tasks from now on, whether a dispatcher answers or not.
+	notifier{log}.ready()
 	return daemon.RunTasks(ctx, tasks...)
 }
 
