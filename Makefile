@@ -156,5 +156,6 @@ bin/kube-apiserver: $(BIN)/kube-apiserver
 $(BIN)/cyclonedx-gomod: tools/sbom/go.mod
 	cd tools/sbom && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $@ github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
 
+bin/cyclonedx-gomod: $(BIN)/cyclonedx-gomod
 bin/docker-compose: $(BIN)/docker-compose
 bin/helm: $(BIN)/helm
