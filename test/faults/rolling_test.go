@@ -1,0 +1,111 @@
+package faults_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/internal/rig"
+)
+
+// How the tasks of the service are replaced whose orchestrator dies.
+const (
+	rollSize    = 8
+	rollAtOnce  = 2
+	rollDelay   = 500 * time.Millisecond
+	rollTimeout = 60 * time.Second
+)
+
+// TestUpdateGoesOn kills the replica of orchestratord that is amid a rolling update,
+// each once. The other one goes on where it was: each slot has one turn, and never
+// more of them at once than the update's parallelism says.
+func TestUpdateGoesOn(t *testing.T) {
+	r := start(t, testcluster.Config{Replicas: 2}, "one", "two")
+	b := &bench{Rig: r}
+	spec := rig.Processes("wheel", rollSize, rig.Sleep)
+	spec.Update = &musterv1.UpdateConfig{Parallelism: rollAtOnce, Delay: durationpb.New(rollDelay), Monitor: durationpb.New(rollDelay)}
+	id, err := r.Create(t.Context(), spec)
+	ok(t, err)
+	testwait.Within(t, waitTimeout, "the service runs", func(ctx context.Context) error {
+		_, err := r.Running(ctx, id, rollSize)
+		return err
+	})
+	for round := range 2 {
+		testwait.Within(t, waitTimeout, "the shards are shared out", b.even)
+		victim := b.owners(t, "orchestratord")[store.ShardOf(id)]
+		ok(t, r.Update(t.Context(), id, func(s *musterv1.ServiceSpec) { s.Task.ForceUpdate++ }))
+		testwait.Within(t, waitTimeout, "two slots are through", func(ctx context.Context) error {
+			made, err := b.made(ctx, id)
+			through := 0
+			for _, task := range made {
+				if task.Status.GetState() == musterv1.TaskState_RUNNING {
+					through++
+				}
+			}
+			if err == nil && through < 2 {
+				err = fmt.Errorf("%d are", through)
+			}
+			return err
+		})
+		ok(t, r.Process(victim).Kill())
+		killed := time.Now()
+		testwait.Within(t, rollTimeout, "the update is completed", func(ctx context.Context) error {
+			s, err := r.Service(ctx, id)
+			if state := s.GetUpdateStatus().GetState(); err == nil && state != musterv1.UpdateStatus_COMPLETED {
+				err = fmt.Errorf("it is %v", state)
+			}
+			return err
+		})
+		took := time.Since(killed)
+		ok(t, r.StartManager(victim))
+		testwait.Within(t, waitTimeout, "what is said to run does", func(ctx context.Context) error {
+			_, err := r.Running(ctx, id, rollSize)
+			return errors.Join(err, r.Truthful(ctx))
+		})
+		made, err := b.made(t.Context(), id)
+		ok(t, err)
+		ok(t, rig.Turns(made, rollAtOnce, rollDelay))
+		slots, later := map[uint64]string{}, 0
+		first := took
+		for _, task := range made {
+			if other := slots[task.Slot]; other != "" {
+				t.Errorf("slot %d had tasks %s and %s in the update, want one", task.Slot, other, task.Name)
+			}
+			slots[task.Slot] = task.Name
+			if after := task.Meta.GetCreatedAt().AsTime().Sub(killed); after > 0 {
+				later, first = later+1, min(first, after)
+			}
+		}
+		if len(slots) != rollSize || later == 0 {
+			t.Errorf("%d slots had their turn, %d of them after the orchestrator was killed; want %d and some", len(slots), later, rollSize)
+		}
+		t.Logf("round %d: %s was killed, the next slot had its turn after %v, and all %d that were left after %v", round+1, victim, first, later, took)
+	}
+}
+
+// made returns the tasks of a service's present spec, past ones included.
+func (b *bench) made(ctx context.Context, service string) ([]*musterv1.Task, error) {
+	s, err := b.Service(ctx, service)
+	if err != nil {
+		return nil, err
+	}
+	all, err := b.Tasks(ctx, service)
+	var made []*musterv1.Task
+	for _, task := range all {
+		if task.SpecVersion == s.SpecVersion {
+			made = append(made, task)
+		}
+	}
+	if err == nil && len(made) == 0 {
+		err = errors.New("no task is of the present spec")
+	}
+	return made, err
+}
