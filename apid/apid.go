@@ -53,6 +53,9 @@ type Config struct {
 	// TombstoneGrace is how long it is remembered that a node was removed, so
 	// that its worker cannot come back under the same id.
 	TombstoneGrace time.Duration
+	// RotationLeast is how long a rotation of the authority's root takes at least,
+	// so that daemons that happen to be off for a while take part in it.
+	RotationLeast time.Duration
 	// Authority is the cluster's own, run by somebody else. Nil: certificates come
 	// from elsewhere.
 	Authority *ca.Authority
@@ -68,6 +71,7 @@ func DefaultConfig() Config {
 		Sweep:          30 * time.Second,
 		SpecGrace:      time.Minute,
 		TombstoneGrace: 24 * time.Hour,
+		RotationLeast:  10 * time.Minute,
 	}
 }
 
@@ -76,6 +80,7 @@ func DefaultConfig() Config {
 func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&c.Sweep, "sweep-interval", c.Sweep, "how often records that nothing refers to any more are looked for")
 	fs.DurationVar(&c.SpecGrace, "spec-grace", c.SpecGrace, "how long a task spec is kept that nothing refers to")
+	fs.DurationVar(&c.RotationLeast, "root-rotation-least", c.RotationLeast, "how long the old root is trusted at least when the authority's root is rotated, for daemons that happen to be off")
 }
 
 // Validate names all settings that are wrong.
@@ -87,6 +92,7 @@ func (c Config) Validate() error {
 	}{
 		{"WriteTimeout", c.WriteTimeout}, {"ReadyTimeout", c.ReadyTimeout}, {"Bookmark", c.Bookmark},
 		{"Sweep", c.Sweep}, {"SpecGrace", c.SpecGrace}, {"TombstoneGrace", c.TombstoneGrace},
+		{"RotationLeast", c.RotationLeast},
 	} {
 		if f.d <= 0 {
 			faults = append(faults, fmt.Errorf("apid: config field %s is %v, want more than 0", f.name, f.d))

@@ -176,7 +176,7 @@ func (a *authority) certifyNode(ctx context.Context, node string, r *ca.Request,
 			record = proto.CloneOf(e.Value)
 		}
 		if record.Removed {
-			return status.Errorf(codes.PermissionDenied, "node %s was removed from the cluster; with an empty data directory its worker joins as a new one", node)
+			return removedNode(node)
 		}
 		if err := check(tx, record, key); err != nil {
 			return err

@@ -22,7 +22,8 @@ type unused struct {
 }
 
 // sweep removes, until ctx ends, what apid has written and nothing needs any
-// more: task specs that nothing refers to, and the memory of removed nodes. One
+// more: task specs that nothing refers to, the memory of removed nodes, and a root
+// that a rotation has replaced. One
 // replica does it at a time; that two do it is harmless.
 func (d *Daemon) sweep(ctx context.Context) error {
 	if err := d.store.Ready(ctx); err != nil {
@@ -34,6 +35,7 @@ func (d *Daemon) sweep(ctx context.Context) error {
 	for {
 		d.sweepSpecs(ctx, waiting, time.Now())
 		d.sweepNodes(ctx, time.Now())
+		d.endRotation(ctx)
 		select {
 		case <-ctx.Done():
 			return nil

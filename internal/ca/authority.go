@@ -30,6 +30,9 @@ const sealUse = "muster.record.v1.AuthoritySecrets "
 // DefaultLifetime is that of certificates.
 const DefaultLifetime = 90 * 24 * time.Hour
 
+// DefaultCheckInterval has ten thousand workers ask 80 times a second.
+const DefaultCheckInterval = 2 * time.Minute
+
 // MinLifetime is the least that leaves time to renew.
 const MinLifetime = 10 * time.Second
 
@@ -48,7 +51,10 @@ type Config struct {
 	Key *Key
 	// Lifetime is that of certificates.
 	Lifetime time.Duration
-	Logger   *zap.Logger
+	// CheckInterval is how often whoever has a certificate asks what the authority
+	// is. 0: DefaultCheckInterval.
+	CheckInterval time.Duration
+	Logger        *zap.Logger
 }
 
 // Authority signs. Several may be open on one store.
@@ -77,6 +83,9 @@ func New(cfg Config) (*Authority, error) {
 	}
 	if cfg.Lifetime < MinLifetime {
 		return nil, fmt.Errorf("authority: certificates that last for %v cannot be renewed in time: want at least %v", cfg.Lifetime, MinLifetime)
+	}
+	if cfg.CheckInterval == 0 {
+		cfg.CheckInterval = DefaultCheckInterval
 	}
 	a := &Authority{cfg: cfg, table: state.NewTables().Authorities}
 	var err error
@@ -212,7 +221,8 @@ func (a *Authority) Domain(ctx context.Context) (string, error) {
 
 // Issued is a certificate with what it is of use with.
 type Issued struct {
-	// Certificate and Authorities are in PEM.
+	// Certificate and Authorities are in PEM; the certificate with what vouches for
+	// the one who signed it, if that is needed.
 	Certificate, Authorities []byte
 	Ends                     time.Time
 }
@@ -233,8 +243,16 @@ func (a *Authority) Issue(ctx context.Context, id auth.Identity, r *Request, lif
 		return nil, err
 	}
 	a.cfg.Logger.Info("certificate is issued", zap.Stringer("identity", id), zap.String("serial", c.SerialNumber.Text(16)), zap.Time("ends", c.NotAfter))
-	return &Issued{Certificate: certificatePEM(c.Raw), Authorities: certificatePEM(o.record.Certificates...), Ends: c.NotAfter}, nil
+	chain := [][]byte{c.Raw}
+	if len(o.record.Cross) > 0 {
+		chain = append(chain, o.record.Cross)
+	}
+	return &Issued{Certificate: certificatePEM(chain...), Authorities: certificatePEM(o.record.Certificates...), Ends: c.NotAfter}, nil
 }
+
+// CheckInterval is how often whoever has a certificate is to ask what the
+// authority is.
+func (a *Authority) CheckInterval() time.Duration { return a.cfg.CheckInterval }
 
 // Lifetime is the longest that a certificate lasts.
 func (a *Authority) Lifetime() time.Duration { return a.cfg.Lifetime }
@@ -281,32 +299,15 @@ func (a *Authority) CheckJoin(ctx context.Context, token string, manager bool) e
 
 // RotateJoin replaces a join token and returns the new one.
 func (a *Authority) RotateJoin(ctx context.Context, manager bool) (string, error) {
-	if err := a.store.Ready(ctx); err != nil {
-		return "", fmt.Errorf("read authority: %w", err)
-	}
 	secret := newSecret()
 	var token string
-	err := a.store.Update(ctx, func(tx *store.Tx) error {
-		e, ok := a.table.Get(tx, state.ClusterID)
-		if !ok {
-			return ErrNone
-		}
-		o, err := a.unseal(e.Value, e.Version)
-		if err != nil {
-			return err
-		}
+	err := a.change(ctx, func(o *opened, record *recordv1.Authority) error {
 		if manager {
 			o.secrets.ManagerJoin = secret
 		} else {
 			o.secrets.WorkerJoin = secret
 		}
-		record := proto.CloneOf(e.Value)
-		record.UpdatedAt = time.Now().UnixMilli()
-		if err := a.seal(record, o.secrets); err != nil {
-			return err
-		}
 		token = joinToken(record.Certificates[0], secret)
-		a.table.Put(tx, state.ClusterID, record)
 		return nil
 	})
 	if err != nil {

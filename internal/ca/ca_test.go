@@ -330,3 +330,94 @@ func FuzzParseRequest(f *testing.F) {
 		}
 	})
 }
+
+// TestRotation has a certificate of each root judged by those who know one root
+// or both.
+func TestRotation(t *testing.T) {
+	space, key := newSpace(t), newKey(t)
+	a, other := run(t, space, key), run(t, space, key)
+	if _, err := a.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	enrol := func(a *ca.Authority) *mtls.Material {
+		t.Helper()
+		k, err := ca.Enrol(t.Context(), ca.KeeperConfig{Issuer: ca.Local{Authority: a}, Identity: auth.Identity{Role: authv1.Role_APID, Name: "apid"}, Logger: zaptest.NewLogger(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k.Source().Get()
+	}
+	good := func(of, by *mtls.Material) bool {
+		between := x509.NewCertPool()
+		for _, der := range of.Certificate.Certificate[1:] {
+			c, err := x509.ParseCertificate(der)
+			if err != nil {
+				t.Fatal(err)
+			}
+			between.AddCert(c)
+		}
+		_, err := of.Certificate.Leaf.Verify(x509.VerifyOptions{Roots: by.Roots, Intermediates: between})
+		return err == nil
+	}
+	before := enrol(a)
+	roots := func() *ca.Roots {
+		t.Helper()
+		r, err := a.Roots(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	first := roots()
+	if err := a.Drop(t.Context(), first.Signing); !errors.Is(err, ca.ErrNotRotating) {
+		t.Errorf("without a rotation one is ended: %v", err)
+	}
+	if err := a.Rotate(t.Context(), "ada"); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Rotate(t.Context(), "bob"); !errors.Is(err, ca.ErrRotating) {
+		t.Errorf("two rotations at a time: %v", err)
+	}
+	during, r := enrol(a), roots()
+	if !r.Rotating() || r.Rotation.StartedBy != "ada" || bytes.Equal(r.Signing, first.Signing) {
+		t.Errorf("the rotation is %v", r.Rotation)
+	}
+	if !bytes.Equal(r.Of(before.Certificate.Leaf), first.Signing) || !bytes.Equal(r.Of(during.Certificate.Leaf), r.Signing) {
+		t.Error("certificates are taken for those of other roots")
+	}
+	if err := a.Drop(t.Context(), first.Signing); !errors.Is(err, ca.ErrNotRotating) {
+		t.Errorf("a rotation to another root is ended: %v", err)
+	}
+	if err := other.Drop(t.Context(), r.Signing); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.RotateJoin(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	after := enrol(a)
+	for _, c := range []struct {
+		what   string
+		of, by *mtls.Material
+		want   bool
+	}{
+		{"the old one, by who knows the old root", before, before, true},
+		{"a new one, by who knows the old root", during, before, true},
+		{"one from after the rotation, by who knows the old root", after, before, true},
+		{"the old one, by who knows both", before, during, true},
+		{"a new one, by who knows both", during, during, true},
+		{"the old one, by who knows the new root", before, after, false},
+		{"a new one, by who knows the new root", during, after, true},
+		{"one from after the rotation, by who knows the new root", after, after, true},
+	} {
+		if got := good(c.of, c.by); got != c.want {
+			t.Errorf("%s: %v, want %v", c.what, got, c.want)
+		}
+	}
+	// And again: who knows the first root alone is too late now.
+	if err := a.Rotate(t.Context(), "ada"); err != nil {
+		t.Fatal(err)
+	}
+	if again := enrol(a); good(again, before) || !good(again, after) {
+		t.Error("after two rotations the first root still counts, or the second does not")
+	}
+}

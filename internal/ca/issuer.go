@@ -40,6 +40,12 @@ func (l Local) Issue(ctx context.Context, request []byte, _ *mtls.Source) (*Issu
 	return l.Authority.Issue(ctx, auth.Identity{Role: authv1.Role_APID, Name: "apid"}, r, 0)
 }
 
+// Check implements Checker.
+func (l Local) Check(ctx context.Context, _ *mtls.Source) ([]byte, time.Duration, error) {
+	pem, err := l.Authority.Certificates(ctx)
+	return pem, l.Authority.CheckInterval(), err
+}
+
 // Remote asks apid: with a join token at first, with its certificate from then
 // on.
 type Remote struct {
@@ -69,14 +75,18 @@ func (r *Remote) Issue(ctx context.Context, request []byte, current *mtls.Source
 	return nil, errors.Join(errs...)
 }
 
-func (r *Remote) issueAt(ctx context.Context, address string, request []byte, current *mtls.Source) (*Issued, error) {
-	patience := longestCall
+// patience is how long one call may take: no renewal is to be late for it.
+func patience(current *mtls.Source) time.Duration {
 	if current != nil {
 		if left := time.Until(current.Get().Certificate.Leaf.NotAfter); left > 0 {
-			patience = min(longestCall, max(left/4, shortestCall))
+			return min(longestCall, max(left/4, shortestCall))
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	return longestCall
+}
+
+func (r *Remote) issueAt(ctx context.Context, address string, request []byte, current *mtls.Source) (*Issued, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience(current))
 	defer cancel()
 	if current != nil {
 		issued, err := r.renew(ctx, address, request, current)
@@ -101,6 +111,41 @@ func (r *Remote) renew(ctx context.Context, address string, request []byte, curr
 		return nil, fmt.Errorf("renew certificate: %w", err)
 	}
 	return &Issued{Certificate: resp.Certificate, Authorities: resp.Authorities}, nil
+}
+
+// Check implements Checker.
+func (r *Remote) Check(ctx context.Context, current *mtls.Source) ([]byte, time.Duration, error) {
+	var errs []error
+	for _, address := range r.Addresses {
+		authorities, again, err := r.checkAt(ctx, address, current)
+		if err == nil {
+			return authorities, again, nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", address, err))
+	}
+	return nil, 0, errors.Join(errs...)
+}
+
+func (r *Remote) checkAt(ctx context.Context, address string, current *mtls.Source) ([]byte, time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience(current))
+	defer cancel()
+	conn, err := r.Dial(address, credentials.NewTLS(current.Client(authv1.Role_APID)))
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { _ = conn.Close() }()
+	resp, err := cav1.NewAuthorityServiceClient(conn).Check(ctx, &cav1.CheckRequest{})
+	if err != nil {
+		return nil, 0, fmt.Errorf("ask what the authority is: %w", err)
+	}
+	return resp.Authorities, time.Duration(resp.AgainSeconds) * time.Second, nil
+}
+
+// Knows tells whether the join token, if there is one, names one of these
+// authorities.
+func (r *Remote) Knows(authorities []byte) bool {
+	digest, _, err := parseJoinToken(r.Token)
+	return err != nil || vouched(authorities, digest) != nil
 }
 
 // join learns from whoever answers what the authority is, holds that against the

@@ -1,17 +1,20 @@
 package ca
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -32,6 +35,14 @@ type Issuer interface {
 	Issue(ctx context.Context, request []byte, current *mtls.Source) (*Issued, error)
 }
 
+// Checker is an Issuer that can be asked about new roots. With another a keeper
+// learns of them when it renews.
+type Checker interface {
+	// Check returns what the authority is by now, in PEM, and in what time to ask
+	// again.
+	Check(ctx context.Context, current *mtls.Source) (authorities []byte, again time.Duration, err error)
+}
+
 // KeeperConfig says whose certificate to keep.
 type KeeperConfig struct {
 	// Path is the file that holds key, certificate and authorities. Empty: they are
@@ -49,16 +60,25 @@ type KeeperConfig struct {
 type Keeper struct {
 	cfg    KeeperConfig
 	source *mtls.Source
+	// held is what the source holds, in PEM. Run alone changes it, and the rest.
+	held held
+	// interval is how often apid wants to be asked what the authority is, and failed
+	// for how long to leave it alone after it did not answer.
+	interval, failed time.Duration
 }
+
+// held is what one proves oneself with, and judges others by.
+type held struct{ certificate, key, authorities []byte }
 
 // Enrol returns a keeper of the certificate that is in the file, or else of a
 // first one, which it waits for.
 func Enrol(ctx context.Context, cfg KeeperConfig) (*Keeper, error) {
-	k := &Keeper{cfg: cfg}
+	k := &Keeper{cfg: cfg, interval: DefaultCheckInterval}
 	m, err := k.load()
 	switch {
 	case err == nil && time.Now().Before(m.Certificate.Leaf.NotAfter):
 		k.source = mtls.NewSource(m)
+		k.rejoin(ctx)
 		return k, nil
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return nil, err
@@ -84,19 +104,63 @@ func Enrol(ctx context.Context, cfg KeeperConfig) (*Keeper, error) {
 	}
 }
 
+// keyOf returns the key of a certificate.
+func keyOf(m *mtls.Material) *ecdsa.PrivateKey {
+	key, _ := m.Certificate.PrivateKey.(*ecdsa.PrivateKey)
+	return key
+}
+
+// rejoin joins again with a join token that names a root which is not known here,
+// if the certificate that is there is of no use any more: the root was replaced
+// while this process was off.
+func (k *Keeper) rejoin(ctx context.Context) {
+	tokens, ok := k.cfg.Issuer.(interface {
+		Checker
+		Knows(authorities []byte) bool
+	})
+	if !ok || tokens.Knows(k.held.authorities) {
+		return
+	}
+	if _, _, err := tokens.Check(ctx, k.source); err == nil {
+		return
+	}
+	before := k.source
+	k.source = nil
+	m, err := k.obtain(ctx, keyOf(before.Get()))
+	if err != nil {
+		k.cfg.Logger.Warn("the join token names a root that is not known here, and to join again did not succeed", zap.Error(err))
+		k.source = before
+		return
+	}
+	k.source = mtls.NewSource(m)
+	k.cfg.Logger.Info("joined again, under another root than before")
+}
+
 // Source holds the newest certificate.
 func (k *Keeper) Source() *mtls.Source { return k.source }
 
-// Run renews until ctx ends.
+// Run renews until ctx ends, and learns of new roots.
 func (k *Keeper) Run(ctx context.Context) error {
 	pause := firstPause
 	leaf := k.source.Get().Certificate.Leaf
 	next := renewal(leaf)
+	check := time.Now()
 	for {
+		wake := next
+		if check.Before(next) {
+			wake = check
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(time.Until(next)):
+		case <-time.After(time.Until(wake)):
+		}
+		if now := time.Now(); now.Before(next) {
+			renew, again := k.check(ctx)
+			check = now.Add(again)
+			if !renew {
+				continue
+			}
 		}
 		m, err := k.obtain(ctx, known(k.source.Get()))
 		switch {
@@ -118,6 +182,8 @@ func (k *Keeper) Run(ctx context.Context) error {
 			k.source.Set(m)
 			leaf, pause = m.Certificate.Leaf, firstPause
 			next = renewal(leaf)
+			// That it has arrived is told at once.
+			check = time.Now()
 			k.cfg.Logger.Info("certificate is renewed", zap.String("serial", leaf.SerialNumber.Text(16)), zap.Time("ends", leaf.NotAfter))
 		}
 	}
@@ -129,8 +195,45 @@ func known(m *mtls.Material) *ecdsa.PrivateKey {
 	if m == nil || time.Now().Before(m.Certificate.Leaf.NotAfter) {
 		return nil
 	}
-	key, _ := m.Certificate.PrivateKey.(*ecdsa.PrivateKey)
-	return key
+	return keyOf(m)
+}
+
+// check asks what the authority is by now, and trusts that. It says whether a
+// certificate of a new root is needed, and when to ask again: at some moment
+// around the time that apid says, so that not all come at once.
+func (k *Keeper) check(ctx context.Context) (renew bool, again time.Duration) {
+	checker, ok := k.cfg.Issuer.(Checker)
+	if !ok {
+		return false, DefaultCheckInterval
+	}
+	authorities, interval, err := checker.Check(ctx, k.source)
+	if err != nil {
+		k.failed = min(max(2*k.failed, 2*firstPause), max(k.interval, firstPause))
+		if ctx.Err() == nil {
+			k.cfg.Logger.Warn("it is not known whether the root has changed; asking again", zap.Duration("in", k.failed), zap.Error(err))
+		}
+		return false, k.failed
+	}
+	k.interval, k.failed = max(interval, firstPause), 0
+	again = time.Duration(float64(k.interval) * (0.75 + 0.5*mathrand.Float64()))
+	if bytes.Equal(authorities, k.held.authorities) {
+		return false, again
+	}
+	m := k.source.Get()
+	if signs, _ := pem.Decode(authorities); signs == nil || hex.EncodeToString(digestOf(signs.Bytes)) != m.Root {
+		k.cfg.Logger.Info("the root has changed, and a certificate of the new one is asked for")
+		return true, again
+	}
+	h := k.held
+	h.authorities = authorities
+	m, err = k.keep(h)
+	if err != nil {
+		k.cfg.Logger.Warn("the roots that are trusted now are not kept; asking again", zap.Duration("in", again), zap.Error(err))
+		return false, again
+	}
+	k.source.Set(m)
+	k.cfg.Logger.Info("other roots are trusted than before")
+	return false, again
 }
 
 // renewal is when to renew: at random between 50 and 80 % of what a certificate
@@ -163,18 +266,22 @@ func (k *Keeper) obtain(ctx context.Context, key *ecdsa.PrivateKey) (*mtls.Mater
 	if err != nil {
 		return nil, fmt.Errorf("encode key: %w", err)
 	}
-	secret := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	m, err := k.material(issued.Certificate, secret, issued.Authorities)
+	return k.keep(held{issued.Certificate, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), issued.Authorities})
+}
+
+// keep writes what is held from now on into the file.
+func (k *Keeper) keep(h held) (*mtls.Material, error) {
+	m, err := k.material(h.certificate, h.key, h.authorities)
 	if err != nil {
 		return nil, err
 	}
-	if k.cfg.Path == "" {
-		return m, nil
+	if k.cfg.Path != "" {
+		content := slices.Concat(h.key, h.certificate, pem.EncodeToMemory(&pem.Block{Type: authoritiesBlock, Bytes: h.authorities}))
+		if err := writeFile(k.cfg.Path, content); err != nil {
+			return nil, fmt.Errorf("keep certificate: %w", err)
+		}
 	}
-	content := append(append(secret, issued.Certificate...), pem.EncodeToMemory(&pem.Block{Type: authoritiesBlock, Bytes: issued.Authorities})...)
-	if err := writeFile(k.cfg.Path, content); err != nil {
-		return nil, fmt.Errorf("keep certificate: %w", err)
-	}
+	k.held = h
 	return m, nil
 }
 
@@ -201,16 +308,22 @@ func (k *Keeper) load() (*mtls.Material, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read certificate: %w", err)
 	}
-	var authorities []byte
+	var h held
 	for block, rest := pem.Decode(content); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type == authoritiesBlock {
-			authorities = block.Bytes
+		switch block.Type {
+		case authoritiesBlock:
+			h.authorities = block.Bytes
+		case "CERTIFICATE":
+			h.certificate = append(h.certificate, pem.EncodeToMemory(block)...)
+		default:
+			h.key = append(h.key, pem.EncodeToMemory(block)...)
 		}
 	}
-	m, err := k.material(content, content, authorities)
+	m, err := k.material(h.certificate, h.key, h.authorities)
 	if err != nil {
 		return nil, fmt.Errorf("read %s (remove it to join anew): %w", k.cfg.Path, err)
 	}
+	k.held = h
 	return m, nil
 }
 

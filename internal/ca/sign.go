@@ -37,31 +37,21 @@ func serial() (*big.Int, error) {
 	return n, nil
 }
 
-// newRoot makes an authority for a trust domain: its certificate and its key.
-func newRoot(domain string, now time.Time) (certificate, key []byte, err error) {
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make key of authority: %w", err)
-	}
+// rootTemplate is what an authority's certificate says, but for how many there
+// may be below it.
+func rootTemplate(domain string, now time.Time) (*x509.Certificate, error) {
 	n, err := serial()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	c := &x509.Certificate{
+	return &x509.Certificate{
 		SerialNumber: n, Subject: pkix.Name{Organization: []string{"Muster"}, CommonName: "Muster cluster " + domain},
 		NotBefore: now.Add(-backdate), NotAfter: now.Add(rootLifetime),
-		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		// What it signs is of its own trust domain, or worthless.
 		PermittedURIDomains: []string{domain},
 		URIs:                []*url.URL{{Scheme: "spiffe", Host: domain}},
-	}
-	if certificate, err = x509.CreateCertificate(rand.Reader, c, c, k.Public(), k); err != nil {
-		return nil, nil, fmt.Errorf("sign certificate of authority: %w", err)
-	}
-	if key, err = x509.MarshalPKCS8PrivateKey(k); err != nil {
-		return nil, nil, fmt.Errorf("encode key of authority: %w", err)
-	}
-	return certificate, key, nil
+	}, nil
 }
 
 // signer signs with an authority's key.

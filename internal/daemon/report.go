@@ -49,6 +49,7 @@ type reporter struct {
 	daemonv1.UnimplementedDaemonServiceServer
 	member shards.Member
 	view   *store.Store
+	creds  Credentials
 }
 
 func (r *reporter) Report(context.Context, *daemonv1.ReportRequest) (*daemonv1.ReportResponse, error) {
@@ -57,6 +58,9 @@ func (r *reporter) Report(context.Context, *daemonv1.ReportRequest) (*daemonv1.R
 	}
 	if err := Healthy(r.view); err != nil {
 		resp.Problem = err.Error()
+	}
+	if r.creds.Secure() {
+		resp.Root = r.creds.source.Get().Root
 	}
 	if r.view != nil {
 		resp.View = viewMessage(r.view)

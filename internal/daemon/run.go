@@ -158,7 +158,7 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 		return errors.Join(fmt.Errorf("%s: %w", spec.Name, err), spec.Listener.Close())
 	}
 	defer h.enter(instance, running{spec.Name, service.View()})()
-	daemonv1.RegisterDaemonServiceServer(server, &reporter{member: env.Member, view: service.View()})
+	daemonv1.RegisterDaemonServiceServer(server, &reporter{member: env.Member, view: service.View(), creds: h.Credentials})
 	if err := h.Guard.Learn(server.GetServiceInfo()); err != nil {
 		return errors.Join(fmt.Errorf("%s: %w", spec.Name, err), spec.Listener.Close())
 	}

@@ -8,8 +8,11 @@
 package mtls
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -25,6 +28,9 @@ type Material struct {
 	Identity    auth.Identity
 	// Roots are the authorities that others must be signed by.
 	Roots *x509.CertPool
+	// Root is the digest, SHA-256 in hexadecimal, of the one of them that signed the
+	// certificate itself. Empty if that is none: there is another in between.
+	Root string
 }
 
 // NewMaterial checks a pair of certificate and key, in PEM, and authorities.
@@ -41,7 +47,18 @@ func NewMaterial(certificate, key, authorities []byte) (*Material, error) {
 	if !roots.AppendCertsFromPEM(authorities) {
 		return nil, errNoAuthority
 	}
-	return &Material{Certificate: &pair, Identity: id, Roots: roots}, nil
+	return &Material{Certificate: &pair, Identity: id, Roots: roots, Root: rootOf(pair.Leaf, authorities)}, nil
+}
+
+func rootOf(leaf *x509.Certificate, authorities []byte) string {
+	for block, rest := pem.Decode(authorities); block != nil; block, rest = pem.Decode(rest) {
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err == nil && leaf.CheckSignatureFrom(c) == nil {
+			sum := sha256.Sum256(c.Raw)
+			return hex.EncodeToString(sum[:])
+		}
+	}
+	return ""
 }
 
 // Source holds the newest material.

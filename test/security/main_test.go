@@ -67,17 +67,25 @@ type closed struct {
 	t                        *testing.T
 	dir                      string
 	api, rest, dispatch, ops string
-	ca                       []byte
-	admin                    string
+	// second is where a second apid would be.
+	second string
+	ca     []byte
+	admin  string
+	// store and apid are settings of all daemons, and of every apid.
+	store, apid []string
+	// first is the process of apid.
+	first *exec.Cmd
 }
 
-func start(t *testing.T) *closed {
+// start starts it, with further settings of apid.
+func start(t *testing.T, apid ...string) *closed {
 	t.Helper()
 	consul := consultest.Start(t)
-	free := freeAddresses(t, 5)
-	c := &closed{t: t, dir: t.TempDir(), api: free[0], rest: free[1], dispatch: free[2], ops: free[3]}
+	free := freeAddresses(t, 6)
+	c := &closed{t: t, dir: t.TempDir(), api: free[0], rest: free[1], dispatch: free[2], ops: free[3], second: free[5]}
 	key := filepath.Join(c.dir, "cluster.key")
 	store := []string{"--consul-address", consul.Address}
+	c.store, c.apid = store, append(append([]string{}, store...), append(apid, "--cluster-key-file", key)...)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for range 2 {
@@ -89,9 +97,8 @@ func start(t *testing.T) *closed {
 		}
 	}
 	c.ca, c.admin = c.file("ca.pem"), strings.TrimSpace(string(c.file("admin.token")))
-	c.daemon("apid", append(store, "--cluster-key-file", key, "--listen", c.api, "--rest-listen", c.rest, "--ops-listen", c.ops)...)
-	c.daemon("dispatcherd", append(store, "--join", c.api, "--join-token-file", filepath.Join(c.dir, "manager.token"),
-		"--identity-dir", filepath.Join(c.dir, "dispatcherd"), "--listen", c.dispatch, "--ops-listen", free[4])...)
+	c.first = c.daemon("apid", append(c.apid, "--listen", c.api, "--rest-listen", c.rest, "--ops-listen", c.ops)...)
+	c.manager("dispatcherd", c.dispatch, free[4])
 	c.eventually("apid and dispatcherd serve", func() bool {
 		conn, err := net.DialTimeout("tcp", c.dispatch, time.Second)
 		if err != nil {
@@ -128,29 +135,43 @@ func (c *closed) file(name string) []byte {
 	return b
 }
 
-// daemon runs one until the test ends.
-func (c *closed) daemon(name string, args ...string) {
+// manager runs a manager daemon that joins.
+func (c *closed) manager(name, listen, ops string) {
+	c.t.Helper()
+	c.daemon(name, append(append([]string{}, c.store...), "--join", c.api+","+c.second, "--join-token-file", filepath.Join(c.dir, "manager.token"),
+		"--identity-dir", filepath.Join(c.dir, name), "--listen", listen, "--ops-listen", ops)...)
+}
+
+// daemon runs one until the test ends. Name may say which of several it is:
+// "apid-2".
+func (c *closed) daemon(name string, args ...string) *exec.Cmd {
 	c.t.Helper()
 	log, err := os.Create(filepath.Join(c.dir, name+".log"))
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	cmd := exec.Command(filepath.Join(built, "muster"), append([]string{name, "--log-format", "json"}, args...)...)
+	cmd := exec.Command(filepath.Join(built, "muster"), append([]string{strings.TrimSuffix(name, "-2"), "--log-format", "json"}, args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		c.t.Fatal(err)
 	}
 	c.t.Cleanup(func() {
-		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			c.t.Errorf("%s: %v", name, err)
 		}
-		if err := errors.Join(cmd.Wait(), log.Close()); err != nil {
+		err := cmd.Wait()
+		if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signal() == syscall.SIGKILL {
+			// A test did that.
+			err = nil
+		}
+		if err := errors.Join(err, log.Close()); err != nil {
 			c.t.Errorf("%s: %v", name, err)
 		}
 		if c.t.Failed() {
 			c.t.Logf("%s said:\n%s", name, c.file(name+".log"))
 		}
 	})
+	return cmd
 }
 
 func (c *closed) eventually(what string, holds func() bool) {

@@ -5077,6 +5077,335 @@ func (x *RotateJoinTokenResponse) GetToken() string {
 	return ""
 }
 
+// Asks for the authority.
+type GetAuthorityRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAuthorityRequest) Reset() {
+	*x = GetAuthorityRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAuthorityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAuthorityRequest) ProtoMessage() {}
+
+func (x *GetAuthorityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAuthorityRequest.ProtoReflect.Descriptor instead.
+func (*GetAuthorityRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{86}
+}
+
+// Holds the authority.
+type GetAuthorityResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Authority     *Authority             `protobuf:"bytes,1,opt,name=authority,proto3" json:"authority,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAuthorityResponse) Reset() {
+	*x = GetAuthorityResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAuthorityResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAuthorityResponse) ProtoMessage() {}
+
+func (x *GetAuthorityResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAuthorityResponse.ProtoReflect.Descriptor instead.
+func (*GetAuthorityResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *GetAuthorityResponse) GetAuthority() *Authority {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
+// Asks for another root.
+type RotateAuthorityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// End a rotation that is under way: the old root is trusted no more from now
+	// on, and whoever has not renewed has to join again.
+	Finish        bool `protobuf:"varint,1,opt,name=finish,proto3" json:"finish,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateAuthorityRequest) Reset() {
+	*x = RotateAuthorityRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateAuthorityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateAuthorityRequest) ProtoMessage() {}
+
+func (x *RotateAuthorityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateAuthorityRequest.ProtoReflect.Descriptor instead.
+func (*RotateAuthorityRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *RotateAuthorityRequest) GetFinish() bool {
+	if x != nil {
+		return x.Finish
+	}
+	return false
+}
+
+// Holds the authority as it is now.
+type RotateAuthorityResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Authority     *Authority             `protobuf:"bytes,1,opt,name=authority,proto3" json:"authority,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateAuthorityResponse) Reset() {
+	*x = RotateAuthorityResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateAuthorityResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateAuthorityResponse) ProtoMessage() {}
+
+func (x *RotateAuthorityResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateAuthorityResponse.ProtoReflect.Descriptor instead.
+func (*RotateAuthorityResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *RotateAuthorityResponse) GetAuthority() *Authority {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
+// Authority is the cluster's own certificate authority.
+type Authority struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The trust domain of what it signs.
+	Domain string `protobuf:"bytes,1,opt,name=domain,proto3" json:"domain,omitempty"`
+	// The roots that are trusted, in PEM. The first one signs.
+	Certificates string `protobuf:"bytes,2,opt,name=certificates,proto3" json:"certificates,omitempty"`
+	// The rotation of the root that is under way, or the last one. Not set: there
+	// has been none.
+	Rotation      *RootRotation `protobuf:"bytes,3,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Authority) Reset() {
+	*x = Authority{}
+	mi := &file_muster_v1_control_proto_msgTypes[90]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Authority) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Authority) ProtoMessage() {}
+
+func (x *Authority) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[90]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Authority.ProtoReflect.Descriptor instead.
+func (*Authority) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{90}
+}
+
+func (x *Authority) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *Authority) GetCertificates() string {
+	if x != nil {
+		return x.Certificates
+	}
+	return ""
+}
+
+func (x *Authority) GetRotation() *RootRotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+// RootRotation is how far a new root has come.
+type RootRotation struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	StartedBy string                 `protobuf:"bytes,2,opt,name=started_by,json=startedBy,proto3" json:"started_by,omitempty"`
+	// Not set while it is under way.
+	EndedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// Who is yet to show a certificate of the new root, for people: at most a
+	// hundred of them.
+	WaitingFor []string `protobuf:"bytes,4,rep,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
+	// How many they are.
+	Waiting uint64 `protobuf:"varint,5,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	// Why nobody knows how many they are, or what is waited for besides them.
+	Message       string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RootRotation) Reset() {
+	*x = RootRotation{}
+	mi := &file_muster_v1_control_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RootRotation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RootRotation) ProtoMessage() {}
+
+func (x *RootRotation) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RootRotation.ProtoReflect.Descriptor instead.
+func (*RootRotation) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{91}
+}
+
+func (x *RootRotation) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *RootRotation) GetStartedBy() string {
+	if x != nil {
+		return x.StartedBy
+	}
+	return ""
+}
+
+func (x *RootRotation) GetEndedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndedAt
+	}
+	return nil
+}
+
+func (x *RootRotation) GetWaitingFor() []string {
+	if x != nil {
+		return x.WaitingFor
+	}
+	return nil
+}
+
+func (x *RootRotation) GetWaiting() uint64 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *RootRotation) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 // ApiToken is who a token stands for.
 type ApiToken struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -5096,7 +5425,7 @@ type ApiToken struct {
 
 func (x *ApiToken) Reset() {
 	*x = ApiToken{}
-	mi := &file_muster_v1_control_proto_msgTypes[86]
+	mi := &file_muster_v1_control_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5108,7 +5437,7 @@ func (x *ApiToken) String() string {
 func (*ApiToken) ProtoMessage() {}
 
 func (x *ApiToken) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[86]
+	mi := &file_muster_v1_control_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5121,7 +5450,7 @@ func (x *ApiToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiToken.ProtoReflect.Descriptor instead.
 func (*ApiToken) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{86}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *ApiToken) GetId() string {
@@ -5180,7 +5509,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[87]
+	mi := &file_muster_v1_control_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5192,7 +5521,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[87]
+	mi := &file_muster_v1_control_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5205,7 +5534,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{87}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *CreateTokenRequest) GetName() string {
@@ -5240,7 +5569,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[88]
+	mi := &file_muster_v1_control_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5252,7 +5581,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[88]
+	mi := &file_muster_v1_control_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5265,7 +5594,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{88}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *CreateTokenResponse) GetToken() *ApiToken {
@@ -5291,7 +5620,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[89]
+	mi := &file_muster_v1_control_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5303,7 +5632,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[89]
+	mi := &file_muster_v1_control_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5316,7 +5645,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{89}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{95}
 }
 
 // Holds all tokens, in order of id.
@@ -5329,7 +5658,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[90]
+	mi := &file_muster_v1_control_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5341,7 +5670,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[90]
+	mi := &file_muster_v1_control_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5354,7 +5683,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{90}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *ListTokensResponse) GetTokens() []*ApiToken {
@@ -5374,7 +5703,7 @@ type RemoveTokenRequest struct {
 
 func (x *RemoveTokenRequest) Reset() {
 	*x = RemoveTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[91]
+	mi := &file_muster_v1_control_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5386,7 +5715,7 @@ func (x *RemoveTokenRequest) String() string {
 func (*RemoveTokenRequest) ProtoMessage() {}
 
 func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[91]
+	mi := &file_muster_v1_control_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5399,7 +5728,7 @@ func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{91}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *RemoveTokenRequest) GetToken() string {
@@ -5418,7 +5747,7 @@ type RemoveTokenResponse struct {
 
 func (x *RemoveTokenResponse) Reset() {
 	*x = RemoveTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[92]
+	mi := &file_muster_v1_control_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5430,7 +5759,7 @@ func (x *RemoveTokenResponse) String() string {
 func (*RemoveTokenResponse) ProtoMessage() {}
 
 func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[92]
+	mi := &file_muster_v1_control_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5443,7 +5772,7 @@ func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{92}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{98}
 }
 
 var File_muster_v1_control_proto protoreflect.FileDescriptor
@@ -5748,7 +6077,28 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\vKIND_WORKER\x10\x01\x12\x10\n" +
 	"\fKIND_MANAGER\x10\x02\"/\n" +
 	"\x17RotateJoinTokenResponse\x12\x14\n" +
-	"\x05token\x18\x01 \x01(\tR\x05token\"\xd7\x01\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\"\x15\n" +
+	"\x13GetAuthorityRequest\"J\n" +
+	"\x14GetAuthorityResponse\x122\n" +
+	"\tauthority\x18\x01 \x01(\v2\x14.muster.v1.AuthorityR\tauthority\"0\n" +
+	"\x16RotateAuthorityRequest\x12\x16\n" +
+	"\x06finish\x18\x01 \x01(\bR\x06finish\"M\n" +
+	"\x17RotateAuthorityResponse\x122\n" +
+	"\tauthority\x18\x01 \x01(\v2\x14.muster.v1.AuthorityR\tauthority\"|\n" +
+	"\tAuthority\x12\x16\n" +
+	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\"\n" +
+	"\fcertificates\x18\x02 \x01(\tR\fcertificates\x123\n" +
+	"\brotation\x18\x03 \x01(\v2\x17.muster.v1.RootRotationR\brotation\"\xf4\x01\n" +
+	"\fRootRotation\x129\n" +
+	"\n" +
+	"started_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x1d\n" +
+	"\n" +
+	"started_by\x18\x02 \x01(\tR\tstartedBy\x125\n" +
+	"\bended_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x1f\n" +
+	"\vwaiting_for\x18\x04 \x03(\tR\n" +
+	"waitingFor\x12\x18\n" +
+	"\awaiting\x18\x05 \x01(\x04R\awaiting\x12\x18\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\"\xd7\x01\n" +
 	"\bApiToken\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -5800,7 +6150,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"\x06STDOUT\x10\x01\x12\n" +
 	"\n" +
-	"\x06STDERR\x10\x022\xe4(\n" +
+	"\x06STDERR\x10\x022\xfd*\n" +
 	"\x0eControlService\x12~\n" +
 	"\rCreateService\x12\x1f.muster.v1.CreateServiceRequest\x1a .muster.v1.CreateServiceResponse\"*\xe2\xe0\x18\x03\n" +
 	"\x01\x02\x82\xd3\xe4\x93\x02\x1d:\x04specb\aservice\"\f/v1/services\x12y\n" +
@@ -5880,7 +6230,11 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\rGetJoinTokens\x12\x1f.muster.v1.GetJoinTokensRequest\x1a .muster.v1.GetJoinTokensResponse\"&\xe2\xe0\x18\x03\n" +
 	"\x01\x03\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/cluster/join-tokens\x12\x8a\x01\n" +
 	"\x0fRotateJoinToken\x12!.muster.v1.RotateJoinTokenRequest\x1a\".muster.v1.RotateJoinTokenResponse\"0\xe2\xe0\x18\x03\n" +
-	"\x01\x03\x82\xd3\xe4\x93\x02#:\x01*\"\x1e/v1/cluster/join-tokens:rotate\x12j\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02#:\x01*\"\x1e/v1/cluster/join-tokens:rotate\x12\x80\x01\n" +
+	"\fGetAuthority\x12\x1e.muster.v1.GetAuthorityRequest\x1a\x1f.muster.v1.GetAuthorityResponse\"/\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\"b\tauthority\x12\x15/v1/cluster/authority\x12\x93\x01\n" +
+	"\x0fRotateAuthority\x12!.muster.v1.RotateAuthorityRequest\x1a\".muster.v1.RotateAuthorityResponse\"9\xe2\xe0\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02,:\x01*b\tauthority\"\x1c/v1/cluster/authority:rotate\x12j\n" +
 	"\vCreateToken\x12\x1d.muster.v1.CreateTokenRequest\x1a\x1e.muster.v1.CreateTokenResponse\"\x1c\xe2\xe0\x18\x03\n" +
 	"\x01\x03\x82\xd3\xe4\x93\x02\x0f:\x01*\"\n" +
 	"/v1/tokens\x12d\n" +
@@ -5912,7 +6266,7 @@ func file_muster_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 93)
+var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 99)
 var file_muster_v1_control_proto_goTypes = []any{
 	(ObjectKind)(0),                  // 0: muster.v1.ObjectKind
 	(WatchAction)(0),                 // 1: muster.v1.WatchAction
@@ -6004,209 +6358,224 @@ var file_muster_v1_control_proto_goTypes = []any{
 	(*GetJoinTokensResponse)(nil),    // 87: muster.v1.GetJoinTokensResponse
 	(*RotateJoinTokenRequest)(nil),   // 88: muster.v1.RotateJoinTokenRequest
 	(*RotateJoinTokenResponse)(nil),  // 89: muster.v1.RotateJoinTokenResponse
-	(*ApiToken)(nil),                 // 90: muster.v1.ApiToken
-	(*CreateTokenRequest)(nil),       // 91: muster.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 92: muster.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),        // 93: muster.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),       // 94: muster.v1.ListTokensResponse
-	(*RemoveTokenRequest)(nil),       // 95: muster.v1.RemoveTokenRequest
-	(*RemoveTokenResponse)(nil),      // 96: muster.v1.RemoveTokenResponse
-	(*ServiceSpec)(nil),              // 97: muster.v1.ServiceSpec
-	(*Service)(nil),                  // 98: muster.v1.Service
-	(*Task)(nil),                     // 99: muster.v1.Task
-	(TaskState)(0),                   // 100: muster.v1.TaskState
-	(*Node)(nil),                     // 101: muster.v1.Node
-	(NodeStatus_State)(0),            // 102: muster.v1.NodeStatus.State
-	(NodeSpec_Availability)(0),       // 103: muster.v1.NodeSpec.Availability
-	(*NodeSpec)(nil),                 // 104: muster.v1.NodeSpec
-	(*NetworkSpec)(nil),              // 105: muster.v1.NetworkSpec
-	(*Network)(nil),                  // 106: muster.v1.Network
-	(*SecretSpec)(nil),               // 107: muster.v1.SecretSpec
-	(*Secret)(nil),                   // 108: muster.v1.Secret
-	(*ConfigSpec)(nil),               // 109: muster.v1.ConfigSpec
-	(*Config)(nil),                   // 110: muster.v1.Config
-	(*VolumeSpec)(nil),               // 111: muster.v1.VolumeSpec
-	(*Volume)(nil),                   // 112: muster.v1.Volume
-	(*Cluster)(nil),                  // 113: muster.v1.Cluster
-	(*StoreStatus)(nil),              // 114: muster.v1.StoreStatus
-	(*DaemonInstance)(nil),           // 115: muster.v1.DaemonInstance
-	(*SubsystemStatus)(nil),          // 116: muster.v1.SubsystemStatus
-	(*NodeSummary)(nil),              // 117: muster.v1.NodeSummary
-	(*ClusterSpec)(nil),              // 118: muster.v1.ClusterSpec
-	(*ExecutorDescription)(nil),      // 119: muster.v1.ExecutorDescription
-	(*timestamppb.Timestamp)(nil),    // 120: google.protobuf.Timestamp
+	(*GetAuthorityRequest)(nil),      // 90: muster.v1.GetAuthorityRequest
+	(*GetAuthorityResponse)(nil),     // 91: muster.v1.GetAuthorityResponse
+	(*RotateAuthorityRequest)(nil),   // 92: muster.v1.RotateAuthorityRequest
+	(*RotateAuthorityResponse)(nil),  // 93: muster.v1.RotateAuthorityResponse
+	(*Authority)(nil),                // 94: muster.v1.Authority
+	(*RootRotation)(nil),             // 95: muster.v1.RootRotation
+	(*ApiToken)(nil),                 // 96: muster.v1.ApiToken
+	(*CreateTokenRequest)(nil),       // 97: muster.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 98: muster.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),        // 99: muster.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),       // 100: muster.v1.ListTokensResponse
+	(*RemoveTokenRequest)(nil),       // 101: muster.v1.RemoveTokenRequest
+	(*RemoveTokenResponse)(nil),      // 102: muster.v1.RemoveTokenResponse
+	(*ServiceSpec)(nil),              // 103: muster.v1.ServiceSpec
+	(*Service)(nil),                  // 104: muster.v1.Service
+	(*Task)(nil),                     // 105: muster.v1.Task
+	(TaskState)(0),                   // 106: muster.v1.TaskState
+	(*Node)(nil),                     // 107: muster.v1.Node
+	(NodeStatus_State)(0),            // 108: muster.v1.NodeStatus.State
+	(NodeSpec_Availability)(0),       // 109: muster.v1.NodeSpec.Availability
+	(*NodeSpec)(nil),                 // 110: muster.v1.NodeSpec
+	(*NetworkSpec)(nil),              // 111: muster.v1.NetworkSpec
+	(*Network)(nil),                  // 112: muster.v1.Network
+	(*SecretSpec)(nil),               // 113: muster.v1.SecretSpec
+	(*Secret)(nil),                   // 114: muster.v1.Secret
+	(*ConfigSpec)(nil),               // 115: muster.v1.ConfigSpec
+	(*Config)(nil),                   // 116: muster.v1.Config
+	(*VolumeSpec)(nil),               // 117: muster.v1.VolumeSpec
+	(*Volume)(nil),                   // 118: muster.v1.Volume
+	(*Cluster)(nil),                  // 119: muster.v1.Cluster
+	(*StoreStatus)(nil),              // 120: muster.v1.StoreStatus
+	(*DaemonInstance)(nil),           // 121: muster.v1.DaemonInstance
+	(*SubsystemStatus)(nil),          // 122: muster.v1.SubsystemStatus
+	(*NodeSummary)(nil),              // 123: muster.v1.NodeSummary
+	(*ClusterSpec)(nil),              // 124: muster.v1.ClusterSpec
+	(*ExecutorDescription)(nil),      // 125: muster.v1.ExecutorDescription
+	(*timestamppb.Timestamp)(nil),    // 126: google.protobuf.Timestamp
 }
 var file_muster_v1_control_proto_depIdxs = []int32{
-	97,  // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	98,  // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
-	98,  // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
-	98,  // 3: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
-	97,  // 4: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	98,  // 5: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
-	98,  // 6: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
-	98,  // 7: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
-	99,  // 8: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
-	100, // 9: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
-	100, // 10: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
-	99,  // 11: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
-	101, // 12: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
-	102, // 13: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
-	103, // 14: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
-	101, // 15: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
-	104, // 16: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
-	101, // 17: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
-	105, // 18: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
-	106, // 19: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
-	106, // 20: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
-	106, // 21: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
-	107, // 22: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	108, // 23: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
-	108, // 24: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
-	108, // 25: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
-	107, // 26: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	108, // 27: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
-	109, // 28: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	110, // 29: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
-	110, // 30: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
-	110, // 31: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
-	109, // 32: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	110, // 33: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
-	111, // 34: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	112, // 35: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
-	112, // 36: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
-	112, // 37: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
-	111, // 38: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	112, // 39: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
-	113, // 40: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
-	114, // 41: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
-	115, // 42: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
-	116, // 43: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
-	117, // 44: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
-	118, // 45: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
-	113, // 46: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
+	103, // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	104, // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
+	104, // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
+	104, // 3: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
+	103, // 4: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	104, // 5: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
+	104, // 6: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
+	104, // 7: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
+	105, // 8: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
+	106, // 9: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
+	106, // 10: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
+	105, // 11: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
+	107, // 12: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
+	108, // 13: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
+	109, // 14: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
+	107, // 15: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
+	110, // 16: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
+	107, // 17: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
+	111, // 18: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
+	112, // 19: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
+	112, // 20: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
+	112, // 21: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
+	113, // 22: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	114, // 23: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
+	114, // 24: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
+	114, // 25: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
+	113, // 26: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	114, // 27: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
+	115, // 28: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	116, // 29: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
+	116, // 30: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
+	116, // 31: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
+	115, // 32: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	116, // 33: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
+	117, // 34: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	118, // 35: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
+	118, // 36: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
+	118, // 37: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
+	117, // 38: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	118, // 39: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
+	119, // 40: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
+	120, // 41: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
+	121, // 42: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
+	122, // 43: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
+	123, // 44: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
+	124, // 45: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
+	119, // 46: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
 	76,  // 47: muster.v1.ListPluginsResponse.plugins:type_name -> muster.v1.NodePlugin
-	119, // 48: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
+	125, // 48: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
 	0,   // 49: muster.v1.WatchRequest.kinds:type_name -> muster.v1.ObjectKind
 	1,   // 50: muster.v1.WatchRequest.actions:type_name -> muster.v1.WatchAction
 	79,  // 51: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
 	1,   // 52: muster.v1.WatchEvent.action:type_name -> muster.v1.WatchAction
 	0,   // 53: muster.v1.WatchEvent.kind:type_name -> muster.v1.ObjectKind
-	120, // 54: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
-	98,  // 55: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
-	99,  // 56: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
-	101, // 57: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
-	113, // 58: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
-	98,  // 59: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
-	99,  // 60: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
-	101, // 61: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
-	113, // 62: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
-	120, // 63: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	126, // 54: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
+	104, // 55: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
+	105, // 56: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
+	107, // 57: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
+	119, // 58: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
+	104, // 59: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
+	105, // 60: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
+	107, // 61: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
+	119, // 62: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
+	126, // 63: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
 	2,   // 64: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
 	80,  // 65: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
 	85,  // 66: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
 	80,  // 67: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
 	85,  // 68: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
-	120, // 69: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
+	126, // 69: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
 	2,   // 70: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
 	3,   // 71: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
-	120, // 72: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
-	120, // 73: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
-	120, // 74: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
-	90,  // 75: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
-	90,  // 76: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
-	4,   // 77: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
-	6,   // 78: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
-	8,   // 79: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
-	10,  // 80: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
-	12,  // 81: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
-	14,  // 82: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
-	16,  // 83: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
-	18,  // 84: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
-	20,  // 85: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
-	22,  // 86: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
-	24,  // 87: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
-	26,  // 88: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
-	28,  // 89: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
-	30,  // 90: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
-	32,  // 91: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
-	34,  // 92: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
-	36,  // 93: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
-	38,  // 94: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
-	40,  // 95: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
-	42,  // 96: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
-	44,  // 97: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
-	46,  // 98: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
-	48,  // 99: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
-	50,  // 100: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
-	52,  // 101: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
-	54,  // 102: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
-	56,  // 103: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
-	58,  // 104: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
-	60,  // 105: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
-	62,  // 106: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
-	64,  // 107: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
-	66,  // 108: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
-	68,  // 109: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
-	70,  // 110: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
-	72,  // 111: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
-	86,  // 112: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
-	88,  // 113: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
-	91,  // 114: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
-	93,  // 115: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
-	95,  // 116: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
-	74,  // 117: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
-	77,  // 118: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
-	81,  // 119: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
-	83,  // 120: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
-	5,   // 121: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
-	7,   // 122: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
-	9,   // 123: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
-	11,  // 124: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
-	13,  // 125: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
-	15,  // 126: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
-	17,  // 127: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
-	19,  // 128: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
-	21,  // 129: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
-	23,  // 130: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
-	25,  // 131: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
-	27,  // 132: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
-	29,  // 133: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
-	31,  // 134: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
-	33,  // 135: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
-	35,  // 136: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
-	37,  // 137: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
-	39,  // 138: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
-	41,  // 139: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
-	43,  // 140: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
-	45,  // 141: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
-	47,  // 142: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
-	49,  // 143: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
-	51,  // 144: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
-	53,  // 145: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
-	55,  // 146: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
-	57,  // 147: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
-	59,  // 148: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
-	61,  // 149: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
-	63,  // 150: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
-	65,  // 151: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
-	67,  // 152: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
-	69,  // 153: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
-	71,  // 154: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
-	73,  // 155: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
-	87,  // 156: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
-	89,  // 157: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
-	92,  // 158: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
-	94,  // 159: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
-	96,  // 160: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
-	75,  // 161: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
-	78,  // 162: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
-	82,  // 163: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
-	84,  // 164: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
-	121, // [121:165] is the sub-list for method output_type
-	77,  // [77:121] is the sub-list for method input_type
-	77,  // [77:77] is the sub-list for extension type_name
-	77,  // [77:77] is the sub-list for extension extendee
-	0,   // [0:77] is the sub-list for field type_name
+	94,  // 72: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
+	94,  // 73: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
+	95,  // 74: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
+	126, // 75: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
+	126, // 76: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
+	126, // 77: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
+	126, // 78: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
+	126, // 79: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
+	96,  // 80: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
+	96,  // 81: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
+	4,   // 82: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
+	6,   // 83: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
+	8,   // 84: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
+	10,  // 85: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
+	12,  // 86: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
+	14,  // 87: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
+	16,  // 88: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
+	18,  // 89: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
+	20,  // 90: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
+	22,  // 91: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
+	24,  // 92: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
+	26,  // 93: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
+	28,  // 94: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
+	30,  // 95: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
+	32,  // 96: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
+	34,  // 97: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
+	36,  // 98: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
+	38,  // 99: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
+	40,  // 100: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
+	42,  // 101: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
+	44,  // 102: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
+	46,  // 103: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
+	48,  // 104: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
+	50,  // 105: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
+	52,  // 106: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
+	54,  // 107: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
+	56,  // 108: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
+	58,  // 109: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
+	60,  // 110: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
+	62,  // 111: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
+	64,  // 112: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
+	66,  // 113: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
+	68,  // 114: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
+	70,  // 115: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
+	72,  // 116: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
+	86,  // 117: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
+	88,  // 118: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
+	90,  // 119: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
+	92,  // 120: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
+	97,  // 121: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
+	99,  // 122: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
+	101, // 123: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
+	74,  // 124: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
+	77,  // 125: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
+	81,  // 126: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
+	83,  // 127: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
+	5,   // 128: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
+	7,   // 129: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
+	9,   // 130: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
+	11,  // 131: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
+	13,  // 132: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
+	15,  // 133: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
+	17,  // 134: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
+	19,  // 135: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
+	21,  // 136: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
+	23,  // 137: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
+	25,  // 138: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
+	27,  // 139: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
+	29,  // 140: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
+	31,  // 141: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
+	33,  // 142: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
+	35,  // 143: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
+	37,  // 144: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
+	39,  // 145: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
+	41,  // 146: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
+	43,  // 147: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
+	45,  // 148: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
+	47,  // 149: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
+	49,  // 150: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
+	51,  // 151: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
+	53,  // 152: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
+	55,  // 153: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
+	57,  // 154: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
+	59,  // 155: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
+	61,  // 156: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
+	63,  // 157: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
+	65,  // 158: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
+	67,  // 159: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
+	69,  // 160: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
+	71,  // 161: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
+	73,  // 162: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
+	87,  // 163: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
+	89,  // 164: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
+	91,  // 165: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
+	93,  // 166: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
+	98,  // 167: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
+	100, // 168: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
+	102, // 169: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
+	75,  // 170: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
+	78,  // 171: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
+	82,  // 172: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
+	84,  // 173: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
+	128, // [128:174] is the sub-list for method output_type
+	82,  // [82:128] is the sub-list for method input_type
+	82,  // [82:82] is the sub-list for extension type_name
+	82,  // [82:82] is the sub-list for extension extendee
+	0,   // [0:82] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_control_proto_init() }
@@ -6232,7 +6601,7 @@ func file_muster_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_control_proto_rawDesc), len(file_muster_v1_control_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   93,
+			NumMessages:   99,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -56,6 +56,8 @@ const (
 	ControlService_UpdateCluster_FullMethodName    = "/muster.v1.ControlService/UpdateCluster"
 	ControlService_GetJoinTokens_FullMethodName    = "/muster.v1.ControlService/GetJoinTokens"
 	ControlService_RotateJoinToken_FullMethodName  = "/muster.v1.ControlService/RotateJoinToken"
+	ControlService_GetAuthority_FullMethodName     = "/muster.v1.ControlService/GetAuthority"
+	ControlService_RotateAuthority_FullMethodName  = "/muster.v1.ControlService/RotateAuthority"
 	ControlService_CreateToken_FullMethodName      = "/muster.v1.ControlService/CreateToken"
 	ControlService_ListTokens_FullMethodName       = "/muster.v1.ControlService/ListTokens"
 	ControlService_RemoveToken_FullMethodName      = "/muster.v1.ControlService/RemoveToken"
@@ -161,6 +163,13 @@ type ControlServiceClient interface {
 	// Replaces a join token. The old one is refused from then on; who has joined
 	// with it stays.
 	RotateJoinToken(ctx context.Context, in *RotateJoinTokenRequest, opts ...grpc.CallOption) (*RotateJoinTokenResponse, error)
+	// Returns the cluster's own certificate authority, and how far the rotation of
+	// its root has come.
+	GetAuthority(ctx context.Context, in *GetAuthorityRequest, opts ...grpc.CallOption) (*GetAuthorityResponse, error)
+	// Replaces the root of the cluster's own certificate authority: from now on a
+	// new one signs, both are trusted, everybody who has a certificate renews it,
+	// and when all have, the old root is trusted no more.
+	RotateAuthority(ctx context.Context, in *RotateAuthorityRequest, opts ...grpc.CallOption) (*RotateAuthorityResponse, error)
 	// Makes an API token for a person or a program.
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
 	// Returns all API tokens, without what is secret of them.
@@ -557,6 +566,26 @@ func (c *controlServiceClient) RotateJoinToken(ctx context.Context, in *RotateJo
 	return out, nil
 }
 
+func (c *controlServiceClient) GetAuthority(ctx context.Context, in *GetAuthorityRequest, opts ...grpc.CallOption) (*GetAuthorityResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetAuthorityResponse)
+	err := c.cc.Invoke(ctx, ControlService_GetAuthority_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlServiceClient) RotateAuthority(ctx context.Context, in *RotateAuthorityRequest, opts ...grpc.CallOption) (*RotateAuthorityResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateAuthorityResponse)
+	err := c.cc.Invoke(ctx, ControlService_RotateAuthority_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlServiceClient) CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CreateTokenResponse)
@@ -750,6 +779,13 @@ type ControlServiceServer interface {
 	// Replaces a join token. The old one is refused from then on; who has joined
 	// with it stays.
 	RotateJoinToken(context.Context, *RotateJoinTokenRequest) (*RotateJoinTokenResponse, error)
+	// Returns the cluster's own certificate authority, and how far the rotation of
+	// its root has come.
+	GetAuthority(context.Context, *GetAuthorityRequest) (*GetAuthorityResponse, error)
+	// Replaces the root of the cluster's own certificate authority: from now on a
+	// new one signs, both are trusted, everybody who has a certificate renews it,
+	// and when all have, the old root is trusted no more.
+	RotateAuthority(context.Context, *RotateAuthorityRequest) (*RotateAuthorityResponse, error)
 	// Makes an API token for a person or a program.
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
 	// Returns all API tokens, without what is secret of them.
@@ -886,6 +922,12 @@ func (UnimplementedControlServiceServer) GetJoinTokens(context.Context, *GetJoin
 }
 func (UnimplementedControlServiceServer) RotateJoinToken(context.Context, *RotateJoinTokenRequest) (*RotateJoinTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RotateJoinToken not implemented")
+}
+func (UnimplementedControlServiceServer) GetAuthority(context.Context, *GetAuthorityRequest) (*GetAuthorityResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetAuthority not implemented")
+}
+func (UnimplementedControlServiceServer) RotateAuthority(context.Context, *RotateAuthorityRequest) (*RotateAuthorityResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateAuthority not implemented")
 }
 func (UnimplementedControlServiceServer) CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateToken not implemented")
@@ -1595,6 +1637,42 @@ func _ControlService_RotateJoinToken_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ControlService_GetAuthority_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetAuthorityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).GetAuthority(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_GetAuthority_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).GetAuthority(ctx, req.(*GetAuthorityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControlService_RotateAuthority_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateAuthorityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).RotateAuthority(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_RotateAuthority_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).RotateAuthority(ctx, req.(*RotateAuthorityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ControlService_CreateToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateTokenRequest)
 	if err := dec(in); err != nil {
@@ -1854,6 +1932,14 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RotateJoinToken",
 			Handler:    _ControlService_RotateJoinToken_Handler,
+		},
+		{
+			MethodName: "GetAuthority",
+			Handler:    _ControlService_GetAuthority_Handler,
+		},
+		{
+			MethodName: "RotateAuthority",
+			Handler:    _ControlService_RotateAuthority_Handler,
 		},
 		{
 			MethodName: "CreateToken",

@@ -324,6 +324,98 @@ func (x *RenewResponse) GetAuthorities() []byte {
 	return nil
 }
 
+// Asks for what is trusted now.
+type CheckRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckRequest) Reset() {
+	*x = CheckRequest{}
+	mi := &file_muster_ca_v1_ca_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckRequest) ProtoMessage() {}
+
+func (x *CheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_ca_v1_ca_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
+func (*CheckRequest) Descriptor() ([]byte, []int) {
+	return file_muster_ca_v1_ca_proto_rawDescGZIP(), []int{6}
+}
+
+// Holds what is trusted now.
+type CheckResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PEM. The first is the one that signs.
+	Authorities []byte `protobuf:"bytes,1,opt,name=authorities,proto3" json:"authorities,omitempty"`
+	// In how many seconds to ask again.
+	AgainSeconds  int64 `protobuf:"varint,2,opt,name=again_seconds,json=againSeconds,proto3" json:"again_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckResponse) Reset() {
+	*x = CheckResponse{}
+	mi := &file_muster_ca_v1_ca_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckResponse) ProtoMessage() {}
+
+func (x *CheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_ca_v1_ca_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
+func (*CheckResponse) Descriptor() ([]byte, []int) {
+	return file_muster_ca_v1_ca_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CheckResponse) GetAuthorities() []byte {
+	if x != nil {
+		return x.Authorities
+	}
+	return nil
+}
+
+func (x *CheckResponse) GetAgainSeconds() int64 {
+	if x != nil {
+		return x.AgainSeconds
+	}
+	return 0
+}
+
 // Asks for a person's certificate.
 type IssueUserRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -338,7 +430,7 @@ type IssueUserRequest struct {
 
 func (x *IssueUserRequest) Reset() {
 	*x = IssueUserRequest{}
-	mi := &file_muster_ca_v1_ca_proto_msgTypes[6]
+	mi := &file_muster_ca_v1_ca_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -350,7 +442,7 @@ func (x *IssueUserRequest) String() string {
 func (*IssueUserRequest) ProtoMessage() {}
 
 func (x *IssueUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_ca_v1_ca_proto_msgTypes[6]
+	mi := &file_muster_ca_v1_ca_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -363,7 +455,7 @@ func (x *IssueUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueUserRequest.ProtoReflect.Descriptor instead.
 func (*IssueUserRequest) Descriptor() ([]byte, []int) {
-	return file_muster_ca_v1_ca_proto_rawDescGZIP(), []int{6}
+	return file_muster_ca_v1_ca_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *IssueUserRequest) GetRequest() []byte {
@@ -405,7 +497,7 @@ type IssueUserResponse struct {
 
 func (x *IssueUserResponse) Reset() {
 	*x = IssueUserResponse{}
-	mi := &file_muster_ca_v1_ca_proto_msgTypes[7]
+	mi := &file_muster_ca_v1_ca_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -417,7 +509,7 @@ func (x *IssueUserResponse) String() string {
 func (*IssueUserResponse) ProtoMessage() {}
 
 func (x *IssueUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_ca_v1_ca_proto_msgTypes[7]
+	mi := &file_muster_ca_v1_ca_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -430,7 +522,7 @@ func (x *IssueUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueUserResponse.ProtoReflect.Descriptor instead.
 func (*IssueUserResponse) Descriptor() ([]byte, []int) {
-	return file_muster_ca_v1_ca_proto_rawDescGZIP(), []int{7}
+	return file_muster_ca_v1_ca_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *IssueUserResponse) GetCertificate() []byte {
@@ -466,7 +558,11 @@ const file_muster_ca_v1_ca_proto_rawDesc = "" +
 	"\arequest\x18\x01 \x01(\fR\arequest\"S\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12 \n" +
-	"\vauthorities\x18\x02 \x01(\fR\vauthorities\"\x95\x01\n" +
+	"\vauthorities\x18\x02 \x01(\fR\vauthorities\"\x0e\n" +
+	"\fCheckRequest\"V\n" +
+	"\rCheckResponse\x12 \n" +
+	"\vauthorities\x18\x01 \x01(\fR\vauthorities\x12#\n" +
+	"\ragain_seconds\x18\x02 \x01(\x03R\fagainSeconds\"\x95\x01\n" +
 	"\x10IssueUserRequest\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\fR\arequest\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12(\n" +
@@ -474,11 +570,13 @@ const file_muster_ca_v1_ca_proto_rawDesc = "" +
 	"\x10lifetime_seconds\x18\x04 \x01(\x03R\x0flifetimeSeconds\"W\n" +
 	"\x11IssueUserResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12 \n" +
-	"\vauthorities\x18\x02 \x01(\fR\vauthorities2\xdf\x02\n" +
+	"\vauthorities\x18\x02 \x01(\fR\vauthorities2\xaf\x03\n" +
 	"\x10AuthorityService\x12]\n" +
 	"\fGetAuthority\x12!.muster.ca.v1.GetAuthorityRequest\x1a\".muster.ca.v1.GetAuthorityResponse\"\x06\xe2\xe0\x18\x02\x10\x01\x12E\n" +
 	"\x04Join\x12\x19.muster.ca.v1.JoinRequest\x1a\x1a.muster.ca.v1.JoinResponse\"\x06\xe2\xe0\x18\x02\x10\x01\x12N\n" +
 	"\x05Renew\x12\x1a.muster.ca.v1.RenewRequest\x1a\x1b.muster.ca.v1.RenewResponse\"\f\xe2\xe0\x18\b\n" +
+	"\x06\x04\x05\x06\a\b\t\x12N\n" +
+	"\x05Check\x12\x1a.muster.ca.v1.CheckRequest\x1a\x1b.muster.ca.v1.CheckResponse\"\f\xe2\xe0\x18\b\n" +
 	"\x06\x04\x05\x06\a\b\t\x12U\n" +
 	"\tIssueUser\x12\x1e.muster.ca.v1.IssueUserRequest\x1a\x1f.muster.ca.v1.IssueUserResponse\"\a\xe2\xe0\x18\x03\n" +
 	"\x01\x03B2Z0github.com/musterhq/muster/api/muster/ca/v1;cav1b\x06proto3"
@@ -495,7 +593,7 @@ func file_muster_ca_v1_ca_proto_rawDescGZIP() []byte {
 	return file_muster_ca_v1_ca_proto_rawDescData
 }
 
-var file_muster_ca_v1_ca_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_muster_ca_v1_ca_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_muster_ca_v1_ca_proto_goTypes = []any{
 	(*GetAuthorityRequest)(nil),  // 0: muster.ca.v1.GetAuthorityRequest
 	(*GetAuthorityResponse)(nil), // 1: muster.ca.v1.GetAuthorityResponse
@@ -503,25 +601,29 @@ var file_muster_ca_v1_ca_proto_goTypes = []any{
 	(*JoinResponse)(nil),         // 3: muster.ca.v1.JoinResponse
 	(*RenewRequest)(nil),         // 4: muster.ca.v1.RenewRequest
 	(*RenewResponse)(nil),        // 5: muster.ca.v1.RenewResponse
-	(*IssueUserRequest)(nil),     // 6: muster.ca.v1.IssueUserRequest
-	(*IssueUserResponse)(nil),    // 7: muster.ca.v1.IssueUserResponse
-	(v1.Role)(0),                 // 8: muster.auth.v1.Role
+	(*CheckRequest)(nil),         // 6: muster.ca.v1.CheckRequest
+	(*CheckResponse)(nil),        // 7: muster.ca.v1.CheckResponse
+	(*IssueUserRequest)(nil),     // 8: muster.ca.v1.IssueUserRequest
+	(*IssueUserResponse)(nil),    // 9: muster.ca.v1.IssueUserResponse
+	(v1.Role)(0),                 // 10: muster.auth.v1.Role
 }
 var file_muster_ca_v1_ca_proto_depIdxs = []int32{
-	8, // 0: muster.ca.v1.IssueUserRequest.role:type_name -> muster.auth.v1.Role
-	0, // 1: muster.ca.v1.AuthorityService.GetAuthority:input_type -> muster.ca.v1.GetAuthorityRequest
-	2, // 2: muster.ca.v1.AuthorityService.Join:input_type -> muster.ca.v1.JoinRequest
-	4, // 3: muster.ca.v1.AuthorityService.Renew:input_type -> muster.ca.v1.RenewRequest
-	6, // 4: muster.ca.v1.AuthorityService.IssueUser:input_type -> muster.ca.v1.IssueUserRequest
-	1, // 5: muster.ca.v1.AuthorityService.GetAuthority:output_type -> muster.ca.v1.GetAuthorityResponse
-	3, // 6: muster.ca.v1.AuthorityService.Join:output_type -> muster.ca.v1.JoinResponse
-	5, // 7: muster.ca.v1.AuthorityService.Renew:output_type -> muster.ca.v1.RenewResponse
-	7, // 8: muster.ca.v1.AuthorityService.IssueUser:output_type -> muster.ca.v1.IssueUserResponse
-	5, // [5:9] is the sub-list for method output_type
-	1, // [1:5] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	10, // 0: muster.ca.v1.IssueUserRequest.role:type_name -> muster.auth.v1.Role
+	0,  // 1: muster.ca.v1.AuthorityService.GetAuthority:input_type -> muster.ca.v1.GetAuthorityRequest
+	2,  // 2: muster.ca.v1.AuthorityService.Join:input_type -> muster.ca.v1.JoinRequest
+	4,  // 3: muster.ca.v1.AuthorityService.Renew:input_type -> muster.ca.v1.RenewRequest
+	6,  // 4: muster.ca.v1.AuthorityService.Check:input_type -> muster.ca.v1.CheckRequest
+	8,  // 5: muster.ca.v1.AuthorityService.IssueUser:input_type -> muster.ca.v1.IssueUserRequest
+	1,  // 6: muster.ca.v1.AuthorityService.GetAuthority:output_type -> muster.ca.v1.GetAuthorityResponse
+	3,  // 7: muster.ca.v1.AuthorityService.Join:output_type -> muster.ca.v1.JoinResponse
+	5,  // 8: muster.ca.v1.AuthorityService.Renew:output_type -> muster.ca.v1.RenewResponse
+	7,  // 9: muster.ca.v1.AuthorityService.Check:output_type -> muster.ca.v1.CheckResponse
+	9,  // 10: muster.ca.v1.AuthorityService.IssueUser:output_type -> muster.ca.v1.IssueUserResponse
+	6,  // [6:11] is the sub-list for method output_type
+	1,  // [1:6] is the sub-list for method input_type
+	1,  // [1:1] is the sub-list for extension type_name
+	1,  // [1:1] is the sub-list for extension extendee
+	0,  // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_muster_ca_v1_ca_proto_init() }
@@ -535,7 +637,7 @@ func file_muster_ca_v1_ca_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_ca_v1_ca_proto_rawDesc), len(file_muster_ca_v1_ca_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

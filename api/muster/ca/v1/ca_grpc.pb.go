@@ -25,6 +25,7 @@ const (
 	AuthorityService_GetAuthority_FullMethodName = "/muster.ca.v1.AuthorityService/GetAuthority"
 	AuthorityService_Join_FullMethodName         = "/muster.ca.v1.AuthorityService/Join"
 	AuthorityService_Renew_FullMethodName        = "/muster.ca.v1.AuthorityService/Renew"
+	AuthorityService_Check_FullMethodName        = "/muster.ca.v1.AuthorityService/Check"
 	AuthorityService_IssueUser_FullMethodName    = "/muster.ca.v1.AuthorityService/IssueUser"
 )
 
@@ -45,6 +46,9 @@ type AuthorityServiceClient interface {
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error)
 	// Issues the next certificate to who has one, for the same identity.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
+	// Tells who has a certificate what the authority is by now, so that he renews
+	// his when its root changes. That he calls shows which root his is of.
+	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
 	// Issues a certificate to a person, or a program that acts for people.
 	IssueUser(ctx context.Context, in *IssueUserRequest, opts ...grpc.CallOption) (*IssueUserResponse, error)
 }
@@ -87,6 +91,16 @@ func (c *authorityServiceClient) Renew(ctx context.Context, in *RenewRequest, op
 	return out, nil
 }
 
+func (c *authorityServiceClient) Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CheckResponse)
+	err := c.cc.Invoke(ctx, AuthorityService_Check_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *authorityServiceClient) IssueUser(ctx context.Context, in *IssueUserRequest, opts ...grpc.CallOption) (*IssueUserResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(IssueUserResponse)
@@ -114,6 +128,9 @@ type AuthorityServiceServer interface {
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
 	// Issues the next certificate to who has one, for the same identity.
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
+	// Tells who has a certificate what the authority is by now, so that he renews
+	// his when its root changes. That he calls shows which root his is of.
+	Check(context.Context, *CheckRequest) (*CheckResponse, error)
 	// Issues a certificate to a person, or a program that acts for people.
 	IssueUser(context.Context, *IssueUserRequest) (*IssueUserResponse, error)
 	mustEmbedUnimplementedAuthorityServiceServer()
@@ -134,6 +151,9 @@ func (UnimplementedAuthorityServiceServer) Join(context.Context, *JoinRequest) (
 }
 func (UnimplementedAuthorityServiceServer) Renew(context.Context, *RenewRequest) (*RenewResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Renew not implemented")
+}
+func (UnimplementedAuthorityServiceServer) Check(context.Context, *CheckRequest) (*CheckResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
 }
 func (UnimplementedAuthorityServiceServer) IssueUser(context.Context, *IssueUserRequest) (*IssueUserResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method IssueUser not implemented")
@@ -213,6 +233,24 @@ func _AuthorityService_Renew_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AuthorityService_Check_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CheckRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).Check(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_Check_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).Check(ctx, req.(*CheckRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AuthorityService_IssueUser_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(IssueUserRequest)
 	if err := dec(in); err != nil {
@@ -249,6 +287,10 @@ var AuthorityService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Renew",
 			Handler:    _AuthorityService_Renew_Handler,
+		},
+		{
+			MethodName: "Check",
+			Handler:    _AuthorityService_Check_Handler,
 		},
 		{
 			MethodName: "IssueUser",

@@ -74,7 +74,10 @@ type ReportResponse struct {
 	// What keeps it from its work, for people. Empty: nothing.
 	Problem string `protobuf:"bytes,5,opt,name=problem,proto3" json:"problem,omitempty"`
 	// Not set for a daemon that has no view of the store.
-	View          *View `protobuf:"bytes,6,opt,name=view,proto3" json:"view,omitempty"`
+	View *View `protobuf:"bytes,6,opt,name=view,proto3" json:"view,omitempty"`
+	// The SHA-256, in hexadecimal, of the root that its certificate is of. Empty
+	// without TLS.
+	Root          string `protobuf:"bytes,7,opt,name=root,proto3" json:"root,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -149,6 +152,13 @@ func (x *ReportResponse) GetView() *View {
 		return x.View
 	}
 	return nil
+}
+
+func (x *ReportResponse) GetRoot() string {
+	if x != nil {
+		return x.Root
+	}
+	return ""
 }
 
 // View is how far a daemon's view of the store has come.
@@ -284,7 +294,7 @@ var File_muster_daemon_v1_daemon_proto protoreflect.FileDescriptor
 const file_muster_daemon_v1_daemon_proto_rawDesc = "" +
 	"\n" +
 	"\x1dmuster/daemon/v1/daemon.proto\x12\x10muster.daemon.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19muster/auth/v1/auth.proto\"\x0f\n" +
-	"\rReportRequest\"\xdf\x01\n" +
+	"\rReportRequest\"\xf3\x01\n" +
 	"\x0eReportResponse\x12\x16\n" +
 	"\x06daemon\x18\x01 \x01(\tR\x06daemon\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x18\n" +
@@ -292,7 +302,8 @@ const file_muster_daemon_v1_daemon_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x18\n" +
 	"\aproblem\x18\x05 \x01(\tR\aproblem\x12*\n" +
-	"\x04view\x18\x06 \x01(\v2\x16.muster.daemon.v1.ViewR\x04view\"\xb8\x01\n" +
+	"\x04view\x18\x06 \x01(\v2\x16.muster.daemon.v1.ViewR\x04view\x12\x12\n" +
+	"\x04root\x18\a \x01(\tR\x04root\"\xb8\x01\n" +
 	"\x04View\x12\x16\n" +
 	"\x06loaded\x18\x01 \x01(\bR\x06loaded\x123\n" +
 	"\x06tables\x18\x02 \x03(\v2\x1b.muster.daemon.v1.TableViewR\x06tables\x126\n" +

@@ -310,6 +310,9 @@ type Node struct {
 	// key. Not set if the cluster's authority issued none.
 	CertificateEnds int64  `protobuf:"varint,5,opt,name=certificate_ends,json=certificateEnds,proto3" json:"certificate_ends,omitempty"`
 	CertificateKey  []byte `protobuf:"bytes,6,opt,name=certificate_key,json=certificateKey,proto3" json:"certificate_key,omitempty"`
+	// The SHA-256 of the authority's certificate under which the worker has last
+	// shown its own, written during the rotation of a root.
+	CertificateRoot []byte `protobuf:"bytes,7,opt,name=certificate_root,json=certificateRoot,proto3" json:"certificate_root,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -386,6 +389,13 @@ func (x *Node) GetCertificateKey() []byte {
 	return nil
 }
 
+func (x *Node) GetCertificateRoot() []byte {
+	if x != nil {
+		return x.CertificateRoot
+	}
+	return nil
+}
+
 // Authority is the record of table "authorities", written by apid under
 // "default": the cluster's own certificate authority.
 type Authority struct {
@@ -395,9 +405,16 @@ type Authority struct {
 	// Its certificates, DER. The first is the one that signs.
 	Certificates [][]byte `protobuf:"bytes,2,rep,name=certificates,proto3" json:"certificates,omitempty"`
 	// AuthoritySecrets, sealed with a key that is not in the store.
-	Sealed        []byte `protobuf:"bytes,3,opt,name=sealed,proto3" json:"sealed,omitempty"`
-	CreatedAt     int64  `protobuf:"varint,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	UpdatedAt     int64  `protobuf:"varint,5,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	Sealed    []byte `protobuf:"bytes,3,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	CreatedAt int64  `protobuf:"varint,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	UpdatedAt int64  `protobuf:"varint,5,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// Is sent along with what the first certificate's key signs, so that it is
+	// trusted by who knows the root before it alone: that key, signed by that root.
+	// DER; not set if there was none.
+	Cross []byte `protobuf:"bytes,6,opt,name=cross,proto3" json:"cross,omitempty"`
+	// The rotation that is under way, or the last one. While it is, certificates
+	// holds the old root too.
+	Rotation      *RootRotation `protobuf:"bytes,7,opt,name=rotation,proto3" json:"rotation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -467,6 +484,82 @@ func (x *Authority) GetUpdatedAt() int64 {
 	return 0
 }
 
+func (x *Authority) GetCross() []byte {
+	if x != nil {
+		return x.Cross
+	}
+	return nil
+}
+
+func (x *Authority) GetRotation() *RootRotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+// RootRotation is how one root of the authority takes the place of another.
+type RootRotation struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	StartedAt int64                  `protobuf:"varint,1,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	StartedBy string                 `protobuf:"bytes,2,opt,name=started_by,json=startedBy,proto3" json:"started_by,omitempty"`
+	// 0: it is under way.
+	EndedAt       int64 `protobuf:"varint,3,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RootRotation) Reset() {
+	*x = RootRotation{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RootRotation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RootRotation) ProtoMessage() {}
+
+func (x *RootRotation) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RootRotation.ProtoReflect.Descriptor instead.
+func (*RootRotation) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RootRotation) GetStartedAt() int64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
+func (x *RootRotation) GetStartedBy() string {
+	if x != nil {
+		return x.StartedBy
+	}
+	return ""
+}
+
+func (x *RootRotation) GetEndedAt() int64 {
+	if x != nil {
+		return x.EndedAt
+	}
+	return 0
+}
+
 // AuthoritySecrets is what must not be read from the store.
 type AuthoritySecrets struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -481,7 +574,7 @@ type AuthoritySecrets struct {
 
 func (x *AuthoritySecrets) Reset() {
 	*x = AuthoritySecrets{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	mi := &file_muster_record_v1_record_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -493,7 +586,7 @@ func (x *AuthoritySecrets) String() string {
 func (*AuthoritySecrets) ProtoMessage() {}
 
 func (x *AuthoritySecrets) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	mi := &file_muster_record_v1_record_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -506,7 +599,7 @@ func (x *AuthoritySecrets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthoritySecrets.ProtoReflect.Descriptor instead.
 func (*AuthoritySecrets) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{5}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AuthoritySecrets) GetKey() []byte {
@@ -549,7 +642,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[6]
+	mi := &file_muster_record_v1_record_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +654,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[6]
+	mi := &file_muster_record_v1_record_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +667,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{6}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Token) GetName() string {
@@ -631,7 +724,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[7]
+	mi := &file_muster_record_v1_record_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +736,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[7]
+	mi := &file_muster_record_v1_record_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +749,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{7}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Cluster) GetSpec() *v1.ClusterSpec {
@@ -723,7 +816,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[8]
+	mi := &file_muster_record_v1_record_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +828,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[8]
+	mi := &file_muster_record_v1_record_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +841,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{8}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Task) GetSlot() uint64 {
@@ -881,7 +974,7 @@ type Turn struct {
 
 func (x *Turn) Reset() {
 	*x = Turn{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[9]
+	mi := &file_muster_record_v1_record_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -893,7 +986,7 @@ func (x *Turn) String() string {
 func (*Turn) ProtoMessage() {}
 
 func (x *Turn) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[9]
+	mi := &file_muster_record_v1_record_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -906,7 +999,7 @@ func (x *Turn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Turn.ProtoReflect.Descriptor instead.
 func (*Turn) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{9}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Turn) GetRollout() uint64 {
@@ -956,7 +1049,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[10]
+	mi := &file_muster_record_v1_record_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -968,7 +1061,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[10]
+	mi := &file_muster_record_v1_record_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -981,7 +1074,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{10}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Rollout) GetState() v1.UpdateStatus_State {
@@ -1067,7 +1160,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[11]
+	mi := &file_muster_record_v1_record_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +1172,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[11]
+	mi := &file_muster_record_v1_record_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +1185,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{11}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Endpoint) GetEndpoint() *v1.Endpoint {
@@ -1120,7 +1213,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[12]
+	mi := &file_muster_record_v1_record_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1132,7 +1225,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[12]
+	mi := &file_muster_record_v1_record_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1145,7 +1238,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{12}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Attachment) GetAddresses() []string {
@@ -1174,7 +1267,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[13]
+	mi := &file_muster_record_v1_record_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1186,7 +1279,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[13]
+	mi := &file_muster_record_v1_record_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1199,7 +1292,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{13}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Assignment) GetAssignedAt() int64 {
@@ -1260,7 +1353,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	mi := &file_muster_record_v1_record_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1365,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	mi := &file_muster_record_v1_record_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1378,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{14}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Placement) GetPending() uint64 {
@@ -1328,7 +1421,7 @@ type FilterCount struct {
 
 func (x *FilterCount) Reset() {
 	*x = FilterCount{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	mi := &file_muster_record_v1_record_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1340,7 +1433,7 @@ func (x *FilterCount) String() string {
 func (*FilterCount) ProtoMessage() {}
 
 func (x *FilterCount) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	mi := &file_muster_record_v1_record_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1353,7 +1446,7 @@ func (x *FilterCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilterCount.ProtoReflect.Descriptor instead.
 func (*FilterCount) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{15}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FilterCount) GetFilter() string {
@@ -1395,7 +1488,7 @@ type NodeState struct {
 
 func (x *NodeState) Reset() {
 	*x = NodeState{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[16]
+	mi := &file_muster_record_v1_record_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1500,7 @@ func (x *NodeState) String() string {
 func (*NodeState) ProtoMessage() {}
 
 func (x *NodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[16]
+	mi := &file_muster_record_v1_record_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1513,7 @@ func (x *NodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeState.ProtoReflect.Descriptor instead.
 func (*NodeState) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{16}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *NodeState) GetDescription() *v1.NodeDescription {
@@ -1500,7 +1593,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[17]
+	mi := &file_muster_record_v1_record_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1605,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[17]
+	mi := &file_muster_record_v1_record_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1618,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{17}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Status) GetState() v1.TaskState {
@@ -1636,7 +1729,7 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x02 \x01(\x03R\tcreatedAt\"\x16\n" +
 	"\x04Name\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xdb\x01\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x86\x02\n" +
 	"\x04Node\x12'\n" +
 	"\x04spec\x18\x01 \x01(\v2\x13.muster.v1.NodeSpecR\x04spec\x12\x1d\n" +
 	"\n" +
@@ -1645,7 +1738,8 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\x12\x18\n" +
 	"\aremoved\x18\x04 \x01(\bR\aremoved\x12)\n" +
 	"\x10certificate_ends\x18\x05 \x01(\x03R\x0fcertificateEnds\x12'\n" +
-	"\x0fcertificate_key\x18\x06 \x01(\fR\x0ecertificateKey\"\x9d\x01\n" +
+	"\x0fcertificate_key\x18\x06 \x01(\fR\x0ecertificateKey\x12)\n" +
+	"\x10certificate_root\x18\a \x01(\fR\x0fcertificateRoot\"\xef\x01\n" +
 	"\tAuthority\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\"\n" +
 	"\fcertificates\x18\x02 \x03(\fR\fcertificates\x12\x16\n" +
@@ -1653,7 +1747,15 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x04 \x01(\x03R\tcreatedAt\x12\x1d\n" +
 	"\n" +
-	"updated_at\x18\x05 \x01(\x03R\tupdatedAt\"h\n" +
+	"updated_at\x18\x05 \x01(\x03R\tupdatedAt\x12\x14\n" +
+	"\x05cross\x18\x06 \x01(\fR\x05cross\x12:\n" +
+	"\brotation\x18\a \x01(\v2\x1e.muster.record.v1.RootRotationR\brotation\"g\n" +
+	"\fRootRotation\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\x01 \x01(\x03R\tstartedAt\x12\x1d\n" +
+	"\n" +
+	"started_by\x18\x02 \x01(\tR\tstartedBy\x12\x19\n" +
+	"\bended_at\x18\x03 \x01(\x03R\aendedAt\"h\n" +
 	"\x10AuthoritySecrets\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x1f\n" +
 	"\vworker_join\x18\x02 \x01(\tR\n" +
@@ -1777,67 +1879,69 @@ func file_muster_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_muster_record_v1_record_proto_rawDescData
 }
 
-var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_muster_record_v1_record_proto_goTypes = []any{
 	(*Service)(nil),            // 0: muster.record.v1.Service
 	(*Spec)(nil),               // 1: muster.record.v1.Spec
 	(*Name)(nil),               // 2: muster.record.v1.Name
 	(*Node)(nil),               // 3: muster.record.v1.Node
 	(*Authority)(nil),          // 4: muster.record.v1.Authority
-	(*AuthoritySecrets)(nil),   // 5: muster.record.v1.AuthoritySecrets
-	(*Token)(nil),              // 6: muster.record.v1.Token
-	(*Cluster)(nil),            // 7: muster.record.v1.Cluster
-	(*Task)(nil),               // 8: muster.record.v1.Task
-	(*Turn)(nil),               // 9: muster.record.v1.Turn
-	(*Rollout)(nil),            // 10: muster.record.v1.Rollout
-	(*Endpoint)(nil),           // 11: muster.record.v1.Endpoint
-	(*Attachment)(nil),         // 12: muster.record.v1.Attachment
-	(*Assignment)(nil),         // 13: muster.record.v1.Assignment
-	(*Placement)(nil),          // 14: muster.record.v1.Placement
-	(*FilterCount)(nil),        // 15: muster.record.v1.FilterCount
-	(*NodeState)(nil),          // 16: muster.record.v1.NodeState
-	(*Status)(nil),             // 17: muster.record.v1.Status
-	(*v1.ServiceSpec)(nil),     // 18: muster.v1.ServiceSpec
-	(*v1.EndpointSpec)(nil),    // 19: muster.v1.EndpointSpec
-	(*v1.TaskSpec)(nil),        // 20: muster.v1.TaskSpec
-	(*v1.NodeSpec)(nil),        // 21: muster.v1.NodeSpec
-	(v11.Role)(0),              // 22: muster.auth.v1.Role
-	(*v1.ClusterSpec)(nil),     // 23: muster.v1.ClusterSpec
-	(v1.TaskState)(0),          // 24: muster.v1.TaskState
-	(v1.UpdateStatus_State)(0), // 25: muster.v1.UpdateStatus.State
-	(*v1.Endpoint)(nil),        // 26: muster.v1.Endpoint
-	(*v1.GenericResource)(nil), // 27: muster.v1.GenericResource
-	(*v1.PortConfig)(nil),      // 28: muster.v1.PortConfig
-	(*v1.NodeDescription)(nil), // 29: muster.v1.NodeDescription
-	(v1.NodeStatus_State)(0),   // 30: muster.v1.NodeStatus.State
-	(*v1.RuntimeStatus)(nil),   // 31: muster.v1.RuntimeStatus
+	(*RootRotation)(nil),       // 5: muster.record.v1.RootRotation
+	(*AuthoritySecrets)(nil),   // 6: muster.record.v1.AuthoritySecrets
+	(*Token)(nil),              // 7: muster.record.v1.Token
+	(*Cluster)(nil),            // 8: muster.record.v1.Cluster
+	(*Task)(nil),               // 9: muster.record.v1.Task
+	(*Turn)(nil),               // 10: muster.record.v1.Turn
+	(*Rollout)(nil),            // 11: muster.record.v1.Rollout
+	(*Endpoint)(nil),           // 12: muster.record.v1.Endpoint
+	(*Attachment)(nil),         // 13: muster.record.v1.Attachment
+	(*Assignment)(nil),         // 14: muster.record.v1.Assignment
+	(*Placement)(nil),          // 15: muster.record.v1.Placement
+	(*FilterCount)(nil),        // 16: muster.record.v1.FilterCount
+	(*NodeState)(nil),          // 17: muster.record.v1.NodeState
+	(*Status)(nil),             // 18: muster.record.v1.Status
+	(*v1.ServiceSpec)(nil),     // 19: muster.v1.ServiceSpec
+	(*v1.EndpointSpec)(nil),    // 20: muster.v1.EndpointSpec
+	(*v1.TaskSpec)(nil),        // 21: muster.v1.TaskSpec
+	(*v1.NodeSpec)(nil),        // 22: muster.v1.NodeSpec
+	(v11.Role)(0),              // 23: muster.auth.v1.Role
+	(*v1.ClusterSpec)(nil),     // 24: muster.v1.ClusterSpec
+	(v1.TaskState)(0),          // 25: muster.v1.TaskState
+	(v1.UpdateStatus_State)(0), // 26: muster.v1.UpdateStatus.State
+	(*v1.Endpoint)(nil),        // 27: muster.v1.Endpoint
+	(*v1.GenericResource)(nil), // 28: muster.v1.GenericResource
+	(*v1.PortConfig)(nil),      // 29: muster.v1.PortConfig
+	(*v1.NodeDescription)(nil), // 30: muster.v1.NodeDescription
+	(v1.NodeStatus_State)(0),   // 31: muster.v1.NodeStatus.State
+	(*v1.RuntimeStatus)(nil),   // 32: muster.v1.RuntimeStatus
 }
 var file_muster_record_v1_record_proto_depIdxs = []int32{
-	18, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	18, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
-	19, // 2: muster.record.v1.Service.former_endpoint:type_name -> muster.v1.EndpointSpec
-	20, // 3: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
-	21, // 4: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
-	22, // 5: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
-	23, // 6: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	24, // 7: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
-	9,  // 8: muster.record.v1.Task.turn:type_name -> muster.record.v1.Turn
-	25, // 9: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
-	26, // 10: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
-	27, // 11: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
-	28, // 12: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
-	15, // 13: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
-	29, // 14: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
-	30, // 15: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
-	24, // 16: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
-	31, // 17: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
-	28, // 18: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
-	24, // 19: muster.record.v1.Status.reached:type_name -> muster.v1.TaskState
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	19, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	19, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	20, // 2: muster.record.v1.Service.former_endpoint:type_name -> muster.v1.EndpointSpec
+	21, // 3: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
+	22, // 4: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	5,  // 5: muster.record.v1.Authority.rotation:type_name -> muster.record.v1.RootRotation
+	23, // 6: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
+	24, // 7: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	25, // 8: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
+	10, // 9: muster.record.v1.Task.turn:type_name -> muster.record.v1.Turn
+	26, // 10: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
+	27, // 11: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
+	28, // 12: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
+	29, // 13: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
+	16, // 14: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
+	30, // 15: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
+	31, // 16: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
+	25, // 17: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
+	32, // 18: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
+	29, // 19: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
+	25, // 20: muster.record.v1.Status.reached:type_name -> muster.v1.TaskState
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_muster_record_v1_record_proto_init() }
@@ -1851,7 +1955,7 @@ func file_muster_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_record_v1_record_proto_rawDesc), len(file_muster_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -27,6 +27,7 @@ const identityFile = "identity.pem"
 type authorityFlags struct {
 	keyFile  string
 	lifetime time.Duration
+	check    time.Duration
 	// use hands the authority to apid.
 	use func(*ca.Authority)
 }
@@ -34,6 +35,7 @@ type authorityFlags struct {
 func (f *authorityFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.keyFile, "cluster-key-file", "", "file with the key that the cluster's own certificate authority is sealed with; muster init makes both")
 	fs.DurationVar(&f.lifetime, "certificate-lifetime", ca.DefaultLifetime, "how long certificates last that the cluster's own authority issues; they are renewed by themselves")
+	fs.DurationVar(&f.check, "authority-check-interval", ca.DefaultCheckInterval, "how often daemons and workers ask whether the root of the cluster's own authority has changed")
 }
 
 // open returns the authority; nil if certificates come from elsewhere.
@@ -47,11 +49,14 @@ func (f *authorityFlags) open(s *daemon.Settings, store kv.KV, log *zap.Logger) 
 	if f.lifetime < ca.MinLifetime {
 		return nil, &cli.UsageError{Err: fmt.Errorf("--certificate-lifetime: %v is less than %v", f.lifetime, ca.MinLifetime)}
 	}
+	if f.check < time.Second {
+		return nil, &cli.UsageError{Err: fmt.Errorf("--authority-check-interval: %v is less than %v", f.check, time.Second)}
+	}
 	key, err := ca.LoadKey(f.keyFile)
 	if err != nil {
 		return nil, fmt.Errorf("--cluster-key-file: %w", err)
 	}
-	return ca.New(ca.Config{KV: store, Prefix: s.Prefix, Key: key, Lifetime: f.lifetime, Logger: log.Named("ca")})
+	return ca.New(ca.Config{KV: store, Prefix: s.Prefix, Key: key, Lifetime: f.lifetime, CheckInterval: f.check, Logger: log.Named("ca")})
 }
 
 // withCredentials runs a daemon with the credentials that its settings ask for,

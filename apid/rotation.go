@@ -1,0 +1,192 @@
+package apid
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
+	cav1 "github.com/musterhq/muster/api/muster/ca/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/auth"
+	"github.com/musterhq/muster/internal/ca"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// maxNamed bounds how many of those are named that a rotation waits for.
+const maxNamed = 100
+
+// rotationError tells a caller what a rotation is refused for.
+func rotationError(err error) error {
+	switch {
+	case errors.Is(err, ca.ErrRotating):
+		return status.Error(codes.FailedPrecondition, "a rotation of the root is under way; `muster cluster ca status` shows what it waits for, and `muster cluster ca rotate --finish` ends it")
+	case errors.Is(err, ca.ErrNotRotating):
+		return status.Error(codes.FailedPrecondition, "there is no rotation of the root to finish")
+	}
+	return err
+}
+
+func (c *control) GetAuthority(ctx context.Context, _ *musterv1.GetAuthorityRequest) (*musterv1.GetAuthorityResponse, error) {
+	own, err := c.prepared(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m, err := c.authorityMessage(ctx, own)
+	return &musterv1.GetAuthorityResponse{Authority: m}, err
+}
+
+func (c *control) RotateAuthority(ctx context.Context, req *musterv1.RotateAuthorityRequest) (*musterv1.RotateAuthorityResponse, error) {
+	own, err := c.prepared(ctx)
+	if err != nil {
+		return nil, err
+	}
+	writing, cancel := c.writing(ctx)
+	defer cancel()
+	if req.Finish {
+		var roots *ca.Roots
+		if roots, err = own.Roots(writing); err == nil {
+			err = own.Drop(writing, roots.Signing)
+		}
+	} else {
+		err = own.Rotate(writing, by(ctx))
+	}
+	if err != nil {
+		return nil, c.fail("rotate root", rotationError(err))
+	}
+	c.log.Info("rotation of the root", zap.Bool("finish", req.Finish), zap.String("by", by(ctx)))
+	m, err := c.authorityMessage(ctx, own)
+	return &musterv1.RotateAuthorityResponse{Authority: m}, err
+}
+
+func (c *control) authorityMessage(ctx context.Context, own *ca.Authority) (*musterv1.Authority, error) {
+	roots, err := own.Roots(ctx)
+	if err != nil {
+		return nil, c.fail("get authority", err)
+	}
+	m := &musterv1.Authority{Domain: roots.Domain, Certificates: string(roots.PEM)}
+	if roots.Rotation == nil {
+		return m, nil
+	}
+	m.Rotation = &musterv1.RootRotation{StartedAt: timestamp(time.UnixMilli(roots.Rotation.StartedAt)), StartedBy: roots.Rotation.StartedBy}
+	if !roots.Rotating() {
+		m.Rotation.EndedAt = timestamp(time.UnixMilli(roots.Rotation.EndedAt))
+		return m, nil
+	}
+	waiting, why := c.behind(ctx, roots, time.Now())
+	m.Rotation.Waiting, m.Rotation.Message = uint64(len(waiting)), why
+	m.Rotation.WaitingFor = waiting[:min(len(waiting), maxNamed)]
+	return m, nil
+}
+
+// behind names those who are yet to show a certificate of the new root: instances
+// of manager daemons, which are asked, and nodes, whose workers show it when they
+// call Check. Why says what is waited for besides, or cannot be known.
+func (d *Daemon) behind(ctx context.Context, roots *ca.Roots, now time.Time) (waiting []string, why string) {
+	if left := time.UnixMilli(roots.Rotation.StartedAt).Add(d.cfg.RotationLeast).Sub(now); left > 0 {
+		why = fmt.Sprintf("the old root is trusted for %v more, for those who happen to be off", left.Round(time.Second))
+	}
+	found := d.looker.Look(ctx)
+	if found.Store.Err != nil {
+		return nil, "the store does not answer: " + found.Store.Err.Error()
+	}
+	signing := hex.EncodeToString(roots.Signing)
+	for _, census := range found.Census {
+		for _, m := range census.Members {
+			if r := found.Reports[m.Instance]; r.Err != nil || r.ReportResponse == nil || r.Root != signing {
+				waiting = append(waiting, m.Daemon+" "+m.Instance)
+			}
+		}
+	}
+	for e := range d.tables.Nodes.Scan(d.store.Snapshot(), "") {
+		if n := e.Value; !n.Removed && n.CertificateEnds > now.UnixMilli() && !bytes.Equal(n.CertificateRoot, roots.Signing) {
+			waiting = append(waiting, "node "+e.Key)
+		}
+	}
+	slices.Sort(waiting)
+	return slices.Compact(waiting), why
+}
+
+// endRotation drops the old root when nobody needs it any more.
+func (d *Daemon) endRotation(ctx context.Context) {
+	if d.cfg.Authority == nil {
+		return
+	}
+	ctx, cancel := d.writing(ctx)
+	defer cancel()
+	roots, err := d.cfg.Authority.Roots(ctx)
+	if err != nil || !roots.Rotating() {
+		return
+	}
+	// What others have written shows in the snapshot from here on.
+	if err := d.store.Sync(ctx, d.tables.Nodes); err != nil {
+		return
+	}
+	waiting, why := d.behind(ctx, roots, time.Now())
+	if len(waiting) > 0 || why != "" {
+		d.log.Info("the rotation of the root goes on", zap.Int("waiting", len(waiting)), zap.Strings("for", waiting[:min(len(waiting), 10)]), zap.String("reason", why))
+		return
+	}
+	if err := d.cfg.Authority.Drop(ctx, roots.Signing); err != nil && !errors.Is(err, ca.ErrNotRotating) {
+		d.log.Warn("the old root is trusted until the next sweep", zap.Error(err))
+	}
+}
+
+// Check tells what the authority is by now, and notes under which root a worker
+// has shown itself.
+func (a *authority) Check(ctx context.Context, _ *cav1.CheckRequest) (*cav1.CheckResponse, error) {
+	own, err := a.prepared(ctx)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := own.Roots(ctx)
+	if err != nil {
+		return nil, a.fail("check certificate", err)
+	}
+	caller, ok := auth.CallerOf(ctx)
+	if ok && caller.Role == authv1.Role_WORKER {
+		if e, ok := a.tables.Nodes.Get(a.store.Snapshot(), caller.Name); ok && e.Value.Removed {
+			return nil, a.guard.Refuse(ctx, cav1.AuthorityService_Check_FullMethodName, removedNode(caller.Name))
+		}
+		if roots.Rotating() && caller.Certificate != nil {
+			if err := a.noteRoot(ctx, caller.Name, roots.Of(caller.Certificate)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	// Rounded up: never at once.
+	return &cav1.CheckResponse{Authorities: roots.PEM, AgainSeconds: int64((own.CheckInterval() + time.Second - 1) / time.Second)}, nil
+}
+
+// noteRoot writes down under which root a node's worker has shown itself.
+func (a *authority) noteRoot(ctx context.Context, node string, root []byte) error {
+	if e, ok := a.tables.Nodes.Get(a.store.Snapshot(), node); !ok || bytes.Equal(e.Value.CertificateRoot, root) {
+		return nil
+	}
+	ctx, cancel := a.writing(ctx)
+	defer cancel()
+	err := a.update(ctx, func(tx *store.Tx) error {
+		e, ok := a.tables.Nodes.Get(tx, node)
+		if !ok || bytes.Equal(e.Value.CertificateRoot, root) {
+			return errAlready
+		}
+		record := proto.CloneOf(e.Value)
+		record.CertificateRoot = root
+		a.tables.Nodes.Put(tx, node, record)
+		return nil
+	})
+	return a.fail("note root of node", err)
+}
+
+func removedNode(node string) error {
+	return status.Errorf(codes.PermissionDenied, "node %s was removed from the cluster; with an empty data directory its worker joins as a new one", node)
+}

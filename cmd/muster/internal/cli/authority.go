@@ -1,0 +1,99 @@
+package cli
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// authority is about the cluster's own certificate authority.
+func (c *CLI) authority() *cobra.Command {
+	show := &cobra.Command{
+		Use: "show", Short: "Show the roots that are trusted, in PEM: the file that --ca-file wants", Args: cobra.NoArgs,
+		Example: "  muster cluster ca show > ca.pem",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			a, err := c.getAuthority(cmd)
+			if err != nil {
+				return err
+			}
+			c.printf("%s", a.Certificates)
+			return nil
+		},
+	}
+	state := &cobra.Command{
+		Use: "status", Short: "Show how far the rotation of the root has come", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			a, err := c.getAuthority(cmd)
+			if err != nil {
+				return err
+			}
+			c.printRotation(a)
+			return nil
+		},
+	}
+	var finish bool
+	rotate := &cobra.Command{
+		Use: "rotate", Short: "Replace the root by a new one, without downtime", Args: cobra.NoArgs,
+		Long: `Replace the root of the cluster's own authority by a new one, without downtime.
+
+From now on the new root signs, and both are trusted. Daemons and workers renew their certificates within minutes; when all
+that are known have, the old root is dropped by itself, and "muster cluster ca status" says so. A node that is down and does
+not come back is waited for until its certificate ends, unless it is removed.
+
+Afterwards join tokens have another first part: show them anew ("muster cluster join-token") where they lie in files. A
+person's certificate has to be issued anew. Contexts go on working; "muster cluster ca show" prints what new ones need.`,
+		Example: "  muster cluster ca rotate\n  muster cluster ca status",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			resp, err := call(cmd, client.RotateAuthority, &musterv1.RotateAuthorityRequest{Finish: finish})
+			if err != nil {
+				return err
+			}
+			c.printRotation(resp.Authority)
+			return nil
+		},
+	}
+	rotate.Flags().BoolVar(&finish, "finish", false, "drop the old root now, and with it all who have not renewed: they have to join again")
+	return group("ca", "The cluster's own certificate authority", show, state, rotate)
+}
+
+func (c *CLI) getAuthority(cmd *cobra.Command) (*musterv1.Authority, error) {
+	client, err := c.client()
+	if err != nil {
+		return nil, err
+	}
+	resp, err := call(cmd, client.GetAuthority, &musterv1.GetAuthorityRequest{})
+	if err != nil {
+		return nil, err
+	}
+	return resp.Authority, nil
+}
+
+func (c *CLI) printRotation(a *musterv1.Authority) {
+	c.printf("Trust domain:  %s\n", printable(a.Domain))
+	r := a.Rotation
+	switch {
+	case r == nil:
+		c.printf("Rotation:      never\n")
+		return
+	case r.EndedAt != nil:
+		c.printf("Rotation:      ended %s\n", r.EndedAt.AsTime().Local().Format(time.DateTime))
+		return
+	}
+	c.printf("Rotation:      under way since %s\n", r.StartedAt.AsTime().Local().Format(time.DateTime))
+	if r.StartedBy != "" {
+		c.printf("Started by:    %s\n", printable(r.StartedBy))
+	}
+	if r.Message != "" {
+		c.printf("Waiting:       %s\n", printable(r.Message))
+	}
+	c.printf("Yet to renew:  %d\n", r.Waiting)
+	for _, w := range r.WaitingFor {
+		c.printf("  %s\n", printable(w))
+	}
+}
