@@ -19,7 +19,8 @@ func (l *loop) advance(to *store.Snapshot) {
 		return
 	}
 	delta := l.follower.Advance(to)
-	moved, changed := l.nodes.advance(from, to)
+	moved, resized, changed := l.nodes.advance(from, to)
+	l.crowd(resized, delta.Tasks)
 
 	for id := range delta.Services {
 		l.know(id)
@@ -119,7 +120,7 @@ func (l *loop) matters(s *service, old, t *state.Task) bool {
 	case s.watchesRunning && t.State() == musterv1.TaskState_RUNNING && old.State() != t.State():
 		return true
 	default:
-		return old.NodeID != t.NodeID && (!t.Live() || t.NodeID == "" || !l.nodes.suits(t.NodeID, s.constraints))
+		return old.NodeID != t.NodeID && (!t.Live() || t.NodeID == "" || !l.nodes.suits(t, s.constraints))
 	}
 }
 

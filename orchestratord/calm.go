@@ -143,7 +143,7 @@ func (l *loop) restless(s *service, c *commit, w *plan.World) (*plan.World, bool
 func (l *loop) isCalm(t *state.Task, of made, constraints placement.Constraints) bool {
 	return t.Desired() == musterv1.TaskState_RUNNING && t.State() == musterv1.TaskState_RUNNING &&
 		string(t.Record.SpecDigest) == of.spec && string(t.Record.EndpointDigest) == of.endpoint &&
-		l.nodes.suits(t.NodeID, constraints)
+		l.nodes.suits(t, constraints)
 }
 
 // keepsSlots reports whether a plan neither fills slots nor gives them up.

@@ -167,6 +167,18 @@ func (c *cluster) up(ids ...string) {
 	}
 }
 
+// sized makes a node that takes tasks, or has it come back with other resources.
+func (c *cluster) sized(id string, has *musterv1.Resources) {
+	c.t.Helper()
+	c.update(func(tx *store.Tx) error {
+		c.tables.Nodes.Put(tx, id, &recordv1.Node{Spec: &musterv1.NodeSpec{Availability: musterv1.NodeSpec_ACTIVE}})
+		c.tables.NodeStates.Put(tx, id, &recordv1.NodeState{
+			State: musterv1.NodeStatus_READY, Description: &musterv1.NodeDescription{Hostname: id, Resources: has},
+		})
+		return nil
+	})
+}
+
 // service writes a service's spec as the API would.
 func (c *cluster) service(id string, spec *musterv1.ServiceSpec, task *musterv1.TaskSpec) {
 	c.t.Helper()
@@ -272,17 +284,32 @@ func (c *cluster) world(ctx context.Context) error {
 	}
 }
 
-// suitable returns those of some nodes that meet the constraints of a task's spec.
-func (c *cluster) suitable(tx *store.Tx, t *state.Task, nodes []string) []string {
+// request returns what a task asks of its node.
+func (c *cluster) request(tx *store.Tx, t *state.Task) *placement.Request {
 	spec, _ := c.tables.Specs.Get(tx, state.SpecKey(t.Record.SpecDigest))
-	constraints, err := placement.ParseConstraints(spec.Value.GetTask().GetPlacement().GetConstraints())
+	r, err := placement.NewRequest(t.ServiceID, spec.Value.GetTask(), nil)
 	if err != nil {
-		c.t.Error(err)
+		c.t.Fatal(err)
 	}
+	return r
+}
+
+// suitable returns those of some nodes that meet a task's constraints and have the
+// resources that it reserves.
+func (c *cluster) suitable(tx *store.Tx, r *placement.Request, nodes []string) []string {
 	return slices.DeleteFunc(slices.Clone(nodes), func(id string) bool {
 		reported, _ := c.tables.NodeStates.Get(tx, id)
 		operator, _ := c.tables.Nodes.Get(tx, id)
-		return !constraints.Match(placement.NewNode(id, reported.Value, operator.Value))
+		n := placement.NewNode(id, reported.Value, operator.Value)
+		cpus, memory := r.NanoCPUs, r.MemoryBytes
+		for e := range c.tables.Assignments.Scan(tx, id+"/") {
+			// What has ended holds nothing.
+			if s, _ := c.tables.Statuses.Get(tx, e.Key); s.Value.GetState() <= musterv1.TaskState_RUNNING {
+				cpus, memory = cpus+e.Value.NanoCpus, memory+e.Value.MemoryBytes
+			}
+		}
+		has := n.Description.GetResources()
+		return !r.Constraints.Match(n) || r.NanoCPUs > 0 && cpus > has.GetNanoCpus() || r.MemoryBytes > 0 && memory > has.GetMemoryBytes()
 	})
 }
 
@@ -313,14 +340,17 @@ func (c *cluster) turn(tx *store.Tx, f *state.Follower) {
 		node := t.NodeID
 		switch {
 		case node == "" && t.Live():
-			if fit := c.suitable(tx, t, up); t.Record.NodeId != "" {
-				node = t.Record.NodeId
+			r := c.request(tx, t)
+			if fit := c.suitable(tx, r, up); t.Record.NodeId != "" {
+				if slices.Contains(fit, t.Record.NodeId) {
+					node = t.Record.NodeId
+				}
 			} else if len(fit) > 0 {
 				node = slices.MinFunc(fit, func(a, b string) int { return cmp.Or(cmp.Compare(count[a], count[b]), cmp.Compare(a, b)) })
 			}
 			if slices.Contains(up, node) {
 				count[node]++
-				c.tables.Assignments.Put(tx, state.NodeTaskKey(node, t.ServiceID, t.ID), &recordv1.Assignment{Slot: t.Record.Slot})
+				c.tables.Assignments.Put(tx, state.NodeTaskKey(node, t.ServiceID, t.ID), r.Assignment(t.Record.Slot, time.Now().UnixMilli()))
 			}
 		case node != "" && states[node] == musterv1.NodeStatus_READY && !t.Terminal():
 			c.putStatus(tx, t, min(t.Desired(), musterv1.TaskState_SHUTDOWN))

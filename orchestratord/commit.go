@@ -224,6 +224,11 @@ func (c *commit) checkSlot(tx *store.Tx, s plan.Slot) error {
 			return errStale
 		}
 	}
+	for _, node := range s.Crowded {
+		if n, _ := readNode(c.tables, tx, node); n != nil && roomy(c.tables, tx, n) {
+			return errStale
+		}
+	}
 	if len(s.Unfit) == 0 {
 		return nil
 	}

@@ -20,6 +20,8 @@ type nodes struct {
 	byID   map[string]*placement.Node
 	// conditions holds what becomes of tasks on each node.
 	conditions map[string]plan.Condition
+	// crowds holds the tasks that their nodes have no room for, by node.
+	crowds map[string]map[string]struct{}
 	// ids are those of all nodes in order; nil if they have to be gathered.
 	ids []string
 }
@@ -27,13 +29,13 @@ type nodes struct {
 var _ plan.Cluster = (*nodes)(nil)
 
 func newNodes(tables *state.Tables) *nodes {
-	return &nodes{tables: tables, byID: map[string]*placement.Node{}, conditions: map[string]plan.Condition{}}
+	return &nodes{tables: tables, byID: map[string]*placement.Node{}, conditions: map[string]plan.Condition{}, crowds: map[string]map[string]struct{}{}}
 }
 
 // advance goes on to a newer snapshot. It returns the nodes whose tasks are to
-// be looked at, and reports whether anything has changed that a constraint or a
-// condition can speak of.
-func (ns *nodes) advance(from, to *store.Snapshot) (moved map[string]struct{}, changed bool) {
+// be looked at, and those that have other resources than before, and reports
+// whether anything has changed that a constraint or a condition can speak of.
+func (ns *nodes) advance(from, to *store.Snapshot) (moved map[string]struct{}, resized []string, changed bool) {
 	touched := map[string]struct{}{}
 	for c := range ns.tables.Nodes.Changes(from, to) {
 		touched[c.Key()] = struct{}{}
@@ -55,15 +57,19 @@ func (ns *nodes) advance(from, to *store.Snapshot) (moved map[string]struct{}, c
 		if node == nil {
 			delete(ns.byID, id)
 			delete(ns.conditions, id)
+			delete(ns.crowds, id)
 			continue
 		}
 		if old == nil || !sameToConstraints(old, node) {
 			moved[id] = struct{}{}
 			changed = true
 		}
+		if old == nil || !proto.Equal(old.Description.GetResources(), node.Description.GetResources()) {
+			resized = append(resized, id)
+		}
 		ns.byID[id], ns.conditions[id] = node, condition
 	}
-	return moved, changed
+	return moved, resized, changed
 }
 
 // sameToConstraints reports whether no constraint can tell two states of a node
@@ -95,10 +101,10 @@ func readNode(tables *state.Tables, r store.Reader, id string) (*placement.Node,
 	}
 }
 
-// suits reports whether tasks that are assigned to a node may stay there.
-func (ns *nodes) suits(id string, constraints placement.Constraints) bool {
-	n := ns.byID[id]
-	return n != nil && ns.conditions[id].Keeps() && constraints.Match(n)
+// suits reports whether a task may stay on its node.
+func (ns *nodes) suits(t *state.Task, constraints placement.Constraints) bool {
+	n := ns.byID[t.NodeID]
+	return n != nil && ns.conditions[t.NodeID].Keeps() && constraints.Match(n) && ns.Room(t)
 }
 
 // Condition says what becomes of tasks on a node.

@@ -12,6 +12,7 @@ import (
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 	"github.com/musterhq/muster/orchestratord"
+	"github.com/musterhq/muster/orchestratord/internal/plan"
 )
 
 func TestLifeOfAService(t *testing.T) {
@@ -300,5 +301,87 @@ func TestConfigIsChecked(t *testing.T) {
 				t.Errorf("config %+v is taken", cfg)
 			}
 		}
+	})
+}
+
+// TestTasksLeaveNodesThatShrink has a worker come back with fewer CPUs than its tasks
+// reserve: those that were assigned last leave it, whosever they are, and no others.
+func TestTasksLeaveNodesThatShrink(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		size := func(id string, cores int64) { c.sized(id, &musterv1.Resources{NanoCpus: cores * 1e9}) }
+		size("a", 4)
+		for range 2 {
+			c.orchestrator(orchestratord.Config{})
+		}
+		c.run(c.world)
+		core := null(1)
+		core.Resources = &musterv1.ResourceRequirements{Reservations: &musterv1.Resources{NanoCpus: 1e9}}
+		// Of several shards, so that both orchestrators have some.
+		services := []string{"s1", "s2", "s3", "s4"}
+		first := map[string]string{}
+		for _, id := range services {
+			c.service(id, replicated(1), core)
+			c.settle(id, 1)
+			first[id] = c.live(id)[0].ID
+			pass(time.Second)
+		}
+		c.service("free", replicated(2), null(1))
+		c.settle("free", 2)
+		free := c.live("free")
+
+		size("b", 4)
+		size("a", 2)
+		pass(time.Second)
+		for i, id := range services {
+			c.settle(id, 1)
+			x := c.live(id)[0]
+			if i < 2 && x.ID != first[id] {
+				t.Errorf("task of %s was replaced, and there was room for it", id)
+			}
+			if i >= 2 && x.NodeID != "b" {
+				t.Errorf("task of %s is on node %s, which has no room for it", id, x.NodeID)
+			}
+		}
+		for i, x := range c.live("free") {
+			if x.ID != free[i].ID {
+				t.Errorf("task %s reserves nothing, and was replaced", free[i].ID)
+			}
+		}
+		for _, x := range c.tasks("s4") {
+			if x.ID == first["s4"] && x.Record.Reason != string(plan.ReasonCrowded) {
+				t.Errorf("it says that it was replaced because %q", x.Record.Reason)
+			}
+		}
+		// None is moved back, and none once more.
+		size("a", 4)
+		pass(time.Minute)
+		for _, id := range services {
+			if n := len(c.tasks(id)); n > 2 {
+				t.Errorf("service %s has had %d tasks", id, n)
+			}
+		}
+	})
+}
+
+// TestNodesThatAreTooSmallForATask has a task whose node shrinks wait for another.
+func TestNodesThatAreTooSmallForATask(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		memory := func(id string, n int64) { c.sized(id, &musterv1.Resources{NanoCpus: 1e9, MemoryBytes: n}) }
+		memory("a", 1<<30)
+		c.orchestrator(orchestratord.Config{})
+		c.run(c.world)
+		spec := null(1)
+		spec.Resources = &musterv1.ResourceRequirements{Reservations: &musterv1.Resources{NanoCpus: 1e9, MemoryBytes: 1 << 30}}
+		c.service("agent", global(), spec)
+		c.settle("agent", 1)
+		old := c.live("agent")[0].ID
+		memory("a", 1<<29)
+		pass(time.Minute)
+		live := c.live("agent")
+		if len(live) != 1 || live[0].ID == old || live[0].NodeID != "" || len(c.tasks("agent")) != 2 {
+			t.Fatalf("%d tasks, of which %d live, want one that waits", len(c.tasks("agent")), len(live))
+		}
+		memory("a", 1<<30)
+		c.settle("agent", 1)
 	})
 }

@@ -202,6 +202,27 @@ func TestSpreadAndExplain(t *testing.T) {
 	})
 }
 
+// TestNodesThatShrink has a node come back with fewer cores than are reserved on it:
+// what is there stays assigned until others take it away, and nothing comes to it.
+func TestNodesThatShrink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		defer c.close()
+		c.schedule("s1")
+		c.node("n1", 3)
+		c.service("web", 3, 0)
+		c.expect("room for all", map[string]int{"n1": 3})
+		c.node("n1", 1)
+		c.service("more", 1, 0)
+		c.expect("too few cores", map[string]int{"n1": 3})
+		if got, want := c.reason("more"), "no suitable node (insufficient resources on 1 node)"; got != want {
+			t.Errorf("reason = %q, want %q", got, want)
+		}
+		c.node("n2", 1)
+		c.expect("another node", map[string]int{"n1": 3, "n2": 1})
+	})
+}
+
 func TestEndedTasksGiveBackWhatTheyHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)

@@ -208,6 +208,16 @@ func (n *Net) Heal(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// Lose has a host lose so many of a hundred packets that come to it from others,
+// chosen at random; 0: none any more. What is cut stays cut.
+func (n *Net) Lose(ctx context.Context, h *Host, percent int) error {
+	rules := "table inet loss\ndelete table inet loss\n"
+	if percent > 0 {
+		rules += "table inet loss { chain in { type filter hook input priority 0; iifname \"eth0\" numgen random mod 100 <= " + strconv.Itoa(percent-1) + " drop; }; }\n"
+	}
+	return h.run(ctx, rules, "nft", "-f", "-")
+}
+
 // refuse drops what comes from some addresses, and nothing else: nobody is told,
 // as when a cable is cut.
 func (h *Host) refuse(ctx context.Context, others []string) error {

@@ -29,9 +29,14 @@ func TestCut(t *testing.T) {
 		}
 		defer func() { _ = l.Close() }()
 	}
-	reaches := func(from, to *testnet.Host) bool {
-		// Nothing answers where a network is cut, so this is how long a cut takes.
-		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	reaches := func(from, to *testnet.Host, want bool) bool {
+		// Nothing answers where a network is cut, so this is how long a cut takes; where
+		// it is whole the machine may be busy.
+		patience := 500 * time.Millisecond
+		if want {
+			patience = 30 * time.Second
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		conn, err := from.DialContext(ctx, "tcp", to.Address+":7000")
 		if err == nil {
@@ -45,7 +50,7 @@ func TestCut(t *testing.T) {
 			from, to *testnet.Host
 			want     bool
 		}{{a, b, ab}, {b, a, ab}, {a, c, ac}, {c, a, ac}, {b, c, bc}, {c, b, bc}} {
-			if got := reaches(e.from, e.to); got != e.want {
+			if got := reaches(e.from, e.to, e.want); got != e.want {
 				t.Errorf("%s: %s reaches %s: %v, want %v", what, e.from.Address, e.to.Address, got, e.want)
 			}
 		}
@@ -67,4 +72,16 @@ func TestCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("healed", true, true, true)
+	if err := n.Lose(t.Context(), c, 100); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range []*testnet.Host{a, b} {
+		if reaches(h, c, false) {
+			t.Errorf("%s reaches a host that loses everything", h.Address)
+		}
+	}
+	if err := n.Lose(t.Context(), c, 0); err != nil {
+		t.Fatal(err)
+	}
+	expect("nothing lost", true, true, true)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -76,18 +75,31 @@ func (b *bench) leader(t *testing.T) *consultest.Server {
 	return s
 }
 
+// server returns the server that leads, or one that does not.
+func (b *bench) server(t *testing.T, leads bool) *consultest.Server {
+	t.Helper()
+	leader := b.leader(t)
+	if leads {
+		return leader
+	}
+	all := b.Servers.Servers()
+	return all[slices.IndexFunc(all, func(s *consultest.Server) bool { return s != leader })]
+}
+
 func (b *bench) killLeader(t *testing.T) {
 	leader := b.leader(t)
+	restart := undo(t, leader.Restart)
 	ok(t, leader.Kill())
 	t.Logf("a change was complete after %v", b.change(t))
-	ok(t, leader.Restart())
+	ok(t, restart())
 	b.settle(t)
 	b.unmoved(t)
 }
 
 func (b *bench) restartConsul(t *testing.T) {
+	restart := undo(t, b.Servers.Restart)
 	ok(t, b.Servers.Kill())
-	ok(t, b.Servers.Restart())
+	ok(t, restart())
 	t.Logf("a change was complete after %v", b.change(t))
 	b.settle(t)
 	b.unmoved(t)
@@ -95,22 +107,15 @@ func (b *bench) restartConsul(t *testing.T) {
 
 // hangServer stops one server for a while.
 func (b *bench) hangServer(t *testing.T, leads bool) {
-	victim := b.leader(t)
-	if !leads {
-		for _, s := range b.Servers.Servers() {
-			if s != victim {
-				victim = s
-				break
-			}
-		}
-	}
+	victim := b.server(t, leads)
+	resume := undo(t, victim.Resume)
 	ok(t, victim.Pause())
 	var took []time.Duration
 	for began := time.Now(); time.Since(began) < hang; {
 		took = append(took, b.change(t))
 	}
 	t.Logf("changes were complete after %v, the slowest after %v", median(took), slices.Max(took))
-	ok(t, victim.Resume())
+	ok(t, resume())
 	b.settle(t)
 	b.unmoved(t)
 }
@@ -122,6 +127,7 @@ func (b *bench) consulAway(t *testing.T, take, bring func(*consultest.Cluster) e
 	ok(t, b.Process(waits).Kill())
 	offset := logSize(t, b.Process(waits).Log)
 	began := time.Now()
+	back := undo(t, func() error { return bring(b.Servers) })
 	ok(t, take(b.Servers))
 	ok(t, b.StartManager(waits))
 
@@ -153,19 +159,16 @@ func (b *bench) consulAway(t *testing.T, take, bring func(*consultest.Cluster) e
 	if said := string(logged[offset:]); !strings.Contains(said, "store is away: waiting for it") {
 		t.Errorf("a daemon that was started meanwhile does not say that it waits:\n%s", said)
 	}
-	ok(t, bring(b.Servers))
+	ok(t, back())
 	t.Logf("a change was complete %v after Consul was back", b.change(t))
 	b.relearn(t)
 	b.settle(t)
-	delete(b.steady, victim.Id)
 	testwait.Within(t, waitTimeout, "the dead task is replaced, and no other", func(ctx context.Context) error {
-		now, err := b.Running(ctx, "steady", len(b.steady)+1)
+		now, err := b.Running(ctx, "steady", len(b.steady))
 		if err != nil {
 			return err
 		}
-		others := maps.Clone(now)
-		maps.DeleteFunc(others, func(id string, _ *musterv1.Task) bool { return b.steady[id] == nil })
-		if err := rig.Same(b.steady, others); err != nil {
+		if err := rig.Replaced(b.steady, now, victim.Id); err != nil {
 			return err
 		}
 		b.steady = now

@@ -15,6 +15,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -49,7 +50,7 @@ func run(m *testing.M) (code int, err error) {
 }
 
 // waitTimeout bounds what should take moments, on a machine that is busy.
-const waitTimeout = 30 * time.Second
+const waitTimeout = time.Minute
 
 // start starts a cluster whose workers are ready, and that ends with the test.
 func start(t *testing.T, cfg testcluster.Config, workers ...string) *rig.Rig {
@@ -98,8 +99,24 @@ func startOf(t *testing.T, built string, cfg testcluster.Config, workers ...stri
 // removeAll removes all services, and waits until nothing is left of their tasks.
 func removeAll(t *testing.T, r *rig.Rig) {
 	t.Helper()
-	ok(t, r.RemoveAll(t.Context()))
+	ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
+	defer cancel()
+	ok(t, r.RemoveAll(ctx))
 	testwait.Within(t, waitTimeout, "nothing is left of tasks", r.Empty)
+}
+
+// undo returns a function that undoes what a step does to the cluster. It is
+// called at the end of the step at the latest, also of one that fails, so that the
+// steps after it find a whole cluster.
+func undo(t *testing.T, undone func() error) (now func() error) {
+	t.Helper()
+	now = sync.OnceValue(undone)
+	t.Cleanup(func() {
+		if err := now(); err != nil {
+			t.Errorf("undo: %v", err)
+		}
+	})
+	return now
 }
 
 // median returns the middle of some durations.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/kv/consultest"
 	"github.com/musterhq/muster/internal/testcluster"
 	"github.com/musterhq/muster/internal/testneed"
 	"github.com/musterhq/muster/internal/testnet"
@@ -36,6 +39,8 @@ func TestNetwork(t *testing.T) {
 		ConsulServers: 3, Net: n, WorkerHosts: map[string]*testnet.Host{"one": hosts[3], "two": hosts[4]},
 	})
 	t.Run("managers cut off", func(t *testing.T) { b.cutManagers(t, n) })
+	t.Run("follower slow", func(t *testing.T) { b.slowServer(t, n, false) })
+	t.Run("leader slow", func(t *testing.T) { b.slowServer(t, n, true) })
 	t.Run("worker cut off", func(t *testing.T) { b.cutWorker(t, n) })
 	t.Run("worker removed while cut off", func(t *testing.T) { b.removeCutWorker(t, n) })
 	t.Run("remove all", func(t *testing.T) { removeAll(t, b.Rig) })
@@ -45,6 +50,7 @@ func TestNetwork(t *testing.T) {
 // the managers: the others do all the work, and what is cut off writes nothing.
 func (b *bench) cutManagers(t *testing.T, n *testnet.Net) {
 	hosts := n.Hosts()
+	heal := undo(t, func() error { return n.Heal(context.WithoutCancel(t.Context())) })
 	ok(t, n.Cut(t.Context(), hosts[:1], hosts[1:]))
 	began := time.Now()
 	t.Logf("a change was complete after %v", b.change(t))
@@ -54,12 +60,60 @@ func (b *bench) cutManagers(t *testing.T, n *testnet.Net) {
 	for time.Since(began) < hang {
 		b.change(t)
 	}
-	ok(t, n.Heal(t.Context()))
+	ok(t, heal())
 	healed := time.Now()
 	b.relearn(t)
 	b.settle(t)
 	t.Logf("all was as before %v after the network was whole", time.Since(healed))
 	b.unmoved(t)
+}
+
+// slowServer makes one of Consul's servers slow, and the network of its machine
+// bad: it stands still for most of the time, but never for long enough to be taken
+// for dead. Changes go on, and nothing is moved.
+func (b *bench) slowServer(t *testing.T, n *testnet.Net, leads bool) {
+	victim := b.server(t, leads)
+	host := n.Hosts()[slices.Index(b.Servers.Servers(), victim)]
+	whole := undo(t, func() error { return n.Lose(context.WithoutCancel(t.Context()), host, 0) })
+	ok(t, n.Lose(t.Context(), host, 3))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- slow(ctx, victim) }()
+	quick := undo(t, func() error {
+		cancel()
+		return <-ended
+	})
+	var took []time.Duration
+	for began := time.Now(); time.Since(began) < hang; {
+		took = append(took, b.change(t))
+	}
+	t.Logf("%d changes were complete after %v, the slowest after %v", len(took), median(took), slices.Max(took))
+	ok(t, quick())
+	ok(t, whole())
+	b.settle(t)
+	b.unmoved(t)
+}
+
+// slow lets a server run for a moment now and then until ctx ends.
+func slow(ctx context.Context, s *consultest.Server) error {
+	for ctx.Err() == nil {
+		for _, step := range []struct {
+			do   func() error
+			wait time.Duration
+		}{
+			{s.Pause, 200*time.Millisecond + rand.N(200*time.Millisecond)},
+			{s.Resume, 20*time.Millisecond + rand.N(40*time.Millisecond)},
+		} {
+			if err := step.do(); err != nil {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(step.wait):
+			}
+		}
+	}
+	return s.Resume()
 }
 
 // cutWorker cuts off a worker for so long that its tasks are replaced: it keeps
@@ -80,6 +134,7 @@ func (b *bench) cutWorker(t *testing.T, n *testnet.Net) {
 		err := b.Update(ctx, id, func(spec *musterv1.ServiceSpec) { spec.Task.ForceUpdate++ })
 		return errors.Join(errors.New("one has none"), err)
 	})
+	heal := undo(t, func() error { return n.Heal(context.WithoutCancel(t.Context())) })
 	ok(t, n.Cut(t.Context(), hosts[3:4], append(hosts[:3:3], hosts[4])))
 	var after map[string]*musterv1.Task
 	took := testwait.Within(t, waitTimeout, "tasks run elsewhere", func(ctx context.Context) (err error) {
@@ -102,7 +157,7 @@ func (b *bench) cutWorker(t *testing.T, n *testnet.Net) {
 			t.Errorf("task %s of the other worker was replaced", task.Name)
 		}
 	}
-	ok(t, n.Heal(t.Context()))
+	ok(t, heal())
 	took = testwait.Within(t, waitTimeout, "the worker stops what was replaced", b.Truthful)
 	t.Logf("what was replaced was stopped %v after the network was whole", took)
 	ok(t, rig.Same(after, running(t, b.Rig, "moves", 4)))
@@ -123,6 +178,7 @@ func (b *bench) removeCutWorker(t *testing.T, n *testnet.Net) {
 		before, err = b.Running(ctx, "left", 2)
 		return err
 	})
+	heal := undo(t, func() error { return n.Heal(context.WithoutCancel(t.Context())) })
 	ok(t, n.Cut(t.Context(), hosts[3:4], append(hosts[:3:3], hosts[4])))
 	testwait.Within(t, waitTimeout, "the node can be removed", func(ctx context.Context) error {
 		return b.Do(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
@@ -143,7 +199,7 @@ func (b *bench) removeCutWorker(t *testing.T, n *testnet.Net) {
 		ok(t, alive(t.Context()))
 		<-time.After(100 * time.Millisecond)
 	}
-	ok(t, n.Heal(t.Context()))
+	ok(t, heal())
 	took := testwait.Within(t, waitTimeout, "the worker stops its tasks", func(context.Context) error {
 		there, err := b.TaskProcesses()
 		if err != nil {

@@ -180,7 +180,9 @@ func (s *slot) move(lost int) {
 	if c := d.condition(t); !c.Keeps() {
 		why = c.reason()
 	} else if s.misplaced(t) {
-		why = ReasonConstraints
+		if why = ReasonConstraints; s.target.matches(t.NodeID) {
+			why = ReasonCrowded
+		}
 		s.end(lost, why)
 	}
 	next := &recordv1.Task{
@@ -200,11 +202,11 @@ func (d *decider) lost(t *state.Task) bool {
 }
 
 // misplaced reports whether a task is on a node that does not meet the
-// constraints any more. A paused node keeps what it has.
+// constraints any more, or has no room for it. A paused node keeps what it has.
 func (s *slot) misplaced(t *state.Task) bool { return s.d.misplaced(s.target, t) }
 
 func (d *decider) misplaced(g *target, t *state.Task) bool {
-	return t.NodeID != "" && !t.Terminal() && d.condition(t) == Up && !g.matches(t.NodeID)
+	return t.NodeID != "" && !t.Terminal() && d.condition(t) == Up && (!g.matches(t.NodeID) || !d.w.Cluster.Room(t))
 }
 
 // finish ends a task that the restart policy allows none to follow. If it is

@@ -73,6 +73,8 @@ type Cluster interface {
 	Condition(node string) Condition
 	// Nodes yields the ids of all nodes, in order.
 	Nodes() iter.Seq[string]
+	// Room says whether a task's node has room for what the task reserves.
+	Room(task *state.Task) bool
 	// Matcher returns a function that reports whether a node meets constraints.
 	Matcher(constraints []string) (func(node string) bool, error)
 }
@@ -153,6 +155,9 @@ type Slot struct {
 	// Constraints. It must still be so.
 	Unfit       []string
 	Constraints []string
+	// Crowded are the nodes whose tasks are given up because they reserve more than
+	// there is. It must still be so.
+	Crowded []string
 }
 
 // Seen is one task that a decision rests on.

@@ -18,6 +18,7 @@ const (
 	ReasonNodeGone       Reason = "node was removed"
 	ReasonNodePaused     Reason = "task ended on a paused node"
 	ReasonConstraints    Reason = "node does not meet the constraints"
+	ReasonCrowded        Reason = "node has not enough resources any more"
 	ReasonSuperseded     Reason = "slot has another task"
 	ReasonScaledDown     Reason = "service was scaled down"
 	ReasonServiceRemoved Reason = "service was removed"

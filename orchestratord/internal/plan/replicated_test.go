@@ -356,6 +356,33 @@ func TestLowerHistoryLimitHoldsAtOnce(t *testing.T) {
 	}
 }
 
+// A task that its node has no room for any more is replaced; one on a paused node
+// stays.
+func TestCrowdedNodes(t *testing.T) {
+	for condition, moves := range map[plan.Condition]bool{plan.Up: true, plan.Paused: false} {
+		w := newWorld()
+		w.spec(null(1))
+		w.replicas(2)
+		w.converge(t)
+		old := w.one(t, 1)
+		w.crowded = map[string]bool{old.ID: true}
+		w.nodes[old.NodeID] = condition
+		p := w.look(t)
+		if p.Empty() == moves {
+			t.Fatalf("%v: plan %v", condition, p.Slots)
+		}
+		if !moves {
+			continue
+		}
+		if s := p.Slots[0]; len(p.Slots) != 1 || !slices.Equal(s.Crowded, []string{old.NodeID}) || len(s.Unfit) > 0 {
+			t.Errorf("decision rests on nodes %v and %v", s.Crowded, s.Unfit)
+		}
+		if got := w.tasks[old.Key].Record; got.DesiredState != shutdown || got.Reason != string(plan.ReasonCrowded) {
+			t.Errorf("old task is %v", got)
+		}
+	}
+}
+
 // A task whose node does not meet the constraints any more is replaced, whatever
 // its own spec; one on a paused node stays.
 func TestUnfitNodes(t *testing.T) {

@@ -31,6 +31,7 @@ type slot struct {
 	begins     bool
 	lost       []string
 	unfit      []string
+	crowded    []string
 }
 
 // fate is what shall become of a task.
@@ -102,6 +103,8 @@ func (s *slot) blame(t *state.Task) {
 		if !slices.Contains(s.lost, t.NodeID) {
 			s.lost = append(s.lost, t.NodeID)
 		}
+	case s.misplaced(t) && s.target.matches(t.NodeID):
+		s.crowded = append(s.crowded, t.NodeID)
 	case s.misplaced(t):
 		s.unfit = append(s.unfit, t.NodeID)
 	}
@@ -206,7 +209,7 @@ func (s *slot) close() {
 		return
 	}
 	key := state.TaskKey(s.d.w.ServiceID, s.number, s.node, "")
-	p := Slot{Prefix: key, Changes: changes, Fills: filled, Begins: s.begins, Vacates: s.vacates, Lost: s.lost, Unfit: s.unfit}
+	p := Slot{Prefix: key, Changes: changes, Fills: filled, Begins: s.begins, Vacates: s.vacates, Lost: s.lost, Unfit: s.unfit, Crowded: s.crowded}
 	if len(s.unfit) > 0 {
 		p.Constraints = s.target.spec.GetPlacement().GetConstraints()
 	}

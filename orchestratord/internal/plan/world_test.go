@@ -39,6 +39,7 @@ type world struct {
 	tasks   map[string]*state.Task // by key
 	specs   map[string]*musterv1.TaskSpec
 	nodes   map[string]plan.Condition
+	crowded map[string]bool   // tasks that their nodes have no room for
 	labels  map[string]string // of nodes; a constraint is a label
 	history int64
 	ids     int
@@ -161,6 +162,8 @@ func null(n uint64, more ...func(*musterv1.TaskSpec)) *musterv1.TaskSpec {
 }
 
 func (w *world) Condition(node string) plan.Condition { return w.nodes[node] }
+
+func (w *world) Room(t *state.Task) bool { return !w.crowded[t.ID] }
 
 func (w *world) Nodes() iter.Seq[string] {
 	return slices.Values(slices.Sorted(maps.Keys(w.nodes)))

@@ -84,3 +84,36 @@ func Same(before, after map[string]*musterv1.Task) error {
 	}
 	return nil
 }
+
+// Replaced returns an error unless the same tasks run as before, but for one that
+// has died and in whose place there is another. Until the cluster has heard of its
+// death it goes on saying that it runs, and that is not it yet.
+func Replaced(before, after map[string]*musterv1.Task, dead string) error {
+	if t := after[dead]; t != nil {
+		return fmt.Errorf("task %s is dead, and is said to run", t.Name)
+	}
+	others, left := map[string]*musterv1.Task{}, map[string]*musterv1.Task{}
+	var fresh []*musterv1.Task
+	for id, t := range after {
+		if before[id] != nil {
+			others[id] = t
+		} else {
+			fresh = append(fresh, t)
+		}
+	}
+	for id, t := range before {
+		if id != dead {
+			left[id] = t
+		}
+	}
+	if err := Same(left, others); err != nil {
+		return err
+	}
+	if len(fresh) != 1 {
+		return fmt.Errorf("%d tasks are new, want 1", len(fresh))
+	}
+	if pid := int(fresh[0].Status.Runtime.GetPid()); !Alive(pid) {
+		return fmt.Errorf("task %s says that it is process %d, which is not there", fresh[0].Name, pid)
+	}
+	return nil
+}
