@@ -104,7 +104,7 @@ func (c *Cluster) settings(name, token, gossip, management string) object {
 		"server": true, "node_name": name, "datacenter": Datacenter, "data_dir": in("state"),
 		"bootstrap_expect": c.cfg.Servers, "retry_join": others, "retry_interval": "1s",
 		"bind_addr": "0.0.0.0", "client_addr": "0.0.0.0",
-		"ports":   object{"http": -1, "https": 8501, "grpc": -1, "grpc_tls": -1, "dns": -1},
+		"ports":   object{"http": -1, "https": 8501, "grpc": -1, "grpc_tls": -1, "dns": -1, "serf_wan": -1},
 		"encrypt": gossip, "encrypt_verify_incoming": true, "encrypt_verify_outgoing": true,
 		"tls": object{
 			"defaults": object{
