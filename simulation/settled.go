@@ -118,63 +118,67 @@ func (p *picture) frozen(s *recordv1.Service, t *state.Task) bool {
 // slot is what a slot has when nothing goes wrong any more.
 type slot struct {
 	placed, waits []*state.Task
-	// frozen says that it has a task that is left alone.
-	frozen bool
 }
 
 // slotsSettled wants one task in each slot of a service, that runs or waits; beside
 // one that waits, its predecessor may run if the update order is START_FIRST. It
 // wants the update to be at its end, unless a task waits: then slots whose turn has not
 // come are as they were, if no more may have theirs.
-func (p *picture) slotsSettled(id string, s *recordv1.Service) map[string]*slot {
-	slots := map[string]*slot{}
-	waiting, amid := 0, uint64(0)
+func (p *picture) slotsSettled(id string, s *recordv1.Service) (slots map[string]*slot, held bool) {
+	slots = map[string]*slot{}
+	waiting := 0
 	e, _ := p.observer.tables.Rollouts.Get(p.now, id)
 	rollout := e.Value
 	config := rollConfigOf(s, rollout)
-	for _, t := range p.live(id, s) {
+	live := p.live(id, s)
+	held = p.held(s, rollout, config, live)
+	for _, t := range live {
 		_, key, _ := state.SplitKey(t.Key)
 		at := slots[key]
 		if at == nil {
 			at = &slot{}
 			slots[key] = at
 		}
-		if p.frozen(s, t) && !p.current(s, t) {
-			at.frozen = true
+		if (held || p.frozen(s, t)) && !p.current(s, t) {
 			continue
 		}
 		if p.placed(s, t) {
 			waiting++
 			at.waits = append(at.waits, t)
-			if t.Record.Turn != nil && t.Record.Turn.SettledAt == 0 {
-				amid++
-			}
 		} else {
 			at.placed = append(at.placed, t)
 		}
 	}
-	// Slots have no turn while those that have theirs wait.
-	held := rolls(rollout) && config.Parallelism > 0 && amid >= config.Parallelism
 	for key, at := range slots {
 		bridged := config.Order == musterv1.UpdateConfig_START_FIRST && len(at.waits) > 0
 		if len(at.placed) > 1 || len(at.waits) > 1 || len(at.placed) > 0 && len(at.waits) > 0 && !bridged {
 			p.fault("slot %s of %s has %d tasks and %d that wait", key, s.Spec.Name, len(at.placed), len(at.waits))
 		}
 		for _, t := range at.placed {
-			if !bridged && !held {
+			if !bridged {
 				p.upToDate(s, t)
 			}
 		}
 		for _, t := range at.waits {
-			if !held {
-				p.upToDate(s, t)
-			}
+			p.upToDate(s, t)
 		}
 	}
 	if waiting == 0 && rolls(rollout) {
 		p.fault("the update of %s has not ended: %v", s.Spec.Name, rollout)
 	}
-	return slots
+	return slots, held
+}
+
+// held says whether slots whose turn in an update has not come stay without one: all
+// those that may have theirs at once wait for a node.
+func (p *picture) held(s *recordv1.Service, r *recordv1.Rollout, config *musterv1.UpdateConfig, live []*state.Task) bool {
+	amid := uint64(0)
+	for _, t := range live {
+		if t.NodeID == "" && t.Record.Turn != nil && t.Record.Turn.SettledAt == 0 && p.current(s, t) {
+			amid++
+		}
+	}
+	return rolls(r) && config.Parallelism > 0 && amid >= config.Parallelism
 }
 
 // upToDate wants a task to run what its service asks for.
@@ -185,14 +189,14 @@ func (p *picture) upToDate(s *recordv1.Service, t *state.Task) {
 }
 
 func (p *picture) replicatedSettled(id string, s *recordv1.Service) {
-	slots := p.slotsSettled(id, s)
-	if want := int(s.Spec.GetReplicated().GetReplicas()); len(slots) != want {
+	slots, held := p.slotsSettled(id, s)
+	if want := int(s.Spec.GetReplicated().GetReplicas()); len(slots) != want && !held {
 		p.fault("service %s has tasks in %d slots, want %d", s.Spec.Name, len(slots), want)
 	}
 }
 
 func (p *picture) globalSettled(id string, s *recordv1.Service) {
-	slots := p.slotsSettled(id, s)
+	slots, held := p.slotsSettled(id, s)
 	request, err := placement.NewRequest(id, p.task(s.TaskDigest), s.Spec.Endpoint)
 	if err != nil {
 		p.fault("service %s: %v", s.Spec.Name, err)
@@ -200,7 +204,7 @@ func (p *picture) globalSettled(id string, s *recordv1.Service) {
 	}
 	for name, n := range p.nodes {
 		wanted := n.State == musterv1.NodeStatus_READY && n.Availability == musterv1.NodeSpec_ACTIVE && request.Constraints.Match(n)
-		if wanted && slots[name] == nil {
+		if wanted && slots[name] == nil && !held {
 			p.fault("service %s has no task on %s", s.Spec.Name, name)
 		}
 	}
