@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -60,6 +61,8 @@ func serve(how string) {
 		sdk.Serve(&flawedStats{flawed})
 	case "Exec":
 		sdk.Serve(&flawedExec{flawed})
+	case "Update", "none":
+		sdk.Serve(&flawedUpdate{flawed})
 	case "Starts":
 		os.Exit(3)
 	default:
@@ -183,7 +186,21 @@ type (
 	flawedLogs  struct{ *flawed }
 	flawedStats struct{ *flawed }
 	flawedExec  struct{ *flawed }
+	// flawedUpdate ends the task; without the flaw it does nothing, which it may.
+	flawedUpdate struct{ *flawed }
 )
+
+func (f flawedUpdate) Update(ctx context.Context, task *sdk.Task, handle sdk.Handle) (sdk.Handle, error) {
+	listed, err := f.List(ctx, task.GetNodeId())
+	if err != nil || !slices.ContainsFunc(listed, func(l sdk.Listed) bool { return l.TaskID == task.GetId() }) {
+		return nil, errors.Join(err, sdk.NotFound(task.GetId()))
+	}
+	if f.flaw != "Update" {
+		return handle, nil
+	}
+	_, err = f.Terminate(ctx, sdk.Ref{TaskID: task.GetId()})
+	return handle, err
+}
 
 func (flawedLogs) Logs(context.Context, sdk.Ref, sdk.LogOptions, func(sdk.LogLine) error) error {
 	return nil

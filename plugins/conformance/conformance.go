@@ -88,31 +88,34 @@ type Rule struct {
 	// Needs is the capability without which the rule asks only that calls are
 	// answered UNIMPLEMENTED.
 	Needs string
-	test  func(*suite)
+	// Ends says that the rule starts and ends tasks.
+	Ends bool
+	test func(*suite)
 }
 
 // Rules are all rules, in the order in which an author meets them.
 func Rules() []Rule {
 	return []Rule{
 		{Name: "Describe", Asks: "Describe says name, version, kinds and health, and a schema that fits what runs", test: (*suite).describe},
-		{Name: "Lifecycle", Asks: "a task is prepared, started, ends with its exit code, and is removed", test: (*suite).lifecycle},
+		{Name: "Lifecycle", Asks: "a task is prepared, started, ends with its exit code, and is removed", Ends: true, test: (*suite).lifecycle},
 		{Name: "Refusals", Asks: "Prepare refuses a wrong spec and names the field", test: (*suite).refusals},
 		{Name: "UnknownTask", Asks: "calls for a task that is not known say so; those that end one succeed", test: (*suite).unknownTask},
-		{Name: "NeverStarted", Asks: "a task that was never started has no end to wait for", test: (*suite).neverStarted},
-		{Name: "RepeatedCalls", Asks: "a repeated call succeeds and changes nothing", test: (*suite).repeatedCalls},
-		{Name: "Handles", Asks: "without the handle, or with an older or unknown one, the task's id does", test: (*suite).handles},
-		{Name: "Shutdown", Asks: "Shutdown asks first, and kills when the grace period is over", test: (*suite).shutdown},
-		{Name: "Terminate", Asks: "Terminate kills at once", test: (*suite).terminate},
-		{Name: "RemoveWhileRunning", Asks: "Remove of a running task kills it and leaves nothing", test: (*suite).removeWhileRunning},
+		{Name: "NeverStarted", Asks: "a task that was never started has no end to wait for", Ends: true, test: (*suite).neverStarted},
+		{Name: "RepeatedCalls", Asks: "a repeated call succeeds and changes nothing", Ends: true, test: (*suite).repeatedCalls},
+		{Name: "Handles", Asks: "without the handle, or with an older or unknown one, the task's id does", Ends: true, test: (*suite).handles},
+		{Name: "Shutdown", Asks: "Shutdown asks first, and kills when the grace period is over", Ends: true, test: (*suite).shutdown},
+		{Name: "Terminate", Asks: "Terminate kills at once", Ends: true, test: (*suite).terminate},
+		{Name: "RemoveWhileRunning", Asks: "Remove of a running task kills it and leaves nothing", Ends: true, test: (*suite).removeWhileRunning},
 		{Name: "ListByNode", Asks: "List tells of the tasks of one node", test: (*suite).listByNode},
-		{Name: "WaitIsCancelledFreely", Asks: "a Wait that is cancelled does nothing to the task", test: (*suite).cancelledWait},
-		{Name: "RestartBetweenCalls", Asks: "a process killed between calls is followed by one that knows all", test: (*suite).restartBetweenCalls},
-		{Name: "EndWhileAway", Asks: "an end that no process saw is known, with its exit code", test: (*suite).endWhileAway},
-		{Name: "KilledAtAnyMoment", Asks: "a process killed within a call leaves nothing doubled, lost or orphaned", test: (*suite).killedAtAnyMoment},
-		{Name: "ManyAtOnce", Asks: "calls for different tasks may come at once", test: (*suite).manyAtOnce},
-		{Name: "Logs", Asks: "Logs has every line, followed or not, by stream, tail and time", Needs: "logs", test: (*suite).logs},
-		{Name: "Stats", Asks: "Stats says what a task uses", Needs: "stats", test: (*suite).stats},
-		{Name: "Exec", Asks: "Exec runs a command beside the task, with input, output and exit code", Needs: "exec", test: (*suite).exec},
+		{Name: "WaitIsCancelledFreely", Asks: "a Wait that is cancelled does nothing to the task", Ends: true, test: (*suite).cancelledWait},
+		{Name: "RestartBetweenCalls", Asks: "a process killed between calls is followed by one that knows all", Ends: true, test: (*suite).restartBetweenCalls},
+		{Name: "EndWhileAway", Asks: "an end that no process saw is known, with its exit code", Ends: true, test: (*suite).endWhileAway},
+		{Name: "KilledAtAnyMoment", Asks: "a process killed within a call leaves nothing doubled, lost or orphaned", Ends: true, test: (*suite).killedAtAnyMoment},
+		{Name: "ManyAtOnce", Asks: "calls for different tasks may come at once", Ends: true, test: (*suite).manyAtOnce},
+		{Name: "Logs", Asks: "Logs has every line, followed or not, by stream, tail and time", Needs: "logs", Ends: true, test: (*suite).logs},
+		{Name: "Stats", Asks: "Stats says what a task uses", Needs: "stats", Ends: true, test: (*suite).stats},
+		{Name: "Exec", Asks: "Exec runs a command beside the task, with input, output and exit code", Needs: "exec", Ends: true, test: (*suite).exec},
+		{Name: "Update", Asks: "Update of a running task succeeds, and it is the same task afterwards", Needs: "update", Ends: true, test: (*suite).update},
 		{Name: "DiesWithItsHost", Asks: "the process ends when its worker dies", test: (*suite).closes},
 	}
 }

@@ -44,10 +44,12 @@ const (
 
 // Result tells of one rule.
 type Result struct {
-	Rule    string        `json:"rule"`
-	Asks    string        `json:"asks"`
-	Outcome Outcome       `json:"outcome"`
-	Note    string        `json:"note,omitempty"`
+	Rule    string  `json:"rule"`
+	Asks    string  `json:"asks"`
+	Outcome Outcome `json:"outcome"`
+	Note    string  `json:"note,omitempty"`
+	// Untried says what of the rule was not tried, and why.
+	Untried []string      `json:"untried,omitempty"`
 	Faults  []string      `json:"faults,omitempty"`
 	Output  []string      `json:"output,omitempty"`
 	Seconds float64       `json:"seconds"`
@@ -106,13 +108,16 @@ func (o Options) try(ctx context.Context, rule Rule, dir string) (result Result)
 		}
 		h := o.harness(t, dir)
 		if rule.Name == "Refusals" && len(h.Wrong) == 0 {
-			result.Outcome, result.Note = NotTried, "no wrong specs are known"
+			result.Outcome, result.Note = NotTried, "no wrong specs are known: the template has none"
 			return
 		}
 		rule.Check(t, h)
 		if rule.Needs != "" && !slices.Contains(h.capabilities(ctx), rule.Needs) {
 			result.Note = "it has no " + rule.Needs + ", and says so"
+			result.Untried = append(result.Untried, "anything but that the call is answered UNIMPLEMENTED: the executor says that it has no "+rule.Needs)
+			return
 		}
+		result.Untried = o.untried(ctx, rule, h)
 	})
 	if t.Failed() {
 		result.Outcome, result.Note, result.Faults, result.Output = Broken, "", t.faults, t.output
@@ -120,6 +125,28 @@ func (o Options) try(ctx context.Context, rule Rule, dir string) (result Result)
 	result.Took = time.Since(began)
 	result.Seconds = result.Took.Seconds()
 	return result
+}
+
+// untried says what of a rule that was tried was left out.
+func (o Options) untried(ctx context.Context, rule Rule, h *Harness) []string {
+	var untried []string
+	if rule.Ends && h.Running == nil {
+		why := "its tasks do not run the template's {{.Script}}"
+		if o.Task.runsScripts() {
+			why = "processes are seen on Linux only"
+		}
+		untried = append(untried, "whether what runs of a task is what the executor says: "+why)
+	}
+	if rule.Ends && h.Slow {
+		untried = append(untried, "whether anything is left of a task but processes and files in the state directory: what an engine holds is known to the executor alone")
+	}
+	if rule.Name == "KilledAtAnyMoment" && h.Slow {
+		untried = append(untried, "moments within the first milliseconds of calls: a task that is a container takes longer to start")
+	}
+	if capabilities := h.capabilities(ctx); rule.Ends && h.Running == nil && !slices.Contains(capabilities, "logs") {
+		untried = append(untried, "to wait until a task is at work before it is ended: the executor has no logs to see it by")
+	}
+	return untried
 }
 
 // harness starts the executor and looks behind its back by what any executor

@@ -1,19 +1,41 @@
 package executors_test
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/musterhq/muster/internal/testneed"
+)
+
+// dockerImage is what Docker's executor is tried with: busybox and nothing else. It
+// is made by the test and stays, for the next run to find.
+const dockerImage = "muster-conformance/busybox:local"
+
+// makeImage makes that image, and writes a template of a task with it.
+const makeImage = `
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+mkdir "$dir/bin"
+cp "$(command -v busybox)" "$dir/bin/busybox"
+for applet in sh sleep cat echo printf; do ln -s busybox "$dir/bin/$applet"; done
+tar -C "$dir" -cf - bin | docker import - ` + dockerImage + `
+sed 's,busybox:stable,` + dockerImage + `,' plugins/conformance/tasks/container.yaml > "$TEMPLATE"
+`
 
 // TestConformance tries what ships and the example in Python with the command, as
-// an author would. The tutorial tries the example in Go; Docker's executor has the
-// same rules in its own tests, which build the image that they need.
+// an author would. The tutorial tries the example in Go.
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	needs(t)
+	testneed.Answer(t, "docker", "version")
+	testneed.Program(t, "busybox")
 	dir := programs(t)
 	run(t, "make build BIN="+dir)
 	run(t, "examples/executor-python/build "+dir+"/muster-executor-python")
+	run(t, makeImage, "TEMPLATE="+dir+"/container.yaml")
 	for name, args := range map[string]string{
 		"process": "plugins/muster-executor-process",
 		"null":    "plugins/muster-executor-null",
+		"docker":  "plugins/muster-executor-docker --task " + dir + "/container.yaml",
 		"python":  "muster-executor-python --task examples/executor-python/task.yaml",
 	} {
 		t.Run(name, func(t *testing.T) {

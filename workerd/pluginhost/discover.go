@@ -94,14 +94,9 @@ func validName(name string) bool {
 }
 
 // checksum returns the SHA-256 of a file, in hexadecimal.
-func checksum(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("read plugin: %w", err)
-	}
+func checksum(f io.Reader) (string, error) {
 	hash := sha256.New()
-	_, err = io.Copy(hash, f)
-	if err := errors.Join(err, f.Close()); err != nil {
+	if _, err := io.Copy(hash, f); err != nil {
 		return "", fmt.Errorf("read plugin: %w", err)
 	}
 	return hex.EncodeToString(hash.Sum(nil)), nil

@@ -44,10 +44,12 @@ func (p *plugin) launch(ctx context.Context) (*instance, error) {
 	// What is looked at before it is read cannot be replaced unnoticed.
 	p.seen, _ = os.Stat(file.path)
 	p.mu.Unlock()
-	sum, err := p.permitted()
+	open, sum, err := p.openPermitted()
 	if err != nil {
 		return nil, err
 	}
+	// It is there until the process has been started from it.
+	defer func() { _ = open.Close() }()
 	env, dir, err := p.surroundings()
 	if err != nil {
 		return nil, err
@@ -55,7 +57,11 @@ func (p *plugin) launch(ctx context.Context) (*instance, error) {
 	p.host.mu.Lock()
 	sockets := p.host.sockets
 	p.host.mu.Unlock()
-	i := &instance{checksum: sum, output: &output{log: p.log}, process: newProcess(file, env, dir)}
+	pinned, from := p.host.currentPins().concern(file.name), ""
+	if pinned {
+		from = samePath(open)
+	}
+	i := &instance{checksum: sum, output: &output{log: p.log}, process: newProcess(file, from, env, dir)}
 	i.client = newClient(i.process, i.output, p.host.cfg.StartTimeout, sockets)
 	if err := i.connect(ctx, p.host.cfg.StartTimeout); err != nil {
 		// A process that ended without a word has done so a moment ago; one that
@@ -64,6 +70,13 @@ func (p *plugin) launch(ctx context.Context) (*instance, error) {
 		ended := i.process.justEnded()
 		i.stop()
 		return nil, i.explain(err, ended)
+	}
+	if pinned && from == "" {
+		// It was started by its path: see at least that nothing else is there now.
+		if now, err := p.permitted(); err != nil || now != sum {
+			i.stop()
+			return nil, errors.Join(fmt.Errorf("%s is refused: it was replaced while it was started", file.path), err)
+		}
 	}
 	return i, nil
 }

@@ -42,9 +42,13 @@ type process struct {
 
 var _ runner.Runner = (*process)(nil)
 
-// newProcess returns a process that has not been started.
-func newProcess(f file, env []string, dir string) *process {
+// newProcess returns a process that has not been started. It is started from the
+// given path, if any, under the name of the plugin's file.
+func newProcess(f file, from string, env []string, dir string) *process {
 	cmd := exec.Command(f.path, f.args...)
+	if from != "" {
+		cmd.Path = from
+	}
 	cmd.Env = env
 	cmd.Dir = dir
 	// A plugin ends when its worker says so, and not when somebody presses

@@ -2,6 +2,7 @@ package pluginhost
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -84,13 +85,31 @@ func (p *plugin) replace(old *instance) {
 
 // permitted returns the checksum of the plugin's file, or why it must not run.
 func (p *plugin) permitted() (sum string, err error) {
+	f, sum, err := p.openPermitted()
+	if err != nil {
+		return "", err
+	}
+	return sum, f.Close()
+}
+
+// openPermitted opens the plugin's file and returns its checksum, or why it must not
+// run. What is to be started is this open file, so that it is what was looked at,
+// whatever its path has come to mean since.
+func (p *plugin) openPermitted() (_ *os.File, sum string, err error) {
 	if err := guarded(p.path()); err != nil {
-		return "", err
+		return nil, "", err
 	}
-	if sum, err = checksum(p.path()); err != nil {
-		return "", err
+	f, err := os.Open(p.path())
+	if err != nil {
+		return nil, "", fmt.Errorf("read plugin: %w", err)
 	}
-	return sum, p.host.currentPins().allow(p.file.name, p.path(), sum)
+	if sum, err = checksum(f); err == nil {
+		err = p.host.currentPins().allow(p.file.name, p.path(), sum)
+	}
+	if err != nil {
+		return nil, "", errors.Join(err, f.Close())
+	}
+	return f, sum, nil
 }
 
 // path is where the plugin's file is now.

@@ -114,6 +114,7 @@ func (c *CLI) printResults(results []conformance.Result) error {
 	if err := c.printTable(t); err != nil {
 		return err
 	}
+	c.printUntried(results)
 	for _, r := range results {
 		if r.Outcome != conformance.Broken {
 			continue
@@ -127,6 +128,33 @@ func (c *CLI) printResults(results []conformance.Result) error {
 		}
 	}
 	return nil
+}
+
+// printUntried prints what was not tried, and why, each once with the rules that it
+// concerns.
+func (c *CLI) printUntried(results []conformance.Result) {
+	rules := map[string][]string{}
+	var order []string
+	note := func(what, rule string) {
+		if rules[what] == nil {
+			order = append(order, what)
+		}
+		rules[what] = append(rules[what], rule)
+	}
+	for _, r := range results {
+		if r.Outcome == conformance.NotTried {
+			note("all of it: "+r.Note, r.Rule)
+		}
+		for _, what := range r.Untried {
+			note(what, r.Rule)
+		}
+	}
+	if len(order) > 0 {
+		c.printf("\nNot tried:\n")
+	}
+	for _, what := range order {
+		c.printf("  - %s (%s)\n", printable(what), strings.Join(rules[what], ", "))
+	}
 }
 
 // verdict is an error if a rule is broken.

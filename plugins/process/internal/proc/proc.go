@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -165,14 +166,65 @@ func Descendants(of int) ([]Stat, error) {
 	return found, nil
 }
 
+// How often a process is looked at that shows no environment, execLook apart: one
+// without arguments too is about to become another program, which takes
+// microseconds, or on a busy machine until it is that process's turn; one with
+// arguments has become it between two looks, or has an empty environment.
+const (
+	execLook   = time.Millisecond
+	execLooks  = 2000
+	emptyLooks = 10
+)
+
+// environRoom is more than the environment of a program may be, with its arguments,
+// unless the limit of the stack is greater than Linux's default.
+const environRoom = 2 << 20
+
 // HasVariable tells whether a process was started with a variable ("KEY=value")
 // in its environment. What may not be read has it not.
+//
+// While a process becomes another program (execve) it has neither environment nor
+// arguments for a moment. So it is looked at again as long as it shows none, unless it
+// has no program either: a kernel's thread has not.
 func HasVariable(pid int, variable string) bool {
-	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
-	if err != nil {
-		return false
+	folder := "/proc/" + strconv.Itoa(pid)
+	for looks := 1; ; looks++ {
+		raw, err := readAtOnce(folder + "/environ")
+		if err != nil {
+			return false
+		}
+		if len(raw) > 0 {
+			return slices.ContainsFunc(bytes.Split(raw, []byte{0}), func(one []byte) bool { return string(one) == variable })
+		}
+		if _, err := os.Readlink(folder + "/exe"); err != nil {
+			return false
+		}
+		args, err := os.ReadFile(folder + "/cmdline")
+		if err != nil || len(args) > 0 && looks >= emptyLooks || looks >= execLooks {
+			return false
+		}
+		time.Sleep(execLook)
 	}
-	return slices.ContainsFunc(bytes.Split(raw, []byte{0}), func(one []byte) bool { return string(one) == variable })
+}
+
+// readAtOnce reads an environment in one call: what is read in several may be the
+// begin of one program's and the end of nothing.
+func readAtOnce(path string) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	for size := 16 << 10; ; size = environRoom {
+		raw := make([]byte, size)
+		n, err := file.ReadAt(raw, 0)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
+		}
+		if n < size || size == environRoom {
+			return raw[:n], nil
+		}
+	}
 }
 
 // Handle is a hold on one process.

@@ -59,6 +59,36 @@ func TestAnotherProcessWithTheSameIDIsNotTaken(t *testing.T) {
 	}
 }
 
+// TestHasVariableWhileItBecomesAnother looks at a process that becomes another
+// program all the time, and has the variable all the time.
+func TestHasVariableWhileItBecomesAnother(t *testing.T) {
+	t.Parallel()
+	const again = `exec /bin/sh -c "$AGAIN"`
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", again)
+	cmd.Env = []string{"AGAIN=" + again, "MARK=here"}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 2000 {
+		if !HasVariable(cmd.Process.Pid, "MARK=here") {
+			t.Errorf("at look %d the process does not have the variable", n)
+			break
+		}
+	}
+	if err := errors.Join(cmd.Process.Kill(), ignoreKilled(cmd.Wait())); err != nil {
+		t.Error(err)
+	}
+}
+
+// ignoreKilled is nil for the end of a process that was killed.
+func ignoreKilled(err error) error {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return nil
+	}
+	return err
+}
+
 func TestWaitAndSignal(t *testing.T) {
 	t.Parallel()
 	cmd := exec.CommandContext(t.Context(), "sleep", "1000")
