@@ -29,9 +29,23 @@ const (
 // platform is this machine's: that for others is built the same way.
 var platform = "linux/" + runtime.GOARCH
 
-// release builds a release out of a copy of the tree in a folder, and returns its
+// snapshot copies the tree as it is now: what is known to git, and what would be.
+func snapshot(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", `
+		git ls-files -z --cached --others --exclude-standard | xargs -0 sh -c 'for f; do [ ! -e "$f" ] || printf "%s\0" "$f"; done' sh |
+			tar --null -T - -cf - | tar -C "$TO" -xf -`)
+	cmd.Dir, cmd.Env = root, append(os.Environ(), "TO="+dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("copy the tree: %v\n%s", err, out)
+	}
+	return dir
+}
+
+// release builds a release out of a copy of a tree in a folder, and returns its
 // checksums.
-func release(t *testing.T, dir, umask string) string {
+func release(t *testing.T, source, dir, umask string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
@@ -40,12 +54,11 @@ func release(t *testing.T, dir, umask string) string {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", fmt.Sprintf(`
-		umask %s
+		umask %[1]s
 		mkdir -p %[2]s
-		git ls-files -z --cached --others --exclude-standard | xargs -0 sh -c 'for f; do [ ! -e "$f" ] || printf "%%s\0" "$f"; done' sh |
-			tar --null -T - -cf - | tar --no-same-permissions -C %[2]s -xf -
+		tar -C %[3]s -cf - . | tar --no-same-permissions -C %[2]s -xf -
 		cd %[2]s
-		./scripts/release %s %s`, umask, dir, version, platform))
+		./scripts/release %[4]s %[5]s`, umask, dir, source, version, platform))
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1700000000", "PATH="+bin+":"+os.Getenv("PATH"), "GIT_CEILING_DIRECTORIES="+filepath.Dir(dir))
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -68,7 +81,8 @@ func TestRelease(t *testing.T) {
 		testneed.Program(t, "helm")
 	}
 	first, second := filepath.Join(t.TempDir(), "first"), filepath.Join(t.TempDir(), "elsewhere/second")
-	one, two := release(t, first, "022"), release(t, second, "077")
+	source := snapshot(t)
+	one, two := release(t, source, first, "022"), release(t, source, second, "077")
 	if diff := cmp.Diff(one, two); diff != "" {
 		t.Errorf("two builds of one source differ (-one +other):\n%s", diff)
 	}
