@@ -146,7 +146,7 @@ func (u *service) start() error {
 	if err := awaitReady(notify); err != nil {
 		select {
 		case end := <-ended:
-			return fmt.Errorf("it has ended: %v", end)
+			return fmt.Errorf("it has ended: %w", end)
 		default:
 			return err
 		}
