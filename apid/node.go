@@ -101,6 +101,10 @@ func (c *control) RemoveNode(ctx context.Context, req *musterv1.RemoveNodeReques
 		return nil, err
 	}
 	id, err := c.nodeID(req.Node)
+	if _, joined := c.tables.Nodes.Get(c.store.Snapshot(), req.Node); joined && status.Code(err) == codes.NotFound {
+		// It has a certificate, or settings, and its worker never connected.
+		id, err = req.Node, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -108,11 +112,11 @@ func (c *control) RemoveNode(ctx context.Context, req *musterv1.RemoveNodeReques
 	ctx, cancel := c.writing(ctx)
 	defer cancel()
 	err = c.update(ctx, func(tx *store.Tx) error {
-		st, ok := c.tables.NodeStates.Get(tx, id)
-		if !ok {
+		st, connected := c.tables.NodeStates.Get(tx, id)
+		if _, joined := c.tables.Nodes.Get(tx, id); !connected && !joined {
 			return notFound("node", req.Node)
 		}
-		if st.Value.State == musterv1.NodeStatus_READY && !req.Force {
+		if st.Value.GetState() == musterv1.NodeStatus_READY && !req.Force {
 			return status.Errorf(codes.FailedPrecondition, "node %q is READY: stop its worker first, or remove it by force (--force)", clip(req.Node))
 		}
 		record := &recordv1.Node{CreatedAt: now}

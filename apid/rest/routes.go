@@ -35,6 +35,8 @@ type route struct {
 	request protoreflect.MessageDescriptor
 	// body is the field that the body is for, "*" for all, "" for none.
 	body string
+	// streams says that the answer is a stream.
+	streams bool
 }
 
 // routes are what there is, and who may call it.
@@ -67,7 +69,7 @@ func contractRoutes() (map[string]route, error) {
 		case *annotations.HttpRule_Delete:
 			verb, path = http.MethodDelete, p.Delete
 		}
-		all[verb+" "+normal(path)] = route{method: "/" + string(service.FullName()) + "/" + string(m.Name()), request: m.Input(), body: rule.Body}
+		all[verb+" "+normal(path)] = route{method: "/" + string(service.FullName()) + "/" + string(m.Name()), request: m.Input(), body: rule.Body, streams: m.IsStreamingServer()}
 	}
 	return all, nil
 }
@@ -102,6 +104,11 @@ func (rs *routes) check(next runtime.HandlerFunc) runtime.HandlerFunc {
 		if err := rt.check(w, r, params); err != nil {
 			writeError(r.Context(), nil, nil, w, r, err)
 			return
+		}
+		if rt.streams {
+			held, release := rs.guard.HoldREST(r, rt.method)
+			defer release()
+			r = r.WithContext(held)
 		}
 		next(w, r, params)
 	}

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/auth"
 )
 
 const (
@@ -177,7 +178,9 @@ func (s *stream[T]) beat() (stop func()) {
 
 // end reports an error, within the stream if it has begun.
 func (s *stream[T]) end(log *zap.Logger, r *http.Request, err error) {
-	if err == nil || r.Context().Err() != nil {
+	if why := auth.Ended(r.Context()); why != nil {
+		err = why
+	} else if err == nil || r.Context().Err() != nil {
 		return
 	}
 	if !s.started {

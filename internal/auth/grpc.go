@@ -28,11 +28,12 @@ func (g *Guard) ServerOptions() []grpc.ServerOption {
 			return next(ctx, req)
 		}),
 		grpc.ChainStreamInterceptor(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-			ctx, err := g.admitCall(stream.Context(), info.FullMethod, presentedIn(stream.Context()))
+			p := presentedIn(stream.Context())
+			ctx, err := g.admitCall(stream.Context(), info.FullMethod, p)
 			if err != nil {
 				return err
 			}
-			return next(srv, &admitted{stream, ctx})
+			return g.hold(stream, ctx, info.FullMethod, p, func(s grpc.ServerStream) error { return next(srv, s) })
 		}),
 	}
 }

@@ -1,11 +1,14 @@
 package daemon
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
+	"go.uber.org/zap"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -72,17 +75,68 @@ func (s *TLSSettings) Credentials() (Credentials, error) {
 		// Whoever names a part of it does not want to speak in the clear.
 		return Credentials{}, errPartialTLS
 	}
+	m, err := s.load()
+	if err != nil {
+		return Credentials{}, err
+	}
+	return Secured(mtls.NewSource(m)), nil
+}
+
+// load reads the files.
+func (s *TLSSettings) load() (*mtls.Material, error) {
 	var contents [3][]byte
 	for i, f := range []struct{ flag, path string }{{"tls-cert-file", s.CertFile}, {"tls-key-file", s.KeyFile}, {"tls-ca-file", s.CAFile}} {
 		b, err := os.ReadFile(f.path)
 		if err != nil {
-			return Credentials{}, fmt.Errorf("--%s: %w", f.flag, err)
+			return nil, fmt.Errorf("--%s: %w", f.flag, err)
 		}
 		contents[i] = b
 	}
 	m, err := mtls.NewMaterial(contents[0], contents[1], contents[2])
 	if err != nil {
-		return Credentials{}, fmt.Errorf("--tls-cert-file, --tls-key-file, --tls-ca-file: %w", err)
+		return nil, fmt.Errorf("--tls-cert-file, --tls-key-file, --tls-ca-file: %w", err)
 	}
-	return Secured(mtls.NewSource(m)), nil
+	return m, nil
+}
+
+// reloadInterval is how often the files are looked at.
+const reloadInterval = 10 * time.Second
+
+// Reload reads the files again, until ctx ends: whoever signs certificates from
+// outside renews them there. Files that do not fit together, for one of them is
+// yet to be written, leave what there was.
+func (s *TLSSettings) Reload(ctx context.Context, creds Credentials, log *zap.Logger) error {
+	if !creds.Secure() {
+		<-ctx.Done()
+		return nil
+	}
+	tick := time.NewTicker(reloadInterval)
+	defer tick.Stop()
+	complained := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		had := creds.source.Get()
+		m, err := s.load()
+		if err == nil && m.Identity != had.Identity {
+			err = fmt.Errorf("the new certificate is that of %s in trust domain %q, and this is %s in %q", m.Identity, m.Identity.Domain, had.Identity, had.Identity.Domain)
+		}
+		if err != nil {
+			// Once for each fault.
+			if text := err.Error(); text != complained {
+				complained = text
+				log.Warn("the files of the certificate are not taken", zap.Error(err))
+			}
+			continue
+		}
+		complained = ""
+		if m.Certificate.Leaf.Equal(had.Certificate.Leaf) && m.Roots.Equal(had.Roots) {
+			continue
+		}
+		creds.source.Set(m)
+		log.Info("the certificate is read anew", zap.String("serial", m.Certificate.Leaf.SerialNumber.Text(16)), zap.Time("ends", m.Certificate.Leaf.NotAfter))
+	}
 }

@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -303,4 +304,40 @@ func TestCredentialsNameTheFlag(t *testing.T) {
 			expectFaults(t, err, test.want)
 		})
 	}
+}
+
+// TestReload replaces the files of a certificate while a daemon runs: by the next
+// one, by nonsense, and by that of another daemon.
+func TestReload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAuthority(t)
+		creds := a.credentials(t, "apid", apidID)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		core, logs := observer.New(zap.InfoLevel)
+		go func() { ended <- a.settings("apid").Reload(ctx, creds, zap.New(core)) }()
+		said := func(want string, n int) {
+			t.Helper()
+			time.Sleep(time.Minute)
+			if got := logs.FilterMessage(want).Len(); got != n {
+				t.Errorf("%q was logged %d times, want %d", want, got, n)
+			}
+		}
+		const taken, refused = "the certificate is read anew", "the files of the certificate are not taken"
+		said(taken, 0)
+		a.issue(t, "apid", apidID)
+		said(taken, 1)
+		a.issue(t, "apid", dispatcherID)
+		said(refused, 1)
+		if err := os.WriteFile(a.settings("apid").CertFile, []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		said(refused, 2)
+		a.issue(t, "apid", apidID)
+		said(taken, 2)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -30,11 +30,25 @@ import (
 // and from users, in bytes.
 const MaxMessage = 4 << 20
 
+const (
+	// handshakeTimeout bounds the making of a connection.
+	handshakeTimeout = 20 * time.Second
+	// maxHeader bounds the headers of a request, as they are once unpacked.
+	maxHeader = 64 << 10
+	// maxStreams bounds the calls that are open on one connection: more than anybody
+	// needs who means well. Further ones wait at the client.
+	maxStreams = 10_000
+)
+
 // NewServer returns a gRPC server with the health service on it.
 func NewServer(creds credentials.TransportCredentials, more ...grpc.ServerOption) (*grpc.Server, *health.Server) {
 	server := grpc.NewServer(append(more,
 		grpc.Creds(creds),
 		grpc.MaxRecvMsgSize(MaxMessage),
+		// What a peer may take before it has shown who it is.
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.MaxHeaderListSize(maxHeader),
+		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)...)
@@ -109,7 +123,7 @@ func ServeHTTP(ctx context.Context, handler http.Handler, listener net.Listener,
 		Handler:           handler,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
+		MaxHeaderBytes:    maxHeader,
 		// Requests that are open when ctx ends may finish. Streams (watch, logs) are
 		// ended by the daemon whose they are.
 		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },

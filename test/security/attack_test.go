@@ -18,6 +18,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 	cav1 "github.com/musterhq/muster/api/muster/ca/v1"
@@ -151,6 +152,23 @@ func TestAttacks(t *testing.T) {
 		c.logged("apid", `"call is refused"`, "RemoveNode", `"identity":"viewer vera"`)
 	})
 	t.Run("a token that was removed", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		watch, err := admin.Watch(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+viewer.Secret), &musterv1.WatchRequest{})
+		if err == nil {
+			_, err = watch.Recv()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			// A watch that is open does not outlive it for long.
+			for err == nil {
+				_, err = watch.Recv()
+			}
+			expect(t, "Watch", err, codes.Unauthenticated)
+			c.logged("apid", `"call is refused"`, "Watch", `"identity":"viewer vera"`)
+		}()
 		if _, err := admin.RemoveToken(c.with(c.admin), &musterv1.RemoveTokenRequest{Token: viewer.Token.Id}); err != nil {
 			t.Fatal(err)
 		}
@@ -175,6 +193,13 @@ func TestAttacks(t *testing.T) {
 		if _, err := c.join("node3", fresh.Token); err != nil {
 			t.Errorf("the new token: %v", err)
 		}
+	})
+	t.Run("a node that joined and never connected", func(t *testing.T) {
+		if _, err := admin.RemoveNode(c.with(c.admin), &musterv1.RemoveNodeRequest{Node: "node3"}); err != nil {
+			t.Fatal(err)
+		}
+		_, err := admin.RemoveNode(c.with(c.admin), &musterv1.RemoveNodeRequest{Node: "node3"})
+		expect(t, "RemoveNode again", err, codes.NotFound)
 	})
 	t.Run("a node that was removed", func(t *testing.T) {
 		if _, err := admin.RemoveNode(c.with(c.admin), &musterv1.RemoveNodeRequest{Node: "node1", Force: true}); err != nil {

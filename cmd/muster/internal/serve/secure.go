@@ -67,7 +67,9 @@ func withCredentials(ctx context.Context, s *daemon.Settings, id auth.Identity, 
 		if err != nil {
 			return err
 		}
-		return work(ctx, creds)
+		return daemon.RunTasks(ctx,
+			daemon.Task{Name: "certificate", Run: func(ctx context.Context) error { return s.TLS.Reload(ctx, creds, log) }},
+			daemon.Task{Name: "work", Run: func(ctx context.Context) error { return work(ctx, creds) }})
 	}
 	cfg := ca.KeeperConfig{Identity: id, Hosts: hosts(s), Logger: log.Named("ca")}
 	var tasks []daemon.Task
