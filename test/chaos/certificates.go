@@ -65,9 +65,7 @@ func runCertificates(ctx context.Context, o options, dir string) (clean bool, er
 // startAgain kills some of those that keep their certificates in files, one after
 // the other, and starts them again at once, until ctx ends.
 func startAgain(ctx context.Context, r *rig.Rig, pause time.Duration) error {
-	// Of managers one replica is left alone, and those that hold streams are, too:
-	// to lose them is a failure, if one that has nothing to do with certificates.
-	names := []string{renewals.Returns, testcluster.Replica("schedulerd", 2), testcluster.Replica("orchestratord", 2)}
+	names := renewals.MayRestart()
 	for n := 0; ; n++ {
 		sleep(ctx, pause)
 		if ctx.Err() != nil {
@@ -109,6 +107,12 @@ func showCertificates(result renewals.Result, took time.Duration, path string) (
 	}
 	fmt.Printf("%v: %d calls, %d renewals, %d failures\n", took.Round(time.Second), calls, renewed, len(result.Failures))
 	for _, f := range result.Failures {
+		fmt.Println("  " + f)
+	}
+	if result.Stalls > 0 {
+		fmt.Printf("Consul did not answer within a second %d times, and around that %d calls failed\n", result.Stalls, len(result.Stalled))
+	}
+	for _, f := range result.Stalled {
 		fmt.Println("  " + f)
 	}
 	if path != "" {

@@ -59,6 +59,9 @@ func TestRenewal(t *testing.T) {
 	for _, f := range result.Failures {
 		t.Error(f)
 	}
+	for _, s := range result.Stalled {
+		t.Logf("while the machine had no time: %s", s)
+	}
 	for _, what := range []string{"line of a log", "message of a watch", "change that is complete"} {
 		if result.Calls[what] == 0 {
 			t.Errorf("there was no %s", what)

@@ -8,11 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/testcluster"
 	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/test/internal/rig"
 )
@@ -34,6 +34,12 @@ const (
 	steadyTasks = 4
 )
 
+// MayRestart are those that may be killed and started again while there is load:
+// of managers one replica is left alone, and those that hold streams are, too.
+func MayRestart() []string {
+	return []string{Returns, testcluster.Replica("schedulerd", 2), testcluster.Replica("orchestratord", 2)}
+}
+
 // Load is clients that call a cluster all the time.
 type Load struct {
 	r *rig.Rig
@@ -42,6 +48,10 @@ type Load struct {
 
 	mu     sync.Mutex
 	result Result
+	// failed are the calls that failed, and stalls the times at which the machine
+	// or Consul did.
+	failed []failure
+	stalls []stall
 	// serials are those of the certificates that each daemon has shown.
 	serials map[string]map[string]bool
 }
@@ -58,6 +68,10 @@ type Result struct {
 	Shown map[string]int `json:"shown"`
 	// Failures are calls that failed, and whatever else should not be.
 	Failures []string `json:"failures"`
+	// Stalls are how often Consul itself took long to answer, or did not, and
+	// Stalled what failed around that: it says nothing of certificates.
+	Stalls  int      `json:"stalls"`
+	Stalled []string `json:"stalled"`
 }
 
 // Start starts what the load needs: services whose tasks run on, and one that
@@ -99,6 +113,7 @@ func (l *Load) Run(ctx context.Context) {
 	}
 	clients.Go(func() { l.change(ctx) })
 	clients.Go(func() { l.scrape(ctx) })
+	clients.Go(func() { l.control(ctx) })
 	clients.Wait()
 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
@@ -111,7 +126,7 @@ func (l *Load) Run(ctx context.Context) {
 		return errors.Join(rig.Same(l.steady, now), l.r.Truthful(ctx))
 	})
 	if err != nil {
-		l.fail("tasks", err)
+		l.wrong("tasks", err)
 	}
 }
 
@@ -130,7 +145,14 @@ func (l *Load) Result(atLeast int) (Result, error) {
 	defer l.mu.Unlock()
 	r := l.result
 	r.Renewals, r.Shown = renewals, map[string]int{}
-	r.Failures = slices.Clone(r.Failures)
+	for _, f := range l.failed {
+		if l.stalled(f) {
+			r.Stalled = append(r.Stalled, f.String())
+		} else {
+			r.Failures = append(r.Failures, f.String())
+		}
+	}
+	r.Stalls = len(l.stalls)
 	for name, serials := range l.serials {
 		r.Shown[name] = len(serials)
 	}
@@ -144,16 +166,18 @@ func (l *Load) succeed(what string) {
 	l.result.Calls[what]++
 }
 
-// mostFailures is how many failures are kept: the first ones tell most.
-const mostFailures = 50
-
-// fail notes a failure.
+// fail notes a failure that a slow machine may have brought about.
 func (l *Load) fail(what string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.result.Failures) < mostFailures {
-		l.result.Failures = append(l.result.Failures, fmt.Sprintf("%s %s: %v", time.Now().Format("15:04:05.000"), what, err))
-	}
+	l.failed = append(l.failed, failure{time.Now(), what, err})
+}
+
+// wrong notes what no slow machine brings about.
+func (l *Load) wrong(what string, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.result.Failures = append(l.result.Failures, failure{time.Now(), what, err}.String())
 }
 
 // shown notes the certificate that a daemon has shown.
