@@ -101,13 +101,15 @@ type ListOptions struct {
 	// transaction with an index greater than After (or the wait has been long:
 	// see List). 0 answers at once.
 	After uint64
-	// Stale lets any server answer, not only the leader. It may lag.
+	// Stale lets any server answer, and it may lag. Without it the answer holds
+	// every change that was acknowledged before.
 	Stale bool
 }
 
 // KV is a key space.
 type KV interface {
-	// Get returns a key as the leader has it, or ErrNotFound.
+	// Get returns a key with every change that was acknowledged before, or
+	// ErrNotFound.
 	Get(ctx context.Context, key string) (Pair, error)
 
 	// List returns all pairs whose key starts with prefix, sorted by key, and

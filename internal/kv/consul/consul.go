@@ -120,7 +120,7 @@ func (s *KV) Limits() kv.Limits { return limits }
 func (s *KV) Get(ctx context.Context, key string) (kv.Pair, error) {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	p, _, err := s.client.KV().Get(key, (&api.QueryOptions{}).WithContext(call))
+	p, _, err := s.client.KV().Get(key, (&api.QueryOptions{RequireConsistent: true}).WithContext(call))
 	if err != nil {
 		return kv.Pair{}, fmt.Errorf("get %q: %w", key, classify(ctx, err))
 	}
@@ -155,7 +155,9 @@ func (s *KV) list(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.
 	call, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	call, answer := takeAnswer(call)
-	q := (&api.QueryOptions{WaitIndex: opt.After, WaitTime: listWait, AllowStale: opt.Stale}).WithContext(call)
+	// By default a leader answers that was elected a moment ago and has yet to catch
+	// up, which after a restart of all servers is to begin from nothing.
+	q := (&api.QueryOptions{WaitIndex: opt.After, WaitTime: listWait, AllowStale: opt.Stale, RequireConsistent: !opt.Stale}).WithContext(call)
 	_, meta, err := s.client.KV().List(prefix, q)
 	var found api.KVPairs
 	if err == nil && answer.status == http.StatusOK {

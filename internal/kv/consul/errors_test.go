@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -142,4 +143,40 @@ func TestCutShort(t *testing.T) {
 	t.Cleanup(server.Close)
 	_, err := client(t, strings.TrimPrefix(server.URL, "http://")).Txn(t.Context(), []kv.Op{{Verb: kv.Set, Key: "a"}})
 	expectClass(t, "Txn", err, kv.ErrUnavailable)
+}
+
+// TestReadsAreConsistent looks at what is asked for: a leader that was elected a
+// moment ago may know of nothing yet, and answers all the same unless it is asked to
+// make sure.
+func TestReadsAreConsistent(t *testing.T) {
+	t.Parallel()
+	asked := make(chan url.Values, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.URL.Query()
+		w.Header().Set("X-Consul-Index", "7")
+		_, _ = w.Write([]byte("[]"))
+	}))
+	t.Cleanup(server.Close)
+	s, err := consul.New(consul.Config{Address: server.Listener.Addr().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	for name, tt := range map[string]struct {
+		read  func() error
+		stale bool
+	}{
+		"get":                {func() error { _, err := s.Get(t.Context(), "a"); return err }, false},
+		"list":               {func() error { _, _, err := s.List(t.Context(), "a", kv.ListOptions{}); return err }, false},
+		"list of any server": {func() error { _, _, err := s.List(t.Context(), "a", kv.ListOptions{Stale: true}); return err }, true},
+	} {
+		// What becomes of an answer that is no key is not looked at here.
+		if err := tt.read(); err != nil && !errors.Is(err, kv.ErrNotFound) {
+			t.Errorf("%s: %v", name, err)
+		}
+		q := <-asked
+		if q.Has("consistent") == tt.stale || q.Has("stale") != tt.stale {
+			t.Errorf("%s asks with %v", name, q)
+		}
+	}
 }
