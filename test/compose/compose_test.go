@@ -35,6 +35,7 @@ func TestCluster(t *testing.T) {
 	t.Run("closed to strangers", func(t *testing.T) { closed(t, s, api) })
 	t.Run("each sees its own", func(t *testing.T) { ownOnly(t, s) })
 	t.Run("policies", func(t *testing.T) { policies(t, s) })
+	t.Run("metrics", func(t *testing.T) { scrapes(t, s) })
 	api.create(t, s.web("web", 3))
 	s.awaitContainers(t, "web", 3)
 	t.Run("scale and up again", func(t *testing.T) { scale(t, s, api) })
