@@ -101,7 +101,7 @@ func (a *authority) Renew(ctx context.Context, req *cav1.RenewRequest) (*cav1.Re
 		return nil, status.Errorf(codes.InvalidArgument, "request: %v", err)
 	}
 	if caller.Role == authv1.Role_WORKER {
-		if err := a.renewNode(ctx, caller.Name, request, own.Lifetime()); status.Code(err) == codes.PermissionDenied {
+		if err := a.renewNode(ctx, caller, request, own.Lifetime()); status.Code(err) == codes.PermissionDenied {
 			return nil, a.guard.Refuse(ctx, cav1.AuthorityService_Renew_FullMethodName, err)
 		} else if err != nil {
 			return nil, err
@@ -140,15 +140,15 @@ func (a *authority) IssueUser(ctx context.Context, req *cav1.IssueUserRequest) (
 }
 
 // admitNode writes down that a node has a certificate. The node's id must be
-// new, or else the key the one that was certified before: whoever has a join
-// token must not become a node that is there.
+// new, or else the key one that was certified before: whoever has a join token
+// must not become a node that is there.
 func (a *authority) admitNode(ctx context.Context, node string, r *ca.Request, lifetime time.Duration) error {
 	return a.certifyNode(ctx, node, r, lifetime, func(tx *store.Tx, known *recordv1.Node, key []byte) error {
-		if bytes.Equal(known.GetCertificateKey(), key) {
+		if bytes.Equal(known.CertificateKey, key) || bytes.Equal(known.CertificateKeyBefore, key) {
 			return nil
 		}
 		_, connected := a.tables.NodeStates.Get(tx, node)
-		if connected || len(known.GetCertificateKey()) > 0 {
+		if connected || len(known.CertificateKey) > 0 {
 			return status.Errorf(codes.AlreadyExists,
 				"node %s is known to the cluster, with another key; remove it, or start the worker with an empty data directory, which gives it a new id", node)
 		}
@@ -156,8 +156,28 @@ func (a *authority) admitNode(ctx context.Context, node string, r *ca.Request, l
 	})
 }
 
-func (a *authority) renewNode(ctx context.Context, node string, r *ca.Request, lifetime time.Duration) error {
-	return a.certifyNode(ctx, node, r, lifetime, func(*store.Tx, *recordv1.Node, []byte) error { return nil })
+// renewNode does so for a node that shows a certificate of the newest key or, for
+// the answer with that may have been lost, of the one before. A certificate of any
+// other key was signed by somebody else.
+func (a *authority) renewNode(ctx context.Context, caller auth.Caller, r *ca.Request, lifetime time.Duration) error {
+	if caller.Certificate == nil {
+		return status.Error(codes.PermissionDenied, "a worker renews with the certificate that it has")
+	}
+	shown, err := ca.KeyDigest(caller.Certificate.PublicKey)
+	if err != nil {
+		return a.fail("renew certificate of node", err)
+	}
+	return a.certifyNode(ctx, caller.Name, r, lifetime, func(_ *store.Tx, known *recordv1.Node, _ []byte) error {
+		switch {
+		case len(known.CertificateKey) == 0:
+			// Its certificate was brought from elsewhere.
+		case bytes.Equal(known.CertificateKey, shown), bytes.Equal(known.CertificateKeyBefore, shown):
+			known.CertificateKeyBefore = shown
+		default:
+			return status.Errorf(codes.PermissionDenied, "node %s has renewed with another key since: join with a join token", caller.Name)
+		}
+		return nil
+	})
 }
 
 // certifyNode writes down until when, and with which key, a node can prove

@@ -72,6 +72,36 @@ func TestREST(t *testing.T) {
 	}
 }
 
+// A page of another site in somebody's browser, who may have a client certificate
+// or a `muster dev` of his own.
+func TestRESTRefusesOtherSites(t *testing.T) {
+	t.Parallel()
+	a := newCluster(t).apid()
+	post := func(header, value string) int {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), "POST", a.url+"/v1/services/web:scale", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set(header, value)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode
+	}
+	if got := post("Origin", "https://elsewhere.example"); got != http.StatusForbidden {
+		t.Errorf("of another origin: %d", got)
+	}
+	if got := post("Sec-Fetch-Site", "cross-site"); got != http.StatusForbidden {
+		t.Errorf("of another site: %d", got)
+	}
+	if got := post("Sec-Fetch-Site", "same-origin"); got != http.StatusNotFound {
+		t.Errorf("of its own: %d", got)
+	}
+}
+
 func TestRESTNamesEveryFieldThatIsWrong(t *testing.T) {
 	t.Parallel()
 	a := newCluster(t).apid()

@@ -76,7 +76,9 @@ func New(server musterv1.ControlServiceServer, healthy func(context.Context) err
 		}
 	}
 	root := http.NewServeMux()
-	root.Handle("/", bounded(mux))
+	// A page of another site in somebody's browser changes nothing: neither on a
+	// machine of its own nor with the client certificate that the browser has.
+	root.Handle("/", http.NewCrossOriginProtection().Handler(bounded(mux)))
 	root.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(openapi.Document())

@@ -173,7 +173,8 @@ func (a *Authority) open(ctx context.Context) (*opened, error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.opened != nil && a.opened.version == e.Version {
+	// Versions may come again after an older state of the store was restored.
+	if a.opened != nil && a.opened.version == e.Version && proto.Equal(a.opened.record, e.Value) {
 		return a.opened, nil
 	}
 	o, err := a.unseal(e.Value, e.Version)

@@ -112,15 +112,17 @@ func (a *Authority) Rotate(ctx context.Context, by string) error {
 }
 
 // Drop ends the rotation to the root with the given digest: the old one is
-// trusted no more.
+// trusted no more, and there are new join tokens.
 func (a *Authority) Drop(ctx context.Context, signing []byte) error {
-	err := a.change(ctx, func(_ *opened, record *recordv1.Authority) error {
+	err := a.change(ctx, func(o *opened, record *recordv1.Authority) error {
 		r := record.Rotation
 		if r == nil || r.EndedAt != 0 || !bytes.Equal(digestOf(record.Certificates[0]), signing) {
 			return ErrNotRotating
 		}
 		r.EndedAt = time.Now().UnixMilli()
 		record.Certificates = record.Certificates[:1]
+		// Whoever could read the old key could read these.
+		o.secrets.WorkerJoin, o.secrets.ManagerJoin = newSecret(), newSecret()
 		return nil
 	})
 	if err != nil {

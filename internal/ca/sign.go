@@ -128,8 +128,11 @@ func ParseRequest(text []byte) (*Request, error) {
 }
 
 // KeyDigest names the request's key.
-func (r *Request) KeyDigest() ([]byte, error) {
-	der, err := x509.MarshalPKIXPublicKey(r.public)
+func (r *Request) KeyDigest() ([]byte, error) { return KeyDigest(r.public) }
+
+// KeyDigest returns the SHA-256 of a public key, encoded as in a certificate.
+func KeyDigest(public any) ([]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {
 		return nil, fmt.Errorf("encode public key: %w", err)
 	}

@@ -78,7 +78,7 @@ func load(name string) (*service, error) {
 		return nil, fmt.Errorf("%s: %w", base, err)
 	}
 	u := &service{name: name, options: options}
-	u.replace = strings.NewReplacer("%i", instance, "%d", u.path("credentials"), "%S", "/var/lib")
+	u.replace = strings.NewReplacer("%i", instance, "${CREDENTIALS_DIRECTORY}", u.path("credentials"), "%S", "/var/lib")
 	return u, nil
 }
 

@@ -183,6 +183,35 @@ func TestAttacks(t *testing.T) {
 		_, err := c.join("apid", worker)
 		expect(t, "Join", err, codes.PermissionDenied)
 	})
+	t.Run("a certificate that others have replaced", func(t *testing.T) {
+		renew := func(with *tls.Certificate) (*tls.Certificate, error) {
+			key, r := request(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+			defer cancel()
+			resp, err := c.authority(with).Renew(ctx, &cav1.RenewRequest{Request: r})
+			if err != nil {
+				return nil, err
+			}
+			return pair(t, key, resp.Certificate), nil
+		}
+		first, err := c.join("node5", worker)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := renew(first); err != nil {
+			t.Fatal(err)
+		}
+		// The answer was lost, for all that it knows.
+		second, err := renew(first)
+		if err != nil {
+			t.Fatal("again with the same:", err)
+		}
+		if _, err := renew(second); err != nil {
+			t.Fatal(err)
+		}
+		_, err = renew(first)
+		expect(t, "Renew", err, codes.PermissionDenied)
+	})
 	t.Run("a join token that was stolen, and replaced", func(t *testing.T) {
 		fresh, err := admin.RotateJoinToken(c.with(c.admin), &musterv1.RotateJoinTokenRequest{Kind: musterv1.RotateJoinTokenRequest_KIND_WORKER})
 		if err != nil {

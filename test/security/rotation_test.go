@@ -107,6 +107,8 @@ func TestRootRotation(t *testing.T) {
 	}
 	if was := strings.TrimSpace(string(c.file("worker.token"))); tokens.Worker == was {
 		t.Error("the join token names the old root")
+	} else if last(was) == last(tokens.Worker) {
+		t.Error("the secret of the join token is the same; whoever had the old root's key knows it")
 	}
 	_, err = fresh.RotateAuthority(c.with(c.admin), &musterv1.RotateAuthorityRequest{Finish: true})
 	expect(t, "finish what has ended", err, codes.FailedPrecondition)
@@ -138,3 +140,6 @@ func (c *closed) callOnce(ctx context.Context, address string, creds credentials
 	defer cancel()
 	return list(ctx, musterv1.NewControlServiceClient(conn))
 }
+
+// last is the secret part of a join token.
+func last(token string) string { return token[strings.LastIndexByte(token, '-')+1:] }

@@ -313,8 +313,11 @@ type Node struct {
 	// The SHA-256 of the authority's certificate under which the worker has last
 	// shown its own, written during the rotation of a root.
 	CertificateRoot []byte `protobuf:"bytes,7,opt,name=certificate_root,json=certificateRoot,proto3" json:"certificate_root,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The SHA-256 of the public key that the worker had shown when it asked for the
+	// newest certificate. It may still have no other: an answer can be lost.
+	CertificateKeyBefore []byte `protobuf:"bytes,8,opt,name=certificate_key_before,json=certificateKeyBefore,proto3" json:"certificate_key_before,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
@@ -392,6 +395,13 @@ func (x *Node) GetCertificateKey() []byte {
 func (x *Node) GetCertificateRoot() []byte {
 	if x != nil {
 		return x.CertificateRoot
+	}
+	return nil
+}
+
+func (x *Node) GetCertificateKeyBefore() []byte {
+	if x != nil {
+		return x.CertificateKeyBefore
 	}
 	return nil
 }
@@ -1729,7 +1739,7 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x02 \x01(\x03R\tcreatedAt\"\x16\n" +
 	"\x04Name\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\x86\x02\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xbc\x02\n" +
 	"\x04Node\x12'\n" +
 	"\x04spec\x18\x01 \x01(\v2\x13.muster.v1.NodeSpecR\x04spec\x12\x1d\n" +
 	"\n" +
@@ -1739,7 +1749,8 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\aremoved\x18\x04 \x01(\bR\aremoved\x12)\n" +
 	"\x10certificate_ends\x18\x05 \x01(\x03R\x0fcertificateEnds\x12'\n" +
 	"\x0fcertificate_key\x18\x06 \x01(\fR\x0ecertificateKey\x12)\n" +
-	"\x10certificate_root\x18\a \x01(\fR\x0fcertificateRoot\"\xef\x01\n" +
+	"\x10certificate_root\x18\a \x01(\fR\x0fcertificateRoot\x124\n" +
+	"\x16certificate_key_before\x18\b \x01(\fR\x14certificateKeyBefore\"\xef\x01\n" +
 	"\tAuthority\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\"\n" +
 	"\fcertificates\x18\x02 \x03(\fR\fcertificates\x12\x16\n" +
