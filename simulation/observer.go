@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -44,8 +45,15 @@ type history struct {
 	slot     string
 	desired  musterv1.TaskState
 	observed musterv1.TaskState
+	// settled is when it had begun to run, or ended.
+	settled time.Time
 	// nodes are those that it is assigned to.
 	nodes []string
+}
+
+// unsettled says whether a task did not run yet a while ago.
+func (h *history) unsettled(ago time.Duration) bool {
+	return h.settled.IsZero() || time.Since(h.settled) < ago
 }
 
 func newObserver(c *cluster, space kv.KV) (*observer, error) {
@@ -209,7 +217,9 @@ func (o *observer) status(ch store.Change[*recordv1.Status]) {
 			o.c.report.count("tasks that ran", 1)
 		}
 	}
-	h.observed = s.State
+	if h.observed = s.State; h.settled.IsZero() && s.State >= musterv1.TaskState_RUNNING {
+		h.settled = time.Now()
+	}
 }
 
 func (o *observer) nodeState(ch store.Change[*recordv1.NodeState]) {

@@ -82,18 +82,18 @@ func (u *turns) hold(from, to *store.Snapshot) {
 		allowed := max(now.most, u.allowed[id], u.asked[id])
 		if was, ok := u.flightOf(from, id); ok && u.asked[id] > 0 {
 			// Some may have begun before the change.
-			allowed = max(allowed, u.count(was, from), u.count(now, from))
+			allowed = max(allowed, u.count(was, from, newsAge), u.count(now, from, newsAge))
 			if rolls(was.rollout) {
 				allowed = max(allowed, was.most)
 			}
 		}
-		flying := u.count(now, to)
+		flying := u.count(now, to, 0)
 		if flying > allowed {
 			u.o.c.violated("%d slots of %s are amid their turn in an update, at most %d should be (%s, %v)",
 				flying, u.o.names[id], allowed, describeRoll(now.config), now.rollout.GetState())
 		}
 		// What is through does not begin again.
-		u.allowed[id] = max(now.most, min(allowed, flying))
+		u.allowed[id] = max(now.most, min(allowed, u.count(now, to, newsAge)))
 	}
 }
 
@@ -136,8 +136,12 @@ func (o *observer) spec(at *store.Snapshot, digest []byte) *musterv1.TaskSpec {
 	return e.Value.GetTask()
 }
 
-// count counts the slots that are amid their turn.
-func (u *turns) count(f *flight, at *store.Snapshot) uint64 {
+// newsAge is how late an orchestrator may hear that a task runs or has failed. What
+// it takes to be amid its turn it may give another.
+const newsAge = 10 * time.Second
+
+// count counts the slots that are amid their turn, or were so a short while ago.
+func (u *turns) count(f *flight, at *store.Snapshot, ago time.Duration) uint64 {
 	o := u.o
 	amid, through := map[string]bool{}, map[string]bool{}
 	for e := range o.tables.Tasks.Scan(at, f.id+"/") {
@@ -148,7 +152,7 @@ func (u *turns) count(f *flight, at *store.Snapshot) uint64 {
 			continue
 		}
 		switch turn := t.Turn; {
-		case turn != nil && turn.SettledAt == 0 && !turn.Failed && o.of(id).observed < musterv1.TaskState_RUNNING:
+		case turn != nil && turn.SettledAt == 0 && !turn.Failed && o.of(id).unsettled(ago):
 			amid[slot] = true
 		case f.clean(t, o.spec(at, t.SpecDigest)):
 			through[slot] = true
