@@ -175,8 +175,12 @@ func (c *cluster) heal(p *picture) {
 		spec.Task = clone(p.task(s.TaskDigest))
 		rollout, _ := p.observer.tables.Rollouts.Get(p.now, id)
 		stuck := state.Answers(s, rollout.Value) && state.Stuck(rollout.Value)
-		if steady(spec) && !stuck {
+		restless := p.restless(id, s, rollout.Value)
+		if steady(spec) && !stuck && !restless {
 			continue
+		}
+		if restless {
+			spec.Update.Parallelism = 0
 		}
 		if !steady(spec) {
 			heal(spec)

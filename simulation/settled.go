@@ -174,11 +174,21 @@ func (p *picture) slotsSettled(id string, s *recordv1.Service) (slots map[string
 func (p *picture) held(s *recordv1.Service, r *recordv1.Rollout, config *musterv1.UpdateConfig, live []*state.Task) bool {
 	amid := uint64(0)
 	for _, t := range live {
-		if t.NodeID == "" && t.Record.Turn != nil && t.Record.Turn.SettledAt == 0 && p.current(s, t) {
+		if t.Live() && t.NodeID == "" && t.Record.Turn != nil && t.Record.Turn.SettledAt == 0 && p.current(s, t) {
 			amid++
 		}
 	}
 	return rolls(r) && config.Parallelism > 0 && amid >= config.Parallelism
+}
+
+// restless says whether tasks whose turn waits never come to rest as they are.
+func (p *picture) restless(id string, s *recordv1.Service, r *recordv1.Rollout) bool {
+	if !p.held(s, r, rollConfigOf(s, r), p.tasks[id]) {
+		return false
+	}
+	return slices.ContainsFunc(p.tasks[id], func(t *state.Task) bool {
+		return t.Live() && !p.current(s, t) && !steady(&musterv1.ServiceSpec{Task: p.task(t.Record.SpecDigest)})
+	})
 }
 
 // upToDate wants a task to run what its service asks for.
