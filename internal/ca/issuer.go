@@ -51,8 +51,9 @@ func (l Local) Check(ctx context.Context, _ *mtls.Source) ([]byte, time.Duration
 type Remote struct {
 	// Addresses are those of apid's gRPC server.
 	Addresses []string
-	// Token is the join token.
-	Token string
+	// Token returns the join token, and "" if there is none. It is asked each time,
+	// for the file that the token is in may be written anew.
+	Token func() (string, error)
 	// Name is the id of a worker's node, or the name of a manager daemon.
 	Name string
 	// Dial connects to an address, whoever is there.
@@ -90,14 +91,18 @@ func (r *Remote) issueAt(ctx context.Context, address string, request []byte, cu
 	defer cancel()
 	if current != nil {
 		issued, err := r.renew(ctx, address, request, current)
-		if err == nil || r.Token == "" || time.Now().Before(current.Get().Certificate.Leaf.NotAfter) {
+		if token, _ := r.Token(); err == nil || token == "" || time.Now().Before(current.Get().Certificate.Leaf.NotAfter) {
 			return issued, err
 		}
 	}
-	if r.Token == "" {
+	token, err := r.Token()
+	if err != nil {
+		return nil, err
+	}
+	if token == "" {
 		return nil, fmt.Errorf("%w: there is no certificate, and no join token (--join-token, --join-token-file)", errFinal)
 	}
-	return r.join(ctx, address, request)
+	return r.join(ctx, address, token, request)
 }
 
 func (r *Remote) renew(ctx context.Context, address string, request []byte, current *mtls.Source) (*Issued, error) {
@@ -144,14 +149,18 @@ func (r *Remote) checkAt(ctx context.Context, address string, current *mtls.Sour
 // Knows tells whether the join token, if there is one, names one of these
 // authorities.
 func (r *Remote) Knows(authorities []byte) bool {
-	digest, _, err := parseJoinToken(r.Token)
+	token, err := r.Token()
+	if err != nil {
+		return true
+	}
+	digest, _, err := parseJoinToken(token)
 	return err != nil || vouched(authorities, digest) != nil
 }
 
 // join learns from whoever answers what the authority is, holds that against the
 // token, and then shows the token to an apid that this authority vouches for.
-func (r *Remote) join(ctx context.Context, address string, request []byte) (*Issued, error) {
-	digest, _, err := parseJoinToken(r.Token)
+func (r *Remote) join(ctx context.Context, address, token string, request []byte) (*Issued, error) {
+	digest, _, err := parseJoinToken(token)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errFinal, err)
 	}
@@ -172,7 +181,7 @@ func (r *Remote) join(ctx context.Context, address string, request []byte) (*Iss
 		return nil, err
 	}
 	defer func() { _ = conn.Close() }()
-	resp, err := cav1.NewAuthorityServiceClient(conn).Join(ctx, &cav1.JoinRequest{Token: r.Token, Request: request, Name: r.Name})
+	resp, err := cav1.NewAuthorityServiceClient(conn).Join(ctx, &cav1.JoinRequest{Token: token, Request: request, Name: r.Name})
 	switch status.Code(err) {
 	case codes.OK:
 		return &Issued{Certificate: resp.Certificate, Authorities: resp.Authorities}, nil

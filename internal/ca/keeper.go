@@ -87,7 +87,7 @@ func Enrol(ctx context.Context, cfg KeeperConfig) (*Keeper, error) {
 	}
 	key := known(m)
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		m, err := k.obtain(ctx, key)
+		m, err := k.obtain(ctx, key, nil)
 		if err == nil {
 			k.source = mtls.NewSource(m)
 			return k, nil
@@ -110,9 +110,9 @@ func keyOf(m *mtls.Material) *ecdsa.PrivateKey {
 	return key
 }
 
-// rejoin joins again with a join token that names a root which is not known here,
-// if the certificate that is there is of no use any more: the root was replaced
-// while this process was off.
+// rejoin joins again if the join token names a root that is not known here, and
+// the certificate that is there is of no use any more: the root was replaced while
+// this process was off, or cut off.
 func (k *Keeper) rejoin(ctx context.Context) {
 	tokens, ok := k.cfg.Issuer.(interface {
 		Checker
@@ -124,15 +124,12 @@ func (k *Keeper) rejoin(ctx context.Context) {
 	if _, _, err := tokens.Check(ctx, k.source); err == nil {
 		return
 	}
-	before := k.source
-	k.source = nil
-	m, err := k.obtain(ctx, keyOf(before.Get()))
+	m, err := k.obtain(ctx, keyOf(k.source.Get()), nil)
 	if err != nil {
 		k.cfg.Logger.Warn("the join token names a root that is not known here, and to join again did not succeed", zap.Error(err))
-		k.source = before
 		return
 	}
-	k.source = mtls.NewSource(m)
+	k.source.Set(m)
 	k.cfg.Logger.Info("joined again, under another root than before")
 }
 
@@ -158,11 +155,14 @@ func (k *Keeper) Run(ctx context.Context) error {
 		if now := time.Now(); now.Before(next) {
 			renew, again := k.check(ctx)
 			check = now.Add(again)
+			if l := k.source.Get().Certificate.Leaf; l != leaf {
+				leaf, next = l, renewal(l)
+			}
 			if !renew {
 				continue
 			}
 		}
-		m, err := k.obtain(ctx, known(k.source.Get()))
+		m, err := k.obtain(ctx, known(k.source.Get()), k.source)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -211,6 +211,7 @@ func (k *Keeper) check(ctx context.Context) (renew bool, again time.Duration) {
 		k.failed = min(max(2*k.failed, 2*firstPause), max(k.interval, firstPause))
 		if ctx.Err() == nil {
 			k.cfg.Logger.Warn("it is not known whether the root has changed; asking again", zap.Duration("in", k.failed), zap.Error(err))
+			k.rejoin(ctx)
 		}
 		return false, k.failed
 	}
@@ -247,7 +248,7 @@ func renewal(c *x509.Certificate) time.Time {
 }
 
 // obtain asks for a certificate, for a new key unless one is given, and keeps it.
-func (k *Keeper) obtain(ctx context.Context, key *ecdsa.PrivateKey) (*mtls.Material, error) {
+func (k *Keeper) obtain(ctx context.Context, key *ecdsa.PrivateKey, current *mtls.Source) (*mtls.Material, error) {
 	if key == nil {
 		var err error
 		if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
@@ -258,7 +259,7 @@ func (k *Keeper) obtain(ctx context.Context, key *ecdsa.PrivateKey) (*mtls.Mater
 	if err != nil {
 		return nil, err
 	}
-	issued, err := k.cfg.Issuer.Issue(ctx, request, k.source)
+	issued, err := k.cfg.Issuer.Issue(ctx, request, current)
 	if err != nil {
 		return nil, err
 	}

@@ -77,14 +77,13 @@ func withCredentials(ctx context.Context, s *daemon.Settings, id auth.Identity, 
 		cfg.Issuer = ca.Local{Authority: authority}
 		tasks = append(tasks, daemon.Task{Name: "authority", Run: authority.Run})
 	} else {
-		token, err := s.Join.ReadToken()
-		if err != nil {
+		if _, err := s.Join.ReadToken(); err != nil {
 			return err
 		}
 		if s.Join.Dir != "" {
 			cfg.Path = filepath.Join(s.Join.Dir, identityFile)
 		}
-		cfg.Issuer = &ca.Remote{Addresses: s.Join.Addresses, Token: token, Name: id.Name, Dial: func(address string, creds credentials.TransportCredentials) (*grpc.ClientConn, error) {
+		cfg.Issuer = &ca.Remote{Addresses: s.Join.Addresses, Token: s.Join.ReadToken, Name: id.Name, Dial: func(address string, creds credentials.TransportCredentials) (*grpc.ClientConn, error) {
 			return daemon.Dialer(creds)(address)
 		}}
 	}
