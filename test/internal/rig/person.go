@@ -40,15 +40,15 @@ type person struct {
 
 // enrol makes the rig a person, who is one until leave is called.
 func (r *Rig) enrol(ctx context.Context) (*person, error) {
-	token, err := os.ReadFile(r.Secret("admin.token"))
+	token, err := r.adminToken()
 	if err != nil {
-		return nil, fmt.Errorf("read administrator's token: %w", err)
+		return nil, err
 	}
 	authorities, err := os.ReadFile(r.Secret("ca.pem"))
 	if err != nil {
 		return nil, fmt.Errorf("read authority: %w", err)
 	}
-	issuer := &administrator{authorities: authorities, token: strings.TrimSpace(string(token))}
+	issuer := &administrator{authorities: authorities, token: token}
 	for _, name := range r.Replicas("apid") {
 		issuer.addresses = append(issuer.addresses, r.Address(name))
 	}
@@ -70,6 +70,21 @@ func (r *Rig) enrol(ctx context.Context) (*person, error) {
 func (p *person) leave() error {
 	p.stop()
 	return <-p.ended
+}
+
+func (r *Rig) adminToken() (string, error) {
+	token, err := os.ReadFile(r.Secret("admin.token"))
+	if err != nil {
+		return "", fmt.Errorf("read administrator's token: %w", err)
+	}
+	return strings.TrimSpace(string(token)), nil
+}
+
+// WithToken has calls be those of the administrator, by his token. A stream lasts
+// no longer than what its caller has shown, and certificates are short here.
+func (r *Rig) WithToken(ctx context.Context) (context.Context, error) {
+	token, err := r.adminToken()
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token), err
 }
 
 // TLS returns the configuration of connections from the rig to daemons of some
