@@ -36,6 +36,9 @@ type client struct {
 	number   int
 	made     int
 	services map[string]*service
+	// unsure are services that were not there when they were to be removed, and may
+	// come yet.
+	unsure map[string]bool
 }
 
 // service is what a client knows of a service: what each of its parts may be.
@@ -52,7 +55,7 @@ type service struct {
 const revisionLabel = "revision"
 
 func newClient(s *site, report *report, number int, r *rand.Rand) *client {
-	return &client{s: s, report: report, number: number, rand: r, services: map[string]*service{}}
+	return &client{s: s, report: report, number: number, rand: r, services: map[string]*service{}, unsure: map[string]bool{}}
 }
 
 // run works until ctx ends.
@@ -98,6 +101,9 @@ func (c *client) do(ctx context.Context, kind string, call func(context.Context)
 		return true, true
 	case errors.Is(err, context.DeadlineExceeded), code == codes.DeadlineExceeded, code == codes.Unavailable, code == codes.Canceled:
 		c.report.operation(kind, "no answer", took)
+		return false, true
+	case errors.Is(err, errAbsent):
+		c.report.operation(kind, "not there", took)
 		return false, true
 	default:
 		c.report.operation(kind, "refused", took)
@@ -165,7 +171,10 @@ func (c *client) remove(ctx context.Context, v *service) {
 	accepted, applied := c.do(ctx, "remove", func(ctx context.Context) error {
 		err := c.s.Remove(ctx, v.name)
 		if status.Code(err) == codes.NotFound {
-			return nil // an attempt before, whose answer was lost
+			// An attempt before, whose answer was lost; or it is yet to be created, by a
+			// call that had no answer and is still on its way.
+			c.unsure[v.name] = slices.Contains(v.there, false)
+			return nil
 		}
 		return err
 	})
@@ -177,10 +186,13 @@ func (c *client) remove(ctx context.Context, v *service) {
 	}
 }
 
-// absent takes it for no error that a service is not there, if it may be so.
+// errAbsent says that a service is not there, and that this may be so: it is not
+// known whether it was created, or will be.
+var errAbsent = errors.New("service is not there")
+
 func (c *client) absent(v *service, err error) error {
 	if status.Code(err) == codes.NotFound && slices.Contains(v.there, false) {
-		return nil
+		return errAbsent
 	}
 	return err
 }
@@ -210,6 +222,9 @@ func (c *client) converged(ctx context.Context) error {
 	}
 	for name, s := range found {
 		v := c.services[name]
+		if v == nil && c.unsure[name] {
+			continue
+		}
 		if v == nil {
 			return fmt.Errorf("service %s was removed, and is there", name)
 		}
