@@ -28,6 +28,12 @@ func (c *cluster) watchTurns(service string, most int) {
 			if err != nil {
 				return nil
 			}
+			// In the midst of a moment tasks may be known of which the statuses that
+			// they rest on are not; at its end all are.
+			time.Sleep(1)
+			if sn = c.store.Snapshot(); ctx.Err() != nil {
+				return nil
+			}
 			seen = sn
 			f.Advance(sn)
 			flying := 0
