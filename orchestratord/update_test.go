@@ -24,18 +24,14 @@ func (c *cluster) watchTurns(service string, most int) {
 		var seen *store.Snapshot
 		had := map[string]string{} // the task of a slot's turn, by rollout and slot
 		for {
-			sn, err := c.store.Wait(ctx, seen)
-			if err != nil {
+			if _, err := c.store.Wait(ctx, seen); err != nil {
 				return nil
 			}
 			// In the midst of a moment tasks may be known of which the statuses that
 			// they rest on are not; at its end all are.
-			time.Sleep(1)
-			if sn = c.store.Snapshot(); ctx.Err() != nil {
-				return nil
-			}
-			seen = sn
-			f.Advance(sn)
+			time.Sleep(time.Nanosecond)
+			seen = c.store.Snapshot()
+			f.Advance(seen)
 			flying := 0
 			for t := range f.ServiceTasks(service) {
 				turn := t.Record.Turn
