@@ -123,7 +123,10 @@ func (e *Executor) Prepare(ctx context.Context, in *sdk.Task, _ sdk.Handle) (sdk
 	if err := e.act(ctx, t, callPrepare, script.PrepareDelay, script.FailPrepare); err != nil {
 		return nil, err
 	}
-	return nil, e.change(t, func() { t.State = sdk.Prepared })
+	return nil, e.change(t, func() {
+		// It may have been ended meanwhile.
+		t.State = max(t.State, sdk.Prepared)
+	})
 }
 
 // Start implements [sdk.Executor].
