@@ -89,15 +89,16 @@ func patience(current *mtls.Source) time.Duration {
 func (r *Remote) issueAt(ctx context.Context, address string, request []byte, current *mtls.Source) (*Issued, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience(current))
 	defer cancel()
+	token, unread := r.Token()
 	if current != nil {
+		// For that the token need not be there.
 		issued, err := r.renew(ctx, address, request, current)
-		if token, _ := r.Token(); err == nil || token == "" || time.Now().Before(current.Get().Certificate.Leaf.NotAfter) {
+		if err == nil || token == "" || time.Now().Before(current.Get().Certificate.Leaf.NotAfter) {
 			return issued, err
 		}
 	}
-	token, err := r.Token()
-	if err != nil {
-		return nil, err
+	if unread != nil {
+		return nil, unread
 	}
 	if token == "" {
 		return nil, fmt.Errorf("%w: there is no certificate, and no join token (--join-token, --join-token-file)", errFinal)

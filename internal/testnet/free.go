@@ -19,3 +19,16 @@ func FreeAddresses(ip string, n int) ([]string, error) {
 	}
 	return addresses, nil
 }
+
+// FreeAddress returns one of this machine's own, for a test.
+func FreeAddress(t interface {
+	Helper()
+	Fatal(args ...any)
+}) string {
+	t.Helper()
+	free, err := FreeAddresses("127.0.0.1", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return free[0]
+}

@@ -6,7 +6,6 @@ package executors_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/internal/testneed"
+	"github.com/musterhq/muster/internal/testnet"
 )
 
 const root = "../.."
@@ -79,8 +79,8 @@ func TestTutorial(t *testing.T) {
 	for _, block := range regexp.MustCompile("(?ms)^```sh\n(.*?)^```$").FindAllStringSubmatch(string(text), -1) {
 		script.WriteString(block[1])
 	}
-	api, dir := address(t), programs(t)
-	dev := fmt.Sprintf("muster dev --listen %s --rest-listen %s --ops-listen %s --dispatcher-listen %s", api, address(t), address(t), address(t))
+	api, dir := testnet.FreeAddress(t), programs(t)
+	dev := fmt.Sprintf("muster dev --listen %s --rest-listen %s --ops-listen %s --dispatcher-listen %s", api, testnet.FreeAddress(t), testnet.FreeAddress(t), testnet.FreeAddress(t))
 	adapted := strings.NewReplacer(
 		"make build", "make build BIN="+dir,
 		"$PWD/bin/", dir+"/",
@@ -91,15 +91,4 @@ func TestTutorial(t *testing.T) {
 		t.Fatalf("the tutorial's commands are not found:\n%s", adapted)
 	}
 	run(t, adapted, "MUSTER_ADDRESS="+api)
-}
-
-// address is one that is free.
-func address(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }

@@ -11,7 +11,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -28,26 +27,7 @@ import (
 // built is the directory with the programs. TestMain sets it before any test runs.
 var built string
 
-func TestMain(m *testing.M) {
-	code, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "faults:", err)
-		code = max(code, 1)
-	}
-	os.Exit(code)
-}
-
-func run(m *testing.M) (code int, err error) {
-	built, err = os.MkdirTemp("", "muster-faults-")
-	if err != nil {
-		return 0, fmt.Errorf("make a directory for the programs: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(built)) }()
-	if err := rig.Build(context.Background(), "../..", built); err != nil {
-		return 0, err
-	}
-	return m.Run(), nil
-}
+func TestMain(m *testing.M) { os.Exit(rig.Tests(m, "faults", &built)) }
 
 // waitTimeout bounds what should take moments, on a machine that is busy.
 const waitTimeout = time.Minute

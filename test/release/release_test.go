@@ -6,7 +6,6 @@ package release_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/musterhq/muster/internal/testneed"
+	"github.com/musterhq/muster/internal/testnet"
 )
 
 const (
@@ -100,7 +100,7 @@ func TestRelease(t *testing.T) {
 func use(t *testing.T, dist, name string) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	api := address(t)
+	api := testnet.FreeAddress(t)
 	cmd := exec.CommandContext(ctx, "bash", "-euxo", "pipefail", "-c", fmt.Sprintf(`
 		sha256sum --check --strict --quiet %[1]s/SHA256SUMS
 		tar -xzf %[1]s/%[2]s.tar.gz -C "$HOME"
@@ -115,7 +115,7 @@ func use(t *testing.T, dist, name string) {
 		bin/muster service create --file examples/hello/service.yaml
 		bin/muster service logs --tail 1 hello
 		bin/muster service rm hello`,
-		dist, name, version, api, address(t), address(t), address(t)))
+		dist, name, version, api, testnet.FreeAddress(t), testnet.FreeAddress(t), testnet.FreeAddress(t)))
 	cmd.Dir = dist
 	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + t.TempDir(), "MUSTER_ADDRESS=" + api}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -124,15 +124,4 @@ func use(t *testing.T, dist, name string) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("the archive is of no use: %v\n%s", err, out)
 	}
-}
-
-// address is one that is free.
-func address(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }

@@ -12,7 +12,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -40,26 +39,7 @@ import (
 // built is the directory with the programs. TestMain sets it before any test runs.
 var built string
 
-func TestMain(m *testing.M) {
-	code, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "security:", err)
-		code = max(code, 1)
-	}
-	os.Exit(code)
-}
-
-func run(m *testing.M) (code int, err error) {
-	built, err = os.MkdirTemp("", "muster-security-")
-	if err != nil {
-		return 0, fmt.Errorf("make a directory for the programs: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(built)) }()
-	if err := rig.Build(context.Background(), "../..", built); err != nil {
-		return 0, err
-	}
-	return m.Run(), nil
-}
+func TestMain(m *testing.M) { os.Exit(rig.Tests(m, "security", &built)) }
 
 // closed is a cluster that is closed to strangers: apid and dispatcherd, which
 // are all that strangers and workers reach.

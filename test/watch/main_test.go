@@ -22,26 +22,7 @@ import (
 // built is the directory with the programs. TestMain sets it before any test runs.
 var built string
 
-func TestMain(m *testing.M) {
-	code, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "watch:", err)
-		code = max(code, 1)
-	}
-	os.Exit(code)
-}
-
-func run(m *testing.M) (code int, err error) {
-	built, err = os.MkdirTemp("", "muster-watch-")
-	if err != nil {
-		return 0, fmt.Errorf("make a directory for the programs: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(built)) }()
-	if err := rig.Build(context.Background(), "../..", built); err != nil {
-		return 0, err
-	}
-	return m.Run(), nil
-}
+func TestMain(m *testing.M) { os.Exit(rig.Tests(m, "watch", &built)) }
 
 // watched is a cluster of processes over Consul, with one worker.
 type watched struct {

@@ -2,6 +2,7 @@ package rig
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -39,6 +40,28 @@ func BuildWith(ctx context.Context, source, dir string, executors ...string) err
 		}
 	}
 	return nil
+}
+
+// Tests builds the programs for the tests of a package, has them run, and returns
+// what the process is to exit with. The programs lie in *built meanwhile.
+func Tests(m interface{ Run() int }, name string, built *string) int {
+	code, err := tests(m, name, built)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		code = max(code, 1)
+	}
+	return code
+}
+
+func tests(m interface{ Run() int }, name string, built *string) (code int, err error) {
+	if *built, err = os.MkdirTemp("", "muster-"+name+"-"); err != nil {
+		return 0, fmt.Errorf("make a directory for the programs: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(*built)) }()
+	if err := Build(context.Background(), "../..", *built); err != nil {
+		return 0, err
+	}
+	return m.Run(), nil
 }
 
 // install gives a rig programs of its own, under the names that they were built

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/musterhq/muster/cmd/muster/internal/serve"
+	"github.com/musterhq/muster/internal/testnet"
 )
 
 // run runs one command line until it ends by itself or ctx does.
@@ -77,7 +78,7 @@ func TestRefused(t *testing.T) {
 // TestBackupAndRestore copies the store of a cluster that runs, and starts one from
 // the copy; a store that is there is not overwritten, and what is none is refused.
 func TestBackupAndRestore(t *testing.T) {
-	dir, ops := t.TempDir(), freeAddress(t)
+	dir, ops := t.TempDir(), testnet.FreeAddress(t)
 	copied, fresh := filepath.Join(dir, "copy.db"), filepath.Join(dir, "fresh")
 	cluster := func(data string, during func(ctx context.Context)) {
 		t.Helper()
@@ -129,16 +130,6 @@ func TestBackupAndRestore(t *testing.T) {
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }
 
 // TestDevStartsAndStops runs a cluster without workers, twice on the same
