@@ -30,9 +30,10 @@ type shard struct {
 	// dirty holds the nodes whose records are to be looked at.
 	dirty map[string]struct{}
 	// forgiven is the resumption of this process that the nodes were last
-	// forgiven for.
-	forgiven time.Time
-	closed   bool
+	// forgiven for, and ours the one since which it is known that the shard is
+	// still this replica's.
+	forgiven, ours time.Time
+	closed         bool
 	// wake has room for one: it says that there is something to look at.
 	wake chan struct{}
 }
@@ -40,8 +41,10 @@ type shard struct {
 func newShard(d *Daemon, number int) *shard {
 	s := &shard{
 		number: number, d: d, log: d.log, nodes: map[string]*node{}, dirty: map[string]struct{}{},
-		forgiven: d.pulse.since(time.Now()), wake: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1),
 	}
+	s.forgiven = d.pulse.since(time.Now())
+	s.ours = s.forgiven
 	s.intake = newIntake(d)
 	return s
 }
@@ -263,6 +266,10 @@ func (s *shard) run(ctx context.Context) error {
 		if s.d.store.Contact(ctx) != nil {
 			return nil
 		}
+		if !s.confirm(ctx) {
+			retry.wait(ctx)
+			continue
+		}
 		verdicts, next := s.judge(time.Now(), s.d.store.Snapshot())
 		if len(verdicts) > 0 {
 			if s.execute(ctx, verdicts) {
@@ -280,6 +287,37 @@ func (s *shard) run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// confirm makes sure that the shard is still this replica's after a time in which
+// its process did not run: its workers have been with another dispatcher since
+// then, and that their connections have ended here says nothing of them.
+func (s *shard) confirm(ctx context.Context) bool {
+	resumed := s.d.pulse.since(time.Now())
+	if s.confirmed(resumed) {
+		return true
+	}
+	bounded, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	held, err := s.d.manager.Holds(bounded, s.number)
+	if err != nil && ctx.Err() == nil {
+		s.log.Warn("nodes are not judged before it is known whose they are", zap.Int("shard", s.number), zap.Error(err))
+	}
+	if err != nil || !held {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ours = resumed
+	return true
+}
+
+// confirmed reports whether the shard is known to be this replica's although its
+// process did not run until then.
+func (s *shard) confirmed(resumed time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !resumed.After(s.ours)
 }
 
 // idle is how long a shard without deadlines sleeps.

@@ -90,12 +90,12 @@ func (s *shard) execute(ctx context.Context, verdicts []verdict) bool {
 	defer cancel()
 	for i, err := range s.d.store.UpdateAll(bounded, writes) {
 		w := writers[i]
-		if err == nil {
+		if err == nil && !w.held {
 			w.log()
 			continue
 		}
 		well = false
-		if ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil {
 			s.log.Warn("state of node is not written yet", zap.String("node", w.node), zap.Error(err))
 		}
 		s.look(w.node)
@@ -107,6 +107,8 @@ func (s *shard) execute(ctx context.Context, verdicts []verdict) bool {
 // on newer state.
 type nodeWrite struct {
 	verdict
+	// held says that nothing is written before it is known whose the shard is.
+	held        bool
 	shard       *shard
 	before, now *recordv1.NodeState
 	standing    standing
@@ -114,6 +116,9 @@ type nodeWrite struct {
 
 func (w *nodeWrite) apply(tx *store.Tx) error {
 	w.before, w.now = nil, nil
+	if w.held = !w.shard.confirmed(w.shard.d.pulse.since(time.Now())); w.held {
+		return nil
+	}
 	if e, ok := w.shard.d.tables.NodeStates.Get(tx, w.node); ok {
 		w.before = e.Value
 	}

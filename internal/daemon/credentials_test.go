@@ -319,6 +319,9 @@ func TestReload(t *testing.T) {
 		said := func(want string, n int) {
 			t.Helper()
 			time.Sleep(time.Minute)
+			// The files are looked at in this very moment, too: they must not be
+			// written before that is done.
+			synctest.Wait()
 			if got := logs.FilterMessage(want).Len(); got != n {
 				t.Errorf("%q was logged %d times, want %d", want, got, n)
 			}

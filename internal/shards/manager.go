@@ -99,6 +99,24 @@ func (m *Manager) Owned() []int {
 	return owned
 }
 
+// Holds asks the store whether this replica still holds a shard's lock. One that
+// did not run for a while works on its shards until it hears that its session has
+// ended: what it is about to do then may be another's to do.
+func (m *Manager) Holds(ctx context.Context, shard int) (bool, error) {
+	r := m.role(shard)
+	if r == nil {
+		return false, nil
+	}
+	p, err := m.cfg.KV.Get(ctx, lockKey(m.cfg.Prefix, m.cfg.Subsystem, shard))
+	switch {
+	case errors.Is(err, kv.ErrNotFound):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("read the lock of shard %d: %w", shard, err)
+	}
+	return p.Session == r.session, nil
+}
+
 // role returns the role of a shard, nil if this replica does not hold it.
 func (m *Manager) role(shard int) *role {
 	m.mu.Lock()

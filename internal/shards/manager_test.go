@@ -3,6 +3,7 @@ package shards_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -100,6 +101,35 @@ func TestLostSession(t *testing.T) {
 			}
 			c.settled(a, b)
 		}
+	})
+}
+
+// TestHolds asks whether a replica holds a shard: its own, another's, and one whose
+// lock was taken away without its knowing.
+func TestHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2)
+		a, b := c.join(), c.join()
+		c.settled(a, b)
+		own, other := a.manager.Owned()[0], b.manager.Owned()[0]
+		expect := func(shard int, want bool) {
+			t.Helper()
+			if got, err := a.manager.Holds(t.Context(), shard); got != want || err != nil {
+				t.Errorf("shard %d is held: %t, %v; want %t", shard, got, err, want)
+			}
+		}
+		expect(own, true)
+		expect(other, false)
+		lock := fmt.Sprintf("%s/locks/%s/%d", prefix, subsystem, own)
+		if _, err := c.store.Txn(t.Context(), []kv.Op{{Verb: kv.Delete, Key: lock}}); err != nil {
+			t.Fatal(err)
+		}
+		expect(own, false)
+		mend := a.kv.Cut()
+		if _, err := a.manager.Holds(t.Context(), own); !errors.Is(err, kv.ErrUnavailable) {
+			t.Errorf("with the store away: %v", err)
+		}
+		mend()
 	})
 }
 

@@ -37,6 +37,10 @@ type Holding struct {
 func membersPrefix(prefix, subsystem string) string { return prefix + "/members/" + subsystem + "/" }
 func locksPrefix(prefix, subsystem string) string   { return prefix + "/locks/" + subsystem + "/" }
 
+func lockKey(prefix, subsystem string, shard int) string {
+	return locksPrefix(prefix, subsystem) + strconv.Itoa(shard)
+}
+
 func encode[T Member | Holding](v T) ([]byte, error) {
 	b, err := json.Marshal(v)
 	if err != nil {

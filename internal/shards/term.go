@@ -19,8 +19,10 @@ const releaseTimeout = 2 * time.Second
 
 // role is a shard that is held, and the function that works on it.
 type role struct {
-	shard  int
-	cancel context.CancelFunc
+	shard int
+	// session is the ID of that which holds the lock.
+	session string
+	cancel  context.CancelFunc
 	// leaving is set when the shard is to be given up.
 	leaving bool
 	// done is closed when the function has returned.
@@ -227,7 +229,7 @@ func (t *term) take(ctx context.Context, shard int) bool {
 		return false
 	}
 	inner, cancel := context.WithCancel(ctx)
-	r := &role{shard: shard, cancel: cancel, done: make(chan struct{})}
+	r := &role{shard: shard, session: t.session.ID(), cancel: cancel, done: make(chan struct{})}
 	t.m.mu.Lock()
 	t.m.roles[shard] = r
 	t.m.mu.Unlock()
@@ -320,7 +322,7 @@ func (t *term) memberKey() string {
 }
 
 func (t *term) lockKey(shard int) string {
-	return locksPrefix(t.m.cfg.Prefix, t.m.cfg.Subsystem) + strconv.Itoa(shard)
+	return lockKey(t.m.cfg.Prefix, t.m.cfg.Subsystem, shard)
 }
 
 func (t *term) count() { t.m.owned.Set(float64(len(t.m.Owned()))) }

@@ -186,6 +186,7 @@ func killOneOfEach(t *testing.T, s *site, api *client) {
 	}
 	api.scale(t, "web", 5)
 	s.awaitContainers(t, "web", 5)
+	api.awaitRunning(t, "web", 5)
 	if out, err := s.muster(t.Context(), "service", "ls"); err != nil || strings.Count(out, "3/3") != len(names) || !strings.Contains(out, "5/5") {
 		t.Errorf("muster service ls: %v\n%s", err, out)
 	}
