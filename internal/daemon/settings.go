@@ -35,6 +35,8 @@ type Settings struct {
 	// Advertise is how others reach Listen. Default: Listen, with the machine's
 	// host name in place of an unspecified address.
 	Advertise string
+	// InsecureListen has the daemon listen beyond loopback addresses without TLS.
+	InsecureListen bool
 	// OpsListen is the address for /metrics, /healthz and /debug/pprof.
 	OpsListen string
 	LogLevel  string
@@ -153,6 +155,7 @@ func (s *Settings) AddTLSFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&s.TLS.CertFile, "tls-cert-file", "", "PEM file of this daemon's certificate, for its server and its clients")
 	fs.StringVar(&s.TLS.KeyFile, "tls-key-file", "", "PEM file of this daemon's key")
 	fs.StringVar(&s.TLS.CAFile, "tls-ca-file", "", "PEM file of the authorities that peers must be signed by")
+	fs.BoolVar(&s.InsecureListen, "insecure-listen", false, "listen beyond loopback addresses without TLS: whoever can connect there may do everything")
 	fs.StringSliceVar(&s.Join.Addresses, "join", nil, "host:port of apid's gRPC server (several with commas): have the cluster's own authority issue the certificate, and renew it")
 	fs.StringVar(&s.Join.Token, "join-token", "", "token to join with; needed until there is a certificate (better: --join-token-file)")
 	fs.StringVar(&s.Join.TokenFile, "join-token-file", "", "file that holds the join token")

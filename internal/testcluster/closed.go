@@ -48,7 +48,8 @@ func (c *Cluster) initialize(ctx context.Context) error {
 func (c *Cluster) identityArgs(role authv1.Role, name string) []string {
 	switch {
 	case !c.cfg.closed():
-		return nil
+		// In a network of its own a replica listens beyond loopback.
+		return []string{"--insecure-listen"}
 	case role == authv1.Role_APID:
 		return []string{"--cluster-key-file", c.clusterKey(), "--certificate-lifetime", c.cfg.CertificateLifetime.String()}
 	}

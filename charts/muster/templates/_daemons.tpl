@@ -78,6 +78,8 @@ The manager daemons: which there are, their gRPC ports, and what is set for each
 - --tls-cert-file=/etc/muster/tls/tls.crt
 - --tls-key-file=/etc/muster/tls/tls.key
 - --tls-ca-file=/etc/muster/tls/ca.crt
+{{- else }}
+- --insecure-listen
 {{- end }}
 {{- range .settings.extraArgs }}
 - {{ . | quote }}

@@ -38,9 +38,12 @@ func (f *authorityFlags) add(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.check, "authority-check-interval", ca.DefaultCheckInterval, "how often daemons and workers ask whether the root of the cluster's own authority has changed")
 }
 
+// given tells whether certificates come from the cluster's own authority.
+func (f *authorityFlags) given() bool { return f != nil && f.keyFile != "" }
+
 // open returns the authority; nil if certificates come from elsewhere.
 func (f *authorityFlags) open(s *daemon.Settings, store kv.KV, log *zap.Logger) (*ca.Authority, error) {
-	if f == nil || f.keyFile == "" {
+	if !f.given() {
 		return nil, nil
 	}
 	if s.TLS.CertFile != "" || s.Join.Wanted() {

@@ -109,6 +109,10 @@ func (m *manager) command(version string) *cobra.Command {
 			if err := load(cmd, &s); err != nil {
 				return err
 			}
+			addresses := []address{{"listen", s.Listen}, {"rest-listen", restListen}, {"ops-listen", s.OpsListen}}
+			if err := refuseOpen(&s, m.authority.given(), addresses...); err != nil {
+				return err
+			}
 			return m.run(cmd.Context(), &s, restListen, version)
 		},
 	}
@@ -177,7 +181,7 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 	}
 	for _, address := range []string{s.Listen, restListen} {
 		if h, _, err := net.SplitHostPort(address); err == nil && !creds.Secure() && !loopback(h) {
-			log.Warn("serving in the clear, to everybody who can connect; --tls-cert-file, --tls-key-file and --tls-ca-file change that", zap.String("address", address))
+			log.Warn("serving in the clear, to everybody who can connect, as --insecure-listen says", zap.String("address", address))
 		}
 	}
 	registry := daemon.NewRegistry()

@@ -55,8 +55,16 @@ func TestRefused(t *testing.T) {
 		"faults of a file":    {[]string{"schedulerd", "--config", config}, []string{"log-levle", config}},
 		"missing TLS file":    {[]string{"schedulerd", "--tls-cert-file", "none", "--tls-key-file", "none", "--tls-ca-file", "none"}, []string{"--tls-cert-file", "none"}},
 		"missing token file":  {[]string{"schedulerd", "--consul-token-file", "none"}, []string{"--consul-token-file", "none"}},
-		"bad memory":          {[]string{"workerd", "--memory", "lots"}, []string{"--memory"}},
-		"bad dispatcher":      {[]string{"workerd", "--dispatcher", "nowhere", "--ops-listen="}, []string{"nowhere"}},
+		"open manager": {[]string{"schedulerd", "--listen", "0.0.0.0:7703", "--ops-listen", ":8703"},
+			[]string{`--listen: "0.0.0.0:7703"`, `--ops-listen: ":8703"`, "--join", "--tls-cert-file", "--insecure-listen"}},
+		"open REST":             {[]string{"apid", "--rest-listen", "192.0.2.1:7780"}, []string{"--rest-listen", "--cluster-key-file", "--insecure-listen"}},
+		"open worker":           {[]string{"workerd", "--ops-listen", "[::]:8705"}, []string{"--ops-listen", "--insecure-listen"}},
+		"REST at no address":    {[]string{"apid", "--rest-listen", "7780"}, []string{"--rest-listen", "host:port"}},
+		"said to be open":       {[]string{"schedulerd", "--listen", "192.0.2.1:0", "--insecure-listen"}, []string{"--listen", "bind"}},
+		"open with TLS":         {[]string{"schedulerd", "--listen", "0.0.0.0:0", "--tls-cert-file", "none", "--tls-key-file", "none", "--tls-ca-file", "none"}, []string{"--tls-cert-file", "none"}},
+		"open dev all the same": {[]string{"dev", "--workers=0", "--insecure-listen", "--listen", "0.0.0.0:7700"}, []string{"--insecure-listen"}},
+		"bad memory":            {[]string{"workerd", "--memory", "lots"}, []string{"--memory"}},
+		"bad dispatcher":        {[]string{"workerd", "--dispatcher", "nowhere", "--ops-listen="}, []string{"nowhere"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -109,6 +109,9 @@ again with the same --data-dir it finds them.
 			if err := load(cmd, &s); err != nil {
 				return err
 			}
+			if err := refuseOpen(&s, false, address{"ops-listen", s.OpsListen}); err != nil {
+				return err
+			}
 			cfg, err := f.config()
 			if err != nil {
 				return err
