@@ -367,6 +367,37 @@ func TestAWorkerThatForgotNeverReportsLess(t *testing.T) {
 	})
 }
 
+// TestAForgottenTaskIsNotTakenForStopped has a worker without memory told to stop
+// what its predecessor began and never reported, and to forget it.
+func TestAForgottenTaskIsNotTakenForStopped(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, _ := n.serve(t, "d1:1")
+		set, e := nullSet(t)
+		w := start(t, n, set, nil)
+		s := d.await(t)
+		s.welcome()
+		s.assign(true, []assignment{nullTask("stopped", running, nil), nullTask("forgotten", running, nil)})
+		settle(time.Second)
+		w.stop()
+
+		start(t, n, set, nil)
+		s = d.await(t)
+		s.welcome()
+		stranger := nullTask("stranger", shutdown, nil)
+		stranger.SpecDigest, stranger.spec = []byte("strange"), &TaskSpec{Runtime: &TaskSpec_Generic{Generic: &GenericRuntime{Kind: "strange"}}}
+		s.assign(true, []assignment{nullTask("stopped", shutdown, nil), nullTask("forgotten", shutdown, nil), nullTask("unbegun", shutdown, nil), stranger})
+		s.assign(false, nil, "forgotten")
+		settle(time.Second)
+		s.wantStates(map[string]TaskState{"stopped": shutdown, "unbegun": shutdown, "stranger": shutdown})
+		listed, err := e.List(t.Context(), "")
+		if err != nil || len(listed) != 1 || listed[0].TaskID != "stopped" || listed[0].State == sdk.Running {
+			t.Errorf("the executor has %+v, %v; want the stopped one alone, and it stopped", listed, err)
+		}
+	})
+}
+
 func TestBadSettingsAreAllNamed(t *testing.T) {
 	t.Parallel()
 	_, err := workerd.New(workerd.Env{}, workerd.Config{})

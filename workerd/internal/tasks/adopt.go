@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
@@ -163,6 +165,36 @@ func (t *task) lookUp(ctx context.Context) error {
 	}
 	t.dirty = true
 	return nil
+}
+
+// held finds out whether an executor holds a task that this worker has not begun.
+// What no executor here runs, none holds.
+func (t *task) held(ctx context.Context) (bool, error) {
+	t.mu.Lock()
+	unsure := t.unsure
+	t.mu.Unlock()
+	if !unsure {
+		return false, nil
+	}
+	var listed *executorv1.ListedTask
+	found := false
+	e, err := t.executor(ctx)
+	switch refused := (*wire.Error)(nil); {
+	case err == nil:
+		if listed, found, err = t.m.inventory.find(ctx, e, t.id); err != nil {
+			return false, fmt.Errorf("list tasks: %w", err)
+		}
+	case !errors.As(wire.FromStatus(err), &refused) || refused.Temporary:
+		return false, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.unsure = false
+	if found {
+		t.handle = listed.GetHandle()
+		t.status.Runtime = listed.GetRuntime()
+	}
+	return found, nil
 }
 
 // Sweep looks for tasks that executors hold and nobody knows, and removes them.

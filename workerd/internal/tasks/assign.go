@@ -195,7 +195,7 @@ func (m *Manager) withdraw(ids []string) {
 func (m *Manager) assigned(msg *dispatcherv1.AssignedTask, spec *musterv1.TaskSpec) *task {
 	t := &task{
 		m: m, id: msg.GetId(), digest: string(msg.GetSpecDigest()), spec: spec,
-		assigned: msg, desired: msg.GetDesiredState(),
+		assigned: msg, desired: msg.GetDesiredState(), unsure: true,
 	}
 	if known := msg.GetKnownState(); known > musterv1.TaskState_ACCEPTED {
 		// A worker with this id had it before and forgot.

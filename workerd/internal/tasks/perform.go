@@ -194,8 +194,14 @@ func (t *task) shutdown(ctx context.Context, step lifecycle.Step) error {
 	attempts, touched := t.attempts, t.adopt || lifecycle.Touched(t.status.State)
 	t.mu.Unlock()
 	if !touched {
-		t.moved(step, time.Now(), func() {})
-		return nil
+		held, err := t.held(ctx)
+		if err != nil {
+			return err
+		}
+		if !held {
+			t.moved(step, time.Now(), func() {})
+			return nil
+		}
 	}
 	e, err := t.executor(ctx)
 	if err != nil {

@@ -40,6 +40,9 @@ type task struct {
 	// adopt: somebody knows more of this task than this worker; ask the
 	// executor before anything is done.
 	adopt bool
+	// unsure: an earlier worker without memory may have begun it, and nobody have
+	// heard of that. It must not be taken for stopped before the executor was asked.
+	unsure bool
 	// update: its surroundings changed since the executor was told.
 	update bool
 	// removed: the executor holds nothing of it any more.
@@ -100,7 +103,7 @@ func (a action) String() string {
 func (t *task) decide() (action, lifecycle.Step) {
 	if t.withdrawn {
 		switch {
-		case t.removed, !t.orphan && !t.adopt && !lifecycle.Touched(t.status.State):
+		case t.removed, !t.orphan && !t.adopt && !t.unsure && !lifecycle.Touched(t.status.State):
 			return actForget, lifecycle.Step{}
 		case lifecycle.Ended(t.status.State):
 			return actRemove, lifecycle.Step{}
