@@ -267,6 +267,9 @@ func TestGivenUpCommitThatArrivesLate(t *testing.T) {
 		k := kvfault.New(newKV(t))
 		l := &late{KV: k, after: 10 * time.Second, done: make(chan error, 1)}
 		s, _ := open(t, store.Options{KV: l}, table)
+		// A transaction that was made before the heads of a new table were seen would
+		// conflict with them.
+		synctest.Wait()
 		l.next.Store(true)
 		// Reads and further writes fail as well, so that it stays unknown.
 		mend := k.Inject(kvfault.Fault{Deed: kvfault.Txn, Err: errAway})
