@@ -138,6 +138,9 @@ func (e *Executor) Wait(ctx context.Context, ref sdk.Ref) (*sdk.Ended, error) {
 		if found, err = e.ended(ctx, found); err != nil {
 			return nil, gone(ref.TaskID, err)
 		}
+		if found, err = e.cause(ctx, found); err != nil {
+			return nil, gone(ref.TaskID, err)
+		}
 	}
 	ended := &sdk.Ended{Status: status(found), At: engineTime(found.State.FinishedAt)}
 	if failedChecks(found) {
@@ -170,6 +173,40 @@ func (e *Executor) ended(ctx context.Context, found *container.InspectResponse) 
 	}
 	return e.inspect(ctx, found.ID)
 }
+
+// causePatience is how long the Engine may take to learn that what it has just seen
+// end was killed for want of memory, and causePause is between two looks.
+const (
+	causePatience = 500 * time.Millisecond
+	causePause    = 20 * time.Millisecond
+)
+
+// cause looks again at a container that was killed and whose memory is limited.
+// containerd tells of the end and of its cause in events of their own, and the
+// cause may come last.
+func (e *Executor) cause(ctx context.Context, found *container.InspectResponse) (*container.InspectResponse, error) {
+	deadline := time.NewTimer(causePatience)
+	defer deadline.Stop()
+	tick := time.NewTicker(causePause)
+	defer tick.Stop()
+	for found.State.ExitCode == exitKilled && !found.State.OOMKilled && found.HostConfig.Memory > 0 {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			return found, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		var err error
+		if found, err = e.inspect(ctx, found.ID); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// exitKilled is the exit code of what SIGKILL has ended.
+const exitKilled = 128 + 9
 
 // defaultRetries is how many health checks fail before a container whose check
 // does not say it is unhealthy, for the Engine.

@@ -4,15 +4,10 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/musterhq/muster/internal/testneed"
 	"github.com/musterhq/muster/internal/testwait"
 )
-
-// failoverTimeout is what a killed worker's tasks may take to run elsewhere, with
-// all settings at their defaults. The worker is given 3 s to come back before.
-const failoverTimeout = 10 * time.Second
 
 // life is the whole of what a cluster does for its users, on one site.
 type life struct {

@@ -80,7 +80,9 @@ func (e *Engine) Start(ctx context.Context) error {
 	defer func() { _ = log.Close() }()
 	e.cmd, e.ended = exec.Command("dockerd", e.args...), make(chan struct{})
 	e.cmd.Stdout, e.cmd.Stderr = log, log
-	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// In a network namespace of its own: an engine without a bridge removes docker0,
+	// which may be that of the machine's Engine.
+	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Unshareflags: unix.CLONE_NEWNET}
 	if err := e.cmd.Start(); err != nil {
 		return fmt.Errorf("start dockerd: %w", err)
 	}
