@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -15,16 +16,22 @@ import (
 const (
 	// describeTimeout is how long executors may take to say what they are.
 	describeTimeout = 10 * time.Second
-	// firstDescription is the same at the start of the worker, whose hello
-	// waits for it. One that is not up by then is reported when it is.
-	firstDescription = 2 * time.Second
+	// firstDescription is the same at the start of the worker, whose hello waits
+	// for it: whoever sees the node READY may count on what it runs. One that is
+	// not up by then is reported when it is.
+	firstDescription = 8 * time.Second
+	// firstDescriptionWithTasks is the same for a worker that has tasks to answer
+	// for. Were it away for longer, it would be taken for dead and they for lost.
+	firstDescriptionWithTasks = 2 * time.Second
 )
 
 // describer knows what the node is, and tells when that changes.
 type describer struct {
 	base      *musterv1.NodeDescription
 	interval  time.Duration
+	patience  time.Duration
 	executors executor.Set
+	log       *zap.Logger
 	// disk is nil if nothing is kept.
 	disk *disk
 	// listener is told of the executors each time they were asked.
@@ -38,7 +45,7 @@ type describer struct {
 }
 
 // newDescriber returns a describer that knows of no executors yet.
-func newDescriber(ctx context.Context, cfg Config, hostname, version string, executors executor.Set) (*describer, error) {
+func newDescriber(ctx context.Context, cfg Config, hostname, version string, executors executor.Set, log *zap.Logger) (*describer, error) {
 	resources := &musterv1.Resources{}
 	if cfg.Resources != nil {
 		resources = proto.CloneOf(cfg.Resources)
@@ -59,7 +66,7 @@ func newDescriber(ctx context.Context, cfg Config, hostname, version string, exe
 		Hostname: hostname, Platform: machine.Platform(), Resources: resources, Labels: cfg.Labels, Version: version,
 	}
 	return &describer{
-		base: base, interval: cfg.DescribeInterval, executors: executors,
+		base: base, interval: cfg.DescribeInterval, patience: firstDescription, executors: executors, log: log,
 		first: make(chan struct{}), current: base, changed: make(chan struct{}),
 	}, nil
 }
@@ -89,7 +96,8 @@ func (d *describer) run(ctx context.Context) error {
 	if d.disk != nil {
 		disk = d.disk.changed
 	}
-	d.ask(ctx, firstDescription)
+	d.ask(ctx, d.patience)
+	d.tellUnknown(ctx)
 	close(d.first)
 	for ; ; d.ask(ctx, describeTimeout) {
 		select {
@@ -98,6 +106,24 @@ func (d *describer) run(ctx context.Context) error {
 		case <-disk:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+	}
+}
+
+// tellUnknown tells of executors that did not say in time what they run: for now
+// the node has no more of them than their names.
+func (d *describer) tellUnknown(ctx context.Context) {
+	if ctx.Err() != nil {
+		return
+	}
+	node, _ := d.Description()
+	if len(node.GetExecutors()) == 0 {
+		d.log.Warn("no executor was found; the node joins without any")
+	}
+	for _, e := range node.GetExecutors() {
+		if len(e.GetKinds()) == 0 {
+			d.log.Warn("executor has not said what it runs; the node joins without it",
+				zap.String("executor", e.GetName()), zap.String("why", e.GetMessage()), zap.Duration("waited_at_most", d.patience))
 		}
 	}
 }

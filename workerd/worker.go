@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -41,6 +42,8 @@ type Worker struct {
 	log *zap.Logger
 	// manager is nil until Run has made it.
 	manager atomic.Pointer[tasks.Manager]
+	// client is the same.
+	client atomic.Pointer[session.Client]
 }
 
 // New checks the settings and starts nothing.
@@ -90,7 +93,7 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		executors = host
 		jobs = append(jobs, job{"run plugins", host.Run})
 	}
-	describer, err := newDescriber(ctx, w.cfg, hostname, w.env.Version, executors)
+	describer, err := newDescriber(ctx, w.cfg, hostname, w.env.Version, executors, log)
 	if err != nil {
 		return err
 	}
@@ -113,7 +116,11 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		WelcomeTimeout: w.cfg.WelcomeTimeout, AckTimeout: w.cfg.AckTimeout,
 		Logger: log.Named("session"), Metrics: w.env.Metrics,
 	})
+	w.client.Store(client)
 	if contents != nil {
+		if len(contents.Tasks) > 0 {
+			describer.patience = firstDescriptionWithTasks
+		}
 		manager.Restore(contents)
 		log.Info("tasks restored", zap.Int("tasks", len(contents.Tasks)))
 	}
@@ -137,6 +144,30 @@ func (w *Worker) Held() int {
 		return 0
 	}
 	return len(manager.IDs())
+}
+
+// ErrNotJoined is why a worker has no session that never had one.
+var ErrNotJoined = errors.New("no dispatcher has welcomed this worker yet")
+
+// Session returns nil while there is a session with a dispatcher, and else why
+// there is none.
+func (w *Worker) Session() error {
+	client := w.client.Load()
+	if client == nil {
+		return ErrNotJoined
+	}
+	s := client.Standing()
+	switch {
+	case s.Connected:
+		return nil
+	case s.Since.IsZero() && s.Err == nil:
+		return ErrNotJoined
+	case s.Since.IsZero():
+		return fmt.Errorf("%w: %w", ErrNotJoined, s.Err)
+	case s.Err == nil:
+		return fmt.Errorf("no session with a dispatcher for %v", time.Since(s.Since).Round(time.Second))
+	}
+	return fmt.Errorf("no session with a dispatcher for %v: %w", time.Since(s.Since).Round(time.Second), s.Err)
 }
 
 // open opens the task database, if there is a data directory.

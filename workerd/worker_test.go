@@ -32,6 +32,7 @@ const (
 // node is a worker in a test.
 type node struct {
 	t      testing.TB
+	worker *workerd.Worker
 	cancel context.CancelFunc
 	done   chan error
 }
@@ -68,7 +69,7 @@ func start(t testing.TB, n *network, set executor.Set, change func(*workerd.Conf
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	node := &node{t: t, cancel: cancel, done: make(chan error, 1)}
+	node := &node{t: t, worker: w, cancel: cancel, done: make(chan error, 1)}
 	go func() { node.done <- w.Run(ctx) }()
 	t.Cleanup(node.stop)
 	return node

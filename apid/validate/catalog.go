@@ -27,6 +27,9 @@ type Catalog struct {
 	// honoured holds, for each distinct container executor, the fields that it
 	// acts on. It is empty if one of them does not say.
 	honoured []map[string]bool
+	// unknown names, with what ails them, executors that have not said what they
+	// run.
+	unknown []string
 }
 
 // NewCatalog gathers the executors of a number of nodes.
@@ -35,6 +38,9 @@ func NewCatalog(nodes int, executors iter.Seq[*musterv1.ExecutorDescription]) *C
 	silent := false
 	seen := map[string]bool{}
 	for e := range executors {
+		if len(e.Kinds) == 0 {
+			c.addUnknown(e)
+		}
 		for _, kind := range e.Kinds {
 			if kind != containerKind {
 				c.addGeneric(kind, e)
@@ -61,6 +67,18 @@ func (c *Catalog) addGeneric(kind string, e *musterv1.ExecutorDescription) {
 	same := func(o *musterv1.ExecutorDescription) bool { return o.PayloadSchema == e.PayloadSchema }
 	if !slices.ContainsFunc(c.generic[kind], same) {
 		c.generic[kind] = append(c.generic[kind], e)
+	}
+}
+
+// addUnknown notes an executor that may turn out to run what nobody else does.
+func (c *Catalog) addUnknown(e *musterv1.ExecutorDescription) {
+	const most = 3
+	name := short(e.Name)
+	if e.Message != "" {
+		name += " (" + clip(e.Message) + ")"
+	}
+	if len(c.unknown) < most && !slices.Contains(c.unknown, name) {
+		c.unknown = append(c.unknown, name)
 	}
 }
 

@@ -103,6 +103,20 @@ func TestUnknownExecutor(t *testing.T) {
 	}
 }
 
+// An executor that has not said what it runs may be the one that is needed: that
+// is no fault of the spec.
+func TestAnExecutorThatHasNotSpokenYet(t *testing.T) {
+	t.Parallel()
+	starting := &musterv1.ExecutorDescription{Name: "process", Message: "it is being started"}
+	err := newValidator().Service(generic(t, "process", ""), catalog(executor("null", ""), starting))
+	if code, got := fields(t, err); code != codes.FailedPrecondition || fmt.Sprint(got) != "[spec.task.generic.kind]" {
+		t.Errorf("%v %v", code, got)
+	}
+	if !strings.Contains(err.Error(), "process (it is being started)") {
+		t.Errorf("error does not name the executor: %v", err)
+	}
+}
+
 // Schemas come from workers. None may keep the API busy or make it reach out.
 func TestHostileSchemas(t *testing.T) {
 	t.Parallel()

@@ -59,6 +59,11 @@ func (v *Validator) generic(r *Report, field string, g *musterv1.GenericRuntime,
 		return
 	}
 	executors, known := catalog.generic[kind]
+	if !known && len(catalog.unknown) > 0 {
+		r.Waiting(field+".kind", "no node has an executor that runs %q; kinds that are known: %s; these executors have not said yet what they run: %s",
+			short(kind), catalog.kinds(), strings.Join(catalog.unknown, ", "))
+		return
+	}
 	if !known {
 		r.Invalid(field+".kind", "no node has an executor that runs %q; kinds that are known: %s", short(kind), catalog.kinds())
 		return

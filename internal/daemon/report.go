@@ -21,7 +21,13 @@ import (
 // change of Consul's leader takes.
 const maxLag = 15 * time.Second
 
-// errNotLoaded is the only illness that keeps a daemon from answering requests.
+// Starting is what keeps a daemon from its work that has not been up to it since
+// it was started. Only a daemon with this illness is not ready.
+type Starting struct{ Err error }
+
+func (e *Starting) Error() string { return e.Err.Error() }
+func (e *Starting) Unwrap() error { return e.Err }
+
 var errNotLoaded = errors.New("the tables are not loaded yet")
 
 // Healthy returns what keeps a daemon with this view from its work, nil if
@@ -33,9 +39,9 @@ func Healthy(view *store.Store) error {
 	st := view.Standing()
 	switch {
 	case !st.Loaded && st.Err != nil:
-		return fmt.Errorf("%w: %w", errNotLoaded, st.Err)
+		return &Starting{fmt.Errorf("%w: %w", errNotLoaded, st.Err)}
 	case !st.Loaded:
-		return errNotLoaded
+		return &Starting{errNotLoaded}
 	case st.Stale > maxLag:
 		return fmt.Errorf("no contact with the store for %v: %w", st.Stale.Round(time.Second), st.Err)
 	case st.BehindFor > maxLag:

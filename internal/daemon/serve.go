@@ -158,7 +158,7 @@ func NewRegistry() *prometheus.Registry {
 // OpsHandler serves /metrics, /healthz, /readyz, /livez and /debug/pprof. Healthy
 // says whether the process does its work; its error is for people. /readyz says
 // whether it is to get requests, as gRPC's health service does: also while the store
-// is away, for reads are answered then. /livez says only that the process
+// is away, for reads are answered then; only one that is [Starting] is not. /livez says only that the process
 // answers: to end one that cannot reach its store helps nobody.
 // With a guard metrics are for viewers, profiles for admins, and who asks for the
 // health learns no reasons.
@@ -178,7 +178,8 @@ func OpsHandler(metrics prometheus.Gatherer, healthy func() error, guard *auth.G
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, healthy()) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		err := healthy()
-		if !errors.Is(err, errNotLoaded) {
+		var starting *Starting
+		if !errors.As(err, &starting) {
 			err = nil
 		}
 		answer(w, err)

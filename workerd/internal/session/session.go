@@ -91,6 +91,8 @@ type Client struct {
 	reports *reports
 	where   *directory
 	metrics *metrics
+	// standing tells others whether there is a session.
+	standing standing
 }
 
 // New returns a client.
@@ -134,6 +136,7 @@ func (c *Client) Run(ctx context.Context) error {
 			failures, redirects = 0, 0
 			exile = exile.admitted(time.Since(began))
 		}
+		c.standing.failed(err)
 		var to *redirect
 		switch {
 		case errors.As(err, &to) && to.address != "" && redirects < mostRedirects:

@@ -73,7 +73,11 @@ func (c *Client) session(ctx context.Context, address string) (welcomed bool, er
 	c.log.Info("session with dispatcher", zap.String("dispatcher", address), zap.Duration("heartbeat_period", s.period))
 	c.metrics.begun.Inc()
 	c.metrics.connected.Set(1)
-	defer c.metrics.connected.Set(0)
+	c.standing.set(true)
+	defer func() {
+		c.metrics.connected.Set(0)
+		c.standing.set(false)
+	}()
 	c.where.prefer(address)
 	c.where.learn(welcome.GetDispatchers())
 	c.cfg.Tasks.Begin()

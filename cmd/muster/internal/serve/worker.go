@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -170,11 +171,21 @@ func serveWorker(ctx context.Context, s *daemon.Settings, cfg workerd.Config, cr
 		return err
 	}
 	if ops != nil {
-		tasks = append(tasks, serveOps(ops, s, registry, func() error { return nil }, guard, everyHost))
+		tasks = append(tasks, serveOps(ops, s, registry, func() error { return standing(w) }, guard, everyHost))
 	}
 	// It looks after its tasks from now on, whether a dispatcher answers or not.
 	notifier{log}.ready()
 	return daemon.RunTasks(ctx, tasks...)
+}
+
+// standing returns what keeps a worker from getting tasks: that it has no session
+// with a dispatcher. It is ready once it had one.
+func standing(w *workerd.Worker) error {
+	err := w.Session()
+	if errors.Is(err, workerd.ErrNotJoined) {
+		return &daemon.Starting{Err: err}
+	}
+	return err
 }
 
 // pluginsFound reports whether a directory holds an executor plugin.
