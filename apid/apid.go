@@ -26,6 +26,7 @@ import (
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/ca"
 	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/limit"
 	"github.com/musterhq/muster/internal/placement"
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
@@ -59,6 +60,9 @@ type Config struct {
 	// Authority is the cluster's own, run by somebody else. Nil: certificates come
 	// from elsewhere.
 	Authority *ca.Authority
+	// Limits bound how often somebody may call over REST; the gRPC server has them
+	// already. Nil: there are none.
+	Limits *limit.Limits
 }
 
 // DefaultConfig returns the defaults.
@@ -187,7 +191,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	musterv1.RegisterControlServiceServer(env.Server, server)
 	cav1.RegisterAuthorityServiceServer(env.Server, &authority{Daemon: d})
 	env.Guard.AcceptTokens(d.recognise)
-	d.handler, err = rest.New(server, d.Healthy, env.Guard, env.Logger)
+	d.handler, err = rest.New(server, d.Healthy, env.Guard, cfg.Limits, env.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("apid: %w", err)
 	}

@@ -8,12 +8,17 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid"
+	"github.com/musterhq/muster/internal/limit"
 	"github.com/musterhq/muster/internal/testwait"
 )
 
@@ -169,6 +174,32 @@ func TestRESTRoundTrip(t *testing.T) {
 	back := a.rest("PUT", "/v1/services/web?version="+version(created), string(spec))
 	if back.code != 200 || version(back) != version(created) {
 		t.Errorf("sent back: %d %s", back.code, back.body)
+	}
+}
+
+// Who calls too often learns in what time to try again.
+func TestRESTRefusesTooManyCalls(t *testing.T) {
+	t.Parallel()
+	limits, err := limit.New(limit.Settings{ClientRate: 0.01, ClientBurst: 3, StrangerBurst: 1}, false, zap.NewNop(), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newCluster(t).apid(func(cfg *apid.Config) { cfg.Limits = limits })
+	for range 2 {
+		if got := a.rest("GET", "/v1/services", ""); got.code != 200 {
+			t.Errorf("%d %s", got.code, got.body)
+		}
+	}
+	// A stream counts as a call.
+	if resp, _ := a.stream("/v1/watch", "", ""); resp.StatusCode != 200 {
+		t.Errorf("watch: %d", resp.StatusCode)
+	}
+	for _, path := range []string{"/v1/services", "/v1/watch"} {
+		resp, lines := a.stream(path, "", "")
+		again, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+		if lines.Scan(); resp.StatusCode != 429 || err != nil || again < 1 || again > 100 || !strings.Contains(lines.Text(), "--client-rate") {
+			t.Errorf("%s: %d, again after %q: %s", path, resp.StatusCode, resp.Header.Get("Retry-After"), lines.Text())
+		}
 	}
 }
 

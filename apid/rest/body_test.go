@@ -36,7 +36,7 @@ func (s single) Addr() net.Addr { return &net.TCPAddr{} }
 func TestABodyThatDoesNotCome(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		handler, err := rest.New(musterv1.UnimplementedControlServiceServer{}, func(context.Context) error { return nil }, nil, zaptest.NewLogger(t))
+		handler, err := rest.New(musterv1.UnimplementedControlServiceServer{}, func(context.Context) error { return nil }, nil, nil, zaptest.NewLogger(t))
 		if err != nil {
 			t.Fatal(err)
 		}

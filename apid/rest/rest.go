@@ -14,10 +14,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
+	"strconv"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"go.uber.org/zap"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -26,6 +29,7 @@ import (
 	"github.com/musterhq/muster/api/openapi"
 	gateway "github.com/musterhq/muster/apid/gateway"
 	"github.com/musterhq/muster/internal/auth"
+	"github.com/musterhq/muster/internal/limit"
 )
 
 // maxBody bounds the body of a request: more than any spec that passes
@@ -37,14 +41,14 @@ const maxBody = 2 << 20
 // What it shows may be as old.
 const StaleHeader = "muster-stale-seconds"
 
-// New returns the handler. Healthy says whether the server can do its work, and
-// guard who may call what.
-func New(server musterv1.ControlServiceServer, healthy func(context.Context) error, guard *auth.Guard, log *zap.Logger) (http.Handler, error) {
+// New returns the handler. Healthy says whether the server can do its work,
+// guard who may call what, and limits how often.
+func New(server musterv1.ControlServiceServer, healthy func(context.Context) error, guard *auth.Guard, limits *limit.Limits, log *zap.Logger) (http.Handler, error) {
 	known, err := contractRoutes()
 	if err != nil {
 		return nil, err
 	}
-	routes := &routes{known, guard}
+	routes := &routes{known, guard, limits}
 	m := marshaler{&runtime.JSONPb{
 		MarshalOptions:   protojson.MarshalOptions{},
 		UnmarshalOptions: protojson.UnmarshalOptions{},
@@ -120,6 +124,12 @@ func writeError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w h
 	s := status.Convert(err)
 	if code == 0 {
 		code = runtime.HTTPStatusFromCode(s.Code())
+	}
+	for _, d := range s.Details() {
+		if again, ok := d.(*errdetails.RetryInfo); ok {
+			// HTTP knows whole seconds.
+			w.Header().Set("Retry-After", strconv.FormatFloat(math.Ceil(again.RetryDelay.AsDuration().Seconds()), 'f', 0, 64))
+		}
 	}
 	writeStatus(w, code, s)
 }

@@ -22,6 +22,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/validate"
 	"github.com/musterhq/muster/internal/auth"
+	"github.com/musterhq/muster/internal/limit"
 )
 
 // bodyTimeout is how long a request's body may take to come: what a client
@@ -39,11 +40,12 @@ type route struct {
 	streams bool
 }
 
-// routes are what there is, and who may call it.
+// routes are what there is, who may call it, and how often.
 type routes struct {
 	// known holds routes under "<method> <path>".
-	known map[string]route
-	guard *auth.Guard
+	known  map[string]route
+	guard  *auth.Guard
+	limits *limit.Limits
 }
 
 // contractRoutes reads the routes from the contract's annotations.
@@ -101,6 +103,10 @@ func (rs *routes) check(next runtime.HandlerFunc) runtime.HandlerFunc {
 			return
 		}
 		r = r.WithContext(ctx)
+		if err := rs.limits.REST(r, rt.method); err != nil {
+			writeError(r.Context(), nil, nil, w, r, err)
+			return
+		}
 		if err := rt.check(w, r, params); err != nil {
 			writeError(r.Context(), nil, nil, w, r, err)
 			return

@@ -30,6 +30,10 @@ import (
 // what the caller is told.
 type Tokens func(ctx context.Context, token string) (Identity, error)
 
+// Refused is told of each call that is refused, by its peer's address. Its error is
+// what the caller is told then, and nobody else: there were too many.
+type Refused func(address string) error
+
 // Guard enforces the rules on the servers of one daemon. A nil Guard admits
 // everybody: that of a daemon that serves in the clear.
 type Guard struct {
@@ -41,6 +45,7 @@ type Guard struct {
 	learning   sync.Mutex
 	rules      atomic.Pointer[map[string]*authv1.Rule]
 	tokens     atomic.Pointer[Tokens]
+	refused    atomic.Pointer[Refused]
 }
 
 // Reasons of refusals, in metrics and logs.
@@ -97,6 +102,13 @@ func (g *Guard) Learn(services map[string]grpc.ServiceInfo) error {
 func (g *Guard) AcceptTokens(t Tokens) {
 	if g != nil {
 		g.tokens.Store(&t)
+	}
+}
+
+// OnRefused has f told of calls that are refused.
+func (g *Guard) OnRefused(f Refused) {
+	if g != nil {
+		g.refused.Store(&f)
 	}
 }
 
@@ -205,9 +217,14 @@ func (g *Guard) byToken(ctx context.Context, authorization []string) (Identity, 
 	return Identity{}, status.Error(codes.Unauthenticated, "the token is not known: it is wrong, has expired or was removed")
 }
 
-// refuse tells the log and the metrics, and returns err.
+// refuse tells the log and the metrics, and returns what the caller is told.
 func (g *Guard) refuse(what, reason string, p presented, caller Caller, err error) error {
 	g.calls.WithLabelValues(what, reason).Inc()
+	if f := g.refused.Load(); f != nil {
+		if many := (*f)(p.address); many != nil {
+			return many
+		}
+	}
 	fields := []zap.Field{zap.String("call", what), zap.String("reason", reason), zap.String("peer", p.address), zap.Error(err)}
 	if caller.Role != 0 {
 		fields = append(fields, zap.Stringer("identity", caller.Identity))

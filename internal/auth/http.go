@@ -29,8 +29,11 @@ func (g *Guard) Page(next http.Handler, name string, roles ...authv1.Role) http.
 		ctx, err := g.admit(r.Context(), name, rule, presentedBy(r))
 		if err != nil {
 			code := http.StatusForbidden
-			if status.Code(err) == codes.Unauthenticated {
+			switch status.Code(err) {
+			case codes.Unauthenticated:
 				code = http.StatusUnauthorized
+			case codes.ResourceExhausted:
+				code = http.StatusTooManyRequests
 			}
 			http.Error(w, status.Convert(err).Message(), code)
 			return

@@ -107,6 +107,9 @@ type Spec struct {
 	// Strangers says that the daemon's server takes connections without a
 	// certificate, and leaves it to the guard what they may: that of people.
 	Strangers bool
+	// ServerOptions are further ones of the gRPC server; interceptors among them come
+	// after the guard's.
+	ServerOptions []grpc.ServerOption
 	// Build makes the daemon.
 	Build func(Env) (Service, error)
 	// Beside returns further things to do beside the daemon, a REST server, say.
@@ -137,7 +140,8 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 		return errors.Join(err, spec.Listener.Close())
 	}
 	defer Flush(flush)
-	server, health := NewServer(h.Guard.Handshakes(h.Credentials.Server(spec.Strangers)), append(tracer.ServerOptions(), h.Guard.ServerOptions()...)...)
+	server, health := NewServer(h.Guard.Handshakes(h.Credentials.Server(spec.Strangers)),
+		slices.Concat(tracer.ServerOptions(), h.Guard.ServerOptions(), spec.ServerOptions)...)
 	sessions := NewSessions(h.KV, h.sessionConfig(spec, instance, advertise))
 	env := Env{
 		KV:     h.KV,

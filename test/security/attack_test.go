@@ -13,12 +13,14 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 	cav1 "github.com/musterhq/muster/api/muster/ca/v1"
@@ -73,7 +75,8 @@ func forged(t *testing.T, uri string) *tls.Certificate {
 }
 
 func TestAttacks(t *testing.T) {
-	c := start(t)
+	// So few that a slow machine, too, makes more.
+	c := start(t, "--client-rate", "10", "--client-burst", "200", "--stranger-rate", "10", "--stranger-burst", "200")
 	worker := strings.TrimSpace(string(c.file("worker.token")))
 	admin := musterv1.NewControlServiceClient(c.dial(c.api, nil))
 	node1, err := c.join("node1", worker)
@@ -242,8 +245,66 @@ func TestAttacks(t *testing.T) {
 		c.eventually("the dispatcher refuses it", func() bool { return c.session(node1, "node1") != nil })
 		expect(t, "Session", c.session(node1, "node1"), codes.PermissionDenied)
 	})
+	t.Run("a client that calls too often", func(t *testing.T) {
+		vera, err := admin.CreateToken(c.with(c.admin), &musterv1.CreateTokenRequest{Name: "vera", Role: "viewer"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = c.flood(func(ctx context.Context) error {
+			return list(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+vera.Secret), admin)
+		})
+		expect(t, "ListServices", err, codes.ResourceExhausted)
+		if !strings.Contains(err.Error(), "--client-rate") || len(status.Convert(err).Details()) != 1 {
+			t.Errorf("the refusal says %v, %v", err, status.Convert(err).Details())
+		}
+		c.logged("apid", `"client calls too often"`, `"client":"viewer vera"`)
+		// Others are served.
+		if err := list(c.with(c.admin), admin); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("a stranger that calls too often", func(t *testing.T) {
+		nobody := c.authority(nil)
+		expect(t, "wrong tokens", c.flood(func(ctx context.Context) error {
+			return list(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer muster_aaaaaaaaaaaa_b"), admin)
+		}), codes.ResourceExhausted)
+		expect(t, "joins", c.flood(func(ctx context.Context) error {
+			_, err := nobody.GetAuthority(ctx, &cav1.GetAuthorityRequest{})
+			return err
+		}), codes.ResourceExhausted)
+		if err := list(c.with(c.admin), admin); err != nil {
+			t.Error("a right token of the same host:", err)
+		}
+	})
 	if after := c.refused(); after < before+14 {
 		t.Errorf("%d refusals were counted before, and %d after", before, after)
+	}
+}
+
+// flood makes calls, many at a time, until one is refused for their number, and
+// returns what that was told.
+func (c *closed) flood(call func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
+	defer cancel()
+	refusals := make(chan error, 16)
+	var wg sync.WaitGroup
+	for range cap(refusals) {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if err := call(ctx); status.Code(err) == codes.ResourceExhausted {
+					refusals <- err
+					return
+				}
+			}
+		})
+	}
+	defer wg.Wait()
+	defer cancel()
+	select {
+	case err := <-refusals:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/musterhq/muster/internal/ca"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/limit"
 	"github.com/musterhq/muster/orchestratord"
 	"github.com/musterhq/muster/schedulerd"
 )
@@ -49,6 +50,8 @@ type manager struct {
 	build func(daemon.Env) (daemon.Service, error)
 	// authority is apid's.
 	authority *authorityFlags
+	// limits are apid's.
+	limits *limitFlags
 	// rest says that the daemon serves REST too.
 	rest bool
 }
@@ -61,6 +64,7 @@ func managers() []*manager {
 		{
 			name: "apid", short: "Run the control API: gRPC and REST", port: apidPort, rest: true, flags: api.AddFlags,
 			authority: &authorityFlags{use: func(a *ca.Authority) { api.Authority = a }},
+			limits:    &limitFlags{settings: limit.DefaultSettings(), use: func(l *limit.Limits) { api.Limits = l }},
 			build:     func(env daemon.Env) (daemon.Service, error) { return apid.New(env, api) },
 		},
 		{
@@ -113,6 +117,9 @@ func (m *manager) command(version string) *cobra.Command {
 			if err := refuseOpen(&s, m.authority.given(), addresses...); err != nil {
 				return err
 			}
+			if err := m.limits.check(); err != nil {
+				return err
+			}
 			return m.run(cmd.Context(), &s, restListen, version)
 		},
 	}
@@ -122,6 +129,9 @@ func (m *manager) command(version string) *cobra.Command {
 	}
 	if m.authority != nil {
 		m.authority.add(cmd.Flags())
+	}
+	if m.limits != nil {
+		m.limits.settings.AddFlags(cmd.Flags())
 	}
 	if m.rest {
 		cmd.Flags().StringVar(&restListen, "rest-listen", fmt.Sprintf("127.0.0.1:%d", restPort), "address of the REST server; empty turns it off")
@@ -189,11 +199,15 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 	if err != nil {
 		return err
 	}
+	limits, err := m.limits.make(guard, log, registry)
+	if err != nil {
+		return err
+	}
 	host := &daemon.Host{
 		KV: store, Prefix: s.Prefix, Credentials: creds, Logger: log, Metrics: registry, Version: version, StopTimeout: s.StopTimeout,
 		Tracing: s.Tracing, Guard: guard, Ready: notifier{log}.ready,
 	}
-	spec := daemon.Spec{Name: m.name, Listener: listener, Advertise: s.Advertise, Strangers: m.rest, Build: m.build}
+	spec := daemon.Spec{Name: m.name, Listener: listener, Advertise: s.Advertise, Strangers: m.rest, ServerOptions: limits.ServerOptions(), Build: m.build}
 	tasks := []daemon.Task{{Name: m.name, Run: func(ctx context.Context) error { return host.Run(ctx, spec) }}}
 	if m.rest && restListen != "" {
 		rest, err := net.Listen("tcp", restListen)

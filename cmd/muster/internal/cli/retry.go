@@ -1,0 +1,115 @@
+package cli
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	// tries is how often a call is made that is refused because there are too many.
+	tries = 8
+	// shortPause comes after the first of them, unless the server wants a longer one;
+	// each further one is twice as long.
+	shortPause = 50 * time.Millisecond
+)
+
+// patiently has calls made again that the server refused because there were too
+// many, so that scripts need not do so themselves. Such a call has done nothing.
+func patiently() []grpc.DialOption {
+	return []grpc.DialOption{
+		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+			return again(ctx, func() error { return invoke(ctx, method, req, reply, conn, options...) })
+		}),
+		grpc.WithChainStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, open grpc.Streamer, options ...grpc.CallOption) (grpc.ClientStream, error) {
+			reopen := func() (grpc.ClientStream, error) { return open(ctx, desc, conn, method, options...) }
+			s, err := reopen()
+			return &patient{ClientStream: s, ctx: ctx, reopen: reopen}, err
+		}),
+	}
+}
+
+// patient is a stream that is opened again when it is refused. All of Muster's have
+// one request.
+type patient struct {
+	grpc.ClientStream
+	// ctx is the call's: that of the stream ends when it is refused.
+	ctx     context.Context
+	reopen  func() (grpc.ClientStream, error)
+	request any
+	// begun says that an answer has come.
+	begun bool
+}
+
+func (p *patient) SendMsg(m any) error {
+	p.request = m
+	return p.ClientStream.SendMsg(m)
+}
+
+func (p *patient) RecvMsg(m any) error {
+	if p.begun {
+		return p.ClientStream.RecvMsg(m)
+	}
+	p.begun = true
+	first := true
+	return again(p.ctx, func() error {
+		if !first {
+			if err := p.resend(); err != nil {
+				return err
+			}
+		}
+		first = false
+		return p.ClientStream.RecvMsg(m)
+	})
+}
+
+func (p *patient) resend() error {
+	s, err := p.reopen()
+	if err != nil {
+		return err
+	}
+	p.ClientStream = s
+	if err := s.SendMsg(p.request); err != nil {
+		return err
+	}
+	return s.CloseSend()
+}
+
+// again makes a call until it is not refused for being one too many, or time or
+// tries are over.
+func again(ctx context.Context, call func() error) error {
+	pause := shortPause
+	for n := 1; ; n++ {
+		err := call()
+		least, refused := tooMany(err)
+		if !refused || n == tries {
+			return err
+		}
+		// Not all who were refused come back at once.
+		wait := max(least, pause) + rand.N(pause)
+		if ends, ok := ctx.Deadline(); ok && time.Until(ends) < wait {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait):
+		}
+		pause *= 2
+	}
+}
+
+// tooMany tells whether an error says that there were too many calls, and in what
+// time to try again.
+func tooMany(err error) (time.Duration, bool) {
+	for _, d := range status.Convert(err).Details() {
+		if info, ok := d.(*errdetails.RetryInfo); ok {
+			return info.RetryDelay.AsDuration(), true
+		}
+	}
+	return 0, false
+}

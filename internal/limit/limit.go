@@ -1,0 +1,213 @@
+// Package limit bounds how often somebody may call a server. It owns the buckets
+// of tokens: one for each client, by the identity that the guard found or else by
+// host; and those of strangers, who show no identity, and of calls that are
+// refused.
+package limit
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"golang.org/x/time/rate"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/musterhq/muster/internal/auth"
+)
+
+// together is how much more often strangers of all hosts may call than those of
+// one.
+const together = 10
+
+// The limits, as metrics and logs call them.
+const (
+	limitClient    = "client"
+	limitStranger  = "stranger"
+	limitStrangers = "strangers"
+	limitRefused   = "refused"
+)
+
+// Limits bound the calls of one server. Nil bounds nothing.
+type Limits struct {
+	settings Settings
+	log      *zap.Logger
+	exceeded *prometheus.CounterVec
+	// clients, strangers and refused are nil where there is no limit, and
+	// allStrangers with strangers.
+	clients, strangers, refused *buckets
+	allStrangers                *rate.Limiter
+}
+
+// New returns limits. Closed says that the cluster is closed to strangers: a guard
+// finds out who calls.
+func New(s Settings, closed bool, log *zap.Logger, metrics prometheus.Registerer) (*Limits, error) {
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	s = s.effective(closed)
+	l := &Limits{
+		settings: s,
+		// Who calls too often decides how often that is told.
+		log: log.WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
+			return zapcore.NewSamplerWithOptions(c, time.Second, 5, 1000)
+		})),
+		exceeded: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "muster_rate_exceeded_total", Help: "Calls that were refused because there were too many, by limit.",
+		}, []string{"limit"}),
+		clients:   newBuckets(s.ClientRate, s.ClientBurst, most),
+		strangers: newBuckets(s.StrangerRate, s.StrangerBurst, most),
+		refused:   newBuckets(s.StrangerRate, s.StrangerBurst, most),
+	}
+	if l.strangers != nil {
+		l.allStrangers = rate.NewLimiter(rate.Limit(together*s.StrangerRate), together*s.StrangerBurst)
+	}
+	for _, name := range []string{limitClient, limitStranger, limitStrangers, limitRefused} {
+		l.exceeded.WithLabelValues(name)
+	}
+	if err := metrics.Register(l.exceeded); err != nil {
+		return nil, fmt.Errorf("register metrics of limits: %w", err)
+	}
+	return l, nil
+}
+
+// ServerOptions have a gRPC server bound calls. They come after the guard's, which
+// find out who calls.
+func (l *Limits) ServerOptions() []grpc.ServerOption {
+	if l == nil {
+		return nil
+	}
+	return []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			if err := l.admit(ctx, info.FullMethod, addressIn(ctx)); err != nil {
+				return nil, err
+			}
+			return next(ctx, req)
+		}),
+		grpc.ChainStreamInterceptor(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+			if err := l.admit(stream.Context(), info.FullMethod, addressIn(stream.Context())); err != nil {
+				return err
+			}
+			return next(srv, stream)
+		}),
+	}
+}
+
+// REST admits a request, whose context knows the caller, as a call of a method, or
+// says why not.
+func (l *Limits) REST(r *http.Request, method string) error {
+	if l == nil {
+		return nil
+	}
+	return l.admit(r.Context(), method, r.RemoteAddr)
+}
+
+// Refused counts a call that is refused for another reason. It returns an error
+// once its host has had too many of them: who asks need not be told more, and
+// nobody needs a line of the log about it.
+func (l *Limits) Refused(address string) error {
+	if l == nil {
+		return nil
+	}
+	host := hostOf(address)
+	if wait := l.refused.take(host); wait > 0 {
+		return l.refuse(limitRefused, "", host, l.strangerError(wait, "calls from %s were refused too often", host))
+	}
+	return nil
+}
+
+// admit takes what a call takes.
+func (l *Limits) admit(ctx context.Context, method, address string) error {
+	caller, known := auth.CallerOf(ctx)
+	host := hostOf(address)
+	switch {
+	case known && auth.IsManager(caller.Role):
+		// Daemons ask each other when people ask them.
+		return nil
+	case known:
+		return l.admitClient(method, caller.Identity.String())
+	case l.strangers == nil || strings.HasPrefix(method, "/"+healthpb.Health_ServiceDesc.ServiceName+"/"):
+		// To tell one's health costs nothing.
+		return l.admitClient(method, host)
+	}
+	return l.admitStranger(method, host)
+}
+
+func (l *Limits) admitClient(method, client string) error {
+	if wait := l.clients.take(client); wait > 0 {
+		return l.refuse(limitClient, method, client, retry(wait,
+			"%s calls too often: more than %v times a second, and %d at once (--client-rate, --client-burst of apid)", client, l.settings.ClientRate, l.settings.ClientBurst))
+	}
+	return nil
+}
+
+func (l *Limits) admitStranger(method, host string) error {
+	if wait := l.strangers.take(host); wait > 0 {
+		return l.refuse(limitStranger, method, host, l.strangerError(wait, "%s calls too often without an identity", host))
+	}
+	if wait := takeFrom(l.allStrangers, time.Now()); wait > 0 {
+		return l.refuse(limitStrangers, method, host, l.strangerError(wait, "too many call without an identity"))
+	}
+	return nil
+}
+
+// refuse tells the log and the metrics, and returns err.
+func (l *Limits) refuse(limit, method, client string, err error) error {
+	l.exceeded.WithLabelValues(limit).Inc()
+	l.log.Warn("client calls too often", zap.String("limit", limit), zap.String("client", client), zap.String("call", method))
+	return err
+}
+
+func (l *Limits) strangerError(wait time.Duration, format string, a ...any) error {
+	return retry(wait, format+": more than %v times a second from one host, and %d at once (--stranger-rate, --stranger-burst of apid)",
+		append(a, l.settings.StrangerRate, l.settings.StrangerBurst)...)
+}
+
+// retry says in what time to try again.
+func retry(wait time.Duration, format string, a ...any) error {
+	wait = max(wait.Round(time.Millisecond), time.Millisecond)
+	s := status.Newf(codes.ResourceExhausted, format, a...)
+	if detailed, err := s.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(wait)}); err == nil {
+		s = detailed
+	}
+	return s.Err()
+}
+
+func addressIn(ctx context.Context) string {
+	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
+		return p.Addr.String()
+	}
+	return ""
+}
+
+// hostOf returns whom an address belongs to: of IPv6 that is a network of 64 bits,
+// in which one host has as many addresses as it likes.
+func hostOf(address string) string {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		host = address
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return host
+	}
+	ip = ip.Unmap().WithZone("")
+	if ip.Is6() && !ip.IsLoopback() {
+		if network, err := ip.Prefix(64); err == nil {
+			return network.String()
+		}
+	}
+	return ip.String()
+}

@@ -1,0 +1,77 @@
+package limit
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/spf13/pflag"
+)
+
+// closedRate is what a client may do in a cluster that is closed to strangers, if
+// nothing else is said: far more than a person or a pipeline does, and far less
+// than an apid can.
+const closedRate = 200
+
+// Settings say how often somebody may call.
+type Settings struct {
+	// ClientRate is how many calls a second one client may make, and ClientBurst how
+	// many at once. 0: as many as he likes; less: closedRate in a cluster that is
+	// closed, and as many as he likes in one that is not.
+	ClientRate  float64
+	ClientBurst int
+	// StrangerRate and StrangerBurst are those of one host whose calls show no
+	// identity, or are refused. 0: as many as it likes.
+	StrangerRate  float64
+	StrangerBurst int
+}
+
+// DefaultSettings returns the defaults.
+func DefaultSettings() Settings {
+	return Settings{ClientRate: -1, ClientBurst: 1000, StrangerRate: 50, StrangerBurst: 500}
+}
+
+// AddFlags adds the settings; their defaults are the values that s holds.
+func (s *Settings) AddFlags(fs *pflag.FlagSet) {
+	fs.Float64Var(&s.ClientRate, "client-rate", s.ClientRate, fmt.Sprintf("calls a second that one client may make: the name of a token or a certificate, and without one a host; 0: no limit; -1: %d with TLS, and no limit in the clear", closedRate))
+	fs.IntVar(&s.ClientBurst, "client-burst", s.ClientBurst, "calls that one client may make at once, on top of --client-rate")
+	fs.Float64Var(&s.StrangerRate, "stranger-rate", s.StrangerRate, "with TLS: calls a second of one host that show no identity (joining), and as many that are refused; hosts together may make ten times as many of the former; 0: no limit")
+	fs.IntVar(&s.StrangerBurst, "stranger-burst", s.StrangerBurst, "such calls that one host may make at once, on top of --stranger-rate")
+}
+
+// Validate names every setting that cannot be.
+func (s Settings) Validate() error {
+	var faults []error
+	for _, r := range []struct {
+		flag  string
+		value float64
+		least float64
+	}{{"client-rate", s.ClientRate, -1}, {"stranger-rate", s.StrangerRate, 0}} {
+		if math.IsNaN(r.value) || math.IsInf(r.value, 0) || r.value < r.least {
+			faults = append(faults, fmt.Errorf("--%s: %v is no number of calls a second", r.flag, r.value))
+		}
+	}
+	for _, b := range []struct {
+		flag  string
+		value int
+	}{{"client-burst", s.ClientBurst}, {"stranger-burst", s.StrangerBurst}} {
+		if b.value < 1 {
+			faults = append(faults, fmt.Errorf("--%s: %d is less than 1", b.flag, b.value))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// effective puts what a negative rate stands for in its place.
+func (s Settings) effective(closed bool) Settings {
+	switch {
+	case s.ClientRate < 0 && closed:
+		s.ClientRate = closedRate
+	case s.ClientRate < 0:
+		s.ClientRate = 0
+	}
+	if !closed {
+		s.StrangerRate = 0
+	}
+	return s
+}
