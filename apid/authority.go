@@ -114,31 +114,6 @@ func (a *authority) Renew(ctx context.Context, req *cav1.RenewRequest) (*cav1.Re
 	return &cav1.RenewResponse{Certificate: issued.Certificate, Authorities: issued.Authorities}, nil
 }
 
-func (a *authority) IssueUser(ctx context.Context, req *cav1.IssueUserRequest) (*cav1.IssueUserResponse, error) {
-	own, err := a.prepared(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := auth.ValidName(req.Name); err != nil {
-		return nil, status.Errorf(codes.InvalidArgument, "name: %v", err)
-	}
-	if !auth.IsPerson(req.Role) || req.LifetimeSeconds < 0 {
-		return nil, status.Error(codes.InvalidArgument, "role: is none of viewer, operator, admin; or the lifetime is negative")
-	}
-	request, err := ca.ParseRequest(req.Request)
-	if err != nil {
-		return nil, status.Errorf(codes.InvalidArgument, "request: %v", err)
-	}
-	// As a duration the most that fits is 292 years.
-	lifetime := time.Duration(min(req.LifetimeSeconds, int64(own.Lifetime()/time.Second))) * time.Second
-	issued, err := own.Issue(ctx, auth.Identity{Role: req.Role, Name: req.Name}, request, lifetime)
-	if err != nil {
-		return nil, a.fail("issue certificate", err)
-	}
-	a.log.Info("certificate is issued to a person", zap.String("name", req.Name), zap.Stringer("role", req.Role), zap.String("by", by(ctx)))
-	return &cav1.IssueUserResponse{Certificate: issued.Certificate, Authorities: issued.Authorities}, nil
-}
-
 // admitNode writes down that a node has a certificate. The node's id must be
 // new, or else the key one that was certified before: whoever has a join token
 // must not become a node that is there.

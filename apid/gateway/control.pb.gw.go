@@ -1602,6 +1602,33 @@ func local_request_ControlService_RemoveToken_0(ctx context.Context, marshaler r
 	return msg, metadata, err
 }
 
+func request_ControlService_CreateCertificate_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.CreateCertificateRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.CreateCertificate(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_ControlService_CreateCertificate_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.CreateCertificateRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	msg, err := server.CreateCertificate(ctx, &protoReq)
+	return msg, metadata, err
+}
+
 var filter_ControlService_ListPlugins_0 = &utilities.DoubleArray{Encoding: map[string]int{}, Base: []int(nil), Check: []int(nil)}
 
 func request_ControlService_ListPlugins_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
@@ -2585,6 +2612,26 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 		}
 		forward_ControlService_RemoveToken_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodPost, pattern_ControlService_CreateCertificate_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/muster.v1.ControlService/CreateCertificate", runtime.WithHTTPPathPattern("/v1/certificates"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_ControlService_CreateCertificate_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_CreateCertificate_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodGet, pattern_ControlService_ListPlugins_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -3380,6 +3427,23 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 		}
 		forward_ControlService_RemoveToken_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodPost, pattern_ControlService_CreateCertificate_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/muster.v1.ControlService/CreateCertificate", runtime.WithHTTPPathPattern("/v1/certificates"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_ControlService_CreateCertificate_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_CreateCertificate_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodGet, pattern_ControlService_ListPlugins_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -3659,99 +3723,101 @@ func (m response_ControlService_RotateAuthority_0) XXX_ResponseBody() interface{
 }
 
 var (
-	pattern_ControlService_CreateService_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "services"}, ""))
-	pattern_ControlService_GetService_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, ""))
-	pattern_ControlService_ListServices_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "services"}, ""))
-	pattern_ControlService_UpdateService_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, ""))
-	pattern_ControlService_RemoveService_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, ""))
-	pattern_ControlService_RollbackService_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, "rollback"))
-	pattern_ControlService_ScaleService_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, "scale"))
-	pattern_ControlService_GetTask_0          = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "tasks", "task"}, ""))
-	pattern_ControlService_ListTasks_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "tasks"}, ""))
-	pattern_ControlService_GetNode_0          = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "nodes", "node"}, ""))
-	pattern_ControlService_ListNodes_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "nodes"}, ""))
-	pattern_ControlService_UpdateNode_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "nodes", "node"}, ""))
-	pattern_ControlService_RemoveNode_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "nodes", "node"}, ""))
-	pattern_ControlService_CreateNetwork_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "networks"}, ""))
-	pattern_ControlService_GetNetwork_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "networks", "network"}, ""))
-	pattern_ControlService_ListNetworks_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "networks"}, ""))
-	pattern_ControlService_RemoveNetwork_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "networks", "network"}, ""))
-	pattern_ControlService_CreateSecret_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "secrets"}, ""))
-	pattern_ControlService_GetSecret_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "secrets", "secret"}, ""))
-	pattern_ControlService_ListSecrets_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "secrets"}, ""))
-	pattern_ControlService_UpdateSecret_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "secrets", "secret"}, ""))
-	pattern_ControlService_RemoveSecret_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "secrets", "secret"}, ""))
-	pattern_ControlService_CreateConfig_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "configs"}, ""))
-	pattern_ControlService_GetConfig_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "configs", "config"}, ""))
-	pattern_ControlService_ListConfigs_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "configs"}, ""))
-	pattern_ControlService_UpdateConfig_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "configs", "config"}, ""))
-	pattern_ControlService_RemoveConfig_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "configs", "config"}, ""))
-	pattern_ControlService_CreateVolume_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "volumes"}, ""))
-	pattern_ControlService_GetVolume_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "volumes", "volume"}, ""))
-	pattern_ControlService_ListVolumes_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "volumes"}, ""))
-	pattern_ControlService_UpdateVolume_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "volumes", "volume"}, ""))
-	pattern_ControlService_RemoveVolume_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "volumes", "volume"}, ""))
-	pattern_ControlService_GetCluster_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "cluster"}, ""))
-	pattern_ControlService_GetClusterStatus_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "status"}, ""))
-	pattern_ControlService_UpdateCluster_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "cluster"}, ""))
-	pattern_ControlService_GetJoinTokens_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "join-tokens"}, ""))
-	pattern_ControlService_RotateJoinToken_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "join-tokens"}, "rotate"))
-	pattern_ControlService_GetAuthority_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "authority"}, ""))
-	pattern_ControlService_RotateAuthority_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "authority"}, "rotate"))
-	pattern_ControlService_CreateToken_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "tokens"}, ""))
-	pattern_ControlService_ListTokens_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "tokens"}, ""))
-	pattern_ControlService_RemoveToken_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "tokens", "token"}, ""))
-	pattern_ControlService_ListPlugins_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "plugins"}, ""))
-	pattern_ControlService_Watch_0            = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "watch"}, ""))
-	pattern_ControlService_ServiceLogs_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1", "services", "service", "logs"}, ""))
-	pattern_ControlService_TaskLogs_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1", "tasks", "task", "logs"}, ""))
+	pattern_ControlService_CreateService_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "services"}, ""))
+	pattern_ControlService_GetService_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, ""))
+	pattern_ControlService_ListServices_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "services"}, ""))
+	pattern_ControlService_UpdateService_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, ""))
+	pattern_ControlService_RemoveService_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, ""))
+	pattern_ControlService_RollbackService_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, "rollback"))
+	pattern_ControlService_ScaleService_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, "scale"))
+	pattern_ControlService_GetTask_0           = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "tasks", "task"}, ""))
+	pattern_ControlService_ListTasks_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "tasks"}, ""))
+	pattern_ControlService_GetNode_0           = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "nodes", "node"}, ""))
+	pattern_ControlService_ListNodes_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "nodes"}, ""))
+	pattern_ControlService_UpdateNode_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "nodes", "node"}, ""))
+	pattern_ControlService_RemoveNode_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "nodes", "node"}, ""))
+	pattern_ControlService_CreateNetwork_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "networks"}, ""))
+	pattern_ControlService_GetNetwork_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "networks", "network"}, ""))
+	pattern_ControlService_ListNetworks_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "networks"}, ""))
+	pattern_ControlService_RemoveNetwork_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "networks", "network"}, ""))
+	pattern_ControlService_CreateSecret_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "secrets"}, ""))
+	pattern_ControlService_GetSecret_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "secrets", "secret"}, ""))
+	pattern_ControlService_ListSecrets_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "secrets"}, ""))
+	pattern_ControlService_UpdateSecret_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "secrets", "secret"}, ""))
+	pattern_ControlService_RemoveSecret_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "secrets", "secret"}, ""))
+	pattern_ControlService_CreateConfig_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "configs"}, ""))
+	pattern_ControlService_GetConfig_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "configs", "config"}, ""))
+	pattern_ControlService_ListConfigs_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "configs"}, ""))
+	pattern_ControlService_UpdateConfig_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "configs", "config"}, ""))
+	pattern_ControlService_RemoveConfig_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "configs", "config"}, ""))
+	pattern_ControlService_CreateVolume_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "volumes"}, ""))
+	pattern_ControlService_GetVolume_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "volumes", "volume"}, ""))
+	pattern_ControlService_ListVolumes_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "volumes"}, ""))
+	pattern_ControlService_UpdateVolume_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "volumes", "volume"}, ""))
+	pattern_ControlService_RemoveVolume_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "volumes", "volume"}, ""))
+	pattern_ControlService_GetCluster_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "cluster"}, ""))
+	pattern_ControlService_GetClusterStatus_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "status"}, ""))
+	pattern_ControlService_UpdateCluster_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "cluster"}, ""))
+	pattern_ControlService_GetJoinTokens_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "join-tokens"}, ""))
+	pattern_ControlService_RotateJoinToken_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "join-tokens"}, "rotate"))
+	pattern_ControlService_GetAuthority_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "authority"}, ""))
+	pattern_ControlService_RotateAuthority_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "authority"}, "rotate"))
+	pattern_ControlService_CreateToken_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "tokens"}, ""))
+	pattern_ControlService_ListTokens_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "tokens"}, ""))
+	pattern_ControlService_RemoveToken_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "tokens", "token"}, ""))
+	pattern_ControlService_CreateCertificate_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "certificates"}, ""))
+	pattern_ControlService_ListPlugins_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "plugins"}, ""))
+	pattern_ControlService_Watch_0             = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "watch"}, ""))
+	pattern_ControlService_ServiceLogs_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1", "services", "service", "logs"}, ""))
+	pattern_ControlService_TaskLogs_0          = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1", "tasks", "task", "logs"}, ""))
 )
 
 var (
-	forward_ControlService_CreateService_0    = runtime.ForwardResponseMessage
-	forward_ControlService_GetService_0       = runtime.ForwardResponseMessage
-	forward_ControlService_ListServices_0     = runtime.ForwardResponseMessage
-	forward_ControlService_UpdateService_0    = runtime.ForwardResponseMessage
-	forward_ControlService_RemoveService_0    = runtime.ForwardResponseMessage
-	forward_ControlService_RollbackService_0  = runtime.ForwardResponseMessage
-	forward_ControlService_ScaleService_0     = runtime.ForwardResponseMessage
-	forward_ControlService_GetTask_0          = runtime.ForwardResponseMessage
-	forward_ControlService_ListTasks_0        = runtime.ForwardResponseMessage
-	forward_ControlService_GetNode_0          = runtime.ForwardResponseMessage
-	forward_ControlService_ListNodes_0        = runtime.ForwardResponseMessage
-	forward_ControlService_UpdateNode_0       = runtime.ForwardResponseMessage
-	forward_ControlService_RemoveNode_0       = runtime.ForwardResponseMessage
-	forward_ControlService_CreateNetwork_0    = runtime.ForwardResponseMessage
-	forward_ControlService_GetNetwork_0       = runtime.ForwardResponseMessage
-	forward_ControlService_ListNetworks_0     = runtime.ForwardResponseMessage
-	forward_ControlService_RemoveNetwork_0    = runtime.ForwardResponseMessage
-	forward_ControlService_CreateSecret_0     = runtime.ForwardResponseMessage
-	forward_ControlService_GetSecret_0        = runtime.ForwardResponseMessage
-	forward_ControlService_ListSecrets_0      = runtime.ForwardResponseMessage
-	forward_ControlService_UpdateSecret_0     = runtime.ForwardResponseMessage
-	forward_ControlService_RemoveSecret_0     = runtime.ForwardResponseMessage
-	forward_ControlService_CreateConfig_0     = runtime.ForwardResponseMessage
-	forward_ControlService_GetConfig_0        = runtime.ForwardResponseMessage
-	forward_ControlService_ListConfigs_0      = runtime.ForwardResponseMessage
-	forward_ControlService_UpdateConfig_0     = runtime.ForwardResponseMessage
-	forward_ControlService_RemoveConfig_0     = runtime.ForwardResponseMessage
-	forward_ControlService_CreateVolume_0     = runtime.ForwardResponseMessage
-	forward_ControlService_GetVolume_0        = runtime.ForwardResponseMessage
-	forward_ControlService_ListVolumes_0      = runtime.ForwardResponseMessage
-	forward_ControlService_UpdateVolume_0     = runtime.ForwardResponseMessage
-	forward_ControlService_RemoveVolume_0     = runtime.ForwardResponseMessage
-	forward_ControlService_GetCluster_0       = runtime.ForwardResponseMessage
-	forward_ControlService_GetClusterStatus_0 = runtime.ForwardResponseMessage
-	forward_ControlService_UpdateCluster_0    = runtime.ForwardResponseMessage
-	forward_ControlService_GetJoinTokens_0    = runtime.ForwardResponseMessage
-	forward_ControlService_RotateJoinToken_0  = runtime.ForwardResponseMessage
-	forward_ControlService_GetAuthority_0     = runtime.ForwardResponseMessage
-	forward_ControlService_RotateAuthority_0  = runtime.ForwardResponseMessage
-	forward_ControlService_CreateToken_0      = runtime.ForwardResponseMessage
-	forward_ControlService_ListTokens_0       = runtime.ForwardResponseMessage
-	forward_ControlService_RemoveToken_0      = runtime.ForwardResponseMessage
-	forward_ControlService_ListPlugins_0      = runtime.ForwardResponseMessage
-	forward_ControlService_Watch_0            = runtime.ForwardResponseStream
-	forward_ControlService_ServiceLogs_0      = runtime.ForwardResponseStream
-	forward_ControlService_TaskLogs_0         = runtime.ForwardResponseStream
+	forward_ControlService_CreateService_0     = runtime.ForwardResponseMessage
+	forward_ControlService_GetService_0        = runtime.ForwardResponseMessage
+	forward_ControlService_ListServices_0      = runtime.ForwardResponseMessage
+	forward_ControlService_UpdateService_0     = runtime.ForwardResponseMessage
+	forward_ControlService_RemoveService_0     = runtime.ForwardResponseMessage
+	forward_ControlService_RollbackService_0   = runtime.ForwardResponseMessage
+	forward_ControlService_ScaleService_0      = runtime.ForwardResponseMessage
+	forward_ControlService_GetTask_0           = runtime.ForwardResponseMessage
+	forward_ControlService_ListTasks_0         = runtime.ForwardResponseMessage
+	forward_ControlService_GetNode_0           = runtime.ForwardResponseMessage
+	forward_ControlService_ListNodes_0         = runtime.ForwardResponseMessage
+	forward_ControlService_UpdateNode_0        = runtime.ForwardResponseMessage
+	forward_ControlService_RemoveNode_0        = runtime.ForwardResponseMessage
+	forward_ControlService_CreateNetwork_0     = runtime.ForwardResponseMessage
+	forward_ControlService_GetNetwork_0        = runtime.ForwardResponseMessage
+	forward_ControlService_ListNetworks_0      = runtime.ForwardResponseMessage
+	forward_ControlService_RemoveNetwork_0     = runtime.ForwardResponseMessage
+	forward_ControlService_CreateSecret_0      = runtime.ForwardResponseMessage
+	forward_ControlService_GetSecret_0         = runtime.ForwardResponseMessage
+	forward_ControlService_ListSecrets_0       = runtime.ForwardResponseMessage
+	forward_ControlService_UpdateSecret_0      = runtime.ForwardResponseMessage
+	forward_ControlService_RemoveSecret_0      = runtime.ForwardResponseMessage
+	forward_ControlService_CreateConfig_0      = runtime.ForwardResponseMessage
+	forward_ControlService_GetConfig_0         = runtime.ForwardResponseMessage
+	forward_ControlService_ListConfigs_0       = runtime.ForwardResponseMessage
+	forward_ControlService_UpdateConfig_0      = runtime.ForwardResponseMessage
+	forward_ControlService_RemoveConfig_0      = runtime.ForwardResponseMessage
+	forward_ControlService_CreateVolume_0      = runtime.ForwardResponseMessage
+	forward_ControlService_GetVolume_0         = runtime.ForwardResponseMessage
+	forward_ControlService_ListVolumes_0       = runtime.ForwardResponseMessage
+	forward_ControlService_UpdateVolume_0      = runtime.ForwardResponseMessage
+	forward_ControlService_RemoveVolume_0      = runtime.ForwardResponseMessage
+	forward_ControlService_GetCluster_0        = runtime.ForwardResponseMessage
+	forward_ControlService_GetClusterStatus_0  = runtime.ForwardResponseMessage
+	forward_ControlService_UpdateCluster_0     = runtime.ForwardResponseMessage
+	forward_ControlService_GetJoinTokens_0     = runtime.ForwardResponseMessage
+	forward_ControlService_RotateJoinToken_0   = runtime.ForwardResponseMessage
+	forward_ControlService_GetAuthority_0      = runtime.ForwardResponseMessage
+	forward_ControlService_RotateAuthority_0   = runtime.ForwardResponseMessage
+	forward_ControlService_CreateToken_0       = runtime.ForwardResponseMessage
+	forward_ControlService_ListTokens_0        = runtime.ForwardResponseMessage
+	forward_ControlService_RemoveToken_0       = runtime.ForwardResponseMessage
+	forward_ControlService_CreateCertificate_0 = runtime.ForwardResponseMessage
+	forward_ControlService_ListPlugins_0       = runtime.ForwardResponseMessage
+	forward_ControlService_Watch_0             = runtime.ForwardResponseStream
+	forward_ControlService_ServiceLogs_0       = runtime.ForwardResponseStream
+	forward_ControlService_TaskLogs_0          = runtime.ForwardResponseStream
 )

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
@@ -251,8 +249,8 @@ func renewal(c *x509.Certificate) time.Time {
 func (k *Keeper) obtain(ctx context.Context, key *ecdsa.PrivateKey, current *mtls.Source) (*mtls.Material, error) {
 	if key == nil {
 		var err error
-		if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-			return nil, fmt.Errorf("make key: %w", err)
+		if key, err = newKey(); err != nil {
+			return nil, err
 		}
 	}
 	request, err := newRequest(key, k.cfg.Hosts)
@@ -263,11 +261,11 @@ func (k *Keeper) obtain(ctx context.Context, key *ecdsa.PrivateKey, current *mtl
 	if err != nil {
 		return nil, err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	text, err := keyPEM(key)
 	if err != nil {
-		return nil, fmt.Errorf("encode key: %w", err)
+		return nil, err
 	}
-	return k.keep(held{issued.Certificate, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), issued.Authorities})
+	return k.keep(held{issued.Certificate, text, issued.Authorities})
 }
 
 // keep writes what is held from now on into the file.

@@ -148,6 +148,35 @@ func (r *Request) order(id auth.Identity, lifetime time.Duration) order {
 	return o
 }
 
+// NewRequest makes a key, in PEM, and a request for a certificate for it.
+func NewRequest() (key, request []byte, err error) {
+	k, err := newKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	if key, err = keyPEM(k); err != nil {
+		return nil, nil, err
+	}
+	request, err = newRequest(k, nil)
+	return key, request, err
+}
+
+func newKey() (*ecdsa.PrivateKey, error) {
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make key: %w", err)
+	}
+	return k, nil
+}
+
+func keyPEM(key *ecdsa.PrivateKey) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encode key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
 // newRequest makes a request for a key.
 func newRequest(key *ecdsa.PrivateKey, hosts []string) ([]byte, error) {
 	r := &x509.CertificateRequest{}

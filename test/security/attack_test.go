@@ -129,8 +129,8 @@ func TestAttacks(t *testing.T) {
 			_, err = logs.Recv()
 		}
 		expect(t, "SubscribeLogs", err, codes.PermissionDenied)
-		_, err = c.authority(node1).IssueUser(ctx, &cav1.IssueUserRequest{Name: "x", Role: authv1.Role_ADMIN})
-		expect(t, "IssueUser", err, codes.PermissionDenied)
+		_, err = musterv1.NewControlServiceClient(c.dial(c.api, node1)).CreateCertificate(ctx, &musterv1.CreateCertificateRequest{Name: "x", Role: "admin"})
+		expect(t, "CreateCertificate", err, codes.PermissionDenied)
 	})
 	t.Run("a worker asks for another node's tasks", func(t *testing.T) {
 		expect(t, "Session", c.session(node1, "node2"), codes.PermissionDenied)
@@ -154,6 +154,7 @@ func TestAttacks(t *testing.T) {
 		}
 		c.logged("apid", `"call is refused"`, "RemoveNode", `"identity":"viewer vera"`)
 	})
+	t.Run("certificates of people", func(t *testing.T) { certificates(t, c) })
 	t.Run("a token that was removed", func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()

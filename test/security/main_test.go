@@ -26,10 +26,12 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 	cav1 "github.com/musterhq/muster/api/muster/ca/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv/consultest"
 	"github.com/musterhq/muster/internal/mtls"
@@ -250,11 +252,15 @@ func (c *closed) join(name, token string) (*tls.Certificate, error) {
 func (c *closed) user(role authv1.Role, seconds int64) *tls.Certificate {
 	c.t.Helper()
 	key, r := request(c.t)
-	resp, err := c.authority(nil).IssueUser(c.with(c.admin), &cav1.IssueUserRequest{Request: r, Name: "somebody", Role: role, LifetimeSeconds: seconds})
+	req := &musterv1.CreateCertificateRequest{Request: string(r), Name: "somebody", Role: auth.RoleName(role)}
+	if seconds > 0 {
+		req.Lifetime = durationpb.New(time.Duration(seconds) * time.Second)
+	}
+	resp, err := musterv1.NewControlServiceClient(c.dial(c.api, nil)).CreateCertificate(c.with(c.admin), req)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return pair(c.t, key, resp.Certificate)
+	return pair(c.t, key, []byte(resp.Certificate))
 }
 
 func expect(t *testing.T, what string, err error, want codes.Code) {

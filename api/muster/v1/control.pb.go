@@ -11,6 +11,7 @@ import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -5775,11 +5776,149 @@ func (*RemoveTokenResponse) Descriptor() ([]byte, []int) {
 	return file_muster_v1_control_proto_rawDescGZIP(), []int{98}
 }
 
+// Asks for a person's certificate.
+type CreateCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// "viewer", "operator" or "admin".
+	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	// A certificate request (PKCS #10) in PEM, with an ECDSA P-256 key. Of what it
+	// says the public key alone counts.
+	Request string `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
+	// Not set: a day. The most is 30 days. Neither is more than what certificates
+	// of daemons last.
+	Lifetime      *durationpb.Duration `protobuf:"bytes,4,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateCertificateRequest) Reset() {
+	*x = CreateCertificateRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[99]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateCertificateRequest) ProtoMessage() {}
+
+func (x *CreateCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[99]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateCertificateRequest.ProtoReflect.Descriptor instead.
+func (*CreateCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{99}
+}
+
+func (x *CreateCertificateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateCertificateRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *CreateCertificateRequest) GetRequest() string {
+	if x != nil {
+		return x.Request
+	}
+	return ""
+}
+
+func (x *CreateCertificateRequest) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
+}
+
+// Holds what was issued.
+type CreateCertificateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PEM: the certificate first, then what vouches for the one who signed it, if
+	// that is needed.
+	Certificate string `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// PEM: the roots that are trusted. The first signs.
+	Authorities   string                 `protobuf:"bytes,2,opt,name=authorities,proto3" json:"authorities,omitempty"`
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateCertificateResponse) Reset() {
+	*x = CreateCertificateResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[100]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateCertificateResponse) ProtoMessage() {}
+
+func (x *CreateCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[100]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateCertificateResponse.ProtoReflect.Descriptor instead.
+func (*CreateCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{100}
+}
+
+func (x *CreateCertificateResponse) GetCertificate() string {
+	if x != nil {
+		return x.Certificate
+	}
+	return ""
+}
+
+func (x *CreateCertificateResponse) GetAuthorities() string {
+	if x != nil {
+		return x.Authorities
+	}
+	return ""
+}
+
+func (x *CreateCertificateResponse) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
 var File_muster_v1_control_proto protoreflect.FileDescriptor
 
 const file_muster_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x17muster/v1/control.proto\x12\tmuster.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19muster/auth/v1/auth.proto\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"B\n" +
+	"\x17muster/v1/control.proto\x12\tmuster.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19muster/auth/v1/auth.proto\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"B\n" +
 	"\x14CreateServiceRequest\x12*\n" +
 	"\x04spec\x18\x01 \x01(\v2\x16.muster.v1.ServiceSpecR\x04spec\"E\n" +
 	"\x15CreateServiceResponse\x12,\n" +
@@ -6122,7 +6261,17 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x06tokens\x18\x01 \x03(\v2\x13.muster.v1.ApiTokenR\x06tokens\"*\n" +
 	"\x12RemoveTokenRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\"\x15\n" +
-	"\x13RemoveTokenResponse*\x88\x01\n" +
+	"\x13RemoveTokenResponse\"\x93\x01\n" +
+	"\x18CreateCertificateRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x18\n" +
+	"\arequest\x18\x03 \x01(\tR\arequest\x125\n" +
+	"\blifetime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\blifetime\"\x9a\x01\n" +
+	"\x19CreateCertificateResponse\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\tR\vcertificate\x12 \n" +
+	"\vauthorities\x18\x02 \x01(\tR\vauthorities\x129\n" +
+	"\n" +
+	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt*\x88\x01\n" +
 	"\n" +
 	"ObjectKind\x12\x1b\n" +
 	"\x17OBJECT_KIND_UNSPECIFIED\x10\x00\x12\v\n" +
@@ -6150,7 +6299,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"\x06STDOUT\x10\x01\x12\n" +
 	"\n" +
-	"\x06STDERR\x10\x022\xfd*\n" +
+	"\x06STDERR\x10\x022\x82,\n" +
 	"\x0eControlService\x12~\n" +
 	"\rCreateService\x12\x1f.muster.v1.CreateServiceRequest\x1a .muster.v1.CreateServiceResponse\"*\xe2\xe0\x18\x03\n" +
 	"\x01\x02\x82\xd3\xe4\x93\x02\x1d:\x04specb\aservice\"\f/v1/services\x12y\n" +
@@ -6243,7 +6392,9 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x01\x03\x82\xd3\xe4\x93\x02\f\x12\n" +
 	"/v1/tokens\x12o\n" +
 	"\vRemoveToken\x12\x1d.muster.v1.RemoveTokenRequest\x1a\x1e.muster.v1.RemoveTokenResponse\"!\xe2\xe0\x18\x03\n" +
-	"\x01\x03\x82\xd3\xe4\x93\x02\x14*\x12/v1/tokens/{token}\x12h\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02\x14*\x12/v1/tokens/{token}\x12\x82\x01\n" +
+	"\x11CreateCertificate\x12#.muster.v1.CreateCertificateRequest\x1a$.muster.v1.CreateCertificateResponse\"\"\xe2\xe0\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02\x15:\x01*\"\x10/v1/certificates\x12h\n" +
 	"\vListPlugins\x12\x1d.muster.v1.ListPluginsRequest\x1a\x1e.muster.v1.ListPluginsResponse\"\x1a\xe2\xe0\x18\x03\n" +
 	"\x01\x01\x82\xd3\xe4\x93\x02\r\x12\v/v1/plugins\x12V\n" +
 	"\x05Watch\x12\x17.muster.v1.WatchRequest\x1a\x18.muster.v1.WatchResponse\"\x18\xe2\xe0\x18\x03\n" +
@@ -6266,316 +6417,323 @@ func file_muster_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 99)
+var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 101)
 var file_muster_v1_control_proto_goTypes = []any{
-	(ObjectKind)(0),                  // 0: muster.v1.ObjectKind
-	(WatchAction)(0),                 // 1: muster.v1.WatchAction
-	(LogStream)(0),                   // 2: muster.v1.LogStream
-	(RotateJoinTokenRequest_Kind)(0), // 3: muster.v1.RotateJoinTokenRequest.Kind
-	(*CreateServiceRequest)(nil),     // 4: muster.v1.CreateServiceRequest
-	(*CreateServiceResponse)(nil),    // 5: muster.v1.CreateServiceResponse
-	(*GetServiceRequest)(nil),        // 6: muster.v1.GetServiceRequest
-	(*GetServiceResponse)(nil),       // 7: muster.v1.GetServiceResponse
-	(*ListServicesRequest)(nil),      // 8: muster.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),     // 9: muster.v1.ListServicesResponse
-	(*UpdateServiceRequest)(nil),     // 10: muster.v1.UpdateServiceRequest
-	(*UpdateServiceResponse)(nil),    // 11: muster.v1.UpdateServiceResponse
-	(*RemoveServiceRequest)(nil),     // 12: muster.v1.RemoveServiceRequest
-	(*RemoveServiceResponse)(nil),    // 13: muster.v1.RemoveServiceResponse
-	(*RollbackServiceRequest)(nil),   // 14: muster.v1.RollbackServiceRequest
-	(*RollbackServiceResponse)(nil),  // 15: muster.v1.RollbackServiceResponse
-	(*ScaleServiceRequest)(nil),      // 16: muster.v1.ScaleServiceRequest
-	(*ScaleServiceResponse)(nil),     // 17: muster.v1.ScaleServiceResponse
-	(*GetTaskRequest)(nil),           // 18: muster.v1.GetTaskRequest
-	(*GetTaskResponse)(nil),          // 19: muster.v1.GetTaskResponse
-	(*ListTasksRequest)(nil),         // 20: muster.v1.ListTasksRequest
-	(*ListTasksResponse)(nil),        // 21: muster.v1.ListTasksResponse
-	(*GetNodeRequest)(nil),           // 22: muster.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),          // 23: muster.v1.GetNodeResponse
-	(*ListNodesRequest)(nil),         // 24: muster.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),        // 25: muster.v1.ListNodesResponse
-	(*UpdateNodeRequest)(nil),        // 26: muster.v1.UpdateNodeRequest
-	(*UpdateNodeResponse)(nil),       // 27: muster.v1.UpdateNodeResponse
-	(*RemoveNodeRequest)(nil),        // 28: muster.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),       // 29: muster.v1.RemoveNodeResponse
-	(*CreateNetworkRequest)(nil),     // 30: muster.v1.CreateNetworkRequest
-	(*CreateNetworkResponse)(nil),    // 31: muster.v1.CreateNetworkResponse
-	(*GetNetworkRequest)(nil),        // 32: muster.v1.GetNetworkRequest
-	(*GetNetworkResponse)(nil),       // 33: muster.v1.GetNetworkResponse
-	(*ListNetworksRequest)(nil),      // 34: muster.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),     // 35: muster.v1.ListNetworksResponse
-	(*RemoveNetworkRequest)(nil),     // 36: muster.v1.RemoveNetworkRequest
-	(*RemoveNetworkResponse)(nil),    // 37: muster.v1.RemoveNetworkResponse
-	(*CreateSecretRequest)(nil),      // 38: muster.v1.CreateSecretRequest
-	(*CreateSecretResponse)(nil),     // 39: muster.v1.CreateSecretResponse
-	(*GetSecretRequest)(nil),         // 40: muster.v1.GetSecretRequest
-	(*GetSecretResponse)(nil),        // 41: muster.v1.GetSecretResponse
-	(*ListSecretsRequest)(nil),       // 42: muster.v1.ListSecretsRequest
-	(*ListSecretsResponse)(nil),      // 43: muster.v1.ListSecretsResponse
-	(*UpdateSecretRequest)(nil),      // 44: muster.v1.UpdateSecretRequest
-	(*UpdateSecretResponse)(nil),     // 45: muster.v1.UpdateSecretResponse
-	(*RemoveSecretRequest)(nil),      // 46: muster.v1.RemoveSecretRequest
-	(*RemoveSecretResponse)(nil),     // 47: muster.v1.RemoveSecretResponse
-	(*CreateConfigRequest)(nil),      // 48: muster.v1.CreateConfigRequest
-	(*CreateConfigResponse)(nil),     // 49: muster.v1.CreateConfigResponse
-	(*GetConfigRequest)(nil),         // 50: muster.v1.GetConfigRequest
-	(*GetConfigResponse)(nil),        // 51: muster.v1.GetConfigResponse
-	(*ListConfigsRequest)(nil),       // 52: muster.v1.ListConfigsRequest
-	(*ListConfigsResponse)(nil),      // 53: muster.v1.ListConfigsResponse
-	(*UpdateConfigRequest)(nil),      // 54: muster.v1.UpdateConfigRequest
-	(*UpdateConfigResponse)(nil),     // 55: muster.v1.UpdateConfigResponse
-	(*RemoveConfigRequest)(nil),      // 56: muster.v1.RemoveConfigRequest
-	(*RemoveConfigResponse)(nil),     // 57: muster.v1.RemoveConfigResponse
-	(*CreateVolumeRequest)(nil),      // 58: muster.v1.CreateVolumeRequest
-	(*CreateVolumeResponse)(nil),     // 59: muster.v1.CreateVolumeResponse
-	(*GetVolumeRequest)(nil),         // 60: muster.v1.GetVolumeRequest
-	(*GetVolumeResponse)(nil),        // 61: muster.v1.GetVolumeResponse
-	(*ListVolumesRequest)(nil),       // 62: muster.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),      // 63: muster.v1.ListVolumesResponse
-	(*UpdateVolumeRequest)(nil),      // 64: muster.v1.UpdateVolumeRequest
-	(*UpdateVolumeResponse)(nil),     // 65: muster.v1.UpdateVolumeResponse
-	(*RemoveVolumeRequest)(nil),      // 66: muster.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),     // 67: muster.v1.RemoveVolumeResponse
-	(*GetClusterRequest)(nil),        // 68: muster.v1.GetClusterRequest
-	(*GetClusterResponse)(nil),       // 69: muster.v1.GetClusterResponse
-	(*GetClusterStatusRequest)(nil),  // 70: muster.v1.GetClusterStatusRequest
-	(*GetClusterStatusResponse)(nil), // 71: muster.v1.GetClusterStatusResponse
-	(*UpdateClusterRequest)(nil),     // 72: muster.v1.UpdateClusterRequest
-	(*UpdateClusterResponse)(nil),    // 73: muster.v1.UpdateClusterResponse
-	(*ListPluginsRequest)(nil),       // 74: muster.v1.ListPluginsRequest
-	(*ListPluginsResponse)(nil),      // 75: muster.v1.ListPluginsResponse
-	(*NodePlugin)(nil),               // 76: muster.v1.NodePlugin
-	(*WatchRequest)(nil),             // 77: muster.v1.WatchRequest
-	(*WatchResponse)(nil),            // 78: muster.v1.WatchResponse
-	(*WatchEvent)(nil),               // 79: muster.v1.WatchEvent
-	(*LogOptions)(nil),               // 80: muster.v1.LogOptions
-	(*ServiceLogsRequest)(nil),       // 81: muster.v1.ServiceLogsRequest
-	(*ServiceLogsResponse)(nil),      // 82: muster.v1.ServiceLogsResponse
-	(*TaskLogsRequest)(nil),          // 83: muster.v1.TaskLogsRequest
-	(*TaskLogsResponse)(nil),         // 84: muster.v1.TaskLogsResponse
-	(*LogMessage)(nil),               // 85: muster.v1.LogMessage
-	(*GetJoinTokensRequest)(nil),     // 86: muster.v1.GetJoinTokensRequest
-	(*GetJoinTokensResponse)(nil),    // 87: muster.v1.GetJoinTokensResponse
-	(*RotateJoinTokenRequest)(nil),   // 88: muster.v1.RotateJoinTokenRequest
-	(*RotateJoinTokenResponse)(nil),  // 89: muster.v1.RotateJoinTokenResponse
-	(*GetAuthorityRequest)(nil),      // 90: muster.v1.GetAuthorityRequest
-	(*GetAuthorityResponse)(nil),     // 91: muster.v1.GetAuthorityResponse
-	(*RotateAuthorityRequest)(nil),   // 92: muster.v1.RotateAuthorityRequest
-	(*RotateAuthorityResponse)(nil),  // 93: muster.v1.RotateAuthorityResponse
-	(*Authority)(nil),                // 94: muster.v1.Authority
-	(*RootRotation)(nil),             // 95: muster.v1.RootRotation
-	(*ApiToken)(nil),                 // 96: muster.v1.ApiToken
-	(*CreateTokenRequest)(nil),       // 97: muster.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 98: muster.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),        // 99: muster.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),       // 100: muster.v1.ListTokensResponse
-	(*RemoveTokenRequest)(nil),       // 101: muster.v1.RemoveTokenRequest
-	(*RemoveTokenResponse)(nil),      // 102: muster.v1.RemoveTokenResponse
-	(*ServiceSpec)(nil),              // 103: muster.v1.ServiceSpec
-	(*Service)(nil),                  // 104: muster.v1.Service
-	(*Task)(nil),                     // 105: muster.v1.Task
-	(TaskState)(0),                   // 106: muster.v1.TaskState
-	(*Node)(nil),                     // 107: muster.v1.Node
-	(NodeStatus_State)(0),            // 108: muster.v1.NodeStatus.State
-	(NodeSpec_Availability)(0),       // 109: muster.v1.NodeSpec.Availability
-	(*NodeSpec)(nil),                 // 110: muster.v1.NodeSpec
-	(*NetworkSpec)(nil),              // 111: muster.v1.NetworkSpec
-	(*Network)(nil),                  // 112: muster.v1.Network
-	(*SecretSpec)(nil),               // 113: muster.v1.SecretSpec
-	(*Secret)(nil),                   // 114: muster.v1.Secret
-	(*ConfigSpec)(nil),               // 115: muster.v1.ConfigSpec
-	(*Config)(nil),                   // 116: muster.v1.Config
-	(*VolumeSpec)(nil),               // 117: muster.v1.VolumeSpec
-	(*Volume)(nil),                   // 118: muster.v1.Volume
-	(*Cluster)(nil),                  // 119: muster.v1.Cluster
-	(*StoreStatus)(nil),              // 120: muster.v1.StoreStatus
-	(*DaemonInstance)(nil),           // 121: muster.v1.DaemonInstance
-	(*SubsystemStatus)(nil),          // 122: muster.v1.SubsystemStatus
-	(*NodeSummary)(nil),              // 123: muster.v1.NodeSummary
-	(*ClusterSpec)(nil),              // 124: muster.v1.ClusterSpec
-	(*ExecutorDescription)(nil),      // 125: muster.v1.ExecutorDescription
-	(*timestamppb.Timestamp)(nil),    // 126: google.protobuf.Timestamp
+	(ObjectKind)(0),                   // 0: muster.v1.ObjectKind
+	(WatchAction)(0),                  // 1: muster.v1.WatchAction
+	(LogStream)(0),                    // 2: muster.v1.LogStream
+	(RotateJoinTokenRequest_Kind)(0),  // 3: muster.v1.RotateJoinTokenRequest.Kind
+	(*CreateServiceRequest)(nil),      // 4: muster.v1.CreateServiceRequest
+	(*CreateServiceResponse)(nil),     // 5: muster.v1.CreateServiceResponse
+	(*GetServiceRequest)(nil),         // 6: muster.v1.GetServiceRequest
+	(*GetServiceResponse)(nil),        // 7: muster.v1.GetServiceResponse
+	(*ListServicesRequest)(nil),       // 8: muster.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),      // 9: muster.v1.ListServicesResponse
+	(*UpdateServiceRequest)(nil),      // 10: muster.v1.UpdateServiceRequest
+	(*UpdateServiceResponse)(nil),     // 11: muster.v1.UpdateServiceResponse
+	(*RemoveServiceRequest)(nil),      // 12: muster.v1.RemoveServiceRequest
+	(*RemoveServiceResponse)(nil),     // 13: muster.v1.RemoveServiceResponse
+	(*RollbackServiceRequest)(nil),    // 14: muster.v1.RollbackServiceRequest
+	(*RollbackServiceResponse)(nil),   // 15: muster.v1.RollbackServiceResponse
+	(*ScaleServiceRequest)(nil),       // 16: muster.v1.ScaleServiceRequest
+	(*ScaleServiceResponse)(nil),      // 17: muster.v1.ScaleServiceResponse
+	(*GetTaskRequest)(nil),            // 18: muster.v1.GetTaskRequest
+	(*GetTaskResponse)(nil),           // 19: muster.v1.GetTaskResponse
+	(*ListTasksRequest)(nil),          // 20: muster.v1.ListTasksRequest
+	(*ListTasksResponse)(nil),         // 21: muster.v1.ListTasksResponse
+	(*GetNodeRequest)(nil),            // 22: muster.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),           // 23: muster.v1.GetNodeResponse
+	(*ListNodesRequest)(nil),          // 24: muster.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),         // 25: muster.v1.ListNodesResponse
+	(*UpdateNodeRequest)(nil),         // 26: muster.v1.UpdateNodeRequest
+	(*UpdateNodeResponse)(nil),        // 27: muster.v1.UpdateNodeResponse
+	(*RemoveNodeRequest)(nil),         // 28: muster.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),        // 29: muster.v1.RemoveNodeResponse
+	(*CreateNetworkRequest)(nil),      // 30: muster.v1.CreateNetworkRequest
+	(*CreateNetworkResponse)(nil),     // 31: muster.v1.CreateNetworkResponse
+	(*GetNetworkRequest)(nil),         // 32: muster.v1.GetNetworkRequest
+	(*GetNetworkResponse)(nil),        // 33: muster.v1.GetNetworkResponse
+	(*ListNetworksRequest)(nil),       // 34: muster.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),      // 35: muster.v1.ListNetworksResponse
+	(*RemoveNetworkRequest)(nil),      // 36: muster.v1.RemoveNetworkRequest
+	(*RemoveNetworkResponse)(nil),     // 37: muster.v1.RemoveNetworkResponse
+	(*CreateSecretRequest)(nil),       // 38: muster.v1.CreateSecretRequest
+	(*CreateSecretResponse)(nil),      // 39: muster.v1.CreateSecretResponse
+	(*GetSecretRequest)(nil),          // 40: muster.v1.GetSecretRequest
+	(*GetSecretResponse)(nil),         // 41: muster.v1.GetSecretResponse
+	(*ListSecretsRequest)(nil),        // 42: muster.v1.ListSecretsRequest
+	(*ListSecretsResponse)(nil),       // 43: muster.v1.ListSecretsResponse
+	(*UpdateSecretRequest)(nil),       // 44: muster.v1.UpdateSecretRequest
+	(*UpdateSecretResponse)(nil),      // 45: muster.v1.UpdateSecretResponse
+	(*RemoveSecretRequest)(nil),       // 46: muster.v1.RemoveSecretRequest
+	(*RemoveSecretResponse)(nil),      // 47: muster.v1.RemoveSecretResponse
+	(*CreateConfigRequest)(nil),       // 48: muster.v1.CreateConfigRequest
+	(*CreateConfigResponse)(nil),      // 49: muster.v1.CreateConfigResponse
+	(*GetConfigRequest)(nil),          // 50: muster.v1.GetConfigRequest
+	(*GetConfigResponse)(nil),         // 51: muster.v1.GetConfigResponse
+	(*ListConfigsRequest)(nil),        // 52: muster.v1.ListConfigsRequest
+	(*ListConfigsResponse)(nil),       // 53: muster.v1.ListConfigsResponse
+	(*UpdateConfigRequest)(nil),       // 54: muster.v1.UpdateConfigRequest
+	(*UpdateConfigResponse)(nil),      // 55: muster.v1.UpdateConfigResponse
+	(*RemoveConfigRequest)(nil),       // 56: muster.v1.RemoveConfigRequest
+	(*RemoveConfigResponse)(nil),      // 57: muster.v1.RemoveConfigResponse
+	(*CreateVolumeRequest)(nil),       // 58: muster.v1.CreateVolumeRequest
+	(*CreateVolumeResponse)(nil),      // 59: muster.v1.CreateVolumeResponse
+	(*GetVolumeRequest)(nil),          // 60: muster.v1.GetVolumeRequest
+	(*GetVolumeResponse)(nil),         // 61: muster.v1.GetVolumeResponse
+	(*ListVolumesRequest)(nil),        // 62: muster.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),       // 63: muster.v1.ListVolumesResponse
+	(*UpdateVolumeRequest)(nil),       // 64: muster.v1.UpdateVolumeRequest
+	(*UpdateVolumeResponse)(nil),      // 65: muster.v1.UpdateVolumeResponse
+	(*RemoveVolumeRequest)(nil),       // 66: muster.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),      // 67: muster.v1.RemoveVolumeResponse
+	(*GetClusterRequest)(nil),         // 68: muster.v1.GetClusterRequest
+	(*GetClusterResponse)(nil),        // 69: muster.v1.GetClusterResponse
+	(*GetClusterStatusRequest)(nil),   // 70: muster.v1.GetClusterStatusRequest
+	(*GetClusterStatusResponse)(nil),  // 71: muster.v1.GetClusterStatusResponse
+	(*UpdateClusterRequest)(nil),      // 72: muster.v1.UpdateClusterRequest
+	(*UpdateClusterResponse)(nil),     // 73: muster.v1.UpdateClusterResponse
+	(*ListPluginsRequest)(nil),        // 74: muster.v1.ListPluginsRequest
+	(*ListPluginsResponse)(nil),       // 75: muster.v1.ListPluginsResponse
+	(*NodePlugin)(nil),                // 76: muster.v1.NodePlugin
+	(*WatchRequest)(nil),              // 77: muster.v1.WatchRequest
+	(*WatchResponse)(nil),             // 78: muster.v1.WatchResponse
+	(*WatchEvent)(nil),                // 79: muster.v1.WatchEvent
+	(*LogOptions)(nil),                // 80: muster.v1.LogOptions
+	(*ServiceLogsRequest)(nil),        // 81: muster.v1.ServiceLogsRequest
+	(*ServiceLogsResponse)(nil),       // 82: muster.v1.ServiceLogsResponse
+	(*TaskLogsRequest)(nil),           // 83: muster.v1.TaskLogsRequest
+	(*TaskLogsResponse)(nil),          // 84: muster.v1.TaskLogsResponse
+	(*LogMessage)(nil),                // 85: muster.v1.LogMessage
+	(*GetJoinTokensRequest)(nil),      // 86: muster.v1.GetJoinTokensRequest
+	(*GetJoinTokensResponse)(nil),     // 87: muster.v1.GetJoinTokensResponse
+	(*RotateJoinTokenRequest)(nil),    // 88: muster.v1.RotateJoinTokenRequest
+	(*RotateJoinTokenResponse)(nil),   // 89: muster.v1.RotateJoinTokenResponse
+	(*GetAuthorityRequest)(nil),       // 90: muster.v1.GetAuthorityRequest
+	(*GetAuthorityResponse)(nil),      // 91: muster.v1.GetAuthorityResponse
+	(*RotateAuthorityRequest)(nil),    // 92: muster.v1.RotateAuthorityRequest
+	(*RotateAuthorityResponse)(nil),   // 93: muster.v1.RotateAuthorityResponse
+	(*Authority)(nil),                 // 94: muster.v1.Authority
+	(*RootRotation)(nil),              // 95: muster.v1.RootRotation
+	(*ApiToken)(nil),                  // 96: muster.v1.ApiToken
+	(*CreateTokenRequest)(nil),        // 97: muster.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),       // 98: muster.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),         // 99: muster.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),        // 100: muster.v1.ListTokensResponse
+	(*RemoveTokenRequest)(nil),        // 101: muster.v1.RemoveTokenRequest
+	(*RemoveTokenResponse)(nil),       // 102: muster.v1.RemoveTokenResponse
+	(*CreateCertificateRequest)(nil),  // 103: muster.v1.CreateCertificateRequest
+	(*CreateCertificateResponse)(nil), // 104: muster.v1.CreateCertificateResponse
+	(*ServiceSpec)(nil),               // 105: muster.v1.ServiceSpec
+	(*Service)(nil),                   // 106: muster.v1.Service
+	(*Task)(nil),                      // 107: muster.v1.Task
+	(TaskState)(0),                    // 108: muster.v1.TaskState
+	(*Node)(nil),                      // 109: muster.v1.Node
+	(NodeStatus_State)(0),             // 110: muster.v1.NodeStatus.State
+	(NodeSpec_Availability)(0),        // 111: muster.v1.NodeSpec.Availability
+	(*NodeSpec)(nil),                  // 112: muster.v1.NodeSpec
+	(*NetworkSpec)(nil),               // 113: muster.v1.NetworkSpec
+	(*Network)(nil),                   // 114: muster.v1.Network
+	(*SecretSpec)(nil),                // 115: muster.v1.SecretSpec
+	(*Secret)(nil),                    // 116: muster.v1.Secret
+	(*ConfigSpec)(nil),                // 117: muster.v1.ConfigSpec
+	(*Config)(nil),                    // 118: muster.v1.Config
+	(*VolumeSpec)(nil),                // 119: muster.v1.VolumeSpec
+	(*Volume)(nil),                    // 120: muster.v1.Volume
+	(*Cluster)(nil),                   // 121: muster.v1.Cluster
+	(*StoreStatus)(nil),               // 122: muster.v1.StoreStatus
+	(*DaemonInstance)(nil),            // 123: muster.v1.DaemonInstance
+	(*SubsystemStatus)(nil),           // 124: muster.v1.SubsystemStatus
+	(*NodeSummary)(nil),               // 125: muster.v1.NodeSummary
+	(*ClusterSpec)(nil),               // 126: muster.v1.ClusterSpec
+	(*ExecutorDescription)(nil),       // 127: muster.v1.ExecutorDescription
+	(*timestamppb.Timestamp)(nil),     // 128: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 129: google.protobuf.Duration
 }
 var file_muster_v1_control_proto_depIdxs = []int32{
-	103, // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	104, // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
-	104, // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
-	104, // 3: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
-	103, // 4: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	104, // 5: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
-	104, // 6: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
-	104, // 7: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
-	105, // 8: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
-	106, // 9: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
-	106, // 10: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
-	105, // 11: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
-	107, // 12: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
-	108, // 13: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
-	109, // 14: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
-	107, // 15: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
-	110, // 16: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
-	107, // 17: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
-	111, // 18: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
-	112, // 19: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
-	112, // 20: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
-	112, // 21: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
-	113, // 22: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	114, // 23: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
-	114, // 24: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
-	114, // 25: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
-	113, // 26: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	114, // 27: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
-	115, // 28: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	116, // 29: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
-	116, // 30: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
-	116, // 31: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
-	115, // 32: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	116, // 33: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
-	117, // 34: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	118, // 35: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
-	118, // 36: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
-	118, // 37: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
-	117, // 38: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	118, // 39: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
-	119, // 40: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
-	120, // 41: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
-	121, // 42: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
-	122, // 43: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
-	123, // 44: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
-	124, // 45: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
-	119, // 46: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
+	105, // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	106, // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
+	106, // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
+	106, // 3: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
+	105, // 4: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	106, // 5: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
+	106, // 6: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
+	106, // 7: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
+	107, // 8: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
+	108, // 9: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
+	108, // 10: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
+	107, // 11: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
+	109, // 12: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
+	110, // 13: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
+	111, // 14: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
+	109, // 15: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
+	112, // 16: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
+	109, // 17: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
+	113, // 18: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
+	114, // 19: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
+	114, // 20: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
+	114, // 21: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
+	115, // 22: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	116, // 23: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
+	116, // 24: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
+	116, // 25: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
+	115, // 26: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	116, // 27: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
+	117, // 28: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	118, // 29: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
+	118, // 30: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
+	118, // 31: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
+	117, // 32: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	118, // 33: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
+	119, // 34: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	120, // 35: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
+	120, // 36: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
+	120, // 37: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
+	119, // 38: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	120, // 39: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
+	121, // 40: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
+	122, // 41: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
+	123, // 42: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
+	124, // 43: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
+	125, // 44: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
+	126, // 45: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
+	121, // 46: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
 	76,  // 47: muster.v1.ListPluginsResponse.plugins:type_name -> muster.v1.NodePlugin
-	125, // 48: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
+	127, // 48: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
 	0,   // 49: muster.v1.WatchRequest.kinds:type_name -> muster.v1.ObjectKind
 	1,   // 50: muster.v1.WatchRequest.actions:type_name -> muster.v1.WatchAction
 	79,  // 51: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
 	1,   // 52: muster.v1.WatchEvent.action:type_name -> muster.v1.WatchAction
 	0,   // 53: muster.v1.WatchEvent.kind:type_name -> muster.v1.ObjectKind
-	126, // 54: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
-	104, // 55: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
-	105, // 56: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
-	107, // 57: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
-	119, // 58: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
-	104, // 59: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
-	105, // 60: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
-	107, // 61: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
-	119, // 62: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
-	126, // 63: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	128, // 54: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
+	106, // 55: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
+	107, // 56: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
+	109, // 57: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
+	121, // 58: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
+	106, // 59: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
+	107, // 60: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
+	109, // 61: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
+	121, // 62: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
+	128, // 63: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
 	2,   // 64: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
 	80,  // 65: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
 	85,  // 66: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
 	80,  // 67: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
 	85,  // 68: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
-	126, // 69: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
+	128, // 69: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
 	2,   // 70: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
 	3,   // 71: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
 	94,  // 72: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
 	94,  // 73: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
 	95,  // 74: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
-	126, // 75: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
-	126, // 76: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
-	126, // 77: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
-	126, // 78: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
-	126, // 79: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
+	128, // 75: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
+	128, // 76: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
+	128, // 77: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
+	128, // 78: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
+	128, // 79: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
 	96,  // 80: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
 	96,  // 81: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
-	4,   // 82: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
-	6,   // 83: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
-	8,   // 84: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
-	10,  // 85: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
-	12,  // 86: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
-	14,  // 87: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
-	16,  // 88: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
-	18,  // 89: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
-	20,  // 90: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
-	22,  // 91: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
-	24,  // 92: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
-	26,  // 93: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
-	28,  // 94: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
-	30,  // 95: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
-	32,  // 96: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
-	34,  // 97: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
-	36,  // 98: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
-	38,  // 99: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
-	40,  // 100: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
-	42,  // 101: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
-	44,  // 102: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
-	46,  // 103: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
-	48,  // 104: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
-	50,  // 105: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
-	52,  // 106: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
-	54,  // 107: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
-	56,  // 108: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
-	58,  // 109: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
-	60,  // 110: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
-	62,  // 111: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
-	64,  // 112: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
-	66,  // 113: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
-	68,  // 114: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
-	70,  // 115: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
-	72,  // 116: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
-	86,  // 117: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
-	88,  // 118: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
-	90,  // 119: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
-	92,  // 120: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
-	97,  // 121: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
-	99,  // 122: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
-	101, // 123: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
-	74,  // 124: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
-	77,  // 125: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
-	81,  // 126: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
-	83,  // 127: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
-	5,   // 128: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
-	7,   // 129: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
-	9,   // 130: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
-	11,  // 131: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
-	13,  // 132: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
-	15,  // 133: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
-	17,  // 134: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
-	19,  // 135: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
-	21,  // 136: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
-	23,  // 137: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
-	25,  // 138: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
-	27,  // 139: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
-	29,  // 140: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
-	31,  // 141: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
-	33,  // 142: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
-	35,  // 143: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
-	37,  // 144: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
-	39,  // 145: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
-	41,  // 146: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
-	43,  // 147: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
-	45,  // 148: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
-	47,  // 149: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
-	49,  // 150: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
-	51,  // 151: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
-	53,  // 152: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
-	55,  // 153: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
-	57,  // 154: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
-	59,  // 155: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
-	61,  // 156: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
-	63,  // 157: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
-	65,  // 158: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
-	67,  // 159: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
-	69,  // 160: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
-	71,  // 161: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
-	73,  // 162: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
-	87,  // 163: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
-	89,  // 164: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
-	91,  // 165: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
-	93,  // 166: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
-	98,  // 167: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
-	100, // 168: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
-	102, // 169: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
-	75,  // 170: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
-	78,  // 171: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
-	82,  // 172: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
-	84,  // 173: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
-	128, // [128:174] is the sub-list for method output_type
-	82,  // [82:128] is the sub-list for method input_type
-	82,  // [82:82] is the sub-list for extension type_name
-	82,  // [82:82] is the sub-list for extension extendee
-	0,   // [0:82] is the sub-list for field type_name
+	129, // 82: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
+	128, // 83: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
+	4,   // 84: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
+	6,   // 85: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
+	8,   // 86: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
+	10,  // 87: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
+	12,  // 88: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
+	14,  // 89: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
+	16,  // 90: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
+	18,  // 91: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
+	20,  // 92: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
+	22,  // 93: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
+	24,  // 94: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
+	26,  // 95: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
+	28,  // 96: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
+	30,  // 97: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
+	32,  // 98: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
+	34,  // 99: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
+	36,  // 100: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
+	38,  // 101: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
+	40,  // 102: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
+	42,  // 103: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
+	44,  // 104: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
+	46,  // 105: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
+	48,  // 106: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
+	50,  // 107: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
+	52,  // 108: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
+	54,  // 109: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
+	56,  // 110: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
+	58,  // 111: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
+	60,  // 112: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
+	62,  // 113: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
+	64,  // 114: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
+	66,  // 115: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
+	68,  // 116: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
+	70,  // 117: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
+	72,  // 118: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
+	86,  // 119: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
+	88,  // 120: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
+	90,  // 121: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
+	92,  // 122: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
+	97,  // 123: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
+	99,  // 124: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
+	101, // 125: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
+	103, // 126: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
+	74,  // 127: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
+	77,  // 128: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
+	81,  // 129: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
+	83,  // 130: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
+	5,   // 131: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
+	7,   // 132: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
+	9,   // 133: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
+	11,  // 134: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
+	13,  // 135: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
+	15,  // 136: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
+	17,  // 137: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
+	19,  // 138: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
+	21,  // 139: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
+	23,  // 140: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
+	25,  // 141: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
+	27,  // 142: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
+	29,  // 143: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
+	31,  // 144: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
+	33,  // 145: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
+	35,  // 146: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
+	37,  // 147: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
+	39,  // 148: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
+	41,  // 149: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
+	43,  // 150: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
+	45,  // 151: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
+	47,  // 152: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
+	49,  // 153: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
+	51,  // 154: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
+	53,  // 155: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
+	55,  // 156: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
+	57,  // 157: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
+	59,  // 158: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
+	61,  // 159: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
+	63,  // 160: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
+	65,  // 161: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
+	67,  // 162: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
+	69,  // 163: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
+	71,  // 164: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
+	73,  // 165: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
+	87,  // 166: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
+	89,  // 167: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
+	91,  // 168: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
+	93,  // 169: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
+	98,  // 170: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
+	100, // 171: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
+	102, // 172: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
+	104, // 173: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
+	75,  // 174: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
+	78,  // 175: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
+	82,  // 176: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
+	84,  // 177: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
+	131, // [131:178] is the sub-list for method output_type
+	84,  // [84:131] is the sub-list for method input_type
+	84,  // [84:84] is the sub-list for extension type_name
+	84,  // [84:84] is the sub-list for extension extendee
+	0,   // [0:84] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_control_proto_init() }
@@ -6601,7 +6759,7 @@ func file_muster_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_control_proto_rawDesc), len(file_muster_v1_control_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   99,
+			NumMessages:   101,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

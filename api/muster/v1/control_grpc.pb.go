@@ -19,52 +19,53 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ControlService_CreateService_FullMethodName    = "/muster.v1.ControlService/CreateService"
-	ControlService_GetService_FullMethodName       = "/muster.v1.ControlService/GetService"
-	ControlService_ListServices_FullMethodName     = "/muster.v1.ControlService/ListServices"
-	ControlService_UpdateService_FullMethodName    = "/muster.v1.ControlService/UpdateService"
-	ControlService_RemoveService_FullMethodName    = "/muster.v1.ControlService/RemoveService"
-	ControlService_RollbackService_FullMethodName  = "/muster.v1.ControlService/RollbackService"
-	ControlService_ScaleService_FullMethodName     = "/muster.v1.ControlService/ScaleService"
-	ControlService_GetTask_FullMethodName          = "/muster.v1.ControlService/GetTask"
-	ControlService_ListTasks_FullMethodName        = "/muster.v1.ControlService/ListTasks"
-	ControlService_GetNode_FullMethodName          = "/muster.v1.ControlService/GetNode"
-	ControlService_ListNodes_FullMethodName        = "/muster.v1.ControlService/ListNodes"
-	ControlService_UpdateNode_FullMethodName       = "/muster.v1.ControlService/UpdateNode"
-	ControlService_RemoveNode_FullMethodName       = "/muster.v1.ControlService/RemoveNode"
-	ControlService_CreateNetwork_FullMethodName    = "/muster.v1.ControlService/CreateNetwork"
-	ControlService_GetNetwork_FullMethodName       = "/muster.v1.ControlService/GetNetwork"
-	ControlService_ListNetworks_FullMethodName     = "/muster.v1.ControlService/ListNetworks"
-	ControlService_RemoveNetwork_FullMethodName    = "/muster.v1.ControlService/RemoveNetwork"
-	ControlService_CreateSecret_FullMethodName     = "/muster.v1.ControlService/CreateSecret"
-	ControlService_GetSecret_FullMethodName        = "/muster.v1.ControlService/GetSecret"
-	ControlService_ListSecrets_FullMethodName      = "/muster.v1.ControlService/ListSecrets"
-	ControlService_UpdateSecret_FullMethodName     = "/muster.v1.ControlService/UpdateSecret"
-	ControlService_RemoveSecret_FullMethodName     = "/muster.v1.ControlService/RemoveSecret"
-	ControlService_CreateConfig_FullMethodName     = "/muster.v1.ControlService/CreateConfig"
-	ControlService_GetConfig_FullMethodName        = "/muster.v1.ControlService/GetConfig"
-	ControlService_ListConfigs_FullMethodName      = "/muster.v1.ControlService/ListConfigs"
-	ControlService_UpdateConfig_FullMethodName     = "/muster.v1.ControlService/UpdateConfig"
-	ControlService_RemoveConfig_FullMethodName     = "/muster.v1.ControlService/RemoveConfig"
-	ControlService_CreateVolume_FullMethodName     = "/muster.v1.ControlService/CreateVolume"
-	ControlService_GetVolume_FullMethodName        = "/muster.v1.ControlService/GetVolume"
-	ControlService_ListVolumes_FullMethodName      = "/muster.v1.ControlService/ListVolumes"
-	ControlService_UpdateVolume_FullMethodName     = "/muster.v1.ControlService/UpdateVolume"
-	ControlService_RemoveVolume_FullMethodName     = "/muster.v1.ControlService/RemoveVolume"
-	ControlService_GetCluster_FullMethodName       = "/muster.v1.ControlService/GetCluster"
-	ControlService_GetClusterStatus_FullMethodName = "/muster.v1.ControlService/GetClusterStatus"
-	ControlService_UpdateCluster_FullMethodName    = "/muster.v1.ControlService/UpdateCluster"
-	ControlService_GetJoinTokens_FullMethodName    = "/muster.v1.ControlService/GetJoinTokens"
-	ControlService_RotateJoinToken_FullMethodName  = "/muster.v1.ControlService/RotateJoinToken"
-	ControlService_GetAuthority_FullMethodName     = "/muster.v1.ControlService/GetAuthority"
-	ControlService_RotateAuthority_FullMethodName  = "/muster.v1.ControlService/RotateAuthority"
-	ControlService_CreateToken_FullMethodName      = "/muster.v1.ControlService/CreateToken"
-	ControlService_ListTokens_FullMethodName       = "/muster.v1.ControlService/ListTokens"
-	ControlService_RemoveToken_FullMethodName      = "/muster.v1.ControlService/RemoveToken"
-	ControlService_ListPlugins_FullMethodName      = "/muster.v1.ControlService/ListPlugins"
-	ControlService_Watch_FullMethodName            = "/muster.v1.ControlService/Watch"
-	ControlService_ServiceLogs_FullMethodName      = "/muster.v1.ControlService/ServiceLogs"
-	ControlService_TaskLogs_FullMethodName         = "/muster.v1.ControlService/TaskLogs"
+	ControlService_CreateService_FullMethodName     = "/muster.v1.ControlService/CreateService"
+	ControlService_GetService_FullMethodName        = "/muster.v1.ControlService/GetService"
+	ControlService_ListServices_FullMethodName      = "/muster.v1.ControlService/ListServices"
+	ControlService_UpdateService_FullMethodName     = "/muster.v1.ControlService/UpdateService"
+	ControlService_RemoveService_FullMethodName     = "/muster.v1.ControlService/RemoveService"
+	ControlService_RollbackService_FullMethodName   = "/muster.v1.ControlService/RollbackService"
+	ControlService_ScaleService_FullMethodName      = "/muster.v1.ControlService/ScaleService"
+	ControlService_GetTask_FullMethodName           = "/muster.v1.ControlService/GetTask"
+	ControlService_ListTasks_FullMethodName         = "/muster.v1.ControlService/ListTasks"
+	ControlService_GetNode_FullMethodName           = "/muster.v1.ControlService/GetNode"
+	ControlService_ListNodes_FullMethodName         = "/muster.v1.ControlService/ListNodes"
+	ControlService_UpdateNode_FullMethodName        = "/muster.v1.ControlService/UpdateNode"
+	ControlService_RemoveNode_FullMethodName        = "/muster.v1.ControlService/RemoveNode"
+	ControlService_CreateNetwork_FullMethodName     = "/muster.v1.ControlService/CreateNetwork"
+	ControlService_GetNetwork_FullMethodName        = "/muster.v1.ControlService/GetNetwork"
+	ControlService_ListNetworks_FullMethodName      = "/muster.v1.ControlService/ListNetworks"
+	ControlService_RemoveNetwork_FullMethodName     = "/muster.v1.ControlService/RemoveNetwork"
+	ControlService_CreateSecret_FullMethodName      = "/muster.v1.ControlService/CreateSecret"
+	ControlService_GetSecret_FullMethodName         = "/muster.v1.ControlService/GetSecret"
+	ControlService_ListSecrets_FullMethodName       = "/muster.v1.ControlService/ListSecrets"
+	ControlService_UpdateSecret_FullMethodName      = "/muster.v1.ControlService/UpdateSecret"
+	ControlService_RemoveSecret_FullMethodName      = "/muster.v1.ControlService/RemoveSecret"
+	ControlService_CreateConfig_FullMethodName      = "/muster.v1.ControlService/CreateConfig"
+	ControlService_GetConfig_FullMethodName         = "/muster.v1.ControlService/GetConfig"
+	ControlService_ListConfigs_FullMethodName       = "/muster.v1.ControlService/ListConfigs"
+	ControlService_UpdateConfig_FullMethodName      = "/muster.v1.ControlService/UpdateConfig"
+	ControlService_RemoveConfig_FullMethodName      = "/muster.v1.ControlService/RemoveConfig"
+	ControlService_CreateVolume_FullMethodName      = "/muster.v1.ControlService/CreateVolume"
+	ControlService_GetVolume_FullMethodName         = "/muster.v1.ControlService/GetVolume"
+	ControlService_ListVolumes_FullMethodName       = "/muster.v1.ControlService/ListVolumes"
+	ControlService_UpdateVolume_FullMethodName      = "/muster.v1.ControlService/UpdateVolume"
+	ControlService_RemoveVolume_FullMethodName      = "/muster.v1.ControlService/RemoveVolume"
+	ControlService_GetCluster_FullMethodName        = "/muster.v1.ControlService/GetCluster"
+	ControlService_GetClusterStatus_FullMethodName  = "/muster.v1.ControlService/GetClusterStatus"
+	ControlService_UpdateCluster_FullMethodName     = "/muster.v1.ControlService/UpdateCluster"
+	ControlService_GetJoinTokens_FullMethodName     = "/muster.v1.ControlService/GetJoinTokens"
+	ControlService_RotateJoinToken_FullMethodName   = "/muster.v1.ControlService/RotateJoinToken"
+	ControlService_GetAuthority_FullMethodName      = "/muster.v1.ControlService/GetAuthority"
+	ControlService_RotateAuthority_FullMethodName   = "/muster.v1.ControlService/RotateAuthority"
+	ControlService_CreateToken_FullMethodName       = "/muster.v1.ControlService/CreateToken"
+	ControlService_ListTokens_FullMethodName        = "/muster.v1.ControlService/ListTokens"
+	ControlService_RemoveToken_FullMethodName       = "/muster.v1.ControlService/RemoveToken"
+	ControlService_CreateCertificate_FullMethodName = "/muster.v1.ControlService/CreateCertificate"
+	ControlService_ListPlugins_FullMethodName       = "/muster.v1.ControlService/ListPlugins"
+	ControlService_Watch_FullMethodName             = "/muster.v1.ControlService/Watch"
+	ControlService_ServiceLogs_FullMethodName       = "/muster.v1.ControlService/ServiceLogs"
+	ControlService_TaskLogs_FullMethodName          = "/muster.v1.ControlService/TaskLogs"
 )
 
 // ControlServiceClient is the client API for ControlService service.
@@ -176,6 +177,10 @@ type ControlServiceClient interface {
 	ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensResponse, error)
 	// Removes an API token. It is refused from then on.
 	RemoveToken(ctx context.Context, in *RemoveTokenRequest, opts ...grpc.CallOption) (*RemoveTokenResponse, error)
+	// Issues a certificate to a person, or to a program that acts for people. The
+	// cluster's own authority signs it; where there is none the call ends with
+	// FAILED_PRECONDITION. It cannot be taken back, so it lasts for a short time.
+	CreateCertificate(ctx context.Context, in *CreateCertificateRequest, opts ...grpc.CallOption) (*CreateCertificateResponse, error)
 	// Returns the executor plugins of all nodes.
 	ListPlugins(ctx context.Context, in *ListPluginsRequest, opts ...grpc.CallOption) (*ListPluginsResponse, error)
 	// Streams changes of objects, from now or from a given point on. REST
@@ -616,6 +621,16 @@ func (c *controlServiceClient) RemoveToken(ctx context.Context, in *RemoveTokenR
 	return out, nil
 }
 
+func (c *controlServiceClient) CreateCertificate(ctx context.Context, in *CreateCertificateRequest, opts ...grpc.CallOption) (*CreateCertificateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateCertificateResponse)
+	err := c.cc.Invoke(ctx, ControlService_CreateCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlServiceClient) ListPlugins(ctx context.Context, in *ListPluginsRequest, opts ...grpc.CallOption) (*ListPluginsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListPluginsResponse)
@@ -792,6 +807,10 @@ type ControlServiceServer interface {
 	ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error)
 	// Removes an API token. It is refused from then on.
 	RemoveToken(context.Context, *RemoveTokenRequest) (*RemoveTokenResponse, error)
+	// Issues a certificate to a person, or to a program that acts for people. The
+	// cluster's own authority signs it; where there is none the call ends with
+	// FAILED_PRECONDITION. It cannot be taken back, so it lasts for a short time.
+	CreateCertificate(context.Context, *CreateCertificateRequest) (*CreateCertificateResponse, error)
 	// Returns the executor plugins of all nodes.
 	ListPlugins(context.Context, *ListPluginsRequest) (*ListPluginsResponse, error)
 	// Streams changes of objects, from now or from a given point on. REST
@@ -937,6 +956,9 @@ func (UnimplementedControlServiceServer) ListTokens(context.Context, *ListTokens
 }
 func (UnimplementedControlServiceServer) RemoveToken(context.Context, *RemoveTokenRequest) (*RemoveTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveToken not implemented")
+}
+func (UnimplementedControlServiceServer) CreateCertificate(context.Context, *CreateCertificateRequest) (*CreateCertificateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateCertificate not implemented")
 }
 func (UnimplementedControlServiceServer) ListPlugins(context.Context, *ListPluginsRequest) (*ListPluginsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListPlugins not implemented")
@@ -1727,6 +1749,24 @@ func _ControlService_RemoveToken_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ControlService_CreateCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).CreateCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_CreateCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).CreateCertificate(ctx, req.(*CreateCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ControlService_ListPlugins_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListPluginsRequest)
 	if err := dec(in); err != nil {
@@ -1952,6 +1992,10 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveToken",
 			Handler:    _ControlService_RemoveToken_Handler,
+		},
+		{
+			MethodName: "CreateCertificate",
+			Handler:    _ControlService_CreateCertificate_Handler,
 		},
 		{
 			MethodName: "ListPlugins",

@@ -15,7 +15,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
-	cav1 "github.com/musterhq/muster/api/muster/ca/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/ca"
 	"github.com/musterhq/muster/internal/daemon"
@@ -123,9 +123,10 @@ func (a *administrator) issueAt(ctx context.Context, address string, config *tls
 	defer func() { _ = conn.Close() }()
 	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+a.token), issueTimeout)
 	defer cancel()
-	resp, err := cav1.NewAuthorityServiceClient(conn).IssueUser(ctx, &cav1.IssueUserRequest{Request: request, Name: "rig", Role: authv1.Role_OPERATOR}, grpc.WaitForReady(true))
+	req := &musterv1.CreateCertificateRequest{Request: string(request), Name: "rig", Role: "operator"}
+	resp, err := musterv1.NewControlServiceClient(conn).CreateCertificate(ctx, req, grpc.WaitForReady(true))
 	if err != nil {
 		return nil, fmt.Errorf("issue a person's certificate: %w", err)
 	}
-	return &ca.Issued{Certificate: resp.Certificate, Authorities: resp.Authorities}, nil
+	return &ca.Issued{Certificate: []byte(resp.Certificate), Authorities: []byte(resp.Authorities)}, nil
 }

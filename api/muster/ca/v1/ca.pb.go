@@ -10,7 +10,7 @@
 package cav1
 
 import (
-	v1 "github.com/musterhq/muster/api/muster/auth/v1"
+	_ "github.com/musterhq/muster/api/muster/auth/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -416,129 +416,6 @@ func (x *CheckResponse) GetAgainSeconds() int64 {
 	return 0
 }
 
-// Asks for a person's certificate.
-type IssueUserRequest struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Request []byte                 `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
-	Name    string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Role    v1.Role                `protobuf:"varint,3,opt,name=role,proto3,enum=muster.auth.v1.Role" json:"role,omitempty"`
-	// In seconds. 0: as long as those of daemons, which is also the most.
-	LifetimeSeconds int64 `protobuf:"varint,4,opt,name=lifetime_seconds,json=lifetimeSeconds,proto3" json:"lifetime_seconds,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
-}
-
-func (x *IssueUserRequest) Reset() {
-	*x = IssueUserRequest{}
-	mi := &file_muster_ca_v1_ca_proto_msgTypes[8]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *IssueUserRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*IssueUserRequest) ProtoMessage() {}
-
-func (x *IssueUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_ca_v1_ca_proto_msgTypes[8]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use IssueUserRequest.ProtoReflect.Descriptor instead.
-func (*IssueUserRequest) Descriptor() ([]byte, []int) {
-	return file_muster_ca_v1_ca_proto_rawDescGZIP(), []int{8}
-}
-
-func (x *IssueUserRequest) GetRequest() []byte {
-	if x != nil {
-		return x.Request
-	}
-	return nil
-}
-
-func (x *IssueUserRequest) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *IssueUserRequest) GetRole() v1.Role {
-	if x != nil {
-		return x.Role
-	}
-	return v1.Role(0)
-}
-
-func (x *IssueUserRequest) GetLifetimeSeconds() int64 {
-	if x != nil {
-		return x.LifetimeSeconds
-	}
-	return 0
-}
-
-// Holds what was issued.
-type IssueUserResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
-	Authorities   []byte                 `protobuf:"bytes,2,opt,name=authorities,proto3" json:"authorities,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *IssueUserResponse) Reset() {
-	*x = IssueUserResponse{}
-	mi := &file_muster_ca_v1_ca_proto_msgTypes[9]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *IssueUserResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*IssueUserResponse) ProtoMessage() {}
-
-func (x *IssueUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_ca_v1_ca_proto_msgTypes[9]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use IssueUserResponse.ProtoReflect.Descriptor instead.
-func (*IssueUserResponse) Descriptor() ([]byte, []int) {
-	return file_muster_ca_v1_ca_proto_rawDescGZIP(), []int{9}
-}
-
-func (x *IssueUserResponse) GetCertificate() []byte {
-	if x != nil {
-		return x.Certificate
-	}
-	return nil
-}
-
-func (x *IssueUserResponse) GetAuthorities() []byte {
-	if x != nil {
-		return x.Authorities
-	}
-	return nil
-}
-
 var File_muster_ca_v1_ca_proto protoreflect.FileDescriptor
 
 const file_muster_ca_v1_ca_proto_rawDesc = "" +
@@ -562,24 +439,14 @@ const file_muster_ca_v1_ca_proto_rawDesc = "" +
 	"\fCheckRequest\"V\n" +
 	"\rCheckResponse\x12 \n" +
 	"\vauthorities\x18\x01 \x01(\fR\vauthorities\x12#\n" +
-	"\ragain_seconds\x18\x02 \x01(\x03R\fagainSeconds\"\x95\x01\n" +
-	"\x10IssueUserRequest\x12\x18\n" +
-	"\arequest\x18\x01 \x01(\fR\arequest\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\x12(\n" +
-	"\x04role\x18\x03 \x01(\x0e2\x14.muster.auth.v1.RoleR\x04role\x12)\n" +
-	"\x10lifetime_seconds\x18\x04 \x01(\x03R\x0flifetimeSeconds\"W\n" +
-	"\x11IssueUserResponse\x12 \n" +
-	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12 \n" +
-	"\vauthorities\x18\x02 \x01(\fR\vauthorities2\xaf\x03\n" +
+	"\ragain_seconds\x18\x02 \x01(\x03R\fagainSeconds2\xd8\x02\n" +
 	"\x10AuthorityService\x12]\n" +
 	"\fGetAuthority\x12!.muster.ca.v1.GetAuthorityRequest\x1a\".muster.ca.v1.GetAuthorityResponse\"\x06\xe2\xe0\x18\x02\x10\x01\x12E\n" +
 	"\x04Join\x12\x19.muster.ca.v1.JoinRequest\x1a\x1a.muster.ca.v1.JoinResponse\"\x06\xe2\xe0\x18\x02\x10\x01\x12N\n" +
 	"\x05Renew\x12\x1a.muster.ca.v1.RenewRequest\x1a\x1b.muster.ca.v1.RenewResponse\"\f\xe2\xe0\x18\b\n" +
 	"\x06\x04\x05\x06\a\b\t\x12N\n" +
 	"\x05Check\x12\x1a.muster.ca.v1.CheckRequest\x1a\x1b.muster.ca.v1.CheckResponse\"\f\xe2\xe0\x18\b\n" +
-	"\x06\x04\x05\x06\a\b\t\x12U\n" +
-	"\tIssueUser\x12\x1e.muster.ca.v1.IssueUserRequest\x1a\x1f.muster.ca.v1.IssueUserResponse\"\a\xe2\xe0\x18\x03\n" +
-	"\x01\x03B2Z0github.com/musterhq/muster/api/muster/ca/v1;cav1b\x06proto3"
+	"\x06\x04\x05\x06\a\b\tB2Z0github.com/musterhq/muster/api/muster/ca/v1;cav1b\x06proto3"
 
 var (
 	file_muster_ca_v1_ca_proto_rawDescOnce sync.Once
@@ -593,7 +460,7 @@ func file_muster_ca_v1_ca_proto_rawDescGZIP() []byte {
 	return file_muster_ca_v1_ca_proto_rawDescData
 }
 
-var file_muster_ca_v1_ca_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_muster_ca_v1_ca_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_muster_ca_v1_ca_proto_goTypes = []any{
 	(*GetAuthorityRequest)(nil),  // 0: muster.ca.v1.GetAuthorityRequest
 	(*GetAuthorityResponse)(nil), // 1: muster.ca.v1.GetAuthorityResponse
@@ -603,27 +470,21 @@ var file_muster_ca_v1_ca_proto_goTypes = []any{
 	(*RenewResponse)(nil),        // 5: muster.ca.v1.RenewResponse
 	(*CheckRequest)(nil),         // 6: muster.ca.v1.CheckRequest
 	(*CheckResponse)(nil),        // 7: muster.ca.v1.CheckResponse
-	(*IssueUserRequest)(nil),     // 8: muster.ca.v1.IssueUserRequest
-	(*IssueUserResponse)(nil),    // 9: muster.ca.v1.IssueUserResponse
-	(v1.Role)(0),                 // 10: muster.auth.v1.Role
 }
 var file_muster_ca_v1_ca_proto_depIdxs = []int32{
-	10, // 0: muster.ca.v1.IssueUserRequest.role:type_name -> muster.auth.v1.Role
-	0,  // 1: muster.ca.v1.AuthorityService.GetAuthority:input_type -> muster.ca.v1.GetAuthorityRequest
-	2,  // 2: muster.ca.v1.AuthorityService.Join:input_type -> muster.ca.v1.JoinRequest
-	4,  // 3: muster.ca.v1.AuthorityService.Renew:input_type -> muster.ca.v1.RenewRequest
-	6,  // 4: muster.ca.v1.AuthorityService.Check:input_type -> muster.ca.v1.CheckRequest
-	8,  // 5: muster.ca.v1.AuthorityService.IssueUser:input_type -> muster.ca.v1.IssueUserRequest
-	1,  // 6: muster.ca.v1.AuthorityService.GetAuthority:output_type -> muster.ca.v1.GetAuthorityResponse
-	3,  // 7: muster.ca.v1.AuthorityService.Join:output_type -> muster.ca.v1.JoinResponse
-	5,  // 8: muster.ca.v1.AuthorityService.Renew:output_type -> muster.ca.v1.RenewResponse
-	7,  // 9: muster.ca.v1.AuthorityService.Check:output_type -> muster.ca.v1.CheckResponse
-	9,  // 10: muster.ca.v1.AuthorityService.IssueUser:output_type -> muster.ca.v1.IssueUserResponse
-	6,  // [6:11] is the sub-list for method output_type
-	1,  // [1:6] is the sub-list for method input_type
-	1,  // [1:1] is the sub-list for extension type_name
-	1,  // [1:1] is the sub-list for extension extendee
-	0,  // [0:1] is the sub-list for field type_name
+	0, // 0: muster.ca.v1.AuthorityService.GetAuthority:input_type -> muster.ca.v1.GetAuthorityRequest
+	2, // 1: muster.ca.v1.AuthorityService.Join:input_type -> muster.ca.v1.JoinRequest
+	4, // 2: muster.ca.v1.AuthorityService.Renew:input_type -> muster.ca.v1.RenewRequest
+	6, // 3: muster.ca.v1.AuthorityService.Check:input_type -> muster.ca.v1.CheckRequest
+	1, // 4: muster.ca.v1.AuthorityService.GetAuthority:output_type -> muster.ca.v1.GetAuthorityResponse
+	3, // 5: muster.ca.v1.AuthorityService.Join:output_type -> muster.ca.v1.JoinResponse
+	5, // 6: muster.ca.v1.AuthorityService.Renew:output_type -> muster.ca.v1.RenewResponse
+	7, // 7: muster.ca.v1.AuthorityService.Check:output_type -> muster.ca.v1.CheckResponse
+	4, // [4:8] is the sub-list for method output_type
+	0, // [0:4] is the sub-list for method input_type
+	0, // [0:0] is the sub-list for extension type_name
+	0, // [0:0] is the sub-list for extension extendee
+	0, // [0:0] is the sub-list for field type_name
 }
 
 func init() { file_muster_ca_v1_ca_proto_init() }
@@ -637,7 +498,7 @@ func file_muster_ca_v1_ca_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_ca_v1_ca_proto_rawDesc), len(file_muster_ca_v1_ca_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

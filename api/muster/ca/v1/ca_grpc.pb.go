@@ -26,7 +26,6 @@ const (
 	AuthorityService_Join_FullMethodName         = "/muster.ca.v1.AuthorityService/Join"
 	AuthorityService_Renew_FullMethodName        = "/muster.ca.v1.AuthorityService/Renew"
 	AuthorityService_Check_FullMethodName        = "/muster.ca.v1.AuthorityService/Check"
-	AuthorityService_IssueUser_FullMethodName    = "/muster.ca.v1.AuthorityService/IssueUser"
 )
 
 // AuthorityServiceClient is the client API for AuthorityService service.
@@ -49,8 +48,6 @@ type AuthorityServiceClient interface {
 	// Tells who has a certificate what the authority is by now, so that he renews
 	// his when its root changes. That he calls shows which root his is of.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
-	// Issues a certificate to a person, or a program that acts for people.
-	IssueUser(ctx context.Context, in *IssueUserRequest, opts ...grpc.CallOption) (*IssueUserResponse, error)
 }
 
 type authorityServiceClient struct {
@@ -101,16 +98,6 @@ func (c *authorityServiceClient) Check(ctx context.Context, in *CheckRequest, op
 	return out, nil
 }
 
-func (c *authorityServiceClient) IssueUser(ctx context.Context, in *IssueUserRequest, opts ...grpc.CallOption) (*IssueUserResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(IssueUserResponse)
-	err := c.cc.Invoke(ctx, AuthorityService_IssueUser_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
 // AuthorityServiceServer is the server API for AuthorityService service.
 // All implementations must embed UnimplementedAuthorityServiceServer
 // for forward compatibility.
@@ -131,8 +118,6 @@ type AuthorityServiceServer interface {
 	// Tells who has a certificate what the authority is by now, so that he renews
 	// his when its root changes. That he calls shows which root his is of.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
-	// Issues a certificate to a person, or a program that acts for people.
-	IssueUser(context.Context, *IssueUserRequest) (*IssueUserResponse, error)
 	mustEmbedUnimplementedAuthorityServiceServer()
 }
 
@@ -154,9 +139,6 @@ func (UnimplementedAuthorityServiceServer) Renew(context.Context, *RenewRequest)
 }
 func (UnimplementedAuthorityServiceServer) Check(context.Context, *CheckRequest) (*CheckResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
-}
-func (UnimplementedAuthorityServiceServer) IssueUser(context.Context, *IssueUserRequest) (*IssueUserResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method IssueUser not implemented")
 }
 func (UnimplementedAuthorityServiceServer) mustEmbedUnimplementedAuthorityServiceServer() {}
 func (UnimplementedAuthorityServiceServer) testEmbeddedByValue()                          {}
@@ -251,24 +233,6 @@ func _AuthorityService_Check_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
-func _AuthorityService_IssueUser_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(IssueUserRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(AuthorityServiceServer).IssueUser(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: AuthorityService_IssueUser_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(AuthorityServiceServer).IssueUser(ctx, req.(*IssueUserRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
 // AuthorityService_ServiceDesc is the grpc.ServiceDesc for AuthorityService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -291,10 +255,6 @@ var AuthorityService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Check",
 			Handler:    _AuthorityService_Check_Handler,
-		},
-		{
-			MethodName: "IssueUser",
-			Handler:    _AuthorityService_IssueUser_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

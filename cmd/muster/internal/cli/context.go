@@ -30,6 +30,9 @@ type target struct {
 	// CA is PEM; empty: the authorities of the machine.
 	CA    string `json:"ca,omitempty"`
 	Token string `json:"token,omitempty"`
+	// Certificate and Key are PEM, of one who comes with these in place of a token.
+	Certificate string `json:"certificate,omitempty"`
+	Key         string `json:"key,omitempty"`
 	// known says that it is a context, so that it has TLS whatever else is said.
 	known bool
 }
@@ -69,7 +72,7 @@ func loadContexts() (*contexts, error) {
 	return c, nil
 }
 
-func (c *contexts) save() (err error) {
+func (c *contexts) save() error {
 	path, err := contextsPath()
 	if err != nil {
 		return err
@@ -81,17 +84,8 @@ func (c *contexts) save() (err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("keep contexts: %w", err)
 	}
-	// CreateTemp makes files for their owner alone.
-	f, err := os.CreateTemp(filepath.Dir(path), "contexts.*")
-	if err != nil {
+	if err := replaceFile(path, append(b, '\n')); err != nil {
 		return fmt.Errorf("keep contexts: %w", err)
-	}
-	_, err = f.Write(append(b, '\n'))
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("keep contexts: %w", err), os.Remove(f.Name()))
 	}
 	return nil
 }
@@ -136,13 +130,16 @@ func (c *CLI) login() *cobra.Command {
 		systemCA            bool
 	)
 	cmd := &cobra.Command{
-		Use: "login ADDRESS", Short: "Log in to a cluster with an API token, and keep that as a context", Args: cobra.ExactArgs(1),
-		Long: `Log in to a cluster with an API token, and keep that as a context, which later commands use. The address may be those of
-several replicas of apid, with commas between: the first that answers is used.
+		Use: "login ADDRESS", Short: "Log in to a cluster, and keep that as a context", Args: cobra.ExactArgs(1),
+		Long: `Log in to a cluster with an API token or a client certificate, and keep that as a context, which later commands use. The
+address may be those of several replicas of apid, with commas between: the first that answers is used.
 
 The context lies in a file that you alone can read (MUSTER_CONTEXTS_FILE; default: muster/contexts.json in your
-configuration directory). Without --token the token is read from standard input.`,
-		Example: "  muster login apid.example:7700 --ca-file ca.pem < admin.token\n  muster service ls",
+configuration directory). Without --token the token is read from standard input, unless --tls-cert-file and --tls-key-file name
+a certificate and its key, which are kept in its place.`,
+		Example: `  muster login apid.example:7700 --ca-file ca.pem < admin.token
+  muster login apid.example:7700 --ca-file ca.pem --tls-cert-file ada.pem --tls-key-file ada-key.pem
+  muster service ls`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for address := range strings.SplitSeq(args[0], ",") {
 				if _, _, err := net.SplitHostPort(address); err != nil {
@@ -153,7 +150,14 @@ configuration directory). Without --token the token is read from standard input.
 				return usage("--ca-file names the cluster's authority (ca.pem of muster init); or --system-ca trusts those of this machine")
 			}
 			t := &target{Address: args[0], Token: token, known: true}
-			if t.Token == "" {
+			switch {
+			case c.tls.certFile != "" && t.Token != "":
+				return usage("give --token, or --tls-cert-file and --tls-key-file, not both")
+			case c.tls.certFile != "":
+				if err := t.certify(&c.tls); err != nil {
+					return err
+				}
+			case t.Token == "":
 				var line string
 				if _, err := fmt.Fscanln(c.In, &line); err != nil {
 					return usage("there is no token on standard input: %w", err)
@@ -196,6 +200,20 @@ configuration directory). Without --token the token is read from standard input.
 	fs.StringVar(&caFile, "ca-file", "", "PEM file of the cluster's authority")
 	fs.BoolVar(&systemCA, "system-ca", false, "trust the authorities of this machine, for the host name")
 	return cmd
+}
+
+// certify has a target come with what files hold.
+func (t *target) certify(files *tlsFlags) error {
+	certificate, err := os.ReadFile(files.certFile)
+	if err != nil {
+		return usage("--tls-cert-file: %w", err)
+	}
+	key, err := os.ReadFile(files.keyFile)
+	if err != nil {
+		return usage("--tls-key-file: %w", err)
+	}
+	t.Certificate, t.Key = string(certificate), string(key)
+	return nil
 }
 
 func (c *CLI) contexts() *cobra.Command {

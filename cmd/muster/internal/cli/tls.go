@@ -41,19 +41,14 @@ func (f *tlsFlags) credentials(t *target) (credentials.TransportCredentials, err
 			return nil, fmt.Errorf("--tls-ca-file: %w", err)
 		}
 	}
-	var pair *tls.Certificate
-	if f.certFile != "" {
-		p, err := tls.LoadX509KeyPair(f.certFile, f.keyFile)
-		if err != nil {
-			return nil, fmt.Errorf("load certificate from --tls-cert-file and --tls-key-file: %w", err)
-		}
-		pair = &p
+	pair, err := f.pair(t)
+	if err != nil {
+		return nil, err
 	}
 	host := f.serverName
 	if host == "" {
 		// Several addresses are those of apids, which are known by identity.
 		first, _, _ := strings.Cut(t.Address, ",")
-		var err error
 		if host, _, err = net.SplitHostPort(first); err != nil {
 			return nil, fmt.Errorf("host of --address: %w", err)
 		}
@@ -63,4 +58,23 @@ func (f *tlsFlags) credentials(t *target) (credentials.TransportCredentials, err
 		return nil, fmt.Errorf("--tls-ca-file: %w", err)
 	}
 	return credentials.NewTLS(c), nil
+}
+
+// pair returns the certificate that a user comes with; nil if none.
+func (f *tlsFlags) pair(t *target) (*tls.Certificate, error) {
+	switch {
+	case f.certFile != "":
+		p, err := tls.LoadX509KeyPair(f.certFile, f.keyFile)
+		if err != nil {
+			return nil, fmt.Errorf("load certificate from --tls-cert-file and --tls-key-file: %w", err)
+		}
+		return &p, nil
+	case t.Certificate != "":
+		p, err := tls.X509KeyPair([]byte(t.Certificate), []byte(t.Key))
+		if err != nil {
+			return nil, fmt.Errorf("certificate of the context: %w", err)
+		}
+		return &p, nil
+	}
+	return nil, nil
 }

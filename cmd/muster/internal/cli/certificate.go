@@ -1,0 +1,202 @@
+package cli
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/auth"
+	"github.com/musterhq/muster/internal/ca"
+)
+
+func (c *CLI) certificates() *cobra.Command {
+	return group("certificate", "Issue client certificates to people and programs", c.certificateCreate())
+}
+
+// order is what a certificate is asked for with.
+type order struct {
+	role        string
+	lifetime    time.Duration
+	out         string
+	requestFile string
+	context     string
+	force       bool
+}
+
+func (c *CLI) certificateCreate() *cobra.Command {
+	var o order
+	cmd := &cobra.Command{
+		Use: "create NAME", Short: "Issue a client certificate to a person or a program", Args: cobra.ExactArgs(1),
+		Long: `Issue a client certificate to a person or a program, signed by the cluster's own authority. Only an administrator may.
+
+The key is made here and stays here: NAME-key.pem, beside NAME.pem and ca.pem, which only their owner can read; or all of them
+in a context (--save-context). To issue one to somebody who keeps his key to himself, have him make a request for an ECDSA
+P-256 key, and give that with --request: its key alone counts, whatever else it asks for.
+
+A certificate cannot be taken back. It ends by itself, after a day unless --lifetime says otherwise, and after 30 days at most.`,
+		Example: `  muster certificate create prometheus --role viewer --lifetime 168h --out /etc/prometheus/muster
+  muster certificate create ada --role operator --save-context ada
+  openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ada-key.pem -subj /CN=ada -out ada.csr
+  muster certificate create ada --role operator --request ada.csr`,
+		RunE: func(cmd *cobra.Command, args []string) error { return c.createCertificate(cmd, args[0], &o) },
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&o.role, "role", "viewer", "viewer, operator or admin")
+	fs.DurationVar(&o.lifetime, "lifetime", 0, "how long it lasts (default: 24h)")
+	fs.StringVar(&o.out, "out", "", "directory for the files (default: the current one, or none with --save-context)")
+	fs.StringVar(&o.requestFile, "request", "", "PEM file of a certificate request, of somebody who has a key of his own")
+	fs.StringVar(&o.context, "save-context", "", "keep it as a context of this name, for this cluster")
+	fs.BoolVar(&o.force, "force", false, "replace files, or a context, that are there")
+	return cmd
+}
+
+func (o *order) check(name string) error {
+	switch {
+	case o.lifetime < 0:
+		return usage("--lifetime: %v is in the past", o.lifetime)
+	case o.requestFile != "" && o.context != "":
+		return usage("--save-context: it needs the key, and whoever made the request has that")
+	}
+	// The server would refuse it too, but it is part of a path here.
+	if err := auth.ValidName(name); err != nil {
+		return usage("%w", err)
+	}
+	if _, err := auth.PersonRole(o.role); err != nil {
+		return usage("--role: %w", err)
+	}
+	return nil
+}
+
+func (c *CLI) createCertificate(cmd *cobra.Command, name string, o *order) error {
+	if err := o.check(name); err != nil {
+		return err
+	}
+	if o.out == "" && o.context == "" {
+		o.out = "."
+	}
+	all, err := loadContexts()
+	if err != nil {
+		return err
+	}
+	if o.context != "" && all.Contexts[o.context] != nil && !o.force {
+		return usage("--save-context: there is a context %q already; --force replaces it", o.context)
+	}
+	var key, request []byte
+	if o.requestFile != "" {
+		request, err = os.ReadFile(o.requestFile)
+	} else {
+		key, request, err = ca.NewRequest()
+	}
+	if err != nil {
+		return fmt.Errorf("certificate request: %w", err)
+	}
+	files := &keepsake{dir: o.out, force: o.force, parts: map[string][]byte{name + ".pem": nil, "ca.pem": nil}}
+	if key != nil {
+		files.parts[name+"-key.pem"] = key
+	}
+	if err := files.free(); err != nil {
+		return err
+	}
+	t, err := c.target()
+	if err != nil {
+		return err
+	}
+	if c.conn, err = c.dial(t); err != nil {
+		return err
+	}
+	client := musterv1.NewControlServiceClient(c.conn)
+	req := &musterv1.CreateCertificateRequest{Name: name, Role: o.role, Request: string(request)}
+	if o.lifetime > 0 {
+		req.Lifetime = durationpb.New(o.lifetime)
+	}
+	resp, err := call(cmd, client.CreateCertificate, req)
+	if err != nil {
+		return err
+	}
+	if key != nil {
+		if _, err := tls.X509KeyPair([]byte(resp.Certificate), key); err != nil {
+			return fmt.Errorf("the certificate that was issued: %w", err)
+		}
+	}
+	c.printf("%s %s, until %s\n", o.role, name, resp.ExpiresAt.AsTime().Local().Format(time.DateTime))
+	if o.context != "" {
+		// Whoever trusts the authorities of his machine goes on to: something in front of
+		// apid has a certificate of theirs.
+		kept := &target{Address: t.Address, CA: resp.Authorities, Certificate: resp.Certificate, Key: string(key)}
+		if t.CA == "" && c.tls.caFile == "" {
+			kept.CA = ""
+		}
+		all.Contexts[o.context] = kept
+		if err := all.save(); err != nil {
+			return err
+		}
+		c.printf("context %s has it: `muster context use %s`\n", o.context, o.context)
+	}
+	files.parts[name+".pem"], files.parts["ca.pem"] = []byte(resp.Certificate), []byte(resp.Authorities)
+	return files.write()
+}
+
+// keepsake is files that their owner alone can read, in a directory; none if that
+// is "".
+type keepsake struct {
+	dir   string
+	force bool
+	parts map[string][]byte
+}
+
+// sharedFile may be there already: it is the same for everybody.
+const sharedFile = "ca.pem"
+
+// free looks before anything is issued whether there is room for the files.
+func (k *keepsake) free() error {
+	for name := range k.parts {
+		if k.dir == "" || k.force || name == sharedFile {
+			continue
+		}
+		path := filepath.Join(k.dir, name)
+		if _, err := os.Lstat(path); err == nil {
+			return usage("%s is there already; --force replaces it", path)
+		}
+	}
+	return nil
+}
+
+func (k *keepsake) write() error {
+	if k.dir == "" {
+		return nil
+	}
+	if err := os.MkdirAll(k.dir, 0o700); err != nil {
+		return fmt.Errorf("--out: %w", err)
+	}
+	for name, content := range k.parts {
+		if err := replaceFile(filepath.Join(k.dir, name), content); err != nil {
+			return fmt.Errorf("--out: %w", err)
+		}
+	}
+	return nil
+}
+
+// replaceFile writes a file that its owner alone can read, as a whole or not at
+// all.
+func replaceFile(path string, content []byte) error {
+	// CreateTemp makes files for their owner alone.
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
