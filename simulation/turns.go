@@ -3,6 +3,7 @@ package simulation
 import (
 	"bytes"
 	"math"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -30,12 +31,22 @@ type turns struct {
 	allowed map[string]uint64
 	// asked are the largest bounds that services were given since the last moment.
 	asked map[string]uint64
+	// calls are those for services, by name, that are under way or have ended in the
+	// moment that was last looked at. Of what several of them asked for in one moment
+	// only the last can be seen.
+	calls map[string][]*rollCall
 	// paused are the nodes that were paused at some time.
 	paused map[string]bool
 }
 
+// rollCall is a user's call that sets how many slots may be amid their turn.
+type rollCall struct {
+	most  uint64
+	ended time.Time
+}
+
 func newTurns(o *observer) *turns {
-	return &turns{o: o, allowed: map[string]uint64{}, asked: map[string]uint64{}, paused: map[string]bool{}}
+	return &turns{o: o, allowed: map[string]uint64{}, asked: map[string]uint64{}, calls: map[string][]*rollCall{}, paused: map[string]bool{}}
 }
 
 // advance notes what is asked for, and holds what was so at the moment before.
@@ -64,7 +75,34 @@ func (u *turns) advance(from, to *store.Snapshot) {
 	}
 }
 
+// calling notes that a user makes a call that sets how a service's tasks are
+// replaced, until end is called.
+func (o *observer) calling(service string, how *musterv1.UpdateConfig) (end func()) {
+	c := &rollCall{most: parallelism(how)}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.turns.calls[service] = append(o.turns.calls[service], c)
+	return func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		c.ended = time.Now()
+	}
+}
+
+// called notes what users have asked for in the moment that was last looked at.
+func (u *turns) called() {
+	for id, name := range u.o.names {
+		for _, c := range u.calls[name] {
+			u.asked[id] = max(u.asked[id], c.most)
+		}
+	}
+	for name, calls := range u.calls {
+		u.calls[name] = slices.DeleteFunc(calls, func(c *rollCall) bool { return !c.ended.IsZero() && !c.ended.After(u.looked) })
+	}
+}
+
 func (u *turns) hold(from, to *store.Snapshot) {
+	u.called()
 	touched := map[string]bool{}
 	for ch := range u.o.tables.Tasks.Changes(from, to) {
 		id, _, _ := state.SplitKey(ch.Key())
@@ -120,15 +158,25 @@ func (u *turns) flightOf(at *store.Snapshot, id string) (*flight, bool) {
 	}
 	r, _ := u.o.tables.Rollouts.Get(at, id)
 	f := &flight{id: id, service: s.Value, rollout: r.Value, config: rollConfigOf(s.Value, r.Value), follow: state.Follow(s.Value, r.Value)}
-	if f.most = f.config.GetParallelism(); f.most == 0 {
-		f.most = math.MaxInt
-	}
+	f.most = parallelism(f.config)
 	var err error
 	if f.endpoint, err = state.EndpointDigest(f.follow.Endpoint); err != nil {
 		return nil, false
 	}
 	f.task = u.o.spec(at, f.follow.Digest)
 	return f, true
+}
+
+// parallelism is how many slots have their turn at once; a large number if there is no
+// bound.
+func parallelism(u *musterv1.UpdateConfig) uint64 {
+	switch {
+	case u == nil:
+		return 1
+	case u.Parallelism == 0:
+		return math.MaxInt
+	}
+	return u.Parallelism
 }
 
 func (o *observer) spec(at *store.Snapshot, digest []byte) *musterv1.TaskSpec {

@@ -185,6 +185,7 @@ func (u *user) update(ctx context.Context, api musterv1.ControlServiceClient, s 
 		return nil, fmt.Errorf("%w: %w", errNotMade, err)
 	}
 	spec := clone(s.Spec)
+	defer u.c.observer.calling(s.Who, spec.Update)()
 	_, err = api.UpdateService(ctx, &musterv1.UpdateServiceRequest{Service: s.Who, Version: got.Service.Meta.Version, Spec: spec})
 	return func(accepted bool) {
 		note(&v.replicas, accepted, spec.GetReplicated().GetReplicas())
@@ -204,6 +205,7 @@ func (u *user) rollBack(ctx context.Context, api musterv1.ControlServiceClient, 
 		return nil, fmt.Errorf("%w: %w", errNotMade, err)
 	}
 	before := got.Service.PreviousSpec
+	defer u.c.observer.calling(s.Who, got.Service.Spec.GetRollback())()
 	_, err = api.RollbackService(ctx, &musterv1.RollbackServiceRequest{Service: s.Who, Version: got.Service.Meta.Version})
 	return func(accepted bool) {
 		note(&v.replicas, accepted, before.GetReplicated().GetReplicas())
