@@ -35,8 +35,9 @@ func (c *Cluster) initialize(ctx context.Context) error {
 	if err := os.MkdirAll(filepath.Dir(c.clusterKey()), 0o700); err != nil {
 		return fmt.Errorf("make directory of secrets: %w", err)
 	}
-	out, err := exec.CommandContext(ctx, c.cfg.Binary, "init", "--consul-address", c.Servers.Addresses(0),
-		"--cluster-key-file", c.clusterKey(), "--out", filepath.Dir(c.clusterKey())).CombinedOutput()
+	args := append([]string{"init", "--consul-address", c.Servers.Addresses(0),
+		"--cluster-key-file", c.clusterKey(), "--out", filepath.Dir(c.clusterKey())}, c.cfg.Args["init"]...)
+	out, err := exec.CommandContext(ctx, c.cfg.Binary, args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("muster init: %w\n%s", err, out)
 	}

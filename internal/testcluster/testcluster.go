@@ -86,7 +86,8 @@ type Config struct {
 	// authority of its own, whose certificates last for so long, and everybody joins
 	// with a token. It takes a Consul, on this machine's own network.
 	CertificateLifetime time.Duration
-	// Args are further flags of the managers, by the daemons' names; "dev" is one.
+	// Args are further flags of the managers, by the daemons' names; "dev" and
+	// "init" are such.
 	Args map[string][]string
 }
 

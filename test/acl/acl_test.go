@@ -30,34 +30,6 @@ const policies = "../../compose/consul/policies"
 // waitTimeout bounds what is waited for.
 const waitTimeout = time.Minute
 
-// tokens are the daemons' tokens by their names.
-type tokens map[string]string
-
-// make makes each daemon's policy and token, as compose/consul/bootstrap.sh does.
-func (k tokens) make(ctx context.Context, servers *consultest.Cluster) error {
-	client, err := dial(servers, consultest.ManagementToken)
-	if err != nil {
-		return err
-	}
-	options := (&api.WriteOptions{}).WithContext(ctx)
-	for _, daemon := range testcluster.Managers() {
-		rules, err := os.ReadFile(filepath.Join(policies, daemon+".hcl"))
-		if err != nil {
-			return err
-		}
-		name := "muster-" + daemon
-		if _, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: name, Rules: string(rules)}, options); err != nil {
-			return fmt.Errorf("policy of %s: %w", daemon, err)
-		}
-		if _, _, err := client.ACL().TokenCreate(&api.ACLToken{
-			SecretID: k[daemon], Description: name, Policies: []*api.ACLTokenPolicyLink{{Name: name}},
-		}, options); err != nil {
-			return fmt.Errorf("token of %s: %w", daemon, err)
-		}
-	}
-	return nil
-}
-
 func dial(servers *consultest.Cluster, token string) (*api.Client, error) {
 	return api.NewClient(&api.Config{Address: servers.Servers()[0].Address, Token: token})
 }
@@ -70,22 +42,14 @@ func TestPolicies(t *testing.T) {
 	if err := rig.Build(t.Context(), "../..", filepath.Join(dir, "built")); err != nil {
 		t.Fatal(err)
 	}
-	k, args := tokens{}, map[string][]string{}
-	for i, daemon := range testcluster.Managers() {
-		k[daemon] = fmt.Sprintf("%08d-2222-3333-4444-555555555555", i)
-		file := filepath.Join(dir, daemon+".token")
-		if err := os.WriteFile(file, []byte(k[daemon]+"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		args[daemon] = []string{"--consul-token-file", file}
-	}
+	k := rig.NewConsulTokens(policies)
 	home := filepath.Join(dir, "cluster")
 	must(t, os.Mkdir(home, 0o700))
+	cfg := testcluster.Config{Dir: home, Replicas: 2}
+	must(t, k.Secure(&cfg, dir))
 	r, err := rig.Start(t.Context(), rig.Config{
-		Config: testcluster.Config{
-			Dir: home, Replicas: 2, Args: args, ConsulSettings: []string{consultest.ACL}, Prepare: k.make,
-		},
-		Built: filepath.Join(dir, "built"), NodeIDs: map[string]string{"alpha": "node-alpha"},
+		Config: cfg,
+		Built:  filepath.Join(dir, "built"), NodeIDs: map[string]string{"alpha": "node-alpha"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -138,7 +102,7 @@ func enough(t *testing.T, r *rig.Rig) {
 }
 
 // noMore tries with each daemon's token what only others do.
-func noMore(t *testing.T, servers *consultest.Cluster, k tokens) {
+func noMore(t *testing.T, servers *consultest.Cluster, k *rig.ConsulTokens) {
 	own := map[string][]string{
 		"apid":          {"services", "specs", "names", "nodes", "clusters", "authorities", "tokens"},
 		"orchestratord": {"tasks", "rollouts"},
@@ -148,7 +112,7 @@ func noMore(t *testing.T, servers *consultest.Cluster, k tokens) {
 	}
 	for _, daemon := range testcluster.Managers() {
 		t.Run(daemon, func(t *testing.T) {
-			client, err := dial(servers, k[daemon])
+			client, err := dial(servers, k.Of(daemon))
 			must(t, err)
 			write := func(key string) error {
 				_, err := client.KV().Put(&api.KVPair{Key: key, Value: []byte("x")}, nil)
@@ -165,7 +129,7 @@ func noMore(t *testing.T, servers *consultest.Cluster, k tokens) {
 				}
 			}
 			// Such a refusal is none that trying again could mend.
-			store, err := consul.New(consul.Config{Address: servers.Servers()[0].Address, Token: k[daemon]})
+			store, err := consul.New(consul.Config{Address: servers.Servers()[0].Address, Token: k.Of(daemon)})
 			must(t, err)
 			for verb, op := range map[string]kv.Op{
 				"compare-and-set":  {Verb: kv.CAS, Key: "muster/zz", Value: []byte("x")},

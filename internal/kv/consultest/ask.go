@@ -91,6 +91,19 @@ func (s *Server) Restore(ctx context.Context, from []byte) error {
 	return resp.Body.Close()
 }
 
+// Deregister takes a node, with its services and sessions, out of Consul's catalog.
+func (s *Server) Deregister(ctx context.Context, node string) error {
+	body, err := json.Marshal(map[string]string{"Node": node})
+	if err != nil {
+		return fmt.Errorf("deregister %s: %w", node, err)
+	}
+	resp, err := s.call(ctx, http.MethodPut, "/v1/catalog/deregister", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
 // get asks the server's HTTP API.
 func (s *Server) get(ctx context.Context, path string, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)

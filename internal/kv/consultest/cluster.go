@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -145,6 +146,20 @@ func (c *Cluster) Restart() error {
 		}
 	}
 	return nil
+}
+
+// Replace kills all servers, throws away all that they hold, and starts new ones
+// in their places, as after the loss of all machines.
+func (c *Cluster) Replace() error {
+	if err := c.Kill(); err != nil {
+		return err
+	}
+	for _, s := range c.servers {
+		if err := os.RemoveAll(filepath.Join(s.dir, "data")); err != nil {
+			return fmt.Errorf("throw a server's data away: %w", err)
+		}
+	}
+	return c.Restart()
 }
 
 // Kill kills all servers. Their data stays, for Restart.
