@@ -43,6 +43,29 @@ func TestCluster(t *testing.T) {
 	node := api.node(t)
 	s.script(t, "down")
 	t.Run("nothing is left", func(t *testing.T) { nothingLeft(t, s, node) })
+	t.Run("small", func(t *testing.T) { small(t, s.beside(t, "small")) })
+}
+
+// small takes the set with one of each through the shortest life there is.
+func small(t *testing.T, s *site) {
+	s.script(t, "up", "--small")
+	for _, service := range append(managers(), "worker", "consul-1") {
+		if n := len(s.containers(t, service)); n != 1 {
+			t.Errorf("there are %d of %s, want 1", n, service)
+		}
+	}
+	if all := strings.Fields(s.docker(t, "ps", "-q", "--filter", "label=com.docker.compose.project="+s.project)); len(all) != len(managers())+2 {
+		t.Errorf("%d containers run, want one of each", len(all))
+	}
+	api := s.client(t)
+	api.create(t, s.web("little", 2))
+	s.awaitContainers(t, "little", 2)
+	if out, err := s.muster(t.Context(), "cluster", "status", "--wait", "60s"); err != nil {
+		t.Errorf("the cluster is not well: %v\n%s", err, out)
+	}
+	node := api.node(t)
+	s.script(t, "down")
+	nothingLeft(t, s, node)
 }
 
 // closed calls as those whom nobody knows.

@@ -43,6 +43,22 @@ type site struct {
 // when the test ends.
 func newSite(t *testing.T) *site {
 	t.Helper()
+	s := newImages(t)
+	s.found(t, "")
+	return s
+}
+
+// beside is another project, with the same images.
+func (s *site) beside(t *testing.T, name string) *site {
+	t.Helper()
+	other := &site{project: s.project + "-" + name, tag: s.tag, shell: s.shell, dir: t.TempDir()}
+	other.found(t, name)
+	return other
+}
+
+// newImages makes what projects share: their images.
+func newImages(t *testing.T) *site {
+	t.Helper()
 	for _, program := range []string{"docker-compose", "consul", "busybox"} {
 		testneed.Program(t, program)
 	}
@@ -51,6 +67,12 @@ func newSite(t *testing.T) *site {
 	s := &site{project: "muster-test-" + id, tag: "test-" + id, shell: "muster-test-shell:" + id, dir: t.TempDir()}
 	t.Cleanup(func() { s.removeImages(t) })
 	s.makeImages(t)
+	return s
+}
+
+// found says where the project has everything. The name tells its logs from others'.
+func (s *site) found(t *testing.T, name string) {
+	t.Helper()
 	bin, err := filepath.Abs(filepath.Join(root, "bin/image/programs/linux-"+runtime.GOARCH))
 	must(t, err)
 	grpc, rest := freePorts(t)
@@ -63,12 +85,11 @@ func newSite(t *testing.T) *site {
 	t.Cleanup(func() {
 		if t.Failed() {
 			out, err := s.tryCompose(context.WithoutCancel(t.Context()), "logs", "--tail", "40")
-			t.Log(out, err)
+			t.Log(name, out, err)
 		}
 		// Also where the test ended in the middle.
 		s.script(t, "down")
 	})
-	return s
 }
 
 // freePorts finds two ranges of two ports that nobody uses, below those that
