@@ -47,8 +47,8 @@ var (
 type Config struct {
 	KV     kv.KV
 	Prefix string
-	// Key is what its secrets are sealed with.
-	Key *Key
+	// Keys are what its secrets are sealed with.
+	Keys *Keyring
 	// Lifetime is that of certificates.
 	Lifetime time.Duration
 	// CheckInterval is how often whoever has a certificate asks what the authority
@@ -74,11 +74,13 @@ type opened struct {
 	record  *recordv1.Authority
 	secrets *recordv1.AuthoritySecrets
 	signer  *signer
+	// key is the one that they are sealed with.
+	key *Key
 }
 
 // New starts nothing: see Run.
 func New(cfg Config) (*Authority, error) {
-	if cfg.Key == nil {
+	if cfg.Keys == nil {
 		return nil, errors.New("authority: there is no key")
 	}
 	if cfg.Lifetime < MinLifetime {
@@ -110,7 +112,7 @@ func (a *Authority) Init(ctx context.Context) (made bool, err error) {
 		return false, err
 	}
 	record := &recordv1.Authority{Domain: domain, Certificates: [][]byte{certificate}, CreatedAt: now.UnixMilli(), UpdatedAt: now.UnixMilli()}
-	if err := a.seal(record, &recordv1.AuthoritySecrets{Key: key, WorkerJoin: newSecret(), ManagerJoin: newSecret()}); err != nil {
+	if err := a.seal(record, &recordv1.AuthoritySecrets{Key: key, WorkerJoin: newSecret(), ManagerJoin: newSecret()}, a.keys()[0]); err != nil {
 		return false, err
 	}
 	err = a.store.Update(ctx, func(tx *store.Tx) error {
@@ -127,21 +129,21 @@ func (a *Authority) Init(ctx context.Context) (made bool, err error) {
 	return made, err
 }
 
-func (a *Authority) seal(record *recordv1.Authority, secrets *recordv1.AuthoritySecrets) error {
+func (a *Authority) seal(record *recordv1.Authority, secrets *recordv1.AuthoritySecrets, key *Key) error {
 	plain, err := proto.Marshal(secrets)
 	if err != nil {
 		return fmt.Errorf("encode secrets of authority: %w", err)
 	}
-	record.Sealed, err = a.cfg.Key.Seal(sealUse+record.Domain, plain)
+	record.Sealed, err = key.Seal(sealUse+record.Domain, plain)
 	return err
 }
 
 func (a *Authority) unseal(record *recordv1.Authority, version uint64) (*opened, error) {
-	plain, err := a.cfg.Key.Open(sealUse+record.Domain, record.Sealed)
+	plain, key, err := openWith(a.keys(), sealUse+record.Domain, record.Sealed)
 	if err != nil {
 		return nil, fmt.Errorf("open the authority's secrets with the cluster key: %w", err)
 	}
-	o := &opened{version: version, record: record, secrets: &recordv1.AuthoritySecrets{}, signer: &signer{}}
+	o := &opened{version: version, record: record, secrets: &recordv1.AuthoritySecrets{}, signer: &signer{}, key: key}
 	if err := proto.Unmarshal(plain, o.secrets); err != nil {
 		return nil, fmt.Errorf("decode secrets of authority: %w", err)
 	}
@@ -151,12 +153,12 @@ func (a *Authority) unseal(record *recordv1.Authority, version uint64) (*opened,
 	if o.signer.certificate, err = x509.ParseCertificate(record.Certificates[0]); err != nil {
 		return nil, fmt.Errorf("certificate of authority: %w", err)
 	}
-	key, err := x509.ParsePKCS8PrivateKey(o.secrets.Key)
+	signing, err := x509.ParsePKCS8PrivateKey(o.secrets.Key)
 	if err != nil {
 		return nil, fmt.Errorf("key of authority: %w", err)
 	}
 	var ok bool
-	if o.signer.key, ok = key.(crypto.Signer); !ok {
+	if o.signer.key, ok = signing.(crypto.Signer); !ok {
 		return nil, errors.New("key of authority: it cannot sign")
 	}
 	return o, nil

@@ -46,7 +46,12 @@ const lifetime = time.Hour
 // run runs an authority until the test ends.
 func run(t *testing.T, space *embedded.KV, key *ca.Key) *ca.Authority {
 	t.Helper()
-	a, err := ca.New(ca.Config{KV: space, Prefix: "muster", Key: key, Lifetime: lifetime, Logger: zaptest.NewLogger(t)})
+	return runWith(t, space, ca.NewKeyring(key))
+}
+
+func runWith(t *testing.T, space *embedded.KV, keys *ca.Keyring) *ca.Authority {
+	t.Helper()
+	a, err := ca.New(ca.Config{KV: space, Prefix: "muster", Keys: keys, Lifetime: lifetime, Logger: zaptest.NewLogger(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,26 +304,6 @@ func TestSealed(t *testing.T) {
 	}
 	if _, err := key.Open("use", nil); err == nil {
 		t.Error("nothing opens")
-	}
-}
-
-func TestKeyFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "key")
-	made, err := ca.MakeKey(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if loaded, err := ca.LoadKey(path); err != nil || *loaded != *made {
-		t.Errorf("the key is not found again: %v", err)
-	}
-	if _, err := ca.MakeKey(path); err == nil {
-		t.Error("a key is overwritten")
-	}
-	if err := os.WriteFile(path, []byte("short"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ca.LoadKey(path); err == nil {
-		t.Error("half a key is a key")
 	}
 }
 

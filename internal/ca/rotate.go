@@ -151,7 +151,7 @@ func (a *Authority) change(ctx context.Context, f func(o *opened, record *record
 			return err
 		}
 		record.UpdatedAt = time.Now().UnixMilli()
-		if err := a.seal(record, o.secrets); err != nil {
+		if err := a.seal(record, o.secrets, o.key); err != nil {
 			return err
 		}
 		a.table.Put(tx, state.ClusterID, record)

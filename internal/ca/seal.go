@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 )
 
 // Key seals what must not be read from the store. It is never in the store
@@ -17,19 +16,6 @@ type Key [32]byte
 
 // errSealed says that something was not sealed with this key for this use.
 var errSealed = errors.New("it was sealed with another key, or was changed since")
-
-// LoadKey reads a key from a file: 32 bytes in base64.
-func LoadKey(path string) (*Key, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read cluster key: %w", err)
-	}
-	b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(text)))
-	if err != nil || len(b) != len(Key{}) {
-		return nil, fmt.Errorf("read cluster key: %s does not hold %d bytes in base64", path, len(Key{}))
-	}
-	return (*Key)(b), nil
-}
 
 // MakeKey writes a new key to a file that must not be there yet.
 func MakeKey(path string) (*Key, error) {
@@ -69,6 +55,17 @@ func (k *Key) Seal(use string, plain []byte) ([]byte, error) {
 		return nil, err
 	}
 	return a.Seal(nil, nil, plain, []byte(use)), nil
+}
+
+// openWith decrypts with whichever of some keys it was sealed with.
+func openWith(keys []*Key, use string, sealed []byte) (plain []byte, with *Key, err error) {
+	err = errSealed
+	for _, k := range keys {
+		if plain, err = k.Open(use, sealed); err == nil {
+			return plain, k, nil
+		}
+	}
+	return nil, nil, err
 }
 
 // Open decrypts what was sealed for a use.

@@ -56,6 +56,8 @@ type reporter struct {
 	member shards.Member
 	view   *store.Store
 	creds  Credentials
+	// keys names the cluster's keys that the daemon has; nil if it has none.
+	keys func() []string
 }
 
 func (r *reporter) Report(context.Context, *daemonv1.ReportRequest) (*daemonv1.ReportResponse, error) {
@@ -67,6 +69,9 @@ func (r *reporter) Report(context.Context, *daemonv1.ReportRequest) (*daemonv1.R
 	}
 	if r.creds.Secure() {
 		resp.Root = r.creds.source.Get().Root
+	}
+	if r.keys != nil {
+		resp.Keys = r.keys()
 	}
 	if r.view != nil {
 		resp.View = viewMessage(r.view)

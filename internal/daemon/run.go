@@ -33,6 +33,12 @@ type Service interface {
 	View() *store.Store
 }
 
+// KeyHolder is a Service that has the cluster's keys.
+type KeyHolder interface {
+	// ClusterKeys names them, the first one first.
+	ClusterKeys() []string
+}
+
 // Host is what a daemon runs in: a store, credentials, a logger and a
 // registry, which daemons in one process may share.
 type Host struct {
@@ -162,7 +168,11 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 		return errors.Join(fmt.Errorf("%s: %w", spec.Name, err), spec.Listener.Close())
 	}
 	defer h.enter(instance, running{spec.Name, service.View()})()
-	daemonv1.RegisterDaemonServiceServer(server, &reporter{member: env.Member, view: service.View(), creds: h.Credentials})
+	report := &reporter{member: env.Member, view: service.View(), creds: h.Credentials}
+	if holder, ok := service.(KeyHolder); ok {
+		report.keys = holder.ClusterKeys
+	}
+	daemonv1.RegisterDaemonServiceServer(server, report)
 	if err := h.Guard.Learn(server.GetServiceInfo()); err != nil {
 		return errors.Join(fmt.Errorf("%s: %w", spec.Name, err), spec.Listener.Close())
 	}

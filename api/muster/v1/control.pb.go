@@ -5252,6 +5252,268 @@ func (x *RotateAuthorityResponse) GetAuthority() *Authority {
 	return nil
 }
 
+// Asks for the cluster's keys.
+type GetClusterKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetClusterKeysRequest) Reset() {
+	*x = GetClusterKeysRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[90]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetClusterKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetClusterKeysRequest) ProtoMessage() {}
+
+func (x *GetClusterKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[90]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetClusterKeysRequest.ProtoReflect.Descriptor instead.
+func (*GetClusterKeysRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{90}
+}
+
+// Tells of the cluster's keys, by names that say nothing of what they are.
+type GetClusterKeysResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key that seals.
+	SealedWith string `protobuf:"bytes,1,opt,name=sealed_with,json=sealedWith,proto3" json:"sealed_with,omitempty"`
+	// Who has which, in order of instance.
+	Holders       []*KeyHolder `protobuf:"bytes,2,rep,name=holders,proto3" json:"holders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetClusterKeysResponse) Reset() {
+	*x = GetClusterKeysResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetClusterKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetClusterKeysResponse) ProtoMessage() {}
+
+func (x *GetClusterKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetClusterKeysResponse.ProtoReflect.Descriptor instead.
+func (*GetClusterKeysResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{91}
+}
+
+func (x *GetClusterKeysResponse) GetSealedWith() string {
+	if x != nil {
+		return x.SealedWith
+	}
+	return ""
+}
+
+func (x *GetClusterKeysResponse) GetHolders() []*KeyHolder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+// KeyHolder is an apid, and the cluster's keys that it has.
+type KeyHolder struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Instance string                 `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	Address  string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// The first is what it would reseal with.
+	Keys []string `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`
+	// Why that is not known. Empty: it is.
+	Problem       string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyHolder) Reset() {
+	*x = KeyHolder{}
+	mi := &file_muster_v1_control_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyHolder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyHolder) ProtoMessage() {}
+
+func (x *KeyHolder) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyHolder.ProtoReflect.Descriptor instead.
+func (*KeyHolder) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{92}
+}
+
+func (x *KeyHolder) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *KeyHolder) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *KeyHolder) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *KeyHolder) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+// Asks to seal with another key.
+type ResealClusterRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResealClusterRequest) Reset() {
+	*x = ResealClusterRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[93]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResealClusterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResealClusterRequest) ProtoMessage() {}
+
+func (x *ResealClusterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[93]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResealClusterRequest.ProtoReflect.Descriptor instead.
+func (*ResealClusterRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{93}
+}
+
+// Tells of the cluster's keys as they are now.
+type ResealClusterResponse struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	SealedWith string                 `protobuf:"bytes,1,opt,name=sealed_with,json=sealedWith,proto3" json:"sealed_with,omitempty"`
+	// The key that sealed before; the same if nothing has changed.
+	Before        string       `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	Holders       []*KeyHolder `protobuf:"bytes,3,rep,name=holders,proto3" json:"holders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResealClusterResponse) Reset() {
+	*x = ResealClusterResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[94]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResealClusterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResealClusterResponse) ProtoMessage() {}
+
+func (x *ResealClusterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[94]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResealClusterResponse.ProtoReflect.Descriptor instead.
+func (*ResealClusterResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{94}
+}
+
+func (x *ResealClusterResponse) GetSealedWith() string {
+	if x != nil {
+		return x.SealedWith
+	}
+	return ""
+}
+
+func (x *ResealClusterResponse) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+func (x *ResealClusterResponse) GetHolders() []*KeyHolder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
 // Authority is the cluster's own certificate authority.
 type Authority struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -5268,7 +5530,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_muster_v1_control_proto_msgTypes[90]
+	mi := &file_muster_v1_control_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5280,7 +5542,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[90]
+	mi := &file_muster_v1_control_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5293,7 +5555,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{90}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *Authority) GetDomain() string {
@@ -5337,7 +5599,7 @@ type RootRotation struct {
 
 func (x *RootRotation) Reset() {
 	*x = RootRotation{}
-	mi := &file_muster_v1_control_proto_msgTypes[91]
+	mi := &file_muster_v1_control_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5349,7 +5611,7 @@ func (x *RootRotation) String() string {
 func (*RootRotation) ProtoMessage() {}
 
 func (x *RootRotation) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[91]
+	mi := &file_muster_v1_control_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5362,7 +5624,7 @@ func (x *RootRotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRotation.ProtoReflect.Descriptor instead.
 func (*RootRotation) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{91}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *RootRotation) GetStartedAt() *timestamppb.Timestamp {
@@ -5426,7 +5688,7 @@ type ApiToken struct {
 
 func (x *ApiToken) Reset() {
 	*x = ApiToken{}
-	mi := &file_muster_v1_control_proto_msgTypes[92]
+	mi := &file_muster_v1_control_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5438,7 +5700,7 @@ func (x *ApiToken) String() string {
 func (*ApiToken) ProtoMessage() {}
 
 func (x *ApiToken) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[92]
+	mi := &file_muster_v1_control_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5451,7 +5713,7 @@ func (x *ApiToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiToken.ProtoReflect.Descriptor instead.
 func (*ApiToken) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{92}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *ApiToken) GetId() string {
@@ -5510,7 +5772,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[93]
+	mi := &file_muster_v1_control_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5522,7 +5784,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[93]
+	mi := &file_muster_v1_control_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5535,7 +5797,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{93}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *CreateTokenRequest) GetName() string {
@@ -5570,7 +5832,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[94]
+	mi := &file_muster_v1_control_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5582,7 +5844,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[94]
+	mi := &file_muster_v1_control_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5595,7 +5857,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{94}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *CreateTokenResponse) GetToken() *ApiToken {
@@ -5621,7 +5883,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[95]
+	mi := &file_muster_v1_control_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5633,7 +5895,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[95]
+	mi := &file_muster_v1_control_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5646,7 +5908,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{95}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{100}
 }
 
 // Holds all tokens, in order of id.
@@ -5659,7 +5921,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[96]
+	mi := &file_muster_v1_control_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5671,7 +5933,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[96]
+	mi := &file_muster_v1_control_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5684,7 +5946,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{96}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *ListTokensResponse) GetTokens() []*ApiToken {
@@ -5704,7 +5966,7 @@ type RemoveTokenRequest struct {
 
 func (x *RemoveTokenRequest) Reset() {
 	*x = RemoveTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[97]
+	mi := &file_muster_v1_control_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5716,7 +5978,7 @@ func (x *RemoveTokenRequest) String() string {
 func (*RemoveTokenRequest) ProtoMessage() {}
 
 func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[97]
+	mi := &file_muster_v1_control_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5729,7 +5991,7 @@ func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{97}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *RemoveTokenRequest) GetToken() string {
@@ -5748,7 +6010,7 @@ type RemoveTokenResponse struct {
 
 func (x *RemoveTokenResponse) Reset() {
 	*x = RemoveTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[98]
+	mi := &file_muster_v1_control_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5760,7 +6022,7 @@ func (x *RemoveTokenResponse) String() string {
 func (*RemoveTokenResponse) ProtoMessage() {}
 
 func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[98]
+	mi := &file_muster_v1_control_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5773,7 +6035,7 @@ func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{98}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{103}
 }
 
 // Asks for a person's certificate.
@@ -5794,7 +6056,7 @@ type CreateCertificateRequest struct {
 
 func (x *CreateCertificateRequest) Reset() {
 	*x = CreateCertificateRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[99]
+	mi := &file_muster_v1_control_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5806,7 +6068,7 @@ func (x *CreateCertificateRequest) String() string {
 func (*CreateCertificateRequest) ProtoMessage() {}
 
 func (x *CreateCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[99]
+	mi := &file_muster_v1_control_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5819,7 +6081,7 @@ func (x *CreateCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCertificateRequest.ProtoReflect.Descriptor instead.
 func (*CreateCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{99}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *CreateCertificateRequest) GetName() string {
@@ -5865,7 +6127,7 @@ type CreateCertificateResponse struct {
 
 func (x *CreateCertificateResponse) Reset() {
 	*x = CreateCertificateResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[100]
+	mi := &file_muster_v1_control_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5877,7 +6139,7 @@ func (x *CreateCertificateResponse) String() string {
 func (*CreateCertificateResponse) ProtoMessage() {}
 
 func (x *CreateCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[100]
+	mi := &file_muster_v1_control_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5890,7 +6152,7 @@ func (x *CreateCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCertificateResponse.ProtoReflect.Descriptor instead.
 func (*CreateCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{100}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *CreateCertificateResponse) GetCertificate() string {
@@ -6223,7 +6485,23 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x16RotateAuthorityRequest\x12\x16\n" +
 	"\x06finish\x18\x01 \x01(\bR\x06finish\"M\n" +
 	"\x17RotateAuthorityResponse\x122\n" +
-	"\tauthority\x18\x01 \x01(\v2\x14.muster.v1.AuthorityR\tauthority\"|\n" +
+	"\tauthority\x18\x01 \x01(\v2\x14.muster.v1.AuthorityR\tauthority\"\x17\n" +
+	"\x15GetClusterKeysRequest\"i\n" +
+	"\x16GetClusterKeysResponse\x12\x1f\n" +
+	"\vsealed_with\x18\x01 \x01(\tR\n" +
+	"sealedWith\x12.\n" +
+	"\aholders\x18\x02 \x03(\v2\x14.muster.v1.KeyHolderR\aholders\"o\n" +
+	"\tKeyHolder\x12\x1a\n" +
+	"\binstance\x18\x01 \x01(\tR\binstance\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04keys\x18\x03 \x03(\tR\x04keys\x12\x18\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\"\x16\n" +
+	"\x14ResealClusterRequest\"\x80\x01\n" +
+	"\x15ResealClusterResponse\x12\x1f\n" +
+	"\vsealed_with\x18\x01 \x01(\tR\n" +
+	"sealedWith\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\tR\x06before\x12.\n" +
+	"\aholders\x18\x03 \x03(\v2\x14.muster.v1.KeyHolderR\aholders\"|\n" +
 	"\tAuthority\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\"\n" +
 	"\fcertificates\x18\x02 \x01(\tR\fcertificates\x123\n" +
@@ -6299,7 +6577,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"\x06STDOUT\x10\x01\x12\n" +
 	"\n" +
-	"\x06STDERR\x10\x022\x82,\n" +
+	"\x06STDERR\x10\x022\xf9-\n" +
 	"\x0eControlService\x12~\n" +
 	"\rCreateService\x12\x1f.muster.v1.CreateServiceRequest\x1a .muster.v1.CreateServiceResponse\"*\xe2\xe0\x18\x03\n" +
 	"\x01\x02\x82\xd3\xe4\x93\x02\x1d:\x04specb\aservice\"\f/v1/services\x12y\n" +
@@ -6383,7 +6661,11 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\fGetAuthority\x12\x1e.muster.v1.GetAuthorityRequest\x1a\x1f.muster.v1.GetAuthorityResponse\"/\xe2\xe0\x18\x03\n" +
 	"\x01\x01\x82\xd3\xe4\x93\x02\"b\tauthority\x12\x15/v1/cluster/authority\x12\x93\x01\n" +
 	"\x0fRotateAuthority\x12!.muster.v1.RotateAuthorityRequest\x1a\".muster.v1.RotateAuthorityResponse\"9\xe2\xe0\x18\x03\n" +
-	"\x01\x03\x82\xd3\xe4\x93\x02,:\x01*b\tauthority\"\x1c/v1/cluster/authority:rotate\x12j\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02,:\x01*b\tauthority\"\x1c/v1/cluster/authority:rotate\x12v\n" +
+	"\x0eGetClusterKeys\x12 .muster.v1.GetClusterKeysRequest\x1a!.muster.v1.GetClusterKeysResponse\"\x1f\xe2\xe0\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/cluster/keys\x12}\n" +
+	"\rResealCluster\x12\x1f.muster.v1.ResealClusterRequest\x1a .muster.v1.ResealClusterResponse\")\xe2\xe0\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02\x1c:\x01*\"\x17/v1/cluster/keys:reseal\x12j\n" +
 	"\vCreateToken\x12\x1d.muster.v1.CreateTokenRequest\x1a\x1e.muster.v1.CreateTokenResponse\"\x1c\xe2\xe0\x18\x03\n" +
 	"\x01\x03\x82\xd3\xe4\x93\x02\x0f:\x01*\"\n" +
 	"/v1/tokens\x12d\n" +
@@ -6417,7 +6699,7 @@ func file_muster_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 101)
+var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 106)
 var file_muster_v1_control_proto_goTypes = []any{
 	(ObjectKind)(0),                   // 0: muster.v1.ObjectKind
 	(WatchAction)(0),                  // 1: muster.v1.WatchAction
@@ -6513,227 +6795,238 @@ var file_muster_v1_control_proto_goTypes = []any{
 	(*GetAuthorityResponse)(nil),      // 91: muster.v1.GetAuthorityResponse
 	(*RotateAuthorityRequest)(nil),    // 92: muster.v1.RotateAuthorityRequest
 	(*RotateAuthorityResponse)(nil),   // 93: muster.v1.RotateAuthorityResponse
-	(*Authority)(nil),                 // 94: muster.v1.Authority
-	(*RootRotation)(nil),              // 95: muster.v1.RootRotation
-	(*ApiToken)(nil),                  // 96: muster.v1.ApiToken
-	(*CreateTokenRequest)(nil),        // 97: muster.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),       // 98: muster.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),         // 99: muster.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),        // 100: muster.v1.ListTokensResponse
-	(*RemoveTokenRequest)(nil),        // 101: muster.v1.RemoveTokenRequest
-	(*RemoveTokenResponse)(nil),       // 102: muster.v1.RemoveTokenResponse
-	(*CreateCertificateRequest)(nil),  // 103: muster.v1.CreateCertificateRequest
-	(*CreateCertificateResponse)(nil), // 104: muster.v1.CreateCertificateResponse
-	(*ServiceSpec)(nil),               // 105: muster.v1.ServiceSpec
-	(*Service)(nil),                   // 106: muster.v1.Service
-	(*Task)(nil),                      // 107: muster.v1.Task
-	(TaskState)(0),                    // 108: muster.v1.TaskState
-	(*Node)(nil),                      // 109: muster.v1.Node
-	(NodeStatus_State)(0),             // 110: muster.v1.NodeStatus.State
-	(NodeSpec_Availability)(0),        // 111: muster.v1.NodeSpec.Availability
-	(*NodeSpec)(nil),                  // 112: muster.v1.NodeSpec
-	(*NetworkSpec)(nil),               // 113: muster.v1.NetworkSpec
-	(*Network)(nil),                   // 114: muster.v1.Network
-	(*SecretSpec)(nil),                // 115: muster.v1.SecretSpec
-	(*Secret)(nil),                    // 116: muster.v1.Secret
-	(*ConfigSpec)(nil),                // 117: muster.v1.ConfigSpec
-	(*Config)(nil),                    // 118: muster.v1.Config
-	(*VolumeSpec)(nil),                // 119: muster.v1.VolumeSpec
-	(*Volume)(nil),                    // 120: muster.v1.Volume
-	(*Cluster)(nil),                   // 121: muster.v1.Cluster
-	(*StoreStatus)(nil),               // 122: muster.v1.StoreStatus
-	(*DaemonInstance)(nil),            // 123: muster.v1.DaemonInstance
-	(*SubsystemStatus)(nil),           // 124: muster.v1.SubsystemStatus
-	(*NodeSummary)(nil),               // 125: muster.v1.NodeSummary
-	(*ClusterSpec)(nil),               // 126: muster.v1.ClusterSpec
-	(*ExecutorDescription)(nil),       // 127: muster.v1.ExecutorDescription
-	(*timestamppb.Timestamp)(nil),     // 128: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 129: google.protobuf.Duration
+	(*GetClusterKeysRequest)(nil),     // 94: muster.v1.GetClusterKeysRequest
+	(*GetClusterKeysResponse)(nil),    // 95: muster.v1.GetClusterKeysResponse
+	(*KeyHolder)(nil),                 // 96: muster.v1.KeyHolder
+	(*ResealClusterRequest)(nil),      // 97: muster.v1.ResealClusterRequest
+	(*ResealClusterResponse)(nil),     // 98: muster.v1.ResealClusterResponse
+	(*Authority)(nil),                 // 99: muster.v1.Authority
+	(*RootRotation)(nil),              // 100: muster.v1.RootRotation
+	(*ApiToken)(nil),                  // 101: muster.v1.ApiToken
+	(*CreateTokenRequest)(nil),        // 102: muster.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),       // 103: muster.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),         // 104: muster.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),        // 105: muster.v1.ListTokensResponse
+	(*RemoveTokenRequest)(nil),        // 106: muster.v1.RemoveTokenRequest
+	(*RemoveTokenResponse)(nil),       // 107: muster.v1.RemoveTokenResponse
+	(*CreateCertificateRequest)(nil),  // 108: muster.v1.CreateCertificateRequest
+	(*CreateCertificateResponse)(nil), // 109: muster.v1.CreateCertificateResponse
+	(*ServiceSpec)(nil),               // 110: muster.v1.ServiceSpec
+	(*Service)(nil),                   // 111: muster.v1.Service
+	(*Task)(nil),                      // 112: muster.v1.Task
+	(TaskState)(0),                    // 113: muster.v1.TaskState
+	(*Node)(nil),                      // 114: muster.v1.Node
+	(NodeStatus_State)(0),             // 115: muster.v1.NodeStatus.State
+	(NodeSpec_Availability)(0),        // 116: muster.v1.NodeSpec.Availability
+	(*NodeSpec)(nil),                  // 117: muster.v1.NodeSpec
+	(*NetworkSpec)(nil),               // 118: muster.v1.NetworkSpec
+	(*Network)(nil),                   // 119: muster.v1.Network
+	(*SecretSpec)(nil),                // 120: muster.v1.SecretSpec
+	(*Secret)(nil),                    // 121: muster.v1.Secret
+	(*ConfigSpec)(nil),                // 122: muster.v1.ConfigSpec
+	(*Config)(nil),                    // 123: muster.v1.Config
+	(*VolumeSpec)(nil),                // 124: muster.v1.VolumeSpec
+	(*Volume)(nil),                    // 125: muster.v1.Volume
+	(*Cluster)(nil),                   // 126: muster.v1.Cluster
+	(*StoreStatus)(nil),               // 127: muster.v1.StoreStatus
+	(*DaemonInstance)(nil),            // 128: muster.v1.DaemonInstance
+	(*SubsystemStatus)(nil),           // 129: muster.v1.SubsystemStatus
+	(*NodeSummary)(nil),               // 130: muster.v1.NodeSummary
+	(*ClusterSpec)(nil),               // 131: muster.v1.ClusterSpec
+	(*ExecutorDescription)(nil),       // 132: muster.v1.ExecutorDescription
+	(*timestamppb.Timestamp)(nil),     // 133: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 134: google.protobuf.Duration
 }
 var file_muster_v1_control_proto_depIdxs = []int32{
-	105, // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	106, // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
-	106, // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
-	106, // 3: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
-	105, // 4: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	106, // 5: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
-	106, // 6: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
-	106, // 7: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
-	107, // 8: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
-	108, // 9: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
-	108, // 10: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
-	107, // 11: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
-	109, // 12: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
-	110, // 13: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
-	111, // 14: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
-	109, // 15: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
-	112, // 16: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
-	109, // 17: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
-	113, // 18: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
-	114, // 19: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
-	114, // 20: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
-	114, // 21: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
-	115, // 22: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	116, // 23: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
-	116, // 24: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
-	116, // 25: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
-	115, // 26: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	116, // 27: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
-	117, // 28: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	118, // 29: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
-	118, // 30: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
-	118, // 31: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
-	117, // 32: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	118, // 33: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
-	119, // 34: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	120, // 35: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
-	120, // 36: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
-	120, // 37: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
-	119, // 38: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	120, // 39: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
-	121, // 40: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
-	122, // 41: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
-	123, // 42: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
-	124, // 43: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
-	125, // 44: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
-	126, // 45: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
-	121, // 46: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
+	110, // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	111, // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
+	111, // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
+	111, // 3: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
+	110, // 4: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	111, // 5: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
+	111, // 6: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
+	111, // 7: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
+	112, // 8: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
+	113, // 9: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
+	113, // 10: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
+	112, // 11: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
+	114, // 12: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
+	115, // 13: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
+	116, // 14: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
+	114, // 15: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
+	117, // 16: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
+	114, // 17: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
+	118, // 18: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
+	119, // 19: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
+	119, // 20: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
+	119, // 21: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
+	120, // 22: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	121, // 23: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
+	121, // 24: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
+	121, // 25: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
+	120, // 26: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	121, // 27: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
+	122, // 28: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	123, // 29: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
+	123, // 30: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
+	123, // 31: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
+	122, // 32: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	123, // 33: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
+	124, // 34: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	125, // 35: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
+	125, // 36: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
+	125, // 37: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
+	124, // 38: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	125, // 39: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
+	126, // 40: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
+	127, // 41: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
+	128, // 42: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
+	129, // 43: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
+	130, // 44: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
+	131, // 45: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
+	126, // 46: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
 	76,  // 47: muster.v1.ListPluginsResponse.plugins:type_name -> muster.v1.NodePlugin
-	127, // 48: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
+	132, // 48: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
 	0,   // 49: muster.v1.WatchRequest.kinds:type_name -> muster.v1.ObjectKind
 	1,   // 50: muster.v1.WatchRequest.actions:type_name -> muster.v1.WatchAction
 	79,  // 51: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
 	1,   // 52: muster.v1.WatchEvent.action:type_name -> muster.v1.WatchAction
 	0,   // 53: muster.v1.WatchEvent.kind:type_name -> muster.v1.ObjectKind
-	128, // 54: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
-	106, // 55: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
-	107, // 56: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
-	109, // 57: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
-	121, // 58: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
-	106, // 59: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
-	107, // 60: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
-	109, // 61: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
-	121, // 62: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
-	128, // 63: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	133, // 54: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
+	111, // 55: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
+	112, // 56: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
+	114, // 57: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
+	126, // 58: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
+	111, // 59: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
+	112, // 60: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
+	114, // 61: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
+	126, // 62: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
+	133, // 63: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
 	2,   // 64: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
 	80,  // 65: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
 	85,  // 66: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
 	80,  // 67: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
 	85,  // 68: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
-	128, // 69: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
+	133, // 69: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
 	2,   // 70: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
 	3,   // 71: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
-	94,  // 72: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
-	94,  // 73: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
-	95,  // 74: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
-	128, // 75: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
-	128, // 76: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
-	128, // 77: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
-	128, // 78: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
-	128, // 79: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
-	96,  // 80: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
-	96,  // 81: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
-	129, // 82: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
-	128, // 83: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
-	4,   // 84: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
-	6,   // 85: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
-	8,   // 86: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
-	10,  // 87: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
-	12,  // 88: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
-	14,  // 89: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
-	16,  // 90: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
-	18,  // 91: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
-	20,  // 92: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
-	22,  // 93: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
-	24,  // 94: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
-	26,  // 95: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
-	28,  // 96: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
-	30,  // 97: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
-	32,  // 98: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
-	34,  // 99: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
-	36,  // 100: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
-	38,  // 101: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
-	40,  // 102: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
-	42,  // 103: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
-	44,  // 104: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
-	46,  // 105: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
-	48,  // 106: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
-	50,  // 107: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
-	52,  // 108: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
-	54,  // 109: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
-	56,  // 110: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
-	58,  // 111: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
-	60,  // 112: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
-	62,  // 113: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
-	64,  // 114: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
-	66,  // 115: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
-	68,  // 116: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
-	70,  // 117: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
-	72,  // 118: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
-	86,  // 119: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
-	88,  // 120: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
-	90,  // 121: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
-	92,  // 122: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
-	97,  // 123: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
-	99,  // 124: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
-	101, // 125: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
-	103, // 126: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
-	74,  // 127: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
-	77,  // 128: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
-	81,  // 129: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
-	83,  // 130: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
-	5,   // 131: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
-	7,   // 132: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
-	9,   // 133: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
-	11,  // 134: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
-	13,  // 135: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
-	15,  // 136: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
-	17,  // 137: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
-	19,  // 138: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
-	21,  // 139: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
-	23,  // 140: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
-	25,  // 141: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
-	27,  // 142: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
-	29,  // 143: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
-	31,  // 144: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
-	33,  // 145: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
-	35,  // 146: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
-	37,  // 147: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
-	39,  // 148: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
-	41,  // 149: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
-	43,  // 150: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
-	45,  // 151: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
-	47,  // 152: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
-	49,  // 153: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
-	51,  // 154: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
-	53,  // 155: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
-	55,  // 156: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
-	57,  // 157: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
-	59,  // 158: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
-	61,  // 159: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
-	63,  // 160: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
-	65,  // 161: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
-	67,  // 162: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
-	69,  // 163: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
-	71,  // 164: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
-	73,  // 165: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
-	87,  // 166: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
-	89,  // 167: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
-	91,  // 168: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
-	93,  // 169: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
-	98,  // 170: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
-	100, // 171: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
-	102, // 172: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
-	104, // 173: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
-	75,  // 174: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
-	78,  // 175: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
-	82,  // 176: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
-	84,  // 177: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
-	131, // [131:178] is the sub-list for method output_type
-	84,  // [84:131] is the sub-list for method input_type
-	84,  // [84:84] is the sub-list for extension type_name
-	84,  // [84:84] is the sub-list for extension extendee
-	0,   // [0:84] is the sub-list for field type_name
+	99,  // 72: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
+	99,  // 73: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
+	96,  // 74: muster.v1.GetClusterKeysResponse.holders:type_name -> muster.v1.KeyHolder
+	96,  // 75: muster.v1.ResealClusterResponse.holders:type_name -> muster.v1.KeyHolder
+	100, // 76: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
+	133, // 77: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
+	133, // 78: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
+	133, // 79: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
+	133, // 80: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
+	133, // 81: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
+	101, // 82: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
+	101, // 83: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
+	134, // 84: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
+	133, // 85: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
+	4,   // 86: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
+	6,   // 87: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
+	8,   // 88: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
+	10,  // 89: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
+	12,  // 90: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
+	14,  // 91: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
+	16,  // 92: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
+	18,  // 93: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
+	20,  // 94: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
+	22,  // 95: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
+	24,  // 96: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
+	26,  // 97: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
+	28,  // 98: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
+	30,  // 99: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
+	32,  // 100: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
+	34,  // 101: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
+	36,  // 102: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
+	38,  // 103: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
+	40,  // 104: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
+	42,  // 105: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
+	44,  // 106: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
+	46,  // 107: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
+	48,  // 108: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
+	50,  // 109: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
+	52,  // 110: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
+	54,  // 111: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
+	56,  // 112: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
+	58,  // 113: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
+	60,  // 114: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
+	62,  // 115: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
+	64,  // 116: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
+	66,  // 117: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
+	68,  // 118: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
+	70,  // 119: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
+	72,  // 120: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
+	86,  // 121: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
+	88,  // 122: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
+	90,  // 123: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
+	92,  // 124: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
+	94,  // 125: muster.v1.ControlService.GetClusterKeys:input_type -> muster.v1.GetClusterKeysRequest
+	97,  // 126: muster.v1.ControlService.ResealCluster:input_type -> muster.v1.ResealClusterRequest
+	102, // 127: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
+	104, // 128: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
+	106, // 129: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
+	108, // 130: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
+	74,  // 131: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
+	77,  // 132: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
+	81,  // 133: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
+	83,  // 134: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
+	5,   // 135: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
+	7,   // 136: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
+	9,   // 137: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
+	11,  // 138: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
+	13,  // 139: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
+	15,  // 140: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
+	17,  // 141: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
+	19,  // 142: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
+	21,  // 143: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
+	23,  // 144: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
+	25,  // 145: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
+	27,  // 146: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
+	29,  // 147: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
+	31,  // 148: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
+	33,  // 149: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
+	35,  // 150: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
+	37,  // 151: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
+	39,  // 152: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
+	41,  // 153: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
+	43,  // 154: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
+	45,  // 155: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
+	47,  // 156: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
+	49,  // 157: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
+	51,  // 158: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
+	53,  // 159: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
+	55,  // 160: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
+	57,  // 161: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
+	59,  // 162: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
+	61,  // 163: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
+	63,  // 164: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
+	65,  // 165: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
+	67,  // 166: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
+	69,  // 167: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
+	71,  // 168: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
+	73,  // 169: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
+	87,  // 170: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
+	89,  // 171: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
+	91,  // 172: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
+	93,  // 173: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
+	95,  // 174: muster.v1.ControlService.GetClusterKeys:output_type -> muster.v1.GetClusterKeysResponse
+	98,  // 175: muster.v1.ControlService.ResealCluster:output_type -> muster.v1.ResealClusterResponse
+	103, // 176: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
+	105, // 177: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
+	107, // 178: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
+	109, // 179: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
+	75,  // 180: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
+	78,  // 181: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
+	82,  // 182: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
+	84,  // 183: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
+	135, // [135:184] is the sub-list for method output_type
+	86,  // [86:135] is the sub-list for method input_type
+	86,  // [86:86] is the sub-list for extension type_name
+	86,  // [86:86] is the sub-list for extension extendee
+	0,   // [0:86] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_control_proto_init() }
@@ -6759,7 +7052,7 @@ func file_muster_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_control_proto_rawDesc), len(file_muster_v1_control_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   101,
+			NumMessages:   106,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -58,6 +58,8 @@ const (
 	ControlService_RotateJoinToken_FullMethodName   = "/muster.v1.ControlService/RotateJoinToken"
 	ControlService_GetAuthority_FullMethodName      = "/muster.v1.ControlService/GetAuthority"
 	ControlService_RotateAuthority_FullMethodName   = "/muster.v1.ControlService/RotateAuthority"
+	ControlService_GetClusterKeys_FullMethodName    = "/muster.v1.ControlService/GetClusterKeys"
+	ControlService_ResealCluster_FullMethodName     = "/muster.v1.ControlService/ResealCluster"
 	ControlService_CreateToken_FullMethodName       = "/muster.v1.ControlService/CreateToken"
 	ControlService_ListTokens_FullMethodName        = "/muster.v1.ControlService/ListTokens"
 	ControlService_RemoveToken_FullMethodName       = "/muster.v1.ControlService/RemoveToken"
@@ -171,6 +173,12 @@ type ControlServiceClient interface {
 	// new one signs, both are trusted, everybody who has a certificate renews it,
 	// and when all have, the old root is trusted no more.
 	RotateAuthority(ctx context.Context, in *RotateAuthorityRequest, opts ...grpc.CallOption) (*RotateAuthorityResponse, error)
+	// Returns which of the cluster's keys seals the secrets of its own certificate
+	// authority in the store, and which keys each apid has.
+	GetClusterKeys(ctx context.Context, in *GetClusterKeysRequest, opts ...grpc.CallOption) (*GetClusterKeysResponse, error)
+	// Seals those secrets with the first key of the apid that answers. It ends with
+	// FAILED_PRECONDITION if an apid does not have that key.
+	ResealCluster(ctx context.Context, in *ResealClusterRequest, opts ...grpc.CallOption) (*ResealClusterResponse, error)
 	// Makes an API token for a person or a program.
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
 	// Returns all API tokens, without what is secret of them.
@@ -591,6 +599,26 @@ func (c *controlServiceClient) RotateAuthority(ctx context.Context, in *RotateAu
 	return out, nil
 }
 
+func (c *controlServiceClient) GetClusterKeys(ctx context.Context, in *GetClusterKeysRequest, opts ...grpc.CallOption) (*GetClusterKeysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetClusterKeysResponse)
+	err := c.cc.Invoke(ctx, ControlService_GetClusterKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlServiceClient) ResealCluster(ctx context.Context, in *ResealClusterRequest, opts ...grpc.CallOption) (*ResealClusterResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResealClusterResponse)
+	err := c.cc.Invoke(ctx, ControlService_ResealCluster_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlServiceClient) CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CreateTokenResponse)
@@ -801,6 +829,12 @@ type ControlServiceServer interface {
 	// new one signs, both are trusted, everybody who has a certificate renews it,
 	// and when all have, the old root is trusted no more.
 	RotateAuthority(context.Context, *RotateAuthorityRequest) (*RotateAuthorityResponse, error)
+	// Returns which of the cluster's keys seals the secrets of its own certificate
+	// authority in the store, and which keys each apid has.
+	GetClusterKeys(context.Context, *GetClusterKeysRequest) (*GetClusterKeysResponse, error)
+	// Seals those secrets with the first key of the apid that answers. It ends with
+	// FAILED_PRECONDITION if an apid does not have that key.
+	ResealCluster(context.Context, *ResealClusterRequest) (*ResealClusterResponse, error)
 	// Makes an API token for a person or a program.
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
 	// Returns all API tokens, without what is secret of them.
@@ -947,6 +981,12 @@ func (UnimplementedControlServiceServer) GetAuthority(context.Context, *GetAutho
 }
 func (UnimplementedControlServiceServer) RotateAuthority(context.Context, *RotateAuthorityRequest) (*RotateAuthorityResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RotateAuthority not implemented")
+}
+func (UnimplementedControlServiceServer) GetClusterKeys(context.Context, *GetClusterKeysRequest) (*GetClusterKeysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetClusterKeys not implemented")
+}
+func (UnimplementedControlServiceServer) ResealCluster(context.Context, *ResealClusterRequest) (*ResealClusterResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResealCluster not implemented")
 }
 func (UnimplementedControlServiceServer) CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateToken not implemented")
@@ -1695,6 +1735,42 @@ func _ControlService_RotateAuthority_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ControlService_GetClusterKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetClusterKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).GetClusterKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_GetClusterKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).GetClusterKeys(ctx, req.(*GetClusterKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControlService_ResealCluster_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResealClusterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).ResealCluster(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_ResealCluster_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).ResealCluster(ctx, req.(*ResealClusterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ControlService_CreateToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateTokenRequest)
 	if err := dec(in); err != nil {
@@ -1980,6 +2056,14 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RotateAuthority",
 			Handler:    _ControlService_RotateAuthority_Handler,
+		},
+		{
+			MethodName: "GetClusterKeys",
+			Handler:    _ControlService_GetClusterKeys_Handler,
+		},
+		{
+			MethodName: "ResealCluster",
+			Handler:    _ControlService_ResealCluster_Handler,
 		},
 		{
 			MethodName: "CreateToken",

@@ -77,7 +77,9 @@ type ReportResponse struct {
 	View *View `protobuf:"bytes,6,opt,name=view,proto3" json:"view,omitempty"`
 	// The SHA-256, in hexadecimal, of the root that its certificate is of. Empty
 	// without TLS.
-	Root          string `protobuf:"bytes,7,opt,name=root,proto3" json:"root,omitempty"`
+	Root string `protobuf:"bytes,7,opt,name=root,proto3" json:"root,omitempty"`
+	// The names of the cluster's keys that it has, the first one first. Of apid.
+	Keys          []string `protobuf:"bytes,8,rep,name=keys,proto3" json:"keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -159,6 +161,13 @@ func (x *ReportResponse) GetRoot() string {
 		return x.Root
 	}
 	return ""
+}
+
+func (x *ReportResponse) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
 }
 
 // View is how far a daemon's view of the store has come.
@@ -294,7 +303,7 @@ var File_muster_daemon_v1_daemon_proto protoreflect.FileDescriptor
 const file_muster_daemon_v1_daemon_proto_rawDesc = "" +
 	"\n" +
 	"\x1dmuster/daemon/v1/daemon.proto\x12\x10muster.daemon.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19muster/auth/v1/auth.proto\"\x0f\n" +
-	"\rReportRequest\"\xf3\x01\n" +
+	"\rReportRequest\"\x87\x02\n" +
 	"\x0eReportResponse\x12\x16\n" +
 	"\x06daemon\x18\x01 \x01(\tR\x06daemon\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x18\n" +
@@ -303,7 +312,8 @@ const file_muster_daemon_v1_daemon_proto_rawDesc = "" +
 	"started_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x18\n" +
 	"\aproblem\x18\x05 \x01(\tR\aproblem\x12*\n" +
 	"\x04view\x18\x06 \x01(\v2\x16.muster.daemon.v1.ViewR\x04view\x12\x12\n" +
-	"\x04root\x18\a \x01(\tR\x04root\"\xb8\x01\n" +
+	"\x04root\x18\a \x01(\tR\x04root\x12\x12\n" +
+	"\x04keys\x18\b \x03(\tR\x04keys\"\xb8\x01\n" +
 	"\x04View\x12\x16\n" +
 	"\x06loaded\x18\x01 \x01(\bR\x06loaded\x123\n" +
 	"\x06tables\x18\x02 \x03(\v2\x1b.muster.daemon.v1.TableViewR\x06tables\x126\n" +

@@ -32,7 +32,7 @@ func (c *CLI) cluster() *cobra.Command {
 		},
 	}
 	o.addFlags(cmd, false)
-	return group("cluster", "Look at the cluster", c.clusterStatus(), cmd, c.joinToken(), c.authority())
+	return group("cluster", "Look at the cluster", c.clusterStatus(), cmd, c.joinToken(), c.authority(), c.keys())
 }
 
 func (c *CLI) version() *cobra.Command {

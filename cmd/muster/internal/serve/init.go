@@ -88,14 +88,14 @@ func (i *initializer) run(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = kv.Close() }()
-	key, err := ca.LoadKey(i.keyFile)
+	keys, err := ca.LoadKeys(i.keyFile)
 	if errors.Is(err, os.ErrNotExist) {
-		key, err = ca.MakeKey(i.keyFile)
+		keys, err = ca.MakeKeys(i.keyFile)
 	}
 	if err != nil {
 		return fmt.Errorf("--cluster-key-file: %w", err)
 	}
-	authority, err := ca.New(ca.Config{KV: kv, Prefix: i.settings.Prefix, Key: key, Lifetime: ca.DefaultLifetime, Logger: log})
+	authority, err := ca.New(ca.Config{KV: kv, Prefix: i.settings.Prefix, Keys: keys, Lifetime: ca.DefaultLifetime, Logger: log})
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ type authorityFlags struct {
 }
 
 func (f *authorityFlags) add(fs *pflag.FlagSet) {
-	fs.StringVar(&f.keyFile, "cluster-key-file", "", "file with the key that the cluster's own certificate authority is sealed with; muster init makes both")
+	fs.StringVar(&f.keyFile, "cluster-key-file", "", "file with the key that the cluster's own certificate authority is sealed with; muster init makes both. To replace it, further keys, one in each line")
 	fs.DurationVar(&f.lifetime, "certificate-lifetime", ca.DefaultLifetime, "how long certificates last that the cluster's own authority issues; they are renewed by themselves")
 	fs.DurationVar(&f.check, "authority-check-interval", ca.DefaultCheckInterval, "how often daemons and workers ask whether the root of the cluster's own authority has changed")
 }
@@ -55,11 +55,11 @@ func (f *authorityFlags) open(s *daemon.Settings, store kv.KV, log *zap.Logger) 
 	if f.check < time.Second {
 		return nil, &cli.UsageError{Err: fmt.Errorf("--authority-check-interval: %v is less than %v", f.check, time.Second)}
 	}
-	key, err := ca.LoadKey(f.keyFile)
+	keys, err := ca.LoadKeys(f.keyFile)
 	if err != nil {
 		return nil, fmt.Errorf("--cluster-key-file: %w", err)
 	}
-	return ca.New(ca.Config{KV: store, Prefix: s.Prefix, Key: key, Lifetime: f.lifetime, CheckInterval: f.check, Logger: log.Named("ca")})
+	return ca.New(ca.Config{KV: store, Prefix: s.Prefix, Keys: keys, Lifetime: f.lifetime, CheckInterval: f.check, Logger: log.Named("ca")})
 }
 
 // withCredentials runs a daemon with the credentials that its settings ask for,

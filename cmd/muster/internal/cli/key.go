@@ -1,0 +1,78 @@
+package cli
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// keys is about the keys that the cluster's authority is sealed with.
+func (c *CLI) keys() *cobra.Command {
+	state := &cobra.Command{
+		Use: "status", Short: "Show which key seals, and which keys each apid has", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			resp, err := call(cmd, client.GetClusterKeys, &musterv1.GetClusterKeysRequest{})
+			if err != nil {
+				return err
+			}
+			c.printKeys(resp.SealedWith, resp.Holders)
+			return nil
+		},
+	}
+	reseal := &cobra.Command{
+		Use: "reseal", Short: "Seal with the first key of --cluster-key-file, so that others may go", Args: cobra.NoArgs,
+		Long: `Seal the authority's key and the join tokens in the store with the first key of apid's --cluster-key-file.
+
+To replace the key without downtime, write a new one as a line of its own before the old one into the file of every apid,
+reseal, and take the old one out of the files. Apids read the file again by themselves. Nothing is sealed with a key that
+one of them does not have. Copies of the store from before need the old key.`,
+		Example: "  { openssl rand -base64 32; cat cluster.key; } > both.key && mv both.key cluster.key\n  muster cluster key reseal",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			resp, err := call(cmd, client.ResealCluster, &musterv1.ResealClusterRequest{})
+			if err != nil {
+				return err
+			}
+			c.printKeys(resp.SealedWith, resp.Holders)
+			return nil
+		},
+	}
+	return group("key", "The key that the cluster's own authority is sealed with", state, reseal)
+}
+
+// printKeys prints who has which keys, and which of them may go.
+func (c *CLI) printKeys(sealed string, holders []*musterv1.KeyHolder) {
+	c.printf("Sealed with:  %s\n", printable(sealed))
+	var others []string
+	ready := len(holders) > 0
+	for _, h := range holders {
+		keys := strings.Join(h.Keys, " ")
+		if h.Problem != "" {
+			keys = "not known: " + h.Problem
+		}
+		c.printf("  apid %s at %s has %s\n", printable(h.Instance), printable(h.Address), printable(keys))
+		for _, k := range h.Keys {
+			if k != sealed && !slices.Contains(others, k) {
+				others = append(others, k)
+			}
+		}
+		ready = ready && len(h.Keys) > 0 && h.Keys[0] == sealed
+	}
+	switch {
+	case len(others) == 0:
+	case ready:
+		c.printf("These may go from the files now, but for copies of the store from before: %s\n", printable(strings.Join(others, " ")))
+	default:
+		c.printf("Not all apids have this key first; `muster cluster key reseal` seals with the first one when all of them have it.\n")
+	}
+}
