@@ -73,6 +73,9 @@ func (c *control) TaskLogs(req *musterv1.TaskLogsRequest, stream musterv1.Contro
 }
 
 func checkLogOptions(o *musterv1.LogOptions) error {
+	if n := len(o.GetStreams()); n > maxValues {
+		return validate.Field("options.streams", "has %d values; at most %d are allowed", n, maxValues)
+	}
 	for i, s := range o.GetStreams() {
 		if s != musterv1.LogStream_STDOUT && s != musterv1.LogStream_STDERR {
 			return validate.Field(fmt.Sprintf("options.streams[%d]", i), "must be STDOUT or STDERR")

@@ -141,6 +141,9 @@ func (c *control) ListPlugins(ctx context.Context, req *musterv1.ListPluginsRequ
 	if err := c.ready(ctx); err != nil {
 		return nil, err
 	}
+	if err := checkLists(req); err != nil {
+		return nil, err
+	}
 	resp := &musterv1.ListPluginsResponse{}
 	c.view.Read(func(r *view.Reader) {
 		nodes := nodeIDs(r, req.Nodes)

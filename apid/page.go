@@ -36,6 +36,9 @@ type page struct {
 // newPage reads a request's page_size and page_token. The token holds a hash of
 // the request's other fields, which must not change between pages.
 func newPage(req proto.Message, size uint32, token string) (*page, error) {
+	if err := checkLists(req); err != nil {
+		return nil, err
+	}
 	p := &page{size: int(min(size, maxPage)), filter: filterHash(req)}
 	if size == 0 {
 		p.size = defaultPage

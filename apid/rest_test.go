@@ -120,7 +120,7 @@ func TestRESTNamesEveryFieldThatIsWrong(t *testing.T) {
 		"types": {"POST", "/v1/services", `{"name":7,"labels":{"a":1},"replicated":{"replicas":-1},"task":{"container":{"image":[],"tty":"x","env":"A=b","stopGracePeriod":"1s"}},"update":{"order":"SIDEWAYS"}}`, 400,
 			[]string{"spec.labels[\"a\"]", "spec.name", "spec.replicated.replicas", "spec.task.container.env", "spec.task.container.image", "spec.task.container.tty", "spec.update.order"}},
 		"negative as text": {"POST", "/v1/services", `{"replicated":{"replicas":"-3"}}`, 400, []string{"spec.replicated.replicas"}},
-		"not whole":        {"POST", "/v1/services", `{"replicated":{"replicas":1.5}}`, 400, []string{"spec"}},
+		"not whole":        {"POST", "/v1/services", `{"replicated":{"replicas":1.5}}`, 400, []string{"spec.replicated.replicas"}},
 		"two modes":        {"POST", "/v1/services", `{"replicated":{},"global":{}}`, 400, []string{"spec"}},
 		"twice":            {"POST", "/v1/services", `{"name":"a","name":"b"}`, 400, []string{"spec"}},
 		"validation":       {"POST", "/v1/services", `{"name":"-","task":{"container":{"image":"A B"}}}`, 400, []string{"spec.name", "spec.task.container.image"}},

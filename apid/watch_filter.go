@@ -25,6 +25,9 @@ type watchFilter struct {
 }
 
 func newWatchFilter(req *musterv1.WatchRequest) (*watchFilter, error) {
+	if err := checkLists(req); err != nil {
+		return nil, err
+	}
 	for i, k := range req.Kinds {
 		field := fmt.Sprintf("kinds[%d]", i)
 		switch k {

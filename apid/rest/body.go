@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"sort"
 	"strconv"
 	"strings"
@@ -65,7 +66,16 @@ func (c *bodyChecker) wrong(at, format string, args ...any) {
 }
 
 func (c *bodyChecker) message(m protoreflect.MessageDescriptor, at string, v any) {
-	if m.FullName().Parent() == "google.protobuf" || v == nil {
+	if v == nil {
+		return
+	}
+	switch _, text := v.(string); m.FullName() {
+	case "google.protobuf.Duration", "google.protobuf.Timestamp":
+		if !text {
+			c.wrong(at, "must be a string")
+		}
+	}
+	if m.FullName().Parent() == "google.protobuf" {
 		return // it has a JSON form of its own
 	}
 	object, ok := v.(map[string]any)
@@ -125,7 +135,7 @@ func (c *bodyChecker) value(fd protoreflect.FieldDescriptor, at string, v any) {
 	switch fd.Kind() {
 	case protoreflect.MessageKind:
 		c.message(fd.Message(), at, v)
-	case protoreflect.StringKind:
+	case protoreflect.StringKind, protoreflect.BytesKind:
 		if _, ok := v.(string); !ok {
 			c.wrong(at, "must be a string")
 		}
@@ -133,18 +143,40 @@ func (c *bodyChecker) value(fd protoreflect.FieldDescriptor, at string, v any) {
 		if _, ok := v.(bool); !ok {
 			c.wrong(at, "must be true or false")
 		}
+	case protoreflect.FloatKind, protoreflect.DoubleKind:
+		// As text there are Infinity and NaN, too.
+		switch v.(type) {
+		case json.Number, string:
+		default:
+			c.wrong(at, "must be a number")
+		}
 	case protoreflect.EnumKind:
 		c.enum(fd.Enum(), at, v)
 	case protoreflect.Uint64Kind, protoreflect.Uint32Kind:
-		c.number(at, v, true)
+		c.number(at, v, true, bitsOf(fd.Kind()))
 	case protoreflect.Int64Kind, protoreflect.Int32Kind:
-		c.number(at, v, false)
+		c.number(at, v, false, bitsOf(fd.Kind()))
 	}
 }
 
+func bitsOf(k protoreflect.Kind) int {
+	if k == protoreflect.Int32Kind || k == protoreflect.Uint32Kind {
+		return 32
+	}
+	return 64
+}
+
 func (c *bodyChecker) enum(e protoreflect.EnumDescriptor, at string, v any) {
+	if _, number := v.(json.Number); number {
+		c.number(at, v, false, 32)
+		return
+	}
 	name, ok := v.(string)
-	if !ok || e.Values().ByName(protoreflect.Name(name)) != nil {
+	if !ok {
+		c.wrong(at, "must be the name of a value")
+		return
+	}
+	if e.Values().ByName(protoreflect.Name(name)) != nil {
 		return
 	}
 	var names []string
@@ -156,7 +188,9 @@ func (c *bodyChecker) enum(e protoreflect.EnumDescriptor, at string, v any) {
 	c.wrong(at, "is %s; must be one of %s", strconv.Quote(clip(name)), strings.Join(names, ", "))
 }
 
-func (c *bodyChecker) number(at string, v any, unsigned bool) {
+// number checks a whole number of so many bits. It may be text, and 1e3 and 2.0 are
+// whole.
+func (c *bodyChecker) number(at string, v any, unsigned bool, bits int) {
 	var text string
 	switch v := v.(type) {
 	case json.Number:
@@ -171,7 +205,20 @@ func (c *bodyChecker) number(at string, v any, unsigned bool) {
 		c.wrong(at, "must not be negative")
 		return
 	}
-	if _, err := strconv.ParseFloat(text, 64); err != nil {
+	var err error
+	if unsigned {
+		_, err = strconv.ParseUint(text, 10, bits)
+	} else {
+		_, err = strconv.ParseInt(text, 10, bits)
+	}
+	if err == nil {
+		return
+	}
+	float, ferr := strconv.ParseFloat(text, 64)
+	switch {
+	case errors.Is(err, strconv.ErrRange), errors.Is(ferr, strconv.ErrRange), math.Abs(float) >= math.Exp2(float64(bits)) && !math.IsInf(float, 0):
+		c.wrong(at, "is out of range")
+	case ferr != nil, float != math.Trunc(float), strings.Trim(text, "+-.0123456789eE") != "":
 		c.wrong(at, "must be a whole number")
 	}
 }

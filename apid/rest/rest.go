@@ -17,6 +17,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"go.uber.org/zap"
@@ -110,6 +111,12 @@ func bounded(next http.Handler) http.Handler {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		if strings.Contains(strings.ToLower(r.URL.EscapedPath()), "%2f") {
+			// The gateway takes it for a slash, and a proxy that lets some paths pass does
+			// not. No name has one.
+			routingError(r.Context(), nil, nil, w, r, http.StatusNotFound)
+			return
+		}
 		next.ServeHTTP(w, r)
 	})
 }

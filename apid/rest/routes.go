@@ -173,8 +173,12 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 }
 
 // checkType wants the body to be called JSON: a page in a browser cannot send
-// that to another site unasked.
+// that to another site unasked. And it is to come as it is: nothing is unpacked.
 func checkType(r *http.Request) error {
+	if packed := r.Header.Get("Content-Encoding"); packed != "" && packed != "identity" {
+		return &runtime.HTTPStatusError{HTTPStatus: http.StatusUnsupportedMediaType,
+			Err: status.Errorf(codes.InvalidArgument, "the body must be JSON as it is, without the header Content-Encoding: %s", clip(packed))}
+	}
 	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err == nil && (kind == "application/json" || strings.HasSuffix(kind, "+json")) {
 		return nil

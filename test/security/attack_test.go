@@ -165,8 +165,19 @@ func TestAttacks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		events := c.request(t, http.MethodGet, "/v1/watch", viewer.Secret)
+		if events.StatusCode != http.StatusOK {
+			t.Fatalf("REST watches with status %d", events.StatusCode)
+		}
 		defer func() {
 			// A watch that is open does not outlive it for long.
+			said, err := io.ReadAll(events.Body)
+			_ = events.Body.Close()
+			if err != nil || !strings.Contains(string(said), `{"error":{"code":16`) {
+				t.Errorf("a watch over REST ended with %q, %v", said, err)
+			}
+		}()
+		defer func() {
 			for err == nil {
 				_, err = watch.Recv()
 			}
@@ -312,12 +323,22 @@ func (c *closed) flood(call func(context.Context) error) error {
 // http sends a request to REST and returns the status.
 func (c *closed) http(t *testing.T, method, path, token string) int {
 	t.Helper()
+	resp := c.request(t, method, path, token)
+	_ = resp.Body.Close()
+	return resp.StatusCode
+}
+
+// request sends a request to REST.
+func (c *closed) request(t *testing.T, method, path, token string) *http.Response {
+	t.Helper()
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(c.ca)
 	// Here the host name counts, as for a browser.
 	transport := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool}}
-	defer transport.CloseIdleConnections()
-	r, err := http.NewRequestWithContext(t.Context(), method, "https://"+c.rest+path, nil)
+	t.Cleanup(transport.CloseIdleConnections)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	r, err := http.NewRequestWithContext(ctx, method, "https://"+c.rest+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -328,8 +349,7 @@ func (c *closed) http(t *testing.T, method, path, token string) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = resp.Body.Close() }()
-	return resp.StatusCode
+	return resp
 }
 
 // refused reads from apid's metrics how many calls and connections it refused.
