@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"fmt"
+	"os"
+	"strings"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -14,23 +16,47 @@ func (s *Settings) Log() (*zap.Logger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--log-level: %w", err)
 	}
-	cfg := zap.NewProductionConfig()
-	cfg.Level = zap.NewAtomicLevelAt(level)
-	cfg.Encoding = s.LogFormat
-	// A message that comes a hundred times a second is a fault to be seen, not
-	// to be sampled away.
-	cfg.Sampling = nil
-	cfg.DisableStacktrace = true
-	cfg.DisableCaller = true
-	cfg.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
-	cfg.EncoderConfig.EncodeDuration = zapcore.StringDurationEncoder
+	cfg := zap.NewProductionEncoderConfig()
+	cfg.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	cfg.EncodeDuration = zapcore.StringDurationEncoder
+	var encoder zapcore.Encoder
 	if s.LogFormat == "console" {
-		cfg.EncoderConfig.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
-		cfg.EncoderConfig.EncodeLevel = zapcore.CapitalLevelEncoder
+		cfg.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
+		cfg.EncodeLevel = zapcore.CapitalLevelEncoder
+		encoder = zapcore.NewConsoleEncoder(cfg)
+	} else {
+		encoder = zapcore.NewJSONEncoder(cfg)
 	}
-	log, err := cfg.Build()
-	if err != nil {
-		return nil, fmt.Errorf("open log: %w", err)
+	// Nothing is sampled: a message that comes a hundred times a second is a fault to
+	// be seen.
+	out := zapcore.Lock(os.Stderr)
+	return zap.New(zapcore.NewCore(encoder, plain{out}, level), zap.ErrorOutput(out)), nil
+}
+
+// plain escapes what zap leaves as it is although it is not for reading: what a
+// terminal may act on, and what others take for the end of a line. It stands within
+// strings of JSON only.
+type plain struct{ zapcore.WriteSyncer }
+
+func (p plain) Write(line []byte) (int, error) {
+	text := string(line)
+	if !strings.ContainsFunc(text, acting) {
+		return p.WriteSyncer.Write(line)
 	}
-	return log, nil
+	var b strings.Builder
+	for _, r := range text {
+		if acting(r) {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	if _, err := p.WriteSyncer.Write([]byte(b.String())); err != nil {
+		return 0, err
+	}
+	return len(line), nil
+}
+
+func acting(r rune) bool {
+	return r >= '\x7f' && r <= '\u009f' || r == '\u2028' || r == '\u2029'
 }
