@@ -110,6 +110,10 @@ FIRST ?= 1
 simulate: ## run a whole cluster on virtual time, with faults, for SEEDS (200) seeds from FIRST (1) on; RACE=1: with the race detector
 	./scripts/simulate $(SEEDS) $(FIRST)
 
+.PHONY: install-systemd
+install-systemd: ## run docs/install.md under a real systemd, end daemons, and boot again; needs root and systemd, one to two minutes
+	go test -count=1 -timeout 20m -tags systemd -run TestBoot -v ./test/install
+
 .PHONY: chart-kubernetes
 chart-kubernetes: $(BIN)/kube-apiserver $(BIN)/helm ## install, upgrade and remove the chart at a real Kubernetes API server; needs etcd (Debian: etcd-server)
 	cd test/chart && go test -count=1 -timeout 20m -tags kubernetes -run TestInstall -v .

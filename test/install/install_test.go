@@ -3,9 +3,9 @@
 // there, with the units that ship, and that systemd understands those.
 //
 // The commands run in namespaces of their own, with other folders in place of those of
-// the machine that they write to. Systemd cannot run there; a small systemctl stands in
-// for it, which does what units say as far as it concerns whether daemons start:
-// see systemctl_test.go.
+// the machine that they write to. A small systemctl stands in for systemd, which does
+// what units say as far as it concerns whether daemons start: see systemctl_test.go.
+// With the build tag systemd they run under a real one: see boot_test.go.
 package install_test
 
 import (
@@ -91,18 +91,7 @@ func TestInstall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(filepath.Join(root, "docs/install.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	script := "set -euxo pipefail\n" + before
-	for _, block := range regexp.MustCompile("(?ms)^```sh\n(.*?)^```$").FindAllStringSubmatch(string(text), -1) {
-		script += block[1]
-	}
-	script += after
-	if strings.Count(script, "systemctl enable") != 4 {
-		t.Fatalf("the page's commands are not found:\n%s", script)
-	}
+	script := "set -euxo pipefail\n" + before + commands(t) + after
 	dir := t.TempDir()
 	archive(t, dir)
 	self, err := os.Executable()
@@ -119,6 +108,23 @@ func TestInstall(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("the commands end with %v:\n%s", err, out)
 	}
+}
+
+// commands returns those of docs/install.md, in their order.
+func commands(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, "docs/install.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := ""
+	for _, block := range regexp.MustCompile("(?ms)^```sh\n(.*?)^```$").FindAllStringSubmatch(string(text), -1) {
+		script += block[1]
+	}
+	if strings.Count(script, "systemctl enable") != 4 {
+		t.Fatalf("the page's commands are not found:\n%s", script)
+	}
+	return script
 }
 
 // archive packs a release's archive for this machine, of the tree as it is.
