@@ -3,6 +3,7 @@ package auth
 import (
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"sync/atomic"
 
@@ -12,15 +13,17 @@ import (
 var errHandshake = errors.New("no TLS, or a certificate that is not trusted or has ended")
 
 // Listen returns a listener of TLS for a server of HTTP, that tells the guard of
-// connections that are refused.
-func (g *Guard) Listen(l net.Listener, config *tls.Config) net.Listener {
-	return &listener{l, g, config}
+// connections that are refused, and keep of those that are not; what keep returns is
+// called when they are closed.
+func (g *Guard) Listen(l net.Listener, config *tls.Config, keep func(io.Closer, tls.ConnectionState) (forget func())) net.Listener {
+	return &listener{l, g, config, keep}
 }
 
 type listener struct {
 	net.Listener
 	guard  *Guard
 	config *tls.Config
+	keep   func(io.Closer, tls.ConnectionState) func()
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -37,8 +40,13 @@ func (l *listener) Accept() (net.Conn, error) {
 		}
 		c = c.Clone()
 		// The last that a handshake does with the client's certificate.
-		c.VerifyConnection = func(tls.ConnectionState) error {
+		c.VerifyConnection = func(state tls.ConnectionState) error {
 			w.verified.Store(true)
+			forget := l.keep(raw, state)
+			w.forget.Store(&forget)
+			if w.closed.Load() {
+				w.forgotten()
+			}
 			return nil
 		}
 		return c, nil
@@ -49,8 +57,9 @@ func (l *listener) Accept() (net.Conn, error) {
 // watched is a connection that may turn out to be refused.
 type watched struct {
 	net.Conn
-	guard                  *Guard
-	spoken, verified, told atomic.Bool
+	guard                          *Guard
+	spoken, verified, told, closed atomic.Bool
+	forget                         atomic.Pointer[func()]
 }
 
 func (w *watched) Read(b []byte) (int, error) {
@@ -66,5 +75,14 @@ func (w *watched) Close() error {
 	if w.spoken.Load() && !w.verified.Load() && !w.told.Swap(true) {
 		w.guard.refuseConnection(w.RemoteAddr(), zap.Error(errHandshake))
 	}
+	w.closed.Store(true)
+	w.forgotten()
 	return w.Conn.Close()
+}
+
+// forgotten has the connection kept no more.
+func (w *watched) forgotten() {
+	if forget := w.forget.Swap(nil); forget != nil {
+		(*forget)()
+	}
 }

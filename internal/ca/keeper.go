@@ -127,8 +127,8 @@ func (k *Keeper) rejoin(ctx context.Context) {
 		k.cfg.Logger.Warn("the join token names a root that is not known here, and to join again did not succeed", zap.Error(err))
 		return
 	}
-	k.source.Set(m)
-	k.cfg.Logger.Info("joined again, under another root than before")
+	ending := k.source.Set(m)
+	k.cfg.Logger.Info("joined again, under another root than before", zap.Int("connections_that_end", ending))
 }
 
 // Source holds the newest certificate.
@@ -230,8 +230,8 @@ func (k *Keeper) check(ctx context.Context) (renew bool, again time.Duration) {
 		k.cfg.Logger.Warn("the roots that are trusted now are not kept; asking again", zap.Duration("in", again), zap.Error(err))
 		return false, again
 	}
-	k.source.Set(m)
-	k.cfg.Logger.Info("other roots are trusted than before")
+	ending := k.source.Set(m)
+	k.cfg.Logger.Info("other roots are trusted than before", zap.Int("connections_that_end", ending))
 	return false, again
 }
 

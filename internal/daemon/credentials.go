@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -28,7 +29,7 @@ func Plain() Credentials { return Credentials{Client: insecure.NewCredentials()}
 
 // Secured are credentials for mutual TLS with what a source holds.
 func Secured(source *mtls.Source) Credentials {
-	return Credentials{Client: credentials.NewTLS(source.Client(mtls.Managers()...)), source: source}
+	return Credentials{Client: &kept{credentials.NewTLS(source.Client(mtls.Managers()...)), source}, source: source}
 }
 
 // Secure tells whether these are credentials for TLS.
@@ -42,7 +43,7 @@ func (c Credentials) ClientOf(kind authv1.Role) credentials.TransportCredentials
 	if !c.Secure() {
 		return c.Client
 	}
-	return credentials.NewTLS(c.source.Client(kind))
+	return &kept{credentials.NewTLS(c.source.Client(kind)), c.source}
 }
 
 // Server returns the credentials of a gRPC server. Strangers says that it takes
@@ -51,7 +52,7 @@ func (c Credentials) Server(strangers bool) credentials.TransportCredentials {
 	if !c.Secure() {
 		return insecure.NewCredentials()
 	}
-	return credentials.NewTLS(c.source.Server(strangers))
+	return &kept{credentials.NewTLS(c.source.Server(strangers)), c.source}
 }
 
 // HTTP is the same for a server of HTTP, which always takes strangers; nil: in
@@ -61,6 +62,12 @@ func (c Credentials) HTTP() *tls.Config {
 		return nil
 	}
 	return c.source.Server(true, "http/1.1")
+}
+
+// Keep has a connection of that server end when the root that vouches for its peer is
+// trusted no more, unless forget is called.
+func (c Credentials) Keep(conn io.Closer, state tls.ConnectionState) (forget func()) {
+	return c.source.Keep(conn, state)
 }
 
 var errPartialTLS = errors.New("--tls-cert-file, --tls-key-file and --tls-ca-file go together: TLS is mutual")
@@ -136,7 +143,7 @@ func (s *TLSSettings) Reload(ctx context.Context, creds Credentials, log *zap.Lo
 		if m.Certificate.Leaf.Equal(had.Certificate.Leaf) && m.Roots.Equal(had.Roots) {
 			continue
 		}
-		creds.source.Set(m)
-		log.Info("the certificate is read anew", zap.String("serial", m.Certificate.Leaf.SerialNumber.Text(16)), zap.Time("ends", m.Certificate.Leaf.NotAfter))
+		ending := creds.source.Set(m)
+		log.Info("the certificate is read anew", zap.Int("connections_that_end", ending), zap.String("serial", m.Certificate.Leaf.SerialNumber.Text(16)), zap.Time("ends", m.Certificate.Leaf.NotAfter))
 	}
 }

@@ -61,8 +61,12 @@ func rootOf(leaf *x509.Certificate, authorities []byte) string {
 	return ""
 }
 
-// Source holds the newest material.
-type Source struct{ newest atomic.Pointer[Material] }
+// Source holds the newest material, and knows the connections that were made with
+// what it holds.
+type Source struct {
+	newest atomic.Pointer[Material]
+	kept   connections
+}
 
 // NewSource returns a source that holds m.
 func NewSource(m *Material) *Source {
@@ -71,8 +75,15 @@ func NewSource(m *Material) *Source {
 	return s
 }
 
-// Set replaces the material, for handshakes from now on.
-func (s *Source) Set(m *Material) { s.newest.Store(m) }
+// Set replaces the material, for handshakes from now on. Connections whose peers it
+// does not trust any more end soon; it returns how many they are.
+func (s *Source) Set(m *Material) (ending int) {
+	before := s.newest.Swap(m)
+	if before == nil || before.Roots.Equal(m.Roots) {
+		return 0
+	}
+	return s.kept.judge(m.Roots)
+}
 
 // Get returns the newest material.
 func (s *Source) Get() *Material { return s.newest.Load() }

@@ -55,6 +55,12 @@ func TestRootRotation(t *testing.T) {
 	}
 	running(3)
 	person := c.user(authv1.Role_VIEWER, 0)
+	watching, unwatch := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer unwatch()
+	watch, err := musterv1.NewControlServiceClient(c.dial(second, person)).Watch(watching, &musterv1.WatchRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
 
 	// Somebody who knows the old root alone calls on a new connection each time.
 	ctx, cancel := context.WithCancel(t.Context())
@@ -96,6 +102,11 @@ func TestRootRotation(t *testing.T) {
 		err := list(ctx, musterv1.NewControlServiceClient(c.dial(second, person)))
 		return err != nil
 	})
+	// What was opened with it does not stay open; those who have renewed come back.
+	for err == nil {
+		_, err = watch.Recv()
+	}
+	expect(t, "a stream of a certificate of the old root", err, codes.Unavailable)
 	// Who knows the new root alone is served, and who joins has a new token.
 	if config, err = mtls.User(nil, []byte(now.Certificates), ""); err != nil {
 		t.Fatal(err)

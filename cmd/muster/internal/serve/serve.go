@@ -261,7 +261,7 @@ func listenOps(s *daemon.Settings, creds daemon.Credentials, guard *auth.Guard) 
 // secured is a listener of HTTP with TLS, if that is what the credentials are for.
 func secured(l net.Listener, creds daemon.Credentials, guard *auth.Guard) net.Listener {
 	if c := creds.HTTP(); c != nil {
-		return guard.Listen(l, c)
+		return guard.Listen(l, c, creds.Keep)
 	}
 	return l
 }
