@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/grpc"
 
@@ -90,9 +91,9 @@ func connect(t *testing.T, server musterv1.ControlServiceServer, guard *auth.Gua
 }
 
 // guardOf returns a guard that admits the token "good" until it is removed.
-func guardOf(t *testing.T, removed *atomic.Bool) *auth.Guard {
+func guardOf(t testing.TB, log *zap.Logger, removed *atomic.Bool) *auth.Guard {
 	t.Helper()
-	guard, err := auth.New(func() string { return "d" }, zaptest.NewLogger(t), prometheus.NewRegistry())
+	guard, err := auth.New(func() string { return "d" }, log, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +150,7 @@ func TestStreamsEndWithTheirToken(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var removed atomic.Bool
 				server := &talker{pause: tt.pause, text: "x", ended: make(chan outcome, 1)}
-				client, over := connect(t, server, guardOf(t, &removed))
+				client, over := connect(t, server, guardOf(t, zaptest.NewLogger(t), &removed))
 				defer over()
 				resp := open(t, client, tt.path, tt.accept)
 				removal := time.AfterFunc(12*time.Second, func() { removed.Store(true) })
