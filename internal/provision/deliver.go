@@ -1,6 +1,8 @@
 package provision
 
 import (
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,9 +32,31 @@ const (
 )
 
 // WantsViewer tells whether what fetches metrics needs a certificate, for it has
-// none, or none that lasts for as long as given.
-func (c *Cluster) WantsViewer(long time.Duration) bool {
-	return !good(c.Path(Monitoring, viewerCert), c.Path(Monitoring, viewerKey), long)
+// none, or none that lasts for as long as given and is of the root that signs now,
+// the first of the authorities: others are about to be trusted no more.
+func (c *Cluster) WantsViewer(authorities string, long time.Duration) bool {
+	cert := c.Path(Monitoring, viewerCert)
+	return !good(cert, c.Path(Monitoring, viewerKey), long) || !signedBy(cert, authorities)
+}
+
+// signedBy tells whether a certificate in a file was signed by the first of some
+// authorities, in PEM.
+func signedBy(cert, authorities string) bool {
+	text, err := os.ReadFile(cert)
+	if err != nil {
+		return false
+	}
+	block, _ := pem.Decode(text)
+	root, _ := pem.Decode([]byte(authorities))
+	if block == nil || root == nil {
+		return false
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return false
+	}
+	signer, err := x509.ParseCertificate(root.Bytes)
+	return err == nil && leaf.CheckSignatureFrom(signer) == nil
 }
 
 // WantsAdmin tells whether there is no administrator's token to hand out.

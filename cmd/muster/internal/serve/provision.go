@@ -2,11 +2,6 @@ package serve
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -147,7 +142,7 @@ func (p *provisioner) run(ctx context.Context, c *provision.Cluster, s daemon.Se
 	i := &initializer{settings: s, keyFile: c.Path(provision.Secrets, provision.ClusterKey), again: c.WantsAdmin(), out: out}
 	i.deliver = func(ctx context.Context, authority *ca.Authority, made initialized) error {
 		told := provision.Told{ManagerJoin: made.manager, WorkerJoin: made.worker, Admin: made.admin, Authorities: made.authorities}
-		if c.WantsViewer(authority.Lifetime() / 2) {
+		if c.WantsViewer(made.authorities, authority.Lifetime()/2) {
 			var err error
 			if told.ViewerCert, told.ViewerKey, err = viewer(ctx, authority); err != nil {
 				return err
@@ -180,15 +175,11 @@ func consulClients(s *daemon.ConsulSettings) ([]*api.Client, error) {
 
 // viewer makes a key, and has the authority certify it for what fetches metrics.
 func viewer(ctx context.Context, authority *ca.Authority) (certificate, key string, err error) {
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	secret, text, err := ca.NewRequest()
 	if err != nil {
-		return "", "", fmt.Errorf("make key of viewer: %w", err)
+		return "", "", err
 	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, k)
-	if err != nil {
-		return "", "", fmt.Errorf("make request of viewer: %w", err)
-	}
-	request, err := ca.ParseRequest(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+	request, err := ca.ParseRequest(text)
 	if err != nil {
 		return "", "", fmt.Errorf("make request of viewer: %w", err)
 	}
@@ -196,9 +187,5 @@ func viewer(ctx context.Context, authority *ca.Authority) (certificate, key stri
 	if err != nil {
 		return "", "", err
 	}
-	secret, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		return "", "", fmt.Errorf("encode key of viewer: %w", err)
-	}
-	return string(issued.Certificate), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})), nil
+	return string(issued.Certificate), string(secret), nil
 }
