@@ -106,7 +106,9 @@ func (g *Guard) HoldREST(r *http.Request, method string) (ctx context.Context, r
 // recheck ends a stream whose caller would be refused by now.
 func (g *Guard) recheck(ctx context.Context, method string, p presented, caller Caller, end context.CancelCauseFunc) {
 	if !g.good(ctx, p, caller) && ctx.Err() == nil {
-		end(g.refuse(method, reasonUnknown, p, caller, errNoLonger))
+		// However many calls were refused: the stream's end is for this.
+		_ = g.refuse(method, reasonUnknown, p, caller, errNoLonger)
+		end(errNoLonger)
 	}
 }
 
