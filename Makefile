@@ -25,6 +25,7 @@ build: ## build muster and the executors that ship into bin/
 		echo "CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/plugins/$$(basename $$d) $$d"; \
 		CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/plugins/$$(basename $$d) $$d || exit 1; \
 	done
+	@chmod go-w $(BIN)/plugins $(BIN)/plugins/* # a worker refuses plugins that others can write to, whatever the umask is
 
 .PHONY: demo
 demo: build ## start a cluster of three workers here, deploy to it, look at it (DEMO_EXIT=1: and take it down)

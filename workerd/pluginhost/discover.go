@@ -64,8 +64,8 @@ func executableIn(dir, entry string) (file, bool) {
 	return file{name: name, path: path}, true
 }
 
-// guarded refuses a program that everybody on the machine can change or
-// replace: it would run with the worker's rights.
+// guarded refuses a program that others than root and the worker's own user can
+// change or replace, as ssh does keys: it would run with the worker's rights.
 func guarded(path string) error {
 	if runtime.GOOS == "windows" {
 		return nil
@@ -74,14 +74,18 @@ func guarded(path string) error {
 	if err != nil {
 		return fmt.Errorf("find plugin: %w", err)
 	}
-	for _, at := range []string{real, filepath.Dir(real)} {
+	// A link can be replaced where it lies, and what it leads to where that does.
+	for _, at := range slices.Compact([]string{real, filepath.Dir(real), filepath.Dir(path)}) {
 		info, err := os.Stat(at)
 		if err != nil {
 			return fmt.Errorf("find plugin: %w", err)
 		}
+		if owner, ok := trustedOwner(info); !ok {
+			return fmt.Errorf("%s is refused: %s belongs to user %d, and neither to root nor to the user that the worker runs as (%d); chown changes that", path, at, owner, os.Geteuid())
+		}
 		// In a sticky directory (/tmp) others cannot replace a file.
-		if info.Mode()&0o002 != 0 && !(info.IsDir() && info.Mode()&os.ModeSticky != 0) {
-			return fmt.Errorf("%s is refused: everybody can write to %s; chmod o-w changes that", path, at)
+		if info.Mode()&0o022 != 0 && !(info.IsDir() && info.Mode()&os.ModeSticky != 0) {
+			return fmt.Errorf("%s is refused: others than its owner can write to %s (%v); chmod go-w changes that", path, at, info.Mode())
 		}
 	}
 	return nil

@@ -267,29 +267,6 @@ func TestACallThatHangsIsCancelledAndHoldsUpNothing(t *testing.T) {
 	}
 }
 
-func TestAFileThatEverybodyCanWriteIsNotStarted(t *testing.T) {
-	t.Parallel()
-	dir, open := t.TempDir(), t.TempDir()
-	script(t, dir, "kept", "good")
-	writable := script(t, dir, "writable", "good")
-	script(t, open, "replaceable", "good")
-	if err := errors.Join(os.Chmod(writable, 0o777), os.Chmod(open, 0o777)); err != nil {
-		t.Fatal(err)
-	}
-	h, state, _ := host(t, func(cfg *pluginhost.Config) { cfg.Dirs = []string{dir, open} })
-	for _, d := range h.Describe(deadline(t)) {
-		refused := strings.Contains(d.Description.GetMessage(), "everybody can write")
-		if want := d.Name != "kept"; refused != want {
-			t.Errorf("%s: %v; want it refused: %v", d.Name, d.Description, want)
-		}
-	}
-	for _, name := range []string{"writable", "replaceable"} {
-		if _, err := os.Stat(filepath.Join(state, name, "pid")); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%s was started", name)
-		}
-	}
-}
-
 func TestOnlyTheFileThatIsPinnedIsStarted(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -107,7 +107,8 @@ func script(t testing.TB, dir, name, how string) string {
 	t.Helper()
 	path := filepath.Join(dir, "muster-executor-"+name)
 	content := "#!/bin/sh\nexec " + strings.Join(command(how), " ") + "\n"
-	if err := os.WriteFile(path, []byte(content), 0o700); err != nil {
+	// Whatever the umask: others may not write there.
+	if err := errors.Join(os.WriteFile(path, []byte(content), 0o700), os.Chmod(dir, 0o700)); err != nil {
 		t.Fatal(err)
 	}
 	return path

@@ -39,7 +39,21 @@ func BuildWith(ctx context.Context, source, dir string, executors ...string) err
 			return fmt.Errorf("go build %s: %w\n%s", strings.Join(args, " "), err, out)
 		}
 	}
-	return nil
+	return onlyOurs(plugins)
+}
+
+// onlyOurs has nobody else write to plugins, whatever the umask is: a worker would
+// refuse them.
+func onlyOurs(plugins string) error {
+	entries, err := os.ReadDir(plugins)
+	if err != nil {
+		return fmt.Errorf("find the executors: %w", err)
+	}
+	faults := []error{os.Chmod(plugins, 0o755)}
+	for _, e := range entries {
+		faults = append(faults, os.Chmod(filepath.Join(plugins, e.Name()), 0o755))
+	}
+	return errors.Join(faults...)
 }
 
 // Tests builds the programs for the tests of a package, has them run, and returns

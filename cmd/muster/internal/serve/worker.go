@@ -48,7 +48,7 @@ func (f *workerFlags) addCommon(fs *pflag.FlagSet) {
 	fs.StringToStringVar(&f.labels, "label", nil, "engine labels of the node, key=value")
 	fs.Float64Var(&f.cpus, "cpus", 0, "CPUs that tasks may reserve (default: the machine's)")
 	fs.StringVar(&f.memory, "memory", "", "memory that tasks may reserve, like 8g (default: the machine's)")
-	fs.StringSliceVar(&f.pluginDirs, "plugin-dir", DefaultPluginDirs(), "directories with executor plugins: programs called muster-executor-NAME, that not everybody can write to")
+	fs.StringSliceVar(&f.pluginDirs, "plugin-dir", DefaultPluginDirs(), "directories with executor plugins: programs called muster-executor-NAME, which nobody but root and the worker's user may be able to write to")
 	// The same wherever this program lies.
 	fs.Lookup("plugin-dir").DefValue = "[plugins beside this program,../lib/muster/plugins from there," + strings.Join(packaged(), ",") + "]"
 	fs.StringToStringVar(&f.checksums, "plugin-checksum", nil, "pin plugins, NAME=SHA256: one with another checksum is refused")

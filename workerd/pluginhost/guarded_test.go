@@ -1,0 +1,94 @@
+//go:build unix
+
+package pluginhost_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/musterhq/muster/internal/testneed"
+	"github.com/musterhq/muster/workerd/pluginhost"
+)
+
+// TestFilesThatOthersCanChangeAreNotStarted has plugins that others can write to,
+// replace, or own, beside one whom nobody else can touch.
+func TestFilesThatOthersCanChangeAreNotStarted(t *testing.T) {
+	t.Parallel()
+	kept, hidden := t.TempDir(), t.TempDir()
+	script(t, kept, "kept", "good")
+	target := script(t, hidden, "target", "good")
+	dirs := []string{kept}
+	// place makes a directory with one plugin.
+	place := func(name string) (dir, path string) {
+		dir = t.TempDir()
+		dirs = append(dirs, dir)
+		return dir, script(t, dir, name, "good")
+	}
+	want := map[string]string{"kept": "", "sticky": ""}
+	chmod := func(name, path string, mode os.FileMode, says string) {
+		t.Helper()
+		want[name] = says
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, path := place("everybody")
+	chmod("everybody", path, 0o777, "chmod go-w")
+	_, path = place("group")
+	chmod("group", path, 0o770, "chmod go-w")
+	dir, _ := place("replaceable")
+	chmod("replaceable", dir, 0o777, "chmod go-w")
+	dir, _ = place("by-the-group")
+	chmod("by-the-group", dir, 0o770, "chmod go-w")
+	dir, _ = place("sticky")
+	chmod("sticky", dir, 0o777|os.ModeSticky, "")
+	dir = t.TempDir()
+	dirs = append(dirs, dir)
+	if err := os.Symlink(target, filepath.Join(dir, "muster-executor-linked")); err != nil {
+		t.Fatal(err)
+	}
+	chmod("linked", dir, 0o777, "chmod go-w")
+	started(t, dirs, want)
+}
+
+// TestFilesOfOthersAreNotStarted has plugins, and directories of plugins, that belong
+// to somebody else.
+func TestFilesOfOthersAreNotStarted(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		testneed.Met(t, errors.New("files of another user, which only root can make"))
+	}
+	ours, theirs := t.TempDir(), t.TempDir()
+	foreign := script(t, ours, "foreign", "good")
+	script(t, ours, "kept", "good")
+	script(t, theirs, "in-foreign", "good")
+	if err := errors.Join(os.Chown(foreign, 65533, 65533), os.Chown(theirs, 65533, 65533)); err != nil {
+		t.Fatal(err)
+	}
+	started(t, []string{ours, theirs}, map[string]string{"kept": "", "foreign": "chown", "in-foreign": "chown"})
+}
+
+// started expects the plugins that are found to be started, or refused with what is
+// wanted of each.
+func started(t *testing.T, dirs []string, want map[string]string) {
+	t.Helper()
+	h, state, _ := host(t, func(cfg *pluginhost.Config) { cfg.Dirs = dirs })
+	found := 0
+	for _, d := range h.Describe(deadline(t)) {
+		found++
+		says, message := want[d.Name], d.Description.GetMessage()
+		refused := strings.Contains(message, "is refused")
+		if refused != (says != "") || !strings.Contains(message, says) {
+			t.Errorf("%s: %q, want it to be refused: %v, with %q", d.Name, message, says != "", says)
+		}
+		if _, err := os.Stat(filepath.Join(state, d.Name, "pid")); refused && !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s was started", d.Name)
+		}
+	}
+	if found != len(want) {
+		t.Errorf("%d plugins are found, want %d", found, len(want))
+	}
+}
