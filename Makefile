@@ -8,6 +8,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X github.com/musterhq/muster/plugin
 # Pinned tools. What generates code is pinned in tools/go.mod.
 BUF           := github.com/bufbuild/buf/cmd/buf@v1.73.0
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
 # Modules of their own; ./... of this one leaves them out.
 MODULES = $(patsubst %/go.mod,%,$(shell git ls-files '*/go.mod' ':!tools'))
@@ -66,6 +67,11 @@ lint: $(TOOLS)/buf $(TOOLS)/golangci-lint ## check code (mistakes, format), who 
 	go test -count=1 ./test/imports
 	buf lint
 	buf format --diff --exit-code api
+
+.PHONY: vulncheck
+vulncheck: $(TOOLS)/govulncheck ## look for known vulnerabilities in what is called of dependencies and Go (needs vuln.go.dev, or VULNDB=file:///COPY)
+	govulncheck $(if $(VULNDB),-db $(VULNDB)) ./...
+	@for mod in $(MODULES); do echo "cd $$mod && govulncheck ./..."; (cd $$mod && govulncheck $(if $(VULNDB),-db $(VULNDB)) ./...) || exit 1; done
 
 .PHONY: generate
 generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go ## generate Go, the REST gateway and OpenAPI from api/, and docs/configuration.md
@@ -128,6 +134,9 @@ $(TOOLS)/buf: Makefile
 
 $(TOOLS)/golangci-lint: Makefile
 	GOBIN=$(TOOLS) go install $(GOLANGCI_LINT)
+
+$(TOOLS)/govulncheck: Makefile
+	GOBIN=$(TOOLS) go install $(GOVULNCHECK)
 
 $(TOOLS)/protoc-gen-go: tools/go.mod
 	cd tools && GOBIN=$(TOOLS) go install tool
