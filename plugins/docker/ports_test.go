@@ -1,0 +1,63 @@
+package docker_test
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/docker/go-connections/nat"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/plugins/sdk"
+	"github.com/musterhq/muster/plugins/sdk/wire"
+)
+
+func TestHostPorts(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, taskSpec(shell("while :; do sleep 0.05; done")))
+	free, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	chosen := uint32(free.Addr().(*net.TCPAddr).Port)
+	if err := free.Close(); err != nil {
+		t.Fatal(err)
+	}
+	host := musterv1.PortConfig_HOST
+	b.task.Ports = []*sdk.Port{
+		{Name: "fixed", TargetPort: 80, PublishedPort: chosen, PublishMode: host, Protocol: musterv1.PortConfig_TCP},
+		{Name: "any", TargetPort: 80, PublishMode: host},
+		{Name: "datagrams", TargetPort: 53, PublishMode: host, Protocol: musterv1.PortConfig_UDP},
+		{Name: "mesh", TargetPort: 90, PublishedPort: 90, PublishMode: musterv1.PortConfig_INGRESS},
+	}
+	got := b.run().Ports
+	if len(got) != 3 || got[0].GetPublishedPort() != chosen || got[0].GetName() != "fixed" {
+		t.Fatalf("ports = %v", got)
+	}
+	for _, port := range got[1:] {
+		if port.GetPublishedPort() == 0 || port.GetPublishedPort() == chosen {
+			t.Errorf("port %s = %v", port.GetName(), port)
+		}
+	}
+	// With IPv6 the Engine may have chosen two numbers.
+	for i, inside := range map[int]nat.Port{1: "80/tcp", 2: "53/udp"} {
+		found := slices.ContainsFunc(b.inspect().NetworkSettings.Ports[inside], func(x nat.PortBinding) bool {
+			return !strings.Contains(x.HostIP, ":") && x.HostPort == fmt.Sprint(got[i].GetPublishedPort())
+		})
+		if !found {
+			t.Errorf("port %v is not one of IPv4: %v", got[i], b.inspect().NetworkSettings.Ports[inside])
+		}
+	}
+	// The port is taken now, which is the node's fault and not the spec's.
+	other := newBench(t, taskSpec(shell("true")))
+	other.task.Ports = b.task.Ports[:1]
+	if _, err := other.Prepare(other.context(), other.task, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, err = other.Start(other.context(), other.task, nil)
+	if got := fault(t, err); got.Temporary || got.Blame != wire.BlameNode {
+		t.Errorf("Start = %+v (%v)", got, got)
+	}
+}
