@@ -163,37 +163,9 @@ func (c *control) ListPlugins(ctx context.Context, req *musterv1.ListPluginsRequ
 }
 
 func (c *control) nodeID(ref string) (string, error) {
-	var id string
-	var err error
-	c.view.Read(func(r *view.Reader) {
-		var n *view.Node
-		if n, err = r.FindNode(ref); n != nil {
-			id = n.ID
-		}
-	})
-	if err != nil {
-		return "", c.fail("resolve node", err)
-	}
-	if id == "" {
-		return "", notFound("node", ref)
-	}
-	return id, nil
+	return resolve(c, "node", ref, (*view.Reader).FindNode, func(_ *view.Reader, n *view.Node) string { return n.ID })
 }
 
 func (c *control) nodeMessage(ref string) (*musterv1.Node, error) {
-	var m *musterv1.Node
-	var err error
-	c.view.Read(func(r *view.Reader) {
-		var n *view.Node
-		if n, err = r.FindNode(ref); n != nil {
-			m = r.NodeMessage(n)
-		}
-	})
-	if err != nil {
-		return nil, c.fail("resolve node", err)
-	}
-	if m == nil {
-		return nil, notFound("node", ref)
-	}
-	return m, nil
+	return resolve(c, "node", ref, (*view.Reader).FindNode, (*view.Reader).NodeMessage)
 }

@@ -193,37 +193,9 @@ func (d *Daemon) exists(tx *store.Tx, ref string) error {
 
 // serviceID resolves a reference to a service.
 func (c *control) serviceID(ref string) (string, error) {
-	var id string
-	var err error
-	c.view.Read(func(r *view.Reader) {
-		var s *view.Service
-		if s, err = r.FindService(ref); s != nil {
-			id = s.ID
-		}
-	})
-	if err != nil {
-		return "", c.fail("resolve service", err)
-	}
-	if id == "" {
-		return "", notFound("service", ref)
-	}
-	return id, nil
+	return resolve(c, serviceKind, ref, (*view.Reader).FindService, func(_ *view.Reader, s *view.Service) string { return s.ID })
 }
 
 func (c *control) serviceMessage(ref string) (*musterv1.Service, error) {
-	var m *musterv1.Service
-	var err error
-	c.view.Read(func(r *view.Reader) {
-		var s *view.Service
-		if s, err = r.FindService(ref); s != nil {
-			m = r.ServiceMessage(s)
-		}
-	})
-	if err != nil {
-		return nil, c.fail("resolve service", err)
-	}
-	if m == nil {
-		return nil, notFound("service", ref)
-	}
-	return m, nil
+	return resolve(c, serviceKind, ref, (*view.Reader).FindService, (*view.Reader).ServiceMessage)
 }

@@ -13,22 +13,12 @@ func (c *control) GetTask(ctx context.Context, req *musterv1.GetTaskRequest) (*m
 	if err := c.ready(ctx); err != nil {
 		return nil, err
 	}
-	var m *musterv1.Task
-	var err error
-	c.view.Read(func(r *view.Reader) {
-		var t *view.Task
-		if t, err = r.FindTask(req.Task); t != nil {
-			m = r.TaskMessage(t)
-			m.Stages = view.Stages(t)
-		}
+	m, err := resolve(c, "task", req.Task, (*view.Reader).FindTask, func(r *view.Reader, t *view.Task) *musterv1.Task {
+		m := r.TaskMessage(t)
+		m.Stages = view.Stages(t)
+		return m
 	})
-	if err != nil {
-		return nil, c.fail("resolve task", err)
-	}
-	if m == nil {
-		return nil, notFound("task", req.Task)
-	}
-	return &musterv1.GetTaskResponse{Task: m}, nil
+	return &musterv1.GetTaskResponse{Task: m}, err
 }
 
 func (c *control) ListTasks(ctx context.Context, req *musterv1.ListTasksRequest) (*musterv1.ListTasksResponse, error) {

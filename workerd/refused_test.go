@@ -28,10 +28,7 @@ func refusal(t *testing.T, reason dispatcherv1.Refusal_Reason) error {
 func TestAnIdenticalWorkerIsNotFought(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork()
-		d, _ := n.serve(t, "d1:1")
-		set, e := nullSet(t)
-		start(t, n, set, nil)
+		d, e, _ := alone(t, nil)
 		var waited time.Duration
 		for i := range 8 {
 			began := time.Now()
@@ -105,10 +102,7 @@ func TestACopyTouchesNothing(t *testing.T) {
 func TestAWorkerThatWasReplacedStopsItsTasks(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork()
-		d, _ := n.serve(t, "d1:1")
-		set, e := nullSet(t)
-		start(t, n, set, nil)
+		d, e, _ := alone(t, nil)
 		s := d.await(t)
 		s.welcome()
 		tasks := []assignment{nullTask("a", running, nil), nullTask("b", running, nil)}

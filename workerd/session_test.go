@@ -88,10 +88,7 @@ func TestRedirectsAreFollowedAtOnce(t *testing.T) {
 func TestNobodyOwnsTheShardForAWhile(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork()
-		d, _ := n.serve(t, "d1:1")
-		set, _ := nullSet(t)
-		start(t, n, set, nil)
+		d, _, _ := alone(t, nil)
 		var waits []time.Duration
 		last := time.Now()
 		for range 8 {
@@ -109,10 +106,7 @@ func TestNobodyOwnsTheShardForAWhile(t *testing.T) {
 func TestHeartbeatsKeepTheirPeriod(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork()
-		d, _ := n.serve(t, "d1:1")
-		set, _ := nullSet(t)
-		start(t, n, set, nil)
+		d, _, _ := alone(t, nil)
 		s := d.await(t)
 		s.welcome()
 		settle(time.Minute + time.Second)
@@ -128,10 +122,7 @@ func TestHeartbeatsKeepTheirPeriod(t *testing.T) {
 func TestHeartbeatsTakeANewPeriod(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork()
-		d, _ := n.serve(t, "d1:1")
-		set, _ := nullSet(t)
-		start(t, n, set, nil)
+		d, _, _ := alone(t, nil)
 		s := d.await(t)
 		s.welcome()
 		settle(time.Second)
@@ -150,10 +141,7 @@ func TestHeartbeatsTakeANewPeriod(t *testing.T) {
 func TestReportsAreKeptUntilAcknowledged(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork()
-		d, _ := n.serve(t, "d1:1")
-		set, _ := nullSet(t)
-		start(t, n, set, nil)
+		d, _, _ := alone(t, nil)
 		s := d.await(t)
 		s.mute = true
 		s.welcome()
@@ -188,10 +176,7 @@ func TestReportsAreKeptUntilAcknowledged(t *testing.T) {
 func TestGoodbye(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork()
-		d, _ := n.serve(t, "d1:1")
-		set, e := nullSet(t)
-		w := start(t, n, set, nil)
+		d, e, w := alone(t, nil)
 		s := d.await(t)
 		s.welcome()
 		s.assign(true, []assignment{nullTask("a", running, nil)})
@@ -243,10 +228,7 @@ func TestAWorkerStopsWhateverItsDispatcherDoes(t *testing.T) {
 func TestADispatcherThatHangsIsGivenUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork()
-		d, _ := n.serve(t, "d1:1")
-		set, _ := nullSet(t)
-		start(t, n, set, nil)
+		d, _, _ := alone(t, nil)
 		began := time.Now()
 		d.await(t)
 		d.await(t)
@@ -270,10 +252,7 @@ func TestADispatcherThatFallsSilentIsLeft(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				n := newNetwork()
-				d, _ := n.serve(t, "d1:1")
-				set, _ := nullSet(t)
-				start(t, n, set, nil)
+				d, _, _ := alone(t, nil)
 				s := d.await(t)
 				s.answers = c.says
 				s.send(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_Welcome{Welcome: &dispatcherv1.Welcome{
@@ -304,10 +283,7 @@ func TestADispatcherThatFallsSilentIsLeft(t *testing.T) {
 func TestASetWithoutItsSpecIsRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork()
-		d, _ := n.serve(t, "d1:1")
-		set, e := nullSet(t)
-		start(t, n, set, nil)
+		d, e, _ := alone(t, nil)
 		s := d.await(t)
 		s.welcome()
 		task := nullTask("a", running, nil)

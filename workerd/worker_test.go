@@ -75,6 +75,15 @@ func start(t testing.TB, n *network, set executor.Set, change func(*workerd.Conf
 	return node
 }
 
+// alone starts a dispatcher, and one worker with a null executor.
+func alone(t testing.TB, change func(*workerd.Config)) (*dispatcher, *null.Executor, *node) {
+	t.Helper()
+	n := newNetwork()
+	d, _ := n.serve(t, "d1:1")
+	set, e := nullSet(t)
+	return d, e, start(t, n, set, change)
+}
+
 // stop ends the worker in order.
 func (n *node) stop() {
 	n.cancel()
@@ -97,10 +106,7 @@ func logger(t testing.TB) *zap.Logger {
 func TestTasksRunAndAreReported(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork()
-		d, _ := n.serve(t, "d1:1")
-		set, _ := nullSet(t)
-		start(t, n, set, nil)
+		d, _, _ := alone(t, nil)
 		s := d.await(t)
 		if s.hello.GetNodeId() != "node1" || s.hello.GetInstanceId() == "" {
 			t.Errorf("hello = %v", s.hello)
@@ -221,10 +227,7 @@ func wantHeld(t testing.TB, e *null.Executor, want ...string) {
 func TestTemporaryErrorsAreReportedAndTriedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork()
-		d, _ := n.serve(t, "d1:1")
-		set, _ := nullSet(t)
-		start(t, n, set, nil)
+		d, _, _ := alone(t, nil)
 		s := d.await(t)
 		s.welcome()
 		s.assign(true, []assignment{
@@ -251,10 +254,7 @@ func TestTemporaryErrorsAreReportedAndTriedAgain(t *testing.T) {
 func TestAnExecutorThatHangsIsNamed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork()
-		d, _ := n.serve(t, "d1:1")
-		set, _ := nullSet(t)
-		start(t, n, set, nil)
+		d, _, _ := alone(t, nil)
 		s := d.await(t)
 		s.welcome()
 		tasks := []assignment{
@@ -292,10 +292,7 @@ func TestAnExecutorThatHangsIsNamed(t *testing.T) {
 func TestAnUnknownKindIsRejectedAndTheNodeBlamed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork()
-		d, _ := n.serve(t, "d1:1")
-		set, _ := nullSet(t)
-		start(t, n, set, nil)
+		d, _, _ := alone(t, nil)
 		s := d.await(t)
 		s.welcome()
 		task := nullTask("a", running, nil)

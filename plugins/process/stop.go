@@ -34,11 +34,7 @@ func (e *Executor) Wait(ctx context.Context, ref sdk.Ref) (*sdk.Ended, error) {
 	if err := e.supervisorGone(ctx, dir); err != nil {
 		return nil, notFound(ref.TaskID, err)
 	}
-	exit, err := e.outcome(dir)
-	if err != nil {
-		return nil, notFound(ref.TaskID, err)
-	}
-	run, err := runOf(dir)
+	run, exit, err := e.known(dir, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -91,15 +87,21 @@ func (e *Executor) Terminate(ctx context.Context, ref sdk.Ref) (*sdk.Status, err
 	if err := e.kill(ctx, dir); err != nil {
 		return nil, notFound(ref.TaskID, err)
 	}
-	exit, err := e.outcome(dir)
-	if err != nil {
-		return nil, notFound(ref.TaskID, err)
-	}
-	run, err := runOf(dir)
+	run, exit, err := e.known(dir, ref)
 	if err != nil {
 		return nil, err
 	}
 	return status(run, exit), nil
+}
+
+// known returns what is known of a task's command, and of its end; either may be nil.
+func (e *Executor) known(dir taskdir.Dir, ref sdk.Ref) (*taskdir.Run, *taskdir.Exit, error) {
+	exit, err := e.outcome(dir)
+	if err != nil {
+		return nil, nil, notFound(ref.TaskID, err)
+	}
+	run, err := runOf(dir)
+	return run, exit, err
 }
 
 // runOf returns what is known of the running command, or nil.

@@ -119,6 +119,19 @@ func inspect[M proto.Message](c *CLI, o *output, objects []M) error {
 	return show(c, o, objects, nil, nil)
 }
 
+// getAll gets the objects that are named, one after the other.
+func getAll[M proto.Message](names []string, get func(name string) (M, error)) ([]M, error) {
+	var all []M
+	for _, name := range names {
+		m, err := get(name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, m)
+	}
+	return all, nil
+}
+
 func toJSON(m proto.Message) ([]byte, error) {
 	b, err := protojson.Marshal(m)
 	if err != nil {

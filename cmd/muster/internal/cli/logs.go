@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -88,59 +90,54 @@ func (c *CLI) printLogs(o *logOptions, next func() (*musterv1.LogMessage, error)
 }
 
 func (c *CLI) serviceLogs() *cobra.Command {
-	var o logOptions
-	cmd := &cobra.Command{
-		Use: "logs SERVICE", Short: "Show what a service's tasks wrote", Args: cobra.ExactArgs(1),
+	return c.logsCommand(&cobra.Command{
+		Use: "logs SERVICE", Short: "Show what a service's tasks wrote",
 		Example: `  muster service logs -f --tail 20 web
   muster service logs --since 10m web`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			options, err := o.request()
-			if err != nil {
-				return err
-			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			stream, err := client.ServiceLogs(cmd.Context(), &musterv1.ServiceLogsRequest{Service: args[0], Options: options})
-			if err != nil {
-				return err
-			}
-			warnStaleStream(cmd, stream)
-			return c.printLogs(&o, func() (*musterv1.LogMessage, error) {
-				resp, err := stream.Recv()
-				return resp.GetMessage(), err
-			})
-		},
-	}
-	o.addFlags(cmd)
-	return cmd
+	}, func(ctx context.Context, client musterv1.ControlServiceClient, name string, options *musterv1.LogOptions) (grpc.ClientStream, logSource, error) {
+		stream, err := client.ServiceLogs(ctx, &musterv1.ServiceLogsRequest{Service: name, Options: options})
+		return stream, func() (*musterv1.LogMessage, error) {
+			resp, err := stream.Recv()
+			return resp.GetMessage(), err
+		}, err
+	})
 }
 
 func (c *CLI) taskLogs() *cobra.Command {
-	var o logOptions
-	cmd := &cobra.Command{
-		Use: "logs TASK", Short: "Show what a task wrote", Args: cobra.ExactArgs(1),
+	return c.logsCommand(&cobra.Command{
+		Use: "logs TASK", Short: "Show what a task wrote",
 		Example: "  muster task logs -f 0k2f",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			options, err := o.request()
-			if err != nil {
-				return err
-			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			stream, err := client.TaskLogs(cmd.Context(), &musterv1.TaskLogsRequest{Task: args[0], Options: options})
-			if err != nil {
-				return err
-			}
-			warnStaleStream(cmd, stream)
-			return c.printLogs(&o, func() (*musterv1.LogMessage, error) {
-				resp, err := stream.Recv()
-				return resp.GetMessage(), err
-			})
-		},
+	}, func(ctx context.Context, client musterv1.ControlServiceClient, id string, options *musterv1.LogOptions) (grpc.ClientStream, logSource, error) {
+		stream, err := client.TaskLogs(ctx, &musterv1.TaskLogsRequest{Task: id, Options: options})
+		return stream, func() (*musterv1.LogMessage, error) {
+			resp, err := stream.Recv()
+			return resp.GetMessage(), err
+		}, err
+	})
+}
+
+// logSource returns the next line.
+type logSource func() (*musterv1.LogMessage, error)
+
+// logsCommand makes a command that shows the lines of a stream.
+func (c *CLI) logsCommand(cmd *cobra.Command, open func(context.Context, musterv1.ControlServiceClient, string, *musterv1.LogOptions) (grpc.ClientStream, logSource, error)) *cobra.Command {
+	var o logOptions
+	cmd.Args = cobra.ExactArgs(1)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		options, err := o.request()
+		if err != nil {
+			return err
+		}
+		client, err := c.client()
+		if err != nil {
+			return err
+		}
+		stream, next, err := open(cmd.Context(), client, args[0], options)
+		if err != nil {
+			return err
+		}
+		warnStaleStream(cmd, stream)
+		return c.printLogs(&o, next)
 	}
 	o.addFlags(cmd)
 	return cmd

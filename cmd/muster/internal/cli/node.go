@@ -83,13 +83,12 @@ func (c *CLI) nodeInspect() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var nodes []*musterv1.Node
-			for _, name := range args {
+			nodes, err := getAll(args, func(name string) (*musterv1.Node, error) {
 				resp, err := call(cmd, client.GetNode, &musterv1.GetNodeRequest{Node: name})
-				if err != nil {
-					return err
-				}
-				nodes = append(nodes, resp.Node)
+				return resp.GetNode(), err
+			})
+			if err != nil {
+				return err
 			}
 			return inspect(c, &o, nodes)
 		},

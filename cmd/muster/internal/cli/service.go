@@ -131,13 +131,12 @@ func (c *CLI) serviceInspect() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var services []*musterv1.Service
-			for _, name := range args {
+			services, err := getAll(args, func(name string) (*musterv1.Service, error) {
 				resp, err := call(cmd, client.GetService, &musterv1.GetServiceRequest{Service: name})
-				if err != nil {
-					return err
-				}
-				services = append(services, resp.Service)
+				return resp.GetService(), err
+			})
+			if err != nil {
+				return err
 			}
 			return inspect(c, &o, services)
 		},

@@ -28,13 +28,12 @@ to the next daemon, count for the next daemon. --format json shows the whole tas
 			if err != nil {
 				return err
 			}
-			var tasks []*musterv1.Task
-			for _, id := range args {
+			tasks, err := getAll(args, func(id string) (*musterv1.Task, error) {
 				resp, err := call(cmd, client.GetTask, &musterv1.GetTaskRequest{Task: id})
-				if err != nil {
-					return err
-				}
-				tasks = append(tasks, resp.Task)
+				return resp.GetTask(), err
+			})
+			if err != nil {
+				return err
 			}
 			if o.format != "table" {
 				return inspect(c, &o, tasks)
