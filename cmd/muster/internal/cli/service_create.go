@@ -117,6 +117,9 @@ func (c *CLI) createSpec(cmd *cobra.Command, o *createOptions, file string, args
 	if err := c.runtime(cmd, o, file, args, spec); err != nil {
 		return nil, err
 	}
+	if spec.Name == "" {
+		return nil, usage("the service needs a name: --name")
+	}
 	if err := o.setMode(cmd, spec); err != nil {
 		return nil, err
 	}

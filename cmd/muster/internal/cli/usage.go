@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -28,6 +29,11 @@ func refuseBadArguments(cmd *cobra.Command) {
 			var wrong *UsageError
 			if err := check(cmd, args); err == nil || errors.As(err, &wrong) {
 				return err
+			}
+			for _, arg := range args {
+				if len(cmd.ValidArgs) > 0 && !slices.Contains(cmd.ValidArgs, arg) {
+					return usageOf(cmd, fmt.Errorf("%q is none of %s", arg, strings.Join(cmd.ValidArgs, ", ")))
+				}
 			}
 			return usageOf(cmd, fmt.Errorf("wrong number of arguments: %d", len(args)))
 		}

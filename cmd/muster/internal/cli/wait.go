@@ -178,6 +178,9 @@ type progress struct {
 	last    string
 	shown   string
 	trouble string
+	// why is the trouble without the task whose it is: of tasks that fail one after
+	// the other for the same reason the first is named.
+	why string
 }
 
 // service shows how far a service is, and reports whether it has converged at
@@ -233,7 +236,10 @@ func (p *progress) stuck(s *musterv1.Service) error {
 // task notes why a task does not run, and reports whether that is so.
 func (p *progress) task(t *musterv1.Task) bool {
 	if t.Status.GetError() != "" {
-		p.trouble = fmt.Sprintf("task %s %s: %s", short(t.Id, false), strings.ToLower(t.Status.State.String()), t.Status.Error)
+		why := strings.ToLower(t.Status.State.String()) + ": " + t.Status.Error
+		if p.trouble == "" || p.why != why {
+			p.trouble, p.why = "task "+short(t.Id, false)+" "+why, why
+		}
 		return true
 	}
 	if t.Status.GetState() == musterv1.TaskState_RUNNING {

@@ -34,3 +34,20 @@ func TestEndOfARollback(t *testing.T) {
 		})
 	}
 }
+
+// Of tasks that fail one after the other for one reason, the first is named.
+func TestTroubleIsToldOnce(t *testing.T) {
+	t.Parallel()
+	p := &progress{quiet: true, c: &CLI{}}
+	fails := func(id, why string) string {
+		p.task(&musterv1.Task{Id: id, Status: &musterv1.TaskStatus{State: musterv1.TaskState_REJECTED, Error: why}})
+		return p.trouble
+	}
+	first := fails("aaaaaaaaaaaaaaa", "no such image")
+	if again := fails("bbbbbbbbbbbbbbb", "no such image"); again != first {
+		t.Errorf("the same again is told as %q", again)
+	}
+	if other := fails("ccccccccccccccc", "no space left"); other == first {
+		t.Errorf("another trouble is not told: %q", other)
+	}
+}

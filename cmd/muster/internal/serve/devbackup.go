@@ -94,7 +94,7 @@ what is missing is started. A store that is there already is not overwritten: mo
 func fetch(ctx context.Context, url string, to io.Writer) error {
 	resp, err := get(ctx, http.DefaultClient, url)
 	if err != nil {
-		return fmt.Errorf("ask the cluster for its store: %w", err)
+		return fmt.Errorf("ask the cluster for its store: %w (does `muster dev` run, with this --ops-listen?)", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {

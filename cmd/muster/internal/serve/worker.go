@@ -17,6 +17,7 @@ import (
 
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/cmd/muster/internal/cli"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/tracing"
@@ -114,8 +115,11 @@ again with the same --data-dir it finds them.
 				return err
 			}
 			cfg, err := f.config()
+			if err == nil {
+				err = cfg.Validate()
+			}
 			if err != nil {
-				return err
+				return &cli.UsageError{Err: err}
 			}
 			return runWorker(cmd.Context(), &s, cfg, version)
 		},
