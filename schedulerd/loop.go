@@ -34,22 +34,23 @@ func (d *Daemon) loop(ctx context.Context) error {
 	explained := newExplanations(d.tables, d.cfg.ExplainEvery)
 	failures := 0
 	for ctx.Err() == nil {
-		again, failed := d.look(ctx, m, explained)
+		plan, again, failed := d.look(ctx, m, explained)
 		failures++
 		if !failed {
 			failures = 0
 		} else if failures > 1 {
 			again = max(again, min(retryAfter<<min(failures-1, 10), mostRetryAfter))
 		}
+		d.gather(ctx, plan.worthGathering(time.Since(plan.began)))
 		d.wait(ctx, m.now, again)
 	}
 	return nil
 }
 
-// look brings the model up to date, places what waits, commits it, and returns
-// when to look again although nothing changes (0 means not at all), and whether
-// that is because something could not be written.
-func (d *Daemon) look(ctx context.Context, m *model, explained *explanations) (again time.Duration, failed bool) {
+// look brings the model up to date, places what waits, and commits it. It returns
+// what it placed, when to look again although nothing changes (0 means not at all),
+// and whether that is because something could not be written.
+func (d *Daemon) look(ctx context.Context, m *model, explained *explanations) (plan *plan, again time.Duration, failed bool) {
 	d.looking <- struct{}{}
 	defer func() { <-d.looking }()
 	began := time.Now()
@@ -70,7 +71,7 @@ func (d *Daemon) look(ctx context.Context, m *model, explained *explanations) (a
 		explained.addServices(m.now, services)
 	}
 	m.fresh, m.roomier = map[string]struct{}{}, false
-	plan := newPlan(began)
+	plan = newPlan(began)
 	for _, service := range slices.Sorted(maps.Keys(services)) {
 		if held[store.ShardOf(service)] {
 			d.place(m, plan, explained, service)
@@ -90,7 +91,7 @@ func (d *Daemon) look(ctx context.Context, m *model, explained *explanations) (a
 	if again == 0 || wait > 0 && wait < again {
 		again = wait
 	}
-	return again, failed
+	return plan, again, failed
 }
 
 func (d *Daemon) observe(m *model, held map[int]bool, p *plan, took time.Duration) {
