@@ -46,6 +46,10 @@ func deploy(ctx context.Context, s *site) (err error) {
 	if err := done(); err != nil {
 		return err
 	}
+	if err := p.wait(); err != nil {
+		return err
+	}
+	p = s.profile(ctx, "stop")
 	began = time.Now()
 	if _, err := s.client.ScaleService(ctx, &musterv1.ScaleServiceRequest{Service: service.Id}); err != nil {
 		return fmt.Errorf("scale to 0: %w", err)

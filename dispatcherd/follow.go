@@ -3,6 +3,7 @@ package dispatcherd
 import (
 	"context"
 	"fmt"
+	"time"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	"github.com/musterhq/muster/internal/state"
@@ -35,11 +36,14 @@ func (f *follower) run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("wait for a change: %w", err)
 		}
-		f.advance(next)
+		nodes, assignments := f.advance(next)
+		gather(ctx, nodes, assignments)
 	}
 }
 
-func (f *follower) advance(to *store.Snapshot) {
+// advance goes on to a snapshot, and returns for how many nodes something has
+// changed, and how many assignments that is.
+func (f *follower) advance(to *store.Snapshot) (nodes, assignments int) {
 	from, t := f.now, f.d.tables
 	f.now = to
 	marked := map[string][]string{}
@@ -56,7 +60,7 @@ func (f *follower) advance(to *store.Snapshot) {
 		}
 	}
 	if from == nil {
-		return // there is nobody to tell yet
+		return 0, 0 // there is nobody to tell yet
 	}
 	if to.Epoch() != from.Epoch() {
 		f.beginAnew()
@@ -71,6 +75,7 @@ func (f *follower) advance(to *store.Snapshot) {
 		}
 	}
 	for node, keys := range marked {
+		nodes, assignments = nodes+1, assignments+len(keys)
 		if s, _ := f.d.shardOf(node); s != nil {
 			s.assignmentsChanged(node, keys)
 		}
@@ -103,6 +108,33 @@ func (f *follower) advance(to *store.Snapshot) {
 			}
 			s.observe(c.Key(), record)
 		}
+	}
+	return nodes, assignments
+}
+
+const (
+	// manyNodes and fewAssignments say which changes are scattered: few assignments
+	// of each of many nodes.
+	manyNodes, fewAssignments = 200, 8
+	// tellingNode is about what it costs to tell a node of something and to take its
+	// answer, and mostGathering bounds what that comes to.
+	tellingNode   = 100 * time.Microsecond
+	mostGathering = 500 * time.Millisecond
+)
+
+// gather waits, when scattered changes were passed on, for about as long as telling
+// them takes: what a large service's tasks are to do comes a few thousand at a time,
+// and what a worker is told at once is one message, and one report from it, however
+// many tasks it is about.
+func gather(ctx context.Context, nodes, assignments int) {
+	if nodes < manyNodes || assignments > fewAssignments*nodes {
+		return
+	}
+	t := time.NewTimer(min(time.Duration(nodes)*tellingNode, mostGathering))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
 	}
 }
 
