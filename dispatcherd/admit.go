@@ -44,6 +44,12 @@ func removedError(node string) error {
 		"node %s was removed from the cluster; to let the machine join again, start its worker with an empty data directory, which gives it a new id", node))
 }
 
+// lostError is what a worker is told whose tasks an empty store would have it stop.
+func lostError(node string, tasks uint32) error {
+	return status.Errorf(codes.FailedPrecondition, "the store knows neither node %s nor any service, and the node has %d tasks, which run on: "+
+		"if what Consul held was lost, restore a snapshot of it; to begin anew with an empty store, restart the worker, which then gives them up", node, tasks)
+}
+
 // refused says in words for people and in one for the worker why it is refused.
 func refused(code codes.Code, reason dispatcherv1.Refusal_Reason, text string) error {
 	plain := status.New(code, text)
@@ -75,7 +81,7 @@ func (d *Daemon) admit(s *session, hello *dispatcherv1.Hello) (*dispatcherv1.Ses
 		moved := d.directory.Changed()
 		shard, changed := d.shardOf(s.node)
 		if shard != nil {
-			err := shard.attach(s, hello.Description)
+			err := shard.attach(s, hello)
 			if err == nil {
 				s.welcome()
 				return nil, nil

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/store"
@@ -104,14 +105,19 @@ func (s *shard) look(id string) {
 
 // attach makes a session its node's one, unless another worker is that node. The
 // worker's own session before it ends.
-func (s *shard) attach(sess *session, description *musterv1.NodeDescription) error {
+func (s *shard) attach(sess *session, hello *dispatcherv1.Hello) error {
+	description := hello.GetDescription()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return errNotOwned
 	}
-	if s.removed(s.d.store.Snapshot(), sess.node) {
+	snap := s.d.store.Snapshot()
+	if s.removed(snap, sess.node) {
 		return removedError(sess.node)
+	}
+	if hello.GetTasks() > 0 && s.lost(snap, sess.node) {
+		return lostError(sess.node, hello.GetTasks())
 	}
 	n, known := s.nodes[sess.node]
 	if !known {
@@ -408,6 +414,18 @@ func (s *shard) forget(n *node) {
 func (s *shard) removed(r store.Reader, id string) bool {
 	e, ok := s.d.tables.Nodes.Get(r, id)
 	return ok && e.Value.Removed
+}
+
+// lost reports whether the store shows no trace of what a node's worker remembers:
+// neither the node nor any service.
+func (s *shard) lost(snap *store.Snapshot, id string) bool {
+	if _, ok := s.d.tables.NodeStates.Get(snap, id); ok {
+		return false
+	}
+	for range s.d.tables.Services.Scan(snap, "") {
+		return false
+	}
+	return true
 }
 
 // standing returns what a node's record should say now; that it is to stay as it

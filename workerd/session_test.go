@@ -24,6 +24,9 @@ func TestEverythingIsReportedAnewInEachSession(t *testing.T) {
 		set, _ := nullSet(t)
 		start(t, n, set, nil)
 		s := d.await(t)
+		if n := s.hello.GetTasks(); n != 0 {
+			t.Errorf("the first hello tells of %d tasks", n)
+		}
 		s.welcome()
 		tasks := []assignment{nullTask("a", running, nil), nullTask("b", running, map[string]any{"runFor": "10m", "exitCode": 1})}
 		s.assign(true, tasks)
@@ -37,6 +40,9 @@ func TestEverythingIsReportedAnewInEachSession(t *testing.T) {
 		s = d.await(t)
 		if waited := time.Since(back); waited > 2*time.Second {
 			t.Errorf("the worker came back after %s", waited)
+		}
+		if n := s.hello.GetTasks(); n != 2 {
+			t.Errorf("the second hello tells of %d tasks, want 2", n)
 		}
 		s.welcome()
 		settle(100 * time.Millisecond)

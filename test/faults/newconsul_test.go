@@ -56,7 +56,13 @@ func replaceConsul(t *testing.T, r *rig.Rig) {
 	var snapshot bytes.Buffer
 	ok(t, r.Consul.Save(t.Context(), &snapshot))
 	ok(t, r.Servers.Replace())
-	ok(t, r.Consul.Restore(t.Context(), snapshot.Bytes()))
+	restoreConsul(t, r, snapshot.Bytes())
+}
+
+// restoreConsul is the part of it from where there are new servers.
+func restoreConsul(t *testing.T, r *rig.Rig, snapshot []byte) {
+	t.Helper()
+	ok(t, r.Consul.Restore(t.Context(), snapshot))
 	for _, s := range r.Servers.Servers() {
 		ok(t, r.Consul.Deregister(t.Context(), s.Node))
 	}

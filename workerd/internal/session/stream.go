@@ -120,9 +120,13 @@ func (s *stream) open(ctx, inner context.Context, cancel context.CancelCauseFunc
 		return nil, fmt.Errorf("open session: %w", err)
 	}
 	s.told, _ = s.c.cfg.Describer.Description()
+	tasks := 0
+	if s.c.admitted {
+		tasks = len(s.c.cfg.Tasks.IDs())
+	}
 	// An error of Send is only io.EOF; Recv tells what it was.
 	_ = s.grpc.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_Hello{Hello: &dispatcherv1.Hello{
-		NodeId: s.c.cfg.NodeID, Description: s.told, InstanceId: s.c.cfg.Instance,
+		NodeId: s.c.cfg.NodeID, Description: s.told, InstanceId: s.c.cfg.Instance, Tasks: uint32(tasks),
 	}}})
 	first, err := s.grpc.Recv()
 	if err != nil {

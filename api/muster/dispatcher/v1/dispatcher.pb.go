@@ -238,7 +238,10 @@ type Hello struct {
 	Description *v1.NodeDescription    `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
 	// Made anew by each worker process: tells a worker that came back from a
 	// second worker with the same identity.
-	InstanceId    string `protobuf:"bytes,3,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	InstanceId string `protobuf:"bytes,3,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// How many tasks the worker has, if this process was admitted before. A store that
+	// knows neither its node nor any service has been lost, and is not to be believed.
+	Tasks         uint32 `protobuf:"varint,4,opt,name=tasks,proto3" json:"tasks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -292,6 +295,13 @@ func (x *Hello) GetInstanceId() string {
 		return x.InstanceId
 	}
 	return ""
+}
+
+func (x *Hello) GetTasks() uint32 {
+	if x != nil {
+		return x.Tasks
+	}
+	return 0
 }
 
 // Heartbeat says that the worker lives.
@@ -1552,12 +1562,13 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\vdescription\x18\x04 \x01(\v2\x1a.muster.v1.NodeDescriptionH\x00R\vdescription\x12:\n" +
 	"\blog_data\x18\x05 \x01(\v2\x1d.muster.dispatcher.v1.LogDataH\x00R\alogData\x129\n" +
 	"\agoodbye\x18\x06 \x01(\v2\x1d.muster.dispatcher.v1.GoodbyeH\x00R\agoodbyeB\t\n" +
-	"\amessage\"\x7f\n" +
+	"\amessage\"\x95\x01\n" +
 	"\x05Hello\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12<\n" +
 	"\vdescription\x18\x02 \x01(\v2\x1a.muster.v1.NodeDescriptionR\vdescription\x12\x1f\n" +
 	"\vinstance_id\x18\x03 \x01(\tR\n" +
-	"instanceId\"\v\n" +
+	"instanceId\x12\x14\n" +
+	"\x05tasks\x18\x04 \x01(\rR\x05tasks\"\v\n" +
 	"\tHeartbeat\"l\n" +
 	"\fStatusReport\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12@\n" +
