@@ -27,6 +27,9 @@ const updateStatuses = 256
 // intake writes at once, a busy one in large batches.
 type intake struct {
 	d *Daemon
+	// sure reports whether the shard is known to be this replica's: tasks of a node
+	// that another dispatcher may have by now are not given up.
+	sure func() bool
 
 	mu   sync.Mutex
 	next batch
@@ -58,8 +61,8 @@ func newBatch() batch {
 	return batch{reports: map[string]*recordv1.Status{}, settle: map[string]string{}, receipts: map[*session]receipt{}}
 }
 
-func newIntake(d *Daemon) *intake {
-	return &intake{d: d, next: newBatch(), wake: make(chan struct{}, 1)}
+func newIntake(d *Daemon, sure func() bool) *intake {
+	return &intake{d: d, sure: sure, next: newBatch(), wake: make(chan struct{}, 1)}
 }
 
 // take takes a report: statuses by key. It is acknowledged when they are
@@ -211,6 +214,7 @@ type statusChange struct {
 // neighbours are written together.
 func (in *intake) changes(b batch) []statusChange {
 	snap, now := in.d.store.Snapshot(), time.Now()
+	sure := in.sure()
 	t := in.d.tables
 	wanted := make(map[string]*recordv1.Status, len(b.reports)+len(b.settle))
 	for key, report := range b.reports {
@@ -224,6 +228,9 @@ func (in *intake) changes(b batch) []statusChange {
 		if _, ok := t.Assignments.Get(snap, key); !ok {
 			wanted[key] = nil
 			continue
+		}
+		if giveUp == givenUpDown && !sure {
+			continue // the node is judged anew once it is known whose it is
 		}
 		have, ok := t.Statuses.Get(snap, key)
 		if giveUp != "" && (!ok || have.Value.State <= musterv1.TaskState_RUNNING) {

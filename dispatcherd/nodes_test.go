@@ -79,9 +79,44 @@ func TestPausedProcess(t *testing.T) {
 				}
 				d.pulse.last.Store(0)
 				w.hangUp()
-				c.wantNode("n1", want)
 				time.Sleep(time.Second)
 				c.wantNode("n1", want)
+			})
+		})
+	}
+}
+
+// TestPausedProcessGivesNothingUp assigns a task to a node that has been down for so
+// long that its tasks are given up, after its dispatcher's process did not run for a
+// while. If the shard was lost meanwhile, the node may be back at another.
+func TestPausedProcessGivesNothingUp(t *testing.T) {
+	t.Parallel()
+	for name, lost := range map[string]bool{"shard is kept": false, "shard is lost": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, false)
+				d := c.dispatcher("d1", func(cfg *Config) { cfg.OrphanAfter = time.Minute })
+				c.service("svc")
+				synctest.Wait()
+				w := c.worker("n1", d.address)
+				c.wantNode("n1", ready)
+				w.hangUp()
+				time.Sleep(2 * time.Minute)
+				c.wantNode("n1", fallen)
+				if lost {
+					lock := fmt.Sprintf("muster/locks/%s/%d", Subsystem, store.ShardOf("n1"))
+					if _, err := c.kv.Txn(t.Context(), []kv.Op{{Verb: kv.Delete, Key: lock}}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				d.pulse.last.Store(0)
+				c.update(func(tx *store.Tx) { c.assign(tx, "n1", "svc", "t1", 1) })
+				time.Sleep(2 * time.Second)
+				synctest.Wait()
+				if got := c.status("n1", "svc", "t1").GetState(); (got == musterv1.TaskState_ORPHANED) == lost {
+					t.Errorf("the task is %s", got)
+				}
 			})
 		})
 	}

@@ -53,6 +53,9 @@ type session struct {
 	err   error
 	// shard is set once, when the session is attached.
 	shard *shard
+	// epoch is the store's when the session was attached. What a restored store lacks
+	// is not to be taken for removed.
+	epoch uint64
 	// welcomed says that the worker has been bidden welcome, or is about to be.
 	welcomed bool
 	// control holds what is to be said before any assignment.

@@ -547,11 +547,27 @@ func TestScatteredChanges(t *testing.T) {
 				}
 				time.Sleep(time.Second)
 				synctest.Wait()
+				each := func(round int, do func(node, task string, slot uint64)) {
+					for i, w := range workers {
+						do(w.node, fmt.Sprint("t", round, "-", i), uint64(round*test.nodes+i+1))
+					}
+				}
+				// Tables are followed each for itself: tasks are there before they are assigned.
+				c.update(func(tx *store.Tx) {
+					for round := range 3 {
+						each(round, func(node, task string, slot uint64) {
+							c.tables.Tasks.Put(tx, state.TaskKey("svc", slot, node, task), &recordv1.Task{
+								Slot: slot, SpecDigest: []byte("digest-of-svc"), DesiredState: musterv1.TaskState_RUNNING,
+							})
+						})
+					}
+				})
+				time.Sleep(time.Second)
 				for round := range 3 {
 					c.update(func(tx *store.Tx) {
-						for i, w := range workers {
-							c.assign(tx, w.node, "svc", fmt.Sprint("t", round, "-", i), uint64(round*test.nodes+i+1))
-						}
+						each(round, func(node, task string, slot uint64) {
+							c.tables.Assignments.Put(tx, state.NodeTaskKey(node, "svc", task), &recordv1.Assignment{Slot: slot})
+						})
 					})
 					time.Sleep(time.Millisecond)
 				}

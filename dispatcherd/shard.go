@@ -46,7 +46,7 @@ func newShard(d *Daemon, number int) *shard {
 	}
 	s.forgiven = d.pulse.since(time.Now())
 	s.ours = s.forgiven
-	s.intake = newIntake(d)
+	s.intake = newIntake(d, s.sure)
 	return s
 }
 
@@ -126,7 +126,7 @@ func (s *shard) attach(sess *session, hello *dispatcherv1.Hello) error {
 		s.touch(n)
 		return err
 	}
-	if !sess.bind(s) {
+	if !sess.bind(s, snap.Epoch()) {
 		return errStopping
 	}
 	s.nodes[n.id] = n
@@ -273,7 +273,10 @@ func (s *shard) run(ctx context.Context) error {
 			return nil
 		}
 		if !s.confirm(ctx) {
-			retry.wait(ctx)
+			select {
+			case <-ctx.Done():
+			case <-time.After(confirmPause):
+			}
 			continue
 		}
 		verdicts, next := s.judge(time.Now(), s.d.store.Snapshot())
@@ -295,13 +298,22 @@ func (s *shard) run(ctx context.Context) error {
 	return nil
 }
 
+// confirmPause is between two questions whose the shard is. If it is another's, this
+// replica hears of that in a moment, and asks no more.
+const confirmPause = 100 * time.Millisecond
+
 // confirm makes sure that the shard is still this replica's after a time in which
 // its process did not run: its workers have been with another dispatcher since
 // then, and that their connections have ended here says nothing of them.
 func (s *shard) confirm(ctx context.Context) bool {
-	resumed := s.d.pulse.since(time.Now())
-	if s.confirmed(resumed) {
+	now := time.Now()
+	resumed := s.d.pulse.since(now)
+	switch {
+	case s.confirmed(resumed):
 		return true
+	case s.d.pulse.broken(now):
+		// It is yet to be noted since when this process runs again.
+		return false
 	}
 	bounded, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
@@ -315,6 +327,9 @@ func (s *shard) confirm(ctx context.Context) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ours = resumed
+	for id := range s.nodes {
+		s.mark(id)
+	}
 	return true
 }
 
@@ -324,6 +339,16 @@ func (s *shard) confirmed(resumed time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !resumed.After(s.ours)
+}
+
+// sure reports whether the shard is known to be this replica's now. If it is not, that
+// is found out, and all nodes are looked at then.
+func (s *shard) sure() bool {
+	if s.confirmed(s.d.pulse.since(time.Now())) {
+		return true
+	}
+	s.poke()
+	return false
 }
 
 // idle is how long a shard without deadlines sleeps.
@@ -383,6 +408,10 @@ func (s *shard) touch(n *node) {
 
 func (s *shard) mark(id string) {
 	s.dirty[id] = struct{}{}
+	s.poke()
+}
+
+func (s *shard) poke() {
 	select {
 	case s.wake <- struct{}{}:
 	default:

@@ -62,14 +62,15 @@ func (s *session) welcomeAnew() {
 	}
 }
 
-// bind makes the session one of a shard's. It returns false if it has ended.
-func (s *session) bind(to *shard) bool {
+// bind makes the session one of a shard's, in an epoch of the store. It returns false
+// if it has ended.
+func (s *session) bind(to *shard, epoch uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
 		return false
 	}
-	s.shard = to
+	s.shard, s.epoch = to, epoch
 	return true
 }
 
@@ -197,9 +198,9 @@ func (s *session) utter(u utterance) error {
 // a moment.
 func (s *session) tellAll() error {
 	began := time.Now()
-	messages, traced := s.complete()
-	if messages == nil {
-		return nil
+	messages, traced, err := s.complete()
+	if messages == nil || err != nil {
+		return err
 	}
 	close(s.greeted)
 	if err := s.tell(messages); err != nil {
@@ -214,15 +215,19 @@ func (s *session) tellAll() error {
 // are traced. The snapshot is
 // taken with the book in hand: whoever then asks what waits (retry) either is
 // told so, or had it in this snapshot.
-func (s *session) complete() (messages []*dispatcherv1.Assignments, traced []*dispatcherv1.AssignedTask) {
+func (s *session) complete() (messages []*dispatcherv1.Assignments, traced []*dispatcherv1.AssignedTask, err error) {
 	s.book.Lock()
 	defer s.book.Unlock()
-	offers := s.d.desk.offers(s.d.store.Snapshot(), s.node)
+	snap := s.d.store.Snapshot()
+	if snap.Epoch() != s.epoch {
+		return nil, nil, errRestored
+	}
+	offers := s.d.desk.offers(snap, s.node)
 	if slices.ContainsFunc(offers, func(o offer) bool { return o.lags }) && s.park() {
-		return nil, nil
+		return nil, nil, nil
 	}
 	messages = s.ledger.complete(offers, s.d.packing())
-	return messages, s.ledger.takeTraced()
+	return messages, s.ledger.takeTraced(), nil
 }
 
 // park has the complete set wait for records that are not seen yet. It
@@ -245,7 +250,10 @@ func (s *session) park() bool {
 // tellChanges sends what has changed of the given assignments.
 func (s *session) tellChanges(keys []string) error {
 	began := time.Now()
-	c := s.changes(keys)
+	c, err := s.changes(keys)
+	if err != nil {
+		return err
+	}
 	if err := s.tell(c.messages); err != nil {
 		return err
 	}
@@ -272,11 +280,14 @@ type changes struct {
 
 // changes returns what is to be said about assignments. Of the snapshot the same
 // holds as in complete.
-func (s *session) changes(keys []string) (c changes) {
+func (s *session) changes(keys []string) (c changes, err error) {
 	slices.Sort(keys)
 	s.book.Lock()
 	defer s.book.Unlock()
 	snap := s.d.store.Snapshot()
+	if snap.Epoch() != s.epoch {
+		return changes{}, errRestored
+	}
 	offers := make([]offer, len(keys))
 	for i, key := range keys {
 		offers[i] = s.d.desk.offer(snap, key)
@@ -287,7 +298,7 @@ func (s *session) changes(keys []string) (c changes) {
 	c.messages = s.ledger.changes(offers, s.d.packing(), time.Now())
 	c.news, s.ledger.news = s.ledger.news, nil
 	c.traced = s.ledger.takeTraced()
-	return c
+	return c, nil
 }
 
 func (s *session) tell(messages []*dispatcherv1.Assignments) error {

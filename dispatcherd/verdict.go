@@ -116,7 +116,7 @@ type nodeWrite struct {
 
 func (w *nodeWrite) apply(tx *store.Tx) error {
 	w.before, w.now = nil, nil
-	if w.held = !w.shard.confirmed(w.shard.d.pulse.since(time.Now())); w.held {
+	if w.held = !w.shard.sure(); w.held {
 		return nil
 	}
 	if e, ok := w.shard.d.tables.NodeStates.Get(tx, w.node); ok {

@@ -14,7 +14,8 @@ const (
 // tasks that are being made meanwhile. What a node gets at once costs one commit, one
 // message to its worker and one report of it, however many tasks it is; so of a large
 // service's tasks, which come a few thousand at a time, each node had better get its
-// share in a few parts than one by one. Who waits for a single task never waits here.
+// share in a few parts than one by one. Others wait for it no longer than that look
+// took them, twice over.
 func (p *plan) worthGathering(took time.Duration) time.Duration {
 	if len(p.nodes) < manyNodes || p.size > fewTasks*len(p.nodes) {
 		return 0

@@ -178,7 +178,7 @@ func (e *Executor) ended(ctx context.Context, found *container.InspectResponse) 
 // end was killed for want of memory, and causePause is between two looks.
 const (
 	causePatience = 500 * time.Millisecond
-	causePause    = 20 * time.Millisecond
+	causePause    = 50 * time.Millisecond
 )
 
 // cause looks again at a container that was killed and whose memory is limited.
@@ -197,10 +197,15 @@ func (e *Executor) cause(ctx context.Context, found *container.InspectResponse) 
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		var err error
-		if found, err = e.inspect(ctx, found.ID); err != nil {
-			return nil, err
+		again, err := e.inspect(ctx, found.ID)
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case err != nil:
+			// It is known how it ended, if not why.
+			return found, nil
 		}
+		found = again
 	}
 	return found, nil
 }

@@ -178,7 +178,7 @@ func (t *task) held(ctx context.Context) (bool, error) {
 	}
 	var listed *executorv1.ListedTask
 	found := false
-	e, err := t.executor(ctx)
+	e, err := within(ctx, quickCall, t.executor)
 	switch refused := (*wire.Error)(nil); {
 	case err == nil:
 		if listed, found, err = t.m.inventory.find(ctx, e, t.id); err != nil {

@@ -191,11 +191,11 @@ func (m *Manager) withdraw(ids []string) {
 	}
 }
 
-// assigned makes a task that this worker did not know.
+// assigned makes a task that this worker did not know. m.mu is held.
 func (m *Manager) assigned(msg *dispatcherv1.AssignedTask, spec *musterv1.TaskSpec) *task {
 	t := &task{
 		m: m, id: msg.GetId(), digest: string(msg.GetSpecDigest()), spec: spec,
-		assigned: msg, desired: msg.GetDesiredState(), unsure: true,
+		assigned: msg, desired: msg.GetDesiredState(), unsure: !m.synced,
 	}
 	if known := msg.GetKnownState(); known > musterv1.TaskState_ACCEPTED {
 		// A worker with this id had it before and forgot.

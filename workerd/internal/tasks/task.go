@@ -40,8 +40,9 @@ type task struct {
 	// adopt: somebody knows more of this task than this worker; ask the
 	// executor before anything is done.
 	adopt bool
-	// unsure: an earlier worker without memory may have begun it, and nobody have
-	// heard of that. It must not be taken for stopped before the executor was asked.
+	// unsure: it was in the first complete set, so an earlier worker may have begun
+	// it, whose memory is lost, and nobody have heard of that. It must not be taken for
+	// stopped before the executor was asked.
 	unsure bool
 	// update: its surroundings changed since the executor was told.
 	update bool
