@@ -30,9 +30,9 @@ import (
 // what the caller is told.
 type Tokens func(ctx context.Context, token string) (Identity, error)
 
-// Refused is told of each call that is refused, by its peer's address. Its error is
-// what the caller is told then, and nobody else: there were too many.
-type Refused func(address string) error
+// Refused is told of each call that is refused, by its peer's address. It says
+// whether the log is to have a line of it: not if there were too many.
+type Refused func(address string) (tell bool)
 
 // Guard enforces the rules on the servers of one daemon. A nil Guard admits
 // everybody: that of a daemon that serves in the clear.
@@ -191,6 +191,11 @@ func (g *Guard) identify(ctx context.Context, p presented) (Caller, bool, error)
 	if own := g.domain(); id.Domain != own {
 		return Caller{Certificate: c}, false, status.Errorf(codes.Unauthenticated, "the certificate is of trust domain %q, and this is %q", id.Domain, own)
 	}
+	// A handshake looks at this, but connections stay open. Those of daemons go on
+	// with the certificate that they were made with when their owner has renewed his.
+	if IsPerson(id.Role) && time.Now().After(c.NotAfter) {
+		return Caller{Certificate: c}, false, status.Errorf(codes.Unauthenticated, "the certificate has ended at %s", c.NotAfter.UTC().Format(time.RFC3339))
+	}
 	return Caller{Identity: id, Certificate: c}, true, nil
 }
 
@@ -220,10 +225,10 @@ func (g *Guard) byToken(ctx context.Context, authorization []string) (Identity, 
 // refuse tells the log and the metrics, and returns what the caller is told.
 func (g *Guard) refuse(what, reason string, p presented, caller Caller, err error) error {
 	g.calls.WithLabelValues(what, reason).Inc()
-	if f := g.refused.Load(); f != nil {
-		if many := (*f)(p.address); many != nil {
-			return many
-		}
+	// However many there were, the caller is told the truth: others may come from the
+	// same address, and would try again with what is wrong.
+	if f := g.refused.Load(); f != nil && !(*f)(p.address) {
+		return err
 	}
 	fields := []zap.Field{zap.String("call", what), zap.String("reason", reason), zap.String("peer", p.address), zap.Error(err)}
 	if caller.Role != 0 {

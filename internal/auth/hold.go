@@ -106,17 +106,12 @@ func (g *Guard) HoldREST(r *http.Request, method string) (ctx context.Context, r
 // recheck ends a stream whose caller would be refused by now.
 func (g *Guard) recheck(ctx context.Context, method string, p presented, caller Caller, end context.CancelCauseFunc) {
 	if !g.good(ctx, p, caller) && ctx.Err() == nil {
-		// However many calls were refused: the stream's end is for this.
-		_ = g.refuse(method, reasonUnknown, p, caller, errNoLonger)
-		end(errNoLonger)
+		end(g.refuse(method, reasonUnknown, p, caller, errNoLonger))
 	}
 }
 
 // good tells whether a caller would still be admitted as the one he was.
 func (g *Guard) good(ctx context.Context, p presented, was Caller) bool {
-	if c := was.Certificate; c != nil && time.Now().After(c.NotAfter) {
-		return false
-	}
 	now, known, err := g.identify(ctx, p)
 	if err != nil {
 		// While nobody can tell, what was known last counts.

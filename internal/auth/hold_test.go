@@ -58,7 +58,7 @@ func TestStreamsEnd(t *testing.T) {
 					return id, nil
 				})
 				// A stranger behind the same proxy has been refused too often.
-				g.OnRefused(func(string) error { return status.Error(codes.ResourceExhausted, "too many") })
+				g.OnRefused(func(string) bool { return false })
 				ctx := context.WithValue(t.Context(), callerKey{}, Caller{Identity: id})
 				stream := &reader{over: make(chan struct{})}
 				ended := make(chan error, 1)

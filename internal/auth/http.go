@@ -29,11 +29,8 @@ func (g *Guard) Page(next http.Handler, name string, roles ...authv1.Role) http.
 		ctx, err := g.admit(r.Context(), name, rule, presentedBy(r))
 		if err != nil {
 			code := http.StatusForbidden
-			switch status.Code(err) {
-			case codes.Unauthenticated:
+			if status.Code(err) == codes.Unauthenticated {
 				code = http.StatusUnauthorized
-			case codes.ResourceExhausted:
-				code = http.StatusTooManyRequests
 			}
 			http.Error(w, status.Convert(err).Message(), code)
 			return

@@ -114,18 +114,18 @@ func (l *Limits) REST(r *http.Request, method string) error {
 	return l.admit(r.Context(), method, r.RemoteAddr)
 }
 
-// Refused counts a call that is refused for another reason. It returns an error
-// once its host has had too many of them: who asks need not be told more, and
-// nobody needs a line of the log about it.
-func (l *Limits) Refused(address string) error {
+// Refused counts a call that is refused for another reason. It is false once its
+// host has had too many of them: nobody needs a line of the log about each.
+func (l *Limits) Refused(address string) bool {
 	if l == nil {
-		return nil
+		return true
 	}
 	host := hostOf(address)
-	if wait := l.refused.take(host); wait > 0 {
-		return l.refuse(limitRefused, "", host, l.strangerError(wait, "calls from %s were refused too often", host))
+	if l.refused.take(host) > 0 {
+		l.tell(limitRefused, "", host)
+		return false
 	}
-	return nil
+	return true
 }
 
 // admit takes what a call takes.
@@ -165,9 +165,13 @@ func (l *Limits) admitStranger(method, host string) error {
 
 // refuse tells the log and the metrics, and returns err.
 func (l *Limits) refuse(limit, method, client string, err error) error {
+	l.tell(limit, method, client)
+	return err
+}
+
+func (l *Limits) tell(limit, method, client string) {
 	l.exceeded.WithLabelValues(limit).Inc()
 	l.log.Warn("client calls too often", zap.String("limit", limit), zap.String("client", client), zap.String("call", method))
-	return err
 }
 
 func (l *Limits) strangerError(wait time.Duration, format string, a ...any) error {

@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -39,13 +41,17 @@ type server struct {
 	guard    *auth.Guard
 	grpc     *grpc.Server
 	registry *prometheus.Registry
+	// refusals are what the guard logs.
+	refusals *observer.ObservedLogs
 }
 
 func newServer(t *testing.T, closed bool, s limit.Settings) *server {
 	t.Helper()
 	h := &server{t: t, registry: prometheus.NewRegistry()}
 	if closed {
-		guard, err := auth.New(func() string { return "d" }, zaptest.NewLogger(t), h.registry)
+		core, logs := observer.New(zap.WarnLevel)
+		h.refusals = logs
+		guard, err := auth.New(func() string { return "d" }, zap.New(core), h.registry)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -136,8 +142,6 @@ func TestLimits(t *testing.T) {
 		"joins of one host":           {settings: small, method: join, token: same(""), address: each("10.0.0.1:%d"), want: 5, wantLater: 2, exceeded: "stranger"},
 		"joins of a network":          {settings: small, method: join, token: same(""), address: each("[fd00::%x]:1"), want: 5, wantLater: 2, exceeded: "stranger"},
 		"joins of many hosts":         {settings: small, method: join, token: same(""), address: each("10.0.0.%d:1"), want: 50, wantLater: 20, exceeded: "strangers"},
-		"wrong tokens of one host":    {settings: small, method: list, token: same("wrong"), address: each("10.0.0.1:%d"), want: 5, wantLater: 2, exceeded: "refused"},
-		"no tokens of one host":       {settings: small, method: list, token: same(""), address: each("10.0.0.1:%d"), want: 5, wantLater: 2, exceeded: "refused"},
 		"health":                      {settings: small, method: ask, token: same(""), address: each("10.0.0.1:%d"), want: 20, wantLater: 10, exceeded: "client"},
 		"in the clear, by the host":   {open: true, settings: small, method: list, token: same(""), address: each("10.0.0.1:%d"), want: 20, wantLater: 10, exceeded: "client"},
 		"in the clear, joins":         {open: true, settings: small, method: join, token: same(""), address: each("10.0.0.%d:1"), want: 200, wantLater: 200},
@@ -187,6 +191,29 @@ func (h *server) exceeded(limit string) int {
 		h.t.Errorf("there is no metric of limit %q", limit)
 	}
 	return 0
+}
+
+// TestWhoIsRefusedOftenIsToldWhy: his refusals are logged no more, and counted.
+func TestWhoIsRefusedOftenIsToldWhy(t *testing.T) {
+	for name, token := range map[string]string{"a wrong token": "wrong", "no token": ""} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newServer(t, true, limit.Settings{StrangerRate: 2, StrangerBurst: 5, ClientBurst: 1})
+				for i := range 200 {
+					err := h.rest(musterv1.ControlService_ListServices_FullMethodName, token, fmt.Sprintf("10.0.0.1:%d", i))
+					if status.Code(err) != codes.Unauthenticated {
+						t.Fatalf("call %d: %v", i, err)
+					}
+				}
+				if got := h.exceeded("refused"); got != 195 {
+					t.Errorf("%d refusals were too many, want 195", got)
+				}
+				if got := h.refusals.FilterMessage("call is refused").Len(); got != 5 {
+					t.Errorf("%d refusals were logged, want 5", got)
+				}
+			})
+		})
+	}
 }
 
 // TestARightTokenIsTakenBesideWrongOnes: who shares an address with a stranger, for
