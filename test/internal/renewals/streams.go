@@ -7,19 +7,13 @@ import (
 	"strconv"
 	"strings"
 
-	"google.golang.org/grpc"
-
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
 // watch follows all that happens in one stream, which lasts as long as the load.
 func (l *Load) watch(ctx context.Context, apid string) {
 	const what = "message of a watch"
-	var stream grpc.ServerStreamingClient[musterv1.WatchResponse]
-	person, err := l.r.WithToken(ctx)
-	if err == nil {
-		stream, err = l.r.Client(apid).Watch(person, &musterv1.WatchRequest{})
-	}
+	stream, err := l.r.Client(apid).Watch(ctx, &musterv1.WatchRequest{})
 	for err == nil {
 		if _, err = stream.Recv(); err == nil {
 			l.succeed(what)
@@ -32,11 +26,7 @@ func (l *Load) watch(ctx context.Context, apid string) {
 // Their lines are numbered, and none may be missing.
 func (l *Load) read(ctx context.Context, apid string) {
 	const what = "line of a log"
-	var stream grpc.ServerStreamingClient[musterv1.ServiceLogsResponse]
-	person, err := l.r.WithToken(ctx)
-	if err == nil {
-		stream, err = l.r.Client(apid).ServiceLogs(person, &musterv1.ServiceLogsRequest{Service: "talks", Options: &musterv1.LogOptions{Follow: true}})
-	}
+	stream, err := l.r.Client(apid).ServiceLogs(ctx, &musterv1.ServiceLogsRequest{Service: "talks", Options: &musterv1.LogOptions{Follow: true}})
 	last := map[string]int{}
 	for err == nil {
 		var resp *musterv1.ServiceLogsResponse

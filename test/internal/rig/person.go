@@ -80,12 +80,15 @@ func (r *Rig) adminToken() (string, error) {
 	return strings.TrimSpace(string(token)), nil
 }
 
-// WithToken has calls be those of the administrator, by his token. A stream lasts
-// no longer than what its caller has shown, and certificates are short here.
-func (r *Rig) WithToken(ctx context.Context) (context.Context, error) {
-	token, err := r.adminToken()
-	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token), err
+// bearer sends the administrator's token with each call of a connection that stays:
+// a person's certificate is good no longer than it lasts, and it is short here.
+type bearer string
+
+func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(b)}, nil
 }
+
+func (bearer) RequireTransportSecurity() bool { return true }
 
 // TLS returns the configuration of connections from the rig to daemons of some
 // kinds, of a cluster that is closed to strangers.

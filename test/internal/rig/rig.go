@@ -66,15 +66,19 @@ func Start(ctx context.Context, cfg Config) (_ *Rig, err error) {
 	if r.Cluster, err = testcluster.Start(ctx, r.cfg.Config); err != nil {
 		return nil, err
 	}
-	creds := insecure.NewCredentials()
+	secure := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
 	if cfg.CertificateLifetime > 0 {
 		if r.person, err = r.enrol(ctx); err != nil {
 			return nil, err
 		}
-		creds = credentials.NewTLS(r.TLS(authv1.Role_APID))
+		token, err := r.adminToken()
+		if err != nil {
+			return nil, err
+		}
+		secure = []grpc.DialOption{grpc.WithTransportCredentials(credentials.NewTLS(r.TLS(authv1.Role_APID))), grpc.WithPerRPCCredentials(bearer(token))}
 	}
 	for _, name := range r.Replicas("apid") {
-		options := []grpc.DialOption{grpc.WithTransportCredentials(creds), grpc.WithConnectParams(backoff())}
+		options := append(slices.Clone(secure), grpc.WithConnectParams(backoff()))
 		if cfg.Net != nil {
 			options = append(options, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 				return cfg.Net.DialContext(ctx, "tcp", address)

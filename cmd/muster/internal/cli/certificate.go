@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -68,6 +69,9 @@ func (o *order) check(name string) error {
 	if err := auth.ValidName(name); err != nil {
 		return usage("%w", err)
 	}
+	if o.out != "" && strings.EqualFold(name+".pem", sharedFile) {
+		return usage("%s.pem is the file of the authorities: choose another name", name)
+	}
 	if _, err := auth.PersonRole(o.role); err != nil {
 		return usage("--role: %w", err)
 	}
@@ -75,11 +79,11 @@ func (o *order) check(name string) error {
 }
 
 func (c *CLI) createCertificate(cmd *cobra.Command, name string, o *order) error {
-	if err := o.check(name); err != nil {
-		return err
-	}
 	if o.out == "" && o.context == "" {
 		o.out = "."
+	}
+	if err := o.check(name); err != nil {
+		return err
 	}
 	all, err := loadContexts()
 	if err != nil {
@@ -97,7 +101,7 @@ func (c *CLI) createCertificate(cmd *cobra.Command, name string, o *order) error
 	if err != nil {
 		return fmt.Errorf("certificate request: %w", err)
 	}
-	files := &keepsake{dir: o.out, force: o.force, parts: map[string][]byte{name + ".pem": nil, "ca.pem": nil}}
+	files := &keepsake{dir: o.out, force: o.force, parts: map[string][]byte{name + ".pem": nil, sharedFile: nil}}
 	if key != nil {
 		files.parts[name+"-key.pem"] = key
 	}
@@ -139,7 +143,7 @@ func (c *CLI) createCertificate(cmd *cobra.Command, name string, o *order) error
 		}
 		c.printf("context %s has it: `muster context use %s`\n", o.context, o.context)
 	}
-	files.parts[name+".pem"], files.parts["ca.pem"] = []byte(resp.Certificate), []byte(resp.Authorities)
+	files.parts[name+".pem"], files.parts[sharedFile] = []byte(resp.Certificate), []byte(resp.Authorities)
 	return files.write()
 }
 

@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -92,5 +93,16 @@ func TestTheKeyStays(t *testing.T) {
 	}
 	if s.asked.Name != "ada" || s.asked.Role != "operator" || s.asked.Lifetime != nil {
 		t.Errorf("asked for %v", s.asked)
+	}
+}
+
+// TestNoCertificateIsLost: that of somebody called ca would be in the file of the
+// authorities.
+func TestNoCertificateIsLost(t *testing.T) {
+	t.Setenv("MUSTER_CONTEXTS_FILE", filepath.Join(t.TempDir(), "contexts.json"))
+	for _, name := range []string{"ca", "CA"} {
+		if _, errs, code := (&shell{t, "127.0.0.1:1"}).run("", "certificate", "create", name, "--out", t.TempDir()); code != 2 || !strings.Contains(errs, "choose another name") {
+			t.Errorf("%s: %d, %s", name, code, errs)
+		}
 	}
 }

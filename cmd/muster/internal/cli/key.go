@@ -33,7 +33,7 @@ func (c *CLI) keys() *cobra.Command {
 To replace the key without downtime, write a new one as a line of its own before the old one into the file of every apid,
 reseal, and take the old one out of the files. Apids read the file again by themselves. Nothing is sealed with a key that
 one of them does not have. Copies of the store from before need the old key.`,
-		Example: "  { openssl rand -base64 32; cat cluster.key; } > both.key && mv both.key cluster.key\n  muster cluster key reseal",
+		Example: "  (umask 077; { openssl rand -base64 32; cat cluster.key; } > both.key) && cat both.key > cluster.key && rm both.key\n  muster cluster key reseal",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.client()
 			if err != nil {

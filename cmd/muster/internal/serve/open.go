@@ -19,6 +19,11 @@ func refuseOpen(s *daemon.Settings, secured bool, addresses ...address) error {
 	var faults []error
 	for _, a := range addresses {
 		if a.value == "" {
+			// Nothing is served there; but the one for other daemons is always, and no
+			// address is every one.
+			if a.flag == "listen" {
+				faults = append(faults, errors.New("--listen: no address is all addresses of this machine, and without TLS everybody who can connect there is an administrator"))
+			}
 			continue
 		}
 		host, _, err := net.SplitHostPort(a.value)

@@ -57,6 +57,7 @@ func TestRefused(t *testing.T) {
 		"missing token file":  {[]string{"schedulerd", "--consul-token-file", "none"}, []string{"--consul-token-file", "none"}},
 		"open manager": {[]string{"schedulerd", "--listen", "0.0.0.0:7703", "--ops-listen", ":8703"},
 			[]string{`--listen: "0.0.0.0:7703"`, `--ops-listen: ":8703"`, "--join", "--tls-cert-file", "--insecure-listen"}},
+		"open at any address":   {[]string{"schedulerd", "--listen", "", "--ops-listen", ""}, []string{"--listen", "--tls-cert-file", "--insecure-listen"}},
 		"open REST":             {[]string{"apid", "--rest-listen", "192.0.2.1:7780"}, []string{"--rest-listen", "--cluster-key-file", "--insecure-listen"}},
 		"open worker":           {[]string{"workerd", "--ops-listen", "[::]:8705"}, []string{"--ops-listen", "--insecure-listen"}},
 		"REST at no address":    {[]string{"apid", "--rest-listen", "7780"}, []string{"--rest-listen", "host:port"}},
