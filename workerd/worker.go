@@ -117,10 +117,10 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		Logger: log.Named("session"), Metrics: w.env.Metrics,
 	})
 	w.client.Store(client)
-	if forgetful := w.cfg.DataDir == "" && w.cfg.NodeID != ""; forgetful || contents != nil && len(contents.Tasks) > 0 {
-		describer.patience = firstDescriptionWithTasks
-	}
 	if contents != nil {
+		if len(contents.Tasks) > 0 {
+			describer.patience = firstDescriptionWithTasks
+		}
 		manager.Restore(contents)
 		log.Info("tasks restored", zap.Int("tasks", len(contents.Tasks)))
 	}

@@ -259,9 +259,10 @@ func (e *Executor) look(ctx context.Context, summary container.Summary) (sdk.Lis
 }
 
 // started tells whether a container was ever started. The Engine writes the
-// zero time for one that was not, and so also for one whose start failed.
+// zero time for one that was not, and so also for one whose start failed; and for one
+// that runs, if the Engine was killed while it started it and took it on afterwards.
 func started(found *container.InspectResponse) bool {
-	return !engineTime(found.State.StartedAt).IsZero()
+	return alive(found) || !engineTime(found.State.StartedAt).IsZero()
 }
 
 // alive tells whether a container's process is there.
