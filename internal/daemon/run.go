@@ -146,8 +146,11 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 		return errors.Join(err, spec.Listener.Close())
 	}
 	defer Flush(flush)
-	server, health := NewServer(h.Guard.Handshakes(h.Credentials.Server(spec.Strangers)),
-		slices.Concat(tracer.ServerOptions(), h.Guard.ServerOptions(), spec.ServerOptions)...)
+	options := slices.Concat(tracer.ServerOptions(), h.Guard.ServerOptions(), spec.ServerOptions)
+	if spec.Strangers {
+		options = append(options, h.Guard.StrangerOptions()...)
+	}
+	server, health := NewServer(h.Guard.Handshakes(h.Credentials.Server(spec.Strangers)), options...)
 	sessions := NewSessions(h.KV, h.sessionConfig(spec, instance, advertise))
 	env := Env{
 		KV:     h.KV,

@@ -35,14 +35,14 @@ const (
 	handshakeTimeout = 20 * time.Second
 	// maxHeader bounds the headers of a request, as they are once unpacked.
 	maxHeader = 64 << 10
-	// maxStreams bounds the calls that are open on one connection: more than anybody
-	// needs who means well. Further ones wait at the client.
+	// maxStreams bounds the calls that are open on one connection, where nothing else
+	// is said: more than anybody needs who means well. Further ones wait at the client.
 	maxStreams = 10_000
 )
 
 // NewServer returns a gRPC server with the health service on it.
 func NewServer(creds credentials.TransportCredentials, more ...grpc.ServerOption) (*grpc.Server, *health.Server) {
-	server := grpc.NewServer(append(more,
+	server := grpc.NewServer(append([]grpc.ServerOption{
 		grpc.Creds(creds),
 		grpc.MaxRecvMsgSize(MaxMessage),
 		// What a peer may take before it has shown who it is.
@@ -51,7 +51,7 @@ func NewServer(creds credentials.TransportCredentials, more ...grpc.ServerOption
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-	)...)
+	}, more...)...)
 	h := health.NewServer()
 	healthpb.RegisterHealthServer(server, h)
 	return server, h

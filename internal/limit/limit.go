@@ -7,9 +7,7 @@ package limit
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -120,7 +118,7 @@ func (l *Limits) Refused(address string) bool {
 	if l == nil {
 		return true
 	}
-	host := hostOf(address)
+	host := auth.HostOf(address)
 	if l.refused.take(host) > 0 {
 		l.tell(limitRefused, "", host)
 		return false
@@ -131,7 +129,7 @@ func (l *Limits) Refused(address string) bool {
 // admit takes what a call takes.
 func (l *Limits) admit(ctx context.Context, method, address string) error {
 	caller, known := auth.CallerOf(ctx)
-	host := hostOf(address)
+	host := auth.HostOf(address)
 	switch {
 	case known && auth.IsManager(caller.Role):
 		// Daemons ask each other when people ask them.
@@ -194,24 +192,4 @@ func addressIn(ctx context.Context) string {
 		return p.Addr.String()
 	}
 	return ""
-}
-
-// hostOf returns whom an address belongs to: of IPv6 that is a network of 64 bits,
-// in which one host has as many addresses as it likes.
-func hostOf(address string) string {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		host = address
-	}
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return host
-	}
-	ip = ip.Unmap().WithZone("")
-	if ip.Is6() && !ip.IsLoopback() {
-		if network, err := ip.Prefix(64); err == nil {
-			return network.String()
-		}
-	}
-	return ip.String()
 }

@@ -1,0 +1,106 @@
+package auth
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+const (
+	// strangerCalls is how many calls one host may have open that show no identity:
+	// the message of each is taken before it is known what is in it.
+	strangerCalls = 32
+	// strangerTime is how long such a call may last.
+	strangerTime = 20 * time.Second
+	// strangerStreams bounds the calls that are open on one connection to a server
+	// that takes strangers.
+	strangerStreams = 250
+)
+
+// StrangerOptions have a gRPC server that takes peers without a certificate refuse
+// what they may not call before a message of it is taken: interceptors come after
+// that.
+func (g *Guard) StrangerOptions() []grpc.ServerOption {
+	if g == nil {
+		return nil
+	}
+	d := &door{guard: g, open: map[string]int{}}
+	return []grpc.ServerOption{grpc.InTapHandle(d.look), grpc.MaxConcurrentStreams(strangerStreams)}
+}
+
+// door is where calls of peers without a certificate come in.
+type door struct {
+	guard *Guard
+
+	mu sync.Mutex
+	// open counts the calls of strangers that are open, by host.
+	open map[string]int
+}
+
+// look must not wait, for the whole connection would.
+func (d *door) look(ctx context.Context, call *tap.Info) (context.Context, error) {
+	p := presentedIn(ctx)
+	if p.tls != nil && len(p.tls.VerifiedChains) > 0 {
+		return ctx, nil
+	}
+	now, cancel := context.WithCancel(ctx)
+	cancel()
+	_, known, err := d.guard.identify(now, p)
+	if known {
+		// What he may is for later.
+		return ctx, nil
+	}
+	// Whose token it is cannot be told while the tables are loaded: the call waits
+	// for that.
+	waits := status.Code(err) == codes.Unavailable
+	if !waits {
+		if _, err := d.guard.admitCall(now, call.FullMethodName, p); err != nil {
+			return nil, err
+		}
+	}
+	host := HostOf(p.address)
+	if !d.enter(host) {
+		return nil, tooManyOpen(host)
+	}
+	// It ends with the call.
+	context.AfterFunc(ctx, func() { d.leave(host) })
+	if waits {
+		return ctx, nil
+	}
+	ctx, cancel = context.WithTimeout(ctx, strangerTime)
+	context.AfterFunc(ctx, cancel)
+	return ctx, nil
+}
+
+func (d *door) enter(host string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.open[host] >= strangerCalls {
+		return false
+	}
+	d.open[host]++
+	return true
+}
+
+func (d *door) leave(host string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.open[host]--; d.open[host] == 0 {
+		delete(d.open, host)
+	}
+}
+
+func tooManyOpen(host string) error {
+	s := status.Newf(codes.ResourceExhausted, "%s has %d calls open without an identity", host, strangerCalls)
+	if detailed, err := s.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(time.Second)}); err == nil {
+		s = detailed
+	}
+	return s.Err()
+}
