@@ -27,8 +27,9 @@ import (
 )
 
 // together is how much more often strangers of all hosts may call than those of
-// one.
-const together = 10
+// one. It bounds what Consul is asked, and is shared: as few hosts as this can keep
+// all others from joining.
+const together = 40
 
 // The limits, as metrics and logs call them.
 const (

@@ -126,6 +126,7 @@ func TestLimits(t *testing.T) {
 		ask  = healthpb.Health_Check_FullMethodName
 	)
 	small := limit.Settings{ClientRate: 10, ClientBurst: 20, StrangerRate: 2, StrangerBurst: 5}
+	smaller := limit.Settings{ClientRate: 10, ClientBurst: 20, StrangerRate: 1, StrangerBurst: 3}
 	unbounded := limit.Settings{ClientBurst: 1, StrangerBurst: 1}
 	same := func(s string) func(int) string { return func(int) string { return s } }
 	each := func(format string) func(int) string { return func(i int) string { return fmt.Sprintf(format, i) } }
@@ -141,7 +142,7 @@ func TestLimits(t *testing.T) {
 		"many clients":                {settings: small, method: list, token: each("vera%d"), address: same("10.0.0.1:1"), want: 200, wantLater: 200},
 		"joins of one host":           {settings: small, method: join, token: same(""), address: each("10.0.0.1:%d"), want: 5, wantLater: 2, exceeded: "stranger"},
 		"joins of a network":          {settings: small, method: join, token: same(""), address: each("[fd00::%x]:1"), want: 5, wantLater: 2, exceeded: "stranger"},
-		"joins of many hosts":         {settings: small, method: join, token: same(""), address: each("10.0.0.%d:1"), want: 50, wantLater: 20, exceeded: "strangers"},
+		"joins of many hosts":         {settings: smaller, method: join, token: same(""), address: each("10.0.0.%d:1"), want: 120, wantLater: 40, exceeded: "strangers"},
 		"health":                      {settings: small, method: ask, token: same(""), address: each("10.0.0.1:%d"), want: 20, wantLater: 10, exceeded: "client"},
 		"in the clear, by the host":   {open: true, settings: small, method: list, token: same(""), address: each("10.0.0.1:%d"), want: 20, wantLater: 10, exceeded: "client"},
 		"in the clear, joins":         {open: true, settings: small, method: join, token: same(""), address: each("10.0.0.%d:1"), want: 200, wantLater: 200},
@@ -151,7 +152,7 @@ func TestLimits(t *testing.T) {
 		"turned off, joins":           {settings: unbounded, method: join, token: same(""), address: same("10.0.0.1:1"), want: 200, wantLater: 200},
 		"turned off, wrong tokens":    {settings: unbounded, method: list, token: same("wrong"), address: same("10.0.0.1:1"), want: 200, wantLater: 200},
 		"an address that is not one":  {settings: small, method: join, token: same(""), address: same("bufconn"), want: 5, wantLater: 2, exceeded: "stranger"},
-		"v4 in v6 is not one network": {settings: small, method: join, token: same(""), address: each("[::ffff:10.0.0.%d]:1"), want: 50, wantLater: 20, exceeded: "strangers"},
+		"v4 in v6 is not one network": {settings: smaller, method: join, token: same(""), address: each("[::ffff:10.0.0.%d]:1"), want: 120, wantLater: 40, exceeded: "strangers"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -35,7 +35,7 @@ func DefaultSettings() Settings {
 func (s *Settings) AddFlags(fs *pflag.FlagSet) {
 	fs.Float64Var(&s.ClientRate, "client-rate", s.ClientRate, fmt.Sprintf("calls a second that one client may make: the name of a token or a certificate, and without one a host; 0: no limit; -1: %d with TLS, and no limit in the clear", closedRate))
 	fs.IntVar(&s.ClientBurst, "client-burst", s.ClientBurst, "calls that one client may make at once, on top of --client-rate")
-	fs.Float64Var(&s.StrangerRate, "stranger-rate", s.StrangerRate, "with TLS: calls a second of one host that show no identity (joining), and as many that are refused; hosts together may make ten times as many of the former; 0: no limit")
+	fs.Float64Var(&s.StrangerRate, "stranger-rate", s.StrangerRate, "with TLS: calls a second of one host that show no identity (joining), and as many that are refused; hosts together may make forty times as many of the former; 0: no limit")
 	fs.IntVar(&s.StrangerBurst, "stranger-burst", s.StrangerBurst, "such calls that one host may make at once, on top of --stranger-rate")
 }
 
