@@ -212,9 +212,8 @@ func (s *session) tellAll() error {
 }
 
 // complete returns the complete set, nil if it is to wait, and which of its tasks
-// are traced. The snapshot is
-// taken with the book in hand: whoever then asks what waits (retry) either is
-// told so, or had it in this snapshot.
+// are traced. The snapshot is taken with the book in hand: whoever then asks what
+// waits (retry) either is told so, or had it in this snapshot.
 func (s *session) complete() (messages []*dispatcherv1.Assignments, traced []*dispatcherv1.AssignedTask, err error) {
 	s.book.Lock()
 	defer s.book.Unlock()

@@ -67,7 +67,7 @@ func (d *door) look(ctx context.Context, call *tap.Info) (context.Context, error
 	}
 	host := HostOf(p.address)
 	if !d.enter(host) {
-		return nil, tooManyOpen(host)
+		return nil, TooMany(time.Second, "%s has %d calls open without an identity", host, strangerCalls)
 	}
 	// It ends with the call.
 	context.AfterFunc(ctx, func() { d.leave(host) })
@@ -97,9 +97,12 @@ func (d *door) leave(host string) {
 	}
 }
 
-func tooManyOpen(host string) error {
-	s := status.Newf(codes.ResourceExhausted, "%s has %d calls open without an identity", host, strangerCalls)
-	if detailed, err := s.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(time.Second)}); err == nil {
+// TooMany is the error of a call that is one too many: RESOURCE_EXHAUSTED, with the
+// time in which to try again (google.rpc.RetryInfo), a millisecond at least.
+func TooMany(wait time.Duration, format string, a ...any) error {
+	wait = max(wait.Round(time.Millisecond), time.Millisecond)
+	s := status.Newf(codes.ResourceExhausted, format, a...)
+	if detailed, err := s.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(wait)}); err == nil {
 		s = detailed
 	}
 	return s.Err()

@@ -15,13 +15,9 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/time/rate"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/musterhq/muster/internal/auth"
 )
@@ -146,7 +142,7 @@ func (l *Limits) admit(ctx context.Context, method, address string) error {
 
 func (l *Limits) admitClient(method, client string) error {
 	if wait := l.clients.take(client); wait > 0 {
-		return l.refuse(limitClient, method, client, retry(wait,
+		return l.refuse(limitClient, method, client, auth.TooMany(wait,
 			"%s calls too often: more than %v times a second, and %d at once (--client-rate, --client-burst of apid)", client, l.settings.ClientRate, l.settings.ClientBurst))
 	}
 	return nil
@@ -174,18 +170,8 @@ func (l *Limits) tell(limit, method, client string) {
 }
 
 func (l *Limits) strangerError(wait time.Duration, format string, a ...any) error {
-	return retry(wait, format+": more than %v times a second from one host, and %d at once (--stranger-rate, --stranger-burst of apid)",
+	return auth.TooMany(wait, format+": more than %v times a second from one host, and %d at once (--stranger-rate, --stranger-burst of apid)",
 		append(a, l.settings.StrangerRate, l.settings.StrangerBurst)...)
-}
-
-// retry says in what time to try again.
-func retry(wait time.Duration, format string, a ...any) error {
-	wait = max(wait.Round(time.Millisecond), time.Millisecond)
-	s := status.Newf(codes.ResourceExhausted, format, a...)
-	if detailed, err := s.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(wait)}); err == nil {
-		s = detailed
-	}
-	return s.Err()
 }
 
 func addressIn(ctx context.Context) string {

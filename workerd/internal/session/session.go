@@ -91,8 +91,6 @@ type Client struct {
 	reports *reports
 	where   *directory
 	metrics *metrics
-	// admitted: a dispatcher has welcomed this process. It belongs to Run.
-	admitted bool
 	// standing tells others whether there is a session.
 	standing standing
 }
@@ -137,7 +135,6 @@ func (c *Client) Run(ctx context.Context) error {
 		if welcomed {
 			failures, redirects = 0, 0
 			exile = exile.admitted(time.Since(began))
-			c.admitted = true
 		}
 		c.standing.failed(err)
 		var to *redirect

@@ -121,7 +121,7 @@ func (s *stream) open(ctx, inner context.Context, cancel context.CancelCauseFunc
 	}
 	s.told, _ = s.c.cfg.Describer.Description()
 	tasks := 0
-	if s.c.admitted {
+	if !s.c.Standing().Since.IsZero() {
 		tasks = len(s.c.cfg.Tasks.IDs())
 	}
 	// An error of Send is only io.EOF; Recv tells what it was.
