@@ -80,7 +80,7 @@ type handshakes struct {
 func (h *handshakes) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := h.TransportCredentials.ServerHandshake(raw)
 	// Who hangs up without a word only asks whether somebody listens.
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 		h.guard.refuseConnection(raw.RemoteAddr(), zap.Error(err))
 	}
 	return conn, info, err

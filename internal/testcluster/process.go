@@ -13,8 +13,8 @@ import (
 	"github.com/musterhq/muster/internal/testnet"
 )
 
-// stopTimeout bounds the orderly end of a process.
-const stopTimeout = 30 * time.Second
+// stopTimeout bounds the orderly end of a process, on a machine that is busy.
+const stopTimeout = 2 * time.Minute
 
 // Process is one of a cluster's processes.
 type Process struct {

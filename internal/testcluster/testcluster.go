@@ -279,9 +279,12 @@ func (c *Cluster) Processes() map[string]*Process {
 	return maps.Clone(c.processes)
 }
 
+// startTimeout bounds the time until all managers listen, on a machine that is busy.
+const startTimeout = 2 * time.Minute
+
 // waitFor waits until something listens at all addresses.
 func (c *Cluster) waitFor(ctx context.Context, addresses ...string) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

@@ -12,7 +12,7 @@ import (
 )
 
 // patience bounds what should take moments, on a machine that is busy.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // The pause between two looks grows with the time that was waited, so that what is
 // measured is at most a twentieth longer than it was, and a long wait costs little.

@@ -52,7 +52,7 @@ func runCertificates(ctx context.Context, o options, dir string) (clean bool, er
 		return false, err
 	}
 	// A certificate is renewed when four fifths of its time are over at the latest.
-	result, err := load.Result(int(o.duration / o.certificates))
+	result, err := load.Result(ctx, int(o.duration/o.certificates))
 	if err != nil {
 		return false, err
 	}
@@ -110,7 +110,7 @@ func showCertificates(result renewals.Result, took time.Duration, path string) (
 		fmt.Println("  " + f)
 	}
 	if result.Stalls > 0 {
-		fmt.Printf("Consul did not answer within a second %d times, and around that %d calls failed\n", result.Stalls, len(result.Stalled))
+		fmt.Printf("the disk or Consul took more than a second %d times, and around that %d calls failed\n", result.Stalls, len(result.Stalled))
 	}
 	for _, f := range result.Stalled {
 		fmt.Println("  " + f)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -29,10 +30,11 @@ func TestEmptyConsul(t *testing.T) {
 	ok(t, r.Servers.Replace())
 	refused := func(name string) func(context.Context) error {
 		return func(context.Context) error {
-			if !strings.Contains(r.Process(name).Tail(), "the store knows neither node") {
-				return fmt.Errorf("worker %s has not been told that the store is empty", name)
+			log, err := os.ReadFile(r.Process(name).Log)
+			if err == nil && !strings.Contains(string(log), "the store knows neither node") {
+				err = fmt.Errorf("worker %s has not been told that the store is empty", name)
 			}
-			return nil
+			return err
 		}
 	}
 	testwait.Within(t, 3*waitTimeout, "the workers are sent away", func(ctx context.Context) error {

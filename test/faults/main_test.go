@@ -4,13 +4,15 @@
 // needs the part is complete.
 //
 // These tests share a machine with others, so what is asserted allows for what the
-// machine makes of the same changes while nothing fails; -v prints what was measured.
+// machine makes of the same changes while nothing fails, and for moments in which it has
+// no time; -v prints what was measured.
 package faults_test
 
 import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -30,7 +32,14 @@ var built string
 func TestMain(m *testing.M) { os.Exit(rig.Tests(m, "faults", &built)) }
 
 // waitTimeout bounds what should take moments, on a machine that is busy.
-const waitTimeout = time.Minute
+const waitTimeout = 2 * time.Minute
+
+// A worker that the machine gives no time for a while is not to be taken for dead: what
+// these tests look for is tasks that move for any other reason.
+const (
+	misses         = "5"
+	reconnectGrace = "10s"
+)
 
 // start starts a cluster whose workers are ready, and that ends with the test.
 func start(t *testing.T, cfg testcluster.Config, workers ...string) *rig.Rig {
@@ -49,6 +58,11 @@ func startOf(t *testing.T, built string, cfg testcluster.Config, workers ...stri
 		t.Fatal(err)
 	}
 	cfg.Dir = dir
+	cfg.Args = maps.Clone(cfg.Args)
+	if cfg.Args == nil {
+		cfg.Args = map[string][]string{}
+	}
+	cfg.Args["dispatcherd"] = append(slices.Clone(cfg.Args["dispatcherd"]), "--heartbeat-misses", misses, "--reconnect-grace", reconnectGrace)
 	// Clusters of other tests are on this machine as well, and a task's process
 	// tells by its node's id whose it is.
 	nodes, tag := map[string]string{}, strings.ToLower(rand.Text()[:8])

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -78,7 +79,7 @@ func (b *bench) slowServer(t *testing.T, n *testnet.Net, leads bool) {
 	ok(t, n.Lose(t.Context(), host, 3))
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- slow(ctx, victim) }()
+	go func() { ended <- slow(ctx, victim, host) }()
 	quick := undo(t, func() error {
 		cancel()
 		return <-ended
@@ -94,26 +95,41 @@ func (b *bench) slowServer(t *testing.T, n *testnet.Net, leads bool) {
 	b.unmoved(t)
 }
 
-// slow lets a server run for a moment now and then until ctx ends.
-func slow(ctx context.Context, s *consultest.Server) error {
-	for ctx.Err() == nil {
-		for _, step := range []struct {
-			do   func() error
-			wait time.Duration
-		}{
-			{s.Pause, 200*time.Millisecond + rand.N(200*time.Millisecond)},
-			{s.Resume, 20*time.Millisecond + rand.N(40*time.Millisecond)},
-		} {
-			if err := step.do(); err != nil {
-				return err
-			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(step.wait):
-			}
+// slow lets a server run for a moment now and then until ctx ends: for longer where the
+// machine has no time for it, until it has answered.
+func slow(ctx context.Context, s *consultest.Server, host *testnet.Host) error {
+	wait := func(d time.Duration) {
+		select {
+		case <-ctx.Done():
+		case <-time.After(d):
 		}
 	}
-	return s.Resume()
+	for ctx.Err() == nil {
+		if err := s.Pause(); err != nil {
+			return err
+		}
+		wait(200*time.Millisecond + rand.N(200*time.Millisecond))
+		if err := s.Resume(); err != nil {
+			return err
+		}
+		_ = testwait.Until(ctx, func(ctx context.Context) error { return answers(ctx, s, host) })
+		wait(20*time.Millisecond + rand.N(40*time.Millisecond))
+	}
+	return nil
+}
+
+// answers returns an error unless a server answers somebody on its own host.
+func answers(ctx context.Context, s *consultest.Server, host *testnet.Host) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Address+"/v1/status/leader", nil)
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Transport: &http.Transport{DialContext: host.DialContext, DisableKeepAlives: true}}
+	resp, err := client.Do(r)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
 }
 
 // cutWorker cuts off a worker for so long that its tasks are replaced: it keeps
@@ -124,14 +140,25 @@ func (b *bench) cutWorker(t *testing.T, n *testnet.Net) {
 	ok(t, err)
 	var before map[string]*musterv1.Task
 	testwait.Within(t, waitTimeout, "both workers have tasks", func(ctx context.Context) error {
-		before = running(t, b.Rig, "moves", 4)
+		s, err := b.Service(ctx, id)
+		if err != nil {
+			return err
+		}
+		if before, err = b.Running(ctx, id, 4); err != nil {
+			return err
+		}
+		for _, task := range before {
+			if task.SpecVersion != s.SpecVersion {
+				return errors.New("the tasks are those of before the update")
+			}
+		}
 		for _, task := range before {
 			if task.NodeId == b.Nodes["one"] {
 				return nil
 			}
 		}
 		// A scheduler may have heard of the worker only just now.
-		err := b.Update(ctx, id, func(spec *musterv1.ServiceSpec) { spec.Task.ForceUpdate++ })
+		err = b.Update(ctx, id, func(spec *musterv1.ServiceSpec) { spec.Task.ForceUpdate++ })
 		return errors.Join(errors.New("one has none"), err)
 	})
 	heal := undo(t, func() error { return n.Heal(context.WithoutCancel(t.Context())) })
@@ -181,10 +208,7 @@ func (b *bench) removeCutWorker(t *testing.T, n *testnet.Net) {
 	heal := undo(t, func() error { return n.Heal(context.WithoutCancel(t.Context())) })
 	ok(t, n.Cut(t.Context(), hosts[3:4], append(hosts[:3:3], hosts[4])))
 	testwait.Within(t, waitTimeout, "the node can be removed", func(ctx context.Context) error {
-		return b.Do(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
-			_, err := c.RemoveNode(ctx, &musterv1.RemoveNodeRequest{Node: b.Nodes["one"]})
-			return err
-		})
+		return b.RemoveNode(ctx, b.Nodes["one"])
 	})
 	alive := func(context.Context) error {
 		for _, task := range before {

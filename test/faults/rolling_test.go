@@ -18,10 +18,11 @@ import (
 
 // How the tasks of the service are replaced whose orchestrator dies.
 const (
-	rollSize    = 8
-	rollAtOnce  = 2
-	rollDelay   = 500 * time.Millisecond
-	rollTimeout = 60 * time.Second
+	rollSize   = 8
+	rollAtOnce = 2
+	rollDelay  = 500 * time.Millisecond
+	// rollTries is how many updates there are until two were caught amid.
+	rollTries = 10
 )
 
 // TestUpdateGoesOn kills the replica of orchestratord that is amid a rolling update,
@@ -38,7 +39,10 @@ func TestUpdateGoesOn(t *testing.T) {
 		_, err := r.Running(ctx, id, rollSize)
 		return err
 	})
-	for round := range 2 {
+	for round, caught := 1, 0; caught < 2; round++ {
+		if round > rollTries {
+			t.Fatalf("%d of %d orchestrators were killed amid an update", caught, rollTries)
+		}
 		testwait.Within(t, waitTimeout, "the shards are shared out", b.even)
 		victim := b.owners(t, "orchestratord")[store.ShardOf(id)]
 		ok(t, r.Update(t.Context(), id, func(s *musterv1.ServiceSpec) { s.Task.ForceUpdate++ }))
@@ -57,7 +61,7 @@ func TestUpdateGoesOn(t *testing.T) {
 		})
 		ok(t, r.Process(victim).Kill())
 		killed := time.Now()
-		testwait.Within(t, rollTimeout, "the update is completed", func(ctx context.Context) error {
+		testwait.Within(t, waitTimeout, "the update is completed", func(ctx context.Context) error {
 			s, err := r.Service(ctx, id)
 			if state := s.GetUpdateStatus().GetState(); err == nil && state != musterv1.UpdateStatus_COMPLETED {
 				err = fmt.Errorf("it is %v", state)
@@ -84,10 +88,14 @@ func TestUpdateGoesOn(t *testing.T) {
 				later, first = later+1, min(first, after)
 			}
 		}
-		if len(slots) != rollSize || later == 0 {
-			t.Errorf("%d slots had their turn, %d of them after the orchestrator was killed; want %d and some", len(slots), later, rollSize)
+		if len(slots) != rollSize {
+			t.Errorf("%d slots had their turn, want %d", len(slots), rollSize)
 		}
-		t.Logf("round %d: %s was killed, the next slot had its turn after %v, and all %d that were left after %v", round+1, victim, first, later, took)
+		// On a slow machine it may be seen too late how far an update is.
+		if later > 0 {
+			caught++
+		}
+		t.Logf("round %d: %s was killed, the next slot had its turn after %v, and all %d that were left after %v", round, victim, first, later, took)
 	}
 }
 

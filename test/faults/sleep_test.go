@@ -69,7 +69,16 @@ func TestSleepers(t *testing.T) {
 	}
 	b.unmoved(t)
 	<-asleep.C
-	tasks, kept := b.picture(t), b.kept(t)
+	var kept map[string]uint64
+	testwait.Within(t, waitTimeout, "nothing is written any more", func(context.Context) error {
+		before := kept
+		if kept = b.kept(t); !maps.Equal(before, kept) {
+			<-time.After(still)
+			return errors.New("something was written just now")
+		}
+		return nil
+	})
+	tasks := b.picture(t)
 	all(syscall.SIGCONT)
 	b.settle(t)
 	b.unmoved(t)
@@ -82,6 +91,9 @@ func TestSleepers(t *testing.T) {
 		t.Errorf("when the sleepers woke, there was written at %v", slices.Sorted(maps.Keys(now)))
 	}
 }
+
+// still is for how long nothing is written where nothing is to do.
+const still = time.Second
 
 // kept returns when each key was last written that the cluster keeps in Consul,
 // but for those that say who works on what: members, locks, and the fences of

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -17,18 +16,18 @@ import (
 
 const (
 	// killBound is how soon somebody else must do the work of a process that was
-	// killed, and termBound how soon that of one that ends in order: the median of all
-	// changes, on a machine that does nothing else. On one that does, a change takes
-	// longer also when nobody dies, so that is measured at the same time, and allowed
-	// for: a hand-over is some round trips to the store, and so is a change.
+	// killed, and termBound how soon that of one that ends in order: the median of a
+	// round's changes, on a machine that does nothing else. On one that does, a change
+	// takes longer also when nobody dies, so that is measured at the same time, and
+	// allowed for: a hand-over is some round trips to the store, and so is a change.
 	killBound = 2 * time.Second
 	termBound = 300 * time.Millisecond
 	// handovers is how many changes' time is allowed for.
 	handovers = 3
-	// slack is for the slowest single change.
-	slack = 5
-	// rounds is how often each is done.
-	rounds = 3
+	// rounds is in how many rounds that must be so. There are more of them where it is
+	// not, for a machine may have no time just then; but who is always late is found.
+	rounds     = 3
+	mostRounds = 12
 	// sleep is how long a process is stopped: its session, which ends after 3 s
 	// without a word, is lost meanwhile.
 	sleep = 4500 * time.Millisecond
@@ -68,15 +67,11 @@ type process interface {
 // interrupt ends a replica, some times, and measures how soon others have its
 // shards and how long changes take that need one of them.
 func (b *bench) interrupt(t *testing.T, daemon string, aim func(*bench, *testing.T, string) target, bound time.Duration, end func(process) error) {
-	var changes, passed, undisturbed []time.Duration
-	calm := func(a target) {
-		took, err := a.atOnce(t.Context())
-		ok(t, err)
-		undisturbed = append(undisturbed, median(took))
-	}
-	for range rounds {
+	inTime(t, func() (took, allowed time.Duration) {
 		a := aim(b, t, daemon)
-		calm(a)
+		calm, err := a.atOnce(t.Context())
+		ok(t, err)
+		allowed = bound + handovers*median(calm)
 		p := b.Process(a.victim)
 		over := make(chan time.Duration, 1)
 		ok(t, end(p))
@@ -87,8 +82,8 @@ func (b *bench) interrupt(t *testing.T, daemon string, aim func(*bench, *testing
 			_ = testwait.Until(ctx, func(ctx context.Context) error { return b.without(ctx, daemon, a.victim) })
 			over <- time.Since(began)
 		}()
-		took, err := a.atOnce(t.Context())
-		changes, passed = append(changes, took...), append(passed, <-over)
+		changes, err := a.atOnce(t.Context())
+		passed := <-over
 		ok(t, err)
 		testwait.Within(t, waitTimeout, "the process has ended", func(context.Context) error {
 			if !p.Ended() {
@@ -101,23 +96,25 @@ func (b *bench) interrupt(t *testing.T, daemon string, aim func(*bench, *testing
 		}
 		ok(t, b.StartManager(a.victim))
 		b.settle(t)
-	}
+		t.Logf("shards were others' after %v; changes were complete after %v, undisturbed after %v", passed, changes, calm)
+		return max(passed, median(changes)), allowed
+	})
 	b.unmoved(t)
-	calm(aim(b, t, daemon))
-	allowed := bound + handovers*slices.Max(undisturbed)
-	t.Logf("shards were others' after %v (%v); changes were complete after %v (%v), undisturbed after %v; allowed are %v",
-		median(passed), passed, median(changes), changes, undisturbed, allowed)
-	if m := median(changes); m > allowed {
-		t.Errorf("a change took %v (median), want at most %v", m, allowed)
-	}
-	for _, d := range changes {
-		if d > slack*allowed {
-			t.Errorf("a change took %v, want at most %v", d, slack*allowed)
+}
+
+// inTime does rounds until enough of them took no longer than is allowed.
+func inTime(t *testing.T, round func() (took, allowed time.Duration)) {
+	t.Helper()
+	kept := 0
+	for range mostRounds {
+		took, allowed := round()
+		if took > allowed {
+			t.Logf("a round took %v, and %v are allowed", took, allowed)
+		} else if kept++; kept == rounds {
+			return
 		}
 	}
-	if m := median(passed); m > allowed {
-		t.Errorf("shards were others' after %v (median), want at most %v", m, allowed)
-	}
+	t.Errorf("%d of %d rounds took no longer than is allowed, want %d", kept, mostRounds, rounds)
 }
 
 // sleep stops a replica for longer than its session lives, has others do its work,
@@ -159,26 +156,21 @@ func (b *bench) picture(t *testing.T) map[string]*musterv1.Task {
 
 // apid kills the replica that users speak to: they go on with the other.
 func (b *bench) apid(t *testing.T) {
-	var all []time.Duration
-	for range rounds {
+	inTime(t, func() (took, allowed time.Duration) {
 		name := "apid"
 		p := b.Process(name)
+		a := target{victim: name, changes: []func(context.Context) error{func(ctx context.Context) error { return b.grow(ctx, b.services[0]) }}}
+		calm, err := a.atOnce(t.Context())
+		ok(t, err)
 		ok(t, p.Kill())
-		began := time.Now()
-		ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
-		if err := b.grow(ctx, b.services[0]); err != nil {
-			t.Error(err)
-		}
-		cancel()
-		all = append(all, time.Since(began))
+		changes, err := a.atOnce(t.Context())
+		ok(t, err)
+		t.Logf("a change by the other replica was complete after %v, undisturbed after %v", changes, calm)
 		ok(t, b.StartManager(name))
 		b.settle(t)
-	}
+		return median(changes), killBound + handovers*median(calm)
+	})
 	b.unmoved(t)
-	t.Logf("a change by the other replica was complete after %v", all)
-	if m := median(all); m > killBound {
-		t.Errorf("median of %v, want at most %v", m, killBound)
-	}
 }
 
 // statuses kills a dispatcher while tasks of its workers end: what they ended
@@ -249,12 +241,9 @@ func (b *bench) restart(t *testing.T, some ...[]string) {
 			ok(t, b.StartManager(name))
 		}
 	}
-	before := b.steady
 	b.settle(t)
+	b.unmoved(t)
 	t.Logf("all was as before %v after the start", time.Since(began))
-	now, err := b.Running(t.Context(), "steady", len(before))
-	ok(t, err)
-	ok(t, rig.Same(before, now))
 	ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
 	defer cancel()
 	ok(t, b.grow(ctx, b.services[1]))

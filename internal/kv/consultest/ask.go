@@ -19,7 +19,7 @@ const ManagementToken = "11111111-2222-3333-4444-555555555555"
 const ACL = `acl { enabled = true default_policy = "deny" tokens { initial_management = "` + ManagementToken + `" agent = "` + ManagementToken + `" } }`
 
 // startTimeout bounds the time until a server has a leader.
-const startTimeout = 30 * time.Second
+const startTimeout = 2 * time.Minute
 
 // waitForLeader waits until the server's cluster has a leader, and the server is
 // in its catalog, which sessions need.
@@ -104,9 +104,12 @@ func (s *Server) Deregister(ctx context.Context, node string) error {
 	return resp.Body.Close()
 }
 
+// askTimeout bounds one answer. One that does not come is asked for again.
+const askTimeout = 10 * time.Second
+
 // get asks the server's HTTP API.
 func (s *Server) get(ctx context.Context, path string, answer any) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	resp, err := s.call(ctx, http.MethodGet, path, nil)
 	if err != nil {

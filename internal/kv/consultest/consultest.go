@@ -177,6 +177,9 @@ func (s *Server) Pause() error { return s.signal(syscall.SIGSTOP, false) }
 // Resume lets a paused server go on.
 func (s *Server) Resume() error { return s.signal(syscall.SIGCONT, false) }
 
+// stopTimeout bounds the end of a server, on a machine that is busy.
+const stopTimeout = time.Minute
+
 func (s *Server) signal(sig syscall.Signal, wait bool) error {
 	if err := s.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("signal consul: %w", err)
@@ -187,7 +190,7 @@ func (s *Server) signal(sig syscall.Signal, wait bool) error {
 	select {
 	case <-s.ended:
 		return nil
-	case <-time.After(10 * time.Second):
+	case <-time.After(stopTimeout):
 		return errors.Join(errors.New("consul did not end on request"), s.cmd.Process.Kill())
 	}
 }

@@ -26,14 +26,41 @@ const (
 	connectPause = 200 * time.Millisecond
 )
 
+// call is one that is made again and again.
+type call struct {
+	what  string
+	pause time.Duration
+	make  func(context.Context) error
+}
+
+// calls are those that one client each makes.
+func (l *Load) calls() []call {
+	var all []call
+	for _, name := range l.r.Replicas("apid") {
+		all = append(all,
+			call{"call on a connection that stays", callPause, func(ctx context.Context) error { return l.stay(ctx, name) }},
+			call{"call on a new connection", connectPause, func(ctx context.Context) error { return l.comeAndGo(ctx, name) }},
+			call{"REST on a new connection", connectPause, func(ctx context.Context) error { return l.browse(ctx, name) }},
+		)
+	}
+	for _, daemon := range testcluster.Managers() {
+		for _, name := range l.r.Replicas(daemon) {
+			if !slices.Contains(MayRestart(), name) {
+				all = append(all, call{"metrics on a new connection", connectPause, func(ctx context.Context) error { return l.scrape(ctx, daemon, name) }})
+			}
+		}
+	}
+	return all
+}
+
 // every makes a call again and again until ctx ends, and counts it. What is under
 // way then may end.
-func (l *Load) every(ctx context.Context, pause time.Duration, what string, call func(context.Context) error) {
+func (l *Load) every(ctx context.Context, c call) {
 	for ctx.Err() == nil {
-		l.once(ctx, what, call)
+		l.once(ctx, c.what, c.make)
 		select {
 		case <-ctx.Done():
-		case <-time.After(pause):
+		case <-time.After(c.pause):
 		}
 	}
 }
@@ -48,59 +75,46 @@ func (l *Load) once(ctx context.Context, what string, call func(context.Context)
 	l.succeed(what)
 }
 
-// stay calls on a connection that is older than the certificates it was made with.
-func (l *Load) stay(ctx context.Context, apid string) {
-	c := l.r.Client(apid)
-	l.every(ctx, callPause, "call on a connection that stays", func(ctx context.Context) error {
-		_, err := c.ListTasks(ctx, &musterv1.ListTasksRequest{})
-		return err
-	})
-}
-
-// comeAndGo makes a connection for each call.
-func (l *Load) comeAndGo(ctx context.Context, apid string) {
-	l.every(ctx, connectPause, "call on a new connection", func(ctx context.Context) error {
-		conn, err := daemon.Dialer(credentials.NewTLS(l.r.TLS(authv1.Role_APID)))(l.r.Address(apid))
-		if err != nil {
-			return err
-		}
-		_, err = musterv1.NewControlServiceClient(conn).GetService(ctx, &musterv1.GetServiceRequest{Service: "steady"})
-		return errors.Join(err, conn.Close())
-	})
-}
-
-// browse makes a connection to REST for each request.
-func (l *Load) browse(ctx context.Context, apid string) {
-	l.every(ctx, connectPause, "REST on a new connection", func(ctx context.Context) error {
-		_, err := l.get(ctx, authv1.Role_APID, "https://"+l.r.RESTAddress(apid)+"/v1/nodes")
-		return err
-	})
-}
-
-// scrape fetches the metrics of all managers that are always there, each on a new connection, and notes
-// which certificate they show.
-func (l *Load) scrape(ctx context.Context) {
-	kinds := auth.Managers()
-	for ctx.Err() == nil {
-		for _, kind := range testcluster.Managers() {
-			for _, name := range l.r.Replicas(kind) {
-				if slices.Contains(MayRestart(), name) {
-					continue
-				}
-				l.once(ctx, "metrics on a new connection", func(ctx context.Context) error {
-					serial, err := l.get(ctx, kinds[kind], "https://"+l.r.Ops(name)+"/metrics")
-					if err == nil {
-						l.shown(name, serial)
-					}
-					return err
-				})
-			}
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(connectPause):
+// recover makes each call until it succeeds: also those that failed while the machine
+// had no time must do so again.
+func (l *Load) recover(ctx context.Context) {
+	for _, c := range l.calls() {
+		if err := testwait.Until(ctx, c.make); err != nil {
+			l.wrong(c.what+", after the load", err)
 		}
 	}
+}
+
+// stay calls on a connection that is older than the certificates it was made with.
+func (l *Load) stay(ctx context.Context, apid string) error {
+	_, err := l.r.Client(apid).ListTasks(ctx, &musterv1.ListTasksRequest{})
+	return err
+}
+
+// comeAndGo makes a connection for its call.
+func (l *Load) comeAndGo(ctx context.Context, apid string) error {
+	conn, err := daemon.Dialer(credentials.NewTLS(l.r.TLS(authv1.Role_APID)))(l.r.Address(apid))
+	if err != nil {
+		return err
+	}
+	_, err = musterv1.NewControlServiceClient(conn).GetService(ctx, &musterv1.GetServiceRequest{Service: "steady"})
+	return errors.Join(err, conn.Close())
+}
+
+// browse makes a connection to REST for its request.
+func (l *Load) browse(ctx context.Context, apid string) error {
+	_, err := l.get(ctx, authv1.Role_APID, "https://"+l.r.RESTAddress(apid)+"/v1/nodes")
+	return err
+}
+
+// scrape fetches the metrics of a manager on a new connection, and notes which
+// certificate it shows.
+func (l *Load) scrape(ctx context.Context, daemon, name string) error {
+	serial, err := l.get(ctx, auth.Managers()[daemon], "https://"+l.r.Ops(name)+"/metrics")
+	if err == nil {
+		l.shown(name, serial)
+	}
+	return err
 }
 
 // get fetches a page on a new connection to a daemon, and returns the serial number

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
@@ -27,9 +26,11 @@ const (
 
 const (
 	// callTimeout bounds one call. One that takes longer has failed.
-	callTimeout = 30 * time.Second
-	// startTimeout bounds the start of the load's services.
-	startTimeout = time.Minute
+	callTimeout = time.Minute
+	// startTimeout bounds the start of the load's services, and settleTimeout what must
+	// be so after the load.
+	startTimeout  = 2 * time.Minute
+	settleTimeout = 2 * time.Minute
 	// steadyTasks is how many tasks there are that must not notice anything.
 	steadyTasks = 4
 )
@@ -42,14 +43,15 @@ func MayRestart() []string {
 
 // Load is clients that call a cluster all the time.
 type Load struct {
-	r *rig.Rig
+	r     *rig.Rig
+	began time.Time
 	// steady are the tasks that nothing may move.
 	steady map[string]*musterv1.Task
 
 	mu     sync.Mutex
 	result Result
-	// failed are the calls that failed, and stalls the times at which the machine
-	// or Consul did.
+	// failed are the calls that failed, and what logs say, and stalls the times at
+	// which the machine or Consul did.
 	failed []failure
 	stalls []stall
 	// serials are those of the certificates that each daemon has shown.
@@ -68,7 +70,7 @@ type Result struct {
 	Shown map[string]int `json:"shown"`
 	// Failures are calls that failed, and whatever else should not be.
 	Failures []string `json:"failures"`
-	// Stalls are how often Consul itself took long to answer, or did not, and
+	// Stalls are how often the disk or Consul itself took long, or did not answer, and
 	// Stalled what failed around that: it says nothing of certificates.
 	Stalls  int      `json:"stalls"`
 	Stalled []string `json:"stalled"`
@@ -77,7 +79,7 @@ type Result struct {
 // Start starts what the load needs: services whose tasks run on, and one that
 // talks.
 func Start(ctx context.Context, r *rig.Rig) (*Load, error) {
-	l := &Load{r: r, serials: map[string]map[string]bool{}, result: Result{Calls: map[string]int{}}}
+	l := &Load{r: r, began: time.Now(), serials: map[string]map[string]bool{}, result: Result{Calls: map[string]int{}}}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := testwait.Until(ctx, r.Ready); err != nil {
@@ -105,19 +107,37 @@ func Start(ctx context.Context, r *rig.Rig) (*Load, error) {
 // Run calls until ctx ends, waits for the calls that are under way, and looks what
 // has become of the tasks.
 func (l *Load) Run(ctx context.Context) {
-	var clients sync.WaitGroup
-	for _, name := range l.r.Replicas("apid") {
-		for _, client := range []func(context.Context, string){l.stay, l.comeAndGo, l.browse, l.watch, l.read} {
-			clients.Go(func() { client(ctx, name) })
-		}
+	probing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var probes sync.WaitGroup
+	for _, do := range []func(context.Context) error{l.askConsul, askDisk} {
+		probes.Go(func() { l.probe(probing, do) })
 	}
-	clients.Go(func() { l.change(ctx) })
-	clients.Go(func() { l.scrape(ctx) })
-	clients.Go(func() { l.control(ctx) })
+	// Nobody is told a deadline, for a server may end a stream for it that is not over
+	// here yet.
+	loaded, end := context.WithCancel(context.WithoutCancel(ctx))
+	var clients sync.WaitGroup
+	for _, c := range l.calls() {
+		clients.Go(func() { l.every(loaded, c) })
+	}
+	for _, name := range l.r.Replicas("apid") {
+		clients.Go(func() { l.watch(loaded, name) })
+		clients.Go(func() { l.read(loaded, name) })
+	}
+	clients.Go(func() { l.change(loaded) })
+	<-ctx.Done()
+	end()
 	clients.Wait()
 
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
+	l.recover(ctx)
+	l.settled(ctx)
+	stop()
+	probes.Wait()
+}
+
+// settled sees that the tasks are those that there were.
+func (l *Load) settled(ctx context.Context) {
 	err := testwait.Until(ctx, func(ctx context.Context) error {
 		now, err := l.r.Running(ctx, "steady", steadyTasks)
 		if err != nil {
@@ -132,14 +152,15 @@ func (l *Load) Run(ctx context.Context) {
 
 // Result returns what was counted. Each certificate must have been renewed so
 // often.
-func (l *Load) Result(atLeast int) (Result, error) {
+func (l *Load) Result(ctx context.Context, atLeast int) (Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
 	renewals := map[string]int{}
 	for name, p := range l.r.Processes() {
-		log, err := os.ReadFile(p.Log)
-		if err != nil {
-			return Result{}, fmt.Errorf("read log of %s: %w", name, err)
+		var err error
+		if renewals[name], err = l.judge(ctx, name, p, atLeast); err != nil {
+			return Result{}, err
 		}
-		renewals[name] = l.judge(name, string(log), atLeast)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -167,10 +188,12 @@ func (l *Load) succeed(what string) {
 }
 
 // fail notes a failure that a slow machine may have brought about.
-func (l *Load) fail(what string, err error) {
+func (l *Load) fail(what string, err error) { l.failAt(time.Now(), what, err) }
+
+func (l *Load) failAt(at time.Time, what string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.failed = append(l.failed, failure{time.Now(), what, err})
+	l.failed = append(l.failed, failure{at, what, err})
 }
 
 // wrong notes what no slow machine brings about.

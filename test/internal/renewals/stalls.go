@@ -2,27 +2,30 @@ package renewals
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"strings"
 	"time"
 )
 
-// A call can fail because the machine, or Consul on it, has no time. That would
-// say nothing of certificates, so Consul is asked all the while as well, in the
-// clear and past Muster, for something that takes a majority of its servers.
+// A call can fail because the machine, its disk, or Consul on it, has no time. That
+// would say nothing of certificates, so all the while the disk and Consul are asked
+// for what a renewal asks of them, in the clear and past Muster.
 const (
-	controlPause   = 200 * time.Millisecond
-	controlTimeout = 10 * time.Second
-	// slowControl is how long an answer may take. It comes within milliseconds on a
-	// machine that is well, and Muster's daemons take 2 s for a stall themselves.
-	slowControl = time.Second
+	probePause   = 200 * time.Millisecond
+	probeTimeout = 10 * time.Second
+	// slowProbe is how long one may take, from when it is due. It takes milliseconds on
+	// a machine that is well, and Muster's daemons take 2 s for a stall themselves.
+	slowProbe = time.Second
 	// aftermath is for how long a stall is felt: sessions that were lost are opened
 	// again, and calls that were under way end.
 	aftermath = 30 * time.Second
 )
 
-// failure is a call that failed.
+// failure is a call that failed, or what a log says.
 type failure struct {
 	at   time.Time
 	what string
@@ -33,7 +36,7 @@ func (f failure) String() string {
 	return fmt.Sprintf("%s %s: %v", f.at.Format("15:04:05.000"), f.what, f.err)
 }
 
-// stall is a time at which Consul did not answer.
+// stall is a time at which a probe took long.
 type stall struct{ from, to time.Time }
 
 // stalled reports whether a call failed in a stall or soon after.
@@ -46,28 +49,30 @@ func (l *Load) stalled(f failure) bool {
 	return false
 }
 
-// control asks Consul until ctx ends.
-func (l *Load) control(ctx context.Context) {
-	for ctx.Err() == nil {
-		began := time.Now()
-		err := l.ask(ctx)
-		if now := time.Now(); ctx.Err() == nil && (err != nil || now.Sub(began) > slowControl) {
+// probe does something again and again until ctx ends, and notes when that takes long,
+// or comes late, as it does when this process itself is given no time.
+func (l *Load) probe(ctx context.Context, do func(context.Context) error) {
+	for due := time.Now(); ctx.Err() == nil; {
+		bounded, cancel := context.WithTimeout(ctx, probeTimeout)
+		err := do(bounded)
+		cancel()
+		now := time.Now()
+		if ctx.Err() == nil && (err != nil || now.Sub(due) > slowProbe) {
 			l.mu.Lock()
-			l.stalls = append(l.stalls, stall{began, now})
+			l.stalls = append(l.stalls, stall{due, now})
 			l.mu.Unlock()
 		}
+		due = now.Add(probePause)
 		select {
 		case <-ctx.Done():
-		case <-time.After(controlPause):
+		case <-time.After(time.Until(due)):
 		}
 	}
 }
 
-// ask has Consul's leader make sure that it leads, which takes a majority.
-func (l *Load) ask(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
-	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+l.r.Consul.Address+"/v1/kv/renewals?consistent", nil)
+// askConsul writes a key, which takes a majority of Consul's servers and their disks.
+func (l *Load) askConsul(ctx context.Context) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+l.r.Consul.Address+"/v1/kv/renewals", strings.NewReader(time.Now().String()))
 	if err != nil {
 		return err
 	}
@@ -77,9 +82,18 @@ func (l *Load) ask(ctx context.Context) error {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	_, err = io.Copy(io.Discard, resp.Body)
-	// There is no such key.
-	if err == nil && resp.StatusCode != http.StatusNotFound {
+	if err == nil && resp.StatusCode != http.StatusOK {
 		err = fmt.Errorf("consul answers with %s", resp.Status)
 	}
 	return err
+}
+
+// askDisk writes a file to the disk, as whoever keeps a certificate does.
+func askDisk(context.Context) error {
+	f, err := os.CreateTemp("", "muster-renewals-")
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(f.Name())
+	return errors.Join(err, f.Sync(), f.Close(), os.Remove(f.Name()))
 }

@@ -54,30 +54,3 @@ func (l *Load) ended(ctx context.Context, what string, err error) {
 		l.fail(what, fmt.Errorf("the stream ended: %w", err))
 	}
 }
-
-// What the log of a daemon, or a worker, says of certificates.
-const (
-	saysRenewed    = "certificate is renewed"
-	saysNotRenewed = "the certificate is not renewed"
-)
-
-// judge reads from a log how often a certificate was renewed, and what else was
-// said that should not be.
-func (l *Load) judge(name, log string, atLeast int) (renewed int) {
-	renewed = strings.Count(log, saysRenewed)
-	if renewed < atLeast {
-		l.wrong(name, fmt.Errorf("its certificate was renewed %d times, want at least %d", renewed, atLeast))
-	}
-	l.mu.Lock()
-	stalled := len(l.stalls) > 0
-	l.mu.Unlock()
-	for line := range strings.Lines(log) {
-		switch {
-		case strings.Contains(line, "call is refused"), strings.Contains(line, "connection is refused"),
-			// An attempt that comes at a stall is made again.
-			strings.Contains(line, saysNotRenewed) && !stalled:
-			l.wrong(name, errors.New(strings.TrimSpace(line)))
-		}
-	}
-	return renewed
-}

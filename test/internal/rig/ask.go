@@ -21,18 +21,25 @@ func backoff() grpc.ConnectParams {
 	return p
 }
 
+// Attempts of a call end after some seconds, so that a replica that hangs holds nobody
+// up. The next ones take longer, for it may be the machine that is slow.
+const (
+	firstAttempt = 3 * time.Second
+	lastAttempt  = 20 * time.Second
+)
+
 // Do makes a call at one replica of apid after the other until one answers with
-// anything but UNAVAILABLE, as a client that knows all of them does. An
-// attempt ends after some seconds, so that a replica that hangs holds nobody up.
+// anything but UNAVAILABLE, as a client that knows all of them does. What an attempt
+// did whose answer was lost is done already when the next one comes.
 func (r *Rig) Do(ctx context.Context, call func(context.Context, musterv1.ControlServiceClient) error) error {
 	names := r.Replicas("apid")
-	for {
+	for patience := firstAttempt; ; patience = min(2*patience, lastAttempt) {
 		var err error
 		for range names {
 			r.mu.Lock()
 			name := names[r.next%len(names)]
 			r.mu.Unlock()
-			attempt, cancel := context.WithTimeout(ctx, 3*time.Second)
+			attempt, cancel := context.WithTimeout(ctx, patience)
 			err = call(attempt, r.Client(name))
 			cancel()
 			if code := status.Code(err); code != codes.Unavailable && code != codes.DeadlineExceeded {
@@ -116,12 +123,34 @@ func (r *Rig) Update(ctx context.Context, ref string, change func(*musterv1.Serv
 	}
 }
 
-// Remove removes a service.
+// Remove removes a service that there is.
 func (r *Rig) Remove(ctx context.Context, ref string) error {
-	return r.Do(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
+	return r.remove(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
 		_, err := c.RemoveService(ctx, &musterv1.RemoveServiceRequest{Service: ref})
 		return err
 	})
+}
+
+// RemoveNode removes a node that there is.
+func (r *Rig) RemoveNode(ctx context.Context, id string) error {
+	return r.remove(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
+		_, err := c.RemoveNode(ctx, &musterv1.RemoveNodeRequest{Node: id})
+		return err
+	})
+}
+
+// remove makes a call that removes something. An attempt whose answer was lost may
+// have done so: after one, that it is not there is what was wanted.
+func (r *Rig) remove(ctx context.Context, call func(context.Context, musterv1.ControlServiceClient) error) error {
+	attempts := 0
+	err := r.Do(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
+		attempts++
+		return call(ctx, c)
+	})
+	if attempts > 1 && status.Code(err) == codes.NotFound {
+		return nil
+	}
+	return err
 }
 
 // Services returns all services.
