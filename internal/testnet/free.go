@@ -2,8 +2,15 @@ package testnet
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 )
+
+// Loopback returns an address of this machine of a test's own: ports that are free there
+// now are not taken by another test, nor by connections that anybody makes.
+func Loopback() string {
+	return net.IPv4(127, byte(1+rand.IntN(254)), byte(rand.IntN(256)), byte(1+rand.IntN(254))).String()
+}
 
 // FreeAddresses returns addresses at an IP address of this machine that nobody
 // listens at, each another one.
@@ -26,7 +33,7 @@ func FreeAddress(t interface {
 	Fatal(args ...any)
 }) string {
 	t.Helper()
-	free, err := FreeAddresses("127.0.0.1", 1)
+	free, err := FreeAddresses(Loopback(), 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,7 +28,7 @@ import (
 const policies = "../../compose/consul/policies"
 
 // waitTimeout bounds what is waited for.
-const waitTimeout = time.Minute
+const waitTimeout = 2 * time.Minute
 
 func dial(servers *consultest.Cluster, token string) (*api.Client, error) {
 	return api.NewClient(&api.Config{Address: servers.Servers()[0].Address, Token: token})

@@ -27,7 +27,7 @@ import (
 // muster runs the command line, with contexts of its own.
 func (c *closed) muster(t *testing.T, stdin string, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(built, "muster"), args...)
 	cmd.Env = append(os.Environ(), "MUSTER_CONTEXTS_FILE="+filepath.Join(c.dir, "contexts.json"))
@@ -153,7 +153,7 @@ func certificates(t *testing.T, c *closed) {
 // nothing to read.
 func (c *closed) httpAs(t *testing.T, who *tls.Certificate, path string) int {
 	t.Helper()
-	client := &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{
+	client := &http.Client{Timeout: callTimeout, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, Certificates: []tls.Certificate{*who}},
 	}}
 	defer client.CloseIdleConnections()

@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -35,6 +36,7 @@ import (
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv/consultest"
 	"github.com/musterhq/muster/internal/mtls"
+	"github.com/musterhq/muster/internal/testnet"
 	"github.com/musterhq/muster/test/internal/rig"
 )
 
@@ -68,7 +70,7 @@ func start(t *testing.T, apid ...string) *closed {
 	key := filepath.Join(c.dir, "cluster.key")
 	store := []string{"--consul-address", consul.Address}
 	c.store, c.apid = store, append(append([]string{}, store...), append(apid, "--cluster-key-file", key)...)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	for range 2 {
 		// The second time changes nothing.
@@ -93,20 +95,19 @@ func start(t *testing.T, apid ...string) *closed {
 	return c
 }
 
-// freeAddresses returns addresses that nobody listens at, each another one.
+// freeAddresses returns addresses that nobody listens at, each another one, and that
+// nobody else takes meanwhile.
 func freeAddresses(t *testing.T, n int) []string {
 	t.Helper()
-	free := make([]string, n)
-	for i := range free {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = l.Close() }()
-		free[i] = l.Addr().String()
+	free, err := testnet.FreeAddresses(testnet.Loopback(), n)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return free
 }
+
+// callTimeout bounds one call, on a machine that is busy.
+const callTimeout = time.Minute
 
 func (c *closed) file(name string) []byte {
 	c.t.Helper()
@@ -160,7 +161,7 @@ func (c *closed) eventually(what string, holds func() bool) {
 	c.t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	late := time.After(time.Minute)
+	late := time.After(2 * time.Minute)
 	for !holds() {
 		select {
 		case <-tick.C:
@@ -172,7 +173,7 @@ func (c *closed) eventually(what string, holds func() bool) {
 
 // with is a context with a token, for one call.
 func (c *closed) with(token string) context.Context {
-	ctx, cancel := context.WithTimeout(c.t.Context(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), callTimeout)
 	c.t.Cleanup(cancel)
 	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
 }
@@ -239,7 +240,7 @@ func (c *closed) authority(who *tls.Certificate) cav1.AuthorityServiceClient {
 func (c *closed) join(name, token string) (*tls.Certificate, error) {
 	c.t.Helper()
 	key, r := request(c.t)
-	ctx, cancel := context.WithTimeout(c.t.Context(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), callTimeout)
 	defer cancel()
 	resp, err := c.authority(nil).Join(ctx, &cav1.JoinRequest{Token: token, Request: r, Name: name})
 	if err != nil {
@@ -270,17 +271,20 @@ func expect(t *testing.T, what string, err error, want codes.Code) {
 	}
 }
 
-// logged expects a line of a daemon's log with all the parts.
+// logged waits for a line of a daemon's log with all the parts: whoever is refused may
+// know it before it is logged.
 func (c *closed) logged(daemon string, parts ...string) {
 	c.t.Helper()
-	for line := range bytes.Lines(c.file(daemon + ".log")) {
-		all := true
-		for _, p := range parts {
-			all = all && bytes.Contains(line, []byte(p))
+	c.eventually(fmt.Sprintf("%s logs a line with %q", daemon, parts), func() bool {
+		for line := range bytes.Lines(c.file(daemon + ".log")) {
+			all := true
+			for _, p := range parts {
+				all = all && bytes.Contains(line, []byte(p))
+			}
+			if all {
+				return true
+			}
 		}
-		if all {
-			return
-		}
-	}
-	c.t.Errorf("%s did not log a line with %q", daemon, parts)
+		return false
+	})
 }

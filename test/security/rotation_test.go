@@ -55,7 +55,7 @@ func TestRootRotation(t *testing.T) {
 	}
 	running(3)
 	person := c.user(authv1.Role_VIEWER, 0)
-	watching, unwatch := context.WithTimeout(t.Context(), 2*time.Minute)
+	watching, unwatch := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer unwatch()
 	watch, err := musterv1.NewControlServiceClient(c.dial(second, person)).Watch(watching, &musterv1.WatchRequest{})
 	if err != nil {
@@ -92,12 +92,13 @@ func TestRootRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	running(5)
-	if n, err := client.GetNode(c.with(c.admin), &musterv1.GetNodeRequest{Node: "n1"}); err != nil || n.Node.Status.State != musterv1.NodeStatus_READY {
-		t.Errorf("the node is %v, %v", n.GetNode().GetStatus(), err)
-	}
+	c.eventually("the node is ready, on a connection of its own new certificate", func() bool {
+		n, err := client.GetNode(c.with(c.admin), &musterv1.GetNodeRequest{Node: "n1"})
+		return err == nil && n.Node.Status.State == musterv1.NodeStatus_READY
+	})
 	c.logged("workerd", "certificate is renewed")
 	c.eventually("a certificate of the old root is refused", func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), callTimeout)
 		defer cancel()
 		err := list(ctx, musterv1.NewControlServiceClient(c.dial(second, person)))
 		return err != nil
@@ -147,7 +148,7 @@ func (c *closed) callOnce(ctx context.Context, address string, creds credentials
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+c.admin), 15*time.Second)
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+c.admin), callTimeout)
 	defer cancel()
 	return list(ctx, musterv1.NewControlServiceClient(conn))
 }

@@ -56,7 +56,7 @@ func start(t *testing.T, flags ...string) *watched {
 			t.Error(err)
 		}
 	})
-	free, err := testnet.FreeAddresses("127.0.0.1", 1)
+	free, err := testnet.FreeAddresses(testnet.Loopback(), 1)
 	ok(t, err)
 	w := &watched{Rig: r, workerOps: free[0]}
 	r.Nodes["alpha"] = "node-alpha"
@@ -90,7 +90,7 @@ func (w *watched) deploy(t *testing.T, spec *musterv1.ServiceSpec) (id string, t
 }
 
 // waitTimeout bounds what should take moments, on a machine that is busy.
-const waitTimeout = 30 * time.Second
+const waitTimeout = 2 * time.Minute
 
 // ok fails the test at an error.
 func ok(t *testing.T, err error) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/musterhq/muster/internal/testnet"
 )
 
 // Place is where a server runs.
@@ -27,11 +28,9 @@ type Place struct {
 	Ports []int
 }
 
-// Here is this machine, at an address of its own: ports that are free there now are
-// not taken by another test, nor by connections that anybody makes.
+// Here is this machine, at an address of its own.
 func Here() Place {
-	address := net.IPv4(127, byte(1+rand.IntN(254)), byte(rand.IntN(256)), byte(1+rand.IntN(254)))
-	return Place{Address: address.String(), Dial: (&net.Dialer{}).DialContext}
+	return Place{Address: testnet.Loopback(), Dial: (&net.Dialer{}).DialContext}
 }
 
 // freePorts finds ports that nobody listens on.
