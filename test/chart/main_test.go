@@ -21,7 +21,7 @@ const (
 	// kubeVersion is that of the API server in tools/kubernetes.
 	kubeVersion = "v1.36.3"
 	// limit bounds one call of a program; it is for machines under load.
-	limit = 2 * time.Minute
+	limit = 4 * time.Minute
 )
 
 // sets are the value sets in testdata/values.

@@ -97,7 +97,7 @@ func TestPodsRun(t *testing.T) {
 		t.Error(err)
 	}
 	for _, id := range ids {
-		e.docker(t, nil, "stop", "--time", "30", id)
+		e.docker(t, nil, "stop", "--time", "120", id)
 		if code := e.docker(t, nil, "inspect", "--format", "{{.State.ExitCode}}", id); code != "0" {
 			t.Errorf("a pod that was told to stop ended with %s", code)
 		}
@@ -108,7 +108,7 @@ func ptr[T any](v T) *T { return &v }
 
 // ask makes the request of a probe, as the kubelet does.
 func ask(c corev1.Container, probe *corev1.Probe, address string) error {
-	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
+	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
 	get := probe.HTTPGet
 	resp, err := client.Get(strings.ToLower(string(get.Scheme)) + "://" + portOf(c, address, get.Port.String()) + get.Path)
 	if err != nil {

@@ -46,21 +46,27 @@ func (s *site) client(t *testing.T) *client {
 	return c
 }
 
-// call calls the first apid that takes a connection, and returns its answer.
-func (c *client) call(t *testing.T, method, path string, body any) (int, map[string]any) {
+// call calls the first apid that takes a connection and has its store, as soon as there is
+// one, and returns its answer.
+func (c *client) call(t *testing.T, method, path string, body any) (code int, answer map[string]any) {
 	t.Helper()
 	content, err := json.Marshal(body)
 	must(t, err)
-	var errs []error
-	for _, address := range c.addresses {
-		code, answer, err := c.callAt(t.Context(), address, method, path, content)
-		if err == nil {
-			return code, answer
+	testwait.Within(t, waitTimeout, "an apid answers", func(ctx context.Context) error {
+		var errs []error
+		for _, address := range c.addresses {
+			code, answer, err = c.callAt(ctx, address, method, path, content)
+			if err == nil && (code == http.StatusServiceUnavailable || code == http.StatusGatewayTimeout) {
+				err = fmt.Errorf("%s: %d %v", address, code, answer)
+			}
+			if err == nil {
+				return nil
+			}
+			errs = append(errs, err)
 		}
-		errs = append(errs, err)
-	}
-	t.Fatalf("no apid answers: %v", errors.Join(errs...))
-	return 0, nil
+		return errors.Join(errs...)
+	})
+	return code, answer
 }
 
 func (c *client) callAt(ctx context.Context, address, method, path string, content []byte) (int, map[string]any, error) {

@@ -20,7 +20,7 @@ import (
 )
 
 // waitTimeout bounds what is waited for: the machine may be busy.
-const waitTimeout = 2 * time.Minute
+const waitTimeout = 3 * time.Minute
 
 // managers are the services of manager daemons.
 func managers() []string {
@@ -60,7 +60,7 @@ func small(t *testing.T, s *site) {
 	api := s.client(t)
 	api.create(t, s.web("little", 2))
 	s.awaitContainers(t, "little", 2)
-	if out, err := s.muster(t.Context(), "cluster", "status", "--wait", "60s"); err != nil {
+	if out, err := s.muster(t.Context(), "cluster", "status", "--wait", waitTimeout.String()); err != nil {
 		t.Errorf("the cluster is not well: %v\n%s", err, out)
 	}
 	node := api.node(t)
@@ -191,8 +191,8 @@ func scale(t *testing.T, s *site, api *client) {
 	})
 }
 
-// killOneOfEach kills a replica of each manager while services are made: none of
-// the calls fails, and all of the tasks come to run.
+// killOneOfEach kills a replica of each manager while services are made: each comes
+// to be, and all of the tasks come to run.
 func killOneOfEach(t *testing.T, s *site, api *client) {
 	victims := append(managers(), "consul-1")
 	var names []string
@@ -215,7 +215,7 @@ func killOneOfEach(t *testing.T, s *site, api *client) {
 	}
 	// What was killed comes back.
 	s.script(t, "up", "--scale", "schedulerd=3")
-	if out, err := s.muster(t.Context(), "cluster", "status", "--wait", "60s"); err != nil {
+	if out, err := s.muster(t.Context(), "cluster", "status", "--wait", waitTimeout.String()); err != nil {
 		t.Errorf("the cluster is not well again: %v\n%s", err, out)
 	}
 }

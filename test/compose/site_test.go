@@ -24,9 +24,9 @@ const (
 	// root is the project's folder.
 	root = "../.."
 	// scriptTimeout bounds one run of up or down, or of building images.
-	scriptTimeout = 8 * time.Minute
+	scriptTimeout = 10 * time.Minute
 	// commandTimeout bounds any other command.
-	commandTimeout = 2 * time.Minute
+	commandTimeout = 4 * time.Minute
 	contextName    = "compose-test"
 )
 

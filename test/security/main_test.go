@@ -69,7 +69,11 @@ func start(t *testing.T, apid ...string) *closed {
 	c := &closed{t: t, dir: t.TempDir(), api: free[0], rest: free[1], dispatch: free[2], ops: free[3], second: free[5]}
 	key := filepath.Join(c.dir, "cluster.key")
 	store := []string{"--consul-address", consul.Address}
-	c.store, c.apid = store, append(append([]string{}, store...), append(apid, "--cluster-key-file", key)...)
+	host, _, err := net.SplitHostPort(c.rest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.store, c.apid = store, append(append([]string{}, store...), append(apid, "--cluster-key-file", key, "--certificate-host", host)...)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	for range 2 {
