@@ -71,7 +71,7 @@ cd "$W"
 const after = `
 task=$(muster service ps hello --format '{{.id}}' | sort)
 systemctl restart muster@schedulerd muster-apid muster-workerd
-muster cluster status --wait 60s
+muster cluster status --wait 2m
 test "$task" = "$(muster service ps hello --format '{{.id}}' | sort)"
 muster service rm hello
 until [ -z "$(muster task ls --format '{{.id}}')" ]; do sleep 0.2; done
@@ -98,7 +98,7 @@ func TestInstall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script)
 	cmd.WaitDelay = 20 * time.Second

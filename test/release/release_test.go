@@ -98,7 +98,7 @@ func TestRelease(t *testing.T) {
 
 // use unpacks an archive and does what the README says.
 func use(t *testing.T, dist, name string) {
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	api := testnet.FreeAddress(t)
 	cmd := exec.CommandContext(ctx, "bash", "-euxo", "pipefail", "-c", fmt.Sprintf(`
