@@ -70,7 +70,7 @@ func (b *bench) run() *sdk.Started {
 
 func (b *bench) wait() *sdk.Ended {
 	b.Helper()
-	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(b.Context(), 3*time.Minute)
 	defer cancel()
 	ended, err := b.Wait(ctx, b.ref)
 	if err != nil {
@@ -95,7 +95,7 @@ func (b *bench) output() []string {
 // line waits for a line that the task writes.
 func (b *bench) line(text string) {
 	b.Helper()
-	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(b.Context(), 3*time.Minute)
 	defer cancel()
 	found := errors.New("found")
 	err := b.Logs(ctx, b.ref, sdk.LogOptions{Follow: true}, func(line sdk.LogLine) error {

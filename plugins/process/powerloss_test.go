@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,7 +49,7 @@ func (b *bench) losePower() {
 func (b *bench) freed() {
 	b.Helper()
 	executor := b.anew()
-	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(b.Context(), 3*time.Minute)
 	defer cancel()
 	if _, err := executor.Wait(ctx, b.ref); ctx.Err() != nil {
 		b.Fatalf("the supervisor does not die: %v", err)
@@ -175,7 +176,8 @@ func TestAFullDiskEndsNoTask(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	begin := func(id, shell string) *bench {
+	begin := func(name, shell string) *bench {
+		id := fmt.Sprintf("%s%d", name, time.Now().UnixNano())
 		b := &bench{T: t, Executor: executor, dir: dir, ref: sdk.Ref{TaskID: id}, task: &sdk.Task{
 			Id: id, Name: "web.3." + id, NodeId: "n1", Spec: spec(t, map[string]any{"shell": shell}),
 		}}
@@ -194,7 +196,7 @@ func TestAFullDiskEndsNoTask(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := running(t, "chatty"); n != 1 {
+	if n := running(t, chatty.ref.TaskID); n != 1 {
 		t.Errorf("%d of the task that filled the disk run", n)
 	}
 	b := &sdk.Task{Id: "more", NodeId: "n1", Spec: spec(t, map[string]any{"shell": "true"})}

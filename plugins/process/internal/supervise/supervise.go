@@ -79,7 +79,7 @@ func Run(dir taskdir.Dir) error {
 	if err := dir.SetSupervisor(self); err != nil {
 		return err
 	}
-	if err := dir.ReserveExit(); err != nil {
+	if err := dir.Reserve(); err != nil {
 		return err
 	}
 	spec, err := dir.Spec()

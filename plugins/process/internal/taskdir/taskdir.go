@@ -30,8 +30,8 @@
 //	begun, lock free, no exit    its supervisor was killed, or the machine went
 //	                             down: the exit code is lost
 //
-// The room for exit.json is taken before the command is started, so that a full
-// disk does not keep a task from having ended.
+// The room for run.json and exit.json is taken before the command is started, so
+// that a full disk does not keep a task from running, nor from having ended.
 package taskdir
 
 import (
@@ -154,42 +154,51 @@ func (d Dir) Supervisor() (*proc.Identity, error) {
 	return readFile[proc.Identity](d, supervisorFile)
 }
 
-// SetRun says that the command was started.
-func (d Dir) SetRun(run Run) error { return d.write(runFile, run) }
+// room is the size of run.json and exit.json. What of exit.json does not fit is
+// cut off; run.json fits unless control groups are nested very deep.
+const room = 4 << 10
 
-// exitRoom is the size of exit.json. What does not fit is cut off.
-const exitRoom = 4 << 10
-
-// ReserveExit takes the room that SetExit needs.
-func (d Dir) ReserveExit() error {
-	if err := os.WriteFile(d.file(exitFile+unfinished), bytes.Repeat([]byte{' '}, exitRoom), 0o600); err != nil {
-		return fmt.Errorf("reserve room for %s: %w", exitFile, err)
+// Reserve takes the room that SetRun and SetExit need.
+func (d Dir) Reserve() error {
+	for _, name := range []string{runFile, exitFile} {
+		if err := os.WriteFile(d.file(name+unfinished), bytes.Repeat([]byte{' '}, room), 0o600); err != nil {
+			return fmt.Errorf("reserve room for %s: %w", name, err)
+		}
 	}
 	return nil
 }
 
+// SetRun says that the command was started, in the room that was reserved if it
+// was: the command writes already, and may have filled the disk.
+func (d Dir) SetRun(run Run) error { return d.fill(runFile, run) }
+
 // SetExit says how the task ended, in the room that was reserved if it was.
 func (d Dir) SetExit(exit Exit) error {
 	exit.StartError, exit.Lost = clip(exit.StartError), clip(exit.Lost)
-	raw, err := json.Marshal(exit)
+	return d.fill(exitFile, exit)
+}
+
+// fill writes a file over the room that was reserved for it.
+func (d Dir) fill(name string, content any) error {
+	raw, err := json.Marshal(content)
 	if err != nil {
-		return fmt.Errorf("encode %s: %w", exitFile, err)
+		return fmt.Errorf("encode %s: %w", name, err)
 	}
 	// Blanks after the end are nothing to JSON.
-	raw = append(raw, bytes.Repeat([]byte{' '}, max(exitRoom-len(raw), 0))...)
-	file, err := os.OpenFile(d.file(exitFile+unfinished), os.O_WRONLY|os.O_CREATE, 0o600)
+	raw = append(raw, bytes.Repeat([]byte{' '}, max(room-len(raw), 0))...)
+	file, err := os.OpenFile(d.file(name+unfinished), os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
-		return fmt.Errorf("write %s: %w", exitFile, err)
+		return fmt.Errorf("write %s: %w", name, err)
 	}
 	_, err = file.Write(raw)
 	if err := errors.Join(err, file.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", exitFile, err)
+		return fmt.Errorf("write %s: %w", name, err)
 	}
-	return d.finish(exitFile)
+	return d.finish(name)
 }
 
 // clip bounds a text. Of what JSON writes, no byte takes more than six.
-func clip(text string) string { return strings.ToValidUTF8(text[:min(len(text), exitRoom/16)], "") }
+func clip(text string) string { return strings.ToValidUTF8(text[:min(len(text), room/16)], "") }
 
 // SetSupervisor says who the supervisor is.
 func (d Dir) SetSupervisor(id proc.Identity) error { return d.write(supervisorFile, id) }

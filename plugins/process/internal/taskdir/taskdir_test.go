@@ -13,7 +13,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 
+	"github.com/musterhq/muster/internal/testdisk"
 	"github.com/musterhq/muster/plugins/process/internal/proc"
 	"github.com/musterhq/muster/plugins/process/internal/taskdir"
 )
@@ -85,6 +87,36 @@ func TestATaskFromBeginToEnd(t *testing.T) {
 	}
 	if _, err := dir.Locked(); !errors.Is(err, taskdir.ErrNotFound) {
 		t.Errorf("Locked of a removed task = %v", err)
+	}
+}
+
+// A command writes from the moment it is started, and may have filled the disk
+// before it is said that it was.
+func TestAFullDiskTakesWhatRoomWasReservedFor(t *testing.T) {
+	t.Parallel()
+	root := taskdir.Root(testdisk.Small(t, 1<<20))
+	if err := errors.Join(root.Open(), root.Create(taskdir.Spec{ID: "t1"})); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := root.Find("t1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(dir.Reserve(), testdisk.Fill(filepath.Join(string(root), "fill"))); err != nil {
+		t.Fatal(err)
+	}
+	id := proc.Identity{PID: 1, Start: 2, Boot: "b"}
+	if err := dir.SetSupervisor(id); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("SetSupervisor on a full disk = %v", err)
+	}
+	wantRun, wantExit := taskdir.Run{Command: id, Cgroups: []string{"/x"}}, taskdir.Exit{Code: 3, Lost: "so"}
+	if err := errors.Join(dir.SetRun(wantRun), dir.SetExit(wantExit)); err != nil {
+		t.Fatal(err)
+	}
+	run, runErr := dir.Run()
+	exit, exitErr := dir.Exit()
+	if err := errors.Join(runErr, exitErr); err != nil || !cmp.Equal(run, &wantRun) || !cmp.Equal(exit, &wantExit) {
+		t.Errorf("a task that ended on a full disk: %v, %v, %v", run, exit, err)
 	}
 }
 
