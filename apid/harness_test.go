@@ -126,7 +126,7 @@ func (c *cluster) background(name string, run func(context.Context) error) (stop
 			if err != nil {
 				c.t.Errorf("%s: %v", name, err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(2 * time.Minute):
 			c.t.Errorf("%s does not end", name)
 		}
 	})

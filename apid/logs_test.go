@@ -275,7 +275,7 @@ func TestFollowEndsWithTheService(t *testing.T) {
 	c := newCluster(t)
 	a := c.apid()
 	a.create(webSpec("web"))
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	stream, err := a.ServiceLogs(ctx, &musterv1.ServiceLogsRequest{Service: "web", Options: &musterv1.LogOptions{Follow: true}})
 	if err != nil {

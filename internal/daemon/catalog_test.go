@@ -39,7 +39,7 @@ func catalog(t *testing.T, server *consultest.Server) []entry {
 func TestCatalog(t *testing.T) {
 	t.Parallel()
 	server := consultest.Start(t)
-	h := start(t, server.KV(t), time.Second)
+	h := start(t, server.KV(t), time.Minute)
 	<-h.daemon.up
 	found := catalog(t, server)
 	if len(found) != 1 {

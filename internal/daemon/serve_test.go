@@ -38,7 +38,9 @@ func TestServeHTTPLetsRequestsFinish(t *testing.T) {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- daemon.ServeHTTP(ctx, mux, l, time.Second) }()
+	// The request that finishes does so within it, also on a busy machine.
+	const grace = 3 * time.Second
+	go func() { ended <- daemon.ServeHTTP(ctx, mux, l, grace) }()
 	get := func(path string) <-chan string {
 		answer := make(chan string, 1)
 		go func() {
@@ -71,8 +73,8 @@ func TestServeHTTPLetsRequestsFinish(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(began); took < time.Second || took > 10*time.Second {
-		t.Errorf("ended after %v, want the grace time of 1 s", took)
+	if took := time.Since(began); took < grace || took > time.Minute {
+		t.Errorf("ended after %v, want the grace time of %v", took, grace)
 	}
 }
 

@@ -120,7 +120,7 @@ func TestLinearizable(t *testing.T) {
 		if len(history) < stores*clients*ops/2 {
 			t.Errorf("only %d of %d operations had an outcome", len(history), stores*clients*ops)
 		}
-		if r := porcupine.CheckOperationsTimeout(registers, history, time.Minute); r != porcupine.Ok {
+		if r := porcupine.CheckOperationsTimeout(registers, history, 5*time.Minute); r != porcupine.Ok {
 			t.Errorf("history of %d operations: %v", len(history), r)
 		}
 	})
@@ -130,7 +130,7 @@ func TestLinearizable(t *testing.T) {
 // been applied and tells nothing.
 func apply(t *testing.T, s *store.Store, table *store.Table[int], in input) (output, bool) {
 	t.Helper()
-	timeout := 2 * time.Second
+	timeout := 20 * time.Second
 	if rand.IntN(10) == 0 {
 		timeout = 3 * time.Millisecond
 	}

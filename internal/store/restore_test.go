@@ -25,7 +25,7 @@ func TestServerRestoredFromASnapshot(t *testing.T) {
 			key := fmt.Sprintf("away-%v", away)
 			see := func(want int) {
 				t.Helper()
-				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 				defer cancel()
 				for sn := reader.Snapshot(); count(table, sn, key) != want; {
 					next, err := reader.Wait(ctx, sn, table)
@@ -37,7 +37,7 @@ func TestServerRestoredFromASnapshot(t *testing.T) {
 			}
 			set := func(n int) {
 				t.Helper()
-				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 				defer cancel()
 				if err := writer.Update(ctx, func(tx *store.Tx) error {
 					table.Put(tx, key, n)

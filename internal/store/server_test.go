@@ -27,7 +27,7 @@ func TestServerKilledAndPaused(t *testing.T) {
 		for range 2 {
 			wg.Go(func() {
 				for ctx.Err() == nil {
-					short, cancel := context.WithTimeout(ctx, 20*time.Second)
+					short, cancel := context.WithTimeout(ctx, 2*time.Minute)
 					err := s.Update(short, increment(table, "n"))
 					cancel()
 					switch {
@@ -44,7 +44,7 @@ func TestServerKilledAndPaused(t *testing.T) {
 	}
 	reach := func(n int64) {
 		t.Helper()
-		deadline := time.NewTimer(time.Minute)
+		deadline := time.NewTimer(2 * time.Minute)
 		defer deadline.Stop()
 		tick := time.NewTicker(time.Millisecond)
 		defer tick.Stop()

@@ -23,7 +23,7 @@ import (
 )
 
 // commandTimeout bounds one of the programs that set the network up.
-const commandTimeout = 20 * time.Second
+const commandTimeout = time.Minute
 
 // ownNamespace is the network of this thread, and but for those threads that are
 // in a host's, of this process.

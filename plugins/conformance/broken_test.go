@@ -223,7 +223,7 @@ func try(t *testing.T, how string, rules ...string) []conformance.Result {
 	}
 	results, err := conformance.Try(t.Context(), conformance.Options{
 		Command: []string{self}, Env: []string{flaw + "=" + how, "GORACE=atexit_sleep_ms=0"}, Task: task, Rules: rules, Parallel: 2,
-		Patience: 20 * time.Second,
+		Patience: 30 * time.Second,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -367,7 +367,7 @@ func (s *suite) has(capability string) bool {
 
 func (s *suite) description() *executorv1.DescribeResponse {
 	s.Helper()
-	ctx, cancel := context.WithTimeout(s.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(s.Context(), s.patience())
 	defer cancel()
 	description, err := s.Plugin.Service().Describe(ctx, &executorv1.DescribeRequest{})
 	if err != nil {

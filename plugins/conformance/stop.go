@@ -12,6 +12,9 @@ import (
 // killed is the exit code of a task that SIGKILL ended.
 const killed = 128 + 9
 
+// long is a grace period that no call is given the time to wait for.
+const long = time.Hour
+
 func (s *suite) shutdown() {
 	const brief = 300 * time.Millisecond
 	for name, test := range map[string]struct {
@@ -20,16 +23,16 @@ func (s *suite) shutdown() {
 		atLeast     time.Duration
 		wantsKilled bool
 	}{
-		"polite":            {deed: Deed{Forever: true, Says: []string{ready}, Grace: 50 * time.Second}},
+		"polite":            {deed: Deed{Forever: true, Says: []string{ready}, Grace: long}},
 		"stubborn, by spec": {deed: Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: brief}, atLeast: brief, wantsKilled: true},
-		"stubborn, by call": {deed: Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: 50 * time.Second}, grace: durationpb.New(brief), atLeast: brief, wantsKilled: true},
-		"no grace":          {deed: Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: 50 * time.Second}, grace: durationpb.New(0), wantsKilled: true},
+		"stubborn, by call": {deed: Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: long}, grace: durationpb.New(brief), atLeast: brief, wantsKilled: true},
+		"no grace":          {deed: Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: long}, grace: durationpb.New(0), wantsKilled: true},
 	} {
 		c := s.on(s.task(test.deed))
 		c.prepare()
 		c.startReady()
 		waiting := c.waitBeside()
-		ctx, cancel := context.WithTimeout(s.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(s.Context(), s.patience())
 		begun := time.Now()
 		response, err := s.Plugin.Service().Shutdown(ctx, &executorv1.ShutdownRequest{
 			TaskId: c.task.GetId(), Handle: c.handle, GracePeriod: test.grace,
@@ -74,10 +77,10 @@ func (c *calls) waitBeside() <-chan *executorv1.WaitResponse {
 }
 
 func (s *suite) terminate() {
-	c := s.on(s.task(Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: 50 * time.Second}))
+	c := s.on(s.task(Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: long}))
 	c.prepare()
 	c.startReady()
-	ctx, cancel := context.WithTimeout(s.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(s.Context(), s.patience())
 	defer cancel()
 	response, err := s.Plugin.Service().Terminate(ctx, &executorv1.TerminateRequest{TaskId: c.task.GetId(), Handle: c.handle})
 	if err != nil {
@@ -94,10 +97,10 @@ func (s *suite) terminate() {
 }
 
 func (s *suite) removeWhileRunning() {
-	c := s.on(s.task(Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: 50 * time.Second}))
+	c := s.on(s.task(Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: long}))
 	c.prepare()
 	c.startReady()
-	ctx, cancel := context.WithTimeout(s.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(s.Context(), s.patience())
 	defer cancel()
 	if _, err := s.Plugin.Service().Remove(ctx, &executorv1.RemoveRequest{TaskId: c.task.GetId()}); err != nil {
 		s.Fatalf("Remove of a running task: %v", err)

@@ -60,7 +60,7 @@ func newBench(t *testing.T, spec *musterv1.TaskSpec) *bench {
 }
 
 func (b *bench) context() context.Context {
-	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(b.Context(), 3*time.Minute)
 	b.Cleanup(cancel)
 	return ctx
 }

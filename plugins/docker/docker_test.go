@@ -52,7 +52,7 @@ func engine(t testing.TB) *client.Client {
 			t.Error(err)
 		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if _, err := c.Ping(ctx); err != nil {
 		testneed.Met(t, fmt.Errorf("ask the Docker Engine (scripts/test-env starts one): %w", err))

@@ -14,7 +14,7 @@ import (
 func check(test string, retries uint32) *musterv1.HealthConfig {
 	return &musterv1.HealthConfig{
 		Test: []string{"CMD-SHELL", test}, Interval: durationpb.New(100 * time.Millisecond),
-		Timeout: durationpb.New(5 * time.Second), Retries: retries,
+		Timeout: durationpb.New(time.Minute), Retries: retries,
 	}
 }
 
@@ -71,10 +71,14 @@ func TestAContainerThatEndsBeforeItIsHealthy(t *testing.T) {
 
 func TestAContainerThatBecomesUnhealthyIsStopped(t *testing.T) {
 	t.Parallel()
-	spec := shell("trap 'exit 0' TERM; touch /tmp/ready; sleep 1; rm /tmp/ready; while :; do sleep 0.05; done")
-	spec.Healthcheck = check("ls /tmp/ready", 2)
+	// It is healthy from its first moment until it is told to be so no more.
+	spec := shell("trap 'exit 0' TERM; trap 'touch /tmp/sick' USR1; while :; do sleep 0.05; done")
+	spec.Healthcheck = check("! ls /tmp/sick", 2)
 	b := newBench(t, taskSpec(spec))
 	b.run()
+	if err := b.engine.ContainerKill(b.context(), b.task.GetName(), "USR1"); err != nil {
+		t.Fatal(err)
+	}
 	// Whoever asks later is told the same.
 	for range 2 {
 		if ended := b.wait(); ended.Error != "unhealthy" {

@@ -19,7 +19,7 @@ const longestAnswer = 2000
 func TestBadInput(t *testing.T) {
 	t.Parallel()
 	s := startSite(t, siteConfig{embedded: true, devWorkers: 1})
-	s.ok(t, "service", "create", "--name", "taken", "--kind", "null", "--timeout", "30s")
+	s.ok(t, "service", "create", "--name", "taken", "--kind", "null", "--timeout", "2m")
 	taken := s.awaitRunning(t, "taken", 1)
 	long := strings.Repeat("n", 10_000)
 

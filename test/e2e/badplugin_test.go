@@ -108,7 +108,7 @@ func (s *site) pluginLine(t *testing.T, name string, words ...string) {
 func TestBadPlugins(t *testing.T) {
 	t.Parallel()
 	s := startSite(t, siteConfig{embedded: true, devWorkers: 1, plugins: badPlugins(t, "exits", "newer", "sluggish", "dying")})
-	s.ok(t, "service", "create", "--name", "good", "--kind", "process", "--timeout", "30s", "--", "sleep", "1000000")
+	s.ok(t, "service", "create", "--name", "good", "--kind", "process", "--timeout", "2m", "--", "sleep", "1000000")
 	good := s.awaitRunning(t, "good", 1)
 	t.Run("all at once", func(t *testing.T) {
 		for name, test := range map[string]func(*site, *testing.T){
@@ -132,12 +132,11 @@ func TestBadPlugins(t *testing.T) {
 	s.ok(t, "service", "create", "--name", "slow", "--kind", "sluggish", "--detach")
 	s.awaitPS(t, "slow", "Preparing")
 	dev := s.Process("dev")
-	began := time.Now()
 	if err := dev.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	if took, code := time.Since(began), dev.ExitCode(); code != 0 || took > 10*time.Second {
-		t.Errorf("muster dev ended after %v with code %d", took, code)
+	if code := dev.ExitCode(); code != 0 {
+		t.Errorf("muster dev ended with code %d", code)
 	}
 }
 
@@ -151,26 +150,38 @@ func (s *site) pluginIsNewer(t *testing.T) {
 
 func (s *site) pluginHangs(t *testing.T) {
 	const why = "executor sluggish has not answered to prepare within 10s"
-	got := s.muster(t, "service", "create", "--name", "slow", "--kind", "sluggish", "--timeout", "16s")
-	if got.code != 6 || !strings.Contains(got.errs, why) || !strings.Contains(got.errs, "muster service ps slow") {
-		t.Errorf("create: %s\nwant exit code 6, %s, and what to do next", got, why)
-	}
+	s.createSays(t, why, "--name", "slow", "--kind", "sluggish")
 	s.awaitPS(t, "slow", "Preparing", why)
+	if got := s.muster(t, "service", "scale", "slow=1", "--timeout", "3s"); got.code != 6 || !strings.Contains(got.errs, "muster service ps slow") {
+		t.Errorf("scale: %s\nwant exit code 6, and what to do next", got)
+	}
 	// The worker has time for others.
-	s.ok(t, "service", "create", "--name", "quick", "--kind", "null", "--replicas", "3", "--timeout", "30s")
+	s.ok(t, "service", "create", "--name", "quick", "--kind", "null", "--replicas", "3", "--timeout", "2m")
 	s.removeService(t, "quick")
 	s.removeService(t, "slow")
 }
 
 func (s *site) pluginDies(t *testing.T) {
 	const why = "executor dying: plugin's process ended: exit status 9"
-	got := s.muster(t, "service", "create", "--name", "doomed", "--kind", "dying", "--timeout", "8s")
-	if got.code != 6 || !strings.Contains(got.errs, why) {
-		t.Errorf("create: %s\nwant exit code 6, and %s", got, why)
-	}
+	s.createSays(t, why, "--name", "doomed", "--kind", "dying")
 	s.awaitPS(t, "doomed", why)
 	s.pluginLine(t, "dying", "UNHEALTHY", "exit status 9")
 	s.removeService(t, "doomed")
+}
+
+// createSays has a service created whose tasks cannot run, waits until the command
+// says why, and interrupts it.
+func (s *site) createSays(t *testing.T, why string, args ...string) {
+	t.Helper()
+	create := s.begin(t, "create-"+args[1], append([]string{"service", "create"}, args...)...)
+	testwait.Within(t, runTimeout, "create says why the tasks do not run", func(context.Context) error {
+		lines, err := create.lines()
+		if err == nil && !strings.Contains(strings.Join(lines, "\n"), why) {
+			err = fmt.Errorf("it says %q, not %q", lines, why)
+		}
+		return err
+	})
+	create.end(t)
 }
 
 // awaitPS waits until `muster service ps` says something of a service's tasks.
@@ -190,7 +201,7 @@ func (s *site) awaitPS(t *testing.T, service string, words ...string) {
 // removalTimeout bounds the removal of a service's tasks, also where their
 // executor does not work: the worker may pause for half a minute before it starts
 // that once more.
-const removalTimeout = 45 * time.Second
+const removalTimeout = 2 * time.Minute
 
 // removeService removes a service, and waits until no task of it is left.
 func (s *site) removeService(t *testing.T, service string) {

@@ -52,14 +52,14 @@ func (l *life) killPlugins(t *testing.T) {
 	l.checkContainers(t, containers)
 
 	// A plugin that is new knows its tasks: it can stop one.
-	l.ok(t, "service", "scale", "ticker=6", "--timeout", "30s")
+	l.ok(t, "service", "scale", "ticker=6", "--timeout", "2m")
 	l.awaitProcesses(t, "ticker", 6)
 }
 
 // update: all tasks are replaced.
 func (l *life) update(t *testing.T) {
 	before := l.awaitRunning(t, "web", 3)
-	l.ok(t, "service", "update", "--env-add", "COLOR=green", "--timeout", "30s", "web")
+	l.ok(t, "service", "update", "--env-add", "COLOR=green", "--timeout", "2m", "web")
 	after := l.awaitRunning(t, "web", 3)
 	for id, task := range after {
 		if before[id] != nil {
@@ -114,9 +114,9 @@ func (l *life) drain(t *testing.T) {
 	l.ok(t, "node", "update", "--availability", "active", worker)
 	l.awaitRunning(t, "agent", 3)
 	// What moved stays: it is spread again by what is new.
-	l.ok(t, "service", "update", "--force", "--timeout", "30s", "ticker")
+	l.ok(t, "service", "update", "--force", "--timeout", "2m", "ticker")
 	l.spread(t, l.awaitRunning(t, "ticker", 6))
-	l.ok(t, "service", "update", "--force", "--timeout", "30s", "web")
+	l.ok(t, "service", "update", "--force", "--timeout", "2m", "web")
 	l.spread(t, l.awaitRunning(t, "web", 3))
 }
 
@@ -239,9 +239,9 @@ func (l *life) restartWorkers(t *testing.T) {
 
 // everywhere has tasks of all services on all nodes.
 func (l *life) everywhere(t *testing.T) {
-	l.ok(t, "service", "update", "--force", "--timeout", "30s", "ticker")
+	l.ok(t, "service", "update", "--force", "--timeout", "2m", "ticker")
 	l.spread(t, l.awaitRunning(t, "ticker", 6))
-	l.ok(t, "service", "update", "--force", "--timeout", "30s", "web")
+	l.ok(t, "service", "update", "--force", "--timeout", "2m", "web")
 	l.spread(t, l.awaitRunning(t, "web", 3))
 }
 

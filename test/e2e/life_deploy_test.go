@@ -42,7 +42,7 @@ const tick = `n=0; while :; do n=$((n+1)); echo "tick $n in $COLOR"; sleep 0.2; 
 
 func (l *life) deployProcesses(t *testing.T) {
 	out := l.muster(t, "service", "create", "--name", "ticker", "--replicas", "3", "--label", "test=e2e",
-		"--kind", "process", "--env", "COLOR=blue", "--update-parallelism", "0", "--update-monitor", "1s", "--timeout", "30s", "--", "/bin/sh", "-c", tick)
+		"--kind", "process", "--env", "COLOR=blue", "--update-parallelism", "0", "--update-monitor", "1s", "--timeout", "2m", "--", "/bin/sh", "-c", tick)
 	if out.code != 0 || !strings.Contains(out.errs, "3/3 running: converged") {
 		t.Fatalf("service create: %s", out)
 	}
@@ -172,7 +172,7 @@ func (l *life) session(t *testing.T) {
 // scale uses each of the three ways once.
 func (l *life) scale(t *testing.T) {
 	before := l.awaitRunning(t, "ticker", 3)
-	l.ok(t, "service", "scale", "ticker=10", "--timeout", "30s")
+	l.ok(t, "service", "scale", "ticker=10", "--timeout", "2m")
 	ten := l.awaitRunning(t, "ticker", 10)
 	for id, task := range before {
 		if ten[id] == nil {

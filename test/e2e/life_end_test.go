@@ -91,8 +91,8 @@ func (s *site) isPlugin(p process) bool {
 // said of nodes stays. A cluster in memory takes its tasks with it.
 func (l *life) stop(t *testing.T) {
 	if l.devWorkers > 0 {
-		l.ok(t, "service", "create", "--name", "last", "--replicas", "3", "--kind", "process", "--timeout", "30s", "--", "sleep", "1000000")
-		l.ok(t, "service", "create", "--name", "last-web", "--replicas", "2", "--stop-grace-period", "1s", "--timeout", "30s", l.image, "/bin/sh", "-c", "sleep 1000000")
+		l.ok(t, "service", "create", "--name", "last", "--replicas", "3", "--kind", "process", "--timeout", "2m", "--", "sleep", "1000000")
+		l.ok(t, "service", "create", "--name", "last-web", "--replicas", "2", "--stop-grace-period", "1s", "--timeout", "2m", l.image, "/bin/sh", "-c", "sleep 1000000")
 	}
 	ended := slices.Clone(l.workers)
 	if l.embedded {

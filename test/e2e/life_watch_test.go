@@ -19,7 +19,7 @@ import (
 func (l *life) logs(t *testing.T) {
 	l.follower = l.begin(l.whole, "follower", "service", "logs", "--follow", "--tail", "3", "ticker")
 	l.awaitTicks(t, l.awaitRunning(t, "ticker", 6))
-	l.ok(t, "service", "scale", "ticker=7", "--timeout", "30s")
+	l.ok(t, "service", "scale", "ticker=7", "--timeout", "2m")
 	seven := l.awaitRunning(t, "ticker", 7)
 	l.awaitTicks(t, seven)
 

@@ -30,9 +30,9 @@ func TestManagersRestart(t *testing.T) {
 	const size = 4
 	r := &restarts{site: startSite(t, siteConfig{workers: []string{"alpha", "beta"}})}
 	r.ok(t, "service", "create", "--name", "steady", "--replicas", fmt.Sprint(size), "--kind", "process", "--env", "COLOR=blue",
-		"--timeout", "30s", "--", "/bin/sh", "-c", tick)
-	r.ok(t, "service", "create", "--name", "elastic", "--kind", "process", "--timeout", "30s", "--", "sleep", "1000000")
-	r.ok(t, "service", "create", "--name", "outlet", "--replicas", "0", "--kind", "null", "--timeout", "30s")
+		"--timeout", "2m", "--", "/bin/sh", "-c", tick)
+	r.ok(t, "service", "create", "--name", "elastic", "--kind", "process", "--timeout", "2m", "--", "sleep", "1000000")
+	r.ok(t, "service", "create", "--name", "outlet", "--replicas", "0", "--kind", "null", "--timeout", "2m")
 	r.steady = r.awaitRunning(t, "steady", size)
 
 	for _, how := range []struct {
@@ -88,9 +88,9 @@ func (r *restarts) back(t *testing.T, daemon string) {
 	}
 	r.awaitRunning(t, "elastic", 3)
 	r.awaitPorts(t)
-	r.ok(t, "service", "scale", "elastic=1", "--timeout", "30s")
+	r.ok(t, "service", "scale", "elastic=1", "--timeout", "2m")
 	r.awaitRunning(t, "elastic", 1)
-	r.ok(t, "cluster", "status", "--wait", "30s")
+	r.ok(t, "cluster", "status", "--wait", "2m")
 
 	r.sameRuns(t, r.steady, r.awaitRunning(t, "steady", len(r.steady)))
 	// Past tasks count, too: none was ever replaced.

@@ -19,7 +19,7 @@ const (
 	wheelSize    = 6
 	wheelAtOnce  = 2
 	wheelDelay   = 300 * time.Millisecond
-	wheelTimeout = "50s"
+	wheelTimeout = "2m"
 )
 
 // wheel is a service that is updated and rolled back, on one site.
@@ -225,10 +225,18 @@ func (w *wheel) startsFirst(t *testing.T) {
 	for _, task := range w.awaitRunning(t, "wheel", wheelSize) {
 		after[task.Slot] = task
 	}
-	all, err := w.listTasks(t.Context(), "wheel")
-	if err != nil {
-		t.Fatal(err)
-	}
+	var all []*musterv1.Task
+	testwait.Within(t, runTimeout, "the tasks before have ended", func(ctx context.Context) (err error) {
+		if all, err = w.listTasks(ctx, "wheel"); err != nil {
+			return err
+		}
+		for _, task := range all {
+			if before[task.Id] != nil && task.Status.GetState() <= musterv1.TaskState_RUNNING {
+				return fmt.Errorf("task %s is %s", task.Name, task.Status.GetState())
+			}
+		}
+		return nil
+	})
 	for _, task := range all {
 		if before[task.Id] == nil {
 			continue

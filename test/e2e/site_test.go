@@ -50,7 +50,7 @@ type site struct {
 }
 
 // joinTimeout bounds the start of a cluster.
-const joinTimeout = 30 * time.Second
+const joinTimeout = 2 * time.Minute
 
 // startSite starts a cluster and waits until its workers are ready. It ends with
 // the test, whatever happens, with everything that it has started.
@@ -213,7 +213,7 @@ func (s *site) listTasks(ctx context.Context, service string) ([]*musterv1.Task,
 }
 
 // runTimeout bounds the time until tasks run, on a machine that is busy.
-const runTimeout = 30 * time.Second
+const runTimeout = 2 * time.Minute
 
 // tasks are the tasks of a service that run, by id.
 type tasks map[string]*musterv1.Task

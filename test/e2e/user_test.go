@@ -18,7 +18,7 @@ import (
 )
 
 // commandTimeout bounds one command of a user's.
-const commandTimeout = 60 * time.Second
+const commandTimeout = 3 * time.Minute
 
 // said is what a command said, and its exit code.
 type said struct {
@@ -99,7 +99,7 @@ func (b *background) end(t *testing.T) {
 	if err := b.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		t.Error(err)
 	}
-	kill := time.AfterFunc(10*time.Second, func() {
+	kill := time.AfterFunc(commandTimeout, func() {
 		t.Errorf("%s did not end when it was interrupted", strings.Join(b.cmd.Args, " "))
 		_ = b.cmd.Process.Signal(syscall.SIGKILL)
 	})

@@ -25,13 +25,15 @@ import (
 )
 
 // patience is how long any of these tests waits for something.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // host runs a host until the returned function is called, or the test ends.
 func host(t *testing.T, change func(*pluginhost.Config)) (h *pluginhost.Host, stateDir string, stop func()) {
 	t.Helper()
 	cfg := pluginhost.DefaultConfig()
 	cfg.StateDir = t.TempDir()
+	// A busy machine takes its time.
+	cfg.StartTimeout = patience
 	change(&cfg)
 	h, err := pluginhost.New(pluginhost.Env{Logger: zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel))}, cfg)
 	if err != nil {
@@ -100,23 +102,19 @@ func pidOf(t *testing.T, dir string) int {
 func TestBrokenPluginsAreReportedAndTroubleNoOther(t *testing.T) {
 	t.Parallel()
 	h, _, _ := host(t, func(cfg *pluginhost.Config) {
+		// One that hangs is given up after this; the others must be up by then.
+		cfg.StartTimeout = 15 * time.Second
 		cfg.Commands = map[string][]string{
 			"good": command("good"), "exits": command("exits"), "a-hangs": command("hangs"), "talks": command("talks"),
 			"newer": command("newer"), "leaves": command("leaves-child"), "missing": {"/nowhere/muster-executor-missing"},
 		}
 	})
-	// The good one is there long before the hanging one has been given up.
-	began := time.Now()
-	e, err := h.For(deadline(t), "null")
+	ctx := deadline(t)
+	e, err := h.For(ctx, "null")
 	if err != nil {
 		t.Fatal(err)
 	}
 	launch(t, e.Executor, task(t, "a", nil))
-	if took := time.Since(began); took > 9*time.Second {
-		t.Errorf("a task ran after %s", took)
-	}
-
-	ctx := deadline(t)
 	want := map[string]string{
 		"exits":   "exit status 7; its last output: libfoo.so.1",
 		"a-hangs": "timeout while waiting for plugin to start",
@@ -148,6 +146,22 @@ func TestBrokenPluginsAreReportedAndTroubleNoOther(t *testing.T) {
 	if !errors.As(wire.FromStatus(err), &e2) || !e2.Temporary {
 		t.Errorf("For an unknown kind: %v, want a temporary error", err)
 	}
+}
+
+// The good plugin has a task run while the one that hangs has not been given up.
+func TestAPluginThatHangsHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	h, _, stop := host(t, func(cfg *pluginhost.Config) {
+		cfg.StartTimeout = time.Hour
+		cfg.Commands = map[string][]string{"good": command("good"), "a-hangs": command("hangs")}
+	})
+	e, err := h.For(deadline(t), "null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	launch(t, e.Executor, task(t, "a", nil))
+	// Nor does it hold up the end.
+	stop()
 }
 
 func TestAPluginThatNeverDescribesItselfIsUnhealthy(t *testing.T) {
@@ -377,11 +391,7 @@ func TestAHungPluginIsKilledAtTheEnd(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now()
 	stop()
-	if took := time.Since(began); took > 10*time.Second {
-		t.Errorf("the host took %s to end", took)
-	}
 	if alive(pid) {
 		t.Error("the plugin outlives its host")
 	}

@@ -19,8 +19,8 @@ import (
 const pipesLinger = time.Second
 
 // justNow is how long the end of a process may lag behind that of its
-// connection.
-const justNow = 100 * time.Millisecond
+// connection, on a machine that is busy.
+const justNow = time.Second
 
 // process is the process of a plugin, for go-plugin. Other than go-plugin's
 // own, it tells at once when it has ended, whoever else holds its pipes, and

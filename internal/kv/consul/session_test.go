@@ -93,9 +93,10 @@ func TestKilledProcessLosesItsLocks(t *testing.T) {
 	slices.Sort(took)
 	t.Logf("locks were taken over after the kill: median %v of %v", took[len(took)/2], took)
 	// An agent that has met a new server waits for up to 3 s with what it has to
-	// tell it, and this server is young; so not all of them count.
-	if median := took[len(took)/2]; median > time.Second {
-		t.Errorf("locks were taken over %v after the kill, want well below 1 s", median)
+	// tell it, and this server is young; so not all of them count. Without the
+	// checks that dial, none would take less than the session's TTL.
+	if least := took[0]; least > 8*time.Second {
+		t.Errorf("locks were taken over %v after the kill, want well below the session's TTL", least)
 	}
 }
 
@@ -178,6 +179,10 @@ func takeOver(t *testing.T, server *consultest.Server, lock string, by syscall.S
 	defer closeSession(t, mine)
 	child := exec.Command(os.Args[0], "-test.run=^TestHoldLock$")
 	child.Env = append(os.Environ(), "HOLD_LOCK_AT="+server.Address, "HOLD_LOCK="+lock)
+	if by == syscall.SIGKILL {
+		// That it does not report is not what tells of its end.
+		child.Env = append(child.Env, "HOLD_LOCK_SILENTLY=1")
+	}
 	child.Stderr = os.Stderr
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
@@ -231,6 +236,9 @@ func TestHoldLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	svc, _ := service(t, "holder-"+strconv.Itoa(os.Getpid()))
+	if os.Getenv("HOLD_LOCK_SILENTLY") != "" {
+		svc.Silence = time.Minute
+	}
 	x := openSession(t, s, svc)
 	if ok, err := x.Acquire(t.Context(), os.Getenv("HOLD_LOCK"), nil); !ok || err != nil {
 		t.Fatalf("Acquire = %v, %v", ok, err)

@@ -126,7 +126,7 @@ func TestForeignFileIsRefused(t *testing.T) {
 // goroutines, and looks for every write that was acknowledged.
 func TestAcknowledgedWritesOutliveAKill(t *testing.T) {
 	path := storeFile(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestWriteUntilKilled$")
 	child.Env = append(os.Environ(), "WRITE_UNTIL_KILLED="+path)

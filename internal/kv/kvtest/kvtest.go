@@ -15,7 +15,7 @@ import (
 )
 
 // patience bounds every wait of the suite.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // Run runs the suite. Open returns a key space that may hold other keys and is
 // closed by the caller; each test works under a prefix of its own.

@@ -215,7 +215,7 @@ func TestCommands(t *testing.T) {
 func TestWaitsUntilTasksStay(t *testing.T) {
 	s := &shell{t, startCluster(t)}
 	s.waitForNode()
-	_, errs, code := s.run("", "service", "create", "--name", "brief", "--kind", "null", "--timeout", "4s", "--payload", `{"runFor": "100ms", "exitCode": 3}`)
+	_, errs, code := s.run("", "service", "create", "--name", "brief", "--kind", "null", "--timeout", "8s", "--payload", `{"runFor": "100ms", "exitCode": 3}`)
 	if code != cli.ExitNotConverged || strings.Contains(errs, ": converged") {
 		t.Errorf("a service whose tasks end at once: exit code %d, want %d:\n%s", code, cli.ExitNotConverged, errs)
 	}
@@ -283,7 +283,7 @@ func TestErrors(t *testing.T) {
 		"half of TLS":         {[]string{"service", "ls", "--tls-cert-file", "c.pem"}, cli.ExitUsage, "--tls-key-file"},
 		"the image as value":  {[]string{"service", "create", "--name", "x", "--init=perhaps", "img"}, cli.ExitUsage, "neither true nor false"},
 		"bad template":        {[]string{"service", "ls", "--format", "{{"}, cli.ExitUsage, "--format"},
-		"not converged":       {[]string{"service", "create", "--name", "big", "--kind", "null", "--reserve-cpu", "100000", "--timeout", "300ms"}, cli.ExitNotConverged, "insufficient resources"},
+		"not converged":       {[]string{"service", "create", "--name", "big", "--kind", "null", "--reserve-cpu", "100000", "--timeout", "5s"}, cli.ExitNotConverged, "insufficient resources"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

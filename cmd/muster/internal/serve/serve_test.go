@@ -69,7 +69,7 @@ func TestRefused(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			out, err := run(ctx, tt.args...)
 			if err == nil {
@@ -91,7 +91,7 @@ func TestBackupAndRestore(t *testing.T) {
 	copied, fresh := filepath.Join(dir, "copy.db"), filepath.Join(dir, "fresh")
 	cluster := func(data string, during func(ctx context.Context)) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
 		done := make(chan struct{})
 		go func() {
