@@ -41,7 +41,7 @@ func TestCluster(t *testing.T) {
 	t.Run("scale and up again", func(t *testing.T) { scale(t, s, api) })
 	t.Run("one of each is killed", func(t *testing.T) { killOneOfEach(t, s, api) })
 	node := api.node(t)
-	s.script(t, "down")
+	s.down(t)
 	t.Run("nothing is left", func(t *testing.T) { nothingLeft(t, s, node) })
 	t.Run("small", func(t *testing.T) { small(t, s.beside(t, "small")) })
 }
@@ -64,7 +64,7 @@ func small(t *testing.T, s *site) {
 		t.Errorf("the cluster is not well: %v\n%s", err, out)
 	}
 	node := api.node(t)
-	s.script(t, "down")
+	s.down(t)
 	nothingLeft(t, s, node)
 }
 
@@ -228,11 +228,14 @@ func nothingLeft(t *testing.T, s *site, node string) {
 		"containers of an image": {"ps", "-aq", "--filter", "ancestor=" + s.shell},
 		"volumes":                {"volume", "ls", "-q", "--filter", "label=com.docker.compose.project=" + s.project},
 		"volumes by name":        {"volume", "ls", "-q", "--filter", "name=" + s.project},
-		"networks":               {"network", "ls", "-q", "--filter", "name=" + s.project},
 	} {
 		if left := s.docker(t, args...); left != "" {
 			t.Errorf("%s are left: %s", what, left)
 		}
+	}
+	networks := strings.Fields(s.docker(t, "network", "ls", "-q", "--filter", "name="+s.project))
+	if stuck := s.stuck(t); !slices.Equal(networks, stuck) {
+		t.Errorf("networks are left: %v", networks)
 	}
 	if _, err := os.Stat(filepath.Join(s.dir, "admin")); err == nil {
 		t.Error("the administrator's token is left")
