@@ -62,9 +62,12 @@ type Remote struct {
 
 // Issue implements Issuer.
 func (r *Remote) Issue(ctx context.Context, request []byte, current *mtls.Source) (*Issued, error) {
+	// Who had a certificate as he asked for this one joins with the next request: that is of
+	// the key that the authority knows, and this one is of another.
+	ended := current == nil || !time.Now().Before(current.Get().Certificate.Leaf.NotAfter)
 	var errs []error
 	for _, address := range r.Addresses {
-		issued, err := r.issueAt(ctx, address, request, current)
+		issued, err := r.issueAt(ctx, address, request, current, ended)
 		if err == nil {
 			return issued, nil
 		}
@@ -86,14 +89,14 @@ func patience(current *mtls.Source) time.Duration {
 	return longestCall
 }
 
-func (r *Remote) issueAt(ctx context.Context, address string, request []byte, current *mtls.Source) (*Issued, error) {
+func (r *Remote) issueAt(ctx context.Context, address string, request []byte, current *mtls.Source, ended bool) (*Issued, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience(current))
 	defer cancel()
 	token, unread := r.Token()
 	if current != nil {
 		// For that the token need not be there.
 		issued, err := r.renew(ctx, address, request, current)
-		if err == nil || token == "" || time.Now().Before(current.Get().Certificate.Leaf.NotAfter) {
+		if err == nil || token == "" || !ended {
 			return issued, err
 		}
 	}

@@ -3,14 +3,19 @@ package ca_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net"
 	"path/filepath"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -27,9 +32,73 @@ import (
 type service struct {
 	cav1.UnimplementedAuthorityServiceServer
 	own *ca.Authority
-	// joins counts, and keys has the digests of the keys that joined.
+	// joins counts, and keys has the digests of the keys that joined, by the nodes' names.
 	joins atomic.Int32
-	keys  [][]byte
+	keys  sync.Map
+	l     *bufconn.Listener
+}
+
+// serve serves an authority of its own, until ctx ends: then done returns. Times are
+// virtual.
+func serve(ctx context.Context, t *testing.T) (s *service, done func()) {
+	t.Helper()
+	a := run(t, newSpace(t), newKey(t))
+	if _, err := a.Init(ctx); err != nil {
+		t.Fatal(err)
+	}
+	apid, err := ca.Enrol(ctx, ca.KeeperConfig{Issuer: ca.Local{Authority: a}, Identity: auth.Identity{Role: authv1.Role_APID, Name: "apid"}, Logger: zaptest.NewLogger(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = &service{own: a, l: bufconn.Listen(1 << 20)}
+	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(apid.Source().Server(true))))
+	cav1.RegisterAuthorityServiceServer(server, s)
+	ended := make(chan error, 2)
+	go func() { ended <- server.Serve(s.l) }()
+	go func() { ended <- apid.Run(ctx) }()
+	return s, func() {
+		<-ctx.Done()
+		server.Stop()
+		for range cap(ended) {
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// worker is what a worker of a name gets its certificate by.
+func (s *service) worker(t *testing.T, name string, token func() (string, error)) ca.KeeperConfig {
+	t.Helper()
+	return ca.KeeperConfig{
+		Path: filepath.Join(t.TempDir(), "identity.pem"), Identity: auth.Identity{Role: authv1.Role_WORKER, Name: name}, Logger: zaptest.NewLogger(t),
+		Issuer: &ca.Remote{
+			Addresses: []string{"apid:1"}, Name: name, Token: token,
+			Dial: func(address string, creds credentials.TransportCredentials) (*grpc.ClientConn, error) {
+				return grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(creds),
+					grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return s.l.DialContext(ctx) }))
+			},
+		},
+	}
+}
+
+// token is the present join token.
+func (s *service) token(t *testing.T) string {
+	t.Helper()
+	tokens, err := s.own.JoinTokens(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tokens.Worker
+}
+
+// Renew refuses after a while, as an apid does that has lost its store.
+func (s *service) Renew(ctx context.Context, _ *cav1.RenewRequest) (*cav1.RenewResponse, error) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(time.Second):
+	}
+	return nil, status.Error(codes.Unavailable, "the store is away")
 }
 
 func (s *service) GetAuthority(ctx context.Context, _ *cav1.GetAuthorityRequest) (*cav1.GetAuthorityResponse, error) {
@@ -53,7 +122,9 @@ func (s *service) Join(ctx context.Context, req *cav1.JoinRequest) (*cav1.JoinRe
 	if err != nil {
 		return nil, err
 	}
-	s.keys = append(s.keys, digest)
+	if was, again := s.keys.LoadOrStore(req.Name, digest); again && !bytes.Equal(was.([]byte), digest) {
+		return nil, status.Errorf(codes.AlreadyExists, "%s joined with another key, by which nobody knows it", req.Name)
+	}
 	s.joins.Add(1)
 	return &cav1.JoinResponse{Certificate: issued.Certificate, Authorities: issued.Authorities}, nil
 }
@@ -68,46 +139,17 @@ func (s *service) Check(ctx context.Context, _ *cav1.CheckRequest) (*cav1.CheckR
 // and joins with that, with the key that it had; it need not be started again.
 func TestJoinsAnewWhileItRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := run(t, newSpace(t), newKey(t))
-		if _, err := a.Init(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		token := func() string {
-			t.Helper()
-			tokens, err := a.JoinTokens(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			return tokens.Worker
-		}
 		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error, 3)
-		apid, err := ca.Enrol(ctx, ca.KeeperConfig{Issuer: ca.Local{Authority: a}, Identity: auth.Identity{Role: authv1.Role_APID, Name: "apid"}, Logger: zaptest.NewLogger(t)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		l, s := bufconn.Listen(1<<20), &service{own: a}
-		server := grpc.NewServer(grpc.Creds(credentials.NewTLS(apid.Source().Server(true))))
-		cav1.RegisterAuthorityServiceServer(server, s)
-		go func() { ended <- server.Serve(l) }()
-		go func() { ended <- apid.Run(ctx) }()
-
+		s, done := serve(ctx, t)
+		a := s.own
 		var file atomic.Value
-		file.Store(token())
-		cfg := ca.KeeperConfig{
-			Path: filepath.Join(t.TempDir(), "identity.pem"), Identity: auth.Identity{Role: authv1.Role_WORKER, Name: "n1"}, Logger: zaptest.NewLogger(t),
-			Issuer: &ca.Remote{
-				Addresses: []string{"apid:1"}, Name: "n1", Token: func() (string, error) { return file.Load().(string), nil },
-				Dial: func(address string, creds credentials.TransportCredentials) (*grpc.ClientConn, error) {
-					return grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(creds),
-						grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
-				},
-			},
-		}
+		file.Store(s.token(t))
+		cfg := s.worker(t, "n1", func() (string, error) { return file.Load().(string), nil })
 		worker, err := ca.Enrol(ctx, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
+		ended := make(chan error, 1)
 		go func() { ended <- worker.Run(ctx) }()
 		time.Sleep(5 * time.Minute)
 		first := worker.Source().Get()
@@ -118,7 +160,7 @@ func TestJoinsAnewWhileItRuns(t *testing.T) {
 		// A token that names a root which is not known is no reason to leave one's own.
 		file.Store("MUSTER-1-" + "0000000000000000000000000000000000000000000000000000000000000000" + "-x")
 		time.Sleep(5 * time.Minute)
-		file.Store(token())
+		file.Store(s.token(t))
 		if now := worker.Source().Get(); now != first || s.joins.Load() != 1 {
 			t.Fatalf("it has joined %d times, with a certificate that was good", s.joins.Load())
 		}
@@ -137,7 +179,7 @@ func TestJoinsAnewWhileItRuns(t *testing.T) {
 		if now := worker.Source().Get(); now != first || s.joins.Load() != 1 {
 			t.Fatalf("it has joined %d times, with a token of the old root", s.joins.Load())
 		}
-		file.Store(token())
+		file.Store(s.token(t))
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		now := worker.Source().Get()
@@ -147,16 +189,49 @@ func TestJoinsAnewWhileItRuns(t *testing.T) {
 		if now.Root == first.Root || now.Certificate.Leaf.Equal(first.Certificate.Leaf) {
 			t.Error("it has no certificate of the new root")
 		}
-		if !bytes.Equal(s.keys[0], s.keys[1]) {
-			t.Error("it joined with another key, by which nobody knows it")
-		}
 		again, err := ca.Enrol(ctx, cfg)
 		if err != nil || !again.Source().Get().Certificate.Leaf.Equal(now.Certificate.Leaf) {
 			t.Errorf("what it keeps in its file is something else: %v", err)
 		}
 		cancel()
-		server.Stop()
-		for range 3 {
+		done()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestJoinsWithTheKeyThatIsKnown has certificates end while apid refuses those who
+// renew: they join again, each with the key that it had, and none is refused.
+func TestJoinsWithTheKeyThatIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		s, done := serve(ctx, t)
+		const workers = 4
+		ended := make(chan error, workers)
+		refused, logs := observer.New(zap.WarnLevel)
+		for i := range workers {
+			cfg := s.worker(t, fmt.Sprint("n", i), func() (string, error) { return s.token(t), nil })
+			cfg.Logger = zap.New(refused)
+			worker, err := ca.Enrol(ctx, cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() { ended <- worker.Run(ctx) }()
+		}
+		time.Sleep(lifetime + time.Minute)
+		synctest.Wait()
+		if n := s.joins.Load(); n != 2*workers {
+			t.Errorf("there were %d joins, want 2 of each of %d", n, workers)
+		}
+		for _, line := range logs.All() {
+			if err, _ := line.ContextMap()["error"].(string); strings.Contains(err, "another key") {
+				t.Error(line.Message, err)
+			}
+		}
+		cancel()
+		done()
+		for range workers {
 			if err := <-ended; err != nil {
 				t.Error(err)
 			}
