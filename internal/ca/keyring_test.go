@@ -55,6 +55,9 @@ func TestKeyIsReplaced(t *testing.T) {
 	if _, err := withOld.Init(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	if err := withBoth.Await(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	opens := func(what string, a *ca.Authority, want bool) {
 		t.Helper()
 		// As joining does: it reads the store itself.

@@ -21,6 +21,7 @@ func proxy(t *testing.T, c *client.Client) (host string, cut func()) {
 	}
 	var mu sync.Mutex
 	var open []net.Conn
+	isCut := false
 	var all sync.WaitGroup
 	all.Go(func() {
 		for {
@@ -36,6 +37,9 @@ func proxy(t *testing.T, c *client.Client) (host string, cut func()) {
 			}
 			mu.Lock()
 			open = append(open, near, far)
+			if isCut {
+				_, _ = near.Close(), far.Close()
+			}
 			mu.Unlock()
 			all.Go(func() { _, _ = io.Copy(far, near); _ = far.Close() })
 			all.Go(func() { _, _ = io.Copy(near, far); _ = near.Close() })
@@ -44,6 +48,7 @@ func proxy(t *testing.T, c *client.Client) (host string, cut func()) {
 	cut = sync.OnceFunc(func() {
 		_ = listener.Close()
 		mu.Lock()
+		isCut = true
 		for _, conn := range open {
 			_ = conn.Close()
 		}

@@ -2,6 +2,7 @@ package docker_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -14,17 +15,29 @@ import (
 	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
+// freePort returns a port that nobody listens at, and that no connection and no
+// container is given by itself: they begin at 32768.
+func freePort(t *testing.T) uint32 {
+	t.Helper()
+	for range 100 {
+		port := 20_000 + rand.IntN(12_000)
+		free, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			continue
+		}
+		if err := free.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return uint32(port)
+	}
+	t.Fatal("no port is free")
+	return 0
+}
+
 func TestHostPorts(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, taskSpec(shell("while :; do sleep 0.05; done")))
-	free, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	chosen := uint32(free.Addr().(*net.TCPAddr).Port)
-	if err := free.Close(); err != nil {
-		t.Fatal(err)
-	}
+	chosen := freePort(t)
 	host := musterv1.PortConfig_HOST
 	b.task.Ports = []*sdk.Port{
 		{Name: "fixed", TargetPort: 80, PublishedPort: chosen, PublishMode: host, Protocol: musterv1.PortConfig_TCP},
@@ -56,7 +69,7 @@ func TestHostPorts(t *testing.T) {
 	if _, err := other.Prepare(other.context(), other.task, nil); err != nil {
 		t.Fatal(err)
 	}
-	_, err = other.Start(other.context(), other.task, nil)
+	_, err := other.Start(other.context(), other.task, nil)
 	if got := fault(t, err); got.Temporary || got.Blame != wire.BlameNode {
 		t.Errorf("Start = %+v (%v)", got, got)
 	}

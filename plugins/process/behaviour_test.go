@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/plugins/process"
 	"github.com/musterhq/muster/plugins/process/internal/proc"
 	"github.com/musterhq/muster/plugins/sdk"
@@ -245,13 +246,16 @@ func TestNothingOutlivesTheCommand(t *testing.T) {
 // pile up as zombies.
 func TestOrphansAreReaped(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, spec(t, map[string]any{"shell": "for i in 1 2 3 4 5 6 7 8 9; do (true &) ; done; sleep 0.1; echo ready; exec sleep 1000"}))
+	b := newBench(t, spec(t, map[string]any{"shell": "for i in 1 2 3 4 5 6 7 8 9; do (true &) ; done; echo ready; exec sleep 1000"}))
 	b.run()
 	b.line("ready")
-	children, err := proc.Descendants(b.supervisor().PID)
-	if err != nil || len(children) != 1 {
-		t.Errorf("beneath the supervisor there are %v, %v; want the command alone", children, err)
-	}
+	testwait.Within(t, 2*time.Minute, "the command is alone beneath its supervisor", func(context.Context) error {
+		children, err := proc.Descendants(b.supervisor().PID)
+		if err == nil && len(children) != 1 {
+			err = fmt.Errorf("there are %v", children)
+		}
+		return err
+	})
 }
 
 // If the supervisor is killed, so is the task, and that is told.
@@ -397,7 +401,7 @@ func TestLimits(t *testing.T) {
 			func(_ *bench, ended *sdk.Ended) bool { return ended.Status.GetOomKilled() },
 		},
 		"pids": {
-			"limits.pids", &musterv1.Limits{Pids: 3}, "for i in 1 2 3 4 5 6; do sleep 1 & done; echo all",
+			"limits.pids", &musterv1.Limits{Pids: 3}, "for i in 1 2 3 4 5 6; do sleep 1000 & done; echo all",
 			func(b *bench, _ *sdk.Ended) bool { return !slices.Contains(b.output(), "all") },
 		},
 		"cpu": {
