@@ -75,12 +75,20 @@ func (b *batch) fits() bool {
 	return b.cost.ops <= b.limits.Ops && b.cost.bytes <= b.limits.Bytes
 }
 
+// tooHeavy reports whether an update that writes much, as far as is known without
+// running it, is too much for what is left of the transaction.
+func (b *batch) tooHeavy(req *request) bool {
+	w := req.weight()
+	return len(b.members) > 0 && (b.cost.ops+w.ops > b.limits.Ops || b.cost.bytes+w.bytes > b.limits.Bytes)
+}
+
 // run runs an update's function and makes it a member. It reports false, and
 // leaves no trace, if that would be too much for one transaction. The first
 // member always fits: what becomes of it is seen when the batch is sealed.
 func (b *batch) run(req *request) bool {
 	tx := &Tx{batch: b, number: b.runs}
 	b.runs++
+	before := b.cost
 	err := req.fn(tx)
 	if tx.err != nil {
 		err = tx.err
@@ -96,6 +104,7 @@ func (b *batch) run(req *request) bool {
 	if len(tx.undo) > 0 {
 		u := tx.undo[0]
 		req.place = place{table: u.draft.table, shard: u.draft.shard, key: u.key}
+		req.weigh(len(tx.undo), cost{ops: b.cost.ops - before.ops, bytes: b.cost.bytes - before.bytes})
 	}
 	if !b.fits() && len(b.members) > 0 {
 		tx.revert()

@@ -125,3 +125,38 @@ func TestTablesShrink(t *testing.T) {
 		t.Errorf("%d pages of an empty table", n)
 	}
 }
+
+// TestLargeUpdatesAreNotRunInVain counts how often functions are run of which each
+// writes so much that a transaction holds but a few: those that have no room in one
+// wait for the next without being tried, and other work overtakes them all the same.
+func TestLargeUpdatesAreNotRunInVain(t *testing.T) {
+	table := store.NewTable("things", text())
+	k := newKV(t)
+	s, _ := open(t, store.Options{KV: k}, table)
+	const updates, records, size = 40, 500, 300
+	perTxn := k.Limits().Bytes / (records * size)
+	runs := 0
+	fns := make([]func(*store.Tx) error, updates)
+	for i := range fns {
+		fns[i] = func(tx *store.Tx) error {
+			runs++
+			for j := range records {
+				table.Put(tx, fmt.Sprintf("service/%03d/%03d", i, j), strings.Repeat("x", size))
+			}
+			return nil
+		}
+	}
+	updateAll(t, s, fns)
+	// The first of each transaction is run whatever it may add, and one that was run
+	// and had no room is run again.
+	if most := updates + updates/perTxn + 1; runs > most {
+		t.Errorf("%d runs of %d updates, of which %d fit into a transaction; want at most %d", runs, updates, perTxn, most)
+	}
+	n := 0
+	for range table.Scan(s.Snapshot(), "service/") {
+		n++
+	}
+	if n != updates*records {
+		t.Errorf("%d records, want %d", n, updates*records)
+	}
+}

@@ -21,7 +21,8 @@ const (
 // updates, those that write into the same pages should go together. Where an
 // update writes is known when it was run once. Hence those that did not fit are
 // sorted by that place, and then are taken in this order to the last before the
-// next are sorted, so that none waits for ever.
+// next are sorted, so that none waits for ever. Those that write much are not run in
+// vain: what they add is known from before, or from others of their group.
 type line struct {
 	fresh []*request // have not been run yet, in order of arrival
 	sweep []*request // in order of their places
@@ -63,7 +64,7 @@ func (l *line) fill(b *batch, limit int) {
 	var rest []*request
 	misfits, i := 0, 0
 	for ; i < len(l.sweep) && misfits < maxMisfits && !full(); i++ {
-		if join(l.sweep[i]) {
+		if !b.tooHeavy(l.sweep[i]) && join(l.sweep[i]) {
 			misfits = 0
 		} else {
 			rest = append(rest, l.sweep[i])
@@ -77,7 +78,9 @@ func (l *line) fill(b *batch, limit int) {
 	probes := 0
 	i = 0
 	for ; i < len(l.fresh) && probes < maxProbes && !full(); i++ {
-		if !join(l.fresh[i]) {
+		if b.tooHeavy(l.fresh[i]) {
+			l.next = append(l.next, l.fresh[i])
+		} else if !join(l.fresh[i]) {
 			l.next = append(l.next, l.fresh[i])
 			probes++
 		}

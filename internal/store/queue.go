@@ -29,6 +29,9 @@ type group struct {
 	left      int
 	requests  []request
 	done      chan struct{} // closed when all updates have their result
+	// heavy is what the last of the updates added to its transaction that was run and
+	// writes much. It belongs to the committer.
+	heavy cost
 }
 
 // request is one update. Its fields are guarded by the group's lock.
@@ -40,9 +43,34 @@ type request struct {
 	sent     bool
 	finished bool
 	err      error
-	// place is where its function first wrote when it was run last. It belongs
-	// to the committer.
+	// place is where its function first wrote when it was run last, and added what it
+	// then added to its transaction if it writes much. ran says whether it was run.
+	// They belong to the committer.
 	place place
+	added cost
+	ran   bool
+}
+
+// muchWritten is from how many records on an update writes much: it is no matter of
+// other updates' pages any more whether it fits into a transaction, and to try takes
+// long.
+const muchWritten = 32
+
+// weigh notes what the update has added to a transaction with so many records.
+func (r *request) weigh(records int, added cost) {
+	r.ran, r.added = true, cost{}
+	if records >= muchWritten {
+		r.added, r.group.heavy = added, added
+	}
+}
+
+// weight returns what the update will add, as far as is known: 0 if it writes little.
+// Those that were asked for together are taken to be alike.
+func (r *request) weight() cost {
+	if r.ran {
+		return r.added
+	}
+	return r.group.heavy
 }
 
 // place is where a record is, for updates to be ordered by.
