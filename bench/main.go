@@ -161,12 +161,15 @@ func (m *measurements) runs(ctx context.Context, o *options, sc *scenario, store
 	return nil
 }
 
-// runTimeout bounds one run.
-const runTimeout = 4 * time.Minute
+// runTimeout bounds one run, with taskTimeout more for each task.
+const (
+	runTimeout  = 4 * time.Minute
+	taskTimeout = 10 * time.Millisecond
+)
 
 // measure makes one run on a fresh cluster.
 func measure(ctx context.Context, o *options, sc *scenario, r *result, run int) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, runTimeout)
+	ctx, cancel := context.WithTimeout(ctx, runTimeout+time.Duration(r.Tasks)*taskTimeout)
 	defer cancel()
 	s, err := startSite(ctx, o, sc, r, run)
 	if err != nil {
