@@ -3,6 +3,7 @@ package apid
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -161,6 +162,7 @@ func (w *watch) follow(ctx context.Context) error {
 // all of them have been seen: a watch that is cut off in between resumes from
 // before, and sees the first ones again.
 func (w *watch) deliver(changes []view.Change, before view.Point) error {
+	changes = slices.DeleteFunc(changes, w.filter.ignores)
 	for len(changes) > 0 {
 		var events []*musterv1.WatchEvent
 		size := 0

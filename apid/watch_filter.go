@@ -58,6 +58,20 @@ func (f *watchFilter) learn(r *view.Reader) {
 	}
 }
 
+// ignores reports whether a change is of a kind that the watch does not ask for, which
+// is most of them where a few services have many tasks. Services are always looked
+// at: their names are learned.
+func (f *watchFilter) ignores(c view.Change) bool {
+	switch c.Kind {
+	case view.KindTask:
+		return !oneOf(f.kinds, musterv1.ObjectKind_TASK)
+	case view.KindNode:
+		return !oneOf(f.kinds, musterv1.ObjectKind_NODE)
+	default:
+		return false
+	}
+}
+
 // event turns a change into an event, nil if the watch does not ask for it.
 func (f *watchFilter) event(r *view.Reader, c view.Change, withOld bool) *musterv1.WatchEvent {
 	e := &musterv1.WatchEvent{Id: c.ID, At: timestamp(c.At), Action: action(c)}

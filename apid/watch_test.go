@@ -316,7 +316,7 @@ func TestWatchFromTooLongAgo(t *testing.T) {
 	w := a.watch(&musterv1.WatchRequest{})
 	token := w.token
 	w.cancel()
-	for i := range 10 {
+	for i := range 40 {
 		a.create(webSpec(fmt.Sprint("web", i)))
 	}
 	_, err := a.tryWatch(&musterv1.WatchRequest{ResumeToken: token})
@@ -345,7 +345,7 @@ func TestSlowWatcher(t *testing.T) {
 	// Large objects fill what gRPC sends ahead.
 	spec.Task.GetContainer().Args = []string{strings.Repeat("x", 100<<10)}
 	s := a.create(spec)
-	last := uint64(120)
+	last := uint64(600)
 	read := make(chan struct{})
 	go func() {
 		// One that reads is not held up by the one that does not.

@@ -37,6 +37,7 @@ type Change struct {
 
 // Batch is what changed from one snapshot to the next.
 type batch struct {
+	at      time.Time
 	changes []Change
 	// after is where the batch leads.
 	after Point
@@ -60,6 +61,13 @@ type history struct {
 // maxBatches bounds the points that are kept: 1.3 KB each.
 const maxBatches = 4096
 
+// A watch may be late by patience, however much has changed meanwhile: what is
+// younger is kept until it is burst times as much as is kept of what is older.
+const (
+	patience = 5 * time.Second
+	burst    = 4
+)
+
 func newHistory(most int) *history {
 	return &history{most: most, grown: make(chan struct{})}
 }
@@ -78,10 +86,13 @@ func (h *history) add(changes []Change, after Point, at time.Time, objects int) 
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.batches = append(h.batches, batch{changes: changes, after: after})
+	h.batches = append(h.batches, batch{at: at, changes: changes, after: after})
 	h.size += len(changes)
-	drop := 0
-	for len(h.batches)-drop > maxBatches || (h.size > max(h.most, objects) && len(h.batches)-drop > 1) {
+	drop, most := 0, max(h.most, objects)
+	tooMany := func(oldest batch) bool {
+		return h.size > burst*most || h.size > most && at.Sub(oldest.at) > patience
+	}
+	for len(h.batches)-drop > maxBatches || (tooMany(h.batches[drop]) && len(h.batches)-drop > 1) {
 		h.size -= len(h.batches[drop].changes)
 		h.before = h.batches[drop].after
 		drop++
