@@ -35,14 +35,12 @@ func (f *follower) run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("wait for a change: %w", err)
 		}
-		nodes, assignments := f.advance(next)
-		gather(ctx, nodes, assignments)
+		f.advance(next)
 	}
 }
 
-// advance goes on to a snapshot, and returns for how many nodes something has
-// changed, and how many assignments that is.
-func (f *follower) advance(to *store.Snapshot) (nodes, assignments int) {
+// advance goes on to a snapshot.
+func (f *follower) advance(to *store.Snapshot) {
 	from, t := f.now, f.d.tables
 	f.now = to
 	marked := map[string][]string{}
@@ -59,7 +57,7 @@ func (f *follower) advance(to *store.Snapshot) (nodes, assignments int) {
 		}
 	}
 	if from == nil {
-		return 0, 0 // there is nobody to tell yet
+		return // there is nobody to tell yet
 	}
 	if to.Epoch() != from.Epoch() {
 		f.beginAnew()
@@ -74,7 +72,6 @@ func (f *follower) advance(to *store.Snapshot) (nodes, assignments int) {
 		}
 	}
 	for node, keys := range marked {
-		nodes, assignments = nodes+1, assignments+len(keys)
 		if s, _ := f.d.shardOf(node); s != nil {
 			s.assignmentsChanged(node, keys)
 		}
@@ -108,7 +105,6 @@ func (f *follower) advance(to *store.Snapshot) (nodes, assignments int) {
 			s.observe(c.Key(), record)
 		}
 	}
-	return nodes, assignments
 }
 
 // beginAnew ends all sessions because the store was restored from a snapshot: what

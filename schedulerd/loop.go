@@ -34,23 +34,22 @@ func (d *Daemon) loop(ctx context.Context) error {
 	explained := newExplanations(d.tables, d.cfg.ExplainEvery)
 	failures := 0
 	for ctx.Err() == nil {
-		plan, again, failed := d.look(ctx, m, explained)
+		again, failed := d.look(ctx, m, explained)
 		failures++
 		if !failed {
 			failures = 0
 		} else if failures > 1 {
 			again = max(again, min(retryAfter<<min(failures-1, 10), mostRetryAfter))
 		}
-		d.gather(ctx, plan.worthGathering(time.Since(plan.began)))
 		d.wait(ctx, m.now, again)
 	}
 	return nil
 }
 
-// look brings the model up to date, places what waits, and commits it. It returns
-// what it placed, when to look again although nothing changes (0 means not at all),
-// and whether that is because something could not be written.
-func (d *Daemon) look(ctx context.Context, m *model, explained *explanations) (plan *plan, again time.Duration, failed bool) {
+// look brings the model up to date, places what waits, commits it, and returns
+// when to look again although nothing changes (0 means not at all), and whether
+// that is because something could not be written.
+func (d *Daemon) look(ctx context.Context, m *model, explained *explanations) (again time.Duration, failed bool) {
 	d.looking <- struct{}{}
 	defer func() { <-d.looking }()
 	began := time.Now()
@@ -71,7 +70,7 @@ func (d *Daemon) look(ctx context.Context, m *model, explained *explanations) (p
 		explained.addServices(m.now, services)
 	}
 	m.fresh, m.roomier = map[string]struct{}{}, false
-	plan = newPlan(began)
+	plan := newPlan(began)
 	for _, service := range slices.Sorted(maps.Keys(services)) {
 		if held[store.ShardOf(service)] {
 			d.place(m, plan, explained, service)
@@ -91,7 +90,7 @@ func (d *Daemon) look(ctx context.Context, m *model, explained *explanations) (p
 	if again == 0 || wait > 0 && wait < again {
 		again = wait
 	}
-	return plan, again, failed
+	return again, failed
 }
 
 func (d *Daemon) observe(m *model, held map[int]bool, p *plan, took time.Duration) {
@@ -153,7 +152,7 @@ func (d *Daemon) place(m *model, p *plan, explained *explanations, service strin
 			explained.say(service, digest, len(tasks), err.Error(), nil)
 			continue
 		}
-		d.placeGroup(m, p, explained, request, digest, tasks)
+		d.placeGroup(m, p, explained, request, digest, int(record.Value.Spec.GetReplicated().GetReplicas()), tasks)
 	}
 }
 
@@ -175,7 +174,9 @@ func groups(tasks map[string]waiting) map[made][]waiting {
 	return alike
 }
 
-func (d *Daemon) placeGroup(m *model, p *plan, explained *explanations, r *placement.Request, digest string, tasks []waiting) {
+// placeGroup decides where waiting tasks of one kind go, of a service that is to have
+// so many tasks.
+func (d *Daemon) placeGroup(m *model, p *plan, explained *explanations, r *placement.Request, digest string, wanted int, tasks []waiting) {
 	choose := func(n *node, t waiting) {
 		c := choice{waiting: t, service: r.Service, request: r, taskKey: state.TaskKey(r.Service, t.slot, t.node, t.id)}
 		n.holds[t.id] = r.Hold()
@@ -201,14 +202,22 @@ func (d *Daemon) placeGroup(m *model, p *plan, explained *explanations, r *place
 	if len(free) > 0 {
 		candidates := make([]placement.Candidate, 0, len(m.nodes))
 		avoided := m.faults.avoided(specKey{r.Service, digest}, p.began)
-		for _, n := range m.nodes {
+		// Of nodes that are alike neighbours in the store are taken: their tasks share
+		// pages. Schedulers that place different services begin at different shards, where
+		// they are not in each other's way.
+		for n := range m.inOrder(store.ShardOf(r.Service)) {
 			candidates = append(candidates, placement.Candidate{Node: n.Node, Usage: n.usage, Avoid: avoided[n.ID]})
 		}
 		next := 0
-		placed, refused := r.Spread(candidates, len(free), func(c placement.Candidate) {
+		take := func(c placement.Candidate) {
 			choose(m.nodes[c.ID], free[next])
 			next++
-		})
+		}
+		if total := wanted - assigned(r.Service, candidates); worthFilling(len(candidates), len(free), total) {
+			r.Fill(candidates, len(free), total, take)
+		}
+		_, refused := r.Spread(candidates, len(free)-next, take)
+		placed := next
 		left += len(free) - placed
 		for _, t := range free[placed:] {
 			m.delay(r.Service, t)
@@ -232,7 +241,10 @@ func (d *Daemon) commit(ctx context.Context, m *model, p *plan) time.Duration {
 	if p.size == 0 {
 		return 0
 	}
-	nodes := slices.Sorted(maps.Keys(p.nodes))
+	// Neighbours in the store go together.
+	nodes := slices.SortedFunc(maps.Keys(p.nodes), func(a, b string) int {
+		return cmp.Or(cmp.Compare(m.node(a).shard, m.node(b).shard), cmp.Compare(a, b))
+	})
 	var fns []func(*store.Tx) error
 	var parts []part
 	for _, id := range nodes {

@@ -1,6 +1,11 @@
 package schedulerd
 
 import (
+	"cmp"
+	"iter"
+	"maps"
+	"slices"
+
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/placement"
@@ -14,6 +19,9 @@ type model struct {
 	tables *state.Tables
 	now    *store.Snapshot
 	nodes  map[string]*node
+	// sorted holds the nodes as the store keeps them, by shard and id; nil when they are
+	// to be sorted anew.
+	sorted []*node
 	// tasks holds every task that should run and has no node, by service and
 	// id.
 	waiting map[string]map[string]waiting
@@ -35,6 +43,7 @@ type model struct {
 // node is a node and what its tasks hold.
 type node struct {
 	*placement.Node
+	shard int
 	usage *placement.Usage
 	holds map[string]placement.Hold // by task
 }
@@ -96,10 +105,33 @@ func (m *model) advance(to *store.Snapshot) {
 func (m *model) node(id string) *node {
 	n := m.nodes[id]
 	if n == nil {
-		n = &node{Node: placement.NewNode(id, nil, nil), usage: placement.NewUsage(), holds: map[string]placement.Hold{}}
-		m.nodes[id] = n
+		n = &node{Node: placement.NewNode(id, nil, nil), shard: store.ShardOf(id), usage: placement.NewUsage(), holds: map[string]placement.Hold{}}
+		m.nodes[id], m.sorted = n, nil
 	}
 	return n
+}
+
+// drop forgets a node.
+func (m *model) drop(id string) {
+	delete(m.nodes, id)
+	m.sorted = nil
+}
+
+// inOrder yields the nodes as the store keeps them, beginning with a shard.
+func (m *model) inOrder(first int) iter.Seq[*node] {
+	if m.sorted == nil {
+		m.sorted = slices.SortedFunc(maps.Values(m.nodes), func(a, b *node) int {
+			return cmp.Or(cmp.Compare(a.shard, b.shard), cmp.Compare(a.ID, b.ID))
+		})
+	}
+	begin, _ := slices.BinarySearchFunc(m.sorted, first, func(n *node, shard int) int { return cmp.Compare(n.shard, shard) })
+	return func(yield func(*node) bool) {
+		for i := range m.sorted {
+			if !yield(m.sorted[(begin+i)%len(m.sorted)]) {
+				return
+			}
+		}
+	}
 }
 
 func (m *model) refreshNode(id string) {
@@ -109,7 +141,7 @@ func (m *model) refreshNode(id string) {
 	n.Node = placement.NewNode(id, reported.Value, operator.Value)
 	m.roomier = true
 	if !known && len(n.holds) == 0 {
-		delete(m.nodes, id)
+		m.drop(id)
 	}
 }
 
@@ -183,7 +215,7 @@ func (m *model) assignmentChanged(c store.Change[*recordv1.Assignment]) {
 		}
 		if len(n.holds) == 0 {
 			if _, known := m.tables.NodeStates.Get(m.now, nodeID); !known {
-				delete(m.nodes, nodeID)
+				m.drop(nodeID)
 			}
 		}
 		return

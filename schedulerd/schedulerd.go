@@ -179,39 +179,23 @@ func (d *Daemon) shards() (held map[int]bool, changed bool) {
 	return maps.Clone(d.held), changed
 }
 
-// gather waits for some time, or for a change of the shards.
-func (d *Daemon) gather(ctx context.Context, most time.Duration) {
-	if most > 0 {
-		ctx, cancel := d.until(ctx, most)
-		defer cancel()
-		<-ctx.Done()
-	}
-}
-
 // wait waits for a newer snapshot, for a change of the shards, or for some time
 // (0: without end), whichever comes first.
 func (d *Daemon) wait(ctx context.Context, after *store.Snapshot, most time.Duration) {
-	ctx, cancel := d.until(ctx, most)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// Whatever ended the wait, there is to be a look.
-	_, _ = d.store.Wait(ctx, after)
-}
-
-// until returns a context that ends when the shards have changed, or after some time
-// (0: never).
-func (d *Daemon) until(ctx context.Context, most time.Duration) (context.Context, context.CancelFunc) {
-	cancel := context.CancelFunc(func() {})
 	if most > 0 {
 		ctx, cancel = context.WithTimeout(ctx, most)
+		defer cancel()
 	}
-	ctx, wake := context.WithCancel(ctx)
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	if d.changed {
-		wake()
+		cancel()
 	}
-	d.wake = wake
-	return ctx, func() { wake(); cancel() }
+	d.wake = cancel
+	d.mu.Unlock()
+	// Whatever ended the wait, there is to be a look.
+	_, _ = d.store.Wait(ctx, after)
 }
 
 // metrics are what an operator sees of the scheduler.

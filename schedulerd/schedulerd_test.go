@@ -276,6 +276,12 @@ func TestTasksThatLeaveDoNotCount(t *testing.T) {
 // later, and the node is taken if there is no other. What ended because it was told
 // to counts for nothing.
 func TestNodesWhereTasksWentWrong(t *testing.T) {
+	// Of nodes that are alike the near one is taken.
+	near, far := "n1", "n2"
+	distance := func(node string) int { return (store.ShardOf(node) - store.ShardOf("web") + store.Shards) % store.Shards }
+	if distance(near) > distance(far) {
+		near, far = far, near
+	}
 	for name, tt := range map[string]struct {
 		ends    int
 		status  *recordv1.Status
@@ -293,14 +299,14 @@ func TestNodesWhereTasksWentWrong(t *testing.T) {
 				c := newCluster(t)
 				defer c.close()
 				stop := c.schedule("s1")
-				c.node("n1", 100)
+				c.node(near, 100)
 				c.service("web", tt.ends, 0)
-				c.expect("one node", map[string]int{"n1": tt.ends})
-				c.node("n2", 100)
-				c.expect("another node", map[string]int{"n1": tt.ends})
-				c.end("web", tt.ends, tt.status, tt.stopped)
+				c.expect("one node", map[string]int{near: tt.ends})
+				c.node(far, 100)
+				c.expect("another node", map[string]int{near: tt.ends})
+				c.end(near, "web", tt.ends, tt.status, tt.stopped)
 				// What has ended is no load, so the first node would be as good.
-				want, next := map[string]int{"n1": tt.ends}, 0
+				want, next := map[string]int{near: tt.ends}, 0
 				place := func(what, node string) {
 					t.Helper()
 					next++
@@ -312,16 +318,16 @@ func TestNodesWhereTasksWentWrong(t *testing.T) {
 						c.tables.Statuses.Put(tx, key, &recordv1.Status{State: musterv1.TaskState_COMPLETE})
 					})
 				}
-				better := "n1"
+				better := near
 				if tt.avoided {
-					better = "n2"
+					better = far
 				}
 				place("when it has happened", better)
 				stop()
 				stop = c.schedule("s2")
 				place("with another scheduler", better)
 				time.Sleep(6 * time.Minute)
-				place("after a while", "n1")
+				place("after a while", near)
 				stop()
 			})
 		})
@@ -330,7 +336,7 @@ func TestNodesWhereTasksWentWrong(t *testing.T) {
 
 // end has all tasks of a service end on node n1: they are told to stop before, or,
 // when they are replaced, after.
-func (c *cluster) end(service string, tasks int, status *recordv1.Status, stopped bool) {
+func (c *cluster) end(node, service string, tasks int, status *recordv1.Status, stopped bool) {
 	c.t.Helper()
 	tell := func() {
 		time.Sleep(time.Second)
@@ -351,7 +357,7 @@ func (c *cluster) end(service string, tasks int, status *recordv1.Status, stoppe
 	status.At = time.Now().UnixMilli()
 	c.update(func(tx *store.Tx) {
 		for slot := range tasks {
-			c.tables.Statuses.Put(tx, state.NodeTaskKey("n1", service, fmt.Sprintf("%s-%d", service, slot+1)), status)
+			c.tables.Statuses.Put(tx, state.NodeTaskKey(node, service, fmt.Sprintf("%s-%d", service, slot+1)), status)
 		}
 	})
 	if !stopped {

@@ -14,18 +14,18 @@ type Candidate struct {
 
 // Spread chooses nodes for up to count tasks of one request: each goes to a
 // node that is not to be avoided, with the fewest tasks of its service, then with the fewest tasks in all
-// (SwarmKit's order), then with the smallest id. Take is called for each choice
+// (SwarmKit's order), then to the first of the candidates. Take is called for each choice
 // after the usage was counted up. It returns how many were placed, and, if that
 // is fewer than asked for, which filters refused how many nodes.
 func (r *Request) Spread(candidates []Candidate, count int, take func(Candidate)) (int, Refusals) {
 	refusals := Refusals{}
 	s := &spread{}
-	for _, c := range candidates {
+	for i, c := range candidates {
 		if f := r.Check(c.Node, c.Usage); f != FilterNone {
 			refusals[f]++
 			continue
 		}
-		s.nodes = append(s.nodes, ranked{c, c.Service(r.Service)})
+		s.nodes = append(s.nodes, ranked{c, c.Service(r.Service), i})
 	}
 	heap.Init(s)
 	hold := r.Hold()
@@ -50,10 +50,10 @@ func (r *Request) Spread(candidates []Candidate, count int, take func(Candidate)
 }
 
 // ranked is a candidate with the number of tasks of the service at hand, which
-// the heap compares most.
+// the heap compares most, and its place among the candidates.
 type ranked struct {
 	Candidate
-	service int
+	service, place int
 }
 
 type spread struct {
@@ -81,5 +81,5 @@ func (s *spread) Less(i, j int) bool {
 	if a.Tasks != b.Tasks {
 		return a.Tasks < b.Tasks
 	}
-	return a.ID < b.ID
+	return a.place < b.place
 }

@@ -1,0 +1,90 @@
+package schedulerd_test
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+
+	"google.golang.org/protobuf/proto"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// TestLargeServiceNodeByNode has the tasks of a large service come in parts, as they
+// are made: each node gets its share at once, neighbours of one shard of the store
+// together, and in the end all have the same.
+func TestLargeServiceNodeByNode(t *testing.T) {
+	const nodes, share, parts = 240, 5, 4
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		defer c.close()
+		c.update(func(tx *store.Tx) {
+			for i := range nodes {
+				c.tables.NodeStates.Put(tx, fmt.Sprint("n", i), &recordv1.NodeState{
+					State: musterv1.NodeStatus_READY,
+					Description: &musterv1.NodeDescription{
+						Resources: &musterv1.Resources{NanoCpus: 64e9},
+						Executors: []*musterv1.ExecutorDescription{{Health: musterv1.ExecutorDescription_HEALTHY, Kinds: []string{"null"}}},
+					},
+				})
+			}
+		})
+		c.service("web", 0, 0)
+		c.update(func(tx *store.Tx) {
+			e, _ := c.tables.Services.Get(tx, "web")
+			next := proto.CloneOf(e.Value)
+			next.Spec.Mode = &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{Replicas: new(uint64(nodes * share))}}
+			c.tables.Services.Put(tx, "web", next)
+		})
+		c.schedule("s1")
+		for part := range parts {
+			c.tasks("web", part*nodes*share/parts, nodes*share/parts)
+			shards, short := map[int]bool{}, 0
+			got := c.expectAssigned((part + 1) * nodes * share / parts)
+			for node, n := range got {
+				shards[store.ShardOf(node)] = true
+				if n != share {
+					short++
+				}
+			}
+			// One node got the rest of a part.
+			if short > 1 {
+				t.Errorf("after part %d %d of %d nodes have another number of tasks than %d", part+1, short, len(got), share)
+			}
+			if most := (part+1)*store.Shards/parts + 2; len(shards) > most {
+				t.Errorf("after part %d nodes of %d shards have tasks, want at most %d", part+1, len(shards), most)
+			}
+		}
+	})
+}
+
+// tasks makes tasks of a service, of consecutive slots.
+func (c *cluster) tasks(service string, after, count int) {
+	c.t.Helper()
+	c.update(func(tx *store.Tx) {
+		e, _ := c.tables.Services.Get(tx, service)
+		for i := range count {
+			slot := uint64(after + i + 1)
+			c.tables.Tasks.Put(tx, state.TaskKey(service, slot, "", fmt.Sprintf("%s-%d", service, slot)), &recordv1.Task{
+				Slot: slot, SpecDigest: e.Value.TaskDigest, DesiredState: musterv1.TaskState_RUNNING,
+			})
+		}
+	})
+}
+
+// expectAssigned waits until so many tasks are assigned, and returns how many by node.
+func (c *cluster) expectAssigned(want int) map[string]int {
+	c.t.Helper()
+	synctest.Wait()
+	got, n := c.assigned(), 0
+	for _, tasks := range got {
+		n += tasks
+	}
+	if n != want {
+		c.t.Fatalf("%d tasks are assigned, want %d", n, want)
+	}
+	return got
+}
