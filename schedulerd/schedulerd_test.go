@@ -278,7 +278,9 @@ func TestTasksThatLeaveDoNotCount(t *testing.T) {
 func TestNodesWhereTasksWentWrong(t *testing.T) {
 	// Of nodes that are alike the near one is taken.
 	near, far := "n1", "n2"
-	distance := func(node string) int { return (store.ShardOf(node) - store.ShardOf("web") + store.Shards) % store.Shards }
+	distance := func(node string) int {
+		return (store.ShardOf(node) - store.ShardOf("web") + store.Shards) % store.Shards
+	}
 	if distance(near) > distance(far) {
 		near, far = far, near
 	}
