@@ -5,7 +5,7 @@ import "github.com/musterhq/muster/internal/placement"
 const (
 	// manyNodes and fewTasks say which looks would scatter their tasks: they would
 	// give few to each of many nodes.
-	manyNodes, fewTasks = 200, 8
+	manyNodes, fewTasks = 100, 8
 )
 
 // worthFilling reports whether tasks of a service, of which the rest of the total is
