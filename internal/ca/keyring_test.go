@@ -55,6 +55,7 @@ func TestKeyIsReplaced(t *testing.T) {
 	if _, err := withOld.Init(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	// It hears of what another one made in its own time.
 	if err := withBoth.Await(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -164,7 +164,7 @@ func (b *bench) cutWorker(t *testing.T, n *testnet.Net) {
 	heal := undo(t, func() error { return n.Heal(context.WithoutCancel(t.Context())) })
 	ok(t, n.Cut(t.Context(), hosts[3:4], append(hosts[:3:3], hosts[4])))
 	var after map[string]*musterv1.Task
-	took := testwait.Within(t, waitTimeout, "tasks run elsewhere", func(ctx context.Context) (err error) {
+	took := testwait.Within(t, 3*waitTimeout, "tasks run elsewhere", func(ctx context.Context) (err error) {
 		if after, err = b.Running(ctx, "moves", 4); err != nil {
 			return err
 		}
@@ -207,7 +207,7 @@ func (b *bench) removeCutWorker(t *testing.T, n *testnet.Net) {
 	})
 	heal := undo(t, func() error { return n.Heal(context.WithoutCancel(t.Context())) })
 	ok(t, n.Cut(t.Context(), hosts[3:4], append(hosts[:3:3], hosts[4])))
-	testwait.Within(t, waitTimeout, "the node can be removed", func(ctx context.Context) error {
+	testwait.Within(t, 3*waitTimeout, "the node can be removed", func(ctx context.Context) error {
 		return b.RemoveNode(ctx, b.Nodes["one"])
 	})
 	alive := func(context.Context) error {

@@ -29,12 +29,20 @@ func (c *closed) muster(t *testing.T, stdin string, args ...string) (string, err
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(built, "muster"), args...)
-	cmd.Env = append(os.Environ(), "MUSTER_CONTEXTS_FILE="+filepath.Join(c.dir, "contexts.json"))
-	cmd.Stdin = strings.NewReader(stdin)
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	for {
+		cmd := exec.CommandContext(ctx, filepath.Join(built, "muster"), args...)
+		cmd.Env = append(os.Environ(), "MUSTER_CONTEXTS_FILE="+filepath.Join(c.dir, "contexts.json"))
+		cmd.Stdin = strings.NewReader(stdin)
+		out, err := cmd.CombinedOutput()
+		if cmd.ProcessState.ExitCode() != exitUnavailable || ctx.Err() != nil {
+			return string(out), err
+		}
+	}
 }
+
+// exitUnavailable is what the command line exits with where the cluster does not answer,
+// as while the machine stands still.
+const exitUnavailable = 5
 
 // certificates issues certificates to people, as an administrator and as others.
 func certificates(t *testing.T, c *closed) {

@@ -3,6 +3,7 @@ package security_test
 import (
 	"crypto/rand"
 	"encoding/base64"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,7 +51,7 @@ func TestClusterKey(t *testing.T) {
 		for _, address := range []string{c.api, c.second} {
 			nodes++
 			_, r := request(t)
-			resp, err := cav1.NewAuthorityServiceClient(c.dial(address, nil)).Join(c.with(c.admin), &cav1.JoinRequest{Token: worker, Request: r, Name: "k" + string(rune('a'+nodes))})
+			resp, err := cav1.NewAuthorityServiceClient(c.dial(address, nil)).Join(c.with(c.admin), &cav1.JoinRequest{Token: worker, Request: r, Name: fmt.Sprint("k", nodes)})
 			if err != nil || len(resp.Certificate) == 0 {
 				t.Errorf("join %d, at %s: %v", nodes, address, err)
 			}

@@ -184,7 +184,7 @@ func (c *closed) with(token string) context.Context {
 
 // dial connects as whoever has a certificate, or as nobody, and takes whatever
 // daemon answers.
-func (c *closed) dial(address string, pair *tls.Certificate) *grpc.ClientConn {
+func (c *closed) dial(address string, pair *tls.Certificate) grpc.ClientConnInterface {
 	c.t.Helper()
 	config := &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}
 	if pair != nil {
@@ -193,14 +193,30 @@ func (c *closed) dial(address string, pair *tls.Certificate) *grpc.ClientConn {
 	return c.connect(address, credentials.NewTLS(config))
 }
 
-func (c *closed) connect(address string, creds credentials.TransportCredentials) *grpc.ClientConn {
+func (c *closed) connect(address string, creds credentials.TransportCredentials) grpc.ClientConnInterface {
 	c.t.Helper()
 	conn, err := daemon.Dialer(creds)(address)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	c.t.Cleanup(func() { _ = conn.Close() })
-	return conn
+	return patient{conn}
+}
+
+// patient makes a call again for which there was no store after a while, as where the
+// whole machine stands still for seconds. Who is refused is so at once.
+type patient struct{ *grpc.ClientConn }
+
+const standstill = time.Second
+
+func (p patient) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	for {
+		began := time.Now()
+		err := p.ClientConn.Invoke(ctx, method, args, reply, opts...)
+		if status.Code(err) != codes.Unavailable || time.Since(began) < standstill || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 // request makes a key and a certificate request for it.

@@ -31,7 +31,7 @@ func TestRenewal(t *testing.T) {
 	}
 	tag := strings.ToLower(rand.Text()[:8])
 	r, err := rig.Start(t.Context(), rig.Config{
-		Config: testcluster.Config{Dir: dir, CertificateLifetime: lifetime, Args: patient()}, Built: built,
+		Config: testcluster.Config{Dir: dir, CertificateLifetime: lifetime, Args: patience()}, Built: built,
 		NodeIDs: map[string]string{renewals.Talks: "node-talks-" + tag},
 	})
 	if err != nil {
@@ -81,7 +81,7 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
-// patient has the dispatcher give a worker time that is given none by the machine.
-func patient() map[string][]string {
+// patience has the dispatcher give a worker time that is given none by the machine.
+func patience() map[string][]string {
 	return map[string][]string{"dispatcherd": {"--heartbeat-misses", "30", "--reconnect-grace", "1m"}}
 }

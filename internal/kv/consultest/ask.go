@@ -82,13 +82,23 @@ func (s *Server) Save(ctx context.Context, to io.Writer) error {
 }
 
 // Restore makes Consul hold what a snapshot does, as `consul snapshot restore`
-// does.
+// does. It is tried again where there is no leader, or one that was lost meanwhile.
 func (s *Server) Restore(ctx context.Context, from []byte) error {
-	resp, err := s.call(ctx, http.MethodPut, "/v1/snapshot", bytes.NewReader(from))
-	if err != nil {
-		return err
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		resp, err := s.call(ctx, http.MethodPut, "/v1/snapshot", bytes.NewReader(from))
+		if err == nil {
+			return resp.Body.Close()
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return err
+		}
 	}
-	return resp.Body.Close()
 }
 
 // Deregister takes a node, with its services and sessions, out of Consul's catalog.
