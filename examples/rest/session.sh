@@ -31,7 +31,7 @@ version() { curl -fsS "$rest/v1/services/$name" | sed -E 's/.*"meta": *\{ *"vers
 await() {
 	local pattern=$1
 	shift
-	for _ in $(seq 300); do
+	for _ in $(seq 1200); do
 		"$@" 2>/dev/null | grep -qE -- "$pattern" && return
 		sleep 0.1
 	done

@@ -16,7 +16,7 @@ func TestRESTSession(t *testing.T) {
 	t.Parallel()
 	testneed.Program(t, "curl")
 	s := startSite(t, siteConfig{embedded: true, devWorkers: 1})
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "../../examples/rest/session.sh")
 	cmd.Env = append(os.Environ(), "MUSTER_REST=http://"+s.REST)

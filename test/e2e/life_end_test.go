@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/musterhq/muster/internal/testwait"
 )
@@ -145,12 +146,17 @@ func (l *life) forgotten(t *testing.T) {
 	if len(sessions) > 0 {
 		t.Errorf("left behind: sessions %v", sessions)
 	}
-	services := map[string]any{}
-	l.askConsul(t, "/v1/catalog/services", &services)
-	delete(services, "consul")
-	if len(services) > 0 {
-		t.Errorf("left behind: services %v", services)
-	}
+	// The agent tells the servers in its own time; what is left behind it keeps for a
+	// minute.
+	testwait.Within(t, 30*time.Second, "no service is left behind", func(context.Context) error {
+		services := map[string]any{}
+		l.askConsul(t, "/v1/catalog/services", &services)
+		delete(services, "consul")
+		if len(services) > 0 {
+			return fmt.Errorf("there are %v", services)
+		}
+		return nil
+	})
 }
 
 func (l *life) askConsul(t *testing.T, path string, answer any) {

@@ -84,31 +84,17 @@ func (l *life) ticks(t *testing.T) map[string]int {
 
 // readEvents checks what `muster events` has told all the while.
 func (l *life) readEvents(t *testing.T) {
+	// What was removed last may be told a moment later.
+	testwait.Within(t, runTimeout, "events tell of the end of all", func(context.Context) error {
+		for key, h := range l.told(t) {
+			if h.kind != musterv1.ObjectKind_NODE && !h.deleted {
+				return fmt.Errorf("%s %s is there", key, h.name)
+			}
+		}
+		return nil
+	})
 	l.events.end(t)
-	lines, err := l.events.lines()
-	if err != nil {
-		t.Fatal(err)
-	}
-	told := map[string]*history{}
-	tasks := 0
-	for i, line := range lines {
-		resp := &musterv1.WatchResponse{}
-		if err := protojson.Unmarshal([]byte(line), resp); err != nil {
-			t.Fatalf("line %d of events: %v\n%s", i+1, err, line)
-		}
-		for _, e := range resp.Events {
-			key := e.Kind.String() + " " + e.Id
-			if told[key] == nil {
-				told[key] = &history{}
-				if e.Kind == musterv1.ObjectKind_TASK {
-					tasks++
-				}
-			}
-			if err := told[key].add(e); err != nil {
-				t.Errorf("line %d of events: %s: %v", i+1, key, err)
-			}
-		}
-	}
+	told := l.told(t)
 	names := map[string]bool{}
 	for key, h := range told {
 		if h.kind == musterv1.ObjectKind_SERVICE {
@@ -123,7 +109,34 @@ func (l *life) readEvents(t *testing.T) {
 			t.Errorf("events told nothing of service %s", name)
 		}
 	}
-	t.Logf("%d messages told of %d tasks", len(lines), tasks)
+	t.Logf("events told of %d objects", len(told))
+}
+
+// told returns what `muster events` has told so far of each object, by its kind and
+// id.
+func (l *life) told(t *testing.T) map[string]*history {
+	t.Helper()
+	lines, err := l.events.lines()
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := map[string]*history{}
+	for i, line := range lines {
+		resp := &musterv1.WatchResponse{}
+		if err := protojson.Unmarshal([]byte(line), resp); err != nil {
+			t.Fatalf("line %d of events: %v\n%s", i+1, err, line)
+		}
+		for _, e := range resp.Events {
+			key := e.Kind.String() + " " + e.Id
+			if told[key] == nil {
+				told[key] = &history{}
+			}
+			if err := told[key].add(e); err != nil {
+				t.Fatalf("line %d of events: %s: %v", i+1, key, err)
+			}
+		}
+	}
+	return told
 }
 
 // history is what events told of one object.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -66,7 +67,7 @@ func startSite(t *testing.T, cfg siteConfig) *site {
 		t.Fatal(err)
 	}
 	s.Cluster, err = testcluster.Start(t.Context(), testcluster.Config{
-		Binary: s.binary(), Dir: dir, Embedded: cfg.embedded, OnDisk: cfg.onDisk, Workers: cfg.devWorkers, Args: cfg.args,
+		Binary: s.binary(), Dir: dir, Embedded: cfg.embedded, OnDisk: cfg.onDisk, Workers: cfg.devWorkers, Args: patiently(cfg.args),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +92,7 @@ func startSite(t *testing.T, cfg siteConfig) *site {
 		ready := 0
 		for _, n := range nodes {
 			s.nodes[n.Description.GetHostname()] = n.Id
-			if n.Status.GetState() == musterv1.NodeStatus_READY {
+			if isReady(n) && runsAll(n, "process", "null") {
 				ready++
 			}
 		}
@@ -102,6 +103,32 @@ func startSite(t *testing.T, cfg siteConfig) *site {
 	})
 	t.Logf("%d workers joined within %v", want, took)
 	return s
+}
+
+// patiently returns flags of the managers with which a worker that lives is not
+// taken for dead on a machine that is busy.
+func patiently(args map[string][]string) map[string][]string {
+	all := map[string][]string{}
+	for _, daemon := range []string{"dispatcherd", "dev"} {
+		all[daemon] = []string{"--heartbeat-misses=15", "--reconnect-grace=10s"}
+	}
+	for daemon, more := range args {
+		all[daemon] = append(all[daemon], more...)
+	}
+	return all
+}
+
+// runsAll says whether a node has executors of these names, and that are healthy: a
+// busy worker can be ready before they have answered.
+func runsAll(n *musterv1.Node, names ...string) bool {
+	for _, name := range names {
+		if !slices.ContainsFunc(n.Description.GetExecutors(), func(e *musterv1.ExecutorDescription) bool {
+			return e.GetName() == name && e.GetHealth() == musterv1.ExecutorDescription_HEALTHY
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 func (s *site) binary() string { return filepath.Join(s.bin, "muster") }

@@ -40,7 +40,7 @@ func TestConformance(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			run(t, dir+"/muster plugin test --json "+dir+"/"+args)
+			run(t, dir+"/muster plugin test --json --patience 3m "+dir+"/"+args)
 		})
 	}
 }
