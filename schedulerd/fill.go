@@ -1,6 +1,11 @@
 package schedulerd
 
-import "github.com/musterhq/muster/internal/placement"
+import (
+	"cmp"
+	"slices"
+
+	"github.com/musterhq/muster/internal/placement"
+)
 
 const (
 	// manyNodes and fewTasks say which looks would scatter their tasks: they would
@@ -17,6 +22,30 @@ const (
 // is given some at once.
 func worthFilling(nodes, tasks, total int) bool {
 	return nodes >= manyNodes && tasks < total && tasks <= fewTasks*nodes
+}
+
+// fill chooses nodes for tasks of a service, in the order in which the tasks are to be
+// dealt out to them: neighbouring slots go to different nodes, for an update takes
+// slots in order, a few at a time, and had better not stop and start them all on one.
+func fill(r *placement.Request, nodes []placement.Candidate, tasks, total int) []placement.Candidate {
+	type card struct {
+		node  placement.Candidate
+		round int
+	}
+	var cards []card
+	r.Fill(nodes, tasks, total, func(c placement.Candidate) {
+		next := card{node: c}
+		if n := len(cards); n > 0 && cards[n-1].node.ID == c.ID {
+			next.round = cards[n-1].round + 1
+		}
+		cards = append(cards, next)
+	})
+	slices.SortStableFunc(cards, func(a, b card) int { return cmp.Compare(a.round, b.round) })
+	dealt := make([]placement.Candidate, len(cards))
+	for i, c := range cards {
+		dealt[i] = c.node
+	}
+	return dealt
 }
 
 // assigned is how many tasks a service has on nodes.

@@ -1,7 +1,9 @@
 package schedulerd_test
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 
@@ -57,6 +59,17 @@ func TestLargeServiceNodeByNode(t *testing.T) {
 			if most := (part+1)*store.Shards/parts + 2; len(shards) > most {
 				t.Errorf("after part %d nodes of %d shards have tasks, want at most %d", part+1, len(shards), most)
 			}
+		}
+		// Neighbouring slots are not on one node, for an update takes them together.
+		last := map[string]uint64{}
+		for _, a := range slices.SortedFunc(c.tables.Assignments.Scan(c.store.Snapshot(), ""), func(a, b store.Entry[*recordv1.Assignment]) int {
+			return cmp.Compare(a.Value.Slot, b.Value.Slot)
+		}) {
+			node, _, _ := state.SplitKey(a.Key)
+			if before, ok := last[node]; ok && a.Value.Slot-before < nodes/parts/2 {
+				t.Errorf("slots %d and %d are both on node %s", before, a.Value.Slot, node)
+			}
+			last[node] = a.Value.Slot
 		}
 	})
 }

@@ -214,7 +214,9 @@ func (d *Daemon) placeGroup(m *model, p *plan, explained *explanations, r *place
 			next++
 		}
 		if total := wanted - assigned(r.Service, candidates); worthFilling(len(candidates), len(free), total) {
-			r.Fill(candidates, len(free), total, take)
+			for _, c := range fill(r, candidates, len(free), total) {
+				take(c)
+			}
 		}
 		_, refused := r.Spread(candidates, len(free)-next, take)
 		placed := next
