@@ -124,11 +124,11 @@ func TestServe(t *testing.T) {
 	if got := strings.Join([]string{h.line[0], h.line[1], h.line[2], h.line[4]}, "|"); got != "1|1|unix|grpc" {
 		t.Errorf("the first line says %q", got)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	// Its answer may be cut off by what it asks for.
 	_ = h.conn.Invoke(ctx, "/plugin.GRPCController/Shutdown", &emptypb.Empty{}, &emptypb.Empty{})
-	if err := h.ended(t, 10*time.Second); err != nil {
+	if err := h.ended(t, time.Minute); err != nil {
 		t.Errorf("the executor ended with %v", err)
 	}
 	if left, err := os.ReadDir(h.sockets); err != nil || len(left) > 0 {
@@ -158,7 +158,7 @@ func TestServeEndsWithItsWorker(t *testing.T) {
 	if err := h.output.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.ended(t, 10*time.Second); err != nil {
+	if err := h.ended(t, time.Minute); err != nil {
 		t.Errorf("the executor ended with %v", err)
 	}
 }
