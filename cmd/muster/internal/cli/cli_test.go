@@ -119,7 +119,7 @@ func (s *shell) run(input string, args ...string) (out, errs string, code int) {
 	root.SetArgs(args)
 	root.SetOut(&o)
 	root.SetErr(&e)
-	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Minute)
 	defer cancel()
 	err := root.ExecuteContext(ctx)
 	if cerr := c.Close(); cerr != nil {
@@ -215,7 +215,7 @@ func TestCommands(t *testing.T) {
 func TestWaitsUntilTasksStay(t *testing.T) {
 	s := &shell{t, startCluster(t)}
 	s.waitForNode()
-	_, errs, code := s.run("", "service", "create", "--name", "brief", "--kind", "null", "--timeout", "8s", "--payload", `{"runFor": "100ms", "exitCode": 3}`)
+	_, errs, code := s.run("", "service", "create", "--name", "brief", "--kind", "null", "--timeout", "8s", "--payload", `{"runFor": "500ms", "exitCode": 3}`)
 	if code != cli.ExitNotConverged || strings.Contains(errs, ": converged") {
 		t.Errorf("a service whose tasks end at once: exit code %d, want %d:\n%s", code, cli.ExitNotConverged, errs)
 	}

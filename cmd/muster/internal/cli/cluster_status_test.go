@@ -11,7 +11,7 @@ import (
 func TestClusterStatus(t *testing.T) {
 	s := &shell{t, startCluster(t)}
 	s.waitForNode()
-	out := s.must("cluster", "status", "--wait", "30s")
+	out := s.must("cluster", "status", "--wait", "2m")
 	s.contains(out, "Store: embedded", "Nodes: 1: 1 ready", "apid", "orchestratord", "allocatord", "schedulerd", "dispatcherd",
 		"v1-test", "Healthy", "16: 0-15", "none")
 	shards := s.must("cluster", "status", "--shards")
@@ -42,7 +42,7 @@ func TestClusterStatus(t *testing.T) {
 func TestClusterStatusTellsOfTrouble(t *testing.T) {
 	s := &shell{t, startCluster(t, "allocatord")}
 	s.waitForNode()
-	out, errs, code := s.run("", "cluster", "status", "--wait", "600ms")
+	out, errs, code := s.run("", "cluster", "status", "--wait", "4s")
 	if code != cli.ExitUnhealthy || !strings.Contains(errs, "no allocatord takes part") || !strings.Contains(out, "schedulerd") {
 		t.Errorf("exit code %d, want %d, what is wrong and what is not:\n%s%s", code, cli.ExitUnhealthy, out, errs)
 	}
