@@ -12,7 +12,7 @@ import (
 )
 
 // initTimeout bounds the making of a cluster's authority.
-const initTimeout = time.Minute
+const initTimeout = 2 * time.Minute
 
 // closed tells whether the cluster is closed to strangers.
 func (cfg *Config) closed() bool { return cfg.CertificateLifetime > 0 }

@@ -38,7 +38,7 @@ func (s *site) client(t *testing.T) *client {
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}
 	t.Cleanup(transport.CloseIdleConnections)
-	c := &client{http: &http.Client{Transport: transport, Timeout: 20 * time.Second}, token: strings.TrimSpace(string(token))}
+	c := &client{http: &http.Client{Transport: transport, Timeout: time.Minute}, token: strings.TrimSpace(string(token))}
 	for _, id := range s.containers(t, "apid") {
 		port := s.inspect(t, id, `{{(index (index .NetworkSettings.Ports "7780/tcp") 0).HostPort}}`)
 		c.addresses = append(c.addresses, "localhost:"+port)

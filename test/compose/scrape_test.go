@@ -73,7 +73,7 @@ func scrapes(t *testing.T, s *site) {
 func fetch(config *tls.Config, address string) (string, error) {
 	transport := &http.Transport{TLSClientConfig: config.Clone()}
 	defer transport.CloseIdleConnections()
-	resp, err := (&http.Client{Transport: transport, Timeout: 20 * time.Second}).Get("https://" + address + "/metrics")
+	resp, err := (&http.Client{Transport: transport, Timeout: time.Minute}).Get("https://" + address + "/metrics")
 	if err != nil {
 		return "", err
 	}

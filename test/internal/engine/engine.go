@@ -30,7 +30,7 @@ import (
 const Image = "muster-test/shell:local"
 
 // startTimeout bounds an engine's start, and its end in order.
-const startTimeout = 60 * time.Second
+const startTimeout = 2 * time.Minute
 
 // Engine is a Docker Engine.
 type Engine struct {

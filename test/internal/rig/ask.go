@@ -16,7 +16,7 @@ import (
 
 // backoff lets a client find a replica that is back at once.
 func backoff() grpc.ConnectParams {
-	p := grpc.ConnectParams{MinConnectTimeout: time.Second}
+	p := grpc.ConnectParams{MinConnectTimeout: 5 * time.Second}
 	p.Backoff.BaseDelay, p.Backoff.Multiplier, p.Backoff.MaxDelay = 20*time.Millisecond, 1.5, 250*time.Millisecond
 	return p
 }

@@ -24,9 +24,9 @@ import (
 
 const (
 	// enrolTimeout bounds the time until apid issues certificates.
-	enrolTimeout = time.Minute
+	enrolTimeout = 2 * time.Minute
 	// issueTimeout bounds one attempt to get one.
-	issueTimeout = 5 * time.Second
+	issueTimeout = 10 * time.Second
 )
 
 // person is the rig as a client of a cluster that is closed to strangers: an
