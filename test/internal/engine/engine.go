@@ -71,8 +71,35 @@ func New(dir string, args ...string) (*Engine, error) {
 // Host is what DOCKER_HOST is to be for it.
 func (e *Engine) Host() string { return "unix://" + filepath.Join(e.dir, "socket") }
 
-// Start starts the engine, again after it was killed, and waits until it answers.
+// Start starts the engine, again after it was killed, and waits until it answers. One
+// that gives up, as it does where its containerd takes more than 15 s to start, is
+// started anew, as service managers do.
 func (e *Engine) Start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		err := e.startOnce(ctx)
+		if err == nil {
+			return e.load(ctx)
+		}
+		if !errors.Is(err, errGaveUp) || ctx.Err() != nil {
+			return err
+		}
+		if pid, err := e.containerd(); err == nil && !runs(pid) {
+			if err := os.Remove(e.containerdFile()); err != nil {
+				return fmt.Errorf("forget the engine's containerd: %w", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+var errGaveUp = errors.New("dockerd has ended")
+
+func (e *Engine) startOnce(ctx context.Context) error {
 	log, err := os.OpenFile(filepath.Join(e.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the engine's log: %w", err)
@@ -90,19 +117,17 @@ func (e *Engine) Start(ctx context.Context) error {
 		_ = cmd.Wait()
 		close(ended)
 	}(e.cmd, e.ended)
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		_, err := e.api.Ping(ctx)
 		if err == nil {
-			return e.load(ctx)
+			return nil
 		}
 		select {
 		case <-tick.C:
 		case <-e.ended:
-			return fmt.Errorf("dockerd has ended: %s", e.Log())
+			return fmt.Errorf("%w: %s", errGaveUp, e.Log())
 		case <-ctx.Done():
 			return fmt.Errorf("dockerd does not answer: %w: %s", err, e.Log())
 		}
@@ -115,14 +140,9 @@ func (e *Engine) Start(ctx context.Context) error {
 // after 15 s, and is left to its service manager to be started anew; so it is waited
 // for.
 func (e *Engine) Kill() error {
-	file := filepath.Join(e.dir, "exec", "containerd", "containerd.pid")
-	content, err := os.ReadFile(file)
+	pid, err := e.containerd()
 	if err != nil {
-		return fmt.Errorf("find the engine's containerd: %w", err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
-	if err != nil {
-		return fmt.Errorf("find the engine's containerd: %w", err)
+		return err
 	}
 	if err := e.signal(syscall.SIGKILL); err != nil {
 		return err
@@ -133,7 +153,24 @@ func (e *Engine) Kill() error {
 		}
 	}
 	// Where nobody reaps it, its id is still taken.
-	return os.Remove(file)
+	return os.Remove(e.containerdFile())
+}
+
+func (e *Engine) containerdFile() string {
+	return filepath.Join(e.dir, "exec", "containerd", "containerd.pid")
+}
+
+// containerd returns the process id of the engine's containerd.
+func (e *Engine) containerd() (int, error) {
+	content, err := os.ReadFile(e.containerdFile())
+	if err != nil {
+		return 0, fmt.Errorf("find the engine's containerd: %w", err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
+	if err != nil {
+		return 0, fmt.Errorf("find the engine's containerd: %w", err)
+	}
+	return pid, nil
 }
 
 // runs reports whether a process is there, and no zombie: one has no program.
