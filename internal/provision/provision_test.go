@@ -161,7 +161,7 @@ func TestConsulTakesIt(t *testing.T) {
 		must(t, err)
 		return client
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	admin := dial(consultest.ManagementToken)
 	nowhere, err := api.NewClient(&api.Config{Address: "127.0.0.1:1"})
