@@ -80,14 +80,14 @@ func (l *taskList) restlessTasks() []*state.Task {
 }
 
 // decide decides on the slots that are not calm, as if the others and as many
-// replicas were not there. What needs all of them, because there are too few slots
-// or too many, is decided on all, and not too often for many.
+// replicas were not there. What needs all of them, because there are too many slots, is
+// decided on all, and not too often for many.
 func (l *loop) decide(s *service, c *commit, w *plan.World) (plan.Plan, error) {
 	began := time.Now()
 	if rest, ok := l.restless(s, c, w); ok {
 		p, err := plan.Decide(rest)
 		l.pause(&s.rest, began)
-		if err != nil || keepsSlots(&p) {
+		if err != nil || vacatesNone(&p) {
 			return p, err
 		}
 	}
@@ -129,6 +129,10 @@ func (l *loop) restless(s *service, c *commit, w *plan.World) (*plan.World, bool
 	}
 	rest := *w
 	rest.Tasks = s.tasks.restlessTasks()
+	rest.Taken = func(number uint64) bool {
+		_, calm := s.tasks.calm.slots[number]
+		return calm
+	}
 	rest.Service = proto.CloneOf(w.Service)
 	if rest.Service.Spec == nil {
 		rest.Service.Spec = &musterv1.ServiceSpec{}
@@ -146,7 +150,7 @@ func (l *loop) isCalm(t *state.Task, of made, constraints placement.Constraints)
 		l.nodes.suits(t, constraints)
 }
 
-// keepsSlots reports whether a plan neither fills slots nor gives them up.
-func keepsSlots(p *plan.Plan) bool {
-	return !slices.ContainsFunc(p.Slots, func(s plan.Slot) bool { return s.Fills || s.Vacates })
+// vacatesNone reports whether a plan gives up no slot.
+func vacatesNone(p *plan.Plan) bool {
+	return !slices.ContainsFunc(p.Slots, func(s plan.Slot) bool { return s.Vacates })
 }

@@ -57,6 +57,9 @@ type World struct {
 	Rollout *recordv1.Rollout
 	// Tasks are all tasks of the service, in order of their keys.
 	Tasks []*state.Task
+	// Taken, if set, reports slots that were left out of Tasks, and of the service's
+	// replicas, because nothing is to be done about them: their numbers are not free.
+	Taken func(number uint64) bool
 	// Spec returns the task spec with a digest, or nil if it is not known.
 	Spec    func(digest []byte) *musterv1.TaskSpec
 	Cluster Cluster

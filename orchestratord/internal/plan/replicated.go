@@ -61,10 +61,16 @@ func (m *replicated) seats() []*seat {
 func (m *replicated) act() {
 	d, missing := m.d, m.missing
 	next := uint64(1)
-	for _, r := range m.slots {
-		for ; missing > 0 && next < r.number; next++ {
+	fillNext := func() {
+		if d.w.Taken == nil || !d.w.Taken(next) {
 			d.fill(next, nil)
 			missing--
+		}
+		next++
+	}
+	for _, r := range m.slots {
+		for missing > 0 && next < r.number {
+			fillNext()
 		}
 		if r.number != 0 {
 			next = r.number + 1
@@ -87,9 +93,8 @@ func (m *replicated) act() {
 			s.close()
 		}
 	}
-	for ; missing > 0; next++ {
-		d.fill(next, nil)
-		missing--
+	for missing > 0 {
+		fillNext()
 	}
 }
 
