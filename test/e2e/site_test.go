@@ -110,7 +110,7 @@ func startSite(t *testing.T, cfg siteConfig) *site {
 func patiently(args map[string][]string) map[string][]string {
 	all := map[string][]string{}
 	for _, daemon := range []string{"dispatcherd", "dev"} {
-		all[daemon] = []string{"--heartbeat-misses=15", "--reconnect-grace=10s"}
+		all[daemon] = []string{"--heartbeat-misses=15", "--reconnect-grace=6s"}
 	}
 	for daemon, more := range args {
 		all[daemon] = append(all[daemon], more...)
