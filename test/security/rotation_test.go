@@ -150,7 +150,7 @@ func (c *closed) callOnce(ctx context.Context, address string, creds credentials
 	defer func() { _ = conn.Close() }()
 	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+c.admin), callTimeout)
 	defer cancel()
-	return list(ctx, musterv1.NewControlServiceClient(conn))
+	return list(ctx, musterv1.NewControlServiceClient(patient{conn}))
 }
 
 // last is the secret part of a join token.
