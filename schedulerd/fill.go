@@ -4,12 +4,13 @@ import (
 	"cmp"
 	"slices"
 
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/placement"
 )
 
 const (
 	// manyNodes and fewTasks say which looks would scatter their tasks: they would
-	// give few to each of many nodes.
+	// give few to each of many nodes, or one to many of them.
 	manyNodes, fewTasks = 100, 8
 )
 
@@ -21,7 +22,20 @@ const (
 // one by one. A few nodes get theirs in large parts anyhow, and begin sooner if each
 // is given some at once.
 func worthFilling(nodes, tasks, total int) bool {
-	return nodes >= manyNodes && tasks < total && tasks <= fewTasks*nodes
+	return nodes >= manyNodes && tasks >= manyNodes && tasks < total && tasks <= fewTasks*nodes
+}
+
+// sure is how many tasks a service is sure to have, running or waiting, once all are
+// made; 0 if that is not known. Tasks that may finish for good hold their slots, and
+// nothing of their nodes.
+func sure(service *musterv1.ServiceSpec, task *musterv1.TaskSpec) int {
+	switch p := task.GetRestart(); {
+	case p.GetMaxAttempts() > 0:
+		return 0
+	case p.GetCondition() != musterv1.RestartPolicy_ANY && p.GetCondition() != musterv1.RestartPolicy_CONDITION_UNSPECIFIED:
+		return 0
+	}
+	return int(service.GetReplicated().GetReplicas())
 }
 
 // fill chooses nodes for tasks of a service, in the order in which the tasks are to be

@@ -7,8 +7,6 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"google.golang.org/protobuf/proto"
-
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
@@ -23,24 +21,8 @@ func TestLargeServiceNodeByNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
 		defer c.close()
-		c.update(func(tx *store.Tx) {
-			for i := range nodes {
-				c.tables.NodeStates.Put(tx, fmt.Sprint("n", i), &recordv1.NodeState{
-					State: musterv1.NodeStatus_READY,
-					Description: &musterv1.NodeDescription{
-						Resources: &musterv1.Resources{NanoCpus: 64e9},
-						Executors: []*musterv1.ExecutorDescription{{Health: musterv1.ExecutorDescription_HEALTHY, Kinds: []string{"null"}}},
-					},
-				})
-			}
-		})
-		c.service("web", 0, 0)
-		c.update(func(tx *store.Tx) {
-			e, _ := c.tables.Services.Get(tx, "web")
-			next := proto.CloneOf(e.Value)
-			next.Spec.Mode = &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{Replicas: new(uint64(nodes * share))}}
-			c.tables.Services.Put(tx, "web", next)
-		})
+		c.nodes(nodes)
+		c.large("web", nodes*share, nil)
 		c.schedule("s1")
 		for part := range parts {
 			c.tasks("web", part*nodes*share/parts, nodes*share/parts)
@@ -71,6 +53,63 @@ func TestLargeServiceNodeByNode(t *testing.T) {
 			}
 			last[node] = a.Value.Slot
 		}
+	})
+}
+
+// TestTasksThatFinishAreSpread has tasks of a large service come in parts, each when
+// the former has finished for good: all nodes get some.
+func TestTasksThatFinishAreSpread(t *testing.T) {
+	const nodes, share, parts = 240, 5, 4
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		defer c.close()
+		c.nodes(nodes)
+		c.large("web", nodes*share, &musterv1.RestartPolicy{Condition: musterv1.RestartPolicy_NONE})
+		c.schedule("s1")
+		for part := range parts {
+			c.tasks("web", part*nodes*share/parts, nodes*share/parts)
+			if got := c.expectAssigned((part + 1) * nodes * share / parts); len(got) != nodes {
+				t.Errorf("after part %d %d nodes have tasks, want all %d", part+1, len(got), nodes)
+			}
+			c.update(func(tx *store.Tx) {
+				for a := range c.tables.Assignments.Scan(tx, "") {
+					c.tables.Statuses.Put(tx, a.Key, &recordv1.Status{State: musterv1.TaskState_COMPLETE})
+				}
+			})
+			synctest.Wait()
+		}
+	})
+}
+
+// nodes makes so many nodes.
+func (c *cluster) nodes(n int) {
+	c.t.Helper()
+	c.update(func(tx *store.Tx) {
+		for i := range n {
+			c.tables.NodeStates.Put(tx, fmt.Sprint("n", i), &recordv1.NodeState{
+				State: musterv1.NodeStatus_READY,
+				Description: &musterv1.NodeDescription{
+					Resources: &musterv1.Resources{NanoCpus: 64e9},
+					Executors: []*musterv1.ExecutorDescription{{Health: musterv1.ExecutorDescription_HEALTHY, Kinds: []string{"null"}}},
+				},
+			})
+		}
+	})
+}
+
+// large writes a service of so many tasks, none of which is made yet.
+func (c *cluster) large(id string, replicas uint64, restart *musterv1.RestartPolicy) {
+	c.t.Helper()
+	task := &musterv1.TaskSpec{Runtime: &musterv1.TaskSpec_Generic{Generic: &musterv1.GenericRuntime{Kind: "null"}}, Restart: restart}
+	digest, err := state.Digest(task)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.update(func(tx *store.Tx) {
+		c.tables.Specs.Put(tx, state.SpecKey(digest), &recordv1.Spec{Task: task})
+		c.tables.Services.Put(tx, id, &recordv1.Service{TaskDigest: digest, Spec: &musterv1.ServiceSpec{
+			Name: id, Mode: &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{Replicas: &replicas}},
+		}})
 	})
 }
 

@@ -152,7 +152,7 @@ func (d *Daemon) place(m *model, p *plan, explained *explanations, service strin
 			explained.say(service, digest, len(tasks), err.Error(), nil)
 			continue
 		}
-		d.placeGroup(m, p, explained, request, digest, int(record.Value.Spec.GetReplicated().GetReplicas()), tasks)
+		d.placeGroup(m, p, explained, request, digest, sure(record.Value.Spec, spec.Value.Task), tasks)
 	}
 }
 
@@ -174,9 +174,9 @@ func groups(tasks map[string]waiting) map[made][]waiting {
 	return alike
 }
 
-// placeGroup decides where waiting tasks of one kind go, of a service that is to have
-// so many tasks.
-func (d *Daemon) placeGroup(m *model, p *plan, explained *explanations, r *placement.Request, digest string, wanted int, tasks []waiting) {
+// placeGroup decides where waiting tasks of one kind go, of a service that is sure to
+// have so many tasks.
+func (d *Daemon) placeGroup(m *model, p *plan, explained *explanations, r *placement.Request, digest string, sure int, tasks []waiting) {
 	choose := func(n *node, t waiting) {
 		c := choice{waiting: t, service: r.Service, request: r, taskKey: state.TaskKey(r.Service, t.slot, t.node, t.id)}
 		n.holds[t.id] = r.Hold()
@@ -213,7 +213,7 @@ func (d *Daemon) placeGroup(m *model, p *plan, explained *explanations, r *place
 			choose(m.nodes[c.ID], free[next])
 			next++
 		}
-		if total := wanted - assigned(r.Service, candidates); worthFilling(len(candidates), len(free), total) {
+		if total := sure - assigned(r.Service, candidates); worthFilling(len(candidates), len(free), total) {
 			for _, c := range fill(r, candidates, len(free), total) {
 				take(c)
 			}

@@ -29,8 +29,8 @@ type group struct {
 	left      int
 	requests  []request
 	done      chan struct{} // closed when all updates have their result
-	// heavy is what the last of the updates added to its transaction that was run and
-	// writes much. It belongs to the committer.
+	// heavy is what the last of the updates that was run added to its transaction if
+	// that writes much. It belongs to the committer.
 	heavy cost
 }
 
@@ -58,10 +58,10 @@ const muchWritten = 32
 
 // weigh notes what the update has added to a transaction with so many records.
 func (r *request) weigh(records int, added cost) {
-	r.ran, r.added = true, cost{}
-	if records >= muchWritten {
-		r.added, r.group.heavy = added, added
+	if records < muchWritten {
+		added = cost{}
 	}
+	r.ran, r.added, r.group.heavy = true, added, added
 }
 
 // weight returns what the update will add, as far as is known: 0 if it writes little.
