@@ -171,7 +171,7 @@ func (s *session) allAre(state TaskState, tasks []assignment) bool {
 func held(t *testing.T, dataDir string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
-	files, err := filepath.Glob(filepath.Join(dataDir, "executors", "null", "*"))
+	files, err := filepath.Glob(filepath.Join(dataDir, "executors", "null", "*.json"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -102,10 +102,13 @@ func (f files) save(r *record) error {
 		}
 		err = os.WriteFile(unfinished, raw, 0o600)
 	}
-	if err != nil {
-		return fmt.Errorf("write a record: %w", err)
+	if err == nil {
+		err = os.Rename(unfinished, f.path(r.ID))
 	}
-	if err := os.Rename(unfinished, f.path(r.ID)); err != nil {
+	if err != nil {
+		// On a full disk the file is there, and nothing or a part is in it. What cannot
+		// be removed is so at the next start.
+		_ = os.Remove(unfinished)
 		return fmt.Errorf("write a record: %w", err)
 	}
 	return nil
