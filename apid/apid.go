@@ -41,10 +41,10 @@ type Config struct {
 	// ReadyTimeout bounds how long a request waits for a replica that is still
 	// loading its tables.
 	ReadyTimeout time.Duration
-	// Remember is how many changes are kept for watches that resume or lag: of the last five
-	// seconds up to four times as many, and one for each task in any case. A change
-	// takes some 500 bytes while the objects that it tells of live, and
-	// up to a few kilobytes when they are gone.
+	// Remember is how many changes are kept for watches that resume or lag: of the
+	// last five seconds up to four times as many, and one for each task in any case.
+	// A change takes some 500 bytes while the objects that it tells of live, and up to
+	// a few kilobytes when they are gone.
 	Remember int
 	// Bookmark is how often a quiet watch is sent a fresh resume token.
 	Bookmark time.Duration

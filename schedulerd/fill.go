@@ -25,10 +25,10 @@ func worthFilling(nodes, tasks, total int) bool {
 	return nodes >= manyNodes && tasks >= manyNodes && tasks < total && tasks <= fewTasks*nodes
 }
 
-// sure is how many tasks a service is sure to have, running or waiting, once all are
+// sureReplicas is how many tasks a service is sure to have, running or waiting, once all are
 // made; 0 if that is not known. Tasks that may finish for good hold their slots, and
 // nothing of their nodes.
-func sure(service *musterv1.ServiceSpec, task *musterv1.TaskSpec) int {
+func sureReplicas(service *musterv1.ServiceSpec, task *musterv1.TaskSpec) int {
 	switch p := task.GetRestart(); {
 	case p.GetMaxAttempts() > 0:
 		return 0

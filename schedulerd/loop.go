@@ -152,7 +152,7 @@ func (d *Daemon) place(m *model, p *plan, explained *explanations, service strin
 			explained.say(service, digest, len(tasks), err.Error(), nil)
 			continue
 		}
-		d.placeGroup(m, p, explained, request, digest, sure(record.Value.Spec, spec.Value.Task), tasks)
+		d.placeGroup(m, p, explained, request, digest, sureReplicas(record.Value.Spec, spec.Value.Task), tasks)
 	}
 }
 
@@ -176,7 +176,7 @@ func groups(tasks map[string]waiting) map[made][]waiting {
 
 // placeGroup decides where waiting tasks of one kind go, of a service that is sure to
 // have so many tasks.
-func (d *Daemon) placeGroup(m *model, p *plan, explained *explanations, r *placement.Request, digest string, sure int, tasks []waiting) {
+func (d *Daemon) placeGroup(m *model, p *plan, explained *explanations, r *placement.Request, digest string, replicas int, tasks []waiting) {
 	choose := func(n *node, t waiting) {
 		c := choice{waiting: t, service: r.Service, request: r, taskKey: state.TaskKey(r.Service, t.slot, t.node, t.id)}
 		n.holds[t.id] = r.Hold()
@@ -213,15 +213,14 @@ func (d *Daemon) placeGroup(m *model, p *plan, explained *explanations, r *place
 			choose(m.nodes[c.ID], free[next])
 			next++
 		}
-		if total := sure - assigned(r.Service, candidates); worthFilling(len(candidates), len(free), total) {
+		if total := replicas - assigned(r.Service, candidates); worthFilling(len(candidates), len(free), total) {
 			for _, c := range fill(r, candidates, len(free), total) {
 				take(c)
 			}
 		}
 		_, refused := r.Spread(candidates, len(free)-next, take)
-		placed := next
-		left += len(free) - placed
-		for _, t := range free[placed:] {
+		left += len(free) - next
+		for _, t := range free[next:] {
 			m.delay(r.Service, t)
 		}
 		for f, n := range refused {
@@ -244,9 +243,7 @@ func (d *Daemon) commit(ctx context.Context, m *model, p *plan) time.Duration {
 		return 0
 	}
 	// Neighbours in the store go together.
-	nodes := slices.SortedFunc(maps.Keys(p.nodes), func(a, b string) int {
-		return cmp.Or(cmp.Compare(m.node(a).shard, m.node(b).shard), cmp.Compare(a, b))
-	})
+	nodes := slices.SortedFunc(maps.Keys(p.nodes), func(a, b string) int { return m.node(a).compare(m.node(b)) })
 	var fns []func(*store.Tx) error
 	var parts []part
 	for _, id := range nodes {

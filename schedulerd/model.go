@@ -102,6 +102,11 @@ func (m *model) advance(to *store.Snapshot) {
 	}
 }
 
+// compare orders nodes as the store keeps them.
+func (n *node) compare(o *node) int {
+	return cmp.Or(cmp.Compare(n.shard, o.shard), cmp.Compare(n.ID, o.ID))
+}
+
 func (m *model) node(id string) *node {
 	n := m.nodes[id]
 	if n == nil {
@@ -120,9 +125,7 @@ func (m *model) drop(id string) {
 // inOrder yields the nodes as the store keeps them, beginning with a shard.
 func (m *model) inOrder(first int) iter.Seq[*node] {
 	if m.sorted == nil {
-		m.sorted = slices.SortedFunc(maps.Values(m.nodes), func(a, b *node) int {
-			return cmp.Or(cmp.Compare(a.shard, b.shard), cmp.Compare(a.ID, b.ID))
-		})
+		m.sorted = slices.SortedFunc(maps.Values(m.nodes), (*node).compare)
 	}
 	begin, _ := slices.BinarySearchFunc(m.sorted, first, func(n *node, shard int) int { return cmp.Compare(n.shard, shard) })
 	return func(yield func(*node) bool) {
