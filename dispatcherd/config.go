@@ -33,7 +33,8 @@ type Config struct {
 	// OrphanAfter is how long a node is down before its tasks are given up.
 	OrphanAfter time.Duration
 	// CrowdedNodes is how many connected nodes one dispatcher hears at the
-	// plain period. With twice as many, the period is twice as long.
+	// plain period. With twice as many, the period is twice as long: heartbeats cost
+	// a dispatcher so much and no more.
 	CrowdedNodes int
 	// HelloTimeout bounds the wait for a session's first message.
 	HelloTimeout time.Duration
@@ -61,7 +62,7 @@ func DefaultConfig() Config {
 		TakeoverGrace:   30 * time.Second,
 		UnknownAfter:    5 * time.Second,
 		OrphanAfter:     24 * time.Hour,
-		CrowdedNodes:    10_000,
+		CrowdedNodes:    2_000,
 		HelloTimeout:    10 * time.Second,
 		OwnerWait:       2 * time.Second,
 		SettleTimeout:   time.Second,

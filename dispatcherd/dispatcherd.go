@@ -64,6 +64,7 @@ type Daemon struct {
 	manager   *shards.Manager
 	directory *shards.Directory
 	pulse     *pulse
+	hearing   hearing
 	crew      crew
 	// connected counts the sessions of all shards.
 	connected atomic.Int64
@@ -87,6 +88,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 		pulse: newPulse(time.Now()), stopping: make(chan struct{}), changed: make(chan struct{}),
 	}
 	d.desk = desk{d.tables}
+	d.hearing.d = d
 	t := d.tables
 	var err error
 	d.store, err = store.New(
@@ -198,6 +200,12 @@ func (d *Daemon) addresses() []string {
 		all = append(all, m.Address)
 	}
 	return all
+}
+
+// offPace reports whether a worker's period is so far from what it should be that it
+// is to be told: by more than a quarter.
+func offPace(period, due time.Duration) bool {
+	return period < due*4/5 || period > due*5/4
 }
 
 // period is how often a session is to be heard: the cluster's setting,

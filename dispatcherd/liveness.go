@@ -113,6 +113,22 @@ func (l liveness) deadline() time.Time {
 	return l.until
 }
 
+// extended is the deadline where all nodes are heard late, by how many times: longer
+// than after a change of dispatcher none is waited for.
+func (l liveness) extended(times float64, cfg Config) time.Time {
+	var usual time.Duration
+	switch l.phase {
+	case connected:
+		usual = l.patience
+	case closed:
+		usual = cfg.ReconnectGrace
+	default:
+		return l.deadline()
+	}
+	longer := min(time.Duration(float64(usual)*times), max(usual, cfg.TakeoverGrace))
+	return l.deadline().Add(longer - usual)
+}
+
 // at lets time pass.
 func (l liveness) at(now time.Time, cfg Config) liveness {
 	if d := l.deadline(); d.IsZero() || now.Before(d) {

@@ -3,6 +3,7 @@ package dispatcherd
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -97,6 +98,7 @@ type census struct {
 	d                *Daemon
 	nodes, connected *prometheus.Desc
 	unwritten        *prometheus.Desc
+	lateness         *prometheus.Desc
 }
 
 func newCensus(d *Daemon) census {
@@ -105,6 +107,8 @@ func newCensus(d *Daemon) census {
 		nodes:     prometheus.NewDesc("muster_dispatcher_nodes", "Nodes of this replica's shards, by state.", []string{"state"}, nil),
 		connected: prometheus.NewDesc("muster_dispatcher_connected_nodes", "Workers with a session at this replica.", nil, nil),
 		unwritten: prometheus.NewDesc("muster_dispatcher_unwritten_statuses", "Reported task statuses that wait for the write before theirs to end.", nil, nil),
+		lateness: prometheus.NewDesc("muster_dispatcher_hearing_lateness",
+			"How many times its usual time a node that is not heard is given: 1, unless half of all nodes or more are not heard in time.", nil, nil),
 	}
 }
 
@@ -113,6 +117,7 @@ func (c census) Describe(out chan<- *prometheus.Desc) {
 	out <- c.nodes
 	out <- c.connected
 	out <- c.unwritten
+	out <- c.lateness
 }
 
 // Collect implements [prometheus.Collector].
@@ -130,6 +135,7 @@ func (c census) Collect(out chan<- prometheus.Metric) {
 	for state, n := range count {
 		out <- prometheus.MustNewConstMetric(c.nodes, prometheus.GaugeValue, float64(n), stateName(state))
 	}
+	out <- prometheus.MustNewConstMetric(c.lateness, prometheus.GaugeValue, c.d.hearing.lateness(time.Now()))
 	out <- prometheus.MustNewConstMetric(c.connected, prometheus.GaugeValue, float64(c.d.connected.Load()))
 }
 

@@ -207,6 +207,9 @@ func (s *session) listen() error {
 			return status.Error(codes.InvalidArgument, "hello is a session's first message, and only that")
 		case *dispatcherv1.SessionRequest_Heartbeat:
 			s.answerHeartbeat()
+			if period := s.d.period(); offPace(time.Duration(s.period.Load()), period) {
+				s.shard.repace(s, period)
+			}
 		default:
 			// What a newer worker says besides.
 		}

@@ -290,19 +290,41 @@ func TestRecordsInAnyOrder(t *testing.T) {
 	})
 }
 
-// TestCrowd checks that very many workers are heard less often.
+// TestCrowd checks that very many workers are heard less often, those that came
+// before the others as well, and more often again when these have gone.
 func TestCrowd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, false)
 		d := c.dispatcher("d1", func(cfg *Config) { cfg.CrowdedNodes = 2 })
 		synctest.Wait()
+		var workers []*worker
 		for i, want := range []time.Duration{2 * time.Second, 2 * time.Second, 2 * time.Second, 3 * time.Second, 4 * time.Second} {
 			w := c.worker(fmt.Sprintf("n%d", i), d.address)
 			if got := welcomed(w).GetHeartbeatPeriod().AsDuration(); got != want {
 				t.Errorf("with %d workers before it, one is to be heard every %s, want %s", i, got, want)
 			}
+			workers = append(workers, w)
 		}
+		first := workers[0]
+		wantPeriod := func(why string, want time.Duration) {
+			t.Helper()
+			first.heartbeat()
+			synctest.Wait()
+			if got := welcomed(first).GetHeartbeatPeriod().AsDuration(); got != want {
+				t.Errorf("%s, the first is to be heard every %s, want %s", why, got, want)
+			}
+		}
+		wantPeriod("with all there", 5*time.Second)
+		for _, w := range workers {
+			w.heartbeat()
+		}
+		time.Sleep(14 * time.Second)
+		c.wantNode("n0", ready)
+		workers[4].hangUp()
+		wantPeriod("without one of five, which is not worth a word", 5*time.Second)
+		workers[3].hangUp()
+		wantPeriod("without two of five", 3*time.Second)
 	})
 }
 

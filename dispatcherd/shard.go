@@ -194,6 +194,16 @@ func (s *shard) part(n *node) {
 	s.d.connected.Add(-1)
 }
 
+// repace tells one worker of a new heartbeat period.
+func (s *shard) repace(sess *session, period time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.nodes[sess.node]; n != nil && n.session == sess {
+		s.pace(n, period)
+		sess.welcomeAnew()
+	}
+}
+
 // describe notes what a worker says anew of its node.
 func (s *shard) describe(sess *session, description *musterv1.NodeDescription) {
 	s.mu.Lock()
@@ -357,6 +367,10 @@ const idle = time.Hour
 // judge lets time pass for the nodes that are due, and decides which records
 // are to change. It returns when to look again.
 func (s *shard) judge(now time.Time, snap *store.Snapshot) ([]verdict, time.Time) {
+	times := 1.0
+	if s.overdue(now) {
+		times = s.d.hearing.lateness(now)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if since := s.d.pulse.since(now); since.After(s.forgiven) {
@@ -371,6 +385,10 @@ func (s *shard) judge(now time.Time, snap *store.Snapshot) ([]verdict, time.Time
 		before := n.life.phase
 		if n.session != nil {
 			n.life = n.life.hear(n.session.lastHeard())
+		}
+		if !n.life.deadline().After(now) && n.life.extended(times, s.d.cfg).After(now) {
+			s.placeAt(n, now.Add(hearingPeriod))
+			continue
 		}
 		n.life = n.life.at(now, s.d.cfg)
 		s.place(n)
@@ -400,6 +418,13 @@ func (s *shard) judge(now time.Time, snap *store.Snapshot) ([]verdict, time.Time
 	return verdicts, s.due[0].due
 }
 
+// overdue reports whether there is a node that has not been heard in time.
+func (s *shard) overdue(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.due) > 0 && !s.due[0].due.After(now)
+}
+
 // touch has a node looked at, by its records and by its deadline.
 func (s *shard) touch(n *node) {
 	s.place(n)
@@ -419,8 +444,10 @@ func (s *shard) poke() {
 }
 
 // place puts a node where its deadline belongs.
-func (s *shard) place(n *node) {
-	n.due = n.life.deadline()
+func (s *shard) place(n *node) { s.placeAt(n, n.life.deadline()) }
+
+func (s *shard) placeAt(n *node, due time.Time) {
+	n.due = due
 	switch {
 	case n.due.IsZero() && n.place >= 0:
 		heap.Remove(&s.due, n.place)

@@ -2,6 +2,7 @@ package dispatcherd
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -85,6 +86,7 @@ func (s *shard) execute(ctx context.Context, verdicts []verdict) bool {
 	if len(writes) == 0 {
 		return true
 	}
+	unwritten, last := 0, error(nil)
 	well := true
 	bounded, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
@@ -95,10 +97,13 @@ func (s *shard) execute(ctx context.Context, verdicts []verdict) bool {
 			continue
 		}
 		well = false
-		if err != nil && ctx.Err() == nil {
-			s.log.Warn("state of node is not written yet", zap.String("node", w.node), zap.Error(err))
+		if err != nil {
+			unwritten, last = unwritten+1, fmt.Errorf("node %s: %w", w.node, err)
 		}
 		s.look(w.node)
+	}
+	if unwritten > 0 && ctx.Err() == nil {
+		s.log.Warn("states of nodes are not written yet", zap.Int("nodes", unwritten), zap.Error(last))
 	}
 	return well
 }
