@@ -1,7 +1,6 @@
 package orchestratord
 
 import (
-	"maps"
 	"slices"
 	"time"
 
@@ -20,8 +19,9 @@ type calm struct {
 	// made is what tasks are made of where slots are calm, nil if none were looked
 	// for.
 	made *made
-	// slots are calm; restless holds all others.
-	slots, restless map[uint64]struct{}
+	// slots are calm; restless holds all others, and touched those of them that may be
+	// calm by now.
+	slots, restless, touched map[uint64]struct{}
 }
 
 // made is what a service's tasks are made of: digests of their spec and of what
@@ -33,6 +33,7 @@ func (c *calm) touch(t *state.Task) {
 	if c.made != nil {
 		delete(c.slots, t.Record.Slot)
 		c.restless[t.Record.Slot] = struct{}{}
+		c.touched[t.Record.Slot] = struct{}{}
 	}
 }
 
@@ -41,7 +42,7 @@ func (c *calm) touch(t *state.Task) {
 func (l *taskList) settle(of made, isCalm func(*state.Task) bool) {
 	c := &l.calm
 	if c.made == nil || *c.made != of {
-		*c = calm{made: &of, slots: map[uint64]struct{}{}, restless: map[uint64]struct{}{}}
+		*c = calm{made: &of, slots: map[uint64]struct{}{}, restless: map[uint64]struct{}{}, touched: map[uint64]struct{}{}}
 		l.tasks.Scan(func(_ string, t *state.Task) bool {
 			number := t.Record.Slot
 			_, second := c.slots[number]
@@ -53,28 +54,28 @@ func (l *taskList) settle(of made, isCalm func(*state.Task) bool) {
 			}
 			return true
 		})
+		clear(c.touched)
 		return
 	}
-	var tasks []*state.Task
-	for number := range c.restless {
-		tasks = l.slot(tasks[:0], number)
-		switch {
-		case number == 0:
-		case len(tasks) == 0:
-			delete(c.restless, number)
-		case len(tasks) == 1 && isCalm(tasks[0]):
+	for number, tasks := range l.slots(c.touched) {
+		delete(c.touched, number)
+		if number > 0 && len(tasks) == 1 && isCalm(tasks[0]) {
 			delete(c.restless, number)
 			c.slots[number] = struct{}{}
 		}
 	}
+	for number := range c.touched { // it has no tasks any more
+		delete(c.restless, number)
+	}
+	clear(c.touched)
 }
 
 // restlessTasks returns the tasks of all slots that are not calm, in order of their
 // keys.
 func (l *taskList) restlessTasks() []*state.Task {
 	var tasks []*state.Task
-	for _, number := range slices.Sorted(maps.Keys(l.calm.restless)) {
-		tasks = l.slot(tasks, number)
+	for _, those := range l.slots(l.calm.restless) {
+		tasks = append(tasks, those...)
 	}
 	return tasks
 }

@@ -2,6 +2,8 @@ package orchestratord
 
 import (
 	"iter"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/tidwall/btree"
@@ -54,6 +56,51 @@ func (l *taskList) all() []*state.Task {
 		l.sorted = l.tasks.Values()
 	}
 	return l.sorted
+}
+
+// manySlots is from what part of all tasks on slots are found by going through them
+// all: to search for each takes some ten times as long as to pass it.
+const manySlots = 8
+
+// slots yields the tasks of some slots, those that have any, in order of their keys.
+// The slices hold until the next; a slot that has been yielded may be removed.
+func (l *taskList) slots(some map[uint64]struct{}) iter.Seq2[uint64, []*state.Task] {
+	if len(some)*manySlots < l.tasks.Len() {
+		return l.search(slices.Sorted(maps.Keys(some)))
+	}
+	return func(yield func(uint64, []*state.Task) bool) {
+		var tasks []*state.Task
+		number, more := uint64(0), true
+		pass := func() {
+			if _, ok := some[number]; ok && len(tasks) > 0 {
+				more = yield(number, tasks)
+			}
+			tasks = tasks[:0]
+		}
+		l.tasks.Scan(func(_ string, t *state.Task) bool {
+			if t.Record.Slot != number {
+				pass()
+				number = t.Record.Slot
+			}
+			tasks = append(tasks, t)
+			return more
+		})
+		if more {
+			pass()
+		}
+	}
+}
+
+// search is slots of a few.
+func (l *taskList) search(numbers []uint64) iter.Seq2[uint64, []*state.Task] {
+	return func(yield func(uint64, []*state.Task) bool) {
+		var tasks []*state.Task
+		for _, number := range numbers {
+			if tasks = l.slot(tasks[:0], number); len(tasks) > 0 && !yield(number, tasks) {
+				return
+			}
+		}
+	}
 }
 
 // slot appends the tasks of a slot, in order of their keys.
