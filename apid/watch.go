@@ -166,7 +166,7 @@ func (w *watch) deliver(changes []view.Change, before view.Point) error {
 	for len(changes) > 0 {
 		var events []*musterv1.WatchEvent
 		size := 0
-		w.view.Read(func(r *view.Reader) {
+		w.view.ReadSeen(func(r *view.Reader) {
 			for n := 0; len(changes) > 0 && size < watchBytes && n < watchEvents; n++ {
 				if e := w.filter.event(r, changes[0], w.old); e != nil {
 					events = append(events, e)

@@ -37,7 +37,8 @@ type Change struct {
 
 // Batch is what changed from one snapshot to the next.
 type batch struct {
-	at      time.Time
+	// added is when it could be read first.
+	added   time.Time
 	changes []Change
 	// after is where the batch leads.
 	after Point
@@ -86,11 +87,14 @@ func (h *history) add(changes []Change, after Point, at time.Time, objects int) 
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.batches = append(h.batches, batch{at: at, changes: changes, after: after})
+	// To work out what thousands of changes make takes a while, which is not to count as
+	// the watches' own.
+	now := time.Now()
+	h.batches = append(h.batches, batch{added: now, changes: changes, after: after})
 	h.size += len(changes)
 	drop, most := 0, max(h.most, objects)
 	tooMany := func(oldest batch) bool {
-		return h.size > burst*most || h.size > most && at.Sub(oldest.at) > patience
+		return h.size > burst*most || h.size > most && now.Sub(oldest.added) > patience
 	}
 	for len(h.batches)-drop > maxBatches || (tooMany(h.batches[drop]) && len(h.batches)-drop > 1) {
 		h.size -= len(h.batches[drop].changes)

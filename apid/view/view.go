@@ -112,6 +112,12 @@ func (v *View) sync() {
 // Read calls fn with a reader of the newest objects. Fn must not block.
 func (v *View) Read(fn func(r *Reader)) {
 	v.sync()
+	v.ReadSeen(fn)
+}
+
+// ReadSeen does it with the objects as they were seen last: all that watches have been
+// told of, and perhaps not what was written a moment ago.
+func (v *View) ReadSeen(fn func(r *Reader)) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	fn(&Reader{v: v, redacted: map[string]redacted{}})
