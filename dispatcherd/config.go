@@ -75,8 +75,9 @@ func DefaultConfig() Config {
 // AddFlags adds the settings that operators have reason to change. Their
 // defaults are the values that c holds.
 func (c *Config) AddFlags(fs *pflag.FlagSet) {
-	fs.DurationVar(&c.HeartbeatPeriod, "heartbeat-period", c.HeartbeatPeriod, "how often workers are heard, unless the cluster's settings say")
+	fs.DurationVar(&c.HeartbeatPeriod, "heartbeat-period", c.HeartbeatPeriod, "how often workers are heard, unless the cluster's settings say, or there are more than crowded-nodes")
 	fs.IntVar(&c.HeartbeatMisses, "heartbeat-misses", c.HeartbeatMisses, "after how many silent periods a node is down")
+	fs.IntVar(&c.CrowdedNodes, "crowded-nodes", c.CrowdedNodes, "how many workers one dispatcher hears every heartbeat-period; with n times as many each is heard n times less often")
 	fs.DurationVar(&c.ReconnectGrace, "reconnect-grace", c.ReconnectGrace, "how long a worker whose connection closed may stay away before its node is down")
 	fs.DurationVar(&c.RestartGrace, "restart-grace", c.RestartGrace, "the same for a worker that said that it restarts")
 	fs.DurationVar(&c.TakeoverGrace, "takeover-grace", c.TakeoverGrace, "the same for workers of a dispatcher that died or gave its shard away")

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// fewNodes is up to how many nodes each is judged for itself: of so few, most may
-	// well die together.
+	// With fewer than fewNodes each is judged for itself: of so few, most may well die
+	// together.
 	fewNodes = 20
 	// hearingPeriod is for how long a measurement of the hearing holds.
 	hearingPeriod = 250 * time.Millisecond
@@ -48,36 +48,38 @@ func (h *hearing) lateness(now time.Time) float64 {
 		h.d.log.Warn("most workers are heard late: this dispatcher or its network has too much to do, or they have failed together; nodes are given more time",
 			zap.Int("nodes", len(silences)), zap.Float64("times", h.factor))
 	case h.factor <= 1 && before > 1:
-		h.d.log.Info("workers are heard in time again", zap.Int("nodes", len(silences)))
+		h.d.log.Info("nodes are given their usual time again", zap.Int("nodes", len(silences)))
 	}
 	return h.factor
 }
 
 // lateness works it out of how long each node has been silent, in heartbeat periods.
-// Half of them have been for less than half a period, as a rule. Where half have been
-// for longer than a whole one, what comes between two heartbeats is twice as much
-// at least.
+// Half of them have been for less than half a period, as a rule, and none that is heard
+// in time for more than one. Where half have been for longer than that, by more than
+// delays explain, what comes between two heartbeats is twice as much at least.
 func lateness(silences []float64) float64 {
 	if len(silences) < fewNodes {
 		return 1
 	}
 	slices.Sort(silences)
 	median := silences[len(silences)/2]
-	if median <= 1 {
+	if median <= 1.5 {
 		return 1
 	}
 	return 2 * median
 }
 
 // silences appends how long each of the shard's nodes that lived a moment ago has
-// been silent, in heartbeat periods.
+// been silent, in heartbeat periods, since this process runs without a break.
 func (s *shard) silences(to []float64, now time.Time) []float64 {
+	runs := s.d.pulse.since(now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, n := range s.nodes {
 		switch {
 		case n.session != nil:
-			to = append(to, now.Sub(n.session.lastHeard()).Seconds()/time.Duration(n.session.period.Load()).Seconds())
+			life := n.life.hear(n.session.lastHeard()).hear(runs)
+			to = append(to, now.Sub(life.heard).Seconds()/time.Duration(n.session.period.Load()).Seconds())
 		case n.life.phase == closed:
 			to = append(to, float64(s.d.cfg.HeartbeatMisses))
 		}

@@ -21,13 +21,14 @@ func TestMostSilentAtOnce(t *testing.T) {
 		end    func(*worker)
 		// kept is when they have not fallen yet, and fallen when they have.
 		kept, fallen time.Duration
+		why          string
 	}{
-		"all are silent":        {nodes, silent, 29 * time.Second, 31 * time.Second},
-		"half are silent":       {nodes/2 + 1, silent, 29 * time.Second, 31 * time.Second},
-		"some are silent":       {nodes / 3, silent, 5 * time.Second, 6500 * time.Millisecond},
-		"all have hung up":      {nodes, (*worker).hangUp, 17 * time.Second, 19 * time.Second},
-		"some have hung up":     {nodes / 3, (*worker).hangUp, 2 * time.Second, 3500 * time.Millisecond},
-		"all of few are silent": {-1, silent, 5 * time.Second, 6500 * time.Millisecond},
+		"all are silent":        {nodes, silent, 29 * time.Second, 31 * time.Second, "silent for 30s (15 heartbeats)"},
+		"half are silent":       {nodes/2 + 1, silent, 29 * time.Second, 31 * time.Second, "silent for 30s (15 heartbeats)"},
+		"some are silent":       {nodes / 3, silent, 5 * time.Second, 6500 * time.Millisecond, "silent for 6s (3 heartbeats)"},
+		"all have hung up":      {nodes, (*worker).hangUp, 17 * time.Second, 19 * time.Second, "connection closed, and not back within 18s"},
+		"some have hung up":     {nodes / 3, (*worker).hangUp, 2 * time.Second, 3500 * time.Millisecond, "connection closed, and not back within 3s"},
+		"all of few are silent": {-1, silent, 5 * time.Second, 6500 * time.Millisecond, "silent for 6s (3 heartbeats)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -69,7 +70,11 @@ func TestMostSilentAtOnce(t *testing.T) {
 				}
 				time.Sleep(time.Until(began.Add(tt.fallen)))
 				for i := range gone {
-					c.wantNode(fmt.Sprintf("n%02d", i), fallen)
+					id := fmt.Sprintf("n%02d", i)
+					c.wantNode(id, fallen)
+					if got := c.nodeState(id).GetMessage(); got != tt.why {
+						t.Errorf("node %s is down because %q, want %q", id, got, tt.why)
+					}
 				}
 				<-others
 				for i := gone; i < all; i++ {

@@ -113,8 +113,8 @@ func (l liveness) deadline() time.Time {
 	return l.until
 }
 
-// extended is the deadline where all nodes are heard late, by how many times: longer
-// than after a change of dispatcher none is waited for.
+// extended is the deadline where all nodes are heard late, by how many times. None is
+// waited for longer than after a change of dispatcher, or than twice as long as usual.
 func (l liveness) extended(times float64, cfg Config) time.Time {
 	var usual time.Duration
 	switch l.phase {
@@ -125,7 +125,7 @@ func (l liveness) extended(times float64, cfg Config) time.Time {
 	default:
 		return l.deadline()
 	}
-	longer := min(time.Duration(float64(usual)*times), max(usual, cfg.TakeoverGrace))
+	longer := min(time.Duration(float64(usual)*times), max(2*usual, cfg.TakeoverGrace))
 	return l.deadline().Add(longer - usual)
 }
 
@@ -140,9 +140,12 @@ func (l liveness) at(now time.Time, cfg Config) liveness {
 	case missing:
 		return l.fall(now, fmt.Sprintf("not heard of within %s of a change of dispatcher", cfg.TakeoverGrace), cfg)
 	case connected:
-		return l.fall(now, fmt.Sprintf("silent for %s (%d heartbeats)", l.patience, cfg.HeartbeatMisses), cfg)
+		silent := max(l.patience, now.Sub(l.heard).Truncate(time.Second))
+		beats := silent * time.Duration(cfg.HeartbeatMisses) / l.patience
+		return l.fall(now, fmt.Sprintf("silent for %s (%d heartbeats)", silent, beats), cfg)
 	case closed:
-		return l.fall(now, fmt.Sprintf("connection closed, and not back within %s", cfg.ReconnectGrace), cfg)
+		away := cfg.ReconnectGrace + now.Sub(l.until).Truncate(time.Second)
+		return l.fall(now, fmt.Sprintf("connection closed, and not back within %s", away), cfg)
 	case restarting:
 		return l.fall(now, fmt.Sprintf("restarted, and not back within %s", cfg.RestartGrace), cfg)
 	case down:

@@ -108,7 +108,7 @@ func newCensus(d *Daemon) census {
 		connected: prometheus.NewDesc("muster_dispatcher_connected_nodes", "Workers with a session at this replica.", nil, nil),
 		unwritten: prometheus.NewDesc("muster_dispatcher_unwritten_statuses", "Reported task statuses that wait for the write before theirs to end.", nil, nil),
 		lateness: prometheus.NewDesc("muster_dispatcher_hearing_lateness",
-			"How many times its usual time a node that is not heard is given: 1, unless half of all nodes or more are not heard in time.", nil, nil),
+			"How many times as long as they should be the silences of workers are: 1, unless half of them and more are not heard in time. Nodes are given so much more time before they are down, up to 30 s, or twice as much as usual.", nil, nil),
 	}
 }
 

@@ -422,7 +422,13 @@ func (s *shard) judge(now time.Time, snap *store.Snapshot) ([]verdict, time.Time
 func (s *shard) overdue(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.due) > 0 && !s.due[0].due.After(now)
+	return len(s.due) > 0 && !s.due[0].due.After(now) && slices.ContainsFunc(s.due, func(n *node) bool {
+		life := n.life
+		if n.session != nil {
+			life = life.hear(n.session.lastHeard())
+		}
+		return !life.deadline().After(now)
+	})
 }
 
 // touch has a node looked at, by its records and by its deadline.

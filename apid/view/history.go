@@ -79,7 +79,8 @@ func (h *history) begin(at Point) {
 	h.before = at
 }
 
-// add adds a batch. objects is how many there are: a history that is shorter than
+// add adds a batch that was begun at a time. To work out what thousands of changes
+// make takes a while, in which no watch can read: that does not count as its own. objects is how many there are: a history that is shorter than
 // one change of each would make watches of a large cluster too slow that are not.
 func (h *history) add(changes []Change, after Point, at time.Time, objects int) {
 	for i := range changes {
@@ -87,14 +88,11 @@ func (h *history) add(changes []Change, after Point, at time.Time, objects int) 
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	// To work out what thousands of changes make takes a while, which is not to count as
-	// the watches' own.
-	now := time.Now()
-	h.batches = append(h.batches, batch{added: now, changes: changes, after: after})
+	h.batches = append(h.batches, batch{added: time.Now(), changes: changes, after: after})
 	h.size += len(changes)
 	drop, most := 0, max(h.most, objects)
 	tooMany := func(oldest batch) bool {
-		return h.size > burst*most || h.size > most && now.Sub(oldest.added) > patience
+		return h.size > burst*most || h.size > most && at.Sub(oldest.added) > patience
 	}
 	for len(h.batches)-drop > maxBatches || (tooMany(h.batches[drop]) && len(h.batches)-drop > 1) {
 		h.size -= len(h.batches[drop].changes)

@@ -4989,7 +4989,8 @@ func (x *OrchestrationConfig) GetTaskHistoryRetentionLimit() int64 {
 // DispatcherConfig is about workers.
 type DispatcherConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How often a worker is heard. Absent means 2 s.
+	// How often a worker is heard. Absent means 2 s. A dispatcher with very many
+	// workers (its setting crowded-nodes) hears each less often.
 	HeartbeatPeriod *durationpb.Duration `protobuf:"bytes,1,opt,name=heartbeat_period,json=heartbeatPeriod,proto3" json:"heartbeat_period,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
