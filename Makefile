@@ -96,7 +96,7 @@ bench: build ## measure; see bench/README.md
 	go run ./bench
 
 .PHONY: performance
-performance: build ## measure everything, and write docs/performance.md's table and charts anew; some 20 minutes on a quiet machine
+performance: build ## measure everything, and write docs/performance.md's table and charts anew; some 25 minutes on a quiet machine
 	go run ./bench -scenario all -runs 3 -out docs/performance/figures.json -document docs/performance.md
 
 DURATION ?= 10m
