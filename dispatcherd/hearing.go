@@ -78,7 +78,7 @@ func (s *shard) silences(to []float64, now time.Time) []float64 {
 	for _, n := range s.nodes {
 		switch {
 		case n.session != nil:
-			life := n.life.hear(n.session.lastHeard()).hear(runs)
+			life := n.heard().hear(runs)
 			to = append(to, now.Sub(life.heard).Seconds()/time.Duration(n.session.period.Load()).Seconds())
 		case n.life.phase == closed:
 			to = append(to, float64(s.d.cfg.HeartbeatMisses))

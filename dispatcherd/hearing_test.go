@@ -85,7 +85,7 @@ func TestMostSilentAtOnce(t *testing.T) {
 	}
 }
 
-// TestHeardLate has all workers heard half as often as they should be: none is down,
+// TestHeardLate has all workers heard a quarter as often as they should be: none is down,
 // and one that is silent then still falls.
 func TestHeardLate(t *testing.T) {
 	t.Parallel()

@@ -29,6 +29,14 @@ type node struct {
 	due time.Time
 }
 
+// heard returns its life with all that its session has heard.
+func (n *node) heard() liveness {
+	if n.session == nil {
+		return n.life
+	}
+	return n.life.hear(n.session.lastHeard())
+}
+
 func (n *node) standing() standing {
 	s := standing{description: n.description, address: n.address, instance: n.instance}
 	s.state, s.message = n.life.verdict()

@@ -147,11 +147,13 @@ func (s *shard) attach(sess *session, hello *dispatcherv1.Hello) error {
 	return nil
 }
 
-// pace sets how often a connected node is to be heard. It has its whole patience
-// from now on, for its worker has yet to learn of it.
+// pace sets how often a connected node is to be heard, and tells its worker if that has
+// been bidden welcome already. The node has its whole patience from now on, for the
+// worker has yet to learn of it.
 func (s *shard) pace(n *node, period time.Duration) {
 	n.session.period.Store(int64(period))
 	n.life = connect(time.Now(), period, s.d.cfg)
+	n.session.welcomeAnew()
 	s.touch(n)
 }
 
@@ -163,8 +165,16 @@ func (s *shard) settingsChanged() {
 	for _, n := range s.nodes {
 		if n.session != nil && n.session.period.Load() != int64(period) {
 			s.pace(n, period)
-			n.session.welcomeAnew()
 		}
+	}
+}
+
+// repace tells one worker of a new heartbeat period.
+func (s *shard) repace(sess *session, period time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.nodes[sess.node]; n != nil && n.session == sess {
+		s.pace(n, period)
 	}
 }
 
@@ -192,16 +202,6 @@ func (s *shard) detach(sess *session, end func(liveness) liveness) {
 func (s *shard) part(n *node) {
 	n.session = nil
 	s.d.connected.Add(-1)
-}
-
-// repace tells one worker of a new heartbeat period.
-func (s *shard) repace(sess *session, period time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n := s.nodes[sess.node]; n != nil && n.session == sess {
-		s.pace(n, period)
-		sess.welcomeAnew()
-	}
 }
 
 // describe notes what a worker says anew of its node.
@@ -383,9 +383,7 @@ func (s *shard) judge(now time.Time, snap *store.Snapshot) ([]verdict, time.Time
 	for len(s.due) > 0 && !s.due[0].due.After(now) {
 		n := s.due[0]
 		before := n.life.phase
-		if n.session != nil {
-			n.life = n.life.hear(n.session.lastHeard())
-		}
+		n.life = n.heard()
 		if !n.life.deadline().After(now) && n.life.extended(times, s.d.cfg).After(now) {
 			s.placeAt(n, now.Add(hearingPeriod))
 			continue
@@ -423,11 +421,7 @@ func (s *shard) overdue(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.due) > 0 && !s.due[0].due.After(now) && slices.ContainsFunc(s.due, func(n *node) bool {
-		life := n.life
-		if n.session != nil {
-			life = life.hear(n.session.lastHeard())
-		}
-		return !life.deadline().After(now)
+		return !n.heard().deadline().After(now)
 	})
 }
 

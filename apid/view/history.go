@@ -80,11 +80,12 @@ func (h *history) begin(at Point) {
 }
 
 // add adds a batch that was begun at a time. To work out what thousands of changes
-// make takes a while, in which no watch can read: that does not count as its own. objects is how many there are: a history that is shorter than
-// one change of each would make watches of a large cluster too slow that are not.
-func (h *history) add(changes []Change, after Point, at time.Time, objects int) {
+// make takes a while, in which no watch can read: that does not count as being late.
+// objects is how many there are: a history that is shorter than one change of each
+// would make watches of a large cluster too slow that are not.
+func (h *history) add(changes []Change, after Point, begun time.Time, objects int) {
 	for i := range changes {
-		changes[i].At = at
+		changes[i].At = begun
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -92,7 +93,7 @@ func (h *history) add(changes []Change, after Point, at time.Time, objects int) 
 	h.size += len(changes)
 	drop, most := 0, max(h.most, objects)
 	tooMany := func(oldest batch) bool {
-		return h.size > burst*most || h.size > most && at.Sub(oldest.added) > patience
+		return h.size > burst*most || h.size > most && begun.Sub(oldest.added) > patience
 	}
 	for len(h.batches)-drop > maxBatches || (tooMany(h.batches[drop]) && len(h.batches)-drop > 1) {
 		h.size -= len(h.batches[drop].changes)
