@@ -9,6 +9,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X github.com/musterhq/muster/plugin
 BUF           := github.com/bufbuild/buf/cmd/buf@v1.73.0
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.8.0
+GOTESTSUM     := gotest.tools/gotestsum@v1.13.0
 
 # Modules of their own; ./... of this one leaves them out.
 MODULES = $(patsubst %/go.mod,%,$(shell git ls-files '*/go.mod' ':!tools'))
@@ -137,6 +138,11 @@ $(TOOLS)/golangci-lint: Makefile
 
 $(TOOLS)/govulncheck: Makefile
 	GOBIN=$(TOOLS) go install $(GOVULNCHECK)
+
+$(TOOLS)/gotestsum: Makefile
+	GOBIN=$(TOOLS) go install $(GOTESTSUM)
+
+bin/tools/gotestsum: $(TOOLS)/gotestsum
 
 $(TOOLS)/protoc-gen-go: tools/go.mod
 	cd tools && GOBIN=$(TOOLS) go install tool
