@@ -124,7 +124,7 @@ func TestRESTNamesEveryFieldThatIsWrong(t *testing.T) {
 		"two modes":        {"POST", "/v1/services", `{"replicated":{},"global":{}}`, 400, []string{"spec"}},
 		"twice":            {"POST", "/v1/services", `{"name":"a","name":"b"}`, 400, []string{"spec"}},
 		"validation":       {"POST", "/v1/services", `{"name":"-","task":{"container":{"image":"A B"}}}`, 400, []string{"spec.name", "spec.task.container.image"}},
-		"no body":          {"POST", "/v1/services", ``, 400, []string{"spec.name", "spec.task"}},
+		"no body":          {"POST", "/v1/services", ``, 400, []string{"spec.task"}},
 		"not JSON":         {"POST", "/v1/services", `{"name":`, 400, []string{"spec"}},
 		"list":             {"POST", "/v1/services", `[]`, 400, []string{"spec"}},
 		"two bodies":       {"POST", "/v1/services", `{} {}`, 400, []string{"spec"}},

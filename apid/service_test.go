@@ -1,7 +1,10 @@
 package apid_test
 
 import (
+	"encoding/json"
 	"fmt"
+	"net/http"
+	"regexp"
 	"sync"
 	"testing"
 	"time"
@@ -349,4 +352,32 @@ func TestStoreAway(t *testing.T) {
 		_, err := a.ScaleService(t.Context(), &musterv1.ScaleServiceRequest{Service: "web", Replicas: 2})
 		return err == nil
 	})
+}
+
+func TestServiceWithoutNameGetsOne(t *testing.T) {
+	c := newCluster(t)
+	c.node("n1", "host1")
+	a := c.apid()
+	spec := webSpec("")
+	first := a.create(spec)
+	answer := a.rest(http.MethodPost, "/v1/services", `{"task":{"container":{"image":"nginx"}}}`)
+	var second struct{ Spec struct{ Name string } }
+	if err := json.Unmarshal([]byte(answer.body), &second); err != nil || answer.code != http.StatusOK {
+		t.Fatalf("REST: %d %s", answer.code, answer.body)
+	}
+	name := first.Spec.Name
+	if !regexp.MustCompile(`^[a-z]+-[a-z]+[0-9]?$`).MatchString(name) || second.Spec.Name == "" || second.Spec.Name == name {
+		t.Errorf("gRPC named a service %q, and REST %q; want two readable names", name, second.Spec.Name)
+	}
+	spec.Labels = map[string]string{"a": "b"}
+	updated, err := a.UpdateService(t.Context(), &musterv1.UpdateServiceRequest{Service: first.Id, Version: first.Meta.Version, Spec: spec})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if updated.Service.Spec.Name != name {
+		t.Errorf("an update without a name turns %q into %q", name, updated.Service.Spec.Name)
+	}
+	if got := a.get(name); got.Id != first.Id {
+		t.Errorf("%q is service %s, want %s", name, got.Id, first.Id)
+	}
 }

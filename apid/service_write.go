@@ -3,6 +3,7 @@ package apid
 import (
 	"bytes"
 	"context"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/distribution/reference"
+	"github.com/docker/docker/pkg/namesgenerator"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -22,7 +24,7 @@ import (
 const serviceKind = "service"
 
 // createService writes a service, its name and its task spec in one
-// transaction, and returns its id.
+// transaction, and returns its id. A service without a name gets a generated one.
 func (d *Daemon) createService(ctx context.Context, spec *musterv1.ServiceSpec, now time.Time) (string, error) {
 	digest, err := state.Digest(spec.Task)
 	if err != nil {
@@ -34,13 +36,29 @@ func (d *Daemon) createService(ctx context.Context, spec *musterv1.ServiceSpec, 
 		CreatedAt: now.UnixMilli(), UpdatedAt: now.UnixMilli(), Trace: tracing.Of(ctx),
 	}
 	return id, d.update(ctx, func(tx *store.Tx) error {
-		if err := d.takeName(tx, id, spec.Name); err != nil {
+		if spec.Name == "" {
+			record.Spec.Name = d.freeName(tx, id)
+		}
+		if err := d.takeName(tx, id, record.Spec.Name); err != nil {
 			return err
 		}
 		d.keepSpec(tx, digest, spec.Task, now)
 		d.tables.Services.Put(tx, id, record)
 		return nil
 	})
+}
+
+// freeName generates a name that no service has.
+func (d *Daemon) freeName(tx *store.Tx, id string) string {
+	const attempts = 10
+	for attempt := range attempts {
+		// A name is also a name in DNS, which has no underscores.
+		name := strings.ReplaceAll(namesgenerator.GetRandomName(attempt), "_", "-")
+		if _, taken := d.tables.Names.Get(tx, state.NameKey(serviceKind, name)); !taken {
+			return name
+		}
+	}
+	return "service-" + id
 }
 
 // takeName makes a name a service's own.
@@ -109,6 +127,9 @@ func (s *storedService) replace(spec *musterv1.ServiceSpec) error {
 		return status.Errorf(codes.Unimplemented, "spec: the mode of a service cannot be changed (it is %s); remove it and create it anew", mode(s.record.GetSpec()))
 	}
 	s.next, s.nextTask = withoutTask(spec), keepAuth(s.task, spec.Task)
+	if s.next.Name == "" {
+		s.next.Name = s.record.GetSpec().GetName()
+	}
 	return nil
 }
 

@@ -40,7 +40,10 @@ func (v *Validator) Service(spec *musterv1.ServiceSpec, catalog *Catalog) error 
 			g.report(&r, path, value)
 		}
 	})
-	v.pattern.checkName(&r, "spec.name", spec.Name)
+	// A service without a name gets one, or keeps the one it has.
+	if spec.Name != "" {
+		v.pattern.checkName(&r, "spec.name", spec.Name)
+	}
 	checkLabels(&r, "spec.labels", spec.Labels)
 	checkMode(&r, spec)
 	checkUpdate(&r, "spec.update", spec.Update)

@@ -102,7 +102,7 @@ func TestServiceNamesEveryInvalidField(t *testing.T) {
 		spec string
 		want []string
 	}{
-		"empty":        {`{}`, []string{"spec.name", "spec.task"}},
+		"empty":        {`{}`, []string{"spec.task"}},
 		"no runtime":   {`{"name":"web","task":{}}`, []string{"spec.task"}},
 		"long name":    {`{"name":"` + strings.Repeat("a", 10_000) + `","task":{"container":{"image":"nginx"}}}`, []string{"spec.name"}},
 		"odd name":     {`{"name":"-a","task":{"container":{"image":"nginx"}}}`, []string{"spec.name"}},
