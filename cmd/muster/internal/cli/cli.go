@@ -39,13 +39,14 @@ type CLI struct {
 	address, token, context string
 	tls                     tlsFlags
 	conn                    *grpc.ClientConn
+	answered                answered
 }
 
 // AddCommands adds all commands, and the flags that say where the cluster is,
 // to the root command.
 func (c *CLI) AddCommands(root *cobra.Command) {
 	var commands []*cobra.Command
-	commands = append(commands, c.service(), c.task(), c.node(), c.plugin(), c.events(), c.cluster(), c.tokens(), c.certificates(), c.login(), c.contexts(), c.version())
+	commands = append(commands, c.service(), c.task(), c.ps(), c.node(), c.plugin(), c.events(), c.cluster(), c.tokens(), c.certificates(), c.login(), c.contexts(), c.version())
 	for _, cmd := range commands {
 		cmd.GroupID = "cluster"
 		fs := cmd.PersistentFlags()
@@ -57,6 +58,9 @@ func (c *CLI) AddCommands(root *cobra.Command) {
 	c.token = os.Getenv("MUSTER_TOKEN")
 	root.AddGroup(&cobra.Group{ID: "cluster", Title: "Use a cluster:"})
 	root.AddCommand(commands...)
+	for _, cmd := range commands {
+		c.completions(cmd)
+	}
 }
 
 // Close closes the connection, if one was made.
@@ -93,7 +97,7 @@ func (c *CLI) dial(t *target) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, usage("%w", err)
 	}
-	options := patiently()
+	options := append(patiently(), grpc.WithStatsHandler(&c.answered))
 	if t.Token != "" {
 		if creds.Info().SecurityProtocol != "tls" {
 			return nil, usage("a token is not sent in the clear: give --tls-ca-file, or use a context (muster login)")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -37,6 +38,12 @@ import (
 // tasks do nothing, and returns the address of its API. Some of the daemons can be
 // left out.
 func startCluster(t *testing.T, without ...string) string {
+	t.Helper()
+	return startClusterOf(t, []string{"worker1"}, without...)
+}
+
+// startClusterOf does it with workers of these host names.
+func startClusterOf(t *testing.T, workers []string, without ...string) string {
 	t.Helper()
 	store, err := embedded.Open(embedded.Config{})
 	if err != nil {
@@ -77,25 +84,27 @@ func startCluster(t *testing.T, without ...string) string {
 			}
 		})
 	}
-	e, err := null.New(null.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	set, err := executor.NewFixed(ctx, executor.FromServer(sdk.NewServer(e)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := workerd.DefaultConfig()
-	cfg.NodeID, cfg.Hostname, cfg.Dispatchers = "node1", "worker1", []string{addresses["dispatcherd"]}
-	w, err := workerd.New(workerd.Env{Logger: zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel)), Dial: daemon.Dialer(daemon.Plain().Client), Executors: set}, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	wg.Go(func() {
-		if err := w.Run(ctx); err != nil {
-			t.Errorf("worker: %v", err)
+	for i, hostname := range workers {
+		e, err := null.New(null.Config{})
+		if err != nil {
+			t.Fatal(err)
 		}
-	})
+		set, err := executor.NewFixed(ctx, executor.FromServer(sdk.NewServer(e)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg := workerd.DefaultConfig()
+		cfg.NodeID, cfg.Hostname, cfg.Dispatchers = fmt.Sprintf("node%d", i+1), hostname, []string{addresses["dispatcherd"]}
+		w, err := workerd.New(workerd.Env{Logger: zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel)), Dial: daemon.Dialer(daemon.Plain().Client), Executors: set}, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			if err := w.Run(ctx); err != nil {
+				t.Errorf("worker: %v", err)
+			}
+		})
+	}
 	return addresses["apid"]
 }
 
@@ -114,7 +123,7 @@ func (s *shell) run(input string, args ...string) (out, errs string, code int) {
 	c.AddCommands(root)
 	cli.RefuseBadUsage(root)
 	if args[0] != "version" {
-		args = append([]string{args[0], args[1], "--address", s.address}, args[2:]...)
+		args = append([]string{args[0], "--address", s.address}, args[1:]...)
 	}
 	root.SetArgs(args)
 	root.SetOut(&o)
@@ -263,7 +272,7 @@ func TestErrors(t *testing.T) {
 		"bad mount":           {[]string{"service", "create", "--name", "x", "--mount", "typ=bind", "img"}, cli.ExitUsage, "typ"},
 		"bad payload":         {[]string{"service", "create", "--name", "x", "--kind", "null", "--payload", "{"}, cli.ExitUsage, "JSON"},
 		"env of no container": {[]string{"service", "create", "--name", "x", "--kind", "null", "--mount", "target=/x"}, cli.ExitUsage, "--mount"},
-		"refused by the API":  {[]string{"service", "create", "--name", "not valid!", "--kind", "null"}, cli.ExitUsage, "spec.name"},
+		"refused by the API":  {[]string{"service", "create", "--name", "not valid!", "--kind", "null"}, cli.ExitUsage, "--name: "},
 		"unknown executor":    {[]string{"service", "create", "--name", "x", "--kind", "wasm"}, cli.ExitUsage, "wasm"},
 		"name taken":          {[]string{"service", "create", "--name", "Taken", "--kind", "null"}, cli.ExitConflict, "aken"},
 		"not found":           {[]string{"service", "inspect", "nobody"}, cli.ExitNotFound, "nobody"},

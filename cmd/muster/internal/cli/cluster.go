@@ -28,11 +28,18 @@ func (c *CLI) cluster() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return inspect(c, &o, []*musterv1.Cluster{resp.Cluster})
+			return show(c, &o, []*musterv1.Cluster{resp.Cluster}, nil, func() *table { return clusterTable(resp.Cluster) })
 		},
 	}
-	o.addFlags(cmd, false)
+	o.addInspectFlags(cmd)
 	return group("cluster", "Look at the cluster", c.clusterStatus(), cmd, c.joinToken(), c.authority(), c.keys())
+}
+
+func clusterTable(cluster *musterv1.Cluster) *table {
+	t := &table{header: []string{"VERSION", "SERVICES", "TASKS", "RUNNING", "NODES", "READY"}}
+	s := cluster.Status
+	t.add(s.GetVersion(), fmt.Sprint(s.GetServices()), fmt.Sprint(s.GetTasks()), fmt.Sprint(s.GetRunningTasks()), fmt.Sprint(s.GetNodes()), fmt.Sprint(s.GetReadyNodes()))
+	return t
 }
 
 func (c *CLI) version() *cobra.Command {

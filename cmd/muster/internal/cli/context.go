@@ -219,10 +219,13 @@ func (t *target) certify(files *tlsFlags) error {
 func (c *CLI) contexts() *cobra.Command {
 	ls := &cobra.Command{
 		Use: "ls", Short: "List contexts", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			all, err := loadContexts()
 			if err != nil {
 				return err
+			}
+			if len(all.Contexts) == 0 {
+				cmd.PrintErrln("there is no context yet: `muster login ADDRESS` logs in to a cluster and keeps it as one")
 			}
 			for _, name := range slices.Sorted(maps.Keys(all.Contexts)) {
 				mark := " "

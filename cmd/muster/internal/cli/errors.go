@@ -44,7 +44,6 @@ func (c *CLI) Explain(err error) (string, int) {
 	if several, ok := err.(interface{ Unwrap() []error }); ok {
 		return c.explainAll(several.Unwrap())
 	}
-	address := c.address
 	var u *UsageError
 	switch {
 	case errors.As(err, &u):
@@ -56,16 +55,18 @@ func (c *CLI) Explain(err error) (string, int) {
 	case errors.Is(err, context.Canceled):
 		return "interrupted", ExitInterrupted
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Sprintf("no answer from %s in time", address), ExitUnavailable
+		return c.unavailable("there was no answer in time"), ExitUnavailable
 	}
 	s, ok := status.FromError(err)
 	if !ok {
 		return err.Error(), ExitFailure
 	}
+	var origin *refusal
+	errors.As(err, &origin)
 	text := s.Message()
 	for _, d := range s.Details() {
 		if bad, ok := d.(*errdetails.BadRequest); ok {
-			text = violations(text, bad)
+			text = violations(text, bad, origin)
 		}
 	}
 	switch s.Code() {
@@ -76,12 +77,22 @@ func (c *CLI) Explain(err error) (string, int) {
 	case codes.AlreadyExists, codes.Aborted:
 		return text, ExitConflict
 	case codes.Unavailable, codes.DeadlineExceeded:
-		return fmt.Sprintf("the cluster at %s does not answer: %s\nIs apid running there? `muster dev` starts a cluster on this machine; "+
-			"--address or MUSTER_ADDRESS says where another one is.", address, text), ExitUnavailable
+		return c.unavailable(text), ExitUnavailable
 	case codes.Canceled:
 		return "interrupted", ExitInterrupted
 	}
 	return fmt.Sprintf("%s (%s)", text, s.Code()), ExitFailure
+}
+
+// unavailable says what to look at when a call failed because something does not
+// answer: apid itself, or what apid needs.
+func (c *CLI) unavailable(why string) string {
+	if c.answered.yes.Load() {
+		return fmt.Sprintf("the API server at %s answers, but the cluster behind it cannot do this now: %s\n"+
+			"`muster cluster status` shows which part of the cluster does not work.", c.address, why)
+	}
+	return fmt.Sprintf("the cluster at %s does not answer: %s\nIs apid running there? `muster dev` starts a cluster on this machine; "+
+		"--address or MUSTER_ADDRESS says where another one is.", c.address, why)
 }
 
 // explainAll explains errors line by line. Their exit code is theirs if they
@@ -100,15 +111,17 @@ func (c *CLI) explainAll(errs []error) (string, int) {
 	return strings.Join(lines, "\n"), code
 }
 
-// violations lists every field that was refused, one a line.
-func violations(message string, bad *errdetails.BadRequest) string {
+// violations lists every field that was refused, one a line. Origin tells where
+// the user set it; it may be nil.
+func violations(message string, bad *errdetails.BadRequest, origin *refusal) string {
 	if len(bad.FieldViolations) == 0 {
 		return message
 	}
 	var b strings.Builder
 	b.WriteString("the request was refused, and nothing changed:")
 	for _, v := range bad.FieldViolations {
-		fmt.Fprintf(&b, "\n  %s: %s", v.Field, v.Description)
+		field, text := origin.explain(v)
+		fmt.Fprintf(&b, "\n  %s: %s", field, text)
 	}
 	return b.String()
 }

@@ -28,6 +28,12 @@ func (o *output) addFlags(cmd *cobra.Command, quiet bool) {
 	}
 }
 
+// addInspectFlags adds the flag to a command that shows objects whole, unless told
+// otherwise.
+func (o *output) addInspectFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.format, "format", "json", `"json" (one document), "table", or a Go template over an object's JSON: '{{.spec.name}} {{.id}}'`)
+}
+
 // table is rows for people.
 type table struct {
 	header []string
@@ -109,14 +115,6 @@ func show[M proto.Message](c *CLI, o *output, objects []M, id func(M) string, ro
 		c.printf("%s\n", line.String())
 	}
 	return nil
-}
-
-// inspect prints objects whole; there is no table of them.
-func inspect[M proto.Message](c *CLI, o *output, objects []M) error {
-	if o.format == "table" {
-		o.format = "json"
-	}
-	return show(c, o, objects, nil, nil)
 }
 
 // getAll gets the objects that are named, one after the other.

@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -43,21 +45,26 @@ func (c *CLI) nodeList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return show(c, &o, nodes, (*musterv1.Node).GetId, func() *table {
-				t := &table{header: []string{"ID", "HOSTNAME", "STATUS", "AVAILABILITY", "TASKS", "CPU", "MEMORY", "EXECUTORS"}}
-				for _, n := range nodes {
-					has := n.Description.GetResources()
-					t.add(short(n.Id, false), n.Description.GetHostname(), title(n.Status.GetState().String()), title(n.Spec.GetAvailability().String()),
-						fmt.Sprint(n.TaskCount), fmt.Sprintf("%.1f/%.1f", float64(n.Reserved.GetNanoCpus())/1e9, float64(has.GetNanoCpus())/1e9),
-						units.BytesSize(float64(n.Reserved.GetMemoryBytes()))+"/"+units.BytesSize(float64(has.GetMemoryBytes())), executors(n))
-				}
-				return t
+			slices.SortStableFunc(nodes, func(a, b *musterv1.Node) int {
+				return cmp.Or(cmp.Compare(a.Description.GetHostname(), b.Description.GetHostname()), cmp.Compare(a.Id, b.Id))
 			})
+			return show(c, &o, nodes, (*musterv1.Node).GetId, func() *table { return nodeTable(nodes) })
 		},
 	}
 	o.addFlags(cmd, true)
 	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "name=PREFIX, id=PREFIX or label=KEY[=VALUE] (again for more)")
 	return cmd
+}
+
+func nodeTable(nodes []*musterv1.Node) *table {
+	t := &table{header: []string{"ID", "HOSTNAME", "STATUS", "AVAILABILITY", "TASKS", "CPU", "MEMORY", "EXECUTORS"}}
+	for _, n := range nodes {
+		has := n.Description.GetResources()
+		t.add(short(n.Id, false), n.Description.GetHostname(), title(n.Status.GetState().String()), title(n.Spec.GetAvailability().String()),
+			fmt.Sprint(n.TaskCount), fmt.Sprintf("%.1f/%.1f", float64(n.Reserved.GetNanoCpus())/1e9, float64(has.GetNanoCpus())/1e9),
+			units.BytesSize(float64(n.Reserved.GetMemoryBytes()))+"/"+units.BytesSize(float64(has.GetMemoryBytes())), executors(n))
+	}
+	return t
 }
 
 // executors names a node's executors; "!" marks one that is not healthy.
@@ -90,10 +97,10 @@ func (c *CLI) nodeInspect() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return inspect(c, &o, nodes)
+			return show(c, &o, nodes, nil, func() *table { return nodeTable(nodes) })
 		},
 	}
-	o.addFlags(cmd, false)
+	o.addInspectFlags(cmd)
 	return cmd
 }
 
@@ -103,7 +110,7 @@ func (c *CLI) nodePs() *cobra.Command {
 		Use: "ps NODE...", Short: "List the tasks of nodes", Args: cobra.MinimumNArgs(1),
 		Example: "  muster node ps worker1",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.listTasks(cmd, &o, &musterv1.ListTasksRequest{Nodes: args})
+			return c.listTasks(cmd, &o, nil, args)
 		},
 	}
 	o.addFlags(cmd)
@@ -116,36 +123,38 @@ func (c *CLI) nodeUpdate() *cobra.Command {
 		add, remove  []string
 	)
 	cmd := &cobra.Command{
-		Use: "update [flags] NODE", Short: "Change what is said of a node: drain it, label it", Args: cobra.ExactArgs(1),
-		Example: `  muster node update --availability drain worker1
+		Use: "update [flags] NODE...", Short: "Change what is said of nodes: drain them, label them", Args: cobra.MinimumNArgs(1),
+		Long: `Change what is said of nodes: drain them, label them.
+
+Each node is read, changed as the flags say, and written back. If one fails the others are still changed, and the exit
+code is that of the failure.`,
+		Example: `  muster node update --availability drain worker1 worker2
   muster node update --label-add disk=ssd worker1`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			n, ok := musterv1.NodeSpec_Availability_value[strings.ToUpper(availability)]
+			if availability != "" && (!ok || n == 0) {
+				return usage("--availability: %q is none of active, pause, drain", availability)
+			}
 			client, err := c.client()
 			if err != nil {
 				return err
 			}
-			got, err := call(cmd, client.GetNode, &musterv1.GetNodeRequest{Node: args[0]})
-			if err != nil {
-				return err
-			}
-			spec := got.Node.Spec
-			if availability != "" {
-				n, ok := musterv1.NodeSpec_Availability_value[strings.ToUpper(availability)]
-				if !ok || n == 0 {
-					return usage("--availability: %q is none of active, pause, drain", availability)
+			var errs []error
+			for _, name := range args {
+				err := updateNode(cmd, client, name, func(spec *musterv1.NodeSpec) (err error) {
+					if n != 0 {
+						spec.Availability = musterv1.NodeSpec_Availability(n)
+					}
+					spec.Labels, err = changeMap("label", spec.Labels, add, remove)
+					return err
+				})
+				if err != nil {
+					errs = append(errs, err)
+					continue
 				}
-				spec.Availability = musterv1.NodeSpec_Availability(n)
+				c.printf("%s\n", name)
 			}
-			if spec.Labels, err = changeMap("label", spec.Labels, add, remove); err != nil {
-				return err
-			}
-			_, err = call(cmd, client.UpdateNode, &musterv1.UpdateNodeRequest{
-				Node: got.Node.Id, Version: got.Node.Meta.GetVersion(), Spec: spec,
-			})
-			if err == nil {
-				c.printf("%s\n", args[0])
-			}
-			return err
+			return errors.Join(errs...)
 		},
 	}
 	fs := cmd.Flags()
@@ -153,6 +162,19 @@ func (c *CLI) nodeUpdate() *cobra.Command {
 	fs.StringArrayVar(&add, "label-add", nil, "add or change a label, key=value (again for more)")
 	fs.StringArrayVar(&remove, "label-rm", nil, "remove a label (again for more)")
 	return cmd
+}
+
+// updateNode changes what is said of one node.
+func updateNode(cmd *cobra.Command, client musterv1.ControlServiceClient, name string, change func(*musterv1.NodeSpec) error) error {
+	got, err := call(cmd, client.GetNode, &musterv1.GetNodeRequest{Node: name})
+	if err != nil {
+		return err
+	}
+	if err := change(got.Node.Spec); err != nil {
+		return err
+	}
+	_, err = call(cmd, client.UpdateNode, &musterv1.UpdateNodeRequest{Node: got.Node.Id, Version: got.Node.Meta.GetVersion(), Spec: got.Node.Spec})
+	return err
 }
 
 func (c *CLI) nodeRemove() *cobra.Command {

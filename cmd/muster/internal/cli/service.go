@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -45,18 +47,21 @@ func (c *CLI) serviceList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return show(c, &o, services, (*musterv1.Service).GetId, func() *table {
-				t := &table{header: []string{"ID", "NAME", "MODE", "REPLICAS", "RUNS", "PORTS", "UPDATE"}}
-				for _, s := range services {
-					t.add(short(s.Id, false), s.Spec.GetName(), modeName(s.Spec), replicas(s), runs(s.Spec.GetTask()), ports(s.Spec.GetEndpoint().GetPorts()), updateState(s))
-				}
-				return t
-			})
+			slices.SortStableFunc(services, func(a, b *musterv1.Service) int { return cmp.Compare(a.Spec.GetName(), b.Spec.GetName()) })
+			return show(c, &o, services, (*musterv1.Service).GetId, func() *table { return serviceTable(services) })
 		},
 	}
 	o.addFlags(cmd, true)
 	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "name=PREFIX, id=PREFIX or label=KEY[=VALUE] (again for more)")
 	return cmd
+}
+
+func serviceTable(services []*musterv1.Service) *table {
+	t := &table{header: []string{"ID", "NAME", "MODE", "REPLICAS", "RUNS", "PORTS", "UPDATE"}}
+	for _, s := range services {
+		t.add(short(s.Id, false), s.Spec.GetName(), modeName(s.Spec), replicas(s), runs(s.Spec.GetTask()), ports(s.Spec.GetEndpoint().GetPorts()), updateState(s))
+	}
+	return t
 }
 
 // parseFilters sorts "key=value" into the lists of a request.
@@ -138,10 +143,10 @@ func (c *CLI) serviceInspect() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return inspect(c, &o, services)
+			return show(c, &o, services, nil, func() *table { return serviceTable(services) })
 		},
 	}
-	o.addFlags(cmd, false)
+	o.addInspectFlags(cmd)
 	return cmd
 }
 

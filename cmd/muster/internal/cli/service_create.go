@@ -33,7 +33,7 @@ cannot say, a file can: --file takes the whole spec as JSON or YAML, in the form
   muster service create --name agent --mode global --kind null --payload '{}'
   muster service create --file service.yaml`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			spec, err := c.createSpec(cmd, &o, file, args)
+			spec, origin, err := c.createSpec(cmd, &o, file, args)
 			if err != nil {
 				return err
 			}
@@ -43,7 +43,7 @@ cannot say, a file can: --file takes the whole spec as JSON or YAML, in the form
 			}
 			resp, err := call(cmd, client.CreateService, &musterv1.CreateServiceRequest{Spec: spec})
 			if err != nil {
-				return err
+				return origin.refused(cmd, spec, err)
 			}
 			c.printf("%s\n", resp.Service.Id)
 			return c.converge(cmd.Context(), client, &w, resp.Service)
@@ -74,7 +74,7 @@ func (o *createOptions) addFlags(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	// What follows the image is the container's.
 	fs.SetInterspersed(false)
-	fs.StringVar(&o.name, "name", "", "the service's name (needed)")
+	fs.StringVar(&o.name, "name", "", "the service's name (default: a generated one)")
 	fs.StringVar(&o.mode, "mode", "replicated", "replicated, global, replicated-job or global-job")
 	fs.Uint64Var(&o.replicas, "replicas", 1, "number of tasks")
 	fs.StringVar(&o.kind, "kind", "", "run tasks of this executor's kind in place of a container: process, null, ...")
@@ -97,15 +97,15 @@ func (o *createOptions) addFlags(cmd *cobra.Command) {
 }
 
 // createSpec makes a spec of a command line.
-func (c *CLI) createSpec(cmd *cobra.Command, o *createOptions, file string, args []string) (*musterv1.ServiceSpec, error) {
-	spec := &musterv1.ServiceSpec{}
+func (c *CLI) createSpec(cmd *cobra.Command, o *createOptions, file string, args []string) (*musterv1.ServiceSpec, *specOrigin, error) {
+	spec, origin := &musterv1.ServiceSpec{}, &specOrigin{}
 	if file != "" {
 		if len(args) > 0 || o.kind != "" {
-			return nil, usage("--file holds the whole spec: neither IMAGE nor --kind goes with it")
+			return nil, nil, usage("--file holds the whole spec: neither IMAGE nor --kind goes with it")
 		}
 		var err error
-		if spec, err = c.readSpec(file); err != nil {
-			return nil, err
+		if spec, origin, err = c.readSpec(file); err != nil {
+			return nil, nil, err
 		}
 	}
 	if spec.Task == nil {
@@ -115,18 +115,15 @@ func (c *CLI) createSpec(cmd *cobra.Command, o *createOptions, file string, args
 		spec.Name = o.name
 	}
 	if err := c.runtime(cmd, o, file, args, spec); err != nil {
-		return nil, err
-	}
-	if spec.Name == "" {
-		return nil, usage("the service needs a name: --name")
+		return nil, nil, err
 	}
 	if err := o.setMode(cmd, spec); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := o.setLists(spec); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return spec, applyScalars(cmd, spec)
+	return spec, origin, applyScalars(cmd, spec)
 }
 
 // runtime sets what the tasks run.

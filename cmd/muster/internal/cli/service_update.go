@@ -56,9 +56,9 @@ fail, the update pauses or is rolled back, and the command ends with exit code 6
 			if err != nil {
 				return err
 			}
-			spec := got.Service.Spec
+			spec, origin := got.Service.Spec, &specOrigin{}
 			if o.file != "" {
-				if spec, err = c.readSpec(o.file); err != nil {
+				if spec, origin, err = c.readSpec(o.file); err != nil {
 					return err
 				}
 			}
@@ -75,7 +75,7 @@ fail, the update pauses or is rolled back, and the command ends with exit code 6
 				Service: got.Service.Id, Version: got.Service.Meta.GetVersion(), Spec: spec,
 			})
 			if err != nil {
-				return err
+				return origin.refused(cmd, spec, err)
 			}
 			c.printf("%s\n", args[0])
 			return c.converge(cmd.Context(), client, &w, resp.Service)

@@ -16,9 +16,9 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
-	"sigs.k8s.io/yaml"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/cmd/muster/internal/specfile"
 )
 
 // scalar is one such flag.
@@ -277,21 +277,23 @@ func applyScalars(cmd *cobra.Command, spec *musterv1.ServiceSpec) error {
 }
 
 // readSpec reads a service spec from a file of JSON or YAML, or from standard
-// input for "-".
-func (c *CLI) readSpec(path string) (*musterv1.ServiceSpec, error) {
+// input for "-". It also returns the lines of the fields, under their paths in a
+// request.
+func (c *CLI) readSpec(path string) (*musterv1.ServiceSpec, *specOrigin, error) {
 	b, err := c.readFile(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	asJSON, err := yaml.YAMLToJSON(b)
-	if err != nil {
-		return nil, usage("--file %s: %w", path, err)
+	name := path
+	if path == "-" {
+		name = "standard input"
 	}
 	spec := &musterv1.ServiceSpec{}
-	if err := protojson.Unmarshal(asJSON, spec); err != nil {
-		return nil, usage("--file %s: %w", path, err)
+	lines, err := specfile.Read(name, b, spec)
+	if err != nil {
+		return nil, nil, usage("--file: %w", err)
 	}
-	return spec, nil
+	return spec, &specOrigin{file: name, lines: lines}, nil
 }
 
 func (c *CLI) readFile(path string) ([]byte, error) {
@@ -311,19 +313,25 @@ func (c *CLI) readFile(path string) ([]byte, error) {
 
 // readPayload reads the payload of a generic runtime: JSON, or @file.
 func (c *CLI) readPayload(v string) (*structpb.Struct, error) {
-	b := []byte(v)
+	payload := &structpb.Struct{}
 	if path, ok := strings.CutPrefix(v, "@"); ok {
-		var err error
-		if b, err = c.readFile(path); err != nil {
+		b, err := c.readFile(path)
+		if err != nil {
 			return nil, err
 		}
+		if err := json.Unmarshal(b, new(any)); err != nil {
+			return nil, usage("--payload: %w", specfile.JSONError(path, b, err))
+		}
+		if err := protojson.Unmarshal(b, payload); err != nil {
+			return nil, usage("--payload: %s: want a JSON object like '{\"command\": [\"sleep\", \"60\"]}'", path)
+		}
+		return payload, nil
 	}
-	payload := &structpb.Struct{}
-	if !json.Valid(b) {
+	if !json.Valid([]byte(v)) {
 		return nil, usage("--payload: %q is not JSON; want an object like '{\"command\": [\"sleep\", \"60\"]}', or @file", v)
 	}
-	if err := protojson.Unmarshal(b, payload); err != nil {
-		return nil, usage("--payload: %w", err)
+	if err := protojson.Unmarshal([]byte(v), payload); err != nil {
+		return nil, usage("--payload: %q: want a JSON object like '{\"command\": [\"sleep\", \"60\"]}'", v)
 	}
 	return payload, nil
 }

@@ -2,11 +2,15 @@ package cli
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
@@ -28,8 +32,92 @@ func (o *taskTable) addFlags(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVarP(&o.filters, "filter", "f", nil, "id=PREFIX, service=NAME, node=NAME, desired-state=STATE or state=STATE (again for more)")
 }
 
-// list prints the tasks that a request and the filters ask for.
-func (c *CLI) listTasks(cmd *cobra.Command, o *taskTable, req *musterv1.ListTasksRequest) error {
+// list prints the tasks that the filters ask for, of the services and nodes that
+// are named; none: of all.
+func (c *CLI) listTasks(cmd *cobra.Command, o *taskTable, services, nodes []string) error {
+	filters := &musterv1.ListTasksRequest{PageSize: pageSize}
+	if err := o.parse(filters); err != nil {
+		return err
+	}
+	if len(filters.Services) > 0 && len(services) > 0 || len(filters.Nodes) > 0 && len(nodes) > 0 {
+		return usage("--filter: services or nodes that are named as arguments cannot be filtered for others")
+	}
+	client, err := c.client()
+	if err != nil {
+		return err
+	}
+	hosts, err := c.hostnames(cmd, client)
+	if err != nil {
+		return err
+	}
+	var tasks []*musterv1.Task
+	var errs []error
+	list := func(narrow func(*musterv1.ListTasksRequest)) error {
+		req := proto.CloneOf(filters)
+		narrow(req)
+		listed, err := all(func(token string) ([]*musterv1.Task, string, error) {
+			req.PageToken = token
+			resp, err := call(cmd, client.ListTasks, req)
+			return resp.GetTasks(), resp.GetNextPageToken(), err
+		})
+		tasks = append(tasks, listed...)
+		return err
+	}
+	for _, ref := range services {
+		resp, missing := call(cmd, client.GetService, &musterv1.GetServiceRequest{Service: ref})
+		if missing != nil && status.Code(missing) != codes.NotFound {
+			return missing
+		}
+		before := len(tasks)
+		if err := list(func(req *musterv1.ListTasksRequest) { req.Services = []string{cmp.Or(resp.GetService().GetId(), ref)} }); err != nil {
+			return err
+		}
+		// A service that is removed is found by its tasks, as long as it has some.
+		if missing != nil && len(tasks) == before {
+			errs = append(errs, missing)
+		}
+	}
+	for _, ref := range nodes {
+		resp, err := call(cmd, client.GetNode, &musterv1.GetNodeRequest{Node: ref})
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if err := list(func(req *musterv1.ListTasksRequest) { req.Nodes = []string{resp.Node.Id} }); err != nil {
+			return err
+		}
+	}
+	if len(services)+len(nodes) == 0 {
+		if err := list(func(*musterv1.ListTasksRequest) {}); err != nil {
+			return err
+		}
+	}
+	if len(errs) < len(services)+len(nodes) || len(errs) == 0 {
+		errs = append(errs, c.showTasks(o, tasks, hosts))
+	}
+	return errors.Join(errs...)
+}
+
+// showTasks prints tasks by slot, the newest run of each first.
+func (c *CLI) showTasks(o *taskTable, tasks []*musterv1.Task, hosts map[string]string) error {
+	slices.SortStableFunc(tasks, func(a, b *musterv1.Task) int {
+		return cmp.Or(cmp.Compare(a.ServiceName, b.ServiceName), cmp.Compare(a.Slot, b.Slot), cmp.Compare(taskName(a, hosts), taskName(b, hosts)),
+			b.GetMeta().GetCreatedAt().AsTime().Compare(a.GetMeta().GetCreatedAt().AsTime()), cmp.Compare(a.Id, b.Id))
+	})
+	tasks = slices.CompactFunc(tasks, func(a, b *musterv1.Task) bool { return a.Id == b.Id })
+	return show(c, &o.output, tasks, (*musterv1.Task).GetId, func() *table {
+		t := &table{header: []string{"ID", "NAME", "RUNS", "NODE", "DESIRED STATE", "CURRENT STATE", "ERROR"}}
+		for _, task := range tasks {
+			t.add(short(task.Id, o.whole), taskName(task, hosts), runs(task.Spec), cmp.Or(hosts[task.NodeId], short(task.NodeId, o.whole)),
+				title(task.DesiredState.String()), strings.TrimSpace(title(task.Status.GetState().String())+" "+ago(task.Status.GetTimestamp())),
+				cut(task.Status.GetError(), 60, o.whole))
+		}
+		return t
+	})
+}
+
+// parse turns the filters into fields of a request.
+func (o *taskTable) parse(req *musterv1.ListTasksRequest) error {
 	var desired, states []string
 	err := parseFilters(o.filters, map[string]*[]string{
 		"id": &req.IdPrefixes, "service": &req.Services, "node": &req.Nodes, "desired-state": &desired, "state": &states,
@@ -40,39 +128,8 @@ func (c *CLI) listTasks(cmd *cobra.Command, o *taskTable, req *musterv1.ListTask
 	if req.DesiredStates, err = parseAll(desired, parseState); err != nil {
 		return err
 	}
-	if req.States, err = parseAll(states, parseState); err != nil {
-		return err
-	}
-	client, err := c.client()
-	if err != nil {
-		return err
-	}
-	req.PageSize = pageSize
-	tasks, err := all(func(token string) ([]*musterv1.Task, string, error) {
-		req.PageToken = token
-		resp, err := call(cmd, client.ListTasks, req)
-		return resp.GetTasks(), resp.GetNextPageToken(), err
-	})
-	if err != nil {
-		return err
-	}
-	// By slot, the newest run of each first.
-	slices.SortStableFunc(tasks, func(a, b *musterv1.Task) int {
-		return cmp.Or(cmp.Compare(a.ServiceName, b.ServiceName), cmp.Compare(a.Slot, b.Slot), cmp.Compare(a.GetMeta().GetCreatedAt().AsTime().UnixNano(), b.GetMeta().GetCreatedAt().AsTime().UnixNano())*-1)
-	})
-	names, err := c.hostnames(cmd, client)
-	if err != nil {
-		return err
-	}
-	return show(c, &o.output, tasks, (*musterv1.Task).GetId, func() *table {
-		t := &table{header: []string{"ID", "NAME", "RUNS", "NODE", "DESIRED STATE", "CURRENT STATE", "ERROR"}}
-		for _, task := range tasks {
-			t.add(short(task.Id, o.whole), taskName(task, names), runs(task.Spec), cmp.Or(names[task.NodeId], short(task.NodeId, o.whole)),
-				title(task.DesiredState.String()), strings.TrimSpace(title(task.Status.GetState().String())+" "+ago(task.Status.GetTimestamp())),
-				cut(task.Status.GetError(), 60, o.whole))
-		}
-		return t
-	})
+	req.States, err = parseAll(states, parseState)
+	return err
 }
 
 func parseState(v string) (musterv1.TaskState, error) {
@@ -113,7 +170,7 @@ func (c *CLI) servicePs() *cobra.Command {
 		Example: `  muster service ps web
   muster service ps web --filter desired-state=running`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.listTasks(cmd, &o, &musterv1.ListTasksRequest{Services: args})
+			return c.listTasks(cmd, &o, args, nil)
 		},
 	}
 	o.addFlags(cmd)
@@ -127,7 +184,43 @@ func (c *CLI) taskList() *cobra.Command {
 		Example: `  muster task ls
   muster task ls --filter node=worker1 --filter state=running -q`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.listTasks(cmd, &o, &musterv1.ListTasksRequest{})
+			return c.listTasks(cmd, &o, nil, nil)
+		},
+	}
+	o.addFlags(cmd)
+	return cmd
+}
+
+// ps lists tasks of services and nodes alike.
+func (c *CLI) ps() *cobra.Command {
+	var o taskTable
+	cmd := &cobra.Command{
+		Use: "ps [SERVICE|NODE...]", Short: "List tasks: all, or those of services and nodes",
+		Long: `List tasks, past ones too: all of them, or those of the services and nodes that are named. A name that both a service and a
+node have means the service; "muster node ps" lists the node's tasks.`,
+		Example: `  muster ps
+  muster ps web worker1
+  muster ps --filter state=failed`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			var services, nodes []string
+			for _, ref := range args {
+				if _, err := call(cmd, client.GetService, &musterv1.GetServiceRequest{Service: ref}); status.Code(err) == codes.NotFound {
+					_, err := call(cmd, client.GetNode, &musterv1.GetNodeRequest{Node: ref})
+					if err == nil {
+						nodes = append(nodes, ref)
+						continue
+					}
+					if status.Code(err) != codes.NotFound {
+						return err
+					}
+				}
+				services = append(services, ref)
+			}
+			return c.listTasks(cmd, &o, services, nodes)
 		},
 	}
 	o.addFlags(cmd)

@@ -36,7 +36,7 @@ to the next daemon, count for the next daemon. --format json shows the whole tas
 				return err
 			}
 			if o.format != "table" {
-				return inspect(c, &o, tasks)
+				return show(c, &o, tasks, nil, nil)
 			}
 			names, err := c.hostnames(cmd, client)
 			if err != nil {

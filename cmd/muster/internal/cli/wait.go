@@ -176,7 +176,10 @@ type progress struct {
 	updated bool
 	drawn   bool
 	last    string
-	shown   string
+	// told are the lines that were printed since the numbers of tasks changed last,
+	// for which told holds.
+	told    map[string]bool
+	toldFor string
 	trouble string
 	// why is the trouble without the task whose it is: of tasks that fail one after
 	// the other for the same reason the first is named.
@@ -259,10 +262,16 @@ func (p *progress) show(line string) {
 		p.drawn = true
 		return
 	}
-	if line != p.shown {
+	if p.toldFor != p.last || p.told == nil {
+		p.toldFor, p.told = p.last, map[string]bool{}
+	} else if line == p.last {
+		// A reason has gone, and the numbers are those that were printed with it.
+		return
+	}
+	if !p.told[line] {
 		_, _ = fmt.Fprintln(p.c.Err, line)
 	}
-	p.shown = line
+	p.told[line] = true
 }
 
 func (p *progress) end() {

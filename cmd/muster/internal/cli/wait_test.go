@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"errors"
 	"testing"
 
@@ -49,5 +50,35 @@ func TestTroubleIsToldOnce(t *testing.T) {
 	}
 	if other := fails("ccccccccccccccc", "no space left"); other == first {
 		t.Errorf("another trouble is not told: %q", other)
+	}
+}
+
+// Output that is not a terminal's gets a line when something changes, and none when
+// a reason goes and comes back.
+func TestPipedProgressPrintsEachChangeOnce(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	p := &progress{c: &CLI{Err: &out}}
+	see := func(running uint64, pending string) {
+		if _, err := p.service(&musterv1.Service{
+			Spec: &musterv1.ServiceSpec{Name: "web"}, Meta: &musterv1.Meta{Version: 1},
+			Status: &musterv1.ServiceStatus{DesiredTasks: 2, RunningTasks: running, PendingReason: pending},
+		}, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		see(0, "")
+		see(0, "no node is ready")
+		see(0, "no node has enough memory")
+	}
+	see(1, "no node has enough memory")
+	see(1, "")
+	see(2, "")
+	see(2, "")
+	want := "web: 0/2 running\nweb: 0/2 running: no node is ready\nweb: 0/2 running: no node has enough memory\n" +
+		"web: 1/2 running: no node has enough memory\nweb: 2/2 running\n"
+	if out.String() != want {
+		t.Errorf("printed:\n%s\nwant:\n%s", out.String(), want)
 	}
 }

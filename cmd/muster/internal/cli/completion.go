@@ -1,0 +1,260 @@
+package cli
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// completionTimeout bounds what a press of the Tab key waits for the cluster.
+const completionTimeout = time.Second
+
+// complete returns candidates for what a user types. Errors are not shown: they
+// would end up in the middle of a command line.
+type complete func(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion
+
+// fromCluster completes with what a cluster has, except for words that are there
+// already.
+func (c *CLI) fromCluster(candidates complete) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		ctx, cancel := context.WithTimeout(context.Background(), completionTimeout)
+		defer cancel()
+		client, err := c.client()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return matching(candidates(ctx, client), args, typed), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// matching returns the candidates that go on as typed and are not among the
+// arguments, in order.
+func matching(candidates []cobra.Completion, args []string, typed string) []cobra.Completion {
+	candidates = slices.DeleteFunc(candidates, func(candidate cobra.Completion) bool {
+		word, _, _ := strings.Cut(candidate, "\t")
+		return !strings.HasPrefix(word, typed) || slices.Contains(args, word)
+	})
+	slices.Sort(candidates)
+	return slices.Compact(candidates)
+}
+
+// once completes the first argument only.
+func once(of cobra.CompletionFunc) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return of(cmd, args, typed)
+	}
+}
+
+func serviceNames(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion {
+	resp, err := client.ListServices(ctx, &musterv1.ListServicesRequest{PageSize: pageSize})
+	if err != nil {
+		return nil
+	}
+	var names []cobra.Completion
+	for _, s := range resp.Services {
+		names = append(names, cobra.CompletionWithDesc(s.Spec.GetName(), replicas(s)+" "+runs(s.Spec.GetTask())))
+	}
+	return names
+}
+
+func nodeNames(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion {
+	resp, err := client.ListNodes(ctx, &musterv1.ListNodesRequest{PageSize: pageSize})
+	if err != nil {
+		return nil
+	}
+	var names []cobra.Completion
+	for _, n := range resp.Nodes {
+		names = append(names, cobra.CompletionWithDesc(n.Description.GetHostname(), title(n.Status.GetState().String())+", "+title(n.Spec.GetAvailability().String())))
+	}
+	return names
+}
+
+func taskIDs(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion {
+	resp, err := client.ListTasks(ctx, &musterv1.ListTasksRequest{PageSize: pageSize})
+	if err != nil {
+		return nil
+	}
+	var ids []cobra.Completion
+	for _, t := range resp.Tasks {
+		ids = append(ids, cobra.CompletionWithDesc(t.Id, taskName(t, nil)+" "+title(t.Status.GetState().String())))
+	}
+	return ids
+}
+
+// executorKinds are the kinds that executors of any node run, containers aside.
+func executorKinds(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion {
+	resp, err := client.ListPlugins(ctx, &musterv1.ListPluginsRequest{})
+	if err != nil {
+		return nil
+	}
+	var kinds []cobra.Completion
+	for _, p := range resp.Plugins {
+		for _, kind := range p.Executor.GetKinds() {
+			if kind != "container" {
+				kinds = append(kinds, kind)
+			}
+		}
+	}
+	return kinds
+}
+
+func tokenIDs(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion {
+	resp, err := client.ListTokens(ctx, &musterv1.ListTokensRequest{})
+	if err != nil {
+		return nil
+	}
+	var ids []cobra.Completion
+	for _, t := range resp.Tokens {
+		ids = append(ids, cobra.CompletionWithDesc(t.Id, t.Name+" "+t.Role))
+	}
+	return ids
+}
+
+func contextNames(_ *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	all, err := loadContexts()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var names []cobra.Completion
+	for name, t := range all.Contexts {
+		names = append(names, cobra.CompletionWithDesc(name, t.Address))
+	}
+	return matching(names, args, typed), cobra.ShellCompDirectiveNoFileComp
+}
+
+// filterValues completes KEY=VALUE. Values of a key are fixed, or asked of the
+// cluster; nil: they are the user's own.
+func (c *CLI) filterValues(keys map[string]any) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		key, value, chosen := strings.Cut(typed, "=")
+		if !chosen {
+			var all []cobra.Completion
+			for k := range maps.Keys(keys) {
+				all = append(all, k+"=")
+			}
+			return matching(all, nil, typed), cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
+		}
+		var values []cobra.Completion
+		switch of := keys[key].(type) {
+		case []string:
+			values = matching(slices.Clone(of), nil, value)
+		case complete:
+			values, _ = c.fromCluster(of)(cmd, nil, value)
+		}
+		for i := range values {
+			values[i] = key + "=" + values[i]
+		}
+		return values, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// states are the states of tasks, in order.
+func states() []string {
+	var names []string
+	values := musterv1.TaskState(0).Descriptor().Values()
+	for i := range values.Len() {
+		if v := values.Get(i); v.Number() != 0 {
+			names = append(names, strings.ToLower(string(v.Name())))
+		}
+	}
+	return names
+}
+
+// completions adds to a command and those below it what they complete. Commands
+// are found by path, flags by name.
+func (c *CLI) completions(cmd *cobra.Command) {
+	services, nodes, tasks := c.fromCluster(serviceNames), c.fromCluster(nodeNames), c.fromCluster(taskIDs)
+	both := func(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion {
+		return append(serviceNames(ctx, client), nodeNames(ctx, client)...)
+	}
+	sized := func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		names, _ := services(cmd, nil, typed)
+		for i, name := range names {
+			word, _, _ := strings.Cut(name, "\t")
+			names[i] = word + "="
+		}
+		return names, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
+	}
+	arguments := map[string]cobra.CompletionFunc{
+		"service inspect": services, "service ps": services, "service rm": services, "service scale": sized,
+		"service logs": once(services), "service update": once(services), "service rollback": once(services),
+		"task inspect": tasks, "task logs": once(tasks), "task rm": tasks,
+		"node inspect": nodes, "node ps": nodes, "node update": nodes, "node rm": nodes,
+		"ps": c.fromCluster(both), "logs": services,
+		"token rm":    once(c.fromCluster(tokenIDs)),
+		"context use": once(contextNames), "context rm": once(contextNames),
+		"cluster join-token": once(cobra.FixedCompletions([]cobra.Completion{"worker", "manager"}, cobra.ShellCompDirectiveNoFileComp)),
+		"plugin test":        nil,
+	}
+	fixed := func(values ...cobra.Completion) cobra.CompletionFunc {
+		return cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
+	}
+	order, formats := fixed("stop-first", "start-first"), fixed("table", "json")
+	flags := map[string]cobra.CompletionFunc{
+		"mode": fixed("replicated", "global"), "restart-condition": fixed("none", "on-failure", "any"),
+		"pull-policy": fixed("always", "missing", "never"), "endpoint-mode": fixed("vip", "dnsrr"),
+		"update-failure-action": fixed("pause", "continue", "rollback"), "rollback-failure-action": fixed("pause", "continue"),
+		"update-order": order, "rollback-order": order,
+		"availability": fixed("active", "pause", "drain"), "role": fixed("viewer", "operator", "admin"),
+		"format": formats, "context": contextNames, "service": services, "kind": c.fromCluster(executorKinds),
+		"read-only": fixed("true", "false"), "tty": fixed("true", "false"), "init": fixed("true", "false"),
+	}
+	own := map[string]cobra.CompletionFunc{
+		"events --kind": fixed("service", "task", "node", "cluster"), "events --format": fixed("text", "json"),
+		"service ls --filter": c.filterValues(map[string]any{"name": complete(serviceNames), "id": nil, "label": nil}),
+		"node ls --filter":    c.filterValues(map[string]any{"name": complete(nodeNames), "id": nil, "label": nil}),
+	}
+	ofTasks := c.filterValues(map[string]any{
+		"id": complete(taskIDs), "service": complete(serviceNames), "node": complete(nodeNames), "state": states(), "desired-state": states(),
+	})
+	for _, path := range []string{"ps", "task ls", "service ps", "node ps"} {
+		own[path+" --filter"] = ofTasks
+	}
+	eachCommand(cmd, func(cmd *cobra.Command) {
+		_, path, _ := strings.Cut(cmd.CommandPath(), " ")
+		of, known := arguments[path]
+		if !known {
+			of = cobra.NoFileCompletions
+		}
+		if cmd.Runnable() {
+			cmd.ValidArgsFunction = of
+		}
+		for name, of := range flags {
+			if special, ok := own[path+" --"+name]; ok {
+				of = special
+			}
+			addCompletion(cmd, name, of)
+		}
+		if of, ok := own[path+" --filter"]; ok {
+			addCompletion(cmd, "filter", of)
+		}
+	})
+}
+
+func addCompletion(cmd *cobra.Command, flag string, of cobra.CompletionFunc) {
+	f := cmd.Flags().Lookup(flag)
+	if f == nil {
+		f = cmd.PersistentFlags().Lookup(flag)
+	}
+	if f == nil {
+		return
+	}
+	// It fails only if the flag has one already: a flag of a command above.
+	_ = cmd.RegisterFlagCompletionFunc(flag, of)
+}
+
+func eachCommand(cmd *cobra.Command, do func(*cobra.Command)) {
+	do(cmd)
+	for _, sub := range cmd.Commands() {
+		eachCommand(sub, do)
+	}
+}

@@ -1,0 +1,175 @@
+package cli
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/cmd/muster/internal/specfile"
+)
+
+// specOrigin tells where a spec comes from, besides flags.
+type specOrigin struct {
+	file  string
+	lines specfile.Lines
+}
+
+// refused returns the API's error about a spec, so that it is explained with the
+// flags and lines that the user wrote.
+func (o *specOrigin) refused(cmd *cobra.Command, spec *musterv1.ServiceSpec, err error) error {
+	return &refusal{error: err, origin: o, cmd: cmd, spec: spec}
+}
+
+// refusal is an error of the API about a spec of this command line.
+type refusal struct {
+	error
+	origin *specOrigin
+	cmd    *cobra.Command
+	spec   *musterv1.ServiceSpec
+}
+
+func (r *refusal) Unwrap() error { return r.error }
+
+// specRoot is what the API calls the spec in its errors.
+const specRoot = "spec."
+
+// explain returns the place where the user set a field, and what is wrong with it.
+func (r *refusal) explain(v *errdetails.BadRequest_FieldViolation) (where, text string) {
+	if r == nil {
+		return v.Field, v.Description
+	}
+	path := strings.TrimPrefix(v.Field, specRoot)
+	if flag, inside := r.flag(path); flag != "" {
+		if port, value := r.port(path, flag); port != nil && strings.HasSuffix(path, ".publishMode") && status.Code(r.error) == codes.Unimplemented {
+			return "--" + flag + " " + value, "the routing mesh is not implemented yet; to publish the port on the nodes that run the tasks, give --" + flag + " " + hostPort(port)
+		}
+		if inside != "" {
+			return "--" + flag + ": " + inside, v.Description
+		}
+		return "--" + flag, v.Description
+	}
+	if words := r.cmd.Flags().Args(); path == "task.container.image" && r.origin.file == "" && r.cmd.Name() == "create" && len(words) > 0 {
+		return "IMAGE " + words[0], v.Description
+	}
+	if line, ok := r.origin.lines.Find(path); ok {
+		return fmt.Sprintf("%s:%d: %s", r.origin.file, line, path), v.Description
+	}
+	return v.Field, v.Description
+}
+
+// flag returns the flag of this command line that set a field, "" if none did, and
+// the path of the field inside the flag's value.
+func (r *refusal) flag(path string) (flag, inside string) {
+	for _, f := range fieldFlags() {
+		rest, ok := strings.CutPrefix(path, f.path)
+		if !ok || rest != "" && rest[0] != '.' && rest[0] != '[' {
+			continue
+		}
+		for _, name := range f.flags {
+			if r.cmd.Flags().Changed(name) {
+				if strings.HasPrefix(rest, ".") {
+					inside = rest[1:]
+				}
+				return name, inside
+			}
+		}
+	}
+	return "", ""
+}
+
+// port returns the port that a field belongs to, and how the user wrote it. Ports
+// of flags come behind those that the spec had.
+func (r *refusal) port(path, flag string) (*musterv1.PortConfig, string) {
+	index, _, _ := strings.Cut(strings.TrimPrefix(path, "endpoint.ports["), "]")
+	i, err := strconv.Atoi(index)
+	ports := r.spec.GetEndpoint().GetPorts()
+	written, ferr := r.cmd.Flags().GetStringArray(flag)
+	if err != nil || ferr != nil || i >= len(ports) || i < len(ports)-len(written) {
+		return nil, ""
+	}
+	return ports[i], written[i-(len(ports)-len(written))]
+}
+
+// hostPort writes a port as --publish takes it, in mode host.
+func hostPort(p *musterv1.PortConfig) string {
+	var b strings.Builder
+	if p.PublishedPort != 0 {
+		fmt.Fprintf(&b, "published=%d,", p.PublishedPort)
+	}
+	fmt.Fprintf(&b, "target=%d", p.TargetPort)
+	if p.Protocol > musterv1.PortConfig_TCP {
+		b.WriteString(",protocol=" + strings.ToLower(p.Protocol.String()))
+	}
+	return b.String() + ",mode=host"
+}
+
+// fieldFlag names the flags that set a field or what is below it.
+type fieldFlag struct {
+	path  string
+	flags []string
+}
+
+func fieldFlags() []fieldFlag {
+	return []fieldFlag{
+		{"name", []string{"name"}},
+		{"labels", []string{"label", "label-add"}},
+		{"replicated", []string{"replicas"}},
+		{"replicatedJob", []string{"mode"}},
+		{"globalJob", []string{"mode"}},
+		{"endpoint.ports", []string{"publish", "publish-add"}},
+		{"endpoint.mode", []string{"endpoint-mode"}},
+		{"update.parallelism", []string{"update-parallelism"}},
+		{"update.maxFailureRatio", []string{"update-max-failure-ratio"}},
+		{"update.delay", []string{"update-delay"}},
+		{"update.monitor", []string{"update-monitor"}},
+		{"update.failureAction", []string{"update-failure-action"}},
+		{"rollback.parallelism", []string{"rollback-parallelism"}},
+		{"rollback.maxFailureRatio", []string{"rollback-max-failure-ratio"}},
+		{"rollback.delay", []string{"rollback-delay"}},
+		{"rollback.monitor", []string{"rollback-monitor"}},
+		{"rollback.failureAction", []string{"rollback-failure-action"}},
+		{"task.networks", []string{"network"}},
+		{"task.logDriver.name", []string{"log-driver", "log-opt"}},
+		{"task.logDriver.options", []string{"log-opt"}},
+		{"task.placement.constraints", []string{"constraint", "constraint-add"}},
+		{"task.placement.maxReplicas", []string{"replicas-max-per-node"}},
+		{"task.restart.delay", []string{"restart-delay"}},
+		{"task.restart.window", []string{"restart-window"}},
+		{"task.restart.maxAttempts", []string{"restart-max-attempts"}},
+		{"task.resources.limits.nanoCpus", []string{"limit-cpu"}},
+		{"task.resources.limits.memoryBytes", []string{"limit-memory"}},
+		{"task.resources.limits.pids", []string{"limit-pids"}},
+		{"task.resources.reservations.nanoCpus", []string{"reserve-cpu"}},
+		{"task.resources.reservations.memoryBytes", []string{"reserve-memory"}},
+		{"task.generic.kind", []string{"kind"}},
+		{"task.generic.payload", []string{"payload"}},
+		{"task.container.image", []string{"image"}},
+		{"task.container.args", []string{"args"}},
+		{"task.container.command", []string{"entrypoint"}},
+		{"task.container.env", []string{"env", "env-add"}},
+		{"task.container.labels", []string{"container-label", "container-label-add"}},
+		{"task.container.mounts", []string{"mount", "mount-add"}},
+		{"task.container.capabilityAdd", []string{"cap-add"}},
+		{"task.container.capabilityDrop", []string{"cap-drop"}},
+		{"task.container.ulimits", []string{"ulimit", "ulimit-add"}},
+		{"task.container.hosts", []string{"host", "host-add"}},
+		{"task.container.dnsConfig", []string{"dns"}},
+		{"task.container.groups", []string{"group"}},
+		{"task.container.hostname", []string{"hostname"}},
+		{"task.container.user", []string{"user"}},
+		{"task.container.dir", []string{"workdir"}},
+		{"task.container.stopSignal", []string{"stop-signal"}},
+		{"task.container.stopGracePeriod", []string{"stop-grace-period"}},
+		{"task.container.healthcheck.test", []string{"health-cmd"}},
+		{"task.container.healthcheck.interval", []string{"health-interval"}},
+		{"task.container.healthcheck.timeout", []string{"health-timeout"}},
+		{"task.container.healthcheck.startPeriod", []string{"health-start-period"}},
+		{"task.container.healthcheck.retries", []string{"health-retries"}},
+	}
+}
