@@ -62,6 +62,9 @@ func (a *authority) Join(ctx context.Context, req *cav1.JoinRequest) (*cav1.Join
 		return nil, status.Errorf(codes.InvalidArgument, "name: %v", err)
 	}
 	request, err := ca.ParseRequest(req.Request)
+	if err == nil {
+		err = request.CheckHosts()
+	}
 	if err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "request: %v", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/kv"
@@ -54,7 +55,9 @@ type Config struct {
 	// CheckInterval is how often whoever has a certificate asks what the authority
 	// is. 0: DefaultCheckInterval.
 	CheckInterval time.Duration
-	Logger        *zap.Logger
+	// AllowedHosts are the hosts that daemons that join may have in their certificates.
+	AllowedHosts AllowedHosts
+	Logger       *zap.Logger
 }
 
 // Authority signs. Several may be open on one store.
@@ -230,22 +233,41 @@ type Issued struct {
 	Ends                     time.Time
 }
 
-// Issue signs for an identity, whose domain it sets. Lifetime 0, or one that is
-// too long, is that of the settings.
+// Issue signs for an identity, whose domain it sets. Of the hosts in the request the
+// certificate has those that AllowedHosts names for the identity's role; the others
+// are left out. Lifetime 0, or one that is too long, is that of the settings.
 func (a *Authority) Issue(ctx context.Context, id auth.Identity, r *Request, lifetime time.Duration) (*Issued, error) {
+	granted, refused := a.cfg.AllowedHosts.split(id.Role, r.hosts)
+	if len(refused) > 0 && auth.IsManager(id.Role) {
+		a.cfg.Logger.Info("host names left out of certificate", zap.Stringer("identity", id), zap.Int("count", len(refused)), zap.Strings("first", refused[:min(len(refused), 8)]))
+	}
+	return a.issue(ctx, order{identity: id, public: r.public, hosts: granted, lifetime: lifetime})
+}
+
+// issueToSelf signs for the apid that this authority is part of. Its hosts are those of
+// its own settings, which the administrator who runs it has chosen.
+func (a *Authority) issueToSelf(ctx context.Context, r *Request) (*Issued, error) {
+	if err := r.CheckHosts(); err != nil {
+		return nil, err
+	}
+	hosts := without(r.hosts, []string{OwnHost(authv1.Role_APID)})
+	return a.issue(ctx, order{identity: auth.Identity{Role: authv1.Role_APID, Name: "apid"}, public: r.public, hosts: hosts})
+}
+
+func (a *Authority) issue(ctx context.Context, what order) (*Issued, error) {
 	o, err := a.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	id.Domain = o.record.Domain
-	if lifetime <= 0 || lifetime > a.cfg.Lifetime {
-		lifetime = a.cfg.Lifetime
+	what.identity.Domain = o.record.Domain
+	if what.lifetime <= 0 || what.lifetime > a.cfg.Lifetime {
+		what.lifetime = a.cfg.Lifetime
 	}
-	c, err := o.signer.sign(r.order(id, lifetime), time.Now())
+	c, err := o.signer.sign(what, time.Now())
 	if err != nil {
 		return nil, err
 	}
-	a.cfg.Logger.Info("certificate is issued", zap.Stringer("identity", id), zap.String("serial", c.SerialNumber.Text(16)), zap.Time("ends", c.NotAfter))
+	a.cfg.Logger.Info("certificate is issued", zap.Stringer("identity", what.identity), zap.Strings("hosts", hostsOf(c)), zap.String("serial", c.SerialNumber.Text(16)), zap.Time("ends", c.NotAfter))
 	chain := [][]byte{c.Raw}
 	if len(o.record.Cross) > 0 {
 		chain = append(chain, o.record.Cross)

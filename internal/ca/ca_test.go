@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"os"
 	"path/filepath"
@@ -51,7 +50,13 @@ func run(t *testing.T, space *embedded.KV, key *ca.Key) *ca.Authority {
 
 func runWith(t *testing.T, space *embedded.KV, keys *ca.Keyring) *ca.Authority {
 	t.Helper()
-	a, err := ca.New(ca.Config{KV: space, Prefix: "muster", Keys: keys, Lifetime: lifetime, Logger: zaptest.NewLogger(t)})
+	return runConfig(t, ca.Config{KV: space, Keys: keys})
+}
+
+func runConfig(t *testing.T, cfg ca.Config) *ca.Authority {
+	t.Helper()
+	cfg.Prefix, cfg.Lifetime, cfg.Logger = "muster", lifetime, zaptest.NewLogger(t)
+	a, err := ca.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,36 +247,6 @@ func TestKeyIsKnownAgain(t *testing.T) {
 			t.Error(err)
 		}
 	})
-}
-
-// TestWorkersGetNoHosts has a worker ask for the names of others.
-func TestWorkersGetNoHosts(t *testing.T) {
-	a := run(t, newSpace(t), newKey(t))
-	if _, err := a.Init(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	_, err := ca.Enrol(t.Context(), ca.KeeperConfig{
-		Issuer: issuerFunc(func(ctx context.Context, request []byte) (*ca.Issued, error) {
-			r, err := ca.ParseRequest(request)
-			if err != nil {
-				return nil, err
-			}
-			issued, err := a.Issue(ctx, auth.Identity{Role: authv1.Role_WORKER, Name: "n1"}, r, 0)
-			if err != nil {
-				return nil, err
-			}
-			block, _ := pem.Decode(issued.Certificate)
-			c, err := x509.ParseCertificate(block.Bytes)
-			if err != nil || len(c.DNSNames) > 0 || len(c.IPAddresses) > 0 {
-				t.Errorf("a worker's certificate is for %v %v, %v", c.DNSNames, c.IPAddresses, err)
-			}
-			return issued, err
-		}),
-		Identity: auth.Identity{Role: authv1.Role_WORKER, Name: "n1"}, Hosts: []string{"api.example", "10.0.0.1"}, Logger: zaptest.NewLogger(t),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 type issuerFunc func(context.Context, []byte) (*ca.Issued, error)

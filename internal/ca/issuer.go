@@ -14,7 +14,6 @@ import (
 
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 	cav1 "github.com/musterhq/muster/api/muster/ca/v1"
-	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/mtls"
 )
 
@@ -37,7 +36,7 @@ func (l Local) Issue(ctx context.Context, request []byte, _ *mtls.Source) (*Issu
 	if err != nil {
 		return nil, err
 	}
-	return l.Authority.Issue(ctx, auth.Identity{Role: authv1.Role_APID, Name: "apid"}, r, 0)
+	return l.Authority.issueToSelf(ctx, r)
 }
 
 // Check implements Checker.

@@ -49,7 +49,8 @@ type KeeperConfig struct {
 	Issuer Issuer
 	// Identity is whose certificate it is; its domain does not matter.
 	Identity auth.Identity
-	// Hosts are the names and IP addresses that a manager daemon is reached at.
+	// Hosts are the names and IP addresses that the certificate of a manager daemon
+	// should be for. The authority grants those that an administrator allowed.
 	Hosts  []string
 	Logger *zap.Logger
 }
@@ -139,6 +140,10 @@ func (k *Keeper) Run(ctx context.Context) error {
 	pause := firstPause
 	leaf := k.source.Get().Certificate.Leaf
 	next := renewal(leaf)
+	if k.otherHosts(leaf) {
+		// The settings have changed since, or another version has asked for it.
+		next = time.Now()
+	}
 	check := time.Now()
 	for {
 		wake := next
@@ -235,6 +240,16 @@ func (k *Keeper) check(ctx context.Context) (renew bool, again time.Duration) {
 	return false, again
 }
 
+// otherHosts tells whether a certificate is for other hosts than it should be.
+func (k *Keeper) otherHosts(c *x509.Certificate) bool {
+	want := k.cfg.Hosts
+	if own := OwnHost(k.cfg.Identity.Role); own != "" {
+		want = append([]string{own}, want...)
+	}
+	have := hostsOf(c)
+	return len(without(want, have))+len(without(have, want)) > 0
+}
+
 // renewal is when to renew: at random between 50 and 80 % of what a certificate
 // lasts, so that not all come at once.
 func renewal(c *x509.Certificate) time.Time {
@@ -265,7 +280,14 @@ func (k *Keeper) obtain(ctx context.Context, key *ecdsa.PrivateKey, current *mtl
 	if err != nil {
 		return nil, err
 	}
-	return k.keep(held{issued.Certificate, text, issued.Authorities})
+	m, err := k.keep(held{issued.Certificate, text, issued.Authorities})
+	if err != nil {
+		return nil, err
+	}
+	if missing := without(k.cfg.Hosts, hostsOf(m.Certificate.Leaf)); len(missing) > 0 {
+		k.cfg.Logger.Warn("certificate lacks host names that were asked for; --allow-certificate-host of apid allows them", zap.Strings("missing", missing))
+	}
+	return m, nil
 }
 
 // keep writes what is held from now on into the file.

@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/musterhq/muster/internal/auth"
@@ -24,8 +25,6 @@ const (
 	rootLifetime = 20 * 365 * 24 * time.Hour
 	// backdate covers clocks that are behind.
 	backdate = time.Hour
-	// maxHosts bounds what one certificate names.
-	maxHosts = 64
 )
 
 // serial returns a serial number: 127 random bits.
@@ -48,8 +47,10 @@ func rootTemplate(domain string, now time.Time) (*x509.Certificate, error) {
 		SerialNumber: n, Subject: pkix.Name{Organization: []string{"Muster"}, CommonName: "Muster cluster " + domain},
 		NotBefore: now.Add(-backdate), NotAfter: now.Add(rootLifetime),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		// What it signs is of its own trust domain, or worthless.
+		// A certificate of another trust domain, or for another use, is worthless. DNS
+		// names are not constrained: an administrator may give apid a new one at any time.
 		PermittedURIDomains: []string{domain},
+		ExtKeyUsage:         []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		URIs:                []*url.URL{{Scheme: "spiffe", Host: domain}},
 	}, nil
 }
@@ -64,8 +65,8 @@ type signer struct {
 type order struct {
 	identity auth.Identity
 	public   crypto.PublicKey
-	dns      []string
-	ips      []net.IP
+	// hosts are those of the certificate, besides OwnHost.
+	hosts    []string
 	lifetime time.Duration
 }
 
@@ -85,7 +86,17 @@ func (s *signer) sign(o order, now time.Time) (*x509.Certificate, error) {
 		// A certificate that lives for less than the hour is dated back by less.
 		NotBefore: now.Add(-min(backdate, o.lifetime/10)), NotAfter: now.Add(o.lifetime),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usage, BasicConstraintsValid: true,
-		URIs: []*url.URL{o.identity.URI()}, DNSNames: o.dns, IPAddresses: o.ips,
+		URIs: []*url.URL{o.identity.URI()},
+	}
+	if own := OwnHost(o.identity.Role); own != "" {
+		c.DNSNames = []string{own}
+	}
+	for _, h := range o.hosts {
+		if ip := net.ParseIP(h); ip != nil {
+			c.IPAddresses = append(c.IPAddresses, ip)
+		} else {
+			c.DNSNames = append(c.DNSNames, h)
+		}
 	}
 	if c.NotAfter.After(s.certificate.NotAfter) {
 		c.NotAfter = s.certificate.NotAfter
@@ -99,12 +110,21 @@ func (s *signer) sign(o order, now time.Time) (*x509.Certificate, error) {
 
 var errRequest = errors.New("it is no certificate request with an ECDSA P-256 key, in PEM, signed with that key")
 
-// Request is a certificate request that has been checked. Of what it asks for
-// only the key and the hosts count.
+// Request is a certificate request whose signature is right. Of its content only the
+// key and the hosts count; the hosts are unchecked.
 type Request struct {
 	public *ecdsa.PublicKey
-	dns    []string
-	ips    []net.IP
+	hosts  []string
+}
+
+// CheckHosts reports the first host that no certificate can be for.
+func (r *Request) CheckHosts() error {
+	for _, h := range r.hosts {
+		if err := CheckHost(h); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ParseRequest reads a request from outside.
@@ -124,7 +144,11 @@ func ParseRequest(text []byte) (*Request, error) {
 	if !ok || public.Curve != elliptic.P256() || len(r.DNSNames)+len(r.IPAddresses) > maxHosts {
 		return nil, errRequest
 	}
-	return &Request{public, r.DNSNames, r.IPAddresses}, nil
+	hosts := slices.Clone(r.DNSNames)
+	for _, ip := range r.IPAddresses {
+		hosts = append(hosts, ip.String())
+	}
+	return &Request{public, hosts}, nil
 }
 
 // KeyDigest names the request's key.
@@ -138,14 +162,6 @@ func KeyDigest(public any) ([]byte, error) {
 	}
 	sum := sha256.Sum256(der)
 	return sum[:], nil
-}
-
-func (r *Request) order(id auth.Identity, lifetime time.Duration) order {
-	o := order{identity: id, public: r.public, lifetime: lifetime}
-	if auth.IsManager(id.Role) {
-		o.dns, o.ips = r.dns, r.ips
-	}
-	return o
 }
 
 // NewRequest makes a key, in PEM, and a request for a certificate for it.

@@ -115,7 +115,7 @@ func (s *Settings) AddFlags(fs *pflag.FlagSet, port int) {
 	s.AddProcessFlags(fs, port+1000)
 	s.AddTLSFlags(fs)
 	fs.StringVar(&s.Join.Dir, "identity-dir", "/var/lib/muster/identity", "directory for the key and the certificate that --join brings; of this daemon alone")
-	fs.StringSliceVar(&s.Join.Hosts, "certificate-host", nil, "further names and IP addresses that this daemon's certificate is to be for")
+	fs.StringSliceVar(&s.Join.Hosts, "certificate-host", nil, "further names and IP addresses that this daemon's certificate should be for; those of a daemon that joins must be allowed by apid (--allow-certificate-host)")
 	fs.StringVar(&s.Listen, "listen", fmt.Sprintf("127.0.0.1:%d", port), "address of the gRPC server")
 	fs.StringVar(&s.Advertise, "advertise", "", "address at which others reach the gRPC server (default: that of --listen)")
 	s.AddStoreFlags(fs)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -28,6 +29,7 @@ type authorityFlags struct {
 	keyFile  string
 	lifetime time.Duration
 	check    time.Duration
+	allow    []string
 	// use hands the authority to apid.
 	use func(*ca.Authority)
 }
@@ -36,6 +38,7 @@ func (f *authorityFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.keyFile, "cluster-key-file", "", "file with the key that the cluster's own certificate authority is sealed with; muster init makes both. To replace it, further keys, one in each line")
 	fs.DurationVar(&f.lifetime, "certificate-lifetime", ca.DefaultLifetime, "how long certificates last that the cluster's own authority issues; they are renewed by themselves")
 	fs.DurationVar(&f.check, "authority-check-interval", ca.DefaultCheckInterval, "how often daemons and workers ask whether the root of the cluster's own authority has changed")
+	fs.StringSliceVar(&f.allow, "allow-certificate-host", nil, "DAEMON=HOST: a name or IP address that the cluster's own authority may put into certificates of that manager daemon, if it asks for it (--certificate-host); without it a daemon that joins gets its own name alone, such as schedulerd")
 }
 
 // given tells whether certificates come from the cluster's own authority.
@@ -55,11 +58,15 @@ func (f *authorityFlags) open(s *daemon.Settings, store kv.KV, log *zap.Logger) 
 	if f.check < time.Second {
 		return nil, &cli.UsageError{Err: fmt.Errorf("--authority-check-interval: %v is less than %v", f.check, time.Second)}
 	}
+	allowed, err := ca.ParseAllowedHosts(f.allow)
+	if err != nil {
+		return nil, &cli.UsageError{Err: fmt.Errorf("--allow-certificate-host: %w", err)}
+	}
 	keys, err := ca.LoadKeys(f.keyFile)
 	if err != nil {
 		return nil, fmt.Errorf("--cluster-key-file: %w", err)
 	}
-	return ca.New(ca.Config{KV: store, Prefix: s.Prefix, Keys: keys, Lifetime: f.lifetime, CheckInterval: f.check, Logger: log.Named("ca")})
+	return ca.New(ca.Config{KV: store, Prefix: s.Prefix, Keys: keys, Lifetime: f.lifetime, CheckInterval: f.check, AllowedHosts: allowed, Logger: log.Named("ca")})
 }
 
 // withCredentials runs a daemon with the credentials that its settings ask for,
@@ -74,10 +81,15 @@ func withCredentials(ctx context.Context, s *daemon.Settings, id auth.Identity, 
 			daemon.Task{Name: "certificate", Run: func(ctx context.Context) error { return s.TLS.Reload(ctx, creds, log) }},
 			daemon.Task{Name: "work", Run: func(ctx context.Context) error { return work(ctx, creds) }})
 	}
-	cfg := ca.KeeperConfig{Identity: id, Hosts: hosts(s), Logger: log.Named("ca")}
+	for _, h := range s.Join.Hosts {
+		if err := ca.CheckHost(h); err != nil {
+			return &cli.UsageError{Err: fmt.Errorf("--certificate-host: %w", err)}
+		}
+	}
+	cfg := ca.KeeperConfig{Identity: id, Hosts: s.Join.Hosts, Logger: log.Named("ca")}
 	var tasks []daemon.Task
 	if authority != nil {
-		cfg.Issuer = ca.Local{Authority: authority}
+		cfg.Issuer, cfg.Hosts = ca.Local{Authority: authority}, hosts(s)
 		tasks = append(tasks, daemon.Task{Name: "authority", Run: authority.Run})
 	} else {
 		if _, err := s.Join.ReadToken(); err != nil {
@@ -107,8 +119,9 @@ func withCredentials(ctx context.Context, s *daemon.Settings, id auth.Identity, 
 	return daemon.RunTasks(ctx, tasks...)
 }
 
-// hosts are the names and addresses that a daemon is reached at, for those that
-// know servers by them: browsers, and what fetches metrics.
+// hosts returns the names and addresses that apid is reached at, for programs that know
+// servers by them: browsers, and curl. A name of this machine that no certificate can
+// have is left out.
 func hosts(s *daemon.Settings) []string {
 	all := []string{"localhost", "127.0.0.1", "::1"}
 	for _, address := range []string{s.Listen, s.Advertise, s.OpsListen} {
@@ -121,5 +134,6 @@ func hosts(s *daemon.Settings) []string {
 	if name, err := os.Hostname(); err == nil {
 		all = append(all, name)
 	}
+	all = slices.DeleteFunc(all, func(h string) bool { return ca.CheckHost(h) != nil })
 	return append(all, s.Join.Hosts...)
 }
