@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +23,9 @@ import (
 	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd"
 )
+
+// workerPrefix is how the names of a cluster's workers begin, and of their directories.
+const workerPrefix = "worker"
 
 // dev is a whole cluster in one process, on the embedded store.
 type dev struct {
@@ -46,8 +50,9 @@ func devCommand(version string) *cobra.Command {
 		Use: "dev", Short: "Run a whole cluster on this machine, in one process", Args: cobra.NoArgs,
 		Long: `Run a whole cluster on this machine, in one process: all manager daemons on the embedded store, and some workers.
 
-Without --data-dir everything is in memory, and when the cluster ends (Ctrl-C) so do its tasks. With it the cluster
-is kept: tasks run on when it ends, and the next start with the same directory finds them.
+Without --data-dir everything is in memory, and when the cluster ends so do its tasks, whether it ends by Ctrl-C, because
+its terminal is closed, or because it is killed. With it the cluster is kept: tasks run on when it ends, and the next
+start with the same directory finds them.
 
 It serves in the clear and to everybody who can connect, so it listens on loopback addresses only. Its workers share this
 machine: what a task of one of them takes, a port or a file, tasks of the others do not get.`,
@@ -76,7 +81,7 @@ machine: what a task of one of them takes, a port or a file, tasks of the others
 		}
 	}
 	d.settings.Prefix = daemon.Prefix
-	cmd.AddCommand(backupCommand(), restoreCommand())
+	cmd.AddCommand(backupCommand(), restoreCommand(), sweepCommand())
 	return cmd
 }
 
@@ -109,6 +114,9 @@ func (d *dev) check() error {
 // run runs the cluster until ctx ends.
 func (d *dev) run(ctx context.Context) (err error) {
 	defer holdHeadroom()()
+	// The reader of the output may end before the cluster: a closed terminal, or the
+	// other end of a pipe that was interrupted too. Tasks have to be ended then.
+	outlive(syscall.SIGPIPE)
 	if err := d.check(); err != nil {
 		return &cli.UsageError{Err: err}
 	}
@@ -146,7 +154,24 @@ func (d *dev) run(ctx context.Context) (err error) {
 	if err := c.listen(); err != nil {
 		return err
 	}
-	return c.run(ctx, temporary)
+	if !temporary || d.workers == 0 {
+		return c.run(ctx, temporary)
+	}
+	return c.runSwept(ctx)
+}
+
+// runSwept runs a cluster in memory beside a sweeper.
+func (c *devCluster) runSwept(ctx context.Context) error {
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	s, err := startSweeper(program, c.dir, c.worker.plugins(), c.out)
+	if err != nil {
+		return err
+	}
+	err = c.run(ctx, true)
+	return errors.Join(err, s.end(c.left))
 }
 
 // Parts of a cluster that listen beside its managers.
@@ -168,6 +193,8 @@ type devCluster struct {
 	log       *zap.Logger
 	listeners map[string]net.Listener
 	failed    chan error
+	// left is set once all tasks are known to have ended.
+	left bool
 }
 
 // listen opens all listeners, so that a port that is taken is told before
@@ -247,7 +274,7 @@ func (c *devCluster) run(ctx context.Context, temporary bool) error {
 		case <-ctx.Done():
 			_, _ = fmt.Fprintln(c.out, "stopping; interrupt again to stop at once")
 			if temporary {
-				c.leave(background, workers)
+				c.left = c.leave(background, workers)
 			}
 		case err = <-c.failed:
 		}
@@ -291,7 +318,7 @@ func (c *devCluster) newWorker(ctx context.Context, n int) (*workerd.Worker, fun
 	if err != nil {
 		return nil, nil, err
 	}
-	name := fmt.Sprintf("worker%d", n)
+	name := fmt.Sprintf("%s%d", workerPrefix, n)
 	cfg.Hostname = name
 	cfg.DataDir = filepath.Join(c.dir, name)
 	cfg.Dispatchers = []string{c.listeners["dispatcherd"].Addr().String()}

@@ -12,14 +12,14 @@ import (
 )
 
 // leave removes all services of a cluster that is about to be forgotten, and
-// waits until nothing is left of their tasks: nobody would see to them later.
-func (c *devCluster) leave(ctx context.Context, workers []*workerd.Worker) {
+// waits until nothing is left of their tasks. It reports whether that is so.
+func (c *devCluster) leave(ctx context.Context, workers []*workerd.Worker) bool {
 	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()
 	conn, err := daemon.Dialer(c.host.Credentials.Client)(c.listeners["apid"].Addr().String())
 	if err != nil {
 		c.log.Error("tasks may be left over", zap.Error(err))
-		return
+		return false
 	}
 	defer func() { _ = conn.Close() }()
 	client := musterv1.NewControlServiceClient(conn)
@@ -32,10 +32,10 @@ func (c *devCluster) leave(ctx context.Context, workers []*workerd.Worker) {
 		left = max(left, held)
 		switch {
 		case err == nil && left == 0:
-			return
+			return true
 		case ctx.Err() != nil:
 			c.log.Error("tasks are left over", zap.Int("tasks", left), zap.Error(err))
-			return
+			return false
 		case err != nil:
 			c.log.Warn("services cannot be removed yet", zap.Error(err))
 		}

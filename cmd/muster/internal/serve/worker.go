@@ -22,6 +22,7 @@ import (
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd"
+	"github.com/musterhq/muster/workerd/pluginhost"
 )
 
 // workerFlags are a worker's own settings.
@@ -59,8 +60,7 @@ func (f *workerFlags) addCommon(fs *pflag.FlagSet) {
 // config makes a worker's configuration of the flags.
 func (f *workerFlags) config() (workerd.Config, error) {
 	cfg := f.cfg
-	cfg.Labels, cfg.Plugins.Dirs, cfg.Plugins.Checksums = f.labels, f.pluginDirs, f.checksums
-	cfg.Plugins.ChecksumFile = f.sumsFile
+	cfg.Labels, cfg.Plugins = f.labels, f.plugins()
 	if f.cpus < 0 || f.cpus > 1e6 || math.IsNaN(f.cpus) {
 		return cfg, fmt.Errorf("--cpus: %v is no number of CPUs", f.cpus)
 	}
@@ -73,6 +73,13 @@ func (f *workerFlags) config() (workerd.Config, error) {
 		cfg.Resources.MemoryBytes = bytes
 	}
 	return cfg, nil
+}
+
+// plugins says which executor plugins the flags name.
+func (f *workerFlags) plugins() pluginhost.Config {
+	cfg := f.cfg.Plugins
+	cfg.Dirs, cfg.Checksums, cfg.ChecksumFile = f.pluginDirs, f.checksums, f.sumsFile
+	return cfg
 }
 
 // DefaultPluginDirs are where plugins are looked for: beside this program, as it is

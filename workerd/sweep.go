@@ -1,0 +1,121 @@
+package workerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/workerd/executor"
+)
+
+const (
+	// sweepCall bounds each call to an executor during a sweep.
+	sweepCall = 10 * time.Second
+	// sweepPause lies between two passes of a sweep. A task whose start was under
+	// way when the worker died shows up in the second.
+	sweepPause = 500 * time.Millisecond
+)
+
+// Sweep ends and removes all tasks that the executors of a worker hold. The worker
+// must have ended, and must not start again. Sweep returns when nothing is left, or
+// when ctx ends; its error then says what is left.
+func Sweep(ctx context.Context, env Env, cfg Config) error {
+	w := &Worker{env: env, cfg: cfg, log: env.Logger}
+	node, err := w.cfg.EnsureNodeID()
+	if err != nil {
+		return err
+	}
+	executors := w.env.Executors
+	if executors == nil {
+		host, err := w.plugins(w.log)
+		if err != nil {
+			return err
+		}
+		executors = host
+		hosting, stop := context.WithCancel(ctx)
+		var hosted sync.WaitGroup
+		hosted.Go(func() {
+			if err := host.Run(hosting); err != nil && hosting.Err() == nil {
+				w.log.Error("failed to run executor plugins", zap.Error(err))
+			}
+		})
+		defer hosted.Wait()
+		defer stop()
+	}
+	pause := time.NewTicker(sweepPause)
+	defer pause.Stop()
+	for clean := 0; ; {
+		found, err := sweepOnce(ctx, executors, node)
+		if err != nil || found {
+			clean = 0
+		} else if clean++; clean == 2 {
+			return nil
+		}
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("tasks may be left over: %w", ctx.Err()), err)
+		}
+	}
+}
+
+// sweepOnce removes what the executors hold now, and reports whether that was
+// anything. An executor that cannot work is left out: it holds nothing that it
+// could remove.
+func sweepOnce(ctx context.Context, executors executor.Set, node string) (found bool, err error) {
+	asking, cancel := context.WithTimeout(ctx, describeTimeout)
+	defer cancel()
+	var failed []error
+	for _, e := range executors.Describe(asking) {
+		if e.Executor == nil || e.Description.GetHealth() != musterv1.ExecutorDescription_HEALTHY {
+			continue
+		}
+		n, err := removeHeld(ctx, e.Executor, node)
+		if err != nil {
+			failed = append(failed, fmt.Errorf("executor %s: %w", e.Name, err))
+		}
+		found = found || n > 0
+	}
+	return found, errors.Join(failed...)
+}
+
+// removeHeld removes all tasks of a node that an executor holds, and returns how
+// many there were.
+func removeHeld(ctx context.Context, e executor.Executor, node string) (int, error) {
+	call := func(f func(ctx context.Context) error) error {
+		ctx, cancel := context.WithTimeout(ctx, sweepCall)
+		defer cancel()
+		return f(ctx)
+	}
+	var held []*executorv1.ListedTask
+	if err := call(func(ctx context.Context) error {
+		resp, err := e.List(ctx, &executorv1.ListRequest{NodeId: node})
+		held = resp.GetTasks()
+		return err
+	}); err != nil {
+		return 0, fmt.Errorf("list tasks: %w", err)
+	}
+	var failed []error
+	for _, t := range held {
+		if err := call(func(ctx context.Context) error {
+			_, err := e.Terminate(ctx, &executorv1.TerminateRequest{TaskId: t.GetTaskId(), Handle: t.GetHandle()})
+			return err
+		}); err != nil {
+			failed = append(failed, fmt.Errorf("terminate task %s: %w", t.GetTaskId(), err))
+			continue
+		}
+		if err := call(func(ctx context.Context) error {
+			_, err := e.Remove(ctx, &executorv1.RemoveRequest{TaskId: t.GetTaskId(), Handle: t.GetHandle()})
+			return err
+		}); err != nil {
+			failed = append(failed, fmt.Errorf("remove task %s: %w", t.GetTaskId(), err))
+		}
+	}
+	return len(held), errors.Join(failed...)
+}
