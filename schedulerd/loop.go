@@ -318,14 +318,15 @@ func (d *Daemon) commitNode(tx *store.Tx, m *model, x part) error {
 	reported, _ := d.tables.NodeStates.Get(tx, x.node.ID)
 	operator, _ := d.tables.Nodes.Get(tx, x.node.ID)
 	target := placement.NewNode(x.node.ID, reported.Value, operator.Value)
-	usage := placement.NewUsage()
-	for a := range d.tables.Assignments.Scan(tx, x.node.ID+"/") {
-		// A task that has ended holds nothing. Its status is read without guard:
-		// it never comes back from its end, so an old one is merely cautious.
-		if s, ok := d.tables.Statuses.Get(m.now, a.Key); ok && s.Value.State > musterv1.TaskState_RUNNING {
-			continue
+	usage := d.usage(tx, m, x.node.ID)
+	if shared := x.node.machine; shared != nil && len(shared.nodes) > 1 {
+		machine := placement.NewMachine()
+		usage.SetMachine(machine)
+		for _, other := range slices.Sorted(maps.Keys(shared.nodes)) {
+			if other != x.node.ID {
+				d.usage(tx, m, other).SetMachine(machine)
+			}
 		}
-		usage.Add(m.hold(&a))
 	}
 	fenced := map[string]bool{}
 	for _, c := range x.choices {
@@ -348,6 +349,20 @@ func (d *Daemon) commitNode(tx *store.Tx, m *model, x part) error {
 		return errRefused
 	}
 	return nil
+}
+
+// usage returns what a node's tasks hold in a transaction.
+func (d *Daemon) usage(tx *store.Tx, m *model, nodeID string) *placement.Usage {
+	usage := placement.NewUsage()
+	for a := range d.tables.Assignments.Scan(tx, nodeID+"/") {
+		// A task that has ended holds nothing. Its status is read without guard:
+		// it never comes back from its end, so an old one is merely cautious.
+		if s, ok := d.tables.Statuses.Get(m.now, a.Key); ok && s.Value.State > musterv1.TaskState_RUNNING {
+			continue
+		}
+		usage.Add(m.hold(&a))
+	}
+	return usage
 }
 
 // sweep removes the assignments of tasks that are gone, and reports whether

@@ -19,6 +19,8 @@ type model struct {
 	tables *state.Tables
 	now    *store.Snapshot
 	nodes  map[string]*node
+	// machines holds the machines that nodes share.
+	machines map[string]*machine
 	// sorted holds the nodes as the store keeps them, by shard and id; nil when they are
 	// to be sorted anew.
 	sorted []*node
@@ -46,6 +48,15 @@ type node struct {
 	shard int
 	usage *placement.Usage
 	holds map[string]placement.Hold // by task
+	// machine is nil for a node that shares nothing with others.
+	machine *machine
+}
+
+// machine is a machine that nodes share, with these nodes by id.
+type machine struct {
+	id    string
+	usage *placement.Machine
+	nodes map[string]*node
 }
 
 // waiting is a task that has no node.
@@ -68,7 +79,7 @@ type waiting struct {
 
 func newModel(tables *state.Tables) *model {
 	return &model{
-		tables: tables, nodes: map[string]*node{}, waiting: map[string]map[string]waiting{}, assigned: map[string]string{},
+		tables: tables, nodes: map[string]*node{}, machines: map[string]*machine{}, waiting: map[string]map[string]waiting{}, assigned: map[string]string{},
 		known: map[string]struct{}{}, stale: map[string]struct{}{}, fresh: map[string]struct{}{}, faults: newFaults(),
 	}
 }
@@ -118,8 +129,32 @@ func (m *model) node(id string) *node {
 
 // drop forgets a node.
 func (m *model) drop(id string) {
+	m.move(m.nodes[id], "")
 	delete(m.nodes, id)
 	m.sorted = nil
+}
+
+// move notes which machine a node shares with others; none if id is empty.
+func (m *model) move(n *node, id string) {
+	if n == nil || n.machine == nil && id == "" || n.machine != nil && n.machine.id == id {
+		return
+	}
+	if old := n.machine; old != nil {
+		n.machine = nil
+		n.usage.SetMachine(nil)
+		if delete(old.nodes, n.ID); len(old.nodes) == 0 {
+			delete(m.machines, old.id)
+		}
+	}
+	if id == "" {
+		return
+	}
+	if m.machines[id] == nil {
+		m.machines[id] = &machine{id: id, usage: placement.NewMachine(), nodes: map[string]*node{}}
+	}
+	n.machine = m.machines[id]
+	n.machine.nodes[n.ID] = n
+	n.usage.SetMachine(n.machine.usage)
 }
 
 // inOrder yields the nodes as the store keeps them, beginning with a shard.
@@ -142,6 +177,7 @@ func (m *model) refreshNode(id string) {
 	operator, _ := m.tables.Nodes.Get(m.now, id)
 	n := m.node(id)
 	n.Node = placement.NewNode(id, reported.Value, operator.Value)
+	m.move(n, n.MachineID())
 	m.roomier = true
 	if !known && len(n.holds) == 0 {
 		m.drop(id)

@@ -133,12 +133,16 @@ func (c *cluster) service(id string, replicas int, port uint32) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	endpoint, err := state.EndpointDigest(spec.Endpoint)
+	if err != nil {
+		c.t.Fatal(err)
+	}
 	c.update(func(tx *store.Tx) {
 		c.tables.Specs.Put(tx, state.SpecKey(digest), &recordv1.Spec{Task: task})
 		c.tables.Services.Put(tx, id, &recordv1.Service{Spec: spec, TaskDigest: digest})
 		for slot := range uint64(replicas) {
 			c.tables.Tasks.Put(tx, state.TaskKey(id, slot+1, "", fmt.Sprintf("%s-%d", id, slot+1)), &recordv1.Task{
-				Slot: slot + 1, SpecDigest: digest, DesiredState: musterv1.TaskState_RUNNING,
+				Slot: slot + 1, SpecDigest: digest, EndpointDigest: endpoint, DesiredState: musterv1.TaskState_RUNNING,
 			})
 		}
 	})
@@ -160,11 +164,15 @@ func (c *cluster) assigned() map[string]int {
 	return byNode
 }
 
-func (c *cluster) expect(what string, want map[string]int) {
-	c.t.Helper()
-	// Long enough for every retry and for explanations.
+// settle waits long enough for every retry and for explanations.
+func (c *cluster) settle() {
 	time.Sleep(5 * time.Second)
 	synctest.Wait()
+}
+
+func (c *cluster) expect(what string, want map[string]int) {
+	c.t.Helper()
+	c.settle()
 	got := c.assigned()
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		c.t.Errorf("%s: assignments %v, want %v", what, got, want)

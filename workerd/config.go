@@ -56,6 +56,10 @@ type Config struct {
 	// Resources is what the node has for tasks. Nil, or a field that is 0: what
 	// the machine has. Generic resources are added to those of executors.
 	Resources *musterv1.Resources
+	// Machine names the machine, the same for all workers on it: they share its host
+	// ports, and its CPUs and memory as far as Resources does not give the node its
+	// own. Empty: the node shares nothing. See [MachineID].
+	Machine string
 	// Plugins says which executors to start, unless Env has some.
 	Plugins pluginhost.Config
 	// DescribeInterval is how often executors are asked how they are. Shorter

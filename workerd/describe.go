@@ -25,6 +25,11 @@ const (
 	firstDescriptionWithTasks = 2 * time.Second
 )
 
+// MachineID returns an id of this machine that is the same for all its workers; empty
+// if it cannot be found out. Workers in different network namespaces, as those of
+// containers, are on different machines: they have ports of their own.
+func MachineID() string { return machine.ID() }
+
 // describer knows what the node is, and tells when that changes.
 type describer struct {
 	base      *musterv1.NodeDescription
@@ -50,20 +55,24 @@ func newDescriber(ctx context.Context, cfg Config, hostname, version string, exe
 	if cfg.Resources != nil {
 		resources = proto.CloneOf(cfg.Resources)
 	}
+	shared := &musterv1.Resources{}
 	if resources.GetNanoCpus() == 0 || resources.GetMemoryBytes() == 0 {
 		has, err := machine.Resources(ctx)
 		if err != nil {
 			return nil, err
 		}
 		if resources.GetNanoCpus() == 0 {
-			resources.NanoCpus = has.GetNanoCpus()
+			resources.NanoCpus, shared.NanoCpus = has.GetNanoCpus(), has.GetNanoCpus()
 		}
 		if resources.GetMemoryBytes() == 0 {
-			resources.MemoryBytes = has.GetMemoryBytes()
+			resources.MemoryBytes, shared.MemoryBytes = has.GetMemoryBytes(), has.GetMemoryBytes()
 		}
 	}
 	base := &musterv1.NodeDescription{
 		Hostname: hostname, Platform: machine.Platform(), Resources: resources, Labels: cfg.Labels, Version: version,
+	}
+	if cfg.Machine != "" {
+		base.Machine = &musterv1.Machine{Id: cfg.Machine, Shared: shared}
 	}
 	return &describer{
 		base: base, interval: cfg.DescribeInterval, patience: firstDescription, executors: executors, log: log,

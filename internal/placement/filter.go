@@ -3,6 +3,7 @@ package placement
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -94,10 +95,30 @@ func (n *Node) runs(kind string) bool {
 	return false
 }
 
+// fitsResources reports whether the node has the resources, and its machine those
+// of them that it shares with other nodes.
 func (r *Request) fitsResources(n *Node, u *Usage) bool {
 	has := n.Description.GetResources()
-	return (r.NanoCPUs == 0 || u.NanoCPUs+r.NanoCPUs <= has.GetNanoCpus()) &&
-		(r.MemoryBytes == 0 || u.MemoryBytes+r.MemoryBytes <= has.GetMemoryBytes())
+	if !r.fitsBeside(&u.held, has.GetNanoCpus(), has.GetMemoryBytes()) {
+		return false
+	}
+	if u.machine == nil {
+		return true
+	}
+	limit := func(shared int64) int64 {
+		if shared == 0 {
+			return math.MaxInt64
+		}
+		return shared
+	}
+	shared := n.Description.GetMachine().GetShared()
+	return r.fitsBeside(&u.machine.held, limit(shared.GetNanoCpus()), limit(shared.GetMemoryBytes()))
+}
+
+// fitsBeside reports whether a task of the request fits beside what others hold.
+func (r *Request) fitsBeside(others *held, nanoCPUs, memoryBytes int64) bool {
+	return (r.NanoCPUs == 0 || r.NanoCPUs <= nanoCPUs-others.NanoCPUs) &&
+		(r.MemoryBytes == 0 || r.MemoryBytes <= memoryBytes-others.MemoryBytes)
 }
 
 func (r *Request) fitsPlatform(n *Node) bool {
@@ -111,8 +132,13 @@ func (r *Request) fitsPlatform(n *Node) bool {
 	})
 }
 
+// fitsPorts reports whether the ports are free on the node, and on its machine.
 func (r *Request) fitsPorts(u *Usage) bool {
-	return !slices.ContainsFunc(r.Ports, func(p *musterv1.PortConfig) bool { return u.ports[portOf(p)] > 0 })
+	ports := u.ports
+	if u.machine != nil {
+		ports = u.machine.ports
+	}
+	return !slices.ContainsFunc(r.Ports, func(p *musterv1.PortConfig) bool { return ports[portOf(p)] > 0 })
 }
 
 // Refusals counts which filters refused how many nodes.

@@ -46,6 +46,16 @@ func NewNode(id string, reported *recordv1.NodeState, operator *recordv1.Node) *
 	return n
 }
 
+// MachineID returns the machine whose ports and resources the node shares with other
+// nodes; empty if there is none. The tasks of a node that is down, or was removed,
+// may have ended, and stand in the way of no other node.
+func (n *Node) MachineID() string {
+	if n.Removed || n.State == musterv1.NodeStatus_DOWN {
+		return ""
+	}
+	return n.Description.GetMachine().GetId()
+}
+
 // Request is what tasks of one service and one spec ask of a node.
 type Request struct {
 	Service     string
@@ -117,17 +127,55 @@ func HoldOf(service string, a *recordv1.Assignment) Hold {
 	return Hold{Service: service, NanoCPUs: a.NanoCpus, MemoryBytes: a.MemoryBytes, Ports: a.Ports}
 }
 
-// Usage is what the tasks of one node hold of it.
-type Usage struct {
-	// Tasks is how many there are, those that are leaving left out.
-	Tasks       int
-	NanoCPUs    int64
-	MemoryBytes int64
-	services    map[string]int
-	ports       map[port]int
+// held is resources and ports that tasks hold.
+type held struct {
+	NanoCPUs, MemoryBytes int64
+	ports                 map[port]int
 }
 
-// port is what two tasks on one node cannot share.
+// count counts a task in or out, n times.
+func (h *held) count(t Hold, n int) {
+	h.NanoCPUs += int64(n) * t.NanoCPUs
+	h.MemoryBytes += int64(n) * t.MemoryBytes
+	for _, p := range t.Ports {
+		if p.PublishedPort != 0 {
+			h.countPort(portOf(p), n)
+		}
+	}
+}
+
+func (h *held) countPort(p port, n int) {
+	if h.ports[p] += n; h.ports[p] == 0 {
+		delete(h.ports, p)
+	}
+}
+
+// add counts in, n times, all that others hold.
+func (h *held) add(others *held, n int) {
+	h.NanoCPUs += int64(n) * others.NanoCPUs
+	h.MemoryBytes += int64(n) * others.MemoryBytes
+	for p, k := range others.ports {
+		h.countPort(p, n*k)
+	}
+}
+
+// Machine is what the tasks of all nodes on one machine hold of it.
+type Machine struct{ held }
+
+// NewMachine returns the usage of a machine without nodes.
+func NewMachine() *Machine { return &Machine{held{ports: map[port]int{}}} }
+
+// Usage is what the tasks of one node hold of it.
+type Usage struct {
+	held
+	// Tasks is how many there are, those that are leaving left out.
+	Tasks    int
+	services map[string]int
+	// machine is nil for a node that shares nothing with others.
+	machine *Machine
+}
+
+// port is what two tasks on one machine cannot share.
 type port struct {
 	protocol musterv1.PortConfig_Protocol
 	number   uint32
@@ -140,8 +188,22 @@ func portOf(p *musterv1.PortConfig) port {
 	return port{p.Protocol, p.PublishedPort}
 }
 
-// NewUsage returns the usage of an empty node.
-func NewUsage() *Usage { return &Usage{services: map[string]int{}, ports: map[port]int{}} }
+// NewUsage returns the usage of an empty node that shares nothing.
+func NewUsage() *Usage { return &Usage{services: map[string]int{}, held: held{ports: map[port]int{}}} }
+
+// SetMachine makes the node one of a machine's: what its tasks hold counts there,
+// too. Nil takes it off the machine that it was on.
+func (u *Usage) SetMachine(m *Machine) {
+	if u.machine == m {
+		return
+	}
+	if u.machine != nil {
+		u.machine.add(&u.held, -1)
+	}
+	if u.machine = m; m != nil {
+		m.add(&u.held, 1)
+	}
+}
 
 // Add counts a task in.
 func (u *Usage) Add(h Hold) { u.count(h, 1) }
@@ -150,20 +212,14 @@ func (u *Usage) Add(h Hold) { u.count(h, 1) }
 func (u *Usage) Remove(h Hold) { u.count(h, -1) }
 
 func (u *Usage) count(h Hold, n int) {
-	u.NanoCPUs += int64(n) * h.NanoCPUs
-	u.MemoryBytes += int64(n) * h.MemoryBytes
+	u.held.count(h, n)
+	if u.machine != nil {
+		u.machine.count(h, n)
+	}
 	if !h.Leaving {
 		u.Tasks += n
 		if u.services[h.Service] += n; u.services[h.Service] == 0 {
 			delete(u.services, h.Service)
-		}
-	}
-	for _, p := range h.Ports {
-		if p.PublishedPort == 0 {
-			continue
-		}
-		if u.ports[portOf(p)] += n; u.ports[portOf(p)] == 0 {
-			delete(u.ports, portOf(p))
 		}
 	}
 }

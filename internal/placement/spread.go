@@ -32,6 +32,14 @@ func (r *Request) Spread(candidates []Candidate, count int, take func(Candidate)
 	placed := 0
 	for placed < count && s.Len() > 0 {
 		best := &s.nodes[0]
+		// Others on its machine may have taken what it had.
+		if best.machine != nil {
+			if f := r.CheckUsage(best.Node, best.Usage); f != FilterNone {
+				refusals[f]++
+				heap.Pop(s)
+				continue
+			}
+		}
 		best.Add(hold)
 		best.service++
 		placed++

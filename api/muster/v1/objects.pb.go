@@ -235,7 +235,7 @@ func (x ExecutorDescription_Health) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExecutorDescription_Health.Descriptor instead.
 func (ExecutorDescription_Health) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{15, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{16, 0}
 }
 
 type NodeStatus_State int32
@@ -293,7 +293,7 @@ func (x NodeStatus_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeStatus_State.Descriptor instead.
 func (NodeStatus_State) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{16, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{17, 0}
 }
 
 // Health is what is thought of an instance.
@@ -356,7 +356,7 @@ func (x DaemonInstance_Health) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DaemonInstance_Health.Descriptor instead.
 func (DaemonInstance_Health) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{25, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{26, 0}
 }
 
 // Meta is what Muster says of every object.
@@ -1533,7 +1533,10 @@ type NodeDescription struct {
 	Labels    map[string]string      `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Executors []*ExecutorDescription `protobuf:"bytes,5,rep,name=executors,proto3" json:"executors,omitempty"`
 	// The worker's version.
-	Version       string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	Version string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	// The machine that the worker runs on. Absent: not known, and the node shares
+	// nothing with other nodes.
+	Machine       *Machine `protobuf:"bytes,7,opt,name=machine,proto3" json:"machine,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1610,6 +1613,71 @@ func (x *NodeDescription) GetVersion() string {
 	return ""
 }
 
+func (x *NodeDescription) GetMachine() *Machine {
+	if x != nil {
+		return x.Machine
+	}
+	return nil
+}
+
+// Machine is what nodes have in common whose workers run on the same machine.
+type Machine struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Equal for all workers on the machine. Nodes with the same id share its host
+	// ports.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The part of the node's resources that it shares with the other nodes of the
+	// machine: together their tasks reserve at most that. 0 for what the worker was given
+	// for itself (--cpus, --memory).
+	Shared        *Resources `protobuf:"bytes,2,opt,name=shared,proto3" json:"shared,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Machine) Reset() {
+	*x = Machine{}
+	mi := &file_muster_v1_objects_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Machine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Machine) ProtoMessage() {}
+
+func (x *Machine) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_objects_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Machine.ProtoReflect.Descriptor instead.
+func (*Machine) Descriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Machine) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Machine) GetShared() *Resources {
+	if x != nil {
+		return x.Shared
+	}
+	return nil
+}
+
 // ExecutorDescription is what a node reports of one executor plugin.
 type ExecutorDescription struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1635,7 +1703,7 @@ type ExecutorDescription struct {
 
 func (x *ExecutorDescription) Reset() {
 	*x = ExecutorDescription{}
-	mi := &file_muster_v1_objects_proto_msgTypes[15]
+	mi := &file_muster_v1_objects_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1647,7 +1715,7 @@ func (x *ExecutorDescription) String() string {
 func (*ExecutorDescription) ProtoMessage() {}
 
 func (x *ExecutorDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[15]
+	mi := &file_muster_v1_objects_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1660,7 +1728,7 @@ func (x *ExecutorDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecutorDescription.ProtoReflect.Descriptor instead.
 func (*ExecutorDescription) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{15}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExecutorDescription) GetName() string {
@@ -1734,7 +1802,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[16]
+	mi := &file_muster_v1_objects_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1746,7 +1814,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[16]
+	mi := &file_muster_v1_objects_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1759,7 +1827,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{16}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *NodeStatus) GetState() NodeStatus_State {
@@ -1803,7 +1871,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_muster_v1_objects_proto_msgTypes[17]
+	mi := &file_muster_v1_objects_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1815,7 +1883,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[17]
+	mi := &file_muster_v1_objects_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1828,7 +1896,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{17}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Network) GetId() string {
@@ -1872,7 +1940,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_muster_v1_objects_proto_msgTypes[18]
+	mi := &file_muster_v1_objects_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1884,7 +1952,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[18]
+	mi := &file_muster_v1_objects_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1897,7 +1965,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{18}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Secret) GetId() string {
@@ -1933,7 +2001,7 @@ type Config struct {
 
 func (x *Config) Reset() {
 	*x = Config{}
-	mi := &file_muster_v1_objects_proto_msgTypes[19]
+	mi := &file_muster_v1_objects_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1945,7 +2013,7 @@ func (x *Config) String() string {
 func (*Config) ProtoMessage() {}
 
 func (x *Config) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[19]
+	mi := &file_muster_v1_objects_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1958,7 +2026,7 @@ func (x *Config) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Config.ProtoReflect.Descriptor instead.
 func (*Config) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{19}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Config) GetId() string {
@@ -1994,7 +2062,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_muster_v1_objects_proto_msgTypes[20]
+	mi := &file_muster_v1_objects_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2006,7 +2074,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[20]
+	mi := &file_muster_v1_objects_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2019,7 +2087,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{20}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Volume) GetId() string {
@@ -2057,7 +2125,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_muster_v1_objects_proto_msgTypes[21]
+	mi := &file_muster_v1_objects_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2137,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[21]
+	mi := &file_muster_v1_objects_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2150,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{21}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Cluster) GetId() string {
@@ -2130,7 +2198,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[22]
+	mi := &file_muster_v1_objects_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2210,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[22]
+	mi := &file_muster_v1_objects_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2223,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{22}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ClusterStatus) GetVersion() string {
@@ -2223,7 +2291,7 @@ type DaemonStatus struct {
 
 func (x *DaemonStatus) Reset() {
 	*x = DaemonStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[23]
+	mi := &file_muster_v1_objects_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2235,7 +2303,7 @@ func (x *DaemonStatus) String() string {
 func (*DaemonStatus) ProtoMessage() {}
 
 func (x *DaemonStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[23]
+	mi := &file_muster_v1_objects_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2248,7 +2316,7 @@ func (x *DaemonStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStatus.ProtoReflect.Descriptor instead.
 func (*DaemonStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{23}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DaemonStatus) GetDaemon() string {
@@ -2311,7 +2379,7 @@ type StoreStatus struct {
 
 func (x *StoreStatus) Reset() {
 	*x = StoreStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[24]
+	mi := &file_muster_v1_objects_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2323,7 +2391,7 @@ func (x *StoreStatus) String() string {
 func (*StoreStatus) ProtoMessage() {}
 
 func (x *StoreStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[24]
+	mi := &file_muster_v1_objects_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2336,7 +2404,7 @@ func (x *StoreStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreStatus.ProtoReflect.Descriptor instead.
 func (*StoreStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{24}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StoreStatus) GetKind() string {
@@ -2411,7 +2479,7 @@ type DaemonInstance struct {
 
 func (x *DaemonInstance) Reset() {
 	*x = DaemonInstance{}
-	mi := &file_muster_v1_objects_proto_msgTypes[25]
+	mi := &file_muster_v1_objects_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2423,7 +2491,7 @@ func (x *DaemonInstance) String() string {
 func (*DaemonInstance) ProtoMessage() {}
 
 func (x *DaemonInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[25]
+	mi := &file_muster_v1_objects_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2436,7 +2504,7 @@ func (x *DaemonInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonInstance.ProtoReflect.Descriptor instead.
 func (*DaemonInstance) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{25}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DaemonInstance) GetDaemon() string {
@@ -2515,7 +2583,7 @@ type ShardHolding struct {
 
 func (x *ShardHolding) Reset() {
 	*x = ShardHolding{}
-	mi := &file_muster_v1_objects_proto_msgTypes[26]
+	mi := &file_muster_v1_objects_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2527,7 +2595,7 @@ func (x *ShardHolding) String() string {
 func (*ShardHolding) ProtoMessage() {}
 
 func (x *ShardHolding) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[26]
+	mi := &file_muster_v1_objects_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2540,7 +2608,7 @@ func (x *ShardHolding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardHolding.ProtoReflect.Descriptor instead.
 func (*ShardHolding) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{26}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ShardHolding) GetSubsystem() string {
@@ -2583,7 +2651,7 @@ type ViewLag struct {
 
 func (x *ViewLag) Reset() {
 	*x = ViewLag{}
-	mi := &file_muster_v1_objects_proto_msgTypes[27]
+	mi := &file_muster_v1_objects_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2595,7 +2663,7 @@ func (x *ViewLag) String() string {
 func (*ViewLag) ProtoMessage() {}
 
 func (x *ViewLag) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[27]
+	mi := &file_muster_v1_objects_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2608,7 +2676,7 @@ func (x *ViewLag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewLag.ProtoReflect.Descriptor instead.
 func (*ViewLag) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{27}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ViewLag) GetLoaded() bool {
@@ -2651,7 +2719,7 @@ type SubsystemStatus struct {
 
 func (x *SubsystemStatus) Reset() {
 	*x = SubsystemStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[28]
+	mi := &file_muster_v1_objects_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2663,7 +2731,7 @@ func (x *SubsystemStatus) String() string {
 func (*SubsystemStatus) ProtoMessage() {}
 
 func (x *SubsystemStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[28]
+	mi := &file_muster_v1_objects_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2676,7 +2744,7 @@ func (x *SubsystemStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubsystemStatus.ProtoReflect.Descriptor instead.
 func (*SubsystemStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{28}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SubsystemStatus) GetSubsystem() string {
@@ -2730,7 +2798,7 @@ type NodeSummary struct {
 
 func (x *NodeSummary) Reset() {
 	*x = NodeSummary{}
-	mi := &file_muster_v1_objects_proto_msgTypes[29]
+	mi := &file_muster_v1_objects_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2742,7 +2810,7 @@ func (x *NodeSummary) String() string {
 func (*NodeSummary) ProtoMessage() {}
 
 func (x *NodeSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[29]
+	mi := &file_muster_v1_objects_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2755,7 +2823,7 @@ func (x *NodeSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSummary.ProtoReflect.Descriptor instead.
 func (*NodeSummary) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{29}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *NodeSummary) GetTotal() uint64 {
@@ -2905,17 +2973,21 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\x06status\x18\x05 \x01(\v2\x15.muster.v1.NodeStatusR\x06status\x12\x1d\n" +
 	"\n" +
 	"task_count\x18\x06 \x01(\x04R\ttaskCount\x120\n" +
-	"\breserved\x18\a \x01(\v2\x14.muster.v1.ResourcesR\breserved\"\xe5\x02\n" +
+	"\breserved\x18\a \x01(\v2\x14.muster.v1.ResourcesR\breserved\"\x93\x03\n" +
 	"\x0fNodeDescription\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12/\n" +
 	"\bplatform\x18\x02 \x01(\v2\x13.muster.v1.PlatformR\bplatform\x122\n" +
 	"\tresources\x18\x03 \x01(\v2\x14.muster.v1.ResourcesR\tresources\x12>\n" +
 	"\x06labels\x18\x04 \x03(\v2&.muster.v1.NodeDescription.LabelsEntryR\x06labels\x12<\n" +
 	"\texecutors\x18\x05 \x03(\v2\x1e.muster.v1.ExecutorDescriptionR\texecutors\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\tR\aversion\x1a9\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x12,\n" +
+	"\amachine\x18\a \x01(\v2\x12.muster.v1.MachineR\amachine\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd7\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"G\n" +
+	"\aMachine\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12,\n" +
+	"\x06shared\x18\x02 \x01(\v2\x14.muster.v1.ResourcesR\x06shared\"\xd7\x02\n" +
 	"\x13ExecutorDescription\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12=\n" +
@@ -3057,7 +3129,7 @@ func file_muster_v1_objects_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_muster_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_muster_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_muster_v1_objects_proto_goTypes = []any{
 	(TaskState)(0),                  // 0: muster.v1.TaskState
 	(UpdateStatus_State)(0),         // 1: muster.v1.UpdateStatus.State
@@ -3079,112 +3151,115 @@ var file_muster_v1_objects_proto_goTypes = []any{
 	(*NetworkAttachment)(nil),       // 17: muster.v1.NetworkAttachment
 	(*Node)(nil),                    // 18: muster.v1.Node
 	(*NodeDescription)(nil),         // 19: muster.v1.NodeDescription
-	(*ExecutorDescription)(nil),     // 20: muster.v1.ExecutorDescription
-	(*NodeStatus)(nil),              // 21: muster.v1.NodeStatus
-	(*Network)(nil),                 // 22: muster.v1.Network
-	(*Secret)(nil),                  // 23: muster.v1.Secret
-	(*Config)(nil),                  // 24: muster.v1.Config
-	(*Volume)(nil),                  // 25: muster.v1.Volume
-	(*Cluster)(nil),                 // 26: muster.v1.Cluster
-	(*ClusterStatus)(nil),           // 27: muster.v1.ClusterStatus
-	(*DaemonStatus)(nil),            // 28: muster.v1.DaemonStatus
-	(*StoreStatus)(nil),             // 29: muster.v1.StoreStatus
-	(*DaemonInstance)(nil),          // 30: muster.v1.DaemonInstance
-	(*ShardHolding)(nil),            // 31: muster.v1.ShardHolding
-	(*ViewLag)(nil),                 // 32: muster.v1.ViewLag
-	(*SubsystemStatus)(nil),         // 33: muster.v1.SubsystemStatus
-	(*NodeSummary)(nil),             // 34: muster.v1.NodeSummary
-	nil,                             // 35: muster.v1.NodeDescription.LabelsEntry
-	(*timestamppb.Timestamp)(nil),   // 36: google.protobuf.Timestamp
-	(*ServiceSpec)(nil),             // 37: muster.v1.ServiceSpec
-	(*EndpointSpec)(nil),            // 38: muster.v1.EndpointSpec
-	(*PortConfig)(nil),              // 39: muster.v1.PortConfig
-	(*TaskSpec)(nil),                // 40: muster.v1.TaskSpec
-	(*GenericResource)(nil),         // 41: muster.v1.GenericResource
-	(*durationpb.Duration)(nil),     // 42: google.protobuf.Duration
-	(*NodeSpec)(nil),                // 43: muster.v1.NodeSpec
-	(*Resources)(nil),               // 44: muster.v1.Resources
-	(*Platform)(nil),                // 45: muster.v1.Platform
-	(*NetworkSpec)(nil),             // 46: muster.v1.NetworkSpec
-	(*IPAMOptions)(nil),             // 47: muster.v1.IPAMOptions
-	(*SecretSpec)(nil),              // 48: muster.v1.SecretSpec
-	(*ConfigSpec)(nil),              // 49: muster.v1.ConfigSpec
-	(*VolumeSpec)(nil),              // 50: muster.v1.VolumeSpec
-	(*ClusterSpec)(nil),             // 51: muster.v1.ClusterSpec
+	(*Machine)(nil),                 // 20: muster.v1.Machine
+	(*ExecutorDescription)(nil),     // 21: muster.v1.ExecutorDescription
+	(*NodeStatus)(nil),              // 22: muster.v1.NodeStatus
+	(*Network)(nil),                 // 23: muster.v1.Network
+	(*Secret)(nil),                  // 24: muster.v1.Secret
+	(*Config)(nil),                  // 25: muster.v1.Config
+	(*Volume)(nil),                  // 26: muster.v1.Volume
+	(*Cluster)(nil),                 // 27: muster.v1.Cluster
+	(*ClusterStatus)(nil),           // 28: muster.v1.ClusterStatus
+	(*DaemonStatus)(nil),            // 29: muster.v1.DaemonStatus
+	(*StoreStatus)(nil),             // 30: muster.v1.StoreStatus
+	(*DaemonInstance)(nil),          // 31: muster.v1.DaemonInstance
+	(*ShardHolding)(nil),            // 32: muster.v1.ShardHolding
+	(*ViewLag)(nil),                 // 33: muster.v1.ViewLag
+	(*SubsystemStatus)(nil),         // 34: muster.v1.SubsystemStatus
+	(*NodeSummary)(nil),             // 35: muster.v1.NodeSummary
+	nil,                             // 36: muster.v1.NodeDescription.LabelsEntry
+	(*timestamppb.Timestamp)(nil),   // 37: google.protobuf.Timestamp
+	(*ServiceSpec)(nil),             // 38: muster.v1.ServiceSpec
+	(*EndpointSpec)(nil),            // 39: muster.v1.EndpointSpec
+	(*PortConfig)(nil),              // 40: muster.v1.PortConfig
+	(*TaskSpec)(nil),                // 41: muster.v1.TaskSpec
+	(*GenericResource)(nil),         // 42: muster.v1.GenericResource
+	(*durationpb.Duration)(nil),     // 43: google.protobuf.Duration
+	(*NodeSpec)(nil),                // 44: muster.v1.NodeSpec
+	(*Resources)(nil),               // 45: muster.v1.Resources
+	(*Platform)(nil),                // 46: muster.v1.Platform
+	(*NetworkSpec)(nil),             // 47: muster.v1.NetworkSpec
+	(*IPAMOptions)(nil),             // 48: muster.v1.IPAMOptions
+	(*SecretSpec)(nil),              // 49: muster.v1.SecretSpec
+	(*ConfigSpec)(nil),              // 50: muster.v1.ConfigSpec
+	(*VolumeSpec)(nil),              // 51: muster.v1.VolumeSpec
+	(*ClusterSpec)(nil),             // 52: muster.v1.ClusterSpec
 }
 var file_muster_v1_objects_proto_depIdxs = []int32{
-	36, // 0: muster.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	36, // 1: muster.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	37, // 0: muster.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	37, // 1: muster.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	5,  // 2: muster.v1.Service.meta:type_name -> muster.v1.Meta
-	37, // 3: muster.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	37, // 4: muster.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	38, // 3: muster.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	38, // 4: muster.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
 	10, // 5: muster.v1.Service.endpoint:type_name -> muster.v1.Endpoint
 	9,  // 6: muster.v1.Service.update_status:type_name -> muster.v1.UpdateStatus
 	7,  // 7: muster.v1.Service.status:type_name -> muster.v1.ServiceStatus
 	8,  // 8: muster.v1.Service.job_status:type_name -> muster.v1.JobStatus
-	36, // 9: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	37, // 9: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
 	1,  // 10: muster.v1.UpdateStatus.state:type_name -> muster.v1.UpdateStatus.State
-	36, // 11: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	36, // 12: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	38, // 13: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
-	39, // 14: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
+	37, // 11: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	37, // 12: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	39, // 13: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
+	40, // 14: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
 	11, // 15: muster.v1.Endpoint.virtual_ips:type_name -> muster.v1.VirtualIP
 	5,  // 16: muster.v1.Task.meta:type_name -> muster.v1.Meta
-	40, // 17: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
+	41, // 17: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
 	0,  // 18: muster.v1.Task.desired_state:type_name -> muster.v1.TaskState
 	15, // 19: muster.v1.Task.status:type_name -> muster.v1.TaskStatus
 	17, // 20: muster.v1.Task.networks:type_name -> muster.v1.NetworkAttachment
 	10, // 21: muster.v1.Task.endpoint:type_name -> muster.v1.Endpoint
-	41, // 22: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
+	42, // 22: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
 	14, // 23: muster.v1.Task.timeline:type_name -> muster.v1.TaskTime
 	13, // 24: muster.v1.Task.stages:type_name -> muster.v1.TaskStage
-	36, // 25: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
-	42, // 26: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
-	42, // 27: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
+	37, // 25: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
+	43, // 26: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
+	43, // 27: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
 	0,  // 28: muster.v1.TaskTime.state:type_name -> muster.v1.TaskState
-	36, // 29: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
+	37, // 29: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
 	0,  // 30: muster.v1.TaskStatus.state:type_name -> muster.v1.TaskState
-	36, // 31: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	37, // 31: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
 	16, // 32: muster.v1.TaskStatus.runtime:type_name -> muster.v1.RuntimeStatus
-	39, // 33: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
+	40, // 33: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
 	5,  // 34: muster.v1.Node.meta:type_name -> muster.v1.Meta
-	43, // 35: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	44, // 35: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
 	19, // 36: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
-	21, // 37: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
-	44, // 38: muster.v1.Node.reserved:type_name -> muster.v1.Resources
-	45, // 39: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
-	44, // 40: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
-	35, // 41: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
-	20, // 42: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
-	2,  // 43: muster.v1.ExecutorDescription.health:type_name -> muster.v1.ExecutorDescription.Health
-	3,  // 44: muster.v1.NodeStatus.state:type_name -> muster.v1.NodeStatus.State
-	36, // 45: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
-	5,  // 46: muster.v1.Network.meta:type_name -> muster.v1.Meta
-	46, // 47: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
-	47, // 48: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
-	5,  // 49: muster.v1.Secret.meta:type_name -> muster.v1.Meta
-	48, // 50: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
-	5,  // 51: muster.v1.Config.meta:type_name -> muster.v1.Meta
-	49, // 52: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
-	5,  // 53: muster.v1.Volume.meta:type_name -> muster.v1.Meta
-	50, // 54: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
-	5,  // 55: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
-	51, // 56: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	27, // 57: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
-	28, // 58: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
-	42, // 59: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
-	42, // 60: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
-	36, // 61: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
-	4,  // 62: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
-	31, // 63: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
-	32, // 64: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
-	36, // 65: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
-	42, // 66: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
-	67, // [67:67] is the sub-list for method output_type
-	67, // [67:67] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	22, // 37: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
+	45, // 38: muster.v1.Node.reserved:type_name -> muster.v1.Resources
+	46, // 39: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
+	45, // 40: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
+	36, // 41: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
+	21, // 42: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
+	20, // 43: muster.v1.NodeDescription.machine:type_name -> muster.v1.Machine
+	45, // 44: muster.v1.Machine.shared:type_name -> muster.v1.Resources
+	2,  // 45: muster.v1.ExecutorDescription.health:type_name -> muster.v1.ExecutorDescription.Health
+	3,  // 46: muster.v1.NodeStatus.state:type_name -> muster.v1.NodeStatus.State
+	37, // 47: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
+	5,  // 48: muster.v1.Network.meta:type_name -> muster.v1.Meta
+	47, // 49: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
+	48, // 50: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
+	5,  // 51: muster.v1.Secret.meta:type_name -> muster.v1.Meta
+	49, // 52: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
+	5,  // 53: muster.v1.Config.meta:type_name -> muster.v1.Meta
+	50, // 54: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
+	5,  // 55: muster.v1.Volume.meta:type_name -> muster.v1.Meta
+	51, // 56: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
+	5,  // 57: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
+	52, // 58: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	28, // 59: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
+	29, // 60: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
+	43, // 61: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
+	43, // 62: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
+	37, // 63: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
+	4,  // 64: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
+	32, // 65: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
+	33, // 66: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
+	37, // 67: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
+	43, // 68: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
+	69, // [69:69] is the sub-list for method output_type
+	69, // [69:69] is the sub-list for method input_type
+	69, // [69:69] is the sub-list for extension type_name
+	69, // [69:69] is the sub-list for extension extendee
+	0,  // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_objects_proto_init() }
@@ -3193,14 +3268,14 @@ func file_muster_v1_objects_proto_init() {
 		return
 	}
 	file_muster_v1_specs_proto_init()
-	file_muster_v1_objects_proto_msgTypes[27].OneofWrappers = []any{}
+	file_muster_v1_objects_proto_msgTypes[28].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_objects_proto_rawDesc), len(file_muster_v1_objects_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -3,6 +3,8 @@ package machine
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"math"
 	"os"
@@ -41,4 +43,31 @@ func Hostname() (string, error) {
 		return "", fmt.Errorf("ask for the host name: %w", err)
 	}
 	return name, nil
+}
+
+const (
+	// bootID is made by the kernel at each start. Unlike /etc/machine-id it differs
+	// between machines that were copied, and between images of containers it does
+	// not.
+	bootID = "/proc/sys/kernel/random/boot_id"
+	// network is the network namespace of this process.
+	network = "/proc/self/ns/net"
+	// idBytes is the length of an id before it is written in hexadecimal.
+	idBytes = 8
+)
+
+// ID returns an id that all processes on the machine and in its network namespace
+// find the same, until the machine starts again. It is empty where the kernel does
+// not tell.
+func ID() string {
+	boot, err := os.ReadFile(bootID)
+	if err != nil {
+		return ""
+	}
+	namespace, err := os.Readlink(network)
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(append(boot, namespace...))
+	return hex.EncodeToString(sum[:idBytes])
 }

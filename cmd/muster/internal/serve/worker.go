@@ -48,8 +48,9 @@ func (f *workerFlags) add(fs *pflag.FlagSet) {
 // addCommon adds the settings that muster dev has for its workers, too.
 func (f *workerFlags) addCommon(fs *pflag.FlagSet) {
 	fs.StringToStringVar(&f.labels, "label", nil, "engine labels of the node, key=value")
-	fs.Float64Var(&f.cpus, "cpus", 0, "CPUs that tasks may reserve (default: the machine's)")
-	fs.StringVar(&f.memory, "memory", "", "memory that tasks may reserve, like 8g (default: the machine's)")
+	fs.Float64Var(&f.cpus, "cpus", 0, "CPUs that tasks of this worker may reserve (default: the machine's, shared with its other workers)")
+	fs.StringVar(&f.memory, "memory", "", "memory that tasks of this worker may reserve, like 8g (default: the machine's, shared with its other workers)")
+	fs.StringVar(&f.cfg.Machine, "machine", "", "name of the machine; workers with the same one share its host ports, and the CPUs and memory that --cpus and --memory do not give them for themselves (default: found out, so that all workers of a machine share it)")
 	fs.StringSliceVar(&f.pluginDirs, "plugin-dir", DefaultPluginDirs(), "directories with executor plugins: programs called muster-executor-NAME, which nobody but root and the worker's user may be able to write to")
 	// The same wherever this program lies.
 	fs.Lookup("plugin-dir").DefValue = "[plugins beside this program,../lib/muster/plugins from there," + strings.Join(packaged(), ",") + "]"
@@ -61,6 +62,9 @@ func (f *workerFlags) addCommon(fs *pflag.FlagSet) {
 func (f *workerFlags) config() (workerd.Config, error) {
 	cfg := f.cfg
 	cfg.Labels, cfg.Plugins = f.labels, f.plugins()
+	if cfg.Machine == "" {
+		cfg.Machine = workerd.MachineID()
+	}
 	if f.cpus < 0 || f.cpus > 1e6 || math.IsNaN(f.cpus) {
 		return cfg, fmt.Errorf("--cpus: %v is no number of CPUs", f.cpus)
 	}
