@@ -4599,8 +4599,12 @@ func (x *LogOptions) GetStreams() []LogStream {
 type ServiceLogsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id, name, or unique prefix of the id.
-	Service       string      `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	Options       *LogOptions `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`
+	Service string      `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Options *LogOptions `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`
+	// Only for REST with "Accept: text/plain": write lines exactly as the tasks
+	// wrote them, without a prefix and with their control characters. Otherwise
+	// text has no control characters. gRPC and JSON are always exact.
+	Raw           bool `protobuf:"varint,3,opt,name=raw,proto3" json:"raw,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4647,6 +4651,13 @@ func (x *ServiceLogsRequest) GetOptions() *LogOptions {
 		return x.Options
 	}
 	return nil
+}
+
+func (x *ServiceLogsRequest) GetRaw() bool {
+	if x != nil {
+		return x.Raw
+	}
+	return false
 }
 
 // ServiceLogsResponse is one line, or a warning.
@@ -4698,8 +4709,10 @@ func (x *ServiceLogsResponse) GetMessage() *LogMessage {
 type TaskLogsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id or unique prefix of it.
-	Task          string      `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
-	Options       *LogOptions `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`
+	Task    string      `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
+	Options *LogOptions `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`
+	// Only for REST with "Accept: text/plain": see ServiceLogsRequest.
+	Raw           bool `protobuf:"varint,3,opt,name=raw,proto3" json:"raw,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4748,6 +4761,13 @@ func (x *TaskLogsRequest) GetOptions() *LogOptions {
 	return nil
 }
 
+func (x *TaskLogsRequest) GetRaw() bool {
+	if x != nil {
+		return x.Raw
+	}
+	return false
+}
+
 // TaskLogsResponse is one line, or a warning.
 type TaskLogsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4794,7 +4814,7 @@ func (x *TaskLogsResponse) GetMessage() *LogMessage {
 }
 
 // LogMessage is one line that a task wrote. Lines of one task arrive in
-// order.
+// order. Lines of several tasks are sorted by time, unless the request follows.
 type LogMessage struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	ServiceId string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
@@ -4807,7 +4827,9 @@ type LogMessage struct {
 	// The line without its end, at most 16 KiB of it.
 	Data []byte `protobuf:"bytes,7,opt,name=data,proto3" json:"data,omitempty"`
 	// Set instead of data if logs are missing: "node n1 is not connected".
-	Warning       string `protobuf:"bytes,8,opt,name=warning,proto3" json:"warning,omitempty"`
+	Warning string `protobuf:"bytes,8,opt,name=warning,proto3" json:"warning,omitempty"`
+	// The node's host name; for people. Empty if it has none.
+	NodeName      string `protobuf:"bytes,9,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4894,6 +4916,13 @@ func (x *LogMessage) GetData() []byte {
 func (x *LogMessage) GetWarning() string {
 	if x != nil {
 		return x.Warning
+	}
+	return ""
+}
+
+func (x *LogMessage) GetNodeName() string {
+	if x != nil {
+		return x.NodeName
 	}
 	return ""
 }
@@ -6445,17 +6474,19 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x06follow\x18\x01 \x01(\bR\x06follow\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\rR\x04tail\x120\n" +
 	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12.\n" +
-	"\astreams\x18\x04 \x03(\x0e2\x14.muster.v1.LogStreamR\astreams\"_\n" +
+	"\astreams\x18\x04 \x03(\x0e2\x14.muster.v1.LogStreamR\astreams\"q\n" +
 	"\x12ServiceLogsRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12/\n" +
-	"\aoptions\x18\x02 \x01(\v2\x15.muster.v1.LogOptionsR\aoptions\"F\n" +
+	"\aoptions\x18\x02 \x01(\v2\x15.muster.v1.LogOptionsR\aoptions\x12\x10\n" +
+	"\x03raw\x18\x03 \x01(\bR\x03raw\"F\n" +
 	"\x13ServiceLogsResponse\x12/\n" +
-	"\amessage\x18\x01 \x01(\v2\x15.muster.v1.LogMessageR\amessage\"V\n" +
+	"\amessage\x18\x01 \x01(\v2\x15.muster.v1.LogMessageR\amessage\"h\n" +
 	"\x0fTaskLogsRequest\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12/\n" +
-	"\aoptions\x18\x02 \x01(\v2\x15.muster.v1.LogOptionsR\aoptions\"C\n" +
+	"\aoptions\x18\x02 \x01(\v2\x15.muster.v1.LogOptionsR\aoptions\x12\x10\n" +
+	"\x03raw\x18\x03 \x01(\bR\x03raw\"C\n" +
 	"\x10TaskLogsResponse\x12/\n" +
-	"\amessage\x18\x01 \x01(\v2\x15.muster.v1.LogMessageR\amessage\"\x8b\x02\n" +
+	"\amessage\x18\x01 \x01(\v2\x15.muster.v1.LogMessageR\amessage\"\xa8\x02\n" +
 	"\n" +
 	"LogMessage\x12\x1d\n" +
 	"\n" +
@@ -6466,7 +6497,8 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\ttimestamp\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x12,\n" +
 	"\x06stream\x18\x06 \x01(\x0e2\x14.muster.v1.LogStreamR\x06stream\x12\x12\n" +
 	"\x04data\x18\a \x01(\fR\x04data\x12\x18\n" +
-	"\awarning\x18\b \x01(\tR\awarning\"\x16\n" +
+	"\awarning\x18\b \x01(\tR\awarning\x12\x1b\n" +
+	"\tnode_name\x18\t \x01(\tR\bnodeName\"\x16\n" +
 	"\x14GetJoinTokensRequest\"I\n" +
 	"\x15GetJoinTokensResponse\x12\x16\n" +
 	"\x06worker\x18\x01 \x01(\tR\x06worker\x12\x18\n" +

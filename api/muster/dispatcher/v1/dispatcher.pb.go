@@ -1446,10 +1446,14 @@ func (x *LogData) GetEnd() bool {
 
 // SubscribeLogsRequest names the tasks.
 type SubscribeLogsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	TaskIds       []string               `protobuf:"bytes,2,rep,name=task_ids,json=taskIds,proto3" json:"task_ids,omitempty"`
-	Options       *v1.LogOptions         `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	NodeId  string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	TaskIds []string               `protobuf:"bytes,2,rep,name=task_ids,json=taskIds,proto3" json:"task_ids,omitempty"`
+	Options *v1.LogOptions         `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
+	// The client that apid reads for: "viewer ada", or a host in the clear. The
+	// dispatcher shares its log readers out among clients. Empty: an apid of a
+	// version that does not name its clients, which all count as one.
+	Client        string `protobuf:"bytes,4,opt,name=client,proto3" json:"client,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1503,6 +1507,13 @@ func (x *SubscribeLogsRequest) GetOptions() *v1.LogOptions {
 		return x.Options
 	}
 	return nil
+}
+
+func (x *SubscribeLogsRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
 }
 
 // SubscribeLogsResponse holds lines.
@@ -1655,11 +1666,12 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\aLogData\x12'\n" +
 	"\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x121\n" +
 	"\bmessages\x18\x02 \x03(\v2\x15.muster.v1.LogMessageR\bmessages\x12\x10\n" +
-	"\x03end\x18\x03 \x01(\bR\x03end\"{\n" +
+	"\x03end\x18\x03 \x01(\bR\x03end\"\x93\x01\n" +
 	"\x14SubscribeLogsRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x19\n" +
 	"\btask_ids\x18\x02 \x03(\tR\ataskIds\x12/\n" +
-	"\aoptions\x18\x03 \x01(\v2\x15.muster.v1.LogOptionsR\aoptions\"J\n" +
+	"\aoptions\x18\x03 \x01(\v2\x15.muster.v1.LogOptionsR\aoptions\x12\x16\n" +
+	"\x06client\x18\x04 \x01(\tR\x06client\"J\n" +
 	"\x15SubscribeLogsResponse\x121\n" +
 	"\bmessages\x18\x01 \x03(\v2\x15.muster.v1.LogMessageR\bmessages2x\n" +
 	"\x11DispatcherService\x12c\n" +
