@@ -300,8 +300,9 @@ func TestRESTLogs(t *testing.T) {
 		}
 		return string(b)
 	}
+	prefix := "web.1." + id[:min(len(id), 12)] + "@n1 | "
 	testwait.True(t, "logs come", func() bool { return strings.Contains(text("/v1/tasks/"+id+"/logs", "text/plain"), "line 1") })
-	if got := text("/v1/tasks/"+id+"/logs", "text/plain"); got != "web.1@n1 | line 0\nweb.1@n1 | line 1\n" {
+	if got := text("/v1/tasks/"+id+"/logs", "text/plain"); got != prefix+"line 0\n"+prefix+"line 1\n" {
 		t.Errorf("text: %q", got)
 	}
 	if got := text("/v1/services/web/logs?options.tail=5&options.streams=STDOUT", "text/plain"); !strings.Contains(got, "warning: logs of 1 task(s) on node n9 are missing: not connected") {
@@ -380,4 +381,39 @@ func FuzzRESTBody(f *testing.F) {
 			t.Errorf("%s %s %q: %d %s", method, path, body, resp.StatusCode, b)
 		}
 	})
+}
+
+// One client has so many log streams and watches open over REST, and is told which
+// bound the next one exceeds. What has ended makes room.
+func TestRESTBoundsStreamsOfOneClient(t *testing.T) {
+	t.Parallel()
+	limits, err := limit.New(limit.Settings{ClientBurst: 1, StrangerBurst: 1, ClientWatches: 2, ClientLogs: 2}, false, zap.NewNop(), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newCluster(t).apid(func(cfg *apid.Config) { cfg.Limits = limits })
+	a.create(webSpec("web"))
+	for path, flag := range map[string]string{"/v1/services/web/logs?options.follow=true": "--client-logs", "/v1/watch": "--client-watches"} {
+		var open []*http.Response
+		for range 2 {
+			resp, _ := a.stream(path, "", "")
+			if resp.StatusCode != http.StatusOK {
+				t.Errorf("%s: %d", path, resp.StatusCode)
+			}
+			open = append(open, resp)
+		}
+		resp, lines := a.stream(path, "", "")
+		if lines.Scan(); resp.StatusCode != http.StatusTooManyRequests || !strings.Contains(lines.Text(), "127.0.0.1 has 2 ") || !strings.Contains(lines.Text(), flag) {
+			t.Errorf("%s: %d %s", path, resp.StatusCode, lines.Text())
+		}
+		_ = open[0].Body.Close()
+		testwait.True(t, "a stream that has ended makes room", func() bool {
+			resp, _ := a.stream(path, "", "")
+			return resp.StatusCode == http.StatusOK
+		})
+	}
+	// Other calls are not streams.
+	if got := a.rest("GET", "/v1/services", ""); got.code != http.StatusOK {
+		t.Errorf("%d %s", got.code, got.body)
+	}
 }

@@ -8,6 +8,10 @@ import (
 	"github.com/spf13/pflag"
 )
 
+// maxLogReaders is less than the streams that a server allows on one connection:
+// if those of an apid were used up, further ones would wait and not be refused.
+const maxLogReaders = 9_000
+
 // Config are the settings of a dispatcher.
 type Config struct {
 	// HeartbeatPeriod is how often a worker is heard where the cluster's
@@ -50,6 +54,9 @@ type Config struct {
 	// LogQueueBytes is how much output waits for a slow reader of logs before the
 	// worker waits, too.
 	LogQueueBytes int
+	// LogReaders is how many log subscriptions the dispatcher serves: one for each
+	// node that each log stream of a user reads.
+	LogReaders int
 }
 
 // DefaultConfig returns the defaults.
@@ -69,6 +76,7 @@ func DefaultConfig() Config {
 		MessageTasks:    1000,
 		MessageBytes:    1 << 20,
 		LogQueueBytes:   1 << 20,
+		LogReaders:      8192,
 	}
 }
 
@@ -83,6 +91,7 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&c.TakeoverGrace, "takeover-grace", c.TakeoverGrace, "the same for workers of a dispatcher that died or gave its shard away")
 	fs.DurationVar(&c.UnknownAfter, "unknown-after", c.UnknownAfter, "when a node that has not come over from another dispatcher is said to be unknown")
 	fs.DurationVar(&c.OrphanAfter, "orphan-after", c.OrphanAfter, "how long a node is down before its tasks are given up as orphaned")
+	fs.IntVar(&c.LogReaders, "log-readers", c.LogReaders, fmt.Sprintf("how many log readers the dispatcher serves at once, one for each node that each log stream reads, shared out fairly among clients; at most %d", maxLogReaders))
 }
 
 // Validate names every setting that cannot be.
@@ -105,11 +114,14 @@ func (c Config) Validate() error {
 		value int
 	}{
 		{"HeartbeatMisses", c.HeartbeatMisses}, {"CrowdedNodes", c.CrowdedNodes}, {"MessageTasks", c.MessageTasks},
-		{"MessageBytes", c.MessageBytes}, {"LogQueueBytes", c.LogQueueBytes},
+		{"MessageBytes", c.MessageBytes}, {"LogQueueBytes", c.LogQueueBytes}, {"LogReaders", c.LogReaders},
 	} {
 		if n.value < 1 {
 			faults = append(faults, fmt.Errorf("%s is %d, want at least 1", n.name, n.value))
 		}
+	}
+	if c.LogReaders > maxLogReaders {
+		faults = append(faults, fmt.Errorf("LogReaders (--log-readers) is %d, want at most %d", c.LogReaders, maxLogReaders))
 	}
 	if c.UnknownAfter > c.TakeoverGrace {
 		faults = append(faults, fmt.Errorf("UnknownAfter (%s) is longer than TakeoverGrace (%s)", c.UnknownAfter, c.TakeoverGrace))

@@ -66,6 +66,7 @@ type Daemon struct {
 	pulse     *pulse
 	hearing   hearing
 	crew      crew
+	readers   *readers
 	// connected counts the sessions of all shards.
 	connected atomic.Int64
 	// stopping is closed when no call may go on.
@@ -86,6 +87,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	d := &Daemon{
 		cfg: cfg, member: env.Member, log: env.Logger, guard: env.Guard, tables: state.NewTables(), tracer: env.Tracer,
 		pulse: newPulse(time.Now()), stopping: make(chan struct{}), changed: make(chan struct{}),
+		readers: newReaders(cfg.LogReaders),
 	}
 	d.desk = desk{d.tables}
 	d.hearing.d = d

@@ -15,8 +15,6 @@ import (
 )
 
 const (
-	// maxSubscriptions bounds how many readers of logs one worker serves.
-	maxSubscriptions = 256
 	// maxSubscriptionTasks bounds how many tasks one reader asks for.
 	maxSubscriptionTasks = 10_000
 	// logOverhead is what a line costs in memory beside what it says. Workers
@@ -49,7 +47,11 @@ func (d *Daemon) SubscribeLogs(
 	if sess == nil {
 		return unconnected(req.NodeId)
 	}
-	sub := newSubscription(req.TaskIds, d.cfg.LogQueueBytes)
+	sub := newSubscription(req.NodeId, req.Client, req.TaskIds, d.cfg.LogQueueBytes)
+	if err := d.readers.admit(sub); err != nil {
+		return err
+	}
+	defer d.readers.release(sub)
 	if err := sess.subscriptions.add(sub, sess.node); err != nil {
 		return err
 	}
@@ -80,7 +82,7 @@ func (d *Daemon) SubscribeLogs(
 	select {
 	case err := <-sent:
 		return err
-	case <-sub.spilt:
+	case <-sub.aborted:
 		return sub.err()
 	case <-d.stopping:
 		return errStopping
@@ -96,11 +98,13 @@ func unconnected(node string) error {
 // for what there is room for, and waits when it has used it up: a reader who is
 // slow, or stands still, holds up nobody else.
 type subscription struct {
-	id    string
-	tasks map[string]struct{}
-	limit int
-	// spilt is closed when the worker sent more than it has credit for.
-	spilt chan struct{}
+	id           string
+	node, client string
+	tasks        map[string]struct{}
+	limit        int
+	// aborted is closed when the subscription ends before what it holds is read:
+	// the worker sent more than it has credit for, or other clients need the room.
+	aborted chan struct{}
 	// wake has room for one: there is something to take out.
 	wake chan struct{}
 
@@ -113,10 +117,10 @@ type subscription struct {
 	cause error
 }
 
-func newSubscription(tasks []string, limit int) *subscription {
+func newSubscription(node, client string, tasks []string, limit int) *subscription {
 	s := &subscription{
-		id: state.NewID(), tasks: make(map[string]struct{}, len(tasks)), limit: limit,
-		spilt: make(chan struct{}), wake: make(chan struct{}, 1),
+		id: state.NewID(), node: node, client: client, tasks: make(map[string]struct{}, len(tasks)), limit: limit,
+		aborted: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 	for _, id := range tasks {
 		s.tasks[id] = struct{}{}
@@ -135,11 +139,9 @@ func (s *subscription) put(node string, lines []*musterv1.LogMessage, end bool) 
 	// While less than the limit waits, the worker had credit left when it sent
 	// this: the last message may go beyond it.
 	if s.size >= s.limit {
-		s.cause = status.Errorf(codes.ResourceExhausted,
+		s.abortLocked(status.Errorf(codes.ResourceExhausted,
 			"the worker of node %s sends more output than it was allowed, over %d bytes: its version may be too old; ask for fewer lines (tail, since)",
-			node, s.limit)
-		s.ended, s.lines = true, nil
-		close(s.spilt)
+			node, s.limit))
 		return
 	}
 	for _, l := range lines {
@@ -154,6 +156,23 @@ func (s *subscription) put(node string, lines []*musterv1.LogMessage, end bool) 
 	}
 	s.ended = end
 	s.nudge()
+}
+
+// abort ends the subscription at once. What it holds is not read.
+func (s *subscription) abort(cause error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.abortLocked(cause)
+}
+
+func (s *subscription) abortLocked(cause error) {
+	select {
+	case <-s.aborted:
+		return
+	default:
+	}
+	s.cause, s.ended, s.lines = cause, true, nil
+	close(s.aborted)
 }
 
 // end ends the subscription once what it holds has been read.
@@ -255,9 +274,6 @@ func (s *subscriptions) add(sub *subscription, node string) error {
 	defer s.mu.Unlock()
 	if s.ended {
 		return unconnected(node)
-	}
-	if len(s.byID) >= maxSubscriptions {
-		return status.Errorf(codes.ResourceExhausted, "node %s serves %d readers of logs already", node, len(s.byID))
 	}
 	if s.byID == nil {
 		s.byID = map[string]*subscription{}

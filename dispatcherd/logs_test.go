@@ -44,10 +44,16 @@ func line(task, text string) *musterv1.LogMessage {
 // subscribe reads logs as apid does.
 func subscribe(t *testing.T, conn *grpc.ClientConn, node string, tasks ...string) (grpc.ServerStreamingClient[dispatcherv1.SubscribeLogsResponse], func()) {
 	t.Helper()
+	return subscribeFor(t, "", conn, node, tasks...)
+}
+
+// subscribeFor reads logs for one client.
+func subscribeFor(t *testing.T, client string, conn *grpc.ClientConn, node string, tasks ...string) (grpc.ServerStreamingClient[dispatcherv1.SubscribeLogsResponse], func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	s, err := dispatcherv1.NewLogBrokerServiceClient(conn).SubscribeLogs(ctx, &dispatcherv1.SubscribeLogsRequest{
-		NodeId: node, TaskIds: tasks, Options: &musterv1.LogOptions{Follow: true, Tail: 5},
+		NodeId: node, TaskIds: tasks, Options: &musterv1.LogOptions{Follow: true, Tail: 5}, Client: client,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -224,7 +230,7 @@ func TestAllOfALineIsCounted(t *testing.T) {
 		"source":        {TaskId: "t", Source: strings.Repeat("x", 2000)},
 		"unknown field": stuffed(&musterv1.LogMessage{TaskId: "t"}),
 	} {
-		s := newSubscription([]string{"t"}, 1000)
+		s := newSubscription("n1", "", []string{"t"}, 1000)
 		s.put("n1", []*musterv1.LogMessage{l}, false)
 		s.put("n1", []*musterv1.LogMessage{l}, false)
 		if code := status.Code(s.err()); code != codes.ResourceExhausted {

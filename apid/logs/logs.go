@@ -15,6 +15,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/internal/limit"
 )
 
 const (
@@ -54,6 +55,7 @@ func (b *Broker) Run(ctx context.Context) error { return b.conns.run(ctx) }
 // the options say follow, until no task is left and none can come. Where logs
 // cannot be had a warning is sent in their place, and the rest still comes.
 func (b *Broker) Stream(ctx context.Context, sel Select, opts *musterv1.LogOptions, send func(*musterv1.LogMessage) error) error {
+	client := limit.ClientOf(ctx)
 	ctx, cancel := context.WithCancel(ctx)
 	var readers sync.WaitGroup
 	defer readers.Wait()
@@ -67,7 +69,7 @@ func (b *Broker) Stream(ctx context.Context, sel Select, opts *musterv1.LogOptio
 	// look starts readers for tasks that have none yet.
 	look := func() (more bool) {
 		var found []*nodeReader
-		found, more = b.find(sel, opts, started)
+		found, more = b.find(sel, client, opts, started)
 		for _, n := range found {
 			open++
 			readers.Go(func() {
@@ -133,7 +135,7 @@ func (b *Broker) changed(cursor *view.Cursor, opts *musterv1.LogOptions) <-chan 
 }
 
 // find groups the tasks that have a node and no reader yet by their nodes.
-func (b *Broker) find(sel Select, opts *musterv1.LogOptions, started map[string]bool) ([]*nodeReader, bool) {
+func (b *Broker) find(sel Select, client string, opts *musterv1.LogOptions, started map[string]bool) ([]*nodeReader, bool) {
 	byNode := map[string]*nodeReader{}
 	var list []*nodeReader
 	var more bool
@@ -147,7 +149,8 @@ func (b *Broker) find(sel Select, opts *musterv1.LogOptions, started map[string]
 			started[t.ID] = true
 			n := byNode[t.NodeID]
 			if n == nil {
-				n = &nodeReader{broker: b, node: t.NodeID, name: nodeName(r, t.NodeID), opts: opts, tasks: map[string]*source{}}
+				n = &nodeReader{broker: b, client: client, node: t.NodeID, opts: opts, tasks: map[string]*source{}}
+				n.host, n.name = nodeName(r, t.NodeID)
 				byNode[t.NodeID] = n
 				list = append(list, n)
 			}
@@ -157,11 +160,12 @@ func (b *Broker) find(sel Select, opts *musterv1.LogOptions, started map[string]
 	return list, more
 }
 
-// nodeName is what a warning calls a node.
-func nodeName(r *view.Reader, id string) string {
+// nodeName returns a node's host name, "" if it has none, and what a warning calls
+// the node.
+func nodeName(r *view.Reader, id string) (host, name string) {
 	n, ok := r.Node(id)
 	if !ok || n.Hostname() == "" {
-		return id
+		return "", id
 	}
-	return fmt.Sprintf("%s (%s)", n.Hostname(), id)
+	return n.Hostname(), fmt.Sprintf("%s (%s)", n.Hostname(), id)
 }

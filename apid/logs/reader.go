@@ -42,10 +42,13 @@ type source struct {
 // nodeReader reads the output of tasks of one node.
 type nodeReader struct {
 	broker *Broker
+	// client is who reads: dispatchers share their log readers out among clients.
+	client string
 	node   string
-	name   string
-	opts   *musterv1.LogOptions
-	tasks  map[string]*source
+	// host is the node's host name, and name what a warning calls the node.
+	host, name string
+	opts       *musterv1.LogOptions
+	tasks      map[string]*source
 }
 
 // run reads until the worker says that this is all. While the node cannot be
@@ -66,7 +69,7 @@ func (n *nodeReader) run(ctx context.Context, out chan<- *musterv1.LogMessage) {
 		last := !worthwhile(err) || !n.broker.alive(n) || !n.opts.GetFollow() && (got || try >= attempts)
 		if last || (n.opts.GetFollow() && !warned) {
 			warned = true
-			n.emit(ctx, out, &musterv1.LogMessage{NodeId: n.node, Warning: n.warning(err, !last)})
+			n.emit(ctx, out, &musterv1.LogMessage{NodeId: n.node, NodeName: n.host, Warning: n.warning(err, !last)})
 		}
 		if last {
 			return
@@ -94,7 +97,7 @@ func (n *nodeReader) read(ctx context.Context, opts *musterv1.LogOptions, out ch
 	}
 	defer release()
 	stream, err := dispatcherv1.NewLogBrokerServiceClient(conn).SubscribeLogs(ctx, &dispatcherv1.SubscribeLogsRequest{
-		NodeId: n.node, TaskIds: slices.Sorted(maps.Keys(n.tasks)), Options: opts,
+		NodeId: n.node, TaskIds: slices.Sorted(maps.Keys(n.tasks)), Options: opts, Client: n.client,
 	})
 	if err != nil {
 		return false, err
@@ -124,7 +127,7 @@ func (n *nodeReader) read(ctx context.Context, opts *musterv1.LogOptions, out ch
 				}
 				m.ServiceId, m.Source = s.service, s.name
 			}
-			m.NodeId = n.node
+			m.NodeId, m.NodeName = n.node, n.host
 			got = true
 			if !n.emit(ctx, out, m) {
 				return got, context.Cause(ctx)

@@ -15,6 +15,7 @@ import (
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/genproto/googleapis/api/annotations"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -102,7 +103,8 @@ func (rs *routes) check(next runtime.HandlerFunc) runtime.HandlerFunc {
 			writeError(r.Context(), nil, nil, w, r, err)
 			return
 		}
-		r = r.WithContext(ctx)
+		// Handlers find the client where those of gRPC find it.
+		r = r.WithContext(peer.NewContext(ctx, &peer.Peer{Addr: remote(r.RemoteAddr)}))
 		if err := rs.limits.REST(r, rt.method); err != nil {
 			writeError(r.Context(), nil, nil, w, r, err)
 			return
@@ -112,6 +114,12 @@ func (rs *routes) check(next runtime.HandlerFunc) runtime.HandlerFunc {
 			return
 		}
 		if rt.streams {
+			end, err := rs.limits.Stream(r.Context(), rt.method)
+			if err != nil {
+				writeError(r.Context(), nil, nil, w, r, err)
+				return
+			}
+			defer end()
 			held, release := rs.guard.HoldREST(r, rt.method)
 			defer release()
 			r = r.WithContext(held)
@@ -119,6 +127,12 @@ func (rs *routes) check(next runtime.HandlerFunc) runtime.HandlerFunc {
 		next(w, r, params)
 	}
 }
+
+// remote is the address that a request comes from.
+type remote string
+
+func (remote) Network() string  { return "tcp" }
+func (a remote) String() string { return string(a) }
 
 func (rt route) check(w http.ResponseWriter, r *http.Request, params map[string]string) error {
 	var report validate.Report

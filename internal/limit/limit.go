@@ -1,7 +1,7 @@
-// Package limit bounds how often somebody may call a server. It owns the buckets
-// of tokens: one for each client, by the identity that the guard found or else by
-// host; and those of strangers, who show no identity, and of calls that are
-// refused.
+// Package limit bounds how often a client may call a server, and how many streams
+// it may have open. It owns the buckets of tokens: one for each client, by the
+// identity that the guard found or else by host; and those of strangers, who show
+// no identity, and of calls that are refused.
 package limit
 
 import (
@@ -33,6 +33,8 @@ const (
 	limitStranger  = "stranger"
 	limitStrangers = "strangers"
 	limitRefused   = "refused"
+	limitWatches   = "client_watches"
+	limitLogs      = "client_logs"
 )
 
 // Limits bound the calls of one server. Nil bounds nothing.
@@ -44,6 +46,8 @@ type Limits struct {
 	// allStrangers with strangers.
 	clients, strangers, refused *buckets
 	allStrangers                *rate.Limiter
+	// watches and logs are nil where there is no limit.
+	watches, logs *streams
 }
 
 // New returns limits. Closed says that the cluster is closed to strangers: a guard
@@ -65,11 +69,13 @@ func New(s Settings, closed bool, log *zap.Logger, metrics prometheus.Registerer
 		clients:   newBuckets(s.ClientRate, s.ClientBurst, most),
 		strangers: newBuckets(s.StrangerRate, s.StrangerBurst, most),
 		refused:   newBuckets(s.StrangerRate, s.StrangerBurst, most),
+		watches:   newStreams(limitWatches, "watches", "--client-watches", s.ClientWatches),
+		logs:      newStreams(limitLogs, "log streams", "--client-logs", s.ClientLogs),
 	}
 	if l.strangers != nil {
 		l.allStrangers = rate.NewLimiter(rate.Limit(together*s.StrangerRate), together*s.StrangerBurst)
 	}
-	for _, name := range []string{limitClient, limitStranger, limitStrangers, limitRefused} {
+	for _, name := range []string{limitClient, limitStranger, limitStrangers, limitRefused, limitWatches, limitLogs} {
 		l.exceeded.WithLabelValues(name)
 	}
 	if err := metrics.Register(l.exceeded); err != nil {
@@ -95,6 +101,11 @@ func (l *Limits) ServerOptions() []grpc.ServerOption {
 			if err := l.admit(stream.Context(), info.FullMethod, addressIn(stream.Context())); err != nil {
 				return err
 			}
+			release, err := l.Stream(stream.Context(), info.FullMethod)
+			if err != nil {
+				return err
+			}
+			defer release()
 			return next(srv, stream)
 		}),
 	}
@@ -128,7 +139,7 @@ func (l *Limits) admit(ctx context.Context, method, address string) error {
 	caller, known := auth.CallerOf(ctx)
 	host := auth.HostOf(address)
 	switch {
-	case known && auth.IsManager(caller.Role):
+	case isManager(ctx):
 		// Daemons ask each other when people ask them.
 		return nil
 	case known:
@@ -166,7 +177,7 @@ func (l *Limits) refuse(limit, method, client string, err error) error {
 
 func (l *Limits) tell(limit, method, client string) {
 	l.exceeded.WithLabelValues(limit).Inc()
-	l.log.Warn("client calls too often", zap.String("limit", limit), zap.String("client", client), zap.String("call", method))
+	l.log.Warn("client exceeds a limit", zap.String("limit", limit), zap.String("client", client), zap.String("call", method))
 }
 
 func (l *Limits) strangerError(wait time.Duration, format string, a ...any) error {

@@ -13,7 +13,7 @@ import (
 // than an apid can.
 const closedRate = 200
 
-// Settings say how often somebody may call.
+// Settings say how often a client may call, and how many streams it may have open.
 type Settings struct {
 	// ClientRate is how many calls a second one client may make, and ClientBurst how
 	// many at once. 0: as many as he likes; less: closedRate in a cluster that is
@@ -24,11 +24,14 @@ type Settings struct {
 	// identity, or are refused. 0: as many as it likes.
 	StrangerRate  float64
 	StrangerBurst int
+	// ClientWatches and ClientLogs are how many watches and log streams one client
+	// may have open. 0: any number.
+	ClientWatches, ClientLogs int
 }
 
 // DefaultSettings returns the defaults.
 func DefaultSettings() Settings {
-	return Settings{ClientRate: -1, ClientBurst: 1000, StrangerRate: 50, StrangerBurst: 500}
+	return Settings{ClientRate: -1, ClientBurst: 1000, StrangerRate: 50, StrangerBurst: 500, ClientWatches: 256, ClientLogs: 64}
 }
 
 // AddFlags adds the settings; their defaults are the values that s holds.
@@ -37,6 +40,8 @@ func (s *Settings) AddFlags(fs *pflag.FlagSet) {
 	fs.IntVar(&s.ClientBurst, "client-burst", s.ClientBurst, "calls that one client may make at once, on top of --client-rate")
 	fs.Float64Var(&s.StrangerRate, "stranger-rate", s.StrangerRate, "with TLS: calls a second of one host that show no identity (joining), and as many that are refused; hosts together may make forty times as many of the former; 0: no limit")
 	fs.IntVar(&s.StrangerBurst, "stranger-burst", s.StrangerBurst, "such calls that one host may make at once, on top of --stranger-rate")
+	fs.IntVar(&s.ClientWatches, "client-watches", s.ClientWatches, "watches that one client may have open at one apid; clients as for --client-rate; 0: no limit")
+	fs.IntVar(&s.ClientLogs, "client-logs", s.ClientLogs, "log streams that one client may have open at one apid; clients as for --client-rate; 0: no limit")
 }
 
 // Validate names every setting that cannot be.
@@ -57,6 +62,14 @@ func (s Settings) Validate() error {
 	}{{"client-burst", s.ClientBurst}, {"stranger-burst", s.StrangerBurst}} {
 		if b.value < 1 {
 			faults = append(faults, fmt.Errorf("--%s: %d is less than 1", b.flag, b.value))
+		}
+	}
+	for _, n := range []struct {
+		flag  string
+		value int
+	}{{"client-watches", s.ClientWatches}, {"client-logs", s.ClientLogs}} {
+		if n.value < 0 {
+			faults = append(faults, fmt.Errorf("--%s: %d is negative: want a number of streams, or 0 for no limit", n.flag, n.value))
 		}
 	}
 	return errors.Join(faults...)

@@ -272,7 +272,7 @@ func TestAttacks(t *testing.T) {
 		if !strings.Contains(err.Error(), "--client-rate") || len(status.Convert(err).Details()) != 1 {
 			t.Errorf("the refusal says %v, %v", err, status.Convert(err).Details())
 		}
-		c.logged("apid", `"client calls too often"`, `"client":"viewer vera"`)
+		c.logged("apid", `"client exceeds a limit"`, `"client":"viewer vera"`)
 		// Others are served.
 		if err := list(c.with(c.admin), admin); err != nil {
 			t.Error(err)

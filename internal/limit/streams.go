@@ -1,0 +1,88 @@
+package limit
+
+import (
+	"context"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/auth"
+)
+
+// streams bounds how many streams of one kind each client has open. Nil bounds
+// nothing.
+type streams struct {
+	// limit is what metrics and logs call the bound.
+	limit string
+	// what names the streams in errors, and flag the setting that bounds them.
+	what, flag string
+	most       int
+
+	mu   sync.Mutex
+	open map[string]int
+}
+
+// newStreams returns nil for a bound of 0, which is no bound.
+func newStreams(limit, what, flag string, most int) *streams {
+	if most <= 0 {
+		return nil
+	}
+	return &streams{limit: limit, what: what, flag: flag, most: most, open: map[string]int{}}
+}
+
+// acquire counts one more stream of a client, and reports whether it may have it.
+func (s *streams) acquire(client string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open[client] >= s.most {
+		return false
+	}
+	s.open[client]++
+	return true
+}
+
+func (s *streams) release(client string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open[client]--; s.open[client] == 0 {
+		delete(s.open, client)
+	}
+}
+
+// Stream admits a call of a streaming method. The caller calls release when the
+// stream has ended. The context knows the caller and the peer.
+func (l *Limits) Stream(ctx context.Context, method string) (release func(), err error) {
+	if l == nil || isManager(ctx) {
+		return func() {}, nil
+	}
+	s := l.watches
+	if method == musterv1.ControlService_ServiceLogs_FullMethodName || method == musterv1.ControlService_TaskLogs_FullMethodName {
+		s = l.logs
+	}
+	if s == nil {
+		return func() {}, nil
+	}
+	client := ClientOf(ctx)
+	if !s.acquire(client) {
+		return nil, l.refuse(s.limit, method, client, status.Errorf(codes.ResourceExhausted,
+			"%s has %d %s open, the most that one client may have at one apid: close one of them first, or ask an administrator to raise %s of apid",
+			client, s.most, s.what, s.flag))
+	}
+	return func() { s.release(client) }, nil
+}
+
+// ClientOf names the client of a call: its identity ("viewer ada"), or the host
+// that it comes from where there is no identity.
+func ClientOf(ctx context.Context) string {
+	if caller, known := auth.CallerOf(ctx); known {
+		return caller.Identity.String()
+	}
+	return auth.HostOf(addressIn(ctx))
+}
+
+func isManager(ctx context.Context) bool {
+	caller, known := auth.CallerOf(ctx)
+	return known && auth.IsManager(caller.Role)
+}
