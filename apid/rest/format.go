@@ -9,6 +9,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/tasklog"
+	"github.com/musterhq/muster/internal/terminal"
 )
 
 // format is how a stream of messages is written.
@@ -46,7 +48,7 @@ func compact(m proto.Message) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", m.ProtoReflect().Descriptor().Name(), err)
 	}
-	return b, nil
+	return terminal.JSON(b), nil
 }
 
 // eventFormat writes server-sent events. The id of an event is its resume
@@ -77,13 +79,13 @@ func (eventFormat) failure(s *status.Status) ([]byte, error) {
 	return fmt.Appendf(nil, "event: error\ndata: %s\n\n", b), nil
 }
 
-// textFormat writes log lines for people.
-type textFormat struct{}
+// textFormat writes log lines for people, on whose terminals they may land.
+type textFormat struct{ raw bool }
 
-func (textFormat) contentType() string { return "text/plain; charset=utf-8" }
-func (textFormat) alive() []byte       { return nil }
+func (*textFormat) contentType() string { return "text/plain; charset=utf-8" }
+func (*textFormat) alive() []byte       { return nil }
 
-func (textFormat) message(m proto.Message) ([]byte, error) {
+func (f *textFormat) message(m proto.Message) ([]byte, error) {
 	var line *musterv1.LogMessage
 	switch m := m.(type) {
 	case *musterv1.ServiceLogsResponse:
@@ -91,12 +93,15 @@ func (textFormat) message(m proto.Message) ([]byte, error) {
 	case *musterv1.TaskLogsResponse:
 		line = m.Message
 	}
-	if line.GetWarning() != "" {
-		return fmt.Appendf(nil, "warning: %s\n", line.Warning), nil
+	switch {
+	case line.GetWarning() != "":
+		return []byte(tasklog.Warning(line) + "\n"), nil
+	case f.raw:
+		return append(bytes.Clone(line.GetData()), '\n'), nil
 	}
-	return fmt.Appendf(nil, "%s@%s | %s\n", line.GetSource(), line.GetNodeId(), line.GetData()), nil
+	return []byte(tasklog.Text(line) + "\n"), nil
 }
 
-func (textFormat) failure(s *status.Status) ([]byte, error) {
-	return fmt.Appendf(nil, "error: %s\n", s.Message()), nil
+func (*textFormat) failure(s *status.Status) ([]byte, error) {
+	return fmt.Appendf(nil, "error: %s\n", terminal.Line(s.Message())), nil
 }

@@ -7,11 +7,14 @@ import (
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/musterhq/muster/internal/terminal"
 )
 
 // marshaler writes messages in protobuf's JSON form, without the fields that
 // are not set: a spec that was read can be sent back as it is. An empty list of
-// objects is written all the same, for programs that go through it.
+// objects is written all the same, for programs that go through it. Control
+// characters are escaped, for people who look at it on a terminal.
 type marshaler struct{ *runtime.JSONPb }
 
 func (m marshaler) Marshal(v any) ([]byte, error) {
@@ -22,7 +25,7 @@ func (m marshaler) Marshal(v any) ([]byte, error) {
 	if msg, ok := v.(proto.Message); ok {
 		b = withEmptyList(msg.ProtoReflect(), b)
 	}
-	return append(b, '\n'), nil
+	return append(terminal.JSON(b), '\n'), nil
 }
 
 // withEmptyList adds the list of a page that has no objects.

@@ -31,6 +31,7 @@ import (
 	gateway "github.com/musterhq/muster/apid/gateway"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/limit"
+	"github.com/musterhq/muster/internal/terminal"
 )
 
 // maxBody bounds the body of a request: more than any spec that passes
@@ -149,7 +150,7 @@ func writeStatus(w http.ResponseWriter, code int, s *status.Status) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	_, _ = w.Write(append(body, '\n'))
+	_, _ = w.Write(append(terminal.JSON(body), '\n'))
 }
 
 func routingError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, code int) {

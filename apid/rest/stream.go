@@ -47,14 +47,18 @@ func (s *streams) watch(w http.ResponseWriter, r *http.Request, params map[strin
 
 func (s *streams) serviceLogs(w http.ResponseWriter, r *http.Request, params map[string]string) {
 	req := &musterv1.ServiceLogsRequest{Service: params["service"]}
-	serve(s, w, r, params, req, wants(r, jsonFormat{}, textFormat{}), func(out *stream[musterv1.ServiceLogsResponse]) error {
+	text := &textFormat{}
+	serve(s, w, r, params, req, wants(r, jsonFormat{}, text), func(out *stream[musterv1.ServiceLogsResponse]) error {
+		text.raw = req.Raw
 		return s.server.ServiceLogs(req, out)
 	})
 }
 
 func (s *streams) taskLogs(w http.ResponseWriter, r *http.Request, params map[string]string) {
 	req := &musterv1.TaskLogsRequest{Task: params["task"]}
-	serve(s, w, r, params, req, wants(r, jsonFormat{}, textFormat{}), func(out *stream[musterv1.TaskLogsResponse]) error {
+	text := &textFormat{}
+	serve(s, w, r, params, req, wants(r, jsonFormat{}, text), func(out *stream[musterv1.TaskLogsResponse]) error {
+		text.raw = req.Raw
 		return s.server.TaskLogs(req, out)
 	})
 }

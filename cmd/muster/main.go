@@ -14,6 +14,7 @@ import (
 
 	"github.com/musterhq/muster/cmd/muster/internal/cli"
 	"github.com/musterhq/muster/cmd/muster/internal/command"
+	"github.com/musterhq/muster/internal/terminal"
 )
 
 // version is set when a release is built.
@@ -38,7 +39,7 @@ func endings() []os.Signal {
 
 // run runs one command line and returns its exit code.
 func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
-	c := &cli.CLI{In: in, Out: out, Err: errs, Terminal: isTerminal(errs), Version: version}
+	c := &cli.CLI{In: in, Out: out, Err: errs, Terminal: isTerminal(errs), OutTerminal: isTerminal(out), Version: version}
 	root := command.New(c)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -47,7 +48,8 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 		return 0
 	}
 	text, code := c.Explain(err)
-	_, _ = fmt.Fprintln(errs, "muster: "+text)
+	// Errors quote what others wrote: a task, or a program on a worker.
+	_, _ = fmt.Fprintln(errs, "muster: "+terminal.Text(text))
 	return code
 }
 

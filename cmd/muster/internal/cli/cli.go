@@ -34,7 +34,9 @@ type CLI struct {
 	Err io.Writer
 	// Terminal says that Err is a terminal: progress may be redrawn.
 	Terminal bool
-	Version  string
+	// OutTerminal says that Out is one: nothing is printed on it that it acts on.
+	OutTerminal bool
+	Version     string
 
 	address, token, context string
 	tls                     tlsFlags

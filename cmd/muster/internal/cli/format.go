@@ -13,6 +13,8 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/musterhq/muster/internal/terminal"
 )
 
 // output is the --format of commands that show objects.
@@ -60,17 +62,7 @@ func (c *CLI) printTable(t *table) error {
 
 // printable keeps what others wrote (an error of a task's, a label) from moving
 // the terminal's cursor.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' {
-			return ' '
-		}
-		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
-			return -1
-		}
-		return r
-	}, s)
-}
+func printable(s string) string { return terminal.Line(s) }
 
 // show prints objects as asked: rows for people, or the objects themselves.
 func show[M proto.Message](c *CLI, o *output, objects []M, id func(M) string, rows func() *table) error {
@@ -112,7 +104,12 @@ func show[M proto.Message](c *CLI, o *output, objects []M, id func(M) string, ro
 		if err := t.Execute(&line, v); err != nil {
 			return usage("--format: %w", err)
 		}
-		c.printf("%s\n", line.String())
+		text := line.String()
+		if c.OutTerminal {
+			// A program gets what it asked for; nobody asked their terminal to act on it.
+			text = terminal.Text(text)
+		}
+		c.printf("%s\n", text)
 	}
 	return nil
 }
@@ -135,7 +132,7 @@ func toJSON(m proto.Message) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write object as JSON: %w", err)
 	}
-	return b, nil
+	return terminal.JSON(b), nil
 }
 
 // printJSON indents what protojson writes, whose own spacing is random on

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/tasklog"
 )
 
 // logOptions are the flags of commands that show logs. They are Docker's.
@@ -26,7 +27,7 @@ func (o *logOptions) addFlags(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.BoolVarP(&o.follow, "follow", "f", false, "go on with lines as they are written")
 	fs.BoolVarP(&o.timestamps, "timestamps", "t", false, "show when each line was written")
-	fs.BoolVar(&o.raw, "raw", false, "show lines as they are: without the task's name, and with control characters")
+	fs.BoolVar(&o.raw, "raw", false, "show lines as they are: without the names of task and node, and with control characters")
 	fs.StringVarP(&o.tail, "tail", "n", "all", "only the last so many lines of each task")
 	fs.StringVar(&o.since, "since", "", "only lines since a time (2026-01-02T15:04:05Z) or for a while (10m)")
 }
@@ -67,7 +68,7 @@ func (c *CLI) printLogs(o *logOptions, next func() (*musterv1.LogMessage, error)
 			return err
 		}
 		if m.GetWarning() != "" {
-			_, _ = fmt.Fprintf(c.Err, "warning: %s\n", printable(m.Warning))
+			_, _ = fmt.Fprintln(c.Err, tasklog.Warning(m))
 			continue
 		}
 		var b strings.Builder
@@ -77,7 +78,7 @@ func (c *CLI) printLogs(o *logOptions, next func() (*musterv1.LogMessage, error)
 		if o.raw {
 			b.Write(m.GetData())
 		} else {
-			b.WriteString(m.GetSource() + "." + short(m.GetTaskId(), false) + " | " + printable(string(m.GetData())))
+			b.WriteString(tasklog.Text(m))
 		}
 		out := c.Out
 		if m.GetStream() == musterv1.LogStream_STDERR {
