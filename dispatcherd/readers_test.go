@@ -17,7 +17,7 @@ import (
 )
 
 // TestLogReadersAreSharedAmongClients has one client take all readers of a node,
-// through two replicas of apid. Other clients get what they ask for all the same,
+// through two replicas of apid. Other clients still get what they ask for,
 // up to an equal share, and what each is left with is read to the end.
 func TestLogReadersAreSharedAmongClients(t *testing.T) {
 	t.Parallel()

@@ -13,7 +13,7 @@ import (
 
 // marshaler writes messages in protobuf's JSON form, without the fields that
 // are not set: a spec that was read can be sent back as it is. An empty list of
-// objects is written all the same, for programs that go through it. Control
+// objects is written too, for programs that go through it. Control
 // characters are escaped, for people who look at it on a terminal.
 type marshaler struct{ *runtime.JSONPb }
 

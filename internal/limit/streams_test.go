@@ -65,7 +65,7 @@ func TestEachClientHasSoManyStreams(t *testing.T) {
 		"in the clear":             {open: true, settings: bounds, methods: []string{service}, address: "10.0.0.1:%d", want: 3, exceeded: "client_logs", names: "10.0.0.1 has 3 log streams open"},
 		"in the clear, many":       {open: true, settings: bounds, methods: []string{watch}, address: "10.0.0.%d:1", want: 20},
 		"without a limit":          {settings: limit.Settings{ClientBurst: 1, StrangerBurst: 1}, methods: []string{watch, task}, token: "vera", address: "10.0.0.%d:1", want: 20},
-		"no more by default":       {settings: limit.DefaultSettings(), methods: []string{service}, token: "vera", address: "10.0.0.1:%d", want: 20},
+		"by default":               {settings: limit.DefaultSettings(), methods: []string{service}, token: "vera", address: "10.0.0.1:%d", want: 20},
 		"kinds are for themselves": {settings: bounds, methods: []string{watch, watch, task}, token: "vera", address: "10.0.0.1:%d", want: 8, exceeded: "client_watches"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -106,7 +106,7 @@ func show[M proto.Message](c *CLI, o *output, objects []M, id func(M) string, ro
 		}
 		text := line.String()
 		if c.OutTerminal {
-			// A program gets what it asked for; nobody asked their terminal to act on it.
+			// A program gets the text as it is; a terminal would act on it.
 			text = terminal.Text(text)
 		}
 		c.printf("%s\n", text)
