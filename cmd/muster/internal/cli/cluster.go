@@ -91,6 +91,11 @@ With --format json each line is a message of the watch; its resumeToken, given t
 				return err
 			}
 			warnStaleStream(cmd, stream)
+			// Tasks of global services are named by the host names of their nodes.
+			hosts, err := c.hostnames(cmd, client)
+			if err != nil {
+				return err
+			}
 			for {
 				resp, err := stream.Recv()
 				if errors.Is(err, io.EOF) || cmd.Context().Err() != nil {
@@ -99,7 +104,7 @@ With --format json each line is a message of the watch; its resumeToken, given t
 				if err != nil {
 					return err
 				}
-				if err := c.printEvents(resp, format); err != nil {
+				if err := c.printEvents(resp, format, hosts); err != nil {
 					return err
 				}
 			}
@@ -113,7 +118,7 @@ With --format json each line is a message of the watch; its resumeToken, given t
 	return cmd
 }
 
-func (c *CLI) printEvents(resp *musterv1.WatchResponse, format string) error {
+func (c *CLI) printEvents(resp *musterv1.WatchResponse, format string, hosts map[string]string) error {
 	if format == "json" {
 		b, err := toJSON(resp)
 		if err != nil {
@@ -128,20 +133,23 @@ func (c *CLI) printEvents(resp *musterv1.WatchResponse, format string) error {
 		return nil
 	}
 	for _, e := range resp.Events {
+		if n := e.GetNode(); n != nil {
+			hosts[n.Id] = n.Description.GetHostname()
+		}
 		c.printf("%s %-7s %-6s %s %s\n", e.At.AsTime().Local().Format(time.TimeOnly), strings.ToLower(e.Kind.String()),
-			strings.ToLower(e.Action.String()), e.Id, printable(about(e)))
+			strings.ToLower(e.Action.String()), e.Id, printable(about(e, hosts)))
 	}
 	return nil
 }
 
 // about says in a few words what changed.
-func about(e *musterv1.WatchEvent) string {
+func about(e *musterv1.WatchEvent, hosts map[string]string) string {
 	switch o := e.Object.(type) {
 	case *musterv1.WatchEvent_Service:
 		return fmt.Sprintf("%s %s", o.Service.Spec.GetName(), replicas(o.Service))
 	case *musterv1.WatchEvent_Task:
 		t := o.Task
-		text := fmt.Sprintf("%s %s (desired %s)", taskName(t, nil), strings.ToLower(t.Status.GetState().String()), strings.ToLower(t.DesiredState.String()))
+		text := fmt.Sprintf("%s %s (desired %s)", taskName(t, hosts), strings.ToLower(t.Status.GetState().String()), strings.ToLower(t.DesiredState.String()))
 		if t.Status.GetError() != "" {
 			text += ": " + t.Status.Error
 		}

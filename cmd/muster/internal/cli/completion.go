@@ -83,9 +83,17 @@ func taskIDs(ctx context.Context, client musterv1.ControlServiceClient) []cobra.
 	if err != nil {
 		return nil
 	}
+	nodes, err := client.ListNodes(ctx, &musterv1.ListNodesRequest{PageSize: pageSize})
+	if err != nil {
+		return nil
+	}
+	hosts := map[string]string{}
+	for _, n := range nodes.Nodes {
+		hosts[n.Id] = n.Description.GetHostname()
+	}
 	var ids []cobra.Completion
 	for _, t := range resp.Tasks {
-		ids = append(ids, cobra.CompletionWithDesc(t.Id, taskName(t, nil)+" "+title(t.Status.GetState().String())))
+		ids = append(ids, cobra.CompletionWithDesc(t.Id, taskName(t, hosts)+" "+title(t.Status.GetState().String())))
 	}
 	return ids
 }

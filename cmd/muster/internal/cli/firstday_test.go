@@ -193,6 +193,10 @@ func (b broken) ListServices(context.Context, *musterv1.ListServicesRequest) (*m
 	return nil, status.Error(b.code, "the store has not answered for 12s; nothing was changed")
 }
 
+func (b broken) ListNodes(context.Context, *musterv1.ListNodesRequest) (*musterv1.ListNodesResponse, error) {
+	return nil, status.Error(b.code, "the store has not answered for 12s; nothing was changed")
+}
+
 func (b broken) Watch(*musterv1.WatchRequest, grpc.ServerStreamingServer[musterv1.WatchResponse]) error {
 	return status.Error(b.code, "the store has not answered for 12s; nothing was changed")
 }
