@@ -152,7 +152,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	}
 	tables := state.NewTables()
 	st, err := store.New(store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},
-		append(view.Tables(tables), tables.Names, tables.Tokens)...)
+		append(view.Tables(tables), tables.Tokens)...)
 	if err != nil {
 		return nil, fmt.Errorf("apid: %w", err)
 	}

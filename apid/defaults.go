@@ -24,9 +24,8 @@ func withDefaults(spec *musterv1.ServiceSpec) *musterv1.ServiceSpec {
 	if spec.Endpoint == nil {
 		spec.Endpoint = &musterv1.EndpointSpec{}
 	}
-	if spec.Endpoint.Mode == musterv1.EndpointSpec_MODE_UNSPECIFIED {
-		spec.Endpoint.Mode = musterv1.EndpointSpec_VIP
-	}
+	// The endpoint's mode stays open while there are no virtual addresses: what is
+	// read can then be written back.
 	for _, p := range spec.Endpoint.Ports {
 		if p.Protocol == musterv1.PortConfig_PROTOCOL_UNSPECIFIED {
 			p.Protocol = musterv1.PortConfig_TCP

@@ -234,7 +234,7 @@ func TestTasks(t *testing.T) {
 	if _, err := a.RemoveService(t.Context(), &musterv1.RemoveServiceRequest{Service: "web"}); err != nil {
 		t.Fatal(err)
 	}
-	if got, err = a.GetTask(t.Context(), &musterv1.GetTaskRequest{Task: t1}); err != nil || got.Task.ServiceName != web.Id {
+	if got, err = a.GetTask(t.Context(), &musterv1.GetTaskRequest{Task: t1}); err != nil || got.Task.ServiceName != "web" {
 		t.Errorf("task without its service: %v, %v", got, err)
 	}
 	resp, err := a.ListTasks(t.Context(), &musterv1.ListTasksRequest{Services: []string{web.Id}})

@@ -254,6 +254,8 @@ func (d *Daemon) removeService(ctx context.Context, id string) error {
 			d.tables.Names.Delete(tx, key)
 		}
 		d.tables.Services.Delete(tx, id)
+		// Its tasks go on for a while, and are called by its name.
+		d.tables.Names.Put(tx, state.RemovedNameKey(id), &recordv1.Name{Name: e.Value.GetSpec().GetName(), RemovedAt: time.Now().UnixMilli()})
 		return nil
 	})
 }

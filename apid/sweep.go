@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
 
@@ -22,8 +23,8 @@ type unused struct {
 }
 
 // sweep removes, until ctx ends, what apid has written and nothing needs any
-// more: task specs that nothing refers to, the memory of removed nodes, and a root
-// that a rotation has replaced. One
+// more: task specs that nothing refers to, the memory of removed nodes, names of
+// removed services whose tasks are gone, and a root that a rotation has replaced. One
 // replica does it at a time; that two do it is harmless.
 func (d *Daemon) sweep(ctx context.Context) error {
 	if err := d.store.Ready(ctx); err != nil {
@@ -35,6 +36,7 @@ func (d *Daemon) sweep(ctx context.Context) error {
 	for {
 		d.sweepSpecs(ctx, waiting, time.Now())
 		d.sweepNodes(ctx, time.Now())
+		d.sweepNames(ctx, time.Now())
 		d.endRotation(ctx)
 		select {
 		case <-ctx.Done():
@@ -127,6 +129,34 @@ func (d *Daemon) sweepNodes(ctx context.Context, now time.Time) {
 			d.log.Warn("removed node is remembered until the next sweep", zap.String("node", id), zap.Error(err))
 			return
 		}
+	}
+}
+
+// sweepNames forgets the names of removed services that have no tasks any more.
+func (d *Daemon) sweepNames(ctx context.Context, now time.Time) {
+	var due []string
+	names := d.store.Snapshot()
+	d.view.Read(func(r *view.Reader) {
+		for e := range d.tables.Names.Scan(names, "") {
+			id, removed := state.RemovedService(e.Key)
+			if removed && now.UnixMilli()-e.Value.RemovedAt >= d.cfg.SpecGrace.Milliseconds() && !r.HasTasks(id) && len(due) < sweepBatch {
+				due = append(due, e.Key)
+			}
+		}
+	})
+	if len(due) == 0 {
+		return
+	}
+	ctx, cancel := d.writing(ctx)
+	defer cancel()
+	err := d.update(ctx, func(tx *store.Tx) error {
+		for _, key := range due {
+			d.tables.Names.Delete(tx, key)
+		}
+		return nil
+	})
+	if err != nil {
+		d.log.Warn("failed to remove the names of removed services; retrying with the next sweep", zap.Error(err))
 	}
 }
 

@@ -110,7 +110,11 @@ func (c *Catalog) checkContainer(r *Report, field string, spec *musterv1.Contain
 	var missing []string
 	for i, fields := range c.honoured {
 		var lacks []string
-		spec.ProtoReflect().Range(func(fd protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
+		spec.ProtoReflect().Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+			if fd.Name() == "isolation" && v.String() == "default" {
+				// What every executor does.
+				return true
+			}
 			if !fields[string(fd.Name())] && !fields[fd.JSONName()] {
 				lacks = append(lacks, fd.JSONName())
 			}

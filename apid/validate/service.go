@@ -48,6 +48,9 @@ func (v *Validator) Service(spec *musterv1.ServiceSpec, catalog *Catalog) error 
 	checkMode(&r, spec)
 	checkUpdate(&r, "spec.update", spec.Update)
 	checkUpdate(&r, "spec.rollback", spec.Rollback)
+	if spec.GetRollback().GetFailureAction() == musterv1.UpdateConfig_ROLLBACK {
+		r.Invalid("spec.rollback.failureAction", "must be PAUSE or CONTINUE: a rollback is not rolled back")
+	}
 	checkEndpoint(&r, "spec.endpoint", spec.Endpoint)
 	if spec.Task == nil {
 		r.Invalid("spec.task", "is required")

@@ -1,6 +1,7 @@
 package validate
 
 import (
+	"fmt"
 	"math"
 	"strings"
 
@@ -129,6 +130,23 @@ func checkAmounts(r *Report, field string, nanoCPUs, memory int64) {
 	}
 }
 
+// constraintPattern names the kind of pattern that a constraint's value is, "" if
+// it is none. Such values are compared literally, so that no node would match.
+func constraintPattern(constraint string) string {
+	_, value, ok := strings.Cut(constraint, "==")
+	if _, other, differs := strings.Cut(constraint, "!="); differs && (!ok || len(other) > len(value)) {
+		value = other
+	}
+	value = strings.TrimSpace(value)
+	switch {
+	case len(value) > 1 && strings.HasPrefix(value, "/") && strings.HasSuffix(value, "/"):
+		return "regular expressions (/.../)"
+	case strings.Contains(value, "*"):
+		return "globs (*)"
+	}
+	return ""
+}
+
 func (v *Validator) placement(r *Report, field string, p *musterv1.Placement) {
 	if p == nil {
 		return
@@ -141,6 +159,8 @@ func (v *Validator) placement(r *Report, field string, p *musterv1.Placement) {
 	for i, c := range p.Constraints {
 		if err := v.constraints([]string{c}); err != nil {
 			r.Invalid(indexed(field+".constraints", i), "%v", err)
+		} else if pattern := constraintPattern(c); pattern != "" {
+			r.Unimplemented(indexed(field+".constraints", i), fmt.Sprintf("%s are not implemented yet: give the whole value, or several constraints with !=", pattern))
 		}
 	}
 	if len(p.Platforms) > most {

@@ -135,12 +135,26 @@ func (r *Reader) pending(t *Task) string {
 	return e.Value.Reason
 }
 
-// ServiceName returns a service's name, or its id if it is gone.
+// ServiceName returns a service's name, or the last one of a service that was
+// removed. It is the id if the name is not known.
 func (r *Reader) ServiceName(id string) string {
 	if s, ok := r.v.services.Get(id); ok {
 		return s.Record.GetSpec().GetName()
 	}
+	if e, ok := r.v.tables.Names.Get(r.v.now, state.RemovedNameKey(id)); ok && e.Value.Name != "" {
+		return e.Value.Name
+	}
 	return id
+}
+
+// HasTasks reports whether a service, or one that was removed, has tasks.
+func (r *Reader) HasTasks(service string) bool {
+	found := false
+	r.ServiceTasks(service, "", func(*Task) bool {
+		found = true
+		return false
+	})
+	return found
 }
 
 // TaskName returns "service.slot.id", or "service.node.id" for a task of a

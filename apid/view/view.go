@@ -64,12 +64,11 @@ func New(source Source, tables *state.Tables, remember int) *View {
 	}
 }
 
-// Tables are those that the store must have open, and whose changes a watch
-// sees.
+// Tables are those that the store must have open, and that objects are joined from.
 func Tables(t *state.Tables) []store.TableDef {
 	return []store.TableDef{
 		t.Services, t.Specs, t.Nodes, t.Clusters, t.Tasks, t.Rollouts, t.Endpoints,
-		t.Assignments, t.Placements, t.NodeStates, t.Statuses,
+		t.Assignments, t.Placements, t.NodeStates, t.Statuses, t.Names,
 	}
 }
 

@@ -56,6 +56,16 @@ func Digest(spec *musterv1.TaskSpec) ([]byte, error) {
 // SpecKey is the key of a task spec in table specs.
 func SpecKey(digest []byte) string { return hex.EncodeToString(digest) }
 
+// RemovedNameKey is the key under which the name of a removed service is kept.
+func RemovedNameKey(service string) string { return NameKey(removedService, service) }
+
+// RemovedService returns the id of the removed service whose name a key keeps.
+func RemovedService(key string) (id string, ok bool) {
+	return strings.CutSuffix(key, "/"+removedService)
+}
+
+const removedService = "removed-service"
+
 // NameKey is the key that makes a name unique in its kind, whatever the case
 // of its letters.
 func NameKey(kind, name string) string { return strings.ToLower(name) + "/" + kind }

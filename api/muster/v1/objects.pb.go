@@ -868,7 +868,8 @@ type Task struct {
 	Id        string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Meta      *Meta  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
 	ServiceId string `protobuf:"bytes,3,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
-	// The service's name at the time of reading, or its id if it is gone.
+	// The service's name at the time of reading, or the last one of a service that
+	// was removed.
 	ServiceName string `protobuf:"bytes,4,opt,name=service_name,json=serviceName,proto3" json:"service_name,omitempty"`
 	// The instance that this task is a run of, from 1 on. 0 for global services.
 	Slot uint64 `protobuf:"varint,5,opt,name=slot,proto3" json:"slot,omitempty"`

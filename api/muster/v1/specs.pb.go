@@ -869,7 +869,8 @@ func (VolumeAccessMode_Sharing) EnumDescriptor() ([]byte, []int) {
 type ServiceSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Unique among services, whatever the case of its letters: at most 63
-	// letters, digits, "-" and "_".
+	// letters, digits, "-" and "_". Without one a new service gets a generated name,
+	// and an update keeps the name.
 	Name   string            `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Labels map[string]string `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Task   *TaskSpec         `protobuf:"bytes,3,opt,name=task,proto3" json:"task,omitempty"`

@@ -249,11 +249,16 @@ func (x *Spec) GetCreatedAt() int64 {
 	return 0
 }
 
-// Name is a record of table "names", written by apid under
-// "<folded name>/<kind>": it makes names unique.
+// Name is a record of table "names", written by apid. Under
+// "<folded name>/<kind>" it makes a name unique. Under "<id>/removed-service" it
+// keeps the name of a service that was removed, until its last task is gone.
 type Name struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The object that has the name. Empty: it was removed.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The name, and when its object was removed. Set only for removed objects.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	RemovedAt     int64  `protobuf:"varint,3,opt,name=removed_at,json=removedAt,proto3" json:"removed_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -293,6 +298,20 @@ func (x *Name) GetId() string {
 		return x.Id
 	}
 	return ""
+}
+
+func (x *Name) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Name) GetRemovedAt() int64 {
+	if x != nil {
+		return x.RemovedAt
+	}
+	return 0
 }
 
 // Node is a record of table "nodes", written by apid under the node's id: what
@@ -1737,9 +1756,12 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\x04Spec\x12'\n" +
 	"\x04task\x18\x01 \x01(\v2\x13.muster.v1.TaskSpecR\x04task\x12\x1d\n" +
 	"\n" +
-	"created_at\x18\x02 \x01(\x03R\tcreatedAt\"\x16\n" +
+	"created_at\x18\x02 \x01(\x03R\tcreatedAt\"I\n" +
 	"\x04Name\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xbc\x02\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"removed_at\x18\x03 \x01(\x03R\tremovedAt\"\xbc\x02\n" +
 	"\x04Node\x12'\n" +
 	"\x04spec\x18\x01 \x01(\v2\x13.muster.v1.NodeSpecR\x04spec\x12\x1d\n" +
 	"\n" +
