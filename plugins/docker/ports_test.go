@@ -73,4 +73,33 @@ func TestHostPorts(t *testing.T) {
 	if got := fault(t, err); got.Temporary || got.Blame != wire.BlameNode {
 		t.Errorf("Start = %+v (%v)", got, got)
 	}
+	name := strings.TrimPrefix(b.inspect().Name, "/")
+	want := fmt.Sprintf("host port %d/tcp is taken by container %s: publish another port, or remove that container", chosen, name)
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("Start says %q, want %q", err, want)
+	}
+}
+
+// TestHostPortOfAnotherProcess: the error says that it is no container that has the port.
+func TestHostPortOfAnotherProcess(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, taskSpec(shell("true")))
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", fmt.Sprintf(":%d", freePort(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	port := uint32(listener.Addr().(*net.TCPAddr).Port)
+	b.task.Ports = []*sdk.Port{{TargetPort: 80, PublishedPort: port, PublishMode: musterv1.PortConfig_HOST}}
+	if _, err := b.Prepare(b.context(), b.task, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, err = b.Start(b.context(), b.task, nil)
+	want := fmt.Sprintf("host port %d/tcp is taken by another process of the machine: publish another port, or stop that process", port)
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("Start says %q, want %q", err, want)
+	}
+	if got := fault(t, err); got.Temporary || got.Blame != wire.BlameNode {
+		t.Errorf("Start = %+v, want a lasting fault of the node", got)
+	}
 }

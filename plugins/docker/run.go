@@ -24,6 +24,11 @@ func (e *Executor) Start(ctx context.Context, task *sdk.Task, known sdk.Handle) 
 	}
 	if !started(found) {
 		if err := e.engine.ContainerStart(ctx, found.ID, container.StartOptions{}); err != nil {
+			if isInternal(err) {
+				if taken := e.taken(ctx, found.ID, task.GetPorts()); taken != nil {
+					return nil, sdk.NodeFault(taken)
+				}
+			}
 			return nil, startError(err)
 		}
 		if found, err = e.inspect(ctx, found.ID); err != nil {
