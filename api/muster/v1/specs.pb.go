@@ -1977,7 +1977,9 @@ func (x *ResourceRequirements) GetMemorySwappiness() int64 {
 type RestartPolicy struct {
 	state     protoimpl.MessageState  `protogen:"open.v1"`
 	Condition RestartPolicy_Condition `protobuf:"varint,1,opt,name=condition,proto3,enum=muster.v1.RestartPolicy_Condition" json:"condition,omitempty"`
-	// Absent means 5 s.
+	// Absent means 5 s. Without max_attempts, it doubles from the fourth failure in a
+	// row on, from at least 1 s up to 1 minute (or this delay, if that is longer). Only
+	// failures before a task has run for 10 s count.
 	Delay *durationpb.Duration `protobuf:"bytes,2,opt,name=delay,proto3" json:"delay,omitempty"`
 	// 0 means no limit.
 	MaxAttempts uint64 `protobuf:"varint,3,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"`

@@ -146,7 +146,7 @@ func (s *slot) standIn() {
 // policy goes.
 func (s *slot) restart(ended int) {
 	d, t := s.d, s.tasks[ended]
-	if until := s.target.policy.waits(t.Record.StartAfter, d.now); until > 0 {
+	if until := s.target.policy.waits(t.Record, d.now); until > 0 {
 		// It failed while it was prepared. A task that cannot even be prepared
 		// would be replaced in a tight loop if its delay were not waited for.
 		d.wake(until)
@@ -159,7 +159,7 @@ func (s *slot) restart(ended int) {
 	}
 	next := s.target.policy.next(t, d.now)
 	if next.StartAfter = d.now; d.condition(t).Keeps() {
-		next.StartAfter = s.target.policy.startAfter(t, d.now)
+		next.StartAfter = s.target.policy.startAfter(t, next, d.now)
 	}
 	next.Turn = d.handOn(t)
 	s.retire(-1)
@@ -187,7 +187,7 @@ func (s *slot) move(lost int) {
 	}
 	next := &recordv1.Task{
 		StartAfter: t.Record.StartAfter, Restarts: t.Record.Restarts, RestartedAt: t.Record.RestartedAt,
-		Turn: d.handOn(t),
+		EarlyFailures: t.Record.EarlyFailures, Turn: d.handOn(t),
 	}
 	s.retire(-1)
 	s.create(next, why)

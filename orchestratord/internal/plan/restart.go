@@ -9,7 +9,17 @@ import (
 	"github.com/musterhq/muster/internal/state"
 )
 
-const defaultDelay = 5 * time.Second
+const (
+	defaultDelay = 5 * time.Second
+	// steadyRun is how long a task must have run for its failure not to be an early
+	// one.
+	steadyRun = 10 * time.Second
+	// patientFailures is how many early failures in a row leave the delay as it is.
+	patientFailures = 3
+	// leastBackoff and mostBackoff bound the delay when it grows.
+	leastBackoff = time.Second
+	mostBackoff  = time.Minute
+)
 
 // policy is a restart policy with its defaults.
 type policy struct {
@@ -63,7 +73,36 @@ func (p policy) within(restarts []int64, failure int64) []int64 {
 
 // next begins the record of the task that follows one that has ended.
 func (p policy) next(t *state.Task, now int64) *recordv1.Task {
-	return &recordv1.Task{Restarts: t.Record.Restarts + 1, RestartedAt: p.history(t.Record.RestartedAt, now)}
+	return &recordv1.Task{
+		Restarts: t.Record.Restarts + 1, RestartedAt: p.history(t.Record.RestartedAt, now), EarlyFailures: earlyFailures(t),
+	}
+}
+
+// earlyFailures counts the failures in a row that end with the task, which has ended.
+func earlyFailures(t *state.Task) uint32 {
+	if s := t.State(); s != musterv1.TaskState_FAILED && s != musterv1.TaskState_REJECTED {
+		return 0
+	}
+	for reached := range state.Times(t.Status) {
+		if reached.State == musterv1.TaskState_RUNNING && t.Status.GetAt()-reached.At >= steadyRun.Milliseconds() {
+			return 0
+		}
+	}
+	return t.Record.EarlyFailures + 1
+}
+
+// delayOf returns the delay before a task may run. What fails again and again is tried
+// less often, unless the policy bounds the attempts: they could no longer be made
+// within its window.
+func (p policy) delayOf(t *recordv1.Task) time.Duration {
+	if t.EarlyFailures <= patientFailures || p.attempts > 0 {
+		return p.delay
+	}
+	delay := max(p.delay, leastBackoff)
+	for n := uint32(patientFailures); n < t.EarlyFailures && delay < mostBackoff; n++ {
+		delay = min(2*delay, mostBackoff)
+	}
+	return delay
 }
 
 // history adds a restart to those that a window needs to know of.
@@ -80,11 +119,11 @@ func (p policy) history(restarts []int64, now int64) []int64 {
 	return kept
 }
 
-// startAfter is when a replacement may run. The delay counts from the end of
+// startAfter is when a replacement of a task may run. The delay counts from the end of
 // the task that it replaces, so that no time is lost if nobody looked; the
 // clock of whoever noted that end is trusted only so far.
-func (p policy) startAfter(t *state.Task, now int64) int64 {
-	delay := p.delay.Milliseconds()
+func (p policy) startAfter(t *state.Task, next *recordv1.Task, now int64) int64 {
+	delay := p.delayOf(next).Milliseconds()
 	return min(max(endedAt(t)+delay, now), now+delay)
 }
 
@@ -94,11 +133,11 @@ const clockSlack = time.Second
 // waits says until when a task waits for its delay, or 0 if it need not any more.
 // No delay ends that far ahead: a clock was set back since then, and how long the
 // task has waited is not known. It is not to wait for hours.
-func (p policy) waits(startAfter, now int64) int64 {
-	if startAfter <= now || startAfter > now+2*p.delay.Milliseconds()+clockSlack.Milliseconds() {
+func (p policy) waits(t *recordv1.Task, now int64) int64 {
+	if t.StartAfter <= now || t.StartAfter > now+2*p.delayOf(t).Milliseconds()+clockSlack.Milliseconds() {
 		return 0
 	}
-	return startAfter
+	return t.StartAfter
 }
 
 // endedAt is when a manager heard of the task's end.

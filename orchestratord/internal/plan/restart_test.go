@@ -107,6 +107,54 @@ func TestRestartDelayTrustsNoClock(t *testing.T) {
 	}
 }
 
+// failAfter lets the slot's task fail once it has run for so long, and returns the delay
+// before the next may run.
+func (w *world) failAfter(t *testing.T, ran time.Duration) time.Duration {
+	t.Helper()
+	w.converge(t)
+	w.now = w.now.Add(ran)
+	w.end(t, failed)
+	return time.UnixMilli(w.one(t, 1).Record.StartAfter).Sub(w.now)
+}
+
+func TestEarlyFailuresInARowBackOff(t *testing.T) {
+	tests := map[string]struct {
+		policy *musterv1.RestartPolicy
+		ran    time.Duration
+		want   []int
+	}{
+		"default":                   {nil, time.Second, []int{5, 5, 5, 10, 20, 40, 60, 60}},
+		"no delay":                  {&musterv1.RestartPolicy{Delay: seconds(0)}, time.Second, []int{0, 0, 0, 2, 4, 8, 16, 32, 60, 60}},
+		"long delay":                {&musterv1.RestartPolicy{Delay: seconds(300)}, time.Second, []int{300, 300, 300, 300, 300}},
+		"tasks that ran for longer": {nil, 10 * time.Second, []int{5, 5, 5, 5, 5, 5}},
+		"bounded attempts":          {&musterv1.RestartPolicy{MaxAttempts: 9, Window: seconds(600)}, time.Second, []int{5, 5, 5, 5, 5, 5}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := single(t, tt.policy)
+			for i, want := range tt.want {
+				if got := w.failAfter(t, tt.ran); got != time.Duration(want)*time.Second {
+					t.Fatalf("delay after failure %d is %v, want %ds", i+1, got, want)
+				}
+			}
+		})
+	}
+}
+
+// TestLongRunEndsBackOff: a task that has run for a while forgives the failures before.
+func TestLongRunEndsBackOff(t *testing.T) {
+	w := single(t, nil)
+	for range 6 {
+		w.failAfter(t, time.Second)
+	}
+	if got := w.failAfter(t, time.Minute); got != 5*time.Second {
+		t.Errorf("delay after a run of a minute is %v, want 5s", got)
+	}
+	if got := w.failAfter(t, time.Second); got != 5*time.Second {
+		t.Errorf("delay after the failure that follows is %v, want 5s", got)
+	}
+}
+
 func TestNoDelayAtAll(t *testing.T) {
 	w := single(t, &musterv1.RestartPolicy{Delay: seconds(0)})
 	w.end(t, failed)

@@ -167,7 +167,7 @@ func (s *slot) start(i int) {
 // may run now: until its delay is over, and until the tasks that were ended
 // before it have stopped, or were given time enough.
 func (s *slot) waitsUntil(t *recordv1.Task) int64 {
-	until := s.target.policy.waits(t.StartAfter, s.d.now)
+	until := s.target.policy.waits(t, s.d.now)
 	for i := range s.tasks {
 		if s.live(i) || s.fates[i].deleted || s.stopped(i) {
 			continue

@@ -838,7 +838,10 @@ type Task struct {
 	// call asked for have one.
 	Trace []byte `protobuf:"bytes,15,opt,name=trace,proto3" json:"trace,omitempty"`
 	// Its slot's turn in an update; absent if the slot has had none.
-	Turn          *Turn `protobuf:"bytes,16,opt,name=turn,proto3" json:"turn,omitempty"`
+	Turn *Turn `protobuf:"bytes,16,opt,name=turn,proto3" json:"turn,omitempty"`
+	// How many tasks before it in its slot have failed in a row, each soon after it
+	// began to run or before.
+	EarlyFailures uint32 `protobuf:"varint,17,opt,name=early_failures,json=earlyFailures,proto3" json:"early_failures,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -983,6 +986,13 @@ func (x *Task) GetTurn() *Turn {
 		return x.Turn
 	}
 	return nil
+}
+
+func (x *Task) GetEarlyFailures() uint32 {
+	if x != nil {
+		return x.EarlyFailures
+	}
+	return 0
 }
 
 // Turn is what has become of one slot in an update. The update makes a task in the
@@ -1809,7 +1819,7 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x02 \x01(\x03R\tcreatedAt\x12\x1d\n" +
 	"\n" +
-	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\"\x93\x04\n" +
+	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\"\xba\x04\n" +
 	"\x04Task\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\x04R\x04slot\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x1f\n" +
@@ -1831,7 +1841,8 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\x0fendpoint_digest\x18\r \x01(\fR\x0eendpointDigest\x12\x19\n" +
 	"\basked_at\x18\x0e \x01(\x03R\aaskedAt\x12\x14\n" +
 	"\x05trace\x18\x0f \x01(\fR\x05trace\x12*\n" +
-	"\x04turn\x18\x10 \x01(\v2\x16.muster.record.v1.TurnR\x04turn\"W\n" +
+	"\x04turn\x18\x10 \x01(\v2\x16.muster.record.v1.TurnR\x04turn\x12%\n" +
+	"\x0eearly_failures\x18\x11 \x01(\rR\rearlyFailures\"W\n" +
 	"\x04Turn\x12\x18\n" +
 	"\arollout\x18\x01 \x01(\x04R\arollout\x12\x1d\n" +
 	"\n" +

@@ -149,7 +149,7 @@ func scalars() []scalar {
 			restart(s).Condition = musterv1.RestartPolicy_Condition(c)
 			return nil
 		}},
-		{"restart-delay", "wait before running it again (default 5s)", span(func(s *musterv1.ServiceSpec, d *durationpb.Duration) { restart(s).Delay = d })},
+		{"restart-delay", "wait before running it again (default 5s); without --restart-max-attempts it grows up to 1m while tasks fail again and again", span(func(s *musterv1.ServiceSpec, d *durationpb.Duration) { restart(s).Delay = d })},
 		{"restart-window", "time in which restart-max-attempts are counted (default: all time)", span(func(s *musterv1.ServiceSpec, d *durationpb.Duration) { restart(s).Window = d })},
 		{"restart-max-attempts", "most restarts (default: no limit)", func(v string, s *musterv1.ServiceSpec) (err error) {
 			restart(s).MaxAttempts, err = count(v, 64)
