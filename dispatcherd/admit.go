@@ -17,6 +17,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/assignments"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -71,6 +72,7 @@ func (d *Daemon) admit(s *session, hello *dispatcherv1.Hello) (*dispatcherv1.Ses
 		return nil, err
 	}
 	s.node, s.instance, s.address = hello.NodeId, hello.InstanceId, host(s.stream)
+	s.sent = assignments.NewSent(hello.AssignmentProtocol)
 	number := store.ShardOf(s.node)
 	wait := time.NewTimer(d.cfg.OwnerWait)
 	defer wait.Stop()

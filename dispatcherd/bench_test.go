@@ -11,6 +11,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/assignments"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 	"github.com/musterhq/muster/internal/testwait"
@@ -19,7 +20,7 @@ import (
 func (w *worker) count() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.model.tasks)
+	return len(w.model.Tasks)
 }
 
 func (w *worker) isWelcome() bool {
@@ -120,7 +121,7 @@ func BenchmarkStatuses(b *testing.B) {
 		for _, w := range workers {
 			wg.Go(func() {
 				var statuses []*dispatcherv1.ReportedStatus
-				for id := range w.model.tasks {
+				for id := range w.model.Tasks {
 					// Of one state the later word counts, so each round writes all anew.
 					statuses = append(statuses, reported(id, musterv1.TaskState_RUNNING, int64(sequence), fmt.Sprint(sequence)))
 				}
@@ -172,12 +173,13 @@ func BenchmarkComplete(b *testing.B) {
 			c.assign(tx, "n1", "s1", fmt.Sprintf("t%d", i), uint64(i+1))
 		}
 	})
-	desk := desk{c.tables}
+	reader := assignments.NewReader(c.tables)
 	snap := c.store.Snapshot()
 	b.ReportAllocs()
 	for b.Loop() {
-		if got := newLedger().complete(desk.offers(snap, "n1"), packing{1000, 1 << 20}); len(got[0].Tasks) != 1000 {
-			b.Fatal(len(got[0].Tasks))
+		sent := assignments.NewSent(assignments.Protocol)
+		if got := sent.Complete(reader.Offers(snap, "n1"), limits); len(got[0].Objects) != 1001 {
+			b.Fatal(len(got[0].Objects))
 		}
 	}
 }
@@ -191,17 +193,23 @@ func BenchmarkChange(b *testing.B) {
 			c.assign(tx, "n1", "s1", fmt.Sprintf("t%d", i), uint64(i+1))
 		}
 	})
-	desk := desk{c.tables}
-	ledger := newLedger()
-	ledger.complete(desk.offers(c.store.Snapshot(), "n1"), packing{1000, 1 << 20})
-	c.desire("n1", "s1", "t5", 6, musterv1.TaskState_SHUTDOWN)
-	snap := c.store.Snapshot()
+	reader := assignments.NewReader(c.tables)
+	sent := assignments.NewSent(assignments.Protocol)
+	sent.Complete(reader.Offers(c.store.Snapshot(), "n1"), limits)
 	key := state.NodeTaskKey("n1", "s1", "t5")
+	changed := []musterv1.TaskState{musterv1.TaskState_SHUTDOWN, musterv1.TaskState_REMOVE}
+	var offers [2]assignments.Offer
+	for i, desired := range changed {
+		c.desire("n1", "s1", "t5", 6, desired)
+		offers[i] = reader.Offer(c.store.Snapshot(), key)
+	}
 	b.ReportAllocs()
-	for b.Loop() {
-		ledger.tasks["t5"] = told{}
-		if got := ledger.changes([]offer{desk.offer(snap, key)}, packing{1000, 1 << 20}, time.Now()); len(got) != 1 {
+	for i := 0; b.Loop(); i++ {
+		if got := sent.Changes(offers[i%2:i%2+1], limits, time.Now()); len(got) != 1 {
 			b.Fatal(len(got))
 		}
 	}
 }
+
+// limits are those of a message in benchmarks.
+var limits = assignments.Limits{Objects: 1000, Bytes: 1 << 20}

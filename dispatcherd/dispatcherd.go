@@ -20,7 +20,7 @@
 // has one that receives (session.go), and while there is something to say one
 // that sends (speak.go). What is decided is decided by pure functions: whether a
 // node lives (liveness.go), what its record says (standing.go), what a worker is
-// told next (ledger.go), and what a report changes (status.go).
+// told next (internal/assignments), and what a report changes (status.go).
 package dispatcherd
 
 import (
@@ -35,6 +35,7 @@ import (
 	"go.uber.org/zap"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/assignments"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/shards"
@@ -52,21 +53,21 @@ type Daemon struct {
 	dispatcherv1.UnimplementedDispatcherServiceServer
 	dispatcherv1.UnimplementedLogBrokerServiceServer
 
-	cfg       Config
-	member    shards.Member
-	log       *zap.Logger
-	guard     *auth.Guard
-	metrics   *metrics
-	tracer    *tracing.Tracer
-	tables    *state.Tables
-	store     *store.Store
-	desk      desk
-	manager   *shards.Manager
-	directory *shards.Directory
-	pulse     *pulse
-	hearing   hearing
-	crew      crew
-	readers   *readers
+	cfg         Config
+	member      shards.Member
+	log         *zap.Logger
+	guard       *auth.Guard
+	metrics     *metrics
+	tracer      *tracing.Tracer
+	tables      *state.Tables
+	store       *store.Store
+	assignments assignments.Reader
+	manager     *shards.Manager
+	directory   *shards.Directory
+	pulse       *pulse
+	hearing     hearing
+	crew        crew
+	readers     *readers
 	// connected counts the sessions of all shards.
 	connected atomic.Int64
 	// stopping is closed when no call may go on.
@@ -89,7 +90,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 		pulse: newPulse(time.Now()), stopping: make(chan struct{}), changed: make(chan struct{}),
 		readers: newReaders(cfg.LogReaders),
 	}
-	d.desk = desk{d.tables}
+	d.assignments = assignments.NewReader(d.tables)
 	d.hearing.d = d
 	t := d.tables
 	var err error

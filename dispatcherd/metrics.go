@@ -88,9 +88,23 @@ func newMetrics(r prometheus.Registerer, d *Daemon) (*metrics, error) {
 
 // told counts what a worker was told.
 func (m *metrics) told(a *dispatcherv1.Assignments) {
-	m.tasks.Add(float64(len(a.Tasks)))
-	m.specs.Add(float64(len(a.Specs)))
-	m.withdrawn.Add(float64(len(a.Removed)))
+	tasks, specs, withdrawn := len(a.Tasks), len(a.Specs), len(a.Removed)
+	for _, object := range a.Objects {
+		switch object.Object.(type) {
+		case *dispatcherv1.AssignedObject_Task:
+			tasks++
+		case *dispatcherv1.AssignedObject_Spec:
+			specs++
+		}
+	}
+	for _, ref := range a.Withdrawn {
+		if _, ok := ref.Ref.(*dispatcherv1.ObjectRef_Task); ok {
+			withdrawn++
+		}
+	}
+	m.tasks.Add(float64(tasks))
+	m.specs.Add(float64(specs))
+	m.withdrawn.Add(float64(withdrawn))
 }
 
 // census counts the nodes whenever metrics are asked for.

@@ -17,6 +17,7 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/assignments"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/tracing"
 )
@@ -37,6 +38,8 @@ type session struct {
 	log    *zap.Logger
 	// These are set before the session is attached.
 	node, instance, address string
+	// sent is guarded by book.
+	sent *assignments.Sent
 	// period is how often the worker is to be heard, in nanoseconds.
 	period atomic.Int64
 	// begun is when the session was made, and heard when the worker was last
@@ -78,9 +81,8 @@ type session struct {
 	// sending is closed when the sender at work, if any, has said all.
 	sending chan struct{}
 
-	// book guards ledger, which sender and receiver both use.
-	book   sync.Mutex
-	ledger *ledger
+	// book guards sent, which sender and receiver both use.
+	book sync.Mutex
 
 	subscriptions subscriptions
 }
@@ -88,7 +90,7 @@ type session struct {
 func (d *Daemon) newSession(st stream) *session {
 	return &session{
 		d: d, stream: st, log: d.log, begun: time.Now(), done: make(chan struct{}), greeted: make(chan struct{}),
-		dirty: map[string]struct{}{}, ledger: newLedger(),
+		dirty: map[string]struct{}{},
 	}
 }
 
@@ -246,7 +248,7 @@ func (s *session) report(r *dispatcherv1.StatusReport) {
 	var spans []tracing.Span
 	s.book.Lock()
 	for _, reported := range r.Statuses {
-		told, known := s.ledger.tasks[reported.TaskId]
+		service, sentAt, known := s.sent.Service(reported.TaskId)
 		record, sane := observed(reported, now)
 		if !known || !sane {
 			if foreign++; first == "" {
@@ -254,16 +256,16 @@ func (s *session) report(r *dispatcherv1.StatusReport) {
 			}
 			continue
 		}
-		record.SentAt = told.sentAt
+		record.SentAt = sentAt
 		if record.State == musterv1.TaskState_RUNNING {
-			if took, ok := s.ledger.runs(reported.TaskId, now); ok {
+			if took, ok := s.sent.TakeRunning(reported.TaskId, now); ok {
 				s.d.metrics.running.Observe(took.Seconds())
 			}
 		}
 		if span, ok := s.traceReport(reported.TaskId, record.State, now); ok {
 			spans = append(spans, span)
 		}
-		key := state.NodeTaskKey(s.node, told.service, reported.TaskId)
+		key := state.NodeTaskKey(s.node, service, reported.TaskId)
 		statuses[key] = merge(statuses[key], record)
 	}
 	s.book.Unlock()

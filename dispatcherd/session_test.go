@@ -64,7 +64,7 @@ func TestLifeOfTask(t *testing.T) {
 		if diff := cmp.Diff(map[string]musterv1.TaskState{"t1": running}, w.tasks()); diff != "" {
 			t.Fatalf("complete set (-want +got):\n%s", diff)
 		}
-		task := get(w, func(w *worker) *dispatcherv1.AssignedTask { return w.model.tasks["t1"] })
+		task := get(w, func(w *worker) *dispatcherv1.AssignedTask { return w.model.Tasks["t1"] })
 		if task.ServiceName != "name-of-s1" || task.ServiceLabels["a"] != "b" || task.Slot != 1 || task.Ports[0].PublishedPort != 8080 {
 			t.Errorf("task is %v", task)
 		}
@@ -176,7 +176,7 @@ func TestReports(t *testing.T) {
 		if diff := cmp.Diff(before, c.tables.Statuses.Sequences(c.store.Snapshot())); diff != "" {
 			t.Errorf("a report of what is known was written:\n%s", diff)
 		}
-		if known := get(w, func(w *worker) musterv1.TaskState { return w.model.tasks["mine"].KnownState }); known != musterv1.TaskState_FAILED {
+		if known := get(w, func(w *worker) musterv1.TaskState { return w.model.Tasks["mine"].KnownState }); known != musterv1.TaskState_FAILED {
 			t.Errorf("known state is %s, want FAILED", known)
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/assignments"
 )
 
 // acknowledge says that reports up to a sequence are kept.
@@ -93,7 +94,7 @@ func (s *session) mark(keys []string) bool {
 // retry looks again at what waits for other records, which may have come.
 func (s *session) retry() {
 	s.book.Lock()
-	waiting := slices.Collect(maps.Keys(s.ledger.waiting))
+	waiting := s.sent.Waiting()
 	s.book.Unlock()
 	select {
 	case <-s.greeted:
@@ -221,12 +222,12 @@ func (s *session) complete() (messages []*dispatcherv1.Assignments, traced []*di
 	if snap.Epoch() != s.epoch {
 		return nil, nil, errRestored
 	}
-	offers := s.d.desk.offers(snap, s.node)
-	if slices.ContainsFunc(offers, func(o offer) bool { return o.lags }) && s.park() {
+	offers := s.d.assignments.Offers(snap, s.node)
+	if slices.ContainsFunc(offers, func(o assignments.Offer) bool { return o.Lags }) && s.park() {
 		return nil, nil, nil
 	}
-	messages = s.ledger.complete(offers, s.d.packing())
-	return messages, s.ledger.takeTraced(), nil
+	messages = s.sent.Complete(offers, s.d.messageLimits())
+	return messages, s.sent.TakeTraced(), nil
 }
 
 // park has the complete set wait for records that are not seen yet. It
@@ -287,16 +288,16 @@ func (s *session) changes(keys []string) (c changes, err error) {
 	if snap.Epoch() != s.epoch {
 		return changes{}, errRestored
 	}
-	offers := make([]offer, len(keys))
+	offers := make([]assignments.Offer, len(keys))
 	for i, key := range keys {
-		offers[i] = s.d.desk.offer(snap, key)
-		if offers[i].version == 0 {
+		offers[i] = s.d.assignments.Offer(snap, key)
+		if offers[i].Version == 0 {
 			c.gone = append(c.gone, key)
 		}
 	}
-	c.messages = s.ledger.changes(offers, s.d.packing(), time.Now())
-	c.news, s.ledger.news = s.ledger.news, nil
-	c.traced = s.ledger.takeTraced()
+	c.messages = s.sent.Changes(offers, s.d.messageLimits(), time.Now())
+	c.news = s.sent.TakeNew()
+	c.traced = s.sent.TakeTraced()
 	return c, nil
 }
 
@@ -312,6 +313,7 @@ func (s *session) tell(messages []*dispatcherv1.Assignments) error {
 	return nil
 }
 
-func (d *Daemon) packing() packing {
-	return packing{tasks: d.cfg.MessageTasks, bytes: d.cfg.MessageBytes}
+// messageLimits returns the bounds of a message of assignments.
+func (d *Daemon) messageLimits() assignments.Limits {
+	return assignments.Limits{Objects: d.cfg.MessageTasks, Bytes: d.cfg.MessageBytes}
 }

@@ -21,7 +21,7 @@ func (s *session) traceReport(id string, state musterv1.TaskState, now time.Time
 	if state < musterv1.TaskState_RUNNING {
 		return tracing.Span{}, false
 	}
-	trace := s.ledger.takeTrace(id)
+	trace := s.sent.TakeTrace(id)
 	if trace == nil {
 		return tracing.Span{}, false
 	}

@@ -12,6 +12,8 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/assignments"
+	"github.com/musterhq/muster/dispatcherd/internal/assignments/assignmentstest"
 )
 
 // worker is the other end of a session.
@@ -26,7 +28,7 @@ type worker struct {
 	mu       sync.Mutex
 	welcome  *dispatcherv1.Welcome
 	redirect *dispatcherv1.Redirect
-	model    *model
+	model    *assignmentstest.Worker
 	messages []*dispatcherv1.Assignments
 	acked    uint64
 	beats    int
@@ -46,7 +48,7 @@ func (c *cluster) worker(node, address string) *worker { return c.workerAs(node,
 func (c *cluster) workerAs(node, instance, address string) *worker {
 	c.t.Helper()
 	w := c.newWorker(node, c.dial(address))
-	w.hello(&dispatcherv1.Hello{NodeId: node, InstanceId: instance, Description: description(node)})
+	w.hello(&dispatcherv1.Hello{NodeId: node, InstanceId: instance, Description: description(node), AssignmentProtocol: assignments.Protocol})
 	return w
 }
 
@@ -57,7 +59,7 @@ func (c *cluster) newWorker(node string, conn *grpc.ClientConn) *worker {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	w := &worker{t: c.t, node: node, conn: conn, stream: stream, cancel: cancel, done: make(chan struct{}), model: newModel(), credit: map[string]int{}}
+	w := &worker{t: c.t, node: node, conn: conn, stream: stream, cancel: cancel, done: make(chan struct{}), model: assignmentstest.New(), credit: map[string]int{}}
 	go w.listen()
 	c.t.Cleanup(w.hangUp)
 	return w
@@ -80,7 +82,7 @@ func (w *worker) listen() {
 			w.redirect = m.Redirect
 		case *dispatcherv1.SessionResponse_Assignments:
 			w.messages = append(w.messages, m.Assignments)
-			if err := w.model.apply(m.Assignments); err != nil {
+			if err := w.model.Apply(m.Assignments); err != nil {
 				w.t.Errorf("node %s: %v", w.node, err)
 			}
 		case *dispatcherv1.SessionResponse_StatusAck:
@@ -150,7 +152,7 @@ func (w *worker) tasks() map[string]musterv1.TaskState {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	all := map[string]musterv1.TaskState{}
-	for id, t := range w.model.tasks {
+	for id, t := range w.model.Tasks {
 		all[id] = t.DesiredState
 	}
 	return all

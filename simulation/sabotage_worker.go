@@ -59,8 +59,9 @@ func lostAssignments() Sabotage {
 		if a == nil || a.Complete {
 			return
 		}
-		a.Tasks = slices.DeleteFunc(a.Tasks, func(t *dispatcherv1.AssignedTask) bool {
-			return t.DesiredState <= musterv1.TaskState_RUNNING && now()
+		a.Objects = slices.DeleteFunc(a.Objects, func(o *dispatcherv1.AssignedObject) bool {
+			t := o.GetTask()
+			return t != nil && t.DesiredState <= musterv1.TaskState_RUNNING && now()
 		})
 	}, nil)}
 }
@@ -73,10 +74,11 @@ func lostOrders() Sabotage {
 		if a == nil || a.Complete {
 			return
 		}
-		a.Tasks = slices.DeleteFunc(a.Tasks, func(t *dispatcherv1.AssignedTask) bool {
-			return t.DesiredState > musterv1.TaskState_RUNNING && now()
+		a.Objects = slices.DeleteFunc(a.Objects, func(o *dispatcherv1.AssignedObject) bool {
+			t := o.GetTask()
+			return t != nil && t.DesiredState > musterv1.TaskState_RUNNING && now()
 		})
-		a.Removed = slices.DeleteFunc(a.Removed, func(string) bool { return now() })
+		a.Withdrawn = slices.DeleteFunc(a.Withdrawn, func(ref *dispatcherv1.ObjectRef) bool { return ref.GetTask() != "" && now() })
 	}, nil)}
 }
 

@@ -124,7 +124,6 @@ func benchmarkAssigned(b *testing.B, workers, tasks int, disk bool) {
 		sessions = append(sessions, <-c.sessions)
 	}
 	spec := nullTask("", running, nil)
-	specs := []*dispatcherv1.AssignedSpec{{Digest: spec.SpecDigest, Spec: spec.spec}}
 	round := 0
 	var used, wall time.Duration
 	var memory runtime.MemStats
@@ -132,7 +131,7 @@ func benchmarkAssigned(b *testing.B, workers, tasks int, disk bool) {
 		round++
 		var messages [][]*dispatcherv1.Assignments
 		for w := range workers {
-			messages = append(messages, assignmentsOf(specs, spec, fmt.Sprint(round, ".", w, "."), tasks/workers))
+			messages = append(messages, assignmentsOf(spec, fmt.Sprint(round, ".", w, "."), tasks/workers))
 		}
 		runtime.GC()
 		before, began := cpu(), time.Now()
@@ -175,19 +174,21 @@ func benchmarkAssigned(b *testing.B, workers, tasks int, disk bool) {
 }
 
 // assignmentsOf makes a complete set of tasks, in messages of some hundreds.
-func assignmentsOf(specs []*dispatcherv1.AssignedSpec, like assignment, prefix string, tasks int) []*dispatcherv1.Assignments {
+func assignmentsOf(like assignment, prefix string, tasks int) []*dispatcherv1.Assignments {
 	const most = 500
 	var all []*dispatcherv1.Assignments
 	for first := 0; first < tasks; first += most {
 		msg := &dispatcherv1.Assignments{Complete: true, Last: first+most >= tasks}
 		if first == 0 {
-			msg.Specs = specs
+			msg.Objects = append(msg.Objects, &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Spec{
+				Spec: &dispatcherv1.AssignedSpec{Digest: like.SpecDigest, Spec: like.spec},
+			}})
 		}
 		for i := first; i < min(first+most, tasks); i++ {
-			msg.Tasks = append(msg.Tasks, &dispatcherv1.AssignedTask{
+			msg.Objects = append(msg.Objects, &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Task{Task: &dispatcherv1.AssignedTask{
 				Id: prefix + fmt.Sprint(i), ServiceId: "svc", ServiceName: "web", Slot: uint64(i + 1),
 				SpecDigest: like.SpecDigest, DesiredState: running,
-			})
+			}}})
 		}
 		all = append(all, msg)
 	}

@@ -228,17 +228,50 @@ func (s *session) redirect(address string, dispatchers ...string) {
 	s.end <- nil
 }
 
-// assign sends tasks, with the specs that they need.
+// assign sends tasks, with the specs that they need, as a dispatcher does that
+// speaks the worker's protocol.
 func (s *session) assign(complete bool, tasks []assignment, removed ...string) {
+	msg := &dispatcherv1.Assignments{Complete: complete, Last: complete}
+	for _, task := range tasks {
+		if spec := s.newSpec(task); spec != nil {
+			msg.Objects = append(msg.Objects, &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Spec{Spec: spec}})
+		}
+		msg.Objects = append(msg.Objects, &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Task{Task: task.AssignedTask}})
+	}
+	for _, id := range removed {
+		msg.Withdrawn = append(msg.Withdrawn, &dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Task{Task: id}})
+	}
+	s.send(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_Assignments{Assignments: msg}})
+}
+
+// assignOld sends tasks as a dispatcher does that speaks protocol 0.
+func (s *session) assignOld(complete bool, tasks []assignment, removed ...string) {
 	msg := &dispatcherv1.Assignments{Complete: complete, Last: complete, Removed: removed}
 	for _, task := range tasks {
-		if digest := string(task.AssignedTask.GetSpecDigest()); !s.sent[digest] {
-			s.sent[digest] = true
-			msg.Specs = append(msg.Specs, &dispatcherv1.AssignedSpec{Digest: []byte(digest), Spec: task.spec})
+		if spec := s.newSpec(task); spec != nil {
+			msg.Specs = append(msg.Specs, spec)
 		}
 		msg.Tasks = append(msg.Tasks, task.AssignedTask)
 	}
 	s.send(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_Assignments{Assignments: msg}})
+}
+
+// newSpec returns the spec of a task if the session has not sent it yet.
+func (s *session) newSpec(task assignment) *dispatcherv1.AssignedSpec {
+	digest := string(task.AssignedTask.GetSpecDigest())
+	if s.sent[digest] {
+		return nil
+	}
+	s.sent[digest] = true
+	return &dispatcherv1.AssignedSpec{Digest: []byte(digest), Spec: task.spec}
+}
+
+// withdrawSpec withdraws the spec of a task.
+func (s *session) withdrawSpec(task assignment) {
+	delete(s.sent, string(task.SpecDigest))
+	s.send(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_Assignments{Assignments: &dispatcherv1.Assignments{
+		Withdrawn: []*dispatcherv1.ObjectRef{{Ref: &dispatcherv1.ObjectRef_Spec{Spec: task.SpecDigest}}},
+	}}})
 }
 
 // settle lets the worker do what there is to do within a time.

@@ -13,6 +13,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/workerd/internal/dependencies"
 )
 
 const (
@@ -127,6 +128,7 @@ func (s *stream) open(ctx, inner context.Context, cancel context.CancelCauseFunc
 	// An error of Send is only io.EOF; Recv tells what it was.
 	_ = s.grpc.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_Hello{Hello: &dispatcherv1.Hello{
 		NodeId: s.c.cfg.NodeID, Description: s.told, InstanceId: s.c.cfg.Instance, Tasks: uint32(tasks),
+		AssignmentProtocol: dependencies.Protocol,
 	}}})
 	first, err := s.grpc.Recv()
 	if err != nil {

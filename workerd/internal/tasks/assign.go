@@ -9,6 +9,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/workerd/internal/dependencies"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 	"github.com/musterhq/muster/workerd/taskdb"
 )
@@ -34,15 +35,15 @@ func (m *Manager) Assign(ctx context.Context, msg *dispatcherv1.Assignments) err
 	}
 	m.assigning.Lock()
 	defer m.assigning.Unlock()
-	if err := m.add(msg.GetSpecs(), msg.GetTasks()); err != nil {
+	assigned, removed := m.receive(msg)
+	if err := m.add(assigned); err != nil {
 		return err
 	}
-	removed := msg.GetRemoved()
 	if msg.GetComplete() {
 		if m.incoming == nil {
 			m.incoming = map[string]bool{}
 		}
-		for _, t := range msg.GetTasks() {
+		for _, t := range assigned {
 			m.incoming[t.GetId()] = true
 		}
 		if !msg.GetLast() {
@@ -55,6 +56,11 @@ func (m *Manager) Assign(ctx context.Context, msg *dispatcherv1.Assignments) err
 		}
 	}
 	m.withdraw(removed)
+	for _, ref := range msg.GetWithdrawn() {
+		if object, ok := dependencies.RefOf(ref); ok {
+			m.objects.Withdraw(object)
+		}
+	}
 	if msg.GetComplete() {
 		m.mu.Lock()
 		m.synced = true
@@ -62,6 +68,28 @@ func (m *Manager) Assign(ctx context.Context, msg *dispatcherv1.Assignments) err
 		m.Sweep()
 	}
 	return nil
+}
+
+// receive puts the objects of a message where tasks find them, and returns the
+// tasks that it assigns and withdraws. The message may be of either protocol.
+func (m *Manager) receive(msg *dispatcherv1.Assignments) (assigned []*dispatcherv1.AssignedTask, withdrawn []string) {
+	for _, spec := range msg.GetSpecs() {
+		m.objects.PutSpec(spec.GetDigest(), spec.GetSpec())
+	}
+	assigned, withdrawn = msg.GetTasks(), msg.GetRemoved()
+	for _, object := range msg.GetObjects() {
+		if t := object.GetTask(); t != nil {
+			assigned = append(assigned, t)
+		} else {
+			m.objects.Put(object)
+		}
+	}
+	for _, ref := range msg.GetWithdrawn() {
+		if id := ref.GetTask(); id != "" {
+			withdrawn = append(withdrawn, id)
+		}
+	}
+	return assigned, withdrawn
 }
 
 // Abandon stops and removes all tasks: this worker is not the node any more.
@@ -88,9 +116,9 @@ func (m *Manager) missing(set map[string]bool) []string {
 }
 
 // add takes in new and changed tasks.
-func (m *Manager) add(specs []*dispatcherv1.AssignedSpec, assigned []*dispatcherv1.AssignedTask) error {
+func (m *Manager) add(assigned []*dispatcherv1.AssignedTask) error {
 	began := time.Now()
-	fresh, changed, changes, err := m.sort(specs, assigned)
+	fresh, changed, changes, err := m.sort(assigned)
 	if err != nil {
 		return err
 	}
@@ -120,25 +148,25 @@ func (m *Manager) add(specs []*dispatcherv1.AssignedSpec, assigned []*dispatcher
 }
 
 // sort finds out which assigned tasks are new and which have changed.
-func (m *Manager) sort(specs []*dispatcherv1.AssignedSpec, assigned []*dispatcherv1.AssignedTask) (
+func (m *Manager) sort(assigned []*dispatcherv1.AssignedTask) (
 	fresh []*task, changed map[*task]*dispatcherv1.AssignedTask, changes []taskdb.Change, err error,
 ) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, s := range specs {
-		m.specs[string(s.GetDigest())] = s.GetSpec()
-	}
 	if m.cfg.Store != nil {
 		changes = make([]taskdb.Change, 0, len(assigned))
 	}
 	for _, msg := range assigned {
 		t, known := m.tasks[msg.GetId()]
 		if !known {
-			spec, ok := m.specs[string(msg.GetSpecDigest())]
-			if !ok {
-				return nil, nil, nil, fmt.Errorf("task %s: its spec %x was not sent", msg.GetId(), msg.GetSpecDigest())
+			t, err := m.assigned(msg)
+			if err != nil {
+				for _, t := range fresh {
+					m.objects.Release(t.refs)
+				}
+				return nil, nil, nil, err
 			}
-			fresh = append(fresh, m.assigned(msg, spec))
+			fresh = append(fresh, t)
 		} else {
 			if t.digest != string(msg.GetSpecDigest()) {
 				// A task's spec is part of what the task is.
@@ -191,10 +219,18 @@ func (m *Manager) withdraw(ids []string) {
 	}
 }
 
-// assigned makes a task that this worker did not know. m.mu is held.
-func (m *Manager) assigned(msg *dispatcherv1.AssignedTask, spec *musterv1.TaskSpec) *task {
+// assigned makes a task that this worker did not know, and holds what the task
+// refers to. m.mu is held.
+func (m *Manager) assigned(msg *dispatcherv1.AssignedTask) (*task, error) {
+	refs, err := dependencies.RefsOf(msg)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.objects.Hold(refs); err != nil {
+		return nil, fmt.Errorf("task %s: %w", msg.GetId(), err)
+	}
 	t := &task{
-		m: m, id: msg.GetId(), digest: string(msg.GetSpecDigest()), spec: spec,
+		m: m, id: msg.GetId(), digest: string(msg.GetSpecDigest()), spec: m.objects.Spec(msg.GetSpecDigest()), refs: refs,
 		assigned: msg, desired: msg.GetDesiredState(), unsure: !m.synced,
 	}
 	if known := msg.GetKnownState(); known > musterv1.TaskState_ACCEPTED {
@@ -203,13 +239,20 @@ func (m *Manager) assigned(msg *dispatcherv1.AssignedTask, spec *musterv1.TaskSp
 		t.status.State = known
 		t.adopt = !lifecycle.Ended(known)
 	}
-	return t
+	return t, nil
 }
 
-// restored makes a task of what was kept of it.
+// restored makes a task of what was kept of it. Of the objects that it refers to
+// only its spec is kept.
 func (m *Manager) restored(id string, record *taskdb.Record) *task {
+	digest := record.Assigned.GetSpecDigest()
+	refs := []dependencies.Ref{dependencies.SpecRef(digest)}
+	if err := m.objects.Hold(refs); err != nil {
+		m.log.Error("failed to restore a task's spec", zap.String("task", id), zap.Error(err))
+		refs = nil
+	}
 	t := &task{
-		m: m, id: id, digest: string(record.Assigned.GetSpecDigest()), spec: m.specs[string(record.Assigned.GetSpecDigest())],
+		m: m, id: id, digest: string(digest), spec: m.objects.Spec(digest), refs: refs,
 		assigned: record.Assigned, desired: record.Assigned.GetDesiredState(),
 		handle: record.Handle, withdrawn: record.Withdrawn,
 	}

@@ -26,6 +26,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/internal/dependencies"
 	"github.com/musterhq/muster/workerd/taskdb"
 )
 
@@ -81,9 +82,11 @@ type Manager struct {
 	// incoming collects the ids of a complete set until its last message.
 	incoming map[string]bool
 
+	// objects are what tasks refer to.
+	objects *dependencies.Store
+
 	mu    sync.Mutex
 	tasks map[string]*task
-	specs map[string]*musterv1.TaskSpec
 	// synced: a complete set of assignments has been taken in.
 	synced bool
 	// executors are those of the node, as last described.
@@ -98,8 +101,8 @@ func New(cfg Config) *Manager {
 		inventory: newInventory(cfg.NodeID),
 		ready:     make(chan struct{}),
 		admitted:  make(chan struct{}),
+		objects:   dependencies.New(),
 		tasks:     map[string]*task{},
-		specs:     map[string]*musterv1.TaskSpec{},
 	}
 	m.metrics = newMetrics(cfg.Metrics, m.countStates)
 	return m
@@ -107,7 +110,9 @@ func New(cfg Config) *Manager {
 
 // Restore takes in what a store held. It must be called before Run.
 func (m *Manager) Restore(contents *taskdb.Contents) {
-	maps.Copy(m.specs, contents.Specs)
+	for digest, spec := range contents.Specs {
+		m.objects.PutSpec([]byte(digest), spec)
+	}
 	for id, record := range contents.Tasks {
 		m.tasks[id] = m.restored(id, record)
 	}
@@ -180,22 +185,14 @@ func (m *Manager) keep(specs map[string]*musterv1.TaskSpec, changes ...taskdb.Ch
 	return m.cfg.Store.Apply(specs, changes...)
 }
 
-// dropSpecs forgets the specs that no task refers to.
+// dropSpecs drops the specs that no task refers to, when a session begins.
 func (m *Manager) dropSpecs() {
-	m.mu.Lock()
-	used := make(map[string]bool, len(m.specs))
-	for _, t := range m.tasks {
-		used[t.digest] = true
-	}
-	before := len(m.specs)
-	maps.DeleteFunc(m.specs, func(digest string, _ *musterv1.TaskSpec) bool { return !used[digest] })
-	dropped := before != len(m.specs)
-	m.mu.Unlock()
+	used, dropped := m.objects.Begin()
 	if !dropped || m.cfg.Store == nil {
 		return
 	}
 	if err := m.cfg.Store.DropSpecs(used); err != nil {
-		m.log.Warn("unused task specs stay on disk", zap.Error(err))
+		m.log.Warn("failed to remove unused task specs from disk", zap.Error(err))
 	}
 }
 
@@ -210,15 +207,14 @@ func (m *Manager) forget(t *task) {
 	again := t.again
 	t.mu.Unlock()
 	if again == nil {
+		m.objects.Release(t.refs)
 		return
 	}
 	m.spawn(func() {
 		m.assigning.Lock()
 		defer m.assigning.Unlock()
-		m.mu.Lock()
-		m.specs[t.digest] = t.spec
-		m.mu.Unlock()
-		if err := m.add(nil, []*dispatcherv1.AssignedTask{again}); err != nil {
+		defer m.objects.Release(t.refs)
+		if err := m.add([]*dispatcherv1.AssignedTask{again}); err != nil {
 			m.log.Error("task that was assigned again is not kept", zap.String("task", t.id), zap.Error(err))
 		}
 	})

@@ -14,6 +14,7 @@ import (
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/internal/dependencies"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
 
@@ -23,6 +24,8 @@ type task struct {
 	id     string
 	digest string
 	spec   *musterv1.TaskSpec
+	// refs are the objects that the task holds.
+	refs []dependencies.Ref
 	// orphan marks what an executor holds though it was never assigned here.
 	// It is only removed, and nothing is kept or reported of it.
 	orphan bool

@@ -241,9 +241,13 @@ type Hello struct {
 	InstanceId string `protobuf:"bytes,3,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
 	// How many tasks the worker has, if this process was admitted before. A store that
 	// knows neither its node nor any service has been lost, and is not to be believed.
-	Tasks         uint32 `protobuf:"varint,4,opt,name=tasks,proto3" json:"tasks,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Tasks uint32 `protobuf:"varint,4,opt,name=tasks,proto3" json:"tasks,omitempty"`
+	// The newest assignment protocol that the worker understands. Workers of
+	// version 0 get Assignments.specs, tasks and removed; those of version 1 get
+	// Assignments.objects and withdrawn.
+	AssignmentProtocol uint32 `protobuf:"varint,5,opt,name=assignment_protocol,json=assignmentProtocol,proto3" json:"assignment_protocol,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -300,6 +304,13 @@ func (x *Hello) GetInstanceId() string {
 func (x *Hello) GetTasks() uint32 {
 	if x != nil {
 		return x.Tasks
+	}
+	return 0
+}
+
+func (x *Hello) GetAssignmentProtocol() uint32 {
+	if x != nil {
+		return x.AssignmentProtocol
 	}
 	return 0
 }
@@ -905,7 +916,9 @@ func (x *Redirect) GetDispatchers() []string {
 	return nil
 }
 
-// Assignments tell a worker which tasks are its own.
+// Assignments tell a worker which objects its node needs: the tasks to run, and
+// what they depend on. A dependency comes before the first task that refers to
+// it, in the same message or an earlier one.
 type Assignments struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// True: this is all; what is not in it (nor in the following messages until
@@ -913,13 +926,20 @@ type Assignments struct {
 	Complete bool `protobuf:"varint,1,opt,name=complete,proto3" json:"complete,omitempty"`
 	// True on the last message of a complete set.
 	Last bool `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
-	// Task specs by digest that the tasks below refer to. Each is sent once a
-	// session, before the first task that refers to it.
+	// Protocol version 0 only. Task specs by digest that the tasks below refer
+	// to. Each is sent once a session, before the first task that refers to it.
 	Specs []*AssignedSpec `protobuf:"bytes,3,rep,name=specs,proto3" json:"specs,omitempty"`
-	// New or changed tasks.
+	// Protocol version 0 only. New or changed tasks.
 	Tasks []*AssignedTask `protobuf:"bytes,4,rep,name=tasks,proto3" json:"tasks,omitempty"`
-	// Ids of tasks that are withdrawn: stop and remove them.
-	Removed       []string `protobuf:"bytes,5,rep,name=removed,proto3" json:"removed,omitempty"`
+	// Protocol version 0 only. Ids of tasks that are withdrawn: stop and remove
+	// them.
+	Removed []string `protobuf:"bytes,5,rep,name=removed,proto3" json:"removed,omitempty"`
+	// New or changed objects. The worker applies them in order.
+	Objects []*AssignedObject `protobuf:"bytes,6,rep,name=objects,proto3" json:"objects,omitempty"`
+	// Objects that the node no longer needs. The worker stops and removes a
+	// withdrawn task. It keeps a withdrawn dependency until the last of its tasks
+	// that refers to it is removed.
+	Withdrawn     []*ObjectRef `protobuf:"bytes,7,rep,name=withdrawn,proto3" json:"withdrawn,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -989,6 +1009,277 @@ func (x *Assignments) GetRemoved() []string {
 	return nil
 }
 
+func (x *Assignments) GetObjects() []*AssignedObject {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+func (x *Assignments) GetWithdrawn() []*ObjectRef {
+	if x != nil {
+		return x.Withdrawn
+	}
+	return nil
+}
+
+// AssignedObject is a task, or something that tasks depend on. A dispatcher
+// sends only kinds that the worker's protocol version knows: a new kind is a new
+// version.
+type AssignedObject struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Object:
+	//
+	//	*AssignedObject_Task
+	//	*AssignedObject_Spec
+	//	*AssignedObject_Config
+	Object        isAssignedObject_Object `protobuf_oneof:"object"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssignedObject) Reset() {
+	*x = AssignedObject{}
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssignedObject) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssignedObject) ProtoMessage() {}
+
+func (x *AssignedObject) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssignedObject.ProtoReflect.Descriptor instead.
+func (*AssignedObject) Descriptor() ([]byte, []int) {
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *AssignedObject) GetObject() isAssignedObject_Object {
+	if x != nil {
+		return x.Object
+	}
+	return nil
+}
+
+func (x *AssignedObject) GetTask() *AssignedTask {
+	if x != nil {
+		if x, ok := x.Object.(*AssignedObject_Task); ok {
+			return x.Task
+		}
+	}
+	return nil
+}
+
+func (x *AssignedObject) GetSpec() *AssignedSpec {
+	if x != nil {
+		if x, ok := x.Object.(*AssignedObject_Spec); ok {
+			return x.Spec
+		}
+	}
+	return nil
+}
+
+func (x *AssignedObject) GetConfig() *AssignedConfig {
+	if x != nil {
+		if x, ok := x.Object.(*AssignedObject_Config); ok {
+			return x.Config
+		}
+	}
+	return nil
+}
+
+type isAssignedObject_Object interface {
+	isAssignedObject_Object()
+}
+
+type AssignedObject_Task struct {
+	Task *AssignedTask `protobuf:"bytes,1,opt,name=task,proto3,oneof"`
+}
+
+type AssignedObject_Spec struct {
+	Spec *AssignedSpec `protobuf:"bytes,2,opt,name=spec,proto3,oneof"`
+}
+
+type AssignedObject_Config struct {
+	Config *AssignedConfig `protobuf:"bytes,3,opt,name=config,proto3,oneof"`
+}
+
+func (*AssignedObject_Task) isAssignedObject_Object() {}
+
+func (*AssignedObject_Spec) isAssignedObject_Object() {}
+
+func (*AssignedObject_Config) isAssignedObject_Object() {}
+
+// ObjectRef names an object by its kind and id.
+type ObjectRef struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Ref:
+	//
+	//	*ObjectRef_Task
+	//	*ObjectRef_Spec
+	//	*ObjectRef_Config
+	Ref           isObjectRef_Ref `protobuf_oneof:"ref"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObjectRef) Reset() {
+	*x = ObjectRef{}
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectRef) ProtoMessage() {}
+
+func (x *ObjectRef) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectRef.ProtoReflect.Descriptor instead.
+func (*ObjectRef) Descriptor() ([]byte, []int) {
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ObjectRef) GetRef() isObjectRef_Ref {
+	if x != nil {
+		return x.Ref
+	}
+	return nil
+}
+
+func (x *ObjectRef) GetTask() string {
+	if x != nil {
+		if x, ok := x.Ref.(*ObjectRef_Task); ok {
+			return x.Task
+		}
+	}
+	return ""
+}
+
+func (x *ObjectRef) GetSpec() []byte {
+	if x != nil {
+		if x, ok := x.Ref.(*ObjectRef_Spec); ok {
+			return x.Spec
+		}
+	}
+	return nil
+}
+
+func (x *ObjectRef) GetConfig() string {
+	if x != nil {
+		if x, ok := x.Ref.(*ObjectRef_Config); ok {
+			return x.Config
+		}
+	}
+	return ""
+}
+
+type isObjectRef_Ref interface {
+	isObjectRef_Ref()
+}
+
+type ObjectRef_Task struct {
+	// The task's id.
+	Task string `protobuf:"bytes,1,opt,name=task,proto3,oneof"`
+}
+
+type ObjectRef_Spec struct {
+	// The spec's digest.
+	Spec []byte `protobuf:"bytes,2,opt,name=spec,proto3,oneof"`
+}
+
+type ObjectRef_Config struct {
+	// The config's id.
+	Config string `protobuf:"bytes,3,opt,name=config,proto3,oneof"`
+}
+
+func (*ObjectRef_Task) isObjectRef_Ref() {}
+
+func (*ObjectRef_Spec) isObjectRef_Ref() {}
+
+func (*ObjectRef_Config) isObjectRef_Ref() {}
+
+// AssignedConfig is the content of a config.
+type AssignedConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// At most 1,000 KiB.
+	Data          []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssignedConfig) Reset() {
+	*x = AssignedConfig{}
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssignedConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssignedConfig) ProtoMessage() {}
+
+func (x *AssignedConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssignedConfig.ProtoReflect.Descriptor instead.
+func (*AssignedConfig) Descriptor() ([]byte, []int) {
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AssignedConfig) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AssignedConfig) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 // AssignedSpec is a task spec under the digest of its content.
 type AssignedSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1000,7 +1291,7 @@ type AssignedSpec struct {
 
 func (x *AssignedSpec) Reset() {
 	*x = AssignedSpec{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[12]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1303,7 @@ func (x *AssignedSpec) String() string {
 func (*AssignedSpec) ProtoMessage() {}
 
 func (x *AssignedSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[12]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1316,7 @@ func (x *AssignedSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignedSpec.ProtoReflect.Descriptor instead.
 func (*AssignedSpec) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{12}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AssignedSpec) GetDigest() []byte {
@@ -1059,14 +1350,16 @@ type AssignedTask struct {
 	KnownState v1.TaskState `protobuf:"varint,9,opt,name=known_state,json=knownState,proto3,enum=muster.v1.TaskState" json:"known_state,omitempty"`
 	// The trace that the task's way is part of, if it is traced: 16 bytes of trace
 	// id, 8 bytes of span id.
-	Trace         []byte `protobuf:"bytes,10,opt,name=trace,proto3" json:"trace,omitempty"`
+	Trace []byte `protobuf:"bytes,10,opt,name=trace,proto3" json:"trace,omitempty"`
+	// What the task depends on beside its spec. The task cannot start without it.
+	Dependencies  []*ObjectRef `protobuf:"bytes,11,rep,name=dependencies,proto3" json:"dependencies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AssignedTask) Reset() {
 	*x = AssignedTask{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +1371,7 @@ func (x *AssignedTask) String() string {
 func (*AssignedTask) ProtoMessage() {}
 
 func (x *AssignedTask) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1384,7 @@ func (x *AssignedTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignedTask.ProtoReflect.Descriptor instead.
 func (*AssignedTask) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{13}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AssignedTask) GetId() string {
@@ -1164,6 +1457,13 @@ func (x *AssignedTask) GetTrace() []byte {
 	return nil
 }
 
+func (x *AssignedTask) GetDependencies() []*ObjectRef {
+	if x != nil {
+		return x.Dependencies
+	}
+	return nil
+}
+
 // StatusAck says that reports up to and including a sequence are kept.
 type StatusAck struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1174,7 +1474,7 @@ type StatusAck struct {
 
 func (x *StatusAck) Reset() {
 	*x = StatusAck{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1186,7 +1486,7 @@ func (x *StatusAck) String() string {
 func (*StatusAck) ProtoMessage() {}
 
 func (x *StatusAck) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1199,7 +1499,7 @@ func (x *StatusAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusAck.ProtoReflect.Descriptor instead.
 func (*StatusAck) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{14}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StatusAck) GetSequence() uint64 {
@@ -1228,7 +1528,7 @@ type LogRequest struct {
 
 func (x *LogRequest) Reset() {
 	*x = LogRequest{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[15]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1240,7 +1540,7 @@ func (x *LogRequest) String() string {
 func (*LogRequest) ProtoMessage() {}
 
 func (x *LogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[15]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1253,7 +1553,7 @@ func (x *LogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRequest.ProtoReflect.Descriptor instead.
 func (*LogRequest) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{15}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LogRequest) GetSubscriptionId() string {
@@ -1295,7 +1595,7 @@ type LogCredit struct {
 
 func (x *LogCredit) Reset() {
 	*x = LogCredit{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1607,7 @@ func (x *LogCredit) String() string {
 func (*LogCredit) ProtoMessage() {}
 
 func (x *LogCredit) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1620,7 @@ func (x *LogCredit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogCredit.ProtoReflect.Descriptor instead.
 func (*LogCredit) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{16}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LogCredit) GetSubscriptionId() string {
@@ -1347,7 +1647,7 @@ type LogCancel struct {
 
 func (x *LogCancel) Reset() {
 	*x = LogCancel{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1359,7 +1659,7 @@ func (x *LogCancel) String() string {
 func (*LogCancel) ProtoMessage() {}
 
 func (x *LogCancel) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1372,7 +1672,7 @@ func (x *LogCancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogCancel.ProtoReflect.Descriptor instead.
 func (*LogCancel) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{17}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LogCancel) GetSubscriptionId() string {
@@ -1395,7 +1695,7 @@ type LogData struct {
 
 func (x *LogData) Reset() {
 	*x = LogData{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1707,7 @@ func (x *LogData) String() string {
 func (*LogData) ProtoMessage() {}
 
 func (x *LogData) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1720,7 @@ func (x *LogData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogData.ProtoReflect.Descriptor instead.
 func (*LogData) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{18}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LogData) GetSubscriptionId() string {
@@ -1460,7 +1760,7 @@ type SubscribeLogsRequest struct {
 
 func (x *SubscribeLogsRequest) Reset() {
 	*x = SubscribeLogsRequest{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[19]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1772,7 @@ func (x *SubscribeLogsRequest) String() string {
 func (*SubscribeLogsRequest) ProtoMessage() {}
 
 func (x *SubscribeLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[19]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1785,7 @@ func (x *SubscribeLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeLogsRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{19}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SubscribeLogsRequest) GetNodeId() string {
@@ -1526,7 +1826,7 @@ type SubscribeLogsResponse struct {
 
 func (x *SubscribeLogsResponse) Reset() {
 	*x = SubscribeLogsResponse{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[20]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1538,7 +1838,7 @@ func (x *SubscribeLogsResponse) String() string {
 func (*SubscribeLogsResponse) ProtoMessage() {}
 
 func (x *SubscribeLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[20]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1551,7 +1851,7 @@ func (x *SubscribeLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeLogsResponse.ProtoReflect.Descriptor instead.
 func (*SubscribeLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{20}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SubscribeLogsResponse) GetMessages() []*v1.LogMessage {
@@ -1573,13 +1873,14 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\vdescription\x18\x04 \x01(\v2\x1a.muster.v1.NodeDescriptionH\x00R\vdescription\x12:\n" +
 	"\blog_data\x18\x05 \x01(\v2\x1d.muster.dispatcher.v1.LogDataH\x00R\alogData\x129\n" +
 	"\agoodbye\x18\x06 \x01(\v2\x1d.muster.dispatcher.v1.GoodbyeH\x00R\agoodbyeB\t\n" +
-	"\amessage\"\x95\x01\n" +
+	"\amessage\"\xc6\x01\n" +
 	"\x05Hello\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12<\n" +
 	"\vdescription\x18\x02 \x01(\v2\x1a.muster.v1.NodeDescriptionR\vdescription\x12\x1f\n" +
 	"\vinstance_id\x18\x03 \x01(\tR\n" +
 	"instanceId\x12\x14\n" +
-	"\x05tasks\x18\x04 \x01(\rR\x05tasks\"\v\n" +
+	"\x05tasks\x18\x04 \x01(\rR\x05tasks\x12/\n" +
+	"\x13assignment_protocol\x18\x05 \x01(\rR\x12assignmentProtocol\"\v\n" +
 	"\tHeartbeat\"l\n" +
 	"\fStatusReport\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12@\n" +
@@ -1622,16 +1923,31 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\fHeartbeatAck\"F\n" +
 	"\bRedirect\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12 \n" +
-	"\vdispatchers\x18\x02 \x03(\tR\vdispatchers\"\xcb\x01\n" +
+	"\vdispatchers\x18\x02 \x03(\tR\vdispatchers\"\xca\x02\n" +
 	"\vAssignments\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\bR\x04last\x128\n" +
 	"\x05specs\x18\x03 \x03(\v2\".muster.dispatcher.v1.AssignedSpecR\x05specs\x128\n" +
 	"\x05tasks\x18\x04 \x03(\v2\".muster.dispatcher.v1.AssignedTaskR\x05tasks\x12\x18\n" +
-	"\aremoved\x18\x05 \x03(\tR\aremoved\"O\n" +
+	"\aremoved\x18\x05 \x03(\tR\aremoved\x12>\n" +
+	"\aobjects\x18\x06 \x03(\v2$.muster.dispatcher.v1.AssignedObjectR\aobjects\x12=\n" +
+	"\twithdrawn\x18\a \x03(\v2\x1f.muster.dispatcher.v1.ObjectRefR\twithdrawn\"\xce\x01\n" +
+	"\x0eAssignedObject\x128\n" +
+	"\x04task\x18\x01 \x01(\v2\".muster.dispatcher.v1.AssignedTaskH\x00R\x04task\x128\n" +
+	"\x04spec\x18\x02 \x01(\v2\".muster.dispatcher.v1.AssignedSpecH\x00R\x04spec\x12>\n" +
+	"\x06config\x18\x03 \x01(\v2$.muster.dispatcher.v1.AssignedConfigH\x00R\x06configB\b\n" +
+	"\x06object\"X\n" +
+	"\tObjectRef\x12\x14\n" +
+	"\x04task\x18\x01 \x01(\tH\x00R\x04task\x12\x14\n" +
+	"\x04spec\x18\x02 \x01(\fH\x00R\x04spec\x12\x18\n" +
+	"\x06config\x18\x03 \x01(\tH\x00R\x06configB\x05\n" +
+	"\x03ref\"4\n" +
+	"\x0eAssignedConfig\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"O\n" +
 	"\fAssignedSpec\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\fR\x06digest\x12'\n" +
-	"\x04spec\x18\x02 \x01(\v2\x13.muster.v1.TaskSpecR\x04spec\"\xea\x03\n" +
+	"\x04spec\x18\x02 \x01(\v2\x13.muster.v1.TaskSpecR\x04spec\"\xaf\x04\n" +
 	"\fAssignedTask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -1646,7 +1962,8 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\vknown_state\x18\t \x01(\x0e2\x14.muster.v1.TaskStateR\n" +
 	"knownState\x12\x14\n" +
 	"\x05trace\x18\n" +
-	" \x01(\fR\x05trace\x1a@\n" +
+	" \x01(\fR\x05trace\x12C\n" +
+	"\fdependencies\x18\v \x03(\v2\x1f.muster.dispatcher.v1.ObjectRefR\fdependencies\x1a@\n" +
 	"\x12ServiceLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"'\n" +
@@ -1694,7 +2011,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_dispatcher_v1_dispatcher_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_muster_dispatcher_v1_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_muster_dispatcher_v1_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_muster_dispatcher_v1_dispatcher_proto_goTypes = []any{
 	(Refusal_Reason)(0),           // 0: muster.dispatcher.v1.Refusal.Reason
 	(*SessionRequest)(nil),        // 1: muster.dispatcher.v1.SessionRequest
@@ -1709,69 +2026,78 @@ var file_muster_dispatcher_v1_dispatcher_proto_goTypes = []any{
 	(*HeartbeatAck)(nil),          // 10: muster.dispatcher.v1.HeartbeatAck
 	(*Redirect)(nil),              // 11: muster.dispatcher.v1.Redirect
 	(*Assignments)(nil),           // 12: muster.dispatcher.v1.Assignments
-	(*AssignedSpec)(nil),          // 13: muster.dispatcher.v1.AssignedSpec
-	(*AssignedTask)(nil),          // 14: muster.dispatcher.v1.AssignedTask
-	(*StatusAck)(nil),             // 15: muster.dispatcher.v1.StatusAck
-	(*LogRequest)(nil),            // 16: muster.dispatcher.v1.LogRequest
-	(*LogCredit)(nil),             // 17: muster.dispatcher.v1.LogCredit
-	(*LogCancel)(nil),             // 18: muster.dispatcher.v1.LogCancel
-	(*LogData)(nil),               // 19: muster.dispatcher.v1.LogData
-	(*SubscribeLogsRequest)(nil),  // 20: muster.dispatcher.v1.SubscribeLogsRequest
-	(*SubscribeLogsResponse)(nil), // 21: muster.dispatcher.v1.SubscribeLogsResponse
-	nil,                           // 22: muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
-	(*v1.NodeDescription)(nil),    // 23: muster.v1.NodeDescription
-	(*v1.TaskStatus)(nil),         // 24: muster.v1.TaskStatus
-	(*v1.TaskTime)(nil),           // 25: muster.v1.TaskTime
-	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
-	(*v1.NodeSpec)(nil),           // 27: muster.v1.NodeSpec
-	(*v1.TaskSpec)(nil),           // 28: muster.v1.TaskSpec
-	(v1.TaskState)(0),             // 29: muster.v1.TaskState
-	(*v1.PortConfig)(nil),         // 30: muster.v1.PortConfig
-	(*v1.LogOptions)(nil),         // 31: muster.v1.LogOptions
-	(*v1.LogMessage)(nil),         // 32: muster.v1.LogMessage
+	(*AssignedObject)(nil),        // 13: muster.dispatcher.v1.AssignedObject
+	(*ObjectRef)(nil),             // 14: muster.dispatcher.v1.ObjectRef
+	(*AssignedConfig)(nil),        // 15: muster.dispatcher.v1.AssignedConfig
+	(*AssignedSpec)(nil),          // 16: muster.dispatcher.v1.AssignedSpec
+	(*AssignedTask)(nil),          // 17: muster.dispatcher.v1.AssignedTask
+	(*StatusAck)(nil),             // 18: muster.dispatcher.v1.StatusAck
+	(*LogRequest)(nil),            // 19: muster.dispatcher.v1.LogRequest
+	(*LogCredit)(nil),             // 20: muster.dispatcher.v1.LogCredit
+	(*LogCancel)(nil),             // 21: muster.dispatcher.v1.LogCancel
+	(*LogData)(nil),               // 22: muster.dispatcher.v1.LogData
+	(*SubscribeLogsRequest)(nil),  // 23: muster.dispatcher.v1.SubscribeLogsRequest
+	(*SubscribeLogsResponse)(nil), // 24: muster.dispatcher.v1.SubscribeLogsResponse
+	nil,                           // 25: muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
+	(*v1.NodeDescription)(nil),    // 26: muster.v1.NodeDescription
+	(*v1.TaskStatus)(nil),         // 27: muster.v1.TaskStatus
+	(*v1.TaskTime)(nil),           // 28: muster.v1.TaskTime
+	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
+	(*v1.NodeSpec)(nil),           // 30: muster.v1.NodeSpec
+	(*v1.TaskSpec)(nil),           // 31: muster.v1.TaskSpec
+	(v1.TaskState)(0),             // 32: muster.v1.TaskState
+	(*v1.PortConfig)(nil),         // 33: muster.v1.PortConfig
+	(*v1.LogOptions)(nil),         // 34: muster.v1.LogOptions
+	(*v1.LogMessage)(nil),         // 35: muster.v1.LogMessage
 }
 var file_muster_dispatcher_v1_dispatcher_proto_depIdxs = []int32{
 	2,  // 0: muster.dispatcher.v1.SessionRequest.hello:type_name -> muster.dispatcher.v1.Hello
 	3,  // 1: muster.dispatcher.v1.SessionRequest.heartbeat:type_name -> muster.dispatcher.v1.Heartbeat
 	4,  // 2: muster.dispatcher.v1.SessionRequest.status_report:type_name -> muster.dispatcher.v1.StatusReport
-	23, // 3: muster.dispatcher.v1.SessionRequest.description:type_name -> muster.v1.NodeDescription
-	19, // 4: muster.dispatcher.v1.SessionRequest.log_data:type_name -> muster.dispatcher.v1.LogData
+	26, // 3: muster.dispatcher.v1.SessionRequest.description:type_name -> muster.v1.NodeDescription
+	22, // 4: muster.dispatcher.v1.SessionRequest.log_data:type_name -> muster.dispatcher.v1.LogData
 	6,  // 5: muster.dispatcher.v1.SessionRequest.goodbye:type_name -> muster.dispatcher.v1.Goodbye
-	23, // 6: muster.dispatcher.v1.Hello.description:type_name -> muster.v1.NodeDescription
+	26, // 6: muster.dispatcher.v1.Hello.description:type_name -> muster.v1.NodeDescription
 	5,  // 7: muster.dispatcher.v1.StatusReport.statuses:type_name -> muster.dispatcher.v1.ReportedStatus
-	24, // 8: muster.dispatcher.v1.ReportedStatus.status:type_name -> muster.v1.TaskStatus
-	25, // 9: muster.dispatcher.v1.ReportedStatus.times:type_name -> muster.v1.TaskTime
+	27, // 8: muster.dispatcher.v1.ReportedStatus.status:type_name -> muster.v1.TaskStatus
+	28, // 9: muster.dispatcher.v1.ReportedStatus.times:type_name -> muster.v1.TaskTime
 	9,  // 10: muster.dispatcher.v1.SessionResponse.welcome:type_name -> muster.dispatcher.v1.Welcome
 	11, // 11: muster.dispatcher.v1.SessionResponse.redirect:type_name -> muster.dispatcher.v1.Redirect
 	12, // 12: muster.dispatcher.v1.SessionResponse.assignments:type_name -> muster.dispatcher.v1.Assignments
-	15, // 13: muster.dispatcher.v1.SessionResponse.status_ack:type_name -> muster.dispatcher.v1.StatusAck
-	16, // 14: muster.dispatcher.v1.SessionResponse.log_request:type_name -> muster.dispatcher.v1.LogRequest
-	18, // 15: muster.dispatcher.v1.SessionResponse.log_cancel:type_name -> muster.dispatcher.v1.LogCancel
+	18, // 13: muster.dispatcher.v1.SessionResponse.status_ack:type_name -> muster.dispatcher.v1.StatusAck
+	19, // 14: muster.dispatcher.v1.SessionResponse.log_request:type_name -> muster.dispatcher.v1.LogRequest
+	21, // 15: muster.dispatcher.v1.SessionResponse.log_cancel:type_name -> muster.dispatcher.v1.LogCancel
 	10, // 16: muster.dispatcher.v1.SessionResponse.heartbeat_ack:type_name -> muster.dispatcher.v1.HeartbeatAck
-	17, // 17: muster.dispatcher.v1.SessionResponse.log_credit:type_name -> muster.dispatcher.v1.LogCredit
+	20, // 17: muster.dispatcher.v1.SessionResponse.log_credit:type_name -> muster.dispatcher.v1.LogCredit
 	0,  // 18: muster.dispatcher.v1.Refusal.reason:type_name -> muster.dispatcher.v1.Refusal.Reason
-	26, // 19: muster.dispatcher.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
-	27, // 20: muster.dispatcher.v1.Welcome.node:type_name -> muster.v1.NodeSpec
-	13, // 21: muster.dispatcher.v1.Assignments.specs:type_name -> muster.dispatcher.v1.AssignedSpec
-	14, // 22: muster.dispatcher.v1.Assignments.tasks:type_name -> muster.dispatcher.v1.AssignedTask
-	28, // 23: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
-	29, // 24: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
-	22, // 25: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
-	30, // 26: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
-	29, // 27: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
-	31, // 28: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
-	32, // 29: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
-	31, // 30: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
-	32, // 31: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
-	1,  // 32: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
-	20, // 33: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
-	7,  // 34: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
-	21, // 35: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
-	34, // [34:36] is the sub-list for method output_type
-	32, // [32:34] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	29, // 19: muster.dispatcher.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
+	30, // 20: muster.dispatcher.v1.Welcome.node:type_name -> muster.v1.NodeSpec
+	16, // 21: muster.dispatcher.v1.Assignments.specs:type_name -> muster.dispatcher.v1.AssignedSpec
+	17, // 22: muster.dispatcher.v1.Assignments.tasks:type_name -> muster.dispatcher.v1.AssignedTask
+	13, // 23: muster.dispatcher.v1.Assignments.objects:type_name -> muster.dispatcher.v1.AssignedObject
+	14, // 24: muster.dispatcher.v1.Assignments.withdrawn:type_name -> muster.dispatcher.v1.ObjectRef
+	17, // 25: muster.dispatcher.v1.AssignedObject.task:type_name -> muster.dispatcher.v1.AssignedTask
+	16, // 26: muster.dispatcher.v1.AssignedObject.spec:type_name -> muster.dispatcher.v1.AssignedSpec
+	15, // 27: muster.dispatcher.v1.AssignedObject.config:type_name -> muster.dispatcher.v1.AssignedConfig
+	31, // 28: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
+	32, // 29: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
+	25, // 30: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
+	33, // 31: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
+	32, // 32: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
+	14, // 33: muster.dispatcher.v1.AssignedTask.dependencies:type_name -> muster.dispatcher.v1.ObjectRef
+	34, // 34: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
+	35, // 35: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
+	34, // 36: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
+	35, // 37: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
+	1,  // 38: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
+	23, // 39: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
+	7,  // 40: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
+	24, // 41: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
+	40, // [40:42] is the sub-list for method output_type
+	38, // [38:40] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_muster_dispatcher_v1_dispatcher_proto_init() }
@@ -1797,13 +2123,23 @@ func file_muster_dispatcher_v1_dispatcher_proto_init() {
 		(*SessionResponse_HeartbeatAck)(nil),
 		(*SessionResponse_LogCredit)(nil),
 	}
+	file_muster_dispatcher_v1_dispatcher_proto_msgTypes[12].OneofWrappers = []any{
+		(*AssignedObject_Task)(nil),
+		(*AssignedObject_Spec)(nil),
+		(*AssignedObject_Config)(nil),
+	}
+	file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13].OneofWrappers = []any{
+		(*ObjectRef_Task)(nil),
+		(*ObjectRef_Spec)(nil),
+		(*ObjectRef_Config)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_dispatcher_v1_dispatcher_proto_rawDesc), len(file_muster_dispatcher_v1_dispatcher_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -1,0 +1,153 @@
+// Package assignmentstest has a worker for tests: it applies the assignments that
+// it receives, and checks that they follow the protocol.
+package assignmentstest
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// Worker holds what a worker was sent. It is not safe for concurrent use.
+type Worker struct {
+	Tasks map[string]*dispatcherv1.AssignedTask
+	// Objects holds a TaskSpec under "spec/<digest>" and an AssignedConfig under
+	// "config/<id>".
+	Objects map[string]proto.Message
+	// named collects the keys of a complete set that has begun.
+	named map[string]bool
+}
+
+// New returns a worker that was sent nothing.
+func New() *Worker {
+	return &Worker{Tasks: map[string]*dispatcherv1.AssignedTask{}, Objects: map[string]proto.Message{}}
+}
+
+// Apply applies one message of either protocol. It fails if the message breaks
+// the protocol: an object that the worker has in the same version, a task before
+// its objects, a withdrawal of something unknown or of an object that a task needs.
+func (w *Worker) Apply(a *dispatcherv1.Assignments) error {
+	if len(a.Specs)+len(a.Tasks)+len(a.Removed) > 0 && len(a.Objects)+len(a.Withdrawn) > 0 {
+		return fmt.Errorf("message mixes two protocol versions: %v", a)
+	}
+	if a.Complete && w.named == nil {
+		w.named = map[string]bool{}
+	}
+	for _, object := range objectsOf(a) {
+		if err := w.put(object); err != nil {
+			return err
+		}
+	}
+	for _, ref := range withdrawnOf(a) {
+		if err := w.withdraw(ref); err != nil {
+			return err
+		}
+	}
+	if a.Last {
+		maps.DeleteFunc(w.Tasks, func(id string, _ *dispatcherv1.AssignedTask) bool { return !w.named["task/"+id] })
+		maps.DeleteFunc(w.Objects, func(key string, _ proto.Message) bool { return !w.named[key] })
+		w.named = nil
+	}
+	return nil
+}
+
+func (w *Worker) put(object *dispatcherv1.AssignedObject) error {
+	var key string
+	var message proto.Message
+	switch o := object.Object.(type) {
+	case *dispatcherv1.AssignedObject_Task:
+		t := o.Task
+		needs := t.DesiredState <= musterv1.TaskState_COMPLETE && t.KnownState < musterv1.TaskState_ACCEPTED
+		for _, key := range Dependencies(t) {
+			if needs && (w.Objects[key] == nil || w.named != nil && !w.named[key]) {
+				return fmt.Errorf("task %s comes before %s", t.Id, key)
+			}
+		}
+		w.Tasks[t.Id] = t
+		key = "task/" + t.Id
+	case *dispatcherv1.AssignedObject_Spec:
+		key, message = "spec/"+string(o.Spec.Digest), o.Spec.Spec
+	case *dispatcherv1.AssignedObject_Config:
+		key, message = "config/"+o.Config.Id, o.Config
+	default:
+		return fmt.Errorf("object of unknown kind %T", o)
+	}
+	if message != nil {
+		if w.Objects[key] != nil && (w.named == nil || w.named[key]) && proto.Equal(w.Objects[key], message) {
+			return fmt.Errorf("%s is sent twice", key)
+		}
+		w.Objects[key] = message
+	}
+	if w.named != nil {
+		w.named[key] = true
+	}
+	return nil
+}
+
+func (w *Worker) withdraw(ref *dispatcherv1.ObjectRef) error {
+	if id := ref.GetTask(); id != "" {
+		if w.Tasks[id] == nil {
+			return fmt.Errorf("task %s is withdrawn, and was never there", id)
+		}
+		delete(w.Tasks, id)
+		return nil
+	}
+	key := Key(ref)
+	if w.Objects[key] == nil {
+		return fmt.Errorf("%s is withdrawn, and was never there", key)
+	}
+	for _, t := range w.Tasks {
+		if t.DesiredState <= musterv1.TaskState_COMPLETE && slices.Contains(Dependencies(t), key) {
+			return fmt.Errorf("%s is withdrawn, and task %s refers to it", key, t.Id)
+		}
+	}
+	delete(w.Objects, key)
+	return nil
+}
+
+// Dependencies returns the keys in Objects of what a task refers to.
+func Dependencies(t *dispatcherv1.AssignedTask) []string {
+	keys := []string{"spec/" + string(t.SpecDigest)}
+	for _, ref := range t.Dependencies {
+		keys = append(keys, Key(ref))
+	}
+	return keys
+}
+
+// Key returns the key in Objects of what a reference names.
+func Key(ref *dispatcherv1.ObjectRef) string {
+	switch r := ref.Ref.(type) {
+	case *dispatcherv1.ObjectRef_Spec:
+		return "spec/" + string(r.Spec)
+	case *dispatcherv1.ObjectRef_Config:
+		return "config/" + r.Config
+	default:
+		return fmt.Sprintf("%T", r)
+	}
+}
+
+// objectsOf returns the objects of a message of either protocol.
+func objectsOf(a *dispatcherv1.Assignments) []*dispatcherv1.AssignedObject {
+	all := slices.Clone(a.Objects)
+	for _, spec := range a.Specs {
+		all = append(all, &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Spec{Spec: spec}})
+	}
+	for _, task := range a.Tasks {
+		all = append(all, &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Task{Task: task}})
+	}
+	return all
+}
+
+// withdrawnOf returns what a message of either protocol withdraws.
+func withdrawnOf(a *dispatcherv1.Assignments) []*dispatcherv1.ObjectRef {
+	all := slices.Clone(a.Withdrawn)
+	for _, id := range a.Removed {
+		all = append(all, &dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Task{Task: id}})
+	}
+	return all
+}

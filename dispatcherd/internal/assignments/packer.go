@@ -1,0 +1,82 @@
+package assignments
+
+import (
+	"google.golang.org/protobuf/proto"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+)
+
+// packer fills messages up to their limits.
+type packer struct {
+	limits   Limits
+	protocol uint32
+	complete bool
+	messages []*dispatcherv1.Assignments
+	open     *dispatcherv1.Assignments
+	count    int
+	size     int
+}
+
+// add puts a task into the open message, after the objects that it is the first
+// to refer to.
+func (p *packer) add(task *dispatcherv1.AssignedTask, objects []*Object) {
+	size := proto.Size(task)
+	for _, object := range objects {
+		size += proto.Size(object.Message)
+	}
+	m := p.room(size)
+	if p.protocol == 0 {
+		for _, object := range objects {
+			m.Specs = append(m.Specs, object.wire().GetSpec())
+		}
+		m.Tasks = append(m.Tasks, task)
+		return
+	}
+	for _, object := range objects {
+		m.Objects = append(m.Objects, object.wire())
+	}
+	m.Objects = append(m.Objects, &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Task{Task: task}})
+}
+
+// withdrawTask has the worker stop and remove a task.
+func (p *packer) withdrawTask(id string) {
+	m := p.room(len(id) + 4)
+	if p.protocol == 0 {
+		m.Removed = append(m.Removed, id)
+		return
+	}
+	m.Withdrawn = append(m.Withdrawn, &dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Task{Task: id}})
+}
+
+// withdrawObject lets the worker drop an object.
+func (p *packer) withdrawObject(ref Ref) {
+	m := p.room(len(ref.ID) + 4)
+	m.Withdrawn = append(m.Withdrawn, ref.wire())
+}
+
+// room returns a message with room for an object of a size in bytes.
+func (p *packer) room(size int) *dispatcherv1.Assignments {
+	if p.open != nil && (p.count >= p.limits.Objects || p.size+size > p.limits.Bytes) {
+		p.open = nil
+	}
+	if p.open == nil {
+		p.open = &dispatcherv1.Assignments{Complete: p.complete}
+		p.messages = append(p.messages, p.open)
+		p.count, p.size = 0, 0
+	}
+	p.count++
+	p.size += size
+	return p.open
+}
+
+// finish returns the messages.
+func (p *packer) finish() []*dispatcherv1.Assignments {
+	if !p.complete {
+		return p.messages
+	}
+	if len(p.messages) == 0 {
+		p.messages = []*dispatcherv1.Assignments{{Complete: true}}
+	}
+	p.messages[len(p.messages)-1].Last = true
+	return p.messages
+}
