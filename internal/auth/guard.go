@@ -117,6 +117,8 @@ type presented struct {
 	address       string
 	tls           *tls.ConnectionState
 	authorization []string
+	// certificateOnly says that a token would be of no use.
+	certificateOnly bool
 }
 
 // Caller is who called, as a handler sees it.
@@ -155,7 +157,7 @@ func (g *Guard) admit(ctx context.Context, what string, rule *authv1.Rule, p pre
 	case err != nil && !rule.Anyone:
 		return nil, g.refuse(what, reasonUnknown, p, caller, err)
 	case !known && !rule.Anyone:
-		return nil, g.refuse(what, reasonUnknown, p, caller, status.Errorf(codes.Unauthenticated, "%s needs the role %s: %s", short(what), needs(rule), g.how()))
+		return nil, g.refuse(what, reasonUnknown, p, caller, status.Errorf(codes.Unauthenticated, "%s needs the role %s: %s", short(what), needs(rule), g.how(p)))
 	case known && !allows(rule, caller.Role):
 		return nil, g.refuse(what, reasonForbidden, p, caller,
 			status.Errorf(codes.PermissionDenied, "%s needs the role %s, and you are %s", short(what), needs(rule), caller.Identity))
@@ -166,8 +168,8 @@ func (g *Guard) admit(ctx context.Context, what string, rule *authv1.Rule, p pre
 }
 
 // how says how to show who one is.
-func (g *Guard) how() string {
-	if g.tokens.Load() == nil {
+func (g *Guard) how(p presented) string {
+	if p.certificateOnly || g.tokens.Load() == nil {
 		return "connect with a client certificate of the cluster"
 	}
 	return "send a token (muster login, MUSTER_TOKEN, or the header Authorization: Bearer ...), or connect with a client certificate of the cluster"
@@ -202,7 +204,7 @@ func (g *Guard) identify(ctx context.Context, p presented) (Caller, bool, error)
 func (g *Guard) byToken(ctx context.Context, authorization []string) (Identity, error) {
 	tokens := g.tokens.Load()
 	if tokens == nil {
-		return Identity{}, status.Error(codes.Unauthenticated, "this daemon takes no tokens: "+g.how())
+		return Identity{}, status.Error(codes.Unauthenticated, "this daemon takes no tokens: "+g.how(presented{}))
 	}
 	if len(authorization) != 1 {
 		return Identity{}, status.Error(codes.Unauthenticated, "there is more than one authorization")

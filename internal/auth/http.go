@@ -19,14 +19,17 @@ func (g *Guard) AdmitREST(r *http.Request, method string) (context.Context, erro
 	return g.admitCall(r.Context(), method, presentedBy(r))
 }
 
-// Page has an HTTP handler serve those only who have one of the roles.
+// Page has an HTTP handler serve only those who show a certificate with one of the
+// roles. It takes no tokens, on any daemon: most daemons do not know them.
 func (g *Guard) Page(next http.Handler, name string, roles ...authv1.Role) http.Handler {
 	if g == nil {
 		return next
 	}
 	rule := &authv1.Rule{Roles: roles}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx, err := g.admit(r.Context(), name, rule, presentedBy(r))
+		p := presentedBy(r)
+		p.authorization, p.certificateOnly = nil, true
+		ctx, err := g.admit(r.Context(), name, rule, p)
 		if err != nil {
 			code := http.StatusForbidden
 			if status.Code(err) == codes.Unauthenticated {

@@ -28,6 +28,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
@@ -151,6 +152,12 @@ func ask(t *testing.T, creds daemon.Credentials, address string) (healthpb.Healt
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
+	return healthOf(t, conn)
+}
+
+// healthOf asks over a connection.
+func healthOf(t *testing.T, conn *grpc.ClientConn) (healthpb.HealthCheckResponse_ServingStatus, error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	answer, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
@@ -205,6 +212,9 @@ func TestOperationsAreGuarded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	guard.AcceptTokens(func(context.Context, string) (auth.Identity, error) {
+		return auth.Identity{Role: authv1.Role_ADMIN, Name: "ada"}, nil
+	})
 	ill := func() error { return errors.New("the store is away") }
 	server := httptest.NewUnstartedServer(daemon.OpsHandler(registry, ill, guard))
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
@@ -214,7 +224,7 @@ func TestOperationsAreGuarded(t *testing.T) {
 
 	pool := x509.NewCertPool()
 	pool.AddCert(ours.cert)
-	get := func(a *authority, id, path string) (int, string) {
+	get := func(a *authority, id, token, path string) (int, string) {
 		tlsConfig := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}
 		if id != "" {
 			a.issue(t, "client", id)
@@ -231,6 +241,9 @@ func TestOperationsAreGuarded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if token != "" {
+			request.Header.Set("Authorization", "Bearer "+token)
+		}
 		resp, err := (&http.Client{Transport: transport}).Do(request)
 		if err != nil {
 			return 0, ""
@@ -243,28 +256,34 @@ func TestOperationsAreGuarded(t *testing.T) {
 		return resp.StatusCode, string(body)
 	}
 	tests := map[string]struct {
-		a        *authority
-		id, path string
-		want     int
+		a               *authority
+		id, token, path string
+		want            int
 	}{
-		"metrics for a viewer":       {ours, viewerID, "/metrics", http.StatusOK},
-		"metrics for a worker":       {ours, workerID, "/metrics", http.StatusForbidden},
-		"metrics for nobody":         {nil, "", "/metrics", http.StatusUnauthorized},
-		"metrics for a neighbour":    {ours, strangerID, "/metrics", http.StatusUnauthorized},
-		"metrics for a stranger":     {theirs, adminID, "/metrics", 0},
-		"profiles for an admin":      {ours, adminID, "/debug/pprof/cmdline", http.StatusOK},
-		"profiles for a viewer":      {ours, viewerID, "/debug/pprof/cmdline", http.StatusForbidden},
-		"health for nobody":          {nil, "", "/healthz", http.StatusServiceUnavailable},
-		"a certificate of no muster": {ours, "https://example.com/", "/metrics", http.StatusUnauthorized},
+		"metrics for a viewer":       {ours, viewerID, "", "/metrics", http.StatusOK},
+		"metrics for a worker":       {ours, workerID, "", "/metrics", http.StatusForbidden},
+		"metrics for nobody":         {nil, "", "", "/metrics", http.StatusUnauthorized},
+		"metrics for a token":        {nil, "", "admin", "/metrics", http.StatusUnauthorized},
+		"metrics for a neighbour":    {ours, strangerID, "", "/metrics", http.StatusUnauthorized},
+		"metrics for a stranger":     {theirs, adminID, "", "/metrics", 0},
+		"profiles for an admin":      {ours, adminID, "", "/debug/pprof/cmdline", http.StatusOK},
+		"profiles for a viewer":      {ours, viewerID, "", "/debug/pprof/cmdline", http.StatusForbidden},
+		"profiles for a token":       {nil, "", "admin", "/debug/pprof/cmdline", http.StatusUnauthorized},
+		"a viewer with a token":      {ours, viewerID, "admin", "/debug/pprof/cmdline", http.StatusForbidden},
+		"health for nobody":          {nil, "", "", "/healthz", http.StatusServiceUnavailable},
+		"a certificate of no muster": {ours, "https://example.com/", "", "/metrics", http.StatusUnauthorized},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			code, body := get(test.a, test.id, test.path)
+			code, body := get(test.a, test.id, test.token, test.path)
 			if code != test.want {
 				t.Errorf("status %d, want %d: %s", code, test.want, body)
 			}
 			if test.path == "/healthz" && strings.Contains(body, "store") {
 				t.Errorf("health tells a stranger why: %s", body)
+			}
+			if test.id == "" && code == http.StatusUnauthorized && (strings.Contains(body, "token") || !strings.Contains(body, "client certificate")) {
+				t.Errorf("the refusal asks for something else than a certificate: %s", body)
 			}
 		})
 	}
