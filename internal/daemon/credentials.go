@@ -64,6 +64,11 @@ func (c Credentials) HTTP() *tls.Config {
 	return c.source.Server(true, "http/1.1")
 }
 
+// Certifies tells whether the daemon's own certificate is for a host name.
+func (c Credentials) Certifies(host string) bool {
+	return c.Secure() && c.source.Get().Certificate.Leaf.VerifyHostname(host) == nil
+}
+
 // Keep has a connection of that server end when the root that vouches for its peer is
 // trusted no more, unless forget is called.
 func (c Credentials) Keep(conn io.Closer, state tls.ConnectionState) (forget func()) {

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -260,6 +261,23 @@ func TestAttacks(t *testing.T) {
 		c.eventually("the dispatcher refuses it", func() bool { return c.session(node1, "node1") != nil })
 		expect(t, "Session", c.session(node1, "node1"), codes.PermissionDenied)
 	})
+	t.Run("a page that names another host", func(t *testing.T) {
+		for host, want := range map[string]int{"evil.example": http.StatusForbidden, "localhost": http.StatusOK} {
+			for _, url := range []string{"https://" + c.rest + "/v1/nodes", "https://" + c.ops + "/healthz"} {
+				if resp := c.requestFor(t, http.MethodGet, url, host, c.admin); resp.StatusCode != want {
+					t.Errorf("%s for host %q: status %d, want %d", url, host, resp.StatusCode, want)
+				}
+			}
+		}
+	})
+	t.Run("an administrator's token for operations", func(t *testing.T) {
+		for _, path := range []string{"/metrics", "/debug/pprof/cmdline"} {
+			resp := c.requestFor(t, http.MethodGet, "https://"+c.ops+path, "", c.admin)
+			if said, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusUnauthorized || !bytes.Contains(said, []byte("client certificate")) {
+				t.Errorf("%s: status %d, %q, %v", path, resp.StatusCode, said, err)
+			}
+		}
+	})
 	t.Run("a client that calls too often", func(t *testing.T) {
 		vera, err := admin.CreateToken(c.with(c.admin), &musterv1.CreateTokenRequest{Name: "vera", Role: "viewer"})
 		if err != nil {
@@ -336,6 +354,12 @@ func (c *closed) http(t *testing.T, method, path, token string) int {
 // request sends a request to REST.
 func (c *closed) request(t *testing.T, method, path, token string) *http.Response {
 	t.Helper()
+	return c.requestFor(t, method, "https://"+c.rest+path, "", token)
+}
+
+// requestFor sends a request to a URL, which says that it is for some host.
+func (c *closed) requestFor(t *testing.T, method, url, host, token string) *http.Response {
+	t.Helper()
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(c.ca)
 	// Here the host name counts, as for a browser.
@@ -343,10 +367,11 @@ func (c *closed) request(t *testing.T, method, path, token string) *http.Respons
 	t.Cleanup(transport.CloseIdleConnections)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	r, err := http.NewRequestWithContext(ctx, method, "https://"+c.rest+path, nil)
+	r, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.Host = host
 	if token != "" {
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
@@ -354,11 +379,18 @@ func (c *closed) request(t *testing.T, method, path, token string) *http.Respons
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = resp.Body.Close() })
 	return resp
 }
 
 // refused reads from apid's metrics how many calls and connections it refused.
 func (c *closed) refused(who *tls.Certificate) int {
+	c.t.Helper()
+	return c.sum(who, regexp.MustCompile(`(?m)^muster_auth_[a-z_]*refused_total(?:\{.*\})? (\d+)$`))
+}
+
+// sum adds up what a pattern finds in apid's metrics.
+func (c *closed) sum(who *tls.Certificate, pattern *regexp.Regexp) int {
 	c.t.Helper()
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(c.ca)
@@ -374,12 +406,12 @@ func (c *closed) refused(who *tls.Certificate) int {
 		c.t.Fatalf("metrics: status %d, %v", resp.StatusCode, err)
 	}
 	sum := 0
-	for _, m := range regexp.MustCompile(`(?m)^muster_auth_[a-z_]*refused_total(?:\{.*\})? (\d+)$`).FindAllSubmatch(text, -1) {
-		n, ok := new(big.Int).SetString(string(m[1]), 10)
-		if !ok {
+	for _, m := range pattern.FindAllSubmatch(text, -1) {
+		n, err := strconv.Atoi(string(m[1]))
+		if err != nil {
 			c.t.Fatalf("metrics: %s", m[0])
 		}
-		sum += int(n.Int64())
+		sum += n
 	}
 	return sum
 }

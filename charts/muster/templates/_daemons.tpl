@@ -42,6 +42,10 @@ The manager daemons: which there are, their gRPC ports, and what is set for each
 - --ops-listen=:{{ add $port 1000 }}
 {{- if eq .daemon "apid" }}
 - --rest-listen=:7780
+{{- $name := printf "%s-apid" (include "muster.fullname" .root) }}
+{{- $hosts := concat (list $name (printf "%s.%s" $name .root.Release.Namespace) (printf "%s.%s.svc" $name .root.Release.Namespace)) $v.tls.hosts }}
+{{- if $v.ingress.enabled }}{{ range $v.ingress.hosts }}{{ $hosts = append $hosts .host }}{{ end }}{{ end }}
+- --allowed-host={{ $hosts | uniq | join "," }}
 {{- end }}
 - --prefix={{ $v.prefix }}
 - --log-level={{ $v.log.level }}

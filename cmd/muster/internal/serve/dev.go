@@ -245,7 +245,7 @@ func (c *devCluster) run(ctx context.Context, temporary bool) error {
 	}
 	if l := c.listeners[opsPart]; l != nil {
 		ops := serveOps(l, &c.settings, c.registry, c.host.Healthy, nil, func(next http.Handler) http.Handler {
-			return thisMachineOnly(withBackup(c.store, c.log, next))
+			return thisMachine(&c.settings).Check(withBackup(c.store, c.log, next))
 		})
 		c.start(&managersDone, ops.Name, managing, ops.Run)
 	}
@@ -307,7 +307,7 @@ func (c *devCluster) start(wg *sync.WaitGroup, name string, ctx context.Context,
 func (c *devCluster) manager(ctx context.Context, m *manager) error {
 	spec := daemon.Spec{Name: m.name, Listener: c.listeners[m.name], Build: m.build}
 	if m.rest {
-		spec.Beside = serveREST(c.listeners[restPart], &c.settings, thisMachineOnly)
+		spec.Beside = serveREST(c.listeners[restPart], &c.settings, thisMachine(&c.settings).Check)
 	}
 	return c.host.Run(ctx, spec)
 }

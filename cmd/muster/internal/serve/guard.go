@@ -1,28 +1,30 @@
 package serve
 
 import (
-	"fmt"
 	"net"
-	"net/http"
-	"strings"
+	"os"
+
+	"github.com/musterhq/muster/internal/daemon"
 )
 
-// thisMachineOnly refuses requests that are not addressed to this machine by a
-// name of its own. A page in a browser may have the name of its own site lead to
-// a loopback address, and then send there what it likes, as if to its own site;
-// what it cannot do is hide that name (DNS rebinding).
-func thisMachineOnly(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host, _, err := net.SplitHostPort(r.Host)
-		if err != nil {
-			host = strings.Trim(r.Host, "[]")
+// hostsOf are the host names that a daemon's HTTP servers answer to: those that its
+// settings and its certificate name.
+func hostsOf(s *daemon.Settings, creds daemon.Credentials, addresses ...string) daemon.Hosts {
+	h := daemon.Hosts{Names: append(append([]string{}, s.AllowedHosts...), s.Join.Hosts...), Certified: creds.Certifies}
+	for _, address := range append(addresses, s.Listen, s.Advertise, s.OpsListen) {
+		if name, _, err := net.SplitHostPort(address); err == nil && name != "" {
+			h.Names = append(h.Names, name)
 		}
-		if !loopback(host) {
-			http.Error(w, fmt.Sprintf("muster dev answers requests for localhost, and this one is for %q", host), http.StatusForbidden)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
+	}
+	if name, err := os.Hostname(); err == nil {
+		h.Names = append(h.Names, name)
+	}
+	return h
+}
+
+// thisMachine are the host names of a cluster that serves everybody on this machine.
+func thisMachine(s *daemon.Settings) daemon.Hosts {
+	return daemon.Hosts{Names: s.AllowedHosts, LoopbackOnly: true}
 }
 
 // loopback tells whether a host is this machine, and reached only from it.

@@ -208,6 +208,7 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 		Tracing: s.Tracing, Guard: guard, Ready: notifier{log}.ready,
 	}
 	spec := daemon.Spec{Name: m.name, Listener: listener, Advertise: s.Advertise, Strangers: m.rest, ServerOptions: limits.ServerOptions(), Build: m.build}
+	hosts := hostsOf(s, creds, restListen)
 	tasks := []daemon.Task{{Name: m.name, Run: func(ctx context.Context) error { return host.Run(ctx, spec) }}}
 	if m.rest && restListen != "" {
 		rest, err := net.Listen("tcp", restListen)
@@ -217,7 +218,7 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 		}
 		log.Info("REST is served", zap.String("address", rest.Addr().String()), zap.Bool("tls", creds.Secure()))
 		rest = secured(rest, creds, guard)
-		spec.Beside = serveREST(rest, s, everyHost)
+		spec.Beside = serveREST(rest, s, hosts.Check)
 	}
 	ops, err := listenOps(s, creds, guard)
 	if err != nil {
@@ -225,23 +226,21 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 		return err
 	}
 	if ops != nil {
-		tasks = append(tasks, serveOps(ops, s, registry, host.Healthy, guard, everyHost))
+		tasks = append(tasks, serveOps(ops, s, registry, host.Healthy, guard, hosts.Check))
 	}
 	return daemon.RunTasks(ctx, tasks...)
 }
 
-// everyHost lets requests pass whatever host they are for.
-func everyHost(next http.Handler) http.Handler { return next }
-
-// serveREST returns what serves apid's REST beside its gRPC, behind a guard.
-func serveREST(listener net.Listener, s *daemon.Settings, guard func(http.Handler) http.Handler) func(daemon.Service) []daemon.Task {
+// serveREST returns what serves apid's REST beside its gRPC, to those requests that hosts
+// lets pass.
+func serveREST(listener net.Listener, s *daemon.Settings, hosts func(http.Handler) http.Handler) func(daemon.Service) []daemon.Task {
 	return func(service daemon.Service) []daemon.Task {
 		api, ok := service.(*apid.Daemon)
 		if !ok {
 			return nil
 		}
 		return []daemon.Task{{Name: "serve REST", Run: func(ctx context.Context) error {
-			return daemon.ServeHTTP(ctx, guard(api.Handler()), listener, s.StopTimeout/2)
+			return daemon.ServeHTTP(ctx, hosts(api.Handler()), listener, s.StopTimeout/2)
 		}}}
 	}
 }
@@ -274,7 +273,8 @@ func newGuard(creds daemon.Credentials, log *zap.Logger, metrics prometheus.Regi
 	return auth.New(creds.Domain, log.Named("auth"), metrics)
 }
 
-// serveOps serves operations: metrics, health, pprof.
+// serveOps serves operations (metrics, health, pprof) to those requests that hosts lets
+// pass.
 func serveOps(listener net.Listener, s *daemon.Settings, metrics prometheus.Gatherer, healthy func() error, guard *auth.Guard, hosts func(http.Handler) http.Handler) daemon.Task {
 	return daemon.Task{Name: "serve operations", Run: func(ctx context.Context) error {
 		handler := daemon.OpsHandler(metrics, func() error { return errors.Join(ctx.Err(), healthy()) }, guard)

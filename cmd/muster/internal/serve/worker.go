@@ -186,7 +186,7 @@ func serveWorker(ctx context.Context, s *daemon.Settings, cfg workerd.Config, cr
 		return err
 	}
 	if ops != nil {
-		tasks = append(tasks, serveOps(ops, s, registry, func() error { return standing(w) }, guard, everyHost))
+		tasks = append(tasks, serveOps(ops, s, registry, func() error { return standing(w) }, guard, hostsOf(s, creds).Check))
 	}
 	// It looks after its tasks from now on, whether a dispatcher answers or not.
 	notifier{log}.ready()
