@@ -2,11 +2,11 @@ package rest_test
 
 import (
 	"bufio"
-	"context"
-	"errors"
 	"io"
 	"net"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,7 +14,6 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/apid/rest"
 )
 
 // single is a listener of one connection.
@@ -32,36 +31,64 @@ func (s single) Accept() (net.Conn, error) {
 func (s single) Close() error   { close(s.conns); return nil }
 func (s single) Addr() net.Addr { return &net.TCPAddr{} }
 
-// TestABodyThatDoesNotCome is not waited for for ever.
-func TestABodyThatDoesNotCome(t *testing.T) {
+// TestUnfinishedBodiesEndTheConnection sends bodies that do not end, as a client that
+// may call and as one that may not.
+func TestUnfinishedBodiesEndTheConnection(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		handler, err := rest.New(musterv1.UnimplementedControlServiceServer{}, func(context.Context) error { return nil }, nil, nil, zaptest.NewLogger(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		client, conn := net.Pipe()
-		listener := single{make(chan net.Conn, 1)}
-		listener.conns <- conn
-		server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Second}
-		ended := make(chan error, 1)
-		go func() { ended <- server.Serve(listener) }()
-		began := time.Now()
-		if _, err := io.WriteString(client, "POST /v1/services HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"); err != nil {
-			t.Fatal(err)
-		}
-		resp, err := http.ReadResponse(bufio.NewReader(client), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if resp.StatusCode != http.StatusRequestTimeout || time.Since(began) > time.Minute {
-			t.Errorf("status %d after %v, want %d soon", resp.StatusCode, time.Since(began), http.StatusRequestTimeout)
-		}
-		if err := errors.Join(resp.Body.Close(), client.Close(), server.Close()); err != nil {
-			t.Error(err)
-		}
-		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
-			t.Error(err)
-		}
-	})
+	const announced, dripped = "Content-Length: 100\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n"
+	for name, test := range map[string]struct {
+		token, body string
+		drip        bool
+		want        int
+		within      time.Duration
+	}{
+		"viewer, not sent":   {"good", announced, false, http.StatusRequestTimeout, 31 * time.Second},
+		"viewer, dripped":    {"good", dripped, true, http.StatusRequestTimeout, 31 * time.Second},
+		"stranger, not sent": {"wrong", announced, false, http.StatusUnauthorized, 6 * time.Second},
+		"stranger, dripped":  {"wrong", dripped, true, http.StatusUnauthorized, 6 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				client, over := connect(t, musterv1.UnimplementedControlServiceServer{}, guardOf(t, zaptest.NewLogger(t), new(atomic.Bool)))
+				began := time.Now()
+				if _, err := io.WriteString(client, "GET /v1/services HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer "+test.token+"\r\n"+test.body); err != nil {
+					t.Fatal(err)
+				}
+				stop := make(chan struct{})
+				var dripping sync.WaitGroup
+				if test.drip {
+					dripping.Go(func() {
+						for {
+							select {
+							case <-stop:
+								return
+							case <-time.After(time.Second):
+							}
+							if _, err := io.WriteString(client, "1\r\na\r\n"); err != nil {
+								return
+							}
+						}
+					})
+				}
+				answer := bufio.NewReader(client)
+				resp, err := http.ReadResponse(answer, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if resp.StatusCode != test.want {
+					t.Errorf("status %d, want %d", resp.StatusCode, test.want)
+				}
+				// What follows it is the connection's end.
+				if _, err := io.Copy(io.Discard, answer); err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(began); took > test.within {
+					t.Errorf("the connection ended after %v, want %v at most", took, test.within)
+				}
+				close(stop)
+				over()
+				dripping.Wait()
+			})
+		})
+	}
 }

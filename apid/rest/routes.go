@@ -10,7 +10,6 @@ import (
 	"os"
 	"sort"
 	"strings"
-	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/genproto/googleapis/api/annotations"
@@ -25,10 +24,6 @@ import (
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/limit"
 )
-
-// bodyTimeout is how long a request's body may take to come: what a client
-// begins and does not end must not be waited for for ever.
-const bodyTimeout = 30 * time.Second
 
 // route is what the contract says of one method and path.
 type route struct {
@@ -109,7 +104,7 @@ func (rs *routes) check(next runtime.HandlerFunc) runtime.HandlerFunc {
 			writeError(r.Context(), nil, nil, w, r, err)
 			return
 		}
-		if err := rt.check(w, r, params); err != nil {
+		if err := rt.check(r, params); err != nil {
 			writeError(r.Context(), nil, nil, w, r, err)
 			return
 		}
@@ -134,10 +129,10 @@ type remote string
 func (remote) Network() string  { return "tcp" }
 func (a remote) String() string { return string(a) }
 
-func (rt route) check(w http.ResponseWriter, r *http.Request, params map[string]string) error {
+func (rt route) check(r *http.Request, params map[string]string) error {
 	var report validate.Report
 	rt.checkQuery(&report, r, params)
-	body, err := readBody(w, r)
+	body, err := readBody(r)
 	if err != nil {
 		return err
 	}
@@ -164,17 +159,14 @@ func (rt route) check(w http.ResponseWriter, r *http.Request, params map[string]
 	return nil
 }
 
-// readBody reads what a request brings, within bounds of size and time.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
+// readBody reads the body of a request. Its size is bounded, and the server bounds the
+// time.
+func readBody(r *http.Request) ([]byte, error) {
 	body, err := io.ReadAll(r.Body)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		// The deadline stays: the server is not to wait for the rest either.
 		return nil, &runtime.HTTPStatusError{HTTPStatus: http.StatusRequestTimeout,
-			Err: status.Errorf(codes.DeadlineExceeded, "the request's body did not come within %v", bodyTimeout)}
+			Err: status.Error(codes.DeadlineExceeded, "the request's body did not arrive in time")}
 	}
-	_ = control.SetReadDeadline(time.Time{})
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):

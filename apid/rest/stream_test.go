@@ -22,6 +22,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/rest"
 	"github.com/musterhq/muster/internal/auth"
+	"github.com/musterhq/muster/internal/daemon"
 )
 
 // talker sends as many messages as are taken, one in each pause, until its streams
@@ -66,8 +67,8 @@ func (t *talker) TaskLogs(_ *musterv1.TaskLogsRequest, s grpc.ServerStreamingSer
 	return talk(t, s, &musterv1.TaskLogsResponse{Message: &musterv1.LogMessage{Data: []byte(t.text)}})
 }
 
-// connect serves one connection, and returns the client's end of it, which the test
-// closes, and what waits for the server's end.
+// connect serves one connection as apid does, and returns the client's end of it, which
+// the test closes, and what waits for the server's end.
 func connect(t *testing.T, server musterv1.ControlServiceServer, guard *auth.Guard) (client net.Conn, over func()) {
 	t.Helper()
 	handler, err := rest.New(server, func(context.Context) error { return nil }, guard, nil, zaptest.NewLogger(t))
@@ -77,14 +78,15 @@ func connect(t *testing.T, server musterv1.ControlServiceServer, guard *auth.Gua
 	client, conn := net.Pipe()
 	listener := single{make(chan net.Conn, 1)}
 	listener.conns <- conn
-	s := &http.Server{Handler: handler, ReadHeaderTimeout: time.Second}
+	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- s.Serve(listener) }()
+	go func() { ended <- daemon.ServeHTTP(ctx, handler, listener, time.Second) }()
 	return client, func() {
-		if err := errors.Join(client.Close(), s.Close()); err != nil {
+		if err := client.Close(); err != nil {
 			t.Error(err)
 		}
-		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		stop()
+		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	}
@@ -190,6 +192,33 @@ func TestSlowReaders(t *testing.T) {
 				_ = open(t, client, path, "*/*")
 				if got := <-server.ended; got.err == nil || got.after > 40*time.Second {
 					t.Errorf("the stream ended after %v with %v, want it cut after half a minute", got.after, got.err)
+				}
+			})
+		})
+	}
+}
+
+// TestStreamsOutlastTheTimeOfARequest reads from streams that are quiet for longer than
+// a request may take.
+func TestStreamsOutlastTheTimeOfARequest(t *testing.T) {
+	t.Parallel()
+	for name, path := range map[string]string{"watch": "/v1/watch", "logs": "/v1/tasks/t/logs?options.follow=true"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := &talker{pause: 10 * time.Minute, text: "x", ended: make(chan outcome, 1)}
+				client, over := connect(t, server, guardOf(t, zaptest.NewLogger(t), new(atomic.Bool)))
+				defer over()
+				lines := bufio.NewReader(open(t, client, path, "*/*").Body)
+				for range 4 {
+					if line, err := lines.ReadString('\n'); err != nil || !strings.Contains(line, "result") {
+						t.Fatalf("the stream says %q, %v", line, err)
+					}
+				}
+				if err := client.Close(); err != nil {
+					t.Error(err)
+				}
+				if got := <-server.ended; got.after < 30*time.Minute {
+					t.Errorf("the stream ended after %v: %v", got.after, got.err)
 				}
 			})
 		})

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -58,6 +59,8 @@ type attacker struct {
 	packer *hpack.Encoder
 	// frames are those that came; it is closed when the connection is.
 	frames chan http2.Frame
+	// answers says that pings are answered.
+	answers atomic.Bool
 }
 
 func attack(t *testing.T, l *bufconn.Listener) *attacker {
@@ -80,6 +83,7 @@ func attack(t *testing.T, l *bufconn.Listener) *attacker {
 	}
 	a.must(a.framer.WriteSettings())
 	a.must(a.framer.WriteWindowUpdate(0, 1<<24))
+	pings := http2.NewFramer(conn, nil)
 	go func() {
 		defer close(done)
 		defer close(a.frames)
@@ -89,6 +93,10 @@ func attack(t *testing.T, l *bufconn.Listener) *attacker {
 				return
 			}
 			switch f := f.(type) {
+			case *http2.PingFrame:
+				if a.answers.Load() && !f.IsAck() {
+					a.must(pings.WritePing(true, f.Data))
+				}
 			case *http2.RSTStreamFrame:
 				a.frames <- &http2.RSTStreamFrame{FrameHeader: f.FrameHeader, ErrCode: f.ErrCode}
 			case *http2.GoAwayFrame:
@@ -100,6 +108,9 @@ func attack(t *testing.T, l *bufconn.Listener) *attacker {
 	}()
 	return a
 }
+
+// acknowledge has pings answered from now on.
+func (a *attacker) acknowledge() { a.answers.Store(true) }
 
 // must takes the end of the connection for no fault: what came before it counts.
 func (a *attacker) must(err error) {

@@ -70,8 +70,14 @@ func (c Credentials) Certifies(host string) bool {
 }
 
 // Keep has a connection of that server end when the root that vouches for its peer is
-// trusted no more, unless forget is called.
+// no longer trusted, unless forget is called. It ends the connection at once if the
+// peer's identity has too many.
 func (c Credentials) Keep(conn io.Closer, state tls.ConnectionState) (forget func()) {
+	if identified(conn, state) != nil {
+		// The handshake fails then, and that is what is reported.
+		_ = conn.Close()
+		return func() {}
+	}
 	return c.source.Keep(conn, state)
 }
 

@@ -33,6 +33,14 @@ const MaxMessage = 4 << 20
 const (
 	// handshakeTimeout bounds the making of a connection.
 	handshakeTimeout = 20 * time.Second
+	// keepaliveTime is after how long a server pings a peer of which it reads nothing, and
+	// keepaliveTimeout how long the answer may take. They also bound how long the frames
+	// of a call's headers may take: there is no answer in between.
+	keepaliveTime    = 30 * time.Second
+	keepaliveTimeout = 10 * time.Second
+	// idleTimeout is how long a connection may have no call open. A client connects
+	// again with its next call.
+	idleTimeout = 5 * time.Minute
 	// maxHeader bounds the headers of a request, as they are once unpacked.
 	maxHeader = 64 << 10
 	// maxStreams bounds the calls that are open on one connection, where nothing else
@@ -49,7 +57,7 @@ func NewServer(creds credentials.TransportCredentials, more ...grpc.ServerOption
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.MaxHeaderListSize(maxHeader),
 		grpc.MaxConcurrentStreams(maxStreams),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, MaxConnectionIdle: idleTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}, more...)...)
 	h := health.NewServer()
@@ -101,7 +109,7 @@ func connectParams() grpc.ConnectParams {
 // and cuts off those that did not.
 func ServeGRPC(ctx context.Context, server *grpc.Server, listener net.Listener, grace time.Duration) error {
 	done := make(chan error, 1)
-	go func() { done <- server.Serve(listener) }()
+	go func() { done <- server.Serve(keptAlive{listener}) }()
 	select {
 	case err := <-done:
 		return err
@@ -116,36 +124,16 @@ func ServeGRPC(ctx context.Context, server *grpc.Server, listener net.Listener, 
 	return nil
 }
 
-// ServeHTTP serves until ctx ends, then lets requests end within the grace
-// time and cuts off those that did not.
-func ServeHTTP(ctx context.Context, handler http.Handler, listener net.Listener, grace time.Duration) error {
-	server := &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    maxHeader,
-		// Requests that are open when ctx ends may finish. Streams (watch, logs) are
-		// ended by the daemon whose they are.
-		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
+// keptAlive is a listener of gRPC, which sets an option of TCP on connections that
+// nothing wraps.
+type keptAlive struct{ net.Listener }
+
+func (l keptAlive) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if wrapped, ok := conn.(*boundedConn); ok {
+		keepUserTimeout(wrapped.Conn)
 	}
-	done := make(chan error, 1)
-	go func() { done <- server.Serve(listener) }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-	}
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
-	defer cancel()
-	if err := server.Shutdown(stop); err != nil {
-		if err := server.Close(); err != nil {
-			return fmt.Errorf("close HTTP server: %w", err)
-		}
-	}
-	if err := <-done; err != nil && !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
+	return conn, err
 }
 
 // NewRegistry returns a registry with the metrics of the process.

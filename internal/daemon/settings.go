@@ -41,7 +41,9 @@ type Settings struct {
 	OpsListen string
 	// AllowedHosts are further host names that REST and operations answer to.
 	AllowedHosts []string
-	LogLevel     string
+	// Connections bound those of each port.
+	Connections ConnectionSettings
+	LogLevel    string
 	// LogFormat is "console" or "json".
 	LogFormat string
 	// StopTimeout bounds the orderly end.
@@ -142,6 +144,7 @@ func (s *Settings) AddProcessFlags(fs *pflag.FlagSet, opsPort int) {
 	fs.StringVar(&s.ConfigFile, "config", "", "YAML file with further settings; keys are the names of flags")
 	fs.StringVar(&s.OpsListen, "ops-listen", fmt.Sprintf("127.0.0.1:%d", opsPort), "address for /metrics, /healthz and /debug/pprof; empty turns them off")
 	fs.StringSliceVar(&s.AllowedHosts, "allowed-host", nil, "further host names that requests to REST and operations may be for, such as a proxy's (known are IP addresses, localhost, and the names of this machine, of the addresses that are listened at or advertised, and of the certificate)")
+	s.Connections.AddFlags(fs)
 	s.AddLogFlags(fs)
 	fs.DurationVar(&s.StopTimeout, "stop-timeout", 10*time.Second, "how long an orderly end may take")
 	fs.StringVar(&s.Tracing.Endpoint, "otlp-endpoint", "", "send traces to this collector, OTLP over gRPC, like http://collector:4317 (default: what OTEL_EXPORTER_OTLP_ENDPOINT says; else none)")
@@ -255,6 +258,9 @@ func (s *Settings) Validate() error {
 		if err := CheckHost(h); err != nil {
 			fault("allowed-host", "%w", err)
 		}
+	}
+	if err := s.Connections.Validate(); err != nil {
+		faults = append(faults, err)
 	}
 	if s.Consul.Address != "" {
 		for _, a := range strings.Split(s.Consul.Address, ",") {

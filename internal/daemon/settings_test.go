@@ -46,7 +46,7 @@ func TestDefaultsAreValid(t *testing.T) {
 	want := daemon.Settings{
 		Listen: "127.0.0.1:7700", OpsListen: "127.0.0.1:8700", LogLevel: "info", LogFormat: "console",
 		StopTimeout: 10 * time.Second, Prefix: "muster", Consul: daemon.ConsulSettings{Address: "127.0.0.1:8500"},
-		Join: daemon.JoinSettings{Dir: "/var/lib/muster/identity"},
+		Join: daemon.JoinSettings{Dir: "/var/lib/muster/identity"}, Connections: daemon.DefaultConnectionSettings(),
 	}
 	if diff := cmp.Diff(want, s); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)

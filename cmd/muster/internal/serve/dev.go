@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -219,12 +220,17 @@ func (c *devCluster) listen() (err error) {
 	if c.settings.OpsListen != "" {
 		addresses[opsPart] = address{"ops-listen", c.settings.OpsListen}
 	}
+	bounds, err := daemon.NewConnections(c.settings.Connections, false, c.log.Named("connections"), c.registry)
+	if err != nil {
+		return err
+	}
+	servers := map[string]string{restPart: restServer, opsPart: opsServer}
 	for part, a := range addresses {
 		l, err := net.Listen("tcp", a.value)
 		if err != nil {
 			return fmt.Errorf("--%s: %w (is another cluster running?)", a.flag, err)
 		}
-		c.listeners[part] = l
+		c.listeners[part] = bounds.Listen(l, cmp.Or(servers[part], grpcServer))
 	}
 	return nil
 }

@@ -41,6 +41,13 @@ const (
 	restPort          = 7780
 )
 
+// Servers, as metrics name them.
+const (
+	grpcServer = "grpc"
+	restServer = "rest"
+	opsServer  = "ops"
+)
+
 // manager is one kind of manager daemon: what its command needs to know.
 type manager struct {
 	name, short string
@@ -195,6 +202,10 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 		}
 	}
 	registry := daemon.NewRegistry()
+	connections, err := daemon.NewConnections(s.Connections, creds.Secure(), log.Named("connections"), registry)
+	if err != nil {
+		return err
+	}
 	guard, err := newGuard(creds, log, registry)
 	if err != nil {
 		return err
@@ -207,7 +218,7 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 		KV: store, Prefix: s.Prefix, Credentials: creds, Logger: log, Metrics: registry, Version: version, StopTimeout: s.StopTimeout,
 		Tracing: s.Tracing, Guard: guard, Ready: notifier{log}.ready,
 	}
-	spec := daemon.Spec{Name: m.name, Listener: listener, Advertise: s.Advertise, Strangers: m.rest, ServerOptions: limits.ServerOptions(), Build: m.build}
+	spec := daemon.Spec{Name: m.name, Listener: connections.Listen(listener, grpcServer), Advertise: s.Advertise, Strangers: m.rest, ServerOptions: limits.ServerOptions(), Build: m.build}
 	hosts := hostsOf(s, creds, restListen)
 	tasks := []daemon.Task{{Name: m.name, Run: func(ctx context.Context) error { return host.Run(ctx, spec) }}}
 	if m.rest && restListen != "" {
@@ -217,10 +228,10 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 			return fmt.Errorf("--rest-listen: %w", err)
 		}
 		log.Info("REST is served", zap.String("address", rest.Addr().String()), zap.Bool("tls", creds.Secure()))
-		rest = secured(rest, creds, guard)
+		rest = secured(connections.Listen(rest, restServer), creds, guard)
 		spec.Beside = serveREST(rest, s, hosts.Check)
 	}
-	ops, err := listenOps(s, creds, guard)
+	ops, err := listenOps(s, connections, creds, guard)
 	if err != nil {
 		_ = listener.Close()
 		return err
@@ -246,7 +257,7 @@ func serveREST(listener net.Listener, s *daemon.Settings, hosts func(http.Handle
 }
 
 // listenOps opens the listener for operations; nil if they are not wanted.
-func listenOps(s *daemon.Settings, creds daemon.Credentials, guard *auth.Guard) (net.Listener, error) {
+func listenOps(s *daemon.Settings, connections *daemon.Connections, creds daemon.Credentials, guard *auth.Guard) (net.Listener, error) {
 	if s.OpsListen == "" {
 		return nil, nil
 	}
@@ -254,7 +265,7 @@ func listenOps(s *daemon.Settings, creds daemon.Credentials, guard *auth.Guard) 
 	if err != nil {
 		return nil, fmt.Errorf("--ops-listen: %w", err)
 	}
-	return secured(listener, creds, guard), nil
+	return secured(connections.Listen(listener, opsServer), creds, guard), nil
 }
 
 // secured is a listener of HTTP with TLS, if that is what the credentials are for.

@@ -181,7 +181,11 @@ func serveWorker(ctx context.Context, s *daemon.Settings, cfg workerd.Config, cr
 	if err != nil {
 		return err
 	}
-	ops, err := listenOps(s, creds, guard)
+	connections, err := daemon.NewConnections(s.Connections, creds.Secure(), log.Named("connections"), registry)
+	if err != nil {
+		return err
+	}
+	ops, err := listenOps(s, connections, creds, guard)
 	if err != nil {
 		return err
 	}
