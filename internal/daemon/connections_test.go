@@ -202,7 +202,7 @@ func TestConnectionsWithoutCertificateLeaveRoom(t *testing.T) {
 }
 
 // TestConnectionsWithCertificateAreCountedByIdentity: many workers behind one address
-// have a connection each, and one of them has no more than its share.
+// have a connection each, and none has more than its share.
 func TestConnectionsWithCertificateAreCountedByIdentity(t *testing.T) {
 	ca := newAuthority(t)
 	certificate := func(name, id string) *tls.Certificate {

@@ -262,7 +262,7 @@ func TestOperationsAreGuarded(t *testing.T) {
 	}{
 		"metrics for a viewer":       {ours, viewerID, "", "/metrics", http.StatusOK},
 		"metrics for a worker":       {ours, workerID, "", "/metrics", http.StatusForbidden},
-		"metrics for nobody":         {nil, "", "", "/metrics", http.StatusUnauthorized},
+		"metrics without anything":   {nil, "", "", "/metrics", http.StatusUnauthorized},
 		"metrics for a token":        {nil, "", "admin", "/metrics", http.StatusUnauthorized},
 		"metrics for a neighbour":    {ours, strangerID, "", "/metrics", http.StatusUnauthorized},
 		"metrics for a stranger":     {theirs, adminID, "", "/metrics", 0},
@@ -270,7 +270,7 @@ func TestOperationsAreGuarded(t *testing.T) {
 		"profiles for a viewer":      {ours, viewerID, "", "/debug/pprof/cmdline", http.StatusForbidden},
 		"profiles for a token":       {nil, "", "admin", "/debug/pprof/cmdline", http.StatusUnauthorized},
 		"a viewer with a token":      {ours, viewerID, "admin", "/debug/pprof/cmdline", http.StatusForbidden},
-		"health for nobody":          {nil, "", "", "/healthz", http.StatusServiceUnavailable},
+		"health without anything":    {nil, "", "", "/healthz", http.StatusServiceUnavailable},
 		"a certificate of no muster": {ours, "https://example.com/", "", "/metrics", http.StatusUnauthorized},
 	}
 	for name, test := range tests {
