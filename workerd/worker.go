@@ -177,7 +177,10 @@ func (w *Worker) open(log *zap.Logger) (*taskdb.DB, *taskdb.Contents, error) {
 	}
 	path := filepath.Join(w.cfg.DataDir, "tasks.db")
 	db, contents, err := taskdb.Open(path)
-	if err != nil {
+	switch {
+	case errors.Is(err, taskdb.ErrInUse):
+		return nil, nil, fmt.Errorf("data directory %s is in use: %w; give each worker a directory of its own (--data-dir)", w.cfg.DataDir, err)
+	case err != nil:
 		return nil, nil, fmt.Errorf("open task database: %w", err)
 	}
 	if contents.SetAside != "" {
@@ -205,7 +208,7 @@ func (w *Worker) plugins(log *zap.Logger) (*pluginhost.Host, error) {
 func (c Config) EnsureNodeID() (string, error) {
 	if c.DataDir != "" {
 		if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
-			return "", fmt.Errorf("make data directory: %w", err)
+			return "", fmt.Errorf("make data directory (--data-dir): %w", err)
 		}
 	}
 	if c.NodeID != "" || c.DataDir == "" {

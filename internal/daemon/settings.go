@@ -32,6 +32,9 @@ type Settings struct {
 	ConfigFile string
 	// Listen is the address of the gRPC server.
 	Listen string
+	// Given reports whether a setting was given, by its flag's name, and not left at its
+	// default. Nil: none was read.
+	Given func(flag string) bool
 	// Advertise is how others reach Listen. Default: Listen, with the machine's
 	// host name in place of an unspecified address.
 	Advertise string

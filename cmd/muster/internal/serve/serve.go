@@ -115,7 +115,7 @@ func (m *manager) command(version string) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use: m.name, Short: m.short, Args: cobra.NoArgs,
-		Long: m.short + ".\n\nAny number of them may run side by side: they share the work out among themselves through Consul.\n" + settingsHelp,
+		Long: m.short + ".\n\nAny number of them may run side by side: they share the work out among themselves through Consul. A listener\nwhose flag is not given takes a free port where its default is in use, and logs it.\n" + settingsHelp,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := load(cmd, &s); err != nil {
 				return err
@@ -155,6 +155,7 @@ func load(cmd *cobra.Command, s *daemon.Settings) error {
 	if err := daemon.Load(cmd.Flags(), os.LookupEnv); err != nil {
 		return &cli.UsageError{Err: err}
 	}
+	s.Given = cmd.Flags().Changed
 	s.Tracing = s.Tracing.Resolve(os.LookupEnv)
 	if err := s.Validate(); err != nil {
 		return &cli.UsageError{Err: err}
@@ -192,9 +193,9 @@ func (m *manager) run(ctx context.Context, s *daemon.Settings, restListen, versi
 
 // serve runs it with its store and its credentials.
 func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, creds daemon.Credentials, restListen, version string, log *zap.Logger) error {
-	listener, err := net.Listen("tcp", s.Listen)
+	listener, err := listen(s, "listen", s.Listen, log)
 	if err != nil {
-		return fmt.Errorf("--listen: %w", err)
+		return err
 	}
 	for _, address := range []string{s.Listen, restListen} {
 		if h, _, err := net.SplitHostPort(address); err == nil && !creds.Secure() && !loopback(h) {
@@ -222,16 +223,16 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 	hosts := hostsOf(s, creds, restListen)
 	tasks := []daemon.Task{{Name: m.name, Run: func(ctx context.Context) error { return host.Run(ctx, spec) }}}
 	if m.rest && restListen != "" {
-		rest, err := net.Listen("tcp", restListen)
+		rest, err := listen(s, "rest-listen", restListen, log)
 		if err != nil {
 			_ = listener.Close()
-			return fmt.Errorf("--rest-listen: %w", err)
+			return err
 		}
 		log.Info("REST is served", zap.String("address", rest.Addr().String()), zap.Bool("tls", creds.Secure()))
 		rest = secured(connections.Listen(rest, restServer), creds, guard)
 		spec.Beside = serveREST(rest, s, hosts.Check)
 	}
-	ops, err := listenOps(s, connections, creds, guard)
+	ops, err := listenOps(s, connections, creds, guard, log)
 	if err != nil {
 		_ = listener.Close()
 		return err
@@ -257,13 +258,13 @@ func serveREST(listener net.Listener, s *daemon.Settings, hosts func(http.Handle
 }
 
 // listenOps opens the listener for operations; nil if they are not wanted.
-func listenOps(s *daemon.Settings, connections *daemon.Connections, creds daemon.Credentials, guard *auth.Guard) (net.Listener, error) {
+func listenOps(s *daemon.Settings, connections *daemon.Connections, creds daemon.Credentials, guard *auth.Guard, log *zap.Logger) (net.Listener, error) {
 	if s.OpsListen == "" {
 		return nil, nil
 	}
-	listener, err := net.Listen("tcp", s.OpsListen)
+	listener, err := listen(s, "ops-listen", s.OpsListen, log)
 	if err != nil {
-		return nil, fmt.Errorf("--ops-listen: %w", err)
+		return nil, err
 	}
 	return secured(connections.Listen(listener, opsServer), creds, guard), nil
 }

@@ -116,7 +116,8 @@ func workerCommand(version string) *cobra.Command {
 		Long: `Run a worker: runs tasks on this machine, through executor plugins.
 
 A worker needs no Consul: it speaks to a dispatcher. When it is stopped or killed its tasks run on, and when it is started
-again with the same --data-dir it finds them.
+again with the same --data-dir it finds them. Several workers on one machine each need a --data-dir of their own; they
+share the machine's ports, CPUs and memory.
 ` + settingsHelp,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := load(cmd, &s); err != nil {
@@ -185,7 +186,7 @@ func serveWorker(ctx context.Context, s *daemon.Settings, cfg workerd.Config, cr
 	if err != nil {
 		return err
 	}
-	ops, err := listenOps(s, connections, creds, guard)
+	ops, err := listenOps(s, connections, creds, guard, log)
 	if err != nil {
 		return err
 	}
