@@ -37,6 +37,8 @@ type able struct {
 	// endless makes Logs write until it is cancelled.
 	endless bool
 	written int
+	// log, if set, is Logs.
+	log func(ref sdk.Ref, options sdk.LogOptions, emit func(sdk.LogLine) error) error
 }
 
 var (
@@ -145,10 +147,13 @@ func (a *able) Update(_ context.Context, task *sdk.Task, handle sdk.Handle) (sdk
 	return handle, nil
 }
 
-func (a *able) Logs(ctx context.Context, ref sdk.Ref, _ sdk.LogOptions, emit func(sdk.LogLine) error) error {
+func (a *able) Logs(ctx context.Context, ref sdk.Ref, options sdk.LogOptions, emit func(sdk.LogLine) error) error {
 	a.mu.Lock()
-	lines, endless := a.lines, a.endless
+	lines, endless, log := a.lines, a.endless, a.log
 	a.mu.Unlock()
+	if log != nil {
+		return log(ref, options, emit)
+	}
 	for _, line := range lines {
 		if err := emit(sdk.LogLine{Time: time.Now(), Stream: sdk.Stdout, Data: []byte(ref.TaskID + " " + line)}); err != nil {
 			return err

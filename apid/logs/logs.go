@@ -16,14 +16,18 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/view"
 	"github.com/musterhq/muster/internal/limit"
+	"github.com/musterhq/muster/internal/tasklog"
 )
 
 const (
 	// buffered is how many lines of one request wait in memory.
 	buffered = 64
 	// parallel is how many nodes one request reads at a time, unless it follows
-	// them.
+	// them. Lines are sorted among so many nodes.
 	parallel = 64
+	// patience is how long lines wait for earlier ones of a node that says nothing. It
+	// is longer than that of workers, which sort the lines of their tasks.
+	patience = 2 * time.Second
 	// settle is how long a follower waits after a change before it looks for new
 	// tasks, so that a burst of changes is one look.
 	settle = 100 * time.Millisecond
@@ -51,19 +55,40 @@ func New(v *view.View, owner func(node string) (string, bool), dial func(string)
 // them.
 func (b *Broker) Run(ctx context.Context) error { return b.conns.run(ctx) }
 
-// Stream sends the output of the selected tasks until it is complete or, if
-// the options say follow, until no task is left and none can come. Where logs
-// cannot be had a warning is sent in their place, and the rest still comes.
+// Stream sends the output of the selected tasks until it is complete, with lines
+// by time. If the options say follow, it sends lines as they come, until no task is
+// left and none can come. Where logs cannot be had a warning is sent in their place,
+// and the rest still comes.
 func (b *Broker) Stream(ctx context.Context, sel Select, opts *musterv1.LogOptions, send func(*musterv1.LogMessage) error) error {
 	client := limit.ClientOf(ctx)
+	if opts.GetFollow() {
+		return b.follow(ctx, sel, client, opts, send)
+	}
+	found, _ := b.find(sel, client, opts, map[string]bool{})
+	var sources []tasklog.Source
+	for _, n := range found {
+		sources = append(sources, n.run)
+	}
+	return tasklog.Merge(ctx, sources, parallel, patience, send)
+}
+
+// follow sends lines as they come.
+func (b *Broker) follow(ctx context.Context, sel Select, client string, opts *musterv1.LogOptions, send func(*musterv1.LogMessage) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var readers sync.WaitGroup
 	defer readers.Wait()
 	defer cancel()
 
 	out := make(chan *musterv1.LogMessage, buffered)
+	emit := func(m *musterv1.LogMessage) error {
+		select {
+		case out <- m:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 	ended := make(chan struct{})
-	slots := make(chan struct{}, parallel)
 	open := 0
 	started := map[string]bool{}
 	// look starts readers for tasks that have none yet.
@@ -73,11 +98,8 @@ func (b *Broker) Stream(ctx context.Context, sel Select, opts *musterv1.LogOptio
 		for _, n := range found {
 			open++
 			readers.Go(func() {
-				if !opts.GetFollow() {
-					slots <- struct{}{}
-					defer func() { <-slots }()
-				}
-				n.run(ctx, out)
+				// It only fails when the context ends.
+				_ = n.run(ctx, emit)
 				select {
 				case ended <- struct{}{}:
 				case <-ctx.Done():
@@ -89,9 +111,9 @@ func (b *Broker) Stream(ctx context.Context, sel Select, opts *musterv1.LogOptio
 
 	cursor, _ := b.view.Now()
 	more := look()
-	changed := b.changed(&cursor, opts)
+	changed := b.changed(&cursor)
 	var again <-chan time.Time
-	for open > 0 || (opts.GetFollow() && more) {
+	for open > 0 || more {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -106,7 +128,7 @@ func (b *Broker) Stream(ctx context.Context, sel Select, opts *musterv1.LogOptio
 			again = time.After(settle)
 		case <-again:
 			again = nil
-			changed = b.changed(&cursor, opts)
+			changed = b.changed(&cursor)
 			more = look()
 		}
 	}
@@ -123,12 +145,8 @@ func (b *Broker) Stream(ctx context.Context, sel Select, opts *musterv1.LogOptio
 	}
 }
 
-// changed returns a channel that is closed when tasks may have changed; nil,
-// which is never, for a request that does not follow.
-func (b *Broker) changed(cursor *view.Cursor, opts *musterv1.LogOptions) <-chan struct{} {
-	if !opts.GetFollow() {
-		return nil
-	}
+// changed returns a channel that is closed when tasks may have changed.
+func (b *Broker) changed(cursor *view.Cursor) <-chan struct{} {
 	next, changed := b.view.Changed(*cursor)
 	*cursor = next
 	return changed

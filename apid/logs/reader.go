@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -17,6 +18,7 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/internal/tasklog"
 )
 
 const (
@@ -27,16 +29,13 @@ const (
 	// attempts is how often a node is tried for a request that does not follow:
 	// its dispatcher may just have changed.
 	attempts = 3
-	// overlap is how far back a follower reads again from tasks that had written
-	// nothing: it covers the difference of clocks.
-	overlap = time.Minute
 )
 
 // source is one task whose output is read.
 type source struct {
 	service, name string
-	// last is when the newest line that was sent was written.
-	last time.Time
+	// read is how far its lines have been handed on.
+	read tasklog.Position
 }
 
 // nodeReader reads the output of tasks of one node.
@@ -48,109 +47,116 @@ type nodeReader struct {
 	// host is the node's host name, and name what a warning calls the node.
 	host, name string
 	opts       *musterv1.LogOptions
-	tasks      map[string]*source
+	// tasks are those whose output is not complete.
+	tasks map[string]*source
 }
 
-// run reads until the worker says that this is all. While the node cannot be
-// reached a follower tries again and again, and goes on after the last line.
-func (n *nodeReader) run(ctx context.Context, out chan<- *musterv1.LogMessage) {
-	began := time.Now()
-	opts := n.opts
+// emitter hands a line on. It fails when the request has ended.
+type emitter = func(*musterv1.LogMessage) error
+
+// run reads until the worker says that this is all, and resumes after the last lines
+// when the node could not be reached. A follower tries again for as long as it may
+// help. It fails only if emit does.
+func (n *nodeReader) run(ctx context.Context, emit func(*musterv1.LogMessage) error) error {
 	pause, warned := firstPause, false
 	for try := 1; ; try++ {
-		got, err := n.read(ctx, opts, out)
-		if err == nil || ctx.Err() != nil {
-			return
+		got, err := n.read(ctx, emit)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err == nil {
+			return nil
 		}
 		if got {
 			pause, warned, try = firstPause, false, 1
-			opts = n.resumed(began)
 		}
-		last := !worthwhile(err) || !n.broker.alive(n) || !n.opts.GetFollow() && (got || try >= attempts)
+		last := !worthwhile(err) || !n.broker.alive(n) || !n.opts.GetFollow() && try >= attempts
 		if last || (n.opts.GetFollow() && !warned) {
 			warned = true
-			n.emit(ctx, out, &musterv1.LogMessage{NodeId: n.node, NodeName: n.host, Warning: n.warning(err, !last)})
+			if err := emit(&musterv1.LogMessage{NodeId: n.node, NodeName: n.host, Warning: n.warning(err, !last)}); err != nil {
+				return err
+			}
 		}
 		if last {
-			return
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return context.Cause(ctx)
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, lastPause)
 	}
 }
 
-// read subscribes once. Got is whether any line came.
-func (n *nodeReader) read(ctx context.Context, opts *musterv1.LogOptions, out chan<- *musterv1.LogMessage) (got bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	address, ok := n.broker.owner(n.node)
-	if !ok {
-		return false, status.Error(codes.Unavailable, "no dispatcher serves it at the moment")
-	}
-	conn, release, err := n.broker.conns.get(address)
-	if err != nil {
-		return false, err
-	}
-	defer release()
-	stream, err := dispatcherv1.NewLogBrokerServiceClient(conn).SubscribeLogs(ctx, &dispatcherv1.SubscribeLogsRequest{
-		NodeId: n.node, TaskIds: slices.Sorted(maps.Keys(n.tasks)), Options: opts, Client: n.client,
-	})
-	if err != nil {
-		return false, err
-	}
-	// Lines up to here have been sent in an earlier attempt.
-	sent := map[string]time.Time{}
+// read reads once what is missing of all tasks. Got is whether any line came.
+func (n *nodeReader) read(ctx context.Context, emit emitter) (got bool, err error) {
+	// Tasks that have been read in part have to be asked for with other options than
+	// those of which nothing came: the last lines (tail) of the former may begin after
+	// those that are missing, and lines of the latter may be older.
+	fresh, begun := &part{n: n, tasks: map[string]*source{}, opts: n.opts}, &part{n: n, tasks: map[string]*source{}}
 	for id, s := range n.tasks {
-		sent[id] = s.last
+		if _, ok := s.read.Since(); ok {
+			begun.tasks[id] = s
+		} else {
+			fresh.tasks[id] = s
+		}
 	}
-	for {
-		resp, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return got, nil
+	begun.opts = n.resumed(begun.tasks)
+	var parts []*part
+	var sources []tasklog.Source
+	for _, p := range []*part{fresh, begun} {
+		if len(p.tasks) > 0 {
+			parts = append(parts, p)
+			sources = append(sources, p.read)
 		}
-		if err != nil {
-			return got, err
-		}
-		for _, m := range resp.Messages {
-			s := n.tasks[m.TaskId]
-			if s != nil {
-				at := m.Timestamp.AsTime()
-				if m.Warning == "" && !sent[m.TaskId].IsZero() && !at.After(sent[m.TaskId]) {
-					continue
-				}
-				if at.After(s.last) {
-					s.last = at
-				}
-				m.ServiceId, m.Source = s.service, s.name
+	}
+	if !n.opts.GetFollow() {
+		// Lines that a part has read when another one fails are not handed on, nor noted.
+		err = tasklog.Merge(ctx, sources, len(sources), patience, n.noting(emit, &got))
+		return got, err
+	}
+	all, ctx := errgroup.WithContext(ctx)
+	for _, p := range parts {
+		all.Go(func() error { return p.read(ctx, n.noting(emit, &p.got)) })
+	}
+	err = all.Wait()
+	for _, p := range parts {
+		got = got || p.got
+		for id := range p.tasks {
+			if p.complete {
+				delete(n.tasks, id)
 			}
-			m.NodeId, m.NodeName = n.node, n.host
-			got = true
-			if !n.emit(ctx, out, m) {
-				return got, context.Cause(ctx)
-			}
 		}
+	}
+	return got, err
+}
+
+// noting notes the lines that are handed on. Got is set with the first.
+func (n *nodeReader) noting(emit emitter, got *bool) emitter {
+	return func(m *musterv1.LogMessage) error {
+		if err := emit(m); err != nil {
+			return err
+		}
+		*got = true
+		if s := n.tasks[m.TaskId]; s != nil && m.Warning == "" {
+			s.read.Note(m)
+		}
+		return nil
 	}
 }
 
-// resumed returns the options to go on with after the last lines.
-func (n *nodeReader) resumed(began time.Time) *musterv1.LogOptions {
+// resumed returns the options to go on with after the last lines of tasks.
+func (n *nodeReader) resumed(tasks map[string]*source) *musterv1.LogOptions {
 	opts := &musterv1.LogOptions{}
 	if n.opts != nil {
 		opts = proto.CloneOf(n.opts)
 	}
 	opts.Tail = 0
-	since := time.Now()
-	for _, s := range n.tasks {
-		from := s.last
-		if from.IsZero() {
-			from = began.Add(-overlap)
-		}
-		if from.Before(since) {
-			since = from
+	var since time.Time
+	for _, s := range tasks {
+		if at, _ := s.read.Since(); since.IsZero() || at.Before(since) {
+			since = at
 		}
 	}
 	if opts.Since == nil || opts.Since.AsTime().Before(since) {
@@ -159,12 +165,60 @@ func (n *nodeReader) resumed(began time.Time) *musterv1.LogOptions {
 	return opts
 }
 
-func (n *nodeReader) emit(ctx context.Context, out chan<- *musterv1.LogMessage, m *musterv1.LogMessage) bool {
-	select {
-	case out <- m:
-		return true
-	case <-ctx.Done():
-		return false
+// part are tasks of a node that are asked for together.
+type part struct {
+	n     *nodeReader
+	tasks map[string]*source
+	opts  *musterv1.LogOptions
+	// got says that a line was handed on, and complete that none is missing.
+	got, complete bool
+}
+
+func (p *part) read(ctx context.Context, emit func(*musterv1.LogMessage) error) error {
+	n := p.n
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	address, ok := n.broker.owner(n.node)
+	if !ok {
+		return status.Error(codes.Unavailable, "no dispatcher serves it at the moment")
+	}
+	conn, release, err := n.broker.conns.get(address)
+	if err != nil {
+		return err
+	}
+	defer release()
+	stream, err := dispatcherv1.NewLogBrokerServiceClient(conn).SubscribeLogs(ctx, &dispatcherv1.SubscribeLogsRequest{
+		NodeId: n.node, TaskIds: slices.Sorted(maps.Keys(p.tasks)), Options: p.opts, Client: n.client,
+	})
+	if err != nil {
+		return err
+	}
+	known := map[string]func(*musterv1.LogMessage) bool{}
+	for id, s := range p.tasks {
+		known[id] = s.read.Resume()
+	}
+	for {
+		resp, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			p.complete = true
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, m := range resp.Messages {
+			s := p.tasks[m.TaskId]
+			if s != nil {
+				if m.Warning == "" && known[m.TaskId](m) {
+					continue
+				}
+				m.ServiceId, m.Source = s.service, s.name
+			}
+			m.NodeId, m.NodeName = n.node, n.host
+			if err := emit(m); err != nil {
+				return err
+			}
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/tasklog"
 )
 
 const (
@@ -20,6 +21,9 @@ const (
 	largestLogBytes = 64 << 10
 	// logLinger is how long a line waits for others.
 	logLinger = 10 * time.Millisecond
+	// logPatience is how long lines wait for earlier ones of a task whose executor says
+	// nothing.
+	logPatience = 500 * time.Millisecond
 )
 
 // subscribe begins to send the output of tasks. A subscription that cannot get
@@ -68,31 +72,44 @@ func (s *stream) unsubscribe(id string) {
 	}
 }
 
-// serveLogs sends the output of tasks until there is no more, or ctx ends. Without
-// credit it waits, and so does the reading of the output.
+// serveLogs sends the output of tasks until there is no more, or ctx ends: by time,
+// unless new lines are awaited. Without credit it waits, and so does the reading of
+// the output.
 func (s *stream) serveLogs(ctx context.Context, req *dispatcherv1.LogRequest, allowed *credit) {
 	lines := make(chan *musterv1.LogMessage, largestLogBatch)
-	var readers sync.WaitGroup
+	push := func(line *musterv1.LogMessage) error {
+		select {
+		case lines <- line:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	var sources []tasklog.Source
 	for _, id := range req.GetTaskIds() {
-		readers.Go(func() {
-			err := s.c.cfg.Tasks.Logs(ctx, id, req.GetOptions(), func(line *musterv1.LogMessage) error {
-				select {
-				case lines <- line:
-					return nil
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			})
+		sources = append(sources, func(ctx context.Context, emit func(*musterv1.LogMessage) error) error {
+			err := s.c.cfg.Tasks.Logs(ctx, id, req.GetOptions(), emit)
 			if err != nil && ctx.Err() == nil {
 				s.c.log.Warn("task output breaks off", zap.String("task", id), zap.Error(err))
 			}
+			// The output of other tasks goes on.
+			return nil
 		})
 	}
 	all := make(chan struct{})
 	go func() {
 		defer close(all)
+		defer close(lines)
+		if !req.GetOptions().GetFollow() {
+			// It only fails when the context ends.
+			_ = tasklog.Merge(ctx, sources, len(sources), logPatience, push)
+			return
+		}
+		var readers sync.WaitGroup
+		for _, read := range sources {
+			readers.Go(func() { _ = read(ctx, push) })
+		}
 		readers.Wait()
-		close(lines)
 	}()
 	defer func() { <-all }()
 	for {

@@ -13,6 +13,7 @@ import (
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/tasklog"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
@@ -53,7 +54,8 @@ type logReader struct {
 	t       *task
 	options *musterv1.LogOptions
 	send    func(*musterv1.LogMessage) error
-	last    *timestamppb.Timestamp
+	// position is how far the lines have been sent.
+	position tasklog.Position
 }
 
 // read reads until the stream ends, and says whether to read again.
@@ -88,14 +90,17 @@ func (r *logReader) read(ctx context.Context) (again bool, err error) {
 	}
 	var sendErr error
 	if err == nil {
+		known := r.position.Resume()
 		err = e.Executor.Logs(ctx, &executorv1.LogsRequest{TaskId: t.id, Handle: handle, Options: r.rest()},
 			func(line *executorv1.LogsResponse) error {
 				m := message()
 				m.Timestamp, m.Stream, m.Data = line.GetTimestamp(), line.GetStream(), line.GetData()
-				if line.GetTimestamp().IsValid() {
-					r.last = line.GetTimestamp()
+				if known(m) {
+					return nil
 				}
-				sendErr = r.send(m)
+				if sendErr = r.send(m); sendErr == nil {
+					r.position.Note(m)
+				}
 				return sendErr
 			})
 	}
@@ -116,9 +121,11 @@ func (r *logReader) read(ctx context.Context) (again bool, err error) {
 	return false, r.send(warning)
 }
 
-// rest are the options for what has not been read yet.
+// rest are the options for what has not been read yet. The executor repeats the
+// lines of the same time as the last.
 func (r *logReader) rest() *musterv1.LogOptions {
-	if r.last == nil {
+	since, ok := r.position.Since()
+	if !ok {
 		return r.options
 	}
 	options := &musterv1.LogOptions{}
@@ -126,6 +133,6 @@ func (r *logReader) rest() *musterv1.LogOptions {
 		options = proto.CloneOf(r.options)
 	}
 	options.Tail = 0
-	options.Since = timestamppb.New(r.last.AsTime().Add(time.Nanosecond))
+	options.Since = timestamppb.New(since)
 	return options
 }
