@@ -95,26 +95,30 @@ func (c *CLI) serviceLogs() *cobra.Command {
 		Use: "logs SERVICE", Short: "Show what a service's tasks wrote",
 		Example: `  muster service logs -f --tail 20 web
   muster service logs --since 10m web`,
-	}, func(ctx context.Context, client musterv1.ControlServiceClient, name string, options *musterv1.LogOptions) (grpc.ClientStream, logSource, error) {
-		stream, err := client.ServiceLogs(ctx, &musterv1.ServiceLogsRequest{Service: name, Options: options})
-		return stream, func() (*musterv1.LogMessage, error) {
-			resp, err := stream.Recv()
-			return resp.GetMessage(), err
-		}, err
-	})
+	}, openServiceLogs)
+}
+
+func openServiceLogs(ctx context.Context, client musterv1.ControlServiceClient, name string, options *musterv1.LogOptions) (grpc.ClientStream, logSource, error) {
+	stream, err := client.ServiceLogs(ctx, &musterv1.ServiceLogsRequest{Service: name, Options: options})
+	return stream, func() (*musterv1.LogMessage, error) {
+		resp, err := stream.Recv()
+		return resp.GetMessage(), err
+	}, err
 }
 
 func (c *CLI) taskLogs() *cobra.Command {
 	return c.logsCommand(&cobra.Command{
 		Use: "logs TASK", Short: "Show what a task wrote",
 		Example: "  muster task logs -f 0k2f",
-	}, func(ctx context.Context, client musterv1.ControlServiceClient, id string, options *musterv1.LogOptions) (grpc.ClientStream, logSource, error) {
-		stream, err := client.TaskLogs(ctx, &musterv1.TaskLogsRequest{Task: id, Options: options})
-		return stream, func() (*musterv1.LogMessage, error) {
-			resp, err := stream.Recv()
-			return resp.GetMessage(), err
-		}, err
-	})
+	}, openTaskLogs)
+}
+
+func openTaskLogs(ctx context.Context, client musterv1.ControlServiceClient, id string, options *musterv1.LogOptions) (grpc.ClientStream, logSource, error) {
+	stream, err := client.TaskLogs(ctx, &musterv1.TaskLogsRequest{Task: id, Options: options})
+	return stream, func() (*musterv1.LogMessage, error) {
+		resp, err := stream.Recv()
+		return resp.GetMessage(), err
+	}, err
 }
 
 // logSource returns the next line.
