@@ -13,7 +13,7 @@ import (
 // each source.
 const window = 256
 
-// Source calls emit with lines, in their order, until there are no more or emit
+// Source calls emit with lines, in their order, until none are left or emit
 // fails.
 type Source func(ctx context.Context, emit func(*musterv1.LogMessage) error) error
 

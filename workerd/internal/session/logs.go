@@ -72,7 +72,7 @@ func (s *stream) unsubscribe(id string) {
 	}
 }
 
-// serveLogs sends the output of tasks until there is no more, or ctx ends: by time,
+// serveLogs sends the output of tasks until none is left, or ctx ends: by time,
 // unless new lines are awaited. Without credit it waits, and so does the reading of
 // the output.
 func (s *stream) serveLogs(ctx context.Context, req *dispatcherv1.LogRequest, allowed *credit) {
