@@ -4,6 +4,7 @@ package compose_test
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/musterhq/muster/internal/testneed"
 	"github.com/musterhq/muster/internal/testwait"
 )
 
@@ -46,9 +48,46 @@ func TestCluster(t *testing.T) {
 	t.Run("small", func(t *testing.T) { small(t, s.beside(t, "small")) })
 }
 
+// TestMissingImageIsNamed: up says which images it needs before it pulls any, names the
+// one that it cannot get, and starts nothing.
+func TestMissingImageIsNamed(t *testing.T) {
+	testneed.Program(t, "docker-compose")
+	testneed.Answer(t, "docker", "version")
+	id := strings.ToLower(rand.Text()[:8])
+	s := &site{project: "muster-test-" + id, tag: "absent-" + id, dir: t.TempDir()}
+	s.found(t, "")
+	// Nothing listens at this registry.
+	s.env = append(s.env, "CONSUL_IMAGE=localhost:1/consul:"+s.tag)
+	out, err := s.run(t.Context(), scriptTimeout, filepath.Join(root, "compose"), "./up", "--small")
+	if err == nil {
+		t.Fatal("up succeeds without images")
+	}
+	for _, want := range []string{
+		"localhost:1/consul:" + s.tag + " (to be pulled)", "musterhq/muster:" + s.tag + " (to be pulled)",
+		"image localhost:1/consul:" + s.tag + " is not here and cannot be pulled", "CONSUL_IMAGE",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("up does not say %q:\n%s", want, out)
+		}
+	}
+	if all := s.docker(t, "ps", "-aq", "--filter", "label=com.docker.compose.project="+s.project); all != "" {
+		t.Errorf("containers were made: %s", all)
+	}
+}
+
 // small takes the set with one of each through the shortest life there is.
 func small(t *testing.T, s *site) {
-	s.script(t, "up", "--small")
+	consul := consulImage + s.tag
+	s.env = append(s.env, "CONSUL_VERSION=none", "CONSUL_IMAGE="+consul)
+	out := s.script(t, "up", "--small")
+	for _, want := range []string{consul + " (here)", "musterhq/muster:" + s.tag + " (here)", "up: waiting for ", "up: waiting for the worker's node"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("up does not say %q:\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, "pull") {
+		t.Errorf("up asks a registry although all images are here:\n%s", out)
+	}
 	for _, service := range append(managers(), "worker", "consul-1") {
 		if n := len(s.containers(t, service)); n != 1 {
 			t.Errorf("there are %d of %s, want 1", n, service)
@@ -240,7 +279,7 @@ func nothingLeft(t *testing.T, s *site, node string) {
 	if _, err := os.Stat(filepath.Join(s.dir, "admin")); err == nil {
 		t.Error("the administrator's token is left")
 	}
-	if out, err := s.muster(t.Context(), "context", "ls"); err != nil || out != "" {
+	if out, err := s.muster(t.Context(), "context", "ls"); err != nil || strings.Contains(out, contextName) {
 		t.Errorf("contexts are left: %v %s", err, out)
 	}
 }

@@ -140,14 +140,16 @@ func executable(path string) bool {
 	return err == nil && !info.IsDir()
 }
 
-// script runs up or down.
-func (s *site) script(t *testing.T, name string, args ...string) {
+// script runs up or down, and returns what it says.
+func (s *site) script(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	began := time.Now()
-	if out, err := s.run(t.Context(), scriptTimeout, filepath.Join(root, "compose"), "./"+name, args...); err != nil {
+	out, err := s.run(t.Context(), scriptTimeout, filepath.Join(root, "compose"), "./"+name, args...)
+	if err != nil {
 		t.Fatalf("%v\n%s", err, out[max(0, len(out)-4000):])
 	}
 	t.Logf("%s %s took %v", name, strings.Join(args, " "), time.Since(began).Round(time.Second))
+	return out
 }
 
 // down takes the project down. An Engine that was busy may have miscounted the endpoints of
