@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"go.uber.org/zap"
+
+	"github.com/musterhq/muster/internal/pathguard"
 )
 
 // file is a plugin's executable.
@@ -64,31 +66,19 @@ func executableIn(dir, entry string) (file, bool) {
 	return file{name: name, path: path}, true
 }
 
-// guarded refuses a program that others than root and the worker's own user can
-// change or replace, as ssh does keys: it would run with the worker's rights.
-func guarded(path string) error {
-	if runtime.GOOS == "windows" {
-		return nil
+// openGuarded opens a program, unless others than root and the worker's own user can
+// change or replace it: it would run with the worker's rights.
+func openGuarded(path string) (*os.File, error) {
+	f, err := pathguard.Open(path)
+	var changeable *pathguard.Error
+	switch {
+	case errors.As(err, &changeable):
+		return nil, fmt.Errorf("%s is refused: %w", path, err)
+	case err != nil:
+		return nil, fmt.Errorf("open plugin: %w", err)
+	default:
+		return f, nil
 	}
-	real, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return fmt.Errorf("find plugin: %w", err)
-	}
-	// A link can be replaced where it lies, and what it leads to where that does.
-	for _, at := range slices.Compact([]string{real, filepath.Dir(real), filepath.Dir(path)}) {
-		info, err := os.Stat(at)
-		if err != nil {
-			return fmt.Errorf("find plugin: %w", err)
-		}
-		if owner, ok := trustedOwner(info); !ok {
-			return fmt.Errorf("%s is refused: %s belongs to user %d, and neither to root nor to the user that the worker runs as (%d); chown changes that", path, at, owner, os.Geteuid())
-		}
-		// In a sticky directory (/tmp) others cannot replace a file.
-		if info.Mode()&0o022 != 0 && !(info.IsDir() && info.Mode()&os.ModeSticky != 0) {
-			return fmt.Errorf("%s is refused: others than its owner can write to %s (%v); chmod go-w changes that", path, at, info.Mode())
-		}
-	}
-	return nil
 }
 
 // validName says whether a plugin can have a name: it becomes the name of a

@@ -37,12 +37,8 @@ func TestFilesThatOthersCanChangeAreNotStarted(t *testing.T) {
 	}
 	_, path := place("everybody")
 	chmod("everybody", path, 0o777, "chmod go-w")
-	_, path = place("group")
-	chmod("group", path, 0o770, "chmod go-w")
 	dir, _ := place("replaceable")
 	chmod("replaceable", dir, 0o777, "chmod go-w")
-	dir, _ = place("by-the-group")
-	chmod("by-the-group", dir, 0o770, "chmod go-w")
 	dir, _ = place("sticky")
 	chmod("sticky", dir, 0o777|os.ModeSticky, "")
 	dir = t.TempDir()
@@ -51,24 +47,58 @@ func TestFilesThatOthersCanChangeAreNotStarted(t *testing.T) {
 		t.Fatal(err)
 	}
 	chmod("linked", dir, 0o777, "chmod go-w")
+	// below makes a directory with one plugin, some directories below one whose mode is
+	// set, and returns it and the directory in between.
+	below := func(name string, mode os.FileMode, says string) (plugins, between string) {
+		root := t.TempDir()
+		between = filepath.Join(root, "lib")
+		plugins = filepath.Join(between, "plugins")
+		if err := os.MkdirAll(plugins, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		script(t, plugins, name, "good")
+		chmod(name, root, mode, says)
+		return plugins, between
+	}
+	plugins, _ := below("ancestor", 0o777, "chmod go-w")
+	dirs = append(dirs, plugins)
+	plugins, _ = below("sticky-ancestor", 0o777|os.ModeSticky, "")
+	dirs = append(dirs, plugins)
+	_, between := below("linked-ancestor", 0o777, "chmod go-w")
+	linked := filepath.Join(t.TempDir(), "lib")
+	if err := os.Symlink(between, linked); err != nil {
+		t.Fatal(err)
+	}
+	dirs = append(dirs, filepath.Join(linked, "plugins"))
 	started(t, dirs, want)
 }
 
 // TestFilesOfOthersAreNotStarted has plugins, and directories of plugins, that belong
-// to somebody else.
+// to another user, or that another group can write to.
 func TestFilesOfOthersAreNotStarted(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
 		testneed.Met(t, errors.New("files of another user, which only root can make"))
 	}
-	ours, theirs := t.TempDir(), t.TempDir()
+	ours, theirs, shared, above := t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir()
 	foreign := script(t, ours, "foreign", "good")
 	script(t, ours, "kept", "good")
 	script(t, theirs, "in-foreign", "good")
-	if err := errors.Join(os.Chown(foreign, 65533, 65533), os.Chown(theirs, 65533, 65533)); err != nil {
+	group := script(t, ours, "group", "good")
+	script(t, shared, "by-the-group", "good")
+	below := filepath.Join(above, "plugins")
+	if err := os.Mkdir(below, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	started(t, []string{ours, theirs}, map[string]string{"kept": "", "foreign": "chown", "in-foreign": "chown"})
+	script(t, below, "below-foreign", "good")
+	err := errors.Join(os.Chown(foreign, 65533, 65533), os.Chown(theirs, 65533, 65533), os.Chown(above, 65533, 65533),
+		os.Chown(group, -1, 65533), os.Chmod(group, 0o770), os.Chown(shared, -1, 65533), os.Chmod(shared, 0o770))
+	if err != nil {
+		t.Fatal(err)
+	}
+	started(t, []string{ours, theirs, shared, below}, map[string]string{
+		"kept": "", "foreign": "chown", "in-foreign": "chown", "below-foreign": "chown", "group": "chmod go-w", "by-the-group": "chmod go-w",
+	})
 }
 
 // started expects the plugins that are found to be started, or refused with what is

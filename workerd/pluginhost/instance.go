@@ -57,10 +57,7 @@ func (p *plugin) launch(ctx context.Context) (*instance, error) {
 	p.host.mu.Lock()
 	sockets := p.host.sockets
 	p.host.mu.Unlock()
-	pinned, from := p.host.currentPins().concern(file.name), ""
-	if pinned {
-		from = samePath(open)
-	}
+	from := samePath(open)
 	i := &instance{checksum: sum, output: &output{log: p.log}, process: newProcess(file, from, env, dir)}
 	i.client = newClient(i.process, i.output, p.host.cfg.StartTimeout, sockets)
 	if err := i.connect(ctx, p.host.cfg.StartTimeout); err != nil {
@@ -71,8 +68,9 @@ func (p *plugin) launch(ctx context.Context) (*instance, error) {
 		i.stop()
 		return nil, i.explain(err, ended)
 	}
-	if pinned && from == "" {
-		// It was started by its path: see at least that nothing else is there now.
+	if from == "" {
+		// It was started by its path, which others cannot change. An administrator can: see
+		// that what runs is what was permitted.
 		if now, err := p.permitted(); err != nil || now != sum {
 			i.stop()
 			return nil, errors.Join(fmt.Errorf("%s is refused: it was replaced while it was started", file.path), err)

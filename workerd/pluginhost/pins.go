@@ -38,9 +38,6 @@ func (p pins) allow(name, file, sum string) error {
 	return nil
 }
 
-// concern says whether the plugin of that name is pinned.
-func (p pins) concern(name string) bool { return p.strict || p.named[name] != "" }
-
 // readPins reads a file of checksums as sha256sum writes it: a checksum and a
 // plugin's file on each line. Lines that are empty or begin with # do not count.
 func readPins(content []byte) (map[string][]string, error) {

@@ -96,12 +96,9 @@ func (p *plugin) permitted() (sum string, err error) {
 // run. What is to be started is this open file, so that it is what was looked at,
 // whatever its path has come to mean since.
 func (p *plugin) openPermitted() (_ *os.File, sum string, err error) {
-	if err := guarded(p.path()); err != nil {
-		return nil, "", err
-	}
-	f, err := os.Open(p.path())
+	f, err := openGuarded(p.path())
 	if err != nil {
-		return nil, "", fmt.Errorf("read plugin: %w", err)
+		return nil, "", err
 	}
 	if sum, err = checksum(f); err == nil {
 		err = p.host.currentPins().allow(p.file.name, p.path(), sum)

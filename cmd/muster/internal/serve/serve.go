@@ -173,6 +173,10 @@ func (m *manager) run(ctx context.Context, s *daemon.Settings, restListen, versi
 	// What could not be written at the end has nowhere to go.
 	defer func() { _ = log.Sync() }()
 	defer notifier{log}.stops(ctx)()
+	warnOfChangeable(log, trustedFiles(s)...)
+	if m.authority.given() {
+		warnOfChangeable(log, trusted{"--cluster-key-file", m.authority.keyFile})
+	}
 	store, err := s.OpenConsul()
 	if err != nil {
 		return err
