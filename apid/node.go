@@ -41,7 +41,7 @@ func (c *control) ListNodes(ctx context.Context, req *musterv1.ListNodesRequest)
 		r.Nodes(p.from, func(n *view.Node) bool {
 			spec, name := n.Spec(), fold(n.Hostname())
 			if !oneOf(names, name) || !onePrefix(prefixes, name) || !onePrefix(req.IdPrefixes, n.ID) || !labels.match(spec.Labels) ||
-				!oneOf(req.States, n.State.State) || !oneOf(req.Availabilities, spec.Availability) {
+				!oneOf(req.States, n.State.State) || !oneOf(req.Availabilities, spec.Availability) || !oneOf(req.Roles, spec.Role) {
 				return true
 			}
 			if !p.take(n.ID) {

@@ -131,11 +131,13 @@ func onePrefix(prefixes []string, v string) bool {
 	return len(prefixes) == 0
 }
 
-// labelFilter is a list of labels that must all be there.
+// labelFilter is a list of conditions on labels that must all hold.
 type labelFilter []struct {
 	key, value string
 	// present asks for the key only.
 	present bool
+	// not turns the condition round.
+	not bool
 }
 
 func parseLabels(list []string) (labelFilter, error) {
@@ -144,8 +146,13 @@ func parseLabels(list []string) (labelFilter, error) {
 		var valued bool
 		f[i].key, f[i].value, valued = strings.Cut(l, "=")
 		f[i].present = !valued
+		if valued {
+			f[i].key, f[i].not = strings.CutSuffix(f[i].key, "!")
+		} else {
+			f[i].key, f[i].not = strings.CutPrefix(f[i].key, "!")
+		}
 		if f[i].key == "" {
-			return nil, validate.Field("labels", `must be "key" or "key=value"`)
+			return nil, validate.Field("labels", `must be "key", "!key", "key=value" or "key!=value"`)
 		}
 	}
 	return f, nil
@@ -154,7 +161,7 @@ func parseLabels(list []string) (labelFilter, error) {
 func (f labelFilter) match(labels map[string]string) bool {
 	for _, l := range f {
 		v, ok := labels[l.key]
-		if !ok || (!l.present && v != l.value) {
+		if holds := ok && (l.present || v == l.value); holds == l.not {
 			return false
 		}
 	}

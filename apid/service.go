@@ -143,7 +143,8 @@ func (c *control) ListServices(ctx context.Context, req *musterv1.ListServicesRe
 		r.Services(p.from, func(s *view.Service) bool {
 			spec := s.Record.GetSpec()
 			name := fold(spec.GetName())
-			if !oneOf(names, name) || !onePrefix(prefixes, name) || !onePrefix(req.IdPrefixes, s.ID) || !labels.match(spec.GetLabels()) {
+			if !oneOf(names, name) || !onePrefix(prefixes, name) || !onePrefix(req.IdPrefixes, s.ID) || !labels.match(spec.GetLabels()) ||
+				!oneOf(req.Modes, serviceMode(spec)) {
 				return true
 			}
 			if !p.take(s.ID) {

@@ -296,6 +296,19 @@ func registry(image string) string {
 	return reference.Domain(named)
 }
 
+// serviceMode is a service's mode as filters name it.
+func serviceMode(s *musterv1.ServiceSpec) musterv1.ServiceMode {
+	switch s.GetMode().(type) {
+	case *musterv1.ServiceSpec_Global:
+		return musterv1.ServiceMode_GLOBAL
+	case *musterv1.ServiceSpec_ReplicatedJob:
+		return musterv1.ServiceMode_REPLICATED_JOB
+	case *musterv1.ServiceSpec_GlobalJob:
+		return musterv1.ServiceMode_GLOBAL_JOB
+	}
+	return musterv1.ServiceMode_REPLICATED
+}
+
 const modeReplicated = "replicated"
 
 // mode names the mode of a service for comparison and for people.

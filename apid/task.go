@@ -4,9 +4,14 @@ import (
 	"bytes"
 	"context"
 	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
 )
 
 func (c *control) GetTask(ctx context.Context, req *musterv1.GetTaskRequest) (*musterv1.GetTaskResponse, error) {
@@ -33,6 +38,7 @@ func (c *control) ListTasks(ctx context.Context, req *musterv1.ListTasksRequest)
 	if err != nil {
 		return nil, err
 	}
+	names, prefixes := foldAll(req.Names), foldAll(req.NamePrefixes)
 	resp := &musterv1.ListTasksResponse{}
 	c.view.Read(func(r *view.Reader) {
 		services := serviceIDs(r, req.Services)
@@ -40,6 +46,9 @@ func (c *control) ListTasks(ctx context.Context, req *musterv1.ListTasksRequest)
 		visit := func(t *view.Task) bool {
 			if !oneOf(services, t.ServiceID) || !oneOf(nodes, t.NodeID) || !onePrefix(req.IdPrefixes, t.ID) ||
 				!oneOf(req.DesiredStates, t.Desired()) || !oneOf(req.States, t.State()) {
+				return true
+			}
+			if !oneTaskName(r, t, names, prefixes) {
 				return true
 			}
 			if len(labels) > 0 || req.UpToDate {
@@ -63,6 +72,49 @@ func (c *control) ListTasks(ctx context.Context, req *musterv1.ListTasksRequest)
 	})
 	resp.NextPageToken = p.next()
 	return resp, nil
+}
+
+// oneTaskName reports whether a task has one of the names, with its id or without,
+// and one of the prefixes; none wants all.
+func oneTaskName(r *view.Reader, t *view.Task, names, prefixes []string) bool {
+	if len(names) == 0 && len(prefixes) == 0 {
+		return true
+	}
+	source, name := fold(r.TaskSource(t)), fold(r.TaskName(t))
+	return (len(names) == 0 || slices.Contains(names, source) || slices.Contains(names, name)) && onePrefix(prefixes, name)
+}
+
+// RemoveTask raises the desired state of a task, which is all that its owner, the
+// orchestrator, needs to stop and to replace it.
+func (c *control) RemoveTask(ctx context.Context, req *musterv1.RemoveTaskRequest) (*musterv1.RemoveTaskResponse, error) {
+	if err := c.ready(ctx); err != nil {
+		return nil, err
+	}
+	key, err := resolve(c, "task", req.Task, (*view.Reader).FindTask, func(_ *view.Reader, t *view.Task) string {
+		return state.TaskKey(t.ServiceID, t.Record.Slot, t.Record.NodeId, t.ID)
+	})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := c.writing(ctx)
+	defer cancel()
+	err = c.update(ctx, func(tx *store.Tx) error {
+		e, ok := c.tables.Tasks.Get(tx, key)
+		if !ok {
+			return notFound("task", req.Task)
+		}
+		if e.Value.DesiredState >= musterv1.TaskState_REMOVE {
+			return errAlready
+		}
+		task := proto.CloneOf(e.Value)
+		task.DesiredState, task.DesiredAt, task.Reason = musterv1.TaskState_REMOVE, max(time.Now().UnixMilli(), task.CreatedAt), "removed by a user"
+		c.tables.Tasks.Put(tx, key, task)
+		return nil
+	})
+	if err != nil {
+		return nil, c.fail("remove task", err)
+	}
+	return &musterv1.RemoveTaskResponse{}, nil
 }
 
 // serviceIDs resolves ids and names for a filter. What resolves to nothing

@@ -19,6 +19,9 @@ type watchFilter struct {
 	ids      []string
 	names    []string
 	services []string
+	labels   labelFilter
+	nodes    []string
+	req      *musterv1.WatchRequest
 	// byService and byName are the ids of the services that services and names
 	// have ever stood for: tasks outlive their service and its name.
 	byService, byName map[string]bool
@@ -43,7 +46,12 @@ func newWatchFilter(req *musterv1.WatchRequest) (*watchFilter, error) {
 			return nil, validate.Field(fmt.Sprintf("actions[%d]", i), "must be CREATE, UPDATE or DELETE")
 		}
 	}
+	labels, err := parseLabels(req.Labels)
+	if err != nil {
+		return nil, err
+	}
 	return &watchFilter{
+		labels: labels, nodes: foldAll(req.Nodes), req: req,
 		kinds: req.Kinds, actions: req.Actions, ids: req.Ids, names: foldAll(req.Names),
 		services: foldAll(req.Services), byService: map[string]bool{}, byName: map[string]bool{},
 	}, nil
@@ -94,6 +102,10 @@ func (f *watchFilter) event(r *view.Reader, c view.Change, withOld bool) *muster
 		e.Kind = musterv1.ObjectKind_CLUSTER
 		wanted = len(f.services) == 0 && oneOf(f.names, c.ID)
 	}
+	if wanted && f.selects() {
+		// What no longer passes is told once more: that it has left.
+		wanted = f.passes(r, c.New) || f.passes(r, c.Old)
+	}
 	if !wanted || !oneOf(f.kinds, e.Kind) || !oneOf(f.actions, e.Action) || !onePrefix(f.ids, c.ID) {
 		return nil
 	}
@@ -102,6 +114,48 @@ func (f *watchFilter) event(r *view.Reader, c view.Change, withOld bool) *muster
 		fillOld(r, e, c.Old)
 	}
 	return e
+}
+
+// selects reports whether the watch asks for properties of objects.
+func (f *watchFilter) selects() bool {
+	q := f.req
+	return len(q.Labels)+len(q.Nodes)+len(q.States)+len(q.DesiredStates)+len(q.NodeStates)+len(q.Availabilities)+len(q.Roles)+len(q.Modes) > 0
+}
+
+// passes reports whether an object has the properties that the watch asks for. A
+// kind that lacks one of them does not.
+func (f *watchFilter) passes(r *view.Reader, object any) bool {
+	q := f.req
+	ofService := len(q.Modes) > 0
+	ofTask := len(q.States)+len(q.DesiredStates) > 0
+	ofNode := len(q.NodeStates)+len(q.Availabilities)+len(q.Roles) > 0
+	switch o := object.(type) {
+	case *view.Service:
+		return !ofTask && !ofNode && len(f.nodes) == 0 && oneOf(q.Modes, serviceMode(o.Record.GetSpec())) && f.labels.match(o.Record.GetSpec().GetLabels())
+	case *view.Task:
+		if ofService || ofNode || !oneOf(q.States, o.State()) || !oneOf(q.DesiredStates, o.Desired()) || !f.onNode(r, o) {
+			return false
+		}
+		if len(f.labels) == 0 {
+			return true
+		}
+		s, ok := r.Service(o.ServiceID)
+		return ok && f.labels.match(s.Record.GetSpec().GetLabels())
+	case *view.Node:
+		spec := o.Spec()
+		return !ofService && !ofTask && oneOf(q.NodeStates, o.State.GetState()) && oneOf(q.Availabilities, spec.Availability) &&
+			oneOf(q.Roles, spec.Role) && f.labels.match(spec.Labels) && (oneOf(f.nodes, fold(o.Hostname())) || slices.Contains(q.Nodes, o.ID))
+	}
+	return false
+}
+
+// onNode reports whether a task is on one of the nodes that the watch asks for.
+func (f *watchFilter) onNode(r *view.Reader, t *view.Task) bool {
+	if len(f.nodes) == 0 || slices.Contains(f.req.Nodes, t.NodeID) {
+		return true
+	}
+	n, ok := r.Node(t.NodeID)
+	return ok && slices.Contains(f.nodes, fold(n.Hostname()))
 }
 
 func (f *watchFilter) wantService(s *view.Service) bool {

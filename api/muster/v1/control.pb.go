@@ -25,6 +25,62 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ServiceMode is how a service's tasks are counted.
+type ServiceMode int32
+
+const (
+	ServiceMode_SERVICE_MODE_UNSPECIFIED ServiceMode = 0
+	ServiceMode_REPLICATED               ServiceMode = 1
+	ServiceMode_GLOBAL                   ServiceMode = 2
+	ServiceMode_REPLICATED_JOB           ServiceMode = 3
+	ServiceMode_GLOBAL_JOB               ServiceMode = 4
+)
+
+// Enum value maps for ServiceMode.
+var (
+	ServiceMode_name = map[int32]string{
+		0: "SERVICE_MODE_UNSPECIFIED",
+		1: "REPLICATED",
+		2: "GLOBAL",
+		3: "REPLICATED_JOB",
+		4: "GLOBAL_JOB",
+	}
+	ServiceMode_value = map[string]int32{
+		"SERVICE_MODE_UNSPECIFIED": 0,
+		"REPLICATED":               1,
+		"GLOBAL":                   2,
+		"REPLICATED_JOB":           3,
+		"GLOBAL_JOB":               4,
+	}
+)
+
+func (x ServiceMode) Enum() *ServiceMode {
+	p := new(ServiceMode)
+	*p = x
+	return p
+}
+
+func (x ServiceMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ServiceMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_v1_control_proto_enumTypes[0].Descriptor()
+}
+
+func (ServiceMode) Type() protoreflect.EnumType {
+	return &file_muster_v1_control_proto_enumTypes[0]
+}
+
+func (x ServiceMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ServiceMode.Descriptor instead.
+func (ServiceMode) EnumDescriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{0}
+}
+
 // ObjectKind is a kind of object.
 type ObjectKind int32
 
@@ -77,11 +133,11 @@ func (x ObjectKind) String() string {
 }
 
 func (ObjectKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_control_proto_enumTypes[0].Descriptor()
+	return file_muster_v1_control_proto_enumTypes[1].Descriptor()
 }
 
 func (ObjectKind) Type() protoreflect.EnumType {
-	return &file_muster_v1_control_proto_enumTypes[0]
+	return &file_muster_v1_control_proto_enumTypes[1]
 }
 
 func (x ObjectKind) Number() protoreflect.EnumNumber {
@@ -90,7 +146,7 @@ func (x ObjectKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ObjectKind.Descriptor instead.
 func (ObjectKind) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{0}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{1}
 }
 
 // WatchAction is what happened to an object.
@@ -130,11 +186,11 @@ func (x WatchAction) String() string {
 }
 
 func (WatchAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_control_proto_enumTypes[1].Descriptor()
+	return file_muster_v1_control_proto_enumTypes[2].Descriptor()
 }
 
 func (WatchAction) Type() protoreflect.EnumType {
-	return &file_muster_v1_control_proto_enumTypes[1]
+	return &file_muster_v1_control_proto_enumTypes[2]
 }
 
 func (x WatchAction) Number() protoreflect.EnumNumber {
@@ -143,7 +199,7 @@ func (x WatchAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchAction.Descriptor instead.
 func (WatchAction) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{1}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{2}
 }
 
 // LogStream is an output of a task.
@@ -180,11 +236,11 @@ func (x LogStream) String() string {
 }
 
 func (LogStream) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_control_proto_enumTypes[2].Descriptor()
+	return file_muster_v1_control_proto_enumTypes[3].Descriptor()
 }
 
 func (LogStream) Type() protoreflect.EnumType {
-	return &file_muster_v1_control_proto_enumTypes[2]
+	return &file_muster_v1_control_proto_enumTypes[3]
 }
 
 func (x LogStream) Number() protoreflect.EnumNumber {
@@ -193,7 +249,7 @@ func (x LogStream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogStream.Descriptor instead.
 func (LogStream) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{2}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{3}
 }
 
 type RotateJoinTokenRequest_Kind int32
@@ -229,11 +285,11 @@ func (x RotateJoinTokenRequest_Kind) String() string {
 }
 
 func (RotateJoinTokenRequest_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_control_proto_enumTypes[3].Descriptor()
+	return file_muster_v1_control_proto_enumTypes[4].Descriptor()
 }
 
 func (RotateJoinTokenRequest_Kind) Type() protoreflect.EnumType {
-	return &file_muster_v1_control_proto_enumTypes[3]
+	return &file_muster_v1_control_proto_enumTypes[4]
 }
 
 func (x RotateJoinTokenRequest_Kind) Number() protoreflect.EnumNumber {
@@ -242,7 +298,7 @@ func (x RotateJoinTokenRequest_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RotateJoinTokenRequest_Kind.Descriptor instead.
 func (RotateJoinTokenRequest_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{84, 0}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{86, 0}
 }
 
 // Asks for a new service.
@@ -445,12 +501,14 @@ type ListServicesRequest struct {
 	NamePrefixes []string `protobuf:"bytes,2,rep,name=name_prefixes,json=namePrefixes,proto3" json:"name_prefixes,omitempty"`
 	// Prefixes of ids; one must match.
 	IdPrefixes []string `protobuf:"bytes,3,rep,name=id_prefixes,json=idPrefixes,proto3" json:"id_prefixes,omitempty"`
-	// "key" (present) or "key=value"; all must match.
+	// "key" (present), "!key" (absent), "key=value" or "key!=value"; all must match.
 	Labels []string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`
 	// At most this many are returned; 0 means 100, and 1000 is the most.
 	PageSize uint32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the page before. The other fields must not change.
-	PageToken     string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// One must match.
+	Modes         []ServiceMode `protobuf:"varint,7,rep,packed,name=modes,proto3,enum=muster.v1.ServiceMode" json:"modes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -525,6 +583,13 @@ func (x *ListServicesRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListServicesRequest) GetModes() []ServiceMode {
+	if x != nil {
+		return x.Modes
+	}
+	return nil
 }
 
 // Holds one page of services.
@@ -1077,14 +1142,19 @@ type ListTasksRequest struct {
 	States []TaskState `protobuf:"varint,4,rep,packed,name=states,proto3,enum=muster.v1.TaskState" json:"states,omitempty"`
 	// Prefixes of ids; one must match.
 	IdPrefixes []string `protobuf:"bytes,5,rep,name=id_prefixes,json=idPrefixes,proto3" json:"id_prefixes,omitempty"`
-	// "key" (present) or "key=value" of the service; all must match.
+	// Of the service: "key" (present), "!key" (absent), "key=value" or "key!=value";
+	// all must match.
 	Labels []string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty"`
 	// Only tasks of their service's current spec.
 	UpToDate bool `protobuf:"varint,7,opt,name=up_to_date,json=upToDate,proto3" json:"up_to_date,omitempty"`
 	// At most this many are returned; 0 means 100, and 1000 is the most.
 	PageSize uint32 `protobuf:"varint,8,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the page before. The other fields must not change.
-	PageToken     string `protobuf:"bytes,9,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,9,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Names, with the task's id or without: "web.1"; one must match.
+	Names []string `protobuf:"bytes,10,rep,name=names,proto3" json:"names,omitempty"`
+	// Prefixes of names; one must match.
+	NamePrefixes  []string `protobuf:"bytes,11,rep,name=name_prefixes,json=namePrefixes,proto3" json:"name_prefixes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1182,6 +1252,20 @@ func (x *ListTasksRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListTasksRequest) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *ListTasksRequest) GetNamePrefixes() []string {
+	if x != nil {
+		return x.NamePrefixes
+	}
+	return nil
+}
+
 // Holds one page of tasks.
 type ListTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1236,6 +1320,89 @@ func (x *ListTasksResponse) GetNextPageToken() string {
 	return ""
 }
 
+// Names the task to remove.
+type RemoveTaskRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id, name, or unique prefix of the id.
+	Task          string `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveTaskRequest) Reset() {
+	*x = RemoveTaskRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveTaskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveTaskRequest) ProtoMessage() {}
+
+func (x *RemoveTaskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveTaskRequest.ProtoReflect.Descriptor instead.
+func (*RemoveTaskRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RemoveTaskRequest) GetTask() string {
+	if x != nil {
+		return x.Task
+	}
+	return ""
+}
+
+// Is empty.
+type RemoveTaskResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveTaskResponse) Reset() {
+	*x = RemoveTaskResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveTaskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveTaskResponse) ProtoMessage() {}
+
+func (x *RemoveTaskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveTaskResponse.ProtoReflect.Descriptor instead.
+func (*RemoveTaskResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{19}
+}
+
 // Names a node.
 type GetNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1247,7 +1414,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[18]
+	mi := &file_muster_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1259,7 +1426,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[18]
+	mi := &file_muster_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1272,7 +1439,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetNodeRequest) GetNode() string {
@@ -1292,7 +1459,7 @@ type GetNodeResponse struct {
 
 func (x *GetNodeResponse) Reset() {
 	*x = GetNodeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[19]
+	mi := &file_muster_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1304,7 +1471,7 @@ func (x *GetNodeResponse) String() string {
 func (*GetNodeResponse) ProtoMessage() {}
 
 func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[19]
+	mi := &file_muster_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1317,7 +1484,7 @@ func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetNodeResponse) GetNode() *Node {
@@ -1337,21 +1504,24 @@ type ListNodesRequest struct {
 	NamePrefixes []string `protobuf:"bytes,2,rep,name=name_prefixes,json=namePrefixes,proto3" json:"name_prefixes,omitempty"`
 	// Prefixes of ids; one must match.
 	IdPrefixes []string `protobuf:"bytes,3,rep,name=id_prefixes,json=idPrefixes,proto3" json:"id_prefixes,omitempty"`
-	// "key" (present) or "key=value" of the operator's labels; all must match.
+	// Of the operator: "key" (present), "!key" (absent), "key=value" or "key!=value";
+	// all must match.
 	Labels         []string                `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`
 	States         []NodeStatus_State      `protobuf:"varint,5,rep,packed,name=states,proto3,enum=muster.v1.NodeStatus_State" json:"states,omitempty"`
 	Availabilities []NodeSpec_Availability `protobuf:"varint,6,rep,packed,name=availabilities,proto3,enum=muster.v1.NodeSpec_Availability" json:"availabilities,omitempty"`
 	// At most this many are returned; 0 means 100, and 1000 is the most.
 	PageSize uint32 `protobuf:"varint,7,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the page before. The other fields must not change.
-	PageToken     string `protobuf:"bytes,8,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,8,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// One must match.
+	Roles         []NodeSpec_Role `protobuf:"varint,9,rep,packed,name=roles,proto3,enum=muster.v1.NodeSpec_Role" json:"roles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[20]
+	mi := &file_muster_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1363,7 +1533,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[20]
+	mi := &file_muster_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1376,7 +1546,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListNodesRequest) GetNames() []string {
@@ -1435,6 +1605,13 @@ func (x *ListNodesRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListNodesRequest) GetRoles() []NodeSpec_Role {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
 // Holds one page of nodes.
 type ListNodesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1447,7 +1624,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[21]
+	mi := &file_muster_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +1636,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[21]
+	mi := &file_muster_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +1649,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -1504,7 +1681,7 @@ type UpdateNodeRequest struct {
 
 func (x *UpdateNodeRequest) Reset() {
 	*x = UpdateNodeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[22]
+	mi := &file_muster_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1516,7 +1693,7 @@ func (x *UpdateNodeRequest) String() string {
 func (*UpdateNodeRequest) ProtoMessage() {}
 
 func (x *UpdateNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[22]
+	mi := &file_muster_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1529,7 +1706,7 @@ func (x *UpdateNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNodeRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNodeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *UpdateNodeRequest) GetNode() string {
@@ -1563,7 +1740,7 @@ type UpdateNodeResponse struct {
 
 func (x *UpdateNodeResponse) Reset() {
 	*x = UpdateNodeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[23]
+	mi := &file_muster_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1752,7 @@ func (x *UpdateNodeResponse) String() string {
 func (*UpdateNodeResponse) ProtoMessage() {}
 
 func (x *UpdateNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[23]
+	mi := &file_muster_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1765,7 @@ func (x *UpdateNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNodeResponse.ProtoReflect.Descriptor instead.
 func (*UpdateNodeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *UpdateNodeResponse) GetNode() *Node {
@@ -1611,7 +1788,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[24]
+	mi := &file_muster_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1800,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[24]
+	mi := &file_muster_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1813,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RemoveNodeRequest) GetNode() string {
@@ -1662,7 +1839,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[25]
+	mi := &file_muster_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1851,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[25]
+	mi := &file_muster_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1864,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 // Asks for a new network.
@@ -1700,7 +1877,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[26]
+	mi := &file_muster_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +1889,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[26]
+	mi := &file_muster_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +1902,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CreateNetworkRequest) GetSpec() *NetworkSpec {
@@ -1745,7 +1922,7 @@ type CreateNetworkResponse struct {
 
 func (x *CreateNetworkResponse) Reset() {
 	*x = CreateNetworkResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[27]
+	mi := &file_muster_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1934,7 @@ func (x *CreateNetworkResponse) String() string {
 func (*CreateNetworkResponse) ProtoMessage() {}
 
 func (x *CreateNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[27]
+	mi := &file_muster_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1947,7 @@ func (x *CreateNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkResponse.ProtoReflect.Descriptor instead.
 func (*CreateNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreateNetworkResponse) GetNetwork() *Network {
@@ -1791,7 +1968,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[28]
+	mi := &file_muster_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1803,7 +1980,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[28]
+	mi := &file_muster_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1816,7 +1993,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetNetworkRequest) GetNetwork() string {
@@ -1836,7 +2013,7 @@ type GetNetworkResponse struct {
 
 func (x *GetNetworkResponse) Reset() {
 	*x = GetNetworkResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[29]
+	mi := &file_muster_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1848,7 +2025,7 @@ func (x *GetNetworkResponse) String() string {
 func (*GetNetworkResponse) ProtoMessage() {}
 
 func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[29]
+	mi := &file_muster_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1861,7 +2038,7 @@ func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*GetNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetNetworkResponse) GetNetwork() *Network {
@@ -1893,7 +2070,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[30]
+	mi := &file_muster_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1905,7 +2082,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[30]
+	mi := &file_muster_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1918,7 +2095,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListNetworksRequest) GetNames() []string {
@@ -1975,7 +2152,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[31]
+	mi := &file_muster_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1987,7 +2164,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[31]
+	mi := &file_muster_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2000,7 +2177,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -2028,7 +2205,7 @@ type RemoveNetworkRequest struct {
 
 func (x *RemoveNetworkRequest) Reset() {
 	*x = RemoveNetworkRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[32]
+	mi := &file_muster_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2217,7 @@ func (x *RemoveNetworkRequest) String() string {
 func (*RemoveNetworkRequest) ProtoMessage() {}
 
 func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[32]
+	mi := &file_muster_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2230,7 @@ func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RemoveNetworkRequest) GetNetwork() string {
@@ -2072,7 +2249,7 @@ type RemoveNetworkResponse struct {
 
 func (x *RemoveNetworkResponse) Reset() {
 	*x = RemoveNetworkResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[33]
+	mi := &file_muster_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2084,7 +2261,7 @@ func (x *RemoveNetworkResponse) String() string {
 func (*RemoveNetworkResponse) ProtoMessage() {}
 
 func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[33]
+	mi := &file_muster_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2097,7 +2274,7 @@ func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 // Asks for a new secret.
@@ -2110,7 +2287,7 @@ type CreateSecretRequest struct {
 
 func (x *CreateSecretRequest) Reset() {
 	*x = CreateSecretRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[34]
+	mi := &file_muster_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2122,7 +2299,7 @@ func (x *CreateSecretRequest) String() string {
 func (*CreateSecretRequest) ProtoMessage() {}
 
 func (x *CreateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[34]
+	mi := &file_muster_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2135,7 +2312,7 @@ func (x *CreateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSecretRequest.ProtoReflect.Descriptor instead.
 func (*CreateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CreateSecretRequest) GetSpec() *SecretSpec {
@@ -2155,7 +2332,7 @@ type CreateSecretResponse struct {
 
 func (x *CreateSecretResponse) Reset() {
 	*x = CreateSecretResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[35]
+	mi := &file_muster_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2167,7 +2344,7 @@ func (x *CreateSecretResponse) String() string {
 func (*CreateSecretResponse) ProtoMessage() {}
 
 func (x *CreateSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[35]
+	mi := &file_muster_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2180,7 +2357,7 @@ func (x *CreateSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSecretResponse.ProtoReflect.Descriptor instead.
 func (*CreateSecretResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CreateSecretResponse) GetSecret() *Secret {
@@ -2201,7 +2378,7 @@ type GetSecretRequest struct {
 
 func (x *GetSecretRequest) Reset() {
 	*x = GetSecretRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[36]
+	mi := &file_muster_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2213,7 +2390,7 @@ func (x *GetSecretRequest) String() string {
 func (*GetSecretRequest) ProtoMessage() {}
 
 func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[36]
+	mi := &file_muster_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2226,7 +2403,7 @@ func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSecretRequest.ProtoReflect.Descriptor instead.
 func (*GetSecretRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetSecretRequest) GetSecret() string {
@@ -2246,7 +2423,7 @@ type GetSecretResponse struct {
 
 func (x *GetSecretResponse) Reset() {
 	*x = GetSecretResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[37]
+	mi := &file_muster_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2258,7 +2435,7 @@ func (x *GetSecretResponse) String() string {
 func (*GetSecretResponse) ProtoMessage() {}
 
 func (x *GetSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[37]
+	mi := &file_muster_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2271,7 +2448,7 @@ func (x *GetSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSecretResponse.ProtoReflect.Descriptor instead.
 func (*GetSecretResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetSecretResponse) GetSecret() *Secret {
@@ -2303,7 +2480,7 @@ type ListSecretsRequest struct {
 
 func (x *ListSecretsRequest) Reset() {
 	*x = ListSecretsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[38]
+	mi := &file_muster_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2492,7 @@ func (x *ListSecretsRequest) String() string {
 func (*ListSecretsRequest) ProtoMessage() {}
 
 func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[38]
+	mi := &file_muster_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2505,7 @@ func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsRequest.ProtoReflect.Descriptor instead.
 func (*ListSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListSecretsRequest) GetNames() []string {
@@ -2385,7 +2562,7 @@ type ListSecretsResponse struct {
 
 func (x *ListSecretsResponse) Reset() {
 	*x = ListSecretsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[39]
+	mi := &file_muster_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2397,7 +2574,7 @@ func (x *ListSecretsResponse) String() string {
 func (*ListSecretsResponse) ProtoMessage() {}
 
 func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[39]
+	mi := &file_muster_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2410,7 +2587,7 @@ func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsResponse.ProtoReflect.Descriptor instead.
 func (*ListSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListSecretsResponse) GetSecrets() []*Secret {
@@ -2442,7 +2619,7 @@ type UpdateSecretRequest struct {
 
 func (x *UpdateSecretRequest) Reset() {
 	*x = UpdateSecretRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[40]
+	mi := &file_muster_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2454,7 +2631,7 @@ func (x *UpdateSecretRequest) String() string {
 func (*UpdateSecretRequest) ProtoMessage() {}
 
 func (x *UpdateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[40]
+	mi := &file_muster_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2467,7 +2644,7 @@ func (x *UpdateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSecretRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *UpdateSecretRequest) GetSecret() string {
@@ -2501,7 +2678,7 @@ type UpdateSecretResponse struct {
 
 func (x *UpdateSecretResponse) Reset() {
 	*x = UpdateSecretResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[41]
+	mi := &file_muster_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2513,7 +2690,7 @@ func (x *UpdateSecretResponse) String() string {
 func (*UpdateSecretResponse) ProtoMessage() {}
 
 func (x *UpdateSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[41]
+	mi := &file_muster_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2526,7 +2703,7 @@ func (x *UpdateSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSecretResponse.ProtoReflect.Descriptor instead.
 func (*UpdateSecretResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{41}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *UpdateSecretResponse) GetSecret() *Secret {
@@ -2547,7 +2724,7 @@ type RemoveSecretRequest struct {
 
 func (x *RemoveSecretRequest) Reset() {
 	*x = RemoveSecretRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[42]
+	mi := &file_muster_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2559,7 +2736,7 @@ func (x *RemoveSecretRequest) String() string {
 func (*RemoveSecretRequest) ProtoMessage() {}
 
 func (x *RemoveSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[42]
+	mi := &file_muster_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2572,7 +2749,7 @@ func (x *RemoveSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSecretRequest.ProtoReflect.Descriptor instead.
 func (*RemoveSecretRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{42}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RemoveSecretRequest) GetSecret() string {
@@ -2591,7 +2768,7 @@ type RemoveSecretResponse struct {
 
 func (x *RemoveSecretResponse) Reset() {
 	*x = RemoveSecretResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[43]
+	mi := &file_muster_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2603,7 +2780,7 @@ func (x *RemoveSecretResponse) String() string {
 func (*RemoveSecretResponse) ProtoMessage() {}
 
 func (x *RemoveSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[43]
+	mi := &file_muster_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2616,7 +2793,7 @@ func (x *RemoveSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSecretResponse.ProtoReflect.Descriptor instead.
 func (*RemoveSecretResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{43}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 // Asks for a new config.
@@ -2629,7 +2806,7 @@ type CreateConfigRequest struct {
 
 func (x *CreateConfigRequest) Reset() {
 	*x = CreateConfigRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[44]
+	mi := &file_muster_v1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2641,7 +2818,7 @@ func (x *CreateConfigRequest) String() string {
 func (*CreateConfigRequest) ProtoMessage() {}
 
 func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[44]
+	mi := &file_muster_v1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2654,7 +2831,7 @@ func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateConfigRequest.ProtoReflect.Descriptor instead.
 func (*CreateConfigRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{44}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CreateConfigRequest) GetSpec() *ConfigSpec {
@@ -2674,7 +2851,7 @@ type CreateConfigResponse struct {
 
 func (x *CreateConfigResponse) Reset() {
 	*x = CreateConfigResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[45]
+	mi := &file_muster_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2686,7 +2863,7 @@ func (x *CreateConfigResponse) String() string {
 func (*CreateConfigResponse) ProtoMessage() {}
 
 func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[45]
+	mi := &file_muster_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2699,7 +2876,7 @@ func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateConfigResponse.ProtoReflect.Descriptor instead.
 func (*CreateConfigResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CreateConfigResponse) GetConfig() *Config {
@@ -2720,7 +2897,7 @@ type GetConfigRequest struct {
 
 func (x *GetConfigRequest) Reset() {
 	*x = GetConfigRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[46]
+	mi := &file_muster_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2732,7 +2909,7 @@ func (x *GetConfigRequest) String() string {
 func (*GetConfigRequest) ProtoMessage() {}
 
 func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[46]
+	mi := &file_muster_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2745,7 +2922,7 @@ func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigRequest.ProtoReflect.Descriptor instead.
 func (*GetConfigRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{46}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetConfigRequest) GetConfig() string {
@@ -2765,7 +2942,7 @@ type GetConfigResponse struct {
 
 func (x *GetConfigResponse) Reset() {
 	*x = GetConfigResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[47]
+	mi := &file_muster_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2777,7 +2954,7 @@ func (x *GetConfigResponse) String() string {
 func (*GetConfigResponse) ProtoMessage() {}
 
 func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[47]
+	mi := &file_muster_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2790,7 +2967,7 @@ func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigResponse.ProtoReflect.Descriptor instead.
 func (*GetConfigResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{47}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetConfigResponse) GetConfig() *Config {
@@ -2822,7 +2999,7 @@ type ListConfigsRequest struct {
 
 func (x *ListConfigsRequest) Reset() {
 	*x = ListConfigsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[48]
+	mi := &file_muster_v1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +3011,7 @@ func (x *ListConfigsRequest) String() string {
 func (*ListConfigsRequest) ProtoMessage() {}
 
 func (x *ListConfigsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[48]
+	mi := &file_muster_v1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +3024,7 @@ func (x *ListConfigsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConfigsRequest.ProtoReflect.Descriptor instead.
 func (*ListConfigsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{48}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListConfigsRequest) GetNames() []string {
@@ -2904,7 +3081,7 @@ type ListConfigsResponse struct {
 
 func (x *ListConfigsResponse) Reset() {
 	*x = ListConfigsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[49]
+	mi := &file_muster_v1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2916,7 +3093,7 @@ func (x *ListConfigsResponse) String() string {
 func (*ListConfigsResponse) ProtoMessage() {}
 
 func (x *ListConfigsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[49]
+	mi := &file_muster_v1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2929,7 +3106,7 @@ func (x *ListConfigsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConfigsResponse.ProtoReflect.Descriptor instead.
 func (*ListConfigsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{49}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListConfigsResponse) GetConfigs() []*Config {
@@ -2961,7 +3138,7 @@ type UpdateConfigRequest struct {
 
 func (x *UpdateConfigRequest) Reset() {
 	*x = UpdateConfigRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[50]
+	mi := &file_muster_v1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2973,7 +3150,7 @@ func (x *UpdateConfigRequest) String() string {
 func (*UpdateConfigRequest) ProtoMessage() {}
 
 func (x *UpdateConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[50]
+	mi := &file_muster_v1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2986,7 +3163,7 @@ func (x *UpdateConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateConfigRequest.ProtoReflect.Descriptor instead.
 func (*UpdateConfigRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{50}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *UpdateConfigRequest) GetConfig() string {
@@ -3020,7 +3197,7 @@ type UpdateConfigResponse struct {
 
 func (x *UpdateConfigResponse) Reset() {
 	*x = UpdateConfigResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[51]
+	mi := &file_muster_v1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3032,7 +3209,7 @@ func (x *UpdateConfigResponse) String() string {
 func (*UpdateConfigResponse) ProtoMessage() {}
 
 func (x *UpdateConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[51]
+	mi := &file_muster_v1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3045,7 +3222,7 @@ func (x *UpdateConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateConfigResponse.ProtoReflect.Descriptor instead.
 func (*UpdateConfigResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{51}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *UpdateConfigResponse) GetConfig() *Config {
@@ -3066,7 +3243,7 @@ type RemoveConfigRequest struct {
 
 func (x *RemoveConfigRequest) Reset() {
 	*x = RemoveConfigRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[52]
+	mi := &file_muster_v1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3078,7 +3255,7 @@ func (x *RemoveConfigRequest) String() string {
 func (*RemoveConfigRequest) ProtoMessage() {}
 
 func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[52]
+	mi := &file_muster_v1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3091,7 +3268,7 @@ func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveConfigRequest.ProtoReflect.Descriptor instead.
 func (*RemoveConfigRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{52}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RemoveConfigRequest) GetConfig() string {
@@ -3110,7 +3287,7 @@ type RemoveConfigResponse struct {
 
 func (x *RemoveConfigResponse) Reset() {
 	*x = RemoveConfigResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[53]
+	mi := &file_muster_v1_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3122,7 +3299,7 @@ func (x *RemoveConfigResponse) String() string {
 func (*RemoveConfigResponse) ProtoMessage() {}
 
 func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[53]
+	mi := &file_muster_v1_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3135,7 +3312,7 @@ func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveConfigResponse.ProtoReflect.Descriptor instead.
 func (*RemoveConfigResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{53}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{55}
 }
 
 // Asks for a new volume.
@@ -3148,7 +3325,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[54]
+	mi := &file_muster_v1_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3160,7 +3337,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[54]
+	mi := &file_muster_v1_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3173,7 +3350,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{54}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CreateVolumeRequest) GetSpec() *VolumeSpec {
@@ -3193,7 +3370,7 @@ type CreateVolumeResponse struct {
 
 func (x *CreateVolumeResponse) Reset() {
 	*x = CreateVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[55]
+	mi := &file_muster_v1_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3205,7 +3382,7 @@ func (x *CreateVolumeResponse) String() string {
 func (*CreateVolumeResponse) ProtoMessage() {}
 
 func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[55]
+	mi := &file_muster_v1_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3218,7 +3395,7 @@ func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeResponse.ProtoReflect.Descriptor instead.
 func (*CreateVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{55}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *CreateVolumeResponse) GetVolume() *Volume {
@@ -3239,7 +3416,7 @@ type GetVolumeRequest struct {
 
 func (x *GetVolumeRequest) Reset() {
 	*x = GetVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[56]
+	mi := &file_muster_v1_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3251,7 +3428,7 @@ func (x *GetVolumeRequest) String() string {
 func (*GetVolumeRequest) ProtoMessage() {}
 
 func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[56]
+	mi := &file_muster_v1_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3264,7 +3441,7 @@ func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{56}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *GetVolumeRequest) GetVolume() string {
@@ -3284,7 +3461,7 @@ type GetVolumeResponse struct {
 
 func (x *GetVolumeResponse) Reset() {
 	*x = GetVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[57]
+	mi := &file_muster_v1_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3296,7 +3473,7 @@ func (x *GetVolumeResponse) String() string {
 func (*GetVolumeResponse) ProtoMessage() {}
 
 func (x *GetVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[57]
+	mi := &file_muster_v1_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3309,7 +3486,7 @@ func (x *GetVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeResponse.ProtoReflect.Descriptor instead.
 func (*GetVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{57}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *GetVolumeResponse) GetVolume() *Volume {
@@ -3341,7 +3518,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[58]
+	mi := &file_muster_v1_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3353,7 +3530,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[58]
+	mi := &file_muster_v1_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3366,7 +3543,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{58}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListVolumesRequest) GetNames() []string {
@@ -3423,7 +3600,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[59]
+	mi := &file_muster_v1_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3435,7 +3612,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[59]
+	mi := &file_muster_v1_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3448,7 +3625,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{59}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -3480,7 +3657,7 @@ type UpdateVolumeRequest struct {
 
 func (x *UpdateVolumeRequest) Reset() {
 	*x = UpdateVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[60]
+	mi := &file_muster_v1_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3492,7 +3669,7 @@ func (x *UpdateVolumeRequest) String() string {
 func (*UpdateVolumeRequest) ProtoMessage() {}
 
 func (x *UpdateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[60]
+	mi := &file_muster_v1_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3505,7 +3682,7 @@ func (x *UpdateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*UpdateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{60}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *UpdateVolumeRequest) GetVolume() string {
@@ -3539,7 +3716,7 @@ type UpdateVolumeResponse struct {
 
 func (x *UpdateVolumeResponse) Reset() {
 	*x = UpdateVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[61]
+	mi := &file_muster_v1_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3551,7 +3728,7 @@ func (x *UpdateVolumeResponse) String() string {
 func (*UpdateVolumeResponse) ProtoMessage() {}
 
 func (x *UpdateVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[61]
+	mi := &file_muster_v1_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3564,7 +3741,7 @@ func (x *UpdateVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVolumeResponse.ProtoReflect.Descriptor instead.
 func (*UpdateVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{61}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *UpdateVolumeResponse) GetVolume() *Volume {
@@ -3585,7 +3762,7 @@ type RemoveVolumeRequest struct {
 
 func (x *RemoveVolumeRequest) Reset() {
 	*x = RemoveVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[62]
+	mi := &file_muster_v1_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3597,7 +3774,7 @@ func (x *RemoveVolumeRequest) String() string {
 func (*RemoveVolumeRequest) ProtoMessage() {}
 
 func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[62]
+	mi := &file_muster_v1_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3610,7 +3787,7 @@ func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{62}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *RemoveVolumeRequest) GetVolume() string {
@@ -3629,7 +3806,7 @@ type RemoveVolumeResponse struct {
 
 func (x *RemoveVolumeResponse) Reset() {
 	*x = RemoveVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[63]
+	mi := &file_muster_v1_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3641,7 +3818,7 @@ func (x *RemoveVolumeResponse) String() string {
 func (*RemoveVolumeResponse) ProtoMessage() {}
 
 func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[63]
+	mi := &file_muster_v1_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3654,7 +3831,7 @@ func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{63}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{65}
 }
 
 // Is empty.
@@ -3666,7 +3843,7 @@ type GetClusterRequest struct {
 
 func (x *GetClusterRequest) Reset() {
 	*x = GetClusterRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[64]
+	mi := &file_muster_v1_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3678,7 +3855,7 @@ func (x *GetClusterRequest) String() string {
 func (*GetClusterRequest) ProtoMessage() {}
 
 func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[64]
+	mi := &file_muster_v1_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3691,7 +3868,7 @@ func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{64}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{66}
 }
 
 // Holds the cluster.
@@ -3704,7 +3881,7 @@ type GetClusterResponse struct {
 
 func (x *GetClusterResponse) Reset() {
 	*x = GetClusterResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[65]
+	mi := &file_muster_v1_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3716,7 +3893,7 @@ func (x *GetClusterResponse) String() string {
 func (*GetClusterResponse) ProtoMessage() {}
 
 func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[65]
+	mi := &file_muster_v1_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3729,7 +3906,7 @@ func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{65}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *GetClusterResponse) GetCluster() *Cluster {
@@ -3748,7 +3925,7 @@ type GetClusterStatusRequest struct {
 
 func (x *GetClusterStatusRequest) Reset() {
 	*x = GetClusterStatusRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[66]
+	mi := &file_muster_v1_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3760,7 +3937,7 @@ func (x *GetClusterStatusRequest) String() string {
 func (*GetClusterStatusRequest) ProtoMessage() {}
 
 func (x *GetClusterStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[66]
+	mi := &file_muster_v1_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3773,7 +3950,7 @@ func (x *GetClusterStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterStatusRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{66}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{68}
 }
 
 // Says how the cluster's own parts do.
@@ -3799,7 +3976,7 @@ type GetClusterStatusResponse struct {
 
 func (x *GetClusterStatusResponse) Reset() {
 	*x = GetClusterStatusResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[67]
+	mi := &file_muster_v1_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3811,7 +3988,7 @@ func (x *GetClusterStatusResponse) String() string {
 func (*GetClusterStatusResponse) ProtoMessage() {}
 
 func (x *GetClusterStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[67]
+	mi := &file_muster_v1_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3824,7 +4001,7 @@ func (x *GetClusterStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterStatusResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{67}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *GetClusterStatusResponse) GetHealthy() bool {
@@ -3888,7 +4065,7 @@ type UpdateClusterRequest struct {
 
 func (x *UpdateClusterRequest) Reset() {
 	*x = UpdateClusterRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[68]
+	mi := &file_muster_v1_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3900,7 +4077,7 @@ func (x *UpdateClusterRequest) String() string {
 func (*UpdateClusterRequest) ProtoMessage() {}
 
 func (x *UpdateClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[68]
+	mi := &file_muster_v1_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3913,7 +4090,7 @@ func (x *UpdateClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClusterRequest.ProtoReflect.Descriptor instead.
 func (*UpdateClusterRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{68}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *UpdateClusterRequest) GetVersion() uint64 {
@@ -3940,7 +4117,7 @@ type UpdateClusterResponse struct {
 
 func (x *UpdateClusterResponse) Reset() {
 	*x = UpdateClusterResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[69]
+	mi := &file_muster_v1_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3952,7 +4129,7 @@ func (x *UpdateClusterResponse) String() string {
 func (*UpdateClusterResponse) ProtoMessage() {}
 
 func (x *UpdateClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[69]
+	mi := &file_muster_v1_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3965,7 +4142,7 @@ func (x *UpdateClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClusterResponse.ProtoReflect.Descriptor instead.
 func (*UpdateClusterResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{69}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *UpdateClusterResponse) GetCluster() *Cluster {
@@ -3988,7 +4165,7 @@ type ListPluginsRequest struct {
 
 func (x *ListPluginsRequest) Reset() {
 	*x = ListPluginsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[70]
+	mi := &file_muster_v1_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4000,7 +4177,7 @@ func (x *ListPluginsRequest) String() string {
 func (*ListPluginsRequest) ProtoMessage() {}
 
 func (x *ListPluginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[70]
+	mi := &file_muster_v1_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4013,7 +4190,7 @@ func (x *ListPluginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPluginsRequest.ProtoReflect.Descriptor instead.
 func (*ListPluginsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{70}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ListPluginsRequest) GetNames() []string {
@@ -4040,7 +4217,7 @@ type ListPluginsResponse struct {
 
 func (x *ListPluginsResponse) Reset() {
 	*x = ListPluginsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[71]
+	mi := &file_muster_v1_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4052,7 +4229,7 @@ func (x *ListPluginsResponse) String() string {
 func (*ListPluginsResponse) ProtoMessage() {}
 
 func (x *ListPluginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[71]
+	mi := &file_muster_v1_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4065,7 +4242,7 @@ func (x *ListPluginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPluginsResponse.ProtoReflect.Descriptor instead.
 func (*ListPluginsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{71}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ListPluginsResponse) GetPlugins() []*NodePlugin {
@@ -4087,7 +4264,7 @@ type NodePlugin struct {
 
 func (x *NodePlugin) Reset() {
 	*x = NodePlugin{}
-	mi := &file_muster_v1_control_proto_msgTypes[72]
+	mi := &file_muster_v1_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4099,7 +4276,7 @@ func (x *NodePlugin) String() string {
 func (*NodePlugin) ProtoMessage() {}
 
 func (x *NodePlugin) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[72]
+	mi := &file_muster_v1_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4112,7 +4289,7 @@ func (x *NodePlugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePlugin.ProtoReflect.Descriptor instead.
 func (*NodePlugin) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{72}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *NodePlugin) GetNodeId() string {
@@ -4154,14 +4331,31 @@ type WatchRequest struct {
 	// from the token of a new watch.
 	ResumeToken string `protobuf:"bytes,6,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
 	// Send the object as it was before, too, where it is known.
-	IncludeOld    bool `protobuf:"varint,7,opt,name=include_old,json=includeOld,proto3" json:"include_old,omitempty"`
+	IncludeOld bool `protobuf:"varint,7,opt,name=include_old,json=includeOld,proto3" json:"include_old,omitempty"`
+	// The filters below are those of the lists. A change passes if the object passes
+	// after it, or passed before it. Kinds that lack the property do not pass.
+	//
+	// Labels of services and nodes, and for tasks of their service.
+	Labels []string `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty"`
+	// Ids or host names: only these nodes and their tasks.
+	Nodes []string `protobuf:"bytes,9,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// Observed states of tasks.
+	States []TaskState `protobuf:"varint,10,rep,packed,name=states,proto3,enum=muster.v1.TaskState" json:"states,omitempty"`
+	// Desired states of tasks.
+	DesiredStates []TaskState `protobuf:"varint,11,rep,packed,name=desired_states,json=desiredStates,proto3,enum=muster.v1.TaskState" json:"desired_states,omitempty"`
+	// States of nodes.
+	NodeStates     []NodeStatus_State      `protobuf:"varint,12,rep,packed,name=node_states,json=nodeStates,proto3,enum=muster.v1.NodeStatus_State" json:"node_states,omitempty"`
+	Availabilities []NodeSpec_Availability `protobuf:"varint,13,rep,packed,name=availabilities,proto3,enum=muster.v1.NodeSpec_Availability" json:"availabilities,omitempty"`
+	Roles          []NodeSpec_Role         `protobuf:"varint,14,rep,packed,name=roles,proto3,enum=muster.v1.NodeSpec_Role" json:"roles,omitempty"`
+	// Modes of services.
+	Modes         []ServiceMode `protobuf:"varint,15,rep,packed,name=modes,proto3,enum=muster.v1.ServiceMode" json:"modes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[73]
+	mi := &file_muster_v1_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4173,7 +4367,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[73]
+	mi := &file_muster_v1_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4186,7 +4380,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{73}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *WatchRequest) GetKinds() []ObjectKind {
@@ -4238,6 +4432,62 @@ func (x *WatchRequest) GetIncludeOld() bool {
 	return false
 }
 
+func (x *WatchRequest) GetLabels() []string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetStates() []TaskState {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetDesiredStates() []TaskState {
+	if x != nil {
+		return x.DesiredStates
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetNodeStates() []NodeStatus_State {
+	if x != nil {
+		return x.NodeStates
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetAvailabilities() []NodeSpec_Availability {
+	if x != nil {
+		return x.Availabilities
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetRoles() []NodeSpec_Role {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetModes() []ServiceMode {
+	if x != nil {
+		return x.Modes
+	}
+	return nil
+}
+
 // WatchResponse is one step of a watch. The first has no events: the watch
 // is established, and what changes from now on will be seen. Changes of one
 // object arrive in their order; changes that follow each other closely may
@@ -4253,7 +4503,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[74]
+	mi := &file_muster_v1_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4265,7 +4515,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[74]
+	mi := &file_muster_v1_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4278,7 +4528,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{74}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *WatchResponse) GetEvents() []*WatchEvent {
@@ -4324,7 +4574,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_muster_v1_control_proto_msgTypes[75]
+	mi := &file_muster_v1_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4336,7 +4586,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[75]
+	mi := &file_muster_v1_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4349,7 +4599,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{75}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *WatchEvent) GetAction() WatchAction {
@@ -4539,7 +4789,7 @@ type LogOptions struct {
 
 func (x *LogOptions) Reset() {
 	*x = LogOptions{}
-	mi := &file_muster_v1_control_proto_msgTypes[76]
+	mi := &file_muster_v1_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4551,7 +4801,7 @@ func (x *LogOptions) String() string {
 func (*LogOptions) ProtoMessage() {}
 
 func (x *LogOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[76]
+	mi := &file_muster_v1_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4564,7 +4814,7 @@ func (x *LogOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogOptions.ProtoReflect.Descriptor instead.
 func (*LogOptions) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{76}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *LogOptions) GetFollow() bool {
@@ -4611,7 +4861,7 @@ type ServiceLogsRequest struct {
 
 func (x *ServiceLogsRequest) Reset() {
 	*x = ServiceLogsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[77]
+	mi := &file_muster_v1_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4623,7 +4873,7 @@ func (x *ServiceLogsRequest) String() string {
 func (*ServiceLogsRequest) ProtoMessage() {}
 
 func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[77]
+	mi := &file_muster_v1_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4636,7 +4886,7 @@ func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsRequest.ProtoReflect.Descriptor instead.
 func (*ServiceLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{77}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ServiceLogsRequest) GetService() string {
@@ -4670,7 +4920,7 @@ type ServiceLogsResponse struct {
 
 func (x *ServiceLogsResponse) Reset() {
 	*x = ServiceLogsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[78]
+	mi := &file_muster_v1_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4682,7 +4932,7 @@ func (x *ServiceLogsResponse) String() string {
 func (*ServiceLogsResponse) ProtoMessage() {}
 
 func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[78]
+	mi := &file_muster_v1_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4695,7 +4945,7 @@ func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsResponse.ProtoReflect.Descriptor instead.
 func (*ServiceLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{78}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ServiceLogsResponse) GetMessage() *LogMessage {
@@ -4719,7 +4969,7 @@ type TaskLogsRequest struct {
 
 func (x *TaskLogsRequest) Reset() {
 	*x = TaskLogsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[79]
+	mi := &file_muster_v1_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4731,7 +4981,7 @@ func (x *TaskLogsRequest) String() string {
 func (*TaskLogsRequest) ProtoMessage() {}
 
 func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[79]
+	mi := &file_muster_v1_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4744,7 +4994,7 @@ func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsRequest.ProtoReflect.Descriptor instead.
 func (*TaskLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{79}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *TaskLogsRequest) GetTask() string {
@@ -4778,7 +5028,7 @@ type TaskLogsResponse struct {
 
 func (x *TaskLogsResponse) Reset() {
 	*x = TaskLogsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[80]
+	mi := &file_muster_v1_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4790,7 +5040,7 @@ func (x *TaskLogsResponse) String() string {
 func (*TaskLogsResponse) ProtoMessage() {}
 
 func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[80]
+	mi := &file_muster_v1_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4803,7 +5053,7 @@ func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsResponse.ProtoReflect.Descriptor instead.
 func (*TaskLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{80}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *TaskLogsResponse) GetMessage() *LogMessage {
@@ -4836,7 +5086,7 @@ type LogMessage struct {
 
 func (x *LogMessage) Reset() {
 	*x = LogMessage{}
-	mi := &file_muster_v1_control_proto_msgTypes[81]
+	mi := &file_muster_v1_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4848,7 +5098,7 @@ func (x *LogMessage) String() string {
 func (*LogMessage) ProtoMessage() {}
 
 func (x *LogMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[81]
+	mi := &file_muster_v1_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4861,7 +5111,7 @@ func (x *LogMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogMessage.ProtoReflect.Descriptor instead.
 func (*LogMessage) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{81}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *LogMessage) GetServiceId() string {
@@ -4936,7 +5186,7 @@ type GetJoinTokensRequest struct {
 
 func (x *GetJoinTokensRequest) Reset() {
 	*x = GetJoinTokensRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[82]
+	mi := &file_muster_v1_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4948,7 +5198,7 @@ func (x *GetJoinTokensRequest) String() string {
 func (*GetJoinTokensRequest) ProtoMessage() {}
 
 func (x *GetJoinTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[82]
+	mi := &file_muster_v1_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4961,7 +5211,7 @@ func (x *GetJoinTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJoinTokensRequest.ProtoReflect.Descriptor instead.
 func (*GetJoinTokensRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{82}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{84}
 }
 
 // Holds the join tokens.
@@ -4975,7 +5225,7 @@ type GetJoinTokensResponse struct {
 
 func (x *GetJoinTokensResponse) Reset() {
 	*x = GetJoinTokensResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[83]
+	mi := &file_muster_v1_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4987,7 +5237,7 @@ func (x *GetJoinTokensResponse) String() string {
 func (*GetJoinTokensResponse) ProtoMessage() {}
 
 func (x *GetJoinTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[83]
+	mi := &file_muster_v1_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5000,7 +5250,7 @@ func (x *GetJoinTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJoinTokensResponse.ProtoReflect.Descriptor instead.
 func (*GetJoinTokensResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{83}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *GetJoinTokensResponse) GetWorker() string {
@@ -5027,7 +5277,7 @@ type RotateJoinTokenRequest struct {
 
 func (x *RotateJoinTokenRequest) Reset() {
 	*x = RotateJoinTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[84]
+	mi := &file_muster_v1_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5039,7 +5289,7 @@ func (x *RotateJoinTokenRequest) String() string {
 func (*RotateJoinTokenRequest) ProtoMessage() {}
 
 func (x *RotateJoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[84]
+	mi := &file_muster_v1_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5052,7 +5302,7 @@ func (x *RotateJoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateJoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*RotateJoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{84}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *RotateJoinTokenRequest) GetKind() RotateJoinTokenRequest_Kind {
@@ -5072,7 +5322,7 @@ type RotateJoinTokenResponse struct {
 
 func (x *RotateJoinTokenResponse) Reset() {
 	*x = RotateJoinTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[85]
+	mi := &file_muster_v1_control_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5084,7 +5334,7 @@ func (x *RotateJoinTokenResponse) String() string {
 func (*RotateJoinTokenResponse) ProtoMessage() {}
 
 func (x *RotateJoinTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[85]
+	mi := &file_muster_v1_control_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5097,7 +5347,7 @@ func (x *RotateJoinTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateJoinTokenResponse.ProtoReflect.Descriptor instead.
 func (*RotateJoinTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{85}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *RotateJoinTokenResponse) GetToken() string {
@@ -5116,7 +5366,7 @@ type GetAuthorityRequest struct {
 
 func (x *GetAuthorityRequest) Reset() {
 	*x = GetAuthorityRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[86]
+	mi := &file_muster_v1_control_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5128,7 +5378,7 @@ func (x *GetAuthorityRequest) String() string {
 func (*GetAuthorityRequest) ProtoMessage() {}
 
 func (x *GetAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[86]
+	mi := &file_muster_v1_control_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5141,7 +5391,7 @@ func (x *GetAuthorityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*GetAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{86}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{88}
 }
 
 // Holds the authority.
@@ -5154,7 +5404,7 @@ type GetAuthorityResponse struct {
 
 func (x *GetAuthorityResponse) Reset() {
 	*x = GetAuthorityResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[87]
+	mi := &file_muster_v1_control_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5166,7 +5416,7 @@ func (x *GetAuthorityResponse) String() string {
 func (*GetAuthorityResponse) ProtoMessage() {}
 
 func (x *GetAuthorityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[87]
+	mi := &file_muster_v1_control_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5179,7 +5429,7 @@ func (x *GetAuthorityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAuthorityResponse.ProtoReflect.Descriptor instead.
 func (*GetAuthorityResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{87}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *GetAuthorityResponse) GetAuthority() *Authority {
@@ -5201,7 +5451,7 @@ type RotateAuthorityRequest struct {
 
 func (x *RotateAuthorityRequest) Reset() {
 	*x = RotateAuthorityRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[88]
+	mi := &file_muster_v1_control_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5213,7 +5463,7 @@ func (x *RotateAuthorityRequest) String() string {
 func (*RotateAuthorityRequest) ProtoMessage() {}
 
 func (x *RotateAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[88]
+	mi := &file_muster_v1_control_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5226,7 +5476,7 @@ func (x *RotateAuthorityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*RotateAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{88}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *RotateAuthorityRequest) GetFinish() bool {
@@ -5246,7 +5496,7 @@ type RotateAuthorityResponse struct {
 
 func (x *RotateAuthorityResponse) Reset() {
 	*x = RotateAuthorityResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[89]
+	mi := &file_muster_v1_control_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5258,7 +5508,7 @@ func (x *RotateAuthorityResponse) String() string {
 func (*RotateAuthorityResponse) ProtoMessage() {}
 
 func (x *RotateAuthorityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[89]
+	mi := &file_muster_v1_control_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5271,7 +5521,7 @@ func (x *RotateAuthorityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAuthorityResponse.ProtoReflect.Descriptor instead.
 func (*RotateAuthorityResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{89}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *RotateAuthorityResponse) GetAuthority() *Authority {
@@ -5290,7 +5540,7 @@ type GetClusterKeysRequest struct {
 
 func (x *GetClusterKeysRequest) Reset() {
 	*x = GetClusterKeysRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[90]
+	mi := &file_muster_v1_control_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5302,7 +5552,7 @@ func (x *GetClusterKeysRequest) String() string {
 func (*GetClusterKeysRequest) ProtoMessage() {}
 
 func (x *GetClusterKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[90]
+	mi := &file_muster_v1_control_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5315,7 +5565,7 @@ func (x *GetClusterKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterKeysRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterKeysRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{90}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{92}
 }
 
 // Tells of the cluster's keys, by names that say nothing of what they are.
@@ -5331,7 +5581,7 @@ type GetClusterKeysResponse struct {
 
 func (x *GetClusterKeysResponse) Reset() {
 	*x = GetClusterKeysResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[91]
+	mi := &file_muster_v1_control_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5343,7 +5593,7 @@ func (x *GetClusterKeysResponse) String() string {
 func (*GetClusterKeysResponse) ProtoMessage() {}
 
 func (x *GetClusterKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[91]
+	mi := &file_muster_v1_control_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5356,7 +5606,7 @@ func (x *GetClusterKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterKeysResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterKeysResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{91}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *GetClusterKeysResponse) GetSealedWith() string {
@@ -5388,7 +5638,7 @@ type KeyHolder struct {
 
 func (x *KeyHolder) Reset() {
 	*x = KeyHolder{}
-	mi := &file_muster_v1_control_proto_msgTypes[92]
+	mi := &file_muster_v1_control_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5400,7 +5650,7 @@ func (x *KeyHolder) String() string {
 func (*KeyHolder) ProtoMessage() {}
 
 func (x *KeyHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[92]
+	mi := &file_muster_v1_control_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5413,7 +5663,7 @@ func (x *KeyHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyHolder.ProtoReflect.Descriptor instead.
 func (*KeyHolder) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{92}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *KeyHolder) GetInstance() string {
@@ -5453,7 +5703,7 @@ type ResealClusterRequest struct {
 
 func (x *ResealClusterRequest) Reset() {
 	*x = ResealClusterRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[93]
+	mi := &file_muster_v1_control_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5465,7 +5715,7 @@ func (x *ResealClusterRequest) String() string {
 func (*ResealClusterRequest) ProtoMessage() {}
 
 func (x *ResealClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[93]
+	mi := &file_muster_v1_control_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5478,7 +5728,7 @@ func (x *ResealClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResealClusterRequest.ProtoReflect.Descriptor instead.
 func (*ResealClusterRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{93}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{95}
 }
 
 // Tells of the cluster's keys as they are now.
@@ -5494,7 +5744,7 @@ type ResealClusterResponse struct {
 
 func (x *ResealClusterResponse) Reset() {
 	*x = ResealClusterResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[94]
+	mi := &file_muster_v1_control_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5506,7 +5756,7 @@ func (x *ResealClusterResponse) String() string {
 func (*ResealClusterResponse) ProtoMessage() {}
 
 func (x *ResealClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[94]
+	mi := &file_muster_v1_control_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5519,7 +5769,7 @@ func (x *ResealClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResealClusterResponse.ProtoReflect.Descriptor instead.
 func (*ResealClusterResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{94}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *ResealClusterResponse) GetSealedWith() string {
@@ -5559,7 +5809,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_muster_v1_control_proto_msgTypes[95]
+	mi := &file_muster_v1_control_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5571,7 +5821,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[95]
+	mi := &file_muster_v1_control_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5584,7 +5834,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{95}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *Authority) GetDomain() string {
@@ -5628,7 +5878,7 @@ type RootRotation struct {
 
 func (x *RootRotation) Reset() {
 	*x = RootRotation{}
-	mi := &file_muster_v1_control_proto_msgTypes[96]
+	mi := &file_muster_v1_control_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5640,7 +5890,7 @@ func (x *RootRotation) String() string {
 func (*RootRotation) ProtoMessage() {}
 
 func (x *RootRotation) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[96]
+	mi := &file_muster_v1_control_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5653,7 +5903,7 @@ func (x *RootRotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRotation.ProtoReflect.Descriptor instead.
 func (*RootRotation) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{96}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *RootRotation) GetStartedAt() *timestamppb.Timestamp {
@@ -5717,7 +5967,7 @@ type ApiToken struct {
 
 func (x *ApiToken) Reset() {
 	*x = ApiToken{}
-	mi := &file_muster_v1_control_proto_msgTypes[97]
+	mi := &file_muster_v1_control_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5729,7 +5979,7 @@ func (x *ApiToken) String() string {
 func (*ApiToken) ProtoMessage() {}
 
 func (x *ApiToken) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[97]
+	mi := &file_muster_v1_control_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5742,7 +5992,7 @@ func (x *ApiToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiToken.ProtoReflect.Descriptor instead.
 func (*ApiToken) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{97}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *ApiToken) GetId() string {
@@ -5801,7 +6051,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[98]
+	mi := &file_muster_v1_control_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5813,7 +6063,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[98]
+	mi := &file_muster_v1_control_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5826,7 +6076,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{98}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *CreateTokenRequest) GetName() string {
@@ -5861,7 +6111,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[99]
+	mi := &file_muster_v1_control_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5873,7 +6123,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[99]
+	mi := &file_muster_v1_control_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5886,7 +6136,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{99}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *CreateTokenResponse) GetToken() *ApiToken {
@@ -5912,7 +6162,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[100]
+	mi := &file_muster_v1_control_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5924,7 +6174,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[100]
+	mi := &file_muster_v1_control_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5937,7 +6187,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{100}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{102}
 }
 
 // Holds all tokens, in order of id.
@@ -5950,7 +6200,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[101]
+	mi := &file_muster_v1_control_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5962,7 +6212,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[101]
+	mi := &file_muster_v1_control_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5975,7 +6225,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{101}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *ListTokensResponse) GetTokens() []*ApiToken {
@@ -5995,7 +6245,7 @@ type RemoveTokenRequest struct {
 
 func (x *RemoveTokenRequest) Reset() {
 	*x = RemoveTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[102]
+	mi := &file_muster_v1_control_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6007,7 +6257,7 @@ func (x *RemoveTokenRequest) String() string {
 func (*RemoveTokenRequest) ProtoMessage() {}
 
 func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[102]
+	mi := &file_muster_v1_control_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6020,7 +6270,7 @@ func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{102}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *RemoveTokenRequest) GetToken() string {
@@ -6039,7 +6289,7 @@ type RemoveTokenResponse struct {
 
 func (x *RemoveTokenResponse) Reset() {
 	*x = RemoveTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[103]
+	mi := &file_muster_v1_control_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6051,7 +6301,7 @@ func (x *RemoveTokenResponse) String() string {
 func (*RemoveTokenResponse) ProtoMessage() {}
 
 func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[103]
+	mi := &file_muster_v1_control_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6064,7 +6314,7 @@ func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{103}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{105}
 }
 
 // Asks for a person's certificate.
@@ -6085,7 +6335,7 @@ type CreateCertificateRequest struct {
 
 func (x *CreateCertificateRequest) Reset() {
 	*x = CreateCertificateRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[104]
+	mi := &file_muster_v1_control_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6097,7 +6347,7 @@ func (x *CreateCertificateRequest) String() string {
 func (*CreateCertificateRequest) ProtoMessage() {}
 
 func (x *CreateCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[104]
+	mi := &file_muster_v1_control_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6110,7 +6360,7 @@ func (x *CreateCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCertificateRequest.ProtoReflect.Descriptor instead.
 func (*CreateCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{104}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *CreateCertificateRequest) GetName() string {
@@ -6156,7 +6406,7 @@ type CreateCertificateResponse struct {
 
 func (x *CreateCertificateResponse) Reset() {
 	*x = CreateCertificateResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[105]
+	mi := &file_muster_v1_control_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6168,7 +6418,7 @@ func (x *CreateCertificateResponse) String() string {
 func (*CreateCertificateResponse) ProtoMessage() {}
 
 func (x *CreateCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[105]
+	mi := &file_muster_v1_control_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6181,7 +6431,7 @@ func (x *CreateCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCertificateResponse.ProtoReflect.Descriptor instead.
 func (*CreateCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{105}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *CreateCertificateResponse) GetCertificate() string {
@@ -6218,7 +6468,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12'\n" +
 	"\x0finsert_defaults\x18\x02 \x01(\bR\x0einsertDefaults\"B\n" +
 	"\x12GetServiceResponse\x12,\n" +
-	"\aservice\x18\x01 \x01(\v2\x12.muster.v1.ServiceR\aservice\"\xc5\x01\n" +
+	"\aservice\x18\x01 \x01(\v2\x12.muster.v1.ServiceR\aservice\"\xf3\x01\n" +
 	"\x13ListServicesRequest\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\tR\x05names\x12#\n" +
 	"\rname_prefixes\x18\x02 \x03(\tR\fnamePrefixes\x12\x1f\n" +
@@ -6227,7 +6477,8 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x06labels\x18\x04 \x03(\tR\x06labels\x12\x1b\n" +
 	"\tpage_size\x18\x05 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x06 \x01(\tR\tpageToken\"n\n" +
+	"page_token\x18\x06 \x01(\tR\tpageToken\x12,\n" +
+	"\x05modes\x18\a \x03(\x0e2\x16.muster.v1.ServiceModeR\x05modes\"n\n" +
 	"\x14ListServicesResponse\x12.\n" +
 	"\bservices\x18\x01 \x03(\v2\x12.muster.v1.ServiceR\bservices\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"v\n" +
@@ -6253,7 +6504,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x0eGetTaskRequest\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\"6\n" +
 	"\x0fGetTaskResponse\x12#\n" +
-	"\x04task\x18\x01 \x01(\v2\x0f.muster.v1.TaskR\x04task\"\xc2\x02\n" +
+	"\x04task\x18\x01 \x01(\v2\x0f.muster.v1.TaskR\x04task\"\xfd\x02\n" +
 	"\x10ListTasksRequest\x12\x1a\n" +
 	"\bservices\x18\x01 \x03(\tR\bservices\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12;\n" +
@@ -6266,14 +6517,20 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"up_to_date\x18\a \x01(\bR\bupToDate\x12\x1b\n" +
 	"\tpage_size\x18\b \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\t \x01(\tR\tpageToken\"b\n" +
+	"page_token\x18\t \x01(\tR\tpageToken\x12\x14\n" +
+	"\x05names\x18\n" +
+	" \x03(\tR\x05names\x12#\n" +
+	"\rname_prefixes\x18\v \x03(\tR\fnamePrefixes\"b\n" +
 	"\x11ListTasksResponse\x12%\n" +
 	"\x05tasks\x18\x01 \x03(\v2\x0f.muster.v1.TaskR\x05tasks\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"$\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"'\n" +
+	"\x11RemoveTaskRequest\x12\x12\n" +
+	"\x04task\x18\x01 \x01(\tR\x04task\"\x14\n" +
+	"\x12RemoveTaskResponse\"$\n" +
 	"\x0eGetNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"6\n" +
 	"\x0fGetNodeResponse\x12#\n" +
-	"\x04node\x18\x01 \x01(\v2\x0f.muster.v1.NodeR\x04node\"\xc1\x02\n" +
+	"\x04node\x18\x01 \x01(\v2\x0f.muster.v1.NodeR\x04node\"\xf1\x02\n" +
 	"\x10ListNodesRequest\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\tR\x05names\x12#\n" +
 	"\rname_prefixes\x18\x02 \x03(\tR\fnamePrefixes\x12\x1f\n" +
@@ -6284,7 +6541,8 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x0eavailabilities\x18\x06 \x03(\x0e2 .muster.v1.NodeSpec.AvailabilityR\x0eavailabilities\x12\x1b\n" +
 	"\tpage_size\x18\a \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\b \x01(\tR\tpageToken\"b\n" +
+	"page_token\x18\b \x01(\tR\tpageToken\x12.\n" +
+	"\x05roles\x18\t \x03(\x0e2\x18.muster.v1.NodeSpec.RoleR\x05roles\"b\n" +
 	"\x11ListNodesResponse\x12%\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x0f.muster.v1.NodeR\x05nodes\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"j\n" +
@@ -6437,7 +6695,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"NodePlugin\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12:\n" +
-	"\bexecutor\x18\x03 \x01(\v2\x1e.muster.v1.ExecutorDescriptionR\bexecutor\"\xf5\x01\n" +
+	"\bexecutor\x18\x03 \x01(\v2\x1e.muster.v1.ExecutorDescriptionR\bexecutor\"\xf4\x04\n" +
 	"\fWatchRequest\x12+\n" +
 	"\x05kinds\x18\x01 \x03(\x0e2\x15.muster.v1.ObjectKindR\x05kinds\x12\x10\n" +
 	"\x03ids\x18\x02 \x03(\tR\x03ids\x12\x14\n" +
@@ -6446,7 +6704,17 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\aactions\x18\x05 \x03(\x0e2\x16.muster.v1.WatchActionR\aactions\x12!\n" +
 	"\fresume_token\x18\x06 \x01(\tR\vresumeToken\x12\x1f\n" +
 	"\vinclude_old\x18\a \x01(\bR\n" +
-	"includeOld\"a\n" +
+	"includeOld\x12\x16\n" +
+	"\x06labels\x18\b \x03(\tR\x06labels\x12\x14\n" +
+	"\x05nodes\x18\t \x03(\tR\x05nodes\x12,\n" +
+	"\x06states\x18\n" +
+	" \x03(\x0e2\x14.muster.v1.TaskStateR\x06states\x12;\n" +
+	"\x0edesired_states\x18\v \x03(\x0e2\x14.muster.v1.TaskStateR\rdesiredStates\x12<\n" +
+	"\vnode_states\x18\f \x03(\x0e2\x1b.muster.v1.NodeStatus.StateR\n" +
+	"nodeStates\x12H\n" +
+	"\x0eavailabilities\x18\r \x03(\x0e2 .muster.v1.NodeSpec.AvailabilityR\x0eavailabilities\x12.\n" +
+	"\x05roles\x18\x0e \x03(\x0e2\x18.muster.v1.NodeSpec.RoleR\x05roles\x12,\n" +
+	"\x05modes\x18\x0f \x03(\x0e2\x16.muster.v1.ServiceModeR\x05modes\"a\n" +
 	"\rWatchResponse\x12-\n" +
 	"\x06events\x18\x01 \x03(\v2\x15.muster.v1.WatchEventR\x06events\x12!\n" +
 	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\"\xac\x04\n" +
@@ -6581,7 +6849,16 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\vcertificate\x18\x01 \x01(\tR\vcertificate\x12 \n" +
 	"\vauthorities\x18\x02 \x01(\tR\vauthorities\x129\n" +
 	"\n" +
-	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt*\x88\x01\n" +
+	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt*k\n" +
+	"\vServiceMode\x12\x1c\n" +
+	"\x18SERVICE_MODE_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"REPLICATED\x10\x01\x12\n" +
+	"\n" +
+	"\x06GLOBAL\x10\x02\x12\x12\n" +
+	"\x0eREPLICATED_JOB\x10\x03\x12\x0e\n" +
+	"\n" +
+	"GLOBAL_JOB\x10\x04*\x88\x01\n" +
 	"\n" +
 	"ObjectKind\x12\x1b\n" +
 	"\x17OBJECT_KIND_UNSPECIFIED\x10\x00\x12\v\n" +
@@ -6609,7 +6886,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"\x06STDOUT\x10\x01\x12\n" +
 	"\n" +
-	"\x06STDERR\x10\x022\xf9-\n" +
+	"\x06STDERR\x10\x022\xe5.\n" +
 	"\x0eControlService\x12~\n" +
 	"\rCreateService\x12\x1f.muster.v1.CreateServiceRequest\x1a .muster.v1.CreateServiceResponse\"*\xe2\xe0\x18\x03\n" +
 	"\x01\x02\x82\xd3\xe4\x93\x02\x1d:\x04specb\aservice\"\f/v1/services\x12y\n" +
@@ -6629,7 +6906,10 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\aGetTask\x12\x19.muster.v1.GetTaskRequest\x1a\x1a.muster.v1.GetTaskResponse\"%\xe2\xe0\x18\x03\n" +
 	"\x01\x01\x82\xd3\xe4\x93\x02\x18b\x04task\x12\x10/v1/tasks/{task}\x12`\n" +
 	"\tListTasks\x12\x1b.muster.v1.ListTasksRequest\x1a\x1c.muster.v1.ListTasksResponse\"\x18\xe2\xe0\x18\x03\n" +
-	"\x01\x01\x82\xd3\xe4\x93\x02\v\x12\t/v1/tasks\x12g\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\v\x12\t/v1/tasks\x12j\n" +
+	"\n" +
+	"RemoveTask\x12\x1c.muster.v1.RemoveTaskRequest\x1a\x1d.muster.v1.RemoveTaskResponse\"\x1f\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x12*\x10/v1/tasks/{task}\x12g\n" +
 	"\aGetNode\x12\x19.muster.v1.GetNodeRequest\x1a\x1a.muster.v1.GetNodeResponse\"%\xe2\xe0\x18\x03\n" +
 	"\x01\x01\x82\xd3\xe4\x93\x02\x18b\x04node\x12\x10/v1/nodes/{node}\x12`\n" +
 	"\tListNodes\x12\x1b.muster.v1.ListNodesRequest\x1a\x1c.muster.v1.ListNodesResponse\"\x18\xe2\xe0\x18\x03\n" +
@@ -6730,335 +7010,349 @@ func file_muster_v1_control_proto_rawDescGZIP() []byte {
 	return file_muster_v1_control_proto_rawDescData
 }
 
-var file_muster_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 106)
+var file_muster_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 108)
 var file_muster_v1_control_proto_goTypes = []any{
-	(ObjectKind)(0),                   // 0: muster.v1.ObjectKind
-	(WatchAction)(0),                  // 1: muster.v1.WatchAction
-	(LogStream)(0),                    // 2: muster.v1.LogStream
-	(RotateJoinTokenRequest_Kind)(0),  // 3: muster.v1.RotateJoinTokenRequest.Kind
-	(*CreateServiceRequest)(nil),      // 4: muster.v1.CreateServiceRequest
-	(*CreateServiceResponse)(nil),     // 5: muster.v1.CreateServiceResponse
-	(*GetServiceRequest)(nil),         // 6: muster.v1.GetServiceRequest
-	(*GetServiceResponse)(nil),        // 7: muster.v1.GetServiceResponse
-	(*ListServicesRequest)(nil),       // 8: muster.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),      // 9: muster.v1.ListServicesResponse
-	(*UpdateServiceRequest)(nil),      // 10: muster.v1.UpdateServiceRequest
-	(*UpdateServiceResponse)(nil),     // 11: muster.v1.UpdateServiceResponse
-	(*RemoveServiceRequest)(nil),      // 12: muster.v1.RemoveServiceRequest
-	(*RemoveServiceResponse)(nil),     // 13: muster.v1.RemoveServiceResponse
-	(*RollbackServiceRequest)(nil),    // 14: muster.v1.RollbackServiceRequest
-	(*RollbackServiceResponse)(nil),   // 15: muster.v1.RollbackServiceResponse
-	(*ScaleServiceRequest)(nil),       // 16: muster.v1.ScaleServiceRequest
-	(*ScaleServiceResponse)(nil),      // 17: muster.v1.ScaleServiceResponse
-	(*GetTaskRequest)(nil),            // 18: muster.v1.GetTaskRequest
-	(*GetTaskResponse)(nil),           // 19: muster.v1.GetTaskResponse
-	(*ListTasksRequest)(nil),          // 20: muster.v1.ListTasksRequest
-	(*ListTasksResponse)(nil),         // 21: muster.v1.ListTasksResponse
-	(*GetNodeRequest)(nil),            // 22: muster.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),           // 23: muster.v1.GetNodeResponse
-	(*ListNodesRequest)(nil),          // 24: muster.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),         // 25: muster.v1.ListNodesResponse
-	(*UpdateNodeRequest)(nil),         // 26: muster.v1.UpdateNodeRequest
-	(*UpdateNodeResponse)(nil),        // 27: muster.v1.UpdateNodeResponse
-	(*RemoveNodeRequest)(nil),         // 28: muster.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),        // 29: muster.v1.RemoveNodeResponse
-	(*CreateNetworkRequest)(nil),      // 30: muster.v1.CreateNetworkRequest
-	(*CreateNetworkResponse)(nil),     // 31: muster.v1.CreateNetworkResponse
-	(*GetNetworkRequest)(nil),         // 32: muster.v1.GetNetworkRequest
-	(*GetNetworkResponse)(nil),        // 33: muster.v1.GetNetworkResponse
-	(*ListNetworksRequest)(nil),       // 34: muster.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),      // 35: muster.v1.ListNetworksResponse
-	(*RemoveNetworkRequest)(nil),      // 36: muster.v1.RemoveNetworkRequest
-	(*RemoveNetworkResponse)(nil),     // 37: muster.v1.RemoveNetworkResponse
-	(*CreateSecretRequest)(nil),       // 38: muster.v1.CreateSecretRequest
-	(*CreateSecretResponse)(nil),      // 39: muster.v1.CreateSecretResponse
-	(*GetSecretRequest)(nil),          // 40: muster.v1.GetSecretRequest
-	(*GetSecretResponse)(nil),         // 41: muster.v1.GetSecretResponse
-	(*ListSecretsRequest)(nil),        // 42: muster.v1.ListSecretsRequest
-	(*ListSecretsResponse)(nil),       // 43: muster.v1.ListSecretsResponse
-	(*UpdateSecretRequest)(nil),       // 44: muster.v1.UpdateSecretRequest
-	(*UpdateSecretResponse)(nil),      // 45: muster.v1.UpdateSecretResponse
-	(*RemoveSecretRequest)(nil),       // 46: muster.v1.RemoveSecretRequest
-	(*RemoveSecretResponse)(nil),      // 47: muster.v1.RemoveSecretResponse
-	(*CreateConfigRequest)(nil),       // 48: muster.v1.CreateConfigRequest
-	(*CreateConfigResponse)(nil),      // 49: muster.v1.CreateConfigResponse
-	(*GetConfigRequest)(nil),          // 50: muster.v1.GetConfigRequest
-	(*GetConfigResponse)(nil),         // 51: muster.v1.GetConfigResponse
-	(*ListConfigsRequest)(nil),        // 52: muster.v1.ListConfigsRequest
-	(*ListConfigsResponse)(nil),       // 53: muster.v1.ListConfigsResponse
-	(*UpdateConfigRequest)(nil),       // 54: muster.v1.UpdateConfigRequest
-	(*UpdateConfigResponse)(nil),      // 55: muster.v1.UpdateConfigResponse
-	(*RemoveConfigRequest)(nil),       // 56: muster.v1.RemoveConfigRequest
-	(*RemoveConfigResponse)(nil),      // 57: muster.v1.RemoveConfigResponse
-	(*CreateVolumeRequest)(nil),       // 58: muster.v1.CreateVolumeRequest
-	(*CreateVolumeResponse)(nil),      // 59: muster.v1.CreateVolumeResponse
-	(*GetVolumeRequest)(nil),          // 60: muster.v1.GetVolumeRequest
-	(*GetVolumeResponse)(nil),         // 61: muster.v1.GetVolumeResponse
-	(*ListVolumesRequest)(nil),        // 62: muster.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),       // 63: muster.v1.ListVolumesResponse
-	(*UpdateVolumeRequest)(nil),       // 64: muster.v1.UpdateVolumeRequest
-	(*UpdateVolumeResponse)(nil),      // 65: muster.v1.UpdateVolumeResponse
-	(*RemoveVolumeRequest)(nil),       // 66: muster.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),      // 67: muster.v1.RemoveVolumeResponse
-	(*GetClusterRequest)(nil),         // 68: muster.v1.GetClusterRequest
-	(*GetClusterResponse)(nil),        // 69: muster.v1.GetClusterResponse
-	(*GetClusterStatusRequest)(nil),   // 70: muster.v1.GetClusterStatusRequest
-	(*GetClusterStatusResponse)(nil),  // 71: muster.v1.GetClusterStatusResponse
-	(*UpdateClusterRequest)(nil),      // 72: muster.v1.UpdateClusterRequest
-	(*UpdateClusterResponse)(nil),     // 73: muster.v1.UpdateClusterResponse
-	(*ListPluginsRequest)(nil),        // 74: muster.v1.ListPluginsRequest
-	(*ListPluginsResponse)(nil),       // 75: muster.v1.ListPluginsResponse
-	(*NodePlugin)(nil),                // 76: muster.v1.NodePlugin
-	(*WatchRequest)(nil),              // 77: muster.v1.WatchRequest
-	(*WatchResponse)(nil),             // 78: muster.v1.WatchResponse
-	(*WatchEvent)(nil),                // 79: muster.v1.WatchEvent
-	(*LogOptions)(nil),                // 80: muster.v1.LogOptions
-	(*ServiceLogsRequest)(nil),        // 81: muster.v1.ServiceLogsRequest
-	(*ServiceLogsResponse)(nil),       // 82: muster.v1.ServiceLogsResponse
-	(*TaskLogsRequest)(nil),           // 83: muster.v1.TaskLogsRequest
-	(*TaskLogsResponse)(nil),          // 84: muster.v1.TaskLogsResponse
-	(*LogMessage)(nil),                // 85: muster.v1.LogMessage
-	(*GetJoinTokensRequest)(nil),      // 86: muster.v1.GetJoinTokensRequest
-	(*GetJoinTokensResponse)(nil),     // 87: muster.v1.GetJoinTokensResponse
-	(*RotateJoinTokenRequest)(nil),    // 88: muster.v1.RotateJoinTokenRequest
-	(*RotateJoinTokenResponse)(nil),   // 89: muster.v1.RotateJoinTokenResponse
-	(*GetAuthorityRequest)(nil),       // 90: muster.v1.GetAuthorityRequest
-	(*GetAuthorityResponse)(nil),      // 91: muster.v1.GetAuthorityResponse
-	(*RotateAuthorityRequest)(nil),    // 92: muster.v1.RotateAuthorityRequest
-	(*RotateAuthorityResponse)(nil),   // 93: muster.v1.RotateAuthorityResponse
-	(*GetClusterKeysRequest)(nil),     // 94: muster.v1.GetClusterKeysRequest
-	(*GetClusterKeysResponse)(nil),    // 95: muster.v1.GetClusterKeysResponse
-	(*KeyHolder)(nil),                 // 96: muster.v1.KeyHolder
-	(*ResealClusterRequest)(nil),      // 97: muster.v1.ResealClusterRequest
-	(*ResealClusterResponse)(nil),     // 98: muster.v1.ResealClusterResponse
-	(*Authority)(nil),                 // 99: muster.v1.Authority
-	(*RootRotation)(nil),              // 100: muster.v1.RootRotation
-	(*ApiToken)(nil),                  // 101: muster.v1.ApiToken
-	(*CreateTokenRequest)(nil),        // 102: muster.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),       // 103: muster.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),         // 104: muster.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),        // 105: muster.v1.ListTokensResponse
-	(*RemoveTokenRequest)(nil),        // 106: muster.v1.RemoveTokenRequest
-	(*RemoveTokenResponse)(nil),       // 107: muster.v1.RemoveTokenResponse
-	(*CreateCertificateRequest)(nil),  // 108: muster.v1.CreateCertificateRequest
-	(*CreateCertificateResponse)(nil), // 109: muster.v1.CreateCertificateResponse
-	(*ServiceSpec)(nil),               // 110: muster.v1.ServiceSpec
-	(*Service)(nil),                   // 111: muster.v1.Service
-	(*Task)(nil),                      // 112: muster.v1.Task
-	(TaskState)(0),                    // 113: muster.v1.TaskState
-	(*Node)(nil),                      // 114: muster.v1.Node
-	(NodeStatus_State)(0),             // 115: muster.v1.NodeStatus.State
-	(NodeSpec_Availability)(0),        // 116: muster.v1.NodeSpec.Availability
-	(*NodeSpec)(nil),                  // 117: muster.v1.NodeSpec
-	(*NetworkSpec)(nil),               // 118: muster.v1.NetworkSpec
-	(*Network)(nil),                   // 119: muster.v1.Network
-	(*SecretSpec)(nil),                // 120: muster.v1.SecretSpec
-	(*Secret)(nil),                    // 121: muster.v1.Secret
-	(*ConfigSpec)(nil),                // 122: muster.v1.ConfigSpec
-	(*Config)(nil),                    // 123: muster.v1.Config
-	(*VolumeSpec)(nil),                // 124: muster.v1.VolumeSpec
-	(*Volume)(nil),                    // 125: muster.v1.Volume
-	(*Cluster)(nil),                   // 126: muster.v1.Cluster
-	(*StoreStatus)(nil),               // 127: muster.v1.StoreStatus
-	(*DaemonInstance)(nil),            // 128: muster.v1.DaemonInstance
-	(*SubsystemStatus)(nil),           // 129: muster.v1.SubsystemStatus
-	(*NodeSummary)(nil),               // 130: muster.v1.NodeSummary
-	(*ClusterSpec)(nil),               // 131: muster.v1.ClusterSpec
-	(*ExecutorDescription)(nil),       // 132: muster.v1.ExecutorDescription
-	(*timestamppb.Timestamp)(nil),     // 133: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 134: google.protobuf.Duration
+	(ServiceMode)(0),                  // 0: muster.v1.ServiceMode
+	(ObjectKind)(0),                   // 1: muster.v1.ObjectKind
+	(WatchAction)(0),                  // 2: muster.v1.WatchAction
+	(LogStream)(0),                    // 3: muster.v1.LogStream
+	(RotateJoinTokenRequest_Kind)(0),  // 4: muster.v1.RotateJoinTokenRequest.Kind
+	(*CreateServiceRequest)(nil),      // 5: muster.v1.CreateServiceRequest
+	(*CreateServiceResponse)(nil),     // 6: muster.v1.CreateServiceResponse
+	(*GetServiceRequest)(nil),         // 7: muster.v1.GetServiceRequest
+	(*GetServiceResponse)(nil),        // 8: muster.v1.GetServiceResponse
+	(*ListServicesRequest)(nil),       // 9: muster.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),      // 10: muster.v1.ListServicesResponse
+	(*UpdateServiceRequest)(nil),      // 11: muster.v1.UpdateServiceRequest
+	(*UpdateServiceResponse)(nil),     // 12: muster.v1.UpdateServiceResponse
+	(*RemoveServiceRequest)(nil),      // 13: muster.v1.RemoveServiceRequest
+	(*RemoveServiceResponse)(nil),     // 14: muster.v1.RemoveServiceResponse
+	(*RollbackServiceRequest)(nil),    // 15: muster.v1.RollbackServiceRequest
+	(*RollbackServiceResponse)(nil),   // 16: muster.v1.RollbackServiceResponse
+	(*ScaleServiceRequest)(nil),       // 17: muster.v1.ScaleServiceRequest
+	(*ScaleServiceResponse)(nil),      // 18: muster.v1.ScaleServiceResponse
+	(*GetTaskRequest)(nil),            // 19: muster.v1.GetTaskRequest
+	(*GetTaskResponse)(nil),           // 20: muster.v1.GetTaskResponse
+	(*ListTasksRequest)(nil),          // 21: muster.v1.ListTasksRequest
+	(*ListTasksResponse)(nil),         // 22: muster.v1.ListTasksResponse
+	(*RemoveTaskRequest)(nil),         // 23: muster.v1.RemoveTaskRequest
+	(*RemoveTaskResponse)(nil),        // 24: muster.v1.RemoveTaskResponse
+	(*GetNodeRequest)(nil),            // 25: muster.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),           // 26: muster.v1.GetNodeResponse
+	(*ListNodesRequest)(nil),          // 27: muster.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),         // 28: muster.v1.ListNodesResponse
+	(*UpdateNodeRequest)(nil),         // 29: muster.v1.UpdateNodeRequest
+	(*UpdateNodeResponse)(nil),        // 30: muster.v1.UpdateNodeResponse
+	(*RemoveNodeRequest)(nil),         // 31: muster.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),        // 32: muster.v1.RemoveNodeResponse
+	(*CreateNetworkRequest)(nil),      // 33: muster.v1.CreateNetworkRequest
+	(*CreateNetworkResponse)(nil),     // 34: muster.v1.CreateNetworkResponse
+	(*GetNetworkRequest)(nil),         // 35: muster.v1.GetNetworkRequest
+	(*GetNetworkResponse)(nil),        // 36: muster.v1.GetNetworkResponse
+	(*ListNetworksRequest)(nil),       // 37: muster.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),      // 38: muster.v1.ListNetworksResponse
+	(*RemoveNetworkRequest)(nil),      // 39: muster.v1.RemoveNetworkRequest
+	(*RemoveNetworkResponse)(nil),     // 40: muster.v1.RemoveNetworkResponse
+	(*CreateSecretRequest)(nil),       // 41: muster.v1.CreateSecretRequest
+	(*CreateSecretResponse)(nil),      // 42: muster.v1.CreateSecretResponse
+	(*GetSecretRequest)(nil),          // 43: muster.v1.GetSecretRequest
+	(*GetSecretResponse)(nil),         // 44: muster.v1.GetSecretResponse
+	(*ListSecretsRequest)(nil),        // 45: muster.v1.ListSecretsRequest
+	(*ListSecretsResponse)(nil),       // 46: muster.v1.ListSecretsResponse
+	(*UpdateSecretRequest)(nil),       // 47: muster.v1.UpdateSecretRequest
+	(*UpdateSecretResponse)(nil),      // 48: muster.v1.UpdateSecretResponse
+	(*RemoveSecretRequest)(nil),       // 49: muster.v1.RemoveSecretRequest
+	(*RemoveSecretResponse)(nil),      // 50: muster.v1.RemoveSecretResponse
+	(*CreateConfigRequest)(nil),       // 51: muster.v1.CreateConfigRequest
+	(*CreateConfigResponse)(nil),      // 52: muster.v1.CreateConfigResponse
+	(*GetConfigRequest)(nil),          // 53: muster.v1.GetConfigRequest
+	(*GetConfigResponse)(nil),         // 54: muster.v1.GetConfigResponse
+	(*ListConfigsRequest)(nil),        // 55: muster.v1.ListConfigsRequest
+	(*ListConfigsResponse)(nil),       // 56: muster.v1.ListConfigsResponse
+	(*UpdateConfigRequest)(nil),       // 57: muster.v1.UpdateConfigRequest
+	(*UpdateConfigResponse)(nil),      // 58: muster.v1.UpdateConfigResponse
+	(*RemoveConfigRequest)(nil),       // 59: muster.v1.RemoveConfigRequest
+	(*RemoveConfigResponse)(nil),      // 60: muster.v1.RemoveConfigResponse
+	(*CreateVolumeRequest)(nil),       // 61: muster.v1.CreateVolumeRequest
+	(*CreateVolumeResponse)(nil),      // 62: muster.v1.CreateVolumeResponse
+	(*GetVolumeRequest)(nil),          // 63: muster.v1.GetVolumeRequest
+	(*GetVolumeResponse)(nil),         // 64: muster.v1.GetVolumeResponse
+	(*ListVolumesRequest)(nil),        // 65: muster.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),       // 66: muster.v1.ListVolumesResponse
+	(*UpdateVolumeRequest)(nil),       // 67: muster.v1.UpdateVolumeRequest
+	(*UpdateVolumeResponse)(nil),      // 68: muster.v1.UpdateVolumeResponse
+	(*RemoveVolumeRequest)(nil),       // 69: muster.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),      // 70: muster.v1.RemoveVolumeResponse
+	(*GetClusterRequest)(nil),         // 71: muster.v1.GetClusterRequest
+	(*GetClusterResponse)(nil),        // 72: muster.v1.GetClusterResponse
+	(*GetClusterStatusRequest)(nil),   // 73: muster.v1.GetClusterStatusRequest
+	(*GetClusterStatusResponse)(nil),  // 74: muster.v1.GetClusterStatusResponse
+	(*UpdateClusterRequest)(nil),      // 75: muster.v1.UpdateClusterRequest
+	(*UpdateClusterResponse)(nil),     // 76: muster.v1.UpdateClusterResponse
+	(*ListPluginsRequest)(nil),        // 77: muster.v1.ListPluginsRequest
+	(*ListPluginsResponse)(nil),       // 78: muster.v1.ListPluginsResponse
+	(*NodePlugin)(nil),                // 79: muster.v1.NodePlugin
+	(*WatchRequest)(nil),              // 80: muster.v1.WatchRequest
+	(*WatchResponse)(nil),             // 81: muster.v1.WatchResponse
+	(*WatchEvent)(nil),                // 82: muster.v1.WatchEvent
+	(*LogOptions)(nil),                // 83: muster.v1.LogOptions
+	(*ServiceLogsRequest)(nil),        // 84: muster.v1.ServiceLogsRequest
+	(*ServiceLogsResponse)(nil),       // 85: muster.v1.ServiceLogsResponse
+	(*TaskLogsRequest)(nil),           // 86: muster.v1.TaskLogsRequest
+	(*TaskLogsResponse)(nil),          // 87: muster.v1.TaskLogsResponse
+	(*LogMessage)(nil),                // 88: muster.v1.LogMessage
+	(*GetJoinTokensRequest)(nil),      // 89: muster.v1.GetJoinTokensRequest
+	(*GetJoinTokensResponse)(nil),     // 90: muster.v1.GetJoinTokensResponse
+	(*RotateJoinTokenRequest)(nil),    // 91: muster.v1.RotateJoinTokenRequest
+	(*RotateJoinTokenResponse)(nil),   // 92: muster.v1.RotateJoinTokenResponse
+	(*GetAuthorityRequest)(nil),       // 93: muster.v1.GetAuthorityRequest
+	(*GetAuthorityResponse)(nil),      // 94: muster.v1.GetAuthorityResponse
+	(*RotateAuthorityRequest)(nil),    // 95: muster.v1.RotateAuthorityRequest
+	(*RotateAuthorityResponse)(nil),   // 96: muster.v1.RotateAuthorityResponse
+	(*GetClusterKeysRequest)(nil),     // 97: muster.v1.GetClusterKeysRequest
+	(*GetClusterKeysResponse)(nil),    // 98: muster.v1.GetClusterKeysResponse
+	(*KeyHolder)(nil),                 // 99: muster.v1.KeyHolder
+	(*ResealClusterRequest)(nil),      // 100: muster.v1.ResealClusterRequest
+	(*ResealClusterResponse)(nil),     // 101: muster.v1.ResealClusterResponse
+	(*Authority)(nil),                 // 102: muster.v1.Authority
+	(*RootRotation)(nil),              // 103: muster.v1.RootRotation
+	(*ApiToken)(nil),                  // 104: muster.v1.ApiToken
+	(*CreateTokenRequest)(nil),        // 105: muster.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),       // 106: muster.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),         // 107: muster.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),        // 108: muster.v1.ListTokensResponse
+	(*RemoveTokenRequest)(nil),        // 109: muster.v1.RemoveTokenRequest
+	(*RemoveTokenResponse)(nil),       // 110: muster.v1.RemoveTokenResponse
+	(*CreateCertificateRequest)(nil),  // 111: muster.v1.CreateCertificateRequest
+	(*CreateCertificateResponse)(nil), // 112: muster.v1.CreateCertificateResponse
+	(*ServiceSpec)(nil),               // 113: muster.v1.ServiceSpec
+	(*Service)(nil),                   // 114: muster.v1.Service
+	(*Task)(nil),                      // 115: muster.v1.Task
+	(TaskState)(0),                    // 116: muster.v1.TaskState
+	(*Node)(nil),                      // 117: muster.v1.Node
+	(NodeStatus_State)(0),             // 118: muster.v1.NodeStatus.State
+	(NodeSpec_Availability)(0),        // 119: muster.v1.NodeSpec.Availability
+	(NodeSpec_Role)(0),                // 120: muster.v1.NodeSpec.Role
+	(*NodeSpec)(nil),                  // 121: muster.v1.NodeSpec
+	(*NetworkSpec)(nil),               // 122: muster.v1.NetworkSpec
+	(*Network)(nil),                   // 123: muster.v1.Network
+	(*SecretSpec)(nil),                // 124: muster.v1.SecretSpec
+	(*Secret)(nil),                    // 125: muster.v1.Secret
+	(*ConfigSpec)(nil),                // 126: muster.v1.ConfigSpec
+	(*Config)(nil),                    // 127: muster.v1.Config
+	(*VolumeSpec)(nil),                // 128: muster.v1.VolumeSpec
+	(*Volume)(nil),                    // 129: muster.v1.Volume
+	(*Cluster)(nil),                   // 130: muster.v1.Cluster
+	(*StoreStatus)(nil),               // 131: muster.v1.StoreStatus
+	(*DaemonInstance)(nil),            // 132: muster.v1.DaemonInstance
+	(*SubsystemStatus)(nil),           // 133: muster.v1.SubsystemStatus
+	(*NodeSummary)(nil),               // 134: muster.v1.NodeSummary
+	(*ClusterSpec)(nil),               // 135: muster.v1.ClusterSpec
+	(*ExecutorDescription)(nil),       // 136: muster.v1.ExecutorDescription
+	(*timestamppb.Timestamp)(nil),     // 137: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 138: google.protobuf.Duration
 }
 var file_muster_v1_control_proto_depIdxs = []int32{
-	110, // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	111, // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
-	111, // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
-	111, // 3: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
-	110, // 4: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	111, // 5: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
-	111, // 6: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
-	111, // 7: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
-	112, // 8: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
-	113, // 9: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
-	113, // 10: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
-	112, // 11: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
-	114, // 12: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
-	115, // 13: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
-	116, // 14: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
-	114, // 15: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
-	117, // 16: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
-	114, // 17: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
-	118, // 18: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
-	119, // 19: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
-	119, // 20: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
-	119, // 21: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
-	120, // 22: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	121, // 23: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
-	121, // 24: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
-	121, // 25: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
-	120, // 26: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	121, // 27: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
-	122, // 28: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	123, // 29: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
-	123, // 30: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
-	123, // 31: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
-	122, // 32: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	123, // 33: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
-	124, // 34: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	125, // 35: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
-	125, // 36: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
-	125, // 37: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
-	124, // 38: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	125, // 39: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
-	126, // 40: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
-	127, // 41: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
-	128, // 42: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
-	129, // 43: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
-	130, // 44: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
-	131, // 45: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
-	126, // 46: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
-	76,  // 47: muster.v1.ListPluginsResponse.plugins:type_name -> muster.v1.NodePlugin
-	132, // 48: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
-	0,   // 49: muster.v1.WatchRequest.kinds:type_name -> muster.v1.ObjectKind
-	1,   // 50: muster.v1.WatchRequest.actions:type_name -> muster.v1.WatchAction
-	79,  // 51: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
-	1,   // 52: muster.v1.WatchEvent.action:type_name -> muster.v1.WatchAction
-	0,   // 53: muster.v1.WatchEvent.kind:type_name -> muster.v1.ObjectKind
-	133, // 54: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
-	111, // 55: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
-	112, // 56: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
-	114, // 57: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
-	126, // 58: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
-	111, // 59: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
-	112, // 60: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
-	114, // 61: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
-	126, // 62: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
-	133, // 63: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	2,   // 64: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
-	80,  // 65: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
-	85,  // 66: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
-	80,  // 67: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
-	85,  // 68: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
-	133, // 69: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
-	2,   // 70: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
-	3,   // 71: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
-	99,  // 72: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
-	99,  // 73: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
-	96,  // 74: muster.v1.GetClusterKeysResponse.holders:type_name -> muster.v1.KeyHolder
-	96,  // 75: muster.v1.ResealClusterResponse.holders:type_name -> muster.v1.KeyHolder
-	100, // 76: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
-	133, // 77: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
-	133, // 78: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
-	133, // 79: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
-	133, // 80: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
-	133, // 81: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
-	101, // 82: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
-	101, // 83: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
-	134, // 84: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
-	133, // 85: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
-	4,   // 86: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
-	6,   // 87: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
-	8,   // 88: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
-	10,  // 89: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
-	12,  // 90: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
-	14,  // 91: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
-	16,  // 92: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
-	18,  // 93: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
-	20,  // 94: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
-	22,  // 95: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
-	24,  // 96: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
-	26,  // 97: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
-	28,  // 98: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
-	30,  // 99: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
-	32,  // 100: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
-	34,  // 101: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
-	36,  // 102: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
-	38,  // 103: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
-	40,  // 104: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
-	42,  // 105: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
-	44,  // 106: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
-	46,  // 107: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
-	48,  // 108: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
-	50,  // 109: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
-	52,  // 110: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
-	54,  // 111: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
-	56,  // 112: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
-	58,  // 113: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
-	60,  // 114: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
-	62,  // 115: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
-	64,  // 116: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
-	66,  // 117: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
-	68,  // 118: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
-	70,  // 119: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
-	72,  // 120: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
-	86,  // 121: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
-	88,  // 122: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
-	90,  // 123: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
-	92,  // 124: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
-	94,  // 125: muster.v1.ControlService.GetClusterKeys:input_type -> muster.v1.GetClusterKeysRequest
-	97,  // 126: muster.v1.ControlService.ResealCluster:input_type -> muster.v1.ResealClusterRequest
-	102, // 127: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
-	104, // 128: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
-	106, // 129: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
-	108, // 130: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
-	74,  // 131: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
-	77,  // 132: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
-	81,  // 133: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
-	83,  // 134: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
-	5,   // 135: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
-	7,   // 136: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
-	9,   // 137: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
-	11,  // 138: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
-	13,  // 139: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
-	15,  // 140: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
-	17,  // 141: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
-	19,  // 142: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
-	21,  // 143: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
-	23,  // 144: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
-	25,  // 145: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
-	27,  // 146: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
-	29,  // 147: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
-	31,  // 148: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
-	33,  // 149: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
-	35,  // 150: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
-	37,  // 151: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
-	39,  // 152: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
-	41,  // 153: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
-	43,  // 154: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
-	45,  // 155: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
-	47,  // 156: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
-	49,  // 157: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
-	51,  // 158: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
-	53,  // 159: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
-	55,  // 160: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
-	57,  // 161: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
-	59,  // 162: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
-	61,  // 163: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
-	63,  // 164: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
-	65,  // 165: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
-	67,  // 166: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
-	69,  // 167: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
-	71,  // 168: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
-	73,  // 169: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
-	87,  // 170: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
-	89,  // 171: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
-	91,  // 172: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
-	93,  // 173: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
-	95,  // 174: muster.v1.ControlService.GetClusterKeys:output_type -> muster.v1.GetClusterKeysResponse
-	98,  // 175: muster.v1.ControlService.ResealCluster:output_type -> muster.v1.ResealClusterResponse
-	103, // 176: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
-	105, // 177: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
-	107, // 178: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
-	109, // 179: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
-	75,  // 180: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
-	78,  // 181: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
-	82,  // 182: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
-	84,  // 183: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
-	135, // [135:184] is the sub-list for method output_type
-	86,  // [86:135] is the sub-list for method input_type
-	86,  // [86:86] is the sub-list for extension type_name
-	86,  // [86:86] is the sub-list for extension extendee
-	0,   // [0:86] is the sub-list for field type_name
+	113, // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	114, // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
+	114, // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
+	0,   // 3: muster.v1.ListServicesRequest.modes:type_name -> muster.v1.ServiceMode
+	114, // 4: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
+	113, // 5: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	114, // 6: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
+	114, // 7: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
+	114, // 8: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
+	115, // 9: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
+	116, // 10: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
+	116, // 11: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
+	115, // 12: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
+	117, // 13: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
+	118, // 14: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
+	119, // 15: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
+	120, // 16: muster.v1.ListNodesRequest.roles:type_name -> muster.v1.NodeSpec.Role
+	117, // 17: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
+	121, // 18: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
+	117, // 19: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
+	122, // 20: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
+	123, // 21: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
+	123, // 22: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
+	123, // 23: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
+	124, // 24: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	125, // 25: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
+	125, // 26: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
+	125, // 27: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
+	124, // 28: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	125, // 29: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
+	126, // 30: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	127, // 31: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
+	127, // 32: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
+	127, // 33: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
+	126, // 34: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	127, // 35: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
+	128, // 36: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	129, // 37: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
+	129, // 38: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
+	129, // 39: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
+	128, // 40: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	129, // 41: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
+	130, // 42: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
+	131, // 43: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
+	132, // 44: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
+	133, // 45: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
+	134, // 46: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
+	135, // 47: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
+	130, // 48: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
+	79,  // 49: muster.v1.ListPluginsResponse.plugins:type_name -> muster.v1.NodePlugin
+	136, // 50: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
+	1,   // 51: muster.v1.WatchRequest.kinds:type_name -> muster.v1.ObjectKind
+	2,   // 52: muster.v1.WatchRequest.actions:type_name -> muster.v1.WatchAction
+	116, // 53: muster.v1.WatchRequest.states:type_name -> muster.v1.TaskState
+	116, // 54: muster.v1.WatchRequest.desired_states:type_name -> muster.v1.TaskState
+	118, // 55: muster.v1.WatchRequest.node_states:type_name -> muster.v1.NodeStatus.State
+	119, // 56: muster.v1.WatchRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
+	120, // 57: muster.v1.WatchRequest.roles:type_name -> muster.v1.NodeSpec.Role
+	0,   // 58: muster.v1.WatchRequest.modes:type_name -> muster.v1.ServiceMode
+	82,  // 59: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
+	2,   // 60: muster.v1.WatchEvent.action:type_name -> muster.v1.WatchAction
+	1,   // 61: muster.v1.WatchEvent.kind:type_name -> muster.v1.ObjectKind
+	137, // 62: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
+	114, // 63: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
+	115, // 64: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
+	117, // 65: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
+	130, // 66: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
+	114, // 67: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
+	115, // 68: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
+	117, // 69: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
+	130, // 70: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
+	137, // 71: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	3,   // 72: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
+	83,  // 73: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
+	88,  // 74: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
+	83,  // 75: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
+	88,  // 76: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
+	137, // 77: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
+	3,   // 78: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
+	4,   // 79: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
+	102, // 80: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
+	102, // 81: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
+	99,  // 82: muster.v1.GetClusterKeysResponse.holders:type_name -> muster.v1.KeyHolder
+	99,  // 83: muster.v1.ResealClusterResponse.holders:type_name -> muster.v1.KeyHolder
+	103, // 84: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
+	137, // 85: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
+	137, // 86: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
+	137, // 87: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
+	137, // 88: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
+	137, // 89: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
+	104, // 90: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
+	104, // 91: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
+	138, // 92: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
+	137, // 93: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
+	5,   // 94: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
+	7,   // 95: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
+	9,   // 96: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
+	11,  // 97: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
+	13,  // 98: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
+	15,  // 99: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
+	17,  // 100: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
+	19,  // 101: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
+	21,  // 102: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
+	23,  // 103: muster.v1.ControlService.RemoveTask:input_type -> muster.v1.RemoveTaskRequest
+	25,  // 104: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
+	27,  // 105: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
+	29,  // 106: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
+	31,  // 107: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
+	33,  // 108: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
+	35,  // 109: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
+	37,  // 110: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
+	39,  // 111: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
+	41,  // 112: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
+	43,  // 113: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
+	45,  // 114: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
+	47,  // 115: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
+	49,  // 116: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
+	51,  // 117: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
+	53,  // 118: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
+	55,  // 119: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
+	57,  // 120: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
+	59,  // 121: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
+	61,  // 122: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
+	63,  // 123: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
+	65,  // 124: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
+	67,  // 125: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
+	69,  // 126: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
+	71,  // 127: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
+	73,  // 128: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
+	75,  // 129: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
+	89,  // 130: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
+	91,  // 131: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
+	93,  // 132: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
+	95,  // 133: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
+	97,  // 134: muster.v1.ControlService.GetClusterKeys:input_type -> muster.v1.GetClusterKeysRequest
+	100, // 135: muster.v1.ControlService.ResealCluster:input_type -> muster.v1.ResealClusterRequest
+	105, // 136: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
+	107, // 137: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
+	109, // 138: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
+	111, // 139: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
+	77,  // 140: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
+	80,  // 141: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
+	84,  // 142: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
+	86,  // 143: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
+	6,   // 144: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
+	8,   // 145: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
+	10,  // 146: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
+	12,  // 147: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
+	14,  // 148: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
+	16,  // 149: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
+	18,  // 150: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
+	20,  // 151: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
+	22,  // 152: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
+	24,  // 153: muster.v1.ControlService.RemoveTask:output_type -> muster.v1.RemoveTaskResponse
+	26,  // 154: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
+	28,  // 155: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
+	30,  // 156: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
+	32,  // 157: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
+	34,  // 158: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
+	36,  // 159: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
+	38,  // 160: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
+	40,  // 161: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
+	42,  // 162: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
+	44,  // 163: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
+	46,  // 164: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
+	48,  // 165: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
+	50,  // 166: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
+	52,  // 167: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
+	54,  // 168: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
+	56,  // 169: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
+	58,  // 170: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
+	60,  // 171: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
+	62,  // 172: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
+	64,  // 173: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
+	66,  // 174: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
+	68,  // 175: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
+	70,  // 176: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
+	72,  // 177: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
+	74,  // 178: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
+	76,  // 179: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
+	90,  // 180: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
+	92,  // 181: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
+	94,  // 182: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
+	96,  // 183: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
+	98,  // 184: muster.v1.ControlService.GetClusterKeys:output_type -> muster.v1.GetClusterKeysResponse
+	101, // 185: muster.v1.ControlService.ResealCluster:output_type -> muster.v1.ResealClusterResponse
+	106, // 186: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
+	108, // 187: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
+	110, // 188: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
+	112, // 189: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
+	78,  // 190: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
+	81,  // 191: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
+	85,  // 192: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
+	87,  // 193: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
+	144, // [144:194] is the sub-list for method output_type
+	94,  // [94:144] is the sub-list for method input_type
+	94,  // [94:94] is the sub-list for extension type_name
+	94,  // [94:94] is the sub-list for extension extendee
+	0,   // [0:94] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_control_proto_init() }
@@ -7068,7 +7362,7 @@ func file_muster_v1_control_proto_init() {
 	}
 	file_muster_v1_objects_proto_init()
 	file_muster_v1_specs_proto_init()
-	file_muster_v1_control_proto_msgTypes[75].OneofWrappers = []any{
+	file_muster_v1_control_proto_msgTypes[77].OneofWrappers = []any{
 		(*WatchEvent_Service)(nil),
 		(*WatchEvent_Task)(nil),
 		(*WatchEvent_Node)(nil),
@@ -7083,8 +7377,8 @@ func file_muster_v1_control_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_control_proto_rawDesc), len(file_muster_v1_control_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   106,
+			NumEnums:      5,
+			NumMessages:   108,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,7 @@ const (
 	ControlService_ScaleService_FullMethodName      = "/muster.v1.ControlService/ScaleService"
 	ControlService_GetTask_FullMethodName           = "/muster.v1.ControlService/GetTask"
 	ControlService_ListTasks_FullMethodName         = "/muster.v1.ControlService/ListTasks"
+	ControlService_RemoveTask_FullMethodName        = "/muster.v1.ControlService/RemoveTask"
 	ControlService_GetNode_FullMethodName           = "/muster.v1.ControlService/GetNode"
 	ControlService_ListNodes_FullMethodName         = "/muster.v1.ControlService/ListNodes"
 	ControlService_UpdateNode_FullMethodName        = "/muster.v1.ControlService/UpdateNode"
@@ -106,6 +107,9 @@ type ControlServiceClient interface {
 	GetTask(ctx context.Context, in *GetTaskRequest, opts ...grpc.CallOption) (*GetTaskResponse, error)
 	// Returns the tasks that pass all filters, in order of id.
 	ListTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (*ListTasksResponse, error)
+	// Removes a task: it is stopped, and then its record goes. A task that its service
+	// needs is replaced.
+	RemoveTask(ctx context.Context, in *RemoveTaskRequest, opts ...grpc.CallOption) (*RemoveTaskResponse, error)
 	// Returns one node.
 	GetNode(ctx context.Context, in *GetNodeRequest, opts ...grpc.CallOption) (*GetNodeResponse, error)
 	// Returns the nodes that pass all filters, in order of id.
@@ -293,6 +297,16 @@ func (c *controlServiceClient) ListTasks(ctx context.Context, in *ListTasksReque
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListTasksResponse)
 	err := c.cc.Invoke(ctx, ControlService_ListTasks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlServiceClient) RemoveTask(ctx context.Context, in *RemoveTaskRequest, opts ...grpc.CallOption) (*RemoveTaskResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveTaskResponse)
+	err := c.cc.Invoke(ctx, ControlService_RemoveTask_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -762,6 +776,9 @@ type ControlServiceServer interface {
 	GetTask(context.Context, *GetTaskRequest) (*GetTaskResponse, error)
 	// Returns the tasks that pass all filters, in order of id.
 	ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error)
+	// Removes a task: it is stopped, and then its record goes. A task that its service
+	// needs is replaced.
+	RemoveTask(context.Context, *RemoveTaskRequest) (*RemoveTaskResponse, error)
 	// Returns one node.
 	GetNode(context.Context, *GetNodeRequest) (*GetNodeResponse, error)
 	// Returns the nodes that pass all filters, in order of id.
@@ -891,6 +908,9 @@ func (UnimplementedControlServiceServer) GetTask(context.Context, *GetTaskReques
 }
 func (UnimplementedControlServiceServer) ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListTasks not implemented")
+}
+func (UnimplementedControlServiceServer) RemoveTask(context.Context, *RemoveTaskRequest) (*RemoveTaskResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveTask not implemented")
 }
 func (UnimplementedControlServiceServer) GetNode(context.Context, *GetNodeRequest) (*GetNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetNode not implemented")
@@ -1191,6 +1211,24 @@ func _ControlService_ListTasks_Handler(srv interface{}, ctx context.Context, dec
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ControlServiceServer).ListTasks(ctx, req.(*ListTasksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControlService_RemoveTask_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveTaskRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).RemoveTask(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_RemoveTask_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).RemoveTask(ctx, req.(*RemoveTaskRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1936,6 +1974,10 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListTasks",
 			Handler:    _ControlService_ListTasks_Handler,
+		},
+		{
+			MethodName: "RemoveTask",
+			Handler:    _ControlService_RemoveTask_Handler,
 		},
 		{
 			MethodName: "GetNode",

@@ -804,7 +804,8 @@ func (x *Cluster) GetUpdatedAt() int64 {
 
 // Task is a record of table "tasks", written by orchestratord under
 // "<service>/<slot or node>/<task>": that this task should exist. A slot is
-// written with eight digits, so that slots lie in order.
+// written with eight digits, so that slots lie in order. apid writes one thing: it
+// raises the desired state to REMOVE when a user removes a task.
 type Task struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Slot  uint64                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`
