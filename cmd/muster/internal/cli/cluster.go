@@ -32,7 +32,7 @@ func (c *CLI) cluster() *cobra.Command {
 		},
 	}
 	o.addInspectFlags(cmd)
-	return group("cluster", "Look at the cluster", c.clusterStatus(), cmd, c.joinToken(), c.authority(), c.keys())
+	return group("cluster", "Look at the cluster, and change its settings", c.clusterStatus(), cmd, c.clusterUpdate(), c.joinToken(), c.authority(), c.keys())
 }
 
 func clusterTable(cluster *musterv1.Cluster) *table {
@@ -60,8 +60,8 @@ func (c *CLI) version() *cobra.Command {
 
 func (c *CLI) events() *cobra.Command {
 	var (
-		kinds, services []string
-		format, resume  string
+		kinds, services, filters []string
+		format, resume           string
 	)
 	cmd := &cobra.Command{
 		Use: "events", Short: "Show changes of services, tasks and nodes as they happen", Args: cobra.NoArgs,
@@ -81,6 +81,9 @@ With --format json each line is a message of the watch; its resumeToken, given t
 					return usage("--kind: %q is none of service, task, node, cluster", k)
 				}
 				req.Kinds = append(req.Kinds, musterv1.ObjectKind(n))
+			}
+			if err := watchFilters(filters, req); err != nil {
+				return err
 			}
 			client, err := c.client()
 			if err != nil {
@@ -113,6 +116,7 @@ With --format json each line is a message of the watch; its resumeToken, given t
 	fs := cmd.Flags()
 	fs.StringArrayVar(&kinds, "kind", nil, "service, task, node or cluster (again for more; default: all)")
 	fs.StringArrayVar(&services, "service", nil, "only these services and their tasks (again for more)")
+	fs.StringArrayVarP(&filters, "filter", "f", nil, watchFilterHelp)
 	fs.StringVar(&format, "format", "text", "text, or json: one message a line")
 	fs.StringVar(&resume, "resume", "", "go on after the message with this resumeToken")
 	return cmd

@@ -165,18 +165,6 @@ func (c *CLI) filterValues(keys map[string]any) cobra.CompletionFunc {
 	}
 }
 
-// states are the states of tasks, in order.
-func states() []string {
-	var names []string
-	values := musterv1.TaskState(0).Descriptor().Values()
-	for i := range values.Len() {
-		if v := values.Get(i); v.Number() != 0 {
-			names = append(names, strings.ToLower(string(v.Name())))
-		}
-	}
-	return names
-}
-
 // completions adds to a command and those below it what they complete. Commands
 // are found by path, flags by name.
 func (c *CLI) completions(cmd *cobra.Command) {
@@ -218,11 +206,23 @@ func (c *CLI) completions(cmd *cobra.Command) {
 	}
 	own := map[string]cobra.CompletionFunc{
 		"events --kind": fixed("service", "task", "node", "cluster"), "events --format": fixed("text", "json"),
-		"service ls --filter": c.filterValues(map[string]any{"name": complete(serviceNames), "id": nil, "label": nil}),
-		"node ls --filter":    c.filterValues(map[string]any{"name": complete(nodeNames), "id": nil, "label": nil}),
+		"events --filter": c.filterValues(map[string]any{
+			"label": nil, "node": complete(nodeNames), "state": enumNames(musterv1.TaskState_value), "desired-state": enumNames(musterv1.TaskState_value),
+			"node-state": enumNames(musterv1.NodeStatus_State_value), "availability": enumNames(musterv1.NodeSpec_Availability_value),
+			"role": enumNames(musterv1.NodeSpec_Role_value), "mode": enumNames(musterv1.ServiceMode_value),
+		}),
+		"service ls --filter": c.filterValues(map[string]any{
+			"name": complete(serviceNames), "id": nil, "label": nil, "mode": enumNames(musterv1.ServiceMode_value),
+		}),
+		"node ls --filter": c.filterValues(map[string]any{
+			"name": complete(nodeNames), "id": nil, "label": nil, "state": enumNames(musterv1.NodeStatus_State_value),
+			"availability": enumNames(musterv1.NodeSpec_Availability_value), "role": enumNames(musterv1.NodeSpec_Role_value),
+		}),
 	}
 	ofTasks := c.filterValues(map[string]any{
-		"id": complete(taskIDs), "service": complete(serviceNames), "node": complete(nodeNames), "state": states(), "desired-state": states(),
+		"id": complete(taskIDs), "service": complete(serviceNames), "node": complete(nodeNames),
+		"state": enumNames(musterv1.TaskState_value), "desired-state": enumNames(musterv1.TaskState_value),
+		"name": nil, "label": nil, "up-to-date": []string{"true"},
 	})
 	for _, path := range []string{"ps", "task ls", "service ps", "node ps"} {
 		own[path+" --filter"] = ofTasks

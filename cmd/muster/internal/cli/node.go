@@ -27,10 +27,7 @@ func (c *CLI) nodeList() *cobra.Command {
 		Example: "  muster node ls --filter label=disk=ssd",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			req := &musterv1.ListNodesRequest{PageSize: pageSize}
-			err := parseFilters(filters, map[string]*[]string{
-				"name": &req.NamePrefixes, "id": &req.IdPrefixes, "label": &req.Labels,
-			})
-			if err != nil {
+			if err := nodeFilters(filters, req); err != nil {
 				return err
 			}
 			client, err := c.client()
@@ -52,7 +49,7 @@ func (c *CLI) nodeList() *cobra.Command {
 		},
 	}
 	o.addFlags(cmd, true)
-	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "name=PREFIX, id=PREFIX or label=KEY[=VALUE] (again for more)")
+	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, nodeFilterHelp)
 	return cmd
 }
 

@@ -29,10 +29,7 @@ func (c *CLI) serviceList() *cobra.Command {
   muster service ls --filter label=team=web --format '{{.spec.name}}'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			req := &musterv1.ListServicesRequest{PageSize: pageSize}
-			err := parseFilters(filters, map[string]*[]string{
-				"name": &req.NamePrefixes, "id": &req.IdPrefixes, "label": &req.Labels,
-			})
-			if err != nil {
+			if err := serviceFilters(filters, req); err != nil {
 				return err
 			}
 			client, err := c.client()
@@ -52,7 +49,7 @@ func (c *CLI) serviceList() *cobra.Command {
 		},
 	}
 	o.addFlags(cmd, true)
-	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "name=PREFIX, id=PREFIX or label=KEY[=VALUE] (again for more)")
+	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, serviceFilterHelp)
 	return cmd
 }
 
@@ -62,23 +59,6 @@ func serviceTable(services []*musterv1.Service) *table {
 		t.add(short(s.Id, false), s.Spec.GetName(), modeName(s.Spec), replicas(s), runs(s.Spec.GetTask()), ports(s.Spec.GetEndpoint().GetPorts()), updateState(s))
 	}
 	return t
-}
-
-// parseFilters sorts "key=value" into the lists of a request.
-func parseFilters(values []string, into map[string]*[]string) error {
-	for _, v := range values {
-		key, value, ok := strings.Cut(v, "=")
-		list := into[key]
-		if !ok || list == nil {
-			known := make([]string, 0, len(into))
-			for k := range into {
-				known = append(known, k)
-			}
-			return usage("--filter: %q: want one of %s, as key=value", v, strings.Join(sorted(known), ", "))
-		}
-		*list = append(*list, value)
-	}
-	return nil
 }
 
 func modeName(s *musterv1.ServiceSpec) string {

@@ -16,7 +16,7 @@ import (
 )
 
 func (c *CLI) task() *cobra.Command {
-	return group("task", "Look at tasks", c.taskList(), c.taskInspect(), c.taskLogs())
+	return group("task", "Look at tasks, and remove them", c.taskList(), c.taskInspect(), c.taskLogs(), c.taskRemove())
 }
 
 // taskTable has the options of commands that list tasks.
@@ -29,14 +29,14 @@ type taskTable struct {
 func (o *taskTable) addFlags(cmd *cobra.Command) {
 	o.output.addFlags(cmd, true)
 	cmd.Flags().BoolVar(&o.whole, "no-trunc", false, "show ids and errors in full")
-	cmd.Flags().StringArrayVarP(&o.filters, "filter", "f", nil, "id=PREFIX, service=NAME, node=NAME, desired-state=STATE or state=STATE (again for more)")
+	cmd.Flags().StringArrayVarP(&o.filters, "filter", "f", nil, taskFilterHelp)
 }
 
 // list prints the tasks that the filters ask for, of the services and nodes that
 // are named; none: of all.
 func (c *CLI) listTasks(cmd *cobra.Command, o *taskTable, services, nodes []string) error {
 	filters := &musterv1.ListTasksRequest{PageSize: pageSize}
-	if err := o.parse(filters); err != nil {
+	if err := taskFilters(o.filters, filters); err != nil {
 		return err
 	}
 	if len(filters.Services) > 0 && len(services) > 0 || len(filters.Nodes) > 0 && len(nodes) > 0 {
@@ -114,30 +114,6 @@ func (c *CLI) showTasks(o *taskTable, tasks []*musterv1.Task, hosts map[string]s
 		}
 		return t
 	})
-}
-
-// parse turns the filters into fields of a request.
-func (o *taskTable) parse(req *musterv1.ListTasksRequest) error {
-	var desired, states []string
-	err := parseFilters(o.filters, map[string]*[]string{
-		"id": &req.IdPrefixes, "service": &req.Services, "node": &req.Nodes, "desired-state": &desired, "state": &states,
-	})
-	if err != nil {
-		return err
-	}
-	if req.DesiredStates, err = parseAll(desired, parseState); err != nil {
-		return err
-	}
-	req.States, err = parseAll(states, parseState)
-	return err
-}
-
-func parseState(v string) (musterv1.TaskState, error) {
-	n, ok := musterv1.TaskState_value[strings.ToUpper(v)]
-	if !ok || n == 0 {
-		return 0, usage("--filter: there is no state %q", v)
-	}
-	return musterv1.TaskState(n), nil
 }
 
 func taskName(t *musterv1.Task, nodes map[string]string) string {
@@ -225,4 +201,26 @@ node have means the service; "muster node ps" lists the node's tasks.`,
 	}
 	o.addFlags(cmd)
 	return cmd
+}
+
+func (c *CLI) taskRemove() *cobra.Command {
+	return &cobra.Command{
+		Use: "rm TASK...", Aliases: []string{"remove"}, Short: "Remove tasks: they are stopped, and replaced if their service needs them", Args: cobra.MinimumNArgs(1),
+		Example: "  muster task rm 0k2f",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			var errs []error
+			for _, ref := range args {
+				if _, err := call(cmd, client.RemoveTask, &musterv1.RemoveTaskRequest{Task: ref}); err != nil {
+					errs = append(errs, err)
+					continue
+				}
+				c.printf("%s\n", ref)
+			}
+			return errors.Join(errs...)
+		},
+	}
 }
