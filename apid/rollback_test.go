@@ -1,6 +1,7 @@
 package apid_test
 
 import (
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -101,4 +102,106 @@ func awaitStatus(t *testing.T, a *api, want musterv1.UpdateStatus_State) (s *mus
 		return s.UpdateStatus.GetState() == want
 	})
 	return s
+}
+
+// rollBackByItself has an update to image nginx:2 fail and be rolled back, as the
+// orchestrator does.
+func rollBackByItself(t *testing.T, c *cluster, a *api) *musterv1.Service {
+	t.Helper()
+	a.create(webSpec("web"))
+	s := a.image(t, "web", "nginx:2")
+	c.update(func(tx *store.Tx) {
+		e, _ := c.tables.Services.Get(tx, s.Id)
+		c.tables.Rollouts.Put(tx, s.Id, &recordv1.Rollout{
+			State: musterv1.UpdateStatus_ROLLBACK_COMPLETED, RolledBack: true, Message: "alas",
+			SpecVersion: e.Value.SpecVersion, Attempt: e.Value.Attempt,
+		})
+	})
+	return awaitStatus(t, a, musterv1.UpdateStatus_ROLLBACK_COMPLETED)
+}
+
+func TestServiceShowsWhatRunsAfterAnAutomaticRollback(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	a := c.apid()
+	s := rollBackByItself(t, c, a)
+	if imageOf(s.Spec) != "nginx:2" || imageOf(s.EffectiveSpec) != imageOf(s.PreviousSpec) || imageOf(s.EffectiveSpec) == "nginx:2" {
+		t.Errorf("spec has image %q, effective spec %q, previous spec %q", imageOf(s.Spec), imageOf(s.EffectiveSpec), imageOf(s.PreviousSpec))
+	}
+	back, err := a.RollbackService(t.Context(), &musterv1.RollbackServiceRequest{Service: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back.Service.EffectiveSpec != nil {
+		t.Errorf("after the user's rollback the effective spec is %v, want none", back.Service.EffectiveSpec)
+	}
+}
+
+// After an automatic rollback an update of something else must not roll the failed
+// spec out again.
+func TestUpdateAfterAnAutomaticRollback(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(*musterv1.ServiceSpec)
+		code   codes.Code
+		// follows is the image that tasks follow then.
+		follows string
+	}{
+		"the environment only": {
+			change: func(s *musterv1.ServiceSpec) {
+				s.Task.GetContainer().Env = append(s.Task.GetContainer().Env, "OTHER=1")
+			},
+			code: codes.FailedPrecondition, follows: "former",
+		},
+		"a published port only": {
+			change: func(s *musterv1.ServiceSpec) {
+				s.Endpoint = &musterv1.EndpointSpec{Ports: []*musterv1.PortConfig{{TargetPort: 80, PublishedPort: 8080, PublishMode: musterv1.PortConfig_HOST}}}
+			},
+			code: codes.FailedPrecondition, follows: "former",
+		},
+		"labels only": {change: func(s *musterv1.ServiceSpec) { s.Labels = map[string]string{"a": "b"} }, follows: "former"},
+		"replicas only": {change: func(s *musterv1.ServiceSpec) {
+			s.Mode = &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{Replicas: proto.Uint64(9)}}
+		}, follows: "former"},
+		"another image": {change: func(s *musterv1.ServiceSpec) { s.Task.GetContainer().Image = "nginx:3" }, follows: "nginx:3"},
+		"nothing":       {change: func(*musterv1.ServiceSpec) {}, follows: "nginx:2"},
+		"a greater force": {change: func(s *musterv1.ServiceSpec) {
+			s.Task.GetContainer().Env = append(s.Task.GetContainer().Env, "OTHER=1")
+			s.Task.ForceUpdate++
+		}, follows: "nginx:2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cl := newCluster(t)
+			a := cl.apid()
+			s := rollBackByItself(t, cl, a)
+			former := imageOf(s.EffectiveSpec)
+			next := proto.CloneOf(s.Spec)
+			c.change(next)
+			up, err := a.UpdateService(t.Context(), &musterv1.UpdateServiceRequest{Service: "web", Version: s.Meta.Version, Spec: next})
+			wantCode(t, err, c.code)
+			if err != nil {
+				for _, want := range []string{"task.container.image", "service rollback web", "--force"} {
+					if !strings.Contains(err.Error(), want) {
+						t.Errorf("the error does not name %q: %v", want, err)
+					}
+				}
+				if got := a.get("web"); got.Meta.Version != s.Meta.Version {
+					t.Errorf("a refused update changed the service to version %d", got.Meta.Version)
+				}
+				return
+			}
+			want := c.follows
+			if want == "former" {
+				want = former
+			}
+			got := up.Service.EffectiveSpec
+			if got == nil {
+				got = up.Service.Spec
+			}
+			if imageOf(got) != want {
+				t.Errorf("tasks follow image %q, want %q", imageOf(got), want)
+			}
+		})
+	}
 }

@@ -15,6 +15,7 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/specdiff"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 	"github.com/musterhq/muster/internal/tracing"
@@ -100,6 +101,8 @@ type storedService struct {
 	stuck bool
 	// rolledBack says that tasks follow what was there before the spec.
 	rolledBack bool
+	// former is the task spec that was there before, nil if it cannot be read.
+	former *musterv1.TaskSpec
 
 	// next and nextTask are what the service is to be, nextDigest the digest of a
 	// task spec that is stored already.
@@ -173,6 +176,9 @@ func (d *Daemon) updateService(ctx context.Context, id string, now time.Time, de
 		if spec, ok := d.tables.Specs.Get(tx, state.SpecKey(old.TaskDigest)); ok {
 			s.task = spec.Value.Task
 		}
+		if spec, ok := d.tables.Specs.Get(tx, state.SpecKey(old.FormerTaskDigest)); ok {
+			s.former = spec.Value.Task
+		}
 		rollout, _ := d.tables.Rollouts.Get(tx, id)
 		s.progress(rollout.Value)
 		if err := decide(s); err != nil {
@@ -189,8 +195,15 @@ func (d *Daemon) updateService(ctx context.Context, id string, now time.Time, de
 			}
 		}
 		sameTask := bytes.Equal(digest, old.TaskDigest)
-		if sameTask && proto.Equal(s.next, old.Spec) && (s.scaled || !s.stuck) {
+		sameSpec := sameTask && proto.Equal(s.next, old.Spec)
+		if sameSpec && (s.scaled || !s.stuck) {
 			return errAlready
+		}
+		runsSame := sameTask && proto.Equal(s.next.Endpoint, old.GetSpec().GetEndpoint())
+		if s.rolledBack && !s.rollback && !runsSame {
+			if err := s.checkFailed(); err != nil {
+				return err
+			}
 		}
 		if err := d.moveName(tx, id, old.GetSpec().GetName(), s.next.Name); err != nil {
 			return err
@@ -201,13 +214,17 @@ func (d *Daemon) updateService(ctx context.Context, id string, now time.Time, de
 		next := proto.CloneOf(old)
 		next.Spec, next.TaskDigest = s.next, digest
 		next.UpdatedAt, next.Trace = max(now.UnixMilli(), old.UpdatedAt), tracing.Of(ctx)
-		if s.scaled {
+		switch {
+		case s.scaled:
 			next.PreviousSpec = s.previous
-		} else {
+		case s.rolledBack && !s.rollback && runsSame && !sameSpec:
+			// What tasks run and publish stays as it is, so this is no new attempt at
+			// the spec that was rolled back.
+		default:
 			s.leave(next)
 			next.Attempt, next.RollsBack = old.Attempt+1, s.rollback
 		}
-		if !sameTask || !proto.Equal(s.next.Endpoint, old.GetSpec().GetEndpoint()) {
+		if !runsSame {
 			// The version that the change was made to: it grows, and says since when.
 			next.SpecVersion = max(old.SpecVersion+1, e.Version)
 			if !s.rolledBack {
@@ -217,6 +234,34 @@ func (d *Daemon) updateService(ctx context.Context, id string, now time.Time, de
 		d.tables.Services.Put(tx, id, next)
 		return nil
 	})
+}
+
+// checkFailed refuses an update after an automatic rollback that keeps everything
+// that the failed update changed: it would roll the same fault out again, although
+// the user changes something else. A greater force_update insists.
+func (s *storedService) checkFailed() error {
+	old := s.record
+	if s.task == nil || s.former == nil || s.nextTask.GetForceUpdate() > s.task.GetForceUpdate() {
+		return nil
+	}
+	failed := &musterv1.ServiceSpec{Task: withoutForce(s.task), Endpoint: old.GetSpec().GetEndpoint()}
+	former := &musterv1.ServiceSpec{Task: withoutForce(s.former), Endpoint: old.GetFormerEndpoint()}
+	next := &musterv1.ServiceSpec{Task: withoutForce(s.nextTask), Endpoint: s.next.GetEndpoint()}
+	fields := specdiff.Kept(former, failed, next)
+	if len(fields) == 0 {
+		return nil
+	}
+	return status.Errorf(codes.FailedPrecondition,
+		"the last update of service %q failed and was rolled back, and this update still has what it changed (%s); "+
+			"change that too, or first make what runs the spec (muster service rollback %s), or try again with a greater task.forceUpdate (muster service update --force)",
+		old.GetSpec().GetName(), strings.Join(fields, ", "), old.GetSpec().GetName())
+}
+
+// withoutForce returns a task spec whose force_update says nothing.
+func withoutForce(t *musterv1.TaskSpec) *musterv1.TaskSpec {
+	t = proto.CloneOf(t)
+	t.ForceUpdate = 0
+	return t
 }
 
 // leave notes what the spec was before an update: the last that tasks were to

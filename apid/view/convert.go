@@ -40,6 +40,11 @@ func (r *Reader) ServiceMessage(s *Service) *musterv1.Service {
 			CompletedAt: stamp(s.Rollout.CompletedAt),
 			Message:     s.Rollout.Message,
 		}
+		if s.Rollout.RolledBack {
+			follows := state.Follow(s.Record, s.Rollout)
+			m.EffectiveSpec = r.serviceSpec(s.Record.Spec, follows.Digest)
+			m.EffectiveSpec.Endpoint = follows.Endpoint
+		}
 	}
 	return m
 }

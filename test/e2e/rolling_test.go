@@ -204,6 +204,15 @@ func (w *wheel) rollsBack(t *testing.T) {
 		}
 		w.wantGreen(t, left)
 	}
+	// What does not touch the tasks is applied, and they run on.
+	green := w.awaitTasks(t)
+	w.ok(t, "service", "update", "--timeout", wheelTimeout, "--label-add", "rolled=back", "wheel")
+	w.wantGreen(t, green)
+	// What still has the failed program is refused.
+	if got := w.update(t, "--constraint-add", "node.labels.rolled!=back"); got.code != 2 || !strings.HasPrefix(got.errs, "muster: the last update of service \"wheel\" failed and was rolled back") {
+		t.Errorf("service update of something else: %s", got)
+	}
+	w.wantGreen(t, green)
 }
 
 // startsFirst: with the other order each task runs until the next one does.

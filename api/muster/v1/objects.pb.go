@@ -442,7 +442,10 @@ type Service struct {
 	// How many tasks there should be, and are.
 	Status *ServiceStatus `protobuf:"bytes,8,opt,name=status,proto3" json:"status,omitempty"`
 	// Set for jobs.
-	JobStatus     *JobStatus `protobuf:"bytes,9,opt,name=job_status,json=jobStatus,proto3" json:"job_status,omitempty"`
+	JobStatus *JobStatus `protobuf:"bytes,9,opt,name=job_status,json=jobStatus,proto3" json:"job_status,omitempty"`
+	// What the tasks follow, if that is not spec: the update to spec failed and was
+	// rolled back automatically. It differs from spec in its task and endpoint.
+	EffectiveSpec *ServiceSpec `protobuf:"bytes,10,opt,name=effective_spec,json=effectiveSpec,proto3" json:"effective_spec,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -536,6 +539,13 @@ func (x *Service) GetStatus() *ServiceStatus {
 func (x *Service) GetJobStatus() *JobStatus {
 	if x != nil {
 		return x.JobStatus
+	}
+	return nil
+}
+
+func (x *Service) GetEffectiveSpec() *ServiceSpec {
+	if x != nil {
+		return x.EffectiveSpec
 	}
 	return nil
 }
@@ -2872,7 +2882,7 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
 	"\n" +
-	"updated_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\xa0\x03\n" +
+	"updated_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\xdf\x03\n" +
 	"\aService\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0f.muster.v1.MetaR\x04meta\x12*\n" +
@@ -2883,7 +2893,9 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\rupdate_status\x18\a \x01(\v2\x17.muster.v1.UpdateStatusR\fupdateStatus\x120\n" +
 	"\x06status\x18\b \x01(\v2\x18.muster.v1.ServiceStatusR\x06status\x123\n" +
 	"\n" +
-	"job_status\x18\t \x01(\v2\x14.muster.v1.JobStatusR\tjobStatus\"\xc7\x01\n" +
+	"job_status\x18\t \x01(\v2\x14.muster.v1.JobStatusR\tjobStatus\x12=\n" +
+	"\x0eeffective_spec\x18\n" +
+	" \x01(\v2\x16.muster.v1.ServiceSpecR\reffectiveSpec\"\xc7\x01\n" +
 	"\rServiceStatus\x12#\n" +
 	"\rdesired_tasks\x18\x01 \x01(\x04R\fdesiredTasks\x12#\n" +
 	"\rrunning_tasks\x18\x02 \x01(\x04R\frunningTasks\x12'\n" +
@@ -3196,71 +3208,72 @@ var file_muster_v1_objects_proto_depIdxs = []int32{
 	9,  // 6: muster.v1.Service.update_status:type_name -> muster.v1.UpdateStatus
 	7,  // 7: muster.v1.Service.status:type_name -> muster.v1.ServiceStatus
 	8,  // 8: muster.v1.Service.job_status:type_name -> muster.v1.JobStatus
-	37, // 9: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
-	1,  // 10: muster.v1.UpdateStatus.state:type_name -> muster.v1.UpdateStatus.State
-	37, // 11: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	37, // 12: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	39, // 13: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
-	40, // 14: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
-	11, // 15: muster.v1.Endpoint.virtual_ips:type_name -> muster.v1.VirtualIP
-	5,  // 16: muster.v1.Task.meta:type_name -> muster.v1.Meta
-	41, // 17: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
-	0,  // 18: muster.v1.Task.desired_state:type_name -> muster.v1.TaskState
-	15, // 19: muster.v1.Task.status:type_name -> muster.v1.TaskStatus
-	17, // 20: muster.v1.Task.networks:type_name -> muster.v1.NetworkAttachment
-	10, // 21: muster.v1.Task.endpoint:type_name -> muster.v1.Endpoint
-	42, // 22: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
-	14, // 23: muster.v1.Task.timeline:type_name -> muster.v1.TaskTime
-	13, // 24: muster.v1.Task.stages:type_name -> muster.v1.TaskStage
-	37, // 25: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
-	43, // 26: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
-	43, // 27: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
-	0,  // 28: muster.v1.TaskTime.state:type_name -> muster.v1.TaskState
-	37, // 29: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
-	0,  // 30: muster.v1.TaskStatus.state:type_name -> muster.v1.TaskState
-	37, // 31: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
-	16, // 32: muster.v1.TaskStatus.runtime:type_name -> muster.v1.RuntimeStatus
-	40, // 33: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
-	5,  // 34: muster.v1.Node.meta:type_name -> muster.v1.Meta
-	44, // 35: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
-	19, // 36: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
-	22, // 37: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
-	45, // 38: muster.v1.Node.reserved:type_name -> muster.v1.Resources
-	46, // 39: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
-	45, // 40: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
-	36, // 41: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
-	21, // 42: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
-	20, // 43: muster.v1.NodeDescription.machine:type_name -> muster.v1.Machine
-	45, // 44: muster.v1.Machine.shared:type_name -> muster.v1.Resources
-	2,  // 45: muster.v1.ExecutorDescription.health:type_name -> muster.v1.ExecutorDescription.Health
-	3,  // 46: muster.v1.NodeStatus.state:type_name -> muster.v1.NodeStatus.State
-	37, // 47: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
-	5,  // 48: muster.v1.Network.meta:type_name -> muster.v1.Meta
-	47, // 49: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
-	48, // 50: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
-	5,  // 51: muster.v1.Secret.meta:type_name -> muster.v1.Meta
-	49, // 52: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
-	5,  // 53: muster.v1.Config.meta:type_name -> muster.v1.Meta
-	50, // 54: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
-	5,  // 55: muster.v1.Volume.meta:type_name -> muster.v1.Meta
-	51, // 56: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
-	5,  // 57: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
-	52, // 58: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	28, // 59: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
-	29, // 60: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
-	43, // 61: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
-	43, // 62: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
-	37, // 63: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
-	4,  // 64: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
-	32, // 65: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
-	33, // 66: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
-	37, // 67: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
-	43, // 68: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
-	69, // [69:69] is the sub-list for method output_type
-	69, // [69:69] is the sub-list for method input_type
-	69, // [69:69] is the sub-list for extension type_name
-	69, // [69:69] is the sub-list for extension extendee
-	0,  // [0:69] is the sub-list for field type_name
+	38, // 9: muster.v1.Service.effective_spec:type_name -> muster.v1.ServiceSpec
+	37, // 10: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	1,  // 11: muster.v1.UpdateStatus.state:type_name -> muster.v1.UpdateStatus.State
+	37, // 12: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	37, // 13: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	39, // 14: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
+	40, // 15: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
+	11, // 16: muster.v1.Endpoint.virtual_ips:type_name -> muster.v1.VirtualIP
+	5,  // 17: muster.v1.Task.meta:type_name -> muster.v1.Meta
+	41, // 18: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
+	0,  // 19: muster.v1.Task.desired_state:type_name -> muster.v1.TaskState
+	15, // 20: muster.v1.Task.status:type_name -> muster.v1.TaskStatus
+	17, // 21: muster.v1.Task.networks:type_name -> muster.v1.NetworkAttachment
+	10, // 22: muster.v1.Task.endpoint:type_name -> muster.v1.Endpoint
+	42, // 23: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
+	14, // 24: muster.v1.Task.timeline:type_name -> muster.v1.TaskTime
+	13, // 25: muster.v1.Task.stages:type_name -> muster.v1.TaskStage
+	37, // 26: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
+	43, // 27: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
+	43, // 28: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
+	0,  // 29: muster.v1.TaskTime.state:type_name -> muster.v1.TaskState
+	37, // 30: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
+	0,  // 31: muster.v1.TaskStatus.state:type_name -> muster.v1.TaskState
+	37, // 32: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	16, // 33: muster.v1.TaskStatus.runtime:type_name -> muster.v1.RuntimeStatus
+	40, // 34: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
+	5,  // 35: muster.v1.Node.meta:type_name -> muster.v1.Meta
+	44, // 36: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	19, // 37: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
+	22, // 38: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
+	45, // 39: muster.v1.Node.reserved:type_name -> muster.v1.Resources
+	46, // 40: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
+	45, // 41: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
+	36, // 42: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
+	21, // 43: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
+	20, // 44: muster.v1.NodeDescription.machine:type_name -> muster.v1.Machine
+	45, // 45: muster.v1.Machine.shared:type_name -> muster.v1.Resources
+	2,  // 46: muster.v1.ExecutorDescription.health:type_name -> muster.v1.ExecutorDescription.Health
+	3,  // 47: muster.v1.NodeStatus.state:type_name -> muster.v1.NodeStatus.State
+	37, // 48: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
+	5,  // 49: muster.v1.Network.meta:type_name -> muster.v1.Meta
+	47, // 50: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
+	48, // 51: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
+	5,  // 52: muster.v1.Secret.meta:type_name -> muster.v1.Meta
+	49, // 53: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
+	5,  // 54: muster.v1.Config.meta:type_name -> muster.v1.Meta
+	50, // 55: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
+	5,  // 56: muster.v1.Volume.meta:type_name -> muster.v1.Meta
+	51, // 57: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
+	5,  // 58: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
+	52, // 59: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	28, // 60: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
+	29, // 61: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
+	43, // 62: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
+	43, // 63: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
+	37, // 64: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
+	4,  // 65: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
+	32, // 66: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
+	33, // 67: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
+	37, // 68: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
+	43, // 69: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
+	70, // [70:70] is the sub-list for method output_type
+	70, // [70:70] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_objects_proto_init() }

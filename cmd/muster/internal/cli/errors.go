@@ -57,12 +57,15 @@ func (c *CLI) Explain(err error) (string, int) {
 	case errors.Is(err, context.DeadlineExceeded):
 		return c.unavailable("there was no answer in time"), ExitUnavailable
 	}
+	var origin *refusal
+	if errors.As(err, &origin) {
+		// The status of a wrapped error has the text of the wrapping one.
+		err = origin.error
+	}
 	s, ok := status.FromError(err)
 	if !ok {
 		return err.Error(), ExitFailure
 	}
-	var origin *refusal
-	errors.As(err, &origin)
 	text := s.Message()
 	for _, d := range s.Details() {
 		if bad, ok := d.(*errdetails.BadRequest); ok {

@@ -56,7 +56,7 @@ func (c *CLI) serviceList() *cobra.Command {
 func serviceTable(services []*musterv1.Service) *table {
 	t := &table{header: []string{"ID", "NAME", "MODE", "REPLICAS", "RUNS", "PORTS", "UPDATE"}}
 	for _, s := range services {
-		t.add(short(s.Id, false), s.Spec.GetName(), modeName(s.Spec), replicas(s), runs(s.Spec.GetTask()), ports(s.Spec.GetEndpoint().GetPorts()), updateState(s))
+		t.add(short(s.Id, false), s.Spec.GetName(), modeName(s.Spec), replicas(s), runsNow(s), ports(effective(s).GetEndpoint().GetPorts()), updateState(s))
 	}
 	return t
 }
@@ -91,6 +91,24 @@ func runs(t *musterv1.TaskSpec) string {
 		return g.Kind
 	}
 	return t.GetContainer().GetImage()
+}
+
+// effective returns the spec that a service's tasks follow.
+func effective(s *musterv1.Service) *musterv1.ServiceSpec {
+	if s.EffectiveSpec != nil {
+		return s.EffectiveSpec
+	}
+	return s.Spec
+}
+
+// runsNow says in a few words what a service's tasks run, and what they should run
+// if that is something else.
+func runsNow(s *musterv1.Service) string {
+	now, wanted := runs(effective(s).GetTask()), runs(s.Spec.GetTask())
+	if now == wanted {
+		return now
+	}
+	return now + " (wanted: " + wanted + ")"
 }
 
 func ports(ps []*musterv1.PortConfig) string {

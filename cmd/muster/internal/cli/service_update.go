@@ -41,6 +41,10 @@ Tasks are replaced a few at a time, as the --update-... flags say; they are part
 fail, the update pauses or is rolled back, and the command ends with exit code 6. A paused update goes on with the next
 "service update", if only with no flags at all.
 
+After an automatic rollback the tasks run the former spec. An update that still has what failed is then refused: change that
+too, make what runs the spec with "muster service rollback", or insist with --force. Changes of labels, replicas or the
+update settings are applied, and the tasks go on with the former spec. With no flags at all the failed spec is tried again.
+
 ` + ExitCodes,
 		Example: `  muster service update --image nginx:2 web
   muster service update --env-add LEVEL=debug --env-rm OLD web
@@ -78,6 +82,11 @@ fail, the update pauses or is rolled back, and the command ends with exit code 6
 				return origin.refused(cmd, spec, err)
 			}
 			c.printf("%s\n", args[0])
+			if resp.Service.EffectiveSpec != nil {
+				// The tasks go on with what runs: this update is no new attempt.
+				w.rollout = false
+				c.printf("tasks still follow the former spec: the update to the present one was rolled back; \"muster service update %s\" without changes tries it again\n", args[0])
+			}
 			return c.converge(cmd.Context(), client, &w, resp.Service)
 		},
 	}

@@ -82,3 +82,18 @@ func TestPipedProgressPrintsEachChangeOnce(t *testing.T) {
 		t.Errorf("printed:\n%s\nwant:\n%s", out.String(), want)
 	}
 }
+
+func TestServiceTableShowsWhatRunsAndWhatIsWanted(t *testing.T) {
+	t.Parallel()
+	spec := func(image string) *musterv1.ServiceSpec {
+		return &musterv1.ServiceSpec{Name: "web", Task: &musterv1.TaskSpec{Runtime: &musterv1.TaskSpec_Container{Container: &musterv1.ContainerSpec{Image: image}}}}
+	}
+	s := &musterv1.Service{Id: "s", Spec: spec("nginx:2")}
+	if got, want := runsNow(s), "nginx:2"; got != want {
+		t.Errorf("runs = %q, want %q", got, want)
+	}
+	s.EffectiveSpec = spec("nginx:1")
+	if got, want := runsNow(s), "nginx:1 (wanted: nginx:2)"; got != want {
+		t.Errorf("runs = %q, want %q", got, want)
+	}
+}
