@@ -34,8 +34,8 @@ func (l *life) logs(t *testing.T) {
 	}
 }
 
-// tickLine is a line of the follower: "ticker.3.abcdefghijkl | tick 17 in blue".
-var tickLine = regexp.MustCompile(`^ticker\.(\d+)\.([0-9a-z]{12}) \| tick (\d+) in (\w+)$`)
+// tickLine is a line of the follower: "ticker.3.abcdefghijkl@alpha | tick 17 in blue".
+var tickLine = regexp.MustCompile(`^ticker\.(\d+)\.([0-9a-z]{12})@[0-9a-z.-]+ \| tick (\d+) in (\w+)$`)
 
 // awaitTicks waits until the follower has two more lines of each task, and checks
 // what it has.
