@@ -14,6 +14,7 @@ import (
 	"github.com/knadh/koanf/providers/file"
 	"github.com/knadh/koanf/v2"
 	"github.com/spf13/pflag"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/musterhq/muster/internal/kv/consul"
@@ -352,7 +353,7 @@ func advertised(advertise string, listener net.Addr) (string, error) {
 
 // OpenConsul returns a client of the Consul that the settings name. It does
 // not connect yet: a daemon that starts while Consul is away waits for it.
-func (s *Settings) OpenConsul() (*consul.KV, error) {
+func (s *Settings) OpenConsul(log *zap.Logger) (*consul.KV, error) {
 	token, err := s.Consul.ReadToken()
 	if err != nil {
 		return nil, err
@@ -360,5 +361,6 @@ func (s *Settings) OpenConsul() (*consul.KV, error) {
 	return consul.New(consul.Config{
 		Address: s.Consul.Address, Token: token, Datacenter: s.Consul.Datacenter,
 		TLS: s.Consul.TLS, CAFile: s.Consul.CAFile, CertFile: s.Consul.CertFile, KeyFile: s.Consul.KeyFile,
+		Logger: log,
 	})
 }

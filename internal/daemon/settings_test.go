@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
+	"go.uber.org/zap"
 
 	"github.com/musterhq/muster/internal/daemon"
 )
@@ -171,12 +172,12 @@ func TestValidateNamesEveryFault(t *testing.T) {
 
 func TestOpenConsulReadsToken(t *testing.T) {
 	s := daemon.Settings{Consul: daemon.ConsulSettings{Address: "127.0.0.1:8500", TokenFile: filepath.Join(t.TempDir(), "token")}}
-	_, err := s.OpenConsul()
+	_, err := s.OpenConsul(zap.NewNop())
 	expectFaults(t, err, "--consul-token-file")
 	if err := os.WriteFile(s.Consul.TokenFile, []byte(" secret\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	store, err := s.OpenConsul()
+	store, err := s.OpenConsul(zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}

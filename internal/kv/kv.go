@@ -30,6 +30,7 @@ package kv
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -47,6 +48,9 @@ var (
 	// or did not answer in time. A write that ends so may or may not have been
 	// applied: read before repeating it.
 	ErrUnavailable = errors.New("store unavailable")
+	// ErrLimited is an ErrUnavailable of a store that answers, and refuses requests
+	// because of one of its limits. Nothing was written.
+	ErrLimited = fmt.Errorf("store limit reached: %w", ErrUnavailable)
 	// ErrSessionLost says that the session has ended: its locks are free.
 	ErrSessionLost = errors.New("session lost")
 )

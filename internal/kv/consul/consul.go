@@ -5,15 +5,15 @@
 // base64) costs more than compression does.
 //
 // Two properties of Consul's are worth knowing. A list that waits for a prefix
-// under which there is no key yet is looked at anew with every write nearby, so
-// many of those are dear. And an agent allows 200 connections from one address
-// (http_max_conns_per_client); every list that waits takes one.
+// under which there is no key yet is woken by every write nearby, which is
+// expensive. And an agent allows 200 connections from one address
+// (limits.http_max_conns_per_client). Every list that waits takes one, so waiting
+// lists are few, and all other calls share a small pool (see pools).
 package consul
 
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"github.com/musterhq/muster/internal/kv"
 )
@@ -38,8 +40,11 @@ var limits = kv.Limits{Ops: 128, Bytes: 360_000}
 // gives to a write.
 const callTimeout = 5 * time.Second
 
-// listWait is how long a blocked list waits at most.
-const listWait = 5 * time.Minute
+// listWait is how long a blocked list waits at most. Consul keeps the connection of
+// a blocked list open until that time has passed, also when the client was killed.
+// So this bounds how long connections of killed daemons count against
+// limits.http_max_conns_per_client.
+const listWait = 30 * time.Second
 
 // Config says how to reach Consul.
 type Config struct {
@@ -55,13 +60,15 @@ type Config struct {
 	CAFile   string
 	CertFile string
 	KeyFile  string
+	// Logger is told when a limit of Consul's is reached. Optional.
+	Logger *zap.Logger
 }
 
 // KV is a key space in Consul. It implements kv.KV.
 type KV struct {
-	client    *api.Client
-	transport *http.Transport
-	router    *router
+	client *api.Client
+	pools  *pools
+	router *router
 
 	mu sync.Mutex
 	// services are those in the catalog, with the session that entered each.
@@ -72,26 +79,13 @@ var _ kv.KV = (*KV)(nil)
 
 // New returns a client. It does not connect yet.
 func New(cfg Config) (*KV, error) {
-	// A server that vanishes is noticed by a blocked list after some 20 s.
-	dialer := &net.Dialer{
-		Timeout:         3 * time.Second,
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3},
-	}
 	hosts := strings.Split(strings.ReplaceAll(cfg.Address, " ", ""), ",")
 	if slices.Contains(hosts, "") {
 		return nil, fmt.Errorf("consul at %q: an address is missing", cfg.Address)
 	}
 	c := &api.Config{
 		Address: hosts[0], Scheme: "http", Token: cfg.Token, Datacenter: cfg.Datacenter,
-		Transport: &http.Transport{
-			DialContext:           dialer.DialContext,
-			TLSHandshakeTimeout:   5 * time.Second,
-			MaxIdleConns:          256,
-			MaxIdleConnsPerHost:   256,
-			IdleConnTimeout:       time.Minute,
-			DisableCompression:    true,
-			ResponseHeaderTimeout: 0, // blocked lists answer late
-		},
+		Transport: newTransport(),
 	}
 	if cfg.TLS {
 		c.Scheme = "https"
@@ -101,15 +95,21 @@ func New(cfg Config) (*KV, error) {
 	if err != nil {
 		return nil, fmt.Errorf("consul at %s: %w", cfg.Address, err)
 	}
-	// NewClient made the HTTP client, and uses this very one.
-	r := newRouter(c.HttpClient.Transport, c.Scheme, hosts)
-	c.HttpClient.Transport = answerTaker{r}
-	return &KV{client: client, transport: c.Transport, router: r, services: map[string]*session{}}, nil
+	// NewClient made the HTTP client, and uses this very one. It has put the TLS
+	// settings into the transport.
+	p := newPools(c.Transport)
+	r := newRouter(p, c.Scheme, hosts)
+	log := cfg.Logger
+	if log == nil {
+		log = zap.NewNop()
+	}
+	c.HttpClient.Transport = answerTaker{&throttle{next: r, open: p.open.Load, log: log, logs: rate.Sometimes{Interval: limitLogInterval}}}
+	return &KV{client: client, pools: p, router: r, services: map[string]*session{}}, nil
 }
 
 // Close closes idle connections. Calls that are open end with their contexts.
 func (s *KV) Close() error {
-	s.transport.CloseIdleConnections()
+	s.pools.closeIdle()
 	return nil
 }
 
@@ -151,6 +151,7 @@ func (s *KV) list(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.
 	if opt.After > 0 {
 		// Consul adds up to a sixteenth of jitter to the wait that it is asked for.
 		wait = listWait + listWait/16 + callTimeout
+		ctx = watching(ctx)
 	}
 	call, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()

@@ -16,6 +16,8 @@ import (
 func classify(ctx context.Context, err error) error {
 	var status api.StatusError
 	switch {
+	case errors.Is(err, kv.ErrLimited):
+		return err
 	case errors.As(err, &status):
 		switch {
 		case status.Code == http.StatusRequestEntityTooLarge:

@@ -62,7 +62,6 @@ func TestStatusClasses(t *testing.T) {
 		want   error
 	}{
 		"no leader":           {500, "No cluster leader", kv.ErrUnavailable},
-		"rate limit":          {429, "rate limit", kv.ErrUnavailable},
 		"maintenance":         {503, "", kv.ErrUnavailable},
 		"proxy":               {504, "<html>", kv.ErrUnavailable},
 		"too large":           {413, "too large", kv.ErrTooLarge},

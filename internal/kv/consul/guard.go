@@ -78,9 +78,10 @@ func (r *router) answers(ctx context.Context, at int) bool {
 	if r.sinceHeard(at) < patience {
 		return true
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(reporting(ctx), patience)
 	defer cancel()
-	// An agent answers this by itself, also when there is no leader.
+	// An agent answers this by itself, also when there is no leader, and also, with a
+	// refusal, where the token may not read it.
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.scheme+"://"+r.hosts[at]+"/v1/agent/version", nil)
 	if err != nil {
 		return false

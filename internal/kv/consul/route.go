@@ -88,7 +88,7 @@ func (r *router) send(req *http.Request, at int, pinned bool) (*http.Response, e
 		r.silent[at].Store(true)
 		r.leave(at)
 	case pinned, errors.Is(err, context.Canceled):
-	case err != nil, resp.StatusCode >= http.StatusInternalServerError && !forgiven:
+	case err != nil, resp.StatusCode == http.StatusTooManyRequests, resp.StatusCode >= http.StatusInternalServerError && !forgiven:
 		r.leave(at)
 	}
 	return resp, err

@@ -3,6 +3,7 @@ package consul_test
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -29,12 +30,13 @@ type agent struct {
 	hinder atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
 }
 
-func newAgent(t *testing.T, server *consultest.Server) *agent {
+// newAgent starts an agent. It tells observers of its connections.
+func newAgent(t *testing.T, server *consultest.Server, observers ...func(net.Conn, http.ConnState)) *agent {
 	t.Helper()
 	a := &agent{}
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: server.Address})
 	proxy.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }
-	a.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	a.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a.calls.Add(1)
 		if hang := a.hang.Load(); hang != nil {
 			<-*hang
@@ -44,6 +46,13 @@ func newAgent(t *testing.T, server *consultest.Server) *agent {
 		}
 		proxy.ServeHTTP(w, r)
 	}))
+	// httptest has a hook of its own, which it calls after this one.
+	a.Config.ConnState = func(c net.Conn, state http.ConnState) {
+		for _, observe := range observers {
+			observe(c, state)
+		}
+	}
+	a.Start()
 	t.Cleanup(a.kill)
 	return a
 }

@@ -121,7 +121,7 @@ func (s *KV) remove(ctx context.Context, id string) error {
 
 // report tells the agent that the process runs.
 func (s *KV) report(ctx context.Context, check string) error {
-	return s.client.Agent().UpdateTTLOpts(check, "", api.HealthPassing, (&api.QueryOptions{}).WithContext(ctx))
+	return s.client.Agent().UpdateTTLOpts(check, "", api.HealthPassing, (&api.QueryOptions{}).WithContext(reporting(ctx)))
 }
 
 // keepReporting reports until ctx ends or the session is lost.

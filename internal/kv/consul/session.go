@@ -157,7 +157,7 @@ func (x *session) renew(ctx context.Context, ttl time.Duration) {
 func (x *session) watch(ctx context.Context) {
 	var index uint64
 	for ctx.Err() == nil {
-		entry, meta, err := x.kv.client.Session().Info(x.id, (&api.QueryOptions{WaitIndex: index, WaitTime: listWait}).WithContext(ctx))
+		entry, meta, err := x.kv.client.Session().Info(x.id, (&api.QueryOptions{WaitIndex: index, WaitTime: listWait}).WithContext(watching(ctx)))
 		if err != nil {
 			index = 0
 			select {

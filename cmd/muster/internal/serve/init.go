@@ -83,7 +83,7 @@ func (i *initializer) run(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = log.Sync() }()
-	kv, err := i.settings.OpenConsul()
+	kv, err := i.settings.OpenConsul(log)
 	if err != nil {
 		return err
 	}

@@ -177,7 +177,7 @@ func (m *manager) run(ctx context.Context, s *daemon.Settings, restListen, versi
 	if m.authority.given() {
 		warnOfChangeable(log, trusted{"--cluster-key-file", m.authority.keyFile})
 	}
-	store, err := s.OpenConsul()
+	store, err := s.OpenConsul(log)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,124 @@
+package consul
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+
+	"github.com/musterhq/muster/internal/kv"
+)
+
+// The limits of Consul's agent that a client can meet. Both answer 429 before the
+// request has any effect.
+const (
+	connLimit = "limits.http_max_conns_per_client"
+	// connLimitDefault is Consul's default. An agent does not tell its own to
+	// clients that may not read its settings.
+	connLimitDefault = 200
+	requestLimit     = "limits.request_limits or limits.rpc_rate"
+)
+
+// Bounds of the pause before a request that was refused is sent again.
+const (
+	firstThrottlePause = 50 * time.Millisecond
+	mostThrottlePause  = time.Second
+)
+
+// limitLogInterval is the least time between two log lines about limits.
+const limitLogInterval = time.Minute
+
+// LimitError says that Consul refuses requests of this client because of one of its
+// limits. It is a kv.ErrLimited.
+type LimitError struct {
+	// Limit is the setting of Consul's agent.
+	Limit string
+	// Connections is how many connections this process had open to Consul.
+	Connections int64
+}
+
+func (e *LimitError) Error() string {
+	if e.Limit == connLimit {
+		return fmt.Sprintf("consul refuses connections: all clients at this address together reach %s (default %d), %d of them from this process; raise it in the agent's configuration",
+			e.Limit, connLimitDefault, e.Connections)
+	}
+	return fmt.Sprintf("consul refuses requests: its rate limit is reached; raise %s in its configuration", e.Limit)
+}
+
+// Unwrap returns the class of the error.
+func (e *LimitError) Unwrap() error { return kv.ErrLimited }
+
+// throttle repeats requests that Consul refuses because of a limit, ever more
+// slowly, until their contexts end. Such a request had no effect. Requests over
+// connections that are open already go on, the session's reports among them.
+type throttle struct {
+	next http.RoundTripper
+	open func() int64
+	log  *zap.Logger
+	// logs bounds how often it is logged that a limit is reached.
+	logs rate.Sometimes
+}
+
+func (t *throttle) RoundTrip(req *http.Request) (*http.Response, error) {
+	pause := &backoff.ExponentialBackOff{
+		InitialInterval: firstThrottlePause, MaxInterval: mostThrottlePause, Multiplier: 2, RandomizationFactor: 0.5,
+	}
+	pause.Reset()
+	for {
+		resp, err := t.next.RoundTrip(req)
+		if err != nil || resp.StatusCode != http.StatusTooManyRequests {
+			return resp, err
+		}
+		_ = resp.Body.Close()
+		limit := &LimitError{Limit: requestLimit, Connections: t.open()}
+		if resp.Close {
+			// The agent's limit of connections is applied before HTTP is, and ends the
+			// connection. All other answers keep it open.
+			limit.Limit = connLimit
+		}
+		t.logs.Do(func() { t.logLimit(limit) })
+		if err := wait(req.Context(), pause.NextBackOff()); err != nil {
+			return nil, fmt.Errorf("%w: %w", limit, err)
+		}
+		if req, err = again(req); err != nil {
+			return nil, fmt.Errorf("%w: %w", limit, err)
+		}
+	}
+}
+
+// again returns a request to send once more.
+func again(req *http.Request) (*http.Request, error) {
+	if req.GetBody == nil {
+		return req, nil
+	}
+	body, err := req.GetBody()
+	if err != nil {
+		return nil, err
+	}
+	next := req.Clone(req.Context())
+	next.Body = body
+	return next, nil
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}
+
+func (t *throttle) logLimit(limit *LimitError) {
+	fields := []zap.Field{zap.String("limit", limit.Limit), zap.Int64("connections_of_this_process", limit.Connections)}
+	if limit.Limit == connLimit {
+		fields = append(fields, zap.Int("default", connLimitDefault))
+	}
+	t.log.Warn("consul limit reached; retrying", fields...)
+}
