@@ -129,6 +129,8 @@ type Daemon struct {
 	catalog  catalogCache
 	logs     *logs.Broker
 	sweeper  *shards.Manager
+	// roster is shared by the directories and the sweeper.
+	roster *shards.Roster
 	// directories are those of all subsystems, in the order of the loop.
 	directories []subsystem
 	looker      *standing.Looker
@@ -166,8 +168,10 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	if err := env.Metrics.Register(d.watchers); err != nil {
 		return nil, fmt.Errorf("apid: register metrics: %w", err)
 	}
+	d.roster = shards.NewRoster(env.KV, env.Prefix, env.Logger)
 	d.sweeper, err = shards.New(shards.Config{
-		KV: env.KV, Prefix: env.Prefix, Subsystem: sweepSubsystem, Shards: 1, Member: env.Member,
+		Roster: d.roster,
+		KV:     env.KV, Prefix: env.Prefix, Subsystem: sweepSubsystem, Shards: 1, Member: env.Member,
 		Session: env.Session, Logger: env.Logger, Registerer: env.Metrics,
 	})
 	if err != nil {
@@ -175,7 +179,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	}
 	var dispatchers *shards.Directory
 	for _, s := range standing.Subsystems() {
-		directory := shards.NewDirectory(env.KV, env.Prefix, s.Name, env.Logger)
+		directory := d.roster.Directory(s.Name)
 		d.directories = append(d.directories, subsystem{s.Name, directory})
 		if s.Name == dispatcherSubsystem {
 			dispatchers = directory
@@ -230,6 +234,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 func (d *Daemon) serve(ctx context.Context) error {
 	tasks := []daemon.Task{
 		{Name: "logs", Run: d.logs.Run},
+		{Name: "roster", Run: d.roster.Run},
 		{Name: "sweep", Run: func(ctx context.Context) error {
 			return d.sweeper.Run(ctx, func(ctx context.Context, _ int) error { return d.sweep(ctx) })
 		}},

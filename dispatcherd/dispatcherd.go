@@ -63,6 +63,7 @@ type Daemon struct {
 	store       *store.Store
 	assignments assignments.Reader
 	manager     *shards.Manager
+	roster      *shards.Roster
 	directory   *shards.Directory
 	pulse       *pulse
 	hearing     hearing
@@ -101,14 +102,16 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open tables: %w", err)
 	}
+	d.roster = shards.NewRoster(env.KV, env.Prefix, env.Logger, Subsystem)
 	d.manager, err = shards.New(shards.Config{
-		KV: env.KV, Prefix: env.Prefix, Subsystem: Subsystem, Shards: store.Shards,
+		Roster: d.roster,
+		KV:     env.KV, Prefix: env.Prefix, Subsystem: Subsystem, Shards: store.Shards,
 		Member: env.Member, Session: env.Session, Logger: env.Logger, Registerer: env.Metrics,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("share nodes out: %w", err)
 	}
-	d.directory = shards.NewDirectory(env.KV, env.Prefix, Subsystem, env.Logger)
+	d.directory = d.roster.Directory(Subsystem)
 	if d.metrics, err = newMetrics(env.Metrics, d); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
@@ -126,6 +129,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	// The store outlives the work: what the work does last still reads it.
 	return daemon.RunTasks(context.WithoutCancel(ctx),
 		daemon.Task{Name: "store", Run: d.store.Run},
+		daemon.Task{Name: "roster", Run: d.roster.Run},
 		daemon.Task{Name: "directory", Run: d.directory.Run},
 		daemon.Task{Name: "dispatch", Run: func(outer context.Context) error {
 			defer d.crew.dismiss()

@@ -14,7 +14,9 @@ import (
 // Directory knows which replica of a subsystem holds which shard, for those
 // who must reach it. What it says may be some milliseconds old.
 type Directory struct {
-	kv                kv.KV
+	roster *Roster
+	// own is set where the roster is this directory's alone, which runs it then.
+	own               bool
 	prefix, subsystem string
 	log               *zap.Logger
 
@@ -30,30 +32,26 @@ type Directory struct {
 
 // NewDirectory returns a directory of a subsystem. Run fills it.
 func NewDirectory(store kv.KV, prefix, subsystem string, log *zap.Logger) *Directory {
-	return &Directory{
-		kv: store, prefix: prefix, subsystem: subsystem, log: log,
-		loaded: make(chan struct{}), changed: make(chan struct{}),
-	}
+	d := NewRoster(store, prefix, log, subsystem).Directory(subsystem)
+	d.own = true
+	return d
 }
 
 // Run follows the locks and members until ctx ends.
 func (d *Directory) Run(ctx context.Context) error {
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		prefix := locksPrefix(d.prefix, d.subsystem)
-		follow(ctx, d.kv, prefix, d.log, func(pairs []kv.Pair) {
-			held := byShard(decode[Holding](pairs, prefix, d.log))
-			d.update(func() { d.held, d.sawHeld = held, true })
-		})
-	})
-	wg.Go(func() {
-		prefix := membersPrefix(d.prefix, d.subsystem)
-		follow(ctx, d.kv, prefix, d.log, func(pairs []kv.Pair) {
-			members := inOrder(decode[Member](pairs, prefix, d.log))
-			d.update(func() { d.members, d.sawMembers = members, true })
-		})
-	})
-	wg.Wait()
+	locks, members := locksPrefix(d.prefix, d.subsystem), membersPrefix(d.prefix, d.subsystem)
+	defer d.roster.locks.subscribe(locks, func(pairs []kv.Pair) {
+		held := byShard(decode[Holding](pairs, locks, d.log))
+		d.update(func() { d.held, d.sawHeld = held, true })
+	})()
+	defer d.roster.members.subscribe(members, func(pairs []kv.Pair) {
+		all := inOrder(decode[Member](pairs, members, d.log))
+		d.update(func() { d.members, d.sawMembers = all, true })
+	})()
+	if d.own {
+		return d.roster.Run(ctx)
+	}
+	<-ctx.Done()
 	return nil
 }
 

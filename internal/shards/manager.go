@@ -33,7 +33,10 @@ type Config struct {
 	// Session opens a session. It is called anew when a session is lost; the
 	// manager closes what it was given.
 	Session func(context.Context) (kv.Session, error)
-	Logger  *zap.Logger
+	// Roster, if given, tells of the other replicas. It must include the subsystem,
+	// and run as long as the manager does.
+	Roster *Roster
+	Logger *zap.Logger
 	// Registerer takes the gauge of owned shards, if given.
 	Registerer prometheus.Registerer
 }

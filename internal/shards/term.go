@@ -61,30 +61,32 @@ func (t *term) poke() {
 func (t *term) run(ctx context.Context) {
 	inner, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	members, locks := membersPrefix(t.m.cfg.Prefix, t.m.cfg.Subsystem), locksPrefix(t.m.cfg.Prefix, t.m.cfg.Subsystem)
-	wg.Go(func() {
-		follow(inner, t.m.cfg.KV, members, t.log, func(pairs []kv.Pair) {
-			seen := decode[Member](pairs, members, t.log)
-			t.mu.Lock()
-			t.members = seen
-			t.mu.Unlock()
-			t.poke()
-		})
-	})
-	wg.Go(func() {
-		follow(inner, t.m.cfg.KV, locks, t.log, func(pairs []kv.Pair) {
-			seen := make(map[string]string, len(pairs))
-			for _, p := range pairs {
-				if p.Session != "" {
-					seen[p.Key[len(locks):]] = p.Session
-				}
+	cfg := t.m.cfg
+	roster := cfg.Roster
+	if roster == nil {
+		roster = NewRoster(cfg.KV, cfg.Prefix, t.log, cfg.Subsystem)
+		wg.Go(func() { _ = roster.Run(inner) })
+	}
+	members, locks := membersPrefix(cfg.Prefix, cfg.Subsystem), locksPrefix(cfg.Prefix, cfg.Subsystem)
+	defer roster.members.subscribe(members, func(pairs []kv.Pair) {
+		seen := decode[Member](pairs, members, t.log)
+		t.mu.Lock()
+		t.members = seen
+		t.mu.Unlock()
+		t.poke()
+	})()
+	defer roster.locks.subscribe(locks, func(pairs []kv.Pair) {
+		seen := make(map[string]string, len(pairs))
+		for _, p := range pairs {
+			if p.Session != "" {
+				seen[p.Key[len(locks):]] = p.Session
 			}
-			t.mu.Lock()
-			t.locks = seen
-			t.mu.Unlock()
-			t.poke()
-		})
-	})
+		}
+		t.mu.Lock()
+		t.locks = seen
+		t.mu.Unlock()
+		t.poke()
+	})()
 	t.loop(ctx)
 	t.leave(ctx)
 	cancel()

@@ -1,0 +1,106 @@
+package shards
+
+import (
+	"context"
+	"strings"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"github.com/musterhq/muster/internal/kv"
+)
+
+// Roster follows who takes part in the work of one or several subsystems, and who
+// holds which shard. All managers and directories of a process that share a roster
+// cost the store two waiting lists together, instead of two each.
+type Roster struct {
+	prefix         string
+	log            *zap.Logger
+	members, locks *feed
+}
+
+// NewRoster returns a roster of these subsystems, or of all if none is named. Run
+// fills it.
+func NewRoster(store kv.KV, prefix string, log *zap.Logger, subsystems ...string) *Roster {
+	members, locks := prefix+"/members/", prefix+"/locks/"
+	if len(subsystems) == 1 {
+		members, locks = membersPrefix(prefix, subsystems[0]), locksPrefix(prefix, subsystems[0])
+	}
+	return &Roster{
+		prefix: prefix, log: log,
+		members: &feed{kv: store, prefix: members, readers: map[*reader]struct{}{}},
+		locks:   &feed{kv: store, prefix: locks, readers: map[*reader]struct{}{}},
+	}
+}
+
+// Run follows members and locks until ctx ends.
+func (r *Roster) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, f := range []*feed{r.members, r.locks} {
+		wg.Go(func() { follow(ctx, f.kv, f.prefix, r.log, f.publish) })
+	}
+	wg.Wait()
+	return nil
+}
+
+// Directory returns a directory of one of the roster's subsystems. It is filled while
+// the roster and the directory run.
+func (r *Roster) Directory(subsystem string) *Directory {
+	return &Directory{
+		roster: r, prefix: r.prefix, subsystem: subsystem, log: r.log,
+		loaded: make(chan struct{}), changed: make(chan struct{}),
+	}
+}
+
+// feed passes the pairs under one prefix on to its readers.
+type feed struct {
+	kv     kv.KV
+	prefix string
+
+	mu      sync.Mutex
+	loaded  bool
+	pairs   []kv.Pair
+	readers map[*reader]struct{}
+}
+
+// reader is told of all pairs under its prefix, one call after another.
+type reader struct {
+	prefix string
+	see    func([]kv.Pair)
+}
+
+func (r *reader) read(all []kv.Pair) {
+	var mine []kv.Pair
+	for _, p := range all {
+		if strings.HasPrefix(p.Key, r.prefix) {
+			mine = append(mine, p)
+		}
+	}
+	r.see(mine)
+}
+
+func (f *feed) publish(pairs []kv.Pair) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.pairs, f.loaded = pairs, true
+	for r := range f.readers {
+		r.read(pairs)
+	}
+}
+
+// subscribe calls see with all pairs under a prefix, now if they are known and at
+// each change, until the function that it returns is called.
+func (f *feed) subscribe(prefix string, see func([]kv.Pair)) (end func()) {
+	r := &reader{prefix: prefix, see: see}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.readers[r] = struct{}{}
+	if f.loaded {
+		r.read(f.pairs)
+	}
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.readers, r)
+	}
+}
