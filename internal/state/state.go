@@ -20,6 +20,9 @@
 //	nodestates   <node>                           dispatcherd    node
 //	statuses     <node>/<service>/<task>          dispatcherd    node
 //
+// All but tasks, assignments and statuses are rarely written: each process has one
+// watch for them together.
+//
 // An owner removes its own record when the record upstream of it is gone:
 // tasks go with their service, assignments with their task, statuses with
 // their assignment.
@@ -52,19 +55,19 @@ type Tables struct {
 // its store with those that it reads or writes.
 func NewTables() *Tables {
 	return &Tables{
-		Services:    store.NewTable("services", store.Proto(func() *recordv1.Service { return new(recordv1.Service) })),
-		Specs:       store.NewTable("specs", store.Proto(func() *recordv1.Spec { return new(recordv1.Spec) })),
-		Names:       store.NewTable("names", store.Proto(func() *recordv1.Name { return new(recordv1.Name) })),
-		Nodes:       store.NewTable("nodes", store.Proto(func() *recordv1.Node { return new(recordv1.Node) })),
-		Clusters:    store.NewTable("clusters", store.Proto(func() *recordv1.Cluster { return new(recordv1.Cluster) })),
-		Authorities: store.NewTable("authorities", store.Proto(func() *recordv1.Authority { return new(recordv1.Authority) })),
-		Tokens:      store.NewTable("tokens", store.Proto(func() *recordv1.Token { return new(recordv1.Token) })),
+		Services:    store.NewTable("services", store.Proto(func() *recordv1.Service { return new(recordv1.Service) })).RarelyWritten(),
+		Specs:       store.NewTable("specs", store.Proto(func() *recordv1.Spec { return new(recordv1.Spec) })).RarelyWritten(),
+		Names:       store.NewTable("names", store.Proto(func() *recordv1.Name { return new(recordv1.Name) })).RarelyWritten(),
+		Nodes:       store.NewTable("nodes", store.Proto(func() *recordv1.Node { return new(recordv1.Node) })).RarelyWritten(),
+		Clusters:    store.NewTable("clusters", store.Proto(func() *recordv1.Cluster { return new(recordv1.Cluster) })).RarelyWritten(),
+		Authorities: store.NewTable("authorities", store.Proto(func() *recordv1.Authority { return new(recordv1.Authority) })).RarelyWritten(),
+		Tokens:      store.NewTable("tokens", store.Proto(func() *recordv1.Token { return new(recordv1.Token) })).RarelyWritten(),
 		Tasks:       store.NewTable("tasks", store.Proto(func() *recordv1.Task { return new(recordv1.Task) })),
-		Rollouts:    store.NewTable("rollouts", store.Proto(func() *recordv1.Rollout { return new(recordv1.Rollout) })),
-		Endpoints:   store.NewTable("endpoints", store.Proto(func() *recordv1.Endpoint { return new(recordv1.Endpoint) })),
+		Rollouts:    store.NewTable("rollouts", store.Proto(func() *recordv1.Rollout { return new(recordv1.Rollout) })).RarelyWritten(),
+		Endpoints:   store.NewTable("endpoints", store.Proto(func() *recordv1.Endpoint { return new(recordv1.Endpoint) })).RarelyWritten(),
 		Assignments: store.NewTable("assignments", store.Proto(func() *recordv1.Assignment { return new(recordv1.Assignment) })),
-		Placements:  store.NewTable("placements", store.Proto(func() *recordv1.Placement { return new(recordv1.Placement) })),
-		NodeStates:  store.NewTable("nodestates", store.Proto(func() *recordv1.NodeState { return new(recordv1.NodeState) })),
+		Placements:  store.NewTable("placements", store.Proto(func() *recordv1.Placement { return new(recordv1.Placement) })).RarelyWritten(),
+		NodeStates:  store.NewTable("nodestates", store.Proto(func() *recordv1.NodeState { return new(recordv1.NodeState) })).RarelyWritten(),
 		Statuses:    store.NewTable("statuses", store.Proto(func() *recordv1.Status { return new(recordv1.Status) })),
 	}
 }

@@ -60,12 +60,20 @@ func (b *batch) unguard(d *draft) {
 func (b *batch) write(d *draft) {
 	if d.writers++; d.writers == 1 {
 		b.cost.bytes += d.base.headSize()
+		if d.def.rarelyWritten() {
+			b.cost.ops++
+			b.cost.bytes += maxMark
+		}
 	}
 }
 
 func (b *batch) unwrite(d *draft) {
 	if d.writers--; d.writers == 0 {
 		b.cost.bytes -= d.base.headSize()
+		if d.def.rarelyWritten() {
+			b.cost.ops--
+			b.cost.bytes -= maxMark
+		}
 	}
 }
 
@@ -138,6 +146,7 @@ type plannedShard struct {
 func (b *batch) seal(prefix string, w writer, merge bool) *plan {
 	p := &plan{tables: map[int]struct{}{}}
 	var pages []kv.Op
+	marked := map[int]struct{}{}
 	for _, d := range b.order {
 		if d.guards == 0 {
 			continue
@@ -153,6 +162,10 @@ func (b *batch) seal(prefix string, w writer, merge bool) *plan {
 			p.ops = append(p.ops, kv.Op{Verb: kv.CAS, Key: ps.key, Index: d.base.index, Value: value})
 			p.bytes += len(value)
 			p.writes = true
+			if _, done := marked[d.table]; !done && d.def.rarelyWritten() {
+				marked[d.table] = struct{}{}
+				ops = append(ops, mark(prefix, d.def, w))
+			}
 			for _, op := range ops {
 				p.bytes += len(op.Value)
 			}

@@ -9,6 +9,8 @@ import (
 
 type bytesTable struct{}
 
+func (bytesTable) rarelyWritten() bool { return false }
+
 func (bytesTable) Name() string                   { return "bytes" }
 func (bytesTable) decode(raw []byte) (any, error) { return string(raw), nil }
 

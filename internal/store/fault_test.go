@@ -351,9 +351,15 @@ func (s *switched) List(ctx context.Context, prefix string, opt kv.ListOptions) 
 // that follow wait for what is long in coming, and the store has to notice by
 // itself.
 func TestRestoredBetweenLists(t *testing.T) {
+	t.Run("own watches", func(t *testing.T) { restoredBetweenLists(t, numbers("counters"), numbers("others")) })
+	t.Run("one watch", func(t *testing.T) {
+		restoredBetweenLists(t, numbers("counters").RarelyWritten(), numbers("others").RarelyWritten())
+	})
+}
+
+func restoredBetweenLists(t *testing.T, table, other *store.Table[int]) {
 	synctest.Test(t, func(t *testing.T) {
 		old := openEmbedded(t, "")
-		table, other := numbers("counters"), numbers("others")
 		k := &switched{KV: old}
 		k.inner.Store(old)
 		s, _ := open(t, store.Options{KV: k}, table, other)
@@ -405,52 +411,60 @@ func TestRestoredBetweenLists(t *testing.T) {
 // runs. Sequence numbers and indexes are used a second time for other things.
 func TestRestoredFromAnOlderState(t *testing.T) {
 	for _, again := range []int{0, 2, 50} {
-		synctest.Test(t, func(t *testing.T) {
-			old := openEmbedded(t, "")
-			table := numbers("counters")
-			k := &switched{KV: old}
-			k.inner.Store(old)
-			s, _ := open(t, store.Options{KV: k}, table)
-			for range 3 {
-				if err := s.Update(t.Context(), increment(table, "n")); err != nil {
-					t.Fatal(err)
-				}
-			}
-			saved, _, err := old.List(t.Context(), "", kv.ListOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for range 20 {
-				if err := s.Update(t.Context(), increment(table, "n")); err != nil {
-					t.Fatal(err)
-				}
-			}
-
-			restored := openEmbedded(t, "")
-			for _, p := range saved {
-				if _, err := restored.Txn(t.Context(), []kv.Op{{Verb: kv.Set, Key: p.Key, Value: p.Value}}); err != nil {
-					t.Fatal(err)
-				}
-			}
-			other, stop := open(t, store.Options{KV: restored}, table)
-			for range again {
-				if err := other.Update(t.Context(), increment(table, "n")); err != nil {
-					t.Fatal(err)
-				}
-			}
-			stop()
-			k.inner.Store(restored)
-			if err := old.Close(); err != nil {
-				t.Fatal(err)
-			}
-			if err := s.Update(t.Context(), increment(table, "n")); err != nil {
-				t.Error(err)
-			}
-			if n := count(table, s.Snapshot(), "n"); n != 3+again+1 {
-				t.Errorf("n=%d, want %d", n, 3+again+1)
-			}
+		t.Run(fmt.Sprintf("own watches, %d later", again), func(t *testing.T) {
+			restoredFromAnOlderState(t, again, numbers("counters"), numbers("others"))
+		})
+		t.Run(fmt.Sprintf("one watch, %d later", again), func(t *testing.T) {
+			restoredFromAnOlderState(t, again, numbers("counters").RarelyWritten(), numbers("others").RarelyWritten())
 		})
 	}
+}
+
+func restoredFromAnOlderState(t *testing.T, again int, table, second *store.Table[int]) {
+	synctest.Test(t, func(t *testing.T) {
+		old := openEmbedded(t, "")
+		k := &switched{KV: old}
+		k.inner.Store(old)
+		s, _ := open(t, store.Options{KV: k}, table, second)
+		for range 3 {
+			if err := s.Update(t.Context(), increment(table, "n")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		saved, _, err := old.List(t.Context(), "", kv.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 20 {
+			if err := s.Update(t.Context(), increment(table, "n")); err != nil {
+				t.Fatal(err)
+			}
+		}
+
+		restored := openEmbedded(t, "")
+		for _, p := range saved {
+			if _, err := restored.Txn(t.Context(), []kv.Op{{Verb: kv.Set, Key: p.Key, Value: p.Value}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		other, stop := open(t, store.Options{KV: restored}, table)
+		for range again {
+			if err := other.Update(t.Context(), increment(table, "n")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stop()
+		k.inner.Store(restored)
+		if err := old.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Update(t.Context(), increment(table, "n")); err != nil {
+			t.Error(err)
+		}
+		if n := count(table, s.Snapshot(), "n"); n != 3+again+1 {
+			t.Errorf("n=%d, want %d", n, 3+again+1)
+		}
+	})
 }
 
 func openEmbedded(t *testing.T, path string) *embedded.KV {

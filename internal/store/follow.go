@@ -34,6 +34,8 @@ type follower struct {
 	flight atomic.Pointer[flight]
 	// anew ends the list of heads that waits, so that the next begins from nothing.
 	anew atomic.Pointer[context.CancelCauseFunc]
+	// marks tells of changes to the table, unless it has a watch of its own.
+	marks *markWatch
 	// lag is how far the snapshot is behind what has been seen in the kv.
 	lag lag
 }
@@ -150,7 +152,13 @@ func (f *follower) waitForHeads(ctx context.Context, after uint64) ([]kv.Pair, u
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	f.anew.Store(&end)
-	pairs, next, err := f.s.kv.List(ctx, f.heads, kv.ListOptions{After: after, Stale: true})
+	list := f.markedHeads
+	if f.marks == nil {
+		list = func(ctx context.Context, after uint64) ([]kv.Pair, uint64, error) {
+			return f.s.kv.List(ctx, f.heads, kv.ListOptions{After: after, Stale: true})
+		}
+	}
+	pairs, next, err := list(ctx, after)
 	if err != nil && errors.Is(context.Cause(ctx), errAnew) {
 		return nil, 0, errAnew
 	}
@@ -160,6 +168,9 @@ func (f *follower) waitForHeads(ctx context.Context, after uint64) ([]kv.Pair, u
 // beginAnew ends a list that waits: where the kv was restored, indexes that it
 // waits for may be long in coming.
 func (f *follower) beginAnew() {
+	if f.marks != nil {
+		f.marks.beginAnew()
+	}
 	if end := f.anew.Load(); end != nil {
 		(*end)(errAnew)
 	}

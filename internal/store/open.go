@@ -54,6 +54,7 @@ type Store struct {
 	queue   *queue
 	health  *health
 	metrics *metrics
+	marks   *markWatch // nil unless tables share it
 	started atomic.Bool
 
 	current atomic.Pointer[Snapshot]
@@ -98,6 +99,7 @@ func New(opt Options, tables ...TableDef) (*Store, error) {
 		seen[t.Name()] = true
 		s.tables = append(s.tables, newFollower(s, t, i))
 	}
+	s.shareWatch()
 	s.current.Store(&Snapshot{defs: tables, tables: make([]*tableState, len(tables))})
 	s.metrics = newMetrics(s.Standing)
 	if opt.Metrics != nil {
@@ -106,6 +108,23 @@ func New(opt Options, tables ...TableDef) (*Store, error) {
 		}
 	}
 	return s, nil
+}
+
+// shareWatch gives rarely written tables one watch, if there are several.
+func (s *Store) shareWatch() {
+	var rare []*follower
+	for _, f := range s.tables {
+		if f.def.rarelyWritten() {
+			rare = append(rare, f)
+		}
+	}
+	if len(rare) < 2 {
+		return
+	}
+	s.marks = newMarkWatch(s)
+	for _, f := range rare {
+		f.marks = s.marks
+	}
 }
 
 // Run loads and follows the tables and commits updates until ctx ends. It may
@@ -120,6 +139,9 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 	wg.Go(func() { (&committer{s: s}).run(ctx) })
 	wg.Go(func() { s.pulse(ctx) })
+	if s.marks != nil {
+		wg.Go(func() { s.marks.run(ctx) })
+	}
 	wg.Wait()
 	return nil
 }

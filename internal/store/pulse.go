@@ -25,7 +25,8 @@ const (
 // pulse feels whether the kv is there, until ctx ends. A watch alone does not
 // tell: one that nothing comes from looks the same whether nothing happens, the
 // kv hangs, or its server has lost its leader and answers from memory. So the
-// heads of one table after another are read as the leader has them; and a watch
+// heads of one table after another are read as the leader has them, and those of the
+// tables that share a watch in groups; and a watch
 // that has failed to show what is found there is helped on.
 func (s *Store) pulse(ctx context.Context) {
 	for turn := 0; len(s.tables) > 0; turn++ {
@@ -40,6 +41,9 @@ func (s *Store) pulse(ctx context.Context) {
 		if err == nil {
 			f.verify(ctx, before, heads)
 			wait = pulsePeriod
+			if err := s.pulseMarked(ctx, turn); err != nil && ctx.Err() == nil {
+				s.log.Debug("failed to read heads of marked tables", zap.Error(err))
+			}
 		}
 		sleep(ctx, wait)
 		if ctx.Err() != nil {

@@ -204,6 +204,9 @@ func (f *follower) anchor(ctx context.Context, heads *tableHeads) {
 	if len(ops) == 0 {
 		return
 	}
+	if f.def.rarelyWritten() {
+		ops = append(ops, kv.Op{Verb: kv.CAS, Key: markKey(f.s.prefix, f.def), Value: mark(f.s.prefix, f.def, writer{id: f.s.id}).Value})
+	}
 	_, err := f.s.txn(ctx, ops)
 	if errors.Is(err, kv.ErrConflict) {
 		// One of them exists by now; that is no reason for the others not to.

@@ -12,6 +12,7 @@
 //	                                   last, and per page: lower bound, number,
 //	                                   sequence number of its last change, checksum
 //	<prefix>/<table>/p/<shard>/<page>  a page: records as key, version, value
+//	<prefix>/changes/<table>           the mark of a rarely written table: its last commit
 //
 // Keys are chosen so that what changes together lies together: a service's
 // tasks are neighbours, and so are a node's statuses.
@@ -33,7 +34,8 @@
 //
 // # Watch
 //
-// One blocking list a table, on the heads alone, says when to look; then only
+// One blocking list on the heads of a table says when to look. Tables that are
+// rarely written share one, on their marks (see [Table.RarelyWritten]). Then only
 // the pages whose number moved are read, with the heads, in one transaction, so
 // that a snapshot never holds half of an update's changes to one table. Tables
 // are followed each for itself: an update over two tables is atomic in the

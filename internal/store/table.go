@@ -29,6 +29,8 @@ type TableDef interface {
 	Name() string
 
 	decode(raw []byte) (any, error)
+	// rarelyWritten says that commits to the table write its mark.
+	rarelyWritten() bool
 }
 
 // Table is a handle of a table with values of type T. It holds no data and may
@@ -36,6 +38,7 @@ type TableDef interface {
 type Table[T any] struct {
 	name  string
 	codec Codec[T]
+	rare  bool
 }
 
 var _ TableDef = (*Table[string])(nil)
@@ -44,6 +47,17 @@ var _ TableDef = (*Table[string])(nil)
 func NewTable[T any](name string, codec Codec[T]) *Table[T] {
 	return &Table[T]{name: name, codec: codec}
 }
+
+// RarelyWritten makes all stores share one watch for this table and others of its
+// kind, and returns the table. A change shows one round trip later, and costs one
+// more operation. Each blocking watch takes a connection of Consul's, which allows
+// few. Either all processes that write the table call it, or none.
+func (t *Table[T]) RarelyWritten() *Table[T] {
+	t.rare = true
+	return t
+}
+
+func (t *Table[T]) rarelyWritten() bool { return t.rare }
 
 // Entry is a record: its key, its version and its value. The value is decoded
 // once in a process and shared by all who read it: it must not be changed.

@@ -131,6 +131,13 @@ func (k *KV) Cut() (mend func()) {
 	return k.Inject(Fault{Err: fmt.Errorf("cut off: %w", kv.ErrUnavailable)})
 }
 
+// Waiting returns how many lists are under way.
+func (k *KV) Waiting() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.lists)
+}
+
 // Calls returns how many calls of a deed have come in.
 func (k *KV) Calls(d Deed) int {
 	k.mu.Lock()

@@ -1,0 +1,231 @@
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"sync/atomic"
+
+	"go.uber.org/zap"
+
+	"github.com/musterhq/muster/internal/kv"
+)
+
+// Each commit to a rarely written table also writes the table's mark, a small key.
+// The marks of all tables lie under one prefix. So a store waits for changes of all
+// of its rarely written tables with one list, and lists the heads of those whose
+// marks have moved.
+
+func marksPrefix(prefix string) string { return prefix + "/changes/" }
+
+func markKey(prefix string, t TableDef) string { return marksPrefix(prefix) + t.Name() }
+
+// mark is the operation that writes a table's mark. Its value differs from that of
+// every other commit: to write an equal value would be no change.
+func mark(prefix string, t TableDef, w writer) kv.Op {
+	value := binary.AppendUvarint(binary.AppendUvarint(nil, w.id), w.commit)
+	return kv.Op{Verb: kv.Set, Key: markKey(prefix, t), Value: value}
+}
+
+// maxMark is the greatest length of a mark's value.
+const maxMark = 2 * binary.MaxVarintLen64
+
+// markWatch follows the marks for the followers of several tables.
+type markWatch struct {
+	s *Store
+	// anew ends the list that waits.
+	anew atomic.Pointer[context.CancelCauseFunc]
+
+	mu      sync.Mutex
+	indexes map[string]uint64 // by key
+	// backwards counts how often a mark was found older than before; failures counts
+	// lists that failed, the last of them with err.
+	backwards, failures int
+	err                 error
+	// changed is closed and replaced at each change of the above.
+	changed chan struct{}
+}
+
+func newMarkWatch(s *Store) *markWatch { return &markWatch{s: s, changed: make(chan struct{})} }
+
+// run follows the marks until ctx ends.
+func (w *markWatch) run(ctx context.Context) {
+	var after, newest uint64
+	for attempt := 0; ctx.Err() == nil; {
+		pairs, next, err := w.list(ctx, after, newest)
+		switch {
+		case ctx.Err() != nil:
+		case errors.Is(err, errAnew):
+			after, newest = 0, 0
+		case err != nil:
+			if attempt == 0 {
+				w.s.log.Debug("failed to watch marks", zap.Error(err))
+			}
+			w.fail(fmt.Errorf("watch marks: %w", err))
+			pause(ctx, failurePause, maxFailurePause, attempt)
+			attempt++
+			after = 0
+		default:
+			attempt = 0
+			w.take(pairs)
+			after, newest = next, next
+		}
+	}
+}
+
+// list lists the marks when one has changed since index after. A list that is older
+// than the newest one is repeated at the kv's leader: its server lags, or the kv was
+// restored.
+func (w *markWatch) list(ctx context.Context, after, newest uint64) ([]kv.Pair, uint64, error) {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	w.anew.Store(&end)
+	prefix := marksPrefix(w.s.prefix)
+	pairs, next, err := w.s.kv.List(ctx, prefix, kv.ListOptions{After: after, Stale: newest > 0})
+	if err == nil && next < newest {
+		pairs, next, err = w.s.kv.List(ctx, prefix, kv.ListOptions{})
+	}
+	if err != nil && errors.Is(context.Cause(ctx), errAnew) {
+		return nil, 0, errAnew
+	}
+	return pairs, next, err
+}
+
+// beginAnew ends a list that waits for an index that may be long in coming.
+func (w *markWatch) beginAnew() {
+	if end := w.anew.Load(); end != nil {
+		(*end)(errAnew)
+	}
+}
+
+func (w *markWatch) take(pairs []kv.Pair) {
+	indexes := make(map[string]uint64, len(pairs))
+	for _, p := range pairs {
+		indexes[p.Key] = p.Index
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if maps.Equal(indexes, w.indexes) {
+		return
+	}
+	for key, was := range w.indexes {
+		if indexes[key] < was {
+			w.backwards++
+			break
+		}
+	}
+	w.indexes = indexes
+	w.wake()
+}
+
+func (w *markWatch) fail(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.failures++
+	w.err = err
+	w.wake()
+}
+
+// wake wakes everything that waits. The lock is held.
+func (w *markWatch) wake() {
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+// wait waits until a mark is newer than index after, and returns its index. It ends
+// with errAnew when marks have gone backwards, and with the watch's error when that
+// fails meanwhile.
+func (w *markWatch) wait(ctx context.Context, key string, after uint64) (uint64, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	backwards, failures := w.backwards, w.failures
+	for {
+		switch {
+		case w.indexes[key] > after:
+			return w.indexes[key], nil
+		case w.backwards != backwards:
+			return 0, errAnew
+		case w.failures != failures:
+			return 0, w.err
+		}
+		changed := w.changed
+		w.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+		w.mu.Lock()
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+	}
+}
+
+// markedHeads lists the heads of a table when its mark is newer than index after.
+func (f *follower) markedHeads(ctx context.Context, after uint64) ([]kv.Pair, uint64, error) {
+	var least uint64
+	if after > 0 {
+		var err error
+		if least, err = f.marks.wait(ctx, markKey(f.s.prefix, f.def), after); err != nil {
+			return nil, 0, err
+		}
+	}
+	pairs, next, err := f.s.kv.List(ctx, f.heads, kv.ListOptions{Stale: true})
+	if err == nil && next < least {
+		// This server lags behind the one that listed the marks.
+		return f.s.kv.List(ctx, f.heads, kv.ListOptions{})
+	}
+	return pairs, next, err
+}
+
+// markedTables returns the followers of the tables that are watched by their marks.
+func (s *Store) markedTables() []*follower {
+	var marked []*follower
+	for _, f := range s.tables {
+		if f.marks != nil {
+			marked = append(marked, f)
+		}
+	}
+	return marked
+}
+
+// markedPerPulse is how many tables are read by one pulse beside the one whose turn
+// it is: their heads fit into one transaction.
+const markedPerPulse = 8
+
+// pulseMarked reads the heads of some tables that are watched by their marks, as the
+// kv's leader has them. A process of a version that writes no marks shows only here.
+func (s *Store) pulseMarked(ctx context.Context, turn int) error {
+	marked := s.markedTables()
+	if len(marked) == 0 {
+		return nil
+	}
+	groups := (len(marked) + markedPerPulse - 1) / markedPerPulse
+	first := turn % groups * markedPerPulse
+	marked = marked[first:min(first+markedPerPulse, len(marked))]
+	before := make([]*tableState, len(marked))
+	var ops []kv.Op
+	for i, f := range marked {
+		before[i] = f.state()
+		for shard := range Shards {
+			ops = append(ops, kv.Op{Verb: kv.Get, Key: headKey(s.prefix, f.def, shard)})
+		}
+	}
+	call, cancel := context.WithTimeoutCause(ctx, pulseTimeout, fmt.Errorf("no answer within %v: %w", pulseTimeout, kv.ErrUnavailable))
+	defer cancel()
+	pairs, err := s.kv.Txn(call, ops)
+	if err != nil {
+		return fmt.Errorf("read heads of marked tables: %w", err)
+	}
+	for i, f := range marked {
+		heads, err := f.parseHeads(pairs)
+		if err != nil {
+			return fmt.Errorf("read heads of table %s: %w", f.def.Name(), err)
+		}
+		f.verify(ctx, before[i], heads)
+	}
+	return nil
+}
