@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/musterhq/muster/compose/consul/policies"
 )
 
 // retryPause is between two attempts to set Consul up.
@@ -62,7 +64,7 @@ func (c *Cluster) setUp(ctx context.Context, client *api.Client) error {
 	}
 	for _, daemon := range slices.Sorted(maps.Keys(c.cfg.Policies)) {
 		policy := "muster-" + daemon
-		if err := applyPolicy(ctx, client, policy, c.cfg.Policies[daemon]); err != nil {
+		if err := applyPolicy(ctx, client, policy, policies.ForNodes(c.cfg.Policies[daemon], c.servers()...)); err != nil {
 			return err
 		}
 		grants = append(grants, grant{c.Path(daemon, consulToken), &api.ACLToken{Description: policy}, policy})

@@ -121,6 +121,6 @@ func (c *Cluster) settings(name, token, gossip, management string) object {
 		},
 		"performance": object{"raft_multiplier": 1}, "autopilot": object{"min_quorum": c.cfg.Servers},
 		"connect": object{"enabled": false}, "ui_config": object{"enabled": false},
-		"disable_update_check": true, "disable_remote_exec": true, "leave_on_terminate": false,
+		"disable_update_check": true, "disable_remote_exec": true, "discard_check_output": true, "leave_on_terminate": false,
 	}
 }

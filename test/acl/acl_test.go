@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,7 +47,7 @@ func TestPolicies(t *testing.T) {
 	k := rig.NewConsulTokens(policies)
 	home := filepath.Join(dir, "cluster")
 	must(t, os.Mkdir(home, 0o700))
-	cfg := testcluster.Config{Dir: home, Replicas: 2}
+	cfg := testcluster.Config{Dir: home, Replicas: 2, ConsulSettings: []string{"discard_check_output = true"}}
 	must(t, k.Secure(&cfg, dir))
 	r, err := rig.Start(t.Context(), rig.Config{
 		Config: cfg,
@@ -103,6 +105,7 @@ func enough(t *testing.T, r *rig.Rig) {
 
 // noMore tries with each daemon's token what only others do.
 func noMore(t *testing.T, servers *consultest.Cluster, k *rig.ConsulTokens) {
+	stranger := strangers(t, servers)
 	own := map[string][]string{
 		"apid":          {"services", "specs", "names", "nodes", "clusters", "authorities", "tokens"},
 		"orchestratord": {"tasks", "rollouts"},
@@ -119,6 +122,17 @@ func noMore(t *testing.T, servers *consultest.Cluster, k *rig.ConsulTokens) {
 				return err
 			}
 			for owner, tables := range own {
+				for _, table := range tables {
+					err := write("muster/changes/" + table)
+					switch {
+					case daemon != owner:
+						refused(t, "write the mark of "+table, err)
+					case table == "tasks" || table == "assignments" || table == "statuses":
+						refused(t, "write the mark of a table that has none", err)
+					default:
+						must(t, err)
+					}
+				}
 				for _, table := range append(tables[:len(tables):len(tables)], "locks/"+subsystem(owner), "members/"+subsystem(owner)) {
 					err := write("muster/" + table + "/zz")
 					if daemon == owner {
@@ -146,6 +160,7 @@ func noMore(t *testing.T, servers *consultest.Cluster, k *rig.ConsulTokens) {
 			if p, _, err := client.KV().Get("other/tasks/zz", nil); err == nil && p != nil {
 				t.Error("it reads another cluster")
 			}
+			outside(t, client, daemon, stranger)
 			_, err = client.KV().DeleteTree("muster/", nil)
 			refused(t, "delete everything", err)
 			refused(t, "enter another service", client.Agent().ServiceRegister(&api.AgentServiceRegistration{Name: "web"}))
@@ -162,6 +177,100 @@ func noMore(t *testing.T, servers *consultest.Cluster, k *rig.ConsulTokens) {
 	must(t, err)
 	_, err = client.KV().Put(&api.KVPair{Key: "muster/tasks/zz"}, nil)
 	refused(t, "write without a token", err)
+}
+
+// others is what applications that share Consul with Muster have there.
+type others struct {
+	node, session, service string
+}
+
+// strangers registers a node that none of Muster's daemons uses, with a service and a
+// session.
+func strangers(t *testing.T, servers *consultest.Cluster) others {
+	t.Helper()
+	management, err := dial(servers, consultest.ManagementToken)
+	must(t, err)
+	o := others{node: "elsewhere", service: "web"}
+	_, err = management.Catalog().Register(&api.CatalogRegistration{
+		Node: o.node, Address: "192.0.2.1", Service: &api.AgentService{ID: "web", Service: o.service},
+	}, nil)
+	must(t, err)
+	o.session, _, err = management.Session().CreateNoChecks(&api.SessionEntry{Node: o.node}, nil)
+	must(t, err)
+	return o
+}
+
+// outside tries what concerns the agent and others' nodes, services and sessions.
+func outside(t *testing.T, client *api.Client, daemon string, o others) {
+	t.Helper()
+	_, err := client.Agent().Self()
+	refused(t, "read the agent's settings", err)
+	_, err = client.Agent().Metrics()
+	refused(t, "read the agent's metrics", err)
+	refused(t, "read the agent's log", monitor(t, client))
+	members, err := client.Agent().Members(false)
+	must(t, err)
+	nodes, _, err := client.Catalog().Nodes(nil)
+	must(t, err)
+	if daemon != "apid" && len(nodes)+len(members) > 0 || len(nodes) > 1 {
+		t.Errorf("it sees nodes %v and members %v", nodes, members)
+	}
+	services, _, err := client.Catalog().Services(nil)
+	must(t, err)
+	for name := range services {
+		if daemon != "apid" && name != "muster-"+daemon || !strings.HasPrefix(name, "muster-") {
+			t.Errorf("it sees service %s", name)
+		}
+	}
+	if s, _, err := client.Session().Info(o.session, nil); err == nil && s != nil {
+		t.Error("it sees a session of another node")
+	}
+	_, err = client.Session().Destroy(o.session, nil)
+	refused(t, "end a session of another node", err)
+	_, _, err = client.Session().CreateNoChecks(&api.SessionEntry{Node: o.node}, nil)
+	refused(t, "open a session at another node", err)
+	refused(t, "check an address for the agent", client.Agent().CheckRegister(&api.AgentCheckRegistration{
+		Name: "probe", AgentServiceCheck: api.AgentServiceCheck{HTTP: "http://127.0.0.1/", Interval: "1s"},
+	}))
+	probe(t, client, "muster-"+daemon)
+}
+
+// monitor asks for the agent's log.
+func monitor(t *testing.T, client *api.Client) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	_, err := client.Raw().Query("/v1/agent/monitor", new([]any), (&api.QueryOptions{}).WithContext(ctx))
+	return err
+}
+
+// probe has the daemon's own service checked at an address that only Consul's host
+// reaches. Consul allows that, and tells whether it answers. What it answers must not
+// be shown.
+func probe(t *testing.T, client *api.Client, service string) {
+	t.Helper()
+	const secret = "what only Consul's host can read"
+	private := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(secret)) }))
+	defer private.Close()
+	id := service + "-probe"
+	must(t, client.Agent().ServiceRegister(&api.AgentServiceRegistration{
+		ID: id, Name: service, Check: &api.AgentServiceCheck{CheckID: id, HTTP: private.URL, Interval: "1s"},
+	}))
+	defer func() { must(t, client.Agent().ServiceDeregister(id)) }()
+	testwait.Within(t, waitTimeout, "the check was made", func(context.Context) error {
+		checks, err := client.Agent().ChecksWithFilter("CheckID == \"" + id + "\"")
+		if err != nil {
+			return err
+		}
+		c := checks[id]
+		if c == nil || c.Status != api.HealthPassing {
+			return fmt.Errorf("check = %+v", c)
+		}
+		if strings.Contains(c.Output, secret) {
+			t.Errorf("the check shows %q", c.Output)
+		}
+		return nil
+	})
 }
 
 // subsystem is what locks call a daemon's work.

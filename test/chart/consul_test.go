@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -83,7 +84,7 @@ func startConsul(t *testing.T, address string) (dir string) {
 			t.Fatal(err)
 		}
 		await(t, "Consul takes the policy of "+daemon, func() error {
-			if code, answer := put("policy", map[string]string{"Name": "muster-" + daemon, "Rules": string(rules)}); code != http.StatusOK {
+			if code, answer := put("policy", map[string]string{"Name": "muster-" + daemon, "Rules": strings.ReplaceAll(string(rules), "CONSUL_NODE", "chart")}); code != http.StatusOK {
 				return fmt.Errorf("%d %s", code, answer)
 			}
 			return nil

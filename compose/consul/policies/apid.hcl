@@ -28,6 +28,29 @@ key_prefix "muster/tokens/" {
   policy = "write"
 }
 
+# They say to other daemons that a table has changed.
+key "muster/changes/services" {
+  policy = "write"
+}
+key "muster/changes/specs" {
+  policy = "write"
+}
+key "muster/changes/names" {
+  policy = "write"
+}
+key "muster/changes/nodes" {
+  policy = "write"
+}
+key "muster/changes/clusters" {
+  policy = "write"
+}
+key "muster/changes/authorities" {
+  policy = "write"
+}
+key "muster/changes/tokens" {
+  policy = "write"
+}
+
 # Its replicas share their work out.
 key_prefix "muster/members/apid/" {
   policy = "write"
@@ -36,21 +59,30 @@ key_prefix "muster/locks/apid/" {
   policy = "write"
 }
 
-# It enters itself in the catalog, with checks, and looks whom else there is.
-service_prefix "muster-" {
-  policy = "read"
-}
+# It enters itself in the catalog, with checks, and shows which other daemons there are.
 service "muster-apid" {
   policy = "write"
 }
-
-# A session belongs to a node of Consul, whichever agent the daemon speaks to.
-session_prefix "" {
-  policy = "write"
-}
-node_prefix "" {
+service "muster-orchestratord" {
   policy = "read"
 }
-agent_prefix "" {
+service "muster-allocatord" {
+  policy = "read"
+}
+service "muster-schedulerd" {
+  policy = "read"
+}
+service "muster-dispatcherd" {
+  policy = "read"
+}
+
+# A session belongs to the node of the Consul agent or server that the daemon speaks to.
+# Put the node's name in the place of CONSUL_NODE. Repeat the rule for each such node.
+session "CONSUL_NODE" {
+  policy = "write"
+}
+
+# Processes in the catalog are shown with the nodes that they are registered at.
+node "CONSUL_NODE" {
   policy = "read"
 }

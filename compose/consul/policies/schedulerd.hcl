@@ -13,6 +13,11 @@ key_prefix "muster/placements/" {
   policy = "write"
 }
 
+# They say to other daemons that a table has changed.
+key "muster/changes/placements" {
+  policy = "write"
+}
+
 # Its replicas share their work out.
 key_prefix "muster/members/scheduler/" {
   policy = "write"
@@ -21,21 +26,13 @@ key_prefix "muster/locks/scheduler/" {
   policy = "write"
 }
 
-# It enters itself in the catalog, with checks, and looks whom else there is.
-service_prefix "muster-" {
-  policy = "read"
-}
+# It enters itself in the catalog, with checks.
 service "muster-schedulerd" {
   policy = "write"
 }
 
-# A session belongs to a node of Consul, whichever agent the daemon speaks to.
-session_prefix "" {
+# A session belongs to the node of the Consul agent or server that the daemon speaks to.
+# Put the node's name in the place of CONSUL_NODE. Repeat the rule for each such node.
+session "CONSUL_NODE" {
   policy = "write"
-}
-node_prefix "" {
-  policy = "read"
-}
-agent_prefix "" {
-  policy = "read"
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	shipped "github.com/musterhq/muster/compose/consul/policies"
 	"github.com/musterhq/muster/internal/kv/consultest"
 	"github.com/musterhq/muster/internal/testcluster"
 )
@@ -60,6 +61,10 @@ func (k *ConsulTokens) make(ctx context.Context, servers *consultest.Cluster) er
 	if err != nil {
 		return err
 	}
+	var nodes []string
+	for _, s := range servers.Servers() {
+		nodes = append(nodes, s.Node)
+	}
 	options := (&api.WriteOptions{}).WithContext(ctx)
 	for daemon, token := range k.tokens {
 		rules, err := os.ReadFile(filepath.Join(k.policies, daemon+".hcl"))
@@ -67,7 +72,7 @@ func (k *ConsulTokens) make(ctx context.Context, servers *consultest.Cluster) er
 			return err
 		}
 		name := "muster-" + daemon
-		if _, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: name, Rules: string(rules)}, options); err != nil {
+		if _, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: name, Rules: shipped.ForNodes(string(rules), nodes...)}, options); err != nil {
 			return fmt.Errorf("policy of %s: %w", daemon, err)
 		}
 		if _, _, err := client.ACL().TokenCreate(&api.ACLToken{
