@@ -1,6 +1,7 @@
 package standing
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -22,6 +23,8 @@ func Judge(f Findings) *musterv1.GetClusterStatusResponse {
 	m := &musterv1.GetClusterStatusResponse{Store: f.Store.message()}
 	problem := func(format string, a ...any) { m.Problems = append(m.Problems, fmt.Sprintf(format, a...)) }
 	switch {
+	case errors.Is(f.Store.Err, kv.ErrLimited):
+		problem("the store refuses requests; what is shown is what was known last: %v", f.Store.Err)
 	case f.Store.Err != nil:
 		problem("the store does not answer; what is shown is what was known last: %v", f.Store.Err)
 	case f.Store.Leader == "":
@@ -55,7 +58,7 @@ func Judge(f Findings) *musterv1.GetClusterStatusResponse {
 
 func (s Store) message() *musterv1.StoreStatus {
 	m := &musterv1.StoreStatus{
-		Kind: s.Kind, Reachable: s.Err == nil, Leader: s.Leader, Servers: s.Servers,
+		Kind: s.Kind, Reachable: s.Err == nil || errors.Is(s.Err, kv.ErrLimited), Leader: s.Leader, Servers: s.Servers,
 		Latency: durationpb.New(s.Latency), StaleFor: durationpb.New(s.StaleFor),
 	}
 	if s.Err != nil {

@@ -110,6 +110,9 @@ func TestJudge(t *testing.T) {
 			f.Store.Err, f.Store.Leader, f.Newest, f.Processes = errors.New("cut off"), "", nil, nil
 			delete(f.Census["scheduler"].Held, 0)
 		}, "", healthy, 15, "?", []string{"the store does not answer"}},
+		"a limit of the store is reached": {func(f *standing.Findings) {
+			f.Store.Err = fmt.Errorf("200 connections: %w", kv.ErrLimited)
+		}, "", healthy, 16, "0", []string{"the store refuses requests; what is shown is what was known last: 200 connections"}},
 		"the store has no leader": {func(f *standing.Findings) { f.Store.Leader = "" }, "", healthy, 16, "0", []string{"no leader"}},
 		"nothing was found": {func(f *standing.Findings) { *f = standing.Findings{Store: standing.Store{Err: errors.New("x")}} },
 			"nobody", 0, 0, "", []string{"the store does not answer"}},

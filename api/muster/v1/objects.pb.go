@@ -2370,7 +2370,8 @@ type StoreStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "consul" or "embedded".
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	// A read that only the leader may answer was answered.
+	// A read that only the leader may answer was answered, or refused because one
+	// of the store's limits is reached: error names it then.
 	Reachable bool `protobuf:"varint,2,opt,name=reachable,proto3" json:"reachable,omitempty"`
 	// Who decides on writes: a server's address, or "this process". Empty if
 	// nobody does, or if that is not known.
@@ -2379,7 +2380,7 @@ type StoreStatus struct {
 	Servers []string `protobuf:"bytes,4,rep,name=servers,proto3" json:"servers,omitempty"`
 	// How long that read took.
 	Latency *durationpb.Duration `protobuf:"bytes,5,opt,name=latency,proto3" json:"latency,omitempty"`
-	// Why it was not answered.
+	// Why it was not answered, or refused.
 	Error string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
 	// How old what the API server knows is: the time since its last contact with
 	// the store. 0 while there is contact.

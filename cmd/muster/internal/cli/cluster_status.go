@@ -119,6 +119,9 @@ func aboutStore(s *musterv1.StoreStatus) string {
 	if len(s.Servers) > 0 {
 		text += fmt.Sprintf(" of %d server(s)", len(s.Servers))
 	}
+	if s.Reachable && s.Error != "" {
+		return text + fmt.Sprintf(", REFUSES REQUESTS: %s; last contact %v ago", s.Error, rounded(s.StaleFor.AsDuration()))
+	}
 	if s.Reachable {
 		return text + fmt.Sprintf(", answers in %v", s.Latency.AsDuration().Round(10*time.Microsecond))
 	}
