@@ -36,8 +36,8 @@ const maxMark = 2 * binary.MaxVarintLen64
 // markWatch follows the marks for the followers of several tables.
 type markWatch struct {
 	s *Store
-	// anew ends the list that waits.
-	anew atomic.Pointer[context.CancelCauseFunc]
+	// restart ends the list that waits, so that the next starts from nothing.
+	restart atomic.Pointer[context.CancelCauseFunc]
 
 	mu      sync.Mutex
 	indexes map[string]uint64 // by key
@@ -82,7 +82,7 @@ func (w *markWatch) run(ctx context.Context) {
 func (w *markWatch) list(ctx context.Context, after, newest uint64) ([]kv.Pair, uint64, error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	w.anew.Store(&end)
+	w.restart.Store(&end)
 	prefix := marksPrefix(w.s.prefix)
 	pairs, next, err := w.s.kv.List(ctx, prefix, kv.ListOptions{After: after, Stale: newest > 0})
 	if err == nil && next < newest {
@@ -96,7 +96,7 @@ func (w *markWatch) list(ctx context.Context, after, newest uint64) ([]kv.Pair, 
 
 // beginAnew ends a list that waits for an index that may be long in coming.
 func (w *markWatch) beginAnew() {
-	if end := w.anew.Load(); end != nil {
+	if end := w.restart.Load(); end != nil {
 		(*end)(errAnew)
 	}
 }

@@ -135,7 +135,7 @@ func TestConnectionLimit(t *testing.T) {
 	closeSession(t, x)
 }
 
-// fill opens connections until the server takes no more, calls fn, and closes them.
+// fill opens connections up to the limit, calls fn, and closes them.
 func fill(t *testing.T, address string, limit int, fn func()) {
 	t.Helper()
 	var conns []net.Conn
