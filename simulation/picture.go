@@ -175,11 +175,17 @@ func (p *picture) doubles() {
 	}
 }
 
-// named sees to it that each service has its name, each name its service, and each
-// task its spec.
+// named checks that each service has its name, that each name has its service or is
+// that of a removed one, and that each task has its spec.
 func (p *picture) named() {
 	named := 0
 	for e := range p.observer.tables.Names.Scan(p.now, "") {
+		if id, ok := state.RemovedService(e.Key); ok {
+			if p.services[id] != nil {
+				p.fault("service %s is there, and its name is kept as that of a removed one", id)
+			}
+			continue
+		}
 		named++
 		if s := p.services[e.Value.Id]; s == nil || state.NameKey("service", s.Spec.Name) != e.Key {
 			p.fault("the name %s is of no service", e.Key)

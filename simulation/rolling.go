@@ -30,6 +30,10 @@ func (s *Script) roll(size Size) {
 		}
 		if !one(r, 3) {
 			at.Spec.Rollback = rollConfig(r, size, at.Spec.Update.GetOrder())
+			if at.Spec.Rollback.FailureAction == musterv1.UpdateConfig_ROLLBACK {
+				// A rollback is not rolled back.
+				at.Spec.Rollback.FailureAction = musterv1.UpdateConfig_PAUSE
+			}
 		}
 		if at.Deed != update || !one(r, 4) {
 			continue

@@ -295,6 +295,9 @@ func (p *picture) empty() []string {
 	for e := range p.observer.tables.Specs.Scan(p.now, "") {
 		p.fault("spec %s is left", e.Key)
 	}
+	for e := range p.observer.tables.Names.Scan(p.now, "") {
+		p.fault("name %s is left", e.Key)
+	}
 	for name, n := range p.cluster.nodes {
 		e, up, _, _ := n.state()
 		if e == nil || !up {
