@@ -1707,9 +1707,14 @@ type ExecutorDescription struct {
 	// JSON Schema (2020-12) of the payload of its generic runtime.
 	PayloadSchema string `protobuf:"bytes,7,opt,name=payload_schema,json=payloadSchema,proto3" json:"payload_schema,omitempty"`
 	// SHA-256 of the plugin's file, hexadecimal.
-	Checksum      string `protobuf:"bytes,8,opt,name=checksum,proto3" json:"checksum,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Checksum string `protobuf:"bytes,8,opt,name=checksum,proto3" json:"checksum,omitempty"`
+	// Why payload_schema cannot be used: it is not a JSON Schema, it is too large,
+	// or it refuses every payload. Tasks of a generic runtime are not placed on the
+	// node for this executor until it is mended. The dispatcher sets it; what a
+	// worker says here is ignored.
+	PayloadSchemaError string `protobuf:"bytes,9,opt,name=payload_schema_error,json=payloadSchemaError,proto3" json:"payload_schema_error,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *ExecutorDescription) Reset() {
@@ -1794,6 +1799,13 @@ func (x *ExecutorDescription) GetPayloadSchema() string {
 func (x *ExecutorDescription) GetChecksum() string {
 	if x != nil {
 		return x.Checksum
+	}
+	return ""
+}
+
+func (x *ExecutorDescription) GetPayloadSchemaError() string {
+	if x != nil {
+		return x.PayloadSchemaError
 	}
 	return ""
 }
@@ -3001,7 +3013,7 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"G\n" +
 	"\aMachine\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12,\n" +
-	"\x06shared\x18\x02 \x01(\v2\x14.muster.v1.ResourcesR\x06shared\"\xd7\x02\n" +
+	"\x06shared\x18\x02 \x01(\v2\x14.muster.v1.ResourcesR\x06shared\"\x89\x03\n" +
 	"\x13ExecutorDescription\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12=\n" +
@@ -3010,7 +3022,8 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\x05kinds\x18\x05 \x03(\tR\x05kinds\x12\"\n" +
 	"\fcapabilities\x18\x06 \x03(\tR\fcapabilities\x12%\n" +
 	"\x0epayload_schema\x18\a \x01(\tR\rpayloadSchema\x12\x1a\n" +
-	"\bchecksum\x18\b \x01(\tR\bchecksum\"<\n" +
+	"\bchecksum\x18\b \x01(\tR\bchecksum\x120\n" +
+	"\x14payload_schema_error\x18\t \x01(\tR\x12payloadSchemaError\"<\n" +
 	"\x06Health\x12\x16\n" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aHEALTHY\x10\x01\x12\r\n" +
