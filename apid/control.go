@@ -20,6 +20,7 @@ import (
 	"github.com/musterhq/muster/apid/validate"
 	"github.com/musterhq/muster/apid/view"
 	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/placement"
 	"github.com/musterhq/muster/internal/store"
 )
 
@@ -159,7 +160,7 @@ func clip(s string) string {
 	return string(r[:most]) + "..."
 }
 
-// catalogCache keeps what the nodes' executors can run until a node changes.
+// catalogCache keeps what the nodes offer until a node changes.
 type catalogCache struct {
 	mu      sync.Mutex
 	at      uint64
@@ -173,20 +174,9 @@ func (d *Daemon) executors() *validate.Catalog {
 		if d.catalog.catalog != nil && d.catalog.at == r.NodesChanged() {
 			return
 		}
-		nodes := 0
-		var all []*musterv1.ExecutorDescription
-		r.Nodes("", func(n *view.Node) bool {
-			nodes++
-			all = append(all, n.State.GetDescription().GetExecutors()...)
-			return true
-		})
 		d.catalog.at = r.NodesChanged()
-		d.catalog.catalog = validate.NewCatalog(nodes, func(yield func(*musterv1.ExecutorDescription) bool) {
-			for _, e := range all {
-				if !yield(e) {
-					return
-				}
-			}
+		d.catalog.catalog = validate.NewCatalog(func(yield func(*placement.Node) bool) {
+			r.Nodes("", func(n *view.Node) bool { return yield(placement.NewNode(n.ID, n.State, n.Record)) })
 		})
 	})
 	return d.catalog.catalog

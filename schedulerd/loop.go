@@ -152,6 +152,7 @@ func (d *Daemon) place(m *model, p *plan, explained *explanations, service strin
 			explained.say(service, digest, len(tasks), err.Error(), nil)
 			continue
 		}
+		request.Remember(m.verdicts, digest)
 		d.placeGroup(m, p, explained, request, digest, sureReplicas(record.Value.Spec, spec.Value.Task), tasks)
 	}
 }

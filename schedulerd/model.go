@@ -40,6 +40,8 @@ type model struct {
 	fresh map[string]struct{}
 	// faults says which nodes are better avoided.
 	faults *faults
+	// verdicts remembers which executors' schemas accept which specs.
+	verdicts *placement.Verdicts
 }
 
 // node is a node and what its tasks hold.
@@ -81,6 +83,7 @@ func newModel(tables *state.Tables) *model {
 	return &model{
 		tables: tables, nodes: map[string]*node{}, machines: map[string]*machine{}, waiting: map[string]map[string]waiting{}, assigned: map[string]string{},
 		known: map[string]struct{}{}, stale: map[string]struct{}{}, fresh: map[string]struct{}{}, faults: newFaults(),
+		verdicts: placement.NewVerdicts(),
 	}
 }
 

@@ -1,76 +1,118 @@
 package validate
 
 import (
+	"cmp"
+	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/placement"
 )
 
 const (
 	// containerKind is the kind of the runtime that a container spec needs.
-	containerKind = "container"
-	// fieldCapability begins the capabilities that name fields of a container
-	// spec.
-	fieldCapability = "container."
+	containerKind = placement.ContainerKind
+	// mostListed bounds how many kinds an error lists.
+	mostListed = 16
 )
 
-// Catalog is what the executors of all nodes say that they can run. It is
-// immutable.
+// Catalog is what the nodes offer to tasks, by kind. What nodes offer that take
+// new tasks counts. Where none of those offers a kind, what the other nodes offer
+// does: they may be back in a moment, and tasks wait for them. It is immutable.
 type Catalog struct {
 	nodes int
-	// generic holds, by kind, one executor of each published schema.
-	generic map[string][]*musterv1.ExecutorDescription
-	// honoured holds, for each distinct container executor, the fields that it
-	// acts on. It is empty if one of them does not say.
-	honoured []map[string]bool
+	ready map[string]*offered
+	known map[string]*offered
 	// unknown names, with what ails them, executors that have not said what they
 	// run.
 	unknown []string
 }
 
-// NewCatalog gathers the executors of a number of nodes.
-func NewCatalog(nodes int, executors iter.Seq[*musterv1.ExecutorDescription]) *Catalog {
-	c := &Catalog{nodes: nodes, generic: map[string][]*musterv1.ExecutorDescription{}}
-	silent := false
-	seen := map[string]bool{}
-	for e := range executors {
-		if len(e.Kinds) == 0 {
-			c.addUnknown(e)
+// offered is what nodes offer to tasks of one kind.
+type offered struct {
+	kind  string
+	nodes int
+	// variants holds one executor for each distinct payload schema, or set of
+	// honoured fields, that of most nodes first.
+	variants []*variant
+	index    map[string]*variant
+}
+
+// variant is what a number of nodes offer alike.
+type variant struct {
+	*placement.Offer
+	nodes int
+	// honoured are the fields of a container spec that it acts on.
+	honoured map[string]bool
+}
+
+// NewCatalog gathers what nodes offer. Nodes that were removed do not count.
+func NewCatalog(nodes iter.Seq[*placement.Node]) *Catalog {
+	c := &Catalog{ready: map[string]*offered{}, known: map[string]*offered{}}
+	for n := range nodes {
+		if n.Removed {
+			continue
 		}
-		for _, kind := range e.Kinds {
-			if kind != containerKind {
-				c.addGeneric(kind, e)
-				continue
+		c.nodes++
+		seen := map[string]bool{}
+		for _, e := range n.Description.GetExecutors() {
+			if len(e.Kinds) == 0 {
+				c.addUnknown(e)
 			}
-			fields := honours(e)
-			if len(fields) == 0 {
-				silent = true
-				continue
-			}
-			if id := strings.Join(sortedKeys(fields), " "); !seen[id] {
-				seen[id] = true
-				c.honoured = append(c.honoured, fields)
+			for _, kind := range e.Kinds {
+				if !seen[kind] {
+					seen[kind] = true
+					c.add(kind, n)
+				}
 			}
 		}
 	}
-	if silent {
-		c.honoured = nil
+	for _, tier := range []map[string]*offered{c.ready, c.known} {
+		for _, o := range tier {
+			slices.SortStableFunc(o.variants, func(a, b *variant) int { return cmp.Compare(b.nodes, a.nodes) })
+		}
 	}
 	return c
 }
 
-func (c *Catalog) addGeneric(kind string, e *musterv1.ExecutorDescription) {
-	same := func(o *musterv1.ExecutorDescription) bool { return o.PayloadSchema == e.PayloadSchema }
-	if !slices.ContainsFunc(c.generic[kind], same) {
-		c.generic[kind] = append(c.generic[kind], e)
+// add notes what a node offers to tasks of a kind: its first healthy executor of
+// it, as the scheduler has it.
+func (c *Catalog) add(kind string, n *placement.Node) {
+	offer := n.Offer(kind)
+	if n.Available() && offer.Healthy() {
+		addOffer(c.ready, kind, offer)
 	}
+	addOffer(c.known, kind, offer)
 }
 
-// addUnknown notes an executor that may turn out to run what nobody else does.
+func addOffer(tier map[string]*offered, kind string, offer *placement.Offer) {
+	o := tier[kind]
+	if o == nil {
+		o = &offered{kind: kind, index: map[string]*variant{}}
+		tier[kind] = o
+	}
+	o.nodes++
+	key := offer.PayloadSchemaError + "\x00" + offer.PayloadSchema
+	var honoured map[string]bool
+	if kind == containerKind {
+		honoured = offer.HonouredFields()
+		key = strings.Join(slices.Sorted(maps.Keys(honoured)), " ")
+	}
+	v := o.index[key]
+	if v == nil {
+		v = &variant{Offer: offer, honoured: honoured}
+		o.index[key] = v
+		o.variants = append(o.variants, v)
+	}
+	v.nodes++
+}
+
+// addUnknown notes an executor that may turn out to run what no other does.
 func (c *Catalog) addUnknown(e *musterv1.ExecutorDescription) {
 	const most = 3
 	name := short(e.Name)
@@ -82,40 +124,52 @@ func (c *Catalog) addUnknown(e *musterv1.ExecutorDescription) {
 	}
 }
 
-func honours(e *musterv1.ExecutorDescription) map[string]bool {
-	fields := map[string]bool{}
-	for _, c := range e.Capabilities {
-		if f, ok := strings.CutPrefix(c, fieldCapability); ok {
-			fields[f] = true
-		}
+// offered returns what counts for tasks of a kind, nil if no node offers it.
+func (c *Catalog) offered(kind string) *offered {
+	if o := c.ready[kind]; o != nil {
+		return o
 	}
-	return fields
+	return c.known[kind]
 }
 
-// kinds lists the generic kinds for people.
+// kinds lists the generic kinds for people, those of most nodes first if there
+// are many.
 func (c *Catalog) kinds() string {
-	if len(c.generic) == 0 {
+	all := slices.SortedFunc(maps.Values(c.known), func(a, b *offered) int {
+		return cmp.Or(cmp.Compare(b.nodes, a.nodes), cmp.Compare(a.kind, b.kind))
+	})
+	all = slices.DeleteFunc(all, func(o *offered) bool { return o.kind == containerKind })
+	if len(all) == 0 {
 		return "none"
 	}
-	return strings.Join(sortedKeys(c.generic), ", ")
+	var names []string
+	for _, o := range all[:min(len(all), mostListed)] {
+		names = append(names, short(o.kind))
+	}
+	slices.Sort(names)
+	list := strings.Join(names, ", ")
+	if more := len(all) - len(names); more > 0 {
+		list += fmt.Sprintf(" and %d more", more)
+	}
+	return list
 }
 
 // checkContainer refuses fields that no container executor acts on. Without
 // any executor that says which it acts on, the scheduler is left to wait for
 // one.
 func (c *Catalog) checkContainer(r *Report, field string, spec *musterv1.ContainerSpec) {
-	if len(c.honoured) == 0 {
+	o := c.offered(containerKind)
+	if o == nil {
 		return
 	}
 	var missing []string
-	for i, fields := range c.honoured {
+	for i, v := range o.variants {
+		if len(v.honoured) == 0 {
+			return // it takes anything
+		}
 		var lacks []string
-		spec.ProtoReflect().Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-			if fd.Name() == "isolation" && v.String() == "default" {
-				// What every executor does.
-				return true
-			}
-			if !fields[string(fd.Name())] && !fields[fd.JSONName()] {
+		spec.ProtoReflect().Range(func(fd protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+			if !placement.AsksNothing(fd, value) && !v.honoured[string(fd.Name())] && !v.honoured[fd.JSONName()] {
 				lacks = append(lacks, fd.JSONName())
 			}
 			return true

@@ -14,6 +14,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/validate"
+	"github.com/musterhq/muster/internal/placement"
 )
 
 const processSchema = `{"$schema":"https://json-schema.org/draft/2020-12/schema","$id":"https://example.com/process","type":"object",
@@ -36,7 +37,7 @@ func generic(t *testing.T, kind, payload string) *musterv1.ServiceSpec {
 }
 
 func executor(kind, schema string) *musterv1.ExecutorDescription {
-	return &musterv1.ExecutorDescription{Name: kind, Kinds: []string{kind}, PayloadSchema: schema}
+	return &musterv1.ExecutorDescription{Name: kind, Kinds: []string{kind}, PayloadSchema: schema, Health: musterv1.ExecutorDescription_HEALTHY}
 }
 
 func TestPayload(t *testing.T) {
@@ -90,7 +91,7 @@ func TestAlternatives(t *testing.T) {
 func TestUnknownExecutor(t *testing.T) {
 	t.Parallel()
 	v := newValidator()
-	none := validate.NewCatalog(0, slices.Values([]*musterv1.ExecutorDescription(nil)))
+	none := validate.NewCatalog(slices.Values([]*placement.Node(nil)))
 	if code, _ := fields(t, v.Service(generic(t, "process", ""), none)); code != codes.FailedPrecondition {
 		t.Errorf("no node: code %v, want %v", code, codes.FailedPrecondition)
 	}
@@ -98,8 +99,65 @@ func TestUnknownExecutor(t *testing.T) {
 	if code, got := fields(t, err); code != codes.InvalidArgument || fmt.Sprint(got) != "[spec.task.generic.kind]" {
 		t.Errorf("%v %v", code, got)
 	}
-	if !strings.Contains(err.Error(), "null, process") {
-		t.Errorf("error does not list the known kinds: %v", err)
+	if want := `there is no kind "proces"; kinds that nodes run: null, process`; !strings.Contains(err.Error(), want) {
+		t.Errorf("error is %v, want %s in it", err, want)
+	}
+}
+
+// A worker has no say beyond its own node, whatever it reports.
+func TestPayloadPassesIfOneReadyNodeAcceptsIt(t *testing.T) {
+	t.Parallel()
+	const active, drain = musterv1.NodeSpec_ACTIVE, musterv1.NodeSpec_DRAIN
+	schema := func(text string) *musterv1.ExecutorDescription { return executor("process", text) }
+	refusing := func(n int) []*placement.Node {
+		var nodes []*placement.Node
+		for i := range n {
+			nodes = append(nodes, node(ready, active, schema(fmt.Sprintf(`{"not":{"required":["command"]},"title":"%d"}`, i))))
+		}
+		return nodes
+	}
+	var nine []*musterv1.ExecutorDescription
+	for i := range 9 {
+		nine = append(nine, schema(fmt.Sprintf(`{"not":{},"title":"%d"}`, i)))
+	}
+	faulty := schema("")
+	faulty.PayloadSchemaError = "refuses every payload"
+	sick := schema(`{"not":{"required":["command"]}}`)
+	sick.Health = musterv1.ExecutorDescription_UNHEALTHY
+	honest := node(ready, active, schema(processSchema))
+	for name, test := range map[string]struct {
+		nodes []*placement.Node
+		want  codes.Code
+	}{
+		"nine refusing executors on one node":             {[]*placement.Node{node(ready, active, nine...), honest}, codes.OK},
+		"as many refusing nodes as are tried, and more":   {append(refusing(20), honest), codes.OK},
+		"a refusing node that is drained":                 {[]*placement.Node{node(ready, drain, nine...), honest}, codes.OK},
+		"a refusing node that is disconnected":            {[]*placement.Node{node(musterv1.NodeStatus_DISCONNECTED, active, nine...), honest}, codes.OK},
+		"the accepting node is away":                      {append(refusing(1), node(musterv1.NodeStatus_DOWN, active, schema(processSchema))), codes.InvalidArgument},
+		"all nodes are away, and one accepts":             {[]*placement.Node{node(ready, drain, nine...), node(musterv1.NodeStatus_DOWN, active, schema(processSchema))}, codes.OK},
+		"the only executor has a schema that is at fault": {[]*placement.Node{node(ready, active, faulty)}, codes.FailedPrecondition},
+		"a sick executor refuses":                         {[]*placement.Node{node(ready, active, sick, schema(processSchema))}, codes.OK},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			code, named := fields(t, newValidator().Service(generic(t, "process", `{"command":["a"]}`), validate.NewCatalog(slices.Values(test.nodes))))
+			if code != test.want {
+				t.Errorf("code is %v for %v, want %v", code, named, test.want)
+			}
+		})
+	}
+}
+
+// An error that lists kinds stays short, and lists those of most nodes.
+func TestListOfKindsIsBounded(t *testing.T) {
+	t.Parallel()
+	executors := []*musterv1.ExecutorDescription{executor("zz-process", ""), executor("zz-process", "")}
+	for i := range 500 {
+		executors = append(executors, executor(fmt.Sprintf("kind-%d", i), ""))
+	}
+	err := newValidator().Service(generic(t, "proces", ""), catalog(executors...))
+	if !strings.Contains(err.Error(), "zz-process and 485 more") || len(err.Error()) > 500 {
+		t.Errorf("error is %v", err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/payload"
 )
 
 // Validator checks specs. It may be used by many goroutines.
@@ -14,7 +15,7 @@ type Validator struct {
 	pattern     patterns
 	constraints func([]string) error
 	gaps        map[string][]gap
-	schemas     *schemas
+	schemas     *payload.Schemas
 }
 
 // New returns a validator. Constraints parses placement constraints, all of
@@ -22,7 +23,7 @@ type Validator struct {
 // that what is accepted can be placed.
 func New(constraints func([]string) error) *Validator {
 	return &Validator{
-		pattern: newPatterns(), constraints: constraints, gaps: indexGaps(serviceGaps()), schemas: newSchemas(),
+		pattern: newPatterns(), constraints: constraints, gaps: indexGaps(serviceGaps()), schemas: payload.NewSchemas(),
 	}
 }
 

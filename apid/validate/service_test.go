@@ -16,8 +16,10 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/validate"
+	"github.com/musterhq/muster/internal/placement"
 )
 
 func newValidator() *validate.Validator {
@@ -31,8 +33,20 @@ func newValidator() *validate.Validator {
 	})
 }
 
+// catalog is that of a cluster with one ready node for each executor.
 func catalog(executors ...*musterv1.ExecutorDescription) *validate.Catalog {
-	return validate.NewCatalog(1, slices.Values(executors))
+	nodes := []*placement.Node{node(ready, musterv1.NodeSpec_ACTIVE)}
+	for _, e := range executors {
+		nodes = append(nodes, node(ready, musterv1.NodeSpec_ACTIVE, e))
+	}
+	return validate.NewCatalog(slices.Values(nodes))
+}
+
+const ready = musterv1.NodeStatus_READY
+
+func node(state musterv1.NodeStatus_State, availability musterv1.NodeSpec_Availability, executors ...*musterv1.ExecutorDescription) *placement.Node {
+	return placement.NewNode("n", &recordv1.NodeState{State: state, Description: &musterv1.NodeDescription{Executors: executors}},
+		&recordv1.Node{Spec: &musterv1.NodeSpec{Availability: availability}})
 }
 
 func container(change func(*musterv1.ServiceSpec, *musterv1.ContainerSpec)) *musterv1.ServiceSpec {

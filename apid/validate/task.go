@@ -59,17 +59,16 @@ func (v *Validator) generic(r *Report, field string, g *musterv1.GenericRuntime,
 		r.Waiting(field+".kind", "no node has registered yet, so no executor runs %q; start a worker whose executor does, then try again", kind)
 		return
 	}
-	executors, known := catalog.generic[kind]
-	if !known && len(catalog.unknown) > 0 {
-		r.Waiting(field+".kind", "no node has an executor that runs %q; kinds that are known: %s; these executors have not said yet what they run: %s",
+	offered := catalog.offered(kind)
+	switch {
+	case offered != nil:
+		v.checkPayload(r, field, g, offered)
+	case len(catalog.unknown) > 0:
+		r.Waiting(field+".kind", "there is no kind %q; kinds that nodes run: %s; these executors have not said yet which they run: %s",
 			short(kind), catalog.kinds(), strings.Join(catalog.unknown, ", "))
-		return
+	default:
+		r.Invalid(field+".kind", "there is no kind %q; kinds that nodes run: %s", short(kind), catalog.kinds())
 	}
-	if !known {
-		r.Invalid(field+".kind", "no node has an executor that runs %q; kinds that are known: %s", short(kind), catalog.kinds())
-		return
-	}
-	v.schemas.checkPayload(r, field, g, executors)
 }
 
 func (v *Validator) resources(r *Report, field string, rr *musterv1.ResourceRequirements) {

@@ -19,6 +19,8 @@ const (
 	FilterReady       Filter = "ready"
 	FilterResources   Filter = "resources"
 	FilterExecutor    Filter = "executor"
+	FilterPayload     Filter = "payload"
+	FilterCapability  Filter = "capabilities"
 	FilterConstraints Filter = "constraints"
 	FilterPlatform    Filter = "platform"
 	FilterPorts       Filter = "host-ports"
@@ -34,6 +36,10 @@ func (f Filter) Reason(r *Request) string {
 		return "insufficient resources"
 	case FilterExecutor:
 		return fmt.Sprintf("no healthy executor for %q", r.Kind)
+	case FilterPayload:
+		return fmt.Sprintf("executor for %q does not accept the payload", r.Kind)
+	case FilterCapability:
+		return fmt.Sprintf("executor for %q does not act on every field of the spec", r.Kind)
 	case FilterConstraints:
 		return "scheduling constraints not satisfied"
 	case FilterPlatform:
@@ -50,12 +56,15 @@ func (f Filter) Reason(r *Request) string {
 // fits.
 func (r *Request) Check(n *Node, u *Usage) Filter {
 	switch {
-	case !n.available():
+	case !n.Available():
 		return FilterReady
 	case !r.fitsResources(n, u):
 		return FilterResources
-	case !n.runs(r.Kind):
-		return FilterExecutor
+	}
+	if f := r.checkExecutor(n); f != FilterNone {
+		return f
+	}
+	switch {
 	case !r.Constraints.Match(n):
 		return FilterConstraints
 	case !r.fitsPlatform(n):
@@ -80,19 +89,6 @@ func (r *Request) CheckUsage(n *Node, u *Usage) Filter {
 		return FilterReplicas
 	}
 	return FilterNone
-}
-
-func (n *Node) available() bool {
-	return !n.Removed && n.State == musterv1.NodeStatus_READY && n.Availability == musterv1.NodeSpec_ACTIVE
-}
-
-func (n *Node) runs(kind string) bool {
-	for _, e := range n.Description.GetExecutors() {
-		if e.Health == musterv1.ExecutorDescription_HEALTHY && slices.Contains(e.Kinds, kind) {
-			return true
-		}
-	}
-	return false
 }
 
 // fitsResources reports whether the node has the resources, and its machine those

@@ -7,9 +7,16 @@
 // order of SwarmKit's (ready, resources, plugin, constraints, platform, host
 // ports, replicas), and the first that refuses a node is the one that counts in
 // an explanation.
+//
+// A node is judged by its first healthy executor of the task's kind: the schema
+// of that executor must accept the payload of a generic runtime, and the executor
+// must act on the fields that a container spec sets, if it says on which it does.
+// What one node's executor says never counts for another node.
 package placement
 
 import (
+	"sync/atomic"
+
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
@@ -28,6 +35,8 @@ type Node struct {
 	Address      string
 	// Removed says that an operator removed the node.
 	Removed bool
+
+	offers atomic.Pointer[[]Offer]
 }
 
 // NewNode joins what a node reports of itself with what an operator says of
@@ -68,6 +77,8 @@ type Request struct {
 	// Ports are the ports that a task publishes on its node, in host mode. The
 	// number of one without is chosen by the node itself, and is nobody's here.
 	Ports []*musterv1.PortConfig
+
+	runtime *runtime
 }
 
 // NewRequest reads a request from specs. Its error says which constraint cannot
@@ -81,7 +92,7 @@ func NewRequest(service string, task *musterv1.TaskSpec, endpoint *musterv1.Endp
 	r := &Request{
 		Service: service, Kind: Kind(task), Constraints: constraints,
 		Platforms: task.GetPlacement().GetPlatforms(), MaxReplicas: task.GetPlacement().GetMaxReplicas(),
-		NanoCPUs: reserved.GetNanoCpus(), MemoryBytes: reserved.GetMemoryBytes(),
+		NanoCPUs: reserved.GetNanoCpus(), MemoryBytes: reserved.GetMemoryBytes(), runtime: newRuntime(task),
 	}
 	for _, p := range endpoint.GetPorts() {
 		if p.PublishMode == musterv1.PortConfig_HOST {

@@ -1,9 +1,11 @@
-package validate
+package payload
 
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -60,14 +62,14 @@ func (c *coster) sum(v any, at string, depth int) (int, error) {
 	}
 	switch v := v.(type) {
 	case map[string]any:
-		for _, key := range sortedKeys(v) {
+		for _, key := range slices.Sorted(maps.Keys(v)) {
 			child := v[key]
 			if text, ok := child.(string); ok {
 				switch key {
 				case "$dynamicRef", "$recursiveRef", "$id", "$anchor", "$dynamicAnchor":
 					return 0, fmt.Errorf("uses %s, which is not supported", key)
 				case "$ref":
-					target, err := c.resolve(text)
+					target, err := resolve(c.doc, text)
 					if err != nil {
 						return 0, err
 					}
@@ -92,12 +94,12 @@ func (c *coster) sum(v any, at string, depth int) (int, error) {
 }
 
 // resolve follows a reference within the document.
-func (c *coster) resolve(ref string) (any, error) {
+func resolve(doc any, ref string) (any, error) {
 	pointer, local := strings.CutPrefix(ref, "#")
 	if !local || (pointer != "" && !strings.HasPrefix(pointer, "/")) {
-		return nil, fmt.Errorf(`refers to %q; only references that begin with "#/" are supported`, short(ref))
+		return nil, fmt.Errorf(`refers to %q; only references that begin with "#/" are supported`, clip(ref))
 	}
-	v := c.doc
+	v := doc
 	for _, token := range tokens(pointer) {
 		var ok bool
 		switch parent := v.(type) {
@@ -111,7 +113,7 @@ func (c *coster) resolve(ref string) (any, error) {
 			}
 		}
 		if !ok {
-			return nil, fmt.Errorf("refers to %q, which is not there", short(ref))
+			return nil, fmt.Errorf("refers to %q, which is not there", clip(ref))
 		}
 	}
 	return v, nil

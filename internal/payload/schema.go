@@ -1,4 +1,9 @@
-package validate
+// Package payload checks payloads of generic runtimes against the JSON Schemas
+// that executors publish. The API server refuses with it what no node accepts,
+// the scheduler avoids nodes that refuse, and the dispatcher reports schemas that
+// cannot be used. Schemas come from workers, which the control plane need not
+// trust, so all that they can cost is bounded.
+package payload
 
 import (
 	"bytes"
@@ -12,17 +17,18 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
-// Bounds of what a published schema may cost. Schemas come from executors on
-// workers, which the control plane need not trust: none may keep it busy.
+// Bounds of what a published schema may cost. MaxSchemaSize bounds its text, in
+// bytes.
 const (
-	maxSchemaSize  = 64 << 10
+	MaxSchemaSize  = 64 << 10
 	maxSchemaDepth = 64
 	// maxSchemaCost bounds the number of schemas that one value can meet, all
 	// references expanded.
 	maxSchemaCost = 4_000
 	// maxChecks bounds that number times the number of values in a payload. A
-	// check takes some 200 ns.
-	maxChecks = 5_000_000
+	// check takes some 200 ns. The scheduler makes one check for each schema and
+	// spec, and places nothing meanwhile.
+	maxChecks = 1_000_000
 	// maxPattern bounds a compiled regular expression, in instructions, and
 	// maxMatch the texts that it is tried on. Go's engine is linear in both.
 	maxPattern = 2_000
@@ -31,52 +37,65 @@ const (
 	maxCached = 256
 )
 
-// schemas compiles schemas once and keeps them under the digest of their text.
-type schemas struct {
-	mu    sync.Mutex
-	known map[[sha256.Size]byte]*compiled
-}
+// ErrRefusesAll is why a schema that accepts no object at all cannot be used.
+var ErrRefusesAll = errors.New("refuses every payload")
 
-// compiled is a schema that can be used, or why it cannot.
-type compiled struct {
+// Schema is a compiled schema, or the reason why its text cannot be used.
+type Schema struct {
 	schema *jsonschema.Schema
 	cost   int
 	err    error
 }
 
-func newSchemas() *schemas { return &schemas{known: map[[sha256.Size]byte]*compiled{}} }
+// Err returns why the schema cannot be used, nil if it can.
+func (s *Schema) Err() error { return s.err }
 
-// get returns the compiled form of a schema's text.
-func (s *schemas) get(text string) *compiled {
+// Schemas compiles schemas once and keeps them under the digest of their text.
+// It may be used by many goroutines.
+type Schemas struct {
+	mu    sync.Mutex
+	known map[[sha256.Size]byte]*Schema
+}
+
+// NewSchemas returns an empty cache.
+func NewSchemas() *Schemas { return &Schemas{known: map[[sha256.Size]byte]*Schema{}} }
+
+// Get returns the compiled form of a schema's text.
+func (s *Schemas) Get(text string) *Schema {
 	digest := sha256.Sum256([]byte(text))
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c, ok := s.known[digest]; ok {
+	c, ok := s.known[digest]
+	s.mu.Unlock()
+	if ok {
 		return c
 	}
+	// Others are not kept waiting while a hostile schema compiles.
+	c = Compile(text)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if len(s.known) >= maxCached {
 		// Which one goes does not matter: a schema compiles in less than a
 		// millisecond, and a cluster has a handful of them.
 		clear(s.known)
 	}
-	c := compile(text)
 	s.known[digest] = c
 	return c
 }
 
-func compile(text string) (c *compiled) {
+// Compile compiles the text of a schema.
+func Compile(text string) (s *Schema) {
 	// The library promises no behaviour for each conceivable input.
 	defer func() {
 		if p := recover(); p != nil {
-			c = &compiled{err: fmt.Errorf("compile: %v", p)}
+			s = &Schema{err: fmt.Errorf("cannot be compiled: %v", p)}
 		}
 	}()
-	if len(text) > maxSchemaSize {
-		return &compiled{err: fmt.Errorf("has %d bytes; at most %d are allowed", len(text), maxSchemaSize)}
+	if len(text) > MaxSchemaSize {
+		return &Schema{err: fmt.Errorf("has %d bytes; at most %d are allowed", len(text), MaxSchemaSize)}
 	}
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader([]byte(text)))
 	if err != nil {
-		return &compiled{err: fmt.Errorf("is not JSON: %w", err)}
+		return &Schema{err: fmt.Errorf("is not JSON: %w", err)}
 	}
 	if root, ok := doc.(map[string]any); ok {
 		// Nothing refers to the schema from outside, and within it only by "#".
@@ -84,7 +103,7 @@ func compile(text string) (c *compiled) {
 	}
 	cost, err := schemaCost(doc)
 	if err != nil {
-		return &compiled{err: err}
+		return &Schema{err: err}
 	}
 	const url = "https://schema.invalid/payload.json"
 	compiler := jsonschema.NewCompiler()
@@ -92,13 +111,16 @@ func compile(text string) (c *compiled) {
 	compiler.UseLoader(noLoader{})
 	compiler.UseRegexpEngine(boundedRegexp)
 	if err := compiler.AddResource(url, doc); err != nil {
-		return &compiled{err: err}
+		return &Schema{err: err}
 	}
 	schema, err := compiler.Compile(url)
 	if err != nil {
-		return &compiled{err: fmt.Errorf("is not a JSON Schema: %w", err)}
+		return &Schema{err: fmt.Errorf("is not a JSON Schema: %w", err)}
 	}
-	return &compiled{schema: schema, cost: cost}
+	if refusesObjects(doc, doc) {
+		return &Schema{err: ErrRefusesAll}
+	}
+	return &Schema{schema: schema, cost: cost}
 }
 
 // noLoader keeps schemas from reading files or speaking to hosts.

@@ -1,0 +1,224 @@
+package placement
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"unique"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/payload"
+)
+
+// fieldCapability begins the capabilities that name fields of a container spec.
+const fieldCapability = "container."
+
+// Offer is what a node's executor offers to tasks of the kinds that it runs. The
+// handles make two offers that say the same cheap to recognize.
+type Offer struct {
+	*musterv1.ExecutorDescription
+	schema, capabilities unique.Handle[string]
+}
+
+// Healthy reports whether the executor says that it works.
+func (o *Offer) Healthy() bool { return o.Health == musterv1.ExecutorDescription_HEALTHY }
+
+// HonouredFields returns the fields of a container spec that the executor acts on. It is
+// empty if the executor does not say, which means that it is given any.
+func (o *Offer) HonouredFields() map[string]bool {
+	fields := map[string]bool{}
+	for _, c := range o.Capabilities {
+		if f, ok := strings.CutPrefix(c, fieldCapability); ok {
+			fields[f] = true
+		}
+	}
+	return fields
+}
+
+// Available reports whether the node is given new tasks.
+func (n *Node) Available() bool {
+	return !n.Removed && n.State == musterv1.NodeStatus_READY && n.Availability == musterv1.NodeSpec_ACTIVE
+}
+
+// Offer returns what the node offers to tasks of a kind: its first executor of
+// the kind that is healthy. If none is, it returns the first of the kind, and nil
+// if there is none.
+func (n *Node) Offer(kind string) *Offer {
+	var sick *Offer
+	offers := n.executors()
+	for i := range offers {
+		switch o := &offers[i]; {
+		case !slices.Contains(o.Kinds, kind):
+		case o.Healthy():
+			return o
+		case sick == nil:
+			sick = o
+		}
+	}
+	return sick
+}
+
+// executors returns what the node's executors offer. It is worked out when it is
+// first asked for: most nodes are only asked for labels.
+func (n *Node) executors() []Offer {
+	if known := n.offers.Load(); known != nil {
+		return *known
+	}
+	all := n.Description.GetExecutors()
+	offers := make([]Offer, len(all))
+	for i, e := range all {
+		offers[i] = Offer{
+			ExecutorDescription: e, schema: unique.Make(e.PayloadSchema),
+			capabilities: unique.Make(strings.Join(e.Capabilities, " ")),
+		}
+	}
+	n.offers.Store(&offers)
+	return offers
+}
+
+// Verdicts remembers which payload schemas accept which task specs, so that a
+// scheduler checks each spec once against each schema, however many tasks and
+// nodes there are. It may be used by many goroutines.
+type Verdicts struct {
+	schemas *payload.Schemas
+	mu      sync.Mutex
+	known   map[verdictKey]bool
+}
+
+// verdictKey names a schema, and a task spec by its digest.
+type verdictKey struct {
+	schema unique.Handle[string]
+	spec   string
+}
+
+// maxVerdicts bounds what is remembered: a cluster has a handful of schemas, and
+// some thousand specs of generic runtimes.
+const maxVerdicts = 1 << 16
+
+// NewVerdicts returns an empty memory.
+func NewVerdicts() *Verdicts {
+	return &Verdicts{schemas: payload.NewSchemas(), known: map[verdictKey]bool{}}
+}
+
+// accepts reports whether a schema accepts the payload of the spec with a digest.
+func (v *Verdicts) accepts(schema unique.Handle[string], spec string, g *musterv1.GenericRuntime) bool {
+	key := verdictKey{schema, spec}
+	v.mu.Lock()
+	accepted, ok := v.known[key]
+	v.mu.Unlock()
+	if ok {
+		return accepted
+	}
+	s := v.schemas.Get(schema.Value())
+	p, err := payload.New(g)
+	accepted = err == nil && s.Err() == nil && len(s.Check(p)) == 0
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.known) >= maxVerdicts {
+		clear(v.known)
+	}
+	v.known[key] = accepted
+	return accepted
+}
+
+// runtime is what a request asks of an executor beyond its kind.
+type runtime struct {
+	generic *musterv1.GenericRuntime
+	// fields are the names of the fields that a container spec sets.
+	fields []fieldName
+	// verdicts keeps the answers under spec, a digest: [Request.Remember].
+	verdicts *Verdicts
+	spec     string
+
+	last atomic.Pointer[verdict]
+}
+
+// verdict is the answer to the schema, or the capabilities, that a request was
+// checked against last. Most nodes of a cluster say the same.
+type verdict struct {
+	on       unique.Handle[string]
+	accepted bool
+}
+
+// fieldName is a field's name in the contract, and in JSON: a capability may be
+// either.
+type fieldName struct{ text, json string }
+
+// defaulted reports whether the API server fills in a field of a container spec
+// where the user says nothing. That it is set asks nothing of an executor.
+func defaulted(field string) bool { return field == "stop_grace_period" || field == "pull_options" }
+
+// AsksNothing reports whether a field of a container spec has a value that is what
+// every executor does.
+func AsksNothing(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+	return field.Name() == "isolation" && value.String() == "default"
+}
+
+func newRuntime(task *musterv1.TaskSpec) *runtime {
+	r := &runtime{generic: task.GetGeneric()}
+	if r.generic != nil {
+		r.verdicts = NewVerdicts()
+	}
+	task.GetContainer().ProtoReflect().Range(func(fd protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		if name := string(fd.Name()); !defaulted(name) && !AsksNothing(fd, value) {
+			r.fields = append(r.fields, fieldName{name, fd.JSONName()})
+		}
+		return true
+	})
+	return r
+}
+
+// Remember has the verdicts on the request's payload kept in v under the digest of
+// its task spec.
+func (r *Request) Remember(v *Verdicts, spec string) { r.runtime.verdicts, r.runtime.spec = v, spec }
+
+// checkExecutor returns the filter that refuses the node for its executors.
+func (r *Request) checkExecutor(n *Node) Filter {
+	o := n.Offer(r.Kind)
+	if o == nil || !o.Healthy() {
+		return FilterExecutor
+	}
+	return r.runtime.check(o)
+}
+
+// check asks whether an executor that runs the kind takes the spec. A request
+// without a spec asks for nothing more than the kind.
+func (r *runtime) check(o *Offer) Filter {
+	if r == nil {
+		return FilterNone
+	}
+	key, refusal := o.capabilities, FilterCapability
+	if r.generic != nil {
+		if o.PayloadSchemaError != "" {
+			return FilterPayload
+		}
+		if o.PayloadSchema == "" {
+			return FilterNone
+		}
+		key, refusal = o.schema, FilterPayload
+	} else if len(r.fields) == 0 {
+		return FilterNone
+	}
+	last := r.last.Load()
+	if last == nil || last.on != key {
+		last = &verdict{on: key}
+		if r.generic != nil {
+			last.accepted = r.verdicts.accepts(key, r.spec, r.generic)
+		} else {
+			last.accepted = r.honouredBy(o)
+		}
+		r.last.Store(last)
+	}
+	if !last.accepted {
+		return refusal
+	}
+	return FilterNone
+}
+
+func (r *runtime) honouredBy(o *Offer) bool {
+	honoured := o.HonouredFields()
+	return len(honoured) == 0 || !slices.ContainsFunc(r.fields, func(f fieldName) bool { return !honoured[f.text] && !honoured[f.json] })
+}
