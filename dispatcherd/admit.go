@@ -12,7 +12,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
@@ -22,13 +21,8 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-const (
-	// maxID bounds the ids that workers choose.
-	maxID = 64
-	// maxDescription bounds what a node says of itself: every scheduler and apid
-	// keeps it in memory.
-	maxDescription = 256 << 10
-)
+// maxID bounds the ids that workers choose.
+const maxID = 64
 
 var (
 	// errNotOwned says that a shard was given away a moment ago.
@@ -178,16 +172,6 @@ func checkID(field, id string) error {
 	default:
 		return nil
 	}
-}
-
-func checkDescription(d *musterv1.NodeDescription) error {
-	if d == nil {
-		return status.Error(codes.InvalidArgument, "description is missing")
-	}
-	if n := proto.Size(d); n > maxDescription {
-		return status.Errorf(codes.InvalidArgument, "description has %d bytes, at most %d are allowed", n, maxDescription)
-	}
-	return nil
 }
 
 // host is the address that a worker dialled from, without its port, which is

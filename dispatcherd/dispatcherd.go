@@ -20,7 +20,8 @@
 // has one that receives (session.go), and while there is something to say one
 // that sends (speak.go). What is decided is decided by pure functions: whether a
 // node lives (liveness.go), what its record says (standing.go), what a worker is
-// told next (internal/assignments), and what a report changes (status.go).
+// told next (internal/assignments), and what a report changes (status.go). What a worker
+// may say of its node is bounded in description.go, and how often in pace.go.
 package dispatcherd
 
 import (
@@ -38,6 +39,7 @@ import (
 	"github.com/musterhq/muster/dispatcherd/internal/assignments"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/payload"
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -67,6 +69,7 @@ type Daemon struct {
 	directory   *shards.Directory
 	pulse       *pulse
 	hearing     hearing
+	schemas     *payload.Schemas
 	crew        crew
 	readers     *readers
 	// connected counts the sessions of all shards.
@@ -88,7 +91,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	}
 	d := &Daemon{
 		cfg: cfg, member: env.Member, log: env.Logger, guard: env.Guard, tables: state.NewTables(), tracer: env.Tracer,
-		pulse: newPulse(time.Now()), stopping: make(chan struct{}), changed: make(chan struct{}),
+		pulse: newPulse(time.Now()), schemas: payload.NewSchemas(), stopping: make(chan struct{}), changed: make(chan struct{}),
 		readers: newReaders(cfg.LogReaders),
 	}
 	d.assignments = assignments.NewReader(d.tables)

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/payload"
 )
 
 // node is what the owner of its shard knows of a node.
@@ -17,6 +18,9 @@ type node struct {
 	description *musterv1.NodeDescription
 	address     string
 	instance    string
+	// judged is the description whose schemas were looked at last.
+	judged *musterv1.NodeDescription
+	pacer  pacer
 	// claim is open while two workers want to be the node; former is who was it
 	// before, and rival who was refused.
 	claim  claim
@@ -27,6 +31,27 @@ type node struct {
 	// due is its deadline as of when it was placed. Heartbeats move the real one
 	// on without moving the node: it is looked at when due, and placed anew.
 	due time.Time
+}
+
+// newNode returns a node of which nothing is known.
+func newNode(id string) *node { return &node{id: id, place: -1, pacer: newPacer()} }
+
+// judge looks at the schemas of the node's description, once.
+func (n *node) judge(schemas *payload.Schemas) {
+	if n.judged != n.description {
+		judgeSchemas(n.description, schemas)
+		n.judged = n.description
+	}
+}
+
+// deadline is when the node must be looked at: at the end of its patience, or when
+// what its worker said may be written.
+func (n *node) deadline() time.Time {
+	life := n.life.deadline()
+	if until := n.pacer.until; !until.IsZero() && (life.IsZero() || until.Before(life)) {
+		return until
+	}
+	return life
 }
 
 // heard returns its life with all that its session has heard.

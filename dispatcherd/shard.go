@@ -77,7 +77,8 @@ func (s *shard) observe(id string, record *recordv1.NodeState) {
 		}
 		return
 	case !known:
-		n = &node{id: id, place: -1, life: expect(now, s.d.cfg)}
+		n = newNode(id)
+		n.life = expect(now, s.d.cfg)
 		n.rememberRecord(record, now, s.d.cfg)
 		s.nodes[id] = n
 		fallthrough
@@ -121,10 +122,13 @@ func (s *shard) attach(sess *session, hello *dispatcherv1.Hello) error {
 	}
 	n, known := s.nodes[sess.node]
 	if !known {
-		n = &node{id: sess.node, place: -1}
+		n = newNode(sess.node)
 	} else if err := n.contest(sess, description.GetHostname(), time.Now(), s.d.cfg); err != nil {
 		s.touch(n)
 		return err
+	}
+	if !n.pacer.sessions.Allow() {
+		return tooOften(n.id)
 	}
 	if !sess.bind(s, snap.Epoch()) {
 		return errStopping
@@ -382,6 +386,10 @@ func (s *shard) judge(now time.Time, snap *store.Snapshot) ([]verdict, time.Time
 	}
 	for len(s.due) > 0 && !s.due[0].due.After(now) {
 		n := s.due[0]
+		if n.pacer.due(now) {
+			s.touch(n)
+			continue
+		}
 		before := n.life.phase
 		n.life = n.heard()
 		if !n.life.deadline().After(now) && n.life.extended(times, s.d.cfg).After(now) {
@@ -421,7 +429,8 @@ func (s *shard) overdue(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.due) > 0 && !s.due[0].due.After(now) && slices.ContainsFunc(s.due, func(n *node) bool {
-		return !n.heard().deadline().After(now)
+		deadline := n.heard().deadline()
+		return !deadline.IsZero() && !deadline.After(now)
 	})
 }
 
@@ -444,7 +453,7 @@ func (s *shard) poke() {
 }
 
 // place puts a node where its deadline belongs.
-func (s *shard) place(n *node) { s.placeAt(n, n.life.deadline()) }
+func (s *shard) place(n *node) { s.placeAt(n, n.deadline()) }
 
 func (s *shard) placeAt(n *node, due time.Time) {
 	n.due = due
@@ -490,6 +499,7 @@ func (s *shard) standing(id string) standing {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := s.nodes[id]; n != nil {
+		n.judge(s.d.schemas)
 		return n.standing()
 	}
 	return standing{}

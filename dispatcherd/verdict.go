@@ -58,7 +58,7 @@ func (s *shard) decide(id string, now time.Time, snap *store.Snapshot) (verdict,
 	if n == nil {
 		return v, false
 	}
-	v.write = n.standing().record(have, now) != have
+	v.write = s.changed(n, have, now)
 	switch n.life.phase {
 	case down:
 		v.settle = true
@@ -66,6 +66,25 @@ func (s *shard) decide(id string, now time.Time, snap *store.Snapshot) (verdict,
 		v.settle, v.giveUp = true, givenUpDown
 	}
 	return v, v.write || v.settle
+}
+
+// changed reports whether a node's record must be written now. News that the
+// worker sends too often waits.
+func (s *shard) changed(n *node, have *recordv1.NodeState, now time.Time) bool {
+	waits := n.standing().sameLife(have)
+	if waits && now.Before(n.pacer.until) {
+		// The description is not even looked at: that costs, too.
+		return false
+	}
+	n.judge(s.d.schemas)
+	if n.standing().record(have, now) == have {
+		return false
+	}
+	if waits && n.pacer.postpones(now) {
+		s.place(n)
+		return false
+	}
+	return true
 }
 
 // execute carries verdicts out. It returns false if records could not be
