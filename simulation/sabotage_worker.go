@@ -185,9 +185,9 @@ func (e *deaf) Remove(ctx context.Context, ref sdk.Ref) error {
 	return e.Executor.Remove(ctx, ref)
 }
 
-// falseStarts says of each tenth task that it runs, and does not start it.
+// falseStarts says of each fourth task that it runs, and does not start it.
 func falseStarts() Sabotage {
-	now := every(10)
+	now := every(4)
 	return Sabotage{Name: "tasks that never started", Executor: func(inner *null.Executor) sdk.Executor {
 		return &falseStarter{Executor: inner, now: now, idle: map[string]bool{}}
 	}}
