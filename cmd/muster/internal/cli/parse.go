@@ -68,12 +68,12 @@ func parsePort(v string) (*musterv1.PortConfig, error) {
 	}
 	var err error
 	if p.TargetPort, err = portNumber(fields["target"]); err != nil {
-		return nil, usage("--publish: %q: target %w", v, err)
+		return nil, usage("--publish: %q: target: %w", v, err)
 	}
 	// Docker's "0" asks for any port, as leaving it out does.
 	if fields["published"] != "" && fields["published"] != "0" {
 		if p.PublishedPort, err = portNumber(fields["published"]); err != nil {
-			return nil, usage("--publish: %q: published %w", v, err)
+			return nil, usage("--publish: %q: published: %w", v, err)
 		}
 	}
 	p.Name = fields["name"]
@@ -97,7 +97,7 @@ func parsePort(v string) (*musterv1.PortConfig, error) {
 func portNumber(s string) (uint32, error) {
 	n, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || n == 0 {
-		return 0, fmt.Errorf("port %q is no number from 1 to 65535", s)
+		return 0, fmt.Errorf("invalid port %q: want a number from 1 to 65535", s)
 	}
 	return uint32(n), nil
 }

@@ -150,7 +150,7 @@ func (c *CLI) runtime(cmd *cobra.Command, o *createOptions, file string, args []
 	}
 	if len(args) > 0 {
 		if o.kind != processKind {
-			return usage("tasks of kind %q take --payload and no command", o.kind)
+			return usage("--kind: %q takes no command: give --payload, or --kind process with the command; `muster plugin ls` lists the kinds that nodes run", o.kind)
 		}
 		words := make([]any, len(args))
 		for i, a := range args {
@@ -258,7 +258,7 @@ func (o *createOptions) setContainerLists(spec *musterv1.ServiceSpec) error {
 			}
 		}
 		if len(wrong) > 0 {
-			return usage("%s: for containers only; tasks of kind %q are told by --payload", strings.Join(wrong, ", "), spec.Task.GetGeneric().GetKind())
+			return usage("%s: for containers only; configure tasks of kind %q with --payload", strings.Join(wrong, ", "), spec.Task.GetGeneric().GetKind())
 		}
 		return nil
 	}

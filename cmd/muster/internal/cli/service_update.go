@@ -182,7 +182,7 @@ func (c *CLI) changeContainer(o *updateOptions, spec *musterv1.ServiceSpec) erro
 	if container == nil {
 		lists := [][]string{o.envAdd, o.envRm, o.mountAdd, o.mountRm, o.clabelAdd, o.clabelRm, o.capAdd, o.capDrop, o.ulimitAdd, o.hostAdd, o.hostRm}
 		if o.image != "" || o.args != "" || len(slices.Concat(lists...)) > 0 {
-			return usage("the service runs no containers: its tasks of kind %q are told by --payload", spec.Task.GetGeneric().GetKind())
+			return usage("these flags are for containers only; change tasks of kind %q with --payload", spec.Task.GetGeneric().GetKind())
 		}
 		return nil
 	}
