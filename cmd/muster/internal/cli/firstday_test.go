@@ -48,6 +48,18 @@ func (s *shell) waitForNodes(n int) {
 	})
 }
 
+func TestUnknownKindIsNamedWithTheKindsThatThereAre(t *testing.T) {
+	s := &shell{t, startCluster(t)}
+	s.waitForNode()
+	for _, command := range [][]string{nil, {"--", "sleep", "1"}} {
+		errs := s.fails(cli.ExitUsage, "", append([]string{"service", "create", "--kind", "procss"}, command...)...)
+		s.contains(errs, `--kind`, `there is no kind "procss"; kinds that nodes run: null`)
+		s.lacks(errs, "spec.", "takes no command")
+	}
+	errs := s.fails(cli.ExitUsage, "", "service", "create", "--kind", "null", "--", "sleep", "1")
+	s.contains(errs, `--kind: "null" takes no command: give --payload`)
+}
+
 func TestRefusalNamesFlagsOfTheCommandLine(t *testing.T) {
 	s := &shell{t, startCluster(t)}
 	s.waitForNode()

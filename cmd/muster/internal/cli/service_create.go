@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"context"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -126,6 +129,26 @@ func (c *CLI) createSpec(cmd *cobra.Command, o *createOptions, file string, args
 	return spec, origin, applyScalars(cmd, spec)
 }
 
+// noCommand says why a kind takes no command: there is no such kind, or its tasks
+// take a payload.
+func (c *CLI) noCommand(ctx context.Context, kind string) error {
+	ctx, cancel := context.WithTimeout(ctx, kindsTimeout)
+	defer cancel()
+	if client, err := c.client(); err == nil {
+		kinds := executorKinds(ctx, client)
+		slices.Sort(kinds)
+		kinds = slices.Compact(kinds)
+		if len(kinds) > 0 && !slices.Contains(kinds, kind) {
+			return usage("--kind: there is no kind %q; kinds that nodes run: %s", kind, strings.Join(kinds, ", "))
+		}
+	}
+	return usage("--kind: %q takes no command: give --payload, or --kind process with the command; `muster plugin ls` lists the kinds that nodes run", kind)
+}
+
+// kindsTimeout bounds the question which kinds there are, whose answer only makes
+// an error clearer.
+const kindsTimeout = 2 * time.Second
+
 // runtime sets what the tasks run.
 func (c *CLI) runtime(cmd *cobra.Command, o *createOptions, file string, args []string, spec *musterv1.ServiceSpec) error {
 	switch {
@@ -150,7 +173,7 @@ func (c *CLI) runtime(cmd *cobra.Command, o *createOptions, file string, args []
 	}
 	if len(args) > 0 {
 		if o.kind != processKind {
-			return usage("--kind: %q takes no command: give --payload, or --kind process with the command; `muster plugin ls` lists the kinds that nodes run", o.kind)
+			return c.noCommand(cmd.Context(), o.kind)
 		}
 		words := make([]any, len(args))
 		for i, a := range args {
