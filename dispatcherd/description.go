@@ -48,6 +48,14 @@ func boundDescription(d *musterv1.NodeDescription) error {
 	if n := len(d.Executors); n > maxExecutors {
 		return fmt.Errorf("description.executors has %d entries, at most %d are allowed: a node needs one for each kind of runtime", n, maxExecutors)
 	}
+	for _, text := range []struct{ name, value string }{
+		{"hostname", d.Hostname}, {"machine.id", d.GetMachine().GetId()},
+		{"platform.os", d.GetPlatform().GetOs()}, {"platform.architecture", d.GetPlatform().GetArchitecture()},
+	} {
+		if len(text.value) > maxText {
+			return fmt.Errorf("description.%s has %d bytes, at most %d are allowed", text.name, len(text.value), maxText)
+		}
+	}
 	for i, e := range d.Executors {
 		at := fmt.Sprintf("description.executors[%d]", i)
 		for _, list := range []struct {

@@ -153,6 +153,8 @@ func TestDescriptionsBeyondTheBoundsAreRefused(t *testing.T) {
 		}
 		for field, description := range map[string]*musterv1.NodeDescription{
 			"description has":                       {Hostname: strings.Repeat("x", maxDescription)},
+			"description.hostname has":              {Hostname: strings.Repeat("x", maxText+1)},
+			"description.machine.id has":            {Machine: &musterv1.Machine{Id: strings.Repeat("x", maxText+1)}},
 			"description.executors has 33 entries":  executors,
 			"description.executors[0].kinds has":    one(&musterv1.ExecutorDescription{Kinds: many(maxKinds + 1)}),
 			"description.executors[0].kinds[0] is":  one(&musterv1.ExecutorDescription{Kinds: []string{"a\x1b[2Jb"}}),

@@ -124,3 +124,20 @@ func TestMachineOfNodeThatLeaves(t *testing.T) {
 		t.Errorf("node that moved refuses by %q, want resources", f)
 	}
 }
+
+// A worker at another address that names the machine takes nothing of it.
+func TestMachineIsSharedAtOneAddressOnly(t *testing.T) {
+	t.Parallel()
+	id := func(address string) string {
+		return machine("n", func(r *recordv1.NodeState, _ *recordv1.Node) {
+			r.Address = address
+			r.Description.Machine = &musterv1.Machine{Id: "m"}
+		}).MachineID()
+	}
+	if id("10.0.0.1") != id("10.0.0.1") {
+		t.Error("two nodes of one machine do not share it")
+	}
+	if id("10.0.0.1") == id("10.0.0.2") {
+		t.Error("a node at another address shares a machine that it names")
+	}
+}

@@ -58,11 +58,16 @@ func NewNode(id string, reported *recordv1.NodeState, operator *recordv1.Node) *
 // MachineID returns the machine whose ports and resources the node shares with other
 // nodes; empty if there is none. The tasks of a node that is down, or was removed,
 // may have ended, and stand in the way of no other node.
+//
+// A worker states its machine itself, so the id counts only among workers that the
+// dispatcher sees at the same address: a worker elsewhere cannot take the capacity of
+// a machine by naming it.
 func (n *Node) MachineID() string {
-	if n.Removed || n.State == musterv1.NodeStatus_DOWN {
+	id := n.Description.GetMachine().GetId()
+	if id == "" || n.Removed || n.State == musterv1.NodeStatus_DOWN {
 		return ""
 	}
-	return n.Description.GetMachine().GetId()
+	return n.Address + "/" + id
 }
 
 // Request is what tasks of one service and one spec ask of a node.

@@ -50,7 +50,7 @@ func (f *workerFlags) addCommon(fs *pflag.FlagSet) {
 	fs.StringToStringVar(&f.labels, "label", nil, "engine labels of the node, key=value")
 	fs.Float64Var(&f.cpus, "cpus", 0, "CPUs that tasks of this worker may reserve (default: the machine's, shared with its other workers)")
 	fs.StringVar(&f.memory, "memory", "", "memory that tasks of this worker may reserve, like 8g (default: the machine's, shared with its other workers)")
-	fs.StringVar(&f.cfg.Machine, "machine", "", "name of the machine; workers with the same one share its host ports, and the CPUs and memory that --cpus and --memory do not give them for themselves (default: found out, so that all workers of a machine share it)")
+	fs.StringVar(&f.cfg.Machine, "machine", "", "name of the machine; workers with the same one, at the same address, share its host ports, and the CPUs and memory that --cpus and --memory do not give them for themselves (default: found out, so that all workers of a machine share it)")
 	fs.StringSliceVar(&f.pluginDirs, "plugin-dir", DefaultPluginDirs(), "directories with executor plugins: programs called muster-executor-NAME; only root and the worker's user may be able to change these directories, and those above them")
 	// The same wherever this program lies.
 	fs.Lookup("plugin-dir").DefValue = "[plugins beside this program,../lib/muster/plugins from there," + strings.Join(packaged(), ",") + "]"
