@@ -340,8 +340,8 @@ func TestServiceWithoutNameGetsOne(t *testing.T) {
 
 func TestCommandForAnotherKindNamesFlagsToGive(t *testing.T) {
 	s := &shell{t, startCluster(t)}
-	errs := s.fails(cli.ExitUsage, "", "service", "create", "--name", "a", "--kind", "procss", "--", "true")
-	s.contains(errs, `--kind: "procss" takes no command`, "--kind process", "muster plugin ls")
+	errs := s.fails(cli.ExitUsage, "", "service", "create", "--name", "a", "--kind", "null", "--", "true")
+	s.contains(errs, `--kind: "null" takes no command`, "--kind process", "muster plugin ls")
 	errs = s.fails(cli.ExitUsage, "", "service", "create", "--name", "a", "--publish", "published=99999,target=80,mode=host", "nginx:1")
 	s.contains(errs, `invalid port "99999": want a number from 1 to 65535`)
 }
