@@ -58,6 +58,21 @@ func TestStartOfAnUnhealthyContainerFails(t *testing.T) {
 	}
 }
 
+func TestUnhealthyStartTellsThatCheckWroteNoOutput(t *testing.T) {
+	t.Parallel()
+	spec := shell("trap 'exit 0' TERM; while :; do sleep 0.05; done")
+	spec.Healthcheck = check("exit 1", 2)
+	b := newBench(t, taskSpec(spec))
+	if _, err := b.Prepare(b.context(), b.task, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, err := b.Start(b.context(), b.task, nil)
+	const want = "exit code 1 and wrote no output"
+	if got := fault(t, err); !strings.Contains(got.Error(), want) {
+		t.Errorf("Start = %v, want %q", got, want)
+	}
+}
+
 func TestAContainerThatEndsBeforeItIsHealthy(t *testing.T) {
 	t.Parallel()
 	spec := shell("sleep 0.5; exit 9")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/docker/docker/api/types/container"
@@ -98,13 +99,24 @@ func settled(found *container.InspectResponse) bool {
 	return !alive(found) || !checked(found) || found.State.Health.Status == container.Healthy
 }
 
-// lastCheck is what the last health check wrote.
+// maxCheckOutput is how many bytes of a health check's output an error contains.
+const maxCheckOutput = 200
+
+// lastCheck describes the last run of a container's health check: its exit code
+// and its output on one line, clipped.
 func lastCheck(found *container.InspectResponse) string {
 	if found.State.Health == nil || len(found.State.Health.Log) == 0 {
-		return "its health check has said nothing"
+		return "its health check has not run"
 	}
 	last := found.State.Health.Log[len(found.State.Health.Log)-1]
-	return fmt.Sprintf("exit code %d: %.200s", last.ExitCode, last.Output)
+	output := strings.Join(strings.Fields(strings.ToValidUTF8(last.Output, "\uFFFD")), " ")
+	if output == "" {
+		return fmt.Sprintf("its health check ended with exit code %d and wrote no output", last.ExitCode)
+	}
+	if len(output) > maxCheckOutput {
+		output = strings.ToValidUTF8(output[:maxCheckOutput], "") + "..."
+	}
+	return fmt.Sprintf("its health check ended with exit code %d: %s", last.ExitCode, output)
 }
 
 // watch calls look at first and after every event of a container, until it says
