@@ -146,10 +146,10 @@ func (e *explanations) put(tx *store.Tx, service string, records map[string]*rec
 }
 
 // counts writes refusals as a record holds them.
-func counts(refusals placement.Refusals, r *placement.Request) []*recordv1.FilterCount {
+func counts(refusals *placement.Refusals) []*recordv1.FilterCount {
 	var out []*recordv1.FilterCount
-	for _, f := range refusals.Sorted() {
-		out = append(out, &recordv1.FilterCount{Filter: string(f), Reason: f.Reason(r), Nodes: uint64(refusals[f])})
+	for _, f := range refusals.Filters() {
+		out = append(out, &recordv1.FilterCount{Filter: string(f.Filter), Reason: f.Reason, Nodes: uint64(f.Nodes)})
 	}
 	return out
 }

@@ -183,16 +183,17 @@ func (d *Daemon) placeGroup(m *model, p *plan, explained *explanations, r *place
 		n.holds[t.id] = r.Hold()
 		p.add(n.ID, c)
 	}
-	refusals, left := placement.Refusals{}, 0
+	left := 0
 	var free []waiting
+	var refusing []placement.Candidate
 	for _, t := range tasks {
 		if t.node == "" {
 			free = append(free, t)
 			continue
 		}
 		n := m.node(t.node)
-		if f := r.Check(n.Node, n.usage); f != placement.FilterNone {
-			refusals[f]++
+		if r.Check(n.Node, n.usage) != placement.FilterNone {
+			refusing = append(refusing, placement.Candidate{Node: n.Node, Usage: n.usage})
 			left++
 			m.delay(r.Service, t)
 			continue
@@ -219,17 +220,18 @@ func (d *Daemon) placeGroup(m *model, p *plan, explained *explanations, r *place
 				take(c)
 			}
 		}
-		_, refused := r.Spread(candidates, len(free)-next, take)
-		left += len(free) - next
+		r.Spread(candidates, len(free)-next, take)
 		for _, t := range free[next:] {
+			left++
 			m.delay(r.Service, t)
 		}
-		for f, n := range refused {
-			refusals[f] += n
+		if next < len(free) {
+			refusing = append(refusing, candidates...)
 		}
 	}
 	if left > 0 {
-		explained.say(r.Service, digest, left, refusals.Explain(r), counts(refusals, r))
+		refusals := r.Refusals(refusing)
+		explained.say(r.Service, digest, left, refusals.String(), counts(refusals))
 	}
 }
 

@@ -35,7 +35,7 @@ func TestTasksAvoidNodesThatRefuseTheirPayload(t *testing.T) {
 		offer("accepts", 2, `{"type":"object"}`, "")
 		c.service("web", 3, 0)
 		c.expect("one node accepts the payload", map[string]int{"accepts": 2})
-		want := `no suitable node (executor for "null" does not accept the payload on 3 nodes; insufficient resources on 1 node)`
+		want := `no suitable node (executor for "null" does not accept the payload on 3 nodes; insufficient CPU on 1 node: want 1, none free)`
 		if got := c.reason("web"); got != want {
 			t.Errorf("reason = %q, want %q", got, want)
 		}

@@ -199,7 +199,7 @@ func TestSpreadAndExplain(t *testing.T) {
 		c.node("n1", 2)
 		c.node("n2", 2)
 		c.expect("room for four of five", map[string]int{"n1": 2, "n2": 2})
-		if got, want := c.reason("web"), "no suitable node (insufficient resources on 2 nodes)"; got != want {
+		if got, want := c.reason("web"), "no suitable node (insufficient CPU on 2 nodes: want 1, none free)"; got != want {
 			t.Errorf("reason = %q, want %q", got, want)
 		}
 		c.node("n3", 8)
@@ -223,7 +223,7 @@ func TestNodesThatShrink(t *testing.T) {
 		c.node("n1", 1)
 		c.service("more", 1, 0)
 		c.expect("too few cores", map[string]int{"n1": 3})
-		if got, want := c.reason("more"), "no suitable node (insufficient resources on 1 node)"; got != want {
+		if got, want := c.reason("more"), "no suitable node (insufficient CPU on 1 node: want 1, none free)"; got != want {
 			t.Errorf("reason = %q, want %q", got, want)
 		}
 		c.node("n2", 1)

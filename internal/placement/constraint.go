@@ -95,12 +95,23 @@ func parseConstraint(expression string) (Constraint, error) {
 // Match reports whether all constraints hold on a node.
 func (cs Constraints) Match(n *Node) bool {
 	for _, c := range cs {
-		if c.holds(n) == c.negated {
+		if !c.met(n) {
 			return false
 		}
 	}
 	return true
 }
+
+// String returns the expression, without the spaces that do not count.
+func (c Constraint) String() string {
+	if c.negated {
+		return c.key + "!=" + c.value
+	}
+	return c.key + "==" + c.value
+}
+
+// met reports whether the constraint holds on a node.
+func (c Constraint) met(n *Node) bool { return c.holds(n) != c.negated }
 
 // holds reports whether the value is the node's, before negation. A label that
 // is missing is "".

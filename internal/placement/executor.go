@@ -218,7 +218,19 @@ func (r *runtime) check(o *Offer) Filter {
 	return FilterNone
 }
 
-func (r *runtime) honouredBy(o *Offer) bool {
+func (r *runtime) honouredBy(o *Offer) bool { return len(r.ignoredBy(o)) == 0 }
+
+// ignoredBy returns the fields that the spec sets and the executor does not act on.
+func (r *runtime) ignoredBy(o *Offer) []fieldName {
 	honoured := o.HonouredFields()
-	return len(honoured) == 0 || !slices.ContainsFunc(r.fields, func(f fieldName) bool { return !honoured[f.text] && !honoured[f.json] })
+	if len(honoured) == 0 {
+		return nil
+	}
+	var ignored []fieldName
+	for _, f := range r.fields {
+		if !honoured[f.text] && !honoured[f.json] {
+			ignored = append(ignored, f)
+		}
+	}
+	return ignored
 }

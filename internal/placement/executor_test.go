@@ -128,8 +128,8 @@ func BenchmarkSpreadOverManyNodes(b *testing.B) {
 			b.Fatal(err)
 		}
 		r.Remember(verdicts, "digest")
-		if placed, refused := r.Spread(candidates, 20, func(placement.Candidate) {}); placed != 20 {
-			b.Fatal(placed, refused)
+		if placed := r.Spread(candidates, 20, func(placement.Candidate) {}); placed != 20 {
+			b.Fatal(placed, r.Refusals(candidates))
 		}
 	}
 }

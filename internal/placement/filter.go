@@ -1,8 +1,6 @@
 package placement
 
 import (
-	"cmp"
-	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -26,31 +24,6 @@ const (
 	FilterPorts       Filter = "host-ports"
 	FilterReplicas    Filter = "max-replicas"
 )
-
-// Reason says for people what it means that a filter refused a node.
-func (f Filter) Reason(r *Request) string {
-	switch f {
-	case FilterReady:
-		return "node is not available for new tasks"
-	case FilterResources:
-		return "insufficient resources"
-	case FilterExecutor:
-		return fmt.Sprintf("no healthy executor for %q", r.Kind)
-	case FilterPayload:
-		return fmt.Sprintf("executor for %q does not accept the payload", r.Kind)
-	case FilterCapability:
-		return fmt.Sprintf("executor for %q does not act on every field of the spec", r.Kind)
-	case FilterConstraints:
-		return "scheduling constraints not satisfied"
-	case FilterPlatform:
-		return "unsupported platform"
-	case FilterPorts:
-		return "host-mode port already in use"
-	case FilterReplicas:
-		return "max replicas per node reached"
-	}
-	return ""
-}
 
 // Check returns the first filter that refuses the node, FilterNone if the task
 // fits.
@@ -101,14 +74,17 @@ func (r *Request) fitsResources(n *Node, u *Usage) bool {
 	if u.machine == nil {
 		return true
 	}
-	limit := func(shared int64) int64 {
-		if shared == 0 {
-			return math.MaxInt64
-		}
-		return shared
-	}
 	shared := n.Description.GetMachine().GetShared()
 	return r.fitsBeside(&u.machine.held, limit(shared.GetNanoCpus()), limit(shared.GetMemoryBytes()))
+}
+
+// limit returns how much of a resource the nodes of a machine have in all. 0 means
+// that they do not share it.
+func limit(shared int64) int64 {
+	if shared == 0 {
+		return math.MaxInt64
+	}
+	return shared
 }
 
 // fitsBeside reports whether a task of the request fits beside what others hold.
@@ -135,35 +111,4 @@ func (r *Request) fitsPorts(u *Usage) bool {
 		ports = u.machine.ports
 	}
 	return !slices.ContainsFunc(r.Ports, func(p *musterv1.PortConfig) bool { return ports[portOf(p)] > 0 })
-}
-
-// Refusals counts which filters refused how many nodes.
-type Refusals map[Filter]int
-
-// Explain says for people why no node is suitable, the commonest reason first.
-func (rs Refusals) Explain(r *Request) string {
-	if len(rs) == 0 {
-		return "no suitable node (there are no nodes)"
-	}
-	parts := make([]string, 0, len(rs))
-	for _, f := range rs.Sorted() {
-		unit := "nodes"
-		if rs[f] == 1 {
-			unit = "node"
-		}
-		parts = append(parts, fmt.Sprintf("%s on %d %s", f.Reason(r), rs[f], unit))
-	}
-	return "no suitable node (" + strings.Join(parts, "; ") + ")"
-}
-
-// Sorted returns the filters, the one that refused most nodes first.
-func (rs Refusals) Sorted() []Filter {
-	filters := make([]Filter, 0, len(rs))
-	for f := range rs {
-		filters = append(filters, f)
-	}
-	slices.SortFunc(filters, func(a, b Filter) int {
-		return cmp.Or(cmp.Compare(rs[b], rs[a]), cmp.Compare(a, b))
-	})
-	return filters
 }

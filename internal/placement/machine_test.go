@@ -51,9 +51,9 @@ func TestNodesOfOneMachineShareResources(t *testing.T) {
 	r := reserving(t, 1)
 	for name, place := range map[string]func([]placement.Candidate) int{
 		"spread": func(c []placement.Candidate) int {
-			placed, refusals := r.Spread(c, 12, func(placement.Candidate) {})
-			if refusals[placement.FilterResources] != len(c) {
-				t.Errorf("refusals %v, want all nodes for their resources", refusals)
+			placed := r.Spread(c, 12, func(placement.Candidate) {})
+			if refusals := r.Refusals(c); refusals.Nodes(placement.FilterResources) != len(c) {
+				t.Errorf("%v, want all nodes to refuse for their resources", refusals)
 			}
 			return placed
 		},
@@ -71,9 +71,9 @@ func TestNodesOfOneMachineSharePorts(t *testing.T) {
 	r := reserving(t, 0, 8080)
 	nodes := sharing(3, nil)
 	var chosen []placement.Candidate
-	placed, refusals := r.Spread(nodes, 3, func(c placement.Candidate) { chosen = append(chosen, c) })
-	if placed != 1 || refusals[placement.FilterPorts] != 3 {
-		t.Fatalf("%d placed, refusals %v; want 1, and all nodes for the port", placed, refusals)
+	placed := r.Spread(nodes, 3, func(c placement.Candidate) { chosen = append(chosen, c) })
+	if refusals := r.Refusals(nodes); placed != 1 || refusals.Nodes(placement.FilterPorts) != 3 {
+		t.Fatalf("%d placed, %v; want 1, and all nodes to refuse for the port", placed, refusals)
 	}
 	if other := reserving(t, 0, 8081); other.Check(nodes[2].Node, nodes[2].Usage) != placement.FilterNone {
 		t.Error("another port is refused")

@@ -15,17 +15,14 @@ type Candidate struct {
 // Spread chooses nodes for up to count tasks of one request: each goes to a
 // node that is not to be avoided, with the fewest tasks of its service, then with the fewest tasks in all
 // (SwarmKit's order), then to the first of the candidates. Take is called for each choice
-// after the usage was counted up. It returns how many were placed, and, if that
-// is fewer than asked for, which filters refused how many nodes.
-func (r *Request) Spread(candidates []Candidate, count int, take func(Candidate)) (int, Refusals) {
-	refusals := Refusals{}
+// after the usage was counted up. It returns how many were placed. If that is fewer
+// than asked for, all candidates refuse the request: [Request.Refusals] says why.
+func (r *Request) Spread(candidates []Candidate, count int, take func(Candidate)) int {
 	s := &spread{}
 	for i, c := range candidates {
-		if f := r.Check(c.Node, c.Usage); f != FilterNone {
-			refusals[f]++
-			continue
+		if r.Check(c.Node, c.Usage) == FilterNone {
+			s.nodes = append(s.nodes, ranked{c, c.Service(r.Service), i})
 		}
-		s.nodes = append(s.nodes, ranked{c, c.Service(r.Service), i})
 	}
 	heap.Init(s)
 	hold := r.Hold()
@@ -33,28 +30,21 @@ func (r *Request) Spread(candidates []Candidate, count int, take func(Candidate)
 	for placed < count && s.Len() > 0 {
 		best := &s.nodes[0]
 		// Others on its machine may have taken what it had.
-		if best.machine != nil {
-			if f := r.CheckUsage(best.Node, best.Usage); f != FilterNone {
-				refusals[f]++
-				heap.Pop(s)
-				continue
-			}
+		if best.machine != nil && r.CheckUsage(best.Node, best.Usage) != FilterNone {
+			heap.Pop(s)
+			continue
 		}
 		best.Add(hold)
 		best.service++
 		placed++
 		take(best.Candidate)
-		if f := r.CheckUsage(best.Node, best.Usage); f != FilterNone {
-			refusals[f]++
+		if r.CheckUsage(best.Node, best.Usage) != FilterNone {
 			heap.Pop(s)
 		} else {
 			heap.Fix(s, 0)
 		}
 	}
-	if placed == count {
-		return placed, nil
-	}
-	return placed, refusals
+	return placed
 }
 
 // ranked is a candidate with the number of tasks of the service at hand, which

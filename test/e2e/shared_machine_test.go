@@ -28,10 +28,10 @@ func TestWorkersOfOneMachineShareIt(t *testing.T) {
 
 	s.ok(t, "service", "create", "--name", "port", "--detach", "--replicas", "3", "--kind", "process",
 		"--publish", "published=47123,target=80,mode=host", "--", "sleep", "1000000")
-	s.awaitSome(t, "port", 1, "host-mode port already in use")
+	s.awaitSome(t, "port", 1, "host port 47123/tcp in use on the machine of ")
 	s.ok(t, "service", "create", "--name", "cpu", "--detach", "--replicas", "3", "--kind", "process",
 		"--reserve-cpu", fmt.Sprint(float64(half)/1e9), "--", "sleep", "1000000")
-	s.awaitSome(t, "cpu", 2, "insufficient resources")
+	s.awaitSome(t, "cpu", 2, "insufficient CPU on ")
 	for _, service := range []string{"port", "cpu"} {
 		s.removeService(t, service)
 	}

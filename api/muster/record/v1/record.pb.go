@@ -1383,7 +1383,7 @@ type Placement struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many tasks wait.
 	Pending uint64 `protobuf:"varint,1,opt,name=pending,proto3" json:"pending,omitempty"`
-	// "no suitable node (insufficient resources on 2 nodes)".
+	// "no suitable node (insufficient CPU on 2 nodes: want 4, at most 1.5 free)".
 	Reason        string         `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	Filters       []*FilterCount `protobuf:"bytes,3,rep,name=filters,proto3" json:"filters,omitempty"`
 	Since         int64          `protobuf:"varint,4,opt,name=since,proto3" json:"since,omitempty"`

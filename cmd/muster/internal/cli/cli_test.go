@@ -292,7 +292,7 @@ func TestErrors(t *testing.T) {
 		"half of TLS":         {[]string{"service", "ls", "--tls-cert-file", "c.pem"}, cli.ExitUsage, "--tls-key-file"},
 		"the image as value":  {[]string{"service", "create", "--name", "x", "--init=perhaps", "img"}, cli.ExitUsage, "neither true nor false"},
 		"bad template":        {[]string{"service", "ls", "--format", "{{"}, cli.ExitUsage, "--format"},
-		"not converged":       {[]string{"service", "create", "--name", "big", "--kind", "null", "--reserve-cpu", "100000", "--timeout", "5s"}, cli.ExitNotConverged, "insufficient resources"},
+		"not converged":       {[]string{"service", "create", "--name", "big", "--kind", "null", "--reserve-cpu", "100000", "--timeout", "5s"}, cli.ExitNotConverged, "insufficient CPU on 1 node: want 100000, at most "},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
