@@ -22,6 +22,9 @@ import (
 // until an operator removes them.
 var tablesOfNodes = []string{"nodes", "nodestates", "clusters"}
 
+// marks is where writers note that a table has changed. A mark is a number, and stays.
+const marks = "changes"
+
 // presence is what daemons have in the store while they run.
 var presence = []string{"members", "locks"}
 
@@ -98,6 +101,9 @@ func (a *archive) records(ctx context.Context) (map[string][]string, error) {
 	}
 	for _, p := range pairs {
 		first, rest, _ := strings.Cut(strings.TrimPrefix(p.Key, daemon.Prefix+"/"), "/")
+		if first == marks {
+			continue
+		}
 		if _, table := found[first]; !table || slices.Contains(presence, first) {
 			found[first] = append(found[first], rest)
 		}
