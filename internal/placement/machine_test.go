@@ -134,10 +134,11 @@ func TestMachineIsSharedAtOneAddressOnly(t *testing.T) {
 			r.Description.Machine = &musterv1.Machine{Id: "m"}
 		}).MachineID()
 	}
-	if id("10.0.0.1") != id("10.0.0.1") {
+	here, beside, elsewhere := id("10.0.0.1"), id("10.0.0.1"), id("10.0.0.2")
+	if here != beside {
 		t.Error("two nodes of one machine do not share it")
 	}
-	if id("10.0.0.1") == id("10.0.0.2") {
+	if here == elsewhere {
 		t.Error("a node at another address shares a machine that it names")
 	}
 }
