@@ -97,8 +97,8 @@ bench: build ## measure; see bench/README.md
 	go run ./bench
 
 .PHONY: performance
-performance: build ## measure everything, and write docs/performance.md's table and charts anew; some 25 minutes on a quiet machine
-	go run ./bench -scenario all -runs 3 -out docs/performance/figures.json -document docs/performance.md
+performance: build ## measure everything and rewrite docs/performance/figures.md and its charts; about 25 minutes on a quiet machine
+	go run ./bench -scenario all -runs 3 -out docs/performance/figures.json -document docs/performance/figures.md
 
 DURATION ?= 10m
 SEED     ?= 0
