@@ -19,10 +19,10 @@ import (
 	cav1 "github.com/musterhq/muster/api/muster/ca/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/logs"
+	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/apid/rest"
 	"github.com/musterhq/muster/apid/standing"
 	"github.com/musterhq/muster/apid/validate"
-	"github.com/musterhq/muster/apid/view"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/ca"
 	"github.com/musterhq/muster/internal/daemon"
@@ -124,7 +124,7 @@ type Daemon struct {
 	member   shards.Member
 	tables   *state.Tables
 	store    *store.Store
-	view     *view.View
+	view     *objects.View
 	validate *validate.Validator
 	catalog  catalogCache
 	logs     *logs.Broker
@@ -154,13 +154,13 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	}
 	tables := state.NewTables()
 	st, err := store.New(store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},
-		append(view.Tables(tables), tables.Tokens)...)
+		append(objects.Tables(tables), tables.Tokens)...)
 	if err != nil {
 		return nil, fmt.Errorf("apid: %w", err)
 	}
 	d := &Daemon{
 		cfg: cfg, log: env.Logger, guard: env.Guard, member: env.Member, tables: tables, store: st,
-		view:     view.New(st, tables, cfg.Remember),
+		view:     objects.New(st, tables, cfg.Remember),
 		validate: validate.New(parseConstraints),
 		watchers: prometheus.NewGauge(prometheus.GaugeOpts{Name: "muster_apid_watchers", Help: "Watches that are open."}),
 	}

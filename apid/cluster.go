@@ -9,8 +9,8 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/apid/standing"
-	"github.com/musterhq/muster/apid/view"
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -57,7 +57,7 @@ func (c *control) UpdateCluster(ctx context.Context, req *musterv1.UpdateCluster
 // clusterMessage adds to the settings who does the work.
 func (c *control) clusterMessage() *musterv1.Cluster {
 	var m *musterv1.Cluster
-	c.view.Read(func(r *view.Reader) { m = r.ClusterMessage(r.Cluster()) })
+	c.view.Read(func(r *objects.Reader) { m = r.ClusterMessage(r.Cluster()) })
 	m.Status.Version = c.member.Version
 	for _, s := range c.directories {
 		held := map[string][]uint32{}
@@ -92,7 +92,7 @@ func (c *control) GetClusterStatus(ctx context.Context, _ *musterv1.GetClusterSt
 	resp := standing.Judge(c.looker.Look(ctx))
 	resp.AnsweredBy = c.member.Instance
 	if c.store.Standing().Loaded {
-		c.view.Read(func(r *view.Reader) { resp.Nodes = r.NodeSummary() })
+		c.view.Read(func(r *objects.Reader) { resp.Nodes = r.NodeSummary() })
 	}
 	return resp, nil
 }

@@ -16,9 +16,9 @@ import (
 	"google.golang.org/grpc/status"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/apid/rest"
 	"github.com/musterhq/muster/apid/validate"
-	"github.com/musterhq/muster/apid/view"
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/placement"
 	"github.com/musterhq/muster/internal/store"
@@ -85,7 +85,7 @@ func errStopping() error {
 // do nothing about is logged.
 func (d *Daemon) fail(doing string, err error) error {
 	var known interface{ GRPCStatus() *status.Status }
-	var ambiguous *view.Ambiguous
+	var ambiguous *objects.Ambiguous
 	switch {
 	case err == nil:
 		return nil
@@ -170,13 +170,13 @@ type catalogCache struct {
 func (d *Daemon) executors() *validate.Catalog {
 	d.catalog.mu.Lock()
 	defer d.catalog.mu.Unlock()
-	d.view.Read(func(r *view.Reader) {
+	d.view.Read(func(r *objects.Reader) {
 		if d.catalog.catalog != nil && d.catalog.at == r.NodesChanged() {
 			return
 		}
 		d.catalog.at = r.NodesChanged()
 		d.catalog.catalog = validate.NewCatalog(func(yield func(*placement.Node) bool) {
-			r.Nodes("", func(n *view.Node) bool { return yield(placement.NewNode(n.ID, n.State, n.Record)) })
+			r.Nodes("", func(n *objects.Node) bool { return yield(placement.NewNode(n.ID, n.State, n.Record)) })
 		})
 	})
 	return d.catalog.catalog

@@ -6,8 +6,8 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/apid/validate"
-	"github.com/musterhq/muster/apid/view"
 )
 
 func (c *control) ServiceLogs(req *musterv1.ServiceLogsRequest, stream musterv1.ControlService_ServiceLogsServer) error {
@@ -26,8 +26,8 @@ func (c *control) ServiceLogs(req *musterv1.ServiceLogsRequest, stream musterv1.
 	if err := stream.SendHeader(metadata.MD{}); err != nil {
 		return err
 	}
-	all := func(r *view.Reader) (tasks []*view.Task, more bool) {
-		r.ServiceTasks(id, "", func(t *view.Task) bool {
+	all := func(r *objects.Reader) (tasks []*objects.Task, more bool) {
+		r.ServiceTasks(id, "", func(t *objects.Task) bool {
 			tasks = append(tasks, t)
 			return true
 		})
@@ -58,13 +58,13 @@ func (c *control) TaskLogs(req *musterv1.TaskLogsRequest, stream musterv1.Contro
 	if err := stream.SendHeader(metadata.MD{}); err != nil {
 		return err
 	}
-	one := func(r *view.Reader) (tasks []*view.Task, more bool) {
+	one := func(r *objects.Reader) (tasks []*objects.Task, more bool) {
 		t, ok := r.Task(id)
 		if !ok {
 			return nil, false
 		}
 		// It may still get a node.
-		return []*view.Task{t}, t.NodeID == "" && t.Live()
+		return []*objects.Task{t}, t.NodeID == "" && t.Live()
 	}
 	err = c.logs.Stream(ctx, one, req.Options, func(m *musterv1.LogMessage) error {
 		return stream.Send(&musterv1.TaskLogsResponse{Message: m})

@@ -11,7 +11,7 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/internal/store"
 )
 
@@ -37,8 +37,8 @@ func (c *control) ListNodes(ctx context.Context, req *musterv1.ListNodesRequest)
 	}
 	names, prefixes := foldAll(req.Names), foldAll(req.NamePrefixes)
 	resp := &musterv1.ListNodesResponse{}
-	c.view.Read(func(r *view.Reader) {
-		r.Nodes(p.from, func(n *view.Node) bool {
+	c.view.Read(func(r *objects.Reader) {
+		r.Nodes(p.from, func(n *objects.Node) bool {
 			spec, name := n.Spec(), fold(n.Hostname())
 			if !oneOf(names, name) || !onePrefix(prefixes, name) || !onePrefix(req.IdPrefixes, n.ID) || !labels.match(spec.Labels) ||
 				!oneOf(req.States, n.State.State) || !oneOf(req.Availabilities, spec.Availability) || !oneOf(req.Roles, spec.Role) {
@@ -145,9 +145,9 @@ func (c *control) ListPlugins(ctx context.Context, req *musterv1.ListPluginsRequ
 		return nil, err
 	}
 	resp := &musterv1.ListPluginsResponse{}
-	c.view.Read(func(r *view.Reader) {
+	c.view.Read(func(r *objects.Reader) {
 		nodes := nodeIDs(r, req.Nodes)
-		r.Nodes("", func(n *view.Node) bool {
+		r.Nodes("", func(n *objects.Node) bool {
 			if !oneOf(nodes, n.ID) {
 				return true
 			}
@@ -163,9 +163,9 @@ func (c *control) ListPlugins(ctx context.Context, req *musterv1.ListPluginsRequ
 }
 
 func (c *control) nodeID(ref string) (string, error) {
-	return resolve(c, "node", ref, (*view.Reader).FindNode, func(_ *view.Reader, n *view.Node) string { return n.ID })
+	return resolve(c, "node", ref, (*objects.Reader).FindNode, func(_ *objects.Reader, n *objects.Node) string { return n.ID })
 }
 
 func (c *control) nodeMessage(ref string) (*musterv1.Node, error) {
-	return resolve(c, "node", ref, (*view.Reader).FindNode, (*view.Reader).NodeMessage)
+	return resolve(c, "node", ref, (*objects.Reader).FindNode, (*objects.Reader).NodeMessage)
 }

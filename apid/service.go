@@ -8,8 +8,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/apid/validate"
-	"github.com/musterhq/muster/apid/view"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -139,8 +139,8 @@ func (c *control) ListServices(ctx context.Context, req *musterv1.ListServicesRe
 	names := foldAll(req.Names)
 	prefixes := foldAll(req.NamePrefixes)
 	resp := &musterv1.ListServicesResponse{}
-	c.view.Read(func(r *view.Reader) {
-		r.Services(p.from, func(s *view.Service) bool {
+	c.view.Read(func(r *objects.Reader) {
+		r.Services(p.from, func(s *objects.Service) bool {
 			spec := s.Record.GetSpec()
 			name := fold(spec.GetName())
 			if !oneOf(names, name) || !onePrefix(prefixes, name) || !onePrefix(req.IdPrefixes, s.ID) || !labels.match(spec.GetLabels()) ||
@@ -194,9 +194,9 @@ func (d *Daemon) exists(tx *store.Tx, ref string) error {
 
 // serviceID resolves a reference to a service.
 func (c *control) serviceID(ref string) (string, error) {
-	return resolve(c, serviceKind, ref, (*view.Reader).FindService, func(_ *view.Reader, s *view.Service) string { return s.ID })
+	return resolve(c, serviceKind, ref, (*objects.Reader).FindService, func(_ *objects.Reader, s *objects.Service) string { return s.ID })
 }
 
 func (c *control) serviceMessage(ref string) (*musterv1.Service, error) {
-	return resolve(c, serviceKind, ref, (*view.Reader).FindService, (*view.Reader).ServiceMessage)
+	return resolve(c, serviceKind, ref, (*objects.Reader).FindService, (*objects.Reader).ServiceMessage)
 }

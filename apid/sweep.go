@@ -8,7 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -55,7 +55,7 @@ func (d *Daemon) sweepSpecs(ctx context.Context, waiting map[string]unused, now 
 	specs := d.store.Snapshot()
 	still := map[string]unused{}
 	due := map[string]uint64{}
-	d.view.Read(func(r *view.Reader) {
+	d.view.Read(func(r *objects.Reader) {
 		for e := range d.tables.Specs.Scan(specs, "") {
 			digest, err := hex.DecodeString(e.Key)
 			if err != nil || r.SpecUsed(digest) || now.UnixMilli()-e.Value.CreatedAt < d.cfg.SpecGrace.Milliseconds() {
@@ -136,7 +136,7 @@ func (d *Daemon) sweepNodes(ctx context.Context, now time.Time) {
 func (d *Daemon) sweepNames(ctx context.Context, now time.Time) {
 	var due []string
 	names := d.store.Snapshot()
-	d.view.Read(func(r *view.Reader) {
+	d.view.Read(func(r *objects.Reader) {
 		for e := range d.tables.Names.Scan(names, "") {
 			id, removed := state.RemovedService(e.Key)
 			if removed && now.UnixMilli()-e.Value.RemovedAt >= d.cfg.SpecGrace.Milliseconds() && !r.HasTasks(id) && len(due) < sweepBatch {

@@ -9,7 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -18,9 +18,9 @@ func (c *control) GetTask(ctx context.Context, req *musterv1.GetTaskRequest) (*m
 	if err := c.ready(ctx); err != nil {
 		return nil, err
 	}
-	m, err := resolve(c, "task", req.Task, (*view.Reader).FindTask, func(r *view.Reader, t *view.Task) *musterv1.Task {
+	m, err := resolve(c, "task", req.Task, (*objects.Reader).FindTask, func(r *objects.Reader, t *objects.Task) *musterv1.Task {
 		m := r.TaskMessage(t)
-		m.Stages = view.Stages(t)
+		m.Stages = objects.Stages(t)
 		return m
 	})
 	return &musterv1.GetTaskResponse{Task: m}, err
@@ -40,10 +40,10 @@ func (c *control) ListTasks(ctx context.Context, req *musterv1.ListTasksRequest)
 	}
 	names, prefixes := foldAll(req.Names), foldAll(req.NamePrefixes)
 	resp := &musterv1.ListTasksResponse{}
-	c.view.Read(func(r *view.Reader) {
+	c.view.Read(func(r *objects.Reader) {
 		services := serviceIDs(r, req.Services)
 		nodes := nodeIDs(r, req.Nodes)
-		visit := func(t *view.Task) bool {
+		visit := func(t *objects.Task) bool {
 			if !oneOf(services, t.ServiceID) || !oneOf(nodes, t.NodeID) || !onePrefix(req.IdPrefixes, t.ID) ||
 				!oneOf(req.DesiredStates, t.Desired()) || !oneOf(req.States, t.State()) {
 				return true
@@ -76,7 +76,7 @@ func (c *control) ListTasks(ctx context.Context, req *musterv1.ListTasksRequest)
 
 // oneTaskName reports whether a task has one of the names, with its id or without,
 // and one of the prefixes; none wants all.
-func oneTaskName(r *view.Reader, t *view.Task, names, prefixes []string) bool {
+func oneTaskName(r *objects.Reader, t *objects.Task, names, prefixes []string) bool {
 	if len(names) == 0 && len(prefixes) == 0 {
 		return true
 	}
@@ -90,7 +90,7 @@ func (c *control) RemoveTask(ctx context.Context, req *musterv1.RemoveTaskReques
 	if err := c.ready(ctx); err != nil {
 		return nil, err
 	}
-	key, err := resolve(c, "task", req.Task, (*view.Reader).FindTask, func(_ *view.Reader, t *view.Task) string {
+	key, err := resolve(c, "task", req.Task, (*objects.Reader).FindTask, func(_ *objects.Reader, t *objects.Task) string {
 		return state.TaskKey(t.ServiceID, t.Record.Slot, t.Record.NodeId, t.ID)
 	})
 	if err != nil {
@@ -119,7 +119,7 @@ func (c *control) RemoveTask(ctx context.Context, req *musterv1.RemoveTaskReques
 
 // serviceIDs resolves ids and names for a filter. What resolves to nothing
 // stays as it is: tasks outlive their service, under its id.
-func serviceIDs(r *view.Reader, refs []string) []string {
+func serviceIDs(r *objects.Reader, refs []string) []string {
 	var ids []string
 	for _, ref := range refs {
 		id := ref
@@ -136,13 +136,13 @@ func serviceIDs(r *view.Reader, refs []string) []string {
 }
 
 // nodeIDs does the same for nodes; a host name may stand for several.
-func nodeIDs(r *view.Reader, refs []string) []string {
+func nodeIDs(r *objects.Reader, refs []string) []string {
 	if len(refs) == 0 {
 		return nil
 	}
 	ids := slices.Clone(refs)
 	names := foldAll(refs)
-	r.Nodes("", func(n *view.Node) bool {
+	r.Nodes("", func(n *objects.Node) bool {
 		if slices.Contains(names, fold(n.Hostname())) {
 			ids = append(ids, n.ID)
 		}

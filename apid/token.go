@@ -5,8 +5,8 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 
+	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/apid/validate"
-	"github.com/musterhq/muster/apid/view"
 )
 
 // resumeVersion begins the tokens of this form. It changes whenever the order
@@ -15,7 +15,7 @@ const resumeVersion = 1
 
 // resumeToken writes a point so that any replica can read it: version, the
 // numbers, and a checksum that tells a token from a typing error.
-func resumeToken(p view.Point) string {
+func resumeToken(p objects.Point) string {
 	b := make([]byte, 0, 2*len(p)+5)
 	b = append(b, resumeVersion)
 	for _, n := range p {
@@ -25,8 +25,8 @@ func resumeToken(p view.Point) string {
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-func parseResumeToken(token string) (view.Point, error) {
-	wrong := func() (view.Point, error) {
+func parseResumeToken(token string) (objects.Point, error) {
+	wrong := func() (objects.Point, error) {
 		return nil, validate.Field("resumeToken", "is not a token of a watch")
 	}
 	if len(token) > maxToken {
@@ -40,16 +40,16 @@ func parseResumeToken(token string) (view.Point, error) {
 	if crc32.ChecksumIEEE(body) != sum {
 		return wrong()
 	}
-	p := make(view.Point, 0, view.PointSize)
+	p := make(objects.Point, 0, objects.PointSize)
 	for body = body[1:]; len(body) > 0; {
 		n, size := binary.Uvarint(body)
-		if size <= 0 || len(p) == view.PointSize {
+		if size <= 0 || len(p) == objects.PointSize {
 			return wrong()
 		}
 		p = append(p, n)
 		body = body[size:]
 	}
-	if len(p) != view.PointSize {
+	if len(p) != objects.PointSize {
 		return wrong()
 	}
 	return p, nil

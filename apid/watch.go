@@ -12,7 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/apid/objects"
 )
 
 const (
@@ -73,16 +73,16 @@ type watch struct {
 	filter *watchFilter
 	old    bool
 
-	cursor view.Cursor
+	cursor objects.Cursor
 	// point is how far the watcher has come, and told is what it was told last.
-	point, told view.Point
+	point, told objects.Point
 }
 
 // begin establishes the watch and sends what has changed since the token.
 func (w *watch) begin(ctx context.Context, token string) error {
 	if token == "" {
 		w.cursor, w.point = w.view.Now()
-		w.view.Read(func(r *view.Reader) { w.filter.learn(r) })
+		w.view.Read(func(r *objects.Reader) { w.filter.learn(r) })
 		return w.send(nil, w.point)
 	}
 	from, err := parseResumeToken(token)
@@ -93,7 +93,7 @@ func (w *watch) begin(ctx context.Context, token string) error {
 	if err != nil {
 		return err
 	}
-	w.view.Read(func(r *view.Reader) { w.filter.learn(r) })
+	w.view.Read(func(r *objects.Reader) { w.filter.learn(r) })
 	if err := w.send(nil, from); err != nil {
 		return err
 	}
@@ -102,12 +102,12 @@ func (w *watch) begin(ctx context.Context, token string) error {
 
 // resume waits until this replica has come as far as the token says, for it
 // may be another one's.
-func (w *watch) resume(ctx context.Context, from view.Point) ([]view.Change, error) {
+func (w *watch) resume(ctx context.Context, from objects.Point) ([]objects.Change, error) {
 	ctx, cancel := context.WithTimeout(ctx, catchUp)
 	defer cancel()
 	for {
 		r, err := w.view.Resume(from)
-		if errors.Is(err, view.ErrForgotten) {
+		if errors.Is(err, objects.ErrForgotten) {
 			return nil, status.Error(codes.OutOfRange, "it is not known any more what changed since then: list again, and watch without a token")
 		}
 		if err != nil {
@@ -131,7 +131,7 @@ func (w *watch) follow(ctx context.Context) error {
 	defer bookmark.Stop()
 	for {
 		changes, cursor, point, more, err := w.view.Since(w.cursor)
-		if errors.Is(err, view.ErrForgotten) {
+		if errors.Is(err, objects.ErrForgotten) {
 			return status.Error(codes.OutOfRange, "the watch was too slow to keep up: list again, and watch without a token")
 		}
 		if err != nil {
@@ -161,12 +161,12 @@ func (w *watch) follow(ctx context.Context) error {
 // deliver sends changes in messages of bounded size. Only the last says that
 // all of them have been seen: a watch that is cut off in between resumes from
 // before, and sees the first ones again.
-func (w *watch) deliver(changes []view.Change, before view.Point) error {
+func (w *watch) deliver(changes []objects.Change, before objects.Point) error {
 	changes = slices.DeleteFunc(changes, w.filter.ignores)
 	for len(changes) > 0 {
 		var events []*musterv1.WatchEvent
 		size := 0
-		w.view.ReadSeen(func(r *view.Reader) {
+		w.view.ReadSeen(func(r *objects.Reader) {
 			for n := 0; len(changes) > 0 && size < watchBytes && n < watchEvents; n++ {
 				if e := w.filter.event(r, changes[0], w.old); e != nil {
 					events = append(events, e)
@@ -189,7 +189,7 @@ func (w *watch) deliver(changes []view.Change, before view.Point) error {
 	return nil
 }
 
-func (w *watch) send(events []*musterv1.WatchEvent, at view.Point) error {
+func (w *watch) send(events []*musterv1.WatchEvent, at objects.Point) error {
 	w.told = at
 	return w.stream.Send(&musterv1.WatchResponse{Events: events, ResumeToken: resumeToken(at)})
 }

@@ -8,8 +8,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/apid/validate"
-	"github.com/musterhq/muster/apid/view"
 )
 
 // watchFilter says which changes a watch is told, and how.
@@ -58,7 +58,7 @@ func newWatchFilter(req *musterv1.WatchRequest) (*watchFilter, error) {
 }
 
 // learn resolves the names of services as they are now.
-func (f *watchFilter) learn(r *view.Reader) {
+func (f *watchFilter) learn(r *objects.Reader) {
 	for _, ref := range slices.Concat(f.services, f.names) {
 		if s := r.ServiceByName(ref); s != nil {
 			f.wantService(s)
@@ -69,11 +69,11 @@ func (f *watchFilter) learn(r *view.Reader) {
 // ignores reports whether a change is of a kind that the watch does not ask for, which
 // is most of them where a few services have many tasks. Services are always looked
 // at: their names are learned.
-func (f *watchFilter) ignores(c view.Change) bool {
+func (f *watchFilter) ignores(c objects.Change) bool {
 	switch c.Kind {
-	case view.KindTask:
+	case objects.KindTask:
 		return !oneOf(f.kinds, musterv1.ObjectKind_TASK)
-	case view.KindNode:
+	case objects.KindNode:
 		return !oneOf(f.kinds, musterv1.ObjectKind_NODE)
 	default:
 		return false
@@ -81,7 +81,7 @@ func (f *watchFilter) ignores(c view.Change) bool {
 }
 
 // event turns a change into an event, nil if the watch does not ask for it.
-func (f *watchFilter) event(r *view.Reader, c view.Change, withOld bool) *musterv1.WatchEvent {
+func (f *watchFilter) event(r *objects.Reader, c objects.Change, withOld bool) *musterv1.WatchEvent {
 	e := &musterv1.WatchEvent{Id: c.ID, At: timestamp(c.At), Action: action(c)}
 	object := c.New
 	if object == nil {
@@ -89,16 +89,16 @@ func (f *watchFilter) event(r *view.Reader, c view.Change, withOld bool) *muster
 	}
 	var wanted bool
 	switch o := object.(type) {
-	case *view.Service:
+	case *objects.Service:
 		e.Kind = musterv1.ObjectKind_SERVICE
 		wanted = f.wantService(o)
-	case *view.Task:
+	case *objects.Task:
 		e.Kind = musterv1.ObjectKind_TASK
 		wanted = f.wantTask(r, o)
-	case *view.Node:
+	case *objects.Node:
 		e.Kind = musterv1.ObjectKind_NODE
 		wanted = len(f.services) == 0 && oneOf(f.names, fold(o.Hostname()))
-	case *view.Cluster:
+	case *objects.Cluster:
 		e.Kind = musterv1.ObjectKind_CLUSTER
 		wanted = len(f.services) == 0 && oneOf(f.names, c.ID)
 	}
@@ -124,15 +124,15 @@ func (f *watchFilter) selects() bool {
 
 // passes reports whether an object has the properties that the watch asks for. A
 // kind that lacks one of them does not.
-func (f *watchFilter) passes(r *view.Reader, object any) bool {
+func (f *watchFilter) passes(r *objects.Reader, object any) bool {
 	q := f.req
 	ofService := len(q.Modes) > 0
 	ofTask := len(q.States)+len(q.DesiredStates) > 0
 	ofNode := len(q.NodeStates)+len(q.Availabilities)+len(q.Roles) > 0
 	switch o := object.(type) {
-	case *view.Service:
+	case *objects.Service:
 		return !ofTask && !ofNode && len(f.nodes) == 0 && oneOf(q.Modes, serviceMode(o.Record.GetSpec())) && f.labels.match(o.Record.GetSpec().GetLabels())
-	case *view.Task:
+	case *objects.Task:
 		if ofService || ofNode || !oneOf(q.States, o.State()) || !oneOf(q.DesiredStates, o.Desired()) || !f.onNode(r, o) {
 			return false
 		}
@@ -141,7 +141,7 @@ func (f *watchFilter) passes(r *view.Reader, object any) bool {
 		}
 		s, ok := r.Service(o.ServiceID)
 		return ok && f.labels.match(s.Record.GetSpec().GetLabels())
-	case *view.Node:
+	case *objects.Node:
 		spec := o.Spec()
 		return !ofService && !ofTask && oneOf(q.NodeStates, o.State.GetState()) && oneOf(q.Availabilities, spec.Availability) &&
 			oneOf(q.Roles, spec.Role) && f.labels.match(spec.Labels) && (oneOf(f.nodes, fold(o.Hostname())) || slices.Contains(q.Nodes, o.ID))
@@ -150,7 +150,7 @@ func (f *watchFilter) passes(r *view.Reader, object any) bool {
 }
 
 // onNode reports whether a task is on one of the nodes that the watch asks for.
-func (f *watchFilter) onNode(r *view.Reader, t *view.Task) bool {
+func (f *watchFilter) onNode(r *objects.Reader, t *objects.Task) bool {
 	if len(f.nodes) == 0 || slices.Contains(f.req.Nodes, t.NodeID) {
 		return true
 	}
@@ -158,7 +158,7 @@ func (f *watchFilter) onNode(r *view.Reader, t *view.Task) bool {
 	return ok && slices.Contains(f.nodes, fold(n.Hostname()))
 }
 
-func (f *watchFilter) wantService(s *view.Service) bool {
+func (f *watchFilter) wantService(s *objects.Service) bool {
 	name := fold(s.Record.GetSpec().GetName())
 	if slices.Contains(f.services, name) || slices.Contains(f.services, s.ID) {
 		f.byService[s.ID] = true
@@ -169,7 +169,7 @@ func (f *watchFilter) wantService(s *view.Service) bool {
 	return oneOf(f.names, name) && (len(f.services) == 0 || f.byService[s.ID])
 }
 
-func (f *watchFilter) wantTask(r *view.Reader, t *view.Task) bool {
+func (f *watchFilter) wantTask(r *objects.Reader, t *objects.Task) bool {
 	if s, ok := r.Service(t.ServiceID); ok {
 		f.wantService(s)
 	}
@@ -177,7 +177,7 @@ func (f *watchFilter) wantTask(r *view.Reader, t *view.Task) bool {
 		(len(f.names) == 0 || f.byName[t.ServiceID])
 }
 
-func action(c view.Change) musterv1.WatchAction {
+func action(c objects.Change) musterv1.WatchAction {
 	switch {
 	case c.New == nil:
 		return musterv1.WatchAction_DELETE
@@ -188,28 +188,28 @@ func action(c view.Change) musterv1.WatchAction {
 	}
 }
 
-func fill(r *view.Reader, e *musterv1.WatchEvent, object any) {
+func fill(r *objects.Reader, e *musterv1.WatchEvent, object any) {
 	switch o := object.(type) {
-	case *view.Service:
+	case *objects.Service:
 		e.Object = &musterv1.WatchEvent_Service{Service: r.ServiceMessage(o)}
-	case *view.Task:
+	case *objects.Task:
 		e.Object = &musterv1.WatchEvent_Task{Task: r.TaskMessage(o)}
-	case *view.Node:
+	case *objects.Node:
 		e.Object = &musterv1.WatchEvent_Node{Node: r.NodeMessage(o)}
-	case *view.Cluster:
+	case *objects.Cluster:
 		e.Object = &musterv1.WatchEvent_Cluster{Cluster: r.ClusterMessage(o)}
 	}
 }
 
-func fillOld(r *view.Reader, e *musterv1.WatchEvent, old any) {
+func fillOld(r *objects.Reader, e *musterv1.WatchEvent, old any) {
 	switch o := old.(type) {
-	case *view.Service:
+	case *objects.Service:
 		e.Old = &musterv1.WatchEvent_OldService{OldService: r.ServiceMessage(o)}
-	case *view.Task:
+	case *objects.Task:
 		e.Old = &musterv1.WatchEvent_OldTask{OldTask: r.TaskMessage(o)}
-	case *view.Node:
+	case *objects.Node:
 		e.Old = &musterv1.WatchEvent_OldNode{OldNode: r.NodeMessage(o)}
-	case *view.Cluster:
+	case *objects.Cluster:
 		e.Old = &musterv1.WatchEvent_OldCluster{OldCluster: r.ClusterMessage(o)}
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/internal/limit"
 	"github.com/musterhq/muster/internal/tasklog"
 )
@@ -35,11 +35,11 @@ const (
 
 // Select names the tasks that a request is about. More is false once no others
 // can come.
-type Select func(r *view.Reader) (tasks []*view.Task, more bool)
+type Select func(r *objects.Reader) (tasks []*objects.Task, more bool)
 
 // Broker reads logs from dispatchers.
 type Broker struct {
-	view  *view.View
+	view  *objects.View
 	owner func(node string) (address string, ok bool)
 	conns *pool
 	log   *zap.Logger
@@ -47,7 +47,7 @@ type Broker struct {
 
 // New returns a broker. Owner tells the address of the dispatcher that owns a
 // node, and dial connects to it.
-func New(v *view.View, owner func(node string) (string, bool), dial func(string) (*grpc.ClientConn, error), log *zap.Logger) *Broker {
+func New(v *objects.View, owner func(node string) (string, bool), dial func(string) (*grpc.ClientConn, error), log *zap.Logger) *Broker {
 	return &Broker{view: v, owner: owner, conns: newPool(dial), log: log}
 }
 
@@ -146,7 +146,7 @@ func (b *Broker) follow(ctx context.Context, sel Select, client string, opts *mu
 }
 
 // changed returns a channel that is closed when tasks may have changed.
-func (b *Broker) changed(cursor *view.Cursor) <-chan struct{} {
+func (b *Broker) changed(cursor *objects.Cursor) <-chan struct{} {
 	next, changed := b.view.Changed(*cursor)
 	*cursor = next
 	return changed
@@ -157,8 +157,8 @@ func (b *Broker) find(sel Select, client string, opts *musterv1.LogOptions, star
 	byNode := map[string]*nodeReader{}
 	var list []*nodeReader
 	var more bool
-	b.view.Read(func(r *view.Reader) {
-		var tasks []*view.Task
+	b.view.Read(func(r *objects.Reader) {
+		var tasks []*objects.Task
 		tasks, more = sel(r)
 		for _, t := range tasks {
 			if t.NodeID == "" || started[t.ID] {
@@ -180,7 +180,7 @@ func (b *Broker) find(sel Select, client string, opts *musterv1.LogOptions, star
 
 // nodeName returns a node's host name, "" if it has none, and what a warning calls
 // the node.
-func nodeName(r *view.Reader, id string) (host, name string) {
+func nodeName(r *objects.Reader, id string) (host, name string) {
 	n, ok := r.Node(id)
 	if !ok || n.Hostname() == "" {
 		return "", id

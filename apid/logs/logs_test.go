@@ -25,7 +25,7 @@ import (
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/logs"
-	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/internal/kv/embedded"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -40,7 +40,7 @@ type site struct {
 	t      *testing.T
 	tables *state.Tables
 	store  *store.Store
-	view   *view.View
+	view   *objects.View
 	broker *logs.Broker
 	// nodes answer for the nodes.
 	nodes map[string]subscribe
@@ -59,10 +59,10 @@ func in(t *testing.T, nodes map[string]subscribe, test func(*testing.T, *site)) 
 			t.Fatal(err)
 		}
 		s := &site{t: t, tables: state.NewTables(), nodes: nodes, asked: map[string][]*dispatcherv1.SubscribeLogsRequest{}}
-		if s.store, err = store.New(store.Options{KV: space, Prefix: "muster", Logger: zaptest.NewLogger(t)}, view.Tables(s.tables)...); err != nil {
+		if s.store, err = store.New(store.Options{KV: space, Prefix: "muster", Logger: zaptest.NewLogger(t)}, objects.Tables(s.tables)...); err != nil {
 			t.Fatal(err)
 		}
-		s.view = view.New(s.store, s.tables, 1000)
+		s.view = objects.New(s.store, s.tables, 1000)
 		listener := bufconn.Listen(1 << 20)
 		s.broker = logs.New(s.view, func(node string) (string, bool) { return "dispatcher", node != "unowned" }, func(string) (*grpc.ClientConn, error) {
 			s.mu.Lock()
@@ -141,8 +141,8 @@ func (s *site) SubscribeLogs(req *dispatcherv1.SubscribeLogsRequest, stream grpc
 }
 
 // all selects the service's tasks.
-func all(r *view.Reader) (tasks []*view.Task, more bool) {
-	r.ServiceTasks("web", "", func(t *view.Task) bool { tasks = append(tasks, t); return true })
+func all(r *objects.Reader) (tasks []*objects.Task, more bool) {
+	r.ServiceTasks("web", "", func(t *objects.Task) bool { tasks = append(tasks, t); return true })
 	_, more = r.Service("web")
 	return tasks, more
 }

@@ -17,7 +17,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/internal/tasklog"
 )
 
@@ -234,7 +234,7 @@ func (n *nodeReader) warning(err error, again bool) string {
 // ended for good: else there is no use in waiting for its node.
 func (b *Broker) alive(n *nodeReader) bool {
 	alive := false
-	b.view.Read(func(r *view.Reader) {
+	b.view.Read(func(r *objects.Reader) {
 		for id := range n.tasks {
 			t, ok := r.Task(id)
 			alive = alive || ok && (!t.Terminal() || !n.opts.GetFollow())

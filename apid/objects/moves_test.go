@@ -1,4 +1,4 @@
-package view_test
+package objects_test
 
 import (
 	"errors"
@@ -6,7 +6,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/apid/objects"
 )
 
 // A watcher that goes from view to view knows, wherever it is, which objects
@@ -16,7 +16,7 @@ func TestWatcherMovesBetweenViews(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w, end := newWorld(t)
 		defer end()
-		views := []*view.View{view.New(w.store, w.tables, 1000), view.New(w.store, w.tables, 1000)}
+		views := []*objects.View{objects.New(w.store, w.tables, 1000), objects.New(w.store, w.tables, 1000)}
 		for _, v := range views {
 			v.Now()
 		}
@@ -32,7 +32,7 @@ func TestWatcherMovesBetweenViews(t *testing.T) {
 			v := views[rapid.IntRange(0, len(views)-1).Draw(t, "to")]
 			resumed, err := v.Resume(point)
 			switch {
-			case errors.Is(err, view.ErrForgotten):
+			case errors.Is(err, objects.ErrForgotten):
 				known = keys(v)
 				_, point = v.Now()
 			case err != nil || !resumed.Caught:
@@ -59,7 +59,7 @@ func TestWatcherMovesBetweenViews(t *testing.T) {
 }
 
 // keys are those of all objects that a view shows.
-func keys(v *view.View) map[string]bool {
+func keys(v *objects.View) map[string]bool {
 	all := map[string]bool{}
 	for key := range shown(v) {
 		all[key] = true
@@ -68,8 +68,8 @@ func keys(v *view.View) map[string]bool {
 }
 
 // named is the key of a changed object, as shown has it.
-func named(c view.Change) string {
-	return map[view.Kind]string{
-		view.KindService: "service " + c.ID, view.KindTask: "task " + c.ID, view.KindNode: "node " + c.ID, view.KindCluster: "cluster",
+func named(c objects.Change) string {
+	return map[objects.Kind]string{
+		objects.KindService: "service " + c.ID, objects.KindTask: "task " + c.ID, objects.KindNode: "node " + c.ID, objects.KindCluster: "cluster",
 	}[c.Kind]
 }

@@ -1,4 +1,4 @@
-package view_test
+package objects_test
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/internal/kv/embedded"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -32,7 +32,7 @@ func newWorld(t *rapid.T) (*world, func()) {
 		t.Fatal(err)
 	}
 	w := &world{tables: state.NewTables()}
-	if w.store, err = store.New(store.Options{KV: space}, view.Tables(w.tables)...); err != nil {
+	if w.store, err = store.New(store.Options{KV: space}, objects.Tables(w.tables)...); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -123,12 +123,12 @@ func (w *world) step(t *rapid.T) {
 }
 
 // shown is all that a view shows.
-func shown(v *view.View) map[string]proto.Message {
+func shown(v *objects.View) map[string]proto.Message {
 	all := map[string]proto.Message{}
-	v.Read(func(r *view.Reader) {
-		r.Services("", func(s *view.Service) bool { all["service "+s.ID] = r.ServiceMessage(s); return true })
-		r.Tasks("", func(t *view.Task) bool { all["task "+t.ID] = r.TaskMessage(t); return true })
-		r.Nodes("", func(n *view.Node) bool { all["node "+n.ID] = r.NodeMessage(n); return true })
+	v.Read(func(r *objects.Reader) {
+		r.Services("", func(s *objects.Service) bool { all["service "+s.ID] = r.ServiceMessage(s); return true })
+		r.Tasks("", func(t *objects.Task) bool { all["task "+t.ID] = r.TaskMessage(t); return true })
+		r.Nodes("", func(n *objects.Node) bool { all["node "+n.ID] = r.NodeMessage(n); return true })
 		all["cluster"] = r.ClusterMessage(r.Cluster())
 	})
 	return all
@@ -141,14 +141,14 @@ func TestViewFollowsAsIfItLookedAnew(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w, end := newWorld(t)
 		defer end()
-		v := view.New(w.store, w.tables, 1000)
+		v := objects.New(w.store, w.tables, 1000)
 		known := shown(v)
 		cursor, point := v.Now()
 		for range rapid.IntRange(1, 25).Draw(t, "looks") {
 			for range rapid.IntRange(1, 4).Draw(t, "steps") {
 				w.step(t)
 			}
-			got, fresh := shown(v), shown(view.New(w.store, w.tables, 1000))
+			got, fresh := shown(v), shown(objects.New(w.store, w.tables, 1000))
 			if d := cmp.Diff(fresh, got, protocmp.Transform()); d != "" {
 				t.Fatalf("followed (-fresh +followed):\n%s", d)
 			}
@@ -177,7 +177,7 @@ func TestViewFollowsAsIfItLookedAnew(t *testing.T) {
 	})
 }
 
-func ids(changes []view.Change) (list []string) {
+func ids(changes []objects.Change) (list []string) {
 	for _, c := range changes {
 		list = append(list, fmt.Sprint(c.Kind, c.ID, c.Old != nil, c.New != nil))
 	}
@@ -185,8 +185,8 @@ func ids(changes []view.Change) (list []string) {
 }
 
 // apply does what a watcher does, and checks that it could.
-func apply(t *rapid.T, v *view.View, known map[string]proto.Message, changes []view.Change) {
-	v.Read(func(r *view.Reader) {
+func apply(t *rapid.T, v *objects.View, known map[string]proto.Message, changes []objects.Change) {
+	v.Read(func(r *objects.Reader) {
 		for _, c := range changes {
 			var key string
 			var m proto.Message
@@ -195,13 +195,13 @@ func apply(t *rapid.T, v *view.View, known map[string]proto.Message, changes []v
 				object = c.Old
 			}
 			switch o := object.(type) {
-			case *view.Service:
+			case *objects.Service:
 				key, m = "service "+c.ID, r.ServiceMessage(o)
-			case *view.Task:
+			case *objects.Task:
 				key, m = "task "+c.ID, r.TaskMessage(o)
-			case *view.Node:
+			case *objects.Node:
 				key, m = "node "+c.ID, r.NodeMessage(o)
-			case *view.Cluster:
+			case *objects.Cluster:
 				key, m = "cluster", r.ClusterMessage(o)
 			}
 			if (c.Old != nil) != (known[key] != nil) {

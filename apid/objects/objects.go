@@ -1,4 +1,4 @@
-package view
+package objects
 
 import (
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"

@@ -1,4 +1,4 @@
-package view_test
+package objects_test
 
 import (
 	"fmt"
@@ -7,7 +7,7 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/apid/view"
+	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/internal/state"
 )
 
@@ -103,7 +103,7 @@ func TestStages(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got := view.Stages(&view.Task{Task: &state.Task{Record: test.record, Assignment: test.assignment, Status: test.status}})
+			got := objects.Stages(&objects.Task{Task: &state.Task{Record: test.record, Assignment: test.assignment, Status: test.status}})
 			if way(got) != test.want {
 				t.Errorf("got  %s\nwant %s", way(got), test.want)
 			}

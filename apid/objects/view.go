@@ -1,4 +1,4 @@
-// Package view holds the objects of the API in memory: services, tasks, nodes
+// Package objects holds the objects of the API in memory: services, tasks, nodes
 // and the cluster, each joined from the records of its owners. It follows the
 // store's snapshots, keeps what lists and counts need, and remembers the last
 // changes of objects so that watches can go on where they stopped. It only
@@ -6,7 +6,7 @@
 //
 // A joined object is immutable: a change makes another one. What a method
 // returns may therefore be kept, and must not be changed.
-package view
+package objects
 
 import (
 	"context"
