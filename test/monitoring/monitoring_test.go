@@ -87,7 +87,7 @@ func TestRules(t *testing.T) {
 			}
 		}
 	}
-	_, table, _ := strings.Cut(read(t, manual), "### What to alert on")
+	_, table, _ := strings.Cut(read(t, manual), "## Alerts")
 	table, _, _ = strings.Cut(table, "\n## ")
 	rows := regexp.MustCompile(`(?m)^\| ([a-z ]+) \|`).FindAllStringSubmatch(table, -1)
 	if len(rows) < 10 {
