@@ -192,7 +192,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 		m, ok := dispatchers.Owner(store.ShardOf(node))
 		return m.Address, ok
 	}, env.Dial, env.Logger)
-	server := &control{Daemon: d}
+	server := &control{Daemon: d, events: newEventFields()}
 	musterv1.RegisterControlServiceServer(env.Server, server)
 	cav1.RegisterAuthorityServiceServer(env.Server, &authority{Daemon: d})
 	env.Guard.AcceptTokens(d.recognise)

@@ -28,6 +28,7 @@ import (
 // UNIMPLEMENTED: networks, secrets, configs, volumes, rollback.
 type control struct {
 	*Daemon
+	events eventFields
 	musterv1.UnimplementedControlServiceServer
 }
 

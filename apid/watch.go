@@ -36,7 +36,7 @@ func (c *control) Watch(req *musterv1.WatchRequest, stream musterv1.ControlServi
 	if err := c.ready(ctx); err != nil {
 		return err
 	}
-	filter, err := newWatchFilter(req)
+	filter, err := newWatchFilter(req, c.events)
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (w *watch) begin(ctx context.Context, token string) error {
 		w.view.Read(func(r *objects.Reader) { w.filter.learn(r) })
 		return w.send(nil, w.point)
 	}
-	from, err := parseResumeToken(token)
+	from, err := w.parse(token)
 	if err != nil {
 		return err
 	}
@@ -100,6 +100,26 @@ func (w *watch) begin(ctx context.Context, token string) error {
 	return w.deliver(changes, from)
 }
 
+// parse reads a token that this or another version of apid made.
+func (w *watch) parse(token string) (objects.Point, error) {
+	sequences, err := parseResumeToken(token)
+	if err == nil {
+		var from objects.Point
+		if from, err = w.view.PointOf(sequences); err == nil {
+			return from, nil
+		}
+	}
+	if errors.Is(err, errUnknownForm) || errors.Is(err, objects.ErrForgotten) {
+		return objects.Point{}, errTooOld()
+	}
+	return objects.Point{}, err
+}
+
+// errTooOld ends a watch whose token cannot be resumed from.
+func errTooOld() error {
+	return status.Error(codes.OutOfRange, "it is not known any more what changed since then: list again, and watch without a token")
+}
+
 // resume waits until this replica has come as far as the token says, for it
 // may be another one's.
 func (w *watch) resume(ctx context.Context, from objects.Point) ([]objects.Change, error) {
@@ -108,7 +128,7 @@ func (w *watch) resume(ctx context.Context, from objects.Point) ([]objects.Chang
 	for {
 		r, err := w.view.Resume(from)
 		if errors.Is(err, objects.ErrForgotten) {
-			return nil, status.Error(codes.OutOfRange, "it is not known any more what changed since then: list again, and watch without a token")
+			return nil, errTooOld()
 		}
 		if err != nil {
 			return nil, w.fail("resume watch", err)

@@ -6,6 +6,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/objects"
@@ -22,24 +24,25 @@ type watchFilter struct {
 	labels   labelFilter
 	nodes    []string
 	req      *musterv1.WatchRequest
+	fields   eventFields
 	// byService and byName are the ids of the services that services and names
 	// have ever stood for: tasks outlive their service and its name.
 	byService, byName map[string]bool
 }
 
-func newWatchFilter(req *musterv1.WatchRequest) (*watchFilter, error) {
+func newWatchFilter(req *musterv1.WatchRequest, fields eventFields) (*watchFilter, error) {
 	if err := checkLists(req); err != nil {
 		return nil, err
 	}
 	for i, k := range req.Kinds {
 		field := fmt.Sprintf("kinds[%d]", i)
-		switch k {
-		case musterv1.ObjectKind_SERVICE, musterv1.ObjectKind_TASK, musterv1.ObjectKind_NODE, musterv1.ObjectKind_CLUSTER:
-		case musterv1.ObjectKind_NETWORK, musterv1.ObjectKind_SECRET, musterv1.ObjectKind_CONFIG, musterv1.ObjectKind_VOLUME:
-			return nil, status.Errorf(codes.Unimplemented, "not implemented yet: %s: there are no objects of kind %s yet", field, k)
-		default:
-			return nil, validate.Field(field, "is not a kind of object")
+		if slices.Contains(objects.Kinds(), k) {
+			continue
 		}
+		if _, known := musterv1.ObjectKind_name[int32(k)]; known && k != musterv1.ObjectKind_OBJECT_KIND_UNSPECIFIED {
+			return nil, status.Errorf(codes.Unimplemented, "not implemented yet: %s: there are no objects of kind %s yet", field, k)
+		}
+		return nil, validate.Field(field, "is not a kind of object")
 	}
 	for i, a := range req.Actions {
 		if a < musterv1.WatchAction_CREATE || a > musterv1.WatchAction_DELETE {
@@ -51,7 +54,7 @@ func newWatchFilter(req *musterv1.WatchRequest) (*watchFilter, error) {
 		return nil, err
 	}
 	return &watchFilter{
-		labels: labels, nodes: foldAll(req.Nodes), req: req,
+		labels: labels, nodes: foldAll(req.Nodes), req: req, fields: fields,
 		kinds: req.Kinds, actions: req.Actions, ids: req.Ids, names: foldAll(req.Names),
 		services: foldAll(req.Services), byService: map[string]bool{}, byName: map[string]bool{},
 	}, nil
@@ -70,50 +73,41 @@ func (f *watchFilter) learn(r *objects.Reader) {
 // is most of them where a few services have many tasks. Services are always looked
 // at: their names are learned.
 func (f *watchFilter) ignores(c objects.Change) bool {
-	switch c.Kind {
-	case objects.KindTask:
-		return !oneOf(f.kinds, musterv1.ObjectKind_TASK)
-	case objects.KindNode:
-		return !oneOf(f.kinds, musterv1.ObjectKind_NODE)
-	default:
-		return false
-	}
+	return c.Kind != musterv1.ObjectKind_SERVICE && !oneOf(f.kinds, c.Kind)
 }
 
 // event turns a change into an event, nil if the watch does not ask for it.
 func (f *watchFilter) event(r *objects.Reader, c objects.Change, withOld bool) *musterv1.WatchEvent {
-	e := &musterv1.WatchEvent{Id: c.ID, At: timestamp(c.At), Action: action(c)}
+	e := &musterv1.WatchEvent{Id: c.ID, At: timestamp(c.At), Action: action(c), Kind: c.Kind}
 	object := c.New
 	if object == nil {
 		object = c.Old
 	}
-	var wanted bool
-	switch o := object.(type) {
-	case *objects.Service:
-		e.Kind = musterv1.ObjectKind_SERVICE
-		wanted = f.wantService(o)
-	case *objects.Task:
-		e.Kind = musterv1.ObjectKind_TASK
-		wanted = f.wantTask(r, o)
-	case *objects.Node:
-		e.Kind = musterv1.ObjectKind_NODE
-		wanted = len(f.services) == 0 && oneOf(f.names, fold(o.Hostname()))
-	case *objects.Cluster:
-		e.Kind = musterv1.ObjectKind_CLUSTER
-		wanted = len(f.services) == 0 && oneOf(f.names, c.ID)
-	}
-	if wanted && f.selects() {
-		// What no longer passes is told once more: that it has left.
-		wanted = f.passes(r, c.New) || f.passes(r, c.Old)
-	}
-	if !wanted || !oneOf(f.kinds, e.Kind) || !oneOf(f.actions, e.Action) || !onePrefix(f.ids, c.ID) {
+	if !f.wants(r, object) || !oneOf(f.kinds, e.Kind) || !oneOf(f.actions, e.Action) || !onePrefix(f.ids, c.ID) {
 		return nil
 	}
-	fill(r, e, object)
+	// An object that no longer passes is sent once more, so that the watcher learns
+	// that it has left.
+	if f.selects() && !f.passes(r, c.New) && !f.passes(r, c.Old) {
+		return nil
+	}
+	f.fields.set(e, "object", object.Message(r))
 	if withOld && c.Old != nil && c.New != nil {
-		fillOld(r, e, c.Old)
+		f.fields.set(e, "old", c.Old.Message(r))
 	}
 	return e
+}
+
+// wants reports whether the watch asks for an object by a name, or by a service.
+func (f *watchFilter) wants(r *objects.Reader, object objects.Object) bool {
+	switch o := object.(type) {
+	case *objects.Service:
+		return f.wantService(o)
+	case *objects.Task:
+		return f.wantTask(r, o)
+	default:
+		return len(f.services) == 0 && oneOf(f.names, fold(o.Name()))
+	}
 }
 
 // selects reports whether the watch asks for properties of objects.
@@ -122,36 +116,39 @@ func (f *watchFilter) selects() bool {
 	return len(q.Labels)+len(q.Nodes)+len(q.States)+len(q.DesiredStates)+len(q.NodeStates)+len(q.Availabilities)+len(q.Roles)+len(q.Modes) > 0
 }
 
-// passes reports whether an object has the properties that the watch asks for. A
-// kind that lacks one of them does not.
-func (f *watchFilter) passes(r *objects.Reader, object any) bool {
-	q := f.req
-	ofService := len(q.Modes) > 0
-	ofTask := len(q.States)+len(q.DesiredStates) > 0
-	ofNode := len(q.NodeStates)+len(q.Availabilities)+len(q.Roles) > 0
-	switch o := object.(type) {
-	case *objects.Service:
-		return !ofTask && !ofNode && len(f.nodes) == 0 && oneOf(q.Modes, serviceMode(o.Record.GetSpec())) && f.labels.match(o.Record.GetSpec().GetLabels())
-	case *objects.Task:
-		if ofService || ofNode || !oneOf(q.States, o.State()) || !oneOf(q.DesiredStates, o.Desired()) || !f.onNode(r, o) {
-			return false
-		}
-		if len(f.labels) == 0 {
-			return true
-		}
-		s, ok := r.Service(o.ServiceID)
-		return ok && f.labels.match(s.Record.GetSpec().GetLabels())
-	case *objects.Node:
-		spec := o.Spec()
-		return !ofService && !ofTask && oneOf(q.NodeStates, o.State.GetState()) && oneOf(q.Availabilities, spec.Availability) &&
-			oneOf(q.Roles, spec.Role) && f.labels.match(spec.Labels) && (oneOf(f.nodes, fold(o.Hostname())) || slices.Contains(q.Nodes, o.ID))
+// passes reports whether an object has the properties that the watch asks for. An
+// object of a kind that lacks one of them does not.
+func (f *watchFilter) passes(r *objects.Reader, object objects.Object) bool {
+	if object == nil {
+		return false
 	}
-	return false
+	q := f.req
+	s, isService := object.(*objects.Service)
+	t, isTask := object.(*objects.Task)
+	n, isNode := object.(*objects.Node)
+	if len(q.Modes) > 0 && (!isService || !oneOf(q.Modes, serviceMode(s.Record.GetSpec()))) {
+		return false
+	}
+	if len(q.States)+len(q.DesiredStates) > 0 && (!isTask || !oneOf(q.States, t.State()) || !oneOf(q.DesiredStates, t.Desired())) {
+		return false
+	}
+	if len(q.NodeStates)+len(q.Availabilities)+len(q.Roles) > 0 &&
+		(!isNode || !oneOf(q.NodeStates, n.State.GetState()) || !oneOf(q.Availabilities, n.Spec().Availability) || !oneOf(q.Roles, n.Spec().Role)) {
+		return false
+	}
+	if len(f.nodes) > 0 && (!isTask || !f.onNode(r, t)) && (!isNode || !slices.Contains(f.nodes, fold(n.Hostname())) && !slices.Contains(q.Nodes, n.ID)) {
+		return false
+	}
+	if len(f.labels) > 0 {
+		labels, has := object.Labels(r)
+		return has && f.labels.match(labels)
+	}
+	return true
 }
 
 // onNode reports whether a task is on one of the nodes that the watch asks for.
 func (f *watchFilter) onNode(r *objects.Reader, t *objects.Task) bool {
-	if len(f.nodes) == 0 || slices.Contains(f.req.Nodes, t.NodeID) {
+	if slices.Contains(f.req.Nodes, t.NodeID) {
 		return true
 	}
 	n, ok := r.Node(t.NodeID)
@@ -188,28 +185,26 @@ func action(c objects.Change) musterv1.WatchAction {
 	}
 }
 
-func fill(r *objects.Reader, e *musterv1.WatchEvent, object any) {
-	switch o := object.(type) {
-	case *objects.Service:
-		e.Object = &musterv1.WatchEvent_Service{Service: r.ServiceMessage(o)}
-	case *objects.Task:
-		e.Object = &musterv1.WatchEvent_Task{Task: r.TaskMessage(o)}
-	case *objects.Node:
-		e.Object = &musterv1.WatchEvent_Node{Node: r.NodeMessage(o)}
-	case *objects.Cluster:
-		e.Object = &musterv1.WatchEvent_Cluster{Cluster: r.ClusterMessage(o)}
+// eventFields are the fields of an event that hold objects: by their oneof, and by
+// the full name of the object's message.
+type eventFields map[protoreflect.Name]map[protoreflect.FullName]protoreflect.FieldDescriptor
+
+func newEventFields() eventFields {
+	all := eventFields{}
+	oneofs := (*musterv1.WatchEvent)(nil).ProtoReflect().Descriptor().Oneofs()
+	for i := range oneofs.Len() {
+		of := map[protoreflect.FullName]protoreflect.FieldDescriptor{}
+		for j := range oneofs.Get(i).Fields().Len() {
+			field := oneofs.Get(i).Fields().Get(j)
+			of[field.Message().FullName()] = field
+		}
+		all[oneofs.Get(i).Name()] = of
 	}
+	return all
 }
 
-func fillOld(r *objects.Reader, e *musterv1.WatchEvent, old any) {
-	switch o := old.(type) {
-	case *objects.Service:
-		e.Old = &musterv1.WatchEvent_OldService{OldService: r.ServiceMessage(o)}
-	case *objects.Task:
-		e.Old = &musterv1.WatchEvent_OldTask{OldTask: r.TaskMessage(o)}
-	case *objects.Node:
-		e.Old = &musterv1.WatchEvent_OldNode{OldNode: r.NodeMessage(o)}
-	case *objects.Cluster:
-		e.Old = &musterv1.WatchEvent_OldCluster{OldCluster: r.ClusterMessage(o)}
-	}
+// set puts an object into the field of a oneof that is for it.
+func (f eventFields) set(e *musterv1.WatchEvent, oneof protoreflect.Name, object proto.Message) {
+	m := object.ProtoReflect()
+	e.ProtoReflect().Set(f[oneof][m.Descriptor().FullName()], protoreflect.ValueOfMessage(m))
 }

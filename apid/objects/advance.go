@@ -7,6 +7,7 @@ import (
 	"time"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -69,10 +70,10 @@ func (v *View) advance(to *store.Snapshot, at time.Time) {
 	}
 	changes = append(changes, tasks...)
 	if from == nil {
-		v.history.begin(v.point(to))
+		v.history.begin(v.layout.of(to))
 		return
 	}
-	v.history.add(changes, v.point(to), at, v.tasks.Len())
+	v.history.add(changes, v.layout.of(to), at, v.tasks.Len())
 }
 
 func (v *View) putCluster(e *store.Entry[*recordv1.Cluster]) Change {
@@ -81,7 +82,7 @@ func (v *View) putCluster(e *store.Entry[*recordv1.Cluster]) Change {
 	if e != nil {
 		v.cluster = &Cluster{Version: e.Version, Record: e.Value}
 	}
-	return Change{Kind: KindCluster, ID: state.ClusterID, Old: old, New: v.cluster}
+	return Change{Kind: musterv1.ObjectKind_CLUSTER, ID: state.ClusterID, Old: old, New: v.cluster}
 }
 
 func (v *View) putNode(changes []Change, id string) []Change {
@@ -93,13 +94,13 @@ func (v *View) putNode(changes []Change, id string) []Change {
 	case n == nil:
 		v.nodes.Delete(id)
 		v.nodesChanged++
-		return append(changes, Change{Kind: KindNode, ID: id, Old: old})
+		return append(changes, Change{Kind: musterv1.ObjectKind_NODE, ID: id, Old: old})
 	case had && n.same(old):
 		return changes
 	}
 	v.nodes.Set(id, n)
 	v.nodesChanged++
-	c := Change{Kind: KindNode, ID: id, New: n}
+	c := Change{Kind: musterv1.ObjectKind_NODE, ID: id, New: n}
 	if had {
 		c.Old = old
 	}
@@ -132,14 +133,14 @@ func (v *View) putTask(changes []Change, id string) []Change {
 		}
 		v.count(old, -1)
 		v.serviceTasks.Delete(old.ServiceID + "/" + id)
-		return append(changes, Change{Kind: KindTask, ID: id, Old: old})
+		return append(changes, Change{Kind: musterv1.ObjectKind_TASK, ID: id, Old: old})
 	}
 	t := &Task{joined}
 	old, had := v.tasks.Set(id, t)
 	if !had {
 		v.count(t, 1)
 		v.serviceTasks.Insert(t.ServiceID + "/" + id)
-		return append(changes, Change{Kind: KindTask, ID: id, New: t})
+		return append(changes, Change{Kind: musterv1.ObjectKind_TASK, ID: id, New: t})
 	}
 	t.keep(old)
 	v.count(old, -1)
@@ -147,7 +148,7 @@ func (v *View) putTask(changes []Change, id string) []Change {
 	if t.version() == old.version() {
 		return changes
 	}
-	return append(changes, Change{Kind: KindTask, ID: id, Old: old, New: t})
+	return append(changes, Change{Kind: musterv1.ObjectKind_TASK, ID: id, Old: old, New: t})
 }
 
 // count adds a task to the counts of its service and node, or takes it off.
@@ -209,7 +210,7 @@ func (v *View) putService(changes []Change, id string) []Change {
 	if s == nil && !had {
 		return changes
 	}
-	c := Change{Kind: KindService, ID: id}
+	c := Change{Kind: musterv1.ObjectKind_SERVICE, ID: id}
 	if had {
 		c.Old = old
 		v.index(old, -1)

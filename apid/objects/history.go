@@ -6,36 +6,26 @@ import (
 	"sync"
 	"time"
 
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/store"
 )
 
 // ErrForgotten says that changes after a point in time are no longer known.
 var ErrForgotten = errors.New("changes since then are no longer known")
 
-// Kind is the kind of an object.
-type Kind uint8
-
-// The kinds of objects that change.
-const (
-	KindCluster Kind = iota + 1
-	KindNode
-	KindService
-	KindTask
-)
-
-// Change is one change of one object. Old and New are of the kind's type; Old
-// is nil if the object was created, New if it was removed.
+// Change is one change of one object. Old is nil if the object was created, New if
+// it was removed.
 type Change struct {
-	Kind     Kind
+	Kind     musterv1.ObjectKind
 	ID       string
-	Old, New any
+	Old, New Object
 	// Known says that the object existed before, although Old is not known.
 	Known bool
 	// At is when the change was seen here.
 	At time.Time
 }
 
-// Batch is what changed from one snapshot to the next.
+// batch is what changed from one snapshot to the next.
 type batch struct {
 	// added is when it could be read first.
 	added   time.Time
@@ -112,54 +102,6 @@ func (h *history) add(changes []Change, after Point, begun time.Time, objects in
 // Cursor is a place in the sequence of changes of one view.
 type Cursor struct{ next uint64 }
 
-// Point is how far a snapshot has come: the sequence numbers of all shards of
-// all tables that objects are joined from.
-type Point []uint64
-
-// covers reports whether everything that o has seen, p has seen too.
-func (p Point) covers(o Point) bool {
-	if len(p) != len(o) {
-		return false
-	}
-	for i, n := range o {
-		if n > p[i] {
-			return false
-		}
-	}
-	return true
-}
-
-// Equal reports whether two points are the same.
-func (p Point) Equal(o Point) bool { return slices.Equal(p, o) }
-
-// point lists the shards' numbers in an order that tokens rely on: add
-// tables at the end only.
-func (v *View) point(sn *store.Snapshot) Point {
-	t := v.tables
-	var p Point
-	for _, s := range [][]uint64{
-		t.Services.Sequences(sn), t.Nodes.Sequences(sn), t.Clusters.Sequences(sn), t.Tasks.Sequences(sn),
-		t.Rollouts.Sequences(sn), t.Endpoints.Sequences(sn), t.Assignments.Sequences(sn),
-		t.Placements.Sequences(sn), t.NodeStates.Sequences(sn), t.Statuses.Sequences(sn),
-	} {
-		p = append(p, s...)
-	}
-	return p
-}
-
-// PointSize is the number of shards in a point.
-const PointSize = 10 * store.Shards
-
-// Places in a point.
-const (
-	placeServices    = 0 * store.Shards
-	placeNodes       = 1 * store.Shards
-	placeTasks       = 3 * store.Shards
-	placeAssignments = 6 * store.Shards
-	placeNodeStates  = 8 * store.Shards
-	placeStatuses    = 9 * store.Shards
-)
-
 // Now returns where the view is, and the cursor for what follows.
 func (v *View) Now() (Cursor, Point) {
 	v.sync()
@@ -185,7 +127,7 @@ func (v *View) Since(c Cursor) ([]Change, Cursor, Point, <-chan struct{}, error)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if c.next < h.first {
-		return nil, c, nil, nil, ErrForgotten
+		return nil, c, Point{}, nil, ErrForgotten
 	}
 	var merged merger
 	for _, b := range h.batches[c.next-h.first:] {
@@ -252,8 +194,8 @@ func (v *View) Resume(from Point) (Resumed, error) {
 // the same store do not see each of its steps. If a point falls between two
 // steps of this view, then an object may have been there at the point that was
 // made and removed within the one step, and nothing tells of its removal. Each
-// shard is looked at by itself, but for a node's two tables, which only together
-// say whether it is there.
+// shard is looked at by itself, with the same shard of the other tables that say
+// whether objects of the kind exist.
 func (h *history) aligned(at Point, start int) bool {
 	steps := make([]Point, 0, len(h.batches)-start+1)
 	if start == 0 {
@@ -264,10 +206,10 @@ func (h *history) aligned(at Point, start int) bool {
 	for _, b := range h.batches[start:] {
 		steps = append(steps, b.after)
 	}
-	for _, places := range [][]int{{placeServices}, {placeTasks}, {placeNodes, placeNodeStates}} {
+	for _, places := range at.layout.presence {
 		for shard := range store.Shards {
 			same := func(p Point) bool {
-				return !slices.ContainsFunc(places, func(place int) bool { return p[place+shard] != at[place+shard] })
+				return !slices.ContainsFunc(places, func(place int) bool { return p.numbers[place+shard] != at.numbers[place+shard] })
 			}
 			if !slices.ContainsFunc(steps, same) {
 				return false
@@ -277,30 +219,16 @@ func (h *history) aligned(at Point, start int) bool {
 	return true
 }
 
-// unseen drops what whoever stood at a point has seen already: replicas join
+// unseen drops a change that a watcher at a point has seen already: replicas join
 // the same changes into different batches. A change that it cannot decide on
 // is kept, and so is seen twice.
 func unseen(c Change, at Point) (Change, bool) {
-	seen := func(place int, key string, version uint64) bool {
-		return version <= at[place+store.ShardOf(key)]
+	if c.New == nil {
+		return c, true
 	}
-	switch o := c.New.(type) {
-	case *Task:
-		known := seen(placeTasks, o.ServiceID, o.Version)
-		if known && seen(placeAssignments, o.NodeID, o.AssignmentVersion) && seen(placeStatuses, o.NodeID, o.StatusVersion) {
-			return c, false
-		}
-		c.Known = c.Known || known
-	case *Node:
-		known := seen(placeNodeStates, o.ID, o.stateVersion)
-		if known && seen(placeNodes, o.ID, o.Version) {
-			return c, false
-		}
-		c.Known = c.Known || known
-	case *Service:
-		c.Known = c.Known || seen(placeServices, o.ID, o.Version)
-	}
-	return c, true
+	known, all := c.New.seen(at)
+	c.Known = c.Known || known
+	return c, !all
 }
 
 // merger joins the changes of each object into one.
@@ -310,7 +238,7 @@ type merger struct {
 }
 
 type mergeKey struct {
-	kind Kind
+	kind musterv1.ObjectKind
 	id   string
 }
 

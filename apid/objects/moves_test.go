@@ -2,10 +2,12 @@ package objects_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
 
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/objects"
 )
 
@@ -69,7 +71,8 @@ func keys(v *objects.View) map[string]bool {
 
 // named is the key of a changed object, as shown has it.
 func named(c objects.Change) string {
-	return map[objects.Kind]string{
-		objects.KindService: "service " + c.ID, objects.KindTask: "task " + c.ID, objects.KindNode: "node " + c.ID, objects.KindCluster: "cluster",
-	}[c.Kind]
+	if c.Kind == musterv1.ObjectKind_CLUSTER {
+		return "cluster"
+	}
+	return strings.ToLower(c.Kind.String()) + " " + c.ID
 }

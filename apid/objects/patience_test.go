@@ -13,8 +13,8 @@ func TestPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const most = 10
 		h := newHistory(most)
-		h.begin(nil)
-		add := func(begun time.Time) { h.add(make([]Change, most), nil, begun, 0) }
+		h.begin(Point{})
+		add := func(begun time.Time) { h.add(make([]Change, most), Point{}, begun, 0) }
 		add(time.Now())
 		begun := time.Now()
 		time.Sleep(2 * patience)

@@ -31,6 +31,7 @@ type Source interface {
 type View struct {
 	source  Source
 	tables  *state.Tables
+	layout  *layout
 	history *history
 
 	mu       sync.RWMutex
@@ -57,7 +58,7 @@ type View struct {
 // changes are kept for watches that resume.
 func New(source Source, tables *state.Tables, remember int) *View {
 	return &View{
-		source: source, tables: tables, history: newHistory(remember),
+		source: source, tables: tables, layout: newLayout(tables, counted(tables), presence(tables)), history: newHistory(remember),
 		follower: state.NewFollower(tables), serviceIDs: map[string]string{},
 		counts: map[string]*counts{}, loads: map[string]*load{}, specUses: map[string]int{},
 		globals: map[string]struct{}{}, cluster: defaultCluster(),
@@ -70,6 +71,19 @@ func Tables(t *state.Tables) []store.TableDef {
 		t.Services, t.Specs, t.Nodes, t.Clusters, t.Tasks, t.Rollouts, t.Endpoints,
 		t.Assignments, t.Placements, t.NodeStates, t.Statuses, t.Names,
 	}
+}
+
+// counted are the tables whose sequence numbers make up a point.
+func counted(t *state.Tables) []sequenced {
+	return []sequenced{
+		t.Services, t.Nodes, t.Clusters, t.Tasks, t.Rollouts, t.Endpoints, t.Assignments, t.Placements, t.NodeStates, t.Statuses,
+	}
+}
+
+// presence are the tables that say, kind by kind, which objects exist. Only a node's
+// two tables together do.
+func presence(t *state.Tables) [][]sequenced {
+	return [][]sequenced{{t.Services}, {t.Tasks}, {t.Nodes, t.NodeStates}}
 }
 
 // Run follows the store until ctx ends. Reads do not need it, for they look

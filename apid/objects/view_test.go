@@ -188,22 +188,11 @@ func ids(changes []objects.Change) (list []string) {
 func apply(t *rapid.T, v *objects.View, known map[string]proto.Message, changes []objects.Change) {
 	v.Read(func(r *objects.Reader) {
 		for _, c := range changes {
-			var key string
-			var m proto.Message
 			object := c.New
 			if object == nil {
 				object = c.Old
 			}
-			switch o := object.(type) {
-			case *objects.Service:
-				key, m = "service "+c.ID, r.ServiceMessage(o)
-			case *objects.Task:
-				key, m = "task "+c.ID, r.TaskMessage(o)
-			case *objects.Node:
-				key, m = "node "+c.ID, r.NodeMessage(o)
-			case *objects.Cluster:
-				key, m = "cluster", r.ClusterMessage(o)
-			}
+			key, m := named(c), object.Message(r)
 			if (c.Old != nil) != (known[key] != nil) {
 				t.Fatalf("%s: told as if it was there: %v, but it was: %v", key, c.Old != nil, known[key] != nil)
 			}
