@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"time"
-	"unicode"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
@@ -17,18 +15,16 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/assignments"
+	"github.com/musterhq/muster/dispatcherd/internal/bounds"
+	"github.com/musterhq/muster/dispatcherd/internal/calls"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/store"
 )
-
-// maxID bounds the ids that workers choose.
-const maxID = 64
 
 var (
 	// errNotOwned says that a shard was given away a moment ago.
 	errNotOwned = errors.New("shard is not owned")
 
-	errStopping  = status.Error(codes.Unavailable, "this dispatcher is stopping; try another")
 	errRestored  = status.Error(codes.Unavailable, "the store was restored from a snapshot: say everything anew")
 	errShardLost = status.Error(codes.Unavailable, "the node's shard passes on to another dispatcher")
 )
@@ -80,6 +76,7 @@ func (d *Daemon) admit(s *session, hello *dispatcherv1.Hello) (*dispatcherv1.Ses
 			err := shard.attach(s, hello)
 			if err == nil {
 				s.welcome()
+				s.logs.Connect(s.node)
 				return nil, nil
 			}
 			var contested *contestedError
@@ -108,9 +105,9 @@ func (d *Daemon) admit(s *session, hello *dispatcherv1.Hello) (*dispatcherv1.Ses
 		case <-s.stream.Context().Done():
 			return nil, ending(s.stream.Context().Err())
 		case <-s.done:
-			return nil, errStopping
-		case <-d.stopping:
-			return nil, errStopping
+			return nil, calls.ErrStopping
+		case <-d.calls.Stopping():
+			return nil, calls.ErrStopping
 		case <-expired:
 			return d.redirect(number), nil
 		}
@@ -126,7 +123,7 @@ func (d *Daemon) checkIdentity(s *session, node string) error {
 		return nil
 	}
 	return d.guard.Refuse(s.stream.Context(), dispatcherv1.DispatcherService_Session_FullMethodName,
-		status.Errorf(codes.PermissionDenied, "the certificate is that of node %s, and the worker says that it is %s", caller.Name, clip(node, maxID)))
+		status.Errorf(codes.PermissionDenied, "the certificate is that of node %s, and the worker says that it is %s", caller.Name, bounds.Clip(node, bounds.MaxID)))
 }
 
 // welcome is the first that a worker is told, and what it is told when that has
@@ -155,23 +152,10 @@ func checkHello(h *dispatcherv1.Hello) error {
 	if h == nil {
 		return status.Error(codes.InvalidArgument, "a session's first message has to be hello")
 	}
-	if err := errors.Join(checkID("node_id", h.NodeId), checkID("instance_id", h.InstanceId)); err != nil {
+	if err := errors.Join(bounds.CheckID("node_id", h.NodeId), bounds.CheckID("instance_id", h.InstanceId)); err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	return checkDescription(h.Description)
-}
-
-func checkID(field, id string) error {
-	switch {
-	case id == "":
-		return fmt.Errorf("%s is empty", field)
-	case len(id) > maxID:
-		return fmt.Errorf("%s has %d characters, at most %d are allowed", field, len(id), maxID)
-	case strings.ContainsFunc(id, func(r rune) bool { return r == '/' || !unicode.IsGraphic(r) || unicode.IsSpace(r) }):
-		return fmt.Errorf("%s %q has a slash, a blank or an unprintable character in it", field, id)
-	default:
-		return nil
-	}
+	return bounds.CheckDescription(h.Description)
 }
 
 // host is the address that a worker dialled from, without its port, which is

@@ -12,6 +12,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/bounds"
 )
 
 // commits is how many commits have written to the shard of a node's record.
@@ -129,7 +130,7 @@ func TestSchemasAtFaultAreReportedOnTheirNode(t *testing.T) {
 			if got := e.PayloadSchemaError; !strings.Contains(got, want[i]) || (got == "") != (want[i] == "") {
 				t.Errorf("schema %.40s: the record says %q, want %q in it", schemas[i], got, want[i])
 			}
-			if len(e.Message) > maxMessage || len(e.PayloadSchema) > 64<<10 {
+			if len(e.Message) > bounds.MaxMessage || len(e.PayloadSchema) > 64<<10 {
 				t.Errorf("executor %d has a message of %d bytes and a schema of %d", i, len(e.Message), len(e.PayloadSchema))
 			}
 		}
@@ -148,18 +149,18 @@ func TestDescriptionsBeyondTheBoundsAreRefused(t *testing.T) {
 			return &musterv1.NodeDescription{Executors: []*musterv1.ExecutorDescription{e}}
 		}
 		executors := &musterv1.NodeDescription{}
-		for range maxExecutors + 1 {
+		for range bounds.MaxExecutors + 1 {
 			executors.Executors = append(executors.Executors, &musterv1.ExecutorDescription{})
 		}
 		for field, description := range map[string]*musterv1.NodeDescription{
-			"description has":                       {Hostname: strings.Repeat("x", maxDescription)},
-			"description.hostname has":              {Hostname: strings.Repeat("x", maxText+1)},
-			"description.machine.id has":            {Machine: &musterv1.Machine{Id: strings.Repeat("x", maxText+1)}},
+			"description has":                       {Hostname: strings.Repeat("x", bounds.MaxDescription)},
+			"description.hostname has":              {Hostname: strings.Repeat("x", bounds.MaxText+1)},
+			"description.machine.id has":            {Machine: &musterv1.Machine{Id: strings.Repeat("x", bounds.MaxText+1)}},
 			"description.executors has 33 entries":  executors,
-			"description.executors[0].kinds has":    one(&musterv1.ExecutorDescription{Kinds: many(maxKinds + 1)}),
+			"description.executors[0].kinds has":    one(&musterv1.ExecutorDescription{Kinds: many(bounds.MaxKinds + 1)}),
 			"description.executors[0].kinds[0] is":  one(&musterv1.ExecutorDescription{Kinds: []string{"a\x1b[2Jb"}}),
-			"description.executors[0].capabilities": one(&musterv1.ExecutorDescription{Capabilities: many(maxCapabilities + 1)}),
-			"description.executors[0].name has":     one(&musterv1.ExecutorDescription{Name: strings.Repeat("x", maxText+1)}),
+			"description.executors[0].capabilities": one(&musterv1.ExecutorDescription{Capabilities: many(bounds.MaxCapabilities + 1)}),
+			"description.executors[0].name has":     one(&musterv1.ExecutorDescription{Name: strings.Repeat("x", bounds.MaxText+1)}),
 		} {
 			w := c.newWorker("n1", c.dial(d.address))
 			w.hello(&dispatcherv1.Hello{NodeId: "n1", InstanceId: "1", Description: description})

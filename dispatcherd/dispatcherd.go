@@ -21,7 +21,7 @@
 // that sends (speak.go). What is decided is decided by pure functions: whether a
 // node lives (liveness.go), what its record says (standing.go), what a worker is
 // told next (internal/assignments), and what a report changes (status.go). What a worker
-// may say of its node is bounded in description.go, and how often in pace.go.
+// may say of its node is bounded in internal/bounds, and how often in pace.go.
 package dispatcherd
 
 import (
@@ -37,6 +37,8 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/assignments"
+	"github.com/musterhq/muster/dispatcherd/internal/calls"
+	"github.com/musterhq/muster/dispatcherd/internal/logs"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/payload"
@@ -53,7 +55,6 @@ const Subsystem = "dispatcher"
 // Daemon is one replica of the dispatcher.
 type Daemon struct {
 	dispatcherv1.UnimplementedDispatcherServiceServer
-	dispatcherv1.UnimplementedLogBrokerServiceServer
 
 	cfg         Config
 	member      shards.Member
@@ -70,12 +71,10 @@ type Daemon struct {
 	pulse       *pulse
 	hearing     hearing
 	schemas     *payload.Schemas
-	crew        crew
-	readers     *readers
+	calls       *calls.Group
+	logs        *logs.Broker
 	// connected counts the sessions of all shards.
 	connected atomic.Int64
-	// stopping is closed when no call may go on.
-	stopping chan struct{}
 
 	mu sync.Mutex
 	// owned holds the shards that this replica works on, by number.
@@ -91,8 +90,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	}
 	d := &Daemon{
 		cfg: cfg, member: env.Member, log: env.Logger, guard: env.Guard, tables: state.NewTables(), tracer: env.Tracer,
-		pulse: newPulse(time.Now()), schemas: payload.NewSchemas(), stopping: make(chan struct{}), changed: make(chan struct{}),
-		readers: newReaders(cfg.LogReaders),
+		pulse: newPulse(time.Now()), schemas: payload.NewSchemas(), changed: make(chan struct{}), calls: calls.NewGroup(),
 	}
 	d.assignments = assignments.NewReader(d.tables)
 	d.hearing.d = d
@@ -118,8 +116,14 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	if d.metrics, err = newMetrics(env.Metrics, d); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
+	d.logs, err = logs.NewBroker(logs.Config{
+		QueueBytes: cfg.LogQueueBytes, Readers: cfg.LogReaders, Calls: d.calls, Metrics: env.Metrics,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
 	dispatcherv1.RegisterDispatcherServiceServer(env.Server, d)
-	dispatcherv1.RegisterLogBrokerServiceServer(env.Server, d)
+	dispatcherv1.RegisterLogBrokerServiceServer(env.Server, d.logs)
 	return d, nil
 }
 
@@ -135,8 +139,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		daemon.Task{Name: "roster", Run: d.roster.Run},
 		daemon.Task{Name: "directory", Run: d.directory.Run},
 		daemon.Task{Name: "dispatch", Run: func(outer context.Context) error {
-			defer d.crew.dismiss()
-			defer close(d.stopping)
+			defer d.calls.Close()
 			work, cancel := context.WithCancel(ctx)
 			defer cancel()
 			defer context.AfterFunc(outer, cancel)()

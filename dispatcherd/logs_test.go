@@ -3,9 +3,7 @@ package dispatcherd
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -23,20 +21,6 @@ func (w *worker) log(subscription string, end bool, lines ...*musterv1.LogMessag
 	}})
 }
 
-// creditOf is how much the worker may still send of a subscription, and spend takes
-// of it.
-func (w *worker) creditOf(subscription string) int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.credit[subscription]
-}
-
-func (w *worker) spend(subscription string, n int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.credit[subscription] -= n
-}
-
 func line(task, text string) *musterv1.LogMessage {
 	return &musterv1.LogMessage{TaskId: task, NodeId: "forged", Data: []byte(text)}
 }
@@ -44,16 +28,10 @@ func line(task, text string) *musterv1.LogMessage {
 // subscribe reads logs as apid does.
 func subscribe(t *testing.T, conn *grpc.ClientConn, node string, tasks ...string) (grpc.ServerStreamingClient[dispatcherv1.SubscribeLogsResponse], func()) {
 	t.Helper()
-	return subscribeFor(t, "", conn, node, tasks...)
-}
-
-// subscribeFor reads logs for one client.
-func subscribeFor(t *testing.T, client string, conn *grpc.ClientConn, node string, tasks ...string) (grpc.ServerStreamingClient[dispatcherv1.SubscribeLogsResponse], func()) {
-	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	s, err := dispatcherv1.NewLogBrokerServiceClient(conn).SubscribeLogs(ctx, &dispatcherv1.SubscribeLogsRequest{
-		NodeId: node, TaskIds: tasks, Options: &musterv1.LogOptions{Follow: true, Tail: 5}, Client: client,
+		NodeId: node, TaskIds: tasks, Options: &musterv1.LogOptions{Follow: true, Tail: 5},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -156,85 +134,4 @@ func TestLogs(t *testing.T) {
 		}
 		_ = conn.Close()
 	})
-}
-
-// TestSlowReaders has one reader who stands still and one who reads: what waits for
-// the first is bounded, the other gets all there is, and so does the first once he
-// reads.
-func TestSlowReaders(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		const limit, lines = 256 << 10, 1000
-		c := newCluster(t, false)
-		d := c.dispatcher("d1", func(cfg *Config) { cfg.LogQueueBytes = limit })
-		synctest.Wait()
-		w := c.worker("n1", d.address)
-		if welcomed(w) == nil {
-			t.Fatal("worker is not welcome")
-		}
-		conn := c.dial(d.address)
-		slow, _ := subscribe(t, conn, "n1", "t1")
-		quick, _ := subscribe(t, conn, "n1", "t1")
-		requests := logRequests(w)
-		sent := map[string]int{}
-		text := strings.Repeat("x", 4<<10)
-		// send says as much as there is credit for.
-		send := func(id string) {
-			for sent[id] < lines && w.creditOf(id) > 0 {
-				l := line("t1", fmt.Sprint(sent[id], " ", text))
-				sent[id]++
-				w.spend(id, logCost(l))
-				w.log(id, sent[id] == lines, l)
-				synctest.Wait()
-			}
-		}
-		read := func(s grpc.ServerStreamingClient[dispatcherv1.SubscribeLogsResponse], id string) {
-			for next := 0; ; {
-				send(id)
-				m, err := s.Recv()
-				if errors.Is(err, io.EOF) && next == lines {
-					return
-				}
-				if err != nil {
-					t.Fatalf("after %d lines: %v", next, err)
-				}
-				for _, l := range m.Messages {
-					if want := fmt.Sprint(next, " "); !strings.HasPrefix(string(l.Data), want) {
-						t.Fatalf("line %.10q, want number %d", l.Data, next)
-					}
-					next++
-				}
-				synctest.Wait()
-			}
-		}
-		send(requests[0].SubscriptionId)
-		// On the way to a reader lie what waits, one message, and what the
-		// connection takes in.
-		if n := sent[requests[0].SubscriptionId] * len(text); n < limit/2 || n > limit+logMessageBytes+(512<<10) {
-			t.Errorf("%d bytes were sent to a reader who stands still", n)
-		}
-		read(quick, requests[1].SubscriptionId)
-		w.report(1)
-		if acked(w) != 1 {
-			t.Error("a slow reader of logs holds the session up")
-		}
-		read(slow, requests[0].SubscriptionId)
-		_ = conn.Close()
-	})
-}
-
-// TestAllOfALineIsCounted keeps a worker from filling fields that are not text.
-func TestAllOfALineIsCounted(t *testing.T) {
-	t.Parallel()
-	for name, l := range map[string]*musterv1.LogMessage{
-		"source":        {TaskId: "t", Source: strings.Repeat("x", 2000)},
-		"unknown field": stuffed(&musterv1.LogMessage{TaskId: "t"}),
-	} {
-		s := newSubscription("n1", "", []string{"t"}, 1000)
-		s.put("n1", []*musterv1.LogMessage{l}, false)
-		s.put("n1", []*musterv1.LogMessage{l}, false)
-		if code := status.Code(s.err()); code != codes.ResourceExhausted {
-			t.Errorf("%s: code %v, want %v", name, code, codes.ResourceExhausted)
-		}
-	}
 }

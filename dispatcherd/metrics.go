@@ -34,7 +34,6 @@ type metrics struct {
 	reportSeconds prometheus.Histogram
 	sent          prometheus.Histogram
 	running       prometheus.Histogram
-	subscriptions prometheus.Gauge
 	refused       prometheus.Counter
 }
 
@@ -68,16 +67,13 @@ func newMetrics(r prometheus.Registerer, d *Daemon) (*metrics, error) {
 			Help:    "Time from a task's assignment until its worker has reported that it runs. Tasks that had to wait before they might start are not counted.",
 			Buckets: daemon.StageBuckets(),
 		}),
-		subscriptions: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "muster_dispatcher_log_subscriptions", Help: "Readers of tasks' output.",
-		}),
 	}
 	if r == nil {
 		return m, nil
 	}
 	var faults []error
 	for _, c := range []prometheus.Collector{
-		m.transitions, m.tasks, m.specs, m.withdrawn, m.applied, m.ignored, m.reportSeconds, m.sent, m.running, m.subscriptions, m.refused, newCensus(d),
+		m.transitions, m.tasks, m.specs, m.withdrawn, m.applied, m.ignored, m.reportSeconds, m.sent, m.running, m.refused, newCensus(d),
 	} {
 		if err := r.Register(c); err != nil {
 			faults = append(faults, fmt.Errorf("register: %w", err))

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/bounds"
 	"github.com/musterhq/muster/internal/payload"
 )
 
@@ -39,7 +40,7 @@ func newNode(id string) *node { return &node{id: id, place: -1, pacer: newPacer(
 // judge looks at the schemas of the node's description, once.
 func (n *node) judge(schemas *payload.Schemas) {
 	if n.judged != n.description {
-		judgeSchemas(n.description, schemas)
+		bounds.CheckSchemas(n.description, schemas)
 		n.judged = n.description
 	}
 }

@@ -18,6 +18,9 @@ import (
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/assignments"
+	"github.com/musterhq/muster/dispatcherd/internal/bounds"
+	"github.com/musterhq/muster/dispatcherd/internal/calls"
+	"github.com/musterhq/muster/dispatcherd/internal/logs"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/tracing"
 )
@@ -84,32 +87,34 @@ type session struct {
 	// book guards sent, which sender and receiver both use.
 	book sync.Mutex
 
-	subscriptions subscriptions
+	logs *logs.Worker
 }
 
 func (d *Daemon) newSession(st stream) *session {
-	return &session{
+	s := &session{
 		d: d, stream: st, log: d.log, begun: time.Now(), done: make(chan struct{}), greeted: make(chan struct{}),
 		dirty: map[string]struct{}{},
 	}
+	s.logs = d.logs.NewWorker(s)
+	return s
 }
 
 // Session serves one worker.
 func (d *Daemon) Session(st stream) error {
-	if !d.crew.join() {
-		return errStopping
+	if !d.calls.Join() {
+		return calls.ErrStopping
 	}
-	defer d.crew.leave()
+	defer d.calls.Leave()
 	s := d.newSession(st)
 	// A call returns whenever the session is to end, even while its worker
 	// takes in nothing: that, in turn, ends whoever sends or receives.
-	d.crew.spawn(func() { s.finish(s.listen(), nil) })
+	d.calls.Go(func() { s.finish(s.listen(), nil) })
 	silent := time.AfterFunc(d.cfg.HelloTimeout, s.hangUpUngreeted)
 	defer silent.Stop()
 	select {
 	case <-s.done:
-	case <-d.stopping:
-		s.finish(errStopping, nil)
+	case <-d.calls.Stopping():
+		s.finish(calls.ErrStopping, nil)
 	}
 	return s.conclude()
 }
@@ -149,7 +154,7 @@ func (s *session) conclude() error {
 		shard.detach(s, func(l liveness) liveness { return l.closeStream(time.Now(), s.d.cfg) })
 		s.abandon()
 	}
-	s.subscriptions.end(s.node)
+	s.logs.Close()
 	if sending != nil {
 		t := time.NewTimer(lastWords)
 		defer t.Stop()
@@ -195,9 +200,9 @@ func (s *session) listen() error {
 		case *dispatcherv1.SessionRequest_StatusReport:
 			s.report(m.StatusReport)
 		case *dispatcherv1.SessionRequest_LogData:
-			s.subscriptions.deliver(s, m.LogData)
+			s.logs.Deliver(m.LogData)
 		case *dispatcherv1.SessionRequest_Description:
-			if err := checkDescription(m.Description); err != nil {
+			if err := bounds.CheckDescription(m.Description); err != nil {
 				return err
 			}
 			s.shard.describe(s, m.Description)
@@ -252,7 +257,7 @@ func (s *session) report(r *dispatcherv1.StatusReport) {
 		record, sane := observed(reported, now)
 		if !known || !sane {
 			if foreign++; first == "" {
-				first = clip(reported.TaskId, maxID)
+				first = bounds.Clip(reported.TaskId, bounds.MaxID)
 			}
 			continue
 		}

@@ -15,6 +15,7 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/calls"
 	"github.com/musterhq/muster/internal/store"
 )
 
@@ -131,7 +132,7 @@ func (s *shard) attach(sess *session, hello *dispatcherv1.Hello) error {
 		return tooOften(n.id)
 	}
 	if !sess.bind(s, snap.Epoch()) {
-		return errStopping
+		return calls.ErrStopping
 	}
 	s.nodes[n.id] = n
 	// Under the lock, so that a change of the settings is either in it or finds the

@@ -29,8 +29,8 @@ func (s *session) answerHeartbeat() {
 	}
 }
 
-// say has a message sent before any assignment that is not on its way.
-func (s *session) say(m *dispatcherv1.SessionResponse) {
+// Send has a message sent before any assignment that is not being sent yet.
+func (s *session) Send(m *dispatcherv1.SessionResponse) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.ended {
@@ -113,7 +113,7 @@ func (s *session) goOn() { s.mark(nil) }
 func (s *session) startSending() {
 	if s.sending == nil {
 		s.sending = make(chan struct{})
-		s.d.crew.spawn(s.send)
+		s.d.calls.Go(s.send)
 	}
 }
 

@@ -2,7 +2,6 @@ package dispatcherd
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -10,6 +9,7 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/bounds"
 	"github.com/musterhq/muster/internal/state"
 )
 
@@ -30,7 +30,7 @@ func observed(r *dispatcherv1.ReportedStatus, now time.Time) (*recordv1.Status, 
 	}
 	record := &recordv1.Status{
 		State: s.State, At: now.UnixMilli(),
-		Message: clip(s.Message, maxStatusText), Error: clip(s.Error, maxStatusText),
+		Message: bounds.Clip(s.Message, maxStatusText), Error: bounds.Clip(s.Error, maxStatusText),
 		Runtime: runtimeOf(s.Runtime), Ports: portsOf(s.Ports),
 		NodeToBlame: r.NodeToBlame,
 	}
@@ -53,7 +53,7 @@ func runtimeOf(r *musterv1.RuntimeStatus) *musterv1.RuntimeStatus {
 	if r == nil {
 		return nil
 	}
-	return &musterv1.RuntimeStatus{Id: clip(r.Id, maxRuntimeID), Pid: r.Pid, ExitCode: r.ExitCode, OomKilled: r.OomKilled}
+	return &musterv1.RuntimeStatus{Id: bounds.Clip(r.Id, maxRuntimeID), Pid: r.Pid, ExitCode: r.ExitCode, OomKilled: r.OomKilled}
 }
 
 // portsOf does it for ports.
@@ -61,7 +61,7 @@ func portsOf(ports []*musterv1.PortConfig) []*musterv1.PortConfig {
 	var taken []*musterv1.PortConfig
 	for _, p := range ports[:min(len(ports), maxStatusPorts)] {
 		taken = append(taken, &musterv1.PortConfig{
-			Name: clip(p.GetName(), maxPortName), Protocol: p.GetProtocol(), TargetPort: p.GetTargetPort(),
+			Name: bounds.Clip(p.GetName(), maxPortName), Protocol: p.GetProtocol(), TargetPort: p.GetTargetPort(),
 			PublishedPort: p.GetPublishedPort(), PublishMode: p.GetPublishMode(),
 		})
 	}
@@ -112,12 +112,4 @@ func merge(old, reported *recordv1.Status) *recordv1.Status {
 func inOrder(times []state.StateTime) []state.StateTime {
 	slices.SortStableFunc(times, func(a, b state.StateTime) int { return int(a.State) - int(b.State) })
 	return slices.CompactFunc(times, func(a, b state.StateTime) bool { return a.State == b.State })
-}
-
-// clip shortens a text to at most n bytes, at the border of a character.
-func clip(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	return strings.ToValidUTF8(s[:n], "")
 }

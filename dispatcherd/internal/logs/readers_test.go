@@ -1,4 +1,4 @@
-package dispatcherd
+package logs
 
 import (
 	"errors"
@@ -12,14 +12,12 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 )
 
-// TestLogReadersAreSharedAmongClients has one client take all readers of a node,
-// through two replicas of apid. Other clients still get what they ask for,
-// up to an equal share, and what each is left with is read to the end.
-func TestLogReadersAreSharedAmongClients(t *testing.T) {
+// One client takes all readers of a node, through two replicas of apid. Other
+// clients still get what they ask for, up to an equal share. The remaining readers
+// read to the end.
+func TestReadersAreSharedAmongClients(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		readers, nodes, greedy, share int
@@ -30,22 +28,16 @@ func TestLogReadersAreSharedAmongClients(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := newCluster(t, false)
-				d := c.dispatcher("d1", func(cfg *Config) { cfg.LogReaders = tt.readers })
-				synctest.Wait()
+				site := newSite(t, 1<<20, tt.readers)
 				var workers []*worker
 				for i := range tt.nodes {
-					w := c.worker(fmt.Sprintf("n%d", i+1), d.address)
-					if welcomed(w) == nil {
-						t.Fatal("worker is not welcome")
-					}
-					workers = append(workers, w)
+					workers = append(workers, site.worker(fmt.Sprintf("n%d", i+1)))
 				}
-				replicas := []*grpc.ClientConn{c.dial(d.address), c.dial(d.address)}
-				open := map[string][]grpc.ServerStreamingClient[dispatcherv1.SubscribeLogsResponse]{}
+				replicas := []*grpc.ClientConn{site.dial(), site.dial()}
+				open := map[string][]reader{}
 				read := func(client string, n int) {
 					for i := range n {
-						s, _ := subscribeFor(t, client, replicas[i%2], workers[i%tt.nodes].node, "t1")
+						s, _ := subscribe(t, client, replicas[i%2], workers[i%tt.nodes].node, "t1")
 						open[client] = append(open[client], s)
 					}
 				}
@@ -56,7 +48,7 @@ func TestLogReadersAreSharedAmongClients(t *testing.T) {
 
 				synctest.Wait()
 				for _, w := range workers {
-					for _, r := range logRequests(w) {
+					for _, r := range w.asked() {
 						w.log(r.SubscriptionId, true, line("t1", "all"))
 					}
 				}
@@ -85,8 +77,8 @@ func TestLogReadersAreSharedAmongClients(t *testing.T) {
 						t.Errorf("%s has %d readers, want about %d", client, n, tt.share)
 					}
 				}
-				if d.readers.all.size != 0 || len(d.readers.nodes) != 0 {
-					t.Errorf("%d readers are counted after all have ended", d.readers.all.size)
+				if r := site.broker.readers; r.all.size != 0 || len(r.nodes) != 0 {
+					t.Errorf("%d readers are counted after all have ended", r.all.size)
 				}
 				for _, conn := range replicas {
 					_ = conn.Close()

@@ -1,4 +1,4 @@
-package dispatcherd
+package logs
 
 import (
 	"sync"
@@ -7,13 +7,12 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// maxSubscriptions bounds how many readers of logs one worker serves.
+// maxSubscriptions limits how many readers one worker serves.
 const maxSubscriptions = 256
 
-// readers are the log subscriptions of a dispatcher. They are shared out fairly
-// among the clients that apid reads for, on each node and on the dispatcher as a
-// whole: a client takes what others leave free, and gives it back when others
-// need it.
+// readers holds the subscriptions of a dispatcher. They are shared out fairly
+// among the clients that apid reads for, on each node and on the whole dispatcher:
+// a client may use what others leave free, and loses it when others need it.
 type readers struct {
 	limit int
 
@@ -26,9 +25,9 @@ func newReaders(limit int) *readers {
 	return &readers{limit: limit, all: newPool(limit), nodes: map[string]*pool{}}
 }
 
-// admit adds a subscription to a node's. Where there is no room, the newest
-// subscription of the client that has the most makes room, if that client would
-// still have no fewer than the newcomer's. That subscription is evicted.
+// admit adds a subscription. If there is no space, it evicts the newest
+// subscription of the client that has the most, provided that this client still
+// has no fewer than the new subscription's client.
 func (r *readers) admit(sub *subscription) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -44,7 +43,7 @@ func (r *readers) admit(sub *subscription) error {
 	if victim != nil {
 		r.evict(victim, node.full(victim.client, "node "+sub.node, ""))
 	}
-	// Evicting made room here, too.
+	// An eviction above made space here too.
 	if victim, ok = r.all.victim(sub.client); !ok {
 		r.drop(sub.node)
 		return r.all.full(sub.client, "the dispatcher", " (--log-readers of dispatcherd)")
@@ -57,7 +56,8 @@ func (r *readers) admit(sub *subscription) error {
 	return nil
 }
 
-// release removes a subscription that has ended, unless it was evicted.
+// release removes a subscription that has ended. It does nothing if the
+// subscription was evicted.
 func (r *readers) release(sub *subscription) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -76,14 +76,14 @@ func (r *readers) remove(sub *subscription) {
 	}
 }
 
-// drop forgets a node without subscriptions.
+// drop removes a node that has no subscriptions.
 func (r *readers) drop(node string) {
 	if p := r.nodes[node]; p != nil && p.size == 0 {
 		delete(r.nodes, node)
 	}
 }
 
-// pool is a bounded set of subscriptions, by client.
+// pool is a set of subscriptions of limited size, by client.
 type pool struct {
 	limit, size int
 	// clients holds each client's subscriptions, the oldest first.
@@ -114,8 +114,8 @@ func (p *pool) remove(sub *subscription) bool {
 	return false
 }
 
-// victim returns the subscription that has to go before a client gets one more,
-// nil if there is room. It is false if the client has its share already.
+// victim returns the subscription to evict before a client gets one more, or nil
+// if there is space. It returns false if the client already has its share.
 func (p *pool) victim(client string) (*subscription, bool) {
 	if p.size < p.limit {
 		return nil, true
@@ -132,13 +132,14 @@ func (p *pool) victim(client string) (*subscription, bool) {
 	return most[len(most)-1], true
 }
 
-// full is what a client is told that has its share of a pool.
-func (p *pool) full(client, what, setting string) error {
-	who := client
-	if who == "" {
-		who = "one client"
+// full returns the error for a client that has its share of a pool. The name is
+// the pool's.
+func (p *pool) full(client, name, setting string) error {
+	reader := client
+	if reader == "" {
+		reader = "one client"
 	}
 	return status.Errorf(codes.ResourceExhausted,
 		"%s serves %d log readers, the most that it may%s; %s has its share of them, %d, with %d clients reading: close other log streams, or try again later",
-		what, p.size, setting, who, len(p.clients[client]), len(p.clients))
+		name, p.size, setting, reader, len(p.clients[client]), len(p.clients))
 }
