@@ -44,7 +44,7 @@ PLATFORMS ?= linux/$(shell go env GOHOSTARCH)
 image: ## build the container images into bin/image and the Docker Engine (TAG, PLATFORMS="linux/amd64 linux/arm64")
 	./scripts/image $(TAG) $(PLATFORMS)
 
-# What of: ARGS="--small", ARGS="--monitoring", ARGS="--scale schedulerd=3".
+# Arguments of compose/up (ARGS="--small", ARGS="--scale schedulerd=3") or of bench (ARGS="-scenario deploy").
 ARGS ?=
 
 .PHONY: compose-up
@@ -69,6 +69,14 @@ lint: $(TOOLS)/buf $(TOOLS)/golangci-lint ## check code (mistakes, format), who 
 	buf lint
 	buf format --diff --exit-code api
 
+.PHONY: tidy
+tidy: ## tidy go.mod and go.sum of all modules but those of tools/; needed after a change of requirements
+	@for mod in . $(MODULES); do echo "cd $$mod && go mod tidy"; (cd $$mod && go mod tidy) || exit 1; done
+
+.PHONY: vet
+vet: ## build and vet all modules but those of tools/
+	@for mod in . $(MODULES); do echo "cd $$mod && go vet ./..."; (cd $$mod && go build -o /dev/null ./... && go vet ./...) || exit 1; done
+
 .PHONY: vulncheck
 vulncheck: $(TOOLS)/govulncheck ## look for known vulnerabilities in what is called of dependencies and Go (needs vuln.go.dev, or VULNDB=file:///COPY)
 	govulncheck $(if $(VULNDB),-db $(VULNDB)) ./...
@@ -92,13 +100,18 @@ breaking: $(TOOLS)/buf ## fail if the contract breaks what api/contract.binpb pr
 contract-accept: $(TOOLS)/buf ## promise the contract as it is: write api/contract.binpb
 	buf build api --exclude-source-info -o api/contract.binpb
 
+# Always asked for: go knows what has changed.
+.PHONY: $(BIN)/bench
+$(BIN)/bench:
+	go -C bench build -o $@ .
+
 .PHONY: bench
-bench: build ## measure; see bench/README.md
-	go run ./bench
+bench: build $(BIN)/bench ## measure (ARGS="-scenario deploy -runs 3"); see bench/README.md
+	$(BIN)/bench $(ARGS)
 
 .PHONY: performance
-performance: build ## measure everything and rewrite docs/performance/figures.md and its charts; about 25 minutes on a quiet machine
-	go run ./bench -scenario all -runs 3 -out docs/performance/figures.json -document docs/performance/figures.md
+performance: build $(BIN)/bench ## measure everything and rewrite docs/performance/figures.md and its charts; about 25 minutes on a quiet machine
+	$(BIN)/bench -scenario all -runs 3 -out docs/performance/figures.json -document docs/performance/figures.md
 
 DURATION ?= 10m
 SEED     ?= 0

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -77,7 +78,8 @@ func TestImportsPointOneWay(t *testing.T) {
 	// The worker hosts plugins, and shares with them what lies beneath the
 	// contract.
 	allowed["workerd"] = append(allowed["workerd"], "plugins")
-	for _, p := range list(t, ".") {
+	packages := slices.Concat(list(t, "."), list(t, "bench"), list(t, "simulation"))
+	for _, p := range packages {
 		from := layer(p.ImportPath)
 		if _, known := allowed[from]; !known {
 			t.Errorf("%s lies in no layer: say here which packages it may import", p.ImportPath)
@@ -87,6 +89,20 @@ func TestImportsPointOneWay(t *testing.T) {
 			if to := layer(path); to != "" && !slices.Contains(allowed[from], to) {
 				t.Errorf("%s imports %s: packages of %q may import %q only", p.ImportPath, path, from, allowed[from])
 			}
+		}
+	}
+}
+
+// TestProductRequiresNoTestLibraries checks that libraries of the modules for
+// measurements and simulations stay out of the product's module.
+func TestProductRequiresNoTestLibraries(t *testing.T) {
+	file, err := os.ReadFile("../../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, library := range []string{"gonum.org/v1/plot", module + "bench", module + "simulation"} {
+		if bytes.Contains(file, []byte(library)) {
+			t.Errorf("go.mod requires %s, which only tests or measurements use: import it from a module of its own", library)
 		}
 	}
 }
