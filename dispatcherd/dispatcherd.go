@@ -16,11 +16,11 @@
 //
 // One goroutine follows the store and marks what has changed (follow.go). Each
 // shard has one goroutine that judges its nodes' lives and writes their states
-// (shard.go, verdict.go), and one that writes statuses (intake.go). Each session
+// (shard.go, verdict.go), and one that writes statuses (internal/statuses). Each session
 // has one that receives (session.go), and while there is something to say one
 // that sends (speak.go). What is decided is decided by pure functions: whether a
 // node lives (liveness.go), what its record says (standing.go), what a worker is
-// told next (internal/assignments), and what a report changes (status.go). What a worker
+// told next (internal/assignments), and what a report changes (internal/statuses). What a worker
 // may say of its node is bounded in internal/bounds, and how often in pace.go.
 package dispatcherd
 
@@ -39,6 +39,7 @@ import (
 	"github.com/musterhq/muster/dispatcherd/internal/assignments"
 	"github.com/musterhq/muster/dispatcherd/internal/calls"
 	"github.com/musterhq/muster/dispatcherd/internal/logs"
+	"github.com/musterhq/muster/dispatcherd/internal/statuses"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/payload"
@@ -56,23 +57,24 @@ const Subsystem = "dispatcher"
 type Daemon struct {
 	dispatcherv1.UnimplementedDispatcherServiceServer
 
-	cfg         Config
-	member      shards.Member
-	log         *zap.Logger
-	guard       *auth.Guard
-	metrics     *metrics
-	tracer      *tracing.Tracer
-	tables      *state.Tables
-	store       *store.Store
-	assignments assignments.Reader
-	manager     *shards.Manager
-	roster      *shards.Roster
-	directory   *shards.Directory
-	pulse       *pulse
-	hearing     hearing
-	schemas     *payload.Schemas
-	calls       *calls.Group
-	logs        *logs.Broker
+	cfg           Config
+	member        shards.Member
+	log           *zap.Logger
+	guard         *auth.Guard
+	metrics       *metrics
+	tracer        *tracing.Tracer
+	tables        *state.Tables
+	store         *store.Store
+	assignments   assignments.Reader
+	manager       *shards.Manager
+	roster        *shards.Roster
+	directory     *shards.Directory
+	pulse         *pulse
+	hearing       hearing
+	schemas       *payload.Schemas
+	calls         *calls.Group
+	statusMetrics *statuses.Metrics
+	logs          *logs.Broker
 	// connected counts the sessions of all shards.
 	connected atomic.Int64
 
@@ -113,6 +115,9 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 		return nil, fmt.Errorf("share nodes out: %w", err)
 	}
 	d.directory = d.roster.Directory(Subsystem)
+	if d.statusMetrics, err = statuses.NewMetrics(env.Metrics); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
 	if d.metrics, err = newMetrics(env.Metrics, d); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
@@ -179,7 +184,7 @@ func (d *Daemon) role(ctx context.Context, number int) error {
 	s.gain(d.store.Snapshot())
 	return daemon.RunTasks(ctx,
 		daemon.Task{Name: "judge nodes", Run: s.run},
-		daemon.Task{Name: "write statuses", Run: s.intake.run},
+		daemon.Task{Name: "write statuses", Run: s.statuses.Run},
 	)
 }
 

@@ -12,29 +12,15 @@ import (
 	"github.com/musterhq/muster/internal/daemon"
 )
 
-// Why reported statuses change nothing.
-const (
-	// ignoredForeign: the node was not told of the task, or the state is none
-	// that a worker can see.
-	ignoredForeign = "foreign"
-	// ignoredUnassigned: the assignment has gone meanwhile.
-	ignoredUnassigned = "unassigned"
-	// ignoredKnown: the status is known, or a later one is.
-	ignoredKnown = "known"
-)
-
 // metrics are what a dispatcher counts.
 type metrics struct {
-	transitions   *prometheus.CounterVec
-	tasks         prometheus.Counter
-	specs         prometheus.Counter
-	withdrawn     prometheus.Counter
-	applied       prometheus.Counter
-	ignored       *prometheus.CounterVec
-	reportSeconds prometheus.Histogram
-	sent          prometheus.Histogram
-	running       prometheus.Histogram
-	refused       prometheus.Counter
+	transitions *prometheus.CounterVec
+	tasks       prometheus.Counter
+	specs       prometheus.Counter
+	withdrawn   prometheus.Counter
+	sent        prometheus.Histogram
+	running     prometheus.Histogram
+	refused     prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer, d *Daemon) (*metrics, error) {
@@ -49,14 +35,6 @@ func newMetrics(r prometheus.Registerer, d *Daemon) (*metrics, error) {
 		specs:     counter("specs_sent_total", "Task specs that were sent to workers."),
 		refused:   counter("rival_workers_refused_total", "Attempts of a second worker to be a node that is connected."),
 		withdrawn: counter("assignments_withdrawn_total", "Tasks that workers were told to remove."),
-		applied:   counter("statuses_applied_total", "Task statuses that were written."),
-		ignored: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "muster_dispatcher_statuses_ignored_total", Help: "Reported task statuses that changed nothing, by why.",
-		}, []string{"reason"}),
-		reportSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "muster_dispatcher_report_seconds", Help: "Time from a status report's arrival until it is written and acknowledged.",
-			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
-		}),
 		sent: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "muster_dispatcher_task_sent_seconds",
 			Help:    "Time from a task's assignment until it is sent to its worker. Tasks that were assigned before their worker's session began are not counted.",
@@ -73,7 +51,7 @@ func newMetrics(r prometheus.Registerer, d *Daemon) (*metrics, error) {
 	}
 	var faults []error
 	for _, c := range []prometheus.Collector{
-		m.transitions, m.tasks, m.specs, m.withdrawn, m.applied, m.ignored, m.reportSeconds, m.sent, m.running, m.refused, newCensus(d),
+		m.transitions, m.tasks, m.specs, m.withdrawn, m.sent, m.running, m.refused, newCensus(d),
 	} {
 		if err := r.Register(c); err != nil {
 			faults = append(faults, fmt.Errorf("register: %w", err))
@@ -139,7 +117,7 @@ func (c census) Collect(out chan<- prometheus.Metric) {
 	unwritten := 0
 	for _, s := range c.d.shards() {
 		s.census(count)
-		unwritten += s.intake.waiting()
+		unwritten += s.statuses.Waiting()
 	}
 	out <- prometheus.MustNewConstMetric(c.unwritten, prometheus.GaugeValue, float64(unwritten))
 	for state, n := range count {

@@ -21,6 +21,7 @@ import (
 	"github.com/musterhq/muster/dispatcherd/internal/bounds"
 	"github.com/musterhq/muster/dispatcherd/internal/calls"
 	"github.com/musterhq/muster/dispatcherd/internal/logs"
+	"github.com/musterhq/muster/dispatcherd/internal/statuses"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/tracing"
 )
@@ -248,13 +249,13 @@ func (s *session) report(r *dispatcherv1.StatusReport) {
 		return
 	}
 	now := time.Now()
-	statuses := make(map[string]*recordv1.Status, len(r.Statuses))
+	reports := make(map[string]*recordv1.Status, len(r.Statuses))
 	foreign, first := 0, ""
 	var spans []tracing.Span
 	s.book.Lock()
 	for _, reported := range r.Statuses {
 		service, sentAt, known := s.sent.Service(reported.TaskId)
-		record, sane := observed(reported, now)
+		record, sane := statuses.Observed(reported, now)
 		if !known || !sane {
 			if foreign++; first == "" {
 				first = bounds.Clip(reported.TaskId, bounds.MaxID)
@@ -271,13 +272,13 @@ func (s *session) report(r *dispatcherv1.StatusReport) {
 			spans = append(spans, span)
 		}
 		key := state.NodeTaskKey(s.node, service, reported.TaskId)
-		statuses[key] = merge(statuses[key], record)
+		reports[key] = statuses.Merge(reports[key], record)
 	}
 	s.book.Unlock()
 	if foreign > 0 {
-		s.d.metrics.ignored.WithLabelValues(ignoredForeign).Add(float64(foreign))
+		s.d.statusMetrics.IgnoreForeign(foreign)
 		s.log.Warn("reported statuses are ignored: the tasks are not assigned to the node, or the states are not a worker's",
 			zap.String("node", s.node), zap.Int("count", foreign), zap.String("first_task", first))
 	}
-	s.shard.intake.take(s, r.Sequence, statuses, spans, now)
+	s.shard.statuses.Write(s, statuses.Report{Sequence: r.Sequence, Statuses: reports, Spans: spans, At: now})
 }

@@ -16,15 +16,17 @@ import (
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/calls"
+	"github.com/musterhq/muster/dispatcherd/internal/retry"
+	"github.com/musterhq/muster/dispatcherd/internal/statuses"
 	"github.com/musterhq/muster/internal/store"
 )
 
 // shard works on the nodes of one shard for as long as this replica owns it.
 type shard struct {
-	number int
-	d      *Daemon
-	log    *zap.Logger
-	intake *intake
+	number   int
+	d        *Daemon
+	log      *zap.Logger
+	statuses *statuses.Writer
 
 	mu    sync.Mutex
 	nodes map[string]*node
@@ -47,7 +49,9 @@ func newShard(d *Daemon, number int) *shard {
 	}
 	s.forgiven = d.pulse.since(time.Now())
 	s.ours = s.forgiven
-	s.intake = newIntake(d, s.sure)
+	s.statuses = statuses.NewWriter(statuses.Config{
+		Store: d.store, Tables: d.tables, Confirmed: s.sure, Metrics: d.statusMetrics, Logger: d.log,
+	})
 	return s
 }
 
@@ -247,22 +251,22 @@ func (s *shard) assignmentsChanged(node string, keys []string) {
 	s.mu.Lock()
 	n := s.nodes[node]
 	var sess *session
-	alone, giveUp := true, ""
+	alone, giveUp := true, statuses.Keep
 	switch {
 	case n != nil:
 		sess = n.session
 		alone = n.life.phase == down || n.life.phase == orphaned
 		if n.life.phase == orphaned {
-			giveUp = givenUpDown
+			giveUp = statuses.NodeDown
 		}
 	case s.removed(s.d.store.Snapshot(), node):
-		giveUp = givenUpRemoved
+		giveUp = statuses.NodeRemoved
 	}
 	s.mu.Unlock()
 	// A worker that is away for a moment is told when it is back; what it missed
 	// is settled then, or when it is down.
 	if (sess == nil || !sess.mark(keys)) && alone {
-		s.intake.settle(keys, giveUp)
+		s.statuses.Settle(keys, giveUp)
 	}
 }
 
@@ -280,7 +284,7 @@ func (s *shard) close() {
 func (s *shard) run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	retry := newBackoff()
+	attempts := retry.NewBackoff()
 	for ctx.Err() == nil {
 		// A judgement that cannot be written would be written later, when it may not
 		// hold any more. Its error is that ctx has ended.
@@ -297,9 +301,9 @@ func (s *shard) run(ctx context.Context) error {
 		verdicts, next := s.judge(time.Now(), s.d.store.Snapshot())
 		if len(verdicts) > 0 {
 			if s.execute(ctx, verdicts) {
-				retry.reset()
+				attempts.Reset()
 			} else {
-				retry.wait(ctx)
+				attempts.Wait(ctx)
 			}
 			continue
 		}

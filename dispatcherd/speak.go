@@ -7,10 +7,11 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/assignments"
+	"github.com/musterhq/muster/dispatcherd/internal/statuses"
 )
 
-// acknowledge says that reports up to a sequence are kept.
-func (s *session) acknowledge(sequence uint64) {
+// Acknowledge tells the worker that reports up to a sequence are written.
+func (s *session) Acknowledge(sequence uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.ended {
@@ -208,7 +209,7 @@ func (s *session) tellAll() error {
 		return err
 	}
 	s.traceSent(traced, began)
-	s.shard.intake.settleNode(s.node, "")
+	s.shard.statuses.SettleNode(s.node, statuses.Keep)
 	return nil
 }
 
@@ -263,7 +264,7 @@ func (s *session) tellChanges(keys []string) error {
 		s.d.metrics.sent.Observe(max(0, now.Sub(time.UnixMilli(at)).Seconds()))
 	}
 	// The worker knows, so what is left of assignments that are gone may go.
-	s.shard.intake.settle(c.gone, "")
+	s.shard.statuses.Settle(c.gone, statuses.Keep)
 	return nil
 }
 

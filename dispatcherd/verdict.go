@@ -9,13 +9,8 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/statuses"
 	"github.com/musterhq/muster/internal/store"
-)
-
-// Why tasks of a node are given up. Users see these in the tasks' status.
-const (
-	givenUpDown    = "its node has been down for too long"
-	givenUpRemoved = "its node was removed from the cluster"
 )
 
 // writeTimeout bounds a write of nodes' records. One that takes longer is decided
@@ -29,10 +24,10 @@ type verdict struct {
 	// it is to go. Neither: it stays.
 	write, remove bool
 	// settle says that statuses of assignments that are gone may go, for there
-	// is no worker to be told first. giveUp, if not empty, is why the node's
-	// other tasks are orphaned.
+	// is no worker to be told first. giveUp says whether the node's other tasks
+	// are orphaned.
 	settle bool
-	giveUp string
+	giveUp statuses.GiveUp
 }
 
 // decide compares a node's records with what they should be. It returns false
@@ -52,7 +47,7 @@ func (s *shard) decide(id string, now time.Time, snap *store.Snapshot) (verdict,
 			}
 			s.forget(n)
 		}
-		v.remove, v.settle, v.giveUp = have != nil, true, givenUpRemoved
+		v.remove, v.settle, v.giveUp = have != nil, true, statuses.NodeRemoved
 		return v, true
 	}
 	if n == nil {
@@ -63,7 +58,7 @@ func (s *shard) decide(id string, now time.Time, snap *store.Snapshot) (verdict,
 	case down:
 		v.settle = true
 	case orphaned:
-		v.settle, v.giveUp = true, givenUpDown
+		v.settle, v.giveUp = true, statuses.NodeDown
 	}
 	return v, v.write || v.settle
 }
@@ -94,7 +89,7 @@ func (s *shard) execute(ctx context.Context, verdicts []verdict) bool {
 	var writers []*nodeWrite
 	for _, v := range verdicts {
 		if v.settle {
-			s.intake.settleNode(v.node, v.giveUp)
+			s.statuses.SettleNode(v.node, v.giveUp)
 		}
 		if v.write || v.remove {
 			w := &nodeWrite{shard: s, verdict: v}

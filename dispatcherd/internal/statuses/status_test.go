@@ -1,4 +1,4 @@
-package dispatcherd
+package statuses
 
 import (
 	"slices"
@@ -20,16 +20,16 @@ import (
 	"github.com/musterhq/muster/internal/state"
 )
 
-// stuffed is a message with a large field that nobody knows.
+// stuffed returns m with a large unknown field.
 func stuffed[M proto.Message](m M) M {
 	m.ProtoReflect().SetUnknown(protowire.AppendString(protowire.AppendTag(nil, 1000, protowire.BytesType), strings.Repeat("x", 100_000)))
 	return m
 }
 
-func TestObserved(t *testing.T) {
+func TestObservedKeepsOnlyWhatAWorkerCanKnow(t *testing.T) {
 	t.Parallel()
 	now := time.UnixMilli(9000)
-	long := strings.Repeat("ä", maxStatusText)
+	long := strings.Repeat("ä", maxText)
 	for name, tt := range map[string]struct {
 		report *dispatcherv1.ReportedStatus
 		want   *recordv1.Status
@@ -59,7 +59,7 @@ func TestObserved(t *testing.T) {
 		"far too long": {
 			&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{State: musterv1.TaskState_RUNNING, Error: "x" + long, Runtime: &musterv1.RuntimeStatus{Id: long}}},
 			timed(&recordv1.Status{
-				State: musterv1.TaskState_RUNNING, At: 9000, Error: "x" + long[:maxStatusText-2], Runtime: &musterv1.RuntimeStatus{Id: long[:maxRuntimeID]},
+				State: musterv1.TaskState_RUNNING, At: 9000, Error: "x" + long[:maxText-2], Runtime: &musterv1.RuntimeStatus{Id: long[:maxRuntimeID]},
 			}, state.StateTime{State: musterv1.TaskState_RUNNING, At: 9000}),
 		},
 		"with more in it than it may have": {
@@ -79,7 +79,7 @@ func TestObserved(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, ok := observed(tt.report, now)
+			got, ok := Observed(tt.report, now)
 			if ok != (tt.want != nil) {
 				t.Fatalf("observed = %v, %t", got, ok)
 			}
@@ -93,9 +93,8 @@ func TestObserved(t *testing.T) {
 	}
 }
 
-// TestMergeIsMonotonic checks that reports may be lost, repeated, late and in
-// any order: the state never falls, the newest report wins, and what was known
-// already is the same record.
+// TestMergeIsMonotonic loses, repeats and delays reports, in any order: the state
+// never goes back, the newest report wins, and a known report changes nothing.
 func TestMergeIsMonotonic(t *testing.T) {
 	t.Parallel()
 	states := []musterv1.TaskState{
@@ -103,7 +102,7 @@ func TestMergeIsMonotonic(t *testing.T) {
 		musterv1.TaskState_STARTING, musterv1.TaskState_RUNNING, musterv1.TaskState_FAILED,
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		// What a worker says of a task, in order.
+		// The worker's reports about a task, in order.
 		var life []*recordv1.Status
 		var times []state.StateTime
 		at := int64(1)
@@ -114,17 +113,17 @@ func TestMergeIsMonotonic(t *testing.T) {
 				at++
 			}
 		}
-		// How it arrives.
+		// The order in which they arrive.
 		order := rapid.SliceOfN(rapid.IntRange(0, len(life)-1), 0, 20).Draw(t, "order")
 		var now *recordv1.Status
 		newest := -1
 		for _, i := range append(order, order...) {
-			next := merge(now, proto.Clone(life[i]).(*recordv1.Status))
+			next := Merge(now, proto.Clone(life[i]).(*recordv1.Status))
 			if now != nil && next.State < now.State {
 				t.Fatalf("state fell from %s to %s", now.State, next.State)
 			}
 			if now != nil && i == newest && next != now {
-				t.Fatal("the report that is known already changed the record")
+				t.Fatal("a known report changed the record")
 			}
 			newest = max(newest, i)
 			now = next
@@ -145,7 +144,7 @@ func TestMergeKeepsTimes(t *testing.T) {
 	t.Parallel()
 	old := timed(&recordv1.Status{State: musterv1.TaskState_READY, At: 3},
 		state.StateTime{State: musterv1.TaskState_ACCEPTED, At: 1}, state.StateTime{State: musterv1.TaskState_READY, At: 3})
-	got := merge(old, timed(&recordv1.Status{State: musterv1.TaskState_RUNNING, At: 5},
+	got := Merge(old, timed(&recordv1.Status{State: musterv1.TaskState_RUNNING, At: 5},
 		state.StateTime{State: musterv1.TaskState_ACCEPTED, At: 2}, state.StateTime{State: musterv1.TaskState_RUNNING, At: 5}))
 	want := []state.StateTime{{State: musterv1.TaskState_ACCEPTED, At: 1}, {State: musterv1.TaskState_READY, At: 3}, {State: musterv1.TaskState_RUNNING, At: 5}}
 	if diff := cmp.Diff(want, slices.Collect(state.Times(got))); diff != "" {
@@ -153,11 +152,11 @@ func TestMergeKeepsTimes(t *testing.T) {
 	}
 }
 
-func TestMergeKeepsWhenATaskWasSent(t *testing.T) {
+func TestMergeKeepsTimeOfSending(t *testing.T) {
 	t.Parallel()
-	first := merge(nil, &recordv1.Status{State: musterv1.TaskState_ACCEPTED, At: 2, SentAt: 1})
-	// In a later session it is told with the complete set.
-	again := merge(first, &recordv1.Status{State: musterv1.TaskState_RUNNING, At: 5})
+	first := Merge(nil, &recordv1.Status{State: musterv1.TaskState_ACCEPTED, At: 2, SentAt: 1})
+	// In a later session it is part of the complete set, without a time.
+	again := Merge(first, &recordv1.Status{State: musterv1.TaskState_RUNNING, At: 5})
 	if first.SentAt != 1 || again.SentAt != 1 {
 		t.Errorf("sent at %d, then %d, want 1", first.SentAt, again.SentAt)
 	}

@@ -1,4 +1,4 @@
-package dispatcherd
+package statuses
 
 import (
 	"slices"
@@ -13,24 +13,24 @@ import (
 	"github.com/musterhq/muster/internal/state"
 )
 
-// Bounds on what one worker may make every other daemon keep in memory.
+// Limits of a status: every other daemon keeps it in memory.
 const (
-	maxStatusText  = 4 << 10 // bytes of a message or an error
-	maxStatusPorts = 256
-	maxRuntimeID   = 256
-	maxPortName    = 64
+	maxText      = 4 << 10 // bytes of a message or an error
+	maxPorts     = 256
+	maxRuntimeID = 256
+	maxPortName  = 64
 )
 
-// observed turns a worker's report into a record, false if no worker can have
-// observed such a thing.
-func observed(r *dispatcherv1.ReportedStatus, now time.Time) (*recordv1.Status, bool) {
+// Observed returns the record of what a worker reported. It returns false if the
+// state is not one that a worker can observe.
+func Observed(r *dispatcherv1.ReportedStatus, now time.Time) (*recordv1.Status, bool) {
 	s := r.GetStatus()
 	if s == nil || !observable(s.State) {
 		return nil, false
 	}
 	record := &recordv1.Status{
 		State: s.State, At: now.UnixMilli(),
-		Message: bounds.Clip(s.Message, maxStatusText), Error: bounds.Clip(s.Error, maxStatusText),
+		Message: bounds.Clip(s.Message, maxText), Error: bounds.Clip(s.Error, maxText),
 		Runtime: runtimeOf(s.Runtime), Ports: portsOf(s.Ports),
 		NodeToBlame: r.NodeToBlame,
 	}
@@ -47,8 +47,7 @@ func observed(r *dispatcherv1.ReportedStatus, now time.Time) (*recordv1.Status, 
 	return record, true
 }
 
-// runtimeOf takes over what is known of a runtime, and nothing that a worker may
-// have put beside it.
+// runtimeOf copies the known fields of a runtime. The worker may have sent others.
 func runtimeOf(r *musterv1.RuntimeStatus) *musterv1.RuntimeStatus {
 	if r == nil {
 		return nil
@@ -56,38 +55,37 @@ func runtimeOf(r *musterv1.RuntimeStatus) *musterv1.RuntimeStatus {
 	return &musterv1.RuntimeStatus{Id: bounds.Clip(r.Id, maxRuntimeID), Pid: r.Pid, ExitCode: r.ExitCode, OomKilled: r.OomKilled}
 }
 
-// portsOf does it for ports.
+// portsOf copies the known fields of ports.
 func portsOf(ports []*musterv1.PortConfig) []*musterv1.PortConfig {
-	var taken []*musterv1.PortConfig
-	for _, p := range ports[:min(len(ports), maxStatusPorts)] {
-		taken = append(taken, &musterv1.PortConfig{
+	var known []*musterv1.PortConfig
+	for _, p := range ports[:min(len(ports), maxPorts)] {
+		known = append(known, &musterv1.PortConfig{
 			Name: bounds.Clip(p.GetName(), maxPortName), Protocol: p.GetProtocol(), TargetPort: p.GetTargetPort(),
 			PublishedPort: p.GetPublishedPort(), PublishMode: p.GetPublishMode(),
 		})
 	}
-	return taken
+	return known
 }
 
-// observable reports whether a state is one that a worker brings a task to.
+// observable reports whether a worker can bring a task into a state.
 func observable(s musterv1.TaskState) bool {
 	_, named := musterv1.TaskState_name[int32(s)]
 	return named && s >= musterv1.TaskState_ASSIGNED && s <= musterv1.TaskState_REJECTED
 }
 
-// orphan is the status of a task that is given up with its node.
-func orphan(now time.Time, why string) *recordv1.Status {
+// orphaned returns the status of a task that is given up together with its node.
+func orphaned(now time.Time, reason string) *recordv1.Status {
 	at := now.UnixMilli()
 	return &recordv1.Status{
-		State: musterv1.TaskState_ORPHANED, At: at, Message: "orphaned", Error: why, NodeToBlame: true,
+		State: musterv1.TaskState_ORPHANED, At: at, Message: "orphaned", Error: reason, NodeToBlame: true,
 		Reached: []musterv1.TaskState{musterv1.TaskState_ORPHANED}, ReachedBefore: []int64{0},
 	}
 }
 
-// merge returns what is known after a status was reported: old itself if that
-// said nothing new. A state is never lowered, and of one state the report of
-// the later time counts, so that reports may come twice, late, and in any
-// order.
-func merge(old, reported *recordv1.Status) *recordv1.Status {
+// Merge returns the record after a report. It returns old itself if the report
+// contains nothing new. A state never goes back, and of two reports of one state
+// the later one counts. Reports may therefore arrive twice, late, and in any order.
+func Merge(old, reported *recordv1.Status) *recordv1.Status {
 	if old == nil {
 		return reported
 	}
@@ -99,7 +97,7 @@ func merge(old, reported *recordv1.Status) *recordv1.Status {
 		Runtime: reported.Runtime, Ports: reported.Ports, NodeToBlame: reported.NodeToBlame,
 		AppliedAt: old.AppliedAt, SentAt: old.SentAt,
 	}
-	// The time of a state that is known already stays.
+	// The known time of a state does not change.
 	state.SetTimes(next, inOrder(slices.AppendSeq(slices.AppendSeq(make([]state.StateTime, 0, 8), state.Times(old)), state.Times(reported))))
 	if proto.Equal(old, next) {
 		return old
@@ -108,7 +106,7 @@ func merge(old, reported *recordv1.Status) *recordv1.Status {
 	return next
 }
 
-// inOrder brings times into the order of their states, and keeps the first of each.
+// inOrder sorts times by their states, and keeps the first of each state.
 func inOrder(times []state.StateTime) []state.StateTime {
 	slices.SortStableFunc(times, func(a, b state.StateTime) int { return int(a.State) - int(b.State) })
 	return slices.CompactFunc(times, func(a, b state.StateTime) bool { return a.State == b.State })
