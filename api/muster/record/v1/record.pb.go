@@ -823,8 +823,8 @@ type Task struct {
 	// policy's window needs.
 	RestartedAt  []int64 `protobuf:"varint,9,rep,packed,name=restarted_at,json=restartedAt,proto3" json:"restarted_at,omitempty"`
 	JobIteration uint64  `protobuf:"varint,10,opt,name=job_iteration,json=jobIteration,proto3" json:"job_iteration,omitempty"`
-	// Why the orchestrator made it, and why it gave it up: constants for people
-	// and metrics.
+	// Why the orchestrator made it, or why it gave it up: text for people. The
+	// reader must not decide anything by it.
 	Reason string `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"`
 	// When the desired state last rose.
 	DesiredAt int64 `protobuf:"varint,12,opt,name=desired_at,json=desiredAt,proto3" json:"desired_at,omitempty"`
@@ -843,6 +843,10 @@ type Task struct {
 	// How many tasks before it in its slot have failed in a row, each soon after it
 	// began to run or before.
 	EarlyFailures uint32 `protobuf:"varint,17,opt,name=early_failures,json=earlyFailures,proto3" json:"early_failures,omitempty"`
+	// The task has ended, and the restart policy allows no task to follow it: its
+	// slot stays as it is until the task spec changes. Records of versions
+	// before v0.1.0 say so in reason, see state.Finished.
+	Finished      bool `protobuf:"varint,18,opt,name=finished,proto3" json:"finished,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -994,6 +998,13 @@ func (x *Task) GetEarlyFailures() uint32 {
 		return x.EarlyFailures
 	}
 	return 0
+}
+
+func (x *Task) GetFinished() bool {
+	if x != nil {
+		return x.Finished
+	}
+	return false
 }
 
 // Turn is what has become of one slot in an update. The update makes a task in the
@@ -1242,52 +1253,6 @@ func (x *Endpoint) GetError() string {
 	return ""
 }
 
-// Attachment is a record of table "attachments", written by allocatord under
-// "<network>/<task>".
-type Attachment struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Addresses     []string               `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Attachment) Reset() {
-	*x = Attachment{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[13]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Attachment) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Attachment) ProtoMessage() {}
-
-func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[13]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
-func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{13}
-}
-
-func (x *Attachment) GetAddresses() []string {
-	if x != nil {
-		return x.Addresses
-	}
-	return nil
-}
-
 // Assignment is a record of table "assignments", written by schedulerd under
 // "<node>/<service>/<task>": which node runs a task.
 type Assignment struct {
@@ -1307,7 +1272,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	mi := &file_muster_record_v1_record_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1319,7 +1284,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	mi := &file_muster_record_v1_record_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1332,7 +1297,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{14}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Assignment) GetAssignedAt() int64 {
@@ -1393,7 +1358,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	mi := &file_muster_record_v1_record_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1405,7 +1370,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	mi := &file_muster_record_v1_record_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1418,7 +1383,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{15}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Placement) GetPending() uint64 {
@@ -1445,6 +1410,64 @@ func (x *Placement) GetFilters() []*FilterCount {
 func (x *Placement) GetSince() int64 {
 	if x != nil {
 		return x.Since
+	}
+	return 0
+}
+
+// SchedulerFence is a record of table "scheduler_fences", written by schedulerd
+// under the number of a shard: which scheduler may assign the tasks of the
+// services in that shard.
+type SchedulerFence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The scheduler's instance and a random part, which differs between any two
+	// acquisitions.
+	Holder string `protobuf:"bytes,1,opt,name=holder,proto3" json:"holder,omitempty"`
+	// Grows with each acquisition.
+	Term          uint64 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SchedulerFence) Reset() {
+	*x = SchedulerFence{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SchedulerFence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SchedulerFence) ProtoMessage() {}
+
+func (x *SchedulerFence) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SchedulerFence.ProtoReflect.Descriptor instead.
+func (*SchedulerFence) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SchedulerFence) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *SchedulerFence) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
 	}
 	return 0
 }
@@ -1820,7 +1843,7 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x02 \x01(\x03R\tcreatedAt\x12\x1d\n" +
 	"\n" +
-	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\"\xba\x04\n" +
+	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\"\xd6\x04\n" +
 	"\x04Task\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\x04R\x04slot\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x1f\n" +
@@ -1843,7 +1866,8 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\basked_at\x18\x0e \x01(\x03R\aaskedAt\x12\x14\n" +
 	"\x05trace\x18\x0f \x01(\fR\x05trace\x12*\n" +
 	"\x04turn\x18\x10 \x01(\v2\x16.muster.record.v1.TurnR\x04turn\x12%\n" +
-	"\x0eearly_failures\x18\x11 \x01(\rR\rearlyFailures\"W\n" +
+	"\x0eearly_failures\x18\x11 \x01(\rR\rearlyFailures\x12\x1a\n" +
+	"\bfinished\x18\x12 \x01(\bR\bfinished\"W\n" +
 	"\x04Turn\x12\x18\n" +
 	"\arollout\x18\x01 \x01(\x04R\arollout\x12\x1d\n" +
 	"\n" +
@@ -1865,10 +1889,7 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	" \x01(\x04R\aattempt\"Q\n" +
 	"\bEndpoint\x12/\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x13.muster.v1.EndpointR\bendpoint\x12\x14\n" +
-	"\x05error\x18\x02 \x01(\tR\x05error\"*\n" +
-	"\n" +
-	"Attachment\x12\x1c\n" +
-	"\taddresses\x18\x01 \x03(\tR\taddresses\"\xe4\x01\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"\xe4\x01\n" +
 	"\n" +
 	"Assignment\x12\x1f\n" +
 	"\vassigned_at\x18\x01 \x01(\x03R\n" +
@@ -1882,7 +1903,10 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\apending\x18\x01 \x01(\x04R\apending\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x127\n" +
 	"\afilters\x18\x03 \x03(\v2\x1d.muster.record.v1.FilterCountR\afilters\x12\x14\n" +
-	"\x05since\x18\x04 \x01(\x03R\x05since\"S\n" +
+	"\x05since\x18\x04 \x01(\x03R\x05since\"<\n" +
+	"\x0eSchedulerFence\x12\x16\n" +
+	"\x06holder\x18\x01 \x01(\tR\x06holder\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\"S\n" +
 	"\vFilterCount\x12\x16\n" +
 	"\x06filter\x18\x01 \x01(\tR\x06filter\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
@@ -1939,9 +1963,9 @@ var file_muster_record_v1_record_proto_goTypes = []any{
 	(*Turn)(nil),               // 10: muster.record.v1.Turn
 	(*Rollout)(nil),            // 11: muster.record.v1.Rollout
 	(*Endpoint)(nil),           // 12: muster.record.v1.Endpoint
-	(*Attachment)(nil),         // 13: muster.record.v1.Attachment
-	(*Assignment)(nil),         // 14: muster.record.v1.Assignment
-	(*Placement)(nil),          // 15: muster.record.v1.Placement
+	(*Assignment)(nil),         // 13: muster.record.v1.Assignment
+	(*Placement)(nil),          // 14: muster.record.v1.Placement
+	(*SchedulerFence)(nil),     // 15: muster.record.v1.SchedulerFence
 	(*FilterCount)(nil),        // 16: muster.record.v1.FilterCount
 	(*NodeState)(nil),          // 17: muster.record.v1.NodeState
 	(*Status)(nil),             // 18: muster.record.v1.Status
