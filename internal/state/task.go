@@ -45,3 +45,14 @@ func (t *Task) Terminal() bool { return t.State() > musterv1.TaskState_RUNNING }
 
 // Live reports whether the task is meant to run, or to wait until it may.
 func (t *Task) Live() bool { return t.Desired() <= musterv1.TaskState_COMPLETE }
+
+// FinishedReason is the reason of a finished task as versions before v0.1.0 wrote
+// it. They had no field for it and decided by this text, so it must never be
+// reworded. v0.1.0 still writes it, because an orchestrator of the former version
+// may run beside a new one during an upgrade. The release after v0.1.0 may stop
+// writing and reading it.
+const FinishedReason = "restart policy allows no further task"
+
+// Finished reports whether a task has ended and the restart policy allows no task
+// to follow it.
+func Finished(t *recordv1.Task) bool { return t.GetFinished() || t.GetReason() == FinishedReason }

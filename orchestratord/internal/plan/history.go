@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
 )
 
 // prune forgets the oldest tasks of a slot that has more than the history
@@ -52,7 +53,7 @@ func (s *slot) verdict() int {
 	switch {
 	case n < 0 || s.made != nil:
 		return -1
-	case !s.busy(), s.fates[n].reason == ReasonNoRestart, Reason(s.tasks[n].Record.Reason) == ReasonNoRestart:
+	case !s.busy(), s.fates[n].finished, state.Finished(s.tasks[n].Record):
 		return n
 	default:
 		return -1

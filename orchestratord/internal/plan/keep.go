@@ -220,6 +220,7 @@ func (s *slot) finish(last int) {
 		return
 	}
 	s.end(last, ReasonNoRestart)
+	s.fates[last].finished = true
 	s.rest()
 }
 

@@ -214,7 +214,7 @@ func (w *world) checkedLook(t *rapid.T) plan.Plan {
 		if n := w.specs[string(w.service.TaskDigest)].GetRestart().GetMaxAttempts(); n > 0 { // all specs have the same
 			limit = int64(n) + 1
 		}
-		if live == 0 || slices.ContainsFunc(ts, func(x *state.Task) bool { return x.Record.Reason == string(plan.ReasonNoRestart) }) {
+		if live == 0 || slices.ContainsFunc(ts, func(x *state.Task) bool { return state.Finished(x.Record) }) {
 			limit = max(limit, int64(live)+1)
 		}
 		if past > 0 && int64(past+live) > limit {
@@ -246,7 +246,7 @@ func (w *world) checkEnd(t *rapid.T, want []string, p *musterv1.RestartPolicy) {
 	occupied := 0
 	for slot, ts := range w.bySlot() {
 		live := 0
-		finished := slices.ContainsFunc(ts, func(x *state.Task) bool { return x.Record.Reason == string(plan.ReasonNoRestart) })
+		finished := slices.ContainsFunc(ts, func(x *state.Task) bool { return state.Finished(x.Record) })
 		for _, x := range ts {
 			if !x.Live() {
 				continue

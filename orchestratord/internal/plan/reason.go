@@ -25,10 +25,7 @@ const (
 	ReasonSlotUnused     Reason = "slot is not used any more"
 	ReasonMayStart       Reason = "wait is over"
 	ReasonHistory        Reason = "history limit"
-	// ReasonNoRestart is the one reason that later decisions rest on: a slot
-	// whose newest task has it stays as it is until the task spec changes. It
-	// is kept in the record, because what led to it may be forgotten by then.
-	ReasonNoRestart Reason = "restart policy allows no further task"
+	ReasonNoRestart      Reason = "restart policy allows no further task"
 )
 
 // ErrUnsupported is returned for a service of a mode that this version does

@@ -118,7 +118,7 @@ func (d *decider) occupied(tasks []*state.Task) bool {
 func (d *decider) done(tasks []*state.Task) *state.Task {
 	s := slot{tasks: tasks}
 	n := s.newest()
-	if n < 0 || Reason(tasks[n].Record.Reason) != ReasonNoRestart {
+	if n < 0 || !state.Finished(tasks[n].Record) {
 		return nil
 	}
 	return tasks[n]

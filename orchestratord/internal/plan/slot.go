@@ -39,6 +39,9 @@ type fate struct {
 	desired musterv1.TaskState
 	reason  Reason
 	deleted bool
+	// finished says that no task may follow this one. The record keeps it, because
+	// what led to it may be forgotten by then.
+	finished bool
 }
 
 // open begins with a slot. Only one is open at a time.
@@ -197,6 +200,9 @@ func (s *slot) close() {
 			r.DesiredState, r.DesiredAt = f.desired, s.d.now
 			if !s.live(i) {
 				r.Reason = string(f.reason)
+			}
+			if f.finished {
+				r.Finished, r.Reason = true, state.FinishedReason
 			}
 			changes = append(changes, Change{Key: t.Key, Record: r, Reason: f.reason})
 		}
