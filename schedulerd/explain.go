@@ -38,6 +38,8 @@ func newExplanations(tables *state.Tables, every time.Duration) *explanations {
 // what another scheduler left behind.
 func (e *explanations) addServices(r store.Reader, services map[string]struct{}) {
 	for p := range e.tables.Placements.Scan(r, "") {
+		// Fences of versions before v0.1.0 lie in the table too, under keys of one
+		// segment.
 		if service, _, ok := strings.Cut(p.Key, "/"); ok {
 			services[service] = struct{}{}
 		}

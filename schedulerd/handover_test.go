@@ -2,6 +2,7 @@ package schedulerd_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,6 +10,7 @@ import (
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/kvfault"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -95,31 +97,121 @@ func TestTasksThatAreSeenLateKeepTheirNodes(t *testing.T) {
 	}
 }
 
-// A scheduler that was paused while it gained a shard may write its fence long
-// after another has the shard. The other one must not be fenced off for good.
-func TestFenceIsRaisedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t)
-		defer c.close()
-		c.schedule("s1")
-		c.node("n1", 40)
-		c.service("a", 1, 0)
-		c.expect("before", map[string]int{"n1": 1})
-		c.update(func(tx *store.Tx) {
-			var fences []string
-			for p := range c.tables.Placements.Scan(tx, "fence") {
-				fences = append(fences, p.Key)
+// version is one of a scheduler, by the tables in which it keeps fences.
+type version struct {
+	name               string
+	fences, placements bool
+}
+
+// versions are those that can meet during an upgrade.
+func versions() []version {
+	return []version{
+		{"before v0.1.0", false, true},
+		{"v0.1.0", true, true},
+		{"after v0.1.0", true, false},
+	}
+}
+
+// otherScheduler writes the fences of all shards, as a scheduler of a version does that
+// acquires them.
+func (c *cluster) otherScheduler(v version) {
+	c.t.Helper()
+	c.update(func(tx *store.Tx) {
+		fences, formerFences := c.fences(tx)
+		if len(fences) != store.Shards || len(formerFences) != store.Shards {
+			c.t.Errorf("%d fences and %d of the former version, want %d of each", len(fences), len(formerFences), store.Shards)
+		}
+		for key, f := range fences {
+			if v.fences {
+				c.tables.SchedulerFences.Put(tx, key, &recordv1.SchedulerFence{Holder: "sleeper", Term: f.Term + 1})
 			}
-			if len(fences) != store.Shards {
-				t.Errorf("%d fences", len(fences))
-			}
-			for _, key := range fences {
+		}
+		for key := range formerFences {
+			if v.placements {
 				c.tables.Placements.Put(tx, key, &recordv1.Placement{Reason: "sleeper"})
 			}
-		})
-		c.service("b", 1, 0)
-		c.expect("after", map[string]int{"n1": 2})
+		}
 	})
+}
+
+// fences returns the fences by key: those of this version, and the holders in those
+// of versions before v0.1.0.
+func (c *cluster) fences(r store.Reader) (map[string]*recordv1.SchedulerFence, map[string]string) {
+	fences, former := map[string]*recordv1.SchedulerFence{}, map[string]string{}
+	for f := range c.tables.SchedulerFences.Scan(r, "") {
+		fences[f.Key] = f.Value
+	}
+	for p := range c.tables.Placements.Scan(r, "") {
+		if strings.HasPrefix(p.Key, "fence") && !strings.Contains(p.Key, "/") {
+			former[p.Key] = p.Value.Reason
+		}
+	}
+	return fences, former
+}
+
+// A scheduler that was paused while it gained a shard may write its fence long
+// after another has the shard. The other one must not be fenced off for good.
+func TestFenceIsAcquiredAgain(t *testing.T) {
+	for _, other := range versions() {
+		t.Run(other.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t)
+				defer c.close()
+				c.schedule("s1")
+				c.node("n1", 40)
+				c.service("a", 1, 0)
+				c.expect("before", map[string]int{"n1": 1})
+				c.otherScheduler(other)
+				c.service("b", 1, 0)
+				c.expect("after", map[string]int{"n1": 2})
+				holders := map[string]bool{}
+				fences, formerFences := c.fences(c.store.Snapshot())
+				for key, f := range fences {
+					want := uint64(2)
+					if other.fences {
+						want++
+					}
+					if f.Term != want {
+						t.Errorf("fence %s has term %d, want %d", key, f.Term, want)
+					}
+					holders[f.Holder] = true
+				}
+				for key, holder := range formerFences {
+					if !strings.HasPrefix(holder, "s1/") || !holders[holder] {
+						t.Errorf("fence %s of the former version names %q, want what a fence names", key, holder)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A scheduler must not assign while a shard's fence names another one, be that of a
+// version that knows its own table or of one that keeps fences among the placements.
+func TestFencedSchedulerAssignsNothing(t *testing.T) {
+	for _, other := range versions() {
+		t.Run(other.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t)
+				defer c.close()
+				c.node("n1", 40)
+				cut := kvfault.New(c.kv)
+				c.scheduleOver(cut, "s1")
+				c.service("a", 1, 0)
+				c.expect("before", map[string]int{"n1": 1})
+				// It cannot write fences, and so does not get the shards back.
+				mend := cut.Inject(kvfault.Fault{
+					Deed: kvfault.Txn, Prefix: daemon.Prefix + "/placements/p/", Err: kv.ErrUnavailable,
+					When: func(call kvfault.Call) bool { return call.Writes },
+				})
+				c.otherScheduler(other)
+				c.service("b", 1, 0)
+				c.expect("while another scheduler holds the shards", map[string]int{"n1": 1})
+				mend()
+				c.expect("when it has them again", map[string]int{"n1": 2})
+			})
+		})
+	}
 }
 
 // What a scheduler that died said of services that are gone is taken back.

@@ -263,7 +263,7 @@ func (d *Daemon) commit(ctx context.Context, m *model, p *plan) time.Duration {
 		if errors.Is(err, store.ErrOutcomeUnknown) {
 			// The tasks may have got their nodes, now or in a moment.
 			for _, c := range parts[i].choices {
-				d.fence.doubt(store.ShardOf(c.service))
+				d.fence.invalidate(store.ShardOf(c.service))
 			}
 		}
 		if err == nil {

@@ -1,6 +1,7 @@
 // Package schedulerd gives tasks their nodes. It reads services, tasks, specs,
-// nodes and what nodes report; it writes the tables assignments (which node runs
-// a task) and placements (why tasks have none), and nothing else.
+// nodes and what nodes report. It writes the tables assignments (which node runs
+// a task), placements (why tasks have none) and scheduler_fences (which scheduler
+// has a shard), and nothing else.
 //
 // Its work is cut by service: each replica schedules the tasks of the services
 // in the shards that it holds. Assignments are cut by node, so that the
@@ -75,7 +76,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	}
 	var err error
 	d.store, err = store.New(store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},
-		d.tables.Services, d.tables.Specs, d.tables.Tasks, d.tables.Assignments, d.tables.Placements,
+		d.tables.Services, d.tables.Specs, d.tables.Tasks, d.tables.Assignments, d.tables.Placements, d.tables.SchedulerFences,
 		d.tables.Nodes, d.tables.NodeStates, d.tables.Statuses)
 	if err != nil {
 		return nil, err
@@ -123,18 +124,18 @@ func (d *Daemon) Run(ctx context.Context) error {
 }
 
 // refencePause is how long a scheduler that holds a shard and was fenced off
-// waits before it raises its fence anew: long enough for one of two that both
-// believe to hold it to learn that it does not.
+// waits before it acquires its fence again. If two schedulers believe that they hold
+// the shard, one of them learns within this time that it does not.
 const refencePause = 250 * time.Millisecond
 
 // hold is the role of one shard: it lets the loop schedule it until ctx ends.
 func (d *Daemon) hold(ctx context.Context, shard int) error {
 	for {
-		if err := d.fence.raise(ctx, shard); err != nil {
+		if err := d.fence.acquire(ctx, shard); err != nil {
 			return err
 		}
 		d.set(shard, true)
-		d.fence.stands(ctx, shard)
+		d.fence.wait(ctx, shard)
 		d.set(shard, false)
 		d.finishLook()
 		if ctx.Err() != nil {
@@ -142,7 +143,7 @@ func (d *Daemon) hold(ctx context.Context, shard int) error {
 		}
 		// A scheduler that was paused while it gained the shard, and has lost it
 		// since, may write its fence as late as it likes.
-		d.log.Warn("fence is raised anew", zap.Int("shard", shard))
+		d.log.Warn("acquiring the fence again", zap.Int("shard", shard))
 		select {
 		case <-ctx.Done():
 			return nil

@@ -44,7 +44,7 @@ func newCluster(t *testing.T) *cluster {
 	c.ctx, c.stop = context.WithCancel(t.Context())
 	ts := c.tables
 	c.store, err = store.New(store.Options{KV: s, Prefix: daemon.Prefix, Logger: zaptest.NewLogger(t)},
-		ts.Services, ts.Specs, ts.Tasks, ts.Assignments, ts.Placements, ts.Nodes, ts.NodeStates, ts.Statuses)
+		ts.Services, ts.Specs, ts.Tasks, ts.Assignments, ts.Placements, ts.SchedulerFences, ts.Nodes, ts.NodeStates, ts.Statuses)
 	if err != nil {
 		t.Fatal(err)
 	}

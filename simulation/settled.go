@@ -267,7 +267,7 @@ func (p *picture) noOrphans() {
 		service("endpoints", e.Key, e.Key)
 	}
 	for e := range t.Placements.Scan(p.now, "") {
-		// Those with one segment are the schedulers' fences.
+		// Keys with one segment are fences, as versions before v0.1.0 keep them.
 		if id, second, _ := state.SplitKey(e.Key); second != "" {
 			service("placements", e.Key, id)
 		}

@@ -4,21 +4,22 @@
 //
 // Each table has one owner, which alone writes it:
 //
-//	table        key                              written by     sharded by
-//	services     <service>                        apid           service
-//	specs        <digest>                         apid           digest
-//	names        <folded name>/<kind>             apid           name
-//	nodes        <node>                           apid           node
-//	clusters     default                          apid           -
-//	authorities  default                          apid           -
-//	tokens       <token id>                       apid           token
-//	tasks        <service>/<slot or node>/<task>  orchestratord  service
-//	rollouts     <service>                        orchestratord  service
-//	endpoints    <service>                        allocatord     service
-//	assignments  <node>/<service>/<task>          schedulerd     node
-//	placements   <service>/<digest>               schedulerd     service
-//	nodestates   <node>                           dispatcherd    node
-//	statuses     <node>/<service>/<task>          dispatcherd    node
+//	table             key                              written by     sharded by
+//	services          <service>                        apid           service
+//	specs             <digest>                         apid           digest
+//	names             <folded name>/<kind>             apid           name
+//	nodes             <node>                           apid           node
+//	clusters          default                          apid           -
+//	authorities       default                          apid           -
+//	tokens            <token id>                       apid           token
+//	tasks             <service>/<slot or node>/<task>  orchestratord  service
+//	rollouts          <service>                        orchestratord  service
+//	endpoints         <service>                        allocatord     service
+//	assignments       <node>/<service>/<task>          schedulerd     node
+//	placements        <service>/<digest>               schedulerd     service
+//	scheduler_fences  <shard>                          schedulerd     shard
+//	nodestates        <node>                           dispatcherd    node
+//	statuses          <node>/<service>/<task>          dispatcherd    node
 //
 // All but tasks, assignments and statuses are rarely written: each process has one
 // watch for them together.
@@ -35,39 +36,41 @@ import (
 
 // Tables are the handles of all tables.
 type Tables struct {
-	Services    *store.Table[*recordv1.Service]
-	Specs       *store.Table[*recordv1.Spec]
-	Names       *store.Table[*recordv1.Name]
-	Nodes       *store.Table[*recordv1.Node]
-	Clusters    *store.Table[*recordv1.Cluster]
-	Authorities *store.Table[*recordv1.Authority]
-	Tokens      *store.Table[*recordv1.Token]
-	Tasks       *store.Table[*recordv1.Task]
-	Rollouts    *store.Table[*recordv1.Rollout]
-	Endpoints   *store.Table[*recordv1.Endpoint]
-	Assignments *store.Table[*recordv1.Assignment]
-	Placements  *store.Table[*recordv1.Placement]
-	NodeStates  *store.Table[*recordv1.NodeState]
-	Statuses    *store.Table[*recordv1.Status]
+	Services        *store.Table[*recordv1.Service]
+	Specs           *store.Table[*recordv1.Spec]
+	Names           *store.Table[*recordv1.Name]
+	Nodes           *store.Table[*recordv1.Node]
+	Clusters        *store.Table[*recordv1.Cluster]
+	Authorities     *store.Table[*recordv1.Authority]
+	Tokens          *store.Table[*recordv1.Token]
+	Tasks           *store.Table[*recordv1.Task]
+	Rollouts        *store.Table[*recordv1.Rollout]
+	Endpoints       *store.Table[*recordv1.Endpoint]
+	Assignments     *store.Table[*recordv1.Assignment]
+	Placements      *store.Table[*recordv1.Placement]
+	SchedulerFences *store.Table[*recordv1.SchedulerFence]
+	NodeStates      *store.Table[*recordv1.NodeState]
+	Statuses        *store.Table[*recordv1.Status]
 }
 
 // NewTables returns handles of all tables. Handles hold no data: a daemon opens
 // its store with those that it reads or writes.
 func NewTables() *Tables {
 	return &Tables{
-		Services:    store.NewTable("services", store.Proto(func() *recordv1.Service { return new(recordv1.Service) })).RarelyWritten(),
-		Specs:       store.NewTable("specs", store.Proto(func() *recordv1.Spec { return new(recordv1.Spec) })).RarelyWritten(),
-		Names:       store.NewTable("names", store.Proto(func() *recordv1.Name { return new(recordv1.Name) })).RarelyWritten(),
-		Nodes:       store.NewTable("nodes", store.Proto(func() *recordv1.Node { return new(recordv1.Node) })).RarelyWritten(),
-		Clusters:    store.NewTable("clusters", store.Proto(func() *recordv1.Cluster { return new(recordv1.Cluster) })).RarelyWritten(),
-		Authorities: store.NewTable("authorities", store.Proto(func() *recordv1.Authority { return new(recordv1.Authority) })).RarelyWritten(),
-		Tokens:      store.NewTable("tokens", store.Proto(func() *recordv1.Token { return new(recordv1.Token) })).RarelyWritten(),
-		Tasks:       store.NewTable("tasks", store.Proto(func() *recordv1.Task { return new(recordv1.Task) })),
-		Rollouts:    store.NewTable("rollouts", store.Proto(func() *recordv1.Rollout { return new(recordv1.Rollout) })).RarelyWritten(),
-		Endpoints:   store.NewTable("endpoints", store.Proto(func() *recordv1.Endpoint { return new(recordv1.Endpoint) })).RarelyWritten(),
-		Assignments: store.NewTable("assignments", store.Proto(func() *recordv1.Assignment { return new(recordv1.Assignment) })),
-		Placements:  store.NewTable("placements", store.Proto(func() *recordv1.Placement { return new(recordv1.Placement) })).RarelyWritten(),
-		NodeStates:  store.NewTable("nodestates", store.Proto(func() *recordv1.NodeState { return new(recordv1.NodeState) })).RarelyWritten(),
-		Statuses:    store.NewTable("statuses", store.Proto(func() *recordv1.Status { return new(recordv1.Status) })),
+		Services:        store.NewTable("services", store.Proto(func() *recordv1.Service { return new(recordv1.Service) })).RarelyWritten(),
+		Specs:           store.NewTable("specs", store.Proto(func() *recordv1.Spec { return new(recordv1.Spec) })).RarelyWritten(),
+		Names:           store.NewTable("names", store.Proto(func() *recordv1.Name { return new(recordv1.Name) })).RarelyWritten(),
+		Nodes:           store.NewTable("nodes", store.Proto(func() *recordv1.Node { return new(recordv1.Node) })).RarelyWritten(),
+		Clusters:        store.NewTable("clusters", store.Proto(func() *recordv1.Cluster { return new(recordv1.Cluster) })).RarelyWritten(),
+		Authorities:     store.NewTable("authorities", store.Proto(func() *recordv1.Authority { return new(recordv1.Authority) })).RarelyWritten(),
+		Tokens:          store.NewTable("tokens", store.Proto(func() *recordv1.Token { return new(recordv1.Token) })).RarelyWritten(),
+		Tasks:           store.NewTable("tasks", store.Proto(func() *recordv1.Task { return new(recordv1.Task) })),
+		Rollouts:        store.NewTable("rollouts", store.Proto(func() *recordv1.Rollout { return new(recordv1.Rollout) })).RarelyWritten(),
+		Endpoints:       store.NewTable("endpoints", store.Proto(func() *recordv1.Endpoint { return new(recordv1.Endpoint) })).RarelyWritten(),
+		Assignments:     store.NewTable("assignments", store.Proto(func() *recordv1.Assignment { return new(recordv1.Assignment) })),
+		Placements:      store.NewTable("placements", store.Proto(func() *recordv1.Placement { return new(recordv1.Placement) })).RarelyWritten(),
+		SchedulerFences: store.NewTable("scheduler_fences", store.Proto(func() *recordv1.SchedulerFence { return new(recordv1.SchedulerFence) })).RarelyWritten(),
+		NodeStates:      store.NewTable("nodestates", store.Proto(func() *recordv1.NodeState { return new(recordv1.NodeState) })).RarelyWritten(),
+		Statuses:        store.NewTable("statuses", store.Proto(func() *recordv1.Status { return new(recordv1.Status) })),
 	}
 }

@@ -110,7 +110,7 @@ func noMore(t *testing.T, servers *consultest.Cluster, k *rig.ConsulTokens) {
 		"apid":          {"services", "specs", "names", "nodes", "clusters", "authorities", "tokens"},
 		"orchestratord": {"tasks", "rollouts"},
 		"allocatord":    {"endpoints"},
-		"schedulerd":    {"assignments", "placements"},
+		"schedulerd":    {"assignments", "placements", "scheduler_fences"},
 		"dispatcherd":   {"nodestates", "statuses"},
 	}
 	for _, daemon := range testcluster.Managers() {

@@ -62,7 +62,7 @@ func (s *site) openArchive(t *testing.T) *archive {
 	ts := a.tables
 	var err error
 	a.store, err = store.New(store.Options{KV: a.space, Prefix: daemon.Prefix}, ts.Services, ts.Specs, ts.Names, ts.Nodes, ts.Clusters,
-		ts.Authorities, ts.Tokens, ts.Tasks, ts.Rollouts, ts.Endpoints, ts.Assignments, ts.Placements, ts.NodeStates, ts.Statuses)
+		ts.Authorities, ts.Tokens, ts.Tasks, ts.Rollouts, ts.Endpoints, ts.Assignments, ts.Placements, ts.SchedulerFences, ts.NodeStates, ts.Statuses)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,9 +91,10 @@ func (a *archive) records(ctx context.Context) (map[string][]string, error) {
 	found := map[string][]string{
 		"services": keys(ts.Services, sn), "specs": keys(ts.Specs, sn), "names": keys(ts.Names, sn), "nodes": keys(ts.Nodes, sn),
 		"clusters": keys(ts.Clusters, sn), "authorities": keys(ts.Authorities, sn), "tokens": keys(ts.Tokens, sn), "tasks": keys(ts.Tasks, sn), "rollouts": keys(ts.Rollouts, sn), "endpoints": keys(ts.Endpoints, sn),
-		"assignments": keys(ts.Assignments, sn), "placements": keys(ts.Placements, sn), "nodestates": keys(ts.NodeStates, sn),
+		"assignments": keys(ts.Assignments, sn), "placements": keys(ts.Placements, sn), "scheduler_fences": keys(ts.SchedulerFences, sn), "nodestates": keys(ts.NodeStates, sn),
 		"statuses": keys(ts.Statuses, sn),
 	}
+	// Schedulers of versions before v0.1.0 read them here.
 	found["placements"] = slices.DeleteFunc(found["placements"], func(key string) bool { return strings.HasPrefix(key, "fence") })
 	pairs, _, err := a.space.List(ctx, daemon.Prefix+"/", kv.ListOptions{})
 	if err != nil {
@@ -108,6 +109,7 @@ func (a *archive) records(ctx context.Context) (map[string][]string, error) {
 			found[first] = append(found[first], rest)
 		}
 	}
+	delete(found, "scheduler_fences")
 	maps.DeleteFunc(found, func(_ string, in []string) bool { return len(in) == 0 })
 	return found, nil
 }

@@ -12,9 +12,15 @@ key_prefix "muster/assignments/" {
 key_prefix "muster/placements/" {
   policy = "write"
 }
+key_prefix "muster/scheduler_fences/" {
+  policy = "write"
+}
 
 # They say to other daemons that a table has changed.
 key "muster/changes/placements" {
+  policy = "write"
+}
+key "muster/changes/scheduler_fences" {
   policy = "write"
 }
 
