@@ -16,21 +16,17 @@ import (
 // as it should. A look leaves them out, so that what becomes of one task of a
 // service costs the same whether it has ten tasks or 100,000.
 type calm struct {
-	// made is what tasks are made of where slots are calm, nil if none were looked
-	// for.
-	made *made
+	// origin is what tasks are created from where slots are calm, nil if none were
+	// looked for.
+	origin *state.Origin
 	// slots are calm; restless holds all others, and touched those of them that may be
 	// calm by now.
 	slots, restless, touched map[uint64]struct{}
 }
 
-// made is what a service's tasks are made of: digests of their spec and of what
-// the service publishes.
-type made struct{ spec, endpoint string }
-
 // touch notes that a task of a slot has changed, or something that it depends on.
 func (c *calm) touch(t *state.Task) {
-	if c.made != nil {
+	if c.origin != nil {
 		delete(c.slots, t.Record.Slot)
 		c.restless[t.Record.Slot] = struct{}{}
 		c.touched[t.Record.Slot] = struct{}{}
@@ -39,10 +35,10 @@ func (c *calm) touch(t *state.Task) {
 
 // settle looks for slots that are calm now, among all of them if tasks are to be
 // made of something else.
-func (l *taskList) settle(of made, isCalm func(*state.Task) bool) {
+func (l *taskList) settle(of state.Origin, isCalm func(*state.Task) bool) {
 	c := &l.calm
-	if c.made == nil || *c.made != of {
-		*c = calm{made: &of, slots: map[uint64]struct{}{}, restless: map[uint64]struct{}{}, touched: map[uint64]struct{}{}}
+	if c.origin == nil || *c.origin != of {
+		*c = calm{origin: &of, slots: map[uint64]struct{}{}, restless: map[uint64]struct{}{}, touched: map[uint64]struct{}{}}
 		l.tasks.Scan(func(_ string, t *state.Task) bool {
 			number := t.Record.Slot
 			_, second := c.slots[number]
@@ -122,7 +118,7 @@ func (l *loop) restless(s *service, c *commit, w *plan.World) (*plan.World, bool
 	if err != nil {
 		return nil, false
 	}
-	of := made{string(w.Service.GetTaskDigest()), string(endpoint)}
+	of := state.Origin{Spec: string(w.Service.GetTaskDigest()), Endpoint: string(endpoint)}
 	s.tasks.settle(of, func(t *state.Task) bool { return l.isCalm(t, of, c.constraints) })
 	calm := uint64(len(s.tasks.calm.slots))
 	if calm == 0 || calm > c.replicas {
@@ -145,9 +141,9 @@ func (l *loop) restless(s *service, c *commit, w *plan.World) (*plan.World, bool
 
 // isCalm reports whether nothing is to be done about a slot that has this one
 // task.
-func (l *loop) isCalm(t *state.Task, of made, constraints placement.Constraints) bool {
+func (l *loop) isCalm(t *state.Task, of state.Origin, constraints placement.Constraints) bool {
 	return t.Desired() == musterv1.TaskState_RUNNING && t.State() == musterv1.TaskState_RUNNING &&
-		string(t.Record.SpecDigest) == of.spec && string(t.Record.EndpointDigest) == of.endpoint &&
+		state.OriginOf(t.Record) == of &&
 		l.nodes.suits(t, constraints)
 }
 

@@ -139,7 +139,7 @@ func (d *Daemon) place(m *model, p *plan, explained *explanations, service strin
 		return
 	}
 	for of, tasks := range groups(m.waiting[service]) {
-		digest := of.digest
+		digest := of.Spec
 		spec, ok := m.tables.Specs.Get(m.now, state.SpecKey([]byte(digest)))
 		if !ok {
 			// Tables are followed each for itself: the spec comes in a moment, and
@@ -147,7 +147,7 @@ func (d *Daemon) place(m *model, p *plan, explained *explanations, service strin
 			m.fresh[service] = struct{}{}
 			continue
 		}
-		request, err := placement.NewRequest(service, spec.Value.Task, state.Published(record.Value, []byte(of.endpoint)))
+		request, err := placement.NewRequest(service, spec.Value.Task, state.Published(record.Value, []byte(of.Endpoint)))
 		if err != nil {
 			explained.say(service, digest, len(tasks), err.Error(), nil)
 			continue
@@ -157,15 +157,11 @@ func (d *Daemon) place(m *model, p *plan, explained *explanations, service strin
 	}
 }
 
-// made is what tasks are made of: digests of their spec and of what they publish.
-type made struct{ digest, endpoint string }
-
 // groups sorts tasks by what they are made of, those of one kind by slot.
-func groups(tasks map[string]waiting) map[made][]waiting {
-	alike := map[made][]waiting{}
+func groups(tasks map[string]waiting) map[state.Origin][]waiting {
+	alike := map[state.Origin][]waiting{}
 	for _, t := range tasks {
-		of := made{t.digest, t.endpoint}
-		alike[of] = append(alike[of], t)
+		alike[t.origin] = append(alike[t.origin], t)
 	}
 	for _, g := range alike {
 		slices.SortFunc(g, func(a, b waiting) int {

@@ -65,9 +65,7 @@ type machine struct {
 type waiting struct {
 	id     string
 	slot   uint64
-	digest string
-	// endpoint is the digest of what it publishes.
-	endpoint string
+	origin state.Origin
 	// node is set for a task that runs there or nowhere.
 	node string
 	// created is when the task was made, in milliseconds.
@@ -220,7 +218,7 @@ func (m *model) wait(service, id string, t *recordv1.Task) {
 		m.waiting[service] = map[string]waiting{}
 	}
 	m.waiting[service][id] = waiting{
-		id: id, slot: t.Slot, digest: string(t.SpecDigest), endpoint: string(t.EndpointDigest), node: t.NodeId, created: t.CreatedAt, trace: t.Trace,
+		id: id, slot: t.Slot, origin: state.OriginOf(t), node: t.NodeId, created: t.CreatedAt, trace: t.Trace,
 		delayed: m.waiting[service][id].delayed,
 	}
 	m.fresh[service] = struct{}{}
