@@ -1,4 +1,5 @@
-// Package specdiff compares specs field by field.
+// Package specdiff compares specs: whether tasks must be replaced ([Tasks]), and which
+// changes of one spec another keeps ([Kept]).
 package specdiff
 
 import (

@@ -4,9 +4,8 @@ import (
 	"bytes"
 	"fmt"
 
-	"google.golang.org/protobuf/proto"
-
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/specdiff"
 	"github.com/musterhq/muster/internal/state"
 )
 
@@ -22,8 +21,8 @@ type target struct {
 	limit    int64
 	matches  func(node string) bool
 
-	w      *World
-	drifts map[string]drift // how other specs differ, by digest
+	w       *World
+	changes map[string]specdiff.Change // how the spec differs from others, by their digest
 }
 
 func newTarget(w *World, digest, endpoint []byte, version uint64) (*target, error) {
@@ -44,18 +43,6 @@ func newTarget(w *World, digest, endpoint []byte, version uint64) (*target, erro
 	return t, nil
 }
 
-// drift is how another task spec differs from the target's.
-type drift struct {
-	// runs says that what runs is different, so that tasks must be replaced.
-	runs bool
-	// place says that the placement is: tasks whose node meets the constraints
-	// may stay.
-	place bool
-	// pull says that only the way to fetch the image is: tasks that have fetched it
-	// may stay.
-	pull bool
-}
-
 // clean reports whether a task is what the target asks for.
 func (g *target) clean(t *state.Task) bool {
 	switch {
@@ -63,47 +50,20 @@ func (g *target) clean(t *state.Task) bool {
 		return false
 	case bytes.Equal(t.Record.SpecDigest, g.digest):
 		return true
-	}
-	f := g.drift(t.Record.SpecDigest)
-	if f.runs {
-		return false
-	}
-	if f.place && (t.NodeID == "" || !g.matches(t.NodeID)) {
-		return false
-	}
-	return !f.pull || t.State() >= musterv1.TaskState_READY
-}
-
-func (g *target) drift(digest []byte) drift {
-	if f, ok := g.drifts[string(digest)]; ok {
-		return f
-	}
-	f := driftOf(g.w.Spec(digest), g.spec)
-	if g.drifts == nil {
-		g.drifts = map[string]drift{}
-	}
-	g.drifts[string(digest)] = f
-	return f
-}
-
-func driftOf(former, present *musterv1.TaskSpec) drift {
-	if former == nil {
-		return drift{runs: true}
-	}
-	a, b := stripped(former), stripped(present)
-	return drift{
-		runs:  !proto.Equal(a, b),
-		place: !proto.Equal(former.GetPlacement(), present.GetPlacement()),
-		pull:  !proto.Equal(former.GetContainer().GetPullOptions(), present.GetContainer().GetPullOptions()),
+	default:
+		return g.change(t.Record.SpecDigest).Keeps(t.NodeID, t.State(), g.matches)
 	}
 }
 
-// stripped returns the spec without what may change under a running task.
-func stripped(s *musterv1.TaskSpec) *musterv1.TaskSpec {
-	c := proto.CloneOf(s)
-	c.Placement = nil
-	if c.GetContainer() != nil {
-		c.GetContainer().PullOptions = nil
+// change returns how the target's spec differs from another.
+func (g *target) change(digest []byte) specdiff.Change {
+	if c, ok := g.changes[string(digest)]; ok {
+		return c
 	}
+	c := specdiff.Tasks(g.w.Spec(digest), g.spec)
+	if g.changes == nil {
+		g.changes = map[string]specdiff.Change{}
+	}
+	g.changes[string(digest)] = c
 	return c
 }
