@@ -175,15 +175,6 @@ func newRuntime(task *musterv1.TaskSpec) *runtime {
 // its task spec.
 func (r *Request) Remember(v *Verdicts, spec string) { r.runtime.verdicts, r.runtime.spec = v, spec }
 
-// checkExecutor returns the filter that refuses the node for its executors.
-func (r *Request) checkExecutor(n *Node) Filter {
-	o := n.Offer(r.Kind)
-	if o == nil || !o.Healthy() {
-		return FilterExecutor
-	}
-	return r.runtime.check(o)
-}
-
 // check asks whether an executor that runs the kind takes the spec. A request
 // without a spec asks for nothing more than the kind.
 func (r *runtime) check(o *Offer) Filter {

@@ -48,8 +48,12 @@ func TestExplanationsNameWhatIsMissing(t *testing.T) {
 	host := func(number uint32, protocol musterv1.PortConfig_Protocol) *musterv1.PortConfig {
 		return &musterv1.PortConfig{PublishedPort: number, TargetPort: 80, Protocol: protocol, PublishMode: musterv1.PortConfig_HOST}
 	}
-	cpu := func(nano int64) placement.Hold { return placement.Hold{Service: "x", NanoCPUs: nano} }
-	memory := func(bytes int64) placement.Hold { return placement.Hold{Service: "x", MemoryBytes: bytes} }
+	cpu := func(nano int64) placement.Hold {
+		return placement.Hold{Service: "x", Resources: placement.Resources{NanoCPUs: nano}}
+	}
+	memory := func(bytes int64) placement.Hold {
+		return placement.Hold{Service: "x", Resources: placement.Resources{MemoryBytes: bytes}}
+	}
 	tcp, udp := host(8080, 0), host(53, musterv1.PortConfig_UDP)
 	occupied := placement.Hold{Service: "x", Ports: []*musterv1.PortConfig{tcp}}
 	// Two nodes of a machine, of which the first holds so much.
@@ -186,7 +190,7 @@ func BenchmarkRefusals(b *testing.B) {
 	for i := range candidates {
 		candidates[i] = placement.Candidate{Node: machine(fmt.Sprint(i), nil), Usage: placement.NewUsage()}
 		if i%2 == 0 {
-			candidates[i].Add(placement.Hold{Service: "x", NanoCPUs: 3e9, MemoryBytes: 8 << 30})
+			candidates[i].Add(placement.Hold{Service: "x", Resources: placement.Resources{NanoCPUs: 3e9, MemoryBytes: 8 << 30}})
 		}
 	}
 	for b.Loop() {

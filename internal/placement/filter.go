@@ -1,8 +1,10 @@
 package placement
 
 import (
+	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -25,57 +27,84 @@ const (
 	FilterReplicas    Filter = "max-replicas"
 )
 
+// filter is one rule by which nodes refuse the tasks of a request.
+type filter interface {
+	name() Filter
+	// applies reports whether the request asks anything of nodes by this rule.
+	applies() bool
+	// check reports whether a node takes one more task.
+	check(n *Node, u *Usage) bool
+	// explain counts every cause for which a node refuses that check refused.
+	explain(c Candidate, count func(c cause, free int64))
+	// describe says for people what a cause means, and on which nodes.
+	describe(c cause, t tally) string
+	// noun is what there may be several causes of.
+	noun() string
+}
+
+// setFilters chooses the filters of a request.
+func (r *Request) setFilters() {
+	choose := func(filters ...filter) []filter {
+		return slices.Clip(slices.DeleteFunc(filters, func(f filter) bool { return !f.applies() }))
+	}
+	r.filters = choose(
+		readyFilter{}, resourceFilter{r}, executorFilter{r}, payloadFilter{r}, capabilityFilter{r},
+		constraintFilter{r}, platformFilter{r}, portFilter{r}, replicaFilter{r},
+	)
+	r.usageFilters = choose(resourceFilter{r}, portFilter{r}, replicaFilter{r})
+}
+
 // Check returns the first filter that refuses the node, FilterNone if the task
 // fits.
-func (r *Request) Check(n *Node, u *Usage) Filter {
-	switch {
-	case !n.Available():
-		return FilterReady
-	case !r.fitsResources(n, u):
-		return FilterResources
-	}
-	if f := r.checkExecutor(n); f != FilterNone {
-		return f
-	}
-	switch {
-	case !r.Constraints.Match(n):
-		return FilterConstraints
-	case !r.fitsPlatform(n):
-		return FilterPlatform
-	case !r.fitsPorts(u):
-		return FilterPorts
-	case r.MaxReplicas > 0 && uint64(u.Service(r.Service)) >= r.MaxReplicas:
-		return FilterReplicas
-	}
-	return FilterNone
-}
+func (r *Request) Check(n *Node, u *Usage) Filter { return check(r.filters, n, u) }
 
 // CheckUsage asks only those filters whose answer changes as tasks come to a
 // node, for one that passed all before.
-func (r *Request) CheckUsage(n *Node, u *Usage) Filter {
-	switch {
-	case !r.fitsResources(n, u):
-		return FilterResources
-	case !r.fitsPorts(u):
-		return FilterPorts
-	case r.MaxReplicas > 0 && uint64(u.Service(r.Service)) >= r.MaxReplicas:
-		return FilterReplicas
+func (r *Request) CheckUsage(n *Node, u *Usage) Filter { return check(r.usageFilters, n, u) }
+
+func check(filters []filter, n *Node, u *Usage) Filter {
+	for _, f := range filters {
+		if !f.check(n, u) {
+			return f.name()
+		}
 	}
 	return FilterNone
 }
 
-// fitsResources reports whether the node has the resources, and its machine those
-// of them that it shares with other nodes.
-func (r *Request) fitsResources(n *Node, u *Usage) bool {
-	has := n.Description.GetResources()
-	if !r.fitsBeside(&u.held, has.GetNanoCpus(), has.GetMemoryBytes()) {
-		return false
-	}
+// readyFilter refuses nodes that are given no new tasks.
+type readyFilter struct{}
+
+func (readyFilter) name() Filter  { return FilterReady }
+func (readyFilter) noun() string  { return "reason" }
+func (readyFilter) applies() bool { return true }
+
+func (readyFilter) check(n *Node, _ *Usage) bool { return n.Available() }
+
+func (readyFilter) explain(c Candidate, count func(cause, int64)) {
+	count(cause{text: c.condition()}, 0)
+}
+
+func (readyFilter) describe(c cause, t tally) string { return t.count() + " " + c.text }
+
+// resourceFilter refuses nodes that lack the resources that a task reserves, and
+// nodes whose machine lacks those that it shares.
+type resourceFilter struct{ *Request }
+
+func (resourceFilter) name() Filter  { return FilterResources }
+func (resourceFilter) noun() string  { return "reason" }
+func (resourceFilter) applies() bool { return true }
+
+func (f resourceFilter) check(n *Node, u *Usage) bool {
+	return f.Fits(n.Capacity().Sub(u.Resources)) && (u.machine == nil || f.Fits(freeOnMachine(n, u)))
+}
+
+// freeOnMachine returns what the nodes of a machine have left in all.
+func freeOnMachine(n *Node, u *Usage) Resources {
 	if u.machine == nil {
-		return true
+		return Resources{math.MaxInt64, math.MaxInt64}
 	}
-	shared := n.Description.GetMachine().GetShared()
-	return r.fitsBeside(&u.machine.held, limit(shared.GetNanoCpus()), limit(shared.GetMemoryBytes()))
+	shared := ResourcesOf(n.Description.GetMachine().GetShared())
+	return Resources{limit(shared.NanoCPUs), limit(shared.MemoryBytes)}.Sub(u.machine.Resources)
 }
 
 // limit returns how much of a resource the nodes of a machine have in all. 0 means
@@ -87,28 +116,193 @@ func limit(shared int64) int64 {
 	return shared
 }
 
-// fitsBeside reports whether a task of the request fits beside what others hold.
-func (r *Request) fitsBeside(others *held, nanoCPUs, memoryBytes int64) bool {
-	return (r.NanoCPUs == 0 || r.NanoCPUs <= nanoCPUs-others.NanoCPUs) &&
-		(r.MemoryBytes == 0 || r.MemoryBytes <= memoryBytes-others.MemoryBytes)
+// Resources, as the index of a cause.
+const (
+	indexCPU = iota
+	indexMemory
+)
+
+func (f resourceFilter) explain(c Candidate, count func(cause, int64)) {
+	own, machine := c.Capacity().Sub(c.Resources), freeOnMachine(c.Node, c.Usage)
+	add := func(index int, want, own, machine int64) {
+		if least := min(own, machine); want > 0 && want > least {
+			count(cause{index: index, shared: want <= own}, max(0, least))
+		}
+	}
+	add(indexCPU, f.NanoCPUs, own.NanoCPUs, machine.NanoCPUs)
+	add(indexMemory, f.MemoryBytes, own.MemoryBytes, machine.MemoryBytes)
 }
 
-func (r *Request) fitsPlatform(n *Node) bool {
-	if len(r.Platforms) == 0 {
-		return true
+func (f resourceFilter) describe(c cause, t tally) string {
+	if c.index == indexCPU {
+		want, free := formatCPUs(f.NanoCPUs), formatCPUs(t.most)
+		return fmt.Sprintf("insufficient CPU %s: want %s, %s", t.where(c), want, atMost(t.most, free))
 	}
+	want, free := formatBytes(f.MemoryBytes), formatBytes(t.most)
+	if want == free {
+		want, free = count(f.MemoryBytes, "byte"), strconv.FormatInt(t.most, 10)
+	}
+	return fmt.Sprintf("insufficient memory %s: want %s, %s", t.where(c), want, atMost(t.most, free))
+}
+
+// executorFilter refuses nodes without a healthy executor of the task's kind.
+type executorFilter struct{ *Request }
+
+func (executorFilter) name() Filter  { return FilterExecutor }
+func (executorFilter) noun() string  { return "reason" }
+func (executorFilter) applies() bool { return true }
+
+func (f executorFilter) check(n *Node, _ *Usage) bool {
+	o := n.Offer(f.Kind)
+	return o != nil && o.Healthy()
+}
+
+func (f executorFilter) explain(c Candidate, count func(cause, int64)) {
+	text := ""
+	if c.Offer(f.Kind) != nil {
+		text = "unhealthy"
+	}
+	count(cause{text: text}, 0)
+}
+
+func (f executorFilter) describe(c cause, t tally) string {
+	if c.text != "" {
+		return fmt.Sprintf("executor for %q is not healthy %s", f.Kind, t.where(c))
+	}
+	return fmt.Sprintf("no executor for %q %s", f.Kind, t.where(c))
+}
+
+// payloadFilter refuses nodes whose executor does not accept the payload of a generic
+// runtime.
+type payloadFilter struct{ *Request }
+
+func (payloadFilter) name() Filter    { return FilterPayload }
+func (payloadFilter) noun() string    { return "reason" }
+func (f payloadFilter) applies() bool { return f.runtime.generic != nil }
+
+func (f payloadFilter) check(n *Node, _ *Usage) bool {
+	return f.runtime.check(n.Offer(f.Kind)) == FilterNone
+}
+
+func (payloadFilter) explain(_ Candidate, count func(cause, int64)) { count(cause{}, 0) }
+
+func (f payloadFilter) describe(c cause, t tally) string {
+	return fmt.Sprintf("executor for %q does not accept the payload %s", f.Kind, t.where(c))
+}
+
+// capabilityFilter refuses nodes whose executor does not act on fields that a
+// container spec sets.
+type capabilityFilter struct{ *Request }
+
+func (capabilityFilter) name() Filter    { return FilterCapability }
+func (capabilityFilter) noun() string    { return "field" }
+func (f capabilityFilter) applies() bool { return len(f.runtime.fields) > 0 }
+
+func (f capabilityFilter) check(n *Node, _ *Usage) bool {
+	return f.runtime.check(n.Offer(f.Kind)) == FilterNone
+}
+
+func (f capabilityFilter) explain(c Candidate, count func(cause, int64)) {
+	for _, field := range f.runtime.ignoredBy(c.Offer(f.Kind)) {
+		count(cause{text: field.json}, 0)
+	}
+}
+
+func (f capabilityFilter) describe(c cause, t tally) string {
+	return fmt.Sprintf("executor for %q does not act on field %s %s", f.Kind, c.text, t.where(c))
+}
+
+// constraintFilter refuses nodes that do not meet all constraints.
+type constraintFilter struct{ *Request }
+
+func (constraintFilter) name() Filter    { return FilterConstraints }
+func (constraintFilter) noun() string    { return "constraint" }
+func (f constraintFilter) applies() bool { return len(f.Constraints) > 0 }
+
+func (f constraintFilter) check(n *Node, _ *Usage) bool { return f.Constraints.Match(n) }
+
+func (f constraintFilter) explain(c Candidate, count func(cause, int64)) {
+	for i, constraint := range f.Constraints {
+		if !constraint.met(c.Node) {
+			count(cause{index: i}, 0)
+		}
+	}
+}
+
+func (f constraintFilter) describe(c cause, t tally) string {
+	return fmt.Sprintf("constraint %s not met by %s", f.Constraints[c.index], t.count())
+}
+
+// platformFilter refuses nodes of other platforms than those that are asked for.
+type platformFilter struct{ *Request }
+
+func (platformFilter) name() Filter    { return FilterPlatform }
+func (platformFilter) noun() string    { return "platform" }
+func (f platformFilter) applies() bool { return len(f.Platforms) > 0 }
+
+func (f platformFilter) check(n *Node, _ *Usage) bool {
 	has := n.Description.GetPlatform()
-	return slices.ContainsFunc(r.Platforms, func(p *musterv1.Platform) bool {
+	return slices.ContainsFunc(f.Platforms, func(p *musterv1.Platform) bool {
 		return (p.Os == "" || strings.EqualFold(p.Os, has.GetOs())) &&
 			(p.Architecture == "" || architecture(strings.ToLower(p.Architecture)) == architecture(has.GetArchitecture()))
 	})
 }
 
-// fitsPorts reports whether the ports are free on the node, and on its machine.
-func (r *Request) fitsPorts(u *Usage) bool {
+func (platformFilter) explain(c Candidate, count func(cause, int64)) {
+	p := c.Description.GetPlatform()
+	count(cause{text: platformName(p.GetOs(), p.GetArchitecture())}, 0)
+}
+
+func (f platformFilter) describe(c cause, t tally) string {
+	var want []string
+	for _, p := range f.Platforms {
+		want = append(want, platformName(p.Os, p.Architecture))
+	}
+	return fmt.Sprintf("platform is %s, not %s, %s", c.text, strings.Join(want, " or "), t.where(c))
+}
+
+// portFilter refuses nodes on which a host port is taken, or on whose machine.
+type portFilter struct{ *Request }
+
+func (portFilter) name() Filter    { return FilterPorts }
+func (portFilter) noun() string    { return "host port" }
+func (f portFilter) applies() bool { return len(f.Ports) > 0 }
+
+func (f portFilter) check(_ *Node, u *Usage) bool {
 	ports := u.ports
 	if u.machine != nil {
 		ports = u.machine.ports
 	}
-	return !slices.ContainsFunc(r.Ports, func(p *musterv1.PortConfig) bool { return ports[portOf(p)] > 0 })
+	return !slices.ContainsFunc(f.Ports, func(p *musterv1.PortConfig) bool { return ports[portOf(p)] > 0 })
+}
+
+func (f portFilter) explain(c Candidate, count func(cause, int64)) {
+	for i, p := range f.Ports {
+		own := c.ports[portOf(p)] > 0
+		if own || c.machine != nil && c.machine.ports[portOf(p)] > 0 {
+			count(cause{index: i, shared: !own}, 0)
+		}
+	}
+}
+
+func (f portFilter) describe(c cause, t tally) string {
+	p := portOf(f.Ports[c.index])
+	return fmt.Sprintf("host port %d/%s in use %s", p.number, strings.ToLower(p.protocol.String()), t.where(c))
+}
+
+// replicaFilter refuses nodes that have as many tasks of the service as one node may.
+type replicaFilter struct{ *Request }
+
+func (replicaFilter) name() Filter    { return FilterReplicas }
+func (replicaFilter) noun() string    { return "reason" }
+func (f replicaFilter) applies() bool { return f.MaxReplicas > 0 }
+
+func (f replicaFilter) check(_ *Node, u *Usage) bool {
+	return uint64(u.Service(f.Service)) < f.MaxReplicas
+}
+
+func (replicaFilter) explain(_ Candidate, count func(cause, int64)) { count(cause{}, 0) }
+
+func (f replicaFilter) describe(c cause, t tally) string {
+	return fmt.Sprintf("max replicas per node (%d) reached %s", f.MaxReplicas, t.where(c))
 }

@@ -6,7 +6,10 @@
 // offers, and a [Usage] what its tasks hold of that. Filters are asked in the
 // order of SwarmKit's (ready, resources, plugin, constraints, platform, host
 // ports, replicas), and the first that refuses a node is the one that counts in
-// an explanation.
+// an explanation. Each filter is a value that both checks and explains.
+//
+// [Resources] are amounts that tasks reserve. Whether they fit is decided here for
+// the scheduler and for [Excess]: which tasks a node has no room for any longer.
 //
 // A node is judged by its first healthy executor of the task's kind: the schema
 // of that executor must accept the payload of a generic runtime, and the executor
@@ -77,13 +80,16 @@ type Request struct {
 	Constraints Constraints
 	Platforms   []*musterv1.Platform
 	MaxReplicas uint64
-	NanoCPUs    int64
-	MemoryBytes int64
+	// Resources are what a task reserves.
+	Resources
 	// Ports are the ports that a task publishes on its node, in host mode. The
 	// number of one without is chosen by the node itself, and is nobody's here.
 	Ports []*musterv1.PortConfig
 
 	runtime *runtime
+	// filters are those that the request asks anything of, in their order. usageFilters
+	// are those of them whose answer changes as tasks come to a node.
+	filters, usageFilters []filter
 }
 
 // NewRequest reads a request from specs. Its error says which constraint cannot
@@ -93,17 +99,17 @@ func NewRequest(service string, task *musterv1.TaskSpec, endpoint *musterv1.Endp
 	if err != nil {
 		return nil, err
 	}
-	reserved := task.GetResources().GetReservations()
 	r := &Request{
 		Service: service, Kind: Kind(task), Constraints: constraints,
 		Platforms: task.GetPlacement().GetPlatforms(), MaxReplicas: task.GetPlacement().GetMaxReplicas(),
-		NanoCPUs: reserved.GetNanoCpus(), MemoryBytes: reserved.GetMemoryBytes(), runtime: newRuntime(task),
+		Resources: ResourcesOf(task.GetResources().GetReservations()), runtime: newRuntime(task),
 	}
 	for _, p := range endpoint.GetPorts() {
 		if p.PublishMode == musterv1.PortConfig_HOST {
 			r.Ports = append(r.Ports, p)
 		}
 	}
+	r.setFilters()
 	return r, nil
 }
 
@@ -117,10 +123,9 @@ func Kind(task *musterv1.TaskSpec) string {
 
 // Hold is what one task holds of its node.
 type Hold struct {
-	Service     string
-	NanoCPUs    int64
-	MemoryBytes int64
-	Ports       []*musterv1.PortConfig
+	Service string
+	Resources
+	Ports []*musterv1.PortConfig
 	// Leaving says that the task was told to stop: it holds resources and ports
 	// until it has ended, and is no longer one of its service's.
 	Leaving bool
@@ -128,7 +133,7 @@ type Hold struct {
 
 // Hold returns what a task of this request would hold.
 func (r *Request) Hold() Hold {
-	return Hold{Service: r.Service, NanoCPUs: r.NanoCPUs, MemoryBytes: r.MemoryBytes, Ports: r.Ports}
+	return Hold{Service: r.Service, Resources: r.Resources, Ports: r.Ports}
 }
 
 // Assignment writes a hold as the record that claims it.
@@ -140,19 +145,18 @@ func (r *Request) Assignment(slot uint64, assignedAt int64) *recordv1.Assignment
 
 // HoldOf reads a hold from the record that claims it.
 func HoldOf(service string, a *recordv1.Assignment) Hold {
-	return Hold{Service: service, NanoCPUs: a.NanoCpus, MemoryBytes: a.MemoryBytes, Ports: a.Ports}
+	return Hold{Service: service, Resources: Resources{a.GetNanoCpus(), a.GetMemoryBytes()}, Ports: a.GetPorts()}
 }
 
 // held is resources and ports that tasks hold.
 type held struct {
-	NanoCPUs, MemoryBytes int64
-	ports                 map[port]int
+	Resources
+	ports map[port]int
 }
 
 // count counts a task in or out, n times.
 func (h *held) count(t Hold, n int) {
-	h.NanoCPUs += int64(n) * t.NanoCPUs
-	h.MemoryBytes += int64(n) * t.MemoryBytes
+	h.Resources = h.Add(t.times(n))
 	for _, p := range t.Ports {
 		if p.PublishedPort != 0 {
 			h.countPort(portOf(p), n)
@@ -168,8 +172,7 @@ func (h *held) countPort(p port, n int) {
 
 // add counts in, n times, all that others hold.
 func (h *held) add(others *held, n int) {
-	h.NanoCPUs += int64(n) * others.NanoCPUs
-	h.MemoryBytes += int64(n) * others.MemoryBytes
+	h.Resources = h.Add(others.times(n))
 	for p, k := range others.ports {
 		h.countPort(p, n*k)
 	}

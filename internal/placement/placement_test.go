@@ -105,9 +105,9 @@ func TestCheck(t *testing.T) {
 		"paused":                       {node: availability(musterv1.NodeSpec_PAUSE), want: placement.FilterReady},
 		"removed":                      {node: func(_ *recordv1.NodeState, o *recordv1.Node) { o.Removed = true }, want: placement.FilterReady},
 		"cpu exactly":                  {spec: reserve(4e9, 0)},
-		"cpu":                          {spec: reserve(1e9, 0), existing: []placement.Hold{{Service: "x", NanoCPUs: 3e9 + 1}}, want: placement.FilterResources},
+		"cpu":                          {spec: reserve(1e9, 0), existing: []placement.Hold{{Service: "x", Resources: placement.Resources{NanoCPUs: 3e9 + 1}}}, want: placement.FilterResources},
 		"memory":                       {spec: reserve(0, 9<<30), want: placement.FilterResources},
-		"nothing asked of a full node": {existing: []placement.Hold{{Service: "x", NanoCPUs: 9e9}}},
+		"nothing asked of a full node": {existing: []placement.Hold{{Service: "x", Resources: placement.Resources{NanoCPUs: 9e9}}}},
 		"unknown kind": {
 			spec: &musterv1.TaskSpec{Runtime: &musterv1.TaskSpec_Generic{Generic: &musterv1.GenericRuntime{Kind: "wasm"}}},
 			want: placement.FilterExecutor,
@@ -140,7 +140,7 @@ func TestCheck(t *testing.T) {
 			ports: port, existing: []placement.Hold{{Service: "web", Ports: port, Leaving: true}}, want: placement.FilterPorts,
 		},
 		"cpu of a task that leaves": {
-			spec: reserve(2e9, 0), existing: []placement.Hold{{Service: "web", NanoCPUs: 3e9, Leaving: true}}, want: placement.FilterResources,
+			spec: reserve(2e9, 0), existing: []placement.Hold{{Service: "web", Resources: placement.Resources{NanoCPUs: 3e9}, Leaving: true}}, want: placement.FilterResources,
 		},
 	}
 	for name, tt := range tests {
@@ -180,7 +180,7 @@ func TestAssignmentHoldsPorts(t *testing.T) {
 func TestUsageCountsBack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		holds := rapid.SliceOf(rapid.Custom(func(t *rapid.T) placement.Hold {
-			h := placement.Hold{Service: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "service"), NanoCPUs: rapid.Int64Range(0, 10).Draw(t, "cpu"), Leaving: rapid.Bool().Draw(t, "leaving")}
+			h := placement.Hold{Service: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "service"), Resources: placement.Resources{NanoCPUs: rapid.Int64Range(0, 10).Draw(t, "cpu")}, Leaving: rapid.Bool().Draw(t, "leaving")}
 			if rapid.Bool().Draw(t, "port") {
 				h.Ports = []*musterv1.PortConfig{{PublishedPort: uint32(rapid.IntRange(1, 3).Draw(t, "number"))}}
 			}
@@ -206,12 +206,18 @@ func TestSpread(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		count := rapid.IntRange(0, 60).Draw(t, "tasks")
 		most := uint64(rapid.SampledFrom([]int{0, 0, 3}).Draw(t, "max replicas"))
-		r := &placement.Request{Service: "web", Kind: "container", NanoCPUs: 1e9, MaxReplicas: most}
+		r, err := placement.NewRequest("web", &musterv1.TaskSpec{
+			Resources: &musterv1.ResourceRequirements{Reservations: &musterv1.Resources{NanoCpus: 1e9}},
+			Placement: &musterv1.Placement{MaxReplicas: most},
+		}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
 		var candidates []placement.Candidate
 		for i := range rapid.IntRange(0, 8).Draw(t, "nodes") {
 			u := placement.NewUsage()
 			for range rapid.IntRange(0, 3).Draw(t, "strangers") {
-				u.Add(placement.Hold{Service: "other", NanoCPUs: 1e9})
+				u.Add(placement.Hold{Service: "other", Resources: placement.Resources{NanoCPUs: 1e9}})
 			}
 			cores := int64(rapid.IntRange(0, 12).Draw(t, "cores"))
 			candidates = append(candidates, placement.Candidate{
@@ -259,7 +265,10 @@ func FuzzParseConstraints(f *testing.F) {
 }
 
 func BenchmarkSpread(b *testing.B) {
-	r := &placement.Request{Service: "web", Kind: "container"}
+	r, err := placement.NewRequest("web", &musterv1.TaskSpec{}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
 	for b.Loop() {
 		candidates := make([]placement.Candidate, 1000)
 		for i := range candidates {
