@@ -1,11 +1,8 @@
 package orchestratord
 
 import (
-	"cmp"
 	"iter"
-	"slices"
 
-	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/placement"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -58,54 +55,27 @@ func (ns *nodes) Room(t *state.Task) bool {
 }
 
 // overflow returns those of a node's tasks that do not fit beside the ones that
-// were assigned before them. Tasks that have ended, or are told to, count no more.
+// were assigned before them. Tasks that have ended, or were told to, do not count.
 func overflow(n *placement.Node, tasks iter.Seq[*state.Task]) map[string]struct{} {
 	if n == nil || n.Description == nil {
 		return nil
 	}
-	has := n.Description.GetResources()
-	var all []*state.Task
-	var cpus, memory int64
+	var claims []placement.Claim
 	for t := range tasks {
-		if t.Terminal() || t.Desired() > musterv1.TaskState_COMPLETE {
-			continue
+		if !t.Terminal() && t.Live() {
+			claims = append(claims, placement.Claim{
+				Task: t.ID, AssignedAt: t.Assignment.GetAssignedAt(), Resources: placement.HoldOf(t.ServiceID, t.Assignment).Resources,
+			})
 		}
-		all = append(all, t)
-		cpus, memory = cpus+t.Assignment.GetNanoCpus(), memory+t.Assignment.GetMemoryBytes()
 	}
-	if fits(has, cpus, memory) {
-		return nil
-	}
-	slices.SortFunc(all, func(a, b *state.Task) int {
-		return cmp.Or(cmp.Compare(a.Assignment.GetAssignedAt(), b.Assignment.GetAssignedAt()), cmp.Compare(a.ID, b.ID))
-	})
-	crowded := map[string]struct{}{}
-	cpus, memory = 0, 0
-	for _, t := range all {
-		c, m := t.Assignment.GetNanoCpus(), t.Assignment.GetMemoryBytes()
-		// What reserves nothing is in nobody's way.
-		if c == 0 && m == 0 {
-			continue
-		}
-		if !fits(has, cpus+c, memory+m) {
-			crowded[t.ID] = struct{}{}
-			continue
-		}
-		cpus, memory = cpus+c, memory+m
-	}
-	return crowded
+	return placement.Excess(n.Capacity(), claims)
 }
 
-// fits reports whether there are the resources that are reserved.
-func fits(has *musterv1.Resources, cpus, memory int64) bool {
-	return cpus <= has.GetNanoCpus() && memory <= has.GetMemoryBytes()
-}
-
-// roomy reports whether a node has room for all that is assigned to it.
-func roomy(tables *state.Tables, r store.Reader, n *placement.Node) bool {
+// overcommitted reports whether more is assigned to a node than it has.
+func overcommitted(tables *state.Tables, r store.Reader, n *placement.Node) bool {
 	u := placement.NewUsage()
 	for e := range tables.Assignments.Scan(r, n.ID+"/") {
 		u.Add(placement.HoldOf("", e.Value))
 	}
-	return n.Description != nil && fits(n.Description.GetResources(), u.NanoCPUs, u.MemoryBytes)
+	return n.Overcommitted(u)
 }
