@@ -79,8 +79,9 @@ type handshakes struct {
 
 func (h *handshakes) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := h.TransportCredentials.ServerHandshake(raw)
-	// Who hangs up without a word only asks whether somebody listens.
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+	// A peer that sends nothing only checks whether the port is open, and this side
+	// closes connections of which too many are open.
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, net.ErrClosed) {
 		h.guard.refuseConnection(raw.RemoteAddr(), zap.Error(err))
 	}
 	return conn, info, err

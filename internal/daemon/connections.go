@@ -18,31 +18,40 @@ import (
 )
 
 const (
-	// defaultConnections is how many connections a port has open at most, unless the
-	// settings say otherwise: more than a dispatcher has workers.
+	// defaultConnections is the default of how many connections a port may have open:
+	// more than a dispatcher has workers.
 	defaultConnections = 20_000
-	// securedPerHost is how many of them one host or identity may have with TLS, unless
-	// the settings say otherwise.
+	// securedPerHost is the default of how many of them one host or identity may have
+	// with TLS.
 	securedPerHost = 256
-	// strangersShare is the part of a port's connections, one in so many, that peers
-	// without a certificate may have together.
-	strangersShare = 4
+	// unauthenticatedShare is the part of a port's connections, one in so many, that peers
+	// without a certificate may have together. Connections whose TLS handshake has not
+	// finished have another part of the same size.
+	unauthenticatedShare = 4
 )
 
-// The bounds, as metrics call them.
+// The bounds, as metrics and the log call them.
 const (
-	boundAll       = "all"
-	boundStrangers = "strangers"
-	boundHost      = "host"
-	boundIdentity  = "identity"
+	boundAll             = "all"
+	boundUnauthenticated = "strangers"
+	boundHost            = "host"
+	boundIdentity        = "identity"
+	boundHandshakes      = "handshakes"
+)
+
+// The flags of the settings, for the log.
+const (
+	settingMost    = "--max-connections"
+	settingPerHost = "--max-connections-per-host"
 )
 
 // ConnectionSettings bound how many connections each port of a daemon has open.
 type ConnectionSettings struct {
 	// Most bounds the connections of a port. 0: no bound.
 	Most int
-	// PerHost bounds those of one host or, once a certificate was shown, of the identity
-	// in it. 0: no bound; -1: securedPerHost with TLS, and no bound in the clear.
+	// PerHost bounds those of one identity, which a client certificate states, or
+	// without a certificate of one host. 0: no bound; -1: securedPerHost with TLS, and
+	// no bound in the clear.
 	PerHost int
 }
 
@@ -54,16 +63,16 @@ func DefaultConnectionSettings() ConnectionSettings {
 // AddFlags adds the settings.
 func (s *ConnectionSettings) AddFlags(fs *pflag.FlagSet) {
 	*s = DefaultConnectionSettings()
-	fs.IntVar(&s.Most, "max-connections", s.Most, fmt.Sprintf("connections that each port may have open, with TLS one in %d of them without a client certificate; 0: no limit", strangersShare))
+	fs.IntVar(&s.Most, "max-connections", s.Most, fmt.Sprintf("connections that each port may have open, with TLS one in %d of them without a client certificate; 0: no limit", unauthenticatedShare))
 	fs.IntVar(&s.PerHost, "max-connections-per-host", s.PerHost,
 		fmt.Sprintf("connections to each port that one host may have open or, with a client certificate, its identity; 0: no limit; -1: %d with TLS, and no limit in the clear", securedPerHost))
 }
 
-// Validate names every setting that cannot be.
+// Validate names every setting that is not valid.
 func (s ConnectionSettings) Validate() error {
 	var faults []error
-	if s.Most != 0 && s.Most < strangersShare {
-		faults = append(faults, fmt.Errorf("--max-connections: %d is neither 0 (no limit) nor %d or more", s.Most, strangersShare))
+	if s.Most != 0 && s.Most < unauthenticatedShare {
+		faults = append(faults, fmt.Errorf("--max-connections: %d is neither 0 (no limit) nor %d or more", s.Most, unauthenticatedShare))
 	}
 	if s.PerHost < -1 {
 		faults = append(faults, fmt.Errorf("--max-connections-per-host: %d is less than -1", s.PerHost))
@@ -81,7 +90,8 @@ type Connections struct {
 }
 
 // NewConnections returns bounds. Secure says that the servers use TLS: peers without a
-// certificate then share one part of the connections.
+// certificate then share one part of the connections, and handshakes that have not
+// finished another part.
 func NewConnections(s ConnectionSettings, secure bool, log *zap.Logger, metrics prometheus.Registerer) (*Connections, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
@@ -94,18 +104,18 @@ func NewConnections(s ConnectionSettings, secure bool, log *zap.Logger, metrics 
 	}
 	c := &Connections{
 		settings: s, secure: secure,
-		// Peers decide how often they are refused, and must not fill the log.
+		// Peers decide how often this happens, and must not fill the log.
 		log: log.WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
 			return zapcore.NewSamplerWithOptions(c, time.Second, 5, 1000)
 		})),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "muster_connections_refused_total", Help: "Connections that were refused because too many were open, by bound.",
+			Name: "muster_connections_refused_total", Help: "Connections that were closed because too many were open, by bound.",
 		}, []string{"limit"}),
 		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "muster_connections", Help: "Connections that are open, by server.",
 		}, []string{"server"}),
 	}
-	for _, bound := range []string{boundAll, boundStrangers, boundHost, boundIdentity} {
+	for _, bound := range []string{boundAll, boundUnauthenticated, boundHost, boundIdentity, boundHandshakes} {
 		c.refused.WithLabelValues(bound)
 	}
 	for _, m := range []prometheus.Collector{c.refused, c.open} {
@@ -116,11 +126,14 @@ func NewConnections(s ConnectionSettings, secure bool, log *zap.Logger, metrics 
 	return c, nil
 }
 
-// Listen returns a listener that closes connections beyond the bounds at once. Server
-// names it in metrics and the log. The credentials of this package count a connection
-// under the identity of its peer as soon as a certificate shows that.
+// Listen returns a listener that keeps to the bounds. Server names it in metrics and the
+// log. With TLS the server must use the credentials of this package: they tell the
+// listener when a handshake has finished, and with which certificate.
 func (c *Connections) Listen(l net.Listener, server string) net.Listener {
-	return &boundedListener{Listener: l, bounds: c, server: server, open: c.open.WithLabelValues(server), held: map[string]int{}}
+	return &boundedListener{
+		Listener: l, bounds: c, server: server, open: c.open.WithLabelValues(server),
+		byClient: map[string]int{}, handshakes: newHandshakes(c.settings),
+	}
 }
 
 // boundedListener bounds the connections of one port.
@@ -131,10 +144,14 @@ type boundedListener struct {
 	open   prometheus.Gauge
 
 	mu sync.Mutex
-	// all counts connections, and strangers those of them without a certificate.
-	all, strangers int
-	// held counts connections by host or identity.
-	held map[string]int
+	// all counts connections, and unauthenticated those whose handshake has finished
+	// without a client certificate.
+	all, unauthenticated int
+	// byClient counts connections by identity or host. With TLS it counts those whose
+	// handshake has finished.
+	byClient map[string]int
+	// handshakes are the other ones.
+	handshakes *handshakes
 }
 
 // Accept waits for the next connection that is within the bounds.
@@ -147,56 +164,121 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		if conn := l.admit(raw); conn != nil {
 			return conn, nil
 		}
-		// Its peer learns that by the end of the connection.
+		// The peer sees the end of the connection.
 		_ = raw.Close()
 	}
 }
 
-// admit counts a connection; nil if there are too many.
+// admit counts a connection, and returns nil if there are too many. With TLS it is known
+// only after the handshake which bounds apply to the peer. Until then the connection can
+// take the place of another one whose handshake has not finished.
 func (l *boundedListener) admit(raw net.Conn) net.Conn {
-	limits, key := l.bounds.settings, auth.HostOf(raw.RemoteAddr().String())
+	limits := l.bounds.settings
+	c := &boundedConn{Conn: raw, listener: l, host: auth.HostOf(raw.RemoteAddr().String())}
+	full := func() bool { return limits.Most > 0 && l.all >= limits.Most }
+	var (
+		evicted        *boundedConn
+		setting, bound string
+	)
 	l.mu.Lock()
-	bound := ""
+	if l.bounds.secure {
+		if evicted, setting = l.handshakes.evict(c.host, full()); evicted != nil {
+			l.remove(evicted)
+		}
+	}
 	switch {
-	case limits.Most > 0 && l.all >= limits.Most:
+	case full():
 		bound = boundAll
-	case limits.Most > 0 && l.bounds.secure && l.strangers >= limits.Most/strangersShare:
-		bound = boundStrangers
-	case limits.PerHost > 0 && l.held[key] >= limits.PerHost:
-		bound = boundHost
+	case l.bounds.secure:
+		l.handshakes.add(c)
 	default:
+		bound = l.count(c, c.host, false)
+	}
+	if bound == "" {
 		l.all++
-		l.strangers++
-		l.held[key]++
+		l.open.Inc()
 	}
 	l.mu.Unlock()
+	if evicted != nil {
+		l.report("connection closed: too many handshakes have not finished", boundHandshakes, setting, evicted.host, evicted)
+		// The handshake that reads from it fails.
+		_ = evicted.Conn.Close()
+	}
 	if bound != "" {
-		l.refuse(bound, key, raw)
+		l.refused(bound, c.host, c)
 		return nil
 	}
-	l.open.Inc()
-	return &boundedConn{Conn: raw, listener: l, key: key, stranger: true}
+	return c
 }
 
-// refuse logs and counts a connection that is one too many.
-func (l *boundedListener) refuse(bound, key string, conn net.Conn) {
-	l.bounds.refused.WithLabelValues(bound).Inc()
-	setting := "--max-connections"
-	if bound == boundHost || bound == boundIdentity {
-		setting = "--max-connections-per-host"
+// count counts a connection under a client, an identity or a host, unless that is one
+// too many: it returns the bound then. The caller holds the lock.
+func (l *boundedListener) count(c *boundedConn, client string, certified bool) (bound string) {
+	limits := l.bounds.settings
+	unauthenticated := l.bounds.secure && !certified
+	switch {
+	case unauthenticated && limits.Most > 0 && l.unauthenticated >= limits.Most/unauthenticatedShare:
+		return boundUnauthenticated
+	case limits.PerHost > 0 && l.byClient[client] >= limits.PerHost && certified:
+		return boundIdentity
+	case limits.PerHost > 0 && l.byClient[client] >= limits.PerHost:
+		return boundHost
 	}
-	l.bounds.log.Warn("connection refused: too many are open", zap.String("limit", bound), zap.String("setting", setting),
-		zap.String("server", l.server), zap.String("client", key), zap.Stringer("peer", conn.RemoteAddr()))
+	c.client, c.unauthenticated = client, unauthenticated
+	l.byClient[client]++
+	if unauthenticated {
+		l.unauthenticated++
+	}
+	return ""
+}
+
+// remove stops counting a connection. The caller holds the lock.
+func (l *boundedListener) remove(c *boundedConn) {
+	if c.closed {
+		return
+	}
+	c.closed = true
+	l.open.Dec()
+	l.all--
+	l.handshakes.remove(c)
+	if c.client == "" {
+		return
+	}
+	if c.unauthenticated {
+		l.unauthenticated--
+	}
+	if l.byClient[c.client]--; l.byClient[c.client] <= 0 {
+		delete(l.byClient, c.client)
+	}
+}
+
+func (l *boundedListener) refused(bound, client string, conn net.Conn) {
+	setting := settingMost
+	if bound == boundHost || bound == boundIdentity {
+		setting = settingPerHost
+	}
+	l.report("connection refused: too many are open", bound, setting, client, conn)
+}
+
+// report logs and counts a connection that is closed because of a bound.
+func (l *boundedListener) report(message, bound, setting, client string, conn net.Conn) {
+	l.bounds.refused.WithLabelValues(bound).Inc()
+	l.bounds.log.Warn(message, zap.String("limit", bound), zap.String("setting", setting),
+		zap.String("server", l.server), zap.String("client", client), zap.Stringer("peer", conn.RemoteAddr()))
 }
 
 // boundedConn is a connection that is counted until it is closed.
 type boundedConn struct {
 	net.Conn
 	listener *boundedListener
-	// The listener's lock guards the rest. Key is the host or the identity that the
-	// connection is counted under.
-	key              string
-	stranger, closed bool
+	host     string
+
+	// The listener's lock guards the rest. Client is the identity or the host that the
+	// connection is counted under; empty until its handshake has finished.
+	client                  string
+	unauthenticated, closed bool
+	// place is where the connection is in the queues of handshakes; nil elsewhere.
+	place *place
 }
 
 // CloseWrite lets a server of HTTP finish an answer to a peer that is still sending.
@@ -209,62 +291,42 @@ func (c *boundedConn) CloseWrite() error {
 
 // Close ends the connection.
 func (c *boundedConn) Close() error {
-	c.release()
+	c.listener.mu.Lock()
+	c.listener.remove(c)
+	c.listener.mu.Unlock()
 	return c.Conn.Close()
 }
 
-func (c *boundedConn) release() {
-	l := c.listener
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if c.closed {
-		return
-	}
-	c.closed = true
-	l.open.Dec()
-	l.all--
-	if c.stranger {
-		l.strangers--
-	}
-	l.drop(c.key)
-}
+var (
+	errTooManyConnections = errors.New("too many connections are open: the daemon's --max-connections and --max-connections-per-host bound them")
+	errClosedMeanwhile    = errors.New("the connection was closed during the handshake")
+)
 
-// drop counts one connection less under a key. The caller holds the lock.
-func (l *boundedListener) drop(key string) {
-	if l.held[key]--; l.held[key] <= 0 {
-		delete(l.held, key)
-	}
-}
-
-var errTooManyConnections = errors.New("too many connections are open with this certificate's identity: the daemon's --max-connections-per-host bounds them")
-
-// identified counts a connection under the identity in its peer's certificate. It fails
-// if that identity has too many.
-func identified(conn io.Closer, state tls.ConnectionState) error {
+// handshakeFinished counts a connection under the identity in its peer's certificate, or
+// under its host if the peer has shown none. It fails if that is one too many.
+func handshakeFinished(conn io.Closer, state tls.ConnectionState) error {
 	c, ok := conn.(*boundedConn)
-	if !ok || len(state.VerifiedChains) == 0 {
+	if !ok || !c.listener.bounds.secure {
 		return nil
 	}
-	id, err := auth.FromCertificate(state.PeerCertificates[0])
-	if err != nil {
-		// It remains one of its host: the guard refuses every call.
-		return nil
+	l, client, certified := c.listener, c.host, false
+	if len(state.VerifiedChains) > 0 {
+		// The guard refuses every call of a certificate without an identity.
+		if id, err := auth.FromCertificate(state.PeerCertificates[0]); err == nil {
+			client, certified = id.URI().String(), true
+		}
 	}
-	key, l := id.URI().String(), c.listener
 	l.mu.Lock()
-	if c.closed || !c.stranger {
+	if c.closed {
 		l.mu.Unlock()
-		return nil
+		return errClosedMeanwhile
 	}
-	if most := l.bounds.settings.PerHost; most > 0 && l.held[key] >= most {
-		l.mu.Unlock()
-		l.refuse(boundIdentity, key, c)
+	l.handshakes.remove(c)
+	bound := l.count(c, client, certified)
+	l.mu.Unlock()
+	if bound != "" {
+		l.refused(bound, client, c)
 		return errTooManyConnections
 	}
-	l.drop(c.key)
-	l.strangers--
-	c.key, c.stranger = key, false
-	l.held[key]++
-	l.mu.Unlock()
 	return nil
 }

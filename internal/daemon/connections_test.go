@@ -254,8 +254,8 @@ func TestWorkersBehindOneAddress(t *testing.T) {
 	}
 }
 
-// TestDefaultsOfConnections: with TLS each host is bounded, and in the clear none is,
-// for nothing tells many workers behind one address from one that means harm.
+// TestDefaultsOfConnections: with TLS each host is bounded. In the clear none is, because
+// nothing tells many workers behind one address from an attacker.
 func TestDefaultsOfConnections(t *testing.T) {
 	const most = 256
 	for name, test := range map[string]struct {
@@ -267,20 +267,20 @@ func TestDefaultsOfConnections(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			raw := &endless{conns: make(chan net.Conn, most+10)}
-			for range cap(raw.conns) {
-				raw.conns <- &silentConn{}
+			raw := newEndless(most + 10)
+			var prepared []*silentConn
+			for range most + 10 {
+				prepared = append(prepared, raw.add("10.0.0.1"))
 			}
-			close(raw.conns)
-			l, accepted := connections.Listen(raw, "test"), 0
-			for {
-				if _, err := l.Accept(); err != nil {
-					break
+			raw.acceptAll(t, connections.Listen(raw, "test"))
+			open := 0
+			for _, c := range prepared {
+				if !c.closed {
+					open++
 				}
-				accepted++
 			}
-			if accepted != test.want {
-				t.Errorf("%d connections of one host are taken, want %d", accepted, test.want)
+			if open != test.want {
+				t.Errorf("%d connections of one host are open, want %d", open, test.want)
 			}
 		})
 	}
@@ -289,21 +289,54 @@ func TestDefaultsOfConnections(t *testing.T) {
 // endless is a listener of prepared connections.
 type endless struct {
 	net.Listener
-	conns chan net.Conn
+	conns chan *silentConn
+}
+
+func newEndless(most int) *endless { return &endless{conns: make(chan *silentConn, most)} }
+
+// add prepares a connection of a host.
+func (e *endless) add(host string) *silentConn {
+	c := &silentConn{host: net.ParseIP(host)}
+	e.conns <- c
+	return c
+}
+
+// acceptAll returns the connections that l accepts.
+func (e *endless) acceptAll(t *testing.T, l net.Listener) []net.Conn {
+	t.Helper()
+	var accepted []net.Conn
+	for len(e.conns) > 0 {
+		c, err := l.Accept()
+		if err != nil {
+			break
+		}
+		accepted = append(accepted, c)
+	}
+	return accepted
 }
 
 func (e *endless) Accept() (net.Conn, error) {
-	if c, ok := <-e.conns; ok {
+	select {
+	case c := <-e.conns:
 		return c, nil
+	default:
+		return nil, net.ErrClosed
 	}
-	return nil, net.ErrClosed
 }
 
-// silentConn is a connection of which nothing comes.
-type silentConn struct{ net.Conn }
+// silentConn is a connection whose peer sends nothing.
+type silentConn struct {
+	net.Conn
+	host   net.IP
+	closed bool
+}
 
-func (*silentConn) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 1} }
-func (*silentConn) Close() error         { return nil }
+func (c *silentConn) RemoteAddr() net.Addr { return &net.TCPAddr{IP: c.host, Port: 1} }
+
+func (c *silentConn) Close() error {
+	c.closed = true
+	return nil
+}
 
 // TestConnectionSettingsNameTheFlag refuses settings that cannot be.
 func TestConnectionSettingsNameTheFlag(t *testing.T) {

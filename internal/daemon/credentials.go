@@ -69,16 +69,14 @@ func (c Credentials) Certifies(host string) bool {
 	return c.Secure() && c.source.Get().Certificate.Leaf.VerifyHostname(host) == nil
 }
 
-// Keep has a connection of that server end when the root that vouches for its peer is
-// no longer trusted, unless forget is called. It ends the connection at once if the
-// peer's identity has too many.
-func (c Credentials) Keep(conn io.Closer, state tls.ConnectionState) (forget func()) {
-	if identified(conn, state) != nil {
-		// The handshake fails then, and that is what is reported.
-		_ = conn.Close()
-		return func() {}
+// Keep counts a connection of that server whose handshake has finished, and fails if
+// its peer has too many. It closes the connection when the root that signed the peer's
+// certificate is no longer trusted, unless forget is called before.
+func (c Credentials) Keep(conn io.Closer, state tls.ConnectionState) (forget func(), err error) {
+	if err := handshakeFinished(conn, state); err != nil {
+		return nil, err
 	}
-	return c.source.Keep(conn, state)
+	return c.source.Keep(conn, state), nil
 }
 
 var errPartialTLS = errors.New("--tls-cert-file, --tls-key-file and --tls-ca-file go together: TLS is mutual")

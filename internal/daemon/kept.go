@@ -25,7 +25,7 @@ func (k *kept) ClientHandshake(ctx context.Context, authority string, raw net.Co
 func (k *kept) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := k.TransportCredentials.ServerHandshake(raw)
 	if shown, ok := info.(credentials.TLSInfo); ok && err == nil {
-		err = identified(raw, shown.State)
+		err = handshakeFinished(raw, shown.State)
 	}
 	return k.keep(conn, info, err)
 }
