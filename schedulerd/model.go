@@ -177,7 +177,9 @@ func (m *model) refreshNode(id string) {
 	reported, known := m.tables.NodeStates.Get(m.now, id)
 	operator, _ := m.tables.Nodes.Get(m.now, id)
 	n := m.node(id)
+	before := n.Node
 	n.Node = placement.NewNode(id, reported.Value, operator.Value)
+	m.verdicts.Replace(before, n.Node)
 	m.move(n, n.MachineID())
 	m.roomier = true
 	if !known && len(n.holds) == 0 {

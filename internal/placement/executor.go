@@ -1,11 +1,11 @@
 package placement
 
 import (
+	"crypto/sha256"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"unique"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -16,11 +16,16 @@ import (
 // fieldCapability begins the capabilities that name fields of a container spec.
 const fieldCapability = "container."
 
-// Offer is what a node's executor offers to tasks of the kinds that it runs. The
-// handles make two offers that say the same cheap to recognize.
+// digest names a text that a worker has chosen. It takes the place of the text where it
+// is compared and remembered: a payload schema may have 64 KiB.
+type digest [sha256.Size]byte
+
+func digestOf(text string) digest { return sha256.Sum256([]byte(text)) }
+
+// Offer is what a node's executor offers to tasks of the kinds that it runs.
 type Offer struct {
 	*musterv1.ExecutorDescription
-	schema, capabilities unique.Handle[string]
+	schema, capabilities digest
 }
 
 // Healthy reports whether the executor says that it works.
@@ -71,8 +76,8 @@ func (n *Node) executors() []Offer {
 	offers := make([]Offer, len(all))
 	for i, e := range all {
 		offers[i] = Offer{
-			ExecutorDescription: e, schema: unique.Make(e.PayloadSchema),
-			capabilities: unique.Make(strings.Join(e.Capabilities, " ")),
+			ExecutorDescription: e, schema: digestOf(e.PayloadSchema),
+			capabilities: digestOf(strings.Join(e.Capabilities, " ")),
 		}
 	}
 	n.offers.Store(&offers)
@@ -81,47 +86,102 @@ func (n *Node) executors() []Offer {
 
 // Verdicts remembers which payload schemas accept which task specs, so that a
 // scheduler checks each spec once against each schema, however many tasks and
-// nodes there are. It may be used by many goroutines.
+// nodes there are. It remembers only schemas that ready nodes report: a worker may report
+// new ones for as long as it likes. It may be used by many goroutines.
 type Verdicts struct {
 	schemas *payload.Schemas
-	mu      sync.Mutex
-	known   map[verdictKey]bool
+
+	mu sync.Mutex
+	// reported holds the schemas of ready nodes.
+	reported map[digest]*schemaVerdicts
+	// size is the number of verdicts of all schemas.
+	size int
 }
 
-// verdictKey names a schema, and a task spec by its digest.
-type verdictKey struct {
-	schema unique.Handle[string]
-	spec   string
+// schemaVerdicts are those of one schema.
+type schemaVerdicts struct {
+	// executors is how many executors of ready nodes have the schema.
+	executors int
+	// accepts is by the digest of the task spec.
+	accepts map[string]bool
 }
 
 // maxVerdicts bounds what is remembered: a cluster has a handful of schemas, and
-// some thousand specs of generic runtimes.
+// some thousand specs of generic runtimes. A verdict takes about 150 bytes.
 const maxVerdicts = 1 << 16
 
 // NewVerdicts returns an empty memory.
 func NewVerdicts() *Verdicts {
-	return &Verdicts{schemas: payload.NewSchemas(), known: map[verdictKey]bool{}}
+	return &Verdicts{schemas: payload.NewSchemas(), reported: map[digest]*schemaVerdicts{}}
 }
 
-// accepts reports whether a schema accepts the payload of the spec with a digest.
-func (v *Verdicts) accepts(schema unique.Handle[string], spec string, g *musterv1.GenericRuntime) bool {
-	key := verdictKey{schema, spec}
-	v.mu.Lock()
-	accepted, ok := v.known[key]
-	v.mu.Unlock()
-	if ok {
-		return accepted
-	}
-	s := v.schemas.Get(schema.Value())
-	p, err := payload.New(g)
-	accepted = err == nil && s.Err() == nil && len(s.Check(p)) == 0
+// Replace records that a node's record changed: its schemas are remembered while a ready
+// node reports them. Either node may be nil.
+func (v *Verdicts) Replace(before, after *Node) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if len(v.known) >= maxVerdicts {
-		clear(v.known)
+	// A schema that both have stays.
+	v.count(after, 1)
+	v.count(before, -1)
+}
+
+func (v *Verdicts) count(n *Node, change int) {
+	if n == nil || n.Removed || n.State != musterv1.NodeStatus_READY {
+		return
 	}
-	v.known[key] = accepted
+	offers := n.executors()
+	for i := range offers {
+		o := &offers[i]
+		if o.PayloadSchema == "" {
+			continue
+		}
+		known := v.reported[o.schema]
+		if known == nil {
+			known = &schemaVerdicts{accepts: map[string]bool{}}
+			v.reported[o.schema] = known
+		}
+		if known.executors += change; known.executors <= 0 {
+			v.size -= len(known.accepts)
+			delete(v.reported, o.schema)
+		}
+	}
+}
+
+// accepts reports whether an offer's schema accepts the payload of the spec with a
+// digest.
+func (v *Verdicts) accepts(o *Offer, spec string, g *musterv1.GenericRuntime) bool {
+	v.mu.Lock()
+	if known := v.reported[o.schema]; known != nil {
+		if accepted, ok := known.accepts[spec]; ok {
+			v.mu.Unlock()
+			return accepted
+		}
+	}
+	v.mu.Unlock()
+	s := v.schemas.Get(o.PayloadSchema)
+	p, err := payload.New(g)
+	accepted := err == nil && s.Err() == nil && len(s.Check(p)) == 0
+	v.remember(o.schema, spec, accepted)
 	return accepted
+}
+
+func (v *Verdicts) remember(schema digest, spec string, accepted bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.size >= maxVerdicts {
+		for _, s := range v.reported {
+			clear(s.accepts)
+		}
+		v.size = 0
+	}
+	known := v.reported[schema]
+	if known == nil {
+		return
+	}
+	if _, ok := known.accepts[spec]; !ok {
+		v.size++
+	}
+	known.accepts[spec] = accepted
 }
 
 // runtime is what a request asks of an executor beyond its kind.
@@ -139,7 +199,7 @@ type runtime struct {
 // verdict is the answer to the schema, or the capabilities, that a request was
 // checked against last. Most nodes of a cluster say the same.
 type verdict struct {
-	on       unique.Handle[string]
+	on       digest
 	accepted bool
 }
 
@@ -197,7 +257,7 @@ func (r *runtime) check(o *Offer) Filter {
 	if last == nil || last.on != key {
 		last = &verdict{on: key}
 		if r.generic != nil {
-			last.accepted = r.verdicts.accepts(key, r.spec, r.generic)
+			last.accepted = r.verdicts.accepts(o, r.spec, r.generic)
 		} else {
 			last.accepted = r.honouredBy(o)
 		}

@@ -2,6 +2,8 @@ package placement_test
 
 import (
 	"fmt"
+	"runtime"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/types/known/structpb"
@@ -29,7 +31,7 @@ func TestCheckAsksTheExecutorOfTheKind(t *testing.T) {
 	const (
 		healthy = musterv1.ExecutorDescription_HEALTHY
 		sick    = musterv1.ExecutorDescription_UNHEALTHY
-		strings = `{"properties":{"command":{"items":{"type":"string"}}}}`
+		texts   = `{"properties":{"command":{"items":{"type":"string"}}}}`
 		numbers = `{"properties":{"command":{"items":{"type":"number"}}}}`
 	)
 	offer := func(health musterv1.ExecutorDescription_Health, schema string) *musterv1.ExecutorDescription {
@@ -48,14 +50,14 @@ func TestCheckAsksTheExecutorOfTheKind(t *testing.T) {
 		executors []*musterv1.ExecutorDescription
 		want      placement.Filter
 	}{
-		"accepted":                         {process(t, "a"), []*musterv1.ExecutorDescription{offer(healthy, strings)}, placement.FilterNone},
+		"accepted":                         {process(t, "a"), []*musterv1.ExecutorDescription{offer(healthy, texts)}, placement.FilterNone},
 		"no schema":                        {process(t, "a"), []*musterv1.ExecutorDescription{offer(healthy, "")}, placement.FilterNone},
 		"refused":                          {process(t, "a"), []*musterv1.ExecutorDescription{offer(healthy, numbers)}, placement.FilterPayload},
 		"not a schema":                     {process(t, "a"), []*musterv1.ExecutorDescription{offer(healthy, `{"type":7}`)}, placement.FilterPayload},
 		"a schema that was dropped":        {process(t, "a"), []*musterv1.ExecutorDescription{faulty}, placement.FilterPayload},
-		"the first healthy one decides":    {process(t, "a"), []*musterv1.ExecutorDescription{offer(sick, numbers), offer(healthy, strings), offer(healthy, numbers)}, placement.FilterNone},
-		"a later one does not":             {process(t, "a"), []*musterv1.ExecutorDescription{offer(healthy, numbers), offer(healthy, strings)}, placement.FilterPayload},
-		"none is healthy":                  {process(t, "a"), []*musterv1.ExecutorDescription{offer(sick, strings)}, placement.FilterExecutor},
+		"the first healthy one decides":    {process(t, "a"), []*musterv1.ExecutorDescription{offer(sick, numbers), offer(healthy, texts), offer(healthy, numbers)}, placement.FilterNone},
+		"a later one does not":             {process(t, "a"), []*musterv1.ExecutorDescription{offer(healthy, numbers), offer(healthy, texts)}, placement.FilterPayload},
+		"none is healthy":                  {process(t, "a"), []*musterv1.ExecutorDescription{offer(sick, texts)}, placement.FilterExecutor},
 		"fields of a container":            {container(&musterv1.ContainerSpec{Image: "a", Hostname: "b"}), []*musterv1.ExecutorDescription{docker("logs", "container.image", "container.hostname")}, placement.FilterNone},
 		"a field that is not acted on":     {container(&musterv1.ContainerSpec{Image: "a", Hostname: "b"}), []*musterv1.ExecutorDescription{docker("container.image")}, placement.FilterCapability},
 		"a field by its name in JSON":      {container(&musterv1.ContainerSpec{StopSignal: "TERM"}), []*musterv1.ExecutorDescription{docker("container.stopSignal")}, placement.FilterNone},
@@ -86,7 +88,14 @@ func TestCheckAsksTheExecutorOfTheKind(t *testing.T) {
 	}
 }
 
-// A verdict belongs to one spec and one schema.
+// withSchema is a node whose only executor reports a payload schema.
+func withSchema(text string) *placement.Node {
+	return machine("n1", with(&musterv1.ExecutorDescription{
+		Health: musterv1.ExecutorDescription_HEALTHY, Kinds: []string{"process"}, PayloadSchema: text,
+	}))
+}
+
+// TestVerdictsAreKeptBySchemaAndSpec: a verdict belongs to one spec and one schema.
 func TestVerdictsAreKeptBySchemaAndSpec(t *testing.T) {
 	t.Parallel()
 	v := placement.NewVerdicts()
@@ -98,16 +107,47 @@ func TestVerdictsAreKeptBySchemaAndSpec(t *testing.T) {
 					t.Fatal(err)
 				}
 				r.Remember(v, fmt.Sprint(i))
-				n := machine("n1", with(&musterv1.ExecutorDescription{
-					Health: musterv1.ExecutorDescription_HEALTHY, Kinds: []string{"process"},
-					PayloadSchema: fmt.Sprintf(`{"properties":{"command":{"const":["%d"]}}}`, j),
-				}))
+				n := withSchema(fmt.Sprintf(`{"properties":{"command":{"const":["%d"]}}}`, j))
+				v.Replace(nil, n)
 				if got := r.Check(n, placement.NewUsage()) == placement.FilterNone; got != (i == j) {
 					t.Errorf("spec %d passes schema %d: %v", i, j, got)
 				}
 			}
 		}
 	}
+}
+
+// TestVerdictsOfChangingSchemasTakeLittleMemory has a worker report a new schema of 60 KB
+// a thousand times.
+func TestVerdictsOfChangingSchemasTakeLittleMemory(t *testing.T) {
+	v, spec := placement.NewVerdicts(), process(t, "a")
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	var node *placement.Node
+	for i := range 1000 {
+		next := withSchema(fmt.Sprintf(`{"type":"object","%d":"%s"}`, i, strings.Repeat("x", 60_000)))
+		v.Replace(node, next)
+		node = next
+		r, err := placement.NewRequest("web", spec, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Remember(v, "digest")
+		if got := r.Check(node, placement.NewUsage()); got != placement.FilterNone {
+			t.Fatalf("schema %d: %q", i, got)
+		}
+	}
+	// What is compiled is kept for at most 256 schemas.
+	const most = 32 << 20
+	if grown := int64(heap()) - int64(before); grown > most {
+		t.Errorf("the verdicts take %d MB, want at most %d MB", grown>>20, most>>20)
+	}
+	runtime.KeepAlive(v)
 }
 
 // BenchmarkSpreadOverManyNodes places tasks of one service on 5,000 nodes that have been looked at before,
@@ -122,6 +162,9 @@ func BenchmarkSpreadOverManyNodes(b *testing.B) {
 		candidates[i] = placement.Candidate{Node: n, Usage: placement.NewUsage()}
 	}
 	spec, verdicts := process(b, "a", "b"), placement.NewVerdicts()
+	for _, c := range candidates {
+		verdicts.Replace(nil, c.Node)
+	}
 	for b.Loop() {
 		r, err := placement.NewRequest("web", spec, nil)
 		if err != nil {
