@@ -152,7 +152,24 @@ func TestDescriptionsBeyondTheBoundsAreRefused(t *testing.T) {
 		for range bounds.MaxExecutors + 1 {
 			executors.Executors = append(executors.Executors, &musterv1.ExecutorDescription{})
 		}
+		labels, generic := map[string]string{}, []*musterv1.GenericResource{}
+		for i := range bounds.MaxLabels + 1 {
+			labels[fmt.Sprint(i)] = ""
+		}
+		for range bounds.MaxGenericResources + 1 {
+			generic = append(generic, &musterv1.GenericResource{Kind: "gpu"})
+		}
+		long := strings.Repeat("x", bounds.MaxText+1)
+		named := []*musterv1.GenericResource{{Kind: "gpu"}, {Kind: "gpu", Resource: &musterv1.GenericResource_Named{Named: long}}}
 		for field, description := range map[string]*musterv1.NodeDescription{
+			"description.labels has 257 entries":                          {Labels: labels},
+			"description.labels has a key of 257 bytes, at most 256":      {Labels: map[string]string{long: ""}},
+			`description.labels["a"] has 1025 bytes, at most 1024`:        {Labels: map[string]string{"a": strings.Repeat("x", bounds.MaxLabelValue+1)}},
+			"description.resources.generic has 257 entries, at most 256":  {Resources: &musterv1.Resources{Generic: generic}},
+			"description.resources.generic[0].kind has 257 bytes":         {Resources: &musterv1.Resources{Generic: []*musterv1.GenericResource{{Kind: long}}}},
+			"description.resources.generic[1].named has 257 bytes":        {Resources: &musterv1.Resources{Generic: named}},
+			"description.machine.shared.generic has 257 entries, at most": {Machine: &musterv1.Machine{Shared: &musterv1.Resources{Generic: generic}}},
+			"description.version has 257 bytes, at most 256 are allowed":  {Version: long},
 			"description has":                       {Hostname: strings.Repeat("x", bounds.MaxDescription)},
 			"description.hostname has":              {Hostname: strings.Repeat("x", bounds.MaxText+1)},
 			"description.machine.id has":            {Machine: &musterv1.Machine{Id: strings.Repeat("x", bounds.MaxText+1)}},

@@ -17,12 +17,16 @@ import (
 const (
 	// MaxDescription is the greatest size of a description in bytes.
 	MaxDescription = 256 << 10
-	// MaxExecutors, MaxKinds and MaxCapabilities limit the entries of lists.
-	MaxExecutors    = 32
-	MaxKinds        = 16
-	MaxCapabilities = 256
+	// MaxExecutors and the following limit the entries of lists.
+	MaxExecutors        = 32
+	MaxKinds            = 16
+	MaxCapabilities     = 256
+	MaxLabels           = 256
+	MaxGenericResources = 256
 	// MaxText limits names, versions and the like, in bytes.
 	MaxText = 256
+	// MaxLabelValue limits the value of a label, in bytes.
+	MaxLabelValue = 1 << 10
 	// MaxMessage is the size that an executor's message is shortened to.
 	MaxMessage = 1 << 10
 )
@@ -53,10 +57,20 @@ func limitDescription(d *musterv1.NodeDescription) error {
 	for _, text := range []struct{ name, value string }{
 		{"hostname", d.Hostname}, {"machine.id", d.GetMachine().GetId()},
 		{"platform.os", d.GetPlatform().GetOs()}, {"platform.architecture", d.GetPlatform().GetArchitecture()},
+		{"version", d.Version},
 	} {
 		if len(text.value) > MaxText {
 			return fmt.Errorf("description.%s has %d bytes, at most %d are allowed", text.name, len(text.value), MaxText)
 		}
+	}
+	if err := checkLabels(d.Labels); err != nil {
+		return err
+	}
+	if err := checkGenericResources("description.resources.generic", d.GetResources().GetGeneric()); err != nil {
+		return err
+	}
+	if err := checkGenericResources("description.machine.shared.generic", d.GetMachine().GetShared().GetGeneric()); err != nil {
+		return err
 	}
 	for i, e := range d.Executors {
 		at := fmt.Sprintf("description.executors[%d]", i)
@@ -82,6 +96,35 @@ func limitDescription(d *musterv1.NodeDescription) error {
 		for _, text := range []struct{ name, value string }{{"name", e.Name}, {"version", e.Version}, {"checksum", e.Checksum}} {
 			if len(text.value) > MaxText {
 				return fmt.Errorf("%s.%s has %d bytes, at most %d are allowed", at, text.name, len(text.value), MaxText)
+			}
+		}
+	}
+	return nil
+}
+
+func checkLabels(labels map[string]string) error {
+	if n := len(labels); n > MaxLabels {
+		return fmt.Errorf("description.labels has %d entries, at most %d are allowed", n, MaxLabels)
+	}
+	for key, value := range labels {
+		if len(key) > MaxText {
+			return fmt.Errorf("description.labels has a key of %d bytes, at most %d are allowed", len(key), MaxText)
+		}
+		if len(value) > MaxLabelValue {
+			return fmt.Errorf("description.labels[%q] has %d bytes, at most %d are allowed", key, len(value), MaxLabelValue)
+		}
+	}
+	return nil
+}
+
+func checkGenericResources(at string, resources []*musterv1.GenericResource) error {
+	if n := len(resources); n > MaxGenericResources {
+		return fmt.Errorf("%s has %d entries, at most %d are allowed", at, n, MaxGenericResources)
+	}
+	for i, r := range resources {
+		for _, text := range []struct{ name, value string }{{"kind", r.GetKind()}, {"named", r.GetNamed()}} {
+			if len(text.value) > MaxText {
+				return fmt.Errorf("%s[%d].%s has %d bytes, at most %d are allowed", at, i, text.name, len(text.value), MaxText)
 			}
 		}
 	}
