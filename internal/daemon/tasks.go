@@ -9,7 +9,7 @@ import (
 
 // Task is one of the things that a process does side by side.
 type Task struct {
-	// Name is for errors: "serve gRPC".
+	// Name begins the task's errors: "serve gRPC". Empty: nothing does.
 	Name string
 	Run  func(context.Context) error
 }
@@ -28,7 +28,9 @@ func RunTasks(ctx context.Context, tasks ...Task) error {
 			if err == nil || inner.Err() != nil && (errors.Is(err, inner.Err()) || errors.Is(err, context.Cause(inner))) {
 				return
 			}
-			errs[i] = fmt.Errorf("%s: %w", t.Name, err)
+			if errs[i] = err; t.Name != "" {
+				errs[i] = fmt.Errorf("%s: %w", t.Name, err)
+			}
 		})
 	}
 	wg.Wait()

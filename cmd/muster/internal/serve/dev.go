@@ -250,7 +250,7 @@ func (c *devCluster) run(ctx context.Context, temporary bool) error {
 		c.start(&managersDone, m.name, managing, func(ctx context.Context) error { return c.manager(ctx, m) })
 	}
 	if l := c.listeners[opsPart]; l != nil {
-		ops := serveOps(l, &c.settings, c.registry, c.host.Healthy, nil, func(next http.Handler) http.Handler {
+		ops := serveOps("dev", l, &c.settings, c.registry, c.host.Healthy, nil, func(next http.Handler) http.Handler {
 			return thisMachine(&c.settings).Check(withBackup(c.store, c.log, next))
 		})
 		c.start(&managersDone, ops.Name, managing, ops.Run)

@@ -80,15 +80,7 @@ func askHealth(ctx context.Context, listen, path string) (string, error) {
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "localhost"
 	}
-	// The answer is yes or no, of a daemon on this machine, so nobody has to prove
-	// anything. One that serves in the clear answers TLS with something else.
-	transport := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}}
-	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport}
-	resp, err := get(ctx, client, "https://"+net.JoinHostPort(host, port)+"/"+path)
-	if errors.Is(err, http.ErrSchemeMismatch) {
-		resp, err = get(ctx, client, "http://"+net.JoinHostPort(host, port)+"/"+path)
-	}
+	resp, err := askOps(ctx, net.JoinHostPort(host, port), path)
 	if err != nil {
 		return "", err
 	}
@@ -102,6 +94,19 @@ func askHealth(ctx context.Context, listen, path string) (string, error) {
 		return "", errors.New(said)
 	}
 	return said, nil
+}
+
+// askOps asks an operations port for a page, with or without TLS. The daemon is on this
+// machine and answers yes or no, so it need not show who it is.
+func askOps(ctx context.Context, address, path string) (*http.Response, error) {
+	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}}
+	client := &http.Client{Transport: transport}
+	resp, err := get(ctx, client, "https://"+address+"/"+path)
+	// A server without TLS answers in the clear.
+	if errors.Is(err, http.ErrSchemeMismatch) {
+		return get(ctx, client, "http://"+address+"/"+path)
+	}
+	return resp, err
 }
 
 func get(ctx context.Context, client *http.Client, url string) (*http.Response, error) {

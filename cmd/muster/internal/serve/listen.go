@@ -1,37 +1,99 @@
 package serve
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"syscall"
+	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/musterhq/muster/internal/daemon"
 )
 
-// freeAddress has the system choose a port.
-const freeAddress = "127.0.0.1:0"
+const (
+	// freeAddress lets the system choose a port.
+	freeAddress = "127.0.0.1:0"
+	// daemonHeader names the daemon in all answers of an operations port.
+	daemonHeader = "Muster-Daemon"
+	// replicaTimeout bounds how long a replica that has just been started may take to
+	// answer.
+	replicaTimeout = 5 * time.Second
+	replicaRetry   = 100 * time.Millisecond
+)
 
-// listen opens the listener that a flag names. Where the flag was not given, and its
-// default port is in use, as by another replica on the machine, a free port takes its
-// place and is logged.
-func listen(s *daemon.Settings, flag, address string, log *zap.Logger) (net.Listener, error) {
+// listening opens the listeners of one daemon.
+type listening struct {
+	daemon string
+	// ops is the default address of the daemon's operations, where another replica on
+	// this machine answers.
+	ops      string
+	settings *daemon.Settings
+	log      *zap.Logger
+}
+
+func newListening(name string, opsPort int, s *daemon.Settings, log *zap.Logger) *listening {
+	return &listening{daemon: name, ops: fmt.Sprintf("127.0.0.1:%d", opsPort), settings: s, log: log}
+}
+
+// open opens the listener that a flag names. If the flag was not given, and another
+// replica of the daemon on this machine uses the default port, a free port takes its
+// place.
+func (o *listening) open(ctx context.Context, flag, address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
-	inUse := errors.Is(err, syscall.EADDRINUSE)
-	if inUse && s.Given != nil && !s.Given(flag) {
-		if l, err = net.Listen("tcp", freeAddress); err == nil {
-			log.Info("default port is in use; listening on a free one",
-				zap.String("flag", "--"+flag), zap.String("default", address), zap.String("address", l.Addr().String()))
-			return l, nil
-		}
+	if err == nil {
+		return l, nil
 	}
-	switch {
-	case inUse:
-		return nil, fmt.Errorf("--%s: %w; give another port, or port 0 for any that is free", flag, err)
-	case err != nil:
+	if !errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("--%s: %w", flag, err)
 	}
+	given := o.settings.Given == nil || o.settings.Given(flag)
+	switch {
+	case given:
+		return nil, fmt.Errorf("--%s: %w; give another port, or port 0 for any that is free", flag, err)
+	case !o.replicaAnswers(ctx):
+		return nil, fmt.Errorf("--%s: %w by something other than a replica of %s (none answers at %s); give --%s another port, or port 0 for any that is free",
+			flag, err, o.daemon, o.ops, flag)
+	}
+	if l, err = net.Listen("tcp", freeAddress); err != nil {
+		return nil, fmt.Errorf("--%s: %w", flag, err)
+	}
+	o.log.Warn("default port is in use by another replica; listening on a free one",
+		zap.String("flag", "--"+flag), zap.String("default", address), zap.String("address", l.Addr().String()))
 	return l, nil
+}
+
+// replicaAnswers reports whether a replica of the daemon answers on this machine. It
+// waits for one that opened its other listeners first.
+func (o *listening) replicaAnswers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, replicaTimeout)
+	defer cancel()
+	tick := time.NewTicker(replicaRetry)
+	defer tick.Stop()
+	for {
+		resp, err := askOps(ctx, o.ops, "livez")
+		if err == nil {
+			_ = resp.Body.Close()
+			return resp.Header.Get(daemonHeader) == o.daemon
+		}
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			return false
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+}
+
+// named has an operations port say which daemon answers.
+func named(name string, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(daemonHeader, name)
+		next.ServeHTTP(w, r)
+	})
 }

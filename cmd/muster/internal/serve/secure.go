@@ -79,7 +79,7 @@ func withCredentials(ctx context.Context, s *daemon.Settings, id auth.Identity, 
 		}
 		return daemon.RunTasks(ctx,
 			daemon.Task{Name: "certificate", Run: func(ctx context.Context) error { return s.TLS.Reload(ctx, creds, log) }},
-			daemon.Task{Name: "work", Run: func(ctx context.Context) error { return work(ctx, creds) }})
+			daemon.Task{Run: func(ctx context.Context) error { return work(ctx, creds) }})
 	}
 	for _, h := range s.Join.Hosts {
 		if err := ca.CheckHost(h); err != nil {
@@ -102,7 +102,7 @@ func withCredentials(ctx context.Context, s *daemon.Settings, id auth.Identity, 
 			return daemon.Dialer(creds)(address)
 		}}
 	}
-	tasks = append(tasks, daemon.Task{Name: "daemon", Run: func(ctx context.Context) error {
+	tasks = append(tasks, daemon.Task{Run: func(ctx context.Context) error {
 		if authority != nil {
 			if err := authority.Await(ctx); err != nil {
 				return err
@@ -114,7 +114,7 @@ func withCredentials(ctx context.Context, s *daemon.Settings, id auth.Identity, 
 		}
 		return daemon.RunTasks(ctx,
 			daemon.Task{Name: "certificate", Run: keeper.Run},
-			daemon.Task{Name: "work", Run: func(ctx context.Context) error { return work(ctx, daemon.Secured(keeper.Source())) }})
+			daemon.Task{Run: func(ctx context.Context) error { return work(ctx, daemon.Secured(keeper.Source())) }})
 	}})
 	return daemon.RunTasks(ctx, tasks...)
 }

@@ -115,7 +115,7 @@ func (m *manager) command(version string) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use: m.name, Short: m.short, Args: cobra.NoArgs,
-		Long: m.short + ".\n\nAny number of them may run side by side: they share the work out among themselves through Consul. A listener\nwhose flag is not given takes a free port where its default is in use, and logs it.\n" + settingsHelp,
+		Long: m.short + ".\n\nAny number of them may run side by side: they share the work out among themselves through Consul. If a\nlistener's flag is not given and another replica on this machine uses the default port, it takes a free one, and logs\nit.\n" + settingsHelp,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := load(cmd, &s); err != nil {
 				return err
@@ -197,7 +197,8 @@ func (m *manager) run(ctx context.Context, s *daemon.Settings, restListen, versi
 
 // serve runs it with its store and its credentials.
 func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, creds daemon.Credentials, restListen, version string, log *zap.Logger) error {
-	listener, err := listen(s, "listen", s.Listen, log)
+	listeners := newListening(m.name, m.port+1000, s, log)
+	listener, err := listeners.open(ctx, "listen", s.Listen)
 	if err != nil {
 		return err
 	}
@@ -227,7 +228,7 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 	hosts := hostsOf(s, creds, restListen)
 	tasks := []daemon.Task{{Name: m.name, Run: func(ctx context.Context) error { return host.Run(ctx, spec) }}}
 	if m.rest && restListen != "" {
-		rest, err := listen(s, "rest-listen", restListen, log)
+		rest, err := listeners.open(ctx, "rest-listen", restListen)
 		if err != nil {
 			_ = listener.Close()
 			return err
@@ -236,13 +237,13 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 		rest = secured(connections.Listen(rest, restServer), creds, guard)
 		spec.Beside = serveREST(rest, s, hosts.Check)
 	}
-	ops, err := listenOps(s, connections, creds, guard, log)
+	ops, err := listeners.openOps(ctx, connections, creds, guard)
 	if err != nil {
 		_ = listener.Close()
 		return err
 	}
 	if ops != nil {
-		tasks = append(tasks, serveOps(ops, s, registry, host.Healthy, guard, hosts.Check))
+		tasks = append(tasks, serveOps(m.name, ops, s, registry, host.Healthy, guard, hosts.Check))
 	}
 	return daemon.RunTasks(ctx, tasks...)
 }
@@ -261,12 +262,12 @@ func serveREST(listener net.Listener, s *daemon.Settings, hosts func(http.Handle
 	}
 }
 
-// listenOps opens the listener for operations; nil if they are not wanted.
-func listenOps(s *daemon.Settings, connections *daemon.Connections, creds daemon.Credentials, guard *auth.Guard, log *zap.Logger) (net.Listener, error) {
-	if s.OpsListen == "" {
+// openOps opens the listener for operations; nil if they are turned off.
+func (o *listening) openOps(ctx context.Context, connections *daemon.Connections, creds daemon.Credentials, guard *auth.Guard) (net.Listener, error) {
+	if o.settings.OpsListen == "" {
 		return nil, nil
 	}
-	listener, err := listen(s, "ops-listen", s.OpsListen, log)
+	listener, err := o.open(ctx, "ops-listen", o.settings.OpsListen)
 	if err != nil {
 		return nil, err
 	}
@@ -289,11 +290,11 @@ func newGuard(creds daemon.Credentials, log *zap.Logger, metrics prometheus.Regi
 	return auth.New(creds.Domain, log.Named("auth"), metrics)
 }
 
-// serveOps serves operations (metrics, health, pprof) to those requests that hosts lets
-// pass.
-func serveOps(listener net.Listener, s *daemon.Settings, metrics prometheus.Gatherer, healthy func() error, guard *auth.Guard, hosts func(http.Handler) http.Handler) daemon.Task {
+// serveOps serves a daemon's operations (metrics, health, pprof) to those requests that
+// hosts lets pass.
+func serveOps(name string, listener net.Listener, s *daemon.Settings, metrics prometheus.Gatherer, healthy func() error, guard *auth.Guard, hosts func(http.Handler) http.Handler) daemon.Task {
 	return daemon.Task{Name: "serve operations", Run: func(ctx context.Context) error {
 		handler := daemon.OpsHandler(metrics, func() error { return errors.Join(ctx.Err(), healthy()) }, guard)
-		return daemon.ServeHTTP(ctx, hosts(handler), listener, s.StopTimeout/2)
+		return daemon.ServeHTTP(ctx, hosts(named(name, handler)), listener, s.StopTimeout/2)
 	}}
 }

@@ -178,7 +178,7 @@ func serveWorker(ctx context.Context, s *daemon.Settings, cfg workerd.Config, cr
 	if err != nil {
 		return err
 	}
-	tasks := []daemon.Task{{Name: "work", Run: w.Run}}
+	tasks := []daemon.Task{{Name: "workerd", Run: w.Run}}
 	guard, err := newGuard(creds, log, registry)
 	if err != nil {
 		return err
@@ -187,12 +187,12 @@ func serveWorker(ctx context.Context, s *daemon.Settings, cfg workerd.Config, cr
 	if err != nil {
 		return err
 	}
-	ops, err := listenOps(s, connections, creds, guard, log)
+	ops, err := newListening("workerd", workerdPort+1000, s, log).openOps(ctx, connections, creds, guard)
 	if err != nil {
 		return err
 	}
 	if ops != nil {
-		tasks = append(tasks, serveOps(ops, s, registry, func() error { return standing(w) }, guard, hostsOf(s, creds).Check))
+		tasks = append(tasks, serveOps("workerd", ops, s, registry, func() error { return standing(w) }, guard, hostsOf(s, creds).Check))
 	}
 	// It looks after its tasks from now on, whether a dispatcher answers or not.
 	notifier{log}.ready()
