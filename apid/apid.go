@@ -1,8 +1,9 @@
-// Package apid is the control API: it takes what users ask for, checks it, and
-// writes it into the tables services, specs, names, nodes, clusters and tokens,
-// which it alone writes; and it shows them the objects that the records of all
-// daemons make up. Any replica serves any request, for compare-and-set settles writes.
-// It never places, starts or stops anything.
+// Package apid is the daemon of the control API. It puts together the packages below
+// it: control serves the API, objects holds what it shows, authority the certificate
+// authority, tokens the API tokens, sweep removes what nothing needs, status says how
+// the cluster's parts do, logs fetches the output of tasks, and rest serves it all over
+// HTTP. Any replica serves any request, because compare-and-set settles writes. It never
+// places, starts or stops anything.
 package apid
 
 import (
@@ -14,20 +15,21 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
-	"go.uber.org/zap"
 
 	cav1 "github.com/musterhq/muster/api/muster/ca/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/authority"
+	"github.com/musterhq/muster/apid/backend"
+	"github.com/musterhq/muster/apid/control"
 	"github.com/musterhq/muster/apid/logs"
 	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/apid/rest"
-	"github.com/musterhq/muster/apid/standing"
-	"github.com/musterhq/muster/apid/validate"
-	"github.com/musterhq/muster/internal/auth"
+	clusterstatus "github.com/musterhq/muster/apid/status"
+	"github.com/musterhq/muster/apid/sweep"
+	"github.com/musterhq/muster/apid/tokens"
 	"github.com/musterhq/muster/internal/ca"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/limit"
-	"github.com/musterhq/muster/internal/placement"
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -109,8 +111,8 @@ func (c Config) Validate() error {
 	return errors.Join(faults...)
 }
 
-// sweepSubsystem is the work of which one replica has the lock; and all
-// replicas are its members, so it is also how they are found.
+// sweepSubsystem is the work of which one replica has the lock. All replicas are its
+// members, so it is also how they are found.
 const sweepSubsystem = "apid"
 
 // dispatcherSubsystem is that of the dispatchers, which own nodes.
@@ -118,33 +120,19 @@ const dispatcherSubsystem = "dispatcher"
 
 // Daemon is one replica of apid.
 type Daemon struct {
-	cfg      Config
-	log      *zap.Logger
-	guard    *auth.Guard
-	member   shards.Member
-	tables   *state.Tables
-	store    *store.Store
-	view     *objects.View
-	validate *validate.Validator
-	catalog  catalogCache
-	logs     *logs.Broker
-	sweeper  *shards.Manager
-	// roster is shared by the directories and the sweeper.
+	store     *store.Store
+	view      *objects.View
+	backend   *backend.Backend
+	logs      *logs.Broker
+	authority *authority.Authority
+	sweeper   *sweep.Sweeper
+	// sweeping gives one replica the sweep.
+	sweeping *shards.Manager
+	// roster is shared by the directories and sweeping.
 	roster *shards.Roster
-	// directories are those of all subsystems, in the order of the loop.
-	directories []subsystem
-	looker      *standing.Looker
-	handler     http.Handler
-	watchers    prometheus.Gauge
-	writes      writes
-	// stopping ends streams when Run ends.
-	stopping context.Context
-	stop     context.CancelFunc
-}
-
-type subsystem struct {
-	name string
-	*shards.Directory
+	// subsystems are all of them, in the order of the loop.
+	subsystems []control.Subsystem
+	handler    http.Handler
 }
 
 // New returns a replica that serves on the server of env once it runs.
@@ -158,18 +146,16 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("apid: %w", err)
 	}
-	d := &Daemon{
-		cfg: cfg, log: env.Logger, guard: env.Guard, member: env.Member, tables: tables, store: st,
-		view:     objects.New(st, tables, cfg.Remember),
-		validate: validate.New(parseConstraints),
-		watchers: prometheus.NewGauge(prometheus.GaugeOpts{Name: "muster_apid_watchers", Help: "Watches that are open."}),
-	}
-	d.stopping, d.stop = context.WithCancel(context.Background())
-	if err := env.Metrics.Register(d.watchers); err != nil {
+	watchers := prometheus.NewGauge(prometheus.GaugeOpts{Name: "muster_apid_watchers", Help: "Watches that are open."})
+	if err := env.Metrics.Register(watchers); err != nil {
 		return nil, fmt.Errorf("apid: register metrics: %w", err)
 	}
+	d := &Daemon{store: st, view: objects.New(st, tables, cfg.Remember)}
+	d.backend = backend.New(backend.Options{
+		Store: st, Tables: tables, View: d.view, Log: env.Logger, WriteTimeout: cfg.WriteTimeout, ReadyTimeout: cfg.ReadyTimeout,
+	})
 	d.roster = shards.NewRoster(env.KV, env.Prefix, env.Logger)
-	d.sweeper, err = shards.New(shards.Config{
+	d.sweeping, err = shards.New(shards.Config{
 		Roster: d.roster,
 		KV:     env.KV, Prefix: env.Prefix, Subsystem: sweepSubsystem, Shards: 1, Member: env.Member,
 		Session: env.Session, Logger: env.Logger, Registerer: env.Metrics,
@@ -178,24 +164,34 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 		return nil, fmt.Errorf("apid: %w", err)
 	}
 	var dispatchers *shards.Directory
-	for _, s := range standing.Subsystems() {
+	for _, s := range clusterstatus.Subsystems() {
 		directory := d.roster.Directory(s.Name)
-		d.directories = append(d.directories, subsystem{s.Name, directory})
+		d.subsystems = append(d.subsystems, control.Subsystem{Name: s.Name, Directory: directory})
 		if s.Name == dispatcherSubsystem {
 			dispatchers = directory
 		}
 	}
-	d.looker = &standing.Looker{
+	looker := &clusterstatus.Looker{
 		KV: env.KV, Prefix: env.Prefix, Newest: st.Newest, LastKnown: d.lastKnown, StaleFor: st.Staleness, Dial: env.Dial, Log: env.Logger,
 	}
 	d.logs = logs.New(d.view, func(node string) (string, bool) {
 		m, ok := dispatchers.Owner(store.ShardOf(node))
 		return m.Address, ok
 	}, env.Dial, env.Logger)
-	server := &control{Daemon: d, events: newEventFields()}
+	d.authority = authority.New(d.backend, authority.Options{
+		Own: cfg.Authority, Guard: env.Guard, Looker: looker, Daemon: env.Member.Daemon, RotationLeast: cfg.RotationLeast,
+	})
+	d.sweeper = sweep.New(d.backend, sweep.Options{
+		Interval: cfg.Sweep, SpecGrace: cfg.SpecGrace, TombstoneGrace: cfg.TombstoneGrace, Also: d.authority.EndRotation,
+	})
+	apiTokens := tokens.New(d.backend)
+	server := control.New(d.backend, control.Options{
+		Member: env.Member, Subsystems: d.subsystems, Unsharded: sweepSubsystem, Looker: looker, Logs: d.logs,
+		Tokens: apiTokens, Authority: d.authority, Watchers: watchers, Bookmark: cfg.Bookmark,
+	})
 	musterv1.RegisterControlServiceServer(env.Server, server)
-	cav1.RegisterAuthorityServiceServer(env.Server, &authority{Daemon: d})
-	env.Guard.AcceptTokens(d.recognise)
+	cav1.RegisterAuthorityServiceServer(env.Server, d.authority.Service())
+	env.Guard.AcceptTokens(apiTokens.Recognise)
 	d.handler, err = rest.New(server, d.Healthy, env.Guard, cfg.Limits, env.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("apid: %w", err)
@@ -204,10 +200,17 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	return d, nil
 }
 
-func parseConstraints(list []string) error {
-	_, err := placement.ParseConstraints(list)
-	return err
+// lastKnown is the census of all subsystems as the directories have it.
+func (d *Daemon) lastKnown() map[string]shards.Census {
+	all := map[string]shards.Census{}
+	for _, s := range d.subsystems {
+		all[s.Name] = s.Census()
+	}
+	return all
 }
+
+// ClusterKeys implements daemon.KeyHolder.
+func (d *Daemon) ClusterKeys() []string { return d.authority.KeyNames() }
 
 // View is what the daemon sees of the store.
 func (d *Daemon) View() *store.Store { return d.store }
@@ -215,14 +218,14 @@ func (d *Daemon) View() *store.Store { return d.store }
 // Run serves until ctx ends. Then it refuses what is new, ends streams, and
 // returns when the writes under way have their answers.
 func (d *Daemon) Run(ctx context.Context) error {
-	defer d.stop()
+	defer d.backend.Stop()
 	// The store and the view outlive the work: what is being written still needs
 	// them.
 	return daemon.RunTasks(context.WithoutCancel(ctx),
 		daemon.Task{Name: "store", Run: d.store.Run},
 		daemon.Task{Name: "view", Run: d.view.Run},
 		daemon.Task{Name: "serve", Run: func(outer context.Context) error {
-			defer d.writes.finish()
+			defer d.backend.Finish()
 			work, cancel := context.WithCancel(ctx)
 			defer cancel()
 			defer context.AfterFunc(outer, cancel)()
@@ -236,16 +239,16 @@ func (d *Daemon) serve(ctx context.Context) error {
 		{Name: "logs", Run: d.logs.Run},
 		{Name: "roster", Run: d.roster.Run},
 		{Name: "sweep", Run: func(ctx context.Context) error {
-			return d.sweeper.Run(ctx, func(ctx context.Context, _ int) error { return d.sweep(ctx) })
+			return d.sweeping.Run(ctx, func(ctx context.Context, _ int) error { return d.sweeper.Run(ctx) })
 		}},
 		{Name: "stop streams", Run: func(ctx context.Context) error {
 			<-ctx.Done()
-			d.stop()
+			d.backend.Stop()
 			return nil
 		}},
 	}
-	for _, s := range d.directories {
-		tasks = append(tasks, daemon.Task{Name: "directory " + s.name, Run: s.Run})
+	for _, s := range d.subsystems {
+		tasks = append(tasks, daemon.Task{Name: "directory " + s.Name, Run: s.Run})
 	}
 	return daemon.RunTasks(ctx, tasks...)
 }

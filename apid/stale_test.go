@@ -41,8 +41,8 @@ func TestStoreGone(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", wants, err)
 		}
-		if resp.StatusCode != http.StatusOK || resp.Header.Get(apid.StaleHeader) == "" {
-			t.Errorf("GET %s: %s, marked with %q", path, resp.Status, resp.Header.Get(apid.StaleHeader))
+		if resp.StatusCode != http.StatusOK || resp.Header.Get(musterv1.StaleHeader) == "" {
+			t.Errorf("GET %s: %s, marked with %q", path, resp.Status, resp.Header.Get(musterv1.StaleHeader))
 		}
 		cancel()
 		_ = resp.Body.Close()
@@ -51,7 +51,7 @@ func TestStoreGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if header, err := stream.Header(); err != nil || len(header.Get(apid.StaleHeader)) != 1 {
+	if header, err := stream.Header(); err != nil || len(header.Get(musterv1.StaleHeader)) != 1 {
 		t.Errorf("watch: header %v, %v", header, err)
 	}
 
@@ -99,7 +99,7 @@ func (a *api) read() (name, stale string) {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	if v := header.Get(apid.StaleHeader); len(v) > 0 {
+	if v := header.Get(musterv1.StaleHeader); len(v) > 0 {
 		stale = v[0]
 	}
 	return resp.Service.Spec.Name, stale

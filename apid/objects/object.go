@@ -11,6 +11,8 @@ import (
 type Object interface {
 	// Kind is the object's kind.
 	Kind() musterv1.ObjectKind
+	// Key is the object's id.
+	Key() string
 	// Name is what people call the object. Only some kinds have unique names.
 	Name() string
 	// Labels are those that filters look at. False: the object has no labels, and
@@ -41,6 +43,9 @@ func Kinds() []musterv1.ObjectKind {
 // Kind is SERVICE.
 func (s *Service) Kind() musterv1.ObjectKind { return musterv1.ObjectKind_SERVICE }
 
+// Key is the id.
+func (s *Service) Key() string { return s.ID }
+
 // Name is the service's name, unique among services.
 func (s *Service) Name() string { return s.Record.GetSpec().GetName() }
 
@@ -60,6 +65,9 @@ func (s *Service) seen(at Point) (known, all bool) {
 
 // Kind is TASK.
 func (t *Task) Kind() musterv1.ObjectKind { return musterv1.ObjectKind_TASK }
+
+// Key is the id.
+func (t *Task) Key() string { return t.ID }
 
 // Name is the task's id: its full name is that of its service as well.
 func (t *Task) Name() string { return t.ID }
@@ -85,6 +93,9 @@ func (t *Task) seen(at Point) (known, all bool) {
 // Kind is NODE.
 func (n *Node) Kind() musterv1.ObjectKind { return musterv1.ObjectKind_NODE }
 
+// Key is the id.
+func (n *Node) Key() string { return n.ID }
+
 // Name is the node's host name.
 func (n *Node) Name() string { return n.Hostname() }
 
@@ -104,6 +115,9 @@ func (n *Node) seen(at Point) (known, all bool) {
 
 // Kind is CLUSTER.
 func (c *Cluster) Kind() musterv1.ObjectKind { return musterv1.ObjectKind_CLUSTER }
+
+// Key is the id.
+func (c *Cluster) Key() string { return state.ClusterID }
 
 // Name is that of the one cluster.
 func (c *Cluster) Name() string { return state.ClusterID }

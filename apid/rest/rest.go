@@ -38,11 +38,6 @@ import (
 // validation has in JSON.
 const maxBody = 2 << 20
 
-// StaleHeader is a header of answers, in gRPC and in REST, that a replica gives
-// while it has no contact with the store: for how many seconds it has had none.
-// What it shows may be as old.
-const StaleHeader = "muster-stale-seconds"
-
 // New returns the handler. Healthy says whether the server can do its work,
 // guard who may call what, and limits how often.
 func New(server musterv1.ControlServiceServer, healthy func(context.Context) error, guard *auth.Guard, limits *limit.Limits, log *zap.Logger) (http.Handler, error) {
@@ -65,7 +60,7 @@ func New(server musterv1.ControlServiceServer, healthy func(context.Context) err
 		// Nothing of a client's headers is passed on, and of the service's only what
 		// says how old an answer may be.
 		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }),
-		runtime.WithOutgoingHeaderMatcher(func(name string) (string, bool) { return name, name == StaleHeader }),
+		runtime.WithOutgoingHeaderMatcher(func(name string) (string, bool) { return name, name == musterv1.StaleHeader }),
 	)
 	if err := gateway.RegisterControlServiceHandlerServer(context.Background(), mux, server); err != nil {
 		return nil, fmt.Errorf("register REST routes: %w", err)

@@ -90,8 +90,8 @@ func serve[T any](s *streams, w http.ResponseWriter, r *http.Request, params map
 type headers struct{ w http.ResponseWriter }
 
 func (h headers) SetHeader(md metadata.MD) error {
-	if v := md.Get(StaleHeader); len(v) > 0 {
-		h.w.Header().Set(StaleHeader, v[0])
+	if v := md.Get(musterv1.StaleHeader); len(v) > 0 {
+		h.w.Header().Set(musterv1.StaleHeader, v[0])
 	}
 	return nil
 }

@@ -17,7 +17,6 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/apid"
 	"github.com/musterhq/muster/internal/daemon"
 )
 
@@ -130,8 +129,8 @@ func call[Req, Resp any](cmd *cobra.Command, method func(context.Context, Req, .
 
 // warnStale says that an answer may be old, once a command.
 func warnStale(cmd *cobra.Command, header metadata.MD) {
-	if old := header.Get(apid.StaleHeader); len(old) > 0 && cmd.Annotations[apid.StaleHeader] == "" {
-		cmd.Annotations = map[string]string{apid.StaleHeader: old[0]}
+	if old := header.Get(musterv1.StaleHeader); len(old) > 0 && cmd.Annotations[musterv1.StaleHeader] == "" {
+		cmd.Annotations = map[string]string{musterv1.StaleHeader: old[0]}
 		cmd.PrintErrf("warning: the server has had no contact with the store for %s s: what it shows may be as old\n", old[0])
 	}
 }

@@ -1,4 +1,4 @@
-package apid
+package control
 
 import (
 	"google.golang.org/protobuf/proto"

@@ -1,4 +1,4 @@
-package apid
+package control
 
 import (
 	"time"

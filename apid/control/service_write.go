@@ -1,4 +1,4 @@
-package apid
+package control
 
 import (
 	"bytes"
@@ -15,61 +15,44 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/backend"
 	"github.com/musterhq/muster/internal/specdiff"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 	"github.com/musterhq/muster/internal/tracing"
 )
 
-// serviceKind is the kind of a service's name record.
-const serviceKind = "service"
-
 // createService writes a service, its name and its task spec in one
 // transaction, and returns its id. A service without a name gets a generated one.
-func (d *Daemon) createService(ctx context.Context, spec *musterv1.ServiceSpec, now time.Time) (string, error) {
+func (s *Server) createService(ctx context.Context, spec *musterv1.ServiceSpec, now time.Time) (string, error) {
 	digest, err := state.Digest(spec.Task)
 	if err != nil {
-		return "", err
+		return "", s.Fail("create service", err)
 	}
-	id := state.NewID()
 	record := &recordv1.Service{
 		Spec: withoutTask(spec), TaskDigest: digest, SpecVersion: 1,
 		CreatedAt: now.UnixMilli(), UpdatedAt: now.UnixMilli(), Trace: tracing.Of(ctx),
 	}
-	return id, d.update(ctx, func(tx *store.Tx) error {
+	return s.services.create(ctx, func(tx *store.Tx, id string) (*recordv1.Service, error) {
 		if spec.Name == "" {
-			record.Spec.Name = d.freeName(tx, id)
+			record.Spec.Name = s.freeName(tx, id)
 		}
-		if err := d.takeName(tx, id, record.Spec.Name); err != nil {
-			return err
-		}
-		d.keepSpec(tx, digest, spec.Task, now)
-		d.tables.Services.Put(tx, id, record)
-		return nil
+		s.keepSpec(tx, digest, spec.Task, now)
+		return record, nil
 	})
 }
 
 // freeName generates a name that no service has.
-func (d *Daemon) freeName(tx *store.Tx, id string) string {
+func (s *Server) freeName(tx *store.Tx, id string) string {
 	const attempts = 10
 	for attempt := range attempts {
 		// A name is also a name in DNS, which has no underscores.
 		name := strings.ReplaceAll(namesgenerator.GetRandomName(attempt), "_", "-")
-		if _, taken := d.tables.Names.Get(tx, state.NameKey(serviceKind, name)); !taken {
+		if _, taken := s.Tables.Names.Get(tx, state.NameKey(s.services.name, name)); !taken {
 			return name
 		}
 	}
 	return "service-" + id
-}
-
-// takeName makes a name a service's own.
-func (d *Daemon) takeName(tx *store.Tx, id, name string) error {
-	key := state.NameKey(serviceKind, name)
-	if e, ok := d.tables.Names.Get(tx, key); ok && e.Value.Id != id {
-		return nameTaken(serviceKind, name)
-	}
-	d.tables.Names.Put(tx, key, &recordv1.Name{Id: id})
-	return nil
 }
 
 // specTouch is the age from which a spec that is used again is written anew.
@@ -80,13 +63,13 @@ const specTouch = 20 * time.Second
 // may refer to it until this transaction is through: the sweep removes only a
 // spec that has not been written for a while, and its transaction and this one
 // cannot both succeed.
-func (d *Daemon) keepSpec(tx *store.Tx, digest []byte, task *musterv1.TaskSpec, now time.Time) {
+func (s *Server) keepSpec(tx *store.Tx, digest []byte, task *musterv1.TaskSpec, now time.Time) {
 	key := state.SpecKey(digest)
-	e, ok := d.tables.Specs.Get(tx, key)
+	e, ok := s.Tables.Specs.Get(tx, key)
 	if ok && now.UnixMilli()-e.Value.CreatedAt < specTouch.Milliseconds() {
 		return
 	}
-	d.tables.Specs.Put(tx, key, &recordv1.Spec{Task: task, CreatedAt: now.UnixMilli()})
+	s.Tables.Specs.Put(tx, key, &recordv1.Spec{Task: task, CreatedAt: now.UnixMilli()})
 }
 
 // storedService is a service within a transaction that changes it.
@@ -165,75 +148,78 @@ func (s *storedService) scale(replicas uint64) error {
 
 // updateService changes a service as decide says, whose error refuses the
 // change.
-func (d *Daemon) updateService(ctx context.Context, id string, now time.Time, decide func(*storedService) error) error {
-	return d.update(ctx, func(tx *store.Tx) error {
-		e, ok := d.tables.Services.Get(tx, id)
-		if !ok {
-			return notFound(serviceKind, id)
+func (s *Server) updateService(ctx context.Context, ref string, version *uint64, decide func(*storedService) error) (*musterv1.Service, error) {
+	now := time.Now()
+	return s.services.update(ctx, ref, version, func(tx *store.Tx, id string, e store.Entry[*recordv1.Service]) (*recordv1.Service, error) {
+		stored := s.readService(tx, id, e)
+		if err := decide(stored); err != nil {
+			return nil, err
 		}
-		old := e.Value
-		s := &storedService{version: e.Version, record: old}
-		if spec, ok := d.tables.Specs.Get(tx, state.SpecKey(old.TaskDigest)); ok {
-			s.task = spec.Value.Task
-		}
-		if spec, ok := d.tables.Specs.Get(tx, state.SpecKey(old.FormerTaskDigest)); ok {
-			s.former = spec.Value.Task
-		}
-		rollout, _ := d.tables.Rollouts.Get(tx, id)
-		s.progress(rollout.Value)
-		if err := decide(s); err != nil {
-			return err
-		}
-		digest := old.TaskDigest
-		if s.nextDigest != nil {
-			digest = s.nextDigest
-		}
-		if s.nextTask != nil {
-			var err error
-			if digest, err = state.Digest(s.nextTask); err != nil {
-				return err
-			}
-		}
-		sameTask := bytes.Equal(digest, old.TaskDigest)
-		sameSpec := sameTask && proto.Equal(s.next, old.Spec)
-		if sameSpec && (s.scaled || !s.stuck) {
-			return errAlready
-		}
-		runsSame := sameTask && proto.Equal(s.next.Endpoint, old.GetSpec().GetEndpoint())
-		if s.rolledBack && !s.rollback && !runsSame {
-			if err := s.checkFailed(); err != nil {
-				return err
-			}
-		}
-		if err := d.moveName(tx, id, old.GetSpec().GetName(), s.next.Name); err != nil {
-			return err
-		}
-		if !sameTask && s.nextTask != nil {
-			d.keepSpec(tx, digest, s.nextTask, now)
-		}
-		next := proto.CloneOf(old)
-		next.Spec, next.TaskDigest = s.next, digest
-		next.UpdatedAt, next.Trace = max(now.UnixMilli(), old.UpdatedAt), tracing.Of(ctx)
-		switch {
-		case s.scaled:
-			next.PreviousSpec = s.previous
-		case s.rolledBack && !s.rollback && runsSame && !sameSpec:
-			// What tasks run and publish stays as it is, so this is no new attempt at
-			// the spec that was rolled back.
-		default:
-			s.leave(next)
-			next.Attempt, next.RollsBack = old.Attempt+1, s.rollback
-		}
-		if !runsSame {
-			// The version that the change was made to: it grows, and says since when.
-			next.SpecVersion = max(old.SpecVersion+1, e.Version)
-			if !s.rolledBack {
-				next.FormerTaskDigest, next.FormerEndpoint, next.FormerSpecVersion = old.TaskDigest, old.GetSpec().GetEndpoint(), old.SpecVersion
-			}
-		}
-		d.tables.Services.Put(tx, id, next)
-		return nil
+		return s.nextService(ctx, tx, stored, now)
 	})
+}
+
+// readService reads what a change of a service is decided by.
+func (s *Server) readService(tx *store.Tx, id string, e store.Entry[*recordv1.Service]) *storedService {
+	stored := &storedService{version: e.Version, record: e.Value}
+	if spec, ok := s.Tables.Specs.Get(tx, state.SpecKey(e.Value.TaskDigest)); ok {
+		stored.task = spec.Value.Task
+	}
+	if spec, ok := s.Tables.Specs.Get(tx, state.SpecKey(e.Value.FormerTaskDigest)); ok {
+		stored.former = spec.Value.Task
+	}
+	rollout, _ := s.Tables.Rollouts.Get(tx, id)
+	stored.progress(rollout.Value)
+	return stored
+}
+
+// nextService returns the record of a service after a change that is decided.
+func (s *Server) nextService(ctx context.Context, tx *store.Tx, stored *storedService, now time.Time) (*recordv1.Service, error) {
+	old, digest := stored.record, stored.record.TaskDigest
+	if stored.nextDigest != nil {
+		digest = stored.nextDigest
+	}
+	if stored.nextTask != nil {
+		var err error
+		if digest, err = state.Digest(stored.nextTask); err != nil {
+			return nil, err
+		}
+	}
+	sameTask := bytes.Equal(digest, old.TaskDigest)
+	sameSpec := sameTask && proto.Equal(stored.next, old.Spec)
+	if sameSpec && (stored.scaled || !stored.stuck) {
+		return nil, backend.ErrNoChange
+	}
+	runsSame := sameTask && proto.Equal(stored.next.Endpoint, old.GetSpec().GetEndpoint())
+	if stored.rolledBack && !stored.rollback && !runsSame {
+		if err := stored.checkFailed(); err != nil {
+			return nil, err
+		}
+	}
+	if !sameTask && stored.nextTask != nil {
+		s.keepSpec(tx, digest, stored.nextTask, now)
+	}
+	next := proto.CloneOf(old)
+	next.Spec, next.TaskDigest = stored.next, digest
+	next.UpdatedAt, next.Trace = max(now.UnixMilli(), old.UpdatedAt), tracing.Of(ctx)
+	switch {
+	case stored.scaled:
+		next.PreviousSpec = stored.previous
+	case stored.rolledBack && !stored.rollback && runsSame && !sameSpec:
+		// What tasks run and publish stays as it is, so this is no new attempt at
+		// the spec that was rolled back.
+	default:
+		stored.leave(next)
+		next.Attempt, next.RollsBack = old.Attempt+1, stored.rollback
+	}
+	if !runsSame {
+		// The version that the change was made to: it grows, and says since when.
+		next.SpecVersion = max(old.SpecVersion+1, stored.version)
+		if !stored.rolledBack {
+			next.FormerTaskDigest, next.FormerEndpoint, next.FormerSpecVersion = old.TaskDigest, old.GetSpec().GetEndpoint(), old.SpecVersion
+		}
+	}
+	return next, nil
 }
 
 // checkFailed refuses an update after an automatic rollback that keeps everything
@@ -273,36 +259,6 @@ func (s *storedService) leave(next *recordv1.Service) {
 		return
 	}
 	next.PreviousSpec, next.PreviousTaskDigest, next.PreviousSpecVersion = old.Spec, old.TaskDigest, old.SpecVersion
-}
-
-func (d *Daemon) moveName(tx *store.Tx, id, from, to string) error {
-	if state.NameKey(serviceKind, from) == state.NameKey(serviceKind, to) {
-		return nil
-	}
-	if err := d.takeName(tx, id, to); err != nil {
-		return err
-	}
-	d.tables.Names.Delete(tx, state.NameKey(serviceKind, from))
-	return nil
-}
-
-// removeService removes a service and its name. Its tasks follow, by their own
-// owner.
-func (d *Daemon) removeService(ctx context.Context, id string) error {
-	return d.update(ctx, func(tx *store.Tx) error {
-		e, ok := d.tables.Services.Get(tx, id)
-		if !ok {
-			return notFound(serviceKind, id)
-		}
-		key := state.NameKey(serviceKind, e.Value.GetSpec().GetName())
-		if n, ok := d.tables.Names.Get(tx, key); ok && n.Value.Id == id {
-			d.tables.Names.Delete(tx, key)
-		}
-		d.tables.Services.Delete(tx, id)
-		// Its tasks go on for a while, and are called by its name.
-		d.tables.Names.Put(tx, state.RemovedNameKey(id), &recordv1.Name{Name: e.Value.GetSpec().GetName(), RemovedAt: time.Now().UnixMilli()})
-		return nil
-	})
 }
 
 // withoutTask returns a spec without its task, which is stored apart. The

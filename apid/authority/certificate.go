@@ -1,12 +1,14 @@
-package apid
+package authority
 
 import (
 	"context"
 	"time"
 
 	"go.uber.org/zap"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/backend"
 	"github.com/musterhq/muster/apid/validate"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/ca"
@@ -19,7 +21,7 @@ const (
 	maxPersonLifetime = 30 * 24 * time.Hour
 )
 
-func (c *control) CreateCertificate(ctx context.Context, req *musterv1.CreateCertificateRequest) (*musterv1.CreateCertificateResponse, error) {
+func (c *Control) CreateCertificate(ctx context.Context, req *musterv1.CreateCertificateRequest) (*musterv1.CreateCertificateResponse, error) {
 	own, err := c.prepared(ctx)
 	if err != nil {
 		return nil, err
@@ -49,10 +51,10 @@ func (c *control) CreateCertificate(ctx context.Context, req *musterv1.CreateCer
 	}
 	issued, err := own.Issue(ctx, auth.Identity{Role: role, Name: req.Name}, request, lifetime)
 	if err != nil {
-		return nil, c.fail("issue certificate", err)
+		return nil, c.backend.Fail("issue certificate", err)
 	}
-	c.log.Info("certificate is issued to a person", zap.String("name", req.Name), zap.Stringer("role", role), zap.Duration("lifetime", lifetime), zap.String("by", by(ctx)))
+	c.backend.Log.Info("certificate is issued to a person", zap.String("name", req.Name), zap.Stringer("role", role), zap.Duration("lifetime", lifetime), zap.String("by", backend.Caller(ctx)))
 	return &musterv1.CreateCertificateResponse{
-		Certificate: string(issued.Certificate), Authorities: string(issued.Authorities), ExpiresAt: timestamp(issued.Ends),
+		Certificate: string(issued.Certificate), Authorities: string(issued.Authorities), ExpiresAt: timestamppb.New(issued.Ends),
 	}, nil
 }

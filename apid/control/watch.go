@@ -1,4 +1,4 @@
-package apid
+package control
 
 import (
 	"context"
@@ -30,45 +30,27 @@ const (
 // the history that all watchers share, and one that is slow finds several
 // changes of an object joined into one. One that is slower than the history is
 // long is ended.
-func (c *control) Watch(req *musterv1.WatchRequest, stream musterv1.ControlService_WatchServer) error {
-	ctx, cancel := c.streaming(stream.Context())
+func (s *Server) Watch(req *musterv1.WatchRequest, stream musterv1.ControlService_WatchServer) error {
+	ctx, cancel := s.Streaming(stream.Context())
 	defer cancel()
-	if err := c.ready(ctx); err != nil {
+	if err := s.Ready(ctx); err != nil {
 		return err
 	}
-	filter, err := newWatchFilter(req, c.events)
+	filter, err := newWatchFilter(req, s.events)
 	if err != nil {
 		return err
 	}
-	w := &watch{control: c, stream: stream, filter: filter, old: req.IncludeOld}
-	c.watchers.Inc()
-	defer c.watchers.Dec()
+	w := &watch{Server: s, stream: stream, filter: filter, old: req.IncludeOld}
+	s.opt.Watchers.Inc()
+	defer s.opt.Watchers.Dec()
 	if err := w.begin(ctx, req.ResumeToken); err != nil {
 		return err
 	}
-	return c.streamEnd(ctx, w.follow(ctx))
-}
-
-// streaming returns a context that also ends when this replica stops.
-func (d *Daemon) streaming(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	unhook := context.AfterFunc(d.stopping, cancel)
-	return ctx, func() { unhook(); cancel() }
-}
-
-// streamEnd says why a stream has ended.
-func (d *Daemon) streamEnd(ctx context.Context, err error) error {
-	if d.stopping.Err() != nil {
-		return errStopping()
-	}
-	if ctx.Err() != nil {
-		return status.FromContextError(ctx.Err()).Err()
-	}
-	return err
+	return s.StreamEnd(ctx, w.follow(ctx))
 }
 
 type watch struct {
-	*control
+	*Server
 	stream musterv1.ControlService_WatchServer
 	filter *watchFilter
 	old    bool
@@ -81,8 +63,8 @@ type watch struct {
 // begin establishes the watch and sends what has changed since the token.
 func (w *watch) begin(ctx context.Context, token string) error {
 	if token == "" {
-		w.cursor, w.point = w.view.Now()
-		w.view.Read(func(r *objects.Reader) { w.filter.learn(r) })
+		w.cursor, w.point = w.View.Now()
+		w.View.Read(func(r *objects.Reader) { w.filter.learn(r) })
 		return w.send(nil, w.point)
 	}
 	from, err := w.parse(token)
@@ -93,7 +75,7 @@ func (w *watch) begin(ctx context.Context, token string) error {
 	if err != nil {
 		return err
 	}
-	w.view.Read(func(r *objects.Reader) { w.filter.learn(r) })
+	w.View.Read(func(r *objects.Reader) { w.filter.learn(r) })
 	if err := w.send(nil, from); err != nil {
 		return err
 	}
@@ -105,7 +87,7 @@ func (w *watch) parse(token string) (objects.Point, error) {
 	sequences, err := parseResumeToken(token)
 	if err == nil {
 		var from objects.Point
-		if from, err = w.view.PointOf(sequences); err == nil {
+		if from, err = w.View.PointOf(sequences); err == nil {
 			return from, nil
 		}
 	}
@@ -126,12 +108,12 @@ func (w *watch) resume(ctx context.Context, from objects.Point) ([]objects.Chang
 	ctx, cancel := context.WithTimeout(ctx, catchUp)
 	defer cancel()
 	for {
-		r, err := w.view.Resume(from)
+		r, err := w.View.Resume(from)
 		if errors.Is(err, objects.ErrForgotten) {
 			return nil, errTooOld()
 		}
 		if err != nil {
-			return nil, w.fail("resume watch", err)
+			return nil, w.Fail("resume watch", err)
 		}
 		if r.Caught {
 			w.cursor, w.point = r.Cursor, r.Point
@@ -147,15 +129,15 @@ func (w *watch) resume(ctx context.Context, from objects.Point) ([]objects.Chang
 
 // follow sends what changes, until ctx ends.
 func (w *watch) follow(ctx context.Context) error {
-	bookmark := time.NewTicker(w.cfg.Bookmark)
+	bookmark := time.NewTicker(w.opt.Bookmark)
 	defer bookmark.Stop()
 	for {
-		changes, cursor, point, more, err := w.view.Since(w.cursor)
+		changes, cursor, point, more, err := w.View.Since(w.cursor)
 		if errors.Is(err, objects.ErrForgotten) {
 			return status.Error(codes.OutOfRange, "the watch was too slow to keep up: list again, and watch without a token")
 		}
 		if err != nil {
-			return w.fail("watch", err)
+			return w.Fail("watch", err)
 		}
 		before := w.point
 		w.cursor, w.point = cursor, point
@@ -186,7 +168,7 @@ func (w *watch) deliver(changes []objects.Change, before objects.Point) error {
 	for len(changes) > 0 {
 		var events []*musterv1.WatchEvent
 		size := 0
-		w.view.ReadSeen(func(r *objects.Reader) {
+		w.View.ReadSeen(func(r *objects.Reader) {
 			for n := 0; len(changes) > 0 && size < watchBytes && n < watchEvents; n++ {
 				if e := w.filter.event(r, changes[0], w.old); e != nil {
 					events = append(events, e)

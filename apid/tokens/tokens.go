@@ -1,4 +1,6 @@
-package apid
+// Package tokens serves the API tokens of people and of programs that act for
+// people: it recognises them, creates them and removes them.
+package tokens
 
 import (
 	"context"
@@ -13,27 +15,34 @@ import (
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/backend"
 	"github.com/musterhq/muster/apid/validate"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/store"
 )
 
-// maxTokens bounds how many there are: every apid holds all of them.
+// maxTokens bounds the number of tokens: every apid holds all of them.
 const maxTokens = 10_000
 
 var errUnknownToken = errors.New("there is no such token")
 
-// recognise finds out whose token it is. While the store is away that is judged
-// by what was known last.
-func (d *Daemon) recognise(ctx context.Context, token string) (auth.Identity, error) {
+// Service serves the API tokens of one replica.
+type Service struct{ backend *backend.Backend }
+
+// New returns the service.
+func New(b *backend.Backend) *Service { return &Service{b} }
+
+// Recognise returns the identity that a token stands for. While the store is away it
+// decides by the tokens that were known last.
+func (s *Service) Recognise(ctx context.Context, token string) (auth.Identity, error) {
 	id, ok := auth.TokenID(token)
 	if !ok {
 		return auth.Identity{}, errUnknownToken
 	}
-	if err := d.ready(ctx); err != nil {
+	if err := s.backend.Ready(ctx); err != nil {
 		return auth.Identity{}, err
 	}
-	e, ok := d.tables.Tokens.Get(d.store.Snapshot(), id)
+	e, ok := s.backend.Tables.Tokens.Get(s.backend.Snapshot(), id)
 	if !ok || !auth.TokenMatches(token, e.Value.Hash) {
 		return auth.Identity{}, errUnknownToken
 	}
@@ -46,8 +55,9 @@ func (d *Daemon) recognise(ctx context.Context, token string) (auth.Identity, er
 	return auth.Identity{Role: e.Value.Role, Name: e.Value.Name}, nil
 }
 
-func (c *control) CreateToken(ctx context.Context, req *musterv1.CreateTokenRequest) (*musterv1.CreateTokenResponse, error) {
-	if err := c.ready(ctx); err != nil {
+// CreateToken makes a token.
+func (s *Service) CreateToken(ctx context.Context, req *musterv1.CreateTokenRequest) (*musterv1.CreateTokenResponse, error) {
+	if err := s.backend.Ready(ctx); err != nil {
 		return nil, err
 	}
 	now := time.Now()
@@ -59,7 +69,7 @@ func (c *control) CreateToken(ctx context.Context, req *musterv1.CreateTokenRequ
 	if err != nil {
 		report.Invalid("role", "%v", err)
 	}
-	record := &recordv1.Token{Name: req.Name, Role: role, CreatedAt: now.UnixMilli(), CreatedBy: by(ctx)}
+	record := &recordv1.Token{Name: req.Name, Role: role, CreatedAt: now.UnixMilli(), CreatedBy: backend.Caller(ctx)}
 	if req.ExpiresAt != nil {
 		if record.ExpiresAt = req.ExpiresAt.AsTime().UnixMilli(); !req.ExpiresAt.IsValid() || record.ExpiresAt <= record.CreatedAt {
 			report.Invalid("expiresAt", "is not in the future")
@@ -70,63 +80,57 @@ func (c *control) CreateToken(ctx context.Context, req *musterv1.CreateTokenRequ
 	}
 	id, token, hash := auth.NewToken()
 	record.Hash = hash
-	ctx, cancel := c.writing(ctx)
+	ctx, cancel := s.backend.Writing(ctx)
 	defer cancel()
-	err = c.update(ctx, func(tx *store.Tx) error {
+	err = s.backend.Update(ctx, func(tx *store.Tx) error {
 		n := 0
-		for range c.tables.Tokens.Scan(tx, "") {
+		for range s.backend.Tables.Tokens.Scan(tx, "") {
 			n++
 		}
 		if n >= maxTokens {
 			return status.Errorf(codes.ResourceExhausted, "there are %d tokens already: remove some", n)
 		}
-		c.tables.Tokens.Put(tx, id, record)
+		s.backend.Tables.Tokens.Put(tx, id, record)
 		return nil
 	})
 	if err != nil {
-		return nil, c.fail("create token", err)
+		return nil, s.backend.Fail("create token", err)
 	}
-	c.log.Info("token is created", zap.String("id", id), zap.String("name", record.Name), zap.String("role", req.Role), zap.String("by", record.CreatedBy))
+	s.backend.Log.Info("token is created", zap.String("id", id), zap.String("name", record.Name), zap.String("role", req.Role), zap.String("by", record.CreatedBy))
 	return &musterv1.CreateTokenResponse{Token: tokenMessage(id, record), Secret: token}, nil
 }
 
-func (c *control) ListTokens(ctx context.Context, _ *musterv1.ListTokensRequest) (*musterv1.ListTokensResponse, error) {
-	if err := c.ready(ctx); err != nil {
+// ListTokens returns all tokens.
+func (s *Service) ListTokens(ctx context.Context, _ *musterv1.ListTokensRequest) (*musterv1.ListTokensResponse, error) {
+	if err := s.backend.Ready(ctx); err != nil {
 		return nil, err
 	}
 	resp := &musterv1.ListTokensResponse{}
-	for e := range c.tables.Tokens.Scan(c.store.Snapshot(), "") {
+	for e := range s.backend.Tables.Tokens.Scan(s.backend.Snapshot(), "") {
 		resp.Tokens = append(resp.Tokens, tokenMessage(e.Key, e.Value))
 	}
 	return resp, nil
 }
 
-func (c *control) RemoveToken(ctx context.Context, req *musterv1.RemoveTokenRequest) (*musterv1.RemoveTokenResponse, error) {
-	if err := c.ready(ctx); err != nil {
+// RemoveToken removes a token.
+func (s *Service) RemoveToken(ctx context.Context, req *musterv1.RemoveTokenRequest) (*musterv1.RemoveTokenResponse, error) {
+	if err := s.backend.Ready(ctx); err != nil {
 		return nil, err
 	}
-	ctx, cancel := c.writing(ctx)
+	ctx, cancel := s.backend.Writing(ctx)
 	defer cancel()
-	err := c.update(ctx, func(tx *store.Tx) error {
-		if _, ok := c.tables.Tokens.Get(tx, req.Token); !ok {
-			return notFound("token", req.Token)
+	err := s.backend.Update(ctx, func(tx *store.Tx) error {
+		if _, ok := s.backend.Tables.Tokens.Get(tx, req.Token); !ok {
+			return backend.NotFound("token", req.Token)
 		}
-		c.tables.Tokens.Delete(tx, req.Token)
+		s.backend.Tables.Tokens.Delete(tx, req.Token)
 		return nil
 	})
 	if err != nil {
-		return nil, c.fail("remove token", err)
+		return nil, s.backend.Fail("remove token", err)
 	}
-	c.log.Info("token is removed", zap.String("id", req.Token), zap.String("by", by(ctx)))
+	s.backend.Log.Info("token is removed", zap.String("id", req.Token), zap.String("by", backend.Caller(ctx)))
 	return &musterv1.RemoveTokenResponse{}, nil
-}
-
-// by names who called.
-func by(ctx context.Context) string {
-	if caller, ok := auth.CallerOf(ctx); ok {
-		return caller.Identity.String()
-	}
-	return ""
 }
 
 func tokenMessage(id string, r *recordv1.Token) *musterv1.ApiToken {

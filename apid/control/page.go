@@ -1,4 +1,4 @@
-package apid
+package control
 
 import (
 	"encoding/base64"
@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/apid/validate"
 )
 
@@ -166,4 +167,13 @@ func (f labelFilter) match(labels map[string]string) bool {
 		}
 	}
 	return true
+}
+
+// matchObject does it for an object. One without labels passes no condition.
+func (f labelFilter) matchObject(r *objects.Reader, o objects.Object) bool {
+	if len(f) == 0 {
+		return true
+	}
+	labels, has := o.Labels(r)
+	return has && f.match(labels)
 }

@@ -1,4 +1,4 @@
-// Package standing finds out how the cluster's own parts do: the store, each
+// Package status finds out how the cluster's own parts do: the store, each
 // instance of each manager daemon, and the shards that they share.
 //
 // What is found comes from those who know: who takes part, and who holds which
@@ -6,7 +6,7 @@
 // died lately, from the store's catalog of processes; and how far an instance's
 // view has come, from the instance. Looking is one thing ([Looker.Look]), and what
 // to make of it another ([Judge]), which is a function of the findings alone.
-package standing
+package status
 
 import (
 	"time"

@@ -1,4 +1,7 @@
-package apid
+// Package authority serves the cluster's own certificate authority: to daemons and
+// workers, which join and renew their certificates, and to operators, who rotate its
+// root, its join tokens and the keys that seal its secrets.
+package authority
 
 import (
 	"bytes"
@@ -15,16 +18,50 @@ import (
 	cav1 "github.com/musterhq/muster/api/muster/ca/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/backend"
+	clusterstatus "github.com/musterhq/muster/apid/status"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/ca"
 	"github.com/musterhq/muster/internal/store"
 )
 
-// authority serves the cluster's own certificate authority.
-type authority struct {
-	*Daemon
+// Options are what the authority needs besides the store.
+type Options struct {
+	// Own is the authority, run by the caller. Nil: certificates come from elsewhere.
+	Own *ca.Authority
+	// Guard counts refusals.
+	Guard *auth.Guard
+	// Looker finds the instances of daemons.
+	Looker *clusterstatus.Looker
+	// Daemon is the daemon of those instances that have the cluster's keys.
+	Daemon string
+	// RotationLeast is how long a rotation of the root takes at least.
+	RotationLeast time.Duration
+}
+
+// Authority is the cluster's certificate authority in one replica of apid.
+type Authority struct {
+	backend *backend.Backend
+	opt     Options
+}
+
+// New returns the authority.
+func New(b *backend.Backend, opt Options) *Authority { return &Authority{b, opt} }
+
+// Service serves daemons and workers.
+type Service struct {
+	*Authority
 	cav1.UnimplementedAuthorityServiceServer
 }
+
+// Service returns the service for daemons and workers.
+func (a *Authority) Service() *Service { return &Service{Authority: a} }
+
+// Control has the calls of the control API that concern the authority.
+type Control struct{ *Authority }
+
+// Control returns the calls of the control API.
+func (a *Authority) Control() *Control { return &Control{a} }
 
 // errNoAuthority answers where certificates come from elsewhere.
 func errNoAuthority() error {
@@ -32,23 +69,23 @@ func errNoAuthority() error {
 }
 
 // prepared returns the authority, once there is all that it takes.
-func (d *Daemon) prepared(ctx context.Context) (*ca.Authority, error) {
-	if d.cfg.Authority == nil {
+func (a *Authority) prepared(ctx context.Context) (*ca.Authority, error) {
+	if a.opt.Own == nil {
 		return nil, errNoAuthority()
 	}
-	return d.cfg.Authority, d.ready(ctx)
+	return a.opt.Own, a.backend.Ready(ctx)
 }
 
-func (a *authority) GetAuthority(ctx context.Context, _ *cav1.GetAuthorityRequest) (*cav1.GetAuthorityResponse, error) {
+func (a *Service) GetAuthority(ctx context.Context, _ *cav1.GetAuthorityRequest) (*cav1.GetAuthorityResponse, error) {
 	own, err := a.prepared(ctx)
 	if err != nil {
 		return nil, err
 	}
 	pem, err := own.Certificates(ctx)
-	return &cav1.GetAuthorityResponse{Authorities: pem}, a.fail("get authority", err)
+	return &cav1.GetAuthorityResponse{Authorities: pem}, a.backend.Fail("get authority", err)
 }
 
-func (a *authority) Join(ctx context.Context, req *cav1.JoinRequest) (*cav1.JoinResponse, error) {
+func (a *Service) Join(ctx context.Context, req *cav1.JoinRequest) (*cav1.JoinResponse, error) {
 	own, err := a.prepared(ctx)
 	if err != nil {
 		return nil, err
@@ -69,12 +106,12 @@ func (a *authority) Join(ctx context.Context, req *cav1.JoinRequest) (*cav1.Join
 		return nil, status.Errorf(codes.InvalidArgument, "request: %v", err)
 	}
 	refuse := func(err error) error {
-		return a.guard.Refuse(ctx, cav1.AuthorityService_Join_FullMethodName, err)
+		return a.opt.Guard.Refuse(ctx, cav1.AuthorityService_Join_FullMethodName, err)
 	}
 	if err := own.CheckJoin(ctx, req.Token, manager); errors.Is(err, ca.ErrToken) {
 		return nil, refuse(status.Errorf(codes.PermissionDenied, "%s may not join: %v", id, err))
 	} else if err != nil {
-		return nil, a.fail("check join token", err)
+		return nil, a.backend.Fail("check join token", err)
 	}
 	if !manager {
 		if err := a.admitNode(ctx, req.Name, request, own.Lifetime()); status.Code(err) == codes.PermissionDenied || status.Code(err) == codes.AlreadyExists {
@@ -85,12 +122,12 @@ func (a *authority) Join(ctx context.Context, req *cav1.JoinRequest) (*cav1.Join
 	}
 	issued, err := own.Issue(ctx, id, request, 0)
 	if err != nil {
-		return nil, a.fail("issue certificate", err)
+		return nil, a.backend.Fail("issue certificate", err)
 	}
 	return &cav1.JoinResponse{Certificate: issued.Certificate, Authorities: issued.Authorities}, nil
 }
 
-func (a *authority) Renew(ctx context.Context, req *cav1.RenewRequest) (*cav1.RenewResponse, error) {
+func (a *Service) Renew(ctx context.Context, req *cav1.RenewRequest) (*cav1.RenewResponse, error) {
 	own, err := a.prepared(ctx)
 	if err != nil {
 		return nil, err
@@ -105,14 +142,14 @@ func (a *authority) Renew(ctx context.Context, req *cav1.RenewRequest) (*cav1.Re
 	}
 	if caller.Role == authv1.Role_WORKER {
 		if err := a.renewNode(ctx, caller, request, own.Lifetime()); status.Code(err) == codes.PermissionDenied {
-			return nil, a.guard.Refuse(ctx, cav1.AuthorityService_Renew_FullMethodName, err)
+			return nil, a.opt.Guard.Refuse(ctx, cav1.AuthorityService_Renew_FullMethodName, err)
 		} else if err != nil {
 			return nil, err
 		}
 	}
 	issued, err := own.Issue(ctx, caller.Identity, request, 0)
 	if err != nil {
-		return nil, a.fail("renew certificate", err)
+		return nil, a.backend.Fail("renew certificate", err)
 	}
 	return &cav1.RenewResponse{Certificate: issued.Certificate, Authorities: issued.Authorities}, nil
 }
@@ -120,12 +157,12 @@ func (a *authority) Renew(ctx context.Context, req *cav1.RenewRequest) (*cav1.Re
 // admitNode writes down that a node has a certificate. The node's id must be
 // new, or else the key one that was certified before: whoever has a join token
 // must not become a node that is there.
-func (a *authority) admitNode(ctx context.Context, node string, r *ca.Request, lifetime time.Duration) error {
+func (a *Service) admitNode(ctx context.Context, node string, r *ca.Request, lifetime time.Duration) error {
 	return a.certifyNode(ctx, node, r, lifetime, func(tx *store.Tx, known *recordv1.Node, key []byte) error {
 		if bytes.Equal(known.CertificateKey, key) || bytes.Equal(known.CertificateKeyBefore, key) {
 			return nil
 		}
-		_, connected := a.tables.NodeStates.Get(tx, node)
+		_, connected := a.backend.Tables.NodeStates.Get(tx, node)
 		if connected || len(known.CertificateKey) > 0 {
 			return status.Errorf(codes.AlreadyExists,
 				"node %s is known to the cluster, with another key; remove it, or start the worker with an empty data directory, which gives it a new id", node)
@@ -137,13 +174,13 @@ func (a *authority) admitNode(ctx context.Context, node string, r *ca.Request, l
 // renewNode does so for a node that shows a certificate of the newest key or, for
 // the answer with that may have been lost, of the one before. A certificate of any
 // other key was signed by somebody else.
-func (a *authority) renewNode(ctx context.Context, caller auth.Caller, r *ca.Request, lifetime time.Duration) error {
+func (a *Service) renewNode(ctx context.Context, caller auth.Caller, r *ca.Request, lifetime time.Duration) error {
 	if caller.Certificate == nil {
 		return status.Error(codes.PermissionDenied, "a worker renews with the certificate that it has")
 	}
 	shown, err := ca.KeyDigest(caller.Certificate.PublicKey)
 	if err != nil {
-		return a.fail("renew certificate of node", err)
+		return a.backend.Fail("renew certificate of node", err)
 	}
 	return a.certifyNode(ctx, caller.Name, r, lifetime, func(_ *store.Tx, known *recordv1.Node, _ []byte) error {
 		switch {
@@ -160,17 +197,17 @@ func (a *authority) renewNode(ctx context.Context, caller auth.Caller, r *ca.Req
 
 // certifyNode writes down until when, and with which key, a node can prove
 // itself, before it can.
-func (a *authority) certifyNode(ctx context.Context, node string, r *ca.Request, lifetime time.Duration, check func(*store.Tx, *recordv1.Node, []byte) error) error {
+func (a *Service) certifyNode(ctx context.Context, node string, r *ca.Request, lifetime time.Duration, check func(*store.Tx, *recordv1.Node, []byte) error) error {
 	key, err := r.KeyDigest()
 	if err != nil {
-		return a.fail("certify node", err)
+		return a.backend.Fail("certify node", err)
 	}
-	ctx, cancel := a.writing(ctx)
+	ctx, cancel := a.backend.Writing(ctx)
 	defer cancel()
-	err = a.update(ctx, func(tx *store.Tx) error {
+	err = a.backend.Update(ctx, func(tx *store.Tx) error {
 		now := time.Now()
 		record := &recordv1.Node{CreatedAt: now.UnixMilli()}
-		if e, ok := a.tables.Nodes.Get(tx, node); ok {
+		if e, ok := a.backend.Tables.Nodes.Get(tx, node); ok {
 			record = proto.CloneOf(e.Value)
 		}
 		if record.Removed {
@@ -181,22 +218,22 @@ func (a *authority) certifyNode(ctx context.Context, node string, r *ca.Request,
 		}
 		record.CertificateKey, record.UpdatedAt = key, now.UnixMilli()
 		record.CertificateEnds = max(record.CertificateEnds, now.Add(lifetime+time.Minute).UnixMilli())
-		a.tables.Nodes.Put(tx, node, record)
+		a.backend.Tables.Nodes.Put(tx, node, record)
 		return nil
 	})
-	return a.fail("certify node", err)
+	return a.backend.Fail("certify node", err)
 }
 
-func (c *control) GetJoinTokens(ctx context.Context, _ *musterv1.GetJoinTokensRequest) (*musterv1.GetJoinTokensResponse, error) {
+func (c *Control) GetJoinTokens(ctx context.Context, _ *musterv1.GetJoinTokensRequest) (*musterv1.GetJoinTokensResponse, error) {
 	own, err := c.prepared(ctx)
 	if err != nil {
 		return nil, err
 	}
 	tokens, err := own.JoinTokens(ctx)
-	return &musterv1.GetJoinTokensResponse{Worker: tokens.Worker, Manager: tokens.Manager}, c.fail("get join tokens", err)
+	return &musterv1.GetJoinTokensResponse{Worker: tokens.Worker, Manager: tokens.Manager}, c.backend.Fail("get join tokens", err)
 }
 
-func (c *control) RotateJoinToken(ctx context.Context, req *musterv1.RotateJoinTokenRequest) (*musterv1.RotateJoinTokenResponse, error) {
+func (c *Control) RotateJoinToken(ctx context.Context, req *musterv1.RotateJoinTokenRequest) (*musterv1.RotateJoinTokenResponse, error) {
 	own, err := c.prepared(ctx)
 	if err != nil {
 		return nil, err
@@ -205,12 +242,12 @@ func (c *control) RotateJoinToken(ctx context.Context, req *musterv1.RotateJoinT
 	if !manager && req.Kind != musterv1.RotateJoinTokenRequest_KIND_WORKER {
 		return nil, status.Error(codes.InvalidArgument, "kind: is neither KIND_WORKER nor KIND_MANAGER")
 	}
-	ctx, cancel := c.writing(ctx)
+	ctx, cancel := c.backend.Writing(ctx)
 	defer cancel()
 	token, err := own.RotateJoin(ctx, manager)
 	if err != nil {
-		return nil, c.fail("rotate join token", err)
+		return nil, c.backend.Fail("rotate join token", err)
 	}
-	c.log.Info("join token is replaced", zap.Stringer("kind", req.Kind), zap.String("by", by(ctx)))
+	c.backend.Log.Info("join token is replaced", zap.Stringer("kind", req.Kind), zap.String("by", backend.Caller(ctx)))
 	return &musterv1.RotateJoinTokenResponse{Token: token}, nil
 }

@@ -1,4 +1,4 @@
-package apid
+package authority
 
 import (
 	"cmp"
@@ -11,44 +11,45 @@ import (
 	"google.golang.org/grpc/status"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/backend"
 	"github.com/musterhq/muster/internal/ca"
 )
 
 // ClusterKeys implements daemon.KeyHolder.
-func (d *Daemon) ClusterKeys() []string {
-	if d.cfg.Authority == nil {
+func (a *Authority) KeyNames() []string {
+	if a.opt.Own == nil {
 		return nil
 	}
-	return d.cfg.Authority.KeyNames()
+	return a.opt.Own.KeyNames()
 }
 
-func (c *control) GetClusterKeys(ctx context.Context, _ *musterv1.GetClusterKeysRequest) (*musterv1.GetClusterKeysResponse, error) {
+func (c *Control) GetClusterKeys(ctx context.Context, _ *musterv1.GetClusterKeysRequest) (*musterv1.GetClusterKeysResponse, error) {
 	own, err := c.prepared(ctx)
 	if err != nil {
 		return nil, err
 	}
 	sealed, err := own.SealedWith(ctx)
 	if err != nil {
-		return nil, c.fail("get cluster keys", err)
+		return nil, c.backend.Fail("get cluster keys", err)
 	}
 	holders, err := c.keyHolders(ctx)
 	return &musterv1.GetClusterKeysResponse{SealedWith: sealed, Holders: holders}, err
 }
 
-func (c *control) ResealCluster(ctx context.Context, _ *musterv1.ResealClusterRequest) (*musterv1.ResealClusterResponse, error) {
+func (c *Control) ResealCluster(ctx context.Context, _ *musterv1.ResealClusterRequest) (*musterv1.ResealClusterResponse, error) {
 	own, err := c.prepared(ctx)
 	if err != nil {
 		return nil, err
 	}
 	before, err := own.SealedWith(ctx)
 	if err != nil {
-		return nil, c.fail("reseal", err)
+		return nil, c.backend.Fail("reseal", err)
 	}
 	holders, err := c.keyHolders(ctx)
 	if err != nil {
 		return nil, err
 	}
-	key := c.ClusterKeys()[0]
+	key := c.KeyNames()[0]
 	var without []string
 	for _, h := range holders {
 		if !slices.Contains(h.Keys, key) {
@@ -59,21 +60,21 @@ func (c *control) ResealCluster(ctx context.Context, _ *musterv1.ResealClusterRe
 		return nil, status.Errorf(codes.FailedPrecondition,
 			"key %s cannot seal yet, for these apids could not open what it seals (write it into their --cluster-key-file): %s", key, strings.Join(without, "; "))
 	}
-	writing, cancel := c.writing(ctx)
+	writing, cancel := c.backend.Writing(ctx)
 	defer cancel()
 	if before != key {
-		if err := own.Reseal(writing, key, by(ctx)); errors.Is(err, ca.ErrOtherKey) {
+		if err := own.Reseal(writing, key, backend.Caller(ctx)); errors.Is(err, ca.ErrOtherKey) {
 			return nil, status.Error(codes.Aborted, "the file with the cluster's keys has changed meanwhile; try again")
 		} else if err != nil {
-			return nil, c.fail("reseal", err)
+			return nil, c.backend.Fail("reseal", err)
 		}
 	}
 	return &musterv1.ResealClusterResponse{SealedWith: key, Before: before, Holders: holders}, nil
 }
 
 // keyHolders asks every apid which of the cluster's keys it has.
-func (c *control) keyHolders(ctx context.Context) ([]*musterv1.KeyHolder, error) {
-	found := c.looker.Look(ctx)
+func (c *Control) keyHolders(ctx context.Context) ([]*musterv1.KeyHolder, error) {
+	found := c.opt.Looker.Look(ctx)
 	if found.Store.Err != nil {
 		return nil, status.Errorf(codes.Unavailable, "it is not known which apids there are, for the store does not answer: %v", found.Store.Err)
 	}
@@ -81,7 +82,7 @@ func (c *control) keyHolders(ctx context.Context) ([]*musterv1.KeyHolder, error)
 	seen := map[string]bool{}
 	for _, census := range found.Census {
 		for _, m := range census.Members {
-			if m.Daemon != c.member.Daemon || seen[m.Instance] {
+			if m.Daemon != c.opt.Daemon || seen[m.Instance] {
 				continue
 			}
 			seen[m.Instance] = true

@@ -1,4 +1,4 @@
-package apid
+package control
 
 import (
 	"fmt"
@@ -139,11 +139,7 @@ func (f *watchFilter) passes(r *objects.Reader, object objects.Object) bool {
 	if len(f.nodes) > 0 && (!isTask || !f.onNode(r, t)) && (!isNode || !slices.Contains(f.nodes, fold(n.Hostname())) && !slices.Contains(q.Nodes, n.ID)) {
 		return false
 	}
-	if len(f.labels) > 0 {
-		labels, has := object.Labels(r)
-		return has && f.labels.match(labels)
-	}
-	return true
+	return f.labels.matchObject(r, object)
 }
 
 // onNode reports whether a task is on one of the nodes that the watch asks for.

@@ -1,4 +1,4 @@
-package apid
+package authority
 
 import (
 	"bytes"
@@ -13,10 +13,12 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 	cav1 "github.com/musterhq/muster/api/muster/ca/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/backend"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/ca"
 	"github.com/musterhq/muster/internal/store"
@@ -36,7 +38,7 @@ func rotationError(err error) error {
 	return err
 }
 
-func (c *control) GetAuthority(ctx context.Context, _ *musterv1.GetAuthorityRequest) (*musterv1.GetAuthorityResponse, error) {
+func (c *Control) GetAuthority(ctx context.Context, _ *musterv1.GetAuthorityRequest) (*musterv1.GetAuthorityResponse, error) {
 	own, err := c.prepared(ctx)
 	if err != nil {
 		return nil, err
@@ -45,12 +47,12 @@ func (c *control) GetAuthority(ctx context.Context, _ *musterv1.GetAuthorityRequ
 	return &musterv1.GetAuthorityResponse{Authority: m}, err
 }
 
-func (c *control) RotateAuthority(ctx context.Context, req *musterv1.RotateAuthorityRequest) (*musterv1.RotateAuthorityResponse, error) {
+func (c *Control) RotateAuthority(ctx context.Context, req *musterv1.RotateAuthorityRequest) (*musterv1.RotateAuthorityResponse, error) {
 	own, err := c.prepared(ctx)
 	if err != nil {
 		return nil, err
 	}
-	writing, cancel := c.writing(ctx)
+	writing, cancel := c.backend.Writing(ctx)
 	defer cancel()
 	if req.Finish {
 		var roots *ca.Roots
@@ -58,28 +60,28 @@ func (c *control) RotateAuthority(ctx context.Context, req *musterv1.RotateAutho
 			err = own.Drop(writing, roots.Signing)
 		}
 	} else {
-		err = own.Rotate(writing, by(ctx))
+		err = own.Rotate(writing, backend.Caller(ctx))
 	}
 	if err != nil {
-		return nil, c.fail("rotate root", rotationError(err))
+		return nil, c.backend.Fail("rotate root", rotationError(err))
 	}
-	c.log.Info("rotation of the root", zap.Bool("finish", req.Finish), zap.String("by", by(ctx)))
+	c.backend.Log.Info("rotation of the root", zap.Bool("finish", req.Finish), zap.String("by", backend.Caller(ctx)))
 	m, err := c.authorityMessage(ctx, own)
 	return &musterv1.RotateAuthorityResponse{Authority: m}, err
 }
 
-func (c *control) authorityMessage(ctx context.Context, own *ca.Authority) (*musterv1.Authority, error) {
+func (c *Control) authorityMessage(ctx context.Context, own *ca.Authority) (*musterv1.Authority, error) {
 	roots, err := own.Roots(ctx)
 	if err != nil {
-		return nil, c.fail("get authority", err)
+		return nil, c.backend.Fail("get authority", err)
 	}
 	m := &musterv1.Authority{Domain: roots.Domain, Certificates: string(roots.PEM)}
 	if roots.Rotation == nil {
 		return m, nil
 	}
-	m.Rotation = &musterv1.RootRotation{StartedAt: timestamp(time.UnixMilli(roots.Rotation.StartedAt)), StartedBy: roots.Rotation.StartedBy}
+	m.Rotation = &musterv1.RootRotation{StartedAt: timestamppb.New(time.UnixMilli(roots.Rotation.StartedAt)), StartedBy: roots.Rotation.StartedBy}
 	if !roots.Rotating() {
-		m.Rotation.EndedAt = timestamp(time.UnixMilli(roots.Rotation.EndedAt))
+		m.Rotation.EndedAt = timestamppb.New(time.UnixMilli(roots.Rotation.EndedAt))
 		return m, nil
 	}
 	waiting, why := c.behind(ctx, roots, time.Now())
@@ -91,11 +93,11 @@ func (c *control) authorityMessage(ctx context.Context, own *ca.Authority) (*mus
 // behind names those who are yet to show a certificate of the new root: instances
 // of manager daemons, which are asked, and nodes, whose workers show it when they
 // call Check. Why says what is waited for besides, or cannot be known.
-func (d *Daemon) behind(ctx context.Context, roots *ca.Roots, now time.Time) (waiting []string, why string) {
-	if left := time.UnixMilli(roots.Rotation.StartedAt).Add(d.cfg.RotationLeast).Sub(now); left > 0 {
+func (a *Authority) behind(ctx context.Context, roots *ca.Roots, now time.Time) (waiting []string, why string) {
+	if left := time.UnixMilli(roots.Rotation.StartedAt).Add(a.opt.RotationLeast).Sub(now); left > 0 {
 		why = fmt.Sprintf("the old root is trusted for %v more, for those who happen to be off", left.Round(time.Second))
 	}
-	found := d.looker.Look(ctx)
+	found := a.opt.Looker.Look(ctx)
 	if found.Store.Err != nil {
 		return nil, "the store does not answer: " + found.Store.Err.Error()
 	}
@@ -107,7 +109,7 @@ func (d *Daemon) behind(ctx context.Context, roots *ca.Roots, now time.Time) (wa
 			}
 		}
 	}
-	for e := range d.tables.Nodes.Scan(d.store.Snapshot(), "") {
+	for e := range a.backend.Tables.Nodes.Scan(a.backend.Snapshot(), "") {
 		if n := e.Value; !n.Removed && n.CertificateEnds > now.UnixMilli() && !bytes.Equal(n.CertificateRoot, roots.Signing) {
 			waiting = append(waiting, "node "+e.Key)
 		}
@@ -116,46 +118,46 @@ func (d *Daemon) behind(ctx context.Context, roots *ca.Roots, now time.Time) (wa
 	return slices.Compact(waiting), why
 }
 
-// endRotation drops the old root when nobody needs it any more.
-func (d *Daemon) endRotation(ctx context.Context) {
-	if d.cfg.Authority == nil {
+// EndRotation drops the old root when nobody needs it any more.
+func (a *Authority) EndRotation(ctx context.Context) {
+	if a.opt.Own == nil {
 		return
 	}
-	ctx, cancel := d.writing(ctx)
+	ctx, cancel := a.backend.Writing(ctx)
 	defer cancel()
-	roots, err := d.cfg.Authority.Roots(ctx)
+	roots, err := a.opt.Own.Roots(ctx)
 	if err != nil || !roots.Rotating() {
 		return
 	}
 	// What others have written shows in the snapshot from here on.
-	if err := d.store.Sync(ctx, d.tables.Nodes); err != nil {
+	if err := a.backend.Sync(ctx, a.backend.Tables.Nodes); err != nil {
 		return
 	}
-	waiting, why := d.behind(ctx, roots, time.Now())
+	waiting, why := a.behind(ctx, roots, time.Now())
 	if len(waiting) > 0 || why != "" {
-		d.log.Info("the rotation of the root goes on", zap.Int("waiting", len(waiting)), zap.Strings("for", waiting[:min(len(waiting), 10)]), zap.String("reason", why))
+		a.backend.Log.Info("the rotation of the root goes on", zap.Int("waiting", len(waiting)), zap.Strings("for", waiting[:min(len(waiting), 10)]), zap.String("reason", why))
 		return
 	}
-	if err := d.cfg.Authority.Drop(ctx, roots.Signing); err != nil && !errors.Is(err, ca.ErrNotRotating) {
-		d.log.Warn("the old root is trusted until the next sweep", zap.Error(err))
+	if err := a.opt.Own.Drop(ctx, roots.Signing); err != nil && !errors.Is(err, ca.ErrNotRotating) {
+		a.backend.Log.Warn("the old root is trusted until the next sweep", zap.Error(err))
 	}
 }
 
 // Check tells what the authority is by now, and notes under which root a worker
 // has shown itself.
-func (a *authority) Check(ctx context.Context, _ *cav1.CheckRequest) (*cav1.CheckResponse, error) {
+func (a *Service) Check(ctx context.Context, _ *cav1.CheckRequest) (*cav1.CheckResponse, error) {
 	own, err := a.prepared(ctx)
 	if err != nil {
 		return nil, err
 	}
 	roots, err := own.Roots(ctx)
 	if err != nil {
-		return nil, a.fail("check certificate", err)
+		return nil, a.backend.Fail("check certificate", err)
 	}
 	caller, ok := auth.CallerOf(ctx)
 	if ok && caller.Role == authv1.Role_WORKER {
-		if e, ok := a.tables.Nodes.Get(a.store.Snapshot(), caller.Name); ok && e.Value.Removed {
-			return nil, a.guard.Refuse(ctx, cav1.AuthorityService_Check_FullMethodName, removedNode(caller.Name))
+		if e, ok := a.backend.Tables.Nodes.Get(a.backend.Snapshot(), caller.Name); ok && e.Value.Removed {
+			return nil, a.opt.Guard.Refuse(ctx, cav1.AuthorityService_Check_FullMethodName, removedNode(caller.Name))
 		}
 		if roots.Rotating() && caller.Certificate != nil {
 			if err := a.noteRoot(ctx, caller.Name, roots.Of(caller.Certificate)); err != nil {
@@ -168,23 +170,23 @@ func (a *authority) Check(ctx context.Context, _ *cav1.CheckRequest) (*cav1.Chec
 }
 
 // noteRoot writes down under which root a node's worker has shown itself.
-func (a *authority) noteRoot(ctx context.Context, node string, root []byte) error {
-	if e, ok := a.tables.Nodes.Get(a.store.Snapshot(), node); !ok || bytes.Equal(e.Value.CertificateRoot, root) {
+func (a *Service) noteRoot(ctx context.Context, node string, root []byte) error {
+	if e, ok := a.backend.Tables.Nodes.Get(a.backend.Snapshot(), node); !ok || bytes.Equal(e.Value.CertificateRoot, root) {
 		return nil
 	}
-	ctx, cancel := a.writing(ctx)
+	ctx, cancel := a.backend.Writing(ctx)
 	defer cancel()
-	err := a.update(ctx, func(tx *store.Tx) error {
-		e, ok := a.tables.Nodes.Get(tx, node)
+	err := a.backend.Update(ctx, func(tx *store.Tx) error {
+		e, ok := a.backend.Tables.Nodes.Get(tx, node)
 		if !ok || bytes.Equal(e.Value.CertificateRoot, root) {
-			return errAlready
+			return backend.ErrNoChange
 		}
 		record := proto.CloneOf(e.Value)
 		record.CertificateRoot = root
-		a.tables.Nodes.Put(tx, node, record)
+		a.backend.Tables.Nodes.Put(tx, node, record)
 		return nil
 	})
-	return a.fail("note root of node", err)
+	return a.backend.Fail("note root of node", err)
 }
 
 func removedNode(node string) error {

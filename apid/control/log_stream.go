@@ -1,4 +1,4 @@
-package apid
+package control
 
 import (
 	"fmt"
@@ -10,13 +10,13 @@ import (
 	"github.com/musterhq/muster/apid/validate"
 )
 
-func (c *control) ServiceLogs(req *musterv1.ServiceLogsRequest, stream musterv1.ControlService_ServiceLogsServer) error {
-	ctx, cancel := c.streaming(stream.Context())
+func (s *Server) ServiceLogs(req *musterv1.ServiceLogsRequest, stream musterv1.ControlService_ServiceLogsServer) error {
+	ctx, cancel := s.Streaming(stream.Context())
 	defer cancel()
-	if err := c.ready(ctx); err != nil {
+	if err := s.Ready(ctx); err != nil {
 		return err
 	}
-	id, err := c.serviceID(req.Service)
+	id, err := s.services.id(req.Service)
 	if err != nil {
 		return err
 	}
@@ -35,19 +35,19 @@ func (c *control) ServiceLogs(req *musterv1.ServiceLogsRequest, stream musterv1.
 		_, more = r.Service(id)
 		return tasks, more
 	}
-	err = c.logs.Stream(ctx, all, req.Options, func(m *musterv1.LogMessage) error {
+	err = s.opt.Logs.Stream(ctx, all, req.Options, func(m *musterv1.LogMessage) error {
 		return stream.Send(&musterv1.ServiceLogsResponse{Message: m})
 	})
-	return c.streamEnd(ctx, err)
+	return s.StreamEnd(ctx, err)
 }
 
-func (c *control) TaskLogs(req *musterv1.TaskLogsRequest, stream musterv1.ControlService_TaskLogsServer) error {
-	ctx, cancel := c.streaming(stream.Context())
+func (s *Server) TaskLogs(req *musterv1.TaskLogsRequest, stream musterv1.ControlService_TaskLogsServer) error {
+	ctx, cancel := s.Streaming(stream.Context())
 	defer cancel()
-	if err := c.ready(ctx); err != nil {
+	if err := s.Ready(ctx); err != nil {
 		return err
 	}
-	got, err := c.GetTask(ctx, &musterv1.GetTaskRequest{Task: req.Task})
+	got, err := s.GetTask(ctx, &musterv1.GetTaskRequest{Task: req.Task})
 	if err != nil {
 		return err
 	}
@@ -66,10 +66,10 @@ func (c *control) TaskLogs(req *musterv1.TaskLogsRequest, stream musterv1.Contro
 		// It may still get a node.
 		return []*objects.Task{t}, t.NodeID == "" && t.Live()
 	}
-	err = c.logs.Stream(ctx, one, req.Options, func(m *musterv1.LogMessage) error {
+	err = s.opt.Logs.Stream(ctx, one, req.Options, func(m *musterv1.LogMessage) error {
 		return stream.Send(&musterv1.TaskLogsResponse{Message: m})
 	})
-	return c.streamEnd(ctx, err)
+	return s.StreamEnd(ctx, err)
 }
 
 func checkLogOptions(o *musterv1.LogOptions) error {

@@ -1,0 +1,6 @@
+package musterv1
+
+// StaleHeader is a header of answers, in gRPC and in REST. An API server that has
+// no contact with the store sets it to the seconds since the last contact: what the
+// answer shows may be as old.
+const StaleHeader = "muster-stale-seconds"
