@@ -124,3 +124,39 @@ func TestModulesForOthers(t *testing.T) {
 		}
 	}
 }
+
+// TestLayersOfApid holds each package of apid to the packages below it: the root puts
+// together, control serves, and neither objects nor validate know of a request.
+func TestLayersOfApid(t *testing.T) {
+	apid := module + "apid/"
+	allowed := map[string][]string{
+		"authority": {"backend", "status", "validate"},
+		"backend":   {"objects", "validate"},
+		"control":   {"authority", "backend", "logs", "objects", "status", "tokens", "validate"},
+		"gateway":   {},
+		"logs":      {"objects"},
+		"objects":   {},
+		"rest":      {"gateway", "validate"},
+		"status":    {},
+		"sweep":     {"backend", "objects"},
+		"tokens":    {"backend", "validate"},
+		"validate":  {},
+	}
+	for _, p := range list(t, "apid") {
+		name, below := strings.CutPrefix(p.ImportPath, apid)
+		if !below {
+			continue
+		}
+		layers, known := allowed[name]
+		if !known {
+			t.Errorf("%s lies in no layer: say here which packages of apid it may import", p.ImportPath)
+			continue
+		}
+		for _, path := range p.Imports {
+			other, ours := strings.CutPrefix(path, module+"apid")
+			if ours && !slices.Contains(layers, strings.TrimPrefix(other, "/")) {
+				t.Errorf("%s imports %s: it may import %q of apid only", p.ImportPath, path, layers)
+			}
+		}
+	}
+}
