@@ -118,7 +118,7 @@ func (a *Authority) behind(ctx context.Context, roots *ca.Roots, now time.Time) 
 	return slices.Compact(waiting), why
 }
 
-// EndRotation drops the old root when nobody needs it any more.
+// EndRotation drops the old root when no daemon or node needs it any longer.
 func (a *Authority) EndRotation(ctx context.Context) {
 	if a.opt.Own == nil {
 		return
