@@ -202,6 +202,24 @@ func (f flawedUpdate) Update(ctx context.Context, task *sdk.Task, handle sdk.Han
 	return handle, err
 }
 
+// Observe ends with the task. With the flaw it reports another task.
+func (f *flawed) Observe(ctx context.Context, ref sdk.Ref, emit func(sdk.Observation) error) error {
+	listed, err := f.List(ctx, "")
+	at := slices.IndexFunc(listed, func(l sdk.Listed) bool { return l.TaskID == ref.TaskID })
+	if err != nil || at < 0 {
+		return errors.Join(err, sdk.NotFound(ref.TaskID))
+	}
+	status := listed[at].Status
+	if f.flaw == "Observe" {
+		status = &sdk.Status{Id: "other"}
+	}
+	if err := emit(sdk.Observation{Status: status}); err != nil {
+		return err
+	}
+	_, err = f.Wait(ctx, ref)
+	return err
+}
+
 func (flawedLogs) Logs(context.Context, sdk.Ref, sdk.LogOptions, func(sdk.LogLine) error) error {
 	return nil
 }

@@ -58,6 +58,9 @@ type Deed struct {
 	// Stubborn ignores the polite request to stop. How a task takes the request
 	// must be settled before it writes its first line.
 	Stubborn bool
+	// Sick has a health check that fails: it writes [SickOutput] and exits with
+	// code [SickExitCode]. Specs of executors without health checks ignore it.
+	Sick bool
 	// Grace is the spec's stop grace period; 0 leaves it out.
 	Grace time.Duration
 	// Says and Complains are written to standard output and standard error, one
@@ -65,6 +68,12 @@ type Deed struct {
 	Says      []string
 	Complains []string
 }
+
+// What the health check of a sick task does.
+const (
+	SickOutput   = "no good"
+	SickExitCode = 3
+)
 
 // T is what a rule tells its findings to: a [testing.T], or a [trial].
 type T interface {
@@ -116,6 +125,7 @@ func Rules() []Rule {
 		{Name: "Stats", Asks: "Stats says what a task uses", Needs: "stats", Ends: true, test: (*suite).stats},
 		{Name: "Exec", Asks: "Exec runs a command beside the task, with input, output and exit code", Needs: "exec", Ends: true, test: (*suite).exec},
 		{Name: "Update", Asks: "Update of a running task succeeds, and it is the same task afterwards", Needs: "update", Ends: true, test: (*suite).update},
+		{Name: "Observe", Asks: "Observe reports what Start waits for, and ends with the task", Needs: "observe", Ends: true, test: (*suite).observe},
 		{Name: "DiesWithItsHost", Asks: "the process ends when its worker dies", test: (*suite).closes},
 	}
 }

@@ -35,6 +35,8 @@ type values struct {
 	// than this, and RunFor, ExitCode and the like are for executors that run no
 	// commands.
 	Script string
+	// SickScript is what a shell would do for the health check of a sick task.
+	SickScript string
 	// RunSeconds and GraceSeconds are in seconds, 0 if they do not matter.
 	RunSeconds   float64
 	GraceSeconds float64
@@ -73,7 +75,7 @@ func TemplateFor(kind string) (*Template, bool) {
 func (t *Template) Spec(deed Deed, mark string) (*musterv1.TaskSpec, error) {
 	var out bytes.Buffer
 	err := t.text.Execute(&out, values{
-		Deed: deed, Script: script(deed, mark), RunSeconds: deed.RunFor.Seconds(), GraceSeconds: deed.Grace.Seconds(),
+		Deed: deed, Script: script(deed, mark), SickScript: sickScript(), RunSeconds: deed.RunFor.Seconds(), GraceSeconds: deed.Grace.Seconds(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("fill in the template of a task: %w", err)
@@ -95,6 +97,9 @@ func (t *Template) runsScripts() bool {
 	spec, err := t.Spec(Deed{}, mark)
 	return err == nil && strings.Contains(spec.String(), mark)
 }
+
+// sickScript is the health check of a sick task.
+func sickScript() string { return fmt.Sprintf("echo '%s'; exit %d", SickOutput, SickExitCode) }
 
 // script does a deed in a shell. While it runs, one process "sleep" has the mark
 // at the end of its argument.

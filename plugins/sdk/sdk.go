@@ -5,14 +5,15 @@
 //	func main() { sdk.Serve(myexecutor.New()) }
 //
 // where New returns an [Executor]. More abilities are further interfaces, and
-// to implement one is to have it: [Updater], [LogStreamer], [Statser], [Execer].
+// to implement one is to have it: [Updater], [LogStreamer], [Statser], [Execer],
+// [Observer].
 //
 // # What an executor must know
 //
 // The life of a task is Prepare, Start, Wait, Remove; Shutdown or Terminate end
-// it sooner. Calls for one task come one at a time, but for Wait, Logs, Stats
-// and Exec, which may be open beside any other; calls for different tasks come
-// at once.
+// it sooner. Calls for one task come one at a time, except Wait, Observe, Logs,
+// Stats and Exec, which may be open beside any other; calls for different tasks
+// come at once.
 //
 // The executor's process may be killed and started again at any time, and so
 // may the worker. Tasks run on meanwhile. So every call may be repeated, and a
@@ -111,6 +112,16 @@ type Execer interface {
 	Exec(ctx context.Context, ref Ref, command Command, stdio ExecIO) (exitCode int32, err error)
 }
 
+// Observer is an executor that reports what changes about a task while a call
+// for it is open: what Start waits for, and what the health check says.
+type Observer interface {
+	// Observe calls emit with the present condition of the task, and again after
+	// each change. It is called beside Start and beside Wait, and cancelled when
+	// they return. It returns when the task has ended, and when there is nothing
+	// to observe. An error of emit ends it too.
+	Observe(ctx context.Context, ref Ref, emit func(Observation) error) error
+}
+
 // Ref names a task in the calls that follow its start.
 type Ref struct {
 	TaskID string
@@ -124,6 +135,27 @@ type Started struct {
 	Status *Status
 	// Ports are the host ports that the task really holds.
 	Ports []*Port
+}
+
+// Health is the result of a task's health check, part of a [Status].
+type Health = musterv1.Health
+
+// The states of a health check.
+const (
+	HealthStarting  = musterv1.Health_STARTING
+	HealthHealthy   = musterv1.Health_HEALTHY
+	HealthUnhealthy = musterv1.Health_UNHEALTHY
+)
+
+// Observation is the condition of a task at one moment.
+type Observation struct {
+	// Status is nil until the task is started.
+	Status *Status
+	// Message says what Start waits for, in a few words.
+	Message string
+	// Error says why Start takes longer than it should. It is empty if all is
+	// well.
+	Error string
 }
 
 // Ended tells how a task ended.

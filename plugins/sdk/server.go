@@ -46,10 +46,11 @@ func (s *server) Describe(ctx context.Context, _ *executorv1.DescribeRequest) (*
 	}
 	description := proto.CloneOf(said)
 	for capability, has := range map[string]bool{
-		"logs":   implements[LogStreamer](s.executor),
-		"stats":  implements[Statser](s.executor),
-		"exec":   implements[Execer](s.executor),
-		"update": implements[Updater](s.executor),
+		"logs":    implements[LogStreamer](s.executor),
+		"stats":   implements[Statser](s.executor),
+		"exec":    implements[Execer](s.executor),
+		"update":  implements[Updater](s.executor),
+		"observe": implements[Observer](s.executor),
 	} {
 		if has && !slices.Contains(description.GetCapabilities(), capability) {
 			description.Capabilities = append(description.Capabilities, capability)
@@ -185,6 +186,20 @@ func (s *server) Logs(request *executorv1.LogsRequest, stream grpc.ServerStreami
 			message.Timestamp = timestamppb.New(line.Time)
 		}
 		return stream.Send(message)
+	})
+	return wire.ToStatus(err, temporary)
+}
+
+func (s *server) Observe(request *executorv1.ObserveRequest, stream grpc.ServerStreamingServer[executorv1.ObserveResponse]) error {
+	observer, ok := s.executor.(Observer)
+	if !ok {
+		return lacks("observe")
+	}
+	if err := checkID(request.GetTaskId()); err != nil {
+		return err
+	}
+	err := observer.Observe(stream.Context(), Ref{TaskID: request.GetTaskId(), Handle: request.GetHandle()}, func(o Observation) error {
+		return stream.Send(&executorv1.ObserveResponse{Runtime: o.Status, Message: o.Message, Error: o.Error})
 	})
 	return wire.ToStatus(err, temporary)
 }

@@ -3,6 +3,7 @@ package sdk_test
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -62,6 +63,10 @@ func (*able) Logs(context.Context, sdk.Ref, sdk.LogOptions, func(sdk.LogLine) er
 	return nil
 }
 
+func (*able) Observe(_ context.Context, ref sdk.Ref, emit func(sdk.Observation) error) error {
+	return emit(sdk.Observation{Status: &sdk.Status{Id: ref.TaskID}, Message: "waiting", Error: "not yet"})
+}
+
 // Variables that say what the test program is to be.
 const (
 	panicking = "SDK_TEST_PANIC"
@@ -87,7 +92,7 @@ func TestAbilitiesBecomeCapabilities(t *testing.T) {
 		want     []string
 	}{
 		"plain": {&plain{}, []string{"zeal"}},
-		"able":  {&able{}, []string{"logs", "stats", "update", "zeal"}},
+		"able":  {&able{}, []string{"logs", "observe", "stats", "update", "zeal"}},
 	} {
 		got, err := sdk.NewServer(test.executor).Describe(t.Context(), nil)
 		if err != nil {
@@ -96,6 +101,9 @@ func TestAbilitiesBecomeCapabilities(t *testing.T) {
 		if diff := cmp.Diff(test.want, got.GetCapabilities()); diff != "" {
 			t.Errorf("%s: capabilities (-want +got):\n%s", name, diff)
 		}
+	}
+	if err := sdk.NewServer(&plain{}).Observe(&executorv1.ObserveRequest{TaskId: "t"}, nil); code(err) != codes.Unimplemented {
+		t.Errorf("Observe of an executor without = %v", err)
 	}
 	if _, err := sdk.NewServer(&plain{}).Stats(t.Context(), &executorv1.StatsRequest{TaskId: "t"}); code(err) != codes.Unimplemented {
 		t.Errorf("Stats of an executor without = %v", err)
@@ -199,6 +207,22 @@ func TestAPanicIsAnError(t *testing.T) {
 	}
 }
 
+func TestObservationsCrossTheWire(t *testing.T) {
+	t.Parallel()
+	service := executorv1.NewExecutorServiceClient(host(t).conn)
+	stream, err := service.Observe(t.Context(), &executorv1.ObserveRequest{TaskId: "t1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := stream.Recv()
+	if err != nil || got.GetRuntime().GetId() != "t1" || got.GetMessage() != "waiting" || got.GetError() != "not yet" {
+		t.Errorf("observation = %v, %v", got, err)
+	}
+	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
+		t.Errorf("after the last observation: %v, want EOF", err)
+	}
+}
+
 // Started by hand an executor says what it is, how it fares, and what to do.
 func TestStartedByHand(t *testing.T) {
 	t.Parallel()
@@ -213,7 +237,7 @@ func TestStartedByHand(t *testing.T) {
 	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Errorf("the executor started by hand ended with %v, want exit code 1", err)
 	}
-	for _, want := range []string{"executor of Muster", "plain", "1.2.3", "does not work here: no engine", "logs, stats, update", "plugin directory"} {
+	for _, want := range []string{"executor of Muster", "plain", "1.2.3", "does not work here: no engine", "logs, observe, stats, update", "plugin directory"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the executor started by hand does not say %q:\n%s", want, out)
 		}

@@ -188,6 +188,60 @@ func (UpdateStatus_State) EnumDescriptor() ([]byte, []int) {
 	return file_muster_v1_objects_proto_rawDescGZIP(), []int{4, 0}
 }
 
+type Health_State int32
+
+const (
+	Health_STATE_UNSPECIFIED Health_State = 0
+	// No check has succeeded yet. The task is not RUNNING before one has.
+	Health_STARTING Health_State = 1
+	Health_HEALTHY  Health_State = 2
+	// So many checks have failed in a row that the task is stopped.
+	Health_UNHEALTHY Health_State = 3
+)
+
+// Enum value maps for Health_State.
+var (
+	Health_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STARTING",
+		2: "HEALTHY",
+		3: "UNHEALTHY",
+	}
+	Health_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STARTING":          1,
+		"HEALTHY":           2,
+		"UNHEALTHY":         3,
+	}
+)
+
+func (x Health_State) Enum() *Health_State {
+	p := new(Health_State)
+	*p = x
+	return p
+}
+
+func (x Health_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Health_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_v1_objects_proto_enumTypes[2].Descriptor()
+}
+
+func (Health_State) Type() protoreflect.EnumType {
+	return &file_muster_v1_objects_proto_enumTypes[2]
+}
+
+func (x Health_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Health_State.Descriptor instead.
+func (Health_State) EnumDescriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{12, 0}
+}
+
 type ExecutorDescription_Health int32
 
 const (
@@ -222,11 +276,11 @@ func (x ExecutorDescription_Health) String() string {
 }
 
 func (ExecutorDescription_Health) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_objects_proto_enumTypes[2].Descriptor()
+	return file_muster_v1_objects_proto_enumTypes[3].Descriptor()
 }
 
 func (ExecutorDescription_Health) Type() protoreflect.EnumType {
-	return &file_muster_v1_objects_proto_enumTypes[2]
+	return &file_muster_v1_objects_proto_enumTypes[3]
 }
 
 func (x ExecutorDescription_Health) Number() protoreflect.EnumNumber {
@@ -235,7 +289,7 @@ func (x ExecutorDescription_Health) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExecutorDescription_Health.Descriptor instead.
 func (ExecutorDescription_Health) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{16, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{17, 0}
 }
 
 type NodeStatus_State int32
@@ -280,11 +334,11 @@ func (x NodeStatus_State) String() string {
 }
 
 func (NodeStatus_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_objects_proto_enumTypes[3].Descriptor()
+	return file_muster_v1_objects_proto_enumTypes[4].Descriptor()
 }
 
 func (NodeStatus_State) Type() protoreflect.EnumType {
-	return &file_muster_v1_objects_proto_enumTypes[3]
+	return &file_muster_v1_objects_proto_enumTypes[4]
 }
 
 func (x NodeStatus_State) Number() protoreflect.EnumNumber {
@@ -293,7 +347,7 @@ func (x NodeStatus_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeStatus_State.Descriptor instead.
 func (NodeStatus_State) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{17, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{18, 0}
 }
 
 // Health is what is thought of an instance.
@@ -343,11 +397,11 @@ func (x DaemonInstance_Health) String() string {
 }
 
 func (DaemonInstance_Health) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_objects_proto_enumTypes[4].Descriptor()
+	return file_muster_v1_objects_proto_enumTypes[5].Descriptor()
 }
 
 func (DaemonInstance_Health) Type() protoreflect.EnumType {
-	return &file_muster_v1_objects_proto_enumTypes[4]
+	return &file_muster_v1_objects_proto_enumTypes[5]
 }
 
 func (x DaemonInstance_Health) Number() protoreflect.EnumNumber {
@@ -356,7 +410,7 @@ func (x DaemonInstance_Health) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DaemonInstance_Health.Descriptor instead.
 func (DaemonInstance_Health) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{26, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{27, 0}
 }
 
 // Meta is what Muster says of every object.
@@ -1308,7 +1362,10 @@ type RuntimeStatus struct {
 	// Valid once the task has ended. 128+n if signal n ended it.
 	ExitCode int32 `protobuf:"varint,3,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
 	// True if it was killed for want of memory.
-	OomKilled     bool `protobuf:"varint,4,opt,name=oom_killed,json=oomKilled,proto3" json:"oom_killed,omitempty"`
+	OomKilled bool `protobuf:"varint,4,opt,name=oom_killed,json=oomKilled,proto3" json:"oom_killed,omitempty"`
+	// What the task's health check says. Absent if the task has no health check,
+	// or if its executor does not report it.
+	Health        *Health `protobuf:"bytes,5,opt,name=health,proto3" json:"health,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1371,6 +1428,94 @@ func (x *RuntimeStatus) GetOomKilled() bool {
 	return false
 }
 
+func (x *RuntimeStatus) GetHealth() *Health {
+	if x != nil {
+		return x.Health
+	}
+	return nil
+}
+
+// Health is the result of a task's health check.
+type Health struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	State Health_State           `protobuf:"varint,1,opt,name=state,proto3,enum=muster.v1.Health_State" json:"state,omitempty"`
+	// How many of the latest checks failed, in a row.
+	FailedChecks uint32 `protobuf:"varint,2,opt,name=failed_checks,json=failedChecks,proto3" json:"failed_checks,omitempty"`
+	// How many failures in a row make the task unhealthy.
+	Retries uint32 `protobuf:"varint,3,opt,name=retries,proto3" json:"retries,omitempty"`
+	// The exit code of the latest check and the beginning of its output, on one
+	// line, if that check failed.
+	ExitCode      int32  `protobuf:"varint,4,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Output        string `protobuf:"bytes,5,opt,name=output,proto3" json:"output,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Health) Reset() {
+	*x = Health{}
+	mi := &file_muster_v1_objects_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Health) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Health) ProtoMessage() {}
+
+func (x *Health) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_objects_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Health.ProtoReflect.Descriptor instead.
+func (*Health) Descriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Health) GetState() Health_State {
+	if x != nil {
+		return x.State
+	}
+	return Health_STATE_UNSPECIFIED
+}
+
+func (x *Health) GetFailedChecks() uint32 {
+	if x != nil {
+		return x.FailedChecks
+	}
+	return 0
+}
+
+func (x *Health) GetRetries() uint32 {
+	if x != nil {
+		return x.Retries
+	}
+	return 0
+}
+
+func (x *Health) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *Health) GetOutput() string {
+	if x != nil {
+		return x.Output
+	}
+	return ""
+}
+
 // NetworkAttachment is a task's place on one network.
 type NetworkAttachment struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1383,7 +1528,7 @@ type NetworkAttachment struct {
 
 func (x *NetworkAttachment) Reset() {
 	*x = NetworkAttachment{}
-	mi := &file_muster_v1_objects_proto_msgTypes[12]
+	mi := &file_muster_v1_objects_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1395,7 +1540,7 @@ func (x *NetworkAttachment) String() string {
 func (*NetworkAttachment) ProtoMessage() {}
 
 func (x *NetworkAttachment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[12]
+	mi := &file_muster_v1_objects_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1408,7 +1553,7 @@ func (x *NetworkAttachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAttachment.ProtoReflect.Descriptor instead.
 func (*NetworkAttachment) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{12}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NetworkAttachment) GetNetworkId() string {
@@ -1455,7 +1600,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_muster_v1_objects_proto_msgTypes[13]
+	mi := &file_muster_v1_objects_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1467,7 +1612,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[13]
+	mi := &file_muster_v1_objects_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1480,7 +1625,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{13}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Node) GetId() string {
@@ -1554,7 +1699,7 @@ type NodeDescription struct {
 
 func (x *NodeDescription) Reset() {
 	*x = NodeDescription{}
-	mi := &file_muster_v1_objects_proto_msgTypes[14]
+	mi := &file_muster_v1_objects_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +1711,7 @@ func (x *NodeDescription) String() string {
 func (*NodeDescription) ProtoMessage() {}
 
 func (x *NodeDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[14]
+	mi := &file_muster_v1_objects_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +1724,7 @@ func (x *NodeDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDescription.ProtoReflect.Descriptor instead.
 func (*NodeDescription) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{14}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *NodeDescription) GetHostname() string {
@@ -1647,7 +1792,7 @@ type Machine struct {
 
 func (x *Machine) Reset() {
 	*x = Machine{}
-	mi := &file_muster_v1_objects_proto_msgTypes[15]
+	mi := &file_muster_v1_objects_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1804,7 @@ func (x *Machine) String() string {
 func (*Machine) ProtoMessage() {}
 
 func (x *Machine) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[15]
+	mi := &file_muster_v1_objects_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1817,7 @@ func (x *Machine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Machine.ProtoReflect.Descriptor instead.
 func (*Machine) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{15}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Machine) GetId() string {
@@ -1719,7 +1864,7 @@ type ExecutorDescription struct {
 
 func (x *ExecutorDescription) Reset() {
 	*x = ExecutorDescription{}
-	mi := &file_muster_v1_objects_proto_msgTypes[16]
+	mi := &file_muster_v1_objects_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1876,7 @@ func (x *ExecutorDescription) String() string {
 func (*ExecutorDescription) ProtoMessage() {}
 
 func (x *ExecutorDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[16]
+	mi := &file_muster_v1_objects_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1889,7 @@ func (x *ExecutorDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecutorDescription.ProtoReflect.Descriptor instead.
 func (*ExecutorDescription) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{16}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExecutorDescription) GetName() string {
@@ -1825,7 +1970,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[17]
+	mi := &file_muster_v1_objects_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +1982,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[17]
+	mi := &file_muster_v1_objects_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +1995,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{17}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *NodeStatus) GetState() NodeStatus_State {
@@ -1894,7 +2039,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_muster_v1_objects_proto_msgTypes[18]
+	mi := &file_muster_v1_objects_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2051,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[18]
+	mi := &file_muster_v1_objects_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2064,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{18}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Network) GetId() string {
@@ -1963,7 +2108,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_muster_v1_objects_proto_msgTypes[19]
+	mi := &file_muster_v1_objects_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2120,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[19]
+	mi := &file_muster_v1_objects_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2133,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{19}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Secret) GetId() string {
@@ -2024,7 +2169,7 @@ type Config struct {
 
 func (x *Config) Reset() {
 	*x = Config{}
-	mi := &file_muster_v1_objects_proto_msgTypes[20]
+	mi := &file_muster_v1_objects_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2036,7 +2181,7 @@ func (x *Config) String() string {
 func (*Config) ProtoMessage() {}
 
 func (x *Config) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[20]
+	mi := &file_muster_v1_objects_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2049,7 +2194,7 @@ func (x *Config) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Config.ProtoReflect.Descriptor instead.
 func (*Config) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{20}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Config) GetId() string {
@@ -2085,7 +2230,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_muster_v1_objects_proto_msgTypes[21]
+	mi := &file_muster_v1_objects_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2097,7 +2242,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[21]
+	mi := &file_muster_v1_objects_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2110,7 +2255,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{21}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Volume) GetId() string {
@@ -2148,7 +2293,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_muster_v1_objects_proto_msgTypes[22]
+	mi := &file_muster_v1_objects_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +2305,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[22]
+	mi := &file_muster_v1_objects_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +2318,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{22}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Cluster) GetId() string {
@@ -2221,7 +2366,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[23]
+	mi := &file_muster_v1_objects_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2233,7 +2378,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[23]
+	mi := &file_muster_v1_objects_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2246,7 +2391,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{23}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ClusterStatus) GetVersion() string {
@@ -2314,7 +2459,7 @@ type DaemonStatus struct {
 
 func (x *DaemonStatus) Reset() {
 	*x = DaemonStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[24]
+	mi := &file_muster_v1_objects_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2326,7 +2471,7 @@ func (x *DaemonStatus) String() string {
 func (*DaemonStatus) ProtoMessage() {}
 
 func (x *DaemonStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[24]
+	mi := &file_muster_v1_objects_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2339,7 +2484,7 @@ func (x *DaemonStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStatus.ProtoReflect.Descriptor instead.
 func (*DaemonStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{24}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DaemonStatus) GetDaemon() string {
@@ -2403,7 +2548,7 @@ type StoreStatus struct {
 
 func (x *StoreStatus) Reset() {
 	*x = StoreStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[25]
+	mi := &file_muster_v1_objects_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2415,7 +2560,7 @@ func (x *StoreStatus) String() string {
 func (*StoreStatus) ProtoMessage() {}
 
 func (x *StoreStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[25]
+	mi := &file_muster_v1_objects_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2428,7 +2573,7 @@ func (x *StoreStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreStatus.ProtoReflect.Descriptor instead.
 func (*StoreStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{25}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StoreStatus) GetKind() string {
@@ -2503,7 +2648,7 @@ type DaemonInstance struct {
 
 func (x *DaemonInstance) Reset() {
 	*x = DaemonInstance{}
-	mi := &file_muster_v1_objects_proto_msgTypes[26]
+	mi := &file_muster_v1_objects_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2515,7 +2660,7 @@ func (x *DaemonInstance) String() string {
 func (*DaemonInstance) ProtoMessage() {}
 
 func (x *DaemonInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[26]
+	mi := &file_muster_v1_objects_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2528,7 +2673,7 @@ func (x *DaemonInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonInstance.ProtoReflect.Descriptor instead.
 func (*DaemonInstance) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{26}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DaemonInstance) GetDaemon() string {
@@ -2607,7 +2752,7 @@ type ShardHolding struct {
 
 func (x *ShardHolding) Reset() {
 	*x = ShardHolding{}
-	mi := &file_muster_v1_objects_proto_msgTypes[27]
+	mi := &file_muster_v1_objects_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2619,7 +2764,7 @@ func (x *ShardHolding) String() string {
 func (*ShardHolding) ProtoMessage() {}
 
 func (x *ShardHolding) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[27]
+	mi := &file_muster_v1_objects_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2632,7 +2777,7 @@ func (x *ShardHolding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardHolding.ProtoReflect.Descriptor instead.
 func (*ShardHolding) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{27}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ShardHolding) GetSubsystem() string {
@@ -2675,7 +2820,7 @@ type ViewLag struct {
 
 func (x *ViewLag) Reset() {
 	*x = ViewLag{}
-	mi := &file_muster_v1_objects_proto_msgTypes[28]
+	mi := &file_muster_v1_objects_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2687,7 +2832,7 @@ func (x *ViewLag) String() string {
 func (*ViewLag) ProtoMessage() {}
 
 func (x *ViewLag) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[28]
+	mi := &file_muster_v1_objects_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2700,7 +2845,7 @@ func (x *ViewLag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewLag.ProtoReflect.Descriptor instead.
 func (*ViewLag) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{28}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ViewLag) GetLoaded() bool {
@@ -2743,7 +2888,7 @@ type SubsystemStatus struct {
 
 func (x *SubsystemStatus) Reset() {
 	*x = SubsystemStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[29]
+	mi := &file_muster_v1_objects_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2755,7 +2900,7 @@ func (x *SubsystemStatus) String() string {
 func (*SubsystemStatus) ProtoMessage() {}
 
 func (x *SubsystemStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[29]
+	mi := &file_muster_v1_objects_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2768,7 +2913,7 @@ func (x *SubsystemStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubsystemStatus.ProtoReflect.Descriptor instead.
 func (*SubsystemStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{29}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SubsystemStatus) GetSubsystem() string {
@@ -2822,7 +2967,7 @@ type NodeSummary struct {
 
 func (x *NodeSummary) Reset() {
 	*x = NodeSummary{}
-	mi := &file_muster_v1_objects_proto_msgTypes[30]
+	mi := &file_muster_v1_objects_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +2979,7 @@ func (x *NodeSummary) String() string {
 func (*NodeSummary) ProtoMessage() {}
 
 func (x *NodeSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[30]
+	mi := &file_muster_v1_objects_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +2992,7 @@ func (x *NodeSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSummary.ProtoReflect.Descriptor instead.
 func (*NodeSummary) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{30}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *NodeSummary) GetTotal() uint64 {
@@ -2979,13 +3124,25 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05error\x122\n" +
 	"\aruntime\x18\x05 \x01(\v2\x18.muster.v1.RuntimeStatusR\aruntime\x12+\n" +
-	"\x05ports\x18\x06 \x03(\v2\x15.muster.v1.PortConfigR\x05ports\"m\n" +
+	"\x05ports\x18\x06 \x03(\v2\x15.muster.v1.PortConfigR\x05ports\"\x98\x01\n" +
 	"\rRuntimeStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x03R\x03pid\x12\x1b\n" +
 	"\texit_code\x18\x03 \x01(\x05R\bexitCode\x12\x1d\n" +
 	"\n" +
-	"oom_killed\x18\x04 \x01(\bR\toomKilled\"j\n" +
+	"oom_killed\x18\x04 \x01(\bR\toomKilled\x12)\n" +
+	"\x06health\x18\x05 \x01(\v2\x11.muster.v1.HealthR\x06health\"\xf5\x01\n" +
+	"\x06Health\x12-\n" +
+	"\x05state\x18\x01 \x01(\x0e2\x17.muster.v1.Health.StateR\x05state\x12#\n" +
+	"\rfailed_checks\x18\x02 \x01(\rR\ffailedChecks\x12\x18\n" +
+	"\aretries\x18\x03 \x01(\rR\aretries\x12\x1b\n" +
+	"\texit_code\x18\x04 \x01(\x05R\bexitCode\x12\x16\n" +
+	"\x06output\x18\x05 \x01(\tR\x06output\"H\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\f\n" +
+	"\bSTARTING\x10\x01\x12\v\n" +
+	"\aHEALTHY\x10\x02\x12\r\n" +
+	"\tUNHEALTHY\x10\x03\"j\n" +
 	"\x11NetworkAttachment\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x1c\n" +
@@ -3155,139 +3312,143 @@ func file_muster_v1_objects_proto_rawDescGZIP() []byte {
 	return file_muster_v1_objects_proto_rawDescData
 }
 
-var file_muster_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_muster_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_muster_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_muster_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_muster_v1_objects_proto_goTypes = []any{
 	(TaskState)(0),                  // 0: muster.v1.TaskState
 	(UpdateStatus_State)(0),         // 1: muster.v1.UpdateStatus.State
-	(ExecutorDescription_Health)(0), // 2: muster.v1.ExecutorDescription.Health
-	(NodeStatus_State)(0),           // 3: muster.v1.NodeStatus.State
-	(DaemonInstance_Health)(0),      // 4: muster.v1.DaemonInstance.Health
-	(*Meta)(nil),                    // 5: muster.v1.Meta
-	(*Service)(nil),                 // 6: muster.v1.Service
-	(*ServiceStatus)(nil),           // 7: muster.v1.ServiceStatus
-	(*JobStatus)(nil),               // 8: muster.v1.JobStatus
-	(*UpdateStatus)(nil),            // 9: muster.v1.UpdateStatus
-	(*Endpoint)(nil),                // 10: muster.v1.Endpoint
-	(*VirtualIP)(nil),               // 11: muster.v1.VirtualIP
-	(*Task)(nil),                    // 12: muster.v1.Task
-	(*TaskStage)(nil),               // 13: muster.v1.TaskStage
-	(*TaskTime)(nil),                // 14: muster.v1.TaskTime
-	(*TaskStatus)(nil),              // 15: muster.v1.TaskStatus
-	(*RuntimeStatus)(nil),           // 16: muster.v1.RuntimeStatus
-	(*NetworkAttachment)(nil),       // 17: muster.v1.NetworkAttachment
-	(*Node)(nil),                    // 18: muster.v1.Node
-	(*NodeDescription)(nil),         // 19: muster.v1.NodeDescription
-	(*Machine)(nil),                 // 20: muster.v1.Machine
-	(*ExecutorDescription)(nil),     // 21: muster.v1.ExecutorDescription
-	(*NodeStatus)(nil),              // 22: muster.v1.NodeStatus
-	(*Network)(nil),                 // 23: muster.v1.Network
-	(*Secret)(nil),                  // 24: muster.v1.Secret
-	(*Config)(nil),                  // 25: muster.v1.Config
-	(*Volume)(nil),                  // 26: muster.v1.Volume
-	(*Cluster)(nil),                 // 27: muster.v1.Cluster
-	(*ClusterStatus)(nil),           // 28: muster.v1.ClusterStatus
-	(*DaemonStatus)(nil),            // 29: muster.v1.DaemonStatus
-	(*StoreStatus)(nil),             // 30: muster.v1.StoreStatus
-	(*DaemonInstance)(nil),          // 31: muster.v1.DaemonInstance
-	(*ShardHolding)(nil),            // 32: muster.v1.ShardHolding
-	(*ViewLag)(nil),                 // 33: muster.v1.ViewLag
-	(*SubsystemStatus)(nil),         // 34: muster.v1.SubsystemStatus
-	(*NodeSummary)(nil),             // 35: muster.v1.NodeSummary
-	nil,                             // 36: muster.v1.NodeDescription.LabelsEntry
-	(*timestamppb.Timestamp)(nil),   // 37: google.protobuf.Timestamp
-	(*ServiceSpec)(nil),             // 38: muster.v1.ServiceSpec
-	(*EndpointSpec)(nil),            // 39: muster.v1.EndpointSpec
-	(*PortConfig)(nil),              // 40: muster.v1.PortConfig
-	(*TaskSpec)(nil),                // 41: muster.v1.TaskSpec
-	(*GenericResource)(nil),         // 42: muster.v1.GenericResource
-	(*durationpb.Duration)(nil),     // 43: google.protobuf.Duration
-	(*NodeSpec)(nil),                // 44: muster.v1.NodeSpec
-	(*Resources)(nil),               // 45: muster.v1.Resources
-	(*Platform)(nil),                // 46: muster.v1.Platform
-	(*NetworkSpec)(nil),             // 47: muster.v1.NetworkSpec
-	(*IPAMOptions)(nil),             // 48: muster.v1.IPAMOptions
-	(*SecretSpec)(nil),              // 49: muster.v1.SecretSpec
-	(*ConfigSpec)(nil),              // 50: muster.v1.ConfigSpec
-	(*VolumeSpec)(nil),              // 51: muster.v1.VolumeSpec
-	(*ClusterSpec)(nil),             // 52: muster.v1.ClusterSpec
+	(Health_State)(0),               // 2: muster.v1.Health.State
+	(ExecutorDescription_Health)(0), // 3: muster.v1.ExecutorDescription.Health
+	(NodeStatus_State)(0),           // 4: muster.v1.NodeStatus.State
+	(DaemonInstance_Health)(0),      // 5: muster.v1.DaemonInstance.Health
+	(*Meta)(nil),                    // 6: muster.v1.Meta
+	(*Service)(nil),                 // 7: muster.v1.Service
+	(*ServiceStatus)(nil),           // 8: muster.v1.ServiceStatus
+	(*JobStatus)(nil),               // 9: muster.v1.JobStatus
+	(*UpdateStatus)(nil),            // 10: muster.v1.UpdateStatus
+	(*Endpoint)(nil),                // 11: muster.v1.Endpoint
+	(*VirtualIP)(nil),               // 12: muster.v1.VirtualIP
+	(*Task)(nil),                    // 13: muster.v1.Task
+	(*TaskStage)(nil),               // 14: muster.v1.TaskStage
+	(*TaskTime)(nil),                // 15: muster.v1.TaskTime
+	(*TaskStatus)(nil),              // 16: muster.v1.TaskStatus
+	(*RuntimeStatus)(nil),           // 17: muster.v1.RuntimeStatus
+	(*Health)(nil),                  // 18: muster.v1.Health
+	(*NetworkAttachment)(nil),       // 19: muster.v1.NetworkAttachment
+	(*Node)(nil),                    // 20: muster.v1.Node
+	(*NodeDescription)(nil),         // 21: muster.v1.NodeDescription
+	(*Machine)(nil),                 // 22: muster.v1.Machine
+	(*ExecutorDescription)(nil),     // 23: muster.v1.ExecutorDescription
+	(*NodeStatus)(nil),              // 24: muster.v1.NodeStatus
+	(*Network)(nil),                 // 25: muster.v1.Network
+	(*Secret)(nil),                  // 26: muster.v1.Secret
+	(*Config)(nil),                  // 27: muster.v1.Config
+	(*Volume)(nil),                  // 28: muster.v1.Volume
+	(*Cluster)(nil),                 // 29: muster.v1.Cluster
+	(*ClusterStatus)(nil),           // 30: muster.v1.ClusterStatus
+	(*DaemonStatus)(nil),            // 31: muster.v1.DaemonStatus
+	(*StoreStatus)(nil),             // 32: muster.v1.StoreStatus
+	(*DaemonInstance)(nil),          // 33: muster.v1.DaemonInstance
+	(*ShardHolding)(nil),            // 34: muster.v1.ShardHolding
+	(*ViewLag)(nil),                 // 35: muster.v1.ViewLag
+	(*SubsystemStatus)(nil),         // 36: muster.v1.SubsystemStatus
+	(*NodeSummary)(nil),             // 37: muster.v1.NodeSummary
+	nil,                             // 38: muster.v1.NodeDescription.LabelsEntry
+	(*timestamppb.Timestamp)(nil),   // 39: google.protobuf.Timestamp
+	(*ServiceSpec)(nil),             // 40: muster.v1.ServiceSpec
+	(*EndpointSpec)(nil),            // 41: muster.v1.EndpointSpec
+	(*PortConfig)(nil),              // 42: muster.v1.PortConfig
+	(*TaskSpec)(nil),                // 43: muster.v1.TaskSpec
+	(*GenericResource)(nil),         // 44: muster.v1.GenericResource
+	(*durationpb.Duration)(nil),     // 45: google.protobuf.Duration
+	(*NodeSpec)(nil),                // 46: muster.v1.NodeSpec
+	(*Resources)(nil),               // 47: muster.v1.Resources
+	(*Platform)(nil),                // 48: muster.v1.Platform
+	(*NetworkSpec)(nil),             // 49: muster.v1.NetworkSpec
+	(*IPAMOptions)(nil),             // 50: muster.v1.IPAMOptions
+	(*SecretSpec)(nil),              // 51: muster.v1.SecretSpec
+	(*ConfigSpec)(nil),              // 52: muster.v1.ConfigSpec
+	(*VolumeSpec)(nil),              // 53: muster.v1.VolumeSpec
+	(*ClusterSpec)(nil),             // 54: muster.v1.ClusterSpec
 }
 var file_muster_v1_objects_proto_depIdxs = []int32{
-	37, // 0: muster.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	37, // 1: muster.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
-	5,  // 2: muster.v1.Service.meta:type_name -> muster.v1.Meta
-	38, // 3: muster.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	38, // 4: muster.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
-	10, // 5: muster.v1.Service.endpoint:type_name -> muster.v1.Endpoint
-	9,  // 6: muster.v1.Service.update_status:type_name -> muster.v1.UpdateStatus
-	7,  // 7: muster.v1.Service.status:type_name -> muster.v1.ServiceStatus
-	8,  // 8: muster.v1.Service.job_status:type_name -> muster.v1.JobStatus
-	38, // 9: muster.v1.Service.effective_spec:type_name -> muster.v1.ServiceSpec
-	37, // 10: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	39, // 0: muster.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	39, // 1: muster.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	6,  // 2: muster.v1.Service.meta:type_name -> muster.v1.Meta
+	40, // 3: muster.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	40, // 4: muster.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	11, // 5: muster.v1.Service.endpoint:type_name -> muster.v1.Endpoint
+	10, // 6: muster.v1.Service.update_status:type_name -> muster.v1.UpdateStatus
+	8,  // 7: muster.v1.Service.status:type_name -> muster.v1.ServiceStatus
+	9,  // 8: muster.v1.Service.job_status:type_name -> muster.v1.JobStatus
+	40, // 9: muster.v1.Service.effective_spec:type_name -> muster.v1.ServiceSpec
+	39, // 10: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
 	1,  // 11: muster.v1.UpdateStatus.state:type_name -> muster.v1.UpdateStatus.State
-	37, // 12: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	37, // 13: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	39, // 14: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
-	40, // 15: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
-	11, // 16: muster.v1.Endpoint.virtual_ips:type_name -> muster.v1.VirtualIP
-	5,  // 17: muster.v1.Task.meta:type_name -> muster.v1.Meta
-	41, // 18: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
+	39, // 12: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	39, // 13: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	41, // 14: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
+	42, // 15: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
+	12, // 16: muster.v1.Endpoint.virtual_ips:type_name -> muster.v1.VirtualIP
+	6,  // 17: muster.v1.Task.meta:type_name -> muster.v1.Meta
+	43, // 18: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
 	0,  // 19: muster.v1.Task.desired_state:type_name -> muster.v1.TaskState
-	15, // 20: muster.v1.Task.status:type_name -> muster.v1.TaskStatus
-	17, // 21: muster.v1.Task.networks:type_name -> muster.v1.NetworkAttachment
-	10, // 22: muster.v1.Task.endpoint:type_name -> muster.v1.Endpoint
-	42, // 23: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
-	14, // 24: muster.v1.Task.timeline:type_name -> muster.v1.TaskTime
-	13, // 25: muster.v1.Task.stages:type_name -> muster.v1.TaskStage
-	37, // 26: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
-	43, // 27: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
-	43, // 28: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
+	16, // 20: muster.v1.Task.status:type_name -> muster.v1.TaskStatus
+	19, // 21: muster.v1.Task.networks:type_name -> muster.v1.NetworkAttachment
+	11, // 22: muster.v1.Task.endpoint:type_name -> muster.v1.Endpoint
+	44, // 23: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
+	15, // 24: muster.v1.Task.timeline:type_name -> muster.v1.TaskTime
+	14, // 25: muster.v1.Task.stages:type_name -> muster.v1.TaskStage
+	39, // 26: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
+	45, // 27: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
+	45, // 28: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
 	0,  // 29: muster.v1.TaskTime.state:type_name -> muster.v1.TaskState
-	37, // 30: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
+	39, // 30: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
 	0,  // 31: muster.v1.TaskStatus.state:type_name -> muster.v1.TaskState
-	37, // 32: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
-	16, // 33: muster.v1.TaskStatus.runtime:type_name -> muster.v1.RuntimeStatus
-	40, // 34: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
-	5,  // 35: muster.v1.Node.meta:type_name -> muster.v1.Meta
-	44, // 36: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
-	19, // 37: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
-	22, // 38: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
-	45, // 39: muster.v1.Node.reserved:type_name -> muster.v1.Resources
-	46, // 40: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
-	45, // 41: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
-	36, // 42: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
-	21, // 43: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
-	20, // 44: muster.v1.NodeDescription.machine:type_name -> muster.v1.Machine
-	45, // 45: muster.v1.Machine.shared:type_name -> muster.v1.Resources
-	2,  // 46: muster.v1.ExecutorDescription.health:type_name -> muster.v1.ExecutorDescription.Health
-	3,  // 47: muster.v1.NodeStatus.state:type_name -> muster.v1.NodeStatus.State
-	37, // 48: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
-	5,  // 49: muster.v1.Network.meta:type_name -> muster.v1.Meta
-	47, // 50: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
-	48, // 51: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
-	5,  // 52: muster.v1.Secret.meta:type_name -> muster.v1.Meta
-	49, // 53: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
-	5,  // 54: muster.v1.Config.meta:type_name -> muster.v1.Meta
-	50, // 55: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
-	5,  // 56: muster.v1.Volume.meta:type_name -> muster.v1.Meta
-	51, // 57: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
-	5,  // 58: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
-	52, // 59: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	28, // 60: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
-	29, // 61: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
-	43, // 62: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
-	43, // 63: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
-	37, // 64: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
-	4,  // 65: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
-	32, // 66: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
-	33, // 67: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
-	37, // 68: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
-	43, // 69: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
-	70, // [70:70] is the sub-list for method output_type
-	70, // [70:70] is the sub-list for method input_type
-	70, // [70:70] is the sub-list for extension type_name
-	70, // [70:70] is the sub-list for extension extendee
-	0,  // [0:70] is the sub-list for field type_name
+	39, // 32: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	17, // 33: muster.v1.TaskStatus.runtime:type_name -> muster.v1.RuntimeStatus
+	42, // 34: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
+	18, // 35: muster.v1.RuntimeStatus.health:type_name -> muster.v1.Health
+	2,  // 36: muster.v1.Health.state:type_name -> muster.v1.Health.State
+	6,  // 37: muster.v1.Node.meta:type_name -> muster.v1.Meta
+	46, // 38: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	21, // 39: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
+	24, // 40: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
+	47, // 41: muster.v1.Node.reserved:type_name -> muster.v1.Resources
+	48, // 42: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
+	47, // 43: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
+	38, // 44: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
+	23, // 45: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
+	22, // 46: muster.v1.NodeDescription.machine:type_name -> muster.v1.Machine
+	47, // 47: muster.v1.Machine.shared:type_name -> muster.v1.Resources
+	3,  // 48: muster.v1.ExecutorDescription.health:type_name -> muster.v1.ExecutorDescription.Health
+	4,  // 49: muster.v1.NodeStatus.state:type_name -> muster.v1.NodeStatus.State
+	39, // 50: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
+	6,  // 51: muster.v1.Network.meta:type_name -> muster.v1.Meta
+	49, // 52: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
+	50, // 53: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
+	6,  // 54: muster.v1.Secret.meta:type_name -> muster.v1.Meta
+	51, // 55: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
+	6,  // 56: muster.v1.Config.meta:type_name -> muster.v1.Meta
+	52, // 57: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
+	6,  // 58: muster.v1.Volume.meta:type_name -> muster.v1.Meta
+	53, // 59: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
+	6,  // 60: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
+	54, // 61: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	30, // 62: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
+	31, // 63: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
+	45, // 64: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
+	45, // 65: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
+	39, // 66: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
+	5,  // 67: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
+	34, // 68: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
+	35, // 69: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
+	39, // 70: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
+	45, // 71: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
+	72, // [72:72] is the sub-list for method output_type
+	72, // [72:72] is the sub-list for method input_type
+	72, // [72:72] is the sub-list for extension type_name
+	72, // [72:72] is the sub-list for extension extendee
+	0,  // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_objects_proto_init() }
@@ -3296,14 +3457,14 @@ func file_muster_v1_objects_proto_init() {
 		return
 	}
 	file_muster_v1_specs_proto_init()
-	file_muster_v1_objects_proto_msgTypes[28].OneofWrappers = []any{}
+	file_muster_v1_objects_proto_msgTypes[29].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_objects_proto_rawDesc), len(file_muster_v1_objects_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   32,
+			NumEnums:      6,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -367,8 +367,8 @@ type DescribeResponse struct {
 	// The runtime kinds that it runs: "container", or the kind of a generic
 	// runtime.
 	Kinds []string `protobuf:"bytes,5,rep,name=kinds,proto3" json:"kinds,omitempty"`
-	// "logs", "stats", "exec", "update", and for containers the fields that it
-	// honours as "container.<field>".
+	// "logs", "stats", "exec", "update", "observe", and for containers the fields
+	// that it honours as "container.<field>".
 	Capabilities []string `protobuf:"bytes,6,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
 	// JSON Schema (2020-12) of the payload of its generic runtime. Specs are
 	// checked against it when they are submitted.
@@ -1941,6 +1941,125 @@ func (*ExecResponse_Stderr) isExecResponse_Response() {}
 
 func (*ExecResponse_ExitCode) isExecResponse_Response() {}
 
+// ObserveRequest names the task to observe.
+type ObserveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TaskId        string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	Handle        []byte                 `protobuf:"bytes,2,opt,name=handle,proto3" json:"handle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObserveRequest) Reset() {
+	*x = ObserveRequest{}
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObserveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObserveRequest) ProtoMessage() {}
+
+func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObserveRequest.ProtoReflect.Descriptor instead.
+func (*ObserveRequest) Descriptor() ([]byte, []int) {
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ObserveRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *ObserveRequest) GetHandle() []byte {
+	if x != nil {
+		return x.Handle
+	}
+	return nil
+}
+
+// ObserveResponse describes a task at present.
+type ObserveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absent until the task is started.
+	Runtime *v1.RuntimeStatus `protobuf:"bytes,1,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	// What Start waits for, in a few words: "waiting for the health check". Empty
+	// if Start waits for nothing.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// Why Start takes longer than it should: "2 of 3 health checks failed: exit
+	// code 1". Empty if all is well.
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObserveResponse) Reset() {
+	*x = ObserveResponse{}
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObserveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObserveResponse) ProtoMessage() {}
+
+func (x *ObserveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObserveResponse.ProtoReflect.Descriptor instead.
+func (*ObserveResponse) Descriptor() ([]byte, []int) {
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ObserveResponse) GetRuntime() *v1.RuntimeStatus {
+	if x != nil {
+		return x.Runtime
+	}
+	return nil
+}
+
+func (x *ObserveResponse) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ObserveResponse) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 var File_muster_executor_v1_executor_proto protoreflect.FileDescriptor
 
 const file_muster_executor_v1_executor_proto_rawDesc = "" +
@@ -2071,7 +2190,14 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\x06stderr\x18\x02 \x01(\fH\x00R\x06stderr\x12\x1d\n" +
 	"\texit_code\x18\x03 \x01(\x05H\x00R\bexitCodeB\n" +
 	"\n" +
-	"\bresponse2\xdd\a\n" +
+	"\bresponse\"A\n" +
+	"\x0eObserveRequest\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n" +
+	"\x06handle\x18\x02 \x01(\fR\x06handle\"u\n" +
+	"\x0fObserveResponse\x122\n" +
+	"\aruntime\x18\x01 \x01(\v2\x18.muster.v1.RuntimeStatusR\aruntime\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error2\xb3\b\n" +
 	"\x0fExecutorService\x12U\n" +
 	"\bDescribe\x12#.muster.executor.v1.DescribeRequest\x1a$.muster.executor.v1.DescribeResponse\x12R\n" +
 	"\aPrepare\x12\".muster.executor.v1.PrepareRequest\x1a#.muster.executor.v1.PrepareResponse\x12L\n" +
@@ -2084,7 +2210,8 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\x04List\x12\x1f.muster.executor.v1.ListRequest\x1a .muster.executor.v1.ListResponse\x12K\n" +
 	"\x04Logs\x12\x1f.muster.executor.v1.LogsRequest\x1a .muster.executor.v1.LogsResponse0\x01\x12L\n" +
 	"\x05Stats\x12 .muster.executor.v1.StatsRequest\x1a!.muster.executor.v1.StatsResponse\x12M\n" +
-	"\x04Exec\x12\x1f.muster.executor.v1.ExecRequest\x1a .muster.executor.v1.ExecResponse(\x010\x01B>Z<github.com/musterhq/muster/api/muster/executor/v1;executorv1b\x06proto3"
+	"\x04Exec\x12\x1f.muster.executor.v1.ExecRequest\x1a .muster.executor.v1.ExecResponse(\x010\x01\x12T\n" +
+	"\aObserve\x12\".muster.executor.v1.ObserveRequest\x1a#.muster.executor.v1.ObserveResponse0\x01B>Z<github.com/musterhq/muster/api/muster/executor/v1;executorv1b\x06proto3"
 
 var (
 	file_muster_executor_v1_executor_proto_rawDescOnce sync.Once
@@ -2099,7 +2226,7 @@ func file_muster_executor_v1_executor_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_executor_v1_executor_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_muster_executor_v1_executor_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_muster_executor_v1_executor_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_muster_executor_v1_executor_proto_goTypes = []any{
 	(ExecutorError_Blame)(0),      // 0: muster.executor.v1.ExecutorError.Blame
 	(ListedTask_State)(0),         // 1: muster.executor.v1.ListedTask.State
@@ -2132,75 +2259,80 @@ var file_muster_executor_v1_executor_proto_goTypes = []any{
 	(*ExecStart)(nil),             // 28: muster.executor.v1.ExecStart
 	(*TerminalSize)(nil),          // 29: muster.executor.v1.TerminalSize
 	(*ExecResponse)(nil),          // 30: muster.executor.v1.ExecResponse
-	nil,                           // 31: muster.executor.v1.Task.ServiceLabelsEntry
-	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
-	(*v1.TaskSpec)(nil),           // 33: muster.v1.TaskSpec
-	(*v1.PortConfig)(nil),         // 34: muster.v1.PortConfig
-	(*v1.Resources)(nil),          // 35: muster.v1.Resources
-	(*v1.Platform)(nil),           // 36: muster.v1.Platform
-	(*v1.RuntimeStatus)(nil),      // 37: muster.v1.RuntimeStatus
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
-	(*v1.LogOptions)(nil),         // 39: muster.v1.LogOptions
-	(v1.LogStream)(0),             // 40: muster.v1.LogStream
+	(*ObserveRequest)(nil),        // 31: muster.executor.v1.ObserveRequest
+	(*ObserveResponse)(nil),       // 32: muster.executor.v1.ObserveResponse
+	nil,                           // 33: muster.executor.v1.Task.ServiceLabelsEntry
+	(*durationpb.Duration)(nil),   // 34: google.protobuf.Duration
+	(*v1.TaskSpec)(nil),           // 35: muster.v1.TaskSpec
+	(*v1.PortConfig)(nil),         // 36: muster.v1.PortConfig
+	(*v1.Resources)(nil),          // 37: muster.v1.Resources
+	(*v1.Platform)(nil),           // 38: muster.v1.Platform
+	(*v1.RuntimeStatus)(nil),      // 39: muster.v1.RuntimeStatus
+	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
+	(*v1.LogOptions)(nil),         // 41: muster.v1.LogOptions
+	(v1.LogStream)(0),             // 42: muster.v1.LogStream
 }
 var file_muster_executor_v1_executor_proto_depIdxs = []int32{
-	32, // 0: muster.executor.v1.ExecutorError.retry_after:type_name -> google.protobuf.Duration
+	34, // 0: muster.executor.v1.ExecutorError.retry_after:type_name -> google.protobuf.Duration
 	0,  // 1: muster.executor.v1.ExecutorError.blame:type_name -> muster.executor.v1.ExecutorError.Blame
-	31, // 2: muster.executor.v1.Task.service_labels:type_name -> muster.executor.v1.Task.ServiceLabelsEntry
-	33, // 3: muster.executor.v1.Task.spec:type_name -> muster.v1.TaskSpec
-	34, // 4: muster.executor.v1.Task.ports:type_name -> muster.v1.PortConfig
-	35, // 5: muster.executor.v1.DescribeResponse.resources:type_name -> muster.v1.Resources
-	36, // 6: muster.executor.v1.DescribeResponse.platform:type_name -> muster.v1.Platform
+	33, // 2: muster.executor.v1.Task.service_labels:type_name -> muster.executor.v1.Task.ServiceLabelsEntry
+	35, // 3: muster.executor.v1.Task.spec:type_name -> muster.v1.TaskSpec
+	36, // 4: muster.executor.v1.Task.ports:type_name -> muster.v1.PortConfig
+	37, // 5: muster.executor.v1.DescribeResponse.resources:type_name -> muster.v1.Resources
+	38, // 6: muster.executor.v1.DescribeResponse.platform:type_name -> muster.v1.Platform
 	3,  // 7: muster.executor.v1.PrepareRequest.task:type_name -> muster.executor.v1.Task
 	3,  // 8: muster.executor.v1.StartRequest.task:type_name -> muster.executor.v1.Task
-	37, // 9: muster.executor.v1.StartResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	34, // 10: muster.executor.v1.StartResponse.ports:type_name -> muster.v1.PortConfig
-	37, // 11: muster.executor.v1.WaitResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	38, // 12: muster.executor.v1.WaitResponse.ended_at:type_name -> google.protobuf.Timestamp
+	39, // 9: muster.executor.v1.StartResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	36, // 10: muster.executor.v1.StartResponse.ports:type_name -> muster.v1.PortConfig
+	39, // 11: muster.executor.v1.WaitResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	40, // 12: muster.executor.v1.WaitResponse.ended_at:type_name -> google.protobuf.Timestamp
 	3,  // 13: muster.executor.v1.UpdateRequest.task:type_name -> muster.executor.v1.Task
-	32, // 14: muster.executor.v1.ShutdownRequest.grace_period:type_name -> google.protobuf.Duration
-	37, // 15: muster.executor.v1.ShutdownResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	37, // 16: muster.executor.v1.TerminateResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	34, // 14: muster.executor.v1.ShutdownRequest.grace_period:type_name -> google.protobuf.Duration
+	39, // 15: muster.executor.v1.ShutdownResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	39, // 16: muster.executor.v1.TerminateResponse.runtime:type_name -> muster.v1.RuntimeStatus
 	22, // 17: muster.executor.v1.ListResponse.tasks:type_name -> muster.executor.v1.ListedTask
 	1,  // 18: muster.executor.v1.ListedTask.state:type_name -> muster.executor.v1.ListedTask.State
-	37, // 19: muster.executor.v1.ListedTask.runtime:type_name -> muster.v1.RuntimeStatus
-	39, // 20: muster.executor.v1.LogsRequest.options:type_name -> muster.v1.LogOptions
-	38, // 21: muster.executor.v1.LogsResponse.timestamp:type_name -> google.protobuf.Timestamp
-	40, // 22: muster.executor.v1.LogsResponse.stream:type_name -> muster.v1.LogStream
-	38, // 23: muster.executor.v1.StatsResponse.at:type_name -> google.protobuf.Timestamp
-	32, // 24: muster.executor.v1.StatsResponse.cpu:type_name -> google.protobuf.Duration
+	39, // 19: muster.executor.v1.ListedTask.runtime:type_name -> muster.v1.RuntimeStatus
+	41, // 20: muster.executor.v1.LogsRequest.options:type_name -> muster.v1.LogOptions
+	40, // 21: muster.executor.v1.LogsResponse.timestamp:type_name -> google.protobuf.Timestamp
+	42, // 22: muster.executor.v1.LogsResponse.stream:type_name -> muster.v1.LogStream
+	40, // 23: muster.executor.v1.StatsResponse.at:type_name -> google.protobuf.Timestamp
+	34, // 24: muster.executor.v1.StatsResponse.cpu:type_name -> google.protobuf.Duration
 	28, // 25: muster.executor.v1.ExecRequest.start:type_name -> muster.executor.v1.ExecStart
 	29, // 26: muster.executor.v1.ExecRequest.resize:type_name -> muster.executor.v1.TerminalSize
 	29, // 27: muster.executor.v1.ExecStart.size:type_name -> muster.executor.v1.TerminalSize
-	4,  // 28: muster.executor.v1.ExecutorService.Describe:input_type -> muster.executor.v1.DescribeRequest
-	6,  // 29: muster.executor.v1.ExecutorService.Prepare:input_type -> muster.executor.v1.PrepareRequest
-	8,  // 30: muster.executor.v1.ExecutorService.Start:input_type -> muster.executor.v1.StartRequest
-	10, // 31: muster.executor.v1.ExecutorService.Wait:input_type -> muster.executor.v1.WaitRequest
-	12, // 32: muster.executor.v1.ExecutorService.Update:input_type -> muster.executor.v1.UpdateRequest
-	14, // 33: muster.executor.v1.ExecutorService.Shutdown:input_type -> muster.executor.v1.ShutdownRequest
-	16, // 34: muster.executor.v1.ExecutorService.Terminate:input_type -> muster.executor.v1.TerminateRequest
-	18, // 35: muster.executor.v1.ExecutorService.Remove:input_type -> muster.executor.v1.RemoveRequest
-	20, // 36: muster.executor.v1.ExecutorService.List:input_type -> muster.executor.v1.ListRequest
-	23, // 37: muster.executor.v1.ExecutorService.Logs:input_type -> muster.executor.v1.LogsRequest
-	25, // 38: muster.executor.v1.ExecutorService.Stats:input_type -> muster.executor.v1.StatsRequest
-	27, // 39: muster.executor.v1.ExecutorService.Exec:input_type -> muster.executor.v1.ExecRequest
-	5,  // 40: muster.executor.v1.ExecutorService.Describe:output_type -> muster.executor.v1.DescribeResponse
-	7,  // 41: muster.executor.v1.ExecutorService.Prepare:output_type -> muster.executor.v1.PrepareResponse
-	9,  // 42: muster.executor.v1.ExecutorService.Start:output_type -> muster.executor.v1.StartResponse
-	11, // 43: muster.executor.v1.ExecutorService.Wait:output_type -> muster.executor.v1.WaitResponse
-	13, // 44: muster.executor.v1.ExecutorService.Update:output_type -> muster.executor.v1.UpdateResponse
-	15, // 45: muster.executor.v1.ExecutorService.Shutdown:output_type -> muster.executor.v1.ShutdownResponse
-	17, // 46: muster.executor.v1.ExecutorService.Terminate:output_type -> muster.executor.v1.TerminateResponse
-	19, // 47: muster.executor.v1.ExecutorService.Remove:output_type -> muster.executor.v1.RemoveResponse
-	21, // 48: muster.executor.v1.ExecutorService.List:output_type -> muster.executor.v1.ListResponse
-	24, // 49: muster.executor.v1.ExecutorService.Logs:output_type -> muster.executor.v1.LogsResponse
-	26, // 50: muster.executor.v1.ExecutorService.Stats:output_type -> muster.executor.v1.StatsResponse
-	30, // 51: muster.executor.v1.ExecutorService.Exec:output_type -> muster.executor.v1.ExecResponse
-	40, // [40:52] is the sub-list for method output_type
-	28, // [28:40] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	39, // 28: muster.executor.v1.ObserveResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	4,  // 29: muster.executor.v1.ExecutorService.Describe:input_type -> muster.executor.v1.DescribeRequest
+	6,  // 30: muster.executor.v1.ExecutorService.Prepare:input_type -> muster.executor.v1.PrepareRequest
+	8,  // 31: muster.executor.v1.ExecutorService.Start:input_type -> muster.executor.v1.StartRequest
+	10, // 32: muster.executor.v1.ExecutorService.Wait:input_type -> muster.executor.v1.WaitRequest
+	12, // 33: muster.executor.v1.ExecutorService.Update:input_type -> muster.executor.v1.UpdateRequest
+	14, // 34: muster.executor.v1.ExecutorService.Shutdown:input_type -> muster.executor.v1.ShutdownRequest
+	16, // 35: muster.executor.v1.ExecutorService.Terminate:input_type -> muster.executor.v1.TerminateRequest
+	18, // 36: muster.executor.v1.ExecutorService.Remove:input_type -> muster.executor.v1.RemoveRequest
+	20, // 37: muster.executor.v1.ExecutorService.List:input_type -> muster.executor.v1.ListRequest
+	23, // 38: muster.executor.v1.ExecutorService.Logs:input_type -> muster.executor.v1.LogsRequest
+	25, // 39: muster.executor.v1.ExecutorService.Stats:input_type -> muster.executor.v1.StatsRequest
+	27, // 40: muster.executor.v1.ExecutorService.Exec:input_type -> muster.executor.v1.ExecRequest
+	31, // 41: muster.executor.v1.ExecutorService.Observe:input_type -> muster.executor.v1.ObserveRequest
+	5,  // 42: muster.executor.v1.ExecutorService.Describe:output_type -> muster.executor.v1.DescribeResponse
+	7,  // 43: muster.executor.v1.ExecutorService.Prepare:output_type -> muster.executor.v1.PrepareResponse
+	9,  // 44: muster.executor.v1.ExecutorService.Start:output_type -> muster.executor.v1.StartResponse
+	11, // 45: muster.executor.v1.ExecutorService.Wait:output_type -> muster.executor.v1.WaitResponse
+	13, // 46: muster.executor.v1.ExecutorService.Update:output_type -> muster.executor.v1.UpdateResponse
+	15, // 47: muster.executor.v1.ExecutorService.Shutdown:output_type -> muster.executor.v1.ShutdownResponse
+	17, // 48: muster.executor.v1.ExecutorService.Terminate:output_type -> muster.executor.v1.TerminateResponse
+	19, // 49: muster.executor.v1.ExecutorService.Remove:output_type -> muster.executor.v1.RemoveResponse
+	21, // 50: muster.executor.v1.ExecutorService.List:output_type -> muster.executor.v1.ListResponse
+	24, // 51: muster.executor.v1.ExecutorService.Logs:output_type -> muster.executor.v1.LogsResponse
+	26, // 52: muster.executor.v1.ExecutorService.Stats:output_type -> muster.executor.v1.StatsResponse
+	30, // 53: muster.executor.v1.ExecutorService.Exec:output_type -> muster.executor.v1.ExecResponse
+	32, // 54: muster.executor.v1.ExecutorService.Observe:output_type -> muster.executor.v1.ObserveResponse
+	42, // [42:55] is the sub-list for method output_type
+	29, // [29:42] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_muster_executor_v1_executor_proto_init() }
@@ -2224,7 +2356,7 @@ func file_muster_executor_v1_executor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_executor_v1_executor_proto_rawDesc), len(file_muster_executor_v1_executor_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   30,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

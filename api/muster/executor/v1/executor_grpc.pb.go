@@ -35,6 +35,7 @@ const (
 	ExecutorService_Logs_FullMethodName      = "/muster.executor.v1.ExecutorService/Logs"
 	ExecutorService_Stats_FullMethodName     = "/muster.executor.v1.ExecutorService/Stats"
 	ExecutorService_Exec_FullMethodName      = "/muster.executor.v1.ExecutorService/Exec"
+	ExecutorService_Observe_FullMethodName   = "/muster.executor.v1.ExecutorService/Observe"
 )
 
 // ExecutorServiceClient is the client API for ExecutorService service.
@@ -46,8 +47,8 @@ const (
 // # Life of a task
 //
 // Prepare, Start, Wait, and then Remove; Shutdown or Terminate in between to
-// end it sooner. Calls for one task come one at a time, but for Wait, Logs,
-// Stats and Exec, which may be open beside any other.
+// end it sooner. Calls for one task come one at a time, except Wait, Observe,
+// Logs, Stats and Exec, which may be open beside any other.
 //
 // # Processes are disposable, handles are durable
 //
@@ -106,6 +107,13 @@ type ExecutorServiceClient interface {
 	// Exec runs a command beside a task's process. Capability "exec". The first
 	// request holds start, all others input.
 	Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecRequest, ExecResponse], error)
+	// Observe streams what changes about a task while a call for it is open: what
+	// Start waits for, and what the health check says. Capability "observe". The
+	// worker opens it beside Start and beside Wait, and cancels it when they
+	// return. The first response describes the present; another one follows each
+	// change. The stream ends when there is nothing to observe, for example
+	// because the task has no health check, and when the task has ended.
+	Observe(ctx context.Context, in *ObserveRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ObserveResponse], error)
 }
 
 type executorServiceClient struct {
@@ -248,6 +256,25 @@ func (c *executorServiceClient) Exec(ctx context.Context, opts ...grpc.CallOptio
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ExecutorService_ExecClient = grpc.BidiStreamingClient[ExecRequest, ExecResponse]
 
+func (c *executorServiceClient) Observe(ctx context.Context, in *ObserveRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ObserveResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ExecutorService_ServiceDesc.Streams[2], ExecutorService_Observe_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ObserveRequest, ObserveResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ExecutorService_ObserveClient = grpc.ServerStreamingClient[ObserveResponse]
+
 // ExecutorServiceServer is the server API for ExecutorService service.
 // All implementations must embed UnimplementedExecutorServiceServer
 // for forward compatibility.
@@ -257,8 +284,8 @@ type ExecutorService_ExecClient = grpc.BidiStreamingClient[ExecRequest, ExecResp
 // # Life of a task
 //
 // Prepare, Start, Wait, and then Remove; Shutdown or Terminate in between to
-// end it sooner. Calls for one task come one at a time, but for Wait, Logs,
-// Stats and Exec, which may be open beside any other.
+// end it sooner. Calls for one task come one at a time, except Wait, Observe,
+// Logs, Stats and Exec, which may be open beside any other.
 //
 // # Processes are disposable, handles are durable
 //
@@ -317,6 +344,13 @@ type ExecutorServiceServer interface {
 	// Exec runs a command beside a task's process. Capability "exec". The first
 	// request holds start, all others input.
 	Exec(grpc.BidiStreamingServer[ExecRequest, ExecResponse]) error
+	// Observe streams what changes about a task while a call for it is open: what
+	// Start waits for, and what the health check says. Capability "observe". The
+	// worker opens it beside Start and beside Wait, and cancels it when they
+	// return. The first response describes the present; another one follows each
+	// change. The stream ends when there is nothing to observe, for example
+	// because the task has no health check, and when the task has ended.
+	Observe(*ObserveRequest, grpc.ServerStreamingServer[ObserveResponse]) error
 	mustEmbedUnimplementedExecutorServiceServer()
 }
 
@@ -362,6 +396,9 @@ func (UnimplementedExecutorServiceServer) Stats(context.Context, *StatsRequest) 
 }
 func (UnimplementedExecutorServiceServer) Exec(grpc.BidiStreamingServer[ExecRequest, ExecResponse]) error {
 	return status.Error(codes.Unimplemented, "method Exec not implemented")
+}
+func (UnimplementedExecutorServiceServer) Observe(*ObserveRequest, grpc.ServerStreamingServer[ObserveResponse]) error {
+	return status.Error(codes.Unimplemented, "method Observe not implemented")
 }
 func (UnimplementedExecutorServiceServer) mustEmbedUnimplementedExecutorServiceServer() {}
 func (UnimplementedExecutorServiceServer) testEmbeddedByValue()                         {}
@@ -582,6 +619,17 @@ func _ExecutorService_Exec_Handler(srv interface{}, stream grpc.ServerStream) er
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ExecutorService_ExecServer = grpc.BidiStreamingServer[ExecRequest, ExecResponse]
 
+func _ExecutorService_Observe_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ObserveRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ExecutorServiceServer).Observe(m, &grpc.GenericServerStream[ObserveRequest, ObserveResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ExecutorService_ObserveServer = grpc.ServerStreamingServer[ObserveResponse]
+
 // ExecutorService_ServiceDesc is the grpc.ServiceDesc for ExecutorService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -641,6 +689,11 @@ var ExecutorService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _ExecutorService_Exec_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Observe",
+			Handler:       _ExecutorService_Observe_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "muster/executor/v1/executor.proto",
