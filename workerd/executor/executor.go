@@ -30,6 +30,9 @@ type Executor interface {
 	// Logs calls send with each line, in order, and returns its error if it
 	// has one.
 	Logs(ctx context.Context, req *executorv1.LogsRequest, send func(*executorv1.LogsResponse) error) error
+	// Observe calls send with each change, in order, and returns its error if it
+	// has one.
+	Observe(ctx context.Context, req *executorv1.ObserveRequest, send func(*executorv1.ObserveResponse) error) error
 }
 
 // Set is the executors of a node.

@@ -69,31 +69,38 @@ type served struct {
 }
 
 func (s *served) Logs(ctx context.Context, req *executorv1.LogsRequest, send func(*executorv1.LogsResponse) error) error {
-	return s.ExecutorServiceServer.Logs(req, &sendStream{ctx: ctx, send: send})
+	return s.ExecutorServiceServer.Logs(req, &sendStream[executorv1.LogsResponse]{ctx: ctx, send: send})
+}
+
+func (s *served) Observe(ctx context.Context, req *executorv1.ObserveRequest, send func(*executorv1.ObserveResponse) error) error {
+	return s.ExecutorServiceServer.Observe(req, &sendStream[executorv1.ObserveResponse]{ctx: ctx, send: send})
 }
 
 // sendStream is the server's side of a stream that leads to a function.
-type sendStream struct {
+type sendStream[Res any] struct {
 	ctx  context.Context
-	send func(*executorv1.LogsResponse) error
+	send func(*Res) error
 }
 
-var _ grpc.ServerStreamingServer[executorv1.LogsResponse] = (*sendStream)(nil)
+var (
+	_ grpc.ServerStreamingServer[executorv1.LogsResponse]    = (*sendStream[executorv1.LogsResponse])(nil)
+	_ grpc.ServerStreamingServer[executorv1.ObserveResponse] = (*sendStream[executorv1.ObserveResponse])(nil)
+)
 
-func (s *sendStream) Send(res *executorv1.LogsResponse) error { return s.send(res) }
-func (s *sendStream) Context() context.Context                { return s.ctx }
-func (s *sendStream) SetHeader(metadata.MD) error             { return nil }
-func (s *sendStream) SendHeader(metadata.MD) error            { return nil }
-func (s *sendStream) SetTrailer(metadata.MD)                  {}
+func (s *sendStream[Res]) Send(res *Res) error          { return s.send(res) }
+func (s *sendStream[Res]) Context() context.Context     { return s.ctx }
+func (s *sendStream[Res]) SetHeader(metadata.MD) error  { return nil }
+func (s *sendStream[Res]) SendHeader(metadata.MD) error { return nil }
+func (s *sendStream[Res]) SetTrailer(metadata.MD)       {}
 
-func (s *sendStream) SendMsg(m any) error {
-	res, ok := m.(*executorv1.LogsResponse)
+func (s *sendStream[Res]) SendMsg(m any) error {
+	res, ok := m.(*Res)
 	if !ok {
-		return fmt.Errorf("send log line: it is a %T", m)
+		return fmt.Errorf("send a %T: want a %T", m, res)
 	}
 	return s.send(res)
 }
 
-func (s *sendStream) RecvMsg(any) error {
+func (s *sendStream[Res]) RecvMsg(any) error {
 	return fmt.Errorf("receive from a stream that only sends")
 }

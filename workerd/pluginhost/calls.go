@@ -89,27 +89,39 @@ func (c *calls) List(ctx context.Context, req *executorv1.ListRequest) (*executo
 	return call(ctx, c.plugin, req, executorv1.ExecutorServiceClient.List)
 }
 
-// Logs hands a task's lines to send.
 func (c *calls) Logs(ctx context.Context, req *executorv1.LogsRequest, send func(*executorv1.LogsResponse) error) error {
+	return stream(ctx, c.plugin, req, executorv1.ExecutorServiceClient.Logs, send)
+}
+
+func (c *calls) Observe(ctx context.Context, req *executorv1.ObserveRequest, send func(*executorv1.ObserveResponse) error) error {
+	return stream(ctx, c.plugin, req, executorv1.ExecutorServiceClient.Observe, send)
+}
+
+// stream makes a call whose responses are passed to send one by one.
+func stream[Req, Res any](
+	ctx context.Context, p *plugin, req Req,
+	method func(executorv1.ExecutorServiceClient, context.Context, Req, ...grpc.CallOption) (grpc.ServerStreamingClient[Res], error),
+	send func(*Res) error,
+) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	i, err := c.plugin.service(ctx)
+	i, err := p.service(ctx)
 	if err != nil {
 		return err
 	}
-	stream, err := i.service.Logs(ctx, req)
+	responses, err := method(i.service, ctx, req)
 	if err != nil {
-		return c.plugin.blame(i, err)
+		return p.blame(i, err)
 	}
 	for {
-		line, err := stream.Recv()
+		res, err := responses.Recv()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
-			return c.plugin.blame(i, err)
+			return p.blame(i, err)
 		}
-		if err := send(line); err != nil {
+		if err := send(res); err != nil {
 			return err
 		}
 	}

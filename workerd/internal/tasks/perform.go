@@ -114,9 +114,11 @@ func (t *task) start(ctx context.Context, step lifecycle.Step) error {
 	if err != nil {
 		return err
 	}
+	stop := t.observe(ctx, e, actStart)
 	res, err := slowly(t, e, actStart, func() (*executorv1.StartResponse, error) {
 		return e.Executor.Start(ctx, &executorv1.StartRequest{Task: t.describe(), Handle: t.handle})
 	})
+	stop()
 	if err != nil {
 		return err
 	}
@@ -152,7 +154,9 @@ func (t *task) wait(ctx context.Context, step lifecycle.Step) error {
 		})
 		defer settled.Stop()
 	}
+	stop := t.observe(ctx, e, actWait)
 	res, err := e.Executor.Wait(ctx, &executorv1.WaitRequest{TaskId: t.id, Handle: t.handle})
+	stop()
 	if err != nil {
 		return err
 	}

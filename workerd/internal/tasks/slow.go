@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/internal/lifecycle"
 	"github.com/musterhq/muster/workerd/taskdb"
 )
 
@@ -29,30 +30,48 @@ func slowly[T any](t *task, e *executor.Described, what action, call func() (T, 
 	if timer.Stop() {
 		telling.Done()
 	}
-	// Only one goroutine at a time keeps a status, so that the newest is kept last.
+	// After the call the status is the caller's alone.
 	telling.Wait()
 	return res, err
 }
 
-// tellSlow reports an error of a call that is still under way.
+// tellSlow reports that a call takes long, unless the executor has reported what
+// it is waiting for.
 func (t *task) tellSlow(text string) {
-	t.mu.Lock()
-	if t.withdrawn || t.orphan {
-		t.mu.Unlock()
-		return
+	told := t.amend(func(s *lifecycle.Status) bool {
+		if t.progressing {
+			return false
+		}
+		s.Error = text
+		return true
+	})
+	if told {
+		t.m.log.Warn("executor is slow", zap.String("task", t.id), zap.String("error", text))
 	}
-	t.status.Error = text
+}
+
+// amend changes the status of a task while a call is open, and reports it. The
+// change is made with t.mu held, and returns whether it changed anything.
+func (t *task) amend(change func(*lifecycle.Status) bool) bool {
+	// Changes are kept one after the other, so that the newest is kept last.
+	t.amending.Lock()
+	defer t.amending.Unlock()
+	t.mu.Lock()
+	if t.withdrawn || t.orphan || !change(&t.status) {
+		t.mu.Unlock()
+		return false
+	}
 	t.dirty = true
 	status, handle := t.status, t.handle
 	t.mu.Unlock()
-	t.m.log.Warn("executor is slow", zap.String("task", t.id), zap.String("error", text))
 	if err := t.m.keep(nil, taskdb.Change{ID: t.id, Status: status.Report(t.id), Handle: handle}); err != nil {
-		// It is dirty still, and kept when the call is over.
-		t.m.log.Error("task state is not kept", zap.String("task", t.id), zap.Error(err))
-		return
+		// It is still dirty, and is kept when the call is over.
+		t.m.log.Error("failed to persist task status", zap.String("task", t.id), zap.Error(err))
+		return true
 	}
 	t.mu.Lock()
 	t.kept = status
 	t.mu.Unlock()
 	t.m.cfg.Changed(t.id, true)
+	return true
 }

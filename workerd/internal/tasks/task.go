@@ -78,6 +78,12 @@ type task struct {
 	attempts int
 	// told is what the executor is told of the task, made once.
 	told *executorv1.Task
+	// progressing: the executor has reported what the open call is waiting for.
+	progressing bool
+
+	// amending is held while the status is changed and kept beside a call. It is
+	// taken before mu.
+	amending sync.Mutex
 }
 
 // action is what is to be done next about a task.
