@@ -69,6 +69,7 @@ var (
 	_ sdk.LogStreamer = (*Executor)(nil)
 	_ sdk.Statser     = (*Executor)(nil)
 	_ sdk.Execer      = (*Executor)(nil)
+	_ sdk.Observer    = (*Executor)(nil)
 )
 
 // New returns an executor that speaks with the Engine that DOCKER_HOST and its
@@ -275,7 +276,7 @@ func status(found *container.InspectResponse) *sdk.Status {
 	if !started(found) {
 		return nil
 	}
-	said := &sdk.Status{Id: found.ID, Pid: int64(found.State.Pid)}
+	said := &sdk.Status{Id: found.ID, Pid: int64(found.State.Pid), Health: healthOf(found)}
 	if !alive(found) {
 		said.ExitCode, said.OomKilled = int32(found.State.ExitCode), found.State.OOMKilled
 	}

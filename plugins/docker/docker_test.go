@@ -23,6 +23,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/testneed"
+	"github.com/musterhq/muster/plugins/conformance"
 	"github.com/musterhq/muster/plugins/docker"
 	"github.com/musterhq/muster/plugins/executortest"
 	"github.com/musterhq/muster/plugins/sdk"
@@ -153,6 +154,9 @@ func deedSpec(deed executortest.Deed) *musterv1.TaskSpec {
 	spec := &musterv1.ContainerSpec{
 		Command: []string{"/bin/sh", "-c", fmt.Sprintf(script, trap, end), "sh"},
 		Args:    append(append([]string{fmt.Sprint(len(deed.Says))}, deed.Says...), deed.Complains...),
+	}
+	if deed.Sick {
+		spec.Healthcheck = check(fmt.Sprintf("echo '%s'; exit %d", conformance.SickOutput, conformance.SickExitCode), 5)
 	}
 	if deed.Grace > 0 {
 		spec.StopGracePeriod = durationpb.New(deed.Grace)

@@ -2,9 +2,7 @@ package docker
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/docker/docker/api/types/container"
@@ -13,9 +11,6 @@ import (
 
 	"github.com/musterhq/muster/plugins/sdk"
 )
-
-// errUnhealthy is why a container whose health check fails counts as failed.
-var errUnhealthy = errors.New("unhealthy")
 
 // Start implements [sdk.Executor].
 func (e *Executor) Start(ctx context.Context, task *sdk.Task, known sdk.Handle) (*sdk.Started, error) {
@@ -69,70 +64,34 @@ func startError(err error) error {
 	}
 }
 
-// healthy returns when a container is healthy or has ended. One that becomes
-// unhealthy is stopped.
-func (e *Executor) healthy(ctx context.Context, found *container.InspectResponse) (*container.InspectResponse, error) {
-	if !checked(found) || settled(found) {
-		return found, nil
-	}
-	err := e.watch(ctx, found.ID, func() (bool, error) {
-		var err error
-		found, err = e.inspect(ctx, found.ID)
-		return err == nil && (settled(found) || found.State.Health.Status == container.Unhealthy), err
-	})
-	if err != nil || settled(found) {
-		return found, err
-	}
-	if err := e.stop(ctx, found.ID, nil); err != nil {
-		return nil, err
-	}
-	return nil, sdk.Failed(fmt.Errorf("the container is %w: %s", errUnhealthy, lastCheck(found)))
-}
-
-// checked tells whether a container has a health check.
-func checked(found *container.InspectResponse) bool {
-	return found.State.Health != nil && found.State.Health.Status != container.NoHealthcheck
-}
-
-// settled tells whether there is nothing to wait for any more.
-func settled(found *container.InspectResponse) bool {
-	return !alive(found) || !checked(found) || found.State.Health.Status == container.Healthy
-}
-
-// maxCheckOutput is how many bytes of a health check's output an error contains.
-const maxCheckOutput = 200
-
-// lastCheck describes the last run of a container's health check: its exit code
-// and its output on one line, clipped.
-func lastCheck(found *container.InspectResponse) string {
-	if found.State.Health == nil || len(found.State.Health.Log) == 0 {
-		return "its health check has not run"
-	}
-	last := found.State.Health.Log[len(found.State.Health.Log)-1]
-	output := strings.Join(strings.Fields(strings.ToValidUTF8(last.Output, "\uFFFD")), " ")
-	if output == "" {
-		return fmt.Sprintf("its health check ended with exit code %d and wrote no output", last.ExitCode)
-	}
-	if len(output) > maxCheckOutput {
-		output = strings.ToValidUTF8(output[:maxCheckOutput], "") + "..."
-	}
-	return fmt.Sprintf("its health check ended with exit code %d: %s", last.ExitCode, output)
-}
-
 // watch calls look at first and after every event of a container, until it says
 // that it has seen what it wanted. An event only says: look again.
 func (e *Executor) watch(ctx context.Context, id string, look func() (bool, error)) error {
+	return e.watchAgain(ctx, id, nil, look)
+}
+
+// watchAgain is watch that also calls look when the timer fires, which each event
+// sets to checkLag.
+func (e *Executor) watchAgain(ctx context.Context, id string, again *time.Timer, look func() (bool, error)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	messages, errs := e.engine.Events(ctx, events.ListOptions{Filters: filters.NewArgs(
 		filters.Arg("type", string(events.ContainerEventType)), filters.Arg("container", id),
 	)})
+	var fired <-chan time.Time
+	if again != nil {
+		fired = again.C
+	}
 	for {
 		if done, err := look(); done || err != nil {
 			return err
 		}
 		select {
+		case <-fired:
 		case <-messages:
+			if again != nil {
+				again.Reset(checkLag)
+			}
 		case err := <-errs:
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -161,7 +120,7 @@ func (e *Executor) Wait(ctx context.Context, ref sdk.Ref) (*sdk.Ended, error) {
 	}
 	ended := &sdk.Ended{Status: status(found), At: engineTime(found.State.FinishedAt)}
 	if failedChecks(found) {
-		ended.Error = errUnhealthy.Error()
+		ended.Error = errUnhealthy.Error() + ": " + describeCheck(found)
 	}
 	return ended, nil
 }
@@ -229,24 +188,6 @@ func (e *Executor) cause(ctx context.Context, found *container.InspectResponse) 
 
 // exitKilled is the exit code of what SIGKILL has ended.
 const exitKilled = 128 + 9
-
-// defaultRetries is how many health checks fail before a container whose check
-// does not say it is unhealthy, for the Engine.
-const defaultRetries = 3
-
-// failedChecks tells whether a container that has ended was unhealthy then. Its
-// status does not say: the Engine calls all that have ended unhealthy. The count
-// of failures stays as it was.
-func failedChecks(found *container.InspectResponse) bool {
-	if !checked(found) {
-		return false
-	}
-	retries := defaultRetries
-	if check := found.Config.Healthcheck; check != nil && check.Retries > 0 {
-		retries = check.Retries
-	}
-	return found.State.Health.FailingStreak >= retries
-}
 
 // stopped returns when a container does not run.
 func (e *Executor) stopped(ctx context.Context, id string) error {
