@@ -18,6 +18,7 @@ const (
 	maxText      = 4 << 10 // bytes of a message or an error
 	maxPorts     = 256
 	maxRuntimeID = 256
+	maxOutput    = 1 << 10 // bytes of a health check's output
 	maxPortName  = 64
 )
 
@@ -52,7 +53,19 @@ func runtimeOf(r *musterv1.RuntimeStatus) *musterv1.RuntimeStatus {
 	if r == nil {
 		return nil
 	}
-	return &musterv1.RuntimeStatus{Id: bounds.Clip(r.Id, maxRuntimeID), Pid: r.Pid, ExitCode: r.ExitCode, OomKilled: r.OomKilled}
+	return &musterv1.RuntimeStatus{
+		Id: bounds.Clip(r.Id, maxRuntimeID), Pid: r.Pid, ExitCode: r.ExitCode, OomKilled: r.OomKilled, Health: healthOf(r.Health),
+	}
+}
+
+// healthOf copies the known fields of a health check's result.
+func healthOf(h *musterv1.Health) *musterv1.Health {
+	if h == nil {
+		return nil
+	}
+	return &musterv1.Health{
+		State: h.State, FailedChecks: h.FailedChecks, Retries: h.Retries, ExitCode: h.ExitCode, Output: bounds.Clip(h.Output, maxOutput),
+	}
 }
 
 // portsOf copies the known fields of ports.

@@ -26,6 +26,11 @@ func stuffed[M proto.Message](m M) M {
 	return m
 }
 
+// health is a health report with all of its fields.
+func health() *musterv1.Health {
+	return &musterv1.Health{State: musterv1.Health_UNHEALTHY, FailedChecks: 2, Retries: 2, ExitCode: 1, Output: "no good"}
+}
+
 func TestObservedKeepsOnlyWhatAWorkerCanKnow(t *testing.T) {
 	t.Parallel()
 	now := time.UnixMilli(9000)
@@ -57,20 +62,28 @@ func TestObservedKeepsOnlyWhatAWorkerCanKnow(t *testing.T) {
 				state.StateTime{State: musterv1.TaskState_RUNNING, At: 20}, state.StateTime{State: musterv1.TaskState_FAILED, At: 30}),
 		},
 		"far too long": {
-			&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{State: musterv1.TaskState_RUNNING, Error: "x" + long, Runtime: &musterv1.RuntimeStatus{Id: long}}},
+			&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{State: musterv1.TaskState_RUNNING, Error: "x" + long, Runtime: &musterv1.RuntimeStatus{
+				Id: long, Health: &musterv1.Health{Output: long},
+			}}},
 			timed(&recordv1.Status{
-				State: musterv1.TaskState_RUNNING, At: 9000, Error: "x" + long[:maxText-2], Runtime: &musterv1.RuntimeStatus{Id: long[:maxRuntimeID]},
+				State: musterv1.TaskState_RUNNING, At: 9000, Error: "x" + long[:maxText-2], Runtime: &musterv1.RuntimeStatus{
+					Id: long[:maxRuntimeID], Health: &musterv1.Health{Output: long[:maxOutput]},
+				},
 			}, state.StateTime{State: musterv1.TaskState_RUNNING, At: 9000}),
 		},
 		"with more in it than it may have": {
 			&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{
-				State: musterv1.TaskState_RUNNING, Runtime: stuffed(&musterv1.RuntimeStatus{Id: "i", Pid: 7, ExitCode: 3, OomKilled: true}),
+				State: musterv1.TaskState_RUNNING, Runtime: stuffed(&musterv1.RuntimeStatus{
+					Id: "i", Pid: 7, ExitCode: 3, OomKilled: true, Health: stuffed(health()),
+				}),
 				Ports: []*musterv1.PortConfig{
 					stuffed(&musterv1.PortConfig{Name: long, Protocol: musterv1.PortConfig_UDP, TargetPort: 80, PublishedPort: 8080, PublishMode: musterv1.PortConfig_HOST}),
 				},
 			}},
 			timed(&recordv1.Status{
-				State: musterv1.TaskState_RUNNING, At: 9000, Runtime: &musterv1.RuntimeStatus{Id: "i", Pid: 7, ExitCode: 3, OomKilled: true},
+				State: musterv1.TaskState_RUNNING, At: 9000, Runtime: &musterv1.RuntimeStatus{
+					Id: "i", Pid: 7, ExitCode: 3, OomKilled: true, Health: health(),
+				},
 				Ports: []*musterv1.PortConfig{
 					{Name: long[:maxPortName], Protocol: musterv1.PortConfig_UDP, TargetPort: 80, PublishedPort: 8080, PublishMode: musterv1.PortConfig_HOST},
 				},

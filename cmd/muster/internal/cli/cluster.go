@@ -153,7 +153,8 @@ func about(e *musterv1.WatchEvent, hosts map[string]string) string {
 		return fmt.Sprintf("%s %s", o.Service.Spec.GetName(), replicas(o.Service))
 	case *musterv1.WatchEvent_Task:
 		t := o.Task
-		text := fmt.Sprintf("%s %s (desired %s)", taskName(t, hosts), strings.ToLower(t.Status.GetState().String()), strings.ToLower(t.DesiredState.String()))
+		text := join(taskName(t, hosts), strings.ToLower(t.Status.GetState().String()), healthNote(t),
+			"(desired "+strings.ToLower(t.DesiredState.String())+")")
 		if t.Status.GetError() != "" {
 			text += ": " + t.Status.Error
 		}

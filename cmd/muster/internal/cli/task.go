@@ -109,11 +109,29 @@ func (c *CLI) showTasks(o *taskTable, tasks []*musterv1.Task, hosts map[string]s
 		t := &table{header: []string{"ID", "NAME", "RUNS", "NODE", "DESIRED STATE", "CURRENT STATE", "ERROR"}}
 		for _, task := range tasks {
 			t.add(short(task.Id, o.whole), taskName(task, hosts), runs(task.Spec), cmp.Or(hosts[task.NodeId], short(task.NodeId, o.whole)),
-				title(task.DesiredState.String()), strings.TrimSpace(title(task.Status.GetState().String())+" "+ago(task.Status.GetTimestamp())),
+				title(task.DesiredState.String()), join(title(task.Status.GetState().String()), ago(task.Status.GetTimestamp()), healthNote(task)),
 				cut(task.Status.GetError(), 60, o.whole))
 		}
 		return t
 	})
+}
+
+// healthNote returns what a task's health check says, in the words of docker ps;
+// nothing if the task has none.
+func healthNote(t *musterv1.Task) string {
+	switch state := t.Status.GetRuntime().GetHealth().GetState(); state {
+	case musterv1.Health_STATE_UNSPECIFIED:
+		return ""
+	case musterv1.Health_STARTING:
+		return "(health: starting)"
+	default:
+		return "(" + strings.ToLower(state.String()) + ")"
+	}
+}
+
+// join puts a space between words that are not empty.
+func join(words ...string) string {
+	return strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), " ")
 }
 
 func taskName(t *musterv1.Task, nodes map[string]string) string {

@@ -71,6 +71,11 @@ func (c *CLI) printTask(t *musterv1.Task, nodes map[string]string) error {
 	line("State", fmt.Sprintf("%s %s, desired %s", title(t.Status.GetState().String()), ago(t.Status.GetTimestamp()), title(t.DesiredState.String())))
 	line("Message", t.Status.GetMessage())
 	line("Error", t.Status.GetError())
+	if health := t.Status.GetRuntime().GetHealth(); health != nil {
+		state, check := describeHealth(health)
+		line("Health", state)
+		line("Check", check)
+	}
 	c.printf("\n")
 	if err := c.printTable(stageTable(t.Stages)); err != nil {
 		return err
@@ -79,6 +84,19 @@ func (c *CLI) printTask(t *musterv1.Task, nodes map[string]string) error {
 		c.printf("\n%s\n", note)
 	}
 	return nil
+}
+
+// describeHealth says how a health check fares, and how its latest run ended if it
+// failed.
+func describeHealth(h *musterv1.Health) (state, check string) {
+	state = strings.ToLower(h.State.String())
+	if h.FailedChecks > 0 {
+		state += fmt.Sprintf(", %d of %d checks failed", h.FailedChecks, h.Retries)
+	}
+	if h.ExitCode != 0 {
+		check = join(fmt.Sprintf("exit code %d:", h.ExitCode), cmp.Or(h.Output, "no output"))
+	}
+	return state, check
 }
 
 // stageTable is a task's way as a table.

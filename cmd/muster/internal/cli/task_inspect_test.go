@@ -46,3 +46,64 @@ func TestStagesAreTold(t *testing.T) {
 		t.Errorf("a duration is negative:\n%s", out.String())
 	}
 }
+
+func TestInspectShowsHealth(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		health *musterv1.Health
+		want   []string
+		lacks  []string
+	}{
+		"none":    {nil, nil, []string{"Health:", "Check:"}},
+		"healthy": {&musterv1.Health{State: musterv1.Health_HEALTHY, Retries: 3}, []string{"Health:  healthy\n"}, []string{"Check:"}},
+		"starting": {
+			&musterv1.Health{State: musterv1.Health_STARTING, FailedChecks: 2, Retries: 3, ExitCode: 1, Output: "connection refused"},
+			[]string{"Health:  starting, 2 of 3 checks failed\n", "Check:   exit code 1: connection refused\n"}, nil,
+		},
+		"no output": {
+			&musterv1.Health{State: musterv1.Health_UNHEALTHY, FailedChecks: 3, Retries: 3, ExitCode: 7},
+			[]string{"Check:   exit code 7: no output\n"}, nil,
+		},
+		"escapes": {
+			&musterv1.Health{State: musterv1.Health_UNHEALTHY, ExitCode: 7, Output: "\x1b[31mred\nline"},
+			[]string{"Check:   exit code 7: [31mred line\n"}, []string{"\x1b"},
+		},
+	} {
+		task := &musterv1.Task{Id: "t1", ServiceName: "web", Slot: 1, Status: &musterv1.TaskStatus{Runtime: &musterv1.RuntimeStatus{Health: test.health}}}
+		var out bytes.Buffer
+		if err := (&CLI{Out: &out}).printTask(task, nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range test.want {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("%s: output lacks %q:\n%s", name, want, out.String())
+			}
+		}
+		for _, lacks := range test.lacks {
+			if strings.Contains(out.String(), lacks) {
+				t.Errorf("%s: output has %q:\n%s", name, lacks, out.String())
+			}
+		}
+	}
+}
+
+func TestTaskTableShowsHealth(t *testing.T) {
+	t.Parallel()
+	for state, want := range map[musterv1.Health_State]string{
+		musterv1.Health_STARTING: "(health: starting)", musterv1.Health_HEALTHY: "(healthy)", musterv1.Health_UNHEALTHY: "(unhealthy)",
+	} {
+		task := &musterv1.Task{Id: "t1", Status: &musterv1.TaskStatus{
+			State: musterv1.TaskState_RUNNING, Runtime: &musterv1.RuntimeStatus{Health: &musterv1.Health{State: state}},
+		}}
+		var out bytes.Buffer
+		c := &CLI{Out: &out}
+		o := &taskTable{}
+		o.format = "table"
+		if err := c.showTasks(o, []*musterv1.Task{task}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(out.String(), "Running "+want) {
+			t.Errorf("%s: table lacks %q:\n%s", state, want, out.String())
+		}
+	}
+}
