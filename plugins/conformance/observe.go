@@ -113,7 +113,7 @@ func (s *suite) observeSick() {
 				err, SickExitCode, SickOutput, all)
 		}
 	}
-	// A task that starts all the same has no health check: this kind of runtime
+	// A task that starts anyway has no health check: this kind of runtime
 	// has none.
 	c.remove()
 	c.gone()

@@ -58,7 +58,7 @@ func (t *task) observe(ctx context.Context, e *executor.Described, what action) 
 }
 
 // receiveObservations puts observations into newest, which has room for one,
-// until there are no more.
+// until the stream ends.
 func receiveObservations(ctx context.Context, e executor.Executor, req *executorv1.ObserveRequest, newest chan *executorv1.ObserveResponse) {
 	for {
 		err := e.Observe(ctx, req, func(res *executorv1.ObserveResponse) error {
