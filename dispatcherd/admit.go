@@ -2,7 +2,6 @@ package dispatcherd
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"time"
 
@@ -17,40 +16,18 @@ import (
 	"github.com/musterhq/muster/dispatcherd/internal/assignments"
 	"github.com/musterhq/muster/dispatcherd/internal/bounds"
 	"github.com/musterhq/muster/dispatcherd/internal/calls"
+	"github.com/musterhq/muster/dispatcherd/internal/liveness"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/store"
 )
 
-var (
-	// errNotOwned says that a shard was given away a moment ago.
-	errNotOwned = errors.New("shard is not owned")
+// claimPoll is the time between two looks at a claim that is not decided yet.
+const claimPoll = 50 * time.Millisecond
 
+var (
 	errRestored  = status.Error(codes.Unavailable, "the store was restored from a snapshot: say everything anew")
 	errShardLost = status.Error(codes.Unavailable, "the node's shard passes on to another dispatcher")
 )
-
-// removedError is what the worker of a removed node is told.
-func removedError(node string) error {
-	return refused(codes.PermissionDenied, dispatcherv1.Refusal_NODE_REMOVED, fmt.Sprintf(
-		"node %s was removed from the cluster; to let the machine join again, start its worker with an empty data directory, which gives it a new id", node))
-}
-
-// lostError is what a worker is told whose tasks an empty store would have it stop.
-func lostError(node string, tasks uint32) error {
-	return status.Errorf(codes.FailedPrecondition, "the store knows neither node %s nor any service, and the node has %d tasks, which run on: "+
-		"if what Consul held was lost, restore a snapshot of it; to begin anew with an empty store, restart the worker, which then gives them up", node, tasks)
-}
-
-// refused says in words for people and in one for the worker why it is refused.
-func refused(code codes.Code, reason dispatcherv1.Refusal_Reason, text string) error {
-	plain := status.New(code, text)
-	detailed, err := plain.WithDetails(&dispatcherv1.Refusal{Reason: reason})
-	if err != nil {
-		// Only of a message that cannot be encoded.
-		return plain.Err()
-	}
-	return detailed.Err()
-}
 
 // admit makes a session its node's one, or returns whom the worker is to speak
 // to instead.
@@ -71,15 +48,16 @@ func (d *Daemon) admit(s *session, hello *dispatcherv1.Hello) (*dispatcherv1.Ses
 	for {
 		expired := wait.C
 		moved := d.directory.Changed()
-		shard, changed := d.shardOf(s.node)
+		shard, changed := d.owned.of(s.node)
 		if shard != nil {
-			err := shard.attach(s, hello)
+			s.tryShard(shard)
+			err := shard.Attach(s, hello)
 			if err == nil {
 				s.welcome()
 				s.logs.Connect(s.node)
 				return nil, nil
 			}
-			var contested *contestedError
+			var contested *liveness.ContestedError
 			switch {
 			case errors.As(err, &contested):
 				// That is decided soon, one way or the other, and not by a redirect.
@@ -91,7 +69,7 @@ func (d *Daemon) admit(s *session, hello *dispatcherv1.Hello) (*dispatcherv1.Ses
 					zap.String("node", s.node), zap.String("instance", s.instance), zap.String("address", s.address),
 					zap.String("hostname", hello.Description.GetHostname()), zap.Error(err))
 				return nil, err
-			case !errors.Is(err, errNotOwned):
+			case !errors.Is(err, liveness.ErrNotOwned):
 				return nil, err
 			}
 		} else if m, ok := d.directory.Owner(number); ok && m.Instance != d.member.Instance {

@@ -32,7 +32,7 @@ func (w *worker) isWelcome() bool {
 // fleet connects so many workers, ten to a connection.
 func fleet(b *testing.B, c *cluster, d *replica, n int) []*worker {
 	b.Helper()
-	testwait.True(b, "shards", func() bool { return len(d.shards()) == store.Shards })
+	testwait.True(b, "shards", func() bool { return len(d.owned.all()) == store.Shards })
 	var conn *grpc.ClientConn
 	workers := make([]*worker, n)
 	for i := range workers {
@@ -146,7 +146,7 @@ func BenchmarkIdleWorker(b *testing.B) {
 	const n = 2000
 	c := newCluster(b, true)
 	d := c.dispatcher("d1")
-	testwait.True(b, "shards", func() bool { return len(d.shards()) == store.Shards })
+	testwait.True(b, "shards", func() bool { return len(d.owned.all()) == store.Shards })
 	var before, with runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)

@@ -15,6 +15,12 @@ import (
 	"github.com/musterhq/muster/dispatcherd/internal/bounds"
 )
 
+// The time after which a worker may be described, or begin a session, once more.
+const (
+	describeEvery = 2 * time.Second
+	sessionEvery  = 2 * time.Second
+)
+
 // commits is how many commits have written to the shard of a node's record.
 func (c *cluster) commits(node string) uint64 {
 	synctest.Wait()

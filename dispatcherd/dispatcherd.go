@@ -28,16 +28,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
-	"sync/atomic"
-	"time"
 
 	"go.uber.org/zap"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/assignments"
 	"github.com/musterhq/muster/dispatcherd/internal/calls"
+	"github.com/musterhq/muster/dispatcherd/internal/liveness"
 	"github.com/musterhq/muster/dispatcherd/internal/logs"
 	"github.com/musterhq/muster/dispatcherd/internal/statuses"
 	"github.com/musterhq/muster/internal/auth"
@@ -69,20 +66,11 @@ type Daemon struct {
 	manager       *shards.Manager
 	roster        *shards.Roster
 	directory     *shards.Directory
-	pulse         *pulse
-	hearing       hearing
-	schemas       *payload.Schemas
+	nodes         liveness.Config
+	owned         *ownedShards
 	calls         *calls.Group
 	statusMetrics *statuses.Metrics
 	logs          *logs.Broker
-	// connected counts the sessions of all shards.
-	connected atomic.Int64
-
-	mu sync.Mutex
-	// owned holds the shards that this replica works on, by number.
-	owned [store.Shards]*shard
-	// changed is closed and replaced when owned changes.
-	changed chan struct{}
 }
 
 // New makes a dispatcher and registers its services. It starts nothing.
@@ -92,10 +80,9 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	}
 	d := &Daemon{
 		cfg: cfg, member: env.Member, log: env.Logger, guard: env.Guard, tables: state.NewTables(), tracer: env.Tracer,
-		pulse: newPulse(time.Now()), schemas: payload.NewSchemas(), changed: make(chan struct{}), calls: calls.NewGroup(),
+		owned: newOwnedShards(), calls: calls.NewGroup(),
 	}
 	d.assignments = assignments.NewReader(d.tables)
-	d.hearing.d = d
 	t := d.tables
 	var err error
 	d.store, err = store.New(
@@ -118,7 +105,10 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	if d.statusMetrics, err = statuses.NewMetrics(env.Metrics); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	if d.metrics, err = newMetrics(env.Metrics, d); err != nil {
+	if d.nodes, err = newTrackerConfig(env, cfg, d.store, d.tables); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	if d.metrics, err = newMetrics(env.Metrics, newCensus(d.owned.all, d.nodes)); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	d.logs, err = logs.NewBroker(logs.Config{
@@ -161,8 +151,8 @@ func (d *Daemon) work(ctx context.Context) error {
 		return fmt.Errorf("read what there is: %w", err)
 	}
 	return daemon.RunTasks(ctx,
-		daemon.Task{Name: "pulse", Run: func(ctx context.Context) error { return d.pulse.run(ctx, d.log) }},
-		daemon.Task{Name: "follow the store", Run: newFollower(d).run},
+		daemon.Task{Name: "detect pauses", Run: d.nodes.Pauses.Run},
+		daemon.Task{Name: "follow the store", Run: newFollower(d.store, d.tables, d.owned).run},
 		daemon.Task{Name: "own shards", Run: func(ctx context.Context) error { return d.manager.Run(ctx, d.role) }},
 	)
 }
@@ -175,40 +165,21 @@ func (d *Daemon) role(ctx context.Context, number int) error {
 	if err := d.store.Sync(ctx, t.Services, t.Specs, t.Nodes, t.Tasks, t.Assignments, t.NodeStates, t.Statuses); err != nil {
 		return fmt.Errorf("see what the last owner saw: %w", err)
 	}
-	s := newShard(d, number)
-	// From here on changes reach the shard, so that what it reads next cannot
-	// be overtaken unseen.
-	d.own(number, s)
-	defer s.close()
-	defer d.own(number, nil)
-	s.gain(d.store.Snapshot())
+	ownership := liveness.NewOwnership(number, d.manager, d.nodes.Pauses, d.log)
+	writer := statuses.NewWriter(statuses.Config{
+		Store: d.store, Tables: d.tables, Confirmed: ownership.Confirmed, Metrics: d.statusMetrics, Logger: d.log,
+	})
+	s := &shard{liveness.NewTracker(d.nodes, number, ownership, writer), writer}
+	// From here on changes reach the shard, so that none is missed between the
+	// snapshot that it loads and the next.
+	d.owned.set(number, s)
+	defer func() { s.Close(errShardLost, d.redirect(number)) }()
+	defer d.owned.set(number, nil)
+	s.Load(d.store.Snapshot())
 	return daemon.RunTasks(ctx,
-		daemon.Task{Name: "judge nodes", Run: s.run},
-		daemon.Task{Name: "write statuses", Run: s.statuses.Run},
+		daemon.Task{Name: "track nodes", Run: s.Tracker.Run},
+		daemon.Task{Name: "write statuses", Run: s.Writer.Run},
 	)
-}
-
-func (d *Daemon) own(number int, s *shard) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.owned[number] = s
-	close(d.changed)
-	d.changed = make(chan struct{})
-}
-
-// shardOf returns the shard of a node, nil if it is not owned, and a channel
-// that is closed when that may have changed.
-func (d *Daemon) shardOf(node string) (*shard, <-chan struct{}) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.owned[store.ShardOf(node)], d.changed
-}
-
-// shards returns the shards that are owned.
-func (d *Daemon) shards() []*shard {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(d.owned[:]), func(s *shard) bool { return s == nil })
 }
 
 // addresses are those of all dispatchers.
@@ -220,23 +191,18 @@ func (d *Daemon) addresses() []string {
 	return all
 }
 
-// offPace reports whether a worker's period is so far from what it should be that it
-// is to be told: by more than a quarter.
-func offPace(period, due time.Duration) bool {
-	return period < due*4/5 || period > due*5/4
-}
-
-// period is how often a session is to be heard: the cluster's setting,
-// stretched where this replica holds very many nodes.
-func (d *Daemon) period() time.Duration {
-	period := d.cfg.HeartbeatPeriod
-	if c, ok := d.tables.Clusters.Get(d.store.Snapshot(), state.ClusterID); ok {
-		if p := c.Value.GetSpec().GetDispatcher().GetHeartbeatPeriod().AsDuration(); p > 0 {
-			period = p
-		}
-	}
-	if n := int(d.connected.Load()); n > d.cfg.CrowdedNodes {
-		period = period * time.Duration(n) / time.Duration(d.cfg.CrowdedNodes)
-	}
-	return period
+// newTrackerConfig returns what the trackers of all shards have in common.
+func newTrackerConfig(env daemon.Env, cfg Config, st *store.Store, tables *state.Tables) (liveness.Config, error) {
+	metrics, err := liveness.NewMetrics(env.Metrics)
+	return liveness.Config{
+		Timeouts: liveness.Timeouts{
+			HeartbeatMisses: cfg.HeartbeatMisses, Reconnect: cfg.ReconnectGrace, Restart: cfg.RestartGrace,
+			Takeover: cfg.TakeoverGrace, Unknown: cfg.UnknownAfter, Orphan: cfg.OrphanAfter,
+		},
+		Store: st, Tables: tables, Schemas: payload.NewSchemas(),
+		Pauses:  liveness.NewPauseDetector(env.Logger),
+		Lag:     liveness.NewHeartbeatLag(env.Logger),
+		Periods: liveness.NewPeriods(cfg.HeartbeatPeriod, cfg.CrowdedNodes, st, tables),
+		Metrics: metrics, Logger: env.Logger,
+	}, err
 }

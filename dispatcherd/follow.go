@@ -13,8 +13,10 @@ import (
 // is worked on. It decides nothing: whoever is told that something changed
 // looks at the newest snapshot.
 type follower struct {
-	d   *Daemon
-	now *store.Snapshot
+	store  *store.Store
+	tables *state.Tables
+	owned  *ownedShards
+	now    *store.Snapshot
 	// nodes is the one index that keys do not give: which node a task is assigned
 	// to.
 	nodes map[string]string
@@ -22,16 +24,16 @@ type follower struct {
 
 // newFollower starts from the newest snapshot. From then on no change is
 // missed, so it has to be made before anything is worked on.
-func newFollower(d *Daemon) *follower {
-	f := &follower{d: d, nodes: map[string]string{}}
-	f.advance(d.store.Snapshot())
+func newFollower(st *store.Store, tables *state.Tables, owned *ownedShards) *follower {
+	f := &follower{store: st, tables: tables, owned: owned, nodes: map[string]string{}}
+	f.advance(st.Snapshot())
 	return f
 }
 
 func (f *follower) run(ctx context.Context) error {
-	t := f.d.tables
+	t := f.tables
 	for {
-		next, err := f.d.store.Wait(ctx, f.now, t.Assignments, t.Tasks, t.Specs, t.Services, t.Nodes, t.NodeStates, t.Clusters)
+		next, err := f.store.Wait(ctx, f.now, t.Assignments, t.Tasks, t.Specs, t.Services, t.Nodes, t.NodeStates, t.Clusters)
 		if err != nil {
 			return fmt.Errorf("wait for a change: %w", err)
 		}
@@ -41,7 +43,7 @@ func (f *follower) run(ctx context.Context) error {
 
 // advance goes on to a snapshot.
 func (f *follower) advance(to *store.Snapshot) {
-	from, t := f.now, f.d.tables
+	from, t := f.now, f.tables
 	f.now = to
 	marked := map[string][]string{}
 	for c := range t.Assignments.Changes(from, to) {
@@ -60,7 +62,11 @@ func (f *follower) advance(to *store.Snapshot) {
 		return // there is nobody to tell yet
 	}
 	if to.Epoch() != from.Epoch() {
-		f.beginAnew()
+		// What workers have reported since is lost. They report everything in a new
+		// session.
+		for _, s := range f.owned.all() {
+			s.EndSessions(errRestored, nil)
+		}
 	}
 	for c := range t.Tasks.Changes(from, to) {
 		if c.Old != nil && c.New != nil && !concerns(c.Old.Value, c.New.Value) {
@@ -72,48 +78,32 @@ func (f *follower) advance(to *store.Snapshot) {
 		}
 	}
 	for node, keys := range marked {
-		if s, _ := f.d.shardOf(node); s != nil {
-			s.assignmentsChanged(node, keys)
+		if s, _ := f.owned.of(node); s != nil {
+			s.AssignmentsChanged(node, keys)
 		}
 	}
 	if appeared(t.Specs.Changes(from, to)) || appeared(t.Services.Changes(from, to)) {
-		for _, s := range f.d.shards() {
-			for _, sess := range s.sessions() {
-				sess.retry()
-			}
+		for _, s := range f.owned.all() {
+			s.ObjectsAppeared()
 		}
 	}
 	for c := range t.Nodes.Changes(from, to) {
-		if s, _ := f.d.shardOf(c.Key()); s != nil {
-			s.look(c.Key())
-			if sess := s.session(c.Key()); sess != nil {
-				sess.welcomeAnew()
-			}
+		if s, _ := f.owned.of(c.Key()); s != nil {
+			s.NodeChanged(c.Key())
 		}
 	}
 	for range t.Clusters.Changes(from, to) {
-		for _, s := range f.d.shards() {
-			s.settingsChanged()
+		for _, s := range f.owned.all() {
+			s.ClusterChanged()
 		}
 	}
 	for c := range t.NodeStates.Changes(from, to) {
-		if s, _ := f.d.shardOf(c.Key()); s != nil {
+		if s, _ := f.owned.of(c.Key()); s != nil {
 			var record *recordv1.NodeState
 			if c.New != nil {
 				record = c.New.Value
 			}
-			s.observe(c.Key(), record)
-		}
-	}
-}
-
-// beginAnew ends all sessions because the store was restored from a snapshot: what
-// workers have reported since is not known any more, and they say everything in
-// a new session.
-func (f *follower) beginAnew() {
-	for _, s := range f.d.shards() {
-		for _, sess := range s.sessions() {
-			sess.finish(errRestored, nil)
+			s.NodeStateChanged(c.Key(), record)
 		}
 	}
 }

@@ -205,7 +205,7 @@ func (r *replica) away(yes bool) { r.kv.cut(yes) }
 // owner returns the replica among rs that owns a node's shard.
 func owner(node string, rs ...*replica) (is *replica, others []*replica) {
 	for _, r := range rs {
-		if s, _ := r.shardOf(node); s != nil {
+		if s, _ := r.owned.of(node); s != nil {
 			is = r
 		} else {
 			others = append(others, r)

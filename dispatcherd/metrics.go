@@ -9,28 +9,25 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/liveness"
 	"github.com/musterhq/muster/internal/daemon"
 )
 
 // metrics are what a dispatcher counts.
 type metrics struct {
-	transitions *prometheus.CounterVec
-	tasks       prometheus.Counter
-	specs       prometheus.Counter
-	withdrawn   prometheus.Counter
-	sent        prometheus.Histogram
-	running     prometheus.Histogram
-	refused     prometheus.Counter
+	tasks     prometheus.Counter
+	specs     prometheus.Counter
+	withdrawn prometheus.Counter
+	sent      prometheus.Histogram
+	running   prometheus.Histogram
+	refused   prometheus.Counter
 }
 
-func newMetrics(r prometheus.Registerer, d *Daemon) (*metrics, error) {
+func newMetrics(r prometheus.Registerer, c census) (*metrics, error) {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: "muster_dispatcher_" + name, Help: help})
 	}
 	m := &metrics{
-		transitions: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "muster_dispatcher_node_transitions_total", Help: "Changes of nodes' states that were written, by the new state.",
-		}, []string{"state"}),
 		tasks:     counter("assignments_sent_total", "Tasks that were sent to workers, new or changed."),
 		specs:     counter("specs_sent_total", "Task specs that were sent to workers."),
 		refused:   counter("rival_workers_refused_total", "Attempts of a second worker to be a node that is connected."),
@@ -51,7 +48,7 @@ func newMetrics(r prometheus.Registerer, d *Daemon) (*metrics, error) {
 	}
 	var faults []error
 	for _, c := range []prometheus.Collector{
-		m.transitions, m.tasks, m.specs, m.withdrawn, m.sent, m.running, m.refused, newCensus(d),
+		m.tasks, m.specs, m.withdrawn, m.sent, m.running, m.refused, c,
 	} {
 		if err := r.Register(c); err != nil {
 			faults = append(faults, fmt.Errorf("register: %w", err))
@@ -81,22 +78,24 @@ func (m *metrics) told(a *dispatcherv1.Assignments) {
 	m.withdrawn.Add(float64(withdrawn))
 }
 
-// census counts the nodes whenever metrics are asked for.
+// census counts nodes and sessions when metrics are collected.
 type census struct {
-	d                *Daemon
+	shards           func() []*shard
+	lag              *liveness.HeartbeatLag
+	periods          *liveness.Periods
 	nodes, connected *prometheus.Desc
 	unwritten        *prometheus.Desc
 	lateness         *prometheus.Desc
 }
 
-func newCensus(d *Daemon) census {
+func newCensus(shards func() []*shard, cfg liveness.Config) census {
 	return census{
-		d:         d,
+		shards: shards, lag: cfg.Lag, periods: cfg.Periods,
 		nodes:     prometheus.NewDesc("muster_dispatcher_nodes", "Nodes of this replica's shards, by state.", []string{"state"}, nil),
 		connected: prometheus.NewDesc("muster_dispatcher_connected_nodes", "Workers with a session at this replica.", nil, nil),
 		unwritten: prometheus.NewDesc("muster_dispatcher_unwritten_statuses", "Reported task statuses that wait for the write before theirs to end.", nil, nil),
 		lateness: prometheus.NewDesc("muster_dispatcher_hearing_lateness",
-			"How many times as long as they should be the silences of workers are: 1, unless half of them and more are not heard in time. Nodes are given so much more time before they are down, up to 30 s, or twice as much as usual.", nil, nil),
+			"Factor by which node timeouts are currently extended because heartbeats from at least half of this dispatcher's workers are overdue (1 = not extended). A timeout is extended to at most 30 s, or to twice its usual length.", nil, nil),
 	}
 }
 
@@ -115,16 +114,16 @@ func (c census) Collect(out chan<- prometheus.Metric) {
 		musterv1.NodeStatus_DISCONNECTED: 0, musterv1.NodeStatus_UNKNOWN: 0,
 	}
 	unwritten := 0
-	for _, s := range c.d.shards() {
-		s.census(count)
-		unwritten += s.statuses.Waiting()
+	for _, s := range c.shards() {
+		s.Count(count)
+		unwritten += s.Waiting()
 	}
 	out <- prometheus.MustNewConstMetric(c.unwritten, prometheus.GaugeValue, float64(unwritten))
 	for state, n := range count {
-		out <- prometheus.MustNewConstMetric(c.nodes, prometheus.GaugeValue, float64(n), stateName(state))
+		out <- prometheus.MustNewConstMetric(c.nodes, prometheus.GaugeValue, float64(n), liveness.StateName(state))
 	}
-	out <- prometheus.MustNewConstMetric(c.lateness, prometheus.GaugeValue, c.d.hearing.lateness(time.Now()))
-	out <- prometheus.MustNewConstMetric(c.connected, prometheus.GaugeValue, float64(c.d.connected.Load()))
+	out <- prometheus.MustNewConstMetric(c.lateness, prometheus.GaugeValue, c.lag.Factor(time.Now()))
+	out <- prometheus.MustNewConstMetric(c.connected, prometheus.GaugeValue, float64(c.periods.Connected()))
 }
 
 var _ prometheus.Collector = census{}

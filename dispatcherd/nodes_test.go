@@ -284,7 +284,7 @@ func TestTakeoverByOneThatLags(t *testing.T) {
 				time.Sleep(time.Second)
 				var node string
 				for i := 0; node == ""; i++ {
-					if s, _ := first.shardOf(fmt.Sprintf("n%d", i)); s != nil {
+					if s, _ := first.owned.of(fmt.Sprintf("n%d", i)); s != nil {
 						node = fmt.Sprintf("n%d", i)
 					}
 				}
@@ -373,8 +373,8 @@ func TestHandover(t *testing.T) {
 				c.wantNode(node, ready)
 			}
 		}
-		if n := d2.connected.Load(); n == 0 || n+d1.connected.Load() != 20 || moved < int(n) {
-			t.Errorf("%d and %d sessions, %d moves", d1.connected.Load(), n, moved)
+		if n := d2.nodes.Periods.Connected(); n == 0 || n+d1.nodes.Periods.Connected() != 20 || moved < n {
+			t.Errorf("%d and %d sessions, %d moves", d1.nodes.Periods.Connected(), n, moved)
 		}
 	})
 }

@@ -21,8 +21,8 @@ func (c *cluster) loseLock(node string) {
 	}
 }
 
-// standStill has the dispatcher find that its process did not run until now.
-func (r *replica) standStill() { r.pulse.last.Store(0) }
+// standStill makes the dispatcher find that its process did not run until now.
+func (r *replica) standStill() { r.nodes.Pauses.Suspect() }
 
 // TestPausedProcess lets a dispatcher's process not run for a while, at whose end
 // it finds a worker's connection closed. It says so of the node if the shard is

@@ -20,6 +20,7 @@ import (
 	"github.com/musterhq/muster/dispatcherd/internal/assignments"
 	"github.com/musterhq/muster/dispatcherd/internal/bounds"
 	"github.com/musterhq/muster/dispatcherd/internal/calls"
+	"github.com/musterhq/muster/dispatcherd/internal/liveness"
 	"github.com/musterhq/muster/dispatcherd/internal/logs"
 	"github.com/musterhq/muster/dispatcherd/internal/statuses"
 	"github.com/musterhq/muster/internal/state"
@@ -58,7 +59,7 @@ type session struct {
 	mu    sync.Mutex
 	ended bool
 	err   error
-	// shard is set once, when the session is attached.
+	// shard is set before the session is attached.
 	shard *shard
 	// epoch is the store's when the session was attached. What a restored store lacks
 	// is not to be taken for removed.
@@ -109,13 +110,13 @@ func (d *Daemon) Session(st stream) error {
 	s := d.newSession(st)
 	// A call returns whenever the session is to end, even while its worker
 	// takes in nothing: that, in turn, ends whoever sends or receives.
-	d.calls.Go(func() { s.finish(s.listen(), nil) })
+	d.calls.Go(func() { s.End(s.listen(), nil) })
 	silent := time.AfterFunc(d.cfg.HelloTimeout, s.hangUpUngreeted)
 	defer silent.Stop()
 	select {
 	case <-s.done:
 	case <-d.calls.Stopping():
-		s.finish(calls.ErrStopping, nil)
+		s.End(calls.ErrStopping, nil)
 	}
 	return s.conclude()
 }
@@ -123,13 +124,13 @@ func (d *Daemon) Session(st stream) error {
 // hangUpUngreeted ends a session whose worker has not said hello.
 func (s *session) hangUpUngreeted() {
 	if s.heard.Load() == 0 {
-		s.finish(status.Errorf(codes.DeadlineExceeded, "no hello within %s", s.d.cfg.HelloTimeout), nil)
+		s.End(status.Errorf(codes.DeadlineExceeded, "no hello within %s", s.d.cfg.HelloTimeout), nil)
 	}
 }
 
 // finish has the session end with err, and with last as its last message if
 // given. Only the first call counts.
-func (s *session) finish(err error, last *dispatcherv1.SessionResponse) {
+func (s *session) End(err error, last *dispatcherv1.SessionResponse) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
@@ -152,7 +153,7 @@ func (s *session) conclude() error {
 	sending, err, shard := s.sending, s.err, s.shard
 	s.mu.Unlock()
 	if shard != nil {
-		shard.detach(s, func(l liveness) liveness { return l.closeStream(time.Now(), s.d.cfg) })
+		shard.Detach(s, liveness.Closed)
 		s.abandon()
 	}
 	s.logs.Close()
@@ -175,7 +176,7 @@ func (s *session) abandon() {
 	keys := slices.Collect(maps.Keys(s.dirty))
 	clear(s.dirty)
 	s.mu.Unlock()
-	s.shard.assignmentsChanged(s.node, keys)
+	s.shard.AssignmentsChanged(s.node, keys)
 }
 
 // listen hears the worker out and returns how the session ends.
@@ -188,7 +189,7 @@ func (s *session) listen() error {
 	if redirect, err := s.d.admit(s, first.GetHello()); err != nil {
 		return err
 	} else if redirect != nil {
-		s.finish(nil, redirect)
+		s.End(nil, redirect)
 		return nil
 	}
 	for {
@@ -206,18 +207,19 @@ func (s *session) listen() error {
 			if err := bounds.CheckDescription(m.Description); err != nil {
 				return err
 			}
-			s.shard.describe(s, m.Description)
+			s.shard.Describe(s, m.Description)
 		case *dispatcherv1.SessionRequest_Goodbye:
-			restarts := m.Goodbye.Restarting
-			s.shard.detach(s, func(l liveness) liveness { return l.goodbye(time.Now(), restarts, s.d.cfg) })
+			how := liveness.Left
+			if m.Goodbye.Restarting {
+				how = liveness.Restarting
+			}
+			s.shard.Detach(s, how)
 			return nil
 		case *dispatcherv1.SessionRequest_Hello:
 			return status.Error(codes.InvalidArgument, "hello is a session's first message, and only that")
 		case *dispatcherv1.SessionRequest_Heartbeat:
 			s.answerHeartbeat()
-			if period := s.d.period(); offPace(time.Duration(s.period.Load()), period) {
-				s.shard.repace(s, period)
-			}
+			s.shard.AdjustPeriod(s, time.Duration(s.period.Load()))
 		default:
 			// What a newer worker says besides.
 		}
@@ -237,7 +239,8 @@ func ending(err error) error {
 
 func (s *session) hear() { s.heard.Store(max(1, int64(time.Since(s.begun)))) }
 
-func (s *session) lastHeard() time.Time { return s.begun.Add(time.Duration(s.heard.Load())) }
+// LastHeard implements [liveness.Session].
+func (s *session) LastHeard() time.Time { return s.begun.Add(time.Duration(s.heard.Load())) }
 
 // report takes a status report.
 func (s *session) report(r *dispatcherv1.StatusReport) {
@@ -280,5 +283,10 @@ func (s *session) report(r *dispatcherv1.StatusReport) {
 		s.log.Warn("reported statuses are ignored: the tasks are not assigned to the node, or the states are not a worker's",
 			zap.String("node", s.node), zap.Int("count", foreign), zap.String("first_task", first))
 	}
-	s.shard.statuses.Write(s, statuses.Report{Sequence: r.Sequence, Statuses: reports, Spans: spans, At: now})
+	s.shard.Write(s, statuses.Report{Sequence: r.Sequence, Statuses: reports, Spans: spans, At: now})
+}
+
+// Worker implements [liveness.Session].
+func (s *session) Worker() liveness.Worker {
+	return liveness.Worker{Node: s.node, Instance: s.instance, Address: s.address, Begun: s.begun}
 }

@@ -53,8 +53,14 @@ func (s *session) welcome() {
 	}
 }
 
-// welcomeAnew tells the worker what has changed of what its welcome said.
-func (s *session) welcomeAnew() {
+// SetPeriod sets how often the worker must send heartbeats, and tells it.
+func (s *session) SetPeriod(period time.Duration) {
+	s.period.Store(int64(period))
+	s.SettingsChanged()
+}
+
+// SettingsChanged sends Welcome again, with the changed settings.
+func (s *session) SettingsChanged() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// One that is yet to come is made of what is then.
@@ -64,20 +70,28 @@ func (s *session) welcomeAnew() {
 	}
 }
 
-// bind makes the session one of a shard's, in an epoch of the store. It returns false
-// if it has ended.
-func (s *session) bind(to *shard, epoch uint64) bool {
+// tryShard sets the shard that the session is about to be attached to.
+func (s *session) tryShard(to *shard) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shard = to
+}
+
+// Bind attaches the session in an epoch of the store. It returns false if the
+// session has ended.
+func (s *session) Bind(epoch uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
 		return false
 	}
-	s.shard, s.epoch = to, epoch
+	s.epoch = epoch
 	return true
 }
 
-// mark has assignments looked at. It returns false if the session has ended.
-func (s *session) mark(keys []string) bool {
+// AssignmentsChanged makes the sender compare assignments with what the worker was
+// sent. It returns false if the session has ended.
+func (s *session) AssignmentsChanged(keys []string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
@@ -92,8 +106,8 @@ func (s *session) mark(keys []string) bool {
 	return true
 }
 
-// retry looks again at what waits for other records, which may have come.
-func (s *session) retry() {
+// ObjectsAppeared makes the sender look at assignments again that miss an object.
+func (s *session) ObjectsAppeared() {
 	s.book.Lock()
 	waiting := s.sent.Waiting()
 	s.book.Unlock()
@@ -104,11 +118,11 @@ func (s *session) retry() {
 		}
 	default:
 	}
-	s.mark(waiting)
+	s.AssignmentsChanged(waiting)
 }
 
 // goOn is called when the complete set has waited for long enough.
-func (s *session) goOn() { s.mark(nil) }
+func (s *session) goOn() { s.AssignmentsChanged(nil) }
 
 // startSending sees to it that a sender is at work. The caller holds mu.
 func (s *session) startSending() {
@@ -156,7 +170,7 @@ func (s *session) send() {
 			return
 		}
 		if err := s.utter(u); err != nil {
-			s.finish(ending(err), nil)
+			s.End(ending(err), nil)
 			// What is left has nobody to be said to.
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -209,13 +223,13 @@ func (s *session) tellAll() error {
 		return err
 	}
 	s.traceSent(traced, began)
-	s.shard.statuses.SettleNode(s.node, statuses.Keep)
+	s.shard.SettleNode(s.node, statuses.Keep)
 	return nil
 }
 
 // complete returns the complete set, nil if it is to wait, and which of its tasks
 // are traced. The snapshot is taken with the book in hand: whoever then asks what
-// waits (retry) either is told so, or had it in this snapshot.
+// waits (ObjectsAppeared) either is told so, or had it in this snapshot.
 func (s *session) complete() (messages []*dispatcherv1.Assignments, traced []*dispatcherv1.AssignedTask, err error) {
 	s.book.Lock()
 	defer s.book.Unlock()
@@ -264,7 +278,7 @@ func (s *session) tellChanges(keys []string) error {
 		s.d.metrics.sent.Observe(max(0, now.Sub(time.UnixMilli(at)).Seconds()))
 	}
 	// The worker knows, so what is left of assignments that are gone may go.
-	s.shard.statuses.Settle(c.gone, statuses.Keep)
+	s.shard.Settle(c.gone, statuses.Keep)
 	return nil
 }
 

@@ -1,4 +1,4 @@
-package dispatcherd
+package liveness
 
 import (
 	"testing"
@@ -7,10 +7,10 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
-// TestLiveness tells lives, second by second.
-func TestLiveness(t *testing.T) {
+// TestLife follows lives, second by second.
+func TestLife(t *testing.T) {
 	t.Parallel()
-	cfg := DefaultConfig()
+	cfg := timeouts()
 	begin := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	const (
 		keep         = musterv1.NodeStatus_STATE_UNSPECIFIED
@@ -21,26 +21,26 @@ func TestLiveness(t *testing.T) {
 	)
 	type step struct {
 		after time.Duration // since begin
-		do    func(liveness, time.Time) liveness
+		do    func(life, time.Time) life
 		want  musterv1.NodeStatus_State
 		phase phase
 	}
-	pass := func(l liveness, now time.Time) liveness { return l.at(now, cfg) }
-	heartbeat := func(l liveness, now time.Time) liveness { return l.at(now, cfg).hear(now) }
-	closing := func(l liveness, now time.Time) liveness { return l.closeStream(now, cfg) }
-	restart := func(l liveness, now time.Time) liveness { return l.goodbye(now, true, cfg) }
-	leave := func(l liveness, now time.Time) liveness { return l.goodbye(now, false, cfg) }
-	back := func(_ liveness, now time.Time) liveness { return connect(now, cfg.HeartbeatPeriod, cfg) }
-	forgive := func(l liveness, now time.Time) liveness { return l.forgive(now, cfg).at(now, cfg) }
+	pass := func(l life, now time.Time) life { return l.at(now, cfg) }
+	heartbeat := func(l life, now time.Time) life { return l.at(now, cfg).hear(now) }
+	closing := func(l life, now time.Time) life { return l.closeStream(now, cfg) }
+	restart := func(l life, now time.Time) life { return l.goodbye(now, true, cfg) }
+	leave := func(l life, now time.Time) life { return l.goodbye(now, false, cfg) }
+	back := func(_ life, now time.Time) life { return connect(now, period, cfg) }
+	resume := func(l life, now time.Time) life { return l.afterPause(now, cfg).at(now, cfg) }
 	for name, tt := range map[string]struct {
-		life  liveness
+		life  life
 		steps []step
 	}{
-		"silent": {connect(begin, cfg.HeartbeatPeriod, cfg), []step{
+		"silent": {connect(begin, period, cfg), []step{
 			{5999 * time.Millisecond, pass, ready, connected},
 			{6 * time.Second, pass, fallen, down},
 		}},
-		"heard": {connect(begin, cfg.HeartbeatPeriod, cfg), []step{
+		"heard": {connect(begin, period, cfg), []step{
 			{2 * time.Second, heartbeat, ready, connected},
 			{7 * time.Second, heartbeat, ready, connected},
 			{12 * time.Second, pass, ready, connected},
@@ -50,23 +50,23 @@ func TestLiveness(t *testing.T) {
 			{29 * time.Second, pass, ready, connected},
 			{30 * time.Second, pass, fallen, down},
 		}},
-		"closed and back": {connect(begin, cfg.HeartbeatPeriod, cfg), []step{
+		"closed and back": {connect(begin, period, cfg), []step{
 			{1 * time.Second, closing, disconnected, closed},
 			{3900 * time.Millisecond, pass, disconnected, closed},
 			{3900 * time.Millisecond, back, ready, connected},
 			{4 * time.Second, pass, ready, connected},
 		}},
-		"closed and gone": {connect(begin, cfg.HeartbeatPeriod, cfg), []step{
+		"closed and gone": {connect(begin, period, cfg), []step{
 			{1 * time.Second, closing, disconnected, closed},
 			{4 * time.Second, pass, fallen, down},
 		}},
-		"restarting": {connect(begin, cfg.HeartbeatPeriod, cfg), []step{
+		"restarting": {connect(begin, period, cfg), []step{
 			{1 * time.Second, restart, unknown, restarting},
 			{1 * time.Second, closing, unknown, restarting},
 			{30 * time.Second, pass, unknown, restarting},
 			{31 * time.Second, pass, fallen, down},
 		}},
-		"leaving": {connect(begin, cfg.HeartbeatPeriod, cfg), []step{
+		"leaving": {connect(begin, period, cfg), []step{
 			{1 * time.Second, leave, fallen, down},
 		}},
 		"taken over and come": {expect(begin, cfg), []step{
@@ -82,25 +82,25 @@ func TestLiveness(t *testing.T) {
 			{29 * time.Second, pass, unknown, missing},
 			{30 * time.Second, pass, fallen, down},
 		}},
-		"taken over, and nobody looked for a minute": {expect(begin, cfg), []step{
+		"taken over, and not checked for a minute": {expect(begin, cfg), []step{
 			{time.Minute, pass, fallen, down},
 		}},
-		"given up": {lieDown(begin, cfg), []step{
+		"given up": {downSince(begin, cfg), []step{
 			{24*time.Hour - time.Second, pass, fallen, down},
 			{24 * time.Hour, pass, fallen, orphaned},
 			{1000 * time.Hour, pass, fallen, orphaned},
 			{1000 * time.Hour, back, ready, connected},
 		}},
-		"forgiven while connected": {connect(begin, cfg.HeartbeatPeriod, cfg), []step{
-			{time.Minute, forgive, ready, connected},
+		"process paused while connected": {connect(begin, period, cfg), []step{
+			{time.Minute, resume, ready, connected},
 			{66 * time.Second, pass, fallen, down},
 		}},
-		"forgiven while away": {connect(begin, cfg.HeartbeatPeriod, cfg).closeStream(begin, cfg), []step{
-			{time.Minute, forgive, disconnected, closed},
+		"process paused while away": {connect(begin, period, cfg).closeStream(begin, cfg), []step{
+			{time.Minute, resume, disconnected, closed},
 			{63 * time.Second, pass, fallen, down},
 		}},
-		"forgiven while expected": {expect(begin, cfg), []step{
-			{time.Minute, forgive, keep, expected},
+		"process paused while expected": {expect(begin, cfg), []step{
+			{time.Minute, resume, keep, expected},
 			{63 * time.Second, pass, fallen, down},
 		}},
 	} {
@@ -109,7 +109,7 @@ func TestLiveness(t *testing.T) {
 			l := tt.life
 			for _, s := range tt.steps {
 				l = s.do(l, begin.Add(s.after))
-				if got, reason := l.verdict(); got != s.want || l.phase != s.phase {
+				if got, reason := l.state(); got != s.want || l.phase != s.phase {
 					t.Fatalf("after %s: state %s (%s), phase %d; want %s, phase %d", s.after, got, reason, l.phase, s.want, s.phase)
 				}
 			}
@@ -117,27 +117,10 @@ func TestLiveness(t *testing.T) {
 	}
 }
 
-func TestPulse(t *testing.T) {
-	t.Parallel()
-	begin := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	at := func(ms int) time.Time { return begin.Add(time.Duration(ms) * time.Millisecond) }
-	p := newPulse(begin)
-	for ms := 0; ms <= 2000; ms += 500 {
-		p.beat(at(ms))
-	}
-	if got := p.since(at(3000)); !got.Equal(begin) {
-		t.Errorf("while it beats: runs since %s, want %s", got, begin)
-	}
-	if got := p.since(at(9000)); !got.Equal(at(9000)) {
-		t.Errorf("asked before the first beat after a break: runs since %s, want %s", got, at(9000))
-	}
-	if pause := p.beat(at(9001)); pause != 7001*time.Millisecond {
-		t.Errorf("the break was %s, want 7.001 s", pause)
-	}
-	if pause := p.beat(at(9501)); pause != 0 {
-		t.Errorf("the next beat reports a break of %s", pause)
-	}
-	if got := p.since(at(9600)); !got.Equal(at(9001)) {
-		t.Errorf("after a break: runs since %s, want %s", got, at(9001))
+// timeouts returns the defaults of a dispatcher.
+func timeouts() Timeouts {
+	return Timeouts{
+		HeartbeatMisses: 3, Reconnect: 3 * time.Second, Restart: 30 * time.Second,
+		Takeover: 30 * time.Second, Unknown: 5 * time.Second, Orphan: 24 * time.Hour,
 	}
 }

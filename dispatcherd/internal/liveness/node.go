@@ -1,0 +1,97 @@
+package liveness
+
+import (
+	"time"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/bounds"
+	"github.com/musterhq/muster/internal/payload"
+)
+
+// node is what a tracker knows about a node.
+type node struct {
+	id   string
+	life life
+	// session is nil while the worker is not connected.
+	session Session
+	// period is the session's heartbeat period.
+	period time.Duration
+	// description, address and instance are those of the last session here.
+	description *musterv1.NodeDescription
+	address     string
+	instance    string
+	// checked is the description whose schemas were checked last.
+	checked *musterv1.NodeDescription
+	pacer   pacer
+	// claim is set while two workers claim the node, predecessor is the worker that
+	// was the node before, and conflict the one that was refused.
+	claim       claim
+	predecessor predecessor
+	conflict    nodeConflict
+	// place is the node's index in the heap of deadlines, -1 if it has none.
+	place int
+	// due is the deadline when the node was placed. Heartbeats extend the actual
+	// deadline without moving the node in the heap: it is placed again when due.
+	due time.Time
+}
+
+func newNode(id string) *node { return &node{id: id, place: -1, pacer: newPacer()} }
+
+// checkSchemas checks the schemas of the node's description once.
+func (n *node) checkSchemas(schemas *payload.Schemas) {
+	if n.checked != n.description {
+		bounds.CheckSchemas(n.description, schemas)
+		n.checked = n.description
+	}
+}
+
+// deadline returns when the node must be checked: when its patience ends, or when
+// a postponed write is due.
+func (n *node) deadline() time.Time {
+	deadline := n.life.deadline()
+	if until := n.pacer.until; !until.IsZero() && (deadline.IsZero() || until.Before(deadline)) {
+		return until
+	}
+	return deadline
+}
+
+// heard returns the liveness including the last heartbeat of the session.
+func (n *node) heard() life {
+	if n.session == nil {
+		return n.life
+	}
+	return n.life.hear(n.session.LastHeard())
+}
+
+func (n *node) status() nodeStatus {
+	s := nodeStatus{description: n.description, address: n.address, instance: n.instance}
+	s.state, s.message = n.life.state()
+	if s.state == musterv1.NodeStatus_READY {
+		s.message = n.conflict.message
+	}
+	return s
+}
+
+// deadlines is a heap of nodes, ordered by deadline. It needs only one timer for
+// each shard, however many nodes there are.
+type deadlines []*node
+
+func (d deadlines) Len() int           { return len(d) }
+func (d deadlines) Less(i, j int) bool { return d[i].due.Before(d[j].due) }
+func (d deadlines) Swap(i, j int) {
+	d[i], d[j] = d[j], d[i]
+	d[i].place, d[j].place = i, j
+}
+func (d *deadlines) Push(x any) {
+	n := x.(*node)
+	n.place = len(*d)
+	*d = append(*d, n)
+}
+func (d *deadlines) Pop() any {
+	old := *d
+	n := old[len(old)-1]
+	old[len(old)-1] = nil
+	*d = old[:len(old)-1]
+	n.place = -1
+	return n
+}
