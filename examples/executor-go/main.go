@@ -57,7 +57,7 @@ func (s *shell) find(task string) (string, error) {
 	return strings.Join(found, ""), err
 }
 
-// Prepare makes the directory. From here on List finds the task, whatever happens.
+// Prepare makes the directory. From here on List finds the task.
 func (s *shell) Prepare(_ context.Context, task *sdk.Task, _ sdk.Handle) (sdk.Handle, error) {
 	if _, err := sdk.Decode[payload](task); err != nil {
 		return nil, err
@@ -121,7 +121,7 @@ func (s *shell) Remove(ctx context.Context, ref sdk.Ref) error {
 	return detached.Remove(ctx, dir)
 }
 
-// List tells of all tasks of a node, also of those that no worker remembers.
+// List returns all tasks of a node, including those that no worker remembers.
 func (s *shell) List(_ context.Context, node string) ([]sdk.Listed, error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -58,7 +58,7 @@ class Executor(rpc.ExecutorServiceServicer):
 
     def Remove(self, request, context):
         self.end(request.task_id, context, 0)
-        with self.mutex:  # nobody looks meanwhile, and writes into it
+        with self.mutex:  # no other call may write here
             shutil.rmtree("".join(glob.glob(f"{STATE}/*.{request.task_id}")), ignore_errors=True)
         return pb.RemoveResponse()
 
@@ -91,7 +91,7 @@ class Executor(rpc.ExecutorServiceServicer):
                     return RUNNING, status
                 if pid == 0:
                     return PREPARED, None
-                if not os.path.exists(path + "/exit"):  # all were killed, and nobody was left to note it
+                if not os.path.exists(path + "/exit"):  # all were killed, so no process could note it
                     print(137, file=open(path + "/exit", "w"), flush=True)
                 status.exit_code = number(path, "exit")
                 return ENDED, status
@@ -140,7 +140,7 @@ def serve():
     print(f"1|1|unix|{directory}/s|grpc|{ours}", flush=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker
     gone = select.poll()
-    gone.register(1, 0)  # tells of errors alone: that nobody reads any more, for the worker has died
+    gone.register(1, 0)  # only errors: the reader, the worker, has died
     gone.poll()
     end()
 

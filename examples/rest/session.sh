@@ -67,7 +67,7 @@ holds 'replicass'
 
 old=$(version)
 call PUT "/v1/services/$name?version=$old" 200 "$(spec 2 goodbye)"
-call PUT "/v1/services/$name?version=$old" 409 "$(spec 2 again)" # somebody was faster
+call PUT "/v1/services/$name?version=$old" 409 "$(spec 2 again)" # another change was faster
 call POST "/v1/services/$name:scale" 200 '{"replicas": "3"}'
 await '"runningTasks": *"3"' curl -fsS "$rest/v1/services/$name"
 

@@ -25,7 +25,7 @@ spec:
     type: RollingUpdate
     rollingUpdate:
       {{- if $hostPort }}
-      # A node has one port 7704: the new replica waits for the old one to go. Others serve meanwhile.
+      # A node has one port 7704: the new replica waits until the old one has stopped. Others serve its workers.
       maxSurge: 0
       maxUnavailable: 1
       {{- else }}

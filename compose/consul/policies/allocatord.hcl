@@ -5,7 +5,7 @@ key_prefix "muster/" {
   policy = "read"
 }
 
-# Its own tables are written; nobody else writes them.
+# Its own tables, which no other daemon writes.
 key_prefix "muster/endpoints/" {
   policy = "write"
 }
