@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/store"
 	"github.com/musterhq/muster/internal/tracing"
 )
@@ -23,7 +24,7 @@ const (
 // then those of which something has changed.
 func (d *Daemon) allocate(ctx context.Context) error {
 	var done *store.Snapshot // up to which everything is written
-	pause := firstPause
+	retry := backoff.New(firstPause, mostPause)
 	for {
 		now := d.store.Snapshot()
 		err := d.write(ctx, d.changed(done, now))
@@ -32,15 +33,11 @@ func (d *Daemon) allocate(ctx context.Context) error {
 			return nil
 		case err != nil:
 			d.log.Warn("endpoints are not written", zap.Error(err))
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(pause):
-			}
-			pause = min(2*pause, mostPause)
+			_ = retry.Wait(ctx)
 			continue
 		}
-		done, pause = now, firstPause
+		done = now
+		retry.Reset()
 		if _, err := d.store.Wait(ctx, done, d.tables.Services, d.tables.Endpoints); err != nil {
 			return nil // only the end of ctx ends it
 		}

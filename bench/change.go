@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/backoff"
 )
 
 const (
@@ -212,7 +213,7 @@ func (s *site) restingCPU(ctx context.Context) (map[string]time.Duration, error)
 	if err != nil {
 		return nil, err
 	}
-	if err := sleep(ctx, window); err != nil {
+	if err := backoff.Sleep(ctx, window); err != nil {
 		return nil, err
 	}
 	after, err := s.usage()
@@ -245,7 +246,7 @@ func (s *site) costOf(ctx context.Context, name string, rest map[string]time.Dur
 		took[i] = time.Since(began)
 	}
 	// What is left to do after a change was seen is part of it.
-	if err := sleep(ctx, time.Second); err != nil {
+	if err := backoff.Sleep(ctx, time.Second); err != nil {
 		return err
 	}
 	after, err := s.costs(ctx)
@@ -275,13 +276,4 @@ func (s *site) costOf(ctx context.Context, name string, rest map[string]time.Dur
 	s.result.add(name+", written", each(after.committed-before.committed)/1024, "KiB")
 	s.result.add(name+", through Consul", each(after.consul-before.consul)/1024, "KiB")
 	return nil
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(d):
-		return nil
-	}
 }

@@ -4,24 +4,14 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/kvfault"
 	"github.com/musterhq/muster/internal/state"
 )
 
 var errInjected = fmt.Errorf("injected: %w", kv.ErrUnavailable)
-
-// pause waits, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}
 
 // fault makes something go wrong, and undoes it when its time is over or ctx ends.
 func (c *cluster) fault(ctx context.Context, s Step) {
@@ -54,11 +44,11 @@ func (c *cluster) nodeFault(ctx context.Context, n *node, s Step) {
 			twice = 1
 		}
 		n.reports.change(twice, s.By)
-		pause(ctx, s.For)
+		_ = backoff.Sleep(ctx, s.For)
 		n.reports.change(-twice, -s.By)
 	case doubledOrders:
 		n.orders.change(1)
-		pause(ctx, s.For)
+		_ = backoff.Sleep(ctx, s.For)
 		n.orders.change(-1)
 	default:
 		switch s.Deed {
@@ -67,7 +57,7 @@ func (c *cluster) nodeFault(ctx context.Context, n *node, s Step) {
 		default:
 			n.kill(s.Deed == powerOff, s.Silent)
 		}
-		pause(ctx, s.For)
+		_ = backoff.Sleep(ctx, s.For)
 		n.start()
 	}
 }
@@ -79,11 +69,11 @@ func (c *cluster) linkFault(ctx context.Context, s Step) {
 	case cut:
 		mend := c.net.cut(s.Who, s.With)
 		defer mend()
-		pause(ctx, s.For)
+		_ = backoff.Sleep(ctx, s.For)
 	case slow:
 		mend := c.net.slow(s.Who, s.With, s.By)
 		defer mend()
-		pause(ctx, s.For)
+		_ = backoff.Sleep(ctx, s.For)
 	}
 }
 
@@ -92,11 +82,11 @@ func (c *cluster) managerFault(ctx context.Context, m *manager, s Step) {
 	switch s.Deed {
 	case kill:
 		m.kill(s.Silent)
-		pause(ctx, s.For)
+		_ = backoff.Sleep(ctx, s.For)
 		m.start()
 	case stop:
 		m.stop()
-		pause(ctx, s.For)
+		_ = backoff.Sleep(ctx, s.For)
 		m.start()
 	case cutStore:
 		c.storeFault(ctx, m, s, true, kvfault.Fault{Err: errInjected})
@@ -127,11 +117,11 @@ func (c *cluster) storeFault(ctx context.Context, m *manager, s Step, silent boo
 	mend := m.inject(f)
 	defer mend()
 	if silent && s.For > silence {
-		pause(ctx, silence)
+		_ = backoff.Sleep(ctx, silence)
 		c.loseSessions(l.kv)
 		s.For -= silence
 	}
-	pause(ctx, s.For)
+	_ = backoff.Sleep(ctx, s.For)
 }
 
 // allAway takes the store away from all.
@@ -140,7 +130,7 @@ func (c *cluster) allAway(ctx context.Context, s Step) {
 		mend := m.inject(kvfault.Fault{Err: errInjected})
 		defer mend()
 	}
-	pause(ctx, s.For)
+	_ = backoff.Sleep(ctx, s.For)
 }
 
 // busy says which users still have something to do.

@@ -12,6 +12,7 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/placement"
 	"github.com/musterhq/muster/internal/state"
@@ -49,7 +50,7 @@ func rogues(name string, work func(ctx context.Context, r *rogue) error) Sabotag
 		}
 		r := &rogue{tables: t, store: s, tasks: state.NewFollower(t)}
 		for ctx.Err() == nil {
-			pause(ctx, roguePeriod)
+			_ = backoff.Sleep(ctx, roguePeriod)
 			r.now = s.Snapshot()
 			r.tasks.Advance(r.now)
 			if err := work(ctx, r); err != nil && ctx.Err() == nil {

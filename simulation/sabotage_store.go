@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/kv"
 )
 
@@ -207,7 +208,7 @@ func alone(daemon string, space kv.KV) kv.KV {
 		list: func(ctx context.Context, from string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
 			pairs, index, err := space.List(ctx, from, opt)
 			if err == nil && opt.After > 0 {
-				pause(ctx, hermitLag)
+				_ = backoff.Sleep(ctx, hermitLag)
 			}
 			return a.see(from, pairs), index, err
 		},

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/musterhq/muster/compose/consul/policies"
+	"github.com/musterhq/muster/internal/backoff"
 )
 
 // retryPause is between two attempts to set Consul up.
@@ -37,10 +38,8 @@ func (c *Cluster) ACL(ctx context.Context, clients []*api.Client) error {
 		if err == nil {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
+		if backoff.Sleep(ctx, retryPause) != nil {
 			return fmt.Errorf("set up Consul: %w", err)
-		case <-time.After(retryPause):
 		}
 	}
 }

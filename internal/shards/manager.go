@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/kv"
 )
 
@@ -133,13 +134,13 @@ func (m *Manager) role(shard int) *role {
 // returns when all have, and other replicas have been told. Work that returns
 // while it still holds its shard is logged and begun again after a while.
 func (m *Manager) Run(ctx context.Context, work func(ctx context.Context, shard int) error) error {
-	retry := newBackoff(50*time.Millisecond, 2*time.Second)
+	retry := backoff.New(50*time.Millisecond, 2*time.Second)
 	for ctx.Err() == nil {
 		session, err := m.cfg.Session(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
 				m.trouble.met("open a session", err)
-				retry.wait(ctx)
+				_ = retry.Wait(ctx)
 			}
 			continue
 		}
@@ -149,9 +150,9 @@ func (m *Manager) Run(ctx context.Context, work func(ctx context.Context, shard 
 		if ctx.Err() == nil {
 			m.cfg.Logger.Warn("session was lost")
 			if time.Since(began) > time.Minute {
-				retry.reset()
+				retry.Reset()
 			}
-			retry.wait(ctx)
+			_ = retry.Wait(ctx)
 		}
 	}
 	return nil

@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/kv"
 )
 
@@ -100,7 +100,7 @@ const longestWait = time.Minute
 // leader.
 func follow(ctx context.Context, store kv.KV, prefix string, log *zap.Logger, see func([]kv.Pair)) {
 	var after, newest uint64
-	retry := newBackoff(50*time.Millisecond, 2*time.Second)
+	retry := backoff.New(50*time.Millisecond, 2*time.Second)
 	for ctx.Err() == nil {
 		waiting, end := context.WithCancel(ctx)
 		enough := time.AfterFunc(longestWait, end)
@@ -121,37 +121,11 @@ func follow(ctx context.Context, store kv.KV, prefix string, log *zap.Logger, se
 				log.Debug("list is to be repeated", zap.String("prefix", prefix), zap.Error(err))
 			}
 			after = 0
-			retry.wait(ctx)
+			_ = retry.Wait(ctx)
 			continue
 		}
-		retry.reset()
+		retry.Reset()
 		after, newest = index, index
 		see(pairs)
-	}
-}
-
-// backoff waits ever longer, with jitter, so that replicas do not march in
-// step.
-type backoff struct{ first, most, next time.Duration }
-
-func newBackoff(first, most time.Duration) *backoff {
-	return &backoff{first: first, most: most, next: first}
-}
-
-func (b *backoff) reset() { b.next = b.first }
-
-// pause returns how long to wait now.
-func (b *backoff) pause() time.Duration {
-	d := b.next/2 + rand.N(b.next/2+1)
-	b.next = min(2*b.next, b.most)
-	return d
-}
-
-func (b *backoff) wait(ctx context.Context) {
-	t := time.NewTimer(b.pause())
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/kv"
 )
 
@@ -98,7 +99,7 @@ func (t *term) loop(ctx context.Context) {
 	t.notBefore = map[int]time.Time{}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	soon := newBackoff(20*time.Millisecond, 500*time.Millisecond)
+	soon := backoff.New(20*time.Millisecond, 500*time.Millisecond)
 	for {
 		select {
 		case <-ctx.Done():
@@ -106,7 +107,7 @@ func (t *term) loop(ctx context.Context) {
 		case <-t.session.Lost():
 			return
 		case <-t.wake:
-			soon.reset()
+			soon.Reset()
 		case <-timer.C:
 		}
 		failures := t.m.trouble.count()
@@ -114,7 +115,7 @@ func (t *term) loop(ctx context.Context) {
 			timer.Stop()
 		} else {
 			// A lock that is free may be refused for a moment.
-			timer.Reset(soon.pause())
+			timer.Reset(soon.Next())
 		}
 		if t.m.trouble.count() == failures && ctx.Err() == nil {
 			t.m.trouble.over()

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/kv"
 )
 
@@ -35,13 +35,19 @@ type committer struct {
 	s       *Store
 	line    line
 	commits uint64 // number of the last one
-	// conflicts counts those since the last success.
-	conflicts int
+	// conflicted says that the last commit conflicted. conflictBackoff is the
+	// pause after further conflicts.
+	conflicted      bool
+	conflictBackoff *backoff.Backoff
 	// company is how many callers there were when the last transaction had been
 	// committed: those that it was for, and those that waited. took is how long it
 	// took.
 	company int
 	took    time.Duration
+}
+
+func newCommitter(s *Store) *committer {
+	return &committer{s: s, conflictBackoff: backoff.New(conflictPause, maxConflictPause)}
 }
 
 // run commits what is queued until ctx ends, and then refuses what is left.
@@ -194,7 +200,8 @@ func (c *committer) send(ctx context.Context, b *batch, p *plan, w writer) {
 	land()
 	switch end {
 	case endApplied, endUnseen:
-		c.conflicts = 0
+		c.conflicted = false
+		c.conflictBackoff.Reset()
 		if end == endUnseen {
 			c.catchUp(ctx, b, p)
 		}
@@ -206,10 +213,10 @@ func (c *committer) send(ctx context.Context, b *batch, p *plan, w writer) {
 		c.s.metrics.conflicts.Inc()
 		b.setSent(false)
 		c.catchUp(ctx, b, p)
-		if c.conflicts > 0 {
-			pause(ctx, conflictPause, maxConflictPause, c.conflicts-1)
+		if c.conflicted {
+			_ = c.conflictBackoff.Wait(ctx)
 		}
-		c.conflicts++
+		c.conflicted = true
 		c.line.putBack(b)
 	case endFailed:
 		b.fail(fmt.Errorf("commit: %w", err))
@@ -221,13 +228,14 @@ func (c *committer) send(ctx context.Context, b *batch, p *plan, w writer) {
 func (c *committer) catchUp(ctx context.Context, b *batch, p *plan) {
 	for i := range p.tables {
 		f := c.s.tables[i]
-		for attempt := 0; ctx.Err() == nil && !b.abandoned(); attempt++ {
+		retry := backoff.New(failurePause, maxFailurePause)
+		for ctx.Err() == nil && !b.abandoned() {
 			err := f.refresh(ctx, nil)
 			if err == nil {
 				break
 			}
 			c.s.log.Debug("table not read again", zap.String("table", f.def.Name()), zap.Error(err))
-			pause(ctx, failurePause, maxFailurePause, attempt)
+			_ = retry.Wait(ctx)
 		}
 	}
 }
@@ -236,18 +244,4 @@ func (c *committer) catchUp(ctx context.Context, b *batch, p *plan) {
 // may have been applied.
 func unavailable(err error) bool {
 	return errors.Is(err, kv.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
-}
-
-// pause waits for a random time that grows with the attempts, or until ctx ends.
-func pause(ctx context.Context, base, most time.Duration, attempt int) {
-	d := most
-	if attempt < 16 {
-		d = min(base<<attempt, most)
-	}
-	t := time.NewTimer(d/2 + rand.N(d/2+1))
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/kv"
 )
 
@@ -26,6 +27,7 @@ const (
 // waits for that any more. pairs are the results of a transaction that was
 // applied, err is the reason of one that failed.
 func (c *committer) deliver(ctx context.Context, b *batch, p *plan, w writer) (end ending, pairs []kv.Pair, err error) {
+	retry := backoff.New(failurePause, maxFailurePause)
 	for attempt := 0; ; attempt++ {
 		pairs, err := c.s.txn(ctx, p.ops)
 		conflict := errors.Is(err, kv.ErrConflict)
@@ -55,14 +57,15 @@ func (c *committer) deliver(ctx context.Context, b *batch, p *plan, w writer) (e
 		// Not applied as yet. The same transaction again: only one of the two
 		// can be applied, because both compare the same heads.
 		c.s.metrics.retries.Inc()
-		pause(ctx, failurePause, maxFailurePause, attempt)
+		_ = retry.Wait(ctx)
 	}
 }
 
 // ask asks until it gets an answer what became of a transaction that ended with
 // the error cause. Its own error says that the outcome is not to be known.
 func (c *committer) ask(ctx context.Context, b *batch, p *plan, w writer, cause error) (outcome, error) {
-	for attempt := 0; ; attempt++ {
+	retry := backoff.New(failurePause, maxFailurePause)
+	for {
 		c.s.log.Debug("outcome of commit unknown", zap.Uint64("commit", w.commit), zap.Error(cause))
 		switch {
 		case ctx.Err() != nil:
@@ -82,7 +85,7 @@ func (c *committer) ask(ctx context.Context, b *batch, p *plan, w writer, cause 
 			return outcomeUnknown, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 		}
 		cause = err
-		pause(ctx, failurePause, maxFailurePause, attempt)
+		_ = retry.Wait(ctx)
 	}
 }
 

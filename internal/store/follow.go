@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/kv"
 )
 
@@ -56,19 +57,22 @@ func (f *follower) state() *tableState { return f.s.Snapshot().tables[f.place] }
 func (f *follower) run(ctx context.Context) {
 	log := f.s.log.With(zap.String("table", f.def.Name()))
 	var after uint64
-	for attempt := 0; ctx.Err() == nil; {
+	failed := false
+	retry := backoff.New(failurePause, maxFailurePause)
+	for ctx.Err() == nil {
 		next, err := f.follow(ctx, after)
 		if ctx.Err() != nil {
 			return
 		}
-		f.report(log, err, attempt == 0)
+		f.report(log, err, !failed)
 		if err != nil {
-			pause(ctx, failurePause, maxFailurePause, attempt)
-			attempt++
+			failed = true
+			_ = retry.Wait(ctx)
 			after = 0
 			continue
 		}
-		attempt = 0
+		failed = false
+		retry.Reset()
 		after = next
 	}
 }

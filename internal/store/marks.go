@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/kv"
 )
 
@@ -54,22 +55,25 @@ func newMarkWatch(s *Store) *markWatch { return &markWatch{s: s, changed: make(c
 // run follows the marks until ctx ends.
 func (w *markWatch) run(ctx context.Context) {
 	var after, newest uint64
-	for attempt := 0; ctx.Err() == nil; {
+	failed := false
+	retry := backoff.New(failurePause, maxFailurePause)
+	for ctx.Err() == nil {
 		pairs, next, err := w.list(ctx, after, newest)
 		switch {
 		case ctx.Err() != nil:
 		case errors.Is(err, errAnew):
 			after, newest = 0, 0
 		case err != nil:
-			if attempt == 0 {
+			if !failed {
 				w.s.log.Debug("failed to watch marks", zap.Error(err))
 			}
 			w.fail(fmt.Errorf("watch marks: %w", err))
-			pause(ctx, failurePause, maxFailurePause, attempt)
-			attempt++
+			failed = true
+			_ = retry.Wait(ctx)
 			after = 0
 		default:
-			attempt = 0
+			failed = false
+			retry.Reset()
 			w.take(pairs)
 			after, newest = next, next
 		}

@@ -137,7 +137,7 @@ func (s *Store) Run(ctx context.Context) error {
 	for _, f := range s.tables {
 		wg.Go(func() { f.run(ctx) })
 	}
-	wg.Go(func() { (&committer{s: s}).run(ctx) })
+	wg.Go(func() { newCommitter(s).run(ctx) })
 	wg.Go(func() { s.pulse(ctx) })
 	if s.marks != nil {
 		wg.Go(func() { s.marks.run(ctx) })

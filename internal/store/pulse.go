@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/kv"
 )
 
@@ -45,19 +46,9 @@ func (s *Store) pulse(ctx context.Context) {
 				s.log.Debug("failed to read heads of marked tables", zap.Error(err))
 			}
 		}
-		sleep(ctx, wait)
-		if ctx.Err() != nil {
+		if backoff.Sleep(ctx, wait) != nil {
 			return
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
 	}
 }
 
@@ -93,8 +84,7 @@ func (f *follower) verify(ctx context.Context, before *tableState, heads *tableH
 	if !f.differs(heads, false) {
 		return
 	}
-	sleep(ctx, watchGrace)
-	if ctx.Err() != nil || !f.differs(heads, false) {
+	if backoff.Sleep(ctx, watchGrace) != nil || !f.differs(heads, false) {
 		return
 	}
 	f.s.log.Warn("watch of a table is behind: table is read without it", zap.String("table", f.def.Name()))

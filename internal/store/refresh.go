@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/kv"
 )
 
@@ -48,7 +49,7 @@ func (f *follower) refresh(ctx context.Context, hint *tableHeads) error {
 func (f *follower) refreshHeld(ctx context.Context, hint *tableHeads) error {
 	err := f.refreshOnce(ctx, hint)
 	if errors.Is(err, errBackwards) {
-		pause(ctx, doubtPause, doubtPause, 0)
+		_ = backoff.New(doubtPause, doubtPause).Wait(ctx)
 		err = f.refreshOnce(ctx, nil)
 	}
 	if errors.Is(err, errBackwards) {

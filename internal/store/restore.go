@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/kv"
 )
 
@@ -15,7 +16,8 @@ import (
 // by table would not do: who saw tasks of then beside assignments of now would
 // take tasks that have a node for such that have none.
 func (s *Store) restore(ctx context.Context) error {
-	for attempt := range maxRounds {
+	retry := backoff.New(failurePause, maxFailurePause)
+	for range maxRounds {
 		before := s.Snapshot()
 		pairs, _, err := s.kv.List(ctx, s.prefix+"/", kv.ListOptions{})
 		if err != nil {
@@ -49,7 +51,7 @@ func (s *Store) restore(ctx context.Context) error {
 			}
 			return nil
 		}
-		pause(ctx, failurePause, maxFailurePause, attempt)
+		_ = retry.Wait(ctx)
 	}
 	return errBackwards
 }

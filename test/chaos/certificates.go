@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/testcluster"
 	"github.com/musterhq/muster/test/internal/renewals"
 	"github.com/musterhq/muster/test/internal/rig"
@@ -67,7 +68,7 @@ func runCertificates(ctx context.Context, o options, dir string) (clean bool, er
 func startAgain(ctx context.Context, r *rig.Rig, pause time.Duration) error {
 	names := renewals.MayRestart()
 	for n := 0; ; n++ {
-		sleep(ctx, pause)
+		_ = backoff.Sleep(ctx, pause)
 		if ctx.Err() != nil {
 			return nil
 		}

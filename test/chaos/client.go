@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/test/internal/rig"
 )
 
@@ -159,7 +160,7 @@ func (c *client) update(ctx context.Context, v *service) {
 			if status.Code(err) != codes.NotFound || ctx.Err() != nil {
 				return err
 			}
-			sleep(ctx, 100*time.Millisecond)
+			_ = backoff.Sleep(ctx, 100*time.Millisecond)
 		}
 	})
 	if applied {

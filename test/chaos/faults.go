@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/testnet"
 )
 
@@ -65,7 +66,7 @@ func (m *maker) restartManager(ctx context.Context, by syscall.Signal) (string, 
 	} else if code := p.ExitCode(); code != 0 {
 		return name, errors.New("it ended with code " + strconv.Itoa(code))
 	}
-	sleep(ctx, m.between(0, 5*time.Second))
+	_ = backoff.Sleep(ctx, m.between(0, 5*time.Second))
 	return name, m.startManager(ctx, name)
 }
 
@@ -94,7 +95,7 @@ func (m *maker) killManagers(ctx context.Context) (string, error) {
 	for _, name := range names {
 		errs = append(errs, m.s.Process(name).Kill())
 	}
-	sleep(ctx, m.between(0, 3*time.Second))
+	_ = backoff.Sleep(ctx, m.between(0, 3*time.Second))
 	for _, name := range names {
 		errs = append(errs, m.startManager(ctx, name))
 	}
@@ -111,7 +112,7 @@ func (m *maker) stop(ctx context.Context, name string) (string, error) {
 	if err := p.Signal(syscall.SIGSTOP); err != nil {
 		return name, err
 	}
-	sleep(ctx, m.between(time.Second, 10*time.Second))
+	_ = backoff.Sleep(ctx, m.between(time.Second, 10*time.Second))
 	return name, p.Signal(syscall.SIGCONT)
 }
 
@@ -126,11 +127,11 @@ func (m *maker) slow(ctx context.Context, name string) (string, error) {
 		if err := p.Signal(syscall.SIGSTOP); err != nil {
 			return name, err
 		}
-		sleep(ctx, m.between(20*time.Millisecond, 200*time.Millisecond))
+		_ = backoff.Sleep(ctx, m.between(20*time.Millisecond, 200*time.Millisecond))
 		if err := p.Signal(syscall.SIGCONT); err != nil {
 			return name, err
 		}
-		sleep(ctx, m.between(5*time.Millisecond, 50*time.Millisecond))
+		_ = backoff.Sleep(ctx, m.between(5*time.Millisecond, 50*time.Millisecond))
 	}
 	return name, nil
 }
@@ -144,7 +145,7 @@ func (m *maker) killWorker(ctx context.Context) (string, error) {
 	if err := m.s.Process(name).Kill(); err != nil {
 		return name, err
 	}
-	sleep(ctx, m.between(0, 10*time.Second))
+	_ = backoff.Sleep(ctx, m.between(0, 10*time.Second))
 	return name, m.s.StartNode(name)
 }
 
@@ -184,7 +185,7 @@ func (m *maker) cut(ctx context.Context, off ...*testnet.Host) error {
 		}
 	}
 	err := m.s.net.Cut(ctx, off, rest)
-	sleep(ctx, m.between(time.Second, 12*time.Second))
+	_ = backoff.Sleep(ctx, m.between(time.Second, 12*time.Second))
 	// Whole again also when ctx has ended.
 	return errors.Join(err, m.s.net.Heal(context.WithoutCancel(ctx)))
 }
@@ -249,7 +250,7 @@ func (m *maker) killConsul(ctx context.Context) (string, error) {
 	if err := s.Kill(); err != nil {
 		return s.Node, err
 	}
-	sleep(ctx, m.between(0, 8*time.Second))
+	_ = backoff.Sleep(ctx, m.between(0, 8*time.Second))
 	return s.Node, s.Start()
 }
 
@@ -262,7 +263,7 @@ func (m *maker) stopConsul(ctx context.Context) (string, error) {
 	if err := s.Pause(); err != nil {
 		return s.Node, err
 	}
-	sleep(ctx, m.between(time.Second, 12*time.Second))
+	_ = backoff.Sleep(ctx, m.between(time.Second, 12*time.Second))
 	return s.Node, s.Resume()
 }
 
@@ -279,12 +280,12 @@ const calmBefore = 20 * time.Second
 
 // consulGone has Consul gone as a whole for long, while other faults go on.
 func (m *maker) consulGone(ctx context.Context) (string, error) {
-	sleep(ctx, calmBefore)
+	_ = backoff.Sleep(ctx, calmBefore)
 	for m.take(consul) == "" {
 		if ctx.Err() != nil {
 			return "", nil
 		}
-		sleep(ctx, 100*time.Millisecond)
+		_ = backoff.Sleep(ctx, 100*time.Millisecond)
 	}
 	defer m.giveBack(consul)
 	return "all", m.consulAway(ctx, m.away)
@@ -294,7 +295,7 @@ func (m *maker) consulAway(ctx context.Context, d time.Duration) error {
 	if err := m.s.Servers.Kill(); err != nil {
 		return err
 	}
-	sleep(ctx, d)
+	_ = backoff.Sleep(ctx, d)
 	var errs []error
 	for _, s := range m.s.Servers.Servers() {
 		errs = append(errs, s.Start())

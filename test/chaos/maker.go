@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/musterhq/muster/internal/backoff"
 )
 
 // atOnce is how many faults there are at the same time at most.
@@ -50,7 +52,7 @@ func (m *maker) run(ctx context.Context) {
 			defer func() { <-slots }()
 			m.make(ctx, kind)
 		})
-		sleep(ctx, m.between(200*time.Millisecond, 3*time.Second))
+		_ = backoff.Sleep(ctx, m.between(200*time.Millisecond, 3*time.Second))
 	}
 	wg.Wait()
 }
@@ -144,12 +146,4 @@ func (m *maker) between(least, most time.Duration) time.Duration {
 // victims are the workers that faults may befall.
 func (m *maker) victims() []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(m.s.workers)), func(n string) bool { return n == quiet })
-}
-
-// sleep waits, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/kv"
 )
 
@@ -22,6 +23,8 @@ const (
 	// registerTimeout bounds the time until a check that was registered with the
 	// agent is known to the servers.
 	registerTimeout = 5 * time.Second
+	// registerPause is the time between two attempts to open a session.
+	registerPause = 20 * time.Millisecond
 	// watchPause is the time between two looks at a session while they fail.
 	watchPause = 250 * time.Millisecond
 )
@@ -110,10 +113,8 @@ func (s *KV) create(ctx context.Context, entry *api.SessionEntry, patient bool) 
 		if !patient || !errors.Is(err, kv.ErrUnavailable) || time.Now().After(deadline) {
 			return "", err
 		}
-		select {
-		case <-ctx.Done():
-			return "", fmt.Errorf("%w: %w", context.Cause(ctx), err)
-		case <-time.After(20 * time.Millisecond):
+		if ended := backoff.Sleep(ctx, registerPause); ended != nil {
+			return "", fmt.Errorf("%w: %w", ended, err)
 		}
 	}
 }
@@ -160,10 +161,7 @@ func (x *session) watch(ctx context.Context) {
 		entry, meta, err := x.kv.client.Session().Info(x.id, (&api.QueryOptions{WaitIndex: index, WaitTime: listWait}).WithContext(watching(ctx)))
 		if err != nil {
 			index = 0
-			select {
-			case <-ctx.Done():
-			case <-time.After(watchPause):
-			}
+			_ = backoff.Sleep(ctx, watchPause)
 			continue
 		}
 		if entry == nil {

@@ -1,15 +1,14 @@
 package consul
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/kv"
 )
 
@@ -64,10 +63,7 @@ type throttle struct {
 }
 
 func (t *throttle) RoundTrip(req *http.Request) (*http.Response, error) {
-	pause := &backoff.ExponentialBackOff{
-		InitialInterval: firstThrottlePause, MaxInterval: mostThrottlePause, Multiplier: 2, RandomizationFactor: 0.5,
-	}
-	pause.Reset()
+	retry := backoff.New(firstThrottlePause, mostThrottlePause)
 	for {
 		resp, err := t.next.RoundTrip(req)
 		if err != nil || resp.StatusCode != http.StatusTooManyRequests {
@@ -81,7 +77,7 @@ func (t *throttle) RoundTrip(req *http.Request) (*http.Response, error) {
 			limit.Limit = connLimit
 		}
 		t.logs.Do(func() { t.logLimit(limit) })
-		if err := wait(req.Context(), pause.NextBackOff()); err != nil {
+		if err := retry.Wait(req.Context()); err != nil {
 			return nil, fmt.Errorf("%w: %w", limit, err)
 		}
 		if req, err = again(req); err != nil {
@@ -102,17 +98,6 @@ func again(req *http.Request) (*http.Request, error) {
 	next := req.Clone(req.Context())
 	next.Body = body
 	return next, nil
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
 }
 
 func (t *throttle) logLimit(limit *LimitError) {

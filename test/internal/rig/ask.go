@@ -12,10 +12,11 @@ import (
 	"google.golang.org/grpc/status"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/backoff"
 )
 
-// backoff lets a client find a replica that is back at once.
-func backoff() grpc.ConnectParams {
+// connectParams lets a client find a replica that is back at once.
+func connectParams() grpc.ConnectParams {
 	p := grpc.ConnectParams{MinConnectTimeout: 5 * time.Second}
 	p.Backoff.BaseDelay, p.Backoff.Multiplier, p.Backoff.MaxDelay = 20*time.Millisecond, 1.5, 250*time.Millisecond
 	return p
@@ -49,7 +50,7 @@ func (r *Rig) Do(ctx context.Context, call func(context.Context, musterv1.Contro
 			r.next++
 			r.mu.Unlock()
 		}
-		pause(ctx, 20*time.Millisecond)
+		_ = backoff.Sleep(ctx, 20*time.Millisecond)
 		if ctx.Err() != nil {
 			return fmt.Errorf("%w: %w", ctx.Err(), err)
 		}

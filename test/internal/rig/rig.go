@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -78,7 +77,7 @@ func Start(ctx context.Context, cfg Config) (_ *Rig, err error) {
 		secure = []grpc.DialOption{grpc.WithTransportCredentials(credentials.NewTLS(r.TLS(authv1.Role_APID))), grpc.WithPerRPCCredentials(bearer(token))}
 	}
 	for _, name := range r.Replicas("apid") {
-		options := append(slices.Clone(secure), grpc.WithConnectParams(backoff()))
+		options := append(slices.Clone(secure), grpc.WithConnectParams(connectParams()))
 		if cfg.Net != nil {
 			options = append(options, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 				return cfg.Net.DialContext(ctx, "tcp", address)
@@ -198,12 +197,4 @@ func (r *Rig) Logs() string {
 		all += fmt.Sprintf("==== %s\n%s\n", strings.TrimPrefix(path, r.cfg.Dir+"/"), b[max(0, len(b)-logTail):])
 	}
 	return all
-}
-
-// pause waits, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
 }
