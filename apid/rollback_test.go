@@ -1,14 +1,18 @@
 package apid_test
 
 import (
+	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 	"github.com/musterhq/muster/internal/testwait"
 )
@@ -110,6 +114,10 @@ func rollBackByItself(t *testing.T, c *cluster, a *api) *musterv1.Service {
 	t.Helper()
 	a.create(webSpec("web"))
 	s := a.image(t, "web", "nginx:2")
+	testwait.True(t, "the test's store has the service", func() bool {
+		e, ok := c.tables.Services.Get(c.store.Snapshot(), s.Id)
+		return ok && e.Version >= s.Meta.Version
+	})
 	c.update(func(tx *store.Tx) {
 		e, _ := c.tables.Services.Get(tx, s.Id)
 		c.tables.Rollouts.Put(tx, s.Id, &recordv1.Rollout{
@@ -202,6 +210,70 @@ func TestUpdateAfterAnAutomaticRollback(t *testing.T) {
 			if imageOf(got) != want {
 				t.Errorf("tasks follow image %q, want %q", imageOf(got), want)
 			}
+		})
+	}
+}
+
+// TestRESTRefusesToRepeatAFailedUpdate: REST answers with the fields that failed.
+func TestRESTRefusesToRepeatAFailedUpdate(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	a := c.apid()
+	s := rollBackByItself(t, c, a)
+	next := proto.CloneOf(s.Spec)
+	next.Task.GetContainer().Env = append(next.Task.GetContainer().Env, "OTHER=1")
+	put := func() answer {
+		t.Helper()
+		body, err := protojson.Marshal(next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.rest("PUT", fmt.Sprintf("/v1/services/web?version=%d", s.Meta.Version), string(body))
+	}
+	got := put()
+	if got.code != http.StatusBadRequest {
+		t.Fatalf("the update is answered with %d %s", got.code, got.body)
+	}
+	for _, want := range []string{"task.container.image", "service rollback web", `"type":"FAILED_UPDATE"`, `"subject":"spec.task.container.image"`} {
+		if !strings.Contains(strings.ReplaceAll(got.body, ": ", ":"), want) {
+			t.Errorf("the answer does not name %q: %s", want, got.body)
+		}
+	}
+	next.Task.ForceUpdate++
+	if got := put(); got.code != http.StatusOK {
+		t.Errorf("with a greater force the answer is %d %s", got.code, got.body)
+	}
+}
+
+// TestUpdateIsRefusedWhenWhatFailedIsUnknown removes a spec that the check needs.
+func TestUpdateIsRefusedWhenWhatFailedIsUnknown(t *testing.T) {
+	t.Parallel()
+	for name, digest := range map[string]func(*recordv1.Service) []byte{
+		"the former spec": (*recordv1.Service).GetFormerTaskDigest,
+		"the failed spec": (*recordv1.Service).GetTaskDigest,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t)
+			a := c.apid()
+			s := rollBackByItself(t, c, a)
+			next := proto.CloneOf(s.Spec)
+			next.Task.GetContainer().Env = append(next.Task.GetContainer().Env, "OTHER=1")
+			c.update(func(tx *store.Tx) {
+				e, _ := c.tables.Services.Get(tx, s.Id)
+				c.tables.Specs.Delete(tx, state.SpecKey(digest(e.Value)))
+			})
+			update := func() error {
+				_, err := a.UpdateService(t.Context(), &musterv1.UpdateServiceRequest{Service: "web", Version: s.Meta.Version, Spec: next})
+				return err
+			}
+			err := update()
+			wantCode(t, err, codes.FailedPrecondition)
+			if err != nil && !strings.Contains(err.Error(), "--force") {
+				t.Errorf("the error does not name --force: %v", err)
+			}
+			next.Task.ForceUpdate++
+			wantCode(t, update(), codes.OK)
 		})
 	}
 }

@@ -3,9 +3,11 @@ package control
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -109,8 +111,8 @@ func (s *storedService) progress(r *recordv1.Rollout) {
 
 // replace takes a whole new spec.
 func (s *storedService) replace(spec *musterv1.ServiceSpec) error {
-	if mode(spec) != mode(s.record.GetSpec()) {
-		return status.Errorf(codes.Unimplemented, "spec: the mode of a service cannot be changed (it is %s); remove it and create it anew", mode(s.record.GetSpec()))
+	if have := serviceMode(s.record.GetSpec()); serviceMode(spec) != have {
+		return status.Errorf(codes.Unimplemented, "spec: the mode of a service cannot be changed (it is %s); remove it and create it again", modeText(have))
 	}
 	s.next, s.nextTask = withoutTask(spec), keepAuth(s.task, spec.Task)
 	if s.next.Name == "" {
@@ -131,9 +133,9 @@ func (s *storedService) rollBack() error {
 
 // scale changes the number of replicas and nothing else.
 func (s *storedService) scale(replicas uint64) error {
-	if mode(s.record.GetSpec()) != modeReplicated {
+	if have := serviceMode(s.record.GetSpec()); have != musterv1.ServiceMode_REPLICATED {
 		return status.Errorf(codes.FailedPrecondition, "only replicated services can be scaled; service %q is %s",
-			s.record.GetSpec().GetName(), mode(s.record.GetSpec()))
+			s.record.GetSpec().GetName(), modeText(have))
 	}
 	mode := &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{Replicas: &replicas}}
 	s.next, s.scaled = withoutTask(s.record.GetSpec()), true
@@ -222,13 +224,23 @@ func (s *Server) nextService(ctx context.Context, tx *store.Tx, stored *storedSe
 	return next, nil
 }
 
+// failedUpdate is the type of the violations of an update that still has what failed.
+const failedUpdate = "FAILED_UPDATE"
+
 // checkFailed refuses an update after an automatic rollback that keeps everything
 // that the failed update changed: it would roll the same fault out again, although
-// the user changes something else. A greater force_update insists.
+// the user changes something else. It also refuses the update if it cannot be known what
+// failed. A greater force_update overrides it.
 func (s *storedService) checkFailed() error {
 	old := s.record
-	if s.task == nil || s.former == nil || s.nextTask.GetForceUpdate() > s.task.GetForceUpdate() {
+	if s.nextTask.GetForceUpdate() > s.task.GetForceUpdate() {
 		return nil
+	}
+	name := old.GetSpec().GetName()
+	const force = "try again with a greater task.forceUpdate (muster service update --force)"
+	if s.task == nil || s.former == nil {
+		return status.Errorf(codes.FailedPrecondition,
+			"the last update of service %q failed and was rolled back, and it can no longer be read what it changed: make sure that this update does not repeat the fault, and "+force, name)
 	}
 	failed := &musterv1.ServiceSpec{Task: withoutForce(s.task), Endpoint: old.GetSpec().GetEndpoint()}
 	former := &musterv1.ServiceSpec{Task: withoutForce(s.former), Endpoint: old.GetFormerEndpoint()}
@@ -237,10 +249,20 @@ func (s *storedService) checkFailed() error {
 	if len(fields) == 0 {
 		return nil
 	}
-	return status.Errorf(codes.FailedPrecondition,
-		"the last update of service %q failed and was rolled back, and this update still has what it changed (%s); "+
-			"change that too, or first make what runs the spec (muster service rollback %s), or try again with a greater task.forceUpdate (muster service update --force)",
-		old.GetSpec().GetName(), strings.Join(fields, ", "), old.GetSpec().GetName())
+	waysOut := fmt.Sprintf("change that too, or first make what runs the spec (muster service rollback %s), or "+force, name)
+	refusal := status.Newf(codes.FailedPrecondition,
+		"the last update of service %q failed and was rolled back, and this update still has what it changed (%s); %s", name, strings.Join(fields, ", "), waysOut)
+	violations := new(errdetails.PreconditionFailure)
+	for _, f := range fields {
+		violations.Violations = append(violations.Violations, &errdetails.PreconditionFailure_Violation{
+			Type: failedUpdate, Subject: "spec." + f,
+			Description: fmt.Sprintf("the last update of service %q changed this, failed and was rolled back, and this update still has it; %s", name, waysOut),
+		})
+	}
+	if detailed, err := refusal.WithDetails(violations); err == nil {
+		refusal = detailed
+	}
+	return refusal.Err()
 }
 
 // withoutForce returns a task spec whose force_update says nothing.
@@ -310,18 +332,16 @@ func serviceMode(s *musterv1.ServiceSpec) musterv1.ServiceMode {
 	return musterv1.ServiceMode_REPLICATED
 }
 
-const modeReplicated = "replicated"
-
-// mode names the mode of a service for comparison and for people.
-func mode(s *musterv1.ServiceSpec) string {
-	switch s.GetMode().(type) {
-	case *musterv1.ServiceSpec_Global:
+// modeText names a mode for people.
+func modeText(m musterv1.ServiceMode) string {
+	switch m {
+	case musterv1.ServiceMode_GLOBAL:
 		return "global"
-	case *musterv1.ServiceSpec_ReplicatedJob:
+	case musterv1.ServiceMode_REPLICATED_JOB:
 		return "a replicated job"
-	case *musterv1.ServiceSpec_GlobalJob:
+	case musterv1.ServiceMode_GLOBAL_JOB:
 		return "a global job"
 	default:
-		return modeReplicated
+		return "replicated"
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // Kept returns the paths of the fields in which after differs from before, if next
@@ -51,12 +52,21 @@ func (c *comparison) field(path []string, fd protoreflect.FieldDescriptor, befor
 	case fd.IsList():
 		c.changed = append(c.changed, strings.Join(path, "."))
 		return keptList(b.List(), a.List(), n.List())
+	case isStruct(fd) && before.Has(fd) && after.Has(fd):
+		// Its keys are the user's, so it is one field, which is compared like a map.
+		c.changed = append(c.changed, strings.Join(path, "."))
+		keys := fd.Message().Fields().ByName("fields")
+		return next.Has(fd) && keptMap(b.Message().Get(keys).Map(), a.Message().Get(keys).Map(), n.Message().Get(keys).Map())
 	case fd.Message() != nil && before.Has(fd) && after.Has(fd):
 		return next.Has(fd) && c.message(path, b.Message(), a.Message(), n.Message())
 	default:
 		c.changed = append(c.changed, strings.Join(path, "."))
 		return equal(fd, after, next)
 	}
+}
+
+func isStruct(fd protoreflect.FieldDescriptor) bool {
+	return fd.Message() != nil && fd.Message().FullName() == (*structpb.Struct)(nil).ProtoReflect().Descriptor().FullName()
 }
 
 // equal reports whether two messages agree in a field, its presence included.

@@ -64,6 +64,14 @@ func TestKept(t *testing.T) {
 		"the changed key of a map": {
 			`{"task":{"container":{"labels":{"a":"1"}}}}`, `{"task":{"container":{"labels":{"a":"2"}}}}`, `{"task":{"container":{"labels":{"a":"3"}}}}`, nil,
 		},
+		"another key of a payload": {
+			`{"task":{"generic":{"kind":"a","payload":{"x":1}}}}`, `{"task":{"generic":{"kind":"a","payload":{"x":{"y":2}}}}}`,
+			`{"task":{"generic":{"kind":"a","payload":{"x":{"y":2},"z":3}}}}`, []string{"task.generic.payload"},
+		},
+		"the changed key of a payload": {
+			`{"task":{"generic":{"kind":"a","payload":{"x":1}}}}`, `{"task":{"generic":{"kind":"a","payload":{"x":2}}}}`,
+			`{"task":{"generic":{"kind":"a","payload":{"x":3}}}}`, nil,
+		},
 		"another kind of runtime": {
 			`{"task":{"container":{"image":"1"}}}`, `{"task":{"generic":{"kind":"process"}}}`, `{"task":{"generic":{"kind":"process","payload":{"a":1}}}}`, nil,
 		},

@@ -68,8 +68,11 @@ func (c *CLI) Explain(err error) (string, int) {
 	}
 	text := s.Message()
 	for _, d := range s.Details() {
-		if bad, ok := d.(*errdetails.BadRequest); ok {
-			text = violations(text, bad, origin)
+		switch d := d.(type) {
+		case *errdetails.BadRequest:
+			text = violations(text, d, origin)
+		case *errdetails.PreconditionFailure:
+			text = preconditions(text, d, origin)
 		}
 	}
 	switch s.Code() {
@@ -114,6 +117,30 @@ func (c *CLI) explainAll(errs []error) (string, int) {
 	return strings.Join(lines, "\n"), code
 }
 
+// refusedText begins the list of what was refused.
+const refusedText = "the request was refused, and nothing changed:"
+
+// preconditions lists every reason, with the fields that it concerns.
+func preconditions(message string, failure *errdetails.PreconditionFailure, origin *refusal) string {
+	if len(failure.Violations) == 0 || origin == nil {
+		return message
+	}
+	var reasons []string
+	fields := map[string][]string{}
+	for _, v := range failure.Violations {
+		if fields[v.Description] == nil {
+			reasons = append(reasons, v.Description)
+		}
+		fields[v.Description] = append(fields[v.Description], origin.setter(v.Subject))
+	}
+	var b strings.Builder
+	b.WriteString(refusedText)
+	for _, reason := range reasons {
+		fmt.Fprintf(&b, "\n  %s: %s", strings.Join(fields[reason], ", "), reason)
+	}
+	return b.String()
+}
+
 // violations lists every field that was refused, one a line. Origin tells where
 // the user set it; it may be nil.
 func violations(message string, bad *errdetails.BadRequest, origin *refusal) string {
@@ -121,7 +148,7 @@ func violations(message string, bad *errdetails.BadRequest, origin *refusal) str
 		return message
 	}
 	var b strings.Builder
-	b.WriteString("the request was refused, and nothing changed:")
+	b.WriteString(refusedText)
 	for _, v := range bad.FieldViolations {
 		field, text := origin.explain(v)
 		fmt.Fprintf(&b, "\n  %s: %s", field, text)

@@ -76,6 +76,19 @@ func TestRefusalNamesFlagsOfTheCommandLine(t *testing.T) {
 	s.contains(errs, "IMAGE Bad:Image:x: ")
 }
 
+// TestRefusalAfterAutomaticRollbackNamesFlags updates a service whose last update failed
+// and was rolled back.
+func TestRefusalAfterAutomaticRollbackNamesFlags(t *testing.T) {
+	s := &shell{t, startCluster(t)}
+	s.waitForNode()
+	s.must("service", "create", "--name", "web", "--kind", "null", "--payload", `{"runFor":"1h"}`, "--update-failure-action", "rollback", "--update-monitor", "10s", "--rollback-monitor", "1s")
+	s.fails(cli.ExitNotConverged, "", "service", "update", "--payload", `{"runFor":"0s","exitCode":1}`, "web")
+	errs := s.fails(cli.ExitUsage, "", "service", "update", "--constraint-add", "node.role==worker", "web")
+	s.contains(errs, "--payload: the last update of service \"web\" changed this, failed", "muster service rollback web", "--force")
+	s.lacks(errs, "fields", "task.generic")
+	s.must("service", "rollback", "--detach", "web")
+}
+
 func TestPsOfUnknownNamesFails(t *testing.T) {
 	s := &shell{t, startClusterOf(t, []string{"worker1", "worker2"})}
 	s.waitForNodes(2)

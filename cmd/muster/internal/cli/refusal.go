@@ -45,7 +45,7 @@ func (r *refusal) explain(v *errdetails.BadRequest_FieldViolation) (where, text 
 		return v.Field, v.Description
 	}
 	path := strings.TrimPrefix(v.Field, specRoot)
-	if flag, inside := r.flag(path); flag != "" {
+	if flag, inside := fieldFlagOf(path, r.cmd.Flags().Changed); flag != "" {
 		if port, value := r.port(path, flag); port != nil && strings.HasSuffix(path, ".publishMode") && status.Code(r.error) == codes.Unimplemented {
 			return "--" + flag + " " + value, "the routing mesh is not implemented yet; to publish the port on the nodes that run the tasks, give --" + flag + " " + hostPort(port)
 		}
@@ -63,16 +63,29 @@ func (r *refusal) explain(v *errdetails.BadRequest_FieldViolation) (where, text 
 	return v.Field, v.Description
 }
 
-// flag returns the flag of this command line that set a field, "" if none did, and
-// the path of the field inside the flag's value.
-func (r *refusal) flag(path string) (flag, inside string) {
+// setter returns the place where the user can set a field: the line of the file, or the
+// flag of the command.
+func (r *refusal) setter(field string) string {
+	path := strings.TrimPrefix(field, specRoot)
+	if line, ok := r.origin.lines.Find(path); ok {
+		return fmt.Sprintf("%s:%d: %s", r.origin.file, line, path)
+	}
+	if flag, _ := fieldFlagOf(path, func(name string) bool { return r.cmd.Flags().Lookup(name) != nil }); flag != "" {
+		return "--" + flag
+	}
+	return path
+}
+
+// fieldFlagOf returns the flag that sets a field, and the path of the field inside the
+// flag's value. It returns "" if none of its flags is eligible.
+func fieldFlagOf(path string, eligible func(flag string) bool) (flag, inside string) {
 	for _, f := range fieldFlags() {
 		rest, ok := strings.CutPrefix(path, f.path)
 		if !ok || rest != "" && rest[0] != '.' && rest[0] != '[' {
 			continue
 		}
 		for _, name := range f.flags {
-			if r.cmd.Flags().Changed(name) {
+			if eligible(name) {
 				if strings.HasPrefix(rest, ".") {
 					inside = rest[1:]
 				}
