@@ -2,16 +2,19 @@ package schedulerd
 
 import (
 	"cmp"
-	"iter"
 	"maps"
 	"slices"
+	"time"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/placement"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/schedulerd/internal/plan"
 )
+
+var _ plan.Nodes = (*model)(nil)
 
 // model is what the loop knows: the store's snapshot and what follows from it.
 // It belongs to the loop's goroutine.
@@ -26,7 +29,7 @@ type model struct {
 	sorted []*node
 	// tasks holds every task that should run and has no node, by service and
 	// id.
-	waiting map[string]map[string]waiting
+	waiting map[string]map[string]plan.Task
 	// assigned holds the node of each assigned task.
 	assigned map[string]string
 	// known holds the ids of all tasks that have a record.
@@ -34,12 +37,12 @@ type model struct {
 	// stale holds the keys of assignments whose task is gone, or has not been
 	// seen yet.
 	stale map[string]struct{}
-	// roomier is set when a node has more to give than at the last look.
-	roomier bool
-	// fresh holds services with tasks that no look has seen yet.
-	fresh map[string]struct{}
-	// faults says which nodes are better avoided.
-	faults *faults
+	// capacityFreed is set when a node has more to give than at the last decision.
+	capacityFreed bool
+	// pendingServices holds services with tasks that no decision has seen yet.
+	pendingServices map[string]struct{}
+	// faults says which nodes tasks should avoid.
+	faults *plan.Faults
 	// verdicts remembers which executors' schemas accept which specs.
 	verdicts *placement.Verdicts
 }
@@ -61,34 +64,19 @@ type machine struct {
 	nodes map[string]*node
 }
 
-// waiting is a task that has no node.
-type waiting struct {
-	id     string
-	slot   uint64
-	origin state.Origin
-	// node is set for a task that runs there or nowhere.
-	node string
-	// created is when the task was made, in milliseconds.
-	created int64
-	// trace is that of the task's record.
-	trace []byte
-	// delayed says that there was no room for it when it was first looked at: how
-	// long it waits does not depend on the scheduler.
-	delayed bool
-}
-
 func newModel(tables *state.Tables) *model {
 	return &model{
-		tables: tables, nodes: map[string]*node{}, machines: map[string]*machine{}, waiting: map[string]map[string]waiting{}, assigned: map[string]string{},
-		known: map[string]struct{}{}, stale: map[string]struct{}{}, fresh: map[string]struct{}{}, faults: newFaults(),
+		tables: tables, nodes: map[string]*node{}, machines: map[string]*machine{}, waiting: map[string]map[string]plan.Task{}, assigned: map[string]string{},
+		known: map[string]struct{}{}, stale: map[string]struct{}{}, pendingServices: map[string]struct{}{}, faults: plan.NewFaults(),
 		verdicts: placement.NewVerdicts(),
 	}
 }
 
 // advance goes on to a newer snapshot.
-func (m *model) advance(to *store.Snapshot) {
+func (m *model) advance(to *store.Snapshot, now time.Time) {
 	from := m.now
 	m.now = to
+	m.faults.Forget(now)
 	for c := range m.tables.Nodes.Changes(from, to) {
 		m.refreshNode(c.Key())
 	}
@@ -97,7 +85,7 @@ func (m *model) advance(to *store.Snapshot) {
 	}
 	// A service's ports and constraints are part of what its tasks ask for.
 	for c := range m.tables.Services.Changes(from, to) {
-		m.fresh[c.Key()] = struct{}{}
+		m.pendingServices[c.Key()] = struct{}{}
 	}
 	for c := range m.tables.Tasks.Changes(from, to) {
 		m.taskChanged(c)
@@ -109,7 +97,7 @@ func (m *model) advance(to *store.Snapshot) {
 		if c.New != nil && c.New.Value.State > musterv1.TaskState_RUNNING && (c.Old == nil || c.Old.Value.State <= musterv1.TaskState_RUNNING) {
 			nodeID, _, task := state.SplitKey(c.New.Key)
 			m.release(nodeID, task)
-			m.failed(c.New.Key, c.New.Value, from != nil)
+			m.failed(c.New.Key, c.New.Value, from != nil, now)
 		}
 	}
 }
@@ -158,19 +146,31 @@ func (m *model) move(n *node, id string) {
 	n.usage.SetMachine(n.machine.usage)
 }
 
-// inOrder yields the nodes as the store keeps them, beginning with a shard.
-func (m *model) inOrder(first int) iter.Seq[*node] {
+// Node returns a node with what its tasks hold.
+func (m *model) Node(id string) placement.Candidate {
+	if n := m.nodes[id]; n != nil {
+		return n.candidate()
+	}
+	return placement.Candidate{Node: placement.NewNode(id, nil, nil), Usage: placement.NewUsage()}
+}
+
+func (n *node) candidate() placement.Candidate {
+	return placement.Candidate{Node: n.Node, Usage: n.usage}
+}
+
+// InOrder returns the nodes as the store keeps them, beginning with a service's shard.
+func (m *model) InOrder(service string) []placement.Candidate {
 	if m.sorted == nil {
 		m.sorted = slices.SortedFunc(maps.Values(m.nodes), (*node).compare)
 	}
-	begin, _ := slices.BinarySearchFunc(m.sorted, first, func(n *node, shard int) int { return cmp.Compare(n.shard, shard) })
-	return func(yield func(*node) bool) {
-		for i := range m.sorted {
-			if !yield(m.sorted[(begin+i)%len(m.sorted)]) {
-				return
-			}
+	begin, _ := slices.BinarySearchFunc(m.sorted, store.ShardOf(service), func(n *node, shard int) int { return cmp.Compare(n.shard, shard) })
+	candidates := make([]placement.Candidate, 0, len(m.sorted))
+	for _, part := range [][]*node{m.sorted[begin:], m.sorted[:begin]} {
+		for _, n := range part {
+			candidates = append(candidates, n.candidate())
 		}
 	}
+	return candidates
 }
 
 func (m *model) refreshNode(id string) {
@@ -181,7 +181,7 @@ func (m *model) refreshNode(id string) {
 	n.Node = placement.NewNode(id, reported.Value, operator.Value)
 	m.verdicts.Replace(before, n.Node)
 	m.move(n, n.MachineID())
-	m.roomier = true
+	m.capacityFreed = true
 	if !known && len(n.holds) == 0 {
 		m.drop(id)
 	}
@@ -217,20 +217,33 @@ func (m *model) taskChanged(c store.Change[*recordv1.Task]) {
 // wait notes that a task needs a node.
 func (m *model) wait(service, id string, t *recordv1.Task) {
 	if m.waiting[service] == nil {
-		m.waiting[service] = map[string]waiting{}
+		m.waiting[service] = map[string]plan.Task{}
 	}
-	m.waiting[service][id] = waiting{
-		id: id, slot: t.Slot, origin: state.OriginOf(t), node: t.NodeId, created: t.CreatedAt, trace: t.Trace,
-		delayed: m.waiting[service][id].delayed,
+	m.waiting[service][id] = plan.Task{
+		ID: id, Slot: t.Slot, Origin: state.OriginOf(t), Node: t.NodeId, Created: t.CreatedAt, Trace: t.Trace,
+		Delayed: m.waiting[service][id].Delayed,
 	}
-	m.fresh[service] = struct{}{}
+	m.pendingServices[service] = struct{}{}
 }
 
-// delay notes that there was no room for a task.
-func (m *model) delay(service string, t waiting) {
-	if !t.delayed {
-		t.delayed = true
-		m.waiting[service][t.id] = t
+// take counts in what a plan gives nodes, and notes which tasks found no room.
+func (m *model) take(p *plan.Plan) {
+	for id, choices := range p.Choices {
+		n := m.node(id)
+		for _, c := range choices {
+			hold := c.Request.Hold()
+			n.holds[c.ID] = hold
+			n.usage.Add(hold)
+		}
+	}
+	for _, d := range p.Delayed {
+		if t := m.waiting[d.Service][d.Task]; !t.Delayed {
+			t.Delayed = true
+			m.waiting[d.Service][d.Task] = t
+		}
+	}
+	for _, service := range p.Retry {
+		m.pendingServices[service] = struct{}{}
 	}
 }
 
@@ -240,7 +253,7 @@ func (m *model) forget(service, id string) {
 		delete(m.waiting, service)
 	}
 	// Its explanation may have to go.
-	m.fresh[service] = struct{}{}
+	m.pendingServices[service] = struct{}{}
 }
 
 func (m *model) assignmentChanged(c store.Change[*recordv1.Assignment]) {
@@ -304,7 +317,7 @@ func (m *model) leave(task string) {
 		hold.Leaving = true
 		n.usage.Add(hold)
 		n.holds[task] = hold
-		m.roomier = true
+		m.capacityFreed = true
 	}
 }
 
@@ -317,6 +330,30 @@ func (m *model) release(nodeID, task string) {
 	if hold, ok := n.holds[task]; ok {
 		delete(n.holds, task)
 		n.usage.Remove(hold)
-		m.roomier = true
+		m.capacityFreed = true
 	}
+}
+
+// failed notes the end of a task, if it is a failure: that of a task which was told to
+// stop is none. A status's time is that of the worker's clock, which may be wrong,
+// so it counts only for what happened before this scheduler looked.
+func (m *model) failed(key string, s *recordv1.Status, news bool, now time.Time) {
+	if s.State != musterv1.TaskState_FAILED && s.State != musterv1.TaskState_REJECTED {
+		return
+	}
+	at := now
+	if before := time.UnixMilli(s.At); !news && before.Before(at) {
+		at = before
+	}
+	nodeID, service, id := state.SplitKey(key)
+	a, ok := m.tables.Assignments.Get(m.now, key)
+	if !ok || now.Sub(at) >= plan.FaultWindow {
+		return
+	}
+	t, ok := m.tables.Tasks.Get(m.now, state.AssignedTaskKey(nodeID, service, id, a.Value))
+	// A task that failed is told to stop as well, but later: when it is replaced.
+	if !ok || leaving(t.Value) && t.Value.DesiredAt <= s.At && !s.NodeToBlame {
+		return
+	}
+	m.faults.Note(plan.SpecKey{Service: service, Digest: string(t.Value.SpecDigest)}, nodeID, at, s.NodeToBlame)
 }

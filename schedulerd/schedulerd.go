@@ -57,9 +57,9 @@ type Daemon struct {
 	// ends the loop's wait.
 	changed bool
 	wake    context.CancelFunc
-	// looking holds one thing while the loop looks and acts, so that a shard is given up
-	// between two looks.
-	looking chan struct{}
+	// reconciling holds one thing while the loop reconciles, so that a shard is given up
+	// between two reconciliations.
+	reconciling chan struct{}
 }
 
 // New returns a scheduler. It starts nothing.
@@ -72,7 +72,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	}
 	d := &Daemon{
 		cfg: cfg, log: env.Logger, tables: state.NewTables(), tracer: env.Tracer,
-		held: map[int]bool{}, wake: func() {}, looking: make(chan struct{}, 1),
+		held: map[int]bool{}, wake: func() {}, reconciling: make(chan struct{}, 1),
 	}
 	var err error
 	d.store, err = store.New(store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},
@@ -137,7 +137,7 @@ func (d *Daemon) hold(ctx context.Context, shard int) error {
 		d.set(shard, true)
 		d.fence.wait(ctx, shard)
 		d.set(shard, false)
-		d.finishLook()
+		d.finishReconcile()
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -152,11 +152,11 @@ func (d *Daemon) hold(ctx context.Context, shard int) error {
 	}
 }
 
-// finishLook waits for the end of a look that began before, which may still
-// write.
-func (d *Daemon) finishLook() {
-	d.looking <- struct{}{}
-	<-d.looking
+// finishReconcile waits for the end of a reconciliation that began before, which may
+// still write.
+func (d *Daemon) finishReconcile() {
+	d.reconciling <- struct{}{}
+	<-d.reconciling
 }
 
 func (d *Daemon) set(shard int, held bool) {
@@ -195,17 +195,17 @@ func (d *Daemon) wait(ctx context.Context, after *store.Snapshot, most time.Dura
 	}
 	d.wake = cancel
 	d.mu.Unlock()
-	// Whatever ended the wait, there is to be a look.
+	// Whatever ended the wait, the loop reconciles.
 	_, _ = d.store.Wait(ctx, after)
 }
 
 // metrics are what an operator sees of the scheduler.
 type metrics struct {
-	placed    prometheus.Counter
-	refused   prometheus.Counter
-	waiting   prometheus.Gauge
-	lookTimes prometheus.Histogram
-	assigned  prometheus.Histogram
+	placed         prometheus.Counter
+	refused        prometheus.Counter
+	waiting        prometheus.Gauge
+	reconcileTimes prometheus.Histogram
+	assigned       prometheus.Histogram
 }
 
 func newMetrics(r prometheus.Registerer) (metrics, error) {
@@ -216,7 +216,7 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 			Name: "muster_scheduler_refused_total", Help: "Placements that no longer held when they were committed, and were decided again."}),
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "muster_scheduler_waiting_tasks", Help: "Tasks of this replica's shards that have no node."}),
-		lookTimes: prometheus.NewHistogram(prometheus.HistogramOpts{
+		reconcileTimes: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "muster_scheduler_look_seconds", Help: "Time of one look: placing and committing.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}),
 		assigned: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -224,7 +224,7 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 			Help:    "Time from the making of a task until its assignment to a node is committed. Tasks for which there was no room at first are not counted.",
 			Buckets: daemon.StageBuckets()}),
 	}
-	for _, c := range []prometheus.Collector{m.placed, m.refused, m.waiting, m.lookTimes, m.assigned} {
+	for _, c := range []prometheus.Collector{m.placed, m.refused, m.waiting, m.reconcileTimes, m.assigned} {
 		if r == nil {
 			break
 		}

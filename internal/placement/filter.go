@@ -90,9 +90,9 @@ func (readyFilter) describe(c cause, t tally) string { return t.count() + " " + 
 // nodes whose machine lacks those that it shares.
 type resourceFilter struct{ *Request }
 
-func (resourceFilter) name() Filter  { return FilterResources }
-func (resourceFilter) noun() string  { return "reason" }
-func (resourceFilter) applies() bool { return true }
+func (resourceFilter) name() Filter    { return FilterResources }
+func (resourceFilter) noun() string    { return "reason" }
+func (f resourceFilter) applies() bool { return f.Resources != Resources{} }
 
 func (f resourceFilter) check(n *Node, u *Usage) bool {
 	return f.Fits(n.Capacity().Sub(u.Resources)) && (u.machine == nil || f.Fits(freeOnMachine(n, u)))
@@ -100,11 +100,11 @@ func (f resourceFilter) check(n *Node, u *Usage) bool {
 
 // freeOnMachine returns what the nodes of a machine have left in all.
 func freeOnMachine(n *Node, u *Usage) Resources {
-	if u.machine == nil {
+	shared := n.Description.GetMachine().GetShared()
+	if shared == nil || u.machine == nil {
 		return Resources{math.MaxInt64, math.MaxInt64}
 	}
-	shared := ResourcesOf(n.Description.GetMachine().GetShared())
-	return Resources{limit(shared.NanoCPUs), limit(shared.MemoryBytes)}.Sub(u.machine.Resources)
+	return Resources{limit(shared.NanoCpus), limit(shared.MemoryBytes)}.Sub(u.machine.Resources)
 }
 
 // limit returns how much of a resource the nodes of a machine have in all. 0 means

@@ -1,4 +1,4 @@
-package schedulerd
+package plan
 
 import (
 	"cmp"
@@ -9,13 +9,13 @@ import (
 )
 
 const (
-	// manyNodes and fewTasks say which looks would scatter their tasks: they would
-	// give few to each of many nodes, or one to many of them.
+	// manyNodes and fewTasks say which decisions would scatter their tasks: they
+	// would give few to each of many nodes, or one to many of them.
 	manyNodes, fewTasks = 100, 8
 )
 
 // worthFilling reports whether tasks of a service, of which the rest of the total is
-// still being made, are better placed node by node than one on each node. What a node
+// still being created, are better placed node by node than one on each node. What a node
 // gets at once costs one commit, one message to its worker and one report of it, in
 // pages of the store that lie together, however many tasks it is; and of a large
 // service's tasks, which come a few thousand at a time, each node would get its share
@@ -25,10 +25,10 @@ func worthFilling(nodes, tasks, total int) bool {
 	return nodes >= manyNodes && tasks >= manyNodes && tasks < total && tasks <= fewTasks*nodes
 }
 
-// sureReplicas is how many tasks a service is sure to have, running or waiting, once all are
-// made; 0 if that is not known. Tasks that may finish for good hold their slots, and
-// nothing of their nodes.
-func sureReplicas(service *musterv1.ServiceSpec, task *musterv1.TaskSpec) int {
+// certainReplicas returns how many tasks a service is certain to have, running or
+// waiting, once all are created; 0 if that is not known. Tasks that may finish for good
+// hold their slots, and nothing of their nodes.
+func certainReplicas(service *musterv1.ServiceSpec, task *musterv1.TaskSpec) int {
 	switch p := task.GetRestart(); {
 	case p.GetMaxAttempts() > 0:
 		return 0
