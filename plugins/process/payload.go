@@ -96,6 +96,9 @@ func (e *Executor) plan(task *sdk.Task) (taskdir.Spec, error) {
 		}
 		spec.Dir = payload.Dir
 	}
+	if spec.Ports, err = e.choosePorts(task.GetPorts()); err != nil {
+		return taskdir.Spec{}, err
+	}
 	if spec.Env, err = environment(task, payload, spec, home); err != nil {
 		return taskdir.Spec{}, err
 	}
@@ -150,8 +153,8 @@ func environment(task *sdk.Task, payload Payload, spec taskdir.Spec, home string
 	if home != "" {
 		env = append(env, "HOME="+home)
 	}
-	for _, port := range hostPorts(task.GetPorts()) {
-		env = append(env, fmt.Sprintf("MUSTER_PORT_%d=%d", port.GetTargetPort(), port.GetPublishedPort()))
+	for _, port := range spec.Ports {
+		env = append(env, fmt.Sprintf("MUSTER_PORT_%d=%d", port.Target, port.Published))
 	}
 	for i, variable := range payload.Env {
 		key, _, found := strings.Cut(variable, "=")
@@ -164,27 +167,6 @@ func environment(task *sdk.Task, payload Payload, spec taskdir.Spec, home string
 	// By this one the task's processes are found, so it cannot be overridden.
 	env = slices.DeleteFunc(env, func(one string) bool { return strings.HasPrefix(one, "MUSTER_TASK_ID=") })
 	return append(env, spec.Marker()), nil
-}
-
-// hostPorts are the ports that a task publishes on its node. A process has the
-// node's own network, so a port for which none outside was chosen is the one
-// that the process listens on.
-func hostPorts(ports []*sdk.Port) []*sdk.Port {
-	var host []*sdk.Port
-	for _, port := range ports {
-		if port.GetPublishMode() != musterv1.PortConfig_HOST {
-			continue
-		}
-		published := port.GetPublishedPort()
-		if published == 0 {
-			published = port.GetTargetPort()
-		}
-		host = append(host, &sdk.Port{
-			Name: port.GetName(), Protocol: port.GetProtocol(), PublishMode: port.GetPublishMode(),
-			TargetPort: port.GetTargetPort(), PublishedPort: published,
-		})
-	}
-	return host
 }
 
 // commandLine returns the program's file and what it is given.

@@ -59,6 +59,9 @@ type Executor struct {
 	// is more than what the supervisor gives processes that do not die.
 	killTime time.Duration
 
+	// choosing is held while a port is chosen and until it is recorded.
+	choosing sync.Mutex
+
 	mu     sync.Mutex
 	opened bool
 	groups *cgroup.System
@@ -180,6 +183,11 @@ func (e *Executor) Prepare(_ context.Context, task *sdk.Task, _ sdk.Handle) (sdk
 	} else if !errors.Is(err, taskdir.ErrNotFound) {
 		return nil, err
 	}
+	if choosesPorts(task.GetPorts()) {
+		// Two tasks must not choose the same port.
+		e.choosing.Lock()
+		defer e.choosing.Unlock()
+	}
 	spec, err := e.plan(task)
 	if err != nil {
 		return nil, err
@@ -297,7 +305,11 @@ func (e *Executor) started(dir taskdir.Dir, task *sdk.Task) (*sdk.Started, error
 		return nil, err
 	}
 	if run != nil {
-		return &sdk.Started{Status: status(run, exit), Ports: hostPorts(task.GetPorts())}, nil
+		ports, err := heldPorts(dir, task)
+		if err != nil {
+			return nil, err
+		}
+		return &sdk.Started{Status: status(run, exit), Ports: ports}, nil
 	}
 	if alive {
 		return nil, nil

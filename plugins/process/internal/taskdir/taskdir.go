@@ -77,6 +77,18 @@ type Spec struct {
 	Limits     cgroup.Limits `json:"limits"`
 	// LogMax is the size of a log file, of which there are two.
 	LogMax int64 `json:"logMax"`
+	// Ports are the ports of the node that the task publishes. It is nil if an
+	// earlier version prepared the task.
+	Ports []Port `json:"ports"`
+}
+
+// Port is a port of the node that a task publishes.
+type Port struct {
+	Name string `json:"name,omitempty"`
+	// Protocol is the contract's number.
+	Protocol  int32  `json:"protocol"`
+	Target    uint32 `json:"target"`
+	Published uint32 `json:"published"`
 }
 
 // User is whom a command runs as.

@@ -1,0 +1,200 @@
+//go:build linux
+
+package process
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/plugins/process/internal/taskdir"
+	"github.com/musterhq/muster/plugins/sdk"
+)
+
+// portAttempts is how many numbers are tried for a port until one is free.
+const portAttempts = 50
+
+// errSCTP is why no port is chosen for SCTP: Go cannot tell whether one is free.
+var errSCTP = errors.New("the process executor chooses free ports for TCP and UDP only; set publishedPort")
+
+// choosesPorts reports whether a port has to be chosen for a task.
+func choosesPorts(ports []*sdk.Port) bool {
+	return slices.ContainsFunc(ports, func(p *sdk.Port) bool {
+		return p.GetPublishMode() == musterv1.PortConfig_HOST && p.GetPublishedPort() == 0
+	})
+}
+
+// choosePorts returns the ports that a task publishes on its node. A process has
+// the node's own network. Where the spec leaves the published port open, a free
+// one is chosen, which the process finds in MUSTER_PORT_<target port> and has to
+// listen on. If choosesPorts says that one is chosen, the caller must hold
+// e.choosing until it is recorded.
+func (e *Executor) choosePorts(ports []*sdk.Port) ([]taskdir.Port, error) {
+	host := []taskdir.Port{}
+	for _, port := range ports {
+		if port.GetPublishMode() == musterv1.PortConfig_HOST {
+			host = append(host, taskdir.Port{
+				Name: port.GetName(), Protocol: int32(port.GetProtocol()), Target: port.GetTargetPort(), Published: port.GetPublishedPort(),
+			})
+		}
+	}
+	var taken map[uint32]bool
+	for i := range host {
+		if host[i].Published != 0 {
+			continue
+		}
+		if taken == nil {
+			var err error
+			if taken, err = e.takenPorts(host); err != nil {
+				return nil, err
+			}
+		}
+		// All protocols of a target port get one number: the process is told of one.
+		target := host[i].Target
+		var networks []string
+		for _, port := range host[i:] {
+			if port.Target != target || port.Published != 0 {
+				continue
+			}
+			network, err := network(port)
+			if err != nil {
+				return nil, err
+			}
+			networks = append(networks, network)
+		}
+		number, err := freePort(networks, taken)
+		if err != nil {
+			return nil, sdk.NodeFault(fmt.Errorf("choose a port of the node for port %d: %w", target, err))
+		}
+		taken[number] = true
+		for j := range host {
+			if host[j].Target == target && host[j].Published == 0 {
+				host[j].Published = number
+			}
+		}
+	}
+	return host, nil
+}
+
+// takenPorts returns the ports of other tasks, which may not listen yet, and
+// those that the spec of this one names.
+func (e *Executor) takenPorts(own []taskdir.Port) (map[uint32]bool, error) {
+	taken := map[uint32]bool{}
+	for _, port := range own {
+		taken[port.Published] = true
+	}
+	dirs, err := e.root.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range dirs {
+		// A task without a readable spec has no port to listen on.
+		spec, err := dir.Spec()
+		if err != nil {
+			continue
+		}
+		for _, port := range spec.Ports {
+			taken[port.Published] = true
+		}
+	}
+	return taken, nil
+}
+
+// network returns the name of a port's protocol in package net.
+func network(port taskdir.Port) (string, error) {
+	switch musterv1.PortConfig_Protocol(port.Protocol) {
+	case musterv1.PortConfig_PROTOCOL_UNSPECIFIED, musterv1.PortConfig_TCP:
+		return "tcp", nil
+	case musterv1.PortConfig_UDP:
+		return "udp", nil
+	default:
+		return "", sdk.SpecFault("ports", errSCTP)
+	}
+}
+
+// freePort returns a number that is free in all networks, and not taken.
+func freePort(networks []string, taken map[uint32]bool) (uint32, error) {
+	for range portAttempts {
+		number, err := probe(networks[0], 0)
+		if err != nil {
+			return 0, err
+		}
+		if taken[number] {
+			continue
+		}
+		inUse := slices.ContainsFunc(networks[1:], func(network string) bool {
+			_, err := probe(network, number)
+			return network != networks[0] && err != nil
+		})
+		if !inUse {
+			return number, nil
+		}
+	}
+	return 0, fmt.Errorf("no free port was found in %d attempts", portAttempts)
+}
+
+// probe listens on a port for a moment; on any free one if the number is 0. It
+// returns the number.
+func probe(network string, number uint32) (uint32, error) {
+	address := net.JoinHostPort("", strconv.FormatUint(uint64(number), 10))
+	if network == "udp" {
+		conn, err := net.ListenPacket(network, address)
+		if err != nil {
+			return 0, err
+		}
+		at, ok := conn.LocalAddr().(*net.UDPAddr)
+		if err := conn.Close(); err != nil || !ok {
+			return 0, fmt.Errorf("close %s: %w", conn.LocalAddr(), err)
+		}
+		return uint32(at.Port), nil
+	}
+	listener, err := net.Listen(network, address)
+	if err != nil {
+		return 0, err
+	}
+	at, ok := listener.Addr().(*net.TCPAddr)
+	if err := listener.Close(); err != nil || !ok {
+		return 0, fmt.Errorf("close %s: %w", listener.Addr(), err)
+	}
+	return uint32(at.Port), nil
+}
+
+// heldPorts returns the ports of a task that was prepared.
+func heldPorts(dir taskdir.Dir, task *sdk.Task) ([]*sdk.Port, error) {
+	spec, err := dir.Spec()
+	if errors.Is(err, taskdir.ErrDamaged) {
+		// The machine went down. Nothing of the task listens.
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var held []*sdk.Port
+	if spec.Ports == nil {
+		// It was prepared by an earlier version, which told the process its target
+		// port where the spec left the published port open.
+		for _, port := range task.GetPorts() {
+			if port.GetPublishMode() == musterv1.PortConfig_HOST {
+				published := port.GetPublishedPort()
+				if published == 0 {
+					published = port.GetTargetPort()
+				}
+				held = append(held, &sdk.Port{
+					Name: port.GetName(), Protocol: port.GetProtocol(), PublishMode: port.GetPublishMode(),
+					TargetPort: port.GetTargetPort(), PublishedPort: published,
+				})
+			}
+		}
+		return held, nil
+	}
+	for _, port := range spec.Ports {
+		held = append(held, &sdk.Port{
+			Name: port.Name, Protocol: musterv1.PortConfig_Protocol(port.Protocol), PublishMode: musterv1.PortConfig_HOST,
+			TargetPort: port.Target, PublishedPort: port.Published,
+		})
+	}
+	return held, nil
+}
