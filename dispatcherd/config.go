@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/musterhq/muster/dispatcherd/internal/liveness"
 )
 
 // maxLogReaders is less than the streams that a server allows on one connection:
@@ -92,6 +94,14 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&c.UnknownAfter, "unknown-after", c.UnknownAfter, "when a node that has not come over from another dispatcher is said to be unknown")
 	fs.DurationVar(&c.OrphanAfter, "orphan-after", c.OrphanAfter, "how long a node is down before its tasks are given up as orphaned")
 	fs.IntVar(&c.LogReaders, "log-readers", c.LogReaders, fmt.Sprintf("how many log readers the dispatcher serves at once, one for each node that each log stream reads, shared out fairly among clients; at most %d", maxLogReaders))
+}
+
+// timeouts returns how long the dispatcher waits for nodes.
+func (c *Config) timeouts() liveness.Timeouts {
+	return liveness.Timeouts{
+		HeartbeatMisses: c.HeartbeatMisses, Reconnect: c.ReconnectGrace, Restart: c.RestartGrace,
+		Takeover: c.TakeoverGrace, Unknown: c.UnknownAfter, Orphan: c.OrphanAfter,
+	}
 }
 
 // Validate names every setting that cannot be.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/session"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -65,7 +66,7 @@ func (f *follower) advance(to *store.Snapshot) {
 		// What workers have reported since is lost. They report everything in a new
 		// session.
 		for _, s := range f.owned.all() {
-			s.EndSessions(errRestored, nil)
+			s.EndSessions(session.ErrRestored, nil)
 		}
 	}
 	for c := range t.Tasks.Changes(from, to) {

@@ -136,6 +136,7 @@ func (c *cluster) status(node, service, task string) *recordv1.Status {
 // replica is one dispatcher that runs.
 type replica struct {
 	*Daemon
+	cfg     Config
 	c       *cluster
 	address string
 	kv      *mortal
@@ -156,7 +157,7 @@ func (c *cluster) dispatcherOver(space kv.KV, name string, change ...func(*Confi
 	for _, f := range change {
 		f(&cfg)
 	}
-	r := &replica{c: c, address: name + ":4245", kv: newMortal(space), server: grpc.NewServer(), served: make(chan struct{})}
+	r := &replica{cfg: cfg, c: c, address: name + ":4245", kv: newMortal(space), server: grpc.NewServer(), served: make(chan struct{})}
 	env := daemon.Env{
 		KV: r.kv, Prefix: "muster", Server: r.server, Logger: c.log.Named(name), Metrics: prometheus.NewRegistry(),
 		Member: shards.Member{Instance: name, Daemon: "dispatcherd", Address: r.address, Started: time.Now()},

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/musterhq/muster/dispatcherd/internal/liveness"
+	"github.com/musterhq/muster/dispatcherd/internal/session"
 	"github.com/musterhq/muster/dispatcherd/internal/statuses"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -40,6 +41,15 @@ func (o *ownedShards) of(node string) (*shard, <-chan struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.byNumber[store.ShardOf(node)], o.changed
+}
+
+// Shard implements [session.Shards].
+func (o *ownedShards) Shard(node string) (session.Shard, <-chan struct{}) {
+	s, changed := o.of(node)
+	if s == nil {
+		return nil, changed
+	}
+	return s, changed
 }
 
 // all returns the shards.

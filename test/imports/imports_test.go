@@ -128,8 +128,7 @@ func TestModulesForOthers(t *testing.T) {
 // TestLayersOfApid holds each package of apid to the packages below it: the root puts
 // together, control serves, and neither objects nor validate know of a request.
 func TestLayersOfApid(t *testing.T) {
-	apid := module + "apid/"
-	allowed := map[string][]string{
+	checkLayers(t, "apid", map[string][]string{
 		"authority": {"backend", "status", "validate"},
 		"backend":   {"objects", "validate"},
 		"control":   {"authority", "backend", "logs", "objects", "status", "tokens", "validate"},
@@ -141,21 +140,45 @@ func TestLayersOfApid(t *testing.T) {
 		"sweep":     {"backend", "objects"},
 		"tokens":    {"backend", "validate"},
 		"validate":  {},
-	}
-	for _, p := range list(t, "apid") {
-		name, below := strings.CutPrefix(p.ImportPath, apid)
+	})
+}
+
+// TestLayersOfDispatcherd holds each package of dispatcherd to the packages below
+// it. The daemon itself only connects them.
+func TestLayersOfDispatcherd(t *testing.T) {
+	checkLayers(t, "dispatcherd", map[string][]string{
+		"internal/assignments":                 {},
+		"internal/assignments/assignmentstest": {},
+		"internal/bounds":                      {},
+		"internal/calls":                       {},
+		"internal/retry":                       {},
+		"internal/logs":                        {"internal/bounds", "internal/calls"},
+		"internal/statuses":                    {"internal/bounds", "internal/retry"},
+		"internal/liveness":                    {"internal/bounds", "internal/calls", "internal/retry", "internal/statuses"},
+		"internal/session": {
+			"internal/assignments", "internal/bounds", "internal/calls", "internal/liveness", "internal/logs", "internal/statuses",
+		},
+	})
+}
+
+// checkLayers checks that each package of a daemon imports only the packages of the
+// daemon that its layer allows. The daemon's root may import all of them.
+func checkLayers(t *testing.T, daemon string, allowed map[string][]string) {
+	t.Helper()
+	for _, p := range list(t, daemon) {
+		name, below := strings.CutPrefix(p.ImportPath, module+daemon+"/")
 		if !below {
 			continue
 		}
 		layers, known := allowed[name]
 		if !known {
-			t.Errorf("%s lies in no layer: say here which packages of apid it may import", p.ImportPath)
+			t.Errorf("%s lies in no layer: say here which packages of %s it may import", p.ImportPath, daemon)
 			continue
 		}
 		for _, path := range p.Imports {
-			other, ours := strings.CutPrefix(path, module+"apid")
+			other, ours := strings.CutPrefix(path, module+daemon)
 			if ours && !slices.Contains(layers, strings.TrimPrefix(other, "/")) {
-				t.Errorf("%s imports %s: it may import %q of apid only", p.ImportPath, path, layers)
+				t.Errorf("%s imports %s: it may import %q of %s only", p.ImportPath, path, layers, daemon)
 			}
 		}
 	}
