@@ -47,7 +47,7 @@ func (v *View) advance(to *store.Snapshot, at time.Time) {
 		}
 		// And so may which tasks of a former spec may stay where they are.
 		for id, c := range v.counts {
-			if s, ok := v.services.Get(id); ok && c.former(string(s.Record.TaskDigest)) {
+			if s, ok := v.services.Get(id); ok && c.hasOther(string(s.Record.TaskDigest)) {
 				services[id] = struct{}{}
 			}
 		}
@@ -93,12 +93,16 @@ func (v *View) putNode(changes []Change, id string) []Change {
 		return changes
 	case n == nil:
 		v.nodes.Delete(id)
+		delete(v.paused, id)
 		v.nodesChanged++
 		return append(changes, Change{Kind: musterv1.ObjectKind_NODE, ID: id, Old: old})
 	case had && n.same(old):
 		return changes
 	}
 	v.nodes.Set(id, n)
+	if delete(v.paused, id); n.Spec().Availability == musterv1.NodeSpec_PAUSE {
+		v.paused[id] = struct{}{}
+	}
 	v.nodesChanged++
 	c := Change{Kind: musterv1.ObjectKind_NODE, ID: id, New: n}
 	if had {
@@ -155,7 +159,7 @@ func (v *View) putTask(changes []Change, id string) []Change {
 func (v *View) count(t *Task, sign int) {
 	c := v.counts[t.ServiceID]
 	if c == nil {
-		c = &counts{running: map[made]uint64{}, nodes: map[string]int{}}
+		c = &counts{running: map[made]uint64{}, failing: map[made]uint64{}, nodes: map[string]int{}}
 		v.counts[t.ServiceID] = c
 	}
 	c.tasks += sign
@@ -169,11 +173,13 @@ func (v *View) count(t *Task, sign int) {
 			}
 		}
 	}
-	if running(t) {
-		m := madeOf(t)
-		if c.running[m] += step; c.running[m] == 0 {
-			delete(c.running, m)
-		}
+	switch m := madeOf(t); {
+	case running(t):
+		c.running.add(m, step)
+	case failing(t):
+		c.failing.add(m, step)
+	case finished(t):
+		c.finished += sign
 	}
 	if c.tasks == 0 {
 		delete(v.counts, t.ServiceID)

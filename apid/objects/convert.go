@@ -27,6 +27,8 @@ func (r *Reader) ServiceMessage(s *Service) *musterv1.Service {
 			RunningTasks:  s.Status.Running,
 			PendingReason: s.Status.Pending,
 			Converged:     s.Status.Converged(),
+			FinishedTasks: s.Status.Finished,
+			FailingTasks:  s.Status.Failing,
 		},
 	}
 	if s.Record.PreviousSpec != nil {

@@ -25,7 +25,11 @@ type Status struct {
 	// RunningCurrent are those of the current task spec.
 	RunningCurrent uint64
 	// Live are the tasks that are meant to run, however far they are.
-	Live    uint64
+	Live uint64
+	// Finished are the slots whose last task has ended for good.
+	Finished uint64
+	// Failing are the tasks that do not run, after several early failures in a row.
+	Failing uint64
 	Pending string
 }
 

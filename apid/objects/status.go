@@ -1,10 +1,9 @@
 package objects
 
 import (
-	"google.golang.org/protobuf/proto"
-
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/placement"
+	"github.com/musterhq/muster/internal/specdiff"
 	"github.com/musterhq/muster/internal/state"
 )
 
@@ -12,21 +11,35 @@ import (
 type counts struct {
 	tasks int
 	live  uint64
-	// running counts by what the tasks were made of.
-	running map[made]uint64
+	// running and failing count by what the tasks were made of.
+	running, failing tally
+	// finished counts tasks that are the last of their slots, or were before the
+	// task spec changed.
+	finished int
 	// nodes counts live tasks by the node that they are bound to, for global
 	// services.
 	nodes map[string]int
 }
 
-// former reports whether some running tasks are of another spec than this.
-func (c *counts) former(digest string) bool {
-	for m := range c.running {
-		if m.spec != digest {
-			return true
+// hasOther reports whether some tasks that count are of another spec than this.
+func (c *counts) hasOther(digest string) bool {
+	for _, t := range []tally{c.running, c.failing} {
+		for m := range t {
+			if m.spec != digest {
+				return true
+			}
 		}
 	}
 	return false
+}
+
+// tally counts tasks by what they were made of.
+type tally map[made]uint64
+
+func (t tally) add(m made, step uint64) {
+	if t[m] += step; t[m] == 0 {
+		delete(t, m)
+	}
 }
 
 // made is what a task was made of: digests of its spec and of what its service
@@ -46,6 +59,19 @@ type load struct {
 // running reports whether a task counts as running.
 func running(t *Task) bool {
 	return t.Live() && t.State() == musterv1.TaskState_RUNNING
+}
+
+// failing reports whether a task does not run, and those before it in its slot have
+// failed several times in a row. It counts also when it has failed itself, while it
+// waits for its delay: only then is it replaced.
+func failing(t *Task) bool {
+	s := t.State()
+	return t.Live() && s != musterv1.TaskState_RUNNING && s != musterv1.TaskState_COMPLETE && t.Record.EarlyFailures >= state.EarlyFailureLimit
+}
+
+// finished reports whether a task was the last of its slot, by its restart policy.
+func finished(t *Task) bool {
+	return state.Finished(t.Record) && t.Desired() < musterv1.TaskState_REMOVE
 }
 
 // live reports whether a task is meant to run and still may.
@@ -69,17 +95,21 @@ func (v *View) statusOf(s *Service) Status {
 		st.Desired = v.eligible(s, c)
 	}
 	st.Live = c.live
-	// What cannot be encoded was never stored.
-	endpoint, _ := state.EndpointDigest(spec.GetEndpoint())
-	current := made{string(s.Record.TaskDigest), string(endpoint)}
+	current := v.currentTasks(s)
 	for m, n := range c.running {
 		st.Running += n
-		switch {
-		case m == current:
-			st.RunningCurrent += n
-		case m.endpoint == current.endpoint:
-			st.RunningCurrent += v.stays(s, m)
+		st.RunningCurrent += current.count(m, n, running)
+	}
+	for m, n := range c.failing {
+		if halted(s) {
+			// Tasks of other specs are kept, too.
+			st.Failing += n
+			continue
 		}
+		st.Failing += current.count(m, n, failing)
+	}
+	if c.finished > 0 {
+		st.Finished = v.finishedSlots(s, current)
 	}
 	if e, ok := v.tables.Placements.Get(v.now, state.PlacementKey(s.ID, s.Record.TaskDigest)); ok && e.Value.Pending > 0 {
 		st.Pending = e.Value.Reason
@@ -87,41 +117,127 @@ func (v *View) statusOf(s *Service) Status {
 	return st
 }
 
-// stays counts the running tasks of a former spec that need not be replaced:
-// it differs in the placement only, and their nodes meet it, or in how the
-// image is fetched, and they have it.
-func (v *View) stays(s *Service, m made) uint64 {
-	former, ok := v.tables.Specs.Get(v.now, state.SpecKey([]byte(m.spec)))
-	if !ok {
-		return 0
+// halted reports whether tasks do not follow the service's spec and will not do so
+// by themselves.
+func halted(s *Service) bool {
+	return s.Rollout != nil && state.Answers(s.Record, s.Rollout) && state.Stuck(s.Rollout)
+}
+
+// finishedSlots counts the slots whose newest task is the last one, by its restart
+// policy and the present spec.
+func (v *View) finishedSlots(s *Service, current *currentTasks) uint64 {
+	type place struct {
+		slot uint64
+		node string
 	}
-	present, ok := v.tables.Specs.Get(v.now, state.SpecKey(s.Record.TaskDigest))
-	if !ok || !proto.Equal(stripped(former.Value.Task), stripped(present.Value.Task)) {
-		return 0
-	}
-	matches, err := v.matcher(present.Value.Task)
-	if err != nil {
-		return 0
+	newest := map[place]*Task{}
+	for joined := range v.follower.ServiceTasks(s.ID) {
+		t := &Task{joined}
+		if t.Desired() >= musterv1.TaskState_REMOVE {
+			continue
+		}
+		at := place{t.Record.Slot, t.Record.NodeId}
+		if other := newest[at]; other == nil || t.Record.CreatedAt > other.Record.CreatedAt {
+			newest[at] = t
+		}
 	}
 	var n uint64
-	for t := range v.follower.ServiceTasks(s.ID) {
-		if t := (&Task{t}); running(t) && madeOf(t) == m {
-			if node, ok := v.nodes.Get(t.NodeID); ok && matches(node) {
-				n++
-			}
+	for _, t := range newest {
+		if finished(t) && (halted(s) || current.is(t)) {
+			n++
 		}
 	}
 	return n
 }
 
-// stripped returns a spec without what may change under a running task.
-func stripped(t *musterv1.TaskSpec) *musterv1.TaskSpec {
-	t = proto.CloneOf(t)
-	t.Placement = nil
-	if c := t.GetContainer(); c != nil {
-		c.PullOptions = nil
+// currentTasks tells which tasks of a service comply with its spec. The orchestrator
+// leaves exactly these as they are, so it decides by the same packages.
+type currentTasks struct {
+	v       *View
+	service *Service
+	made    made
+	spec    *musterv1.TaskSpec
+	// matches reports whether a node meets the constraints. It is nil until it is
+	// needed.
+	matches func(*Node) bool
+}
+
+func (v *View) currentTasks(s *Service) *currentTasks {
+	// What cannot be encoded was never stored.
+	endpoint, _ := state.EndpointDigest(s.Record.GetSpec().GetEndpoint())
+	c := &currentTasks{v: v, service: s, made: made{string(s.Record.TaskDigest), string(endpoint)}}
+	c.spec = v.taskSpec(c.made.spec)
+	return c
+}
+
+// taskSpec returns a task spec by its digest, or nil if it is gone.
+func (v *View) taskSpec(digest string) *musterv1.TaskSpec {
+	e, _ := v.tables.Specs.Get(v.now, state.SpecKey([]byte(digest)))
+	return e.Value.GetTask()
+}
+
+// count counts those of n tasks made of the same that are current and of a kind.
+func (c *currentTasks) count(m made, n uint64, kind func(*Task) bool) uint64 {
+	if m == c.made {
+		return n
 	}
-	return t
+	var current uint64
+	change := c.change(m)
+	count := func(t *Task) {
+		if t.ServiceID == c.service.ID && kind(t) && madeOf(t) == m && c.keeps(t, change) {
+			current++
+		}
+	}
+	switch {
+	case !change.Replaces:
+		for t := range c.v.follower.ServiceTasks(c.service.ID) {
+			count(&Task{t})
+		}
+	case c.global():
+		for node := range c.v.paused {
+			for t := range c.v.follower.NodeTasks(node) {
+				count(&Task{t})
+			}
+		}
+	}
+	return current
+}
+
+func (c *currentTasks) global() bool { return c.service.Record.GetSpec().GetGlobal() != nil }
+
+// is reports whether a task is current.
+func (c *currentTasks) is(t *Task) bool {
+	m := madeOf(t)
+	return m == c.made || c.keeps(t, c.change(m))
+}
+
+// change returns how the present spec differs from what tasks were made of.
+func (c *currentTasks) change(m made) specdiff.Change {
+	if m.endpoint != c.made.endpoint || c.spec == nil {
+		return specdiff.Change{Replaces: true}
+	}
+	return specdiff.Tasks(c.v.taskSpec(m.spec), c.spec)
+}
+
+// keeps reports whether a task need not be replaced because of a change.
+func (c *currentTasks) keeps(t *Task, change specdiff.Change) bool {
+	if _, paused := c.v.paused[t.NodeID]; paused && c.global() {
+		// Updates leave alone what a global service has on a paused node.
+		return true
+	}
+	return change.Keeps(t.NodeID, t.State(), c.meets)
+}
+
+// meets reports whether a node meets the service's constraints.
+func (c *currentTasks) meets(id string) bool {
+	if c.matches == nil {
+		var err error
+		if c.matches, err = c.v.matcher(c.spec); err != nil {
+			c.matches = func(*Node) bool { return false }
+		}
+	}
+	n, known := c.v.nodes.Get(id)
+	return known && c.matches(n)
 }
 
 // eligible counts the nodes that are to have a task of a global service: those

@@ -44,9 +44,11 @@ type View struct {
 	// serviceTasks holds the tasks' ids again, as "<service>/<task>".
 	serviceTasks btree.Set[string]
 	nodes        btree.Map[string, *Node]
-	cluster      *Cluster
-	counts       map[string]*counts
-	loads        map[string]*load
+	// paused are the nodes that an operator has paused.
+	paused  map[string]struct{}
+	cluster *Cluster
+	counts  map[string]*counts
+	loads   map[string]*load
 	// nodesChanged counts the changes of nodes, for what is derived from them.
 	nodesChanged uint64
 	specUses     map[string]int
@@ -61,7 +63,7 @@ func New(source Source, tables *state.Tables, remember int) *View {
 		source: source, tables: tables, layout: newLayout(tables, counted(tables), presence(tables)), history: newHistory(remember),
 		follower: state.NewFollower(tables), serviceIDs: map[string]string{},
 		counts: map[string]*counts{}, loads: map[string]*load{}, specUses: map[string]int{},
-		globals: map[string]struct{}{}, cluster: defaultCluster(),
+		globals: map[string]struct{}{}, paused: map[string]struct{}{}, cluster: defaultCluster(),
 	}
 }
 

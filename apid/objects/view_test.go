@@ -26,7 +26,7 @@ type world struct {
 	specs  [][]byte
 }
 
-func newWorld(t *rapid.T) (*world, func()) {
+func newWorld(t rapid.TB) (*world, func()) {
 	space, err := embedded.Open(embedded.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +66,7 @@ func newWorld(t *rapid.T) (*world, func()) {
 	}
 }
 
-func (w *world) update(t *rapid.T, fn func(tx *store.Tx)) {
+func (w *world) update(t rapid.TB, fn func(tx *store.Tx)) {
 	if err := w.store.Update(context.Background(), func(tx *store.Tx) error { fn(tx); return nil }); err != nil {
 		t.Fatal(err)
 	}
@@ -81,10 +81,11 @@ func (w *world) step(t *rapid.T) {
 	spec := rapid.SampledFrom(w.specs).Draw(t, "spec")
 	st := rapid.SampledFrom([]musterv1.TaskState{192, 512, 640, 704}).Draw(t, "state")
 	desired := rapid.SampledFrom([]musterv1.TaskState{384, 512, 640}).Draw(t, "desired")
+	failures := rapid.Uint32Range(2, 3).Draw(t, "early failures")
 	what := rapid.IntRange(0, 11).Draw(t, "what")
 	w.update(t, func(tx *store.Tx) {
 		ts, held := w.tables, state.NodeTaskKey(node, service, task)
-		rec := &recordv1.Task{Slot: slot, SpecDigest: spec, DesiredState: desired}
+		rec := &recordv1.Task{Slot: slot, SpecDigest: spec, DesiredState: desired, EarlyFailures: failures}
 		if slot == 0 {
 			rec.NodeId = node
 		}

@@ -616,7 +616,13 @@ type ServiceStatus struct {
 	// Why tasks are waiting, if any are: which filter refused how many nodes.
 	PendingReason string `protobuf:"bytes,4,opt,name=pending_reason,json=pendingReason,proto3" json:"pending_reason,omitempty"`
 	// True once as many tasks run as are desired, all of the current spec.
-	Converged     bool `protobuf:"varint,5,opt,name=converged,proto3" json:"converged,omitempty"`
+	Converged bool `protobuf:"varint,5,opt,name=converged,proto3" json:"converged,omitempty"`
+	// Tasks that have ended and that the restart policy does not allow to start
+	// again. Only a change of the task spec fills their slots.
+	FinishedTasks uint64 `protobuf:"varint,6,opt,name=finished_tasks,json=finishedTasks,proto3" json:"finished_tasks,omitempty"`
+	// Tasks that do not run after three or more failures in a row, each before the
+	// task had run for ten seconds. They are retried with a growing delay.
+	FailingTasks  uint64 `protobuf:"varint,7,opt,name=failing_tasks,json=failingTasks,proto3" json:"failing_tasks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -684,6 +690,20 @@ func (x *ServiceStatus) GetConverged() bool {
 		return x.Converged
 	}
 	return false
+}
+
+func (x *ServiceStatus) GetFinishedTasks() uint64 {
+	if x != nil {
+		return x.FinishedTasks
+	}
+	return 0
+}
+
+func (x *ServiceStatus) GetFailingTasks() uint64 {
+	if x != nil {
+		return x.FailingTasks
+	}
+	return 0
 }
 
 // JobStatus says which run of a job is the current one.
@@ -3053,13 +3073,15 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\n" +
 	"job_status\x18\t \x01(\v2\x14.muster.v1.JobStatusR\tjobStatus\x12=\n" +
 	"\x0eeffective_spec\x18\n" +
-	" \x01(\v2\x16.muster.v1.ServiceSpecR\reffectiveSpec\"\xc7\x01\n" +
+	" \x01(\v2\x16.muster.v1.ServiceSpecR\reffectiveSpec\"\x93\x02\n" +
 	"\rServiceStatus\x12#\n" +
 	"\rdesired_tasks\x18\x01 \x01(\x04R\fdesiredTasks\x12#\n" +
 	"\rrunning_tasks\x18\x02 \x01(\x04R\frunningTasks\x12'\n" +
 	"\x0fcompleted_tasks\x18\x03 \x01(\x04R\x0ecompletedTasks\x12%\n" +
 	"\x0epending_reason\x18\x04 \x01(\tR\rpendingReason\x12\x1c\n" +
-	"\tconverged\x18\x05 \x01(\bR\tconverged\"l\n" +
+	"\tconverged\x18\x05 \x01(\bR\tconverged\x12%\n" +
+	"\x0efinished_tasks\x18\x06 \x01(\x04R\rfinishedTasks\x12#\n" +
+	"\rfailing_tasks\x18\a \x01(\x04R\ffailingTasks\"l\n" +
 	"\tJobStatus\x12\x1c\n" +
 	"\titeration\x18\x01 \x01(\x04R\titeration\x12A\n" +
 	"\x0elast_execution\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\rlastExecution\"\xe4\x02\n" +

@@ -15,7 +15,7 @@ const (
 	// one.
 	steadyRun = 10 * time.Second
 	// patientFailures is how many early failures in a row leave the delay as it is.
-	patientFailures = 3
+	patientFailures = state.EarlyFailureLimit
 	// leastBackoff and mostBackoff bound the delay when it grows.
 	leastBackoff = time.Second
 	mostBackoff  = time.Minute
