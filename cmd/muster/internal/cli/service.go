@@ -152,6 +152,9 @@ func (c *CLI) serviceScale() *cobra.Command {
 	var w wait
 	cmd := &cobra.Command{
 		Use: "scale SERVICE=REPLICAS...", Short: "Set the number of tasks of services", Args: cobra.MinimumNArgs(1),
+		Long: `Set the number of tasks of services, and wait until they run (--detach: do not wait).
+
+` + waitHelp + "\n\n" + ExitCodes,
 		Example: `  muster service scale web=10
   muster service scale web=3 worker=0 --detach`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -177,12 +180,15 @@ func (c *CLI) serviceScale() *cobra.Command {
 				c.printf("%s scaled to %d\n", req.Service, req.Replicas)
 				scaled = append(scaled, resp.Service)
 			}
+			var stopped []error
 			for _, s := range scaled {
-				if err := c.converge(cmd.Context(), client, &w, s); err != nil {
+				err := c.converge(cmd.Context(), client, &w, s)
+				if err != nil && !errors.Is(err, errNotConverged) {
 					return err
 				}
+				stopped = append(stopped, err)
 			}
-			return nil
+			return errors.Join(stopped...)
 		},
 	}
 	w.addFlags(cmd)

@@ -30,7 +30,7 @@ func (c *CLI) serviceCreate() *cobra.Command {
 A service runs containers of an image, or, with --kind, whatever an executor plugin of that kind runs. What flags
 cannot say, a file can: --file takes the whole spec as JSON or YAML, in the form that the REST API has.
 
-` + ExitCodes,
+` + waitHelp + "\n\n" + ExitCodes,
 		Example: `  muster service create --name web --publish published=8080,target=80,mode=host nginx:1
   muster service create --name tick --kind process -- /bin/sh -c 'while :; do date; sleep 1; done'
   muster service create --name agent --mode global --kind null --payload '{}'

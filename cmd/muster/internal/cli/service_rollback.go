@@ -15,7 +15,7 @@ func (c *CLI) serviceRollback() *cobra.Command {
 Tasks are replaced as the --rollback-... flags of "service update" have said. The spec that is left becomes the previous one,
 so that a second rollback takes the first back. The number of replicas that "service scale" has set stays.
 
-` + ExitCodes,
+` + waitHelp + "\n\n" + ExitCodes,
 		Example: `  muster service rollback web
   muster service rollback --detach web`,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -45,7 +45,7 @@ After an automatic rollback the tasks run the former spec. An update that still 
 too, make what runs the spec with "muster service rollback", or insist with --force. Changes of labels, replicas or the
 update settings are applied, and the tasks go on with the former spec. With no flags at all the failed spec is tried again.
 
-` + ExitCodes,
+` + waitHelp + "\n\n" + ExitCodes,
 		Example: `  muster service update --image nginx:2 web
   muster service update --env-add LEVEL=debug --env-rm OLD web
   muster service update --image nginx:2 --update-parallelism 2 --update-delay 10s --update-failure-action rollback web

@@ -1,9 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,15 +19,15 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
-// wait says whether and how long to wait for a service to run as it should.
+// wait holds the flags of commands that wait until a service has converged.
 type wait struct {
 	detach  bool
 	quiet   bool
+	keep    bool
 	timeout time.Duration
-	// rollout says that tasks are to come to another spec: an update that pauses, or
-	// is rolled back, has failed.
+	// rollout is set for an update: one that pauses, or is rolled back, has failed.
 	rollout bool
-	// rollback says that this is the rollback, which ends well when it is completed.
+	// rollback is set for the rollback itself, which succeeds when it is completed.
 	rollback bool
 }
 
@@ -32,70 +35,96 @@ func (w *wait) addFlags(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.BoolVarP(&w.detach, "detach", "d", false, "do not wait until the tasks run")
 	fs.BoolVarP(&w.quiet, "quiet", "q", false, "show no progress")
-	fs.DurationVar(&w.timeout, "timeout", 0, "give up waiting after this time, with exit code 6 (default: wait on)")
+	fs.BoolVar(&w.keep, "keep-waiting", false, "do not stop waiting while tasks keep failing, no node fits or a daemon is missing")
+	fs.DurationVar(&w.timeout, "timeout", 0, "stop waiting after this time, with exit code 6 (default: no limit)")
+}
+
+// waitHelp is the part of the help of commands that wait.
+const waitHelp = `It stops waiting, with exit code 6 and the reason, when the tasks cannot run unless something changes: those that do not
+run have failed three times in a row, each within ten seconds, or have ended for good by their restart policy; no node
+has fitted for 15 seconds; or a daemon that is needed has been missing for 10 seconds. What was asked for stays stored,
+and Muster keeps trying. --keep-waiting waits on.`
+
+// waiting is one wait for one service. It lasts over several watches.
+type waiting struct {
+	client   musterv1.ControlServiceClient
+	service  *musterv1.Service
+	progress *progress
+	outlook  *outlook
 }
 
 // converge waits until a service's tasks run as its spec says, and shows how
-// far they are. What is asked for is stored already: giving up stops nothing.
+// far they are. The spec is stored already: giving up stops nothing.
 func (c *CLI) converge(ctx context.Context, client musterv1.ControlServiceClient, w *wait, service *musterv1.Service) error {
 	if w.detach {
 		return nil
 	}
+	parent := ctx
 	if w.timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, w.timeout,
-			fmt.Errorf("%w after %v; the service stays: `muster service ps %s` shows its tasks", errNotConverged, w.timeout, service.Spec.GetName()))
+		ctx, cancel = context.WithTimeout(ctx, w.timeout)
 		defer cancel()
 	}
 	p := &progress{c: c, quiet: w.quiet, rollout: w.rollout, rollback: w.rollback}
+	if service.EffectiveSpec == nil {
+		p.specVersion = service.SpecVersion
+	}
 	defer p.end()
+	f := &waiting{
+		client: client, service: service, progress: p,
+		outlook: &outlook{keepWaiting: w.keep, rollout: w.rollout, version: service.Meta.GetVersion(), moved: time.Now()},
+	}
 	for {
-		done, err := c.follow(ctx, client, service, p)
+		done, err := f.follow(ctx)
 		switch {
 		case done:
 			p.show(p.last + ": converged")
 			return nil
 		case errors.Is(err, errNotConverged):
 			return err
+		case parent.Err() != nil:
+			return parent.Err()
 		case ctx.Err() != nil:
-			return context.Cause(ctx)
+			return fmt.Errorf("%w after %v%s\nThe service stays: `muster service ps %s` shows its tasks", errNotConverged, w.timeout, p.reason(), service.Spec.GetName())
 		case status.Code(err) == codes.NotFound:
 			return fmt.Errorf("%w: the service was removed meanwhile", errNotConverged)
 		case err != nil && !passing(status.Code(err)):
 			return err
 		}
-		// Look again soon.
 		select {
 		case <-ctx.Done():
-		case <-time.After(time.Second):
+		case <-time.After(watchPause):
 		}
 	}
 }
 
-// passing tells whether an error of a watch is no reason to give up: the server
-// is away, let the watch go, or found the time for waiting over a moment before
-// this process did.
+// watchPause is the time between two watches.
+const watchPause = time.Second
+
+// passing reports whether a watch that ended with this code may be opened again: the
+// server is away, ended the watch, or saw the deadline pass a moment before this
+// process did.
 func passing(code codes.Code) bool {
 	return code == codes.Unavailable || code == codes.OutOfRange || code == codes.DeadlineExceeded
 }
 
-// follow watches the service and its tasks until it has converged or the watch
-// ends.
-func (c *CLI) follow(ctx context.Context, client musterv1.ControlServiceClient, service *musterv1.Service, p *progress) (bool, error) {
+// follow watches the service and its tasks until it has converged, will not
+// converge, or the watch ends.
+func (f *waiting) follow(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := client.Watch(ctx, &musterv1.WatchRequest{
-		Services: []string{service.Id}, Kinds: []musterv1.ObjectKind{musterv1.ObjectKind_SERVICE, musterv1.ObjectKind_TASK},
+	stream, err := f.client.Watch(ctx, &musterv1.WatchRequest{
+		Services: []string{f.service.Id}, Kinds: []musterv1.ObjectKind{musterv1.ObjectKind_SERVICE, musterv1.ObjectKind_TASK},
 	})
 	if err != nil {
 		return false, err
 	}
-	// Only changes from now on are streamed: what is, is asked for once the watch
+	// Only changes from now on are streamed. The present state is read once the watch
 	// is established.
 	if _, err := stream.Recv(); err != nil {
 		return false, err
 	}
-	resp, err := client.GetService(ctx, &musterv1.GetServiceRequest{Service: service.Id})
+	now, err := f.present(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -104,25 +133,37 @@ func (c *CLI) follow(ctx context.Context, client musterv1.ControlServiceClient, 
 	reading.Go(func() { failed <- receive(ctx, stream, batches) })
 	defer func() { cancel(); reading.Wait() }()
 	var held <-chan time.Time
-	for now := resp.Service; ; {
-		done, err := p.service(now, service.Meta.GetVersion())
+	for {
+		done, err := f.progress.service(now, f.outlook.version)
 		switch {
 		case err != nil:
 			return false, err
 		case !done:
 			held = nil
 		case held == nil:
-			held = time.After(p.hold(now.Spec))
+			held = time.After(f.progress.hold(now.Spec))
+		}
+		var next <-chan time.Time
+		if done {
+			f.outlook.forget()
+		} else {
+			if next, err = f.judge(ctx, now); err != nil {
+				return false, err
+			}
 		}
 		var batch *musterv1.WatchResponse
 		select {
 		case <-held:
 			return true, nil
+		case <-next:
+			continue
 		case err := <-failed:
 			// The time for waiting is over, and the service runs.
 			return held != nil && errors.Is(ctx.Err(), context.DeadlineExceeded), err
 		case batch = <-batches:
 		}
+		f.outlook.change(time.Now())
+		f.progress.missing = ""
 		for _, e := range batch.Events {
 			if s := e.GetService(); s != nil && e.Action != musterv1.WatchAction_DELETE {
 				now = s
@@ -130,12 +171,137 @@ func (c *CLI) follow(ctx context.Context, client musterv1.ControlServiceClient, 
 				return false, status.Error(codes.NotFound, "removed")
 			}
 			if t := e.GetTask(); t != nil && e.Action != musterv1.WatchAction_DELETE {
-				if p.task(t) {
+				if f.progress.task(t) {
 					held = nil
 				}
 			}
 		}
 	}
+}
+
+// present reads the service, and notes why tasks of it have failed: that may have
+// been before the watch.
+func (f *waiting) present(ctx context.Context) (*musterv1.Service, error) {
+	resp, err := f.client.GetService(ctx, &musterv1.GetServiceRequest{Service: f.service.Id})
+	if err != nil {
+		return nil, err
+	}
+	if st := resp.Service.Status; st.GetRunningTasks() >= st.GetDesiredTasks() {
+		return resp.Service, nil
+	}
+	failures, err := f.tasks(ctx, musterv1.TaskState_FAILED, musterv1.TaskState_REJECTED)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range failures {
+		f.progress.task(t)
+	}
+	return resp.Service, nil
+}
+
+// tasks returns tasks in these states, at most a page of them.
+func (f *waiting) tasks(ctx context.Context, states ...musterv1.TaskState) ([]*musterv1.Task, error) {
+	resp, err := f.client.ListTasks(ctx, &musterv1.ListTasksRequest{Services: []string{f.service.Id}, States: states, PageSize: pageSize})
+	return resp.GetTasks(), err
+}
+
+// judge returns an error if the service will not converge without a change from
+// outside, and otherwise a channel that says when to judge again.
+func (f *waiting) judge(ctx context.Context, s *musterv1.Service) (<-chan time.Time, error) {
+	now := time.Now()
+	if f.outlook.asks(s, now) {
+		f.outlook.asked = now
+		f.outlook.missing = f.missingDaemon(ctx)
+		f.progress.missing = f.outlook.missingText()
+	}
+	what, after := f.outlook.see(s, now)
+	if what == mayConverge {
+		return time.After(after), nil
+	}
+	return nil, f.hopeless(ctx, s, what)
+}
+
+// missingDaemon asks the cluster which daemon that must act next is missing. That
+// only explains what is seen anyway, so that no answer is no error.
+func (f *waiting) missingDaemon(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := f.client.GetClusterStatus(ctx, &musterv1.GetClusterStatusRequest{})
+	if err != nil {
+		return ""
+	}
+	absent := absentDaemons(resp)
+	if len(absent) == 0 {
+		return ""
+	}
+	tasks, err := f.tasks(ctx, onTheWay()...)
+	if err != nil {
+		return ""
+	}
+	return nextActor(tasks, absent)
+}
+
+// onTheWay returns the states of tasks that do not run yet.
+func onTheWay() []musterv1.TaskState {
+	var states []musterv1.TaskState
+	for s := range musterv1.TaskState_name {
+		if s := musterv1.TaskState(s); s != musterv1.TaskState_TASK_STATE_UNSPECIFIED && s < musterv1.TaskState_RUNNING {
+			states = append(states, s)
+		}
+	}
+	return states
+}
+
+// hopeless is the error of a wait for a service that does not converge by itself. It
+// says why, what Muster does now, and how to go on.
+func (f *waiting) hopeless(ctx context.Context, s *musterv1.Service, what prospect) error {
+	st, name := s.Status, s.Spec.GetName()
+	why, now := "", ""
+	switch what {
+	case tasksFail:
+		why = fmt.Sprintf("%d of %d tasks keep failing", st.GetFailingTasks(), st.GetDesiredTasks()) + f.causes(ctx)
+		now = "Muster still retries them, with a growing delay."
+	case tasksEnded:
+		why = fmt.Sprintf("%d of %d tasks have ended, and the restart policy does not allow to start them again", st.GetFinishedTasks(), st.GetDesiredTasks()) + f.causes(ctx)
+		now = fmt.Sprintf("`muster service update --force %s` starts them again.", name)
+	case noNodeFits:
+		why = "no node takes the tasks that wait: " + st.GetPendingReason()
+		now = "Muster starts them as soon as a node fits."
+	case daemonMissing:
+		return fmt.Errorf("%w: %s\nMuster goes on as soon as it runs; `muster cluster status` shows all daemons", errNotConverged, f.outlook.missingText())
+	}
+	return fmt.Errorf("%w: %s\n%s `muster service ps %s` shows the tasks; with --keep-waiting this command waits on", errNotConverged, why, now, name)
+}
+
+// mostCauses is how many different causes an error lists.
+const mostCauses = 3
+
+// causes lists why tasks of the service's present spec have failed, the most frequent
+// cause first.
+func (f *waiting) causes(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	failed, err := f.tasks(ctx, musterv1.TaskState_FAILED, musterv1.TaskState_REJECTED)
+	if err != nil {
+		return ""
+	}
+	counts := map[string]int{}
+	for _, t := range failed {
+		if f.progress.concerns(t) {
+			counts[cause(t)]++
+		}
+	}
+	causes := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))
+	})
+	var b strings.Builder
+	for _, c := range causes[:min(len(causes), mostCauses)] {
+		b.WriteString("\n  " + printable(c))
+	}
+	if n := len(causes) - mostCauses; n > 0 {
+		fmt.Fprintf(&b, "\n  and %d more", n)
+	}
+	return b.String()
 }
 
 // receive passes on what a watch sends until it ends.
@@ -164,118 +330,4 @@ func (p *progress) hold(spec *musterv1.ServiceSpec) time.Duration {
 		return m.AsDuration()
 	}
 	return time.Second
-}
-
-// progress shows one line: redrawn on a terminal, and again when it has changed
-// elsewhere.
-type progress struct {
-	c                 *CLI
-	quiet             bool
-	rollout, rollback bool
-	// updated says that an update was seen to be under way.
-	updated bool
-	drawn   bool
-	last    string
-	// told are the lines that were printed since the numbers of tasks changed last,
-	// for which told holds.
-	told    map[string]bool
-	toldFor string
-	trouble string
-	// why is the trouble without the task whose it is: of tasks that fail one after
-	// the other for the same reason the first is named.
-	why string
-}
-
-// service shows how far a service is, and reports whether it has converged at
-// the version that was asked for, or a later one. Its error says that it will not,
-// because the update has paused or was rolled back.
-func (p *progress) service(s *musterv1.Service, version uint64) (bool, error) {
-	st, state := s.Status, s.UpdateStatus.GetState()
-	line := fmt.Sprintf("%s: %d/%d running", s.Spec.GetName(), st.GetRunningTasks(), st.GetDesiredTasks())
-	p.last = line
-	underWay := state == musterv1.UpdateStatus_UPDATING || state == musterv1.UpdateStatus_ROLLBACK_STARTED
-	switch {
-	case st.GetPendingReason() != "" && st.GetRunningTasks() < st.GetDesiredTasks():
-		line += ": " + st.GetPendingReason()
-	case p.trouble != "":
-		line += ": " + p.trouble
-	case underWay && p.rollout:
-		line += ": " + s.UpdateStatus.GetMessage()
-	}
-	if p.c.Terminal && st.GetDesiredTasks() > 0 {
-		const width = 20
-		full := int(min(uint64(width), width*st.GetRunningTasks()/st.GetDesiredTasks()))
-		line = "[" + strings.Repeat("=", full) + strings.Repeat(" ", width-full) + "] " + line
-	}
-	p.show(line)
-	if s.Meta.GetVersion() < version {
-		return false, nil
-	}
-	p.updated = p.updated || p.rollout && underWay
-	stuck := state == musterv1.UpdateStatus_PAUSED || state == musterv1.UpdateStatus_ROLLBACK_PAUSED ||
-		state == musterv1.UpdateStatus_ROLLBACK_COMPLETED && !st.GetConverged() && !p.rollback
-	switch {
-	case stuck && p.rollout:
-		return false, p.stuck(s)
-	case stuck:
-		// Tasks are of several specs, or of a former one, and stay so.
-		return st.GetRunningTasks() == st.GetDesiredTasks(), nil
-	default:
-		return st.GetConverged() && (!underWay || !p.rollout), nil
-	}
-}
-
-// stuck says what has become of an update, and what to do.
-func (p *progress) stuck(s *musterv1.Service) error {
-	name, message := s.Spec.GetName(), s.UpdateStatus.GetMessage()
-	if s.UpdateStatus.GetState() == musterv1.UpdateStatus_ROLLBACK_COMPLETED {
-		return fmt.Errorf("%w: %s. The tasks run what they ran before the update; `muster service ps %s` shows what failed, and `muster service update %s` tries again",
-			errNotConverged, message, name, name)
-	}
-	return fmt.Errorf("%w: %s. `muster service ps %s` shows the tasks; `muster service rollback %s` goes back, and `muster service update %s` tries again",
-		errNotConverged, message, name, name, name)
-}
-
-// task notes why a task does not run, and reports whether that is so.
-func (p *progress) task(t *musterv1.Task) bool {
-	if t.Status.GetError() != "" {
-		why := strings.ToLower(t.Status.State.String()) + ": " + t.Status.Error
-		if p.trouble == "" || p.why != why {
-			p.trouble, p.why = "task "+short(t.Id, false)+" "+why, why
-		}
-		return true
-	}
-	if t.Status.GetState() == musterv1.TaskState_RUNNING {
-		p.trouble = ""
-	}
-	return false
-}
-
-func (p *progress) show(line string) {
-	line = printable(line)
-	if p.quiet {
-		return
-	}
-	if p.c.Terminal {
-		// Carriage return, and erase to the end of the line (ECMA-48).
-		_, _ = fmt.Fprintf(p.c.Err, "\r\x1b[K%s", cut(line, 110, false))
-		p.drawn = true
-		return
-	}
-	if p.toldFor != p.last || p.told == nil {
-		p.toldFor, p.told = p.last, map[string]bool{}
-	} else if line == p.last {
-		// A reason has gone, and the numbers are those that were printed with it.
-		return
-	}
-	if !p.told[line] {
-		_, _ = fmt.Fprintln(p.c.Err, line)
-	}
-	p.told[line] = true
-}
-
-func (p *progress) end() {
-	if p.drawn {
-		_, _ = fmt.Fprintln(p.c.Err)
-	}
 }

@@ -1,0 +1,143 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// progress shows one line: redrawn on a terminal, and again when it has changed
+// elsewhere.
+type progress struct {
+	c                 *CLI
+	quiet             bool
+	rollout, rollback bool
+	// updated says that an update was seen to be under way.
+	updated bool
+	drawn   bool
+	last    string
+	// told are the lines that were printed since the numbers of tasks changed last,
+	// for which told holds.
+	told    map[string]bool
+	toldFor string
+	trouble string
+	// why is the trouble without its task: of tasks that fail one after another for
+	// the same reason the first is named.
+	why string
+	// pending is why tasks wait for a node, and missing which daemon they wait for.
+	pending, missing string
+	// specVersion is that of the spec that is waited for, 0 if that is a former one.
+	specVersion uint64
+}
+
+// service shows how far a service is, and reports whether it has converged at
+// the version that was asked for, or a later one. Its error says that it will not,
+// because the update has paused or was rolled back.
+func (p *progress) service(s *musterv1.Service, version uint64) (bool, error) {
+	st, state := s.Status, s.UpdateStatus.GetState()
+	line := fmt.Sprintf("%s: %d/%d running", s.Spec.GetName(), st.GetRunningTasks(), st.GetDesiredTasks())
+	p.last = line
+	underWay := underWay(s)
+	p.pending = ""
+	if st.GetRunningTasks() < st.GetDesiredTasks() {
+		p.pending = st.GetPendingReason()
+	}
+	line += p.reason()
+	if underWay && p.rollout && line == p.last {
+		line += ": " + s.UpdateStatus.GetMessage()
+	}
+	if p.c.Terminal && st.GetDesiredTasks() > 0 {
+		const width = 20
+		full := int(min(uint64(width), width*st.GetRunningTasks()/st.GetDesiredTasks()))
+		line = "[" + strings.Repeat("=", full) + strings.Repeat(" ", width-full) + "] " + line
+	}
+	p.show(line)
+	if s.Meta.GetVersion() < version {
+		return false, nil
+	}
+	p.updated = p.updated || p.rollout && underWay
+	stuck := state == musterv1.UpdateStatus_PAUSED || state == musterv1.UpdateStatus_ROLLBACK_PAUSED ||
+		state == musterv1.UpdateStatus_ROLLBACK_COMPLETED && !st.GetConverged() && !p.rollback
+	switch {
+	case stuck && p.rollout:
+		return false, p.stuck(s)
+	case stuck:
+		// Tasks are of several specs, or of a former one, and stay so.
+		return st.GetRunningTasks() == st.GetDesiredTasks(), nil
+	default:
+		return st.GetConverged() && (!underWay || !p.rollout), nil
+	}
+}
+
+// stuck says what has become of an update, and what to do.
+func (p *progress) stuck(s *musterv1.Service) error {
+	name, message := s.Spec.GetName(), s.UpdateStatus.GetMessage()
+	if s.UpdateStatus.GetState() == musterv1.UpdateStatus_ROLLBACK_COMPLETED {
+		return fmt.Errorf("%w: %s. The tasks run what they ran before the update; `muster service ps %s` shows what failed, and `muster service update %s` tries again",
+			errNotConverged, message, name, name)
+	}
+	return fmt.Errorf("%w: %s. `muster service ps %s` shows the tasks; `muster service rollback %s` goes back, and `muster service update %s` tries again",
+		errNotConverged, message, name, name, name)
+}
+
+// reason says why tasks do not run, behind a colon, or "" if nothing is known.
+func (p *progress) reason() string {
+	if why := cmp.Or(p.pending, p.missing, p.trouble); why != "" {
+		return ": " + why
+	}
+	return ""
+}
+
+// concerns reports whether a task is of the spec that is waited for.
+func (p *progress) concerns(t *musterv1.Task) bool { return t.SpecVersion >= p.specVersion }
+
+// cause says how a task failed, and why.
+func cause(t *musterv1.Task) string {
+	return strings.TrimSuffix(strings.ToLower(t.Status.GetState().String())+": "+t.Status.GetError(), ": ")
+}
+
+// task notes why a task does not run, and reports whether that is so.
+func (p *progress) task(t *musterv1.Task) bool {
+	if t.Status.GetError() != "" && p.concerns(t) {
+		why := cause(t)
+		if p.trouble == "" || p.why != why {
+			p.trouble, p.why = "task "+short(t.Id, false)+" "+why, why
+		}
+		return true
+	}
+	if t.Status.GetState() == musterv1.TaskState_RUNNING {
+		p.trouble = ""
+	}
+	return false
+}
+
+func (p *progress) show(line string) {
+	line = printable(line)
+	if p.quiet {
+		return
+	}
+	if p.c.Terminal {
+		// Carriage return, and erase to the end of the line (ECMA-48).
+		_, _ = fmt.Fprintf(p.c.Err, "\r\x1b[K%s", cut(line, 110, false))
+		p.drawn = true
+		return
+	}
+	if p.toldFor != p.last || p.told == nil {
+		p.toldFor, p.told = p.last, map[string]bool{}
+	} else if line == p.last {
+		// A reason has gone, and the numbers are those that were printed with it.
+		return
+	}
+	if !p.told[line] {
+		_, _ = fmt.Fprintln(p.c.Err, line)
+	}
+	p.told[line] = true
+}
+
+func (p *progress) end() {
+	if p.drawn {
+		_, _ = fmt.Fprintln(p.c.Err)
+	}
+}
