@@ -246,3 +246,92 @@ func TestTextNamesTaskAndNode(t *testing.T) {
 		}
 	}
 }
+
+// endless emits lines that are dated at the given time, one every pause, until it is
+// ended.
+func endless(task string, ms int64, pause time.Duration) tasklog.Source {
+	return func(ctx context.Context, emit func(*musterv1.LogMessage) error) error {
+		for {
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			if err := emit(written(task, ms)); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// TestNoSourceStarvesOthersByItsTimes has sources without end whose lines are dated
+// before all others, or after, and sources whose lines are dated as they are
+// written. However many there are, the lines of the latter come: the first after a
+// while, and the others at the pace of the slowest source.
+func TestNoSourceStarvesOthersByItsTimes(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		var sources []tasklog.Source
+		hostile := rapid.IntRange(1, 4).Draw(rt, "endless sources")
+		slowest := time.Millisecond
+		for i := range hostile {
+			pause := time.Duration(rapid.IntRange(1, 10).Draw(rt, "pause")) * time.Millisecond
+			slowest = max(slowest, pause)
+			sources = append(sources, endless(fmt.Sprint("endless", i), rapid.SampledFrom([]int64{0, 999, 1500, 1 << 50}).Draw(rt, "date"), pause))
+		}
+		honest := rapid.IntRange(1, 3).Draw(rt, "honest sources")
+		count := rapid.IntRange(1, 100).Draw(rt, "lines")
+		for i := range honest {
+			var all []*musterv1.LogMessage
+			for ms := range int64(count) {
+				all = append(all, written(fmt.Sprint("honest", i), 1000+10*ms))
+			}
+			sources = append(sources, lines(0, all...))
+		}
+		enough := errors.New("enough")
+		var took time.Duration
+		var fault error
+		synctest.Test(t, func(t *testing.T) {
+			began, left := time.Now(), honest*count
+			fault = tasklog.Merge(t.Context(), sources, len(sources), patience, func(m *musterv1.LogMessage) error {
+				if m.TaskId[0] == 'h' {
+					left--
+				}
+				if left == 0 {
+					took = time.Since(began)
+					return enough
+				}
+				if time.Since(began) > 2*time.Minute {
+					return fmt.Errorf("after two minutes %d of %d lines have not come", left, honest*count)
+				}
+				return nil
+			})
+		})
+		if !errors.Is(fault, enough) {
+			rt.Fatal(fault)
+		}
+		// At most ten seconds twice, 256 lines of each endless source, then turns.
+		if limit := 20*time.Second + time.Duration((256+count*honest)*(hostile+1))*2*slowest; took > limit {
+			rt.Fatalf("the last line came after %v, want at most %v", took, limit)
+		}
+	})
+}
+
+// TestSlowReceiverKeepsOrder has a receiver that takes a minute for a line: lines that
+// wait for it are still sent by time.
+func TestSlowReceiverKeepsOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var early []*musterv1.LogMessage
+		for i := range int64(2000) {
+			early = append(early, written("early", i))
+		}
+		var got []string
+		err := tasklog.Merge(t.Context(), []tasklog.Source{lines(0, early...), lines(0, written("late", 5000))}, 2, patience, func(m *musterv1.LogMessage) error {
+			time.Sleep(time.Minute)
+			got = append(got, m.TaskId)
+			return nil
+		})
+		if err != nil || len(got) != 2001 || slices.Index(got, "late") != 2000 {
+			t.Errorf("%d lines, %v; the line of %d is the late one, want the last", len(got), err, slices.Index(got, "late"))
+		}
+	})
+}
