@@ -231,6 +231,19 @@ func TestWaitsUntilTasksStay(t *testing.T) {
 	s.contains(errs, "1/1 running", "failed", "muster service ps brief")
 }
 
+// TestGlobalUpdateEndsBesideNodesThatAreNotActive sees that what an update leaves
+// alone is not waited for.
+func TestGlobalUpdateEndsBesideNodesThatAreNotActive(t *testing.T) {
+	s := &shell{t, startClusterOf(t, []string{"worker1", "worker2", "worker3"})}
+	s.waitForNodes(3)
+	s.must("service", "create", "--name", "agent", "--mode", "global", "--kind", "null")
+	s.must("node", "update", "--availability", "pause", "worker2")
+	s.must("node", "update", "--availability", "drain", "worker3")
+	s.must("service", "update", "--force", "--timeout", "2m", "agent")
+	s.contains(s.must("service", "inspect", "agent", "--format", "{{.updateStatus.state}} {{.status.converged}} {{.status.runningTasks}}/{{.status.desiredTasks}}"), "COMPLETED true 2/2")
+	s.must("service", "update", "--force", "--update-order", "start-first", "--timeout", "2m", "agent")
+}
+
 func TestSpecFiles(t *testing.T) {
 	s := &shell{t, startCluster(t)}
 	s.waitForNode()

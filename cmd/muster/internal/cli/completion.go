@@ -201,6 +201,7 @@ func (c *CLI) completions(cmd *cobra.Command) {
 		"update-failure-action": fixed("pause", "continue", "rollback"), "rollback-failure-action": fixed("pause", "continue"),
 		"update-order": order, "rollback-order": order,
 		"availability": fixed("active", "pause", "drain"), "role": fixed("viewer", "operator", "admin"),
+		"constraint": c.constraints, "constraint-add": c.constraints, "constraint-rm": c.ownConstraints,
 		"format": formats, "context": contextNames, "service": services, "kind": c.fromCluster(executorKinds),
 		"read-only": fixed("true", "false"), "tty": fixed("true", "false"), "init": fixed("true", "false"),
 	}

@@ -286,6 +286,8 @@ func TestCompletion(t *testing.T) {
 	s.waitForNode()
 	s.must("service", "create", "--name", "web", "--kind", "null")
 	s.must("service", "create", "--name", "worker", "--kind", "null")
+	s.must("node", "update", "--label-add", "disk=ssd", "worker1")
+	s.must("service", "create", "--name", "placed", "--kind", "null", "--constraint", "node.labels.disk==ssd")
 	task := strings.Fields(s.must("ps", "-q", "web"))[0]
 	for _, tt := range []struct {
 		words []string
@@ -312,6 +314,14 @@ func TestCompletion(t *testing.T) {
 		{[]string{"ps", "--filter", "service=we"}, []string{"service=web"}},
 		{[]string{"ps", "--filter", "state=run"}, []string{"state=running"}},
 		{[]string{"service", "ls", "--format", "j"}, []string{"json"}},
+		{[]string{"service", "create", "--constraint", "node.h"}, []string{"node.hostname==", "node.hostname!="}},
+		{[]string{"service", "create", "--constraint", "node.hostname=="}, []string{"node.hostname==worker1"}},
+		{[]string{"service", "create", "--constraint", "node.labels."}, []string{"node.labels.disk==", "node.labels.disk!="}},
+		{[]string{"service", "create", "--constraint", "node.labels.disk!=s"}, []string{"node.labels.disk!=ssd"}},
+		{[]string{"service", "update", "--constraint-add", "node.role==w"}, []string{"node.role==worker"}},
+		{[]string{"service", "update", "--constraint-add", "node.platform.os==l"}, []string{"node.platform.os==linux"}},
+		{[]string{"service", "update", "placed", "--constraint-rm", ""}, []string{"node.labels.disk==ssd"}},
+		{[]string{"service", "create", "--constraint", "node.colour=="}, nil},
 		{[]string{"node", "ls", ""}, nil},
 	} {
 		got, _ := s.complete(tt.words...)
