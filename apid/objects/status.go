@@ -222,8 +222,9 @@ func (c *currentTasks) change(m made) specdiff.Change {
 // keeps reports whether a task need not be replaced because of a change.
 func (c *currentTasks) keeps(t *Task, change specdiff.Change) bool {
 	if _, paused := c.v.paused[t.NodeID]; paused && c.global() {
-		// Updates leave alone what a global service has on a paused node.
-		return true
+		// Updates leave alone what a global service has on a paused node, unless it must
+		// leave the node.
+		return c.meets(t.NodeID)
 	}
 	return change.Keeps(t.NodeID, t.State(), c.meets)
 }
