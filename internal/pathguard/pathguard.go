@@ -2,7 +2,9 @@
 // and the user of this process can change it, or replace it or anything that its path
 // leads through. OpenSSH asks the same of its keys.
 //
-// Windows has other permissions, of which nothing is checked.
+// Owners, permission bits and, on Linux, POSIX access control lists are checked.
+// Those of NFSv4 are not: a server keeps them. Windows has other permissions, of which
+// nothing is checked.
 package pathguard
 
 import (
@@ -74,11 +76,14 @@ func resolve(path string) (string, fs.FileInfo, error) {
 	at := "/"
 	info, err := os.Lstat(at)
 	if err == nil {
-		err = step(path, at, info)
+		err = step(path, at, info, false)
 	}
 	if err != nil {
 		return "", nil, err
 	}
+	root := info
+	// shared says that others can add entries to the directory at.
+	shared := sharedDirectory(root)
 	links := 0
 	for rest := parts(abs); len(rest) > 0; {
 		next := filepath.Join(at, rest[0])
@@ -86,11 +91,11 @@ func resolve(path string) (string, fs.FileInfo, error) {
 		if info, err = os.Lstat(next); err != nil {
 			return "", nil, err
 		}
-		if err := step(path, next, info); err != nil {
+		if err := step(path, next, info, shared); err != nil {
 			return "", nil, err
 		}
 		if info.Mode()&fs.ModeSymlink == 0 {
-			at = next
+			at, shared = next, sharedDirectory(info)
 			continue
 		}
 		if links++; links > maxLinks {
@@ -101,7 +106,7 @@ func resolve(path string) (string, fs.FileInfo, error) {
 			return "", nil, err
 		}
 		if filepath.IsAbs(target) {
-			at = "/"
+			at, shared = "/", sharedDirectory(root)
 		}
 		rest = slices.Concat(parts(target), rest)
 	}
@@ -117,8 +122,22 @@ func parts(path string) []string {
 	return slices.DeleteFunc(strings.Split(path, "/"), func(p string) bool { return p == "" || p == "." })
 }
 
-// step checks one file, directory or symbolic link of a path.
-func step(path, at string, info fs.FileInfo) error {
+// sharedDirectory reports whether others can add entries to a directory, but not
+// replace those of trusted owners, as in /tmp.
+func sharedDirectory(info fs.FileInfo) bool {
+	return info.IsDir() && info.Mode()&fs.ModeSticky != 0 && info.Mode()&0o022 != 0
+}
+
+// acl says who else may write to a file by its access control list.
+type acl struct {
+	users, groups []int
+	// owningGroup says that the file's own group may.
+	owningGroup bool
+}
+
+// step checks one file, directory or symbolic link of a path. In a shared directory
+// others may have put it there.
+func step(path, at string, info fs.FileInfo, shared bool) error {
 	owner, group, ok := ownerOf(info)
 	if !ok {
 		return fmt.Errorf("find the owner of %s: %w", at, syscall.ENOTSUP)
@@ -127,14 +146,48 @@ func step(path, at string, info fs.FileInfo) error {
 		return &Error{path, at, fmt.Sprintf("belongs to user %d, and neither to root nor to the user of this process (%d); chown changes that", owner, os.Geteuid())}
 	}
 	mode := info.Mode()
+	if shared && !mode.IsDir() && linksOf(info) > 1 {
+		// Its owner says nothing then: where fs.protected_hardlinks is 0, users can link
+		// files of others.
+		return &Error{path, at, fmt.Sprintf("has %d names, so anyone may have linked it into a directory that is open to others; a copy of it has one", linksOf(info))}
+	}
 	switch {
 	case mode&fs.ModeSymlink != 0:
 		// It has no permissions of its own. Who can replace it is up to its directory.
+		return nil
 	case mode.IsDir() && mode&fs.ModeSticky != 0:
 		// In a sticky directory (/tmp) others can add entries, but not replace those of
 		// trusted owners. The next step checks the owner of the entry.
-	case mode&0o002 != 0, mode&0o020 != 0 && !system.private(owner, group):
-		return &Error{path, at, fmt.Sprintf("can be written to by others than its owner (%v); chmod go-w changes that", mode)}
+		return nil
+	case mode&0o002 != 0:
+		return writable(path, at, mode)
+	case mode&0o020 == 0:
+		// An access control list cannot grant what the bits of the group, its mask, do not.
+		return nil
+	}
+	list, err := accessList(at)
+	switch {
+	case err != nil:
+		return err
+	case list == nil && system.private(owner, group):
+		return nil
+	case list == nil, list.owningGroup && !system.private(owner, group):
+		return writable(path, at, mode)
+	}
+	for _, user := range list.users {
+		if user != 0 && user != os.Geteuid() {
+			return &Error{path, at, fmt.Sprintf("can be written to by user %d, as its access control list says; setfacl -b changes that", user)}
+		}
+	}
+	for _, other := range list.groups {
+		if !system.private(owner, other) {
+			return &Error{path, at, fmt.Sprintf("can be written to by group %d, as its access control list says; setfacl -b changes that", other)}
+		}
 	}
 	return nil
+}
+
+// writable returns the error about a file that others can write to.
+func writable(path, at string, mode fs.FileMode) error {
+	return &Error{path, at, fmt.Sprintf("can be written to by others than its owner (%v); chmod go-w changes that", mode)}
 }

@@ -143,3 +143,26 @@ func TestOwnersAreCheckedInStickyDirectories(t *testing.T) {
 		t.Errorf("Check = %v, want it to say what to do", err)
 	}
 }
+
+func TestHardLinksInSharedDirectoriesAreRefused(t *testing.T) {
+	dir := tree(t)
+	plugins := filepath.Join(dir, "a/b/c")
+	linked := filepath.Join(plugins, "linked")
+	if err := os.Link(filepath.Join(plugins, "file"), linked); err != nil {
+		t.Fatal(err)
+	}
+	// Only trusted users can have linked it here.
+	expect(t, linked, "")
+	chmod(t, plugins, 0o777|fs.ModeSticky)
+	expect(t, linked, linked)
+	link(t, "a/b/c/linked", filepath.Join(dir, "through"))
+	if err := pathguard.Check(filepath.Join(dir, "through")); err == nil {
+		t.Error("a hard link in a shared directory is accepted through a symbolic link")
+	}
+	if err := os.Remove(filepath.Join(plugins, "file")); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, linked, "")
+	chmod(t, plugins, 0o775|fs.ModeSticky)
+	expect(t, linked, "")
+}
