@@ -42,7 +42,8 @@ func startCluster(t *testing.T, without ...string) string {
 	return startClusterOf(t, []string{"worker1"}, without...)
 }
 
-// startClusterOf does it with workers of these host names.
+// startClusterOf does it with workers of these host names, each followed by @ and its
+// machine if there is one.
 func startClusterOf(t *testing.T, workers []string, without ...string) string {
 	t.Helper()
 	store, err := embedded.Open(embedded.Config{})
@@ -94,7 +95,8 @@ func startClusterOf(t *testing.T, workers []string, without ...string) string {
 			t.Fatal(err)
 		}
 		cfg := workerd.DefaultConfig()
-		cfg.NodeID, cfg.Hostname, cfg.Dispatchers = fmt.Sprintf("node%d", i+1), hostname, []string{addresses["dispatcherd"]}
+		cfg.NodeID, cfg.Dispatchers = fmt.Sprintf("node%d", i+1), []string{addresses["dispatcherd"]}
+		cfg.Hostname, cfg.Machine, _ = strings.Cut(hostname, "@")
 		w, err := workerd.New(workerd.Env{Logger: zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel)), Dial: daemon.Dialer(daemon.Plain().Client), Executors: set}, cfg)
 		if err != nil {
 			t.Fatal(err)

@@ -136,6 +136,26 @@ func TestNodesAreSortedAndUpdatedTogether(t *testing.T) {
 	}
 }
 
+// TestNodesOfOneMachineShowThatTheyShareIt: CPUs that two nodes have together must not look
+// like CPUs of each.
+func TestNodesOfOneMachineShowThatTheyShareIt(t *testing.T) {
+	s := &shell{t, startClusterOf(t, []string{"ant@attic", "bee@attic", "cow@cellar"})}
+	s.waitForNodes(3)
+	out := s.must("node", "ls")
+	for line := range strings.Lines(out) {
+		marks, want := strings.Count(line, "(shared)"), 0
+		if strings.Contains(line, "ant") || strings.Contains(line, "bee") {
+			want = 2 // CPUs and memory
+		}
+		if marks != want {
+			t.Errorf("%d marks, want %d: %s", marks, want, line)
+		}
+	}
+	s.lacks(s.must("node", "ls", "--filter", "name=ant"), "(shared)")
+	out = s.must("node", "inspect", "--format", "table", "bee", "cow")
+	s.contains(out, "MACHINE", "attic", "cellar")
+}
+
 func TestInspectPrintsTables(t *testing.T) {
 	s := &shell{t, startCluster(t)}
 	s.waitForNode()

@@ -24,6 +24,10 @@ func (c *CLI) nodeList() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List nodes", Args: cobra.NoArgs,
+		Long: `List nodes.
+
+CPU and MEMORY are reserved/total. "(shared)" marks what several of the listed nodes have together, because their
+workers run on one machine: "muster node inspect --format table" shows which.`,
 		Example: "  muster node ls --filter label=disk=ssd",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			req := &musterv1.ListNodesRequest{PageSize: pageSize}
@@ -45,7 +49,7 @@ func (c *CLI) nodeList() *cobra.Command {
 			slices.SortStableFunc(nodes, func(a, b *musterv1.Node) int {
 				return cmp.Or(cmp.Compare(a.Description.GetHostname(), b.Description.GetHostname()), cmp.Compare(a.Id, b.Id))
 			})
-			return show(c, &o, nodes, (*musterv1.Node).GetId, func() *table { return nodeTable(nodes) })
+			return show(c, &o, nodes, (*musterv1.Node).GetId, func() *table { return nodeTable(nodes, false) })
 		},
 	}
 	o.addFlags(cmd, true)
@@ -53,15 +57,51 @@ func (c *CLI) nodeList() *cobra.Command {
 	return cmd
 }
 
-func nodeTable(nodes []*musterv1.Node) *table {
+func nodeTable(nodes []*musterv1.Node, inspect bool) *table {
 	t := &table{header: []string{"ID", "HOSTNAME", "STATUS", "AVAILABILITY", "TASKS", "CPU", "MEMORY", "EXECUTORS"}}
+	if inspect {
+		t.header = append(t.header, "MACHINE")
+	}
+	on := map[string]int{}
 	for _, n := range nodes {
-		has := n.Description.GetResources()
-		t.add(short(n.Id, false), n.Description.GetHostname(), title(n.Status.GetState().String()), title(n.Spec.GetAvailability().String()),
-			fmt.Sprint(n.TaskCount), fmt.Sprintf("%.1f/%.1f", float64(n.Reserved.GetNanoCpus())/1e9, float64(has.GetNanoCpus())/1e9),
-			units.BytesSize(float64(n.Reserved.GetMemoryBytes()))+"/"+units.BytesSize(float64(has.GetMemoryBytes())), executors(n))
+		on[machineOf(n)]++
+	}
+	for _, n := range nodes {
+		has, shares := n.Description.GetResources(), n.Description.GetMachine().GetShared()
+		cpus := fmt.Sprintf("%.1f/%.1f", float64(n.Reserved.GetNanoCpus())/1e9, float64(has.GetNanoCpus())/1e9)
+		memory := units.BytesSize(float64(n.Reserved.GetMemoryBytes())) + "/" + units.BytesSize(float64(has.GetMemoryBytes()))
+		if machineOf(n) != "" && on[machineOf(n)] > 1 {
+			// Each of the nodes has the whole machine.
+			if shares.GetNanoCpus() > 0 {
+				cpus += sharedMark
+			}
+			if shares.GetMemoryBytes() > 0 {
+				memory += sharedMark
+			}
+		}
+		row := []string{
+			short(n.Id, false), n.Description.GetHostname(), title(n.Status.GetState().String()), title(n.Spec.GetAvailability().String()),
+			fmt.Sprint(n.TaskCount), cpus, memory, executors(n),
+		}
+		if inspect {
+			row = append(row, n.Description.GetMachine().GetId())
+		}
+		t.add(row...)
 	}
 	return t
+}
+
+// sharedMark follows the resources that several nodes of a table share.
+const sharedMark = " (shared)"
+
+// machineOf names the machine that a node may share with others: workers share one only
+// at the same address. It is empty if there is none.
+func machineOf(n *musterv1.Node) string {
+	id := n.Description.GetMachine().GetId()
+	if id == "" || n.Status.GetState() == musterv1.NodeStatus_DOWN {
+		return ""
+	}
+	return n.Status.GetAddress() + "/" + id
 }
 
 // executors names a node's executors; "!" marks one that is not healthy.
@@ -94,7 +134,7 @@ func (c *CLI) nodeInspect() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return show(c, &o, nodes, nil, func() *table { return nodeTable(nodes) })
+			return show(c, &o, nodes, nil, func() *table { return nodeTable(nodes, true) })
 		},
 	}
 	o.addInspectFlags(cmd)
