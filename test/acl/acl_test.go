@@ -29,6 +29,8 @@ import (
 // policies is where the policies lie, a file a daemon.
 const policies = "../../compose/consul/policies"
 
+func TestMain(m *testing.M) { os.Exit(testneed.Main(m, "test/acl", "consul")) }
+
 // waitTimeout bounds what is waited for.
 const waitTimeout = 2 * time.Minute
 
@@ -39,7 +41,6 @@ func dial(servers *consultest.Cluster, token string) (*api.Client, error) {
 // TestPolicies has daemons with their own tokens alone do all that they do, and
 // then tries what they must not.
 func TestPolicies(t *testing.T) {
-	testneed.Program(t, "consul")
 	dir := t.TempDir()
 	if err := rig.Build(t.Context(), "../..", filepath.Join(dir, "built")); err != nil {
 		t.Fatal(err)

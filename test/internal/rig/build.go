@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/musterhq/muster/internal/testneed"
 )
 
 // buildTimeout covers a build with nothing in the cache.
@@ -56,9 +58,12 @@ func onlyOurs(plugins string) error {
 	return errors.Join(faults...)
 }
 
-// Tests builds the programs for the tests of a package, has them run, and returns
-// what the process is to exit with. The programs lie in *built meanwhile.
+// Tests builds the programs for the tests of a package, runs the tests, which all need
+// Consul, and returns the exit code. The programs lie in *built until then.
 func Tests(m interface{ Run() int }, name string, built *string) int {
+	if testneed.Missing("consul") != nil {
+		return testneed.Main(m, "test/"+name, "consul")
+	}
 	code, err := tests(m, name, built)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
