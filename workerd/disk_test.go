@@ -64,7 +64,7 @@ func TestAFullDisk(t *testing.T) {
 	testwait.True(t, "a new task says why it waits", func() bool {
 		said := s.state("new19")
 		return said.GetState() == TaskState_ASSIGNED &&
-			strings.Contains(said.GetError(), "the worker has to wait, for its disk takes no writes") && strings.Contains(said.GetError(), "no space left")
+			strings.Contains(said.GetError(), "worker cannot write to its data directory") && strings.Contains(said.GetError(), "no space left")
 	})
 	testwait.True(t, "the node says that its executor is not healthy", func() bool {
 		return !s.healthy() && strings.Contains(s.executorOf().GetMessage(), "data directory takes no writes")

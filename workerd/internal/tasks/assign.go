@@ -14,8 +14,8 @@ import (
 	"github.com/musterhq/muster/workerd/taskdb"
 )
 
-// Begin is called at the start of a session: a complete set follows. With the
-// first, the tasks that were restored are gone on with.
+// Begin starts a session, in which a complete set of assignments follows. The
+// first call lets restored tasks go on.
 func (m *Manager) Begin() {
 	m.admit.Do(func() { close(m.admitted) })
 	m.assigning.Lock()
@@ -24,9 +24,8 @@ func (m *Manager) Begin() {
 	m.dropSpecs()
 }
 
-// Assign takes in an assignment. It returns when everything in it is kept, or the
-// store has refused it; what is to be done about it is done meanwhile and
-// afterwards.
+// Assign takes in a message with assignments. It returns once everything in it is
+// stored, or the store has refused it. The tasks change in the background.
 func (m *Manager) Assign(ctx context.Context, msg *dispatcherv1.Assignments) error {
 	select {
 	case <-m.ready:
@@ -52,7 +51,7 @@ func (m *Manager) Assign(ctx context.Context, msg *dispatcherv1.Assignments) err
 		removed = m.missing(m.incoming)
 		m.incoming = nil
 		for _, id := range removed {
-			m.log.Info("task is not assigned any more, as a new session shows: it is stopped and removed", zap.String("task", id))
+			m.log.Info("task is missing from the complete set of assignments; removing it", zap.String("task", id))
 		}
 	}
 	m.withdraw(removed)
@@ -70,8 +69,8 @@ func (m *Manager) Assign(ctx context.Context, msg *dispatcherv1.Assignments) err
 	return nil
 }
 
-// receive puts the objects of a message where tasks find them, and returns the
-// tasks that it assigns and withdraws. The message may be of either protocol.
+// receive stores the objects of a message, and returns the tasks that it assigns
+// and withdraws. The message may be of either protocol.
 func (m *Manager) receive(msg *dispatcherv1.Assignments) (assigned []*dispatcherv1.AssignedTask, withdrawn []string) {
 	for _, spec := range msg.GetSpecs() {
 		m.objects.PutSpec(spec.GetDigest(), spec.GetSpec())
@@ -92,12 +91,12 @@ func (m *Manager) receive(msg *dispatcherv1.Assignments) (assigned []*dispatcher
 	return assigned, withdrawn
 }
 
-// Abandon stops and removes all tasks: this worker is not the node any more.
+// Abandon stops and removes all tasks because this worker is no longer the node.
 func (m *Manager) Abandon(ctx context.Context, why string) error {
 	if len(m.IDs()) == 0 {
 		return nil
 	}
-	m.log.Error("all tasks are stopped and removed", zap.String("reason", why))
+	m.log.Error("stopping and removing all tasks", zap.String("reason", why))
 	m.Begin()
 	return m.Assign(ctx, &dispatcherv1.Assignments{Complete: true, Last: true})
 }
@@ -115,84 +114,95 @@ func (m *Manager) missing(set map[string]bool) []string {
 	return ids
 }
 
-// add takes in new and changed tasks.
+// sorted is what a message assigns, by what must be done about it.
+type sorted struct {
+	added   []*task
+	changed map[*task]*dispatcherv1.AssignedTask
+	// changes is what must be written to the store.
+	changes []taskdb.Change
+}
+
+// add takes in new and changed tasks. The caller holds m.assigning.
 func (m *Manager) add(assigned []*dispatcherv1.AssignedTask) error {
 	began := time.Now()
-	fresh, changed, changes, err := m.sort(assigned)
+	all, err := m.sort(assigned)
 	if err != nil {
 		return err
 	}
 	// Specs go to the disk with the first tasks that need them.
 	needed := map[string]*musterv1.TaskSpec{}
-	for _, t := range fresh {
+	for _, t := range all.added {
 		needed[t.digest] = t.spec
 	}
-	unkept := m.keep(needed, changes...)
-	if unkept != nil {
-		m.log.Error("assigned tasks are not kept yet", zap.Int("tasks", len(changes)), zap.Error(unkept))
+	failed := m.store(needed, all.changes...)
+	if failed != nil {
+		m.log.Error("failed to persist assignments; retrying", zap.Int("tasks", len(all.changes)), zap.Error(failed))
 	}
 	m.mu.Lock()
-	for _, t := range fresh {
-		t.unkept = unkept != nil
+	for _, t := range all.added {
 		m.tasks[t.id] = t
 	}
-	m.mu.Unlock()
-	for _, t := range fresh {
-		t.trace("accept task", began).End(nil)
-		t.kick()
+	for t, msg := range all.changed {
+		t.want.newest = msg
 	}
-	for t, msg := range changed {
-		t.change(msg, unkept != nil)
+	m.mu.Unlock()
+	for _, t := range all.added {
+		if failed == nil {
+			t.storedAssigned = t.assigned
+		}
+		t.trace("accept task", began).End(nil)
+		t.post(wakeUp{})
+	}
+	for t, msg := range all.changed {
+		t.post(assignmentChanged{msg, failed == nil})
 	}
 	return nil
 }
 
 // sort finds out which assigned tasks are new and which have changed.
-func (m *Manager) sort(assigned []*dispatcherv1.AssignedTask) (
-	fresh []*task, changed map[*task]*dispatcherv1.AssignedTask, changes []taskdb.Change, err error,
-) {
+func (m *Manager) sort(assigned []*dispatcherv1.AssignedTask) (all sorted, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.cfg.Store != nil {
-		changes = make([]taskdb.Change, 0, len(assigned))
+		all.changes = make([]taskdb.Change, 0, len(assigned))
 	}
 	for _, msg := range assigned {
 		t, known := m.tasks[msg.GetId()]
-		if !known {
+		switch {
+		case !known:
 			t, err := m.assigned(msg)
 			if err != nil {
-				for _, t := range fresh {
+				for _, t := range all.added {
 					m.objects.Release(t.refs)
 				}
-				return nil, nil, nil, err
+				return sorted{}, err
 			}
-			fresh = append(fresh, t)
-		} else {
-			if t.digest != string(msg.GetSpecDigest()) {
-				// A task's spec is part of what the task is.
-				m.log.Error("task was assigned with another spec, which is ignored", zap.String("task", t.id))
+			all.added = append(all.added, t)
+		case t.want.withdrawn:
+			// It begins again once it has been removed.
+			t.want.again = msg
+			continue
+		case t.digest != string(msg.GetSpecDigest()):
+			m.log.Error("task was assigned with another spec, which is ignored: the spec of a task never changes", zap.String("task", t.id))
+			continue
+		default:
+			if msg = t.want.merged(msg); msg == nil {
 				continue
 			}
-			if t.takeAgain(msg) {
-				continue
+			if all.changed == nil {
+				all.changed = map[*task]*dispatcherv1.AssignedTask{}
 			}
-			if msg = t.merged(msg); msg == nil {
-				continue
-			}
-			if changed == nil {
-				changed = map[*task]*dispatcherv1.AssignedTask{}
-			}
-			changed[t] = msg
+			all.changed[t] = msg
 		}
 		if m.cfg.Store != nil {
-			changes = append(changes, taskdb.Change{ID: msg.GetId(), Assigned: msg})
+			all.changes = append(all.changes, taskdb.Change{ID: msg.GetId(), Assigned: msg})
 		}
 	}
-	return fresh, changed, changes, nil
+	return all, nil
 }
 
-// withdraw begins to stop and remove tasks. If that is not kept, a worker that
-// starts again learns it anew.
+// withdraw begins to stop and remove tasks. If that cannot be stored, a worker that
+// starts again learns it from the next complete set. The caller holds m.assigning.
 func (m *Manager) withdraw(ids []string) {
 	if len(ids) == 0 {
 		return
@@ -201,26 +211,34 @@ func (m *Manager) withdraw(ids []string) {
 	tasks := make([]*task, 0, len(ids))
 	changes := make([]taskdb.Change, 0, len(ids))
 	for _, id := range ids {
-		// One that is withdrawn already may be forgotten at any moment, and must not be
-		// written of after that.
-		if t := m.tasks[id]; t != nil && !t.leaving() {
+		t := m.tasks[id]
+		if t == nil {
+			continue
+		}
+		t.want.again = nil
+		// A task that is withdrawn already may be forgotten at any moment. Nothing may
+		// be written about it after that.
+		if !t.want.withdrawn {
 			tasks = append(tasks, t)
-			if !t.orphan {
-				changes = append(changes, taskdb.Change{ID: id, Withdrawn: true})
-			}
+			changes = append(changes, taskdb.Change{ID: id, Withdrawn: true})
 		}
 	}
 	m.mu.Unlock()
-	if err := m.keep(nil, changes...); err != nil {
-		m.log.Error("it is not kept that tasks are withdrawn", zap.Int("tasks", len(changes)), zap.Error(err))
+	if err := m.store(nil, changes...); err != nil {
+		m.log.Error("failed to persist task withdrawal", zap.Int("tasks", len(changes)), zap.Error(err))
 	}
+	m.mu.Lock()
 	for _, t := range tasks {
-		t.withdraw()
+		t.want.withdrawn = true
+	}
+	m.mu.Unlock()
+	for _, t := range tasks {
+		t.post(withdrawal{})
 	}
 }
 
 // assigned makes a task that this worker did not know, and holds what the task
-// refers to. m.mu is held.
+// refers to. The caller holds m.mu.
 func (m *Manager) assigned(msg *dispatcherv1.AssignedTask) (*task, error) {
 	refs, err := dependencies.RefsOf(msg)
 	if err != nil {
@@ -229,42 +247,74 @@ func (m *Manager) assigned(msg *dispatcherv1.AssignedTask) (*task, error) {
 	if err := m.objects.Hold(refs); err != nil {
 		return nil, fmt.Errorf("task %s: %w", msg.GetId(), err)
 	}
-	t := &task{
-		m: m, id: msg.GetId(), digest: string(msg.GetSpecDigest()), spec: m.objects.Spec(msg.GetSpecDigest()), refs: refs,
-		assigned: msg, desired: msg.GetDesiredState(), unsure: !m.synced,
-	}
-	if known := msg.GetKnownState(); known > musterv1.TaskState_ACCEPTED {
-		// A worker with this id had it before and forgot.
-		t.floor = known
-		t.status.State = known
-		t.adopt = !lifecycle.Ended(known)
+	t := m.wanted(msg, refs)
+	if !m.synced && t.phase == phaseUntouched {
+		t.phase = phaseMaybeStarted
 	}
 	return t, nil
 }
 
-// restored makes a task of what was kept of it. Of the objects that it refers to
-// only its spec is kept.
-func (m *Manager) restored(id string, record *taskdb.Record) *task {
-	digest := record.Assigned.GetSpecDigest()
+// wanted makes a task of an assignment. If the managers know more of the task
+// than its assignment, an earlier worker with this id ran it and its state was
+// lost.
+func (m *Manager) wanted(msg *dispatcherv1.AssignedTask, refs []dependencies.Ref) *task {
+	t := newTask(m, msg.GetId())
+	t.digest, t.spec, t.refs = string(msg.GetSpecDigest()), m.objects.Spec(msg.GetSpecDigest()), refs
+	t.want.newest, t.assigned, t.goal = msg, msg, goalOf(msg)
+	if known := msg.GetKnownState(); known > musterv1.TaskState_ACCEPTED {
+		t.floor = known
+		t.setRecord(&record{status: lifecycle.Status{State: known}})
+		// Nothing that is known already has to be stored or reported.
+		t.stored = t.current
+		t.phase = phaseLookUp
+		if lifecycle.Ended(known) {
+			t.phase = phaseHeld
+		}
+	}
+	return t
+}
+
+// restored makes a task of what was stored of it. Of the objects that it refers to
+// only its spec is stored.
+func (m *Manager) restored(id string, stored *taskdb.Record) *task {
+	digest := stored.Assigned.GetSpecDigest()
 	refs := []dependencies.Ref{dependencies.SpecRef(digest)}
 	if err := m.objects.Hold(refs); err != nil {
 		m.log.Error("failed to restore a task's spec", zap.String("task", id), zap.Error(err))
 		refs = nil
 	}
-	t := &task{
-		m: m, id: id, digest: string(digest), spec: m.objects.Spec(digest), refs: refs,
-		assigned: record.Assigned, desired: record.Assigned.GetDesiredState(),
-		handle: record.Handle, withdrawn: record.Withdrawn,
+	t := m.wanted(stored.Assigned, refs)
+	t.storedAssigned = t.assigned
+	if stored.Withdrawn {
+		t.want.withdrawn, t.goal = true, musterv1.TaskState_REMOVE
 	}
-	if record.Status != nil {
-		t.status = lifecycle.FromReport(record.Status)
-		t.kept = t.status
-		return t
+	now := &record{status: t.current.status, handle: stored.Handle}
+	switch status := stored.Status; {
+	case status != nil:
+		now.status = lifecycle.FromReport(status)
+		t.reported.Store(&now.status)
+		t.phase = restoredPhase(now.status.State)
+	case t.phase == phaseUntouched:
+		t.phase = phaseMaybeStarted
 	}
-	if known := record.Assigned.GetKnownState(); known > musterv1.TaskState_ACCEPTED {
-		t.floor = known
-		t.status.State = known
-		t.adopt = !lifecycle.Ended(known)
+	if times := now.status.Times; len(times) > 0 && times[0].State == musterv1.TaskState_ACCEPTED {
+		t.acceptedAt = times[0].At
 	}
+	t.setRecord(now)
+	t.stored = now
 	return t
+}
+
+// restoredPhase returns the phase of a task whose status was stored. The executor
+// may not have been told of the newest service name, labels and ports: they are
+// stored before it is.
+func restoredPhase(state musterv1.TaskState) phase {
+	switch {
+	case lifecycle.Ended(state):
+		return phaseHeld
+	case lifecycle.Touched(state):
+		return phaseOutdated
+	default:
+		return phaseMaybeStarted
+	}
 }

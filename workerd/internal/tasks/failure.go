@@ -1,58 +1,78 @@
 package tasks
 
 import (
+	"errors"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
 
-// fatal notes an error that no further attempt can mend.
-func (t *task) fatal(what action, e *wire.Error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	log := t.m.log.With(zap.String("task", t.id), zap.Stringer("call", what), zap.Error(e))
-	switch {
-	case what == actUpdate:
-		// The task runs on as it is.
-		log.Warn("executor refuses to update a task")
-		t.update = false
-		return
-	case what == actRemove:
-		// If the executor still has it, it is found by List at the next start
-		// of the worker.
-		log.Error("executor refuses to remove a task, which is forgotten")
-		t.removed = true
-		return
+// failed notes that a call failed.
+func (t *task) failed(what action, err error) {
+	var e *wire.Error
+	if !errors.As(wire.FromStatus(err), &e) {
+		e = &wire.Error{Code: codes.Unknown, Temporary: true, Err: err}
 	}
-	log.Info("task failed")
-	t.adopt = false
-	t.status.Move(lifecycle.Failure(t.status.State), time.Now(), t.status.Message)
-	t.status.Error = e.Error()
-	t.status.NodeToBlame = e.Blame == executorv1.ExecutorError_NODE
-	t.dirty = true
+	if e.Temporary {
+		t.failedForNow(what, e)
+	} else {
+		t.failedForGood(what, e)
+	}
 }
 
-// temporary notes an error that may pass, and returns how long to wait before
-// the next attempt.
-func (t *task) temporary(what action, e *wire.Error) time.Duration {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+// failedForGood notes an error that no further attempt can mend.
+func (t *task) failedForGood(what action, e *wire.Error) {
+	log := t.m.log.With(zap.String("task", t.id), zap.Stringer("call", what), zap.Error(e))
+	switch what {
+	case actUpdate:
+		// The task runs on as it is.
+		log.Warn("executor refuses to update a task")
+		t.phase = phaseHeld
+		return
+	case actRemove:
+		// If the executor still has it, its List finds it at the next start of the
+		// worker.
+		log.Error("executor refuses to remove a task; forgetting it")
+		t.phase = phaseRemoved
+		return
+	case actAsk, actLookUp:
+		t.phase = phaseHeld
+	}
+	log.Info("task failed")
+	t.update(func(r *record) {
+		r.status.Move(lifecycle.Failure(r.status.State), time.Now(), r.status.Message)
+		r.status.Error = e.Error()
+		r.status.NodeToBlame = e.Blame == executorv1.ExecutorError_NODE
+	})
+}
+
+// failedForNow notes an error that may pass, and when to try again.
+func (t *task) failedForNow(what action, e *wire.Error) {
 	t.attempts++
-	// A plugin that is started again interrupts Wait once. That is nothing
-	// that a user wants to hear of.
-	quiet := what == actWait && t.attempts == 1
-	if text := e.Error(); !quiet && text != t.status.Error {
-		t.m.log.Warn("task has to wait", zap.String("task", t.id), zap.Stringer("call", what), zap.Error(e))
-		t.status.Error = text
-		t.dirty = true
+	// A plugin that is started again interrupts a call once. Users do not want to
+	// hear of that while their task runs.
+	quiet := (what == actWait || what == actUpdate) && t.attempts == 1
+	if text := e.Error(); !quiet && text != t.current.status.Error {
+		t.m.log.Warn("call to executor failed; retrying", zap.String("task", t.id), zap.Stringer("call", what), zap.Error(e))
+		t.update(func(r *record) { r.status.Error = text })
 	}
 	pause := e.Delay()
 	if what == actRemove || what == actShutdown {
 		pause = min(pause<<min(t.attempts-1, 5), max(pause, longestPause))
 	}
-	return pause
+	t.retryIn(pause)
+}
+
+// noAnswer is the error of a call that took longer than its limit.
+func noAnswer(limit time.Duration) error {
+	return &wire.Error{
+		Code: codes.DeadlineExceeded, Temporary: true,
+		Err: fmt.Errorf("executor did not answer within %s", limit),
+	}
 }

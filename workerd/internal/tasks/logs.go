@@ -18,18 +18,18 @@ import (
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
 
-// logsRetry is how often a task's output is asked for again when there is none
-// yet, or its executor is away.
+// logsRetry is the pause between attempts to read a task's output while there is
+// none yet, or while its executor is away.
 const logsRetry = 500 * time.Millisecond
 
-// Logs calls send with a task's lines, in order, until there are no more, ctx
-// ends, or send fails. If there can be no lines it sends a warning that says
-// why.
+// Logs calls send with each of a task's lines, in order, until there are none
+// left, ctx ends, or send fails. If there can be no lines it sends a warning that says why.
 func (m *Manager) Logs(ctx context.Context, id string, options *musterv1.LogOptions, send func(*musterv1.LogMessage) error) error {
 	m.mu.Lock()
 	t := m.tasks[id]
+	known := t != nil && t.want.newest != nil
 	m.mu.Unlock()
-	if t == nil || t.orphan {
+	if !known {
 		return send(&musterv1.LogMessage{
 			TaskId: id, NodeId: m.cfg.NodeID, Warning: fmt.Sprintf("task %s is not on node %s", id, m.cfg.NodeID),
 		})
@@ -48,39 +48,40 @@ func (m *Manager) Logs(ctx context.Context, id string, options *musterv1.LogOpti
 	}
 }
 
-// logReader reads the lines of one task, also when its executor is started
-// again meanwhile.
+// logReader reads the lines of one task, also while its executor is started
+// again.
 type logReader struct {
 	t       *task
 	options *musterv1.LogOptions
 	send    func(*musterv1.LogMessage) error
-	// position is how far the lines have been sent.
+	// position is the last line that was sent.
 	position tasklog.Position
 }
 
-// read reads until the stream ends, and says whether to read again.
+// read reads until the stream ends, and reports whether to read again.
 func (r *logReader) read(ctx context.Context) (again bool, err error) {
 	t := r.t
-	t.mu.Lock()
-	state, withdrawn, handle := t.status.State, t.withdrawn, t.handle
-	told := t.assigned
-	t.mu.Unlock()
-	// Nothing new comes from a task that has ended, so one look is enough.
+	now := t.published.Load()
+	state, handle := now.status.State, now.handle
+	t.m.mu.Lock()
+	assigned, withdrawn := t.want.newest, t.want.withdrawn
+	t.m.mu.Unlock()
+	// Nothing new comes from a task that has ended.
 	following := r.options.GetFollow() && !lifecycle.Ended(state) && !withdrawn
 	if !lifecycle.Touched(state) {
 		return following, nil
 	}
-	source := told.GetServiceName()
+	source := assigned.GetServiceName()
 	if source == "" {
-		source = told.GetServiceId()
+		source = assigned.GetServiceId()
 	}
-	if told.GetSlot() != 0 {
-		source += "." + strconv.FormatUint(told.GetSlot(), 10)
+	if assigned.GetSlot() != 0 {
+		source += "." + strconv.FormatUint(assigned.GetSlot(), 10)
 	} else {
 		source += "." + t.m.cfg.NodeID
 	}
 	message := func() *musterv1.LogMessage {
-		return &musterv1.LogMessage{ServiceId: told.GetServiceId(), TaskId: t.id, NodeId: t.m.cfg.NodeID, Source: source}
+		return &musterv1.LogMessage{ServiceId: assigned.GetServiceId(), TaskId: t.id, NodeId: t.m.cfg.NodeID, Source: source}
 	}
 	e, err := t.executor(ctx)
 	if err == nil && !e.Can("logs") {
@@ -112,8 +113,8 @@ func (r *logReader) read(ctx context.Context) (again bool, err error) {
 	case err == nil:
 		return false, nil
 	}
-	var said *wire.Error
-	if errors.As(wire.FromStatus(err), &said) && following && (said.Temporary || said.Code == codes.NotFound) {
+	var failure *wire.Error
+	if errors.As(wire.FromStatus(err), &failure) && following && (failure.Temporary || failure.Code == codes.NotFound) {
 		return true, nil
 	}
 	warning := message()
@@ -121,8 +122,8 @@ func (r *logReader) read(ctx context.Context) (again bool, err error) {
 	return false, r.send(warning)
 }
 
-// rest are the options for what has not been read yet. The executor repeats the
-// lines of the same time as the last.
+// rest returns the options for what has not been read yet. The executor repeats
+// the lines that have the same time as the last one.
 func (r *logReader) rest() *musterv1.LogOptions {
 	since, ok := r.position.Since()
 	if !ok {

@@ -1,16 +1,18 @@
-// Package tasks runs the tasks of one worker: it takes in what is assigned,
-// brings each task through its states by calling its executor, and knows what
-// is to be reported of it.
+// Package tasks runs the tasks of one worker: it takes in what is assigned, brings
+// each task through its states by calling its executor, and knows what must be
+// reported about it.
 //
-// A [Manager] holds all tasks. Each moves on in a goroutine of its own, which
-// exists only while there is something to do or to wait for. What it is about
-// to do is kept in a [Store] before it is done, and what has happened is kept
-// before it is reported, so that a worker that dies anywhere finds out; see
-// save.go for what is done when the store refuses.
+// A [Manager] holds all tasks. The state of each task has one owner: the goroutine
+// that drains the task's inbox, which exists only while there is something to do.
+// What the managers want, what a call to the executor returned, and the end of a
+// pause are events in the inbox; calls are made outside of the owner, one at a
+// time. What the owner is about to do is written to a [Store] first, and what has
+// happened is written before it is reported, so a worker that dies at any point
+// finds out what it had begun. See save.go for what happens when the store
+// refuses.
 //
-// Calls for one task are made one at a time. When something else is to be done
-// than what a call is about, the call is cancelled, and its outcome decides
-// nothing.
+// When something else must be done than what a call is about, the call is
+// cancelled, and its error decides nothing.
 package tasks
 
 import (
@@ -30,7 +32,7 @@ import (
 	"github.com/musterhq/muster/workerd/taskdb"
 )
 
-// Store keeps tasks over the end of the process.
+// Store keeps tasks beyond the end of the process.
 type Store interface {
 	// Apply writes specs by digest and changes of tasks, all or none.
 	Apply(specs map[string]*musterv1.TaskSpec, changes ...taskdb.Change) error
@@ -42,11 +44,11 @@ type Store interface {
 type Config struct {
 	NodeID    string
 	Executors executor.Set
-	// Store may be nil: nothing is kept then.
+	// Store may be nil: nothing is stored then.
 	Store Store
-	// Changed is called when there is something new to report of a task.
-	// Settled means that the task is likely to stay so for a while. It must
-	// return soon.
+	// Changed is called when there is something new to report of a task. Settled
+	// means that the status will probably hold for a while. Changed must return
+	// soon.
 	Changed func(task string, settled bool)
 	Logger  *zap.Logger
 	// Metrics may be nil.
@@ -64,36 +66,35 @@ type Manager struct {
 
 	// ready is closed once Run may start goroutines.
 	ready chan struct{}
-	// admitted is closed, once, when a dispatcher has said that this worker is the
-	// node.
+	// admitted is closed once a dispatcher has accepted this worker as the node.
 	admitted chan struct{}
 	admit    sync.Once
 	// run is the context of all calls; it is set before ready is closed.
 	run context.Context
 
-	// living guards the goroutines of Run. It is taken last of all locks.
+	// living guards the goroutines of Run. It is the innermost lock.
 	living sync.Mutex
 	closed bool
 	wg     sync.WaitGroup
 
-	// assigning is held while an assignment is taken in, so that they are
+	// assigning is held while a message with assignments is taken in. Messages are
 	// taken in one after the other.
 	assigning sync.Mutex
 	// incoming collects the ids of a complete set until its last message.
 	incoming map[string]bool
 
-	// objects are what tasks refer to.
+	// objects holds the objects that tasks refer to.
 	objects *dependencies.Store
 
 	mu    sync.Mutex
 	tasks map[string]*task
-	// synced: a complete set of assignments has been taken in.
+	// synced is set once a complete set of assignments has been taken in.
 	synced bool
-	// executors are those of the node, as last described.
+	// executors are the node's executors, as last described.
 	executors []*executor.Described
 }
 
-// New returns a manager that holds no tasks yet.
+// New returns a manager without tasks.
 func New(cfg Config) *Manager {
 	m := &Manager{
 		cfg:       cfg,
@@ -108,7 +109,7 @@ func New(cfg Config) *Manager {
 	return m
 }
 
-// Restore takes in what a store held. It must be called before Run.
+// Restore takes in what was stored. It must be called before Run.
 func (m *Manager) Restore(contents *taskdb.Contents) {
 	for digest, spec := range contents.Specs {
 		m.objects.PutSpec([]byte(digest), spec)
@@ -119,11 +120,11 @@ func (m *Manager) Restore(contents *taskdb.Contents) {
 	m.dropSpecs()
 }
 
-// Run brings the tasks through their states until ctx ends. Then it cancels
-// the calls that are open and waits for them; the tasks themselves run on.
+// Run brings the tasks through their states until ctx ends. It then cancels the
+// open calls and waits for them. The tasks themselves run on.
 //
-// Nothing is done about tasks that were restored before the first session has
-// begun: until then, another worker may be the node, and this one a copy of it.
+// Restored tasks are left alone until the first session has begun: before that,
+// another worker may be the node, and this one a copy of it.
 func (m *Manager) Run(ctx context.Context) error {
 	m.living.Lock()
 	m.run = ctx
@@ -135,7 +136,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	select {
 	case <-m.admitted:
 		for _, t := range restored {
-			t.kick()
+			t.post(wakeUp{})
 		}
 		<-ctx.Done()
 	case <-ctx.Done():
@@ -147,8 +148,8 @@ func (m *Manager) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// spawn runs f in a goroutine that Run waits for. It says whether it did: once
-// Run ends nothing is begun any more.
+// spawn runs f in a goroutine that Run waits for. It returns false, and does
+// nothing, before Run has begun and once Run ends.
 func (m *Manager) spawn(f func()) bool {
 	m.living.Lock()
 	defer m.living.Unlock()
@@ -159,12 +160,13 @@ func (m *Manager) spawn(f func()) bool {
 	return true
 }
 
-// Status returns what is to be reported of a task, or nil if there is nothing.
+// Status returns the status to report of a task, or nil if there is none.
 func (m *Manager) Status(id string) *dispatcherv1.ReportedStatus {
 	m.mu.Lock()
 	t := m.tasks[id]
+	silent := t == nil || t.want.withdrawn
 	m.mu.Unlock()
-	if t == nil {
+	if silent {
 		return nil
 	}
 	return t.report()
@@ -177,8 +179,8 @@ func (m *Manager) IDs() []string {
 	return slices.Collect(maps.Keys(m.tasks))
 }
 
-// keep writes changes to the store, if there is one.
-func (m *Manager) keep(specs map[string]*musterv1.TaskSpec, changes ...taskdb.Change) error {
+// store writes changes to the store, if there is one.
+func (m *Manager) store(specs map[string]*musterv1.TaskSpec, changes ...taskdb.Change) error {
 	if m.cfg.Store == nil {
 		return nil
 	}
@@ -196,16 +198,14 @@ func (m *Manager) dropSpecs() {
 	}
 }
 
-// forget removes a task that nothing is left of. A task that was assigned again
-// meanwhile begins anew.
+// forget removes a task of which nothing is left. A task that was assigned again in
+// the meantime begins again.
 func (m *Manager) forget(t *task) {
 	m.inventory.forget(t.id)
 	m.mu.Lock()
 	delete(m.tasks, t.id)
+	again := t.want.again
 	m.mu.Unlock()
-	t.mu.Lock()
-	again := t.again
-	t.mu.Unlock()
 	if again == nil {
 		m.objects.Release(t.refs)
 		return
@@ -215,7 +215,7 @@ func (m *Manager) forget(t *task) {
 		defer m.assigning.Unlock()
 		defer m.objects.Release(t.refs)
 		if err := m.add([]*dispatcherv1.AssignedTask{again}); err != nil {
-			m.log.Error("task that was assigned again is not kept", zap.String("task", t.id), zap.Error(err))
+			m.log.Error("failed to take in a task that was assigned again", zap.String("task", t.id), zap.Error(err))
 		}
 	})
 }
@@ -227,9 +227,7 @@ func (m *Manager) countStates() map[musterv1.TaskState]int {
 	m.mu.Unlock()
 	counts := map[musterv1.TaskState]int{}
 	for _, t := range tasks {
-		t.mu.Lock()
-		counts[t.status.State]++
-		t.mu.Unlock()
+		counts[t.published.Load().status.State]++
 	}
 	return counts
 }

@@ -7,18 +7,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
 
-// metrics counts what is done about tasks.
+// metrics measures what is done about tasks.
 type metrics struct {
 	calls [actions]prometheus.Observer
-	// running is nil if nobody counts.
+	// running is nil if there is no registerer.
 	running prometheus.Observer
 }
 
-// newMetrics returns metrics that are registered if there is a registerer, and
-// else count for nobody.
+// newMetrics returns metrics. Without a registerer they are not counted.
 func newMetrics(reg prometheus.Registerer, count func() map[musterv1.TaskState]int) *metrics {
 	m := &metrics{}
 	if reg == nil {
@@ -26,12 +24,12 @@ func newMetrics(reg prometheus.Registerer, count func() map[musterv1.TaskState]i
 	}
 	calls := promauto.With(reg).NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "muster_worker_task_call_seconds",
-		Help:    "How long calls to executors took.",
+		Help:    "Duration of calls to executors.",
 		Buckets: prometheus.ExponentialBuckets(0.0001, 4, 12),
 	}, []string{"call"})
 	m.running = promauto.With(reg).NewHistogram(prometheus.HistogramOpts{
 		Name:    "muster_worker_task_running_seconds",
-		Help:    "Time from the acceptance of a task until it runs and that is kept. Tasks that had to wait before they might start are not counted.",
+		Help:    "Time from the acceptance of a task until it runs and that is stored. Tasks that were not allowed to start at once are not counted.",
 		Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
 	})
 	for a := range actions {
@@ -54,14 +52,15 @@ func (m *metrics) done(what action, took time.Duration) {
 	}
 }
 
-// runs notes that a task runs, and that this is kept.
-func (m *metrics) runs(s *lifecycle.Status) {
-	if m.running != nil && len(s.Times) > 0 && s.Times[0].State == musterv1.TaskState_ACCEPTED {
-		m.running.Observe(max(0, time.Since(s.Times[0].At).Seconds()))
+// runs notes that a task runs and that this is stored. AcceptedAt is zero if the
+// task must not be counted.
+func (m *metrics) runs(acceptedAt time.Time) {
+	if m.running != nil && !acceptedAt.IsZero() {
+		m.running.Observe(max(0, time.Since(acceptedAt).Seconds()))
 	}
 }
 
-// stateCollector counts tasks when it is asked to.
+// stateCollector counts tasks when metrics are collected.
 type stateCollector struct {
 	desc  *prometheus.Desc
 	count func() map[musterv1.TaskState]int

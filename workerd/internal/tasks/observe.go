@@ -11,92 +11,116 @@ import (
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/executor"
-	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
 
-// observePause is how long at least the worker waits between two reports of what
-// an executor observes. Only the newest observation is reported.
+// observePause is the shortest time between two reports of what an executor
+// observes. Only the newest observation is reported.
 const observePause = 2 * time.Second
 
-// observe reports what the executor says of the task beside a call. The caller
-// must call stop when the call has returned. After that the task's status is
-// the caller's alone.
-func (t *task) observe(ctx context.Context, e *executor.Described, what action) (stop func()) {
-	t.mu.Lock()
-	t.progressing = false
-	message := t.status.Message
-	req := &executorv1.ObserveRequest{TaskId: t.id, Handle: t.handle}
-	t.mu.Unlock()
+// observe reports what the executor observes of the task while the call lasts.
+// The caller must call stop when the call has returned.
+func (c *call) observe(e *executor.Described) (stop func()) {
 	if !e.Can("observe") {
 		return func() {}
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	// newest holds the newest observation that is not reported yet.
-	newest := make(chan *executorv1.ObserveResponse, 1)
+	ctx, cancel := context.WithCancel(c.ctx)
+	o := &observer{call: c}
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		defer close(newest)
-		receiveObservations(ctx, e.Executor, req, newest)
-	})
-	wg.Go(func() {
-		for res := range newest {
-			t.observed(what, res)
-			select {
-			case <-time.After(observePause):
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
+	wg.Go(func() { o.receive(ctx, e.Executor) })
 	return func() {
 		cancel()
 		wg.Wait()
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.status.Message = message
 	}
 }
 
-// receiveObservations puts observations into newest, which has room for one,
-// until the stream ends.
-func receiveObservations(ctx context.Context, e executor.Executor, req *executorv1.ObserveRequest, newest chan *executorv1.ObserveResponse) {
+// observer passes a call's observations to the task's owner.
+type observer struct {
+	call *call
+
+	mu sync.Mutex
+	// newest is the newest observation that has not been passed on yet.
+	newest *executorv1.ObserveResponse
+	// passing is set until the pause after the last one is over.
+	passing bool
+}
+
+// receive reads observations until the stream ends.
+func (o *observer) receive(ctx context.Context, e executor.Executor) {
+	req := &executorv1.ObserveRequest{TaskId: o.call.t.id, Handle: o.call.known.handle}
 	for {
 		err := e.Observe(ctx, req, func(res *executorv1.ObserveResponse) error {
-			select {
-			case <-newest:
-			default:
-			}
-			newest <- res
+			o.put(res)
 			return nil
 		})
-		var said *wire.Error
-		if !errors.As(wire.FromStatus(err), &said) || !said.Temporary {
+		var failure *wire.Error
+		if !errors.As(wire.FromStatus(err), &failure) || !failure.Temporary {
 			return
 		}
 		select {
-		case <-time.After(max(said.Delay(), observePause)):
+		case <-time.After(max(failure.Delay(), observePause)):
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// observed reports one observation if it says something new.
-func (t *task) observed(what action, res *executorv1.ObserveResponse) {
-	t.amend(func(s *lifecycle.Status) (changed bool) {
-		t.progressing = true
-		if runtime := res.GetRuntime(); runtime != nil && !proto.Equal(runtime, s.Runtime) {
-			s.Runtime, changed = runtime, true
-		}
-		if what != actStart {
-			return changed
-		}
-		if message := res.GetMessage(); message != "" && message != s.Message {
-			s.Message, changed = message, true
-		}
-		if text := res.GetError(); text != s.Error {
-			s.Error, changed = text, true
-		}
-		return changed
+// put takes in an observation, and passes it on unless there was one a moment ago.
+func (o *observer) put(res *executorv1.ObserveResponse) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.newest = res
+	if !o.passing {
+		o.pass()
+	}
+}
+
+// pass passes the newest observation on, if there is one. The caller holds mu.
+func (o *observer) pass() {
+	o.passing = o.newest != nil
+	if !o.passing {
+		return
+	}
+	o.call.t.post(observed{o.call, o.newest})
+	o.newest = nil
+	time.AfterFunc(observePause, func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.pass()
 	})
+}
+
+// observed is the event of an observation during a call.
+type observed struct {
+	call *call
+	res  *executorv1.ObserveResponse
+}
+
+func (e observed) apply(t *task) {
+	if t.call != e.call {
+		return
+	}
+	e.call.observed = true
+	status := &t.current.status
+	runtime, message, text := status.Runtime, status.Message, status.Error
+	if r := e.res.GetRuntime(); r != nil && !proto.Equal(r, runtime) {
+		runtime = r
+	}
+	if e.call.action == actStart {
+		text = e.res.GetError()
+		if m := e.res.GetMessage(); m != "" {
+			message = m
+		}
+	}
+	if runtime == status.Runtime && message == status.Message && text == status.Error {
+		return
+	}
+	t.update(func(r *record) { r.status.Runtime, r.status.Message, r.status.Error = runtime, message, text })
+}
+
+// restoreMessage takes back the message that an observation has set during a call
+// that failed.
+func (t *task) restoreMessage(c *call) {
+	if message := c.known.status.Message; t.current.status.Message != message {
+		t.update(func(r *record) { r.status.Message = message })
+	}
 }

@@ -7,98 +7,104 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/workerd/internal/lifecycle"
 	"github.com/musterhq/muster/workerd/taskdb"
 )
 
-// A store that refuses writes (a full disk) holds up only what must be written
-// before it is done: that a task is prepared or started. All else goes on, and is
-// written when the store takes it. A worker that dies meanwhile remembers less
-// than it has reported, which no harm comes of: every call can be made again, and
-// dispatchers let no state fall.
+// A store that refuses writes, such as one on a full disk, delays only what must
+// be written before it is done: preparing and starting tasks. Everything else goes
+// on and is written when the store takes it. If the worker dies in between, it
+// remembers less than it has reported. That does no harm: every call can be made
+// again, and dispatchers never let a state fall.
 
 // storeRetry is how long to wait after the store refused a write.
 const storeRetry = time.Second
 
-// writtenFirst says whether an action must not be begun before the store knows.
+// writtenFirst reports whether the store must know about an action before it is
+// begun.
 func (a action) writtenFirst() bool { return a == actPrepare || a == actStart }
 
-// owes says whether there is something that the store does not know. t.mu is
-// held.
-func (t *task) owes() bool { return (t.dirty || t.unkept) && !t.orphan && !t.withdrawn }
+// readyBlocked reports whether the task is prepared and must not start yet.
+func (t *task) readyBlocked() bool {
+	return t.state() == musterv1.TaskState_READY && t.goal <= musterv1.TaskState_READY
+}
 
-// save keeps what the store does not know, and lets the status be reported. If
-// the store refuses, that is what is reported of a task that has to wait for it.
-// t.mu is held, and is released.
-func (t *task) save(waits bool) {
-	status, dirty, unkept := t.status, t.dirty, t.unkept
-	settled := status.Settled(t.desired)
-	change := taskdb.Change{ID: t.id, Handle: t.handle}
-	if dirty {
-		change.Status = status.Report(t.id)
+// unsaved reports whether the store lacks something about the task. Nothing is
+// stored about a task that is being removed, or that was never assigned.
+func (t *task) unsaved() bool {
+	return t.goal < musterv1.TaskState_REMOVE && (t.current != t.stored || t.assigned != t.storedAssigned)
+}
+
+// save writes to the store what it lacks, unless the store refused a write a
+// moment ago, and then publishes the status to report. If the store refuses, and
+// the task is waiting for it, that is what is reported.
+func (t *task) save(waiting bool) {
+	if !t.unsaved() {
+		return
+	}
+	if t.pauses != nil && time.Now().Before(t.pauses.saveAt) {
+		t.wakeAt(t.pauses.saveAt)
+		return
+	}
+	now := t.current
+	change := taskdb.Change{ID: t.id, Handle: now.handle}
+	if now != t.stored {
+		change.Status = now.status.Report(t.id)
 	}
 	var specs map[string]*musterv1.TaskSpec
-	if unkept {
+	if t.assigned != t.storedAssigned {
 		change.Assigned = t.assigned
 		specs = map[string]*musterv1.TaskSpec{t.digest: t.spec}
 	}
-	t.dirty, t.unkept = false, false
-	if t.m.cfg.Store != nil {
-		t.mu.Unlock()
-		err := t.m.keep(specs, change)
-		t.mu.Lock()
-		if err != nil {
-			t.dirty, t.unkept = t.dirty || dirty, t.unkept || unkept
-			t.saveAt = time.Now().Add(storeRetry)
-			if waits {
-				t.await(err)
-				return
-			}
+	if err := t.m.store(specs, change); err != nil {
+		t.hasPauses().saveAt = time.Now().Add(storeRetry)
+		t.wakeAt(t.pauses.saveAt)
+		if waiting {
+			t.reportWaiting(err)
 		}
-	}
-	t.waits = nil
-	if !dirty {
-		t.mu.Unlock()
 		return
 	}
-	before, parked := t.kept.State, t.parked
-	t.kept = status
-	t.mu.Unlock()
-	if before < musterv1.TaskState_RUNNING && status.State == musterv1.TaskState_RUNNING && !parked {
-		t.m.metrics.runs(&status)
+	before := t.stored.status.State
+	t.stored, t.storedAssigned = now, t.assigned
+	if t.reported.Load() == &now.status {
+		return
 	}
+	if before < musterv1.TaskState_RUNNING && now.status.State == musterv1.TaskState_RUNNING {
+		t.m.metrics.runs(t.acceptedAt)
+	}
+	t.publish(&now.status, now.status.Settled(t.goal))
+}
+
+// publish sets the status to report and says that it has changed.
+func (t *task) publish(status *lifecycle.Status, settled bool) {
+	if status.State == musterv1.TaskState_TASK_STATE_UNSPECIFIED {
+		return
+	}
+	t.reported.Store(status)
 	t.m.cfg.Changed(t.id, settled)
 }
 
-// await notes that the task waits for the store. t.mu is held, and is released.
-func (t *task) await(cause error) {
-	said := t.kept
-	if said.State == musterv1.TaskState_TASK_STATE_UNSPECIFIED {
+// reportWaiting reports that the task cannot go on before the store takes writes.
+func (t *task) reportWaiting(cause error) {
+	var said lifecycle.Status
+	text := "worker cannot write to its data directory: " + cause.Error()
+	if last := t.reported.Load(); last == nil {
 		said.Move(musterv1.TaskState_ASSIGNED, time.Now(), "assigned")
 		said.Times = nil
+	} else if said = *last; said.Error == text {
+		return
 	}
-	said.Error = "the worker has to wait, for its disk takes no writes: " + cause.Error()
-	news := t.waits == nil || t.waits.Error != said.Error
-	if t.waits != nil && said.State == t.waits.State {
-		said.At = t.waits.At
-	}
-	t.waits = &said
-	t.mu.Unlock()
-	if news {
-		t.m.log.Error("task has to wait, for its state is not kept", zap.String("task", t.id), zap.Error(cause))
-		t.m.cfg.Changed(t.id, true)
-	}
+	said.Error = text
+	t.m.log.Error("failed to persist task status; task has to wait", zap.String("task", t.id), zap.Error(cause))
+	t.publish(&said, true)
 }
 
-// report returns what is to be reported of the task, or nil.
+// report returns the task's status for the dispatcher, or nil if there is none to
+// report.
 func (t *task) report() *dispatcherv1.ReportedStatus {
-	t.mu.Lock()
-	said, floor, silent := t.kept, t.floor, t.withdrawn || t.orphan
-	if t.waits != nil {
-		said = *t.waits
-	}
-	t.mu.Unlock()
-	if silent || said.State == musterv1.TaskState_TASK_STATE_UNSPECIFIED || said.State < floor {
+	status := t.reported.Load()
+	if status == nil || status.State < t.floor {
 		return nil
 	}
-	return said.Report(t.id)
+	return status.Report(t.id)
 }

@@ -5,7 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -18,7 +18,60 @@ import (
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
 
-// task is one task of the worker.
+// phase is what the worker knows about what the executor holds of a task. The
+// task's observed state and its goal are kept beside it.
+type phase int8
+
+const (
+	// phaseUntouched: the executor holds nothing, because no call was made.
+	phaseUntouched phase = iota
+	// phaseMaybeStarted: this worker made no call, but an earlier worker whose state
+	// was lost may have. The executor must be asked before the task counts as
+	// stopped.
+	phaseMaybeStarted
+	// phaseLookUp: the managers know a later state than this worker. The executor
+	// must be asked before anything else is done.
+	phaseLookUp
+	// phaseHeld: the executor holds the task, or may do so.
+	phaseHeld
+	// phaseOutdated: like phaseHeld, and the executor may not know the newest
+	// service name, labels and ports.
+	phaseOutdated
+	// phaseRemoved: the executor holds nothing any more. The worker must forget the
+	// task.
+	phaseRemoved
+	// phaseForgotten: the store and the manager no longer know the task.
+	phaseForgotten
+	phases
+)
+
+// String returns the name of a phase for logs and tests.
+func (p phase) String() string {
+	return [...]string{"untouched", "maybe started", "look up", "held", "outdated", "removed", "forgotten"}[p]
+}
+
+// record is one version of what the worker knows about a task. Once it is published
+// it never changes: the next change makes a new one.
+type record struct {
+	status lifecycle.Status
+	// handle is what the executor wants to be given with each call.
+	handle []byte
+}
+
+// want is what the managers want of a task, as far as they have told this
+// worker. Manager.mu guards it.
+type want struct {
+	// newest is the newest assignment. It is nil for a task that an executor holds
+	// and that was never assigned to this worker.
+	newest *dispatcherv1.AssignedTask
+	// withdrawn is set once the task must be stopped, removed and forgotten.
+	withdrawn bool
+	// again is an assignment that arrived while the task was being removed.
+	again *dispatcherv1.AssignedTask
+}
+
+// task is one task of the worker. Its state belongs to the goroutine that drains
+// its inbox: see run.
 type task struct {
 	m      *Manager
 	id     string
@@ -26,207 +79,228 @@ type task struct {
 	spec   *musterv1.TaskSpec
 	// refs are the objects that the task holds.
 	refs []dependencies.Ref
-	// orphan marks what an executor holds though it was never assigned here.
-	// It is only removed, and nothing is kept or reported of it.
-	orphan bool
-	// owner is the executor of an orphan, which has no spec that tells.
+	// owner is the executor of a task that was never assigned to this worker, and
+	// that therefore has no spec to tell the executor from.
 	owner *executor.Described
-
-	mu       sync.Mutex
-	assigned *dispatcherv1.AssignedTask
-	// desired only rises.
-	desired musterv1.TaskState
-	// withdrawn: stop it, remove it, forget it.
-	withdrawn bool
-	// again is an assignment that came while the task was being removed.
-	again *dispatcherv1.AssignedTask
-	// adopt: somebody knows more of this task than this worker; ask the
-	// executor before anything is done.
-	adopt bool
-	// unsure: it was in the first complete set, so an earlier worker may have begun
-	// it, whose memory is lost, and nobody have heard of that. It must not be taken for
-	// stopped before the executor was asked.
-	unsure bool
-	// update: its surroundings changed since the executor was told.
-	update bool
-	// removed: the executor holds nothing of it any more.
-	removed bool
-
-	status lifecycle.Status
-	// dirty: status or handle are not kept yet. unkept: nor is the assignment.
-	dirty, unkept bool
-	handle        []byte
-	// kept is the newest status that may be reported.
-	kept lifecycle.Status
-	// saveAt is when to try again after the store refused a write, and waits says
-	// so of a task that cannot go on before.
-	saveAt time.Time
-	waits  *lifecycle.Status
-	// floor is the state below which nothing is reported: the managers have
-	// heard more.
+	// floor is the lowest state that may be reported: the managers know it already.
 	floor musterv1.TaskState
 
-	// parked: it was ready before it might start.
-	parked bool
+	want  want
+	inbox inbox
 
-	// active: a goroutine drives the task.
-	active bool
-	// doing is what it is about, and cancel ends that early.
-	doing  action
-	cancel context.CancelFunc
-	// attempts counts the failures of doing in a row.
-	attempts int
-	// told is what the executor is told of the task, made once.
-	told *executorv1.Task
-	// progressing: the executor has reported what the open call is waiting for.
-	progressing bool
+	// published is the newest record that others may see. Only the owner stores it.
+	published atomic.Pointer[record]
+	// reported is the status to report, if any. Only the owner stores it.
+	reported atomic.Pointer[lifecycle.Status]
 
-	// amending is held while the status is changed and kept beside a call. It is
-	// taken before mu.
-	amending sync.Mutex
+	// All fields below belong to the owner.
+
+	phase phase
+	// last is the action that was executed last, and attempts counts its failures in
+	// a row.
+	last     action
+	attempts int32
+	// goal is the desired state. It only rises, and is REMOVE once the task is
+	// withdrawn.
+	goal musterv1.TaskState
+	// assigned is the assignment that the owner works with, and storedAssigned the
+	// one that is in the store.
+	assigned, storedAssigned *dispatcherv1.AssignedTask
+	// current is the newest record, and stored the one that is in the store.
+	current, stored *record
+	// call is the call to the executor that is in flight, if any.
+	call *call
+	// pauses is nil until something has failed.
+	pauses *pauses
+	// acceptedAt is when the task was accepted. It is zero if the time until the task
+	// runs must not be measured, because the task was blocked in READY.
+	acceptedAt time.Time
+	// description is what the executor is told about the task. It is made once for
+	// each change of what it consists of.
+	description *executorv1.Task
 }
 
-// action is what is to be done next about a task.
-type action int
+// pauses is what a task waits for after failures.
+type pauses struct {
+	// retryAt is when the last action may be executed again.
+	retryAt time.Time
+	// saveAt is when to write to the store again after it refused a write.
+	saveAt time.Time
+	// timer posts a wakeUp at due, if due is not zero.
+	timer *time.Timer
+	due   time.Time
+}
 
-// What there is to do beyond the steps of the life cycle.
+// newTask returns a task without history.
+func newTask(m *Manager, id string) *task {
+	t := &task{m: m, id: id}
+	t.setRecord(&record{})
+	t.stored = t.current
+	return t
+}
+
+// setRecord replaces the current record, and publishes it.
+func (t *task) setRecord(r *record) {
+	t.current = r
+	t.published.Store(r)
+}
+
+// update changes the current record, or a copy of it if others may see it.
+func (t *task) update(change func(r *record)) {
+	if t.current == t.published.Load() {
+		next := *t.current
+		t.current = &next
+	}
+	change(t.current)
+}
+
+// state returns the task's observed state.
+func (t *task) state() musterv1.TaskState { return t.current.status.State }
+
+// move brings the task to a later state. The change function, if any, is applied
+// to the same record.
+func (t *task) move(step lifecycle.Step, at time.Time, change func(r *record)) {
+	t.update(func(r *record) {
+		r.status.Move(step.To, at, step.Message)
+		if change != nil {
+			change(r)
+		}
+	})
+	if step.To == musterv1.TaskState_ACCEPTED {
+		t.acceptedAt = at
+	}
+}
+
+// action is what to do next about a task.
+type action int8
+
 const (
+	// actRest: nothing.
 	actRest action = iota
+	// actAdvance moves the task to the next state without any call.
 	actAdvance
 	actPrepare
 	actStart
 	actWait
 	actShutdown
-	actAdopt
+	// actAsk finds out whether an executor holds a task that this worker has not
+	// begun and that must not run.
+	actAsk
+	// actLookUp finds out what became of a task that an earlier worker began.
+	actLookUp
+	// actUpdate tells the executor the task's new service name, labels and ports.
 	actUpdate
 	actRemove
 	actForget
 	actions
 )
 
-// String names an action for logs and metrics.
+// String returns the name of an action for logs and metrics.
 func (a action) String() string {
-	return [...]string{"rest", "advance", "prepare", "start", "wait", "shutdown", "adopt", "update", "remove", "forget"}[a]
+	return [...]string{
+		"rest", "advance", "prepare", "start", "wait", "shutdown", "ask", "look up", "update", "remove", "forget",
+	}[a]
 }
 
-// decide says what is to be done next. t.mu is held.
+// decide returns what to do next.
 func (t *task) decide() (action, lifecycle.Step) {
-	if t.withdrawn {
-		switch {
-		case t.removed, !t.orphan && !t.adopt && !t.unsure && !lifecycle.Touched(t.status.State):
-			return actForget, lifecycle.Step{}
-		case lifecycle.Ended(t.status.State):
-			return actRemove, lifecycle.Step{}
+	state := t.state()
+	stop, remove := t.goal >= musterv1.TaskState_SHUTDOWN, t.goal >= musterv1.TaskState_REMOVE
+	switch {
+	case t.phase == phaseForgotten:
+		return actRest, lifecycle.Step{}
+	case t.phase == phaseRemoved, t.phase == phaseUntouched && remove:
+		return actForget, lifecycle.Step{}
+	case t.phase == phaseMaybeStarted && stop:
+		return actAsk, lifecycle.Step{}
+	case t.phase == phaseLookUp && !stop:
+		return actLookUp, lifecycle.Step{}
+	case remove && lifecycle.Ended(state):
+		return actRemove, lifecycle.Step{}
+	}
+	step := lifecycle.Next(state, t.goal)
+	switch step.Op {
+	case lifecycle.Prepare:
+		return actPrepare, step
+	case lifecycle.Start:
+		return actStart, step
+	case lifecycle.Shutdown:
+		if t.phase == phaseUntouched {
+			return actAdvance, step
 		}
-		return actShutdown, lifecycle.Next(t.status.State, musterv1.TaskState_REMOVE)
+		return actShutdown, step
 	}
-	if t.adopt && t.desired < musterv1.TaskState_SHUTDOWN {
-		return actAdopt, lifecycle.Step{}
-	}
-	step := lifecycle.Next(t.status.State, t.desired)
-	if t.update && step.Op != lifecycle.Shutdown && lifecycle.Touched(t.status.State) {
+	// Prepare and Start describe the task themselves, so an update never interrupts
+	// them.
+	if t.phase == phaseOutdated && !lifecycle.Ended(state) {
 		return actUpdate, lifecycle.Step{}
 	}
 	switch step.Op {
 	case lifecycle.Advance:
 		return actAdvance, step
-	case lifecycle.Prepare:
-		return actPrepare, step
-	case lifecycle.Start:
-		return actStart, step
 	case lifecycle.Wait:
 		return actWait, step
-	case lifecycle.Shutdown:
-		return actShutdown, step
 	}
 	return actRest, step
 }
 
-// kick makes sure that a goroutine drives the task, if there is anything to do.
-func (t *task) kick() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.active {
-		return
-	}
-	if next, _ := t.decide(); next == actRest && !t.owes() {
-		return
-	}
-	t.active = t.m.spawn(t.drive)
+// assignmentChanged is the event of a newer assignment.
+type assignmentChanged struct {
+	msg *dispatcherv1.AssignedTask
+	// stored says whether the assignment is in the store.
+	stored bool
 }
 
-// reconsider cancels what is being done if something else is to be done now.
-// t.mu is held.
-func (t *task) reconsider() {
-	if t.cancel == nil {
-		return
+func (e assignmentChanged) apply(t *task) {
+	t.goal = max(t.goal, goalOf(e.msg))
+	if !sameSurroundings(t.assigned, e.msg) {
+		t.description = nil
+		if t.phase == phaseHeld && !lifecycle.Ended(t.state()) {
+			t.phase = phaseOutdated
+		}
 	}
-	if next, _ := t.decide(); next != t.doing {
-		t.cancel()
+	// A write of the older assignment may have come after the newer one.
+	if e.stored && t.assigned == t.storedAssigned {
+		t.storedAssigned = e.msg
+	}
+	t.assigned = e.msg
+}
+
+// goalOf returns the goal that an assignment sets. REMOVE as a desired state only
+// means that the task stops: the worker removes it when it is withdrawn.
+func goalOf(msg *dispatcherv1.AssignedTask) musterv1.TaskState {
+	return min(msg.GetDesiredState(), musterv1.TaskState_SHUTDOWN)
+}
+
+// withdrawal is the event that the task is no longer assigned.
+type withdrawal struct{}
+
+func (withdrawal) apply(t *task) { t.goal = musterv1.TaskState_REMOVE }
+
+// wakeUp is the event that it may be time to do something.
+type wakeUp struct{}
+
+func (wakeUp) apply(t *task) {
+	if t.pauses != nil {
+		t.pauses.due = time.Time{}
 	}
 }
 
-// change takes in a newer assignment, and whether it is yet to be kept.
-func (t *task) change(msg *dispatcherv1.AssignedTask, unkept bool) {
-	t.mu.Lock()
-	t.unkept = t.unkept || unkept
-	t.desired = max(t.desired, msg.GetDesiredState())
-	if !sameSurroundings(t.assigned, msg) {
-		t.told = nil
-		t.update = lifecycle.Touched(t.status.State) && !lifecycle.Ended(t.status.State)
-	}
-	t.assigned = msg
-	t.reconsider()
-	t.mu.Unlock()
-	t.kick()
-}
-
-// withdraw begins to stop and remove the task.
-func (t *task) withdraw() {
-	t.mu.Lock()
-	t.withdrawn = true
-	t.reconsider()
-	t.mu.Unlock()
-	t.kick()
-}
-
-// leaving says whether the task is withdrawn. If it was assigned again, it is not
-// any more.
-func (t *task) leaving() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.again = nil
-	return t.withdrawn
-}
-
-// takeAgain keeps an assignment of a task that is just being removed for later.
-// It says whether it did.
-func (t *task) takeAgain(msg *dispatcherv1.AssignedTask) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if !t.withdrawn {
-		return false
-	}
-	t.again = msg
-	return true
-}
-
-// merged returns an assignment as it is to be kept, or nil if it says nothing
-// new. A desired state never falls.
-func (t *task) merged(msg *dispatcherv1.AssignedTask) *dispatcherv1.AssignedTask {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if msg.GetDesiredState() <= t.desired && sameSurroundings(t.assigned, msg) {
+// merged returns a newer assignment of a task as it must be stored, or nil if it
+// says nothing new. A desired state never falls.
+func (w *want) merged(msg *dispatcherv1.AssignedTask) *dispatcherv1.AssignedTask {
+	desired := w.newest.GetDesiredState()
+	if msg.GetDesiredState() <= desired && sameSurroundings(w.newest, msg) {
 		return nil
 	}
-	if msg.GetDesiredState() < t.desired {
+	if msg.GetDesiredState() < desired {
 		msg = proto.CloneOf(msg)
-		msg.DesiredState = t.desired
+		msg.DesiredState = desired
 	}
 	return msg
 }
 
-// sameSurroundings says whether two assignments of a task tell an executor the
+// sameSurroundings reports whether two assignments of a task tell an executor the
 // same.
 func sameSurroundings(a, b *dispatcherv1.AssignedTask) bool {
 	return a.GetServiceName() == b.GetServiceName() &&
@@ -234,85 +308,9 @@ func sameSurroundings(a, b *dispatcherv1.AssignedTask) bool {
 		slices.EqualFunc(a.GetPorts(), b.GetPorts(), func(x, y *musterv1.PortConfig) bool { return proto.Equal(x, y) })
 }
 
-// drive does what is to be done until there is nothing more.
-func (t *task) drive() {
-	// What failed, and how long to wait before it is tried again.
-	var failed action
-	var pause time.Duration
-	for {
-		t.mu.Lock()
-		next, step := t.decide()
-		for next == actAdvance {
-			t.status.Move(step.To, time.Now(), step.Message)
-			t.dirty = true
-			next, step = t.decide()
-		}
-		save := t.owes()
-		switch {
-		case t.m.run.Err() != nil, next == actRest && !save:
-			t.active = false
-			t.parked = t.parked || t.status.State == musterv1.TaskState_READY
-			t.mu.Unlock()
-			return
-		case save && !time.Now().Before(t.saveAt):
-			t.save(next.writtenFirst())
-			continue
-		case save && (next == actRest || next.writtenFirst()):
-			t.rest(next, time.Until(t.saveAt))
-			continue
-		case pause > 0 && next == failed:
-			t.rest(next, pause)
-			pause = 0
-			continue
-		}
-		if next != t.doing {
-			t.attempts = 0
-		}
-		ctx, cancel := context.WithCancel(t.m.run)
-		if save && next == actWait {
-			// What is owed to the store is not to wait for the end of the task.
-			ctx, cancel = context.WithDeadline(t.m.run, t.saveAt)
-		}
-		t.doing, t.cancel = next, cancel
-		started := time.Now()
-		span := t.traceCall(next, started)
-		t.mu.Unlock()
-
-		var gone bool
-		pause, gone = t.perform(ctx, next, step)
-		failed = next
-		t.m.metrics.done(next, time.Since(started))
-
-		t.mu.Lock()
-		t.cancel = nil
-		message := t.status.Error
-		t.mu.Unlock()
-		cancel()
-		span.End(traceError(message))
-		if gone {
-			return
-		}
-	}
-}
-
-// rest waits before next is tried again. It ends early when something else is
-// to be done. t.mu is held, and is released.
-func (t *task) rest(next action, pause time.Duration) {
-	ctx, cancel := context.WithTimeout(t.m.run, pause)
-	defer cancel()
-	t.doing, t.cancel = next, cancel
-	t.mu.Unlock()
-	<-ctx.Done()
-	t.mu.Lock()
-	t.cancel = nil
-	t.mu.Unlock()
-}
-
-// describe returns what the executor is told of the task.
+// describe returns what the executor is told about the task.
 func (t *task) describe() *executorv1.Task {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.told == nil {
+	if t.description == nil {
 		service := t.assigned.GetServiceName()
 		if service == "" {
 			service = t.assigned.GetServiceId()
@@ -321,7 +319,7 @@ func (t *task) describe() *executorv1.Task {
 		if t.assigned.GetSlot() != 0 {
 			slot = strconv.FormatUint(t.assigned.GetSlot(), 10)
 		}
-		t.told = &executorv1.Task{
+		t.description = &executorv1.Task{
 			Id:            t.id,
 			Name:          service + "." + slot + "." + t.id,
 			ServiceId:     t.assigned.GetServiceId(),
@@ -333,5 +331,13 @@ func (t *task) describe() *executorv1.Task {
 			Ports:         t.assigned.GetPorts(),
 		}
 	}
-	return t.told
+	return t.description
+}
+
+// executor returns the executor of the task's kind.
+func (t *task) executor(ctx context.Context) (*executor.Described, error) {
+	if t.owner != nil {
+		return t.owner, nil
+	}
+	return t.m.cfg.Executors.For(ctx, executor.KindOf(t.spec))
 }

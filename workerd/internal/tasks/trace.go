@@ -7,7 +7,7 @@ import (
 	"github.com/musterhq/muster/internal/tracing"
 )
 
-// trace begins the span of something that is done about a traced task.
+// trace begins a span for something that is done about a traced task.
 func (t *task) trace(name string, at time.Time) tracing.Span {
 	trace := t.assigned.GetTrace()
 	if len(trace) == 0 {
@@ -16,7 +16,7 @@ func (t *task) trace(name string, at time.Time) tracing.Span {
 	return t.m.cfg.Tracer.Begin(trace, name, at, tracing.Task(t.id), tracing.Node(t.m.cfg.NodeID))
 }
 
-// traceCall begins the span of a call that brings a task towards its start.
+// traceCall begins the span of a call that brings a task closer to its start.
 func (t *task) traceCall(what action, at time.Time) tracing.Span {
 	switch what {
 	case actPrepare:
@@ -28,7 +28,7 @@ func (t *task) traceCall(what action, at time.Time) tracing.Span {
 	}
 }
 
-// traceError is what a span says of a task's error, if it has one.
+// traceError returns a task's error for a span, or nil if there is none.
 func traceError(message string) error {
 	if message == "" {
 		return nil

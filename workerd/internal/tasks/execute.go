@@ -1,0 +1,297 @@
+package tasks
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/tracing"
+	"github.com/musterhq/muster/workerd/internal/lifecycle"
+)
+
+const (
+	// defaultGrace is a task's stop grace period if its spec names none.
+	defaultGrace = 10 * time.Second
+	// shutdownSlack is what a shutdown may take beyond the grace period.
+	shutdownSlack = 30 * time.Second
+	// quickCall bounds the calls that should not take long.
+	quickCall = time.Minute
+	// patience is how many shutdowns are tried before the task is killed.
+	patience = 3
+	// longestPause bounds the pauses between attempts to remove a task.
+	longestPause = 30 * time.Second
+	// waitSettles is how long a renewed Wait must last before the error that was
+	// reported is withdrawn.
+	waitSettles = 2 * time.Second
+)
+
+// call is a call to the executor. It runs outside of the goroutine that owns the
+// task, and its fields never change once it is made, with one exception.
+type call struct {
+	t      *task
+	action action
+	// kill is set once a task has not ended on several requests.
+	kill   bool
+	step   lifecycle.Step
+	ctx    context.Context
+	cancel context.CancelFunc
+	// known is what the worker knew about the task before the call.
+	known *record
+	// description is what the executor is told about the task.
+	description *executorv1.Task
+	started     time.Time
+	span        tracing.Span
+	// observed is set once the executor has reported what happens during the call. It
+	// belongs to the owner of the task.
+	observed bool
+}
+
+// newCall returns a call that executes an action.
+func (t *task) newCall(what action, step lifecycle.Step) *call {
+	c := &call{t: t, action: what, step: step, kill: t.attempts >= patience, known: t.current, started: time.Now()}
+	switch what {
+	case actPrepare, actStart, actUpdate:
+		c.description = t.describe()
+	}
+	c.ctx, c.cancel = context.WithCancel(t.m.run)
+	c.span = t.traceCall(what, c.started)
+	return c
+}
+
+// callReturned is the event that a call has returned.
+type callReturned struct {
+	call *call
+	// changed applies what the call has changed, if it succeeded.
+	changed func(t *task)
+	err     error
+}
+
+func (e callReturned) apply(t *task) {
+	cancelled := e.call.ctx.Err() != nil
+	e.call.cancel()
+	t.call = nil
+	switch {
+	case e.err == nil:
+		t.attempts = 0
+		e.changed(t)
+	case cancelled:
+		// There is something else to do, or the worker ends.
+		t.restoreMessage(e.call)
+	default:
+		t.restoreMessage(e.call)
+		t.failed(e.call.action, e.err)
+	}
+	t.m.metrics.done(e.call.action, time.Since(e.call.started))
+	e.call.span.End(traceError(t.current.status.Error))
+}
+
+// execute makes the call.
+func (c *call) execute() event {
+	var changed func(t *task)
+	var err error
+	switch c.action {
+	case actPrepare:
+		changed, err = c.prepare()
+	case actStart:
+		changed, err = c.start()
+	case actWait:
+		changed, err = c.wait()
+	case actShutdown:
+		changed, err = c.shutdown()
+	case actAsk:
+		changed, err = c.ask()
+	case actLookUp:
+		changed, err = c.lookUp()
+	case actUpdate:
+		changed, err = c.update()
+	case actRemove:
+		changed, err = c.remove()
+	}
+	return callReturned{c, changed, err}
+}
+
+func (c *call) prepare() (func(t *task), error) {
+	e, err := c.t.executor(c.ctx)
+	if err != nil {
+		return nil, err
+	}
+	res, err := slowly(c, e, func() (*executorv1.PrepareResponse, error) {
+		return e.Executor.Prepare(c.ctx, &executorv1.PrepareRequest{Task: c.description, Handle: c.known.handle})
+	})
+	if err != nil {
+		return nil, err
+	}
+	at := time.Now()
+	return func(t *task) {
+		t.move(c.step, at, func(r *record) { r.handle = res.GetHandle() })
+	}, nil
+}
+
+func (c *call) start() (func(t *task), error) {
+	e, err := c.t.executor(c.ctx)
+	if err != nil {
+		return nil, err
+	}
+	stop := c.observe(e)
+	res, err := slowly(c, e, func() (*executorv1.StartResponse, error) {
+		return e.Executor.Start(c.ctx, &executorv1.StartRequest{Task: c.description, Handle: c.known.handle})
+	})
+	stop()
+	if err != nil {
+		return nil, err
+	}
+	at := time.Now()
+	return func(t *task) {
+		t.move(c.step, at, func(r *record) {
+			r.handle = res.GetHandle()
+			r.status.Runtime = res.GetRuntime()
+			r.status.Ports = res.GetPorts()
+		})
+	}, nil
+}
+
+// wait waits for the end of the task.
+func (c *call) wait() (func(t *task), error) {
+	e, err := c.t.executor(c.ctx)
+	if err != nil {
+		return nil, err
+	}
+	if c.known.status.Error != "" {
+		// The executor was away, and that was reported. Once it has worked again for
+		// a while, the error is withdrawn.
+		settled := time.AfterFunc(waitSettles, func() { c.t.post(waitSettled{c}) })
+		defer settled.Stop()
+	}
+	stop := c.observe(e)
+	res, err := e.Executor.Wait(c.ctx, &executorv1.WaitRequest{TaskId: c.t.id, Handle: c.known.handle})
+	stop()
+	if err != nil {
+		return nil, err
+	}
+	at := time.Now()
+	if ended := res.GetEndedAt(); ended.IsValid() {
+		at = ended.AsTime()
+	}
+	step, reason := c.step, failure(res)
+	if reason != "" {
+		step.To, step.Message = musterv1.TaskState_FAILED, "started"
+	}
+	return func(t *task) {
+		t.move(step, at, func(r *record) {
+			if res.GetRuntime() != nil {
+				r.status.Runtime = res.GetRuntime()
+			}
+			r.status.Error = reason
+		})
+	}, nil
+}
+
+// waitSettled is the event that a renewed Wait has lasted for a while.
+type waitSettled struct{ call *call }
+
+func (e waitSettled) apply(t *task) {
+	if t.call != e.call || e.call.ctx.Err() != nil {
+		return
+	}
+	t.attempts = 0
+	t.update(func(r *record) { r.status.Error = "" })
+}
+
+// failure returns why a task that ended counts as failed, or "" if it does not.
+func failure(res *executorv1.WaitResponse) string {
+	code := res.GetRuntime().GetExitCode()
+	switch {
+	case res.GetError() != "":
+		return "task: " + res.GetError()
+	case res.GetRuntime().GetOomKilled():
+		return fmt.Sprintf("task: out of memory, exit (%d)", code)
+	case code != 0:
+		return fmt.Sprintf("task: non-zero exit (%d)", code)
+	}
+	return ""
+}
+
+// shutdown asks the task to end. A task that does not end on several requests is
+// killed.
+func (c *call) shutdown() (func(t *task), error) {
+	e, err := c.t.executor(c.ctx)
+	if err != nil {
+		return nil, err
+	}
+	var runtime *musterv1.RuntimeStatus
+	if c.kill {
+		runtime, err = within(c.ctx, quickCall, func(ctx context.Context) (*musterv1.RuntimeStatus, error) {
+			res, err := e.Executor.Terminate(ctx, &executorv1.TerminateRequest{TaskId: c.t.id, Handle: c.known.handle})
+			return res.GetRuntime(), err
+		})
+	} else {
+		grace := c.t.spec.GetContainer().GetStopGracePeriod()
+		req := &executorv1.ShutdownRequest{TaskId: c.t.id, Handle: c.known.handle}
+		if grace != nil {
+			req.GracePeriod = durationpb.New(grace.AsDuration())
+		}
+		limit := max(grace.AsDuration(), defaultGrace) + shutdownSlack
+		runtime, err = within(c.ctx, limit, func(ctx context.Context) (*musterv1.RuntimeStatus, error) {
+			res, err := e.Executor.Shutdown(ctx, req)
+			return res.GetRuntime(), err
+		})
+	}
+	if err != nil {
+		return nil, err
+	}
+	at := time.Now()
+	return func(t *task) {
+		t.move(c.step, at, func(r *record) {
+			if runtime != nil {
+				r.status.Runtime = runtime
+			}
+		})
+	}, nil
+}
+
+// update tells the executor what has changed around the task, if the executor
+// wants to know.
+func (c *call) update() (func(t *task), error) {
+	e, err := c.t.executor(c.ctx)
+	if err != nil {
+		return nil, err
+	}
+	handle := c.known.handle
+	if e.Can("update") {
+		handle, err = within(c.ctx, quickCall, func(ctx context.Context) ([]byte, error) {
+			res, err := e.Executor.Update(ctx, &executorv1.UpdateRequest{Task: c.description, Handle: c.known.handle})
+			return res.GetHandle(), err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return func(t *task) {
+		// A change that arrived during the call still has to be told.
+		if t.description == c.description {
+			t.phase = phaseHeld
+		}
+		if e.Can("update") {
+			t.update(func(r *record) { r.handle = handle })
+		}
+	}, nil
+}
+
+// remove removes what the executor holds of the task.
+func (c *call) remove() (func(t *task), error) {
+	e, err := c.t.executor(c.ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, err = within(c.ctx, quickCall, func(ctx context.Context) (*executorv1.RemoveResponse, error) {
+		return e.Executor.Remove(ctx, &executorv1.RemoveRequest{TaskId: c.t.id, Handle: c.known.handle})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func(t *task) { t.phase = phaseRemoved }, nil
+}

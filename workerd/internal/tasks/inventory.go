@@ -1,0 +1,126 @@
+package tasks
+
+import (
+	"context"
+	"maps"
+	"sync"
+
+	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
+	"github.com/musterhq/muster/workerd/executor"
+)
+
+// inventory is what the executors held when this worker first asked them, without
+// what the worker has removed since. A task that this worker did not begin itself
+// cannot be in a later answer unless it was in the first one.
+type inventory struct {
+	node string
+
+	mu        sync.Mutex
+	executors map[string]*holdings
+	// removed are the tasks that were removed while an executor was being asked.
+	// The answer may still hold them.
+	removed map[string]bool
+	// asking is the number of executors that are being asked.
+	asking int
+}
+
+// holdings is what one executor held.
+type holdings struct {
+	// token has room for one. The goroutine that has put a value in asks the
+	// executor.
+	token chan struct{}
+	// tasks is nil until the executor has answered.
+	tasks map[string]*executorv1.ListedTask
+	// swept is set once tasks that were never assigned have been found.
+	swept bool
+}
+
+func newInventory(node string) *inventory {
+	return &inventory{node: node, executors: map[string]*holdings{}, removed: map[string]bool{}}
+}
+
+// of returns the holdings of an executor, by name.
+func (i *inventory) of(name string) *holdings {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	h := i.executors[name]
+	if h == nil {
+		h = &holdings{token: make(chan struct{}, 1)}
+		i.executors[name] = h
+	}
+	return h
+}
+
+// ask returns what an executor held. It asks the executor if that has not been
+// done yet.
+func (i *inventory) ask(ctx context.Context, e *executor.Described) (*holdings, error) {
+	h := i.of(e.Name)
+	select {
+	case h.token <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-h.token }()
+	i.mu.Lock()
+	if h.tasks != nil {
+		defer i.mu.Unlock()
+		return h, nil
+	}
+	i.asking++
+	i.mu.Unlock()
+	res, err := within(ctx, quickCall, func(ctx context.Context) (*executorv1.ListResponse, error) {
+		return e.Executor.List(ctx, &executorv1.ListRequest{NodeId: i.node})
+	})
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	defer func() {
+		if i.asking--; i.asking == 0 {
+			clear(i.removed)
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	h.tasks = make(map[string]*executorv1.ListedTask, len(res.GetTasks()))
+	for _, listed := range res.GetTasks() {
+		if id := listed.GetTaskId(); !i.removed[id] {
+			h.tasks[id] = listed
+		}
+	}
+	return h, nil
+}
+
+// all returns what an executor held.
+func (i *inventory) all(ctx context.Context, e *executor.Described) (map[string]*executorv1.ListedTask, error) {
+	h, err := i.ask(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return maps.Clone(h.tasks), nil
+}
+
+// find returns a task that an executor held, and whether the executor held it.
+func (i *inventory) find(ctx context.Context, e *executor.Described, id string) (*executorv1.ListedTask, bool, error) {
+	h, err := i.ask(ctx, e)
+	if err != nil {
+		return nil, false, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	listed, found := h.tasks[id]
+	return listed, found, nil
+}
+
+// forget notes that no executor holds a task any more.
+func (i *inventory) forget(id string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, h := range i.executors {
+		delete(h.tasks, id)
+	}
+	if i.asking > 0 {
+		i.removed[id] = true
+	}
+}
