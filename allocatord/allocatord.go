@@ -11,7 +11,6 @@ package allocatord
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -90,22 +89,14 @@ func (d *Daemon) View() *store.Store { return d.store }
 
 // Run allocates until ctx ends.
 func (d *Daemon) Run(ctx context.Context) error {
-	// The store ends last: what is being written as the shard is given up is
-	// waited for.
-	storing, stopStore := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopStore()
-	stored := make(chan error, 1)
-	go func() { stored <- d.store.Run(storing) }()
-	err := d.store.Ready(ctx)
-	if err == nil {
-		err = d.manager.Run(ctx, func(ctx context.Context, _ int) error { return d.allocate(ctx) })
-	}
-	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
-		err = nil
-	}
-	stopStore()
-	return errors.Join(err, <-stored)
+	// The store ends last: a shard that is given up may still be written to.
+	return daemon.Runner{
+		{{Name: "store", Run: d.store.Run}},
+		{{Name: "hold shard", Run: func(ctx context.Context) error {
+			if err := d.store.Ready(ctx); err != nil {
+				return err
+			}
+			return d.manager.Run(ctx, func(ctx context.Context, _ int) error { return d.allocate(ctx) })
+		}}},
+	}.Run(ctx)
 }
-
-// Owned returns the shards that this replica holds: the one, or none.
-func (d *Daemon) Owned() []int { return d.manager.Owned() }

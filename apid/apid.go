@@ -219,19 +219,14 @@ func (d *Daemon) View() *store.Store { return d.store }
 // returns when the writes under way have their answers.
 func (d *Daemon) Run(ctx context.Context) error {
 	defer d.backend.Stop()
-	// The store and the view outlive the work: what is being written still needs
-	// them.
-	return daemon.RunTasks(context.WithoutCancel(ctx),
-		daemon.Task{Name: "store", Run: d.store.Run},
-		daemon.Task{Name: "view", Run: d.view.Run},
-		daemon.Task{Name: "serve", Run: func(outer context.Context) error {
+	// The store and the view outlive the work: pending writes need them.
+	return daemon.Runner{
+		{{Name: "store", Run: d.store.Run}, {Name: "view", Run: d.view.Run}},
+		{{Name: "serve", Run: func(ctx context.Context) error {
 			defer d.backend.Finish()
-			work, cancel := context.WithCancel(ctx)
-			defer cancel()
-			defer context.AfterFunc(outer, cancel)()
-			return d.serve(work)
-		}},
-	)
+			return d.serve(ctx)
+		}}},
+	}.Run(ctx)
 }
 
 func (d *Daemon) serve(ctx context.Context) error {

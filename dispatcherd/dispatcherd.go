@@ -149,19 +149,18 @@ func (d *Daemon) View() *store.Store { return d.store }
 // Run works until ctx ends. Then it redirects its workers, gives its shards away,
 // and returns when every call has ended.
 func (d *Daemon) Run(ctx context.Context) error {
-	// The store outlives the work, which reads it until its end.
-	return daemon.RunTasks(context.WithoutCancel(ctx),
-		daemon.Task{Name: "store", Run: d.store.Run},
-		daemon.Task{Name: "roster", Run: d.roster.Run},
-		daemon.Task{Name: "directory", Run: d.directory.Run},
-		daemon.Task{Name: "dispatch", Run: func(outer context.Context) error {
+	// The store outlives the work, which reads it to the last.
+	return daemon.Runner{
+		{
+			{Name: "store", Run: d.store.Run},
+			{Name: "roster", Run: d.roster.Run},
+			{Name: "directory", Run: d.directory.Run},
+		},
+		{{Name: "dispatch", Run: func(ctx context.Context) error {
 			defer d.calls.Close()
-			work, cancel := context.WithCancel(ctx)
-			defer cancel()
-			defer context.AfterFunc(outer, cancel)()
-			return d.work(work)
-		}},
-	)
+			return d.work(ctx)
+		}}},
+	}.Run(ctx)
 }
 
 func (d *Daemon) work(ctx context.Context) error {

@@ -15,7 +15,6 @@ package orchestratord
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -98,27 +97,18 @@ func (d *Daemon) View() *store.Store { return d.store }
 
 // Run orchestrates until ctx ends.
 func (d *Daemon) Run(ctx context.Context) error {
-	// They end in the order of who needs whom: the shards are given up, which
-	// waits for the loop to be through with them, which waits for the store.
-	storing, stopStore := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopStore()
-	looping, stopLoop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopLoop()
-	stored, looped := make(chan error, 1), make(chan error, 1)
-	go func() { stored <- d.store.Run(storing) }()
-	go func() { looped <- d.loop.run(looping) }()
-
-	err := d.store.Ready(ctx)
-	if err == nil {
-		err = d.manager.Run(ctx, d.loop.hold)
-	}
-	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
-		err = nil
-	}
-	stopLoop()
-	err = errors.Join(err, <-looped)
-	stopStore()
-	return errors.Join(err, <-stored)
+	// Giving up a shard waits for the loop to finish with it, and the loop waits
+	// for the store.
+	return daemon.Runner{
+		{{Name: "store", Run: d.store.Run}},
+		{{Name: "loop", Run: d.loop.run}},
+		{{Name: "hold shards", Run: func(ctx context.Context) error {
+			if err := d.store.Ready(ctx); err != nil {
+				return err
+			}
+			return d.manager.Run(ctx, d.loop.hold)
+		}}},
+	}.Run(ctx)
 }
 
 // Owned returns the shards that this replica holds.

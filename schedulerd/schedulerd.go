@@ -13,7 +13,6 @@ package schedulerd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -101,26 +100,18 @@ func (d *Daemon) View() *store.Store { return d.store }
 // Run schedules until ctx ends.
 func (d *Daemon) Run(ctx context.Context) error {
 	// The store ends last: shards that are given up may still be written to.
-	storing, stopStoring := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopStoring()
-	stored := make(chan error, 1)
-	working, stopWorking := context.WithCancel(ctx)
-	defer stopWorking()
-	go func() {
-		defer stopWorking()
-		stored <- d.store.Run(storing)
-	}()
-	err := daemon.RunTasks(working,
-		daemon.Task{Name: "schedule", Run: d.loop},
-		daemon.Task{Name: "hold shards", Run: func(ctx context.Context) error {
-			if err := d.store.Ready(ctx); err != nil {
-				return err
-			}
-			return d.manager.Run(ctx, d.hold)
-		}},
-	)
-	stopStoring()
-	return errors.Join(err, <-stored)
+	return daemon.Runner{
+		{{Name: "store", Run: d.store.Run}},
+		{
+			{Name: "schedule", Run: d.loop},
+			{Name: "hold shards", Run: func(ctx context.Context) error {
+				if err := d.store.Ready(ctx); err != nil {
+					return err
+				}
+				return d.manager.Run(ctx, d.hold)
+			}},
+		},
+	}.Run(ctx)
 }
 
 // refencePause is how long a scheduler that holds a shard and was fenced off

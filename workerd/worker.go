@@ -27,6 +27,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/machine"
 	"github.com/musterhq/muster/workerd/internal/session"
@@ -84,14 +85,16 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	}
 
 	executors := w.env.Executors
-	var jobs []job
+	// The order matters at the end: the session says goodbye while tasks still run,
+	// and the tasks release their plugins before these are stopped.
+	var parts daemon.Runner
 	if executors == nil {
 		host, err := w.plugins(log)
 		if err != nil {
 			return err
 		}
 		executors = host
-		jobs = append(jobs, job{"run plugins", host.Run})
+		parts = append(parts, []daemon.Task{{Name: "run plugins", Run: host.Run}})
 	}
 	describer, err := newDescriber(ctx, w.cfg, hostname, w.env.Version, executors, log)
 	if err != nil {
@@ -105,7 +108,7 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	if store != nil {
 		describer.disk = newDisk(w.cfg.DataDir, w.cfg.DescribeInterval, log)
 		config.Store = watchedStore{store, describer.disk}
-		jobs = append(jobs, job{"watch the disk", describer.disk.run})
+		parts = append(parts, []daemon.Task{{Name: "watch the disk", Run: describer.disk.run}})
 	}
 	manager := tasks.New(config)
 	w.manager.Store(manager)
@@ -124,15 +127,15 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		manager.Restore(contents)
 		log.Info("tasks restored", zap.Int("tasks", len(contents.Tasks)))
 	}
-	jobs = append(jobs,
-		job{"run tasks", manager.Run},
-		job{"describe node", describer.run},
-		job{"talk to dispatcher", func(ctx context.Context) error {
+	parts = append(parts,
+		[]daemon.Task{{Name: "run tasks", Run: manager.Run}},
+		[]daemon.Task{{Name: "describe node", Run: describer.run}},
+		[]daemon.Task{{Name: "talk to dispatcher", Run: func(ctx context.Context) error {
 			// A node that comes back should not seem to have lost its executors.
 			describer.await(ctx)
 			return client.Run(ctx)
-		}})
-	return runInOrder(ctx, jobs)
+		}}})
+	return parts.Run(ctx)
 }
 
 // Held returns the number of tasks that there is anything of on this node, be it
