@@ -4,6 +4,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/orchestratord/internal/plan"
 )
 
 // defaultHistory is how many tasks of a slot are kept if the cluster's spec
@@ -38,7 +39,7 @@ func (l *loop) advance(to *store.Snapshot) {
 		if !ok {
 			continue
 		}
-		if s := l.know(t.ServiceID); s.tasks != nil && l.matters(s, s.tasks.set(t), t) {
+		if s := l.know(t.ServiceID); s.tasks != nil && l.matters(s, s.tasks.Set(t), t) {
 			l.mark(s)
 		}
 	}
@@ -59,7 +60,7 @@ func (l *loop) advance(to *store.Snapshot) {
 	for node := range moved {
 		for t := range l.follower.NodeTasks(node) {
 			if s := l.know(t.ServiceID); s.tasks != nil {
-				s.tasks.calm.touch(t)
+				s.tasks.Touch(t)
 				l.mark(s)
 			}
 		}
@@ -75,7 +76,7 @@ func (l *loop) know(id string) *service {
 	s := &service{id: id, shard: store.ShardOf(id)}
 	l.services[id] = s
 	if h := l.held[s.shard]; h != nil && h.released == nil {
-		s.tasks = newTaskList(id, l.follower.ServiceTasks(id))
+		s.tasks = plan.NewIndex(id, l.follower.ServiceTasks(id))
 		l.mark(s)
 	}
 	return s
@@ -103,7 +104,7 @@ func (l *loop) removeTasks(from, to *store.Snapshot) {
 		}
 		id, _, _ := state.SplitKey(c.Old.Key)
 		if s := l.know(id); s.tasks != nil {
-			s.tasks.remove(c.Old.Key)
+			s.tasks.Remove(c.Old.Key)
 			l.mark(s)
 		}
 	}

@@ -41,7 +41,7 @@ func (l *loop) crowd(resized []string, changed map[string]struct{}) {
 		}
 		for t := range l.follower.NodeTasks(id) {
 			if s := l.know(t.ServiceID); s.tasks != nil {
-				s.tasks.calm.touch(t)
+				s.tasks.Touch(t)
 				l.mark(s)
 			}
 		}

@@ -19,13 +19,15 @@ const quickLook = 200 * time.Microsecond
 // look decides what to do for a service, and has it carried out.
 func (l *loop) look(s *service) {
 	c, w := l.read(s)
-	if w.Service == nil && s.tasks.empty() && w.Rollout == nil {
+	if w.Service == nil && s.tasks.Empty() && w.Rollout == nil {
 		delete(l.services, s.id) // nothing is left of it
 		return
 	}
 	began := time.Now()
-	p, err := l.decide(s, c, w)
-	l.metrics.looks.Observe(time.Since(began).Seconds())
+	p, err := plan.Decide(w)
+	took := time.Since(began)
+	l.metrics.looks.Observe(took.Seconds())
+	s.pause(p.Whole, began, took, l.d.cfg.LookShare)
 	if s.lacksSpec = errors.Is(err, plan.ErrSpecUnknown); s.lacksSpec {
 		// It was written with the service, and will be seen in a moment.
 		l.log.Debug("service waits for its spec", zap.String("service", s.id))
@@ -38,7 +40,9 @@ func (l *loop) look(s *service) {
 	}
 	s.global = w.Service.GetSpec().GetGlobal() != nil
 	s.constraints = c.constraints
-	s.watchesRunning = p.WatchesRunning
+	if !p.Postponed {
+		s.watchesRunning = p.WatchesRunning
+	}
 	if !p.Next.IsZero() {
 		l.due.add(s.id, p.Next)
 	}
@@ -65,7 +69,21 @@ func (l *loop) look(s *service) {
 	})
 }
 
-// read gathers what a decision rests on but for the tasks, and what its commit has to check.
+// pause sets when the service may be looked at again, or all of its slots, after a
+// decision that took long.
+func (s *service) pause(whole bool, began time.Time, took time.Duration, share float64) {
+	if took <= quickLook {
+		return
+	}
+	until := began.Add(time.Duration(float64(took) / share))
+	if whole {
+		s.wholeAfter = until
+	} else {
+		s.rest = until
+	}
+}
+
+// read gathers what a decision rests on, and what its commit has to check.
 func (l *loop) read(s *service) (*commit, *plan.World) {
 	now := l.follower.Snapshot()
 	w := &plan.World{
@@ -74,7 +92,7 @@ func (l *loop) read(s *service) (*commit, *plan.World) {
 			e, _ := l.d.tables.Specs.Get(now, state.SpecKey(digest))
 			return e.Value.GetTask()
 		},
-		NewID: state.NewID,
+		NewID: state.NewID, Tasks: s.tasks, WholeAfter: s.wholeAfter,
 	}
 	c := &commit{tables: l.d.tables, service: s.id}
 	if e, ok := l.d.tables.Services.Get(now, s.id); ok {

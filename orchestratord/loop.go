@@ -11,6 +11,7 @@ import (
 	"github.com/musterhq/muster/internal/placement"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/orchestratord/internal/plan"
 )
 
 // loop looks at services and has plans carried out. All its fields but the
@@ -39,7 +40,7 @@ type service struct {
 	id    string
 	shard int
 	// tasks is nil as long as the shard is another's.
-	tasks *taskList
+	tasks *plan.Index
 	// global services are to be looked at when a node comes or changes.
 	global bool
 	// constraints are those that its tasks' nodes met at the last look.
@@ -208,7 +209,7 @@ func (l *loop) changeShard(c shardChange) {
 	l.held[c.shard] = &held{ctx: c.ctx}
 	for _, s := range l.services {
 		if s.shard == c.shard {
-			s.tasks = newTaskList(s.id, l.follower.ServiceTasks(s.id))
+			s.tasks = plan.NewIndex(s.id, l.follower.ServiceTasks(s.id))
 			l.mark(s)
 		}
 	}

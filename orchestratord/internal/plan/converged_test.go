@@ -96,6 +96,7 @@ func TestConvergedMeansThatNothingIsReplaced(t *testing.T) {
 		number++
 		service := fmt.Sprintf("svc%d", number)
 		w := &plan.World{Now: time.UnixMilli(1_000_000), ServiceID: service, HistoryLimit: 5, NewID: func() string { return "new" }}
+		var tasks []*state.Task
 		specs := map[string]*musterv1.TaskSpec{}
 		w.Spec = func(digest []byte) *musterv1.TaskSpec { return specs[string(digest)] }
 		cluster := &fleet{nodes: map[string]*placement.Node{}, paused: map[string]bool{}}
@@ -147,12 +148,12 @@ func TestConvergedMeansThatNothingIsReplaced(t *testing.T) {
 				if global {
 					rec.NodeId = node
 				} else {
-					rec.Slot = uint64(len(w.Tasks) + 1)
+					rec.Slot = uint64(len(tasks) + 1)
 				}
 				id := fmt.Sprintf("t%d%s", i, service)
 				task := &state.Task{ID: id, ServiceID: service, Key: state.TaskKey(service, rec.Slot, rec.NodeId, id), Version: 1, Record: rec, NodeID: node,
 					Assignment: &recordv1.Assignment{Slot: rec.Slot}, Status: &recordv1.Status{State: running, At: 1}}
-				w.Tasks = append(w.Tasks, task)
+				tasks = append(tasks, task)
 				tables.Tasks.Put(tx, task.Key, rec)
 				tables.Assignments.Put(tx, state.NodeTaskKey(node, service, id), task.Assignment)
 				tables.Statuses.Put(tx, state.NodeTaskKey(node, service, id), task.Status)
@@ -160,7 +161,7 @@ func TestConvergedMeansThatNothingIsReplaced(t *testing.T) {
 			if global {
 				service1.Mode = &musterv1.ServiceSpec_Global{Global: &musterv1.GlobalService{}}
 			} else {
-				service1.Mode = &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{Replicas: proto.Uint64(uint64(len(w.Tasks)))}}
+				service1.Mode = &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{Replicas: proto.Uint64(uint64(len(tasks)))}}
 			}
 			tables.Services.Put(tx, service, w.Service)
 			return nil
@@ -173,6 +174,7 @@ func TestConvergedMeansThatNothingIsReplaced(t *testing.T) {
 				status = r.ServiceMessage(s).Status
 			}
 		})
+		w.Tasks = plan.NewIndex(service, slices.Values(tasks))
 		p, err := plan.Decide(w)
 		if err != nil {
 			t.Fatal(err)

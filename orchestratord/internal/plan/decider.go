@@ -9,7 +9,8 @@ import (
 
 // decider is one decision in the making.
 type decider struct {
-	w    *World
+	w *World
+	scope
 	now  int64 // w.Now in milliseconds
 	plan Plan
 	slot slot // the slot in hand; reused, for most slots need nothing
@@ -24,9 +25,9 @@ type decider struct {
 	former map[string]*target
 }
 
-// newDecider begins a decision with a rollout in force.
-func newDecider(w *World, r *recordv1.Rollout) (*decider, error) {
-	d := &decider{w: w, now: w.Now.UnixMilli(), rollout: r}
+// newDecider begins a decision on a scope, with a rollout in force.
+func newDecider(w *World, on scope, r *recordv1.Rollout) (*decider, error) {
+	d := &decider{w: w, scope: on, now: w.Now.UnixMilli(), rollout: r}
 	f := state.Follow(w.Service, r)
 	endpoint, err := state.EndpointDigest(f.Endpoint)
 	if err != nil {
@@ -56,7 +57,7 @@ func (d *decider) asked(why Reason) bool {
 	case ReasonSpecChanged:
 		return !d.rollout.GetRolledBack()
 	case ReasonNodeEligible:
-		return len(d.w.Tasks) == 0
+		return len(d.tasks) == 0
 	default:
 		return false
 	}
@@ -93,7 +94,7 @@ func sameSlot(a, b *state.Task) bool {
 
 // removed ends all tasks of a service that is gone.
 func (d *decider) removed() {
-	for _, g := range groups(d.w.Tasks) {
+	for _, g := range groups(d.tasks) {
 		s := d.open(g[0].Record.Slot, g[0].Record.NodeId, g)
 		s.drop(ReasonServiceRemoved)
 		s.close()

@@ -10,7 +10,7 @@ type global struct {
 
 func (d *decider) global() *global {
 	g := &global{d: d}
-	for _, tasks := range groups(d.w.Tasks) {
+	for _, tasks := range groups(d.tasks) {
 		node := tasks[0].Record.NodeId
 		g.on = append(g.on, &seat{
 			number: tasks[0].Record.Slot, node: node, tasks: tasks, frozen: d.w.Cluster.Condition(node) == Paused,

@@ -55,11 +55,11 @@ type World struct {
 	Service *recordv1.Service
 	// Rollout is nil if there was no update yet.
 	Rollout *recordv1.Rollout
-	// Tasks are all tasks of the service, in order of their keys.
-	Tasks []*state.Task
-	// Taken, if set, reports slots that were left out of Tasks, and of the service's
-	// replicas, because nothing is to be done about them: their numbers are not free.
-	Taken func(number uint64) bool
+	// Tasks are all tasks of the service.
+	Tasks *Index
+	// WholeAfter is the time before which no decision may be made that takes all slots.
+	// Zero: there is none.
+	WholeAfter time.Time
 	// Spec returns the task spec with a digest, or nil if it is not known.
 	Spec    func(digest []byte) *musterv1.TaskSpec
 	Cluster Cluster
@@ -129,6 +129,11 @@ type Plan struct {
 	// if there are others.
 	Bounded bool
 	Turns   []string
+	// Whole says that the decision took all slots, and not only those that are not
+	// settled.
+	Whole bool
+	// Postponed says that the decision takes all slots, and must not be made before Next.
+	Postponed bool
 }
 
 // Empty reports whether there is nothing to do now.
@@ -181,18 +186,35 @@ type Change struct {
 // begin, fail, and have been rolled back by what is there already.
 const mostSteps = 6
 
-// Decide says what to do for a service. It returns an error if the service
-// cannot be decided on, which is no fault of its tasks: they are to be left
-// alone.
+// Decide says what to do for a service. It decides on the slots that are not settled,
+// if that is enough. What needs all of them, because there are too many slots, say, is
+// decided on all, and not too often for many. It returns an error if the service
+// cannot be decided on, which is no fault of its tasks: they must be left alone.
 func Decide(w *World) (Plan, error) {
+	if s, ok := w.unsettled(); ok {
+		p, err := w.decide(s)
+		if err != nil || !p.needsAll() {
+			return p, err
+		}
+	}
+	if w.Now.Before(w.WholeAfter) {
+		return Plan{Next: w.WholeAfter, Postponed: true}, nil
+	}
+	p, err := w.decide(scope{tasks: w.Tasks.All()})
+	p.Whole = true
+	return p, err
+}
+
+// decide decides on the slots of a scope.
+func (w *World) decide(on scope) (Plan, error) {
 	if w.Service == nil {
-		d := &decider{w: w, now: w.Now.UnixMilli()}
+		d := &decider{w: w, scope: on, now: w.Now.UnixMilli()}
 		d.removed()
 		return d.plan, nil
 	}
 	r := w.Rollout
 	for range mostSteps {
-		d, err := newDecider(w, r)
+		d, err := newDecider(w, on, r)
 		if err != nil {
 			return Plan{}, err
 		}
@@ -248,7 +270,7 @@ func (d *decider) tell(v survey) {
 		return
 	}
 	d.plan.Bounded = true
-	for _, t := range d.w.Tasks {
+	for _, t := range d.tasks {
 		if InTurn(t.Record) {
 			d.plan.Turns = append(d.plan.Turns, t.Key)
 		}

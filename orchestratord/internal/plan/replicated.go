@@ -26,10 +26,10 @@ type replicated struct {
 }
 
 func (d *decider) replicated(replicas uint64) *replicated {
-	gs := groups(d.w.Tasks)
+	gs := groups(d.tasks)
 	m := &replicated{d: d, slots: make([]replica, 0, len(gs))}
 	seats := make([]seat, len(gs))
-	var have uint64
+	have := uint64(len(d.settled))
 	for i, g := range gs {
 		seats[i] = seat{number: g[0].Record.Slot, tasks: g}
 		r := replica{seat: &seats[i], occupied: g[0].Record.Slot != 0 && d.occupied(g)}
@@ -39,7 +39,8 @@ func (d *decider) replicated(replicas uint64) *replicated {
 		m.slots = append(m.slots, r)
 	}
 	if have > replicas {
-		d.chooseSurplus(m.slots, int(have-replicas))
+		// Where settled slots are left out, all are decided on anyhow: see needsAll.
+		d.chooseSurplus(m.slots, int(min(have-replicas, have-uint64(len(d.settled)))))
 	} else {
 		m.missing = replicas - have
 	}
@@ -62,7 +63,7 @@ func (m *replicated) act() {
 	d, missing := m.d, m.missing
 	next := uint64(1)
 	fillNext := func() {
-		if d.w.Taken == nil || !d.w.Taken(next) {
+		if _, settled := d.settled[next]; !settled {
 			d.fill(next, nil)
 			missing--
 		}

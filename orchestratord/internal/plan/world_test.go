@@ -187,7 +187,7 @@ func (w *world) sorted() []*state.Task {
 func (w *world) view() *plan.World {
 	return &plan.World{
 		Now: w.now, ServiceID: serviceID, Service: w.service, Rollout: w.rollout,
-		Tasks:   w.sorted(),
+		Tasks:   plan.NewIndex(serviceID, slices.Values(w.sorted())),
 		Spec:    func(d []byte) *musterv1.TaskSpec { return w.specs[string(d)] },
 		Cluster: w, HistoryLimit: w.history,
 		NewID: func() string { w.ids++; return fmt.Sprintf("t%04d", w.ids) },

@@ -1,4 +1,4 @@
-package orchestratord
+package plan_test
 
 import (
 	"maps"
@@ -9,28 +9,29 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/orchestratord/internal/plan"
 )
 
-// TestTaskListIsAMap compares a task list with a plain map from key to task.
-func TestTaskListIsAMap(t *testing.T) {
+// TestIndexIsAMap compares an index with a plain map from key to task.
+func TestIndexIsAMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		l, model := newTaskList("s", slices.Values([]*state.Task(nil))), map[string]*state.Task{}
+		x, model := plan.NewIndex("s", slices.Values([]*state.Task(nil))), map[string]*state.Task{}
 		key := rapid.StringMatching(`[a-e]{1,2}`)
 		t.Repeat(map[string]func(*rapid.T){
 			"set": func(t *rapid.T) {
-				x := &state.Task{Key: key.Draw(t, "key"), Record: &recordv1.Task{}}
-				if old := l.set(x); old != model[x.Key] {
-					t.Fatalf("set %s replaced %v, want %v", x.Key, old, model[x.Key])
+				task := &state.Task{Key: key.Draw(t, "key"), Record: &recordv1.Task{}}
+				if old := x.Set(task); old != model[task.Key] {
+					t.Fatalf("set %s replaced %v, want %v", task.Key, old, model[task.Key])
 				}
-				model[x.Key] = x
+				model[task.Key] = task
 			},
 			"remove": func(t *rapid.T) {
 				k := key.Draw(t, "key")
 				delete(model, k)
-				l.remove(k)
+				x.Remove(k)
 			},
 			"all": func(t *rapid.T) {
-				all := l.all()
+				all := x.All()
 				want := slices.Sorted(maps.Keys(model))
 				if len(all) != len(want) {
 					t.Fatalf("%d tasks, want %d", len(all), len(want))

@@ -1,0 +1,4 @@
+package plan
+
+// DecideWhole decides on all slots.
+func DecideWhole(w *World) (Plan, error) { return w.decide(scope{tasks: w.Tasks.All()}) }
