@@ -159,7 +159,7 @@ func (v *View) putTask(changes []Change, id string) []Change {
 func (v *View) count(t *Task, sign int) {
 	c := v.counts[t.ServiceID]
 	if c == nil {
-		c = &counts{running: map[made]uint64{}, failing: map[made]uint64{}, nodes: map[string]int{}}
+		c = &counts{running: map[state.Origin]uint64{}, failing: map[state.Origin]uint64{}, nodes: map[string]int{}}
 		v.counts[t.ServiceID] = c
 	}
 	c.tasks += sign
@@ -173,7 +173,7 @@ func (v *View) count(t *Task, sign int) {
 			}
 		}
 	}
-	switch m := madeOf(t); {
+	switch m := state.OriginOf(t.Record); {
 	case running(t):
 		c.running.add(m, step)
 	case failing(t):

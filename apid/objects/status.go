@@ -11,7 +11,7 @@ import (
 type counts struct {
 	tasks int
 	live  uint64
-	// running and failing count by what the tasks were made of.
+	// running and failing count by what the tasks were created from.
 	running, failing tally
 	// finished counts tasks that are the last of their slots, or were before the
 	// task spec changed.
@@ -25,7 +25,7 @@ type counts struct {
 func (c *counts) hasOther(digest string) bool {
 	for _, t := range []tally{c.running, c.failing} {
 		for m := range t {
-			if m.spec != digest {
+			if m.Spec != digest {
 				return true
 			}
 		}
@@ -33,21 +33,13 @@ func (c *counts) hasOther(digest string) bool {
 	return false
 }
 
-// tally counts tasks by what they were made of.
-type tally map[made]uint64
+// tally counts tasks by what they were created from.
+type tally map[state.Origin]uint64
 
-func (t tally) add(m made, step uint64) {
+func (t tally) add(m state.Origin, step uint64) {
 	if t[m] += step; t[m] == 0 {
 		delete(t, m)
 	}
-}
-
-// made is what a task was made of: digests of its spec and of what its service
-// published.
-type made struct{ spec, endpoint string }
-
-func madeOf(t *Task) made {
-	return made{string(t.Record.SpecDigest), string(t.Record.EndpointDigest)}
 }
 
 // load is what the tasks on one node hold of it.
@@ -155,7 +147,7 @@ func (v *View) finishedSlots(s *Service, current *currentTasks) uint64 {
 type currentTasks struct {
 	v       *View
 	service *Service
-	made    made
+	origin  state.Origin
 	spec    *musterv1.TaskSpec
 	// matches reports whether a node meets the constraints. It is nil until it is
 	// needed.
@@ -165,8 +157,8 @@ type currentTasks struct {
 func (v *View) currentTasks(s *Service) *currentTasks {
 	// What cannot be encoded was never stored.
 	endpoint, _ := state.EndpointDigest(s.Record.GetSpec().GetEndpoint())
-	c := &currentTasks{v: v, service: s, made: made{string(s.Record.TaskDigest), string(endpoint)}}
-	c.spec = v.taskSpec(c.made.spec)
+	c := &currentTasks{v: v, service: s, origin: state.Origin{Spec: string(s.Record.TaskDigest), Endpoint: string(endpoint)}}
+	c.spec = v.taskSpec(c.origin.Spec)
 	return c
 }
 
@@ -177,14 +169,14 @@ func (v *View) taskSpec(digest string) *musterv1.TaskSpec {
 }
 
 // count counts those of n tasks made of the same that are current and of a kind.
-func (c *currentTasks) count(m made, n uint64, kind func(*Task) bool) uint64 {
-	if m == c.made {
+func (c *currentTasks) count(m state.Origin, n uint64, kind func(*Task) bool) uint64 {
+	if m == c.origin {
 		return n
 	}
 	var current uint64
 	change := c.change(m)
 	count := func(t *Task) {
-		if t.ServiceID == c.service.ID && kind(t) && madeOf(t) == m && c.keeps(t, change) {
+		if t.ServiceID == c.service.ID && kind(t) && state.OriginOf(t.Record) == m && c.keeps(t, change) {
 			current++
 		}
 	}
@@ -207,16 +199,16 @@ func (c *currentTasks) global() bool { return c.service.Record.GetSpec().GetGlob
 
 // is reports whether a task is current.
 func (c *currentTasks) is(t *Task) bool {
-	m := madeOf(t)
-	return m == c.made || c.keeps(t, c.change(m))
+	m := state.OriginOf(t.Record)
+	return m == c.origin || c.keeps(t, c.change(m))
 }
 
 // change returns how the present spec differs from what tasks were made of.
-func (c *currentTasks) change(m made) specdiff.Change {
-	if m.endpoint != c.made.endpoint || c.spec == nil {
+func (c *currentTasks) change(m state.Origin) specdiff.Change {
+	if m.Endpoint != c.origin.Endpoint || c.spec == nil {
 		return specdiff.Change{Replaces: true}
 	}
-	return specdiff.Tasks(c.v.taskSpec(m.spec), c.spec)
+	return specdiff.Tasks(c.v.taskSpec(m.Spec), c.spec)
 }
 
 // keeps reports whether a task need not be replaced because of a change.
