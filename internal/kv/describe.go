@@ -4,8 +4,8 @@ package kv
 type Description struct {
 	// Kind is the implementation: "consul" or "embedded".
 	Kind string
-	// Leader is who decides on writes: a server's address, or "this process".
-	// Empty: nobody does at this moment.
+	// Leader decides on writes: a server's address, or "this process".
+	// Empty: there is no leader at this moment.
 	Leader string
 	// Servers are the addresses of all servers that the store is made of.
 	Servers []string

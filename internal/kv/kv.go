@@ -70,7 +70,7 @@ type Pair struct {
 type Verb uint8
 
 // The verbs. Get reads; the checks make the transaction conflict; the others
-// write. To write what is there already is no change: it wakes nobody, and the
+// write. Writing the value that is there already is no change: it wakes no list, and the
 // key keeps its Index.
 const (
 	// Get reads a key; the transaction's result holds its Pair. A missing key
@@ -135,8 +135,8 @@ type KV interface {
 	// NewSession opens a session.
 	NewSession(ctx context.Context, cfg SessionConfig) (Session, error)
 
-	// Describe tells of the store itself. With an error, it returns what it knows
-	// all the same.
+	// Describe describes the store itself. With an error, it still returns what it
+	// knows.
 	Describe(ctx context.Context) (Description, error)
 
 	// Processes returns those processes that sessions have put into the catalog
@@ -191,7 +191,7 @@ type Session interface {
 	Lost() <-chan struct{}
 	// Acquire takes the lock at key, storing value there, and reports whether
 	// it has it. It is true as well if this session already held it (value is
-	// stored anew). It does not wait: list the key to see when it is free, and
+	// stored again). It does not wait: list the key to see when it is free, and
 	// note that a free key can still be refused for some moments (Consul's
 	// lock delay), so try again soon. A key written by Acquire is removed when
 	// its session ends.

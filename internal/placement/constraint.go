@@ -22,7 +22,7 @@ const (
 	valuePattern = `^[a-zA-Z0-9:\-_\s\.\*\(\)\?\+\[\]\\\^\$\|/]+$`
 )
 
-// Keys of constraints; those that end in a dot go on with a label's name.
+// Keys of constraints; those that end in a dot continue with a label's name.
 const (
 	keyID       = "node.id"
 	keyHostname = "node.hostname"

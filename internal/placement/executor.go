@@ -87,7 +87,7 @@ func (n *Node) executors() []Offer {
 // Verdicts remembers which payload schemas accept which task specs, so that a
 // scheduler checks each spec once against each schema, however many tasks and
 // nodes there are. It remembers only schemas that ready nodes report: a worker may report
-// new ones for as long as it likes. It may be used by many goroutines.
+// new ones without end. It may be used by many goroutines.
 type Verdicts struct {
 	schemas *payload.Schemas
 

@@ -2,8 +2,8 @@ package placement
 
 import "sort"
 
-// Fill chooses nodes for count tasks of one request of which so many are to be
-// placed in all, the others later. It gives a node its whole share of the total
+// Fill chooses nodes for count tasks of one request of a
+// service that needs total tasks in all, the others later. It gives a node its whole share of the total
 // before it gives the next one any, in the order of the candidates, and places no
 // task where [Request.Spread] would have none of the total: after the last tasks were
 // placed by Spread all are where Spread would have them, had they come at once. A

@@ -83,7 +83,7 @@ type Request struct {
 	// Resources are what a task reserves.
 	Resources
 	// Ports are the ports that a task publishes on its node, in host mode. The
-	// number of one without is chosen by the node itself, and is nobody's here.
+	// node itself chooses the number of one without, which is not reserved here.
 	Ports []*musterv1.PortConfig
 
 	runtime *runtime

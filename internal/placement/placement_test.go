@@ -200,7 +200,7 @@ func TestUsageCountsBack(t *testing.T) {
 }
 
 // TestSpread checks what spreading promises, on random worlds: no node is
-// filled beyond what fits, none with room is left behind others, and nobody
+// filled beyond what fits, none with room is left behind others, and no task
 // waits while a node has room.
 func TestSpread(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -239,7 +239,7 @@ func TestSpread(t *testing.T) {
 			}
 			for _, other := range candidates {
 				if room && other.Avoid && !c.Avoid && other.Service("web") > 0 {
-					t.Fatalf("node %s, which is to be avoided, holds tasks while node %s has room", other.ID, c.ID)
+					t.Fatalf("node %s, which should be avoided, holds tasks while node %s has room", other.ID, c.ID)
 				}
 				if room && other.Avoid == c.Avoid && other.Service("web") > c.Service("web")+1 {
 					t.Fatalf("node %s holds %d tasks, node %s with room only %d", other.ID, other.Service("web"), c.ID, c.Service("web"))

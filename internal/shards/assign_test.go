@@ -18,7 +18,7 @@ func TestAssign(t *testing.T) {
 		shards  int
 		want    []string
 	}{
-		"nobody":      {nil, 3, []string{"", "", ""}},
+		"no members":  {nil, 3, []string{"", "", ""}},
 		"no shards":   {[]string{"a"}, 0, []string{}},
 		"alone":       {[]string{"a"}, 3, []string{"a", "a", "a"}},
 		"named twice": {[]string{"a", "a"}, 2, []string{"a", "a"}},
@@ -72,7 +72,7 @@ func TestAssignIsFair(t *testing.T) {
 }
 
 // moved counts the shards that have to move when a member comes or goes, and
-// those that move all the same: from one member that stays to another.
+// those that move needlessly: from one member that stays to another.
 func moved(with, without []string, member string) (own, others int) {
 	for s := range with {
 		switch {

@@ -14,12 +14,12 @@ import (
 type Census struct {
 	// Members are in order of instance.
 	Members []Member
-	// Held holds the shards that somebody holds.
+	// Held are the shards that have a holder.
 	Held map[int]Holding
 }
 
-// Take reads the census of all subsystems as the store has it now. Those that
-// nobody takes part in are left out.
+// Take reads the census of all subsystems as the store has it now. Those
+// without members are left out.
 func Take(ctx context.Context, store kv.KV, prefix string, log *zap.Logger) (map[string]Census, error) {
 	members, err := take[Member](ctx, store, prefix+"/members/", log)
 	if err != nil {

@@ -64,8 +64,8 @@ func TestCensus(t *testing.T) {
 	})
 }
 
-// TestCensusOfNobody: where nobody is, there is nothing, and no error.
-func TestCensusOfNobody(t *testing.T) {
+// TestCensusWithoutMembers: without members there is nothing, and no error.
+func TestCensusWithoutMembers(t *testing.T) {
 	c := newCluster(t, 1)
 	all, err := shards.Take(t.Context(), c.store, prefix, zaptest.NewLogger(t))
 	if err != nil || len(all) != 0 {

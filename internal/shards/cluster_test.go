@@ -29,7 +29,7 @@ type cluster struct {
 	t      *testing.T
 	store  kv.KV
 	shards int
-	// errorf takes what is wrong; it is t's, unless a test wants to go on.
+	// errorf takes what is wrong; it is t's, unless a test wants to continue.
 	errorf func(format string, args ...any)
 
 	mu sync.Mutex
@@ -141,7 +141,7 @@ func (c *cluster) crash(r *replica) {
 	r.leave()
 }
 
-// work is the role: it watches that nobody else does the same.
+// work is the role: it checks that no other replica does the same.
 func (c *cluster) work(ctx context.Context, r *replica, shard int) error {
 	if r.fail != nil {
 		if err := r.fail(shard); err != nil {
@@ -181,8 +181,8 @@ func (c *cluster) held() map[string]int {
 	return n
 }
 
-// even reports whether the replicas, and nobody else, work on all shards, in
-// even shares, and say so.
+// even reports whether only these replicas work on all shards, in even shares,
+// and say so.
 func (c *cluster) even(replicas ...*replica) bool {
 	held, sum := c.held(), 0
 	for _, r := range replicas {

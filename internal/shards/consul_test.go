@@ -137,7 +137,7 @@ func TestOverConsul(t *testing.T) {
 
 // overtake lets a process have its share beside a, kills or stops it, and
 // returns how long it takes until a has all shards. One that is stopped must give
-// up its roles when it goes on, and get its share back.
+// up its roles when it continues, and get its share back.
 func overtake(t *testing.T, consul *consultest.Server, d *shards.Directory, name string, by syscall.Signal) time.Duration {
 	t.Helper()
 	child := exec.Command(os.Args[0], "-test.run=^TestReplica$")
@@ -159,7 +159,7 @@ func overtake(t *testing.T, consul *consultest.Server, d *shards.Directory, name
 		if err := child.Process.Signal(syscall.SIGCONT); err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("it goes on, and has its share after %v", untilShares(t, d, "a", name))
+		t.Logf("it continues, and has its share after %v", untilShares(t, d, "a", name))
 	}
 	return took
 }

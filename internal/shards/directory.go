@@ -77,7 +77,7 @@ func (d *Directory) Ready(ctx context.Context) error {
 	}
 }
 
-// Owner returns the replica that holds a shard, false if nobody does.
+// Owner returns the replica that holds a shard, false if none does.
 func (d *Directory) Owner(shard int) (Member, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -31,11 +31,11 @@ type Config struct {
 	Shards int
 	// Member is this replica.
 	Member Member
-	// Session opens a session. It is called anew when a session is lost; the
+	// Session opens a session. It is called again when a session is lost; the
 	// manager closes what it was given.
 	Session func(context.Context) (kv.Session, error)
-	// Roster, if given, tells of the other replicas. It must include the subsystem,
-	// and run as long as the manager does.
+	// Roster, if given, knows the other replicas. It must include the subsystem,
+	// and run while the manager does.
 	Roster *Roster
 	Logger *zap.Logger
 	// Registerer takes the gauge of owned shards, if given.
@@ -129,7 +129,7 @@ func (m *Manager) role(shard int) *role {
 }
 
 // Run takes part until ctx ends. For each shard that this replica gets it calls
-// work in a goroutine of its own, whose context ends when the shard is to be
+// work in a goroutine of its own, whose context ends when the shard must be
 // given up or was lost; the lock is released when work has returned, and Run
 // returns when all have, and other replicas have been told. Work that returns
 // while it still holds its shard is logged and begun again after a while.

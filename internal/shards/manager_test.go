@@ -134,7 +134,7 @@ func TestHolds(t *testing.T) {
 }
 
 // TestSlowRole lets roles take their time: the lock stays until they have
-// returned, whoever waits for it, and however long.
+// returned, whatever waits for it, and however long.
 func TestSlowRole(t *testing.T) {
 	for name, leave := range map[string]func(*cluster, *replica){
 		"HandedOver": func(c *cluster, _ *replica) { c.join() },
@@ -180,7 +180,7 @@ func TestFailedRoleBeginsAgain(t *testing.T) {
 }
 
 // TestStoreAway takes the store from one replica, or hides its answers, and
-// gives it back: work goes on meanwhile, and everything ends as it should be.
+// gives it back: work continues, and everything ends as it should.
 func TestStoreAway(t *testing.T) {
 	gone := errors.Join(errors.New("broken by the test"), kv.ErrUnavailable)
 	for name, fault := range map[string]kvfault.Fault{

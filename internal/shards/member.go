@@ -118,7 +118,7 @@ func follow(ctx context.Context, store kv.KV, prefix string, log *zap.Logger, se
 		}
 		if err != nil {
 			if ctx.Err() == nil {
-				log.Debug("list is to be repeated", zap.String("prefix", prefix), zap.Error(err))
+				log.Debug("repeating list", zap.String("prefix", prefix), zap.Error(err))
 			}
 			after = 0
 			_ = retry.Wait(ctx)

@@ -8,7 +8,7 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// FuzzDecode reads records of members and locks that somebody else wrote.
+// FuzzDecode reads records of members and locks that other processes wrote.
 func FuzzDecode(f *testing.F) {
 	for _, value := range []string{
 		`{"instance":"a","daemon":"apid","address":"h:1","started":"2026-01-01T00:00:00Z","since":"2026-01-01T00:00:00Z"}`, `{}`, `null`, `[]`, `{"instance":7}`, `{"since":"never"}`, "",

@@ -24,7 +24,7 @@ type role struct {
 	// session is the ID of that which holds the lock.
 	session string
 	cancel  context.CancelFunc
-	// leaving is set when the shard is to be given up.
+	// leaving is set when the shard must be given up.
 	leaving bool
 	// done is closed when the function has returned.
 	done chan struct{}
@@ -149,14 +149,13 @@ func (t *term) look(ctx context.Context) bool {
 		names = append(names, name)
 	}
 	if _, ok := members[t.m.cfg.Member.Instance]; !ok {
-		// Joined a moment ago, and the list is older; or somebody took the record
-		// away. To join again does no harm.
+		// Joined a moment ago, and the list is older; or the record was
+		// removed. Joining again does no harm.
 		names = append(names, t.m.cfg.Member.Instance)
 		t.joined = false
 	}
 	settled := make([]bool, t.m.cfg.Shards)
-	// All at once: whoever waits for the last of them waits for one round trip to
-	// the store.
+	// All at once: waiting for the last of them takes one round trip to the store.
 	var wg sync.WaitGroup
 	for shard, name := range Assign(names, t.m.cfg.Shards) {
 		wg.Go(func() {
@@ -179,7 +178,7 @@ func (t *term) settle(ctx context.Context, shard int, mine bool, holder string) 
 		t.giveUp(r)
 		return true
 	case r != nil && holder != "" && holder != t.session.ID() && !r.leaving:
-		// Somebody else holds what this replica thinks is its own: the session
+		// Another replica holds what this one thinks is its own: the session
 		// has ended without a word.
 		t.log.Warn("shard was lost", zap.Int("shard", shard))
 		t.giveUp(r)
@@ -263,7 +262,7 @@ func (t *term) ended(ctx context.Context, r *role) bool {
 	delete(t.m.roles, r.shard)
 	t.m.mu.Unlock()
 	t.count()
-	// By now the shard may be to be taken anew, and nothing else would say so.
+	// By now the shard may have to be taken again, and nothing else would say so.
 	t.poke()
 	return true
 }

@@ -46,7 +46,7 @@ func NewFollower(tables *Tables) *Follower {
 // Snapshot returns the snapshot that the follower has come to, nil at first.
 func (f *Follower) Snapshot() *store.Snapshot { return f.now }
 
-// Advance goes on to a newer snapshot and returns what is different. The first
+// Advance moves to a newer snapshot and returns what is different. The first
 // call reports everything.
 func (f *Follower) Advance(to *store.Snapshot) Delta {
 	d := Delta{Services: map[string]struct{}{}, Tasks: map[string]struct{}{}}
@@ -95,7 +95,7 @@ func (f *Follower) of(task string) *parts {
 	return p
 }
 
-// assign notes that a node has a task, or has it no more. Tables come one by
+// assign notes that a node has a task, or no longer has it. Tables come one by
 // one, so the node's status may have been there before.
 func (f *Follower) assign(to *store.Snapshot, p *parts, node string, assignment *store.Entry[*recordv1.Assignment]) {
 	switch {

@@ -12,8 +12,8 @@ type Followed struct {
 	Endpoint *musterv1.EndpointSpec
 }
 
-// Follow returns what the tasks of a service are to be made of in the end: what its
-// spec says, or what was there before if the update to it was rolled back.
+// Follow returns what the tasks of a service should follow in the end: its spec, or
+// the former one if the update to it was rolled back.
 func Follow(s *recordv1.Service, r *recordv1.Rollout) Followed {
 	if r.GetRolledBack() && Answers(s, r) {
 		return Followed{s.FormerTaskDigest, s.FormerSpecVersion, s.FormerEndpoint}

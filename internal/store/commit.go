@@ -133,7 +133,7 @@ func (c *committer) commit(ctx context.Context) {
 			continue
 		}
 		if !b.setSent(true) {
-			// Somebody has given up, and must not see it applied.
+			// A caller has given up, and must not see it applied.
 			c.line.putBack(b)
 			continue
 		}
@@ -179,7 +179,7 @@ func (b *batch) callers() int {
 	return len(groups)
 }
 
-// abandoned reports whether nobody waits for the batch any more.
+// abandoned reports whether no caller waits for the batch any longer.
 func (b *batch) abandoned() bool {
 	for _, m := range b.members {
 		if m.req.run(func() {}) {
@@ -223,7 +223,7 @@ func (c *committer) send(ctx context.Context, b *batch, p *plan, w writer) {
 	}
 }
 
-// catchUp brings the snapshot up to what the kv holds now, as long as anybody
+// catchUp brings the snapshot up to what the kv holds now, while a caller
 // waits for the batch.
 func (c *committer) catchUp(ctx context.Context, b *batch, p *plan) {
 	for i := range p.tables {

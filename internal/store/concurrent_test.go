@@ -38,7 +38,7 @@ func numbers(name string) *store.Table[int] {
 }
 
 // TestReaderNeverSeesHalfAnUpdate moves amounts between accounts in all shards
-// from several stores at once. Whoever reads at any time finds the same total.
+// from several stores at once. A reader finds the same total at any time.
 func TestReaderNeverSeesHalfAnUpdate(t *testing.T) {
 	onEach(t, func(t *testing.T, opt store.Options) {
 		const accounts, each, movers, moves = 64, 100, 4, 40
@@ -99,7 +99,7 @@ func TestReaderNeverSeesHalfAnUpdate(t *testing.T) {
 						if err := s.Update(ctx, func(tx *store.Tx) error {
 							a, ok := table.Get(tx, from)
 							if !ok || a.Value < n {
-								table.Delete(tx, "nobody")
+								table.Delete(tx, "unknown")
 								return nil
 							}
 							table.Put(tx, from, a.Value-n)
@@ -159,7 +159,7 @@ func TestCounter(t *testing.T) {
 	})
 }
 
-// TestGivenUpUpdates ends the contexts of some updates while others go on. No
+// TestGivenUpUpdates ends the contexts of some updates while others continue. No
 // function may run once its Update has returned; the race detector would see it.
 func TestGivenUpUpdates(t *testing.T) {
 	table := numbers("counters")

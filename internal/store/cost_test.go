@@ -128,7 +128,7 @@ func TestTablesShrink(t *testing.T) {
 
 // TestLargeUpdatesAreNotRunInVain counts how often functions are run of which each
 // writes so much that a transaction holds but a few: those that have no room in one
-// wait for the next without being tried, and other work overtakes them all the same.
+// wait for the next without being tried, and other work still overtakes them.
 func TestLargeUpdatesAreNotRunInVain(t *testing.T) {
 	table := store.NewTable("things", text())
 	k := newKV(t)

@@ -73,7 +73,7 @@ func FuzzDecodePage(f *testing.F) {
 		}
 		for i := range same {
 			if same[i] != recs[i] {
-				t.Errorf("record %q was made anew", same[i].key)
+				t.Errorf("record %q was made again", same[i].key)
 			}
 		}
 	})

@@ -23,8 +23,8 @@ const (
 	endConflict
 )
 
-// deliver sends a transaction until it is known what became of it, or nobody
-// waits for that any more. pairs are the results of a transaction that was
+// deliver sends a transaction until it is known what became of it, or no caller
+// waits for that any longer. pairs are the results of a transaction that was
 // applied, err is the reason of one that failed.
 func (c *committer) deliver(ctx context.Context, b *batch, p *plan, w writer) (end ending, pairs []kv.Pair, err error) {
 	retry := backoff.New(failurePause, maxFailurePause)
@@ -89,9 +89,9 @@ func (c *committer) ask(ctx context.Context, b *batch, p *plan, w writer, cause 
 	}
 }
 
-// resolve asks the heads that the transaction was to write what became of it.
-// outcomeOpen means that it has not been applied; it still may be, as long as
-// the heads have not moved.
+// resolve asks the heads that the transaction should have written what became of
+// it. outcomeOpen means that it has not been applied; it still may be, while the
+// heads have not moved.
 func (c *committer) resolve(ctx context.Context, p *plan, w writer) (outcome, error) {
 	var ops []kv.Op
 	base := map[string]uint64{}

@@ -40,7 +40,7 @@ type draft struct {
 type draftPage struct {
 	base    *page // nil for the first page of an empty shard
 	low     string
-	recs    []*record // those of base as long as there is no change
+	recs    []*record // those of base until there is a change
 	size    int
 	changes int
 }

@@ -205,7 +205,7 @@ func TestOutcomeThatNobodyRemembers(t *testing.T) {
 			if !errors.Is(err, store.ErrOutcomeUnknown) {
 				t.Errorf("applied=%t: err=%v, want ErrOutcomeUnknown", applied, err)
 			}
-			// It goes on as if nothing had been.
+			// It continues as if nothing had happened.
 			if err := s.Update(t.Context(), increment(table, "m")); err != nil {
 				t.Error(err)
 			}

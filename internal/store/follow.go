@@ -33,8 +33,8 @@ type follower struct {
 	newest uint64
 	// flight is the commit to this table that is on its way, or nil.
 	flight atomic.Pointer[flight]
-	// anew ends the list of heads that waits, so that the next begins from nothing.
-	anew atomic.Pointer[context.CancelCauseFunc]
+	// restart ends the list of heads that waits, so that the next begins from nothing.
+	restart atomic.Pointer[context.CancelCauseFunc]
 	// marks tells of changes to the table, unless it has a watch of its own.
 	marks *markWatch
 	// lag is how far the snapshot is behind what has been seen in the kv.
@@ -98,7 +98,7 @@ func (s *Store) logContact(c contactChange, err error) {
 }
 
 // follow waits until a head has changed since index after, brings the snapshot
-// up to date, and returns the index to go on from.
+// up to date, and returns the index to continue from.
 func (f *follower) follow(ctx context.Context, after uint64) (uint64, error) {
 	if f.state() == nil {
 		index, err := f.load(ctx)
@@ -155,7 +155,7 @@ var errAnew = errors.New("the list is to begin from nothing")
 func (f *follower) waitForHeads(ctx context.Context, after uint64) ([]kv.Pair, uint64, error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	f.anew.Store(&end)
+	f.restart.Store(&end)
 	list := f.markedHeads
 	if f.marks == nil {
 		list = func(ctx context.Context, after uint64) ([]kv.Pair, uint64, error) {
@@ -175,7 +175,7 @@ func (f *follower) beginAnew() {
 	if f.marks != nil {
 		f.marks.beginAnew()
 	}
-	if end := f.anew.Load(); end != nil {
+	if end := f.restart.Load(); end != nil {
 		(*end)(errAnew)
 	}
 }

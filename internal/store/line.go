@@ -21,7 +21,7 @@ const (
 // updates, those that write into the same pages should go together. Where an
 // update writes is known when it was run once. Hence those that did not fit are
 // sorted by that place, and then are taken in this order to the last before the
-// next are sorted, so that none waits for ever. Those that write much are not run in
+// next are sorted, so that none waits forever. Those that write much are not run in
 // vain: what they add is known from before, or from others of their group.
 type line struct {
 	fresh []*request // have not been run yet, in order of arrival
@@ -45,7 +45,7 @@ func (l *line) putBack(b *batch) {
 	l.sweep = append(members, l.sweep...)
 }
 
-// fill moves updates from the line into a batch until no more fit, or there are
+// fill moves updates from the line into a batch until no other fits, or there are
 // limit. Those that have been given up are dropped.
 func (l *line) fill(b *batch, limit int) {
 	if len(l.sweep) == 0 {

@@ -201,7 +201,7 @@ func (s *Store) Staleness() time.Duration { return s.health.staleness() }
 // Update runs fn on the newest state and commits what it writes, whole or not at
 // all, if nothing that it has read has changed meanwhile; else it runs fn again.
 // So fn may run several times, always in one goroutine, and must have no other
-// effect than to set variables, each time anew. It must not block.
+// effect than to set variables, each time again. It must not block.
 //
 // If fn returns an error, nothing is written, and Update returns that error once
 // it has made sure that what fn has read is still so. If fn writes nothing and

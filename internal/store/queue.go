@@ -12,14 +12,14 @@ import (
 // Errors of updates, besides those of package kv.
 var (
 	// ErrOutcomeUnknown says that an update may or may not have been applied,
-	// now or in a moment: the kv did not answer for as long as its context
-	// lasted. Read, and decide again.
+	// now or in a moment: the kv did not answer before its context
+	// ended. Read, and decide again.
 	ErrOutcomeUnknown = errors.New("outcome unknown")
 	// ErrClosed says that the store's Run has returned.
 	ErrClosed = errors.New("store closed")
 )
 
-// group is a number of updates that somebody waits for together.
+// group is a number of updates that a caller waits for together.
 //
 // Its lock is held while one of its functions runs. Who gives up takes the lock
 // first, so that no function runs once Update has returned.
@@ -152,7 +152,7 @@ func (r *request) finish(err error) {
 	}
 }
 
-// queue holds the updates that are to be committed.
+// queue holds the updates to commit.
 type queue struct {
 	mu      sync.Mutex
 	waiting []*request

@@ -22,7 +22,7 @@ const (
 	maxMissing = 1024
 	// doubtPause is how long a read that goes backwards is doubted: a leader
 	// of the kv that has been deposed and does not know it yet may answer so
-	// for as long as its lease.
+	// until its lease ends.
 	doubtPause = time.Second
 )
 
@@ -194,7 +194,7 @@ func (f *follower) load(ctx context.Context) (uint64, error) {
 // is, but not that there is none: without them a transaction that rests on an
 // empty shard would take the right to write it.
 //
-// Whoever may, does: somebody else may be first, and this process may only read.
+// Every process that may does this: another may be first, and this one may only read.
 func (f *follower) anchor(ctx context.Context, heads *tableHeads) {
 	var ops []kv.Op
 	for i, h := range heads {

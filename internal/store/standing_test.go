@@ -62,7 +62,7 @@ func TestContact(t *testing.T) {
 	})
 }
 
-// deaf is a kv whose lists that wait for a change wait for ever, as those do of a
+// deaf is a kv whose lists that wait for a change wait forever, as those do of a
 // server that is cut off from its leader and from its clients' changes.
 type deaf struct{ kv.KV }
 

@@ -255,7 +255,7 @@ func TestSync(t *testing.T) {
 	})
 }
 
-// TestSyncBeforeRun waits for a store that nobody runs yet, or ever.
+// TestSyncBeforeRun waits for a store that does not run yet, or never does.
 func TestSyncBeforeRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, table := newKV(t), store.NewTable("t", text())

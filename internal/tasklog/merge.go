@@ -33,7 +33,7 @@ type Source func(ctx context.Context, emit func(*musterv1.LogMessage) error) err
 // Merge runs sources, so many at a time, and calls send with their lines by the time
 // at which they were written. It drops no line, and never changes the order within a
 // source: a source whose lines come too early waits for the others. A source that has
-// no line for as long as patience lasts is not waited for until it has one. A source
+// no line until patience ends is not waited for until it has one. A source
 // cannot keep the others from sending for long by the times of its lines. Merge
 // returns when all sources have ended; the first error ends all of them.
 func Merge(ctx context.Context, sources []Source, parallel int, patience time.Duration, send func(*musterv1.LogMessage) error) error {

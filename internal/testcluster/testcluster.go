@@ -83,7 +83,7 @@ type Config struct {
 	// Env is added to the environment of processes, by their names.
 	Env map[string][]string
 	// CertificateLifetime, if given, closes the cluster to strangers: it has an
-	// authority of its own, whose certificates last for so long, and everybody joins
+	// authority of its own, whose certificates last for so long, and every daemon joins
 	// with a token. It takes a Consul, on this machine's own network.
 	CertificateLifetime time.Duration
 	// Args are further flags of the managers, by the daemons' names; "dev" and
@@ -95,8 +95,8 @@ type Config struct {
 // disk.
 func StorePath(dir string) string { return filepath.Join(dir, "dev", "store.db") }
 
-// Start starts the managers of a cluster and waits until they answer. Whoever
-// calls it calls Stop.
+// Start starts the managers of a cluster and waits until they answer. The
+// caller must call Stop.
 func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	cfg.Replicas, cfg.ConsulServers = max(cfg.Replicas, 1), max(cfg.ConsulServers, 1)
 	c := &Cluster{cfg: cfg, processes: map[string]*Process{}}

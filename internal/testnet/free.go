@@ -12,8 +12,8 @@ func Loopback() string {
 	return net.IPv4(127, byte(1+rand.IntN(254)), byte(rand.IntN(256)), byte(1+rand.IntN(254))).String()
 }
 
-// FreeAddresses returns addresses at an IP address of this machine that nobody
-// listens at, each another one.
+// FreeAddresses returns addresses at an IP address of this machine without a
+// listener, each another one.
 func FreeAddresses(ip string, n int) ([]string, error) {
 	addresses := make([]string, n)
 	for i := range addresses {

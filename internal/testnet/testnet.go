@@ -59,7 +59,7 @@ func Missing() error {
 	return errors.Join(faults...)
 }
 
-// New makes a network with a number of hosts. Whoever makes it closes it.
+// New makes a network with a number of hosts. The caller closes it.
 func New(ctx context.Context, hosts int) (_ *Net, err error) {
 	n := &Net{}
 	defer func() {
@@ -218,8 +218,8 @@ func (n *Net) Lose(ctx context.Context, h *Host, percent int) error {
 	return h.run(ctx, rules, "nft", "-f", "-")
 }
 
-// refuse drops what comes from some addresses, and nothing else: nobody is told,
-// as when a cable is cut.
+// refuse drops what comes from some addresses, and nothing else, without a
+// notice, as when a cable is cut.
 func (h *Host) refuse(ctx context.Context, others []string) error {
 	rules := "table inet cut\ndelete table inet cut\n"
 	if len(others) > 0 {

@@ -97,6 +97,6 @@ func (t *teller) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan)
 	case err == nil && was:
 		t.log.Info("traces are sent again")
 	}
-	// It is said; there is nobody else to tell.
+	// It is logged; there is nowhere else to report it.
 	return nil
 }

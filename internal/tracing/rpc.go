@@ -12,7 +12,7 @@ import (
 )
 
 // ServerOptions have a gRPC server trace its calls. Those that come with a trace
-// (W3C traceparent) go on with it.
+// (W3C traceparent) continue it.
 func (t *Tracer) ServerOptions() []grpc.ServerOption {
 	if t == nil {
 		return nil
@@ -37,7 +37,7 @@ func (t *Tracer) options() []otelgrpc.Option {
 }
 
 // ends reports whether a call is one that comes to its end, and not one of those
-// that are open for as long as its client lives, nor a question for the health.
+// that are open while its client lives, nor a health check.
 func ends(method string) bool {
 	for _, open := range []string{"/Session", "/Watch", "Logs"} {
 		if strings.HasSuffix(method, open) {

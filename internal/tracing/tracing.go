@@ -53,7 +53,7 @@ func (t *Tracer) Begin(parent []byte, name string, at time.Time, attributes ...a
 	return s
 }
 
-// Trace is what a record holds that the span leads to, so that others go on
+// Trace is what a record holds that the span leads to, so that others continue
 // from here.
 func (s Span) Trace() []byte {
 	if s.span == nil {
@@ -82,8 +82,8 @@ func Of(ctx context.Context) []byte {
 // idLength is the length of an encoded span context: trace id and span id.
 const idLength = 16 + 8
 
-// encode returns nil for a span that nobody records: what follows is not to be
-// recorded either.
+// encode returns nil for a span that is not recorded: what follows is not recorded
+// either.
 func encode(sc trace.SpanContext) []byte {
 	if !sc.IsValid() || !sc.IsSampled() {
 		return nil

@@ -107,8 +107,8 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// TestACollectorThatIsAway sends traces to where nobody listens: that costs no more
-// than the traces.
+// TestACollectorThatIsAway sends traces to an address without a listener: only the
+// traces are lost.
 func TestACollectorThatIsAway(t *testing.T) {
 	t.Parallel()
 	tracer, flush, err := tracing.Export(t.Context(), tracing.Settings{Endpoint: "http://127.0.0.1:1"}, tracing.Process{Daemon: "testd"}, zap.NewNop())

@@ -23,8 +23,8 @@ func (a *answer) decode(into any) error { return json.Unmarshal(a.body, into) }
 
 type answerKey struct{}
 
-// takeAnswer returns a context for one call whose answer is to be taken. The client
-// is given an empty one of the same kind.
+// takeAnswer returns a context for one call whose answer is kept. The client
+// gets an empty one of the same kind.
 func takeAnswer(ctx context.Context) (context.Context, *answer) {
 	a := &answer{}
 	return context.WithValue(ctx, answerKey{}, a), a

@@ -11,7 +11,7 @@ import (
 	"github.com/musterhq/muster/internal/kv/consultest"
 )
 
-// untilDone repeats a write as long as Consul is not there.
+// untilDone repeats a write while Consul is away.
 func untilDone(t *testing.T, s *consul.KV, key string) kv.Pair {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -143,8 +143,8 @@ func TestKilledAndRestarted(t *testing.T) {
 }
 
 // TestAwayForLong lets Consul hang for longer than the session's TTL. The process
-// must not believe in its locks any more; and since Consul itself has not seen
-// the time pass, nobody else could have them, were the session not ended.
+// must no longer believe in its locks. Consul itself has not seen the time pass, so
+// no other process could get them if the session were not ended.
 func TestAwayForLong(t *testing.T) {
 	t.Parallel()
 	server := consultest.Start(t)

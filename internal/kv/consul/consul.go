@@ -36,7 +36,7 @@ var limits = kv.Limits{Ops: 128, Bytes: 360_000}
 // callTimeout bounds every call that does not block on purpose, whatever its
 // context allows. A server that has passed a call on to a leader that hangs waits
 // for the answer for 30 to 40 s, also when there is a new leader within 2 s: then
-// only a call that is made anew is answered. So this is half of the 10 s that apid
+// only a repeated call is answered. So this is half of the 10 s that apid
 // gives to a write.
 const callTimeout = 5 * time.Second
 

@@ -145,7 +145,7 @@ func TestCutShort(t *testing.T) {
 }
 
 // TestReadsAreConsistent looks at what is asked for: a leader that was elected a
-// moment ago may know of nothing yet, and answers all the same unless it is asked to
+// moment ago may know of nothing yet, and still answers unless it must
 // make sure.
 func TestReadsAreConsistent(t *testing.T) {
 	t.Parallel()

@@ -77,7 +77,7 @@ func TestCallsShareFewConnections(t *testing.T) {
 
 // TestConnectionLimit fills an agent with connections up to its limit, as other
 // clients at the same address do. Calls wait, the log names the limit, the session
-// lives, and everything goes on when there is room again.
+// lives, and everything continues when there is room again.
 func TestConnectionLimit(t *testing.T) {
 	t.Parallel()
 	const limit = 20

@@ -23,7 +23,7 @@ type router struct {
 	// heard is when each host last answered anything, as the time since began.
 	heard []atomic.Int64
 	// silent is set of hosts that hang or refuse connections, until they are heard
-	// again. They come after all others: to find out anew that one hangs takes
+	// again. They come after all others: to find out again that one hangs takes
 	// seconds.
 	silent []atomic.Bool
 }

@@ -36,8 +36,8 @@ const (
 // that Consul picks at random: together they dial as often as was asked for, on
 // average, and the first that fails ends the session.
 //
-// A stopped process is dialled with success all the same, for its kernel answers.
-// One more check notices that it does not report.
+// Dialling a stopped process still succeeds, because its kernel answers. One more
+// check notices that it does not report.
 func (s *KV) register(ctx context.Context, service *kv.Service) ([]string, error) {
 	interval := service.CheckInterval
 	if interval <= 0 {
@@ -152,7 +152,7 @@ func (s *KV) enter(x *session) {
 }
 
 // deregister takes a session's service out of the catalog, unless a later
-// session has entered it anew: that one is bound to its checks.
+// session has entered it again: that one is bound to its checks.
 func (s *KV) deregister(ctx context.Context, x *session) error {
 	s.mu.Lock()
 	mine := x.service != "" && s.services[x.service] == x

@@ -119,9 +119,9 @@ func (s *KV) create(ctx context.Context, entry *api.SessionEntry, patient bool) 
 	}
 }
 
-// renew keeps the session alive. When it could not be renewed for as long as
-// its TTL, it counts as lost, for Consul may end it from then on; but it may
-// live on there too, and hold locks that nobody works for. So it is destroyed
+// renew keeps the session alive. When it could not be renewed during
+// its TTL, it counts as lost, because Consul may end it from then on; but it may
+// live on there too, and hold locks without a holder. So it is destroyed
 // as soon as Consul can be reached.
 func (x *session) renew(ctx context.Context, ttl time.Duration) {
 	ticker := time.NewTicker(ttl / 3)

@@ -100,8 +100,8 @@ func TestKilledProcessLosesItsLocks(t *testing.T) {
 	}
 }
 
-// TestStoppedProcessLosesItsLocks stops a process: its kernel answers whoever
-// dials it, but it does not report. Let go on, it learns that it lost its session.
+// TestStoppedProcessLosesItsLocks stops a process: its kernel answers those
+// that dial it, but it does not report. Resumed, it learns that it lost its session.
 func TestStoppedProcessLosesItsLocks(t *testing.T) {
 	server := shared.Start(t)
 	t.Logf("locks were taken over %v after the stop", takeOver(t, server, "stopped/lock", syscall.SIGSTOP).Round(time.Millisecond))

@@ -53,7 +53,7 @@ func (e *LimitError) Unwrap() error { return kv.ErrLimited }
 
 // throttle repeats requests that Consul refuses because of a limit, ever more
 // slowly, until their contexts end. Such a request had no effect. Requests over
-// connections that are open already go on, the session's reports among them.
+// connections that are open already continue, the session's reports among them.
 type throttle struct {
 	next http.RoundTripper
 	open func() int64

@@ -83,7 +83,7 @@ const denied = "Permission denied"
 // why in words alone; but an operation that checks nothing cannot be in
 // conflict, so if one of those failed it was for another reason. Of one that
 // checks something the words have to tell: to take a token that may not write for
-// a conflict would be to try again for ever.
+// a conflict would mean to try again forever.
 func refusal(ops []kv.Op, errs api.TxnErrors) error {
 	class := kv.ErrConflict
 	first := errs[0]

@@ -15,7 +15,7 @@ import (
 // ManagementToken may do everything at a server whose ACLs are on.
 const ManagementToken = "11111111-2222-3333-4444-555555555555"
 
-// ACL are the settings of a server at which whoever has no token may do nothing.
+// ACL are the settings of a server that refuses everything without a token.
 const ACL = `acl { enabled = true default_policy = "deny" tokens { initial_management = "` + ManagementToken + `" agent = "` + ManagementToken + `" } }`
 
 // startTimeout bounds the time until a server has a leader.
@@ -131,7 +131,7 @@ func (s *Server) get(ctx context.Context, path string, answer any) error {
 	return nil
 }
 
-// call makes a request, whose answer is to be closed.
+// call makes a request. The caller closes the answer.
 func (s *Server) call(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+s.Address+path, body)
 	if err != nil {

@@ -23,8 +23,8 @@ type Place struct {
 	Command []string
 	// Dial reaches the place from the test.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Ports are those that the server may use, where it need share them with
-	// nobody. Without them they are what is free on this machine.
+	// Ports are those that the server may use, if no other program
+	// uses them. Without them it takes free ports of this machine.
 	Ports []int
 }
 
@@ -33,7 +33,7 @@ func Here() Place {
 	return Place{Address: testnet.Loopback(), Dial: (&net.Dialer{}).DialContext}
 }
 
-// freePorts finds ports that nobody listens on.
+// freePorts finds ports without a listener.
 func (p Place) freePorts(n int) ([]int, error) {
 	if len(p.Ports) >= n {
 		return p.Ports[:n], nil
@@ -176,7 +176,7 @@ func (c *Cluster) Stop() error {
 // Pause stops all servers' processes as they stand.
 func (c *Cluster) Pause() error { return c.each((*Server).Pause) }
 
-// Resume lets paused servers go on.
+// Resume lets paused servers continue.
 func (c *Cluster) Resume() error { return c.each((*Server).Resume) }
 
 func (c *Cluster) each(do func(*Server) error) error {

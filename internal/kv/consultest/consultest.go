@@ -174,7 +174,7 @@ func (s *Server) Stop() error {
 // Pause stops the server's process as it stands: it hangs.
 func (s *Server) Pause() error { return s.signal(syscall.SIGSTOP, false) }
 
-// Resume lets a paused server go on.
+// Resume lets a paused server continue.
 func (s *Server) Resume() error { return s.signal(syscall.SIGCONT, false) }
 
 // stopTimeout bounds the end of a server, on a machine that is busy.

@@ -11,7 +11,7 @@ import (
 var errNoFile = errors.New("the store is kept in memory only")
 
 // Backup writes a copy of the store's file, as it is at one moment, while the
-// store goes on working. All that was answered before is in it. [Open] opens such a
+// store keeps working. All that was answered before is in it. [Open] opens such a
 // copy. Size, if not nil, is told how long it is going to be before anything is
 // written.
 func (s *KV) Backup(w io.Writer, size func(int64)) error {

@@ -11,7 +11,7 @@ import (
 	"github.com/musterhq/muster/internal/kv/embedded"
 )
 
-// TestBackup takes copies while somebody writes. Each opens, and holds all that
+// TestBackup takes copies during writes. Each opens, and holds all that
 // was answered before it was begun, and nothing torn: both keys of a transaction
 // or neither.
 func TestBackup(t *testing.T) {

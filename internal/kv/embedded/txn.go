@@ -119,7 +119,7 @@ func (c *changes) undo() {
 	}
 }
 
-// commit moves the index on, wakes whoever waits for one of the keys, and
+// commit increments the index, wakes the lists that wait for one of the keys, and
 // queues the writes for the disk.
 func (c *changes) commit() {
 	if len(c.written) == 0 {

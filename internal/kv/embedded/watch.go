@@ -64,7 +64,7 @@ func (w *watch) join(prefix string) *group {
 	return g
 }
 
-// leave forgets the group if nobody is left in it. A group that was woken has
+// leave forgets the group if it is empty. A group that was woken has
 // been forgotten already, and another may have its place.
 func (w *watch) leave(prefix string, g *group) {
 	g.lists--

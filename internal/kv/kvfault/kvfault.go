@@ -25,7 +25,7 @@ const (
 	Session Deed = "session" // opening one
 	Acquire Deed = "acquire"
 	Release Deed = "release"
-	// Close is the end of a session in order. Broken, the session goes on until
+	// Close ends a session. If this is broken, the session lasts until
 	// LoseSessions.
 	Close Deed = "close"
 	// Describe is both of the calls that ask the store about itself and about
@@ -218,7 +218,7 @@ func (k *KV) do(ctx context.Context, c Call, call func() error) error {
 	return call()
 }
 
-// hold waits as long as the fault says.
+// hold waits for the time that the fault says.
 func (f *injected) hold(ctx context.Context) error {
 	if f.Delay > 0 {
 		t := time.NewTimer(f.Delay)

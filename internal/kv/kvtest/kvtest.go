@@ -57,7 +57,7 @@ func Run(t *testing.T, open func(t *testing.T) kv.KV) {
 	}
 }
 
-// fixture is a key space, and a part of it that nobody else uses.
+// fixture is a key space, and a part of it that no other test uses.
 type fixture struct {
 	kv.KV
 	ctx    context.Context

@@ -124,7 +124,7 @@ func testLocksAndWrites(t *testing.T, f *fixture) {
 		t.Fatal("the lock at a key that was there already was refused")
 	}
 	if p := f.get(t, "plain"); p.Session != a.ID() || string(p.Value) != "2" || p.Index <= before.Index {
-		t.Errorf("locked key = %+v, want it held by %q and written anew", p, a.ID())
+		t.Errorf("locked key = %+v, want it held by %q and written again", p, a.ID())
 	}
 	f.txn(t, f.op(kv.Delete, "lock", "", 0))
 	b := f.session(t)
