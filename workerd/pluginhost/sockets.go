@@ -14,27 +14,22 @@ const (
 	// socketsName is the directory for sockets in the state directory. No plugin
 	// can have this name.
 	socketsName = ".sockets"
-	// longestSocketsDir is how long its path may be: a socket's path has at most
-	// 103 bytes on every system, of which go-plugin takes some 40 for the names
-	// beneath.
+	// longestSocketsDir is the longest path of that directory. A socket's path has at
+	// most 103 bytes on every system, and go-plugin needs about 40 of them for the
+	// names in the directory.
 	longestSocketsDir = 60
+	// commonTemp is the temporary directory if that of the settings is too long.
+	commonTemp = "/tmp"
 )
 
-// openSockets makes an empty directory for the sockets of plugins, and returns
-// what removes it. With a state directory it is the same one each time, so that
-// a worker that starts again clears away what a killed one left.
+// openSockets makes an empty directory for the sockets of plugins, and returns a
+// function that removes it. With a state directory it is the same one each time,
+// so a worker that starts again removes what a killed one left.
 func (h *Host) openSockets() (dir string, remove func() error, err error) {
 	if h.cfg.StateDir == "" {
-		dir, err = os.MkdirTemp("", "muster-plugins-")
+		dir, err = tempSockets()
 	} else {
-		for _, dir = range socketsDirs(h.cfg.StateDir) {
-			made := emptyDir(dir)
-			if made == nil {
-				err = nil
-				break
-			}
-			err = errors.Join(err, made)
-		}
+		dir, err = stateSockets(h.cfg.StateDir)
 	}
 	if err != nil {
 		return "", nil, fmt.Errorf("make directory for plugin sockets: %w", err)
@@ -47,21 +42,75 @@ func (h *Host) openSockets() (dir string, remove func() error, err error) {
 	}, nil
 }
 
-// socketsDirs returns where the sockets of a state directory's plugins can be,
-// the best place first: within it, unless that path is too long for a socket;
-// and, also for when its disk is full, in the temporary directory under a name
-// that is made of it.
-func socketsDirs(stateDir string) []string {
+// tempSockets makes a directory for sockets that has a new name each time.
+func tempSockets() (string, error) {
+	var errs []error
+	for _, temp := range tempDirs() {
+		dir, err := os.MkdirTemp(temp, "muster-plugins-")
+		if err == nil && len(dir) <= longestSocketsDir {
+			return dir, nil
+		}
+		if err == nil {
+			err = errors.Join(tooLong(dir), os.Remove(dir))
+		}
+		errs = append(errs, err)
+	}
+	return "", errors.Join(errs...)
+}
+
+// stateSockets makes the directory for the sockets of a state directory's plugins.
+func stateSockets(stateDir string) (string, error) {
+	var errs []error
+	for _, dir := range socketsDirs(stateDir) {
+		err := tooLong(dir)
+		if err == nil {
+			err = emptyDir(dir)
+		}
+		if err == nil {
+			return dir, nil
+		}
+		errs = append(errs, err)
+	}
+	return "", errors.Join(errs...)
+}
+
+// socketsDirs returns where the sockets of a state directory's plugins can be, the
+// best place first: within it, unless that path is too long for a socket, and under
+// a name that is made of it in a temporary directory, which also helps when the
+// state directory's disk is full.
+func socketsDirs(stateDir string) (dirs []string) {
+	if dir := filepath.Join(stateDir, socketsName); tooLong(dir) == nil {
+		dirs = append(dirs, dir)
+	}
 	sum := sha256.Sum256([]byte(stateDir))
-	dirs := []string{filepath.Join(os.TempDir(), "muster-"+hex.EncodeToString(sum[:8]))}
-	if dir := filepath.Join(stateDir, socketsName); len(dir) <= longestSocketsDir {
-		dirs = []string{dir, dirs[0]}
+	for _, temp := range tempDirs() {
+		dirs = append(dirs, filepath.Join(temp, "muster-"+hex.EncodeToString(sum[:8])))
 	}
 	return dirs
 }
 
-// emptyDir makes a directory that nobody else can look into, or empties the one
-// that is there, if it is such a one.
+// tempDirs returns the temporary directories for sockets: that of the settings, and
+// a shorter one if that is too long.
+func tempDirs() []string {
+	temp := os.TempDir()
+	if len(temp)+len("/muster-plugins-4294967295") <= longestSocketsDir {
+		return []string{temp}
+	}
+	return []string{commonTemp, temp}
+}
+
+// tooLong returns an error if the path of a directory is too long for the sockets
+// in it.
+func tooLong(dir string) error {
+	if len(dir) <= longestSocketsDir {
+		return nil
+	}
+	return fmt.Errorf("path %s has %d bytes, but a socket's path allows %d: set TMPDIR or --data-dir to a shorter path",
+		dir, len(dir), longestSocketsDir)
+}
+
+// emptyDir makes a directory that only this user can access, or empties the one that
+// is there if it is such a directory.
 func emptyDir(dir string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return err
@@ -73,7 +122,7 @@ func emptyDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	// In the temporary directory anybody may have put it there.
+	// Any user may have made it in a temporary directory.
 	if !info.IsDir() || info.Mode().Perm()&0o077 != 0 || !isOurs(info) {
 		return fmt.Errorf("%s is there and is not a private directory of this user", dir)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/workerd/pluginhost"
 )
 
@@ -77,4 +78,27 @@ func TestSocketsAreWhereAKilledWorkersAreFoundAgain(t *testing.T) {
 			t.Errorf("run: %v", err)
 		}
 	})
+}
+
+// TestPluginsStartWhereTMPDIRIsLong starts a plugin where the temporary directory
+// has a path that is too long for a socket, with and without a state directory.
+func TestPluginsStartWhereTMPDIRIsLong(t *testing.T) {
+	long := filepath.Join(t.TempDir(), strings.Repeat("long", 20))
+	if err := os.MkdirAll(long, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", long)
+	for name, stateDir := range map[string]string{"no state directory": "", "long state directory": filepath.Join(long, "state")} {
+		t.Run(name, func(t *testing.T) {
+			h, _, _ := host(t, func(cfg *pluginhost.Config) {
+				cfg.StateDir = stateDir
+				cfg.Commands = map[string][]string{"good": command("good")}
+			})
+			if d, err := h.For(deadline(t), "null"); err != nil {
+				t.Error(err)
+			} else if health := d.Description.GetHealth(); health != musterv1.ExecutorDescription_HEALTHY {
+				t.Errorf("executor: %v", d.Description)
+			}
+		})
+	}
 }
