@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,12 +78,12 @@ With --format json each line is a message of the watch; its resumeToken, given t
 			req := &musterv1.WatchRequest{Services: services, ResumeToken: resume, IncludeOld: true}
 			for _, k := range kinds {
 				n, ok := musterv1.ObjectKind_value[strings.ToUpper(k)]
-				if !ok || n == 0 {
-					return usage("--kind: %q is none of service, task, node, cluster", k)
+				if !ok || !slices.Contains(objectKinds(), strings.ToLower(k)) {
+					return usage("--kind: %q is none of %s", k, strings.Join(objectKinds(), ", "))
 				}
 				req.Kinds = append(req.Kinds, musterv1.ObjectKind(n))
 			}
-			if err := watchFilters(filters, req); err != nil {
+			if err := setFilters(filters, watchFilters(), req); err != nil {
 				return err
 			}
 			client, err := c.client()
@@ -114,9 +115,9 @@ With --format json each line is a message of the watch; its resumeToken, given t
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringArrayVar(&kinds, "kind", nil, "service, task, node or cluster (again for more; default: all)")
+	fs.StringArrayVar(&kinds, "kind", nil, strings.Join(objectKinds(), ", ")+" (again for more; default: all)")
 	fs.StringArrayVar(&services, "service", nil, "only these services and their tasks (again for more)")
-	fs.StringArrayVarP(&filters, "filter", "f", nil, watchFilterHelp)
+	fs.StringArrayVarP(&filters, "filter", "f", nil, filterHelp(watchFilters(), "again for more"))
 	fs.StringVar(&format, "format", "text", "text, or json: one message a line")
 	fs.StringVar(&resume, "resume", "", "go on after the message with this resumeToken")
 	return cmd

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -52,30 +51,6 @@ func once(of cobra.CompletionFunc) cobra.CompletionFunc {
 		}
 		return of(cmd, args, typed)
 	}
-}
-
-func serviceNames(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion {
-	resp, err := client.ListServices(ctx, &musterv1.ListServicesRequest{PageSize: pageSize})
-	if err != nil {
-		return nil
-	}
-	var names []cobra.Completion
-	for _, s := range resp.Services {
-		names = append(names, cobra.CompletionWithDesc(s.Spec.GetName(), replicas(s)+" "+runs(s.Spec.GetTask())))
-	}
-	return names
-}
-
-func nodeNames(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion {
-	resp, err := client.ListNodes(ctx, &musterv1.ListNodesRequest{PageSize: pageSize})
-	if err != nil {
-		return nil
-	}
-	var names []cobra.Completion
-	for _, n := range resp.Nodes {
-		names = append(names, cobra.CompletionWithDesc(n.Description.GetHostname(), title(n.Status.GetState().String())+", "+title(n.Spec.GetAvailability().String())))
-	}
-	return names
 }
 
 func taskIDs(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion {
@@ -139,38 +114,13 @@ func contextNames(_ *cobra.Command, args []string, typed string) ([]cobra.Comple
 	return matching(names, args, typed), cobra.ShellCompDirectiveNoFileComp
 }
 
-// filterValues completes KEY=VALUE. Values of a key are fixed, or asked of the
-// cluster; nil: they are the user's own.
-func (c *CLI) filterValues(keys map[string]any) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		key, value, chosen := strings.Cut(typed, "=")
-		if !chosen {
-			var all []cobra.Completion
-			for k := range maps.Keys(keys) {
-				all = append(all, k+"=")
-			}
-			return matching(all, nil, typed), cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
-		}
-		var values []cobra.Completion
-		switch of := keys[key].(type) {
-		case []string:
-			values = matching(slices.Clone(of), nil, value)
-		case complete:
-			values, _ = c.fromCluster(of)(cmd, nil, value)
-		}
-		for i := range values {
-			values[i] = key + "=" + values[i]
-		}
-		return values, cobra.ShellCompDirectiveNoFileComp
-	}
-}
-
 // completions adds to a command and those below it what they complete. Commands
 // are found by path, flags by name.
 func (c *CLI) completions(cmd *cobra.Command) {
-	services, nodes, tasks := c.fromCluster(serviceNames), c.fromCluster(nodeNames), c.fromCluster(taskIDs)
+	ofServices, ofNodes := serviceKind(), nodeKind()
+	services, nodes, tasks := c.fromCluster(ofServices.names), c.fromCluster(ofNodes.names), c.fromCluster(taskIDs)
 	both := func(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion {
-		return append(serviceNames(ctx, client), nodeNames(ctx, client)...)
+		return append(ofServices.names(ctx, client), ofNodes.names(ctx, client)...)
 	}
 	sized := func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		names, _ := services(cmd, nil, typed)
@@ -206,27 +156,13 @@ func (c *CLI) completions(cmd *cobra.Command) {
 		"read-only": fixed("true", "false"), "tty": fixed("true", "false"), "init": fixed("true", "false"),
 	}
 	own := map[string]cobra.CompletionFunc{
-		"events --kind": fixed("service", "task", "node", "cluster"), "events --format": fixed("text", "json"),
-		"events --filter": c.filterValues(map[string]any{
-			"label": nil, "node": complete(nodeNames), "state": enumNames(musterv1.TaskState_value), "desired-state": enumNames(musterv1.TaskState_value),
-			"node-state": enumNames(musterv1.NodeStatus_State_value), "availability": enumNames(musterv1.NodeSpec_Availability_value),
-			"role": enumNames(musterv1.NodeSpec_Role_value), "mode": enumNames(musterv1.ServiceMode_value),
-		}),
-		"service ls --filter": c.filterValues(map[string]any{
-			"name": complete(serviceNames), "id": nil, "label": nil, "mode": enumNames(musterv1.ServiceMode_value),
-		}),
-		"node ls --filter": c.filterValues(map[string]any{
-			"name": complete(nodeNames), "id": nil, "label": nil, "state": enumNames(musterv1.NodeStatus_State_value),
-			"availability": enumNames(musterv1.NodeSpec_Availability_value), "role": enumNames(musterv1.NodeSpec_Role_value),
-		}),
+		"events --kind": fixed(objectKinds()...), "events --format": fixed("text", "json"),
+		"events --filter":     c.completeFilters(watchFilters(), (*musterv1.WatchRequest)(nil)),
+		"service ls --filter": c.completeFilters(ofServices.filters, (*musterv1.ListServicesRequest)(nil)),
+		"node ls --filter":    c.completeFilters(ofNodes.filters, (*musterv1.ListNodesRequest)(nil)),
 	}
-	ofTasks := c.filterValues(map[string]any{
-		"id": complete(taskIDs), "service": complete(serviceNames), "node": complete(nodeNames),
-		"state": enumNames(musterv1.TaskState_value), "desired-state": enumNames(musterv1.TaskState_value),
-		"name": nil, "label": nil, "up-to-date": []string{"true"},
-	})
 	for _, path := range []string{"ps", "task ls", "service ps", "node ps"} {
-		own[path+" --filter"] = ofTasks
+		own[path+" --filter"] = c.completeFilters(taskFilters(), (*musterv1.ListTasksRequest)(nil))
 	}
 	eachCommand(cmd, func(cmd *cobra.Command) {
 		_, path, _ := strings.Cut(cmd.CommandPath(), " ")

@@ -1,140 +1,162 @@
 package cli
 
 import (
-	"slices"
 	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
-// parseFilters sorts "key=value" into the lists of a request.
-func parseFilters(values []string, into map[string]*[]string) error {
-	for _, v := range values {
-		key, value, ok := strings.Cut(v, "=")
-		list := into[key]
-		if !ok || list == nil {
-			known := make([]string, 0, len(into))
-			for k := range into {
-				known = append(known, k)
-			}
-			return usage("--filter: %q: want one of %s, as key=value", v, strings.Join(sorted(known), ", "))
+// filter is a key of --filter: its values go into a field of a request.
+type filter struct {
+	key string
+	// field is the request's field. Of an enum, the contract's values are those that
+	// the filter takes, in lower case and with dashes.
+	field protoreflect.Name
+	// shown is what help says.
+	shown string
+	// values are completed. Nil: the user's own, or those of the enum.
+	values complete
+}
+
+const labelFilter = "label=KEY, label=!KEY, label=KEY=VALUE or label=KEY!=VALUE"
+
+// commonFilters are those that the lists of all kinds have.
+func commonFilters(names complete, special ...filter) []filter {
+	filters := append([]filter{{"name", "name_prefixes", "name=PREFIX", names}, {"id", "id_prefixes", "id=PREFIX", nil}}, special...)
+	return append(filters, filter{"label", "labels", labelFilter, nil})
+}
+
+// taskFilters are those of lists of tasks.
+func taskFilters() []filter {
+	return []filter{
+		{"name", "name_prefixes", "name=PREFIX", nil},
+		{"id", "id_prefixes", "id=PREFIX", taskIDs},
+		{"service", "services", "service=NAME", serviceKind().names},
+		{"node", "nodes", "node=NAME", nodeKind().names},
+		{"state", "states", "state=STATE", nil},
+		{"desired-state", "desired_states", "desired-state=STATE", nil},
+		{"up-to-date", "up_to_date", "up-to-date=true", nil},
+		{"label", "labels", labelFilter + " of the service", nil},
+	}
+}
+
+// watchFilters are those of events.
+func watchFilters() []filter {
+	return []filter{
+		{"node", "nodes", "node=NAME", nodeKind().names},
+		{"state", "states", "state=STATE", nil},
+		{"desired-state", "desired_states", "desired-state=STATE (of tasks)", nil},
+		{"node-state", "node_states", "node-state=STATE", nil},
+		{"availability", "availabilities", "availability=AVAILABILITY", nil},
+		{"role", "roles", "role=ROLE", nil},
+		{"mode", "modes", "mode=MODE", nil},
+		{"label", "labels", labelFilter, nil},
+	}
+}
+
+// filterHelp lists filters for a flag's help.
+func filterHelp(filters []filter, more string) string {
+	shown := make([]string, len(filters))
+	for i, f := range filters {
+		shown[i] = f.shown
+	}
+	return strings.Join(shown, ", ") + " (" + more + ")"
+}
+
+// setFilters sorts "key=value" into the fields of a request.
+func setFilters(values []string, filters []filter, req proto.Message) error {
+	byKey := map[string]filter{}
+	known := make([]string, 0, len(filters))
+	for _, f := range filters {
+		byKey[f.key] = f
+		known = append(known, f.key)
+	}
+	for _, text := range values {
+		key, value, ok := strings.Cut(text, "=")
+		f, is := byKey[key]
+		if !ok || !is {
+			return usage("--filter: %q: want one of %s, as key=value", text, strings.Join(sorted(known), ", "))
 		}
-		*list = append(*list, value)
+		if err := f.set(req.ProtoReflect(), value); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// enumValues reads the values of a filter that are those of an enum, in lower case
-// and with dashes.
-func enumValues[E ~int32](key string, values []string, names map[string]int32) ([]E, error) {
-	var parsed []E
-	for _, v := range values {
-		n, ok := names[strings.ToUpper(strings.ReplaceAll(v, "-", "_"))]
-		if !ok || n == 0 {
-			return nil, usage("--filter: %s: there is no %q; want one of %s", key, v, strings.Join(enumNames(names), ", "))
+// set adds a value to the filter's field.
+func (f filter) set(req protoreflect.Message, value string) error {
+	field := req.Descriptor().Fields().ByName(f.field)
+	v := protoreflect.ValueOfString(value)
+	switch field.Kind() {
+	case protoreflect.BoolKind:
+		if value != "true" {
+			return usage("--filter: %s: %q: want true", f.key, value)
 		}
-		parsed = append(parsed, E(n))
+		req.Set(field, protoreflect.ValueOfBool(true))
+		return nil
+	case protoreflect.EnumKind:
+		n := field.Enum().Values().ByName(protoreflect.Name(strings.ToUpper(strings.ReplaceAll(value, "-", "_"))))
+		if n == nil || n.Number() == 0 {
+			return usage("--filter: %s: there is no %q; want one of %s", f.key, value, strings.Join(enumNames(field.Enum()), ", "))
+		}
+		v = protoreflect.ValueOfEnum(n.Number())
 	}
-	return parsed, nil
+	req.Mutable(field).List().Append(v)
+	return nil
 }
 
 // enumNames are the values of an enum as users write them, in order.
-func enumNames(values map[string]int32) []string {
+func enumNames(enum protoreflect.EnumDescriptor) []string {
 	var names []string
-	for name, n := range values {
-		if n != 0 {
-			names = append(names, name)
+	for i := range enum.Values().Len() {
+		if v := enum.Values().Get(i); v.Number() != 0 {
+			names = append(names, strings.ToLower(strings.ReplaceAll(string(v.Name()), "_", "-")))
 		}
-	}
-	slices.SortFunc(names, func(a, b string) int { return int(values[a] - values[b]) })
-	for i, name := range names {
-		names[i] = strings.ToLower(strings.ReplaceAll(name, "_", "-"))
 	}
 	return names
 }
 
-const (
-	labelFilterHelp   = "label=KEY, label=!KEY, label=KEY=VALUE or label=KEY!=VALUE"
-	serviceFilterHelp = "name=PREFIX, id=PREFIX, mode=MODE, " + labelFilterHelp + " (again for more)"
-	nodeFilterHelp    = "name=PREFIX, id=PREFIX, state=STATE, availability=AVAILABILITY, role=ROLE, " + labelFilterHelp + " (again for more)"
-	taskFilterHelp    = "name=PREFIX, id=PREFIX, service=NAME, node=NAME, state=STATE, desired-state=STATE, up-to-date=true, " + labelFilterHelp + " of the service (again for more)"
-	watchFilterHelp   = "node=NAME, state=STATE, desired-state=STATE (of tasks), node-state=STATE, availability=AVAILABILITY, role=ROLE, mode=MODE, " + labelFilterHelp + " (again for more)"
-)
-
-func serviceFilters(filters []string, req *musterv1.ListServicesRequest) error {
-	var modes []string
-	err := parseFilters(filters, map[string]*[]string{"name": &req.NamePrefixes, "id": &req.IdPrefixes, "label": &req.Labels, "mode": &modes})
-	if err != nil {
-		return err
-	}
-	req.Modes, err = enumValues[musterv1.ServiceMode]("mode", modes, musterv1.ServiceMode_value)
-	return err
-}
-
-func nodeFilters(filters []string, req *musterv1.ListNodesRequest) error {
-	var states, availabilities, roles []string
-	err := parseFilters(filters, map[string]*[]string{
-		"name": &req.NamePrefixes, "id": &req.IdPrefixes, "label": &req.Labels, "state": &states, "availability": &availabilities, "role": &roles,
-	})
-	if err != nil {
-		return err
-	}
-	if req.States, err = enumValues[musterv1.NodeStatus_State]("state", states, musterv1.NodeStatus_State_value); err != nil {
-		return err
-	}
-	if req.Availabilities, err = enumValues[musterv1.NodeSpec_Availability]("availability", availabilities, musterv1.NodeSpec_Availability_value); err != nil {
-		return err
-	}
-	req.Roles, err = enumValues[musterv1.NodeSpec_Role]("role", roles, musterv1.NodeSpec_Role_value)
-	return err
-}
-
-func taskFilters(filters []string, req *musterv1.ListTasksRequest) error {
-	var desired, states, current []string
-	err := parseFilters(filters, map[string]*[]string{
-		"id": &req.IdPrefixes, "name": &req.NamePrefixes, "service": &req.Services, "node": &req.Nodes, "label": &req.Labels,
-		"desired-state": &desired, "state": &states, "up-to-date": &current,
-	})
-	if err != nil {
-		return err
-	}
-	for _, v := range current {
-		if v != "true" {
-			return usage("--filter: up-to-date: %q: want true", v)
+// completeFilters completes KEY=VALUE for the filters of a request.
+func (c *CLI) completeFilters(filters []filter, of proto.Message) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		key, value, chosen := strings.Cut(typed, "=")
+		var found []cobra.Completion
+		for _, f := range filters {
+			if !chosen {
+				found = append(found, f.key+"=")
+				continue
+			}
+			if f.key != key {
+				continue
+			}
+			switch field := of.ProtoReflect().Descriptor().Fields().ByName(f.field); {
+			case f.values != nil:
+				found, _ = c.fromCluster(f.values)(cmd, nil, value)
+			case field.Kind() == protoreflect.EnumKind:
+				found = matching(enumNames(field.Enum()), nil, value)
+			case field.Kind() == protoreflect.BoolKind:
+				found = matching([]cobra.Completion{"true"}, nil, value)
+			}
+			for i := range found {
+				found[i] = key + "=" + found[i]
+			}
+			return found, cobra.ShellCompDirectiveNoFileComp
 		}
-		req.UpToDate = true
+		return matching(found, nil, typed), cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
 	}
-	if req.DesiredStates, err = enumValues[musterv1.TaskState]("desired-state", desired, musterv1.TaskState_value); err != nil {
-		return err
-	}
-	req.States, err = enumValues[musterv1.TaskState]("state", states, musterv1.TaskState_value)
-	return err
 }
 
-func watchFilters(filters []string, req *musterv1.WatchRequest) error {
-	var desired, states, nodeStates, availabilities, roles, modes []string
-	err := parseFilters(filters, map[string]*[]string{
-		"label": &req.Labels, "node": &req.Nodes, "desired-state": &desired, "state": &states, "node-state": &nodeStates,
-		"availability": &availabilities, "role": &roles, "mode": &modes,
-	})
-	if err != nil {
-		return err
+// objectKinds are the kinds of objects that events tell of, as users write them.
+func objectKinds() []string {
+	fields := (*musterv1.WatchEvent)(nil).ProtoReflect().Descriptor().Oneofs().ByName("object").Fields()
+	var names []string
+	for i := range fields.Len() {
+		names = append(names, string(fields.Get(i).Name()))
 	}
-	if req.States, err = enumValues[musterv1.TaskState]("state", states, musterv1.TaskState_value); err != nil {
-		return err
-	}
-	if req.DesiredStates, err = enumValues[musterv1.TaskState]("desired-state", desired, musterv1.TaskState_value); err != nil {
-		return err
-	}
-	if req.NodeStates, err = enumValues[musterv1.NodeStatus_State]("node-state", nodeStates, musterv1.NodeStatus_State_value); err != nil {
-		return err
-	}
-	if req.Availabilities, err = enumValues[musterv1.NodeSpec_Availability]("availability", availabilities, musterv1.NodeSpec_Availability_value); err != nil {
-		return err
-	}
-	if req.Roles, err = enumValues[musterv1.NodeSpec_Role]("role", roles, musterv1.NodeSpec_Role_value); err != nil {
-		return err
-	}
-	req.Modes, err = enumValues[musterv1.ServiceMode]("mode", modes, musterv1.ServiceMode_value)
-	return err
+	return names
 }

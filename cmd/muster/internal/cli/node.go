@@ -1,60 +1,58 @@
 package cli
 
 import (
-	"cmp"
-	"errors"
+	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"google.golang.org/grpc"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
 func (c *CLI) node() *cobra.Command {
-	return group("node", "Manage nodes", c.nodeList(), c.nodeInspect(), c.nodePs(), c.nodeUpdate(), c.nodeRemove())
+	k := nodeKind()
+	return group("node", "Manage nodes", listCommand(c, k), inspectCommand(c, k), c.nodePs(), c.nodeUpdate(), removeCommand(c, k))
 }
 
-func (c *CLI) nodeList() *cobra.Command {
-	var (
-		o       output
-		filters []string
-	)
-	cmd := &cobra.Command{
-		Use: "ls", Aliases: []string{"list"}, Short: "List nodes", Args: cobra.NoArgs,
-		Long: `List nodes.
+func nodeKind() *kind[*musterv1.Node, *musterv1.ListNodesRequest] {
+	var force bool
+	k := &kind[*musterv1.Node, *musterv1.ListNodesRequest]{
+		noun:  "node",
+		table: nodeTable,
+		about: `List nodes.
 
 CPU and MEMORY are reserved/total. "(shared)" marks what several of the listed nodes have together, because their
 workers run on one machine: "muster node inspect --format table" shows which.`,
-		Example: "  muster node ls --filter label=disk=ssd",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			req := &musterv1.ListNodesRequest{PageSize: pageSize}
-			if err := nodeFilters(filters, req); err != nil {
-				return err
-			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			nodes, err := all(func(token string) ([]*musterv1.Node, string, error) {
-				req.PageToken = token
-				resp, err := call(cmd, client.ListNodes, req)
-				return resp.GetNodes(), resp.GetNextPageToken(), err
-			})
-			if err != nil {
-				return err
-			}
-			slices.SortStableFunc(nodes, func(a, b *musterv1.Node) int {
-				return cmp.Or(cmp.Compare(a.Description.GetHostname(), b.Description.GetHostname()), cmp.Compare(a.Id, b.Id))
-			})
-			return show(c, &o, nodes, (*musterv1.Node).GetId, func() *table { return nodeTable(nodes, false) })
+		id:   (*musterv1.Node).GetId,
+		name: func(n *musterv1.Node) string { return n.Description.GetHostname() },
+		hint: func(n *musterv1.Node) string {
+			return title(n.Status.GetState().String()) + ", " + title(n.Spec.GetAvailability().String())
+		},
+		examples: [3]string{"  muster node ls --filter label=disk=ssd", "  muster node inspect worker1", "  muster node rm worker1"},
+		removes:  "Remove nodes: their workers are refused from then on",
+		removeFlags: func(fs *pflag.FlagSet) {
+			fs.BoolVarP(&force, "force", "f", false, "although it is ready")
+		},
+		list: func(ctx context.Context, client musterv1.ControlServiceClient, req *musterv1.ListNodesRequest, options ...grpc.CallOption) (page[*musterv1.Node], error) {
+			resp, err := client.ListNodes(ctx, req, options...)
+			return page[*musterv1.Node]{resp.GetNodes(), resp.GetNextPageToken()}, err
+		},
+		get: func(ctx context.Context, client musterv1.ControlServiceClient, ref string, options ...grpc.CallOption) (*musterv1.Node, error) {
+			resp, err := client.GetNode(ctx, &musterv1.GetNodeRequest{Node: ref}, options...)
+			return resp.GetNode(), err
+		},
+		remove: func(ctx context.Context, client musterv1.ControlServiceClient, ref string, options ...grpc.CallOption) error {
+			_, err := client.RemoveNode(ctx, &musterv1.RemoveNodeRequest{Node: ref, Force: force}, options...)
+			return err
 		},
 	}
-	o.addFlags(cmd, true)
-	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, nodeFilterHelp)
-	return cmd
+	k.filters = commonFilters(k.names, filter{"state", "states", "state=STATE", nil},
+		filter{"availability", "availabilities", "availability=AVAILABILITY", nil}, filter{"role", "roles", "role=ROLE", nil})
+	return k
 }
 
 func nodeTable(nodes []*musterv1.Node, inspect bool) *table {
@@ -117,30 +115,6 @@ func executors(n *musterv1.Node) string {
 	return strings.Join(sorted(names), ",")
 }
 
-func (c *CLI) nodeInspect() *cobra.Command {
-	var o output
-	cmd := &cobra.Command{
-		Use: "inspect NODE...", Short: "Show nodes whole", Args: cobra.MinimumNArgs(1),
-		Example: "  muster node inspect worker1",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			nodes, err := getAll(args, func(name string) (*musterv1.Node, error) {
-				resp, err := call(cmd, client.GetNode, &musterv1.GetNodeRequest{Node: name})
-				return resp.GetNode(), err
-			})
-			if err != nil {
-				return err
-			}
-			return show(c, &o, nodes, nil, func() *table { return nodeTable(nodes, true) })
-		},
-	}
-	o.addInspectFlags(cmd)
-	return cmd
-}
-
 func (c *CLI) nodePs() *cobra.Command {
 	var o taskTable
 	cmd := &cobra.Command{
@@ -176,22 +150,15 @@ code is that of the failure.`,
 			if err != nil {
 				return err
 			}
-			var errs []error
-			for _, name := range args {
-				err := updateNode(cmd, client, name, func(spec *musterv1.NodeSpec) (err error) {
+			return c.each(args, func(name string) error {
+				return updateNode(cmd, client, name, func(spec *musterv1.NodeSpec) (err error) {
 					if n != 0 {
 						spec.Availability = musterv1.NodeSpec_Availability(n)
 					}
 					spec.Labels, err = changeMap("label", spec.Labels, add, remove)
 					return err
 				})
-				if err != nil {
-					errs = append(errs, err)
-					continue
-				}
-				c.printf("%s\n", name)
-			}
-			return errors.Join(errs...)
+			})
 		},
 	}
 	fs := cmd.Flags()
@@ -212,29 +179,4 @@ func updateNode(cmd *cobra.Command, client musterv1.ControlServiceClient, name s
 	}
 	_, err = call(cmd, client.UpdateNode, &musterv1.UpdateNodeRequest{Node: got.Node.Id, Version: got.Node.Meta.GetVersion(), Spec: got.Node.Spec})
 	return err
-}
-
-func (c *CLI) nodeRemove() *cobra.Command {
-	var force bool
-	cmd := &cobra.Command{
-		Use: "rm NODE...", Aliases: []string{"remove"}, Short: "Remove nodes: their workers are refused from then on", Args: cobra.MinimumNArgs(1),
-		Example: "  muster node rm worker1",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			var errs []error
-			for _, name := range args {
-				if _, err := call(cmd, client.RemoveNode, &musterv1.RemoveNodeRequest{Node: name, Force: force}); err != nil {
-					errs = append(errs, err)
-					continue
-				}
-				c.printf("%s\n", name)
-			}
-			return errors.Join(errs...)
-		},
-	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "although it is ready")
-	return cmd
 }

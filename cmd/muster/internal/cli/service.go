@@ -1,64 +1,56 @@
 package cli
 
 import (
-	"cmp"
+	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
 func (c *CLI) service() *cobra.Command {
+	k := serviceKind()
 	return group("service", "Create and manage services",
-		c.serviceCreate(), c.serviceList(), c.serviceInspect(), c.servicePs(), c.serviceLogs(), c.serviceUpdate(), c.serviceRollback(), c.serviceScale(), c.serviceRemove())
+		c.serviceCreate(), listCommand(c, k), inspectCommand(c, k), c.servicePs(), c.serviceLogs(), c.serviceUpdate(), c.serviceRollback(), c.serviceScale(), removeCommand(c, k))
 }
 
-func (c *CLI) serviceList() *cobra.Command {
-	var (
-		o       output
-		filters []string
-	)
-	cmd := &cobra.Command{
-		Use: "ls", Aliases: []string{"list"}, Short: "List services", Args: cobra.NoArgs,
-		Example: `  muster service ls
-  muster service ls --filter label=team=web --format '{{.spec.name}}'`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			req := &musterv1.ListServicesRequest{PageSize: pageSize}
-			if err := serviceFilters(filters, req); err != nil {
-				return err
+func serviceKind() *kind[*musterv1.Service, *musterv1.ListServicesRequest] {
+	k := &kind[*musterv1.Service, *musterv1.ListServicesRequest]{
+		noun: "service",
+		table: rows([]string{"ID", "NAME", "MODE", "REPLICAS", "RUNS", "PORTS", "UPDATE"}, func(s *musterv1.Service) []string {
+			return []string{
+				short(s.Id, false), s.Spec.GetName(), modeName(s.Spec), replicas(s), runsNow(s), ports(effective(s).GetEndpoint().GetPorts()), updateState(s),
 			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			services, err := all(func(token string) ([]*musterv1.Service, string, error) {
-				req.PageToken = token
-				resp, err := call(cmd, client.ListServices, req)
-				return resp.GetServices(), resp.GetNextPageToken(), err
-			})
-			if err != nil {
-				return err
-			}
-			slices.SortStableFunc(services, func(a, b *musterv1.Service) int { return cmp.Compare(a.Spec.GetName(), b.Spec.GetName()) })
-			return show(c, &o, services, (*musterv1.Service).GetId, func() *table { return serviceTable(services) })
+		}),
+		id:   (*musterv1.Service).GetId,
+		name: func(s *musterv1.Service) string { return s.Spec.GetName() },
+		hint: func(s *musterv1.Service) string { return replicas(s) + " " + runs(s.Spec.GetTask()) },
+		examples: [3]string{
+			"  muster service ls\n  muster service ls --filter label=team=web --format '{{.spec.name}}'",
+			"  muster service inspect web\n  muster service inspect web --format '{{.status.runningTasks}}'",
+			"  muster service rm web worker",
+		},
+		removes: "Remove services and their tasks",
+		list: func(ctx context.Context, client musterv1.ControlServiceClient, req *musterv1.ListServicesRequest, options ...grpc.CallOption) (page[*musterv1.Service], error) {
+			resp, err := client.ListServices(ctx, req, options...)
+			return page[*musterv1.Service]{resp.GetServices(), resp.GetNextPageToken()}, err
+		},
+		get: func(ctx context.Context, client musterv1.ControlServiceClient, ref string, options ...grpc.CallOption) (*musterv1.Service, error) {
+			resp, err := client.GetService(ctx, &musterv1.GetServiceRequest{Service: ref}, options...)
+			return resp.GetService(), err
+		},
+		remove: func(ctx context.Context, client musterv1.ControlServiceClient, ref string, options ...grpc.CallOption) error {
+			_, err := client.RemoveService(ctx, &musterv1.RemoveServiceRequest{Service: ref}, options...)
+			return err
 		},
 	}
-	o.addFlags(cmd, true)
-	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, serviceFilterHelp)
-	return cmd
-}
-
-func serviceTable(services []*musterv1.Service) *table {
-	t := &table{header: []string{"ID", "NAME", "MODE", "REPLICAS", "RUNS", "PORTS", "UPDATE"}}
-	for _, s := range services {
-		t.add(short(s.Id, false), s.Spec.GetName(), modeName(s.Spec), replicas(s), runsNow(s), ports(effective(s).GetEndpoint().GetPorts()), updateState(s))
-	}
-	return t
+	k.filters = commonFilters(k.names, filter{"mode", "modes", "mode=MODE", nil})
+	return k
 }
 
 func modeName(s *musterv1.ServiceSpec) string {
@@ -123,31 +115,6 @@ func ports(ps []*musterv1.PortConfig) string {
 	return strings.Join(out, ", ")
 }
 
-func (c *CLI) serviceInspect() *cobra.Command {
-	var o output
-	cmd := &cobra.Command{
-		Use: "inspect SERVICE...", Short: "Show services whole", Args: cobra.MinimumNArgs(1),
-		Example: `  muster service inspect web
-  muster service inspect web --format '{{.status.runningTasks}}'`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			services, err := getAll(args, func(name string) (*musterv1.Service, error) {
-				resp, err := call(cmd, client.GetService, &musterv1.GetServiceRequest{Service: name})
-				return resp.GetService(), err
-			})
-			if err != nil {
-				return err
-			}
-			return show(c, &o, services, nil, func() *table { return serviceTable(services) })
-		},
-	}
-	o.addInspectFlags(cmd)
-	return cmd
-}
-
 func (c *CLI) serviceScale() *cobra.Command {
 	var w wait
 	cmd := &cobra.Command{
@@ -193,26 +160,4 @@ func (c *CLI) serviceScale() *cobra.Command {
 	}
 	w.addFlags(cmd)
 	return cmd
-}
-
-func (c *CLI) serviceRemove() *cobra.Command {
-	return &cobra.Command{
-		Use: "rm SERVICE...", Aliases: []string{"remove"}, Short: "Remove services and their tasks", Args: cobra.MinimumNArgs(1),
-		Example: "  muster service rm web worker",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			var errs []error
-			for _, name := range args {
-				if _, err := call(cmd, client.RemoveService, &musterv1.RemoveServiceRequest{Service: name}); err != nil {
-					errs = append(errs, err)
-					continue
-				}
-				c.printf("%s\n", name)
-			}
-			return errors.Join(errs...)
-		},
-	}
 }

@@ -2,12 +2,14 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -16,7 +18,7 @@ import (
 )
 
 func (c *CLI) task() *cobra.Command {
-	return group("task", "Look at tasks, and remove them", c.taskList(), c.taskInspect(), c.taskLogs(), c.taskRemove())
+	return group("task", "Look at tasks, and remove them", c.taskList(), c.taskInspect(), c.taskLogs(), removeCommand(c, taskKind()))
 }
 
 // taskTable has the options of commands that list tasks.
@@ -29,14 +31,14 @@ type taskTable struct {
 func (o *taskTable) addFlags(cmd *cobra.Command) {
 	o.output.addFlags(cmd, true)
 	cmd.Flags().BoolVar(&o.whole, "no-trunc", false, "show ids and errors in full")
-	cmd.Flags().StringArrayVarP(&o.filters, "filter", "f", nil, taskFilterHelp)
+	cmd.Flags().StringArrayVarP(&o.filters, "filter", "f", nil, filterHelp(taskFilters(), "again for more"))
 }
 
 // list prints the tasks that the filters ask for, of the services and nodes that
 // are named; none: of all.
 func (c *CLI) listTasks(cmd *cobra.Command, o *taskTable, services, nodes []string) error {
 	filters := &musterv1.ListTasksRequest{PageSize: pageSize}
-	if err := taskFilters(o.filters, filters); err != nil {
+	if err := setFilters(o.filters, taskFilters(), filters); err != nil {
 		return err
 	}
 	if len(filters.Services) > 0 && len(services) > 0 || len(filters.Nodes) > 0 && len(nodes) > 0 {
@@ -221,24 +223,14 @@ node have means the service; "muster node ps" lists the node's tasks.`,
 	return cmd
 }
 
-func (c *CLI) taskRemove() *cobra.Command {
-	return &cobra.Command{
-		Use: "rm TASK...", Aliases: []string{"remove"}, Short: "Remove tasks: they are stopped, and replaced if their service needs them", Args: cobra.MinimumNArgs(1),
-		Example: "  muster task rm 0k2f",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			var errs []error
-			for _, ref := range args {
-				if _, err := call(cmd, client.RemoveTask, &musterv1.RemoveTaskRequest{Task: ref}); err != nil {
-					errs = append(errs, err)
-					continue
-				}
-				c.printf("%s\n", ref)
-			}
-			return errors.Join(errs...)
+// taskKind has what rm needs. Lists of tasks are those of ps, and inspect shows the way
+// of a task.
+func taskKind() *kind[*musterv1.Task, *musterv1.ListTasksRequest] {
+	return &kind[*musterv1.Task, *musterv1.ListTasksRequest]{
+		noun: "task", removes: "Remove tasks: they are stopped, and replaced if their service needs them", examples: [3]string{2: "  muster task rm 0k2f"},
+		remove: func(ctx context.Context, client musterv1.ControlServiceClient, ref string, options ...grpc.CallOption) error {
+			_, err := client.RemoveTask(ctx, &musterv1.RemoveTaskRequest{Task: ref}, options...)
+			return err
 		},
 	}
 }
