@@ -97,7 +97,7 @@ func newCluster(t testing.TB) *cluster {
 	ts := c.tables
 	c.store, err = store.New(store.Options{KV: space, Prefix: "muster"},
 		ts.Services, ts.Specs, ts.Names, ts.Nodes, ts.Clusters, ts.Tasks, ts.Rollouts, ts.Endpoints,
-		ts.Assignments, ts.Placements, ts.NodeStates, ts.Statuses)
+		ts.Assignments, ts.Placements, ts.NodeStates, ts.Statuses, ts.Configs, ts.Blobs)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -290,6 +290,12 @@ func (k *kind[R, O, M]) exists(tx *store.Tx, ref string) error {
 	return backend.NotFound(k.name, ref)
 }
 
+// taken reports whether an object has a name, as far as this replica knows.
+func (k *kind[R, O, M]) taken(name string) bool {
+	_, taken := k.Tables.Names.Get(k.Snapshot(), state.NameKey(k.name, name))
+	return taken
+}
+
 // takeName makes a name an object's own.
 func (k *kind[R, O, M]) takeName(tx *store.Tx, id, name string) error {
 	key := state.NameKey(k.name, name)

@@ -16,6 +16,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/authority"
 	"github.com/musterhq/muster/apid/backend"
+	"github.com/musterhq/muster/apid/blobs"
 	"github.com/musterhq/muster/apid/logs"
 	"github.com/musterhq/muster/apid/objects"
 	clusterstatus "github.com/musterhq/muster/apid/status"
@@ -67,11 +68,13 @@ type Server struct {
 	validate *validate.Validator
 	catalog  catalogCache
 	events   eventFields
+	blobs    *blobs.Blobs
 
 	services *kind[*recordv1.Service, *objects.Service, *musterv1.Service]
 	tasks    *kind[*recordv1.Task, *objects.Task, *musterv1.Task]
 	nodes    *kind[*recordv1.Node, *objects.Node, *musterv1.Node]
 	clusters *kind[*recordv1.Cluster, *objects.Cluster, *musterv1.Cluster]
+	configs  *kind[*recordv1.Config, *objects.Config, *musterv1.Config]
 }
 
 var _ musterv1.ControlServiceServer = (*Server)(nil)
@@ -80,9 +83,9 @@ var _ musterv1.ControlServiceServer = (*Server)(nil)
 func New(b *backend.Backend, opt Options) *Server {
 	s := &Server{
 		Service: opt.Tokens, Control: opt.Authority.Control(), Backend: b,
-		opt: opt, validate: validate.New(parseConstraints), events: newEventFields(),
+		opt: opt, validate: validate.New(parseConstraints), events: newEventFields(), blobs: blobs.New(b),
 	}
-	s.services, s.tasks, s.nodes, s.clusters = s.serviceKind(), s.taskKind(), s.nodeKind(), s.clusterKind()
+	s.services, s.tasks, s.nodes, s.clusters, s.configs = s.serviceKind(), s.taskKind(), s.nodeKind(), s.clusterKind(), s.configKind()
 	return s
 }
 

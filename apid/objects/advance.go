@@ -69,6 +69,9 @@ func (v *View) advance(to *store.Snapshot, at time.Time) {
 		changes = v.putService(changes, id)
 	}
 	changes = append(changes, tasks...)
+	for _, kind := range v.plain {
+		changes = kind.advance(changes, from, to)
+	}
 	if from == nil {
 		v.history.begin(v.layout.of(to))
 		return

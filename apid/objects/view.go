@@ -1,5 +1,5 @@
-// Package objects holds the objects of the API in memory: services, tasks, nodes
-// and the cluster, each joined from the records of its owners. It follows the
+// Package objects holds the objects of the API in memory: services, tasks, nodes,
+// configs and the cluster, each joined from the records of its owners. It follows the
 // store's snapshots, keeps what lists and counts need, and remembers the last
 // changes of objects so that watches can go on where they stopped. It only
 // reads.
@@ -17,6 +17,7 @@ import (
 
 	"github.com/tidwall/btree"
 
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -49,6 +50,9 @@ type View struct {
 	cluster *Cluster
 	counts  map[string]*counts
 	loads   map[string]*load
+	configs *Collection[*recordv1.Config]
+	// plain are the collections of all plain kinds.
+	plain []plain
 	// nodesChanged counts the changes of nodes, for what is derived from them.
 	nodesChanged uint64
 	specUses     map[string]int
@@ -59,33 +63,37 @@ type View struct {
 // New returns a view that has seen nothing yet. Remember bounds how many
 // changes are kept for watches that resume.
 func New(source Source, tables *state.Tables, remember int) *View {
-	return &View{
-		source: source, tables: tables, layout: newLayout(tables, counted(tables), presence(tables)), history: newHistory(remember),
+	v := &View{
+		source: source, tables: tables, history: newHistory(remember),
 		follower: state.NewFollower(tables), serviceIDs: map[string]string{},
 		counts: map[string]*counts{}, loads: map[string]*load{}, specUses: map[string]int{},
-		globals: map[string]struct{}{}, paused: map[string]struct{}{}, cluster: defaultCluster(),
+		globals: map[string]struct{}{}, paused: map[string]struct{}{}, cluster: defaultCluster(), configs: newCollection(configKind(tables)),
 	}
+	v.plain = []plain{v.configs}
+	counted := joined(tables)
+	// Only a node's two tables together say whether it exists.
+	presence := [][]sequenced{{tables.Services}, {tables.Tasks}, {tables.Nodes, tables.NodeStates}}
+	for _, kind := range v.plain {
+		counted = append(counted, kind.sequenced())
+		presence = append(presence, []sequenced{kind.sequenced()})
+	}
+	v.layout = newLayout(tables, counted, presence)
+	return v
 }
 
 // Tables are those that the store must have open, and that objects are joined from.
 func Tables(t *state.Tables) []store.TableDef {
 	return []store.TableDef{
 		t.Services, t.Specs, t.Nodes, t.Clusters, t.Tasks, t.Rollouts, t.Endpoints,
-		t.Assignments, t.Placements, t.NodeStates, t.Statuses, t.Names,
+		t.Assignments, t.Placements, t.NodeStates, t.Statuses, t.Names, t.Configs, t.Blobs,
 	}
 }
 
-// counted are the tables whose sequence numbers make up a point.
-func counted(t *state.Tables) []sequenced {
+// joined are the tables, besides those of plain kinds, that objects are joined from.
+func joined(t *state.Tables) []sequenced {
 	return []sequenced{
 		t.Services, t.Nodes, t.Clusters, t.Tasks, t.Rollouts, t.Endpoints, t.Assignments, t.Placements, t.NodeStates, t.Statuses,
 	}
-}
-
-// presence are the tables that say, kind by kind, which objects exist. Only a node's
-// two tables together do.
-func presence(t *state.Tables) [][]sequenced {
-	return [][]sequenced{{t.Services}, {t.Tasks}, {t.Nodes, t.NodeStates}}
 }
 
 // Run follows the store until ctx ends. Reads do not need it, for they look

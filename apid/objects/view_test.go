@@ -82,7 +82,7 @@ func (w *world) step(t *rapid.T) {
 	st := rapid.SampledFrom([]musterv1.TaskState{192, 512, 640, 704}).Draw(t, "state")
 	desired := rapid.SampledFrom([]musterv1.TaskState{384, 512, 640}).Draw(t, "desired")
 	failures := rapid.Uint32Range(2, 3).Draw(t, "early failures")
-	what := rapid.IntRange(0, 11).Draw(t, "what")
+	what := rapid.IntRange(0, 13).Draw(t, "what")
 	w.update(t, func(tx *store.Tx) {
 		ts, held := w.tables, state.NodeTaskKey(node, service, task)
 		rec := &recordv1.Task{Slot: slot, SpecDigest: spec, DesiredState: desired, EarlyFailures: failures}
@@ -117,6 +117,10 @@ func (w *world) step(t *rapid.T) {
 			ts.NodeStates.Put(tx, node, &recordv1.NodeState{State: musterv1.NodeStatus_State(1 + slot), Description: &musterv1.NodeDescription{Hostname: node}})
 		case 10:
 			ts.Nodes.Put(tx, node, &recordv1.Node{Removed: desired == 640, Spec: &musterv1.NodeSpec{Labels: map[string]string{"a": fmt.Sprint(slot)}, Availability: musterv1.NodeSpec_Availability(slot)}})
+		case 12:
+			ts.Configs.Put(tx, service, &recordv1.Config{Spec: &musterv1.ConfigSpec{Name: "config-" + node, Labels: map[string]string{"a": fmt.Sprint(slot)}}, Size: 7})
+		case 13:
+			ts.Configs.Delete(tx, service)
 		case 11:
 			ts.Placements.Put(tx, state.PlacementKey(service, spec), &recordv1.Placement{Pending: slot, Reason: "why"})
 		}
@@ -130,6 +134,7 @@ func shown(v *objects.View) map[string]proto.Message {
 		r.Services("", func(s *objects.Service) bool { all["service "+s.ID] = r.ServiceMessage(s); return true })
 		r.Tasks("", func(t *objects.Task) bool { all["task "+t.ID] = r.TaskMessage(t); return true })
 		r.Nodes("", func(n *objects.Node) bool { all["node "+n.ID] = r.NodeMessage(n); return true })
+		r.Configs().Ascend("", func(c *objects.Config) bool { all["config "+c.ID] = objects.ConfigMessage(c); return true })
 		all["cluster"] = r.ClusterMessage(r.Cluster())
 	})
 	return all

@@ -18,7 +18,7 @@ import (
 // sweepBatch bounds one transaction of the sweep.
 const sweepBatch = 16
 
-// unused is a task spec that nothing referred to, since when.
+// unused is a task spec or a blob that nothing referred to, since when.
 type unused struct {
 	version uint64
 	since   time.Time
@@ -28,7 +28,7 @@ type unused struct {
 type Options struct {
 	// Interval is the time between two rounds.
 	Interval time.Duration
-	// SpecGrace is how long a task spec is kept that nothing refers to.
+	// SpecGrace is how long a task spec or a blob is kept that nothing refers to.
 	SpecGrace time.Duration
 	// TombstoneGrace is how long the record of a removed node is kept.
 	TombstoneGrace time.Duration
@@ -36,7 +36,7 @@ type Options struct {
 	Also func(ctx context.Context)
 }
 
-// Sweeper removes task specs that nothing refers to, the records of removed nodes,
+// Sweeper removes task specs and blobs that nothing refers to, the records of removed nodes,
 // and names of removed services whose tasks are gone. Two sweepers at the same time
 // do no harm.
 type Sweeper struct {
@@ -54,11 +54,12 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(s.opt.Interval)
 	defer tick.Stop()
-	waiting := map[string]unused{}
+	waiting, blobs := map[string]unused{}, map[string]unused{}
 	for {
 		s.sweepSpecs(ctx, waiting, time.Now())
 		s.sweepNodes(ctx, time.Now())
 		s.sweepNames(ctx, time.Now())
+		s.sweepBlobs(ctx, blobs, time.Now())
 		s.opt.Also(ctx)
 		select {
 		case <-ctx.Done():

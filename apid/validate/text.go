@@ -28,12 +28,13 @@ const (
 
 // patterns are compiled once for each Validator.
 type patterns struct {
-	name, kind, capability, signal, hostname, resource *regexp.Regexp
+	name, dataName, kind, capability, signal, hostname, resource *regexp.Regexp
 }
 
 func newPatterns() patterns {
 	return patterns{
 		name:       regexp.MustCompile(`^[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*$`),
+		dataName:   regexp.MustCompile(`^[a-zA-Z0-9](?:[a-zA-Z0-9_.-]*[a-zA-Z0-9])?$`),
 		kind:       regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]*$`),
 		capability: regexp.MustCompile(`^(?i:(CAP_)?[A-Z][A-Z0-9_]*)$`),
 		signal:     regexp.MustCompile(`^(?i:(SIG)?[A-Z][A-Z0-9]*([+-][0-9]+)?|[1-9][0-9]?)$`),

@@ -32,12 +32,12 @@ func serviceGaps() []gap {
 			what: "publish mode INGRESS (the default) is not implemented yet; use HOST"},
 
 		{shape: "task.networks[]", what: "networks are not implemented yet"},
-		{shape: "task.resourceReferences[]", what: "secrets, configs and volumes are not implemented yet"},
+		{shape: "task.resourceReferences[]", what: "references to secrets, configs and volumes are not implemented yet"},
 		{shape: "task.resources.reservations.generic[]", what: "generic resources are not implemented yet"},
 		{shape: "task.placement.preferences[]", what: "placement preferences are not implemented yet; tasks are always spread over nodes"},
 
 		{shape: "task.container.secrets[]", what: "secrets are not implemented yet"},
-		{shape: "task.container.configs[]", what: "configs are not implemented yet"},
+		{shape: "task.container.configs[]", what: "configs can be stored, but not be given to tasks yet"},
 		{shape: "task.container.privileges.credentialSpec", what: "credential specs are not implemented yet"},
 		{shape: "task.container.mounts[].type", when: isEnum(musterv1.Mount_CLUSTER.Number()), what: "cluster volumes are not implemented yet"},
 

@@ -10,6 +10,8 @@
 //	names             <folded name>/<kind>             apid           name
 //	nodes             <node>                           apid           node
 //	clusters          default                          apid           -
+//	configs           <config>                         apid           config
+//	blobs             <digest>, <digest>/<chunk>       apid           digest
 //	authorities       default                          apid           -
 //	tokens            <token id>                       apid           token
 //	tasks             <service>/<slot or node>/<task>  orchestratord  service
@@ -41,6 +43,8 @@ type Tables struct {
 	Names           *store.Table[*recordv1.Name]
 	Nodes           *store.Table[*recordv1.Node]
 	Clusters        *store.Table[*recordv1.Cluster]
+	Configs         *store.Table[*recordv1.Config]
+	Blobs           *store.Table[*recordv1.Blob]
 	Authorities     *store.Table[*recordv1.Authority]
 	Tokens          *store.Table[*recordv1.Token]
 	Tasks           *store.Table[*recordv1.Task]
@@ -62,6 +66,8 @@ func NewTables() *Tables {
 		Names:           store.NewTable("names", store.Proto(func() *recordv1.Name { return new(recordv1.Name) })).RarelyWritten(),
 		Nodes:           store.NewTable("nodes", store.Proto(func() *recordv1.Node { return new(recordv1.Node) })).RarelyWritten(),
 		Clusters:        store.NewTable("clusters", store.Proto(func() *recordv1.Cluster { return new(recordv1.Cluster) })).RarelyWritten(),
+		Configs:         store.NewTable("configs", store.Proto(func() *recordv1.Config { return new(recordv1.Config) })).RarelyWritten(),
+		Blobs:           store.NewTable("blobs", store.Proto(func() *recordv1.Blob { return new(recordv1.Blob) })).RarelyWritten(),
 		Authorities:     store.NewTable("authorities", store.Proto(func() *recordv1.Authority { return new(recordv1.Authority) })).RarelyWritten(),
 		Tokens:          store.NewTable("tokens", store.Proto(func() *recordv1.Token { return new(recordv1.Token) })).RarelyWritten(),
 		Tasks:           store.NewTable("tasks", store.Proto(func() *recordv1.Task { return new(recordv1.Task) })),

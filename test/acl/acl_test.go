@@ -108,7 +108,7 @@ func enough(t *testing.T, r *rig.Rig) {
 func noMore(t *testing.T, servers *consultest.Cluster, k *rig.ConsulTokens) {
 	stranger := strangers(t, servers)
 	own := map[string][]string{
-		"apid":          {"services", "specs", "names", "nodes", "clusters", "authorities", "tokens"},
+		"apid":          {"services", "specs", "names", "nodes", "clusters", "configs", "blobs", "authorities", "tokens"},
 		"orchestratord": {"tasks", "rollouts"},
 		"allocatord":    {"endpoints"},
 		"schedulerd":    {"assignments", "placements", "scheduler_fences"},

@@ -61,7 +61,7 @@ func (s *site) openArchive(t *testing.T) *archive {
 	})
 	ts := a.tables
 	var err error
-	a.store, err = store.New(store.Options{KV: a.space, Prefix: daemon.Prefix}, ts.Services, ts.Specs, ts.Names, ts.Nodes, ts.Clusters,
+	a.store, err = store.New(store.Options{KV: a.space, Prefix: daemon.Prefix}, ts.Services, ts.Specs, ts.Names, ts.Nodes, ts.Clusters, ts.Configs, ts.Blobs,
 		ts.Authorities, ts.Tokens, ts.Tasks, ts.Rollouts, ts.Endpoints, ts.Assignments, ts.Placements, ts.SchedulerFences, ts.NodeStates, ts.Statuses)
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +90,7 @@ func (a *archive) records(ctx context.Context) (map[string][]string, error) {
 	ts, sn := a.tables, a.store.Snapshot()
 	found := map[string][]string{
 		"services": keys(ts.Services, sn), "specs": keys(ts.Specs, sn), "names": keys(ts.Names, sn), "nodes": keys(ts.Nodes, sn),
-		"clusters": keys(ts.Clusters, sn), "authorities": keys(ts.Authorities, sn), "tokens": keys(ts.Tokens, sn), "tasks": keys(ts.Tasks, sn), "rollouts": keys(ts.Rollouts, sn), "endpoints": keys(ts.Endpoints, sn),
+		"clusters": keys(ts.Clusters, sn), "configs": keys(ts.Configs, sn), "blobs": keys(ts.Blobs, sn), "authorities": keys(ts.Authorities, sn), "tokens": keys(ts.Tokens, sn), "tasks": keys(ts.Tasks, sn), "rollouts": keys(ts.Rollouts, sn), "endpoints": keys(ts.Endpoints, sn),
 		"assignments": keys(ts.Assignments, sn), "placements": keys(ts.Placements, sn), "scheduler_fences": keys(ts.SchedulerFences, sn), "nodestates": keys(ts.NodeStates, sn),
 		"statuses": keys(ts.Statuses, sn),
 	}

@@ -131,7 +131,8 @@ func TestLayersOfApid(t *testing.T) {
 	checkLayers(t, "apid", map[string][]string{
 		"authority": {"backend", "status", "validate"},
 		"backend":   {"objects", "validate"},
-		"control":   {"authority", "backend", "logs", "objects", "status", "tokens", "validate"},
+		"blobs":     {"backend"},
+		"control":   {"authority", "backend", "blobs", "logs", "objects", "status", "tokens", "validate"},
 		"gateway":   {},
 		"logs":      {"objects"},
 		"objects":   {},

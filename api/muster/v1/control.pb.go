@@ -2841,7 +2841,7 @@ func (x *CreateConfigRequest) GetSpec() *ConfigSpec {
 	return nil
 }
 
-// Holds the new config.
+// Holds the new config, without its data.
 type CreateConfigResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Config        *Config                `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
@@ -2987,7 +2987,7 @@ type ListConfigsRequest struct {
 	NamePrefixes []string `protobuf:"bytes,2,rep,name=name_prefixes,json=namePrefixes,proto3" json:"name_prefixes,omitempty"`
 	// Prefixes of ids; one must match.
 	IdPrefixes []string `protobuf:"bytes,3,rep,name=id_prefixes,json=idPrefixes,proto3" json:"id_prefixes,omitempty"`
-	// "key" (present) or "key=value"; all must match.
+	// "key", "!key", "key=value" or "key!=value"; all must match.
 	Labels []string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`
 	// At most this many are returned; 0 means 100, and 1000 is the most.
 	PageSize uint32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
@@ -3130,7 +3130,7 @@ type UpdateConfigRequest struct {
 	Config string `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
 	// The meta.version that the new spec was decided on.
 	Version uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
-	// The whole new spec.
+	// The whole new spec. Data that is empty stays as it is.
 	Spec          *ConfigSpec `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3187,7 +3187,7 @@ func (x *UpdateConfigRequest) GetSpec() *ConfigSpec {
 	return nil
 }
 
-// Holds the config as it is now.
+// Holds the config as it is now, without its data.
 type UpdateConfigResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Config        *Config                `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
@@ -4335,7 +4335,7 @@ type WatchRequest struct {
 	// The filters below are those of the lists. A change passes if the object passes
 	// after it, or passed before it. Kinds that lack the property do not pass.
 	//
-	// Labels of services and nodes, and for tasks of their service.
+	// Labels of services, nodes and configs, and for tasks of their service.
 	Labels []string `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty"`
 	// Ids or host names: only these nodes and their tasks.
 	Nodes []string `protobuf:"bytes,9,rep,name=nodes,proto3" json:"nodes,omitempty"`
@@ -4560,6 +4560,7 @@ type WatchEvent struct {
 	//	*WatchEvent_Task
 	//	*WatchEvent_Node
 	//	*WatchEvent_Cluster
+	//	*WatchEvent_Config
 	Object isWatchEvent_Object `protobuf_oneof:"object"`
 	// Types that are valid to be assigned to Old:
 	//
@@ -4567,6 +4568,7 @@ type WatchEvent struct {
 	//	*WatchEvent_OldTask
 	//	*WatchEvent_OldNode
 	//	*WatchEvent_OldCluster
+	//	*WatchEvent_OldConfig
 	Old           isWatchEvent_Old `protobuf_oneof:"old"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4673,6 +4675,15 @@ func (x *WatchEvent) GetCluster() *Cluster {
 	return nil
 }
 
+func (x *WatchEvent) GetConfig() *Config {
+	if x != nil {
+		if x, ok := x.Object.(*WatchEvent_Config); ok {
+			return x.Config
+		}
+	}
+	return nil
+}
+
 func (x *WatchEvent) GetOld() isWatchEvent_Old {
 	if x != nil {
 		return x.Old
@@ -4716,6 +4727,15 @@ func (x *WatchEvent) GetOldCluster() *Cluster {
 	return nil
 }
 
+func (x *WatchEvent) GetOldConfig() *Config {
+	if x != nil {
+		if x, ok := x.Old.(*WatchEvent_OldConfig); ok {
+			return x.OldConfig
+		}
+	}
+	return nil
+}
+
 type isWatchEvent_Object interface {
 	isWatchEvent_Object()
 }
@@ -4736,6 +4756,11 @@ type WatchEvent_Cluster struct {
 	Cluster *Cluster `protobuf:"bytes,8,opt,name=cluster,proto3,oneof"`
 }
 
+type WatchEvent_Config struct {
+	// Without its data.
+	Config *Config `protobuf:"bytes,13,opt,name=config,proto3,oneof"`
+}
+
 func (*WatchEvent_Service) isWatchEvent_Object() {}
 
 func (*WatchEvent_Task) isWatchEvent_Object() {}
@@ -4743,6 +4768,8 @@ func (*WatchEvent_Task) isWatchEvent_Object() {}
 func (*WatchEvent_Node) isWatchEvent_Object() {}
 
 func (*WatchEvent_Cluster) isWatchEvent_Object() {}
+
+func (*WatchEvent_Config) isWatchEvent_Object() {}
 
 type isWatchEvent_Old interface {
 	isWatchEvent_Old()
@@ -4764,6 +4791,10 @@ type WatchEvent_OldCluster struct {
 	OldCluster *Cluster `protobuf:"bytes,12,opt,name=old_cluster,json=oldCluster,proto3,oneof"`
 }
 
+type WatchEvent_OldConfig struct {
+	OldConfig *Config `protobuf:"bytes,14,opt,name=old_config,json=oldConfig,proto3,oneof"`
+}
+
 func (*WatchEvent_OldService) isWatchEvent_Old() {}
 
 func (*WatchEvent_OldTask) isWatchEvent_Old() {}
@@ -4771,6 +4802,8 @@ func (*WatchEvent_OldTask) isWatchEvent_Old() {}
 func (*WatchEvent_OldNode) isWatchEvent_Old() {}
 
 func (*WatchEvent_OldCluster) isWatchEvent_Old() {}
+
+func (*WatchEvent_OldConfig) isWatchEvent_Old() {}
 
 // LogOptions say which lines to send.
 type LogOptions struct {
@@ -6717,7 +6750,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x05modes\x18\x0f \x03(\x0e2\x16.muster.v1.ServiceModeR\x05modes\"a\n" +
 	"\rWatchResponse\x12-\n" +
 	"\x06events\x18\x01 \x03(\v2\x15.muster.v1.WatchEventR\x06events\x12!\n" +
-	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\"\xac\x04\n" +
+	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\"\x8d\x05\n" +
 	"\n" +
 	"WatchEvent\x12.\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x16.muster.v1.WatchActionR\x06action\x12)\n" +
@@ -6727,14 +6760,17 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\aservice\x18\x05 \x01(\v2\x12.muster.v1.ServiceH\x00R\aservice\x12%\n" +
 	"\x04task\x18\x06 \x01(\v2\x0f.muster.v1.TaskH\x00R\x04task\x12%\n" +
 	"\x04node\x18\a \x01(\v2\x0f.muster.v1.NodeH\x00R\x04node\x12.\n" +
-	"\acluster\x18\b \x01(\v2\x12.muster.v1.ClusterH\x00R\acluster\x125\n" +
+	"\acluster\x18\b \x01(\v2\x12.muster.v1.ClusterH\x00R\acluster\x12+\n" +
+	"\x06config\x18\r \x01(\v2\x11.muster.v1.ConfigH\x00R\x06config\x125\n" +
 	"\vold_service\x18\t \x01(\v2\x12.muster.v1.ServiceH\x01R\n" +
 	"oldService\x12,\n" +
 	"\bold_task\x18\n" +
 	" \x01(\v2\x0f.muster.v1.TaskH\x01R\aoldTask\x12,\n" +
 	"\bold_node\x18\v \x01(\v2\x0f.muster.v1.NodeH\x01R\aoldNode\x125\n" +
 	"\vold_cluster\x18\f \x01(\v2\x12.muster.v1.ClusterH\x01R\n" +
-	"oldClusterB\b\n" +
+	"oldCluster\x122\n" +
+	"\n" +
+	"old_config\x18\x0e \x01(\v2\x11.muster.v1.ConfigH\x01R\toldConfigB\b\n" +
 	"\x06objectB\x05\n" +
 	"\x03old\"\x9a\x01\n" +
 	"\n" +
@@ -7221,138 +7257,140 @@ var file_muster_v1_control_proto_depIdxs = []int32{
 	115, // 64: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
 	117, // 65: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
 	130, // 66: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
-	114, // 67: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
-	115, // 68: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
-	117, // 69: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
-	130, // 70: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
-	137, // 71: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	3,   // 72: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
-	83,  // 73: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
-	88,  // 74: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
-	83,  // 75: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
-	88,  // 76: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
-	137, // 77: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
-	3,   // 78: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
-	4,   // 79: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
-	102, // 80: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
-	102, // 81: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
-	99,  // 82: muster.v1.GetClusterKeysResponse.holders:type_name -> muster.v1.KeyHolder
-	99,  // 83: muster.v1.ResealClusterResponse.holders:type_name -> muster.v1.KeyHolder
-	103, // 84: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
-	137, // 85: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
-	137, // 86: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
-	137, // 87: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
-	137, // 88: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
-	137, // 89: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
-	104, // 90: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
-	104, // 91: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
-	138, // 92: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
-	137, // 93: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
-	5,   // 94: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
-	7,   // 95: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
-	9,   // 96: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
-	11,  // 97: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
-	13,  // 98: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
-	15,  // 99: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
-	17,  // 100: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
-	19,  // 101: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
-	21,  // 102: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
-	23,  // 103: muster.v1.ControlService.RemoveTask:input_type -> muster.v1.RemoveTaskRequest
-	25,  // 104: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
-	27,  // 105: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
-	29,  // 106: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
-	31,  // 107: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
-	33,  // 108: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
-	35,  // 109: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
-	37,  // 110: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
-	39,  // 111: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
-	41,  // 112: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
-	43,  // 113: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
-	45,  // 114: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
-	47,  // 115: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
-	49,  // 116: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
-	51,  // 117: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
-	53,  // 118: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
-	55,  // 119: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
-	57,  // 120: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
-	59,  // 121: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
-	61,  // 122: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
-	63,  // 123: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
-	65,  // 124: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
-	67,  // 125: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
-	69,  // 126: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
-	71,  // 127: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
-	73,  // 128: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
-	75,  // 129: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
-	89,  // 130: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
-	91,  // 131: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
-	93,  // 132: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
-	95,  // 133: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
-	97,  // 134: muster.v1.ControlService.GetClusterKeys:input_type -> muster.v1.GetClusterKeysRequest
-	100, // 135: muster.v1.ControlService.ResealCluster:input_type -> muster.v1.ResealClusterRequest
-	105, // 136: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
-	107, // 137: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
-	109, // 138: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
-	111, // 139: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
-	77,  // 140: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
-	80,  // 141: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
-	84,  // 142: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
-	86,  // 143: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
-	6,   // 144: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
-	8,   // 145: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
-	10,  // 146: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
-	12,  // 147: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
-	14,  // 148: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
-	16,  // 149: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
-	18,  // 150: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
-	20,  // 151: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
-	22,  // 152: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
-	24,  // 153: muster.v1.ControlService.RemoveTask:output_type -> muster.v1.RemoveTaskResponse
-	26,  // 154: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
-	28,  // 155: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
-	30,  // 156: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
-	32,  // 157: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
-	34,  // 158: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
-	36,  // 159: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
-	38,  // 160: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
-	40,  // 161: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
-	42,  // 162: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
-	44,  // 163: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
-	46,  // 164: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
-	48,  // 165: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
-	50,  // 166: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
-	52,  // 167: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
-	54,  // 168: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
-	56,  // 169: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
-	58,  // 170: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
-	60,  // 171: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
-	62,  // 172: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
-	64,  // 173: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
-	66,  // 174: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
-	68,  // 175: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
-	70,  // 176: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
-	72,  // 177: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
-	74,  // 178: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
-	76,  // 179: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
-	90,  // 180: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
-	92,  // 181: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
-	94,  // 182: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
-	96,  // 183: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
-	98,  // 184: muster.v1.ControlService.GetClusterKeys:output_type -> muster.v1.GetClusterKeysResponse
-	101, // 185: muster.v1.ControlService.ResealCluster:output_type -> muster.v1.ResealClusterResponse
-	106, // 186: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
-	108, // 187: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
-	110, // 188: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
-	112, // 189: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
-	78,  // 190: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
-	81,  // 191: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
-	85,  // 192: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
-	87,  // 193: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
-	144, // [144:194] is the sub-list for method output_type
-	94,  // [94:144] is the sub-list for method input_type
-	94,  // [94:94] is the sub-list for extension type_name
-	94,  // [94:94] is the sub-list for extension extendee
-	0,   // [0:94] is the sub-list for field type_name
+	127, // 67: muster.v1.WatchEvent.config:type_name -> muster.v1.Config
+	114, // 68: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
+	115, // 69: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
+	117, // 70: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
+	130, // 71: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
+	127, // 72: muster.v1.WatchEvent.old_config:type_name -> muster.v1.Config
+	137, // 73: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	3,   // 74: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
+	83,  // 75: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
+	88,  // 76: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
+	83,  // 77: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
+	88,  // 78: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
+	137, // 79: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
+	3,   // 80: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
+	4,   // 81: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
+	102, // 82: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
+	102, // 83: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
+	99,  // 84: muster.v1.GetClusterKeysResponse.holders:type_name -> muster.v1.KeyHolder
+	99,  // 85: muster.v1.ResealClusterResponse.holders:type_name -> muster.v1.KeyHolder
+	103, // 86: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
+	137, // 87: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
+	137, // 88: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
+	137, // 89: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
+	137, // 90: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
+	137, // 91: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
+	104, // 92: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
+	104, // 93: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
+	138, // 94: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
+	137, // 95: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
+	5,   // 96: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
+	7,   // 97: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
+	9,   // 98: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
+	11,  // 99: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
+	13,  // 100: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
+	15,  // 101: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
+	17,  // 102: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
+	19,  // 103: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
+	21,  // 104: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
+	23,  // 105: muster.v1.ControlService.RemoveTask:input_type -> muster.v1.RemoveTaskRequest
+	25,  // 106: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
+	27,  // 107: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
+	29,  // 108: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
+	31,  // 109: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
+	33,  // 110: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
+	35,  // 111: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
+	37,  // 112: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
+	39,  // 113: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
+	41,  // 114: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
+	43,  // 115: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
+	45,  // 116: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
+	47,  // 117: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
+	49,  // 118: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
+	51,  // 119: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
+	53,  // 120: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
+	55,  // 121: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
+	57,  // 122: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
+	59,  // 123: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
+	61,  // 124: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
+	63,  // 125: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
+	65,  // 126: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
+	67,  // 127: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
+	69,  // 128: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
+	71,  // 129: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
+	73,  // 130: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
+	75,  // 131: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
+	89,  // 132: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
+	91,  // 133: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
+	93,  // 134: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
+	95,  // 135: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
+	97,  // 136: muster.v1.ControlService.GetClusterKeys:input_type -> muster.v1.GetClusterKeysRequest
+	100, // 137: muster.v1.ControlService.ResealCluster:input_type -> muster.v1.ResealClusterRequest
+	105, // 138: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
+	107, // 139: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
+	109, // 140: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
+	111, // 141: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
+	77,  // 142: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
+	80,  // 143: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
+	84,  // 144: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
+	86,  // 145: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
+	6,   // 146: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
+	8,   // 147: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
+	10,  // 148: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
+	12,  // 149: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
+	14,  // 150: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
+	16,  // 151: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
+	18,  // 152: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
+	20,  // 153: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
+	22,  // 154: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
+	24,  // 155: muster.v1.ControlService.RemoveTask:output_type -> muster.v1.RemoveTaskResponse
+	26,  // 156: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
+	28,  // 157: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
+	30,  // 158: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
+	32,  // 159: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
+	34,  // 160: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
+	36,  // 161: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
+	38,  // 162: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
+	40,  // 163: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
+	42,  // 164: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
+	44,  // 165: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
+	46,  // 166: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
+	48,  // 167: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
+	50,  // 168: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
+	52,  // 169: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
+	54,  // 170: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
+	56,  // 171: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
+	58,  // 172: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
+	60,  // 173: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
+	62,  // 174: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
+	64,  // 175: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
+	66,  // 176: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
+	68,  // 177: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
+	70,  // 178: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
+	72,  // 179: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
+	74,  // 180: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
+	76,  // 181: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
+	90,  // 182: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
+	92,  // 183: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
+	94,  // 184: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
+	96,  // 185: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
+	98,  // 186: muster.v1.ControlService.GetClusterKeys:output_type -> muster.v1.GetClusterKeysResponse
+	101, // 187: muster.v1.ControlService.ResealCluster:output_type -> muster.v1.ResealClusterResponse
+	106, // 188: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
+	108, // 189: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
+	110, // 190: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
+	112, // 191: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
+	78,  // 192: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
+	81,  // 193: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
+	85,  // 194: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
+	87,  // 195: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
+	146, // [146:196] is the sub-list for method output_type
+	96,  // [96:146] is the sub-list for method input_type
+	96,  // [96:96] is the sub-list for extension type_name
+	96,  // [96:96] is the sub-list for extension extendee
+	0,   // [0:96] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_control_proto_init() }
@@ -7367,10 +7405,12 @@ func file_muster_v1_control_proto_init() {
 		(*WatchEvent_Task)(nil),
 		(*WatchEvent_Node)(nil),
 		(*WatchEvent_Cluster)(nil),
+		(*WatchEvent_Config)(nil),
 		(*WatchEvent_OldService)(nil),
 		(*WatchEvent_OldTask)(nil),
 		(*WatchEvent_OldNode)(nil),
 		(*WatchEvent_OldCluster)(nil),
+		(*WatchEvent_OldConfig)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -136,15 +136,17 @@ type ControlServiceClient interface {
 	UpdateSecret(ctx context.Context, in *UpdateSecretRequest, opts ...grpc.CallOption) (*UpdateSecretResponse, error)
 	// Removes a secret.
 	RemoveSecret(ctx context.Context, in *RemoveSecretRequest, opts ...grpc.CallOption) (*RemoveSecretResponse, error)
-	// Creates a config.
+	// Creates a config. Its data is stored once for all configs that have the same.
 	CreateConfig(ctx context.Context, in *CreateConfigRequest, opts ...grpc.CallOption) (*CreateConfigResponse, error)
-	// Returns one config.
+	// Returns one config, with its data.
 	GetConfig(ctx context.Context, in *GetConfigRequest, opts ...grpc.CallOption) (*GetConfigResponse, error)
-	// Returns the configs that pass all filters, in order of id.
+	// Returns the configs that pass all filters, in order of id, without their data.
 	ListConfigs(ctx context.Context, in *ListConfigsRequest, opts ...grpc.CallOption) (*ListConfigsResponse, error)
-	// Replaces the spec of a config.
+	// Replaces the labels of a config. Its name and data cannot be changed: create
+	// another config, and update the services that use it.
 	UpdateConfig(ctx context.Context, in *UpdateConfigRequest, opts ...grpc.CallOption) (*UpdateConfigResponse, error)
-	// Removes a config.
+	// Removes a config. A config that a service uses is not removed:
+	// FAILED_PRECONDITION names the services.
 	RemoveConfig(ctx context.Context, in *RemoveConfigRequest, opts ...grpc.CallOption) (*RemoveConfigResponse, error)
 	// Creates a volume.
 	CreateVolume(ctx context.Context, in *CreateVolumeRequest, opts ...grpc.CallOption) (*CreateVolumeResponse, error)
@@ -805,15 +807,17 @@ type ControlServiceServer interface {
 	UpdateSecret(context.Context, *UpdateSecretRequest) (*UpdateSecretResponse, error)
 	// Removes a secret.
 	RemoveSecret(context.Context, *RemoveSecretRequest) (*RemoveSecretResponse, error)
-	// Creates a config.
+	// Creates a config. Its data is stored once for all configs that have the same.
 	CreateConfig(context.Context, *CreateConfigRequest) (*CreateConfigResponse, error)
-	// Returns one config.
+	// Returns one config, with its data.
 	GetConfig(context.Context, *GetConfigRequest) (*GetConfigResponse, error)
-	// Returns the configs that pass all filters, in order of id.
+	// Returns the configs that pass all filters, in order of id, without their data.
 	ListConfigs(context.Context, *ListConfigsRequest) (*ListConfigsResponse, error)
-	// Replaces the spec of a config.
+	// Replaces the labels of a config. Its name and data cannot be changed: create
+	// another config, and update the services that use it.
 	UpdateConfig(context.Context, *UpdateConfigRequest) (*UpdateConfigResponse, error)
-	// Removes a config.
+	// Removes a config. A config that a service uses is not removed:
+	// FAILED_PRECONDITION names the services.
 	RemoveConfig(context.Context, *RemoveConfigRequest) (*RemoveConfigResponse, error)
 	// Creates a volume.
 	CreateVolume(context.Context, *CreateVolumeRequest) (*CreateVolumeResponse, error)

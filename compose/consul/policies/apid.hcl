@@ -21,6 +21,12 @@ key_prefix "muster/nodes/" {
 key_prefix "muster/clusters/" {
   policy = "write"
 }
+key_prefix "muster/configs/" {
+  policy = "write"
+}
+key_prefix "muster/blobs/" {
+  policy = "write"
+}
 key_prefix "muster/authorities/" {
   policy = "write"
 }
@@ -42,6 +48,12 @@ key "muster/changes/nodes" {
   policy = "write"
 }
 key "muster/changes/clusters" {
+  policy = "write"
+}
+key "muster/changes/configs" {
+  policy = "write"
+}
+key "muster/changes/blobs" {
   policy = "write"
 }
 key "muster/changes/authorities" {

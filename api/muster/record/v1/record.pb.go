@@ -249,6 +249,153 @@ func (x *Spec) GetCreatedAt() int64 {
 	return 0
 }
 
+// Config is a record of table "configs", written by apid under the config's id.
+type Config struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The spec without its data, which lies in table "blobs".
+	Spec *v1.ConfigSpec `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	// The SHA-256 of the data.
+	Digest []byte `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// The length of the data.
+	Size          uint64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	CreatedAt     int64  `protobuf:"varint,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	UpdatedAt     int64  `protobuf:"varint,5,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Config) Reset() {
+	*x = Config{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Config) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Config) ProtoMessage() {}
+
+func (x *Config) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Config.ProtoReflect.Descriptor instead.
+func (*Config) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Config) GetSpec() *v1.ConfigSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *Config) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *Config) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Config) GetCreatedAt() int64 {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return 0
+}
+
+func (x *Config) GetUpdatedAt() int64 {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return 0
+}
+
+// Blob is a record of table "blobs", written by apid: data that is too long for one
+// record, stored once under the SHA-256 of its content in hexadecimal. Under "<digest>"
+// it says that the data is there or is being written. Under "<digest>/<n>" it is the
+// n-th chunk, counted with four digits from 0.
+type Blob struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The length of the data. Not set in chunks.
+	Size uint64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	// When the data was last written, or used by a new object. Not set in chunks.
+	UsedAt int64 `protobuf:"varint,2,opt,name=used_at,json=usedAt,proto3" json:"used_at,omitempty"`
+	// The chunk.
+	Data          []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Blob) Reset() {
+	*x = Blob{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Blob) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Blob) ProtoMessage() {}
+
+func (x *Blob) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Blob.ProtoReflect.Descriptor instead.
+func (*Blob) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Blob) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Blob) GetUsedAt() int64 {
+	if x != nil {
+		return x.UsedAt
+	}
+	return 0
+}
+
+func (x *Blob) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 // Name is a record of table "names", written by apid. Under
 // "<folded name>/<kind>" it makes a name unique. Under "<id>/removed-service" it
 // keeps the name of a service that was removed, until its last task is gone.
@@ -265,7 +412,7 @@ type Name struct {
 
 func (x *Name) Reset() {
 	*x = Name{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[2]
+	mi := &file_muster_record_v1_record_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -277,7 +424,7 @@ func (x *Name) String() string {
 func (*Name) ProtoMessage() {}
 
 func (x *Name) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[2]
+	mi := &file_muster_record_v1_record_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -290,7 +437,7 @@ func (x *Name) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Name.ProtoReflect.Descriptor instead.
 func (*Name) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{2}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Name) GetId() string {
@@ -341,7 +488,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[3]
+	mi := &file_muster_record_v1_record_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -353,7 +500,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[3]
+	mi := &file_muster_record_v1_record_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -366,7 +513,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{3}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Node) GetSpec() *v1.NodeSpec {
@@ -450,7 +597,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[4]
+	mi := &file_muster_record_v1_record_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -462,7 +609,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[4]
+	mi := &file_muster_record_v1_record_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -475,7 +622,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{4}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Authority) GetDomain() string {
@@ -540,7 +687,7 @@ type RootRotation struct {
 
 func (x *RootRotation) Reset() {
 	*x = RootRotation{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	mi := &file_muster_record_v1_record_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +699,7 @@ func (x *RootRotation) String() string {
 func (*RootRotation) ProtoMessage() {}
 
 func (x *RootRotation) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	mi := &file_muster_record_v1_record_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +712,7 @@ func (x *RootRotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRotation.ProtoReflect.Descriptor instead.
 func (*RootRotation) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{5}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RootRotation) GetStartedAt() int64 {
@@ -603,7 +750,7 @@ type AuthoritySecrets struct {
 
 func (x *AuthoritySecrets) Reset() {
 	*x = AuthoritySecrets{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[6]
+	mi := &file_muster_record_v1_record_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +762,7 @@ func (x *AuthoritySecrets) String() string {
 func (*AuthoritySecrets) ProtoMessage() {}
 
 func (x *AuthoritySecrets) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[6]
+	mi := &file_muster_record_v1_record_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +775,7 @@ func (x *AuthoritySecrets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthoritySecrets.ProtoReflect.Descriptor instead.
 func (*AuthoritySecrets) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{6}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AuthoritySecrets) GetKey() []byte {
@@ -671,7 +818,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[7]
+	mi := &file_muster_record_v1_record_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -683,7 +830,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[7]
+	mi := &file_muster_record_v1_record_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -696,7 +843,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{7}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Token) GetName() string {
@@ -753,7 +900,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[8]
+	mi := &file_muster_record_v1_record_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +912,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[8]
+	mi := &file_muster_record_v1_record_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +925,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{8}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Cluster) GetSpec() *v1.ClusterSpec {
@@ -853,7 +1000,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[9]
+	mi := &file_muster_record_v1_record_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +1012,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[9]
+	mi := &file_muster_record_v1_record_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +1025,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{9}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Task) GetSlot() uint64 {
@@ -1025,7 +1172,7 @@ type Turn struct {
 
 func (x *Turn) Reset() {
 	*x = Turn{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[10]
+	mi := &file_muster_record_v1_record_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1037,7 +1184,7 @@ func (x *Turn) String() string {
 func (*Turn) ProtoMessage() {}
 
 func (x *Turn) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[10]
+	mi := &file_muster_record_v1_record_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1050,7 +1197,7 @@ func (x *Turn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Turn.ProtoReflect.Descriptor instead.
 func (*Turn) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{10}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Turn) GetRollout() uint64 {
@@ -1100,7 +1247,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[11]
+	mi := &file_muster_record_v1_record_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1259,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[11]
+	mi := &file_muster_record_v1_record_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1272,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{11}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Rollout) GetState() v1.UpdateStatus_State {
@@ -1211,7 +1358,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[12]
+	mi := &file_muster_record_v1_record_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1370,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[12]
+	mi := &file_muster_record_v1_record_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1383,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{12}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Endpoint) GetEndpoint() *v1.Endpoint {
@@ -1272,7 +1419,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[13]
+	mi := &file_muster_record_v1_record_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +1431,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[13]
+	mi := &file_muster_record_v1_record_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +1444,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{13}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Assignment) GetAssignedAt() int64 {
@@ -1358,7 +1505,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	mi := &file_muster_record_v1_record_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1517,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	mi := &file_muster_record_v1_record_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1530,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{14}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Placement) GetPending() uint64 {
@@ -1430,7 +1577,7 @@ type SchedulerFence struct {
 
 func (x *SchedulerFence) Reset() {
 	*x = SchedulerFence{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	mi := &file_muster_record_v1_record_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1442,7 +1589,7 @@ func (x *SchedulerFence) String() string {
 func (*SchedulerFence) ProtoMessage() {}
 
 func (x *SchedulerFence) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	mi := &file_muster_record_v1_record_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1455,7 +1602,7 @@ func (x *SchedulerFence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchedulerFence.ProtoReflect.Descriptor instead.
 func (*SchedulerFence) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{15}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SchedulerFence) GetHolder() string {
@@ -1484,7 +1631,7 @@ type FilterCount struct {
 
 func (x *FilterCount) Reset() {
 	*x = FilterCount{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[16]
+	mi := &file_muster_record_v1_record_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1496,7 +1643,7 @@ func (x *FilterCount) String() string {
 func (*FilterCount) ProtoMessage() {}
 
 func (x *FilterCount) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[16]
+	mi := &file_muster_record_v1_record_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1509,7 +1656,7 @@ func (x *FilterCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilterCount.ProtoReflect.Descriptor instead.
 func (*FilterCount) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{16}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *FilterCount) GetFilter() string {
@@ -1551,7 +1698,7 @@ type NodeState struct {
 
 func (x *NodeState) Reset() {
 	*x = NodeState{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[17]
+	mi := &file_muster_record_v1_record_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1563,7 +1710,7 @@ func (x *NodeState) String() string {
 func (*NodeState) ProtoMessage() {}
 
 func (x *NodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[17]
+	mi := &file_muster_record_v1_record_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1576,7 +1723,7 @@ func (x *NodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeState.ProtoReflect.Descriptor instead.
 func (*NodeState) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{17}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NodeState) GetDescription() *v1.NodeDescription {
@@ -1656,7 +1803,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[18]
+	mi := &file_muster_record_v1_record_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1668,7 +1815,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[18]
+	mi := &file_muster_record_v1_record_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1681,7 +1828,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{18}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Status) GetState() v1.TaskState {
@@ -1790,7 +1937,19 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\x04Spec\x12'\n" +
 	"\x04task\x18\x01 \x01(\v2\x13.muster.v1.TaskSpecR\x04task\x12\x1d\n" +
 	"\n" +
-	"created_at\x18\x02 \x01(\x03R\tcreatedAt\"I\n" +
+	"created_at\x18\x02 \x01(\x03R\tcreatedAt\"\x9d\x01\n" +
+	"\x06Config\x12)\n" +
+	"\x04spec\x18\x01 \x01(\v2\x15.muster.v1.ConfigSpecR\x04spec\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x1d\n" +
+	"\n" +
+	"created_at\x18\x04 \x01(\x03R\tcreatedAt\x12\x1d\n" +
+	"\n" +
+	"updated_at\x18\x05 \x01(\x03R\tupdatedAt\"G\n" +
+	"\x04Blob\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x17\n" +
+	"\aused_at\x18\x02 \x01(\x03R\x06usedAt\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"I\n" +
 	"\x04Name\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -1948,69 +2107,73 @@ func file_muster_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_muster_record_v1_record_proto_rawDescData
 }
 
-var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_muster_record_v1_record_proto_goTypes = []any{
 	(*Service)(nil),            // 0: muster.record.v1.Service
 	(*Spec)(nil),               // 1: muster.record.v1.Spec
-	(*Name)(nil),               // 2: muster.record.v1.Name
-	(*Node)(nil),               // 3: muster.record.v1.Node
-	(*Authority)(nil),          // 4: muster.record.v1.Authority
-	(*RootRotation)(nil),       // 5: muster.record.v1.RootRotation
-	(*AuthoritySecrets)(nil),   // 6: muster.record.v1.AuthoritySecrets
-	(*Token)(nil),              // 7: muster.record.v1.Token
-	(*Cluster)(nil),            // 8: muster.record.v1.Cluster
-	(*Task)(nil),               // 9: muster.record.v1.Task
-	(*Turn)(nil),               // 10: muster.record.v1.Turn
-	(*Rollout)(nil),            // 11: muster.record.v1.Rollout
-	(*Endpoint)(nil),           // 12: muster.record.v1.Endpoint
-	(*Assignment)(nil),         // 13: muster.record.v1.Assignment
-	(*Placement)(nil),          // 14: muster.record.v1.Placement
-	(*SchedulerFence)(nil),     // 15: muster.record.v1.SchedulerFence
-	(*FilterCount)(nil),        // 16: muster.record.v1.FilterCount
-	(*NodeState)(nil),          // 17: muster.record.v1.NodeState
-	(*Status)(nil),             // 18: muster.record.v1.Status
-	(*v1.ServiceSpec)(nil),     // 19: muster.v1.ServiceSpec
-	(*v1.EndpointSpec)(nil),    // 20: muster.v1.EndpointSpec
-	(*v1.TaskSpec)(nil),        // 21: muster.v1.TaskSpec
-	(*v1.NodeSpec)(nil),        // 22: muster.v1.NodeSpec
-	(v11.Role)(0),              // 23: muster.auth.v1.Role
-	(*v1.ClusterSpec)(nil),     // 24: muster.v1.ClusterSpec
-	(v1.TaskState)(0),          // 25: muster.v1.TaskState
-	(v1.UpdateStatus_State)(0), // 26: muster.v1.UpdateStatus.State
-	(*v1.Endpoint)(nil),        // 27: muster.v1.Endpoint
-	(*v1.GenericResource)(nil), // 28: muster.v1.GenericResource
-	(*v1.PortConfig)(nil),      // 29: muster.v1.PortConfig
-	(*v1.NodeDescription)(nil), // 30: muster.v1.NodeDescription
-	(v1.NodeStatus_State)(0),   // 31: muster.v1.NodeStatus.State
-	(*v1.RuntimeStatus)(nil),   // 32: muster.v1.RuntimeStatus
+	(*Config)(nil),             // 2: muster.record.v1.Config
+	(*Blob)(nil),               // 3: muster.record.v1.Blob
+	(*Name)(nil),               // 4: muster.record.v1.Name
+	(*Node)(nil),               // 5: muster.record.v1.Node
+	(*Authority)(nil),          // 6: muster.record.v1.Authority
+	(*RootRotation)(nil),       // 7: muster.record.v1.RootRotation
+	(*AuthoritySecrets)(nil),   // 8: muster.record.v1.AuthoritySecrets
+	(*Token)(nil),              // 9: muster.record.v1.Token
+	(*Cluster)(nil),            // 10: muster.record.v1.Cluster
+	(*Task)(nil),               // 11: muster.record.v1.Task
+	(*Turn)(nil),               // 12: muster.record.v1.Turn
+	(*Rollout)(nil),            // 13: muster.record.v1.Rollout
+	(*Endpoint)(nil),           // 14: muster.record.v1.Endpoint
+	(*Assignment)(nil),         // 15: muster.record.v1.Assignment
+	(*Placement)(nil),          // 16: muster.record.v1.Placement
+	(*SchedulerFence)(nil),     // 17: muster.record.v1.SchedulerFence
+	(*FilterCount)(nil),        // 18: muster.record.v1.FilterCount
+	(*NodeState)(nil),          // 19: muster.record.v1.NodeState
+	(*Status)(nil),             // 20: muster.record.v1.Status
+	(*v1.ServiceSpec)(nil),     // 21: muster.v1.ServiceSpec
+	(*v1.EndpointSpec)(nil),    // 22: muster.v1.EndpointSpec
+	(*v1.TaskSpec)(nil),        // 23: muster.v1.TaskSpec
+	(*v1.ConfigSpec)(nil),      // 24: muster.v1.ConfigSpec
+	(*v1.NodeSpec)(nil),        // 25: muster.v1.NodeSpec
+	(v11.Role)(0),              // 26: muster.auth.v1.Role
+	(*v1.ClusterSpec)(nil),     // 27: muster.v1.ClusterSpec
+	(v1.TaskState)(0),          // 28: muster.v1.TaskState
+	(v1.UpdateStatus_State)(0), // 29: muster.v1.UpdateStatus.State
+	(*v1.Endpoint)(nil),        // 30: muster.v1.Endpoint
+	(*v1.GenericResource)(nil), // 31: muster.v1.GenericResource
+	(*v1.PortConfig)(nil),      // 32: muster.v1.PortConfig
+	(*v1.NodeDescription)(nil), // 33: muster.v1.NodeDescription
+	(v1.NodeStatus_State)(0),   // 34: muster.v1.NodeStatus.State
+	(*v1.RuntimeStatus)(nil),   // 35: muster.v1.RuntimeStatus
 }
 var file_muster_record_v1_record_proto_depIdxs = []int32{
-	19, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	19, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
-	20, // 2: muster.record.v1.Service.former_endpoint:type_name -> muster.v1.EndpointSpec
-	21, // 3: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
-	22, // 4: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
-	5,  // 5: muster.record.v1.Authority.rotation:type_name -> muster.record.v1.RootRotation
-	23, // 6: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
-	24, // 7: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	25, // 8: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
-	10, // 9: muster.record.v1.Task.turn:type_name -> muster.record.v1.Turn
-	26, // 10: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
-	27, // 11: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
-	28, // 12: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
-	29, // 13: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
-	16, // 14: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
-	30, // 15: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
-	31, // 16: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
-	25, // 17: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
-	32, // 18: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
-	29, // 19: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
-	25, // 20: muster.record.v1.Status.reached:type_name -> muster.v1.TaskState
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	21, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	21, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	22, // 2: muster.record.v1.Service.former_endpoint:type_name -> muster.v1.EndpointSpec
+	23, // 3: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
+	24, // 4: muster.record.v1.Config.spec:type_name -> muster.v1.ConfigSpec
+	25, // 5: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	7,  // 6: muster.record.v1.Authority.rotation:type_name -> muster.record.v1.RootRotation
+	26, // 7: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
+	27, // 8: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	28, // 9: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
+	12, // 10: muster.record.v1.Task.turn:type_name -> muster.record.v1.Turn
+	29, // 11: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
+	30, // 12: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
+	31, // 13: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
+	32, // 14: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
+	18, // 15: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
+	33, // 16: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
+	34, // 17: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
+	28, // 18: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
+	35, // 19: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
+	32, // 20: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
+	28, // 21: muster.record.v1.Status.reached:type_name -> muster.v1.TaskState
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_muster_record_v1_record_proto_init() }
@@ -2024,7 +2187,7 @@ func file_muster_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_record_v1_record_proto_rawDesc), len(file_muster_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

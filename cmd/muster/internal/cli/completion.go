@@ -117,8 +117,8 @@ func contextNames(_ *cobra.Command, args []string, typed string) ([]cobra.Comple
 // completions adds to a command and those below it what they complete. Commands
 // are found by path, flags by name.
 func (c *CLI) completions(cmd *cobra.Command) {
-	ofServices, ofNodes := serviceKind(), nodeKind()
-	services, nodes, tasks := c.fromCluster(ofServices.names), c.fromCluster(ofNodes.names), c.fromCluster(taskIDs)
+	ofServices, ofNodes, ofConfigs := serviceKind(), nodeKind(), configKind()
+	services, nodes, tasks, configs := c.fromCluster(ofServices.names), c.fromCluster(ofNodes.names), c.fromCluster(taskIDs), c.fromCluster(ofConfigs.names)
 	both := func(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion {
 		return append(ofServices.names(ctx, client), ofNodes.names(ctx, client)...)
 	}
@@ -135,6 +135,7 @@ func (c *CLI) completions(cmd *cobra.Command) {
 		"service logs": once(services), "service update": once(services), "service rollback": once(services),
 		"task inspect": tasks, "task logs": once(tasks), "task rm": tasks,
 		"node inspect": nodes, "node ps": nodes, "node update": nodes, "node rm": nodes,
+		"config inspect": configs, "config rm": configs, "config update": configs, "config create": configFile,
 		"ps": c.fromCluster(both), "logs": services,
 		"token rm":    once(c.fromCluster(tokenIDs)),
 		"context use": once(contextNames), "context rm": once(contextNames),
@@ -160,6 +161,7 @@ func (c *CLI) completions(cmd *cobra.Command) {
 		"events --filter":     c.completeFilters(watchFilters(), (*musterv1.WatchRequest)(nil)),
 		"service ls --filter": c.completeFilters(ofServices.filters, (*musterv1.ListServicesRequest)(nil)),
 		"node ls --filter":    c.completeFilters(ofNodes.filters, (*musterv1.ListNodesRequest)(nil)),
+		"config ls --filter":  c.completeFilters(ofConfigs.filters, (*musterv1.ListConfigsRequest)(nil)),
 	}
 	for _, path := range []string{"ps", "task ls", "service ps", "node ps"} {
 		own[path+" --filter"] = c.completeFilters(taskFilters(), (*musterv1.ListTasksRequest)(nil))

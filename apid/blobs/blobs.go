@@ -1,0 +1,94 @@
+// Package blobs stores data that is too long for one record of the store. The data is
+// cut into chunks under the digest of its content, so that equal data is stored once.
+//
+// A transaction of the store cannot hold all chunks. So they are written first, each in
+// a transaction of its own, and then the object that refers to them, in a transaction
+// that calls Keep. Chunks of an object that was never written are removed by the sweep,
+// which leaves alone what was used a short time ago.
+package blobs
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	"github.com/musterhq/muster/apid/backend"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// touch is the age from which the record of a blob that is used again is renewed. It is
+// well below the time for which unused blobs are kept.
+const touch = 20 * time.Second
+
+// Blobs writes and reads data.
+type Blobs struct{ *backend.Backend }
+
+// New returns blobs in a store.
+func New(b *backend.Backend) *Blobs { return &Blobs{b} }
+
+// Write sees to it that data is in the store, and returns its digest.
+func (b *Blobs) Write(ctx context.Context, data []byte) ([]byte, error) {
+	digest := state.BlobDigest(data)
+	err := b.Update(ctx, func(tx *store.Tx) error {
+		b.use(tx, digest, uint64(len(data)), time.Now())
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := range state.Chunks(uint64(len(data))) {
+		key := state.ChunkKey(digest, i)
+		chunk := &recordv1.Blob{Data: data[i*state.ChunkSize : min(len(data), (i+1)*state.ChunkSize)]}
+		err := b.Update(ctx, func(tx *store.Tx) error {
+			if _, there := b.Tables.Blobs.Get(tx, key); there {
+				return backend.ErrNoChange
+			}
+			b.Tables.Blobs.Put(tx, key, chunk)
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return digest, nil
+}
+
+// Keep sees to it, in the transaction that writes an object, that the object's data
+// stays: the transaction of the sweep and this one cannot both succeed. It returns
+// state.ErrNoBlob if the data is not there.
+func (b *Blobs) Keep(tx *store.Tx, digest []byte, size uint64) error {
+	for i := range state.Chunks(size) {
+		if _, there := b.Tables.Blobs.Get(tx, state.ChunkKey(digest, i)); !there {
+			return state.ErrNoBlob
+		}
+	}
+	if _, there := b.Tables.Blobs.Get(tx, state.BlobKey(digest)); !there {
+		return state.ErrNoBlob
+	}
+	b.use(tx, digest, size, time.Now())
+	return nil
+}
+
+// use notes that a blob is used now.
+func (b *Blobs) use(tx *store.Tx, digest []byte, size uint64, now time.Time) {
+	key := state.BlobKey(digest)
+	if e, there := b.Tables.Blobs.Get(tx, key); there && now.UnixMilli()-e.Value.UsedAt < touch.Milliseconds() {
+		return
+	}
+	b.Tables.Blobs.Put(tx, key, &recordv1.Blob{Size: size, UsedAt: now.UnixMilli()})
+}
+
+// Read returns the data of a digest. The object that refers to it may have reached this
+// replica sooner than the data, which is waited for then.
+func (b *Blobs) Read(ctx context.Context, digest []byte) ([]byte, error) {
+	data, err := b.Tables.ReadBlob(b.Snapshot(), digest)
+	if !errors.Is(err, state.ErrNoBlob) {
+		return data, err
+	}
+	if err := b.Sync(ctx, b.Tables.Blobs); err != nil {
+		return nil, err
+	}
+	return b.Tables.ReadBlob(b.Snapshot(), digest)
+}
