@@ -173,6 +173,7 @@ func (d *Daemon) work(ctx context.Context) error {
 	return daemon.RunTasks(ctx,
 		daemon.Task{Name: "detect pauses", Run: d.nodes.Pauses.Run},
 		daemon.Task{Name: "follow the store", Run: newFollower(d.store, d.tables, d.owned).run},
+		daemon.Task{Name: "follow dispatchers", Run: d.followDispatchers},
 		daemon.Task{Name: "own shards", Run: func(ctx context.Context) error { return d.manager.Run(ctx, d.ownShard) }},
 	)
 }

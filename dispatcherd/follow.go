@@ -3,6 +3,7 @@ package dispatcherd
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/session"
@@ -123,4 +124,24 @@ func appeared[T any](changes func(func(store.Change[T]) bool)) bool {
 		}
 	}
 	return false
+}
+
+// followDispatchers tells workers when a dispatcher joins or leaves, so that they
+// know where to go if this one fails.
+func (d *Daemon) followDispatchers(ctx context.Context) error {
+	known := d.sessions.Addresses()
+	for {
+		changed := d.directory.Changed()
+		if now := d.sessions.Addresses(); !slices.Equal(known, now) {
+			known = now
+			for _, s := range d.owned.all() {
+				s.DispatchersChanged()
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
 }

@@ -16,6 +16,7 @@ import (
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/kv/kvfault"
+	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -197,6 +198,45 @@ func TestRedirect(t *testing.T) {
 				t.Fatalf("node %s is not welcome at its own dispatcher", node)
 			}
 			c.wantNode(node, ready)
+		}
+	})
+}
+
+// A connected worker learns at once that a dispatcher has joined or left.
+func TestChangedDispatchersReachWorkers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, false)
+		first := c.dispatcher("d1")
+		second := c.dispatcher("d2")
+		time.Sleep(10 * time.Second)
+		// The third dispatcher takes some shards over. The worker's is not one of them.
+		var node string
+		for i := 0; node == ""; i++ {
+			if id := fmt.Sprintf("n%d", i); shards.Assign([]string{"d1", "d2", "d3"}, store.Shards)[store.ShardOf(id)] == "d1" &&
+				shards.Assign([]string{"d1", "d2"}, store.Shards)[store.ShardOf(id)] == "d1" {
+				node = id
+			}
+		}
+		w := c.worker(node, first.address)
+		want := func(when string, addresses ...string) {
+			t.Helper()
+			w.live(time.Second)
+			got := get(w, func(w *worker) []string { return w.dispatchers })
+			if diff := cmp.Diff(addresses, got); diff != "" {
+				t.Errorf("dispatchers that the worker knows %s (-want +got):\n%s", when, diff)
+			}
+		}
+		want("after its welcome", "d1:4245", "d2:4245")
+		welcome := welcomed(w)
+		third := c.dispatcher("d3")
+		want("after one has joined", "d1:4245", "d2:4245", "d3:4245")
+		second.stop()
+		want("after one has stopped", "d1:4245", "d3:4245")
+		third.kill()
+		want("after one was killed", "d1:4245")
+		if err := w.ended(); err != nil || welcomed(w) != welcome {
+			t.Errorf("session ended with %v, last welcome %v", err, welcomed(w))
 		}
 	})
 }

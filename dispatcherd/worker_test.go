@@ -28,14 +28,16 @@ type worker struct {
 	mu       sync.Mutex
 	welcome  *dispatcherv1.Welcome
 	redirect *dispatcherv1.Redirect
-	model    *assignmentstest.Worker
-	messages []*dispatcherv1.Assignments
-	acked    uint64
-	beats    int
-	logs     []*dispatcherv1.LogRequest
-	cancels  []string
-	credit   map[string]int
-	err      error
+	// dispatchers is what the worker was told of them last.
+	dispatchers []string
+	model       *assignmentstest.Worker
+	messages    []*dispatcherv1.Assignments
+	acked       uint64
+	beats       int
+	logs        []*dispatcherv1.LogRequest
+	cancels     []string
+	credit      map[string]int
+	err         error
 }
 
 func description(node string) *musterv1.NodeDescription {
@@ -77,7 +79,9 @@ func (w *worker) listen() {
 		}
 		switch m := m.Message.(type) {
 		case *dispatcherv1.SessionResponse_Welcome:
-			w.welcome = m.Welcome
+			w.welcome, w.dispatchers = m.Welcome, m.Welcome.Dispatchers
+		case *dispatcherv1.SessionResponse_Dispatchers:
+			w.dispatchers = m.Dispatchers.Addresses
 		case *dispatcherv1.SessionResponse_Redirect:
 			w.redirect = m.Redirect
 		case *dispatcherv1.SessionResponse_Assignments:

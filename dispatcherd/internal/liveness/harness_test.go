@@ -91,9 +91,9 @@ func (s *site) run(f func(context.Context) error) (stop func()) {
 func (s *site) tracker(node string) *Tracker {
 	shard := store.ShardOf(node)
 	t := NewTracker(s.cfg, shard, NewOwnership(shard, s, s.cfg.Pauses, s.cfg.Logger), s)
-	t.Load(s.store.Snapshot())
+	snap := s.store.Snapshot()
+	t.Load(snap)
 	s.run(func(ctx context.Context) error {
-		snap := s.store.Snapshot()
 		for {
 			next, err := s.store.Wait(ctx, snap, s.tables.Nodes, s.tables.NodeStates, s.tables.Clusters)
 			if err != nil {
@@ -188,6 +188,7 @@ type session struct {
 	told     int
 	assigned []string
 	objects  int
+	members  int
 	ended    bool
 	err      error
 }
@@ -246,6 +247,12 @@ func (s *session) ObjectsAppeared() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.objects++
+}
+
+func (s *session) DispatchersChanged() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.members++
 }
 
 func (s *session) End(err error, _ *dispatcherv1.SessionResponse) {

@@ -59,6 +59,8 @@ type Session interface {
 	AssignmentsChanged(keys []string) bool
 	// ObjectsAppeared makes it look at assignments again that miss an object.
 	ObjectsAppeared()
+	// DispatchersChanged tells the worker which dispatchers there are.
+	DispatchersChanged()
 	// End ends the session with an error, after a last message if it is not nil.
 	End(err error, last *dispatcherv1.SessionResponse)
 }
@@ -209,6 +211,13 @@ func (t *Tracker) ClusterChanged() {
 func (t *Tracker) ObjectsAppeared() {
 	for _, s := range t.sessions() {
 		s.ObjectsAppeared()
+	}
+}
+
+// DispatchersChanged notes that a dispatcher has joined or left.
+func (t *Tracker) DispatchersChanged() {
+	for _, s := range t.sessions() {
+		s.DispatchersChanged()
 	}
 }
 

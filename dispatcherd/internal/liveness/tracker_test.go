@@ -198,6 +198,10 @@ func TestChangedAssignmentsReachTheSessionOrAreSettled(t *testing.T) {
 		if sess.objects != 1 {
 			t.Errorf("the session was told of new objects %d times", sess.objects)
 		}
+		tracker.DispatchersChanged()
+		if sess.members != 1 {
+			t.Errorf("the session was told of dispatchers %d times", sess.members)
+		}
 		sess.close(tracker)
 		s.want("n1", away)
 		change("node whose worker may come back")

@@ -21,6 +21,8 @@ type outbox struct {
 	acknowledged uint64
 	// heartbeat says that a heartbeat must be answered.
 	heartbeat bool
+	// dispatchers says that the addresses of dispatchers must be sent.
+	dispatchers bool
 	// complete says that the complete set must be sent. If parked, it waits for
 	// missing objects until a change, or until settleBy at the latest.
 	complete, parked bool
@@ -40,12 +42,13 @@ type outboundMessage struct {
 	control      []*dispatcherv1.SessionResponse
 	acknowledged uint64
 	heartbeat    bool
+	dispatchers  bool
 	complete     bool
 	changed      []string
 }
 
 func (m *outboundMessage) empty() bool {
-	return m.control == nil && m.acknowledged == 0 && !m.heartbeat && !m.complete && len(m.changed) == 0
+	return m.control == nil && m.acknowledged == 0 && !m.heartbeat && !m.dispatchers && !m.complete && len(m.changed) == 0
 }
 
 // queue changes the outbox and starts the sender. It returns false if the session
@@ -105,6 +108,17 @@ func (s *session) SettingsChanged() {
 	}
 }
 
+// DispatchersChanged implements [liveness.Session].
+func (s *session) DispatchersChanged() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// A first Welcome that is still to come will contain the change.
+	if !s.ended && s.welcomeSent {
+		s.dispatchers = true
+		s.startSending()
+	}
+}
+
 // AssignmentsChanged implements [liveness.Session].
 func (s *session) AssignmentsChanged(keys []string) bool {
 	return s.queue(func() {
@@ -144,8 +158,8 @@ func (s *session) startSending() {
 func (s *session) next() (outboundMessage, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := outboundMessage{control: s.control, acknowledged: s.acknowledged, heartbeat: s.heartbeat}
-	s.control, s.acknowledged, s.heartbeat = nil, 0, false
+	m := outboundMessage{control: s.control, acknowledged: s.acknowledged, heartbeat: s.heartbeat, dispatchers: s.dispatchers}
+	s.control, s.acknowledged, s.heartbeat, s.dispatchers = nil, 0, false, false
 	if !s.ended && !s.parked {
 		m.complete, s.complete = s.complete, false
 		m.changed = slices.Collect(maps.Keys(s.changed))
@@ -188,6 +202,12 @@ func (s *session) sendMessage(m outboundMessage) error {
 		if err := s.stream.Send(&dispatcherv1.SessionResponse{
 			Message: &dispatcherv1.SessionResponse_HeartbeatAck{HeartbeatAck: &dispatcherv1.HeartbeatAck{}},
 		}); err != nil {
+			return err
+		}
+	}
+	if m.dispatchers {
+		all := &dispatcherv1.Dispatchers{Addresses: s.server.Addresses()}
+		if err := s.stream.Send(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_Dispatchers{Dispatchers: all}}); err != nil {
 			return err
 		}
 	}

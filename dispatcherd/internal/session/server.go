@@ -137,7 +137,7 @@ func (v *Server) Session(st stream) error {
 // Redirect returns a message that names the owner of a shard. It names no owner if
 // this replica is the last one that is known.
 func (v *Server) Redirect(shard int) *dispatcherv1.SessionResponse {
-	r := &dispatcherv1.Redirect{Dispatchers: v.addresses()}
+	r := &dispatcherv1.Redirect{Dispatchers: v.Addresses()}
 	if m, ok := v.cfg.Directory.Owner(shard); ok && m.Instance != v.cfg.Instance {
 		r.Address = m.Address
 	}
@@ -152,12 +152,12 @@ func (v *Server) welcome(node string, period time.Duration) *dispatcherv1.Sessio
 		spec = e.Value.Spec
 	}
 	return &dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_Welcome{Welcome: &dispatcherv1.Welcome{
-		HeartbeatPeriod: durationpb.New(period), Node: spec, Dispatchers: v.addresses(), AnswersHeartbeats: true,
+		HeartbeatPeriod: durationpb.New(period), Node: spec, Dispatchers: v.Addresses(), AnswersHeartbeats: true,
 	}}}
 }
 
-// addresses returns the addresses of all dispatchers.
-func (v *Server) addresses() []string {
+// Addresses returns the addresses of all dispatchers.
+func (v *Server) Addresses() []string {
 	var all []string
 	for _, m := range v.cfg.Directory.Members() {
 		all = append(all, m.Address)

@@ -240,6 +240,23 @@ func TestChangedSettingsAreSentAfterTheFirstWelcome(t *testing.T) {
 	})
 }
 
+func TestChangedDispatchersAreSentAfterTheFirstWelcome(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		w := s.connect()
+		if got := w.received(); len(got[0].GetWelcome().GetDispatchers()) != 2 {
+			t.Fatalf("worker received %v, want two dispatchers", got)
+		}
+		s.set(func() { s.members = s.members[:1] })
+		s.session().DispatchersChanged()
+		got := w.received()
+		if len(got) != 1 || !cmp.Equal(got[0].GetDispatchers().GetAddresses(), []string{"d1:4245"}) {
+			t.Errorf("worker received %v, want the remaining dispatcher", got)
+		}
+	})
+}
+
 func TestDeafWorkerDoesNotDelayTheEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -152,6 +153,15 @@ func periodOf(w *dispatcherv1.Welcome) time.Duration {
 	return defaultPeriod
 }
 
+// firstHeartbeat returns the time until the first heartbeat of a period. Workers
+// that connect or learn a new period together spread over the period.
+func firstHeartbeat(period time.Duration) time.Duration { return rand.N(period) + 1 }
+
+// nextHeartbeat returns the time until the next heartbeat. It is shorter than the
+// period by up to a tenth, so that workers that send at the same moment drift apart.
+// It is never longer: a dispatcher takes a worker for dead after three periods.
+func nextHeartbeat(period time.Duration) time.Duration { return period - rand.N(period/10+1) }
+
 // redirected takes in a redirect, and makes it the end of the session.
 func (s *stream) redirected(r *dispatcherv1.Redirect) error {
 	s.c.where.learn(r.GetDispatchers())
@@ -182,6 +192,8 @@ func (s *stream) read(inner context.Context) error {
 			s.unsubscribe(m.LogCancel.GetSubscriptionId())
 		case *dispatcherv1.SessionResponse_Redirect:
 			return s.redirected(m.Redirect)
+		case *dispatcherv1.SessionResponse_Dispatchers:
+			s.c.where.learn(m.Dispatchers.GetAddresses())
 		case *dispatcherv1.SessionResponse_Welcome:
 			s.c.where.learn(m.Welcome.GetDispatchers())
 			// Only the newest counts, and the reader must not wait for the writer.
@@ -204,7 +216,7 @@ func (s *stream) write(ctx, inner context.Context, cancel context.CancelCauseFun
 		cancel(ctx.Err())
 	})
 	defer stuck()
-	beat := time.NewTicker(s.period)
+	beat := time.NewTimer(firstHeartbeat(s.period))
 	defer beat.Stop()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -232,7 +244,7 @@ func (s *stream) write(ctx, inner context.Context, cancel context.CancelCauseFun
 		case period := <-s.periods:
 			if period != s.period {
 				s.period = period
-				beat.Reset(period)
+				beat.Reset(firstHeartbeat(period))
 			}
 		case <-redescribed:
 		case <-s.c.reports.wake:
@@ -240,6 +252,7 @@ func (s *stream) write(ctx, inner context.Context, cancel context.CancelCauseFun
 			if err := s.silence.beat(s.period); err != nil {
 				return err
 			}
+			beat.Reset(nextHeartbeat(s.period))
 			err = s.grpc.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_Heartbeat{Heartbeat: &dispatcherv1.Heartbeat{}}})
 		case data := <-s.logs:
 			err = s.grpc.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_LogData{LogData: data}})

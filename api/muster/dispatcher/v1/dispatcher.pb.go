@@ -538,6 +538,7 @@ type SessionResponse struct {
 	//	*SessionResponse_LogCancel
 	//	*SessionResponse_HeartbeatAck
 	//	*SessionResponse_LogCredit
+	//	*SessionResponse_Dispatchers
 	Message       isSessionResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -652,6 +653,15 @@ func (x *SessionResponse) GetLogCredit() *LogCredit {
 	return nil
 }
 
+func (x *SessionResponse) GetDispatchers() *Dispatchers {
+	if x != nil {
+		if x, ok := x.Message.(*SessionResponse_Dispatchers); ok {
+			return x.Dispatchers
+		}
+	}
+	return nil
+}
+
 type isSessionResponse_Message interface {
 	isSessionResponse_Message()
 }
@@ -689,6 +699,12 @@ type SessionResponse_LogCredit struct {
 	LogCredit *LogCredit `protobuf:"bytes,8,opt,name=log_credit,json=logCredit,proto3,oneof"`
 }
 
+type SessionResponse_Dispatchers struct {
+	// A dispatcher has joined or left since Welcome. Workers of earlier versions
+	// ignore it.
+	Dispatchers *Dispatchers `protobuf:"bytes,9,opt,name=dispatchers,proto3,oneof"`
+}
+
 func (*SessionResponse_Welcome) isSessionResponse_Message() {}
 
 func (*SessionResponse_Redirect) isSessionResponse_Message() {}
@@ -704,6 +720,8 @@ func (*SessionResponse_LogCancel) isSessionResponse_Message() {}
 func (*SessionResponse_HeartbeatAck) isSessionResponse_Message() {}
 
 func (*SessionResponse_LogCredit) isSessionResponse_Message() {}
+
+func (*SessionResponse_Dispatchers) isSessionResponse_Message() {}
 
 // Refusal says why a worker cannot be the node that it claims to be. It is a
 // detail of the status that ends the stream.
@@ -755,7 +773,8 @@ func (x *Refusal) GetReason() Refusal_Reason {
 // of the node has changed.
 type Welcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How often to send a heartbeat.
+	// The longest time between two heartbeats. Workers vary it, so that they do not
+	// send their heartbeats at the same moment.
 	HeartbeatPeriod *durationpb.Duration `protobuf:"bytes,1,opt,name=heartbeat_period,json=heartbeatPeriod,proto3" json:"heartbeat_period,omitempty"`
 	// What an operator says of the node.
 	Node *v1.NodeSpec `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
@@ -825,6 +844,51 @@ func (x *Welcome) GetAnswersHeartbeats() bool {
 	return false
 }
 
+// Dispatchers names all dispatchers, as Welcome does.
+type Dispatchers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Addresses     []string               `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dispatchers) Reset() {
+	*x = Dispatchers{}
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dispatchers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dispatchers) ProtoMessage() {}
+
+func (x *Dispatchers) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dispatchers.ProtoReflect.Descriptor instead.
+func (*Dispatchers) Descriptor() ([]byte, []int) {
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Dispatchers) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 // HeartbeatAck says that the dispatcher lives, and has heard a heartbeat.
 type HeartbeatAck struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -834,7 +898,7 @@ type HeartbeatAck struct {
 
 func (x *HeartbeatAck) Reset() {
 	*x = HeartbeatAck{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[9]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -846,7 +910,7 @@ func (x *HeartbeatAck) String() string {
 func (*HeartbeatAck) ProtoMessage() {}
 
 func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[9]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -859,7 +923,7 @@ func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatAck.ProtoReflect.Descriptor instead.
 func (*HeartbeatAck) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{9}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{10}
 }
 
 // Redirect names the dispatcher to speak to.
@@ -874,7 +938,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[10]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -886,7 +950,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[10]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -899,7 +963,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{10}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Redirect) GetAddress() string {
@@ -946,7 +1010,7 @@ type Assignments struct {
 
 func (x *Assignments) Reset() {
 	*x = Assignments{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[11]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -958,7 +1022,7 @@ func (x *Assignments) String() string {
 func (*Assignments) ProtoMessage() {}
 
 func (x *Assignments) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[11]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -971,7 +1035,7 @@ func (x *Assignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignments.ProtoReflect.Descriptor instead.
 func (*Assignments) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{11}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Assignments) GetComplete() bool {
@@ -1040,7 +1104,7 @@ type AssignedObject struct {
 
 func (x *AssignedObject) Reset() {
 	*x = AssignedObject{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[12]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1116,7 @@ func (x *AssignedObject) String() string {
 func (*AssignedObject) ProtoMessage() {}
 
 func (x *AssignedObject) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[12]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1129,7 @@ func (x *AssignedObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignedObject.ProtoReflect.Descriptor instead.
 func (*AssignedObject) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{12}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AssignedObject) GetObject() isAssignedObject_Object {
@@ -1139,7 +1203,7 @@ type ObjectRef struct {
 
 func (x *ObjectRef) Reset() {
 	*x = ObjectRef{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1215,7 @@ func (x *ObjectRef) String() string {
 func (*ObjectRef) ProtoMessage() {}
 
 func (x *ObjectRef) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1228,7 @@ func (x *ObjectRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectRef.ProtoReflect.Descriptor instead.
 func (*ObjectRef) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{13}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ObjectRef) GetRef() isObjectRef_Ref {
@@ -1238,7 +1302,7 @@ type AssignedConfig struct {
 
 func (x *AssignedConfig) Reset() {
 	*x = AssignedConfig{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1314,7 @@ func (x *AssignedConfig) String() string {
 func (*AssignedConfig) ProtoMessage() {}
 
 func (x *AssignedConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1327,7 @@ func (x *AssignedConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignedConfig.ProtoReflect.Descriptor instead.
 func (*AssignedConfig) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{14}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AssignedConfig) GetId() string {
@@ -1291,7 +1355,7 @@ type AssignedSpec struct {
 
 func (x *AssignedSpec) Reset() {
 	*x = AssignedSpec{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[15]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1367,7 @@ func (x *AssignedSpec) String() string {
 func (*AssignedSpec) ProtoMessage() {}
 
 func (x *AssignedSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[15]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1380,7 @@ func (x *AssignedSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignedSpec.ProtoReflect.Descriptor instead.
 func (*AssignedSpec) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{15}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AssignedSpec) GetDigest() []byte {
@@ -1359,7 +1423,7 @@ type AssignedTask struct {
 
 func (x *AssignedTask) Reset() {
 	*x = AssignedTask{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1371,7 +1435,7 @@ func (x *AssignedTask) String() string {
 func (*AssignedTask) ProtoMessage() {}
 
 func (x *AssignedTask) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1384,7 +1448,7 @@ func (x *AssignedTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignedTask.ProtoReflect.Descriptor instead.
 func (*AssignedTask) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{16}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AssignedTask) GetId() string {
@@ -1474,7 +1538,7 @@ type StatusAck struct {
 
 func (x *StatusAck) Reset() {
 	*x = StatusAck{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1550,7 @@ func (x *StatusAck) String() string {
 func (*StatusAck) ProtoMessage() {}
 
 func (x *StatusAck) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1563,7 @@ func (x *StatusAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusAck.ProtoReflect.Descriptor instead.
 func (*StatusAck) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{17}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StatusAck) GetSequence() uint64 {
@@ -1528,7 +1592,7 @@ type LogRequest struct {
 
 func (x *LogRequest) Reset() {
 	*x = LogRequest{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1604,7 @@ func (x *LogRequest) String() string {
 func (*LogRequest) ProtoMessage() {}
 
 func (x *LogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1617,7 @@ func (x *LogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRequest.ProtoReflect.Descriptor instead.
 func (*LogRequest) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{18}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LogRequest) GetSubscriptionId() string {
@@ -1595,7 +1659,7 @@ type LogCredit struct {
 
 func (x *LogCredit) Reset() {
 	*x = LogCredit{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[19]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1607,7 +1671,7 @@ func (x *LogCredit) String() string {
 func (*LogCredit) ProtoMessage() {}
 
 func (x *LogCredit) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[19]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1620,7 +1684,7 @@ func (x *LogCredit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogCredit.ProtoReflect.Descriptor instead.
 func (*LogCredit) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{19}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LogCredit) GetSubscriptionId() string {
@@ -1647,7 +1711,7 @@ type LogCancel struct {
 
 func (x *LogCancel) Reset() {
 	*x = LogCancel{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[20]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1723,7 @@ func (x *LogCancel) String() string {
 func (*LogCancel) ProtoMessage() {}
 
 func (x *LogCancel) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[20]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1736,7 @@ func (x *LogCancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogCancel.ProtoReflect.Descriptor instead.
 func (*LogCancel) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{20}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LogCancel) GetSubscriptionId() string {
@@ -1695,7 +1759,7 @@ type LogData struct {
 
 func (x *LogData) Reset() {
 	*x = LogData{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[21]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +1771,7 @@ func (x *LogData) String() string {
 func (*LogData) ProtoMessage() {}
 
 func (x *LogData) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[21]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +1784,7 @@ func (x *LogData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogData.ProtoReflect.Descriptor instead.
 func (*LogData) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{21}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LogData) GetSubscriptionId() string {
@@ -1760,7 +1824,7 @@ type SubscribeLogsRequest struct {
 
 func (x *SubscribeLogsRequest) Reset() {
 	*x = SubscribeLogsRequest{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[22]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +1836,7 @@ func (x *SubscribeLogsRequest) String() string {
 func (*SubscribeLogsRequest) ProtoMessage() {}
 
 func (x *SubscribeLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[22]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +1849,7 @@ func (x *SubscribeLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeLogsRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{22}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SubscribeLogsRequest) GetNodeId() string {
@@ -1826,7 +1890,7 @@ type SubscribeLogsResponse struct {
 
 func (x *SubscribeLogsResponse) Reset() {
 	*x = SubscribeLogsResponse{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[23]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +1902,7 @@ func (x *SubscribeLogsResponse) String() string {
 func (*SubscribeLogsResponse) ProtoMessage() {}
 
 func (x *SubscribeLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[23]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +1915,7 @@ func (x *SubscribeLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeLogsResponse.ProtoReflect.Descriptor instead.
 func (*SubscribeLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{23}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SubscribeLogsResponse) GetMessages() []*v1.LogMessage {
@@ -1893,7 +1957,7 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\aGoodbye\x12\x1e\n" +
 	"\n" +
 	"restarting\x18\x01 \x01(\bR\n" +
-	"restarting\"\xb2\x04\n" +
+	"restarting\"\xf9\x04\n" +
 	"\x0fSessionResponse\x129\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1d.muster.dispatcher.v1.WelcomeH\x00R\awelcome\x12<\n" +
 	"\bredirect\x18\x02 \x01(\v2\x1e.muster.dispatcher.v1.RedirectH\x00R\bredirect\x12E\n" +
@@ -1906,7 +1970,8 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"log_cancel\x18\x06 \x01(\v2\x1f.muster.dispatcher.v1.LogCancelH\x00R\tlogCancel\x12I\n" +
 	"\rheartbeat_ack\x18\a \x01(\v2\".muster.dispatcher.v1.HeartbeatAckH\x00R\fheartbeatAck\x12@\n" +
 	"\n" +
-	"log_credit\x18\b \x01(\v2\x1f.muster.dispatcher.v1.LogCreditH\x00R\tlogCreditB\t\n" +
+	"log_credit\x18\b \x01(\v2\x1f.muster.dispatcher.v1.LogCreditH\x00R\tlogCredit\x12E\n" +
+	"\vdispatchers\x18\t \x01(\v2!.muster.dispatcher.v1.DispatchersH\x00R\vdispatchersB\t\n" +
 	"\amessage\"\x8b\x01\n" +
 	"\aRefusal\x12<\n" +
 	"\x06reason\x18\x01 \x01(\x0e2$.muster.dispatcher.v1.Refusal.ReasonR\x06reason\"B\n" +
@@ -1919,7 +1984,9 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\x10heartbeat_period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0fheartbeatPeriod\x12'\n" +
 	"\x04node\x18\x02 \x01(\v2\x13.muster.v1.NodeSpecR\x04node\x12 \n" +
 	"\vdispatchers\x18\x03 \x03(\tR\vdispatchers\x12-\n" +
-	"\x12answers_heartbeats\x18\x04 \x01(\bR\x11answersHeartbeats\"\x0e\n" +
+	"\x12answers_heartbeats\x18\x04 \x01(\bR\x11answersHeartbeats\"+\n" +
+	"\vDispatchers\x12\x1c\n" +
+	"\taddresses\x18\x01 \x03(\tR\taddresses\"\x0e\n" +
 	"\fHeartbeatAck\"F\n" +
 	"\bRedirect\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12 \n" +
@@ -2011,7 +2078,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_dispatcher_v1_dispatcher_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_muster_dispatcher_v1_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_muster_dispatcher_v1_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_muster_dispatcher_v1_dispatcher_proto_goTypes = []any{
 	(Refusal_Reason)(0),           // 0: muster.dispatcher.v1.Refusal.Reason
 	(*SessionRequest)(nil),        // 1: muster.dispatcher.v1.SessionRequest
@@ -2023,81 +2090,83 @@ var file_muster_dispatcher_v1_dispatcher_proto_goTypes = []any{
 	(*SessionResponse)(nil),       // 7: muster.dispatcher.v1.SessionResponse
 	(*Refusal)(nil),               // 8: muster.dispatcher.v1.Refusal
 	(*Welcome)(nil),               // 9: muster.dispatcher.v1.Welcome
-	(*HeartbeatAck)(nil),          // 10: muster.dispatcher.v1.HeartbeatAck
-	(*Redirect)(nil),              // 11: muster.dispatcher.v1.Redirect
-	(*Assignments)(nil),           // 12: muster.dispatcher.v1.Assignments
-	(*AssignedObject)(nil),        // 13: muster.dispatcher.v1.AssignedObject
-	(*ObjectRef)(nil),             // 14: muster.dispatcher.v1.ObjectRef
-	(*AssignedConfig)(nil),        // 15: muster.dispatcher.v1.AssignedConfig
-	(*AssignedSpec)(nil),          // 16: muster.dispatcher.v1.AssignedSpec
-	(*AssignedTask)(nil),          // 17: muster.dispatcher.v1.AssignedTask
-	(*StatusAck)(nil),             // 18: muster.dispatcher.v1.StatusAck
-	(*LogRequest)(nil),            // 19: muster.dispatcher.v1.LogRequest
-	(*LogCredit)(nil),             // 20: muster.dispatcher.v1.LogCredit
-	(*LogCancel)(nil),             // 21: muster.dispatcher.v1.LogCancel
-	(*LogData)(nil),               // 22: muster.dispatcher.v1.LogData
-	(*SubscribeLogsRequest)(nil),  // 23: muster.dispatcher.v1.SubscribeLogsRequest
-	(*SubscribeLogsResponse)(nil), // 24: muster.dispatcher.v1.SubscribeLogsResponse
-	nil,                           // 25: muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
-	(*v1.NodeDescription)(nil),    // 26: muster.v1.NodeDescription
-	(*v1.TaskStatus)(nil),         // 27: muster.v1.TaskStatus
-	(*v1.TaskTime)(nil),           // 28: muster.v1.TaskTime
-	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
-	(*v1.NodeSpec)(nil),           // 30: muster.v1.NodeSpec
-	(*v1.TaskSpec)(nil),           // 31: muster.v1.TaskSpec
-	(v1.TaskState)(0),             // 32: muster.v1.TaskState
-	(*v1.PortConfig)(nil),         // 33: muster.v1.PortConfig
-	(*v1.LogOptions)(nil),         // 34: muster.v1.LogOptions
-	(*v1.LogMessage)(nil),         // 35: muster.v1.LogMessage
+	(*Dispatchers)(nil),           // 10: muster.dispatcher.v1.Dispatchers
+	(*HeartbeatAck)(nil),          // 11: muster.dispatcher.v1.HeartbeatAck
+	(*Redirect)(nil),              // 12: muster.dispatcher.v1.Redirect
+	(*Assignments)(nil),           // 13: muster.dispatcher.v1.Assignments
+	(*AssignedObject)(nil),        // 14: muster.dispatcher.v1.AssignedObject
+	(*ObjectRef)(nil),             // 15: muster.dispatcher.v1.ObjectRef
+	(*AssignedConfig)(nil),        // 16: muster.dispatcher.v1.AssignedConfig
+	(*AssignedSpec)(nil),          // 17: muster.dispatcher.v1.AssignedSpec
+	(*AssignedTask)(nil),          // 18: muster.dispatcher.v1.AssignedTask
+	(*StatusAck)(nil),             // 19: muster.dispatcher.v1.StatusAck
+	(*LogRequest)(nil),            // 20: muster.dispatcher.v1.LogRequest
+	(*LogCredit)(nil),             // 21: muster.dispatcher.v1.LogCredit
+	(*LogCancel)(nil),             // 22: muster.dispatcher.v1.LogCancel
+	(*LogData)(nil),               // 23: muster.dispatcher.v1.LogData
+	(*SubscribeLogsRequest)(nil),  // 24: muster.dispatcher.v1.SubscribeLogsRequest
+	(*SubscribeLogsResponse)(nil), // 25: muster.dispatcher.v1.SubscribeLogsResponse
+	nil,                           // 26: muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
+	(*v1.NodeDescription)(nil),    // 27: muster.v1.NodeDescription
+	(*v1.TaskStatus)(nil),         // 28: muster.v1.TaskStatus
+	(*v1.TaskTime)(nil),           // 29: muster.v1.TaskTime
+	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
+	(*v1.NodeSpec)(nil),           // 31: muster.v1.NodeSpec
+	(*v1.TaskSpec)(nil),           // 32: muster.v1.TaskSpec
+	(v1.TaskState)(0),             // 33: muster.v1.TaskState
+	(*v1.PortConfig)(nil),         // 34: muster.v1.PortConfig
+	(*v1.LogOptions)(nil),         // 35: muster.v1.LogOptions
+	(*v1.LogMessage)(nil),         // 36: muster.v1.LogMessage
 }
 var file_muster_dispatcher_v1_dispatcher_proto_depIdxs = []int32{
 	2,  // 0: muster.dispatcher.v1.SessionRequest.hello:type_name -> muster.dispatcher.v1.Hello
 	3,  // 1: muster.dispatcher.v1.SessionRequest.heartbeat:type_name -> muster.dispatcher.v1.Heartbeat
 	4,  // 2: muster.dispatcher.v1.SessionRequest.status_report:type_name -> muster.dispatcher.v1.StatusReport
-	26, // 3: muster.dispatcher.v1.SessionRequest.description:type_name -> muster.v1.NodeDescription
-	22, // 4: muster.dispatcher.v1.SessionRequest.log_data:type_name -> muster.dispatcher.v1.LogData
+	27, // 3: muster.dispatcher.v1.SessionRequest.description:type_name -> muster.v1.NodeDescription
+	23, // 4: muster.dispatcher.v1.SessionRequest.log_data:type_name -> muster.dispatcher.v1.LogData
 	6,  // 5: muster.dispatcher.v1.SessionRequest.goodbye:type_name -> muster.dispatcher.v1.Goodbye
-	26, // 6: muster.dispatcher.v1.Hello.description:type_name -> muster.v1.NodeDescription
+	27, // 6: muster.dispatcher.v1.Hello.description:type_name -> muster.v1.NodeDescription
 	5,  // 7: muster.dispatcher.v1.StatusReport.statuses:type_name -> muster.dispatcher.v1.ReportedStatus
-	27, // 8: muster.dispatcher.v1.ReportedStatus.status:type_name -> muster.v1.TaskStatus
-	28, // 9: muster.dispatcher.v1.ReportedStatus.times:type_name -> muster.v1.TaskTime
+	28, // 8: muster.dispatcher.v1.ReportedStatus.status:type_name -> muster.v1.TaskStatus
+	29, // 9: muster.dispatcher.v1.ReportedStatus.times:type_name -> muster.v1.TaskTime
 	9,  // 10: muster.dispatcher.v1.SessionResponse.welcome:type_name -> muster.dispatcher.v1.Welcome
-	11, // 11: muster.dispatcher.v1.SessionResponse.redirect:type_name -> muster.dispatcher.v1.Redirect
-	12, // 12: muster.dispatcher.v1.SessionResponse.assignments:type_name -> muster.dispatcher.v1.Assignments
-	18, // 13: muster.dispatcher.v1.SessionResponse.status_ack:type_name -> muster.dispatcher.v1.StatusAck
-	19, // 14: muster.dispatcher.v1.SessionResponse.log_request:type_name -> muster.dispatcher.v1.LogRequest
-	21, // 15: muster.dispatcher.v1.SessionResponse.log_cancel:type_name -> muster.dispatcher.v1.LogCancel
-	10, // 16: muster.dispatcher.v1.SessionResponse.heartbeat_ack:type_name -> muster.dispatcher.v1.HeartbeatAck
-	20, // 17: muster.dispatcher.v1.SessionResponse.log_credit:type_name -> muster.dispatcher.v1.LogCredit
-	0,  // 18: muster.dispatcher.v1.Refusal.reason:type_name -> muster.dispatcher.v1.Refusal.Reason
-	29, // 19: muster.dispatcher.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
-	30, // 20: muster.dispatcher.v1.Welcome.node:type_name -> muster.v1.NodeSpec
-	16, // 21: muster.dispatcher.v1.Assignments.specs:type_name -> muster.dispatcher.v1.AssignedSpec
-	17, // 22: muster.dispatcher.v1.Assignments.tasks:type_name -> muster.dispatcher.v1.AssignedTask
-	13, // 23: muster.dispatcher.v1.Assignments.objects:type_name -> muster.dispatcher.v1.AssignedObject
-	14, // 24: muster.dispatcher.v1.Assignments.withdrawn:type_name -> muster.dispatcher.v1.ObjectRef
-	17, // 25: muster.dispatcher.v1.AssignedObject.task:type_name -> muster.dispatcher.v1.AssignedTask
-	16, // 26: muster.dispatcher.v1.AssignedObject.spec:type_name -> muster.dispatcher.v1.AssignedSpec
-	15, // 27: muster.dispatcher.v1.AssignedObject.config:type_name -> muster.dispatcher.v1.AssignedConfig
-	31, // 28: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
-	32, // 29: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
-	25, // 30: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
-	33, // 31: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
-	32, // 32: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
-	14, // 33: muster.dispatcher.v1.AssignedTask.dependencies:type_name -> muster.dispatcher.v1.ObjectRef
-	34, // 34: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
-	35, // 35: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
-	34, // 36: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
-	35, // 37: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
-	1,  // 38: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
-	23, // 39: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
-	7,  // 40: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
-	24, // 41: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
-	40, // [40:42] is the sub-list for method output_type
-	38, // [38:40] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	12, // 11: muster.dispatcher.v1.SessionResponse.redirect:type_name -> muster.dispatcher.v1.Redirect
+	13, // 12: muster.dispatcher.v1.SessionResponse.assignments:type_name -> muster.dispatcher.v1.Assignments
+	19, // 13: muster.dispatcher.v1.SessionResponse.status_ack:type_name -> muster.dispatcher.v1.StatusAck
+	20, // 14: muster.dispatcher.v1.SessionResponse.log_request:type_name -> muster.dispatcher.v1.LogRequest
+	22, // 15: muster.dispatcher.v1.SessionResponse.log_cancel:type_name -> muster.dispatcher.v1.LogCancel
+	11, // 16: muster.dispatcher.v1.SessionResponse.heartbeat_ack:type_name -> muster.dispatcher.v1.HeartbeatAck
+	21, // 17: muster.dispatcher.v1.SessionResponse.log_credit:type_name -> muster.dispatcher.v1.LogCredit
+	10, // 18: muster.dispatcher.v1.SessionResponse.dispatchers:type_name -> muster.dispatcher.v1.Dispatchers
+	0,  // 19: muster.dispatcher.v1.Refusal.reason:type_name -> muster.dispatcher.v1.Refusal.Reason
+	30, // 20: muster.dispatcher.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
+	31, // 21: muster.dispatcher.v1.Welcome.node:type_name -> muster.v1.NodeSpec
+	17, // 22: muster.dispatcher.v1.Assignments.specs:type_name -> muster.dispatcher.v1.AssignedSpec
+	18, // 23: muster.dispatcher.v1.Assignments.tasks:type_name -> muster.dispatcher.v1.AssignedTask
+	14, // 24: muster.dispatcher.v1.Assignments.objects:type_name -> muster.dispatcher.v1.AssignedObject
+	15, // 25: muster.dispatcher.v1.Assignments.withdrawn:type_name -> muster.dispatcher.v1.ObjectRef
+	18, // 26: muster.dispatcher.v1.AssignedObject.task:type_name -> muster.dispatcher.v1.AssignedTask
+	17, // 27: muster.dispatcher.v1.AssignedObject.spec:type_name -> muster.dispatcher.v1.AssignedSpec
+	16, // 28: muster.dispatcher.v1.AssignedObject.config:type_name -> muster.dispatcher.v1.AssignedConfig
+	32, // 29: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
+	33, // 30: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
+	26, // 31: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
+	34, // 32: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
+	33, // 33: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
+	15, // 34: muster.dispatcher.v1.AssignedTask.dependencies:type_name -> muster.dispatcher.v1.ObjectRef
+	35, // 35: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
+	36, // 36: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
+	35, // 37: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
+	36, // 38: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
+	1,  // 39: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
+	24, // 40: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
+	7,  // 41: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
+	25, // 42: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
+	41, // [41:43] is the sub-list for method output_type
+	39, // [39:41] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_muster_dispatcher_v1_dispatcher_proto_init() }
@@ -2122,13 +2191,14 @@ func file_muster_dispatcher_v1_dispatcher_proto_init() {
 		(*SessionResponse_LogCancel)(nil),
 		(*SessionResponse_HeartbeatAck)(nil),
 		(*SessionResponse_LogCredit)(nil),
+		(*SessionResponse_Dispatchers)(nil),
 	}
-	file_muster_dispatcher_v1_dispatcher_proto_msgTypes[12].OneofWrappers = []any{
+	file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13].OneofWrappers = []any{
 		(*AssignedObject_Task)(nil),
 		(*AssignedObject_Spec)(nil),
 		(*AssignedObject_Config)(nil),
 	}
-	file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13].OneofWrappers = []any{
+	file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14].OneofWrappers = []any{
 		(*ObjectRef_Task)(nil),
 		(*ObjectRef_Spec)(nil),
 		(*ObjectRef_Config)(nil),
@@ -2139,7 +2209,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_dispatcher_v1_dispatcher_proto_rawDesc), len(file_muster_dispatcher_v1_dispatcher_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
