@@ -103,67 +103,85 @@ func TestConvergedMeansThatNothingIsReplaced(t *testing.T) {
 		w.Cluster = cluster
 		global := rapid.Bool().Draw(t, "global")
 		published := []*musterv1.EndpointSpec{nil, {Ports: []*musterv1.PortConfig{{TargetPort: 80, PublishMode: musterv1.PortConfig_HOST}}}}
-		service1 := &musterv1.ServiceSpec{Name: service, Endpoint: rapid.SampledFrom(published).Draw(t, "endpoint")}
-		if err := st.Update(ctx, func(tx *store.Tx) error {
-			put := func(s *musterv1.TaskSpec) []byte {
-				digest, err := state.Digest(s)
-				if err != nil {
-					t.Fatal(err)
-				}
-				specs[string(digest)] = s
-				tables.Specs.Put(tx, state.SpecKey(digest), &recordv1.Spec{Task: s})
-				return digest
+		spec := &musterv1.ServiceSpec{Name: service, Endpoint: rapid.SampledFrom(published).Draw(t, "endpoint")}
+		// What is drawn is written at once afterwards.
+		var writes []func(tx *store.Tx)
+		write := func(fn func(tx *store.Tx)) { writes = append(writes, fn) }
+		put := func(s *musterv1.TaskSpec) []byte {
+			digest, err := state.Digest(s)
+			if err != nil {
+				t.Fatal(err)
 			}
-			w.Service = &recordv1.Service{Spec: service1, SpecVersion: 1, TaskDigest: put(drawSpec(t))}
-			var names []string
-			for _, node := range []string{"n1", "n2", "n3"} {
-				name := node + service
-				names = append(names, name)
-				reported := &recordv1.NodeState{State: musterv1.NodeStatus_READY, Description: &musterv1.NodeDescription{Hostname: name}}
-				operator := &recordv1.Node{Spec: &musterv1.NodeSpec{Availability: musterv1.NodeSpec_ACTIVE, Labels: map[string]string{"zone": rapid.SampledFrom([]string{"a", "b"}).Draw(t, "zone")}}}
-				if cluster.paused[name] = rapid.IntRange(0, 3).Draw(t, "paused") == 0; cluster.paused[name] {
-					operator.Spec.Availability = musterv1.NodeSpec_PAUSE
-				}
-				cluster.nodes[name] = placement.NewNode(name, reported, operator)
+			specs[string(digest)] = s
+			write(func(tx *store.Tx) { tables.Specs.Put(tx, state.SpecKey(digest), &recordv1.Spec{Task: s}) })
+			return digest
+		}
+		w.Service = &recordv1.Service{Spec: spec, SpecVersion: 1, TaskDigest: put(drawSpec(t))}
+		var names []string
+		for _, node := range []string{"n1", "n2", "n3"} {
+			name := node + service
+			names = append(names, name)
+			reported := &recordv1.NodeState{State: musterv1.NodeStatus_READY, Description: &musterv1.NodeDescription{Hostname: name}}
+			operator := &recordv1.Node{Spec: &musterv1.NodeSpec{Availability: musterv1.NodeSpec_ACTIVE, Labels: map[string]string{"zone": rapid.SampledFrom([]string{"a", "b"}).Draw(t, "zone")}}}
+			if cluster.paused[name] = rapid.IntRange(0, 3).Draw(t, "paused") == 0; cluster.paused[name] {
+				operator.Spec.Availability = musterv1.NodeSpec_PAUSE
+			}
+			cluster.nodes[name] = placement.NewNode(name, reported, operator)
+			write(func(tx *store.Tx) {
 				tables.NodeStates.Put(tx, name, reported)
 				tables.Nodes.Put(tx, name, operator)
+			})
+		}
+		// Other rounds take no part.
+		write(func(tx *store.Tx) {
+			for e := range tables.Services.Scan(tx, "") {
+				tables.Services.Delete(tx, e.Key)
 			}
-			// Nodes of other rounds take no part.
+			for e := range tables.Tasks.Scan(tx, "") {
+				tables.Tasks.Delete(tx, e.Key)
+			}
 			for e := range tables.NodeStates.Scan(tx, "") {
 				if cluster.nodes[e.Key] == nil {
 					tables.NodeStates.Delete(tx, e.Key)
 					tables.Nodes.Delete(tx, e.Key)
 				}
 			}
-			for i, node := range names {
-				spec, endpoint := drawSpec(t), rapid.SampledFrom(append(published, service1.Endpoint, service1.Endpoint)).Draw(t, "task's endpoint")
-				if fits, err := cluster.Matcher(spec.GetPlacement().GetConstraints()); err != nil || !fits(node) {
-					// It would not have come to run there.
-					continue
-				}
-				rec := &recordv1.Task{SpecDigest: put(spec), SpecVersion: 1, DesiredState: running, CreatedAt: 1, DesiredAt: 1}
-				if rec.EndpointDigest, err = state.EndpointDigest(endpoint); err != nil {
-					t.Fatal(err)
-				}
-				if global {
-					rec.NodeId = node
-				} else {
-					rec.Slot = uint64(len(tasks) + 1)
-				}
-				id := fmt.Sprintf("t%d%s", i, service)
-				task := &state.Task{ID: id, ServiceID: service, Key: state.TaskKey(service, rec.Slot, rec.NodeId, id), Version: 1, Record: rec, NodeID: node,
-					Assignment: &recordv1.Assignment{Slot: rec.Slot}, Status: &recordv1.Status{State: running, At: 1}}
-				tasks = append(tasks, task)
+		})
+		for i, node := range names {
+			its, endpoint := drawSpec(t), rapid.SampledFrom(append(published, spec.Endpoint, spec.Endpoint)).Draw(t, "task's endpoint")
+			if fits, err := cluster.Matcher(its.GetPlacement().GetConstraints()); err != nil || !fits(node) {
+				// It would not have come to run there.
+				continue
+			}
+			rec := &recordv1.Task{SpecDigest: put(its), SpecVersion: 1, DesiredState: running, CreatedAt: 1, DesiredAt: 1}
+			if rec.EndpointDigest, err = state.EndpointDigest(endpoint); err != nil {
+				t.Fatal(err)
+			}
+			if global {
+				rec.NodeId = node
+			} else {
+				rec.Slot = uint64(len(tasks) + 1)
+			}
+			id := fmt.Sprintf("t%d%s", i, service)
+			task := &state.Task{ID: id, ServiceID: service, Key: state.TaskKey(service, rec.Slot, rec.NodeId, id), Version: 1, Record: rec, NodeID: node,
+				Assignment: &recordv1.Assignment{Slot: rec.Slot}, Status: &recordv1.Status{State: running, At: 1}}
+			tasks = append(tasks, task)
+			write(func(tx *store.Tx) {
 				tables.Tasks.Put(tx, task.Key, rec)
 				tables.Assignments.Put(tx, state.NodeTaskKey(node, service, id), task.Assignment)
 				tables.Statuses.Put(tx, state.NodeTaskKey(node, service, id), task.Status)
+			})
+		}
+		if global {
+			spec.Mode = &musterv1.ServiceSpec_Global{Global: &musterv1.GlobalService{}}
+		} else {
+			spec.Mode = &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{Replicas: proto.Uint64(uint64(len(tasks)))}}
+		}
+		write(func(tx *store.Tx) { tables.Services.Put(tx, service, w.Service) })
+		if err := st.Update(ctx, func(tx *store.Tx) error {
+			for _, fn := range writes {
+				fn(tx)
 			}
-			if global {
-				service1.Mode = &musterv1.ServiceSpec_Global{Global: &musterv1.GlobalService{}}
-			} else {
-				service1.Mode = &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{Replicas: proto.Uint64(uint64(len(tasks)))}}
-			}
-			tables.Services.Put(tx, service, w.Service)
 			return nil
 		}); err != nil {
 			t.Fatal(err)
