@@ -5,6 +5,7 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/defaults"
 )
 
 // errIngress says why a service that wants the routing mesh has no endpoint.
@@ -27,9 +28,7 @@ func endpoint(s *recordv1.Service) *recordv1.Endpoint {
 			continue
 		}
 		p = proto.CloneOf(p)
-		if p.Protocol == musterv1.PortConfig_PROTOCOL_UNSPECIFIED {
-			p.Protocol = musterv1.PortConfig_TCP
-		}
+		p.Protocol = defaults.Protocol(p)
 		e.Endpoint.Ports = append(e.Endpoint.Ports, p)
 	}
 	return e

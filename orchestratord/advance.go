@@ -2,14 +2,11 @@ package orchestratord
 
 import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 	"github.com/musterhq/muster/orchestratord/internal/plan"
 )
-
-// defaultHistory is how many tasks of a slot are kept if the cluster's spec
-// does not say.
-const defaultHistory = 5
 
 // advance goes on to a newer snapshot, and asks for a look at each service for
 // which something has changed that can matter. Most changes cannot: that a task
@@ -128,11 +125,9 @@ func (l *loop) matters(s *service, old, t *state.Task) bool {
 // limitChanged looks for a new history limit, which holds for everything at
 // once.
 func (l *loop) limitChanged(to *store.Snapshot) {
-	limit := int64(defaultHistory)
+	limit := defaults.TaskHistoryLimit(nil)
 	if e, ok := l.d.tables.Clusters.Get(to, state.ClusterID); ok {
-		if o := e.Value.GetSpec().GetOrchestration(); o != nil && o.TaskHistoryRetentionLimit != nil {
-			limit = o.GetTaskHistoryRetentionLimit()
-		}
+		limit = defaults.TaskHistoryLimit(e.Value.GetSpec())
 	}
 	if limit != l.history {
 		l.history = limit

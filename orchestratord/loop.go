@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/placement"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -90,7 +91,7 @@ func newLoop(d *Daemon, m *metrics) *loop {
 	return &loop{
 		d: d, log: d.log, metrics: m,
 		follower: state.NewFollower(d.tables), nodes: newNodes(d.tables),
-		services: map[string]*service{}, due: newQueue(), history: defaultHistory,
+		services: map[string]*service{}, due: newQueue(), history: defaults.TaskHistoryLimit(nil),
 		shards: make(chan shardChange), results: make(chan result), ended: make(chan struct{}),
 	}
 }

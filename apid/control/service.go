@@ -8,6 +8,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/apid/validate"
+	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -43,7 +44,7 @@ func (s *Server) GetService(ctx context.Context, req *musterv1.GetServiceRequest
 		return nil, err
 	}
 	if req.InsertDefaults {
-		m.Spec = withDefaults(m.Spec)
+		m.Spec = defaults.Service(m.Spec)
 	}
 	return &musterv1.GetServiceResponse{Service: m}, nil
 }

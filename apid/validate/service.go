@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/payload"
 )
 
@@ -138,7 +139,7 @@ func checkEndpoint(r *Report, field string, e *musterv1.EndpointSpec) {
 		if p.PublishedPort == 0 {
 			continue
 		}
-		key := published{p.PublishedPort, Protocol(p)}
+		key := published{p.PublishedPort, defaults.Protocol(p)}
 		if first, taken := seen[key]; taken {
 			r.Invalid(at+".publishedPort", "%s/%s is already published by %s",
 				strconv.Itoa(int(key.port)), key.protocol, indexed(field+".ports", first))
@@ -146,12 +147,4 @@ func checkEndpoint(r *Report, field string, e *musterv1.EndpointSpec) {
 		}
 		seen[key] = i
 	}
-}
-
-// Protocol returns a port's protocol with the default filled in.
-func Protocol(p *musterv1.PortConfig) musterv1.PortConfig_Protocol {
-	if p.Protocol == musterv1.PortConfig_PROTOCOL_UNSPECIFIED {
-		return musterv1.PortConfig_TCP
-	}
-	return p.Protocol
 }

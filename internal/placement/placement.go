@@ -22,6 +22,7 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/defaults"
 )
 
 // ContainerKind is the runtime kind of a container.
@@ -201,10 +202,7 @@ type port struct {
 }
 
 func portOf(p *musterv1.PortConfig) port {
-	if p.Protocol == musterv1.PortConfig_PROTOCOL_UNSPECIFIED {
-		return port{musterv1.PortConfig_TCP, p.PublishedPort}
-	}
-	return port{p.Protocol, p.PublishedPort}
+	return port{defaults.Protocol(p), p.PublishedPort}
 }
 
 // NewUsage returns the usage of an empty node that shares nothing.

@@ -21,9 +21,6 @@ import (
 	"github.com/musterhq/muster/plugins/sdk"
 )
 
-// defaultGrace is the stop grace period of a spec that names none.
-const defaultGrace = 10 * time.Second
-
 // convert makes of a task what the Engine is told of its container. What the
 // executor or this Engine cannot do is refused by its name.
 func (e *Executor) convert(ctx context.Context, task *sdk.Task) (*container.Config, *container.HostConfig, error) {
@@ -38,9 +35,10 @@ func (e *Executor) convert(ctx context.Context, task *sdk.Task) (*container.Conf
 	if err != nil {
 		return nil, nil, err
 	}
-	grace := defaultGrace
-	if said := spec.GetStopGracePeriod(); said != nil {
-		grace = said.AsDuration()
+	// Workers fill the grace period in. For those that do not, the Engine has one.
+	var grace *int
+	if given := spec.GetStopGracePeriod(); given != nil {
+		grace = new(seconds(given.AsDuration()))
 	}
 	exposed, bindings, err := ports(task.GetPorts())
 	if err != nil {
@@ -58,7 +56,7 @@ func (e *Executor) convert(ctx context.Context, task *sdk.Task) (*container.Conf
 		Tty:          spec.GetTty(),
 		OpenStdin:    spec.GetOpenStdin(),
 		StopSignal:   spec.GetStopSignal(),
-		StopTimeout:  new(seconds(grace)),
+		StopTimeout:  grace,
 		Healthcheck:  health(spec.GetHealthcheck()),
 		ExposedPorts: exposed,
 	}

@@ -31,9 +31,6 @@ type Payload struct {
 	HangAt          string        `json:"hangAt,omitempty" jsonschema:"the call that does not return until it is cancelled"`
 }
 
-// defaultGrace is the grace period of a payload that names none.
-const defaultGrace = 10 * time.Second
-
 // The calls that a payload can name.
 const (
 	callPrepare   = "prepare"
@@ -105,6 +102,6 @@ func (p Payload) grace(asked *time.Duration) time.Duration {
 	case p.StopGracePeriod != nil:
 		return time.Duration(*p.StopGracePeriod)
 	default:
-		return defaultGrace
+		return sdk.DefaultGracePeriod
 	}
 }

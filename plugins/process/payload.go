@@ -37,11 +37,10 @@ type Payload struct {
 }
 
 const (
-	defaultGrace = 10 * time.Second
-	defaultDir   = "/"
-	defaultPath  = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	shellPath    = "/bin/sh"
-	envPattern   = `^[^=]+=`
+	defaultDir  = "/"
+	defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	shellPath   = "/bin/sh"
+	envPattern  = `^[^=]+=`
 )
 
 func payloadSchema() string {
@@ -71,7 +70,7 @@ func (e *Executor) plan(task *sdk.Task) (taskdir.Spec, error) {
 	}
 	spec := taskdir.Spec{
 		ID: task.GetId(), NodeID: task.GetNodeId(), LogMax: e.config.LogBytes,
-		StopSignal: unix.SIGTERM, Grace: defaultGrace, Dir: defaultDir,
+		StopSignal: unix.SIGTERM, Grace: sdk.DefaultGracePeriod, Dir: defaultDir,
 	}
 	if payload.StopGracePeriod != nil {
 		spec.Grace = time.Duration(*payload.StopGracePeriod)

@@ -75,7 +75,7 @@ type Executor interface {
 	// and called again.
 	Wait(ctx context.Context, ref Ref) (*Ended, error)
 	// Shutdown asks the task to end, gives it the grace period, then kills it.
-	// A nil grace period means what the task's spec said, else 10 s. It
+	// A nil grace period means what the task's spec said, else [DefaultGracePeriod]. It
 	// returns when the task has ended; the status is nil if it never started.
 	Shutdown(ctx context.Context, ref Ref, grace *time.Duration) (*Status, error)
 	// Terminate kills the task at once. It returns as Shutdown does.
@@ -121,6 +121,10 @@ type Observer interface {
 	// to observe. An error of emit ends it too.
 	Observe(ctx context.Context, ref Ref, emit func(Observation) error) error
 }
+
+// DefaultGracePeriod is how long a task has to end when neither Shutdown nor the
+// task's payload says.
+const DefaultGracePeriod = 10 * time.Second
 
 // Ref names a task in the calls that follow its start.
 type Ref struct {

@@ -1,14 +1,10 @@
 package plan
 
 import (
-	"time"
-
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/defaults"
 )
-
-// defaultMonitor is for how long a new task is watched if nobody says.
-const defaultMonitor = 5 * time.Second
 
 // config is an update config with its defaults.
 type config struct {
@@ -30,21 +26,11 @@ func configOf(s *recordv1.Service, r *recordv1.Rollout) config {
 	case r.GetRolledBack():
 		u = s.GetSpec().GetRollback()
 	}
-	if u == nil {
-		u = &musterv1.UpdateConfig{Parallelism: 1}
+	return config{
+		parallelism: defaults.Parallelism(u), delay: u.GetDelay().AsDuration().Milliseconds(), monitor: defaults.Monitor(u).Milliseconds(),
+		ratio: u.GetMaxFailureRatio(), action: defaults.FailureAction(u),
+		startFirst: defaults.Order(u) == musterv1.UpdateConfig_START_FIRST,
 	}
-	c := config{
-		parallelism: u.Parallelism, delay: u.GetDelay().AsDuration().Milliseconds(), monitor: defaultMonitor.Milliseconds(),
-		ratio: u.MaxFailureRatio, action: u.FailureAction,
-		startFirst: u.Order == musterv1.UpdateConfig_START_FIRST,
-	}
-	if u.Monitor != nil {
-		c.monitor = u.Monitor.AsDuration().Milliseconds()
-	}
-	if c.action == musterv1.UpdateConfig_FAILURE_ACTION_UNSPECIFIED {
-		c.action = musterv1.UpdateConfig_PAUSE
-	}
-	return c
 }
 
 // watches reports whether failures are of any consequence.

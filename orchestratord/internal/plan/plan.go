@@ -44,6 +44,7 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/state"
 )
 
@@ -280,14 +281,9 @@ func (d *decider) tell(v survey) {
 // Replicas returns how many slots a service should have, and whether that is a
 // number of its own: a global service has as many as there are nodes.
 func Replicas(s *recordv1.Service) (uint64, bool) {
-	switch mode := s.GetSpec().GetMode().(type) {
-	case nil:
-		return 1, true
-	case *musterv1.ServiceSpec_Replicated:
-		if mode.Replicated.Replicas == nil {
-			return 1, true
-		}
-		return mode.Replicated.GetReplicas(), true
+	switch s.GetSpec().GetMode().(type) {
+	case nil, *musterv1.ServiceSpec_Replicated:
+		return defaults.Replicas(s.GetSpec()), true
 	default:
 		return 0, false
 	}

@@ -6,11 +6,11 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/state"
 )
 
 const (
-	defaultDelay = 5 * time.Second
 	// steadyRun is how long a task must have run for its failure not to be an early
 	// one.
 	steadyRun = 10 * time.Second
@@ -29,19 +29,12 @@ type policy struct {
 }
 
 func policyOf(p *musterv1.RestartPolicy) policy {
-	r := policy{
-		condition: p.GetCondition(),
-		delay:     defaultDelay,
+	return policy{
+		condition: defaults.RestartCondition(p),
+		delay:     defaults.RestartDelay(p),
 		window:    p.GetWindow().AsDuration(),
 		attempts:  p.GetMaxAttempts(),
 	}
-	if r.condition == musterv1.RestartPolicy_CONDITION_UNSPECIFIED {
-		r.condition = musterv1.RestartPolicy_ANY
-	}
-	if p.GetDelay() != nil {
-		r.delay = p.GetDelay().AsDuration()
-	}
-	return r
 }
 
 // allows reports whether a task that has ended is to be followed by another.

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/placement"
 )
 
@@ -32,10 +33,10 @@ func certainReplicas(service *musterv1.ServiceSpec, task *musterv1.TaskSpec) int
 	switch p := task.GetRestart(); {
 	case p.GetMaxAttempts() > 0:
 		return 0
-	case p.GetCondition() != musterv1.RestartPolicy_ANY && p.GetCondition() != musterv1.RestartPolicy_CONDITION_UNSPECIFIED:
+	case defaults.RestartCondition(p) != musterv1.RestartPolicy_ANY:
 		return 0
 	}
-	return int(service.GetReplicated().GetReplicas())
+	return int(defaults.Replicas(service))
 }
 
 // fill chooses nodes for tasks of a service, in the order in which the tasks are to be

@@ -14,6 +14,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/defaults"
 )
 
 // Protocol is the newest assignment protocol that this package understands. See
@@ -124,8 +125,11 @@ func (s *Store) Put(o *dispatcherv1.AssignedObject) {
 	}
 }
 
-// PutSpec takes in a task spec.
-func (s *Store) PutSpec(digest []byte, spec *musterv1.TaskSpec) { s.put(SpecRef(digest), spec) }
+// PutSpec takes in a task spec. What it leaves open of that which executors act on
+// is filled in: they have no defaults of their own.
+func (s *Store) PutSpec(digest []byte, spec *musterv1.TaskSpec) {
+	s.put(SpecRef(digest), defaults.Runtime(spec))
+}
 
 func (s *Store) put(ref Ref, message proto.Message) {
 	s.mu.Lock()

@@ -9,13 +9,12 @@ import (
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
 
 const (
-	// defaultGrace is a task's stop grace period if its spec names none.
-	defaultGrace = 10 * time.Second
 	// shutdownSlack is what a shutdown may take beyond the grace period.
 	shutdownSlack = 30 * time.Second
 	// quickCall bounds the calls that should not take long.
@@ -234,7 +233,7 @@ func (c *call) shutdown() (func(t *task), error) {
 		if grace != nil {
 			req.GracePeriod = durationpb.New(grace.AsDuration())
 		}
-		limit := max(grace.AsDuration(), defaultGrace) + shutdownSlack
+		limit := max(grace.AsDuration(), defaults.StopGracePeriod) + shutdownSlack
 		runtime, err = within(c.ctx, limit, func(ctx context.Context) (*musterv1.RuntimeStatus, error) {
 			res, err := e.Executor.Shutdown(ctx, req)
 			return res.GetRuntime(), err
