@@ -1,0 +1,153 @@
+package sweep_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/backend"
+	"github.com/musterhq/muster/apid/objects"
+	"github.com/musterhq/muster/apid/sweep"
+	"github.com/musterhq/muster/internal/kv/embedded"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// start runs a store in memory, and returns a backend of it.
+func start(t *testing.T) *backend.Backend {
+	t.Helper()
+	space, err := embedded.Open(embedded.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables := state.NewTables()
+	st, err := store.New(store.Options{KV: space, Prefix: "muster"}, append(objects.Tables(tables), tables.Tokens)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = st.Run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+		if err := space.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	b := backend.New(backend.Options{
+		Store: st, Tables: tables, View: objects.New(st, tables, 10), Log: zap.NewNop(), WriteTimeout: 10 * time.Second, ReadyTimeout: time.Second,
+	})
+	if err := b.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// put writes records.
+func put(t *testing.T, b *backend.Backend, fn func(tx *store.Tx)) {
+	t.Helper()
+	if err := b.Update(t.Context(), func(tx *store.Tx) error { fn(tx); return nil }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sweepOften starts a sweeper, and returns how many rounds it has made.
+func sweepOften(t *testing.T, b *backend.Backend) (rounds func() int) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var mu sync.Mutex
+	n := 0
+	s := sweep.New(b, sweep.Options{Interval: 10 * time.Second, SpecGrace: time.Minute, TombstoneGrace: time.Hour, Also: func(context.Context) {
+		mu.Lock()
+		defer mu.Unlock()
+		n++
+	}})
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := s.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+	})
+	return func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return n
+	}
+}
+
+// has reports whether the newest snapshot has a record.
+func has[T any](b *backend.Backend, table *store.Table[T], key string) bool {
+	_, ok := table.Get(b.Snapshot(), key)
+	return ok
+}
+
+func TestSweepRemovesDataAfterItsGrace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t)
+		used, orphan := state.BlobDigest([]byte("used")), state.BlobDigest([]byte("orphan"))
+		now := time.Now().UnixMilli()
+		put(t, b, func(tx *store.Tx) {
+			for _, digest := range [][]byte{used, orphan} {
+				b.Tables.Blobs.Put(tx, state.BlobKey(digest), &recordv1.Blob{Size: 1, UsedAt: now})
+				b.Tables.Blobs.Put(tx, state.ChunkKey(digest, 0), &recordv1.Blob{Data: []byte("x")})
+			}
+			b.Tables.Configs.Put(tx, "c", &recordv1.Config{Spec: &musterv1.ConfigSpec{Name: "c"}, Digest: used, Size: 1})
+		})
+		rounds := sweepOften(t, b)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if !has(b, b.Tables.Blobs, state.ChunkKey(orphan, 0)) {
+			t.Error("data is removed within its grace")
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if has(b, b.Tables.Blobs, state.BlobKey(orphan)) || has(b, b.Tables.Blobs, state.ChunkKey(orphan, 0)) {
+			t.Error("data that nothing refers to is still there")
+		}
+		if !has(b, b.Tables.Blobs, state.BlobKey(used)) || !has(b, b.Tables.Blobs, state.ChunkKey(used, 0)) {
+			t.Error("data of a config is removed")
+		}
+		if n := rounds(); n < 15 {
+			t.Errorf("%d rounds in 3 minutes, want one each 10 s", n)
+		}
+	})
+}
+
+func TestSweepForgetsRemovedNodesAfterTheirCertificate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t)
+		now := time.Now()
+		put(t, b, func(tx *store.Tx) {
+			b.Tables.Nodes.Put(tx, "gone", &recordv1.Node{Removed: true, UpdatedAt: now.UnixMilli()})
+			b.Tables.Nodes.Put(tx, "certified", &recordv1.Node{Removed: true, UpdatedAt: now.UnixMilli(), CertificateEnds: now.Add(3 * time.Hour).UnixMilli()})
+			b.Tables.Nodes.Put(tx, "kept", &recordv1.Node{UpdatedAt: now.UnixMilli()})
+		})
+		sweepOften(t, b)
+		check := func(after time.Duration, want map[string]bool) {
+			t.Helper()
+			time.Sleep(after - time.Since(now))
+			synctest.Wait()
+			for node, there := range want {
+				if has(b, b.Tables.Nodes, node) != there {
+					t.Errorf("after %v: node %s is there: %v, want %v", after, node, !there, there)
+				}
+			}
+		}
+		check(59*time.Minute, map[string]bool{"gone": true, "certified": true, "kept": true})
+		check(61*time.Minute, map[string]bool{"gone": false, "certified": true, "kept": true})
+		check(4*time.Hour, map[string]bool{"gone": false, "certified": false, "kept": true})
+	})
+}
