@@ -65,7 +65,7 @@ lint: $(TOOLS)/buf $(TOOLS)/golangci-lint ## check code (mistakes, format), who 
 	@# Modules of their own, which ./... leaves out.
 	@for mod in $(MODULES); do echo "cd $$mod && golangci-lint run ./..."; (cd $$mod && golangci-lint run ./...) || exit 1; done
 	@# Uncached: it runs go list, and the cache does not know what that reads.
-	go test -count=1 ./test/imports
+	go test -count=1 ./test/imports ./test/language
 	buf lint
 	buf format --diff --exit-code api
 

@@ -30,7 +30,7 @@ const Subsystem = "allocator"
 // Config has the allocator's settings.
 type Config struct {
 	// CommitTimeout is how long endpoints may take to be written before that is
-	// logged and tried anew. Default 30 s.
+	// logged and tried again. Default 30 s.
 	CommitTimeout time.Duration
 }
 

@@ -154,7 +154,7 @@ func TestIngressIsSaidToBeMissing(t *testing.T) {
 	})
 }
 
-// What somebody else did to an endpoint does not last.
+// What another writer did to an endpoint does not last.
 func TestEndpointsAreRestored(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		defer c.allocator()()

@@ -127,7 +127,7 @@ func (u *turns) hold(from, to *store.Snapshot) {
 		}
 		flying := u.count(now, to, 0)
 		if flying > allowed {
-			u.o.c.violated("%d slots of %s are amid their turn in an update, at most %d should be (%s, %v)",
+			u.o.c.violated("%d slots of %s are in their turn in an update, at most %d should be (%s, %v)",
 				flying, u.o.names[id], allowed, describeRoll(now.config), now.rollout.GetState())
 		}
 		// What is through does not begin again.
@@ -188,7 +188,7 @@ func (o *observer) spec(at *store.Snapshot, digest []byte) *musterv1.TaskSpec {
 // it takes to be amid its turn it may give another.
 const newsAge = 10 * time.Second
 
-// count counts the slots that are amid their turn, or were so a short while ago.
+// count counts the slots that are in their turn, or were so a short while ago.
 func (u *turns) count(f *flight, at *store.Snapshot, ago time.Duration) uint64 {
 	o := u.o
 	amid, through := map[string]bool{}, map[string]bool{}

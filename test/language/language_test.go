@@ -1,0 +1,220 @@
+package language
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+const root = "../.."
+
+// exceptions are the folders and files with words from before the rule, and how
+// many lines of each still have one. A number may only fall, and an entry goes
+// when its folder is clean.
+var exceptions = map[string]int{
+	"api":                   17,
+	"apid":                  6,
+	"apid/authority":        2,
+	"apid/control":          2,
+	"apid/logs":             2,
+	"apid/objects":          2,
+	"apid/rest":             4,
+	"apid/status":           8,
+	"apid/validate":         3,
+	"bench":                 2,
+	"cmd/muster":            25,
+	"dispatcherd":           22,
+	"docs/configuration.md": 2,
+	"internal/auth":         10,
+	"internal/ca":           19,
+	"internal/daemon":       14,
+	"internal/kv":           25,
+	"internal/limit":        4,
+	"internal/mtls":         7,
+	"internal/placement":    4,
+	"internal/provision":    13,
+	"internal/state":        2,
+	"internal/store":        22,
+	"orchestratord":         45,
+	"plugins/conformance":   6,
+	"plugins/docker":        4,
+	"plugins/executortest":  1,
+	"plugins/null":          3,
+	"plugins/process":       24,
+	"plugins/sdk":           19,
+	"schedulerd":            3,
+	"simulation":            28,
+	"test/acl":              3,
+	"test/chaos":            5,
+	"test/chart":            5,
+	"test/compose":          2,
+	"test/e2e":              10,
+	"test/faults":           13,
+	"test/install":          2,
+	"test/internal":         24,
+	"test/monitoring":       1,
+	"test/release":          1,
+	"test/security":         11,
+	"tools":                 5,
+	"workerd":               8,
+	"workerd/internal":      14,
+	"workerd/pluginhost":    12,
+	"workerd/taskdb":        8,
+}
+
+// generated are files that others or programs write, and this list of words.
+var generated = regexp.MustCompile(`^third_party/|^test/language/|\.pb\.go$|\.pb\.gw\.go$`)
+
+func git(t *testing.T, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("git", args...)
+	cmd.Dir = root
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, errs.String())
+	}
+	return out.String()
+}
+
+// exception returns the longest entry of exceptions that covers a file.
+func exception(file string) string {
+	for folder := file; folder != "."; folder = filepath.Dir(folder) {
+		if _, ok := exceptions[folder]; ok {
+			return folder
+		}
+	}
+	return ""
+}
+
+// check returns what to write instead of each word that a line must not use.
+func check(words []word, line string) (found []string) {
+	for _, w := range words {
+		for _, s := range w.pattern.FindAllString(line, -1) {
+			found = append(found, "\""+s+"\": write "+w.instead)
+		}
+	}
+	return found
+}
+
+func read(t *testing.T) []word {
+	t.Helper()
+	words, err := readWords()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(words) == 0 {
+		t.Fatal("words.txt has no words")
+	}
+	return words
+}
+
+func TestTextAvoidsUnclearWords(t *testing.T) {
+	words := read(t)
+	counts := map[string]int{}
+	lines := map[string][]string{}
+	for file := range strings.Lines(git(t, "ls-files", "*.go", "*.proto", "*.md")) {
+		file = strings.TrimSpace(file)
+		if generated.MatchString(file) {
+			continue
+		}
+		content, err := os.ReadFile(filepath.Join(root, file))
+		if os.IsNotExist(err) {
+			continue // removed, and not committed yet
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		number := 0
+		for line := range strings.Lines(string(content)) {
+			number++
+			found := check(words, line)
+			if len(found) == 0 {
+				continue
+			}
+			folder := exception(file)
+			if folder == "" {
+				t.Errorf("%s:%d: %s", file, number, strings.Join(found, "; "))
+				continue
+			}
+			counts[folder]++
+			lines[folder] = append(lines[folder], file+": "+strings.TrimSpace(line))
+		}
+	}
+	for folder, most := range exceptions {
+		switch n := counts[folder]; {
+		case n > most:
+			t.Errorf("%s has %d lines with unclear words, and had %d: see docs/development.md\n%s", folder, n, most, strings.Join(lines[folder], "\n"))
+		case n < most:
+			t.Logf("%s has %d lines with unclear words: lower its number in exceptions from %d", folder, n, most)
+		}
+	}
+}
+
+func TestCheckNamesTheWordAndWhatToWrite(t *testing.T) {
+	content, err := os.ReadFile("testdata/lines.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := read(t)
+	for text := range strings.Lines(string(content)) {
+		line, want, ok := strings.Cut(strings.TrimSuffix(text, "\n"), "\t")
+		if !ok {
+			t.Fatalf("no tab in %q", text)
+		}
+		if got := strings.Join(check(words, line), "; "); got != want {
+			t.Errorf("check(%q) = %q, want %q", line, got, want)
+		}
+	}
+}
+
+// since is the last commit from before the rule for subjects.
+const since = "f93f35b"
+
+var subject = regexp.MustCompile(`^[a-z0-9_/.,{}-]+: \S`)
+
+// badSubject says what is wrong with the subject of a commit, if anything.
+func badSubject(s string) string {
+	switch {
+	case len(s) > 72:
+		return "longer than 72 characters"
+	case !subject.MatchString(s):
+		return `not of the form "package: summary"`
+	}
+	return ""
+}
+
+func TestSubjectsOfCommits(t *testing.T) {
+	revisions := []string{"-1"}
+	check := exec.Command("git", "cat-file", "-e", since+"^{commit}")
+	check.Dir = root
+	if check.Run() == nil { // otherwise the clone is shallow
+		revisions = []string{since + "..HEAD"}
+	}
+	for line := range strings.Lines(git(t, append([]string{"log", "--no-merges", "--format=%h %s"}, revisions...)...)) {
+		hash, s, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if wrong := badSubject(s); wrong != "" {
+			t.Errorf("commit %s: subject %q is %s", hash, s, wrong)
+		}
+	}
+}
+
+func TestBadSubjects(t *testing.T) {
+	for s, ok := range map[string]bool{
+		"store: read pages once":               true,
+		"charts,compose: name the port":        true,
+		"Read pages once":                      false,
+		"store:read pages once":                false,
+		"store: " + strings.Repeat("x", 65):    true,
+		"store: " + strings.Repeat("x", 66):    false,
+		"store, kv: have one space in between": false,
+	} {
+		if got := badSubject(s); (got == "") != ok {
+			t.Errorf("badSubject(%q) = %q, want ok: %v", s, got, ok)
+		}
+	}
+}
