@@ -13,11 +13,12 @@ import (
 
 	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/store"
 )
 
-// DefaultShards is the number of shards of a subsystem whose work is cut as
-// the store's tables are.
-const DefaultShards = 16
+// DefaultShards is the number of shards of a subsystem that works on the shards
+// of the store's tables.
+const DefaultShards = store.Shards
 
 // Config says what to share, and with whom.
 type Config struct {
