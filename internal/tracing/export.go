@@ -54,7 +54,7 @@ type Process struct{ Daemon, Instance, Version string }
 // Export returns a tracer whose spans go to a collector, and what flushes them
 // and ends that, within a context's time. Without an endpoint the tracer is nil.
 // It connects when there is something to send, and a collector that is away
-// costs no more than the spans.
+// costs only the spans.
 func Export(ctx context.Context, s Settings, p Process, log *zap.Logger) (*Tracer, func(context.Context) error, error) {
 	if s.Endpoint == "" {
 		return nil, func(context.Context) error { return nil }, nil
