@@ -27,6 +27,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/internal/atomicfile"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/machine"
@@ -229,7 +230,7 @@ func (c Config) EnsureNodeID() (string, error) {
 		return "", fmt.Errorf("read node id: %w", err)
 	}
 	id := newNodeID()
-	if err := writeFile(path, id+"\n"); err != nil {
+	if err := atomicfile.Write(path, []byte(id+"\n")); err != nil {
 		return "", fmt.Errorf("write node id: %w", err)
 	}
 	return id, nil

@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/internal/atomicfile"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/mtls"
 )
@@ -298,8 +299,11 @@ func (k *Keeper) keep(h held) (*mtls.Material, error) {
 	}
 	if k.cfg.Path != "" {
 		content := slices.Concat(h.key, h.certificate, pem.EncodeToMemory(&pem.Block{Type: authoritiesBlock, Bytes: h.authorities}))
-		if err := writeFile(k.cfg.Path, content); err != nil {
-			return nil, fmt.Errorf("keep certificate: %w", err)
+		if err := os.MkdirAll(filepath.Dir(k.cfg.Path), 0o700); err != nil {
+			return nil, fmt.Errorf("make directory of certificate: %w", err)
+		}
+		if err := atomicfile.Write(k.cfg.Path, content); err != nil {
+			return nil, fmt.Errorf("write certificate: %w", err)
 		}
 	}
 	k.held = h
@@ -346,30 +350,4 @@ func (k *Keeper) load() (*mtls.Material, error) {
 	}
 	k.held = h
 	return m, nil
-}
-
-// writeFile writes a file that its owner alone can read, as a whole or not at
-// all.
-func writeFile(path string, content []byte) (err error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	// CreateTemp makes files for their owner alone.
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/google/uuid"
+
+	"github.com/musterhq/muster/internal/atomicfile"
 )
 
 // folder is somebody's files.
@@ -75,32 +77,17 @@ func (f *folder) write(files map[string]string) error {
 	return nil
 }
 
-func (f *folder) put(name, content string) (err error) {
+func (f *folder) put(name, content string) error {
 	path := filepath.Join(f.path, name)
 	if old, err := os.ReadFile(path); err == nil && string(old) == content {
 		return f.give(path)
 	}
-	// CreateTemp makes files for their owner alone.
-	t, err := os.CreateTemp(f.path, "."+name+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(t.Name()))
+	return atomicfile.WriteFunc(path, func(t *os.File) error {
+		if _, err := t.WriteString(content); err != nil {
+			return err
 		}
-	}()
-	_, err = t.WriteString(content)
-	if err == nil {
-		err = t.Sync()
-	}
-	if err = errors.Join(err, t.Close()); err != nil {
-		return err
-	}
-	if err := f.give(t.Name()); err != nil {
-		return err
-	}
-	return os.Rename(t.Name(), path)
+		return f.give(t.Name())
+	})
 }
 
 // keep returns a file's text, and writes what is made for it first if there is

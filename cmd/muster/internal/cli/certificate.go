@@ -2,7 +2,6 @@ package cli
 
 import (
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/atomicfile"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/ca"
 )
@@ -180,27 +180,9 @@ func (k *keepsake) write() error {
 		return fmt.Errorf("--out: %w", err)
 	}
 	for name, content := range k.parts {
-		if err := replaceFile(filepath.Join(k.dir, name), content); err != nil {
+		if err := atomicfile.Write(filepath.Join(k.dir, name), content); err != nil {
 			return fmt.Errorf("--out: %w", err)
 		}
-	}
-	return nil
-}
-
-// replaceFile writes a file that its owner alone can read, as a whole or not at
-// all.
-func replaceFile(path string, content []byte) error {
-	// CreateTemp makes files for their owner alone.
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return nil
 }

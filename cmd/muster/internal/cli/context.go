@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/atomicfile"
 )
 
 // contexts are the clusters that a user has logged in to, in a file that he
@@ -84,7 +85,7 @@ func (c *contexts) save() error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("keep contexts: %w", err)
 	}
-	if err := replaceFile(path, append(b, '\n')); err != nil {
+	if err := atomicfile.Write(path, append(b, '\n')); err != nil {
 		return fmt.Errorf("keep contexts: %w", err)
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/musterhq/muster/cmd/muster/internal/cli"
+	"github.com/musterhq/muster/internal/atomicfile"
 	"github.com/musterhq/muster/internal/kv/embedded"
 )
 
@@ -63,7 +64,7 @@ A cluster on Consul is backed up with consul snapshot save; see docs/backup.md.`
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), backupTimeout)
 			defer cancel()
-			return whole(args[0], func(to io.Writer) error { return fetch(ctx, "http://"+listen+backupPath, to) })
+			return atomicfile.WriteFunc(args[0], func(to *os.File) error { return fetch(ctx, "http://"+listen+backupPath, to) })
 		},
 	}
 	cmd.Flags().StringVar(&listen, "ops-listen", fmt.Sprintf("127.0.0.1:%d", apidPort+1000), "the cluster's own --ops-listen")
@@ -121,7 +122,7 @@ func restoreStore(from, dir string) error {
 		return err
 	}
 	defer func() { _ = file.Close() }()
-	if err := whole(to, func(w io.Writer) error { _, err := io.Copy(w, file); return err }); err != nil {
+	if err := atomicfile.WriteFunc(to, func(w *os.File) error { _, err := io.Copy(w, file); return err }); err != nil {
 		return err
 	}
 	store, err := embedded.Open(embedded.Config{Path: to})
@@ -129,21 +130,4 @@ func restoreStore(from, dir string) error {
 		return errors.Join(fmt.Errorf("%s is no copy of a store: %w", from, err), os.Remove(to))
 	}
 	return store.Close()
-}
-
-// whole writes a file that its owner alone can read: all of it, or none.
-func whole(path string, write func(io.Writer) error) (err error) {
-	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".part-")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(file.Name()))
-		}
-	}()
-	if err := errors.Join(write(file), file.Sync(), file.Close()); err != nil {
-		return err
-	}
-	return os.Rename(file.Name(), path)
 }
