@@ -143,10 +143,10 @@ func TestStreamsEndWithTheirToken(t *testing.T) {
 		"events":          {watch, "text/event-stream", time.Second, `data: {"code":16`},
 		"quiet events":    {watch, "text/event-stream", time.Hour, `data: {"code":16`},
 		"logs":            {service, "*/*", time.Second, `{"error":{"code":16`},
-		"logs as text":    {service, "text/plain", time.Second, "error: what you have proved yourself with"},
-		"quiet logs":      {service, "text/plain", time.Hour, "error: what you have proved yourself with"},
+		"logs as text":    {service, "text/plain", time.Second, "error: credentials are no longer valid"},
+		"quiet logs":      {service, "text/plain", time.Hour, "error: credentials are no longer valid"},
 		"logs of a task":  {task, "*/*", time.Second, `{"error":{"code":16`},
-		"quiet, of a one": {task, "text/plain", time.Hour, "error: what you have proved yourself with"},
+		"quiet, of a one": {task, "text/plain", time.Hour, "error: credentials are no longer valid"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -22,7 +22,7 @@ const (
 )
 
 var (
-	errNoLonger = status.Error(codes.Unauthenticated, "what you have proved yourself with is good no more: the token was removed or has expired, or the certificate has ended")
+	errNoLonger = status.Error(codes.Unauthenticated, "credentials are no longer valid: the token was revoked or has expired, or the certificate has expired")
 	errStalled  = status.Error(codes.DeadlineExceeded, "the stream was not read from for too long")
 )
 
@@ -35,7 +35,7 @@ func Ended(ctx context.Context) error {
 }
 
 // hold runs a handler of a person's stream, and ends the stream when what its
-// caller proved himself with is good no more, or when he does not read. The
+// caller proved its identity with is no longer valid, or when it does not read. The
 // certificates of daemons and workers are renewed without their streams being
 // cut, so theirs are not looked at again.
 func (g *Guard) hold(stream grpc.ServerStream, ctx context.Context, method string, p presented, handler func(grpc.ServerStream) error) error {
