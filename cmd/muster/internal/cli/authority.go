@@ -43,7 +43,7 @@ that are known have, the old root is dropped by itself, and "muster cluster ca s
 not come back is waited for until its certificate ends, unless it is removed.
 
 Afterwards join tokens have another first part: show them anew ("muster cluster join-token") where they lie in files. A
-person's certificate has to be issued anew. Contexts go on working; "muster cluster ca show" prints what new ones need.`,
+person's certificate must be issued again. Contexts go on working; "muster cluster ca show" prints what new ones need.`,
 		Example: "  muster cluster ca rotate\n  muster cluster ca status",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.client()
@@ -58,7 +58,7 @@ person's certificate has to be issued anew. Contexts go on working; "muster clus
 			return nil
 		},
 	}
-	rotate.Flags().BoolVar(&finish, "finish", false, "drop the old root now, and with it all who have not renewed: they have to join again")
+	rotate.Flags().BoolVar(&finish, "finish", false, "drop the old root now, and with it every certificate that was not renewed: those daemons and workers must join again")
 	return group("ca", "The cluster's own certificate authority", show, state, rotate)
 }
 

@@ -38,8 +38,8 @@ func (c *CLI) certificateCreate() *cobra.Command {
 		Long: `Issue a client certificate to a person or a program, signed by the cluster's own authority. Only an administrator may.
 
 The key is made here and stays here: NAME-key.pem, beside NAME.pem and ca.pem, which only their owner can read; or all of them
-in a context (--save-context). To issue one to somebody who keeps his key to himself, have him make a request for an ECDSA
-P-256 key, and give that with --request: its key alone counts, whatever else it asks for.
+in a context (--save-context). For a person who keeps their own key, give a certificate request for an ECDSA P-256 key with
+--request: only its key is used.
 
 A certificate cannot be taken back. It ends by itself, after a day unless --lifetime says otherwise, and after 30 days at most.`,
 		Example: `  muster certificate create prometheus --role viewer --lifetime 168h --out /etc/prometheus/muster
@@ -52,7 +52,7 @@ A certificate cannot be taken back. It ends by itself, after a day unless --life
 	fs.StringVar(&o.role, "role", "viewer", "viewer, operator or admin")
 	fs.DurationVar(&o.lifetime, "lifetime", 0, "how long it lasts (default: 24h)")
 	fs.StringVar(&o.out, "out", "", "directory for the files (default: the current one, or none with --save-context)")
-	fs.StringVar(&o.requestFile, "request", "", "PEM file of a certificate request, of somebody who has a key of his own")
+	fs.StringVar(&o.requestFile, "request", "", "PEM file of a certificate request, of a person who keeps their own key")
 	fs.StringVar(&o.context, "save-context", "", "keep it as a context of this name, for this cluster")
 	fs.BoolVar(&o.force, "force", false, "replace files, or a context, that are there")
 	return cmd

@@ -79,7 +79,7 @@ With --format json each line is a message of the watch; its resumeToken, given t
 			for _, k := range kinds {
 				n, ok := musterv1.ObjectKind_value[strings.ToUpper(k)]
 				if !ok || !slices.Contains(objectKinds(), strings.ToLower(k)) {
-					return usage("--kind: %q is none of %s", k, strings.Join(objectKinds(), ", "))
+					return usage("--kind: %q: want one of %s", k, strings.Join(objectKinds(), ", "))
 				}
 				req.Kinds = append(req.Kinds, musterv1.ObjectKind(n))
 			}

@@ -39,7 +39,7 @@ how long the view may have lacked something (since the instance's last contact w
 the oldest change that it has not taken in).
 
 The exit code is 0 if nothing is wrong, and 7 if something is: the store does not answer, an instance is not healthy,
-does not answer or died within the last minute, a daemon has no instance, or nobody holds a shard. What it is goes to
+does not answer or died within the last minute, a daemon has no instance, or a shard has no owner. The problem is printed on
 standard error. A node that is down is none of this.`
 	statusCmd.Example = `  muster cluster status
   muster cluster status --wait 30s && echo all is well

@@ -35,7 +35,7 @@ workers run on one machine: "muster node inspect --format table" shows which.`,
 		examples: [3]string{"  muster node ls --filter label=disk=ssd", "  muster node inspect worker1", "  muster node rm worker1"},
 		removes:  "Remove nodes: their workers are refused from then on",
 		removeFlags: func(fs *pflag.FlagSet) {
-			fs.BoolVarP(&force, "force", "f", false, "although it is ready")
+			fs.BoolVarP(&force, "force", "f", false, "remove a node that is ready")
 		},
 		list: func(ctx context.Context, client musterv1.ControlServiceClient, req *musterv1.ListNodesRequest, options ...grpc.CallOption) (page[*musterv1.Node], error) {
 			resp, err := client.ListNodes(ctx, req, options...)
@@ -144,7 +144,7 @@ code is that of the failure.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n, ok := musterv1.NodeSpec_Availability_value[strings.ToUpper(availability)]
 			if availability != "" && (!ok || n == 0) {
-				return usage("--availability: %q is none of active, pause, drain", availability)
+				return usage("--availability: %q: want active, pause or drain", availability)
 			}
 			client, err := c.client()
 			if err != nil {

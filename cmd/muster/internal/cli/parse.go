@@ -80,7 +80,7 @@ func parsePort(v string) (*musterv1.PortConfig, error) {
 	if s := fields["protocol"]; s != "" {
 		n, ok := musterv1.PortConfig_Protocol_value[strings.ToUpper(s)]
 		if !ok || n == 0 {
-			return nil, usage("--publish: %q: protocol %q is none of tcp, udp, sctp", v, s)
+			return nil, usage("--publish: %q: protocol %q: want tcp, udp or sctp", v, s)
 		}
 		p.Protocol = musterv1.PortConfig_Protocol(n)
 	}
@@ -111,7 +111,7 @@ func parseMount(v string) (*musterv1.Mount, error) {
 		case "type":
 			n, ok := musterv1.Mount_Type_value[strings.ToUpper(value)]
 			if !ok || n == 0 {
-				return nil, usage("--mount: %q: type %q is none of bind, volume, tmpfs", v, value)
+				return nil, usage("--mount: %q: type %q: want bind, volume or tmpfs", v, value)
 			}
 			m.Type = musterv1.Mount_Type(n)
 		case "source", "src":

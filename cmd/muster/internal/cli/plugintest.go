@@ -41,7 +41,7 @@ Executors that run "container", "process" or "null" need none.`,
 				return fmt.Errorf("find %s: %w", args[0], err)
 			}
 			if info, err := os.Stat(program); err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
-				return usage("%s is no program", args[0])
+				return usage("%s is not a program", args[0])
 			}
 			o.Command = append([]string{program}, args[1:]...)
 			if o.Task, err = readTask(task, program); err != nil {

@@ -37,7 +37,7 @@ func rolloutScalarsOf(name, actions string, of func(*musterv1.ServiceSpec) **mus
 		return set(func(u *musterv1.UpdateConfig, v string) error {
 			d, err := time.ParseDuration(v)
 			if err != nil || d < 0 {
-				return fmt.Errorf("%q is no time: want 10s or 1m30s, say", v)
+				return fmt.Errorf("invalid duration %q: want a time such as 10s or 1m30s", v)
 			}
 			*field(u) = durationpb.New(d)
 			return nil
@@ -53,7 +53,7 @@ func rolloutScalarsOf(name, actions string, of func(*musterv1.ServiceSpec) **mus
 		{name + "-failure-action", "when too many have failed: " + actions + " (default pause)", set(func(u *musterv1.UpdateConfig, v string) error {
 			a, ok := musterv1.UpdateConfig_FailureAction_value[strings.ToUpper(v)]
 			if !ok || a == 0 || !strings.Contains(actions, strings.ToLower(v)) {
-				return fmt.Errorf("%q is none of %s", v, actions)
+				return fmt.Errorf("%q: want one of %s", v, actions)
 			}
 			u.FailureAction = musterv1.UpdateConfig_FailureAction(a)
 			return nil
@@ -61,7 +61,7 @@ func rolloutScalarsOf(name, actions string, of func(*musterv1.ServiceSpec) **mus
 		{name + "-max-failure-ratio", "share of failed tasks that is tolerated, 0 to 1 (default 0)", set(func(u *musterv1.UpdateConfig, v string) error {
 			f, err := strconv.ParseFloat(v, 32)
 			if err != nil || math.IsNaN(f) || f < 0 || f > 1 {
-				return fmt.Errorf("%q is no number from 0 to 1", v)
+				return fmt.Errorf("%q: want a number from 0 to 1", v)
 			}
 			u.MaxFailureRatio = float32(f)
 			return nil

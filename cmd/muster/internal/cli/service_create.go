@@ -229,7 +229,7 @@ func (o *createOptions) setMode(cmd *cobra.Command, spec *musterv1.ServiceSpec) 
 	case "global-job":
 		spec.Mode = &musterv1.ServiceSpec_GlobalJob{GlobalJob: &musterv1.GlobalJob{}}
 	default:
-		return usage("--mode: %q is none of replicated, global, replicated-job, global-job", o.mode)
+		return usage("--mode: %q: want replicated, global, replicated-job or global-job", o.mode)
 	}
 	return nil
 }

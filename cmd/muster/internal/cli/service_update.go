@@ -34,7 +34,7 @@ func (c *CLI) serviceUpdate() *cobra.Command {
 		Use: "update [flags] SERVICE", Short: "Change a service, and wait until its tasks run as changed", Args: cobra.ExactArgs(1),
 		Long: `Change a service, and wait until its tasks run as changed (--detach: do not wait).
 
-The service is read, changed as the flags say, and written back. If somebody else changes it in between, nothing is written
+The service is read, changed as the flags say, and written back. If it is changed in between, nothing is written
 (exit code 4): run the command again.
 
 Tasks are replaced a few at a time, as the --update-... flags say; they are part of the service. If too many of the new tasks
@@ -103,7 +103,7 @@ func (o *updateOptions) addFlags(cmd *cobra.Command) {
 	fs.StringVar(&o.args, "args", "", "arguments of the containers (split at spaces)")
 	fs.StringVar(&o.payload, "payload", "", "what the executor is told: a JSON object, or @file")
 	fs.Uint64Var(&o.replicas, "replicas", 0, "number of tasks")
-	fs.BoolVar(&o.force, "force", false, "replace all tasks although nothing has changed")
+	fs.BoolVar(&o.force, "force", false, "replace all tasks even if nothing has changed")
 	for _, f := range []struct {
 		name string
 		list *[]string

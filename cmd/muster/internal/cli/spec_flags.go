@@ -96,7 +96,7 @@ func scalars() []scalar {
 		{"pull-policy", "fetch the image: always, missing or never", container(func(c *musterv1.ContainerSpec, v string) error {
 			p, ok := musterv1.PullOptions_Policy_value[strings.ToUpper(v)]
 			if !ok || p == 0 {
-				return fmt.Errorf("%q is none of always, missing, never", v)
+				return fmt.Errorf("%q: want always, missing or never", v)
 			}
 			if c.PullOptions == nil {
 				c.PullOptions = &musterv1.PullOptions{}
@@ -144,7 +144,7 @@ func scalars() []scalar {
 		{"restart-condition", "when to run an ended task again: none, on-failure or any (default any)", func(v string, s *musterv1.ServiceSpec) error {
 			c, ok := musterv1.RestartPolicy_Condition_value[strings.ToUpper(strings.ReplaceAll(v, "-", "_"))]
 			if !ok || c == 0 {
-				return fmt.Errorf("%q is none of none, on-failure, any", v)
+				return fmt.Errorf("%q: want none, on-failure or any", v)
 			}
 			restart(s).Condition = musterv1.RestartPolicy_Condition(c)
 			return nil
@@ -245,7 +245,7 @@ func truth(v string) (bool, error) {
 func nanoCPUs(v string) (int64, error) {
 	f, err := strconv.ParseFloat(v, 64)
 	if err != nil || math.IsNaN(f) || math.Abs(f) > 1e6 {
-		return 0, fmt.Errorf("%q is no number of CPUs", v)
+		return 0, fmt.Errorf("invalid CPU count %q: want a positive number such as 0.5", v)
 	}
 	return int64(math.Round(f * 1e9)), nil
 }

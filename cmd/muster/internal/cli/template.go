@@ -13,7 +13,7 @@ import (
 // must be a field: a template over JSON would print "<no value>" for a mistake.
 func parseFormat(format string, object protoreflect.MessageDescriptor) (*template.Template, error) {
 	if !strings.Contains(format, "{{") {
-		return nil, usage("--format: %q is none of table, json, and a Go template like '{{.id}}'", format)
+		return nil, usage("--format: %q: want table, json or a Go template such as '{{.id}}'", format)
 	}
 	t, err := template.New("format").Option("missingkey=zero").Funcs(template.FuncMap{
 		"json": func(v any) (string, error) {

@@ -32,7 +32,7 @@ func refuseBadArguments(cmd *cobra.Command) {
 			}
 			for _, arg := range args {
 				if len(cmd.ValidArgs) > 0 && !slices.Contains(cmd.ValidArgs, arg) {
-					return usageOf(cmd, fmt.Errorf("%q is none of %s", arg, strings.Join(cmd.ValidArgs, ", ")))
+					return usageOf(cmd, fmt.Errorf("%q: want one of %s", arg, strings.Join(cmd.ValidArgs, ", ")))
 				}
 			}
 			return usageOf(cmd, fmt.Errorf("wrong number of arguments: %d", len(args)))

@@ -14,7 +14,7 @@ func TestAWrongArgumentIsNamed(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"webd"}, `"webd" is none of apid, workerd`},
+		{[]string{"webd"}, `"webd": want one of apid, workerd`},
 		{[]string{"apid", "workerd"}, "wrong number of arguments: 2"},
 		{nil, "wrong number of arguments: 0"},
 	} {
