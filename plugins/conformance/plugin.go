@@ -173,7 +173,7 @@ func (l *testLog) Write(line []byte) (int, error) {
 }
 
 // eventually asks again and again until the answer is yes or the time is over:
-// the one place where these tests poll, for what another process does to the
+// the one place where these tests poll, because what another process does to the
 // system cannot be waited for otherwise.
 func eventually(ctx context.Context, within time.Duration, ask func() bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, within)

@@ -54,7 +54,7 @@ func (s *suite) endWhileAway() {
 	c.prepare()
 	c.start()
 	s.Plugin.Kill()
-	// Nobody is there to see the end.
+	// No process is there to see the end.
 	if s.Running != nil {
 		if !eventually(s.Context(), s.patience(), func() bool { return s.Running(c.task.GetId()) == 0 }) {
 			s.Fatal("the task did not end while the executor's process was away")

@@ -108,7 +108,7 @@ func script(deed Deed, mark string) string {
 	if deed.Stubborn {
 		s.WriteString("trap '' TERM\n")
 	} else {
-		// Nobody else may be there to end the sleep, and the first process of a
+		// No other process may be there to end the sleep, and the first process of a
 		// container ignores what it has no handler for.
 		s.WriteString("trap 'kill $! 2>/dev/null; exit 143' TERM\n")
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
-// tryUpdate tells the executor of the task anew.
+// tryUpdate calls Update with the task as it is now.
 func (c *calls) tryUpdate() error {
 	ctx, cancel := c.context()
 	defer cancel()

@@ -123,7 +123,7 @@ func definite(err error) bool {
 
 // settle returns once it is certain whether a container comes of a note. Either
 // the container is there, or its name can be taken by another, which shows that
-// nobody is creating it.
+// no call is creating it.
 func (e *Executor) settle(ctx context.Context, note *intent) error {
 	config := &container.Config{Image: note.Image, Labels: map[string]string{
 		labelTaskID: note.TaskID, labelNodeID: note.NodeID, labelPlaceholder: "true",

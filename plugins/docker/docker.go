@@ -97,7 +97,7 @@ func (e *Executor) connect(ctx context.Context) error {
 	if e.negotiated {
 		return nil
 	}
-	// One call must not wait for ever here and keep all others waiting.
+	// One call must not wait here without end and keep all others waiting.
 	within, cancel := context.WithTimeout(ctx, describeTime)
 	defer cancel()
 	pong, err := e.engine.Ping(within)

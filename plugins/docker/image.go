@@ -49,7 +49,7 @@ func (e *Executor) ensureImage(ctx context.Context, spec *musterv1.ContainerSpec
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case local:
-		e.log.Warn("cannot pull an image; the local one is used", zap.String("image", spec.GetImage()), zap.Error(pullErr))
+		e.log.Warn("failed to pull image; using the local one", zap.String("image", spec.GetImage()), zap.Error(pullErr))
 		return nil
 	default:
 		// Another node may have it, or reach the registry.

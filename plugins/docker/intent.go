@@ -31,7 +31,7 @@ const (
 	unfinishedSuffix = ".new"
 )
 
-// idPattern is what a task's id may be, for it becomes a file's name.
+// idPattern matches valid task ids: an id becomes a file's name.
 var idPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$`)
 
 func (i intents) path(taskID string) string { return filepath.Join(i.dir, taskID+intentSuffix) }

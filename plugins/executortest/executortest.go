@@ -36,7 +36,7 @@ func Run(t *testing.T, newHarness func(t *testing.T) *Harness) {
 
 // Main makes a test program serve its executor too: it is its own plugin. With
 // it a test needs no other program built, and the race detector watches both
-// sides. It is to be called by TestMain, and does not return in a plugin.
+// sides. TestMain must call it. It does not return in a plugin.
 func Main(m *testing.M, newExecutor func() (sdk.Executor, error)) int {
 	if os.Getenv(wire.CookieKey) != wire.CookieValue {
 		return m.Run()

@@ -55,7 +55,7 @@ type Executor struct {
 
 var _ sdk.Executor = (*Executor)(nil)
 
-// task is a record, and whoever waits for it.
+// task is a record, and the calls that wait for it.
 type task struct {
 	record
 	// changed is closed when the task is stopped or removed; nil while nobody

@@ -31,7 +31,7 @@ import (
 // Kind is the runtime kind of process tasks.
 const Kind = "process"
 
-// DefaultLogBytes is the size at which a task's log begins anew, the former part
+// DefaultLogBytes is the size at which a task's log begins again, the former part
 // being kept. Larger keeps more lines; a task takes up to twice this.
 const DefaultLogBytes = 10 << 20
 
@@ -210,7 +210,7 @@ func (e *Executor) sound(dir taskdir.Dir) (bool, error) {
 	}
 	begun, err := dir.Begun()
 	if err == nil && !begun {
-		e.log.Warn("a task's directory is damaged and made anew", zap.String("task", dir.ID()))
+		e.log.Warn("replacing damaged task directory", zap.String("task", dir.ID()))
 		err = e.root.Remove(dir)
 	}
 	return begun, errors.Join(err, lock.Release())
@@ -275,12 +275,12 @@ func (e *Executor) spawn(dir taskdir.Dir) error {
 	if err != nil {
 		return sdk.NodeFault(errors.Join(err, lock.Release()))
 	}
-	// Whoever starts a process has to take note of its end. Nothing waits for
+	// A process must wait for the processes that it starts. Nothing waits for
 	// this: a supervisor outlives this process as a rule, and what it has to say
 	// is in the task's directory.
 	go func() { _, _ = supervisor.Wait() }()
 	if err := lock.HandedOn(); err != nil {
-		e.log.Warn("cannot close a task's lock", zap.String("dir", string(dir)), zap.Error(err))
+		e.log.Warn("failed to close task lock", zap.String("dir", string(dir)), zap.Error(err))
 	}
 	return nil
 }

@@ -217,7 +217,7 @@ func (e *Executor) look(dir taskdir.Dir, nodeID string) (sdk.Listed, string, err
 	return listed, spec.NodeID, nil
 }
 
-// supervisorGone returns when nobody holds the task's lock: before its start or
+// supervisorGone returns when no process holds the task's lock: before its start or
 // after its end.
 func (e *Executor) supervisorGone(ctx context.Context, dir taskdir.Dir) error {
 	for {
@@ -257,7 +257,7 @@ func supervisor(dir taskdir.Dir) (*proc.Handle, error) {
 }
 
 // signal signals a task's supervisor, if there is one. One that is just
-// starting is waited for, for it does not listen yet.
+// starting is waited for, because it does not listen yet.
 func (e *Executor) signal(ctx context.Context, dir taskdir.Dir, signal unix.Signal) error {
 	for {
 		held, err := dir.Locked()

@@ -31,7 +31,7 @@ func SpecFault(field string, err error) error {
 	return &wire.Error{Code: codes.InvalidArgument, Blame: wire.BlameSpec, Field: field, Err: err}
 }
 
-// Failed fails the task and blames nobody: what was tried did not work out.
+// Failed fails the task and blames neither the node nor the spec.
 func Failed(err error) error {
 	return &wire.Error{Code: codes.Aborted, Err: err}
 }

@@ -77,7 +77,7 @@ func serve(executor executorv1.ExecutorServiceServer) (err error) {
 	if _, err := fmt.Printf("%d|%d|%s|%s|grpc|%s\n", coreVersion, wire.ProtocolVersion, address.Network(), address, ours); err != nil {
 		return fmt.Errorf("tell the worker the address: %w", err)
 	}
-	// Nobody reads standard output any more; what is printed is to be seen.
+	// Standard output is no longer read. What is printed must be seen.
 	os.Stdout = os.Stderr
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
@@ -109,7 +109,7 @@ func listen() (net.Listener, func() error, error) {
 	return listener, remove, nil
 }
 
-// mutualTLS makes a key for this process alone, and trusts nobody but the worker
+// mutualTLS makes a key for this process alone, and trusts only the worker
 // whose certificate it is given. It returns its own certificate for the worker.
 func mutualTLS(worker string) (*tls.Config, []byte, error) {
 	pool := x509.NewCertPool()

@@ -34,7 +34,8 @@ const (
 	wrapper = `trap : HUP INT TERM; echo $$ >pid.new && mv pid.new pid || exit 1
 "$@" </dev/null >log 2>&1
 echo $? >exit.new && mv exit.new exit`
-	// killed is the exit code of a command that nobody was left to write of.
+	// killed is the exit code of a command whose wrapper was killed before it
+	// recorded one.
 	killed = 128 + int(syscall.SIGKILL)
 	// interval is how often is looked at what nothing tells of.
 	interval = 10 * time.Millisecond
@@ -90,7 +91,7 @@ func launch(dir string, cmd *exec.Cmd) error {
 	if err := sh.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
-	// It would stay as a zombie. Nobody waits for this: it lasts as long as the
+	// It would stay as a zombie. No call waits for this: it lasts as long as the
 	// command, or as this process.
 	go func() { _ = sh.Wait() }()
 	return nil

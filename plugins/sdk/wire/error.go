@@ -47,7 +47,7 @@ type Error struct {
 }
 
 // Error returns the text of the cause. The field is part of it only if
-// whoever made the error put it there.
+// the author of the error put it there.
 func (e *Error) Error() string {
 	if e.Err == nil {
 		return e.Code.String()

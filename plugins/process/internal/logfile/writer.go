@@ -93,7 +93,7 @@ func (w *Writer) rotate() {
 	}
 	current := filepath.Join(w.dir, currentName)
 	if err := os.Rename(current, filepath.Join(w.dir, formerName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		// Without a place aside the log starts anew, for it must not grow.
+		// Without a place aside the log starts again, because it must not grow.
 		_ = os.Truncate(current, 0)
 	}
 	if err := w.open(); err != nil {

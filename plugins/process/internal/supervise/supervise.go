@@ -102,7 +102,7 @@ func Run(dir taskdir.Dir) error {
 const exitRetry = time.Second
 
 // say writes down how the task ended. If the disk does not take it, the task does
-// not seem to have ended: anything else would be wrong for ever.
+// not seem to have ended: anything else would stay wrong.
 func (s *supervisor) say(exit taskdir.Exit) error {
 	for {
 		err := s.dir.SetExit(exit)

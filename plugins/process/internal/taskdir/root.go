@@ -22,7 +22,7 @@ const (
 	trashDir = "trash"
 )
 
-// idPattern is what a task's id may be, for it becomes a file's name.
+// idPattern matches valid task ids: an id becomes a file's name.
 var idPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$`)
 
 // ValidID tells whether an id can be a task's.

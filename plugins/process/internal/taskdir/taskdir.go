@@ -21,7 +21,7 @@
 // that loses power may have files of no length (ErrDamaged) or none, and then
 // nothing of the task runs. The lock is one of an open file
 // (F_OFD_SETLK): the executor takes it, hands the open file to the supervisor it
-// starts, and so nobody else can start the task in between; the kernel frees it
+// starts, so that no other process can start the task in between; the kernel frees it
 // when the supervisor is gone, whatever it died of. So
 //
 //	no begun                     the task has not been started
@@ -274,7 +274,7 @@ func (l *Lock) Release() error {
 // HandedOn leaves the lock to those who have a copy of the file.
 func (l *Lock) HandedOn() error { return l.File.Close() }
 
-// Locked tells whether somebody holds the lock, without taking it.
+// Locked reports whether a process holds the lock, without taking it.
 func (d Dir) Locked() (bool, error) {
 	file, err := d.openLock()
 	if err != nil {
