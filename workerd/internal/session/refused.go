@@ -11,27 +11,29 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 )
 
-// exile is how long dispatchers have said that this worker is not the node.
-type exile struct {
-	// wasNode: earlier, this process was the node.
+// refusalBackoff is for how long dispatchers have refused this worker because it is
+// not the node.
+type refusalBackoff struct {
+	// wasNode is set if this process was the node earlier.
 	wasNode bool
 	// since is when the first refusal came since then.
 	since time.Time
-	// refusals counts those that make the pauses longer.
+	// refusals counts the refusals that make the pauses longer.
 	refusals int
 }
 
-// admitted ends the exile: this process has been the node for a while. If that
-// was a short one, two workers may be throwing each other out.
-func (e exile) admitted(lasted time.Duration) exile {
+// admitted returns the state after a session in which this process was the node. If
+// the session was short, two workers may be replacing each other, so the pauses
+// stay long.
+func (b refusalBackoff) admitted(lasted time.Duration) refusalBackoff {
 	if lasted > longestRefusedPause {
-		return exile{wasNode: true}
+		return refusalBackoff{wasNode: true}
 	}
-	return exile{wasNode: true, refusals: e.refusals}
+	return refusalBackoff{wasNode: true, refusals: b.refusals}
 }
 
-// refusal returns why a session ended for which this worker is not the node; or
-// unspecified, if it ended for another reason.
+// refusal returns why a session ended because this worker is not the node, or
+// unspecified if it ended for another reason.
 func refusal(err error, welcomed bool) dispatcherv1.Refusal_Reason {
 	for _, detail := range status.Convert(err).Details() {
 		if r, ok := detail.(*dispatcherv1.Refusal); ok {
@@ -46,29 +48,29 @@ func refusal(err error, welcomed bool) dispatcherv1.Refusal_Reason {
 	return dispatcherv1.Refusal_REASON_UNSPECIFIED
 }
 
-// refused takes in that this worker is not the node. Its tasks go when that is
-// for good: another runs them, or nobody is to.
-func (c *Client) refused(ctx context.Context, e exile, address string, reason dispatcherv1.Refusal_Reason, cause error) exile {
-	if e.since.IsZero() {
-		e.since = time.Now()
+// refused notes that this worker is not the node. It removes the worker's tasks
+// once that is certain to last: another worker runs them, or none must.
+func (c *Client) refused(ctx context.Context, b refusalBackoff, address string, reason dispatcherv1.Refusal_Reason, cause error) refusalBackoff {
+	if b.since.IsZero() {
+		b.since = time.Now()
 	}
-	e.refusals++
-	c.log.Error("the dispatcher refuses this worker",
+	b.refusals++
+	c.log.Error("dispatcher refuses this worker",
 		zap.Stringer("reason", reason), zap.String("dispatcher", address),
-		zap.Int("refusals", e.refusals), zap.Error(cause))
+		zap.Int("refusals", b.refusals), zap.Error(cause))
 	var why string
 	switch {
 	case reason == dispatcherv1.Refusal_NODE_REMOVED:
 		why = "the node was removed from the cluster"
-	case e.wasNode && time.Since(e.since) >= takenPatience:
-		// One that never was the node may be a copy of the other's disk, and what it
-		// remembers is the other's. It has not touched it.
+	case b.wasNode && time.Since(b.since) >= takenPatience:
+		// A worker that never was the node may be a copy of the other's disk. The tasks
+		// that it remembers are the other's, and it has not touched them.
 		why = "another worker has become the node"
 	default:
-		return e
+		return b
 	}
 	if err := c.cfg.Tasks.Abandon(ctx, why); err != nil {
-		c.log.Error("tasks are not given up", zap.Error(err))
+		c.log.Error("failed to give up tasks", zap.Error(err))
 	}
-	return e
+	return b
 }

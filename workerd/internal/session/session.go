@@ -124,7 +124,7 @@ func (r *redirect) Error() string {
 // Run keeps the worker connected until ctx ends, and then says goodbye.
 func (c *Client) Run(ctx context.Context) error {
 	failures, redirects := 0, 0
-	var exile exile
+	var refusals refusalBackoff
 	for ctx.Err() == nil {
 		address := c.where.pick()
 		began := time.Now()
@@ -134,7 +134,7 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		if welcomed {
 			failures, redirects = 0, 0
-			exile = exile.admitted(time.Since(began))
+			refusals = refusals.admitted(time.Since(began))
 		}
 		c.standing.failed(err)
 		var to *redirect
@@ -145,9 +145,9 @@ func (c *Client) Run(ctx context.Context) error {
 			c.metrics.ended.WithLabelValues("redirect").Inc()
 			continue
 		case refusal(err, welcomed) != dispatcherv1.Refusal_REASON_UNSPECIFIED:
-			exile = c.refused(ctx, exile, address, refusal(err, welcomed), err)
+			refusals = c.refused(ctx, refusals, address, refusal(err, welcomed), err)
 			c.metrics.ended.WithLabelValues("refused").Inc()
-			sleep(ctx, backoff(refusedPause, longestRefusedPause, exile.refusals))
+			sleep(ctx, backoff(refusedPause, longestRefusedPause, refusals.refusals))
 			continue
 		}
 		failures++

@@ -35,8 +35,8 @@ type stream struct {
 	periods chan time.Duration
 	// told is the description that the dispatcher has.
 	told *musterv1.NodeDescription
-	// silence is the dispatcher's.
-	silence silence
+	// monitor watches whether the dispatcher answers heartbeats.
+	monitor heartbeatMonitor
 
 	// done is closed when the reader has ended, for the reason in readErr.
 	done    chan struct{}
@@ -138,7 +138,7 @@ func (s *stream) open(ctx, inner context.Context, cancel context.CancelCauseFunc
 	switch m := first.GetMessage().(type) {
 	case *dispatcherv1.SessionResponse_Welcome:
 		s.period = periodOf(m.Welcome)
-		s.silence.answered = m.Welcome.GetAnswersHeartbeats()
+		s.monitor.answered = m.Welcome.GetAnswersHeartbeats()
 		return m.Welcome, nil
 	case *dispatcherv1.SessionResponse_Redirect:
 		return nil, s.redirected(m.Redirect)
@@ -171,12 +171,12 @@ func (s *stream) redirected(r *dispatcherv1.Redirect) error {
 // read takes in what the dispatcher says until the stream ends.
 func (s *stream) read(inner context.Context) error {
 	for {
-		s.silence.listen()
+		s.monitor.reading()
 		msg, err := s.grpc.Recv()
 		if err != nil {
 			return err
 		}
-		s.silence.hear()
+		s.monitor.received()
 		switch m := msg.GetMessage().(type) {
 		case *dispatcherv1.SessionResponse_Assignments:
 			if err := s.c.cfg.Tasks.Assign(inner, m.Assignments); err != nil {
@@ -249,7 +249,7 @@ func (s *stream) write(ctx, inner context.Context, cancel context.CancelCauseFun
 		case <-redescribed:
 		case <-s.c.reports.wake:
 		case <-beat.C:
-			if err := s.silence.beat(s.period); err != nil {
+			if err := s.monitor.beat(s.period); err != nil {
 				return err
 			}
 			beat.Reset(nextHeartbeat(s.period))
