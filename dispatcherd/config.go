@@ -10,54 +10,54 @@ import (
 	"github.com/musterhq/muster/dispatcherd/internal/liveness"
 )
 
-// maxLogReaders is less than the streams that a server allows on one connection:
-// if those of an apid were used up, further ones would wait and not be refused.
+// maxLogReaders is below the number of streams that a server allows on one
+// connection. If an apid used them up, further ones would wait instead of being
+// refused.
 const maxLogReaders = 9_000
 
 // Config are the settings of a dispatcher.
 type Config struct {
-	// HeartbeatPeriod is how often a worker is heard where the cluster's
-	// settings do not say. Shorter finds silent workers sooner, and costs
-	// messages: a dispatcher with n workers takes n/HeartbeatPeriod a second.
+	// HeartbeatPeriod is the heartbeat period if the cluster's settings contain none.
+	// A shorter period finds silent workers sooner, and costs messages: a dispatcher
+	// with n workers receives n/HeartbeatPeriod per second.
 	HeartbeatPeriod time.Duration
-	// HeartbeatMisses is after how many silent periods a node is down.
+	// HeartbeatMisses is the number of silent periods after which a node is down.
 	HeartbeatMisses int
-	// ReconnectGrace is how long a worker whose stream closed may take to come
-	// back before its node is down. It must cover a new connection, and no more:
-	// it is what a killed worker's tasks wait for.
+	// ReconnectGrace is how long a worker whose stream closed may take to come back
+	// before its node is down. It only has to cover a new connection: the tasks of a
+	// killed worker wait for it.
 	ReconnectGrace time.Duration
-	// RestartGrace is the same for a worker that said that it restarts.
+	// RestartGrace is the same for a worker that announced its restart.
 	RestartGrace time.Duration
-	// TakeoverGrace is the same for workers of a dispatcher that died or gave
-	// its shard away: they did nothing wrong, and may have to look for the
-	// new one.
+	// TakeoverGrace is the same for workers of a dispatcher that died or gave its
+	// shard away. They may have to look for the new one.
 	TakeoverGrace time.Duration
-	// UnknownAfter is when a node of another dispatcher that has not come yet is
-	// said to be UNKNOWN. Nodes that come sooner cost no write, so that a
-	// takeover of living nodes is free.
+	// UnknownAfter is when a node of another dispatcher that has not connected yet
+	// is shown as UNKNOWN. Nodes that connect sooner cost no write, so a takeover of
+	// living nodes costs none.
 	UnknownAfter time.Duration
 	// OrphanAfter is how long a node is down before its tasks are given up.
 	OrphanAfter time.Duration
-	// CrowdedNodes is how many connected nodes one dispatcher hears at the
-	// plain period. With twice as many, the period is twice as long: heartbeats cost
-	// a dispatcher so much and no more.
+	// CrowdedNodes is the number of connected nodes up to which the usual period
+	// applies. With twice as many, the period is twice as long, so that the cost of
+	// heartbeats is limited.
 	CrowdedNodes int
-	// HelloTimeout bounds the wait for a session's first message.
+	// HelloTimeout limits the time until a session's first message.
 	HelloTimeout time.Duration
-	// OwnerWait is how long a worker is kept waiting when nobody owns its shard,
-	// before it is told to try again.
+	// OwnerWait is how long a worker waits if no replica owns its shard, before it is
+	// told to try again.
 	OwnerWait time.Duration
-	// SettleTimeout is how long a session's first assignments wait for records
-	// that other records refer to, for tables arrive each for itself.
+	// SettleTimeout is how long a session's first assignments wait for records that
+	// they refer to: each table arrives on its own.
 	SettleTimeout time.Duration
-	// MessageTasks and MessageBytes bound one message of assignments.
+	// MessageTasks and MessageBytes limit one message of assignments.
 	MessageTasks int
 	MessageBytes int
-	// LogQueueBytes is how much output waits for a slow reader of logs before the
-	// worker waits, too.
+	// LogQueueBytes is how much output waits for a slow reader before the worker
+	// waits too.
 	LogQueueBytes int
-	// LogReaders is how many log subscriptions the dispatcher serves: one for each
-	// node that each log stream of a user reads.
+	// LogReaders is the greatest number of log subscriptions. Each log stream of a
+	// user has one for each node that it reads.
 	LogReaders int
 }
 
@@ -82,8 +82,8 @@ func DefaultConfig() Config {
 	}
 }
 
-// AddFlags adds the settings that operators have reason to change. Their
-// defaults are the values that c holds.
+// AddFlags adds flags for the settings that operators may want to change. The
+// values of c are their defaults.
 func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&c.HeartbeatPeriod, "heartbeat-period", c.HeartbeatPeriod, "how often workers are heard, unless the cluster's settings say, or there are more than crowded-nodes")
 	fs.IntVar(&c.HeartbeatMisses, "heartbeat-misses", c.HeartbeatMisses, "after how many silent periods a node is down")
@@ -104,7 +104,7 @@ func (c *Config) timeouts() liveness.Timeouts {
 	}
 }
 
-// Validate names every setting that cannot be.
+// Validate returns an error that names every invalid setting.
 func (c Config) Validate() error {
 	var faults []error
 	for _, d := range []struct {

@@ -11,21 +11,20 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// follower goes from snapshot to snapshot, and marks what has changed where it
-// is worked on. It decides nothing: whoever is told that something changed
-// looks at the newest snapshot.
+// follower goes from snapshot to snapshot, and tells the shards what has changed.
+// It decides nothing: the shards and sessions look at the newest snapshot.
 type follower struct {
 	store  *store.Store
 	tables *state.Tables
 	owned  *ownedShards
 	now    *store.Snapshot
-	// nodes is the one index that keys do not give: which node a task is assigned
-	// to.
+	// nodes holds the node of each assigned task. Keys do not lead from a task to its
+	// node.
 	nodes map[string]string
 }
 
-// newFollower starts from the newest snapshot. From then on no change is
-// missed, so it has to be made before anything is worked on.
+// newFollower returns a follower that starts from the newest snapshot. It must be
+// created before the first shard, so that no change is missed.
 func newFollower(st *store.Store, tables *state.Tables, owned *ownedShards) *follower {
 	f := &follower{store: st, tables: tables, owned: owned, nodes: map[string]string{}}
 	f.advance(st.Snapshot())
@@ -43,11 +42,11 @@ func (f *follower) run(ctx context.Context) error {
 	}
 }
 
-// advance goes on to a snapshot.
+// advance continues with a snapshot.
 func (f *follower) advance(to *store.Snapshot) {
 	from, t := f.now, f.tables
 	f.now = to
-	marked := map[string][]string{}
+	changed := map[string][]string{}
 	for c := range t.Assignments.Changes(from, to) {
 		key := c.Key()
 		node, _, task := state.SplitKey(key)
@@ -57,11 +56,11 @@ func (f *follower) advance(to *store.Snapshot) {
 			delete(f.nodes, task)
 		}
 		if from != nil {
-			marked[node] = append(marked[node], key)
+			changed[node] = append(changed[node], key)
 		}
 	}
 	if from == nil {
-		return // there is nobody to tell yet
+		return // there are no shards yet
 	}
 	if to.Epoch() != from.Epoch() {
 		// What workers have reported since is lost. They report everything in a new
@@ -76,10 +75,10 @@ func (f *follower) advance(to *store.Snapshot) {
 		}
 		service, _, task := state.SplitKey(c.Key())
 		if node, assigned := f.nodes[task]; assigned {
-			marked[node] = append(marked[node], state.NodeTaskKey(node, service, task))
+			changed[node] = append(changed[node], state.NodeTaskKey(node, service, task))
 		}
 	}
-	for node, keys := range marked {
+	for node, keys := range changed {
 		if s, _ := f.owned.of(node); s != nil {
 			s.AssignmentsChanged(node, keys)
 		}
@@ -110,13 +109,12 @@ func (f *follower) advance(to *store.Snapshot) {
 	}
 }
 
-// concerns reports whether a worker has to be told of a task's change.
+// concerns reports whether a change of a task concerns its worker.
 func concerns(old, new *recordv1.Task) bool {
 	return old.DesiredState != new.DesiredState || string(old.SpecDigest) != string(new.SpecDigest)
 }
 
-// appeared reports whether there are records that were not there before, which
-// others may have waited for.
+// appeared reports whether there are new records, which assignments may wait for.
 func appeared[T any](changes func(func(store.Change[T]) bool)) bool {
 	for c := range changes {
 		if c.Old == nil {
