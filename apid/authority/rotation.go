@@ -57,7 +57,7 @@ func (c *Control) RotateAuthority(ctx context.Context, req *musterv1.RotateAutho
 	if req.Finish {
 		var roots *ca.Roots
 		if roots, err = own.Roots(writing); err == nil {
-			err = own.Drop(writing, roots.Signing)
+			err = own.FinishRotation(writing, roots.Signing)
 		}
 	} else {
 		err = own.Rotate(writing, backend.Caller(ctx))
@@ -138,7 +138,7 @@ func (a *Authority) EndRotation(ctx context.Context) {
 		a.backend.Log.Info("the rotation of the root goes on", zap.Int("waiting", len(waiting)), zap.Strings("for", waiting[:min(len(waiting), 10)]), zap.String("reason", why))
 		return
 	}
-	if err := a.opt.Own.Drop(ctx, roots.Signing); err != nil && !errors.Is(err, ca.ErrNotRotating) {
+	if err := a.opt.Own.FinishRotation(ctx, roots.Signing); err != nil && !errors.Is(err, ca.ErrNotRotating) {
 		a.backend.Log.Warn("the old root is trusted until the next sweep", zap.Error(err))
 	}
 }

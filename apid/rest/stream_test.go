@@ -107,7 +107,7 @@ func guardOf(t testing.TB, log *zap.Logger, removed *atomic.Bool) *auth.Guard {
 	})
 	server := grpc.NewServer()
 	musterv1.RegisterControlServiceServer(server, &musterv1.UnimplementedControlServiceServer{})
-	if err := guard.Learn(server.GetServiceInfo()); err != nil {
+	if err := guard.RegisterRules(server.GetServiceInfo()); err != nil {
 		t.Fatal(err)
 	}
 	return guard

@@ -33,7 +33,7 @@ func (g *Guard) ServerOptions() []grpc.ServerOption {
 			if err != nil {
 				return err
 			}
-			return g.hold(stream, ctx, info.FullMethod, p, func(s grpc.ServerStream) error { return next(srv, s) })
+			return g.revalidate(stream, ctx, info.FullMethod, p, func(s grpc.ServerStream) error { return next(srv, s) })
 		}),
 	}
 }

@@ -40,12 +40,12 @@ type Guard struct {
 	domain func() string
 	log    *zap.Logger
 	// calls and handshakes count refusals.
-	calls      *prometheus.CounterVec
-	handshakes prometheus.Counter
-	learning   sync.Mutex
-	rules      atomic.Pointer[map[string]*authv1.Rule]
-	tokens     atomic.Pointer[Tokens]
-	refused    atomic.Pointer[Refused]
+	calls       *prometheus.CounterVec
+	handshakes  prometheus.Counter
+	registering sync.Mutex
+	rules       atomic.Pointer[map[string]*authv1.Rule]
+	tokens      atomic.Pointer[Tokens]
+	refused     atomic.Pointer[Refused]
 }
 
 // Reasons of refusals, in metrics and logs.
@@ -79,9 +79,9 @@ func New(domain func() string, log *zap.Logger, metrics prometheus.Registerer) (
 	return g, nil
 }
 
-// Learn takes the rules of the services that a server has. It fails if any
-// method states none. Calls that come before are refused.
-func (g *Guard) Learn(services map[string]grpc.ServiceInfo) error {
+// RegisterRules adds the rules of the services of a server. It fails if a method
+// has no rule. Calls that arrive earlier are refused.
+func (g *Guard) RegisterRules(services map[string]grpc.ServiceInfo) error {
 	rules, err := rulesOf(services)
 	if err != nil {
 		return err
@@ -89,8 +89,8 @@ func (g *Guard) Learn(services map[string]grpc.ServiceInfo) error {
 	if g == nil {
 		return nil
 	}
-	g.learning.Lock()
-	defer g.learning.Unlock()
+	g.registering.Lock()
+	defer g.registering.Unlock()
 	if known := g.rules.Load(); known != nil {
 		maps.Copy(rules, *known)
 	}

@@ -154,11 +154,11 @@ func TestKeeper(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "state", "identity.pem")
-	cfg := ca.KeeperConfig{
+	cfg := ca.RenewerConfig{
 		Path: path, Issuer: ca.Local{Authority: a}, Identity: auth.Identity{Role: authv1.Role_APID, Name: "apid"},
 		Hosts: []string{"localhost", "127.0.0.1"}, Logger: zaptest.NewLogger(t),
 	}
-	k, err := ca.Enrol(t.Context(), cfg)
+	k, err := ca.Join(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestKeeper(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the file has mode %v, %v", info.Mode(), err)
 	}
-	again, err := ca.Enrol(t.Context(), cfg)
+	again, err := ca.Join(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func TestKeeper(t *testing.T) {
 		t.Error("the certificate was not found again")
 	}
 	cfg.Identity = auth.Identity{Role: authv1.Role_SCHEDULERD, Name: "schedulerd"}
-	if _, err := ca.Enrol(t.Context(), cfg); err == nil {
+	if _, err := ca.Join(t.Context(), cfg); err == nil {
 		t.Error("schedulerd takes the certificate of apid")
 	}
 }
@@ -199,7 +199,7 @@ func TestKeyIsKnownAgain(t *testing.T) {
 		var mu sync.Mutex
 		var asked []string
 		var deaf atomic.Bool
-		k, err := ca.Enrol(t.Context(), ca.KeeperConfig{
+		k, err := ca.Join(t.Context(), ca.RenewerConfig{
 			Issuer: issuerFunc(func(ctx context.Context, request []byte) (*ca.Issued, error) {
 				r, err := ca.ParseRequest(request)
 				if err != nil {
@@ -301,7 +301,7 @@ func TestRotation(t *testing.T) {
 	}
 	enrol := func(a *ca.Authority) *mtls.Material {
 		t.Helper()
-		k, err := ca.Enrol(t.Context(), ca.KeeperConfig{Issuer: ca.Local{Authority: a}, Identity: auth.Identity{Role: authv1.Role_APID, Name: "apid"}, Logger: zaptest.NewLogger(t)})
+		k, err := ca.Join(t.Context(), ca.RenewerConfig{Issuer: ca.Local{Authority: a}, Identity: auth.Identity{Role: authv1.Role_APID, Name: "apid"}, Logger: zaptest.NewLogger(t)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -329,7 +329,7 @@ func TestRotation(t *testing.T) {
 		return r
 	}
 	first := roots()
-	if err := a.Drop(t.Context(), first.Signing); !errors.Is(err, ca.ErrNotRotating) {
+	if err := a.FinishRotation(t.Context(), first.Signing); !errors.Is(err, ca.ErrNotRotating) {
 		t.Errorf("without a rotation one is ended: %v", err)
 	}
 	if err := a.Rotate(t.Context(), "ada"); err != nil {
@@ -345,10 +345,10 @@ func TestRotation(t *testing.T) {
 	if !bytes.Equal(r.Of(before.Certificate.Leaf), first.Signing) || !bytes.Equal(r.Of(during.Certificate.Leaf), r.Signing) {
 		t.Error("certificates are taken for those of other roots")
 	}
-	if err := a.Drop(t.Context(), first.Signing); !errors.Is(err, ca.ErrNotRotating) {
+	if err := a.FinishRotation(t.Context(), first.Signing); !errors.Is(err, ca.ErrNotRotating) {
 		t.Errorf("a rotation to another root is ended: %v", err)
 	}
-	if err := other.Drop(t.Context(), r.Signing); err != nil {
+	if err := other.FinishRotation(t.Context(), r.Signing); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := a.RotateJoin(t.Context(), false); err != nil {

@@ -71,7 +71,7 @@ func TestCertificatesHaveAllowedHostsOnly(t *testing.T) {
 		{auth.Identity{Role: authv1.Role_WORKER, Name: "api.example"}, []string{"workerd"}},
 		{auth.Identity{Role: authv1.Role_ADMIN, Name: "api.example"}, nil},
 	} {
-		k, err := ca.Enrol(t.Context(), ca.KeeperConfig{Issuer: signAs(a, test.id), Identity: test.id, Hosts: asked, Logger: zaptest.NewLogger(t)})
+		k, err := ca.Join(t.Context(), ca.RenewerConfig{Issuer: signAs(a, test.id), Identity: test.id, Hosts: asked, Logger: zaptest.NewLogger(t)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -102,11 +102,11 @@ func TestKeeperRenewsForOtherHosts(t *testing.T) {
 			t.Fatal(err)
 		}
 		id := auth.Identity{Role: authv1.Role_SCHEDULERD, Name: "schedulerd"}
-		cfg := ca.KeeperConfig{
+		cfg := ca.RenewerConfig{
 			Path: filepath.Join(t.TempDir(), "identity.pem"), Issuer: signAs(before, id), Identity: id,
 			Hosts: []string{"metrics.example"}, Logger: zaptest.NewLogger(t),
 		}
-		k, err := ca.Enrol(t.Context(), cfg)
+		k, err := ca.Join(t.Context(), cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -126,7 +126,7 @@ func TestKeeperRenewsForOtherHosts(t *testing.T) {
 			return before.Issue(ctx, id, r, 0)
 		})
 		for _, want := range []int32{2, 2} {
-			if k, err = ca.Enrol(t.Context(), cfg); err != nil {
+			if k, err = ca.Join(t.Context(), cfg); err != nil {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithCancel(t.Context())

@@ -46,7 +46,7 @@ func serve(ctx context.Context, t *testing.T) (s *service, done func()) {
 	if _, err := a.Init(ctx); err != nil {
 		t.Fatal(err)
 	}
-	apid, err := ca.Enrol(ctx, ca.KeeperConfig{Issuer: ca.Local{Authority: a}, Identity: auth.Identity{Role: authv1.Role_APID, Name: "apid"}, Logger: zaptest.NewLogger(t)})
+	apid, err := ca.Join(ctx, ca.RenewerConfig{Issuer: ca.Local{Authority: a}, Identity: auth.Identity{Role: authv1.Role_APID, Name: "apid"}, Logger: zaptest.NewLogger(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,9 +68,9 @@ func serve(ctx context.Context, t *testing.T) (s *service, done func()) {
 }
 
 // worker is what a worker of a name gets its certificate by.
-func (s *service) worker(t *testing.T, name string, token func() (string, error)) ca.KeeperConfig {
+func (s *service) worker(t *testing.T, name string, token func() (string, error)) ca.RenewerConfig {
 	t.Helper()
-	return ca.KeeperConfig{
+	return ca.RenewerConfig{
 		Path: filepath.Join(t.TempDir(), "identity.pem"), Identity: auth.Identity{Role: authv1.Role_WORKER, Name: name}, Logger: zaptest.NewLogger(t),
 		Issuer: &ca.Remote{
 			Addresses: []string{"apid:1"}, Name: name, Token: token,
@@ -145,7 +145,7 @@ func TestJoinsAnewWhileItRuns(t *testing.T) {
 		var file atomic.Value
 		file.Store(s.token(t))
 		cfg := s.worker(t, "n1", func() (string, error) { return file.Load().(string), nil })
-		worker, err := ca.Enrol(ctx, cfg)
+		worker, err := ca.Join(ctx, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -172,7 +172,7 @@ func TestJoinsAnewWhileItRuns(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := a.Drop(t.Context(), roots.Signing); err != nil {
+		if err := a.FinishRotation(t.Context(), roots.Signing); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Minute)
@@ -189,7 +189,7 @@ func TestJoinsAnewWhileItRuns(t *testing.T) {
 		if now.Root == first.Root || now.Certificate.Leaf.Equal(first.Certificate.Leaf) {
 			t.Error("it has no certificate of the new root")
 		}
-		again, err := ca.Enrol(ctx, cfg)
+		again, err := ca.Join(ctx, cfg)
 		if err != nil || !again.Source().Get().Certificate.Leaf.Equal(now.Certificate.Leaf) {
 			t.Errorf("what it keeps in its file is something else: %v", err)
 		}
@@ -213,7 +213,7 @@ func TestJoinsWithTheKeyThatIsKnown(t *testing.T) {
 		for i := range workers {
 			cfg := s.worker(t, fmt.Sprint("n", i), func() (string, error) { return s.token(t), nil })
 			cfg.Logger = zap.New(refused)
-			worker, err := ca.Enrol(ctx, cfg)
+			worker, err := ca.Join(ctx, cfg)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -111,9 +111,9 @@ func (a *Authority) Rotate(ctx context.Context, by string) error {
 	return nil
 }
 
-// Drop ends the rotation to the root with the given digest: the old one is
+// FinishRotation ends the rotation to the root with the given digest: the old one is
 // trusted no more, and there are new join tokens.
-func (a *Authority) Drop(ctx context.Context, signing []byte) error {
+func (a *Authority) FinishRotation(ctx context.Context, signing []byte) error {
 	err := a.change(ctx, func(o *opened, record *recordv1.Authority) error {
 		r := record.Rotation
 		if r == nil || r.EndedAt != 0 || !bytes.Equal(digestOf(record.Certificates[0]), signing) {

@@ -176,7 +176,7 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 		report.keys = holder.ClusterKeys
 	}
 	daemonv1.RegisterDaemonServiceServer(server, report)
-	if err := h.Guard.Learn(server.GetServiceInfo()); err != nil {
+	if err := h.Guard.RegisterRules(server.GetServiceInfo()); err != nil {
 		return errors.Join(fmt.Errorf("%s: %w", spec.Name, err), spec.Listener.Close())
 	}
 	tasks := []Task{{Name: spec.Name, Run: func(ctx context.Context) error {

@@ -46,7 +46,7 @@ func serveStrangers(t *testing.T) *bufconn.Listener {
 	})
 	server, _ := daemon.NewServer(insecure.NewCredentials(), append(guard.ServerOptions(), guard.StrangerOptions()...)...)
 	musterv1.RegisterControlServiceServer(server, &musterv1.UnimplementedControlServiceServer{})
-	if err := guard.Learn(server.GetServiceInfo()); err != nil {
+	if err := guard.RegisterRules(server.GetServiceInfo()); err != nil {
 		t.Fatal(err)
 	}
 	return serveInMemory(t, server)

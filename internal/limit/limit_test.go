@@ -72,7 +72,7 @@ func newServer(t *testing.T, closed bool, s limit.Settings) *server {
 	h.grpc, _ = daemon.NewServer(insecure.NewCredentials(), append(h.guard.ServerOptions(), limits.ServerOptions()...)...)
 	musterv1.RegisterControlServiceServer(h.grpc, &musterv1.UnimplementedControlServiceServer{})
 	cav1.RegisterAuthorityServiceServer(h.grpc, &cav1.UnimplementedAuthorityServiceServer{})
-	if err := h.guard.Learn(h.grpc.GetServiceInfo()); err != nil {
+	if err := h.guard.RegisterRules(h.grpc.GetServiceInfo()); err != nil {
 		t.Fatal(err)
 	}
 	return h

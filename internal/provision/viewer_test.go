@@ -69,7 +69,7 @@ func TestViewerFollowsTheRoot(t *testing.T) {
 	wants("with one of the new root", time.Minute, false)
 	roots, err := a.Roots(ctx)
 	must(t, err)
-	must(t, a.Drop(ctx, roots.Signing))
+	must(t, a.FinishRotation(ctx, roots.Signing))
 	wants("once the old root is gone", time.Minute, false)
 	if !c.WantsViewer("", time.Minute) {
 		t.Error("without authorities none is wanted")

@@ -33,7 +33,7 @@ const (
 // operator, whose certificate lasts no longer than those of daemons, and is
 // renewed as theirs are.
 type person struct {
-	keeper *ca.Keeper
+	keeper *ca.Renewer
 	stop   context.CancelFunc
 	ended  chan error
 }
@@ -54,7 +54,7 @@ func (r *Rig) enrol(ctx context.Context) (*person, error) {
 	}
 	enrolling, cancel := context.WithTimeout(ctx, enrolTimeout)
 	defer cancel()
-	keeper, err := ca.Enrol(enrolling, ca.KeeperConfig{
+	keeper, err := ca.Join(enrolling, ca.RenewerConfig{
 		Issuer: issuer, Identity: auth.Identity{Role: authv1.Role_OPERATOR, Name: "rig"}, Logger: zap.NewNop(),
 	})
 	if err != nil {

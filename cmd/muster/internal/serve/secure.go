@@ -86,7 +86,7 @@ func withCredentials(ctx context.Context, s *daemon.Settings, id auth.Identity, 
 			return &cli.UsageError{Err: fmt.Errorf("--certificate-host: %w", err)}
 		}
 	}
-	cfg := ca.KeeperConfig{Identity: id, Hosts: s.Join.Hosts, Logger: log.Named("ca")}
+	cfg := ca.RenewerConfig{Identity: id, Hosts: s.Join.Hosts, Logger: log.Named("ca")}
 	var tasks []daemon.Task
 	if authority != nil {
 		cfg.Issuer, cfg.Hosts = ca.Local{Authority: authority}, hosts(s)
@@ -108,7 +108,7 @@ func withCredentials(ctx context.Context, s *daemon.Settings, id auth.Identity, 
 				return err
 			}
 		}
-		keeper, err := ca.Enrol(ctx, cfg)
+		keeper, err := ca.Join(ctx, cfg)
 		if err != nil {
 			return err
 		}

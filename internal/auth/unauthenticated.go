@@ -31,12 +31,12 @@ func (g *Guard) StrangerOptions() []grpc.ServerOption {
 	if g == nil {
 		return nil
 	}
-	d := &door{guard: g, open: map[string]int{}}
-	return []grpc.ServerOption{grpc.InTapHandle(d.look), grpc.MaxConcurrentStreams(strangerStreams)}
+	l := &unauthenticatedLimiter{guard: g, open: map[string]int{}}
+	return []grpc.ServerOption{grpc.InTapHandle(l.look), grpc.MaxConcurrentStreams(strangerStreams)}
 }
 
-// door is where calls of peers without a certificate come in.
-type door struct {
+// unauthenticatedLimiter is where calls of peers without a certificate come in.
+type unauthenticatedLimiter struct {
 	guard *Guard
 
 	mu sync.Mutex
@@ -45,14 +45,14 @@ type door struct {
 }
 
 // look must not wait, for the whole connection would.
-func (d *door) look(ctx context.Context, call *tap.Info) (context.Context, error) {
+func (l *unauthenticatedLimiter) look(ctx context.Context, call *tap.Info) (context.Context, error) {
 	p := presentedIn(ctx)
 	if p.tls != nil && len(p.tls.VerifiedChains) > 0 {
 		return ctx, nil
 	}
 	now, cancel := context.WithCancel(ctx)
 	cancel()
-	_, known, err := d.guard.identify(now, p)
+	_, known, err := l.guard.identify(now, p)
 	if known {
 		// What he may is for later.
 		return ctx, nil
@@ -61,16 +61,16 @@ func (d *door) look(ctx context.Context, call *tap.Info) (context.Context, error
 	// for that.
 	waits := status.Code(err) == codes.Unavailable
 	if !waits {
-		if _, err := d.guard.admitCall(now, call.FullMethodName, p); err != nil {
+		if _, err := l.guard.admitCall(now, call.FullMethodName, p); err != nil {
 			return nil, err
 		}
 	}
 	host := HostOf(p.address)
-	if !d.enter(host) {
+	if !l.enter(host) {
 		return nil, TooMany(time.Second, "%s has %d calls open without an identity", host, strangerCalls)
 	}
 	// It ends with the call.
-	context.AfterFunc(ctx, func() { d.leave(host) })
+	context.AfterFunc(ctx, func() { l.leave(host) })
 	if waits {
 		return ctx, nil
 	}
@@ -79,21 +79,21 @@ func (d *door) look(ctx context.Context, call *tap.Info) (context.Context, error
 	return ctx, nil
 }
 
-func (d *door) enter(host string) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.open[host] >= strangerCalls {
+func (l *unauthenticatedLimiter) enter(host string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[host] >= strangerCalls {
 		return false
 	}
-	d.open[host]++
+	l.open[host]++
 	return true
 }
 
-func (d *door) leave(host string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.open[host]--; d.open[host] == 0 {
-		delete(d.open, host)
+func (l *unauthenticatedLimiter) leave(host string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[host]--; l.open[host] == 0 {
+		delete(l.open, host)
 	}
 }
 

@@ -63,7 +63,7 @@ func TestStreamsEnd(t *testing.T) {
 				stream := &reader{over: make(chan struct{})}
 				ended := make(chan error, 1)
 				go func() {
-					ended <- g.hold(stream, ctx, "/s/Watch", presented{authorization: []string{"Bearer x"}}, func(s grpc.ServerStream) error {
+					ended <- g.revalidate(stream, ctx, "/s/Watch", presented{authorization: []string{"Bearer x"}}, func(s grpc.ServerStream) error {
 						for s.Context().Err() == nil {
 							if err := s.SendMsg(nil); err != nil {
 								return err

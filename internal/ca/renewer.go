@@ -34,7 +34,7 @@ type Issuer interface {
 	Issue(ctx context.Context, request []byte, current *mtls.Source) (*Issued, error)
 }
 
-// Checker is an Issuer that can be asked about new roots. With another a keeper
+// Checker is an Issuer that can be asked about new roots. With another a renewer
 // learns of them when it renews.
 type Checker interface {
 	// Check returns what the authority is by now, in PEM, and in what time to ask
@@ -42,8 +42,8 @@ type Checker interface {
 	Check(ctx context.Context, current *mtls.Source) (authorities []byte, again time.Duration, err error)
 }
 
-// KeeperConfig says whose certificate to keep.
-type KeeperConfig struct {
+// RenewerConfig says whose certificate to keep.
+type RenewerConfig struct {
 	// Path is the file that holds key, certificate and authorities. Empty: they are
 	// in memory only.
 	Path   string
@@ -56,9 +56,9 @@ type KeeperConfig struct {
 	Logger *zap.Logger
 }
 
-// Keeper holds a certificate, and sees to the next one before it ends.
-type Keeper struct {
-	cfg    KeeperConfig
+// Renewer holds a certificate, and sees to the next one before it ends.
+type Renewer struct {
+	cfg    RenewerConfig
 	source *mtls.Source
 	// held is what the source holds, in PEM. Run alone changes it, and the rest.
 	held held
@@ -70,10 +70,10 @@ type Keeper struct {
 // held is what one proves oneself with, and judges others by.
 type held struct{ certificate, key, authorities []byte }
 
-// Enrol returns a keeper of the certificate that is in the file, or else of a
+// Join returns a renewer of the certificate that is in the file, or else of a
 // first one, which it waits for.
-func Enrol(ctx context.Context, cfg KeeperConfig) (*Keeper, error) {
-	k := &Keeper{cfg: cfg, interval: DefaultCheckInterval}
+func Join(ctx context.Context, cfg RenewerConfig) (*Renewer, error) {
+	k := &Renewer{cfg: cfg, interval: DefaultCheckInterval}
 	m, err := k.load()
 	switch {
 	case err == nil && time.Now().Before(m.Certificate.Leaf.NotAfter):
@@ -113,7 +113,7 @@ func keyOf(m *mtls.Material) *ecdsa.PrivateKey {
 // rejoin joins again if the join token names a root that is not known here, and
 // the certificate that is there is of no use any more: the root was replaced while
 // this process was off, or cut off.
-func (k *Keeper) rejoin(ctx context.Context) {
+func (k *Renewer) rejoin(ctx context.Context) {
 	tokens, ok := k.cfg.Issuer.(interface {
 		Checker
 		Knows(authorities []byte) bool
@@ -134,10 +134,10 @@ func (k *Keeper) rejoin(ctx context.Context) {
 }
 
 // Source holds the newest certificate.
-func (k *Keeper) Source() *mtls.Source { return k.source }
+func (k *Renewer) Source() *mtls.Source { return k.source }
 
 // Run renews until ctx ends, and learns of new roots.
-func (k *Keeper) Run(ctx context.Context) error {
+func (k *Renewer) Run(ctx context.Context) error {
 	pause := firstPause
 	leaf := k.source.Get().Certificate.Leaf
 	next := renewal(leaf)
@@ -205,7 +205,7 @@ func known(m *mtls.Material) *ecdsa.PrivateKey {
 // check asks what the authority is by now, and trusts that. It says whether a
 // certificate of a new root is needed, and when to ask again: at some moment
 // around the time that apid says, so that not all come at once.
-func (k *Keeper) check(ctx context.Context) (renew bool, again time.Duration) {
+func (k *Renewer) check(ctx context.Context) (renew bool, again time.Duration) {
 	checker, ok := k.cfg.Issuer.(Checker)
 	if !ok {
 		return false, DefaultCheckInterval
@@ -242,7 +242,7 @@ func (k *Keeper) check(ctx context.Context) (renew bool, again time.Duration) {
 }
 
 // otherHosts tells whether a certificate is for other hosts than it should be.
-func (k *Keeper) otherHosts(c *x509.Certificate) bool {
+func (k *Renewer) otherHosts(c *x509.Certificate) bool {
 	want := k.cfg.Hosts
 	if own := OwnHost(k.cfg.Identity.Role); own != "" {
 		want = append([]string{own}, want...)
@@ -262,7 +262,7 @@ func renewal(c *x509.Certificate) time.Time {
 }
 
 // obtain asks for a certificate, for a new key unless one is given, and keeps it.
-func (k *Keeper) obtain(ctx context.Context, key *ecdsa.PrivateKey, current *mtls.Source) (*mtls.Material, error) {
+func (k *Renewer) obtain(ctx context.Context, key *ecdsa.PrivateKey, current *mtls.Source) (*mtls.Material, error) {
 	if key == nil {
 		var err error
 		if key, err = newKey(); err != nil {
@@ -292,7 +292,7 @@ func (k *Keeper) obtain(ctx context.Context, key *ecdsa.PrivateKey, current *mtl
 }
 
 // keep writes what is held from now on into the file.
-func (k *Keeper) keep(h held) (*mtls.Material, error) {
+func (k *Renewer) keep(h held) (*mtls.Material, error) {
 	m, err := k.material(h.certificate, h.key, h.authorities)
 	if err != nil {
 		return nil, err
@@ -314,7 +314,7 @@ func (k *Keeper) keep(h held) (*mtls.Material, error) {
 // PEM, so that they are not taken for part of the certificate's chain.
 const authoritiesBlock = "MUSTER AUTHORITIES"
 
-func (k *Keeper) material(certificate, key, authorities []byte) (*mtls.Material, error) {
+func (k *Renewer) material(certificate, key, authorities []byte) (*mtls.Material, error) {
 	m, err := mtls.NewMaterial(certificate, key, authorities)
 	if err != nil {
 		return nil, err
@@ -325,7 +325,7 @@ func (k *Keeper) material(certificate, key, authorities []byte) (*mtls.Material,
 	return m, nil
 }
 
-func (k *Keeper) load() (*mtls.Material, error) {
+func (k *Renewer) load() (*mtls.Material, error) {
 	if k.cfg.Path == "" {
 		return nil, os.ErrNotExist
 	}

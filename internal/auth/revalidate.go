@@ -34,11 +34,11 @@ func Ended(ctx context.Context) error {
 	return nil
 }
 
-// hold runs a handler of a person's stream, and ends the stream when what its
+// revalidate runs a handler of a person's stream, and ends the stream when what its
 // caller proved its identity with is no longer valid, or when it does not read. The
 // certificates of daemons and workers are renewed without their streams being
 // cut, so theirs are not looked at again.
-func (g *Guard) hold(stream grpc.ServerStream, ctx context.Context, method string, p presented, handler func(grpc.ServerStream) error) error {
+func (g *Guard) revalidate(stream grpc.ServerStream, ctx context.Context, method string, p presented, handler func(grpc.ServerStream) error) error {
 	caller, ok := CallerOf(ctx)
 	if !ok || !IsPerson(caller.Role) {
 		return handler(&admitted{stream, ctx})
