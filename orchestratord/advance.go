@@ -18,7 +18,7 @@ func (l *loop) advance(to *store.Snapshot) {
 	}
 	delta := l.follower.Advance(to)
 	moved, resized, changed := l.nodes.advance(from, to)
-	l.crowd(resized, delta.Tasks)
+	l.findExcess(resized, delta.Tasks)
 
 	for id := range delta.Services {
 		l.know(id)

@@ -142,7 +142,7 @@ func (l *loop) run(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		l.advance(l.d.store.Snapshot())
-		l.lookAtDue()
+		l.reconcileDue()
 		l.metrics.waiting.Set(float64(len(l.due.items)))
 		if at, ok := l.due.next(); ok {
 			timer.Reset(time.Until(at))
@@ -236,8 +236,8 @@ func (l *loop) mark(s *service) {
 	}
 }
 
-// lookAtDue looks at all services whose time has come.
-func (l *loop) lookAtDue() {
+// reconcileDue reconciles all services whose time has come.
+func (l *loop) reconcileDue() {
 	for {
 		id, ok := l.due.pop(time.Now())
 		if !ok {
@@ -246,7 +246,7 @@ func (l *loop) lookAtDue() {
 		if s := l.services[id]; s.busy {
 			s.again = true
 		} else {
-			l.look(s)
+			l.reconcile(s)
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 
 // metrics is what the orchestrator counts.
 type metrics struct {
-	looks      prometheus.Histogram
+	decisions  prometheus.Histogram
 	changes    *prometheus.CounterVec
 	commits    *prometheus.CounterVec
 	created    prometheus.Histogram
@@ -23,7 +23,7 @@ type metrics struct {
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
-		looks: prometheus.NewHistogram(prometheus.HistogramOpts{
+		decisions: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "muster_orchestrator_look_seconds",
 			Help:    "Time to look at one service and decide what to do.",
 			Buckets: prometheus.ExponentialBuckets(1e-5, 4, 8),
@@ -57,7 +57,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.looks, m.changes, m.commits, m.created, m.planned, m.waiting, m.committing} {
+	for _, c := range []prometheus.Collector{m.decisions, m.changes, m.commits, m.created, m.planned, m.waiting, m.committing} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

@@ -20,8 +20,8 @@ type nodes struct {
 	byID   map[string]*placement.Node
 	// conditions holds what becomes of tasks on each node.
 	conditions map[string]plan.Condition
-	// crowds holds the tasks that their nodes have no room for, by node.
-	crowds map[string]map[string]struct{}
+	// excess holds the tasks that their nodes have no room for, by node.
+	excess map[string]map[string]struct{}
 	// ids are those of all nodes in order; nil if they have to be gathered.
 	ids []string
 }
@@ -29,7 +29,7 @@ type nodes struct {
 var _ plan.Cluster = (*nodes)(nil)
 
 func newNodes(tables *state.Tables) *nodes {
-	return &nodes{tables: tables, byID: map[string]*placement.Node{}, conditions: map[string]plan.Condition{}, crowds: map[string]map[string]struct{}{}}
+	return &nodes{tables: tables, byID: map[string]*placement.Node{}, conditions: map[string]plan.Condition{}, excess: map[string]map[string]struct{}{}}
 }
 
 // advance goes on to a newer snapshot. It returns the nodes whose tasks are to
@@ -57,7 +57,7 @@ func (ns *nodes) advance(from, to *store.Snapshot) (moved map[string]struct{}, r
 		if node == nil {
 			delete(ns.byID, id)
 			delete(ns.conditions, id)
-			delete(ns.crowds, id)
+			delete(ns.excess, id)
 			continue
 		}
 		if old == nil || !sameToConstraints(old, node) {

@@ -32,15 +32,15 @@ const Subsystem = "orchestrator"
 
 // Config has the orchestrator's settings.
 type Config struct {
-	// LookShare is the share of its time that the orchestrator spends on
-	// looking at one service, at most. After a look that took t it looks at the
-	// same service again no sooner than t/LookShare - t later. A greater share
+	// DecideShare is the share of its time that the orchestrator spends on
+	// deciding on one service, at most. After a decision that took t it decides on the
+	// same service again no sooner than t/DecideShare - t later. A greater share
 	// follows large services more closely while many of their tasks change, at
-	// the cost of others; small ones never notice. Default 0.1: a look at 10,000
-	// tasks takes some 2 ms, so they are looked at 50 times a second.
-	LookShare float64
+	// the cost of others; small ones never notice. Default 0.1: a decision on
+	// 10,000 tasks takes some 2 ms, so it is made 50 times a second.
+	DecideShare float64
 	// CommitTimeout is how long a decision may take to be committed. After it
-	// the service is looked at anew. Default 30 s.
+	// the service is decided on again. Default 30 s.
 	CommitTimeout time.Duration
 }
 
@@ -57,14 +57,14 @@ type Daemon struct {
 
 // New returns an orchestrator. It starts nothing.
 func New(env daemon.Env, cfg Config) (*Daemon, error) {
-	if cfg.LookShare == 0 {
-		cfg.LookShare = 0.1
+	if cfg.DecideShare == 0 {
+		cfg.DecideShare = 0.1
 	}
 	if cfg.CommitTimeout == 0 {
 		cfg.CommitTimeout = 30 * time.Second
 	}
-	if cfg.LookShare < 0 || cfg.LookShare > 1 {
-		return nil, fmt.Errorf("orchestratord: LookShare is %v, want more than 0 and at most 1", cfg.LookShare)
+	if cfg.DecideShare < 0 || cfg.DecideShare > 1 {
+		return nil, fmt.Errorf("orchestratord: DecideShare is %v, want more than 0 and at most 1", cfg.DecideShare)
 	}
 	if cfg.CommitTimeout < 0 {
 		return nil, fmt.Errorf("orchestratord: CommitTimeout is %v, want at least 0", cfg.CommitTimeout)

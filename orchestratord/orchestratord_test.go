@@ -296,7 +296,7 @@ func TestCatchesUp(t *testing.T) {
 
 func TestConfigIsChecked(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
-		for _, cfg := range []orchestratord.Config{{LookShare: -1}, {LookShare: 2}, {CommitTimeout: -1}} {
+		for _, cfg := range []orchestratord.Config{{DecideShare: -1}, {DecideShare: 2}, {CommitTimeout: -1}} {
 			if _, err := orchestratord.New(c.env("x"), cfg); err == nil {
 				t.Errorf("config %+v is taken", cfg)
 			}

@@ -164,7 +164,7 @@ func (c *cluster) heal(p *picture) {
 		spec := clone(s.Spec)
 		spec.Task = clone(p.task(s.TaskDigest))
 		rollout, _ := p.observer.tables.Rollouts.Get(p.now, id)
-		stuck := state.Answers(s, rollout.Value) && state.Stuck(rollout.Value)
+		stuck := state.IsCurrent(s, rollout.Value) && state.Halted(rollout.Value)
 		restless := p.restless(id, s, rollout.Value)
 		if steady(spec) && !stuck && !restless {
 			continue

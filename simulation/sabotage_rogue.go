@@ -227,7 +227,7 @@ func (r *rogue) hurry(ctx context.Context, id string) error {
 		if !ok || !rolling || !rolls(rollout.Value) {
 			return nil
 		}
-		follow := state.Follow(s.Value, rollout.Value)
+		follow := state.EffectiveSpec(s.Value, rollout.Value)
 		endpoint, err := state.EndpointDigest(follow.Endpoint)
 		if err != nil {
 			return err

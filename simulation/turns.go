@@ -141,7 +141,7 @@ type flight struct {
 	service  *recordv1.Service
 	rollout  *recordv1.Rollout
 	config   *musterv1.UpdateConfig
-	follow   state.Followed
+	follow   state.Effective
 	endpoint []byte
 	task     *musterv1.TaskSpec
 	// most is the parallelism; a large number if there is no bound.
@@ -157,7 +157,7 @@ func (u *turns) flightOf(at *store.Snapshot, id string) (*flight, bool) {
 		return nil, false
 	}
 	r, _ := u.o.tables.Rollouts.Get(at, id)
-	f := &flight{id: id, service: s.Value, rollout: r.Value, config: rollConfigOf(s.Value, r.Value), follow: state.Follow(s.Value, r.Value)}
+	f := &flight{id: id, service: s.Value, rollout: r.Value, config: rollConfigOf(s.Value, r.Value), follow: state.EffectiveSpec(s.Value, r.Value)}
 	f.most = parallelism(f.config)
 	var err error
 	if f.endpoint, err = state.EndpointDigest(f.follow.Endpoint); err != nil {

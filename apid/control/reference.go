@@ -42,7 +42,7 @@ func (s *Server) unused(tx *store.Tx, kind, name string, of musterv1.ResourceRef
 func (s *Server) refers(tx *store.Tx, e store.Entry[*recordv1.Service], of musterv1.ResourceReference_Type, id string) bool {
 	digests := [][]byte{e.Value.TaskDigest}
 	rollout, ok := s.Tables.Rollouts.Get(tx, e.Key)
-	if done := ok && state.Answers(e.Value, rollout.Value) && rollout.Value.State == musterv1.UpdateStatus_COMPLETED && !rollout.Value.RolledBack; !done {
+	if done := ok && state.IsCurrent(e.Value, rollout.Value) && rollout.Value.State == musterv1.UpdateStatus_COMPLETED && !rollout.Value.RolledBack; !done {
 		digests = append(digests, e.Value.FormerTaskDigest)
 	}
 	for _, digest := range digests {

@@ -106,7 +106,7 @@ func (s *storedService) progress(r *recordv1.Rollout) {
 		return
 	}
 	s.rolledBack = r.GetRolledBack()
-	s.stuck = state.Stuck(r)
+	s.stuck = state.Halted(r)
 }
 
 // replace takes a whole new spec.

@@ -35,7 +35,7 @@ func (r *Reader) ServiceMessage(s *Service) *musterv1.Service {
 		m.PreviousSpec = r.serviceSpec(s.Record.PreviousSpec, s.Record.PreviousTaskDigest)
 	}
 	// What became of a former update is not to be taken for what becomes of this one.
-	if s.Rollout != nil && state.Answers(s.Record, s.Rollout) {
+	if s.Rollout != nil && state.IsCurrent(s.Record, s.Rollout) {
 		m.UpdateStatus = &musterv1.UpdateStatus{
 			State:       s.Rollout.State,
 			StartedAt:   stamp(s.Rollout.StartedAt),
@@ -43,7 +43,7 @@ func (r *Reader) ServiceMessage(s *Service) *musterv1.Service {
 			Message:     s.Rollout.Message,
 		}
 		if s.Rollout.RolledBack {
-			follows := state.Follow(s.Record, s.Rollout)
+			follows := state.EffectiveSpec(s.Record, s.Rollout)
 			m.EffectiveSpec = r.serviceSpec(s.Record.Spec, follows.Digest)
 			m.EffectiveSpec.Endpoint = follows.Endpoint
 		}

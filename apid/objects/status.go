@@ -112,7 +112,7 @@ func (v *View) statusOf(s *Service) Status {
 // halted reports whether tasks do not follow the service's spec and will not do so
 // by themselves.
 func halted(s *Service) bool {
-	return s.Rollout != nil && state.Answers(s.Record, s.Rollout) && state.Stuck(s.Rollout)
+	return s.Rollout != nil && state.IsCurrent(s.Record, s.Rollout) && state.Halted(s.Rollout)
 }
 
 // finishedSlots counts the slots whose newest task is the last one, by its restart

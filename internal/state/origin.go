@@ -13,7 +13,7 @@ func OriginOf(t *recordv1.Task) Origin {
 }
 
 // Origin returns what new tasks are created from.
-func (f Followed) Origin() (Origin, error) {
+func (f Effective) Origin() (Origin, error) {
 	endpoint, err := EndpointDigest(f.Endpoint)
 	if err != nil {
 		return Origin{}, err

@@ -95,7 +95,7 @@ func TestConvergedMeansThatNothingIsReplaced(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		number++
 		service := fmt.Sprintf("svc%d", number)
-		w := &plan.World{Now: time.UnixMilli(1_000_000), ServiceID: service, HistoryLimit: 5, NewID: func() string { return "new" }}
+		w := &plan.Input{Now: time.UnixMilli(1_000_000), ServiceID: service, HistoryLimit: 5, NewID: func() string { return "new" }}
 		var tasks []*state.Task
 		specs := map[string]*musterv1.TaskSpec{}
 		w.Spec = func(digest []byte) *musterv1.TaskSpec { return specs[string(digest)] }

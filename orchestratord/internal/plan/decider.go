@@ -9,7 +9,7 @@ import (
 
 // decider is one decision in the making.
 type decider struct {
-	w *World
+	w *Input
 	scope
 	now  int64 // w.Now in milliseconds
 	plan Plan
@@ -26,9 +26,9 @@ type decider struct {
 }
 
 // newDecider begins a decision on a scope, with a rollout in force.
-func newDecider(w *World, on scope, r *recordv1.Rollout) (*decider, error) {
+func newDecider(w *Input, on scope, r *recordv1.Rollout) (*decider, error) {
 	d := &decider{w: w, scope: on, now: w.Now.UnixMilli(), rollout: r}
-	f := state.Follow(w.Service, r)
+	f := state.EffectiveSpec(w.Service, r)
 	endpoint, err := state.EndpointDigest(f.Endpoint)
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
 package plan
 
 // DecideWhole decides on all slots.
-func DecideWhole(w *World) (Plan, error) { return w.decide(scope{tasks: w.Tasks.All()}) }
+func DecideWhole(w *Input) (Plan, error) { return w.decide(scope{tasks: w.Tasks.All()}) }

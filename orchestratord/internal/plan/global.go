@@ -5,22 +5,22 @@ package plan
 // confirms that it fits.
 type global struct {
 	d  *decider
-	on []*seat
+	on []*slotState
 }
 
 func (d *decider) global() *global {
 	g := &global{d: d}
 	for _, tasks := range groups(d.tasks) {
 		node := tasks[0].Record.NodeId
-		g.on = append(g.on, &seat{
+		g.on = append(g.on, &slotState{
 			number: tasks[0].Record.Slot, node: node, tasks: tasks, frozen: d.w.Cluster.Condition(node) == Paused,
 		})
 	}
 	return g
 }
 
-func (g *global) seats() []*seat {
-	var wanted []*seat
+func (g *global) wantedSlots() []*slotState {
+	var wanted []*slotState
 	for _, e := range g.on {
 		if g.wanted(e) {
 			wanted = append(wanted, e)
@@ -29,7 +29,7 @@ func (g *global) seats() []*seat {
 	return wanted
 }
 
-func (g *global) wanted(e *seat) bool {
+func (g *global) wanted(e *slotState) bool {
 	return e.number == 0 && g.d.w.Cluster.Condition(e.node).Keeps() && g.d.target.matches(e.node)
 }
 
@@ -40,7 +40,7 @@ func (g *global) act() {
 		seen[e.node] = true
 		s := d.open(e.number, e.node, e.tasks)
 		if g.wanted(e) {
-			s.keepSeat(e, ReasonNodeEligible)
+			s.keepSlot(e, ReasonNodeEligible)
 		} else {
 			g.leave(s)
 		}

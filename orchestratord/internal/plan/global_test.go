@@ -59,7 +59,7 @@ func TestGlobalNodeLeavesAndComesBack(t *testing.T) {
 func TestGlobalNodeIsRemoved(t *testing.T) {
 	w := onEvery(t, nil)
 	delete(w.nodes, "b")
-	w.look(t)
+	w.reconcile(t)
 	for _, task := range w.sorted() {
 		if task.Record.NodeId == "b" {
 			t.Errorf("record of a removed node's task stays: %s", task.Key)
@@ -105,7 +105,7 @@ func TestGlobalPausedInTheMidstOfAnUpdate(t *testing.T) {
 	w := onEvery(t, nil)
 	w.service.Spec.Update = &musterv1.UpdateConfig{}
 	w.spec(null(2))
-	w.look(t)
+	w.reconcile(t)
 	w.settle()
 	w.nodes["b"] = plan.Paused
 	w.spec(null(3))
@@ -127,7 +127,7 @@ func TestGlobalPausedInTheMidstOfATurn(t *testing.T) {
 	w := onEvery(t, nil)
 	w.service.Spec.Update = &musterv1.UpdateConfig{Parallelism: 1}
 	w.spec(null(2))
-	w.look(t)
+	w.reconcile(t)
 	var begun string
 	for _, task := range w.tasks {
 		if task.Record.SpecVersion == 2 {
@@ -139,7 +139,7 @@ func TestGlobalPausedInTheMidstOfATurn(t *testing.T) {
 	}
 	w.nodes[begun] = plan.Paused
 	for range 30 {
-		if p := w.look(t); p.Empty() && !p.Next.IsZero() {
+		if p := w.reconcile(t); p.Empty() && !p.Next.IsZero() {
 			w.now = p.Next
 		}
 		for _, task := range w.tasks {
@@ -160,7 +160,7 @@ func TestGlobalPausedAfterATurn(t *testing.T) {
 	w := onEvery(t, nil)
 	w.service.Spec.Update = &musterv1.UpdateConfig{Parallelism: 1, Delay: seconds(20), FailureAction: musterv1.UpdateConfig_CONTINUE}
 	w.spec(null(2))
-	w.look(t)
+	w.reconcile(t)
 	for _, task := range w.sorted() {
 		if task.Record.SpecVersion == 2 {
 			w.assign(task, task.Record.NodeId)
@@ -168,11 +168,11 @@ func TestGlobalPausedAfterATurn(t *testing.T) {
 			w.nodes[task.Record.NodeId] = plan.Paused
 		}
 	}
-	w.look(t)
+	w.reconcile(t)
 	if w.of(2) != 1 {
 		t.Errorf("want one more node to have its turn:%s", w.print())
 	}
-	if p := w.look(t); !p.Empty() {
+	if p := w.reconcile(t); !p.Empty() {
 		t.Errorf("a second look finds more to do: %s", describe(p))
 	}
 }
@@ -180,7 +180,7 @@ func TestGlobalPausedAfterATurn(t *testing.T) {
 func TestGlobalRestartsOnTheSameNode(t *testing.T) {
 	w := onEvery(t, &musterv1.RestartPolicy{MaxAttempts: 1})
 	w.report(w.on("b")[0], failed)
-	w.look(t)
+	w.reconcile(t)
 	next := w.on("b")[0]
 	if next.Desired() != ready || next.Record.Restarts != 1 {
 		t.Errorf("replacement %v", next.Record)

@@ -24,7 +24,7 @@ func (s *slot) prune() {
 	var past []int
 	for i := range s.tasks {
 		switch {
-		case s.fates[i].deleted || s.fates[i].desired >= musterv1.TaskState_REMOVE:
+		case s.dispositions[i].deleted || s.dispositions[i].desired >= musterv1.TaskState_REMOVE:
 			count--
 		case !s.live(i) && s.stopped(i):
 			past = append(past, i)
@@ -41,7 +41,7 @@ func (s *slot) prune() {
 		if i == verdict {
 			continue
 		}
-		s.fates[i].deleted, s.fates[i].reason = true, ReasonHistory
+		s.dispositions[i].deleted, s.dispositions[i].reason = true, ReasonHistory
 		count--
 	}
 }
@@ -53,7 +53,7 @@ func (s *slot) verdict() int {
 	switch {
 	case n < 0 || s.made != nil:
 		return -1
-	case !s.busy(), s.fates[n].finished, state.Finished(s.tasks[n].Record):
+	case !s.busy(), s.dispositions[n].finished, state.Finished(s.tasks[n].Record):
 		return n
 	default:
 		return -1

@@ -6,9 +6,9 @@ import (
 	"github.com/musterhq/muster/internal/state"
 )
 
-// keepSeat brings a slot that is wanted to one running task, of the service's spec
+// keepSlot brings a slot that is wanted to one running task, of the service's spec
 // if that is there already or has its turn, and else of what was there before.
-func (s *slot) keepSeat(e *seat, empty Reason) {
+func (s *slot) keepSlot(e *slotState, empty Reason) {
 	s.begins = e.begins
 	if e.due && !e.begins {
 		if former := s.d.held(e); former != nil {
@@ -36,8 +36,8 @@ func (s *slot) keep(frozen bool, empty Reason) {
 			// successor needs: it is not waited for.
 			useful := frozen || d.config.startFirst && t.State() == musterv1.TaskState_RUNNING
 			stays := useful && !t.Terminal() && d.condition(t).Keeps()
-			if stays && (s.bridge < 0 || further(t, s.tasks[s.bridge])) {
-				s.bridge = i
+			if stays && (s.oldTask < 0 || further(t, s.tasks[s.oldTask])) {
+				s.oldTask = i
 			}
 		case d.lost(t), s.misplaced(t):
 			lost = s.later(lost, i)
@@ -84,7 +84,7 @@ func (s *slot) settle(best int) {
 		case s.giveUp(i):
 		case s.target.clean(t):
 			s.end(i, ReasonSuperseded)
-		case i == s.bridge && d.config.startFirst && !running:
+		case i == s.oldTask && d.config.startFirst && !running:
 		default:
 			s.end(i, ReasonSpecChanged)
 		}
@@ -101,7 +101,7 @@ func (s *slot) settle(best int) {
 func (s *slot) freeze() {
 	for i, t := range s.tasks {
 		switch {
-		case !t.Live() || i == s.bridge:
+		case !t.Live() || i == s.oldTask:
 		case t.Terminal():
 			s.end(i, ReasonNodePaused)
 		default:
@@ -122,7 +122,7 @@ func (s *slot) retire(except int) {
 		case t.Terminal():
 			s.end(i, reasonOfEnd(t))
 		case s.giveUp(i):
-		case i == s.bridge:
+		case i == s.oldTask:
 		default:
 			s.end(i, ReasonSpecChanged)
 		}
@@ -133,12 +133,12 @@ func (s *slot) retire(except int) {
 // standIn lets the task of a former spec run on, or run at last, until a new
 // one does.
 func (s *slot) standIn() {
-	if s.bridge < 0 || !s.live(s.bridge) {
+	if s.oldTask < 0 || !s.live(s.oldTask) {
 		return
 	}
 	s.d.plan.WatchesRunning = true
-	if s.tasks[s.bridge].Desired() < musterv1.TaskState_RUNNING {
-		s.start(s.bridge)
+	if s.tasks[s.oldTask].Desired() < musterv1.TaskState_RUNNING {
+		s.start(s.oldTask)
 	}
 }
 
@@ -220,7 +220,7 @@ func (s *slot) finish(last int) {
 		return
 	}
 	s.end(last, ReasonNoRestart)
-	s.fates[last].finished = true
+	s.dispositions[last].finished = true
 	s.rest()
 }
 
@@ -228,7 +228,7 @@ func (s *slot) finish(last int) {
 // to do, nothing of a former spec has to stand in for it.
 func (s *slot) rest() {
 	if s.tasks[s.newest()].State() == musterv1.TaskState_COMPLETE {
-		s.bridge = -1
+		s.oldTask = -1
 	}
 	s.retire(-1)
 }

@@ -1,7 +1,7 @@
 // Package plan decides what the orchestrator does for one service. It is pure:
-// a [World] goes in, a [Plan] comes out, and nothing else is read, written,
+// an [Input] goes in, a [Plan] comes out, and nothing else is read, written,
 // waited for or remembered. Time and the ids of new tasks are part of the
-// world, so the same world always gives the same plan.
+// input, so the same input always gives the same plan.
 //
 // A decision rests on what is, and never on what has just happened. So it does
 // not matter how often a service is looked at, by whom, or what was missed: a
@@ -48,8 +48,8 @@ import (
 	"github.com/musterhq/muster/internal/state"
 )
 
-// World is all that a decision about one service rests on.
-type World struct {
+// Input is all that a decision about one service rests on.
+type Input struct {
 	Now       time.Time
 	ServiceID string
 	// Service is nil when the service has been removed.
@@ -191,7 +191,7 @@ const mostSteps = 6
 // if that is enough. What needs all of them, because there are too many slots, say, is
 // decided on all, and not too often for many. It returns an error if the service
 // cannot be decided on, which is no fault of its tasks: they must be left alone.
-func Decide(w *World) (Plan, error) {
+func Decide(w *Input) (Plan, error) {
 	if s, ok := w.unsettled(); ok {
 		p, err := w.decide(s)
 		if err != nil || !p.needsAll() {
@@ -207,7 +207,7 @@ func Decide(w *World) (Plan, error) {
 }
 
 // decide decides on the slots of a scope.
-func (w *World) decide(on scope) (Plan, error) {
+func (w *Input) decide(on scope) (Plan, error) {
 	if w.Service == nil {
 		d := &decider{w: w, scope: on, now: w.Now.UnixMilli()}
 		d.removed()
@@ -223,14 +223,14 @@ func (w *World) decide(on scope) (Plan, error) {
 		if err != nil {
 			return Plan{}, err
 		}
-		seats := m.seats()
-		v := d.survey(seats)
+		wantedSlots := m.wantedSlots()
+		v := d.progress(wantedSlots)
 		if r != w.Rollout && underWay(r) && r.Slots == 0 {
 			r.Slots = v.due // of the rollback that has just begun
 		}
 		next := d.judge(v)
 		if next == r {
-			d.giveTurns(seats, v)
+			d.startSteps(wantedSlots, v)
 			m.act()
 			d.tell(v)
 			return d.plan, nil
@@ -240,10 +240,10 @@ func (w *World) decide(on scope) (Plan, error) {
 	return Plan{}, fmt.Errorf("%w: its rollout %v does not come to rest", ErrUnsupported, r)
 }
 
-// mode is how a service's slots are found. Its seats are those that are wanted and
-// have had tasks; act then does what is to be done in all slots.
+// mode is how a service's slots are found. Its wantedSlots are those that are wanted
+// and have had tasks; act then does what there is to do in all slots.
 type mode interface {
-	seats() []*seat
+	wantedSlots() []*slotState
 	act()
 }
 
@@ -258,12 +258,12 @@ func (d *decider) mode() (mode, error) {
 }
 
 // tell completes the plan with what it rests on.
-func (d *decider) tell(v survey) {
+func (d *decider) tell(v progress) {
 	if d.rollout != d.w.Rollout {
 		d.plan.Rollout = d.rollout
 	}
 	d.plan.Number, d.plan.State = d.rollout.GetNumber(), d.rollout.GetState()
-	if v.flying > 0 {
+	if v.inFlight > 0 {
 		d.plan.WatchesRunning = true
 	}
 	begins := func(s Slot) bool { return s.Begins }

@@ -48,8 +48,8 @@ func TestRandomWorlds(t *testing.T) {
 		}
 		node := rapid.SampledFrom([]string{"a", "b", "c", "d"})
 		actions := map[string]func(*rapid.T){
-			"look":  func(t *rapid.T) { w.checkedLook(t) },
-			"look2": func(t *rapid.T) { w.checkedLook(t) },
+			"look":  func(t *rapid.T) { w.checkedReconcile(t) },
+			"look2": func(t *rapid.T) { w.checkedReconcile(t) },
 			"wait": func(t *rapid.T) {
 				w.now = w.now.Add(time.Duration(rapid.IntRange(1, 70_000).Draw(t, "ms")) * time.Millisecond)
 			},
@@ -122,7 +122,7 @@ func updateConfig(t *rapid.T) *musterv1.UpdateConfig {
 // are waits in it.
 func (w *world) eventually(t *rapid.T) {
 	for range 200 {
-		p := w.checkedLook(t)
+		p := w.checkedReconcile(t)
 		before := w.print()
 		w.settle()
 		if !p.Empty() || before != w.print() {
@@ -142,12 +142,12 @@ func (w *world) eventually(t *rapid.T) {
 
 // checkedLook looks, carries out what is decided, and checks what must hold
 // whatever has happened.
-func (w *world) checkedLook(t *rapid.T) plan.Plan {
+func (w *world) checkedReconcile(t *rapid.T) plan.Plan {
 	p, err := plan.Decide(w.view())
 	if err != nil {
 		t.Fatal(err)
 	}
-	started, flying := map[string]bool{}, w.flying()
+	started, inFlight := map[string]bool{}, w.inFlight()
 	for _, s := range p.Slots {
 		for _, c := range s.Changes {
 			if c.Record != nil && c.Record.DesiredState == running {
@@ -165,8 +165,8 @@ func (w *world) checkedLook(t *rapid.T) plan.Plan {
 	}
 	w.apply(p)
 	config := w.config()
-	if now := w.flying(); config.Parallelism > 0 && uint64(now) > max(config.Parallelism, uint64(flying)) {
-		t.Fatalf("%d slots have their turn at once, %d before, at most %d should:%s", now, flying, config.Parallelism, w.print())
+	if now := w.inFlight(); config.Parallelism > 0 && uint64(now) > max(config.Parallelism, uint64(inFlight)) {
+		t.Fatalf("%d slots have their turn at once, %d before, at most %d should:%s", now, inFlight, config.Parallelism, w.print())
 	}
 	again, err := plan.Decide(w.view())
 	if err != nil {
@@ -252,7 +252,7 @@ func (w *world) checkEnd(t *rapid.T, want []string, p *musterv1.RestartPolicy) {
 				continue
 			}
 			live++
-			if x.State() != musterv1.TaskState_RUNNING || string(x.Record.SpecDigest) != string(state.Follow(w.service, w.rollout).Digest) && !finished {
+			if x.State() != musterv1.TaskState_RUNNING || string(x.Record.SpecDigest) != string(state.EffectiveSpec(w.service, w.rollout).Digest) && !finished {
 				t.Fatalf("slot %s does not run the service's spec:%s", slot, w.print())
 			}
 		}

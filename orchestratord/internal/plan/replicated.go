@@ -10,7 +10,7 @@ import (
 
 // replica is a slot of a replicated service, before anything is decided.
 type replica struct {
-	*seat
+	*slotState
 	// occupied slots count as replicas: a task is meant to run there, or has
 	// finished for good. The others hold nothing but history.
 	occupied bool
@@ -28,18 +28,19 @@ type replicated struct {
 func (d *decider) replicated(replicas uint64) *replicated {
 	gs := groups(d.tasks)
 	m := &replicated{d: d, slots: make([]replica, 0, len(gs))}
-	seats := make([]seat, len(gs))
+	states := make([]slotState, len(gs))
 	have := uint64(len(d.settled))
 	for i, g := range gs {
-		seats[i] = seat{number: g[0].Record.Slot, tasks: g}
-		r := replica{seat: &seats[i], occupied: g[0].Record.Slot != 0 && d.occupied(g)}
+		states[i] = slotState{number: g[0].Record.Slot, tasks: g}
+		r := replica{slotState: &states[i], occupied: g[0].Record.Slot != 0 && d.occupied(g)}
 		if r.occupied {
 			have++
 		}
 		m.slots = append(m.slots, r)
 	}
 	if have > replicas {
-		// Where settled slots are left out, all are decided on anyhow: see needsAll.
+		// Settled slots cannot be given up. If some are left out, the plan is discarded:
+		// see needsAll.
 		d.chooseSurplus(m.slots, int(min(have-replicas, have-uint64(len(d.settled)))))
 	} else {
 		m.missing = replicas - have
@@ -47,11 +48,11 @@ func (d *decider) replicated(replicas uint64) *replicated {
 	return m
 }
 
-func (m *replicated) seats() []*seat {
-	wanted := make([]*seat, 0, len(m.slots))
+func (m *replicated) wantedSlots() []*slotState {
+	wanted := make([]*slotState, 0, len(m.slots))
 	for _, r := range m.slots {
 		if r.occupied && !r.surplus {
-			wanted = append(wanted, r.seat)
+			wanted = append(wanted, r.slotState)
 		}
 	}
 	return wanted
@@ -79,7 +80,7 @@ func (m *replicated) act() {
 		switch {
 		case r.occupied && !r.surplus:
 			s := d.open(r.number, "", r.tasks)
-			s.keepSeat(r.seat, ReasonSlotEmpty)
+			s.keepSlot(r.slotState, ReasonSlotEmpty)
 			s.close()
 		case !r.occupied && missing > 0 && r.number != 0:
 			d.fill(r.number, r.tasks)
@@ -129,7 +130,7 @@ func (d *decider) done(tasks []*state.Task) *state.Task {
 // Swarm's order the last go first: what is running stays before what is not,
 // and low numbers before high ones; but before all that, a node's first task
 // stays before any node's second, so that the rest is spread evenly; and slots
-// whose task has no node yet, or that are amid a replacement, go first of all.
+// whose task has no node yet, or that are being replaced, go first of all.
 func (d *decider) chooseSurplus(slots []replica, n int) {
 	type candidate struct {
 		at      int

@@ -15,7 +15,7 @@ func TestCreate(t *testing.T) {
 	w := newWorld()
 	w.spec(null(1))
 	w.replicas(3)
-	w.look(t)
+	w.reconcile(t)
 	if got, want := w.slots(), []uint64{1, 2, 3}; !slices.Equal(got, want) {
 		t.Fatalf("slots %v, want %v", got, want)
 	}
@@ -36,7 +36,7 @@ func TestCreate(t *testing.T) {
 func TestOneReplicaByDefault(t *testing.T) {
 	w := newWorld()
 	w.spec(null(1))
-	w.look(t)
+	w.reconcile(t)
 	if len(w.tasks) != 1 {
 		t.Errorf("%d tasks, want 1", len(w.tasks))
 	}
@@ -73,17 +73,17 @@ func TestScaleUpTakesLowestFreeNumbers(t *testing.T) {
 		w.tasks[c.Key] = &c
 	}
 	w.replicas(2)
-	w.look(t)
+	w.reconcile(t)
 	if got, want := w.slots(), []uint64{2, 4}; !slices.Equal(got, want) {
 		t.Fatalf("slots %v after scaling down, want %v", got, want)
 	}
 	w.now = w.now.Add(time.Second)
-	w.look(t)
+	w.reconcile(t)
 	if len(w.tasks) != 2 {
 		t.Errorf("tasks that never had a node are still there:%s", w.print())
 	}
 	w.replicas(5)
-	w.look(t)
+	w.reconcile(t)
 	if got, want := w.slots(), []uint64{1, 2, 3, 4, 5}; !slices.Equal(got, want) {
 		t.Errorf("slots %v after scaling up, want %v", got, want)
 	}
@@ -114,7 +114,7 @@ func TestScaleDownOrder(t *testing.T) {
 			w := newWorld()
 			w.spec(null(1))
 			w.replicas(uint64(len(tt.tasks)))
-			w.look(t)
+			w.reconcile(t)
 			for i, want := range tt.tasks {
 				task := w.one(t, uint64(i+1))
 				if want.node != "" {
@@ -122,9 +122,9 @@ func TestScaleDownOrder(t *testing.T) {
 					w.report(task, want.state)
 				}
 			}
-			w.look(t)
+			w.reconcile(t)
 			w.replicas(tt.to)
-			w.look(t)
+			w.reconcile(t)
 			if got := w.slots(); !slices.Equal(got, tt.keeps) {
 				t.Errorf("keeps %v, want %v", got, tt.keeps)
 			}
@@ -143,14 +143,14 @@ func TestSlotAmidReplacementGoesFirst(t *testing.T) {
 	w.replicas(2)
 	w.converge(t)
 	w.spec(null(2))
-	w.look(t)
+	w.reconcile(t)
 	// Slot 2's new task runs already; slot 1 has two.
 	two := w.live(2)[1]
 	w.assign(two, "c")
 	w.report(two, running)
-	w.look(t)
+	w.reconcile(t)
 	w.replicas(1)
-	w.look(t)
+	w.reconcile(t)
 	if got, want := w.slots(), []uint64{2}; !slices.Equal(got, want) {
 		t.Errorf("keeps %v, want %v:%s", got, want, w.print())
 	}
@@ -163,7 +163,7 @@ func TestScaleToZeroAndBack(t *testing.T) {
 	w.converge(t)
 	old := w.one(t, 1)
 	w.replicas(0)
-	p := w.look(t)
+	p := w.reconcile(t)
 	if got := w.tasks[old.Key].Desired(); got != remove {
 		t.Fatalf("desired %v, want REMOVE", got)
 	}
@@ -172,7 +172,7 @@ func TestScaleToZeroAndBack(t *testing.T) {
 	}
 	// Back before they have stopped: the new ones wait for the old ones.
 	w.replicas(2)
-	p = w.look(t)
+	p = w.reconcile(t)
 	if got := w.one(t, 1).Desired(); got != ready {
 		t.Errorf("desired %v while the former task runs, want READY", got)
 	}
@@ -180,7 +180,7 @@ func TestScaleToZeroAndBack(t *testing.T) {
 		t.Error("a slot that is filled is not marked")
 	}
 	w.report(old, shutdown)
-	w.look(t)
+	w.reconcile(t)
 	if got := w.one(t, 1).Desired(); got != running {
 		t.Errorf("desired %v after the former task has stopped, want RUNNING", got)
 	}
@@ -197,16 +197,16 @@ func TestRemoveService(t *testing.T) {
 	w.spec(null(2))
 	w.converge(t)
 	w.replicas(4)
-	w.look(t)
+	w.reconcile(t)
 	if w.rollout == nil {
 		t.Fatal("no rollout")
 	}
 	onLost := w.one(t, 2)
 	w.nodes[onLost.NodeID] = plan.Down
 	w.service = nil
-	w.look(t)
+	w.reconcile(t)
 	w.now = w.now.Add(time.Second)
-	w.look(t)
+	w.reconcile(t)
 	for _, task := range w.sorted() {
 		switch {
 		case task.Desired() != remove:
@@ -242,7 +242,7 @@ func TestLostNodes(t *testing.T) {
 			w.converge(t)
 			old := w.one(t, 1)
 			w.nodes[old.NodeID] = tt.condition
-			p := w.look(t)
+			p := w.reconcile(t)
 			if got := w.tasks[old.Key].Desired(); got != shutdown {
 				t.Errorf("old task desired %v, want SHUTDOWN", got)
 			}
@@ -274,7 +274,7 @@ func TestPausedNodeKeepsItsTasks(t *testing.T) {
 	w.replicas(1)
 	w.converge(t)
 	w.nodes[w.one(t, 1).NodeID] = plan.Paused
-	if p := w.look(t); !p.Empty() {
+	if p := w.reconcile(t); !p.Empty() {
 		t.Errorf("plan%s", describe(p))
 	}
 }
@@ -286,17 +286,17 @@ func TestHungTaskIsWaitedForOneMinute(t *testing.T) {
 	w.converge(t)
 	w.nodes[w.one(t, 1).NodeID] = plan.Drained
 	began := w.now
-	p := w.look(t)
+	p := w.reconcile(t)
 	if want := began.Add(time.Minute); !p.Next.Equal(want) {
 		t.Errorf("next look at %v, want %v", p.Next, want)
 	}
 	w.now = began.Add(time.Minute - time.Millisecond)
-	w.look(t)
+	w.reconcile(t)
 	if got := w.one(t, 1).Desired(); got != ready {
 		t.Errorf("desired %v before the minute is over", got)
 	}
 	w.now = began.Add(time.Minute)
-	w.look(t)
+	w.reconcile(t)
 	if got := w.one(t, 1).Desired(); got != running {
 		t.Errorf("desired %v after the minute", got)
 	}
@@ -350,7 +350,7 @@ func TestLowerHistoryLimitHoldsAtOnce(t *testing.T) {
 		t.Fatalf("%d records, want 10", len(w.tasks))
 	}
 	w.history = 2
-	w.look(t)
+	w.reconcile(t)
 	if len(w.tasks) != 4 {
 		t.Errorf("%d records, want 4", len(w.tasks))
 	}
@@ -367,7 +367,7 @@ func TestCrowdedNodes(t *testing.T) {
 		old := w.one(t, 1)
 		w.crowded = map[string]bool{old.ID: true}
 		w.nodes[old.NodeID] = condition
-		p := w.look(t)
+		p := w.reconcile(t)
 		if p.Empty() == moves {
 			t.Fatalf("%v: plan %v", condition, p.Slots)
 		}
@@ -410,7 +410,7 @@ func TestUnfitNodes(t *testing.T) {
 			w.converge(t)
 			old := w.one(t, 1)
 			w.labels[old.NodeID], w.nodes[old.NodeID] = "", tt.condition
-			p := w.look(t)
+			p := w.reconcile(t)
 			if !tt.moves {
 				if !p.Empty() {
 					t.Errorf("plan %v", p.Slots)

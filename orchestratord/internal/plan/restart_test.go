@@ -20,7 +20,7 @@ func seconds(n int) *durationpb.Duration { return durationpb.New(time.Duration(n
 func (w *world) end(t *testing.T, s musterv1.TaskState) {
 	t.Helper()
 	w.report(w.one(t, 1), s)
-	w.look(t)
+	w.reconcile(t)
 }
 
 func single(t *testing.T, p *musterv1.RestartPolicy) *world {
@@ -81,7 +81,7 @@ func TestRestartDelay(t *testing.T) {
 	ended := w.now
 	w.report(w.one(t, 1), failed)
 	w.now = w.now.Add(2 * time.Second) // until somebody looks
-	p := w.look(t)
+	p := w.reconcile(t)
 	next := w.one(t, 1)
 	if next.Desired() != ready {
 		t.Errorf("replacement desired %v, want READY", next.Desired())
@@ -90,7 +90,7 @@ func TestRestartDelay(t *testing.T) {
 		t.Errorf("may start at %v, next look at %v, want %v", time.UnixMilli(next.Record.StartAfter), p.Next, want)
 	}
 	w.now = p.Next
-	w.look(t)
+	w.reconcile(t)
 	if got := w.one(t, 1); got.Key != next.Key || got.Desired() != running {
 		t.Errorf("desired %v after the delay, want RUNNING", got.Desired())
 	}
@@ -102,7 +102,7 @@ func TestRestartDelayTrustsNoClock(t *testing.T) {
 	w.now = w.now.Add(time.Hour)
 	w.report(w.one(t, 1), failed)
 	w.now = w.now.Add(-time.Hour)
-	if p := w.look(t); !p.Next.Equal(w.now.Add(5 * time.Second)) {
+	if p := w.reconcile(t); !p.Next.Equal(w.now.Add(5 * time.Second)) {
 		t.Errorf("next look in %v, want 5s", p.Next.Sub(w.now))
 	}
 }
@@ -170,7 +170,7 @@ func TestFailureInsideOwnDelayIsWaitedFor(t *testing.T) {
 	w.assign(bad, "a")
 	w.now = w.now.Add(time.Second)
 	w.report(bad, rejected)
-	p := w.look(t)
+	p := w.reconcile(t)
 	if got := w.one(t, 1); got.Key != bad.Key {
 		t.Fatal("replaced within its own delay")
 	}
@@ -178,7 +178,7 @@ func TestFailureInsideOwnDelayIsWaitedFor(t *testing.T) {
 		t.Errorf("next look at %v", p.Next)
 	}
 	w.now = p.Next
-	w.look(t)
+	w.reconcile(t)
 	if got := w.one(t, 1); got.Key == bad.Key || got.Record.Restarts != 2 || got.Record.StartAfter <= w.now.UnixMilli()-1 {
 		t.Errorf("after the delay: %v", got.Record)
 	}
@@ -274,7 +274,7 @@ func TestMaxAttemptsWithinWindow(t *testing.T) {
 	}
 	// Time alone does not bring it back.
 	w.now = w.now.Add(time.Hour)
-	if p := w.look(t); !p.Empty() {
+	if p := w.reconcile(t); !p.Empty() {
 		t.Errorf("plan%s", describe(p))
 	}
 }
@@ -321,7 +321,7 @@ func TestDelayOutlivesTheNode(t *testing.T) {
 	w.settle() // the replacement is being prepared
 	waiting := w.one(t, 1)
 	w.nodes[waiting.NodeID] = plan.Down
-	w.look(t)
+	w.reconcile(t)
 	if got := w.one(t, 1); got.Key == waiting.Key || got.Record.StartAfter != waiting.Record.StartAfter || got.Desired() != ready {
 		t.Errorf("after the node was lost: %v", got.Record)
 	}
@@ -358,7 +358,7 @@ func TestDelaysOnAClockThatJumps(t *testing.T) {
 			w.now = w.now.Add(jump)
 			began := w.now
 			for w.one(t, 1).Desired() == ready {
-				p := w.look(t)
+				p := w.reconcile(t)
 				if w.one(t, 1).Desired() != ready {
 					break
 				}
@@ -371,7 +371,7 @@ func TestDelaysOnAClockThatJumps(t *testing.T) {
 			w.converge(t)
 			ended := w.now
 			w.end(t, failed)
-			p := w.look(t)
+			p := w.reconcile(t)
 			if wait := p.Next.Sub(ended); w.one(t, 1).Desired() != ready || wait > 6*time.Second || wait < time.Second {
 				t.Errorf("the task after the jump is desired %s, next look after %v", w.one(t, 1).Desired(), wait)
 			}

@@ -19,16 +19,16 @@ const (
 
 // judge says what the rollout is to be, given where the slots stand: the very same
 // record if it stays as it is.
-func (d *decider) judge(v survey) *recordv1.Rollout {
+func (d *decider) judge(v progress) *recordv1.Rollout {
 	s, r := d.w.Service, d.rollout
 	switch {
-	case r == nil || !state.Answers(s, r):
+	case r == nil || !state.IsCurrent(s, r):
 		return d.start(v)
 	case underWay(r):
 		switch {
 		case d.config.tooMany(v.failed, r.Slots):
 			return d.stop(v)
-		case v.due+v.flying == 0 && !v.watched:
+		case v.due+v.inFlight == 0 && !v.watched:
 			return d.complete(v)
 		}
 	case completed(r) && v.due > 0:
@@ -40,7 +40,7 @@ func (d *decider) judge(v survey) *recordv1.Rollout {
 
 // start begins a rollout to what the tasks follow. Where no task is to be
 // replaced it has ended already, and is told of only if it is an update at all.
-func (d *decider) start(v survey) *recordv1.Rollout {
+func (d *decider) start(v progress) *recordv1.Rollout {
 	s, old := d.w.Service, d.rollout
 	if v.due == 0 && old == nil && len(s.FormerTaskDigest) == 0 && !s.RollsBack {
 		return nil
@@ -48,7 +48,7 @@ func (d *decider) start(v survey) *recordv1.Rollout {
 	r := &recordv1.Rollout{
 		State: musterv1.UpdateStatus_UPDATING, Message: messageUpdating, StartedAt: d.now,
 		SpecVersion: s.SpecVersion, Attempt: s.Attempt, Number: old.GetNumber() + 1, Slots: v.due,
-		RolledBack: old.GetRolledBack() && state.Answers(s, old),
+		RolledBack: old.GetRolledBack() && state.IsCurrent(s, old),
 	}
 	switch {
 	case s.RollsBack:
@@ -64,7 +64,7 @@ func (d *decider) start(v survey) *recordv1.Rollout {
 
 // stop does what the update's config asks for when too many slots have failed. A
 // rollback is never rolled back.
-func (d *decider) stop(v survey) *recordv1.Rollout {
+func (d *decider) stop(v progress) *recordv1.Rollout {
 	s, r := d.w.Service, proto.CloneOf(d.rollout)
 	_, _, task := state.SplitKey(v.blame.Key)
 	because := fmt.Sprintf("due to failure or early termination of task %s (%d of %d slots failed)", task, v.failed, max(r.Slots, v.failed))
@@ -84,7 +84,7 @@ func (d *decider) stop(v survey) *recordv1.Rollout {
 }
 
 // complete ends a rollout.
-func (d *decider) complete(v survey) *recordv1.Rollout {
+func (d *decider) complete(v progress) *recordv1.Rollout {
 	r := proto.CloneOf(d.rollout)
 	r.CompletedAt, r.Failures = d.now, v.failed
 	switch {

@@ -56,14 +56,14 @@ func (w *world) wantRollout(t *testing.T, s musterv1.UpdateStatus_State, message
 
 func TestTurnsDoNotWaitForTheSlowest(t *testing.T) {
 	w := updated(t, 5, &musterv1.UpdateConfig{Parallelism: 2, Order: musterv1.UpdateConfig_START_FIRST})
-	w.look(t)
+	w.reconcile(t)
 	if n := w.of(2); n != 2 {
 		t.Fatalf("%d slots have their turn, want 2", n)
 	}
 	second := w.live(2)[1]
 	w.assign(second, "a")
 	w.report(second, running)
-	w.look(t)
+	w.reconcile(t)
 	if len(w.live(1)) != 2 || len(w.live(3)) != 2 || len(w.live(4)) != 1 {
 		t.Errorf("the place of slot 2 is not given to slot 3:%s", w.print())
 	}
@@ -75,13 +75,13 @@ func TestTurnsGoToWhatHoldsANodeFirst(t *testing.T) {
 	w := newWorld()
 	w.spec(null(1))
 	w.replicas(3)
-	w.look(t)
+	w.reconcile(t)
 	hangs := w.live(2)[0]
 	w.assign(hangs, "a")
 	w.report(hangs, musterv1.TaskState_PREPARING)
 	w.service.Spec.Update = &musterv1.UpdateConfig{Parallelism: 1}
 	w.spec(null(2))
-	w.look(t)
+	w.reconcile(t)
 	if w.of(2) != 1 || !slices.ContainsFunc(w.live(2), func(x *state.Task) bool { return x.Record.SpecVersion == 2 }) {
 		t.Errorf("slot 2 has no turn, and those that wait for a node have:%s", w.print())
 	}
@@ -89,17 +89,17 @@ func TestTurnsGoToWhatHoldsANodeFirst(t *testing.T) {
 
 func TestDelayHoldsThePlace(t *testing.T) {
 	w := updated(t, 2, &musterv1.UpdateConfig{Parallelism: 1, Delay: seconds(10), Monitor: seconds(30)})
-	w.look(t)
+	w.reconcile(t)
 	w.settle() // the old one stops
-	w.look(t)
+	w.reconcile(t)
 	w.settle() // the new one runs
 	ran := w.now
-	p := w.look(t)
+	p := w.reconcile(t)
 	if w.of(2) != 1 || !p.Next.Equal(ran.Add(10*time.Second)) {
 		t.Fatalf("next look at %v, want 10 s after %v:%s", p.Next, ran, w.print())
 	}
 	w.now = p.Next
-	w.look(t)
+	w.reconcile(t)
 	if w.of(2) != 2 {
 		t.Errorf("slot 2 has no turn after the delay:%s", w.print())
 	}
@@ -108,17 +108,17 @@ func TestDelayHoldsThePlace(t *testing.T) {
 func TestUpdateEndsWhenTheLastIsNotWatchedAnyMore(t *testing.T) {
 	w := updated(t, 3, &musterv1.UpdateConfig{Parallelism: 1, Monitor: seconds(30)})
 	began := w.now
-	for w.of(2) < 3 || w.flying() > 0 {
-		w.look(t)
+	for w.of(2) < 3 || w.inFlight() > 0 {
+		w.reconcile(t)
 		w.settle()
 	}
 	if w.now != began {
 		t.Fatalf("the monitor held the turns up for %v", w.now.Sub(began))
 	}
-	p := w.look(t)
+	p := w.reconcile(t)
 	w.wantRollout(t, musterv1.UpdateStatus_UPDATING, "in progress")
 	w.now = p.Next
-	w.look(t)
+	w.reconcile(t)
 	w.wantRollout(t, musterv1.UpdateStatus_COMPLETED, "completed")
 	if w.now.Sub(began) != 30*time.Second {
 		t.Errorf("completed after %v", w.now.Sub(began))
@@ -130,13 +130,13 @@ func TestFailureWithinTheMonitorPauses(t *testing.T) {
 		29 * time.Second: musterv1.UpdateStatus_PAUSED, 31 * time.Second: musterv1.UpdateStatus_COMPLETED,
 	} {
 		w := updated(t, 1, &musterv1.UpdateConfig{Parallelism: 1, Monitor: seconds(30)})
-		for w.of(2) < 1 || w.flying() > 0 {
-			w.look(t)
+		for w.of(2) < 1 || w.inFlight() > 0 {
+			w.reconcile(t)
 			w.settle()
 		}
 		w.now = w.now.Add(after)
 		w.report(w.one(t, 1), failed)
-		w.look(t)
+		w.reconcile(t)
 		if w.rollout.State != want {
 			t.Errorf("failed after %v: %v, want %v", after, w.rollout, want)
 		}
@@ -146,7 +146,7 @@ func TestFailureWithinTheMonitorPauses(t *testing.T) {
 func TestPausedUpdateStaysPaused(t *testing.T) {
 	w := updated(t, 4, &musterv1.UpdateConfig{Parallelism: 1})
 	for range 20 {
-		if w.look(t); w.rollout.State == musterv1.UpdateStatus_PAUSED {
+		if w.reconcile(t); w.rollout.State == musterv1.UpdateStatus_PAUSED {
 			break
 		}
 		w.fails(2)
@@ -173,7 +173,7 @@ func TestToleratedFailures(t *testing.T) {
 	for ratio, want := range map[float32]string{0: "1 of 10", 0.1: "2 of 10", 0.7: "8 of 10", 0.99: "10 of 10"} {
 		w := updated(t, 10, &musterv1.UpdateConfig{Parallelism: 1, MaxFailureRatio: ratio})
 		for range 200 {
-			w.look(t)
+			w.reconcile(t)
 			w.fails(2)
 			w.settle()
 			w.now = w.now.Add(100 * time.Millisecond)
@@ -189,7 +189,7 @@ func TestFailuresOutliveTheirTasks(t *testing.T) {
 	w := updated(t, 4, &musterv1.UpdateConfig{Parallelism: 1, MaxFailureRatio: 0.5})
 	w.history = 1
 	for range 300 {
-		w.look(t)
+		w.reconcile(t)
 		w.fails(2)
 		w.settle()
 		w.now = w.now.Add(300 * time.Millisecond)
@@ -202,7 +202,7 @@ func TestAutomaticRollback(t *testing.T) {
 		w := updated(t, 4, &musterv1.UpdateConfig{Parallelism: 2, FailureAction: musterv1.UpdateConfig_ROLLBACK, Order: order})
 		digest := w.service.TaskDigest
 		for range 20 {
-			if w.look(t); w.rollout.RolledBack {
+			if w.reconcile(t); w.rollout.RolledBack {
 				break
 			}
 			w.fails(2)
@@ -235,7 +235,7 @@ func TestFailingRollbackPauses(t *testing.T) {
 		w := updated(t, 4, &musterv1.UpdateConfig{Parallelism: 2, FailureAction: musterv1.UpdateConfig_ROLLBACK})
 		w.service.Spec.Rollback = &musterv1.UpdateConfig{Parallelism: 1, FailureAction: action}
 		for range 40 {
-			w.look(t)
+			w.reconcile(t)
 			w.fails(2)
 			if w.rollout.RolledBack {
 				w.fails(1)
@@ -251,9 +251,9 @@ func TestManualRollback(t *testing.T) {
 	w.converge(t)
 	w.service.Spec.Rollback = &musterv1.UpdateConfig{Parallelism: 2}
 	w.rollBack()
-	w.look(t)
+	w.reconcile(t)
 	w.wantRollout(t, musterv1.UpdateStatus_ROLLBACK_STARTED, "asked for")
-	if n := w.flying(); n != 2 {
+	if n := w.inFlight(); n != 2 {
 		t.Errorf("%d slots have their turn, want 2 by the rollback config", n)
 	}
 	w.converge(t)
@@ -263,7 +263,7 @@ func TestManualRollback(t *testing.T) {
 func TestContinueDoesNotWatch(t *testing.T) {
 	w := updated(t, 4, &musterv1.UpdateConfig{Parallelism: 1, FailureAction: musterv1.UpdateConfig_CONTINUE, Monitor: seconds(1000)})
 	for range 20 {
-		w.look(t)
+		w.reconcile(t)
 		w.fails(2)
 		w.settle()
 	}
@@ -274,11 +274,11 @@ func TestContinueDoesNotWatch(t *testing.T) {
 // another runs.
 func TestLostNodeIsNoFailure(t *testing.T) {
 	w := updated(t, 2, &musterv1.UpdateConfig{Parallelism: 1, Order: musterv1.UpdateConfig_START_FIRST})
-	w.look(t)
+	w.reconcile(t)
 	w.assign(w.live(1)[1], "c")
 	delete(w.nodes, "c")
-	w.look(t)
-	if w.flying() != 1 || len(w.live(2)) != 1 {
+	w.reconcile(t)
+	if w.inFlight() != 1 || len(w.live(2)) != 1 {
 		t.Errorf("the turn of slot 1 is over:%s", w.print())
 	}
 	w.converge(t)
@@ -295,14 +295,14 @@ func TestLostTaskThatNoneFollowsEndsItsTurn(t *testing.T) {
 	w.converge(t)
 	w.service.Spec.Update = &musterv1.UpdateConfig{Parallelism: 1}
 	w.spec(null(2, once))
-	w.look(t)
+	w.reconcile(t)
 	w.assign(w.one(t, 1), "c")
 	delete(w.nodes, "c")
-	w.look(t)
+	w.reconcile(t)
 	if w.one(t, 2).Record.SpecVersion != 2 {
 		t.Errorf("slot 2 waits for one that has come to its end:%s", w.print())
 	}
-	if p := w.look(t); !p.Empty() {
+	if p := w.reconcile(t); !p.Empty() {
 		t.Errorf("a second look finds more to do: %s", describe(p))
 	}
 }
@@ -311,7 +311,7 @@ func TestGlobalUpdateNodeByNode(t *testing.T) {
 	w := onEvery(t, nil)
 	w.service.Spec.Update = &musterv1.UpdateConfig{Parallelism: 1}
 	w.spec(null(2))
-	w.look(t)
+	w.reconcile(t)
 	if w.of(2) != 1 {
 		t.Errorf("several nodes have their turn:%s", w.print())
 	}
@@ -338,7 +338,7 @@ func TestHealthyUpdate(t *testing.T) {
 		version := uint64(2)
 		w.spec(null(version))
 		for range 1000 {
-			p := w.checkedLook(t)
+			p := w.checkedReconcile(t)
 			if version < 5 && rapid.IntRange(0, 30).Draw(t, "another") == 0 {
 				version++
 				w.spec(null(version))

@@ -19,7 +19,7 @@ type scope struct {
 // unsettled returns the scope without the slots that are settled. It returns false if
 // there may be more to decide than what one slot is to do: if an update is under way,
 // say.
-func (w *World) unsettled() (scope, bool) {
+func (w *Input) unsettled() (scope, bool) {
 	s, r := w.Service, w.Rollout
 	replicas, counted := Replicas(s)
 	if s == nil || !counted || r != nil && (r.State != musterv1.UpdateStatus_COMPLETED || r.SpecVersion != s.SpecVersion) {

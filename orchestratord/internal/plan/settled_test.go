@@ -53,8 +53,8 @@ func TestSettledSlotsChangeNoDecision(t *testing.T) {
 			}
 			return x
 		}
-		decide := func(by func(*plan.World) (plan.Plan, error)) plan.Plan {
-			p, err := by(&plan.World{
+		decide := func(by func(*plan.Input) (plan.Plan, error)) plan.Plan {
+			p, err := by(&plan.Input{
 				Now: cluster.now, ServiceID: id, Service: record, Rollout: rollout, Tasks: index, Cluster: cluster, HistoryLimit: 5,
 				Spec: func(digest []byte) *musterv1.TaskSpec {
 					return &musterv1.TaskSpec{ForceUpdate: uint64(len(digest) - 3)} // all but one are the same

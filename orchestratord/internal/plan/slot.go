@@ -16,14 +16,14 @@ import (
 type slot struct {
 	d *decider
 	// target is what the slot's task is to be made of.
-	target *target
-	number uint64
-	node   string
-	tasks  []*state.Task
-	fates  []fate // one for each of tasks
-	// bridge is the task of a former spec that runs until a new one does, or
-	// as long as there is none; -1 if none shall.
-	bridge int
+	target       *target
+	number       uint64
+	node         string
+	tasks        []*state.Task
+	dispositions []disposition // one for each of tasks
+	// oldTask is the task of a former spec that runs until a new one does, or
+	// while there is none; -1 if there is no such task.
+	oldTask int
 	// made is the task to create, if any.
 	made       *recordv1.Task
 	madeReason Reason
@@ -34,8 +34,8 @@ type slot struct {
 	crowded    []string
 }
 
-// fate is what shall become of a task.
-type fate struct {
+// disposition says what is decided on a task.
+type disposition struct {
 	desired musterv1.TaskState
 	reason  Reason
 	deleted bool
@@ -47,16 +47,16 @@ type fate struct {
 // open begins with a slot. Only one is open at a time.
 func (d *decider) open(number uint64, node string, tasks []*state.Task) *slot {
 	s := &d.slot
-	*s = slot{d: d, target: d.target, number: number, node: node, tasks: tasks, fates: s.fates[:0], bridge: -1}
+	*s = slot{d: d, target: d.target, number: number, node: node, tasks: tasks, dispositions: s.dispositions[:0], oldTask: -1}
 	for _, t := range tasks {
-		s.fates = append(s.fates, fate{desired: t.Desired()})
+		s.dispositions = append(s.dispositions, disposition{desired: t.Desired()})
 	}
 	return s
 }
 
 // live reports whether a task is meant to run after what has been decided.
 func (s *slot) live(i int) bool {
-	return !s.fates[i].deleted && s.fates[i].desired <= musterv1.TaskState_COMPLETE
+	return !s.dispositions[i].deleted && s.dispositions[i].desired <= musterv1.TaskState_COMPLETE
 }
 
 // busy reports whether any task is meant to run after what has been decided.
@@ -71,7 +71,7 @@ func (s *slot) busy() bool {
 
 // raise raises a task's desired state; it is never lowered.
 func (s *slot) raise(i int, to musterv1.TaskState, why Reason) {
-	if f := &s.fates[i]; f.desired < to {
+	if f := &s.dispositions[i]; f.desired < to {
 		f.desired, f.reason = to, why
 	}
 }
@@ -128,8 +128,8 @@ func (s *slot) newest() int {
 }
 
 // create makes the slot's new task from what the caller has filled in of it,
-// when the fates of the others are decided. It is told to run at once unless
-// it has to wait.
+// when the others are decided on. It is told to run at once unless it must
+// wait.
 func (s *slot) create(t *recordv1.Task, why Reason) {
 	d := s.d
 	t.Slot, t.NodeId = s.number, s.node
@@ -172,7 +172,7 @@ func (s *slot) start(i int) {
 func (s *slot) waitsUntil(t *recordv1.Task) int64 {
 	until := s.target.policy.waits(t, s.d.now)
 	for i := range s.tasks {
-		if s.live(i) || s.fates[i].deleted || s.stopped(i) {
+		if s.live(i) || s.dispositions[i].deleted || s.stopped(i) {
 			continue
 		}
 		if over := s.patience(i); over > s.d.now {
@@ -188,7 +188,7 @@ func (s *slot) close() {
 	var changes []Change
 	filled := s.made != nil
 	for i, t := range s.tasks {
-		f := s.fates[i]
+		f := s.dispositions[i]
 		if t.Live() {
 			filled = false
 		}

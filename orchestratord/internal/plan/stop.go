@@ -36,7 +36,7 @@ func (s *slot) stopped(i int) bool {
 // patience says until when a task that was ended is waited for.
 func (s *slot) patience(i int) int64 {
 	t, since := s.tasks[i], s.d.now
-	if s.fates[i].desired == t.Desired() {
+	if s.dispositions[i].desired == t.Desired() {
 		since = t.Record.DesiredAt
 	}
 	if t.NodeID == "" {
@@ -48,7 +48,7 @@ func (s *slot) patience(i int) int64 {
 // reap forgets tasks that are to be removed and have stopped.
 func (s *slot) reap() {
 	for i, t := range s.tasks {
-		f := &s.fates[i]
+		f := &s.dispositions[i]
 		if f.desired < musterv1.TaskState_REMOVE || f.deleted || !s.stopped(i) {
 			continue
 		}

@@ -21,11 +21,11 @@ type target struct {
 	limit    int64
 	matches  func(node string) bool
 
-	w       *World
+	w       *Input
 	changes map[string]specdiff.Change // how the spec differs from others, by their digest
 }
 
-func newTarget(w *World, digest, endpoint []byte, version uint64) (*target, error) {
+func newTarget(w *Input, digest, endpoint []byte, version uint64) (*target, error) {
 	t := &target{w: w, digest: digest, endpoint: endpoint, version: version, spec: w.Spec(digest)}
 	if t.spec == nil {
 		return nil, fmt.Errorf("%w: digest %s", ErrSpecUnknown, state.SpecKey(digest))

@@ -12,7 +12,7 @@ func TestUpdateStopsFirst(t *testing.T) {
 	w := single(t, nil)
 	old := w.one(t, 1)
 	w.spec(null(2))
-	w.look(t)
+	w.reconcile(t)
 	if got := w.tasks[old.Key].Desired(); got != shutdown {
 		t.Errorf("old task desired %v, want SHUTDOWN", got)
 	}
@@ -22,12 +22,12 @@ func TestUpdateStopsFirst(t *testing.T) {
 	}
 	w.assign(next, "b")
 	w.report(next, ready)
-	w.look(t)
+	w.reconcile(t)
 	if got := w.one(t, 1).Desired(); got != ready {
 		t.Errorf("new task desired %v before the old one has stopped", got)
 	}
 	w.report(old, shutdown)
-	w.look(t)
+	w.reconcile(t)
 	if got := w.one(t, 1).Desired(); got != running {
 		t.Errorf("new task desired %v after the old one has stopped", got)
 	}
@@ -38,7 +38,7 @@ func TestUpdateStartsFirst(t *testing.T) {
 	w.startFirst()
 	old := w.one(t, 1)
 	w.spec(null(2))
-	p := w.look(t)
+	p := w.reconcile(t)
 	if !p.WatchesRunning {
 		t.Error("does not watch for the new task to run")
 	}
@@ -48,7 +48,7 @@ func TestUpdateStartsFirst(t *testing.T) {
 	}
 	w.assign(pair[1], "b")
 	w.report(pair[1], running)
-	w.look(t)
+	w.reconcile(t)
 	if got := w.one(t, 1); got.Key != pair[1].Key || w.tasks[old.Key].Desired() != shutdown {
 		t.Errorf("want the old task ended:%s", w.print())
 	}
@@ -61,18 +61,18 @@ func TestUpdateStartsFirstOnlyWhereOneRuns(t *testing.T) {
 	w.spec(null(1))
 	w.replicas(1)
 	w.startFirst()
-	w.look(t)
+	w.reconcile(t)
 	old := w.one(t, 1)
 	w.assign(old, "a")
 	w.report(old, musterv1.TaskState_PREPARING)
 	w.spec(null(2))
-	w.look(t)
+	w.reconcile(t)
 	next := w.one(t, 1)
 	if next.Key == old.Key || w.tasks[old.Key].Desired() != shutdown || next.Desired() != ready {
 		t.Fatalf("want a task that waits for the old one to stop:%s", w.print())
 	}
 	w.report(old, shutdown)
-	w.look(t)
+	w.reconcile(t)
 	if got := w.one(t, 1); got.Key != next.Key || got.Desired() != running {
 		t.Errorf("the new task does not start:%s", w.print())
 	}
@@ -87,9 +87,9 @@ func TestUpdateStartsFirstAndFails(t *testing.T) {
 	old := w.one(t, 1)
 	w.spec(null(2, restart(p)))
 	for range 2 {
-		w.look(t)
+		w.reconcile(t)
 		w.now = w.now.Add(time.Second)
-		w.look(t)
+		w.reconcile(t)
 		pair := w.live(1)
 		if len(pair) != 2 {
 			t.Fatalf("%d live tasks, want 2:%s", len(pair), w.print())
@@ -97,7 +97,7 @@ func TestUpdateStartsFirstAndFails(t *testing.T) {
 		w.assign(pair[1], "b")
 		w.report(pair[1], failed)
 	}
-	w.look(t)
+	w.reconcile(t)
 	if got := w.one(t, 1); got.Key != old.Key {
 		t.Errorf("the old task did not stay:%s", w.print())
 	}
@@ -105,7 +105,7 @@ func TestUpdateStartsFirstAndFails(t *testing.T) {
 		t.Errorf("rollout %v", w.rollout)
 	}
 	w.now = w.now.Add(time.Hour)
-	if p := w.look(t); !p.Empty() {
+	if p := w.reconcile(t); !p.Empty() {
 		t.Errorf("plan%s", describe(p))
 	}
 }
@@ -117,7 +117,7 @@ func TestRolloutIsTold(t *testing.T) {
 	w.converge(t)
 	w.spec(null(2))
 	began := w.now
-	w.look(t)
+	w.reconcile(t)
 	if r := w.rollout; r.GetState() != musterv1.UpdateStatus_UPDATING || r.StartedAt != began.UnixMilli() || r.SpecVersion != 2 {
 		t.Fatalf("rollout %v", r)
 	}
@@ -141,7 +141,7 @@ func TestUpdateOfNothingIsCompletedAtOnce(t *testing.T) {
 	w.replicas(0)
 	w.converge(t)
 	w.spec(null(2))
-	w.look(t)
+	w.reconcile(t)
 	if w.rollout.GetState() != musterv1.UpdateStatus_COMPLETED {
 		t.Errorf("rollout %v", w.rollout)
 	}
@@ -153,7 +153,7 @@ func TestUpdateAmidUpdate(t *testing.T) {
 	w.replicas(3)
 	w.converge(t)
 	w.spec(null(2))
-	w.look(t)
+	w.reconcile(t)
 	w.spec(null(3))
 	w.converge(t)
 	for slot := range uint64(3) {
@@ -171,9 +171,9 @@ func TestUpdateAmidUpdate(t *testing.T) {
 func TestUpdateOfPendingTaskWaitsAMoment(t *testing.T) {
 	w := newWorld()
 	w.spec(null(1))
-	w.look(t)
+	w.reconcile(t)
 	w.spec(null(2))
-	p := w.look(t)
+	p := w.reconcile(t)
 	if got := w.one(t, 1).Desired(); got != ready {
 		t.Errorf("desired %v, want READY", got)
 	}
@@ -181,7 +181,7 @@ func TestUpdateOfPendingTaskWaitsAMoment(t *testing.T) {
 		t.Errorf("waits %v, want 1s", wait)
 	}
 	w.now = p.Next
-	w.look(t)
+	w.reconcile(t)
 	if got := w.one(t, 1).Desired(); got != running {
 		t.Errorf("desired %v, want RUNNING", got)
 	}
@@ -191,7 +191,7 @@ func TestEndedTaskOfFormerSpecIsReplacedAtOnce(t *testing.T) {
 	w := single(t, nil)
 	w.report(w.one(t, 1), failed)
 	w.spec(null(2))
-	w.look(t)
+	w.reconcile(t)
 	if got := w.one(t, 1).Record; got.SpecVersion != 2 || got.DesiredState != running || got.Restarts != 0 {
 		t.Errorf("new task %v", got)
 	}
@@ -225,13 +225,13 @@ func TestCleanlyDifferentSpecs(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld()
 			w.spec(container("x"))
-			w.look(t)
+			w.reconcile(t)
 			old := w.one(t, 1)
 			w.assign(old, "a")
 			w.report(old, tt.state)
 			w.labels["a"] = tt.label
 			w.spec(tt.next)
-			w.look(t)
+			w.reconcile(t)
 			if got := w.one(t, 1).Key != old.Key; got != tt.replaced {
 				t.Errorf("replaced: %t, want %t", got, tt.replaced)
 			}
@@ -244,7 +244,7 @@ func TestUpdateOfFinishedSlotRunsIt(t *testing.T) {
 	w := single(t, p)
 	w.end(t, complete)
 	w.spec(null(2, restart(p)))
-	w.look(t)
+	w.reconcile(t)
 	if w.rollout.GetState() != musterv1.UpdateStatus_UPDATING {
 		t.Errorf("rollout %v", w.rollout)
 	}
@@ -259,7 +259,7 @@ func TestUpdateAndLostNodeTogether(t *testing.T) {
 	old := w.one(t, 1)
 	w.nodes[old.NodeID] = plan.Drained
 	w.spec(null(2))
-	p := w.look(t)
+	p := w.reconcile(t)
 	if got := w.one(t, 1); got.Desired() != ready || got.Record.SpecVersion != 2 {
 		t.Errorf("new task %v", got.Record)
 	}

@@ -116,21 +116,21 @@ func (w *world) config() *musterv1.UpdateConfig {
 	return c
 }
 
-// flying counts the slots that have their turn, and have come to nothing yet. A slot
+// inFlight counts the slots that have their turn, which is not settled yet. A slot
 // that has what it should have beside the task of a former turn is through with
 // that.
-func (w *world) flying() int {
+func (w *world) inFlight() int {
 	n := 0
 	for _, ts := range w.bySlot() {
-		flying, through := false, false
+		inFlight, through := false, false
 		for _, t := range ts {
 			// Nobody waits for what a paused node has of a global service.
 			frozen := w.service.Spec.GetGlobal() != nil && w.nodes[t.Record.NodeId] == plan.Paused
 			inTurn := !frozen && t.Live() && t.Record.Turn != nil && t.Record.Turn.SettledAt == 0 && t.State() < running
-			flying = flying || inTurn
-			through = through || t.Live() && !inTurn && string(t.Record.SpecDigest) == string(state.Follow(w.service, w.rollout).Digest)
+			inFlight = inFlight || inTurn
+			through = through || t.Live() && !inTurn && string(t.Record.SpecDigest) == string(state.EffectiveSpec(w.service, w.rollout).Digest)
 		}
-		if flying && !through {
+		if inFlight && !through {
 			n++
 		}
 	}
@@ -184,8 +184,8 @@ func (w *world) sorted() []*state.Task {
 	return slices.SortedFunc(maps.Values(w.tasks), func(a, b *state.Task) int { return strings.Compare(a.Key, b.Key) })
 }
 
-func (w *world) view() *plan.World {
-	return &plan.World{
+func (w *world) view() *plan.Input {
+	return &plan.Input{
 		Now: w.now, ServiceID: serviceID, Service: w.service, Rollout: w.rollout,
 		Tasks:   plan.NewIndex(serviceID, slices.Values(w.sorted())),
 		Spec:    func(d []byte) *musterv1.TaskSpec { return w.specs[string(d)] },
@@ -230,7 +230,7 @@ func (w *world) apply(p plan.Plan) {
 }
 
 // look decides and carries out, and checks that this is all there was to do.
-func (w *world) look(t testing.TB) plan.Plan {
+func (w *world) reconcile(t testing.TB) plan.Plan {
 	t.Helper()
 	p := w.decide(t)
 	w.apply(p)
@@ -307,7 +307,7 @@ func (w *world) settle() {
 func (w *world) converge(t testing.TB) {
 	t.Helper()
 	for range 500 {
-		p := w.look(t)
+		p := w.reconcile(t)
 		before := w.print()
 		w.settle()
 		switch {

@@ -11,30 +11,30 @@ import (
 // A node can come to have fewer resources than its tasks reserve: its worker was
 // started again with other settings, or on a smaller machine. Then the tasks that
 // were assigned last leave it, as many as it takes. All orchestrators see the same
-// ones, whosever services they are.
+// tasks, regardless of which services they belong to.
 
-// crowd looks again which tasks have no room on the nodes that were resized, and on
-// those that were too small and have other tasks now. What that changes is looked
-// at.
-func (l *loop) crowd(resized []string, changed map[string]struct{}) {
-	look := map[string]struct{}{}
+// findExcess updates which tasks have no room: on the nodes that were resized, and on
+// those that were too small and have other tasks now. Services that this changes
+// something for are reconciled.
+func (l *loop) findExcess(resized []string, changed map[string]struct{}) {
+	nodes := map[string]struct{}{}
 	for _, id := range resized {
-		look[id] = struct{}{}
+		nodes[id] = struct{}{}
 	}
-	if len(l.nodes.crowds) > 0 {
+	if len(l.nodes.excess) > 0 {
 		for id := range changed {
-			// One that has lost its assignment is not to be seen here: its node has room
-			// then, or others that have yet to leave it.
-			if t, ok := l.follower.Task(id); ok && l.nodes.crowds[t.NodeID] != nil {
-				look[t.NodeID] = struct{}{}
+			// A task that has lost its assignment does not show here: its node has room
+			// then, or other tasks that have yet to leave it.
+			if t, ok := l.follower.Task(id); ok && l.nodes.excess[t.NodeID] != nil {
+				nodes[t.NodeID] = struct{}{}
 			}
 		}
 	}
-	for id := range look {
-		before, now := l.nodes.crowds[id], overflow(l.nodes.byID[id], l.follower.NodeTasks(id))
-		delete(l.nodes.crowds, id)
+	for id := range nodes {
+		before, now := l.nodes.excess[id], overflow(l.nodes.byID[id], l.follower.NodeTasks(id))
+		delete(l.nodes.excess, id)
 		if len(now) > 0 {
-			l.nodes.crowds[id] = now
+			l.nodes.excess[id] = now
 		}
 		if len(before)+len(now) == 0 {
 			continue
@@ -50,7 +50,7 @@ func (l *loop) crowd(resized []string, changed map[string]struct{}) {
 
 // Room says whether a task's node has room for what the task reserves.
 func (ns *nodes) Room(t *state.Task) bool {
-	_, crowded := ns.crowds[t.NodeID][t.ID]
+	_, crowded := ns.excess[t.NodeID][t.ID]
 	return !crowded
 }
 

@@ -10,8 +10,9 @@ import (
 	"github.com/musterhq/muster/internal/state"
 )
 
-// turn is what has become of a slot's turn, as far as it is known now.
-type turn struct {
+// updateStep is what has become of a slot's turn in an update, as far as it is known
+// now.
+type updateStep struct {
 	// settledAt is when the task that was made in the turn had begun to run, or had
 	// ended, by a manager's clock; 0: neither yet.
 	settledAt int64
@@ -26,19 +27,19 @@ func InTurn(t *recordv1.Task) bool {
 	return t.Turn != nil && t.Turn.SettledAt == 0 && t.DesiredState <= musterv1.TaskState_COMPLETE
 }
 
-// turnOf reads a task that was made in a turn, or that has taken it over.
-func (d *decider) turnOf(t *state.Task) turn {
+// updateStepOf reads a task that was created in a turn, or that has taken it over.
+func (d *decider) updateStepOf(t *state.Task) updateStep {
 	if r := t.Record.Turn; r.GetSettledAt() != 0 || r.GetFailed() {
-		return turn{settledAt: r.SettledAt, failed: r.Failed}
+		return updateStep{settledAt: r.SettledAt, failed: r.Failed}
 	}
 	ran := timeOf(t.Status, musterv1.TaskState_RUNNING)
 	switch s := t.State(); {
 	case s == musterv1.TaskState_RUNNING:
-		return turn{settledAt: d.managed(t, ran)}
+		return updateStep{settledAt: d.managed(t, ran)}
 	case s == musterv1.TaskState_ORPHANED, s < musterv1.TaskState_RUNNING:
-		return turn{}
+		return updateStep{}
 	default:
-		u := turn{settledAt: d.managed(t, t.Status.GetAt())}
+		u := updateStep{settledAt: d.managed(t, t.Status.GetAt())}
 		if ran != 0 {
 			u.settledAt = d.managed(t, ran)
 		}
@@ -90,14 +91,14 @@ func (d *decider) handOn(t *state.Task) *recordv1.Turn {
 	if t.Record.Turn == nil {
 		return nil
 	}
-	r, u := proto.CloneOf(t.Record.Turn), d.turnOf(t)
+	r, u := proto.CloneOf(t.Record.Turn), d.updateStepOf(t)
 	r.SettledAt, r.Failed = u.settledAt, u.failed
 	return r
 }
 
-// seat is a wanted slot before anything is decided on it: where it stands in the
-// update.
-type seat struct {
+// slotState is where a wanted slot stands in the update, before anything is decided
+// on it.
+type slotState struct {
 	number uint64
 	node   string
 	tasks  []*state.Task
@@ -109,20 +110,20 @@ type seat struct {
 	due bool
 	// begins says that it has its turn now.
 	begins bool
-	// lead is the task that the slot's last turn made, or one that has taken it
-	// over; nil if there is none.
-	lead *state.Task
-	turn turn
-	// flying says that the turn has begun and has not come to anything yet.
-	flying bool
+	// updatedTask is the task that the slot's last turn created, or one that has taken
+	// it over; nil if there is none.
+	updatedTask *state.Task
+	updateStep  updateStep
+	// inFlight says that the turn has begun and is not settled yet.
+	inFlight bool
 	// running says that a task runs in the slot, and placed that one has a node.
 	running, placed bool
 }
 
-// look finds out where a slot stands.
-func (d *decider) look(e *seat) {
+// examine finds out where a slot stands.
+func (d *decider) examine(e *slotState) {
 	current, outdated := false, false
-	lead := func(t *state.Task, over *state.Task) *state.Task {
+	updatedTask := func(t *state.Task, over *state.Task) *state.Task {
 		if t.Record.Turn != nil && (over == nil || t.Record.CreatedAt > over.Record.CreatedAt) {
 			return t
 		}
@@ -136,32 +137,32 @@ func (d *decider) look(e *seat) {
 		e.running = e.running || t.State() == musterv1.TaskState_RUNNING
 		e.placed = e.placed || t.NodeID != "" && !t.Terminal()
 		if d.target.clean(t) {
-			current, e.lead = true, lead(t, e.lead)
+			current, e.updatedTask = true, updatedTask(t, e.updatedTask)
 		} else {
-			outdated, former = true, lead(t, former)
+			outdated, former = true, updatedTask(t, former)
 		}
 	}
 	if done := d.done(e.tasks); done != nil {
 		if d.target.clean(done) {
-			current, e.lead = true, lead(done, e.lead)
+			current, e.updatedTask = true, updatedTask(done, e.updatedTask)
 		} else {
-			outdated, former = true, lead(done, former)
+			outdated, former = true, updatedTask(done, former)
 		}
 	}
 	if !current {
 		// One of a former spec beside one that is what it should be is at its end.
-		e.lead = former
+		e.updatedTask = former
 	}
-	if e.frozen && e.lead != nil && e.lead.Live() && e.lead.Terminal() {
+	if e.frozen && e.updatedTask != nil && e.updatedTask.Live() && e.updatedTask.Terminal() {
 		// It is put to rest, and forgotten in the update, see freeze.
-		e.lead = nil
+		e.updatedTask = nil
 	}
 	e.due = outdated && !current && !e.frozen
-	if e.lead != nil {
-		e.turn = d.turnOf(e.lead)
+	if e.updatedTask != nil {
+		e.updateStep = d.updateStepOf(e.updatedTask)
 		// What a paused node has may never come to anything, and what is lost and not
 		// to be replaced will not: nobody waits for it.
-		e.flying = !e.frozen && e.lead.Live() && e.turn.settledAt == 0 && !e.turn.failed && !d.ends(e.lead)
+		e.inFlight = !e.frozen && e.updatedTask.Live() && e.updateStep.settledAt == 0 && !e.updateStep.failed && !d.ends(e.updatedTask)
 	}
 }
 
@@ -171,9 +172,9 @@ func (d *decider) ends(t *state.Task) bool {
 	return g.clean(t) && g.policy.condition == musterv1.RestartPolicy_NONE && (d.lost(t) || d.misplaced(g, t))
 }
 
-// survey is where all slots of a service stand in the update.
-type survey struct {
-	due, flying, failed uint64
+// progress is where all slots of a service stand in the update.
+type progress struct {
+	due, inFlight, failed uint64
 	// blame is a task of a slot that has failed.
 	blame *state.Task
 	// watched says that the time in which a failure counts is not over for all.
@@ -183,27 +184,27 @@ type survey struct {
 	resting uint64
 }
 
-// survey looks at all wanted slots.
-func (d *decider) survey(seats []*seat) survey {
-	var v survey
-	for _, e := range seats {
-		d.look(e)
+// progress examines all wanted slots.
+func (d *decider) progress(wantedSlots []*slotState) progress {
+	var v progress
+	for _, e := range wantedSlots {
+		d.examine(e)
 		if e.due {
 			v.due++
 		}
 		switch {
-		case e.lead == nil:
-		case e.flying:
-			v.flying++
-		case e.lead.Record.Turn.Rollout == d.rollout.GetNumber():
-			if e.turn.failed {
+		case e.updatedTask == nil:
+		case e.inFlight:
+			v.inFlight++
+		case e.updatedTask.Record.Turn.Rollout == d.rollout.GetNumber():
+			if e.updateStep.failed {
 				v.failed++
-				v.blame = e.lead
-			} else if end := e.turn.settledAt + d.config.monitor; end > d.now && underWay(d.rollout) && d.config.watches() {
+				v.blame = e.updatedTask
+			} else if end := e.updateStep.settledAt + d.config.monitor; end > d.now && underWay(d.rollout) && d.config.watches() {
 				v.watched = true
 				d.wake(end)
 			}
-			if end := e.turn.settledAt + d.config.delay; end > d.now {
+			if end := e.updateStep.settledAt + d.config.delay; end > d.now {
 				v.resting++
 				if underWay(d.rollout) {
 					d.wake(end)
@@ -214,25 +215,25 @@ func (d *decider) survey(seats []*seat) survey {
 	return v
 }
 
-// giveTurns chooses the slots whose turn it is: no more than the update's
-// parallelism are under way at once. Those come first that run nothing, and of
+// startSteps chooses the slots whose turn it is: at most the update's parallelism
+// are under way at once. Those come first that run nothing, and of
 // these those that a former update left half done, so that as few as possible do
 // without a task. What has a node comes before what waits for one: its room may be
 // what the others wait for, and their turn would never end.
-func (d *decider) giveTurns(seats []*seat, v survey) {
+func (d *decider) startSteps(wantedSlots []*slotState, v progress) {
 	if v.due == 0 || !underWay(d.rollout) {
 		return
 	}
-	due := make([]*seat, 0, v.due)
+	due := make([]*slotState, 0, v.due)
 	taken := v.resting
-	for _, e := range seats {
+	for _, e := range wantedSlots {
 		if e.due {
 			due = append(due, e)
-		} else if e.flying {
+		} else if e.inFlight {
 			taken++
 		}
 	}
-	slices.SortStableFunc(due, func(a, b *seat) int { return a.urgency() - b.urgency() })
+	slices.SortStableFunc(due, func(a, b *slotState) int { return a.urgency() - b.urgency() })
 	if p := d.config.parallelism; p > 0 {
 		due = due[:min(uint64(len(due)), p-min(p, taken))]
 	}
@@ -241,9 +242,9 @@ func (d *decider) giveTurns(seats []*seat, v survey) {
 	}
 }
 
-func (e *seat) urgency() int {
+func (e *slotState) urgency() int {
 	switch {
-	case e.flying:
+	case e.inFlight:
 		return 0
 	case !e.running && e.placed:
 		return 1
@@ -255,7 +256,7 @@ func (e *seat) urgency() int {
 }
 
 // held returns what a slot is kept by whose turn has not come: what it is made of.
-func (d *decider) held(e *seat) *target {
+func (d *decider) held(e *slotState) *target {
 	var of *state.Task
 	for _, t := range e.tasks {
 		switch {

@@ -13,11 +13,11 @@ import (
 	"github.com/musterhq/muster/orchestratord/internal/plan"
 )
 
-// quickLook is how long a look may take after which a service need not rest.
-const quickLook = 200 * time.Microsecond
+// quickDecision is how long a decision may take after which a service need not rest.
+const quickDecision = 200 * time.Microsecond
 
-// look decides what to do for a service, and has it carried out.
-func (l *loop) look(s *service) {
+// reconcile decides what to do for a service, and has it carried out.
+func (l *loop) reconcile(s *service) {
 	c, w := l.read(s)
 	if w.Service == nil && s.tasks.Empty() && w.Rollout == nil {
 		delete(l.services, s.id) // nothing is left of it
@@ -26,8 +26,8 @@ func (l *loop) look(s *service) {
 	began := time.Now()
 	p, err := plan.Decide(w)
 	took := time.Since(began)
-	l.metrics.looks.Observe(took.Seconds())
-	s.pause(p.Whole, began, took, l.d.cfg.LookShare)
+	l.metrics.decisions.Observe(took.Seconds())
+	s.pause(p.Whole, began, took, l.d.cfg.DecideShare)
 	if s.lacksSpec = errors.Is(err, plan.ErrSpecUnknown); s.lacksSpec {
 		// It was written with the service, and will be seen in a moment.
 		l.log.Debug("service waits for its spec", zap.String("service", s.id))
@@ -72,7 +72,7 @@ func (l *loop) look(s *service) {
 // pause sets when the service may be looked at again, or all of its slots, after a
 // decision that took long.
 func (s *service) pause(whole bool, began time.Time, took time.Duration, share float64) {
-	if took <= quickLook {
+	if took <= quickDecision {
 		return
 	}
 	until := began.Add(time.Duration(float64(took) / share))
@@ -84,9 +84,9 @@ func (s *service) pause(whole bool, began time.Time, took time.Duration, share f
 }
 
 // read gathers what a decision rests on, and what its commit has to check.
-func (l *loop) read(s *service) (*commit, *plan.World) {
+func (l *loop) read(s *service) (*commit, *plan.Input) {
 	now := l.follower.Snapshot()
-	w := &plan.World{
+	w := &plan.Input{
 		Now: time.Now(), ServiceID: s.id, Cluster: l.nodes, HistoryLimit: l.history,
 		Spec: func(digest []byte) *musterv1.TaskSpec {
 			e, _ := l.d.tables.Specs.Get(now, state.SpecKey(digest))
@@ -104,7 +104,7 @@ func (l *loop) read(s *service) (*commit, *plan.World) {
 	}
 	if w.Service != nil {
 		// If they cannot be read, nothing is decided.
-		follows := state.Follow(w.Service, w.Rollout).Digest
+		follows := state.EffectiveSpec(w.Service, w.Rollout).Digest
 		c.constraints, _ = placement.ParseConstraints(w.Spec(follows).GetPlacement().GetConstraints())
 	}
 	return c, w
