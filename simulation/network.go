@@ -188,7 +188,7 @@ func (h *host) dial(ctx context.Context, address string) (net.Conn, error) {
 	}
 	link := h.net.link(h.name, name)
 	if open, _ := link.state(); !open {
-		// Nobody answers, not even with a refusal.
+		// No answer comes, not even a refusal.
 		<-ctx.Done()
 		return nil, fmt.Errorf("dial %s: %w", address, context.Cause(ctx))
 	}
@@ -455,7 +455,7 @@ func (c *conn) Close() error {
 	return nil
 }
 
-// over reports whether nobody writes here any more.
+// over reports whether there is no writer any longer.
 func (h *half) over() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -118,7 +118,7 @@ func (n *node) take() *nodeLife {
 }
 
 // kill ends the worker as SIGKILL does. Its tasks run on, unless the power fails:
-// then nobody is told, and nothing is left of the tasks.
+// then there is no notice, and nothing is left of the tasks.
 func (n *node) kill(powerFails, silent bool) {
 	l := n.take()
 	if l != nil {

@@ -129,8 +129,8 @@ func (p *picture) room() {
 	}
 }
 
-// slots sees to it that no more tasks are to run in a slot than the update order
-// allows, at no moment since it was last looked at.
+// slots checks that at no moment since the last check more tasks of a slot should
+// run than the update order allows.
 func (p *picture) slots() {
 	for _, c := range p.observer.crowded() {
 		if len(c.tasks) > p.most(c.service) {
@@ -161,7 +161,7 @@ func (p *picture) doubles() {
 		for _, id := range ids {
 			h := p.observer.known(id)
 			if h.service == "" {
-				p.fault("%s runs %s, which nobody ever made", name, id)
+				p.fault("%s runs %s, which was never created", name, id)
 				continue
 			}
 			at := slot{h.service, h.slot}

@@ -86,7 +86,7 @@ func rollConfigOf(s *recordv1.Service, r *recordv1.Rollout) *musterv1.UpdateConf
 	return u
 }
 
-// rolls says whether a rollout goes on.
+// rolls says whether a rollout is in progress.
 func rolls(r *recordv1.Rollout) bool {
 	return r.GetState() == musterv1.UpdateStatus_UPDATING || r.GetState() == musterv1.UpdateStatus_ROLLBACK_STARTED
 }

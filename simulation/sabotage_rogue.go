@@ -95,7 +95,7 @@ func (r *rogue) assign(ctx context.Context, t *state.Task, node string) error {
 	})
 }
 
-// overcommittingScheduler gives tasks that fit nowhere to a node all the same.
+// overcommittingScheduler gives tasks that fit nowhere to a node anyway.
 func overcommittingScheduler() Sabotage {
 	waiting := map[string]int{}
 	return rogues("a scheduler that overcommits", func(ctx context.Context, r *rogue) error {
@@ -173,7 +173,7 @@ func (r *rogue) copy(ctx context.Context, t *state.Task) error {
 func eagerOrchestrator() Sabotage {
 	now := every(20)
 	done := map[string]bool{}
-	return rogues("an order to stop taken back", func(ctx context.Context, r *rogue) error {
+	return rogues("a stop request taken back", func(ctx context.Context, r *rogue) error {
 		for t := range r.tasks.Tasks() {
 			if t.Desired() != musterv1.TaskState_SHUTDOWN || done[t.ID] {
 				continue
@@ -205,7 +205,7 @@ func (r *rogue) lower(ctx context.Context, t *state.Task) error {
 
 // hastyOrchestrator gives slots their turn in an update that have to wait for others.
 func hastyOrchestrator() Sabotage {
-	return rogues("more turns at once than asked for", func(ctx context.Context, r *rogue) error {
+	return rogues("more updates at once than allowed", func(ctx context.Context, r *rogue) error {
 		for e := range r.tables.Rollouts.Scan(r.now, "") {
 			s, ok := r.tables.Services.Get(r.now, e.Key)
 			if !ok || !rolls(e.Value) || rollConfigOf(s.Value, e.Value).Parallelism == 0 {

@@ -169,7 +169,7 @@ func staleReads() Sabotage {
 // lostNews has a watch miss each third change: it is told when the next one comes.
 func lostNews() Sabotage {
 	now := every(3)
-	return Sabotage{Name: "lost news", KV: func(_ string, space kv.KV) kv.KV {
+	return Sabotage{Name: "lost wake-ups", KV: func(_ string, space kv.KV) kv.KV {
 		return &brokenStore{KV: space, list: func(ctx context.Context, from string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
 			pairs, index, err := space.List(ctx, from, opt)
 			if err == nil && opt.After > 0 && strings.HasSuffix(from, "/h/") && now() {
@@ -237,7 +237,7 @@ func (a *hermit) see(from string, pairs []kv.Pair) []kv.Pair {
 	return pairs
 }
 
-// hermitSession gets each lock, whoever has it.
+// hermitSession gets each lock, whichever session has it.
 type hermitSession struct{ kv.Session }
 
 func (s *hermitSession) Acquire(ctx context.Context, key string, value []byte) (bool, error) {

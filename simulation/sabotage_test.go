@@ -19,7 +19,7 @@ var caught = map[string][]uint64{
 	"torn commits":                      {2, 3},
 	"stale reads told as fresh":         {2, 3},
 	"lost assignments":                  {2},
-	"lost orders to stop":               {2, 3},
+	"lost stop requests":                {2, 3},
 	"lost statuses":                     {2, 3},
 	"tasks forgotten at a restart":      {3},
 	"tasks started twice":               {2, 3},
@@ -28,13 +28,13 @@ var caught = map[string][]uint64{
 	"a scheduler that overcommits":      {3, 7},
 	"a scheduler without a fence":       {2, 3},
 	"a second task for a slot":          {3, 5},
-	"an order to stop taken back":       {2, 3},
-	"more turns at once than asked for": {2, 4},
+	"a stop request taken back":         {2, 3},
+	"more updates at once than allowed": {2, 4},
 }
 
 // withstood are mistakes that do no harm, for the product is made so.
 var withstood = map[string][]uint64{
-	"lost news":         {1, 3},
+	"lost wake-ups":     {1, 3},
 	"locks held by all": {1, 3},
 }
 

@@ -69,7 +69,7 @@ func lostAssignments() Sabotage {
 // lostOrders has a worker not hear now and then that a task is to stop, or is to go.
 func lostOrders() Sabotage {
 	now := every(5)
-	return Sabotage{Name: "lost orders to stop", Stream: streams(func(said *dispatcherv1.SessionResponse) {
+	return Sabotage{Name: "lost stop requests", Stream: streams(func(said *dispatcherv1.SessionResponse) {
 		a := said.GetAssignments()
 		if a == nil || a.Complete {
 			return
@@ -93,7 +93,7 @@ func lostStatuses() Sabotage {
 }
 
 // forgetfulExecutor does not list the tasks that an earlier worker started: what runs
-// goes on, and nobody knows of it.
+// keeps running, and no worker knows of it.
 func forgetfulExecutor() Sabotage {
 	return Sabotage{Name: "tasks forgotten at a restart", Executor: func(inner *null.Executor) sdk.Executor {
 		return &forgetful{Executor: inner, known: map[string]bool{}}

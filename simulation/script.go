@@ -86,7 +86,7 @@ type Step struct {
 	N      int
 	// For is how long a fault lasts; By is how much is late.
 	For, By time.Duration
-	// Silent says that nobody is told of a death.
+	// Silent says that there is no notice of a death.
 	Silent bool
 	// Twin, if not empty, is where the same call is made at the same time, as by a
 	// client that takes it to be lost.

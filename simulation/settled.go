@@ -123,7 +123,7 @@ type slot struct {
 // slotsSettled wants one task in each slot of a service, that runs or waits; beside
 // one that waits, its predecessor may run if the update order is START_FIRST. It
 // wants the update to be at its end, unless a task waits: then slots whose turn has not
-// come are as they were, if no more may have theirs.
+// come are as they were, if no other may be updated.
 func (p *picture) slotsSettled(id string, s *recordv1.Service) (slots map[string]*slot, held bool) {
 	slots = map[string]*slot{}
 	waiting := 0
@@ -172,13 +172,13 @@ func (p *picture) slotsSettled(id string, s *recordv1.Service) (slots map[string
 // held says whether slots whose turn in an update has not come stay without one: all
 // those that may have theirs at once wait for a node.
 func (p *picture) held(s *recordv1.Service, r *recordv1.Rollout, config *musterv1.UpdateConfig, live []*state.Task) bool {
-	amid := uint64(0)
+	updating := uint64(0)
 	for _, t := range live {
 		if t.Live() && t.NodeID == "" && t.Record.Turn != nil && t.Record.Turn.SettledAt == 0 && p.current(s, t) {
-			amid++
+			updating++
 		}
 	}
-	return rolls(r) && config.Parallelism > 0 && amid >= config.Parallelism
+	return rolls(r) && config.Parallelism > 0 && updating >= config.Parallelism
 }
 
 // restless says whether tasks whose turn waits never come to rest as they are.

@@ -22,13 +22,13 @@ var (
 //
 //	16, 44, 53  a replica of apid that lagged accepted a change and did not make it
 //	44          a task on a paused node was prepared, and never started
-//	44          a scheduler that heard late of a drained node assigned to it for ever
-//	44          a worker without memory took a task for stopped that it had not begun itself
+//	44          a scheduler that heard late of a drained node assigned to it forever
+//	44          a worker without memory took a task for stopped that it had not begun
 //	58          258 workers
 //	160         tasks that could not be prepared kept the port from those that were to
 //	            replace them, where the update order is START_FIRST
 //	67          (a call without an answer was applied after one that changed nothing)
-//	232         an update waited for ever for a task on a paused node
+//	232         an update waited forever for a task on a paused node
 var fixed = []uint64{1, 2, 3, 4, 5, 7, 9, 10, 11, 16, 44, 53, 58, 67, 160, 232}
 
 // races are those of them that are run with the race detector too.

@@ -63,7 +63,7 @@ func replicated(n int) *musterv1.ServiceSpec_Replicated {
 	return &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{Replicas: proto.Uint64(uint64(n))}}
 }
 
-// change draws all of a service anew but its name, mode and size.
+// change draws all of a service again except its name, mode and size.
 func change(r *rand.Rand, s *musterv1.ServiceSpec) {
 	scripts := steadyScripts
 	if one(r, 4) {

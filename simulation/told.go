@@ -37,7 +37,7 @@ func (p *picture) told() []string {
 	return p.faults
 }
 
-// records returns what is to be told of services and tasks, by id.
+// records returns what apid should show of services and tasks, by id.
 func (p *picture) records() map[string]string {
 	all := map[string]string{}
 	for id, s := range p.services {

@@ -14,12 +14,12 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// turns holds, for each service, how many of its slots may be amid their turn in an
-// update at the same time: as many as the update's parallelism says, or as many as
+// turns holds, for each service, how many of its slots may be updated at the
+// same time: as many as the update's parallelism says, or as many as
 // there were when that was changed, until they are through. It is asked at the end of
 // each moment of virtual time: tables come one by one, and only then all are there.
 //
-// A slot is amid its turn from when it got the task of its turn until that, or one
+// A slot is being updated from when it got the task of its turn until that, or one
 // that took its place, runs or has failed.
 type turns struct {
 	o *observer
@@ -27,7 +27,7 @@ type turns struct {
 	// before.
 	looked time.Time
 	last   *store.Snapshot
-	// allowed is how many slots of a service may be amid their turn.
+	// allowed is how many slots of a service may be updated at once.
 	allowed map[string]uint64
 	// asked are the largest bounds that services were given since the last moment.
 	asked map[string]uint64
@@ -39,7 +39,7 @@ type turns struct {
 	paused map[string]bool
 }
 
-// rollCall is a user's call that sets how many slots may be amid their turn.
+// rollCall is a user's call that sets how many slots may be updated at once.
 type rollCall struct {
 	most  uint64
 	ended time.Time
@@ -127,7 +127,7 @@ func (u *turns) hold(from, to *store.Snapshot) {
 		}
 		flying := u.count(now, to, 0)
 		if flying > allowed {
-			u.o.c.violated("%d slots of %s are in their turn in an update, at most %d should be (%s, %v)",
+			u.o.c.violated("%d slots of %s are being updated at once, at most %d should be (%s, %v)",
 				flying, u.o.names[id], allowed, describeRoll(now.config), now.rollout.GetState())
 		}
 		// What is through does not begin again.
@@ -184,30 +184,30 @@ func (o *observer) spec(at *store.Snapshot, digest []byte) *musterv1.TaskSpec {
 	return e.Value.GetTask()
 }
 
-// newsAge is how late an orchestrator may hear that a task runs or has failed. What
-// it takes to be amid its turn it may give another.
+// newsAge is how late an orchestrator may hear that a task runs or has failed. It
+// may count a slot as being updated and leave out another.
 const newsAge = 10 * time.Second
 
-// count counts the slots that are in their turn, or were so a short while ago.
+// count counts the slots that are being updated, or were a short while ago.
 func (u *turns) count(f *flight, at *store.Snapshot, ago time.Duration) uint64 {
 	o := u.o
-	amid, through := map[string]bool{}, map[string]bool{}
+	updating, through := map[string]bool{}, map[string]bool{}
 	for e := range o.tables.Tasks.Scan(at, f.id+"/") {
 		t := e.Value
 		_, slot, id := state.SplitKey(e.Key)
 		if t.DesiredState > musterv1.TaskState_COMPLETE || f.service.Spec.GetGlobal() != nil && u.paused[t.NodeId] {
-			// Nobody waits for what a paused node has of a global service.
+			// An update does not wait for what a paused node has of a global service.
 			continue
 		}
 		switch turn := t.Turn; {
 		case turn != nil && turn.SettledAt == 0 && !turn.Failed && o.of(id).unsettled(ago):
-			amid[slot] = true
+			updating[slot] = true
 		case f.clean(t, o.spec(at, t.SpecDigest)):
 			through[slot] = true
 		}
 	}
 	n := uint64(0)
-	for slot := range amid {
+	for slot := range updating {
 		if !through[slot] {
 			n++
 		}

@@ -252,7 +252,7 @@ func (u *user) check(there map[string]*recordv1.Service) (faults []string) {
 		}
 		v := u.services[name]
 		if v == nil {
-			fault("service %s is there, and nobody made it", name)
+			fault("service %s is there, and no user created it", name)
 			continue
 		}
 		if v.calling > 0 {
