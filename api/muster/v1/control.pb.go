@@ -4495,7 +4495,7 @@ func (x *WatchRequest) GetModes() []ServiceMode {
 type WatchResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Events []*WatchEvent          `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
-	// Give it in a WatchRequest to any apid to go on after this message.
+	// Give it in a WatchRequest to any apid to continue after this message.
 	ResumeToken   string `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4808,7 +4808,7 @@ func (*WatchEvent_OldConfig) isWatchEvent_Old() {}
 // LogOptions say which lines to send.
 type LogOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Go on with lines as they are written.
+	// Continue with lines as they are written.
 	Follow bool `protobuf:"varint,1,opt,name=follow,proto3" json:"follow,omitempty"`
 	// Only the last so many lines of each task. 0: all.
 	Tail uint32 `protobuf:"varint,2,opt,name=tail,proto3" json:"tail,omitempty"`
@@ -5475,8 +5475,8 @@ func (x *GetAuthorityResponse) GetAuthority() *Authority {
 // Asks for another root.
 type RotateAuthorityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// End a rotation that is under way: the old root is trusted no more from now
-	// on, and whoever has not renewed has to join again.
+	// End a rotation that is in progress. The old root is no longer trusted, and
+	// daemons and workers that have not renewed must join again.
 	Finish        bool `protobuf:"varint,1,opt,name=finish,proto3" json:"finish,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5898,12 +5898,12 @@ type RootRotation struct {
 	StartedBy string                 `protobuf:"bytes,2,opt,name=started_by,json=startedBy,proto3" json:"started_by,omitempty"`
 	// Not set while it is under way.
 	EndedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
-	// Who is yet to show a certificate of the new root, for people: at most a
-	// hundred of them.
+	// The names of those that have not shown a certificate of the new root yet, at
+	// most a hundred.
 	WaitingFor []string `protobuf:"bytes,4,rep,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
 	// How many they are.
 	Waiting uint64 `protobuf:"varint,5,opt,name=waiting,proto3" json:"waiting,omitempty"`
-	// Why nobody knows how many they are, or what is waited for besides them.
+	// Why their number is not known, or what else the rotation waits for.
 	Message       string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -175,9 +175,9 @@ type ControlServiceClient interface {
 	// Returns the cluster's own certificate authority, and how far the rotation of
 	// its root has come.
 	GetAuthority(ctx context.Context, in *GetAuthorityRequest, opts ...grpc.CallOption) (*GetAuthorityResponse, error)
-	// Replaces the root of the cluster's own certificate authority: from now on a
-	// new one signs, both are trusted, everybody who has a certificate renews it,
-	// and when all have, the old root is trusted no more.
+	// Replaces the root of the cluster's own certificate authority. The new root
+	// signs at once, and both are trusted. All holders of certificates renew them;
+	// then the old root is no longer trusted.
 	RotateAuthority(ctx context.Context, in *RotateAuthorityRequest, opts ...grpc.CallOption) (*RotateAuthorityResponse, error)
 	// Returns which of the cluster's keys seals the secrets of its own certificate
 	// authority in the store, and which keys each apid has.
@@ -846,9 +846,9 @@ type ControlServiceServer interface {
 	// Returns the cluster's own certificate authority, and how far the rotation of
 	// its root has come.
 	GetAuthority(context.Context, *GetAuthorityRequest) (*GetAuthorityResponse, error)
-	// Replaces the root of the cluster's own certificate authority: from now on a
-	// new one signs, both are trusted, everybody who has a certificate renews it,
-	// and when all have, the old root is trusted no more.
+	// Replaces the root of the cluster's own certificate authority. The new root
+	// signs at once, and both are trusted. All holders of certificates renew them;
+	// then the old root is no longer trusted.
 	RotateAuthority(context.Context, *RotateAuthorityRequest) (*RotateAuthorityResponse, error)
 	// Returns which of the cluster's keys seals the secrets of its own certificate
 	// authority in the store, and which keys each apid has.

@@ -2569,8 +2569,8 @@ type StoreStatus struct {
 	// A read that only the leader may answer was answered, or refused because one
 	// of the store's limits is reached: error names it then.
 	Reachable bool `protobuf:"varint,2,opt,name=reachable,proto3" json:"reachable,omitempty"`
-	// Who decides on writes: a server's address, or "this process". Empty if
-	// nobody does, or if that is not known.
+	// The leader, which decides on writes: a server's address, or "this process".
+	// Empty if there is none, or if it is not known.
 	Leader string `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"`
 	// The addresses of all servers that the store is made of.
 	Servers []string `protobuf:"bytes,4,rep,name=servers,proto3" json:"servers,omitempty"`
@@ -2919,7 +2919,7 @@ type SubsystemStatus struct {
 	Instances uint32 `protobuf:"varint,3,opt,name=instances,proto3" json:"instances,omitempty"`
 	// The number of shards.
 	Shards uint32 `protobuf:"varint,4,opt,name=shards,proto3" json:"shards,omitempty"`
-	// The shards that nobody holds.
+	// The shards without an owner.
 	Unowned       []uint32 `protobuf:"varint,5,rep,packed,name=unowned,proto3" json:"unowned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

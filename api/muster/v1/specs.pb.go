@@ -81,10 +81,10 @@ const (
 	UpdateConfig_ORDER_UNSPECIFIED UpdateConfig_Order = 0
 	// The old task stops before the new one starts.
 	UpdateConfig_STOP_FIRST UpdateConfig_Order = 1
-	// An old task that runs goes on until the new one runs. Where both cannot be
-	// at once, since the old one holds the host port or the memory that the new
-	// one needs, the new one waits and says so; one that does not run yet is
-	// stopped first.
+	// A running old task keeps running until the new one runs. If both cannot run at
+	// once, because the old one holds a host port or memory that the new one needs,
+	// the new one waits and says so. An old task that does not run yet is stopped
+	// first.
 	UpdateConfig_START_FIRST UpdateConfig_Order = 2
 )
 
@@ -609,7 +609,7 @@ const (
 	NodeSpec_AVAILABILITY_UNSPECIFIED NodeSpec_Availability = 0
 	// Takes tasks. The default.
 	NodeSpec_ACTIVE NodeSpec_Availability = 1
-	// Keeps its tasks, takes no more.
+	// Keeps its tasks, takes no new ones.
 	NodeSpec_PAUSE NodeSpec_Availability = 2
 	// Its tasks move elsewhere.
 	NodeSpec_DRAIN NodeSpec_Availability = 3

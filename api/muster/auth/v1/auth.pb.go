@@ -26,9 +26,9 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Role is what somebody may do. People have one of VIEWER, OPERATOR and ADMIN,
-// of which each may do what those before it may. Every other role may do
-// what is stated for it, and nothing else.
+// Role is what a caller may do. People have one of VIEWER, OPERATOR and ADMIN.
+// Each of these includes the ones before it. Every other role may do only what
+// is stated for it.
 type Role int32
 
 const (
@@ -108,9 +108,10 @@ func (Role) EnumDescriptor() ([]byte, []int) {
 // Rule says who may call a method.
 type Rule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Whoever has one of these roles.
+	// Callers with one of these roles.
 	Roles []Role `protobuf:"varint,1,rep,packed,name=roles,proto3,enum=muster.auth.v1.Role" json:"roles,omitempty"`
-	// Everybody, known or not. The method itself decides whom it serves.
+	// Every caller, with or without an identity. The method itself decides whom it
+	// serves.
 	Anyone        bool `protobuf:"varint,2,opt,name=anyone,proto3" json:"anyone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -112,8 +112,8 @@ func (x *GetAuthorityResponse) GetAuthorities() []byte {
 type JoinRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Token string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	// PEM of a certificate request. Of what it says the public key counts, and the
-	// hosts of a manager daemon.
+	// PEM of a certificate request. Only its public key counts, and the hosts of a
+	// manager daemon.
 	Request []byte `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"`
 	// The id of a worker's node, or the name of a manager daemon: "schedulerd".
 	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`

@@ -35,18 +35,19 @@ const (
 // AuthorityService is served by apid, for the cluster's own authority. Without
 // one every call ends with FAILED_PRECONDITION.
 type AuthorityServiceClient interface {
-	// Returns the certificates of the authority. Who has none of his own cannot
-	// know yet that it is apid which answers: a join token has the digest that
-	// they must have.
+	// Returns the certificates of the authority. A caller without a certificate
+	// cannot verify yet that apid answers, so it compares the digest of the
+	// certificates with the one in its join token.
 	GetAuthority(ctx context.Context, in *GetAuthorityRequest, opts ...grpc.CallOption) (*GetAuthorityResponse, error)
-	// Issues the first certificate of a worker or a manager daemon, to who has a
-	// join token. The id of a worker's node must be new to the cluster; what is
-	// asked again with the same key is answered again.
+	// Issues the first certificate of a worker or a manager daemon that has a join
+	// token. The id of a worker's node must be new to the cluster. A repeated
+	// request with the same key is answered again.
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error)
-	// Issues the next certificate to who has one, for the same identity.
+	// Issues the next certificate to the holder of one, for the same identity.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
-	// Tells who has a certificate what the authority is by now, so that he renews
-	// his when its root changes. That he calls shows which root his is of.
+	// Returns the authority's current roots, so that a certificate holder can renew
+	// after a root rotation. The call also records which root the caller's
+	// certificate is from.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
 }
 
@@ -105,18 +106,19 @@ func (c *authorityServiceClient) Check(ctx context.Context, in *CheckRequest, op
 // AuthorityService is served by apid, for the cluster's own authority. Without
 // one every call ends with FAILED_PRECONDITION.
 type AuthorityServiceServer interface {
-	// Returns the certificates of the authority. Who has none of his own cannot
-	// know yet that it is apid which answers: a join token has the digest that
-	// they must have.
+	// Returns the certificates of the authority. A caller without a certificate
+	// cannot verify yet that apid answers, so it compares the digest of the
+	// certificates with the one in its join token.
 	GetAuthority(context.Context, *GetAuthorityRequest) (*GetAuthorityResponse, error)
-	// Issues the first certificate of a worker or a manager daemon, to who has a
-	// join token. The id of a worker's node must be new to the cluster; what is
-	// asked again with the same key is answered again.
+	// Issues the first certificate of a worker or a manager daemon that has a join
+	// token. The id of a worker's node must be new to the cluster. A repeated
+	// request with the same key is answered again.
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
-	// Issues the next certificate to who has one, for the same identity.
+	// Issues the next certificate to the holder of one, for the same identity.
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
-	// Tells who has a certificate what the authority is by now, so that he renews
-	// his when its root changes. That he calls shows which root his is of.
+	// Returns the authority's current roots, so that a certificate holder can renew
+	// after a root rotation. The call also records which root the caller's
+	// certificate is from.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
 	mustEmbedUnimplementedAuthorityServiceServer()
 }

@@ -30,8 +30,8 @@ const (
 //
 // DaemonService is served by every manager daemon, to apid.
 type DaemonServiceClient interface {
-	// Returns what the daemon knows of itself. It asks nobody else, so it answers
-	// at once, the store being away or not.
+	// Returns what the daemon knows of itself. It asks no other process, so it
+	// answers at once, also while the store is away.
 	Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error)
 }
 
@@ -59,8 +59,8 @@ func (c *daemonServiceClient) Report(ctx context.Context, in *ReportRequest, opt
 //
 // DaemonService is served by every manager daemon, to apid.
 type DaemonServiceServer interface {
-	// Returns what the daemon knows of itself. It asks nobody else, so it answers
-	// at once, the store being away or not.
+	// Returns what the daemon knows of itself. It asks no other process, so it
+	// answers at once, also while the store is away.
 	Report(context.Context, *ReportRequest) (*ReportResponse, error)
 	mustEmbedUnimplementedDaemonServiceServer()
 }

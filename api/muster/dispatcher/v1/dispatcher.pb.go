@@ -34,8 +34,8 @@ const (
 	// An operator removed the node. Nothing is assigned to it any more, and it
 	// will not be admitted again.
 	Refusal_NODE_REMOVED Refusal_Reason = 1
-	// Another worker process is the node, and is heard. Nothing is assigned to
-	// this one as long as that is so.
+	// Another live worker process has the node. Nothing is assigned to this one
+	// until that changes.
 	Refusal_NODE_TAKEN Refusal_Reason = 2
 )
 
@@ -236,8 +236,8 @@ type Hello struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	NodeId      string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	Description *v1.NodeDescription    `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
-	// Made anew by each worker process: tells a worker that came back from a
-	// second worker with the same identity.
+	// Each worker process has its own. It distinguishes a worker that came back from
+	// a second worker with the same identity.
 	InstanceId string `protobuf:"bytes,3,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
 	// How many tasks the worker has, if this process was admitted before. A store that
 	// knows neither its node nor any service has been lost, and is not to be believed.
@@ -352,7 +352,7 @@ func (*Heartbeat) Descriptor() ([]byte, []int) {
 	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{2}
 }
 
-// StatusReport holds the newest status of tasks. Everything is reported anew
+// StatusReport holds the newest status of tasks. Everything is reported again
 // after each hello; a worker keeps what has not been acknowledged.
 type StatusReport struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -769,8 +769,8 @@ func (x *Refusal) GetReason() Refusal_Reason {
 	return Refusal_REASON_UNSPECIFIED
 }
 
-// Welcome begins a session. It is said again when what it says of the period or
-// of the node has changed.
+// Welcome begins a session. It is sent again when the period or the node's
+// settings in it have changed.
 type Welcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The longest time between two heartbeats. Workers vary it, so that they do not
@@ -929,7 +929,7 @@ func (*HeartbeatAck) Descriptor() ([]byte, []int) {
 // Redirect names the dispatcher to speak to.
 type Redirect struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "host:port". Empty: nobody owns the shard at this moment; try again soon.
+	// "host:port". Empty: the shard has no owner at this moment; try again soon.
 	Address       string   `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	Dispatchers   []string `protobuf:"bytes,2,rep,name=dispatchers,proto3" json:"dispatchers,omitempty"`
 	unknownFields protoimpl.UnknownFields

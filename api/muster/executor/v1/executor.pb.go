@@ -31,7 +31,7 @@ const (
 type ExecutorError_Blame int32
 
 const (
-	// Not known, or nobody's fault.
+	// Not known, or neither's fault.
 	ExecutorError_BLAME_UNSPECIFIED ExecutorError_Blame = 0
 	// Another node may do better: the scheduler avoids this one.
 	ExecutorError_NODE ExecutorError_Blame = 1
@@ -218,7 +218,7 @@ type Task struct {
 	ServiceLabels map[string]string `protobuf:"bytes,7,rep,name=service_labels,json=serviceLabels,proto3" json:"service_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Templates in it are expanded.
 	Spec *v1.TaskSpec `protobuf:"bytes,8,opt,name=spec,proto3" json:"spec,omitempty"`
-	// Host ports to publish, dynamic ones filled in by whoever chose them.
+	// Host ports to publish, dynamic ones filled in.
 	Ports         []*v1.PortConfig `protobuf:"bytes,9,rep,name=ports,proto3" json:"ports,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -52,7 +52,7 @@ type Service struct {
 	FormerEndpoint    *v1.EndpointSpec `protobuf:"bytes,12,opt,name=former_endpoint,json=formerEndpoint,proto3" json:"former_endpoint,omitempty"`
 	FormerSpecVersion uint64           `protobuf:"varint,13,opt,name=former_spec_version,json=formerSpecVersion,proto3" json:"former_spec_version,omitempty"`
 	// Grows with each call that asks for an update or rollback: one that has paused, or
-	// was rolled back, is begun anew.
+	// was rolled back, begins again.
 	Attempt uint64 `protobuf:"varint,14,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	// The last change of the spec was a rollback that a user asked for.
 	RollsBack     bool `protobuf:"varint,15,opt,name=rolls_back,json=rollsBack,proto3" json:"rolls_back,omitempty"`
@@ -1237,7 +1237,7 @@ type Rollout struct {
 	RolledBack bool `protobuf:"varint,7,opt,name=rolled_back,json=rolledBack,proto3" json:"rolled_back,omitempty"`
 	// Counts the service's rollouts: each update, rollback, and new attempt.
 	Number uint64 `protobuf:"varint,8,opt,name=number,proto3" json:"number,omitempty"`
-	// How many slots were to be changed when it began.
+	// How many slots had to change when it began.
 	Slots uint64 `protobuf:"varint,9,opt,name=slots,proto3" json:"slots,omitempty"`
 	// The service's attempt that it answers.
 	Attempt       uint64 `protobuf:"varint,10,opt,name=attempt,proto3" json:"attempt,omitempty"`
