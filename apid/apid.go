@@ -60,10 +60,10 @@ type Config struct {
 	// RotationLeast is how long a rotation of the authority's root takes at least,
 	// so that daemons that happen to be off for a while take part in it.
 	RotationLeast time.Duration
-	// Authority is the cluster's own, run by somebody else. Nil: certificates come
+	// Authority is the cluster's own, run by the caller. Nil: certificates come
 	// from elsewhere.
 	Authority *ca.Authority
-	// Limits bound how often somebody may call over REST; the gRPC server has them
+	// Limits bound how often a client may call over REST; the gRPC server has them
 	// already. Nil: there are none.
 	Limits *limit.Limits
 }

@@ -357,7 +357,7 @@ func TestWatchConfigs(t *testing.T) {
 	resumed := a.watch(&musterv1.WatchRequest{ResumeToken: token})
 	resumed.until("the removal", is(musterv1.WatchAction_DELETE, musterv1.ObjectKind_CONFIG, config.Id))
 
-	// A token of the version that had no configs goes on while there are none.
+	// A token of the version that had no configs continues while there are none.
 	_, numbers := readToken(t, a.watch(&musterv1.WatchRequest{}).token)
 	_, err := c.apid().tryWatch(&musterv1.WatchRequest{ResumeToken: fixedToken(numbers)})
 	wantCode(t, err, codes.OutOfRange)

@@ -149,7 +149,7 @@ func (c *cluster) dial(address string) (*grpc.ClientConn, error) {
 			l := c.listeners[address]
 			c.mu.Unlock()
 			if l == nil {
-				return nil, fmt.Errorf("nobody listens on %s", address)
+				return nil, fmt.Errorf("no listener on %s", address)
 			}
 			return l.DialContext(ctx)
 		}))

@@ -77,8 +77,8 @@ func TestREST(t *testing.T) {
 	}
 }
 
-// A page of another site in somebody's browser, who may have a client certificate
-// or a `muster dev` of his own.
+// A page of another site in a user's browser, where there may be a client
+// certificate or a local `muster dev`.
 func TestRESTRefusesOtherSites(t *testing.T) {
 	t.Parallel()
 	a := newCluster(t).apid()

@@ -221,7 +221,7 @@ func TestWatchFilters(t *testing.T) {
 	}
 }
 
-// follower keeps what a watch tells of services, as a client would: it goes on
+// follower keeps what a watch tells of services, as a client would: it continues
 // from its last token, and lists again only when it is told to.
 type follower struct {
 	t       testing.TB
@@ -269,7 +269,7 @@ func (f *follower) follow(a *api, what string, cond func() bool) {
 	f.token = w.token
 }
 
-// A watch that is cut off goes on at any replica, and misses nothing, removals
+// A watch that is cut off continues at any replica, and misses nothing, removals
 // included; or it is told to list again.
 func TestWatchResumesAtAnotherReplica(t *testing.T) {
 	t.Parallel()
@@ -287,7 +287,7 @@ func TestWatchResumesAtAnotherReplica(t *testing.T) {
 		here, there := replicas[round%2], replicas[(round+1)%2]
 		s := here.create(webSpec(fmt.Sprintf("web-%d", round)))
 		f.follow(here, "creation", func() bool { return has(s.Id) })
-		// While nobody watches, one service goes, and one comes and is scaled.
+		// While there is no watch, one service goes, and one comes and is scaled.
 		last := here.create(webSpec(fmt.Sprintf("last-%d", round)))
 		if _, err := here.RemoveService(t.Context(), &musterv1.RemoveServiceRequest{Service: s.Id}); err != nil {
 			t.Fatal(err)

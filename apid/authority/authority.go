@@ -154,9 +154,9 @@ func (a *Service) Renew(ctx context.Context, req *cav1.RenewRequest) (*cav1.Rene
 	return &cav1.RenewResponse{Certificate: issued.Certificate, Authorities: issued.Authorities}, nil
 }
 
-// admitNode writes down that a node has a certificate. The node's id must be
-// new, or else the key one that was certified before: whoever has a join token
-// must not become a node that is there.
+// admitNode records that a node has a certificate. The node's id must be new, or
+// its key certified before: the holder of a join token must not become an existing
+// node.
 func (a *Service) admitNode(ctx context.Context, node string, r *ca.Request, lifetime time.Duration) error {
 	return a.certifyNode(ctx, node, r, lifetime, func(tx *store.Tx, known *recordv1.Node, key []byte) error {
 		if bytes.Equal(known.CertificateKey, key) || bytes.Equal(known.CertificateKeyBefore, key) {
@@ -173,7 +173,7 @@ func (a *Service) admitNode(ctx context.Context, node string, r *ca.Request, lif
 
 // renewNode does so for a node that shows a certificate of the newest key or, for
 // the answer with that may have been lost, of the one before. A certificate of any
-// other key was signed by somebody else.
+// other key was signed by another authority.
 func (a *Service) renewNode(ctx context.Context, caller auth.Caller, r *ca.Request, lifetime time.Duration) error {
 	if caller.Certificate == nil {
 		return status.Error(codes.PermissionDenied, "a worker renews with the certificate that it has")

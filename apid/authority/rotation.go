@@ -135,7 +135,7 @@ func (a *Authority) EndRotation(ctx context.Context) {
 	}
 	waiting, why := a.behind(ctx, roots, time.Now())
 	if len(waiting) > 0 || why != "" {
-		a.backend.Log.Info("the rotation of the root goes on", zap.Int("waiting", len(waiting)), zap.Strings("for", waiting[:min(len(waiting), 10)]), zap.String("reason", why))
+		a.backend.Log.Info("root rotation continues", zap.Int("waiting", len(waiting)), zap.Strings("for", waiting[:min(len(waiting), 10)]), zap.String("reason", why))
 		return
 	}
 	if err := a.opt.Own.FinishRotation(ctx, roots.Signing); err != nil && !errors.Is(err, ca.ErrNotRotating) {

@@ -65,7 +65,7 @@ const answerTime = 200 * time.Millisecond
 var ErrNoChange = errors.New("the record is as requested already")
 
 // Update is the store's, but takes ErrNoChange for success. It sends nothing to a
-// store that is known to be away: it waits as long as ctx allows, so that nothing was
+// store that is known to be away: it waits until ctx ends, so that nothing was
 // changed for certain if the store does not come back.
 func (b *Backend) Update(ctx context.Context, fn func(*store.Tx) error) error {
 	if err := b.store.Contact(ctx); err != nil {

@@ -31,7 +31,7 @@ func (s *Server) ServiceLogs(req *musterv1.ServiceLogsRequest, stream musterv1.C
 			tasks = append(tasks, t)
 			return true
 		})
-		// New tasks come for as long as the service is there.
+		// New tasks come until the service is removed.
 		_, more = r.Service(id)
 		return tasks, more
 	}

@@ -57,7 +57,7 @@ func (s *Server) freeName(tx *store.Tx, id string) string {
 	return "service-" + id
 }
 
-// specTouch is the age from which a spec that is used again is written anew.
+// specTouch is the age from which a spec that is used again is written again.
 // It is well below the time for which unused specs are kept.
 const specTouch = 20 * time.Second
 
@@ -89,7 +89,7 @@ type storedService struct {
 	// former is the task spec that was there before, nil if it cannot be read.
 	former *musterv1.TaskSpec
 
-	// next and nextTask are what the service is to be, nextDigest the digest of a
+	// next and nextTask are what the service should be, nextDigest the digest of a
 	// task spec that is stored already.
 	next       *musterv1.ServiceSpec
 	nextTask   *musterv1.TaskSpec

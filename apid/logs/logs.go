@@ -1,4 +1,4 @@
-// Package logs brings the output of tasks to whoever asks: it finds the nodes
+// Package logs brings the output of tasks to clients: it finds the nodes
 // that tasks run on and the dispatchers that own these nodes, subscribes there,
 // and merges what comes into one stream. It keeps no output: a slow reader slows
 // down the workers' sending, by gRPC's flow control all the way.

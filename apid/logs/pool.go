@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// idle is how long a connection is kept that nobody uses.
+// idle is how long a connection is kept without use.
 const idle = time.Minute
 
 // pool keeps one connection to each dispatcher.

@@ -55,7 +55,7 @@ type nodeReader struct {
 type emitter = func(*musterv1.LogMessage) error
 
 // run reads until the worker says that this is all, and resumes after the last lines
-// when the node could not be reached. A follower tries again for as long as it may
+// when the node could not be reached. A follower tries again while that may
 // help. It fails only if emit does.
 func (n *nodeReader) run(ctx context.Context, emit func(*musterv1.LogMessage) error) error {
 	pause, warned := firstPause, false
@@ -146,7 +146,7 @@ func (n *nodeReader) noting(emit emitter, got *bool) emitter {
 	}
 }
 
-// resumed returns the options to go on with after the last lines of tasks.
+// resumed returns the options to continue with after the last lines of tasks.
 func (n *nodeReader) resumed(tasks map[string]*source) *musterv1.LogOptions {
 	opts := &musterv1.LogOptions{}
 	if n.opts != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// advance goes on to a newer snapshot, at a cost of what has changed. The
+// advance moves to a newer snapshot, at a cost of what has changed. The
 // caller holds the lock.
 func (v *View) advance(to *store.Snapshot, at time.Time) {
 	from := v.now

@@ -102,7 +102,7 @@ func (n *Node) same(o *Node) bool {
 
 // Cluster is the cluster's settings.
 type Cluster struct {
-	// Version is 0 as long as nobody has changed the settings.
+	// Version is 0 until the settings are changed.
 	Version uint64
 	Record  *recordv1.Cluster
 }

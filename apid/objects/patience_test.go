@@ -20,7 +20,7 @@ func TestPatience(t *testing.T) {
 		time.Sleep(2 * patience)
 		add(begun)
 		if h.first != 0 {
-			t.Error("a batch that nobody could read meanwhile is forgotten")
+			t.Error("a batch that no watch could read yet is forgotten")
 		}
 		time.Sleep(patience + time.Millisecond)
 		add(time.Now())

@@ -1,7 +1,7 @@
 // Package objects holds the objects of the API in memory: services, tasks, nodes,
 // configs and the cluster, each joined from the records of its owners. It follows the
 // store's snapshots, keeps what lists and counts need, and remembers the last
-// changes of objects so that watches can go on where they stopped. It only
+// changes of objects so that watches can continue where they stopped. It only
 // reads.
 //
 // A joined object is immutable: a change makes another one. What a method
@@ -114,7 +114,7 @@ func (v *View) Run(ctx context.Context) error {
 	}
 }
 
-// sync goes on to the newest snapshot. So a client that has written something
+// sync moves to the newest snapshot. So a client that has written something
 // reads it back.
 func (v *View) sync() {
 	newest := v.source.Snapshot()

@@ -77,7 +77,7 @@ func New(server musterv1.ControlServiceServer, healthy func(context.Context) err
 		}
 	}
 	root := http.NewServeMux()
-	// A page of another site in somebody's browser changes nothing: neither on a
+	// A page of another site in a user's browser changes nothing: neither on a
 	// machine of its own nor with the client certificate that the browser has.
 	root.Handle("/", http.NewCrossOriginProtection().Handler(bounded(mux)))
 	root.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {

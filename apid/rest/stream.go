@@ -134,12 +134,12 @@ func (s *stream[T]) Send(m *T) error {
 // flush writes and sees to it that the bytes leave. The caller holds the lock.
 func (s *stream[T]) flush(b []byte) error {
 	// Without deadlines of its own a connection keeps the server's, which is
-	// none: a client that takes nothing would hold the call for ever.
+	// none: a client that takes nothing would hold the call forever.
 	_ = s.control.SetWriteDeadline(time.Now().Add(sendTimeout))
 	if !s.started {
 		s.started = true
 		s.w.Header().Set("Content-Type", s.format.contentType())
-		// A proxy that collects the answer would keep it for ever.
+		// A proxy that collects the answer would keep it forever.
 		s.w.Header().Set("X-Accel-Buffering", "no")
 		s.w.WriteHeader(http.StatusOK)
 	}

@@ -179,8 +179,8 @@ func TestStreamsEndWithTheirToken(t *testing.T) {
 	}
 }
 
-// TestSlowReaders: who does not read what he asked for does not keep the server
-// waiting for ever.
+// TestSlowReaders: a client that does not read its answer does not keep the server
+// waiting forever.
 func TestSlowReaders(t *testing.T) {
 	t.Parallel()
 	for name, path := range map[string]string{"watch": "/v1/watch", "logs": "/v1/tasks/t/logs?options.follow=true"} {

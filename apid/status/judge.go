@@ -42,7 +42,7 @@ func Judge(f Findings) *musterv1.GetClusterStatusResponse {
 		case len(c.Members) == 0:
 			problem("no %s takes part", s.Daemon)
 		case len(none) > 0:
-			problem("nobody holds %s of the %s", ranges(none), s.Name)
+			problem("no replica holds %s of the %s", ranges(none), s.Name)
 		}
 		for _, d := range f.instances(s, c) {
 			m.Daemons = append(m.Daemons, d)
@@ -67,7 +67,7 @@ func (s Store) message() *musterv1.StoreStatus {
 	return m
 }
 
-// instances returns those of one daemon: its members, and whoever else is in the
+// instances returns those of one daemon: its members, and the others in the
 // catalog.
 func (f Findings) instances(s Subsystem, c shards.Census) []*musterv1.DaemonInstance {
 	var all []*musterv1.DaemonInstance

@@ -101,7 +101,7 @@ func TestJudge(t *testing.T) {
 			for _, i := range []int{1, 2, 3, 7} {
 				delete(f.Census["scheduler"].Held, i)
 			}
-		}, "", healthy, 12, "0", []string{"nobody holds shards 1-3, 7 of the scheduler"}},
+		}, "", healthy, 12, "0", []string{"no replica holds shards 1-3, 7 of the scheduler"}},
 		"a daemon has no instance": {func(f *clusterstatus.Findings) {
 			delete(f.Census, "allocator")
 			f.Processes["allocatord"] = nil
@@ -117,7 +117,7 @@ func TestJudge(t *testing.T) {
 		"nothing was found": {func(f *clusterstatus.Findings) {
 			*f = clusterstatus.Findings{Store: clusterstatus.Store{Err: errors.New("x")}}
 		},
-			"nobody", 0, 0, "", []string{"the store does not answer"}},
+			"unknown", 0, 0, "", []string{"the store does not answer"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

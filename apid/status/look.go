@@ -20,8 +20,8 @@ const (
 	storeTimeout = 2 * time.Second
 	// reportTimeout is how long an instance may take to answer.
 	reportTimeout = time.Second
-	// looks is how often it is looked whether somebody holds each shard, with
-	// lookPause between: for a moment nobody holds one that is handed over.
+	// looks is how often apid checks that each shard has an owner, with lookPause
+	// between: a shard that is handed over has none for a moment.
 	looks     = 3
 	lookPause = 250 * time.Millisecond
 )
@@ -113,7 +113,7 @@ func (l *Looker) read(ctx context.Context, f *Findings) error {
 	return errors.Join(errs...)
 }
 
-// census takes the census, again if somebody has yet to take a shard.
+// census takes the census, again if a shard has yet to be taken.
 func (l *Looker) census(ctx context.Context) (map[string]shards.Census, error) {
 	for look := 1; ; look++ {
 		census, err := shards.Take(ctx, l.KV, l.Prefix, l.Log)
@@ -130,7 +130,7 @@ func (l *Looker) census(ctx context.Context) (map[string]shards.Census, error) {
 	}
 }
 
-// settled reports whether all shards are held that somebody could hold.
+// settled reports whether all shards are held that a replica could hold.
 func settled(census map[string]shards.Census) bool {
 	for _, s := range Subsystems() {
 		if c := census[s.Name]; len(c.Members) > 0 && len(unowned(s, c)) > 0 {

@@ -228,7 +228,7 @@ func TestContainerFieldsMustBeHonoured(t *testing.T) {
 		executors []*musterv1.ExecutorDescription
 		want      []string
 	}{
-		"nobody":      {nil, nil},
+		"no node":     {nil, nil},
 		"silent":      {[]*musterv1.ExecutorDescription{docker("logs"), docker("container.image")}, nil},
 		"all":         {[]*musterv1.ExecutorDescription{docker("container.image", "container.sysctls", "container.stop_signal")}, nil},
 		"one":         {[]*musterv1.ExecutorDescription{docker("container.image", "container.stopSignal"), docker("container.image")}, []string{"spec.task.container.sysctls"}},

@@ -20,8 +20,8 @@ type gap struct {
 	sub string
 }
 
-// serviceGaps is the table of what a service's spec may say and nobody acts on
-// yet. Whoever builds one of these things deletes its row.
+// serviceGaps is the table of what a service's spec may contain and Muster does not act on
+// yet. A change that builds one of these things deletes its row.
 func serviceGaps() []gap {
 	return []gap{
 		{shape: "replicatedJob", what: "jobs are not implemented yet"},
