@@ -1,3 +1,5 @@
+// Package musterv1 is the control API: what users of a cluster ask of apid, and what it
+// answers.
 package musterv1
 
 // StaleHeader is a header of answers, in gRPC and in REST. An API server that has
