@@ -122,7 +122,7 @@ func BenchmarkStatuses(b *testing.B) {
 			wg.Go(func() {
 				var statuses []*dispatcherv1.ReportedStatus
 				for id := range w.model.Tasks {
-					// Of one state the later word counts, so each round writes all anew.
+					// Of one state the later word counts, so each round writes all again.
 					statuses = append(statuses, reported(id, musterv1.TaskState_RUNNING, int64(sequence), fmt.Sprint(sequence)))
 				}
 				w.report(sequence, statuses...)

@@ -91,7 +91,7 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&c.ReconnectGrace, "reconnect-grace", c.ReconnectGrace, "how long a worker whose connection closed may stay away before its node is down")
 	fs.DurationVar(&c.RestartGrace, "restart-grace", c.RestartGrace, "the same for a worker that said that it restarts")
 	fs.DurationVar(&c.TakeoverGrace, "takeover-grace", c.TakeoverGrace, "the same for workers of a dispatcher that died or gave its shard away")
-	fs.DurationVar(&c.UnknownAfter, "unknown-after", c.UnknownAfter, "when a node that has not come over from another dispatcher is said to be unknown")
+	fs.DurationVar(&c.UnknownAfter, "unknown-after", c.UnknownAfter, "when a node that has not come over from another dispatcher becomes UNKNOWN")
 	fs.DurationVar(&c.OrphanAfter, "orphan-after", c.OrphanAfter, "how long a node is down before its tasks are given up as orphaned")
 	fs.IntVar(&c.LogReaders, "log-readers", c.LogReaders, fmt.Sprintf("how many log readers the dispatcher serves at once, one for each node that each log stream reads, shared out fairly among clients; at most %d", maxLogReaders))
 }

@@ -13,8 +13,8 @@ import (
 )
 
 // TestEmptyStore has a worker that was admitted before come to a store that knows
-// nothing of it: only where there are services, or the node itself is known, is it
-// believed that its tasks are no more.
+// nothing of it: its tasks
+// count as gone only if there are services, or the node itself is known.
 func TestEmptyStore(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

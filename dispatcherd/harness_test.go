@@ -180,7 +180,7 @@ func (c *cluster) dispatcherOver(space kv.KV, name string, change ...func(*Confi
 		}
 	}()
 	stop := c.run(name, r.Run)
-	// The server serves as long as Run runs.
+	// The server serves while Run runs.
 	r.stop = sync.OnceFunc(func() {
 		stop()
 		r.server.Stop()
@@ -225,7 +225,7 @@ func (c *cluster) dial(address string) *grpc.ClientConn {
 			l := c.listeners[address]
 			c.mu.Unlock()
 			if l == nil {
-				return nil, fmt.Errorf("nobody listens at %s", address)
+				return nil, fmt.Errorf("no listener at %s", address)
 			}
 			return l.DialContext(ctx)
 		}))

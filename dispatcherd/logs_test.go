@@ -74,7 +74,7 @@ func TestLogs(t *testing.T) {
 		}
 		id := requests[0].SubscriptionId
 		w.log(id, false, line("t1", "one"), line("another's", "forged"))
-		w.log("of nobody", false, line("t1", "astray"))
+		w.log("unknown", false, line("t1", "astray"))
 		w.log(id, true, line("t2", "two"))
 		synctest.Wait()
 		var err error
@@ -96,8 +96,8 @@ func TestLogs(t *testing.T) {
 			t.Fatalf("cancelled are %v, want %s", got, id)
 		}
 
-		// A worker sends more than it has credit for: its other traffic goes on, and
-		// the reader is told why it gets no more.
+		// A worker sends more than it has credit for: its other traffic continues, and
+		// the reader is told why it gets no other lines.
 		s, _ = subscribe(t, conn, "n1", "t1")
 		id = logRequests(w)[2].SubscriptionId
 		block := string(make([]byte, 16<<10))

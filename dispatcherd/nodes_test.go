@@ -123,7 +123,7 @@ func TestOrphans(t *testing.T) {
 		w.hangUp()
 		time.Sleep(4 * time.Second)
 		c.wantNode("n1", fallen)
-		// Nobody has to be told of what goes while the node is down.
+		// No worker has to be told of what goes while the node is down.
 		c.update(func(tx *store.Tx) { c.tables.Assignments.Delete(tx, "n1/s1/gone") })
 		synctest.Wait()
 		if got := c.status("n1", "s1", "gone"); got != nil {
@@ -276,7 +276,7 @@ func TestTakeoverOfLivingNodes(t *testing.T) {
 				time.Sleep(time.Second)
 				for i, old := range workers {
 					if old.ended() == nil {
-						t.Fatalf("session of %s goes on", old.node)
+						t.Fatalf("session of %s continues", old.node)
 					}
 					w := c.worker(old.node, second.address)
 					if got := w.tasks(); len(got) != 1 {

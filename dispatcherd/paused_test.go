@@ -11,8 +11,8 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// loseLock takes the lock of a node's shard from whoever holds it, who does not hear
-// of that.
+// loseLock takes the lock of a node's shard from its holder, which does not hear of
+// that.
 func (c *cluster) loseLock(node string) {
 	c.t.Helper()
 	lock := fmt.Sprintf("muster/locks/%s/%d", Subsystem, store.ShardOf(node))

@@ -112,7 +112,7 @@ func TestSuccessorOfASilentWorker(t *testing.T) {
 				time.Sleep(silent)
 				began := time.Now()
 				second := c.workerAs("n1", "two", d.address)
-				// It does not wait for ever, and comes again.
+				// It does not wait forever, and comes again.
 				time.Sleep(time.Second)
 				second.hangUp()
 				second = c.workerAs("n1", "two", d.address)

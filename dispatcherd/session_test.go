@@ -150,7 +150,7 @@ func TestReports(t *testing.T) {
 			{reported("mine", running, 40, "newer"), running, "newer"},
 			{reported("mine", musterv1.TaskState_ORPHANED, 50, "forged"), running, "newer"},
 			{reported("other", running, 20, "not mine"), running, "newer"},
-			{reported("nobody's", running, 20, "not there"), running, "newer"},
+			{reported("unknown", running, 20, "not there"), running, "newer"},
 			{reported("mine", musterv1.TaskState_FAILED, 60, "over"), musterv1.TaskState_FAILED, "over"},
 			{reported("mine", running, 70, "zombie"), musterv1.TaskState_FAILED, "over"},
 		} {
@@ -166,7 +166,7 @@ func TestReports(t *testing.T) {
 			t.Errorf("another node's task has status %v", got)
 		}
 
-		// All is reported anew in the next session, and nothing is written for it.
+		// All is reported again in the next session, and nothing is written for it.
 		before := c.tables.Statuses.Sequences(c.store.Snapshot())
 		w.hangUp()
 		w = c.worker("n1", d.address)
@@ -250,7 +250,7 @@ func TestLateRecords(t *testing.T) {
 		if got := w.tasks(); len(got) != 4 {
 			t.Fatalf("tasks are %v, want t2 too", got)
 		}
-		// A complete set does not wait for ever. An assignment without its task is
+		// A complete set does not wait forever. An assignment without its task is
 		// left out.
 		w.hangUp()
 		c.update(func(tx *store.Tx) { c.tables.Tasks.Delete(tx, state.TaskKey("s2", 1, "", "t2")) })
@@ -303,7 +303,7 @@ func TestCrowd(t *testing.T) {
 		for i, want := range []time.Duration{2 * time.Second, 2 * time.Second, 2 * time.Second, 3 * time.Second, 4 * time.Second} {
 			w := c.worker(fmt.Sprintf("n%d", i), d.address)
 			if got := welcomed(w).GetHeartbeatPeriod().AsDuration(); got != want {
-				t.Errorf("with %d workers before it, one is to be heard every %s, want %s", i, got, want)
+				t.Errorf("with %d workers before it, one is heard every %s, want %s", i, got, want)
 			}
 			workers = append(workers, w)
 		}
@@ -313,7 +313,7 @@ func TestCrowd(t *testing.T) {
 			first.heartbeat()
 			synctest.Wait()
 			if got := welcomed(first).GetHeartbeatPeriod().AsDuration(); got != want {
-				t.Errorf("%s, the first is to be heard every %s, want %s", why, got, want)
+				t.Errorf("%s, the first is heard every %s, want %s", why, got, want)
 			}
 		}
 		wantPeriod("with all there", 5*time.Second)
@@ -329,7 +329,7 @@ func TestCrowd(t *testing.T) {
 	})
 }
 
-// TestStuckWorker checks that a worker that takes in nothing holds nobody up:
+// TestStuckWorker checks that a worker that takes in nothing holds nothing up:
 // not its own heartbeats, not its next session, and not the dispatcher's end.
 func TestStuckWorker(t *testing.T) {
 	t.Parallel()
@@ -459,7 +459,7 @@ func TestRemovedNode(t *testing.T) {
 	})
 }
 
-// TestDescription stores what a node says anew of itself.
+// TestDescription stores what a node newly says of itself.
 // TestSettingsReachWorkers checks that a worker is told at once what an operator
 // changes, and is heard by it.
 func TestSettingsReachWorkers(t *testing.T) {

@@ -142,7 +142,7 @@ func (w *worker) report(sequence uint64, statuses ...*dispatcherv1.ReportedStatu
 	}})
 }
 
-// ended returns how the session ended, nil if it goes on.
+// ended returns how the session ended, nil if it continues.
 func (w *worker) ended() error {
 	synctest.Wait()
 	w.mu.Lock()

@@ -8,7 +8,7 @@ import (
 	"github.com/musterhq/muster/orchestratord/internal/plan"
 )
 
-// advance goes on to a newer snapshot, and asks for a look at each service for
+// advance moves to a newer snapshot, and asks for a look at each service for
 // which something has changed that can matter. Most changes cannot: that a task
 // was assigned, or has begun to run, is none of the orchestrator's business.
 func (l *loop) advance(to *store.Snapshot) {
@@ -65,7 +65,7 @@ func (l *loop) advance(to *store.Snapshot) {
 }
 
 // know returns what is known of a service. If its shard is held it has just
-// come into being, and is to be looked at.
+// come into being, and needs a look.
 func (l *loop) know(id string) *service {
 	if s := l.services[id]; s != nil {
 		return s

@@ -28,7 +28,7 @@ const (
 	most  = 2500
 )
 
-// commit is a plan that is to be carried out, and what else it rests on.
+// commit is a plan to carry out, and what else it rests on.
 type commit struct {
 	tables  *state.Tables
 	service string
@@ -147,7 +147,7 @@ func (c *commit) checkRollout(tx *store.Tx) error {
 	return nil
 }
 
-// checkTurns checks, where slots begin their turn in an update, that nobody else
+// checkTurns checks, where slots begin their turn in an update, that no other replica
 // has begun others meanwhile: together they could be more than may be under way.
 // Every task that has to do with a turn must be known to who decided, or be made
 // by this plan.
@@ -244,9 +244,9 @@ func (c *commit) checkSlot(tx *store.Tx, s plan.Slot) error {
 	return nil
 }
 
-// checkCount checks that the service comes to no more slots than it should
-// have where some are filled, and to no fewer where some are given up. The slots
-// themselves do not guard this: somebody else may have filled or given up
+// checkCount checks that the service has at most as many slots as it should
+// where some are filled, and at least as many where some are given up. The slots
+// themselves do not guard this: another replica may have filled or given up
 // others.
 func (c *commit) checkCount(tx *store.Tx, slots []plan.Slot) error {
 	var fills, vacates uint64

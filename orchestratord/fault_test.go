@@ -96,7 +96,7 @@ func (f *fuse) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
 }
 
 // TestKilledAtEveryWrite ends the orchestrator at its first, second, … write,
-// before it is applied or after, and lets another go on.
+// before it is applied or after, and lets another continue.
 func TestKilledAtEveryWrite(t *testing.T) {
 	for _, after := range []bool{false, true} {
 		for n := 1; ; n++ {

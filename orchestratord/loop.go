@@ -40,9 +40,9 @@ type loop struct {
 type service struct {
 	id    string
 	shard int
-	// tasks is nil as long as the shard is another's.
+	// tasks is nil while the shard is another's.
 	tasks *plan.Index
-	// global services are to be looked at when a node comes or changes.
+	// global services need a look when a node comes or changes.
 	global bool
 	// constraints are those that its tasks' nodes met at the last look.
 	constraints placement.Constraints
@@ -53,8 +53,8 @@ type service struct {
 	// busy says that a plan is being committed; again, that there is a reason to
 	// look when it is.
 	busy, again bool
-	// rest is before when there is to be no look, wholeAfter before when there is to
-	// be none at all of its slots.
+	// rest is the time before which there is no look, wholeAfter the time before which
+	// there is none at all of its slots.
 	rest, wholeAfter time.Time
 	// traced is what was traced of its last change.
 	traced traced
@@ -216,8 +216,7 @@ func (l *loop) changeShard(c shardChange) {
 	}
 }
 
-// release gives a shard up when it is to be and nothing is being written for
-// it.
+// release gives a shard up when it must and nothing is being written for it.
 func (l *loop) release(shard int) {
 	if h := l.held[shard]; h.released != nil && h.busy == 0 {
 		close(h.released)

@@ -38,7 +38,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}, []string{"result"}),
 		created: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "muster_orchestrator_task_created_seconds",
-			Help:    "Time from a user's change of a service until the record of a task that it asks for is committed. Of updates, which go on in waves, nothing is counted.",
+			Help:    "Time from a user's change of a service until the record of a task that it asks for is committed. Updates, which proceed in waves, are not counted.",
 			Buckets: daemon.StageBuckets(),
 		}),
 		planned: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -48,7 +48,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}),
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "muster_orchestrator_waiting_services",
-			Help: "Services that are to be looked at later: a delay of theirs is to pass, or they rest after a look that took long or a plan that failed.",
+			Help: "Services to decide on later, after a delay, or after a pause that follows a long decision or a failed plan.",
 		}),
 		committing: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "muster_orchestrator_committing_plans", Help: "Plans that are being committed.",

@@ -32,8 +32,7 @@ func newNodes(tables *state.Tables) *nodes {
 	return &nodes{tables: tables, byID: map[string]*placement.Node{}, conditions: map[string]plan.Condition{}, excess: map[string]map[string]struct{}{}}
 }
 
-// advance goes on to a newer snapshot. It returns the nodes whose tasks are to
-// be looked at, and those that have other resources than before, and reports
+// advance moves to a newer snapshot. It returns the nodes whose tasks need a look, and those that have other resources than before, and reports
 // whether anything has changed that a constraint or a condition can speak of.
 func (ns *nodes) advance(from, to *store.Snapshot) (moved map[string]struct{}, resized []string, changed bool) {
 	touched := map[string]struct{}{}

@@ -305,7 +305,7 @@ func TestConfigIsChecked(t *testing.T) {
 }
 
 // TestTasksLeaveNodesThatShrink has a worker come back with fewer CPUs than its tasks
-// reserve: those that were assigned last leave it, whosever they are, and no others.
+// reserve: those that were assigned last leave it, of any service, and no others.
 func TestTasksLeaveNodesThatShrink(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		size := func(id string, cores int64) { c.sized(id, &musterv1.Resources{NanoCpus: cores * 1e9}) }

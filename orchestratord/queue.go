@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// queue holds services and when each is to be looked at, soonest first. A
+// queue holds services and when each is looked at, soonest first. A
 // service is in it once at most.
 type queue struct {
 	items []*queued

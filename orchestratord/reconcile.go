@@ -123,6 +123,6 @@ func (l *loop) report(service string, p plan.Plan) {
 		l.log.Debug("tasks changed", zap.String("service", service), zap.String("reason", string(reason)), zap.Int("tasks", n))
 	}
 	if p.Rollout != nil {
-		l.log.Info("update goes on", zap.String("service", service), zap.Stringer("state", p.Rollout.State), zap.String("message", p.Rollout.Message))
+		l.log.Info("update continues", zap.String("service", service), zap.Stringer("state", p.Rollout.State), zap.String("message", p.Rollout.Message))
 	}
 }

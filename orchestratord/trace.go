@@ -9,8 +9,8 @@ import (
 	"github.com/musterhq/muster/orchestratord/internal/plan"
 )
 
-// Bounds on what is traced of one call, whatever it asks for: a trace is to be
-// read by people, and 10,000 tasks are not to cost 50,000 spans.
+// Bounds on what is traced of one call, whatever it asks for: people
+// must be able to read a trace, and 10,000 tasks must not cost 50,000 spans.
 const (
 	tracedTasks = 10
 	tracedPlans = 100
@@ -40,7 +40,7 @@ func (l *loop) trace(s *service, record *recordv1.Service, p plan.Plan, began ti
 			case c.Reason == plan.ReasonScaledDown:
 				stopped++
 			case c.Record.GetAskedAt() == record.UpdatedAt && c.Record.DesiredState <= musterv1.TaskState_RUNNING && c.Record.Reason == string(c.Reason):
-				// A task that is only told to go on has got another reason for that.
+				// A task that is only released has got another reason for that.
 				made = append(made, c.Record)
 			}
 		}

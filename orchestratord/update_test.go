@@ -16,8 +16,8 @@ import (
 	"github.com/musterhq/muster/orchestratord"
 )
 
-// watchTurns checks at every change that no more slots have their turn at once
-// than are allowed, and that none has two in one rollout.
+// watchTurns checks at every change that at most as many slots have their turn at once
+// as are allowed, and that none has two in one rollout.
 func (c *cluster) watchTurns(service string, most int) {
 	c.run(func(ctx context.Context) error {
 		f := state.NewFollower(c.tables)
@@ -67,8 +67,8 @@ func (c *cluster) rollout(service string) *recordv1.Rollout {
 	return e.Value
 }
 
-// TestUpdateGoesOnWhenItsOrchestratorEnds ends the orchestrator again and again amid
-// an update, and lets another go on.
+// TestUpdateGoesOnWhenItsOrchestratorEnds ends the orchestrator again and again during
+// an update, and lets another continue.
 func TestUpdateGoesOnWhenItsOrchestratorEnds(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.up("a", "b", "c")

@@ -24,8 +24,8 @@ type model struct {
 	nodes  map[string]*node
 	// machines holds the machines that nodes share.
 	machines map[string]*machine
-	// sorted holds the nodes as the store keeps them, by shard and id; nil when they are
-	// to be sorted anew.
+	// sorted holds the nodes as the store keeps them, by shard and id; nil when they must
+	// be sorted again.
 	sorted []*node
 	// tasks holds every task that should run and has no node, by service and
 	// id.
@@ -72,7 +72,7 @@ func newModel(tables *state.Tables) *model {
 	}
 }
 
-// advance goes on to a newer snapshot.
+// advance moves to a newer snapshot.
 func (m *model) advance(to *store.Snapshot, now time.Time) {
 	from := m.now
 	m.now = to

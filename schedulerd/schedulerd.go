@@ -34,7 +34,7 @@ const Subsystem = "scheduler"
 // Config has the scheduler's settings.
 type Config struct {
 	// ExplainEvery is how often the explanation of one service's waiting tasks
-	// is written anew while it keeps changing. Default 1 s.
+	// is written again while it keeps changing. Default 1 s.
 	ExplainEvery time.Duration
 }
 

@@ -21,7 +21,7 @@ import (
 // knows of the cluster comes from its dispatcher.
 type Env struct {
 	Logger *zap.Logger
-	// Metrics takes the worker's metrics. Nil: they count for nobody, as is
+	// Metrics takes the worker's metrics. Nil: they are not registered, as is
 	// right for many workers in one process.
 	Metrics prometheus.Registerer
 	// Tracer makes spans of what the worker does for tasks that are traced. Nil:

@@ -17,7 +17,7 @@ const (
 	// describeTimeout is how long executors may take to say what they are.
 	describeTimeout = 10 * time.Second
 	// firstDescription is the same at the start of the worker, whose hello waits
-	// for it: whoever sees the node READY may count on what it runs. One that is
+	// for it: a node that is READY runs what it says. One that is
 	// not up by then is reported when it is.
 	firstDescription = 8 * time.Second
 	// firstDescriptionWithTasks is the same for a worker that has tasks to answer
@@ -81,7 +81,7 @@ func newDescriber(ctx context.Context, cfg Config, hostname, version string, exe
 }
 
 // Description returns the node as it is now, and a channel that is closed when
-// that has changed. It is the same pointer as long as nothing has.
+// that has changed. It is the same pointer until something has.
 func (d *describer) Description() (*musterv1.NodeDescription, <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -120,7 +120,7 @@ func (d *describer) run(ctx context.Context) error {
 }
 
 // tellUnknown tells of executors that did not say in time what they run: for now
-// the node has no more of them than their names.
+// the node knows only their names.
 func (d *describer) tellUnknown(ctx context.Context) {
 	if ctx.Err() != nil {
 		return

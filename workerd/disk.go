@@ -25,7 +25,7 @@ const (
 	probeRetry = time.Second
 )
 
-// disk watches whether the data directory takes writes. As long as it does not,
+// disk watches whether the data directory takes writes. While it does not,
 // the node says that its executors are not healthy: new tasks would have to
 // wait here, and are better placed elsewhere. Tasks that run are left alone.
 type disk struct {
@@ -103,7 +103,7 @@ func (d *disk) mark(e *musterv1.ExecutorDescription) {
 	e.Message = fmt.Sprintf("the worker's data directory takes no writes: %v", d.problem)
 }
 
-// notify tells whoever listens to a channel with room for one.
+// notify wakes the reader of a channel with room for one.
 func notify(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:

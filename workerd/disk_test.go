@@ -30,7 +30,7 @@ func (s *session) healthy() bool { return s.executorOf().GetHealth() == Executor
 
 // On a full disk tasks run on, can be stopped, and are reported; new ones wait
 // and say why, and the node says that it is better not given any. With room,
-// all goes on, without a new session. A worker that is killed meanwhile comes
+// all continues, without a new session. A worker that is killed meanwhile comes
 // back.
 func TestAFullDisk(t *testing.T) {
 	t.Parallel()

@@ -362,7 +362,7 @@ func TestAFloodOfLogsHoldsUpNothing(t *testing.T) {
 	})
 }
 
-// A reader without credit holds up the reading of his own output, and nothing
+// A reader without credit holds up the reading of its own output, and nothing
 // else: not another reader of the same task, and not what the worker reports.
 func TestAReaderWithoutCreditWaits(t *testing.T) {
 	t.Parallel()

@@ -51,7 +51,7 @@ func TestAnIdenticalWorkerIsNotFought(t *testing.T) {
 }
 
 // A worker that remembers tasks and is refused from its start on is a copy: it
-// does nothing with them, however long that lasts, and goes on once it is the
+// does nothing with them, however long that lasts, and continues once it is the
 // node.
 func TestACopyTouchesNothing(t *testing.T) {
 	t.Parallel()

@@ -216,7 +216,7 @@ func TestTasksOutliveTheirWorker(t *testing.T) {
 		})
 		if before != nil {
 			// What ran before is known before anything was assigned.
-			testwait.True(t, "tasks are reported anew", func() bool { return s.allAre(running, tasks) })
+			testwait.True(t, "tasks are reported again", func() bool { return s.allAre(running, tasks) })
 		}
 		s.assign(true, tasks)
 		testwait.True(t, "tasks run", func() bool { return s.allAre(running, tasks) })

@@ -206,8 +206,8 @@ func TestGoodbye(t *testing.T) {
 func TestAWorkerStopsWhateverItsDispatcherDoes(t *testing.T) {
 	t.Parallel()
 	for name, prepare := range map[string]func(t *testing.T, n *network){
-		"nobody listens": func(*testing.T, *network) {},
-		"no welcome":     func(t *testing.T, n *network) { n.serve(t, "d1:1") },
+		"no listener": func(*testing.T, *network) {},
+		"no welcome":  func(t *testing.T, n *network) { n.serve(t, "d1:1") },
 		"no end": func(t *testing.T, n *network) {
 			d, _ := n.serve(t, "d1:1")
 			go func() { (<-d.sessions).welcome() }()

@@ -58,7 +58,7 @@ func after(span time.Duration) {
 }
 
 // At each step of a task's life the worker, its plugins, or both are killed. The
-// task then goes on from there: it is started once, it reaches what is desired,
+// task then continues from there: it is started once, it reaches what is desired,
 // and nothing of it is left when it is withdrawn.
 func TestKilledAtEachStep(t *testing.T) {
 	t.Parallel()
@@ -172,7 +172,7 @@ func TestKilledAtEachStep(t *testing.T) {
 }
 
 // A worker that was killed right after it had written down what was assigned,
-// before it did anything, has ACCEPTED a task and no more.
+// before it did anything, has only ACCEPTED a task.
 func TestKilledWhenATaskIsAccepted(t *testing.T) {
 	t.Parallel()
 	d, address := listen(t)

@@ -207,8 +207,8 @@ func (w *Worker) plugins(log *zap.Logger) (*pluginhost.Host, error) {
 	return pluginhost.New(pluginhost.Env{Logger: log.Named("plugins"), Metrics: w.env.Metrics}, cfg)
 }
 
-// EnsureNodeID returns the node's id. One that is made anew is on the disk before
-// anybody hears of it.
+// EnsureNodeID returns the node's id. A new one is on the disk before any
+// other process hears of it.
 func (c Config) EnsureNodeID() (string, error) {
 	if c.DataDir != "" {
 		if err := os.MkdirAll(c.DataDir, 0o700); err != nil {

@@ -14,7 +14,7 @@ import (
 )
 
 // TestFilesThatOthersCanChangeAreNotStarted has plugins that others can write to,
-// replace, or own, beside one whom nobody else can touch.
+// replace, or own, beside one that no other user can touch.
 func TestFilesThatOthersCanChangeAreNotStarted(t *testing.T) {
 	t.Parallel()
 	kept, hidden := t.TempDir(), t.TempDir()
@@ -35,8 +35,8 @@ func TestFilesThatOthersCanChangeAreNotStarted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, path := place("everybody")
-	chmod("everybody", path, 0o777, "chmod go-w")
+	_, path := place("writable")
+	chmod("writable", path, 0o777, "chmod go-w")
 	dir, _ := place("replaceable")
 	chmod("replaceable", dir, 0o777, "chmod go-w")
 	dir, _ = place("sticky")

@@ -232,7 +232,7 @@ func (h *Host) For(ctx context.Context, kind string) (*executor.Described, error
 	if err != nil {
 		return nil, err
 	}
-	// Whoever is still asked in the end need not answer.
+	// Those that are still asked in the end need not answer.
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -243,7 +243,7 @@ func (h *Host) For(ctx context.Context, kind string) (*executor.Described, error
 		}
 	}
 	// One that never said what it runs may be the one. The first that comes up
-	// and runs the kind is taken, whoever hangs.
+	// and runs the kind is taken, whichever others hang.
 	type answer struct {
 		described *executor.Described
 		err       error
@@ -302,7 +302,7 @@ func (h *Host) Describe(ctx context.Context) []*executor.Described {
 // Changes receives when a plugin was found, has come up, or has ended.
 func (h *Host) Changes() <-chan struct{} { return h.changes }
 
-// changed tells whoever listens.
+// changed wakes all listeners.
 func (h *Host) changed() {
 	select {
 	case h.changes <- struct{}{}:

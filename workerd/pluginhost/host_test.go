@@ -370,7 +370,7 @@ func TestPluginsComeAndGo(t *testing.T) {
 	select {
 	case <-h.Changes():
 	case <-ctx.Done():
-		t.Error("nobody was told")
+		t.Error("no listener was woken")
 	}
 	e, err := h.For(ctx, "null")
 	if err != nil {

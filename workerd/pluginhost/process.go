@@ -15,7 +15,7 @@ import (
 )
 
 // pipesLinger is how long the output of a process that has ended is still read.
-// What it started may have inherited the pipes and hold them open for ever.
+// What it started may have inherited the pipes and hold them open forever.
 const pipesLinger = time.Second
 
 // justNow is how long the end of a process may lag behind that of its
@@ -23,7 +23,7 @@ const pipesLinger = time.Second
 const justNow = time.Second
 
 // process is the process of a plugin, for go-plugin. Other than go-plugin's
-// own, it tells at once when it has ended, whoever else holds its pipes, and
+// own, it tells at once when it has ended, even if others hold its pipes, and
 // can be killed without asking it first.
 type process struct {
 	cmd            *exec.Cmd
@@ -51,7 +51,7 @@ func newProcess(f file, from string, env []string, dir string) *process {
 	}
 	cmd.Env = env
 	cmd.Dir = dir
-	// A plugin ends when its worker says so, and not when somebody presses
+	// A plugin ends when its worker says so, and not when a user presses
 	// Ctrl-C in the terminal of both.
 	separate(cmd)
 	return &process{cmd: cmd, exited: make(chan struct{}), closed: make(chan struct{})}

@@ -75,7 +75,7 @@ func (p *plugin) renew(repinned bool) {
 }
 
 // replace ends the process, so that the next call starts the file that is there
-// now. That call is not far: whoever listens to changes asks what changed.
+// now. That call is not far: listeners to changes ask what changed.
 func (p *plugin) replace(old *instance) {
 	p.mu.Lock()
 	p.replacing = old
@@ -93,7 +93,7 @@ func (p *plugin) permitted() (sum string, err error) {
 }
 
 // openPermitted opens the plugin's file and returns its checksum, or why it must not
-// run. What is to be started is this open file, so that it is what was looked at,
+// run. This open file is started, so that it is what was checked,
 // whatever its path has come to mean since.
 func (p *plugin) openPermitted() (_ *os.File, sum string, err error) {
 	f, err := openGuarded(p.path())

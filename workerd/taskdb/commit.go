@@ -11,7 +11,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
-// Change is what is to be written of one task. Nil fields leave what is there.
+// Change is what to write of one task. Nil fields leave what is there.
 type Change struct {
 	ID       string
 	Assigned *dispatcherv1.AssignedTask
@@ -54,8 +54,8 @@ func (db *DB) Apply(specs map[string]*musterv1.TaskSpec, changes ...Change) erro
 	mine.writes = append(mine.writes, writes...)
 	db.mu.Unlock()
 
-	// Whoever gets the token commits for all who came while the commit before
-	// was under way.
+	// The goroutine that gets the token commits for all that came during the commit
+	// before.
 	select {
 	case <-mine.done:
 		return mine.err

@@ -163,7 +163,7 @@ func (c *Contents) read(tx *bbolt.Tx) error {
 	}
 	err = c.eachOfTask(tx, handlesBucket, func(record *Record, sealed []byte) error {
 		handle, err := unseal(sealed)
-		// What bbolt returns is valid as long as its transaction only.
+		// What bbolt returns is valid during its transaction only.
 		record.Handle = append([]byte(nil), handle...)
 		return err
 	})

@@ -72,7 +72,7 @@ type Contents struct {
 type DB struct {
 	bolt *bbolt.DB
 
-	// writing holds one token: whoever has it commits.
+	// writing holds one token: its holder commits.
 	writing chan struct{}
 
 	mu      sync.Mutex
@@ -91,8 +91,8 @@ func Open(path string) (*DB, *Contents, error) {
 		}
 		bolt, contents, err = open(path)
 		if err != nil {
-			// What a full disk leaves of a new file is not to be set aside, too.
-			return nil, nil, errors.Join(fmt.Errorf("begin anew, with the damaged file as %s: %w", aside, err), remove(path))
+			// What a full disk leaves of a new file must not be set aside, too.
+			return nil, nil, errors.Join(fmt.Errorf("start with a new file, keeping the damaged one as %s: %w", aside, err), remove(path))
 		}
 		contents.SetAside, contents.Damage = aside, damage
 	}
@@ -133,7 +133,7 @@ func open(path string) (bolt *bbolt.DB, contents *Contents, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			if bolt != nil {
-				// Nobody waits for a close of what is broken.
+				// No caller waits for a close of what is broken.
 				err = errors.Join(&damageError{fmt.Errorf("read %s: %v", path, p)}, bolt.Close())
 			} else {
 				err = &damageError{fmt.Errorf("open %s: %v", path, p)}

@@ -304,7 +304,7 @@ func TestADamagedFileIsSetAsideAndNeverTrusted(t *testing.T) {
 	})
 }
 
-// What is not a database, or nobody's, is set aside as it is, and a message says
+// What is not a database, or not Muster's, is set aside as it is, and a message says
 // what was wrong.
 func TestAForeignFileIsSetAside(t *testing.T) {
 	t.Parallel()
@@ -314,7 +314,7 @@ func TestAForeignFileIsSetAside(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := bolt.Update(func(tx *bbolt.Tx) error {
-		_, err := tx.CreateBucket([]byte("somebody else's"))
+		_, err := tx.CreateBucket([]byte("another program's"))
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -334,7 +334,7 @@ func TestAForeignFileIsSetAside(t *testing.T) {
 		"empty":             {nil, "it is empty"},
 		"text":              {[]byte("Dear worker,\n"), "invalid database"},
 		"much text":         {bytes.Repeat([]byte("Dear worker,\n"), 10_000), "invalid database"},
-		"another's":         {others, `a bucket "somebody else's" and none called "meta"`},
+		"another's":         {others, `a bucket "another program's" and none called "meta"`},
 		"its first page":    {whole[:4096], "file size too small"},
 		"cut off":           {whole[:len(whole)/2], "tasks.db"},
 		"only zeroes":       {make([]byte, len(whole)), "invalid database"},

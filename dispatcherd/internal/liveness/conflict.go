@@ -14,7 +14,7 @@ import (
 
 // Two worker processes may claim to be the same node: a worker was restarted and
 // the old connection is not known to be dead yet, or a machine or its data
-// directory was copied. The worker that has the session keeps it as long as it is
+// directory was copied. The worker that has the session keeps it while it is
 // heard. A worker that is gone is replaced at once.
 
 const (

@@ -15,9 +15,9 @@ type config struct {
 	startFirst     bool
 }
 
-// configOf returns how tasks are replaced now. A rollback, whoever asked for it,
-// goes by what the spec that is left says of rollbacks: whoever wrote that spec
-// could think of both.
+// configOf returns how tasks are replaced now. A rollback always
+// goes by what the spec that is left says of rollbacks: its author could think of
+// both.
 func configOf(s *recordv1.Service, r *recordv1.Rollout) config {
 	u := s.GetSpec().GetUpdate()
 	switch {

@@ -154,8 +154,8 @@ func TestGlobalPausedInTheMidstOfATurn(t *testing.T) {
 	}
 }
 
-// What has ended on a node before that was paused does not count in the update any
-// more: nobody waits for the delay after it.
+// What has ended on a node before that was paused no longer counts in the
+// update, which does not wait for the delay after it.
 func TestGlobalPausedAfterATurn(t *testing.T) {
 	w := onEvery(t, nil)
 	w.service.Spec.Update = &musterv1.UpdateConfig{Parallelism: 1, Delay: seconds(20), FailureAction: musterv1.UpdateConfig_CONTINUE}

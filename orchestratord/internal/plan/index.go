@@ -18,7 +18,7 @@ import (
 // It also remembers which slots are settled: each has one task, which runs as it
 // should. A decision leaves them out, so that what becomes of one task of a service
 // costs the same whether it has ten tasks or 100,000. This saves time and changes no
-// decision, as long as [Index.Touch] tells of tasks whose nodes have changed.
+// decision, if [Index.Touch] tells of tasks whose nodes have changed.
 type Index struct {
 	service string
 	tasks   btree.Map[string, *state.Task]
@@ -127,7 +127,7 @@ func (x *Index) unsettledTasks() []*state.Task {
 }
 
 // manySlots is from what part of all tasks on slots are found by going through them
-// all: to search for one takes some three times as long as to pass it.
+// all: to search for one takes some three times the time to pass it.
 const manySlots = 3
 
 // slots yields the tasks of some slots, those that have any, in order of their keys.

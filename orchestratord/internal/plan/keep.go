@@ -32,7 +32,7 @@ func (s *slot) keep(frozen bool, empty Reason) {
 		case !t.Live():
 		case !s.target.clean(t):
 			outdated = true
-			// What does not run serves nobody, and may hold the port that its
+			// What does not run serves no client, and may hold the port that its
 			// successor needs: it is not waited for.
 			useful := frozen || d.config.startFirst && t.State() == musterv1.TaskState_RUNNING
 			stays := useful && !t.Terminal() && d.condition(t).Keeps()

@@ -92,7 +92,7 @@ const (
 	Gone Condition = iota
 	// Up nodes run tasks. So do nodes that have not been heard of for a moment.
 	Up
-	// Paused nodes keep their tasks and take no more.
+	// Paused nodes keep their tasks and take no new ones.
 	Paused
 	// Drained nodes give their tasks up.
 	Drained
@@ -114,7 +114,7 @@ type Plan struct {
 	Slots []Slot
 	// Rollout is the record to write; nil leaves what is there.
 	Rollout *recordv1.Rollout
-	// ForgetRollout says that the record is to be deleted.
+	// ForgetRollout says that the record must be deleted.
 	ForgetRollout bool
 	// Next is when to look again although nothing has changed. Zero: never.
 	Next time.Time
@@ -122,7 +122,7 @@ type Plan struct {
 	// again.
 	WatchesRunning bool
 	// Number and State are those of the rollout that the plan rests on, or that it
-	// writes. The slots are to be changed only while it is in force.
+	// writes. The slots may change only while it is in force.
 	Number uint64
 	State  musterv1.UpdateStatus_State
 	// Bounded says that only so many slots may have their turn at once. Turns then are

@@ -37,7 +37,7 @@ func policyOf(p *musterv1.RestartPolicy) policy {
 	}
 }
 
-// allows reports whether a task that has ended is to be followed by another.
+// allows reports whether a task that has ended may be followed by another.
 // Attempts are counted from task to task, so those before an update are past.
 func (p policy) allows(t *state.Task) bool {
 	switch p.condition {
@@ -113,8 +113,8 @@ func (p policy) history(restarts []int64, now int64) []int64 {
 }
 
 // startAfter is when a replacement of a task may run. The delay counts from the end of
-// the task that it replaces, so that no time is lost if nobody looked; the
-// clock of whoever noted that end is trusted only so far.
+// the task that it replaces, so that a late look loses no time; the clock
+// of the daemon that noted that end is trusted only so far.
 func (p policy) startAfter(t *state.Task, next *recordv1.Task, now int64) int64 {
 	delay := p.delayOf(next).Milliseconds()
 	return min(max(endedAt(t)+delay, now), now+delay)

@@ -80,7 +80,7 @@ func TestRestartDelay(t *testing.T) {
 	w := single(t, nil)
 	ended := w.now
 	w.report(w.one(t, 1), failed)
-	w.now = w.now.Add(2 * time.Second) // until somebody looks
+	w.now = w.now.Add(2 * time.Second) // until the next look
 	p := w.reconcile(t)
 	next := w.one(t, 1)
 	if next.Desired() != ready {
@@ -240,7 +240,7 @@ func TestUpdateForgetsAttempts(t *testing.T) {
 	}
 }
 
-// A slot that has finished is not run again by an update that nobody saw.
+// A slot that has finished is not run again by an update that was not seen.
 func TestSpecChangedAndChangedBackIsNoChange(t *testing.T) {
 	w := single(t, &musterv1.RestartPolicy{Condition: musterv1.RestartPolicy_NONE})
 	w.end(t, complete)

@@ -17,7 +17,7 @@ const (
 	messageRolledBack = "rollback completed"
 )
 
-// judge says what the rollout is to be, given where the slots stand: the very same
+// judge says what the rollout should be, given where the slots stand: the very same
 // record if it stays as it is.
 func (d *decider) judge(v progress) *recordv1.Rollout {
 	s, r := d.w.Service, d.rollout
@@ -38,8 +38,8 @@ func (d *decider) judge(v progress) *recordv1.Rollout {
 	return r
 }
 
-// start begins a rollout to what the tasks follow. Where no task is to be
-// replaced it has ended already, and is told of only if it is an update at all.
+// start begins a rollout to what the tasks follow. If no task needs to be
+// replaced it has ended already, and is recorded only if it is an update at all.
 func (d *decider) start(v progress) *recordv1.Rollout {
 	s, old := d.w.Service, d.rollout
 	if v.due == 0 && old == nil && len(s.FormerTaskDigest) == 0 && !s.RollsBack {

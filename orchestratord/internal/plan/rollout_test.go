@@ -321,7 +321,7 @@ func TestGlobalUpdateNodeByNode(t *testing.T) {
 	}
 }
 
-// TestHealthyUpdate has updates go well, in any order of events: no more slots than
+// TestHealthyUpdate has updates go well, in any order of events: at most as many slots as
 // allowed are without a running task at any time, and none with START_FIRST.
 func TestHealthyUpdate(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -15,7 +15,7 @@ import (
 // them.
 type slot struct {
 	d *decider
-	// target is what the slot's task is to be made of.
+	// target is what the slot's task should be made of.
 	target       *target
 	number       uint64
 	node         string

@@ -161,7 +161,7 @@ func (d *decider) examine(e *slotState) {
 	if e.updatedTask != nil {
 		e.updateStep = d.updateStepOf(e.updatedTask)
 		// What a paused node has may never come to anything, and what is lost and not
-		// to be replaced will not: nobody waits for it.
+		// replaced will not: the update does not wait for it.
 		e.inFlight = !e.frozen && e.updatedTask.Live() && e.updateStep.settledAt == 0 && !e.updateStep.failed && !d.ends(e.updatedTask)
 	}
 }

@@ -45,7 +45,7 @@ func (s *slot) patience(i int) int64 {
 	return since + stopWait.Milliseconds()
 }
 
-// reap forgets tasks that are to be removed and have stopped.
+// reap forgets tasks that must be removed and have stopped.
 func (s *slot) reap() {
 	for i, t := range s.tasks {
 		f := &s.dispositions[i]

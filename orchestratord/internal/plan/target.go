@@ -9,7 +9,7 @@ import (
 	"github.com/musterhq/muster/internal/state"
 )
 
-// target is what tasks of a slot are to be made of, and by which rules they are
+// target is what tasks of a slot should be made of, and by which rules they are
 // kept. During an update slots have different ones: those whose turn has not come
 // are kept by what they were made of.
 type target struct {

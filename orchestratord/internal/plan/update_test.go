@@ -54,7 +54,7 @@ func TestUpdateStartsFirst(t *testing.T) {
 	}
 }
 
-// A task that does not run yet serves nobody: it goes before its successor comes,
+// A task that does not run yet serves no client: it goes before its successor comes,
 // which may need its port.
 func TestUpdateStartsFirstOnlyWhereOneRuns(t *testing.T) {
 	w := newWorld()

@@ -124,7 +124,7 @@ func (w *world) inFlight() int {
 	for _, ts := range w.bySlot() {
 		inFlight, through := false, false
 		for _, t := range ts {
-			// Nobody waits for what a paused node has of a global service.
+			// No update waits for what a paused node has of a global service.
 			frozen := w.service.Spec.GetGlobal() != nil && w.nodes[t.Record.NodeId] == plan.Paused
 			inTurn := !frozen && t.Live() && t.Record.Turn != nil && t.Record.Turn.SettledAt == 0 && t.State() < running
 			inFlight = inFlight || inTurn
@@ -303,7 +303,7 @@ func (w *world) settle() {
 	}
 }
 
-// converge lets everybody do their work until nothing changes.
+// converge lets all parts do their work until nothing changes.
 func (w *world) converge(t testing.TB) {
 	t.Helper()
 	for range 500 {

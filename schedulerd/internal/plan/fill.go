@@ -39,7 +39,7 @@ func certainReplicas(service *musterv1.ServiceSpec, task *musterv1.TaskSpec) int
 	return int(defaults.Replicas(service))
 }
 
-// fill chooses nodes for tasks of a service, in the order in which the tasks are to be
+// fill chooses nodes for tasks of a service, in the order in which the tasks are
 // dealt out to them: neighbouring slots go to different nodes, for an update takes
 // slots in order, a few at a time, and had better not stop and start them all on one.
 func fill(r *placement.Request, nodes []placement.Candidate, tasks, total int) []placement.Candidate {

@@ -2,7 +2,7 @@
 // next in each of them. It decides and does nothing: state in, step out.
 //
 // The rules are SwarmKit's (agent/exec, Do): one step at a time, a task waits
-// at READY as long as no more is desired, observed states only rise, and a task
+// at READY while only that is desired, observed states only rise, and a task
 // is REJECTED if it fails before STARTING and FAILED if it does so later.
 package lifecycle
 

@@ -34,7 +34,7 @@ func TestNextIsTheTableOfTheAgent(t *testing.T) {
 	wait := lifecycle.Step{Op: lifecycle.Wait, To: TaskState_COMPLETE, Message: "finished"}
 	stop := lifecycle.Step{Op: lifecycle.Shutdown, To: TaskState_SHUTDOWN, Message: "shutdown"}
 	// One row a state; columns are desirable: READY, RUNNING, COMPLETE,
-	// SHUTDOWN, REMOVE. A task that is past READY although no more is desired
+	// SHUTDOWN, REMOVE. A task that is past READY although only that is desired
 	// is left alone.
 	for state, row := range map[TaskState][5]lifecycle.Step{
 		TaskState_TASK_STATE_UNSPECIFIED: {accept, accept, accept, stop, stop},

@@ -6,8 +6,8 @@ import (
 )
 
 // mostUnanswered is how many heartbeats in a row a dispatcher may leave unanswered
-// before the worker leaves it. The dispatcher has then been silent for as long as
-// it allows a worker to be.
+// before the worker leaves it. The dispatcher has then been silent for the time that
+// it allows a worker.
 const mostUnanswered = 2
 
 // heartbeatMonitor notices a dispatcher that hangs. Nothing else shows it: the

@@ -92,7 +92,7 @@ func (s *stream) serveLogs(ctx context.Context, req *dispatcherv1.LogRequest, al
 			if err != nil && ctx.Err() == nil {
 				s.c.log.Warn("task output breaks off", zap.String("task", id), zap.Error(err))
 			}
-			// The output of other tasks goes on.
+			// The output of other tasks continues.
 			return nil
 		})
 	}

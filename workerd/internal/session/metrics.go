@@ -14,8 +14,7 @@ type metrics struct {
 	statuses  prometheus.Counter
 }
 
-// newMetrics returns metrics that are registered if there is a registerer, and
-// else count for nobody.
+// newMetrics returns metrics, registered if there is a registerer.
 func newMetrics(reg prometheus.Registerer, unreported func() int) *metrics {
 	f := promauto.With(reg)
 	f.NewGaugeFunc(prometheus.GaugeOpts{

@@ -39,7 +39,7 @@ type reports struct {
 	dirty map[string]bool
 	// passing is how many of the dirty ones have not.
 	passing int
-	// due is when the dirty ones are to be sent.
+	// due is when the dirty ones must be sent.
 	due time.Time
 	// sequence is that of the newest report of this session, acked that of
 	// the newest acknowledged one.
@@ -51,8 +51,7 @@ func newReports(tasks Tasks) *reports {
 	return &reports{tasks: tasks, wake: make(chan struct{}, 1), dirty: map[string]bool{}}
 }
 
-// begin makes everything to be reported anew, to a dispatcher that knows
-// nothing.
+// begin has everything reported again, to a dispatcher that knows nothing.
 func (r *reports) begin() {
 	ids := r.tasks.IDs()
 	r.mu.Lock()
@@ -125,7 +124,7 @@ func (r *reports) ack(sequence uint64) {
 	r.poke()
 }
 
-// next says what is to be waited for: a report to be due in so long, or an
+// next says what to wait for: a report due in so long, or an
 // acknowledgement that should come within so long. Neither: a change.
 func (r *reports) next(now time.Time, ackTimeout time.Duration) (wait time.Duration, acknowledgement, something bool) {
 	r.mu.Lock()

@@ -1,6 +1,6 @@
 // Package session keeps a worker connected to the dispatcher that owns its
 // node: it finds it, follows redirects, says hello, sends heartbeats, reports
-// and logs, and hands assignments on. While no dispatcher answers it goes on
+// and logs, and hands assignments on. While no dispatcher answers it keeps
 // trying; nothing else of the worker waits for it.
 //
 // Reports are batched: see reports.go for when they are sent.
@@ -46,9 +46,9 @@ type Tasks interface {
 	Begin()
 	Assign(context.Context, *dispatcherv1.Assignments) error
 	// Abandon is called when nothing is assigned to this worker any more: its
-	// tasks are to be stopped and removed.
+	// tasks must be stopped and removed.
 	Abandon(ctx context.Context, why string) error
-	// Status returns what is to be reported of a task, or nil.
+	// Status returns what to report of a task, or nil.
 	Status(id string) *dispatcherv1.ReportedStatus
 	// IDs returns all tasks.
 	IDs() []string
@@ -77,7 +77,7 @@ type Config struct {
 	// WelcomeTimeout bounds the time from dialling to the dispatcher's answer.
 	WelcomeTimeout time.Duration
 	// AckTimeout bounds the time that a report may go without being
-	// acknowledged. A session that is silent for longer is begun anew.
+	// acknowledged. A session that is silent for longer is begun again.
 	AckTimeout time.Duration
 	Logger     *zap.Logger
 	// Metrics may be nil.
@@ -116,7 +116,7 @@ type redirect struct{ address string }
 
 func (r *redirect) Error() string {
 	if r.address == "" {
-		return "nobody owns the node's shard"
+		return "the node's shard has no owner"
 	}
 	return "redirected to " + r.address
 }

@@ -7,7 +7,7 @@ import (
 
 // Standing is whether a worker has a session.
 type Standing struct {
-	// Connected says that a dispatcher has bidden welcome, and the session has not
+	// Connected says that a dispatcher has sent Welcome, and the session has not
 	// ended.
 	Connected bool
 	// Since is when that last changed; zero if there was no session yet.

@@ -48,7 +48,7 @@ type stream struct {
 }
 
 // session runs one session with a dispatcher. It says whether the dispatcher
-// bade welcome, and why the session ended; if ctx ended, that is nil.
+// sent Welcome, and why the session ended; if ctx ended, that is nil.
 func (c *Client) session(ctx context.Context, address string) (welcomed bool, err error) {
 	conn, err := c.cfg.Dial(address)
 	if err != nil {
@@ -206,7 +206,7 @@ func (s *stream) read(inner context.Context) error {
 	}
 }
 
-// write says what there is to say until the stream or ctx ends. Nobody else
+// write says what there is to say until the stream or ctx ends. Nothing else
 // sends. It returns what it found wrong itself; where the stream has ended, the
 // reader knows why.
 func (s *stream) write(ctx, inner context.Context, cancel context.CancelCauseFunc) error {

@@ -15,7 +15,7 @@ import (
 )
 
 // Begin starts a session, in which a complete set of assignments follows. The
-// first call lets restored tasks go on.
+// first call lets restored tasks continue.
 func (m *Manager) Begin() {
 	m.admit.Do(func() { close(m.admitted) })
 	m.assigning.Lock()

@@ -84,7 +84,7 @@ func (t *task) publish(status *lifecycle.Status, settled bool) {
 	t.m.cfg.Changed(t.id, settled)
 }
 
-// reportWaiting reports that the task cannot go on before the store takes writes.
+// reportWaiting reports that the task cannot continue before the store takes writes.
 func (t *task) reportWaiting(cause error) {
 	var said lifecycle.Status
 	text := "worker cannot write to its data directory: " + cause.Error()
