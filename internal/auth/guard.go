@@ -35,7 +35,7 @@ type Tokens func(ctx context.Context, token string) (Identity, error)
 type Refused func(address string) (tell bool)
 
 // Guard enforces the rules on the servers of one daemon. A nil Guard admits
-// everybody: that of a daemon that serves in the clear.
+// every caller: that of a daemon that serves in the clear.
 type Guard struct {
 	domain func() string
 	log    *zap.Logger
@@ -112,7 +112,7 @@ func (g *Guard) OnRefused(f Refused) {
 	}
 }
 
-// presented is what somebody who calls shows of himself.
+// presented is what a caller shows of its identity.
 type presented struct {
 	address       string
 	tls           *tls.ConnectionState
@@ -124,14 +124,14 @@ type presented struct {
 // Caller is who called, as a handler sees it.
 type Caller struct {
 	Identity
-	// Certificate is nil for whoever came with a token.
+	// Certificate is nil for callers with a token.
 	Certificate *x509.Certificate
 }
 
 type callerKey struct{}
 
-// CallerOf returns who called. It is false on a server that admits everybody
-// and for calls of nobody known, of methods that anyone may call.
+// CallerOf returns who called. It is false on a server that admits every caller
+// and for unauthenticated calls of methods that anyone may call.
 func CallerOf(ctx context.Context) (Caller, bool) {
 	c, ok := ctx.Value(callerKey{}).(Caller)
 	return c, ok
@@ -150,7 +150,7 @@ func (g *Guard) admitCall(ctx context.Context, method string, p presented) (cont
 	return g.admit(ctx, method, rule, p)
 }
 
-// admit returns the call's context with the caller in it, or why he may not.
+// admit returns the call's context with the caller in it, or why it is refused.
 func (g *Guard) admit(ctx context.Context, what string, rule *authv1.Rule, p presented) (context.Context, error) {
 	caller, known, err := g.identify(ctx, p)
 	switch {
@@ -175,8 +175,8 @@ func (g *Guard) how(p presented) string {
 	return "send a token (muster login, MUSTER_TOKEN, or the header Authorization: Bearer ...), or connect with a client certificate of the cluster"
 }
 
-// identify finds out who somebody is. A token goes before a certificate: a
-// person who has both has chosen to send it.
+// identify finds a caller's identity. A token takes precedence over a certificate:
+// a person who has both has chosen to send it.
 func (g *Guard) identify(ctx context.Context, p presented) (Caller, bool, error) {
 	if len(p.authorization) > 0 {
 		id, err := g.byToken(ctx, p.authorization)
@@ -193,8 +193,8 @@ func (g *Guard) identify(ctx context.Context, p presented) (Caller, bool, error)
 	if own := g.domain(); id.Domain != own {
 		return Caller{Certificate: c}, false, status.Errorf(codes.Unauthenticated, "the certificate is of trust domain %q, and this is %q", id.Domain, own)
 	}
-	// A handshake looks at this, but connections stay open. Those of daemons go on
-	// with the certificate that they were made with when their owner has renewed his.
+	// A handshake looks at this, but connections stay open. Those of daemons continue
+	// with the certificate that they were made with after their owner has renewed it.
 	if IsPerson(id.Role) && time.Now().After(c.NotAfter) {
 		return Caller{Certificate: c}, false, status.Errorf(codes.Unauthenticated, "the certificate has ended at %s", c.NotAfter.UTC().Format(time.RFC3339))
 	}

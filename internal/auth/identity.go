@@ -11,7 +11,7 @@ import (
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 )
 
-// Identity is who somebody is, as a certificate or a token says.
+// Identity is who a caller is, as a certificate or a token says.
 type Identity struct {
 	// Domain is the trust domain of a certificate: the id of the cluster, if its
 	// own authority signed it. Empty for a token.
@@ -94,7 +94,7 @@ func (i Identity) String() string {
 	case IsPerson(i.Role):
 		return RoleName(i.Role) + " " + i.Name
 	default:
-		return "nobody"
+		return "unauthenticated"
 	}
 }
 

@@ -110,11 +110,11 @@ func (g *Guard) recheck(ctx context.Context, method string, p presented, caller 
 	}
 }
 
-// good tells whether a caller would still be admitted as the one he was.
+// good reports whether a caller would still be admitted with the same identity.
 func (g *Guard) good(ctx context.Context, p presented, was Caller) bool {
 	now, known, err := g.identify(ctx, p)
 	if err != nil {
-		// While nobody can tell, what was known last counts.
+		// While that cannot be known, the last answer counts.
 		code := status.Code(err)
 		return code == codes.Unavailable || code == codes.DeadlineExceeded || code == codes.Canceled
 	}

@@ -39,8 +39,8 @@ func TestStreamsEnd(t *testing.T) {
 		want            codes.Code
 		within          time.Duration
 	}{
-		"the token is removed":                      {removed: true, want: codes.Unauthenticated, within: recheck},
-		"nobody reads":                              {stalls: true, want: codes.DeadlineExceeded, within: sendTimeout + 2*time.Second},
+		"the token is removed": {removed: true, want: codes.Unauthenticated, within: recheck},
+		"no reader":            {stalls: true, want: codes.DeadlineExceeded, within: sendTimeout + 2*time.Second},
 		"the token of who does not read is removed": {stalls: true, removed: true, want: codes.Unauthenticated, within: recheck + lastWords},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 )
 
-// anyone is the rule of what everybody may call.
+// anyone is the rule of methods without a required identity.
 var anyone = &authv1.Rule{Anyone: true}
 
 // foreign holds the rules of services whose contract is not Muster's.

@@ -54,7 +54,7 @@ func (l *unauthenticatedLimiter) look(ctx context.Context, call *tap.Info) (cont
 	cancel()
 	_, known, err := l.guard.identify(now, p)
 	if known {
-		// What he may is for later.
+		// Permissions are checked later.
 		return ctx, nil
 	}
 	// Whose token it is cannot be told while the tables are loaded: the call waits

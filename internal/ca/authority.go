@@ -52,7 +52,7 @@ type Config struct {
 	Keys *Keyring
 	// Lifetime is that of certificates.
 	Lifetime time.Duration
-	// CheckInterval is how often whoever has a certificate asks what the authority
+	// CheckInterval is how often holders of certificates ask what the authority
 	// is. 0: DefaultCheckInterval.
 	CheckInterval time.Duration
 	// AllowedHosts are the hosts that daemons that join may have in their certificates.
@@ -275,7 +275,7 @@ func (a *Authority) issue(ctx context.Context, what order) (*Issued, error) {
 	return &Issued{Certificate: certificatePEM(chain...), Authorities: certificatePEM(o.record.Certificates...), Ends: c.NotAfter}, nil
 }
 
-// CheckInterval is how often whoever has a certificate is to ask what the
+// CheckInterval is how often holders of certificates must ask what the
 // authority is.
 func (a *Authority) CheckInterval() time.Duration { return a.cfg.CheckInterval }
 

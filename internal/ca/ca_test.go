@@ -186,8 +186,8 @@ func TestKeeper(t *testing.T) {
 	}
 }
 
-// TestKeyIsKnownAgain has the certificate of a worker that runs end while nobody
-// renews it: it asks with the key that it had, by which the authority knows it, and
+// TestKeyIsKnownAgain has the certificate of a worker that runs end without a
+// renewal: it asks with the key that it had, by which the authority knows it, and
 // with a new one at each other time.
 func TestKeyIsKnownAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -213,7 +213,7 @@ func TestKeyIsKnownAgain(t *testing.T) {
 				asked = append(asked, string(digest))
 				mu.Unlock()
 				if deaf.Load() {
-					return nil, errors.New("nobody answers")
+					return nil, errors.New("no answer")
 				}
 				return a.Issue(ctx, id, r, 0)
 			}), Identity: id, Logger: zaptest.NewLogger(t),

@@ -24,7 +24,7 @@ const (
 	shortestCall = 2 * time.Second
 )
 
-// errFinal says that to try again helps nobody.
+// errFinal says that trying again does not help.
 var errFinal = errors.New("cannot join")
 
 // Local issues to an apid, which has the authority itself.
@@ -51,18 +51,18 @@ type Remote struct {
 	// Addresses are those of apid's gRPC server.
 	Addresses []string
 	// Token returns the join token, and "" if there is none. It is asked each time,
-	// for the file that the token is in may be written anew.
+	// because the token's file may change.
 	Token func() (string, error)
 	// Name is the id of a worker's node, or the name of a manager daemon.
 	Name string
-	// Dial connects to an address, whoever is there.
+	// Dial connects to an address, without verifying its server.
 	Dial func(address string, creds credentials.TransportCredentials) (*grpc.ClientConn, error)
 }
 
 // Issue implements Issuer.
 func (r *Remote) Issue(ctx context.Context, request []byte, current *mtls.Source) (*Issued, error) {
-	// Who had a certificate as he asked for this one joins with the next request: that is of
-	// the key that the authority knows, and this one is of another.
+	// A holder that had a certificate when it asked for this one joins with the next
+	// request: that has the key that the authority knows, and this one has another.
 	ended := current == nil || !time.Now().Before(current.Get().Certificate.Leaf.NotAfter)
 	var errs []error
 	for _, address := range r.Addresses {
@@ -78,7 +78,7 @@ func (r *Remote) Issue(ctx context.Context, request []byte, current *mtls.Source
 	return nil, errors.Join(errs...)
 }
 
-// patience is how long one call may take: no renewal is to be late for it.
+// patience is how long one call may take: no renewal may be late for it.
 func patience(current *mtls.Source) time.Duration {
 	if current != nil {
 		if left := time.Until(current.Get().Certificate.Leaf.NotAfter); left > 0 {
@@ -160,8 +160,8 @@ func (r *Remote) Knows(authorities []byte) bool {
 	return err != nil || vouched(authorities, digest) != nil
 }
 
-// join learns from whoever answers what the authority is, holds that against the
-// token, and then shows the token to an apid that this authority vouches for.
+// join learns from the server that answers what the authority is, compares that with
+// the token, and then shows the token to an apid that this authority vouches for.
 func (r *Remote) join(ctx context.Context, address, token string, request []byte) (*Issued, error) {
 	digest, _, err := parseJoinToken(token)
 	if err != nil {
@@ -195,7 +195,7 @@ func (r *Remote) join(ctx context.Context, address, token string, request []byte
 	}
 }
 
-// fetch asks whoever is there for the authority.
+// fetch asks the server that answers for the authority.
 func (r *Remote) fetch(ctx context.Context, address string) ([]byte, error) {
 	// What it says is held against the token, and nothing is said to it.
 	conn, err := r.Dial(address, credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}))

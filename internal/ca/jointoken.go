@@ -13,8 +13,8 @@ import (
 //
 //	MUSTER-1-<SHA-256 of the authority's certificate, hexadecimal>-<secret>
 //
-// so that who joins can tell the cluster's authority from an impostor's before
-// he shows the secret.
+// so that a joining daemon can tell the cluster's authority from an impostor's before
+// it shows the secret.
 const joinPrefix = "MUSTER-1-"
 
 var errJoinToken = errors.New("it is no join token of Muster's: " + joinPrefix + "<digest>-<secret>")
@@ -39,8 +39,8 @@ func parseJoinToken(token string) (digest [sha256.Size]byte, secret string, err 
 }
 
 // vouched returns, of some authorities in PEM, the one that a join token's digest
-// names; nil if that is none of them. The others came from whoever answered, and
-// nothing vouches for them.
+// names; nil if that is none of them. The others came from the server that answered,
+// and nothing vouches for them.
 func vouched(authorities []byte, digest [sha256.Size]byte) []byte {
 	for block, rest := pem.Decode(authorities); block != nil; block, rest = pem.Decode(rest) {
 		if sha256.Sum256(block.Bytes) == digest {

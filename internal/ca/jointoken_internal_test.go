@@ -24,7 +24,7 @@ func FuzzParseJoinToken(f *testing.F) {
 	})
 }
 
-// FuzzVouched: of whatever an apid, or somebody in its place, answers, nothing is
+// FuzzVouched: of whatever an apid, or an impostor in its place, answers, nothing is
 // taken but what the token's digest names.
 func FuzzVouched(f *testing.F) {
 	one := certificatePEM([]byte("one"))

@@ -86,7 +86,7 @@ func (r *Keyring) current() ([]*Key, error) {
 	return slices.Clone(r.keys), err
 }
 
-// Name names a key to people, and tells nobody what it is.
+// Name names a key to people, without revealing it.
 func (k *Key) Name() string {
 	sum := sha256.Sum256(append([]byte("muster cluster key "), k[:]...))
 	return hex.EncodeToString(sum[:8])

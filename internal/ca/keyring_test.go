@@ -101,7 +101,7 @@ func TestKeyIsReplaced(t *testing.T) {
 	if got := withBoth.KeyNames(); len(got) != 1 || got[0] != names[0] {
 		t.Errorf("without the old key there are %v", got)
 	}
-	// One that is amid being written takes no key away.
+	// A file that is being written takes no key away.
 	keyFile(t, newPath, "half")
 	if err := withNew.Reseal(t.Context(), names[0], "ada"); err != nil {
 		t.Errorf("with a file that cannot be read: %v", err)

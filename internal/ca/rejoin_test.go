@@ -123,7 +123,7 @@ func (s *service) Join(ctx context.Context, req *cav1.JoinRequest) (*cav1.JoinRe
 		return nil, err
 	}
 	if was, again := s.keys.LoadOrStore(req.Name, digest); again && !bytes.Equal(was.([]byte), digest) {
-		return nil, status.Errorf(codes.AlreadyExists, "%s joined with another key, by which nobody knows it", req.Name)
+		return nil, status.Errorf(codes.AlreadyExists, "%s joined with another key, which is not known", req.Name)
 	}
 	s.joins.Add(1)
 	return &cav1.JoinResponse{Certificate: issued.Certificate, Authorities: issued.Authorities}, nil

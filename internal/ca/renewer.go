@@ -28,8 +28,8 @@ const (
 	lastPause  = time.Minute
 )
 
-// Issuer signs requests for one identity. Current is what its holder proves
-// himself with, nil if he cannot yet, or not any more.
+// Issuer signs requests for one identity. Current is what its holder authenticates
+// with, nil if it cannot yet, or no longer.
 type Issuer interface {
 	Issue(ctx context.Context, request []byte, current *mtls.Source) (*Issued, error)
 }
@@ -194,7 +194,7 @@ func (k *Renewer) Run(ctx context.Context) error {
 }
 
 // known returns the key of a certificate that has ended: its holder joins again, and
-// the authority knows him by it. As long as it has not ended a new key is better: nil.
+// the authority knows the holder by it. Until it has ended a new key is better: nil.
 func known(m *mtls.Material) *ecdsa.PrivateKey {
 	if m == nil || time.Now().Before(m.Certificate.Leaf.NotAfter) {
 		return nil
@@ -346,7 +346,7 @@ func (k *Renewer) load() (*mtls.Material, error) {
 	}
 	m, err := k.material(h.certificate, h.key, h.authorities)
 	if err != nil {
-		return nil, fmt.Errorf("read %s (remove it to join anew): %w", k.cfg.Path, err)
+		return nil, fmt.Errorf("read %s (remove it to join again): %w", k.cfg.Path, err)
 	}
 	k.held = h
 	return m, nil

@@ -41,7 +41,7 @@ func (a *Authority) SealedWith(ctx context.Context) (string, error) {
 var ErrOtherKey = errors.New("the first key is another by now")
 
 // Reseal seals the authority's secrets with the first key, whose name the caller
-// must know: he has seen to it that everybody has it.
+// must know, after making sure that every apid has it.
 func (a *Authority) Reseal(ctx context.Context, name, by string) error {
 	first := a.keys()[0]
 	if first.Name() != name {

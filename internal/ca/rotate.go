@@ -24,8 +24,8 @@ import (
 // A root is replaced in three steps, of which each is one commit or many small
 // ones, so that any apid may die at any moment. The new root signs from the first
 // on, and whatever it signs comes with its key signed by the old root (the cross
-// certificate), so that it is good for who knows the old one alone. Then everybody
-// renews, and thereby learns to trust the new root. When all have, the old one is
+// certificate), so that those that know only the old one trust it. Then all holders
+// renew, and so learn to trust the new root. When all have, the old one is
 // dropped.
 
 var (
@@ -107,12 +107,12 @@ func (a *Authority) Rotate(ctx context.Context, by string) error {
 	if err != nil {
 		return fmt.Errorf("rotate root: %w", err)
 	}
-	a.cfg.Logger.Info("a new root signs; the old one is trusted until everybody has renewed", zap.String("by", by))
+	a.cfg.Logger.Info("new root signs; the old one is trusted until all have renewed", zap.String("by", by))
 	return nil
 }
 
 // FinishRotation ends the rotation to the root with the given digest: the old one is
-// trusted no more, and there are new join tokens.
+// no longer trusted, and there are new join tokens.
 func (a *Authority) FinishRotation(ctx context.Context, signing []byte) error {
 	err := a.change(ctx, func(o *opened, record *recordv1.Authority) error {
 		r := record.Rotation
@@ -121,14 +121,14 @@ func (a *Authority) FinishRotation(ctx context.Context, signing []byte) error {
 		}
 		r.EndedAt = time.Now().UnixMilli()
 		record.Certificates = record.Certificates[:1]
-		// Whoever could read the old key could read these.
+		// The holder of the old key could read these.
 		o.secrets.WorkerJoin, o.secrets.ManagerJoin = newSecret(), newSecret()
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("drop old root: %w", err)
 	}
-	a.cfg.Logger.Info("the old root is trusted no more", zap.String("root", hex.EncodeToString(signing)))
+	a.cfg.Logger.Info("old root is no longer trusted", zap.String("root", hex.EncodeToString(signing)))
 	return nil
 }
 

@@ -88,7 +88,7 @@ func (s *TLSSettings) Credentials() (Credentials, error) {
 		return Plain(), nil
 	case 3:
 	default:
-		// Whoever names a part of it does not want to speak in the clear.
+		// A part of these settings means that the clear is not wanted.
 		return Credentials{}, errPartialTLS
 	}
 	m, err := s.load()
@@ -118,8 +118,8 @@ func (s *TLSSettings) load() (*mtls.Material, error) {
 // reloadInterval is how often the files are looked at.
 const reloadInterval = 10 * time.Second
 
-// Reload reads the files again, until ctx ends: whoever signs certificates from
-// outside renews them there. Files that do not fit together, for one of them is
+// Reload reads the files again, until ctx ends: an authority from outside
+// renews certificates there. Files that do not fit together, for one of them is
 // yet to be written, leave what there was.
 func (s *TLSSettings) Reload(ctx context.Context, creds Credentials, log *zap.Logger) error {
 	if !creds.Secure() {
@@ -153,6 +153,6 @@ func (s *TLSSettings) Reload(ctx context.Context, creds Credentials, log *zap.Lo
 			continue
 		}
 		ending := creds.source.Set(m)
-		log.Info("the certificate is read anew", zap.Int("connections_that_end", ending), zap.String("serial", m.Certificate.Leaf.SerialNumber.Text(16)), zap.Time("ends", m.Certificate.Leaf.NotAfter))
+		log.Info("certificate reloaded", zap.Int("connections_that_end", ending), zap.String("serial", m.Certificate.Leaf.SerialNumber.Text(16)), zap.Time("ends", m.Certificate.Leaf.NotAfter))
 	}
 }

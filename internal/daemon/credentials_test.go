@@ -96,7 +96,7 @@ const (
 	strangerID   = "spiffe://elsewhere/manager/apid"
 )
 
-// credentials are those of somebody for whom this authority signed.
+// credentials are those of a holder for whom this authority signed.
 func (a *authority) credentials(t *testing.T, name, id string) daemon.Credentials {
 	t.Helper()
 	a.issue(t, name, id)
@@ -345,7 +345,7 @@ func TestReload(t *testing.T) {
 				t.Errorf("%q was logged %d times, want %d", want, got, n)
 			}
 		}
-		const taken, refused = "the certificate is read anew", "the files of the certificate are not taken"
+		const taken, refused = "certificate reloaded", "the files of the certificate are not taken"
 		said(taken, 0)
 		a.issue(t, "apid", apidID)
 		said(taken, 1)

@@ -45,9 +45,9 @@ type Env struct {
 	Metrics prometheus.Registerer
 	// Tracer makes spans of what a user's call leads to. Nil: none are made.
 	Tracer *tracing.Tracer
-	// Guard decides who may call. Nil: everybody may.
+	// Guard decides who may call. Nil: everyone may.
 	Guard *auth.Guard
-	// Server takes the daemon's gRPC services. It serves as long as Run runs.
+	// Server takes the daemon's gRPC services. It serves while Run runs.
 	Server grpc.ServiceRegistrar
 	// Dial connects to another daemon, with this one's credentials. It does not
 	// block. The caller closes the connection.

@@ -11,7 +11,7 @@ import (
 )
 
 // kept are credentials whose connections end when the root that vouches for the peer
-// is trusted no more, for servers and clients alike. Handshakes alone would leave
+// is no longer trusted, for servers and clients alike. Handshakes alone would leave
 // those in that are in.
 type kept struct {
 	credentials.TransportCredentials

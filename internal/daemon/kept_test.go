@@ -25,8 +25,8 @@ import (
 	"github.com/musterhq/muster/internal/mtls"
 )
 
-// material is what somebody holds whose certificate this authority signed, and who
-// trusts some.
+// material is the credentials of a holder whose certificate this authority signed,
+// with the authorities that it trusts.
 func (a *authority) material(t *testing.T, name, id string, trusts ...*authority) *mtls.Material {
 	t.Helper()
 	a.issue(t, name, id)
@@ -110,7 +110,7 @@ func TestConnectionsEndWithTheRoot(t *testing.T) {
 			t.Errorf("one with a certificate of the new root is gone: %v, %v", err, freshWatch.Context().Err())
 		}
 
-		// A client ends its connections to servers that it trusts no more.
+		// A client ends its connections to servers that it no longer trusts.
 		if n := fresh.Set(after.material(t, "fresh", workerID, before)); n != 1 {
 			t.Errorf("%d connections end with the root of the server, want 1", n)
 		}
@@ -122,7 +122,7 @@ func TestConnectionsEndWithTheRoot(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		// Nobody is remembered who has left.
+		// Peers that have left are forgotten.
 		synctest.Wait()
 		if n := server.Set(after.material(t, "server", apidID, before)); n != 0 {
 			t.Errorf("%d connections are still known", n)

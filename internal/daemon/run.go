@@ -52,7 +52,7 @@ type Host struct {
 	// Tracing says where traces go; by default nowhere.
 	Tracing tracing.Settings
 	// Guard decides who may call. Nil, as it must be exactly if the credentials are
-	// plain: everybody.
+	// plain: everyone.
 	Guard *auth.Guard
 	// Ready, if not nil, is called when a daemon has loaded its tables and serves.
 	Ready func()
@@ -204,7 +204,7 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 	}
 	// The gRPC server outlives the daemon's own end, so that calls that are open
 	// get their answers; hence a context of its own. It says that it serves once
-	// the tables are loaded, and goes on to while the store is away: reads are
+	// the tables are loaded, and keeps saying so while the store is away: reads are
 	// answered then too.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()

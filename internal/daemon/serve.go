@@ -145,9 +145,9 @@ func NewRegistry() *prometheus.Registry {
 
 // OpsHandler serves /metrics, /healthz, /readyz, /livez and /debug/pprof. Healthy
 // says whether the process does its work; its error is for people. /readyz says
-// whether it is to get requests, as gRPC's health service does: also while the store
+// whether it should get requests, as gRPC's health service does: also while the store
 // is away, for reads are answered then; only one that is [Starting] is not. /livez says only that the process
-// answers: to end one that cannot reach its store helps nobody.
+// answers: ending one that cannot reach its store does not help.
 // With a guard metrics are for viewers, profiles for admins, and who asks for the
 // health learns no reasons.
 func OpsHandler(metrics prometheus.Gatherer, healthy func() error, guard *auth.Guard) http.Handler {

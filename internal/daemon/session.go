@@ -16,7 +16,7 @@ type Sessions struct {
 	kv  kv.KV
 	cfg kv.SessionConfig
 
-	// turn holds one thing while somebody uses what follows, and may wait for the
+	// turn holds one thing while a goroutine uses what follows, and may wait for the
 	// store meanwhile.
 	turn    chan struct{}
 	current kv.Session

@@ -165,7 +165,7 @@ func (s *Settings) AddTLSFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&s.TLS.CertFile, "tls-cert-file", "", "PEM file of this daemon's certificate, for its server and its clients")
 	fs.StringVar(&s.TLS.KeyFile, "tls-key-file", "", "PEM file of this daemon's key")
 	fs.StringVar(&s.TLS.CAFile, "tls-ca-file", "", "PEM file of the authorities that peers must be signed by")
-	fs.BoolVar(&s.InsecureListen, "insecure-listen", false, "listen beyond loopback addresses without TLS: whoever can connect there may do everything")
+	fs.BoolVar(&s.InsecureListen, "insecure-listen", false, "listen beyond loopback addresses without TLS: everyone who can connect there may do everything")
 	fs.StringSliceVar(&s.Join.Addresses, "join", nil, "host:port of apid's gRPC server (several with commas): have the cluster's own authority issue the certificate, and renew it")
 	fs.StringVar(&s.Join.Token, "join-token", "", "token to join with; needed until there is a certificate (better: --join-token-file)")
 	fs.StringVar(&s.Join.TokenFile, "join-token-file", "", "file that holds the join token")
@@ -226,7 +226,7 @@ func Load(fs *pflag.FlagSet, environ func(string) (string, bool)) error {
 }
 
 // keys returns the settings that a file has. A map belongs to one setting if
-// that takes pairs; anything else in it is a key that nobody knows.
+// that takes pairs; anything else in it is an unknown key.
 func keys(fs *pflag.FlagSet, k *koanf.Koanf) []string {
 	seen := map[string]bool{}
 	for _, path := range k.Keys() {

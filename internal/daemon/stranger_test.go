@@ -62,8 +62,8 @@ func bearer(token string) hpack.HeaderField {
 	return hpack.HeaderField{Name: "authorization", Value: "Bearer " + token}
 }
 
-// TestStrangersSendNothing: who may not call is told so before he has sent what he
-// announces.
+// TestStrangersSendNothing: a caller without permission is refused before it has sent
+// what it announces.
 func TestStrangersSendNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := attack(t, serveStrangers(t))
@@ -78,7 +78,7 @@ func TestStrangersSendNothing(t *testing.T) {
 		if took := time.Since(began); took > 0 {
 			t.Errorf("it took %v", took)
 		}
-		// Who is known takes his time.
+		// A known caller may be slow.
 		a.begin(7, list, bearer("right"))
 		time.Sleep(25 * time.Second)
 		a.must(a.framer.WriteData(7, true, message(false, nil)))
@@ -86,7 +86,7 @@ func TestStrangersSendNothing(t *testing.T) {
 	})
 }
 
-// TestATokenIsWaitedFor: a daemon that starts refuses nobody whom it will know.
+// TestATokenIsWaitedFor: a daemon that starts refuses no caller that it will know.
 func TestATokenIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := serveStrangers(t)

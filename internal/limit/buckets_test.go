@@ -31,7 +31,7 @@ func TestClientsAreForgotten(t *testing.T) {
 }
 
 // TestWhoCallsIsNotForgotten: there is no way out of a limit by having strangers
-// come meanwhile, as long as one goes on calling.
+// come meanwhile, while the client keeps calling.
 func TestWhoCallsIsNotForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBuckets(1, 10, 100)
@@ -80,7 +80,7 @@ func walk(b *buckets, steps []step) error {
 	for _, s := range steps {
 		wait := b.take(s.client)
 		if wait > 0 && s.waits {
-			// Who waits as long as he is told passes.
+			// A client that waits for the time that it is given passes.
 			time.Sleep(wait)
 			if wait = b.take(s.client); wait > time.Microsecond {
 				return fmt.Errorf("told to wait %v more", wait)

@@ -121,7 +121,7 @@ func (l *Limits) REST(r *http.Request, method string) error {
 }
 
 // Refused counts a call that is refused for another reason. It is false once its
-// host has had too many of them: nobody needs a line of the log about each.
+// host has had too many of them: a line of the log about each is not needed.
 func (l *Limits) Refused(address string) bool {
 	if l == nil {
 		return true

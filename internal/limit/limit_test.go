@@ -33,8 +33,8 @@ import (
 	"github.com/musterhq/muster/internal/limit"
 )
 
-// server is one that is closed to strangers, or open, and admits whoever has his
-// name for a token.
+// server is one that is closed to strangers, or open, and admits callers whose
+// token is their name.
 type server struct {
 	t        *testing.T
 	limits   *limit.Limits
@@ -78,7 +78,7 @@ func newServer(t *testing.T, closed bool, s limit.Settings) *server {
 	return h
 }
 
-// rest makes a REST call of somebody, from an address.
+// rest makes a REST call of a user, from an address.
 func (h *server) rest(method, token, address string) error {
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.RemoteAddr = address
@@ -194,8 +194,8 @@ func (h *server) exceeded(limit string) int {
 	return 0
 }
 
-// TestWhoIsRefusedOftenIsToldWhy: his refusals are logged no more, and counted.
-func TestWhoIsRefusedOftenIsToldWhy(t *testing.T) {
+// TestRepeatedRefusalsAreCountedAndNotLogged: the client still learns the reason.
+func TestRepeatedRefusalsAreCountedAndNotLogged(t *testing.T) {
 	for name, token := range map[string]string{"a wrong token": "wrong", "no token": ""} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -217,8 +217,8 @@ func TestWhoIsRefusedOftenIsToldWhy(t *testing.T) {
 	}
 }
 
-// TestARightTokenIsTakenBesideWrongOnes: who shares an address with a stranger, for
-// there is a proxy in between, is not shut out by him.
+// TestARightTokenIsTakenBesideWrongOnes: a user who shares an address with a stranger,
+// such as a proxy's, is not shut out.
 func TestARightTokenIsTakenBesideWrongOnes(t *testing.T) {
 	h := newServer(t, true, limit.Settings{StrangerRate: 1, StrangerBurst: 1, ClientBurst: 1})
 	admitted(t, 10, func(int) error {

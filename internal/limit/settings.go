@@ -16,8 +16,8 @@ const closedRate = 200
 // Settings say how often a client may call, and how many streams it may have open.
 type Settings struct {
 	// ClientRate is how many calls a second one client may make, and ClientBurst how
-	// many at once. 0: as many as he likes; less: closedRate in a cluster that is
-	// closed, and as many as he likes in one that is not.
+	// many at once. 0: no limit; less: closedRate in a cluster that is closed,
+	// and no limit in one that is not.
 	ClientRate  float64
 	ClientBurst int
 	// StrangerRate and StrangerBurst are those of one host whose calls show no

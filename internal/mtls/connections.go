@@ -25,12 +25,12 @@ type connection struct {
 	closer io.Closer
 	// chain is what the peer showed, its own certificate first.
 	chain []*x509.Certificate
-	// cut is running, once the connection is to be ended.
+	// cut is running, once the connection must end.
 	cut *time.Timer
 }
 
-// Keep has a connection end when the root that vouches for its peer is trusted no
-// more. Whoever closes it calls forget.
+// Keep has a connection end when the root that vouches for its peer is no longer
+// trusted. Closing it calls forget.
 func (s *Source) Keep(c io.Closer, state tls.ConnectionState) (forget func()) {
 	if len(state.PeerCertificates) == 0 {
 		return func() {}
@@ -54,7 +54,7 @@ func (s *Source) Keep(c io.Closer, state tls.ConnectionState) (forget func()) {
 	}
 }
 
-// judge ends each connection whose peer is trusted no more, within cutSpread, and
+// judge ends each connection whose peer is no longer trusted, within cutSpread, and
 // returns how many they are.
 func (c *connections) judge(roots *x509.CertPool) int {
 	c.mu.Lock()
@@ -72,7 +72,7 @@ func (k *connection) judge(roots *x509.CertPool) (ends bool) {
 	if k.cut != nil || vouched(k.chain, roots) {
 		return false
 	}
-	// Close waits for nobody: an error says that the connection has ended already.
+	// Close does not wait: an error says that the connection has ended already.
 	k.cut = time.AfterFunc(mathrand.N(cutSpread), func() { _ = k.closer.Close() })
 	return true
 }

@@ -3,8 +3,8 @@
 // and servers run: each handshake uses what is newest.
 //
 // TLS is 1.3 and mutual. Servers are known by the identity in their certificate
-// and not by host name: whoever dials says what kind of daemon it wants, wherever
-// that runs.
+// and not by host name: the client says what kind of daemon it wants, wherever that
+// runs.
 package mtls
 
 import (
@@ -93,7 +93,7 @@ func (s *Source) Domain() string { return s.Get().Identity.Domain }
 
 // Server returns the configuration of a server. Strangers says that it takes
 // connections without a certificate too, and leaves it to its guard whom to
-// serve; a certificate that is not trusted it refuses all the same.
+// serve; a certificate that is not trusted it still refuses.
 func (s *Source) Server(strangers bool, protocols ...string) *tls.Config {
 	clients := tls.RequireAndVerifyClientCert
 	if strangers {

@@ -14,7 +14,7 @@ import (
 	"github.com/musterhq/muster/internal/mtls"
 )
 
-// FuzzMaterial reads certificates and authorities as an apid, or somebody in its
+// FuzzMaterial reads certificates and authorities as an apid, or an impostor in its
 // place, may answer.
 func FuzzMaterial(f *testing.F) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -26,8 +26,8 @@ const (
 	agentRules  = `operator = "read"`
 )
 
-// ACL puts policies and tokens into Consul, and waits for it first, as long as the
-// context allows: servers that have just been started have no leader, and do not
+// ACL puts policies and tokens into Consul, and waits for it first, until the
+// context ends: servers that have just been started have no leader, and do not
 // know the management token yet. Each client is one of a server.
 func (c *Cluster) ACL(ctx context.Context, clients []*api.Client) error {
 	if len(clients) == 0 {
@@ -119,7 +119,7 @@ func (g grant) apply(ctx context.Context, client *api.Client, known []*api.ACLTo
 	return nil
 }
 
-// notFound tells what Consul says of a name that nobody has.
+// notFound tells what Consul says of an unknown name.
 func notFound(err error) bool {
 	var status api.StatusError
 	return errors.As(err, &status) && status.Code == 404

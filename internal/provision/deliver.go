@@ -33,7 +33,7 @@ const (
 
 // WantsViewer tells whether what fetches metrics needs a certificate, for it has
 // none, or none that lasts for as long as given and is of the root that signs now,
-// the first of the authorities: others are about to be trusted no more.
+// the first of the authorities: others will soon no longer be trusted.
 func (c *Cluster) WantsViewer(authorities string, long time.Duration) bool {
 	cert := c.Path(Monitoring, viewerCert)
 	return !good(cert, c.Path(Monitoring, viewerKey), long) || !signedBy(cert, authorities)
@@ -65,7 +65,7 @@ func (c *Cluster) WantsAdmin() bool {
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// Deliver puts into each folder what its owner needs, and no more.
+// Deliver puts into each folder only what its owner needs.
 func (c *Cluster) Deliver(t Told) error {
 	for _, daemon := range slices.Sorted(maps.Keys(c.cfg.Policies)) {
 		f, err := c.foreign(daemon)
@@ -74,7 +74,7 @@ func (c *Cluster) Deliver(t Told) error {
 		}
 		files := map[string]string{joinToken: t.ManagerJoin + "\n"}
 		if daemon == "apid" {
-			// It has the authority, so it joins nobody.
+			// It has the authority, so it does not join.
 			key, err := os.ReadFile(c.Path(Secrets, ClusterKey))
 			if err != nil {
 				return fmt.Errorf("read cluster key: %w", err)

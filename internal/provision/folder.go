@@ -18,13 +18,13 @@ import (
 	"github.com/musterhq/muster/internal/atomicfile"
 )
 
-// folder is somebody's files.
+// folder is one owner's files.
 type folder struct {
 	path  string
 	owner *Owner
 }
 
-// private makes a folder that stays with whoever provisions.
+// private makes a folder that stays with the provisioning user.
 func (c *Cluster) private(party string) (*folder, error) { return c.make(party, nil) }
 
 // foreign makes a folder that belongs to the user whom daemons run as.

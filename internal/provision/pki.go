@@ -28,7 +28,7 @@ const (
 	backdate = time.Hour
 )
 
-// authority signs for Consul's servers, and for nobody else.
+// authority signs for Consul's servers only.
 type authority struct {
 	certificate *x509.Certificate
 	key         *ecdsa.PrivateKey
@@ -68,7 +68,7 @@ func (c *Cluster) authority(secrets *folder) (*authority, error) {
 	return &authority{pair.Leaf, key, text}, nil
 }
 
-// sign makes a key and signs a certificate for it; nobody's is signed by itself.
+// sign makes a key and signs a certificate for it; a nil one signs itself.
 func (a *authority) sign(c *x509.Certificate, lifetime time.Duration) (certificate, key string, err error) {
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 
 // The folders of those who are no daemons.
 const (
-	// Secrets is for whoever provisions: the key of Consul's authority, Consul's
+	// Secrets is for the provisioning user: the key of Consul's authority, Consul's
 	// management token, the cluster key. No daemon needs it.
 	Secrets = "secrets"
 	// Admin is for people: the first administrator's token, and whom to trust.
@@ -49,7 +49,7 @@ type Config struct {
 	// Servers is how many servers Consul has.
 	Servers int
 	// Owner is the user whose Consul's and the daemons' files become, for they do
-	// not run as root. Nil: they stay with whoever made them.
+	// not run as root. Nil: they stay with the user who made them.
 	Owner *Owner
 	// Policies are the daemons' rules in Consul, by the daemon's name.
 	Policies map[string]string
@@ -58,7 +58,7 @@ type Config struct {
 // Owner is a user by number.
 type Owner struct{ User, Group int }
 
-// Cluster is what there is to be told.
+// Cluster is what the caller should know.
 type Cluster struct{ cfg Config }
 
 // New checks the configuration and does nothing yet.
@@ -75,7 +75,7 @@ func New(cfg Config) (*Cluster, error) {
 	return &Cluster{cfg: cfg}, nil
 }
 
-// Path is that of a file in somebody's folder.
+// Path is that of a file in an owner's folder.
 func (c *Cluster) Path(party, file string) string { return filepath.Join(c.cfg.Dir, party, file) }
 
 // server is the name of a server, and of its folder: consul-1 and on.

@@ -141,7 +141,7 @@ func TestServerCertificates(t *testing.T) {
 	if err := leaf.VerifyHostname("consul-1"); err == nil {
 		t.Error("one server can stand in for another")
 	}
-	// One that was broken is made anew.
+	// One that was broken is made again.
 	must(t, os.WriteFile(c.Path("consul-2", "server.pem"), []byte("nonsense"), 0o600))
 	must(t, c.Files())
 	_, err = tls.LoadX509KeyPair(c.Path("consul-2", "server.pem"), c.Path("consul-2", "server-key.pem"))

@@ -126,7 +126,7 @@ func (s *suite) logs() {
 	s.followCancelled()
 }
 
-// longLine checks that no more of a line arrives than the contract allows, and
+// longLine checks that at most as much of a line arrives as the contract allows, and
 // that the next line is a line of its own.
 func (s *suite) longLine() {
 	const limit = 16 << 10

@@ -90,7 +90,7 @@ func (f *flawed) Describe(ctx context.Context) (*sdk.Description, error) {
 func (f *flawed) Prepare(ctx context.Context, task *sdk.Task, handle sdk.Handle) (sdk.Handle, error) {
 	switch f.flaw {
 	case "KilledAtAnyMoment":
-		// What is half done when the process is killed is in the way for ever.
+		// What is half done when the process is killed is in the way forever.
 		mark := filepath.Join(f.state, "making-"+task.GetId())
 		if _, err := os.Stat(mark); err == nil {
 			return nil, sdk.Failed(errors.New("it is being prepared already"))

@@ -31,8 +31,8 @@ type Template struct {
 // values are what a template can use.
 type values struct {
 	Deed
-	// Script is what a shell would do for the deed. Most templates need no more
-	// than this, and RunFor, ExitCode and the like are for executors that run no
+	// Script is what a shell would do for the operation. Most templates need only
+	// this, and RunFor, ExitCode and the like are for executors that run no
 	// commands.
 	Script string
 	// SickScript is what a shell would do for the health check of a sick task.

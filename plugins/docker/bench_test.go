@@ -118,7 +118,7 @@ func fault(t *testing.T, err error) *wire.Error {
 	t.Helper()
 	var e *wire.Error
 	if !errors.As(wire.FromStatus(wire.ToStatus(err, false)), &e) {
-		t.Fatalf("no error where one was to be")
+		t.Fatalf("no error where one was wanted")
 	}
 	return e
 }

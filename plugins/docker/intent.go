@@ -13,8 +13,8 @@ import (
 
 // intent is a note that a container is about to be created. The Engine does not
 // stop creating a container when its caller dies; for a moment nothing in the
-// Engine shows that there will be one. The note does, so that whoever removes
-// the task knows to wait for it.
+// Engine shows that there will be one. The note does, so that the removal
+// of the task knows to wait for it.
 type intent struct {
 	TaskID string `json:"taskId"`
 	NodeID string `json:"nodeId"`

@@ -15,7 +15,7 @@ import (
 	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
-// freePort returns a port that nobody listens at, and that no connection and no
+// freePort returns a port without a listener, and that no connection and no
 // container is given by itself: they begin at 32768.
 func freePort(t *testing.T) uint32 {
 	t.Helper()

@@ -58,8 +58,8 @@ var _ sdk.Executor = (*Executor)(nil)
 // task is a record, and the calls that wait for it.
 type task struct {
 	record
-	// changed is closed when the task is stopped or removed; nil while nobody
-	// waits.
+	// changed is closed when the task is stopped or removed; nil without a
+	// waiting call.
 	changed chan struct{}
 }
 
@@ -246,7 +246,7 @@ func (e *Executor) List(_ context.Context, nodeID string) ([]sdk.Listed, error) 
 			continue
 		}
 		t.settle(time.Now())
-		// What is not prepared yet is there all the same, and to be removed.
+		// What is not prepared yet exists anyway, and must be removed.
 		listed = append(listed, sdk.Listed{TaskID: t.ID, State: max(t.State, sdk.Prepared), Status: t.status()})
 	}
 	return listed, nil

@@ -4,11 +4,11 @@
 // node.
 //
 // A task's command is the child of a supervisor (package supervise): a small
-// process of its own, made of the executor's program, that lives as long as the
-// task. The executor itself holds nothing in memory. All that there is to know
+// process of its own, made of the executor's program, that lives until the task
+// ends. The executor itself holds nothing in memory. All that there is to know
 // of a task is in its directory (package taskdir), and so it does not matter how
 // often the executor or its worker die, or which of the calls they die in: the
-// next process reads the directories and goes on.
+// next process reads the directories and continues.
 package process
 
 import (
@@ -288,7 +288,7 @@ func (e *Executor) spawn(dir taskdir.Dir) error {
 // started says what is known of a task that is being started; nil if that is
 // nothing yet.
 func (e *Executor) started(dir taskdir.Dir, task *sdk.Task) (*sdk.Started, error) {
-	// Asked first: what was to be said was said before the lock was freed.
+	// Asked first: the result was written before the lock was freed.
 	alive, err := dir.Locked()
 	if err != nil {
 		return nil, err

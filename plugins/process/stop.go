@@ -143,7 +143,7 @@ func (e *Executor) Remove(ctx context.Context, ref sdk.Ref) error {
 }
 
 func (e *Executor) removeLocked(ctx context.Context, dir taskdir.Dir, id string) error {
-	// What cannot be read can be removed all the same.
+	// What cannot be read can still be removed.
 	if exit, err := dir.Exit(); err != nil || exit == nil {
 		if err := e.killStrays(ctx, id); err != nil {
 			return err
@@ -187,7 +187,7 @@ func (e *Executor) List(_ context.Context, nodeID string) ([]sdk.Listed, error) 
 func (e *Executor) look(dir taskdir.Dir, nodeID string) (sdk.Listed, string, error) {
 	spec, err := dir.Spec()
 	if errors.Is(err, taskdir.ErrDamaged) {
-		// Whosever it was, it is here.
+		// Whichever task it belonged to, it is here.
 		spec, err = taskdir.Spec{NodeID: nodeID}, nil
 	}
 	if err != nil {

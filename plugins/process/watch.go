@@ -34,7 +34,7 @@ func (e *Executor) Logs(ctx context.Context, ref sdk.Ref, options sdk.LogOptions
 	})
 }
 
-// logEnded tells whether a task will write no more: it has ended, or is gone. One
+// logEnded reports whether a task will no longer write: it has ended, or is gone. One
 // that has not been started will write.
 func logEnded(dir taskdir.Dir) (bool, error) {
 	held, err := dir.Locked()

@@ -60,7 +60,7 @@ func serveExec(execer Execer, stream grpc.BidiStreamingServer[executorv1.ExecReq
 	stdin, feed := io.Pipe()
 	resize := make(chan *TerminalSize)
 	// gRPC ends the feeder: its Recv fails once this handler has returned, and
-	// not before, so it cannot be waited for here. By then nobody reads what
+	// not before, so it cannot be waited for here. By then there is no reader for what
 	// it writes.
 	go feedExec(ctx, stream, feed, resize)
 	defer func() { _ = stdin.CloseWithError(io.ErrClosedPipe) }()
@@ -107,7 +107,7 @@ func feedExec(ctx context.Context, stream grpc.BidiStreamingServer[executorv1.Ex
 				continue
 			}
 			if _, err := stdin.Write(request.Stdin); err != nil {
-				// The command reads no more; what else is typed is lost, as
+				// The command no longer reads; what else is typed is lost, as
 				// it is in a pipe.
 				continue
 			}

@@ -136,7 +136,7 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// Whoever has not the worker's key is not answered.
+// A client without the worker's key is not answered.
 func TestServeRefusesStrangers(t *testing.T) {
 	t.Parallel()
 	h := host(t)

@@ -13,7 +13,7 @@ import (
 // watchHost calls gone when the process that started this one has died. The
 // host holds the reading end of the pipe that is this process's standard
 // output; the kernel closes it whatever the host dies of, which no parent id
-// and no goodbye message could promise. The watch lasts as long as the process.
+// and no goodbye message could promise. The watch lasts until the process ends.
 func watchHost(output *os.File, gone func()) error {
 	info, err := output.Stat()
 	if err != nil {
@@ -31,7 +31,7 @@ func watchHost(output *os.File, gone func()) error {
 	go func() {
 		for {
 			// Without any event asked for, poll tells of errors alone: here,
-			// that nobody reads any more.
+			// that there is no reader any longer.
 			fds := []unix.PollFd{{Fd: int32(fd)}}
 			n, err := unix.Poll(fds, -1)
 			if errors.Is(err, unix.EINTR) {

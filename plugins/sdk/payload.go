@@ -63,7 +63,7 @@ func Decode[T any](task *Task) (T, error) {
 }
 
 // unknownField returns the path of the first field, in alphabetical order, that
-// a value has and the type it is to be read into has not. JSON's own decoder
+// a value has and the type that it is read into has not. JSON's own decoder
 // tells of such a field only in an error's text, and takes "Command" for
 // "command".
 func unknownField(value any, into reflect.Type, path string) (string, bool) {

@@ -96,7 +96,7 @@ type Updater interface {
 // LogStreamer is an executor that keeps its tasks' output.
 type LogStreamer interface {
 	// Logs hands the lines to emit one by one, oldest first, and ends when
-	// there are no more, or, if it follows, when the task has ended. An error
+	// there are no others, or, if it follows, when the task has ended. An error
 	// of emit ends it too.
 	Logs(ctx context.Context, ref Ref, options LogOptions, emit func(LogLine) error) error
 }
@@ -213,7 +213,7 @@ type LogLine struct {
 
 // LogOptions say which lines are wanted.
 type LogOptions struct {
-	// Follow goes on with lines as they are written.
+	// Follow continues with lines as they are written.
 	Follow bool
 	// Tail is how many of the last lines are wanted; 0 means all.
 	Tail int

@@ -67,7 +67,7 @@ func (*able) Observe(_ context.Context, ref sdk.Ref, emit func(sdk.Observation) 
 	return emit(sdk.Observation{Status: &sdk.Status{Id: ref.TaskID}, Message: "waiting", Error: "not yet"})
 }
 
-// Variables that say what the test program is to be.
+// Variables that say what the test program should be.
 const (
 	panicking = "SDK_TEST_PANIC"
 	byHand    = "SDK_TEST_BY_HAND"

@@ -2,7 +2,7 @@
 
 // Package detached runs commands that outlive the executor that started them, as
 // the contract asks it of tasks: a command is started at most once, however often
-// that is tried and whenever the executor is killed; whoever looks later knows
+// that is tried and whenever the executor is killed; a later process knows
 // whether it runs, and how it ended.
 //
 // What is known of a command is in a directory that is its own: "lock", which its
@@ -74,7 +74,7 @@ func Start(ctx context.Context, dir string, cmd *exec.Cmd) (Process, error) {
 	}
 }
 
-// launch starts the wrapper with the lock in its hands. If somebody else has that
+// launch starts the wrapper with the lock in its hands. If another process has that
 // just now, nothing is done.
 func launch(dir string, cmd *exec.Cmd) error {
 	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
@@ -91,8 +91,8 @@ func launch(dir string, cmd *exec.Cmd) error {
 	if err := sh.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
-	// It would stay as a zombie. No call waits for this: it lasts as long as the
-	// command, or as this process.
+	// It would stay as a zombie. No call waits for this: it lasts until the
+	// command or this process ends.
 	go func() { _ = sh.Wait() }()
 	return nil
 }
@@ -118,7 +118,7 @@ func Look(dir string) (Process, error) {
 	exit := filepath.Join(dir, "exit")
 	info, err := os.Stat(exit)
 	if errors.Is(err, fs.ErrNotExist) {
-		// Whoever writes must be alone with it; where he is not, the next look
+		// A writer must be alone with it; if it is not, the next look
 		// will do.
 		if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
 			return running(dir), nil
@@ -138,7 +138,7 @@ func Look(dir string) (Process, error) {
 	return Process{State: sdk.Exited, Status: status, EndedAt: info.ModTime()}, nil
 }
 
-// running is a command whose lock somebody has. While it is being started its
+// running is a command whose lock is held. While it is being started its
 // process is not known.
 func running(dir string) Process {
 	status := &sdk.Status{}
@@ -205,8 +205,8 @@ func Remove(ctx context.Context, dir string) error {
 	}
 }
 
-// remove removes the directory if nobody else has the lock: who looks might write
-// into it.
+// remove removes the directory if no other process has the lock: a process that looks
+// might write into it.
 func remove(dir string) (bool, error) {
 	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR, 0)
 	if err == nil {

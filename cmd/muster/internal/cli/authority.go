@@ -42,8 +42,8 @@ From now on the new root signs, and both are trusted. Daemons and workers renew 
 that are known have, the old root is dropped by itself, and "muster cluster ca status" says so. A node that is down and does
 not come back is waited for until its certificate ends, unless it is removed.
 
-Afterwards join tokens have another first part: show them anew ("muster cluster join-token") where they lie in files. A
-person's certificate must be issued again. Contexts go on working; "muster cluster ca show" prints what new ones need.`,
+Afterwards join tokens have another first part: show them again ("muster cluster join-token") and update the files that hold them. A
+person's certificate must be issued again. Contexts keep working; "muster cluster ca show" prints what new ones need.`,
 		Example: "  muster cluster ca rotate\n  muster cluster ca status",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.client()

@@ -63,7 +63,7 @@ func (o *order) check(name string) error {
 	case o.lifetime < 0:
 		return usage("--lifetime: %v is in the past", o.lifetime)
 	case o.requestFile != "" && o.context != "":
-		return usage("--save-context: it needs the key, and whoever made the request has that")
+		return usage("--save-context: it needs the key, which stays where the request was made")
 	}
 	// The server would refuse it too, but it is part of a path here.
 	if err := auth.ValidName(name); err != nil {
@@ -131,7 +131,7 @@ func (c *CLI) createCertificate(cmd *cobra.Command, name string, o *order) error
 	}
 	c.printf("%s %s, until %s\n", o.role, name, resp.ExpiresAt.AsTime().Local().Format(time.DateTime))
 	if o.context != "" {
-		// Whoever trusts the authorities of his machine goes on to: something in front of
+		// A user who trusts the authorities of the machine continues to: something in front of
 		// apid has a certificate of theirs.
 		kept := &target{Address: t.Address, CA: resp.Authorities, Certificate: resp.Certificate, Key: string(key)}
 		if t.CA == "" && c.tls.caFile == "" {
@@ -155,7 +155,7 @@ type keepsake struct {
 	parts map[string][]byte
 }
 
-// sharedFile may be there already: it is the same for everybody.
+// sharedFile may be there already: it is the same for all users.
 const sharedFile = "ca.pem"
 
 // free looks before anything is issued whether there is room for the files.

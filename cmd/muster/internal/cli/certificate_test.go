@@ -96,7 +96,7 @@ func TestTheKeyStays(t *testing.T) {
 	}
 }
 
-// TestNoCertificateIsLost: that of somebody called ca would be in the file of the
+// TestNoCertificateIsLost: that of a user called ca would be in the file of the
 // authorities.
 func TestNoCertificateIsLost(t *testing.T) {
 	t.Setenv("MUSTER_CONTEXTS_FILE", filepath.Join(t.TempDir(), "contexts.json"))

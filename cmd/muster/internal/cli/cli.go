@@ -144,7 +144,7 @@ func warnStaleStream(cmd *cobra.Command, stream grpc.ClientStream) {
 }
 
 func (c *CLI) printf(format string, a ...any) {
-	// Nobody is left to tell if standard output is gone.
+	// There is nowhere to report that standard output is gone.
 	_, _ = fmt.Fprintf(c.Out, format, a...)
 }
 

@@ -68,7 +68,7 @@ func (c *CLI) events() *cobra.Command {
 		Use: "events", Short: "Show changes of services, tasks, nodes and configs as they happen", Args: cobra.NoArgs,
 		Long: `Show changes of services, tasks, nodes and configs as they happen, until interrupted.
 
-With --format json each line is a message of the watch; its resumeToken, given to --resume, goes on after it.`,
+With --format json each line is a message of the watch; its resumeToken, given to --resume, continues after it.`,
 		Example: `  muster events
   muster events --kind task --service web --format json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -119,7 +119,7 @@ With --format json each line is a message of the watch; its resumeToken, given t
 	fs.StringArrayVar(&services, "service", nil, "only these services and their tasks (again for more)")
 	fs.StringArrayVarP(&filters, "filter", "f", nil, filterHelp(watchFilters(), "again for more"))
 	fs.StringVar(&format, "format", "text", "text, or json: one message a line")
-	fs.StringVar(&resume, "resume", "", "go on after the message with this resumeToken")
+	fs.StringVar(&resume, "resume", "", "continue after the message with this resumeToken")
 	return cmd
 }
 

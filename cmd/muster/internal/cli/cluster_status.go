@@ -215,7 +215,7 @@ func shardTable(m *musterv1.GetClusterStatusResponse) *table {
 	}
 	for _, s := range m.Subsystems {
 		for shard := range s.Shards {
-			name, since := "nobody", "-"
+			name, since := "none", "-"
 			if h, ok := holders[s.Subsystem][shard]; ok {
 				name, since = h.Instance, orDash(ago(h.since))
 			}

@@ -32,7 +32,7 @@ func (c *CLI) fromCluster(candidates complete) cobra.CompletionFunc {
 	}
 }
 
-// matching returns the candidates that go on as typed and are not among the
+// matching returns the candidates that begin as typed and are not among the
 // arguments, in order.
 func matching(candidates []cobra.Completion, args []string, typed string) []cobra.Completion {
 	candidates = slices.DeleteFunc(candidates, func(candidate cobra.Completion) bool {

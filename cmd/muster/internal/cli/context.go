@@ -18,8 +18,8 @@ import (
 	"github.com/musterhq/muster/internal/atomicfile"
 )
 
-// contexts are the clusters that a user has logged in to, in a file that he
-// alone can read.
+// contexts are the clusters that a user has logged in to, in a file that only
+// this user can read.
 type contexts struct {
 	Current  string             `json:"current"`
 	Contexts map[string]*target `json:"contexts"`

@@ -11,7 +11,7 @@ import (
 )
 
 // TestTheExampleKeepsKeysSecret does what the help of reseal says, with the umask
-// that most have: the file stays whose it was, and is nobody else's to read.
+// that most have: the file keeps its owner, and no other user can read it.
 func TestTheExampleKeepsKeysSecret(t *testing.T) {
 	testneed.Program(t, "openssl")
 	help, _, _ := (&shell{t, "127.0.0.1:1"}).run("", "cluster", "key", "reseal", "--help")

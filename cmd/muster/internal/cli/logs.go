@@ -25,7 +25,7 @@ type logOptions struct {
 
 func (o *logOptions) addFlags(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.BoolVarP(&o.follow, "follow", "f", false, "go on with lines as they are written")
+	fs.BoolVarP(&o.follow, "follow", "f", false, "continue with lines as they are written")
 	fs.BoolVarP(&o.timestamps, "timestamps", "t", false, "show when each line was written")
 	fs.BoolVar(&o.raw, "raw", false, "show lines as they are: without the names of task and node, and with control characters")
 	fs.StringVarP(&o.tail, "tail", "n", "all", "only the last so many lines of each task")

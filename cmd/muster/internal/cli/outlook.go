@@ -8,7 +8,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
-// How long a wait goes on although a service cannot converge without a change from
+// How long a wait continues although a service cannot converge without a change from
 // outside. Short troubles, such as a daemon that restarts, end nothing.
 const (
 	// failingPatience applies once failing and finished tasks account for every

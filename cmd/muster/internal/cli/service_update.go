@@ -38,12 +38,12 @@ The service is read, changed as the flags say, and written back. If it is change
 (exit code 4): run the command again.
 
 Tasks are replaced a few at a time, as the --update-... flags say; they are part of the service. If too many of the new tasks
-fail, the update pauses or is rolled back, and the command ends with exit code 6. A paused update goes on with the next
+fail, the update pauses or is rolled back, and the command ends with exit code 6. A paused update continues with the next
 "service update", if only with no flags at all.
 
 After an automatic rollback the tasks run the former spec. An update that still has what failed is then refused: change that
 too, make what runs the spec with "muster service rollback", or insist with --force. Changes of labels, replicas or the
-update settings are applied, and the tasks go on with the former spec. With no flags at all the failed spec is tried again.
+update settings are applied, and the tasks keep the former spec. With no flags at all the failed spec is tried again.
 
 ` + waitHelp + "\n\n" + ExitCodes,
 		Example: `  muster service update --image nginx:2 web
@@ -83,7 +83,7 @@ update settings are applied, and the tasks go on with the former spec. With no f
 			}
 			c.printf("%s\n", args[0])
 			if resp.Service.EffectiveSpec != nil {
-				// The tasks go on with what runs: this update is no new attempt.
+				// The tasks keep what runs: this update is no new attempt.
 				w.rollout = false
 				c.printf("tasks still follow the former spec: the update to the present one was rolled back; \"muster service update %s\" without changes tries it again\n", args[0])
 			}

@@ -74,7 +74,7 @@ func (c *CLI) listTasks(cmd *cobra.Command, o *taskTable, services, nodes []stri
 		if err := list(func(req *musterv1.ListTasksRequest) { req.Services = []string{cmp.Or(resp.GetService().GetId(), ref)} }); err != nil {
 			return err
 		}
-		// A service that is removed is found by its tasks, as long as it has some.
+		// A service that is removed is found by its tasks, while it has some.
 		if missing != nil && len(tasks) == before {
 			errs = append(errs, missing)
 		}

@@ -253,7 +253,7 @@ func onTheWay() []musterv1.TaskState {
 }
 
 // hopeless is the error of a wait for a service that does not converge by itself. It
-// says why, what Muster does now, and how to go on.
+// says why, what Muster does now, and how to continue.
 func (f *waiting) hopeless(ctx context.Context, s *musterv1.Service, what prospect) error {
 	st, name := s.Status, s.Spec.GetName()
 	why, now := "", ""
@@ -268,7 +268,7 @@ func (f *waiting) hopeless(ctx context.Context, s *musterv1.Service, what prospe
 		why = "no node takes the tasks that wait: " + st.GetPendingReason()
 		now = "Muster starts them as soon as a node fits."
 	case daemonMissing:
-		return fmt.Errorf("%w: %s\nMuster goes on as soon as it runs; `muster cluster status` shows all daemons", errNotConverged, f.outlook.missingText())
+		return fmt.Errorf("%w: %s\nMuster continues as soon as it runs; `muster cluster status` shows all daemons", errNotConverged, f.outlook.missingText())
 	}
 	return fmt.Errorf("%w: %s\n%s `muster service ps %s` shows the tasks; with --keep-waiting this command waits on", errNotConverged, why, now, name)
 }
@@ -319,7 +319,7 @@ func receive(ctx context.Context, stream grpc.ServerStreamingClient[musterv1.Wat
 	}
 }
 
-// hold is how long tasks must go on running before a service is said to have
+// hold is how long tasks must keep running before a service counts as
 // converged: one whose program ends at once runs, too, for a moment.
 // An update has been watched for that time already.
 func (p *progress) hold(spec *musterv1.ServiceSpec) time.Duration {

@@ -8,8 +8,8 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
-// A rollback can be told to be completed before the last task is told to run: only
-// one that nobody asked for says that an update has failed.
+// A rollback can be reported as completed before the last task is reported as running:
+// only one that was not asked for says that an update has failed.
 func TestEndOfARollback(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -17,7 +17,7 @@ func TestEndOfARollback(t *testing.T) {
 		done, failed        bool
 	}{
 		"an update was rolled back":                {failed: true},
-		"somebody else rolled an update back":      {converged: true, done: true},
+		"another user rolled an update back":       {converged: true, done: true},
 		"a rollback whose last task is to run yet": {rollback: true},
 		"a rollback whose tasks run":               {rollback: true, converged: true, done: true},
 	} {

@@ -24,7 +24,7 @@ import (
 )
 
 func main() {
-	// What a variable says is a default of the command line here, and nobody else's.
+	// What a variable says is a default of the command line here only.
 	for _, variable := range os.Environ() {
 		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, daemon.EnvPrefix) {
 			_ = os.Unsetenv(name)

@@ -39,7 +39,7 @@ func daemons() []string {
 	return in
 }
 
-// each visits all settings of a command, made anew for each.
+// each visits all settings of a command, made again for each.
 func each(t *testing.T, command string, visit func(t *testing.T, fs *pflag.FlagSet, f *pflag.Flag)) {
 	var names []string
 	flagsOf(tree(""), command).VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })

@@ -55,7 +55,7 @@ Without --data-dir everything is in memory, and when the cluster ends so do its 
 its terminal is closed, or because it is killed. With it the cluster is kept: tasks run on when it ends, and the next
 start with the same directory finds them.
 
-It serves in the clear and to everybody who can connect, so it listens on loopback addresses only. Its workers share this
+It serves in the clear and to everyone who can connect, so it listens on loopback addresses only. Its workers share this
 machine: what a task of one of them takes, a port or a file, tasks of the others do not get.`,
 		Example: `  muster dev
   muster dev --workers 3 --data-dir ~/.muster`,
@@ -102,7 +102,7 @@ func (d *dev) check() error {
 			continue
 		}
 		if !loopback(host) {
-			faults = append(faults, fmt.Errorf("--%s: %q is no loopback address, and muster dev serves everybody who can connect; "+
+			faults = append(faults, fmt.Errorf("--%s: %q is no loopback address, and muster dev serves everyone who can connect; "+
 				"run the daemons on their own, with TLS, to be reached from elsewhere", a.flag, host))
 		}
 	}

@@ -22,7 +22,7 @@ func hostsOf(s *daemon.Settings, creds daemon.Credentials, addresses ...string) 
 	return h
 }
 
-// thisMachine are the host names of a cluster that serves everybody on this machine.
+// thisMachine are the host names of a cluster that serves everyone on this machine.
 func thisMachine(s *daemon.Settings) daemon.Hosts {
 	return daemon.Hosts{Names: s.AllowedHosts, LoopbackOnly: true}
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/musterhq/muster/internal/limit"
 )
 
-// limitFlags are apid's settings of how often somebody may call.
+// limitFlags are apid's settings of how often a client may call.
 type limitFlags struct {
 	settings limit.Settings
 	// use hands the limits to apid.

@@ -22,7 +22,7 @@ func refuseOpen(s *daemon.Settings, secured bool, addresses ...address) error {
 			// Nothing is served there; but the one for other daemons is always, and no
 			// address is every one.
 			if a.flag == "listen" {
-				faults = append(faults, errors.New("--listen: no address is all addresses of this machine, and without TLS everybody who can connect there is an administrator"))
+				faults = append(faults, errors.New("--listen: no address is all addresses of this machine, and without TLS everyone who can connect there is an administrator"))
 			}
 			continue
 		}
@@ -32,7 +32,7 @@ func refuseOpen(s *daemon.Settings, secured bool, addresses ...address) error {
 			continue
 		}
 		if !loopback(host) {
-			faults = append(faults, fmt.Errorf("--%s: %q is no loopback address, and without TLS everybody who can connect there is an administrator", a.flag, a.value))
+			faults = append(faults, fmt.Errorf("--%s: %q is no loopback address, and without TLS everyone who can connect there is an administrator", a.flag, a.value))
 		}
 	}
 	if len(faults) == 0 {

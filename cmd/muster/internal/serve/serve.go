@@ -204,7 +204,7 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 	}
 	for _, address := range []string{s.Listen, restListen} {
 		if h, _, err := net.SplitHostPort(address); err == nil && !creds.Secure() && !loopback(h) {
-			log.Warn("serving in the clear, to everybody who can connect, as --insecure-listen says", zap.String("address", address))
+			log.Warn("serving in the clear, to everyone who can connect, as --insecure-listen says", zap.String("address", address))
 		}
 	}
 	registry := daemon.NewRegistry()
@@ -282,7 +282,7 @@ func secured(l net.Listener, creds daemon.Credentials, guard *auth.Guard) net.Li
 	return l
 }
 
-// newGuard returns the guard of a process; nil if it serves everybody.
+// newGuard returns the guard of a process; nil if it serves everyone.
 func newGuard(creds daemon.Credentials, log *zap.Logger, metrics prometheus.Registerer) (*auth.Guard, error) {
 	if !creds.Secure() {
 		return nil, nil

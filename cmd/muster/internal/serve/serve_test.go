@@ -43,7 +43,7 @@ func TestRefused(t *testing.T) {
 		args  []string
 		wants []string
 	}{
-		"open to everybody":   {[]string{"dev", "--listen", "0.0.0.0:7700", "--workers=0"}, []string{"--listen", "loopback"}},
+		"open to everyone":    {[]string{"dev", "--listen", "0.0.0.0:7700", "--workers=0"}, []string{"--listen", "loopback"}},
 		"too many workers":    {[]string{"dev", "--workers", "-1"}, []string{"--workers"}},
 		"no plugins":          {[]string{"dev", "--plugin-dir", empty}, []string{"--plugin-dir", empty, "make build"}},
 		"port taken":          {[]string{"dev", "--workers=0", "--listen", "127.0.0.1:0", "--dispatcher-listen", "127.0.0.1:0", "--rest-listen", taken.Addr().String()}, []string{"--rest-listen", "in use"}},
@@ -57,15 +57,15 @@ func TestRefused(t *testing.T) {
 		"missing token file":  {[]string{"schedulerd", "--consul-token-file", "none"}, []string{"--consul-token-file", "none"}},
 		"open manager": {[]string{"schedulerd", "--listen", "0.0.0.0:7703", "--ops-listen", ":8703"},
 			[]string{`--listen: "0.0.0.0:7703"`, `--ops-listen: ":8703"`, "--join", "--tls-cert-file", "--insecure-listen"}},
-		"open at any address":   {[]string{"schedulerd", "--listen", "", "--ops-listen", ""}, []string{"--listen", "--tls-cert-file", "--insecure-listen"}},
-		"open REST":             {[]string{"apid", "--rest-listen", "192.0.2.1:7780"}, []string{"--rest-listen", "--cluster-key-file", "--insecure-listen"}},
-		"open worker":           {[]string{"workerd", "--ops-listen", "[::]:8705"}, []string{"--ops-listen", "--insecure-listen"}},
-		"REST at no address":    {[]string{"apid", "--rest-listen", "7780"}, []string{"--rest-listen", "host:port"}},
-		"said to be open":       {[]string{"schedulerd", "--listen", "192.0.2.1:0", "--insecure-listen"}, []string{"--listen", "bind"}},
-		"open with TLS":         {[]string{"schedulerd", "--listen", "0.0.0.0:0", "--tls-cert-file", "none", "--tls-key-file", "none", "--tls-ca-file", "none"}, []string{"--tls-cert-file", "none"}},
-		"open dev all the same": {[]string{"dev", "--workers=0", "--insecure-listen", "--listen", "0.0.0.0:7700"}, []string{"--insecure-listen"}},
-		"bad memory":            {[]string{"workerd", "--memory", "lots"}, []string{"--memory"}},
-		"bad dispatcher":        {[]string{"workerd", "--dispatcher", "nowhere", "--ops-listen="}, []string{"nowhere"}},
+		"open at any address":    {[]string{"schedulerd", "--listen", "", "--ops-listen", ""}, []string{"--listen", "--tls-cert-file", "--insecure-listen"}},
+		"open REST":              {[]string{"apid", "--rest-listen", "192.0.2.1:7780"}, []string{"--rest-listen", "--cluster-key-file", "--insecure-listen"}},
+		"open worker":            {[]string{"workerd", "--ops-listen", "[::]:8705"}, []string{"--ops-listen", "--insecure-listen"}},
+		"REST at no address":     {[]string{"apid", "--rest-listen", "7780"}, []string{"--rest-listen", "host:port"}},
+		"said to be open":        {[]string{"schedulerd", "--listen", "192.0.2.1:0", "--insecure-listen"}, []string{"--listen", "bind"}},
+		"open with TLS":          {[]string{"schedulerd", "--listen", "0.0.0.0:0", "--tls-cert-file", "none", "--tls-key-file", "none", "--tls-ca-file", "none"}, []string{"--tls-cert-file", "none"}},
+		"open dev with the flag": {[]string{"dev", "--workers=0", "--insecure-listen", "--listen", "0.0.0.0:7700"}, []string{"--insecure-listen"}},
+		"bad memory":             {[]string{"workerd", "--memory", "lots"}, []string{"--memory"}},
+		"bad dispatcher":         {[]string{"workerd", "--dispatcher", "nowhere", "--ops-listen="}, []string{"nowhere"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

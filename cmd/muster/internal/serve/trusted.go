@@ -29,7 +29,7 @@ func trustedFiles(s *daemon.Settings) []trusted {
 
 // warnOfChangeable logs which files users other than root and the daemon's own can change
 // or replace. Unlike plugins they are used: what Kubernetes mounts from
-// a ConfigMap lies in a directory that everybody in the container can write to.
+// a ConfigMap lies in a directory that every user in the container can write to.
 func warnOfChangeable(log *zap.Logger, files ...trusted) {
 	for _, f := range files {
 		if f.path == "" {

@@ -60,7 +60,7 @@ type System struct {
 	// empty if there is none that can be written to.
 	unified string
 	// parents are the parent groups' directories by controller. Those of the
-	// unified hierarchy are all the same one.
+	// unified hierarchy are one and the same.
 	parents map[string]string
 }
 

@@ -190,8 +190,8 @@ func TestFollowSeesAllLines(t *testing.T) {
 	}
 }
 
-// A reader so slow that the log is put aside twice before he reads on is told that
-// he missed something, once, and gets all that is there.
+// A reader so slow that the log is put aside twice before it reads on is told once that
+// it missed something, and gets all that is there.
 func TestASlowFollowerIsToldOfWhatIsGone(t *testing.T) {
 	t.Parallel()
 	for name, wants := range map[string]func(Stream) bool{"all": nil, "stdout": func(s Stream) bool { return s == Stdout }} {

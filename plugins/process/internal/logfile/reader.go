@@ -131,7 +131,7 @@ type follower struct {
 	at time.Time
 	// part is a frame whose end is not written yet.
 	part []byte
-	// last holds the last lines as long as only those are wanted; nil after.
+	// last holds the last lines while only those are wanted; nil after.
 	last []Line
 	next int
 }
@@ -241,7 +241,7 @@ func (f *follower) follow(ctx context.Context) error {
 }
 
 // advance reads the file to its end, and reports whether there is another one
-// to go on with.
+// to continue with.
 func (f *follower) advance() (bool, error) {
 	now, err := openIfThere(filepath.Join(f.dir, currentName))
 	if err != nil {
@@ -261,8 +261,8 @@ func (f *follower) advance() (bool, error) {
 	return f.goOn()
 }
 
-// goOn goes on with the file after the present one. Whoever reads so slowly that
-// this is gone is told so, and gets what there is.
+// goOn continues with the file after the present one. A reader so slow that this is
+// gone is told so, and gets what there is.
 func (f *follower) goOn() (bool, error) {
 	former, current, err := openBoth(f.dir)
 	if err != nil {

@@ -1,7 +1,7 @@
 //go:build linux
 
 // Package proc tells Linux processes apart for good. A process id alone names
-// whoever has it now, and that may be a stranger who got it after the process
+// the process that has it now, which may be a stranger that got it after the process
 // that was meant had died. So a process is known here by its id, the moment of
 // its start and the boot of the machine, and is signalled through a pidfd, which
 // can never come to mean another.
@@ -184,7 +184,7 @@ const environRoom = 2 << 20
 // in its environment. What may not be read has it not.
 //
 // While a process becomes another program (execve) it has neither environment nor
-// arguments for a moment. So it is looked at again as long as it shows none, unless it
+// arguments for a moment. So it is looked at again while it shows none, unless it
 // has no program either: a kernel's thread has not.
 func HasVariable(pid int, variable string) bool {
 	folder := "/proc/" + strconv.Itoa(pid)
@@ -247,7 +247,7 @@ func Open(id Identity) (*Handle, error) {
 		return nil, fmt.Errorf("hold process %d: %w", id.PID, err)
 	}
 	h := &Handle{file: os.NewFile(uintptr(fd), "pidfd")}
-	// The pidfd holds whoever has the id now; if the start is right, that is
+	// The pidfd holds the process that has the id now; if the start is right, that is
 	// the one that was meant, and remains so.
 	stat, err := ReadStat(id.PID)
 	if err == nil && stat.Start != id.Start {

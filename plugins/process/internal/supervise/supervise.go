@@ -53,11 +53,11 @@ const (
 // it could not even say so.
 func Run(dir taskdir.Dir) error {
 	// The command dies with the thread that started it (Pdeathsig), and that
-	// thread is to live as long as this process.
+	// thread must live until this process ends.
 	runtime.LockOSThread()
 	// There is one of these for every task; next to nothing is allocated.
 	debug.SetGCPercent(10)
-	// The lock must not go on to the command, nor may what else this process
+	// The lock must not pass to the command, nor may what else this process
 	// may have inherited.
 	unix.CloseOnExec(LockFD)
 	if err := unix.CloseRange(LockFD, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
@@ -151,7 +151,7 @@ func (s *supervisor) supervise() (taskdir.Exit, error) {
 			s.reap()
 		case Stop:
 			s.signal(s.spec.StopSignal)
-			// One that is halted would hear nothing before it goes on.
+			// One that is halted would hear nothing before it continues.
 			s.signal(unix.SIGCONT)
 		case Kill:
 			s.signal(unix.SIGKILL)

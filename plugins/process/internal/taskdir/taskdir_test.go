@@ -91,7 +91,7 @@ func TestATaskFromBeginToEnd(t *testing.T) {
 }
 
 // A command writes from the moment it is started, and may have filled the disk
-// before it is said that it was.
+// before its start is recorded.
 func TestAFullDiskTakesWhatRoomWasReservedFor(t *testing.T) {
 	t.Parallel()
 	root := taskdir.Root(testdisk.Small(t, 1<<20))
