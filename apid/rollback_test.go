@@ -64,7 +64,7 @@ func TestRollbackSwapsSpecs(t *testing.T) {
 	}
 }
 
-// TestUpdateStatusIsOfThisUpdate looks at what is told of an update that has paused,
+// TestUpdateStatusIsOfThisUpdate looks at the status of an update that has paused,
 // and of the attempts after it.
 func TestUpdateStatusIsOfThisUpdate(t *testing.T) {
 	t.Parallel()

@@ -68,7 +68,7 @@ func failover(ctx context.Context, s *site) error {
 		if err = errors.Join(err, conn.Close()); err != nil {
 			return fmt.Errorf("managers %s: %w", end.name, err)
 		}
-		// Back they come, so that the next have somebody to take over from.
+		// Back they come, so that the next have a replica to take over from.
 		for _, name := range first {
 			if err := s.cluster.StartManager(name); err != nil {
 				return err

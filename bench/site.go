@@ -26,7 +26,7 @@ type site struct {
 	client  musterv1.ControlServiceClient
 	result  *result
 	run     int
-	// ends are what is to be done at the end, the last one first.
+	// ends are what to do at the end, the last one first.
 	ends []func() error
 }
 
@@ -187,7 +187,7 @@ func (s *site) quiet(ctx context.Context) error {
 				sum += u.CPU
 			}
 		}
-		// A tenth of a core, and what heartbeats cost: they go on.
+		// A tenth of a core, and what heartbeats cost: they continue.
 		calm := last >= 0 && sum-last < 50*time.Millisecond+time.Duration(s.result.Workers)*60*time.Microsecond
 		last = sum
 		return calm, nil

@@ -24,7 +24,7 @@ func (o *orders) intercept(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.
 	return &orderStream{ClientStream: stream, orders: o}, nil
 }
 
-// orderStream is a session that doubles what is told. One goroutine receives.
+// orderStream is a session that doubles messages. One goroutine receives.
 type orderStream struct {
 	grpc.ClientStream
 	orders *orders

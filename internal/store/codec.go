@@ -17,7 +17,7 @@ type Codec[T any] struct {
 
 // Proto is the codec of a Protocol Buffers message; newMessage returns an empty
 // one. Its encoding is deterministic within one version of Muster, which is
-// enough: a difference costs no more than a write of an equal value.
+// enough: a difference costs only a write of an equal value.
 func Proto[M proto.Message](newMessage func() M) Codec[M] {
 	return Codec[M]{
 		Encode: func(m M) ([]byte, error) {

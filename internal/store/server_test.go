@@ -13,7 +13,7 @@ import (
 )
 
 // TestServerKilledAndPaused counts through three stores while their Consul
-// server is killed, started again, paused and resumed. What was said to be done
+// server is killed, started again, paused and resumed. What was reported as done
 // is done, once.
 func TestServerKilledAndPaused(t *testing.T) {
 	server := consultest.Start(t)

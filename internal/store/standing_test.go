@@ -111,7 +111,7 @@ func TestDeafWatchIsHelped(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		if most != 3 {
-			t.Errorf("the view was said to be %d commits behind at most, want 3", most)
+			t.Errorf("the view was reported as %d commits behind at most, want 3", most)
 		}
 		if st := s.Standing(); st.Behind != 0 || st.Lag() != 0 {
 			t.Errorf("standing = %+v when nothing is missing", st)

@@ -48,7 +48,7 @@ func (b *bench) losePower() {
 // freed returns when the task's supervisor is gone.
 func (b *bench) freed() {
 	b.Helper()
-	executor := b.anew()
+	executor := b.next()
 	ctx, cancel := context.WithTimeout(b.Context(), 3*time.Minute)
 	defer cancel()
 	if _, err := executor.Wait(ctx, b.ref); ctx.Err() != nil {
@@ -74,8 +74,8 @@ func (b *bench) spoil(name string, content []byte) {
 	}
 }
 
-// anew returns the executor's next process.
-func (b *bench) anew() *process.Executor {
+// next returns the executor's next process.
+func (b *bench) next() *process.Executor {
 	b.Helper()
 	executor, err := process.New(process.Config{StateDir: b.dir})
 	if err != nil {
@@ -86,7 +86,7 @@ func (b *bench) anew() *process.Executor {
 
 // A machine that loses power leaves tasks whose files are there, or are of no
 // length, or are gone: nothing was forced to the disk. Whatever it is, what ran
-// is lost and said to be, and nothing stays that cannot be removed.
+// is reported as lost, and nothing stays that cannot be removed.
 func TestAMachineThatLostPower(t *testing.T) {
 	t.Parallel()
 	for name, left := range map[string]map[string][]byte{
@@ -110,7 +110,7 @@ func TestAMachineThatLostPower(t *testing.T) {
 			for name, content := range left {
 				b.spoil(name, content)
 			}
-			b.Executor = b.anew()
+			b.Executor = b.next()
 			ended := b.wait()
 			if ended.Error != "the machine was restarted while the task ran" || ended.Status.GetExitCode() != 137 {
 				t.Errorf("Wait says %v", ended)
@@ -152,7 +152,7 @@ func TestAMachineThatLostPowerBetweenPrepareAndStart(t *testing.T) {
 			if content != nil {
 				b.spoil("spec.json", content)
 			}
-			b.Executor = b.anew()
+			b.Executor = b.next()
 			listed, err := b.List(t.Context(), "n1")
 			if err != nil || len(listed) != 1 || listed[0].State != sdk.Prepared {
 				t.Errorf("List says %v, %v", listed, err)

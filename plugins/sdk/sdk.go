@@ -207,7 +207,7 @@ const MaxLogLine = 16 << 10
 type LogLine struct {
 	Time   time.Time
 	Stream Stream
-	// Data is the line without its end. No more than MaxLogLine of it is sent.
+	// Data is the line without its end. At most MaxLogLine of it is sent.
 	Data []byte
 }
 

@@ -1,5 +1,5 @@
 // Package acl_test runs Muster's daemons with the Consul ACL policies that ship,
-// each with its own: they are enough, and no more than that.
+// each with its own: they are enough, and the least.
 package acl_test
 
 import (
@@ -66,7 +66,7 @@ func TestPolicies(t *testing.T) {
 		}
 	}()
 	t.Run("enough", func(t *testing.T) { enough(t, r) })
-	t.Run("no more", func(t *testing.T) { noMore(t, r.Servers, k) })
+	t.Run("nothing else", func(t *testing.T) { noMore(t, r.Servers, k) })
 }
 
 // enough takes a service through its life, and ends a replica of each daemon.
@@ -83,7 +83,7 @@ func enough(t *testing.T, r *rig.Rig) {
 		})
 	}
 	running(5)
-	// Whoever takes over must be allowed to as well.
+	// A replica that takes over must be allowed to as well.
 	for _, daemon := range testcluster.Managers() {
 		must(t, r.Process(testcluster.Replica(daemon, 1)).Kill())
 	}

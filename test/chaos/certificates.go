@@ -18,7 +18,7 @@ import (
 )
 
 // runCertificates has a cluster that is closed to strangers under load while
-// everybody's certificate is renewed again and again, and some start again in
+// all certificates are renewed again and again, and some start again in
 // between. Nothing else is done to it, so no call may fail. It reports whether
 // none did.
 func runCertificates(ctx context.Context, o options, dir string) (clean bool, err error) {

@@ -37,7 +37,7 @@ type client struct {
 	number   int
 	made     int
 	services map[string]*service
-	// unsure are services that were not there when they were to be removed, and may
+	// unsure are services that were not there when they should be removed, and may
 	// come yet.
 	unsure map[string]bool
 }
@@ -156,7 +156,7 @@ func (c *client) update(ctx context.Context, v *service) {
 				}
 			}))
 			// An update begins with a read, and a replica that lags may not know of
-			// the service yet: reads promise no more.
+			// the service yet: reads promise nothing else.
 			if status.Code(err) != codes.NotFound || ctx.Err() != nil {
 				return err
 			}

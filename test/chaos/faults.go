@@ -220,7 +220,7 @@ func (m *maker) killPlugin(context.Context) (string, error) {
 	return "", nil
 }
 
-// killTask kills the process of a task, which then is run anew.
+// killTask kills the process of a task, which then is run again.
 func (m *maker) killTask(context.Context) (string, error) {
 	there, err := m.s.TaskProcesses()
 	if err != nil {
@@ -278,7 +278,7 @@ func (m *maker) killAllConsul(ctx context.Context) (string, error) {
 // calmBefore is how long there are other faults before Consul is gone.
 const calmBefore = 20 * time.Second
 
-// consulGone has Consul gone as a whole for long, while other faults go on.
+// consulGone has Consul gone as a whole for long, while other faults continue.
 func (m *maker) consulGone(ctx context.Context) (string, error) {
 	_ = backoff.Sleep(ctx, calmBefore)
 	for m.take(consul) == "" {

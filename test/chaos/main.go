@@ -60,7 +60,7 @@ type options struct {
 	certificates               time.Duration
 }
 
-// longRun is from when on Consul is gone for long unless it is said for how long.
+// longRun is the length of a run from which on Consul is gone for long by default.
 const longRun = 10 * time.Minute
 
 func (o options) consulAway() time.Duration {
@@ -178,7 +178,7 @@ func (s *site) work(ctx context.Context, o options, report *report) error {
 	faults.Go(func() { newMaker(s, report, o).run(faulty) })
 	faults.Wait()
 	load.Wait()
-	fmt.Printf("%v: no more faults\n", time.Since(began).Round(time.Second))
+	fmt.Printf("%v: faults are over\n", time.Since(began).Round(time.Second))
 
 	calm := time.Now()
 	err = await(ctx, settleTimeout, func(ctx context.Context) error {

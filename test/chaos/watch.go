@@ -78,7 +78,7 @@ func (w *watch) alive() error {
 func (w *watch) slots(ctx context.Context) error {
 	tasks, err := w.s.Tasks(ctx, "")
 	if err != nil {
-		return nil // nobody answers: there is nothing to be seen
+		return nil // no answer: there is nothing to see
 	}
 	slots := map[string]string{}
 	var errs []error

@@ -112,7 +112,7 @@ func (s *apiserver) helm(t *testing.T, args ...string) string {
 	return out
 }
 
-// freeAddress is one where nobody listens.
+// freeAddress is one without a listener.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

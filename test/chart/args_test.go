@@ -25,7 +25,7 @@ func TestArguments(t *testing.T) {
 					t.Errorf("%s: %s/%s has a command of its own: the image's is muster", set, p.kind, p.name)
 				}
 				if p.kind == "Pod" {
-					// A question: asked for help, it reads its flags and does no more.
+					// A question: asked for help, it reads its flags and does nothing else.
 					if _, errs, err := run(t, "muster", append(args, "--help")...); err != nil {
 						t.Errorf("%s: muster %s: %v\n%s", set, strings.Join(args, " "), err, errs)
 					}

@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var update = flag.Bool("update", false, "write testdata/golden anew")
+var update = flag.Bool("update", false, "write testdata/golden again")
 
 func TestLint(t *testing.T) {
 	t.Parallel()

@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// TestLeastRights: nobody has rights in Kubernetes, or more than it needs on its node.
+// TestLeastRights: no pod has rights in Kubernetes, or more than it needs on its node.
 func TestLeastRights(t *testing.T) {
 	t.Parallel()
 	for _, set := range sets(t) {
@@ -74,8 +74,8 @@ func TestNoGap(t *testing.T) {
 	}
 }
 
-// TestPolicies: each port that a daemon listens on is open to somebody, and none
-// else; where peers are named, no port is open to everybody.
+// TestPolicies: each port that a daemon listens on is open to some peers, and no
+// other port; where peers are named, no port is open to all.
 func TestPolicies(t *testing.T) {
 	t.Parallel()
 	all := objects(t, render(t, "full"))
@@ -87,7 +87,7 @@ func TestPolicies(t *testing.T) {
 		}
 		for _, rule := range p.Spec.Ingress {
 			if len(rule.From) == 0 || len(rule.Ports) == 0 {
-				t.Errorf("%s lets everybody in: %+v", p.Name, rule)
+				t.Errorf("%s lets all peers in: %+v", p.Name, rule)
 			}
 			for _, port := range rule.Ports {
 				open[p.Name] = append(open[p.Name], port.Port.IntValue())

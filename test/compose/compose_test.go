@@ -107,7 +107,7 @@ func small(t *testing.T, s *site) {
 	nothingLeft(t, s, node)
 }
 
-// closed calls as those whom nobody knows.
+// closed calls as clients without an identity.
 func closed(t *testing.T, s *site, api *client) {
 	stranger := *api
 	stranger.token = ""

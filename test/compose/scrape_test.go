@@ -65,7 +65,7 @@ func scrapes(t *testing.T, s *site) {
 		config.Certificates = nil
 		ip := s.inspect(t, s.containers(t, job.DNS[0].Names[0])[0], fmt.Sprintf(`{{(index .NetworkSettings.Networks %q).IPAddress}}`, s.project+"_cluster"))
 		if _, err := fetch(config, net.JoinHostPort(ip, fmt.Sprint(job.DNS[0].Port))); err == nil {
-			t.Errorf("metrics of %s are for everybody", job.Name)
+			t.Errorf("metrics of %s are open to all clients", job.Name)
 		}
 	}
 }

@@ -92,7 +92,7 @@ func (s *site) found(t *testing.T, name string) {
 	})
 }
 
-// freePorts finds two ranges of two ports that nobody uses, below those that
+// freePorts finds two ranges of two free ports, below those that
 // connections are given.
 func freePorts(t *testing.T) (grpc, rest string) {
 	t.Helper()

@@ -51,7 +51,7 @@ func TestBadInput(t *testing.T) {
 			"long name":          {[]string{"service", "create", "--name", long, "--kind", "null"}, 2, []string{"--name: ", "10000 characters"}},
 			"long name to find":  {[]string{"service", "inspect", long}, 3, []string{"there is no"}},
 			"long node to find":  {[]string{"node", "inspect", long}, 3, []string{"there is no"}},
-			"nothing to find":    {[]string{"service", "inspect", "nobody"}, 3, []string{"nobody"}},
+			"nothing to find":    {[]string{"service", "inspect", "unknown"}, 3, []string{"unknown"}},
 			"unknown flag":       {[]string{"service", "create", "--nmae", "x"}, 2, []string{"--nmae"}},
 			"unknown command":    {[]string{"service", "destroy"}, 2, []string{"destroy"}},
 			"no cluster":         {[]string{"service", "ls", "--address", "127.0.0.1:1"}, 5, []string{"127.0.0.1:1", "MUSTER_ADDRESS"}},

@@ -103,8 +103,8 @@ func (s *site) pluginLine(t *testing.T, name string, words ...string) {
 	})
 }
 
-// TestBadPlugins: who uses a plugin that is broken is told, and nobody else
-// notices.
+// TestBadPlugins: users of a broken plugin see why, and others do not
+// notice.
 func TestBadPlugins(t *testing.T) {
 	t.Parallel()
 	s := startSite(t, siteConfig{embedded: true, devWorkers: 1, plugins: badPlugins(t, "exits", "newer", "sluggish", "dying")})

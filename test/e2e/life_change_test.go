@@ -173,7 +173,7 @@ func (l *life) killWorker(t *testing.T) {
 	if err := l.Process(worker).Kill(); err != nil {
 		t.Fatal(err)
 	}
-	// A dispatcher that finds that it did not run for a while gives nodes time anew.
+	// A dispatcher that finds that it did not run for a while gives nodes time again.
 	nowProcesses := l.awaitRunningWhere(t, 3*runTimeout, "ticker", 6, elsewhere)
 	nowContainers := l.awaitRunningWhere(t, runTimeout, "web", 3, elsewhere)
 	t.Logf("tasks of a killed worker ran elsewhere after %v", time.Since(began))

@@ -13,7 +13,7 @@ import (
 type life struct {
 	*site
 	// whole is the test that the steps are part of; what is begun in one step
-	// and goes on in others ends with it.
+	// and continues in others ends with it.
 	whole *testing.T
 	// events and follower are commands that watch all the while.
 	events, follower *background
@@ -54,7 +54,7 @@ func lifeSteps(ownWorkers bool) []step {
 	)
 }
 
-// live runs the steps, and no more of them once one has failed.
+// live runs the steps until one has failed.
 func live(t *testing.T, cfg siteConfig) {
 	t.Parallel()
 	testneed.Answer(t, "docker", "version")

@@ -23,7 +23,7 @@ func (l *life) logs(t *testing.T) {
 	seven := l.awaitRunning(t, "ticker", 7)
 	l.awaitTicks(t, seven)
 
-	// Who does not follow gets what there is, and no more.
+	// Without following, a reader gets only what there is.
 	for _, task := range seven {
 		if out := l.ok(t, "task", "logs", "--raw", task.Id); !strings.HasPrefix(out, "tick 1 in blue\n") {
 			t.Errorf("logs of task %s begin with %.40q", task.Name, out)

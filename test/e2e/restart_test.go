@@ -73,7 +73,7 @@ func TestManagersRestart(t *testing.T) {
 // that the steady tasks are as they were.
 func (r *restarts) back(t *testing.T, daemon string) {
 	if daemon == "apid" {
-		// Nobody can ask for anything meanwhile.
+		// No client can ask for anything meanwhile.
 		r.start(t, daemon)
 		testwait.Within(t, runTimeout, "apid answers", func(context.Context) error {
 			if got := r.muster(t, "service", "ls"); got.code != 0 {

@@ -76,7 +76,7 @@ func (w *wheel) update(t *testing.T, flags ...string) said {
 	return w.muster(t, append(append([]string{"service", "update", "--timeout", wheelTimeout}, flags...), "wheel")...)
 }
 
-// wantState checks how far the last update is said to be.
+// wantState checks how far the last update claims to be.
 func (w *wheel) wantState(t *testing.T, want musterv1.UpdateStatus_State) {
 	t.Helper()
 	if got := strings.TrimSpace(w.ok(t, "service", "inspect", "--format", "{{.updateStatus.state}}", "wheel")); got != want.String() {
@@ -249,6 +249,6 @@ func (w *wheel) startsFirst(t *testing.T) {
 		}
 	}
 	if len(before) > 0 {
-		t.Errorf("nobody remembers %v", before)
+		t.Errorf("no record remembers %v", before)
 	}
 }

@@ -26,7 +26,7 @@ type siteConfig struct {
 	// onDisk keeps what muster dev stores in a file, which can be looked into
 	// once it has ended.
 	onDisk bool
-	// workers are to be processes of their own.
+	// workers are processes of their own.
 	workers []string
 	// devWorkers is how many workers muster dev has within itself.
 	devWorkers int
@@ -304,7 +304,7 @@ func (s *site) sameRuns(t *testing.T, before, after tasks) {
 		case a.NodeId != b.NodeId:
 			t.Errorf("task %s moved from node %s to %s", b.Name, b.NodeId, a.NodeId)
 		case a.Status.Runtime.GetId() != b.Status.Runtime.GetId() || a.Status.Runtime.GetPid() != b.Status.Runtime.GetPid():
-			t.Errorf("task %s was started anew: it was %v, it is %v", b.Name, b.Status.Runtime, a.Status.Runtime)
+			t.Errorf("task %s was started again: it was %v, it is %v", b.Name, b.Status.Runtime, a.Status.Runtime)
 		case !alive(int(a.Status.Runtime.GetPid())):
 			t.Errorf("task %s says that it runs as process %d, which is not there", b.Name, a.Status.Runtime.GetPid())
 		}

@@ -88,7 +88,7 @@ func TestConnectionsToConsul(t *testing.T) {
 	if strings.Contains(out, "DOES NOT ANSWER") {
 		t.Errorf("the status says that Consul does not answer:\n%s", out)
 	}
-	// What is open goes on: a change is complete while the agent refuses connections.
+	// What is open continues: a change is complete while the agent refuses connections.
 	ok(t, r.Scale(t.Context(), "load0", 100))
 	running(t, r, "load0", 100)
 	removeAll(t, r)

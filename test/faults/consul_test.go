@@ -50,9 +50,9 @@ func TestConsulTrouble(t *testing.T) {
 // changeTimeout bounds a change while Consul is in trouble. There is a new leader
 // after 2 s, but a server holds on to a connection to one that hangs for up to 40 s
 // (yamux: 30 s until it asks, and 10 s until it gives up), and to all that it has
-// sent there. Daemons wait for a call for 5 s and make it anew, so they need not
+// sent there. Daemons wait for a call for 5 s and repeat it, so they need not
 // wait for that; it takes 4 to 7 s, which -v prints. A daemon that has to open a
-// session may have to wait, for a server takes in no services as long as it tells
+// session may have to wait, for a server takes in no services while it tells
 // such a leader of one.
 const changeTimeout = 2 * time.Minute
 
@@ -242,7 +242,7 @@ func (b *bench) relearn(t *testing.T) {
 }
 
 // refused writes while Consul is away, with a deadline. The write may have been
-// made all the same, for Consul may find it when it is back.
+// made anyway, for Consul may find it when it is back.
 func (b *bench) refused(t *testing.T, name string, deadline time.Duration, want ...codes.Code) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)

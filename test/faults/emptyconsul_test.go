@@ -15,7 +15,7 @@ import (
 )
 
 // TestEmptyConsul takes all that Consul holds from a cluster that runs on, and has no
-// ACLs that would have it wait. Nobody takes that for the removal of all services:
+// ACLs that would have it wait. No daemon takes that for the removal of all services:
 // tasks run until the snapshot is restored, and are the same then. Only a worker that
 // is restarted meanwhile believes it.
 func TestEmptyConsul(t *testing.T) {

@@ -71,7 +71,7 @@ func (b *bench) cutManagers(t *testing.T, n *testnet.Net) {
 
 // slowServer makes one of Consul's servers slow, and the network of its machine
 // bad: it stands still for most of the time, but never for long enough to be taken
-// for dead. Changes go on, and nothing is moved.
+// for dead. Changes continue, and nothing is moved.
 func (b *bench) slowServer(t *testing.T, n *testnet.Net, leads bool) {
 	victim := b.server(t, leads)
 	host := n.Hosts()[slices.Index(b.Servers.Servers(), victim)]
@@ -118,7 +118,7 @@ func slow(ctx context.Context, s *consultest.Server, host *testnet.Host) error {
 	return nil
 }
 
-// answers returns an error unless a server answers somebody on its own host.
+// answers returns an error unless a server answers a client on its own host.
 func answers(ctx context.Context, s *consultest.Server, host *testnet.Host) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Address+"/v1/status/leader", nil)
 	if err != nil {
@@ -218,7 +218,7 @@ func (b *bench) removeCutWorker(t *testing.T, n *testnet.Net) {
 		}
 		return nil
 	}
-	// For as long as it would take the worker to hear of it.
+	// For the time that it would take the worker to hear of it.
 	for began := time.Now(); time.Since(began) < hang; {
 		ok(t, alive(t.Context()))
 		<-time.After(100 * time.Millisecond)

@@ -34,9 +34,9 @@ func TestReplicas(t *testing.T) {
 	for shard, now := range holders(lookAt(t, r)) {
 		since := now.since
 		if was := before[shard]; was.instance == now.instance && !since.Equal(was.since) {
-			t.Errorf("%s stayed with %s, and is said to be there since %v and not %v", shard, now.instance, since, was.since)
+			t.Errorf("%s stayed with %s, and is reported there since %v and not %v", shard, now.instance, since, was.since)
 		} else if was.instance != now.instance && since.Before(stopping) {
-			t.Errorf("%s changed hands, and is said to be with %s since %v", shard, now.instance, since)
+			t.Errorf("%s changed hands, and is reported with %s since %v", shard, now.instance, since)
 		}
 	}
 	says(t, r, "all is well", func(_ string, code int) bool { return code == 0 })
@@ -107,7 +107,7 @@ func shared(ctx context.Context, r *rig.Rig, replicas, dead int) error {
 	for _, s := range m.Subsystems {
 		d := s.Daemon
 		if living[d] != replicas || gone[d] != dead || most[d]-least[d] > 1 || len(s.Unowned) != 0 {
-			return fmt.Errorf("%d of %s live and %d are dead, with %d to %d shards, %d are nobody's", living[d], d, gone[d], least[d], most[d], len(s.Unowned))
+			return fmt.Errorf("%d of %s live and %d are dead, with %d to %d shards, %d have no owner", living[d], d, gone[d], least[d], most[d], len(s.Unowned))
 		}
 	}
 	if m.Healthy != (dead == 0) {

@@ -21,12 +21,12 @@ const (
 	rollSize   = 8
 	rollAtOnce = 2
 	rollDelay  = 500 * time.Millisecond
-	// rollTries is how many updates there are until two were caught amid.
+	// rollTries is how many updates there are until two were caught during one.
 	rollTries = 10
 )
 
-// TestUpdateGoesOn kills the replica of orchestratord that is amid a rolling update,
-// each once. The other one goes on where it was: each slot has one turn, and never
+// TestUpdateGoesOn kills the replica of orchestratord during a rolling update,
+// each once. The other one continues where it was: each slot has one turn, and never
 // more of them at once than the update's parallelism says.
 func TestUpdateGoesOn(t *testing.T) {
 	r := start(t, testcluster.Config{Replicas: 2}, "one", "two")
@@ -41,7 +41,7 @@ func TestUpdateGoesOn(t *testing.T) {
 	})
 	for round, caught := 1, 0; caught < 2; round++ {
 		if round > rollTries {
-			t.Fatalf("%d of %d orchestrators were killed amid an update", caught, rollTries)
+			t.Fatalf("%d of %d orchestrators were killed during an update", caught, rollTries)
 		}
 		testwait.Within(t, waitTimeout, "the shards are shared out", b.even)
 		victim := b.owners(t, "orchestratord")[store.ShardOf(id)]

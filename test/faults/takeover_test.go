@@ -15,10 +15,10 @@ import (
 )
 
 const (
-	// killBound is how soon somebody else must do the work of a process that was
+	// killBound is how soon another must do the work of a process that was
 	// killed, and termBound how soon that of one that ends in order: the median of a
 	// round's changes, on a machine that does nothing else. On one that does, a change
-	// takes longer also when nobody dies, so that is measured at the same time, and
+	// takes longer also when nothing dies, so that is measured at the same time, and
 	// allowed for: a hand-over is some round trips to the store, and so is a change.
 	killBound = 2 * time.Second
 	termBound = 300 * time.Millisecond
@@ -118,11 +118,11 @@ func inTime(t *testing.T, round func() (took, allowed time.Duration)) {
 }
 
 // sleep stops a replica for longer than its session lives, has others do its work,
-// and lets it go on: it must not write anything of what it believes.
+// and lets it continue: it must not write anything of what it believes.
 func (b *bench) sleep(t *testing.T, daemon string, aim func(*bench, *testing.T, string) target) {
 	a := aim(b, t, daemon)
 	p := b.Process(a.victim)
-	// What it is doing when it is stopped it goes on doing when it wakes.
+	// What it is doing when it is stopped it keeps doing when it wakes.
 	asleep := time.NewTimer(sleep)
 	ok(t, p.Signal(syscall.SIGSTOP))
 	took, err := a.atOnce(t.Context())
@@ -154,7 +154,7 @@ func (b *bench) picture(t *testing.T) map[string]*musterv1.Task {
 	return tasks
 }
 
-// apid kills the replica that users speak to: they go on with the other.
+// apid kills the replica that users speak to: they continue with the other.
 func (b *bench) apid(t *testing.T) {
 	inTime(t, func() (took, allowed time.Duration) {
 		name := "apid"

@@ -53,7 +53,7 @@ func TestBoot(t *testing.T) {
 	t.Logf("two boots took %v", time.Since(began).Round(time.Second))
 }
 
-// installed goes on where the page ends.
+// installed continues where the page ends.
 const installed = `
 units="muster-apid muster@orchestratord muster@allocatord muster@schedulerd muster@dispatcherd muster-workerd"
 tasks() { muster service ps hello --format '{{.id}}' | sort; }
@@ -68,7 +68,7 @@ for unit in muster-apid muster@schedulerd; do
   systemd-analyze security --no-pager --threshold=15 $unit | tail -n 1 | sed "s/^/SAID /"
 done
 systemd-analyze security --no-pager --threshold=75 muster-workerd | tail -n 1 | sed "s/^/SAID /"
-# A manager is nobody, can do nothing, and has no file that others can read.
+# A manager has no user of its own, no capabilities, and no file that others can read.
 for unit in muster-apid muster@schedulerd; do
   status=/proc/$(pid $unit)/status
   test "$(awk '/^Uid/ {print $2}' $status)" -ge 61184
@@ -109,7 +109,7 @@ until systemctl is-active --quiet muster@schedulerd; do sleep 0.2; done
 muster cluster status --wait 60s
 `
 
-// bootedAgain is what must hold after the machine was booted anew.
+// bootedAgain is what must hold after the machine was booted again.
 const bootedAgain = `
 units="muster-apid muster@orchestratord muster@allocatord muster@schedulerd muster@dispatcherd muster-workerd"
 for unit in $units; do until systemctl is-active --quiet $unit; do sleep 0.2; done; done

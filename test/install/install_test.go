@@ -67,7 +67,7 @@ trap 'code=$?; [ $code = 0 ] || tail -n 30 /var/lib/units/*.log; exit $code' EXI
 cd "$W"
 `
 
-// after goes on where the page ends: what it says of restarts, and down.
+// after continues where the page ends: what it says of restarts, and down.
 const after = `
 task=$(muster service ps hello --format '{{.id}}' | sort)
 systemctl restart muster@schedulerd muster-apid muster-workerd

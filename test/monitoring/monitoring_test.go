@@ -1,6 +1,6 @@
 // Package monitoring_test holds what compose/monitoring says to Prometheus and
 // Grafana to Prometheus' own parser, and to what docs/monitoring.md says there is.
-// It is a module of its own: nobody else needs Prometheus' code.
+// It is a module of its own: nothing else needs Prometheus' code.
 package monitoring_test
 
 import (

@@ -72,7 +72,7 @@ func release(t *testing.T, source, dir, umask string) string {
 }
 
 // TestRelease builds in two folders, by people whose files have other modes, and
-// compares; and then uses the archive as somebody does who got it.
+// compares; and then uses the archive as its recipient does.
 func TestRelease(t *testing.T) {
 	for _, program := range []string{"git", "bash", "tar", "gzip", "sha256sum", "cyclonedx-gomod"} {
 		testneed.Program(t, program)

@@ -297,7 +297,7 @@ func TestAttacks(t *testing.T) {
 		}
 	})
 	t.Run("a stranger that calls too often", func(t *testing.T) {
-		nobody := c.authority(nil)
+		unknown := c.authority(nil)
 		// Wrong tokens are called wrong however many there are; the log is spared.
 		c.eventually("that is told", func() bool {
 			for range 300 {
@@ -306,7 +306,7 @@ func TestAttacks(t *testing.T) {
 			return bytes.Contains(c.file("apid.log"), []byte(`"limit":"refused"`))
 		})
 		expect(t, "joins", c.flood(func(ctx context.Context) error {
-			_, err := nobody.GetAuthority(ctx, &cav1.GetAuthorityRequest{})
+			_, err := unknown.GetAuthority(ctx, &cav1.GetAuthorityRequest{})
 			return err
 		}), codes.ResourceExhausted)
 		if err := list(c.with(c.admin), admin); err != nil {

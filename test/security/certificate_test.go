@@ -111,7 +111,7 @@ func certificates(t *testing.T, c *closed) {
 		}
 		must(t, "", "certificate", "create", "ada", "--context", "admin", "--role", "operator", "--request", file, "--out", dir)
 		if _, err := os.Stat(filepath.Join(dir, "ada-key.pem")); err == nil {
-			t.Error("there is a key, of somebody who has his own")
+			t.Error("there is a key, of a user who has one already")
 		}
 		certificate, err := os.ReadFile(filepath.Join(dir, "ada.pem"))
 		if err != nil {
@@ -157,7 +157,7 @@ func certificates(t *testing.T, c *closed) {
 	})
 }
 
-// httpAs asks REST as whoever has a certificate: a read, or a write where there is
+// httpAs asks REST as the holder of a certificate: a read, or a write where there is
 // nothing to read.
 func (c *closed) httpAs(t *testing.T, who *tls.Certificate, path string) int {
 	t.Helper()

@@ -99,8 +99,8 @@ func start(t *testing.T, apid ...string) *closed {
 	return c
 }
 
-// freeAddresses returns addresses that nobody listens at, each another one, and that
-// nobody else takes meanwhile.
+// freeAddresses returns different addresses without a listener, which no other
+// process takes meanwhile.
 func freeAddresses(t *testing.T, n int) []string {
 	t.Helper()
 	free, err := testnet.FreeAddresses(testnet.Loopback(), n)
@@ -182,7 +182,7 @@ func (c *closed) with(token string) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
 }
 
-// dial connects as whoever has a certificate, or as nobody, and takes whatever
+// dial connects as the holder of a certificate, or without one, and takes whatever
 // daemon answers.
 func (c *closed) dial(address string, pair *tls.Certificate) grpc.ClientConnInterface {
 	c.t.Helper()
@@ -273,7 +273,7 @@ func (c *closed) join(name, token string) (*tls.Certificate, error) {
 func (c *closed) user(role authv1.Role, seconds int64) *tls.Certificate {
 	c.t.Helper()
 	key, r := request(c.t)
-	req := &musterv1.CreateCertificateRequest{Request: string(r), Name: "somebody", Role: auth.RoleName(role)}
+	req := &musterv1.CreateCertificateRequest{Request: string(r), Name: "user", Role: auth.RoleName(role)}
 	if seconds > 0 {
 		req.Lifetime = durationpb.New(time.Duration(seconds) * time.Second)
 	}
@@ -291,7 +291,7 @@ func expect(t *testing.T, what string, err error, want codes.Code) {
 	}
 }
 
-// logged waits for a line of a daemon's log with all the parts: whoever is refused may
+// logged waits for a line of a daemon's log with all the parts: a client that is refused may
 // know it before it is logged.
 func (c *closed) logged(daemon string, parts ...string) {
 	c.t.Helper()

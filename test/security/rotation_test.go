@@ -21,7 +21,7 @@ import (
 
 // TestRootRotation replaces the root under a cluster at work, and kills the apid
 // that was asked to. A client that knows the old root alone must not notice, and
-// the work must go on.
+// the work must continue.
 func TestRootRotation(t *testing.T) {
 	c := start(t, "--authority-check-interval", "1s", "--root-rotation-least", "2s", "--sweep-interval", "1s")
 	free := freeAddresses(t, 10)
@@ -62,7 +62,7 @@ func TestRootRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// Somebody who knows the old root alone calls on a new connection each time.
+	// A client that knows only the old root calls on a new connection each time.
 	ctx, cancel := context.WithCancel(t.Context())
 	called := make(chan error, 1)
 	go func() { called <- c.keepCalling(ctx, second, old) }()
@@ -120,7 +120,7 @@ func TestRootRotation(t *testing.T) {
 	if was := strings.TrimSpace(string(c.file("worker.token"))); tokens.Worker == was {
 		t.Error("the join token names the old root")
 	} else if last(was) == last(tokens.Worker) {
-		t.Error("the secret of the join token is the same; whoever had the old root's key knows it")
+		t.Error("the secret of the join token is the same; the holder of the old root's key knows it")
 	}
 	_, err = fresh.RotateAuthority(c.with(c.admin), &musterv1.RotateAuthorityRequest{Finish: true})
 	expect(t, "finish what has ended", err, codes.FailedPrecondition)

@@ -39,7 +39,7 @@ type slowAttack struct {
 	protocol string
 	// begin says what the server needs for a request, but for its end.
 	begin func(net.Conn) error
-	// drip goes on once a second.
+	// drip continues once a second.
 	drip string
 	// within is how soon the server must hang up.
 	within time.Duration

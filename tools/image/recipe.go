@@ -16,9 +16,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// nobody is the user that the managers run as: a number that no machine gives to
-// anybody, so that it owns nothing there.
-const nobody = "65532"
+// managersUser is the user that the managers run as: a number that no machine gives
+// to a user, so that it owns nothing there.
+const managersUser = "65532"
 
 // recipe says what one image is made of.
 type recipe struct {
@@ -41,8 +41,8 @@ type entry struct {
 // recipes are the images that there are.
 func recipes() []recipe {
 	base := []entry{
-		{to: "etc/passwd", mode: 0o644, text: "root:x:0:0:root:/:/nonexistent\nmuster:x:" + nobody + ":" + nobody + ":muster:/:/nonexistent\n"},
-		{to: "etc/group", mode: 0o644, text: "root:x:0:\nmuster:x:" + nobody + ":\n"},
+		{to: "etc/passwd", mode: 0o644, text: "root:x:0:0:root:/:/nonexistent\nmuster:x:" + managersUser + ":" + managersUser + ":muster:/:/nonexistent\n"},
+		{to: "etc/group", mode: 0o644, text: "root:x:0:\nmuster:x:" + managersUser + ":\n"},
 		{to: "tmp", mode: 0o1777},
 	}
 	muster := []entry{{to: "usr/local/bin/muster", mode: 0o755, from: "muster"}}
@@ -52,7 +52,7 @@ func recipes() []recipe {
 		WorkingDir: "/",
 	}
 	managers, worker := config, config
-	managers.User = nobody + ":" + nobody
+	managers.User = managersUser + ":" + managersUser
 	// Executors make containers and processes: the worker is root, in its container.
 	worker.User = "0:0"
 	worker.Cmd = []string{"workerd"}

@@ -56,7 +56,7 @@ func Missing() error {
 }
 
 // New makes an engine that lives in a directory, whose path must be short: it
-// holds sockets. Further arguments are dockerd's. Whoever makes it closes it.
+// holds sockets. Further arguments are dockerd's. The caller closes it.
 func New(dir string, args ...string) (*Engine, error) {
 	e := &Engine{dir: dir, args: append([]string{
 		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
@@ -68,12 +68,12 @@ func New(dir string, args ...string) (*Engine, error) {
 	return e, err
 }
 
-// Host is what DOCKER_HOST is to be for it.
+// Host is the value of DOCKER_HOST for it.
 func (e *Engine) Host() string { return "unix://" + filepath.Join(e.dir, "socket") }
 
 // Start starts the engine, again after it was killed, and waits until it answers. One
 // that gives up, as it does where its containerd takes more than 15 s to start, is
-// started anew, as service managers do.
+// started again, as service managers do.
 func (e *Engine) Start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -137,7 +137,7 @@ func (e *Engine) startOnce(ctx context.Context) error {
 // Kill ends the engine with SIGKILL, and not what it runs: containers have
 // processes of their own, and their shims. The engine's containerd dies with it. An
 // engine that starts while it is still dying takes it for one that lives, gives up
-// after 15 s, and is left to its service manager to be started anew; so it is waited
+// after 15 s, and is left to its service manager to start again; so it is waited
 // for.
 func (e *Engine) Kill() error {
 	pid, err := e.containerd()
@@ -152,7 +152,7 @@ func (e *Engine) Kill() error {
 			return fmt.Errorf("the engine's containerd, process %d, outlives it", pid)
 		}
 	}
-	// Where nobody reaps it, its id is still taken.
+	// Without a parent that reaps it, its id is still taken.
 	return os.Remove(e.containerdFile())
 }
 

@@ -112,7 +112,7 @@ func (l *Load) Run(ctx context.Context) {
 	for _, do := range []func(context.Context) error{l.askConsul, askDisk} {
 		probes.Go(func() { l.probe(probing, do) })
 	}
-	// Nobody is told a deadline, for a server may end a stream for it that is not over
+	// No call has a deadline, for a server may end a stream for it that is not over
 	// here yet.
 	loaded, end := context.WithCancel(context.WithoutCancel(ctx))
 	var clients sync.WaitGroup

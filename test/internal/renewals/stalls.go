@@ -88,7 +88,7 @@ func (l *Load) askConsul(ctx context.Context) error {
 	return err
 }
 
-// askDisk writes a file to the disk, as whoever keeps a certificate does.
+// askDisk writes a file to the disk, as the holder of a certificate does.
 func askDisk(context.Context) error {
 	f, err := os.CreateTemp("", "muster-renewals-")
 	if err != nil {

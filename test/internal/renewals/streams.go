@@ -10,7 +10,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
-// watch follows all that happens in one stream, which lasts as long as the load.
+// watch follows all that happens in one stream, which lasts until the load ends.
 func (l *Load) watch(ctx context.Context, apid string) {
 	const what = "message of a watch"
 	stream, err := l.r.Client(apid).Watch(ctx, &musterv1.WatchRequest{})
@@ -22,7 +22,7 @@ func (l *Load) watch(ctx context.Context, apid string) {
 	l.ended(ctx, what, err)
 }
 
-// read follows the output of tasks in one stream, which lasts as long as the load.
+// read follows the output of tasks in one stream, which lasts until the load ends.
 // Their lines are numbered, and none may be missing.
 func (l *Load) read(ctx context.Context, apid string) {
 	const what = "line of a log"

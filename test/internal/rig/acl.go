@@ -14,7 +14,7 @@ import (
 )
 
 // ConsulTokens are the daemons' tokens at a Consul with ACLs, by their names, each
-// with the policy that ships and no more.
+// with only the policy that ships.
 type ConsulTokens struct {
 	policies string
 	tokens   map[string]string

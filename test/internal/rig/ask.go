@@ -22,7 +22,7 @@ func connectParams() grpc.ConnectParams {
 	return p
 }
 
-// Attempts of a call end after some seconds, so that a replica that hangs holds nobody
+// Attempts of a call end after some seconds, so that a replica that hangs holds nothing
 // up. The next ones take longer, for it may be the machine that is slow.
 const (
 	firstAttempt = 3 * time.Second
@@ -81,8 +81,8 @@ func (r *Rig) Service(ctx context.Context, ref string) (s *musterv1.Service, err
 	return s, err
 }
 
-// Create creates a service and returns its id. Its name must be one that nobody
-// else uses: an attempt whose answer was lost is found by it.
+// Create creates a service and returns its id. Its name must be one without another
+// user: an attempt whose answer was lost is found by it.
 func (r *Rig) Create(ctx context.Context, spec *musterv1.ServiceSpec) (id string, err error) {
 	err = r.Do(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
 		resp, err := c.CreateService(ctx, &musterv1.CreateServiceRequest{Spec: spec})
@@ -105,7 +105,7 @@ func (r *Rig) Scale(ctx context.Context, ref string, replicas uint64) error {
 	})
 }
 
-// Update changes the spec of a service, and does so again if somebody else has
+// Update changes the spec of a service, and does so again if another client has
 // changed it meanwhile.
 func (r *Rig) Update(ctx context.Context, ref string, change func(*musterv1.ServiceSpec)) error {
 	for {

@@ -44,7 +44,7 @@ func BuildWith(ctx context.Context, source, dir string, executors ...string) err
 	return onlyOurs(plugins)
 }
 
-// onlyOurs has nobody else write to plugins, whatever the umask is: a worker would
+// onlyOurs lets no other user write to plugins, whatever the umask is: a worker would
 // refuse them.
 func onlyOurs(plugins string) error {
 	entries, err := os.ReadDir(plugins)

@@ -66,7 +66,7 @@ func (r *Rig) enrol(ctx context.Context) (*person, error) {
 	return p, nil
 }
 
-// leave has the certificate renewed no more.
+// leave ends the renewal of the certificate.
 func (p *person) leave() error {
 	p.stop()
 	return <-p.ended

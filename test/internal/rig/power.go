@@ -9,7 +9,7 @@ import (
 
 // PowerLoss ends everything at once, as if all machines lost their power: workers,
 // plugins, the tasks' processes, managers, and Consul. First all of them stand
-// still, so that nobody sees another die.
+// still, so that none sees another die.
 func (r *Rig) PowerLoss() error {
 	var errs []error
 	if r.Servers != nil {

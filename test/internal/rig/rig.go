@@ -42,7 +42,7 @@ type Rig struct {
 	// Nodes holds the id of each worker's node, by the worker's name.
 	Nodes map[string]string
 	conns map[string]*grpc.ClientConn
-	// person is nil where the cluster is open to everybody.
+	// person is nil where the cluster is open to all.
 	person *person
 
 	mu sync.Mutex
@@ -50,7 +50,7 @@ type Rig struct {
 	next int
 }
 
-// Start starts a cluster and its workers. Whoever starts it closes it.
+// Start starts a cluster and its workers. The caller closes it.
 func Start(ctx context.Context, cfg Config) (_ *Rig, err error) {
 	r := &Rig{cfg: cfg, bin: filepath.Join(cfg.Dir, "bin"), Nodes: maps.Clone(cfg.NodeIDs), conns: map[string]*grpc.ClientConn{}}
 	defer func() {

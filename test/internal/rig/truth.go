@@ -12,7 +12,7 @@ import (
 
 // Truthful returns an error unless the processes of tasks that there are on the
 // machine are those that the cluster says should run: none is missing, none is
-// doubled, and none is nobody's.
+// doubled, and none is unknown.
 func (r *Rig) Truthful(ctx context.Context) error {
 	tasks, err := r.Tasks(ctx, "")
 	if err != nil {
@@ -45,12 +45,12 @@ func (r *Rig) Truthful(ctx context.Context) error {
 		case running && !has:
 			faults = append(faults, fmt.Errorf("task %s is said to run as process %d, which is not there", t.Name, pid))
 		case !running && len(ps) > 0:
-			faults = append(faults, fmt.Errorf("task %s is said to be %s, and there is %s", t.Name, t.Status.GetState(), ps[0]))
+			faults = append(faults, fmt.Errorf("task %s is reported as %s, and there is %s", t.Name, t.Status.GetState(), ps[0]))
 		}
 	}
 	for id, ps := range there {
 		if !known[id] {
-			faults = append(faults, fmt.Errorf("nobody knows of %s", ps[0]))
+			faults = append(faults, fmt.Errorf("no task knows of %s", ps[0]))
 		}
 	}
 	return errors.Join(faults...)
@@ -68,7 +68,7 @@ func Same(before, after map[string]*musterv1.Task) error {
 		case a.NodeId != b.NodeId:
 			faults = append(faults, fmt.Sprintf("task %s moved from node %s to %s", b.Name, b.NodeId, a.NodeId))
 		case a.Status.Runtime.GetId() != b.Status.Runtime.GetId() || a.Status.Runtime.GetPid() != b.Status.Runtime.GetPid():
-			faults = append(faults, fmt.Sprintf("task %s was started anew: it was %v, it is %v", b.Name, b.Status.Runtime, a.Status.Runtime))
+			faults = append(faults, fmt.Sprintf("task %s was started again: it was %v, it is %v", b.Name, b.Status.Runtime, a.Status.Runtime))
 		case a.Status.Runtime.GetPid() > 0 && !Alive(int(a.Status.Runtime.GetPid())):
 			faults = append(faults, fmt.Sprintf("task %s says that it is process %d, which is not there", b.Name, a.Status.Runtime.GetPid()))
 		}
@@ -87,7 +87,7 @@ func Same(before, after map[string]*musterv1.Task) error {
 
 // Replaced returns an error unless the same tasks run as before, but for one that
 // has died and in whose place there is another. Until the cluster has heard of its
-// death it goes on saying that it runs, and that is not it yet.
+// death it keeps saying that it runs, and that is not it yet.
 func Replaced(before, after map[string]*musterv1.Task, dead string) error {
 	if t := after[dead]; t != nil {
 		return fmt.Errorf("task %s is dead, and is said to run", t.Name)

@@ -25,7 +25,7 @@ func TestReplaced(t *testing.T) {
 		want  bool
 	}{
 		"replaced":                 {tasks("a", "b", "new"), true},
-		"nobody has heard of it":   {tasks("a", "b", "dead"), false},
+		"it is not known yet":      {tasks("a", "b", "dead"), false},
 		"not replaced yet":         {tasks("a", "b"), false},
 		"another was replaced too": {tasks("a", "new", "newer"), false},
 		"one too many":             {tasks("a", "b", "new", "newer"), false},

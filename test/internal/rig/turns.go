@@ -13,15 +13,15 @@ import (
 func Turns(tasks []*musterv1.Task, parallelism int, delay time.Duration) error {
 	for _, t := range tasks {
 		began := t.Meta.GetCreatedAt().AsTime()
-		var amid []string
+		var updating []string
 		for _, other := range tasks {
 			through, ran := Reached(other, musterv1.TaskState_RUNNING)
 			if !other.Meta.GetCreatedAt().AsTime().After(began) && (!ran || through.Add(delay).After(began)) {
-				amid = append(amid, other.Name)
+				updating = append(updating, other.Name)
 			}
 		}
-		if len(amid) > parallelism {
-			return fmt.Errorf("when task %s was made %d tasks had their turn, at most %d should: %v", t.Name, len(amid), parallelism, amid)
+		if len(updating) > parallelism {
+			return fmt.Errorf("when task %s was made %d tasks had their turn, at most %d should: %v", t.Name, len(updating), parallelism, updating)
 		}
 	}
 	return nil

@@ -29,7 +29,7 @@ func (c *CLI) pluginTest() *cobra.Command {
 contract. No cluster is needed. Each rule is tried with a process and a state directory of its own.
 
 --task says how a task of the executor does what a rule needs (end with an exit code, ignore a polite stop): a Go
-template of a task's spec, in YAML or JSON. Most executors need no more of it than {{json .Script}}, a script for the
+template of a task's spec, in YAML or JSON. Most executors need only {{json .Script}} of it, a script for the
 shell; there are also .Forever, .RunFor, .ExitCode, .Stubborn, .Grace, .Says, .Complains, .RunSeconds and .GraceSeconds.
 Executors that run "container", "process" or "null" need none.`,
 		Example: `  muster plugin test ./muster-executor-mine --task task.yaml

@@ -61,7 +61,7 @@ func TestRefused(t *testing.T) {
 		"open REST":              {[]string{"apid", "--rest-listen", "192.0.2.1:7780"}, []string{"--rest-listen", "--cluster-key-file", "--insecure-listen"}},
 		"open worker":            {[]string{"workerd", "--ops-listen", "[::]:8705"}, []string{"--ops-listen", "--insecure-listen"}},
 		"REST at no address":     {[]string{"apid", "--rest-listen", "7780"}, []string{"--rest-listen", "host:port"}},
-		"said to be open":        {[]string{"schedulerd", "--listen", "192.0.2.1:0", "--insecure-listen"}, []string{"--listen", "bind"}},
+		"open by its flag":       {[]string{"schedulerd", "--listen", "192.0.2.1:0", "--insecure-listen"}, []string{"--listen", "bind"}},
 		"open with TLS":          {[]string{"schedulerd", "--listen", "0.0.0.0:0", "--tls-cert-file", "none", "--tls-key-file", "none", "--tls-ca-file", "none"}, []string{"--tls-cert-file", "none"}},
 		"open dev with the flag": {[]string{"dev", "--workers=0", "--insecure-listen", "--listen", "0.0.0.0:7700"}, []string{"--insecure-listen"}},
 		"bad memory":             {[]string{"workerd", "--memory", "lots"}, []string{"--memory"}},
