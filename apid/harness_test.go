@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -51,6 +52,8 @@ type cluster struct {
 	mu        sync.Mutex
 	listeners map[string]*bufconn.Listener
 	started   int
+	// views are what the replicas of apid that run know of the store.
+	views map[*api]*store.Store
 }
 
 // away is a store whose transactions fail while it is away, and that tells of no
@@ -93,7 +96,7 @@ func newCluster(t testing.TB) *cluster {
 		t.Fatal(err)
 	}
 	faults := kvfault.New(space)
-	c := &cluster{t: t, kv: space, faults: faults, away: &away{KV: faults}, tables: state.NewTables(), listeners: map[string]*bufconn.Listener{}}
+	c := &cluster{t: t, kv: space, faults: faults, away: &away{KV: faults}, tables: state.NewTables(), listeners: map[string]*bufconn.Listener{}, views: map[*api]*store.Store{}}
 	ts := c.tables
 	c.store, err = store.New(store.Options{KV: space, Prefix: "muster"},
 		ts.Services, ts.Specs, ts.Names, ts.Nodes, ts.Clusters, ts.Tasks, ts.Rollouts, ts.Endpoints,
@@ -231,15 +234,63 @@ func (c *cluster) apidWith(hook *direct, change ...func(*apid.Config)) *api {
 		}
 	})
 	a := &api{ControlServiceClient: musterv1.NewControlServiceClient(conn), t: c.t, url: rest.URL}
-	a.stop = func() { stopDaemon(); stopServer() }
+	c.mu.Lock()
+	c.views[a] = d.View()
+	c.mu.Unlock()
+	a.stop = func() {
+		c.mu.Lock()
+		delete(c.views, a)
+		c.mu.Unlock()
+		stopDaemon()
+		stopServer()
+	}
 	return a
 }
 
-// update writes what another daemon would write.
+// update writes what another daemon would write, and waits until the replicas of
+// apid have seen it, unless they have no contact with the store.
 func (c *cluster) update(fn func(tx *store.Tx)) {
 	c.t.Helper()
 	if err := c.store.Update(context.Background(), func(tx *store.Tx) error { fn(tx); return nil }); err != nil {
 		c.t.Fatal(err)
+	}
+	if c.away.now.Load() || c.away.deaf.Load() {
+		return
+	}
+	c.mu.Lock()
+	views := slices.Collect(maps.Values(c.views))
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Second)
+	defer cancel()
+	for _, view := range views {
+		seen(ctx, view)
+	}
+}
+
+// seen waits until a replica has seen all that the store holds now. One without
+// contact does not see it before ctx ends, which tests of faults want.
+func seen(ctx context.Context, view *store.Store) {
+	if view.Ready(ctx) != nil {
+		return
+	}
+	newest, err := view.Newest(ctx)
+	if err != nil {
+		return
+	}
+	for {
+		at, applied := view.Snapshot(), view.Applied()
+		behind := false
+		for table, sequences := range newest {
+			for shard, sequence := range sequences {
+				behind = behind || applied[table][shard] < sequence
+			}
+		}
+		if !behind {
+			return
+		}
+		if _, err := view.Wait(ctx, at); err != nil {
+			return
+		}
 	}
 }
 

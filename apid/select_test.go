@@ -49,6 +49,12 @@ func TestWatchSelectsByProperties(t *testing.T) {
 		if _, err := a.UpdateNode(t.Context(), &musterv1.UpdateNodeRequest{Node: "n1", Version: got.Node.Meta.Version, Spec: spec}); err != nil {
 			t.Fatal(err)
 		}
+		if availability == musterv1.NodeSpec_DRAIN {
+			// Changes that follow each other closely may arrive as one.
+			if e := drained.next(); e.Id != "n1" || e.GetNode().GetSpec().GetAvailability() != musterv1.NodeSpec_DRAIN {
+				t.Errorf("the first event of a drained node is %v", e)
+			}
+		}
 	}
 	if _, err := a.ScaleService(t.Context(), &musterv1.ScaleServiceRequest{Service: "web", Replicas: 2}); err != nil {
 		t.Fatal(err)
@@ -73,9 +79,6 @@ func TestWatchSelectsByProperties(t *testing.T) {
 		seen[e.Id] = true
 	}
 	expect("tasks on beta", onBeta, otherTask)
-	if e := expect("drained nodes", drained, "n1"); e.GetNode().GetSpec().GetAvailability() != musterv1.NodeSpec_DRAIN {
-		t.Errorf("the first event of a drained node is %v", e)
-	}
 	if e := expect("drained nodes", drained, "n1"); e.GetNode().GetSpec().GetAvailability() != musterv1.NodeSpec_ACTIVE {
 		t.Errorf("what a node becomes that leaves the filter is told as %v", e)
 	}

@@ -209,7 +209,7 @@ func (w *wheel) rollsBack(t *testing.T) {
 	w.ok(t, "service", "update", "--timeout", wheelTimeout, "--label-add", "rolled=back", "wheel")
 	w.wantGreen(t, green)
 	// What still has the failed program is refused.
-	if got := w.update(t, "--constraint-add", "node.labels.rolled!=back"); got.code != 2 || !strings.HasPrefix(got.errs, "muster: the last update of service \"wheel\" failed and was rolled back") {
+	if got := w.update(t, "--constraint-add", "node.labels.rolled!=back"); got.code != 2 || !strings.Contains(got.errs, "--payload: the last update of service \"wheel\" changed this, failed and was rolled back") {
 		t.Errorf("service update of something else: %s", got)
 	}
 	w.wantGreen(t, green)
