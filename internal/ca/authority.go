@@ -193,6 +193,8 @@ func (a *Authority) open(ctx context.Context) (*opened, error) {
 // Await waits until there is an authority.
 func (a *Authority) Await(ctx context.Context) error {
 	for told := false; ; {
+		// Taken before the look, so that a change during the look ends the wait.
+		seen := a.store.Snapshot()
 		_, err := a.open(ctx)
 		if !errors.Is(err, ErrNone) {
 			return err
@@ -201,7 +203,7 @@ func (a *Authority) Await(ctx context.Context) error {
 			told = true
 			a.cfg.Logger.Warn("waiting for the cluster's authority: `muster init` makes it")
 		}
-		if _, err := a.store.Wait(ctx, a.store.Snapshot(), a.table); err != nil {
+		if _, err := a.store.Wait(ctx, seen, a.table); err != nil {
 			return fmt.Errorf("wait for authority: %w", err)
 		}
 	}
