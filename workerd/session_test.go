@@ -118,8 +118,9 @@ func TestHeartbeatsKeepTheirPeriod(t *testing.T) {
 		settle(time.Minute + time.Second)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if len(s.heartbeats) != 30 {
-			t.Errorf("%d heartbeats in a minute, want 30", len(s.heartbeats))
+		// Gaps are 90 to 100 % of the period, 2 s.
+		if n := len(s.heartbeats); n < 30 || n > 34 {
+			t.Errorf("%d heartbeats in a minute, want 30 to 34", n)
 		}
 	})
 }
@@ -138,8 +139,9 @@ func TestHeartbeatsTakeANewPeriod(t *testing.T) {
 		settle(time.Minute + time.Second)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if len(s.heartbeats) != 6 {
-			t.Errorf("%d heartbeats in a minute, want 6", len(s.heartbeats))
+		// One may have come with the former period.
+		if n := len(s.heartbeats); n < 6 || n > 8 {
+			t.Errorf("%d heartbeats in a minute, want 6 to 8", n)
 		}
 	})
 }
