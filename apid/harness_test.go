@@ -247,10 +247,14 @@ func (c *cluster) apidWith(hook *direct, change ...func(*apid.Config)) *api {
 	return a
 }
 
-// update writes what another daemon would write, and waits until the replicas of
-// apid have seen it, unless they have no contact with the store.
+// update writes what another daemon would write. It first sees all that is there, and
+// then waits until the replicas of apid have seen the change, unless they have no
+// contact with the store.
 func (c *cluster) update(fn func(tx *store.Tx)) {
 	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Second)
+	defer cancel()
+	seen(ctx, c.store)
 	if err := c.store.Update(context.Background(), func(tx *store.Tx) error { fn(tx); return nil }); err != nil {
 		c.t.Fatal(err)
 	}
@@ -260,8 +264,6 @@ func (c *cluster) update(fn func(tx *store.Tx)) {
 	c.mu.Lock()
 	views := slices.Collect(maps.Values(c.views))
 	c.mu.Unlock()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Second)
-	defer cancel()
 	for _, view := range views {
 		seen(ctx, view)
 	}
