@@ -31,6 +31,7 @@ type scripted struct {
 	service *musterv1.Service
 	tasks   []*musterv1.Task
 	absent  []string
+	unknown bool
 	// changed is closed, and made again, with each step. Broken does the same to end
 	// all watches.
 	changed, broken chan struct{}
@@ -110,6 +111,12 @@ func (c *scripted) CreateService(context.Context, *musterv1.CreateServiceRequest
 }
 
 func (c *scripted) GetService(context.Context, *musterv1.GetServiceRequest) (*musterv1.GetServiceResponse, error) {
+	c.mu.Lock()
+	gone := c.unknown
+	c.mu.Unlock()
+	if gone {
+		return nil, status.Error(codes.NotFound, "there is no service")
+	}
 	return &musterv1.GetServiceResponse{Service: c.present()}, nil
 }
 
@@ -151,7 +158,13 @@ func (c *scripted) GetClusterStatus(context.Context, *musterv1.GetClusterStatusR
 	return resp, nil
 }
 
-// Watch sends everything with each change.
+// unknown has the server not know the service, as a replica of apid that lags.
+func unknown(c *scripted) { c.unknown = true }
+
+func known(c *scripted) { c.unknown = false }
+
+// Watch sends everything with each change, and bookmarks in between, which other
+// services' changes cause.
 func (c *scripted) Watch(_ *musterv1.WatchRequest, s grpc.ServerStreamingServer[musterv1.WatchResponse]) error {
 	c.mu.Lock()
 	changed, broken := c.changed, c.broken
@@ -163,6 +176,9 @@ func (c *scripted) Watch(_ *musterv1.WatchRequest, s grpc.ServerStreamingServer[
 		}
 		select {
 		case <-changed:
+		case <-time.After(4 * time.Second):
+			batch = &musterv1.WatchResponse{}
+			continue
 		case <-broken:
 			return status.Error(codes.Unavailable, "the server stops")
 		case <-s.Context().Done():
@@ -305,6 +321,12 @@ func TestWaitEndsWhenNothingChangesByItself(t *testing.T) {
 			{0, steps(absent("schedulerd"), task("t1", stPending, ""))},
 		}, ExitNotConverged, 15 * sec, 16 * sec,
 			[]string{"web: 0/1 running: no scheduler is running: start schedulerd\n", "not converged: no scheduler is running: start schedulerd\n", "`muster cluster status`"}, nil},
+		"a server that lags does not know the service": {create, []step{
+			{0, unknown}, {3 * sec, known}, {4 * sec, runsAll},
+		}, 0, 4 * sec, 6 * sec, nil, nil},
+		"the service is removed": {create, []step{
+			{0, unknown},
+		}, ExitNotConverged, 5 * sec, 8 * sec, []string{"the service was removed meanwhile"}, nil},
 		"scheduler restarts": {create, []step{
 			{0, steps(absent("schedulerd"), task("t1", stPending, ""))}, {12 * sec, absent()}, {40 * sec, runsAll},
 		}, 0, 40 * sec, 42 * sec, nil, nil},

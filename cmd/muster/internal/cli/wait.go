@@ -51,6 +51,8 @@ type waiting struct {
 	service  *musterv1.Service
 	progress *progress
 	outlook  *outlook
+	// absent is since when servers have not known the service, zero if they do.
+	absent time.Time
 }
 
 // converge waits until a service's tasks run as its spec says, and shows how
@@ -97,6 +99,9 @@ func (c *CLI) converge(ctx context.Context, client musterv1.ControlServiceClient
 		}
 	}
 }
+
+// absentFor is how long servers must not know a service before it counts as removed.
+const absentFor = 5 * time.Second
 
 // watchPause is the time between two watches.
 const watchPause = time.Second
@@ -162,6 +167,9 @@ func (f *waiting) follow(ctx context.Context) (bool, error) {
 			return held != nil && errors.Is(ctx.Err(), context.DeadlineExceeded), err
 		case batch = <-batches:
 		}
+		if len(batch.Events) == 0 {
+			continue // a bookmark: nothing of this service has changed
+		}
 		f.outlook.change(time.Now())
 		f.progress.missing = ""
 		for _, e := range batch.Events {
@@ -183,9 +191,19 @@ func (f *waiting) follow(ctx context.Context) (bool, error) {
 // been before the watch.
 func (f *waiting) present(ctx context.Context) (*musterv1.Service, error) {
 	resp, err := f.client.GetService(ctx, &musterv1.GetServiceRequest{Service: f.service.Id})
+	if status.Code(err) == codes.NotFound {
+		// Another replica of apid may not have seen the service yet.
+		if f.absent.IsZero() {
+			f.absent = time.Now()
+		}
+		if time.Since(f.absent) < absentFor {
+			return nil, status.Error(codes.Unavailable, "this server does not know the service yet")
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
+	f.absent = time.Time{}
 	if st := resp.Service.Status; st.GetRunningTasks() >= st.GetDesiredTasks() {
 		return resp.Service, nil
 	}
