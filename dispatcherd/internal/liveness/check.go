@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/musterhq/muster/dispatcherd/internal/retry"
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/store"
 )
 
@@ -18,6 +18,10 @@ const (
 	// confirmPause is the time between two attempts to confirm the ownership of the
 	// shard. If it belongs to another replica, this one hears about it soon.
 	confirmPause = 100 * time.Millisecond
+	// retryPause is the first pause after a record that was not written, and
+	// maxRetryPause the longest.
+	retryPause    = 50 * time.Millisecond
+	maxRetryPause = 2 * time.Second
 	// idle is how long a tracker without deadlines waits.
 	idle = time.Hour
 )
@@ -26,7 +30,7 @@ const (
 func (t *Tracker) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	attempts := retry.NewBackoff()
+	attempts := backoff.New(retryPause, maxRetryPause)
 	for ctx.Err() == nil {
 		// A decision that cannot be written now may be wrong later. The only error is
 		// that ctx has ended.
@@ -35,10 +39,7 @@ func (t *Tracker) Run(ctx context.Context) error {
 		}
 		owned, asked := t.ownership.confirm(ctx)
 		if !owned {
-			select {
-			case <-ctx.Done():
-			case <-time.After(confirmPause):
-			}
+			_ = backoff.Sleep(ctx, confirmPause)
 			continue
 		}
 		if asked {
@@ -49,7 +50,7 @@ func (t *Tracker) Run(ctx context.Context) error {
 			if t.execute(ctx, transitions) {
 				attempts.Reset()
 			} else {
-				attempts.Wait(ctx)
+				_ = attempts.Wait(ctx)
 			}
 			continue
 		}

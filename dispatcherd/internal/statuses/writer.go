@@ -19,7 +19,7 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/dispatcherd/internal/retry"
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -30,6 +30,13 @@ import (
 // have to be written together. The number must be small enough for a transaction
 // (some 200 bytes each) and large enough to share its cost.
 const statusesPerUpdate = 256
+
+// retryPause is the first pause after statuses that were not written, and
+// maxRetryPause the longest.
+const (
+	retryPause    = 50 * time.Millisecond
+	maxRetryPause = 2 * time.Second
+)
 
 // GiveUp says whether the tasks that are still assigned to a node are given up.
 type GiveUp uint8
@@ -229,7 +236,7 @@ func (w *Writer) Run(ctx context.Context) error {
 // ctx ended first.
 func (w *Writer) write(ctx context.Context, b batch) bool {
 	pending := slices.Collect(slices.Chunk(w.changes(b), statusesPerUpdate))
-	attempts := retry.NewBackoff()
+	attempts := backoff.New(retryPause, maxRetryPause)
 	for len(pending) > 0 {
 		updates := make([]*update, len(pending))
 		fns := make([]func(*store.Tx) error, len(pending))
@@ -261,7 +268,7 @@ func (w *Writer) write(ctx context.Context, b batch) bool {
 		}
 		if unavailable != nil {
 			w.cfg.Logger.Warn("failed to write statuses; retrying", zap.Int("updates", len(pending)), zap.Error(unavailable))
-			attempts.Wait(ctx)
+			_ = attempts.Wait(ctx)
 		}
 	}
 	return ctx.Err() == nil
