@@ -7,48 +7,14 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/zap"
-
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/backend"
-	"github.com/musterhq/muster/apid/objects"
+	"github.com/musterhq/muster/apid/backend/backendtest"
 	"github.com/musterhq/muster/apid/sweep"
-	"github.com/musterhq/muster/internal/kv/embedded"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
-
-// start runs a store in memory, and returns a backend of it.
-func start(t *testing.T) *backend.Backend {
-	t.Helper()
-	space, err := embedded.Open(embedded.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	tables := state.NewTables()
-	st, err := store.New(store.Options{KV: space, Prefix: "muster"}, append(objects.Tables(tables), tables.Tokens)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() { _ = st.Run(ctx) })
-	t.Cleanup(func() {
-		cancel()
-		running.Wait()
-		if err := space.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	b := backend.New(backend.Options{
-		Store: st, Tables: tables, View: objects.New(st, tables, 10), Log: zap.NewNop(), WriteTimeout: 10 * time.Second, ReadyTimeout: time.Second,
-	})
-	if err := b.Ready(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
 
 // put writes records.
 func put(t *testing.T, b *backend.Backend, fn func(tx *store.Tx)) {
@@ -95,7 +61,7 @@ func has[T any](b *backend.Backend, table *store.Table[T], key string) bool {
 func TestSweepRemovesDataAfterItsGrace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := start(t)
+		b := backendtest.Start(t)
 		used, orphan := state.BlobDigest([]byte("used")), state.BlobDigest([]byte("orphan"))
 		now := time.Now().UnixMilli()
 		put(t, b, func(tx *store.Tx) {
@@ -128,7 +94,7 @@ func TestSweepRemovesDataAfterItsGrace(t *testing.T) {
 func TestSweepForgetsRemovedNodesAfterTheirCertificate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := start(t)
+		b := backendtest.Start(t)
 		now := time.Now()
 		put(t, b, func(tx *store.Tx) {
 			b.Tables.Nodes.Put(tx, "gone", &recordv1.Node{Removed: true, UpdatedAt: now.UnixMilli()})

@@ -1,62 +1,24 @@
 package tokens_test
 
 import (
-	"context"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/apid/backend"
-	"github.com/musterhq/muster/apid/objects"
+	"github.com/musterhq/muster/apid/backend/backendtest"
 	"github.com/musterhq/muster/apid/tokens"
-	"github.com/musterhq/muster/internal/kv/embedded"
-	"github.com/musterhq/muster/internal/state"
-	"github.com/musterhq/muster/internal/store"
 )
-
-// start runs a store in memory, and returns a backend of it.
-func start(t *testing.T) *backend.Backend {
-	t.Helper()
-	space, err := embedded.Open(embedded.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	tables := state.NewTables()
-	st, err := store.New(store.Options{KV: space, Prefix: "muster"}, append(objects.Tables(tables), tables.Tokens)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() { _ = st.Run(ctx) })
-	t.Cleanup(func() {
-		cancel()
-		running.Wait()
-		if err := space.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	b := backend.New(backend.Options{
-		Store: st, Tables: tables, View: objects.New(st, tables, 10), Log: zap.NewNop(), WriteTimeout: 10 * time.Second, ReadyTimeout: time.Second,
-	})
-	if err := b.Ready(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
 
 func TestTokenIsRecognisedUntilItExpiresOrIsRemoved(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := tokens.New(start(t))
+		s := tokens.New(backendtest.Start(t))
 		create := func(name string, expires time.Duration) *musterv1.CreateTokenResponse {
 			t.Helper()
 			req := &musterv1.CreateTokenRequest{Name: name, Role: "operator"}
@@ -102,7 +64,7 @@ func TestTokenIsRecognisedUntilItExpiresOrIsRemoved(t *testing.T) {
 func TestTokenRequestsAreChecked(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := tokens.New(start(t))
+		s := tokens.New(backendtest.Start(t))
 		for name, req := range map[string]*musterv1.CreateTokenRequest{
 			"no name":      {Role: "viewer"},
 			"unknown role": {Name: "ci", Role: "root"},
