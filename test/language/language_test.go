@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -43,30 +44,20 @@ func exception(file string) string {
 	return ""
 }
 
-// check returns what to write instead of each word that a line must not use.
-func check(words []word, line string) (found []string) {
-	for _, w := range words {
-		for _, s := range w.pattern.FindAllString(line, -1) {
-			found = append(found, "\""+s+"\": write "+w.instead)
-		}
-	}
-	return found
-}
-
-func read(t *testing.T) []word {
+func read(t *testing.T) words {
 	t.Helper()
-	words, err := readWords()
+	ws, err := readWords()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(words) == 0 {
+	if len(ws) == 0 {
 		t.Fatal("words.txt has no words")
 	}
-	return words
+	return ws
 }
 
 func TestTextAvoidsUnclearWords(t *testing.T) {
-	words := read(t)
+	ws := read(t)
 	counts := map[string]int{}
 	lines := map[string][]string{}
 	for file := range strings.Lines(git(t, "ls-files", "*.go", "*.proto", "*.md")) {
@@ -84,7 +75,7 @@ func TestTextAvoidsUnclearWords(t *testing.T) {
 		number := 0
 		for line := range strings.Lines(string(content)) {
 			number++
-			found := check(words, line)
+			found := ws.check(line)
 			if len(found) == 0 {
 				continue
 			}
@@ -112,14 +103,32 @@ func TestCheckNamesTheWordAndWhatToWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	words := read(t)
+	ws := read(t)
 	for text := range strings.Lines(string(content)) {
 		line, want, ok := strings.Cut(strings.TrimSuffix(text, "\n"), "\t")
 		if !ok {
 			t.Fatalf("no tab in %q", text)
 		}
-		if got := strings.Join(check(words, line), "; "); got != want {
+		if got := strings.Join(ws.check(line), "; "); got != want {
 			t.Errorf("check(%q) = %q, want %q", line, got, want)
+		}
+	}
+}
+
+func TestCheckFindsEachListedPhrase(t *testing.T) {
+	ws := read(t)
+	for _, phrases := range ws {
+		for _, p := range phrases {
+			for _, text := range []string{p.text, strings.ToUpper(p.text), "// (" + p.text + ")"} {
+				if got, want := ws.check(text), []string{`"` + p.text + `": write ` + p.instead}; !slices.Equal(got, want) {
+					t.Errorf("check(%q) = %q, want %q", text, got, want)
+				}
+			}
+			for _, text := range []string{"x" + p.text, p.text + "x", p.text + "_", strings.ReplaceAll(p.text, " ", "-") + "0"} {
+				if got := ws.check(text); got != nil {
+					t.Errorf("check(%q) = %q, want nothing", text, got)
+				}
+			}
 		}
 	}
 }
