@@ -220,8 +220,10 @@ func reported(r *dispatcherv1.StatusReport) (ids []string) {
 
 // fakeTasks is the worker's tasks.
 type fakeTasks struct {
-	mu        sync.Mutex
-	statuses  map[string]musterv1.TaskState
+	mu       sync.Mutex
+	statuses map[string]musterv1.TaskState
+	// errors are those in the statuses.
+	errors    map[string]string
 	begun     int
 	assigned  []*dispatcherv1.Assignments
 	assignErr error
@@ -256,7 +258,7 @@ func (f *fakeTasks) Status(id string) *dispatcherv1.ReportedStatus {
 	if f.statuses[id] == 0 {
 		return nil
 	}
-	return &dispatcherv1.ReportedStatus{TaskId: id, Status: &musterv1.TaskStatus{State: f.statuses[id]}}
+	return &dispatcherv1.ReportedStatus{TaskId: id, Status: &musterv1.TaskStatus{State: f.statuses[id], Error: f.errors[id]}}
 }
 
 func (f *fakeTasks) IDs() []string {
@@ -312,7 +314,7 @@ func inBubble(t *testing.T, test func(f *fixture)) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := &fixture{
-			t: t, network: &fakeNetwork{dispatchers: map[string]*fakeDispatcher{}}, tasks: &fakeTasks{statuses: map[string]musterv1.TaskState{}},
+			t: t, network: &fakeNetwork{dispatchers: map[string]*fakeDispatcher{}}, tasks: &fakeTasks{statuses: map[string]musterv1.TaskState{}, errors: map[string]string{}},
 			node: &fakeNode{current: &musterv1.NodeDescription{Hostname: "host1"}, changed: make(chan struct{})},
 		}
 		f.client = New(Config{

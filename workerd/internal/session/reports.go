@@ -1,8 +1,12 @@
 package session
 
 import (
+	"strings"
 	"sync"
 	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 )
@@ -18,9 +22,16 @@ const (
 	// passingLinger is the same if none has come to rest: a task that starts
 	// at once is reported once, when it runs, and not four times.
 	passingLinger = 50 * time.Millisecond
-	// largestReport is how many statuses a report holds at most: some 300 KB,
-	// far below what gRPC lets through.
-	largestReport = 1000
+	// mostReportStatuses and mostReportBytes bound a report, far below the 4 MiB that
+	// gRPC lets through. 1000 statuses of usual size have 300 KB.
+	mostReportStatuses = 1000
+	mostReportBytes    = 1 << 20
+	// mostStatusBytes is the size from which on a status is reported in short.
+	mostStatusBytes = 64 << 10
+	// mostShortText and mostShortItems bound each text and each list of a status
+	// in short.
+	mostShortText  = 2 << 10
+	mostShortItems = 256
 )
 
 // reports knows which tasks have something new to be reported. It holds no
@@ -141,34 +152,77 @@ func (r *reports) next(now time.Time, ackTimeout time.Duration) (wait time.Durat
 // take returns the next report, or nil if there is nothing in it.
 func (r *reports) take(now time.Time) *dispatcherv1.StatusReport {
 	r.mu.Lock()
-	ids := make([]string, 0, min(len(r.dirty), largestReport))
+	taken := make(map[string]bool, min(len(r.dirty), mostReportStatuses))
 	for id, settled := range r.dirty {
-		if len(ids) == largestReport {
+		if len(taken) == mostReportStatuses {
 			break
 		}
-		ids = append(ids, id)
+		taken[id] = settled
 		delete(r.dirty, id)
 		if !settled {
 			r.passing--
 		}
 	}
-	// What is left over follows without a further wait.
-	r.due = now
 	r.mu.Unlock()
 
-	report := &dispatcherv1.StatusReport{Statuses: make([]*dispatcherv1.ReportedStatus, 0, len(ids))}
-	for _, id := range ids {
-		if s := r.tasks.Status(id); s != nil {
+	report, size := &dispatcherv1.StatusReport{}, 0
+	for id := range taken {
+		s := shortened(r.tasks.Status(id))
+		// A status in the report takes some bytes more than its own size.
+		if size += proto.Size(s) + 8; size > mostReportBytes-16 && len(report.Statuses) > 0 {
+			break
+		}
+		delete(taken, id)
+		if s != nil {
 			report.Statuses = append(report.Statuses, s)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	// The statuses that are left over follow without a further wait.
+	r.due = now
+	for id, settled := range taken {
+		if _, changed := r.dirty[id]; !changed {
+			r.mark(id, settled)
 		}
 	}
 	if len(report.Statuses) == 0 {
 		return nil
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.sequence++
 	r.sentAt = now
 	report.Sequence = r.sequence
 	return report
+}
+
+// shortened returns a status that is too large for a report with its texts and lists
+// cut off, and any other status as it is.
+func shortened(s *dispatcherv1.ReportedStatus) *dispatcherv1.ReportedStatus {
+	if proto.Size(s) <= mostStatusBytes {
+		return s
+	}
+	s = proto.CloneOf(s)
+	shorten(s.ProtoReflect())
+	return s
+}
+
+// shorten cuts off the texts and lists of a message, and drops unknown fields.
+func shorten(m protoreflect.Message) {
+	m.SetUnknown(nil)
+	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		switch {
+		case field.IsList():
+			list := value.List()
+			list.Truncate(min(list.Len(), mostShortItems))
+			for i := 0; i < list.Len() && field.Message() != nil; i++ {
+				shorten(list.Get(i).Message())
+			}
+		case field.Message() != nil:
+			shorten(value.Message())
+		case field.Kind() == protoreflect.StringKind:
+			text := value.String()
+			m.Set(field, protoreflect.ValueOfString(strings.ToValidUTF8(text[:min(len(text), mostShortText)], "")))
+		}
+		return true
+	})
 }
