@@ -7,10 +7,13 @@ package executor
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/payload"
+	"github.com/musterhq/muster/workerd/internal/bounds"
 )
 
 // Executor runs tasks. Its methods are those of the executor contract,
@@ -75,10 +78,15 @@ func (d *Described) Runs(kind string) bool {
 	return slices.Contains(d.Description.GetKinds(), kind)
 }
 
-// FromResponse returns an executor with its answer to Describe.
+// FromResponse returns an executor with its answer to Describe. One whose schema is
+// too large to be reported is unhealthy.
 func FromResponse(e Executor, res *executorv1.DescribeResponse) *Described {
-	health := musterv1.ExecutorDescription_HEALTHY
-	if !res.GetHealthy() {
+	health, message, schema := musterv1.ExecutorDescription_HEALTHY, res.GetMessage(), res.GetPayloadSchema()
+	if len(schema) > payload.MaxSchemaSize {
+		message = fmt.Sprintf("payload schema has %d bytes; at most %d are allowed", len(schema), payload.MaxSchemaSize)
+		schema = ""
+	}
+	if !res.GetHealthy() || schema != res.GetPayloadSchema() {
 		health = musterv1.ExecutorDescription_UNHEALTHY
 	}
 	return &Described{
@@ -86,12 +94,12 @@ func FromResponse(e Executor, res *executorv1.DescribeResponse) *Described {
 		Executor: e,
 		Description: &musterv1.ExecutorDescription{
 			Name:          res.GetName(),
-			Version:       res.GetVersion(),
+			Version:       bounds.Text(res.GetVersion(), bounds.MaxName),
 			Health:        health,
-			Message:       res.GetMessage(),
+			Message:       bounds.Text(message, bounds.MaxDescription),
 			Kinds:         res.GetKinds(),
 			Capabilities:  res.GetCapabilities(),
-			PayloadSchema: res.GetPayloadSchema(),
+			PayloadSchema: schema,
 		},
 		Resources: res.GetResources(),
 		Platform:  res.GetPlatform(),

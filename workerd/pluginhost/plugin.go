@@ -15,6 +15,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/internal/bounds"
 )
 
 const (
@@ -235,7 +236,7 @@ func (p *plugin) described() *executor.Described {
 	switch {
 	case p.failure != nil && p.running == nil:
 		d.Description.Health = musterv1.ExecutorDescription_UNHEALTHY
-		d.Description.Message = p.failure.Error()
+		d.Description.Message = bounds.Text(p.failure.Error(), bounds.MaxDescription)
 	case p.said == nil:
 		d.Description.Health = musterv1.ExecutorDescription_UNHEALTHY
 		d.Description.Message = "it is being started"
@@ -243,7 +244,7 @@ func (p *plugin) described() *executor.Described {
 		d.Description.Health = musterv1.ExecutorDescription_UNHEALTHY
 		d.Description.Message = fmt.Sprintf("it does not answer within %s", describeTimeout)
 	case p.refusal != nil:
-		d.Description.Message = p.refusal.Error()
+		d.Description.Message = bounds.Text(p.refusal.Error(), bounds.MaxDescription)
 	}
 	return d
 }

@@ -8,6 +8,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/workerd/internal/bounds"
 )
 
 // Status is what a worker knows of a task. Copies share what pointers and
@@ -55,6 +56,12 @@ func (s *Status) Move(to musterv1.TaskState, at time.Time, message string) {
 	s.Times = append(s.Times, Time{to, at})
 }
 
+// Bound clips texts and ports to what may be stored and reported.
+func (s *Status) Bound() {
+	s.Message, s.Error = bounds.Text(s.Message, bounds.MaxText), bounds.Text(s.Error, bounds.MaxText)
+	s.Runtime, s.Ports = bounds.Runtime(s.Runtime), bounds.Ports(s.Ports)
+}
+
 // Settled says whether the task is likely to stay as it is for a while, so that
 // the managers should hear of it at once.
 func (s *Status) Settled(desired musterv1.TaskState) bool {
@@ -97,5 +104,6 @@ func FromReport(r *dispatcherv1.ReportedStatus) Status {
 	for _, t := range r.GetTimes() {
 		s.Times = append(s.Times, Time{t.GetState(), t.GetAt().AsTime()})
 	}
+	s.Bound()
 	return s
 }

@@ -10,6 +10,7 @@ import (
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	"github.com/musterhq/muster/plugins/sdk/wire"
+	"github.com/musterhq/muster/workerd/internal/bounds"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
 
@@ -18,6 +19,10 @@ func (t *task) failed(what action, err error) {
 	var e *wire.Error
 	if !errors.As(wire.FromStatus(err), &e) {
 		e = &wire.Error{Code: codes.Unknown, Temporary: true, Err: err}
+	}
+	// Logs and traces must not hold a text without bounds either.
+	if text := bounds.Text(e.Error(), bounds.MaxText); text != e.Error() {
+		e.Err = errors.New(text)
 	}
 	if e.Temporary {
 		t.failedForNow(what, e)

@@ -15,6 +15,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/tasklog"
 	"github.com/musterhq/muster/plugins/sdk/wire"
+	"github.com/musterhq/muster/workerd/internal/bounds"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
 
@@ -95,7 +96,8 @@ func (r *logReader) read(ctx context.Context) (again bool, err error) {
 		err = e.Executor.Logs(ctx, &executorv1.LogsRequest{TaskId: t.id, Handle: handle, Options: r.rest()},
 			func(line *executorv1.LogsResponse) error {
 				m := message()
-				m.Timestamp, m.Stream, m.Data = line.GetTimestamp(), line.GetStream(), line.GetData()
+				data := line.GetData()
+				m.Timestamp, m.Stream, m.Data = line.GetTimestamp(), line.GetStream(), data[:min(len(data), bounds.MaxLogLine)]
 				if known(m) {
 					return nil
 				}
@@ -118,7 +120,7 @@ func (r *logReader) read(ctx context.Context) (again bool, err error) {
 		return true, nil
 	}
 	warning := message()
-	warning.Warning = fmt.Sprintf("logs of task %s on node %s: %s", t.id, t.m.cfg.NodeID, err)
+	warning.Warning = bounds.Text(fmt.Sprintf("logs of task %s on node %s: %s", t.id, t.m.cfg.NodeID, err), bounds.MaxText)
 	return false, r.send(warning)
 }
 

@@ -11,6 +11,7 @@ import (
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/internal/bounds"
 )
 
 // observePause is the shortest time between two reports of what an executor
@@ -102,12 +103,12 @@ func (e observed) apply(t *task) {
 	e.call.observed = true
 	status := &t.current.status
 	runtime, message, text := status.Runtime, status.Message, status.Error
-	if r := e.res.GetRuntime(); r != nil && !proto.Equal(r, runtime) {
+	if r := bounds.Runtime(e.res.GetRuntime()); r != nil && !proto.Equal(r, runtime) {
 		runtime = r
 	}
 	if e.call.action == actStart {
-		text = e.res.GetError()
-		if m := e.res.GetMessage(); m != "" {
+		text = bounds.Text(e.res.GetError(), bounds.MaxText)
+		if m := bounds.Text(e.res.GetMessage(), bounds.MaxText); m != "" {
 			message = m
 		}
 	}

@@ -145,13 +145,15 @@ func (t *task) setRecord(r *record) {
 	t.published.Store(r)
 }
 
-// update changes the current record, or a copy of it if others may see it.
+// update changes the current record, or a copy of it if others may see it. What the
+// executor said may be of any length: it enters the record within bounds.
 func (t *task) update(change func(r *record)) {
 	if t.current == t.published.Load() {
 		next := *t.current
 		t.current = &next
 	}
 	change(t.current)
+	t.current.status.Bound()
 }
 
 // state returns the task's observed state.
