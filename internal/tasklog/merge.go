@@ -2,7 +2,6 @@ package tasklog
 
 import (
 	"container/heap"
-	"container/list"
 	"context"
 	"sync"
 	"time"
@@ -15,14 +14,15 @@ import (
 const window = 256
 
 // A source whose clock is behind, or that lies, may have lines without end that all
-// come before those of the others. A line that has waited for longer than maxHold,
-// the time that send takes left out, or for maxAhead other lines has waited too
-// long. A source that has sent more than window lines past such lines is no longer
-// trusted: it takes turns with the others. Lines that are dated more than maxSkew in
-// the future wait as long as there are others.
+// come before those of the others. A line that has waited for longer than maxHold is
+// overdue. A source that keeps others overdue for longer than grace is late: the
+// others no longer wait for it, and its lines queue behind the one that has waited
+// longest. Each line counts as lineCost, so that a source without pauses is late too.
+// Lines that are dated more than maxSkew in the future are never overdue.
 const (
 	maxHold  = 10 * time.Second
-	maxAhead = 1 << 20
+	grace    = time.Second / 2
+	lineCost = 10 * time.Microsecond
 	maxSkew  = time.Minute
 )
 
@@ -33,9 +33,10 @@ type Source func(ctx context.Context, emit func(*musterv1.LogMessage) error) err
 // Merge runs sources, so many at a time, and calls send with their lines by the time
 // at which they were written. It drops no line, and never changes the order within a
 // source: a source whose lines come too early waits for the others. A source that has
-// no line until patience ends is not waited for until it has one. A source
-// cannot keep the others from sending for long by the times of its lines. Merge
-// returns when all sources have ended; the first error ends all of them.
+// no line until patience ends is not waited for until it has one. A source cannot
+// keep the others from sending for long by the times of its lines: Merge stops waiting
+// for a source that does, until its times have caught up. Merge returns when all
+// sources have ended; the first error ends all of them.
 func Merge(ctx context.Context, sources []Source, parallel int, patience time.Duration, send func(*musterv1.LogMessage) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -43,7 +44,7 @@ func Merge(ctx context.Context, sources []Source, parallel int, patience time.Du
 	defer cancel()
 	m := &merge{
 		ctx: ctx, pending: sources, running: &running, wake: make(chan struct{}, 1),
-		room: max(1, window/max(1, min(parallel, len(sources)))), began: time.Now(),
+		room: max(1, window/max(1, min(parallel, len(sources)))),
 	}
 	late := time.NewTimer(patience)
 	defer late.Stop()
@@ -61,8 +62,8 @@ func Merge(ctx context.Context, sources []Source, parallel int, patience time.Du
 				return nil
 			}
 			continue
-		case !missing && len(m.ready) > 0:
-			if err := m.send(send, m.take()); err != nil {
+		case len(m.ready) > 0 && (!missing || m.ready[0].early):
+			if err := send(m.take()); err != nil {
 				return err
 			}
 			armed = false
@@ -72,12 +73,16 @@ func Merge(ctx context.Context, sources []Source, parallel int, patience time.Du
 			late.Reset(patience)
 			armed = true
 		}
+		began := time.Now()
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-m.wake:
 		case <-late.C:
 			armed = false
+		}
+		m.waited(time.Since(began))
+		if !armed {
 			for _, f := range m.empty {
 				f.silent = true
 			}
@@ -100,14 +105,12 @@ type merge struct {
 	// one, the earliest first.
 	empty []*feed
 	ready feeds
-	// waiting are the feeds in ready by how long they are there, the longest first. It
-	// lacks those whose line is dated in the future.
-	waiting list.List
-	// began is when Merge was called, sending how long send has taken since, and sent
-	// the number of lines that were taken.
-	began   time.Time
-	sending time.Duration
-	sent    int
+	// clock is how long lines have waited: for sources, and lineCost for each line that
+	// was taken. A slow receiver holds no line back.
+	clock time.Duration
+	// reached is the time that a late feed must catch up with: the latest of the lines
+	// that were taken, without those in the future.
+	reached time.Time
 }
 
 // feed is one source that runs.
@@ -116,27 +119,27 @@ type feed struct {
 	lines  chan *musterv1.LogMessage
 	// err is set before lines is closed.
 	err error
-	// head is the next line, and at the time that it is sorted by.
-	head *musterv1.LogMessage
-	at   time.Time
+	// head is the next line, at its time, and key what it is sorted by.
+	head    *musterv1.LogMessage
+	at, key time.Time
 	// silent says that the feed is not waited for.
 	silent bool
-	// place is the feed's place in waiting, nil if it has none; since and sentBefore
-	// are merge.now and merge.sent when it got there.
-	place      *list.Element
-	since      time.Duration
-	sentBefore int
-	// ahead is how many lines the feed has sent while another one had waited too
-	// long, and untrusted says that these are too many.
-	ahead     int
-	untrusted bool
+	// since is merge.clock when head came. Future says that head is dated in the future,
+	// early that the feed is late and head belongs before lines that were taken.
+	since         time.Duration
+	future, early bool
+	// held is how long the feed has kept others overdue since it was last late. It is
+	// late until so many of its lines as owed have come in order. Each time that it is
+	// late it owes fine lines, which doubles.
+	held       time.Duration
+	owed, fine int
 }
 
 // start starts the next source.
 func (m *merge) start() {
 	source := m.pending[0]
 	m.pending = m.pending[1:]
-	f := &feed{number: m.started, lines: make(chan *musterv1.LogMessage, m.room)}
+	f := &feed{number: m.started, fine: 1, lines: make(chan *musterv1.LogMessage, m.room)}
 	m.started++
 	m.empty = append(m.empty, f)
 	m.running.Go(func() {
@@ -174,7 +177,7 @@ func (m *merge) fill() (missing bool, err error) {
 				}
 				continue
 			}
-			f.head, f.silent = line, false
+			f.head, f.silent = line, f.owed > 0
 			// A line without a time comes right after the one before it.
 			if line.GetTimestamp().IsValid() {
 				f.at = line.GetTimestamp().AsTime()
@@ -190,70 +193,77 @@ func (m *merge) fill() (missing bool, err error) {
 	return missing, err
 }
 
-// add makes a feed that has a line ready.
+// add makes a feed that has a line ready. The line of a late feed waits for no feed that
+// has none, and queues behind the line that has waited longest, which therefore comes
+// first however many feeds are late.
 func (m *merge) add(f *feed) {
-	if f.untrusted {
-		f.at = m.turn(f.at)
-	}
-	if f.at.Before(time.Now().Add(maxSkew)) {
-		f.since, f.sentBefore = m.now(), m.sent
-		f.place = m.waiting.PushBack(f)
-	}
-	heap.Push(&m.ready, f)
-}
-
-// turn returns the time by which the line of an untrusted feed is sorted: its own, or
-// that of the earliest line of a trusted feed, which then comes first.
-func (m *merge) turn(at time.Time) time.Time {
-	var first *feed
-	for _, f := range m.ready {
-		if !f.untrusted && f.place != nil && (first == nil || f.at.Before(first.at)) {
-			first = f
+	f.key, f.since, f.future = f.at, m.clock, f.at.After(time.Now().Add(maxSkew))
+	if f.early = f.owed > 0 && f.at.Before(m.reached); f.owed > 0 {
+		if !f.early {
+			f.owed--
+		}
+		if longest := m.longest(); longest != nil && f.key.Before(longest.key) {
+			f.key = longest.key
 		}
 	}
-	if first != nil && at.Before(first.at) {
-		return first.at
-	}
-	return at
+	heap.Push(&m.ready, f)
 }
 
 // take returns the earliest line.
 func (m *merge) take() *musterv1.LogMessage {
 	f, _ := heap.Pop(&m.ready).(*feed)
-	if m.heldTooLong(f) {
-		f.ahead++
-		f.untrusted = f.ahead > window
+	m.clock += lineCost
+	// A feed whose own line has waited longest keeps no other.
+	if longest := m.longest(); longest != nil && longest.since < f.since {
+		m.charge(f, longest, lineCost)
 	}
-	if f.place != nil {
-		m.waiting.Remove(f.place)
-		f.place = nil
+	if !f.future {
+		m.reach(f.at)
 	}
-	m.sent++
 	line := f.head
 	f.head = nil
 	m.empty = append(m.empty, f)
 	return line
 }
 
-// heldTooLong reports whether a line of another feed has waited too long.
-func (m *merge) heldTooLong(f *feed) bool {
-	front := m.waiting.Front()
-	if front == nil || front == f.place {
-		return false
+// waited notes that lines have waited for the feeds that have none here.
+func (m *merge) waited(d time.Duration) {
+	m.clock += d
+	longest := m.longest()
+	if longest == nil {
+		return
 	}
-	longest, ok := front.Value.(*feed)
-	return ok && (m.now()-longest.since > maxHold || m.sent-longest.sentBefore > maxAhead)
+	for _, f := range m.empty {
+		if !f.silent {
+			m.charge(f, longest, d)
+		}
+	}
 }
 
-// now is the time since Merge was called, without the time that send took: a slow
-// receiver holds no line back.
-func (m *merge) now() time.Duration { return time.Since(m.began) - m.sending }
+// longest returns the feed whose line has waited longest, nil if there is none.
+func (m *merge) longest() *feed {
+	var longest *feed
+	for _, f := range m.ready {
+		if !f.future && (longest == nil || f.since < longest.since) {
+			longest = f
+		}
+	}
+	return longest
+}
 
-// send calls send, and notes how long it takes.
-func (m *merge) send(send func(*musterv1.LogMessage) error, line *musterv1.LogMessage) error {
-	began := time.Now()
-	defer func() { m.sending += time.Since(began) }()
-	return send(line)
+// charge notes that a feed has kept the line of another waiting for so long.
+func (m *merge) charge(f, longest *feed, d time.Duration) {
+	overdue := m.clock - longest.since - maxHold
+	if f.held += min(d, max(0, overdue)); f.held > grace {
+		f.silent, f.held, f.owed, f.fine = true, 0, f.fine, 2*f.fine
+		m.reach(longest.at)
+	}
+}
+
+func (m *merge) reach(at time.Time) {
+	if at.After(m.reached) {
+		m.reached = at
+	}
 }
 
 // feeds is a heap by time.
@@ -262,11 +272,13 @@ type feeds []*feed
 func (h feeds) Len() int      { return len(h) }
 func (h feeds) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
 func (h feeds) Less(i, j int) bool {
-	if !h[i].at.Equal(h[j].at) {
-		return h[i].at.Before(h[j].at)
+	if !h[i].key.Equal(h[j].key) {
+		return h[i].key.Before(h[j].key)
 	}
-	if h[i].untrusted != h[j].untrusted {
-		return h[j].untrusted
+	if late := h[i].owed > 0; late != (h[j].owed > 0) {
+		return !late
+	} else if late && h[i].since != h[j].since {
+		return h[i].since < h[j].since
 	}
 	return h[i].number < h[j].number
 }

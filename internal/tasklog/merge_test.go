@@ -335,3 +335,140 @@ func TestSlowReceiverKeepsOrder(t *testing.T) {
 		}
 	})
 }
+
+// TestSourceThatDripsEarlyLinesDoesNotStarveOthers has a source that sends an early
+// line each 1.9 s, within the patience that is had with it. The lines of the other
+// source come as soon as the first has waited too long, even if the early source now
+// and then says a time that is not early.
+func TestSourceThatDripsEarlyLinesDoesNotStarveOthers(t *testing.T) {
+	for name, tenth := range map[string]int64{"all early": 0, "each tenth line in time": 1000} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const count = 10_000
+				drip := func(ctx context.Context, emit func(*musterv1.LogMessage) error) error {
+					var err error
+					for n := 1; err == nil; n++ {
+						ms := int64(0)
+						if n%10 == 0 {
+							ms = tenth
+						}
+						err = lines(1900*time.Millisecond, written("drip", ms))(ctx, emit)
+					}
+					return err
+				}
+				var honest []*musterv1.LogMessage
+				for i := range int64(count) {
+					honest = append(honest, written("honest", 1000+i))
+				}
+				enough := errors.New("enough")
+				began, n := time.Now(), 0
+				err := tasklog.Merge(t.Context(), []tasklog.Source{drip, lines(0, honest...)}, 2, 2*time.Second, func(m *musterv1.LogMessage) error {
+					if m.TaskId == "honest" {
+						n++
+					}
+					if n == count || time.Since(began) > 8*time.Minute {
+						return enough
+					}
+					return nil
+				})
+				if took := time.Since(began); !errors.Is(err, enough) || took > 15*time.Second {
+					t.Errorf("%d of %d lines came in %v, %v; want all within 15s", n, count, took, err)
+				}
+			})
+		})
+	}
+}
+
+// TestSourceWithoutPausesDoesNotStarveOthers has a source of early lines that always
+// has another one, and a receiver that takes longer than that: no time passes in
+// which a line waits for a source.
+func TestSourceWithoutPausesDoesNotStarveOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		early := func(_ context.Context, emit func(*musterv1.LogMessage) error) error {
+			line := written("early", 0)
+			for {
+				if err := emit(line); err != nil {
+					return err
+				}
+			}
+		}
+		enough := errors.New("enough")
+		n, honest := 0, 0
+		err := tasklog.Merge(t.Context(), []tasklog.Source{early, lines(0, written("honest", 1), written("honest", 2))}, 2, patience, func(m *musterv1.LogMessage) error {
+			if n++; m.TaskId == "honest" {
+				honest++
+			}
+			if honest == 2 || n == 1_200_000 {
+				return enough
+			}
+			return nil
+		})
+		if !errors.Is(err, enough) || honest != 2 {
+			t.Errorf("%d of 2 lines came among %d, %v", honest, n, err)
+		}
+	})
+}
+
+// TestSlowSourceIsSortedAgainOnceItCatchesUp has an honest source that needs half a
+// minute for its old lines, and then has its lines shortly after they were written. The
+// others do not wait half a minute, but soon after it all lines come by time.
+func TestSlowSourceIsSortedAgainOnceItCatchesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const (
+			old    = 3000
+			start  = 1 << 30
+			others = 4000
+			count  = 400
+		)
+		began := time.Now()
+		// steady has a line every so many milliseconds, written a while before.
+		steady := func(task string, count int, pause, before int64) tasklog.Source {
+			return func(ctx context.Context, emit func(*musterv1.LogMessage) error) error {
+				for range count {
+					if err := lines(time.Duration(pause)*time.Millisecond, written(task, 0))(ctx, func(line *musterv1.LogMessage) error {
+						line.Timestamp = timestamppb.New(time.UnixMilli(start + time.Since(began).Milliseconds() - before))
+						return emit(line)
+					}); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+		}
+		slow := func(ctx context.Context, emit func(*musterv1.LogMessage) error) error {
+			var all []*musterv1.LogMessage
+			for i := range int64(old) {
+				all = append(all, written("old", i))
+			}
+			if err := lines(10*time.Millisecond, all...)(ctx, emit); err != nil {
+				return err
+			}
+			return steady("slow", count, 130, 60)(ctx, emit)
+		}
+		var last time.Time
+		oldLeft, slowCame, earlier, disorder := old, 0, 0, 0
+		err := tasklog.Merge(t.Context(), []tasklog.Source{slow, steady("other", others, 170, 0)}, 2, patience, func(m *musterv1.LogMessage) error {
+			switch m.TaskId {
+			case "old":
+				oldLeft--
+				return nil
+			case "slow":
+				slowCame++
+			case "other":
+				if oldLeft > 0 {
+					earlier++
+				}
+			}
+			at := m.Timestamp.AsTime()
+			if slowCame > 10 && at.Before(last) {
+				disorder++
+			}
+			last = at
+			return nil
+		})
+		if err != nil || oldLeft != 0 || slowCame != count || earlier < 100 || disorder > 0 {
+			t.Errorf("%v; %d old lines are missing, %d of %d slow ones came, %d lines came before the last old one, want 100; %d were out of order after it, want none",
+				err, oldLeft, slowCame, count, earlier, disorder)
+		}
+	})
+}
