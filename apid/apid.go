@@ -172,7 +172,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 		}
 	}
 	looker := &clusterstatus.Looker{
-		KV: env.KV, Prefix: env.Prefix, Newest: st.Newest, LastKnown: d.lastKnown, StaleFor: st.Staleness, Dial: env.Dial, Log: env.Logger,
+		KV: env.KV, Prefix: env.Prefix, Newest: st.LeaderSequences, LastKnown: d.lastKnown, StaleFor: st.Staleness, Dial: env.Dial, Log: env.Logger,
 	}
 	d.logs = logs.New(d.view, func(node string) (string, bool) {
 		m, ok := dispatchers.Owner(store.ShardOf(node))

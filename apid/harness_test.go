@@ -275,12 +275,12 @@ func seen(ctx context.Context, view *store.Store) {
 	if view.Ready(ctx) != nil {
 		return
 	}
-	newest, err := view.Newest(ctx)
+	newest, err := view.LeaderSequences(ctx)
 	if err != nil {
 		return
 	}
 	for {
-		at, applied := view.Snapshot(), view.Applied()
+		at, applied := view.Snapshot(), view.AppliedSequences()
 		behind := false
 		for table, sequences := range newest {
 			for shard, sequence := range sequences {

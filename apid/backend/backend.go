@@ -66,7 +66,7 @@ func (b *Backend) Stop() { b.stop() }
 func (b *Backend) Finish() { b.writes.finish() }
 
 // Loaded reports whether the tables have been loaded.
-func (b *Backend) Loaded() bool { return b.store.Standing().Loaded }
+func (b *Backend) Loaded() bool { return b.store.Status().Loaded }
 
 // WaitLoaded waits until the tables have been loaded.
 func (b *Backend) WaitLoaded(ctx context.Context) error { return b.store.Ready(ctx) }

@@ -68,7 +68,7 @@ var ErrNoChange = errors.New("the record is as requested already")
 // store that is known to be away: it waits until ctx ends, so that nothing was
 // changed for certain if the store does not come back.
 func (b *Backend) Update(ctx context.Context, fn func(*store.Tx) error) error {
-	if err := b.store.Contact(ctx); err != nil {
+	if err := b.store.WaitAvailable(ctx); err != nil {
 		return err
 	}
 	if err := b.store.Update(ctx, fn); !errors.Is(err, ErrNoChange) {

@@ -36,7 +36,7 @@ func Healthy(view *store.Store) error {
 	if view == nil {
 		return nil
 	}
-	st := view.Standing()
+	st := view.Status()
 	switch {
 	case !st.Loaded && st.Err != nil:
 		return &Starting{fmt.Errorf("%w: %w", errNotLoaded, st.Err)}
@@ -80,9 +80,9 @@ func (r *reporter) Report(context.Context, *daemonv1.ReportRequest) (*daemonv1.R
 }
 
 func viewMessage(view *store.Store) *daemonv1.View {
-	st := view.Standing()
+	st := view.Status()
 	m := &daemonv1.View{Loaded: st.Loaded, StaleFor: durationpb.New(st.Stale), Lag: durationpb.New(st.Lag())}
-	for table, sequences := range view.Applied() {
+	for table, sequences := range view.AppliedSequences() {
 		m.Tables = append(m.Tables, &daemonv1.TableView{Table: table, Sequences: sequences})
 	}
 	slices.SortFunc(m.Tables, func(a, b *daemonv1.TableView) int { return strings.Compare(a.Table, b.Table) })

@@ -111,7 +111,7 @@ func (b *batch) run(req *request) bool {
 	}
 	if len(tx.undo) > 0 {
 		u := tx.undo[0]
-		req.place = place{table: u.draft.table, shard: u.draft.shard, key: u.key}
+		req.firstWrite = location{table: u.draft.table, shard: u.draft.shard, key: u.key}
 		req.weigh(len(tx.undo), cost{ops: b.cost.ops - before.ops, bytes: b.cost.bytes - before.bytes})
 	}
 	if !b.fits() && len(b.members) > 0 {

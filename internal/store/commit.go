@@ -24,8 +24,8 @@ const (
 // callTimeout bounds a call of the kv that should answer at once.
 const callTimeout = 15 * time.Second
 
-// flight is a commit that is on its way.
-type flight struct {
+// inFlightCommit is a commit that is on its way.
+type inFlightCommit struct {
 	writer writer
 	done   chan struct{}
 }
@@ -33,17 +33,17 @@ type flight struct {
 // committer commits updates, one transaction after another.
 type committer struct {
 	s       *Store
-	line    line
+	backlog backlog
 	commits uint64 // number of the last one
 	// conflicted says that the last commit conflicted. conflictBackoff is the
 	// pause after further conflicts.
 	conflicted      bool
 	conflictBackoff *backoff.Backoff
-	// company is how many callers there were when the last transaction had been
-	// committed: those that it was for, and those that waited. took is how long it
+	// lastCallers is how many callers there were when the last transaction had been
+	// committed: those that it was for, and those that waited. lastDuration is how long it
 	// took.
-	company int
-	took    time.Duration
+	lastCallers  int
+	lastDuration time.Duration
 }
 
 func newCommitter(s *Store) *committer {
@@ -53,7 +53,7 @@ func newCommitter(s *Store) *committer {
 // run commits what is queued until ctx ends, and then refuses what is left.
 func (c *committer) run(ctx context.Context) {
 	defer func() {
-		for _, r := range append(c.line.all(), c.s.queue.close()...) {
+		for _, r := range append(c.backlog.all(), c.s.queue.close()...) {
 			r.finish(ErrClosed)
 		}
 	}()
@@ -61,37 +61,37 @@ func (c *committer) run(ctx context.Context) {
 		return
 	}
 	for {
-		if c.line.empty() {
+		if c.backlog.empty() {
 			select {
 			case <-ctx.Done():
 				return
 			case <-c.s.queue.ready:
 			}
-			c.gather(ctx)
+			c.waitForCallers(ctx)
 		}
 		if ctx.Err() != nil {
 			return
 		}
-		c.line.add(c.s.queue.take())
+		c.backlog.add(c.s.queue.takeAll())
 		c.commit(ctx)
 	}
 }
 
-// mostGathering is how long a commit waits for company at most, where half of the
+// maxCallerWait is how long a commit waits for company at most, where half of the
 // last commit's time is longer.
-const mostGathering = 10 * time.Millisecond
+const maxCallerWait = 10 * time.Millisecond
 
-// gather waits a moment for callers who have just got their answers, if there are
+// waitForCallers waits a moment for callers who have just got their answers, if there are
 // several: most ask for the next update at once. Else those would take turns with
 // the ones that have waited meanwhile, in twice as many transactions. Who is alone
 // never waits.
-func (c *committer) gather(ctx context.Context) {
-	if c.company < 2 {
+func (c *committer) waitForCallers(ctx context.Context) {
+	if c.lastCallers < 2 {
 		return
 	}
-	t := time.NewTimer(min(c.took/2, mostGathering))
+	t := time.NewTimer(min(c.lastDuration/2, maxCallerWait))
 	defer t.Stop()
-	for c.s.queue.callers() < c.company {
+	for c.s.queue.callers() < c.lastCallers {
 		select {
 		case <-ctx.Done():
 			return
@@ -103,13 +103,13 @@ func (c *committer) gather(ctx context.Context) {
 }
 
 // commit makes a batch of as many updates as fit into one transaction, and
-// commits it. Updates that have no result then are in the line again.
+// commits it. Updates that have no result then are in the backlog again.
 func (c *committer) commit(ctx context.Context) {
 	limit := math.MaxInt
 	merge := true
 	for {
 		b := newBatch(c.s)
-		c.line.fill(b, limit)
+		c.backlog.fill(b, limit)
 		w := writer{id: c.s.id, commit: c.commits + 1}
 		p := b.seal(c.s.prefix, w, merge)
 		if len(p.ops) == 0 {
@@ -129,12 +129,12 @@ func (c *committer) commit(ctx context.Context) {
 				b.finish()
 				return
 			}
-			c.line.putBack(b)
+			c.backlog.putBack(b)
 			continue
 		}
 		if !b.setSent(true) {
 			// A caller has given up, and must not see it applied.
-			c.line.putBack(b)
+			c.backlog.putBack(b)
 			continue
 		}
 		c.commits++
@@ -192,24 +192,24 @@ func (b *batch) abandoned() bool {
 // send sends a transaction, and deals with what became of it.
 func (c *committer) send(ctx context.Context, b *batch, p *plan, w writer) {
 	start := time.Now()
-	land := c.s.takeOff(p, w)
+	announceDone := c.s.announceCommit(p, w)
 	end, pairs, err := c.deliver(ctx, b, p, w)
-	if end == endApplied && p.writes {
+	if end == resultApplied && p.writes {
 		c.s.installCommit(p, pairs)
 	}
-	land()
+	announceDone()
 	switch end {
-	case endApplied, endUnseen:
+	case resultApplied, resultUnseen:
 		c.conflicted = false
 		c.conflictBackoff.Reset()
-		if end == endUnseen {
+		if end == resultUnseen {
 			c.catchUp(ctx, b, p)
 		}
-		c.took = time.Since(start)
-		c.s.metrics.committed(c.took, p, len(b.members))
-		c.company = b.callers() + c.s.queue.callers()
+		c.lastDuration = time.Since(start)
+		c.s.metrics.committed(c.lastDuration, p, len(b.members))
+		c.lastCallers = b.callers() + c.s.queue.callers()
 		b.finish()
-	case endConflict:
+	case resultConflict:
 		c.s.metrics.conflicts.Inc()
 		b.setSent(false)
 		c.catchUp(ctx, b, p)
@@ -217,8 +217,8 @@ func (c *committer) send(ctx context.Context, b *batch, p *plan, w writer) {
 			_ = c.conflictBackoff.Wait(ctx)
 		}
 		c.conflicted = true
-		c.line.putBack(b)
-	case endFailed:
+		c.backlog.putBack(b)
+	case resultFailed:
 		b.fail(fmt.Errorf("commit: %w", err))
 	}
 }

@@ -11,48 +11,48 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// ending is what became of a transaction.
-type ending uint8
+// commitResult is what became of a transaction.
+type commitResult uint8
 
 const (
-	endFailed ending = iota
-	endApplied
-	// endUnseen: it was applied, but its results were lost.
-	endUnseen
-	// endConflict: it was not applied, and never will be.
-	endConflict
+	resultFailed commitResult = iota
+	resultApplied
+	// resultUnseen: it was applied, but its results were lost.
+	resultUnseen
+	// resultConflict: it was not applied, and never will be.
+	resultConflict
 )
 
 // deliver sends a transaction until it is known what became of it, or no caller
 // waits for that any longer. pairs are the results of a transaction that was
 // applied, err is the reason of one that failed.
-func (c *committer) deliver(ctx context.Context, b *batch, p *plan, w writer) (end ending, pairs []kv.Pair, err error) {
+func (c *committer) deliver(ctx context.Context, b *batch, p *plan, w writer) (end commitResult, pairs []kv.Pair, err error) {
 	retry := backoff.New(failurePause, maxFailurePause)
 	for attempt := 0; ; attempt++ {
 		pairs, err := c.s.txn(ctx, p.ops)
 		conflict := errors.Is(err, kv.ErrConflict)
 		switch {
 		case err == nil:
-			return endApplied, pairs, nil
+			return resultApplied, pairs, nil
 		case conflict && attempt == 0:
-			return endConflict, nil, nil
+			return resultConflict, nil, nil
 		case !conflict && !unavailable(err):
 			c.s.log.Warn("commit refused", zap.Error(err))
 			if attempt > 0 {
 				err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 			}
-			return endFailed, nil, err
+			return resultFailed, nil, err
 		}
 		// It may have been applied, or still be on its way; a conflict may be
 		// one with ourselves. Once a head has moved it can be told for sure.
 		o, err := c.ask(ctx, b, p, w, err)
 		switch {
 		case err != nil:
-			return endFailed, nil, err
+			return resultFailed, nil, err
 		case o == outcomeApplied:
-			return endUnseen, nil, nil
+			return resultUnseen, nil, nil
 		case conflict:
-			return endConflict, nil, nil
+			return resultConflict, nil, nil
 		}
 		// Not applied as yet. The same transaction again: only one of the two
 		// can be applied, because both compare the same heads.

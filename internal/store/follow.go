@@ -18,39 +18,39 @@ import (
 type follower struct {
 	s     *Store
 	def   TableDef
-	place int // among the store's tables
+	index int // among the store's tables
 	heads string
 	pages string
-	// reading is held by who reads the table: a channel and not a mutex,
+	// readLock is held by who reads the table: a channel and not a mutex,
 	// because it is held while the kv is asked.
-	reading chan struct{}
-	// turns numbers calls of sync and reads for them, in order of their beginning;
-	// fresh is that of the last read that ended well. reading guards fresh.
-	turns atomic.Uint64
-	fresh uint64
-	// newest is the index of the last list of heads that was taken in: not of the
+	readLock chan struct{}
+	// readCounter numbers calls of sync and reads for them, in order of their beginning;
+	// lastRead is that of the last read that ended well. readLock guards lastRead.
+	readCounter atomic.Uint64
+	lastRead    uint64
+	// newestIndex is the index of the last list of heads that was taken in: not of the
 	// last since the kv was away, for it may have been restored meanwhile.
-	newest uint64
-	// flight is the commit to this table that is on its way, or nil.
-	flight atomic.Pointer[flight]
-	// restart ends the list of heads that waits, so that the next begins from nothing.
-	restart atomic.Pointer[context.CancelCauseFunc]
+	newestIndex uint64
+	// inFlight is the commit to this table that is on its way, or nil.
+	inFlight atomic.Pointer[inFlightCommit]
+	// cancelWatch ends the list of heads that waits, so that the next begins from nothing.
+	cancelWatch atomic.Pointer[context.CancelCauseFunc]
 	// marks tells of changes to the table, unless it has a watch of its own.
 	marks *markWatch
 	// lag is how far the snapshot is behind what has been seen in the kv.
 	lag lag
 }
 
-func newFollower(s *Store, def TableDef, place int) *follower {
+func newFollower(s *Store, def TableDef, index int) *follower {
 	return &follower{
-		s: s, def: def, place: place,
-		heads:   headPrefix(s.prefix, def),
-		pages:   tablePrefix(s.prefix, def) + "p/",
-		reading: make(chan struct{}, 1),
+		s: s, def: def, index: index,
+		heads:    headPrefix(s.prefix, def),
+		pages:    tablePrefix(s.prefix, def) + "p/",
+		readLock: make(chan struct{}, 1),
 	}
 }
 
-func (f *follower) state() *tableState { return f.s.Snapshot().tables[f.place] }
+func (f *follower) state() *tableState { return f.s.Snapshot().tables[f.index] }
 
 // run loads the table and follows it until ctx ends. While the kv is away, the
 // last snapshot stays.
@@ -81,14 +81,14 @@ func (f *follower) run(ctx context.Context) {
 // operator should know: once for all tables that the kv is away, and when it is
 // back; and for each table what else is wrong with it, the first time.
 func (f *follower) report(log *zap.Logger, err error, first bool) {
-	f.s.logContact(f.s.health.report(f.place, err), err)
+	f.s.logAvailability(f.s.health.report(f.index, err), err)
 	if err != nil && !errors.Is(err, kv.ErrUnavailable) && first {
 		log.Warn("table not up to date", zap.Error(err))
 	}
 }
 
 // logContact logs that the kv went away or came back.
-func (s *Store) logContact(c contactChange, err error) {
+func (s *Store) logAvailability(c availabilityChange, err error) {
 	switch {
 	case c.away && !c.was:
 		s.log.Warn("store is away: waiting for it", zap.Error(err))
@@ -102,11 +102,11 @@ func (s *Store) logContact(c contactChange, err error) {
 func (f *follower) follow(ctx context.Context, after uint64) (uint64, error) {
 	if f.state() == nil {
 		index, err := f.load(ctx)
-		f.newest = index
+		f.newestIndex = index
 		return index, err
 	}
 	pairs, next, err := f.waitForHeads(ctx, after)
-	if errors.Is(err, errAnew) {
+	if errors.Is(err, errRestartWatch) {
 		return 0, nil
 	}
 	if err != nil {
@@ -117,12 +117,12 @@ func (f *follower) follow(ctx context.Context, after uint64) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("watch heads: %w", err)
 	}
-	backwards := next < f.newest || f.older(heads, next)
+	backwards := next < f.newestIndex || f.hasOlderHead(heads, next)
 	f.lag.note(heads, f.state())
 	for f.differs(heads, backwards) {
 		// Our own commit shows up here before its result has come back to
 		// the committer, which is about to install it.
-		if fl := f.flight.Load(); fl != nil && heads.wroteLast(fl.writer) {
+		if fl := f.inFlight.Load(); fl != nil && heads.wroteLast(fl.writer) {
 			select {
 			case <-fl.done:
 				continue
@@ -141,21 +141,21 @@ func (f *follower) follow(ctx context.Context, after uint64) (uint64, error) {
 		}
 		break
 	}
-	f.newest = next
+	f.newestIndex = next
 	if backwards {
 		next = 0
 	}
 	return next, nil
 }
 
-// errAnew is the end of a list that waits for what may not come for long.
-var errAnew = errors.New("the list is to begin from nothing")
+// errRestartWatch is the end of a list that waits for what may not come for long.
+var errRestartWatch = errors.New("the list is to begin from nothing")
 
 // waitForHeads lists the heads when one has changed since index after.
 func (f *follower) waitForHeads(ctx context.Context, after uint64) ([]kv.Pair, uint64, error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	f.restart.Store(&end)
+	f.cancelWatch.Store(&end)
 	list := f.markedHeads
 	if f.marks == nil {
 		list = func(ctx context.Context, after uint64) ([]kv.Pair, uint64, error) {
@@ -163,26 +163,26 @@ func (f *follower) waitForHeads(ctx context.Context, after uint64) ([]kv.Pair, u
 		}
 	}
 	pairs, next, err := list(ctx, after)
-	if err != nil && errors.Is(context.Cause(ctx), errAnew) {
-		return nil, 0, errAnew
+	if err != nil && errors.Is(context.Cause(ctx), errRestartWatch) {
+		return nil, 0, errRestartWatch
 	}
 	return pairs, next, err
 }
 
-// beginAnew ends a list that waits: where the kv was restored, indexes that it
+// restartWatch ends a list that waits: where the kv was restored, indexes that it
 // waits for may be long in coming.
-func (f *follower) beginAnew() {
+func (f *follower) restartWatch() {
 	if f.marks != nil {
-		f.marks.beginAnew()
+		f.marks.restartWatch()
 	}
-	if end := f.restart.Load(); end != nil {
-		(*end)(errAnew)
+	if end := f.cancelWatch.Load(); end != nil {
+		(*end)(errRestartWatch)
 	}
 }
 
-// older reports whether a head is older than the snapshot's in a list that is as
+// hasOlderHead reports whether a head is older than the snapshot's in a list that is as
 // new as that: the kv was restored, and has gone on from there.
-func (f *follower) older(heads *tableHeads, index uint64) bool {
+func (f *follower) hasOlderHead(heads *tableHeads, index uint64) bool {
 	for i, sh := range f.state().shards {
 		if heads[i].index < sh.index && sh.index <= index {
 			return true
@@ -242,16 +242,16 @@ func (f *follower) parseHeads(pairs []kv.Pair) (*tableHeads, error) {
 	return heads, nil
 }
 
-// takeOff announces a commit to the tables that it writes to. The function that
+// announceCommit announces a commit to the tables that it writes to. The function that
 // it returns says that it is over, and may be called once.
-func (s *Store) takeOff(p *plan, w writer) (land func()) {
-	fl := &flight{writer: w, done: make(chan struct{})}
+func (s *Store) announceCommit(p *plan, w writer) (land func()) {
+	fl := &inFlightCommit{writer: w, done: make(chan struct{})}
 	for i := range p.tables {
-		s.tables[i].flight.Store(fl)
+		s.tables[i].inFlight.Store(fl)
 	}
 	return func() {
 		for i := range p.tables {
-			s.tables[i].flight.Store(nil)
+			s.tables[i].inFlight.Store(nil)
 		}
 		close(fl.done)
 	}

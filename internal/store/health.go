@@ -14,10 +14,10 @@ type health struct {
 	mu     sync.Mutex
 	tables []tableHealth
 	commit error // of the committer's last call
-	// away is since when the kv is away for any table or for the pulse, or zero.
-	away  time.Time
-	pulse error // of the last pulse
-	felt  time.Time
+	// away is since when the kv is away for any table or for the probe, or zero.
+	away      time.Time
+	probe     error // of the last probe
+	lastProbe time.Time
 	// changed is closed and replaced when something has got better.
 	changed chan struct{}
 }
@@ -28,37 +28,37 @@ type tableHealth struct {
 }
 
 func newHealth(tables int, now time.Time) *health {
-	h := &health{tables: make([]tableHealth, tables), felt: now, changed: make(chan struct{})}
+	h := &health{tables: make([]tableHealth, tables), lastProbe: now, changed: make(chan struct{})}
 	for i := range h.tables {
 		h.tables[i] = tableHealth{err: errors.New("not loaded yet"), since: now}
 	}
 	return h
 }
 
-// contactChange says whether the kv was away before something was reported, and
+// availabilityChange says whether the kv was away before something was reported, and
 // is now; and for how long it was.
-type contactChange struct {
+type availabilityChange struct {
 	was, away bool
 	since     time.Duration
 }
 
 // report notes how an attempt to follow a table ended.
-func (h *health) report(table int, err error) contactChange {
+func (h *health) report(table int, err error) availabilityChange {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t := &h.tables[table]
 	if err != nil && t.err == nil {
 		t.since = time.Now()
 	}
-	h.better(t.err, err)
+	h.wakeOnRecovery(t.err, err)
 	t.err = err
-	return h.change()
+	return h.updateAway()
 }
 
-// change looks again whether the kv is away. The lock is held.
-func (h *health) change() contactChange {
-	c := contactChange{was: !h.away.IsZero()}
-	c.away = errors.Is(h.pulse, kv.ErrUnavailable) ||
+// updateAway looks again whether the kv is away. The lock is held.
+func (h *health) updateAway() availabilityChange {
+	c := availabilityChange{was: !h.away.IsZero()}
+	c.away = errors.Is(h.probe, kv.ErrUnavailable) ||
 		slices.ContainsFunc(h.tables, func(t tableHealth) bool { return errors.Is(t.err, kv.ErrUnavailable) })
 	switch {
 	case c.away && !c.was:
@@ -75,30 +75,30 @@ func (h *health) reportCommit(err error) {
 	h.commit = err
 }
 
-// reportPulse notes how a pulse ended.
-func (h *health) reportPulse(err error, now time.Time) contactChange {
+// reportProbe notes how a probe ended.
+func (h *health) reportProbe(err error, now time.Time) availabilityChange {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err == nil {
-		h.felt = now
+		h.lastProbe = now
 	}
-	h.better(h.pulse, err)
-	h.pulse = err
-	return h.change()
+	h.wakeOnRecovery(h.probe, err)
+	h.probe = err
+	return h.updateAway()
 }
 
-// better wakes who waits for contact. The lock is held.
-func (h *health) better(before, now error) {
+// wakeOnRecovery wakes who waits for contact. The lock is held.
+func (h *health) wakeOnRecovery(before, now error) {
 	if before != nil && now == nil {
 		close(h.changed)
 		h.changed = make(chan struct{})
 	}
 }
 
-// contact returns why the kv is known to be away: a table cannot be followed. It
+// available returns why the kv is known to be away: a table cannot be followed. It
 // also returns a channel that is closed when something has got better. That a
-// pulse had no answer in time is no proof: a kv that is slow still takes writes.
-func (h *health) contact() (changed <-chan struct{}, away error) {
+// probe had no answer in time is no proof: a kv that is slow still takes writes.
+func (h *health) available() (changed <-chan struct{}, away error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, t := range h.tables {
@@ -109,8 +109,8 @@ func (h *health) contact() (changed <-chan struct{}, away error) {
 	return h.changed, nil
 }
 
-// trouble returns an error that says that the kv is away, if it is.
-func (h *health) trouble() error {
+// outage returns an error that says that the kv is away, if it is.
+func (h *health) outage() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, t := range h.tables {
@@ -118,8 +118,8 @@ func (h *health) trouble() error {
 			return t.err
 		}
 	}
-	if errors.Is(h.pulse, kv.ErrUnavailable) {
-		return h.pulse
+	if errors.Is(h.probe, kv.ErrUnavailable) {
+		return h.probe
 	}
 	if h.commit != nil && unavailable(h.commit) {
 		if errors.Is(h.commit, kv.ErrUnavailable) {
@@ -141,8 +141,8 @@ func (h *health) staleness() time.Duration {
 			worst = max(worst, time.Since(t.since))
 		}
 	}
-	if h.pulse != nil {
-		worst = max(worst, time.Since(h.felt))
+	if h.probe != nil {
+		worst = max(worst, time.Since(h.lastProbe))
 	}
 	return worst
 }
@@ -152,15 +152,15 @@ func (h *health) staleness() time.Duration {
 func (h *health) err() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.wrong()
+	return h.errLocked()
 }
 
-// wrong does it with the lock held.
-func (h *health) wrong() error {
+// errLocked does it with the lock held.
+func (h *health) errLocked() error {
 	for _, t := range h.tables {
 		if t.err != nil {
 			return t.err
 		}
 	}
-	return h.pulse
+	return h.probe
 }

@@ -21,7 +21,7 @@ import (
 // register and tells which one was there; a compare-and-swap is refused unless
 // the register has the value that it expects; a read is an update that fails.
 type input struct {
-	deed      string // "swap", "cas", "read"
+	op        string // "swap", "cas", "read"
 	key       string
 	old, new_ int
 }
@@ -49,9 +49,9 @@ var registers = porcupine.Model{
 	Step: func(state, in, out any) (bool, any) {
 		now, i, o := state.(int), in.(input), out.(output)
 		switch {
-		case i.deed == "read":
+		case i.op == "read":
 			return o.unknown || o.value == now, now
-		case i.deed == "cas" && i.old != now:
+		case i.op == "cas" && i.old != now:
 			return o.unknown || o.refused && o.value == now, now
 		default:
 			return o.unknown || !o.refused && o.value == now, i.new_
@@ -94,9 +94,9 @@ func TestLinearizable(t *testing.T) {
 					for n := range ops {
 						client := i*clients + j
 						in := input{
-							deed: []string{"swap", "cas", "read"}[rand.IntN(3)],
-							key:  fmt.Sprintf("%d/x", rand.IntN(keys)),
-							old:  rand.IntN(3), new_: 1000 + client*ops + n, // each value once
+							op:  []string{"swap", "cas", "read"}[rand.IntN(3)],
+							key: fmt.Sprintf("%d/x", rand.IntN(keys)),
+							old: rand.IntN(3), new_: 1000 + client*ops + n, // each value once
 						}
 						begin := time.Since(start)
 						out, ok := apply(t, s, table, in)
@@ -140,9 +140,9 @@ func apply(t *testing.T, s *store.Store, table *store.Table[int], in input) (out
 	err := s.Update(ctx, func(tx *store.Tx) error {
 		was = count(table, tx, in.key)
 		switch {
-		case in.deed == "read":
+		case in.op == "read":
 			return errRead
-		case in.deed == "cas" && was != in.old:
+		case in.op == "cas" && was != in.old:
 			return errRefusal
 		}
 		table.Put(tx, in.key, in.new_)

@@ -37,8 +37,8 @@ const maxMark = 2 * binary.MaxVarintLen64
 // markWatch follows the marks for the followers of several tables.
 type markWatch struct {
 	s *Store
-	// restart ends the list that waits, so that the next starts from nothing.
-	restart atomic.Pointer[context.CancelCauseFunc]
+	// cancelWatch ends the list that waits, so that the next starts from nothing.
+	cancelWatch atomic.Pointer[context.CancelCauseFunc]
 
 	mu      sync.Mutex
 	indexes map[string]uint64 // by key
@@ -61,7 +61,7 @@ func (w *markWatch) run(ctx context.Context) {
 		pairs, next, err := w.list(ctx, after, newest)
 		switch {
 		case ctx.Err() != nil:
-		case errors.Is(err, errAnew):
+		case errors.Is(err, errRestartWatch):
 			after, newest = 0, 0
 		case err != nil:
 			if !failed {
@@ -74,7 +74,7 @@ func (w *markWatch) run(ctx context.Context) {
 		default:
 			failed = false
 			retry.Reset()
-			w.take(pairs)
+			w.update(pairs)
 			after, newest = next, next
 		}
 	}
@@ -86,26 +86,26 @@ func (w *markWatch) run(ctx context.Context) {
 func (w *markWatch) list(ctx context.Context, after, newest uint64) ([]kv.Pair, uint64, error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	w.restart.Store(&end)
+	w.cancelWatch.Store(&end)
 	prefix := marksPrefix(w.s.prefix)
 	pairs, next, err := w.s.kv.List(ctx, prefix, kv.ListOptions{After: after, Stale: newest > 0})
 	if err == nil && next < newest {
 		pairs, next, err = w.s.kv.List(ctx, prefix, kv.ListOptions{})
 	}
-	if err != nil && errors.Is(context.Cause(ctx), errAnew) {
-		return nil, 0, errAnew
+	if err != nil && errors.Is(context.Cause(ctx), errRestartWatch) {
+		return nil, 0, errRestartWatch
 	}
 	return pairs, next, err
 }
 
-// beginAnew ends a list that waits for an index that may be long in coming.
-func (w *markWatch) beginAnew() {
-	if end := w.restart.Load(); end != nil {
-		(*end)(errAnew)
+// restartWatch ends a list that waits for an index that may be long in coming.
+func (w *markWatch) restartWatch() {
+	if end := w.cancelWatch.Load(); end != nil {
+		(*end)(errRestartWatch)
 	}
 }
 
-func (w *markWatch) take(pairs []kv.Pair) {
+func (w *markWatch) update(pairs []kv.Pair) {
 	indexes := make(map[string]uint64, len(pairs))
 	for _, p := range pairs {
 		indexes[p.Key] = p.Index
@@ -140,7 +140,7 @@ func (w *markWatch) wake() {
 }
 
 // wait waits until a mark is newer than index after, and returns its index. It ends
-// with errAnew when marks have gone backwards, and with the watch's error when that
+// with errRestartWatch when marks have gone backwards, and with the watch's error when that
 // fails meanwhile.
 func (w *markWatch) wait(ctx context.Context, key string, after uint64) (uint64, error) {
 	w.mu.Lock()
@@ -151,7 +151,7 @@ func (w *markWatch) wait(ctx context.Context, key string, after uint64) (uint64,
 		case w.indexes[key] > after:
 			return w.indexes[key], nil
 		case w.backwards != backwards:
-			return 0, errAnew
+			return 0, errRestartWatch
 		case w.failures != failures:
 			return 0, w.err
 		}
@@ -196,20 +196,20 @@ func (s *Store) markedTables() []*follower {
 	return marked
 }
 
-// markedPerPulse is how many tables are read by one pulse beside the one whose turn
+// markedPerProbe is how many tables are read by one probe beside the one whose turn
 // it is: their heads fit into one transaction.
-const markedPerPulse = 8
+const markedPerProbe = 8
 
-// pulseMarked reads the heads of some tables that are watched by their marks, as the
+// probeMarked reads the heads of some tables that are watched by their marks, as the
 // kv's leader has them. A process of a version that writes no marks shows only here.
-func (s *Store) pulseMarked(ctx context.Context, turn int) error {
+func (s *Store) probeMarked(ctx context.Context, turn int) error {
 	marked := s.markedTables()
 	if len(marked) == 0 {
 		return nil
 	}
-	groups := (len(marked) + markedPerPulse - 1) / markedPerPulse
-	first := turn % groups * markedPerPulse
-	marked = marked[first:min(first+markedPerPulse, len(marked))]
+	groups := (len(marked) + markedPerProbe - 1) / markedPerProbe
+	first := turn % groups * markedPerProbe
+	marked = marked[first:min(first+markedPerProbe, len(marked))]
 	before := make([]*tableState, len(marked))
 	var ops []kv.Op
 	for i, f := range marked {
@@ -218,7 +218,7 @@ func (s *Store) pulseMarked(ctx context.Context, turn int) error {
 			ops = append(ops, kv.Op{Verb: kv.Get, Key: headKey(s.prefix, f.def, shard)})
 		}
 	}
-	call, cancel := context.WithTimeoutCause(ctx, pulseTimeout, fmt.Errorf("no answer within %v: %w", pulseTimeout, kv.ErrUnavailable))
+	call, cancel := context.WithTimeoutCause(ctx, probeTimeout, fmt.Errorf("no answer within %v: %w", probeTimeout, kv.ErrUnavailable))
 	defer cancel()
 	pairs, err := s.kv.Txn(call, ops)
 	if err != nil {

@@ -23,7 +23,7 @@ type metrics struct {
 	lagCommits    prometheus.GaugeFunc
 }
 
-func newMetrics(standing func() Standing) *metrics {
+func newMetrics(status func() Status) *metrics {
 	name := func(n string) prometheus.Opts {
 		return prometheus.Opts{Namespace: "muster", Subsystem: "store", Name: n}
 	}
@@ -37,10 +37,10 @@ func newMetrics(standing func() Standing) *metrics {
 		o.Help = help
 		return prometheus.NewCounterVec(o, []string{"table"})
 	}
-	gauge := func(n, help string, read func(Standing) float64) prometheus.GaugeFunc {
+	gauge := func(n, help string, read func(Status) float64) prometheus.GaugeFunc {
 		o := prometheus.GaugeOpts(name(n))
 		o.Help = help
-		return prometheus.NewGaugeFunc(o, func() float64 { return read(standing()) })
+		return prometheus.NewGaugeFunc(o, func() float64 { return read(status()) })
 	}
 	conflicts := prometheus.CounterOpts(name("commit_conflicts_total"))
 	conflicts.Help = "Transactions that were repeated because another process had written."
@@ -65,12 +65,12 @@ func newMetrics(standing func() Standing) *metrics {
 		wakeups:   counter("watch_wakeups_total", "Answers of the blocking lists of a table's heads."),
 		pagesRead: counter("pages_read_total", "Pages of a table that were read."),
 		staleness: gauge("staleness_seconds", "Time since the last contact with the key-value store; 0 while in contact.",
-			func(s Standing) float64 { return s.Stale.Seconds() }),
+			func(s Status) float64 { return s.Stale.Seconds() }),
 		lagSeconds: gauge("view_lag_seconds", "Time for which the view may have lacked something: since the last contact with the "+
 			"key-value store, or since the oldest change was seen there that is not in the view.",
-			func(s Standing) float64 { return s.Lag().Seconds() }),
+			func(s Status) float64 { return s.Lag().Seconds() }),
 		lagCommits: gauge("view_lag_commits", "Commits that were seen in the key-value store and are not in the view yet.",
-			func(s Standing) float64 { return float64(s.Behind) }),
+			func(s Status) float64 { return float64(s.Behind) }),
 	}
 }
 

@@ -101,7 +101,7 @@ func New(opt Options, tables ...TableDef) (*Store, error) {
 	}
 	s.shareWatch()
 	s.current.Store(&Snapshot{defs: tables, tables: make([]*tableState, len(tables))})
-	s.metrics = newMetrics(s.Standing)
+	s.metrics = newMetrics(s.Status)
 	if opt.Metrics != nil {
 		if err := s.metrics.register(opt.Metrics); err != nil {
 			return nil, fmt.Errorf("open store: %w", err)
@@ -138,7 +138,7 @@ func (s *Store) Run(ctx context.Context) error {
 		wg.Go(func() { f.run(ctx) })
 	}
 	wg.Go(func() { newCommitter(s).run(ctx) })
-	wg.Go(func() { s.pulse(ctx) })
+	wg.Go(func() { s.probe(ctx) })
 	if s.marks != nil {
 		wg.Go(func() { s.marks.run(ctx) })
 	}
@@ -235,7 +235,7 @@ func (s *Store) UpdateAll(ctx context.Context, fns []func(tx *Tx) error) []error
 	}
 	began := time.Now()
 	s.metrics.pending.Add(float64(len(fns)))
-	errs := g.wait(ctx, s.health.trouble)
+	errs := g.wait(ctx, s.health.outage)
 	s.metrics.pending.Sub(float64(len(fns)))
 	s.metrics.updateSeconds.Observe(time.Since(began).Seconds())
 	return errs

@@ -43,22 +43,22 @@ type request struct {
 	sent     bool
 	finished bool
 	err      error
-	// place is where its function first wrote when it was run last, and added what it
+	// firstWrite is where its function first wrote when it was run last, and added what it
 	// then added to its transaction if it writes much. ran says whether it was run.
 	// They belong to the committer.
-	place place
-	added cost
-	ran   bool
+	firstWrite location
+	added      cost
+	ran        bool
 }
 
-// muchWritten is from how many records on an update writes much: it is no matter of
+// heavyRecords is from how many records on an update writes much: it is no matter of
 // other updates' pages any more whether it fits into a transaction, and to try takes
 // long.
-const muchWritten = 32
+const heavyRecords = 32
 
 // weigh notes what the update has added to a transaction with so many records.
 func (r *request) weigh(records int, added cost) {
-	if records < muchWritten {
+	if records < heavyRecords {
 		added = cost{}
 	}
 	r.ran, r.added, r.group.heavy = true, added, added
@@ -73,13 +73,13 @@ func (r *request) weight() cost {
 	return r.group.heavy
 }
 
-// place is where a record is, for updates to be ordered by.
-type place struct {
+// location is where a record is, for updates to be ordered by.
+type location struct {
 	table, shard int
 	key          string
 }
 
-func (p place) compare(q place) int {
+func (p location) compare(q location) int {
 	return cmp.Or(cmp.Compare(p.table, q.table), cmp.Compare(p.shard, q.shard), strings.Compare(p.key, q.key))
 }
 
@@ -93,7 +93,7 @@ func newGroup(fns []func(*Tx) error) *group {
 
 // wait waits until all updates have their result, or gives up those that have
 // none when ctx ends. trouble is what the store knows to be wrong with the kv.
-func (g *group) wait(ctx context.Context, trouble func() error) []error {
+func (g *group) wait(ctx context.Context, outage func() error) []error {
 	select {
 	case <-g.done:
 	case <-ctx.Done():
@@ -109,7 +109,7 @@ func (g *group) wait(ctx context.Context, trouble func() error) []error {
 			continue
 		}
 		err := context.Cause(ctx)
-		if t := trouble(); t != nil {
+		if t := outage(); t != nil {
 			err = fmt.Errorf("%w: %w", err, t)
 		}
 		if r.sent {
@@ -182,7 +182,7 @@ func (q *queue) add(g *group) error {
 }
 
 // take returns all that waits.
-func (q *queue) take() []*request {
+func (q *queue) takeAll() []*request {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	out := q.waiting

@@ -20,10 +20,10 @@ const (
 	// maxMissing is how many pages are read one by one; to list the table is
 	// cheaper for more.
 	maxMissing = 1024
-	// doubtPause is how long a read that goes backwards is doubted: a leader
+	// backwardsRetry is how long a read that goes backwards is doubted: a leader
 	// of the kv that has been deposed and does not know it yet may answer so
 	// until its lease ends.
-	doubtPause = time.Second
+	backwardsRetry = time.Second
 )
 
 // errBackwards says that the kv holds an older state than it did.
@@ -37,19 +37,19 @@ var errBackwards = errors.New("kv went backwards")
 // that was meant.
 func (f *follower) refresh(ctx context.Context, hint *tableHeads) error {
 	select {
-	case f.reading <- struct{}{}:
-		defer func() { <-f.reading }()
+	case f.readLock <- struct{}{}:
+		defer func() { <-f.readLock }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	return f.refreshHeld(ctx, hint)
+	return f.refreshLocked(ctx, hint)
 }
 
-// refreshHeld is refresh for who holds reading.
-func (f *follower) refreshHeld(ctx context.Context, hint *tableHeads) error {
+// refreshLocked is refresh for who holds reading.
+func (f *follower) refreshLocked(ctx context.Context, hint *tableHeads) error {
 	err := f.refreshOnce(ctx, hint)
 	if errors.Is(err, errBackwards) {
-		_ = backoff.New(doubtPause, doubtPause).Wait(ctx)
+		_ = backoff.New(backwardsRetry, backwardsRetry).Wait(ctx)
 		err = f.refreshOnce(ctx, nil)
 	}
 	if errors.Is(err, errBackwards) {
@@ -90,7 +90,7 @@ func (f *follower) refreshOnce(ctx context.Context, hint *tableHeads) error {
 		if err != nil {
 			return err
 		}
-		if fl := f.flight.Load(); fl != nil && heads.wroteLast(fl.writer) {
+		if fl := f.inFlight.Load(); fl != nil && heads.wroteLast(fl.writer) {
 			// What we have just committed need not be read.
 			select {
 			case <-fl.done:
@@ -178,7 +178,7 @@ func (f *follower) load(ctx context.Context) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("load: %w", err)
 	}
-	f.anchor(ctx, heads)
+	f.createHeads(ctx, heads)
 	if err := f.installList(pairs, emptyTable); err != nil {
 		return 0, fmt.Errorf("load: %w", err)
 	}
@@ -187,7 +187,7 @@ func (f *follower) load(ctx context.Context) (uint64, error) {
 	return index, nil
 }
 
-// anchor writes those heads of a table that do not exist. Consul wakes a list that
+// createHeads writes those heads of a table that do not exist. Consul wakes a list that
 // waits for a prefix without keys at every write nearby; so without them an empty
 // table would cost each of its readers a wake-up for each commit to any table. And
 // Consul's ACLs let a token that may read a key check which version of it there
@@ -195,7 +195,7 @@ func (f *follower) load(ctx context.Context) (uint64, error) {
 // empty shard would take the right to write it.
 //
 // Every process that may does this: another may be first, and this one may only read.
-func (f *follower) anchor(ctx context.Context, heads *tableHeads) {
+func (f *follower) createHeads(ctx context.Context, heads *tableHeads) {
 	var ops []kv.Op
 	for i, h := range heads {
 		if h.index == 0 {
@@ -261,9 +261,9 @@ func (f *follower) install(heads *tableHeads, before *tableState, found map[stri
 		if err != nil {
 			return err
 		}
-		changed = append(changed, newShard{table: f.place, shard: i, state: next})
+		changed = append(changed, newShard{table: f.index, shard: i, state: next})
 	}
-	f.s.install(f.place, changed)
+	f.s.install(f.index, changed)
 	return nil
 }
 

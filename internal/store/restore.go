@@ -47,7 +47,7 @@ func (s *Store) restore(ctx context.Context) error {
 			s.log.Warn("the kv holds an older state than before: taking it over", zap.Uint64("epoch", before.epoch+1))
 			for _, f := range s.tables {
 				f.lag.forget()
-				f.beginAnew()
+				f.restartWatch()
 			}
 			return nil
 		}

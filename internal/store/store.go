@@ -43,7 +43,7 @@
 //
 // Every two seconds the heads of one table are read as the leader of the kv has
 // them: so a kv that hangs is noticed, and a server of its that is cut off from the
-// leader, though no watch tells. [Store.Standing] says how far the snapshot may be
+// leader, though no watch tells. [Store.Status] says how far the snapshot may be
 // behind.
 //
 // A [Snapshot] is immutable. Changes between two snapshots are found by

@@ -33,20 +33,20 @@ func (s *Store) Sync(ctx context.Context, tables ...TableDef) error {
 // sync reads the table, unless a read that began after the call has ended by
 // then.
 func (f *follower) sync(ctx context.Context) error {
-	called := f.turns.Add(1)
+	called := f.readCounter.Add(1)
 	select {
-	case f.reading <- struct{}{}:
-		defer func() { <-f.reading }()
+	case f.readLock <- struct{}{}:
+		defer func() { <-f.readLock }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if f.fresh > called {
+	if f.lastRead > called {
 		return nil
 	}
-	began := f.turns.Add(1)
-	if err := f.refreshHeld(ctx, nil); err != nil {
+	began := f.readCounter.Add(1)
+	if err := f.refreshLocked(ctx, nil); err != nil {
 		return err
 	}
-	f.fresh = began
+	f.lastRead = began
 	return nil
 }

@@ -34,7 +34,7 @@ func (t *Tracker) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		// A decision that cannot be written now may be wrong later. The only error is
 		// that ctx has ended.
-		if t.cfg.Store.Contact(ctx) != nil {
+		if t.cfg.Store.WaitAvailable(ctx) != nil {
 			return nil
 		}
 		owned, asked := t.ownership.confirm(ctx)

@@ -74,8 +74,8 @@ type StatusWriter interface {
 // Store is the part of the store that trackers use.
 type Store interface {
 	Snapshot() *store.Snapshot
-	// Contact blocks while the store is unavailable.
-	Contact(ctx context.Context) error
+	// WaitAvailable blocks while the store is unavailable.
+	WaitAvailable(ctx context.Context) error
 	UpdateAll(ctx context.Context, updates []func(*store.Tx) error) []error
 }
 

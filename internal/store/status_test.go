@@ -20,21 +20,21 @@ func TestHangingKVIsNoticed(t *testing.T) {
 		table := numbers("counters")
 		s, _ := open(t, store.Options{KV: k}, table)
 		synctest.Wait()
-		if st := s.Standing(); !st.Loaded || st.Lag() != 0 || st.Err != nil {
-			t.Errorf("standing = %+v while in contact", st)
+		if st := s.Status(); !st.Loaded || st.Lag() != 0 || st.Err != nil {
+			t.Errorf("status = %+v while in contact", st)
 		}
 		resume := k.Inject(kvfault.Fault{Hang: true})
 		time.Sleep(30 * time.Second)
-		if st := s.Standing(); st.Stale < 28*time.Second || st.Stale > 32*time.Second || !errors.Is(st.Err, kv.ErrUnavailable) {
-			t.Errorf("standing = %+v of a kv that has hung for 30 s", st)
+		if st := s.Status(); st.Stale < 28*time.Second || st.Stale > 32*time.Second || !errors.Is(st.Err, kv.ErrUnavailable) {
+			t.Errorf("status = %+v of a kv that has hung for 30 s", st)
 		}
-		if err := s.Contact(t.Context()); err != nil {
-			t.Errorf("Contact error = %v of a kv that may be slow and nothing else", err)
+		if err := s.WaitAvailable(t.Context()); err != nil {
+			t.Errorf("WaitAvailable error = %v of a kv that may be slow and nothing else", err)
 		}
 		resume()
 		time.Sleep(5 * time.Second)
-		if st := s.Standing(); st.Lag() != 0 || st.Err != nil {
-			t.Errorf("standing = %+v after the kv went on", st)
+		if st := s.Status(); st.Lag() != 0 || st.Err != nil {
+			t.Errorf("status = %+v after the kv went on", st)
 		}
 	})
 }
@@ -43,18 +43,18 @@ func TestHangingKVIsNoticed(t *testing.T) {
 func TestContact(t *testing.T) {
 	bubble(t, func(t *testing.T, k *kvfault.KV) {
 		s, _ := open(t, store.Options{KV: k}, numbers("counters"))
-		if err := s.Contact(t.Context()); err != nil {
-			t.Errorf("Contact error = %v while there is contact", err)
+		if err := s.WaitAvailable(t.Context()); err != nil {
+			t.Errorf("WaitAvailable error = %v while there is contact", err)
 		}
 		mend := k.Cut()
 		synctest.Wait()
 		short, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := s.Contact(short); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, kv.ErrUnavailable) {
-			t.Errorf("Contact error = %v, want the context's and ErrUnavailable", err)
+		if err := s.WaitAvailable(short); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, kv.ErrUnavailable) {
+			t.Errorf("WaitAvailable error = %v, want the context's and ErrUnavailable", err)
 		}
 		back := make(chan error, 1)
-		go func() { back <- s.Contact(t.Context()) }()
+		go func() { back <- s.WaitAvailable(t.Context()) }()
 		mend()
 		if err := <-back; err != nil {
 			t.Error(err)
@@ -88,14 +88,14 @@ func TestDeafWatchIsHelped(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		newest, err := s.Newest(t.Context())
+		newest, err := s.LeaderSequences(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, want := newest["counters"], writer.Applied()["counters"]; !slices.Equal(got, want) || sum(got) != 3 {
+		if got, want := newest["counters"], writer.AppliedSequences()["counters"]; !slices.Equal(got, want) || sum(got) != 3 {
 			t.Errorf("newest = %v, want %v, 3 commits in all", got, want)
 		}
-		if got := sum(s.Applied()["counters"]); got != 0 {
+		if got := sum(s.AppliedSequences()["counters"]); got != 0 {
 			t.Errorf("%d commits reached a watch that shows nothing", got)
 		}
 		var most uint64
@@ -104,17 +104,17 @@ func TestDeafWatchIsHelped(t *testing.T) {
 			if time.Since(began) > 10*time.Second {
 				t.Fatal("the view never came up to the kv")
 			}
-			st := s.Standing()
+			st := s.Status()
 			if most = max(most, st.Behind); st.BehindFor > 2*time.Second {
-				t.Errorf("standing = %+v: it should not have taken that long", st)
+				t.Errorf("status = %+v: it should not have taken that long", st)
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
 		if most != 3 {
 			t.Errorf("the view was reported as %d commits behind at most, want 3", most)
 		}
-		if st := s.Standing(); st.Behind != 0 || st.Lag() != 0 {
-			t.Errorf("standing = %+v when nothing is missing", st)
+		if st := s.Status(); st.Behind != 0 || st.Lag() != 0 {
+			t.Errorf("status = %+v when nothing is missing", st)
 		}
 	})
 }

@@ -12,37 +12,37 @@ import (
 )
 
 const (
-	// pulsePeriod is how often the kv is asked for a sign of life.
-	pulsePeriod = 2 * time.Second
-	// pulseTimeout is how long it may take to answer. It is away if it takes
+	// probePeriod is how often the kv is asked for a sign of life.
+	probePeriod = 2 * time.Second
+	// probeTimeout is how long it may take to answer. It is away if it takes
 	// longer.
-	pulseTimeout = 2 * time.Second
-	// pulseRetry is the time between two questions to a kv that is away.
-	pulseRetry = 500 * time.Millisecond
-	// watchGrace is how long a watch may take to show what a pulse has found.
+	probeTimeout = 2 * time.Second
+	// probeRetry is the time between two questions to a kv that is away.
+	probeRetry = 500 * time.Millisecond
+	// watchGrace is how long a watch may take to show what a probe has found.
 	watchGrace = time.Second
 )
 
-// pulse feels whether the kv is there, until ctx ends. A watch alone does not
+// probe feels whether the kv is there, until ctx ends. A watch alone does not
 // tell: one that nothing comes from looks the same whether nothing happens, the
 // kv hangs, or its server has lost its leader and answers from memory. So the
 // heads of one table after another are read as the leader has them, and those of the
 // tables that share a watch in groups; and a watch
 // that has failed to show what is found there is helped on.
-func (s *Store) pulse(ctx context.Context) {
+func (s *Store) probe(ctx context.Context) {
 	for turn := 0; len(s.tables) > 0; turn++ {
 		f := s.tables[turn%len(s.tables)]
 		before := f.state()
-		heads, err := f.readHeads(ctx, pulseTimeout)
+		heads, err := f.readHeads(ctx, probeTimeout)
 		if ctx.Err() != nil {
 			return
 		}
-		s.logContact(s.health.reportPulse(err, time.Now()), err)
-		wait := pulseRetry
+		s.logAvailability(s.health.reportProbe(err, time.Now()), err)
+		wait := probeRetry
 		if err == nil {
 			f.verify(ctx, before, heads)
-			wait = pulsePeriod
-			if err := s.pulseMarked(ctx, turn); err != nil && ctx.Err() == nil {
+			wait = probePeriod
+			if err := s.probeMarked(ctx, turn); err != nil && ctx.Err() == nil {
 				s.log.Debug("failed to read heads of marked tables", zap.Error(err))
 			}
 		}
@@ -76,7 +76,7 @@ func (f *follower) verify(ctx context.Context, before *tableState, heads *tableH
 	for i, sh := range before.shards {
 		if heads[i].index < sh.index {
 			// The kv was restored between two lists, and the second waits in vain.
-			f.beginAnew()
+			f.restartWatch()
 			return
 		}
 	}

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Standing says how far what a store shows can be behind what the kv holds.
-type Standing struct {
+// Status says how far what a store shows can be behind what the kv holds.
+type Status struct {
 	// Loaded says that every table has been read once.
 	Loaded bool
 	// Stale is how long ago the last contact with the kv was; 0 while there is
@@ -23,11 +23,11 @@ type Standing struct {
 }
 
 // Lag is for how long the view may have lacked something.
-func (s Standing) Lag() time.Duration { return max(s.Stale, s.BehindFor) }
+func (s Status) Lag() time.Duration { return max(s.Stale, s.BehindFor) }
 
-// Standing tells how the store stands to its kv.
-func (s *Store) Standing() Standing {
-	st := Standing{Loaded: s.Snapshot().loaded(), Stale: s.health.staleness(), Err: s.health.err()}
+// Status tells how the store stands to its kv.
+func (s *Store) Status() Status {
+	st := Status{Loaded: s.Snapshot().loaded(), Stale: s.health.staleness(), Err: s.health.err()}
 	for _, f := range s.tables {
 		if state := f.state(); state != nil {
 			n, since := f.lag.behind(state)
@@ -40,12 +40,12 @@ func (s *Store) Standing() Standing {
 	return st
 }
 
-// Contact blocks while the kv is known to be away. If ctx ends before, the error
+// WaitAvailable blocks while the kv is known to be away. If ctx ends before, the error
 // says what is wrong. An update that is made after that has a definite outcome
 // more often than one that is made before.
-func (s *Store) Contact(ctx context.Context) error {
+func (s *Store) WaitAvailable(ctx context.Context) error {
 	for {
-		changed, err := s.health.contact()
+		changed, err := s.health.available()
 		if err == nil {
 			return nil
 		}
@@ -57,9 +57,9 @@ func (s *Store) Contact(ctx context.Context) error {
 	}
 }
 
-// Applied returns, for each table that has been loaded, the sequence numbers of
+// AppliedSequences returns, for each table that has been loaded, the sequence numbers of
 // its shards in the newest snapshot.
-func (s *Store) Applied() map[string][]uint64 {
+func (s *Store) AppliedSequences() map[string][]uint64 {
 	sn := s.Snapshot()
 	out := make(map[string][]uint64, len(s.tables))
 	for i, ts := range sn.tables {
@@ -75,8 +75,8 @@ func (s *Store) Applied() map[string][]uint64 {
 	return out
 }
 
-// Newest reads from the kv what Applied will return when nothing is missing.
-func (s *Store) Newest(ctx context.Context) (map[string][]uint64, error) {
+// LeaderSequences reads from the kv what AppliedSequences will return when nothing is missing.
+func (s *Store) LeaderSequences(ctx context.Context) (map[string][]uint64, error) {
 	found := make([][]uint64, len(s.tables))
 	errs := make([]error, len(s.tables))
 	var wg sync.WaitGroup
