@@ -1,6 +1,7 @@
 package dispatcherd
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -131,6 +132,69 @@ func TestSuccessorOfASilentWorker(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestOnlyOneOfManyWorkersIsTheNode starts several workers with one node id at once.
+// Whether the holder of the session is heard or silent, one worker is the node within
+// the time of a claim, and all others are refused.
+func TestOnlyOneOfManyWorkersIsTheNode(t *testing.T) {
+	t.Parallel()
+	for _, silent := range []bool{false, true} {
+		for _, number := range []int{2, 3, 5} {
+			t.Run(fmt.Sprintf("silent=%v/%d", silent, number), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					c := newCluster(t, false)
+					d := c.dispatcher("d1")
+					synctest.Wait()
+					holder := c.workerAs("n1", "holder", d.address)
+					c.wantNode("n1", ready)
+					since := c.nodeState("n1").Since
+					time.Sleep(10 * time.Millisecond)
+					began := time.Now()
+					others := map[string]*worker{}
+					for i := range number - 1 {
+						time.Sleep(30 * time.Millisecond)
+						name := fmt.Sprintf("other-%d", i+1)
+						others[name] = c.workerAs("n1", name, d.address)
+					}
+					deadline := d.cfg.HeartbeatPeriod + 50*time.Millisecond
+					if silent {
+						time.Sleep(2*d.cfg.HeartbeatPeriod + 200*time.Millisecond - time.Since(began))
+						holder = nil
+						for name, w := range others {
+							if welcomed(w) == nil {
+								continue
+							}
+							if holder != nil {
+								t.Fatal("two workers are welcome")
+							}
+							holder = w
+							delete(others, name)
+						}
+						if holder == nil {
+							t.Fatalf("no worker is the node %s after the holder fell silent", time.Since(began))
+						}
+						began = time.Now()
+					}
+					holder.live(deadline - time.Since(began))
+					for name, w := range others {
+						err := w.ended()
+						if status.Code(err) != codes.AlreadyExists || !strings.Contains(err.Error(), "n1 is another worker") {
+							t.Errorf("%s of %d workers: %v, want ALREADY_EXISTS with the reason", name, number, err)
+						}
+						if welcomed(w) != nil {
+							t.Errorf("%s is welcome too", name)
+						}
+					}
+					holder.live(10 * time.Second)
+					if got := c.nodeState("n1"); holder.ended() != nil || got.State != ready || got.Since != since {
+						t.Errorf("record is %v, and the holder's session ended with %v; want READY all the time since %d", got, holder.ended(), since)
+					}
+				})
+			})
+		}
 	}
 }
 

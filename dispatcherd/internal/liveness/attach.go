@@ -36,7 +36,7 @@ func (t *Tracker) Attach(s Session, hello *dispatcherv1.Hello) error {
 	if t.closed {
 		return ErrNotOwned
 	}
-	snap := t.cfg.Store.Snapshot()
+	now, snap := time.Now(), t.cfg.Store.Snapshot()
 	if t.removed(snap, w.Node) {
 		return removedError(w.Node)
 	}
@@ -46,7 +46,7 @@ func (t *Tracker) Attach(s Session, hello *dispatcherv1.Hello) error {
 	n, known := t.nodes[w.Node]
 	if !known {
 		n = newNode(w.Node)
-	} else if err := n.contest(w, description.GetHostname(), time.Now(), t.cfg.Timeouts); err != nil {
+	} else if err := n.contest(w, description.GetHostname(), now, t.cfg.Pauses.runningSince(now), t.cfg.Timeouts); err != nil {
 		t.touch(n)
 		return err
 	}
@@ -69,6 +69,7 @@ func (t *Tracker) Attach(s Session, hello *dispatcherv1.Hello) error {
 				zap.String("node", n.id), zap.String("instance", w.Instance), zap.String("replaced", replaced))
 		}
 	}
+	n.claimed, n.predecessor = time.Time{}, predecessor{}
 	n.session, n.description, n.address, n.instance = s, description, w.Address, w.Instance
 	t.setPeriod(n, period)
 	return nil

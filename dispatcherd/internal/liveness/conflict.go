@@ -12,7 +12,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
-// Two worker processes may claim to be the same node: a worker was restarted and
+// Several worker processes may claim to be the same node: a worker was restarted and
 // the old connection is not known to be dead yet, or a machine or its data
 // directory was copied. The worker that has the session keeps it while it is
 // heard. A worker that is gone is replaced at once.
@@ -26,13 +26,6 @@ const (
 	// be longer than the longest pause of a refused worker.
 	conflictShown = 5 * time.Minute
 )
-
-// claim is the attempt of a worker process to become a node that belongs, or
-// belonged a moment ago, to another process.
-type claim struct {
-	instance string
-	since    time.Time
-}
 
 // predecessor is the last worker process of a node whose stream closed without a
 // goodbye. Until then, no other machine takes its place.
@@ -61,8 +54,9 @@ func (e *ContestedError) GRPCStatus() *status.Status { return status.New(codes.U
 
 // contest decides whether a session may become the node's session. The error is
 // nil if it may, a *ContestedError if that is not decided yet, and otherwise the
-// refusal. The caller holds the tracker's lock.
-func (n *node) contest(w Worker, hostname string, now time.Time, t Timeouts) error {
+// refusal. A worker is refused once the holder is heard after the worker came.
+// The caller holds the tracker's lock.
+func (n *node) contest(w Worker, hostname string, now, runningSince time.Time, t Timeouts) error {
 	switch {
 	case n.session == nil:
 		// A worker that was restarted on its machine may come in.
@@ -70,26 +64,25 @@ func (n *node) contest(w Worker, hostname string, now time.Time, t Timeouts) err
 			return &ContestedError{n.id}
 		}
 	case n.session.Worker().Instance != w.Instance:
-		wait := n.period * claimPeriods
-		if n.claim.instance != w.Instance || now.Sub(n.claim.since) > wait+n.period*time.Duration(t.HeartbeatMisses) {
-			n.claim = claim{w.Instance, now}
-			// The claim must be decided before the node could be down.
-			n.life = n.life.hear(now)
-			return &ContestedError{n.id}
-		}
-		if n.session.LastHeard().After(n.claim.since) {
-			// The next attempt needs another heartbeat.
-			n.claim = claim{}
+		heard := n.session.LastHeard()
+		if heard.After(w.Begun) {
 			n.conflict = nodeConflict{
 				fmt.Sprintf("a second worker claims this node's id and is refused: host %q at %s", hostname, w.Address), now.Add(conflictShown),
 			}
 			return n.takenError()
 		}
-		if now.Sub(n.claim.since) < wait {
+		// All workers that claim the node wait for the same heartbeat. A claim for each
+		// of them would never end while they replace each other's. A paused process hears
+		// no heartbeat.
+		if later(heard, runningSince).After(n.claimed) {
+			n.claimed = now
+			// The claim must be decided before the node could be down.
+			n.life = n.life.hear(now)
+		}
+		if now.Sub(n.claimed) < n.period*claimPeriods {
 			return &ContestedError{n.id}
 		}
 	}
-	n.claim, n.predecessor = claim{}, predecessor{}
 	return nil
 }
 

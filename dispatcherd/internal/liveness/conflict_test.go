@@ -28,7 +28,7 @@ func TestContest(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			n := &node{id: "n1", predecessor: tt.predecessor}
-			err := n.contest(Worker{Node: "n1", Instance: "new", Address: "10.0.0.2"}, "host", now, cfg)
+			err := n.contest(Worker{Node: "n1", Instance: "new", Address: "10.0.0.2"}, "host", now, now.Add(-time.Hour), cfg)
 			var contested *ContestedError
 			if errors.As(err, &contested) != tt.contested || (err == nil) == tt.contested {
 				t.Errorf("contest: %v", err)

@@ -193,9 +193,12 @@ type session struct {
 	err      error
 }
 
-// connect attaches a session, and returns it even if it is refused.
+// connect attaches a session, which begins now unless the worker says otherwise,
+// and returns it even if it is refused.
 func (s *site) connect(t *Tracker, w Worker) (*session, error) {
-	w.Begun = time.Now()
+	if w.Begun.IsZero() {
+		w.Begun = time.Now()
+	}
 	sess := &session{worker: w, heard: time.Now()}
 	return sess, t.Attach(sess, &dispatcherv1.Hello{NodeId: w.Node, InstanceId: w.Instance, Description: &musterv1.NodeDescription{Hostname: w.Node + ".example"}})
 }

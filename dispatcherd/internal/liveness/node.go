@@ -23,9 +23,10 @@ type node struct {
 	// checked is the description whose schemas were checked last.
 	checked *musterv1.NodeDescription
 	pacer   pacer
-	// claim is set while two workers claim the node, predecessor is the worker that
-	// was the node before, and conflict the one that was refused.
-	claim       claim
+	// claimed is when another worker claimed the node after the session was last
+	// heard. predecessor is the worker that was the node before, and conflict the one
+	// that was refused last.
+	claimed     time.Time
 	predecessor predecessor
 	conflict    nodeConflict
 	// place is the node's index in the heap of deadlines, -1 if it has none.

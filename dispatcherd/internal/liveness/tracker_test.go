@@ -120,7 +120,7 @@ func TestSecondWorkerIsRefusedWhileTheFirstIsHeard(t *testing.T) {
 		s := newSite(t)
 		tracker := s.tracker("n1")
 		first := s.mustConnect(tracker, "n1")
-		second := Worker{Node: "n1", Instance: "2", Address: "10.0.0.2"}
+		second := Worker{Node: "n1", Instance: "2", Address: "10.0.0.2", Begun: time.Now()}
 		var contested *ContestedError
 		if _, err := s.connect(tracker, second); !errors.As(err, &contested) {
 			t.Fatalf("first attempt: %v, want a ContestedError", err)
@@ -140,6 +140,7 @@ func TestSecondWorkerIsRefusedWhileTheFirstIsHeard(t *testing.T) {
 			t.Errorf("the node's message is still %q", got)
 		}
 		// The first worker is no longer heard.
+		second.Begun = time.Now()
 		if _, err := s.connect(tracker, second); !errors.As(err, &contested) {
 			t.Fatalf("attempt: %v, want a ContestedError", err)
 		}
@@ -151,6 +152,33 @@ func TestSecondWorkerIsRefusedWhileTheFirstIsHeard(t *testing.T) {
 			t.Errorf("the first session ended with %v, want ABORTED", err)
 		}
 		s.want("n1", ready)
+	})
+}
+
+// A dispatcher that was paused has not heard the holder, who may live.
+func TestPausesDoNotDecideClaims(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		tracker := s.tracker("n1")
+		s.mustConnect(tracker, "n1")
+		second := Worker{Node: "n1", Instance: "2", Address: "10.0.0.2", Begun: time.Now()}
+		var contested *ContestedError
+		for range 2 {
+			if _, err := s.connect(tracker, second); !errors.As(err, &contested) {
+				t.Fatalf("attempt: %v, want a ContestedError", err)
+			}
+			time.Sleep(claimPeriods * period)
+			s.cfg.Pauses.Suspect()
+		}
+		time.Sleep(time.Second)
+		if _, err := s.connect(tracker, second); !errors.As(err, &contested) {
+			t.Errorf("attempt after the pause: %v, want a ContestedError", err)
+		}
+		time.Sleep(claimPeriods * period)
+		if _, err := s.connect(tracker, second); err != nil {
+			t.Errorf("attempt after the claim: %v", err)
+		}
 	})
 }
 
