@@ -25,8 +25,8 @@ const (
 	// with TLS.
 	securedPerHost = 256
 	// unauthenticatedShare is the part of a port's connections, one in so many, that peers
-	// without a certificate may have together. Connections whose TLS handshake has not
-	// finished have another part of the same size.
+	// without a certificate may have together. Another part of the same size is reserved
+	// for connections whose TLS handshake has not finished.
 	unauthenticatedShare = 4
 )
 
@@ -47,7 +47,8 @@ const (
 
 // ConnectionSettings bound how many connections each port of a daemon has open.
 type ConnectionSettings struct {
-	// Most bounds the connections of a port. 0: no bound.
+	// Most bounds the connections of a port, those in the TLS handshake included. 0: no
+	// bound.
 	Most int
 	// PerHost bounds those of one identity, which a client certificate states, or
 	// without a certificate of one host. 0: no bound; -1: securedPerHost with TLS, and
@@ -63,7 +64,7 @@ func DefaultConnectionSettings() ConnectionSettings {
 // AddFlags adds the settings.
 func (s *ConnectionSettings) AddFlags(fs *pflag.FlagSet) {
 	*s = DefaultConnectionSettings()
-	fs.IntVar(&s.Most, "max-connections", s.Most, fmt.Sprintf("connections that each port may have open, with TLS one in %d of them without a client certificate; 0: no limit", unauthenticatedShare))
+	fs.IntVar(&s.Most, "max-connections", s.Most, fmt.Sprintf("connections that each port may have open, with TLS at most one in %[1]d of them without a client certificate, and one in %[1]d for handshakes only; 0: no limit", unauthenticatedShare))
 	fs.IntVar(&s.PerHost, "max-connections-per-host", s.PerHost,
 		fmt.Sprintf("connections to each port that one host may have open or, with a client certificate, its identity; 0: no limit; -1: %d with TLS, and no limit in the clear", securedPerHost))
 }
@@ -91,7 +92,7 @@ type Connections struct {
 
 // NewConnections returns bounds. Secure says that the servers use TLS: peers without a
 // certificate then share one part of the connections, and handshakes that have not
-// finished another part.
+// finished have another part for themselves.
 func NewConnections(s ConnectionSettings, secure bool, log *zap.Logger, metrics prometheus.Registerer) (*Connections, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
@@ -132,7 +133,7 @@ func NewConnections(s ConnectionSettings, secure bool, log *zap.Logger, metrics 
 func (c *Connections) Listen(l net.Listener, server string) net.Listener {
 	return &boundedListener{
 		Listener: l, bounds: c, server: server, open: c.open.WithLabelValues(server),
-		byClient: map[string]int{}, handshakes: newHandshakes(c.settings),
+		byClient: map[string]int{}, handshakes: newHandshakes(c.settings, c.secure),
 	}
 }
 
@@ -144,13 +145,14 @@ type boundedListener struct {
 	open   prometheus.Gauge
 
 	mu sync.Mutex
-	// all counts connections, and unauthenticated those whose handshake has finished
-	// without a client certificate.
+	// all counts connections, with TLS those whose handshake has finished, and
+	// unauthenticated those of them without a client certificate.
 	all, unauthenticated int
-	// byClient counts connections by identity or host. With TLS it counts those whose
-	// handshake has finished.
+	// byClient counts them by identity or host.
 	byClient map[string]int
-	// handshakes are the other ones.
+	// handshakes are the other ones. Room is reserved for them: where they shared it with
+	// finished connections, a nearly full port would leave so little that a few silent
+	// peers end all handshakes.
 	handshakes *handshakes
 }
 
@@ -173,29 +175,21 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 // only after the handshake which bounds apply to the peer. Until then the connection can
 // take the place of another one whose handshake has not finished.
 func (l *boundedListener) admit(raw net.Conn) net.Conn {
-	limits := l.bounds.settings
 	c := &boundedConn{Conn: raw, listener: l, host: auth.HostOf(raw.RemoteAddr().String())}
-	full := func() bool { return limits.Most > 0 && l.all >= limits.Most }
 	var (
 		evicted        *boundedConn
 		setting, bound string
 	)
 	l.mu.Lock()
 	if l.bounds.secure {
-		if evicted, setting = l.handshakes.evict(c.host, full()); evicted != nil {
+		if evicted, setting = l.handshakes.evict(c.host); evicted != nil {
 			l.remove(evicted)
 		}
-	}
-	switch {
-	case full():
-		bound = boundAll
-	case l.bounds.secure:
 		l.handshakes.add(c)
-	default:
+	} else {
 		bound = l.count(c, c.host, false)
 	}
 	if bound == "" {
-		l.all++
 		l.open.Inc()
 	}
 	l.mu.Unlock()
@@ -217,6 +211,8 @@ func (l *boundedListener) count(c *boundedConn, client string, certified bool) (
 	limits := l.bounds.settings
 	unauthenticated := l.bounds.secure && !certified
 	switch {
+	case limits.Most > 0 && l.all >= limits.Most-l.handshakes.most:
+		return boundAll
 	case unauthenticated && limits.Most > 0 && l.unauthenticated >= limits.Most/unauthenticatedShare:
 		return boundUnauthenticated
 	case limits.PerHost > 0 && l.byClient[client] >= limits.PerHost && certified:
@@ -225,6 +221,7 @@ func (l *boundedListener) count(c *boundedConn, client string, certified bool) (
 		return boundHost
 	}
 	c.client, c.unauthenticated = client, unauthenticated
+	l.all++
 	l.byClient[client]++
 	if unauthenticated {
 		l.unauthenticated++
@@ -239,11 +236,11 @@ func (l *boundedListener) remove(c *boundedConn) {
 	}
 	c.closed = true
 	l.open.Dec()
-	l.all--
 	l.handshakes.remove(c)
 	if c.client == "" {
 		return
 	}
+	l.all--
 	if c.unauthenticated {
 		l.unauthenticated--
 	}

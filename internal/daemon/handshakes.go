@@ -7,8 +7,9 @@ import "container/list"
 // that finishes its handshake. So a full queue closes its oldest connection, as a
 // queue of half-open TCP connections does, instead of refusing the newest.
 type handshakes struct {
-	// most bounds the queue, and perHost the connections of one host in it, so that one
-	// host closes its own connections and not those of others. 0: no bound.
+	// most bounds the queue, and is reserved for it. perHost bounds the connections of
+	// one host in it, so that one host closes its own connections and not those of
+	// others. 0: no bound.
 	most, perHost int
 
 	all    *list.List
@@ -18,19 +19,23 @@ type handshakes struct {
 // place is a connection's place in the queues.
 type place struct{ all, host *list.Element }
 
-func newHandshakes(s ConnectionSettings) *handshakes {
-	return &handshakes{most: s.Most / unauthenticatedShare, perHost: s.PerHost, all: list.New(), byHost: map[string]*list.List{}}
+// newHandshakes returns a queue for a port, which in the clear stays empty.
+func newHandshakes(s ConnectionSettings, secure bool) *handshakes {
+	h := &handshakes{perHost: s.PerHost, all: list.New(), byHost: map[string]*list.List{}}
+	if secure {
+		h.most = s.Most / unauthenticatedShare
+	}
+	return h
 }
 
 // evict returns the connection that must be closed so that one more of a host can be
-// queued, and the setting that bounds it; nil if none must. Full says that the port has
-// no room for one more.
-func (h *handshakes) evict(host string, full bool) (*boundedConn, string) {
+// queued, and the setting that bounds it; nil if none must.
+func (h *handshakes) evict(host string) (*boundedConn, string) {
 	own := h.byHost[host]
 	switch {
 	case own != nil && h.perHost > 0 && own.Len() >= h.perHost:
 		return oldest(own), settingPerHost
-	case full || h.most > 0 && h.all.Len() >= h.most:
+	case h.most > 0 && h.all.Len() >= h.most:
 		return oldest(h.all), settingMost
 	}
 	return nil, ""

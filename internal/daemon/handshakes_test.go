@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -199,6 +200,50 @@ func TestFullHandshakeQueueClosesTheOldest(t *testing.T) {
 	expectClosed("one that four came after", last, true)
 	if _, err := creds.Keep(accepted[0], tls.ConnectionState{}); err == nil {
 		t.Error("a connection that is closed is kept")
+	}
+}
+
+// TestFullPortKeepsRoomForHandshakes fills a port with connections that have shown a
+// certificate. Peers that send nothing then do not end the handshake of another one.
+func TestFullPortKeepsRoomForHandshakes(t *testing.T) {
+	const most = 16
+	ca := newAuthority(t)
+	creds := ca.credentials(t, "server", apidID)
+	certificate, err := x509.ParseCertificate(ca.certificate(t, "worker", workerID).Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := tls.ConnectionState{PeerCertificates: []*x509.Certificate{certificate}, VerifiedChains: [][]*x509.Certificate{{certificate}}}
+	connections, err := daemon.NewConnections(daemon.ConnectionSettings{Most: most}, true, zap.NewNop(), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := newEndless(3 * most)
+	l := connections.Listen(raw, "test")
+	kept := 0
+	var refused error
+	for i := 0; refused == nil && i < most; i++ {
+		raw.add(fmt.Sprintf("10.0.0.%d", i))
+		if _, refused = creds.Keep(raw.acceptAll(t, l)[0], shown); refused == nil {
+			kept++
+		}
+	}
+	if want := most - most/4; kept != want || refused == nil {
+		t.Errorf("%d connections with a certificate are kept, and the next one: %v; want %d, and an error", kept, refused, want)
+	}
+	honest := raw.add("10.0.1.1")
+	handshake := raw.acceptAll(t, l)
+	for i := range most/4 - 1 {
+		raw.add(fmt.Sprintf("10.0.2.%d", i))
+	}
+	raw.acceptAll(t, l)
+	if len(handshake) != 1 || honest.closed {
+		t.Error("peers that send nothing have ended a handshake although their part has room")
+	}
+	raw.add("10.0.3.1")
+	raw.acceptAll(t, l)
+	if !honest.closed {
+		t.Error("handshakes have more than their part")
 	}
 }
 
