@@ -100,7 +100,11 @@ func askHealth(ctx context.Context, listen, path string) (string, error) {
 // machine and answers yes or no, so it need not show who it is.
 func askOps(ctx context.Context, address, path string) (*http.Response, error) {
 	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}}
-	client := &http.Client{Transport: transport}
+	client := &http.Client{
+		Transport: transport,
+		// A daemon never redirects. Another program must not choose who is asked.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	resp, err := get(ctx, client, "https://"+address+"/"+path)
 	// A server without TLS answers in the clear.
 	if errors.Is(err, http.ErrSchemeMismatch) {

@@ -2,6 +2,8 @@ package serve
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -17,8 +19,8 @@ import (
 const (
 	// freeAddress lets the system choose a port.
 	freeAddress = "127.0.0.1:0"
-	// daemonHeader names the daemon in all answers of an operations port.
-	daemonHeader = "Muster-Daemon"
+	// replicaHeader names the daemon and its cluster in all answers of an operations port.
+	replicaHeader = "Muster-Daemon"
 	// replicaTimeout bounds how long a replica that has just been started may take to
 	// answer.
 	replicaTimeout = 5 * time.Second
@@ -28,6 +30,8 @@ const (
 // listening opens the listeners of one daemon.
 type listening struct {
 	daemon string
+	// replica is what the operations port of each replica says in replicaHeader.
+	replica string
 	// ops is the default address of the daemon's operations, where another replica on
 	// this machine answers.
 	ops      string
@@ -35,8 +39,20 @@ type listening struct {
 	log      *zap.Logger
 }
 
-func newListening(name string, opsPort int, s *daemon.Settings, log *zap.Logger) *listening {
-	return &listening{daemon: name, ops: fmt.Sprintf("127.0.0.1:%d", opsPort), settings: s, log: log}
+// newListening returns listening for a daemon whose cluster has an id by clusterID.
+func newListening(name, cluster string, opsPort int, s *daemon.Settings, log *zap.Logger) *listening {
+	return &listening{daemon: name, replica: name + " " + cluster, ops: fmt.Sprintf("127.0.0.1:%d", opsPort), settings: s, log: log}
+}
+
+// clusterID returns an id that the replicas of a cluster on one machine share, and that
+// tells nothing else: a digest of their trust domain and of what they connect to.
+func clusterID(creds daemon.Credentials, peers ...string) string {
+	domain := ""
+	if creds.Secure() {
+		domain = creds.Domain()
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q", domain, peers))
+	return hex.EncodeToString(sum[:8])
 }
 
 // open opens the listener that a flag names. If the flag was not given, and another
@@ -55,7 +71,7 @@ func (o *listening) open(ctx context.Context, flag, address string) (net.Listene
 	case given:
 		return nil, fmt.Errorf("--%s: %w; give another port, or port 0 for any that is free", flag, err)
 	case !o.replicaAnswers(ctx):
-		return nil, fmt.Errorf("--%s: %w by something other than a replica of %s (none answers at %s); give --%s another port, or port 0 for any that is free",
+		return nil, fmt.Errorf("--%s: %w by something other than a replica of %s of this cluster (none answers at %s); give --%s another port, or port 0 for any that is free",
 			flag, err, o.daemon, o.ops, flag)
 	}
 	if l, err = net.Listen("tcp", freeAddress); err != nil {
@@ -77,7 +93,7 @@ func (o *listening) replicaAnswers(ctx context.Context) bool {
 		resp, err := askOps(ctx, o.ops, "livez")
 		if err == nil {
 			_ = resp.Body.Close()
-			return resp.Header.Get(daemonHeader) == o.daemon
+			return resp.Header.Get(replicaHeader) == o.replica
 		}
 		if !errors.Is(err, syscall.ECONNREFUSED) {
 			return false
@@ -90,10 +106,10 @@ func (o *listening) replicaAnswers(ctx context.Context) bool {
 	}
 }
 
-// named has an operations port say which daemon answers.
-func named(name string, next http.Handler) http.Handler {
+// named has an operations port say which replica answers.
+func named(replica string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set(daemonHeader, name)
+		w.Header().Set(replicaHeader, replica)
 		next.ServeHTTP(w, r)
 	})
 }

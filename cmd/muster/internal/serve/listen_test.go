@@ -26,13 +26,13 @@ func occupied(t *testing.T) net.Listener {
 	return l
 }
 
-// operations serves the operations of a daemon until the test ends.
-func operations(t *testing.T, name string) string {
+// operations serves the operations of a replica until the test ends.
+func operations(t *testing.T, replica string) string {
 	t.Helper()
 	l := occupied(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	task := serveOps(name, l, &daemon.Settings{StopTimeout: time.Second}, prometheus.NewRegistry(), func() error { return nil }, nil,
+	task := serveOps(replica, l, &daemon.Settings{StopTimeout: time.Second}, prometheus.NewRegistry(), func() error { return nil }, nil,
 		func(next http.Handler) http.Handler { return next })
 	go func() { ended <- task.Run(ctx) }()
 	t.Cleanup(func() {
@@ -55,14 +55,21 @@ func TestFreePortsAreTakenBesideAReplicaOnly(t *testing.T) {
 	served := &http.Server{Handler: http.NotFoundHandler(), ReadHeaderTimeout: time.Second}
 	go func() { _ = served.Serve(page) }()
 	t.Cleanup(func() { _ = served.Close() })
+	replica := operations(t, "schedulerd "+clusterID(daemon.Plain(), "127.0.0.1:8500", "", "muster"))
+	moved := occupied(t)
+	moving := &http.Server{Handler: http.RedirectHandler("http://"+replica+"/livez", http.StatusFound), ReadHeaderTimeout: time.Second}
+	go func() { _ = moving.Serve(moved) }()
+	t.Cleanup(func() { _ = moving.Close() })
 	for name, test := range map[string]struct {
 		ops   string
 		given bool
 		want  string // in the error; empty: a free port is taken
 	}{
-		"a replica":                        {ops: operations(t, "schedulerd")},
-		"a replica, and the flag is given": {ops: operations(t, "schedulerd"), given: true, want: "--rest-listen: listen tcp "},
-		"another daemon":                   {ops: operations(t, "apid"), want: "something other than a replica of schedulerd"},
+		"a replica":                        {ops: replica},
+		"a replica, and the flag is given": {ops: replica, given: true, want: "--rest-listen: listen tcp "},
+		"a replica of another cluster":     {ops: operations(t, "schedulerd "+clusterID(daemon.Plain(), "127.0.0.1:8500", "", "staging")), want: "something other than a replica of schedulerd of this cluster"},
+		"a redirect to a replica":          {ops: moved.Addr().String(), want: "something other than a replica of schedulerd"},
+		"another daemon":                   {ops: operations(t, "apid "+clusterID(daemon.Plain(), "127.0.0.1:8500", "", "muster")), want: "something other than a replica of schedulerd"},
 		"a cluster in one process":         {ops: operations(t, "dev"), want: "something other than a replica of schedulerd"},
 		"another program":                  {ops: page.Addr().String(), want: "give --rest-listen another port"},
 		"nothing answers":                  {ops: silent.Addr().String(), want: "none answers at " + silent.Addr().String()},
@@ -71,7 +78,9 @@ func TestFreePortsAreTakenBesideAReplicaOnly(t *testing.T) {
 			t.Parallel()
 			core, logs := observer.New(zap.WarnLevel)
 			taken := occupied(t).Addr().String()
-			o := &listening{daemon: "schedulerd", ops: test.ops, log: zap.New(core), settings: &daemon.Settings{Given: func(string) bool { return test.given }}}
+			o := newListening("schedulerd", clusterID(daemon.Plain(), "127.0.0.1:8500", "", "muster"), 0,
+				&daemon.Settings{Given: func(string) bool { return test.given }}, zap.New(core))
+			o.ops = test.ops
 			l, err := o.open(t.Context(), "rest-listen", taken)
 			if test.want != "" {
 				if err == nil || !strings.Contains(err.Error(), test.want) {

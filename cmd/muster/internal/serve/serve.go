@@ -115,7 +115,7 @@ func (m *manager) command(version string) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use: m.name, Short: m.short, Args: cobra.NoArgs,
-		Long: m.short + ".\n\nAny number of them may run side by side: they share the work out among themselves through Consul. If a\nlistener's flag is not given and another replica on this machine uses the default port, it takes a free one, and logs\nit.\n" + settingsHelp,
+		Long: m.short + ".\n\nAny number of them may run side by side: they share the work out among themselves through Consul. If a\nlistener's flag is not given and another replica of the cluster on this machine uses the default port, it takes a free one,\nand logs it.\n" + settingsHelp,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := load(cmd, &s); err != nil {
 				return err
@@ -197,7 +197,7 @@ func (m *manager) run(ctx context.Context, s *daemon.Settings, restListen, versi
 
 // serve runs it with its store and its credentials.
 func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, creds daemon.Credentials, restListen, version string, log *zap.Logger) error {
-	listeners := newListening(m.name, m.port+1000, s, log)
+	listeners := newListening(m.name, clusterID(creds, s.Consul.Address, s.Consul.Datacenter, s.Prefix), m.port+1000, s, log)
 	listener, err := listeners.open(ctx, "listen", s.Listen)
 	if err != nil {
 		return err
@@ -243,7 +243,7 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 		return err
 	}
 	if ops != nil {
-		tasks = append(tasks, serveOps(m.name, ops, s, registry, host.Healthy, guard, hosts.Check))
+		tasks = append(tasks, serveOps(listeners.replica, ops, s, registry, host.Healthy, guard, hosts.Check))
 	}
 	return daemon.RunTasks(ctx, tasks...)
 }
@@ -291,10 +291,10 @@ func newGuard(creds daemon.Credentials, log *zap.Logger, metrics prometheus.Regi
 }
 
 // serveOps serves a daemon's operations (metrics, health, pprof) to those requests that
-// hosts lets pass.
-func serveOps(name string, listener net.Listener, s *daemon.Settings, metrics prometheus.Gatherer, healthy func() error, guard *auth.Guard, hosts func(http.Handler) http.Handler) daemon.Task {
+// hosts lets pass. The answers name the replica.
+func serveOps(replica string, listener net.Listener, s *daemon.Settings, metrics prometheus.Gatherer, healthy func() error, guard *auth.Guard, hosts func(http.Handler) http.Handler) daemon.Task {
 	return daemon.Task{Name: "serve operations", Run: func(ctx context.Context) error {
 		handler := daemon.OpsHandler(metrics, func() error { return errors.Join(ctx.Err(), healthy()) }, guard)
-		return daemon.ServeHTTP(ctx, hosts(named(name, handler)), listener, s.StopTimeout/2)
+		return daemon.ServeHTTP(ctx, hosts(named(replica, handler)), listener, s.StopTimeout/2)
 	}}
 }

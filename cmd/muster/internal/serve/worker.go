@@ -187,12 +187,13 @@ func serveWorker(ctx context.Context, s *daemon.Settings, cfg workerd.Config, cr
 	if err != nil {
 		return err
 	}
-	ops, err := newListening("workerd", workerdPort+1000, s, log).openOps(ctx, connections, creds, guard)
+	listeners := newListening("workerd", clusterID(creds, cfg.Dispatchers...), workerdPort+1000, s, log)
+	ops, err := listeners.openOps(ctx, connections, creds, guard)
 	if err != nil {
 		return err
 	}
 	if ops != nil {
-		tasks = append(tasks, serveOps("workerd", ops, s, registry, func() error { return standing(w) }, guard, hostsOf(s, creds).Check))
+		tasks = append(tasks, serveOps(listeners.replica, ops, s, registry, func() error { return standing(w) }, guard, hostsOf(s, creds).Check))
 	}
 	// It looks after its tasks from now on, whether a dispatcher answers or not.
 	notifier{log}.ready()
