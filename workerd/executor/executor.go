@@ -12,7 +12,6 @@ import (
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/payload"
 	"github.com/musterhq/muster/workerd/internal/bounds"
 )
 
@@ -82,8 +81,8 @@ func (d *Described) Runs(kind string) bool {
 // too large to be reported is unhealthy.
 func FromResponse(e Executor, res *executorv1.DescribeResponse) *Described {
 	health, message, schema := musterv1.ExecutorDescription_HEALTHY, res.GetMessage(), res.GetPayloadSchema()
-	if len(schema) > payload.MaxSchemaSize {
-		message = fmt.Sprintf("payload schema has %d bytes; at most %d are allowed", len(schema), payload.MaxSchemaSize)
+	if len(schema) > bounds.MaxSchema {
+		message = fmt.Sprintf("payload schema has %d bytes; at most %d are allowed", len(schema), bounds.MaxSchema)
 		schema = ""
 	}
 	if !res.GetHealthy() || schema != res.GetPayloadSchema() {

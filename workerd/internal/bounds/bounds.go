@@ -25,6 +25,9 @@ const (
 	// MaxPorts limits the number of ports of a task, and MaxPortName their names.
 	MaxPorts    = 256
 	MaxPortName = 64
+	// MaxSchema limits the schema of payloads. It is payload.MaxSchemaSize, whose package
+	// needs a library that a worker does not.
+	MaxSchema = 64 << 10
 	// MaxLogLine limits a line of output. The executor contract promises no longer one.
 	MaxLogLine = 16 << 10
 )

@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/payload"
 	"github.com/musterhq/muster/workerd/internal/bounds"
 )
 
@@ -64,5 +65,12 @@ func TestCopiesLeaveTheOriginal(t *testing.T) {
 	copied[1].Name = long
 	if !proto.Equal(copied[1], ports[1]) {
 		t.Errorf("the copied port is %v", copied[1])
+	}
+}
+
+func TestSchemaLimitIsThatOfPayloads(t *testing.T) {
+	t.Parallel()
+	if bounds.MaxSchema != payload.MaxSchemaSize {
+		t.Errorf("MaxSchema = %d, want %d", bounds.MaxSchema, payload.MaxSchemaSize)
 	}
 }
