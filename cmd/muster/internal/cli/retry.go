@@ -2,20 +2,22 @@ package cli
 
 import (
 	"context"
-	"math/rand/v2"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/musterhq/muster/internal/backoff"
 )
 
 const (
 	// tries is how often a call is made that is refused because there are too many.
 	tries = 8
-	// shortPause comes after the first of them, unless the server wants a longer one;
-	// each further one is twice as long.
-	shortPause = 50 * time.Millisecond
+	// shortPause is the least pause before the second try, in addition to what the
+	// server wants; longestPause bounds the later ones, which grow.
+	shortPause, longestPause = 50 * time.Millisecond, 10 * time.Second
 )
 
 // patiently has calls made again that the server refused because there were too
@@ -82,31 +84,32 @@ func (p *patient) resend() error {
 // again makes a call until it is not refused for being one too many, or time or
 // tries are over.
 func again(ctx context.Context, call func() error) error {
-	pause := shortPause
+	pause := backoff.New(2*shortPause, longestPause)
 	for n := 1; ; n++ {
 		err := call()
 		least, refused := tooMany(err)
 		if !refused || n == tries {
 			return err
 		}
-		// Not all who were refused come back at once.
-		wait := max(least, pause) + rand.N(pause)
+		// Clients that were refused together do not come back together.
+		wait := least + pause.Next()
 		if ends, ok := ctx.Deadline(); ok && time.Until(ends) < wait {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if backoff.Sleep(ctx, wait) != nil {
 			return err
-		case <-time.After(wait):
 		}
-		pause *= 2
 	}
 }
 
-// tooMany tells whether an error says that there were too many calls, and in what
+// tooMany reports whether an error says that there were too many calls, and in what
 // time to try again.
 func tooMany(err error) (time.Duration, bool) {
-	for _, d := range status.Convert(err).Details() {
+	s := status.Convert(err)
+	if s.Code() != codes.ResourceExhausted {
+		return 0, false
+	}
+	for _, d := range s.Details() {
 		if info, ok := d.(*errdetails.RetryInfo); ok {
 			return info.RetryDelay.AsDuration(), true
 		}
