@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/backoff"
 )
 
 // statusPause is the time between two looks at a cluster that is waited for.
@@ -40,7 +41,10 @@ the oldest change that it has not taken in).
 
 The exit code is 0 if nothing is wrong, and 7 if something is: the store does not answer, an instance is not healthy,
 does not answer or died within the last minute, a daemon has no instance, or a shard has no owner. The problem is printed on
-standard error. A node that is down is none of this.`
+standard error. A node that is down is none of this.
+
+--wait waits until nothing is wrong and at least one node is READY, so that services can run. If no node is READY by then,
+the exit code is 7 too.`
 	statusCmd.Example = `  muster cluster status
   muster cluster status --wait 30s && echo all is well
   muster cluster status --format json | jq '.[0].problems'`
@@ -57,23 +61,30 @@ standard error. A node that is down is none of this.`
 		default:
 			err = c.printStatus(resp)
 		}
-		if err != nil || resp.Healthy {
+		if err != nil {
 			return err
 		}
-		problems := make([]string, len(resp.Problems))
-		for i, p := range resp.Problems {
-			problems[i] = "\n  " + printable(p)
+		problems := resp.Problems
+		if waitFor > 0 && resp.Nodes.GetReady() == 0 {
+			problems = append(problems, "no node is ready: start a worker (muster workerd), or see why it does not register in its log")
 		}
-		return fmt.Errorf("%w:%s", errUnhealthy, strings.Join(problems, ""))
+		if resp.Healthy && len(problems) == 0 {
+			return nil
+		}
+		text := ""
+		for _, p := range problems {
+			text += "\n  " + printable(p)
+		}
+		return fmt.Errorf("%w:%s", errUnhealthy, text)
 	}
 	o.addFlags(statusCmd, false)
 	statusCmd.Flags().BoolVar(&perShard, "shards", false, "show each shard, and who owns it since when")
-	statusCmd.Flags().DurationVar(&waitFor, "wait", 0, "wait this long for the cluster to be well")
+	statusCmd.Flags().DurationVar(&waitFor, "wait", 0, "wait this long for the cluster to be well and for a node to be READY")
 	return statusCmd
 }
 
-// waitForStatus asks until the cluster is well or the time is over, and returns
-// what was answered last.
+// waitForStatus asks until the cluster is well and has a node that is ready, or the
+// time is over, and returns what was answered last.
 func (c *CLI) waitForStatus(cmd *cobra.Command, most time.Duration) (*musterv1.GetClusterStatusResponse, error) {
 	client, err := c.client()
 	if err != nil {
@@ -83,13 +94,10 @@ func (c *CLI) waitForStatus(cmd *cobra.Command, most time.Duration) (*musterv1.G
 	defer cancel()
 	for {
 		resp, err := call(cmd, client.GetClusterStatus, &musterv1.GetClusterStatusRequest{})
-		if err == nil && resp.Healthy || over.Err() != nil {
+		if err == nil && resp.Healthy && resp.Nodes.GetReady() > 0 || over.Err() != nil {
 			return resp, err
 		}
-		select {
-		case <-over.Done():
-		case <-time.After(statusPause):
-		}
+		_ = backoff.Sleep(over, statusPause)
 		if err := cmd.Context().Err(); err != nil {
 			return nil, err
 		}
