@@ -48,11 +48,11 @@ func TestWaitEndsOnWhatCannotWork(t *testing.T) {
 	}
 	sleep := []string{"--kind", "process", "--", "sleep", "1000000"}
 
-	s.stops(t, []string{"1 of 1 tasks keep failing\n", "registry.invalid", "still retries them", "`muster service ps pull`"},
+	s.stops(t, []string{"the task keeps failing\n", "registry.invalid", "still retries", "`muster service ps pull`"},
 		create("pull", "--restart-delay", "100ms", "registry.invalid/muster/none:1")...)
-	s.stops(t, []string{"2 of 2 tasks keep failing\n", "/no/such/program"},
+	s.stops(t, []string{"all 2 tasks keep failing\n", "/no/such/program"},
 		create("program", "--replicas", "2", "--kind", "process", "--restart-delay", "100ms", "--", "/no/such/program")...)
-	s.stops(t, []string{"1 of 1 tasks have ended", "non-zero exit (3)", "service update --force attempts"},
+	s.stops(t, []string{"the task has ended", "non-zero exit (3)", "service update --force attempts"},
 		create("attempts", "--kind", "process", "--restart-max-attempts", "1", "--restart-delay", "100ms", "--", "/bin/sh", "-c", "exit 3")...)
 	s.stops(t, []string{"no node takes the tasks that wait", "Muster starts them as soon as a node fits"},
 		create("nowhere", append([]string{"--constraint", "node.hostname==nowhere"}, sleep...)...)...)
@@ -60,7 +60,7 @@ func TestWaitEndsOnWhatCannotWork(t *testing.T) {
 	s.awaitRunning(t, "recovers", 1)
 
 	// What failed is known before the next command watches.
-	s.stops(t, []string{"3 of 3 tasks keep failing", "/no/such/program"}, "service", "scale", "program=3")
+	s.stops(t, []string{"all 3 tasks keep failing", "/no/such/program"}, "service", "scale", "program=3")
 	s.ok(t, "service", "scale", "program=0")
 	if got := s.muster(t, "service", "scale", "--keep-waiting", "--timeout", "3s", "attempts=1"); got.code != exitNotConverged || !strings.Contains(got.errs, "after 3s") {
 		t.Errorf("with --keep-waiting: %s", got)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -50,6 +51,8 @@ func (c *CLI) Explain(err error) (string, int) {
 		return err.Error() + "\nSee --help.", ExitUsage
 	case errors.Is(err, errNotConverged):
 		return err.Error(), ExitNotConverged
+	case errors.Is(err, errNoAnswer):
+		return err.Error(), ExitUnavailable
 	case errors.Is(err, errUnhealthy):
 		return err.Error(), ExitUnhealthy
 	case errors.Is(err, context.Canceled):
@@ -101,16 +104,20 @@ func (c *CLI) unavailable(why string) string {
 		"--address or MUSTER_ADDRESS says where another one is.", c.address, why)
 }
 
-// explainAll explains errors line by line. Their exit code is theirs if they
-// have one in common.
+// explainAll explains errors line by line. Their exit code is theirs if they have one
+// in common. An interrupt ends the command, whatever failed before.
 func (c *CLI) explainAll(errs []error) (string, int) {
-	lines, code := make([]string, len(errs)), 0
-	for i, err := range errs {
+	var lines []string
+	code := 0
+	for _, err := range errs {
 		text, its := c.Explain(err)
-		lines[i] = text
-		if code == 0 || code == its {
+		if !slices.Contains(lines, text) {
+			lines = append(lines, text)
+		}
+		switch {
+		case code == 0 || its == ExitInterrupted:
 			code = its
-		} else {
+		case code != its && code != ExitInterrupted:
 			code = ExitFailure
 		}
 	}

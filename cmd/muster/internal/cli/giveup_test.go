@@ -1,260 +1,20 @@
 package cli
 
 import (
-	"bytes"
-	"context"
-	"errors"
-	"net"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
-	"google.golang.org/grpc/test/bufconn"
-	"google.golang.org/protobuf/proto"
-
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
-
-// scripted is a cluster with one service, whose state follows a script.
-type scripted struct {
-	musterv1.UnimplementedControlServiceServer
-
-	mu      sync.Mutex
-	service *musterv1.Service
-	tasks   []*musterv1.Task
-	absent  []string
-	unknown bool
-	// changed is closed, and made again, with each step. Broken does the same to end
-	// all watches.
-	changed, broken chan struct{}
-}
-
-// step is a change of the cluster, so long after the command began.
-type step struct {
-	after  time.Duration
-	change func(c *scripted)
-}
-
-// counts sets the numbers of tasks.
-func counts(running, desired, failing, finished uint64) func(*scripted) {
-	return func(c *scripted) {
-		c.service.Status = &musterv1.ServiceStatus{
-			DesiredTasks: desired, RunningTasks: running, FailingTasks: failing, FinishedTasks: finished, Converged: running == desired,
-		}
-	}
-}
-
-func runsAll(c *scripted) { counts(1, 1, 0, 0)(c) }
-
-func pending(why string) func(*scripted) {
-	return func(c *scripted) { c.service.Status.PendingReason = why }
-}
-
-func absent(daemons ...string) func(*scripted) { return func(c *scripted) { c.absent = daemons } }
-
-func update(state musterv1.UpdateStatus_State) func(*scripted) {
-	return func(c *scripted) {
-		c.service.UpdateStatus = &musterv1.UpdateStatus{State: state, Message: "update message"}
-	}
-}
-
-// task adds a task of the service's spec version, or changes it.
-func task(id string, state musterv1.TaskState, err string) func(*scripted) {
-	return func(c *scripted) {
-		c.tasks = slices.DeleteFunc(c.tasks, func(t *musterv1.Task) bool { return t.Id == id })
-		c.tasks = append(c.tasks, &musterv1.Task{Id: id, SpecVersion: c.service.SpecVersion, Status: &musterv1.TaskStatus{State: state, Error: err}})
-	}
-}
-
-func breaks(c *scripted) { close(c.broken); c.broken = make(chan struct{}) }
-
-func steps(changes ...func(*scripted)) func(*scripted) {
-	return func(c *scripted) {
-		for _, change := range changes {
-			change(c)
-		}
-	}
-}
-
-func (c *scripted) play(ctx context.Context, script []step) {
-	began := time.Now()
-	for _, s := range script {
-		select {
-		case <-time.After(time.Until(began.Add(s.after))):
-		case <-ctx.Done():
-			return
-		}
-		c.mu.Lock()
-		s.change(c)
-		close(c.changed)
-		c.changed = make(chan struct{})
-		c.mu.Unlock()
-	}
-}
-
-func (c *scripted) present() *musterv1.Service {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return proto.CloneOf(c.service)
-}
-
-func (c *scripted) CreateService(context.Context, *musterv1.CreateServiceRequest) (*musterv1.CreateServiceResponse, error) {
-	return &musterv1.CreateServiceResponse{Service: c.present()}, nil
-}
-
-func (c *scripted) GetService(context.Context, *musterv1.GetServiceRequest) (*musterv1.GetServiceResponse, error) {
-	c.mu.Lock()
-	gone := c.unknown
-	c.mu.Unlock()
-	if gone {
-		return nil, status.Error(codes.NotFound, "there is no service")
-	}
-	return &musterv1.GetServiceResponse{Service: c.present()}, nil
-}
-
-func (c *scripted) UpdateService(context.Context, *musterv1.UpdateServiceRequest) (*musterv1.UpdateServiceResponse, error) {
-	return &musterv1.UpdateServiceResponse{Service: c.present()}, nil
-}
-
-func (c *scripted) ScaleService(context.Context, *musterv1.ScaleServiceRequest) (*musterv1.ScaleServiceResponse, error) {
-	return &musterv1.ScaleServiceResponse{Service: c.present()}, nil
-}
-
-func (c *scripted) RollbackService(context.Context, *musterv1.RollbackServiceRequest) (*musterv1.RollbackServiceResponse, error) {
-	return &musterv1.RollbackServiceResponse{Service: c.present()}, nil
-}
-
-func (c *scripted) ListTasks(_ context.Context, req *musterv1.ListTasksRequest) (*musterv1.ListTasksResponse, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	resp := &musterv1.ListTasksResponse{}
-	for _, t := range c.tasks {
-		if slices.Contains(req.States, t.Status.State) {
-			resp.Tasks = append(resp.Tasks, proto.CloneOf(t))
-		}
-	}
-	return resp, nil
-}
-
-func (c *scripted) GetClusterStatus(context.Context, *musterv1.GetClusterStatusRequest) (*musterv1.GetClusterStatusResponse, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	resp := &musterv1.GetClusterStatusResponse{Store: &musterv1.StoreStatus{Reachable: true}}
-	for _, daemon := range []string{"orchestratord", "allocatord", "schedulerd", "dispatcherd"} {
-		s := &musterv1.SubsystemStatus{Daemon: daemon}
-		if !slices.Contains(c.absent, daemon) {
-			s.Instances = 1
-		}
-		resp.Subsystems = append(resp.Subsystems, s)
-	}
-	return resp, nil
-}
-
-// unknown has the server not know the service, as a replica of apid that lags.
-func unknown(c *scripted) { c.unknown = true }
-
-func known(c *scripted) { c.unknown = false }
-
-// Watch sends everything with each change, and bookmarks in between, which other
-// services' changes cause.
-func (c *scripted) Watch(_ *musterv1.WatchRequest, s grpc.ServerStreamingServer[musterv1.WatchResponse]) error {
-	c.mu.Lock()
-	changed, broken := c.changed, c.broken
-	c.mu.Unlock()
-	batch := &musterv1.WatchResponse{}
-	for {
-		if err := s.Send(batch); err != nil {
-			return err
-		}
-		select {
-		case <-changed:
-		case <-time.After(4 * time.Second):
-			batch = &musterv1.WatchResponse{}
-			continue
-		case <-broken:
-			return status.Error(codes.Unavailable, "the server stops")
-		case <-s.Context().Done():
-			return s.Context().Err()
-		}
-		c.mu.Lock()
-		changed = c.changed
-		batch = &musterv1.WatchResponse{Events: []*musterv1.WatchEvent{{Action: musterv1.WatchAction_UPDATE, Object: &musterv1.WatchEvent_Service{Service: proto.CloneOf(c.service)}}}}
-		for _, t := range c.tasks {
-			batch.Events = append(batch.Events, &musterv1.WatchEvent{Action: musterv1.WatchAction_UPDATE, Object: &musterv1.WatchEvent_Task{Task: proto.CloneOf(t)}})
-		}
-		c.mu.Unlock()
-	}
-}
-
-// result is how a command ended.
-type result struct {
-	code int
-	errs string
-	took time.Duration
-}
-
-// runScripted runs a command line while the script is played.
-func runScripted(t *testing.T, script []step, args ...string) result {
-	t.Helper()
-	cluster := &scripted{changed: make(chan struct{}), broken: make(chan struct{}), service: &musterv1.Service{
-		Id: "s1", SpecVersion: 7, Meta: &musterv1.Meta{Version: 7}, Status: &musterv1.ServiceStatus{DesiredTasks: 1},
-		Spec: &musterv1.ServiceSpec{
-			Name: "web", Mode: &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{}},
-			Task: &musterv1.TaskSpec{Runtime: &musterv1.TaskSpec_Generic{Generic: &musterv1.GenericRuntime{Kind: "null"}}},
-		},
-	}}
-	// What holds when the command begins is no event.
-	for len(script) > 0 && script[0].after == 0 {
-		script[0].change(cluster)
-		script = script[1:]
-	}
-	lis := bufconn.Listen(1 << 20)
-	server := grpc.NewServer()
-	musterv1.RegisterControlServiceServer(server, cluster)
-	var running sync.WaitGroup
-	running.Go(func() { _ = server.Serve(lis) })
-	conn, err := grpc.NewClient("passthrough:///scripted", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
-	running.Go(func() { cluster.play(ctx, script) })
-
-	var out, errs bytes.Buffer
-	c := &CLI{Out: &out, Err: &errs, conn: conn}
-	root := &cobra.Command{Use: "muster", SilenceErrors: true, SilenceUsage: true}
-	c.AddCommands(root)
-	root.SetArgs(args)
-	began, r := time.Now(), result{}
-	if err := root.ExecuteContext(ctx); err != nil {
-		if errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("the command waited for an hour")
-		}
-		var text string
-		text, r.code = c.Explain(err)
-		errs.WriteString(text)
-	}
-	r.took, r.errs = time.Since(began), errs.String()
-	cancel()
-	_ = conn.Close()
-	server.Stop()
-	running.Wait()
-	return r
-}
 
 const (
 	stPending   = musterv1.TaskState_PENDING
 	stAssigned  = musterv1.TaskState_ASSIGNED
 	stPreparing = musterv1.TaskState_PREPARING
+	stStarting  = musterv1.TaskState_STARTING
 	stRejected  = musterv1.TaskState_REJECTED
 	stFailed    = musterv1.TaskState_FAILED
 	stComplete  = musterv1.TaskState_COMPLETE
@@ -279,7 +39,7 @@ func TestWaitEndsWhenNothingChangesByItself(t *testing.T) {
 			{1 * sec, task("t1", stRejected, "no such image")}, {6 * sec, task("t2", stRejected, "no such image")},
 			{11 * sec, steps(task("t3", stRejected, "no such image"), counts(0, 1, 1, 0))},
 		}, ExitNotConverged, 11 * sec, 13 * sec,
-			[]string{"1 of 1 tasks keep failing\n  rejected: no such image\n", "still retries them", "`muster service ps web`", "--keep-waiting"}, nil},
+			[]string{"the task keeps failing\n  rejected: no such image\n", "still retries", "`muster service ps web`", "--keep-waiting"}, nil},
 		"recovers after two failures": {create, []step{
 			{1 * sec, task("t1", stFailed, "exit code 1")}, {6 * sec, task("t2", stFailed, "exit code 1")}, {11 * sec, runsAll},
 		}, 0, 11 * sec, 13 * sec, nil, nil},
@@ -289,21 +49,21 @@ func TestWaitEndsWhenNothingChangesByItself(t *testing.T) {
 		}, 0, 18 * sec, 20 * sec, nil, nil},
 		"watch ends while the third failure happens": {create, []step{
 			{1 * sec, task("t1", stFailed, "exit code 1")}, {3 * sec, steps(breaks, task("t3", stFailed, "exit code 1"), counts(0, 1, 1, 0))},
-		}, ExitNotConverged, 3 * sec, 7 * sec, []string{"1 of 1 tasks keep failing\n  failed: exit code 1"}, nil},
+		}, ExitNotConverged, 3 * sec, 7 * sec, []string{"the task keeps failing\n  failed: exit code 1"}, nil},
 		"failed before the watch": {create, []step{
 			{0, steps(task("t1", stFailed, "exit code 9"), counts(0, 1, 1, 0))},
-		}, ExitNotConverged, sec, 2 * sec, []string{"web: 0/1 running: task t1 failed: exit code 9\n", "keep failing"}, nil},
+		}, ExitNotConverged, sec, 2 * sec, []string{"web: 0/1 running: task t1 failed: exit code 9\n", "keeps failing"}, nil},
 		"attempts are exhausted": {create, []step{
 			{1 * sec, steps(task("t1", stFailed, "exit code 3"), counts(0, 1, 0, 1))},
 		}, ExitNotConverged, 2 * sec, 3 * sec,
-			[]string{"1 of 1 tasks have ended, and the restart policy does not allow to start them again\n  failed: exit code 3", "`muster service update --force web`"},
+			[]string{"the task has ended, and the restart policy allows no further start\n  failed: exit code 3", "`muster service update --force web`"},
 			[]string{"retries"}},
 		"task completed for good": {create, []step{
 			{1 * sec, steps(task("t1", stComplete, ""), counts(0, 1, 0, 1))},
-		}, ExitNotConverged, 2 * sec, 3 * sec, []string{"1 of 1 tasks have ended"}, nil},
+		}, ExitNotConverged, 2 * sec, 3 * sec, []string{"the task has ended"}, nil},
 		"other replicas are still to come": {create, []step{
 			{1 * sec, steps(task("t1", stFailed, "exit code 1"), counts(1, 3, 1, 0))}, {60 * sec, counts(2, 3, 1, 0)},
-		}, ExitNotConverged, 61 * sec, 62 * sec, []string{"1 of 3 tasks keep failing"}, nil},
+		}, ExitNotConverged, 61 * sec, 62 * sec, []string{"1 of 3 tasks keeps failing"}, nil},
 		"failing for a moment": {create, []step{
 			{1 * sec, counts(0, 1, 1, 0)}, {1500 * time.Millisecond, counts(0, 1, 0, 0)}, {30 * sec, runsAll},
 		}, 0, 30 * sec, 32 * sec, nil, nil},
@@ -360,13 +120,13 @@ func TestWaitEndsWhenNothingChangesByItself(t *testing.T) {
 		}, ExitNotConverged, 16 * sec, 17 * sec, []string{"insufficient memory"}, nil},
 		"update completed with failures": {update3, []step{
 			{0, update(musterv1.UpdateStatus_UPDATING)}, {20 * sec, steps(counts(0, 1, 1, 0), update(musterv1.UpdateStatus_COMPLETED))},
-		}, ExitNotConverged, 21 * sec, 22 * sec, []string{"keep failing"}, nil},
+		}, ExitNotConverged, 21 * sec, 22 * sec, []string{"the task keeps failing"}, nil},
 		"rollback fails": {[]string{"service", "rollback", "web"}, []step{
 			{0, update(musterv1.UpdateStatus_ROLLBACK_STARTED)}, {20 * sec, steps(counts(0, 1, 1, 0), update(musterv1.UpdateStatus_ROLLBACK_COMPLETED))},
-		}, ExitNotConverged, 21 * sec, 22 * sec, []string{"keep failing"}, nil},
+		}, ExitNotConverged, 21 * sec, 22 * sec, []string{"the task keeps failing"}, nil},
 		"scale while an update is paused": {scale, []step{
 			{0, steps(counts(2, 3, 0, 0), update(musterv1.UpdateStatus_PAUSED))}, {20 * sec, counts(2, 3, 1, 0)},
-		}, ExitNotConverged, 21 * sec, 22 * sec, []string{"1 of 3 tasks keep failing"}, nil},
+		}, ExitNotConverged, 21 * sec, 22 * sec, []string{"1 of 3 tasks keeps failing"}, nil},
 		"scaled down to what runs": {scale, []step{
 			{0, counts(3, 3, 1, 0)}, {0, func(c *scripted) { c.service.Status.Converged = false }}, {20 * sec, counts(3, 3, 0, 0)},
 		}, 0, 20 * sec, 22 * sec, nil, nil},
@@ -374,6 +134,58 @@ func TestWaitEndsWhenNothingChangesByItself(t *testing.T) {
 			{0, steps(counts(0, 1, 1, 0))}, {0, func(c *scripted) { c.service.Meta.Version = 7 }},
 			{500 * time.Millisecond, func(c *scripted) { c.service.Meta.Version = 6 }}, {20 * sec, func(c *scripted) { c.service.Meta.Version = 7; runsAll(c) }},
 		}, 0, 20 * sec, 22 * sec, nil, nil},
+		"all tasks fail": {create, []step{
+			{1 * sec, counts(0, 3, 3, 0)},
+		}, ExitNotConverged, 2 * sec, 3 * sec, []string{"all 3 tasks keep failing"}, nil},
+		"several tasks have ended": {create, []step{
+			{1 * sec, counts(1, 3, 0, 2)},
+		}, ExitNotConverged, 2 * sec, 3 * sec, []string{"2 of 3 tasks have ended, and the restart policy"}, nil},
+		"a long pull": {create, []step{
+			{1 * sec, pulls("t1", "nginx:1", "executor docker has not answered")}, {60 * sec, runsAll},
+		}, 0, 60 * sec, 62 * sec, []string{"web: 0/1 running: task t1 is being prepared (its image nginx:1 may still be pulled): executor docker has not answered\n"}, nil},
+		"a long pull is over": {append(slices.Clone(create), "--timeout", "1m"), []step{
+			{1 * sec, pulls("t1", "nginx:1", "executor docker has not answered")}, {30 * sec, task("t1", stStarting, "")},
+		}, ExitNotConverged, 60 * sec, 61 * sec, []string{"not converged after 1m0s\n"}, nil},
+		"interrupt while reasons are read": {create, []step{
+			{1 * sec, steps(slowly(10*sec), counts(0, 1, 1, 0))}, {5 * sec, interrupted},
+		}, ExitInterrupted, 5 * sec, 5 * sec, []string{"interrupted"}, []string{"not converged"}},
+		"interrupt between two services": {[]string{"service", "scale", "web=1", "web=2"}, []step{
+			{1 * sec, counts(0, 1, 1, 0)}, {2500 * time.Millisecond, interrupted},
+		}, ExitInterrupted, 2500 * time.Millisecond, 2500 * time.Millisecond, []string{"the task keeps failing", "interrupted"}, nil},
+		"apid disappears": {create, []step{
+			{5 * sec, disappears},
+		}, ExitUnavailable, 64 * sec, 75 * sec, []string{
+			"web: 0/1 running: apid at apid.example:7700 does not answer; retrying…\nstopped waiting after 1m", "s: apid at apid.example:7700 does not answer\nWhat was asked for is stored",
+		}, nil},
+		"apid hangs": {create, []step{
+			{5 * sec, hangs},
+		}, ExitUnavailable, 64 * sec, 80 * sec, []string{"apid at apid.example:7700 does not answer; retrying…\nstopped waiting after 1m"}, nil},
+		"apid returns": {create, []step{
+			{5 * sec, disappears}, {60 * sec, returns}, {80 * sec, runsAll},
+		}, 0, 80 * sec, 82 * sec, []string{"does not answer; retrying…\nweb: 0/1 running\nweb: 1/1 running\n"}, nil},
+		"apid disappears during a bounded wait": {append(slices.Clone(create), "--timeout", "30s"), []step{
+			{5 * sec, disappears},
+		}, ExitNotConverged, 30 * sec, 32 * sec, []string{"not converged after 30s: apid at apid.example:7700 does not answer\n"}, nil},
+		"keeps waiting for apid": {append(slices.Clone(create), "--keep-waiting"), []step{
+			{5 * sec, disappears}, {600 * sec, returns}, {620 * sec, runsAll},
+		}, 0, 620 * sec, 622 * sec, nil, nil},
+		"quietly without apid": {append(slices.Clone(create), "--quiet"), []step{
+			{5 * sec, disappears},
+		}, ExitUnavailable, 64 * sec, 75 * sec, []string{"stopped waiting"}, []string{"retrying"}},
+		"one timeout for all services": {[]string{"service", "scale", "web=1", "web=1", "other=2", "--timeout", "1m"}, nil,
+			ExitNotConverged, 60 * sec, 61 * sec, []string{"not converged after 1m0s\n", "other: 2/2 running: converged\n"}, nil},
+		"one service cannot be scaled": {[]string{"service", "scale", "nosuch=1", "web=1"}, []step{
+			{20 * sec, runsAll},
+		}, ExitNotFound, 20 * sec, 22 * sec, []string{"there is no service \"nosuch\"", "web: 1/1 running: converged"}, nil},
+		"reasons of all services": {[]string{"service", "scale", "web=1", "web=1"}, []step{
+			{1 * sec, counts(0, 1, 1, 0)}, {1500 * time.Millisecond, denied},
+		}, ExitFailure, 2 * sec, 4 * sec, []string{"the task keeps failing", "your role may not read services"}, nil},
+		"waits for a node to be ready": {[]string{"cluster", "status", "--wait", "1m"}, []step{
+			{12 * sec, ready(1)},
+		}, 0, 12 * sec, 13 * sec, nil, nil},
+		"no node is ready in time": {[]string{"cluster", "status", "--wait", "1m"}, nil,
+			ExitUnhealthy, 60 * sec, 61 * sec, []string{"no node is ready: start a worker"}, nil},
+		"status without --wait needs no node": {[]string{"cluster", "status"}, nil, 0, 0, sec, nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -17,17 +17,21 @@ type progress struct {
 	// updated says that an update was seen to be under way.
 	updated bool
 	drawn   bool
-	last    string
+	// last is the latest line without reasons: at first the service's name. seen says
+	// that it has numbers of tasks.
+	last string
+	seen bool
 	// told are the lines that were printed since the numbers of tasks changed last,
 	// for which told holds.
 	told    map[string]bool
 	toldFor string
 	trouble string
 	// why is the trouble without its task: of tasks that fail one after another for
-	// the same reason the first is named.
-	why string
+	// the same reason the first is named. troubled is the task of the latest trouble.
+	why, troubled string
 	// pending is why tasks wait for a node, and missing which daemon they wait for.
-	pending, missing string
+	// silent says that apid does not answer.
+	pending, missing, silent string
 	// specVersion is that of the spec that is waited for, 0 if that is a former one.
 	specVersion uint64
 }
@@ -38,7 +42,7 @@ type progress struct {
 func (p *progress) service(s *musterv1.Service, version uint64) (bool, error) {
 	st, state := s.Status, s.UpdateStatus.GetState()
 	line := fmt.Sprintf("%s: %d/%d running", s.Spec.GetName(), st.GetRunningTasks(), st.GetDesiredTasks())
-	p.last = line
+	p.last, p.seen = line, true
 	underWay := underWay(s)
 	p.pending = ""
 	if st.GetRunningTasks() < st.GetDesiredTasks() {
@@ -84,7 +88,7 @@ func (p *progress) stuck(s *musterv1.Service) error {
 
 // reason says why tasks do not run, behind a colon, or "" if nothing is known.
 func (p *progress) reason() string {
-	if why := cmp.Or(p.pending, p.missing, p.trouble); why != "" {
+	if why := cmp.Or(p.silent, p.pending, p.missing, p.trouble); why != "" {
 		return ": " + why
 	}
 	return ""
@@ -93,9 +97,23 @@ func (p *progress) reason() string {
 // concerns reports whether a task is of the spec that is waited for.
 func (p *progress) concerns(t *musterv1.Task) bool { return t.SpecVersion >= p.specVersion }
 
-// cause says how a task failed, and why.
+// heard notes that apid answers. After a silence the present state is shown again.
+func (p *progress) heard() {
+	if p.silent != "" {
+		p.silent, p.told = "", nil
+	}
+}
+
+// cause says why a task does not run.
 func cause(t *musterv1.Task) string {
-	return strings.TrimSuffix(strings.ToLower(t.Status.GetState().String())+": "+t.Status.GetError(), ": ")
+	state := strings.ToLower(t.Status.GetState().String())
+	if t.Status.GetState() == musterv1.TaskState_PREPARING {
+		state = "is being prepared"
+		if image := t.Spec.GetContainer().GetImage(); image != "" {
+			state += " (its image " + image + " may still be pulled)"
+		}
+	}
+	return strings.TrimSuffix(state+": "+t.Status.GetError(), ": ")
 }
 
 // task notes why a task does not run, and reports whether that is so.
@@ -103,11 +121,11 @@ func (p *progress) task(t *musterv1.Task) bool {
 	if t.Status.GetError() != "" && p.concerns(t) {
 		why := cause(t)
 		if p.trouble == "" || p.why != why {
-			p.trouble, p.why = "task "+short(t.Id, false)+" "+why, why
+			p.trouble, p.why, p.troubled = "task "+short(t.Id, false)+" "+why, why, t.Id
 		}
 		return true
 	}
-	if t.Status.GetState() == musterv1.TaskState_RUNNING {
+	if t.Status.GetState() == musterv1.TaskState_RUNNING || t.Id == p.troubled {
 		p.trouble = ""
 	}
 	return false

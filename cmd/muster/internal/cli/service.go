@@ -121,6 +121,8 @@ func (c *CLI) serviceScale() *cobra.Command {
 		Use: "scale SERVICE=REPLICAS...", Short: "Set the number of tasks of services", Args: cobra.MinimumNArgs(1),
 		Long: `Set the number of tasks of services, and wait until they run (--detach: do not wait).
 
+If one fails the others are still scaled and waited for. --timeout bounds the wait for all of them.
+
 ` + waitHelp + "\n\n" + ExitCodes,
 		Example: `  muster service scale web=10
   muster service scale web=3 worker=0 --detach`,
@@ -139,23 +141,17 @@ func (c *CLI) serviceScale() *cobra.Command {
 				return err
 			}
 			var scaled []*musterv1.Service
+			var errs []error
 			for _, req := range wanted {
 				resp, err := call(cmd, client.ScaleService, req)
 				if err != nil {
-					return err
+					errs = append(errs, err)
+					continue
 				}
 				c.printf("%s scaled to %d\n", req.Service, req.Replicas)
 				scaled = append(scaled, resp.Service)
 			}
-			var stopped []error
-			for _, s := range scaled {
-				err := c.converge(cmd.Context(), client, &w, s)
-				if err != nil && !errors.Is(err, errNotConverged) {
-					return err
-				}
-				stopped = append(stopped, err)
-			}
-			return errors.Join(stopped...)
+			return errors.Join(append(errs, c.converge(cmd.Context(), client, &w, scaled...))...)
 		},
 	}
 	w.addFlags(cmd)

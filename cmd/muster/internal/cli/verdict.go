@@ -1,0 +1,126 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// judge returns an error if the service will not converge without a change from
+// outside, and otherwise a channel that says when to judge again.
+func (f *waiting) judge(ctx context.Context, s *musterv1.Service) (<-chan time.Time, error) {
+	now := time.Now()
+	if f.outlook.asks(s, now) {
+		f.outlook.asked = now
+		f.outlook.missing = f.missingDaemon(ctx)
+		f.progress.missing = f.outlook.missingText()
+	}
+	what, after := f.outlook.see(s, now)
+	if what == mayConverge {
+		return time.After(after), nil
+	}
+	return nil, f.hopeless(ctx, s, what)
+}
+
+// missingDaemon asks the cluster which daemon that must act next is missing. That
+// only explains what is seen anyway, so that no answer is no error.
+func (f *waiting) missingDaemon(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := f.client.GetClusterStatus(ctx, &musterv1.GetClusterStatusRequest{})
+	if err != nil {
+		return ""
+	}
+	absent := absentDaemons(resp)
+	if len(absent) == 0 {
+		return ""
+	}
+	tasks, err := f.tasks(ctx, onTheWay()...)
+	if err != nil {
+		return ""
+	}
+	return nextActor(tasks, absent)
+}
+
+// onTheWay returns the states of tasks that do not run yet.
+func onTheWay() []musterv1.TaskState {
+	var states []musterv1.TaskState
+	for s := range musterv1.TaskState_name {
+		if s := musterv1.TaskState(s); s != musterv1.TaskState_TASK_STATE_UNSPECIFIED && s < musterv1.TaskState_RUNNING {
+			states = append(states, s)
+		}
+	}
+	return states
+}
+
+// hopeless is the error of a wait for a service that does not converge by itself. It
+// says why, what Muster does now, and how to continue.
+func (f *waiting) hopeless(ctx context.Context, s *musterv1.Service, what prospect) error {
+	st, name := s.Status, s.Spec.GetName()
+	why, now := "", ""
+	switch what {
+	case tasksFail:
+		why = quantity(st.GetFailingTasks(), st.GetDesiredTasks(), "keeps failing", "keep failing") + f.causes(ctx)
+		now = "Muster still retries, with a growing delay."
+	case tasksEnded:
+		why = quantity(st.GetFinishedTasks(), st.GetDesiredTasks(), "has ended", "have ended") + ", and the restart policy allows no further start" + f.causes(ctx)
+		now = fmt.Sprintf("`muster service update --force %s` starts tasks again.", name)
+	case noNodeFits:
+		why = "no node takes the tasks that wait: " + st.GetPendingReason()
+		now = "Muster starts them as soon as a node fits."
+	case daemonMissing:
+		return fmt.Errorf("%w: %s\nMuster continues as soon as it runs; `muster cluster status` shows all daemons", errNotConverged, f.outlook.missingText())
+	}
+	return fmt.Errorf("%w: %s\n%s `muster service ps %s` shows the tasks; with --keep-waiting this command waits on", errNotConverged, why, now, name)
+}
+
+// quantity says how many tasks of how many do something: "the task", "1 of 3 tasks" or
+// "all 3 tasks".
+func quantity(n, of uint64, one, several string) string {
+	switch {
+	case of == 1:
+		return "the task " + one
+	case n == of:
+		return fmt.Sprintf("all %d tasks %s", of, several)
+	case n == 1:
+		return fmt.Sprintf("1 of %d tasks %s", of, one)
+	}
+	return fmt.Sprintf("%d of %d tasks %s", n, of, several)
+}
+
+// mostCauses is how many different causes an error lists.
+const mostCauses = 3
+
+// causes lists why tasks of the service's present spec have failed, the most frequent
+// cause first.
+func (f *waiting) causes(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	failed, err := f.tasks(ctx, musterv1.TaskState_FAILED, musterv1.TaskState_REJECTED)
+	if err != nil {
+		return ""
+	}
+	counts := map[string]int{}
+	for _, t := range failed {
+		if f.progress.concerns(t) {
+			counts[cause(t)]++
+		}
+	}
+	causes := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))
+	})
+	var b strings.Builder
+	for _, c := range causes[:min(len(causes), mostCauses)] {
+		b.WriteString("\n  " + printable(c))
+	}
+	if n := len(causes) - mostCauses; n > 0 {
+		fmt.Fprintf(&b, "\n  and %d more", n)
+	}
+	return b.String()
+}
