@@ -17,12 +17,3 @@ func ownerOf(info fs.FileInfo) (user, group int, ok bool) {
 	}
 	return int(stat.Uid), int(stat.Gid), true
 }
-
-// linksOf returns how many names a file has.
-func linksOf(info fs.FileInfo) uint64 {
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0
-	}
-	return uint64(stat.Nlink)
-}

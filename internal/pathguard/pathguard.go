@@ -123,7 +123,11 @@ func parts(path string) []string {
 }
 
 // sharedDirectory reports whether others can add entries to a directory, but not
-// replace those of trusted owners, as in /tmp.
+// replace those of trusted owners, as in /tmp. Its files and symbolic links are not
+// trusted, whatever their owner and the number of their names: others may have linked
+// (where fs.protected_hardlinks is 0) or moved them there, from a directory that is
+// theirs, and have removed every other name since. Directories cannot be linked, and
+// only those who can write to them can move them elsewhere.
 func sharedDirectory(info fs.FileInfo) bool {
 	return info.IsDir() && info.Mode()&fs.ModeSticky != 0 && info.Mode()&0o022 != 0
 }
@@ -146,10 +150,8 @@ func step(path, at string, info fs.FileInfo, shared bool) error {
 		return &Error{path, at, fmt.Sprintf("belongs to user %d, and neither to root nor to the user of this process (%d); chown changes that", owner, os.Geteuid())}
 	}
 	mode := info.Mode()
-	if shared && !mode.IsDir() && linksOf(info) > 1 {
-		// Its owner says nothing then: where fs.protected_hardlinks is 0, users can link
-		// files of others.
-		return &Error{path, at, fmt.Sprintf("has %d names, so anyone may have linked it into a directory that is open to others; a copy of it has one", linksOf(info))}
+	if shared && !mode.IsDir() {
+		return &Error{path, at, "lies in a directory that is open to others, who can put files of its owner there; move it to a directory that only its owner can write to"}
 	}
 	switch {
 	case mode&fs.ModeSymlink != 0:
@@ -157,7 +159,7 @@ func step(path, at string, info fs.FileInfo, shared bool) error {
 		return nil
 	case mode.IsDir() && mode&fs.ModeSticky != 0:
 		// In a sticky directory (/tmp) others can add entries, but not replace those of
-		// trusted owners. The next step checks the owner of the entry.
+		// trusted owners. The next step checks the entry.
 		return nil
 	case mode&0o002 != 0:
 		return writable(path, at, mode)

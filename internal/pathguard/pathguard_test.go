@@ -116,15 +116,19 @@ func TestOwnersAreCheckedInStickyDirectories(t *testing.T) {
 	const stranger = 65533
 	dir := tree(t)
 	sticky := filepath.Join(dir, "a")
-	chmod(t, sticky, 0o777|fs.ModeSticky)
 	theirs := filepath.Join(sticky, "link")
 	link(t, "b", theirs)
 	expect(t, filepath.Join(theirs, "c/file"), "")
+	// Others may have linked or moved it there.
+	chmod(t, sticky, 0o777|fs.ModeSticky)
+	expect(t, filepath.Join(theirs, "c/file"), theirs)
+	chmod(t, sticky, 0o755)
 	// Its owner can replace it at any time, although it leads to what is trusted.
 	if err := os.Lchown(theirs, stranger, stranger); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, filepath.Join(theirs, "c/file"), theirs)
+	chmod(t, sticky, 0o777|fs.ModeSticky)
 	for _, at := range []string{"a/b/c/file", "a/b/c", "a/b", "a"} {
 		at = filepath.Join(dir, at)
 		if err := os.Chown(at, stranger, stranger); err != nil {
@@ -144,25 +148,32 @@ func TestOwnersAreCheckedInStickyDirectories(t *testing.T) {
 	}
 }
 
-func TestHardLinksInSharedDirectoriesAreRefused(t *testing.T) {
+// TestFilesInSharedDirectoriesAreRefused: their owner does not say who put them there.
+// Another user can link a file, wait until its other name is removed, or move one.
+func TestFilesInSharedDirectoriesAreRefused(t *testing.T) {
 	dir := tree(t)
 	plugins := filepath.Join(dir, "a/b/c")
-	linked := filepath.Join(plugins, "linked")
-	if err := os.Link(filepath.Join(plugins, "file"), linked); err != nil {
+	file, linked := filepath.Join(plugins, "file"), filepath.Join(plugins, "linked")
+	if err := os.Link(file, linked); err != nil {
 		t.Fatal(err)
 	}
+	link(t, "a/b/c/linked", filepath.Join(dir, "through"))
 	// Only trusted users can have linked it here.
 	expect(t, linked, "")
-	chmod(t, plugins, 0o777|fs.ModeSticky)
-	expect(t, linked, linked)
-	link(t, "a/b/c/linked", filepath.Join(dir, "through"))
-	if err := pathguard.Check(filepath.Join(dir, "through")); err == nil {
-		t.Error("a hard link in a shared directory is accepted through a symbolic link")
+	for _, mode := range []fs.FileMode{0o777, 0o775} {
+		chmod(t, plugins, mode|fs.ModeSticky)
+		expect(t, linked, linked)
+		expect(t, plugins, "")
 	}
-	if err := os.Remove(filepath.Join(plugins, "file")); err != nil {
+	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	expect(t, linked, "")
-	chmod(t, plugins, 0o775|fs.ModeSticky)
-	expect(t, linked, "")
+	expect(t, linked, linked)
+	if err := pathguard.Check(filepath.Join(dir, "through")); err == nil {
+		t.Error("a file in a shared directory is accepted through a symbolic link")
+	}
+	if err := errors.Join(os.Mkdir(filepath.Join(plugins, "own"), 0o755), os.Rename(linked, filepath.Join(plugins, "own/linked"))); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, filepath.Join(plugins, "own/linked"), "")
 }
