@@ -5,9 +5,15 @@ import (
 	"runtime"
 )
 
-// headroom is how much a manager's heap holds for nothing: never touched, it
-// takes addresses and no memory.
-const headroom = 48 << 20
+const (
+	// headroom is how much a manager's heap holds for nothing: never touched, it
+	// takes addresses and no memory.
+	headroom = 48 << 20
+	// headroomBlock is the size of the blocks that the headroom consists of. Go clears
+	// a block that contains a single page which was used before, and then all of the
+	// block takes memory: as one block the headroom did so in one of four processes.
+	headroomBlock = 1 << 20
+)
 
 // holdHeadroom keeps the garbage collector from running all the time while the
 // heap is small: it runs when the heap has doubled, and a manager that has just
@@ -19,6 +25,9 @@ func holdHeadroom() (release func()) {
 	if os.Getenv("GOGC") != "" {
 		return func() {}
 	}
-	b := make([]byte, headroom)
-	return func() { runtime.KeepAlive(b) }
+	blocks := make([][]byte, headroom/headroomBlock)
+	for i := range blocks {
+		blocks[i] = make([]byte, headroomBlock)
+	}
+	return func() { runtime.KeepAlive(blocks) }
 }
