@@ -46,6 +46,9 @@ const (
 	// maxStreams bounds the calls that are open on one connection, where nothing else
 	// is said: more than anybody needs who means well. Further ones wait at the client.
 	maxStreams = 10_000
+	// readBuffer is the size of a connection's read buffer in bytes: some frames of the
+	// usual size. What is larger is read past it.
+	readBuffer = 4 << 10
 )
 
 // NewServer returns a gRPC server with the health service on it.
@@ -57,6 +60,10 @@ func NewServer(creds credentials.TransportCredentials, more ...grpc.ServerOption
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.MaxHeaderListSize(maxHeader),
 		grpc.MaxConcurrentStreams(maxStreams),
+		// What an idle connection of a worker keeps: no buffer for writing, a small one for
+		// reading.
+		grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(readBuffer),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, MaxConnectionIdle: idleTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}, more...)...)
