@@ -3,6 +3,7 @@ package serve
 import (
 	"os"
 	"runtime"
+	"runtime/debug"
 )
 
 const (
@@ -25,6 +26,8 @@ func holdHeadroom() (release func()) {
 	if os.Getenv("GOGC") != "" {
 		return func() {}
 	}
+	// No collection while it is made: each would scan what is there for nothing.
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	blocks := make([][]byte, headroom/headroomBlock)
 	for i := range blocks {
 		blocks[i] = make([]byte, headroomBlock)
