@@ -30,18 +30,10 @@ const (
 // containers, are on different machines: they have ports of their own.
 func MachineID() string { return machine.ID() }
 
-// describer knows what the node is, and tells when that changes.
+// describer knows what the node is, and reports when that changes.
 type describer struct {
-	base      *musterv1.NodeDescription
-	interval  time.Duration
-	patience  time.Duration
-	executors executor.Set
-	log       *zap.Logger
-	// disk is nil if nothing is kept.
-	disk *disk
-	// listener is told of the executors each time they were asked.
-	listener func([]*executor.Described)
-	// first is closed when they were asked for the first time.
+	describerConfig
+	// first is closed when the executors were asked for the first time.
 	first chan struct{}
 
 	mu      sync.Mutex
@@ -49,13 +41,39 @@ type describer struct {
 	changed chan struct{}
 }
 
+// describerConfig is what a describer needs.
+type describerConfig struct {
+	// base is the node without its executors.
+	base     *musterv1.NodeDescription
+	interval time.Duration
+	// patience is the time that executors get for their first answer.
+	patience  time.Duration
+	executors executor.Set
+	// disk is nil if nothing is kept.
+	disk *disk
+	// listener is called with the executors each time they were asked.
+	listener func([]*executor.Described)
+	log      *zap.Logger
+}
+
 // newDescriber returns a describer that knows of no executors yet.
-func newDescriber(ctx context.Context, cfg Config, hostname, version string, executors executor.Set, log *zap.Logger) (*describer, error) {
-	resources := &musterv1.Resources{}
-	if cfg.Resources != nil {
-		resources = proto.CloneOf(cfg.Resources)
+func newDescriber(cfg describerConfig) *describer {
+	return &describer{describerConfig: cfg, first: make(chan struct{}), current: cfg.base, changed: make(chan struct{})}
+}
+
+// describe returns the description of the node without its executors.
+func (w *Worker) describe(ctx context.Context) (*musterv1.NodeDescription, error) {
+	hostname := w.cfg.Hostname
+	if hostname == "" {
+		var err error
+		if hostname, err = machine.Hostname(); err != nil {
+			return nil, err
+		}
 	}
-	shared := &musterv1.Resources{}
+	resources, shared := &musterv1.Resources{}, &musterv1.Resources{}
+	if w.cfg.Resources != nil {
+		resources = proto.CloneOf(w.cfg.Resources)
+	}
 	if resources.GetNanoCpus() == 0 || resources.GetMemoryBytes() == 0 {
 		has, err := machine.Resources(ctx)
 		if err != nil {
@@ -68,16 +86,13 @@ func newDescriber(ctx context.Context, cfg Config, hostname, version string, exe
 			resources.MemoryBytes, shared.MemoryBytes = has.GetMemoryBytes(), has.GetMemoryBytes()
 		}
 	}
-	base := &musterv1.NodeDescription{
-		Hostname: hostname, Platform: machine.Platform(), Resources: resources, Labels: cfg.Labels, Version: version,
+	node := &musterv1.NodeDescription{
+		Hostname: hostname, Platform: machine.Platform(), Resources: resources, Labels: w.cfg.Labels, Version: w.env.Version,
 	}
-	if cfg.Machine != "" {
-		base.Machine = &musterv1.Machine{Id: cfg.Machine, Shared: shared}
+	if w.cfg.Machine != "" {
+		node.Machine = &musterv1.Machine{Id: w.cfg.Machine, Shared: shared}
 	}
-	return &describer{
-		base: base, interval: cfg.DescribeInterval, patience: firstDescription, executors: executors, log: log,
-		first: make(chan struct{}), current: base, changed: make(chan struct{}),
-	}, nil
+	return node, nil
 }
 
 // Description returns the node as it is now, and a channel that is closed when

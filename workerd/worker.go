@@ -30,7 +30,6 @@ import (
 	"github.com/musterhq/muster/internal/atomicfile"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/workerd/executor"
-	"github.com/musterhq/muster/workerd/internal/machine"
 	"github.com/musterhq/muster/workerd/internal/session"
 	"github.com/musterhq/muster/workerd/internal/tasks"
 	"github.com/musterhq/muster/workerd/pluginhost"
@@ -42,10 +41,9 @@ type Worker struct {
 	env Env
 	cfg Config
 	log *zap.Logger
-	// manager is nil until Run has made it.
+	// manager and client are nil until Run has made them.
 	manager atomic.Pointer[tasks.Manager]
-	// client is the same.
-	client atomic.Pointer[session.Client]
+	client  atomic.Pointer[session.Client]
 }
 
 // New checks the settings and starts nothing.
@@ -70,11 +68,9 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	hostname := w.cfg.Hostname
-	if hostname == "" {
-		if hostname, err = machine.Hostname(); err != nil {
-			return err
-		}
+	base, err := w.describe(ctx)
+	if err != nil {
+		return err
 	}
 	log := w.log.With(zap.String("node", id))
 	store, contents, err := w.open(log)
@@ -85,10 +81,10 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		defer func() { err = errors.Join(err, store.Close()) }()
 	}
 
-	executors := w.env.Executors
 	// The order matters at the end: the session says goodbye while tasks still run,
 	// and the tasks release their plugins before these are stopped.
 	var parts daemon.Runner
+	executors := w.env.Executors
 	if executors == nil {
 		host, err := w.plugins(log)
 		if err != nil {
@@ -97,37 +93,38 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		executors = host
 		parts = append(parts, []daemon.Task{{Name: "run plugins", Run: host.Run}})
 	}
-	describer, err := newDescriber(ctx, w.cfg, hostname, w.env.Version, executors, log)
-	if err != nil {
-		return err
-	}
-	var client *session.Client
-	config := tasks.Config{
-		NodeID: id, Executors: executors, Logger: log.Named("tasks"), Metrics: w.env.Metrics, Tracer: w.env.Tracer,
-		Changed: func(task string, settled bool) { client.Changed(task, settled) },
-	}
+	var disk *disk
+	var saved tasks.Store
 	if store != nil {
-		describer.disk = newDisk(w.cfg.DataDir, w.cfg.DescribeInterval, log)
-		config.Store = watchedStore{store, describer.disk}
-		parts = append(parts, []daemon.Task{{Name: "watch the disk", Run: describer.disk.run}})
+		disk = newDisk(w.cfg.DataDir, w.cfg.DescribeInterval, log)
+		saved = watchedStore{store, disk}
+		parts = append(parts, []daemon.Task{{Name: "watch the disk", Run: disk.run}})
 	}
-	manager := tasks.New(config)
-	w.manager.Store(manager)
-	describer.listener = manager.SetExecutors
-	client = session.New(session.Config{
-		NodeID: id, Instance: rand.Text(), Dispatchers: w.cfg.Dispatchers, Dial: w.env.Dial,
-		Tasks: manager, Describer: describer,
-		WelcomeTimeout: w.cfg.WelcomeTimeout, AckTimeout: w.cfg.AckTimeout,
-		Logger: log.Named("session"), Metrics: w.env.Metrics,
+	reports := session.NewReports()
+	manager := tasks.New(tasks.Config{
+		NodeID: id, Executors: executors, Store: saved, Changed: reports.Changed,
+		Logger: log.Named("tasks"), Metrics: w.env.Metrics, Tracer: w.env.Tracer,
 	})
-	w.client.Store(client)
+	patience := firstDescription
 	if contents != nil {
 		if len(contents.Tasks) > 0 {
-			describer.patience = firstDescriptionWithTasks
+			patience = firstDescriptionWithTasks
 		}
 		manager.Restore(contents)
 		log.Info("tasks restored", zap.Int("tasks", len(contents.Tasks)))
 	}
+	describer := newDescriber(describerConfig{
+		base: base, interval: w.cfg.DescribeInterval, patience: patience,
+		executors: executors, disk: disk, listener: manager.SetExecutors, log: log,
+	})
+	client := session.New(session.Config{
+		NodeID: id, Instance: rand.Text(), Dispatchers: w.cfg.Dispatchers, Dial: w.env.Dial,
+		Tasks: manager, Describer: describer, Reports: reports,
+		WelcomeTimeout: w.cfg.WelcomeTimeout, AckTimeout: w.cfg.AckTimeout,
+		Logger: log.Named("session"), Metrics: w.env.Metrics,
+	})
+	w.manager.Store(manager)
+	w.client.Store(client)
 	parts = append(parts,
 		[]daemon.Task{{Name: "run tasks", Run: manager.Run}},
 		[]daemon.Task{{Name: "describe node", Run: describer.run}},
@@ -160,7 +157,7 @@ func (w *Worker) Session() error {
 	if client == nil {
 		return ErrNotJoined
 	}
-	s := client.Standing()
+	s := client.Status()
 	switch {
 	case s.Connected:
 		return nil

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,8 +24,10 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
-// fakeNetwork connects a client with dispatchers in memory, by address.
+// fakeNetwork connects clients with dispatchers in memory, by address.
 type fakeNetwork struct {
+	t *testing.T
+
 	mu          sync.Mutex
 	dispatchers map[string]*fakeDispatcher
 	dials       []dial
@@ -34,6 +37,10 @@ type fakeNetwork struct {
 type dial struct {
 	address string
 	at      time.Time
+}
+
+func newNetwork(t *testing.T) *fakeNetwork {
+	return &fakeNetwork{t: t, dispatchers: map[string]*fakeDispatcher{}}
 }
 
 // connect dials an address.
@@ -73,13 +80,16 @@ func (n *fakeNetwork) attempts() []dial {
 // fakeDispatcher is the other side of sessions. Tests say what it sends.
 type fakeDispatcher struct {
 	dispatcherv1.UnimplementedDispatcherServiceServer
+	t        *testing.T
 	listener *bufconn.Listener
 	sessions chan *peer
+	// answers says that it answers heartbeats.
+	answers atomic.Bool
 }
 
 // serve starts a dispatcher at an address.
-func (n *fakeNetwork) serve(t *testing.T, address string) *fakeDispatcher {
-	d := &fakeDispatcher{listener: bufconn.Listen(1 << 16), sessions: make(chan *peer, 64)}
+func (n *fakeNetwork) serve(address string) *fakeDispatcher {
+	d := &fakeDispatcher{t: n.t, listener: bufconn.Listen(1 << 16), sessions: make(chan *peer, 256)}
 	server := grpc.NewServer()
 	dispatcherv1.RegisterDispatcherServiceServer(server, d)
 	n.mu.Lock()
@@ -90,11 +100,32 @@ func (n *fakeNetwork) serve(t *testing.T, address string) *fakeDispatcher {
 		defer close(done)
 		_ = server.Serve(d.listener)
 	}()
-	t.Cleanup(func() {
+	n.t.Cleanup(func() {
 		server.Stop()
 		<-done
 	})
 	return d
+}
+
+// client runs a client of a node that knows the dispatcher a, until stop is called
+// or the test ends.
+func (n *fakeNetwork) client(node string, tasks *fakeTasks, describer Describer) (c *Client, stop func()) {
+	c = New(Config{
+		NodeID: node, Instance: "instance1", Dispatchers: []string{"a"}, Dial: n.connect,
+		Tasks: tasks, Describer: describer, Reports: NewReports(),
+		WelcomeTimeout: 5 * time.Second, AckTimeout: time.Minute, Logger: zap.NewNop(),
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			n.t.Errorf("run: %v", err)
+		}
+	})
+	n.t.Cleanup(stop)
+	go func() { done <- c.Run(ctx) }()
+	return c, stop
 }
 
 // peer is the dispatcher's side of one session.
@@ -104,6 +135,8 @@ type peer struct {
 	hello  *dispatcherv1.Hello
 	// end takes the error that the session must end with.
 	end chan error
+	// sending is held while something is sent: a stream takes one message at a time.
+	sending sync.Mutex
 
 	mu       sync.Mutex
 	received []*dispatcherv1.SessionRequest
@@ -115,7 +148,7 @@ func (d *fakeDispatcher) Session(stream grpc.BidiStreamingServer[dispatcherv1.Se
 	if err != nil {
 		return err
 	}
-	p := &peer{stream: stream, hello: first.GetHello(), end: make(chan error, 1)}
+	p := &peer{t: d.t, stream: stream, hello: first.GetHello(), end: make(chan error, 1)}
 	d.sessions <- p
 	closed := make(chan struct{})
 	go func() {
@@ -126,12 +159,16 @@ func (d *fakeDispatcher) Session(stream grpc.BidiStreamingServer[dispatcherv1.Se
 				return
 			}
 			p.mu.Lock()
-			if msg.GetHeartbeat() != nil {
+			beat := msg.GetHeartbeat() != nil
+			if beat {
 				p.beats = append(p.beats, time.Now())
 			} else {
 				p.received = append(p.received, msg)
 			}
 			p.mu.Unlock()
+			if beat && d.answers.Load() {
+				p.send(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_HeartbeatAck{HeartbeatAck: &dispatcherv1.HeartbeatAck{}}})
+			}
 		}
 	}()
 	select {
@@ -143,20 +180,21 @@ func (d *fakeDispatcher) Session(stream grpc.BidiStreamingServer[dispatcherv1.Se
 }
 
 // await returns the next session of a dispatcher.
-func (d *fakeDispatcher) await(t *testing.T) *peer {
-	t.Helper()
+func (d *fakeDispatcher) await() *peer {
+	d.t.Helper()
 	select {
 	case p := <-d.sessions:
-		p.t = t
 		return p
 	case <-time.After(time.Hour):
-		t.Fatal("no session within an hour")
+		d.t.Fatal("no session within an hour")
 		return nil
 	}
 }
 
 func (p *peer) send(msg *dispatcherv1.SessionResponse) {
 	p.t.Helper()
+	p.sending.Lock()
+	defer p.sending.Unlock()
 	if err := p.stream.Send(msg); err != nil {
 		p.t.Errorf("send: %v", err)
 	}
@@ -230,6 +268,10 @@ type fakeTasks struct {
 	abandoned []string
 }
 
+func newTasks() *fakeTasks {
+	return &fakeTasks{statuses: map[string]musterv1.TaskState{}, errors: map[string]string{}}
+}
+
 func (f *fakeTasks) Begin() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -284,6 +326,10 @@ type fakeNode struct {
 	changed chan struct{}
 }
 
+func newNode() *fakeNode {
+	return &fakeNode{current: &musterv1.NodeDescription{Hostname: "host1"}, changed: make(chan struct{})}
+}
+
 func (f *fakeNode) Description() (*musterv1.NodeDescription, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -314,28 +360,10 @@ func inBubble(t *testing.T, test func(f *fixture)) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := &fixture{
-			t: t, network: &fakeNetwork{dispatchers: map[string]*fakeDispatcher{}}, tasks: &fakeTasks{statuses: map[string]musterv1.TaskState{}, errors: map[string]string{}},
-			node: &fakeNode{current: &musterv1.NodeDescription{Hostname: "host1"}, changed: make(chan struct{})},
+			t: t, network: newNetwork(t), tasks: newTasks(), node: newNode(),
 		}
-		f.client = New(Config{
-			NodeID: "node1", Instance: "instance1", Dispatchers: []string{"a"}, Dial: f.network.connect, Tasks: f.tasks, Describer: f.node,
-			WelcomeTimeout: 5 * time.Second, AckTimeout: time.Minute, Logger: zap.NewNop(),
-		})
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error, 1)
-		var once sync.Once
-		f.stop = func() {
-			once.Do(func() {
-				cancel()
-				if err := <-done; !errors.Is(err, context.Canceled) {
-					t.Errorf("run: %v", err)
-				}
-			})
-		}
-		// Dispatchers that the test starts must outlive the client.
-		f.network.serve(t, "a")
-		t.Cleanup(f.stop)
-		go func() { done <- f.client.Run(ctx) }()
+		f.network.serve("a")
+		f.client, f.stop = f.network.client("node1", f.tasks, f.node)
 		test(f)
 		f.stop()
 	})

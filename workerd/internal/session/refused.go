@@ -9,27 +9,33 @@ import (
 	"google.golang.org/grpc/status"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	"github.com/musterhq/muster/internal/backoff"
 )
 
-// refusalBackoff is for how long dispatchers have refused this worker because it is
-// not the node.
+// refusalBackoff knows for how long dispatchers have refused this worker because it
+// is not the node.
 type refusalBackoff struct {
 	// wasNode is set if this process was the node earlier.
 	wasNode bool
-	// since is when the first refusal came since then.
+	// since is the time of the first refusal after that.
 	since time.Time
-	// refusals counts the refusals that make the pauses longer.
+	// refusals counts the refusals in a row, and pauses grows with them.
 	refusals int
+	pauses   *backoff.Backoff
 }
 
-// admitted returns the state after a session in which this process was the node. If
-// the session was short, two workers may be replacing each other, so the pauses
-// stay long.
-func (b refusalBackoff) admitted(lasted time.Duration) refusalBackoff {
+func newRefusalBackoff() *refusalBackoff {
+	return &refusalBackoff{pauses: backoff.New(refusedPause, longestRefusedPause)}
+}
+
+// admitted notes a session in which this process was the node. If the session was
+// short, two workers may be replacing each other, so the pauses stay long.
+func (b *refusalBackoff) admitted(lasted time.Duration) {
+	b.wasNode, b.since = true, time.Time{}
 	if lasted > longestRefusedPause {
-		return refusalBackoff{wasNode: true}
+		b.refusals = 0
+		b.pauses.Reset()
 	}
-	return refusalBackoff{wasNode: true, refusals: b.refusals}
 }
 
 // refusal returns why a session ended because this worker is not the node, or
@@ -50,7 +56,7 @@ func refusal(err error, welcomed bool) dispatcherv1.Refusal_Reason {
 
 // refused notes that this worker is not the node. It removes the worker's tasks
 // once that is certain to last: another worker runs them, or none must.
-func (c *Client) refused(ctx context.Context, b refusalBackoff, address string, reason dispatcherv1.Refusal_Reason, cause error) refusalBackoff {
+func (c *Client) refused(ctx context.Context, b *refusalBackoff, address string, reason dispatcherv1.Refusal_Reason, cause error) {
 	if b.since.IsZero() {
 		b.since = time.Now()
 	}
@@ -67,10 +73,9 @@ func (c *Client) refused(ctx context.Context, b refusalBackoff, address string, 
 		// that it remembers are the other's, and it has not touched them.
 		why = "another worker has become the node"
 	default:
-		return b
+		return
 	}
 	if err := c.cfg.Tasks.Abandon(ctx, why); err != nil {
 		c.log.Error("failed to give up tasks", zap.Error(err))
 	}
-	return b
 }

@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	// settledLinger is how long a status waits for others before it is sent, if
-	// all that wait are of tasks that have come to rest: a few that were assigned
-	// together are then one report and one commit of the dispatcher's.
+	// settledLinger is how long a status waits for others before it is sent, if all
+	// tasks that have changed are settled: a few that were assigned together are
+	// then one report and one commit of the dispatcher's.
 	settledLinger = time.Millisecond
-	// mixedLinger is the same if there are others on their way: of many that were
-	// assigned together, most get there within this time.
+	// mixedLinger is the same if others have changed and are not settled: of many
+	// that were assigned together, most settle within this time.
 	mixedLinger = 10 * time.Millisecond
-	// passingLinger is the same if none has come to rest: a task that starts
-	// at once is reported once, when it runs, and not four times.
+	// passingLinger is the same if none is settled: a task that starts at once is
+	// reported once, when it runs, and not four times.
 	passingLinger = 50 * time.Millisecond
 	// mostReportStatuses and mostReportBytes bound a report, far below the 4 MiB that
 	// gRPC lets through. 1000 statuses of usual size have 300 KB.
@@ -34,48 +34,47 @@ const (
 	mostShortItems = 256
 )
 
-// reports knows which tasks have something new to be reported. It holds no
-// statuses: what is sent is what holds when it is sent.
+// Reports knows which tasks have something new to report. It holds no statuses: a
+// report holds what is true when it is sent.
 //
-// One report is under way at a time. What changes while it has not been
-// acknowledged is sent together in the next, so a dispatcher that is slow gets
-// fewer and larger reports.
-type reports struct {
-	tasks Tasks
-	// wake has something in it when the writer should look again.
+// One report is under way at a time. Changes that come before it is acknowledged
+// are sent together in the next, so a slow dispatcher gets fewer and larger
+// reports.
+type Reports struct {
+	// wake has a value when the writer should look again.
 	wake chan struct{}
 
 	mu sync.Mutex
-	// dirty says of each task that has something new whether it has settled.
+	// dirty holds the tasks that have something new, and whether each is settled.
 	dirty map[string]bool
-	// passing is how many of the dirty ones have not.
+	// passing is the number of dirty tasks that are not settled.
 	passing int
-	// due is when the dirty ones must be sent.
+	// due is when the dirty tasks must be reported.
 	due time.Time
-	// sequence is that of the newest report of this session, acked that of
-	// the newest acknowledged one.
+	// sequence numbers the newest report of this session, acked the newest that
+	// was acknowledged.
 	sequence, acked uint64
 	sentAt          time.Time
 }
 
-func newReports(tasks Tasks) *reports {
-	return &reports{tasks: tasks, wake: make(chan struct{}, 1), dirty: map[string]bool{}}
+// NewReports returns Reports without tasks.
+func NewReports() *Reports {
+	return &Reports{wake: make(chan struct{}, 1), dirty: map[string]bool{}}
 }
 
-// begin has everything reported again, to a dispatcher that knows nothing.
-func (r *reports) begin() {
-	ids := r.tasks.IDs()
+// begin has all tasks reported again, to a dispatcher that knows nothing.
+func (r *Reports) begin(tasks []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.sequence, r.acked = 0, 0
 	r.due = time.Now()
-	for _, id := range ids {
+	for _, id := range tasks {
 		r.mark(id, true)
 	}
 }
 
-// mark makes a task dirty. The lock is held.
-func (r *reports) mark(id string, settled bool) {
+// mark makes a task dirty. The caller holds mu.
+func (r *Reports) mark(id string, settled bool) {
 	if was, ok := r.dirty[id]; ok && !was {
 		r.passing--
 	}
@@ -85,16 +84,16 @@ func (r *reports) mark(id string, settled bool) {
 	r.dirty[id] = settled
 }
 
-// waiting returns how many tasks have something new.
-func (r *reports) waiting() int {
+// waiting returns the number of tasks that have something new.
+func (r *Reports) waiting() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.dirty)
 }
 
-// changed notes that there is something new of a task, and whether it has come
-// to rest.
-func (r *reports) changed(id string, settled bool) {
+// Changed notes that there is something new to report of a task. Settled means that
+// the status will probably hold for a while.
+func (r *Reports) Changed(id string, settled bool) {
 	now := time.Now()
 	r.mu.Lock()
 	first := len(r.dirty) == 0
@@ -118,15 +117,15 @@ func (r *reports) changed(id string, settled bool) {
 }
 
 // poke makes the writer look again.
-func (r *reports) poke() {
+func (r *Reports) poke() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
 }
 
-// ack notes that a dispatcher keeps what it was told.
-func (r *reports) ack(sequence uint64) {
+// ack notes that the dispatcher has stored a report.
+func (r *Reports) ack(sequence uint64) {
 	r.mu.Lock()
 	if sequence > r.acked && sequence <= r.sequence {
 		r.acked = sequence
@@ -135,9 +134,9 @@ func (r *reports) ack(sequence uint64) {
 	r.poke()
 }
 
-// next says what to wait for: a report due in so long, or an
-// acknowledgement that should come within so long. Neither: a change.
-func (r *reports) next(now time.Time, ackTimeout time.Duration) (wait time.Duration, acknowledgement, something bool) {
+// next returns the time until a report is due, or until the acknowledgement of the
+// last one is overdue. It returns false if there is neither.
+func (r *Reports) next(now time.Time, ackTimeout time.Duration) (wait time.Duration, acknowledgement, something bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.sequence != r.acked {
@@ -150,7 +149,7 @@ func (r *reports) next(now time.Time, ackTimeout time.Duration) (wait time.Durat
 }
 
 // take returns the next report, or nil if there is nothing in it.
-func (r *reports) take(now time.Time) *dispatcherv1.StatusReport {
+func (r *Reports) take(now time.Time, tasks Tasks) *dispatcherv1.StatusReport {
 	r.mu.Lock()
 	taken := make(map[string]bool, min(len(r.dirty), mostReportStatuses))
 	for id, settled := range r.dirty {
@@ -167,7 +166,7 @@ func (r *reports) take(now time.Time) *dispatcherv1.StatusReport {
 
 	report, size := &dispatcherv1.StatusReport{}, 0
 	for id := range taken {
-		s := shortened(r.tasks.Status(id))
+		s := shortened(tasks.Status(id))
 		// A status in the report takes some bytes more than its own size.
 		if size += proto.Size(s) + 8; size > mostReportBytes-16 && len(report.Statuses) > 0 {
 			break

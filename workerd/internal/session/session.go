@@ -10,7 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,6 +19,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/backoff"
 )
 
 const (
@@ -74,6 +75,8 @@ type Config struct {
 	Dial      func(address string) (*grpc.ClientConn, error)
 	Tasks     Tasks
 	Describer Describer
+	// Reports must be told when there is something new to report of a task.
+	Reports *Reports
 	// WelcomeTimeout bounds the time from dialling to the dispatcher's answer.
 	WelcomeTimeout time.Duration
 	// AckTimeout bounds the time that a report may go without being
@@ -88,28 +91,38 @@ type Config struct {
 type Client struct {
 	cfg     Config
 	log     *zap.Logger
-	reports *reports
+	reports *Reports
 	where   *directory
 	metrics *metrics
-	// standing tells others whether there is a session.
-	standing standing
+	status  atomic.Pointer[Status]
 }
 
 // New returns a client.
 func New(cfg Config) *Client {
-	reports := newReports(cfg.Tasks)
-	return &Client{
+	c := &Client{
 		cfg:     cfg,
 		log:     cfg.Logger,
-		reports: reports,
+		reports: cfg.Reports,
 		where:   newDirectory(cfg.Dispatchers),
-		metrics: newMetrics(cfg.Metrics, reports.waiting),
+		metrics: newMetrics(cfg.Metrics, cfg.Reports.waiting),
 	}
+	c.status.Store(&Status{})
+	return c
 }
 
-// Changed says that there is something new to report of a task. Settled means
-// that it is likely to stay so for a while.
-func (c *Client) Changed(task string, settled bool) { c.reports.changed(task, settled) }
+// Status is whether a worker has a session.
+type Status struct {
+	// Connected says that a dispatcher has sent Welcome, and the session has not
+	// ended.
+	Connected bool
+	// Since is when that last changed; zero if there was no session yet.
+	Since time.Time
+	// Err is why there is none, if an attempt has failed.
+	Err error
+}
+
+// Status returns whether there is a session now.
+func (c *Client) Status() Status { return *c.status.Load() }
 
 // redirect is the end of a session whose dispatcher names another.
 type redirect struct{ address string }
@@ -123,8 +136,9 @@ func (r *redirect) Error() string {
 
 // Run keeps the worker connected until ctx ends, and then says goodbye.
 func (c *Client) Run(ctx context.Context) error {
+	pauses := backoff.New(firstPause, longestPause)
 	failures, redirects := 0, 0
-	var refusals refusalBackoff
+	refusals := newRefusalBackoff()
 	for ctx.Err() == nil {
 		address := c.where.pick()
 		began := time.Now()
@@ -134,27 +148,30 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		if welcomed {
 			failures, redirects = 0, 0
-			refusals = refusals.admitted(time.Since(began))
+			pauses.Reset()
+			refusals.admitted(time.Since(began))
 		}
-		c.standing.failed(err)
+		c.status.Store(&Status{Since: c.Status().Since, Err: err})
 		var to *redirect
+		reason := refusal(err, welcomed)
 		switch {
 		case errors.As(err, &to) && to.address != "" && redirects < mostRedirects:
 			redirects++
 			c.where.prefer(to.address)
 			c.metrics.ended.WithLabelValues("redirect").Inc()
 			continue
-		case refusal(err, welcomed) != dispatcherv1.Refusal_REASON_UNSPECIFIED:
-			refusals = c.refused(ctx, refusals, address, refusal(err, welcomed), err)
+		case reason != dispatcherv1.Refusal_REASON_UNSPECIFIED:
 			c.metrics.ended.WithLabelValues("refused").Inc()
-			sleep(ctx, backoff(refusedPause, longestRefusedPause, refusals.refusals))
+			c.refused(ctx, refusals, address, reason, err)
+			// It fails only when ctx ends.
+			_ = refusals.pauses.Wait(ctx)
 			continue
 		}
 		failures++
 		redirects = 0
 		c.where.failed(address)
-		pause := backoff(firstPause, longestPause, failures)
-		// A dispatcher that is away for long is told of ever less often.
+		pause := pauses.Next()
+		// Failures that go on are logged less and less often.
 		level := zap.DebugLevel
 		if failures&(failures-1) == 0 {
 			level = zap.WarnLevel
@@ -163,25 +180,9 @@ func (c *Client) Run(ctx context.Context) error {
 			zap.String("dispatcher", address), zap.Bool("had_one", welcomed), zap.Int("failures", failures),
 			zap.Duration("pause", pause), zap.Error(err))
 		c.metrics.ended.WithLabelValues("error").Inc()
-		sleep(ctx, pause)
+		_ = backoff.Sleep(ctx, pause)
 	}
 	return ctx.Err()
-}
-
-// backoff returns the pause after a number of failures in a row.
-func backoff(first, longest time.Duration, failures int) time.Duration {
-	pause := min(first<<min(failures-1, 16), longest)
-	return pause/2 + rand.N(pause/2)
-}
-
-// sleep waits until the time is over or ctx ends.
-func sleep(ctx context.Context, pause time.Duration) {
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }
 
 // errSilent is the end of a session whose dispatcher does not answer.

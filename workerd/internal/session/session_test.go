@@ -3,16 +3,13 @@ package session
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
-	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
@@ -24,26 +21,26 @@ const running = musterv1.TaskState_RUNNING
 func TestHelloAndWelcomeBeginSession(t *testing.T) {
 	inBubble(t, func(f *fixture) {
 		f.tasks.set("t1", running)
-		p := f.at("a").await(f.t)
+		p := f.at("a").await()
 		if p.hello.GetNodeId() != "node1" || p.hello.GetInstanceId() != "instance1" || p.hello.GetDescription().GetHostname() != "host1" {
 			f.t.Errorf("hello = %v", p.hello)
 		}
 		if n := p.hello.GetTasks(); n != 0 {
 			f.t.Errorf("the first hello tells of %d tasks", n)
 		}
-		if f.tasks.begun != 0 || f.client.Standing().Connected {
+		if f.tasks.begun != 0 || f.client.Status().Connected {
 			f.t.Error("the session began before the welcome")
 		}
 		p.welcome(nil)
-		if f.tasks.begun != 1 || !f.client.Standing().Connected {
-			f.t.Errorf("after the welcome: begun %d times, standing %+v", f.tasks.begun, f.client.Standing())
+		if f.tasks.begun != 1 || !f.client.Status().Connected {
+			f.t.Errorf("after the welcome: begun %d times, status %+v", f.tasks.begun, f.client.Status())
 		}
 		p.end <- status.Error(codes.Unavailable, "going down")
-		p = f.at("a").await(f.t)
+		p = f.at("a").await()
 		if n := p.hello.GetTasks(); n != 1 {
 			f.t.Errorf("the second hello tells of %d tasks, want 1", n)
 		}
-		if s := f.client.Standing(); s.Connected || s.Err == nil {
+		if s := f.client.Status(); s.Connected || s.Err == nil {
 			f.t.Errorf("between sessions: %+v", s)
 		}
 	})
@@ -55,7 +52,7 @@ func TestPausesDoubleUpToTheLongest(t *testing.T) {
 	inBubble(t, func(f *fixture) {
 		var last time.Time
 		for i := range 12 {
-			p := f.at("a").await(f.t)
+			p := f.at("a").await()
 			if pause := time.Since(last); i > 0 {
 				most := min(firstPause<<(i-1), longestPause)
 				if pause < most/2 || pause > most+time.Millisecond {
@@ -71,13 +68,13 @@ func TestPausesDoubleUpToTheLongest(t *testing.T) {
 func TestWelcomeResetsPause(t *testing.T) {
 	inBubble(t, func(f *fixture) {
 		for range 8 {
-			f.at("a").await(f.t).end <- status.Error(codes.Unavailable, "busy")
+			f.at("a").await().end <- status.Error(codes.Unavailable, "busy")
 		}
-		p := f.at("a").await(f.t)
+		p := f.at("a").await()
 		p.welcome(nil)
 		ended := time.Now()
 		p.end <- status.Error(codes.Unavailable, "going down")
-		f.at("a").await(f.t)
+		f.at("a").await()
 		if pause := time.Since(ended); pause > firstPause {
 			f.t.Errorf("pause after a session = %s, want at most %s", pause, firstPause)
 		}
@@ -88,9 +85,9 @@ func TestWelcomeResetsPause(t *testing.T) {
 // answers the hello.
 func TestSilentDispatcherIsLeftAfterWelcomeTimeout(t *testing.T) {
 	inBubble(t, func(f *fixture) {
-		f.at("a").await(f.t)
+		f.at("a").await()
 		began := time.Now()
-		f.at("a").await(f.t)
+		f.at("a").await()
 		if waited := time.Since(began); waited < 5*time.Second || waited > 6*time.Second {
 			f.t.Errorf("waited %s for a welcome, want 5 s", waited)
 		}
@@ -99,23 +96,23 @@ func TestSilentDispatcherIsLeftAfterWelcomeTimeout(t *testing.T) {
 
 func TestDispatcherThatBeginsWithAnythingElseIsLeft(t *testing.T) {
 	inBubble(t, func(f *fixture) {
-		p := f.at("a").await(f.t)
+		p := f.at("a").await()
 		p.ack(1)
 		pass(time.Millisecond)
-		if f.tasks.begun != 0 || f.client.Standing().Err == nil {
-			f.t.Errorf("begun %d times, standing %+v", f.tasks.begun, f.client.Standing())
+		if f.tasks.begun != 0 || f.client.Status().Err == nil {
+			f.t.Errorf("begun %d times, status %+v", f.tasks.begun, f.client.Status())
 		}
-		f.at("a").await(f.t)
+		f.at("a").await()
 	})
 }
 
 func TestRedirectIsFollowedWithoutPause(t *testing.T) {
 	inBubble(t, func(f *fixture) {
-		b := f.network.serve(f.t, "b")
-		p := f.at("a").await(f.t)
+		b := f.network.serve("b")
+		p := f.at("a").await()
 		began := time.Now()
 		p.redirect("b")
-		b.await(f.t).welcome(nil)
+		b.await().welcome(nil)
 		if waited := time.Since(began); waited > 0 {
 			f.t.Errorf("the redirect was followed after %s", waited)
 		}
@@ -126,13 +123,13 @@ func TestRedirectIsFollowedWithoutPause(t *testing.T) {
 // TestRedirectsInCircleEndInPause has two dispatchers name each other.
 func TestRedirectsInCircleEndInPause(t *testing.T) {
 	inBubble(t, func(f *fixture) {
-		b := f.network.serve(f.t, "b")
+		b := f.network.serve("b")
 		began := time.Now()
 		for range 2 {
-			f.at("a").await(f.t).redirect("b")
-			b.await(f.t).redirect("a")
+			f.at("a").await().redirect("b")
+			b.await().redirect("a")
 		}
-		f.at("a").await(f.t).redirect("b")
+		f.at("a").await().redirect("b")
 		pass(10 * time.Millisecond)
 		if n := len(f.network.attempts()); n != mostRedirects+1 {
 			f.t.Errorf("%d attempts in a row, want %d", n, mostRedirects+1)
@@ -149,7 +146,7 @@ func TestRedirectsInCircleEndInPause(t *testing.T) {
 // worker tries them, and keeps the one of its settings.
 func TestLearnedDispatchersAreTried(t *testing.T) {
 	inBubble(t, func(f *fixture) {
-		p := f.at("a").await(f.t)
+		p := f.at("a").await()
 		p.welcome(func(w *dispatcherv1.Welcome) { w.Dispatchers = []string{"b", "c"} })
 		// A later welcome replaces the set.
 		p.welcome(func(w *dispatcherv1.Welcome) { w.Dispatchers = []string{"c", "d"} })
@@ -168,9 +165,86 @@ func TestLearnedDispatchersAreTried(t *testing.T) {
 	})
 }
 
+// TestChangedDispatchersAreFollowed names a new dispatcher during a session, after a
+// message that this version does not know, and ends the session.
+func TestChangedDispatchersAreFollowed(t *testing.T) {
+	inBubble(t, func(f *fixture) {
+		b := f.network.serve("b")
+		p := f.at("a").await()
+		p.welcome(nil)
+		p.send(&dispatcherv1.SessionResponse{})
+		p.send(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_Dispatchers{
+			Dispatchers: &dispatcherv1.Dispatchers{Addresses: []string{"a", "b"}},
+		}})
+		pass(time.Millisecond)
+		f.network.dialled()
+		p.end <- errors.New("the dispatcher ends")
+		pass(time.Second)
+		select {
+		case <-b.sessions:
+		default:
+			f.t.Errorf("the worker tried %v, want b after a has ended", f.network.dialled())
+		}
+	})
+}
+
+// TestHeartbeatsAreSpread connects many workers at the same moment: their heartbeats
+// are spread over the period, and none is late.
+func TestHeartbeatsAreSpread(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const workers, period = 200, 2 * time.Second
+		n := newNetwork(t)
+		d := n.serve("a")
+		d.answers.Store(true)
+		for i := range workers {
+			n.client(fmt.Sprintf("n%d", i), newTasks(), newNode())
+		}
+		began := time.Now()
+		var peers []*peer
+		for range workers {
+			p := d.await()
+			p.welcome(func(w *dispatcherv1.Welcome) {
+				w.HeartbeatPeriod, w.AnswersHeartbeats = durationpb.New(period), true
+			})
+			peers = append(peers, p)
+		}
+		pass(time.Minute)
+		// share counts the heartbeats by the tenth of the period that they fall in,
+		// for the first period and for the last.
+		var share [2][10]int
+		gaps := map[time.Duration]bool{}
+		for _, p := range peers {
+			p.mu.Lock()
+			node, beats := p.hello.GetNodeId(), append([]time.Time{began}, p.beats...)
+			p.mu.Unlock()
+			for i, at := range beats[1:] {
+				gap := at.Sub(beats[i])
+				if gap > period || i > 0 && gap < period*9/10 {
+					t.Fatalf("heartbeat %d of node %s came after %s, want at most %s and at least nine tenths of it", i, node, gap, period)
+				}
+				gaps[gap] = true
+			}
+			if late := began.Add(time.Minute).Sub(beats[len(beats)-1]); late > period {
+				t.Errorf("node %s was last heard %s ago", node, late)
+			}
+			share[0][beats[1].Sub(began)*10/(period+1)]++
+			share[1][beats[len(beats)-1].Sub(began.Add(time.Minute-period))*10/(period+1)]++
+		}
+		for i, tenths := range share {
+			if most := slices.Max(tenths[:]); most > workers/4 {
+				t.Errorf("period %d: %d of %d heartbeats fall in one tenth: %v", i, most, workers, tenths)
+			}
+		}
+		if len(gaps) < workers {
+			t.Errorf("there are only %d different times between heartbeats", len(gaps))
+		}
+	})
+}
+
 func TestHeartbeatsFollowPeriod(t *testing.T) {
 	inBubble(t, func(f *fixture) {
-		p := f.at("a").await(f.t)
+		p := f.at("a").await()
 		p.welcome(func(w *dispatcherv1.Welcome) { w.HeartbeatPeriod = nil })
 		pass(time.Minute + time.Second)
 		p.mu.Lock()
@@ -194,10 +268,10 @@ func TestHeartbeatsFollowPeriod(t *testing.T) {
 // heartbeats and does not.
 func TestUnansweredHeartbeatsEndSession(t *testing.T) {
 	inBubble(t, func(f *fixture) {
-		p := f.at("a").await(f.t)
+		p := f.at("a").await()
 		began := time.Now()
 		p.welcome(func(w *dispatcherv1.Welcome) { w.AnswersHeartbeats = true })
-		f.at("a").await(f.t)
+		f.at("a").await()
 		// Heartbeats come after 90 to 100 % of the period, 2 s.
 		if waited := time.Since(began); waited < 1800*time.Millisecond*mostUnanswered || waited > 8*time.Second {
 			f.t.Errorf("left after %s", waited)
@@ -205,126 +279,9 @@ func TestUnansweredHeartbeatsEndSession(t *testing.T) {
 	})
 }
 
-func TestStatusesAreResentUntilAcknowledged(t *testing.T) {
-	inBubble(t, func(f *fixture) {
-		f.tasks.set("t1", running)
-		p := f.at("a").await(f.t)
-		p.welcome(nil)
-		pass(time.Second)
-		f.tasks.set("t2", running)
-		f.client.Changed("t2", true)
-		pass(time.Second)
-		// One report is under way at a time.
-		if all := p.reports(); len(all) != 1 || !slices.Equal(reported(all[0]), []string{"t1"}) {
-			f.t.Fatalf("reports = %v", all)
-		}
-		p.ack(1)
-		pass(time.Second)
-		if all := p.reports(); len(all) != 2 || !slices.Equal(reported(all[1]), []string{"t2"}) {
-			f.t.Fatalf("reports after the acknowledgement = %v", all)
-		}
-		// The second report is never acknowledged: the next session gets everything.
-		p = f.at("a").await(f.t)
-		p.welcome(nil)
-		pass(time.Second)
-		if all := p.reports(); len(all) != 1 || all[0].GetSequence() != 1 || !slices.Equal(reported(all[0]), []string{"t1", "t2"}) {
-			f.t.Errorf("reports of the next session = %v", all)
-		}
-		p.ack(1)
-		pass(time.Hour)
-		if all := p.reports(); len(all) != 1 {
-			f.t.Errorf("%d reports although nothing has changed", len(all))
-		}
-	})
-}
-
-// TestAcknowledgementOfUnsentReportIsIgnored acknowledges more than was sent.
-func TestAcknowledgementOfUnsentReportIsIgnored(t *testing.T) {
-	inBubble(t, func(f *fixture) {
-		p := f.at("a").await(f.t)
-		p.welcome(nil)
-		p.ack(7)
-		f.tasks.set("t1", running)
-		f.client.Changed("t1", true)
-		pass(time.Second)
-		p.ack(7)
-		f.tasks.set("t2", running)
-		f.client.Changed("t2", true)
-		pass(time.Second)
-		if all := p.reports(); len(all) != 1 {
-			f.t.Errorf("%d reports, want 1: the first is not acknowledged", len(all))
-		}
-	})
-}
-
-// reportedErrors acknowledges all reports of a session until none follows, and
-// returns the error of each task that was reported.
-func (p *peer) reportedErrors() map[string]string {
-	p.t.Helper()
-	all := map[string]string{}
-	for seen := 0; ; {
-		pass(time.Second)
-		reports := p.reports()
-		if len(reports) == seen {
-			return all
-		}
-		for _, r := range reports[seen:] {
-			if size := proto.Size(r); size > mostReportBytes {
-				p.t.Errorf("report %d has %d bytes, want at most %d", r.GetSequence(), size, mostReportBytes)
-			}
-			for _, s := range r.GetStatuses() {
-				all[s.GetTaskId()] = s.GetStatus().GetError()
-			}
-			p.ack(r.GetSequence())
-		}
-		seen = len(reports)
-	}
-}
-
-func TestReportsAreBoundedByBytes(t *testing.T) {
-	inBubble(t, func(f *fixture) {
-		for i := range 200 {
-			id := fmt.Sprint("t", i)
-			f.tasks.set(id, running)
-			f.tasks.errors[id] = strings.Repeat("x", 40<<10)
-		}
-		p := f.at("a").await(f.t)
-		p.welcome(nil)
-		reported := p.reportedErrors()
-		if !maps.Equal(reported, f.tasks.errors) {
-			f.t.Errorf("%d of 200 statuses were reported with their errors", len(reported))
-		}
-		if n := len(p.reports()); n > 9 {
-			f.t.Errorf("%d reports for 8 MB of statuses, want at most 9", n)
-		}
-	})
-}
-
-// TestOversizedStatusDoesNotBlockOthers has one task with an error that no message
-// can carry.
-func TestOversizedStatusDoesNotBlockOthers(t *testing.T) {
-	inBubble(t, func(f *fixture) {
-		f.tasks.set("huge", musterv1.TaskState_FAILED)
-		f.tasks.errors["huge"] = "no such image: " + strings.Repeat("\u00e4", 3<<20)
-		for i := range 10 {
-			f.tasks.set(fmt.Sprint("t", i), running)
-		}
-		p := f.at("a").await(f.t)
-		p.welcome(nil)
-		reported := p.reportedErrors()
-		if len(reported) != 11 {
-			f.t.Errorf("%d of 11 statuses were reported", len(reported))
-		}
-		text := reported["huge"]
-		if !strings.HasPrefix(text, "no such image: \u00e4") || !utf8.ValidString(text) || len(text) < 1<<10 || len(text) > mostStatusBytes {
-			f.t.Errorf("the error of the oversized status has %d bytes and begins %.20q", len(text), text)
-		}
-	})
-}
-
 func TestChangedDescriptionIsSent(t *testing.T) {
 	inBubble(t, func(f *fixture) {
-		p := f.at("a").await(f.t)
+		p := f.at("a").await()
 		p.welcome(nil)
 		f.node.rename("host2")
 		pass(time.Millisecond)
@@ -339,10 +296,10 @@ func TestChangedDescriptionIsSent(t *testing.T) {
 func TestRefusedAssignmentsEndSession(t *testing.T) {
 	inBubble(t, func(f *fixture) {
 		f.tasks.assignErr = errors.New("spec was not sent")
-		p := f.at("a").await(f.t)
+		p := f.at("a").await()
 		p.welcome(nil)
 		p.send(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_Assignments{Assignments: &dispatcherv1.Assignments{}}})
-		p = f.at("a").await(f.t)
+		p = f.at("a").await()
 		p.welcome(nil)
 		if f.tasks.begun != 2 || len(f.tasks.assigned) != 1 {
 			f.t.Errorf("begun %d times, assigned %d", f.tasks.begun, len(f.tasks.assigned))
@@ -356,7 +313,7 @@ func TestRefusalsAreAnsweredWithLongPauses(t *testing.T) {
 	inBubble(t, func(f *fixture) {
 		last := time.Now()
 		for i := range 8 {
-			p := f.at("a").await(f.t)
+			p := f.at("a").await()
 			if pause := time.Since(last); i > 0 {
 				most := min(refusedPause<<(i-1), longestRefusedPause)
 				if pause < most/2 || pause > most+time.Millisecond {
@@ -377,13 +334,13 @@ func TestRefusalsAreAnsweredWithLongPauses(t *testing.T) {
 // node: its tasks go once that has lasted, and not before.
 func TestTasksAreAbandonedOnceAnotherWorkerIsTheNode(t *testing.T) {
 	inBubble(t, func(f *fixture) {
-		p := f.at("a").await(f.t)
+		p := f.at("a").await()
 		p.welcome(nil)
 		pass(time.Hour)
 		p.end <- status.Error(codes.Unavailable, "the cable is out")
 		var first time.Time
 		for len(f.tasks.abandoned) == 0 {
-			p = f.at("a").await(f.t)
+			p = f.at("a").await()
 			if first.IsZero() {
 				first = time.Now()
 			}
@@ -401,7 +358,7 @@ func TestTasksAreAbandonedOnceAnotherWorkerIsTheNode(t *testing.T) {
 
 func TestTasksOfRemovedNodeAreAbandonedAtOnce(t *testing.T) {
 	inBubble(t, func(f *fixture) {
-		f.at("a").await(f.t).refuse(dispatcherv1.Refusal_NODE_REMOVED)
+		f.at("a").await().refuse(dispatcherv1.Refusal_NODE_REMOVED)
 		pass(time.Millisecond)
 		if !slices.Equal(f.tasks.abandoned, []string{"the node was removed from the cluster"}) {
 			f.t.Errorf("abandoned: %v", f.tasks.abandoned)
@@ -411,7 +368,7 @@ func TestTasksOfRemovedNodeAreAbandonedAtOnce(t *testing.T) {
 
 func TestGoodbyeEndsSession(t *testing.T) {
 	inBubble(t, func(f *fixture) {
-		p := f.at("a").await(f.t)
+		p := f.at("a").await()
 		p.welcome(nil)
 		began := time.Now()
 		f.stop()

@@ -14,6 +14,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/workerd/internal/dependencies"
 )
 
@@ -75,15 +76,15 @@ func (c *Client) session(ctx context.Context, address string) (welcomed bool, er
 	c.log.Info("session with dispatcher", zap.String("dispatcher", address), zap.Duration("heartbeat_period", s.period))
 	c.metrics.begun.Inc()
 	c.metrics.connected.Set(1)
-	c.standing.set(true)
+	c.status.Store(&Status{Connected: true, Since: time.Now()})
 	defer func() {
 		c.metrics.connected.Set(0)
-		c.standing.set(false)
+		c.status.Store(&Status{Since: time.Now()})
 	}()
 	c.where.prefer(address)
 	c.where.learn(welcome.GetDispatchers())
 	c.cfg.Tasks.Begin()
-	c.reports.begin()
+	c.reports.begin(c.cfg.Tasks.IDs())
 
 	go func() {
 		defer close(s.done)
@@ -123,7 +124,7 @@ func (s *stream) open(ctx, inner context.Context, cancel context.CancelCauseFunc
 	}
 	s.told, _ = s.c.cfg.Describer.Description()
 	tasks := 0
-	if !s.c.Standing().Since.IsZero() {
+	if !s.c.Status().Since.IsZero() {
 		tasks = len(s.c.cfg.Tasks.IDs())
 	}
 	// An error of Send is only io.EOF; Recv tells what it was.
@@ -212,7 +213,7 @@ func (s *stream) read(inner context.Context) error {
 func (s *stream) write(ctx, inner context.Context, cancel context.CancelCauseFunc) error {
 	// If ctx ends while a send does not get through, there is no goodbye.
 	stuck := context.AfterFunc(ctx, func() {
-		sleep(inner, goodbyeTimeout)
+		_ = backoff.Sleep(inner, goodbyeTimeout)
 		cancel(ctx.Err())
 	})
 	defer stuck()
@@ -260,7 +261,7 @@ func (s *stream) write(ctx, inner context.Context, cancel context.CancelCauseFun
 			if acknowledgement {
 				return &errSilent{"acknowledgement", s.c.cfg.AckTimeout}
 			}
-			if report := s.c.reports.take(time.Now()); report != nil {
+			if report := s.c.reports.take(time.Now(), s.c.cfg.Tasks); report != nil {
 				s.c.metrics.reports.Inc()
 				s.c.metrics.statuses.Add(float64(len(report.GetStatuses())))
 				err = s.grpc.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_StatusReport{StatusReport: report}})
