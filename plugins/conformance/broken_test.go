@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -288,5 +289,18 @@ func TestAProgramThatDoesNotStart(t *testing.T) {
 	results := try(t, "Starts")
 	if len(results) != 1 || results[0].Rule != "Starts" || results[0].Outcome != conformance.Broken {
 		t.Errorf("results = %+v, want one, of the start", results)
+	}
+}
+
+// TestExecutorsStartWhereTemporaryPathIsLong sets TMPDIR to a path that leaves no room
+// for the name of a Unix socket.
+func TestExecutorsStartWhereTemporaryPathIsLong(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), strings.Repeat("x", 100))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", dir)
+	if results := try(t, "none", "Describe"); results[0].Outcome != conformance.Kept {
+		t.Errorf("results = %+v, want the rule kept", results)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -31,9 +32,8 @@ type Plugin struct {
 // bare environment. It ends with the test.
 func StartProgram(t T, command []string, env ...string) *Plugin {
 	t.Helper()
-	// A process that is killed leaves its socket behind. The test's own directory
-	// may have too long a path for one.
-	sockets, err := os.MkdirTemp("", "muster-test-")
+	// A process that is killed leaves its socket behind.
+	sockets, err := shortTempDir()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,6 +56,21 @@ func StartProgram(t T, command []string, env ...string) *Plugin {
 	})
 	p.Start()
 	return p
+}
+
+// longestTemp is the longest path of a temporary directory for sockets. The path of a
+// socket has at most 103 bytes on every system. The names beneath the directory take
+// up to 64 of them.
+const longestTemp = 39
+
+// shortTempDir makes a temporary directory whose path leaves room for sockets. It is
+// in /tmp if the path of the usual place is too long.
+func shortTempDir() (string, error) {
+	temp := os.TempDir()
+	if len(temp) > longestTemp && runtime.GOOS != "windows" {
+		temp = "/tmp"
+	}
+	return os.MkdirTemp(temp, "muster-test-")
 }
 
 // endTime is how long the end of a process may take.

@@ -68,8 +68,8 @@ func Try(ctx context.Context, o Options) ([]Result, error) {
 		}
 		rules = slices.DeleteFunc(rules, func(r Rule) bool { return !slices.Contains(o.Rules, r.Name) })
 	}
-	// A socket's path must be short.
-	dir, err := os.MkdirTemp("", "muster-try-")
+	// An executor may put sockets there.
+	dir, err := shortTempDir()
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for the executor's state: %w", err)
 	}
