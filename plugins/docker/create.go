@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/docker/docker/api/types/container"
 
 	"github.com/musterhq/muster/plugins/sdk"
@@ -65,7 +66,7 @@ func (e *Executor) Prepare(ctx context.Context, task *sdk.Task, known sdk.Handle
 
 // create creates a task's container, and returns its id, also if it is there.
 func (e *Executor) create(ctx context.Context, task *sdk.Task, config *container.Config, host *container.HostConfig) (string, error) {
-	for {
+	return poll(ctx, func() (string, error) {
 		created, err := e.engine.ContainerCreate(ctx, config, host, nil, nil, task.GetName())
 		if err == nil {
 			return created.ID, nil
@@ -73,22 +74,20 @@ func (e *Executor) create(ctx context.Context, task *sdk.Task, config *container
 		if !isConflict(err) {
 			return "", createError(err, host)
 		}
-		// The name is taken: by this task's own container, by a stranger's, or
-		// by a creation that is under way and cannot be seen yet.
-		found, inspectErr := e.inspect(ctx, task.GetName())
+		// The name is taken: by this task's own container, by another one, or by a
+		// creation that is under way and cannot be seen yet.
+		found, err := e.inspect(ctx, task.GetName())
 		switch {
-		case inspectErr == nil && ours(found, task.GetId()):
+		case err == nil && ours(found, task.GetId()):
 			return found.ID, nil
-		case inspectErr == nil:
+		case err == nil:
 			return "", &definiteError{sdk.NodeFault(fmt.Errorf(
 				"there is a container named %q on this node that is not of this task: rename or remove it", task.GetName()))}
-		case !isNotFound(inspectErr):
-			return "", inspectErr
+		case isNotFound(err):
+			return "", errPending
 		}
-		if err := sleep(ctx, settlePoll); err != nil {
-			return "", err
-		}
-	}
+		return "", err
+	})
 }
 
 // createError says whose fault it is that the Engine does not create a
@@ -128,36 +127,36 @@ func (e *Executor) settle(ctx context.Context, note *intent) error {
 	config := &container.Config{Image: note.Image, Labels: map[string]string{
 		labelTaskID: note.TaskID, labelNodeID: note.NodeID, labelPlaceholder: "true",
 	}}
-	for {
+	_, err := poll(ctx, func() (any, error) {
 		_, err := e.engine.ContainerCreate(ctx, config, &container.HostConfig{}, nil, nil, note.Name)
 		if err == nil || isNotFound(err) || isInvalid(err) {
 			// It is this one now, which will be removed, or there is no image
 			// to create any from.
-			return nil
+			return nil, nil
 		}
 		if !isConflict(err) {
-			return engineError(fmt.Errorf("see whether a container is being created: %w", err))
+			return nil, engineError(fmt.Errorf("see whether a container is being created: %w", err))
 		}
-		_, err = e.inspect(ctx, note.Name)
-		if err == nil {
-			return nil
+		if _, err = e.inspect(ctx, note.Name); isNotFound(err) {
+			err = errPending
 		}
-		if !isNotFound(err) {
-			return err
-		}
-		if err := sleep(ctx, settlePoll); err != nil {
-			return err
-		}
-	}
+		return nil, err
+	})
+	return err
 }
 
-func sleep(ctx context.Context, span time.Duration) error {
-	timer := time.NewTimer(span)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+// errPending says that another call is at work on a container, and that its result
+// cannot be seen yet.
+var errPending = errors.New("another call is at work on the container")
+
+// poll calls try, with pauses, until it returns another error than errPending, or
+// none.
+func poll[T any](ctx context.Context, try func() (T, error)) (T, error) {
+	return backoff.Retry(ctx, func() (T, error) {
+		result, err := try()
+		if err != nil && !errors.Is(err, errPending) {
+			err = backoff.Permanent(err)
+		}
+		return result, err
+	}, backoff.WithBackOff(backoff.NewConstantBackOff(settlePoll)), backoff.WithMaxElapsedTime(0))
 }

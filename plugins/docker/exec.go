@@ -73,18 +73,16 @@ func (e *Executor) Exec(ctx context.Context, ref sdk.Ref, command sdk.Command, s
 // execCode returns a command's exit code. Its output may end a moment before the
 // Engine has noted its end.
 func (e *Executor) execCode(ctx context.Context, id string) (int32, error) {
-	for {
+	return poll(ctx, func() (int32, error) {
 		found, err := e.engine.ContainerExecInspect(ctx, id)
-		if err != nil {
+		switch {
+		case err != nil:
 			return 0, engineError(fmt.Errorf("inspect the command: %w", err))
+		case found.Running:
+			return 0, errPending
 		}
-		if !found.Running {
-			return int32(found.ExitCode), nil
-		}
-		if err := sleep(ctx, settlePoll); err != nil {
-			return 0, err
-		}
-	}
+		return int32(found.ExitCode), nil
+	})
 }
 
 // resize passes new sizes of the terminal on.

@@ -286,17 +286,16 @@ func (e *Executor) Remove(ctx context.Context, ref sdk.Ref) error {
 // remove removes a container and its nameless volumes, and returns when it is
 // gone.
 func (e *Executor) remove(ctx context.Context, id string) error {
-	for {
+	_, err := poll(ctx, func() (any, error) {
 		err := e.engine.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
 		switch {
 		case err == nil || isNotFound(err):
-			return nil
-		case !isConflict(err):
-			return engineError(fmt.Errorf("remove the container: %w", err))
+			return nil, nil
+		case isConflict(err):
+			// Another call is at it already, whose caller may have died.
+			return nil, errPending
 		}
-		// Another call is at it already, whose caller may have died.
-		if err := sleep(ctx, settlePoll); err != nil {
-			return err
-		}
-	}
+		return nil, engineError(fmt.Errorf("remove the container: %w", err))
+	})
+	return err
 }

@@ -235,19 +235,18 @@ func (e *Executor) Start(ctx context.Context, task *sdk.Task, _ sdk.Handle) (*sd
 			return nil, notFound(task.GetId(), err)
 		}
 	}
-	tick := time.NewTicker(startPoll)
-	defer tick.Stop()
-	for {
-		if started, err := e.started(dir, task); started != nil || err != nil {
-			return started, notFound(task.GetId(), err)
+	started, err := poll(ctx, errNotYet, func() (*sdk.Started, error) {
+		started, err := e.started(dir, task)
+		if started == nil && err == nil {
+			err = errNotYet
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
+		return started, err
+	})
+	return started, notFound(task.GetId(), err)
 }
+
+// errNotYet says that a supervisor has not written yet how the start went.
+var errNotYet = errors.New("the supervisor has not started the command yet")
 
 // fresh tells whether a task was neither begun nor lost.
 func fresh(dir taskdir.Dir) (bool, error) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
@@ -221,27 +222,28 @@ func (e *Executor) look(dir taskdir.Dir, nodeID string) (sdk.Listed, string, err
 // after its end.
 func (e *Executor) supervisorGone(ctx context.Context, dir taskdir.Dir) error {
 	for {
-		held, err := dir.Locked()
+		held, err := onSupervisor(ctx, dir, func(h *proc.Handle) error { return h.Wait(ctx) })
 		if err != nil || !held {
 			return err
 		}
-		handle, err := supervisor(dir)
-		switch {
-		case errors.Is(err, proc.ErrGone):
-			// It holds the lock and has not said yet who it is, or it is about
-			// to let go.
-			if err := sleep(ctx, startPoll); err != nil {
-				return err
-			}
-			continue
-		case err != nil:
-			return err
-		}
-		err = handle.Wait(ctx)
-		if err := errors.Join(err, handle.Close()); err != nil {
-			return err
-		}
 	}
+}
+
+// onSupervisor calls act with a task's supervisor. It returns false if no process
+// holds the task's lock. It waits for a supervisor that has just been started and
+// has not written yet who it is, or that is about to release the lock.
+func onSupervisor(ctx context.Context, dir taskdir.Dir, act func(*proc.Handle) error) (held bool, err error) {
+	return poll(ctx, proc.ErrGone, func() (bool, error) {
+		held, err := dir.Locked()
+		if err != nil || !held {
+			return false, err
+		}
+		handle, err := supervisor(dir)
+		if err != nil {
+			return true, err
+		}
+		return true, errors.Join(act(handle), handle.Close())
+	})
 }
 
 // supervisor returns a hold on a task's supervisor, or ErrGone.
@@ -256,30 +258,15 @@ func supervisor(dir taskdir.Dir) (*proc.Handle, error) {
 	return proc.Open(*id)
 }
 
-// signal signals a task's supervisor, if there is one. One that is just
-// starting is waited for, because it does not listen yet.
+// signal signals a task's supervisor, if there is one.
 func (e *Executor) signal(ctx context.Context, dir taskdir.Dir, signal unix.Signal) error {
-	for {
-		held, err := dir.Locked()
-		if err != nil || !held {
+	_, err := onSupervisor(ctx, dir, func(h *proc.Handle) error {
+		if err := h.Signal(signal); !errors.Is(err, proc.ErrGone) {
 			return err
 		}
-		handle, err := supervisor(dir)
-		if errors.Is(err, proc.ErrGone) {
-			if err := sleep(ctx, startPoll); err != nil {
-				return err
-			}
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		err = handle.Signal(signal)
-		if errors.Is(err, proc.ErrGone) {
-			err = nil
-		}
-		return errors.Join(err, handle.Close())
-	}
+		return nil
+	})
+	return err
 }
 
 // kill ends a task at once, and returns when its supervisor is gone.
@@ -381,22 +368,27 @@ func rebooted(dir taskdir.Dir) (bool, error) {
 func (e *Executor) killStrays(ctx context.Context, id string) error {
 	group := e.cgroups().Find(id)
 	marker := taskdir.Spec{ID: id}.Marker()
-	for {
+	_, err := poll(ctx, errStrays, func() (any, error) {
 		group.Kill()
 		strays, err := findStrays(group, marker)
 		if err != nil || len(strays) == 0 {
-			return err
+			return nil, err
 		}
 		for _, stray := range strays {
 			if err := proc.Kill(stray); err != nil {
-				return err
+				return nil, err
 			}
 		}
-		if err := sleep(ctx, startPoll); err != nil {
-			return fmt.Errorf("kill what is left of task %s: %w", id, err)
-		}
+		return nil, errStrays
+	})
+	if err != nil {
+		return fmt.Errorf("kill what is left of task %s: %w", id, err)
 	}
+	return nil
 }
+
+// errStrays says that processes of a task were there a moment ago.
+var errStrays = errors.New("processes of the task are left")
 
 func findStrays(group *cgroup.Group, marker string) ([]proc.Identity, error) {
 	boot, err := proc.Boot()
@@ -426,13 +418,14 @@ func findStrays(group *cgroup.Group, marker string) ([]proc.Identity, error) {
 	return strays, nil
 }
 
-func sleep(ctx context.Context, span time.Duration) error {
-	timer := time.NewTimer(span)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+// poll calls try, with pauses of startPoll, until it returns another error than
+// again, or none.
+func poll[T any](ctx context.Context, again error, try func() (T, error)) (T, error) {
+	return backoff.Retry(ctx, func() (T, error) {
+		result, err := try()
+		if err != nil && !errors.Is(err, again) {
+			err = backoff.Permanent(err)
+		}
+		return result, err
+	}, backoff.WithBackOff(backoff.NewConstantBackOff(startPoll)), backoff.WithMaxElapsedTime(0))
 }
