@@ -201,10 +201,10 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 }
 
 // lastKnown is the census of all subsystems as the directories have it.
-func (d *Daemon) lastKnown() map[string]shards.Census {
-	all := map[string]shards.Census{}
+func (d *Daemon) lastKnown() map[string]shards.Ownership {
+	all := map[string]shards.Ownership{}
 	for _, s := range d.subsystems {
-		all[s.Name] = s.Census()
+		all[s.Name] = s.Ownership()
 	}
 	return all
 }

@@ -34,7 +34,7 @@ func takeOver(ctx context.Context, s *site) error {
 		return err
 	}
 	defer func() { _ = store.Close() }()
-	m := &mortality{site: s, store: store}
+	m := &takeover{site: s, store: store}
 	if err := m.round(ctx, "undisturbed", func() (func(context.Context) error, error) { return nil, nil }); err != nil {
 		return err
 	}
@@ -57,8 +57,8 @@ func takeOver(ctx context.Context, s *site) error {
 	return nil
 }
 
-// mortality is a site on which replicas die.
-type mortality struct {
+// takeover is a site on which replicas die.
+type takeover struct {
 	*site
 	store kv.KV
 	made  int
@@ -66,7 +66,7 @@ type mortality struct {
 
 // round asks for tasks at the moment at which something happens, and waits until
 // they run, and then for what happens to be over.
-func (m *mortality) round(ctx context.Context, name string, happens func() (over func(context.Context) error, err error)) error {
+func (m *takeover) round(ctx context.Context, name string, happens func() (over func(context.Context) error, err error)) error {
 	if err := poll(ctx, lookEvery, func() (bool, error) { return m.even(ctx) }); err != nil {
 		return fmt.Errorf("wait until the shards are shared out: %w", err)
 	}
@@ -120,7 +120,7 @@ func (m *mortality) round(ctx context.Context, name string, happens func() (over
 
 // takeAway ends a replica that has shards. The function that it returns waits until
 // others have them, says when that was, and brings the replica back.
-func (m *mortality) takeAway(ctx context.Context, daemon, name string, end func(*testcluster.Process) error) (func(context.Context) error, error) {
+func (m *takeover) takeAway(ctx context.Context, daemon, name string, end func(*testcluster.Process) error) (func(context.Context) error, error) {
 	replica, address, err := m.victim(ctx, daemon)
 	if err != nil {
 		return nil, err
@@ -154,12 +154,12 @@ func (m *mortality) takeAway(ctx context.Context, daemon, name string, end func(
 func subsystem(daemon string) string { return daemon[:len(daemon)-1] }
 
 // victim returns a replica of a daemon that has shards, and its address.
-func (m *mortality) victim(ctx context.Context, daemon string) (name, address string, err error) {
-	all, err := shards.Take(ctx, m.store, "muster", zap.NewNop())
+func (m *takeover) victim(ctx context.Context, daemon string) (name, address string, err error) {
+	all, err := shards.ReadOwnership(ctx, m.store, "muster", zap.NewNop())
 	if err != nil {
 		return "", "", err
 	}
-	for _, h := range all[subsystem(daemon)].Held {
+	for _, h := range all[subsystem(daemon)].Leases {
 		for _, name := range m.cluster.Replicas(daemon) {
 			if m.cluster.Address(name) == h.Address {
 				return name, h.Address, nil
@@ -170,13 +170,13 @@ func (m *mortality) victim(ctx context.Context, daemon string) (name, address st
 }
 
 // passed reports whether all shards of a daemon are held by others than one.
-func (m *mortality) passed(ctx context.Context, daemon, address string) (bool, error) {
-	all, err := shards.Take(ctx, m.store, "muster", zap.NewNop())
+func (m *takeover) passed(ctx context.Context, daemon, address string) (bool, error) {
+	all, err := shards.ReadOwnership(ctx, m.store, "muster", zap.NewNop())
 	if err != nil {
 		return false, err
 	}
 	others := 0
-	for _, h := range all[subsystem(daemon)].Held {
+	for _, h := range all[subsystem(daemon)].Leases {
 		if h.Address != address {
 			others++
 		}
@@ -185,18 +185,18 @@ func (m *mortality) passed(ctx context.Context, daemon, address string) (bool, e
 }
 
 // even reports whether all replicas have their share.
-func (m *mortality) even(ctx context.Context) (bool, error) {
-	all, err := shards.Take(ctx, m.store, "muster", zap.NewNop())
+func (m *takeover) even(ctx context.Context) (bool, error) {
+	all, err := shards.ReadOwnership(ctx, m.store, "muster", zap.NewNop())
 	if err != nil {
 		return false, err
 	}
 	for _, daemon := range []string{"orchestratord", "allocatord", "schedulerd", "dispatcherd"} {
 		c, held := all[subsystem(daemon)], map[string]int{}
-		for _, h := range c.Held {
+		for _, h := range c.Leases {
 			held[h.Address]++
 		}
 		n := shardsOf(daemon)
-		if len(c.Members) != 2 || len(c.Held) != n {
+		if len(c.Members) != 2 || len(c.Leases) != n {
 			return false, nil
 		}
 		for _, has := range held {

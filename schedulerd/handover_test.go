@@ -41,7 +41,7 @@ func TestTasksThatAreSeenLateKeepTheirNodes(t *testing.T) {
 				stop := c.schedule("s1")
 				time.Sleep(time.Second)
 				slow := kvfault.New(c.kv)
-				arrive := slow.Inject(kvfault.Fault{Deed: kvfault.List, Prefix: daemon.Prefix + "/tasks/h/", Hang: true})
+				arrive := slow.Inject(kvfault.Fault{Op: kvfault.List, Prefix: daemon.Prefix + "/tasks/h/", Hang: true})
 				defer arrive()
 				defer c.scheduleOver(slow, "s2")()
 				time.Sleep(time.Second)
@@ -201,7 +201,7 @@ func TestFencedSchedulerAssignsNothing(t *testing.T) {
 				c.expect("before", map[string]int{"n1": 1})
 				// It cannot write fences, and so does not get the shards back.
 				mend := cut.Inject(kvfault.Fault{
-					Deed: kvfault.Txn, Prefix: daemon.Prefix + "/placements/p/", Err: kv.ErrUnavailable,
+					Op: kvfault.Txn, Prefix: daemon.Prefix + "/placements/p/", Err: kv.ErrUnavailable,
 					When: func(call kvfault.Call) bool { return call.Writes },
 				})
 				c.otherScheduler(other)
@@ -256,7 +256,7 @@ func TestNodesThatAreDrainedUnseenGetNothing(t *testing.T) {
 		late := kvfault.New(c.kv)
 		defer c.scheduleOver(late, "s1")()
 		time.Sleep(time.Second)
-		defer late.Inject(kvfault.Fault{Deed: kvfault.List, Prefix: daemon.Prefix + "/nodes/h/", Hang: true})()
+		defer late.Inject(kvfault.Fault{Op: kvfault.List, Prefix: daemon.Prefix + "/nodes/h/", Hang: true})()
 		// The list that waits already still tells of one change.
 		for _, a := range []musterv1.NodeSpec_Availability{musterv1.NodeSpec_ACTIVE, musterv1.NodeSpec_DRAIN} {
 			c.update(func(tx *store.Tx) {

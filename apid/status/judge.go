@@ -69,7 +69,7 @@ func (s Store) message() *musterv1.StoreStatus {
 
 // instances returns those of one daemon: its members, and the others in the
 // catalog.
-func (f Findings) instances(s Subsystem, c shards.Census) []*musterv1.DaemonInstance {
+func (f Findings) instances(s Subsystem, c shards.Ownership) []*musterv1.DaemonInstance {
 	var all []*musterv1.DaemonInstance
 	known := map[string]bool{}
 	for _, member := range c.Members {
@@ -107,10 +107,10 @@ func (f Findings) stranger(s Subsystem, instance string, p kv.Process) *musterv1
 	return d
 }
 
-func holdings(s Subsystem, c shards.Census, instance string) []*musterv1.ShardHolding {
+func holdings(s Subsystem, c shards.Ownership, instance string) []*musterv1.ShardHolding {
 	var held []*musterv1.ShardHolding
 	for shard := range s.Shards {
-		if h, ok := c.Held[shard]; ok && h.Instance == instance {
+		if h, ok := c.Leases[shard]; ok && h.Instance == instance {
 			m := &musterv1.ShardHolding{Subsystem: s.Name, Shard: uint32(shard)}
 			if !h.Since.IsZero() {
 				m.Since = timestamppb.New(h.Since)

@@ -23,16 +23,16 @@ import (
 func well() clusterstatus.Findings {
 	f := clusterstatus.Findings{
 		Store:     clusterstatus.Store{Description: kv.Description{Kind: "consul", Leader: "a:1", Servers: []string{"a:1"}}, Latency: time.Millisecond},
-		Census:    map[string]shards.Census{},
+		Census:    map[string]shards.Ownership{},
 		Processes: map[string][]kv.Process{},
 		Newest:    map[string][]uint64{"tasks": {5, 0, 7}},
 		Reports:   map[string]clusterstatus.Report{},
 	}
 	for _, s := range clusterstatus.Subsystems() {
 		m := shards.Member{Instance: s.Daemon, Daemon: s.Daemon, Address: s.Daemon + ":1", Version: "v1"}
-		c := shards.Census{Members: []shards.Member{m}, Held: map[int]shards.Holding{}}
+		c := shards.Ownership{Members: []shards.Member{m}, Leases: map[int]shards.Lease{}}
 		for i := range s.Shards {
-			c.Held[i] = shards.Holding{Member: m, Since: time.Unix(1000, 0)}
+			c.Leases[i] = shards.Lease{Member: m, Since: time.Unix(1000, 0)}
 		}
 		f.Census[s.Name] = c
 		f.Processes[s.Daemon] = []kv.Process{{Meta: map[string]string{"instance": s.Daemon}, Address: m.Address, Alive: true}}
@@ -99,7 +99,7 @@ func TestJudge(t *testing.T) {
 		}, "new", changing, 0, "0", nil},
 		"shards are free": {func(f *clusterstatus.Findings) {
 			for _, i := range []int{1, 2, 3, 7} {
-				delete(f.Census["scheduler"].Held, i)
+				delete(f.Census["scheduler"].Leases, i)
 			}
 		}, "", healthy, 12, "0", []string{"no replica holds shards 1-3, 7 of the scheduler"}},
 		"a daemon has no instance": {func(f *clusterstatus.Findings) {
@@ -108,7 +108,7 @@ func TestJudge(t *testing.T) {
 		}, "", healthy, 16, "0", []string{"no allocatord takes part"}},
 		"the store is away": {func(f *clusterstatus.Findings) {
 			f.Store.Err, f.Store.Leader, f.Newest, f.Processes = errors.New("cut off"), "", nil, nil
-			delete(f.Census["scheduler"].Held, 0)
+			delete(f.Census["scheduler"].Leases, 0)
 		}, "", healthy, 15, "?", []string{"the store does not answer"}},
 		"a limit of the store is reached": {func(f *clusterstatus.Findings) {
 			f.Store.Err = fmt.Errorf("200 connections: %w", kv.ErrLimited)

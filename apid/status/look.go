@@ -33,7 +33,7 @@ type Looker struct {
 	// Newest reads the newest sequence numbers of all tables from the store.
 	Newest func(context.Context) (map[string][]uint64, error)
 	// LastKnown returns the last census that is known, for a store that is away.
-	LastKnown func() map[string]shards.Census
+	LastKnown func() map[string]shards.Ownership
 	// StaleFor returns how old what this process knows is.
 	StaleFor func() time.Duration
 	Dial     func(address string) (*grpc.ClientConn, error)
@@ -114,9 +114,9 @@ func (l *Looker) read(ctx context.Context, f *Findings) error {
 }
 
 // census takes the census, again if a shard has yet to be taken.
-func (l *Looker) census(ctx context.Context) (map[string]shards.Census, error) {
+func (l *Looker) census(ctx context.Context) (map[string]shards.Ownership, error) {
 	for look := 1; ; look++ {
-		census, err := shards.Take(ctx, l.KV, l.Prefix, l.Log)
+		census, err := shards.ReadOwnership(ctx, l.KV, l.Prefix, l.Log)
 		if err != nil || look == looks || settled(census) {
 			return census, err
 		}
@@ -131,7 +131,7 @@ func (l *Looker) census(ctx context.Context) (map[string]shards.Census, error) {
 }
 
 // settled reports whether all shards are held that a replica could hold.
-func settled(census map[string]shards.Census) bool {
+func settled(census map[string]shards.Ownership) bool {
 	for _, s := range Subsystems() {
 		if c := census[s.Name]; len(c.Members) > 0 && len(unowned(s, c)) > 0 {
 			return false
@@ -140,10 +140,10 @@ func settled(census map[string]shards.Census) bool {
 	return true
 }
 
-func unowned(s Subsystem, c shards.Census) []uint32 {
+func unowned(s Subsystem, c shards.Ownership) []uint32 {
 	var none []uint32
 	for shard := range s.Shards {
-		if _, ok := c.Held[shard]; !ok {
+		if _, ok := c.Leases[shard]; !ok {
 			none = append(none, uint32(shard))
 		}
 	}

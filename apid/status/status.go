@@ -40,7 +40,7 @@ type Findings struct {
 	Store Store
 	// Census is that of each subsystem, by name: as the store has it, or, if it
 	// was not reached, as it was known last.
-	Census map[string]shards.Census
+	Census map[string]shards.Ownership
 	// Processes are those in the store's catalog, by daemon.
 	Processes map[string][]kv.Process
 	// Newest holds the sequence numbers of each table's shards, read before

@@ -110,7 +110,7 @@ func untilShares(t *testing.T, d *shards.Directory, names ...string) time.Durati
 func TestOverConsul(t *testing.T) {
 	consul := server.Start(t)
 	log := zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
-	d := follow(t, consul.KV(t))
+	d := runDirectory(t, consul.KV(t))
 	if err := d.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +185,7 @@ func TestConsulRestarts(t *testing.T) {
 	t.Parallel()
 	consul := consultest.Start(t)
 	log := zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel))
-	d := follow(t, consul.KV(t))
+	d := runDirectory(t, consul.KV(t))
 	runReal(t, consul.KV(t), "a", log)
 	runReal(t, consul.KV(t), "b", log)
 	untilShares(t, d, "a", "b")

@@ -21,11 +21,11 @@ type Directory struct {
 	log               *zap.Logger
 
 	mu      sync.Mutex
-	held    map[int]Holding
+	leases  map[int]Lease
 	members []Member
 	// loaded is closed when both lists have been read once.
-	loaded              chan struct{}
-	sawHeld, sawMembers bool
+	loaded                chan struct{}
+	sawLeases, sawMembers bool
 	// changed is closed and replaced at each change.
 	changed chan struct{}
 }
@@ -41,8 +41,8 @@ func NewDirectory(store kv.KV, prefix, subsystem string, log *zap.Logger) *Direc
 func (d *Directory) Run(ctx context.Context) error {
 	locks, members := locksPrefix(d.prefix, d.subsystem), membersPrefix(d.prefix, d.subsystem)
 	defer d.roster.locks.subscribe(locks, func(pairs []kv.Pair) {
-		held := byShard(decode[Holding](pairs, locks, d.log))
-		d.update(func() { d.held, d.sawHeld = held, true })
+		held := byShard(decode[Lease](pairs, locks, d.log))
+		d.update(func() { d.leases, d.sawLeases = held, true })
 	})()
 	defer d.roster.members.subscribe(members, func(pairs []kv.Pair) {
 		all := inOrder(decode[Member](pairs, members, d.log))
@@ -58,9 +58,9 @@ func (d *Directory) Run(ctx context.Context) error {
 func (d *Directory) update(set func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	was := d.sawHeld && d.sawMembers
+	was := d.sawLeases && d.sawMembers
 	set()
-	if !was && d.sawHeld && d.sawMembers {
+	if !was && d.sawLeases && d.sawMembers {
 		close(d.loaded)
 	}
 	close(d.changed)
@@ -81,7 +81,7 @@ func (d *Directory) Ready(ctx context.Context) error {
 func (d *Directory) Owner(shard int) (Member, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	h, ok := d.held[shard]
+	h, ok := d.leases[shard]
 	return h.Member, ok
 }
 
@@ -89,18 +89,18 @@ func (d *Directory) Owner(shard int) (Member, bool) {
 func (d *Directory) Owners() map[int]Member {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	owners := make(map[int]Member, len(d.held))
-	for shard, h := range d.held {
+	owners := make(map[int]Member, len(d.leases))
+	for shard, h := range d.leases {
 		owners[shard] = h.Member
 	}
 	return owners
 }
 
 // Census returns all that the directory knows.
-func (d *Directory) Census() Census {
+func (d *Directory) Ownership() Ownership {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return Census{Members: slices.Clone(d.members), Held: maps.Clone(d.held)}
+	return Ownership{Members: slices.Clone(d.members), Leases: maps.Clone(d.leases)}
 }
 
 // Members returns all replicas, in order of instance.

@@ -18,7 +18,7 @@ import (
 )
 
 // follow starts a directory over a kv; it ends with the test.
-func follow(t *testing.T, store kv.KV) *shards.Directory {
+func runDirectory(t *testing.T, store kv.KV) *shards.Directory {
 	d := shards.NewDirectory(store, prefix, subsystem, zaptest.NewLogger(t))
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -52,7 +52,7 @@ func instances(d *shards.Directory) []string {
 func TestDirectoryFollows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 4)
-		d := follow(t, c.store)
+		d := runDirectory(t, c.store)
 		if err := d.Ready(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -101,7 +101,7 @@ func TestDirectoryKeepsWhatItKnew(t *testing.T) {
 		c.settled(a)
 		store := kvfault.New(c.store)
 		mend := store.Cut()
-		d := follow(t, store)
+		d := runDirectory(t, store)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if err := d.Ready(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -139,7 +139,7 @@ func TestUnreadableRecords(t *testing.T) {
 		}
 		a := c.join()
 		c.settled(a)
-		d := follow(t, c.store)
+		d := runDirectory(t, c.store)
 		if err := d.Ready(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -182,7 +182,7 @@ func TestDirectoryAfterARestore(t *testing.T) {
 		}
 		store := &switched{KV: before}
 		store.inner.Store(before)
-		d := follow(t, store)
+		d := runDirectory(t, store)
 		<-time.After(5 * time.Minute)
 		if m, ok := d.Owner(3); !ok || m.Instance != "a" {
 			t.Errorf("Owner = %v, %v, want a", m, ok)

@@ -45,9 +45,9 @@ type Config struct {
 
 // Manager takes part in sharing out the shards of one subsystem.
 type Manager struct {
-	cfg     Config
-	owned   prometheus.Gauge
-	trouble trouble
+	cfg      Config
+	owned    prometheus.Gauge
+	failures failureLog
 
 	mu    sync.Mutex
 	roles map[int]*role
@@ -75,7 +75,7 @@ func New(cfg Config) (*Manager, error) {
 	}
 	m := &Manager{cfg: cfg, roles: map[int]*role{}}
 	m.cfg.Logger = cfg.Logger.With(zap.String("subsystem", cfg.Subsystem))
-	m.trouble.log = m.cfg.Logger
+	m.failures.log = m.cfg.Logger
 	m.owned = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "muster_shards_owned",
 		Help:        "Shards of the subsystem that this replica works on.",
@@ -96,7 +96,7 @@ func (m *Manager) Owned() []int {
 	defer m.mu.Unlock()
 	var owned []int
 	for shard, r := range m.roles {
-		if !r.leaving {
+		if !r.revoked {
 			owned = append(owned, shard)
 		}
 	}
@@ -140,7 +140,7 @@ func (m *Manager) Run(ctx context.Context, work func(ctx context.Context, shard 
 		session, err := m.cfg.Session(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
-				m.trouble.met("open a session", err)
+				m.failures.failed("open a session", err)
 				_ = retry.Wait(ctx)
 			}
 			continue

@@ -186,12 +186,12 @@ func TestStoreAway(t *testing.T) {
 	for name, fault := range map[string]kvfault.Fault{
 		"Gone":           {Err: gone},
 		"Slow":           {Delay: 300 * time.Millisecond},
-		"ListsFail":      {Deed: kvfault.List, Err: gone},
-		"AcquiresFail":   {Deed: kvfault.Acquire, Err: gone},
-		"AcquiresUnseen": {Deed: kvfault.Acquire, Err: gone, Applied: true},
-		"ReleasesFail":   {Deed: kvfault.Release, Err: gone},
-		"ReleasesUnseen": {Deed: kvfault.Release, Err: gone, Applied: true},
-		"SessionsFail":   {Deed: kvfault.Session, Err: gone},
+		"ListsFail":      {Op: kvfault.List, Err: gone},
+		"AcquiresFail":   {Op: kvfault.Acquire, Err: gone},
+		"AcquiresUnseen": {Op: kvfault.Acquire, Err: gone, Applied: true},
+		"ReleasesFail":   {Op: kvfault.Release, Err: gone},
+		"ReleasesUnseen": {Op: kvfault.Release, Err: gone, Applied: true},
+		"SessionsFail":   {Op: kvfault.Session, Err: gone},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

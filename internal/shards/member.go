@@ -29,7 +29,7 @@ type Member struct {
 }
 
 // Holding is a shard's lock: who holds it, and since when by the holder's clock.
-type Holding struct {
+type Lease struct {
 	Member
 	Since time.Time `json:"since"`
 }
@@ -41,7 +41,7 @@ func lockKey(prefix, subsystem string, shard int) string {
 	return locksPrefix(prefix, subsystem) + strconv.Itoa(shard)
 }
 
-func encode[T Member | Holding](v T) ([]byte, error) {
+func encode[T Member | Lease](v T) ([]byte, error) {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return nil, fmt.Errorf("encode member: %w", err)
@@ -51,7 +51,7 @@ func encode[T Member | Holding](v T) ([]byte, error) {
 
 // decode reads the values of member or lock records under a prefix. One that
 // cannot be read is left out: it is another version's, and only advice.
-func decode[T Member | Holding](pairs []kv.Pair, prefix string, log *zap.Logger) map[string]T {
+func decode[T Member | Lease](pairs []kv.Pair, prefix string, log *zap.Logger) map[string]T {
 	found := make(map[string]T, len(pairs))
 	for _, p := range pairs {
 		if p.Session == "" {
@@ -68,8 +68,8 @@ func decode[T Member | Holding](pairs []kv.Pair, prefix string, log *zap.Logger)
 }
 
 // byShard takes those locks whose names are shards.
-func byShard(locks map[string]Holding) map[int]Holding {
-	held := make(map[int]Holding, len(locks))
+func byShard(locks map[string]Lease) map[int]Lease {
+	held := make(map[int]Lease, len(locks))
 	for name, h := range locks {
 		if shard, err := strconv.Atoi(name); err == nil {
 			held[shard] = h
@@ -90,7 +90,7 @@ func inOrder(byName map[string]Member) []Member {
 // longestWait is how long a list waits for a change before it begins from nothing.
 // Where the store was restored from a snapshot between two lists, the second waits
 // for an index that is long in coming.
-const longestWait = time.Minute
+const maxListWait = time.Minute
 
 // follow calls see with all pairs under a prefix, at first and whenever they
 // have changed, until ctx ends. While the store is away it keeps trying.
@@ -98,12 +98,12 @@ const longestWait = time.Minute
 // Any server may answer: one that waits for its leader would wait in vain for one
 // that hangs. But what is older than what was seen before is asked of the
 // leader.
-func follow(ctx context.Context, store kv.KV, prefix string, log *zap.Logger, see func([]kv.Pair)) {
+func watchPrefix(ctx context.Context, store kv.KV, prefix string, log *zap.Logger, see func([]kv.Pair)) {
 	var after, newest uint64
 	retry := backoff.New(50*time.Millisecond, 2*time.Second)
 	for ctx.Err() == nil {
 		waiting, end := context.WithCancel(ctx)
-		enough := time.AfterFunc(longestWait, end)
+		enough := time.AfterFunc(maxListWait, end)
 		pairs, index, err := store.List(waiting, prefix, kv.ListOptions{After: after, Stale: newest > 0})
 		waited := waiting.Err() != nil
 		enough.Stop()

@@ -19,7 +19,7 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, name string, value []byte) {
 		prefix := locksPrefix("muster", "scheduler")
 		pairs := []kv.Pair{{Key: prefix + name, Value: value, Session: "s"}, {Key: prefix + "gone", Value: value}}
-		locks := decode[Holding](pairs, prefix, zap.NewNop())
+		locks := decode[Lease](pairs, prefix, zap.NewNop())
 		if members := decode[Member](pairs, prefix, zap.NewNop()); len(members) > 1 || len(locks) > 1 || len(byShard(locks)) > 1 {
 			t.Errorf("%d members and %d locks come of one record", len(members), len(locks))
 		}

@@ -37,7 +37,7 @@ func NewRoster(store kv.KV, prefix string, log *zap.Logger, subsystems ...string
 func (r *Roster) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for _, f := range []*feed{r.members, r.locks} {
-		wg.Go(func() { follow(ctx, f.kv, f.prefix, r.log, f.publish) })
+		wg.Go(func() { watchPrefix(ctx, f.kv, f.prefix, r.log, f.publish) })
 	}
 	wg.Wait()
 	return nil
@@ -66,7 +66,7 @@ type feed struct {
 // reader is told of all pairs under its prefix, one call after another.
 type reader struct {
 	prefix string
-	see    func([]kv.Pair)
+	notify func([]kv.Pair)
 }
 
 func (r *reader) read(all []kv.Pair) {
@@ -76,7 +76,7 @@ func (r *reader) read(all []kv.Pair) {
 			mine = append(mine, p)
 		}
 	}
-	r.see(mine)
+	r.notify(mine)
 }
 
 func (f *feed) publish(pairs []kv.Pair) {
@@ -91,7 +91,7 @@ func (f *feed) publish(pairs []kv.Pair) {
 // subscribe calls see with all pairs under a prefix, now if they are known and at
 // each change, until the function that it returns is called.
 func (f *feed) subscribe(prefix string, see func([]kv.Pair)) (end func()) {
-	r := &reader{prefix: prefix, see: see}
+	r := &reader{prefix: prefix, notify: see}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.readers[r] = struct{}{}

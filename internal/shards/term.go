@@ -25,7 +25,7 @@ type role struct {
 	session string
 	cancel  context.CancelFunc
 	// leaving is set when the shard must be given up.
-	leaving bool
+	revoked bool
 	// done is closed when the function has returned.
 	done chan struct{}
 	err  error
@@ -50,7 +50,7 @@ type term struct {
 	joined bool
 }
 
-func (t *term) poke() {
+func (t *term) notify() {
 	select {
 	case t.wake <- struct{}{}:
 	default:
@@ -74,7 +74,7 @@ func (t *term) run(ctx context.Context) {
 		t.mu.Lock()
 		t.members = seen
 		t.mu.Unlock()
-		t.poke()
+		t.notify()
 	})()
 	defer roster.locks.subscribe(locks, func(pairs []kv.Pair) {
 		seen := make(map[string]string, len(pairs))
@@ -86,7 +86,7 @@ func (t *term) run(ctx context.Context) {
 		t.mu.Lock()
 		t.locks = seen
 		t.mu.Unlock()
-		t.poke()
+		t.notify()
 	})()
 	t.loop(ctx)
 	t.leave(ctx)
@@ -110,29 +110,29 @@ func (t *term) loop(ctx context.Context) {
 			soon.Reset()
 		case <-timer.C:
 		}
-		failures := t.m.trouble.count()
-		if t.look(ctx) {
+		failures := t.m.failures.count()
+		if t.reconcile(ctx) {
 			timer.Stop()
 		} else {
 			// A lock that is free may be refused for a moment.
 			timer.Reset(soon.Next())
 		}
-		if t.m.trouble.count() == failures && ctx.Err() == nil {
-			t.m.trouble.over()
+		if t.m.failures.count() == failures && ctx.Err() == nil {
+			t.m.failures.recovered()
 		}
 	}
 }
 
 // look compares what this replica holds with what it should hold, acts, and
 // reports whether nothing is left to try again.
-func (t *term) look(ctx context.Context) bool {
+func (t *term) reconcile(ctx context.Context) bool {
 	if !t.joined {
 		value, err := encode(t.m.cfg.Member)
 		if err == nil {
 			t.joined, err = t.session.Acquire(ctx, t.memberKey(), value)
 		}
 		if err != nil && ctx.Err() == nil {
-			t.m.trouble.met("join", err)
+			t.m.failures.failed("join", err)
 		}
 		if !t.joined {
 			return false
@@ -159,7 +159,7 @@ func (t *term) look(ctx context.Context) bool {
 	var wg sync.WaitGroup
 	for shard, name := range Assign(names, t.m.cfg.Shards) {
 		wg.Go(func() {
-			settled[shard] = t.settle(ctx, shard, name == t.m.cfg.Member.Instance, locks[strconv.Itoa(shard)])
+			settled[shard] = t.reconcileShard(ctx, shard, name == t.m.cfg.Member.Instance, locks[strconv.Itoa(shard)])
 		})
 	}
 	wg.Wait()
@@ -168,26 +168,26 @@ func (t *term) look(ctx context.Context) bool {
 
 // settle brings one shard to where it should be, and reports whether there is
 // nothing to try again before something changes.
-func (t *term) settle(ctx context.Context, shard int, mine bool, holder string) bool {
+func (t *term) reconcileShard(ctx context.Context, shard int, mine bool, holder string) bool {
 	r := t.m.role(shard)
 	switch {
 	case r != nil && isDone(r):
-		return t.ended(ctx, r)
-	case r != nil && !mine && !r.leaving:
+		return t.finishRole(ctx, r)
+	case r != nil && !mine && !r.revoked:
 		t.log.Info("shard is handed over", zap.Int("shard", shard))
-		t.giveUp(r)
+		t.revoke(r)
 		return true
-	case r != nil && holder != "" && holder != t.session.ID() && !r.leaving:
+	case r != nil && holder != "" && holder != t.session.ID() && !r.revoked:
 		// Another replica holds what this one thinks is its own: the session
 		// has ended without a word.
 		t.log.Warn("shard was lost", zap.Int("shard", shard))
-		t.giveUp(r)
+		t.revoke(r)
 		return true
 	case r == nil && mine && (holder == "" || holder == t.session.ID()):
 		t.mu.Lock()
 		wait := time.Now().Before(t.notBefore[shard])
 		t.mu.Unlock()
-		return !wait && t.take(ctx, shard)
+		return !wait && t.acquire(ctx, shard)
 	case r == nil && !mine && holder == t.session.ID():
 		// Acquired without the answer's having come back, and another's by now.
 		return t.release(ctx, shard)
@@ -197,9 +197,9 @@ func (t *term) settle(ctx context.Context, shard int, mine bool, holder string) 
 }
 
 // giveUp ends a role. Its lock is released when its function has returned.
-func (t *term) giveUp(r *role) {
+func (t *term) revoke(r *role) {
 	t.m.mu.Lock()
-	r.leaving = true
+	r.revoked = true
 	t.m.mu.Unlock()
 	t.count()
 	r.cancel()
@@ -215,15 +215,15 @@ func isDone(r *role) bool {
 }
 
 // take acquires a shard's lock and begins to work on it.
-func (t *term) take(ctx context.Context, shard int) bool {
-	value, err := encode(Holding{Member: t.m.cfg.Member, Since: time.Now()})
+func (t *term) acquire(ctx context.Context, shard int) bool {
+	value, err := encode(Lease{Member: t.m.cfg.Member, Since: time.Now()})
 	ok := false
 	if err == nil {
 		ok, err = t.session.Acquire(ctx, t.lockKey(shard), value)
 	}
 	if err != nil {
 		if ctx.Err() == nil {
-			t.m.trouble.met("acquire a lock", err, zap.Int("shard", shard))
+			t.m.failures.failed("acquire a lock", err, zap.Int("shard", shard))
 		}
 		return false
 	}
@@ -239,7 +239,7 @@ func (t *term) take(ctx context.Context, shard int) bool {
 	t.log.Debug("shard is ours", zap.Int("shard", shard))
 	// Its owner is leave, which waits for done.
 	go func() {
-		defer t.poke()
+		defer t.notify()
 		defer close(r.done)
 		r.err = t.work(inner, shard)
 	}()
@@ -247,9 +247,9 @@ func (t *term) take(ctx context.Context, shard int) bool {
 }
 
 // ended releases the lock of a role whose function has returned.
-func (t *term) ended(ctx context.Context, r *role) bool {
+func (t *term) finishRole(ctx context.Context, r *role) bool {
 	r.cancel()
-	if !r.leaving {
+	if !r.revoked {
 		t.log.Error("work on a shard ended and is begun again", zap.Int("shard", r.shard), zap.Error(r.err))
 		t.mu.Lock()
 		t.notBefore[r.shard] = time.Now().Add(time.Second)
@@ -263,7 +263,7 @@ func (t *term) ended(ctx context.Context, r *role) bool {
 	t.m.mu.Unlock()
 	t.count()
 	// By now the shard may have to be taken again, and nothing else would say so.
-	t.poke()
+	t.notify()
 	return true
 }
 
@@ -271,7 +271,7 @@ func (t *term) ended(ctx context.Context, r *role) bool {
 func (t *term) release(ctx context.Context, shard int) bool {
 	err := t.session.Release(ctx, t.lockKey(shard))
 	if err != nil && ctx.Err() == nil {
-		t.m.trouble.met("release a lock", err, zap.Int("shard", shard))
+		t.m.failures.failed("release a lock", err, zap.Int("shard", shard))
 	}
 	return err == nil
 }
@@ -283,7 +283,7 @@ func (t *term) leave(ctx context.Context) {
 	t.m.mu.Lock()
 	roles := slices.Collect(maps.Values(t.m.roles))
 	for _, r := range roles {
-		r.leaving = true
+		r.revoked = true
 		r.cancel()
 	}
 	t.m.mu.Unlock()
@@ -291,12 +291,12 @@ func (t *term) leave(ctx context.Context) {
 	var wg sync.WaitGroup
 	if t.joined {
 		// The others need not wait for the roles to learn that they are next.
-		wg.Go(func() { t.giveBack(ctx, t.memberKey()) })
+		wg.Go(func() { t.releaseKey(ctx, t.memberKey()) })
 	}
 	for _, r := range roles {
 		wg.Go(func() {
 			<-r.done
-			t.giveBack(ctx, t.lockKey(r.shard))
+			t.releaseKey(ctx, t.lockKey(r.shard))
 		})
 	}
 	wg.Wait()
@@ -311,7 +311,7 @@ func (t *term) leave(ctx context.Context) {
 }
 
 // giveBack releases a key; if that does not work, it goes with the session.
-func (t *term) giveBack(ctx context.Context, key string) {
+func (t *term) releaseKey(ctx context.Context, key string) {
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
 	if err := t.session.Release(ctx, key); err != nil {

@@ -12,19 +12,19 @@ import (
 )
 
 // census takes the test's subsystem's census and holds it against what runs.
-func (c *cluster) census(d *shards.Directory, replicas ...*replica) shards.Census {
+func (c *cluster) census(d *shards.Directory, replicas ...*replica) shards.Ownership {
 	c.t.Helper()
 	c.settled(replicas...)
-	all, err := shards.Take(c.t.Context(), c.store, prefix, zaptest.NewLogger(c.t))
+	all, err := shards.ReadOwnership(c.t.Context(), c.store, prefix, zaptest.NewLogger(c.t))
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	synctest.Wait()
-	if diff := cmp.Diff(all[subsystem], d.Census()); diff != "" {
+	if diff := cmp.Diff(all[subsystem], d.Ownership()); diff != "" {
 		c.t.Errorf("what the store has and what the directory says differ:\n%s", diff)
 	}
 	held := map[string]int{}
-	for _, h := range all[subsystem].Held {
+	for _, h := range all[subsystem].Leases {
 		held[h.Instance]++
 	}
 	if diff := cmp.Diff(c.held(), held); diff != "" {
@@ -41,17 +41,17 @@ func (c *cluster) census(d *shards.Directory, replicas ...*replica) shards.Censu
 func TestCensus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 16)
-		d := follow(t, c.store)
+		d := runDirectory(t, c.store)
 		a := c.join()
 		before := c.census(d, a)
 		time.Sleep(time.Minute)
 		late := time.Now()
 		b, third := c.join(), c.join()
 		now := c.census(d, a, b, third)
-		for shard, h := range now.Held {
-			kept := h.Instance == before.Held[shard].Instance
-			if kept && !h.Since.Equal(before.Held[shard].Since) {
-				t.Errorf("shard %d stayed with %s, since %v and not since %v", shard, h.Instance, before.Held[shard].Since, h.Since)
+		for shard, h := range now.Leases {
+			kept := h.Instance == before.Leases[shard].Instance
+			if kept && !h.Since.Equal(before.Leases[shard].Since) {
+				t.Errorf("shard %d stayed with %s, since %v and not since %v", shard, h.Instance, before.Leases[shard].Since, h.Since)
 			}
 			if !kept && h.Since.Before(late) {
 				t.Errorf("shard %d is with %s since %v, before it came", shard, h.Instance, h.Since)
@@ -67,7 +67,7 @@ func TestCensus(t *testing.T) {
 // TestCensusWithoutMembers: without members there is nothing, and no error.
 func TestCensusWithoutMembers(t *testing.T) {
 	c := newCluster(t, 1)
-	all, err := shards.Take(t.Context(), c.store, prefix, zaptest.NewLogger(t))
+	all, err := shards.ReadOwnership(t.Context(), c.store, prefix, zaptest.NewLogger(t))
 	if err != nil || len(all) != 0 {
 		t.Errorf("census = %v, %v", all, err)
 	}

@@ -11,38 +11,38 @@ import (
 )
 
 // Census is who takes part in a subsystem's work, and who holds what.
-type Census struct {
+type Ownership struct {
 	// Members are in order of instance.
 	Members []Member
 	// Held are the shards that have a holder.
-	Held map[int]Holding
+	Leases map[int]Lease
 }
 
 // Take reads the census of all subsystems as the store has it now. Those
 // without members are left out.
-func Take(ctx context.Context, store kv.KV, prefix string, log *zap.Logger) (map[string]Census, error) {
-	members, err := take[Member](ctx, store, prefix+"/members/", log)
+func ReadOwnership(ctx context.Context, store kv.KV, prefix string, log *zap.Logger) (map[string]Ownership, error) {
+	members, err := readLists[Member](ctx, store, prefix+"/members/", log)
 	if err != nil {
 		return nil, fmt.Errorf("read members: %w", err)
 	}
-	locks, err := take[Holding](ctx, store, prefix+"/locks/", log)
+	locks, err := readLists[Lease](ctx, store, prefix+"/locks/", log)
 	if err != nil {
 		return nil, fmt.Errorf("read locks: %w", err)
 	}
-	all := map[string]Census{}
+	all := map[string]Ownership{}
 	for subsystem, byName := range members {
-		all[subsystem] = Census{Members: inOrder(byName), Held: map[int]Holding{}}
+		all[subsystem] = Ownership{Members: inOrder(byName), Leases: map[int]Lease{}}
 	}
 	for subsystem, byName := range locks {
 		c := all[subsystem]
-		c.Held = byShard(byName)
+		c.Leases = byShard(byName)
 		all[subsystem] = c
 	}
 	return all, nil
 }
 
 // take reads what is under a prefix, by subsystem and name.
-func take[T Member | Holding](ctx context.Context, store kv.KV, prefix string, log *zap.Logger) (map[string]map[string]T, error) {
+func readLists[T Member | Lease](ctx context.Context, store kv.KV, prefix string, log *zap.Logger) (map[string]map[string]T, error) {
 	pairs, _, err := store.List(ctx, prefix, kv.ListOptions{})
 	if err != nil {
 		return nil, err
