@@ -139,7 +139,7 @@ type replica struct {
 	cfg     Config
 	c       *cluster
 	address string
-	kv      *mortal
+	kv      *killable
 	server  *grpc.Server
 	stop    func()
 	served  chan struct{}
@@ -157,7 +157,7 @@ func (c *cluster) dispatcherOver(space kv.KV, name string, change ...func(*Confi
 	for _, f := range change {
 		f(&cfg)
 	}
-	r := &replica{cfg: cfg, c: c, address: name + ":4245", kv: newMortal(space), server: grpc.NewServer(), served: make(chan struct{})}
+	r := &replica{cfg: cfg, c: c, address: name + ":4245", kv: newKillable(space), server: grpc.NewServer(), served: make(chan struct{})}
 	env := daemon.Env{
 		KV: r.kv, Prefix: "muster", Server: r.server, Logger: c.log.Named(name), Metrics: prometheus.NewRegistry(),
 		Member: shards.Member{Instance: name, Daemon: "dispatcherd", Address: r.address, Started: time.Now()},

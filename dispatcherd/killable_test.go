@@ -9,8 +9,8 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// mortal is one process's way to the store, which can be cut.
-type mortal struct {
+// killable is one process's way to the store, which can be cut.
+type killable struct {
 	kv.KV
 	dead     atomic.Bool
 	mu       sync.Mutex
@@ -21,12 +21,12 @@ type mortal struct {
 
 var errDead = fmt.Errorf("cut off: %w", kv.ErrUnavailable)
 
-func newMortal(space kv.KV) *mortal { return &mortal{KV: space, gone: make(chan struct{})} }
+func newKillable(space kv.KV) *killable { return &killable{KV: space, gone: make(chan struct{})} }
 
-func (m *mortal) kill() { m.cut(true) }
+func (m *killable) kill() { m.cut(true) }
 
 // cut cuts the way, or makes it whole again.
-func (m *mortal) cut(yes bool) {
+func (m *killable) cut(yes bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch was := m.dead.Swap(yes); {
@@ -38,7 +38,7 @@ func (m *mortal) cut(yes bool) {
 }
 
 // until returns a context that ends when the way is cut.
-func (m *mortal) until(ctx context.Context) (context.Context, context.CancelFunc) {
+func (m *killable) until(ctx context.Context) (context.Context, context.CancelFunc) {
 	m.mu.Lock()
 	gone := m.gone
 	m.mu.Unlock()
@@ -54,7 +54,7 @@ func (m *mortal) until(ctx context.Context) (context.Context, context.CancelFunc
 }
 
 // bury ends the sessions of the dead.
-func (m *mortal) bury() {
+func (m *killable) bury() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, s := range m.sessions {
@@ -62,14 +62,14 @@ func (m *mortal) bury() {
 	}
 }
 
-func (m *mortal) Get(ctx context.Context, key string) (kv.Pair, error) {
+func (m *killable) Get(ctx context.Context, key string) (kv.Pair, error) {
 	if m.dead.Load() {
 		return kv.Pair{}, errDead
 	}
 	return m.KV.Get(ctx, key)
 }
 
-func (m *mortal) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
+func (m *killable) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
 	if m.dead.Load() {
 		return nil, 0, errDead
 	}
@@ -82,14 +82,14 @@ func (m *mortal) List(ctx context.Context, prefix string, opt kv.ListOptions) ([
 	return pairs, index, err
 }
 
-func (m *mortal) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
+func (m *killable) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
 	if m.dead.Load() {
 		return nil, errDead
 	}
 	return m.KV.Txn(ctx, ops)
 }
 
-func (m *mortal) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Session, error) {
+func (m *killable) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Session, error) {
 	if m.dead.Load() {
 		return nil, errDead
 	}
@@ -100,31 +100,31 @@ func (m *mortal) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Sessi
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.sessions = append(m.sessions, s)
-	return mortalSession{s, m}, nil
+	return killableSession{s, m}, nil
 }
 
-// mortalSession is a session whose end by its own process is not seen once the
+// killableSession is a session whose end by its own process is not seen once the
 // process is dead.
-type mortalSession struct {
+type killableSession struct {
 	kv.Session
-	m *mortal
+	m *killable
 }
 
-func (s mortalSession) Acquire(ctx context.Context, key string, value []byte) (bool, error) {
+func (s killableSession) Acquire(ctx context.Context, key string, value []byte) (bool, error) {
 	if s.m.dead.Load() {
 		return false, errDead
 	}
 	return s.Session.Acquire(ctx, key, value)
 }
 
-func (s mortalSession) Release(ctx context.Context, key string) error {
+func (s killableSession) Release(ctx context.Context, key string) error {
 	if s.m.dead.Load() {
 		return errDead
 	}
 	return s.Session.Release(ctx, key)
 }
 
-func (s mortalSession) Close(ctx context.Context) error {
+func (s killableSession) Close(ctx context.Context) error {
 	if s.m.dead.Load() {
 		return errDead
 	}

@@ -318,7 +318,7 @@ func TestTakeoverByOneThatLags(t *testing.T) {
 				first := c.dispatcher("d1")
 				slow := kvfault.New(c.kv)
 				for _, table := range tables {
-					defer slow.Inject(kvfault.Fault{Deed: kvfault.List, Prefix: "muster/" + table + "/h/", Hang: true})()
+					defer slow.Inject(kvfault.Fault{Op: kvfault.List, Prefix: "muster/" + table + "/h/", Hang: true})()
 				}
 				second := c.dispatcherOver(slow, "d2")
 				time.Sleep(time.Second)

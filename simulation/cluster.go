@@ -20,14 +20,14 @@ import (
 type Options struct {
 	// Journal, if given, takes all events.
 	Journal io.Writer
-	// Sabotage breaks the product on purpose, to see that the simulation notices.
-	Sabotage Sabotage
+	// Mutation breaks the product on purpose, to see that the simulation notices.
+	Mutation Mutation
 }
 
 // cluster is a cluster in memory, and all that is needed to break and to judge it.
 type cluster struct {
 	script   *Script
-	sabotage Sabotage
+	mutation Mutation
 	journal  *journal
 	report   *Report
 	dir      string
@@ -69,7 +69,7 @@ func newCluster(script *Script, opt Options) (*cluster, error) {
 		return nil, err
 	}
 	c := &cluster{
-		script: script, sabotage: opt.Sabotage, journal: newJournal(opt.Journal), report: newReport(script), dir: dir,
+		script: script, mutation: opt.Mutation, journal: newJournal(opt.Journal), report: newReport(script), dir: dir,
 		net: newNetwork(script.Size.Latency), kv: space, managers: map[string]*manager{}, nodes: map[string]*node{},
 	}
 	if c.observer, err = newObserver(c, space); err != nil {
@@ -130,10 +130,10 @@ func Run(script *Script, opt Options) (*Report, error) {
 		_ = c.observer.store.Run(ctx)
 	})
 	watching.Go(func() { c.observer.run(ctx) })
-	if opt.Sabotage.Beside != nil {
+	if opt.Mutation.Beside != nil {
 		watching.Go(func() {
-			if err := opt.Sabotage.Beside(ctx, c.kv); err != nil {
-				c.violated("sabotage: %v", err)
+			if err := opt.Mutation.Beside(ctx, c.kv); err != nil {
+				c.violated("mutation: %v", err)
 			}
 		})
 	}

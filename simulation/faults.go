@@ -16,9 +16,9 @@ var errInjected = fmt.Errorf("injected: %w", kv.ErrUnavailable)
 // fault makes something go wrong, and undoes it when its time is over or ctx ends.
 func (c *cluster) fault(ctx context.Context, s Step) {
 	c.journal.note("fault: %v", s)
-	c.report.count("fault: "+string(s.Deed), 1)
+	c.report.count("fault: "+string(s.Op), 1)
 	switch {
-	case s.Deed == noStore:
+	case s.Op == noStore:
 		c.allAway(ctx, s)
 	case s.With != "":
 		c.linkFault(ctx, s)
@@ -28,19 +28,19 @@ func (c *cluster) fault(ctx context.Context, s Step) {
 		c.managerFault(ctx, c.managers[s.Who], s)
 	}
 	if s.For > 0 {
-		c.journal.note("over: %s %s %s", s.Deed, s.Who, s.With)
+		c.journal.note("over: %s %s %s", s.Op, s.Who, s.With)
 	}
 }
 
 func (c *cluster) nodeFault(ctx context.Context, n *node, s Step) {
-	switch s.Deed {
+	switch s.Op {
 	case join:
 		n.start()
 	case leave:
 		n.leave(s.Silent)
 	case doubled, late:
 		twice := 0
-		if s.Deed == doubled {
+		if s.Op == doubled {
 			twice = 1
 		}
 		n.reports.change(twice, s.By)
@@ -51,11 +51,11 @@ func (c *cluster) nodeFault(ctx context.Context, n *node, s Step) {
 		_ = backoff.Sleep(ctx, s.For)
 		n.orders.change(-1)
 	default:
-		switch s.Deed {
+		switch s.Op {
 		case stop:
 			n.stop()
 		default:
-			n.kill(s.Deed == powerOff, s.Silent)
+			n.kill(s.Op == powerOff, s.Silent)
 		}
 		_ = backoff.Sleep(ctx, s.For)
 		n.start()
@@ -63,7 +63,7 @@ func (c *cluster) nodeFault(ctx context.Context, n *node, s Step) {
 }
 
 func (c *cluster) linkFault(ctx context.Context, s Step) {
-	switch s.Deed {
+	switch s.Op {
 	case reset:
 		c.net.reset(s.Who, s.With)
 	case cut:
@@ -79,7 +79,7 @@ func (c *cluster) linkFault(ctx context.Context, s Step) {
 
 func (c *cluster) managerFault(ctx context.Context, m *manager, s Step) {
 	writes := func(c kvfault.Call) bool { return c.Writes }
-	switch s.Deed {
+	switch s.Op {
 	case kill:
 		m.kill(s.Silent)
 		_ = backoff.Sleep(ctx, s.For)
@@ -95,11 +95,11 @@ func (c *cluster) managerFault(ctx context.Context, m *manager, s Step) {
 	case slowStore:
 		c.storeFault(ctx, m, s, false, kvfault.Fault{Delay: s.By})
 	case lateNews:
-		c.storeFault(ctx, m, s, false, kvfault.Fault{Deed: kvfault.List, Delay: s.By})
+		c.storeFault(ctx, m, s, false, kvfault.Fault{Op: kvfault.List, Delay: s.By})
 	case failBefore:
-		m.inject(kvfault.Fault{Deed: kvfault.Txn, When: writes, Err: errInjected, Times: s.N})
+		m.inject(kvfault.Fault{Op: kvfault.Txn, When: writes, Err: errInjected, Times: s.N})
 	case failAfter:
-		m.inject(kvfault.Fault{Deed: kvfault.Txn, When: writes, Err: errInjected, Times: s.N, Applied: true})
+		m.inject(kvfault.Fault{Op: kvfault.Txn, When: writes, Err: errInjected, Times: s.N, Applied: true})
 	case lose:
 		if l := m.running(); l != nil {
 			c.loseSessions(l.kv)
@@ -177,7 +177,7 @@ func (c *cluster) heal(p *picture) {
 		}
 		c.asks++
 		spec.Labels = map[string]string{revisionLabel: fmt.Sprint("healed-", c.asks)}
-		u.steps <- Step{Deed: update, Who: spec.Name, Client: u.number, API: replica("apid", 1+c.asks%c.script.Size.Managers), Spec: spec}
+		u.steps <- Step{Op: update, Who: spec.Name, Client: u.number, API: replica("apid", 1+c.asks%c.script.Size.Managers), Spec: spec}
 	}
 }
 
@@ -186,7 +186,7 @@ func (c *cluster) clear(p *picture) {
 	for _, s := range p.services {
 		if u := c.owner(s.Spec.Name); u != nil && !u.busy() {
 			c.asks++
-			u.steps <- Step{Deed: remove, Who: s.Spec.Name, Client: u.number, API: replica("apid", 1+c.asks%c.script.Size.Managers)}
+			u.steps <- Step{Op: remove, Who: s.Spec.Name, Client: u.number, API: replica("apid", 1+c.asks%c.script.Size.Managers)}
 		}
 	}
 }

@@ -81,8 +81,8 @@ func (m *manager) start() {
 	name, _, _ := strings.Cut(m.name, "-")
 	c := m.c
 	var space kv.KV = &distant{KV: c.kv, latency: c.script.Size.Latency, deaf: c.deaf(m.name), ears: &c.ears}
-	if c.sabotage.KV != nil {
-		space = c.sabotage.KV(name, space)
+	if c.mutation.KV != nil {
+		space = c.mutation.KV(name, space)
 	}
 	l := &managerLife{host: c.net.join(m.name), kv: kvfault.New(space), done: make(chan struct{})}
 	dial := grpc.WithContextDialer(l.host.dial)

@@ -11,11 +11,11 @@ import (
 	"github.com/musterhq/muster/plugins/sdk"
 )
 
-// Sabotage is a mistake that the product does not have, put in on purpose to see
+// Mutation is a mistake that the product does not have, put in on purpose to see
 // that the simulation notices. It sits around the product and not in it: between a
 // daemon and its store, a worker and its dispatcher, a worker and its executor, or
 // beside them all. It serves one run.
-type Sabotage struct {
+type Mutation struct {
 	Name string
 	// KV makes another store of what a replica of a daemon is given.
 	KV func(daemon string, space kv.KV) kv.KV
@@ -27,9 +27,9 @@ type Sabotage struct {
 	Beside func(ctx context.Context, space kv.KV) error
 }
 
-// Sabotages returns all mistakes, ready for one run.
-func Sabotages() []Sabotage {
-	return []Sabotage{
+// Mutations returns all mistakes, ready for one run.
+func Mutations() []Mutation {
+	return []Mutation{
 		blindCommits(), lostCommits(), tornCommits(), staleReads(), everybodyLeads(), lostNews(),
 		lostAssignments(), lostOrders(), lostStatuses(),
 		forgetfulExecutor(), doubledStarts(), deafExecutor(), falseStarts(),
@@ -44,7 +44,7 @@ func every(n int64) func() bool {
 }
 
 // executor is what a worker is given to run its tasks.
-func (s *Sabotage) executor(inner *null.Executor) sdk.Executor {
+func (s *Mutation) executor(inner *null.Executor) sdk.Executor {
 	if s.Executor == nil {
 		return inner
 	}
@@ -52,7 +52,7 @@ func (s *Sabotage) executor(inner *null.Executor) sdk.Executor {
 }
 
 // streams are what lies between a worker and its dispatcher.
-func (s *Sabotage) streams(faults ...grpc.StreamClientInterceptor) []grpc.StreamClientInterceptor {
+func (s *Mutation) streams(faults ...grpc.StreamClientInterceptor) []grpc.StreamClientInterceptor {
 	if s.Stream == nil {
 		return faults
 	}

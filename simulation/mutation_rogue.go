@@ -33,8 +33,8 @@ const roguePeriod = 300 * time.Millisecond
 
 // rogues runs a rogue beside everything else. What it does is told of a moment, and
 // tried once.
-func rogues(name string, work func(ctx context.Context, r *rogue) error) Sabotage {
-	return Sabotage{Name: name, Beside: func(ctx context.Context, space kv.KV) error {
+func rogues(name string, work func(ctx context.Context, r *rogue) error) Mutation {
+	return Mutation{Name: name, Beside: func(ctx context.Context, space kv.KV) error {
 		t := state.NewTables()
 		s, err := store.New(store.Options{KV: space, Prefix: prefix}, t.Services, t.Specs, t.Nodes, t.Tasks, t.Rollouts, t.Assignments, t.NodeStates, t.Statuses)
 		if err != nil {
@@ -96,7 +96,7 @@ func (r *rogue) assign(ctx context.Context, t *state.Task, node string) error {
 }
 
 // overcommittingScheduler gives tasks that fit nowhere to a node anyway.
-func overcommittingScheduler() Sabotage {
+func overcommittingScheduler() Mutation {
 	waiting := map[string]int{}
 	return rogues("a scheduler that overcommits", func(ctx context.Context, r *rogue) error {
 		nodes := r.ready()
@@ -117,7 +117,7 @@ func overcommittingScheduler() Sabotage {
 
 // secondScheduler places tasks and does not heed the fence: what has a node by now
 // gets another.
-func secondScheduler() Sabotage {
+func secondScheduler() Mutation {
 	now := every(20)
 	done := map[string]bool{}
 	return rogues("a scheduler without a fence", func(ctx context.Context, r *rogue) error {
@@ -138,7 +138,7 @@ func secondScheduler() Sabotage {
 }
 
 // secondOrchestrator makes a task for a slot that has one.
-func secondOrchestrator() Sabotage {
+func secondOrchestrator() Mutation {
 	now := every(20)
 	done := map[string]bool{}
 	return rogues("a second task for a slot", func(ctx context.Context, r *rogue) error {
@@ -170,7 +170,7 @@ func (r *rogue) copy(ctx context.Context, t *state.Task) error {
 }
 
 // eagerOrchestrator forgets a task that still runs.
-func eagerOrchestrator() Sabotage {
+func eagerOrchestrator() Mutation {
 	now := every(20)
 	done := map[string]bool{}
 	return rogues("a stop request taken back", func(ctx context.Context, r *rogue) error {
@@ -204,7 +204,7 @@ func (r *rogue) lower(ctx context.Context, t *state.Task) error {
 }
 
 // hastyOrchestrator gives slots their turn in an update that have to wait for others.
-func hastyOrchestrator() Sabotage {
+func hastyOrchestrator() Mutation {
 	return rogues("more updates at once than allowed", func(ctx context.Context, r *rogue) error {
 		for e := range r.tables.Rollouts.Scan(r.now, "") {
 			s, ok := r.tables.Services.Get(r.now, e.Key)

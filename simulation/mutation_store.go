@@ -49,8 +49,8 @@ func rewritten(inner kv.KV, change func([]kv.Op) []kv.Op) kv.KV {
 }
 
 // blindCommits overwrites whatever is there: no commit compares before it sets.
-func blindCommits() Sabotage {
-	return Sabotage{Name: "blind commits", KV: func(_ string, space kv.KV) kv.KV {
+func blindCommits() Mutation {
+	return Mutation{Name: "blind commits", KV: func(_ string, space kv.KV) kv.KV {
 		return rewritten(space, func(ops []kv.Op) (blind []kv.Op) {
 			for _, op := range ops {
 				switch op.Verb {
@@ -87,9 +87,9 @@ func pretended(ctx context.Context, space kv.KV, ops []kv.Op) ([]kv.Pair, error)
 
 // lostCommits says of a commit of apid now and then that it was made, and does not
 // make it.
-func lostCommits() Sabotage {
+func lostCommits() Mutation {
 	now := every(5)
-	return Sabotage{Name: "lost commits", KV: func(daemon string, space kv.KV) kv.KV {
+	return Mutation{Name: "lost commits", KV: func(daemon string, space kv.KV) kv.KV {
 		if daemon != "apid" {
 			return space
 		}
@@ -110,9 +110,9 @@ func tableOf(key string) string {
 
 // tornCommits makes only a part of a commit now and then: what belongs to its last
 // table is lost.
-func tornCommits() Sabotage {
+func tornCommits() Mutation {
 	now := every(5)
-	return Sabotage{Name: "torn commits", KV: func(_ string, space kv.KV) kv.KV {
+	return Mutation{Name: "torn commits", KV: func(_ string, space kv.KV) kv.KV {
 		return &brokenStore{KV: space, txn: func(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
 			lost := ""
 			for _, op := range ops {
@@ -141,9 +141,9 @@ func tornCommits() Sabotage {
 
 // staleReads shows now and then what heads were before, and says that it is what
 // they are.
-func staleReads() Sabotage {
+func staleReads() Mutation {
 	now := every(10)
-	return Sabotage{Name: "stale reads told as fresh", KV: func(_ string, space kv.KV) kv.KV {
+	return Mutation{Name: "stale reads told as fresh", KV: func(_ string, space kv.KV) kv.KV {
 		var mu sync.Mutex
 		former, present := map[string][]byte{}, map[string][]byte{}
 		return &brokenStore{KV: space, list: func(ctx context.Context, from string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
@@ -167,9 +167,9 @@ func staleReads() Sabotage {
 }
 
 // lostNews has a watch miss each third change: it is told when the next one comes.
-func lostNews() Sabotage {
+func lostNews() Mutation {
 	now := every(3)
-	return Sabotage{Name: "lost wake-ups", KV: func(_ string, space kv.KV) kv.KV {
+	return Mutation{Name: "lost wake-ups", KV: func(_ string, space kv.KV) kv.KV {
 		return &brokenStore{KV: space, list: func(ctx context.Context, from string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
 			pairs, index, err := space.List(ctx, from, opt)
 			if err == nil && opt.After > 0 && strings.HasSuffix(from, "/h/") && now() {
@@ -183,8 +183,8 @@ func lostNews() Sabotage {
 
 // everybodyLeads has each replica believe that it is the only one, and that it holds
 // all locks.
-func everybodyLeads() Sabotage {
-	return Sabotage{Name: "locks held by all", KV: alone}
+func everybodyLeads() Mutation {
+	return Mutation{Name: "locks held by all", KV: alone}
 }
 
 // hermitLag is how late a replica that sees no other hears of what they have written:

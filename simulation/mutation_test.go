@@ -9,7 +9,7 @@ import (
 	"github.com/musterhq/muster/simulation"
 )
 
-var sabotage = flag.String("sabotage", "", "make this mistake only, with -seed")
+var mutation = flag.String("mutation", "", "make this mistake only, with -seed")
 
 // caught are, for each mistake, seeds that show it each time. docs/simulation.md says
 // what they show.
@@ -38,15 +38,15 @@ var withstood = map[string][]uint64{
 	"locks held by all": {1, 3},
 }
 
-// TestSabotage makes mistakes on purpose. The seeds pass without them, as TestSimulate
+// TestMutations breaks the product on purpose. The seeds pass without them, as TestSimulate
 // shows.
-func TestSabotage(t *testing.T) {
+func TestMutations(t *testing.T) {
 	if raced {
 		t.Log("mistakes are looked for without the race detector")
 		return
 	}
-	for i, s := range simulation.Sabotages() {
-		if *sabotage != "" && *sabotage != s.Name {
+	for i, s := range simulation.Mutations() {
+		if *mutation != "" && *mutation != s.Name {
 			continue
 		}
 		seeds, harmless := caught[s.Name], false
@@ -65,7 +65,7 @@ func TestSabotage(t *testing.T) {
 				if !slices.Contains(fixed, seed) {
 					t.Log("it is not known whether this seed passes without")
 				}
-				o := simulate(t, seed, simulation.Sabotages()[i])
+				o := simulate(t, seed, simulation.Mutations()[i])
 				if harmless {
 					o.judge(t)
 					return

@@ -52,9 +52,9 @@ func streams(hear func(*dispatcherv1.SessionResponse), say func(*dispatcherv1.Se
 }
 
 // lostAssignments has a worker not hear of a task now and then that it is to run.
-func lostAssignments() Sabotage {
+func lostAssignments() Mutation {
 	now := every(10)
-	return Sabotage{Name: "lost assignments", Stream: streams(func(said *dispatcherv1.SessionResponse) {
+	return Mutation{Name: "lost assignments", Stream: streams(func(said *dispatcherv1.SessionResponse) {
 		a := said.GetAssignments()
 		if a == nil || a.Complete {
 			return
@@ -67,9 +67,9 @@ func lostAssignments() Sabotage {
 }
 
 // lostOrders has a worker not hear now and then that a task is to stop, or is to go.
-func lostOrders() Sabotage {
+func lostOrders() Mutation {
 	now := every(5)
-	return Sabotage{Name: "lost stop requests", Stream: streams(func(said *dispatcherv1.SessionResponse) {
+	return Mutation{Name: "lost stop requests", Stream: streams(func(said *dispatcherv1.SessionResponse) {
 		a := said.GetAssignments()
 		if a == nil || a.Complete {
 			return
@@ -83,9 +83,9 @@ func lostOrders() Sabotage {
 }
 
 // lostStatuses loses now and then what a worker says of a task, and acknowledges it.
-func lostStatuses() Sabotage {
+func lostStatuses() Mutation {
 	now := every(10)
-	return Sabotage{Name: "lost statuses", Stream: streams(nil, func(said *dispatcherv1.SessionRequest) {
+	return Mutation{Name: "lost statuses", Stream: streams(nil, func(said *dispatcherv1.SessionRequest) {
 		if r := said.GetStatusReport(); r != nil {
 			r.Statuses = slices.DeleteFunc(r.Statuses, func(*dispatcherv1.ReportedStatus) bool { return now() })
 		}
@@ -94,8 +94,8 @@ func lostStatuses() Sabotage {
 
 // forgetfulExecutor does not list the tasks that an earlier worker started: what runs
 // keeps running, and no worker knows of it.
-func forgetfulExecutor() Sabotage {
-	return Sabotage{Name: "tasks forgotten at a restart", Executor: func(inner *null.Executor) sdk.Executor {
+func forgetfulExecutor() Mutation {
+	return Mutation{Name: "tasks forgotten at a restart", Executor: func(inner *null.Executor) sdk.Executor {
 		return &forgetful{Executor: inner, known: map[string]bool{}}
 	}}
 }
@@ -121,9 +121,9 @@ func (e *forgetful) List(ctx context.Context, nodeID string) ([]sdk.Listed, erro
 }
 
 // doubledStarts starts each tenth task twice.
-func doubledStarts() Sabotage {
+func doubledStarts() Mutation {
 	now := every(10)
-	return Sabotage{Name: "tasks started twice", Executor: func(inner *null.Executor) sdk.Executor {
+	return Mutation{Name: "tasks started twice", Executor: func(inner *null.Executor) sdk.Executor {
 		return &doubler{inner, now}
 	}}
 }
@@ -151,9 +151,9 @@ func (e *doubler) Start(ctx context.Context, task *sdk.Task, handle sdk.Handle) 
 
 // deafExecutor says of each fifth task that it has stopped and is gone, and lets it
 // run.
-func deafExecutor() Sabotage {
+func deafExecutor() Mutation {
 	now := every(5)
-	return Sabotage{Name: "tasks that run on", Executor: func(inner *null.Executor) sdk.Executor {
+	return Mutation{Name: "tasks that run on", Executor: func(inner *null.Executor) sdk.Executor {
 		return &deaf{Executor: inner, now: now, spared: map[string]bool{}}
 	}}
 }
@@ -186,9 +186,9 @@ func (e *deaf) Remove(ctx context.Context, ref sdk.Ref) error {
 }
 
 // falseStarts says of each fourth task that it runs, and does not start it.
-func falseStarts() Sabotage {
+func falseStarts() Mutation {
 	now := every(4)
-	return Sabotage{Name: "tasks that never started", Executor: func(inner *null.Executor) sdk.Executor {
+	return Mutation{Name: "tasks that never started", Executor: func(inner *null.Executor) sdk.Executor {
 		return &falseStarter{Executor: inner, now: now, idle: map[string]bool{}}
 	}}
 }

@@ -78,7 +78,7 @@ func (n *node) start() {
 	l := &nodeLife{host: n.c.net.join(n.name), done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	l.cancel = cancel
-	set, err := executor.NewFixed(ctx, executor.FromServer(sdk.NewServer(n.c.sabotage.executor(n.executor))))
+	set, err := executor.NewFixed(ctx, executor.FromServer(sdk.NewServer(n.c.mutation.executor(n.executor))))
 	if err != nil {
 		n.c.violated("%s: describe its executor: %v", n.name, err)
 		cancel()
@@ -91,7 +91,7 @@ func (n *node) start() {
 	}
 	w, err := workerd.New(workerd.Env{
 		Logger: n.c.journal.logger(n.name, zapcore.ErrorLevel), Executors: set, Version: "simulation",
-		Dial: daemon.Dialer(daemon.Plain().Client, grpc.WithContextDialer(l.host.dial), grpc.WithChainStreamInterceptor(n.c.sabotage.streams(n.reports.intercept, n.orders.intercept)...)),
+		Dial: daemon.Dialer(daemon.Plain().Client, grpc.WithContextDialer(l.host.dial), grpc.WithChainStreamInterceptor(n.c.mutation.streams(n.reports.intercept, n.orders.intercept)...)),
 	}, cfg)
 	if err != nil {
 		n.c.violated("%s: %v", n.name, err)

@@ -35,10 +35,10 @@ func (s *Script) roll(size Size) {
 				at.Spec.Rollback.FailureAction = musterv1.UpdateConfig_PAUSE
 			}
 		}
-		if at.Deed != update || !one(r, 4) {
+		if at.Op != update || !one(r, 4) {
 			continue
 		}
-		b := Step{At: at.At + between(r, 50*time.Millisecond, 8*time.Second), Deed: rollBack, Who: at.Who, Client: at.Client}
+		b := Step{At: at.At + between(r, 50*time.Millisecond, 8*time.Second), Op: rollBack, Who: at.Who, Client: at.Client}
 		b.API = replica("apid", 1+r.IntN(size.Managers))
 		if b.At < size.Length {
 			back = append(back, b)

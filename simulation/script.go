@@ -28,53 +28,53 @@ type Size struct {
 	Latency time.Duration
 }
 
-// Deed is what a step does.
-type Deed string
+// Op is what a step does.
+type Op string
 
 // What users do.
 const (
-	create     Deed = "create"
-	update     Deed = "update"
-	scale      Deed = "scale"
-	remove     Deed = "remove"
-	rollBack   Deed = "roll back"
-	updateNode Deed = "update node"
+	create     Op = "create"
+	update     Op = "update"
+	scale      Op = "scale"
+	remove     Op = "remove"
+	rollBack   Op = "roll back"
+	updateNode Op = "update node"
 )
 
 // What happens to daemons and workers.
 const (
-	kill     Deed = "kill"
-	stop     Deed = "stop"
-	powerOff Deed = "power off"
-	join     Deed = "join"
-	leave    Deed = "leave for good"
-	reset    Deed = "reset connections"
-	cut      Deed = "cut off"
-	slow     Deed = "slow down"
-	doubled  Deed = "double reports"
-	late     Deed = "send reports late"
+	kill     Op = "kill"
+	stop     Op = "stop"
+	powerOff Op = "power off"
+	join     Op = "join"
+	leave    Op = "leave for good"
+	reset    Op = "reset connections"
+	cut      Op = "cut off"
+	slow     Op = "slow down"
+	doubled  Op = "double reports"
+	late     Op = "send reports late"
 	// doubledOrders are what a dispatcher says of tasks.
-	doubledOrders Deed = "double assignments"
-	cutStore      Deed = "cut off from the store"
-	noStore       Deed = "store is away"
-	slowStore     Deed = "slow store"
-	hungStore     Deed = "store hangs"
-	failBefore    Deed = "store fails before the commit"
-	failAfter     Deed = "store fails after the commit"
-	lateNews      Deed = "store tells late"
-	lose          Deed = "lose session"
+	doubledOrders Op = "double assignments"
+	cutStore      Op = "cut off from the store"
+	noStore       Op = "store is away"
+	slowStore     Op = "slow store"
+	hungStore     Op = "store hangs"
+	failBefore    Op = "store fails before the commit"
+	failAfter     Op = "store fails after the commit"
+	lateNews      Op = "store tells late"
+	lose          Op = "lose session"
 )
 
-// faultDeeds are what can go wrong, each as often as it should be chosen.
-var faultDeeds = []Deed{
+// faultOps are what can go wrong, each as often as it should be chosen.
+var faultOps = []Op{
 	kill, kill, kill, kill, stop, stop, powerOff, powerOff, join, leave, reset, reset, cut, cut, cut, slow, slow, doubled, doubled, late,
 	cutStore, cutStore, cutStore, noStore, slowStore, slowStore, hungStore, failBefore, failBefore, failAfter, failAfter, failAfter, lateNews, lateNews, lose, lose,
 }
 
 // Step is one thing that is done, or goes wrong.
 type Step struct {
-	At   time.Duration
-	Deed Deed
+	At time.Duration
+	Op Op
 	// Who is a service's name, a manager, or a worker; With is the other end of what
 	// is cut or slowed.
 	Who, With string
@@ -94,7 +94,7 @@ type Step struct {
 }
 
 func (s Step) String() string {
-	text := fmt.Sprintf("%s %s", s.Deed, s.Who)
+	text := fmt.Sprintf("%s %s", s.Op, s.Who)
 	if s.With != "" {
 		text += " from " + s.With
 	}
@@ -226,7 +226,7 @@ func (s *Script) embroider(size Size) {
 	}
 	w := &writer{Rand: r, size: size, joined: size.Workers}
 	for at := 5 * time.Second; at < size.Length; at += w.pause(6 * size.Faults) {
-		f := Step{At: at, Deed: doubledOrders, Who: w.worker(), For: between(r, time.Second, 20*time.Second)}
+		f := Step{At: at, Op: doubledOrders, Who: w.worker(), For: between(r, time.Second, 20*time.Second)}
 		f.For = min(f.For, size.Length-at)
 		s.Steps = append(s.Steps, f)
 	}
@@ -271,13 +271,13 @@ func (w *writer) call() Step {
 		spec := newSpec(w.Rand, fmt.Sprintf("s%d-%d", w.client, w.made), w.size)
 		w.label(spec)
 		w.services[spec.Name] = spec
-		return Step{Deed: create, Who: spec.Name, Spec: clone(spec)}
+		return Step{Op: create, Who: spec.Name, Spec: clone(spec)}
 	}
 	spec := w.services[pick(w.Rand, names)]
 	switch n := w.IntN(12); {
 	case n < 5 && spec.GetReplicated() != nil:
 		spec.Mode = replicated(w.IntN(w.size.Replicas + 1))
-		return Step{Deed: scale, Who: spec.Name, N: int(spec.GetReplicated().GetReplicas())}
+		return Step{Op: scale, Who: spec.Name, N: int(spec.GetReplicated().GetReplicas())}
 	case n < 9:
 		w.made++
 		if !one(w.Rand, 4) {
@@ -286,10 +286,10 @@ func (w *writer) call() Step {
 			spec.Task.ForceUpdate++
 		}
 		w.label(spec)
-		return Step{Deed: update, Who: spec.Name, Spec: clone(spec)}
+		return Step{Op: update, Who: spec.Name, Spec: clone(spec)}
 	case n < 10:
 		delete(w.services, spec.Name)
-		return Step{Deed: remove, Who: spec.Name}
+		return Step{Op: remove, Who: spec.Name}
 	default:
 		node := &musterv1.NodeSpec{Availability: pick(w.Rand, []musterv1.NodeSpec_Availability{
 			musterv1.NodeSpec_ACTIVE, musterv1.NodeSpec_ACTIVE, musterv1.NodeSpec_ACTIVE, musterv1.NodeSpec_PAUSE, musterv1.NodeSpec_DRAIN,
@@ -297,7 +297,7 @@ func (w *writer) call() Step {
 		if !one(w.Rand, 3) {
 			node.Labels = map[string]string{"zone": pick(w.Rand, zones)}
 		}
-		return Step{Deed: updateNode, Who: workerName(w.IntN(w.size.Workers)), Node: node}
+		return Step{Op: updateNode, Who: workerName(w.IntN(w.size.Workers)), Node: node}
 	}
 }
 
@@ -313,8 +313,8 @@ func (w *writer) faults() []Step {
 		return nil
 	}
 	for at := 4 * time.Second; at < w.size.Length; at += w.pause(w.size.Faults) {
-		s := w.fault(pick(w.Rand, faultDeeds))
-		if s.Deed == "" {
+		s := w.fault(pick(w.Rand, faultOps))
+		if s.Op == "" {
 			continue
 		}
 		s.At = at
@@ -329,20 +329,20 @@ func (w *writer) manager() string { return replica(pick(w.Rand, daemons), 1+w.In
 
 func (w *writer) worker() string { return workerName(w.IntN(w.joined)) }
 
-func (w *writer) fault(deed Deed) Step {
-	s := Step{Deed: deed, For: between(w.Rand, 200*time.Millisecond, 20*time.Second)}
+func (w *writer) fault(op Op) Step {
+	s := Step{Op: op, For: between(w.Rand, 200*time.Millisecond, 20*time.Second)}
 	if one(w.Rand, 2) {
 		s.For = between(w.Rand, 0, 2*time.Second)
 	}
-	switch deed {
+	switch op {
 	case kill, stop:
-		s.Silent = deed == kill && one(w.Rand, 4)
+		s.Silent = op == kill && one(w.Rand, 4)
 		if s.Who = w.manager(); one(w.Rand, 3) {
 			s.Who = w.worker()
 		}
 	case powerOff, doubled, late:
 		s.Who = w.worker()
-		if deed == late {
+		if op == late {
 			s.By = between(w.Rand, 50*time.Millisecond, 3*time.Second)
 		}
 	case join:
@@ -361,7 +361,7 @@ func (w *writer) fault(deed Deed) Step {
 		if one(w.Rand, 5) {
 			s.Who, s.With = fmt.Sprintf("user-%d", w.IntN(w.size.Clients)), replica("apid", 1+w.IntN(w.size.Managers))
 		}
-		if deed == slow {
+		if op == slow {
 			s.By = between(w.Rand, 10*time.Millisecond, 4*time.Second)
 		}
 	case noStore:

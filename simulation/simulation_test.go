@@ -36,7 +36,7 @@ var races = []uint64{1, 3, 4, 9, 10}
 
 func TestSimulate(t *testing.T) {
 	if *seed != 0 {
-		simulate(t, *seed, simulation.Sabotage{}).judge(t)
+		simulate(t, *seed, simulation.Mutation{}).judge(t)
 		return
 	}
 	seeds, fresh := fixed, 4
@@ -49,7 +49,7 @@ func TestSimulate(t *testing.T) {
 	for _, seed := range seeds {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			t.Parallel()
-			simulate(t, seed, simulation.Sabotage{}).judge(t)
+			simulate(t, seed, simulation.Mutation{}).judge(t)
 		})
 	}
 }
@@ -60,8 +60,8 @@ type outcome struct {
 	took time.Duration
 }
 
-func simulate(t *testing.T, seed uint64, sabotage simulation.Sabotage) outcome {
-	opt := simulation.Options{Sabotage: sabotage}
+func simulate(t *testing.T, seed uint64, mutation simulation.Mutation) outcome {
+	opt := simulation.Options{Mutation: mutation}
 	if *journal != "" {
 		f, err := os.Create(*journal)
 		if err != nil {

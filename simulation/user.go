@@ -108,7 +108,7 @@ func (u *user) do(s Step) {
 
 func (u *user) make(s Step) {
 	api := musterv1.NewControlServiceClient(u.conns[s.API])
-	switch s.Deed {
+	switch s.Op {
 	case create:
 		u.call(s, api, u.create)
 	case update:
@@ -135,7 +135,7 @@ func (u *user) call(s Step, api musterv1.ControlServiceClient, do func(context.C
 	v := u.services[s.Who]
 	if v == nil {
 		v = &service{there: []bool{false}, replicas: []uint64{0}, revision: []string{""}}
-		if s.Deed != updateNode {
+		if s.Op != updateNode {
 			u.services[s.Who] = v
 		}
 	}
@@ -150,23 +150,23 @@ func (u *user) call(s Step, api musterv1.ControlServiceClient, do func(context.C
 	code := status.Code(err)
 	switch {
 	case err == nil:
-		u.c.report.count(string(s.Deed)+": accepted", 1)
-		u.c.journal.note("user-%d: %s %s is accepted", u.number, s.Deed, s.Who)
+		u.c.report.count(string(s.Op)+": accepted", 1)
+		u.c.journal.note("user-%d: %s %s is accepted", u.number, s.Op, s.Who)
 		settle(true)
 	case errors.Is(err, errNotMade):
-		u.c.report.count(string(s.Deed)+": not made", 1)
-		u.c.journal.note("user-%d: %s %s is not made: %v", u.number, s.Deed, s.Who, err)
+		u.c.report.count(string(s.Op)+": not made", 1)
+		u.c.journal.note("user-%d: %s %s is not made: %v", u.number, s.Op, s.Who, err)
 	case errors.Is(err, context.DeadlineExceeded), code == codes.DeadlineExceeded, code == codes.Unavailable, code == codes.Canceled:
-		u.c.report.count(string(s.Deed)+": no answer", 1)
-		u.c.journal.note("user-%d: %s %s has no answer: %v", u.number, s.Deed, s.Who, err)
+		u.c.report.count(string(s.Op)+": no answer", 1)
+		u.c.journal.note("user-%d: %s %s has no answer: %v", u.number, s.Op, s.Who, err)
 		settle(false)
 	case slices.Contains([]codes.Code{codes.NotFound, codes.AlreadyExists, codes.FailedPrecondition, codes.Aborted}, code):
 		// What there is may be another than the user believes, or a replica may not
 		// know of it yet.
-		u.c.report.count(string(s.Deed)+": refused", 1)
-		u.c.journal.note("user-%d: %s %s is refused: %v", u.number, s.Deed, s.Who, err)
+		u.c.report.count(string(s.Op)+": refused", 1)
+		u.c.journal.note("user-%d: %s %s is refused: %v", u.number, s.Op, s.Who, err)
 	default:
-		u.c.violated("user-%d: %s %s: %v", u.number, s.Deed, s.Who, err)
+		u.c.violated("user-%d: %s %s: %v", u.number, s.Op, s.Who, err)
 	}
 }
 

@@ -49,7 +49,7 @@ func TestSessions(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-b.Lost()
-	remove := store.Inject(kvfault.Fault{Deed: kvfault.Session, Err: kv.ErrUnavailable})
+	remove := store.Inject(kvfault.Fault{Op: kvfault.Session, Err: kv.ErrUnavailable})
 	if _, err := s.Open(ctx); !errors.Is(err, kv.ErrUnavailable) {
 		t.Errorf("Open error = %v, want the store's", err)
 	}

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// Told is what the cluster's own authority gives to those who take part.
-type Told struct {
+// Outputs is what the cluster's own authority gives to those who take part.
+type Outputs struct {
 	// ManagerJoin and WorkerJoin are the tokens to join with.
 	ManagerJoin, WorkerJoin string
 	// Admin is the first administrator's token; empty if it is known already.
@@ -66,7 +66,7 @@ func (c *Cluster) WantsAdmin() bool {
 }
 
 // Deliver puts into each folder only what its owner needs.
-func (c *Cluster) Deliver(t Told) error {
+func (c *Cluster) Deliver(t Outputs) error {
 	for _, daemon := range slices.Sorted(maps.Keys(c.cfg.Policies)) {
 		f, err := c.foreign(daemon)
 		if err != nil {

@@ -95,7 +95,7 @@ func TestEachHasItsOwn(t *testing.T) {
 	c := cluster(t, dir, 3)
 	must(t, c.Files())
 	must(t, os.WriteFile(c.Path(provision.Secrets, provision.ClusterKey), []byte("the cluster key\n"), 0o600))
-	must(t, c.Deliver(provision.Told{ManagerJoin: "manager join", WorkerJoin: "worker join", Admin: "admin token", Authorities: "pem", ViewerCert: "cert", ViewerKey: "key"}))
+	must(t, c.Deliver(provision.Outputs{ManagerJoin: "manager join", WorkerJoin: "worker join", Admin: "admin token", Authorities: "pem", ViewerCert: "cert", ViewerKey: "key"}))
 	files := content(t, dir)
 	secrets := map[string][]string{
 		"the cluster key": {"apid", "secrets"}, "worker join": {"worker"}, "admin token": {"admin"},

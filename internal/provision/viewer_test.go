@@ -57,7 +57,7 @@ func TestViewerFollowsTheRoot(t *testing.T) {
 		must(t, err)
 		issued, err := a.Issue(ctx, auth.Identity{Role: authv1.Role_VIEWER, Name: "monitoring"}, request, 0)
 		must(t, err)
-		must(t, c.Deliver(provision.Told{Authorities: string(issued.Authorities), ViewerCert: string(issued.Certificate), ViewerKey: string(key)}))
+		must(t, c.Deliver(provision.Outputs{Authorities: string(issued.Authorities), ViewerCert: string(issued.Certificate), ViewerKey: string(key)}))
 	}
 	wants("without any", time.Minute, true)
 	deliver()

@@ -59,7 +59,7 @@ func TestSmallUpdateOvertakesBulkWork(t *testing.T) {
 		table := store.NewTable("things", text())
 		k := kvfault.New(newKV(t))
 		// A second each for more than nine transactions.
-		k.Inject(kvfault.Fault{Deed: kvfault.Txn, Delay: time.Second})
+		k.Inject(kvfault.Fault{Op: kvfault.Txn, Delay: time.Second})
 		s, _ := open(t, store.Options{KV: k}, table)
 		keys := make([]string, 30_000)
 		for i := range keys {

@@ -145,7 +145,7 @@ func TestUnknownOutcome(t *testing.T) {
 					table := numbers("counters")
 					s, _ := open(t, store.Options{KV: k}, table)
 					f := c.fault
-					f.Deed, f.When = kvfault.Txn, func(c kvfault.Call) bool { return c.Writes }
+					f.Op, f.When = kvfault.Txn, func(c kvfault.Call) bool { return c.Writes }
 					k.Inject(f)
 					// Others write to the same record, past the faults, as
 					// soon as the commit has failed.
@@ -190,7 +190,7 @@ func TestOutcomeThatNobodyRemembers(t *testing.T) {
 			s, _ := open(t, store.Options{KV: k}, table)
 			// What the empty table's heads have others read is not to meet the fault.
 			synctest.Wait()
-			k.Inject(kvfault.Fault{Deed: kvfault.Txn, Times: 1, Applied: applied, Delay: time.Second, Err: errAway})
+			k.Inject(kvfault.Fault{Op: kvfault.Txn, Times: 1, Applied: applied, Delay: time.Second, Err: errAway})
 			go func() {
 				time.Sleep(time.Millisecond)
 				for range 20 {
@@ -272,7 +272,7 @@ func TestGivenUpCommitThatArrivesLate(t *testing.T) {
 		synctest.Wait()
 		l.next.Store(true)
 		// Reads and further writes fail as well, so that it stays unknown.
-		mend := k.Inject(kvfault.Fault{Deed: kvfault.Txn, Err: errAway})
+		mend := k.Inject(kvfault.Fault{Op: kvfault.Txn, Err: errAway})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if err := s.Update(ctx, increment(table, "n")); !errors.Is(err, store.ErrOutcomeUnknown) {

@@ -77,10 +77,10 @@ func TestLinearizable(t *testing.T) {
 		opt.MaxPage = 64
 		isCommit := func(c kvfault.Call) bool { return c.Writes }
 		for i := range 12 {
-			broken.Inject(kvfault.Fault{Deed: kvfault.Txn, When: isCommit, Skip: 10 + i*9, Times: 2, Applied: i%2 == 0, Err: errAway})
-			broken.Inject(kvfault.Fault{Deed: kvfault.Txn, Skip: 17 + i*23, Times: 3, Err: errAway})
-			broken.Inject(kvfault.Fault{Deed: kvfault.List, Skip: 5 + i*11, Times: 1, Err: errAway})
-			broken.Inject(kvfault.Fault{Deed: kvfault.Txn, When: isCommit, Skip: 20 + i*13, Times: 1, Delay: 20 * time.Millisecond})
+			broken.Inject(kvfault.Fault{Op: kvfault.Txn, When: isCommit, Skip: 10 + i*9, Times: 2, Applied: i%2 == 0, Err: errAway})
+			broken.Inject(kvfault.Fault{Op: kvfault.Txn, Skip: 17 + i*23, Times: 3, Err: errAway})
+			broken.Inject(kvfault.Fault{Op: kvfault.List, Skip: 5 + i*11, Times: 1, Err: errAway})
+			broken.Inject(kvfault.Fault{Op: kvfault.Txn, When: isCommit, Skip: 20 + i*13, Times: 1, Delay: 20 * time.Millisecond})
 		}
 
 		var mu sync.Mutex

@@ -215,7 +215,7 @@ func TestSync(t *testing.T) {
 		table := store.NewTable("things", text())
 		k := newKV(t)
 		slow := kvfault.New(k)
-		defer slow.Inject(kvfault.Fault{Deed: kvfault.List, Prefix: "muster/things/h/", Hang: true})()
+		defer slow.Inject(kvfault.Fault{Op: kvfault.List, Prefix: "muster/things/h/", Hang: true})()
 		writer, stop := open(t, store.Options{KV: k}, table)
 		defer stop()
 		reader, stop := open(t, store.Options{KV: slow}, table)
@@ -226,7 +226,7 @@ func TestSync(t *testing.T) {
 				t.Fatal("the watch is not slow")
 			}
 			before := slow.Calls(kvfault.Txn)
-			late := slow.Inject(kvfault.Fault{Deed: kvfault.Txn, Delay: time.Second})
+			late := slow.Inject(kvfault.Fault{Op: kvfault.Txn, Delay: time.Second})
 			var wg sync.WaitGroup
 			for range 50 {
 				wg.Go(func() {

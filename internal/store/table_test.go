@@ -151,7 +151,7 @@ func TestErrorOfStaleReadIsNotBelieved(t *testing.T) {
 		b, _ := open(t, store.Options{KV: k}, table)
 		// The other store's watch is deaf after one more change.
 		synctest.Wait()
-		k.Inject(kvfault.Fault{Deed: kvfault.List, Hang: true})
+		k.Inject(kvfault.Fault{Op: kvfault.List, Hang: true})
 		update(t, a, func(tx *store.Tx) { table.Put(tx, "x/0", "wakes the list that is blocked") })
 		synctest.Wait()
 		update(t, a, func(tx *store.Tx) { table.Put(tx, "x/1", "there") })

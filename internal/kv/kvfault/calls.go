@@ -8,7 +8,7 @@ import (
 
 // Get is the inner kv's, unless a fault hits it.
 func (k *KV) Get(ctx context.Context, key string) (p kv.Pair, err error) {
-	err = k.do(ctx, Call{Deed: Get, Keys: []string{key}}, func() (err error) {
+	err = k.do(ctx, Call{Op: Get, Keys: []string{key}}, func() (err error) {
 		p, err = k.inner.Get(ctx, key)
 		return err
 	})
@@ -22,7 +22,7 @@ func (k *KV) Get(ctx context.Context, key string) (p kv.Pair, err error) {
 func (k *KV) List(ctx context.Context, prefix string, opt kv.ListOptions) (pairs []kv.Pair, index uint64, err error) {
 	ctx, abort := context.WithCancelCause(ctx)
 	defer abort(nil)
-	call := Call{Deed: List, Keys: []string{prefix}}
+	call := Call{Op: List, Keys: []string{prefix}}
 	r := &running{call, abort}
 	err = k.do(ctx, call, func() (err error) {
 		k.mu.Lock()
@@ -44,7 +44,7 @@ func (k *KV) List(ctx context.Context, prefix string, opt kv.ListOptions) (pairs
 
 // Txn is the inner kv's, unless a fault hits it.
 func (k *KV) Txn(ctx context.Context, ops []kv.Op) (pairs []kv.Pair, err error) {
-	call := Call{Deed: Txn, Keys: make([]string, len(ops))}
+	call := Call{Op: Txn, Keys: make([]string, len(ops))}
 	for i, op := range ops {
 		call.Keys[i] = op.Key
 		call.Writes = call.Writes || op.Verb != kv.Get && op.Verb != kv.CheckIndex
@@ -65,7 +65,7 @@ func (k *KV) Limits() kv.Limits { return k.inner.Limits() }
 // NewSession is the inner kv's, unless a fault hits it.
 func (k *KV) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Session, error) {
 	var s *session
-	err := k.do(ctx, Call{Deed: Session, Writes: true}, func() error {
+	err := k.do(ctx, Call{Op: Session, Writes: true}, func() error {
 		inner, err := k.inner.NewSession(ctx, cfg)
 		if err != nil {
 			return err
@@ -89,7 +89,7 @@ type session struct {
 }
 
 func (s *session) Acquire(ctx context.Context, key string, value []byte) (got bool, err error) {
-	err = s.kv.do(ctx, Call{Deed: Acquire, Keys: []string{key}, Writes: true}, func() (err error) {
+	err = s.kv.do(ctx, Call{Op: Acquire, Keys: []string{key}, Writes: true}, func() (err error) {
 		got, err = s.Session.Acquire(ctx, key, value)
 		return err
 	})
@@ -100,13 +100,13 @@ func (s *session) Acquire(ctx context.Context, key string, value []byte) (got bo
 }
 
 func (s *session) Release(ctx context.Context, key string) error {
-	return s.kv.do(ctx, Call{Deed: Release, Keys: []string{key}, Writes: true}, func() error {
+	return s.kv.do(ctx, Call{Op: Release, Keys: []string{key}, Writes: true}, func() error {
 		return s.Session.Release(ctx, key)
 	})
 }
 
 func (s *session) Close(ctx context.Context) error {
-	return s.kv.do(ctx, Call{Deed: Close, Writes: true}, func() error {
+	return s.kv.do(ctx, Call{Op: Close, Writes: true}, func() error {
 		s.kv.mu.Lock()
 		delete(s.kv.sessions, s)
 		s.kv.mu.Unlock()
@@ -116,7 +116,7 @@ func (s *session) Close(ctx context.Context) error {
 
 // Describe is the inner kv's, unless a fault hits it.
 func (k *KV) Describe(ctx context.Context) (d kv.Description, err error) {
-	err = k.do(ctx, Call{Deed: Describe}, func() (err error) {
+	err = k.do(ctx, Call{Op: Describe}, func() (err error) {
 		d, err = k.inner.Describe(ctx)
 		return err
 	})
@@ -125,7 +125,7 @@ func (k *KV) Describe(ctx context.Context) (d kv.Description, err error) {
 
 // Processes are the inner kv's, unless a fault hits the call.
 func (k *KV) Processes(ctx context.Context, service string) (processes []kv.Process, err error) {
-	err = k.do(ctx, Call{Deed: Describe}, func() (err error) {
+	err = k.do(ctx, Call{Op: Describe}, func() (err error) {
 		processes, err = k.inner.Processes(ctx, service)
 		return err
 	})

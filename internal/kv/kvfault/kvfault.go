@@ -14,28 +14,28 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// Deed names what a call does.
-type Deed string
+// Op names what a call does.
+type Op string
 
-// The deeds that can be broken.
+// The operations that can be broken.
 const (
-	Txn     Deed = "txn"
-	List    Deed = "list"
-	Get     Deed = "get"
-	Session Deed = "session" // opening one
-	Acquire Deed = "acquire"
-	Release Deed = "release"
+	Txn     Op = "txn"
+	List    Op = "list"
+	Get     Op = "get"
+	Session Op = "session" // opening one
+	Acquire Op = "acquire"
+	Release Op = "release"
 	// Close ends a session. If this is broken, the session lasts until
 	// LoseSessions.
-	Close Deed = "close"
+	Close Op = "close"
 	// Describe is both of the calls that ask the store about itself and about
 	// processes.
-	Describe Deed = "describe"
+	Describe Op = "describe"
 )
 
 // Call is one call as it comes in.
 type Call struct {
-	Deed Deed
+	Op Op
 	// Keys are those it names; the prefix for List, none for Session and Describe.
 	Keys []string
 	// Writes says whether it would change something.
@@ -46,9 +46,9 @@ type Call struct {
 // conditions; of several faults the one injected first hits. The zero values
 // of the conditions are met by every call.
 type Fault struct {
-	// Deed, Prefix and When are conditions: of what the call does, of a key
+	// Op, Prefix and When are conditions: of what the call does, of a key
 	// that it names, and of anything else.
-	Deed   Deed
+	Op     Op
 	Prefix string
 	When   func(Call) bool
 	// Skip lets that many calls pass that meet the conditions.
@@ -73,7 +73,7 @@ type KV struct {
 
 	mu       sync.Mutex
 	faults   []*injected
-	calls    map[Deed]int
+	calls    map[Op]int
 	lists    map[*running]struct{}
 	sessions map[*session]struct{}
 }
@@ -95,7 +95,7 @@ type running struct {
 
 // New returns a kv that does what another does until a fault is injected.
 func New(inner kv.KV) *KV {
-	return &KV{inner: inner, calls: map[Deed]int{}, lists: map[*running]struct{}{}, sessions: map[*session]struct{}{}}
+	return &KV{inner: inner, calls: map[Op]int{}, lists: map[*running]struct{}{}, sessions: map[*session]struct{}{}}
 }
 
 // Inject puts a fault to work until remove is called, which may be done more
@@ -138,8 +138,8 @@ func (k *KV) Waiting() int {
 	return len(k.lists)
 }
 
-// Calls returns how many calls of a deed have come in.
-func (k *KV) Calls(d Deed) int {
+// Calls returns how many calls of an operation have come in.
+func (k *KV) Calls(d Op) int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.calls[d]
@@ -164,7 +164,7 @@ func (k *KV) LoseSessions(ctx context.Context) error {
 }
 
 func (f *injected) meets(c Call) bool {
-	if f.Deed != "" && f.Deed != c.Deed || f.When != nil && !f.When(c) {
+	if f.Op != "" && f.Op != c.Op || f.When != nil && !f.When(c) {
 		return false
 	}
 	if f.Prefix == "" {
@@ -182,7 +182,7 @@ func (f *injected) meets(c Call) bool {
 func (k *KV) hit(c Call) *injected {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.calls[c.Deed]++
+	k.calls[c.Op]++
 	for _, f := range k.faults {
 		if !f.meets(c) {
 			continue
@@ -207,11 +207,11 @@ func (k *KV) do(ctx context.Context, c Call, call func() error) error {
 		}
 	}
 	if err := f.hold(ctx); err != nil {
-		return fmt.Errorf("%s: %w: %w", c.Deed, kv.ErrUnavailable, err)
+		return fmt.Errorf("%s: %w: %w", c.Op, kv.ErrUnavailable, err)
 	}
 	switch {
 	case f.Err != nil:
-		return fmt.Errorf("%s: %w", c.Deed, f.Err)
+		return fmt.Errorf("%s: %w", c.Op, f.Err)
 	case f.Applied:
 		return nil
 	}

@@ -39,10 +39,10 @@ func set(ctx context.Context, k kv.KV, key string) error {
 	return err
 }
 
-// TestDeeds breaks each deed by its name, and checks that it alone is broken.
-func TestDeeds(t *testing.T) {
+// TestFaultBreaksOnlyItsOperation injects a fault for each operation in turn.
+func TestFaultBreaksOnlyItsOperation(t *testing.T) {
 	ctx := t.Context()
-	for _, broken := range []kvfault.Deed{kvfault.Txn, kvfault.List, kvfault.Get, kvfault.Session, kvfault.Acquire, kvfault.Release, kvfault.Close} {
+	for _, broken := range []kvfault.Op{kvfault.Txn, kvfault.List, kvfault.Get, kvfault.Session, kvfault.Acquire, kvfault.Release, kvfault.Close} {
 		t.Run(string(broken), func(t *testing.T) {
 			k := open(t)
 			if err := set(ctx, k, "a"); err != nil {
@@ -56,7 +56,7 @@ func TestDeeds(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			deeds := map[kvfault.Deed]func() error{
+			ops := map[kvfault.Op]func() error{
 				kvfault.Txn:     func() error { return set(ctx, k, "a") },
 				kvfault.List:    func() error { _, _, err := k.List(ctx, "a", kv.ListOptions{}); return err },
 				kvfault.Get:     func() error { _, err := k.Get(ctx, "a"); return err },
@@ -65,19 +65,19 @@ func TestDeeds(t *testing.T) {
 				kvfault.Release: func() error { return held.Release(ctx, "lock") },
 				kvfault.Close:   func() error { return other.Close(ctx) },
 			}
-			remove := k.Inject(kvfault.Fault{Deed: broken, Err: errBroken})
-			for deed, do := range deeds {
+			remove := k.Inject(kvfault.Fault{Op: broken, Err: errBroken})
+			for op, do := range ops {
 				err := do()
-				if deed == broken && !errors.Is(err, errBroken) {
-					t.Errorf("%s: error = %v, want the one injected", deed, err)
+				if op == broken && !errors.Is(err, errBroken) {
+					t.Errorf("%s: error = %v, want the one injected", op, err)
 				}
-				if deed != broken && err != nil {
-					t.Errorf("%s: error = %v, want none", deed, err)
+				if op != broken && err != nil {
+					t.Errorf("%s: error = %v, want none", op, err)
 				}
 			}
 			remove()
 			remove()
-			if err := deeds[broken](); err != nil {
+			if err := ops[broken](); err != nil {
 				t.Errorf("%s after the fault was removed: %v", broken, err)
 			}
 		})
@@ -123,7 +123,7 @@ func TestConditions(t *testing.T) {
 func TestOutcomeUnknown(t *testing.T) {
 	for _, applied := range []bool{false, true} {
 		k := open(t)
-		remove := k.Inject(kvfault.Fault{Deed: kvfault.Txn, Err: errBroken, Applied: applied})
+		remove := k.Inject(kvfault.Fault{Op: kvfault.Txn, Err: errBroken, Applied: applied})
 		if err := set(t.Context(), k, "a"); !errors.Is(err, kv.ErrUnavailable) {
 			t.Errorf("Txn error = %v, want ErrUnavailable", err)
 		}

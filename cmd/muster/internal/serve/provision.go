@@ -141,7 +141,7 @@ func (p *provisioner) run(ctx context.Context, c *provision.Cluster, s daemon.Se
 	}
 	i := &initializer{settings: s, keyFile: c.Path(provision.Secrets, provision.ClusterKey), again: c.WantsAdmin(), out: out}
 	i.deliver = func(ctx context.Context, authority *ca.Authority, made initialized) error {
-		told := provision.Told{ManagerJoin: made.manager, WorkerJoin: made.worker, Admin: made.admin, Authorities: made.authorities}
+		told := provision.Outputs{ManagerJoin: made.manager, WorkerJoin: made.worker, Admin: made.admin, Authorities: made.authorities}
 		if c.WantsViewer(made.authorities, authority.Lifetime()/2) {
 			var err error
 			if told.ViewerCert, told.ViewerKey, err = viewer(ctx, authority); err != nil {
