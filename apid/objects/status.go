@@ -53,12 +53,15 @@ func running(t *Task) bool {
 	return t.Live() && t.State() == musterv1.TaskState_RUNNING
 }
 
-// failing reports whether a task does not run, and those before it in its slot have
-// failed several times in a row. It counts also when it has failed itself, while it
-// waits for its delay: only then is it replaced.
+// failing reports whether a task does not run, and tasks of its slot have failed several
+// times in a row. A task that could not be prepared counts itself, because it is
+// replaced only after the delay.
 func failing(t *Task) bool {
-	s := t.State()
-	return t.Live() && s != musterv1.TaskState_RUNNING && s != musterv1.TaskState_COMPLETE && t.Record.EarlyFailures >= state.EarlyFailureLimit
+	s, failures := t.State(), t.Record.EarlyFailures
+	if s == musterv1.TaskState_REJECTED {
+		failures++
+	}
+	return t.Live() && s != musterv1.TaskState_RUNNING && s != musterv1.TaskState_COMPLETE && failures >= state.EarlyFailureLimit
 }
 
 // finished reports whether a task was the last of its slot, by its restart policy.

@@ -89,6 +89,8 @@ func TestStatusCountsFailingAndFinishedTasks(t *testing.T) {
 		"three early failures, and runs now":        {tasks: []kept{{failures: 3, state: running}}},
 		"three early failures, about to be removed": {tasks: []kept{{failures: 3, desired: remove}}},
 		"rejected before its delay is over":         {tasks: []kept{{failures: 3, state: rejected}}, failing: 1},
+		"rejected after two early failures":         {tasks: []kept{{failures: 2, state: rejected}}, failing: 1},
+		"rejected after one early failure":          {tasks: []kept{{failures: 1, state: rejected}}},
 		"completed after three early failures":      {tasks: []kept{{failures: 3, state: complete}}},
 		"fails with a former spec":                  {tasks: []kept{{failures: 3, spec: 1}}},
 		"fails with a former spec, update paused":   {tasks: []kept{{failures: 3, spec: 1}}, rollout: paused, failing: 1},

@@ -146,19 +146,23 @@ func (s *slot) standIn() {
 // policy goes.
 func (s *slot) restart(ended int) {
 	d, t := s.d, s.tasks[ended]
-	if until := s.target.policy.waits(t.Record, d.now); until > 0 {
-		// It failed while it was prepared. A task that cannot even be prepared
-		// would be replaced in a tight loop if its delay were not waited for.
-		d.wake(until)
-		s.retire(ended)
-		return
-	}
 	if !s.target.policy.allows(t) {
 		s.finish(ended)
 		return
 	}
-	next := s.target.policy.next(t, d.now)
-	if next.StartAfter = d.now; d.condition(t).Keeps() {
+	next, keeps := s.target.policy.next(t, d.now), d.condition(t).Keeps()
+	// A replacement is prepared as soon as it is created, before its delay is over. One
+	// for a task that could not be prepared is therefore created after the delay.
+	until := s.target.policy.waits(t.Record, d.now)
+	if keeps && t.State() == musterv1.TaskState_REJECTED {
+		until = max(until, s.target.policy.over(next, endedAt(t), d.now))
+	}
+	if until > 0 {
+		d.wake(until)
+		s.retire(ended)
+		return
+	}
+	if next.StartAfter = d.now; keeps {
 		next.StartAfter = s.target.policy.startAfter(t, next, d.now)
 	}
 	next.Turn = d.handOn(t)

@@ -123,14 +123,25 @@ func (p policy) startAfter(t *state.Task, next *recordv1.Task, now int64) int64 
 // clockSlack is how far the clocks of managers may lie apart.
 const clockSlack = time.Second
 
-// waits says until when a task waits for its delay, or 0 if it need not any more.
-// No delay ends that far ahead: a clock was set back since then, and how long the
-// task has waited is not known. It is not to wait for hours.
+// waits says until when a task waits for its delay, or 0 if the delay is over.
 func (p policy) waits(t *recordv1.Task, now int64) int64 {
-	if t.StartAfter <= now || t.StartAfter > now+2*p.delayOf(t).Milliseconds()+clockSlack.Milliseconds() {
+	return p.ahead(t, t.StartAfter, now)
+}
+
+// over says until when the delay of a task lasts that replaces one that ended at a time,
+// or 0 if it is over.
+func (p policy) over(next *recordv1.Task, ended, now int64) int64 {
+	return p.ahead(next, ended+p.delayOf(next).Milliseconds(), now)
+}
+
+// ahead returns the end of a task's delay, or 0 if it is not ahead. No delay ends that
+// far ahead: a clock was set back since then, and how long the task has waited is not
+// known. It must not wait for hours.
+func (p policy) ahead(t *recordv1.Task, until, now int64) int64 {
+	if until <= now || until > now+2*p.delayOf(t).Milliseconds()+clockSlack.Milliseconds() {
 		return 0
 	}
-	return t.StartAfter
+	return until
 }
 
 // endedAt is when a manager heard of the task's end.

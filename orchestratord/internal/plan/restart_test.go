@@ -58,6 +58,9 @@ func TestRestartConditions(t *testing.T) {
 			w := single(t, &musterv1.RestartPolicy{Condition: tt.condition})
 			old := w.one(t, 1)
 			w.end(t, tt.end)
+			if tt.end == rejected {
+				w.converge(t) // it is replaced after its delay
+			}
 			if got := w.tasks[old.Key].Desired(); got != shutdown {
 				t.Errorf("old task desired %v, want SHUTDOWN", got)
 			}
@@ -163,24 +166,84 @@ func TestNoDelayAtAll(t *testing.T) {
 	}
 }
 
-func TestFailureInsideOwnDelayIsWaitedFor(t *testing.T) {
+// TestRejectedTaskIsReplacedAfterItsDelay has a task that cannot be prepared while it
+// waits for its own delay: it is replaced once the delay after its end is over, by a
+// task that need not wait.
+func TestRejectedTaskIsReplacedAfterItsDelay(t *testing.T) {
 	w := single(t, nil)
 	w.end(t, failed)
 	bad := w.one(t, 1)
 	w.assign(bad, "a")
 	w.now = w.now.Add(time.Second)
 	w.report(bad, rejected)
-	p := w.reconcile(t)
-	if got := w.one(t, 1); got.Key != bad.Key {
-		t.Fatal("replaced within its own delay")
+	ended := w.now
+	for _, after := range []time.Duration{0, 4 * time.Second} {
+		w.now = ended.Add(after)
+		p := w.reconcile(t)
+		if got := w.one(t, 1); got.Key != bad.Key {
+			t.Fatalf("replaced %v after its end", after)
+		}
+		if !p.Next.Equal(ended.Add(5 * time.Second)) {
+			t.Errorf("next look %v after the end, want 5s", p.Next.Sub(ended))
+		}
 	}
-	if p.Next.UnixMilli() != bad.Record.StartAfter {
-		t.Errorf("next look at %v", p.Next)
-	}
-	w.now = p.Next
+	w.now = ended.Add(5 * time.Second)
 	w.reconcile(t)
-	if got := w.one(t, 1); got.Key == bad.Key || got.Record.Restarts != 2 || got.Record.StartAfter <= w.now.UnixMilli()-1 {
+	if got := w.one(t, 1); got.Key == bad.Key || got.Record.Restarts != 2 || got.Desired() != running || got.Record.StartAfter != w.now.UnixMilli() {
 		t.Errorf("after the delay: %v", got.Record)
+	}
+}
+
+// TestRejectedTasksAreTriedOncePerDelay counts the attempts of a task that is rejected
+// as soon as it is assigned.
+func TestRejectedTasksAreTriedOncePerDelay(t *testing.T) {
+	for name, tt := range map[string]struct {
+		policy *musterv1.RestartPolicy
+		span   time.Duration
+		skew   time.Duration
+		want   int
+	}{
+		// Bounded attempts have no growing delay.
+		"each delay":                  {&musterv1.RestartPolicy{Delay: seconds(5), MaxAttempts: 100, Window: seconds(600)}, time.Minute, 0, 13},
+		"growing delay":               {nil, time.Minute, 0, 6}, // after 0, 5, 10, 15, 25, 45 seconds
+		"dispatcher's clock is ahead": {&musterv1.RestartPolicy{Delay: seconds(5), MaxAttempts: 100, Window: seconds(600)}, time.Minute, time.Second, 11},
+		// When such a task ended is not known: the delay is that before the next may run.
+		"dispatcher's clock is far ahead": {&musterv1.RestartPolicy{Delay: seconds(5), MaxAttempts: 100, Window: seconds(600)}, time.Minute, time.Hour, 14},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld()
+			w.spec(null(1, restart(tt.policy)))
+			w.replicas(1)
+			attempts := 0
+			for end := w.now.Add(tt.span); ; {
+				p := w.reconcile(t)
+				if task := w.one(t, 1); !task.Terminal() && task.NodeID == "" {
+					attempts++
+					w.assign(task, "a")
+					w.now = w.now.Add(tt.skew)
+					w.report(w.tasks[task.Key], rejected)
+					w.now = w.now.Add(-tt.skew)
+					continue
+				}
+				if p.Next.IsZero() || p.Next.After(end) {
+					break
+				}
+				w.now = p.Next
+			}
+			if attempts != tt.want {
+				t.Errorf("%d attempts in %v, want %d", attempts, tt.span, tt.want)
+			}
+		})
+	}
+}
+
+// TestRejectedTaskThatMayNotBeReplacedEndsAtOnce has no attempt left: there is nothing
+// to wait for.
+func TestRejectedTaskThatMayNotBeReplacedEndsAtOnce(t *testing.T) {
+	w := single(t, &musterv1.RestartPolicy{Condition: musterv1.RestartPolicy_NONE})
+	w.report(w.one(t, 1), rejected)
+	if p := w.reconcile(t); len(w.live(1)) != 0 || !p.Next.IsZero() {
+		t.Errorf("next look at %v:%s", p.Next, w.print())
 	}
 }
 
