@@ -38,8 +38,8 @@ type scripted struct {
 	refusal error
 	slow    time.Duration
 	hung    bool
-	// dialed are the connections of the command, and gone says that no more can be
-	// made. Interrupt ends the command as Ctrl-C does.
+	// dialed are the connections of the command, and gone refuses new ones.
+	// Interrupt ends the command as Ctrl-C does.
 	dialed    []net.Conn
 	gone      bool
 	interrupt context.CancelFunc
