@@ -13,6 +13,7 @@ import (
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/bounds"
@@ -20,8 +21,7 @@ import (
 
 const (
 	// firstPause and longestPause bound the pauses before a plugin that ended
-	// is started again. They double in between. A plugin that ran for
-	// steadyAfter begins with the first again.
+	// is started again. A plugin that ran for steadyAfter begins with the first again.
 	firstPause   = 100 * time.Millisecond
 	longestPause = 30 * time.Second
 	steadyAfter  = time.Minute
@@ -51,11 +51,11 @@ type plugin struct {
 	running *instance
 	// starting is the attempt to start it that is under way, if one is.
 	starting *attempt
-	// failures counts starts that failed and runs that were short, in a row;
-	// failure is the last of them, and no attempt is made before retryAt.
-	failures int
-	failure  error
-	retryAt  time.Time
+	// pause grows with starts that failed and runs that were short, in a row; failure
+	// is the last of them, and no attempt is made before retryAt.
+	pause   *backoff.Backoff
+	failure error
+	retryAt time.Time
 	// said is the last answer to Describe, and checksum that of the file that
 	// the process was started from.
 	said     *executorv1.DescribeResponse
@@ -76,7 +76,7 @@ type attempt struct {
 }
 
 func newPlugin(h *Host, f file) *plugin {
-	p := &plugin{host: h, file: f, log: h.log.With(zap.String("executor", f.name))}
+	p := &plugin{host: h, file: f, log: h.log.With(zap.String("executor", f.name)), pause: backoff.New(firstPause, longestPause)}
 	p.calls = &calls{plugin: p}
 	return p
 }
@@ -111,12 +111,8 @@ func (p *plugin) service(ctx context.Context) (*instance, error) {
 			if pause > shortPause {
 				return nil, err
 			}
-			timer := time.NewTimer(pause)
-			select {
-			case <-timer.C:
-			case <-ctx.Done():
-				timer.Stop()
-				return nil, ctx.Err()
+			if err := backoff.Sleep(ctx, pause); err != nil {
+				return nil, err
 			}
 			continue
 		}
@@ -195,11 +191,12 @@ func (p *plugin) watch(ctx context.Context, i *instance) {
 	p.running = nil
 	if p.replacing == i {
 		p.replacing = nil
-		p.failures, p.retryAt = 0, time.Now()
+		p.pause.Reset()
+		p.retryAt = time.Now()
 		p.failure = errReplaced
 	} else if ctx.Err() == nil {
 		if time.Since(began) >= steadyAfter {
-			p.failures = 0
+			p.pause.Reset()
 		}
 		err := i.process.ended()
 		p.failed(err)
@@ -211,10 +208,8 @@ func (p *plugin) watch(ctx context.Context, i *instance) {
 
 // failed notes that the plugin did not start, or ended. p.mu is held.
 func (p *plugin) failed(err error) {
-	pause := min(firstPause<<min(p.failures, 16), longestPause)
-	p.failures++
 	p.failure = err
-	p.retryAt = time.Now().Add(pause)
+	p.retryAt = time.Now().Add(p.pause.Next())
 }
 
 // result is a label for metrics.

@@ -49,7 +49,8 @@ func (p *plugin) renew(repinned bool) {
 		// It need not wait for its next attempt: the reason of the last one may
 		// be gone.
 		p.mu.Lock()
-		p.failures, p.retryAt = 0, time.Now()
+		p.pause.Reset()
+		p.retryAt = time.Now()
 		p.mu.Unlock()
 		p.host.changed()
 		return

@@ -13,15 +13,21 @@ import (
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/tasklog"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/internal/bounds"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
 
-// logsRetry is the pause between attempts to read a task's output while there is
-// none yet, or while its executor is away.
-const logsRetry = 500 * time.Millisecond
+const (
+	// logsPoll is the pause between looks at a task that has not begun.
+	logsPoll = 500 * time.Millisecond
+	// logsRetry and longestLogsRetry bound the pauses between attempts to read a task's
+	// output while its executor is away.
+	logsRetry        = 500 * time.Millisecond
+	longestLogsRetry = 5 * time.Second
+)
 
 // Logs calls send with each of a task's lines, in order, until there are none
 // left, ctx ends, or send fails. If there can be no lines it sends a warning that says why.
@@ -35,16 +41,14 @@ func (m *Manager) Logs(ctx context.Context, id string, options *musterv1.LogOpti
 			TaskId: id, NodeId: m.cfg.NodeID, Warning: fmt.Sprintf("task %s is not on node %s", id, m.cfg.NodeID),
 		})
 	}
-	reader := &logReader{t: t, options: options, send: send}
+	reader := &logReader{t: t, options: options, send: send, retry: backoff.New(logsRetry, longestLogsRetry)}
 	for {
-		again, err := reader.read(ctx)
+		pause, again, err := reader.read(ctx)
 		if err != nil || !again {
 			return err
 		}
-		select {
-		case <-time.After(logsRetry):
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := backoff.Sleep(ctx, pause); err != nil {
+			return err
 		}
 	}
 }
@@ -57,10 +61,12 @@ type logReader struct {
 	send    func(*musterv1.LogMessage) error
 	// position is the last line that was sent.
 	position tasklog.Position
+	// retry is the pause after failures in a row.
+	retry *backoff.Backoff
 }
 
-// read reads until the stream ends, and reports whether to read again.
-func (r *logReader) read(ctx context.Context) (again bool, err error) {
+// read reads until the stream ends, and reports whether to read again after a pause.
+func (r *logReader) read(ctx context.Context) (pause time.Duration, again bool, err error) {
 	t := r.t
 	now := t.published.Load()
 	state, handle := now.status.State, now.handle
@@ -70,7 +76,7 @@ func (r *logReader) read(ctx context.Context) (again bool, err error) {
 	// Nothing new comes from a task that has ended.
 	following := r.options.GetFollow() && !lifecycle.Ended(state) && !withdrawn
 	if !lifecycle.Touched(state) {
-		return following, nil
+		return logsPoll, following, nil
 	}
 	source := assigned.GetServiceName()
 	if source == "" {
@@ -88,7 +94,7 @@ func (r *logReader) read(ctx context.Context) (again bool, err error) {
 	if err == nil && !e.Can("logs") {
 		warning := message()
 		warning.Warning = fmt.Sprintf("executor %s keeps no logs", e.Name)
-		return false, r.send(warning)
+		return 0, false, r.send(warning)
 	}
 	var sendErr error
 	if err == nil {
@@ -98,6 +104,7 @@ func (r *logReader) read(ctx context.Context) (again bool, err error) {
 				m := message()
 				data := line.GetData()
 				m.Timestamp, m.Stream, m.Data = line.GetTimestamp(), line.GetStream(), data[:min(len(data), bounds.MaxLogLine)]
+				r.retry.Reset()
 				if known(m) {
 					return nil
 				}
@@ -109,19 +116,19 @@ func (r *logReader) read(ctx context.Context) (again bool, err error) {
 	}
 	switch {
 	case sendErr != nil:
-		return false, sendErr
+		return 0, false, sendErr
 	case ctx.Err() != nil:
-		return false, ctx.Err()
+		return 0, false, ctx.Err()
 	case err == nil:
-		return false, nil
+		return 0, false, nil
 	}
 	var failure *wire.Error
 	if errors.As(wire.FromStatus(err), &failure) && following && (failure.Temporary || failure.Code == codes.NotFound) {
-		return true, nil
+		return r.retry.Next(), true, nil
 	}
 	warning := message()
 	warning.Warning = bounds.Text(fmt.Sprintf("logs of task %s on node %s: %s", t.id, t.m.cfg.NodeID, err), bounds.MaxText)
-	return false, r.send(warning)
+	return 0, false, r.send(warning)
 }
 
 // rest returns the options for what has not been read yet. The executor repeats
