@@ -18,8 +18,8 @@ import (
 // first call lets restored tasks continue.
 func (m *Manager) Begin() {
 	m.admit.Do(func() { close(m.admitted) })
-	m.assigning.Lock()
-	defer m.assigning.Unlock()
+	m.assigning <- struct{}{}
+	defer func() { <-m.assigning }()
 	m.incoming = nil
 	m.dropSpecs()
 }
@@ -32,8 +32,12 @@ func (m *Manager) Assign(ctx context.Context, msg *dispatcherv1.Assignments) err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	m.assigning.Lock()
-	defer m.assigning.Unlock()
+	select {
+	case m.assigning <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-m.assigning }()
 	assigned, removed := m.receive(msg)
 	if err := m.add(assigned); err != nil {
 		return err

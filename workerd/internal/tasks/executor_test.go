@@ -71,7 +71,10 @@ func (w *worker) Wait(ctx context.Context, req *executorv1.WaitRequest) (*execut
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		res = &executorv1.WaitResponse{Runtime: h.runtime(), EndedAt: timestamppb.Now()}
+		res = &executorv1.WaitResponse{EndedAt: timestamppb.Now()}
+		if !w.mute {
+			res.Runtime = h.runtime()
+		}
 		return nil
 	})
 	return res, err
@@ -96,7 +99,9 @@ func (w *worker) Shutdown(ctx context.Context, req *executorv1.ShutdownRequest) 
 		if h != nil && h.state == executorv1.ListedTask_RUNNING {
 			h.end(143)
 		}
-		res.Runtime = h.runtime()
+		if !w.mute {
+			res.Runtime = h.runtime()
+		}
 		return nil
 	})
 	return res, err
@@ -140,11 +145,15 @@ func (w *worker) Logs(_ context.Context, _ *executorv1.LogsRequest, send func(*e
 	return send(&executorv1.LogsResponse{Data: []byte("line")})
 }
 
-// Observe reports what the test says, if anything.
+// Observe reports what the test says, if anything. The stream ends at a nil
+// observation, with the next fault of "observe" if there is one.
 func (w *worker) Observe(ctx context.Context, _ *executorv1.ObserveRequest, send func(*executorv1.ObserveResponse) error) error {
 	for {
 		select {
 		case res := <-w.observations:
+			if res == nil {
+				return w.nextError("observe")
+			}
 			if err := send(res); err != nil {
 				return err
 			}

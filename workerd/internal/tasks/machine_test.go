@@ -71,6 +71,8 @@ type machine struct {
 	// capabilities are the executor's, and observations what it reports during calls.
 	capabilities []string
 	observations chan *executorv1.ObserveResponse
+	// mute keeps the executor from telling how a task ended.
+	mute bool
 	// refuses is the error of all writes to the disk.
 	refuses error
 
@@ -347,6 +349,18 @@ func (m *machine) fail(method string, times int, err error) {
 	for range times {
 		m.faults[method] = append(m.faults[method], fault{err: err})
 	}
+}
+
+// nextError returns the error of a method's next fault, if there is one.
+func (m *machine) nextError(method string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := m.faults[method]
+	if len(all) == 0 {
+		return nil
+	}
+	m.faults[method] = all[1:]
+	return all[0].err
 }
 
 // mend has no further calls fail.

@@ -77,9 +77,9 @@ type Manager struct {
 	closed bool
 	wg     sync.WaitGroup
 
-	// assigning is held while a message with assignments is taken in. Messages are
-	// taken in one after the other.
-	assigning sync.Mutex
+	// assigning has room for one. The goroutine that has put a value in takes in a
+	// message with assignments. Messages are taken in one after the other.
+	assigning chan struct{}
 	// incoming collects the ids of a complete set until its last message.
 	incoming map[string]bool
 
@@ -102,6 +102,7 @@ func New(cfg Config) *Manager {
 		inventory: newInventory(cfg.NodeID),
 		ready:     make(chan struct{}),
 		admitted:  make(chan struct{}),
+		assigning: make(chan struct{}, 1),
 		objects:   dependencies.New(),
 		tasks:     map[string]*task{},
 	}
@@ -199,22 +200,31 @@ func (m *Manager) dropSpecs() {
 }
 
 // forget removes a task of which nothing is left. A task that was assigned again in
-// the meantime begins again.
+// the meantime begins again. Until then it stays known, so that it can be withdrawn.
 func (m *Manager) forget(t *task) {
 	m.inventory.forget(t.id)
 	m.mu.Lock()
-	delete(m.tasks, t.id)
-	again := t.want.again
+	again := t.want.again != nil
+	if !again {
+		delete(m.tasks, t.id)
+	}
 	m.mu.Unlock()
-	if again == nil {
+	if !again {
 		m.objects.Release(t.refs)
 		return
 	}
 	m.spawn(func() {
-		m.assigning.Lock()
-		defer m.assigning.Unlock()
+		m.assigning <- struct{}{}
+		defer func() { <-m.assigning }()
 		defer m.objects.Release(t.refs)
-		if err := m.add([]*dispatcherv1.AssignedTask{again}); err != nil {
+		m.mu.Lock()
+		delete(m.tasks, t.id)
+		newest := t.want.again
+		m.mu.Unlock()
+		if newest == nil {
+			return
+		}
+		if err := m.add([]*dispatcherv1.AssignedTask{newest}); err != nil {
 			m.log.Error("failed to take in a task that was assigned again", zap.String("task", t.id), zap.Error(err))
 		}
 	})

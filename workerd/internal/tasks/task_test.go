@@ -8,7 +8,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
@@ -254,6 +253,28 @@ func TestAssignedAgainWhileRemoved(t *testing.T) {
 	}
 }
 
+// TestWithdrawnAgainBeforeItBegins withdraws a task that was assigned again, after it
+// was removed and before it has begun again. A message is being taken in meanwhile.
+func TestWithdrawnAgainBeforeItBegins(t *testing.T) {
+	inBubble(t, func(m *machine) {
+		m.want("a", running)
+		m.settle(time.Second)
+		release := m.hang("remove")
+		m.withdraw("a")
+		m.settle(time.Second)
+		m.want("a", running)
+		m.worker.manager.assigning <- struct{}{}
+		go m.withdraw("a")
+		m.settle(time.Second)
+		release()
+		m.settle(time.Second)
+		<-m.worker.manager.assigning
+		m.settle(time.Minute)
+		m.wantNothing("a")
+		m.wantStarts("a", 1)
+	})
+}
+
 // TestFullDiskDelaysOnlyNewTasks has the store refuse writes: what runs can end and
 // be stopped, and what is new says why it waits.
 func TestFullDiskDelaysOnlyNewTasks(t *testing.T) {
@@ -424,31 +445,6 @@ func TestLogsOfUnknownTaskAreAWarning(t *testing.T) {
 			if err != nil || got != want {
 				m.t.Errorf("logs of %s = %q, %v, want %q", id, got, err, want)
 			}
-		}
-	})
-}
-
-// TestObservationOfEndedCallIsIgnored has the executor report what it waits for,
-// and the task told to stop: the message of the call goes with the call.
-func TestObservationOfEndedCallIsIgnored(t *testing.T) {
-	inBubble(t, func(m *machine) {
-		m.capabilities = append(m.capabilities, "observe")
-		m.start().sync()
-		m.settle(time.Second)
-		m.fail("start", 1, temporary("engine is away"))
-		m.hang("start")
-		m.want("a", running)
-		m.settle(2 * time.Second)
-		m.observations <- &executorv1.ObserveResponse{Message: "waiting for the health check", Error: "1 of 3 checks failed"}
-		m.settle(time.Hour)
-		if got := m.reported["a"].GetStatus(); got.GetMessage() != "waiting for the health check" || got.GetError() != "1 of 3 checks failed" {
-			m.t.Errorf("while the task starts: %v", got)
-		}
-		m.want("a", shutdown)
-		m.settle(time.Hour)
-		m.wantState("a", shutdown)
-		if got := m.reported["a"].GetStatus(); got.GetMessage() != "shutdown" || got.GetError() != "" {
-			m.t.Errorf("after the call: %v", got)
 		}
 	})
 }
