@@ -56,6 +56,15 @@ func (s *Status) Move(to musterv1.TaskState, at time.Time, message string) {
 	s.Times = append(s.Times, Time{to, at})
 }
 
+// End sets what the executor says of a task that has ended. If it says nothing, only
+// what is true of an ended task is left of what it said before.
+func (s *Status) End(runtime *musterv1.RuntimeStatus) {
+	if last := s.Runtime; runtime == nil && last != nil {
+		runtime = &musterv1.RuntimeStatus{Id: last.Id, ExitCode: last.ExitCode, OomKilled: last.OomKilled}
+	}
+	s.Runtime = runtime
+}
+
 // Bound clips texts and ports to what may be stored and reported.
 func (s *Status) Bound() {
 	s.Message, s.Error = bounds.Text(s.Message, bounds.MaxText), bounds.Text(s.Error, bounds.MaxText)

@@ -21,7 +21,9 @@ const (
 	quickCall = time.Minute
 	// patience is how many shutdowns are tried before the task is killed.
 	patience = 3
-	// longestPause bounds the pauses between attempts to remove a task.
+	// firstPause and longestPause bound the pauses between attempts to stop or to
+	// remove a task.
+	firstPause   = time.Second
 	longestPause = 30 * time.Second
 	// waitSettles is how long a renewed Wait must last before the error that was
 	// reported is withdrawn.
@@ -181,9 +183,7 @@ func (c *call) wait() (func(t *task), error) {
 	}
 	return func(t *task) {
 		t.move(step, at, func(r *record) {
-			if res.GetRuntime() != nil {
-				r.status.Runtime = res.GetRuntime()
-			}
+			r.status.End(res.GetRuntime())
 			r.status.Error = reason
 		})
 	}, nil
@@ -244,11 +244,7 @@ func (c *call) shutdown() (func(t *task), error) {
 	}
 	at := time.Now()
 	return func(t *task) {
-		t.move(c.step, at, func(r *record) {
-			if runtime != nil {
-				r.status.Runtime = runtime
-			}
-		})
+		t.move(c.step, at, func(r *record) { r.status.End(runtime) })
 	}, nil
 }
 

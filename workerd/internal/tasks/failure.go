@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/internal/bounds"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
@@ -52,6 +53,7 @@ func (t *task) failedForGood(what action, e *wire.Error) {
 	log.Info("task failed")
 	t.update(func(r *record) {
 		r.status.Move(lifecycle.Failure(r.status.State), time.Now(), r.status.Message)
+		r.status.End(nil)
 		r.status.Error = e.Error()
 		r.status.NodeToBlame = e.Blame == executorv1.ExecutorError_NODE
 	})
@@ -65,11 +67,18 @@ func (t *task) failedForNow(what action, e *wire.Error) {
 	quiet := (what == actWait || what == actUpdate) && t.attempts == 1
 	if text := e.Error(); !quiet && text != t.current.status.Error {
 		t.m.log.Warn("call to executor failed; retrying", zap.String("task", t.id), zap.Stringer("call", what), zap.Error(e))
-		t.update(func(r *record) { r.status.Error = text })
+		t.update(func(r *record) {
+			r.status.Error = text
+			r.status.Runtime = withoutHealth(r.status.Runtime)
+		})
 	}
 	pause := e.Delay()
 	if what == actRemove || what == actShutdown {
-		pause = min(pause<<min(t.attempts-1, 5), max(pause, longestPause))
+		p := t.hasPauses()
+		if p.backoff == nil {
+			p.backoff = backoff.New(firstPause, longestPause)
+		}
+		pause = max(pause, p.backoff.Next())
 	}
 	t.retryIn(pause)
 }

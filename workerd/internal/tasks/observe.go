@@ -9,19 +9,30 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/bounds"
 )
 
-// observePause is the shortest time between two reports of what an executor
-// observes. Only the newest observation is reported.
-const observePause = 2 * time.Second
+const (
+	// observePause is the shortest time between two reports of what an executor
+	// observes. Only the newest observation is reported.
+	observePause = 2 * time.Second
+	// observeRetry and longestObserveRetry bound the pauses between attempts to observe.
+	observeRetry        = time.Second
+	longestObserveRetry = 30 * time.Second
+)
 
 // observe reports what the executor observes of the task while the call lasts.
 // The caller must call stop when the call has returned.
 func (c *call) observe(e *executor.Described) (stop func()) {
 	if !e.Can("observe") {
+		if c.known.status.Runtime.GetHealth() != nil {
+			// The executor could observe it when it said that.
+			c.t.post(observed{c, nil})
+		}
 		return func() {}
 	}
 	ctx, cancel := context.WithCancel(c.ctx)
@@ -40,36 +51,43 @@ type observer struct {
 
 	mu sync.Mutex
 	// newest is the newest observation that has not been passed on yet.
-	newest *executorv1.ObserveResponse
+	newest *observed
 	// passing is set until the pause after the last one is over.
 	passing bool
 }
 
-// receive reads observations until the stream ends.
+// receive reads observations until the stream ends. If the call lasts longer than the
+// stream, what was observed is no longer known to be true.
 func (o *observer) receive(ctx context.Context, e executor.Executor) {
 	req := &executorv1.ObserveRequest{TaskId: o.call.t.id, Handle: o.call.known.handle}
+	retry := backoff.New(observeRetry, longestObserveRetry)
 	for {
 		err := e.Observe(ctx, req, func(res *executorv1.ObserveResponse) error {
+			retry.Reset()
 			o.put(res)
 			return nil
 		})
+		// A task that ends also ends the stream, and what was last observed explains why.
+		if backoff.Sleep(ctx, observePause) != nil {
+			return
+		}
+		o.put(nil)
 		var failure *wire.Error
 		if !errors.As(wire.FromStatus(err), &failure) || !failure.Temporary {
 			return
 		}
-		select {
-		case <-time.After(max(failure.Delay(), observePause)):
-		case <-ctx.Done():
+		if backoff.Sleep(ctx, max(failure.Delay()-observePause, retry.Next())) != nil {
 			return
 		}
 	}
 }
 
 // put takes in an observation, and passes it on unless there was one a moment ago.
+// It is nil if nothing can be observed.
 func (o *observer) put(res *executorv1.ObserveResponse) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.newest = res
+	o.newest = &observed{o.call, res}
 	if !o.passing {
 		o.pass()
 	}
@@ -81,7 +99,7 @@ func (o *observer) pass() {
 	if !o.passing {
 		return
 	}
-	o.call.t.post(observed{o.call, o.newest})
+	o.call.t.post(*o.newest)
 	o.newest = nil
 	time.AfterFunc(observePause, func() {
 		o.mu.Lock()
@@ -93,29 +111,44 @@ func (o *observer) pass() {
 // observed is the event of an observation during a call.
 type observed struct {
 	call *call
-	res  *executorv1.ObserveResponse
+	// res is nil if nothing can be observed any more.
+	res *executorv1.ObserveResponse
 }
 
 func (e observed) apply(t *task) {
 	if t.call != e.call {
 		return
 	}
-	e.call.observed = true
 	status := &t.current.status
 	runtime, message, text := status.Runtime, status.Message, status.Error
-	if r := bounds.Runtime(e.res.GetRuntime()); r != nil && !proto.Equal(r, runtime) {
-		runtime = r
-	}
-	if e.call.action == actStart {
+	switch {
+	case e.res == nil:
+		runtime = withoutHealth(runtime)
+		if e.call.observed && e.call.action == actStart {
+			message, text = e.call.known.status.Message, ""
+		}
+	case e.call.action == actStart:
 		text = bounds.Text(e.res.GetError(), bounds.MaxText)
 		if m := bounds.Text(e.res.GetMessage(), bounds.MaxText); m != "" {
 			message = m
 		}
 	}
+	if r := bounds.Runtime(e.res.GetRuntime()); r != nil && !proto.Equal(r, runtime) {
+		runtime = r
+	}
+	e.call.observed = e.res != nil
 	if runtime == status.Runtime && message == status.Message && text == status.Error {
 		return
 	}
 	t.update(func(r *record) { r.status.Runtime, r.status.Message, r.status.Error = runtime, message, text })
+}
+
+// withoutHealth returns a runtime status without what was observed of its health.
+func withoutHealth(r *musterv1.RuntimeStatus) *musterv1.RuntimeStatus {
+	if r.GetHealth() == nil {
+		return r
+	}
+	return &musterv1.RuntimeStatus{Id: r.Id, Pid: r.Pid, ExitCode: r.ExitCode, OomKilled: r.OomKilled}
 }
 
 // restoreMessage takes back the message that an observation has set during a call

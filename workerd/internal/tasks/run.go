@@ -80,11 +80,14 @@ func (t *task) proceed() *call {
 		t.wakeAt(t.pauses.retryAt)
 		return nil
 	}
-	if next != t.last {
-		t.last, t.attempts = next, 0
-	}
 	if t.pauses != nil {
 		t.pauses.retryAt = time.Time{}
+	}
+	if next != t.last {
+		t.last, t.attempts = next, 0
+		if t.pauses != nil {
+			t.pauses.backoff = nil
+		}
 	}
 	if next == actForget {
 		t.forget()

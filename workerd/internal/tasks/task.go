@@ -13,6 +13,7 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/dependencies"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
@@ -124,6 +125,9 @@ type task struct {
 type pauses struct {
 	// retryAt is when the last action may be executed again.
 	retryAt time.Time
+	// backoff is the pause between attempts to stop or to remove the task. It is nil
+	// until one has failed.
+	backoff *backoff.Backoff
 	// saveAt is when to write to the store again after it refused a write.
 	saveAt time.Time
 	// timer posts a wakeUp at due, if due is not zero.
