@@ -4,32 +4,34 @@ import (
 	"bufio"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"unicode"
 
 	"google.golang.org/grpc/codes"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testwait"
 )
 
 // raw sends a request whose path is written as it is, which http.Client does not.
 func (a *api) raw(method, path string, header ...string) *http.Response {
 	a.t.Helper()
-	host := strings.TrimPrefix(a.url, "http://")
-	conn, err := net.Dial("tcp", host)
+	conn, err := a.web.dial(a.t.Context(), "", "")
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	a.t.Cleanup(func() { _ = conn.Close() })
-	lines := append([]string{method + " " + path + " HTTP/1.1", "Host: " + host, "Connection: close"}, header...)
-	if _, err := io.WriteString(conn, strings.Join(lines, "\r\n")+"\r\n\r\n"); err != nil {
-		a.t.Fatal(err)
-	}
+	lines := append([]string{method + " " + path + " HTTP/1.1", "Host: apid.test", "Connection: close"}, header...)
+	var writing sync.WaitGroup
+	// The server may answer before it has read all, and then stops reading.
+	writing.Go(func() { _, _ = io.WriteString(conn, strings.Join(lines, "\r\n")+"\r\n\r\n") })
+	a.t.Cleanup(func() {
+		_ = conn.Close()
+		writing.Wait()
+	})
 	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
 	if err != nil {
 		a.t.Fatalf("%s %.100s: %v", method, path, err)
@@ -37,14 +39,9 @@ func (a *api) raw(method, path string, header ...string) *http.Response {
 	return resp
 }
 
-// TestPaths asks, in many a way, for what is not what it seems to be. The services
-// web and node are not to be found by any of them.
-func TestPaths(t *testing.T) {
+// No path but the one that the contract has for a service reaches it.
+func TestDisguisedPathsReachNoService(t *testing.T) {
 	t.Parallel()
-	a := newCluster(t).apid()
-	for _, name := range []string{"web", "nodes"} {
-		a.create(webSpec(name))
-	}
 	tests := map[string]struct {
 		path string
 		// to is where the client is sent.
@@ -83,11 +80,15 @@ func TestPaths(t *testing.T) {
 		"a colon":                    {"/v1/services/web%3Ascale", 404, ""},
 	}
 	for name, tt := range tests {
-		for _, method := range []string{"GET", "DELETE"} {
-			t.Run(method+" "+name, func(t *testing.T) {
+		subtest(t, name, func(t *testing.T) {
+			a := newCluster(t).apid()
+			for _, name := range []string{"web", "nodes"} {
+				a.create(webSpec(name))
+			}
+			for _, method := range []string{"GET", "DELETE"} {
 				resp := a.raw(method, tt.path)
 				body, err := io.ReadAll(resp.Body)
-				// Whose request is too long still writes.
+				// The server may end a request that is too long while it is still sent.
 				if err != nil && tt.code != 431 {
 					t.Fatal(err)
 				}
@@ -100,30 +101,26 @@ func TestPaths(t *testing.T) {
 					code = http.StatusNotFound
 				}
 				if to := resp.Header.Get("Location"); code != tt.code || to != tt.to {
-					t.Errorf("status %d to %q, want %d to %q: %.300s", resp.StatusCode, to, tt.code, tt.to, body)
+					t.Errorf("%s: status %d to %q, want %d to %q: %.300s", method, resp.StatusCode, to, tt.code, tt.to, body)
 				}
 				if resp.Header.Get("Set-Cookie") != "" || strings.ContainsFunc(strings.TrimSuffix(string(body), "\n"), unicode.IsControl) && tt.code == 404 {
-					t.Errorf("the answer has what the path smuggled in: %v %q", resp.Header, body)
+					t.Errorf("%s: the answer has what the path smuggled in: %v %q", method, resp.Header, body)
 				}
 				if len(body) > 2000 {
-					t.Errorf("the answer has %d bytes", len(body))
+					t.Errorf("%s: the answer has %d bytes", method, len(body))
 				}
-			})
-		}
-	}
-	if got := a.rest("GET", "/v1/services", ""); len(got.json["services"].([]any)) != 2 {
-		t.Errorf("afterwards there are other services: %s", got.body)
+			}
+			if got := a.rest("GET", "/v1/services", ""); len(got.json["services"].([]any)) != 2 {
+				t.Errorf("afterwards there are other services: %s", got.body)
+			}
+		})
 	}
 }
 
-// TestJSONThatMeansHarm is refused with an error that is short, and names the
-// field where there is one.
-func TestJSONThatMeansHarm(t *testing.T) {
+// Hostile JSON is refused with an error that is short, names the field where there is
+// one, and changes nothing.
+func TestHostileJSONIsRefused(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t)
-	a := c.apid()
-	c.node("n1", "host", &musterv1.ExecutorDescription{Name: "null", Kinds: []string{"null"}})
-	testwait.True(t, "the node is known", func() bool { return len(a.rest("GET", "/v1/nodes", "").json["nodes"].([]any)) == 1 })
 	spec := func(rest string) string { return `{"name":"web",` + rest + `}` }
 	payload := func(value string) string {
 		return spec(`"task":{"generic":{"kind":"null","payload":{"a":` + value + `}}}`)
@@ -170,7 +167,10 @@ func TestJSONThatMeansHarm(t *testing.T) {
 		"many arguments":             {create, container(`"args":[` + numbered(100_000, `"%d"`) + `]`), nil},
 	}
 	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
+		subtest(t, name, func(t *testing.T) {
+			c := newCluster(t)
+			a := c.apid()
+			c.node("n1", "host", &musterv1.ExecutorDescription{Name: "null", Kinds: []string{"null"}})
 			method, path, _ := strings.Cut(tt.call, " ")
 			got := a.rest(method, path, tt.body)
 			if got.code != 400 || len(got.body) > 5000 {
@@ -182,10 +182,10 @@ func TestJSONThatMeansHarm(t *testing.T) {
 			if strings.ContainsFunc(strings.TrimSuffix(got.body, "\n"), unicode.IsControl) {
 				t.Errorf("control characters in %q", got.body)
 			}
+			if got := a.rest("GET", "/v1/services", ""); len(got.json["services"].([]any)) != 0 {
+				t.Errorf("a refused request changed something: %s", got.body)
+			}
 		})
-	}
-	if got := a.rest("GET", "/v1/services", ""); len(got.json["services"].([]any)) != 0 {
-		t.Errorf("a refused request changed something: %s", got.body)
 	}
 }
 
@@ -197,43 +197,45 @@ func numbered(n int, format string) string {
 	return strings.Join(all, ",")
 }
 
-// TestPackedBodies: what is packed is not unpacked.
-func TestPackedBodies(t *testing.T) {
+func TestCompressedBodiesAreRefused(t *testing.T) {
 	t.Parallel()
-	a := newCluster(t).apid()
-	for _, encoding := range []string{"gzip", "GZIP", "deflate", "identity, gzip"} {
-		resp := a.raw("POST", "/v1/services", "Content-Type: application/json", "Content-Encoding: "+encoding, "Content-Length: 4\r\n\r\n{}  ")
-		if resp.StatusCode != http.StatusUnsupportedMediaType {
-			t.Errorf("%s: status %d", encoding, resp.StatusCode)
+	synctest.Test(t, func(t *testing.T) {
+		a := newCluster(t).apid()
+		for _, encoding := range []string{"gzip", "GZIP", "deflate", "identity, gzip"} {
+			resp := a.raw("POST", "/v1/services", "Content-Type: application/json", "Content-Encoding: "+encoding, "Content-Length: 4\r\n\r\n{}  ")
+			if resp.StatusCode != http.StatusUnsupportedMediaType {
+				t.Errorf("%s: status %d", encoding, resp.StatusCode)
+			}
 		}
-	}
+	})
 }
 
-// TestLongLists: with how many values a list or a watch may be filtered.
-func TestLongLists(t *testing.T) {
+func TestFiltersWithMoreThanAThousandValuesAreRefused(t *testing.T) {
 	t.Parallel()
-	a := newCluster(t).apid()
-	many := slices.Repeat([]string{"a"}, 1001)
-	_, err := a.ListServices(t.Context(), &musterv1.ListServicesRequest{Names: many, Labels: many})
-	wantCode(t, err, codes.InvalidArgument, "names", "labels")
-	_, err = a.ListTasks(t.Context(), &musterv1.ListTasksRequest{States: make([]musterv1.TaskState, 1001)})
-	wantCode(t, err, codes.InvalidArgument, "states")
-	_, err = a.ListNodes(t.Context(), &musterv1.ListNodesRequest{IdPrefixes: many})
-	wantCode(t, err, codes.InvalidArgument, "idPrefixes")
-	_, err = a.ListPlugins(t.Context(), &musterv1.ListPluginsRequest{Nodes: many})
-	wantCode(t, err, codes.InvalidArgument, "nodes")
-	watch, err := a.Watch(t.Context(), &musterv1.WatchRequest{Services: many})
-	if err == nil {
-		_, err = watch.Recv()
-	}
-	wantCode(t, err, codes.InvalidArgument, "services")
-	s := a.create(webSpec("web"))
-	logs, err := a.ServiceLogs(t.Context(), &musterv1.ServiceLogsRequest{Service: s.Id, Options: &musterv1.LogOptions{Streams: slices.Repeat([]musterv1.LogStream{musterv1.LogStream_STDOUT}, 1001)}})
-	if err == nil {
-		_, err = logs.Recv()
-	}
-	wantCode(t, err, codes.InvalidArgument, "options.streams")
-	if _, err := a.ListServices(t.Context(), &musterv1.ListServicesRequest{Names: many[:1000]}); err != nil {
-		t.Error(err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		a := newCluster(t).apid()
+		many := slices.Repeat([]string{"a"}, 1001)
+		_, err := a.ListServices(t.Context(), &musterv1.ListServicesRequest{Names: many, Labels: many})
+		wantCode(t, err, codes.InvalidArgument, "names", "labels")
+		_, err = a.ListTasks(t.Context(), &musterv1.ListTasksRequest{States: make([]musterv1.TaskState, 1001)})
+		wantCode(t, err, codes.InvalidArgument, "states")
+		_, err = a.ListNodes(t.Context(), &musterv1.ListNodesRequest{IdPrefixes: many})
+		wantCode(t, err, codes.InvalidArgument, "idPrefixes")
+		_, err = a.ListPlugins(t.Context(), &musterv1.ListPluginsRequest{Nodes: many})
+		wantCode(t, err, codes.InvalidArgument, "nodes")
+		watch, err := a.Watch(t.Context(), &musterv1.WatchRequest{Services: many})
+		if err == nil {
+			_, err = watch.Recv()
+		}
+		wantCode(t, err, codes.InvalidArgument, "services")
+		s := a.create(webSpec("web"))
+		logs, err := a.ServiceLogs(t.Context(), &musterv1.ServiceLogsRequest{Service: s.Id, Options: &musterv1.LogOptions{Streams: slices.Repeat([]musterv1.LogStream{musterv1.LogStream_STDOUT}, 1001)}})
+		if err == nil {
+			_, err = logs.Recv()
+		}
+		wantCode(t, err, codes.InvalidArgument, "options.streams")
+		if _, err := a.ListServices(t.Context(), &musterv1.ListServicesRequest{Names: many[:1000]}); err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -17,10 +19,8 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/apid"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
-	"github.com/musterhq/muster/internal/testwait"
 )
 
 func configSpec(name string, data []byte) *musterv1.ConfigSpec {
@@ -55,137 +55,143 @@ func (c *cluster) blobs() (keys []string) {
 
 func TestConfigIsReturnedWithDataByGetOnly(t *testing.T) {
 	t.Parallel()
-	a := newCluster(t).apid()
-	data := large()
-	created := a.createConfig(configSpec("nginx.conf", data))
-	if created.Spec.Name != "nginx.conf" || created.Spec.Labels["team"] != "web" || created.Size != uint64(len(data)) ||
-		created.Digest != state.BlobKey(state.BlobDigest(data)) || len(created.Spec.Data) > 0 || created.Meta.GetVersion() == 0 {
-		t.Errorf("created: %v", created)
-	}
-	for _, ref := range []string{created.Id, "NGINX.conf", created.Id[:8]} {
-		got, err := a.GetConfig(t.Context(), &musterv1.GetConfigRequest{Config: ref})
-		if err != nil || !bytes.Equal(got.Config.Spec.Data, data) || got.Config.Id != created.Id {
-			t.Errorf("get %q: %v, data is right: %v", ref, err, bytes.Equal(got.GetConfig().GetSpec().GetData(), data))
+	synctest.Test(t, func(t *testing.T) {
+		a := newCluster(t).apid()
+		data := large()
+		created := a.createConfig(configSpec("nginx.conf", data))
+		if created.Spec.Name != "nginx.conf" || created.Spec.Labels["team"] != "web" || created.Size != uint64(len(data)) ||
+			created.Digest != state.BlobKey(state.BlobDigest(data)) || len(created.Spec.Data) > 0 || created.Meta.GetVersion() == 0 {
+			t.Errorf("created: %v", created)
 		}
-	}
-	list, err := a.ListConfigs(t.Context(), &musterv1.ListConfigsRequest{})
-	if err != nil || len(list.Configs) != 1 || len(list.Configs[0].Spec.Data) > 0 {
-		t.Errorf("list: %v, %v", list, err)
-	}
-	_, err = a.GetConfig(t.Context(), &musterv1.GetConfigRequest{Config: "other"})
-	wantCode(t, err, codes.NotFound)
+		for _, ref := range []string{created.Id, "NGINX.conf", created.Id[:8]} {
+			got, err := a.GetConfig(t.Context(), &musterv1.GetConfigRequest{Config: ref})
+			if err != nil || !bytes.Equal(got.Config.Spec.Data, data) || got.Config.Id != created.Id {
+				t.Errorf("get %q: %v, data is right: %v", ref, err, bytes.Equal(got.GetConfig().GetSpec().GetData(), data))
+			}
+		}
+		list, err := a.ListConfigs(t.Context(), &musterv1.ListConfigsRequest{})
+		if err != nil || len(list.Configs) != 1 || len(list.Configs[0].Spec.Data) > 0 {
+			t.Errorf("list: %v, %v", list, err)
+		}
+		_, err = a.GetConfig(t.Context(), &musterv1.GetConfigRequest{Config: "other"})
+		wantCode(t, err, codes.NotFound)
+	})
 }
-
-// sweepAfterSecond leaves time to write data before the config that refers to it.
-func sweepAfterSecond(cfg *apid.Config) { cfg.Sweep, cfg.SpecGrace = 10*time.Millisecond, time.Second }
 
 func TestConfigsWithEqualDataShareIt(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t)
-	a := c.apid(sweepAfterSecond)
-	data := large()
-	a.createConfig(configSpec("one", data))
-	a.createConfig(configSpec("two", data))
-	testwait.True(t, "the data is there once, in eight chunks", func() bool { return len(c.blobs()) == 9 })
-	for _, name := range []string{"one", "two"} {
-		if _, err := a.RemoveConfig(t.Context(), &musterv1.RemoveConfigRequest{Config: name}); err != nil {
-			t.Fatal(err)
-		}
-		if name == "one" {
-			got, err := a.GetConfig(t.Context(), &musterv1.GetConfigRequest{Config: "two"})
-			if err != nil || !bytes.Equal(got.Config.Spec.Data, data) {
-				t.Fatalf("the other config has lost its data: %v", err)
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.apid()
+		data := large()
+		a.createConfig(configSpec("one", data))
+		a.createConfig(configSpec("two", data))
+		settled(t, "the data is there once, in eight chunks", func() bool { return len(c.blobs()) == 9 })
+		for _, name := range []string{"one", "two"} {
+			if _, err := a.RemoveConfig(t.Context(), &musterv1.RemoveConfigRequest{Config: name}); err != nil {
+				t.Fatal(err)
+			}
+			if name == "one" {
+				got, err := a.GetConfig(t.Context(), &musterv1.GetConfigRequest{Config: "two"})
+				if err != nil || !bytes.Equal(got.Config.Spec.Data, data) {
+					t.Fatalf("the other config has lost its data: %v", err)
+				}
 			}
 		}
-	}
-	testwait.True(t, "data that no config has is removed", func() bool { return len(c.blobs()) == 0 })
+		eventually(t, "data that no config has is removed", func() bool { return len(c.blobs()) == 0 })
+	})
 }
 
 // Data of a config that was never written is removed.
 func TestSweepRemovesDataOfConfigsThatWereNotCreated(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t)
-	digest := state.BlobDigest([]byte("x"))
-	c.update(func(tx *store.Tx) {
-		c.tables.Blobs.Put(tx, state.BlobKey(digest), &recordv1.Blob{Size: 1, UsedAt: 1})
-		c.tables.Blobs.Put(tx, state.ChunkKey(digest, 0), &recordv1.Blob{Data: []byte("x")})
-	})
-	kept := c.apid(sweepAfterSecond).createConfig(configSpec("kept", []byte("y")))
-	testwait.True(t, "only the data of the config is left", func() bool {
-		keys := c.blobs()
-		return len(keys) == 2 && strings.HasPrefix(keys[0], kept.Digest)
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		digest := state.BlobDigest([]byte("x"))
+		c.update(func(tx *store.Tx) {
+			c.tables.Blobs.Put(tx, state.BlobKey(digest), &recordv1.Blob{Size: 1, UsedAt: 1})
+			c.tables.Blobs.Put(tx, state.ChunkKey(digest, 0), &recordv1.Blob{Data: []byte("x")})
+		})
+		kept := c.apid().createConfig(configSpec("kept", []byte("y")))
+		eventually(t, "only the data of the config is left", func() bool {
+			keys := c.blobs()
+			return len(keys) == 2 && strings.HasPrefix(keys[0], kept.Digest)
+		})
 	})
 }
 
-// Configs that come and go, of the same data, and a sweep that removes what is unused:
-// no config is ever without its data.
+// Configs with the same data come and go, while a sweep removes what is unused. No config
+// is ever without its data.
 func TestConfigKeepsItsDataWhileOthersAreSwept(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t)
-	a := c.apid(func(cfg *apid.Config) { cfg.Sweep, cfg.SpecGrace = time.Millisecond, 2*time.Millisecond })
-	b := c.apid(func(cfg *apid.Config) { cfg.Sweep, cfg.SpecGrace = time.Millisecond, 2*time.Millisecond })
-	var running sync.WaitGroup
-	for i, replica := range []*api{a, b} {
-		running.Go(func() {
-			for n := range 100 {
-				name := fmt.Sprint("config-", i)
-				// With so short a time the sweep may take the data away before the config is
-				// written. Then the call says so.
-				_, err := replica.CreateConfig(context.Background(), &musterv1.CreateConfigRequest{Spec: configSpec(name, []byte("data"))})
-				if status.Code(err) == codes.Unavailable {
-					continue
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		replicas := []*api{c.apid(quickSweep), c.apid(quickSweep)}
+		c.spreadTransactions()
+		var running sync.WaitGroup
+		for i, replica := range replicas {
+			running.Go(func() {
+				for n := range 100 {
+					name := fmt.Sprint("config-", i)
+					// With so short a grace the sweep may remove the data before the config is
+					// written, and the call says so.
+					_, err := replica.CreateConfig(context.Background(), &musterv1.CreateConfigRequest{Spec: configSpec(name, []byte("data"))})
+					if status.Code(err) == codes.Unavailable {
+						continue
+					}
+					if err != nil {
+						t.Errorf("create %d: %v", n, err)
+						return
+					}
+					got, err := replica.GetConfig(context.Background(), &musterv1.GetConfigRequest{Config: name})
+					if err != nil || string(got.Config.Spec.Data) != "data" {
+						t.Errorf("get %d: %v, %v", n, got, err)
+					}
+					if _, err := replica.RemoveConfig(context.Background(), &musterv1.RemoveConfigRequest{Config: name}); err != nil {
+						t.Errorf("remove %d: %v", n, err)
+					}
+					time.Sleep(rand.N(20 * time.Millisecond))
 				}
-				if err != nil {
-					t.Errorf("create %d: %v", n, err)
-					return
-				}
-				got, err := replica.GetConfig(context.Background(), &musterv1.GetConfigRequest{Config: name})
-				if err != nil || string(got.Config.Spec.Data) != "data" {
-					t.Errorf("get %d: %v, %v", n, got, err)
-				}
-				if _, err := replica.RemoveConfig(context.Background(), &musterv1.RemoveConfigRequest{Config: name}); err != nil {
-					t.Errorf("remove %d: %v", n, err)
-				}
-			}
-		})
-	}
-	running.Wait()
-	testwait.True(t, "nothing is left", func() bool { return len(c.blobs()) == 0 })
+			})
+		}
+		running.Wait()
+		eventually(t, "nothing is left", func() bool { return len(c.blobs()) == 0 })
+	})
 }
 
 func TestConfigUpdateChangesLabelsOnly(t *testing.T) {
 	t.Parallel()
-	a := newCluster(t).apid()
-	created := a.createConfig(configSpec("app", []byte("data")))
-	update := func(version uint64, spec *musterv1.ConfigSpec) (*musterv1.Config, error) {
-		resp, err := a.UpdateConfig(t.Context(), &musterv1.UpdateConfigRequest{Config: "app", Version: version, Spec: spec})
-		return resp.GetConfig(), err
-	}
-	labels := map[string]string{"tier": "front"}
-	updated, err := update(created.Meta.Version, &musterv1.ConfigSpec{Name: "app", Labels: labels})
-	if err != nil || updated.Spec.Labels["tier"] != "front" || len(updated.Spec.Labels) != 1 || updated.Meta.Version <= created.Meta.Version {
-		t.Fatalf("update: %v, %v", updated, err)
-	}
-	// What get returned can be sent back.
-	got, err := a.GetConfig(t.Context(), &musterv1.GetConfigRequest{Config: "app"})
-	if err != nil || string(got.Config.Spec.Data) != "data" {
-		t.Fatalf("get: %v, %v", got, err)
-	}
-	if same, err := update(updated.Meta.Version, got.Config.Spec); err != nil || same.Meta.Version != updated.Meta.Version {
-		t.Errorf("the same spec again: %v, %v", same, err)
-	}
-	_, err = update(created.Meta.Version, &musterv1.ConfigSpec{Labels: labels})
-	wantCode(t, err, codes.Aborted)
-	_, err = update(0, &musterv1.ConfigSpec{Labels: labels})
-	wantCode(t, err, codes.InvalidArgument, "version")
-	_, err = update(updated.Meta.Version, &musterv1.ConfigSpec{Name: "App", Data: []byte("other")})
-	wantCode(t, err, codes.InvalidArgument, "spec.name", "spec.data")
+	synctest.Test(t, func(t *testing.T) {
+		a := newCluster(t).apid()
+		created := a.createConfig(configSpec("app", []byte("data")))
+		update := func(version uint64, spec *musterv1.ConfigSpec) (*musterv1.Config, error) {
+			resp, err := a.UpdateConfig(t.Context(), &musterv1.UpdateConfigRequest{Config: "app", Version: version, Spec: spec})
+			return resp.GetConfig(), err
+		}
+		labels := map[string]string{"tier": "front"}
+		updated, err := update(created.Meta.Version, &musterv1.ConfigSpec{Name: "app", Labels: labels})
+		if err != nil || updated.Spec.Labels["tier"] != "front" || len(updated.Spec.Labels) != 1 || updated.Meta.Version <= created.Meta.Version {
+			t.Fatalf("update: %v, %v", updated, err)
+		}
+		// What get returned can be sent back.
+		got, err := a.GetConfig(t.Context(), &musterv1.GetConfigRequest{Config: "app"})
+		if err != nil || string(got.Config.Spec.Data) != "data" {
+			t.Fatalf("get: %v, %v", got, err)
+		}
+		if same, err := update(updated.Meta.Version, got.Config.Spec); err != nil || same.Meta.Version != updated.Meta.Version {
+			t.Errorf("the same spec again: %v, %v", same, err)
+		}
+		_, err = update(created.Meta.Version, &musterv1.ConfigSpec{Labels: labels})
+		wantCode(t, err, codes.Aborted)
+		_, err = update(0, &musterv1.ConfigSpec{Labels: labels})
+		wantCode(t, err, codes.InvalidArgument, "version")
+		_, err = update(updated.Meta.Version, &musterv1.ConfigSpec{Name: "App", Data: []byte("other")})
+		wantCode(t, err, codes.InvalidArgument, "spec.name", "spec.data")
+	})
 }
 
 func TestConfigSpecIsChecked(t *testing.T) {
 	t.Parallel()
-	a := newCluster(t).apid()
-	a.createConfig(configSpec("taken", []byte("data")))
 	for name, c := range map[string]struct {
 		spec   *musterv1.ConfigSpec
 		code   codes.Code
@@ -204,7 +210,9 @@ func TestConfigSpecIsChecked(t *testing.T) {
 		"one letter":     {configSpec("b", []byte("x")), codes.OK, nil},
 		"dots and lines": {configSpec("c-_.9", []byte("x")), codes.OK, nil},
 	} {
-		t.Run(name, func(t *testing.T) {
+		subtest(t, name, func(t *testing.T) {
+			a := newCluster(t).apid()
+			a.createConfig(configSpec("taken", []byte("data")))
 			_, err := a.CreateConfig(t.Context(), &musterv1.CreateConfigRequest{Spec: c.spec})
 			wantCode(t, err, c.code, c.fields...)
 		})
@@ -214,24 +222,27 @@ func TestConfigSpecIsChecked(t *testing.T) {
 // A name is one config's, whichever replicas are asked at the same time.
 func TestConfigNameIsUnique(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t)
-	replicas := []*api{c.apid(), c.apid()}
-	codesOf := make([]codes.Code, 8)
-	var running sync.WaitGroup
-	for i := range codesOf {
-		running.Go(func() {
-			_, err := replicas[i%2].CreateConfig(t.Context(), &musterv1.CreateConfigRequest{Spec: configSpec("one", []byte{byte(i)})})
-			codesOf[i] = status.Code(err)
-		})
-	}
-	running.Wait()
-	counts := map[codes.Code]int{}
-	for _, code := range codesOf {
-		counts[code]++
-	}
-	if counts[codes.OK] != 1 || counts[codes.AlreadyExists] != len(codesOf)-1 {
-		t.Errorf("codes are %v, want one OK and the rest AlreadyExists", counts)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		replicas := []*api{c.apid(), c.apid()}
+		c.spreadTransactions()
+		codesOf := make([]codes.Code, 8)
+		var running sync.WaitGroup
+		for i := range codesOf {
+			running.Go(func() {
+				_, err := replicas[i%2].CreateConfig(t.Context(), &musterv1.CreateConfigRequest{Spec: configSpec("one", []byte{byte(i)})})
+				codesOf[i] = status.Code(err)
+			})
+		}
+		running.Wait()
+		counts := map[codes.Code]int{}
+		for _, code := range codesOf {
+			counts[code]++
+		}
+		if counts[codes.OK] != 1 || counts[codes.AlreadyExists] != len(codesOf)-1 {
+			t.Errorf("codes are %v, want one OK and the rest AlreadyExists", counts)
+		}
+	})
 }
 
 // serviceWith writes a service whose tasks refer to a config, as a later version will.
@@ -250,152 +261,162 @@ func (c *cluster) serviceWith(name, config string) {
 
 func TestConfigInUseIsNotRemoved(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t)
-	a := c.apid()
-	used := a.createConfig(configSpec("used", []byte("x")))
-	c.serviceWith("web", used.Id)
-	c.serviceWith("api", used.Id)
-	_, err := a.RemoveConfig(t.Context(), &musterv1.RemoveConfigRequest{Config: "used"})
-	wantCode(t, err, codes.FailedPrecondition)
-	if !strings.Contains(err.Error(), `config "used" is used by services (api, web)`) {
-		t.Errorf("error is %v", err)
-	}
-	c.update(func(tx *store.Tx) { c.tables.Services.Delete(tx, "id-api") })
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.apid()
+		used := a.createConfig(configSpec("used", []byte("x")))
+		c.serviceWith("web", used.Id)
+		c.serviceWith("api", used.Id)
+		_, err := a.RemoveConfig(t.Context(), &musterv1.RemoveConfigRequest{Config: "used"})
+		wantCode(t, err, codes.FailedPrecondition)
+		if !strings.Contains(err.Error(), `config "used" is used by services (api, web)`) {
+			t.Errorf("error is %v", err)
+		}
+		c.update(func(tx *store.Tx) { c.tables.Services.Delete(tx, "id-api") })
 
-	// A service that has left the config can still go back to it until the update is done.
-	c.update(func(tx *store.Tx) {
-		e, _ := c.tables.Services.Get(tx, "id-web")
-		c.tables.Services.Put(tx, "id-web", &recordv1.Service{
-			Spec: e.Value.Spec, FormerTaskDigest: e.Value.TaskDigest, SpecVersion: 2, FormerSpecVersion: 1, Attempt: 1,
+		// A service that has left the config can still go back to it until the update is done.
+		c.update(func(tx *store.Tx) {
+			e, _ := c.tables.Services.Get(tx, "id-web")
+			c.tables.Services.Put(tx, "id-web", &recordv1.Service{
+				Spec: e.Value.Spec, FormerTaskDigest: e.Value.TaskDigest, SpecVersion: 2, FormerSpecVersion: 1, Attempt: 1,
+			})
 		})
+		_, err = a.RemoveConfig(t.Context(), &musterv1.RemoveConfigRequest{Config: "used"})
+		wantCode(t, err, codes.FailedPrecondition)
+		c.update(func(tx *store.Tx) {
+			c.tables.Rollouts.Put(tx, "id-web", &recordv1.Rollout{State: musterv1.UpdateStatus_COMPLETED, SpecVersion: 2, Attempt: 1})
+		})
+		if _, err := a.RemoveConfig(t.Context(), &musterv1.RemoveConfigRequest{Config: "used"}); err != nil {
+			t.Errorf("remove after the update: %v", err)
+		}
+		_, err = a.GetConfig(t.Context(), &musterv1.GetConfigRequest{Config: "used"})
+		wantCode(t, err, codes.NotFound)
+		// Its name is free.
+		a.createConfig(configSpec("used", []byte("y")))
 	})
-	_, err = a.RemoveConfig(t.Context(), &musterv1.RemoveConfigRequest{Config: "used"})
-	wantCode(t, err, codes.FailedPrecondition)
-	c.update(func(tx *store.Tx) {
-		c.tables.Rollouts.Put(tx, "id-web", &recordv1.Rollout{State: musterv1.UpdateStatus_COMPLETED, SpecVersion: 2, Attempt: 1})
-	})
-	if _, err := a.RemoveConfig(t.Context(), &musterv1.RemoveConfigRequest{Config: "used"}); err != nil {
-		t.Errorf("remove after the update: %v", err)
-	}
-	_, err = a.GetConfig(t.Context(), &musterv1.GetConfigRequest{Config: "used"})
-	wantCode(t, err, codes.NotFound)
-	// Its name is free.
-	a.createConfig(configSpec("used", []byte("y")))
 }
 
 // Tasks get configs with a later version. Until then a service that asks for one is
 // refused, rather than run without.
 func TestServiceWithConfigIsRefused(t *testing.T) {
 	t.Parallel()
-	a := newCluster(t).apid()
-	config := a.createConfig(configSpec("app", []byte("x")))
-	spec := webSpec("web")
-	spec.Task.GetContainer().Configs = []*musterv1.ConfigReference{{ConfigId: config.Id, ConfigName: "app"}}
-	_, err := a.CreateService(t.Context(), &musterv1.CreateServiceRequest{Spec: spec})
-	wantCode(t, err, codes.Unimplemented, "spec.task.container.configs[0]")
+	synctest.Test(t, func(t *testing.T) {
+		a := newCluster(t).apid()
+		config := a.createConfig(configSpec("app", []byte("x")))
+		spec := webSpec("web")
+		spec.Task.GetContainer().Configs = []*musterv1.ConfigReference{{ConfigId: config.Id, ConfigName: "app"}}
+		_, err := a.CreateService(t.Context(), &musterv1.CreateServiceRequest{Spec: spec})
+		wantCode(t, err, codes.Unimplemented, "spec.task.container.configs[0]")
+	})
 }
 
 func TestListConfigs(t *testing.T) {
 	t.Parallel()
-	a := newCluster(t).apid()
-	for i := range 5 {
-		spec := configSpec(fmt.Sprint("app-", i), []byte("x"))
-		spec.Labels = map[string]string{"n": fmt.Sprint(i)}
-		a.createConfig(spec)
-	}
-	a.createConfig(configSpec("web", []byte("x")))
-	names := func(req *musterv1.ListConfigsRequest) string {
-		t.Helper()
-		var all []string
-		for {
-			resp, err := a.ListConfigs(t.Context(), req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, c := range resp.Configs {
-				all = append(all, c.Spec.Name)
-			}
-			if req.PageToken = resp.NextPageToken; req.PageToken == "" {
-				return func() string { slices.Sort(all); return strings.Join(all, " ") }()
+	synctest.Test(t, func(t *testing.T) {
+		a := newCluster(t).apid()
+		for i := range 5 {
+			spec := configSpec(fmt.Sprint("app-", i), []byte("x"))
+			spec.Labels = map[string]string{"n": fmt.Sprint(i)}
+			a.createConfig(spec)
+		}
+		a.createConfig(configSpec("web", []byte("x")))
+		names := func(req *musterv1.ListConfigsRequest) string {
+			t.Helper()
+			var all []string
+			for {
+				resp, err := a.ListConfigs(t.Context(), req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, c := range resp.Configs {
+					all = append(all, c.Spec.Name)
+				}
+				if req.PageToken = resp.NextPageToken; req.PageToken == "" {
+					return func() string { slices.Sort(all); return strings.Join(all, " ") }()
+				}
 			}
 		}
-	}
-	for want, req := range map[string]*musterv1.ListConfigsRequest{
-		"app-0 app-1 app-2 app-3 app-4 web": {PageSize: 2},
-		"app-1 web":                         {Names: []string{"APP-1", "web"}},
-		"app-0 app-1 app-2 app-3 app-4":     {NamePrefixes: []string{"App-"}},
-		"app-3":                             {Labels: []string{"n=3"}},
-		"web":                               {Labels: []string{"!n"}},
-	} {
-		if got := names(req); got != want {
-			t.Errorf("%v lists %q, want %q", req, got, want)
+		for want, req := range map[string]*musterv1.ListConfigsRequest{
+			"app-0 app-1 app-2 app-3 app-4 web": {PageSize: 2},
+			"app-1 web":                         {Names: []string{"APP-1", "web"}},
+			"app-0 app-1 app-2 app-3 app-4":     {NamePrefixes: []string{"App-"}},
+			"app-3":                             {Labels: []string{"n=3"}},
+			"web":                               {Labels: []string{"!n"}},
+		} {
+			if got := names(req); got != want {
+				t.Errorf("%v lists %q, want %q", req, got, want)
+			}
 		}
-	}
+	})
 }
 
 func TestWatchConfigs(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t)
-	a := c.apid()
-	w := a.watch(&musterv1.WatchRequest{Kinds: []musterv1.ObjectKind{musterv1.ObjectKind_CONFIG}, Labels: []string{"team=web"}, IncludeOld: true})
-	config := a.createConfig(configSpec("app", []byte("data")))
-	e := w.until("the creation", is(musterv1.WatchAction_CREATE, musterv1.ObjectKind_CONFIG, config.Id))
-	if e.GetConfig().GetSpec().GetName() != "app" || len(e.GetConfig().GetSpec().GetData()) > 0 {
-		t.Errorf("created: %v", e)
-	}
-	token := w.token
-	if _, err := a.UpdateConfig(t.Context(), &musterv1.UpdateConfigRequest{Config: "app", Version: config.Meta.Version, Spec: &musterv1.ConfigSpec{}}); err != nil {
-		t.Fatal(err)
-	}
-	e = w.until("the update", is(musterv1.WatchAction_UPDATE, musterv1.ObjectKind_CONFIG, config.Id))
-	if e.GetOldConfig().GetSpec().GetLabels()["team"] != "web" || len(e.GetConfig().GetSpec().GetLabels()) > 0 {
-		t.Errorf("updated: %v", e)
-	}
-	if _, err := a.RemoveConfig(t.Context(), &musterv1.RemoveConfigRequest{Config: "app"}); err != nil {
-		t.Fatal(err)
-	}
-	resumed := a.watch(&musterv1.WatchRequest{ResumeToken: token})
-	resumed.until("the removal", is(musterv1.WatchAction_DELETE, musterv1.ObjectKind_CONFIG, config.Id))
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.apid()
+		w := a.watch(&musterv1.WatchRequest{Kinds: []musterv1.ObjectKind{musterv1.ObjectKind_CONFIG}, Labels: []string{"team=web"}, IncludeOld: true})
+		config := a.createConfig(configSpec("app", []byte("data")))
+		e := w.until("the creation", is(musterv1.WatchAction_CREATE, musterv1.ObjectKind_CONFIG, config.Id))
+		if e.GetConfig().GetSpec().GetName() != "app" || len(e.GetConfig().GetSpec().GetData()) > 0 {
+			t.Errorf("created: %v", e)
+		}
+		token := w.token
+		if _, err := a.UpdateConfig(t.Context(), &musterv1.UpdateConfigRequest{Config: "app", Version: config.Meta.Version, Spec: &musterv1.ConfigSpec{}}); err != nil {
+			t.Fatal(err)
+		}
+		e = w.until("the update", is(musterv1.WatchAction_UPDATE, musterv1.ObjectKind_CONFIG, config.Id))
+		if e.GetOldConfig().GetSpec().GetLabels()["team"] != "web" || len(e.GetConfig().GetSpec().GetLabels()) > 0 {
+			t.Errorf("updated: %v", e)
+		}
+		if _, err := a.RemoveConfig(t.Context(), &musterv1.RemoveConfigRequest{Config: "app"}); err != nil {
+			t.Fatal(err)
+		}
+		resumed := a.watch(&musterv1.WatchRequest{ResumeToken: token})
+		resumed.until("the removal", is(musterv1.WatchAction_DELETE, musterv1.ObjectKind_CONFIG, config.Id))
 
-	// A token of the version that had no configs continues while there are none.
-	_, numbers := readToken(t, a.watch(&musterv1.WatchRequest{}).token)
-	_, err := c.apid().tryWatch(&musterv1.WatchRequest{ResumeToken: fixedToken(numbers)})
-	wantCode(t, err, codes.OutOfRange)
+		// A token of the version that had no configs continues while there are none.
+		_, numbers := readToken(t, a.watch(&musterv1.WatchRequest{}).token)
+		_, err := c.apid().tryWatch(&musterv1.WatchRequest{ResumeToken: fixedToken(numbers)})
+		wantCode(t, err, codes.OutOfRange)
+	})
 }
 
 func TestConfigsOverREST(t *testing.T) {
 	t.Parallel()
-	a := newCluster(t).apid()
-	data := large()
-	body := fmt.Sprintf(`{"name": "app", "labels": {"team": "web"}, "data": %q}`, base64.StdEncoding.EncodeToString(data))
-	created := a.rest(http.MethodPost, "/v1/configs", body)
-	if created.code != http.StatusOK || created.json["size"] != fmt.Sprint(len(data)) {
-		t.Fatalf("create: %d %s", created.code, created.body)
-	}
-	got := a.rest(http.MethodGet, "/v1/configs/app", "")
-	spec, _ := got.json["spec"].(map[string]any)
-	if text, _ := spec["data"].(string); got.code != http.StatusOK || text != base64.StdEncoding.EncodeToString(data) {
-		t.Errorf("get: %d, %d bytes", got.code, len(text))
-	}
-	list := a.rest(http.MethodGet, "/v1/configs?labels=team%3Dweb", "")
-	if configs, _ := list.json["configs"].([]any); list.code != http.StatusOK || len(configs) != 1 || strings.Contains(list.body, `"data"`) {
-		t.Errorf("list: %d %s", list.code, list.body)
-	}
-	version := got.json["meta"].(map[string]any)["version"]
-	updated := a.rest(http.MethodPut, fmt.Sprintf("/v1/configs/app?version=%s", version), `{"labels": {"team": "api"}}`)
-	if updated.code != http.StatusOK || !strings.Contains(updated.body, `"api"`) {
-		t.Errorf("update: %d %s", updated.code, updated.body)
-	}
-	if again := a.rest(http.MethodPost, "/v1/configs", body); again.code != http.StatusConflict {
-		t.Errorf("create again: %d %s", again.code, again.body)
-	}
-	if wrong := a.rest(http.MethodPost, "/v1/configs", `{"name": "b", "data": "not base64!"}`); wrong.code != http.StatusBadRequest {
-		t.Errorf("data that is not base64: %d %s", wrong.code, wrong.body)
-	}
-	if removed := a.rest(http.MethodDelete, "/v1/configs/app", ""); removed.code != http.StatusOK {
-		t.Errorf("remove: %d %s", removed.code, removed.body)
-	}
-	if gone := a.rest(http.MethodGet, "/v1/configs/app", ""); gone.code != http.StatusNotFound {
-		t.Errorf("get after: %d %s", gone.code, gone.body)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		a := newCluster(t).apid()
+		data := large()
+		body := fmt.Sprintf(`{"name": "app", "labels": {"team": "web"}, "data": %q}`, base64.StdEncoding.EncodeToString(data))
+		created := a.rest(http.MethodPost, "/v1/configs", body)
+		if created.code != http.StatusOK || created.json["size"] != fmt.Sprint(len(data)) {
+			t.Fatalf("create: %d %s", created.code, created.body)
+		}
+		got := a.rest(http.MethodGet, "/v1/configs/app", "")
+		spec, _ := got.json["spec"].(map[string]any)
+		if text, _ := spec["data"].(string); got.code != http.StatusOK || text != base64.StdEncoding.EncodeToString(data) {
+			t.Errorf("get: %d, %d bytes", got.code, len(text))
+		}
+		list := a.rest(http.MethodGet, "/v1/configs?labels=team%3Dweb", "")
+		if configs, _ := list.json["configs"].([]any); list.code != http.StatusOK || len(configs) != 1 || strings.Contains(list.body, `"data"`) {
+			t.Errorf("list: %d %s", list.code, list.body)
+		}
+		version := got.json["meta"].(map[string]any)["version"]
+		updated := a.rest(http.MethodPut, fmt.Sprintf("/v1/configs/app?version=%s", version), `{"labels": {"team": "api"}}`)
+		if updated.code != http.StatusOK || !strings.Contains(updated.body, `"api"`) {
+			t.Errorf("update: %d %s", updated.code, updated.body)
+		}
+		if again := a.rest(http.MethodPost, "/v1/configs", body); again.code != http.StatusConflict {
+			t.Errorf("create again: %d %s", again.code, again.body)
+		}
+		if wrong := a.rest(http.MethodPost, "/v1/configs", `{"name": "b", "data": "not base64!"}`); wrong.code != http.StatusBadRequest {
+			t.Errorf("data that is not base64: %d %s", wrong.code, wrong.body)
+		}
+		if removed := a.rest(http.MethodDelete, "/v1/configs/app", ""); removed.code != http.StatusOK {
+			t.Errorf("remove: %d %s", removed.code, removed.body)
+		}
+		if gone := a.rest(http.MethodGet, "/v1/configs/app", ""); gone.code != http.StatusNotFound {
+			t.Errorf("get after: %d %s", gone.code, gone.body)
+		}
+	})
 }

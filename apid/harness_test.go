@@ -7,15 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,54 +39,36 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// cluster is a store in memory, with everything but apid played by the test.
+// cluster is a store in memory, with everything but apid played by the test. Its
+// network is in memory too, so that a test can run in virtual time.
 type cluster struct {
 	t  testing.TB
 	kv kv.KV
-	// away is the store as apid reaches it, through faults.
-	away   *away
+	// faults and muted are layers of the store as apid reaches it.
 	faults *kvfault.KV
+	muted  *muted
 	tables *state.Tables
 	store  *store.Store
 
 	mu        sync.Mutex
 	listeners map[string]*bufconn.Listener
 	started   int
-	// views are what the replicas of apid that run know of the store.
-	views map[*api]*store.Store
 }
 
-// away is a store whose transactions fail while it is away, and that tells of no
-// change while it is deaf.
-type away struct {
+// muted is a key space that reports no change while it is on. It answers all calls
+// that do not wait for a change.
+type muted struct {
 	kv.KV
-	now  atomic.Bool
-	deaf atomic.Bool
-	// held, if set, takes every transaction that writes, which waits until its
-	// channel is closed.
-	held atomic.Pointer[chan chan struct{}]
+	on atomic.Bool
 }
 
-func (a *away) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
-	pairs, index, err := a.KV.List(ctx, prefix, opt)
-	if opt.After > 0 && a.deaf.Load() {
+func (m *muted) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
+	pairs, index, err := m.KV.List(ctx, prefix, opt)
+	if opt.After > 0 && m.on.Load() {
 		<-ctx.Done()
 		return nil, 0, ctx.Err()
 	}
 	return pairs, index, err
-}
-
-func (a *away) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
-	if a.now.Load() {
-		return nil, fmt.Errorf("dial: %w", kv.ErrUnavailable)
-	}
-	writes := slices.ContainsFunc(ops, func(op kv.Op) bool { return op.Verb != kv.Get })
-	if held := a.held.Load(); held != nil && writes {
-		goOn := make(chan struct{})
-		*held <- goOn
-		<-goOn
-	}
-	return a.KV.Txn(ctx, ops)
 }
 
 func newCluster(t testing.TB) *cluster {
@@ -96,7 +78,7 @@ func newCluster(t testing.TB) *cluster {
 		t.Fatal(err)
 	}
 	faults := kvfault.New(space)
-	c := &cluster{t: t, kv: space, faults: faults, away: &away{KV: faults}, tables: state.NewTables(), listeners: map[string]*bufconn.Listener{}, views: map[*api]*store.Store{}}
+	c := &cluster{t: t, kv: space, faults: faults, muted: &muted{KV: faults}, tables: state.NewTables(), listeners: map[string]*bufconn.Listener{}}
 	ts := c.tables
 	c.store, err = store.New(store.Options{KV: space, Prefix: "muster"},
 		ts.Services, ts.Specs, ts.Names, ts.Nodes, ts.Clusters, ts.Tasks, ts.Rollouts, ts.Endpoints,
@@ -116,8 +98,7 @@ func newCluster(t testing.TB) *cluster {
 	return c
 }
 
-// background runs something until the test ends, and returns what ends it
-// sooner.
+// background runs something until the test ends, or until stop is called.
 func (c *cluster) background(name string, run func(context.Context) error) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -174,10 +155,15 @@ func (c *cluster) member(name string) shards.Member {
 // api is one replica of apid, with clients for it.
 type api struct {
 	musterv1.ControlServiceClient
-	t    testing.TB
-	url  string
+	t testing.TB
+	// http sends requests to REST.
+	http *http.Client
+	web  *pipes
 	stop func()
 }
+
+// restURL is where a client of api finds REST.
+const restURL = "http://apid.test"
 
 func (c *cluster) apid(change ...func(*apid.Config)) *api {
 	c.t.Helper()
@@ -211,7 +197,7 @@ func (c *cluster) apidWith(hook *direct, change ...func(*apid.Config)) *api {
 		registrar = hook
 	}
 	d, err := apid.New(daemon.Env{
-		KV: c.away, Prefix: "muster", Member: m, Session: c.session, Logger: zap.NewNop(),
+		KV: c.muted, Prefix: "muster", Member: m, Session: c.session, Logger: zap.NewNop(),
 		Metrics: prometheus.NewRegistry(), Server: registrar, Dial: c.dial,
 	}, cfg)
 	if err != nil {
@@ -222,8 +208,12 @@ func (c *cluster) apidWith(hook *direct, change ...func(*apid.Config)) *api {
 	stopServer := c.background("grpc", func(ctx context.Context) error {
 		return daemon.ServeGRPC(ctx, server, l, time.Second)
 	})
-	rest := httptest.NewServer(d.Handler())
-	c.t.Cleanup(rest.Close)
+	web := &pipes{accepted: make(chan net.Conn), closed: make(chan struct{})}
+	c.background("http", func(ctx context.Context) error {
+		return daemon.ServeHTTP(ctx, d.Handler(), web, time.Second)
+	})
+	transport := &http.Transport{DialContext: web.dial}
+	c.t.Cleanup(transport.CloseIdleConnections)
 	conn, err := c.dial(m.Address)
 	if err != nil {
 		c.t.Fatal(err)
@@ -233,68 +223,98 @@ func (c *cluster) apidWith(hook *direct, change ...func(*apid.Config)) *api {
 			c.t.Error(err)
 		}
 	})
-	a := &api{ControlServiceClient: musterv1.NewControlServiceClient(conn), t: c.t, url: rest.URL}
-	c.mu.Lock()
-	c.views[a] = d.View()
-	c.mu.Unlock()
+	a := &api{ControlServiceClient: musterv1.NewControlServiceClient(conn), t: c.t, http: &http.Client{Transport: transport}, web: web}
 	a.stop = func() {
-		c.mu.Lock()
-		delete(c.views, a)
-		c.mu.Unlock()
 		stopDaemon()
 		stopServer()
 	}
 	return a
 }
 
-// update writes what another daemon would write. It first sees all that is there, and
-// then waits until the replicas of apid have seen the change, unless they have no
-// contact with the store.
+// update writes what another daemon would write, once all is at rest, and waits until
+// all that can see the change have seen it.
 func (c *cluster) update(fn func(tx *store.Tx)) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Second)
-	defer cancel()
-	seen(ctx, c.store)
-	if err := c.store.Update(context.Background(), func(tx *store.Tx) error { fn(tx); return nil }); err != nil {
+	synctest.Wait()
+	if err := c.store.Update(c.t.Context(), func(tx *store.Tx) error { fn(tx); return nil }); err != nil {
 		c.t.Fatal(err)
 	}
-	if c.away.now.Load() || c.away.deaf.Load() {
-		return
-	}
-	c.mu.Lock()
-	views := slices.Collect(maps.Values(c.views))
-	c.mu.Unlock()
-	for _, view := range views {
-		seen(ctx, view)
+	synctest.Wait()
+}
+
+// subtest runs a subtest in virtual time, with a cluster of its own if it needs one.
+func subtest(t *testing.T, name string, test func(t *testing.T)) {
+	t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
+}
+
+// spreadTransactions makes transactions of replicas take different amounts of virtual
+// time, so that those of several replicas and of the sweep interleave.
+func (c *cluster) spreadTransactions() {
+	for _, delay := range []time.Duration{time.Millisecond, 2 * time.Millisecond, 3 * time.Millisecond} {
+		c.faults.Inject(kvfault.Fault{Op: kvfault.Txn, Delay: delay, When: func(kvfault.Call) bool { return rand.IntN(3) == 0 }})
 	}
 }
 
-// seen waits until a replica has seen all that the store holds now. One without
-// contact does not see it before ctx ends, which tests of faults want.
-func seen(ctx context.Context, view *store.Store) {
-	if view.Ready(ctx) != nil {
-		return
-	}
-	newest, err := view.LeaderSequences(ctx)
-	if err != nil {
-		return
-	}
-	for {
-		at, applied := view.Snapshot(), view.AppliedSequences()
-		behind := false
-		for table, sequences := range newest {
-			for shard, sequence := range sequences {
-				behind = behind || applied[table][shard] < sequence
-			}
-		}
-		if !behind {
-			return
-		}
-		if _, err := view.Wait(ctx, at); err != nil {
-			return
-		}
+// settled waits until all is at rest, and fails the test unless something holds then.
+func settled(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	if synctest.Wait(); !holds() {
+		t.Fatalf("not so when all is at rest: %s", what)
 	}
 }
+
+// eventually advances virtual time until something holds.
+func eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for began := time.Now(); time.Since(began) < 5*time.Minute; time.Sleep(time.Second) {
+		synctest.Wait()
+		if holds() {
+			return
+		}
+	}
+	t.Fatalf("not within five minutes of virtual time: %s", what)
+}
+
+// pipes is a listener in memory for HTTP, whose client is at 127.0.0.1.
+type pipes struct {
+	accepted chan net.Conn
+	closed   chan struct{}
+	once     sync.Once
+}
+
+var localhost = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}
+
+type pipeConn struct{ net.Conn }
+
+func (pipeConn) RemoteAddr() net.Addr { return localhost }
+
+func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	client, server := net.Pipe()
+	select {
+	case p.accepted <- pipeConn{server}:
+		return client, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case conn := <-p.accepted:
+		return conn, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return nil
+}
+
+func (p *pipes) Addr() net.Addr { return localhost }
 
 // node makes a node that is READY.
 func (c *cluster) node(id, host string, executors ...*musterv1.ExecutorDescription) {
@@ -394,14 +414,14 @@ type answer struct {
 
 func (a *api) rest(method, path, body string) answer {
 	a.t.Helper()
-	req, err := http.NewRequestWithContext(a.t.Context(), method, a.url+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(a.t.Context(), method, restURL+path, strings.NewReader(body))
 	if err != nil {
 		a.t.Fatal(err)
 	}
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := a.http.Do(req)
 	if err != nil {
 		a.t.Fatal(err)
 	}

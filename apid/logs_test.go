@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -21,7 +22,6 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/shards"
-	"github.com/musterhq/muster/internal/testwait"
 )
 
 // broker is a dispatcher as far as logs go: each task has written some lines,
@@ -103,7 +103,7 @@ func (c *cluster) dispatcher(b *broker) {
 	c.background("dispatcher shards", func(ctx context.Context) error {
 		return manager.Run(ctx, func(ctx context.Context, _ int) error { <-ctx.Done(); return nil })
 	})
-	testwait.True(c.t, "all shards are owned", func() bool { return len(manager.Owned()) == 16 })
+	settled(c.t, "all shards are owned", func() bool { return len(manager.Owned()) == 16 })
 }
 
 // serviceLogs reads lines until the stream ends or enough have come.
@@ -130,164 +130,170 @@ func (a *api) serviceLogs(req *musterv1.ServiceLogsRequest, enough int) (lines [
 
 func TestServiceLogs(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t)
-	a := c.apid()
-	b := &broker{lines: 10, away: map[string]bool{"n9": true}}
-	c.dispatcher(b)
-	c.node("n1", "alpha")
-	c.node("n9", "gone")
-	s := a.create(webSpec("web"))
-	var ids []string
-	for i, node := range []string{"n1", "n1", "n2", "n9"} {
-		id := c.task(s, uint64(i+1), nil)
-		c.assign(s, uint64(i+1), id, node, runningStatus())
-		ids = append(ids, id)
-	}
-	c.task(s, 5, nil) // has no node, and so no logs
-	testwait.True(t, "tasks run", func() bool { return a.get("web").Status.RunningTasks == 4 })
-	// The directory may still be filling: until then there are warnings only.
-	var lines []*musterv1.LogMessage
-	testwait.True(t, "logs come", func() bool {
-		var err error
-		if lines, err = a.serviceLogs(&musterv1.ServiceLogsRequest{Service: "web"}, 0); err != nil {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.apid()
+		b := &broker{lines: 10, away: map[string]bool{"n9": true}}
+		c.dispatcher(b)
+		c.node("n1", "alpha")
+		c.node("n9", "gone")
+		s := a.create(webSpec("web"))
+		var ids []string
+		for i, node := range []string{"n1", "n1", "n2", "n9"} {
+			id := c.task(s, uint64(i+1), nil)
+			c.assign(s, uint64(i+1), id, node, runningStatus())
+			ids = append(ids, id)
+		}
+		c.task(s, 5, nil) // has no node, and so no logs
+		settled(t, "tasks run", func() bool { return a.get("web").Status.RunningTasks == 4 })
+		// The directory may still be filling: until then there are warnings only.
+		var lines []*musterv1.LogMessage
+		settled(t, "logs come", func() bool {
+			var err error
+			if lines, err = a.serviceLogs(&musterv1.ServiceLogsRequest{Service: "web"}, 0); err != nil {
+				t.Fatal(err)
+			}
+			return len(lines) == 31
+		})
+		byTask := map[string][]string{}
+		var warnings []string
+		for _, l := range lines {
+			if l.Warning != "" {
+				warnings = append(warnings, l.Warning)
+				continue
+			}
+			byTask[l.TaskId] = append(byTask[l.TaskId], string(l.Data))
+			if l.ServiceId != s.Id || l.NodeId == "" || !strings.HasPrefix(l.Source, "web.") {
+				t.Errorf("line: %v", l)
+			}
+		}
+		for _, id := range ids[:3] {
+			if got := byTask[id]; len(got) != 10 || !slices.IsSorted(got) {
+				t.Errorf("task %s: %v", id, got)
+			}
+		}
+		if len(warnings) != 1 || !strings.Contains(warnings[0], "gone (n9)") || !strings.Contains(warnings[0], "not connected") {
+			t.Errorf("warnings: %q", warnings)
+		}
+		// Tasks of one node are asked for together.
+		b.mu.Lock()
+		n := 0
+		for _, sub := range b.subs {
+			if sub.NodeId == "n1" && len(sub.TaskIds) != 2 {
+				t.Errorf("subscription: %v", sub)
+			}
+			n++
+		}
+		b.mu.Unlock()
+		if n == 0 {
+			t.Error("no subscriptions")
+		}
+
+		one, err := a.TaskLogs(t.Context(), &musterv1.TaskLogsRequest{Task: ids[2]})
+		if err != nil {
 			t.Fatal(err)
 		}
-		return len(lines) == 31
+		for i := range 10 {
+			if m, err := one.Recv(); err != nil || m.Message.TaskId != ids[2] || string(m.Message.Data) != fmt.Sprintf("line %d", i) {
+				t.Fatalf("line %d of the task: %v, %v", i, m, err)
+			}
+		}
+		if _, err := one.Recv(); !errors.Is(err, io.EOF) {
+			t.Errorf("end: %v", err)
+		}
+		_, err = a.serviceLogs(&musterv1.ServiceLogsRequest{Service: "nope"}, 0)
+		wantCode(t, err, codes.NotFound)
+		_, err = a.serviceLogs(&musterv1.ServiceLogsRequest{Service: "web", Options: &musterv1.LogOptions{Streams: []musterv1.LogStream{9}}}, 0)
+		wantCode(t, err, codes.InvalidArgument, "options.streams[0]")
 	})
-	byTask := map[string][]string{}
-	var warnings []string
-	for _, l := range lines {
-		if l.Warning != "" {
-			warnings = append(warnings, l.Warning)
-			continue
-		}
-		byTask[l.TaskId] = append(byTask[l.TaskId], string(l.Data))
-		if l.ServiceId != s.Id || l.NodeId == "" || !strings.HasPrefix(l.Source, "web.") {
-			t.Errorf("line: %v", l)
-		}
-	}
-	for _, id := range ids[:3] {
-		if got := byTask[id]; len(got) != 10 || !slices.IsSorted(got) {
-			t.Errorf("task %s: %v", id, got)
-		}
-	}
-	if len(warnings) != 1 || !strings.Contains(warnings[0], "gone (n9)") || !strings.Contains(warnings[0], "not connected") {
-		t.Errorf("warnings: %q", warnings)
-	}
-	// Tasks of one node are asked for together.
-	b.mu.Lock()
-	n := 0
-	for _, sub := range b.subs {
-		if sub.NodeId == "n1" && len(sub.TaskIds) != 2 {
-			t.Errorf("subscription: %v", sub)
-		}
-		n++
-	}
-	b.mu.Unlock()
-	if n == 0 {
-		t.Error("no subscriptions")
-	}
-
-	one, err := a.TaskLogs(t.Context(), &musterv1.TaskLogsRequest{Task: ids[2]})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range 10 {
-		if m, err := one.Recv(); err != nil || m.Message.TaskId != ids[2] || string(m.Message.Data) != fmt.Sprintf("line %d", i) {
-			t.Fatalf("line %d of the task: %v, %v", i, m, err)
-		}
-	}
-	if _, err := one.Recv(); !errors.Is(err, io.EOF) {
-		t.Errorf("end: %v", err)
-	}
-	_, err = a.serviceLogs(&musterv1.ServiceLogsRequest{Service: "nope"}, 0)
-	wantCode(t, err, codes.NotFound)
-	_, err = a.serviceLogs(&musterv1.ServiceLogsRequest{Service: "web", Options: &musterv1.LogOptions{Streams: []musterv1.LogStream{9}}}, 0)
-	wantCode(t, err, codes.InvalidArgument, "options.streams[0]")
 }
 
 func TestFollowLogs(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t)
-	a := c.apid()
-	b := &broker{lines: 2, writes: map[string]chan string{"n1": make(chan string), "n2": make(chan string)}}
-	c.dispatcher(b)
-	s := a.create(webSpec("web"))
-	t1 := c.task(s, 1, nil)
-	c.assign(s, 1, t1, "n1", runningStatus())
-	testwait.True(t, "the task runs", func() bool { return a.get("web").Status.RunningTasks == 1 })
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.apid()
+		b := &broker{lines: 2, writes: map[string]chan string{"n1": make(chan string), "n2": make(chan string)}}
+		c.dispatcher(b)
+		s := a.create(webSpec("web"))
+		t1 := c.task(s, 1, nil)
+		c.assign(s, 1, t1, "n1", runningStatus())
+		settled(t, "the task runs", func() bool { return a.get("web").Status.RunningTasks == 1 })
 
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	stream, err := a.ServiceLogs(ctx, &musterv1.ServiceLogsRequest{Service: "web", Options: &musterv1.LogOptions{Follow: true}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	line := func(task string) string {
-		for {
-			m, err := stream.Recv()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if m.Message.Warning != "" {
-				t.Logf("warning: %s", m.Message.Warning)
-				continue
-			}
-			if m.Message.TaskId != task {
-				t.Errorf("line of task %s, want %s", m.Message.TaskId, task)
-			}
-			return string(m.Message.Data)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		stream, err := a.ServiceLogs(ctx, &musterv1.ServiceLogsRequest{Service: "web", Options: &musterv1.LogOptions{Follow: true}})
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	want := func(task string, lines ...string) {
-		t.Helper()
-		for _, w := range lines {
-			if got := line(task); got != w {
-				t.Errorf("line %q, want %q", got, w)
+		line := func(task string) string {
+			for {
+				m, err := stream.Recv()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if m.Message.Warning != "" {
+					t.Logf("warning: %s", m.Message.Warning)
+					continue
+				}
+				if m.Message.TaskId != task {
+					t.Errorf("line of task %s, want %s", m.Message.TaskId, task)
+				}
+				return string(m.Message.Data)
 			}
 		}
-	}
-	want(t1, "line 0", "line 1")
-	b.writes["n1"] <- "three"
-	want(t1, "three")
+		want := func(task string, lines ...string) {
+			t.Helper()
+			for _, w := range lines {
+				if got := line(task); got != w {
+					t.Errorf("line %q, want %q", got, w)
+				}
+			}
+		}
+		want(t1, "line 0", "line 1")
+		b.writes["n1"] <- "three"
+		want(t1, "three")
 
-	// A new task joins in.
-	t2 := c.task(s, 2, nil)
-	c.assign(s, 2, t2, "n2", runningStatus())
-	want(t2, "line 0", "line 1")
+		// A new task joins in.
+		t2 := c.task(s, 2, nil)
+		c.assign(s, 2, t2, "n2", runningStatus())
+		want(t2, "line 0", "line 1")
 
-	// A connection that breaks is taken up where it broke: no line comes twice.
-	b.writes["n1"] <- "cut"
-	b.writes["n1"] <- "ignored: as old as the last"
-	b.writes["n1"] <- "four"
-	want(t1, "four")
+		// A connection that breaks is taken up where it broke: no line comes twice.
+		b.writes["n1"] <- "cut"
+		b.writes["n1"] <- "ignored: as old as the last"
+		b.writes["n1"] <- "four"
+		want(t1, "four")
 
-	cancel()
-	testwait.True(t, "all subscriptions end", func() bool {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		return b.ended == len(b.subs)
+		cancel()
+		settled(t, "all subscriptions end", func() bool {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.ended == len(b.subs)
+		})
 	})
 }
 
 func TestFollowEndsWithTheService(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t)
-	a := c.apid()
-	a.create(webSpec("web"))
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	stream, err := a.ServiceLogs(ctx, &musterv1.ServiceLogsRequest{Service: "web", Options: &musterv1.LogOptions{Follow: true}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := stream.Header(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := a.RemoveService(t.Context(), &musterv1.RemoveServiceRequest{Service: "web"}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
-		t.Errorf("end: %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.apid()
+		a.create(webSpec("web"))
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		stream, err := a.ServiceLogs(ctx, &musterv1.ServiceLogsRequest{Service: "web", Options: &musterv1.LogOptions{Follow: true}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stream.Header(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.RemoveService(t.Context(), &musterv1.RemoveServiceRequest{Service: "web"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
+			t.Errorf("end: %v", err)
+		}
+	})
 }

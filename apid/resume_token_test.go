@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"slices"
 	"testing"
+	"testing/synctest"
 
 	"google.golang.org/grpc/codes"
 
@@ -70,59 +71,83 @@ func fixedToken(numbers map[string][]uint64) string {
 	return seal(b)
 }
 
-func TestResumeTokensOfOtherVersions(t *testing.T) {
+// without returns the tables that are not table.
+func without(tables []string, table string) []string {
+	return slices.DeleteFunc(slices.Clone(tables), func(other string) bool { return other == table })
+}
+
+func TestResumeTokensOfOtherVersionsContinue(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t)
-	a := c.apid()
-	a.create(webSpec("before"))
-	tables, numbers := readToken(t, a.watch(&musterv1.WatchRequest{}).token)
-	s := a.create(webSpec("web"))
-	if _, err := a.UpdateCluster(t.Context(), &musterv1.UpdateClusterRequest{Spec: &musterv1.ClusterSpec{}}); err != nil {
-		t.Fatal(err)
-	}
-	without := func(table string) []string {
-		return slices.DeleteFunc(slices.Clone(tables), func(other string) bool { return other == table })
-	}
-	numbers["later"] = make([]uint64, 4)
-	for name, token := range map[string]string{
-		"tables in fixed order":                   fixedToken(numbers),
-		"a table that did not exist and is empty": namedToken(without("clusters"), numbers),
-		"a table that is not known here":          namedToken(append(slices.Clone(tables), "later"), numbers),
-		"tables in another order":                 namedToken(append(without("services"), "services"), numbers),
+	for name, token := range map[string]func(tables []string, numbers map[string][]uint64) string{
+		"tables in fixed order": func(_ []string, numbers map[string][]uint64) string { return fixedToken(numbers) },
+		"a table that did not exist and is empty": func(tables []string, numbers map[string][]uint64) string {
+			return namedToken(without(tables, "clusters"), numbers)
+		},
+		"a table that is not known here": func(tables []string, numbers map[string][]uint64) string {
+			numbers["later"] = make([]uint64, 4)
+			return namedToken(append(tables, "later"), numbers)
+		},
+		"tables in another order": func(tables []string, numbers map[string][]uint64) string {
+			return namedToken(append(without(tables, "services"), "services"), numbers)
+		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			w, err := a.tryWatch(&musterv1.WatchRequest{ResumeToken: token})
+		subtest(t, name, func(t *testing.T) {
+			a := newCluster(t).apid()
+			a.create(webSpec("before"))
+			tables, numbers := readToken(t, a.watch(&musterv1.WatchRequest{}).token)
+			s := a.create(webSpec("web"))
+			if _, err := a.UpdateCluster(t.Context(), &musterv1.UpdateClusterRequest{Spec: &musterv1.ClusterSpec{}}); err != nil {
+				t.Fatal(err)
+			}
+			w, err := a.tryWatch(&musterv1.WatchRequest{ResumeToken: token(tables, numbers)})
 			if err != nil {
 				t.Fatal(err)
 			}
 			w.until("the service", is(musterv1.WatchAction_CREATE, musterv1.ObjectKind_SERVICE, s.Id))
-			w.cancel()
 		})
 	}
+}
 
-	// A replica that starts now does not know when the records of the table were
-	// written that the token does not name.
-	b := c.apid()
-	tables, numbers = readToken(t, b.watch(&musterv1.WatchRequest{}).token)
-	numbers["services"] = append(slices.Clone(numbers["services"]), 0)
-	for name, token := range map[string]string{
-		"a table that did not exist and has records": namedToken(without("clusters"), numbers),
-		"a table with another number of shards":      namedToken(tables, numbers),
-		"a later version":                            seal([]byte{3}),
-	} {
-		_, err := b.tryWatch(&musterv1.WatchRequest{ResumeToken: token})
-		t.Log(name)
-		wantCode(t, err, codes.OutOfRange)
-	}
-	for name, token := range map[string]string{
-		"no checksum":        base64.RawURLEncoding.EncodeToString([]byte{2, 1, 'x', 0, 0, 0, 0}),
-		"cut in a number":    seal([]byte{2, 1, 'x', 2, 1, 0x80}),
-		"cut in a name":      seal([]byte{2, 9, 'x'}),
-		"count without ends": seal([]byte{2, 1, 'x', 0xff, 0xff, 0xff, 0xff, 0x7f}),
-		"too few numbers":    seal([]byte{1, 0, 0}),
-	} {
-		_, err := b.tryWatch(&musterv1.WatchRequest{ResumeToken: token})
-		t.Log(name)
-		wantCode(t, err, codes.InvalidArgument, "resumeToken")
-	}
+// A replica that starts later does not know when the records of a table were written
+// that the token does not name.
+func TestResumeTokensThatCannotContinue(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.apid()
+		a.create(webSpec("web"))
+		if _, err := a.UpdateCluster(t.Context(), &musterv1.UpdateClusterRequest{Spec: &musterv1.ClusterSpec{}}); err != nil {
+			t.Fatal(err)
+		}
+		b := c.apid()
+		tables, numbers := readToken(t, b.watch(&musterv1.WatchRequest{}).token)
+		numbers["services"] = append(slices.Clone(numbers["services"]), 0)
+		for name, token := range map[string]string{
+			"a table that did not exist and has records": namedToken(without(tables, "clusters"), numbers),
+			"a table with another number of shards":      namedToken(tables, numbers),
+			"a later version":                            seal([]byte{3}),
+		} {
+			_, err := b.tryWatch(&musterv1.WatchRequest{ResumeToken: token})
+			t.Log(name)
+			wantCode(t, err, codes.OutOfRange)
+		}
+	})
+}
+
+func TestMalformedResumeTokensAreRefused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := newCluster(t).apid()
+		for name, token := range map[string]string{
+			"no checksum":        base64.RawURLEncoding.EncodeToString([]byte{2, 1, 'x', 0, 0, 0, 0}),
+			"cut in a number":    seal([]byte{2, 1, 'x', 2, 1, 0x80}),
+			"cut in a name":      seal([]byte{2, 9, 'x'}),
+			"count without ends": seal([]byte{2, 1, 'x', 0xff, 0xff, 0xff, 0xff, 0x7f}),
+			"too few numbers":    seal([]byte{1, 0, 0}),
+		} {
+			_, err := a.tryWatch(&musterv1.WatchRequest{ResumeToken: token})
+			t.Log(name)
+			wantCode(t, err, codes.InvalidArgument, "resumeToken")
+		}
+	})
 }
