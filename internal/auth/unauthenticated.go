@@ -2,7 +2,6 @@ package auth
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -11,6 +10,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/musterhq/muster/internal/quota"
 )
 
 const (
@@ -31,17 +32,15 @@ func (g *Guard) StrangerOptions() []grpc.ServerOption {
 	if g == nil {
 		return nil
 	}
-	l := &unauthenticatedLimiter{guard: g, open: map[string]int{}}
+	l := &unauthenticatedLimiter{guard: g, open: quota.NewOpen(strangerCalls)}
 	return []grpc.ServerOption{grpc.InTapHandle(l.look), grpc.MaxConcurrentStreams(strangerStreams)}
 }
 
 // unauthenticatedLimiter is where calls of peers without a certificate come in.
 type unauthenticatedLimiter struct {
 	guard *Guard
-
-	mu sync.Mutex
-	// open counts the calls of strangers that are open, by host.
-	open map[string]int
+	// open counts them by host.
+	open *quota.Open
 }
 
 // look must not wait, for the whole connection would.
@@ -66,35 +65,17 @@ func (l *unauthenticatedLimiter) look(ctx context.Context, call *tap.Info) (cont
 		}
 	}
 	host := HostOf(p.address)
-	if !l.enter(host) {
+	if !l.open.Enter(host) {
 		return nil, TooMany(time.Second, "%s has %d calls open without an identity", host, strangerCalls)
 	}
 	// It ends with the call.
-	context.AfterFunc(ctx, func() { l.leave(host) })
+	context.AfterFunc(ctx, func() { l.open.Leave(host) })
 	if waits {
 		return ctx, nil
 	}
 	ctx, cancel = context.WithTimeout(ctx, strangerTime)
 	context.AfterFunc(ctx, cancel)
 	return ctx, nil
-}
-
-func (l *unauthenticatedLimiter) enter(host string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.open[host] >= strangerCalls {
-		return false
-	}
-	l.open[host]++
-	return true
-}
-
-func (l *unauthenticatedLimiter) leave(host string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.open[host]--; l.open[host] == 0 {
-		delete(l.open, host)
-	}
 }
 
 // TooMany is the error of a call that is one too many: RESOURCE_EXHAUSTED, with the

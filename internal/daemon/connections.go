@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/musterhq/muster/internal/auth"
+	"github.com/musterhq/muster/internal/quota"
 )
 
 const (
@@ -133,7 +134,7 @@ func NewConnections(s ConnectionSettings, secure bool, log *zap.Logger, metrics 
 func (c *Connections) Listen(l net.Listener, server string) net.Listener {
 	return &boundedListener{
 		Listener: l, bounds: c, server: server, open: c.open.WithLabelValues(server),
-		byClient: map[string]int{}, handshakes: newHandshakes(c.settings, c.secure),
+		byClient: quota.NewOpen(c.settings.PerHost), handshakes: newHandshakes(c.settings, c.secure),
 	}
 }
 
@@ -149,7 +150,7 @@ type boundedListener struct {
 	// unauthenticated those of them without a client certificate.
 	all, unauthenticated int
 	// byClient counts them by identity or host.
-	byClient map[string]int
+	byClient *quota.Open
 	// handshakes are the other ones. Room is reserved for them: where they shared it with
 	// finished connections, a nearly full port would leave so little that a few silent
 	// peers end all handshakes.
@@ -215,14 +216,14 @@ func (l *boundedListener) count(c *boundedConn, client string, certified bool) (
 		return boundAll
 	case unauthenticated && limits.Most > 0 && l.unauthenticated >= limits.Most/unauthenticatedShare:
 		return boundUnauthenticated
-	case limits.PerHost > 0 && l.byClient[client] >= limits.PerHost && certified:
+	case l.byClient.Enter(client):
+	case certified:
 		return boundIdentity
-	case limits.PerHost > 0 && l.byClient[client] >= limits.PerHost:
+	default:
 		return boundHost
 	}
 	c.client, c.unauthenticated = client, unauthenticated
 	l.all++
-	l.byClient[client]++
 	if unauthenticated {
 		l.unauthenticated++
 	}
@@ -244,9 +245,7 @@ func (l *boundedListener) remove(c *boundedConn) {
 	if c.unauthenticated {
 		l.unauthenticated--
 	}
-	if l.byClient[c.client]--; l.byClient[c.client] <= 0 {
-		delete(l.byClient, c.client)
-	}
+	l.byClient.Leave(c.client)
 }
 
 func (l *boundedListener) refused(bound, client string, conn net.Conn) {

@@ -1,7 +1,7 @@
 // Package limit bounds how often a client may call a server, and how many streams
-// it may have open. It owns the buckets of tokens: one for each client, by the
-// identity that the guard found or else by host; and those of strangers, who show
-// no identity, and of calls that are refused.
+// it may have open. Clients are known by the identity that the guard found, or else
+// by host. Clients without an identity, and calls that are refused, have bounds of
+// their own.
 package limit
 
 import (
@@ -14,12 +14,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
-	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/peer"
 
 	"github.com/musterhq/muster/internal/auth"
+	"github.com/musterhq/muster/internal/quota"
 )
 
 // together is how much more often strangers of all hosts may call than those of
@@ -42,12 +42,9 @@ type Limits struct {
 	settings Settings
 	log      *zap.Logger
 	exceeded *prometheus.CounterVec
-	// clients, strangers and refused are nil where there is no limit, and
-	// allStrangers with strangers.
-	clients, strangers, refused *buckets
-	allStrangers                *rate.Limiter
-	// watches and logs are nil where there is no limit.
-	watches, logs *streams
+	// allStrangers has one key for all.
+	clients, strangers, refused, allStrangers *quota.Rate
+	watches, logs                             *streams
 }
 
 // New returns limits. Closed says that the cluster is closed to strangers: a guard
@@ -66,14 +63,12 @@ func New(s Settings, closed bool, log *zap.Logger, metrics prometheus.Registerer
 		exceeded: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "muster_rate_exceeded_total", Help: "Calls that were refused because there were too many, by limit.",
 		}, []string{"limit"}),
-		clients:   newBuckets(s.ClientRate, s.ClientBurst, most),
-		strangers: newBuckets(s.StrangerRate, s.StrangerBurst, most),
-		refused:   newBuckets(s.StrangerRate, s.StrangerBurst, most),
-		watches:   newStreams(limitWatches, "watches", "--client-watches", s.ClientWatches),
-		logs:      newStreams(limitLogs, "log streams", "--client-logs", s.ClientLogs),
-	}
-	if l.strangers != nil {
-		l.allStrangers = rate.NewLimiter(rate.Limit(together*s.StrangerRate), together*s.StrangerBurst)
+		clients:      quota.NewRate(s.ClientRate, s.ClientBurst),
+		strangers:    quota.NewRate(s.StrangerRate, s.StrangerBurst),
+		refused:      quota.NewRate(s.StrangerRate, s.StrangerBurst),
+		allStrangers: quota.NewRate(together*s.StrangerRate, together*s.StrangerBurst),
+		watches:      &streams{limitWatches, "watches", "--client-watches", s.ClientWatches, quota.NewOpen(s.ClientWatches)},
+		logs:         &streams{limitLogs, "log streams", "--client-logs", s.ClientLogs, quota.NewOpen(s.ClientLogs)},
 	}
 	for _, name := range []string{limitClient, limitStranger, limitStrangers, limitRefused, limitWatches, limitLogs} {
 		l.exceeded.WithLabelValues(name)
@@ -127,7 +122,7 @@ func (l *Limits) Refused(address string) bool {
 		return true
 	}
 	host := auth.HostOf(address)
-	if l.refused.take(host) > 0 {
+	if l.refused.Take(host) > 0 {
 		l.tell(limitRefused, "", host)
 		return false
 	}
@@ -152,7 +147,7 @@ func (l *Limits) admit(ctx context.Context, method, address string) error {
 }
 
 func (l *Limits) admitClient(method, client string) error {
-	if wait := l.clients.take(client); wait > 0 {
+	if wait := l.clients.Take(client); wait > 0 {
 		return l.refuse(limitClient, method, client, auth.TooMany(wait,
 			"%s calls too often: more than %v times a second, and %d at once (--client-rate, --client-burst of apid)", client, l.settings.ClientRate, l.settings.ClientBurst))
 	}
@@ -160,10 +155,10 @@ func (l *Limits) admitClient(method, client string) error {
 }
 
 func (l *Limits) admitStranger(method, host string) error {
-	if wait := l.strangers.take(host); wait > 0 {
+	if wait := l.strangers.Take(host); wait > 0 {
 		return l.refuse(limitStranger, method, host, l.strangerError(wait, "%s calls too often without an identity", host))
 	}
-	if wait := takeFrom(l.allStrangers, time.Now()); wait > 0 {
+	if wait := l.allStrangers.Take(""); wait > 0 {
 		return l.refuse(limitStrangers, method, host, l.strangerError(wait, "too many call without an identity"))
 	}
 	return nil

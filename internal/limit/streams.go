@@ -2,53 +2,23 @@ package limit
 
 import (
 	"context"
-	"sync"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/auth"
+	"github.com/musterhq/muster/internal/quota"
 )
 
-// streams bounds how many streams of one kind each client has open. Nil bounds
-// nothing.
+// streams bounds how many streams of one kind each client has open.
 type streams struct {
-	// limit is what metrics and logs call the bound.
+	// limit is the name of the bound in metrics and logs.
 	limit string
 	// what names the streams in errors, and flag the setting that bounds them.
 	what, flag string
 	most       int
-
-	mu   sync.Mutex
-	open map[string]int
-}
-
-// newStreams returns nil for a bound of 0, which is no bound.
-func newStreams(limit, what, flag string, most int) *streams {
-	if most <= 0 {
-		return nil
-	}
-	return &streams{limit: limit, what: what, flag: flag, most: most, open: map[string]int{}}
-}
-
-// acquire counts one more stream of a client, and reports whether it may have it.
-func (s *streams) acquire(client string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.open[client] >= s.most {
-		return false
-	}
-	s.open[client]++
-	return true
-}
-
-func (s *streams) release(client string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.open[client]--; s.open[client] == 0 {
-		delete(s.open, client)
-	}
+	open       *quota.Open
 }
 
 // Stream admits a call of a streaming method. The caller calls release when the
@@ -61,16 +31,13 @@ func (l *Limits) Stream(ctx context.Context, method string) (release func(), err
 	if method == musterv1.ControlService_ServiceLogs_FullMethodName || method == musterv1.ControlService_TaskLogs_FullMethodName {
 		s = l.logs
 	}
-	if s == nil {
-		return func() {}, nil
-	}
 	client := ClientOf(ctx)
-	if !s.acquire(client) {
+	if !s.open.Enter(client) {
 		return nil, l.refuse(s.limit, method, client, status.Errorf(codes.ResourceExhausted,
 			"%s has %d %s open, the most that one client may have at one apid: close one of them first, or ask an administrator to raise %s of apid",
 			client, s.most, s.what, s.flag))
 	}
-	return func() { s.release(client) }, nil
+	return func() { s.open.Leave(client) }, nil
 }
 
 // ClientOf names the client of a call: its identity ("viewer ada"), or the host

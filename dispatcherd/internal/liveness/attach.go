@@ -50,7 +50,7 @@ func (t *Tracker) Attach(s Session, hello *dispatcherv1.Hello) error {
 		t.touch(n)
 		return err
 	}
-	if !n.pacer.sessions.Allow() {
+	if t.pacer.sessions.Take(n.id) > 0 {
 		return tooManySessionsError(n.id)
 	}
 	if !s.Bind(snap.Epoch()) {

@@ -99,7 +99,8 @@ func (t *Tracker) check(now time.Time, snap *store.Snapshot) ([]nodeTransition, 
 
 // checkDeadline updates a node whose deadline has passed, and places it again.
 func (t *Tracker) checkDeadline(n *node, now time.Time, factor float64) {
-	if n.pacer.due(now) {
+	if !n.postponed.IsZero() && !now.Before(n.postponed) {
+		n.postponed = time.Time{}
 		t.touch(n)
 		return
 	}

@@ -22,7 +22,8 @@ type node struct {
 	instance    string
 	// checked is the description whose schemas were checked last.
 	checked *musterv1.NodeDescription
-	pacer   pacer
+	// postponed is when a postponed write is due, zero if none is postponed.
+	postponed time.Time
 	// claimed is when another worker claimed the node after the session was last
 	// heard. predecessor is the worker that was the node before, and conflict the one
 	// that was refused last.
@@ -36,7 +37,7 @@ type node struct {
 	due time.Time
 }
 
-func newNode(id string) *node { return &node{id: id, place: -1, pacer: newPacer()} }
+func newNode(id string) *node { return &node{id: id, place: -1} }
 
 // checkSchemas checks the schemas of the node's description once.
 func (n *node) checkSchemas(schemas *payload.Schemas) {
@@ -50,7 +51,7 @@ func (n *node) checkSchemas(schemas *payload.Schemas) {
 // a postponed write is due.
 func (n *node) deadline() time.Time {
 	deadline := n.life.deadline()
-	if until := n.pacer.until; !until.IsZero() && (deadline.IsZero() || until.Before(deadline)) {
+	if until := n.postponed; !until.IsZero() && (deadline.IsZero() || until.Before(deadline)) {
 		return until
 	}
 	return deadline

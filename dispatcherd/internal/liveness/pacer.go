@@ -3,9 +3,10 @@ package liveness
 import (
 	"time"
 
-	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/musterhq/muster/internal/quota"
 )
 
 // These limits say how often a worker may have its node's record written. Each
@@ -20,45 +21,26 @@ const (
 	sessionBurst  = 8
 )
 
-// pacer limits the writes that the worker of one node causes.
-type pacer struct {
-	writes   *rate.Limiter
-	sessions *rate.Limiter
-	// until is when a postponed write is due, zero if none is postponed.
-	until time.Time
-}
+// pacer limits the writes that the workers of a shard's nodes cause, by node.
+type pacer struct{ writes, sessions *quota.Rate }
 
 func newPacer() pacer {
 	return pacer{
-		writes:   rate.NewLimiter(rate.Every(describeEvery), describeBurst),
-		sessions: rate.NewLimiter(rate.Every(sessionEvery), sessionBurst),
+		writes:   quota.NewRate(1/describeEvery.Seconds(), describeBurst),
+		sessions: quota.NewRate(1/sessionEvery.Seconds(), sessionBurst),
 	}
 }
 
 // postpones reports whether a write must wait, and notes until when. It counts a
 // write that it allows.
-func (p *pacer) postpones(now time.Time) bool {
-	if now.Before(p.until) {
-		return true
+func (p *pacer) postpones(n *node, now time.Time) bool {
+	if !now.Before(n.postponed) {
+		n.postponed = time.Time{}
+		if wait := p.writes.Take(n.id); wait > 0 {
+			n.postponed = now.Add(wait)
+		}
 	}
-	r := p.writes.ReserveN(now, 1)
-	wait := r.DelayFrom(now)
-	if wait == 0 {
-		p.until = time.Time{}
-		return false
-	}
-	r.CancelAt(now)
-	p.until = now.Add(wait)
-	return true
-}
-
-// due reports whether a postponed write is due.
-func (p *pacer) due(now time.Time) bool {
-	if p.until.IsZero() || now.Before(p.until) {
-		return false
-	}
-	p.until = time.Time{}
-	return true
+	return !n.postponed.IsZero()
 }
 
 // tooManySessionsError refuses a session that begins too early.

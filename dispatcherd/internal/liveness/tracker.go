@@ -99,6 +99,7 @@ type Tracker struct {
 	ownership *Ownership
 	statuses  StatusWriter
 	log       *zap.Logger
+	pacer     pacer
 	// wake has a buffer of one. It is filled when there is a node to check.
 	wake chan struct{}
 
@@ -116,7 +117,7 @@ type Tracker struct {
 // NewTracker returns a tracker without nodes. It must be closed.
 func NewTracker(cfg Config, shard int, ownership *Ownership, w StatusWriter) *Tracker {
 	t := &Tracker{
-		cfg: cfg, shard: shard, ownership: ownership, statuses: w, log: cfg.Logger,
+		cfg: cfg, shard: shard, ownership: ownership, statuses: w, log: cfg.Logger, pacer: newPacer(),
 		nodes: map[string]*node{}, changed: map[string]struct{}{}, wake: make(chan struct{}, 1),
 		resumed: cfg.Pauses.runningSince(time.Now()),
 	}

@@ -65,7 +65,7 @@ func (t *Tracker) decide(id string, now time.Time, snap *store.Snapshot) (nodeTr
 // reports too often is postponed.
 func (t *Tracker) mustWrite(n *node, have *recordv1.NodeState, now time.Time) bool {
 	canWait := n.status().sameLife(have)
-	if canWait && now.Before(n.pacer.until) {
+	if canWait && now.Before(n.postponed) {
 		// To compare the description costs time too.
 		return false
 	}
@@ -73,7 +73,7 @@ func (t *Tracker) mustWrite(n *node, have *recordv1.NodeState, now time.Time) bo
 	if n.status().record(have, now) == have {
 		return false
 	}
-	if canWait && n.pacer.postpones(now) {
+	if canWait && t.pacer.postpones(n, now) {
 		t.place(n)
 		return false
 	}

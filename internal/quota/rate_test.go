@@ -1,4 +1,4 @@
-package limit
+package quota
 
 import (
 	"fmt"
@@ -13,32 +13,32 @@ import (
 // looks how many are left.
 func TestClientsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBuckets(1, 10, 100)
+		b := newRate(1, 10, 100)
 		for i := range 1000 {
-			b.take(fmt.Sprint(i))
-			if len(b.known) > 100 || b.order.Len() != len(b.known) {
-				t.Fatalf("%d clients are remembered, and %d in order; at most 100 may be", len(b.known), b.order.Len())
+			b.Take(fmt.Sprint(i))
+			if b.known.Len() > 100 {
+				t.Fatalf("%d clients are remembered; at most 100 may be", b.known.Len())
 			}
 		}
 		time.Sleep(time.Minute)
 		for range 60 {
-			b.take("one")
+			b.Take("one")
 		}
-		if len(b.known) != 1 {
-			t.Errorf("%d clients are remembered, of which one calls", len(b.known))
+		if b.known.Len() != 1 {
+			t.Errorf("%d clients are remembered, of which one calls", b.known.Len())
 		}
 	})
 }
 
-// TestWhoCallsIsNotForgotten: there is no way out of a limit by having strangers
+// TestCallingClientsAreNotForgotten: there is no way out of a limit by having strangers
 // come meanwhile, while the client keeps calling.
-func TestWhoCallsIsNotForgotten(t *testing.T) {
+func TestCallingClientsAreNotForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBuckets(1, 10, 100)
+		b := newRate(1, 10, 100)
 		passed := 0
 		for i := range 1000 {
-			b.take(fmt.Sprint("stranger", i))
-			if b.take("one") == 0 {
+			b.Take(fmt.Sprint("stranger", i))
+			if b.Take("one") == 0 {
 				passed++
 			}
 		}
@@ -67,7 +67,7 @@ func TestNeverMoreThanTheRate(t *testing.T) {
 			})
 		}
 		var fault error
-		synctest.Test(t, func(*testing.T) { fault = walk(newBuckets(float64(perSecond), burst, 1000), steps) })
+		synctest.Test(t, func(*testing.T) { fault = walk(newRate(float64(perSecond), burst, 1000), steps) })
 		if fault != nil {
 			rt.Fatal(fault)
 		}
@@ -75,21 +75,21 @@ func TestNeverMoreThanTheRate(t *testing.T) {
 }
 
 // walk goes through steps, and tells what must not be.
-func walk(b *buckets, steps []step) error {
+func walk(b *Rate, steps []step) error {
 	began, passed := time.Now(), map[string]int{}
 	for _, s := range steps {
-		wait := b.take(s.client)
+		wait := b.Take(s.client)
 		if wait > 0 && s.waits {
 			// A client that waits for the time that it is given passes.
 			time.Sleep(wait)
-			if wait = b.take(s.client); wait > time.Microsecond {
+			if wait = b.Take(s.client); wait > time.Microsecond {
 				return fmt.Errorf("told to wait %v more", wait)
 			}
 		}
 		if wait == 0 {
 			passed[s.client]++
 		}
-		if most := float64(b.burst) + time.Since(began).Seconds()*float64(b.rate) + 1e-3; float64(passed[s.client]) > most {
+		if most := float64(b.burst) + time.Since(began).Seconds()*float64(b.limit) + 1e-3; float64(passed[s.client]) > most {
 			return fmt.Errorf("%d calls passed, at most %v may", passed[s.client], most)
 		}
 		time.Sleep(s.pause)
