@@ -134,7 +134,7 @@ func (d *Daemon) serve(env daemon.Env, cfg Config) error {
 		Logs: broker, Calls: d.calls, Guard: env.Guard, Tracer: env.Tracer, Metrics: sent, Logger: env.Logger,
 	})
 	if env.Metrics != nil {
-		if err := env.Metrics.Register(newCensus(d.owned, d.nodes)); err != nil {
+		if err := env.Metrics.Register(newCollector(d.owned, d.nodes)); err != nil {
 			return err
 		}
 	}

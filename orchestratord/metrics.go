@@ -24,8 +24,8 @@ type metrics struct {
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		decisions: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "muster_orchestrator_look_seconds",
-			Help:    "Time to look at one service and decide what to do.",
+			Name:    "muster_orchestrator_decision_seconds",
+			Help:    "Time to decide what one service needs.",
 			Buckets: prometheus.ExponentialBuckets(1e-5, 4, 8),
 		}),
 		changes: prometheus.NewCounterVec(prometheus.CounterOpts{

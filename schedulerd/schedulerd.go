@@ -208,11 +208,11 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "muster_scheduler_waiting_tasks", Help: "Tasks of this replica's shards that have no node."}),
 		reconcileTimes: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "muster_scheduler_look_seconds", Help: "Time of one look: placing and committing.",
+			Name: "muster_scheduler_reconcile_seconds", Help: "Time of one scheduling round: placing tasks and committing their assignments.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}),
 		assigned: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "muster_scheduler_task_assigned_seconds",
-			Help:    "Time from the making of a task until its assignment to a node is committed. Tasks for which there was no room at first are not counted.",
+			Help:    "Time from the creation of a task until its assignment to a node is committed. Tasks for which there was no room at first are not counted.",
 			Buckets: daemon.StageBuckets()}),
 	}
 	for _, c := range []prometheus.Collector{m.placed, m.refused, m.waiting, m.reconcileTimes, m.assigned} {

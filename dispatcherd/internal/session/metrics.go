@@ -35,7 +35,7 @@ func NewMetrics(r prometheus.Registerer, s *statuses.Metrics) (*Metrics, error) 
 		tasks:     counter("assignments_sent_total", "Tasks that were sent to workers, new or changed."),
 		specs:     counter("specs_sent_total", "Task specs that were sent to workers."),
 		withdrawn: counter("assignments_withdrawn_total", "Tasks that workers were told to remove."),
-		refused:   counter("rival_workers_refused_total", "Attempts of a second worker to be a node that is connected."),
+		refused:   counter("conflicting_workers_refused_total", "Attempts of a second worker to be a node that is connected."),
 		sent: histogram("task_sent_seconds",
 			"Time from a task's assignment until it is sent to its worker. Tasks that were assigned before their worker's session began are not counted."),
 		running: histogram("task_running_seconds",
