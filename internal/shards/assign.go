@@ -7,12 +7,12 @@ import (
 	"strconv"
 )
 
-// Assign shares shards out among members: result[s] is the member that should
-// hold shard s, "" if there are no members. No member has over one shard more
-// than another. It depends on the set of members alone, so replicas that see
-// the same members agree; and because each shard prefers members in an order of
-// its own (rendezvous hashing, Thaler and Ravishankar 1998), a member that
-// comes or goes moves little more than its own share.
+// Assign distributes shards over members: result[s] is the member that should hold
+// shard s, or "" if there are no members. No member gets more than one shard more
+// than another. The result depends only on the set of members, so replicas that see
+// the same members agree. Each shard ranks the members differently (rendezvous
+// hashing, Thaler and Ravishankar 1998), so a member that joins or leaves moves
+// little more than its own share.
 func Assign(members []string, shards int) []string {
 	result := make([]string, shards)
 	members = slices.Compact(slices.Sorted(slices.Values(members)))
@@ -34,8 +34,8 @@ func Assign(members []string, shards int) []string {
 	slices.SortFunc(choices, func(a, b choice) int {
 		return cmp.Or(cmp.Compare(b.score, a.score), cmp.Compare(a.shard, b.shard), cmp.Compare(a.member, b.member))
 	})
-	// The most wanted pairs come first. Every member gets the smaller share; the
-	// shards that remain go one each to members that want them most.
+	// Pairs with the highest score come first. Every member gets the smaller share.
+	// The remaining shards go to the members with the highest scores, one each.
 	share, extra := shards/n, shards%n
 	held := make(map[string]int, n)
 	for _, c := range choices {
@@ -57,13 +57,13 @@ func Assign(members []string, shards int) []string {
 	return result
 }
 
-// score is how much a shard prefers a member.
+// score returns how strongly a shard prefers a member.
 func score(member string, shard int) uint64 {
 	h := fnv.New64a()
-	// A hash's Write never fails.
+	// Write of a hash never fails.
 	_, _ = h.Write([]byte(member + "/" + strconv.Itoa(shard)))
-	// FNV's low bits of similar strings are alike; mix them (the finalizer of
-	// MurmurHash3).
+	// The low bits of FNV are similar for similar strings: mix them with the
+	// finalizer of MurmurHash3.
 	x := h.Sum64()
 	x ^= x >> 33
 	x *= 0xff51afd7ed558ccd

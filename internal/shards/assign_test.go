@@ -32,7 +32,7 @@ func TestAssign(t *testing.T) {
 	}
 }
 
-// names draws distinct names of members, like those of instances.
+// names draws distinct member names that look like instance names.
 func names(least int) *rapid.Generator[[]string] {
 	return rapid.SliceOfNDistinct(rapid.StringMatching("[A-Z2-7]{10}"), least, 20, rapid.ID[string])
 }
@@ -45,9 +45,9 @@ func shares(assigned []string) map[string]int {
 	return n
 }
 
-// TestAssignIsFair checks that every shard has a member, that no member has
-// over one more than another, and that all replicas come to the same result.
-func TestAssignIsFair(t *testing.T) {
+// TestAssignGivesEvenShares: every shard has a member, no member has more than one
+// shard more than another, and the order of the members makes no difference.
+func TestAssignGivesEvenShares(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		members := names(1).Draw(t, "members")
 		n := rapid.IntRange(1, 64).Draw(t, "shards")
@@ -60,19 +60,19 @@ func TestAssignIsFair(t *testing.T) {
 			delete(share, m)
 		}
 		if len(share) != 0 {
-			t.Errorf("shards went to strangers: %v", share)
+			t.Errorf("names that are not members have shards: %v", share)
 		}
 		seed := rapid.Uint64().Draw(t, "seed")
 		again := slices.Clone(members)
 		rand.New(rand.NewPCG(seed, 0)).Shuffle(len(again), func(i, j int) { again[i], again[j] = again[j], again[i] })
 		if diff := cmp.Diff(got, shards.Assign(append(again, again[0]), n)); diff != "" {
-			t.Errorf("another order gives another result:\n%s", diff)
+			t.Errorf("Assign depends on the order of members:\n%s", diff)
 		}
 	})
 }
 
-// moved counts the shards that have to move when a member comes or goes, and
-// those that move needlessly: from one member that stays to another.
+// moved counts the shards that must move because a member joins or leaves, and those
+// that move needlessly between two members that stay.
 func moved(with, without []string, member string) (own, others int) {
 	for s := range with {
 		switch {
@@ -85,9 +85,9 @@ func moved(with, without []string, member string) (own, others int) {
 	return own, others
 }
 
-// TestAssignMovesLittle lets a member go (or come, which is the same backwards):
-// its own shards move, and few besides.
-func TestAssignMovesLittle(t *testing.T) {
+// TestAssignMovesFewOtherShards removes a member. Its own shards must move, and at most
+// half of the others may. Adding a member is the same in reverse.
+func TestAssignMovesFewOtherShards(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		members := names(2).Draw(t, "members")
 		n := rapid.IntRange(1, 64).Draw(t, "shards")
@@ -98,9 +98,9 @@ func TestAssignMovesLittle(t *testing.T) {
 	})
 }
 
-// TestAssignMovesLittleOnAverage measures how many shards move beyond what
-// must.
-func TestAssignMovesLittleOnAverage(t *testing.T) {
+// TestAssignMovesFewOtherShardsOnAverage bounds the average number of shards that move
+// needlessly by a fifth of all shards.
+func TestAssignMovesFewOtherShardsOnAverage(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for _, n := range []int{2, 3, 5, 8} {
 		own, others, worst := 0, 0, 0
@@ -114,10 +114,10 @@ func TestAssignMovesLittleOnAverage(t *testing.T) {
 			o, x := moved(with, without, members[0])
 			own, others, worst = own+o, others+x, max(worst, x)
 		}
-		t.Logf("%d members: one that leaves moves %.1f shards of its own and %.1f of others, at worst %d",
+		t.Logf("%d members: when one leaves, %.1f of its own shards move and %.1f of others, at most %d",
 			n, float64(own)/rounds, float64(others)/rounds, worst)
 		if others > rounds*shards.DefaultShards/5 {
-			t.Errorf("%d members: %.1f shards of others move on average", n, float64(others)/rounds)
+			t.Errorf("%d members: %.1f shards of others move on average, want at most %d", n, float64(others)/rounds, shards.DefaultShards/5)
 		}
 	}
 }

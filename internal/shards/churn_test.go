@@ -14,14 +14,14 @@ import (
 	"github.com/musterhq/muster/internal/kv/kvfault"
 )
 
-// step is one thing that happens to a cluster.
+// step is one event in a cluster.
 type step struct {
 	What  string
-	Which int           // of the replicas that are there
-	After time.Duration // since the step before
+	Which int           // index among the running replicas
+	After time.Duration // since the previous step
 }
 
-// steps draws what happens.
+// steps draws a sequence of events.
 var steps = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 	return step{
 		What:  rapid.SampledFrom([]string{"join", "join", "join slow", "leave", "crash", "lose session", "cut", "unseen", "slow store"}).Draw(t, "what"),
@@ -30,18 +30,18 @@ var steps = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 	}
 }), 1, 25)
 
-// TestChurn lets replicas join, leave, crash, and lose their sessions and their
-// store at random. At no time do two work on one shard (unless the store took
-// the first for dead), and once all is quiet the shards are shared out evenly.
-func TestChurn(t *testing.T) {
+// TestChurnKeepsOneWorkerPerShard lets replicas join, leave, crash and lose their
+// session or store at random. Two replicas never work on one shard at a time, unless
+// the session of the first has ended. When the churn stops, the shares become even.
+func TestChurnKeepsOneWorkerPerShard(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		shards := rapid.SampledFrom([]int{1, 4, 16}).Draw(rt, "shards")
 		happens := steps.Draw(rt, "steps")
 		var faults []string
 		synctest.Test(t, func(t *testing.T) {
 			c := newCluster(t, shards)
-			// rapid is to hear of it outside of the bubble, and to look for a shorter
-			// way there.
+			// Faults are reported outside of the bubble, so that rapid can shrink
+			// the steps.
 			c.errorf = func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
 			churn(c, happens)
 		})
@@ -95,12 +95,12 @@ func churn(c *cluster, happens []step) {
 	}
 	c.check()
 	if left := c.keys(prefix); len(left) != 0 {
-		c.errorf("left behind: %v", left)
+		c.errorf("keys remain after all replicas left: %v", left)
 	}
 }
 
-// leave ends a replica in order. If it was cut off from the store and could not
-// end its session, that runs out.
+// leave stops a replica. If it could not close its session because it had lost the
+// store, the session expires.
 func (c *cluster) leave(r *replica) {
 	r.leave()
 	if err := r.kv.LoseSessions(c.t.Context()); err != nil {

@@ -23,45 +23,44 @@ const (
 	subsystem = "work"
 )
 
-// cluster is some replicas over one store, and a watch on what they work on. It
-// lives in a synctest bubble.
+// cluster runs replicas over one store, and records which shards they work on. It must
+// be used in a synctest bubble.
 type cluster struct {
 	t      *testing.T
 	store  kv.KV
 	shards int
-	// errorf takes what is wrong; it is t's, unless a test wants to continue.
+	// errorf reports failures: t.Errorf, unless a test replaces it.
 	errorf func(format string, args ...any)
 
 	mu sync.Mutex
-	// running are the roles that run, by shard.
+	// running holds the running calls of work, by shard.
 	running map[int][]*run
 	faults  []string
 	begun   int
 	joined  int
 }
 
-// run is a role that runs.
+// run is one running call of work.
 type run struct {
 	replica *replica
-	// dead: the replica's session was taken from it, so that it does not count
-	// any more: it is about to learn that.
+	// dead is set if the replica's session has ended. Another replica may then work on
+	// the shard before this one learns of it.
 	dead bool
 }
 
-// replica is one of them.
+// replica is one replica of the cluster.
 type replica struct {
 	name    string
 	kv      *kvfault.KV
 	manager *shards.Manager
 	cancel  context.CancelFunc
 	ended   chan struct{}
-	// losing: its session is being taken from it.
+	// losing is set while its session is being ended.
 	losing bool
-	// log is the replica's, the test's own if none is given.
-	log *zap.Logger
-	// slow is how long a role takes to return when it is told to.
+	log    *zap.Logger
+	// slow is how long work takes to return after its context has ended.
 	slow time.Duration
-	// fail, if given, may end a role with an error as it begins.
+	// fail, if given, may make work return an error at once.
 	fail func(shard int) error
 }
 
@@ -74,7 +73,7 @@ func newCluster(t *testing.T, n int) *cluster {
 	return &cluster{t: t, store: store, shards: n, errorf: t.Errorf, running: map[int][]*run{}}
 }
 
-// join starts a replica. It ends with the test.
+// join starts a replica, which is stopped when the test ends.
 func (c *cluster) join(change ...func(*replica)) *replica {
 	c.t.Helper()
 	c.joined++
@@ -106,13 +105,13 @@ func (c *cluster) join(change ...func(*replica)) *replica {
 	return r
 }
 
-// leave ends a replica in order.
+// leave stops a replica gracefully.
 func (r *replica) leave() {
 	r.cancel()
 	<-r.ended
 }
 
-// loseSession takes a replica's session from it: the store thinks it dead.
+// loseSession ends a replica's session, as the store does when a replica seems dead.
 func (c *cluster) loseSession(r *replica) {
 	c.t.Helper()
 	losing := func(is bool) {
@@ -133,15 +132,15 @@ func (c *cluster) loseSession(r *replica) {
 	losing(false)
 }
 
-// crash is the death of a replica: its session ends, and nothing that it does
-// reaches the store any more.
+// crash simulates the death of a replica: its session ends, and its calls no longer
+// reach the store.
 func (c *cluster) crash(r *replica) {
 	r.kv.Cut()
 	c.loseSession(r)
 	r.leave()
 }
 
-// work is the role: it checks that no other replica does the same.
+// work checks that no other replica works on the shard.
 func (c *cluster) work(ctx context.Context, r *replica, shard int) error {
 	if r.fail != nil {
 		if err := r.fail(shard); err != nil {
@@ -153,7 +152,7 @@ func (c *cluster) work(ctx context.Context, r *replica, shard int) error {
 	c.begun++
 	for _, other := range c.running[shard] {
 		if !mine.dead && !other.dead {
-			c.faults = append(c.faults, fmt.Sprintf("%s began to work on shard %d, on which %s works", r.name, shard, other.replica.name))
+			c.faults = append(c.faults, fmt.Sprintf("%s started work on shard %d while %s works on it", r.name, shard, other.replica.name))
 		}
 	}
 	c.running[shard] = append(c.running[shard], mine)
@@ -181,8 +180,8 @@ func (c *cluster) held() map[string]int {
 	return n
 }
 
-// even reports whether only these replicas work on all shards, in even shares,
-// and say so.
+// even reports whether exactly these replicas work on all shards in even shares, and
+// their managers report the same.
 func (c *cluster) even(replicas ...*replica) bool {
 	held, sum := c.held(), 0
 	for _, r := range replicas {
@@ -196,8 +195,7 @@ func (c *cluster) even(replicas ...*replica) bool {
 	return len(held) == 0 && sum == c.shards
 }
 
-// settled waits until the shards are shared out evenly, and returns how long
-// that took.
+// settled waits until the shares are even, and returns how long that took.
 func (c *cluster) settled(replicas ...*replica) time.Duration {
 	c.t.Helper()
 	return c.until(func() bool { return c.even(replicas...) })
@@ -215,14 +213,14 @@ func (c *cluster) until(ok func() bool) time.Duration {
 		}
 		if time.Since(began) > time.Minute {
 			c.check()
-			c.errorf("not there after a minute: %v", c.held())
+			c.errorf("condition not met after a minute: shards by replica: %v", c.held())
 			return time.Since(began)
 		}
 		<-time.After(time.Millisecond)
 	}
 }
 
-// check reports what has gone wrong so far.
+// check reports the faults recorded so far.
 func (c *cluster) check() {
 	c.t.Helper()
 	c.mu.Lock()
@@ -233,7 +231,7 @@ func (c *cluster) check() {
 	c.faults = nil
 }
 
-// keys returns all keys that are left under a prefix.
+// keys returns all keys under a prefix.
 func (c *cluster) keys(under string) []string {
 	c.t.Helper()
 	pairs, _, err := c.store.List(c.t.Context(), under, kv.ListOptions{})

@@ -27,15 +27,15 @@ var server consultest.Shared
 
 func TestMain(m *testing.M) { os.Exit(server.Run(m)) }
 
-// real is a replica over a real Consul.
+// real is a replica that uses a real Consul.
 type real struct {
 	*shards.Manager
 	cancel context.CancelFunc
 	ended  chan error
 }
 
-// runReal starts a replica that is in Consul's catalog with a listener of its
-// own. It ends with the test.
+// runReal starts a replica that is registered in Consul's catalog with its own
+// listener. It is stopped when the test ends.
 func runReal(t *testing.T, store *consul.KV, name string, log *zap.Logger) *real {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -101,13 +101,14 @@ func untilShares(t *testing.T, d *shards.Directory, names ...string) time.Durati
 		select {
 		case <-changed:
 		case <-timeout:
-			t.Fatalf("after %v the shares are %v, want all shards even among %v", patience, held, names)
+			t.Fatalf("shares after %v = %v, want even shares of all shards for %v", patience, held, names)
 		}
 	}
 }
 
-// TestOverConsul measures how soon shards change hands.
-func TestOverConsul(t *testing.T) {
+// TestKilledReplicaIsReplacedBeforeItsTTL measures how soon shards get a new owner when
+// a replica joins, leaves, is killed, or is paused.
+func TestKilledReplicaIsReplacedBeforeItsTTL(t *testing.T) {
 	consul := server.Start(t)
 	log := zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
 	d := runDirectory(t, consul.KV(t))
@@ -115,29 +116,29 @@ func TestOverConsul(t *testing.T) {
 		t.Fatal(err)
 	}
 	runReal(t, consul.KV(t), "a", log)
-	t.Logf("the first has all shards after %v", untilShares(t, d, "a"))
+	t.Logf("the first replica has all shards after %v", untilShares(t, d, "a"))
 	b := runReal(t, consul.KV(t), "b", log)
-	t.Logf("the second has its share after %v", untilShares(t, d, "a", "b"))
+	t.Logf("the second replica has its share after %v", untilShares(t, d, "a", "b"))
 	began := time.Now()
 	b.leave(t)
 	untilShares(t, d, "a")
-	t.Logf("it leaves, and the first has all shards after %v", time.Since(began).Round(time.Millisecond))
+	t.Logf("the first replica has all shards again %v after the second left", time.Since(began).Round(time.Millisecond))
 
 	var took []time.Duration
 	for i := range 5 {
 		took = append(took, overtake(t, consul, d, "killed"+strconv.Itoa(i), syscall.SIGKILL))
 	}
 	slices.Sort(took)
-	t.Logf("another is killed, and the first has all shards: median %v of %v", took[len(took)/2], took)
+	t.Logf("the first replica has all shards again after another was killed: median %v of %v", took[len(took)/2], took)
 	if least := took[0]; least > 8*time.Second {
-		t.Errorf("a killed replica is taken over after %v, want well below its session's TTL", least)
+		t.Errorf("shards of a killed replica got an owner after %v, want at most 8s, below the TTL of its session", least)
 	}
-	t.Logf("another is stopped, and the first has all shards after %v", overtake(t, consul, d, "stopped", syscall.SIGSTOP))
+	t.Logf("the first replica has all shards again after another was paused: %v", overtake(t, consul, d, "stopped", syscall.SIGSTOP))
 }
 
-// overtake lets a process have its share beside a, kills or stops it, and
-// returns how long it takes until a has all shards. One that is stopped must give
-// up its roles when it continues, and get its share back.
+// overtake starts a process that gets its share beside replica a, and kills or pauses
+// it. It returns how long it takes until a has all shards. A paused process must give
+// up its shards when it continues, and then get its share back.
 func overtake(t *testing.T, consul *consultest.Server, d *shards.Directory, name string, by syscall.Signal) time.Duration {
 	t.Helper()
 	child := exec.Command(os.Args[0], "-test.run=^TestReplica$")
@@ -159,16 +160,16 @@ func overtake(t *testing.T, consul *consultest.Server, d *shards.Directory, name
 		if err := child.Process.Signal(syscall.SIGCONT); err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("it continues, and has its share after %v", untilShares(t, d, "a", name))
+		t.Logf("the paused replica has its share again %v after it continued", untilShares(t, d, "a", name))
 	}
 	return took
 }
 
-// TestReplica is the process that overtake kills.
+// TestReplica is the process that overtake starts. It is not a test of its own.
 func TestReplica(t *testing.T) {
 	name := os.Getenv("REPLICA")
 	if name == "" {
-		return // run as part of the suite: there is nothing to be
+		return // it runs as part of the suite
 	}
 	store, err := consul.New(consul.Config{Address: os.Getenv("REPLICA_CONSUL")})
 	if err != nil {
@@ -179,9 +180,9 @@ func TestReplica(t *testing.T) {
 	}
 }
 
-// TestConsulRestarts takes Consul away from replicas that work, and brings it
-// back.
-func TestConsulRestarts(t *testing.T) {
+// TestReplicasShareEvenlyAfterConsulRestarts kills Consul under two replicas, starts it
+// again, and lets a third replica join.
+func TestReplicasShareEvenlyAfterConsulRestarts(t *testing.T) {
 	t.Parallel()
 	consul := consultest.Start(t)
 	log := zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel))
@@ -195,7 +196,7 @@ func TestConsulRestarts(t *testing.T) {
 	if err := consul.Restart(); err != nil {
 		t.Fatal(err)
 	}
-	// What the directory shows may be from before; a third has to make its way.
+	// The directory may still show the old state, so the third replica must join too.
 	runReal(t, consul.KV(t), "c", log)
-	t.Logf("three have even shares %v after Consul was back", untilShares(t, d, "a", "b", "c"))
+	t.Logf("three replicas have even shares %v after Consul was back", untilShares(t, d, "a", "b", "c"))
 }

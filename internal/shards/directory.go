@@ -11,11 +11,11 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// Directory knows which replica of a subsystem holds which shard, for those
-// who must reach it. What it says may be some milliseconds old.
+// Directory says which replica of a subsystem holds which shard, so that callers
+// can reach it. Its answers may be some milliseconds old.
 type Directory struct {
 	roster *Roster
-	// own is set where the roster is this directory's alone, which runs it then.
+	// own is set if no other directory uses the roster. The directory then runs it.
 	own               bool
 	prefix, subsystem string
 	log               *zap.Logger
@@ -23,21 +23,21 @@ type Directory struct {
 	mu      sync.Mutex
 	leases  map[int]Lease
 	members []Member
-	// loaded is closed when both lists have been read once.
+	// loaded is closed once both lists have been read.
 	loaded                chan struct{}
 	sawLeases, sawMembers bool
 	// changed is closed and replaced at each change.
 	changed chan struct{}
 }
 
-// NewDirectory returns a directory of a subsystem. Run fills it.
+// NewDirectory returns an empty directory of a subsystem. Run fills it.
 func NewDirectory(store kv.KV, prefix, subsystem string, log *zap.Logger) *Directory {
 	d := NewRoster(store, prefix, log, subsystem).Directory(subsystem)
 	d.own = true
 	return d
 }
 
-// Run follows the locks and members until ctx ends.
+// Run watches the locks and members until ctx ends.
 func (d *Directory) Run(ctx context.Context) error {
 	locks, members := locksPrefix(d.prefix, d.subsystem), membersPrefix(d.prefix, d.subsystem)
 	defer d.roster.locks.subscribe(locks, func(pairs []kv.Pair) {
@@ -67,7 +67,7 @@ func (d *Directory) update(set func()) {
 	d.changed = make(chan struct{})
 }
 
-// Ready waits until the directory has been filled once.
+// Ready waits until locks and members have been read once.
 func (d *Directory) Ready(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -77,7 +77,7 @@ func (d *Directory) Ready(ctx context.Context) error {
 	}
 }
 
-// Owner returns the replica that holds a shard, false if none does.
+// Owner returns the replica that holds a shard. It returns false if the shard is free.
 func (d *Directory) Owner(shard int) (Member, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -85,7 +85,7 @@ func (d *Directory) Owner(shard int) (Member, bool) {
 	return h.Member, ok
 }
 
-// Owners returns the holders of all shards that are held.
+// Owners returns the owner of each shard that has one.
 func (d *Directory) Owners() map[int]Member {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -96,14 +96,14 @@ func (d *Directory) Owners() map[int]Member {
 	return owners
 }
 
-// Census returns all that the directory knows.
+// Ownership returns a copy of the directory's content.
 func (d *Directory) Ownership() Ownership {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return Ownership{Members: slices.Clone(d.members), Leases: maps.Clone(d.leases)}
 }
 
-// Members returns all replicas, in order of instance.
+// Members returns all replicas, sorted by instance.
 func (d *Directory) Members() []Member {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -17,7 +17,7 @@ import (
 	"github.com/musterhq/muster/internal/shards"
 )
 
-// follow starts a directory over a kv; it ends with the test.
+// runDirectory starts a directory, which is stopped when the test ends.
 func runDirectory(t *testing.T, store kv.KV) *shards.Directory {
 	d := shards.NewDirectory(store, prefix, subsystem, zaptest.NewLogger(t))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -32,7 +32,7 @@ func runDirectory(t *testing.T, store kv.KV) *shards.Directory {
 	return d
 }
 
-// owners returns the instance that each shard's owner has.
+// owners returns the instance of each shard's owner.
 func owners(d *shards.Directory) map[int]string {
 	names := map[int]string{}
 	for shard, m := range d.Owners() {
@@ -49,52 +49,56 @@ func instances(d *shards.Directory) []string {
 	return names
 }
 
-func TestDirectoryFollows(t *testing.T) {
+func TestDirectoryIsEmptyWithoutMembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, 4)
-		d := runDirectory(t, c.store)
+		d := runDirectory(t, newCluster(t, 4).store)
 		if err := d.Ready(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if _, ok := d.Owner(0); ok || len(d.Owners()) != 0 || len(d.Members()) != 0 {
 			t.Errorf("an empty cluster has owners %v and members %v", d.Owners(), d.Members())
 		}
+	})
+}
+
+func TestDirectoryShowsOwnersAndMembersAfterEachChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 4)
+		d := runDirectory(t, c.store)
+		expect := func(members []string, owner string) {
+			t.Helper()
+			synctest.Wait()
+			if diff := cmp.Diff(members, instances(d)); diff != "" {
+				t.Errorf("members (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(map[int]string{0: owner, 1: owner, 2: owner, 3: owner}, owners(d)); owner != "" && diff != "" {
+				t.Errorf("owners (-want +got):\n%s", diff)
+			}
+		}
 		changed := d.Changed()
 		a := c.join()
 		c.settled(a)
-		synctest.Wait()
+		expect([]string{a.name}, a.name)
 		select {
 		case <-changed:
 		default:
 			t.Error("Changed is not closed after a change")
-		}
-		if diff := cmp.Diff(map[int]string{0: a.name, 1: a.name, 2: a.name, 3: a.name}, owners(d)); diff != "" {
-			t.Errorf("owners (-want +got):\n%s", diff)
 		}
 		if m, ok := d.Owner(3); !ok || m.Address != a.name+":1" || m.Daemon != "testd" {
 			t.Errorf("Owner(3) = %+v, %v", m, ok)
 		}
 		b := c.join()
 		c.settled(a, b)
-		synctest.Wait()
-		if diff := cmp.Diff([]string{a.name, b.name}, instances(d)); diff != "" {
-			t.Errorf("members (-want +got):\n%s", diff)
-		}
+		expect([]string{a.name, b.name}, "")
 		c.crash(a)
 		c.settled(b)
-		synctest.Wait()
-		if diff := cmp.Diff(map[int]string{0: b.name, 1: b.name, 2: b.name, 3: b.name}, owners(d)); diff != "" {
-			t.Errorf("owners (-want +got):\n%s", diff)
-		}
-		if diff := cmp.Diff([]string{b.name}, instances(d)); diff != "" {
-			t.Errorf("members (-want +got):\n%s", diff)
-		}
+		expect([]string{b.name}, b.name)
 	})
 }
 
-// TestDirectoryKeepsWhatItKnew takes the store away: what was known is better
-// than nothing, and what changed meanwhile is there when the store is back.
-func TestDirectoryKeepsWhatItKnew(t *testing.T) {
+// TestDirectoryKeepsOwnersWhileStoreIsUnavailable also checks that the directory shows
+// the changes of that time once the store is available again.
+func TestDirectoryKeepsOwnersWhileStoreIsUnavailable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 2)
 		a := c.join()
@@ -116,16 +120,15 @@ func TestDirectoryKeepsWhatItKnew(t *testing.T) {
 		c.crash(a)
 		c.settled(b)
 		if m, ok := d.Owner(0); !ok || m.Instance != a.name {
-			t.Errorf("Owner(0) = %+v, %v without a store, want what it was", m, ok)
+			t.Errorf("Owner(0) = %+v, %v without a store, want %s as before", m, ok, a.name)
 		}
 		mend()
 		c.until(func() bool { m, ok := d.Owner(0); return ok && m.Instance == b.name })
 	})
 }
 
-// TestUnreadableRecords puts records in the way that another version might
-// write.
-func TestUnreadableRecords(t *testing.T) {
+// TestUnreadableRecordsAreSkipped writes records that only another version can read.
+func TestUnreadableRecordsAreSkipped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 2)
 		session, err := c.store.NewSession(t.Context(), kv.SessionConfig{})
@@ -149,8 +152,8 @@ func TestUnreadableRecords(t *testing.T) {
 	})
 }
 
-// switched is a store that can be replaced by another one, as a restore does, with
-// lists that wait at the first one and are not woken.
+// switched is a store that can be replaced by another one, as a restore does. Lists
+// that wait at the first store are not woken.
 type switched struct {
 	kv.KV
 	inner atomic.Pointer[embedded.KV]
@@ -160,8 +163,8 @@ func (s *switched) List(ctx context.Context, prefix string, opt kv.ListOptions) 
 	return s.inner.Load().List(ctx, prefix, opt)
 }
 
-// TestDirectoryAfterARestore has the store be restored between two lists.
-func TestDirectoryAfterARestore(t *testing.T) {
+// TestDirectoryShowsRestoredStateWithinAMinute restores the store between two lists.
+func TestDirectoryShowsRestoredStateWithinAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		open := func() *embedded.KV {
 			store, err := embedded.Open(embedded.Config{})
@@ -190,7 +193,7 @@ func TestDirectoryAfterARestore(t *testing.T) {
 		store.inner.Store(after)
 		<-time.After(time.Minute + time.Second)
 		if m, ok := d.Owner(3); ok {
-			t.Errorf("Owner = %v a minute after the store was restored to when there was none", m)
+			t.Errorf("Owner = %v a minute after the store was restored, want none", m)
 		}
 	})
 }

@@ -26,8 +26,8 @@ func (l *failureLog) failed(action string, err error, fields ...zap.Field) {
 		l.since, level = time.Now(), zap.WarnLevel
 	}
 	l.failures++
-	l.log.Log(level, "shards cannot be looked after; it is tried again until it works",
-		append(fields, zap.String("deed", action), zap.Error(err))...)
+	l.log.Log(level, "failed to maintain shard locks; retrying",
+		append(fields, zap.String("action", action), zap.Error(err))...)
 }
 
 // recovered records that no action fails any longer.
@@ -37,7 +37,7 @@ func (l *failureLog) recovered() {
 	if l.failures == 0 {
 		return
 	}
-	l.log.Info("shards are looked after again", zap.Int("failures", l.failures), zap.Duration("after", time.Since(l.since)))
+	l.log.Info("shard locks are maintained again", zap.Int("failures", l.failures), zap.Duration("after", time.Since(l.since)))
 	l.failures = 0
 }
 

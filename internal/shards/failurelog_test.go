@@ -13,9 +13,9 @@ import (
 	"github.com/musterhq/muster/internal/kv/kvfault"
 )
 
-// TestTroubleIsToldOnce has the store be away for five minutes, twice: the log says
-// so when it goes, and when it is back for how long it was gone.
-func TestTroubleIsToldOnce(t *testing.T) {
+// TestRepeatedFailuresAreLoggedOnce makes the store unavailable for five minutes, twice.
+// Each time, there is one warning at the start and one line with the duration at the end.
+func TestRepeatedFailuresAreLoggedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zap.InfoLevel)
 		c := newCluster(t, 8)
@@ -25,25 +25,25 @@ func TestTroubleIsToldOnce(t *testing.T) {
 			mend := a.kv.Inject(kvfault.Fault{Err: errors.Join(errors.New("broken by the test"), kv.ErrUnavailable)})
 			c.loseSession(a)
 			<-time.After(5 * time.Minute)
-			if told := logs.FilterMessageSnippet("cannot be looked after").Len(); told != round {
-				t.Errorf("it was told %d times that the store is away, want %d", told, round)
+			if n := logs.FilterMessage("failed to maintain shard locks; retrying").Len(); n != round {
+				t.Errorf("%d warnings that locks cannot be maintained, want %d", n, round)
 			}
 			mend()
 			c.settled(a)
-			back := logs.FilterMessageSnippet("looked after again").All()
-			if len(back) != round {
-				t.Fatalf("it was told %d times that the store is back, want %d", len(back), round)
+			recovered := logs.FilterMessage("shard locks are maintained again").All()
+			if len(recovered) != round {
+				t.Fatalf("%d lines that locks are maintained again, want %d", len(recovered), round)
 			}
-			said := back[round-1].ContextMap()
-			if n := said["failures"].(int64); n < 100 {
-				t.Errorf("%d failures were counted in five minutes", n)
+			fields := recovered[round-1].ContextMap()
+			if n := fields["failures"].(int64); n < 100 {
+				t.Errorf("failures in five minutes = %d, want at least 100", n)
 			}
-			if after := said["after"].(time.Duration); after < 4*time.Minute {
-				t.Errorf("the trouble lasted for %v, want some five minutes", after)
+			if after := fields["after"].(time.Duration); after < 4*time.Minute {
+				t.Errorf("duration of the failures = %v, want about five minutes", after)
 			}
 		}
 		if n := logs.FilterLevelExact(zap.WarnLevel).Len(); n > 4 {
-			t.Errorf("%d warnings for two absences: %v", n, logs.FilterLevelExact(zap.WarnLevel).All())
+			t.Errorf("%d warnings, want at most 4: %v", n, logs.FilterLevelExact(zap.WarnLevel).All())
 		}
 	})
 }

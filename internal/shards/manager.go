@@ -20,30 +20,30 @@ import (
 // of the store's tables.
 const DefaultShards = store.Shards
 
-// Config says what to share, and with whom.
+// Config configures a Manager.
 type Config struct {
 	KV kv.KV
-	// Prefix is that of all of the cluster's keys.
+	// Prefix is the prefix of all keys of the cluster.
 	Prefix string
 	// Subsystem names the work: "scheduler".
 	Subsystem string
-	// Shards is the number of shards. Default DefaultShards. One shard makes it
-	// a plain leader election.
+	// Shards is the number of shards; 0 means DefaultShards. With one shard, the
+	// manager is a plain leader election.
 	Shards int
 	// Member is this replica.
 	Member Member
-	// Session opens a session. It is called again when a session is lost; the
-	// manager closes what it was given.
+	// Session opens a session. It is called again after a session was lost. The
+	// manager closes the sessions.
 	Session func(context.Context) (kv.Session, error)
-	// Roster, if given, knows the other replicas. It must include the subsystem,
-	// and run while the manager does.
+	// Roster is optional. If given, it must include the subsystem, and run while the
+	// manager runs.
 	Roster *Roster
 	Logger *zap.Logger
-	// Registerer takes the gauge of owned shards, if given.
+	// Registerer is optional. It gets the gauge of owned shards.
 	Registerer prometheus.Registerer
 }
 
-// Manager takes part in sharing out the shards of one subsystem.
+// Manager acquires this replica's share of the shards of one subsystem.
 type Manager struct {
 	cfg      Config
 	owned    prometheus.Gauge
@@ -53,7 +53,7 @@ type Manager struct {
 	roles map[int]*role
 }
 
-// New returns a manager that has not joined yet.
+// New returns a manager. Run makes it join.
 func New(cfg Config) (*Manager, error) {
 	if cfg.Shards == 0 {
 		cfg.Shards = DefaultShards
@@ -89,8 +89,7 @@ func New(cfg Config) (*Manager, error) {
 	return m, nil
 }
 
-// Owned returns the shards that this replica holds and has not begun to give
-// up, in order.
+// Owned returns the shards that this replica holds and need not give up, sorted.
 func (m *Manager) Owned() []int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -104,9 +103,9 @@ func (m *Manager) Owned() []int {
 	return owned
 }
 
-// Holds asks the store whether this replica still holds a shard's lock. One that
-// did not run for a while works on its shards until it hears that its session has
-// ended: what it is about to do then may be another's to do.
+// Holds asks the store whether this replica still holds a shard's lock. A process
+// that was paused does not know yet that its session has expired. Until it learns
+// this, it works on shards that another replica may own.
 func (m *Manager) Holds(ctx context.Context, shard int) (bool, error) {
 	r := m.role(shard)
 	if r == nil {
@@ -122,18 +121,19 @@ func (m *Manager) Holds(ctx context.Context, shard int) (bool, error) {
 	return p.Session == r.session, nil
 }
 
-// role returns the role of a shard, nil if this replica does not hold it.
+// role returns the role of a shard, or nil if this replica does not hold the shard.
 func (m *Manager) role(shard int) *role {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.roles[shard]
 }
 
-// Run takes part until ctx ends. For each shard that this replica gets it calls
-// work in a goroutine of its own, whose context ends when the shard must be
-// given up or was lost; the lock is released when work has returned, and Run
-// returns when all have, and other replicas have been told. Work that returns
-// while it still holds its shard is logged and begun again after a while.
+// Run joins the subsystem and works on this replica's shards until ctx ends. For each
+// shard it calls work in a new goroutine. The context of work ends when the shard was
+// lost or must be given up. When work has returned, its lock is released. Run returns
+// after all calls of work have returned and this replica has left. If work returns
+// while the replica still owns the shard, the error is logged and work is called again
+// after a pause.
 func (m *Manager) Run(ctx context.Context, work func(ctx context.Context, shard int) error) error {
 	retry := backoff.New(50*time.Millisecond, 2*time.Second)
 	for ctx.Err() == nil {

@@ -20,7 +20,7 @@ import (
 	"github.com/musterhq/muster/internal/shards"
 )
 
-func TestNewNamesEveryFault(t *testing.T) {
+func TestNewNamesEveryInvalidField(t *testing.T) {
 	_, err := shards.New(shards.Config{Shards: -1})
 	if err == nil {
 		t.Fatal("New accepted nothing")
@@ -32,7 +32,7 @@ func TestNewNamesEveryFault(t *testing.T) {
 	}
 }
 
-func TestJoinAndLeave(t *testing.T) {
+func TestOnlyReplicaOwnsAllShards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 16)
 		a := c.join()
@@ -40,26 +40,39 @@ func TestJoinAndLeave(t *testing.T) {
 		if diff := cmp.Diff([]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, a.manager.Owned()); diff != "" {
 			t.Errorf("Owned (-want +got):\n%s", diff)
 		}
+	})
+}
+
+func TestJoinMovesOnlyTheNewShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 16)
+		a := c.join()
+		c.settled(a)
 		before := c.begun
-		b := c.join()
-		t.Logf("two share %v after the second joined", c.settled(a, b))
+		c.settled(a, c.join())
 		if moves := c.begun - before; moves != 8 {
-			t.Errorf("%d roles began for 8 that move", moves)
+			t.Errorf("work started %d times after a second replica joined, want 8", moves)
 		}
-		d := c.join()
+	})
+}
+
+func TestLeavingReplicasKeepSharesEvenAndLeaveNoKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 16)
+		a, b, d := c.join(), c.join(), c.join()
 		c.settled(a, b, d)
 		a.leave()
-		t.Logf("two share %v after the first left", c.settled(b, d))
+		c.settled(b, d)
 		b.leave()
 		d.leave()
 		if left := c.keys(prefix); len(left) != 0 {
-			t.Errorf("left behind: %v", left)
+			t.Errorf("keys remain after all replicas left: %v", left)
 		}
 		c.check()
 	})
 }
 
-func TestOneShardIsALeader(t *testing.T) {
+func TestOneShardHasOneLeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 1)
 		replicas := []*replica{c.join(), c.join(), c.join()}
@@ -72,23 +85,21 @@ func TestOneShardIsALeader(t *testing.T) {
 	})
 }
 
-func TestCrashIsTakenOver(t *testing.T) {
+func TestCrashedReplicaIsReplacedWithinASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 16)
 		a, b := c.join(), c.join()
 		c.settled(a, b)
 		c.crash(a)
 		took := c.settled(b)
-		t.Logf("taken over after %v", took)
 		if took > time.Second {
-			t.Errorf("taken over after %v, want below 1 s", took)
+			t.Errorf("shards of the crashed replica got an owner after %v, want at most 1s", took)
 		}
 	})
 }
 
-// TestLostSession takes the session of a replica that lives: it must stop, and
-// come back with another.
-func TestLostSession(t *testing.T) {
+// TestLostSessionStopsWorkAndRejoins ends the session of a running replica.
+func TestLostSessionStopsWorkAndRejoins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 16)
 		a, b := c.join(), c.join()
@@ -97,16 +108,16 @@ func TestLostSession(t *testing.T) {
 			c.loseSession(a)
 			synctest.Wait()
 			if owned := a.manager.Owned(); len(owned) != 0 {
-				t.Errorf("it believes still that it owns %v", owned)
+				t.Errorf("Owned = %v after the session was lost, want none", owned)
 			}
 			c.settled(a, b)
 		}
 	})
 }
 
-// TestHolds asks whether a replica holds a shard: its own, another's, and one whose
-// lock was taken away without its knowing.
-func TestHolds(t *testing.T) {
+// TestHoldsAsksTheStore: of a replica's own shard, of another replica's, of one whose
+// lock was deleted, and without a store.
+func TestHoldsAsksTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 2)
 		a, b := c.join(), c.join()
@@ -115,7 +126,7 @@ func TestHolds(t *testing.T) {
 		expect := func(shard int, want bool) {
 			t.Helper()
 			if got, err := a.manager.Holds(t.Context(), shard); got != want || err != nil {
-				t.Errorf("shard %d is held: %t, %v; want %t", shard, got, err, want)
+				t.Errorf("Holds(%d) = %t, %v, want %t", shard, got, err, want)
 			}
 		}
 		expect(own, true)
@@ -127,15 +138,15 @@ func TestHolds(t *testing.T) {
 		expect(own, false)
 		mend := a.kv.Cut()
 		if _, err := a.manager.Holds(t.Context(), own); !errors.Is(err, kv.ErrUnavailable) {
-			t.Errorf("with the store away: %v", err)
+			t.Errorf("Holds without a store: error = %v, want ErrUnavailable", err)
 		}
 		mend()
 	})
 }
 
-// TestSlowRole lets roles take their time: the lock stays until they have
-// returned, whatever waits for it, and however long.
-func TestSlowRole(t *testing.T) {
+// TestLockIsKeptUntilWorkHasReturned: also when another replica waits for it, and when
+// this one leaves.
+func TestLockIsKeptUntilWorkHasReturned(t *testing.T) {
 	for name, leave := range map[string]func(*cluster, *replica){
 		"HandedOver": func(c *cluster, _ *replica) { c.join() },
 		"Leaves":     func(c *cluster, a *replica) { a.leave() },
@@ -151,14 +162,14 @@ func TestSlowRole(t *testing.T) {
 				leave(c, a)
 				c.until(func() bool { return c.held()[b.name] > 0 })
 				if took := time.Since(began); took < slow || took > slow+time.Second {
-					t.Errorf("a shard changed hands after %v, want soon after %v", took, slow)
+					t.Errorf("the shard got a new owner after %v, want within a second after %v", took, slow)
 				}
 			})
 		})
 	}
 }
 
-func TestFailedRoleBeginsAgain(t *testing.T) {
+func TestFailedWorkIsRestartedAfterAPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 4)
 		tries := 0
@@ -174,14 +185,14 @@ func TestFailedRoleBeginsAgain(t *testing.T) {
 		began := time.Now()
 		c.settled(a)
 		if took := time.Since(began); tries != 3 || took < 2*time.Second || took > 10*time.Second {
-			t.Errorf("after %d failures the role ran %v later, want 3, with pauses of some 1 s", tries, took)
+			t.Errorf("work ran after %d failures and %v, want 3 failures with pauses of about 1s", tries, took)
 		}
 	})
 }
 
-// TestStoreAway takes the store from one replica, or hides its answers, and
-// gives it back: work continues, and everything ends as it should.
-func TestStoreAway(t *testing.T) {
+// TestWorkContinuesWhileStoreFails breaks the store of one replica in different ways for
+// some time. The work is not disturbed, and the shares become even afterwards.
+func TestWorkContinuesWhileStoreFails(t *testing.T) {
 	gone := errors.Join(errors.New("broken by the test"), kv.ErrUnavailable)
 	for name, fault := range map[string]kvfault.Fault{
 		"Gone":           {Err: gone},
@@ -203,7 +214,7 @@ func TestStoreAway(t *testing.T) {
 				<-time.After(time.Minute)
 				synctest.Wait()
 				if !c.even(a) || c.begun != begun {
-					t.Errorf("a store that is away disturbed the work: %v, %d roles began", c.held(), c.begun-begun)
+					t.Errorf("the failing store disturbed the work: shards by replica %v, %d restarts", c.held(), c.begun-begun)
 				}
 				b := c.join()
 				<-time.After(3 * time.Second)
@@ -211,17 +222,15 @@ func TestStoreAway(t *testing.T) {
 				<-time.After(3 * time.Second)
 				mend()
 				took := c.settled(a, b)
-				t.Logf("even %v after the store was back", took)
 				if took > 5*time.Second {
-					t.Errorf("even %v after the store was back, want below 5 s", took)
+					t.Errorf("shares were even %v after the store recovered, want at most 5s", took)
 				}
 			})
 		})
 	}
 }
 
-// TestHungStore ends a replica whose store does not answer.
-func TestHungStore(t *testing.T) {
+func TestRunReturnsWhileStoreHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 8)
 		a := c.join()
@@ -230,18 +239,17 @@ func TestHungStore(t *testing.T) {
 		a.cancel()
 		synctest.Wait()
 		if held := c.held(); len(held) != 0 {
-			t.Errorf("roles run on while the store hangs: %v", held)
+			t.Errorf("work continues after the manager's context ended: %v", held)
 		}
 		began := time.Now()
 		<-a.ended
 		if took := time.Since(began); took > 5*time.Second {
-			t.Errorf("Run returned after %v, want some seconds at most", took)
+			t.Errorf("Run returned after %v, want at most 5s", took)
 		}
 	})
 }
 
-// TestRecordsTakenAway removes a replica's records behind its back.
-func TestRecordsTakenAway(t *testing.T) {
+func TestDeletedMemberRecordsAreWrittenAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 8)
 		a, b := c.join(), c.join()
@@ -255,7 +263,7 @@ func TestRecordsTakenAway(t *testing.T) {
 	})
 }
 
-func TestMetric(t *testing.T) {
+func TestMetricCountsOwnedShards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, err := embedded.Open(embedded.Config{})
 		if err != nil {

@@ -15,20 +15,20 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// Member is one replica of a daemon, as it introduces itself to the others.
+// Member describes one replica of a daemon to the other replicas.
 type Member struct {
-	// Instance is unique among all replicas, living and dead.
+	// Instance is unique among all present and past replicas.
 	Instance string `json:"instance"`
-	// Daemon is the daemon's name: "schedulerd".
+	// Daemon is the name of the daemon, such as "schedulerd".
 	Daemon string `json:"daemon"`
-	// Address is where its gRPC server is reached, "host:port".
+	// Address is the address of its gRPC server, "host:port".
 	Address string `json:"address"`
 	Version string `json:"version"`
 	// Started is when the process started.
 	Started time.Time `json:"started"`
 }
 
-// Holding is a shard's lock: who holds it, and since when by the holder's clock.
+// Lease is the record of a shard's lock: its owner, and the owner's time of acquiring it.
 type Lease struct {
 	Member
 	Since time.Time `json:"since"`
@@ -49,17 +49,17 @@ func encode[T Member | Lease](v T) ([]byte, error) {
 	return b, nil
 }
 
-// decode reads the values of member or lock records under a prefix. One that
-// cannot be read is left out: it is another version's, and only advice.
+// decode decodes the member or lock records under a prefix. It skips records that it
+// cannot decode: another version wrote them, and nothing depends on them.
 func decode[T Member | Lease](pairs []kv.Pair, prefix string, log *zap.Logger) map[string]T {
 	found := make(map[string]T, len(pairs))
 	for _, p := range pairs {
 		if p.Session == "" {
-			continue // its session has ended; the record is about to go
+			continue // its session has ended: the store is about to delete the record
 		}
 		var v T
 		if err := json.Unmarshal(p.Value, &v); err != nil {
-			log.Warn("member record is unreadable", zap.String("key", p.Key), zap.Error(err))
+			log.Warn("failed to decode member record", zap.String("key", p.Key), zap.Error(err))
 			continue
 		}
 		found[p.Key[len(prefix):]] = v
@@ -67,7 +67,7 @@ func decode[T Member | Lease](pairs []kv.Pair, prefix string, log *zap.Logger) m
 	return found
 }
 
-// byShard takes those locks whose names are shards.
+// byShard returns the locks by shard. It skips locks whose name is not a number.
 func byShard(locks map[string]Lease) map[int]Lease {
 	held := make(map[int]Lease, len(locks))
 	for name, h := range locks {
@@ -78,7 +78,7 @@ func byShard(locks map[string]Lease) map[int]Lease {
 	return held
 }
 
-// inOrder returns members in order of instance.
+// inOrder returns members sorted by instance.
 func inOrder(byName map[string]Member) []Member {
 	members := make([]Member, 0, len(byName))
 	for _, name := range slices.Sorted(maps.Keys(byName)) {
@@ -87,17 +87,16 @@ func inOrder(byName map[string]Member) []Member {
 	return members
 }
 
-// longestWait is how long a list waits for a change before it begins from nothing.
-// Where the store was restored from a snapshot between two lists, the second waits
-// for an index that is long in coming.
+// maxListWait is how long a list waits for a change before it starts without an index.
+// If the store was restored from a snapshot between two lists, the second list waits
+// for an index that the store reaches much later.
 const maxListWait = time.Minute
 
-// follow calls see with all pairs under a prefix, at first and whenever they
-// have changed, until ctx ends. While the store is away it keeps trying.
+// watchPrefix calls see with all pairs under a prefix, first at once and then after each
+// change, until ctx ends. It retries while the store is unavailable.
 //
-// Any server may answer: one that waits for its leader would wait in vain for one
-// that hangs. But what is older than what was seen before is asked of the
-// leader.
+// Any server may answer, because a server that asks its leader first would block while
+// the leader hangs. If an answer is older than the last one, the leader is asked.
 func watchPrefix(ctx context.Context, store kv.KV, prefix string, log *zap.Logger, see func([]kv.Pair)) {
 	var after, newest uint64
 	retry := backoff.New(50*time.Millisecond, 2*time.Second)
@@ -113,12 +112,12 @@ func watchPrefix(ctx context.Context, store kv.KV, prefix string, log *zap.Logge
 			continue
 		}
 		if err == nil && index < newest {
-			// A server that lags; or the store was restored from a snapshot.
+			// The server lags, or the store was restored from a snapshot.
 			pairs, index, err = store.List(ctx, prefix, kv.ListOptions{})
 		}
 		if err != nil {
 			if ctx.Err() == nil {
-				log.Debug("repeating list", zap.String("prefix", prefix), zap.Error(err))
+				log.Debug("failed to list; retrying", zap.String("prefix", prefix), zap.Error(err))
 			}
 			after = 0
 			_ = retry.Wait(ctx)

@@ -8,7 +8,7 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// FuzzDecode reads records of members and locks that other processes wrote.
+// FuzzDecode decodes records of members and locks as other processes may write them.
 func FuzzDecode(f *testing.F) {
 	for _, value := range []string{
 		`{"instance":"a","daemon":"apid","address":"h:1","started":"2026-01-01T00:00:00Z","since":"2026-01-01T00:00:00Z"}`, `{}`, `null`, `[]`, `{"instance":7}`, `{"since":"never"}`, "",
@@ -21,7 +21,7 @@ func FuzzDecode(f *testing.F) {
 		pairs := []kv.Pair{{Key: prefix + name, Value: value, Session: "s"}, {Key: prefix + "gone", Value: value}}
 		locks := decode[Lease](pairs, prefix, zap.NewNop())
 		if members := decode[Member](pairs, prefix, zap.NewNop()); len(members) > 1 || len(locks) > 1 || len(byShard(locks)) > 1 {
-			t.Errorf("%d members and %d locks come of one record", len(members), len(locks))
+			t.Errorf("one record decoded to %d members and %d locks", len(members), len(locks))
 		}
 	})
 }

@@ -10,16 +10,16 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// Census is who takes part in a subsystem's work, and who holds what.
+// Ownership lists the replicas of a subsystem and the shards that they hold.
 type Ownership struct {
-	// Members are in order of instance.
+	// Members are sorted by instance.
 	Members []Member
-	// Held are the shards that have a holder.
+	// Leases has an entry for each shard that has an owner.
 	Leases map[int]Lease
 }
 
-// Take reads the census of all subsystems as the store has it now. Those
-// without members are left out.
+// ReadOwnership reads the current ownership of all subsystems from the store.
+// Subsystems without members are left out.
 func ReadOwnership(ctx context.Context, store kv.KV, prefix string, log *zap.Logger) (map[string]Ownership, error) {
 	members, err := readLists[Member](ctx, store, prefix+"/members/", log)
 	if err != nil {
@@ -41,7 +41,7 @@ func ReadOwnership(ctx context.Context, store kv.KV, prefix string, log *zap.Log
 	return all, nil
 }
 
-// take reads what is under a prefix, by subsystem and name.
+// readLists reads the records under a prefix, by subsystem and name.
 func readLists[T Member | Lease](ctx context.Context, store kv.KV, prefix string, log *zap.Logger) (map[string]map[string]T, error) {
 	pairs, _, err := store.List(ctx, prefix, kv.ListOptions{})
 	if err != nil {

@@ -11,8 +11,9 @@ import (
 	"github.com/musterhq/muster/internal/shards"
 )
 
-// census takes the test's subsystem's census and holds it against what runs.
-func (c *cluster) census(d *shards.Directory, replicas ...*replica) shards.Ownership {
+// ownership reads the ownership from the store, and compares it with a directory and
+// with the work that is running.
+func (c *cluster) ownership(d *shards.Directory, replicas ...*replica) shards.Ownership {
 	c.t.Helper()
 	c.settled(replicas...)
 	all, err := shards.ReadOwnership(c.t.Context(), c.store, prefix, zaptest.NewLogger(c.t))
@@ -21,14 +22,14 @@ func (c *cluster) census(d *shards.Directory, replicas ...*replica) shards.Owner
 	}
 	synctest.Wait()
 	if diff := cmp.Diff(all[subsystem], d.Ownership()); diff != "" {
-		c.t.Errorf("what the store has and what the directory says differ:\n%s", diff)
+		c.t.Errorf("ownership in the store and in the directory differ:\n%s", diff)
 	}
 	held := map[string]int{}
 	for _, h := range all[subsystem].Leases {
 		held[h.Instance]++
 	}
 	if diff := cmp.Diff(c.held(), held); diff != "" {
-		c.t.Errorf("shards that replicas work on, and hold in the census:\n%s", diff)
+		c.t.Errorf("number of shards (-worked on +held):\n%s", diff)
 	}
 	if got := len(all[subsystem].Members); got != len(replicas) {
 		c.t.Errorf("%d members, want %d", got, len(replicas))
@@ -36,39 +37,38 @@ func (c *cluster) census(d *shards.Directory, replicas ...*replica) shards.Owner
 	return all[subsystem]
 }
 
-// TestCensus lets replicas join, leave and die, and looks who holds what since
-// when.
-func TestCensus(t *testing.T) {
+// TestOwnershipShowsOwnersAndTimes lets replicas join, leave and die. The time of a lease
+// changes only with its owner.
+func TestOwnershipShowsOwnersAndTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 16)
 		d := runDirectory(t, c.store)
 		a := c.join()
-		before := c.census(d, a)
+		before := c.ownership(d, a)
 		time.Sleep(time.Minute)
 		late := time.Now()
 		b, third := c.join(), c.join()
-		now := c.census(d, a, b, third)
+		now := c.ownership(d, a, b, third)
 		for shard, h := range now.Leases {
 			kept := h.Instance == before.Leases[shard].Instance
 			if kept && !h.Since.Equal(before.Leases[shard].Since) {
-				t.Errorf("shard %d stayed with %s, since %v and not since %v", shard, h.Instance, before.Leases[shard].Since, h.Since)
+				t.Errorf("shard %d stayed with %s: since = %v, want %v", shard, h.Instance, h.Since, before.Leases[shard].Since)
 			}
 			if !kept && h.Since.Before(late) {
-				t.Errorf("shard %d is with %s since %v, before it came", shard, h.Instance, h.Since)
+				t.Errorf("shard %d belongs to %s since %v, before that replica joined", shard, h.Instance, h.Since)
 			}
 		}
 		b.leave()
-		c.census(d, a, third)
+		c.ownership(d, a, third)
 		c.crash(third)
-		c.census(d, a)
+		c.ownership(d, a)
 	})
 }
 
-// TestCensusWithoutMembers: without members there is nothing, and no error.
-func TestCensusWithoutMembers(t *testing.T) {
+func TestOwnershipWithoutMembersIsEmpty(t *testing.T) {
 	c := newCluster(t, 1)
 	all, err := shards.ReadOwnership(t.Context(), c.store, prefix, zaptest.NewLogger(t))
 	if err != nil || len(all) != 0 {
-		t.Errorf("census = %v, %v", all, err)
+		t.Errorf("ReadOwnership = %v, %v, want no subsystem and no error", all, err)
 	}
 }

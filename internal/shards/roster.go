@@ -10,17 +10,17 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// Roster follows who takes part in the work of one or several subsystems, and who
-// holds which shard. All managers and directories of a process that share a roster
-// cost the store two waiting lists together, instead of two each.
+// Roster watches the members and locks of one or more subsystems. Managers and
+// directories that share a roster cost the store two blocking queries in all, instead
+// of two each.
 type Roster struct {
 	prefix         string
 	log            *zap.Logger
 	members, locks *feed
 }
 
-// NewRoster returns a roster of these subsystems, or of all if none is named. Run
-// fills it.
+// NewRoster returns an empty roster of these subsystems, or of all if none is named.
+// Run fills it.
 func NewRoster(store kv.KV, prefix string, log *zap.Logger, subsystems ...string) *Roster {
 	members, locks := prefix+"/members/", prefix+"/locks/"
 	if len(subsystems) == 1 {
@@ -33,7 +33,7 @@ func NewRoster(store kv.KV, prefix string, log *zap.Logger, subsystems ...string
 	}
 }
 
-// Run follows members and locks until ctx ends.
+// Run watches members and locks until ctx ends.
 func (r *Roster) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for _, f := range []*feed{r.members, r.locks} {
@@ -43,8 +43,8 @@ func (r *Roster) Run(ctx context.Context) error {
 	return nil
 }
 
-// Directory returns a directory of one of the roster's subsystems. It is filled while
-// the roster and the directory run.
+// Directory returns a directory of one of the roster's subsystems. It is up to date
+// while both the roster and the directory run.
 func (r *Roster) Directory(subsystem string) *Directory {
 	return &Directory{
 		roster: r, prefix: r.prefix, subsystem: subsystem, log: r.log,
@@ -52,7 +52,7 @@ func (r *Roster) Directory(subsystem string) *Directory {
 	}
 }
 
-// feed passes the pairs under one prefix on to its readers.
+// feed distributes the pairs under one prefix to its readers.
 type feed struct {
 	kv     kv.KV
 	prefix string
@@ -63,7 +63,7 @@ type feed struct {
 	readers map[*reader]struct{}
 }
 
-// reader is told of all pairs under its prefix, one call after another.
+// reader gets all pairs under its prefix after each change. Calls do not overlap.
 type reader struct {
 	prefix string
 	notify func([]kv.Pair)
@@ -88,8 +88,8 @@ func (f *feed) publish(pairs []kv.Pair) {
 	}
 }
 
-// subscribe calls see with all pairs under a prefix, now if they are known and at
-// each change, until the function that it returns is called.
+// subscribe calls see with all pairs under a prefix: at once if they are known, and
+// after each change until end is called.
 func (f *feed) subscribe(prefix string, see func([]kv.Pair)) (end func()) {
 	r := &reader{prefix: prefix, notify: see}
 	f.mu.Lock()

@@ -13,9 +13,9 @@ import (
 	"github.com/musterhq/muster/internal/shards"
 )
 
-// TestRosterSharesLists runs directories of several subsystems over one roster: each
-// shows its own subsystem, and the store sees two waiting lists in all.
-func TestRosterSharesLists(t *testing.T) {
+// TestRosterNeedsTwoListsForAllSubsystems runs directories of three subsystems over one
+// roster. Each shows its own subsystem, and the store gets two blocking queries in all.
+func TestRosterNeedsTwoListsForAllSubsystems(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 4)
 		k := kvfault.New(c.store)
@@ -42,7 +42,7 @@ func TestRosterSharesLists(t *testing.T) {
 		}
 		synctest.Wait()
 		if n := k.Calls(kvfault.List); n != 4 {
-			t.Errorf("%d lists were asked for, want 2 that were answered and 2 that wait", n)
+			t.Errorf("%d lists, want 4: 2 that were answered and 2 that wait", n)
 		}
 		for _, name := range names {
 			value := []byte(`{"instance":"` + name + `"}`)

@@ -14,24 +14,24 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// releaseTimeout bounds what a leaving replica does for the others: after it
-// they learn from its session's end.
+// releaseTimeout bounds how long a leaving replica tries to release its locks. They
+// are released with its session otherwise.
 const releaseTimeout = 2 * time.Second
 
-// role is a shard that is held, and the function that works on it.
+// role is a shard that this replica holds, with the call that works on it.
 type role struct {
 	shard int
-	// session is the ID of that which holds the lock.
+	// session is the ID of the session that holds the lock.
 	session string
 	cancel  context.CancelFunc
-	// leaving is set when the shard must be given up.
+	// revoked is set once the replica must give up the shard.
 	revoked bool
-	// done is closed when the function has returned.
+	// done is closed when the call has returned.
 	done chan struct{}
 	err  error
 }
 
-// term is the time of one session.
+// term is the replica's participation during one session.
 type term struct {
 	m       *Manager
 	session kv.Session
@@ -39,12 +39,12 @@ type term struct {
 	log     *zap.Logger
 
 	mu sync.Mutex
-	// members and locks are what was last seen; nil until then.
+	// members and locks are the lists read last; nil until the first read.
 	members map[string]Member
-	locks   map[string]string // shard, as its key has it, to session
-	// notBefore holds off shards whose work has just failed.
+	locks   map[string]string // session by shard, as written in the key
+	// notBefore delays shards whose work has just failed.
 	notBefore map[int]time.Time
-	// wake says that there is something new to look at.
+	// wake holds a token if members, locks or roles have changed.
 	wake chan struct{}
 
 	joined bool
@@ -57,8 +57,8 @@ func (t *term) notify() {
 	}
 }
 
-// run joins, follows what the others do, and leaves when ctx ends or the
-// session is lost.
+// run joins, reconciles the replica's shards after each change, and leaves when ctx
+// ends or the session is lost.
 func (t *term) run(ctx context.Context) {
 	inner, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -94,7 +94,7 @@ func (t *term) run(ctx context.Context) {
 	wg.Wait()
 }
 
-// loop looks and acts until ctx ends or the session is lost.
+// loop reconciles after each change until ctx ends or the session is lost.
 func (t *term) loop(ctx context.Context) {
 	t.notBefore = map[int]time.Time{}
 	timer := time.NewTimer(0)
@@ -114,7 +114,7 @@ func (t *term) loop(ctx context.Context) {
 		if t.reconcile(ctx) {
 			timer.Stop()
 		} else {
-			// A lock that is free may be refused for a moment.
+			// The store may refuse a free lock for a moment.
 			timer.Reset(soon.Next())
 		}
 		if t.m.failures.count() == failures && ctx.Err() == nil {
@@ -123,8 +123,8 @@ func (t *term) loop(ctx context.Context) {
 	}
 }
 
-// look compares what this replica holds with what it should hold, acts, and
-// reports whether nothing is left to try again.
+// reconcile acquires and releases locks until this replica holds the shards that it
+// should hold. It reports false if it must be called again without a change.
 func (t *term) reconcile(ctx context.Context) bool {
 	if !t.joined {
 		value, err := encode(t.m.cfg.Member)
@@ -142,20 +142,20 @@ func (t *term) reconcile(ctx context.Context) bool {
 	members, locks := t.members, t.locks
 	t.mu.Unlock()
 	if members == nil || locks == nil {
-		return true // the followers will wake us
+		return true // the subscriptions will wake the loop
 	}
 	names := make([]string, 0, len(members)+1)
 	for name := range members {
 		names = append(names, name)
 	}
 	if _, ok := members[t.m.cfg.Member.Instance]; !ok {
-		// Joined a moment ago, and the list is older; or the record was
-		// removed. Joining again does no harm.
+		// The list is older than the join, or the record was removed. Joining
+		// again does no harm.
 		names = append(names, t.m.cfg.Member.Instance)
 		t.joined = false
 	}
 	settled := make([]bool, t.m.cfg.Shards)
-	// All at once: waiting for the last of them takes one round trip to the store.
+	// In parallel, all of them take one round trip to the store.
 	var wg sync.WaitGroup
 	for shard, name := range Assign(names, t.m.cfg.Shards) {
 		wg.Go(func() {
@@ -166,21 +166,21 @@ func (t *term) reconcile(ctx context.Context) bool {
 	return t.joined && !slices.Contains(settled, false)
 }
 
-// settle brings one shard to where it should be, and reports whether there is
-// nothing to try again before something changes.
+// reconcileShard acquires or releases one shard as needed. It reports false if it must
+// be called again without a change.
 func (t *term) reconcileShard(ctx context.Context, shard int, mine bool, holder string) bool {
 	r := t.m.role(shard)
 	switch {
 	case r != nil && isDone(r):
 		return t.finishRole(ctx, r)
 	case r != nil && !mine && !r.revoked:
-		t.log.Info("shard is handed over", zap.Int("shard", shard))
+		t.log.Info("handing shard over", zap.Int("shard", shard))
 		t.revoke(r)
 		return true
 	case r != nil && holder != "" && holder != t.session.ID() && !r.revoked:
-		// Another replica holds what this one thinks is its own: the session
-		// has ended without a word.
-		t.log.Warn("shard was lost", zap.Int("shard", shard))
+		// Another replica holds the lock, so this session has ended without a
+		// notification.
+		t.log.Warn("lost shard", zap.Int("shard", shard))
 		t.revoke(r)
 		return true
 	case r == nil && mine && (holder == "" || holder == t.session.ID()):
@@ -189,14 +189,14 @@ func (t *term) reconcileShard(ctx context.Context, shard int, mine bool, holder 
 		t.mu.Unlock()
 		return !wait && t.acquire(ctx, shard)
 	case r == nil && !mine && holder == t.session.ID():
-		// Acquired without the answer's having come back, and another's by now.
+		// The answer to Acquire was lost, and the shard has a new owner by now.
 		return t.release(ctx, shard)
 	default:
 		return true
 	}
 }
 
-// giveUp ends a role. Its lock is released when its function has returned.
+// revoke stops a role. Its lock is released after its call has returned.
 func (t *term) revoke(r *role) {
 	t.m.mu.Lock()
 	r.revoked = true
@@ -214,7 +214,7 @@ func isDone(r *role) bool {
 	}
 }
 
-// take acquires a shard's lock and begins to work on it.
+// acquire acquires a shard's lock and starts work on the shard.
 func (t *term) acquire(ctx context.Context, shard int) bool {
 	value, err := encode(Lease{Member: t.m.cfg.Member, Since: time.Now()})
 	ok := false
@@ -236,8 +236,8 @@ func (t *term) acquire(ctx context.Context, shard int) bool {
 	t.m.roles[shard] = r
 	t.m.mu.Unlock()
 	t.count()
-	t.log.Debug("shard is ours", zap.Int("shard", shard))
-	// Its owner is leave, which waits for done.
+	t.log.Debug("acquired shard", zap.Int("shard", shard))
+	// leave waits for done.
 	go func() {
 		defer t.notify()
 		defer close(r.done)
@@ -246,11 +246,11 @@ func (t *term) acquire(ctx context.Context, shard int) bool {
 	return true
 }
 
-// ended releases the lock of a role whose function has returned.
+// finishRole releases the lock of a role whose call has returned.
 func (t *term) finishRole(ctx context.Context, r *role) bool {
 	r.cancel()
 	if !r.revoked {
-		t.log.Error("work on a shard ended and is begun again", zap.Int("shard", r.shard), zap.Error(r.err))
+		t.log.Error("work on shard ended; restarting", zap.Int("shard", r.shard), zap.Error(r.err))
 		t.mu.Lock()
 		t.notBefore[r.shard] = time.Now().Add(time.Second)
 		t.mu.Unlock()
@@ -262,12 +262,12 @@ func (t *term) finishRole(ctx context.Context, r *role) bool {
 	delete(t.m.roles, r.shard)
 	t.m.mu.Unlock()
 	t.count()
-	// By now the shard may have to be taken again, and nothing else would say so.
+	// The replica may have to acquire the shard again, and no other event says so.
 	t.notify()
 	return true
 }
 
-// release gives a lock back, and reports whether it could.
+// release releases a lock and reports whether it succeeded.
 func (t *term) release(ctx context.Context, shard int) bool {
 	err := t.session.Release(ctx, t.lockKey(shard))
 	if err != nil && ctx.Err() == nil {
@@ -276,9 +276,9 @@ func (t *term) release(ctx context.Context, shard int) bool {
 	return err == nil
 }
 
-// leave ends all roles and gives everything back.
+// leave ends all roles and releases all keys.
 func (t *term) leave(ctx context.Context) {
-	// What is given back is given back although ctx has ended.
+	// Keys are released although ctx has ended.
 	ctx = context.WithoutCancel(ctx)
 	t.m.mu.Lock()
 	roles := slices.Collect(maps.Values(t.m.roles))
@@ -290,7 +290,7 @@ func (t *term) leave(ctx context.Context) {
 	t.count()
 	var wg sync.WaitGroup
 	if t.joined {
-		// The others need not wait for the roles to learn that they are next.
+		// The other replicas can compute their new shares before the roles have ended.
 		wg.Go(func() { t.releaseKey(ctx, t.memberKey()) })
 	}
 	for _, r := range roles {
@@ -306,16 +306,16 @@ func (t *term) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
 	if err := t.session.Close(ctx); err != nil {
-		t.log.Debug("session ends by itself", zap.Error(err))
+		t.log.Debug("failed to close session; it will expire", zap.Error(err))
 	}
 }
 
-// giveBack releases a key; if that does not work, it goes with the session.
+// releaseKey releases a key. If that fails, the key is released with the session.
 func (t *term) releaseKey(ctx context.Context, key string) {
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
 	if err := t.session.Release(ctx, key); err != nil {
-		t.log.Debug("key goes with the session", zap.String("key", key), zap.Error(err))
+		t.log.Debug("failed to release key; it is released with the session", zap.String("key", key), zap.Error(err))
 	}
 }
 
