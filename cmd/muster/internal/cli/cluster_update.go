@@ -35,7 +35,7 @@ between, nothing is written (exit code 4): run the command again.`,
 				return err
 			}
 			spec := got.Cluster.Spec
-			if spec.Labels, err = changeMap("label", spec.Labels, add, remove); err != nil {
+			if err := changeLabels(spec, add, remove); err != nil {
 				return err
 			}
 			if fs.Changed("task-history-limit") {

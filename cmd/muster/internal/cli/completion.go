@@ -145,16 +145,15 @@ func (c *CLI) completions(cmd *cobra.Command) {
 	fixed := func(values ...cobra.Completion) cobra.CompletionFunc {
 		return cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
 	}
-	order, formats := fixed("stop-first", "start-first"), fixed("table", "json")
 	flags := map[string]cobra.CompletionFunc{
-		"mode": fixed("replicated", "global"), "restart-condition": fixed("none", "on-failure", "any"),
-		"pull-policy": fixed("always", "missing", "never"), "endpoint-mode": fixed("vip", "dnsrr"),
-		"update-failure-action": fixed("pause", "continue", "rollback"), "rollback-failure-action": fixed("pause", "continue"),
-		"update-order": order, "rollback-order": order,
-		"availability": fixed("active", "pause", "drain"), "role": fixed("viewer", "operator", "admin"),
+		"mode": fixed("replicated", "global"), "availability": fixed("active", "pause", "drain"), "role": fixed("viewer", "operator", "admin"),
 		"constraint": c.constraints, "constraint-add": c.constraints, "constraint-rm": c.ownConstraints,
-		"format": formats, "context": contextNames, "service": services, "kind": c.fromCluster(executorKinds),
-		"read-only": fixed("true", "false"), "tty": fixed("true", "false"), "init": fixed("true", "false"),
+		"format": fixed("table", "json"), "context": contextNames, "service": services, "kind": c.fromCluster(executorKinds),
+	}
+	for _, f := range specFlags() {
+		if values := f.values(); values != nil {
+			flags[f.name] = fixed(values...)
+		}
 	}
 	own := map[string]cobra.CompletionFunc{
 		"events --kind": fixed(objectKinds()...), "events --format": fixed("text", "json"),

@@ -126,8 +126,8 @@ func (c *CLI) configUpdate() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				spec := &musterv1.ConfigSpec{Name: got.Config.Spec.GetName()}
-				if spec.Labels, err = changeMap("label", got.Config.Spec.GetLabels(), add, remove); err != nil {
+				spec := &musterv1.ConfigSpec{Name: got.Config.Spec.GetName(), Labels: got.Config.Spec.GetLabels()}
+				if err := changeLabels(spec, add, remove); err != nil {
 					return err
 				}
 				_, err = call(cmd, client.UpdateConfig, &musterv1.UpdateConfigRequest{Config: got.Config.Id, Version: got.Config.Meta.GetVersion(), Spec: spec})

@@ -100,8 +100,8 @@ func (f filter) set(req protoreflect.Message, value string) error {
 		req.Set(field, protoreflect.ValueOfBool(true))
 		return nil
 	case protoreflect.EnumKind:
-		n := field.Enum().Values().ByName(protoreflect.Name(strings.ToUpper(strings.ReplaceAll(value, "-", "_"))))
-		if n == nil || n.Number() == 0 {
+		n := enumValue(field.Enum(), value)
+		if n == nil {
 			return usage("--filter: %s: there is no %q; want one of %s", f.key, value, strings.Join(enumNames(field.Enum()), ", "))
 		}
 		v = protoreflect.ValueOfEnum(n.Number())
@@ -110,12 +110,26 @@ func (f filter) set(req protoreflect.Message, value string) error {
 	return nil
 }
 
+// enumValue returns the value of an enum that a user means, or nil.
+func enumValue(enum protoreflect.EnumDescriptor, text string) protoreflect.EnumValueDescriptor {
+	v := enum.Values().ByName(protoreflect.Name(strings.ToUpper(strings.ReplaceAll(text, "-", "_"))))
+	if v == nil || v.Number() == 0 {
+		return nil
+	}
+	return v
+}
+
+// enumName returns the value of an enum as users write it.
+func enumName(v protoreflect.EnumValueDescriptor) string {
+	return strings.ToLower(strings.ReplaceAll(string(v.Name()), "_", "-"))
+}
+
 // enumNames are the values of an enum as users write them, in order.
 func enumNames(enum protoreflect.EnumDescriptor) []string {
 	var names []string
 	for i := range enum.Values().Len() {
 		if v := enum.Values().Get(i); v.Number() != 0 {
-			names = append(names, strings.ToLower(strings.ReplaceAll(string(v.Name()), "_", "-")))
+			names = append(names, enumName(v))
 		}
 	}
 	return names

@@ -151,12 +151,11 @@ code is that of the failure.`,
 				return err
 			}
 			return c.each(args, func(name string) error {
-				return updateNode(cmd, client, name, func(spec *musterv1.NodeSpec) (err error) {
+				return updateNode(cmd, client, name, func(spec *musterv1.NodeSpec) error {
 					if n != 0 {
 						spec.Availability = musterv1.NodeSpec_Availability(n)
 					}
-					spec.Labels, err = changeMap("label", spec.Labels, add, remove)
-					return err
+					return changeLabels(spec, add, remove)
 				})
 			})
 		},

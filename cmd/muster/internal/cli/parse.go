@@ -78,20 +78,26 @@ func parsePort(v string) (*musterv1.PortConfig, error) {
 	}
 	p.Name = fields["name"]
 	if s := fields["protocol"]; s != "" {
-		n, ok := musterv1.PortConfig_Protocol_value[strings.ToUpper(s)]
-		if !ok || n == 0 {
+		n := enumValue(p.Protocol.Descriptor(), s)
+		if n == nil {
 			return nil, usage("--publish: %q: protocol %q: want tcp, udp or sctp", v, s)
 		}
-		p.Protocol = musterv1.PortConfig_Protocol(n)
+		p.Protocol = musterv1.PortConfig_Protocol(n.Number())
 	}
 	if s := fields["mode"]; s != "" {
-		n, ok := musterv1.PortConfig_PublishMode_value[strings.ToUpper(s)]
-		if !ok || n == 0 {
+		n := enumValue(p.PublishMode.Descriptor(), s)
+		if n == nil {
 			return nil, usage("--publish: %q: mode %q is neither host nor ingress", v, s)
 		}
-		p.PublishMode = musterv1.PortConfig_PublishMode(n)
+		p.PublishMode = musterv1.PortConfig_PublishMode(n.Number())
 	}
 	return p, nil
+}
+
+// portTarget returns the target of a port that is written as --publish takes it.
+func portTarget(v string) (string, error) {
+	p, err := parsePort(v)
+	return strconv.FormatUint(uint64(p.GetTargetPort()), 10), err
 }
 
 func portNumber(s string) (uint32, error) {
@@ -109,11 +115,11 @@ func parseMount(v string) (*musterv1.Mount, error) {
 		key, value, given := strings.Cut(part, "=")
 		switch key {
 		case "type":
-			n, ok := musterv1.Mount_Type_value[strings.ToUpper(value)]
-			if !ok || n == 0 {
+			n := enumValue(m.Type.Descriptor(), value)
+			if n == nil {
 				return nil, usage("--mount: %q: type %q: want bind, volume or tmpfs", v, value)
 			}
-			m.Type = musterv1.Mount_Type(n)
+			m.Type = musterv1.Mount_Type(n.Number())
 		case "source", "src":
 			m.Source = value
 		case "target", "dst", "destination":

@@ -129,60 +129,16 @@ type fieldFlag struct {
 }
 
 func fieldFlags() []fieldFlag {
-	return []fieldFlag{
-		{"name", []string{"name"}},
-		{"labels", []string{"label", "label-add"}},
-		{"replicated", []string{"replicas"}},
-		{"replicatedJob", []string{"mode"}},
-		{"globalJob", []string{"mode"}},
-		{"endpoint.ports", []string{"publish", "publish-add"}},
-		{"endpoint.mode", []string{"endpoint-mode"}},
-		{"update.parallelism", []string{"update-parallelism"}},
-		{"update.maxFailureRatio", []string{"update-max-failure-ratio"}},
-		{"update.delay", []string{"update-delay"}},
-		{"update.monitor", []string{"update-monitor"}},
-		{"update.failureAction", []string{"update-failure-action"}},
-		{"rollback.parallelism", []string{"rollback-parallelism"}},
-		{"rollback.maxFailureRatio", []string{"rollback-max-failure-ratio"}},
-		{"rollback.delay", []string{"rollback-delay"}},
-		{"rollback.monitor", []string{"rollback-monitor"}},
-		{"rollback.failureAction", []string{"rollback-failure-action"}},
-		{"task.networks", []string{"network"}},
-		{"task.logDriver.name", []string{"log-driver", "log-opt"}},
-		{"task.logDriver.options", []string{"log-opt"}},
-		{"task.placement.constraints", []string{"constraint", "constraint-add"}},
-		{"task.placement.maxReplicas", []string{"replicas-max-per-node"}},
-		{"task.restart.delay", []string{"restart-delay"}},
-		{"task.restart.window", []string{"restart-window"}},
-		{"task.restart.maxAttempts", []string{"restart-max-attempts"}},
-		{"task.resources.limits.nanoCpus", []string{"limit-cpu"}},
-		{"task.resources.limits.memoryBytes", []string{"limit-memory"}},
-		{"task.resources.limits.pids", []string{"limit-pids"}},
-		{"task.resources.reservations.nanoCpus", []string{"reserve-cpu"}},
-		{"task.resources.reservations.memoryBytes", []string{"reserve-memory"}},
-		{"task.generic.kind", []string{"kind"}},
-		{"task.generic.payload", []string{"payload"}},
-		{"task.container.image", []string{"image"}},
-		{"task.container.args", []string{"args"}},
-		{"task.container.command", []string{"entrypoint"}},
-		{"task.container.env", []string{"env", "env-add"}},
-		{"task.container.labels", []string{"container-label", "container-label-add"}},
-		{"task.container.mounts", []string{"mount", "mount-add"}},
-		{"task.container.capabilityAdd", []string{"cap-add"}},
-		{"task.container.capabilityDrop", []string{"cap-drop"}},
-		{"task.container.ulimits", []string{"ulimit", "ulimit-add"}},
-		{"task.container.hosts", []string{"host", "host-add"}},
-		{"task.container.dnsConfig", []string{"dns"}},
-		{"task.container.groups", []string{"group"}},
-		{"task.container.hostname", []string{"hostname"}},
-		{"task.container.user", []string{"user"}},
-		{"task.container.dir", []string{"workdir"}},
-		{"task.container.stopSignal", []string{"stop-signal"}},
-		{"task.container.stopGracePeriod", []string{"stop-grace-period"}},
-		{"task.container.healthcheck.test", []string{"health-cmd"}},
-		{"task.container.healthcheck.interval", []string{"health-interval"}},
-		{"task.container.healthcheck.timeout", []string{"health-timeout"}},
-		{"task.container.healthcheck.startPeriod", []string{"health-start-period"}},
-		{"task.container.healthcheck.retries", []string{"health-retries"}},
+	fields := []fieldFlag{
+		{"name", []string{"name"}}, {"replicated", []string{"replicas"}}, {"replicatedJob", []string{"mode"}}, {"globalJob", []string{"mode"}},
+		{"task.generic.kind", []string{"kind"}}, {"task.generic.payload", []string{"payload"}},
 	}
+	for _, f := range append(specFlags(), updateFlags()...) {
+		fields = append(fields, fieldFlag{f.path, []string{f.name}})
+	}
+	for _, l := range specLists() {
+		fields = append(fields, fieldFlag{l.path, []string{l.name, l.name + "-add"}})
+	}
+	// Options of a driver that has no name.
+	return append(fields, fieldFlag{"task.logDriver.name", []string{"log-opt"}})
 }

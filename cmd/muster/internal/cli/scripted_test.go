@@ -31,6 +31,8 @@ type scripted struct {
 	tasks   []*musterv1.Task
 	absent  []string
 	unknown bool
+	// sent takes the spec that a command sends.
+	sent *musterv1.ServiceSpec
 	// ready is the number of nodes that are ready.
 	ready uint64
 	// refusal is what GetService answers if it is set, and slow how long a list of
@@ -145,13 +147,21 @@ func (c *scripted) play(ctx context.Context, script []step) {
 	}
 }
 
+// send keeps the spec that a command has sent, if the script asks for it.
+func (c *scripted) send(spec *musterv1.ServiceSpec) {
+	if c.sent != nil {
+		proto.Merge(c.sent, spec)
+	}
+}
+
 func (c *scripted) present() *musterv1.Service {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return proto.CloneOf(c.service)
 }
 
-func (c *scripted) CreateService(context.Context, *musterv1.CreateServiceRequest) (*musterv1.CreateServiceResponse, error) {
+func (c *scripted) CreateService(_ context.Context, req *musterv1.CreateServiceRequest) (*musterv1.CreateServiceResponse, error) {
+	c.send(req.Spec)
 	return &musterv1.CreateServiceResponse{Service: c.present()}, nil
 }
 
@@ -171,7 +181,8 @@ func (c *scripted) GetService(_ context.Context, req *musterv1.GetServiceRequest
 	return &musterv1.GetServiceResponse{Service: c.present()}, nil
 }
 
-func (c *scripted) UpdateService(context.Context, *musterv1.UpdateServiceRequest) (*musterv1.UpdateServiceResponse, error) {
+func (c *scripted) UpdateService(_ context.Context, req *musterv1.UpdateServiceRequest) (*musterv1.UpdateServiceResponse, error) {
+	c.send(req.Spec)
 	return &musterv1.UpdateServiceResponse{Service: c.present()}, nil
 }
 
