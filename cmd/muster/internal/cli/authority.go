@@ -46,11 +46,7 @@ Afterwards join tokens have another first part: show them again ("muster cluster
 person's certificate must be issued again. Contexts keep working; "muster cluster ca show" prints what new ones need.`,
 		Example: "  muster cluster ca rotate\n  muster cluster ca status",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			resp, err := call(cmd, client.RotateAuthority, &musterv1.RotateAuthorityRequest{Finish: finish})
+			resp, err := call(c, cmd, api.RotateAuthority, &musterv1.RotateAuthorityRequest{Finish: finish})
 			if err != nil {
 				return err
 			}
@@ -63,11 +59,7 @@ person's certificate must be issued again. Contexts keep working; "muster cluste
 }
 
 func (c *CLI) getAuthority(cmd *cobra.Command) (*musterv1.Authority, error) {
-	client, err := c.client()
-	if err != nil {
-		return nil, err
-	}
-	resp, err := call(cmd, client.GetAuthority, &musterv1.GetAuthorityRequest{})
+	resp, err := call(c, cmd, api.GetAuthority, &musterv1.GetAuthorityRequest{})
 	if err != nil {
 		return nil, err
 	}

@@ -115,12 +115,11 @@ func (c *CLI) createCertificate(cmd *cobra.Command, name string, o *order) error
 	if c.conn, err = c.dial(t); err != nil {
 		return err
 	}
-	client := musterv1.NewControlServiceClient(c.conn)
 	req := &musterv1.CreateCertificateRequest{Name: name, Role: o.role, Request: string(request)}
 	if o.lifetime > 0 {
 		req.Lifetime = durationpb.New(o.lifetime)
 	}
-	resp, err := call(cmd, client.CreateCertificate, req)
+	resp, err := call(c, cmd, api.CreateCertificate, req)
 	if err != nil {
 		return err
 	}

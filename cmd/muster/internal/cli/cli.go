@@ -89,10 +89,8 @@ func (c *CLI) client() (musterv1.ControlServiceClient, error) {
 
 // dial connects to a cluster.
 func (c *CLI) dial(t *target) (*grpc.ClientConn, error) {
-	for address := range strings.SplitSeq(t.Address, ",") {
-		if _, _, err := net.SplitHostPort(address); err != nil {
-			return nil, usage("--address (or MUSTER_ADDRESS): %q is not host:port", address)
-		}
+	if err := checkAddresses(t.Address); err != nil {
+		return nil, usage("--address (or MUSTER_ADDRESS): %w", err)
 	}
 	creds, err := c.tls.credentials(t)
 	if err != nil {
@@ -108,6 +106,16 @@ func (c *CLI) dial(t *target) (*grpc.ClientConn, error) {
 	return daemon.Dialer(creds, options...)(t.Address)
 }
 
+// checkAddresses checks one address or several with commas between.
+func checkAddresses(addresses string) error {
+	for address := range strings.SplitSeq(addresses, ",") {
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			return fmt.Errorf("%q is not host:port", address)
+		}
+	}
+	return nil
+}
+
 // bearer sends an API token with each call.
 type bearer string
 
@@ -117,12 +125,23 @@ func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]strin
 
 func (bearer) RequireTransportSecurity() bool { return true }
 
+// api has the methods of the control API.
+type api = musterv1.ControlServiceClient
+
+// method is a method of the control API, or a function that calls one.
+type method[Req, Resp any] = func(client api, ctx context.Context, req Req, options ...grpc.CallOption) (Resp, error)
+
 // call runs a command's one call within the time that calls have.
-func call[Req, Resp any](cmd *cobra.Command, method func(context.Context, Req, ...grpc.CallOption) (Resp, error), req Req) (Resp, error) {
+func call[Req, Resp any](c *CLI, cmd *cobra.Command, m method[Req, Resp], req Req) (Resp, error) {
+	client, err := c.client()
+	if err != nil {
+		var none Resp
+		return none, err
+	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
 	defer cancel()
 	var header metadata.MD
-	resp, err := method(ctx, req, grpc.Header(&header))
+	resp, err := m(client, ctx, req, grpc.Header(&header))
 	warnStale(cmd, header)
 	return resp, err
 }
@@ -146,23 +165,6 @@ func warnStaleStream(cmd *cobra.Command, stream grpc.ClientStream) {
 func (c *CLI) printf(format string, a ...any) {
 	// There is nowhere to report that standard output is gone.
 	_, _ = fmt.Fprintf(c.Out, format, a...)
-}
-
-// all collects the pages of a list.
-func all[T any](page func(token string) ([]T, string, error)) ([]T, error) {
-	var items []T
-	token := ""
-	for {
-		more, next, err := page(token)
-		if err != nil {
-			return nil, err
-		}
-		items = append(items, more...)
-		if next == "" {
-			return items, nil
-		}
-		token = next
-	}
 }
 
 // pageSize is the largest page of a list.

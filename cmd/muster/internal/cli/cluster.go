@@ -21,11 +21,7 @@ func (c *CLI) cluster() *cobra.Command {
 		Use: "inspect", Short: "Show the cluster's settings and a summary of its state", Args: cobra.NoArgs,
 		Example: "  muster cluster inspect",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			resp, err := call(cmd, client.GetCluster, &musterv1.GetClusterRequest{})
+			resp, err := call(c, cmd, api.GetCluster, &musterv1.GetClusterRequest{})
 			if err != nil {
 				return err
 			}
@@ -96,7 +92,7 @@ With --format json each line is a message of the watch; its resumeToken, given t
 			}
 			warnStaleStream(cmd, stream)
 			// Tasks of global services are named by the host names of their nodes.
-			hosts, err := c.hostnames(cmd, client)
+			hosts, err := c.hostnames(cmd)
 			if err != nil {
 				return err
 			}

@@ -86,14 +86,10 @@ the exit code is 7 too.`
 // waitForStatus asks until the cluster is well and has a node that is ready, or the
 // time is over, and returns what was answered last.
 func (c *CLI) waitForStatus(cmd *cobra.Command, most time.Duration) (*musterv1.GetClusterStatusResponse, error) {
-	client, err := c.client()
-	if err != nil {
-		return nil, err
-	}
 	over, cancel := context.WithTimeout(cmd.Context(), most)
 	defer cancel()
 	for {
-		resp, err := call(cmd, client.GetClusterStatus, &musterv1.GetClusterStatusRequest{})
+		resp, err := call(c, cmd, api.GetClusterStatus, &musterv1.GetClusterStatusRequest{})
 		if err == nil && resp.Healthy && resp.Nodes.GetReady() > 0 || over.Err() != nil {
 			return resp, err
 		}

@@ -26,11 +26,7 @@ between, nothing is written (exit code 4): run the command again.`,
 			if !fs.Changed("task-history-limit") && !fs.Changed("heartbeat-period") && len(add)+len(remove) == 0 {
 				return usage("what to change? Give --task-history-limit, --heartbeat-period, --label-add or --label-rm")
 			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			got, err := call(cmd, client.GetCluster, &musterv1.GetClusterRequest{})
+			got, err := call(c, cmd, api.GetCluster, &musterv1.GetClusterRequest{})
 			if err != nil {
 				return err
 			}
@@ -50,7 +46,7 @@ between, nothing is written (exit code 4): run the command again.`,
 				}
 				spec.Dispatcher.HeartbeatPeriod = durationpb.New(heartbeat)
 			}
-			resp, err := call(cmd, client.UpdateCluster, &musterv1.UpdateClusterRequest{Version: got.Cluster.Meta.GetVersion(), Spec: spec})
+			resp, err := call(c, cmd, api.UpdateCluster, &musterv1.UpdateClusterRequest{Version: got.Cluster.Meta.GetVersion(), Spec: spec})
 			if err == nil {
 				c.printf("%s\n", resp.Cluster.Id)
 			}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
@@ -16,7 +17,7 @@ const completionTimeout = time.Second
 
 // complete returns candidates for what a user types. Errors are not shown: they
 // would end up in the middle of a command line.
-type complete func(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion
+type complete func(ctx context.Context, client api) []cobra.Completion
 
 // fromCluster completes with what a cluster has, except for words that are there
 // already.
@@ -53,7 +54,7 @@ func once(of cobra.CompletionFunc) cobra.CompletionFunc {
 	}
 }
 
-func taskIDs(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion {
+func taskIDs(ctx context.Context, client api) []cobra.Completion {
 	resp, err := client.ListTasks(ctx, &musterv1.ListTasksRequest{PageSize: pageSize})
 	if err != nil {
 		return nil
@@ -62,10 +63,7 @@ func taskIDs(ctx context.Context, client musterv1.ControlServiceClient) []cobra.
 	if err != nil {
 		return nil
 	}
-	hosts := map[string]string{}
-	for _, n := range nodes.Nodes {
-		hosts[n.Id] = n.Description.GetHostname()
-	}
+	hosts := hostsOf(nodes.Nodes)
 	var ids []cobra.Completion
 	for _, t := range resp.Tasks {
 		ids = append(ids, cobra.CompletionWithDesc(t.Id, taskName(t, hosts)+" "+title(t.Status.GetState().String())))
@@ -74,7 +72,7 @@ func taskIDs(ctx context.Context, client musterv1.ControlServiceClient) []cobra.
 }
 
 // executorKinds are the kinds that executors of any node run, containers aside.
-func executorKinds(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion {
+func executorKinds(ctx context.Context, client api) []cobra.Completion {
 	resp, err := client.ListPlugins(ctx, &musterv1.ListPluginsRequest{})
 	if err != nil {
 		return nil
@@ -90,7 +88,7 @@ func executorKinds(ctx context.Context, client musterv1.ControlServiceClient) []
 	return kinds
 }
 
-func tokenIDs(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion {
+func tokenIDs(ctx context.Context, client api) []cobra.Completion {
 	resp, err := client.ListTokens(ctx, &musterv1.ListTokensRequest{})
 	if err != nil {
 		return nil
@@ -114,15 +112,43 @@ func contextNames(_ *cobra.Command, args []string, typed string) ([]cobra.Comple
 	return matching(names, args, typed), cobra.ShellCompDirectiveNoFileComp
 }
 
-// completions adds to a command and those below it what they complete. Commands
-// are found by path, flags by name.
+// completions adds to a command and those below it what they complete, unless they do it
+// themselves.
 func (c *CLI) completions(cmd *cobra.Command) {
-	ofServices, ofNodes, ofConfigs := serviceKind(), nodeKind(), configKind()
-	services, nodes, tasks, configs := c.fromCluster(ofServices.names), c.fromCluster(ofNodes.names), c.fromCluster(taskIDs), c.fromCluster(ofConfigs.names)
-	both := func(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion {
+	arguments, flags := c.argumentCompletions(), c.flagCompletions()
+	eachCommand(cmd, func(cmd *cobra.Command) {
+		_, path, _ := strings.Cut(cmd.CommandPath(), " ")
+		if of, known := arguments[path]; known {
+			cmd.ValidArgsFunction = of
+		} else if cmd.Runnable() && cmd.ValidArgsFunction == nil {
+			cmd.ValidArgsFunction = cobra.NoFileCompletions
+		}
+		cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			of := flags[path+" --"+f.Name]
+			if of == nil {
+				of = flags[f.Name]
+			}
+			if of != nil {
+				// It fails only if the flag has one already.
+				_ = cmd.RegisterFlagCompletionFunc(f.Name, of)
+			}
+		})
+	})
+}
+
+func fixed(values ...cobra.Completion) cobra.CompletionFunc {
+	return cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
+}
+
+// argumentCompletions are those of commands that are found by path. Commands of kinds
+// complete theirs.
+func (c *CLI) argumentCompletions() map[string]cobra.CompletionFunc {
+	ofServices, ofNodes := serviceKind(), nodeKind()
+	services, nodes, tasks := c.fromCluster(ofServices.names), c.fromCluster(ofNodes.names), c.fromCluster(taskIDs)
+	both := func(ctx context.Context, client api) []cobra.Completion {
 		return append(ofServices.names(ctx, client), ofNodes.names(ctx, client)...)
 	}
-	sized := func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	sized := func(cmd *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		names, _ := services(cmd, nil, typed)
 		for i, name := range names {
 			word, _, _ := strings.Cut(name, "\t")
@@ -130,72 +156,33 @@ func (c *CLI) completions(cmd *cobra.Command) {
 		}
 		return names, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
 	}
-	arguments := map[string]cobra.CompletionFunc{
-		"service inspect": services, "service ps": services, "service rm": services, "service scale": sized,
-		"service logs": once(services), "service update": once(services), "service rollback": once(services),
-		"task inspect": tasks, "task logs": once(tasks), "task rm": tasks,
-		"node inspect": nodes, "node ps": nodes, "node update": nodes, "node rm": nodes,
-		"config inspect": configs, "config rm": configs, "config update": configs, "config create": configFile,
-		"ps": c.fromCluster(both), "logs": services,
-		"token rm":    once(c.fromCluster(tokenIDs)),
-		"context use": once(contextNames), "context rm": once(contextNames),
-		"cluster join-token": once(cobra.FixedCompletions([]cobra.Completion{"worker", "manager"}, cobra.ShellCompDirectiveNoFileComp)),
-		"plugin test":        nil,
+	return map[string]cobra.CompletionFunc{
+		"service ps": services, "service scale": sized, "service logs": once(services), "service update": once(services), "service rollback": once(services),
+		"task inspect": tasks, "task logs": once(tasks), "task rm": tasks, "node ps": nodes, "node update": nodes,
+		"config update": c.fromCluster(configKind().names), "config create": configFile, "ps": c.fromCluster(both), "logs": services,
+		"token rm": once(c.fromCluster(tokenIDs)), "context use": once(contextNames), "context rm": once(contextNames),
+		"cluster join-token": once(fixed("worker", "manager")), "plugin test": nil,
 	}
-	fixed := func(values ...cobra.Completion) cobra.CompletionFunc {
-		return cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
-	}
+}
+
+// flagCompletions are those of flags by name, or by the path of their command and name.
+func (c *CLI) flagCompletions() map[string]cobra.CompletionFunc {
 	flags := map[string]cobra.CompletionFunc{
 		"mode": fixed("replicated", "global"), "availability": fixed("active", "pause", "drain"), "role": fixed("viewer", "operator", "admin"),
 		"constraint": c.constraints, "constraint-add": c.constraints, "constraint-rm": c.ownConstraints,
-		"format": fixed("table", "json"), "context": contextNames, "service": services, "kind": c.fromCluster(executorKinds),
+		"format": fixed("table", "json"), "context": contextNames, "service": c.fromCluster(serviceKind().names), "kind": c.fromCluster(executorKinds),
+		"events --kind": fixed(objectKinds()...), "events --format": fixed("text", "json"),
+		"events --filter": c.completeFilters(watchFilters(), (*musterv1.WatchRequest)(nil)),
 	}
 	for _, f := range specFlags() {
 		if values := f.values(); values != nil {
 			flags[f.name] = fixed(values...)
 		}
 	}
-	own := map[string]cobra.CompletionFunc{
-		"events --kind": fixed(objectKinds()...), "events --format": fixed("text", "json"),
-		"events --filter":     c.completeFilters(watchFilters(), (*musterv1.WatchRequest)(nil)),
-		"service ls --filter": c.completeFilters(ofServices.filters, (*musterv1.ListServicesRequest)(nil)),
-		"node ls --filter":    c.completeFilters(ofNodes.filters, (*musterv1.ListNodesRequest)(nil)),
-		"config ls --filter":  c.completeFilters(ofConfigs.filters, (*musterv1.ListConfigsRequest)(nil)),
-	}
 	for _, path := range []string{"ps", "task ls", "service ps", "node ps"} {
-		own[path+" --filter"] = c.completeFilters(taskFilters(), (*musterv1.ListTasksRequest)(nil))
+		flags[path+" --filter"] = c.completeFilters(taskFilters(), (*musterv1.ListTasksRequest)(nil))
 	}
-	eachCommand(cmd, func(cmd *cobra.Command) {
-		_, path, _ := strings.Cut(cmd.CommandPath(), " ")
-		of, known := arguments[path]
-		if !known {
-			of = cobra.NoFileCompletions
-		}
-		if cmd.Runnable() {
-			cmd.ValidArgsFunction = of
-		}
-		for name, of := range flags {
-			if special, ok := own[path+" --"+name]; ok {
-				of = special
-			}
-			addCompletion(cmd, name, of)
-		}
-		if of, ok := own[path+" --filter"]; ok {
-			addCompletion(cmd, "filter", of)
-		}
-	})
-}
-
-func addCompletion(cmd *cobra.Command, flag string, of cobra.CompletionFunc) {
-	f := cmd.Flags().Lookup(flag)
-	if f == nil {
-		f = cmd.PersistentFlags().Lookup(flag)
-	}
-	if f == nil {
-		return
-	}
-	// It fails only if the flag has one already: a flag of a command above.
-	_ = cmd.RegisterFlagCompletionFunc(flag, of)
+	return flags
 }
 
 func eachCommand(cmd *cobra.Command, do func(*cobra.Command)) {

@@ -47,7 +47,7 @@ func (c *CLI) constraints(cmd *cobra.Command, _ []string, typed string) ([]cobra
 	if operator != "==" && operator != "!=" {
 		directive |= cobra.ShellCompDirectiveNoSpace
 	}
-	words, _ := c.fromCluster(func(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion {
+	words, _ := c.fromCluster(func(ctx context.Context, client api) []cobra.Completion {
 		resp, err := client.ListNodes(ctx, &musterv1.ListNodesRequest{PageSize: pageSize})
 		if err != nil {
 			return nil
@@ -73,7 +73,7 @@ func (c *CLI) ownConstraints(cmd *cobra.Command, args []string, typed string) ([
 	if len(args) == 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return c.fromCluster(func(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion {
+	return c.fromCluster(func(ctx context.Context, client api) []cobra.Completion {
 		resp, err := client.GetService(ctx, &musterv1.GetServiceRequest{Service: args[0]})
 		if err != nil {
 			return nil

@@ -1,14 +1,12 @@
 package cli
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"os"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
@@ -34,18 +32,9 @@ func configKind() *kind[*musterv1.Config, *musterv1.ListConfigsRequest] {
 			"  muster config rm nginx.conf",
 		},
 		removes: "Remove configs that no service uses",
-		list: func(ctx context.Context, client musterv1.ControlServiceClient, req *musterv1.ListConfigsRequest, options ...grpc.CallOption) (page[*musterv1.Config], error) {
-			resp, err := client.ListConfigs(ctx, req, options...)
-			return page[*musterv1.Config]{resp.GetConfigs(), resp.GetNextPageToken()}, err
-		},
-		get: func(ctx context.Context, client musterv1.ControlServiceClient, ref string, options ...grpc.CallOption) (*musterv1.Config, error) {
-			resp, err := client.GetConfig(ctx, &musterv1.GetConfigRequest{Config: ref}, options...)
-			return resp.GetConfig(), err
-		},
-		remove: func(ctx context.Context, client musterv1.ControlServiceClient, ref string, options ...grpc.CallOption) error {
-			_, err := client.RemoveConfig(ctx, &musterv1.RemoveConfigRequest{Config: ref}, options...)
-			return err
-		},
+		list:    pages(api.ListConfigs, (*musterv1.ListConfigsResponse).GetConfigs),
+		get:     byName(api.GetConfig, func(ref string) *musterv1.GetConfigRequest { return &musterv1.GetConfigRequest{Config: ref} }, (*musterv1.GetConfigResponse).GetConfig),
+		remove:  byName(api.RemoveConfig, func(ref string) *musterv1.RemoveConfigRequest { return &musterv1.RemoveConfigRequest{Config: ref} }, nothing[*musterv1.RemoveConfigResponse]),
 	}
 	k.filters = commonFilters(k.names)
 	return k
@@ -73,11 +62,7 @@ The data of a config does not change: store another one under another name, and 
 			if spec.Data, err = c.readData(args[1], maxConfig); err != nil {
 				return err
 			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			resp, err := call(cmd, client.CreateConfig, &musterv1.CreateConfigRequest{Spec: spec})
+			resp, err := call(c, cmd, api.CreateConfig, &musterv1.CreateConfigRequest{Spec: spec})
 			if err == nil {
 				c.printf("%s\n", resp.Config.Id)
 			}
@@ -117,12 +102,8 @@ func (c *CLI) configUpdate() *cobra.Command {
 			if len(add)+len(remove) == 0 {
 				return usage("what to change? Give --label-add or --label-rm; the data of a config does not change")
 			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
 			return c.each(args, func(ref string) error {
-				got, err := call(cmd, client.GetConfig, &musterv1.GetConfigRequest{Config: ref})
+				got, err := call(c, cmd, api.GetConfig, &musterv1.GetConfigRequest{Config: ref})
 				if err != nil {
 					return err
 				}
@@ -130,7 +111,7 @@ func (c *CLI) configUpdate() *cobra.Command {
 				if err := changeLabels(spec, add, remove); err != nil {
 					return err
 				}
-				_, err = call(cmd, client.UpdateConfig, &musterv1.UpdateConfigRequest{Config: got.Config.Id, Version: got.Config.Meta.GetVersion(), Spec: spec})
+				_, err = call(c, cmd, api.UpdateConfig, &musterv1.UpdateConfigRequest{Config: got.Config.Id, Version: got.Config.Meta.GetVersion(), Spec: spec})
 				return err
 			})
 		},

@@ -1,16 +1,13 @@
 package cli
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -142,45 +139,26 @@ a certificate and its key, which are kept in its place.`,
   muster login apid.example:7700 --ca-file ca.pem --tls-cert-file ada.pem --tls-key-file ada-key.pem
   muster service ls`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for address := range strings.SplitSeq(args[0], ",") {
-				if _, _, err := net.SplitHostPort(address); err != nil {
-					return usage("%q is not host:port", address)
-				}
-			}
 			if (caFile == "") != systemCA {
 				return usage("--ca-file names the cluster's authority (ca.pem of muster init); or --system-ca trusts those of this machine")
 			}
 			t := &target{Address: args[0], Token: token, known: true}
-			switch {
-			case c.tls.certFile != "" && t.Token != "":
-				return usage("give --token, or --tls-cert-file and --tls-key-file, not both")
-			case c.tls.certFile != "":
-				if err := t.certify(&c.tls); err != nil {
-					return err
-				}
-			case t.Token == "":
-				var line string
-				if _, err := fmt.Fscanln(c.In, &line); err != nil {
-					return usage("there is no token on standard input: %w", err)
-				}
-				t.Token = strings.TrimSpace(line)
+			if err := checkAddresses(t.Address); err != nil {
+				return usage("%w", err)
 			}
-			if caFile != "" {
-				pem, err := os.ReadFile(caFile)
-				if err != nil {
-					return usage("--ca-file: %w", err)
-				}
-				t.CA = string(pem)
-			}
-			conn, err := c.dial(t)
-			if err != nil {
+			if err := c.identify(t); err != nil {
 				return err
 			}
-			defer func() { _ = conn.Close() }()
+			var err error
+			if t.CA, err = readPEM("ca-file", caFile); err != nil {
+				return err
+			}
+			// The first call shows whether the cluster accepts the user.
+			if c.conn, err = c.dial(t); err != nil {
+				return err
+			}
 			c.address = t.Address
-			ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
-			defer cancel()
-			if _, err := musterv1.NewControlServiceClient(conn).GetCluster(ctx, &musterv1.GetClusterRequest{}); err != nil {
+			if _, err := call(c, cmd, api.GetCluster, &musterv1.GetClusterRequest{}); err != nil {
 				return err
 			}
 			all, err := loadContexts()
@@ -203,18 +181,35 @@ a certificate and its key, which are kept in its place.`,
 	return cmd
 }
 
-// certify has a target come with what files hold.
-func (t *target) certify(files *tlsFlags) error {
-	certificate, err := os.ReadFile(files.certFile)
-	if err != nil {
-		return usage("--tls-cert-file: %w", err)
+// identify gives a target the token or the certificate that the user logs in with.
+func (c *CLI) identify(t *target) (err error) {
+	switch {
+	case c.tls.certFile != "" && t.Token != "":
+		return usage("give --token, or --tls-cert-file and --tls-key-file, not both")
+	case c.tls.certFile != "":
+		if t.Certificate, err = readPEM("tls-cert-file", c.tls.certFile); err != nil {
+			return err
+		}
+		t.Key, err = readPEM("tls-key-file", c.tls.keyFile)
+		return err
+	case t.Token == "":
+		if _, err := fmt.Fscanln(c.In, &t.Token); err != nil {
+			return usage("there is no token on standard input: %w", err)
+		}
 	}
-	key, err := os.ReadFile(files.keyFile)
-	if err != nil {
-		return usage("--tls-key-file: %w", err)
-	}
-	t.Certificate, t.Key = string(certificate), string(key)
 	return nil
+}
+
+// readPEM reads the file that a flag names, if it names one.
+func readPEM(flag, path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return "", usage("--%s: %w", flag, err)
+	}
+	return string(pem), nil
 }
 
 func (c *CLI) contexts() *cobra.Command {

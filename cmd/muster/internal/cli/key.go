@@ -14,11 +14,7 @@ func (c *CLI) keys() *cobra.Command {
 	state := &cobra.Command{
 		Use: "status", Short: "Show which key seals, and which keys each apid has", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			resp, err := call(cmd, client.GetClusterKeys, &musterv1.GetClusterKeysRequest{})
+			resp, err := call(c, cmd, api.GetClusterKeys, &musterv1.GetClusterKeysRequest{})
 			if err != nil {
 				return err
 			}
@@ -35,11 +31,7 @@ reseal, and take the old one out of the files. Apids read the file again by them
 one of them does not have. Copies of the store from before need the old key.`,
 		Example: "  (umask 077; { openssl rand -base64 32; cat cluster.key; } > both.key) && cat both.key > cluster.key && rm both.key\n  muster cluster key reseal",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			resp, err := call(cmd, client.ResealCluster, &musterv1.ResealClusterRequest{})
+			resp, err := call(c, cmd, api.ResealCluster, &musterv1.ResealClusterRequest{})
 			if err != nil {
 				return err
 			}

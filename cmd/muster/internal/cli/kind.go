@@ -11,8 +11,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-
-	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
 // kind is what the commands ls, inspect and rm, and completion, need to know of a kind
@@ -35,9 +33,9 @@ type kind[M, Q proto.Message] struct {
 	removes     string
 	removeFlags func(fs *pflag.FlagSet)
 
-	list   func(ctx context.Context, client musterv1.ControlServiceClient, req Q, options ...grpc.CallOption) (page[M], error)
-	get    func(ctx context.Context, client musterv1.ControlServiceClient, ref string, options ...grpc.CallOption) (M, error)
-	remove func(ctx context.Context, client musterv1.ControlServiceClient, ref string, options ...grpc.CallOption) error
+	list   method[Q, page[M]]
+	get    method[string, M]
+	remove method[string, any]
 }
 
 // page is one page of a list.
@@ -45,6 +43,25 @@ type page[M any] struct {
 	items []M
 	next  string
 }
+
+// pages makes the list of a kind of a method of the API.
+func pages[M, Req any, Resp interface{ GetNextPageToken() string }](m method[Req, Resp], items func(Resp) []M) method[Req, page[M]] {
+	return func(client api, ctx context.Context, req Req, options ...grpc.CallOption) (page[M], error) {
+		resp, err := m(client, ctx, req, options...)
+		return page[M]{items(resp), resp.GetNextPageToken()}, err
+	}
+}
+
+// byName makes a function that takes the name of an object of a method of the API.
+func byName[M, Req, Resp any](m method[Req, Resp], request func(ref string) Req, object func(Resp) M) method[string, M] {
+	return func(client api, ctx context.Context, ref string, options ...grpc.CallOption) (M, error) {
+		resp, err := m(client, ctx, request(ref), options...)
+		return object(resp), err
+	}
+}
+
+// nothing is what a removal returns.
+func nothing[Resp any](Resp) any { return nil }
 
 // request returns an empty request for a list.
 func (k *kind[M, Q]) request() Q {
@@ -61,21 +78,24 @@ func setField(req proto.Message, name protoreflect.Name, v protoreflect.Value) {
 }
 
 // listAll returns the objects of all pages.
-func (k *kind[M, Q]) listAll(cmd *cobra.Command, client musterv1.ControlServiceClient, req Q) ([]M, error) {
-	return all(func(token string) ([]M, string, error) {
-		setField(req, "page_token", protoreflect.ValueOfString(token))
-		got, err := call(cmd, func(ctx context.Context, req Q, options ...grpc.CallOption) (page[M], error) {
-			return k.list(ctx, client, req, options...)
-		}, req)
-		return got.items, got.next, err
-	})
+func (k *kind[M, Q]) listAll(c *CLI, cmd *cobra.Command, req Q) ([]M, error) {
+	return readAll(req, func(req Q) (page[M], error) { return call(c, cmd, k.list, req) })
 }
 
-// getOne returns the object that a reference means.
-func (k *kind[M, Q]) getOne(cmd *cobra.Command, client musterv1.ControlServiceClient, ref string) (M, error) {
-	return call(cmd, func(ctx context.Context, ref string, options ...grpc.CallOption) (M, error) {
-		return k.get(ctx, client, ref, options...)
-	}, ref)
+// readAll returns the items of all pages of a list.
+func readAll[M any, Q proto.Message](req Q, read func(Q) (page[M], error)) ([]M, error) {
+	var items []M
+	for {
+		got, err := read(req)
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, got.items...)
+		if got.next == "" {
+			return items, nil
+		}
+		setField(req, "page_token", protoreflect.ValueOfString(got.next))
+	}
 }
 
 // rows makes the table of a kind whose columns are the same for ls and inspect.
@@ -90,8 +110,8 @@ func rows[M any](columns []string, cells func(m M) []string) func([]M, bool) *ta
 }
 
 // names completes with the names of the objects.
-func (k *kind[M, Q]) names(ctx context.Context, client musterv1.ControlServiceClient) []cobra.Completion {
-	first, err := k.list(ctx, client, k.request())
+func (k *kind[M, Q]) names(ctx context.Context, client api) []cobra.Completion {
+	first, err := k.list(client, ctx, k.request())
 	if err != nil {
 		return nil
 	}
@@ -115,11 +135,7 @@ func listCommand[M, Q proto.Message](c *CLI, k *kind[M, Q]) *cobra.Command {
 			if err := setFilters(filters, k.filters, req); err != nil {
 				return err
 			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			objects, err := k.listAll(cmd, client, req)
+			objects, err := k.listAll(c, cmd, req)
 			if err != nil {
 				return err
 			}
@@ -129,6 +145,7 @@ func listCommand[M, Q proto.Message](c *CLI, k *kind[M, Q]) *cobra.Command {
 	}
 	o.addFlags(cmd, true)
 	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, filterHelp(k.filters, "again for more"))
+	_ = cmd.RegisterFlagCompletionFunc("filter", c.completeFilters(k.filters, k.request())) // the flag exists
 	return cmd
 }
 
@@ -137,12 +154,9 @@ func inspectCommand[M, Q proto.Message](c *CLI, k *kind[M, Q]) *cobra.Command {
 	var o output
 	cmd := &cobra.Command{
 		Use: "inspect " + strings.ToUpper(k.noun) + "...", Short: "Show " + k.noun + "s whole", Args: cobra.MinimumNArgs(1), Example: k.examples[1],
+		ValidArgsFunction: c.fromCluster(k.names),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			objects, err := getAll(args, func(ref string) (M, error) { return k.getOne(cmd, client, ref) })
+			objects, err := getAll(args, func(ref string) (M, error) { return call(c, cmd, k.get, ref) })
 			if err != nil {
 				return err
 			}
@@ -157,15 +171,10 @@ func inspectCommand[M, Q proto.Message](c *CLI, k *kind[M, Q]) *cobra.Command {
 func removeCommand[M, Q proto.Message](c *CLI, k *kind[M, Q]) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rm " + strings.ToUpper(k.noun) + "...", Aliases: []string{"remove"}, Short: k.removes, Args: cobra.MinimumNArgs(1), Example: k.examples[2],
+		ValidArgsFunction: c.fromCluster(k.names),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
 			return c.each(args, func(ref string) error {
-				_, err := call(cmd, func(ctx context.Context, ref string, options ...grpc.CallOption) (any, error) {
-					return nil, k.remove(ctx, client, ref, options...)
-				}, ref)
+				_, err := call(c, cmd, k.remove, ref)
 				return err
 			})
 		},

@@ -98,7 +98,7 @@ func (c *CLI) serviceLogs() *cobra.Command {
 	}, openServiceLogs)
 }
 
-func openServiceLogs(ctx context.Context, client musterv1.ControlServiceClient, name string, options *musterv1.LogOptions) (grpc.ClientStream, logSource, error) {
+func openServiceLogs(ctx context.Context, client api, name string, options *musterv1.LogOptions) (grpc.ClientStream, logSource, error) {
 	stream, err := client.ServiceLogs(ctx, &musterv1.ServiceLogsRequest{Service: name, Options: options})
 	return stream, func() (*musterv1.LogMessage, error) {
 		resp, err := stream.Recv()
@@ -113,7 +113,7 @@ func (c *CLI) taskLogs() *cobra.Command {
 	}, openTaskLogs)
 }
 
-func openTaskLogs(ctx context.Context, client musterv1.ControlServiceClient, id string, options *musterv1.LogOptions) (grpc.ClientStream, logSource, error) {
+func openTaskLogs(ctx context.Context, client api, id string, options *musterv1.LogOptions) (grpc.ClientStream, logSource, error) {
 	stream, err := client.TaskLogs(ctx, &musterv1.TaskLogsRequest{Task: id, Options: options})
 	return stream, func() (*musterv1.LogMessage, error) {
 		resp, err := stream.Recv()

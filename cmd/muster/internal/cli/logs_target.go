@@ -24,7 +24,7 @@ A service is given by its name, its id, or a prefix of the id. A task is given b
 		Example: `  muster logs web
   muster logs -f --tail 20 web.1
   muster logs 0k2f`,
-	}, func(ctx context.Context, client musterv1.ControlServiceClient, target string, options *musterv1.LogOptions) (grpc.ClientStream, logSource, error) {
+	}, func(ctx context.Context, client api, target string, options *musterv1.LogOptions) (grpc.ClientStream, logSource, error) {
 		service, task, err := logTarget(ctx, client, target)
 		switch {
 		case err != nil:
@@ -37,7 +37,7 @@ A service is given by its name, its id, or a prefix of the id. A task is given b
 }
 
 // logTarget finds the one service or task that a user means.
-func logTarget(ctx context.Context, client musterv1.ControlServiceClient, target string) (*musterv1.Service, *musterv1.Task, error) {
+func logTarget(ctx context.Context, client api, target string) (*musterv1.Service, *musterv1.Task, error) {
 	found, err := client.GetService(ctx, &musterv1.GetServiceRequest{Service: target})
 	if err != nil && status.Code(err) != codes.NotFound {
 		return nil, nil, err
@@ -70,7 +70,7 @@ func logTarget(ctx context.Context, client musterv1.ControlServiceClient, target
 // taskNamed finds a task by the name that people are shown: "web.1", or "web.1.0k2f"
 // with the beginning of its id. Of several it returns the current one. It returns nil
 // if there is none.
-func taskNamed(ctx context.Context, client musterv1.ControlServiceClient, name string) (*musterv1.Task, error) {
+func taskNamed(ctx context.Context, client api, name string) (*musterv1.Task, error) {
 	// A service's name may have dots, and so may the name of a host.
 	for end := strings.LastIndexByte(name, '.'); end > 0; end = strings.LastIndexByte(name[:end], '.') {
 		found, err := client.GetService(ctx, &musterv1.GetServiceRequest{Service: name[:end]})
@@ -80,24 +80,19 @@ func taskNamed(ctx context.Context, client musterv1.ControlServiceClient, name s
 		if err != nil {
 			return nil, err
 		}
-		tasks, err := all(func(token string) ([]*musterv1.Task, string, error) {
-			resp, err := client.ListTasks(ctx, &musterv1.ListTasksRequest{Services: []string{found.Service.Id}, PageSize: pageSize, PageToken: token})
-			return resp.GetTasks(), resp.GetNextPageToken(), err
+		tasks, err := readAll(&musterv1.ListTasksRequest{Services: []string{found.Service.Id}, PageSize: pageSize}, func(req *musterv1.ListTasksRequest) (page[*musterv1.Task], error) {
+			return taskKind().list(client, ctx, req)
 		})
 		if err != nil {
 			return nil, err
 		}
-		nodes, err := all(func(token string) ([]*musterv1.Node, string, error) {
-			resp, err := client.ListNodes(ctx, &musterv1.ListNodesRequest{PageSize: pageSize, PageToken: token})
-			return resp.GetNodes(), resp.GetNextPageToken(), err
+		nodes, err := readAll(nodeKind().request(), func(req *musterv1.ListNodesRequest) (page[*musterv1.Node], error) {
+			return nodeKind().list(client, ctx, req)
 		})
 		if err != nil {
 			return nil, err
 		}
-		hosts := map[string]string{}
-		for _, n := range nodes {
-			hosts[n.Id] = n.Description.GetHostname()
-		}
+		hosts := hostsOf(nodes)
 		var current *musterv1.Task
 		for _, t := range tasks {
 			if named(t, name, hosts) && (current == nil || newer(t, current)) {

@@ -1,14 +1,12 @@
 package cli
 
 import (
-	"context"
 	"fmt"
 	"strings"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"google.golang.org/grpc"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
@@ -37,18 +35,11 @@ workers run on one machine: "muster node inspect --format table" shows which.`,
 		removeFlags: func(fs *pflag.FlagSet) {
 			fs.BoolVarP(&force, "force", "f", false, "remove a node that is ready")
 		},
-		list: func(ctx context.Context, client musterv1.ControlServiceClient, req *musterv1.ListNodesRequest, options ...grpc.CallOption) (page[*musterv1.Node], error) {
-			resp, err := client.ListNodes(ctx, req, options...)
-			return page[*musterv1.Node]{resp.GetNodes(), resp.GetNextPageToken()}, err
-		},
-		get: func(ctx context.Context, client musterv1.ControlServiceClient, ref string, options ...grpc.CallOption) (*musterv1.Node, error) {
-			resp, err := client.GetNode(ctx, &musterv1.GetNodeRequest{Node: ref}, options...)
-			return resp.GetNode(), err
-		},
-		remove: func(ctx context.Context, client musterv1.ControlServiceClient, ref string, options ...grpc.CallOption) error {
-			_, err := client.RemoveNode(ctx, &musterv1.RemoveNodeRequest{Node: ref, Force: force}, options...)
-			return err
-		},
+		list: pages(api.ListNodes, (*musterv1.ListNodesResponse).GetNodes),
+		get:  byName(api.GetNode, func(ref string) *musterv1.GetNodeRequest { return &musterv1.GetNodeRequest{Node: ref} }, (*musterv1.GetNodeResponse).GetNode),
+		remove: byName(api.RemoveNode, func(ref string) *musterv1.RemoveNodeRequest {
+			return &musterv1.RemoveNodeRequest{Node: ref, Force: force}
+		}, nothing[*musterv1.RemoveNodeResponse]),
 	}
 	k.filters = commonFilters(k.names, filter{"state", "states", "state=STATE", nil},
 		filter{"availability", "availabilities", "availability=AVAILABILITY", nil}, filter{"role", "roles", "role=ROLE", nil})
@@ -115,19 +106,6 @@ func executors(n *musterv1.Node) string {
 	return strings.Join(sorted(names), ",")
 }
 
-func (c *CLI) nodePs() *cobra.Command {
-	var o taskTable
-	cmd := &cobra.Command{
-		Use: "ps NODE...", Short: "List the tasks of nodes", Args: cobra.MinimumNArgs(1),
-		Example: "  muster node ps worker1",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.listTasks(cmd, &o, nil, args)
-		},
-	}
-	o.addFlags(cmd)
-	return cmd
-}
-
 func (c *CLI) nodeUpdate() *cobra.Command {
 	var (
 		availability string
@@ -146,12 +124,8 @@ code is that of the failure.`,
 			if availability != "" && (!ok || n == 0) {
 				return usage("--availability: %q: want active, pause or drain", availability)
 			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
 			return c.each(args, func(name string) error {
-				return updateNode(cmd, client, name, func(spec *musterv1.NodeSpec) error {
+				return c.updateNode(cmd, name, func(spec *musterv1.NodeSpec) error {
 					if n != 0 {
 						spec.Availability = musterv1.NodeSpec_Availability(n)
 					}
@@ -168,14 +142,14 @@ code is that of the failure.`,
 }
 
 // updateNode changes what is said of one node.
-func updateNode(cmd *cobra.Command, client musterv1.ControlServiceClient, name string, change func(*musterv1.NodeSpec) error) error {
-	got, err := call(cmd, client.GetNode, &musterv1.GetNodeRequest{Node: name})
+func (c *CLI) updateNode(cmd *cobra.Command, name string, change func(*musterv1.NodeSpec) error) error {
+	got, err := call(c, cmd, api.GetNode, &musterv1.GetNodeRequest{Node: name})
 	if err != nil {
 		return err
 	}
 	if err := change(got.Node.Spec); err != nil {
 		return err
 	}
-	_, err = call(cmd, client.UpdateNode, &musterv1.UpdateNodeRequest{Node: got.Node.Id, Version: got.Node.Meta.GetVersion(), Spec: got.Node.Spec})
+	_, err = call(c, cmd, api.UpdateNode, &musterv1.UpdateNodeRequest{Node: got.Node.Id, Version: got.Node.Meta.GetVersion(), Spec: got.Node.Spec})
 	return err
 }

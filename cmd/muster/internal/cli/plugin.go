@@ -21,11 +21,7 @@ func (c *CLI) pluginList() *cobra.Command {
 		Example: `  muster plugin ls
   muster plugin ls --format '{{.hostname}} {{.executor.name}} {{.executor.checksum}}'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			resp, err := call(cmd, client.ListPlugins, &musterv1.ListPluginsRequest{})
+			resp, err := call(c, cmd, api.ListPlugins, &musterv1.ListPluginsRequest{})
 			if err != nil {
 				return err
 			}

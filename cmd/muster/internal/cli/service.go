@@ -1,14 +1,12 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
@@ -36,18 +34,9 @@ func serviceKind() *kind[*musterv1.Service, *musterv1.ListServicesRequest] {
 			"  muster service rm web worker",
 		},
 		removes: "Remove services and their tasks",
-		list: func(ctx context.Context, client musterv1.ControlServiceClient, req *musterv1.ListServicesRequest, options ...grpc.CallOption) (page[*musterv1.Service], error) {
-			resp, err := client.ListServices(ctx, req, options...)
-			return page[*musterv1.Service]{resp.GetServices(), resp.GetNextPageToken()}, err
-		},
-		get: func(ctx context.Context, client musterv1.ControlServiceClient, ref string, options ...grpc.CallOption) (*musterv1.Service, error) {
-			resp, err := client.GetService(ctx, &musterv1.GetServiceRequest{Service: ref}, options...)
-			return resp.GetService(), err
-		},
-		remove: func(ctx context.Context, client musterv1.ControlServiceClient, ref string, options ...grpc.CallOption) error {
-			_, err := client.RemoveService(ctx, &musterv1.RemoveServiceRequest{Service: ref}, options...)
-			return err
-		},
+		list:    pages(api.ListServices, (*musterv1.ListServicesResponse).GetServices),
+		get:     byName(api.GetService, func(ref string) *musterv1.GetServiceRequest { return &musterv1.GetServiceRequest{Service: ref} }, (*musterv1.GetServiceResponse).GetService),
+		remove:  byName(api.RemoveService, func(ref string) *musterv1.RemoveServiceRequest { return &musterv1.RemoveServiceRequest{Service: ref} }, nothing[*musterv1.RemoveServiceResponse]),
 	}
 	k.filters = commonFilters(k.names, filter{"mode", "modes", "mode=MODE", nil})
 	return k
@@ -136,14 +125,10 @@ If one fails the others are still scaled and waited for. --timeout bounds the wa
 				}
 				wanted[i] = &musterv1.ScaleServiceRequest{Service: name, Replicas: n}
 			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
 			var scaled []*musterv1.Service
 			var errs []error
 			for _, req := range wanted {
-				resp, err := call(cmd, client.ScaleService, req)
+				resp, err := call(c, cmd, api.ScaleService, req)
 				if err != nil {
 					errs = append(errs, err)
 					continue
@@ -151,7 +136,7 @@ If one fails the others are still scaled and waited for. --timeout bounds the wa
 				c.printf("%s scaled to %d\n", req.Service, req.Replicas)
 				scaled = append(scaled, resp.Service)
 			}
-			return errors.Join(append(errs, c.converge(cmd.Context(), client, &w, scaled...))...)
+			return errors.Join(append(errs, c.converge(cmd.Context(), &w, scaled...))...)
 		},
 	}
 	w.addFlags(cmd)

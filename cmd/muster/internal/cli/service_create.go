@@ -39,16 +39,12 @@ cannot say, a file can: --file takes the whole spec as JSON or YAML, in the form
 			if err != nil {
 				return err
 			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			resp, err := call(cmd, client.CreateService, &musterv1.CreateServiceRequest{Spec: spec})
+			resp, err := call(c, cmd, api.CreateService, &musterv1.CreateServiceRequest{Spec: spec})
 			if err != nil {
 				return origin.refused(cmd, spec, err)
 			}
 			c.printf("%s\n", resp.Service.Id)
-			return c.converge(cmd.Context(), client, &w, resp.Service)
+			return c.converge(cmd.Context(), &w, resp.Service)
 		},
 	}
 	o.addFlags(cmd)

@@ -19,16 +19,12 @@ so that a second rollback takes the first back. The number of replicas that "ser
 		Example: `  muster service rollback web
   muster service rollback --detach web`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			resp, err := call(cmd, client.RollbackService, &musterv1.RollbackServiceRequest{Service: args[0]})
+			resp, err := call(c, cmd, api.RollbackService, &musterv1.RollbackServiceRequest{Service: args[0]})
 			if err != nil {
 				return err
 			}
 			c.printf("%s\n", args[0])
-			return c.converge(cmd.Context(), client, &w, resp.Service)
+			return c.converge(cmd.Context(), &w, resp.Service)
 		},
 	}
 	w.addFlags(cmd)

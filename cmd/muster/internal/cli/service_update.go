@@ -40,11 +40,7 @@ update settings are applied, and the tasks keep the former spec. With no flags a
   muster service update --force web
   muster service update --file service.yaml web`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			service, err := c.updateService(cmd, client, &o, args[0])
+			service, err := c.updateService(cmd, &o, args[0])
 			if err != nil {
 				return err
 			}
@@ -54,7 +50,7 @@ update settings are applied, and the tasks keep the former spec. With no flags a
 				w.rollout = false
 				c.printf("tasks still follow the former spec: the update to the present one was rolled back; \"muster service update %s\" without changes tries it again\n", args[0])
 			}
-			return c.converge(cmd.Context(), client, &w, service)
+			return c.converge(cmd.Context(), &w, service)
 		},
 	}
 	fs := cmd.Flags()
@@ -69,8 +65,8 @@ update settings are applied, and the tasks keep the former spec. With no flags a
 }
 
 // updateService reads a service, changes its spec as the flags say, and writes it back.
-func (c *CLI) updateService(cmd *cobra.Command, client musterv1.ControlServiceClient, o *updateOptions, name string) (*musterv1.Service, error) {
-	got, err := call(cmd, client.GetService, &musterv1.GetServiceRequest{Service: name})
+func (c *CLI) updateService(cmd *cobra.Command, o *updateOptions, name string) (*musterv1.Service, error) {
+	got, err := call(c, cmd, api.GetService, &musterv1.GetServiceRequest{Service: name})
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +82,7 @@ func (c *CLI) updateService(cmd *cobra.Command, client musterv1.ControlServiceCl
 	if err := c.change(cmd, o, spec); err != nil {
 		return nil, err
 	}
-	resp, err := call(cmd, client.UpdateService, &musterv1.UpdateServiceRequest{
+	resp, err := call(c, cmd, api.UpdateService, &musterv1.UpdateServiceRequest{
 		Service: got.Service.Id, Version: got.Service.Meta.GetVersion(), Spec: spec,
 	})
 	if err != nil {

@@ -2,14 +2,12 @@ package cli
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -44,11 +42,7 @@ func (c *CLI) listTasks(cmd *cobra.Command, o *taskTable, services, nodes []stri
 	if len(filters.Services) > 0 && len(services) > 0 || len(filters.Nodes) > 0 && len(nodes) > 0 {
 		return usage("--filter: services or nodes that are named as arguments cannot be filtered for others")
 	}
-	client, err := c.client()
-	if err != nil {
-		return err
-	}
-	hosts, err := c.hostnames(cmd, client)
+	hosts, err := c.hostnames(cmd)
 	if err != nil {
 		return err
 	}
@@ -57,16 +51,12 @@ func (c *CLI) listTasks(cmd *cobra.Command, o *taskTable, services, nodes []stri
 	list := func(narrow func(*musterv1.ListTasksRequest)) error {
 		req := proto.CloneOf(filters)
 		narrow(req)
-		listed, err := all(func(token string) ([]*musterv1.Task, string, error) {
-			req.PageToken = token
-			resp, err := call(cmd, client.ListTasks, req)
-			return resp.GetTasks(), resp.GetNextPageToken(), err
-		})
+		listed, err := taskKind().listAll(c, cmd, req)
 		tasks = append(tasks, listed...)
 		return err
 	}
 	for _, ref := range services {
-		resp, missing := call(cmd, client.GetService, &musterv1.GetServiceRequest{Service: ref})
+		resp, missing := call(c, cmd, api.GetService, &musterv1.GetServiceRequest{Service: ref})
 		if missing != nil && status.Code(missing) != codes.NotFound {
 			return missing
 		}
@@ -80,7 +70,7 @@ func (c *CLI) listTasks(cmd *cobra.Command, o *taskTable, services, nodes []stri
 		}
 	}
 	for _, ref := range nodes {
-		resp, err := call(cmd, client.GetNode, &musterv1.GetNodeRequest{Node: ref})
+		resp, err := call(c, cmd, api.GetNode, &musterv1.GetNodeRequest{Node: ref})
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -144,83 +134,88 @@ func taskName(t *musterv1.Task, nodes map[string]string) string {
 }
 
 // hostnames returns the names of all nodes by id.
-func (c *CLI) hostnames(cmd *cobra.Command, client musterv1.ControlServiceClient) (map[string]string, error) {
-	nodes, err := all(func(token string) ([]*musterv1.Node, string, error) {
-		resp, err := call(cmd, client.ListNodes, &musterv1.ListNodesRequest{PageSize: pageSize, PageToken: token})
-		return resp.GetNodes(), resp.GetNextPageToken(), err
-	})
-	if err != nil {
-		return nil, err
-	}
-	names := make(map[string]string, len(nodes))
+func (c *CLI) hostnames(cmd *cobra.Command) (map[string]string, error) {
+	nodes, err := nodeKind().listAll(c, cmd, nodeKind().request())
+	return hostsOf(nodes), err
+}
+
+// hostsOf returns the host names of nodes by id.
+func hostsOf(nodes []*musterv1.Node) map[string]string {
+	hosts := make(map[string]string, len(nodes))
 	for _, n := range nodes {
-		names[n.Id] = n.Description.GetHostname()
+		hosts[n.Id] = n.Description.GetHostname()
 	}
-	return names, nil
+	return hosts
+}
+
+// tasksCommand makes a command that lists the tasks of services and nodes, which it finds
+// in its arguments.
+func (c *CLI) tasksCommand(cmd *cobra.Command, find func(cmd *cobra.Command, args []string) (services, nodes []string, err error)) *cobra.Command {
+	var o taskTable
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		services, nodes, err := find(cmd, args)
+		if err != nil {
+			return err
+		}
+		return c.listTasks(cmd, &o, services, nodes)
+	}
+	o.addFlags(cmd)
+	return cmd
 }
 
 func (c *CLI) servicePs() *cobra.Command {
-	var o taskTable
-	cmd := &cobra.Command{
+	return c.tasksCommand(&cobra.Command{
 		Use: "ps SERVICE...", Short: "List the tasks of services, past ones too", Args: cobra.MinimumNArgs(1),
 		Example: `  muster service ps web
   muster service ps web --filter desired-state=running`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.listTasks(cmd, &o, args, nil)
-		},
-	}
-	o.addFlags(cmd)
-	return cmd
+	}, func(_ *cobra.Command, args []string) (services, nodes []string, err error) { return args, nil, nil })
+}
+
+func (c *CLI) nodePs() *cobra.Command {
+	return c.tasksCommand(&cobra.Command{
+		Use: "ps NODE...", Short: "List the tasks of nodes", Args: cobra.MinimumNArgs(1),
+		Example: "  muster node ps worker1",
+	}, func(_ *cobra.Command, args []string) (services, nodes []string, err error) { return nil, args, nil })
 }
 
 func (c *CLI) taskList() *cobra.Command {
-	var o taskTable
-	cmd := &cobra.Command{
+	return c.tasksCommand(&cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List tasks", Args: cobra.NoArgs,
 		Example: `  muster task ls
   muster task ls --filter node=worker1 --filter state=running -q`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.listTasks(cmd, &o, nil, nil)
-		},
-	}
-	o.addFlags(cmd)
-	return cmd
+	}, c.servicesAndNodes)
 }
 
 // ps lists tasks of services and nodes alike.
 func (c *CLI) ps() *cobra.Command {
-	var o taskTable
-	cmd := &cobra.Command{
+	return c.tasksCommand(&cobra.Command{
 		Use: "ps [SERVICE|NODE...]", Short: "List tasks: all, or those of services and nodes",
 		Long: `List tasks, past ones too: all of them, or those of the services and nodes that are named. A name that both a service and a
 node have means the service; "muster node ps" lists the node's tasks.`,
 		Example: `  muster ps
   muster ps web worker1
   muster ps --filter state=failed`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
+	}, c.servicesAndNodes)
+}
+
+// servicesAndNodes tells names of services from those of nodes. A name that neither has
+// counts as one of a service.
+func (c *CLI) servicesAndNodes(cmd *cobra.Command, args []string) (services, nodes []string, err error) {
+	for _, ref := range args {
+		_, missing := call(c, cmd, api.GetService, &musterv1.GetServiceRequest{Service: ref})
+		if status.Code(missing) == codes.NotFound {
+			_, missing = call(c, cmd, api.GetNode, &musterv1.GetNodeRequest{Node: ref})
+			if missing == nil {
+				nodes = append(nodes, ref)
+				continue
 			}
-			var services, nodes []string
-			for _, ref := range args {
-				if _, err := call(cmd, client.GetService, &musterv1.GetServiceRequest{Service: ref}); status.Code(err) == codes.NotFound {
-					_, err := call(cmd, client.GetNode, &musterv1.GetNodeRequest{Node: ref})
-					if err == nil {
-						nodes = append(nodes, ref)
-						continue
-					}
-					if status.Code(err) != codes.NotFound {
-						return err
-					}
-				}
-				services = append(services, ref)
+			if status.Code(missing) != codes.NotFound {
+				return nil, nil, missing
 			}
-			return c.listTasks(cmd, &o, services, nodes)
-		},
+		}
+		services = append(services, ref)
 	}
-	o.addFlags(cmd)
-	return cmd
+	return services, nodes, nil
 }
 
 // taskKind has what rm needs. Lists of tasks are those of ps, and inspect shows the way
@@ -228,9 +223,8 @@ node have means the service; "muster node ps" lists the node's tasks.`,
 func taskKind() *kind[*musterv1.Task, *musterv1.ListTasksRequest] {
 	return &kind[*musterv1.Task, *musterv1.ListTasksRequest]{
 		noun: "task", removes: "Remove tasks: they are stopped, and replaced if their service needs them", examples: [3]string{2: "  muster task rm 0k2f"},
-		remove: func(ctx context.Context, client musterv1.ControlServiceClient, ref string, options ...grpc.CallOption) error {
-			_, err := client.RemoveTask(ctx, &musterv1.RemoveTaskRequest{Task: ref}, options...)
-			return err
-		},
+		list:   pages(api.ListTasks, (*musterv1.ListTasksResponse).GetTasks),
+		get:    byName(api.GetTask, func(ref string) *musterv1.GetTaskRequest { return &musterv1.GetTaskRequest{Task: ref} }, (*musterv1.GetTaskResponse).GetTask),
+		remove: byName(api.RemoveTask, func(ref string) *musterv1.RemoveTaskRequest { return &musterv1.RemoveTaskRequest{Task: ref} }, nothing[*musterv1.RemoveTaskResponse]),
 	}
 }

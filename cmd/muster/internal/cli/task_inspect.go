@@ -24,12 +24,8 @@ to the next daemon, count for the next daemon. --format json shows the whole tas
 		Example: `  muster task inspect 0k2f
   muster task inspect web.1.0k2f --format json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
 			tasks, err := getAll(args, func(id string) (*musterv1.Task, error) {
-				resp, err := call(cmd, client.GetTask, &musterv1.GetTaskRequest{Task: id})
+				resp, err := call(c, cmd, api.GetTask, &musterv1.GetTaskRequest{Task: id})
 				return resp.GetTask(), err
 			})
 			if err != nil {
@@ -38,7 +34,7 @@ to the next daemon, count for the next daemon. --format json shows the whole tas
 			if o.format != "table" {
 				return show(c, &o, tasks, nil, nil)
 			}
-			names, err := c.hostnames(cmd, client)
+			names, err := c.hostnames(cmd)
 			if err != nil {
 				return err
 			}

@@ -29,11 +29,7 @@ func (c *CLI) tokenCreate() *cobra.Command {
 			if expires > 0 {
 				req.ExpiresAt = timestamppb.New(time.Now().Add(expires))
 			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			resp, err := call(cmd, client.CreateToken, req)
+			resp, err := call(c, cmd, api.CreateToken, req)
 			if err != nil {
 				return err
 			}
@@ -50,11 +46,7 @@ func (c *CLI) tokenList() *cobra.Command {
 	return &cobra.Command{
 		Use: "ls", Short: "List API tokens", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			resp, err := call(cmd, client.ListTokens, &musterv1.ListTokensRequest{})
+			resp, err := call(c, cmd, api.ListTokens, &musterv1.ListTokensRequest{})
 			if err != nil {
 				return err
 			}
@@ -75,11 +67,7 @@ func (c *CLI) tokenRemove() *cobra.Command {
 	return &cobra.Command{
 		Use: "rm ID", Short: "Remove an API token: it is refused from then on", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			_, err = call(cmd, client.RemoveToken, &musterv1.RemoveTokenRequest{Token: args[0]})
+			_, err := call(c, cmd, api.RemoveToken, &musterv1.RemoveTokenRequest{Token: args[0]})
 			return err
 		},
 	}
@@ -99,19 +87,15 @@ func (c *CLI) joinToken() *cobra.Command {
 			if !ok {
 				return usage("%q is neither worker nor manager", args[0])
 			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
 			if rotate {
-				resp, err := call(cmd, client.RotateJoinToken, &musterv1.RotateJoinTokenRequest{Kind: kind})
+				resp, err := call(c, cmd, api.RotateJoinToken, &musterv1.RotateJoinTokenRequest{Kind: kind})
 				if err != nil {
 					return err
 				}
 				c.printf("%s\n", resp.Token)
 				return nil
 			}
-			resp, err := call(cmd, client.GetJoinTokens, &musterv1.GetJoinTokensRequest{})
+			resp, err := call(c, cmd, api.GetJoinTokens, &musterv1.GetJoinTokensRequest{})
 			if err != nil {
 				return err
 			}

@@ -74,9 +74,13 @@ type waiting struct {
 // converge waits until the tasks of services run as their specs say, one service after
 // the other, and shows how far they are. One timeout bounds the wait for all of them.
 // The specs are stored already: giving up stops nothing.
-func (c *CLI) converge(ctx context.Context, client musterv1.ControlServiceClient, w *wait, services ...*musterv1.Service) error {
+func (c *CLI) converge(ctx context.Context, w *wait, services ...*musterv1.Service) error {
 	if w.detach {
 		return nil
+	}
+	client, err := c.client()
+	if err != nil {
+		return err
 	}
 	limited := ctx
 	if w.timeout > 0 {
@@ -104,7 +108,7 @@ func (c *CLI) converge(ctx context.Context, client musterv1.ControlServiceClient
 	return errors.Join(errs...)
 }
 
-func (c *CLI) newWaiting(client musterv1.ControlServiceClient, w *wait, service *musterv1.Service) *waiting {
+func (c *CLI) newWaiting(client api, w *wait, service *musterv1.Service) *waiting {
 	now := time.Now()
 	p := &progress{c: c, quiet: w.quiet, rollout: w.rollout, rollback: w.rollback, last: service.Spec.GetName()}
 	if service.EffectiveSpec == nil {
