@@ -101,7 +101,7 @@ func (c *CLI) createCertificate(cmd *cobra.Command, name string, o *order) error
 	if err != nil {
 		return fmt.Errorf("certificate request: %w", err)
 	}
-	files := &keepsake{dir: o.out, force: o.force, parts: map[string][]byte{name + ".pem": nil, sharedFile: nil}}
+	files := &outputFiles{dir: o.out, force: o.force, parts: map[string][]byte{name + ".pem": nil, sharedFile: nil}}
 	if key != nil {
 		files.parts[name+"-key.pem"] = key
 	}
@@ -146,9 +146,9 @@ func (c *CLI) createCertificate(cmd *cobra.Command, name string, o *order) error
 	return files.write()
 }
 
-// keepsake is files that their owner alone can read, in a directory; none if that
+// outputFiles is files that their owner alone can read, in a directory; none if that
 // is "".
-type keepsake struct {
+type outputFiles struct {
 	dir   string
 	force bool
 	parts map[string][]byte
@@ -158,7 +158,7 @@ type keepsake struct {
 const sharedFile = "ca.pem"
 
 // free looks before anything is issued whether there is room for the files.
-func (k *keepsake) free() error {
+func (k *outputFiles) free() error {
 	for name := range k.parts {
 		if k.dir == "" || k.force || name == sharedFile {
 			continue
@@ -171,7 +171,7 @@ func (k *keepsake) free() error {
 	return nil
 }
 
-func (k *keepsake) write() error {
+func (k *outputFiles) write() error {
 	if k.dir == "" {
 		return nil
 	}

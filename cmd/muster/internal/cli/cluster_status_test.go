@@ -39,7 +39,7 @@ func TestClusterStatus(t *testing.T) {
 	}
 }
 
-func TestClusterStatusTellsOfTrouble(t *testing.T) {
+func TestClusterStatusNamesProblems(t *testing.T) {
 	s := &shell{t, startCluster(t, "allocatord")}
 	s.waitForNode()
 	out, errs, code := s.run("", "cluster", "status", "--wait", "4s")

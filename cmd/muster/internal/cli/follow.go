@@ -28,7 +28,7 @@ func (f *waiting) follow(ctx context.Context) (bool, error) {
 	defer func() { cancel(); reading.Wait() }()
 	var held <-chan time.Time
 	for {
-		done, err := f.progress.service(now, f.outlook.version)
+		done, err := f.progress.service(now, f.forecast.version)
 		if err != nil {
 			return false, err
 		}
@@ -41,7 +41,7 @@ func (f *waiting) follow(ctx context.Context) (bool, error) {
 			}
 		case held == nil:
 			held = time.After(f.progress.hold(now.Spec))
-			f.outlook.forget()
+			f.forecast.forget()
 		}
 		select {
 		case <-held:
@@ -95,7 +95,7 @@ func (f *waiting) apply(now *musterv1.Service, batch *musterv1.WatchResponse) (*
 	if len(batch.Events) == 0 {
 		return now, false, nil // a bookmark: nothing of this service has changed
 	}
-	f.outlook.change(time.Now())
+	f.forecast.change(time.Now())
 	f.progress.missing = ""
 	failure := false
 	for _, e := range batch.Events {

@@ -65,7 +65,7 @@ Executors that run "container", "process" or "null" need none.`,
 			if err != nil {
 				return err
 			}
-			return verdict(results)
+			return brokenRules(results)
 		},
 	}
 	fs := cmd.Flags()
@@ -157,8 +157,8 @@ func (c *CLI) printUntried(results []conformance.Result) {
 	}
 }
 
-// verdict is an error if a rule is broken.
-func verdict(results []conformance.Result) error {
+// brokenRules returns an error if a rule is broken.
+func brokenRules(results []conformance.Result) error {
 	var broken []string
 	for _, r := range results {
 		if r.Outcome == conformance.Broken {

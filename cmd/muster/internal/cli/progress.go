@@ -21,11 +21,11 @@ type progress struct {
 	// that it has numbers of tasks.
 	last string
 	seen bool
-	// told are the lines that were printed since the numbers of tasks changed last,
-	// for which told holds.
-	told    map[string]bool
-	toldFor string
-	trouble string
+	// printed are the lines that were printed since the numbers of tasks changed last,
+	// for which printed holds.
+	printed    map[string]bool
+	printedFor string
+	trouble    string
 	// why is the trouble without its task: of tasks that fail one after another for
 	// the same reason the first is named. troubled is the task of the latest trouble.
 	why, troubled string
@@ -100,7 +100,7 @@ func (p *progress) concerns(t *musterv1.Task) bool { return t.SpecVersion >= p.s
 // heard notes that apid answers. After a silence the present state is shown again.
 func (p *progress) heard() {
 	if p.silent != "" {
-		p.silent, p.told = "", nil
+		p.silent, p.printed = "", nil
 	}
 }
 
@@ -142,16 +142,16 @@ func (p *progress) show(line string) {
 		p.drawn = true
 		return
 	}
-	if p.toldFor != p.last || p.told == nil {
-		p.toldFor, p.told = p.last, map[string]bool{}
+	if p.printedFor != p.last || p.printed == nil {
+		p.printedFor, p.printed = p.last, map[string]bool{}
 	} else if line == p.last {
 		// A reason has gone, and the numbers are those that were printed with it.
 		return
 	}
-	if !p.told[line] {
+	if !p.printed[line] {
 		_, _ = fmt.Fprintln(p.c.Err, line)
 	}
-	p.told[line] = true
+	p.printed[line] = true
 }
 
 func (p *progress) end() {

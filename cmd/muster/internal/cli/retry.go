@@ -20,9 +20,9 @@ const (
 	shortPause, longestPause = 50 * time.Millisecond, 10 * time.Second
 )
 
-// patiently has calls made again that the server refused because there were too
+// retryRefused has calls made again that the server refused because there were too
 // many, so that scripts need not do so themselves. Such a call has done nothing.
-func patiently() []grpc.DialOption {
+func retryRefused() []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
 			return again(ctx, func() error { return invoke(ctx, method, req, reply, conn, options...) })
@@ -30,14 +30,14 @@ func patiently() []grpc.DialOption {
 		grpc.WithChainStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, open grpc.Streamer, options ...grpc.CallOption) (grpc.ClientStream, error) {
 			reopen := func() (grpc.ClientStream, error) { return open(ctx, desc, conn, method, options...) }
 			s, err := reopen()
-			return &patient{ClientStream: s, ctx: ctx, reopen: reopen}, err
+			return &retryStream{ClientStream: s, ctx: ctx, reopen: reopen}, err
 		}),
 	}
 }
 
-// patient is a stream that is opened again when it is refused. All of Muster's have
+// retryStream is a stream that is opened again when it is refused. All of Muster's have
 // one request.
-type patient struct {
+type retryStream struct {
 	grpc.ClientStream
 	// ctx is the call's: that of the stream ends when it is refused.
 	ctx     context.Context
@@ -47,12 +47,12 @@ type patient struct {
 	begun bool
 }
 
-func (p *patient) SendMsg(m any) error {
+func (p *retryStream) SendMsg(m any) error {
 	p.request = m
 	return p.ClientStream.SendMsg(m)
 }
 
-func (p *patient) RecvMsg(m any) error {
+func (p *retryStream) RecvMsg(m any) error {
 	if p.begun {
 		return p.ClientStream.RecvMsg(m)
 	}
@@ -69,7 +69,7 @@ func (p *patient) RecvMsg(m any) error {
 	})
 }
 
-func (p *patient) resend() error {
+func (p *retryStream) resend() error {
 	s, err := p.reopen()
 	if err != nil {
 		return err

@@ -36,8 +36,8 @@ func (b *busy) Watch(_ *musterv1.WatchRequest, s grpc.ServerStreamingServer[must
 	return s.Send(&musterv1.WatchResponse{})
 }
 
-// TestPatience calls a server that allows so and so many calls.
-func TestPatience(t *testing.T) {
+// TestRefusedCallsAreRepeated calls a server that allows so and so many calls.
+func TestRefusedCallsAreRepeated(t *testing.T) {
 	unary := func(ctx context.Context, c musterv1.ControlServiceClient) error {
 		_, err := c.GetCluster(ctx, &musterv1.GetClusterRequest{})
 		return err
@@ -75,7 +75,7 @@ func TestPatience(t *testing.T) {
 				ctx, stop := context.WithCancel(t.Context())
 				ended := make(chan error, 1)
 				go func() { ended <- daemon.ServeGRPC(ctx, server, l, time.Second) }()
-				conn, err := grpc.NewClient("passthrough:///b", append(patiently(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+				conn, err := grpc.NewClient("passthrough:///b", append(retryRefused(), grpc.WithTransportCredentials(insecure.NewCredentials()),
 					grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))...)
 				if err != nil {
 					t.Fatal(err)

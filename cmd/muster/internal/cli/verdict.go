@@ -16,16 +16,16 @@ import (
 // outside, and otherwise a channel that says when to judge again.
 func (f *waiting) judge(ctx context.Context, s *musterv1.Service) (<-chan time.Time, error) {
 	now := time.Now()
-	if f.outlook.asks(s, now) {
-		f.outlook.asked = now
-		f.outlook.missing = f.missingDaemon(ctx)
-		f.progress.missing = f.outlook.missingText()
+	if f.forecast.asks(s, now) {
+		f.forecast.asked = now
+		f.forecast.missing = f.missingDaemon(ctx)
+		f.progress.missing = f.forecast.missingText()
 	}
-	what, after := f.outlook.see(s, now)
+	what, after := f.forecast.judge(s, now)
 	if what == mayConverge {
 		return time.After(after), nil
 	}
-	return nil, f.hopeless(ctx, s, what)
+	return nil, f.notConverging(ctx, s, what)
 }
 
 // missingDaemon asks the cluster which daemon that must act next is missing. That
@@ -59,9 +59,9 @@ func onTheWay() []musterv1.TaskState {
 	return states
 }
 
-// hopeless is the error of a wait for a service that does not converge by itself. It
+// notConverging is the error of a wait for a service that does not converge by itself. It
 // says why, what Muster does now, and how to continue.
-func (f *waiting) hopeless(ctx context.Context, s *musterv1.Service, what prospect) error {
+func (f *waiting) notConverging(ctx context.Context, s *musterv1.Service, what verdict) error {
 	st, name := s.Status, s.Spec.GetName()
 	why, now := "", ""
 	switch what {
@@ -75,7 +75,7 @@ func (f *waiting) hopeless(ctx context.Context, s *musterv1.Service, what prospe
 		why = "no node takes the tasks that wait: " + st.GetPendingReason()
 		now = "Muster starts them as soon as a node fits."
 	case daemonMissing:
-		return fmt.Errorf("%w: %s\nMuster continues as soon as it runs; `muster cluster status` shows all daemons", errNotConverged, f.outlook.missingText())
+		return fmt.Errorf("%w: %s\nMuster continues as soon as it runs; `muster cluster status` shows all daemons", errNotConverged, f.forecast.missingText())
 	}
 	return fmt.Errorf("%w: %s\n%s `muster service ps %s` shows the tasks; with --keep-waiting this command waits on", errNotConverged, why, now, name)
 }

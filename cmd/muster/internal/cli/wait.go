@@ -64,7 +64,7 @@ type waiting struct {
 	client   musterv1.ControlServiceClient
 	service  *musterv1.Service
 	progress *progress
-	outlook  *outlook
+	forecast *forecast
 	// answered is when a server answered last.
 	answered time.Time
 	// absent is since when servers have not known the service, zero if they do.
@@ -116,7 +116,7 @@ func (c *CLI) newWaiting(client api, w *wait, service *musterv1.Service) *waitin
 	}
 	return &waiting{
 		c: c, client: client, service: service, progress: p, answered: now,
-		outlook: &outlook{keepWaiting: w.keep, rollout: w.rollout, version: service.Meta.GetVersion(), moved: now},
+		forecast: &forecast{keepWaiting: w.keep, rollout: w.rollout, version: service.Meta.GetVersion(), moved: now},
 	}
 }
 
@@ -168,7 +168,7 @@ func (f *waiting) silent(why error) error {
 		p.silent = "apid at " + f.c.address + " cannot answer now: " + status.Convert(why).Message()
 	}
 	p.show(p.last + ": " + p.silent + "; retrying…")
-	if f.outlook.keepWaiting || time.Since(f.answered) < silentPatience {
+	if f.forecast.keepWaiting || time.Since(f.answered) < silentPatience {
 		return nil
 	}
 	return fmt.Errorf("%w after %v: %s\nWhat was asked for is stored. Once apid answers, `muster service ps %s` shows the tasks",
@@ -182,7 +182,7 @@ func (f *waiting) timeUp(ctx context.Context, timeout time.Duration) error {
 		ctx, cancel := context.WithTimeout(ctx, lateLook)
 		defer cancel()
 		if s, err := f.present(ctx); err == nil {
-			done, err := f.progress.service(s, f.outlook.version)
+			done, err := f.progress.service(s, f.forecast.version)
 			if done {
 				f.progress.show(f.progress.last + ": converged")
 			}

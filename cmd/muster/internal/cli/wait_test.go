@@ -10,7 +10,7 @@ import (
 
 // A rollback can be reported as completed before the last task is reported as running:
 // only one that was not asked for says that an update has failed.
-func TestEndOfARollback(t *testing.T) {
+func TestRollbackEndsWhenItsTasksRun(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		rollback, converged bool
@@ -37,7 +37,7 @@ func TestEndOfARollback(t *testing.T) {
 }
 
 // Of tasks that fail one after the other for one reason, the first is named.
-func TestTroubleIsToldOnce(t *testing.T) {
+func TestSameFailureIsShownOnce(t *testing.T) {
 	t.Parallel()
 	p := &progress{quiet: true, c: &CLI{}}
 	fails := func(id, why string) string {
@@ -46,10 +46,10 @@ func TestTroubleIsToldOnce(t *testing.T) {
 	}
 	first := fails("aaaaaaaaaaaaaaa", "no such image")
 	if again := fails("bbbbbbbbbbbbbbb", "no such image"); again != first {
-		t.Errorf("the same again is told as %q", again)
+		t.Errorf("the same failure is shown again as %q", again)
 	}
 	if other := fails("ccccccccccccccc", "no space left"); other == first {
-		t.Errorf("another trouble is not told: %q", other)
+		t.Errorf("another failure is not shown: %q", other)
 	}
 }
 

@@ -24,21 +24,21 @@ const (
 	missingPatience = 10 * time.Second
 )
 
-// prospect is what a wait can expect of a service.
-type prospect int
+// verdict is what a wait can expect of a service.
+type verdict int
 
 const (
-	mayConverge prospect = iota
+	mayConverge verdict = iota
 	tasksFail
 	tasksEnded
 	noNodeFits
 	daemonMissing
 )
 
-// outlook decides whether a service may still converge. It sees the service after
+// forecast decides whether a service may still converge. It sees the service after
 // every change and decides from counts that the server keeps, so that a watch that
 // is opened again changes nothing.
-type outlook struct {
+type forecast struct {
 	// keepWaiting says that the wait never ends early.
 	keepWaiting bool
 	// rollout says that an update under way decides itself what failures mean.
@@ -75,17 +75,17 @@ func (s *spell) left(patience time.Duration, now time.Time) (time.Duration, bool
 }
 
 // change notes that the service or one of its tasks has changed.
-func (o *outlook) change(now time.Time) {
+func (o *forecast) change(now time.Time) {
 	o.moved, o.missing = now, ""
 	o.absent.note(false, now)
 }
 
 // forget starts over, for a service that has converged for a moment.
-func (o *outlook) forget() { o.failing, o.unfit, o.absent = spell{}, spell{}, spell{} }
+func (o *forecast) forget() { o.failing, o.unfit, o.absent = spell{}, spell{}, spell{} }
 
-// see takes a service that has not converged, and returns what can be expected of it
+// judge takes a service that has not converged, and returns what can be expected of it
 // and the time after which to look again although nothing has changed.
-func (o *outlook) see(s *musterv1.Service, now time.Time) (prospect, time.Duration) {
+func (o *forecast) judge(s *musterv1.Service, now time.Time) (verdict, time.Duration) {
 	st := s.Status
 	current := s.Meta.GetVersion() >= o.version
 	stopped := st.GetFailingTasks() + st.GetFinishedTasks()
@@ -105,7 +105,7 @@ func (o *outlook) see(s *musterv1.Service, now time.Time) (prospect, time.Durati
 	for _, c := range []struct {
 		spell    *spell
 		patience time.Duration
-		means    prospect
+		means    verdict
 	}{{&o.failing, failingPatience, tasksFail}, {&o.unfit, unfitPatience, noNodeFits}, {&o.absent, missingPatience, daemonMissing}} {
 		left, lasts := c.spell.left(c.patience, now)
 		switch {
@@ -123,7 +123,7 @@ func (o *outlook) see(s *musterv1.Service, now time.Time) (prospect, time.Durati
 
 // asks reports whether it is time to ask the cluster whether a daemon is missing:
 // nothing has changed for a while, and the service does not say why.
-func (o *outlook) asks(s *musterv1.Service, now time.Time) bool {
+func (o *forecast) asks(s *musterv1.Service, now time.Time) bool {
 	return s.Status.GetPendingReason() == "" && now.Sub(o.moved) >= quietPatience && now.Sub(o.asked) >= quietPatience
 }
 
@@ -139,7 +139,7 @@ var roles = map[string]string{
 }
 
 // missingText says which daemon is missing and what to do, or "" if none is.
-func (o *outlook) missingText() string {
+func (o *forecast) missingText() string {
 	if o.missing == "" {
 		return ""
 	}
