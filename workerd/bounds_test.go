@@ -17,8 +17,9 @@ import (
 	"github.com/musterhq/muster/workerd/executor"
 )
 
-// endless is a text that is too long for a message between worker and dispatcher.
-var endless = strings.Repeat("ä", 4<<20)
+// endless is a text that is too long for a message between worker and dispatcher. It
+// is not held, because the benchmark measures memory.
+func endless() string { return strings.Repeat("ä", 4<<20) }
 
 // verbose is a plugin that breaks the contract: its texts are endless.
 type verbose struct {
@@ -29,7 +30,7 @@ type verbose struct {
 
 func (v *verbose) Describe(ctx context.Context, req *executorv1.DescribeRequest) (*executorv1.DescribeResponse, error) {
 	res, err := v.ExecutorServiceServer.Describe(ctx, req)
-	res.Message, res.Version = endless, endless
+	res.Message, res.Version = endless(), endless()
 	res.Capabilities = append(res.Capabilities, "observe")
 	return res, err
 }
@@ -38,13 +39,14 @@ func (v *verbose) Start(ctx context.Context, req *executorv1.StartRequest) (*exe
 	select {
 	case <-v.started:
 	case <-time.After(time.Minute):
-		return nil, sdk.Temporary(errors.New(endless), 0)
+		return nil, sdk.Temporary(errors.New(endless()), 0)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 	res, err := v.ExecutorServiceServer.Start(ctx, req)
+	name := endless()
 	for range 1 << 10 {
-		res.Ports = append(res.Ports, &PortConfig{Name: endless, TargetPort: 80})
+		res.Ports = append(res.Ports, &PortConfig{Name: name, TargetPort: 80})
 	}
 	return res, err
 }
@@ -52,8 +54,8 @@ func (v *verbose) Start(ctx context.Context, req *executorv1.StartRequest) (*exe
 func (v *verbose) Observe(_ *executorv1.ObserveRequest, stream grpc.ServerStreamingServer[executorv1.ObserveResponse]) error {
 	for {
 		if err := stream.Send(&executorv1.ObserveResponse{
-			Message: endless, Error: endless,
-			Runtime: &RuntimeStatus{Id: endless, Pid: 7, Health: &Health{FailedChecks: 2, Output: endless}},
+			Message: endless(), Error: endless(),
+			Runtime: &RuntimeStatus{Id: endless(), Pid: 7, Health: &Health{FailedChecks: 2, Output: endless()}},
 		}); err != nil {
 			return err
 		}
@@ -68,17 +70,17 @@ func (v *verbose) Observe(_ *executorv1.ObserveRequest, stream grpc.ServerStream
 func (v *verbose) Wait(ctx context.Context, _ *executorv1.WaitRequest) (*executorv1.WaitResponse, error) {
 	select {
 	case <-v.ended:
-		return &executorv1.WaitResponse{Runtime: &RuntimeStatus{Id: endless, ExitCode: 3}, Error: endless}, nil
+		return &executorv1.WaitResponse{Runtime: &RuntimeStatus{Id: endless(), ExitCode: 3}, Error: endless()}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
 
 func (v *verbose) Logs(_ *executorv1.LogsRequest, stream grpc.ServerStreamingServer[executorv1.LogsResponse]) error {
-	if err := stream.Send(&executorv1.LogsResponse{Data: []byte(endless)}); err != nil {
+	if err := stream.Send(&executorv1.LogsResponse{Data: []byte(endless())}); err != nil {
 		return err
 	}
-	return errors.New(endless)
+	return errors.New(endless())
 }
 
 // wantClipped fails the test unless a text is the beginning of endless, in valid
@@ -166,7 +168,7 @@ type schemed struct {
 
 func (e *schemed) Describe(ctx context.Context, req *executorv1.DescribeRequest) (*executorv1.DescribeResponse, error) {
 	res, err := e.ExecutorServiceServer.Describe(ctx, req)
-	res.PayloadSchema = endless
+	res.PayloadSchema = endless()
 	return res, err
 }
 

@@ -82,6 +82,9 @@ func (m *Manager) receive(msg *dispatcherv1.Assignments) (assigned []*dispatcher
 	assigned, withdrawn = msg.GetTasks(), msg.GetRemoved()
 	for _, object := range msg.GetObjects() {
 		if t := object.GetTask(); t != nil {
+			if assigned == nil {
+				assigned = make([]*dispatcherv1.AssignedTask, 0, len(msg.GetObjects()))
+			}
 			assigned = append(assigned, t)
 		} else {
 			m.objects.Put(object)

@@ -31,7 +31,8 @@ const (
 )
 
 // call is a call to the executor. It runs outside of the goroutine that owns the
-// task, and its fields never change once it is made, with one exception.
+// task. Once it has returned, it is the event that it has. Its fields never change
+// once it is made, except where they say so.
 type call struct {
 	t      *task
 	action action
@@ -49,6 +50,10 @@ type call struct {
 	// observed is set once the executor has reported what happens during the call. It
 	// belongs to the owner of the task.
 	observed bool
+	// changed and err are the result, which execute sets before the call is put in the
+	// inbox. The changed function applies what the call has changed, if it succeeded.
+	changed func(t *task)
+	err     error
 }
 
 // newCall returns a call that executes an action.
@@ -63,56 +68,45 @@ func (t *task) newCall(what action, step lifecycle.Step) *call {
 	return c
 }
 
-// callReturned is the event that a call has returned.
-type callReturned struct {
-	call *call
-	// changed applies what the call has changed, if it succeeded.
-	changed func(t *task)
-	err     error
-}
-
-func (e callReturned) apply(t *task) {
-	cancelled := e.call.ctx.Err() != nil
-	e.call.cancel()
+func (c *call) apply(t *task) {
+	cancelled := c.ctx.Err() != nil
+	c.cancel()
 	t.call = nil
 	switch {
-	case e.err == nil:
+	case c.err == nil:
 		t.attempts = 0
-		e.changed(t)
+		c.changed(t)
 	case cancelled:
 		// There is something else to do, or the worker ends.
-		t.restoreMessage(e.call)
+		t.restoreMessage(c)
 	default:
-		t.restoreMessage(e.call)
-		t.failed(e.call.action, e.err)
+		t.restoreMessage(c)
+		t.failed(c.action, c.err)
 	}
-	t.m.metrics.done(e.call.action, time.Since(e.call.started))
-	e.call.span.End(traceError(t.current.status.Error))
+	t.m.metrics.done(c.action, time.Since(c.started))
+	c.span.End(traceError(t.current.status.Error))
 }
 
 // execute makes the call.
-func (c *call) execute() event {
-	var changed func(t *task)
-	var err error
+func (c *call) execute() {
 	switch c.action {
 	case actPrepare:
-		changed, err = c.prepare()
+		c.changed, c.err = c.prepare()
 	case actStart:
-		changed, err = c.start()
+		c.changed, c.err = c.start()
 	case actWait:
-		changed, err = c.wait()
+		c.changed, c.err = c.wait()
 	case actShutdown:
-		changed, err = c.shutdown()
+		c.changed, c.err = c.shutdown()
 	case actAsk:
-		changed, err = c.ask()
+		c.changed, c.err = c.ask()
 	case actLookUp:
-		changed, err = c.lookUp()
+		c.changed, c.err = c.lookUp()
 	case actUpdate:
-		changed, err = c.update()
+		c.changed, c.err = c.update()
 	case actRemove:
-		changed, err = c.remove()
+		c.changed, c.err = c.remove()
 	}
-	return callReturned{c, changed, err}
 }
 
 func (c *call) prepare() (func(t *task), error) {
@@ -120,9 +114,9 @@ func (c *call) prepare() (func(t *task), error) {
 	if err != nil {
 		return nil, err
 	}
-	res, err := slowly(c, e, func() (*executorv1.PrepareResponse, error) {
-		return e.Executor.Prepare(c.ctx, &executorv1.PrepareRequest{Task: c.description, Handle: c.known.handle})
-	})
+	slow := c.reportSlow(e)
+	res, err := e.Executor.Prepare(c.ctx, &executorv1.PrepareRequest{Task: c.description, Handle: c.known.handle})
+	slow.Stop()
 	if err != nil {
 		return nil, err
 	}
@@ -137,10 +131,9 @@ func (c *call) start() (func(t *task), error) {
 	if err != nil {
 		return nil, err
 	}
-	stop := c.observe(e)
-	res, err := slowly(c, e, func() (*executorv1.StartResponse, error) {
-		return e.Executor.Start(c.ctx, &executorv1.StartRequest{Task: c.description, Handle: c.known.handle})
-	})
+	stop, slow := c.observe(e), c.reportSlow(e)
+	res, err := e.Executor.Start(c.ctx, &executorv1.StartRequest{Task: c.description, Handle: c.known.handle})
+	slow.Stop()
 	stop()
 	if err != nil {
 		return nil, err

@@ -10,9 +10,12 @@ type event interface{ apply(t *task) }
 // state. At most one goroutine owns it at a time; none does while there is
 // nothing to do.
 type inbox struct {
-	mu     sync.Mutex
-	events []event
-	owned  bool
+	mu sync.Mutex
+	// first is the oldest event. There is rarely another one, so that most tasks never
+	// need a slice.
+	first event
+	more  []event
+	owned bool
 }
 
 // put queues an event. It returns true if no goroutine owns the task; the caller
@@ -20,20 +23,25 @@ type inbox struct {
 func (b *inbox) put(e event) (acquired bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.events = append(b.events, e)
+	if b.first == nil {
+		b.first = e
+	} else {
+		b.more = append(b.more, e)
+	}
 	acquired = !b.owned
 	b.owned = true
 	return acquired
 }
 
-// take returns the queued events. If there are none it returns false, and the
-// caller no longer owns the task.
-func (b *inbox) take() (events []event, owned bool) {
+// take returns the queued events, the oldest one first. If there are none it returns
+// false, and the caller no longer owns the task.
+func (b *inbox) take() (first event, more []event, owned bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	events, b.events = b.events, nil
-	b.owned = len(events) > 0
-	return events, b.owned
+	first, more = b.first, b.more
+	b.first, b.more = nil, nil
+	b.owned = first != nil
+	return first, more, b.owned
 }
 
 // release gives up ownership and leaves the events queued.

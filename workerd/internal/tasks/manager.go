@@ -83,6 +83,9 @@ type Manager struct {
 	// incoming collects the ids of a complete set until its last message.
 	incoming map[string]bool
 
+	// blank is the record of all tasks of which nothing is known yet.
+	blank *record
+
 	// objects holds the objects that tasks refer to.
 	objects *dependencies.Store
 
@@ -103,6 +106,7 @@ func New(cfg Config) *Manager {
 		ready:     make(chan struct{}),
 		admitted:  make(chan struct{}),
 		assigning: make(chan struct{}, 1),
+		blank:     &record{},
 		objects:   dependencies.New(),
 		tasks:     map[string]*task{},
 	}

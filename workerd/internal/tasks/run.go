@@ -26,7 +26,11 @@ func (t *task) post(e event) {
 func (t *task) run() {
 	for {
 		next := t.drain()
-		if next == nil || !t.inbox.put(next.execute()) {
+		if next == nil {
+			return
+		}
+		next.execute()
+		if !t.inbox.put(next) {
 			return
 		}
 	}
@@ -37,11 +41,12 @@ func (t *task) run() {
 // does afterwards.
 func (t *task) drain() (next *call) {
 	for {
-		events, owned := t.inbox.take()
+		first, more, owned := t.inbox.take()
 		if !owned {
 			return next
 		}
-		for _, e := range events {
+		first.apply(t)
+		for _, e := range more {
 			e.apply(t)
 		}
 		if c := t.proceed(); c != nil {

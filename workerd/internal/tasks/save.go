@@ -48,16 +48,7 @@ func (t *task) save(waiting bool) {
 		return
 	}
 	now := t.current
-	change := taskdb.Change{ID: t.id, Handle: now.handle}
-	if now != t.stored {
-		change.Status = now.status.Report(t.id)
-	}
-	var specs map[string]*musterv1.TaskSpec
-	if t.assigned != t.storedAssigned {
-		change.Assigned = t.assigned
-		specs = map[string]*musterv1.TaskSpec{t.digest: t.spec}
-	}
-	if err := t.m.store(specs, change); err != nil {
+	if err := t.write(); err != nil {
 		t.hasPauses().saveAt = time.Now().Add(storeRetry)
 		t.wakeAt(t.pauses.saveAt)
 		if waiting {
@@ -74,6 +65,23 @@ func (t *task) save(waiting bool) {
 		t.m.metrics.runs(t.acceptedAt)
 	}
 	t.publish(&now.status, now.status.Settled(t.goal))
+}
+
+// write writes to the store what it lacks.
+func (t *task) write() error {
+	if t.m.cfg.Store == nil {
+		return nil
+	}
+	change := taskdb.Change{ID: t.id, Handle: t.current.handle}
+	if t.current != t.stored {
+		change.Status = t.current.status.Report(t.id)
+	}
+	var specs map[string]*musterv1.TaskSpec
+	if t.assigned != t.storedAssigned {
+		change.Assigned = t.assigned
+		specs = map[string]*musterv1.TaskSpec{t.digest: t.spec}
+	}
+	return t.m.cfg.Store.Apply(specs, change)
 }
 
 // publish sets the status to report and says that it has changed.

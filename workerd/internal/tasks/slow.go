@@ -14,13 +14,12 @@ import (
 // says so. Neither has a limit: an image may be large.
 const slowCall = 10 * time.Second
 
-// slowly makes a call that has no limit. While the call takes long, the task's
-// status names the executor, because a task whose executor hangs would look like
-// one that is about to run. An executor that reports what it observes has answered.
-func slowly[T any](c *call, e *executor.Described, make func() (T, error)) (T, error) {
-	timer := time.AfterFunc(slowCall, func() { c.t.post(callSlow{c, e.Name}) })
-	defer timer.Stop()
-	return make()
+// reportSlow has the task's status name the executor if the call takes long, because
+// a task whose executor hangs would look like one that is about to run. An executor
+// that reports what it observes has answered. The caller must stop the timer when
+// the call has returned.
+func (c *call) reportSlow(e *executor.Described) *time.Timer {
+	return time.AfterFunc(slowCall, func() { c.t.post(callSlow{c, e.Name}) })
 }
 
 // callSlow is the event that a call takes long.

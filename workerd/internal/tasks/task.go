@@ -138,8 +138,8 @@ type pauses struct {
 // newTask returns a task without history.
 func newTask(m *Manager, id string) *task {
 	t := &task{m: m, id: id}
-	t.setRecord(&record{})
-	t.stored = t.current
+	t.setRecord(m.blank)
+	t.stored = m.blank
 	return t
 }
 
