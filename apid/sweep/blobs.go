@@ -5,63 +5,34 @@ import (
 	"strings"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
 
-// blobBatch bounds one transaction that removes blobs: each has up to eight chunks.
-const blobBatch = 4
-
 // sweepBlobs removes blobs that no object has referred to for the grace time. The
 // transaction that removes a blob checks that this is still so: an object that is
 // written meanwhile has noted that it uses the blob.
-func (s *Sweeper) sweepBlobs(ctx context.Context, waiting map[string]unused, now time.Time) {
+func (s *Sweeper) sweepBlobs(ctx context.Context, waiting unused, now time.Time) {
 	snapshot := s.Snapshot()
 	used := s.blobUses(snapshot)
-	still, due := map[string]unused{}, map[string]uint64{}
+	var candidates []record
 	for e := range s.Tables.Blobs.Scan(snapshot, "") {
-		if strings.Contains(e.Key, "/") || used[e.Key] || now.UnixMilli()-e.Value.UsedAt < s.opt.SpecGrace.Milliseconds() {
-			continue
-		}
-		u, known := waiting[e.Key]
-		if !known || u.version != e.Version {
-			u = unused{version: e.Version, since: now}
-		}
-		still[e.Key] = u
-		if now.Sub(u.since) >= s.opt.SpecGrace && len(due) < blobBatch {
-			due[e.Key] = e.Version
+		if !strings.Contains(e.Key, "/") && !used[e.Key] && now.UnixMilli()-e.Value.UsedAt >= s.opt.SpecGrace.Milliseconds() {
+			candidates = append(candidates, record{e.Key, e.Version})
 		}
 	}
-	clear(waiting)
-	for k, u := range still {
-		waiting[k] = u
-	}
-	if len(due) == 0 {
-		return
-	}
-	ctx, cancel := s.Writing(ctx)
-	defer cancel()
-	err := s.Update(ctx, func(tx *store.Tx) error {
+	s.remove(ctx, "data of configs", waiting.due(now, s.opt.SpecGrace, candidates), func(tx *store.Tx, due []record) {
 		used := s.blobUses(tx)
-		for key, version := range due {
-			e, ok := s.Tables.Blobs.Get(tx, key)
-			if !ok || e.Version != version || used[key] {
+		for _, r := range due {
+			if e, ok := s.Tables.Blobs.Get(tx, r.key); !ok || e.Version != r.version || used[r.key] {
 				continue
 			}
-			for chunk := range s.Tables.Blobs.Scan(tx, key+"/") {
+			for chunk := range s.Tables.Blobs.Scan(tx, r.key+"/") {
 				s.Tables.Blobs.Delete(tx, chunk.Key)
 			}
-			s.Tables.Blobs.Delete(tx, key)
+			s.Tables.Blobs.Delete(tx, r.key)
 		}
-		return nil
 	})
-	if err != nil {
-		s.Log.Warn("failed to remove unused data; retrying with the next sweep", zap.Error(err))
-		return
-	}
-	s.Log.Info("removed unused data", zap.Int("blobs", len(due)))
 }
 
 // blobUses returns the keys of the blobs that objects refer to.

@@ -5,23 +5,50 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"errors"
+	"maps"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/musterhq/muster/apid/backend"
 	"github.com/musterhq/muster/apid/objects"
+	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
 
-// sweepBatch bounds one transaction of the sweep.
-const sweepBatch = 16
+// firstBatch is how many records one transaction of the sweep removes, unless it cannot
+// hold so many.
+const firstBatch = 64
 
-// unused is a task spec or a blob that nothing referred to, since when.
-type unused struct {
+// record is a record to remove, if it still has that version.
+type record struct {
+	key     string
 	version uint64
-	since   time.Time
+}
+
+// unused remembers since when nothing has referred to a version of a record.
+type unused map[record]time.Time
+
+// due returns the records that have been unused for the grace time, of those that are
+// unused now. It forgets all others.
+func (u unused) due(now time.Time, grace time.Duration, candidates []record) []record {
+	still := unused{}
+	var due []record
+	for _, r := range candidates {
+		since, known := u[r]
+		if !known {
+			since = now
+		}
+		still[r] = since
+		if now.Sub(since) >= grace {
+			due = append(due, r)
+		}
+	}
+	clear(u)
+	maps.Copy(u, still)
+	return due
 }
 
 // Options say how long records are kept, and what else a round of the sweep does.
@@ -54,9 +81,9 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(s.opt.Interval)
 	defer tick.Stop()
-	waiting, blobs := map[string]unused{}, map[string]unused{}
+	specs, blobs := unused{}, unused{}
 	for {
-		s.sweepSpecs(ctx, waiting, time.Now())
+		s.sweepSpecs(ctx, specs, time.Now())
 		s.sweepNodes(ctx, time.Now())
 		s.sweepNames(ctx, time.Now())
 		s.sweepBlobs(ctx, blobs, time.Now())
@@ -73,54 +100,56 @@ func (s *Sweeper) Run(ctx context.Context) error {
 // task refers to a spec is seen in memory: no task is made of a spec that its
 // service has left, so this can only become true. That no service refers to it
 // is checked by the transaction that removes it.
-func (s *Sweeper) sweepSpecs(ctx context.Context, waiting map[string]unused, now time.Time) {
+func (s *Sweeper) sweepSpecs(ctx context.Context, waiting unused, now time.Time) {
 	// The snapshot is older than the view that says what is used.
 	specs := s.Snapshot()
-	still := map[string]unused{}
-	due := map[string]uint64{}
+	var candidates []record
 	s.View.Read(func(r *objects.Reader) {
 		for e := range s.Tables.Specs.Scan(specs, "") {
 			digest, err := hex.DecodeString(e.Key)
-			if err != nil || r.SpecUsed(digest) || now.UnixMilli()-e.Value.CreatedAt < s.opt.SpecGrace.Milliseconds() {
-				continue
-			}
-			u, known := waiting[e.Key]
-			if !known || u.version != e.Version {
-				u = unused{version: e.Version, since: now}
-			}
-			still[e.Key] = u
-			if now.Sub(u.since) >= s.opt.SpecGrace && len(due) < sweepBatch {
-				due[e.Key] = e.Version
+			if err == nil && !r.SpecUsed(digest) && now.UnixMilli()-e.Value.CreatedAt >= s.opt.SpecGrace.Milliseconds() {
+				candidates = append(candidates, record{e.Key, e.Version})
 			}
 		}
 	})
-	clear(waiting)
-	for k, u := range still {
-		waiting[k] = u
-	}
-	if len(due) == 0 {
-		return
-	}
-	ctx, cancel := s.Writing(ctx)
-	defer cancel()
-	if err := s.removeSpecs(ctx, due); err != nil {
-		s.Log.Warn("unused task specs stay until the next sweep", zap.Error(err))
-		return
-	}
-	s.Log.Info("removed unused task specs", zap.Int("specs", len(due)))
+	s.remove(ctx, "task specs", waiting.due(now, s.opt.SpecGrace, candidates), func(tx *store.Tx, due []record) {
+		for _, r := range due {
+			if e, ok := s.Tables.Specs.Get(tx, r.key); ok && e.Version == r.version && !s.referredTo(tx, r.key) {
+				s.Tables.Specs.Delete(tx, r.key)
+			}
+		}
+	})
 }
 
-// removeSpecs removes the specs that still have the given version and that no
-// service refers to.
-func (s *Sweeper) removeSpecs(ctx context.Context, due map[string]uint64) error {
-	return s.Update(ctx, func(tx *store.Tx) error {
-		for key, version := range due {
-			if e, ok := s.Tables.Specs.Get(tx, key); ok && e.Version == version && !s.referredTo(tx, key) {
-				s.Tables.Specs.Delete(tx, key)
-			}
+// remove removes records of a kind, as many at a time as a transaction holds.
+func (s *Sweeper) remove(ctx context.Context, kind string, due []record, remove func(*store.Tx, []record)) {
+	removed, batch := 0, firstBatch
+	for removed < len(due) {
+		part := due[removed:min(removed+batch, len(due))]
+		err := s.write(ctx, func(tx *store.Tx) error {
+			remove(tx, part)
+			return nil
+		})
+		switch {
+		case errors.Is(err, kv.ErrTooLarge) && len(part) > 1:
+			batch = len(part) / 2
+		case err != nil:
+			s.Log.Warn("failed to remove unused records; retrying with the next sweep", zap.String("kind", kind), zap.Error(err))
+			return
+		default:
+			removed += len(part)
 		}
-		return nil
-	})
+	}
+	if removed > 0 {
+		s.Log.Info("removed unused records", zap.String("kind", kind), zap.Int("records", removed))
+	}
+}
+
+// write runs one transaction of the sweep.
+func (s *Sweeper) write(ctx context.Context, fn func(*store.Tx) error) error {
+	ctx, cancel := s.Writing(ctx)
+	defer cancel()
+	return s.Update(ctx, fn)
 }
 
 func (s *Sweeper) referredTo(tx *store.Tx, key string) bool {
@@ -143,7 +172,7 @@ func (s *Sweeper) sweepNodes(ctx context.Context, now time.Time) {
 	var due []string
 	for e := range s.Tables.Nodes.Scan(s.Snapshot(), "") {
 		// Its certificate must not outlive the memory that it was removed.
-		if e.Value.Removed && now.UnixMilli()-e.Value.UpdatedAt >= s.opt.TombstoneGrace.Milliseconds() && now.UnixMilli() > e.Value.CertificateEnds && len(due) < sweepBatch {
+		if e.Value.Removed && now.UnixMilli()-e.Value.UpdatedAt >= s.opt.TombstoneGrace.Milliseconds() && now.UnixMilli() > e.Value.CertificateEnds {
 			due = append(due, e.Key)
 		}
 	}
@@ -157,36 +186,25 @@ func (s *Sweeper) sweepNodes(ctx context.Context, now time.Time) {
 
 // sweepNames forgets the names of removed services that have no tasks any more.
 func (s *Sweeper) sweepNames(ctx context.Context, now time.Time) {
-	var due []string
+	var due []record
 	names := s.Snapshot()
 	s.View.Read(func(r *objects.Reader) {
 		for e := range s.Tables.Names.Scan(names, "") {
 			id, removed := state.RemovedService(e.Key)
-			if removed && now.UnixMilli()-e.Value.RemovedAt >= s.opt.SpecGrace.Milliseconds() && !r.HasTasks(id) && len(due) < sweepBatch {
-				due = append(due, e.Key)
+			if removed && now.UnixMilli()-e.Value.RemovedAt >= s.opt.SpecGrace.Milliseconds() && !r.HasTasks(id) {
+				due = append(due, record{key: e.Key})
 			}
 		}
 	})
-	if len(due) == 0 {
-		return
-	}
-	ctx, cancel := s.Writing(ctx)
-	defer cancel()
-	err := s.Update(ctx, func(tx *store.Tx) error {
-		for _, key := range due {
-			s.Tables.Names.Delete(tx, key)
+	s.remove(ctx, "names of removed services", due, func(tx *store.Tx, due []record) {
+		for _, r := range due {
+			s.Tables.Names.Delete(tx, r.key)
 		}
-		return nil
 	})
-	if err != nil {
-		s.Log.Warn("failed to remove the names of removed services; retrying with the next sweep", zap.Error(err))
-	}
 }
 
 func (s *Sweeper) forgetNode(ctx context.Context, id string) error {
-	ctx, cancel := s.Writing(ctx)
-	defer cancel()
-	return s.Update(ctx, func(tx *store.Tx) error {
+	return s.write(ctx, func(tx *store.Tx) error {
 		e, ok := s.Tables.Nodes.Get(tx, id)
 		if !ok || !e.Value.Removed {
 			return nil

@@ -2,6 +2,7 @@ package sweep_test
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -89,6 +90,60 @@ func TestSweepRemovesDataAfterItsGrace(t *testing.T) {
 			t.Errorf("%d rounds in 3 minutes, want one each 10 s", n)
 		}
 	})
+}
+
+// TestOneRoundRemovesAllThatIsDue has far more unused records of each kind than one
+// transaction can remove.
+func TestOneRoundRemovesAllThatIsDue(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := backendtest.Start(t)
+		const blobs, chunks, specs, removed = 40, 8, 300, 300
+		began := time.Now()
+		now := began.UnixMilli()
+		for i := range blobs {
+			digest := state.BlobDigest(fmt.Append(nil, i))
+			put(t, b, func(tx *store.Tx) {
+				b.Tables.Blobs.Put(tx, state.BlobKey(digest), &recordv1.Blob{Size: 1, UsedAt: now})
+				for chunk := range chunks {
+					// Each has a page of its own.
+					b.Tables.Blobs.Put(tx, state.ChunkKey(digest, chunk), &recordv1.Blob{Data: make([]byte, store.DefaultMaxPage+1)})
+				}
+			})
+		}
+		for i := range specs {
+			put(t, b, func(tx *store.Tx) {
+				b.Tables.Specs.Put(tx, state.SpecKey(state.BlobDigest(fmt.Append(nil, i))), &recordv1.Spec{CreatedAt: now})
+			})
+		}
+		for i := range removed {
+			put(t, b, func(tx *store.Tx) {
+				b.Tables.Nodes.Put(tx, fmt.Sprint("node-", i), &recordv1.Node{Removed: true, UpdatedAt: now - time.Hour.Milliseconds()})
+				b.Tables.Names.Put(tx, state.RemovedNameKey(fmt.Sprint("service-", i)), &recordv1.Name{RemovedAt: now})
+			})
+		}
+		left := func() int {
+			return count(b, b.Tables.Blobs) + count(b, b.Tables.Specs) + count(b, b.Tables.Nodes) + count(b, b.Tables.Names)
+		}
+		if n := left(); n != blobs*(chunks+1)+specs+2*removed {
+			t.Fatalf("%d records to begin with", n)
+		}
+		sweepOften(t, b)
+		// Blobs and specs are due when they have been old enough for another minute.
+		time.Sleep(2*time.Minute + 5*time.Second - time.Since(began))
+		synctest.Wait()
+		if n := left(); n > 0 {
+			t.Errorf("%d records are left after the round in which all were due", n)
+		}
+	})
+}
+
+// count returns how many records a table has.
+func count[T any](b *backend.Backend, table *store.Table[T]) (n int) {
+	for range table.Scan(b.Snapshot(), "") {
+		n++
+	}
+	return n
 }
 
 func TestSweepForgetsRemovedNodesAfterTheirCertificate(t *testing.T) {
