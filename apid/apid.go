@@ -29,6 +29,7 @@ import (
 	"github.com/musterhq/muster/apid/tokens"
 	"github.com/musterhq/muster/internal/ca"
 	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/limit"
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
@@ -52,8 +53,11 @@ type Config struct {
 	Bookmark time.Duration
 	// Sweep is how often records that nothing refers to are looked for.
 	Sweep time.Duration
-	// SpecGrace is how long a task spec is kept that nothing refers to.
+	// SpecGrace is how long a task spec or a blob is kept that nothing refers to.
 	SpecGrace time.Duration
+	// MaxConfigBytes bounds the data of all configs of the cluster together; 0 means no
+	// limit.
+	MaxConfigBytes uint64
 	// TombstoneGrace is how long it is remembered that a node was removed, so
 	// that its worker cannot come back under the same id.
 	TombstoneGrace time.Duration
@@ -77,6 +81,7 @@ func DefaultConfig() Config {
 		Bookmark:       15 * time.Second,
 		Sweep:          30 * time.Second,
 		SpecGrace:      time.Minute,
+		MaxConfigBytes: defaults.ConfigBytes,
 		TombstoneGrace: 24 * time.Hour,
 		RotationLeast:  10 * time.Minute,
 	}
@@ -86,7 +91,8 @@ func DefaultConfig() Config {
 // defaults are the values that c holds.
 func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&c.Sweep, "sweep-interval", c.Sweep, "how often records that nothing refers to any more are looked for")
-	fs.DurationVar(&c.SpecGrace, "spec-grace", c.SpecGrace, "how long a task spec is kept that nothing refers to")
+	fs.DurationVar(&c.SpecGrace, "spec-grace", c.SpecGrace, "how long a task spec, or the data of a config, is kept that nothing refers to")
+	fs.Uint64Var(&c.MaxConfigBytes, "max-config-bytes", c.MaxConfigBytes, "bytes that the data of all configs of the cluster may have together, the same at each apid; 0: no limit")
 	fs.DurationVar(&c.RotationLeast, "root-rotation-least", c.RotationLeast, "how long the old root is trusted at least when the authority's root is rotated, for daemons that happen to be off")
 }
 
@@ -187,7 +193,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	apiTokens := tokens.New(d.backend)
 	server := control.New(d.backend, control.Options{
 		Member: env.Member, Subsystems: d.subsystems, Unsharded: sweepSubsystem, Looker: looker, Logs: d.logs,
-		Tokens: apiTokens, Authority: d.authority, Watchers: watchers, Bookmark: cfg.Bookmark,
+		Tokens: apiTokens, Authority: d.authority, Watchers: watchers, Bookmark: cfg.Bookmark, MaxConfigBytes: cfg.MaxConfigBytes,
 	})
 	musterv1.RegisterControlServiceServer(env.Server, server)
 	cav1.RegisterAuthorityServiceServer(env.Server, d.authority.Service())

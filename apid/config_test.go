@@ -19,6 +19,7 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -117,6 +118,67 @@ func TestSweepRemovesDataOfConfigsThatWereNotCreated(t *testing.T) {
 			keys := c.blobs()
 			return len(keys) == 2 && strings.HasPrefix(keys[0], kept.Digest)
 		})
+	})
+}
+
+// TestConfigsOfTheClusterAreBoundedTogether has two replicas of apid, and data of 100
+// bytes at most.
+func TestConfigsOfTheClusterAreBoundedTogether(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		bounded := func(cfg *apid.Config) { cfg.MaxConfigBytes = 100 }
+		a, b := c.apid(bounded), c.apid(bounded)
+		a.createConfig(configSpec("most", make([]byte, 60)))
+		b.createConfig(configSpec("same", make([]byte, 60)))
+		b.createConfig(configSpec("rest", make([]byte, 40)))
+		_, err := a.CreateConfig(t.Context(), &musterv1.CreateConfigRequest{Spec: configSpec("more", []byte("x"))})
+		wantCode(t, err, codes.ResourceExhausted)
+		for _, part := range []string{"may have 100 bytes", "they have 100", "this one has 1", "remove configs that no service uses", "--max-config-bytes"} {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("error %q lacks %q", err, part)
+			}
+		}
+		if got := a.rest(http.MethodPost, "/v1/configs", `{"name": "more", "data": "eA=="}`); got.code != http.StatusTooManyRequests {
+			t.Errorf("REST answers %d %s", got.code, got.body)
+		}
+		a.createConfig(configSpec("equal", make([]byte, 40)))
+		if _, err := a.RemoveConfig(t.Context(), &musterv1.RemoveConfigRequest{Config: "rest"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.RemoveConfig(t.Context(), &musterv1.RemoveConfigRequest{Config: "equal"}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "there is room once the data of removed configs is gone", func() bool {
+			_, err := b.CreateConfig(t.Context(), &musterv1.CreateConfigRequest{Spec: configSpec("more", make([]byte, 39))})
+			return err == nil
+		})
+	})
+}
+
+// TestConfigsCreatedAtOnceStayWithinTheBound creates configs in parallel at two replicas.
+func TestConfigsCreatedAtOnceStayWithinTheBound(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		bounded := func(cfg *apid.Config) { cfg.MaxConfigBytes = 100 }
+		replicas := []*api{c.apid(bounded), c.apid(bounded)}
+		codesOf := make([]codes.Code, 10)
+		var running sync.WaitGroup
+		for i := range codesOf {
+			running.Go(func() {
+				_, err := replicas[i%2].CreateConfig(t.Context(), &musterv1.CreateConfigRequest{Spec: configSpec(fmt.Sprint("c", i), bytes.Repeat([]byte{byte(i)}, 30))})
+				codesOf[i] = status.Code(err)
+			})
+		}
+		running.Wait()
+		counts := map[codes.Code]int{}
+		for _, code := range codesOf {
+			counts[code]++
+		}
+		if counts[codes.OK] != 3 || counts[codes.ResourceExhausted] != len(codesOf)-3 {
+			t.Errorf("codes are %v, want three OK and the rest ResourceExhausted", counts)
+		}
 	})
 }
 

@@ -12,6 +12,9 @@ import (
 	"errors"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	"github.com/musterhq/muster/apid/backend"
 	"github.com/musterhq/muster/internal/state"
@@ -23,22 +26,30 @@ import (
 const touch = 20 * time.Second
 
 // Blobs writes and reads data.
-type Blobs struct{ *backend.Backend }
+type Blobs struct {
+	*backend.Backend
+	most uint64
+}
 
-// New returns blobs in a store.
-func New(b *backend.Backend) *Blobs { return &Blobs{b} }
+// New returns blobs in a store that may have so many bytes together; 0 means no limit.
+func New(b *backend.Backend, most uint64) *Blobs { return &Blobs{b, most} }
 
 // Write sees to it that data is in the store, and returns its digest.
 func (b *Blobs) Write(ctx context.Context, data []byte) ([]byte, error) {
-	digest := state.BlobDigest(data)
+	digest, size := state.BlobDigest(data), uint64(len(data))
 	err := b.Update(ctx, func(tx *store.Tx) error {
-		b.use(tx, digest, uint64(len(data)), time.Now())
+		if _, there := b.Tables.Blobs.Get(tx, state.BlobKey(digest)); !there {
+			if err := b.fits(tx, size); err != nil {
+				return err
+			}
+		}
+		b.use(tx, digest, size, time.Now())
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	for i := range state.Chunks(uint64(len(data))) {
+	for i := range state.Chunks(size) {
 		key := state.ChunkKey(digest, i)
 		chunk := &recordv1.Blob{Data: data[i*state.ChunkSize : min(len(data), (i+1)*state.ChunkSize)]}
 		err := b.Update(ctx, func(tx *store.Tx) error {
@@ -53,6 +64,24 @@ func (b *Blobs) Write(ctx context.Context, data []byte) ([]byte, error) {
 		}
 	}
 	return digest, nil
+}
+
+// fits refuses data that is too much together with that of all blobs, those included that
+// the sweep has not removed yet.
+func (b *Blobs) fits(tx *store.Tx, size uint64) error {
+	if b.most == 0 {
+		return nil
+	}
+	used := uint64(0)
+	for e := range b.Tables.Blobs.Scan(tx, "") {
+		used += e.Value.Size // chunks have none
+	}
+	if used+size <= b.most {
+		return nil
+	}
+	return status.Errorf(codes.ResourceExhausted,
+		"all configs together may have %d bytes; they have %d, and this one has %d: remove configs that no service uses and try again once their data is gone, or raise --max-config-bytes of apid",
+		b.most, used, size)
 }
 
 // Keep sees to it, in the transaction that writes an object, that the object's data

@@ -48,6 +48,8 @@ type Options struct {
 	Watchers prometheus.Gauge
 	// Bookmark is how often a quiet watch is sent a fresh resume token.
 	Bookmark time.Duration
+	// MaxConfigBytes bounds the data of all configs together; 0 means no limit.
+	MaxConfigBytes uint64
 }
 
 // unimplemented answers calls that Server does not define. It lies one level deeper
@@ -83,7 +85,7 @@ var _ musterv1.ControlServiceServer = (*Server)(nil)
 func New(b *backend.Backend, opt Options) *Server {
 	s := &Server{
 		Service: opt.Tokens, Control: opt.Authority.Control(), Backend: b,
-		opt: opt, validate: validate.New(parseConstraints), events: newEventFields(), blobs: blobs.New(b),
+		opt: opt, validate: validate.New(parseConstraints), events: newEventFields(), blobs: blobs.New(b, opt.MaxConfigBytes),
 	}
 	s.services, s.tasks, s.nodes, s.clusters, s.configs = s.serviceKind(), s.taskKind(), s.nodeKind(), s.clusterKind(), s.configKind()
 	return s

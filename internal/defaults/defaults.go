@@ -25,6 +25,9 @@ const (
 	// same value.
 	StopGracePeriod = 10 * time.Second
 	taskHistory     = 5
+	// ConfigBytes bounds the data of all configs of a cluster together. Each manager
+	// keeps all of it in memory, and so does the store.
+	ConfigBytes = 128 << 20
 )
 
 // Replicas returns how many tasks a replicated service has. It is 0 for other modes.
