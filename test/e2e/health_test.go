@@ -19,6 +19,7 @@ const untilStopped = `trap "exit 0" TERM; while :; do sleep 0.1; done`
 // while it runs, the command line, events and REST show the health check's state
 // and why it fails.
 func TestHealthChecksAreShown(t *testing.T) {
+	t.Parallel()
 	testneed.Answer(t, "docker", "version")
 	s := startSite(t, siteConfig{embedded: true, devWorkers: 1})
 	s.makeImage(t)

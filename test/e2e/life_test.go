@@ -79,17 +79,11 @@ func live(t *testing.T, cfg siteConfig) {
 // soon lets apid sweep what nothing refers to any more while the test waits.
 var soon = []string{"--sweep-interval=200ms", "--spec-grace=1s"}
 
-var threeWorkers = []string{"alpha", "beta", "gamma"}
-
 func TestLifeOverConsul(t *testing.T) {
 	testneed.Program(t, "consul")
-	live(t, siteConfig{workers: threeWorkers, args: map[string][]string{"apid": soon}})
-}
-
-func TestLifeInDevManagers(t *testing.T) {
-	live(t, siteConfig{embedded: true, onDisk: true, workers: threeWorkers})
+	live(t, siteConfig{workers: []string{"alpha", "beta", "gamma"}, args: map[string][]string{"apid": soon}})
 }
 
 func TestLifeInDev(t *testing.T) {
-	live(t, siteConfig{embedded: true, devWorkers: 3})
+	live(t, siteConfig{embedded: true, onDisk: true, devWorkers: 3})
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testneed"
 	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/test/internal/rig"
 )
@@ -25,20 +24,11 @@ const (
 // wheel is a service that is updated and rolled back, on one site.
 type wheel struct{ *site }
 
-func TestRollingUpdateOverConsul(t *testing.T) {
-	testneed.Program(t, "consul")
-	roll(t, siteConfig{workers: []string{"alpha", "beta"}})
-}
-
-func TestRollingUpdateInDev(t *testing.T) {
-	roll(t, siteConfig{embedded: true, devWorkers: 2})
-}
-
-// roll has a service updated a few tasks at a time: well, then with a spec that
-// fails, once for each thing that can be done about it.
-func roll(t *testing.T, cfg siteConfig) {
+// TestRollingUpdate has a service updated a few tasks at a time: well, then with a spec
+// that fails, once for each thing that can be done about it.
+func TestRollingUpdate(t *testing.T) {
 	t.Parallel()
-	w := &wheel{startSite(t, cfg)}
+	w := &wheel{startSite(t, siteConfig{embedded: true, devWorkers: 2})}
 	w.ok(t, "service", "create", "--name", "wheel", "--replicas", fmt.Sprint(wheelSize), "--kind", "process", "--env", "COLOR=blue",
 		"--update-parallelism", fmt.Sprint(wheelAtOnce), "--update-delay", wheelDelay.String(), "--update-monitor", "1s",
 		"--rollback-parallelism", fmt.Sprint(wheelAtOnce), "--rollback-monitor", "0s",

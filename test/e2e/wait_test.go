@@ -41,6 +41,7 @@ func failing(t *testing.T, delay string) []string {
 
 // TestWaitEndsOnWhatCannotWork runs commands that wait, with real tasks.
 func TestWaitEndsOnWhatCannotWork(t *testing.T) {
+	t.Parallel()
 	testneed.Answer(t, "docker", "version")
 	s := startSite(t, siteConfig{embedded: true, devWorkers: 1})
 	create := func(name string, args ...string) []string {
@@ -69,6 +70,7 @@ func TestWaitEndsOnWhatCannotWork(t *testing.T) {
 
 // TestWaitNamesMissingDaemon runs a cluster over Consul without some of its daemons.
 func TestWaitNamesMissingDaemon(t *testing.T) {
+	t.Parallel()
 	testneed.Program(t, "consul")
 	s := startSite(t, siteConfig{workers: []string{"worker1"}})
 	stop := func(daemon string) {
@@ -96,6 +98,7 @@ func TestWaitNamesMissingDaemon(t *testing.T) {
 // TestWaitSurvivesReconnect restarts apid while a service fails twice and then
 // recovers: no failure counts twice.
 func TestWaitSurvivesReconnect(t *testing.T) {
+	t.Parallel()
 	testneed.Program(t, "consul")
 	s := startSite(t, siteConfig{workers: []string{"worker1"}})
 	b := s.begin(t, "create", append([]string{"service", "create", "--name", "slow"}, failing(t, "4s")...)...)
