@@ -9,7 +9,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
-	"github.com/musterhq/muster/internal/testwait"
+	testwait "github.com/musterhq/muster/test/kit/wait"
 )
 
 func BenchmarkCreateService(b *testing.B) {

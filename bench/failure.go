@@ -10,7 +10,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/daemon"
-	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/test/kit/cluster"
 )
 
 // workerFail kills a worker that is a process of its own, and waits until as
@@ -50,15 +50,15 @@ func workerFail(ctx context.Context, s *site) error {
 // failover ends the first replica of every manager at once, and asks the API
 // server that is left for a task.
 func failover(ctx context.Context, s *site) error {
-	first := testcluster.Managers()
+	first := cluster.Managers()
 	for _, end := range []struct {
 		name string
-		do   func(*testcluster.Process) error
+		do   func(*cluster.Process) error
 	}{
-		{"killed", (*testcluster.Process).Kill},
-		{"ended in order", (*testcluster.Process).Stop},
+		{"killed", (*cluster.Process).Kill},
+		{"ended in order", (*cluster.Process).Stop},
 	} {
-		conn, err := daemon.Dialer(daemon.Plain().Client)(s.cluster.Address(testcluster.Replica("apid", 2)))
+		conn, err := daemon.Dialer(daemon.Plain().Client)(s.cluster.Address(cluster.Replica("apid", 2)))
 		if err != nil {
 			return err
 		}

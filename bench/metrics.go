@@ -8,13 +8,13 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
-	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/test/kit/cluster"
 )
 
 // managers are the names of the manager processes that run.
 func (s *site) managers() []string {
 	var names []string
-	for _, name := range append(testcluster.Managers(), "dev") {
+	for _, name := range append(cluster.Managers(), "dev") {
 		if s.cluster.Process(name) != nil {
 			names = append(names, name)
 		}

@@ -14,13 +14,13 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/daemon"
-	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/test/kit/cluster"
 )
 
 // site is a cluster that is being measured.
 type site struct {
 	o       *options
-	cluster *testcluster.Cluster
+	cluster *cluster.Cluster
 	fleet   *fleet
 	conn    *grpc.ClientConn
 	client  musterv1.ControlServiceClient
@@ -52,7 +52,7 @@ func startSite(ctx context.Context, o *options, sc *scenario, r *result, run int
 	if err != nil {
 		return s, fmt.Errorf("-binary: %w", err)
 	}
-	s.cluster, err = testcluster.Start(ctx, testcluster.Config{
+	s.cluster, err = cluster.Start(ctx, cluster.Config{
 		Binary: binary, Dir: dir, Embedded: r.Store != consul, OnDisk: r.Store == disk, Replicas: sc.managers,
 	})
 	if err != nil {
@@ -195,12 +195,12 @@ func (s *site) quiet(ctx context.Context) error {
 }
 
 // usage is that of all processes, this one included.
-func (s *site) usage() (map[string]testcluster.Usage, error) {
+func (s *site) usage() (map[string]cluster.Usage, error) {
 	all, err := s.cluster.Usage()
 	if err != nil {
 		return nil, err
 	}
-	mine, err := testcluster.UsageOf(os.Getpid())
+	mine, err := cluster.UsageOf(os.Getpid())
 	if err != nil {
 		return nil, err
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/musterhq/muster/dispatcherd/internal/assignments"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
-	"github.com/musterhq/muster/internal/testwait"
+	testwait "github.com/musterhq/muster/test/kit/wait"
 )
 
 func (w *worker) count() int {

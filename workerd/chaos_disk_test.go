@@ -12,7 +12,7 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"github.com/musterhq/muster/internal/testdisk"
+	testdisk "github.com/musterhq/muster/test/kit/disk"
 )
 
 // TestWhateverHappensOnADiskThatFills is the same with a data directory that has no

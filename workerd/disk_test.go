@@ -11,8 +11,8 @@ import (
 	"testing"
 
 	. "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testdisk"
-	"github.com/musterhq/muster/internal/testwait"
+	testdisk "github.com/musterhq/muster/test/kit/disk"
+	testwait "github.com/musterhq/muster/test/kit/wait"
 )
 
 // executorOf returns what the worker last said of its executor.

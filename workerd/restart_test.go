@@ -25,10 +25,10 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	. "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/plugins/null"
 	"github.com/musterhq/muster/plugins/process"
 	"github.com/musterhq/muster/plugins/sdk"
+	testwait "github.com/musterhq/muster/test/kit/wait"
 	"github.com/musterhq/muster/workerd"
 )
 

@@ -13,7 +13,7 @@ import (
 	"github.com/shirou/gopsutil/v4/process"
 
 	. "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testwait"
+	testwait "github.com/musterhq/muster/test/kit/wait"
 	"github.com/musterhq/muster/workerd/taskdb"
 )
 

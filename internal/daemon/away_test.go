@@ -18,9 +18,9 @@ import (
 	daemonv1 "github.com/musterhq/muster/api/muster/daemon/v1"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv"
-	"github.com/musterhq/muster/internal/kv/consultest"
 	"github.com/musterhq/muster/internal/store"
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/consultest"
+	testwait "github.com/musterhq/muster/test/kit/wait"
 )
 
 // viewer is a daemon that only looks at the store.

@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/musterhq/muster/internal/kv/consultest"
+	"github.com/musterhq/muster/test/kit/consultest"
 )
 
 // entry is a service in Consul's catalog, with the states of its checks.

@@ -20,7 +20,7 @@ import (
 
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/daemon"
-	"github.com/musterhq/muster/internal/testwait"
+	testwait "github.com/musterhq/muster/test/kit/wait"
 )
 
 // bounded is a server of HTTP or gRPC whose connections are bounded.

@@ -11,7 +11,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/musterhq/muster/internal/daemon"
-	"github.com/musterhq/muster/internal/testwait"
+	testwait "github.com/musterhq/muster/test/kit/wait"
 )
 
 // TestDialerTakesWhoAnswers calls one of several replicas while they come and go.

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/musterhq/muster/internal/testneed"
+	testneed "github.com/musterhq/muster/test/kit/need"
 )
 
 // The users and groups of the tests. The files belong to ann, whose group is hers

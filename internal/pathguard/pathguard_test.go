@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/musterhq/muster/internal/pathguard"
-	"github.com/musterhq/muster/internal/testneed"
+	testneed "github.com/musterhq/muster/test/kit/need"
 )
 
 // tree makes a/b/c/file in a directory of its own, and returns that.

@@ -20,9 +20,9 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/musterhq/muster/compose/consul/policies"
-	"github.com/musterhq/muster/internal/kv/consultest"
 	"github.com/musterhq/muster/internal/provision"
-	"github.com/musterhq/muster/internal/testneed"
+	"github.com/musterhq/muster/test/kit/consultest"
+	testneed "github.com/musterhq/muster/test/kit/need"
 )
 
 func cluster(t *testing.T, dir string, servers int) *provision.Cluster {

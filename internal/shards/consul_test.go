@@ -16,8 +16,8 @@ import (
 
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/consul"
-	"github.com/musterhq/muster/internal/kv/consultest"
 	"github.com/musterhq/muster/internal/shards"
+	"github.com/musterhq/muster/test/kit/consultest"
 )
 
 // patience bounds every wait on real time.

@@ -14,8 +14,8 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/kv"
-	"github.com/musterhq/muster/internal/kv/consultest"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/test/kit/consultest"
 )
 
 // onBoth runs a benchmark on the embedded kv and on a Consul server on disk.

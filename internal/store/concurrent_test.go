@@ -10,8 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/musterhq/muster/internal/kv/consultest"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/test/kit/consultest"
 )
 
 var shared consultest.Shared

@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/musterhq/muster/internal/kv/consultest"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/test/kit/consultest"
 )
 
 // TestServerRestoredFromASnapshot takes a real Consul back in time. All stores

@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/musterhq/muster/internal/kv/consultest"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/test/kit/consultest"
 )
 
 // TestServerKilledAndPaused counts through three stores while their Consul

@@ -22,12 +22,12 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testneed"
 	"github.com/musterhq/muster/plugins/conformance"
 	"github.com/musterhq/muster/plugins/docker"
 	"github.com/musterhq/muster/plugins/executortest"
 	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/plugins/sdk/wire"
+	testneed "github.com/musterhq/muster/test/kit/need"
 )
 
 func TestMain(m *testing.M) {

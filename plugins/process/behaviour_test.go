@@ -19,11 +19,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/plugins/process"
 	"github.com/musterhq/muster/plugins/process/internal/proc"
 	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/plugins/sdk/wire"
+	testwait "github.com/musterhq/muster/test/kit/wait"
 )
 
 // bench is an executor in this process, and one task of it.

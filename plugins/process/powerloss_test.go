@@ -15,10 +15,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/musterhq/muster/internal/testdisk"
 	"github.com/musterhq/muster/plugins/process"
 	"github.com/musterhq/muster/plugins/process/internal/proc"
 	"github.com/musterhq/muster/plugins/sdk"
+	testdisk "github.com/musterhq/muster/test/kit/disk"
 )
 
 // losePower makes of a task what a machine that loses power and starts again

@@ -19,17 +19,17 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/consul"
-	"github.com/musterhq/muster/internal/kv/consultest"
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testneed"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/consultest"
+	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // policies is where the policies lie, a file a daemon.
 const policies = "../../compose/consul/policies"
 
-func TestMain(m *testing.M) { os.Exit(testneed.Main(m, "test/acl", "consul")) }
+func TestMain(m *testing.M) { os.Exit(need.Main(m, "test/acl", "consul")) }
 
 // waitTimeout bounds what is waited for.
 const waitTimeout = 2 * time.Minute
@@ -48,7 +48,7 @@ func TestPolicies(t *testing.T) {
 	k := rig.NewConsulTokens(policies)
 	home := filepath.Join(dir, "cluster")
 	must(t, os.Mkdir(home, 0o700))
-	cfg := testcluster.Config{Dir: home, Replicas: 2, ConsulSettings: []string{"discard_check_output = true"}}
+	cfg := cluster.Config{Dir: home, Replicas: 2, ConsulSettings: []string{"discard_check_output = true"}}
 	must(t, k.Secure(&cfg, dir))
 	r, err := rig.Start(t.Context(), rig.Config{
 		Config: cfg,
@@ -72,29 +72,29 @@ func TestPolicies(t *testing.T) {
 // enough takes a service through its life, and ends a replica of each daemon.
 func enough(t *testing.T, r *rig.Rig) {
 	ctx := t.Context()
-	testwait.Within(t, waitTimeout, "the node is ready", r.Ready)
+	wait.Within(t, waitTimeout, "the node is ready", r.Ready)
 	id, err := r.Create(ctx, rig.Null("web", 5))
 	must(t, err)
 	running := func(n int) {
 		t.Helper()
-		testwait.Within(t, waitTimeout, fmt.Sprintf("%d tasks run", n), func(ctx context.Context) error {
+		wait.Within(t, waitTimeout, fmt.Sprintf("%d tasks run", n), func(ctx context.Context) error {
 			_, err := r.Running(ctx, id, n)
 			return err
 		})
 	}
 	running(5)
 	// A replica that takes over must be allowed to as well.
-	for _, daemon := range testcluster.Managers() {
-		must(t, r.Process(testcluster.Replica(daemon, 1)).Kill())
+	for _, daemon := range cluster.Managers() {
+		must(t, r.Process(cluster.Replica(daemon, 1)).Kill())
 	}
 	must(t, r.Scale(ctx, id, 9))
 	running(9)
 	must(t, r.Update(ctx, id, func(s *musterv1.ServiceSpec) { s.Task.ForceUpdate++ }))
 	running(9)
 	must(t, r.RemoveAll(ctx))
-	testwait.Within(t, waitTimeout, "nothing is left", r.Empty)
-	for _, daemon := range testcluster.Managers() {
-		log, err := os.ReadFile(r.Process(testcluster.Replica(daemon, 2)).Log)
+	wait.Within(t, waitTimeout, "nothing is left", r.Empty)
+	for _, daemon := range cluster.Managers() {
+		log, err := os.ReadFile(r.Process(cluster.Replica(daemon, 2)).Log)
 		must(t, err)
 		for line := range strings.Lines(string(log)) {
 			if strings.Contains(line, "Permission denied") || strings.Contains(line, "ACL") {
@@ -114,7 +114,7 @@ func noMore(t *testing.T, servers *consultest.Cluster, k *rig.ConsulTokens) {
 		"schedulerd":    {"assignments", "placements", "scheduler_fences"},
 		"dispatcherd":   {"nodestates", "statuses"},
 	}
-	for _, daemon := range testcluster.Managers() {
+	for _, daemon := range cluster.Managers() {
 		t.Run(daemon, func(t *testing.T) {
 			client, err := dial(servers, k.Of(daemon))
 			must(t, err)
@@ -258,7 +258,7 @@ func probe(t *testing.T, client *api.Client, service string) {
 		ID: id, Name: service, Check: &api.AgentServiceCheck{CheckID: id, HTTP: private.URL, Interval: "1s"},
 	}))
 	defer func() { must(t, client.Agent().ServiceDeregister(id)) }()
-	testwait.Within(t, waitTimeout, "the check was made", func(context.Context) error {
+	wait.Within(t, waitTimeout, "the check was made", func(context.Context) error {
 		checks, err := client.Agent().ChecksWithFilter("CheckID == \"" + id + "\"")
 		if err != nil {
 			return err

@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/internal/backoff"
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/test/internal/renewals"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/renewals"
+	"github.com/musterhq/muster/test/kit/rig"
 )
 
 // runCertificates has a cluster that is closed to strangers under load while
@@ -31,7 +31,7 @@ func runCertificates(ctx context.Context, o options, dir string) (clean bool, er
 		ids[name] = fmt.Sprintf("node-%s-%d", name, os.Getpid())
 	}
 	r, err := rig.Start(ctx, rig.Config{
-		Config: testcluster.Config{Dir: dir, Replicas: o.replicas, ConsulServers: consulServers, CertificateLifetime: o.certificates},
+		Config: cluster.Config{Dir: dir, Replicas: o.replicas, ConsulServers: consulServers, CertificateLifetime: o.certificates},
 		Built:  built, NodeIDs: ids,
 	})
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/internal/backoff"
-	"github.com/musterhq/muster/internal/testnet"
+	"github.com/musterhq/muster/test/kit/network"
 )
 
 // kind is a kind of fault. do makes one, undoes it, and says what it befell: ""
@@ -43,8 +43,8 @@ var kinds = []kind{
 // A fault of the network needs all of it, and one of Consul all servers: more than
 // one at once would leave no majority for most of the time.
 const (
-	network = "the network"
-	consul  = "Consul"
+	allOfNetwork = "the network"
+	consul       = "Consul"
 )
 
 // startTimeout bounds the start of a program on a machine that is busy.
@@ -163,7 +163,7 @@ func (m *maker) cutWorker(ctx context.Context) (string, error) {
 // Consul's servers, and some workers with it.
 func (m *maker) cutManagers(ctx context.Context) (string, error) {
 	number := m.intN(len(m.s.managers))
-	off := []*testnet.Host{m.s.managers[number]}
+	off := []*network.Host{m.s.managers[number]}
 	for _, name := range m.victims() {
 		if m.intN(3) == 0 {
 			off = append(off, m.s.workers[name])
@@ -173,12 +173,12 @@ func (m *maker) cutManagers(ctx context.Context) (string, error) {
 }
 
 // cut cuts some hosts off from all others for a while.
-func (m *maker) cut(ctx context.Context, off ...*testnet.Host) error {
-	if m.take(network) == "" {
+func (m *maker) cut(ctx context.Context, off ...*network.Host) error {
+	if m.take(allOfNetwork) == "" {
 		return nil
 	}
-	defer m.giveBack(network)
-	var rest []*testnet.Host
+	defer m.giveBack(allOfNetwork)
+	var rest []*network.Host
 	for _, h := range m.s.net.Hosts() {
 		if !contains(off, h) {
 			rest = append(rest, h)
@@ -190,7 +190,7 @@ func (m *maker) cut(ctx context.Context, off ...*testnet.Host) error {
 	return errors.Join(err, m.s.net.Heal(context.WithoutCancel(ctx)))
 }
 
-func contains(hosts []*testnet.Host, h *testnet.Host) bool {
+func contains(hosts []*network.Host, h *network.Host) bool {
 	for _, other := range hosts {
 		if other == h {
 			return true

@@ -19,9 +19,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testnet"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/network"
+	"github.com/musterhq/muster/test/kit/rig"
 )
 
 func main() {
@@ -72,7 +72,7 @@ func (o options) consulAway() time.Duration {
 
 // run does it all, and reports whether nothing was violated.
 func run(ctx context.Context, o options) (clean bool, err error) {
-	if err := testnet.Missing(); err != nil && o.certificates == 0 {
+	if err := network.Missing(); err != nil && o.certificates == 0 {
 		return false, err
 	}
 	dir, err := os.MkdirTemp("", "muster-chaos-")
@@ -103,11 +103,11 @@ func run(ctx context.Context, o options) (clean bool, err error) {
 // site is the cluster and the network that it is on.
 type site struct {
 	*rig.Rig
-	net *testnet.Net
+	net *network.Net
 	// managers are the hosts of managers and Consul, workers those of workers, by
 	// name.
-	managers []*testnet.Host
-	workers  map[string]*testnet.Host
+	managers []*network.Host
+	workers  map[string]*network.Host
 }
 
 // quiet is the worker that no fault befalls.
@@ -120,8 +120,8 @@ func newSite(ctx context.Context, o options, dir string) (_ *site, err error) {
 	if err := rig.Build(ctx, ".", built); err != nil {
 		return nil, err
 	}
-	s := &site{workers: map[string]*testnet.Host{}}
-	if s.net, err = testnet.New(ctx, consulServers+o.workers+1); err != nil {
+	s := &site{workers: map[string]*network.Host{}}
+	if s.net, err = network.New(ctx, consulServers+o.workers+1); err != nil {
 		return nil, err
 	}
 	hosts := s.net.Hosts()
@@ -137,7 +137,7 @@ func newSite(ctx context.Context, o options, dir string) (_ *site, err error) {
 		ids[name] = fmt.Sprintf("node-%s-%d", name, os.Getpid())
 	}
 	s.Rig, err = rig.Start(ctx, rig.Config{
-		Config: testcluster.Config{
+		Config: cluster.Config{
 			Dir: dir, Replicas: min(o.replicas, consulServers), ConsulServers: consulServers, Net: s.net, WorkerHosts: s.workers,
 		},
 		Built: built, NodeIDs: ids,

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/rig"
 )
 
 // steadyTasks is how many tasks the quiet worker has.

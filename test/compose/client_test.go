@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // client speaks REST over TLS, to whichever apid answers.
@@ -52,7 +52,7 @@ func (c *client) call(t *testing.T, method, path string, body any) (code int, an
 	t.Helper()
 	content, err := json.Marshal(body)
 	must(t, err)
-	testwait.Within(t, waitTimeout, "an apid answers", func(ctx context.Context) error {
+	wait.Within(t, waitTimeout, "an apid answers", func(ctx context.Context) error {
 		var errs []error
 		for _, address := range c.addresses {
 			code, answer, err = c.callAt(ctx, address, method, path, content)
@@ -109,7 +109,7 @@ func (c *client) scale(t *testing.T, service string, n int) {
 // awaitRunning waits until so many tasks of a service run.
 func (c *client) awaitRunning(t *testing.T, service string, n int) {
 	t.Helper()
-	testwait.Within(t, waitTimeout, fmt.Sprintf("%d tasks of %s run", n, service), func(context.Context) error {
+	wait.Within(t, waitTimeout, fmt.Sprintf("%d tasks of %s run", n, service), func(context.Context) error {
 		_, answer := c.call(t, http.MethodGet, "/v1/tasks?services="+service, nil)
 		running := 0
 		for _, task := range list(answer["tasks"]) {

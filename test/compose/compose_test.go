@@ -17,8 +17,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/musterhq/muster/internal/testneed"
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // waitTimeout bounds what is waited for: the machine may be busy.
@@ -51,8 +51,8 @@ func TestCluster(t *testing.T) {
 // TestMissingImageIsNamed: up says which images it needs before it pulls any, names the
 // one that it cannot get, and starts nothing.
 func TestMissingImageIsNamed(t *testing.T) {
-	testneed.Program(t, "docker-compose")
-	testneed.Answer(t, "docker", "version")
+	need.Program(t, "docker-compose")
+	need.Answer(t, "docker", "version")
 	id := strings.ToLower(rand.Text()[:8])
 	s := &site{project: "muster-test-" + id, tag: "absent-" + id, dir: t.TempDir()}
 	s.found(t, "")
@@ -214,7 +214,7 @@ func scale(t *testing.T, s *site, api *client) {
 	if again := s.client(t); again.token != admin {
 		t.Error("a second up makes another administrator's token")
 	}
-	testwait.Within(t, waitTimeout, "the third has its share", func(context.Context) error {
+	wait.Within(t, waitTimeout, "the third has its share", func(context.Context) error {
 		_, status := api.call(t, http.MethodGet, "/v1/cluster/status", nil)
 		daemons, _ := status["daemons"].([]any)
 		shares := 0

@@ -16,8 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/musterhq/muster/internal/testneed"
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 const (
@@ -60,9 +60,9 @@ func (s *site) beside(t *testing.T, name string) *site {
 func newImages(t *testing.T) *site {
 	t.Helper()
 	for _, program := range []string{"docker-compose", "consul", "busybox"} {
-		testneed.Program(t, program)
+		need.Program(t, program)
 	}
-	testneed.Answer(t, "docker", "version")
+	need.Answer(t, "docker", "version")
 	id := strings.ToLower(rand.Text()[:8])
 	s := &site{project: "muster-test-" + id, tag: "test-" + id, shell: "muster-test-shell:" + id, dir: t.TempDir()}
 	t.Cleanup(func() { s.removeImages(t) })
@@ -231,7 +231,7 @@ func (s *site) file(t *testing.T, service, path string) string {
 // awaitContainers waits until a service of containers has so many that run.
 func (s *site) awaitContainers(t *testing.T, service string, n int) {
 	t.Helper()
-	testwait.Within(t, waitTimeout, fmt.Sprintf("%d containers of %s run", n, service), func(ctx context.Context) error {
+	wait.Within(t, waitTimeout, fmt.Sprintf("%d containers of %s run", n, service), func(ctx context.Context) error {
 		out, err := s.run(ctx, commandTimeout, s.dir, "docker", "ps", "-q", "--filter", "label=com.musterhq.service.name="+service, "--filter", "ancestor="+s.shell)
 		if got := len(strings.Fields(out)); err == nil && got != n {
 			err = fmt.Errorf("%d run", got)

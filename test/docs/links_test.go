@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/musterhq/muster/internal/testneed"
+	"github.com/musterhq/muster/test/kit/need"
 )
 
 const root = "../.."
@@ -34,7 +34,7 @@ func anchors(text string) map[string]bool {
 
 // TestLinks follows each link of each document to another file of the repository.
 func TestLinks(t *testing.T) {
-	testneed.Program(t, "git")
+	need.Program(t, "git")
 	cmd := exec.CommandContext(t.Context(), "git", "ls-files", "*.md")
 	cmd.Dir = root
 	out, err := cmd.Output()

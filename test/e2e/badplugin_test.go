@@ -12,11 +12,11 @@ import (
 	"github.com/hashicorp/go-plugin"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/plugins/handshake"
 	"github.com/musterhq/muster/plugins/null"
 	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/plugins/sdk/wire"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // pluginRole is the first argument that makes the test program a plugin.
@@ -86,7 +86,7 @@ func badPlugins(t *testing.T, hows ...string) map[string]string {
 // pluginLine waits until `muster plugin ls` says something of a plugin.
 func (s *site) pluginLine(t *testing.T, name string, words ...string) {
 	t.Helper()
-	testwait.Within(t, runTimeout, fmt.Sprintf("plugin ls says of %s: %q", name, words), func(context.Context) error {
+	wait.Within(t, runTimeout, fmt.Sprintf("plugin ls says of %s: %q", name, words), func(context.Context) error {
 		list := s.ok(t, "plugin", "ls", "--format", "{{.executor.name}} {{.executor.health}} {{.executor.message}}")
 		for line := range strings.Lines(list) {
 			if !strings.HasPrefix(line, name+" ") {
@@ -174,7 +174,7 @@ func (s *site) pluginDies(t *testing.T) {
 func (s *site) createSays(t *testing.T, why string, args ...string) {
 	t.Helper()
 	create := s.begin(t, "create-"+args[1], append([]string{"service", "create"}, args...)...)
-	testwait.Within(t, runTimeout, "create says why the tasks do not run", func(context.Context) error {
+	wait.Within(t, runTimeout, "create says why the tasks do not run", func(context.Context) error {
 		lines, err := create.lines()
 		if err == nil && !strings.Contains(strings.Join(lines, "\n"), why) {
 			err = fmt.Errorf("it says %q, not %q", lines, why)
@@ -187,7 +187,7 @@ func (s *site) createSays(t *testing.T, why string, args ...string) {
 // awaitPS waits until `muster service ps` says something of a service's tasks.
 func (s *site) awaitPS(t *testing.T, service string, words ...string) {
 	t.Helper()
-	testwait.Within(t, runTimeout, fmt.Sprintf("ps says of %s: %q", service, words), func(context.Context) error {
+	wait.Within(t, runTimeout, fmt.Sprintf("ps says of %s: %q", service, words), func(context.Context) error {
 		ps := s.ok(t, "service", "ps", "--no-trunc", service)
 		for _, w := range words {
 			if !strings.Contains(ps, w) {
@@ -211,7 +211,7 @@ func (s *site) removeService(t *testing.T, service string) {
 		t.Fatal(err)
 	}
 	s.ok(t, "service", "rm", service)
-	testwait.Within(t, removalTimeout, "nothing of "+service+" is left", func(ctx context.Context) error {
+	wait.Within(t, removalTimeout, "nothing of "+service+" is left", func(ctx context.Context) error {
 		all, err := s.listTasks(ctx, "")
 		if err != nil {
 			return err

@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // TestTasksEndWithDevInMemory: a cluster in memory leaves no process and no
@@ -30,7 +30,7 @@ func TestTasksEndWithDevInMemory(t *testing.T) {
 			if err := dev.Signal(end); err != nil {
 				t.Fatal(err)
 			}
-			testwait.Within(t, runTimeout, "every process ends", func(context.Context) error {
+			wait.Within(t, runTimeout, "every process ends", func(context.Context) error {
 				if !dev.Ended() {
 					return fmt.Errorf("muster dev still runs after %v", end)
 				}

@@ -7,14 +7,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/musterhq/muster/internal/testneed"
+	"github.com/musterhq/muster/test/kit/need"
 )
 
 // TestRESTSession runs the session by curl that the examples have, which checks
 // each answer itself.
 func TestRESTSession(t *testing.T) {
 	t.Parallel()
-	testneed.Program(t, "curl")
+	need.Program(t, "curl")
 	s := startSite(t, siteConfig{embedded: true, devWorkers: 1})
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()

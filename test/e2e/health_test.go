@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testneed"
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // The main process of the containers of these tests.
@@ -20,7 +20,7 @@ const untilStopped = `trap "exit 0" TERM; while :; do sleep 0.1; done`
 // and why it fails.
 func TestHealthChecksAreShown(t *testing.T) {
 	t.Parallel()
-	testneed.Answer(t, "docker", "version")
+	need.Answer(t, "docker", "version")
 	s := startSite(t, siteConfig{embedded: true, devWorkers: 1})
 	s.makeImage(t)
 	events := s.begin(t, "events", "events")
@@ -46,7 +46,7 @@ func TestHealthChecksAreShown(t *testing.T) {
 	if code != 200 || health["state"] != "STARTING" || health["output"] != "connection refused" || health["exitCode"] != float64(1) {
 		t.Errorf("REST: %d, health = %v in %v", code, health, body)
 	}
-	testwait.Within(t, runTimeout, "events say why the task is starting", func(context.Context) error {
+	wait.Within(t, runTimeout, "events say why the task is starting", func(context.Context) error {
 		lines, err := events.lines()
 		if err != nil {
 			return err

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // names returns the names of the workers, in order.
@@ -30,7 +30,7 @@ func (l *life) killPlugins(t *testing.T) {
 		if err := syscall.Kill(old.pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		took := testwait.Within(t, runTimeout, "plugin "+executor+" is back", func(ctx context.Context) error {
+		took := wait.Within(t, runTimeout, "plugin "+executor+" is back", func(ctx context.Context) error {
 			p, err := l.plugin(worker, executor)
 			if err == nil && p.pid == old.pid {
 				err = fmt.Errorf("it is still process %d", old.pid)
@@ -39,7 +39,7 @@ func (l *life) killPlugins(t *testing.T) {
 		})
 		t.Logf("plugin %s of %s was back after %v", executor, worker, took)
 	}
-	testwait.Within(t, runTimeout, "plugins are healthy", func(ctx context.Context) error {
+	wait.Within(t, runTimeout, "plugins are healthy", func(ctx context.Context) error {
 		if list := l.ok(t, "plugin", "ls", "--format", "{{.hostname}} {{.executor.name}} {{.executor.health}} {{.executor.message}}"); strings.Contains(list, "UNHEALTHY") {
 			return fmt.Errorf("plugin ls says\n%s", list)
 		}
@@ -65,7 +65,7 @@ func (l *life) update(t *testing.T) {
 		if before[id] != nil {
 			t.Errorf("task %s is of the old spec", task.Name)
 		}
-		testwait.Within(t, runTimeout, task.Name+" is green", func(ctx context.Context) error {
+		wait.Within(t, runTimeout, task.Name+" is green", func(ctx context.Context) error {
 			if out := l.ok(t, "task", "logs", "--tail", "1", "--raw", id); out != "web in green\n" {
 				return fmt.Errorf("it says %q", out)
 			}
@@ -137,7 +137,7 @@ func (l *life) spread(t *testing.T, run tasks) {
 func (l *life) awaitNothingRuns(t *testing.T, worker string) {
 	t.Helper()
 	node := l.nodes[worker]
-	testwait.Within(t, runTimeout, "nothing runs on "+worker, func(ctx context.Context) error {
+	wait.Within(t, runTimeout, "nothing runs on "+worker, func(ctx context.Context) error {
 		all, err := l.processes()
 		if err != nil {
 			return err
@@ -188,7 +188,7 @@ func (l *life) killWorker(t *testing.T) {
 	l.awaitRunning(t, "agent", 3)
 	l.awaitProcesses(t, "agent", 3)
 	l.awaitProcesses(t, "ticker", 6)
-	testwait.Within(t, runTimeout, "three containers run", func(ctx context.Context) error {
+	wait.Within(t, runTimeout, "three containers run", func(ctx context.Context) error {
 		running, err := l.containers(ctx, "running")
 		if err == nil && len(running) != 3 {
 			err = fmt.Errorf("%d run", len(running))

@@ -16,7 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // look: the nodes are there, with all executors that ship.
@@ -24,7 +24,7 @@ func (l *life) look(t *testing.T) {
 	if got := l.ok(t, "cluster", "inspect", "--format", "{{.status.readyNodes}}"); strings.TrimSpace(got) != "3" {
 		t.Errorf("cluster inspect says that %q nodes are ready, want 3", got)
 	}
-	testwait.Within(t, runTimeout, "all executors are healthy", func(ctx context.Context) error {
+	wait.Within(t, runTimeout, "all executors are healthy", func(ctx context.Context) error {
 		list := l.ok(t, "plugin", "ls", "--format", "{{.hostname}} {{.executor.name}} {{.executor.health}}")
 		for name := range l.nodes {
 			for _, executor := range []string{"docker", "process", "null"} {
@@ -113,7 +113,7 @@ func (l *life) checkContainers(t *testing.T, run tasks) {
 			continue
 		}
 		port := task.Status.Ports[0].PublishedPort
-		testwait.Within(t, runTimeout, fmt.Sprintf("port %d of %s answers", port, task.Name), func(ctx context.Context) error { return fetchPage(ctx, port) })
+		wait.Within(t, runTimeout, fmt.Sprintf("port %d of %s answers", port, task.Name), func(ctx context.Context) error { return fetchPage(ctx, port) })
 	}
 	if len(running) != len(run) {
 		t.Errorf("%d containers run, want %d: %v", len(running), len(run), running)
@@ -198,7 +198,7 @@ func (l *life) scale(t *testing.T) {
 // should.
 func (l *life) awaitProcesses(t *testing.T, service string, n int) {
 	t.Helper()
-	testwait.Within(t, runTimeout, fmt.Sprintf("%d processes of %s", n, service), func(ctx context.Context) error {
+	wait.Within(t, runTimeout, fmt.Sprintf("%d processes of %s", n, service), func(ctx context.Context) error {
 		all, err := l.processes()
 		if err != nil {
 			return err

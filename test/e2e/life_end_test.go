@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/internal/state"
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // remove: everything goes, and nothing is left of it.
@@ -24,7 +24,7 @@ func (l *life) remove(t *testing.T) {
 	l.awaitNoTasks(t)
 	if l.Consul != nil {
 		a := l.openArchive(t)
-		testwait.Within(t, runTimeout, "no record is left", func(ctx context.Context) error {
+		wait.Within(t, runTimeout, "no record is left", func(ctx context.Context) error {
 			found, err := a.records(ctx)
 			if err != nil {
 				return err
@@ -38,14 +38,14 @@ func (l *life) remove(t *testing.T) {
 // machine.
 func (s *site) awaitNoTasks(t *testing.T) {
 	t.Helper()
-	testwait.Within(t, runTimeout, "no task is left", func(ctx context.Context) error {
+	wait.Within(t, runTimeout, "no task is left", func(ctx context.Context) error {
 		all, err := s.listTasks(ctx, "")
 		if err == nil && len(all) > 0 {
 			err = fmt.Errorf("%d are there, one is %s %s", len(all), all[0].Name, all[0].Status.GetState())
 		}
 		return err
 	})
-	testwait.Within(t, runTimeout, "nothing of tasks is left on the machine", func(ctx context.Context) error { return s.clean(ctx) })
+	wait.Within(t, runTimeout, "nothing of tasks is left on the machine", func(ctx context.Context) error { return s.clean(ctx) })
 }
 
 // clean returns an error if there is anything of a task: a container in any
@@ -155,7 +155,7 @@ func (l *life) forgotten(t *testing.T) {
 	}
 	// The agent tells the servers in its own time; what is left behind it keeps for a
 	// minute.
-	testwait.Within(t, 30*time.Second, "no service is left behind", func(context.Context) error {
+	wait.Within(t, 30*time.Second, "no service is left behind", func(context.Context) error {
 		services := map[string]any{}
 		l.askConsul(t, "/v1/catalog/services", &services)
 		delete(services, "consul")

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/musterhq/muster/internal/testneed"
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // life is the whole of what a cluster does for its users, on one site.
@@ -57,12 +57,12 @@ func lifeSteps(ownWorkers bool) []step {
 // live runs the steps until one has failed.
 func live(t *testing.T, cfg siteConfig) {
 	t.Parallel()
-	testneed.Answer(t, "docker", "version")
+	need.Answer(t, "docker", "version")
 	s := startSite(t, cfg)
 	s.makeImage(t)
 	l := &life{site: s, whole: t}
 	l.events = s.begin(t, "events", "events", "--format", "json")
-	testwait.Within(t, runTimeout, "events are watched", func(ctx context.Context) error {
+	wait.Within(t, runTimeout, "events are watched", func(ctx context.Context) error {
 		lines, err := l.events.lines()
 		if err == nil && len(lines) == 0 {
 			err = fmt.Errorf("nothing is said")
@@ -80,7 +80,7 @@ func live(t *testing.T, cfg siteConfig) {
 var soon = []string{"--sweep-interval=200ms", "--spec-grace=1s"}
 
 func TestLifeOverConsul(t *testing.T) {
-	testneed.Program(t, "consul")
+	need.Program(t, "consul")
 	live(t, siteConfig{workers: []string{"alpha", "beta", "gamma"}, args: map[string][]string{"apid": soon}})
 }
 

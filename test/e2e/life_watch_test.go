@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // logs: who follows a service gets the lines of all its tasks, also of those that
@@ -42,7 +42,7 @@ var tickLine = regexp.MustCompile(`^ticker\.(\d+)\.([0-9a-z]{12})@[0-9a-z.-]+ \|
 func (l *life) awaitTicks(t *testing.T, run tasks) {
 	t.Helper()
 	before := l.ticks(t)
-	testwait.Within(t, runTimeout, "the follower gets lines of all tasks", func(ctx context.Context) error {
+	wait.Within(t, runTimeout, "the follower gets lines of all tasks", func(ctx context.Context) error {
 		now := l.ticks(t)
 		for id, task := range run {
 			if now[id[:12]] < max(before[id[:12]]+2, 2) {
@@ -85,7 +85,7 @@ func (l *life) ticks(t *testing.T) map[string]int {
 // readEvents checks what `muster events` has told all the while.
 func (l *life) readEvents(t *testing.T) {
 	// What was removed last may be told a moment later.
-	testwait.Within(t, runTimeout, "events tell of the end of all", func(context.Context) error {
+	wait.Within(t, runTimeout, "events tell of the end of all", func(context.Context) error {
 		for key, h := range l.told(t) {
 			if h.kind != musterv1.ObjectKind_NODE && !h.deleted {
 				return fmt.Errorf("%s %s is there", key, h.name)

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/musterhq/muster/internal/testneed"
+	"github.com/musterhq/muster/test/kit/need"
 )
 
 // replicasScript is what the README's example of a cluster is wrapped in. Its ports are
@@ -28,12 +28,12 @@ grep -h 'free one' ./*.log
 // TestReadmeCluster runs the README's example of two replicas of each daemon on one
 // machine, as it stands there.
 func TestReadmeCluster(t *testing.T) {
-	testneed.Program(t, "consul")
+	need.Program(t, "consul")
 	if os.Getuid() != 0 {
-		testneed.Met(t, errors.New("only root can make a network of its own"))
+		need.Met(t, errors.New("only root can make a network of its own"))
 	}
 	for _, program := range []string{"unshare", "ip", "bash"} {
-		testneed.Program(t, program)
+		need.Program(t, program)
 	}
 	text, err := os.ReadFile("../../README.md")
 	if err != nil {

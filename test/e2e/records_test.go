@@ -15,7 +15,7 @@ import (
 	"github.com/musterhq/muster/internal/kv/embedded"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
-	"github.com/musterhq/muster/internal/testcluster"
+	"github.com/musterhq/muster/test/kit/cluster"
 )
 
 // tablesOfNodes hold what stays when all services are gone: nodes are there
@@ -48,7 +48,7 @@ func (s *site) openArchive(t *testing.T) *archive {
 		}
 		a.space, closeKV = c, c.Close
 	} else {
-		e, err := embedded.Open(embedded.Config{Path: testcluster.StorePath(s.dir)})
+		e, err := embedded.Open(embedded.Config{Path: cluster.StorePath(s.dir)})
 		if err != nil {
 			t.Fatal(err)
 		}

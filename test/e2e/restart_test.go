@@ -7,9 +7,9 @@ import (
 	"testing"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testneed"
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // restarts is a cluster with one replica of each manager: what is done after one
@@ -27,7 +27,7 @@ type restarts struct {
 // order are those of TestTakeOver and TestUpgrade.)
 func TestManagersRestart(t *testing.T) {
 	t.Parallel()
-	testneed.Program(t, "consul")
+	need.Program(t, "consul")
 	const size = 4
 	r := &restarts{site: startSite(t, siteConfig{workers: []string{"alpha", "beta"}})}
 	r.ok(t, "service", "create", "--name", "steady", "--replicas", fmt.Sprint(size), "--kind", "process", "--env", "COLOR=blue",
@@ -36,7 +36,7 @@ func TestManagersRestart(t *testing.T) {
 	r.ok(t, "service", "create", "--name", "outlet", "--replicas", "0", "--kind", "null", "--timeout", "2m")
 	r.steady = r.awaitRunning(t, "steady", size)
 
-	for _, daemon := range testcluster.Managers() {
+	for _, daemon := range cluster.Managers() {
 		done := t.Run(daemon, func(t *testing.T) {
 			if err := r.Process(daemon).Kill(); err != nil {
 				t.Fatal(err)
@@ -63,7 +63,7 @@ func (r *restarts) back(t *testing.T, daemon string) {
 	if daemon == "apid" {
 		// No client can ask for anything meanwhile.
 		r.start(t, daemon)
-		testwait.Within(t, runTimeout, "apid answers", func(context.Context) error {
+		wait.Within(t, runTimeout, "apid answers", func(context.Context) error {
 			if got := r.muster(t, "service", "ls"); got.code != 0 {
 				return fmt.Errorf("service ls: %s", got)
 			}
@@ -114,7 +114,7 @@ func (r *restarts) ask(t *testing.T) {
 // awaitPorts waits until all ports that were asked for are allocated.
 func (r *restarts) awaitPorts(t *testing.T) {
 	t.Helper()
-	testwait.Within(t, runTimeout, fmt.Sprintf("%d ports are allocated", r.ports), func(ctx context.Context) error {
+	wait.Within(t, runTimeout, fmt.Sprintf("%d ports are allocated", r.ports), func(ctx context.Context) error {
 		resp, err := r.client.GetService(ctx, &musterv1.GetServiceRequest{Service: "outlet"})
 		if err == nil && len(resp.Service.GetEndpoint().GetPorts()) != r.ports {
 			err = fmt.Errorf("the endpoint is %v", resp.Service.GetEndpoint())

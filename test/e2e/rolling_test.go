@@ -9,8 +9,8 @@ import (
 	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // How the tasks of a wheel are replaced.
@@ -119,7 +119,7 @@ func (w *wheel) untouched(t *testing.T, before tasks) tasks {
 func (w *wheel) awaitTasks(t *testing.T) tasks {
 	t.Helper()
 	run := tasks{}
-	testwait.Within(t, runTimeout, "all tasks run", func(ctx context.Context) error {
+	wait.Within(t, runTimeout, "all tasks run", func(ctx context.Context) error {
 		all, err := w.listTasks(ctx, "wheel")
 		if err != nil {
 			return err
@@ -217,7 +217,7 @@ func (w *wheel) startsFirst(t *testing.T) {
 		after[task.Slot] = task
 	}
 	var all []*musterv1.Task
-	testwait.Within(t, runTimeout, "the tasks before have ended", func(ctx context.Context) (err error) {
+	wait.Within(t, runTimeout, "the tasks before have ended", func(ctx context.Context) (err error) {
 		if all, err = w.listTasks(ctx, "wheel"); err != nil {
 			return err
 		}

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // TestWorkersOfOneMachineShareIt: workers within muster dev and one that was started by
@@ -42,7 +42,7 @@ func TestWorkersOfOneMachineShareIt(t *testing.T) {
 // others wait.
 func (s *site) awaitSome(t *testing.T, service string, n int, reason string) {
 	t.Helper()
-	testwait.Within(t, runTimeout, fmt.Sprintf("%d tasks of %s run", n, service), func(ctx context.Context) error {
+	wait.Within(t, runTimeout, fmt.Sprintf("%d tasks of %s run", n, service), func(ctx context.Context) error {
 		resp, err := s.client.GetService(ctx, &musterv1.GetServiceRequest{Service: service})
 		if err != nil {
 			return err

@@ -15,8 +15,8 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/daemon"
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // siteConfig says what to start.
@@ -38,7 +38,7 @@ type siteConfig struct {
 
 // site is a cluster under test, and what a user has to speak to it.
 type site struct {
-	*testcluster.Cluster
+	*cluster.Cluster
 	siteConfig
 	// dir holds logs and data; bin holds the programs, which no other site runs,
 	// so that a process's program tells whose it is.
@@ -66,7 +66,7 @@ func startSite(t *testing.T, cfg siteConfig) *site {
 	if err := s.install(); err != nil {
 		t.Fatal(err)
 	}
-	s.Cluster, err = testcluster.Start(t.Context(), testcluster.Config{
+	s.Cluster, err = cluster.Start(t.Context(), cluster.Config{
 		Binary: s.binary(), Dir: dir, Embedded: cfg.embedded, OnDisk: cfg.onDisk, Workers: cfg.devWorkers, Args: patiently(cfg.args),
 	})
 	if err != nil {
@@ -84,7 +84,7 @@ func startSite(t *testing.T, cfg siteConfig) *site {
 		}
 	}
 	want := len(cfg.workers) + cfg.devWorkers
-	took := testwait.Within(t, joinTimeout, "nodes join", func(ctx context.Context) error {
+	took := wait.Within(t, joinTimeout, "nodes join", func(ctx context.Context) error {
 		nodes, err := s.listNodes(ctx)
 		if err != nil {
 			return err
@@ -214,7 +214,7 @@ func (s *site) listNodes(ctx context.Context) ([]*musterv1.Node, error) {
 // awaitNode waits until a node is as ok says.
 func (s *site) awaitNode(t *testing.T, name, what string, ok func(*musterv1.Node) bool) {
 	t.Helper()
-	testwait.Within(t, joinTimeout, name+" is "+what, func(ctx context.Context) error {
+	wait.Within(t, joinTimeout, name+" is "+what, func(ctx context.Context) error {
 		resp, err := s.client.GetNode(ctx, &musterv1.GetNodeRequest{Node: s.nodes[name]})
 		if err != nil {
 			return err
@@ -256,7 +256,7 @@ func (s *site) awaitRunning(t *testing.T, service string, n int) tasks {
 func (s *site) awaitRunningWhere(t *testing.T, within time.Duration, service string, n int, ok func(*musterv1.Task) bool) tasks {
 	t.Helper()
 	var run tasks
-	testwait.Within(t, within, fmt.Sprintf("%s runs %d tasks", service, n), func(ctx context.Context) (err error) {
+	wait.Within(t, within, fmt.Sprintf("%s runs %d tasks", service, n), func(ctx context.Context) (err error) {
 		run, err = s.running(ctx, service, n, ok)
 		return err
 	})

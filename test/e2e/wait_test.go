@@ -9,8 +9,8 @@ import (
 	"testing"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testneed"
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // exitNotConverged is the exit code of a command that stopped waiting.
@@ -42,7 +42,7 @@ func failing(t *testing.T, delay string) []string {
 // TestWaitEndsOnWhatCannotWork runs commands that wait, with real tasks.
 func TestWaitEndsOnWhatCannotWork(t *testing.T) {
 	t.Parallel()
-	testneed.Answer(t, "docker", "version")
+	need.Answer(t, "docker", "version")
 	s := startSite(t, siteConfig{embedded: true, devWorkers: 1})
 	create := func(name string, args ...string) []string {
 		return append([]string{"service", "create", "--name", name}, args...)
@@ -71,7 +71,7 @@ func TestWaitEndsOnWhatCannotWork(t *testing.T) {
 // TestWaitNamesMissingDaemon runs a cluster over Consul without some of its daemons.
 func TestWaitNamesMissingDaemon(t *testing.T) {
 	t.Parallel()
-	testneed.Program(t, "consul")
+	need.Program(t, "consul")
 	s := startSite(t, siteConfig{workers: []string{"worker1"}})
 	stop := func(daemon string) {
 		if err := s.Process(daemon).Stop(); err != nil {
@@ -99,11 +99,11 @@ func TestWaitNamesMissingDaemon(t *testing.T) {
 // recovers: no failure counts twice.
 func TestWaitSurvivesReconnect(t *testing.T) {
 	t.Parallel()
-	testneed.Program(t, "consul")
+	need.Program(t, "consul")
 	s := startSite(t, siteConfig{workers: []string{"worker1"}})
 	b := s.begin(t, "create", append([]string{"service", "create", "--name", "slow"}, failing(t, "4s")...)...)
 	for want := 1; want <= 2; want++ {
-		testwait.Within(t, runTimeout, "a task fails", func(context.Context) error {
+		wait.Within(t, runTimeout, "a task fails", func(context.Context) error {
 			if n := s.countFailures(t, "slow"); n < want {
 				return fmt.Errorf("%d tasks have failed, want %d", n, want)
 			}

@@ -3,7 +3,7 @@ package executors_test
 import (
 	"testing"
 
-	"github.com/musterhq/muster/internal/testneed"
+	"github.com/musterhq/muster/test/kit/need"
 )
 
 // dockerImage is what Docker's executor is tried with: busybox and nothing else. It
@@ -26,8 +26,8 @@ sed 's,busybox:stable,` + dockerImage + `,' plugins/conformance/tasks/container.
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	needs(t)
-	testneed.Answer(t, "docker", "version")
-	testneed.Program(t, "busybox")
+	need.Answer(t, "docker", "version")
+	need.Program(t, "busybox")
 	dir := programs(t)
 	run(t, "make build BIN="+dir)
 	run(t, "examples/executor-python/build "+dir+"/muster-executor-python")

@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/musterhq/muster/internal/testneed"
-	"github.com/musterhq/muster/internal/testnet"
+	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/network"
 )
 
 const root = "../.."
@@ -25,9 +25,9 @@ const root = "../.."
 func needs(t *testing.T) {
 	t.Helper()
 	for _, program := range []string{"make", "bash", "sha256sum", "pidof", "protoc", "grpc_python_plugin", "openssl"} {
-		testneed.Program(t, program)
+		need.Program(t, program)
 	}
-	testneed.Answer(t, "/usr/bin/python3", "-c", "import grpc")
+	need.Answer(t, "/usr/bin/python3", "-c", "import grpc")
 }
 
 // programs makes an empty directory for what is built. Others must not be able to
@@ -79,8 +79,8 @@ func TestTutorial(t *testing.T) {
 	for _, block := range regexp.MustCompile("(?ms)^```sh\n(.*?)^```$").FindAllStringSubmatch(string(text), -1) {
 		script.WriteString(block[1])
 	}
-	api, dir := testnet.FreeAddress(t), programs(t)
-	dev := fmt.Sprintf("muster dev --listen %s --rest-listen %s --ops-listen %s --dispatcher-listen %s", api, testnet.FreeAddress(t), testnet.FreeAddress(t), testnet.FreeAddress(t))
+	api, dir := network.FreeAddress(t), programs(t)
+	dev := fmt.Sprintf("muster dev --listen %s --rest-listen %s --ops-listen %s --dispatcher-listen %s", api, network.FreeAddress(t), network.FreeAddress(t), network.FreeAddress(t))
 	adapted := strings.NewReplacer(
 		"make build", "make build BIN="+dir,
 		"$PWD/bin/", dir+"/",

@@ -8,9 +8,9 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/store"
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // crowd is how many services there are, so that each replica has some of them.
@@ -33,13 +33,13 @@ type bench struct {
 	steady map[string]*musterv1.Task
 }
 
-func newBench(t *testing.T, cfg testcluster.Config) *bench {
+func newBench(t *testing.T, cfg cluster.Config) *bench {
 	t.Helper()
 	return newBenchOf(t, built, cfg)
 }
 
 // newBenchOf is the same with programs of another build.
-func newBenchOf(t *testing.T, built string, cfg testcluster.Config) *bench {
+func newBenchOf(t *testing.T, built string, cfg cluster.Config) *bench {
 	t.Helper()
 	cfg.Replicas = 2
 	r := startOf(t, built, cfg, "one", "two")
@@ -65,7 +65,7 @@ func newBenchOf(t *testing.T, built string, cfg testcluster.Config) *bench {
 	}
 	_, err := r.Create(t.Context(), rig.Processes("steady", 4, rig.Sleep))
 	ok(t, err)
-	testwait.Within(t, waitTimeout, "the steady service runs", func(ctx context.Context) (err error) {
+	wait.Within(t, waitTimeout, "the steady service runs", func(ctx context.Context) (err error) {
 		b.steady, err = r.Running(ctx, "steady", 4)
 		return err
 	})
@@ -76,20 +76,20 @@ func newBenchOf(t *testing.T, built string, cfg testcluster.Config) *bench {
 // settle waits until all replicas share the work out evenly, and the crowd runs.
 func (b *bench) settle(t *testing.T) {
 	t.Helper()
-	testwait.Within(t, waitTimeout, "the shards are shared out", b.even)
+	wait.Within(t, waitTimeout, "the shards are shared out", b.even)
 	for id, n := range b.sizes {
-		testwait.Within(t, waitTimeout, "the crowd runs", func(ctx context.Context) error {
+		wait.Within(t, waitTimeout, "the crowd runs", func(ctx context.Context) error {
 			_, err := b.Running(ctx, id, int(n))
 			return err
 		})
 	}
-	testwait.Within(t, waitTimeout, "all nodes are ready", b.Ready)
+	wait.Within(t, waitTimeout, "all nodes are ready", b.Ready)
 }
 
 // unmoved fails the test unless the steady tasks are what they were at first.
 func (b *bench) unmoved(t *testing.T) {
 	t.Helper()
-	testwait.Within(t, waitTimeout, "the steady service runs as before", func(ctx context.Context) error {
+	wait.Within(t, waitTimeout, "the steady service runs as before", func(ctx context.Context) error {
 		now, err := b.Running(ctx, "steady", len(b.steady))
 		if err != nil {
 			return err
@@ -124,7 +124,7 @@ func (b *bench) even(ctx context.Context) error {
 			return fmt.Errorf("%s at %s has %d of %d shards", d.Daemon, d.Address, len(d.Shards), n)
 		}
 	}
-	for _, daemon := range testcluster.Managers() {
+	for _, daemon := range cluster.Managers() {
 		if replicas[daemon] != 2 {
 			return fmt.Errorf("there are %d replicas of %s", replicas[daemon], daemon)
 		}

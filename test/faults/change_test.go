@@ -9,7 +9,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/store"
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // target is a replica that is to die, and changes that need it: each is made and
@@ -90,7 +90,7 @@ func (b *bench) grow(ctx context.Context, id string) error {
 	if err := b.Scale(ctx, id, size); err != nil {
 		return fmt.Errorf("scale %s: %w", id, err)
 	}
-	return testwait.Until(ctx, func(ctx context.Context) error {
+	return wait.Until(ctx, func(ctx context.Context) error {
 		_, err := b.Running(ctx, id, int(size))
 		return err
 	})
@@ -116,7 +116,7 @@ func (b *bench) publish(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("update %s: %w", id, err)
 	}
-	return testwait.Until(ctx, func(ctx context.Context) error {
+	return wait.Until(ctx, func(ctx context.Context) error {
 		s, err := b.Service(ctx, id)
 		if err == nil && (len(s.GetEndpoint().GetPorts()) != 1 || s.Endpoint.Ports[0].TargetPort != port) {
 			err = fmt.Errorf("service %s has endpoint %v, want port %d", id, s.GetEndpoint(), port)

@@ -12,9 +12,9 @@ import (
 	psnet "github.com/shirou/gopsutil/v4/net"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // mostConnections is less than half of Consul's default of connections from one address.
@@ -26,15 +26,15 @@ const mostConnections = 100
 func TestConnectionsToConsul(t *testing.T) {
 	t.Parallel()
 	const limit = 200 // Consul's default; consultest has raised it
-	r := start(t, testcluster.Config{
+	r := start(t, cluster.Config{
 		Replicas: 2, ConsulSettings: []string{fmt.Sprintf("limits { http_max_conns_per_client = %d }", limit)},
 	}, "one", "two")
 	daemons := []string{"apid", "orchestratord", "schedulerd", "dispatcherd"}
 	var names []string
 	for _, d := range daemons {
-		names = append(names, testcluster.Replica(d, 1), testcluster.Replica(d, 2))
+		names = append(names, cluster.Replica(d, 1), cluster.Replica(d, 2))
 	}
-	testwait.Within(t, waitTimeout, "replicas share the shards out", func(ctx context.Context) error { return shared(ctx, r, 2, 0) })
+	wait.Within(t, waitTimeout, "replicas share the shards out", func(ctx context.Context) error { return shared(ctx, r, 2, 0) })
 	total := func(ctx context.Context) int {
 		t.Helper()
 		all := connections(ctx, t, r, names)
@@ -71,11 +71,11 @@ func TestConnectionsToConsul(t *testing.T) {
 	}
 
 	for _, d := range daemons {
-		name := testcluster.Replica(d, 1)
+		name := cluster.Replica(d, 1)
 		ok(t, r.Process(name).Kill())
 		ok(t, r.StartManager(name))
 	}
-	testwait.Within(t, waitTimeout, "the replicas that were started again have shards", func(ctx context.Context) error {
+	wait.Within(t, waitTimeout, "the replicas that were started again have shards", func(ctx context.Context) error {
 		return shared(ctx, r, 2, 0)
 	})
 	if logs := r.Logs(); strings.Contains(logs, "consul limit reached") {

@@ -20,10 +20,10 @@ import (
 	"google.golang.org/grpc/status"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/kv/consultest"
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/consultest"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // away is how long Consul is gone. Much longer is for the chaos run.
@@ -36,7 +36,7 @@ const hang = 8 * time.Second
 // No task notices.
 func TestConsulTrouble(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, testcluster.Config{ConsulServers: 3})
+	b := newBench(t, cluster.Config{ConsulServers: 3})
 	t.Run("leader killed", b.killLeader)
 	t.Run("all servers restarted", b.restartConsul)
 	t.Run("follower hangs", func(t *testing.T) { b.hangServer(t, false) })
@@ -150,7 +150,7 @@ func (b *bench) consulAway(t *testing.T, take, bring func(*consultest.Cluster) e
 	}
 	patient.Wait()
 	t.Logf("%d writes were refused", writes)
-	testwait.Within(t, waitTimeout, "a daemon that was started meanwhile says that it waits", func(context.Context) error {
+	wait.Within(t, waitTimeout, "a daemon that was started meanwhile says that it waits", func(context.Context) error {
 		logged, err := os.ReadFile(b.Process(waits).Log)
 		if err == nil && !strings.Contains(string(logged[offset:]), "store is away: waiting for it") {
 			err = fmt.Errorf("it says:\n%s", logged[offset:])
@@ -161,7 +161,7 @@ func (b *bench) consulAway(t *testing.T, take, bring func(*consultest.Cluster) e
 	b.change(t)
 	b.relearn(t)
 	b.settle(t)
-	testwait.Within(t, waitTimeout, "the dead task is replaced, and no other", func(ctx context.Context) error {
+	wait.Within(t, waitTimeout, "the dead task is replaced, and no other", func(ctx context.Context) error {
 		now, err := b.Running(ctx, "steady", len(b.steady))
 		if err != nil {
 			return err
@@ -185,7 +185,7 @@ func logSize(t *testing.T, path string) int64 {
 // on the command line.
 func (b *bench) marked(t *testing.T, began time.Time) {
 	t.Helper()
-	testwait.Within(t, waitTimeout, "answers are marked as stale", func(ctx context.Context) error {
+	wait.Within(t, waitTimeout, "answers are marked as stale", func(ctx context.Context) error {
 		var header metadata.MD
 		_, err := b.Client("apid").ListTasks(ctx, &musterv1.ListTasksRequest{}, grpc.Header(&header))
 		if err == nil && len(header.Get("muster-stale-seconds")) == 0 {
@@ -228,7 +228,7 @@ func (b *bench) relearn(t *testing.T) {
 	// there are two changes: one of them is written after it.
 	ok(t, b.Scale(t.Context(), id, size+1))
 	ok(t, b.Scale(t.Context(), id, size))
-	testwait.Within(t, waitTimeout, "the refused writes are settled", func(ctx context.Context) error {
+	wait.Within(t, waitTimeout, "the refused writes are settled", func(ctx context.Context) error {
 		s, err := b.Service(ctx, id)
 		if n := s.GetSpec().GetReplicated().GetReplicas(); err == nil && n != size {
 			err = fmt.Errorf("it has %d replicas", n)

@@ -9,9 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // TestEmptyConsul takes all that Consul holds from a cluster that runs on, and has no
@@ -20,7 +20,7 @@ import (
 // is restarted meanwhile believes it.
 func TestEmptyConsul(t *testing.T) {
 	t.Parallel()
-	r := start(t, testcluster.Config{Replicas: 2, ConsulServers: 3}, "one", "two")
+	r := start(t, cluster.Config{Replicas: 2, ConsulServers: 3}, "one", "two")
 	_, err := r.Create(t.Context(), rig.Processes("steady", 4, rig.Sleep))
 	ok(t, err)
 	steady := running(t, r, "steady", 4)
@@ -37,7 +37,7 @@ func TestEmptyConsul(t *testing.T) {
 			return err
 		}
 	}
-	testwait.Within(t, 3*waitTimeout, "the workers are sent away", func(ctx context.Context) error {
+	wait.Within(t, 3*waitTimeout, "the workers are sent away", func(ctx context.Context) error {
 		return errors.Join(refused("one")(ctx), refused("two")(ctx))
 	})
 	for _, task := range steady {
@@ -48,7 +48,7 @@ func TestEmptyConsul(t *testing.T) {
 
 	ok(t, r.Process("two").Stop())
 	ok(t, r.StartNode("two"))
-	testwait.Within(t, waitTimeout, "a worker that was restarted gives its tasks up", func(context.Context) error {
+	wait.Within(t, waitTimeout, "a worker that was restarted gives its tasks up", func(context.Context) error {
 		for _, task := range steady {
 			if alive, want := rig.Alive(int(task.Status.Runtime.Pid)), task.NodeId == r.Nodes["one"]; alive != want {
 				return fmt.Errorf("task %s on %s lives: %t", task.Name, task.NodeId, alive)

@@ -12,11 +12,11 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testneed"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/engine"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/engine"
+	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // engineAway is how long an engine is away: long enough that all who ask it
@@ -28,7 +28,7 @@ const engineAway = 8 * time.Second
 // tasks; without, the Engine that starts ends them, and each is replaced once.
 func TestEngineKilled(t *testing.T) {
 	t.Parallel()
-	testneed.Met(t, engine.Missing())
+	need.Met(t, engine.Missing())
 	built := filepath.Join(t.TempDir(), "built")
 	ok(t, rig.BuildWith(t.Context(), "../..", built, "docker"))
 	for name, keeps := range map[string]bool{"live-restore": true, "plain": false} {
@@ -73,7 +73,7 @@ func newContainers(t *testing.T, built string, args ...string) *containers {
 			t.Error(err)
 		}
 	})
-	r := startOf(t, built, testcluster.Config{Embedded: true, Env: map[string][]string{"one": {"DOCKER_HOST=" + e.Host()}}}, "one")
+	r := startOf(t, built, cluster.Config{Embedded: true, Env: map[string][]string{"one": {"DOCKER_HOST=" + e.Host()}}}, "one")
 	return &containers{Rig: r, engine: e}
 }
 
@@ -121,7 +121,7 @@ func (b *containers) exactly(ctx context.Context, service string, n int) (map[st
 
 func (b *containers) await(t *testing.T, service string, n int) (tasks map[string]*musterv1.Task) {
 	t.Helper()
-	took := testwait.Within(t, 2*waitTimeout, fmt.Sprintf("%d containers of %s run", n, service), func(ctx context.Context) (err error) {
+	took := wait.Within(t, 2*waitTimeout, fmt.Sprintf("%d containers of %s run", n, service), func(ctx context.Context) (err error) {
 		tasks, err = b.exactly(ctx, service, n)
 		return err
 	})
@@ -162,12 +162,12 @@ func (b *containers) killWhileRunning(t *testing.T, keeps bool) {
 		once(t, b.Rig, "stays", 2)
 	}
 	b.await(t, "comes", 2)
-	testwait.Within(t, waitTimeout, "the containers of what was removed are gone", func(ctx context.Context) error {
+	wait.Within(t, waitTimeout, "the containers of what was removed are gone", func(ctx context.Context) error {
 		return b.none(ctx, "goes")
 	})
 	for _, service := range []string{"stays", "comes"} {
 		ok(t, b.Remove(t.Context(), service))
-		testwait.Within(t, waitTimeout, "no containers are left", func(ctx context.Context) error { return b.none(ctx, service) })
+		wait.Within(t, waitTimeout, "no containers are left", func(ctx context.Context) error { return b.none(ctx, service) })
 	}
 }
 
@@ -199,5 +199,5 @@ func (b *containers) killWhile(t *testing.T, after time.Duration, replicas uint6
 	ok(t, b.engine.Start(t.Context()))
 	b.await(t, service, int(replicas))
 	ok(t, b.Remove(t.Context(), id))
-	testwait.Within(t, waitTimeout, "no containers are left", func(ctx context.Context) error { return b.none(ctx, service) })
+	wait.Within(t, waitTimeout, "no containers are left", func(ctx context.Context) error { return b.none(ctx, service) })
 }

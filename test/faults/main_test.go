@@ -16,10 +16,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testneed"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // built is the directory with the programs. TestMain sets it before any test runs.
@@ -38,15 +38,15 @@ const (
 )
 
 // start starts a cluster whose workers are ready, and that ends with the test.
-func start(t *testing.T, cfg testcluster.Config, workers ...string) *rig.Rig {
+func start(t *testing.T, cfg cluster.Config, workers ...string) *rig.Rig {
 	t.Helper()
 	return startOf(t, built, cfg, workers...)
 }
 
 // startOf is the same with programs of another build.
-func startOf(t *testing.T, built string, cfg testcluster.Config, workers ...string) *rig.Rig {
+func startOf(t *testing.T, built string, cfg cluster.Config, workers ...string) *rig.Rig {
 	t.Helper()
-	testneed.Program(t, "consul")
+	need.Program(t, "consul")
 	// Not t.TempDir: what is left there must not fail to be removed before the
 	// cluster has ended.
 	dir, err := os.MkdirTemp("", "muster-faults-")
@@ -75,14 +75,14 @@ func startOf(t *testing.T, built string, cfg testcluster.Config, workers ...stri
 		} else {
 			// Where only some of a test's steps were asked for.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), waitTimeout)
-			ok(t, errors.Join(r.RemoveAll(ctx), testwait.Until(ctx, r.Empty)))
+			ok(t, errors.Join(r.RemoveAll(ctx), wait.Until(ctx, r.Empty)))
 			cancel()
 		}
 		if err := errors.Join(r.Close(), os.RemoveAll(dir)); err != nil {
 			t.Error(err)
 		}
 	})
-	testwait.Within(t, waitTimeout, "all nodes are ready", r.Ready)
+	wait.Within(t, waitTimeout, "all nodes are ready", r.Ready)
 	return r
 }
 
@@ -92,7 +92,7 @@ func removeAll(t *testing.T, r *rig.Rig) {
 	ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
 	defer cancel()
 	ok(t, r.RemoveAll(ctx))
-	testwait.Within(t, waitTimeout, "nothing is left of tasks", r.Empty)
+	wait.Within(t, waitTimeout, "nothing is left of tasks", r.Empty)
 }
 
 // undo returns a function that undoes what a step does to the cluster. It is

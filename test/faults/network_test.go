@@ -15,20 +15,20 @@ import (
 	"google.golang.org/grpc/codes"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/kv/consultest"
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testneed"
-	"github.com/musterhq/muster/internal/testnet"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/consultest"
+	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/network"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // TestNetwork cuts machines off from each other. Each has one of Consul's three
 // servers and a replica of each manager (there are two), or a worker.
 func TestNetwork(t *testing.T) {
 	t.Parallel()
-	testneed.Met(t, testnet.Missing())
-	n, err := testnet.New(t.Context(), 5)
+	need.Met(t, network.Missing())
+	n, err := network.New(t.Context(), 5)
 	ok(t, err)
 	t.Cleanup(func() {
 		if err := n.Close(); err != nil {
@@ -36,8 +36,8 @@ func TestNetwork(t *testing.T) {
 		}
 	})
 	hosts := n.Hosts()
-	b := newBench(t, testcluster.Config{
-		ConsulServers: 3, Net: n, WorkerHosts: map[string]*testnet.Host{"one": hosts[3], "two": hosts[4]},
+	b := newBench(t, cluster.Config{
+		ConsulServers: 3, Net: n, WorkerHosts: map[string]*network.Host{"one": hosts[3], "two": hosts[4]},
 	})
 	t.Run("managers cut off", func(t *testing.T) { b.cutManagers(t, n) })
 	t.Run("follower slow", func(t *testing.T) { b.slowServer(t, n, false) })
@@ -49,7 +49,7 @@ func TestNetwork(t *testing.T) {
 
 // cutManagers cuts off a machine with the minority of Consul's servers and half of
 // the managers: the others do all the work, and what is cut off writes nothing.
-func (b *bench) cutManagers(t *testing.T, n *testnet.Net) {
+func (b *bench) cutManagers(t *testing.T, n *network.Net) {
 	hosts := n.Hosts()
 	heal := undo(t, func() error { return n.Heal(context.WithoutCancel(t.Context())) })
 	ok(t, n.Cut(t.Context(), hosts[:1], hosts[1:]))
@@ -72,7 +72,7 @@ func (b *bench) cutManagers(t *testing.T, n *testnet.Net) {
 // slowServer makes one of Consul's servers slow, and the network of its machine
 // bad: it stands still for most of the time, but never for long enough to be taken
 // for dead. Changes continue, and nothing is moved.
-func (b *bench) slowServer(t *testing.T, n *testnet.Net, leads bool) {
+func (b *bench) slowServer(t *testing.T, n *network.Net, leads bool) {
 	victim := b.server(t, leads)
 	host := n.Hosts()[slices.Index(b.Servers.Servers(), victim)]
 	whole := undo(t, func() error { return n.Lose(context.WithoutCancel(t.Context()), host, 0) })
@@ -95,8 +95,8 @@ func (b *bench) slowServer(t *testing.T, n *testnet.Net, leads bool) {
 
 // slow lets a server run for a moment now and then until ctx ends: for longer where the
 // machine has no time for it, until it has answered.
-func slow(ctx context.Context, s *consultest.Server, host *testnet.Host) error {
-	wait := func(d time.Duration) {
+func slow(ctx context.Context, s *consultest.Server, host *network.Host) error {
+	pause := func(d time.Duration) {
 		select {
 		case <-ctx.Done():
 		case <-time.After(d):
@@ -106,18 +106,18 @@ func slow(ctx context.Context, s *consultest.Server, host *testnet.Host) error {
 		if err := s.Pause(); err != nil {
 			return err
 		}
-		wait(200*time.Millisecond + rand.N(200*time.Millisecond))
+		pause(200*time.Millisecond + rand.N(200*time.Millisecond))
 		if err := s.Resume(); err != nil {
 			return err
 		}
-		_ = testwait.Until(ctx, func(ctx context.Context) error { return answers(ctx, s, host) })
-		wait(20*time.Millisecond + rand.N(40*time.Millisecond))
+		_ = wait.Until(ctx, func(ctx context.Context) error { return answers(ctx, s, host) })
+		pause(20*time.Millisecond + rand.N(40*time.Millisecond))
 	}
 	return nil
 }
 
 // answers returns an error unless a server answers a client on its own host.
-func answers(ctx context.Context, s *consultest.Server, host *testnet.Host) error {
+func answers(ctx context.Context, s *consultest.Server, host *network.Host) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Address+"/v1/status/leader", nil)
 	if err != nil {
 		return err
@@ -132,12 +132,12 @@ func answers(ctx context.Context, s *consultest.Server, host *testnet.Host) erro
 
 // cutWorker cuts off a worker for so long that its tasks are replaced: it keeps
 // them until it is back, and then stops them.
-func (b *bench) cutWorker(t *testing.T, n *testnet.Net) {
+func (b *bench) cutWorker(t *testing.T, n *network.Net) {
 	hosts := n.Hosts()
 	id, err := b.Create(t.Context(), rig.Processes("moves", 4, rig.Sleep))
 	ok(t, err)
 	var before map[string]*musterv1.Task
-	testwait.Within(t, waitTimeout, "both workers have tasks", func(ctx context.Context) error {
+	wait.Within(t, waitTimeout, "both workers have tasks", func(ctx context.Context) error {
 		s, err := b.Service(ctx, id)
 		if err != nil {
 			return err
@@ -162,7 +162,7 @@ func (b *bench) cutWorker(t *testing.T, n *testnet.Net) {
 	heal := undo(t, func() error { return n.Heal(context.WithoutCancel(t.Context())) })
 	ok(t, n.Cut(t.Context(), hosts[3:4], append(hosts[:3:3], hosts[4])))
 	var after map[string]*musterv1.Task
-	took := testwait.Within(t, 3*waitTimeout, "tasks run elsewhere", func(ctx context.Context) (err error) {
+	took := wait.Within(t, 3*waitTimeout, "tasks run elsewhere", func(ctx context.Context) (err error) {
 		if after, err = b.Running(ctx, "moves", 4); err != nil {
 			return err
 		}
@@ -183,7 +183,7 @@ func (b *bench) cutWorker(t *testing.T, n *testnet.Net) {
 		}
 	}
 	ok(t, heal())
-	took = testwait.Within(t, waitTimeout, "the worker stops what was replaced", b.Truthful)
+	took = wait.Within(t, waitTimeout, "the worker stops what was replaced", b.Truthful)
 	t.Logf("what was replaced was stopped %v after the network was whole", took)
 	ok(t, rig.Same(after, running(t, b.Rig, "moves", 4)))
 	ok(t, b.Remove(t.Context(), id))
@@ -192,20 +192,20 @@ func (b *bench) cutWorker(t *testing.T, n *testnet.Net) {
 // removeCutWorker removes the node of a worker that is cut off: the worker keeps its
 // tasks until it is back, hears that it is none any more, stops them, and says what
 // there is to do. Its node is gone then, so that this comes last.
-func (b *bench) removeCutWorker(t *testing.T, n *testnet.Net) {
+func (b *bench) removeCutWorker(t *testing.T, n *network.Net) {
 	hosts := n.Hosts()
 	spec := rig.Processes("left", 2, rig.Sleep)
 	spec.Task.Placement = &musterv1.Placement{Constraints: []string{"node.hostname==one"}}
 	id, err := b.Create(t.Context(), spec)
 	ok(t, err)
 	var before map[string]*musterv1.Task
-	testwait.Within(t, waitTimeout, "tasks run", func(ctx context.Context) (err error) {
+	wait.Within(t, waitTimeout, "tasks run", func(ctx context.Context) (err error) {
 		before, err = b.Running(ctx, "left", 2)
 		return err
 	})
 	heal := undo(t, func() error { return n.Heal(context.WithoutCancel(t.Context())) })
 	ok(t, n.Cut(t.Context(), hosts[3:4], append(hosts[:3:3], hosts[4])))
-	testwait.Within(t, 3*waitTimeout, "the node can be removed", func(ctx context.Context) error {
+	wait.Within(t, 3*waitTimeout, "the node can be removed", func(ctx context.Context) error {
 		return b.RemoveNode(ctx, b.Nodes["one"])
 	})
 	alive := func(context.Context) error {
@@ -222,7 +222,7 @@ func (b *bench) removeCutWorker(t *testing.T, n *testnet.Net) {
 		<-time.After(100 * time.Millisecond)
 	}
 	ok(t, heal())
-	took := testwait.Within(t, waitTimeout, "the worker stops its tasks", func(context.Context) error {
+	took := wait.Within(t, waitTimeout, "the worker stops its tasks", func(context.Context) error {
 		there, err := b.TaskProcesses()
 		if err != nil {
 			return err
@@ -235,7 +235,7 @@ func (b *bench) removeCutWorker(t *testing.T, n *testnet.Net) {
 		return nil
 	})
 	t.Logf("the tasks of the removed node were stopped %v after the network was whole", took)
-	testwait.Within(t, waitTimeout, "the worker says what to do", func(context.Context) error {
+	wait.Within(t, waitTimeout, "the worker says what to do", func(context.Context) error {
 		log, err := os.ReadFile(b.Process("one").Log)
 		if err == nil && !strings.Contains(string(log), "empty data directory") {
 			err = errors.New("its log does not speak of an empty data directory")

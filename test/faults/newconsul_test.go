@@ -6,9 +6,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // policies is where the ACL policies of the daemons lie.
@@ -21,7 +21,7 @@ const policies = "../../compose/consul/policies"
 // restored. No task notices, whether the daemons wait for that or were stopped.
 func TestNewConsul(t *testing.T) {
 	t.Parallel()
-	cfg := testcluster.Config{Replicas: 2, ConsulServers: 3, CertificateLifetime: time.Hour}
+	cfg := cluster.Config{Replicas: 2, ConsulServers: 3, CertificateLifetime: time.Hour}
 	ok(t, rig.NewConsulTokens(policies).Secure(&cfg, t.TempDir()))
 	r := start(t, cfg, "one", "two")
 	_, err := r.Create(t.Context(), rig.Processes("steady", 4, rig.Sleep))
@@ -74,16 +74,16 @@ func restoreConsul(t *testing.T, r *rig.Rig, snapshot []byte) {
 func restored(t *testing.T, r *rig.Rig) {
 	t.Helper()
 	began := time.Now()
-	testwait.Within(t, 3*waitTimeout, "a change is made", func(ctx context.Context) error {
+	wait.Within(t, 3*waitTimeout, "a change is made", func(ctx context.Context) error {
 		_, err := r.Create(ctx, rig.Processes("probe", 1, rig.Sleep))
 		return err
 	})
-	testwait.Within(t, 3*waitTimeout, "the change is complete", func(ctx context.Context) error {
+	wait.Within(t, 3*waitTimeout, "the change is complete", func(ctx context.Context) error {
 		_, err := r.Running(ctx, "probe", 1)
 		return err
 	})
 	t.Logf("a change was complete %v after the restore", time.Since(began).Round(time.Millisecond))
-	testwait.Within(t, waitTimeout, "the nodes are ready", r.Ready)
+	wait.Within(t, waitTimeout, "the nodes are ready", r.Ready)
 	ok(t, r.Remove(t.Context(), "probe"))
-	testwait.Within(t, waitTimeout, "what runs on the machine is what should", r.Truthful)
+	wait.Within(t, waitTimeout, "what runs on the machine is what should", r.Truthful)
 }

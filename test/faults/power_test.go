@@ -7,9 +7,9 @@ import (
 	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // TestPowerLoss takes the power from everything at once, several times: managers,
@@ -17,7 +17,7 @@ import (
 // each slot runs exactly once, and what ran is replaced once for each time.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
-	for name, cfg := range map[string]testcluster.Config{
+	for name, cfg := range map[string]cluster.Config{
 		"embedded": {Embedded: true, OnDisk: true},
 		"consul":   {Replicas: 2, ConsulServers: 3},
 	} {
@@ -41,7 +41,7 @@ func losePower(t *testing.T, r *rig.Rig) {
 		}
 		return r.Truthful(ctx)
 	}
-	testwait.Within(t, waitTimeout, "all runs", all)
+	wait.Within(t, waitTimeout, "all runs", all)
 	// How far what was asked for last gets before the power goes.
 	pauses := []time.Duration{0, 30 * time.Millisecond, 150 * time.Millisecond}
 	for i, pause := range pauses {
@@ -51,9 +51,9 @@ func losePower(t *testing.T, r *rig.Rig) {
 		ok(t, err)
 		<-time.After(pause)
 		ok(t, r.PowerLoss())
-		testwait.Within(t, waitTimeout, "nothing runs", r.Dark)
+		wait.Within(t, waitTimeout, "nothing runs", r.Dark)
 		ok(t, r.PowerOn(t.Context()))
-		took := testwait.Within(t, 2*waitTimeout, "each slot runs once", all)
+		took := wait.Within(t, 2*waitTimeout, "each slot runs once", all)
 		t.Logf("all ran %v after the power was back", took)
 		once(t, r, "steady", i+2)
 	}

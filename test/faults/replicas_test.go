@@ -10,9 +10,9 @@ import (
 	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // exitUnhealthy is the exit code of `muster cluster status` if something is wrong.
@@ -22,15 +22,15 @@ const exitUnhealthy = 7
 // cluster's status that the others share their work out evenly.
 func TestReplicas(t *testing.T) {
 	t.Parallel()
-	r := start(t, testcluster.Config{Replicas: 3})
-	testwait.Within(t, waitTimeout, "three replicas of each share the shards out", func(ctx context.Context) error { return shared(ctx, r, 3, 0) })
+	r := start(t, cluster.Config{Replicas: 3})
+	wait.Within(t, waitTimeout, "three replicas of each share the shards out", func(ctx context.Context) error { return shared(ctx, r, 3, 0) })
 	before := holders(lookAt(t, r))
 
 	stopping := time.Now()
-	for _, name := range testcluster.Managers() {
-		ok(t, r.Process(testcluster.Replica(name, 3)).Stop())
+	for _, name := range cluster.Managers() {
+		ok(t, r.Process(cluster.Replica(name, 3)).Stop())
 	}
-	testwait.Within(t, waitTimeout, "the two that stay have all", func(ctx context.Context) error { return shared(ctx, r, 2, 0) })
+	wait.Within(t, waitTimeout, "the two that stay have all", func(ctx context.Context) error { return shared(ctx, r, 2, 0) })
 	for shard, now := range holders(lookAt(t, r)) {
 		since := now.since
 		if was := before[shard]; was.instance == now.instance && !since.Equal(was.since) {
@@ -41,28 +41,28 @@ func TestReplicas(t *testing.T) {
 	}
 	says(t, r, "all is well", func(_ string, code int) bool { return code == 0 })
 
-	for _, name := range testcluster.Managers() {
-		ok(t, r.Process(testcluster.Replica(name, 2)).Kill())
+	for _, name := range cluster.Managers() {
+		ok(t, r.Process(cluster.Replica(name, 2)).Kill())
 	}
-	took := testwait.Within(t, waitTimeout, "the one that lives has all", func(ctx context.Context) error { return shared(ctx, r, 1, 1) })
+	took := wait.Within(t, waitTimeout, "the one that lives has all", func(ctx context.Context) error { return shared(ctx, r, 1, 1) })
 	t.Logf("one of each had all shards %v after the others were killed", took)
 	says(t, r, "one of each is dead", func(out string, code int) bool {
-		return code == exitUnhealthy && strings.Count(out, "Dead") == len(testcluster.Managers())
+		return code == exitUnhealthy && strings.Count(out, "Dead") == len(cluster.Managers())
 	})
 
 	// One that is started in a dead one's place takes its place in the catalog.
-	for _, name := range testcluster.Managers() {
-		ok(t, r.StartManager(testcluster.Replica(name, 2)))
+	for _, name := range cluster.Managers() {
+		ok(t, r.StartManager(cluster.Replica(name, 2)))
 	}
 	says(t, r, "all is well again", func(_ string, code int) bool { return code == 0 })
-	testwait.Within(t, waitTimeout, "two share the shards out", func(ctx context.Context) error { return shared(ctx, r, 2, 0) })
+	wait.Within(t, waitTimeout, "two share the shards out", func(ctx context.Context) error { return shared(ctx, r, 2, 0) })
 }
 
 // says waits until `muster cluster status` says something: what lives is heard of every
 // few seconds, and may be so late that it is not taken to live for a moment.
 func says(t *testing.T, r *rig.Rig, what string, so func(out string, code int) bool) {
 	t.Helper()
-	testwait.Within(t, waitTimeout, "`muster cluster status` says that "+what, func(context.Context) error {
+	wait.Within(t, waitTimeout, "`muster cluster status` says that "+what, func(context.Context) error {
 		if out, code := muster(t, r, "cluster", "status"); !so(out, code) {
 			return fmt.Errorf("it exits with %d:\n%s", code, out)
 		}

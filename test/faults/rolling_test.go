@@ -11,9 +11,9 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/store"
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // How the tasks of the service are replaced whose orchestrator dies.
@@ -29,13 +29,13 @@ const (
 // each once. The other one continues where it was: each slot has one turn, and never
 // more of them at once than the update's parallelism says.
 func TestUpdateGoesOn(t *testing.T) {
-	r := start(t, testcluster.Config{Replicas: 2}, "one", "two")
+	r := start(t, cluster.Config{Replicas: 2}, "one", "two")
 	b := &bench{Rig: r}
 	spec := rig.Processes("wheel", rollSize, rig.Sleep)
 	spec.Update = &musterv1.UpdateConfig{Parallelism: rollAtOnce, Delay: durationpb.New(rollDelay), Monitor: durationpb.New(rollDelay)}
 	id, err := r.Create(t.Context(), spec)
 	ok(t, err)
-	testwait.Within(t, waitTimeout, "the service runs", func(ctx context.Context) error {
+	wait.Within(t, waitTimeout, "the service runs", func(ctx context.Context) error {
 		_, err := r.Running(ctx, id, rollSize)
 		return err
 	})
@@ -43,10 +43,10 @@ func TestUpdateGoesOn(t *testing.T) {
 		if round > rollTries {
 			t.Fatalf("%d of %d orchestrators were killed during an update", caught, rollTries)
 		}
-		testwait.Within(t, waitTimeout, "the shards are shared out", b.even)
+		wait.Within(t, waitTimeout, "the shards are shared out", b.even)
 		victim := b.owners(t, "orchestratord")[store.ShardOf(id)]
 		ok(t, r.Update(t.Context(), id, func(s *musterv1.ServiceSpec) { s.Task.ForceUpdate++ }))
-		testwait.Within(t, waitTimeout, "two slots are through", func(ctx context.Context) error {
+		wait.Within(t, waitTimeout, "two slots are through", func(ctx context.Context) error {
 			made, err := b.made(ctx, id)
 			through := 0
 			for _, task := range made {
@@ -61,7 +61,7 @@ func TestUpdateGoesOn(t *testing.T) {
 		})
 		ok(t, r.Process(victim).Kill())
 		killed := time.Now()
-		testwait.Within(t, waitTimeout, "the update is completed", func(ctx context.Context) error {
+		wait.Within(t, waitTimeout, "the update is completed", func(ctx context.Context) error {
 			s, err := r.Service(ctx, id)
 			if state := s.GetUpdateStatus().GetState(); err == nil && state != musterv1.UpdateStatus_COMPLETED {
 				err = fmt.Errorf("it is %v", state)
@@ -70,7 +70,7 @@ func TestUpdateGoesOn(t *testing.T) {
 		})
 		took := time.Since(killed)
 		ok(t, r.StartManager(victim))
-		testwait.Within(t, waitTimeout, "what is said to run does", func(ctx context.Context) error {
+		wait.Within(t, waitTimeout, "what is said to run does", func(ctx context.Context) error {
 			_, err := r.Running(ctx, id, rollSize)
 			return errors.Join(err, r.Truthful(ctx))
 		})

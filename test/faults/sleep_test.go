@@ -12,9 +12,9 @@ import (
 
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/consul"
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // TestSleepers stops one replica of every manager at once, in the middle of changes,
@@ -22,10 +22,10 @@ import (
 // nothing: neither what they were about to, nor what they believe.
 func TestSleepers(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, testcluster.Config{})
+	b := newBench(t, cluster.Config{})
 	sleepers := map[string]string{"apid": "apid-2", "allocatord": b.owners(t, "allocatord")[0]}
 	for _, daemon := range []string{"orchestratord", "schedulerd", "dispatcherd"} {
-		sleepers[daemon] = testcluster.Replica(daemon, 2)
+		sleepers[daemon] = cluster.Replica(daemon, 2)
 	}
 	all := func(sig syscall.Signal) {
 		for _, name := range sleepers {
@@ -53,7 +53,7 @@ func TestSleepers(t *testing.T) {
 	asleep := time.NewTimer(time.Minute)
 	all(syscall.SIGSTOP)
 	<-underWay
-	testwait.Within(t, waitTimeout, "others have all shards", func(ctx context.Context) error {
+	wait.Within(t, waitTimeout, "others have all shards", func(ctx context.Context) error {
 		var errs []error
 		for daemon, name := range sleepers {
 			if daemon != "apid" {
@@ -68,7 +68,7 @@ func TestSleepers(t *testing.T) {
 	b.unmoved(t)
 	<-asleep.C
 	var kept map[string]uint64
-	testwait.Within(t, waitTimeout, "nothing is written any more", func(context.Context) error {
+	wait.Within(t, waitTimeout, "nothing is written any more", func(context.Context) error {
 		before := kept
 		if kept = b.kept(t); !maps.Equal(before, kept) {
 			<-time.After(still)

@@ -7,9 +7,9 @@ import (
 	"testing"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // TestSnapshot restores a live cluster to what it was some changes ago. What the
@@ -18,7 +18,7 @@ import (
 // were there then and are now do not notice.
 func TestSnapshot(t *testing.T) {
 	t.Parallel()
-	r := start(t, testcluster.Config{Replicas: 2, ConsulServers: 3}, "one", "two")
+	r := start(t, cluster.Config{Replicas: 2, ConsulServers: 3}, "one", "two")
 	create := func(name string, replicas int) map[string]*musterv1.Task {
 		_, err := r.Create(t.Context(), rig.Processes(name, uint64(replicas), rig.Sleep))
 		ok(t, err)
@@ -40,7 +40,7 @@ func TestSnapshot(t *testing.T) {
 	later := create("later", 2)
 
 	ok(t, r.Consul.Restore(t.Context(), snapshot.Bytes()))
-	testwait.Within(t, waitTimeout, "the cluster is what the snapshot says", func(ctx context.Context) error {
+	wait.Within(t, waitTimeout, "the cluster is what the snapshot says", func(ctx context.Context) error {
 		all, err := r.Services(ctx)
 		if err != nil {
 			return err
@@ -55,7 +55,7 @@ func TestSnapshot(t *testing.T) {
 		}
 		return nil
 	})
-	testwait.Within(t, waitTimeout, "what runs on the machine is what should", r.Truthful)
+	wait.Within(t, waitTimeout, "what runs on the machine is what should", r.Truthful)
 	for _, task := range later {
 		if rig.Alive(int(task.Status.Runtime.Pid)) {
 			t.Errorf("task %s runs, of a service that there is not", task.Name)
@@ -76,7 +76,7 @@ func TestSnapshot(t *testing.T) {
 // running waits until a service has converged.
 func running(t *testing.T, r *rig.Rig, service string, n int) (tasks map[string]*musterv1.Task) {
 	t.Helper()
-	testwait.Within(t, waitTimeout, fmt.Sprintf("%s runs %d tasks", service, n), func(ctx context.Context) (err error) {
+	wait.Within(t, waitTimeout, fmt.Sprintf("%s runs %d tasks", service, n), func(ctx context.Context) (err error) {
 		tasks, err = r.Running(ctx, service, n)
 		return err
 	})

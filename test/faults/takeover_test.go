@@ -7,9 +7,9 @@ import (
 	"testing"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // TestTakeOver has parts of a cluster with two replicas of each manager end in order,
@@ -18,7 +18,7 @@ import (
 // and internal/kv/consul.
 func TestTakeOver(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, testcluster.Config{})
+	b := newBench(t, cluster.Config{})
 	for _, d := range daemons {
 		t.Run(d.name+" ended in order", func(t *testing.T) { b.takeOver(t, d.name, d.aim, b.endInOrder) })
 		t.Run(d.name+" killed", func(t *testing.T) { b.takeOver(t, d.name, d.aim, b.kill) })
@@ -40,7 +40,7 @@ func (b *bench) takeOver(t *testing.T, daemon string, aim func(*bench, *testing.
 	a := aim(b, t, daemon)
 	back := away(t, a.victim)
 	ok(t, a.atOnce(t.Context()))
-	testwait.Within(t, waitTimeout, "others have all shards", func(ctx context.Context) error { return b.without(ctx, daemon, a.victim) })
+	wait.Within(t, waitTimeout, "others have all shards", func(ctx context.Context) error { return b.without(ctx, daemon, a.victim) })
 	before := b.picture(t)
 	back()
 	b.settle(t)
@@ -72,7 +72,7 @@ func (b *bench) endInOrder(t *testing.T, name string) (back func()) {
 	p := b.Process(name)
 	ok(t, p.Signal(syscall.SIGTERM))
 	return func() {
-		testwait.True(t, name+" has ended", p.Ended)
+		wait.True(t, name+" has ended", p.Ended)
 		if code := p.ExitCode(); code != 0 {
 			t.Errorf("%s ended with code %d:\n%s", name, code, p.Tail())
 		}
@@ -123,7 +123,7 @@ func (b *bench) statuses(t *testing.T) {
 	spec.Task.Restart = &musterv1.RestartPolicy{Condition: musterv1.RestartPolicy_NONE}
 	id, err := b.Create(t.Context(), spec)
 	ok(t, err)
-	testwait.Within(t, waitTimeout, "brief tasks run", func(ctx context.Context) error {
+	wait.Within(t, waitTimeout, "brief tasks run", func(ctx context.Context) error {
 		tasks, err := b.Tasks(ctx, id)
 		for _, task := range tasks {
 			if task.Status.GetState() < musterv1.TaskState_RUNNING {
@@ -138,7 +138,7 @@ func (b *bench) statuses(t *testing.T) {
 	for _, name := range b.Replicas("dispatcherd") {
 		ok(t, b.Process(name).Kill())
 	}
-	testwait.Within(t, waitTimeout, "brief tasks have ended", func(context.Context) error {
+	wait.Within(t, waitTimeout, "brief tasks have ended", func(context.Context) error {
 		running, err := b.TaskProcesses()
 		if err != nil {
 			return err
@@ -153,7 +153,7 @@ func (b *bench) statuses(t *testing.T) {
 	for _, name := range b.Replicas("dispatcherd") {
 		ok(t, b.StartManager(name))
 	}
-	testwait.Within(t, waitTimeout, "it is known what brief tasks ended with", func(ctx context.Context) error {
+	wait.Within(t, waitTimeout, "it is known what brief tasks ended with", func(ctx context.Context) error {
 		tasks, err := b.Tasks(ctx, id)
 		for _, task := range tasks {
 			if task.Status.GetState() != musterv1.TaskState_FAILED || task.Status.Runtime.GetExitCode() != 3 {

@@ -13,10 +13,10 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testneed"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // TestUpgrade replaces the programs of a cluster of the last commit by those of
@@ -24,7 +24,7 @@ import (
 // end of a manager and the start of its successor, and no task notices.
 func TestUpgrade(t *testing.T) {
 	t.Parallel()
-	b := newBenchOf(t, former(t), testcluster.Config{})
+	b := newBenchOf(t, former(t), cluster.Config{})
 	muster, err := b.Install(built, "new")
 	ok(t, err)
 
@@ -59,11 +59,11 @@ func TestUpgrade(t *testing.T) {
 			<-changes
 			<-changes
 		}, func() error { return b.StartManagerFrom(muster, name) })
-		testwait.Within(t, waitTimeout, name+" has its share", b.even)
+		wait.Within(t, waitTimeout, name+" has its share", b.even)
 	}
 	for name := range b.Nodes {
 		replace(name, func() {}, func() error { return b.StartNodeFrom(muster, name) })
-		testwait.Within(t, waitTimeout, name+" is ready", b.Ready)
+		wait.Within(t, waitTimeout, name+" is ready", b.Ready)
 	}
 	stop()
 	changing.Wait()
@@ -81,7 +81,7 @@ func (b *bench) resize(ctx context.Context, id string) error {
 	if err := b.Scale(ctx, id, size); err != nil {
 		return fmt.Errorf("scale %s: %w", id, err)
 	}
-	return testwait.Until(ctx, func(ctx context.Context) error {
+	return wait.Until(ctx, func(ctx context.Context) error {
 		_, err := b.Running(ctx, id, int(size))
 		return err
 	})
@@ -95,7 +95,7 @@ func former(t *testing.T) string {
 	git.Dir = "../.."
 	archive, err := git.Output()
 	if err != nil {
-		testneed.Met(t, fmt.Errorf("archive the commit before this one: %w", err))
+		need.Met(t, fmt.Errorf("archive the commit before this one: %w", err))
 	}
 	ok(t, extract(archive, source))
 	ok(t, rig.Build(t.Context(), source, programs))

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/musterhq/muster/internal/testneed"
+	"github.com/musterhq/muster/test/kit/need"
 )
 
 // TestBoot runs the commands of docs/install.md on a machine with a real systemd as
@@ -21,10 +21,10 @@ import (
 // nothing of it changes.
 func TestBoot(t *testing.T) {
 	if os.Geteuid() != 0 {
-		testneed.Met(t, errors.New("namespaces need root"))
+		need.Met(t, errors.New("namespaces need root"))
 	}
 	for _, program := range []string{"consul", "unshare", "ip", "bash", "tar", "systemctl", "systemd-analyze"} {
-		testneed.Program(t, program)
+		need.Program(t, program)
 	}
 	consul, err := exec.LookPath("consul")
 	must(t, err)

@@ -20,8 +20,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/musterhq/muster/internal/testneed"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/rig"
 )
 
 const root = "../.."
@@ -82,10 +82,10 @@ systemctl stop muster-workerd muster@dispatcherd muster@schedulerd muster@alloca
 // `make release` packs it.
 func TestInstall(t *testing.T) {
 	if os.Geteuid() != 0 {
-		testneed.Met(t, errors.New("namespaces need root"))
+		need.Met(t, errors.New("namespaces need root"))
 	}
 	for _, program := range []string{"consul", "unshare", "ip", "bash", "tar"} {
-		testneed.Program(t, program)
+		need.Program(t, program)
 	}
 	consul, err := exec.LookPath("consul")
 	if err != nil {
@@ -143,7 +143,7 @@ func archive(t *testing.T, dir string) {
 
 // TestUnits has systemd check the units, and say how far they are closed.
 func TestUnits(t *testing.T) {
-	testneed.Program(t, "systemd-analyze")
+	need.Program(t, "systemd-analyze")
 	dir := t.TempDir()
 	// A template is looked at as one of its instances.
 	for from, unit := range map[string]struct {

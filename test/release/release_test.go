@@ -17,8 +17,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/musterhq/muster/internal/testneed"
-	"github.com/musterhq/muster/internal/testnet"
+	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/network"
 )
 
 const (
@@ -75,10 +75,10 @@ func release(t *testing.T, source, dir, umask string) string {
 // compares; and then uses the archive as its recipient does.
 func TestRelease(t *testing.T) {
 	for _, program := range []string{"git", "bash", "tar", "gzip", "sha256sum", "cyclonedx-gomod"} {
-		testneed.Program(t, program)
+		need.Program(t, program)
 	}
 	if _, err := os.Stat(filepath.Join(root, "charts/muster/Chart.yaml")); err == nil {
-		testneed.Program(t, "helm")
+		need.Program(t, "helm")
 	}
 	first, second := filepath.Join(t.TempDir(), "first"), filepath.Join(t.TempDir(), "elsewhere/second")
 	source := snapshot(t)
@@ -100,7 +100,7 @@ func TestRelease(t *testing.T) {
 func use(t *testing.T, dist, name string) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
-	api := testnet.FreeAddress(t)
+	api := network.FreeAddress(t)
 	cmd := exec.CommandContext(ctx, "bash", "-euxo", "pipefail", "-c", fmt.Sprintf(`
 		sha256sum --check --strict --quiet %[1]s/SHA256SUMS
 		tar -xzf %[1]s/%[2]s.tar.gz -C "$HOME"
@@ -115,7 +115,7 @@ func use(t *testing.T, dist, name string) {
 		bin/muster service create --file examples/hello/service.yaml
 		bin/muster service logs --tail 1 hello
 		bin/muster service rm hello`,
-		dist, name, version, api, testnet.FreeAddress(t), testnet.FreeAddress(t), testnet.FreeAddress(t)))
+		dist, name, version, api, network.FreeAddress(t), network.FreeAddress(t), network.FreeAddress(t)))
 	cmd.Dir = dist
 	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + t.TempDir(), "MUSTER_ADDRESS=" + api}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // tree is a folder with scripts/test and stand-ins for all that it runs.
@@ -103,7 +103,7 @@ func TestInterruptEndsEnvironment(t *testing.T) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	must(t, cmd.Start())
 	t.Cleanup(func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
-	testwait.True(t, "a step runs beside the environment", func() bool {
+	wait.True(t, "a step runs beside the environment", func() bool {
 		_, err := os.Stat(filepath.Join(tr.dir, "builds"))
 		return err == nil
 	})
@@ -117,7 +117,7 @@ func TestInterruptEndsEnvironment(t *testing.T) {
 	for _, field := range strings.Fields(string(pids)) {
 		pid, err := strconv.Atoi(field)
 		must(t, err)
-		testwait.True(t, fmt.Sprintf("process %d of the environment ends", pid), func() bool {
+		wait.True(t, fmt.Sprintf("process %d of the environment ends", pid), func() bool {
 			// One without a parent may stay as a zombie, which has no program.
 			_, err := os.Readlink(filepath.Join("/proc", field, "exe"))
 			return err != nil

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/musterhq/muster/internal/kv/consultest"
+	"github.com/musterhq/muster/test/kit/consultest"
 )
 
 // TestPagesOfOtherSitesDoNothing asks a cluster in the clear as a page does whose site's

@@ -19,7 +19,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	cav1 "github.com/musterhq/muster/api/muster/ca/v1"
-	"github.com/musterhq/muster/internal/testneed"
+	"github.com/musterhq/muster/test/kit/need"
 )
 
 // curlUntrusted is curl's exit code for a server whose certificate it does not trust.
@@ -63,7 +63,7 @@ func (c *closed) joinFor(name, token string, hosts ...string) (*tls.Certificate,
 // TestNoDaemonStandsInForAnotherHost asks for apid's host names, and for others, as
 // everyone who can have a certificate, and holds the certificates against curl.
 func TestNoDaemonStandsInForAnotherHost(t *testing.T) {
-	testneed.Program(t, "curl")
+	need.Program(t, "curl")
 	const host = "apid.example"
 	c := start(t, "--certificate-host", host, "--allow-certificate-host", "schedulerd=metrics.example")
 	manager, worker := strings.TrimSpace(string(c.file("manager.token"))), strings.TrimSpace(string(c.file("worker.token")))

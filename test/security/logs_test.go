@@ -20,10 +20,10 @@ import (
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/daemon"
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testneed"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // evil is what a task of the tests writes: it clears the screen of a terminal.
@@ -32,13 +32,13 @@ const evil = "\x1b[2Jhello\u009b31m\x07"
 // TestLogs attacks logs, in a cluster of which each manager runs twice.
 func TestLogs(t *testing.T) {
 	t.Parallel()
-	testneed.Program(t, "consul")
+	need.Program(t, "consul")
 	const perReplica = 200
 	tag := strings.ToLower(rand.Text()[:8])
 	args := patience()
 	args["apid"] = []string{"--client-logs", fmt.Sprint(perReplica)}
 	r, err := rig.Start(t.Context(), rig.Config{
-		Config: testcluster.Config{Dir: t.TempDir(), CertificateLifetime: time.Hour, Replicas: 2, Args: args}, Built: built,
+		Config: cluster.Config{Dir: t.TempDir(), CertificateLifetime: time.Hour, Replicas: 2, Args: args}, Built: built,
 		NodeIDs: map[string]string{"w": "node-logs-" + tag},
 	})
 	if err != nil {
@@ -54,13 +54,13 @@ func TestLogs(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	if err := testwait.Until(ctx, r.Ready); err != nil {
+	if err := wait.Until(ctx, r.Ready); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.Create(ctx, rig.Processes("talks", 1, `printf '\033[2Jhello\302\23331m\007\n'; `+rig.Sleep)); err != nil {
 		t.Fatal(err)
 	}
-	if err := testwait.Until(ctx, func(ctx context.Context) error { _, err := r.Running(ctx, "talks", 1); return err }); err != nil {
+	if err := wait.Until(ctx, func(ctx context.Context) error { _, err := r.Running(ctx, "talks", 1); return err }); err != nil {
 		t.Fatal(err)
 	}
 	replicas := r.Replicas("apid")
@@ -77,7 +77,7 @@ func TestLogs(t *testing.T) {
 	if err := r.RemoveAll(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := testwait.Until(ctx, r.Empty); err != nil {
+	if err := wait.Until(ctx, r.Empty); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -34,10 +34,10 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/daemon"
-	"github.com/musterhq/muster/internal/kv/consultest"
 	"github.com/musterhq/muster/internal/mtls"
-	"github.com/musterhq/muster/internal/testnet"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/consultest"
+	"github.com/musterhq/muster/test/kit/network"
+	"github.com/musterhq/muster/test/kit/rig"
 )
 
 // built is the directory with the programs. TestMain sets it before any test runs.
@@ -103,7 +103,7 @@ func start(t *testing.T, apid ...string) *closed {
 // process takes meanwhile.
 func freeAddresses(t *testing.T, n int) []string {
 	t.Helper()
-	free, err := testnet.FreeAddresses(testnet.Loopback(), n)
+	free, err := network.FreeAddresses(network.Loopback(), n)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,11 +8,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testneed"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/renewals"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/renewals"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // lifetime is that of certificates that are renewed under load: the fifth of it that is
@@ -24,14 +24,14 @@ const lifetime = 30 * time.Second
 // longer.
 func TestRenewal(t *testing.T) {
 	t.Parallel()
-	testneed.Program(t, "consul")
+	need.Program(t, "consul")
 	dir, err := os.MkdirTemp("", "muster-renewal-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	tag := strings.ToLower(rand.Text()[:8])
 	r, err := rig.Start(t.Context(), rig.Config{
-		Config: testcluster.Config{Dir: dir, CertificateLifetime: lifetime, Args: patience()}, Built: built,
+		Config: cluster.Config{Dir: dir, CertificateLifetime: lifetime, Args: patience()}, Built: built,
 		NodeIDs: map[string]string{renewals.Talks: "node-talks-" + tag},
 	})
 	if err != nil {
@@ -76,7 +76,7 @@ func TestRenewal(t *testing.T) {
 	if err := r.RemoveAll(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := testwait.Until(ctx, r.Empty); err != nil {
+	if err := wait.Until(ctx, r.Empty); err != nil {
 		t.Fatal(err)
 	}
 }

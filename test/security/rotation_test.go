@@ -16,7 +16,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/mtls"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/rig"
 )
 
 // TestRootRotation replaces the root under a cluster at work, and kills the apid

@@ -12,11 +12,11 @@ import (
 	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testneed"
-	"github.com/musterhq/muster/internal/testnet"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/network"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // built is the directory with the programs. TestMain sets it before any test runs.
@@ -35,16 +35,16 @@ type watched struct {
 // test.
 func start(t *testing.T, flags ...string) *watched {
 	t.Helper()
-	testneed.Program(t, "consul")
+	need.Program(t, "consul")
 	dir, err := os.MkdirTemp("", "muster-watch-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	args := map[string][]string{}
-	for _, name := range testcluster.Managers() {
+	for _, name := range cluster.Managers() {
 		args[name] = flags
 	}
-	r, err := rig.Start(t.Context(), rig.Config{Config: testcluster.Config{Dir: dir, Args: args}, Built: built, NodeIDs: map[string]string{}})
+	r, err := rig.Start(t.Context(), rig.Config{Config: cluster.Config{Dir: dir, Args: args}, Built: built, NodeIDs: map[string]string{}})
 	if err != nil {
 		t.Fatal(errors.Join(err, os.RemoveAll(dir)))
 	}
@@ -56,13 +56,13 @@ func start(t *testing.T, flags ...string) *watched {
 			t.Error(err)
 		}
 	})
-	free, err := testnet.FreeAddresses(testnet.Loopback(), 1)
+	free, err := network.FreeAddresses(network.Loopback(), 1)
 	ok(t, err)
 	w := &watched{Rig: r, workerOps: free[0]}
 	r.Nodes["alpha"] = "node-alpha"
 	_, err = r.StartWorker("alpha", append([]string{"--node-id", "node-alpha", "--ops-listen", w.workerOps}, flags...)...)
 	ok(t, err)
-	testwait.Within(t, waitTimeout, "the node is ready", r.Ready)
+	wait.Within(t, waitTimeout, "the node is ready", r.Ready)
 	return w
 }
 
@@ -71,7 +71,7 @@ func (w *watched) deploy(t *testing.T, spec *musterv1.ServiceSpec) (id string, t
 	t.Helper()
 	id, err := w.Create(t.Context(), spec)
 	ok(t, err)
-	testwait.Within(t, waitTimeout, "all tasks run", func(ctx context.Context) error {
+	wait.Within(t, waitTimeout, "all tasks run", func(ctx context.Context) error {
 		if tasks, err = w.Tasks(ctx, id); err != nil {
 			return err
 		}

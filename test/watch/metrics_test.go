@@ -14,8 +14,8 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
-	"github.com/musterhq/muster/internal/testcluster"
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // scrape reads the metrics of a process, as Prometheus does.
@@ -36,7 +36,7 @@ func scrape(ctx context.Context, address string) (map[string]*dto.MetricFamily, 
 // all reads the metrics of all processes of the cluster, by their names.
 func (w *watched) all(ctx context.Context) (map[string]*dto.MetricFamily, error) {
 	addresses := []string{w.workerOps}
-	for _, name := range testcluster.Managers() {
+	for _, name := range cluster.Managers() {
 		addresses = append(addresses, w.Ops(name))
 	}
 	all := map[string]*dto.MetricFamily{}
@@ -68,7 +68,7 @@ func TestMetrics(t *testing.T) {
 		"muster_worker_task_running_seconds":          tasks,
 	}
 	var families map[string]*dto.MetricFamily
-	testwait.Within(t, waitTimeout, "all stages are counted", func(ctx context.Context) error {
+	wait.Within(t, waitTimeout, "all stages are counted", func(ctx context.Context) error {
 		var err error
 		if families, err = w.all(ctx); err != nil {
 			return err

@@ -12,8 +12,8 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/testwait"
-	"github.com/musterhq/muster/test/internal/rig"
+	"github.com/musterhq/muster/test/kit/rig"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // web is a service whose endpoint has to be allocated.
@@ -123,7 +123,7 @@ func TestTrace(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			spec := web(fmt.Sprintf("web%d", i), test.replicas)
 			test.create(t, "00-"+test.trace+"-"+clientSpan+"-01", spec)
-			testwait.Within(t, waitTimeout, "the trace is joined", func(context.Context) error {
+			wait.Within(t, waitTimeout, "the trace is joined", func(context.Context) error {
 				return joined(c.trace(test.trace), clientSpan, test.call, int(min(test.replicas, tracedTasks)))
 			})
 		})
@@ -133,7 +133,7 @@ func TestTrace(t *testing.T) {
 		ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", "00-"+trace+"-"+clientSpan+"-00")
 		_, err := w.Client("apid").ScaleService(ctx, &musterv1.ScaleServiceRequest{Service: "web0", Replicas: 5})
 		ok(t, err)
-		testwait.Within(t, waitTimeout, "more tasks run", func(ctx context.Context) error {
+		wait.Within(t, waitTimeout, "more tasks run", func(ctx context.Context) error {
 			_, err := w.Running(ctx, "web0", 5)
 			return err
 		})

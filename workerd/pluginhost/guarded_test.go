@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/musterhq/muster/internal/testneed"
+	testneed "github.com/musterhq/muster/test/kit/need"
 	"github.com/musterhq/muster/workerd/pluginhost"
 )
 

@@ -8,7 +8,7 @@ import (
 
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/consul"
-	"github.com/musterhq/muster/internal/kv/consultest"
+	"github.com/musterhq/muster/test/kit/consultest"
 )
 
 // untilDone repeats a write while Consul is away.

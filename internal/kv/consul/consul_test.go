@@ -12,9 +12,9 @@ import (
 
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/consul"
-	"github.com/musterhq/muster/internal/kv/consultest"
 	"github.com/musterhq/muster/internal/kv/kvfault"
 	"github.com/musterhq/muster/internal/kv/kvtest"
+	"github.com/musterhq/muster/test/kit/consultest"
 )
 
 // patience bounds every wait of these tests.

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/internal/kv"
-	"github.com/musterhq/muster/internal/kv/consultest"
+	"github.com/musterhq/muster/test/kit/consultest"
 )
 
 // TestCatalogKnowsTheDead sees a process come, die and be told apart from one that

@@ -18,7 +18,7 @@ import (
 
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/consul"
-	"github.com/musterhq/muster/internal/kv/consultest"
+	"github.com/musterhq/muster/test/kit/consultest"
 )
 
 // TestCallsShareFewConnections makes many calls at once while lists wait, and counts

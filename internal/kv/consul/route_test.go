@@ -15,9 +15,9 @@ import (
 
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/consul"
-	"github.com/musterhq/muster/internal/kv/consultest"
 	"github.com/musterhq/muster/internal/kv/kvtest"
-	"github.com/musterhq/muster/internal/testwait"
+	"github.com/musterhq/muster/test/kit/consultest"
+	testwait "github.com/musterhq/muster/test/kit/wait"
 )
 
 // agent stands before a Consul server, as one of several ways to it.

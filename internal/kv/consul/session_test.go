@@ -13,7 +13,7 @@ import (
 
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/consul"
-	"github.com/musterhq/muster/internal/kv/consultest"
+	"github.com/musterhq/muster/test/kit/consultest"
 )
 
 func TestCloseLeavesNothingBehind(t *testing.T) {

@@ -25,11 +25,11 @@ import (
 	"github.com/musterhq/muster/dispatcherd"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv/embedded"
-	"github.com/musterhq/muster/internal/testwait"
 	"github.com/musterhq/muster/orchestratord"
 	"github.com/musterhq/muster/plugins/null"
 	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/schedulerd"
+	testwait "github.com/musterhq/muster/test/kit/wait"
 	"github.com/musterhq/muster/workerd"
 	"github.com/musterhq/muster/workerd/executor"
 )

@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/musterhq/muster/cmd/muster/internal/cli"
-	"github.com/musterhq/muster/internal/testwait"
+	testwait "github.com/musterhq/muster/test/kit/wait"
 )
 
 func TestFilters(t *testing.T) {

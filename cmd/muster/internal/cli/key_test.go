@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/musterhq/muster/internal/testneed"
+	testneed "github.com/musterhq/muster/test/kit/need"
 )
 
 // TestTheExampleKeepsKeysSecret does what the help of reseal says, with the umask

@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/musterhq/muster/cmd/muster/internal/serve"
-	"github.com/musterhq/muster/internal/testnet"
+	testnet "github.com/musterhq/muster/test/kit/network"
 )
 
 // run runs one command line until it ends by itself or ctx does.

@@ -15,9 +15,9 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 
-	"github.com/musterhq/muster/internal/testdisk"
 	"github.com/musterhq/muster/plugins/process/internal/proc"
 	"github.com/musterhq/muster/plugins/process/internal/taskdir"
+	testdisk "github.com/musterhq/muster/test/kit/disk"
 )
 
 func open(t *testing.T) taskdir.Root {

@@ -1,0 +1,196 @@
+// Package consultest runs real Consul servers for tests, on disk and on free
+// ports, one or several that are one cluster, and lets a test kill, pause and
+// restart them.
+package consultest
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/musterhq/muster/internal/kv/consul"
+	"github.com/musterhq/muster/test/kit/need"
+)
+
+// Server is one Consul server.
+type Server struct {
+	// Address is that of its HTTP API.
+	Address string
+	// Node is its name in the cluster.
+	Node  string
+	dir   string
+	serf  string // the address at which other servers join it
+	args  []string
+	http  *http.Client
+	cmd   *exec.Cmd
+	ended chan struct{}
+}
+
+// Start starts a server that ends with the test. Without a consul binary on
+// PATH the test fails where CI is set, and is skipped elsewhere, saying so.
+// Settings are more of the server's configuration, in HCL.
+func Start(t testing.TB, settings ...string) *Server {
+	t.Helper()
+	s, err := Run(t.TempDir(), settings...)
+	needConsul(t, err)
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	s.showLog(t)
+	return s
+}
+
+// needConsul ends a test whose server did not start.
+func needConsul(t testing.TB, err error) {
+	t.Helper()
+	if errors.Is(err, exec.ErrNotFound) {
+		need.Met(t, fmt.Errorf("%w: `make bin/consul` builds one", err))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// showLog shows the end of the server's log if the test fails.
+func (s *Server) showLog(t testing.TB) {
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
+		}
+		if log, err := os.ReadFile(filepath.Join(s.dir, "consul.log")); err == nil {
+			t.Logf("consul's log ends:\n%s", log[max(0, len(log)-4000):])
+		}
+	})
+}
+
+// KV returns a client of the server that is closed with the test.
+func (s *Server) KV(t testing.TB) *consul.KV {
+	t.Helper()
+	kv, err := consul.New(consul.Config{Address: s.Address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = kv.Close() })
+	return kv
+}
+
+// Run starts a server that keeps its data and its log in a directory. Who runs
+// it stops it.
+func Run(dir string, settings ...string) (*Server, error) {
+	c, err := RunCluster(dir, []Place{Here()}, settings...)
+	if err != nil {
+		return nil, err
+	}
+	return c.servers[0], nil
+}
+
+// newServer chooses the ports of a server, the first of which is that of its
+// HTTP API and the third the one at which other servers join it.
+func newServer(binary, dir, node string, at Place, settings []string) (*Server, error) {
+	ports, err := at.freePorts(4)
+	if err != nil {
+		return nil, err
+	}
+	port := func(i int) string { return strconv.Itoa(ports[i]) }
+	s := &Server{
+		Address: net.JoinHostPort(at.Address, port(0)), Node: node, dir: dir, serf: net.JoinHostPort(at.Address, port(2)),
+		http: &http.Client{Transport: &http.Transport{DialContext: at.Dial, DisableKeepAlives: true}},
+		args: append(at.Command[:len(at.Command):len(at.Command)], binary, "agent", "-server", "-node="+node, "-bind="+at.Address,
+			"-client="+at.Address, "-data-dir="+filepath.Join(dir, "data"), "-log-level=warn",
+			"-http-port="+port(0), "-server-port="+port(1), "-serf-lan-port="+port(2), "-serf-wan-port=-1",
+			"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port="+port(3),
+			// All daemons of a test share one address, of which Consul takes 200
+			// connections by default.
+			"-hcl=limits { http_max_conns_per_client = 4000 }",
+			"-hcl=performance { raft_multiplier = 1 } connect { enabled = false } disable_update_check = true leave_on_terminate = false",
+			// Measurements take profiles of it.
+			"-hcl=enable_debug = true"),
+	}
+	for _, hcl := range settings {
+		s.args = append(s.args, "-hcl="+hcl)
+	}
+	return s, nil
+}
+
+// Restart starts the server, after Kill for example, and waits until its cluster
+// has a leader and knows this server.
+func (s *Server) Restart() error {
+	if err := s.Start(); err != nil {
+		return err
+	}
+	return s.waitForLeader()
+}
+
+// Start starts the server and does not wait until it can be used.
+func (s *Server) Start() error {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return fmt.Errorf("make consul's directory: %w", err)
+	}
+	log, err := os.OpenFile(filepath.Join(s.dir, "consul.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("open consul's log: %w", err)
+	}
+	defer func() { _ = log.Close() }()
+	cmd := exec.Command(s.args[0], s.args[1:]...)
+	cmd.Stdout, cmd.Stderr = log, log
+	// A test binary that is killed must not leave it behind.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start consul: %w", err)
+	}
+	ended := make(chan struct{})
+	s.cmd, s.ended = cmd, ended
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
+	return nil
+}
+
+// PID returns the server's process id, for measurements.
+func (s *Server) PID() int { return s.cmd.Process.Pid }
+
+// Kill kills the server. Its data stays, for Restart.
+func (s *Server) Kill() error { return s.signal(syscall.SIGKILL, true) }
+
+// Stop ends the server in order.
+func (s *Server) Stop() error {
+	if err := s.signal(syscall.SIGCONT, false); err != nil {
+		return err
+	}
+	return s.signal(syscall.SIGTERM, true)
+}
+
+// Pause stops the server's process as it stands: it hangs.
+func (s *Server) Pause() error { return s.signal(syscall.SIGSTOP, false) }
+
+// Resume lets a paused server continue.
+func (s *Server) Resume() error { return s.signal(syscall.SIGCONT, false) }
+
+// stopTimeout bounds the end of a server, on a machine that is busy.
+const stopTimeout = time.Minute
+
+func (s *Server) signal(sig syscall.Signal, wait bool) error {
+	if err := s.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("signal consul: %w", err)
+	}
+	if !wait {
+		return nil
+	}
+	select {
+	case <-s.ended:
+		return nil
+	case <-time.After(stopTimeout):
+		return errors.Join(errors.New("consul did not end on request"), s.cmd.Process.Kill())
+	}
+}

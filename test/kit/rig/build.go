@@ -1,0 +1,107 @@
+package rig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/musterhq/muster/test/kit/need"
+)
+
+// buildTimeout covers a build with nothing in the cache.
+const buildTimeout = 10 * time.Minute
+
+// Build builds muster, and the executors of processes and null tasks, from the
+// module at source, as `make build` lays them out, so that what that has compiled
+// is used.
+func Build(ctx context.Context, source, dir string) error {
+	return BuildWith(ctx, source, dir, "process", "null")
+}
+
+// BuildWith builds muster and some executors.
+func BuildWith(ctx context.Context, source, dir string, executors ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
+	defer cancel()
+	plugins := filepath.Join(dir, "plugins") + string(filepath.Separator)
+	programs := []string{"-o", plugins}
+	for _, e := range executors {
+		programs = append(programs, "./cmd/muster-executor-"+e)
+	}
+	for _, args := range [][]string{{"-o", filepath.Join(dir, "muster"), "./cmd/muster"}, programs} {
+		cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-trimpath"}, args...)...)
+		cmd.Dir = source
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go build %s: %w\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	return onlyOurs(plugins)
+}
+
+// onlyOurs lets no other user write to plugins, whatever the umask is: a worker would
+// refuse them.
+func onlyOurs(plugins string) error {
+	entries, err := os.ReadDir(plugins)
+	if err != nil {
+		return fmt.Errorf("find the executors: %w", err)
+	}
+	faults := []error{os.Chmod(plugins, 0o755)}
+	for _, e := range entries {
+		faults = append(faults, os.Chmod(filepath.Join(plugins, e.Name()), 0o755))
+	}
+	return errors.Join(faults...)
+}
+
+// Tests builds the programs for the tests of a package, runs the tests, which all need
+// Consul, and returns the exit code. The programs lie in *built until then.
+func Tests(m interface{ Run() int }, name string, built *string) int {
+	if need.Missing("consul") != nil {
+		return need.Main(m, "test/"+name, "consul")
+	}
+	code, err := tests(m, name, built)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		code = max(code, 1)
+	}
+	return code
+}
+
+func tests(m interface{ Run() int }, name string, built *string) (code int, err error) {
+	if *built, err = os.MkdirTemp("", "muster-"+name+"-"); err != nil {
+		return 0, fmt.Errorf("make a directory for the programs: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(*built)) }()
+	if err := Build(context.Background(), "../..", *built); err != nil {
+		return 0, err
+	}
+	return m.Run(), nil
+}
+
+// install gives a rig programs of its own, under the names that they were built
+// with.
+func install(from, to string) error {
+	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		relative, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, relative)
+		if d.IsDir() {
+			return os.Mkdir(target, 0o755)
+		}
+		return os.Link(path, target)
+	})
+	if err != nil {
+		return fmt.Errorf("install programs: %w", err)
+	}
+	return nil
+}

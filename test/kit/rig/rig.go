@@ -1,0 +1,200 @@
+// Package rig is what tests of whole clusters stand on: a cluster of real
+// processes with workers, clients of its API, and a way to see what really runs on
+// the machine. It speaks of errors and not of tests, so that programs can use it.
+package rig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+
+	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/test/kit/cluster"
+)
+
+// Config says what to start.
+type Config struct {
+	cluster.Config
+	// Built holds the programs that Build has made. Binary is set from it.
+	Built string
+	// NodeIDs are the ids of the workers' nodes, by the workers' names.
+	NodeIDs map[string]string
+}
+
+// Rig is a cluster under test.
+type Rig struct {
+	*cluster.Cluster
+	cfg Config
+	bin string
+	// Nodes holds the id of each worker's node, by the worker's name.
+	Nodes map[string]string
+	conns map[string]*grpc.ClientConn
+	// person is nil where the cluster is open to all.
+	person *person
+
+	mu sync.Mutex
+	// next is the replica of apid that is asked first.
+	next int
+}
+
+// Start starts a cluster and its workers. The caller closes it.
+func Start(ctx context.Context, cfg Config) (_ *Rig, err error) {
+	r := &Rig{cfg: cfg, bin: filepath.Join(cfg.Dir, "bin"), Nodes: maps.Clone(cfg.NodeIDs), conns: map[string]*grpc.ClientConn{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.Close())
+		}
+	}()
+	if err := install(cfg.Built, r.bin); err != nil {
+		return nil, err
+	}
+	r.cfg.Binary = r.Binary()
+	if r.Cluster, err = cluster.Start(ctx, r.cfg.Config); err != nil {
+		return nil, err
+	}
+	secure := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
+	if cfg.CertificateLifetime > 0 {
+		if r.person, err = r.enrol(ctx); err != nil {
+			return nil, err
+		}
+		token, err := r.adminToken()
+		if err != nil {
+			return nil, err
+		}
+		secure = []grpc.DialOption{grpc.WithTransportCredentials(credentials.NewTLS(r.TLS(authv1.Role_APID))), grpc.WithPerRPCCredentials(bearer(token))}
+	}
+	for _, name := range r.Replicas("apid") {
+		options := append(slices.Clone(secure), grpc.WithConnectParams(connectParams()))
+		if cfg.Net != nil {
+			options = append(options, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+				return cfg.Net.DialContext(ctx, "tcp", address)
+			}))
+		}
+		if r.conns[name], err = grpc.NewClient("passthrough:///"+r.Address(name), options...); err != nil {
+			return nil, fmt.Errorf("connect to %s: %w", name, err)
+		}
+	}
+	for name := range r.Nodes {
+		if err := r.StartNode(name); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// Binary is muster's, which no other rig runs, so that a process's program tells
+// whose it is.
+func (r *Rig) Binary() string { return filepath.Join(r.bin, "muster") }
+
+// Install gives the rig programs of another build, and returns its muster.
+func (r *Rig) Install(built, name string) (string, error) {
+	dir := filepath.Join(r.bin, name)
+	if err := install(built, dir); err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "muster"), nil
+}
+
+// StartNodeFrom starts a worker with another muster.
+func (r *Rig) StartNodeFrom(muster, name string) error {
+	_, err := r.StartWorkerFrom(muster, name, "--node-id", r.Nodes[name])
+	return err
+}
+
+// StartNode starts a worker, again after it was killed, for example.
+func (r *Rig) StartNode(name string) error {
+	_, err := r.StartWorker(name, "--node-id", r.Nodes[name])
+	return err
+}
+
+// Client returns a client of one replica of apid, on a connection that stays.
+func (r *Rig) Client(name string) musterv1.ControlServiceClient {
+	return musterv1.NewControlServiceClient(r.conns[name])
+}
+
+// Machine returns the processes of this rig that there are.
+func (r *Rig) Machine() ([]Process, error) {
+	nodes := map[string]bool{}
+	for _, id := range r.Nodes {
+		nodes[id] = true
+	}
+	return machine(r.bin, nodes)
+}
+
+// TaskProcesses returns the processes of tasks that there are, by task: the
+// commands, not their supervisors.
+func (r *Rig) TaskProcesses() (map[string][]Process, error) {
+	all, err := r.Machine()
+	if err != nil {
+		return nil, err
+	}
+	found := map[string][]Process{}
+	for _, p := range all {
+		if p.Task != "" && !strings.HasPrefix(p.Program, r.bin+"/") {
+			found[p.Task] = append(found[p.Task], p)
+		}
+	}
+	return found, nil
+}
+
+// Close ends the cluster in order, kills what is left of it and says so.
+func (r *Rig) Close() error {
+	var errs []error
+	for _, conn := range r.conns {
+		errs = append(errs, conn.Close())
+	}
+	if r.person != nil {
+		errs = append(errs, r.person.leave())
+	}
+	if r.Cluster != nil {
+		errs = append(errs, r.Stop())
+	}
+	left, err := r.Machine()
+	errs = append(errs, err)
+	for _, p := range left {
+		errs = append(errs, fmt.Errorf("left behind and killed: %s", p))
+		if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// logTail is how much of each process's log is shown.
+const logTail = 24 << 10
+
+// Logs returns the ends of the logs of all processes.
+func (r *Rig) Logs() string {
+	paths, err := filepath.Glob(filepath.Join(r.cfg.Dir, "*.log"))
+	if err != nil {
+		return err.Error()
+	}
+	servers, err := filepath.Glob(filepath.Join(r.cfg.Dir, "*", "consul.log"))
+	if err != nil {
+		return err.Error()
+	}
+	paths = append(paths, servers...)
+	slices.Sort(paths)
+	var all string
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			all += err.Error() + "\n"
+		}
+		all += fmt.Sprintf("==== %s\n%s\n", strings.TrimPrefix(path, r.cfg.Dir+"/"), b[max(0, len(b)-logTail):])
+	}
+	return all
+}
