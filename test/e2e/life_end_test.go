@@ -4,14 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/http"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
-	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/test/kit/wait"
 )
 
@@ -122,27 +120,16 @@ func (l *life) stop(t *testing.T) {
 	if err := l.clean(t.Context()); err != nil {
 		t.Errorf("left behind: %v", err)
 	}
-	if l.Consul != nil {
-		l.forgotten(t)
+	if l.Consul == nil {
+		return
 	}
-	if l.Consul != nil || l.onDisk {
-		found, err := l.openArchive(t).records(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		allowed := tablesOfNodes
-		if l.embedded {
-			// Nothing refers to them; a minute later they would have been swept.
-			allowed = slices.Concat(allowed, []string{"specs"})
-			found["names"] = slices.DeleteFunc(found["names"], func(key string) bool {
-				_, removed := state.RemovedService(key)
-				return removed
-			})
-			maps.DeleteFunc(found, func(_ string, in []string) bool { return len(in) == 0 })
-		}
-		if err := only(found, allowed...); err != nil {
-			t.Errorf("left behind: %v", err)
-		}
+	l.forgotten(t)
+	found, err := l.openArchive(t).records(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := only(found, tablesOfNodes...); err != nil {
+		t.Errorf("left behind: %v", err)
 	}
 }
 

@@ -85,5 +85,5 @@ func TestLifeOverConsul(t *testing.T) {
 }
 
 func TestLifeInDev(t *testing.T) {
-	live(t, siteConfig{embedded: true, onDisk: true, devWorkers: 3})
+	live(t, siteConfig{embedded: true, devWorkers: 3})
 }

@@ -12,10 +12,8 @@ import (
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/consul"
-	"github.com/musterhq/muster/internal/kv/embedded"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
-	"github.com/musterhq/muster/test/kit/cluster"
 )
 
 // tablesOfNodes hold what stays when all services are gone: nodes are there
@@ -35,32 +33,21 @@ type archive struct {
 	store  *store.Store
 }
 
-// openArchive opens the store until the test ends. That of muster dev can be
-// opened only when muster dev has ended.
+// openArchive opens the store in Consul until the test ends.
 func (s *site) openArchive(t *testing.T) *archive {
 	t.Helper()
 	a := &archive{tables: state.NewTables()}
-	var closeKV func() error
-	if s.Consul != nil {
-		c, err := consul.New(consul.Config{Address: s.Consul.Address})
-		if err != nil {
-			t.Fatal(err)
-		}
-		a.space, closeKV = c, c.Close
-	} else {
-		e, err := embedded.Open(embedded.Config{Path: cluster.StorePath(s.dir)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		a.space, closeKV = e, e.Close
+	c, err := consul.New(consul.Config{Address: s.Consul.Address})
+	if err != nil {
+		t.Fatal(err)
 	}
+	a.space = c
 	t.Cleanup(func() {
-		if err := closeKV(); err != nil {
+		if err := c.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	ts := a.tables
-	var err error
 	a.store, err = store.New(store.Options{KV: a.space, Prefix: daemon.Prefix}, ts.Services, ts.Specs, ts.Names, ts.Nodes, ts.Clusters, ts.Configs, ts.Blobs,
 		ts.Authorities, ts.Tokens, ts.Tasks, ts.Rollouts, ts.Endpoints, ts.Assignments, ts.Placements, ts.SchedulerFences, ts.NodeStates, ts.Statuses)
 	if err != nil {

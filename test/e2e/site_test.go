@@ -23,9 +23,6 @@ import (
 type siteConfig struct {
 	// embedded is muster dev in place of daemons over Consul.
 	embedded bool
-	// onDisk keeps what muster dev stores in a file, which can be looked into
-	// once it has ended.
-	onDisk bool
 	// workers are processes of their own.
 	workers []string
 	// devWorkers is how many workers muster dev has within itself.
@@ -67,7 +64,7 @@ func startSite(t *testing.T, cfg siteConfig) *site {
 		t.Fatal(err)
 	}
 	s.Cluster, err = cluster.Start(t.Context(), cluster.Config{
-		Binary: s.binary(), Dir: dir, Embedded: cfg.embedded, OnDisk: cfg.onDisk, Workers: cfg.devWorkers, Args: patiently(cfg.args),
+		Binary: s.binary(), Dir: dir, Embedded: cfg.embedded, Workers: cfg.devWorkers, Args: patiently(cfg.args),
 	})
 	if err != nil {
 		t.Fatal(err)
