@@ -4,23 +4,35 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math"
+	"reflect"
 	"sort"
 	"strconv"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/musterhq/muster/apid/validate"
 )
 
-// checkBody names every field of a JSON body that the message does not have,
-// and every value that does not fit its field. What it cannot put a name to is
-// left to protobuf's own decoder, whose first complaint is reported.
-func checkBody(report *validate.Report, message protoreflect.MessageDescriptor, at string, body []byte) {
+// decodeBody decodes a JSON body into m, which is the request's field at. If protobuf's
+// decoder refuses the body, the report names every field that m does not have, and every
+// value that does not fit its field.
+func decodeBody(report *validate.Report, m proto.Message, at string, body []byte) {
+	err := protojson.Unmarshal(body, m)
+	// The decoder accepts null for any message.
+	if err != nil || string(bytes.TrimSpace(body)) == "null" {
+		explainBody(report, m.ProtoReflect().Descriptor(), at, body, err)
+	}
+}
+
+// explainBody reports what is wrong with a body. What it finds no name for is reported
+// as refused, the error of protobuf's decoder.
+func explainBody(report *validate.Report, message protoreflect.MessageDescriptor, at string, body []byte, refused error) {
 	root := at
 	if root == "" {
 		root = "body"
@@ -46,13 +58,31 @@ func checkBody(report *validate.Report, message protoreflect.MessageDescriptor, 
 		report.Invalid(root, "must be an object")
 		return
 	}
-	c.message(message, at, doc)
-	if c.found {
-		return
+	if c.message(message, at, doc); !c.found {
+		report.Invalid(root, "%s", strings.ReplaceAll(clip(refused.Error()), "\u00a0", " "))
 	}
-	if err := protojson.Unmarshal(body, dynamicpb.NewMessage(message)); err != nil {
-		report.Invalid(root, "%s", strings.ReplaceAll(clip(err.Error()), "\u00a0", " "))
+}
+
+// decodedBody is the body of a request that has been decoded. It is the request's body
+// until the gateway asks the marshaler to decode it.
+type decodedBody struct{ message proto.Message }
+
+func (decodedBody) Read([]byte) (int, error) { return 0, io.EOF }
+func (decodedBody) Close() error             { return nil }
+
+// into puts the message where the gateway wants it: into the request, or into a pointer
+// to one of the request's fields.
+func (b decodedBody) into(v any) error {
+	if request, whole := v.(proto.Message); whole {
+		proto.Merge(request, b.message)
+		return nil
 	}
+	field := reflect.ValueOf(v)
+	if want, have := field.Type(), reflect.PointerTo(reflect.TypeOf(b.message)); want != have {
+		return fmt.Errorf("body is decoded as %v, want %v", have, want)
+	}
+	field.Elem().Set(reflect.ValueOf(b.message))
+	return nil
 }
 
 type bodyChecker struct {

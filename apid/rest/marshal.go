@@ -2,6 +2,7 @@ package rest
 
 import (
 	"bytes"
+	"errors"
 	"io"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -49,5 +50,16 @@ func (m marshaler) NewEncoder(w io.Writer) runtime.Encoder {
 		}
 		_, err = w.Write(b)
 		return err
+	})
+}
+
+// NewDecoder returns a decoder that hands on what was decoded when the request was checked.
+func (marshaler) NewDecoder(r io.Reader) runtime.Decoder {
+	return runtime.DecoderFunc(func(v any) error {
+		body, decoded := r.(decodedBody)
+		if !decoded {
+			return errors.New("the request's body was not decoded")
+		}
+		return body.into(v)
 	})
 }

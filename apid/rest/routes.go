@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/validate"
@@ -32,6 +33,8 @@ type route struct {
 	request protoreflect.MessageDescriptor
 	// body is the field that the body is for, "*" for all, "" for none.
 	body string
+	// bodyType is the type of the body's message.
+	bodyType protoreflect.MessageType
 	// streams says that the answer is a stream.
 	streams bool
 }
@@ -67,7 +70,18 @@ func contractRoutes() (map[string]route, error) {
 		case *annotations.HttpRule_Delete:
 			verb, path = http.MethodDelete, p.Delete
 		}
-		all[verb+" "+normal(path)] = route{method: "/" + string(service.FullName()) + "/" + string(m.Name()), request: m.Input(), body: rule.Body, streams: m.IsStreamingServer()}
+		rt := route{method: "/" + string(service.FullName()) + "/" + string(m.Name()), request: m.Input(), body: rule.Body, streams: m.IsStreamingServer()}
+		if rt.body != "" {
+			body := rt.request
+			if rt.body != "*" {
+				body = body.Fields().ByName(protoreflect.Name(rt.body)).Message()
+			}
+			var err error
+			if rt.bodyType, err = protoregistry.GlobalTypes.FindMessageByName(body.FullName()); err != nil {
+				return nil, fmt.Errorf("body of %s: %w", m.Name(), err)
+			}
+		}
+		all[verb+" "+normal(path)] = rt
 	}
 	return all, nil
 }
@@ -75,9 +89,8 @@ func contractRoutes() (map[string]route, error) {
 // normal writes a path as the gateway does: "{service}" is "{service=*}".
 func normal(path string) string { return strings.ReplaceAll(path, "}", "=*}") }
 
-// check refuses requests of those who may not, and requests that say what the
-// contract does not know, before they are decoded: unknown query parameters, unknown fields, bodies where none is
-// meant.
+// check refuses calls that the caller may not make, calls that are too many, and requests
+// with query parameters or fields that the contract does not have. It decodes the body.
 func (rs *routes) check(next runtime.HandlerFunc) runtime.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request, params map[string]string) {
 		pattern, ok := runtime.HTTPPattern(r.Context())
@@ -136,27 +149,24 @@ func (rt route) check(r *http.Request, params map[string]string) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case rt.body == "":
-		// A body of a GET or DELETE has no meaning; some clients send "{}".
-		body = nil
-	case len(bytes.TrimSpace(body)) > 0:
-		if err := checkType(r); err != nil {
-			return err
+	decoded := decodedBody{}
+	// A body of a GET or DELETE has no meaning; some clients send "{}".
+	if rt.body != "" {
+		decoded.message = rt.bodyType.New().Interface()
+		if len(bytes.TrimSpace(body)) > 0 {
+			if err := checkType(r); err != nil {
+				return err
+			}
+			at := ""
+			if rt.body != "*" {
+				at = rt.request.Fields().ByName(protoreflect.Name(rt.body)).JSONName()
+			}
+			decodeBody(&report, decoded.message, at, body)
 		}
-		message, at := rt.request, ""
-		if rt.body != "*" {
-			fd := message.Fields().ByName(protoreflect.Name(rt.body))
-			message, at = fd.Message(), fd.JSONName()
-		}
-		checkBody(&report, message, at, body)
 	}
-	if err := report.Err(); err != nil {
-		return err
-	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	r.ContentLength = int64(len(body))
-	return nil
+	r.Body = decoded
+	r.ContentLength = 0
+	return report.Err()
 }
 
 // readBody reads the body of a request. Its size is bounded, and the server bounds the
