@@ -106,8 +106,14 @@ func TestRestartingWorker(t *testing.T) {
 func TestOrphans(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
+		// Each minute of virtual time has hundreds of timers.
+		const orphanAfter = 10 * time.Minute
+		if got := DefaultConfig().OrphanAfter; got != 24*time.Hour {
+			t.Errorf("nodes are orphaned after %s by default, want a day", got)
+		}
+		soon := func(cfg *Config) { cfg.OrphanAfter = orphanAfter }
 		c := newCluster(t, false)
-		d := c.dispatcher("d1")
+		d := c.dispatcher("d1", soon)
 		c.service("s1")
 		c.update(func(tx *store.Tx) {
 			for i, task := range []string{"runs", "failed", "unheard", "gone"} {
@@ -129,10 +135,10 @@ func TestOrphans(t *testing.T) {
 		if got := c.status("n1", "s1", "gone"); got != nil {
 			t.Fatalf("status of an assignment that is gone is %v", got)
 		}
-		time.Sleep(12 * time.Hour)
+		time.Sleep(orphanAfter / 2)
 		d.stop()
-		c.dispatcher("d2")
-		time.Sleep(12*time.Hour - 10*time.Second)
+		c.dispatcher("d2", soon)
+		time.Sleep(orphanAfter/2 - 10*time.Second)
 		if got := c.status("n1", "s1", "runs").GetState(); got != running {
 			t.Fatalf("task is %s before its time", got)
 		}

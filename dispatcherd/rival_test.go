@@ -73,7 +73,7 @@ func TestTwoWorkersWithOneIdentity(t *testing.T) {
 			if welcomed(second) != nil || len(second.tasks()) != 0 {
 				t.Error("a worker that is refused was told of tasks")
 			}
-			first.live(time.Minute)
+			first.live(3 * d.cfg.HeartbeatPeriod)
 		}
 		if first.ended() != nil || c.nodeState("n1").InstanceId != "one" {
 			t.Fatalf("first session: %v; record is %v", first.ended(), c.nodeState("n1"))

@@ -205,6 +205,7 @@ func TestChangedAssignmentsReachTheSessionOrAreSettled(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t)
+		s.cfg.Timeouts.Orphan = time.Minute
 		tracker := s.tracker("n1")
 		change := func(when string, want ...string) {
 			t.Helper()
@@ -236,7 +237,7 @@ func TestChangedAssignmentsReachTheSessionOrAreSettled(t *testing.T) {
 		time.Sleep(4 * time.Second)
 		s.want("n1", isDown)
 		change("node that is down", key(statuses.Keep))
-		time.Sleep(24 * time.Hour)
+		time.Sleep(s.cfg.Timeouts.Orphan)
 		change("node that was down for too long", key(statuses.NodeDown))
 		s.update(func(tx *store.Tx) { s.tables.Nodes.Put(tx, "n1", &recordv1.Node{Removed: true}) })
 		change("removed node", key(statuses.NodeRemoved))
