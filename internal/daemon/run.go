@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	daemonv1 "github.com/musterhq/muster/api/muster/daemon/v1"
@@ -61,14 +62,8 @@ type Host struct {
 	DialOptions []grpc.DialOption
 
 	mu sync.Mutex
-	// views are those of the daemons that run, under their instances.
-	views map[string]running
-}
-
-// running is a daemon that runs.
-type running struct {
-	name string
-	view *store.Store
+	// running are the daemons that run, by their instances.
+	running map[string]*running
 }
 
 // Healthy returns what keeps the daemons that run here from their work, nil if
@@ -77,27 +72,27 @@ func (h *Host) Healthy() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var errs []error
-	for _, instance := range slices.Sorted(maps.Keys(h.views)) {
-		r := h.views[instance]
+	for _, instance := range slices.Sorted(maps.Keys(h.running)) {
+		r := h.running[instance]
 		if err := Healthy(r.view); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", r.name, err))
+			errs = append(errs, fmt.Errorf("%s: %w", r.member.Daemon, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
 // enter notes that a daemon runs, until the function that it returns is called.
-func (h *Host) enter(instance string, r running) (leave func()) {
+func (h *Host) enter(r *running) (leave func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.views == nil {
-		h.views = map[string]running{}
+	if h.running == nil {
+		h.running = map[string]*running{}
 	}
-	h.views[instance] = r
+	h.running[r.member.Instance] = r
 	return func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		delete(h.views, instance)
+		delete(h.running, r.member.Instance)
 	}
 }
 
@@ -132,32 +127,50 @@ func NewInstance() string { return rand.Text()[:10] }
 // session is closed, which takes it out of the catalog, and calls that are open
 // may finish.
 func (h *Host) Run(ctx context.Context, spec Spec) error {
+	fail := func(err error) error { return errors.Join(err, spec.Listener.Close()) }
 	if h.Credentials.Secure() != (h.Guard != nil) {
-		return errors.Join(errUnguarded, spec.Listener.Close())
+		return fail(errUnguarded)
 	}
 	advertise, err := advertised(spec.Advertise, spec.Listener.Addr())
 	if err != nil {
-		return errors.Join(err, spec.Listener.Close())
+		return fail(err)
 	}
-	instance := NewInstance()
+	member := shards.Member{Instance: NewInstance(), Daemon: spec.Name, Address: advertise, Version: h.Version, Started: time.Now()}
 	log := h.Logger.Named(spec.Name)
-	tracer, flush, err := tracing.Export(ctx, h.Tracing, tracing.Process{Daemon: spec.Name, Instance: instance, Version: h.Version}, log)
+	tracer, flush, err := tracing.Export(ctx, h.Tracing, tracing.Process{Daemon: spec.Name, Instance: member.Instance, Version: h.Version}, log)
 	if err != nil {
-		return errors.Join(err, spec.Listener.Close())
+		return fail(err)
 	}
 	defer Flush(flush)
+	r, err := h.build(spec, member, tracer, log)
+	if err != nil {
+		return fail(fmt.Errorf("%s: %w", spec.Name, err))
+	}
+	defer h.enter(r)()
+	log.Info("daemon is up", zap.String("instance", member.Instance), zap.String("address", advertise), zap.String("version", h.Version))
+	// The gRPC server outlives the daemon's own end, so that calls that are open
+	// get their answers, and the session outlives the daemon's use of it.
+	err = Runner{
+		{{Run: func(ctx context.Context) error { return ServeGRPC(ctx, r.server, spec.Listener, h.StopTimeout/2) }}},
+		{{Run: r.keepSession}},
+		r.tasks(spec),
+	}.Run(ctx)
+	log.Info("daemon is down", zap.Error(err))
+	return err
+}
+
+// build makes a daemon, its server and its session, and starts nothing.
+func (h *Host) build(spec Spec, member shards.Member, tracer *tracing.Tracer, log *zap.Logger) (*running, error) {
 	options := slices.Concat(tracer.ServerOptions(), h.Guard.ServerOptions(), spec.ServerOptions)
 	if spec.Strangers {
 		options = append(options, h.Guard.StrangerOptions()...)
 	}
 	server, health := NewServer(h.Guard.Handshakes(h.Credentials.Server(spec.Strangers)), options...)
-	sessions := NewSessions(h.KV, h.sessionConfig(spec, instance, advertise))
-	env := Env{
-		KV:     h.KV,
-		Prefix: h.Prefix,
-		Member: shards.Member{
-			Instance: instance, Daemon: spec.Name, Address: advertise, Version: h.Version, Started: time.Now(),
-		},
+	sessions := NewSessions(h.KV, h.sessionConfig(member))
+	service, err := spec.Build(Env{
+		KV:      h.KV,
+		Prefix:  h.Prefix,
+		Member:  member,
 		Session: sessions.Open,
 		Logger:  log,
 		Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"daemon": spec.Name}, h.Metrics),
@@ -165,67 +178,73 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 		Guard:   h.Guard,
 		Server:  server,
 		Dial:    Dialer(h.Credentials.Client, append(tracer.DialOptions(), h.DialOptions...)...),
-	}
-	service, err := spec.Build(env)
+	})
 	if err != nil {
-		return errors.Join(fmt.Errorf("%s: %w", spec.Name, err), spec.Listener.Close())
+		return nil, err
 	}
-	defer h.enter(instance, running{spec.Name, service.View()})()
-	report := &reporter{member: env.Member, view: service.View(), creds: h.Credentials}
+	r := &running{host: h, member: member, service: service, view: service.View(), server: server, health: health, sessions: sessions, log: log}
+	report := &reporter{member: member, view: r.view, creds: h.Credentials}
 	if holder, ok := service.(KeyHolder); ok {
 		report.keys = holder.ClusterKeys
 	}
 	daemonv1.RegisterDaemonServiceServer(server, report)
-	if err := h.Guard.RegisterRules(server.GetServiceInfo()); err != nil {
-		return errors.Join(fmt.Errorf("%s: %w", spec.Name, err), spec.Listener.Close())
-	}
-	tasks := []Task{{Name: spec.Name, Run: func(ctx context.Context) error {
-		defer context.AfterFunc(ctx, health.Shutdown)()
-		defer health.Shutdown()
-		return service.Run(ctx)
-	}}}
-	view := service.View()
-	if view != nil {
+	if r.view != nil {
 		health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	}
-	tasks = append(tasks, Task{Name: "health", Run: func(ctx context.Context) error {
-		if view != nil && view.Ready(ctx) == nil {
-			health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
-			log.Info("tables are loaded")
-		}
-		if h.Ready != nil && ctx.Err() == nil {
-			h.Ready()
-		}
-		<-ctx.Done()
-		return nil
-	}})
+	return r, h.Guard.RegisterRules(server.GetServiceInfo())
+}
+
+// running is a daemon that runs.
+type running struct {
+	host     *Host
+	member   shards.Member
+	service  Service
+	view     *store.Store
+	server   *grpc.Server
+	health   *health.Server
+	sessions *Sessions
+	log      *zap.Logger
+}
+
+// tasks returns what the daemon does while its server and its session are there.
+func (r *running) tasks(spec Spec) []Task {
+	tasks := []Task{{Name: spec.Name, Run: r.work}, {Name: "health", Run: r.reportReady}}
 	if spec.Beside != nil {
-		tasks = append(tasks, spec.Beside(service)...)
+		tasks = append(tasks, spec.Beside(r.service)...)
 	}
-	// The gRPC server outlives the daemon's own end, so that calls that are open
-	// get their answers; hence a context of its own. It says that it serves once
-	// the tables are loaded, and keeps saying so while the store is away: reads are
-	// answered then too.
-	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopServing()
-	served := make(chan error, 1)
-	working, stopWorking := context.WithCancel(ctx)
-	defer stopWorking()
-	go func() {
-		defer stopWorking()
-		served <- ServeGRPC(serving, server, spec.Listener, h.StopTimeout/2)
-	}()
-	log.Info("daemon is up", zap.String("instance", instance), zap.String("address", advertise), zap.String("version", h.Version))
-	err = RunTasks(working, tasks...)
-	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.StopTimeout/2)
+	return tasks
+}
+
+// work runs the daemon. It reports itself not serving as soon as it must end.
+func (r *running) work(ctx context.Context) error {
+	defer context.AfterFunc(ctx, r.health.Shutdown)()
+	defer r.health.Shutdown()
+	return r.service.Run(ctx)
+}
+
+// reportReady says that the daemon serves once its tables are loaded, and keeps saying
+// so while the store is away: reads are answered then too.
+func (r *running) reportReady(ctx context.Context) error {
+	if r.view != nil && r.view.Ready(ctx) == nil {
+		r.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+		r.log.Info("tables are loaded")
+	}
+	if r.host.Ready != nil && ctx.Err() == nil {
+		r.host.Ready()
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// keepSession closes the session when ctx ends.
+func (r *running) keepSession(ctx context.Context) error {
+	<-ctx.Done()
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.host.StopTimeout/2)
 	defer cancel()
-	if cerr := sessions.Close(closing); cerr != nil {
-		log.Warn("session ends by itself", zap.Error(cerr))
+	if err := r.sessions.Close(closing); err != nil {
+		r.log.Warn("session ends by itself", zap.Error(err))
 	}
-	stopServing()
-	err = errors.Join(err, <-served)
-	log.Info("daemon is down", zap.Error(err))
-	return err
+	return nil
 }
 
 // flushTimeout bounds what the last traces may keep a process from its end: they
@@ -241,9 +260,9 @@ func Flush(flush func(context.Context) error) {
 }
 
 // sessionConfig describes the process to the store's catalog.
-func (h *Host) sessionConfig(spec Spec, instance, advertise string) kv.SessionConfig {
-	cfg := kv.SessionConfig{Name: spec.Name + "/" + instance}
-	host, port, err := net.SplitHostPort(advertise)
+func (h *Host) sessionConfig(m shards.Member) kv.SessionConfig {
+	cfg := kv.SessionConfig{Name: m.Daemon + "/" + m.Instance}
+	host, port, err := net.SplitHostPort(m.Address)
 	if err != nil {
 		return cfg
 	}
@@ -251,11 +270,11 @@ func (h *Host) sessionConfig(spec Spec, instance, advertise string) kv.SessionCo
 	if err != nil {
 		return cfg
 	}
-	name := "muster-" + spec.Name
+	name := "muster-" + m.Daemon
 	cfg.Service = &kv.Service{
-		ID: name + "-" + instance, Name: name, Address: host, Port: number,
-		Meta:         map[string]string{"version": h.Version, "instance": instance, "prefix": h.Prefix},
-		CheckAddress: advertise,
+		ID: name + "-" + m.Instance, Name: name, Address: host, Port: number,
+		Meta:         map[string]string{"version": m.Version, "instance": m.Instance, "prefix": h.Prefix},
+		CheckAddress: m.Address,
 	}
 	return cfg
 }

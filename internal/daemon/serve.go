@@ -150,6 +150,11 @@ func NewRegistry() *prometheus.Registry {
 	return r
 }
 
+// StageBuckets are those of all histograms that tell how long a daemon took to
+// bring tasks a stage further: from a millisecond to half a minute. They are
+// alike, so that the stages can be compared and added up.
+func StageBuckets() []float64 { return prometheus.ExponentialBuckets(0.001, 2, 16) }
+
 // OpsHandler serves /metrics, /healthz, /readyz, /livez and /debug/pprof. Healthy
 // says whether the process does its work; its error is for people. /readyz says
 // whether it should get requests, as gRPC's health service does: also while the store

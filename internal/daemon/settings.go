@@ -104,15 +104,21 @@ func (j *JoinSettings) Wanted() bool { return len(j.Addresses) > 0 }
 // ReadToken returns the join token, if there is one. The file may be gone once
 // there is a certificate.
 func (j *JoinSettings) ReadToken() (string, error) {
-	if j.TokenFile == "" {
-		return j.Token, nil
-	}
-	b, err := os.ReadFile(j.TokenFile)
+	token, err := readToken(j.Token, "join-token-file", j.TokenFile)
 	if errors.Is(err, os.ErrNotExist) {
 		return "", nil
 	}
+	return token, err
+}
+
+// readToken returns a token, from a file if a flag names one.
+func readToken(token, flag, path string) (string, error) {
+	if path == "" {
+		return token, nil
+	}
+	b, err := os.ReadFile(path)
 	if err != nil {
-		return "", fmt.Errorf("--join-token-file: %w", err)
+		return "", fmt.Errorf("--%s: %w", flag, err)
 	}
 	return strings.TrimSpace(string(b)), nil
 }
@@ -322,14 +328,7 @@ func count(values ...string) int {
 
 // ReadToken returns the Consul token from wherever it is given.
 func (s *ConsulSettings) ReadToken() (string, error) {
-	if s.TokenFile == "" {
-		return s.Token, nil
-	}
-	b, err := os.ReadFile(s.TokenFile)
-	if err != nil {
-		return "", fmt.Errorf("--consul-token-file: %w", err)
-	}
-	return strings.TrimSpace(string(b)), nil
+	return readToken(s.Token, "consul-token-file", s.TokenFile)
 }
 
 // advertised is the address under which others reach a listener.
