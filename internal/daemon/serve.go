@@ -60,9 +60,8 @@ func NewServer(creds credentials.TransportCredentials, more ...grpc.ServerOption
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.MaxHeaderListSize(maxHeader),
 		grpc.MaxConcurrentStreams(maxStreams),
-		// What an idle connection of a worker keeps: no buffer for writing, a small one for
-		// reading.
-		grpc.SharedWriteBuffer(true),
+		// An idle connection of a worker keeps a small buffer for reading, and by default
+		// none for writing.
 		grpc.ReadBufferSize(readBuffer),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, MaxConnectionIdle: idleTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),

@@ -311,7 +311,10 @@ func (c *devCluster) start(wg *sync.WaitGroup, name string, ctx context.Context,
 }
 
 func (c *devCluster) manager(ctx context.Context, m *manager) error {
-	spec := daemon.Spec{Name: m.name, Listener: c.listeners[m.name], Build: m.build}
+	spec := daemon.Spec{
+		Name: m.name, Listener: c.listeners[m.name],
+		Build: func(env daemon.Env) (daemon.Service, error) { return m.build(env, parts{}) },
+	}
 	if m.rest {
 		spec.Beside = serveREST(c.listeners[restPart], &c.settings, thisMachine(&c.settings).Check)
 	}

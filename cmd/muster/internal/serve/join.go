@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/daemon"
 )
 
@@ -29,6 +30,7 @@ func (c *devCluster) awaitWorkers(ctx context.Context) error {
 	}
 	defer func() { _ = conn.Close() }()
 	client := musterv1.NewControlServiceClient(conn)
+	attempts := backoff.New(20*time.Millisecond, 200*time.Millisecond)
 	for {
 		nodes, err := client.ListNodes(ctx, &musterv1.ListNodesRequest{PageSize: 1000})
 		ready := 0
@@ -46,7 +48,7 @@ func (c *devCluster) awaitWorkers(ctx context.Context) error {
 			return nil
 		case err := <-c.failed:
 			return err
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(attempts.Next()):
 		}
 	}
 }

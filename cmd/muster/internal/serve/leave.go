@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/workerd"
 )
@@ -23,6 +24,7 @@ func (c *devCluster) leave(ctx context.Context, workers []*workerd.Worker) bool 
 	}
 	defer func() { _ = conn.Close() }()
 	client := musterv1.NewControlServiceClient(conn)
+	attempts := backoff.New(50*time.Millisecond, 500*time.Millisecond)
 	for {
 		left, err := removeAll(ctx, client)
 		held := 0
@@ -39,10 +41,8 @@ func (c *devCluster) leave(ctx context.Context, workers []*workerd.Worker) bool 
 		case err != nil:
 			c.log.Warn("services cannot be removed yet", zap.Error(err))
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(100 * time.Millisecond):
-		}
+		// The next attempt reports that ctx has ended.
+		_ = attempts.Wait(ctx)
 	}
 }
 

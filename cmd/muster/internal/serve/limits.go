@@ -10,11 +10,7 @@ import (
 )
 
 // limitFlags are apid's settings of how often a client may call.
-type limitFlags struct {
-	settings limit.Settings
-	// use hands the limits to apid.
-	use func(*limit.Limits)
-}
+type limitFlags struct{ settings limit.Settings }
 
 func (f *limitFlags) check() error {
 	if f == nil {
@@ -36,6 +32,5 @@ func (f *limitFlags) make(guard *auth.Guard, log *zap.Logger, metrics prometheus
 		return nil, err
 	}
 	guard.OnRefused(limits.Refused)
-	f.use(limits)
 	return limits, nil
 }

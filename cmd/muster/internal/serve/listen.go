@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/daemon"
 )
 
@@ -24,7 +25,6 @@ const (
 	// replicaTimeout bounds how long a replica that has just been started may take to
 	// answer.
 	replicaTimeout = 5 * time.Second
-	replicaRetry   = 100 * time.Millisecond
 )
 
 // listening opens the listeners of one daemon.
@@ -87,21 +87,15 @@ func (o *listening) open(ctx context.Context, flag, address string) (net.Listene
 func (o *listening) replicaAnswers(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, replicaTimeout)
 	defer cancel()
-	tick := time.NewTicker(replicaRetry)
-	defer tick.Stop()
+	attempts := backoff.New(50*time.Millisecond, 500*time.Millisecond)
 	for {
 		resp, err := askOps(ctx, o.ops, "livez")
 		if err == nil {
 			_ = resp.Body.Close()
 			return resp.Header.Get(replicaHeader) == o.replica
 		}
-		if !errors.Is(err, syscall.ECONNREFUSED) {
+		if !errors.Is(err, syscall.ECONNREFUSED) || attempts.Wait(ctx) != nil {
 			return false
-		}
-		select {
-		case <-ctx.Done():
-			return false
-		case <-tick.C:
 		}
 	}
 }

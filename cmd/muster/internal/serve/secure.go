@@ -30,8 +30,6 @@ type authorityFlags struct {
 	lifetime time.Duration
 	check    time.Duration
 	allow    []string
-	// use hands the authority to apid.
-	use func(*ca.Authority)
 }
 
 func (f *authorityFlags) add(fs *pflag.FlagSet) {

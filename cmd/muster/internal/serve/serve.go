@@ -54,13 +54,18 @@ type manager struct {
 	port        int
 	// flags adds the daemon's own settings; nil if it has none.
 	flags func(*pflag.FlagSet)
-	build func(daemon.Env) (daemon.Service, error)
-	// authority is apid's.
+	build func(daemon.Env, parts) (daemon.Service, error)
+	// authority and limits are apid's.
 	authority *authorityFlags
-	// limits are apid's.
-	limits *limitFlags
+	limits    *limitFlags
 	// rest says that the daemon serves REST too.
 	rest bool
+}
+
+// parts are made of an apid's flags before the daemon is.
+type parts struct {
+	authority *ca.Authority
+	limits    *limit.Limits
 }
 
 // managers returns all manager daemons, each with settings of its own.
@@ -70,25 +75,30 @@ func managers() []*manager {
 	return []*manager{
 		{
 			name: "apid", short: "Run the control API: gRPC and REST", port: apidPort, rest: true, flags: api.AddFlags,
-			authority: &authorityFlags{use: func(a *ca.Authority) { api.Authority = a }},
-			limits:    &limitFlags{settings: limit.DefaultSettings(), use: func(l *limit.Limits) { api.Limits = l }},
-			build:     func(env daemon.Env) (daemon.Service, error) { return apid.New(env, api) },
+			authority: &authorityFlags{}, limits: &limitFlags{settings: limit.DefaultSettings()},
+			build: func(env daemon.Env, p parts) (daemon.Service, error) {
+				cfg := api
+				cfg.Authority, cfg.Limits = p.authority, p.limits
+				return apid.New(env, cfg)
+			},
 		},
 		{
 			name: "orchestratord", short: "Run the orchestrator: turns services into tasks", port: orchestratordPort,
-			build: func(env daemon.Env) (daemon.Service, error) { return orchestratord.New(env, orchestratord.Config{}) },
+			build: func(env daemon.Env, _ parts) (daemon.Service, error) {
+				return orchestratord.New(env, orchestratord.Config{})
+			},
 		},
 		{
 			name: "allocatord", short: "Run the allocator: gives services and tasks addresses and ports", port: allocatordPort,
-			build: func(env daemon.Env) (daemon.Service, error) { return allocatord.New(env, allocatord.Config{}) },
+			build: func(env daemon.Env, _ parts) (daemon.Service, error) { return allocatord.New(env, allocatord.Config{}) },
 		},
 		{
 			name: "schedulerd", short: "Run the scheduler: gives tasks nodes", port: schedulerdPort,
-			build: func(env daemon.Env) (daemon.Service, error) { return schedulerd.New(env, schedulerd.Config{}) },
+			build: func(env daemon.Env, _ parts) (daemon.Service, error) { return schedulerd.New(env, schedulerd.Config{}) },
 		},
 		{
 			name: "dispatcherd", short: "Run the dispatcher: talks to workers", port: dispatcherdPort, flags: dispatcher.AddFlags,
-			build: func(env daemon.Env) (daemon.Service, error) { return dispatcherd.New(env, dispatcher) },
+			build: func(env daemon.Env, _ parts) (daemon.Service, error) { return dispatcherd.New(env, dispatcher) },
 		},
 	}
 }
@@ -186,17 +196,14 @@ func (m *manager) run(ctx context.Context, s *daemon.Settings, restListen, versi
 	if err != nil {
 		return err
 	}
-	if authority != nil {
-		m.authority.use(authority)
-	}
 	id := auth.Identity{Role: auth.Managers()[m.name], Name: m.name}
 	return withCredentials(ctx, s, id, authority, log, func(ctx context.Context, creds daemon.Credentials) error {
-		return m.serve(ctx, s, store, creds, restListen, version, log)
+		return m.serve(ctx, s, store, creds, authority, restListen, version, log)
 	})
 }
 
 // serve runs it with its store and its credentials.
-func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, creds daemon.Credentials, restListen, version string, log *zap.Logger) error {
+func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, creds daemon.Credentials, authority *ca.Authority, restListen, version string, log *zap.Logger) error {
 	listeners := newListening(m.name, clusterID(creds, s.Consul.Address, s.Consul.Datacenter, s.Prefix), m.port+1000, s, log)
 	listener, err := listeners.open(ctx, "listen", s.Listen)
 	if err != nil {
@@ -224,9 +231,11 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 		KV: store, Prefix: s.Prefix, Credentials: creds, Logger: log, Metrics: registry, Version: version, StopTimeout: s.StopTimeout,
 		Tracing: s.Tracing, Guard: guard, Ready: notifier{log}.ready,
 	}
-	spec := daemon.Spec{Name: m.name, Listener: connections.Listen(listener, grpcServer), Advertise: s.Advertise, Strangers: m.rest, ServerOptions: limits.ServerOptions(), Build: m.build}
+	spec := daemon.Spec{
+		Name: m.name, Listener: connections.Listen(listener, grpcServer), Advertise: s.Advertise, Strangers: m.rest, ServerOptions: limits.ServerOptions(),
+		Build: func(env daemon.Env) (daemon.Service, error) { return m.build(env, parts{authority, limits}) },
+	}
 	hosts := hostsOf(s, creds, restListen)
-	tasks := []daemon.Task{{Name: m.name, Run: func(ctx context.Context) error { return host.Run(ctx, spec) }}}
 	if m.rest && restListen != "" {
 		rest, err := listeners.open(ctx, "rest-listen", restListen)
 		if err != nil {
@@ -242,6 +251,7 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 		_ = listener.Close()
 		return err
 	}
+	tasks := []daemon.Task{{Name: m.name, Run: func(ctx context.Context) error { return host.Run(ctx, spec) }}}
 	if ops != nil {
 		tasks = append(tasks, serveOps(listeners.replica, ops, s, registry, host.Healthy, guard, hosts.Check))
 	}
