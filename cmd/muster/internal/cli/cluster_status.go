@@ -27,6 +27,7 @@ func (c *CLI) clusterStatus() *cobra.Command {
 		o         output
 		perShard  bool
 		waitFor   time.Duration
+		nodes     uint64
 		statusCmd = &cobra.Command{
 			Use: "status", Short: "Show how the cluster's own parts do, and who owns which shards", Args: cobra.NoArgs,
 		}
@@ -43,13 +44,13 @@ The exit code is 0 if nothing is wrong, and 7 if something is: the store does no
 does not answer or died within the last minute, a daemon has no instance, or a shard has no owner. The problem is printed on
 standard error. A node that is down is none of this.
 
---wait waits until nothing is wrong and at least one node is READY, so that services can run. If no node is READY by then,
-the exit code is 7 too.`
+--wait waits until nothing is wrong and a node is READY, so that services can run; --ready-nodes says how many must be, 0
+for a cluster that has no workers yet. If fewer are READY by then, the exit code is 7 too.`
 	statusCmd.Example = `  muster cluster status
   muster cluster status --wait 30s && echo all is well
   muster cluster status --format json | jq '.[0].problems'`
 	statusCmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		resp, err := c.waitForStatus(cmd, waitFor)
+		resp, err := c.waitForStatus(cmd, waitFor, nodes)
 		if err != nil {
 			return err
 		}
@@ -65,8 +66,8 @@ the exit code is 7 too.`
 			return err
 		}
 		problems := resp.Problems
-		if waitFor > 0 && resp.Nodes.GetReady() == 0 {
-			problems = append(problems, "no node is ready: start a worker (muster workerd), or see why it does not register in its log")
+		if n := resp.Nodes.GetReady(); waitFor > 0 && n < nodes {
+			problems = append(problems, fmt.Sprintf("ready nodes: %d, want %d: start workers (muster workerd), or read in their logs why they do not register", n, nodes))
 		}
 		if resp.Healthy && len(problems) == 0 {
 			return nil
@@ -79,18 +80,19 @@ the exit code is 7 too.`
 	}
 	o.addFlags(statusCmd, false)
 	statusCmd.Flags().BoolVar(&perShard, "shards", false, "show each shard, and who owns it since when")
-	statusCmd.Flags().DurationVar(&waitFor, "wait", 0, "wait this long for the cluster to be well and for a node to be READY")
+	statusCmd.Flags().DurationVar(&waitFor, "wait", 0, "wait this long for the cluster to be well and for nodes to be READY")
+	statusCmd.Flags().Uint64Var(&nodes, "ready-nodes", 1, "number of nodes that must be READY for --wait to end")
 	return statusCmd
 }
 
-// waitForStatus asks until the cluster is well and has a node that is ready, or the
-// time is over, and returns what was answered last.
-func (c *CLI) waitForStatus(cmd *cobra.Command, most time.Duration) (*musterv1.GetClusterStatusResponse, error) {
+// waitForStatus asks until the cluster is well and has so many nodes that are ready, or
+// the time is over, and returns what was answered last.
+func (c *CLI) waitForStatus(cmd *cobra.Command, most time.Duration, nodes uint64) (*musterv1.GetClusterStatusResponse, error) {
 	over, cancel := context.WithTimeout(cmd.Context(), most)
 	defer cancel()
 	for {
 		resp, err := call(c, cmd, api.GetClusterStatus, &musterv1.GetClusterStatusRequest{})
-		if err == nil && resp.Healthy && resp.Nodes.GetReady() > 0 || over.Err() != nil {
+		if err == nil && resp.Healthy && resp.Nodes.GetReady() >= nodes || over.Err() != nil {
 			return resp, err
 		}
 		_ = backoff.Sleep(over, statusPause)

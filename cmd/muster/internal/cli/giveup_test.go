@@ -184,7 +184,11 @@ func TestWaitEndsWhenNothingChangesByItself(t *testing.T) {
 			{12 * sec, ready(1)},
 		}, 0, 12 * sec, 13 * sec, nil, nil},
 		"no node is ready in time": {[]string{"cluster", "status", "--wait", "1m"}, nil,
-			ExitUnhealthy, 60 * sec, 61 * sec, []string{"no node is ready: start a worker"}, nil},
+			ExitUnhealthy, 60 * sec, 61 * sec, []string{"ready nodes: 0, want 1: start workers"}, nil},
+		"waits for several nodes": {[]string{"cluster", "status", "--wait", "1m", "--ready-nodes", "3"}, []step{
+			{12 * sec, ready(2)}, {24 * sec, ready(3)},
+		}, 0, 24 * sec, 25 * sec, nil, nil},
+		"needs no node if told so":            {[]string{"cluster", "status", "--wait", "1m", "--ready-nodes", "0"}, nil, 0, 0, sec, nil, nil},
 		"status without --wait needs no node": {[]string{"cluster", "status"}, nil, 0, 0, sec, nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
