@@ -13,25 +13,17 @@ func (c *CLI) authority() *cobra.Command {
 	show := &cobra.Command{
 		Use: "show", Short: "Show the roots that are trusted, in PEM: the file that --ca-file wants", Args: cobra.NoArgs,
 		Example: "  muster cluster ca show > ca.pem",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := c.getAuthority(cmd)
-			if err != nil {
-				return err
-			}
-			c.printf("%s", a.Certificates)
+		RunE: ask(c, api.GetAuthority, &musterv1.GetAuthorityRequest{}, func(resp *musterv1.GetAuthorityResponse) error {
+			c.printf("%s", resp.Authority.Certificates)
 			return nil
-		},
+		}),
 	}
 	state := &cobra.Command{
 		Use: "status", Short: "Show how far the rotation of the root has come", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := c.getAuthority(cmd)
-			if err != nil {
-				return err
-			}
-			c.printRotation(a)
+		RunE: ask(c, api.GetAuthority, &musterv1.GetAuthorityRequest{}, func(resp *musterv1.GetAuthorityResponse) error {
+			c.printRotation(resp.Authority)
 			return nil
-		},
+		}),
 	}
 	var finish bool
 	rotate := &cobra.Command{
@@ -56,14 +48,6 @@ person's certificate must be issued again. Contexts keep working; "muster cluste
 	}
 	rotate.Flags().BoolVar(&finish, "finish", false, "drop the old root now, and with it every certificate that was not renewed: those daemons and workers must join again")
 	return group("ca", "The cluster's own certificate authority", show, state, rotate)
-}
-
-func (c *CLI) getAuthority(cmd *cobra.Command) (*musterv1.Authority, error) {
-	resp, err := call(c, cmd, api.GetAuthority, &musterv1.GetAuthorityRequest{})
-	if err != nil {
-		return nil, err
-	}
-	return resp.Authority, nil
 }
 
 func (c *CLI) printRotation(a *musterv1.Authority) {

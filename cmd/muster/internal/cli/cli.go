@@ -146,6 +146,17 @@ func call[Req, Resp any](c *CLI, cmd *cobra.Command, m method[Req, Resp], req Re
 	return resp, err
 }
 
+// ask makes a command that makes one call and prints the answer.
+func ask[Req, Resp any](c *CLI, m method[Req, Resp], req Req, print func(Resp) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		resp, err := call(c, cmd, m, req)
+		if err != nil {
+			return err
+		}
+		return print(resp)
+	}
+}
+
 // warnStale says that an answer may be old, once a command.
 func warnStale(cmd *cobra.Command, header metadata.MD) {
 	if old := header.Get(musterv1.StaleHeader); len(old) > 0 && cmd.Annotations[musterv1.StaleHeader] == "" {

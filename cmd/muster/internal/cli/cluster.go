@@ -20,13 +20,9 @@ func (c *CLI) cluster() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "inspect", Short: "Show the cluster's settings and a summary of its state", Args: cobra.NoArgs,
 		Example: "  muster cluster inspect",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			resp, err := call(c, cmd, api.GetCluster, &musterv1.GetClusterRequest{})
-			if err != nil {
-				return err
-			}
+		RunE: ask(c, api.GetCluster, &musterv1.GetClusterRequest{}, func(resp *musterv1.GetClusterResponse) error {
 			return show(c, &o, []*musterv1.Cluster{resp.Cluster}, nil, func() *table { return clusterTable(resp.Cluster) })
-		},
+		}),
 	}
 	o.addInspectFlags(cmd)
 	return group("cluster", "Look at the cluster, and change its settings", c.clusterStatus(), cmd, c.clusterUpdate(), c.joinToken(), c.authority(), c.keys())

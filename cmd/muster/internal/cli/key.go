@@ -13,14 +13,10 @@ import (
 func (c *CLI) keys() *cobra.Command {
 	state := &cobra.Command{
 		Use: "status", Short: "Show which key seals, and which keys each apid has", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			resp, err := call(c, cmd, api.GetClusterKeys, &musterv1.GetClusterKeysRequest{})
-			if err != nil {
-				return err
-			}
+		RunE: ask(c, api.GetClusterKeys, &musterv1.GetClusterKeysRequest{}, func(resp *musterv1.GetClusterKeysResponse) error {
 			c.printKeys(resp.SealedWith, resp.Holders)
 			return nil
-		},
+		}),
 	}
 	reseal := &cobra.Command{
 		Use: "reseal", Short: "Seal with the first key of --cluster-key-file, so that others may go", Args: cobra.NoArgs,
@@ -30,14 +26,10 @@ To replace the key without downtime, write a new one as a line of its own before
 reseal, and take the old one out of the files. Apids read the file again by themselves. Nothing is sealed with a key that
 one of them does not have. Copies of the store from before need the old key.`,
 		Example: "  (umask 077; { openssl rand -base64 32; cat cluster.key; } > both.key) && cat both.key > cluster.key && rm both.key\n  muster cluster key reseal",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			resp, err := call(c, cmd, api.ResealCluster, &musterv1.ResealClusterRequest{})
-			if err != nil {
-				return err
-			}
+		RunE: ask(c, api.ResealCluster, &musterv1.ResealClusterRequest{}, func(resp *musterv1.ResealClusterResponse) error {
 			c.printKeys(resp.SealedWith, resp.Holders)
 			return nil
-		},
+		}),
 	}
 	return group("key", "The key that the cluster's own authority is sealed with", state, reseal)
 }

@@ -120,14 +120,14 @@ code is that of the failure.`,
 		Example: `  muster node update --availability drain worker1 worker2
   muster node update --label-add disk=ssd worker1`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			n, ok := musterv1.NodeSpec_Availability_value[strings.ToUpper(availability)]
-			if availability != "" && (!ok || n == 0) {
+			n := enumValue(musterv1.NodeSpec_ACTIVE.Descriptor(), availability)
+			if availability != "" && n == nil {
 				return usage("--availability: %q: want active, pause or drain", availability)
 			}
 			return c.each(args, func(name string) error {
 				return c.updateNode(cmd, name, func(spec *musterv1.NodeSpec) error {
-					if n != 0 {
-						spec.Availability = musterv1.NodeSpec_Availability(n)
+					if n != nil {
+						spec.Availability = musterv1.NodeSpec_Availability(n.Number())
 					}
 					return changeLabels(spec, add, remove)
 				})

@@ -1,11 +1,15 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
+	"math"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
@@ -47,49 +51,31 @@ func parseEnv(flag string, values []string) ([]string, error) {
 // parsePort reads Docker's two forms: "published:target/protocol", and
 // "published=8080,target=80,protocol=tcp,mode=host".
 func parsePort(v string) (*musterv1.PortConfig, error) {
+	text := v
+	if !strings.Contains(v, "=") {
+		ports, protocol, given := strings.Cut(v, "/")
+		published, target, both := strings.Cut(ports, ":")
+		if !both {
+			published, target = "0", ports
+		}
+		text = "published=" + published + ",target=" + target
+		if given {
+			text += ",protocol=" + protocol
+		}
+	}
 	p := &musterv1.PortConfig{}
-	fields := map[string]string{}
-	if strings.Contains(v, "=") {
-		for _, part := range strings.Split(v, ",") {
-			key, value, ok := strings.Cut(part, "=")
-			if !ok || !slices.Contains([]string{"name", "published", "target", "protocol", "mode"}, key) {
-				return nil, usage("--publish: %q: there is no %q; want published=8080,target=80,protocol=tcp,mode=host", v, part)
-			}
-			fields[key] = value
-		}
-	} else {
-		ports, protocol, _ := strings.Cut(v, "/")
-		fields["protocol"] = protocol
-		if published, target, ok := strings.Cut(ports, ":"); ok {
-			fields["published"], fields["target"] = published, target
-		} else {
-			fields["target"] = ports
-		}
+	err := parsePairs(text, p, "published=8080,target=80,protocol=tcp,mode=host", map[string]string{
+		"name": "name", "published": "publishedPort", "target": "targetPort", "protocol": "protocol", "mode": "publishMode",
+	})
+	port := p.TargetPort
+	if port > 0 && port <= math.MaxUint16 {
+		port = cmp.Or(p.PublishedPort, 1) // 0 asks for any, as leaving it out does
 	}
-	var err error
-	if p.TargetPort, err = portNumber(fields["target"]); err != nil {
-		return nil, usage("--publish: %q: target: %w", v, err)
+	if err == nil && (port == 0 || port > math.MaxUint16) {
+		err = fmt.Errorf("invalid port \"%d\": want a number from 1 to 65535", port)
 	}
-	// Docker's "0" asks for any port, as leaving it out does.
-	if fields["published"] != "" && fields["published"] != "0" {
-		if p.PublishedPort, err = portNumber(fields["published"]); err != nil {
-			return nil, usage("--publish: %q: published: %w", v, err)
-		}
-	}
-	p.Name = fields["name"]
-	if s := fields["protocol"]; s != "" {
-		n := enumValue(p.Protocol.Descriptor(), s)
-		if n == nil {
-			return nil, usage("--publish: %q: protocol %q: want tcp, udp or sctp", v, s)
-		}
-		p.Protocol = musterv1.PortConfig_Protocol(n.Number())
-	}
-	if s := fields["mode"]; s != "" {
-		n := enumValue(p.PublishMode.Descriptor(), s)
-		if n == nil {
-			return nil, usage("--publish: %q: mode %q is neither host nor ingress", v, s)
-		}
-		p.PublishMode = musterv1.PortConfig_PublishMode(n.Number())
+	if err != nil {
+		return nil, usage("--publish: %q: %w", v, err)
 	}
 	return p, nil
 }
@@ -100,52 +86,38 @@ func portTarget(v string) (string, error) {
 	return strconv.FormatUint(uint64(p.GetTargetPort()), 10), err
 }
 
-func portNumber(s string) (uint32, error) {
-	n, err := strconv.ParseUint(s, 10, 16)
-	if err != nil || n == 0 {
-		return 0, fmt.Errorf("invalid port %q: want a number from 1 to 65535", s)
-	}
-	return uint32(n), nil
-}
-
 // parseMount reads Docker's "type=bind,source=/a,target=/b,readonly".
 func parseMount(v string) (*musterv1.Mount, error) {
 	m := &musterv1.Mount{Type: musterv1.Mount_VOLUME}
-	for _, part := range strings.Split(v, ",") {
-		key, value, given := strings.Cut(part, "=")
-		switch key {
-		case "type":
-			n := enumValue(m.Type.Descriptor(), value)
-			if n == nil {
-				return nil, usage("--mount: %q: type %q: want bind, volume or tmpfs", v, value)
-			}
-			m.Type = musterv1.Mount_Type(n.Number())
-		case "source", "src":
-			m.Source = value
-		case "target", "dst", "destination":
-			m.Target = value
-		case "readonly", "ro":
-			on := true
-			if given {
-				var err error
-				if on, err = strconv.ParseBool(value); err != nil {
-					return nil, usage("--mount: %q: readonly is true or false", v)
-				}
-			}
-			m.ReadOnly = on
-		case "tmpfs-size":
-			n, err := strconv.ParseInt(value, 10, 64)
-			if err != nil {
-				return nil, usage("--mount: %q: tmpfs-size is a number of bytes", v)
-			}
-			m.TmpfsOptions = &musterv1.TmpfsOptions{SizeBytes: n}
-		case "bind-propagation":
-			m.BindOptions = &musterv1.BindOptions{Propagation: value}
-		default:
-			return nil, usage("--mount: %q: there is no %q; want type=bind,source=/from,target=/to,readonly", v, key)
-		}
+	err := parsePairs(v, m, "type=bind,source=/from,target=/to,readonly", map[string]string{
+		"type": "type", "source": "source", "src": "source", "target": "target", "dst": "target", "destination": "target",
+		"readonly": "readOnly", "ro": "readOnly", "tmpfs-size": "tmpfsOptions.sizeBytes", "bind-propagation": "bindOptions.propagation",
+	})
+	if err != nil {
+		return nil, usage("--mount: %q: %w", v, err)
 	}
 	return m, nil
+}
+
+// parsePairs reads "key=value,key" into the fields of a message that the keys stand for.
+// A key alone turns something on.
+func parsePairs(v string, into proto.Message, example string, paths map[string]string) error {
+	for part := range strings.SplitSeq(v, ",") {
+		key, text, given := strings.Cut(part, "=")
+		if paths[key] == "" {
+			return fmt.Errorf("there is no %q; want %s", key, example)
+		}
+		m, field := fieldOf(into.ProtoReflect(), paths[key])
+		if !given && field.Kind() == protoreflect.BoolKind {
+			text = "true"
+		}
+		value, err := readValue(field, text)
+		if err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+		m.Set(field, value)
+	}
+	return nil
 }
 
 // parseUlimit reads Docker's "nofile=1024:2048".

@@ -20,11 +20,7 @@ func (c *CLI) pluginList() *cobra.Command {
 		Use: "ls", Aliases: []string{"list"}, Short: "List the executor plugins of all nodes", Args: cobra.NoArgs,
 		Example: `  muster plugin ls
   muster plugin ls --format '{{.hostname}} {{.executor.name}} {{.executor.checksum}}'`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			resp, err := call(c, cmd, api.ListPlugins, &musterv1.ListPluginsRequest{})
-			if err != nil {
-				return err
-			}
+		RunE: ask(c, api.ListPlugins, &musterv1.ListPluginsRequest{}, func(resp *musterv1.ListPluginsResponse) error {
 			return show(c, &o, resp.Plugins, (*musterv1.NodePlugin).GetNodeId, func() *table {
 				t := &table{header: []string{"NODE", "NAME", "VERSION", "HEALTH", "KINDS", "CAPABILITIES", "SCHEMA", "MESSAGE"}}
 				for _, p := range resp.Plugins {
@@ -38,7 +34,7 @@ func (c *CLI) pluginList() *cobra.Command {
 				}
 				return t
 			})
-		},
+		}),
 	}
 	o.addFlags(cmd, false)
 	return cmd

@@ -158,11 +158,16 @@ func (f *specFlag) field() protoreflect.FieldDescriptor {
 
 // values are the values of a flag that takes one of a few, as users write them.
 func (f *specFlag) values() []string {
-	switch field := f.field(); {
-	case field.Kind() == protoreflect.BoolKind:
+	return slices.DeleteFunc(valuesOf(f.field()), func(v string) bool { return v == f.without })
+}
+
+// valuesOf returns the values of a field that takes one of a few.
+func valuesOf(field protoreflect.FieldDescriptor) []string {
+	switch field.Kind() {
+	case protoreflect.BoolKind:
 		return []string{"true", "false"}
-	case field.Kind() == protoreflect.EnumKind:
-		return slices.DeleteFunc(enumNames(field.Enum()), func(v string) bool { return v == f.without })
+	case protoreflect.EnumKind:
+		return enumNames(field.Enum())
 	}
 	return nil
 }
@@ -179,7 +184,18 @@ func (f *specFlag) read(m protoreflect.Message, field protoreflect.FieldDescript
 	case f.number != nil:
 		n, err := f.number(text)
 		return protoreflect.ValueOfInt64(n), err
+	case f.without != "" && strings.EqualFold(text, f.without):
+		return protoreflect.Value{}, wantOneOf(text, f.values())
 	}
+	return readValue(field, text)
+}
+
+func wantOneOf(text string, values []string) error {
+	return fmt.Errorf("%q: want one of %s", text, strings.Join(values, ", "))
+}
+
+// readValue reads the value of a field as its type says.
+func readValue(field protoreflect.FieldDescriptor, text string) (protoreflect.Value, error) {
 	switch field.Kind() {
 	case protoreflect.StringKind:
 		return protoreflect.ValueOfString(text), nil
@@ -191,8 +207,8 @@ func (f *specFlag) read(m protoreflect.Message, field protoreflect.FieldDescript
 		return protoreflect.ValueOfBool(b), err
 	case protoreflect.EnumKind:
 		n := enumValue(field.Enum(), text)
-		if values := f.values(); n == nil || !slices.Contains(values, enumName(n)) {
-			return protoreflect.Value{}, fmt.Errorf("%q: want one of %s", text, strings.Join(values, ", "))
+		if n == nil {
+			return protoreflect.Value{}, wantOneOf(text, valuesOf(field))
 		}
 		return protoreflect.ValueOfEnum(n.Number()), nil
 	case protoreflect.Uint32Kind:

@@ -45,11 +45,7 @@ func (c *CLI) tokenCreate() *cobra.Command {
 func (c *CLI) tokenList() *cobra.Command {
 	return &cobra.Command{
 		Use: "ls", Short: "List API tokens", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			resp, err := call(c, cmd, api.ListTokens, &musterv1.ListTokensRequest{})
-			if err != nil {
-				return err
-			}
+		RunE: ask(c, api.ListTokens, &musterv1.ListTokensRequest{}, func(resp *musterv1.ListTokensResponse) error {
 			c.printf("%-14s %-20s %-9s %-20s %s\n", "ID", "NAME", "ROLE", "EXPIRES", "CREATED BY")
 			for _, t := range resp.Tokens {
 				expires := "never"
@@ -59,7 +55,7 @@ func (c *CLI) tokenList() *cobra.Command {
 				c.printf("%-14s %-20s %-9s %-20s %s\n", t.Id, printable(t.Name), t.Role, expires, printable(t.CreatedBy))
 			}
 			return nil
-		},
+		}),
 	}
 }
 
