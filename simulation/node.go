@@ -35,8 +35,10 @@ type node struct {
 	// executor is what runs the tasks: it outlives workers, and not the machine.
 	executor *null.Executor
 	life     *nodeLife // nil while the worker is down
-	// troubled is when something last happened that excuses a task too many.
+	// troubled is when something last happened that excuses a task too many, and lost says
+	// that it goes on: the managers do not hear the worker.
 	troubled time.Time
+	lost     bool
 }
 
 // nodeLife is one process.
@@ -151,16 +153,22 @@ func (n *node) leave(silent bool) {
 	n.kill(true, silent)
 }
 
-// trouble notes that something has happened to the node.
-func (n *node) trouble() {
+// setLost notes whether the managers hear the worker.
+func (n *node) setLost(lost bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.troubled = time.Now()
+	if n.lost || lost {
+		n.troubled = time.Now()
+	}
+	n.lost = lost
 }
 
 // state tells how the node is.
 func (n *node) state() (e *null.Executor, up, gone bool, troubled time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.lost {
+		n.troubled = time.Now()
+	}
 	return n.executor, n.life != nil, n.gone, n.troubled
 }

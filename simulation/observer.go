@@ -230,8 +230,8 @@ func (o *observer) nodeState(ch store.Change[*recordv1.NodeState]) {
 	if ch.Old == nil || ch.Old.Value.State != ch.New.Value.State {
 		o.c.journal.note("node %s is %v %s", ch.New.Key, ch.New.Value.State, ch.New.Value.Message)
 	}
-	if n := o.c.nodes[ch.New.Key]; n != nil && ch.New.Value.State != musterv1.NodeStatus_READY {
-		n.trouble()
+	if n := o.c.nodes[ch.New.Key]; n != nil {
+		n.setLost(ch.New.Value.State != musterv1.NodeStatus_READY)
 	}
 }
 
