@@ -40,7 +40,7 @@ type cluster struct {
 	listeners map[string]*bufconn.Listener
 }
 
-// quiet keeps benchmarks from measuring the log.
+// newCluster starts a cluster; a quiet one does not log, for benchmarks.
 func newCluster(t testing.TB, quiet bool) *cluster {
 	t.Helper()
 	space, err := embedded.Open(embedded.Config{})

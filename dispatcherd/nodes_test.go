@@ -504,8 +504,7 @@ func (c *cluster) watchNode(node string) (states func() []musterv1.NodeStatus_St
 	}
 }
 
-// TestStatusOfForeignAssignment is for a dispatcher that starts: statuses
-// without an assignment go once their worker has come.
+// TestLeftoverStatus is for a dispatcher that starts: statuses without an assignment go once their worker has come.
 func TestLeftoverStatus(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -459,7 +459,6 @@ func TestRemovedNode(t *testing.T) {
 	})
 }
 
-// TestDescription stores what a node newly says of itself.
 // TestSettingsReachWorkers checks that a worker is told at once what an operator
 // changes, and is heard by it.
 func TestSettingsReachWorkers(t *testing.T) {

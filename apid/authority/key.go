@@ -15,7 +15,7 @@ import (
 	"github.com/musterhq/muster/internal/ca"
 )
 
-// ClusterKeys implements daemon.KeyHolder.
+// KeyNames implements daemon.KeyHolder.
 func (a *Authority) KeyNames() []string {
 	if a.opt.Own == nil {
 		return nil

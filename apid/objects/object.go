@@ -59,8 +59,8 @@ func (s *Service) Labels(*Reader) (map[string]string, bool) {
 // Message is the service as users see it.
 func (s *Service) Message(r *Reader) proto.Message { return r.ServiceMessage(s) }
 
-// A service also changes with its rollout, its endpoint and its tasks, so that its
-// record does not say whether all was seen.
+// seen never says that all was seen: a service also changes with its rollout, its
+// endpoint and its tasks, of which its record tells nothing.
 func (s *Service) seen(at Point) (known, all bool) {
 	return at.seen(at.layout.tables.Services, s.ID, s.Version), false
 }

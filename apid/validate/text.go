@@ -43,7 +43,7 @@ func newPatterns() patterns {
 	}
 }
 
-// name checks the name of a service.
+// checkName checks the name of a service.
 func (p patterns) checkName(r *Report, field, name string) {
 	switch {
 	case name == "":

@@ -41,7 +41,7 @@ func dialPage(t *testing.T, handler http.Handler) net.Conn {
 	return conn
 }
 
-// ask sends a request over a connection and returns the answer's status and body.
+// askPage sends a request over a connection and returns the answer's status and body.
 func askPage(t *testing.T, conn net.Conn, from *bufio.Reader, request string) (int, string) {
 	t.Helper()
 	if _, err := io.WriteString(conn, request); err != nil {

@@ -87,7 +87,7 @@ func (f *follower) report(log *zap.Logger, err error, first bool) {
 	}
 }
 
-// logContact logs that the kv went away or came back.
+// logAvailability logs that the kv went away or came back.
 func (s *Store) logAvailability(c availabilityChange, err error) {
 	switch {
 	case c.away && !c.was:

@@ -17,7 +17,7 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// The registers of the linearizability test. A swap writes a value to one
+// input is an operation on the registers of the linearizability test. A swap writes a value to one
 // register and tells which one was there; a compare-and-swap is refused unless
 // the register has the value that it expects; a read is an update that fails.
 type input struct {

@@ -181,7 +181,7 @@ func (q *queue) add(g *group) error {
 	return nil
 }
 
-// take returns all that waits.
+// takeAll returns all that waits.
 func (q *queue) takeAll() []*request {
 	q.mu.Lock()
 	defer q.mu.Unlock()

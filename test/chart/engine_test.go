@@ -172,7 +172,7 @@ func (e *engine) mount(t *testing.T, v corev1.Volume, m corev1.VolumeMount, grou
 	return []string{"--volume", dir + ":" + m.MountPath + ":ro"}
 }
 
-// address joins a pod's address and a port that its container names.
+// portOf joins a pod's address and a port that its container names.
 func portOf(c corev1.Container, address, name string) string {
 	for _, p := range c.Ports {
 		if p.Name == name {

@@ -140,7 +140,7 @@ func (w *world) eventually(t *rapid.T) {
 	t.Fatalf("does not converge:%s", w.print())
 }
 
-// checkedLook looks, carries out what is decided, and checks what must hold
+// checkedReconcile decides, carries out what is decided, and checks what must hold
 // whatever has happened.
 func (w *world) checkedReconcile(t *rapid.T) plan.Plan {
 	p, err := plan.Decide(w.view())

@@ -229,7 +229,7 @@ func (w *world) apply(p plan.Plan) {
 	}
 }
 
-// look decides and carries out, and checks that this is all there was to do.
+// reconcile decides and carries out, and checks that this is all there was to do.
 func (w *world) reconcile(t testing.TB) plan.Plan {
 	t.Helper()
 	p := w.decide(t)

@@ -56,7 +56,7 @@ func (o *logOptions) request() (*musterv1.LogOptions, error) {
 	return r, nil
 }
 
-// print prints messages until the stream ends. Lines of the tasks' standard
+// printLogs prints messages until the stream ends. Lines of the tasks' standard
 // error go to this process's.
 func (c *CLI) printLogs(o *logOptions, next func() (*musterv1.LogMessage, error)) error {
 	for {

@@ -32,7 +32,7 @@ func (o *taskTable) addFlags(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVarP(&o.filters, "filter", "f", nil, filterHelp(taskFilters(), "again for more"))
 }
 
-// list prints the tasks that the filters ask for, of the services and nodes that
+// listTasks prints the tasks that the filters ask for, of the services and nodes that
 // are named; none: of all.
 func (c *CLI) listTasks(cmd *cobra.Command, o *taskTable, services, nodes []string) error {
 	filters := &musterv1.ListTasksRequest{PageSize: pageSize}
