@@ -13,6 +13,7 @@ import (
 	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/workerd"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/executor/contractv1"
 )
 
 // fleet is a number of workers in this process: real ones, with the null
@@ -44,7 +45,7 @@ func newWorker(ctx context.Context, dispatchers []string, name string) (*workerd
 	if err != nil {
 		return nil, err
 	}
-	set, err := executor.NewFixed(ctx, executor.FromServer(sdk.NewServer(e)))
+	set, err := executor.NewFixed(ctx, contractv1.FromServer(sdk.NewServer(e)))
 	if err != nil {
 		return nil, err
 	}

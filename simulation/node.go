@@ -16,6 +16,7 @@ import (
 	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/workerd"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/executor/contractv1"
 )
 
 // node is a machine with a worker, over all of the lives of both.
@@ -80,7 +81,7 @@ func (n *node) start() {
 	l := &nodeLife{host: n.c.net.join(n.name), done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	l.cancel = cancel
-	set, err := executor.NewFixed(ctx, executor.FromServer(sdk.NewServer(n.c.mutation.executor(n.executor))))
+	set, err := executor.NewFixed(ctx, contractv1.FromServer(sdk.NewServer(n.c.mutation.executor(n.executor))))
 	if err != nil {
 		n.c.violated("%s: describe its executor: %v", n.name, err)
 		cancel()

@@ -14,6 +14,7 @@ import (
 	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/workerd"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/executor/contractv1"
 )
 
 // counter is a dispatcher that counts tasks that run, and nothing else.
@@ -110,7 +111,7 @@ func benchmarkAssigned(b *testing.B, workers, tasks int, disk bool) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		set, err := executor.NewFixed(b.Context(), executor.FromServer(sdk.NewServer(e)))
+		set, err := executor.NewFixed(b.Context(), contractv1.FromServer(sdk.NewServer(e)))
 		if err != nil {
 			b.Fatal(err)
 		}

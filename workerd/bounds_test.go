@@ -15,6 +15,7 @@ import (
 	. "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/executor/contractv1"
 )
 
 // endless is a text that is too long for a message between worker and dispatcher. It
@@ -100,7 +101,7 @@ func TestEndlessTextsDoNotEndTheSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, a := ableSet(t)
 		e := &verbose{ExecutorServiceServer: sdk.NewServer(a), started: make(chan struct{}), ended: make(chan struct{})}
-		set, err := executor.NewFixed(t.Context(), executor.FromServer(e))
+		set, err := executor.NewFixed(t.Context(), contractv1.FromServer(e))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -176,7 +177,7 @@ func TestExecutorWithTooLargeSchemaIsUnhealthy(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		_, a := ableSet(t)
-		set, err := executor.NewFixed(t.Context(), executor.FromServer(&schemed{sdk.NewServer(a)}))
+		set, err := executor.NewFixed(t.Context(), contractv1.FromServer(&schemed{sdk.NewServer(a)}))
 		if err != nil {
 			t.Fatal(err)
 		}

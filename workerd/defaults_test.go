@@ -12,6 +12,7 @@ import (
 	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/executor/contractv1"
 )
 
 // containers is an executor for containers that keeps the spec of the last task.
@@ -40,7 +41,7 @@ func TestExecutorsGetSpecsWithDefaults(t *testing.T) {
 		d, _ := n.serve(t, "d1:1")
 		_, a := ableSet(t)
 		c := &containers{able: a}
-		set, err := executor.NewFixed(t.Context(), executor.FromServer(sdk.NewServer(c)))
+		set, err := executor.NewFixed(t.Context(), contractv1.FromServer(sdk.NewServer(c)))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/musterhq/muster/plugins/null"
 	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/executor/contractv1"
 )
 
 // able is the null executor with the abilities that it lacks, and with faults
@@ -51,7 +52,7 @@ func ableSet(t testing.TB) (executor.Set, *able) {
 	t.Helper()
 	_, e := nullSet(t)
 	a := &able{Executor: e}
-	set, err := executor.NewFixed(t.Context(), executor.FromServer(sdk.NewServer(a)))
+	set, err := executor.NewFixed(t.Context(), contractv1.FromServer(sdk.NewServer(a)))
 	if err != nil {
 		t.Fatal(err)
 	}

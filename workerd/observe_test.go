@@ -11,6 +11,7 @@ import (
 	. "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/executor/contractv1"
 )
 
 // blocked is an executor whose Start takes until it is told to return.
@@ -65,7 +66,7 @@ func startOn(t *testing.T, e sdk.Executor) *session {
 	t.Helper()
 	n := newNetwork()
 	d, _ := n.serve(t, "d1:1")
-	set, err := executor.NewFixed(t.Context(), executor.FromServer(sdk.NewServer(e)))
+	set, err := executor.NewFixed(t.Context(), contractv1.FromServer(sdk.NewServer(e)))
 	if err != nil {
 		t.Fatal(err)
 	}

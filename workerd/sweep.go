@@ -9,7 +9,6 @@ import (
 
 	"go.uber.org/zap"
 
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/workerd/executor"
 )
@@ -93,10 +92,9 @@ func removeHeld(ctx context.Context, e executor.Executor, node string) (int, err
 		defer cancel()
 		return f(ctx)
 	}
-	var held []*executorv1.ListedTask
-	if err := call(func(ctx context.Context) error {
-		resp, err := e.List(ctx, &executorv1.ListRequest{NodeId: node})
-		held = resp.GetTasks()
+	var held []executor.Listed
+	if err := call(func(ctx context.Context) (err error) {
+		held, err = e.List(ctx, node)
 		return err
 	}); err != nil {
 		return 0, fmt.Errorf("list tasks: %w", err)
@@ -104,17 +102,16 @@ func removeHeld(ctx context.Context, e executor.Executor, node string) (int, err
 	var failed []error
 	for _, t := range held {
 		if err := call(func(ctx context.Context) error {
-			_, err := e.Terminate(ctx, &executorv1.TerminateRequest{TaskId: t.GetTaskId(), Handle: t.GetHandle()})
+			_, err := e.Terminate(ctx, t.Ref)
 			return err
 		}); err != nil {
-			failed = append(failed, fmt.Errorf("terminate task %s: %w", t.GetTaskId(), err))
+			failed = append(failed, fmt.Errorf("terminate task %s: %w", t.TaskID, err))
 			continue
 		}
 		if err := call(func(ctx context.Context) error {
-			_, err := e.Remove(ctx, &executorv1.RemoveRequest{TaskId: t.GetTaskId(), Handle: t.GetHandle()})
-			return err
+			return e.Remove(ctx, t.Ref)
 		}); err != nil {
-			failed = append(failed, fmt.Errorf("remove task %s: %w", t.GetTaskId(), err))
+			failed = append(failed, fmt.Errorf("remove task %s: %w", t.TaskID, err))
 		}
 	}
 	return len(held), errors.Join(failed...)

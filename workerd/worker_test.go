@@ -17,6 +17,7 @@ import (
 	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/workerd"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/executor/contractv1"
 )
 
 // Shorter names for the states in this package's tests.
@@ -45,7 +46,7 @@ func nullSet(t testing.TB) (executor.Set, *null.Executor) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	set, err := executor.NewFixed(t.Context(), executor.FromServer(sdk.NewServer(e)))
+	set, err := executor.NewFixed(t.Context(), contractv1.FromServer(sdk.NewServer(e)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -170,6 +170,29 @@ func TestLayersOfDispatcherd(t *testing.T) {
 	})
 }
 
+// TestOnlyAdapterKnowsExecutorContract checks that the worker knows the messages of the
+// executor contract in one package for each version, and that tasks know nothing of
+// plugins.
+func TestOnlyAdapterKnowsExecutorContract(t *testing.T) {
+	const contract, adapter = module + "api/muster/executor/v1", module + "workerd/executor/contractv1"
+	adapted := false
+	for _, p := range list(t, "workerd") {
+		for _, path := range p.Imports {
+			switch {
+			case path == contract && p.ImportPath == adapter:
+				adapted = true
+			case path == contract:
+				t.Errorf("%s imports %s: use workerd/executor instead", p.ImportPath, path)
+			case p.ImportPath == module+"workerd/internal/tasks" && strings.HasPrefix(path, module+"plugins/"):
+				t.Errorf("%s imports %s: tasks call executors only through workerd/executor", p.ImportPath, path)
+			}
+		}
+	}
+	if !adapted {
+		t.Errorf("%s does not import %s: is the adapter elsewhere?", adapter, contract)
+	}
+}
+
 // checkLayers checks that each package of a daemon imports only the packages of the
 // daemon that its layer allows. The daemon's root may import all of them.
 func checkLayers(t *testing.T, daemon string, allowed map[string][]string) {

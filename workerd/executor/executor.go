@@ -1,47 +1,156 @@
-// Package executor says what a worker asks of the executors of its node: one
-// of them ([Executor]), and all of them ([Set]).
+// Package executor says in the worker's own terms what a worker asks of the executors
+// of its node: one of them ([Executor]), and all of them ([Set]).
 //
 // There are two kinds of sets. The plugin host starts executors as processes;
-// [NewFixed] holds executors of this process, for simulation and measurement.
+// [NewFixed] holds executors of this process, for simulation and measurement. A
+// package below adapts each version of the executor contract; no other package of
+// the worker knows its messages.
 package executor
 
 import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/workerd/internal/bounds"
 )
 
-// Executor runs tasks. Its methods are those of the executor contract,
-// muster.executor.v1.ExecutorService, which says what each of them promises.
-// All may be called at once for different tasks. What they are given is shared
-// and must not be changed. Their errors are read with wire.FromStatus.
+// Executor runs tasks. All methods may be called at once for different tasks, and all
+// may be called again. What they are given is shared and must not be changed.
+// [ErrorOf] reads their errors.
 type Executor interface {
-	Describe(context.Context, *executorv1.DescribeRequest) (*executorv1.DescribeResponse, error)
-	Prepare(context.Context, *executorv1.PrepareRequest) (*executorv1.PrepareResponse, error)
-	Start(context.Context, *executorv1.StartRequest) (*executorv1.StartResponse, error)
-	Wait(context.Context, *executorv1.WaitRequest) (*executorv1.WaitResponse, error)
-	Update(context.Context, *executorv1.UpdateRequest) (*executorv1.UpdateResponse, error)
-	Shutdown(context.Context, *executorv1.ShutdownRequest) (*executorv1.ShutdownResponse, error)
-	Terminate(context.Context, *executorv1.TerminateRequest) (*executorv1.TerminateResponse, error)
-	Remove(context.Context, *executorv1.RemoveRequest) (*executorv1.RemoveResponse, error)
-	List(context.Context, *executorv1.ListRequest) (*executorv1.ListResponse, error)
-	// Logs calls send with each line, in order, and returns its error if it
-	// has one.
-	Logs(ctx context.Context, req *executorv1.LogsRequest, send func(*executorv1.LogsResponse) error) error
-	// Observe calls send with each change, in order, and returns its error if it
-	// has one.
-	Observe(ctx context.Context, req *executorv1.ObserveRequest, send func(*executorv1.ObserveResponse) error) error
+	// Describe says what the executor is, and whether it can work now.
+	Describe(ctx context.Context) (*About, error)
+	// Prepare makes everything ready that Start needs. It returns a handle that the
+	// worker keeps and passes to each later call.
+	Prepare(ctx context.Context, task *Task, handle []byte) ([]byte, error)
+	// Start starts the task, and returns when it runs and, if it has a health check,
+	// is healthy.
+	Start(ctx context.Context, task *Task, handle []byte) (*Started, error)
+	// Wait returns when the task has ended, however.
+	Wait(ctx context.Context, ref Ref) (*Ended, error)
+	// Update tells of a task whose surroundings changed. Capability "update".
+	Update(ctx context.Context, task *Task, handle []byte) ([]byte, error)
+	// Shutdown asks the task to end, kills it after the grace period, and returns when
+	// it has ended. Without a grace period, that of the task's spec counts. The status
+	// may be nil.
+	Shutdown(ctx context.Context, ref Ref, grace *time.Duration) (*musterv1.RuntimeStatus, error)
+	// Terminate kills the task, and returns when it has ended. The status may be nil.
+	Terminate(ctx context.Context, ref Ref) (*musterv1.RuntimeStatus, error)
+	// Remove removes everything that is left of the task.
+	Remove(ctx context.Context, ref Ref) error
+	// List returns all tasks of a node that the executor holds anything of.
+	List(ctx context.Context, node string) ([]Listed, error)
+	// Logs calls emit with each line, in order, until none are left or emit fails.
+	// Capability "logs".
+	Logs(ctx context.Context, ref Ref, options *musterv1.LogOptions, emit func(*LogLine) error) error
+	// Observe calls emit with each change, in order, until nothing can be observed any
+	// more or emit fails. Capability "observe".
+	Observe(ctx context.Context, ref Ref, emit func(*Observation) error) error
+}
+
+// About is what an executor says of itself.
+type About struct {
+	Name, Version string
+	Healthy       bool
+	// Message says why the executor is not healthy, or what else there is to say.
+	Message string
+	// Kinds are the kinds of runtime that it runs, and Capabilities what it can do
+	// beyond the least.
+	Kinds, Capabilities []string
+	// PayloadSchema is the JSON Schema of the payload of its generic runtime.
+	PayloadSchema string
+	// Resources are what it adds to the node's.
+	Resources *musterv1.Resources
+	// Platform is what its tasks see, if that is not the worker's.
+	Platform *musterv1.Platform
+}
+
+// Task is what an executor is told of a task.
+type Task struct {
+	ID string
+	// Name is unique on the node.
+	Name                   string
+	ServiceID, ServiceName string
+	// Slot is 0 for a task that has none.
+	Slot          uint64
+	NodeID        string
+	ServiceLabels map[string]string
+	Spec          *musterv1.TaskSpec
+	// Ports are the host ports to publish.
+	Ports []*musterv1.PortConfig
+}
+
+// Ref names a task that the executor holds.
+type Ref struct {
+	TaskID string
+	Handle []byte
+}
+
+// Started tells of a task that runs.
+type Started struct {
+	Handle  []byte
+	Runtime *musterv1.RuntimeStatus
+	// Ports are the host ports that the task really holds.
+	Ports []*musterv1.PortConfig
+}
+
+// Ended tells how a task ended.
+type Ended struct {
+	// Runtime may be nil.
+	Runtime *musterv1.RuntimeStatus
+	// At is zero if the executor does not know.
+	At time.Time
+	// Error says why the task counts as failed whatever its exit code, if it does.
+	Error string
+}
+
+// State is how far a listed task has come.
+type State int8
+
+// The states of a listed task.
+const (
+	StateUnknown State = iota
+	StatePrepared
+	StateRunning
+	StateEnded
+)
+
+// String returns the name of a state for logs.
+func (s State) String() string { return [...]string{"unknown", "prepared", "running", "ended"}[s] }
+
+// Listed is one task that an executor holds something of.
+type Listed struct {
+	Ref
+	State   State
+	Runtime *musterv1.RuntimeStatus
+}
+
+// LogLine is one line of a task's output, without its end.
+type LogLine struct {
+	// Time is zero if the executor does not know.
+	Time   time.Time
+	Stream musterv1.LogStream
+	Data   []byte
+}
+
+// Observation is the condition of a task at one moment.
+type Observation struct {
+	// Runtime is nil until the task is started.
+	Runtime *musterv1.RuntimeStatus
+	// Message says what Start waits for. It is empty if Start waits for nothing.
+	Message string
+	// Error says why Start takes longer than it should. It is empty if all is well.
+	Error string
 }
 
 // Set is the executors of a node.
 type Set interface {
 	// For returns the executor that runs a kind of runtime: "container", or
 	// that of a generic runtime. It waits for executors that are being looked
-	// at for the first time. An error that wire.FromStatus calls temporary
+	// at for the first time. A temporary error
 	// means that an executor for the kind may still turn up.
 	For(ctx context.Context, kind string) (*Described, error)
 	// Describe asks all executors what they are, and returns when all have
@@ -77,31 +186,34 @@ func (d *Described) Runs(kind string) bool {
 	return slices.Contains(d.Description.GetKinds(), kind)
 }
 
-// FromResponse returns an executor with its answer to Describe. One whose schema is
-// too large to be reported is unhealthy.
-func FromResponse(e Executor, res *executorv1.DescribeResponse) *Described {
-	health, message, schema := musterv1.ExecutorDescription_HEALTHY, res.GetMessage(), res.GetPayloadSchema()
+// NewDescribed returns an executor with what it said of itself, or nil if it has not
+// said anything yet. An executor whose schema is too large to be reported is unhealthy.
+func NewDescribed(e Executor, about *About) *Described {
+	if about == nil {
+		about = &About{}
+	}
+	health, message, schema := musterv1.ExecutorDescription_HEALTHY, about.Message, about.PayloadSchema
 	if len(schema) > bounds.MaxSchema {
 		message = fmt.Sprintf("payload schema has %d bytes; at most %d are allowed", len(schema), bounds.MaxSchema)
 		schema = ""
 	}
-	if !res.GetHealthy() || schema != res.GetPayloadSchema() {
+	if !about.Healthy || schema != about.PayloadSchema {
 		health = musterv1.ExecutorDescription_UNHEALTHY
 	}
 	return &Described{
-		Name:     res.GetName(),
+		Name:     about.Name,
 		Executor: e,
 		Description: &musterv1.ExecutorDescription{
-			Name:          res.GetName(),
-			Version:       bounds.Text(res.GetVersion(), bounds.MaxName),
+			Name:          about.Name,
+			Version:       bounds.Text(about.Version, bounds.MaxName),
 			Health:        health,
 			Message:       bounds.Text(message, bounds.MaxDescription),
-			Kinds:         res.GetKinds(),
-			Capabilities:  res.GetCapabilities(),
+			Kinds:         about.Kinds,
+			Capabilities:  about.Capabilities,
 			PayloadSchema: schema,
 		},
-		Resources: res.GetResources(),
-		Platform:  res.GetPlatform(),
+		Resources: about.Resources,
+		Platform:  about.Platform,
 	}
 }
 

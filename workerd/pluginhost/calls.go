@@ -2,15 +2,12 @@ package pluginhost
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
+	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
-	"github.com/musterhq/muster/plugins/sdk/wire"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/workerd/executor"
 )
 
@@ -22,17 +19,20 @@ type calls struct {
 var _ executor.Executor = (*calls)(nil)
 
 // call makes one call, to whatever process runs now.
-func call[Req, Res any](
-	ctx context.Context, p *plugin, req Req,
-	method func(executorv1.ExecutorServiceClient, context.Context, Req, ...grpc.CallOption) (Res, error),
-) (Res, error) {
-	i, err := p.service(ctx)
+func call[Res any](ctx context.Context, c *calls, method func(executor.Executor) (Res, error)) (Res, error) {
+	i, err := c.plugin.service(ctx)
 	if err != nil {
 		var none Res
 		return none, err
 	}
-	res, err := method(i.service, ctx, req)
-	return res, p.blame(i, err)
+	res, err := method(i.executor)
+	return res, c.plugin.blame(i, err)
+}
+
+// do makes one call that returns nothing.
+func do(ctx context.Context, c *calls, method func(executor.Executor) error) error {
+	_, err := call(ctx, c, func(e executor.Executor) (struct{}, error) { return struct{}{}, method(e) })
+	return err
 }
 
 // blame says of an error of a call whose it is. Where the process has ended
@@ -41,88 +41,55 @@ func (p *plugin) blame(i *instance, err error) error {
 	if err == nil {
 		return nil
 	}
-	var e *wire.Error
-	if !errors.As(wire.FromStatus(err), &e) {
-		e = &wire.Error{Code: codes.Unknown, Temporary: true, Err: err}
-	}
+	e := executor.ErrorOf(err)
 	if e.Code == codes.Unavailable || e.Code == codes.Canceled {
 		if ended := i.process.justEnded(); ended != nil {
-			e = &wire.Error{Code: codes.Unavailable, Temporary: true, RetryAfter: firstPause, Err: fmt.Errorf("plugin's %w", ended)}
+			e = &executor.Error{Code: codes.Unavailable, Temporary: true, RetryAfter: firstPause, Err: fmt.Errorf("plugin's %w", ended)}
 		}
 	}
 	return p.wrap(e)
 }
 
-func (c *calls) Describe(ctx context.Context, req *executorv1.DescribeRequest) (*executorv1.DescribeResponse, error) {
-	return call(ctx, c.plugin, req, executorv1.ExecutorServiceClient.Describe)
+func (c *calls) Describe(ctx context.Context) (*executor.About, error) {
+	return call(ctx, c, func(e executor.Executor) (*executor.About, error) { return e.Describe(ctx) })
 }
 
-func (c *calls) Prepare(ctx context.Context, req *executorv1.PrepareRequest) (*executorv1.PrepareResponse, error) {
-	return call(ctx, c.plugin, req, executorv1.ExecutorServiceClient.Prepare)
+func (c *calls) Prepare(ctx context.Context, task *executor.Task, handle []byte) ([]byte, error) {
+	return call(ctx, c, func(e executor.Executor) ([]byte, error) { return e.Prepare(ctx, task, handle) })
 }
 
-func (c *calls) Start(ctx context.Context, req *executorv1.StartRequest) (*executorv1.StartResponse, error) {
-	return call(ctx, c.plugin, req, executorv1.ExecutorServiceClient.Start)
+func (c *calls) Start(ctx context.Context, task *executor.Task, handle []byte) (*executor.Started, error) {
+	return call(ctx, c, func(e executor.Executor) (*executor.Started, error) { return e.Start(ctx, task, handle) })
 }
 
-func (c *calls) Wait(ctx context.Context, req *executorv1.WaitRequest) (*executorv1.WaitResponse, error) {
-	return call(ctx, c.plugin, req, executorv1.ExecutorServiceClient.Wait)
+func (c *calls) Wait(ctx context.Context, ref executor.Ref) (*executor.Ended, error) {
+	return call(ctx, c, func(e executor.Executor) (*executor.Ended, error) { return e.Wait(ctx, ref) })
 }
 
-func (c *calls) Update(ctx context.Context, req *executorv1.UpdateRequest) (*executorv1.UpdateResponse, error) {
-	return call(ctx, c.plugin, req, executorv1.ExecutorServiceClient.Update)
+func (c *calls) Update(ctx context.Context, task *executor.Task, handle []byte) ([]byte, error) {
+	return call(ctx, c, func(e executor.Executor) ([]byte, error) { return e.Update(ctx, task, handle) })
 }
 
-func (c *calls) Shutdown(ctx context.Context, req *executorv1.ShutdownRequest) (*executorv1.ShutdownResponse, error) {
-	return call(ctx, c.plugin, req, executorv1.ExecutorServiceClient.Shutdown)
+func (c *calls) Shutdown(ctx context.Context, ref executor.Ref, grace *time.Duration) (*musterv1.RuntimeStatus, error) {
+	return call(ctx, c, func(e executor.Executor) (*musterv1.RuntimeStatus, error) { return e.Shutdown(ctx, ref, grace) })
 }
 
-func (c *calls) Terminate(ctx context.Context, req *executorv1.TerminateRequest) (*executorv1.TerminateResponse, error) {
-	return call(ctx, c.plugin, req, executorv1.ExecutorServiceClient.Terminate)
+func (c *calls) Terminate(ctx context.Context, ref executor.Ref) (*musterv1.RuntimeStatus, error) {
+	return call(ctx, c, func(e executor.Executor) (*musterv1.RuntimeStatus, error) { return e.Terminate(ctx, ref) })
 }
 
-func (c *calls) Remove(ctx context.Context, req *executorv1.RemoveRequest) (*executorv1.RemoveResponse, error) {
-	return call(ctx, c.plugin, req, executorv1.ExecutorServiceClient.Remove)
+func (c *calls) Remove(ctx context.Context, ref executor.Ref) error {
+	return do(ctx, c, func(e executor.Executor) error { return e.Remove(ctx, ref) })
 }
 
-func (c *calls) List(ctx context.Context, req *executorv1.ListRequest) (*executorv1.ListResponse, error) {
-	return call(ctx, c.plugin, req, executorv1.ExecutorServiceClient.List)
+func (c *calls) List(ctx context.Context, node string) ([]executor.Listed, error) {
+	return call(ctx, c, func(e executor.Executor) ([]executor.Listed, error) { return e.List(ctx, node) })
 }
 
-func (c *calls) Logs(ctx context.Context, req *executorv1.LogsRequest, send func(*executorv1.LogsResponse) error) error {
-	return stream(ctx, c.plugin, req, executorv1.ExecutorServiceClient.Logs, send)
+func (c *calls) Logs(ctx context.Context, ref executor.Ref, options *musterv1.LogOptions, emit func(*executor.LogLine) error) error {
+	return do(ctx, c, func(e executor.Executor) error { return e.Logs(ctx, ref, options, emit) })
 }
 
-func (c *calls) Observe(ctx context.Context, req *executorv1.ObserveRequest, send func(*executorv1.ObserveResponse) error) error {
-	return stream(ctx, c.plugin, req, executorv1.ExecutorServiceClient.Observe, send)
-}
-
-// stream makes a call whose responses are passed to send one by one.
-func stream[Req, Res any](
-	ctx context.Context, p *plugin, req Req,
-	method func(executorv1.ExecutorServiceClient, context.Context, Req, ...grpc.CallOption) (grpc.ServerStreamingClient[Res], error),
-	send func(*Res) error,
-) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	i, err := p.service(ctx)
-	if err != nil {
-		return err
-	}
-	responses, err := method(i.service, ctx, req)
-	if err != nil {
-		return p.blame(i, err)
-	}
-	for {
-		res, err := responses.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return p.blame(i, err)
-		}
-		if err := send(res); err != nil {
-			return err
-		}
-	}
+func (c *calls) Observe(ctx context.Context, ref executor.Ref, emit func(*executor.Observation) error) error {
+	return do(ctx, c, func(e executor.Executor) error { return e.Observe(ctx, ref, emit) })
 }

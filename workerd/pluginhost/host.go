@@ -27,7 +27,6 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 
-	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/executor"
 )
 
@@ -272,8 +271,8 @@ func (h *Host) For(ctx context.Context, kind string) (*executor.Described, error
 	if len(unknown) == 0 {
 		return nil, executor.NoExecutor(kind)
 	}
-	return nil, &wire.Error{
-		Code: codes.Unavailable, Temporary: true, Blame: wire.BlameNode,
+	return nil, &executor.Error{
+		Code: codes.Unavailable, Temporary: true, BlameNode: true,
 		Err: fmt.Errorf("no executor that is up runs %q: %w", kind, errors.Join(unknown...)),
 	}
 }

@@ -17,7 +17,6 @@ import (
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/executor"
@@ -62,25 +61,25 @@ func deadline(t *testing.T) context.Context {
 }
 
 // task is a null task with a script.
-func task(t *testing.T, id string, payload map[string]any) *executorv1.Task {
+func task(t *testing.T, id string, payload map[string]any) *executor.Task {
 	t.Helper()
 	s, err := structpb.NewStruct(payload)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &executorv1.Task{Id: id, NodeId: "node1", Spec: &musterv1.TaskSpec{
+	return &executor.Task{ID: id, NodeID: "node1", Spec: &musterv1.TaskSpec{
 		Runtime: &musterv1.TaskSpec_Generic{Generic: &musterv1.GenericRuntime{Kind: "null", Payload: s}},
 	}}
 }
 
 // launch prepares and starts a task.
-func launch(t *testing.T, e executor.Executor, task *executorv1.Task) {
+func launch(t *testing.T, e executor.Executor, task *executor.Task) {
 	t.Helper()
 	ctx := deadline(t)
-	if _, err := e.Prepare(ctx, &executorv1.PrepareRequest{Task: task}); err != nil {
+	if _, err := e.Prepare(ctx, task, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Start(ctx, &executorv1.StartRequest{Task: task}); err != nil {
+	if _, err := e.Start(ctx, task, nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -142,8 +141,8 @@ func TestBrokenPluginsAreReportedAndTroubleNoOther(t *testing.T) {
 	}
 	// One of the broken ones may be the one that is asked for.
 	_, err = h.For(ctx, "exotic")
-	var e2 *wire.Error
-	if !errors.As(wire.FromStatus(err), &e2) || !e2.Temporary {
+	var e2 *executor.Error
+	if !errors.As(err, &e2) || !e2.Temporary {
 		t.Errorf("For an unknown kind: %v, want a temporary error", err)
 	}
 }
@@ -189,8 +188,8 @@ func TestNoPluginForAKindIsFinal(t *testing.T) {
 		cfg.Commands = map[string][]string{"good": command("good")}
 	})
 	_, err := h.For(deadline(t), "exotic")
-	var e *wire.Error
-	if !errors.As(wire.FromStatus(err), &e) || e.Temporary || e.Blame != wire.BlameNode {
+	var e *executor.Error
+	if !errors.As(err, &e) || e.Temporary || !e.BlameNode {
 		t.Errorf("For an unknown kind: %v, want a fatal error that blames the node", err)
 	}
 }
@@ -209,7 +208,7 @@ func TestAKilledPluginIsStartedAgainAndItsTasksRunOn(t *testing.T) {
 	for range 3 {
 		waited := make(chan error, 1)
 		go func() {
-			_, err := e.Executor.Wait(ctx, &executorv1.WaitRequest{TaskId: "a"})
+			_, err := e.Executor.Wait(ctx, executor.Ref{TaskID: "a"})
 			waited <- err
 		}()
 		pid := pidOf(t, filepath.Join(state, "good"))
@@ -219,16 +218,16 @@ func TestAKilledPluginIsStartedAgainAndItsTasksRunOn(t *testing.T) {
 		// Whether Wait was under way already or not: it fails for a while, or
 		// not at all.
 		for {
-			if res, err := e.Executor.List(ctx, &executorv1.ListRequest{NodeId: "node1"}); err == nil {
-				if len(res.GetTasks()) != 1 || res.GetTasks()[0].GetState() != executorv1.ListedTask_RUNNING {
+			if res, err := e.Executor.List(ctx, "node1"); err == nil {
+				if len(res) != 1 || res[0].State != executor.StateRunning {
 					t.Errorf("after the crash: %v", res)
 				}
 				if now := pidOf(t, filepath.Join(state, "good")); now != pid {
 					break
 				}
 			} else {
-				var said *wire.Error
-				if !errors.As(wire.FromStatus(err), &said) || !said.Temporary || !strings.HasPrefix(said.Error(), "executor good: ") {
+				var said *executor.Error
+				if !errors.As(err, &said) || !said.Temporary || !strings.HasPrefix(said.Error(), "executor good: ") {
 					t.Fatalf("a call during the restart: %v, want a temporary error that names the executor", err)
 				}
 			}
@@ -238,15 +237,15 @@ func TestAKilledPluginIsStartedAgainAndItsTasksRunOn(t *testing.T) {
 		}
 		select {
 		case err := <-waited:
-			var said *wire.Error
-			if !errors.As(wire.FromStatus(err), &said) || !said.Temporary || !strings.Contains(said.Error(), "signal: killed") {
+			var said *executor.Error
+			if !errors.As(err, &said) || !said.Temporary || !strings.Contains(said.Error(), "signal: killed") {
 				t.Errorf("Wait during the crash: %v", err)
 			}
 		default:
 			// It was called after the restart and waits still.
 		}
 	}
-	if _, err := e.Executor.Terminate(ctx, &executorv1.TerminateRequest{TaskId: "a"}); err != nil {
+	if _, err := e.Executor.Terminate(ctx, executor.Ref{TaskID: "a"}); err != nil {
 		t.Error(err)
 	}
 }
@@ -263,7 +262,7 @@ func TestACallThatHangsIsCancelledAndHoldsUpNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	hung := make(chan error, 1)
 	go func() {
-		_, err := e.Executor.Prepare(ctx, &executorv1.PrepareRequest{Task: task(t, "stuck", map[string]any{"hangAt": "prepare"})})
+		_, err := e.Executor.Prepare(ctx, task(t, "stuck", map[string]any{"hangAt": "prepare"}), nil)
 		hung <- err
 	}()
 	launch(t, e.Executor, task(t, "free", nil))

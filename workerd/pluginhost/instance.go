@@ -16,9 +16,10 @@ import (
 	"github.com/hashicorp/go-plugin/runner"
 	"go.uber.org/zap"
 
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	"github.com/musterhq/muster/plugins/handshake"
 	"github.com/musterhq/muster/plugins/sdk/wire"
+	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/executor/contractv1"
 )
 
 // stopTimeout is how long a plugin may take to end when it is asked to.
@@ -31,8 +32,8 @@ var errEnding = errors.New("the worker ends")
 type instance struct {
 	process  *process
 	client   *goplugin.Client
-	service  executorv1.ExecutorServiceClient
-	said     *executorv1.DescribeResponse
+	executor executor.Executor
+	said     *executor.About
 	checksum string
 	output   *output
 }
@@ -129,7 +130,7 @@ func (i *instance) connect(ctx context.Context, limit time.Duration) error {
 	go func() {
 		client, err := i.client.Client()
 		if err == nil {
-			i.service, err = handshake.Dispense(client)
+			i.executor, err = contractv1.FromPlugin(client)
 		}
 		done <- err
 	}()
@@ -146,7 +147,7 @@ func (i *instance) connect(ctx context.Context, limit time.Duration) error {
 	}
 	inner, stop := context.WithTimeout(ctx, describeTimeout)
 	defer stop()
-	if i.said, err = i.service.Describe(inner, &executorv1.DescribeRequest{}); err != nil {
+	if i.said, err = i.executor.Describe(inner); err != nil {
 		return fmt.Errorf("ask plugin what it is: %w", err)
 	}
 	return nil

@@ -11,10 +11,8 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/backoff"
-	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/bounds"
 )
@@ -58,7 +56,7 @@ type plugin struct {
 	retryAt time.Time
 	// said is the last answer to Describe, and checksum that of the file that
 	// the process was started from.
-	said     *executorv1.DescribeResponse
+	said     *executor.About
 	checksum string
 	// seen is the file as it was looked at last, refusal is why a new one is not
 	// taken, and replacing the process that ends because it is.
@@ -121,7 +119,7 @@ func (p *plugin) service(ctx context.Context) (*instance, error) {
 			a = &attempt{done: make(chan struct{})}
 			if !p.host.spawn(func(ctx context.Context) { p.start(ctx, a) }) {
 				p.mu.Unlock()
-				return nil, p.wrap(&wire.Error{Code: codes.Unavailable, Temporary: true, Err: errEnding})
+				return nil, p.wrap(&executor.Error{Code: codes.Unavailable, Temporary: true, Err: errEnding})
 			}
 			p.starting = a
 		}
@@ -139,14 +137,14 @@ func (p *plugin) service(ctx context.Context) (*instance, error) {
 
 // down is the error of a call to a plugin that does not run. p.mu is held.
 func (p *plugin) down(pause time.Duration) error {
-	return p.wrap(&wire.Error{
-		Code: codes.Unavailable, Temporary: true, RetryAfter: max(pause, firstPause), Blame: wire.BlameNode,
+	return p.wrap(&executor.Error{
+		Code: codes.Unavailable, Temporary: true, RetryAfter: max(pause, firstPause), BlameNode: true,
 		Err: p.failure,
 	})
 }
 
 // wrap says whose error it is.
-func (p *plugin) wrap(e *wire.Error) error {
+func (p *plugin) wrap(e *executor.Error) error {
 	named := *e
 	named.Err = fmt.Errorf("executor %s: %w", p.file.name, e.Err)
 	return &named
@@ -173,7 +171,7 @@ func (p *plugin) start(ctx context.Context, a *attempt) {
 		return
 	}
 	p.log.Info("executor plugin is up",
-		zap.String("file", p.path()), zap.String("version", i.said.GetVersion()), zap.String("pid", i.process.ID()))
+		zap.String("file", p.path()), zap.String("version", i.said.Version), zap.String("pid", i.process.ID()))
 	p.host.metrics.up.WithLabelValues(p.file.name).Set(1)
 	p.watch(ctx, i)
 	p.host.metrics.up.WithLabelValues(p.file.name).Set(0)
@@ -224,7 +222,7 @@ func result(err error) string {
 func (p *plugin) described() *executor.Described {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	d := executor.FromResponse(p.calls, p.said)
+	d := executor.NewDescribed(p.calls, p.said)
 	// The file's name is what pins, logs and settings call it.
 	d.Name, d.Description.Name = p.file.name, p.file.name
 	d.Description.Checksum = p.checksum
@@ -267,7 +265,7 @@ func (p *plugin) describe(ctx context.Context) *executor.Described {
 	}
 	inner, cancel := context.WithTimeout(ctx, describeTimeout)
 	defer cancel()
-	said, err := i.service.Describe(inner, &executorv1.DescribeRequest{})
+	said, err := i.executor.Describe(inner)
 	p.mu.Lock()
 	switch {
 	case p.running != i:

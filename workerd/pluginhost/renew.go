@@ -59,7 +59,7 @@ func (p *plugin) renew(repinned bool) {
 	p.mu.Lock()
 	p.refusal = nil
 	if refusal != nil {
-		p.refusal = fmt.Errorf("runs on as version %s: %w", p.said.GetVersion(), refusal)
+		p.refusal = fmt.Errorf("runs on as version %s: %w", p.said.Version, refusal)
 	}
 	p.mu.Unlock()
 	switch {

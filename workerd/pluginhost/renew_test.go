@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/pluginhost"
 )
 
@@ -90,8 +90,8 @@ func TestAPluginIsUpgradedInPlace(t *testing.T) {
 		if d.GetChecksum() != sum {
 			t.Errorf("checksum = %s, want that of the new file, %s", d.GetChecksum(), sum)
 		}
-		listed, err := e.Executor.List(deadline(t), &executorv1.ListRequest{NodeId: "node1"})
-		if err != nil || len(listed.GetTasks()) != 1 || listed.GetTasks()[0].GetState() != executorv1.ListedTask_RUNNING {
+		listed, err := e.Executor.List(deadline(t), "node1")
+		if err != nil || len(listed) != 1 || listed[0].State != executor.StateRunning {
 			t.Errorf("after the upgrade to %s: %v, %v", step.version, listed, err)
 		}
 	}

@@ -7,8 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/workerd/executor"
 )
 
 // long is enough time for a task to get as far as it can.
@@ -90,12 +90,12 @@ var lives = map[string]func(m *machine){
 		m.settle(long)
 		m.wantState("a", running)
 		m.wantStarts("a", 1)
-		if got := m.held["a"].told.GetServiceLabels(); got["k"] != "v" {
+		if got := m.held["a"].told.ServiceLabels; got["k"] != "v" {
 			m.t.Errorf("the executor knows the labels %v", got)
 		}
 	},
 	"has a neighbour that is not assigned": func(m *machine) {
-		m.held["stray"] = &heldTask{state: executorv1.ListedTask_RUNNING, ended: make(chan struct{})}
+		m.held["stray"] = &heldTask{state: executor.StateRunning, ended: make(chan struct{})}
 		m.worker.sync()
 		m.want("a", running)
 		m.settle(long)
@@ -106,13 +106,13 @@ var lives = map[string]func(m *machine){
 		m.wantNothing("stray")
 	},
 	"was begun by an earlier worker and must stop": func(m *machine) {
-		m.held["a"] = &heldTask{state: executorv1.ListedTask_RUNNING, ended: make(chan struct{})}
+		m.held["a"] = &heldTask{state: executor.StateRunning, ended: make(chan struct{})}
 		m.wanted["a"] = newAssignment("a", nil)
 		m.wanted["a"].DesiredState = shutdown
 		m.worker.sync()
 		m.settle(long)
 		m.wantState("a", shutdown)
-		if state := m.held["a"].state; state != executorv1.ListedTask_ENDED {
+		if state := m.held["a"].state; state != executor.StateEnded {
 			m.t.Errorf("the task is %s", state)
 		}
 	},

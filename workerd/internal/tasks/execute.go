@@ -5,12 +5,10 @@ import (
 	"fmt"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
-
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/tracing"
+	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
 
@@ -44,7 +42,7 @@ type call struct {
 	// known is what the worker knew about the task before the call.
 	known *record
 	// description is what the executor is told about the task.
-	description *executorv1.Task
+	description *executor.Task
 	started     time.Time
 	span        tracing.Span
 	// observed is set once the executor has reported what happens during the call. It
@@ -87,6 +85,9 @@ func (c *call) apply(t *task) {
 	c.span.End(traceError(t.current.status.Error))
 }
 
+// ref names the task for the executor.
+func (c *call) ref() executor.Ref { return executor.Ref{TaskID: c.t.id, Handle: c.known.handle} }
+
 // execute makes the call.
 func (c *call) execute() {
 	switch c.action {
@@ -115,14 +116,14 @@ func (c *call) prepare() (func(t *task), error) {
 		return nil, err
 	}
 	slow := c.reportSlow(e)
-	res, err := e.Executor.Prepare(c.ctx, &executorv1.PrepareRequest{Task: c.description, Handle: c.known.handle})
+	handle, err := e.Executor.Prepare(c.ctx, c.description, c.known.handle)
 	slow.Stop()
 	if err != nil {
 		return nil, err
 	}
 	at := time.Now()
 	return func(t *task) {
-		t.move(c.step, at, func(r *record) { r.handle = res.GetHandle() })
+		t.move(c.step, at, func(r *record) { r.handle = handle })
 	}, nil
 }
 
@@ -132,7 +133,7 @@ func (c *call) start() (func(t *task), error) {
 		return nil, err
 	}
 	stop, slow := c.observe(e), c.reportSlow(e)
-	res, err := e.Executor.Start(c.ctx, &executorv1.StartRequest{Task: c.description, Handle: c.known.handle})
+	res, err := e.Executor.Start(c.ctx, c.description, c.known.handle)
 	slow.Stop()
 	stop()
 	if err != nil {
@@ -141,9 +142,7 @@ func (c *call) start() (func(t *task), error) {
 	at := time.Now()
 	return func(t *task) {
 		t.move(c.step, at, func(r *record) {
-			r.handle = res.GetHandle()
-			r.status.Runtime = res.GetRuntime()
-			r.status.Ports = res.GetPorts()
+			r.handle, r.status.Runtime, r.status.Ports = res.Handle, res.Runtime, res.Ports
 		})
 	}, nil
 }
@@ -161,14 +160,14 @@ func (c *call) wait() (func(t *task), error) {
 		defer settled.Stop()
 	}
 	stop := c.observe(e)
-	res, err := e.Executor.Wait(c.ctx, &executorv1.WaitRequest{TaskId: c.t.id, Handle: c.known.handle})
+	res, err := e.Executor.Wait(c.ctx, c.ref())
 	stop()
 	if err != nil {
 		return nil, err
 	}
-	at := time.Now()
-	if ended := res.GetEndedAt(); ended.IsValid() {
-		at = ended.AsTime()
+	at := res.At
+	if at.IsZero() {
+		at = time.Now()
 	}
 	step, reason := c.step, failure(res)
 	if reason != "" {
@@ -176,7 +175,7 @@ func (c *call) wait() (func(t *task), error) {
 	}
 	return func(t *task) {
 		t.move(step, at, func(r *record) {
-			r.status.End(res.GetRuntime())
+			r.status.End(res.Runtime)
 			r.status.Error = reason
 		})
 	}, nil
@@ -194,12 +193,12 @@ func (e waitSettled) apply(t *task) {
 }
 
 // failure returns why a task that ended counts as failed, or "" if it does not.
-func failure(res *executorv1.WaitResponse) string {
-	code := res.GetRuntime().GetExitCode()
+func failure(res *executor.Ended) string {
+	code := res.Runtime.GetExitCode()
 	switch {
-	case res.GetError() != "":
-		return "task: " + res.GetError()
-	case res.GetRuntime().GetOomKilled():
+	case res.Error != "":
+		return "task: " + res.Error
+	case res.Runtime.GetOomKilled():
 		return fmt.Sprintf("task: out of memory, exit (%d)", code)
 	case code != 0:
 		return fmt.Sprintf("task: non-zero exit (%d)", code)
@@ -217,19 +216,17 @@ func (c *call) shutdown() (func(t *task), error) {
 	var runtime *musterv1.RuntimeStatus
 	if c.kill {
 		runtime, err = within(c.ctx, quickCall, func(ctx context.Context) (*musterv1.RuntimeStatus, error) {
-			res, err := e.Executor.Terminate(ctx, &executorv1.TerminateRequest{TaskId: c.t.id, Handle: c.known.handle})
-			return res.GetRuntime(), err
+			return e.Executor.Terminate(ctx, c.ref())
 		})
 	} else {
-		grace := c.t.spec.GetContainer().GetStopGracePeriod()
-		req := &executorv1.ShutdownRequest{TaskId: c.t.id, Handle: c.known.handle}
-		if grace != nil {
-			req.GracePeriod = durationpb.New(grace.AsDuration())
+		var grace *time.Duration
+		limit := defaults.StopGracePeriod
+		if period := c.t.spec.GetContainer().GetStopGracePeriod(); period != nil {
+			grace = new(period.AsDuration())
+			limit = max(limit, *grace)
 		}
-		limit := max(grace.AsDuration(), defaults.StopGracePeriod) + shutdownSlack
-		runtime, err = within(c.ctx, limit, func(ctx context.Context) (*musterv1.RuntimeStatus, error) {
-			res, err := e.Executor.Shutdown(ctx, req)
-			return res.GetRuntime(), err
+		runtime, err = within(c.ctx, limit+shutdownSlack, func(ctx context.Context) (*musterv1.RuntimeStatus, error) {
+			return e.Executor.Shutdown(ctx, c.ref(), grace)
 		})
 	}
 	if err != nil {
@@ -251,8 +248,7 @@ func (c *call) update() (func(t *task), error) {
 	handle := c.known.handle
 	if e.Can("update") {
 		handle, err = within(c.ctx, quickCall, func(ctx context.Context) ([]byte, error) {
-			res, err := e.Executor.Update(ctx, &executorv1.UpdateRequest{Task: c.description, Handle: c.known.handle})
-			return res.GetHandle(), err
+			return e.Executor.Update(ctx, c.description, c.known.handle)
 		})
 		if err != nil {
 			return nil, err
@@ -275,8 +271,8 @@ func (c *call) remove() (func(t *task), error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = within(c.ctx, quickCall, func(ctx context.Context) (*executorv1.RemoveResponse, error) {
-		return e.Executor.Remove(ctx, &executorv1.RemoveRequest{TaskId: c.t.id, Handle: c.known.handle})
+	_, err = within(c.ctx, quickCall, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, e.Executor.Remove(ctx, c.ref())
 	})
 	if err != nil {
 		return nil, err

@@ -8,19 +8,15 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	"github.com/musterhq/muster/internal/backoff"
-	"github.com/musterhq/muster/plugins/sdk/wire"
+	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/bounds"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
 
 // failed notes that a call failed.
 func (t *task) failed(what action, err error) {
-	var e *wire.Error
-	if !errors.As(wire.FromStatus(err), &e) {
-		e = &wire.Error{Code: codes.Unknown, Temporary: true, Err: err}
-	}
+	e := executor.ErrorOf(err)
 	// Logs and traces must not hold a text without bounds either.
 	if text := bounds.Text(e.Error(), bounds.MaxText); text != e.Error() {
 		e.Err = errors.New(text)
@@ -33,7 +29,7 @@ func (t *task) failed(what action, err error) {
 }
 
 // failedForGood notes an error that no further attempt can mend.
-func (t *task) failedForGood(what action, e *wire.Error) {
+func (t *task) failedForGood(what action, e *executor.Error) {
 	log := t.m.log.With(zap.String("task", t.id), zap.Stringer("call", what), zap.Error(e))
 	switch what {
 	case actUpdate:
@@ -55,12 +51,12 @@ func (t *task) failedForGood(what action, e *wire.Error) {
 		r.status.Move(lifecycle.Failure(r.status.State), time.Now(), r.status.Message)
 		r.status.End(nil)
 		r.status.Error = e.Error()
-		r.status.NodeToBlame = e.Blame == executorv1.ExecutorError_NODE
+		r.status.NodeToBlame = e.BlameNode
 	})
 }
 
 // failedForNow notes an error that may pass, and when to try again.
-func (t *task) failedForNow(what action, e *wire.Error) {
+func (t *task) failedForNow(what action, e *executor.Error) {
 	t.attempts++
 	// A plugin that is started again interrupts a call once. Users do not want to
 	// hear of that while their task runs.
@@ -85,7 +81,7 @@ func (t *task) failedForNow(what action, e *wire.Error) {
 
 // noAnswer is the error of a call that took longer than its limit.
 func noAnswer(limit time.Duration) error {
-	return &wire.Error{
+	return &executor.Error{
 		Code: codes.DeadlineExceeded, Temporary: true,
 		Err: fmt.Errorf("executor did not answer within %s", limit),
 	}

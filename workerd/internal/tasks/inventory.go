@@ -5,7 +5,6 @@ import (
 	"maps"
 	"sync"
 
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	"github.com/musterhq/muster/workerd/executor"
 )
 
@@ -30,7 +29,7 @@ type holdings struct {
 	// executor.
 	token chan struct{}
 	// tasks is nil until the executor has answered.
-	tasks map[string]*executorv1.ListedTask
+	tasks map[string]executor.Listed
 	// swept is set once tasks that were never assigned have been found.
 	swept bool
 }
@@ -68,8 +67,8 @@ func (i *inventory) ask(ctx context.Context, e *executor.Described) (*holdings, 
 	}
 	i.asking++
 	i.mu.Unlock()
-	res, err := within(ctx, quickCall, func(ctx context.Context) (*executorv1.ListResponse, error) {
-		return e.Executor.List(ctx, &executorv1.ListRequest{NodeId: i.node})
+	all, err := within(ctx, quickCall, func(ctx context.Context) ([]executor.Listed, error) {
+		return e.Executor.List(ctx, i.node)
 	})
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -81,9 +80,9 @@ func (i *inventory) ask(ctx context.Context, e *executor.Described) (*holdings, 
 	if err != nil {
 		return nil, err
 	}
-	h.tasks = make(map[string]*executorv1.ListedTask, len(res.GetTasks()))
-	for _, listed := range res.GetTasks() {
-		if id := listed.GetTaskId(); !i.removed[id] {
+	h.tasks = make(map[string]executor.Listed, len(all))
+	for _, listed := range all {
+		if id := listed.TaskID; !i.removed[id] {
 			h.tasks[id] = listed
 		}
 	}
@@ -91,7 +90,7 @@ func (i *inventory) ask(ctx context.Context, e *executor.Described) (*holdings, 
 }
 
 // all returns what an executor held.
-func (i *inventory) all(ctx context.Context, e *executor.Described) (map[string]*executorv1.ListedTask, error) {
+func (i *inventory) all(ctx context.Context, e *executor.Described) (map[string]executor.Listed, error) {
 	h, err := i.ask(ctx, e)
 	if err != nil {
 		return nil, err
@@ -102,14 +101,14 @@ func (i *inventory) all(ctx context.Context, e *executor.Described) (map[string]
 }
 
 // find returns a task that an executor held, and whether the executor held it.
-func (i *inventory) find(ctx context.Context, e *executor.Described, id string) (*executorv1.ListedTask, bool, error) {
+func (i *inventory) find(ctx context.Context, e *executor.Described, id string) (listed executor.Listed, found bool, err error) {
 	h, err := i.ask(ctx, e)
 	if err != nil {
-		return nil, false, err
+		return listed, false, err
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	listed, found := h.tasks[id]
+	listed, found = h.tasks[id]
 	return listed, found, nil
 }
 

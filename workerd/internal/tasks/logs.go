@@ -2,7 +2,6 @@ package tasks
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -11,11 +10,10 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/tasklog"
-	"github.com/musterhq/muster/plugins/sdk/wire"
+	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/bounds"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
@@ -99,20 +97,21 @@ func (r *logReader) read(ctx context.Context) (pause time.Duration, again bool, 
 	var sendErr error
 	if err == nil {
 		known := r.position.Resume()
-		err = e.Executor.Logs(ctx, &executorv1.LogsRequest{TaskId: t.id, Handle: handle, Options: r.rest()},
-			func(line *executorv1.LogsResponse) error {
-				m := message()
-				data := line.GetData()
-				m.Timestamp, m.Stream, m.Data = line.GetTimestamp(), line.GetStream(), data[:min(len(data), bounds.MaxLogLine)]
-				r.retry.Reset()
-				if known(m) {
-					return nil
-				}
-				if sendErr = r.send(m); sendErr == nil {
-					r.position.Note(m)
-				}
-				return sendErr
-			})
+		err = e.Executor.Logs(ctx, executor.Ref{TaskID: t.id, Handle: handle}, r.rest(), func(line *executor.LogLine) error {
+			m := message()
+			m.Stream, m.Data = line.Stream, line.Data[:min(len(line.Data), bounds.MaxLogLine)]
+			if !line.Time.IsZero() {
+				m.Timestamp = timestamppb.New(line.Time)
+			}
+			r.retry.Reset()
+			if known(m) {
+				return nil
+			}
+			if sendErr = r.send(m); sendErr == nil {
+				r.position.Note(m)
+			}
+			return sendErr
+		})
 	}
 	switch {
 	case sendErr != nil:
@@ -122,8 +121,7 @@ func (r *logReader) read(ctx context.Context) (pause time.Duration, again bool, 
 	case err == nil:
 		return 0, false, nil
 	}
-	var failure *wire.Error
-	if errors.As(wire.FromStatus(err), &failure) && following && (failure.Temporary || failure.Code == codes.NotFound) {
+	if failure := executor.ErrorOf(err); following && (failure.Temporary || failure.Code == codes.NotFound) {
 		return r.retry.Next(), true, nil
 	}
 	warning := message()

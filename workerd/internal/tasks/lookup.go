@@ -2,15 +2,12 @@ package tasks
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"go.uber.org/zap"
 
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
@@ -30,7 +27,7 @@ func (c *call) lookUp() (func(t *task), error) {
 	return func(t *task) {
 		known := t.state()
 		t.m.log.Info("looked up a task of an earlier worker",
-			zap.String("task", t.id), zap.Stringer("known", known), zap.Stringer("found", listed.GetState()))
+			zap.String("task", t.id), zap.Stringer("known", known), zap.Stringer("found", listed.State))
 		t.phase = phaseHeld
 		t.update(func(r *record) {
 			switch {
@@ -38,18 +35,18 @@ func (c *call) lookUp() (func(t *task), error) {
 				r.status.Move(lifecycle.Failure(known), at, "started")
 				r.status.Error = "task lost: the worker's state was lost and no executor knows the task"
 				r.status.NodeToBlame = true
-			case !found, listed.GetState() == executorv1.ListedTask_PREPARED:
+			case !found, listed.State == executor.StatePrepared:
 				// Preparing again what is prepared changes nothing. States below the
 				// known one are not reported.
-				r.handle = listed.GetHandle()
+				r.handle = listed.Handle
 				r.status.State = musterv1.TaskState_ACCEPTED
 				r.status.Move(musterv1.TaskState_PREPARING, at, "preparing")
 			default:
 				// It runs, or Wait will tell how it ended. The executor may have been
 				// told of older surroundings.
 				t.phase = phaseOutdated
-				r.handle = listed.GetHandle()
-				r.status.Runtime = listed.GetRuntime()
+				r.handle = listed.Handle
+				r.status.Runtime = listed.Runtime
 				r.status.State = min(known, musterv1.TaskState_STARTING)
 				r.status.Move(musterv1.TaskState_RUNNING, at, "started")
 			}
@@ -60,15 +57,15 @@ func (c *call) lookUp() (func(t *task), error) {
 // ask finds out whether an executor holds a task that this worker has not begun
 // and that must stop. If no executor here runs its kind, none holds it.
 func (c *call) ask() (func(t *task), error) {
-	var listed *executorv1.ListedTask
+	var listed executor.Listed
 	found := false
 	e, err := within(c.ctx, quickCall, func(ctx context.Context) (*executor.Described, error) { return c.t.executor(ctx) })
-	switch refused := (*wire.Error)(nil); {
+	switch {
 	case err == nil:
 		if listed, found, err = c.t.m.inventory.find(c.ctx, e, c.t.id); err != nil {
 			return nil, fmt.Errorf("list tasks: %w", err)
 		}
-	case !errors.As(wire.FromStatus(err), &refused) || refused.Temporary:
+	case executor.ErrorOf(err).Temporary:
 		return nil, err
 	}
 	return func(t *task) {
@@ -78,8 +75,8 @@ func (c *call) ask() (func(t *task), error) {
 		}
 		t.phase = phaseHeld
 		t.update(func(r *record) {
-			r.handle = listed.GetHandle()
-			r.status.Runtime = listed.GetRuntime()
+			r.handle = listed.Handle
+			r.status.Runtime = listed.Runtime
 		})
 	}, nil
 }

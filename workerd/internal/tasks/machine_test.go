@@ -16,9 +16,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/taskdb"
 )
@@ -70,7 +68,7 @@ type machine struct {
 	faults map[string][]fault
 	// capabilities are the executor's, and observations what it reports during calls.
 	capabilities []string
-	observations chan *executorv1.ObserveResponse
+	observations chan *executor.Observation
 	// mute keeps the executor from telling how a task ended.
 	mute bool
 	// refuses is the error of all writes to the disk.
@@ -100,8 +98,8 @@ func (d *disk) state(id string) musterv1.TaskState {
 
 // heldTask is a task that the executor holds.
 type heldTask struct {
-	state    executorv1.ListedTask_State
-	told     *executorv1.Task
+	state    executor.State
+	told     *executor.Task
 	exitCode int32
 	ended    chan struct{}
 }
@@ -127,7 +125,7 @@ func newMachine(t *testing.T) *machine {
 		t: t, held: map[string]*heldTask{}, inFlight: map[string]string{}, starts: map[string]int{}, faults: map[string][]fault{},
 		wanted: map[string]*dispatcherv1.AssignedTask{}, reported: map[string]*dispatcherv1.ReportedStatus{},
 		history: map[string][]*dispatcherv1.ReportedStatus{}, capabilities: []string{"update", "logs"},
-		observations: make(chan *executorv1.ObserveResponse),
+		observations: make(chan *executor.Observation),
 	}
 	m.disk.clear()
 	t.Cleanup(func() {
@@ -325,18 +323,18 @@ func (m *machine) wantCalls(want ...string) {
 func (m *machine) exit(id string, code int32) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if h := m.held[id]; h != nil && h.state == executorv1.ListedTask_RUNNING {
+	if h := m.held[id]; h != nil && h.state == executor.StateRunning {
 		h.end(code)
 	}
 }
 
 func (h *heldTask) end(code int32) {
-	h.state, h.exitCode = executorv1.ListedTask_ENDED, code
+	h.state, h.exitCode = executor.StateEnded, code
 	close(h.ended)
 }
 
 func (h *heldTask) runtime() *musterv1.RuntimeStatus {
-	if h == nil || h.state == executorv1.ListedTask_PREPARED {
+	if h == nil || h.state == executor.StatePrepared {
 		return nil
 	}
 	return &musterv1.RuntimeStatus{ExitCode: h.exitCode}
@@ -388,10 +386,10 @@ func (m *machine) refuse(err error) {
 }
 
 func temporary(text string) error {
-	return &wire.Error{Temporary: true, Err: errors.New(text)}
+	return &executor.Error{Temporary: true, Err: errors.New(text)}
 }
 
-func fatal(text string) error { return &wire.Error{Err: errors.New(text)} }
+func fatal(text string) error { return &executor.Error{Err: errors.New(text)} }
 
 // call makes a call to the executor: effect is what it does. The worker may crash
 // before it, and after it but before it knows.

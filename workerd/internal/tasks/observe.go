@@ -2,16 +2,13 @@ package tasks
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/backoff"
-	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/bounds"
 )
@@ -59,10 +56,9 @@ type observer struct {
 // receive reads observations until the stream ends. If the call lasts longer than the
 // stream, what was observed is no longer known to be true.
 func (o *observer) receive(ctx context.Context, e executor.Executor) {
-	req := &executorv1.ObserveRequest{TaskId: o.call.t.id, Handle: o.call.known.handle}
 	retry := backoff.New(observeRetry, longestObserveRetry)
 	for {
-		err := e.Observe(ctx, req, func(res *executorv1.ObserveResponse) error {
+		err := e.Observe(ctx, o.call.ref(), func(res *executor.Observation) error {
 			retry.Reset()
 			o.put(res)
 			return nil
@@ -72,8 +68,8 @@ func (o *observer) receive(ctx context.Context, e executor.Executor) {
 			return
 		}
 		o.put(nil)
-		var failure *wire.Error
-		if !errors.As(wire.FromStatus(err), &failure) || !failure.Temporary {
+		failure := executor.ErrorOf(err)
+		if failure == nil || !failure.Temporary {
 			return
 		}
 		if backoff.Sleep(ctx, max(failure.Delay()-observePause, retry.Next())) != nil {
@@ -84,7 +80,7 @@ func (o *observer) receive(ctx context.Context, e executor.Executor) {
 
 // put takes in an observation, and passes it on unless there was one a moment ago.
 // It is nil if nothing can be observed.
-func (o *observer) put(res *executorv1.ObserveResponse) {
+func (o *observer) put(res *executor.Observation) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.newest = &observed{o.call, res}
@@ -112,7 +108,7 @@ func (o *observer) pass() {
 type observed struct {
 	call *call
 	// res is nil if nothing can be observed any more.
-	res *executorv1.ObserveResponse
+	res *executor.Observation
 }
 
 func (e observed) apply(t *task) {
@@ -128,15 +124,16 @@ func (e observed) apply(t *task) {
 			message, text = e.call.known.status.Message, ""
 		}
 	case e.call.action == actStart:
-		text = bounds.Text(e.res.GetError(), bounds.MaxText)
-		if m := bounds.Text(e.res.GetMessage(), bounds.MaxText); m != "" {
+		text = bounds.Text(e.res.Error, bounds.MaxText)
+		if m := bounds.Text(e.res.Message, bounds.MaxText); m != "" {
 			message = m
 		}
 	}
-	if r := bounds.Runtime(e.res.GetRuntime()); r != nil && !proto.Equal(r, runtime) {
-		runtime = r
+	if e.call.observed = e.res != nil; e.call.observed {
+		if r := bounds.Runtime(e.res.Runtime); r != nil && !proto.Equal(r, runtime) {
+			runtime = r
+		}
 	}
-	e.call.observed = e.res != nil
 	if runtime == status.Runtime && message == status.Message && text == status.Error {
 		return
 	}

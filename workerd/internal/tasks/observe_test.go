@@ -4,8 +4,8 @@ import (
 	"testing"
 	"time"
 
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/workerd/executor"
 )
 
 // TestObservationOfEndedCallIsIgnored has the executor report what it waits for,
@@ -19,7 +19,7 @@ func TestObservationOfEndedCallIsIgnored(t *testing.T) {
 		m.hang("start")
 		m.want("a", running)
 		m.settle(2 * time.Second)
-		m.observations <- &executorv1.ObserveResponse{Message: "waiting for the health check", Error: "1 of 3 checks failed"}
+		m.observations <- &executor.Observation{Message: "waiting for the health check", Error: "1 of 3 checks failed"}
 		m.settle(time.Hour)
 		if got := m.reported["a"].GetStatus(); got.GetMessage() != "waiting for the health check" || got.GetError() != "1 of 3 checks failed" {
 			m.t.Errorf("while the task starts: %v", got)
@@ -48,8 +48,8 @@ func observing(t *testing.T, test func(m *machine)) {
 	})
 }
 
-func healthy() *executorv1.ObserveResponse {
-	return &executorv1.ObserveResponse{Runtime: &musterv1.RuntimeStatus{Pid: 7, Health: &musterv1.Health{State: musterv1.Health_HEALTHY}}}
+func healthy() *executor.Observation {
+	return &executor.Observation{Runtime: &musterv1.RuntimeStatus{Pid: 7, Health: &musterv1.Health{State: musterv1.Health_HEALTHY}}}
 }
 
 // wantHealth fails the test unless the health of task a was reported last as this.

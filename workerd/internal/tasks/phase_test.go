@@ -8,8 +8,8 @@ import (
 	"time"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/workerd/executor"
 )
 
 // inspection is an event that sends the task's phase.
@@ -33,10 +33,10 @@ func (m *machine) phaseOf(id string) phase {
 }
 
 // hold puts a task into the executor that an earlier worker has begun.
-func (m *machine) hold(id string, state executorv1.ListedTask_State) {
+func (m *machine) hold(id string, state executor.State) {
 	m.held[id] = &heldTask{state: state, ended: make(chan struct{})}
-	if state == executorv1.ListedTask_ENDED {
-		m.held[id].state = executorv1.ListedTask_RUNNING
+	if state == executor.StateEnded {
+		m.held[id].state = executor.StateRunning
 		m.held[id].end(7)
 	}
 }
@@ -77,7 +77,7 @@ func TestPhases(t *testing.T) {
 			"a task of the first complete set may have been started", phaseMaybeStarted,
 			func(m *machine) {
 				m.fail("list", 1000, temporary("engine is away"))
-				m.hold("a", executorv1.ListedTask_RUNNING)
+				m.hold("a", executor.StateRunning)
 				m.assignedBefore("a", shutdown, 0)
 				m.start().sync()
 				m.settle(time.Minute)
@@ -87,7 +87,7 @@ func TestPhases(t *testing.T) {
 				m.mend()
 				m.settle(long)
 				m.wantState("a", shutdown)
-				if state := m.held["a"].state; state != executorv1.ListedTask_ENDED {
+				if state := m.held["a"].state; state != executor.StateEnded {
 					m.t.Errorf("the task is %s", state)
 				}
 			},
@@ -96,7 +96,7 @@ func TestPhases(t *testing.T) {
 			"a task of which the managers know more is looked up", phaseLookUp,
 			func(m *machine) {
 				m.fail("list", 1000, temporary("engine is away"))
-				m.hold("a", executorv1.ListedTask_RUNNING)
+				m.hold("a", executor.StateRunning)
 				m.assignedBefore("a", running, running)
 				m.start().sync()
 			},
@@ -201,19 +201,19 @@ func TestPhases(t *testing.T) {
 func TestLookUpTellsWhatBecameOfTask(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		held           executorv1.ListedTask_State
+		held           executor.State
 		known, desired musterv1.TaskState
 		want           musterv1.TaskState
 		error          string
 		starts         int
 	}{
-		"runs":                 {executorv1.ListedTask_RUNNING, running, running, running, "", 0},
-		"runs, known to start": {executorv1.ListedTask_RUNNING, starting, running, running, "", 0},
-		"ended":                {executorv1.ListedTask_ENDED, running, running, failed, "task: non-zero exit (7)", 0},
-		"prepared":             {executorv1.ListedTask_PREPARED, ready, running, running, "", 1},
+		"runs":                 {executor.StateRunning, running, running, running, "", 0},
+		"runs, known to start": {executor.StateRunning, starting, running, running, "", 0},
+		"ended":                {executor.StateEnded, running, running, failed, "task: non-zero exit (7)", 0},
+		"prepared":             {executor.StatePrepared, ready, running, running, "", 1},
 		"gone, known to run":   {0, running, running, failed, "task lost: the worker's state was lost and no executor knows the task", 0},
 		"gone, known as ready": {0, ready, ready, ready, "", 0},
-		"must stop":            {executorv1.ListedTask_RUNNING, running, shutdown, shutdown, "", 0},
+		"must stop":            {executor.StateRunning, running, shutdown, shutdown, "", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -239,8 +239,8 @@ func TestUnassignedTasksAreRemovedOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine(t)
-		m.hold("stray", executorv1.ListedTask_RUNNING)
-		m.hold("a", executorv1.ListedTask_RUNNING)
+		m.hold("stray", executor.StateRunning)
+		m.hold("a", executor.StateRunning)
 		m.assignedBefore("a", running, running)
 		m.start()
 		m.settle(long)

@@ -55,7 +55,7 @@ func (m *Manager) sweep(e *executor.Described) {
 			t := newTask(m, id)
 			t.owner, t.phase, t.goal = e, phaseHeld, musterv1.TaskState_REMOVE
 			t.want.withdrawn = true
-			t.setRecord(&record{status: lifecycle.Status{State: musterv1.TaskState_RUNNING}, handle: held[id].GetHandle()})
+			t.setRecord(&record{status: lifecycle.Status{State: musterv1.TaskState_RUNNING}, handle: held[id].Handle})
 			m.tasks[id] = t
 			unassigned = append(unassigned, t)
 		}

@@ -11,7 +11,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/workerd/executor"
@@ -118,7 +117,7 @@ type task struct {
 	acceptedAt time.Time
 	// description is what the executor is told about the task. It is made once for
 	// each change of what it consists of.
-	description *executorv1.Task
+	description *executor.Task
 }
 
 // pauses is what a task waits for after failures.
@@ -315,7 +314,7 @@ func sameSurroundings(a, b *dispatcherv1.AssignedTask) bool {
 }
 
 // describe returns what the executor is told about the task.
-func (t *task) describe() *executorv1.Task {
+func (t *task) describe() *executor.Task {
 	if t.description == nil {
 		service := t.assigned.GetServiceName()
 		if service == "" {
@@ -325,13 +324,13 @@ func (t *task) describe() *executorv1.Task {
 		if t.assigned.GetSlot() != 0 {
 			slot = strconv.FormatUint(t.assigned.GetSlot(), 10)
 		}
-		t.description = &executorv1.Task{
-			Id:            t.id,
+		t.description = &executor.Task{
+			ID:            t.id,
 			Name:          service + "." + slot + "." + t.id,
-			ServiceId:     t.assigned.GetServiceId(),
+			ServiceID:     t.assigned.GetServiceId(),
 			ServiceName:   t.assigned.GetServiceName(),
 			Slot:          t.assigned.GetSlot(),
-			NodeId:        t.m.cfg.NodeID,
+			NodeID:        t.m.cfg.NodeID,
 			ServiceLabels: t.assigned.GetServiceLabels(),
 			Spec:          t.spec,
 			Ports:         t.assigned.GetPorts(),

@@ -95,7 +95,7 @@ func TestUpdateDoesNotInterruptPrepare(t *testing.T) {
 		release()
 		m.settle(time.Second)
 		m.wantState("a", running)
-		if got := m.held["a"].told.GetServiceLabels(); got["k"] != "v" {
+		if got := m.held["a"].told.ServiceLabels; got["k"] != "v" {
 			m.t.Errorf("the executor knows the labels %v", got)
 		}
 		m.wantCalls("prepare a", "update a", "start a", "wait a")
@@ -113,7 +113,7 @@ func TestUpdateDuringUpdateIsToldToo(t *testing.T) {
 		m.settle(time.Second)
 		release()
 		m.settle(time.Second)
-		if got := m.held["a"].told.GetServiceLabels(); got["k"] != "2" {
+		if got := m.held["a"].told.ServiceLabels; got["k"] != "2" {
 			m.t.Errorf("the executor knows the labels %v", got)
 		}
 	})
@@ -303,7 +303,7 @@ func TestFullDiskDelaysOnlyNewTasks(t *testing.T) {
 				m.t.Errorf("%q was called while the store refused writes", call)
 			}
 		}
-		if state := m.held["old"].state.String(); state != "ENDED" {
+		if state := m.held["old"].state.String(); state != "ended" {
 			m.t.Errorf("the task that must stop is %s", state)
 		}
 		m.refuse(nil)

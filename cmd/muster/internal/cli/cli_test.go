@@ -32,6 +32,7 @@ import (
 	testwait "github.com/musterhq/muster/test/kit/wait"
 	"github.com/musterhq/muster/workerd"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/executor/contractv1"
 )
 
 // startCluster runs a whole cluster in this process, with one worker whose
@@ -90,7 +91,7 @@ func startClusterOf(t *testing.T, workers []string, without ...string) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		set, err := executor.NewFixed(ctx, executor.FromServer(sdk.NewServer(e)))
+		set, err := executor.NewFixed(ctx, contractv1.FromServer(sdk.NewServer(e)))
 		if err != nil {
 			t.Fatal(err)
 		}
