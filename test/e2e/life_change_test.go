@@ -27,13 +27,13 @@ func (l *life) killPlugins(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := syscall.Kill(old.pid, syscall.SIGKILL); err != nil {
+		if err := syscall.Kill(old.PID, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 		took := wait.Within(t, runTimeout, "plugin "+executor+" is back", func(ctx context.Context) error {
 			p, err := l.plugin(worker, executor)
-			if err == nil && p.pid == old.pid {
-				err = fmt.Errorf("it is still process %d", old.pid)
+			if err == nil && p.PID == old.PID {
+				err = fmt.Errorf("it is still process %d", old.PID)
 			}
 			return err
 		})
@@ -143,7 +143,7 @@ func (l *life) awaitNothingRuns(t *testing.T, worker string) {
 			return err
 		}
 		for _, p := range all {
-			if p.has("MUSTER_NODE_ID=" + node) {
+			if p.Node == node {
 				return fmt.Errorf("there is %s", p)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/test/kit/rig"
 	"github.com/musterhq/muster/test/kit/wait"
 )
 
@@ -60,9 +62,9 @@ func (l *life) deployProcesses(t *testing.T) {
 // checkProcess looks at the process of a task.
 func (l *life) checkProcess(t *testing.T, task *musterv1.Task, color string) {
 	t.Helper()
-	p, ok := readProcess(int(task.Status.Runtime.GetPid()))
+	p, ok := rig.ReadProcess(int(task.Status.Runtime.GetPid()))
 	for _, variable := range []string{"MUSTER_TASK_ID=" + task.Id, "MUSTER_NODE_ID=" + task.NodeId, "COLOR=" + color} {
-		if !ok || !p.has(variable) {
+		if !ok || !slices.Contains(p.Env, variable) {
 			t.Errorf("task %s says that it is process %d, which has no %s", task.Name, task.Status.Runtime.GetPid(), variable)
 		}
 	}
@@ -205,10 +207,8 @@ func (l *life) awaitProcesses(t *testing.T, service string, n int) {
 		}
 		leaders := map[string]bool{}
 		for _, p := range all {
-			for _, v := range p.env {
-				if id, ok := strings.CutPrefix(v, "MUSTER_TASK_ID="); ok && p.has("MUSTER_SERVICE_NAME="+service) {
-					leaders[id] = true
-				}
+			if p.Task != "" && slices.Contains(p.Env, "MUSTER_SERVICE_NAME="+service) {
+				leaders[p.Task] = true
 			}
 		}
 		if len(leaders) != n {

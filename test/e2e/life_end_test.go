@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/musterhq/muster/test/kit/rig"
 	"github.com/musterhq/muster/test/kit/wait"
 )
 
@@ -61,7 +62,7 @@ func (s *site) clean(ctx context.Context) error {
 		return err
 	}
 	for _, p := range all {
-		if p.program != s.binary() && !s.isPlugin(p) {
+		if p.Program != s.binary() && !s.isPlugin(p) {
 			return fmt.Errorf("there is %s", p)
 		}
 	}
@@ -79,9 +80,9 @@ func (s *site) clean(ctx context.Context) error {
 
 // isPlugin tells a plugin from a task's supervisor, which runs the same program:
 // a plugin is a child of its worker, as nothing else is.
-func (s *site) isPlugin(p process) bool {
+func (s *site) isPlugin(p rig.Process) bool {
 	for name := range s.nodes {
-		if p.parent == s.host(name) {
+		if p.Parent == s.host(name) {
 			return true
 		}
 	}

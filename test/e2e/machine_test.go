@@ -11,101 +11,38 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
+
+	"github.com/musterhq/muster/test/kit/rig"
 )
 
-// process is one of the machine's processes that belong to a site.
-type process struct {
-	pid, parent int
-	// program is its file; command its arguments; env its environment.
-	program string
-	command []string
-	env     []string
-}
-
-func (p process) String() string {
-	return fmt.Sprintf("process %d (child of %d): %s", p.pid, p.parent, strings.Join(p.command, " "))
-}
-
-// has tells whether its environment holds a variable with a value.
-func (p process) has(variable string) bool { return slices.Contains(p.env, variable) }
-
 // processes returns the processes that run a program of the site, or that are of
-// a task of its nodes. What ends meanwhile is left out.
-func (s *site) processes() ([]process, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
+// a task of its nodes.
+func (s *site) processes() ([]rig.Process, error) {
+	nodes := map[string]bool{}
+	for _, id := range s.nodes {
+		nodes[id] = true
 	}
-	var found []process
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		p, ok := readProcess(pid)
-		if !ok {
-			continue
-		}
-		ours := strings.HasPrefix(p.program, s.bin+"/")
-		for _, node := range s.nodes {
-			ours = ours || p.has("MUSTER_NODE_ID="+node)
-		}
-		if ours {
-			found = append(found, p)
-		}
-	}
-	return found, nil
+	return rig.Machine(s.bin, nodes)
 }
-
-func readProcess(pid int) (process, bool) {
-	at := func(name string) string { return filepath.Join("/proc", strconv.Itoa(pid), name) }
-	program, err := os.Readlink(at("exe"))
-	if err != nil {
-		// A kernel thread, a zombie, or gone.
-		return process{}, false
-	}
-	command, err1 := os.ReadFile(at("cmdline"))
-	env, err2 := os.ReadFile(at("environ"))
-	stat, err3 := os.ReadFile(at("stat"))
-	if errors.Join(err1, err2, err3) != nil {
-		return process{}, false
-	}
-	list := func(b []byte) []string { return strings.Split(strings.TrimRight(string(b), "\x00"), "\x00") }
-	// The parent is the second field behind the name in parentheses (proc(5)).
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	if len(fields) < 2 {
-		return process{}, false
-	}
-	parent, err := strconv.Atoi(fields[1])
-	if err != nil {
-		return process{}, false
-	}
-	return process{pid: pid, parent: parent, program: program, command: list(command), env: list(env)}, true
-}
-
-// alive reports whether a process is there.
-func alive(pid int) bool { return pid > 0 && syscall.Kill(pid, 0) == nil }
 
 // plugin finds the process of an executor plugin of a worker: a child of the
 // process that the worker is in, with a state directory that is the worker's.
-func (s *site) plugin(worker, executor string) (process, error) {
+func (s *site) plugin(worker, executor string) (rig.Process, error) {
 	all, err := s.processes()
 	if err != nil {
-		return process{}, err
+		return rig.Process{}, err
 	}
 	program := filepath.Join(s.bin, "plugins", "muster-executor-"+executor)
 	parent := s.host(worker)
 	for _, p := range all {
-		if p.program == program && p.parent == parent && slices.ContainsFunc(p.env, func(v string) bool { return strings.Contains(v, "/"+worker+"/") }) {
+		if p.Program == program && p.Parent == parent && slices.ContainsFunc(p.Env, func(v string) bool { return strings.Contains(v, "/"+worker+"/") }) {
 			return p, nil
 		}
 	}
-	return process{}, fmt.Errorf("no process of plugin %s of %s", executor, worker)
+	return rig.Process{}, fmt.Errorf("no process of plugin %s of %s", executor, worker)
 }
 
 // host is the process that a worker is in.

@@ -9,6 +9,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/test/kit/cluster"
 	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/rig"
 	"github.com/musterhq/muster/test/kit/wait"
 )
 
@@ -94,7 +95,7 @@ func (r *restarts) back(t *testing.T, daemon string) {
 func (r *restarts) start(t *testing.T, daemon string) {
 	t.Helper()
 	for _, task := range r.steady {
-		if pid := int(task.Status.Runtime.GetPid()); !alive(pid) {
+		if pid := int(task.Status.Runtime.GetPid()); !rig.Alive(pid) {
 			t.Errorf("while %s was away, process %d of task %s ended", daemon, pid, task.Name)
 		}
 	}

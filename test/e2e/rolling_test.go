@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -149,7 +150,7 @@ func (w *wheel) wantGreen(t *testing.T, untouched tasks) {
 	t.Helper()
 	after := tasks{}
 	for id, task := range w.awaitTasks(t) {
-		if p, ok := readProcess(int(task.Status.Runtime.GetPid())); !ok || !p.has("COLOR=green") {
+		if p, ok := rig.ReadProcess(int(task.Status.Runtime.GetPid())); !ok || !slices.Contains(p.Env, "COLOR=green") {
 			t.Errorf("task %s says that it is process %d, which is not green", task.Name, task.Status.Runtime.GetPid())
 		}
 		if untouched[id] != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/rig"
 	"github.com/musterhq/muster/test/kit/wait"
 )
 
@@ -133,22 +133,8 @@ func (s *site) binary() string { return filepath.Join(s.bin, "muster") }
 // install gives the site programs of its own, under the names that they were
 // built with, and the further plugins.
 func (s *site) install() error {
-	err := filepath.WalkDir(built, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		relative, err := filepath.Rel(built, path)
-		if err != nil {
-			return err
-		}
-		to := filepath.Join(s.bin, relative)
-		if d.IsDir() {
-			return os.Mkdir(to, 0o755)
-		}
-		return os.Link(path, to)
-	})
-	if err != nil {
-		return fmt.Errorf("install programs: %w", err)
+	if err := rig.Install(built, s.bin); err != nil {
+		return err
 	}
 	for name, content := range s.plugins {
 		if err := os.WriteFile(filepath.Join(s.bin, "plugins", "muster-executor-"+name), []byte(content), 0o755); err != nil {
@@ -172,33 +158,16 @@ func (s *site) teardown(t *testing.T) {
 	}
 	for _, p := range left {
 		t.Errorf("left behind and killed: %s", p)
-		if err := syscall.Kill(p.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 			t.Error(err)
 		}
 	}
 	s.removeImage(t)
 	if t.Failed() {
-		s.printLogs(t)
+		t.Log(cluster.Logs(s.dir))
 	}
 	if err := os.RemoveAll(s.dir); err != nil {
 		t.Error(err)
-	}
-}
-
-// logTail is how much of each process's log is printed.
-const logTail = 48 << 10
-
-func (s *site) printLogs(t *testing.T) {
-	paths, err := filepath.Glob(filepath.Join(s.dir, "*.log"))
-	if err != nil {
-		t.Error(err)
-	}
-	for _, path := range paths {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Error(err)
-		}
-		t.Logf("==== %s\n%s", filepath.Base(path), b[max(0, len(b)-logTail):])
 	}
 }
 
@@ -293,22 +262,7 @@ func (s *site) running(ctx context.Context, service string, n int, ok func(*must
 // as the same processes and containers.
 func (s *site) sameRuns(t *testing.T, before, after tasks) {
 	t.Helper()
-	for id, b := range before {
-		a := after[id]
-		switch {
-		case a == nil:
-			t.Errorf("task %s is not there any more", b.Name)
-		case a.NodeId != b.NodeId:
-			t.Errorf("task %s moved from node %s to %s", b.Name, b.NodeId, a.NodeId)
-		case a.Status.Runtime.GetId() != b.Status.Runtime.GetId() || a.Status.Runtime.GetPid() != b.Status.Runtime.GetPid():
-			t.Errorf("task %s was started again: it was %v, it is %v", b.Name, b.Status.Runtime, a.Status.Runtime)
-		case !alive(int(a.Status.Runtime.GetPid())):
-			t.Errorf("task %s says that it runs as process %d, which is not there", b.Name, a.Status.Runtime.GetPid())
-		}
-	}
-	for id, a := range after {
-		if before[id] == nil {
-			t.Errorf("task %s is new", a.Name)
-		}
+	if err := rig.Same(before, after); err != nil {
+		t.Error(err)
 	}
 }

@@ -64,7 +64,12 @@ func Tests(m interface{ Run() int }, name string, built *string) int {
 	if need.Missing("consul") != nil {
 		return need.Main(m, "test/"+name, "consul")
 	}
-	code, err := tests(m, name, built)
+	return TestsWith(m, name, built, "process", "null")
+}
+
+// TestsWith is the same for tests that do not all need Consul, and builds some executors.
+func TestsWith(m interface{ Run() int }, name string, built *string, executors ...string) int {
+	code, err := tests(m, name, built, executors)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 		code = max(code, 1)
@@ -72,20 +77,20 @@ func Tests(m interface{ Run() int }, name string, built *string) int {
 	return code
 }
 
-func tests(m interface{ Run() int }, name string, built *string) (code int, err error) {
+func tests(m interface{ Run() int }, name string, built *string, executors []string) (code int, err error) {
 	if *built, err = os.MkdirTemp("", "muster-"+name+"-"); err != nil {
 		return 0, fmt.Errorf("make a directory for the programs: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(*built)) }()
-	if err := Build(context.Background(), "../..", *built); err != nil {
+	if err := BuildWith(context.Background(), "../..", *built, executors...); err != nil {
 		return 0, err
 	}
 	return m.Run(), nil
 }
 
-// install gives a rig programs of its own, under the names that they were built
+// Install gives a cluster programs of its own, under the names that they were built
 // with.
-func install(from, to string) error {
+func Install(from, to string) error {
 	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err

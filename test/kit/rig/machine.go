@@ -17,18 +17,20 @@ type Process struct {
 	// Program is its file, Command its arguments.
 	Program string
 	Command []string
+	// Env is its environment.
+	Env []string
 	// Task, Service, Slot and Node are what a task's process finds in its
 	// environment; empty for processes that are no task's.
 	Task, Service, Slot, Node string
 }
 
 func (p Process) String() string {
-	return fmt.Sprintf("process %d of task %q: %s", p.PID, p.Task, strings.Join(p.Command, " "))
+	return fmt.Sprintf("process %d (child of %d) of task %q: %s", p.PID, p.Parent, p.Task, strings.Join(p.Command, " "))
 }
 
-// machine returns the processes that run a program in a directory, or that are of
+// Machine returns the processes that run a program in a directory, or that are of
 // a task of one of the nodes. What ends meanwhile is left out.
-func machine(programs string, nodes map[string]bool) ([]Process, error) {
+func Machine(programs string, nodes map[string]bool) ([]Process, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
@@ -39,7 +41,7 @@ func machine(programs string, nodes map[string]bool) ([]Process, error) {
 		if err != nil {
 			continue
 		}
-		p, ok := readProcess(pid)
+		p, ok := ReadProcess(pid)
 		if ok && (strings.HasPrefix(p.Program, programs+"/") || nodes[p.Node]) {
 			found = append(found, p)
 		}
@@ -47,11 +49,11 @@ func machine(programs string, nodes map[string]bool) ([]Process, error) {
 	return found, nil
 }
 
-func readProcess(pid int) (Process, bool) {
+// ReadProcess returns a process, unless it is a kernel thread, a zombie, or gone.
+func ReadProcess(pid int) (Process, bool) {
 	at := func(name string) string { return filepath.Join("/proc", strconv.Itoa(pid), name) }
 	program, err := os.Readlink(at("exe"))
 	if err != nil {
-		// A kernel thread, a zombie, or gone.
 		return Process{}, false
 	}
 	command, err1 := os.ReadFile(at("cmdline"))
@@ -69,9 +71,10 @@ func readProcess(pid int) (Process, bool) {
 	if err != nil {
 		return Process{}, false
 	}
-	p := Process{PID: pid, Parent: parent, Program: program, Command: strings.Split(strings.TrimRight(string(command), "\x00"), "\x00")}
-	for v := range bytes.SplitSeq(env, []byte{0}) {
-		name, value, _ := strings.Cut(string(v), "=")
+	list := func(b []byte) []string { return strings.Split(strings.TrimRight(string(b), "\x00"), "\x00") }
+	p := Process{PID: pid, Parent: parent, Program: program, Command: list(command), Env: list(env)}
+	for _, v := range p.Env {
+		name, value, _ := strings.Cut(v, "=")
 		switch name {
 		case "MUSTER_TASK_ID":
 			p.Task = value

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -58,7 +57,7 @@ func Start(ctx context.Context, cfg Config) (_ *Rig, err error) {
 			err = errors.Join(err, r.Close())
 		}
 	}()
-	if err := install(cfg.Built, r.bin); err != nil {
+	if err := Install(cfg.Built, r.bin); err != nil {
 		return nil, err
 	}
 	r.cfg.Binary = r.Binary()
@@ -102,7 +101,7 @@ func (r *Rig) Binary() string { return filepath.Join(r.bin, "muster") }
 // Install gives the rig programs of another build, and returns its muster.
 func (r *Rig) Install(built, name string) (string, error) {
 	dir := filepath.Join(r.bin, name)
-	if err := install(built, dir); err != nil {
+	if err := Install(built, dir); err != nil {
 		return "", err
 	}
 	return filepath.Join(dir, "muster"), nil
@@ -131,7 +130,7 @@ func (r *Rig) Machine() ([]Process, error) {
 	for _, id := range r.Nodes {
 		nodes[id] = true
 	}
-	return machine(r.bin, nodes)
+	return Machine(r.bin, nodes)
 }
 
 // TaskProcesses returns the processes of tasks that there are, by task: the
@@ -173,28 +172,5 @@ func (r *Rig) Close() error {
 	return errors.Join(errs...)
 }
 
-// logTail is how much of each process's log is shown.
-const logTail = 24 << 10
-
 // Logs returns the ends of the logs of all processes.
-func (r *Rig) Logs() string {
-	paths, err := filepath.Glob(filepath.Join(r.cfg.Dir, "*.log"))
-	if err != nil {
-		return err.Error()
-	}
-	servers, err := filepath.Glob(filepath.Join(r.cfg.Dir, "*", "consul.log"))
-	if err != nil {
-		return err.Error()
-	}
-	paths = append(paths, servers...)
-	slices.Sort(paths)
-	var all string
-	for _, path := range paths {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			all += err.Error() + "\n"
-		}
-		all += fmt.Sprintf("==== %s\n%s\n", strings.TrimPrefix(path, r.cfg.Dir+"/"), b[max(0, len(b)-logTail):])
-	}
-	return all
-}
+func (r *Rig) Logs() string { return cluster.Logs(r.cfg.Dir) }
