@@ -50,21 +50,10 @@ func TestPolicies(t *testing.T) {
 	must(t, os.Mkdir(home, 0o700))
 	cfg := cluster.Config{Dir: home, Replicas: 2, ConsulSettings: []string{"discard_check_output = true"}}
 	must(t, k.Secure(&cfg, dir))
-	r, err := rig.Start(t.Context(), rig.Config{
+	r := rig.StartFor(t, rig.Config{
 		Config: cfg,
 		Built:  filepath.Join(dir, "built"), NodeIDs: map[string]string{"alpha": "node-alpha"},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if t.Failed() {
-			t.Log(r.Logs())
-		}
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
 	t.Run("enough", func(t *testing.T) { enough(t, r) })
 	t.Run("nothing else", func(t *testing.T) { noMore(t, r.Servers, k) })
 }

@@ -47,13 +47,6 @@ func start(t *testing.T, cfg cluster.Config, workers ...string) *rig.Rig {
 func startOf(t *testing.T, built string, cfg cluster.Config, workers ...string) *rig.Rig {
 	t.Helper()
 	need.Program(t, "consul")
-	// Not t.TempDir: what is left there must not fail to be removed before the
-	// cluster has ended.
-	dir, err := os.MkdirTemp("", "muster-faults-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.Dir = dir
 	cfg.Args = maps.Clone(cfg.Args)
 	if cfg.Args == nil {
 		cfg.Args = map[string][]string{}
@@ -65,20 +58,15 @@ func startOf(t *testing.T, built string, cfg cluster.Config, workers ...string) 
 	for _, name := range workers {
 		nodes[name] = "node-" + name + "-" + tag
 	}
-	r, err := rig.Start(t.Context(), rig.Config{Config: cfg, Built: built, NodeIDs: nodes})
-	if err != nil {
-		t.Fatal(errors.Join(err, os.RemoveAll(dir)))
-	}
+	r := rig.StartFor(t, rig.Config{Config: cfg, Built: built, NodeIDs: nodes})
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Log(r.Logs())
-		} else {
-			// Where only some of a test's steps were asked for.
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), waitTimeout)
-			ok(t, errors.Join(r.RemoveAll(ctx), wait.Until(ctx, r.Empty)))
-			cancel()
+			return
 		}
-		if err := errors.Join(r.Close(), os.RemoveAll(dir)); err != nil {
+		// Where only some of a test's steps were asked for.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), waitTimeout)
+		defer cancel()
+		if err := errors.Join(r.RemoveAll(ctx), wait.Until(ctx, r.Empty)); err != nil {
 			t.Error(err)
 		}
 	})

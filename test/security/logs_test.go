@@ -37,20 +37,9 @@ func TestLogs(t *testing.T) {
 	tag := strings.ToLower(rand.Text()[:8])
 	args := patience()
 	args["apid"] = []string{"--client-logs", fmt.Sprint(perReplica)}
-	r, err := rig.Start(t.Context(), rig.Config{
-		Config: cluster.Config{Dir: t.TempDir(), CertificateLifetime: time.Hour, Replicas: 2, Args: args}, Built: built,
+	r := rig.StartFor(t, rig.Config{
+		Config: cluster.Config{CertificateLifetime: time.Hour, Replicas: 2, Args: args}, Built: built,
 		NodeIDs: map[string]string{"w": "node-logs-" + tag},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(r.Logs())
-		}
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()

@@ -3,7 +3,6 @@ package security_test
 import (
 	"context"
 	"crypto/rand"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -25,28 +24,10 @@ const lifetime = 30 * time.Second
 func TestRenewal(t *testing.T) {
 	t.Parallel()
 	need.Program(t, "consul")
-	dir, err := os.MkdirTemp("", "muster-renewal-")
-	if err != nil {
-		t.Fatal(err)
-	}
 	tag := strings.ToLower(rand.Text()[:8])
-	r, err := rig.Start(t.Context(), rig.Config{
-		Config: cluster.Config{Dir: dir, CertificateLifetime: lifetime, Args: patience()}, Built: built,
+	r := rig.StartFor(t, rig.Config{
+		Config: cluster.Config{CertificateLifetime: lifetime, Args: patience()}, Built: built,
 		NodeIDs: map[string]string{renewals.Talks: "node-talks-" + tag},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(r.Logs())
-		}
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
 	})
 	load, err := renewals.Start(t.Context(), r)
 	if err != nil {

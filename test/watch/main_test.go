@@ -5,7 +5,6 @@ package watch_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"testing"
@@ -36,26 +35,11 @@ type watched struct {
 func start(t *testing.T, flags ...string) *watched {
 	t.Helper()
 	need.Program(t, "consul")
-	dir, err := os.MkdirTemp("", "muster-watch-")
-	if err != nil {
-		t.Fatal(err)
-	}
 	args := map[string][]string{}
 	for _, name := range cluster.Managers() {
 		args[name] = flags
 	}
-	r, err := rig.Start(t.Context(), rig.Config{Config: cluster.Config{Dir: dir, Args: args}, Built: built, NodeIDs: map[string]string{}})
-	if err != nil {
-		t.Fatal(errors.Join(err, os.RemoveAll(dir)))
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(r.Logs())
-		}
-		if err := errors.Join(r.Close(), os.RemoveAll(dir)); err != nil {
-			t.Error(err)
-		}
-	})
+	r := rig.StartFor(t, rig.Config{Config: cluster.Config{Args: args}, Built: built, NodeIDs: map[string]string{}})
 	free, err := network.FreeAddresses(network.Loopback(), 1)
 	ok(t, err)
 	w := &watched{Rig: r, workerOps: free[0]}

@@ -1,6 +1,6 @@
 // Package rig is what tests of whole clusters stand on: a cluster of real
 // processes with workers, clients of its API, and a way to see what really runs on
-// the machine. It speaks of errors and not of tests, so that programs can use it.
+// the machine. All but StartFor speaks of errors and not of tests, so that programs can use it.
 package rig
 
 import (
@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
+	"testing"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -92,6 +94,39 @@ func Start(ctx context.Context, cfg Config) (_ *Rig, err error) {
 		}
 	}
 	return r, nil
+}
+
+// StartFor starts a cluster that ends with a test, in a directory of its own unless one
+// is given. If the test fails, it shows the logs.
+func StartFor(t testing.TB, cfg Config) *Rig {
+	t.Helper()
+	if cfg.Dir == "" {
+		// Not t.TempDir: what is left there must not fail to be removed before the
+		// cluster has ended.
+		dir, err := os.MkdirTemp("", "muster-test-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := os.RemoveAll(dir); err != nil {
+				t.Error(err)
+			}
+		})
+		cfg.Dir = dir
+	}
+	r, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(r.Logs())
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
 }
 
 // Binary is muster's, which no other rig runs, so that a process's program tells
