@@ -171,7 +171,7 @@ func (c *Client) Run(ctx context.Context) error {
 		redirects = 0
 		c.where.failed(address)
 		pause := pauses.Next()
-		// Failures that go on are logged less and less often.
+		// Repeated failures are logged less and less often.
 		level := zap.DebugLevel
 		if failures&(failures-1) == 0 {
 			level = zap.WarnLevel
