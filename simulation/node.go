@@ -37,7 +37,7 @@ type node struct {
 	executor *null.Executor
 	life     *nodeLife // nil while the worker is down
 	// troubled is when something last happened that excuses a task too many, and lost says
-	// that it goes on: the managers do not hear the worker.
+	// that it continues: the managers do not hear the worker.
 	troubled time.Time
 	lost     bool
 }
