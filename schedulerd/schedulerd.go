@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
@@ -114,14 +115,17 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}.Run(ctx)
 }
 
-// refencePause is how long a scheduler that holds a shard and was fenced off
-// waits before it acquires its fence again. If two schedulers believe that they hold
-// the shard, one of them learns within this time that it does not.
-const refencePause = 250 * time.Millisecond
+// A scheduler that holds a shard and was fenced off waits between half of refencePause
+// and lastRefencePause before it acquires its fence again. If two schedulers believe that
+// they hold the shard, one of them learns within this time that it does not.
+const (
+	refencePause     = 500 * time.Millisecond
+	lastRefencePause = 4 * time.Second
+)
 
 // hold is the role of one shard: it lets the loop schedule it until ctx ends.
 func (d *Daemon) hold(ctx context.Context, shard int) error {
-	for {
+	for refence := backoff.New(refencePause, lastRefencePause); ; {
 		if err := d.fence.acquire(ctx, shard); err != nil {
 			return err
 		}
@@ -135,10 +139,8 @@ func (d *Daemon) hold(ctx context.Context, shard int) error {
 		// A scheduler that was paused while it gained the shard, and has lost it
 		// since, may write its fence as late as it likes.
 		d.log.Warn("acquiring the fence again", zap.Int("shard", shard))
-		select {
-		case <-ctx.Done():
+		if refence.Wait(ctx) != nil {
 			return nil
-		case <-time.After(refencePause):
 		}
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest"
 
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
@@ -55,7 +57,10 @@ func runWith(t *testing.T, space *embedded.KV, keys *ca.Keyring) *ca.Authority {
 
 func runConfig(t *testing.T, cfg ca.Config) *ca.Authority {
 	t.Helper()
-	cfg.Prefix, cfg.Lifetime, cfg.Logger = "muster", lifetime, zaptest.NewLogger(t)
+	cfg.Prefix, cfg.Lifetime = "muster", lifetime
+	if cfg.Logger == nil {
+		cfg.Logger = zaptest.NewLogger(t)
+	}
 	a, err := ca.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -79,6 +84,28 @@ func newKey(t *testing.T) *ca.Key {
 		t.Fatal(err)
 	}
 	return key
+}
+
+// TestAwaitSeesAuthorityMadeBeforeItWaits has the authority made after Await has looked
+// for it, and before it waits for a change.
+func TestAwaitSeesAuthorityMadeBeforeItWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a *ca.Authority
+		made := false
+		// The message that it waits comes in between.
+		log := zaptest.NewLogger(t, zaptest.WrapOptions(zap.Hooks(func(e zapcore.Entry) (err error) {
+			if e.Level == zap.WarnLevel {
+				made, err = a.Init(t.Context())
+			}
+			return err
+		})))
+		a = runConfig(t, ca.Config{KV: newSpace(t), Keys: ca.NewKeyring(newKey(t)), Logger: log})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := a.Await(ctx); err != nil || !made {
+			t.Errorf("Await = %v; the authority was made while it waited: %v", err, made)
+		}
+	})
 }
 
 // TestAuthorityIsMadeOnce makes it twice, reads it with another key, and looks

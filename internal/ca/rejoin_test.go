@@ -3,6 +3,7 @@ package ca_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -35,7 +36,9 @@ type service struct {
 	// joins counts, and keys has the digests of the keys that joined, by the nodes' names.
 	joins atomic.Int32
 	keys  sync.Map
-	l     *bufconn.Listener
+	// away says that nobody can connect.
+	away atomic.Bool
+	l    *bufconn.Listener
 }
 
 // serve serves an authority of its own, until ctx ends: then done returns. Times are
@@ -50,7 +53,7 @@ func serve(ctx context.Context, t *testing.T) (s *service, done func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s = &service{own: a, l: bufconn.Listen(1 << 20)}
+	s = &service{own: a, l: bufconn.Listen(64 << 10)}
 	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(apid.Source().Server(true))))
 	cav1.RegisterAuthorityServiceServer(server, s)
 	ended := make(chan error, 2)
@@ -76,7 +79,12 @@ func (s *service) worker(t *testing.T, name string, token func() (string, error)
 			Addresses: []string{"apid:1"}, Name: name, Token: token,
 			Dial: func(address string, creds credentials.TransportCredentials) (*grpc.ClientConn, error) {
 				return grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(creds),
-					grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return s.l.DialContext(ctx) }))
+					grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+						if s.away.Load() {
+							return nil, errors.New("apid is away")
+						}
+						return s.l.DialContext(ctx)
+					}))
 			},
 		},
 	}
@@ -202,7 +210,8 @@ func TestJoinsAnewWhileItRuns(t *testing.T) {
 }
 
 // TestJoinsWithTheKeyThatIsKnown has certificates end while apid refuses those who
-// renew: they join again, each with the key that it had, and none is refused.
+// renew: they join again, each with the key that it had, and none is refused. Until
+// shortly before that apid is away, because each attempt costs handshakes.
 func TestJoinsWithTheKeyThatIsKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -219,7 +228,10 @@ func TestJoinsWithTheKeyThatIsKnown(t *testing.T) {
 			}
 			go func() { ended <- worker.Run(ctx) }()
 		}
-		time.Sleep(lifetime + time.Minute)
+		s.away.Store(true)
+		time.Sleep(lifetime - time.Minute)
+		s.away.Store(false)
+		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		if n := s.joins.Load(); n != 2*workers {
 			t.Errorf("there were %d joins, want 2 of each of %d", n, workers)

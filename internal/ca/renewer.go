@@ -19,6 +19,7 @@ import (
 
 	"github.com/musterhq/muster/internal/atomicfile"
 	"github.com/musterhq/muster/internal/auth"
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/mtls"
 )
 
@@ -62,9 +63,10 @@ type Renewer struct {
 	source *mtls.Source
 	// held is what the source holds, in PEM. Run alone changes it, and the rest.
 	held held
-	// interval is how often apid wants to be asked what the authority is, and failed
-	// for how long to leave it alone after it did not answer.
-	interval, failed time.Duration
+	// interval is how often apid wants to be asked what the authority is.
+	interval time.Duration
+	// checkBackoff is the pause after apid did not answer that.
+	checkBackoff *backoff.Backoff
 }
 
 // held is what one proves oneself with, and judges others by.
@@ -73,7 +75,7 @@ type held struct{ certificate, key, authorities []byte }
 // Join returns a renewer of the certificate that is in the file, or else of a
 // first one, which it waits for.
 func Join(ctx context.Context, cfg RenewerConfig) (*Renewer, error) {
-	k := &Renewer{cfg: cfg, interval: DefaultCheckInterval}
+	k := &Renewer{cfg: cfg, interval: DefaultCheckInterval, checkBackoff: backoff.New(2*firstPause, DefaultCheckInterval)}
 	m, err := k.load()
 	switch {
 	case err == nil && time.Now().Before(m.Certificate.Leaf.NotAfter):
@@ -86,7 +88,7 @@ func Join(ctx context.Context, cfg RenewerConfig) (*Renewer, error) {
 		cfg.Logger.Warn("the certificate has ended, and a new one is asked for", zap.Time("ended", m.Certificate.Leaf.NotAfter))
 	}
 	key := known(m)
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+	for attempts := backoff.New(firstPause, lastPause); ; {
 		m, err := k.obtain(ctx, key, nil)
 		if err == nil {
 			k.source = mtls.NewSource(m)
@@ -95,11 +97,10 @@ func Join(ctx context.Context, cfg RenewerConfig) (*Renewer, error) {
 		if errors.Is(err, errFinal) || ctx.Err() != nil {
 			return nil, err
 		}
+		pause := attempts.Next()
 		cfg.Logger.Warn("no certificate yet; trying again", zap.Duration("in", pause), zap.Error(err))
-		select {
-		case <-ctx.Done():
+		if backoff.Sleep(ctx, pause) != nil {
 			return nil, ctx.Err()
-		case <-time.After(pause):
 		}
 	}
 }
@@ -138,7 +139,7 @@ func (k *Renewer) Source() *mtls.Source { return k.source }
 
 // Run renews until ctx ends, and learns of new roots.
 func (k *Renewer) Run(ctx context.Context) error {
-	pause := firstPause
+	attempts := backoff.New(firstPause, lastPause)
 	leaf := k.source.Get().Certificate.Leaf
 	next := renewal(leaf)
 	if k.otherHosts(leaf) {
@@ -151,10 +152,8 @@ func (k *Renewer) Run(ctx context.Context) error {
 		if check.Before(next) {
 			wake = check
 		}
-		select {
-		case <-ctx.Done():
+		if backoff.Sleep(ctx, time.Until(wake)) != nil {
 			return nil
-		case <-time.After(time.Until(wake)):
 		}
 		if now := time.Now(); now.Before(next) {
 			renew, again := k.check(ctx)
@@ -172,19 +171,18 @@ func (k *Renewer) Run(ctx context.Context) error {
 			return nil
 		case err != nil:
 			left := time.Until(leaf.NotAfter)
-			log := k.cfg.Logger.Warn
-			if left <= 0 {
+			pause, log := attempts.Next(), k.cfg.Logger.Warn
+			if left > 0 {
+				pause = min(pause, max(left/4, firstPause))
+			} else {
 				log = k.cfg.Logger.Error
 			}
 			log("the certificate is not renewed; trying again", zap.Duration("in", pause), zap.Duration("ends_in", left), zap.Error(err))
 			next = time.Now().Add(pause)
-			pause = min(2*pause, lastPause)
-			if left > 0 {
-				pause = min(pause, max(left/4, firstPause))
-			}
 		default:
 			k.source.Set(m)
-			leaf, pause = m.Certificate.Leaf, firstPause
+			attempts.Reset()
+			leaf = m.Certificate.Leaf
 			next = renewal(leaf)
 			// That it has arrived is told at once.
 			check = time.Now()
@@ -212,14 +210,15 @@ func (k *Renewer) check(ctx context.Context) (renew bool, again time.Duration) {
 	}
 	authorities, interval, err := checker.Check(ctx, k.source)
 	if err != nil {
-		k.failed = min(max(2*k.failed, 2*firstPause), max(k.interval, firstPause))
+		again := min(k.checkBackoff.Next(), max(k.interval, firstPause))
 		if ctx.Err() == nil {
-			k.cfg.Logger.Warn("it is not known whether the root has changed; asking again", zap.Duration("in", k.failed), zap.Error(err))
+			k.cfg.Logger.Warn("it is not known whether the root has changed; asking again", zap.Duration("in", again), zap.Error(err))
 			k.rejoin(ctx)
 		}
-		return false, k.failed
+		return false, again
 	}
-	k.interval, k.failed = max(interval, firstPause), 0
+	k.interval = max(interval, firstPause)
+	k.checkBackoff.Reset()
 	again = time.Duration(float64(k.interval) * (0.75 + 0.5*mathrand.Float64()))
 	if bytes.Equal(authorities, k.held.authorities) {
 		return false, again
