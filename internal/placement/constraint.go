@@ -3,7 +3,6 @@ package placement
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"strings"
 )
 
@@ -16,11 +15,24 @@ type Constraint struct {
 	negated    bool
 }
 
-// labelKey and value are what SwarmKit allows (manager/constraint).
+// Values and names of labels consist of letters, digits and these. SwarmKit allows the
+// same (manager/constraint).
 const (
-	labelPattern = `^[a-zA-Z0-9][a-zA-Z0-9-_.]*$`
-	valuePattern = `^[a-zA-Z0-9:\-_\s\.\*\(\)\?\+\[\]\\\^\$\|/]+$`
+	inValue = ":-_ \t\n\f\r.*()?+[]\\^$|/"
+	inLabel = "-_."
 )
+
+// consistsOf reports whether a text has nothing but letters and digits of ASCII and
+// the given others. It must not be empty.
+func consistsOf(text, others string) bool {
+	for _, r := range text {
+		letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
+		if !letter && !strings.ContainsRune(others, r) {
+			return false
+		}
+	}
+	return text != ""
+}
 
 // Keys of constraints; those that end in a dot continue with a label's name.
 const (
@@ -62,7 +74,7 @@ func parseConstraint(expression string) (Constraint, error) {
 	c := Constraint{
 		key: strings.TrimSpace(expression[:at]), value: strings.TrimSpace(expression[at+len(operator):]), negated: operator == "!=",
 	}
-	if !regexp.MustCompile(valuePattern).MatchString(c.value) {
+	if !consistsOf(c.value, inValue) {
 		return Constraint{}, fmt.Errorf("value %q has characters that no value has", c.value)
 	}
 	// Keys are compared whatever the case of their letters, names of labels are
@@ -70,8 +82,8 @@ func parseConstraint(expression string) (Constraint, error) {
 	for _, known := range []string{keyLabel, keyEngine} {
 		if len(c.key) > len(known) && strings.EqualFold(c.key[:len(known)], known) {
 			c.key = known + c.key[len(known):]
-			if !regexp.MustCompile(labelPattern).MatchString(c.key[len(known):]) {
-				return Constraint{}, fmt.Errorf("%q is no name of a label", c.key[len(known):])
+			if name := c.key[len(known):]; !consistsOf(name, inLabel) || !consistsOf(name[:1], "") {
+				return Constraint{}, fmt.Errorf("%q is no name of a label", name)
 			}
 			return c, nil
 		}
