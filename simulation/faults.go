@@ -181,8 +181,19 @@ func (c *cluster) heal(p *picture) {
 	}
 }
 
-// clear has users remove all services.
+// clear has users remove all services and configs.
 func (c *cluster) clear(p *picture) {
+	for _, u := range c.users {
+		if u.busy() {
+			continue
+		}
+		for name := range p.configs {
+			if strings.HasPrefix(name, fmt.Sprintf("c%d-", u.number)) {
+				c.asks++
+				u.steps <- Step{Op: removeConfig, Who: name, Client: u.number, API: replica("apid", 1+c.asks%c.script.Size.Managers)}
+			}
+		}
+	}
 	for _, s := range p.services {
 		if u := c.owner(s.Spec.Name); u != nil && !u.busy() {
 			c.asks++

@@ -34,6 +34,7 @@ func Mutations() []Mutation {
 		lostAssignments(), lostOrders(), lostStatuses(),
 		forgetfulExecutor(), doubledStarts(), deafExecutor(), falseStarts(),
 		overcommittingScheduler(), secondScheduler(), secondOrchestrator(), eagerOrchestrator(), hastyOrchestrator(),
+		greedySweep(), carelessSweep(),
 	}
 }
 

@@ -59,7 +59,7 @@ func (h *history) unsettled(ago time.Duration) bool {
 func newObserver(c *cluster, space kv.KV) (*observer, error) {
 	t := state.NewTables()
 	s, err := store.New(store.Options{KV: space, Prefix: prefix}, t.Services, t.Specs, t.Names, t.Nodes, t.Clusters, t.Tasks, t.Rollouts,
-		t.Endpoints, t.Assignments, t.Placements, t.NodeStates, t.Statuses)
+		t.Endpoints, t.Assignments, t.Placements, t.NodeStates, t.Statuses, t.Configs, t.Blobs)
 	if err != nil {
 		return nil, err
 	}

@@ -26,6 +26,7 @@ type picture struct {
 	now      *store.Snapshot
 	services map[string]*recordv1.Service // by id
 	names    map[string]*recordv1.Service // by name
+	configs  map[string]*recordv1.Config  // by name
 	tasks    map[string][]*state.Task     // by service
 	nodes    map[string]*placement.Node
 	usage    map[string]*placement.Usage
@@ -39,11 +40,15 @@ func (c *cluster) look() *picture {
 	o := c.observer
 	p := &picture{
 		cluster: c, now: o.store.Snapshot(), services: map[string]*recordv1.Service{}, names: map[string]*recordv1.Service{},
-		tasks: map[string][]*state.Task{}, nodes: map[string]*placement.Node{}, usage: map[string]*placement.Usage{}, running: map[string][]string{},
+		configs: map[string]*recordv1.Config{},
+		tasks:   map[string][]*state.Task{}, nodes: map[string]*placement.Node{}, usage: map[string]*placement.Usage{}, running: map[string][]string{},
 	}
 	c.follower.Advance(p.now)
 	for e := range o.tables.Services.Scan(p.now, "") {
 		p.services[e.Key], p.names[e.Value.Spec.Name] = e.Value, e.Value
+	}
+	for e := range o.tables.Configs.Scan(p.now, "") {
+		p.configs[e.Value.Spec.Name] = e.Value
 	}
 	for t := range c.follower.Tasks() {
 		p.tasks[t.ServiceID] = append(p.tasks[t.ServiceID], t)
@@ -87,8 +92,10 @@ func (p *picture) always() []string {
 	p.slots()
 	p.doubles()
 	p.named()
+	p.stored()
 	for _, u := range p.users {
 		p.faults = append(p.faults, u.check(p.names)...)
+		p.faults = append(p.faults, u.checkConfigs(p.configs)...)
 	}
 	return p.faults
 }
@@ -187,12 +194,15 @@ func (p *picture) named() {
 			continue
 		}
 		named++
+		if c, ok := p.observer.tables.Configs.Get(p.now, e.Value.Id); ok && state.NameKey("config", c.Value.Spec.Name) == e.Key {
+			continue
+		}
 		if s := p.services[e.Value.Id]; s == nil || state.NameKey("service", s.Spec.Name) != e.Key {
-			p.fault("the name %s is of no service", e.Key)
+			p.fault("the name %s is of nothing", e.Key)
 		}
 	}
-	if named != len(p.services) {
-		p.fault("%d services have %d names", len(p.services), named)
+	if named != len(p.services)+len(p.configs) {
+		p.fault("%d services and %d configs have %d names", len(p.services), len(p.configs), named)
 	}
 	for id, s := range p.services {
 		if p.task(s.TaskDigest) == nil {

@@ -39,6 +39,10 @@ const (
 	remove     Op = "remove"
 	rollBack   Op = "roll back"
 	updateNode Op = "update node"
+
+	createConfig Op = "create config"
+	updateConfig Op = "update config"
+	removeConfig Op = "remove config"
 )
 
 // What happens to daemons and workers.
@@ -209,6 +213,7 @@ func NewScriptOf(seed uint64, size Size) *Script {
 	}
 	s.embroider(size)
 	s.roll(size)
+	s.addConfigs(size)
 	slices.SortStableFunc(s.Steps, func(a, b Step) int { return int(a.At - b.At) })
 	return s
 }

@@ -285,10 +285,14 @@ func (p *picture) noOrphans() {
 	}
 }
 
-// empty says what is left after every service was removed.
+// empty says what is left after every service and every config was removed.
 func (p *picture) empty() []string {
 	p.faults = nil
 	p.noOrphans()
+	p.noOrphanedData()
+	if len(p.configs) > 0 {
+		p.fault("%d configs are left", len(p.configs))
+	}
 	if len(p.services) > 0 {
 		p.fault("%d services are left", len(p.services))
 	}

@@ -43,6 +43,9 @@ func (p *picture) records() map[string]string {
 	for id, s := range p.services {
 		all[id] = aService(s.Spec)
 	}
+	for e := range p.observer.tables.Configs.Scan(p.now, "") {
+		all[e.Key] = aConfig(e.Value.Spec)
+	}
 	for _, tasks := range p.tasks {
 		for _, t := range tasks {
 			all[t.ID] = aTask(t.ServiceID, cmp.Or(t.NodeID, t.Record.NodeId), t.Desired(), t.State())
@@ -55,11 +58,15 @@ func aService(s *musterv1.ServiceSpec) string {
 	return fmt.Sprintf("service %s, revision %s, %d replicas", s.Name, s.Labels[revisionLabel], s.GetReplicated().GetReplicas())
 }
 
+func aConfig(s *musterv1.ConfigSpec) string {
+	return fmt.Sprintf("config %s, revision %s", s.Name, s.Labels[revisionLabel])
+}
+
 func aTask(service, node string, desired, state musterv1.TaskState) string {
 	return fmt.Sprintf("task of %s on %s, desired %v, %v", service, node, desired, state)
 }
 
-// list asks for all services and tasks.
+// list asks for all services, configs and tasks.
 func list(ctx context.Context, api musterv1.ControlServiceClient) (map[string]string, error) {
 	all := map[string]string{}
 	for page := ""; ; {
@@ -69,6 +76,18 @@ func list(ctx context.Context, api musterv1.ControlServiceClient) (map[string]st
 		}
 		for _, s := range res.Services {
 			all[s.Id] = aService(s.Spec)
+		}
+		if page = res.NextPageToken; page == "" {
+			break
+		}
+	}
+	for page := ""; ; {
+		res, err := api.ListConfigs(ctx, &musterv1.ListConfigsRequest{PageToken: page})
+		if err != nil {
+			return nil, fmt.Errorf("list configs: %w", err)
+		}
+		for _, c := range res.Configs {
+			all[c.Id] = aConfig(c.Spec)
 		}
 		if page = res.NextPageToken; page == "" {
 			break

@@ -38,6 +38,7 @@ type user struct {
 
 	mu       sync.Mutex
 	services map[string]*service
+	configs  map[string]*service
 	// doing is true while a step is done.
 	doing bool
 }
@@ -55,8 +56,8 @@ func (u *user) set(doing bool) {
 	u.doing = doing
 }
 
-// service is what a user knows of one: what each of its parts may be. There are
-// several possibilities after calls that had no answer.
+// service is what a user knows of one, or of a config: what each of its parts may be.
+// There are several possibilities after calls that had no answer.
 type service struct {
 	there    []bool
 	replicas []uint64
@@ -68,7 +69,7 @@ type service struct {
 }
 
 func newUser(c *cluster, number int) (*user, error) {
-	u := &user{c: c, number: number, host: c.net.join(fmt.Sprint("user-", number)), conns: map[string]*grpc.ClientConn{}, steps: make(chan Step, 100_000), services: map[string]*service{}}
+	u := &user{c: c, number: number, host: c.net.join(fmt.Sprint("user-", number)), conns: map[string]*grpc.ClientConn{}, steps: make(chan Step, 100_000), services: map[string]*service{}, configs: map[string]*service{}}
 	for i := range c.script.Size.Managers {
 		name := replica("apid", i+1)
 		conn, err := daemon.Dialer(daemon.Plain().Client, grpc.WithContextDialer(u.host.dial))(addressOf(name))
@@ -121,6 +122,12 @@ func (u *user) make(s Step) {
 		u.call(s, api, u.rollBack)
 	case updateNode:
 		u.call(s, api, u.updateNode)
+	case createConfig:
+		u.call(s, api, u.createConfig)
+	case updateConfig:
+		u.call(s, api, u.updateConfig)
+	case removeConfig:
+		u.call(s, api, u.removeConfig)
 	}
 }
 
@@ -132,11 +139,15 @@ func (u *user) call(s Step, api musterv1.ControlServiceClient, do func(context.C
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	u.mu.Lock()
-	v := u.services[s.Who]
+	objects := u.services
+	if s.Op == createConfig || s.Op == updateConfig || s.Op == removeConfig {
+		objects = u.configs
+	}
+	v := objects[s.Who]
 	if v == nil {
 		v = &service{there: []bool{false}, replicas: []uint64{0}, revision: []string{""}}
 		if s.Op != updateNode {
-			u.services[s.Who] = v
+			objects[s.Who] = v
 		}
 	}
 	v.calling++

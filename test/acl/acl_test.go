@@ -3,6 +3,7 @@
 package acl_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/kv"
@@ -72,6 +75,20 @@ func enough(t *testing.T, r *rig.Rig) {
 		})
 	}
 	running(5)
+	config := func(name string, do func(context.Context, musterv1.ControlServiceClient) error) {
+		t.Helper()
+		if err := r.Do(ctx, do); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	data := bytes.Repeat([]byte("x"), 200<<10)
+	config("create a config", func(ctx context.Context, c musterv1.ControlServiceClient) error {
+		_, err := c.CreateConfig(ctx, &musterv1.CreateConfigRequest{Spec: &musterv1.ConfigSpec{Name: "app", Data: data}})
+		if status.Code(err) == codes.AlreadyExists {
+			return nil // by an attempt whose answer was lost
+		}
+		return err
+	})
 	// A replica that takes over must be allowed to as well.
 	for _, daemon := range cluster.Managers() {
 		must(t, r.Process(cluster.Replica(daemon, 1)).Kill())
@@ -80,6 +97,20 @@ func enough(t *testing.T, r *rig.Rig) {
 	running(9)
 	must(t, r.Update(ctx, id, func(s *musterv1.ServiceSpec) { s.Task.ForceUpdate++ }))
 	running(9)
+	config("read a config", func(ctx context.Context, c musterv1.ControlServiceClient) error {
+		got, err := c.GetConfig(ctx, &musterv1.GetConfigRequest{Config: "app"})
+		if err == nil && !bytes.Equal(got.Config.Spec.Data, data) {
+			t.Error("the data of the config is not what was stored")
+		}
+		return err
+	})
+	config("remove a config", func(ctx context.Context, c musterv1.ControlServiceClient) error {
+		_, err := c.RemoveConfig(ctx, &musterv1.RemoveConfigRequest{Config: "app"})
+		if status.Code(err) == codes.NotFound {
+			return nil // by an attempt whose answer was lost
+		}
+		return err
+	})
 	must(t, r.RemoveAll(ctx))
 	wait.Within(t, waitTimeout, "nothing is left", r.Empty)
 	for _, daemon := range cluster.Managers() {
