@@ -18,6 +18,7 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/objects"
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/tasklog"
 )
 
@@ -58,7 +59,7 @@ type emitter = func(*musterv1.LogMessage) error
 // when the node could not be reached. A follower tries again while that may
 // help. It fails only if emit does.
 func (n *nodeReader) run(ctx context.Context, emit func(*musterv1.LogMessage) error) error {
-	pause, warned := firstPause, false
+	pause, warned := backoff.New(firstPause, lastPause), false
 	for try := 1; ; try++ {
 		got, err := n.read(ctx, emit)
 		if ctx.Err() != nil {
@@ -68,7 +69,8 @@ func (n *nodeReader) run(ctx context.Context, emit func(*musterv1.LogMessage) er
 			return nil
 		}
 		if got {
-			pause, warned, try = firstPause, false, 1
+			pause.Reset()
+			warned, try = false, 1
 		}
 		last := !worthwhile(err) || !n.broker.alive(n) || !n.opts.GetFollow() && try >= attempts
 		if last || (n.opts.GetFollow() && !warned) {
@@ -80,12 +82,9 @@ func (n *nodeReader) run(ctx context.Context, emit func(*musterv1.LogMessage) er
 		if last {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(pause):
+		if err := pause.Wait(ctx); err != nil {
+			return err
 		}
-		pause = min(2*pause, lastPause)
 	}
 }
 
