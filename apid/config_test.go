@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -221,66 +220,6 @@ func TestConfigKeepsItsDataWhileOthersAreSwept(t *testing.T) {
 	})
 }
 
-func TestConfigUpdateChangesLabelsOnly(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		a := newCluster(t).apid()
-		created := a.createConfig(configSpec("app", []byte("data")))
-		update := func(version uint64, spec *musterv1.ConfigSpec) (*musterv1.Config, error) {
-			resp, err := a.UpdateConfig(t.Context(), &musterv1.UpdateConfigRequest{Config: "app", Version: version, Spec: spec})
-			return resp.GetConfig(), err
-		}
-		labels := map[string]string{"tier": "front"}
-		updated, err := update(created.Meta.Version, &musterv1.ConfigSpec{Name: "app", Labels: labels})
-		if err != nil || updated.Spec.Labels["tier"] != "front" || len(updated.Spec.Labels) != 1 || updated.Meta.Version <= created.Meta.Version {
-			t.Fatalf("update: %v, %v", updated, err)
-		}
-		// What get returned can be sent back.
-		got, err := a.GetConfig(t.Context(), &musterv1.GetConfigRequest{Config: "app"})
-		if err != nil || string(got.Config.Spec.Data) != "data" {
-			t.Fatalf("get: %v, %v", got, err)
-		}
-		if same, err := update(updated.Meta.Version, got.Config.Spec); err != nil || same.Meta.Version != updated.Meta.Version {
-			t.Errorf("the same spec again: %v, %v", same, err)
-		}
-		_, err = update(created.Meta.Version, &musterv1.ConfigSpec{Labels: labels})
-		wantCode(t, err, codes.Aborted)
-		_, err = update(0, &musterv1.ConfigSpec{Labels: labels})
-		wantCode(t, err, codes.InvalidArgument, "version")
-		_, err = update(updated.Meta.Version, &musterv1.ConfigSpec{Name: "App", Data: []byte("other")})
-		wantCode(t, err, codes.InvalidArgument, "spec.name", "spec.data")
-	})
-}
-
-func TestConfigSpecIsChecked(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]struct {
-		spec   *musterv1.ConfigSpec
-		code   codes.Code
-		fields []string
-	}{
-		"no spec":        {nil, codes.InvalidArgument, []string{"spec"}},
-		"nothing":        {&musterv1.ConfigSpec{}, codes.InvalidArgument, []string{"spec.name", "spec.data"}},
-		"name":           {configSpec("a/b", []byte("x")), codes.InvalidArgument, []string{"spec.name"}},
-		"ends in a dot":  {configSpec("a.", []byte("x")), codes.InvalidArgument, []string{"spec.name"}},
-		"long name":      {configSpec(strings.Repeat("a", 65), []byte("x")), codes.InvalidArgument, []string{"spec.name"}},
-		"too much data":  {configSpec("a", append(large(), 0)), codes.InvalidArgument, []string{"spec.data"}},
-		"label":          {&musterv1.ConfigSpec{Name: "a", Data: []byte("x"), Labels: map[string]string{"": "x"}}, codes.InvalidArgument, []string{"spec.labels"}},
-		"templating":     {&musterv1.ConfigSpec{Name: "a", Data: []byte("x"), Templating: &musterv1.Driver{Name: "golang"}}, codes.Unimplemented, []string{"spec.templating"}},
-		"name is taken":  {configSpec("TAKEN", []byte("x")), codes.AlreadyExists, nil},
-		"longest name":   {configSpec(strings.Repeat("a", 64), []byte("x")), codes.OK, nil},
-		"one letter":     {configSpec("b", []byte("x")), codes.OK, nil},
-		"dots and lines": {configSpec("c-_.9", []byte("x")), codes.OK, nil},
-	} {
-		subtest(t, name, func(t *testing.T) {
-			a := newCluster(t).apid()
-			a.createConfig(configSpec("taken", []byte("data")))
-			_, err := a.CreateConfig(t.Context(), &musterv1.CreateConfigRequest{Spec: c.spec})
-			wantCode(t, err, c.code, c.fields...)
-		})
-	}
-}
-
 // A name is one config's, whichever replicas are asked at the same time.
 func TestConfigNameIsUnique(t *testing.T) {
 	t.Parallel()
@@ -307,57 +246,6 @@ func TestConfigNameIsUnique(t *testing.T) {
 	})
 }
 
-// serviceWith writes a service whose tasks refer to a config, as a later version will.
-func (c *cluster) serviceWith(name, config string) {
-	spec := webSpec(name)
-	spec.Task.GetContainer().Configs = []*musterv1.ConfigReference{{ConfigId: config}}
-	digest, err := state.Digest(spec.Task)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	c.update(func(tx *store.Tx) {
-		c.tables.Specs.Put(tx, state.SpecKey(digest), &recordv1.Spec{Task: spec.Task, CreatedAt: 1})
-		c.tables.Services.Put(tx, "id-"+name, &recordv1.Service{Spec: &musterv1.ServiceSpec{Name: name}, TaskDigest: digest, SpecVersion: 1})
-	})
-}
-
-func TestConfigInUseIsNotRemoved(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t)
-		a := c.apid()
-		used := a.createConfig(configSpec("used", []byte("x")))
-		c.serviceWith("web", used.Id)
-		c.serviceWith("api", used.Id)
-		_, err := a.RemoveConfig(t.Context(), &musterv1.RemoveConfigRequest{Config: "used"})
-		wantCode(t, err, codes.FailedPrecondition)
-		if !strings.Contains(err.Error(), `config "used" is used by services (api, web)`) {
-			t.Errorf("error is %v", err)
-		}
-		c.update(func(tx *store.Tx) { c.tables.Services.Delete(tx, "id-api") })
-
-		// A service that has left the config can still go back to it until the update is done.
-		c.update(func(tx *store.Tx) {
-			e, _ := c.tables.Services.Get(tx, "id-web")
-			c.tables.Services.Put(tx, "id-web", &recordv1.Service{
-				Spec: e.Value.Spec, FormerTaskDigest: e.Value.TaskDigest, SpecVersion: 2, FormerSpecVersion: 1, Attempt: 1,
-			})
-		})
-		_, err = a.RemoveConfig(t.Context(), &musterv1.RemoveConfigRequest{Config: "used"})
-		wantCode(t, err, codes.FailedPrecondition)
-		c.update(func(tx *store.Tx) {
-			c.tables.Rollouts.Put(tx, "id-web", &recordv1.Rollout{State: musterv1.UpdateStatus_COMPLETED, SpecVersion: 2, Attempt: 1})
-		})
-		if _, err := a.RemoveConfig(t.Context(), &musterv1.RemoveConfigRequest{Config: "used"}); err != nil {
-			t.Errorf("remove after the update: %v", err)
-		}
-		_, err = a.GetConfig(t.Context(), &musterv1.GetConfigRequest{Config: "used"})
-		wantCode(t, err, codes.NotFound)
-		// Its name is free.
-		a.createConfig(configSpec("used", []byte("y")))
-	})
-}
-
 // Tasks get configs with a later version. Until then a service that asks for one is
 // refused, rather than run without.
 func TestServiceWithConfigIsRefused(t *testing.T) {
@@ -369,46 +257,6 @@ func TestServiceWithConfigIsRefused(t *testing.T) {
 		spec.Task.GetContainer().Configs = []*musterv1.ConfigReference{{ConfigId: config.Id, ConfigName: "app"}}
 		_, err := a.CreateService(t.Context(), &musterv1.CreateServiceRequest{Spec: spec})
 		wantCode(t, err, codes.Unimplemented, "spec.task.container.configs[0]")
-	})
-}
-
-func TestListConfigs(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		a := newCluster(t).apid()
-		for i := range 5 {
-			spec := configSpec(fmt.Sprint("app-", i), []byte("x"))
-			spec.Labels = map[string]string{"n": fmt.Sprint(i)}
-			a.createConfig(spec)
-		}
-		a.createConfig(configSpec("web", []byte("x")))
-		names := func(req *musterv1.ListConfigsRequest) string {
-			t.Helper()
-			var all []string
-			for {
-				resp, err := a.ListConfigs(t.Context(), req)
-				if err != nil {
-					t.Fatal(err)
-				}
-				for _, c := range resp.Configs {
-					all = append(all, c.Spec.Name)
-				}
-				if req.PageToken = resp.NextPageToken; req.PageToken == "" {
-					return func() string { slices.Sort(all); return strings.Join(all, " ") }()
-				}
-			}
-		}
-		for want, req := range map[string]*musterv1.ListConfigsRequest{
-			"app-0 app-1 app-2 app-3 app-4 web": {PageSize: 2},
-			"app-1 web":                         {Names: []string{"APP-1", "web"}},
-			"app-0 app-1 app-2 app-3 app-4":     {NamePrefixes: []string{"App-"}},
-			"app-3":                             {Labels: []string{"n=3"}},
-			"web":                               {Labels: []string{"!n"}},
-		} {
-			if got := names(req); got != want {
-				t.Errorf("%v lists %q, want %q", req, got, want)
-			}
-		}
 	})
 }
 

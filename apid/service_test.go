@@ -131,29 +131,6 @@ func TestNamesAreUniqueAcrossReplicas(t *testing.T) {
 	})
 }
 
-func TestRename(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t)
-		a := c.apid()
-		s := a.create(webSpec("one"))
-		a.create(webSpec("two"))
-		spec := webSpec("Two")
-		_, err := a.UpdateService(t.Context(), &musterv1.UpdateServiceRequest{Service: s.Id, Version: s.Meta.Version, Spec: spec})
-		wantCode(t, err, codes.AlreadyExists)
-		for _, name := range []string{"three", "THREE"} {
-			s = a.get(s.Id)
-			up, err := a.UpdateService(t.Context(), &musterv1.UpdateServiceRequest{Service: s.Id, Version: s.Meta.Version, Spec: webSpec(name)})
-			if err != nil || up.Service.Spec.Name != name || up.Service.SpecVersion != s.SpecVersion {
-				t.Fatalf("renamed to %s: %v, %v", name, up, err)
-			}
-		}
-		_, err = a.GetService(t.Context(), &musterv1.GetServiceRequest{Service: "one"})
-		wantCode(t, err, codes.NotFound)
-		a.create(webSpec("one"))
-	})
-}
-
 func TestConcurrentUpdatesLoseNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

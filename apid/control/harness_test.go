@@ -1,0 +1,105 @@
+package control_test
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/authority"
+	"github.com/musterhq/muster/apid/backend/backendtest"
+	"github.com/musterhq/muster/apid/control"
+	"github.com/musterhq/muster/apid/tokens"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// fixture is the server of one replica, whose calls are made without a wire.
+type fixture struct {
+	*control.Server
+	t *testing.T
+}
+
+func start(t *testing.T) *fixture {
+	t.Helper()
+	b := backendtest.Start(t)
+	return &fixture{control.New(b, control.Options{
+		Tokens: tokens.New(b), Authority: authority.New(b, authority.Options{}), Watchers: prometheus.NewGauge(prometheus.GaugeOpts{}),
+	}), t}
+}
+
+// subtest runs a subtest in virtual time.
+func subtest(t *testing.T, name string, test func(t *testing.T)) {
+	t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
+}
+
+// update writes what another daemon would write.
+func (f *fixture) update(fn func(tx *store.Tx)) {
+	f.t.Helper()
+	if err := f.Update(f.t.Context(), func(tx *store.Tx) error { fn(tx); return nil }); err != nil {
+		f.t.Fatal(err)
+	}
+	synctest.Wait()
+}
+
+func webSpec(name string) *musterv1.ServiceSpec {
+	return &musterv1.ServiceSpec{Name: name, Task: &musterv1.TaskSpec{
+		Runtime: &musterv1.TaskSpec_Container{Container: &musterv1.ContainerSpec{Image: "nginx"}},
+	}}
+}
+
+func (f *fixture) create(spec *musterv1.ServiceSpec) *musterv1.Service {
+	f.t.Helper()
+	resp, err := f.CreateService(f.t.Context(), &musterv1.CreateServiceRequest{Spec: spec})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return resp.Service
+}
+
+func (f *fixture) get(ref string) *musterv1.Service {
+	f.t.Helper()
+	resp, err := f.GetService(f.t.Context(), &musterv1.GetServiceRequest{Service: ref})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return resp.Service
+}
+
+func configSpec(name string, data []byte) *musterv1.ConfigSpec {
+	return &musterv1.ConfigSpec{Name: name, Data: data, Labels: map[string]string{"team": "web"}}
+}
+
+func (f *fixture) createConfig(spec *musterv1.ConfigSpec) *musterv1.Config {
+	f.t.Helper()
+	resp, err := f.CreateConfig(f.t.Context(), &musterv1.CreateConfigRequest{Spec: spec})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return resp.Config
+}
+
+// wantCode checks an error's code, and that it names fields.
+func wantCode(t *testing.T, err error, code codes.Code, fields ...string) {
+	t.Helper()
+	if status.Code(err) != code {
+		t.Fatalf("error is %v, want %v", err, code)
+	}
+	var named []string
+	for _, d := range status.Convert(err).Details() {
+		if b, ok := d.(*errdetails.BadRequest); ok {
+			for _, v := range b.FieldViolations {
+				named = append(named, v.Field)
+			}
+		}
+	}
+	for _, field := range fields {
+		if !slices.Contains(named, field) {
+			t.Errorf("error names %q, want %q among them", named, field)
+		}
+	}
+}
