@@ -78,6 +78,19 @@ func (o *order) check(name string) error {
 	return nil
 }
 
+// request returns a certificate request, and the key if it is made here.
+func (o *order) request() (key, request []byte, err error) {
+	if o.requestFile == "" {
+		key, request, err = ca.NewRequest()
+	} else {
+		request, err = os.ReadFile(o.requestFile)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("certificate request: %w", err)
+	}
+	return key, request, nil
+}
+
 func (c *CLI) createCertificate(cmd *cobra.Command, name string, o *order) error {
 	if o.out == "" && o.context == "" {
 		o.out = "."
@@ -92,14 +105,9 @@ func (c *CLI) createCertificate(cmd *cobra.Command, name string, o *order) error
 	if o.context != "" && all.Contexts[o.context] != nil && !o.force {
 		return usage("--save-context: there is a context %q already; --force replaces it", o.context)
 	}
-	var key, request []byte
-	if o.requestFile != "" {
-		request, err = os.ReadFile(o.requestFile)
-	} else {
-		key, request, err = ca.NewRequest()
-	}
+	key, request, err := o.request()
 	if err != nil {
-		return fmt.Errorf("certificate request: %w", err)
+		return err
 	}
 	files := &outputFiles{dir: o.out, force: o.force, parts: map[string][]byte{name + ".pem": nil, sharedFile: nil}}
 	if key != nil {
@@ -130,10 +138,10 @@ func (c *CLI) createCertificate(cmd *cobra.Command, name string, o *order) error
 	}
 	c.printf("%s %s, until %s\n", o.role, name, resp.ExpiresAt.AsTime().Local().Format(time.DateTime))
 	if o.context != "" {
-		// A user who trusts the authorities of the machine continues to: something in front of
-		// apid has a certificate of theirs.
 		kept := &target{Address: t.Address, CA: resp.Authorities, Certificate: resp.Certificate, Key: string(key)}
 		if t.CA == "" && c.tls.caFile == "" {
+			// A user who trusts the authorities of the machine continues to: something in front
+			// of apid has a certificate of theirs.
 			kept.CA = ""
 		}
 		all.Contexts[o.context] = kept

@@ -73,28 +73,18 @@ func taskIDs(ctx context.Context, client api) []cobra.Completion {
 
 // executorKinds are the kinds that executors of any node run, containers aside.
 func executorKinds(ctx context.Context, client api) []cobra.Completion {
-	resp, err := client.ListPlugins(ctx, &musterv1.ListPluginsRequest{})
-	if err != nil {
-		return nil
-	}
+	resp, _ := client.ListPlugins(ctx, &musterv1.ListPluginsRequest{})
 	var kinds []cobra.Completion
-	for _, p := range resp.Plugins {
-		for _, kind := range p.Executor.GetKinds() {
-			if kind != "container" {
-				kinds = append(kinds, kind)
-			}
-		}
+	for _, p := range resp.GetPlugins() {
+		kinds = append(kinds, p.Executor.GetKinds()...)
 	}
-	return kinds
+	return slices.DeleteFunc(kinds, func(kind string) bool { return kind == "container" })
 }
 
 func tokenIDs(ctx context.Context, client api) []cobra.Completion {
-	resp, err := client.ListTokens(ctx, &musterv1.ListTokensRequest{})
-	if err != nil {
-		return nil
-	}
+	resp, _ := client.ListTokens(ctx, &musterv1.ListTokensRequest{})
 	var ids []cobra.Completion
-	for _, t := range resp.Tokens {
+	for _, t := range resp.GetTokens() {
 		ids = append(ids, cobra.CompletionWithDesc(t.Id, t.Name+" "+t.Role))
 	}
 	return ids

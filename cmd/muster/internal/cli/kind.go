@@ -111,10 +111,7 @@ func rows[M any](columns []string, cells func(m M) []string) func([]M, bool) *ta
 
 // names completes with the names of the objects.
 func (k *kind[M, Q]) names(ctx context.Context, client api) []cobra.Completion {
-	first, err := k.list(client, ctx, k.request())
-	if err != nil {
-		return nil
-	}
+	first, _ := k.list(client, ctx, k.request())
 	var names []cobra.Completion
 	for _, m := range first.items {
 		names = append(names, cobra.CompletionWithDesc(k.name(m), k.hint(m)))

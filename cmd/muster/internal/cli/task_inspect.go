@@ -24,10 +24,7 @@ to the next daemon, count for the next daemon. --format json shows the whole tas
 		Example: `  muster task inspect 0k2f
   muster task inspect web.1.0k2f --format json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			tasks, err := getAll(args, func(id string) (*musterv1.Task, error) {
-				resp, err := call(c, cmd, api.GetTask, &musterv1.GetTaskRequest{Task: id})
-				return resp.GetTask(), err
-			})
+			tasks, err := getAll(args, func(id string) (*musterv1.Task, error) { return call(c, cmd, taskKind().get, id) })
 			if err != nil {
 				return err
 			}
