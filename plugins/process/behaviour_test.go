@@ -179,7 +179,7 @@ func TestTheCommandLeadsASessionOfItsOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if stat.Session != pid || stat.Group != pid || stat.Parent != supervisor.PID {
+	if stat.Session != pid || stat.PGRP != pid || stat.PPID != supervisor.PID {
 		t.Errorf("the command = %+v, want it to lead a session under its supervisor %d", stat, supervisor.PID)
 	}
 	if supervisor.Session != supervisor.PID {

@@ -80,7 +80,7 @@ func members(t testing.TB, taskID string) []proc.Stat {
 	}
 	var found []proc.Stat
 	for _, stat := range all {
-		if stat.State != 'Z' && proc.HasVariable(stat.PID, "MUSTER_TASK_ID="+taskID) {
+		if !stat.Zombie() && proc.HasVariable(stat.PID, "MUSTER_TASK_ID="+taskID) {
 			found = append(found, stat)
 		}
 	}

@@ -410,10 +410,10 @@ func findStrays(group *cgroup.Group, marker string) ([]proc.Identity, error) {
 	var strays []proc.Identity
 	for _, stat := range all {
 		// A zombie is dead, and whose child it is will see to it.
-		if stat.State == 'Z' || (!grouped[stat.PID] && !proc.HasVariable(stat.PID, marker)) {
+		if stat.Zombie() || (!grouped[stat.PID] && !proc.HasVariable(stat.PID, marker)) {
 			continue
 		}
-		strays = append(strays, proc.Identity{PID: stat.PID, Start: stat.Start, Boot: boot})
+		strays = append(strays, proc.Identity{PID: stat.PID, Start: stat.Starttime, Boot: boot})
 	}
 	return strays, nil
 }

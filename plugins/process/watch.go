@@ -5,7 +5,6 @@ package process
 import (
 	"context"
 	"errors"
-	"os"
 	"time"
 
 	"github.com/musterhq/muster/plugins/process/internal/cgroup"
@@ -84,8 +83,8 @@ func (e *Executor) Stats(_ context.Context, ref sdk.Ref) (*sdk.Stats, error) {
 		return nil, err
 	}
 	for _, process := range processes {
-		stats.CPU += process.CPU
-		stats.MemoryBytes += process.RSSPages * int64(os.Getpagesize())
+		stats.CPU += process.CPU()
+		stats.MemoryBytes += int64(process.ResidentMemory())
 		stats.PIDs++
 	}
 	// Where the kernel keeps count, it counts what has ended, and what is shared

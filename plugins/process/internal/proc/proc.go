@@ -20,6 +20,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -54,92 +55,56 @@ func Identify(pid int) (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
-	return Identity{PID: pid, Start: stat.Start, Boot: boot}, nil
-}
-
-// Stat is what /proc/<pid>/stat says, as far as it matters here.
-type Stat struct {
-	PID     int
-	State   byte
-	Parent  int
-	Group   int
-	Session int
-	// CPU is the time used by the process and by its children that it has
-	// waited for.
-	CPU      time.Duration
-	Start    uint64
-	RSSPages int64
+	return Identity{PID: pid, Start: stat.Starttime, Boot: boot}, nil
 }
 
 // clockTick is the length of a tick of /proc: USER_HZ is 100 on every
 // architecture that Go runs Linux on.
 const clockTick = 10 * time.Millisecond
 
-// ReadStat reads /proc/<pid>/stat. It returns ErrGone if there is no such
-// process.
-func ReadStat(pid int) (Stat, error) {
-	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-		return Stat{}, ErrGone
-	}
-	if err != nil {
-		return Stat{}, fmt.Errorf("read a process's state: %w", err)
-	}
-	return parseStat(raw)
+// Stat is a process as /proc/<pid>/stat describes it.
+type Stat struct{ procfs.ProcStat }
+
+// Zombie reports whether the process has ended and was not waited for.
+func (s Stat) Zombie() bool { return s.State == "Z" }
+
+// CPU returns the time used by the process and by its children that it has waited
+// for.
+func (s Stat) CPU() time.Duration {
+	return time.Duration(s.UTime+s.STime)*clockTick + time.Duration(s.CUTime+s.CSTime)*clockTick
 }
 
-// parseStat reads the line of a stat file. The program's name, in brackets, may
-// hold anything, brackets and spaces too; after the last bracket all is numbers.
-func parseStat(raw []byte) (Stat, error) {
-	open, end := bytes.IndexByte(raw, '('), bytes.LastIndexByte(raw, ')')
-	if open < 1 || end < open {
-		return Stat{}, fmt.Errorf("read a process's state: %q has no name in brackets", raw)
+// ReadStat returns the process that has an id now, or ErrGone.
+func ReadStat(pid int) (Stat, error) {
+	p, err := procfs.NewProc(pid)
+	if err != nil {
+		return Stat{}, readError(err)
 	}
-	fields := bytes.Fields(raw[end+1:])
-	if len(fields) < 22 || len(fields[0]) != 1 {
-		return Stat{}, fmt.Errorf("read a process's state: %q has too few fields", raw)
+	stat, err := p.Stat()
+	return Stat{stat}, readError(err)
+}
+
+func readError(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return ErrGone
 	}
-	var bad error
-	number := func(field []byte) int64 {
-		n, err := strconv.ParseInt(string(field), 10, 64)
-		if err != nil {
-			bad = err
-		}
-		return n
+	if err != nil {
+		return fmt.Errorf("read a process's state: %w", err)
 	}
-	// Field n of proc(5) is fields[n-3].
-	ticks := number(fields[11]) + number(fields[12]) + number(fields[13]) + number(fields[14])
-	stat := Stat{
-		PID:      int(number(bytes.TrimSpace(raw[:open]))),
-		State:    fields[0][0],
-		Parent:   int(number(fields[1])),
-		Group:    int(number(fields[2])),
-		Session:  int(number(fields[3])),
-		CPU:      time.Duration(ticks) * clockTick,
-		Start:    uint64(number(fields[19])),
-		RSSPages: number(fields[21]),
-	}
-	if bad != nil {
-		return Stat{}, fmt.Errorf("read a process's state: %w", bad)
-	}
-	return stat, nil
+	return nil
 }
 
 // All returns every process there is.
 func All() ([]Stat, error) {
-	entries, err := os.ReadDir("/proc")
+	processes, err := procfs.AllProcs()
 	if err != nil {
 		return nil, fmt.Errorf("list the processes: %w", err)
 	}
 	var all []Stat
-	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
-		if err != nil {
-			continue
-		}
+	for _, p := range processes {
 		// One that ended meanwhile is no longer one of them.
-		if stat, err := ReadStat(pid); err == nil {
-			all = append(all, stat)
+		if stat, err := p.Stat(); err == nil {
+			all = append(all, Stat{stat})
 		}
 	}
 	return all, nil
@@ -154,7 +119,7 @@ func Descendants(of int) ([]Stat, error) {
 	}
 	children := map[int][]Stat{}
 	for _, stat := range all {
-		children[stat.Parent] = append(children[stat.Parent], stat)
+		children[stat.PPID] = append(children[stat.PPID], stat)
 	}
 	var found []Stat
 	for queue := []int{of}; len(queue) > 0; queue = queue[1:] {
@@ -250,7 +215,7 @@ func Open(id Identity) (*Handle, error) {
 	// The pidfd holds the process that has the id now; if the start is right, that is
 	// the one that was meant, and remains so.
 	stat, err := ReadStat(id.PID)
-	if err == nil && stat.Start != id.Start {
+	if err == nil && stat.Starttime != id.Start {
 		err = ErrGone
 	}
 	if err != nil {

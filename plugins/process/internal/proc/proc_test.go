@@ -7,35 +7,66 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
 
-func TestParseStat(t *testing.T) {
+// TestReadStatDescribesProcess reads the state of a process whose name looks like the
+// end of the name and the fields after it.
+func TestReadStatDescribesProcess(t *testing.T) {
 	t.Parallel()
-	line := "4711 (a) (b 1) S 12 4711 4700 0 -1 4194304 100 0 0 0 7 5 2 1 20 0 1 0 98765 1000 250 18446744073709551615 1 1\n"
-	got, err := parseStat([]byte(line))
-	want := Stat{PID: 4711, State: 'S', Parent: 12, Group: 4711, Session: 4700, CPU: 150 * time.Millisecond, Start: 98765, RSSPages: 250}
-	if err != nil || got != want {
-		t.Errorf("parseStat = %+v, %v; want %+v", got, err, want)
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, bad := range []string{"", "1", "1 (x)", "1 (x) S 1", "1 )x( S", "x (x) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 0 0 0 0 1 1 1 1"} {
-		if got, err := parseStat([]byte(bad)); err == nil {
-			t.Errorf("parseStat(%q) = %+v, want an error", bad, got)
-		}
+	name := filepath.Join(t.TempDir(), "(a) (b 1) S")
+	if err := os.Symlink(sleep, name); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), name, "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	stat, err := ReadStat(pid)
+	if err != nil || stat.PID != pid || stat.Comm != "(a) (b 1) S" || stat.PPID != os.Getpid() || stat.Zombie() {
+		t.Errorf("ReadStat = %+v, %v; want process %d", stat, err, pid)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	var zombie unix.Siginfo
+	if err := unix.Waitid(unix.P_PID, pid, &zombie, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
+	if stat, err := ReadStat(pid); err != nil || !stat.Zombie() {
+		t.Errorf("ReadStat after the end = %+v, %v; want a zombie", stat, err)
+	}
+	if err := ignoreKilled(cmd.Wait()); err != nil {
+		t.Error(err)
+	}
+	if _, err := ReadStat(pid); !errors.Is(err, ErrGone) {
+		t.Errorf("ReadStat after Wait = %v, want ErrGone", err)
 	}
 }
 
-func FuzzParseStat(f *testing.F) {
-	f.Add([]byte("1 (init) S 0 1 1 0 -1 4194560 1 1 1 1 1 1 1 1 20 0 1 0 5 1 1 1"))
-	f.Add([]byte(")("))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		if _, err := parseStat(raw); err == nil && len(raw) < 20 {
-			t.Errorf("parseStat(%q) finds all fields", raw)
-		}
-	})
+func TestReadStatCountsMemory(t *testing.T) {
+	t.Parallel()
+	if stat, err := ReadStat(os.Getpid()); err != nil || stat.ResidentMemory() < 1<<20 {
+		t.Errorf("this process has %d bytes, %v; want more than 1 MiB", stat.ResidentMemory(), err)
+	}
+}
+
+func TestCPUTimeIncludesChildren(t *testing.T) {
+	t.Parallel()
+	stat := Stat{procfs.ProcStat{UTime: 7, STime: 5, CUTime: 2, CSTime: 1}}
+	if got := stat.CPU(); got != 150*time.Millisecond {
+		t.Errorf("CPU = %v, want 150ms", got)
+	}
 }
 
 func TestAnotherProcessWithTheSameIDIsNotTaken(t *testing.T) {

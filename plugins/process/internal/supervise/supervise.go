@@ -321,7 +321,7 @@ func killDescendants() error {
 	}
 	var failed error
 	for _, stat := range found {
-		failed = errors.Join(failed, proc.Kill(proc.Identity{PID: stat.PID, Start: stat.Start, Boot: boot}))
+		failed = errors.Join(failed, proc.Kill(proc.Identity{PID: stat.PID, Start: stat.Starttime, Boot: boot}))
 	}
 	return failed
 }
