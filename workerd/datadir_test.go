@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"google.golang.org/grpc"
 
@@ -15,6 +16,11 @@ import (
 // error that says what to give it.
 func TestDataDirectoryInUseNamesTheFlag(t *testing.T) {
 	t.Parallel()
+	// The second worker waits some seconds for the lock.
+	synctest.Test(t, testDataDirectoryInUse)
+}
+
+func testDataDirectoryInUse(t *testing.T) {
 	cfg := workerd.DefaultConfig()
 	cfg.DataDir, cfg.Dispatchers = t.TempDir(), []string{"127.0.0.1:1"}
 	db, _, err := taskdb.Open(filepath.Join(cfg.DataDir, "tasks.db"))

@@ -7,12 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	. "github.com/musterhq/muster/api/muster/v1"
 	testdisk "github.com/musterhq/muster/test/kit/disk"
-	testwait "github.com/musterhq/muster/test/kit/wait"
 )
 
 // executorOf returns what the worker last said of its executor.
@@ -20,37 +20,49 @@ func (s *session) executorOf() *ExecutorDescription {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	node := append([]*NodeDescription{s.hello.GetDescription()}, s.described...)[len(s.described)]
-	if len(node.GetExecutors()) != 2 {
-		return nil
-	}
 	return node.GetExecutors()[0]
 }
 
-func (s *session) healthy() bool { return s.executorOf().GetHealth() == ExecutorDescription_HEALTHY }
+func (s *session) wantHealthy(want bool) {
+	s.t.Helper()
+	e := s.executorOf()
+	if healthy := e.GetHealth() == ExecutorDescription_HEALTHY; healthy != want {
+		s.t.Errorf("executor: %v, want it healthy: %t", e, want)
+	}
+	if !want && !strings.Contains(e.GetMessage(), "data directory takes no writes") {
+		s.t.Errorf("the executor says %q, want that the data directory takes no writes", e.GetMessage())
+	}
+}
 
-// On a full disk tasks run on, can be stopped, and are reported; new ones wait
-// and say why, and the node says that it is better not given any. With room,
-// all continues, without a new session. A worker that is killed meanwhile comes
-// back.
-func TestAFullDisk(t *testing.T) {
+// TestTasksRunOnWhileDiskIsFull fills the disk of a worker. Tasks run on, can be stopped,
+// and are reported; new ones wait and say why, and the node reports that it is better
+// not given any. With room, all continues, without a new session. A worker that is
+// killed meanwhile comes back.
+func TestTasksRunOnWhileDiskIsFull(t *testing.T) {
 	t.Parallel()
-	d, address := listen(t)
-	dataDir := testdisk.Small(t, 4<<20)
-	w := spawn(t, dataDir, address)
-	s := d.await(t)
+	first, second, third := testdisk.Small(t, 4<<20), testdisk.Small(t, 4<<20), testdisk.Small(t, 4<<20)
+	synctest.Test(t, func(t *testing.T) { testFullDisk(t, first, second, third) })
+}
+
+func testFullDisk(t *testing.T, first, second, third string) {
+	h := newHost(t, first)
+	s := h.begin()
 	s.welcome()
-	testwait.True(t, "the executor is reported", s.healthy)
+	s.wantHealthy(true)
 	old := []assignment{nullTask("a", running, nil), nullTask("b", running, nil), nullTask("c", running, nil)}
 	s.assign(true, old)
-	testwait.True(t, "tasks run", func() bool { return s.allAre(running, old) })
-	before := held(t, dataDir)
+	settle(time.Second)
+	s.wantRunning(old)
+	before := held(t, h.dataDir)
 
 	// Tasks come until the disk, full as it is, has no room between what was
 	// written before either. Their specs are large.
-	filler := filepath.Join(dataDir, "filler")
-	if err := testdisk.Fill(filler); err != nil {
-		t.Fatal(err)
+	fill := func() {
+		if err := testdisk.Fill(filepath.Join(h.dataDir, filler)); err != nil {
+			t.Fatal(err)
+		}
 	}
+	fill()
 	var fresh []assignment
 	for i := range 20 {
 		task := nullTask(fmt.Sprint("new", i), running, nil)
@@ -61,60 +73,59 @@ func TestAFullDisk(t *testing.T) {
 		fresh = append(fresh, task)
 	}
 	s.assign(false, fresh)
-	testwait.True(t, "a new task says why it waits", func() bool {
-		said := s.state("new19")
-		return said.GetState() == TaskState_ASSIGNED &&
-			strings.Contains(said.GetError(), "worker cannot write to its data directory") && strings.Contains(said.GetError(), "no space left")
-	})
-	testwait.True(t, "the node says that its executor is not healthy", func() bool {
-		return !s.healthy() && strings.Contains(s.executorOf().GetMessage(), "data directory takes no writes")
-	})
+	settle(time.Minute)
+	said := s.state("new19")
+	if said.GetState() != TaskState_ASSIGNED ||
+		!strings.Contains(said.GetError(), "worker cannot write to its data directory") || !strings.Contains(said.GetError(), "no space left") {
+		t.Errorf("a new task waits without saying why: %v", said)
+	}
+	s.wantHealthy(false)
 	// To stop a task needs no room, and makes some.
 	s.assign(false, []assignment{old[0].desire(shutdown)}, "b")
-	testwait.True(t, "a task is stopped", func() bool { return s.state("a").GetState() == shutdown })
-	testwait.True(t, "a task is removed", func() bool { return held(t, dataDir)["b"] == "" })
-	if now := held(t, dataDir); now["c"] != before["c"] {
+	settle(time.Minute)
+	if got := s.state("a").GetState(); got != shutdown {
+		t.Errorf("the task to stop is %s", got)
+	}
+	now := held(t, h.dataDir)
+	if now["b"] != "" {
+		t.Error("the task to remove is still there")
+	}
+	if now["c"] != before["c"] {
 		t.Errorf("a running task was touched: %s, %s", before["c"], now["c"])
 	}
 	select {
-	case again := <-d.sessions:
+	case again := <-h.dispatcher.sessions:
 		t.Errorf("there is a new session: %v", again.hello)
 	default:
 	}
 
 	// The worker is killed, and comes back while the disk is still full.
-	if err := testdisk.Fill(filler + "2"); err != nil {
-		t.Fatal(err)
-	}
-	w.end(syscall.SIGKILL)
-	w = spawn(t, dataDir, address)
-	s = d.await(t)
+	h.kill(second)
+	fill()
+	s = h.begin()
 	s.welcome()
 	s.assign(true, append([]assignment{old[0].desire(shutdown).known(shutdown), old[2].known(running)}, fresh...))
-	testwait.True(t, "what ran is reported", func() bool { return s.state("c").GetState() == running })
-	testwait.True(t, "what waits says so", func() bool { return s.state("new19").GetError() != "" })
-	testwait.True(t, "the node is not healthy", func() bool { return !s.healthy() })
+	settle(time.Minute)
+	s.wantRunning(old[2:])
+	if got := s.state("new19"); got.GetError() == "" {
+		t.Errorf("a new task waits without saying why: %v", got)
+	}
+	s.wantHealthy(false)
 
-	for _, path := range []string{filler, filler + "2"} {
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.Remove(filepath.Join(h.dataDir, filler)); err != nil {
+		t.Fatal(err)
 	}
-	testwait.True(t, "all run", func() bool { return s.allAre(running, append(fresh, old[2])) })
-	testwait.True(t, "the node is healthy", s.healthy)
-	for _, task := range fresh {
-		if said := s.state(task.Id); said.GetError() != "" {
-			t.Errorf("%s runs and says %q", task.Id, said.GetError())
-		}
-	}
-	if now := held(t, dataDir); len(now) != len(fresh)+2 || now["c"] != before["c"] {
+	all := append(fresh, old[2])
+	settle(time.Minute)
+	s.wantRunning(all)
+	s.wantHealthy(true)
+	if now := held(t, h.dataDir); len(now) != len(fresh)+2 || now["c"] != before["c"] {
 		t.Errorf("the executor holds %d tasks, want %d", len(now), len(fresh)+2)
 	}
-	w.end(syscall.SIGTERM)
 	// All of it is on the disk.
-	w = spawn(t, dataDir, address)
-	s = d.await(t)
+	h.kill(third)
+	s = h.begin()
 	s.welcome()
-	testwait.True(t, "all is known again", func() bool { return s.allAre(running, append(fresh, old[2])) })
-	w.end(syscall.SIGTERM)
+	settle(time.Minute)
+	s.wantRunning(all)
 }

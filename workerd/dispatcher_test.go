@@ -301,6 +301,16 @@ func (s *session) wantStates(want map[string]musterv1.TaskState) {
 	}
 }
 
+// wantLast fails the test unless these tasks were last reported to be in these states.
+func (s *session) wantLast(want map[string]musterv1.TaskState) {
+	s.t.Helper()
+	for id, state := range want {
+		if got := s.state(id); got.GetState() != state {
+			s.t.Errorf("task %s: %v, want it %s", id, got, state)
+		}
+	}
+}
+
 // all returns everything that was reported of a task, in order.
 func (s *session) all(id string) []*dispatcherv1.ReportedStatus {
 	s.mu.Lock()

@@ -13,10 +13,10 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -156,39 +156,6 @@ func listen(t *testing.T) (d *dispatcher, address string) {
 	return d, listener.Addr().String()
 }
 
-// allAre says whether all tasks were reported to be in a state.
-func (s *session) allAre(state TaskState, tasks []assignment) bool {
-	for _, task := range tasks {
-		if s.state(task.Id).GetState() != state {
-			return false
-		}
-	}
-	return true
-}
-
-// held returns the tasks that the executor of a data directory holds, and what
-// it remembers of each.
-func held(t *testing.T, dataDir string) map[string]string {
-	t.Helper()
-	all := map[string]string{}
-	files, err := filepath.Glob(filepath.Join(dataDir, "executors", "null", "*.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range files {
-		content, err := os.ReadFile(path)
-		if errors.Is(err, os.ErrNotExist) {
-			// It has just been removed.
-			continue
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		all[strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))] = string(content)
-	}
-	return all
-}
-
 func TestTasksOutliveTheirWorker(t *testing.T) {
 	t.Parallel()
 	d, address := listen(t)
@@ -232,70 +199,82 @@ func TestTasksOutliveTheirWorker(t *testing.T) {
 	}
 }
 
-func TestNoCrashLosesOrDoublesATask(t *testing.T) {
+// TestKillsLoseAndDoubleNoTask kills worker and executor at random moments while tasks
+// come and are withdrawn.
+func TestKillsLoseAndDoubleNoTask(t *testing.T) {
 	t.Parallel()
-	d, address := listen(t)
-	dataDir := t.TempDir()
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0))
-	var tasks []assignment
-	removed := 0
-	for round := range 6 {
-		w := spawn(t, dataDir, address)
-		s := d.await(t)
-		s.welcome()
-		for i := range 10 {
-			tasks = append(tasks, nullTask(fmt.Sprintf("task%d.%d", round, i), running, nil))
-		}
-		// Some of the oldest are withdrawn.
-		removed = round * 3
-		s.assign(true, tasks[removed:])
-		crash := time.NewTimer(time.Duration(random.IntN(150)) * time.Millisecond)
-		<-crash.C
-		w.end(syscall.SIGKILL)
+	scripts := []map[string]any{nil, {"prepareDelay": "70ms"}, {"startDelay": "70ms"}, {"prepareDelay": "30ms", "startDelay": "30ms"}}
+	for seed := range uint64(10) {
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				random := rand.New(rand.NewPCG(seed, 0))
+				h := newHost(t, t.TempDir())
+				s := h.begin()
+				starts := map[string]time.Time{}
+				look := func() {
+					for id, at := range h.started() {
+						if was, known := starts[id]; known && !was.Equal(at) {
+							t.Errorf("task %s was started at %s and at %s", id, was, at)
+						}
+						starts[id] = at
+					}
+				}
+				var tasks []assignment
+				removed := 0
+				for round := range 6 {
+					s.welcome()
+					for i := range 10 {
+						tasks = append(tasks, nullTask(fmt.Sprintf("task%d.%d", round, i), running, scripts[random.IntN(len(scripts))]))
+					}
+					// Some of the oldest are withdrawn.
+					removed = round * 3
+					s.assign(true, tasks[removed:])
+					settle(time.Duration(random.IntN(150)) * time.Millisecond)
+					look()
+					s = h.killAndBegin()
+				}
+				s.welcome()
+				s.assign(true, tasks[removed:])
+				settle(time.Minute)
+				look()
+				s.wantRunning(tasks[removed:])
+				if n := len(held(t, h.dataDir)); n != len(tasks)-removed {
+					t.Errorf("the executor holds %d tasks, want %d", n, len(tasks)-removed)
+				}
+			})
+		})
 	}
-	w := spawn(t, dataDir, address)
-	s := d.await(t)
-	s.welcome()
-	s.assign(true, tasks[removed:])
-	testwait.True(t, "tasks run", func() bool { return s.allAre(running, tasks[removed:]) })
-	testwait.True(t, "withdrawn tasks are gone", func() bool { return len(held(t, dataDir)) == len(tasks)-removed })
-	testwait.True(t, "no task has an error", func() bool {
-		return !slices.ContainsFunc(tasks[removed:], func(task assignment) bool { return s.state(task.Id).GetError() != "" })
-	})
-	w.end(syscall.SIGTERM)
 }
 
-func TestADamagedDatabaseCostsNoTask(t *testing.T) {
+func TestDamagedDatabaseCostsNoTask(t *testing.T) {
 	t.Parallel()
 	for name, damage := range map[string]func(content []byte) []byte{
 		"rubbish": func([]byte) []byte { return bytes.Repeat([]byte("rubbish"), 10_000) },
 		"empty":   func([]byte) []byte { return nil },
 		"cut off": func(content []byte) []byte { return content[:len(content)*2/3] },
-		// Pages that are not in use any more hold old copies of the same.
+		// Pages that are no longer in use hold old copies of the same.
 		"bits flipped": func(content []byte) []byte { return bytes.ReplaceAll(content, []byte("web"), []byte("wab")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			damaged(t, damage)
+			synctest.Test(t, func(t *testing.T) { testDamage(t, damage) })
 		})
 	}
 }
 
-func damaged(t *testing.T, damage func(content []byte) []byte) {
-	d, address := listen(t)
-	dataDir := t.TempDir()
+func testDamage(t *testing.T, damage func(content []byte) []byte) {
+	h := newHost(t, t.TempDir())
 	tasks := []assignment{nullTask("a", running, nil), nullTask("b", running, nil), nullTask("c", running, nil)}
-	w := spawn(t, dataDir, address)
-	s := d.await(t)
+	s := h.begin()
 	nodeID := s.hello.GetNodeId()
 	s.welcome()
 	s.assign(true, tasks)
-	testwait.True(t, "tasks run", func() bool { return s.allAre(running, tasks) })
-	before := held(t, dataDir)
-	w.end(syscall.SIGKILL)
-	path := filepath.Join(dataDir, "tasks.db")
+	settle(time.Second)
+	s.wantRunning(tasks)
+	before := held(t, h.dataDir)
+	h.kill(t.TempDir())
+	path := filepath.Join(h.dataDir, "tasks.db")
 	content, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -304,42 +283,39 @@ func damaged(t *testing.T, damage func(content []byte) []byte) {
 		t.Fatal(err)
 	}
 
-	w = spawn(t, dataDir, address)
-	s = d.await(t)
+	s = h.begin()
 	if s.hello.GetNodeId() != nodeID {
 		t.Errorf("node id changed from %s to %s", nodeID, s.hello.GetNodeId())
 	}
 	s.welcome()
 	// c was withdrawn meanwhile.
 	s.assign(true, []assignment{tasks[0].known(running), tasks[1].known(running)})
-	testwait.True(t, "tasks run", func() bool { return s.allAre(running, tasks[:2]) })
-	testwait.True(t, "the withdrawn task is gone", func() bool { return len(held(t, dataDir)) == 2 })
-	after := held(t, dataDir)
-	if before["a"] != after["a"] || before["b"] != after["b"] {
+	settle(time.Minute)
+	s.wantRunning(tasks[:2])
+	after := held(t, h.dataDir)
+	if len(after) != 2 || before["a"] != after["a"] || before["b"] != after["b"] {
 		t.Errorf("tasks were touched: before\n%v\nnow\n%v", before, after)
 	}
 	aside, err := filepath.Glob(path + ".damaged-*")
 	if err != nil || len(aside) != 1 {
-		t.Errorf("set aside: %v, %v", aside, err)
+		t.Fatalf("set aside: %v, %v", aside, err)
 	}
-	w.end(syscall.SIGTERM)
-	if log := w.log.String(); !strings.Contains(log, "damaged") || !strings.Contains(log, aside[0]) {
-		t.Errorf("the log does not say what happened:\n%s", log)
+	logged := h.logs.FilterMessageSnippet("damaged").FilterField(zap.String("set_aside", aside[0]))
+	if logged.Len() != 1 {
+		t.Errorf("the log does not say what happened: %v", h.logs.All())
 	}
 }
 
-func TestADirectoryHasOneWorker(t *testing.T) {
+func TestSecondWorkerOnDataDirectoryIsRefused(t *testing.T) {
 	t.Parallel()
-	d, address := listen(t)
-	dataDir := t.TempDir()
-	w := spawn(t, dataDir, address)
-	d.await(t).welcome()
-	second := spawn(t, dataDir, address)
-	if err := second.cmd.Wait(); err == nil {
-		t.Error("a second worker runs on the same directory")
-	}
-	if !strings.Contains(second.log.String(), "another worker uses it") {
-		t.Errorf("it says:\n%s", second.log.String())
-	}
-	w.end(syscall.SIGTERM)
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, t.TempDir())
+		h.begin().welcome()
+		second := h.run()
+		err := <-second.done
+		second.done = nil
+		if err == nil || !strings.Contains(err.Error(), "another worker uses it") {
+			t.Errorf("the second worker ends with %v", err)
+		}
+	})
 }

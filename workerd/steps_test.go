@@ -3,11 +3,11 @@
 package workerd_test
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/shirou/gopsutil/v4/process"
@@ -36,19 +36,6 @@ func (p *ownProcess) killPlugins(want int) {
 	}
 }
 
-// startedAt returns when the null executor says that a task was started; it is
-// zero if it was not.
-func startedAt(t *testing.T, dataDir, id string) time.Time {
-	t.Helper()
-	var record struct{ Started time.Time }
-	if content := held(t, dataDir)[id]; content != "" {
-		if err := json.Unmarshal([]byte(content), &record); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return record.Started
-}
-
 // after returns once a little time has passed, for what cannot be seen from
 // outside to have begun.
 func after(span time.Duration) {
@@ -57,26 +44,26 @@ func after(span time.Duration) {
 	<-timer.C
 }
 
-// At each step of a task's life the worker, its plugins, or both are killed. The
-// task then continues from there: it is started once, it reaches what is desired,
-// and nothing of it is left when it is withdrawn.
-func TestKilledAtEachStep(t *testing.T) {
-	t.Parallel()
+// step is a moment in a task's life.
+type step struct {
+	name    string
+	script  map[string]any
+	desired TaskState
+	// reach brings the task to the step; without it that is what is reported.
+	reach func(s *session, task assignment)
+	at    TaskState
+	// next is what the managers want then, and end what must become of it.
+	next TaskState
+	end  TaskState
+}
+
+// steps returns the moments at which a worker may be killed.
+func steps() []step {
 	const (
 		preparing = TaskState_PREPARING
 		starting  = TaskState_STARTING
 	)
-	for _, step := range []struct {
-		name    string
-		script  map[string]any
-		desired TaskState
-		// reach brings the task to the step; without it that is what is reported.
-		reach func(s *session, task assignment)
-		at    TaskState
-		// next is what the managers want then, and end what must become of it.
-		next TaskState
-		end  TaskState
-	}{
+	return []step{
 		{name: "preparing", script: map[string]any{"prepareDelay": "1s"}, desired: running, at: preparing, next: running, end: running},
 		{name: "ready", desired: ready, at: ready, next: running, end: running},
 		{name: "starting", script: map[string]any{"startDelay": "1s"}, desired: running, at: starting, next: running, end: running},
@@ -93,14 +80,98 @@ func TestKilledAtEachStep(t *testing.T) {
 			name: "ended", script: map[string]any{"runFor": "10ms", "exitCode": 3}, desired: running, at: failed, next: running, end: failed,
 		},
 		{
-			name: "removing", script: map[string]any{"ignoreShutdown": true, "stopGracePeriod": "300ms"}, desired: running, at: running,
+			name: "removing", script: map[string]any{"ignoreShutdown": true, "stopGracePeriod": "1s"}, desired: running, at: running,
 			reach: func(s *session, task assignment) {
 				s.assign(false, nil, task.Id)
 				after(300 * time.Millisecond)
 			},
 		},
-	} {
-		for _, victim := range []string{"worker", "plugins", "both"} {
+	}
+}
+
+// TestTasksContinueAfterKillAtEachStep kills worker and executor at each step of a
+// task's life. The task then continues from there: it is started once, it reaches
+// what is desired, and nothing of it is left when it is withdrawn.
+func TestTasksContinueAfterKillAtEachStep(t *testing.T) {
+	t.Parallel()
+	for _, step := range steps() {
+		t.Run(step.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				h := newHost(t, t.TempDir())
+				s := h.begin()
+				s.welcome()
+				task := nullTask("a", step.desired, step.script)
+				s.assign(true, []assignment{task, nullTask("bystander", running, nil)})
+				settle(100 * time.Millisecond)
+				s.wantStates(map[string]TaskState{"a": step.at, "bystander": running})
+				if step.reach != nil {
+					step.reach(s, task)
+				}
+				before, bystander := startedAt(t, h.dataDir, "a"), held(t, h.dataDir)["bystander"]
+				s = h.killAndBegin()
+				s.welcome()
+				want := []assignment{nullTask("bystander", running, nil).known(running)}
+				states := map[string]TaskState{"bystander": running}
+				if step.end != TaskState_TASK_STATE_UNSPECIFIED {
+					want = append(want, task.desire(step.next).known(step.at))
+					states["a"] = step.end
+				}
+				s.assign(true, want)
+				settle(time.Minute)
+				s.wantLast(states)
+				now := startedAt(t, h.dataDir, "a")
+				switch {
+				case step.end == running && step.at < running:
+					if now.IsZero() {
+						t.Error("the task runs and was not started")
+					}
+				case step.end != TaskState_TASK_STATE_UNSPECIFIED && !now.Equal(before):
+					t.Errorf("the task was started at %s, and then at %s", before, now)
+				}
+				if got := s.state("a"); step.end == running && got.GetError() != "" {
+					t.Errorf("the task runs with the error %q", got.GetError())
+				}
+				if got := held(t, h.dataDir)["bystander"]; got != bystander {
+					t.Errorf("the other task was touched: %s, and then %s", bystander, got)
+				}
+				s.assign(false, nil, "a", "bystander")
+				settle(time.Minute)
+				if left := held(t, h.dataDir); len(left) > 0 {
+					t.Errorf("the executor still holds %v", left)
+				}
+				h.node.stop()
+				wantForgotten(t, h.dataDir)
+			})
+		})
+	}
+}
+
+// wantForgotten fails the test if a worker's database holds tasks that were not
+// withdrawn.
+func wantForgotten(t *testing.T, dataDir string) {
+	t.Helper()
+	db, contents, err := taskdb.Open(filepath.Join(dataDir, "tasks.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, record := range contents.Tasks {
+		// The worker may have been stopped just before it forgot.
+		if !record.Withdrawn {
+			t.Errorf("the worker still remembers %s: %v", id, record)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTasksContinueAfterKilledProcesses is the same with processes: it kills the
+// worker, whose plugins notice that, or the plugins, which the worker starts again.
+func TestTasksContinueAfterKilledProcesses(t *testing.T) {
+	t.Parallel()
+	for _, step := range steps() {
+		for _, victim := range []string{"worker", "plugins"} {
 			t.Run(step.name+"/"+victim, func(t *testing.T) {
 				t.Parallel()
 				d, address := listen(t)
@@ -153,55 +224,45 @@ func TestKilledAtEachStep(t *testing.T) {
 				s.assign(false, nil, "a", "bystander")
 				testwait.True(t, "nothing is left", func() bool { return len(held(t, dataDir)) == 0 })
 				w.end(syscall.SIGTERM)
-				db, contents, err := taskdb.Open(filepath.Join(dataDir, "tasks.db"))
-				if err != nil {
-					t.Fatal(err)
-				}
-				for id, record := range contents.Tasks {
-					// It may have been stopped just before it forgot.
-					if !record.Withdrawn {
-						t.Errorf("the worker still remembers %s: %v", id, record)
-					}
-				}
-				if err := db.Close(); err != nil {
-					t.Error(err)
-				}
+				wantForgotten(t, dataDir)
 			})
 		}
 	}
 }
 
-// A worker that was killed right after it had written down what was assigned,
-// before it did anything, has only ACCEPTED a task.
-func TestKilledWhenATaskIsAccepted(t *testing.T) {
+// TestAcceptedTaskStartsAfterKill starts a worker on what one has left that was killed
+// right after it had stored what was assigned, before it did anything.
+func TestAcceptedTaskStartsAfterKill(t *testing.T) {
 	t.Parallel()
-	d, address := listen(t)
-	dataDir := t.TempDir()
-	db, _, err := taskdb.Open(filepath.Join(dataDir, "tasks.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	kept, gone := nullTask("kept", running, nil), nullTask("gone", running, nil)
-	specs := map[string]*TaskSpec{string(kept.SpecDigest): kept.spec}
-	for _, task := range []assignment{kept, gone} {
-		if err := db.Apply(specs, taskdb.Change{ID: task.Id, Assigned: task.AssignedTask}); err != nil {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, t.TempDir())
+		db, _, err := taskdb.Open(filepath.Join(h.dataDir, "tasks.db"))
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dataDir, "node-id"), []byte("node1\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	w := spawn(t, dataDir, address)
-	s := d.await(t)
-	if got := s.hello.GetNodeId(); got != "node1" {
-		t.Errorf("node id = %s", got)
-	}
-	s.welcome()
-	s.assign(true, []assignment{kept})
-	testwait.True(t, "the task runs", func() bool { return s.state("kept").GetState() == running })
-	testwait.True(t, "the other is gone", func() bool { return len(held(t, dataDir)) == 1 })
-	w.end(syscall.SIGTERM)
+		kept, gone := nullTask("kept", running, nil), nullTask("gone", running, nil)
+		specs := map[string]*TaskSpec{string(kept.SpecDigest): kept.spec}
+		for _, task := range []assignment{kept, gone} {
+			if err := db.Apply(specs, taskdb.Change{ID: task.Id, Assigned: task.AssignedTask}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(h.dataDir, "node-id"), []byte("node1\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := h.begin()
+		if got := s.hello.GetNodeId(); got != "node1" {
+			t.Errorf("node id = %s", got)
+		}
+		s.welcome()
+		s.assign(true, []assignment{kept})
+		settle(time.Minute)
+		s.wantRunning([]assignment{kept})
+		if left := held(t, h.dataDir); len(left) != 1 {
+			t.Errorf("the executor holds %v, want the assigned task alone", left)
+		}
+	})
 }

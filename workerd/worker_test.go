@@ -57,6 +57,11 @@ func nullSet(t testing.TB) (executor.Set, *null.Executor) {
 // ends.
 func start(t testing.TB, n *network, set executor.Set, change func(*workerd.Config)) *node {
 	t.Helper()
+	return startLogging(t, n, set, logger(t), change)
+}
+
+func startLogging(t testing.TB, n *network, set executor.Set, log *zap.Logger, change func(*workerd.Config)) *node {
+	t.Helper()
 	cfg := workerd.DefaultConfig()
 	cfg.NodeID = "node1"
 	cfg.Hostname = "host1"
@@ -65,7 +70,7 @@ func start(t testing.TB, n *network, set executor.Set, change func(*workerd.Conf
 	if change != nil {
 		change(&cfg)
 	}
-	w, err := workerd.New(workerd.Env{Logger: logger(t), Dial: n.dial, Executors: set, Version: "test"}, cfg)
+	w, err := workerd.New(workerd.Env{Logger: log, Dial: n.dial, Executors: set, Version: "test"}, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
