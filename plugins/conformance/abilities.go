@@ -20,21 +20,7 @@ import (
 func (c *calls) tryLogs(options *musterv1.LogOptions) ([]*executorv1.LogsResponse, error) {
 	ctx, cancel := c.context()
 	defer cancel()
-	stream, err := c.Plugin.Service().Logs(ctx, &executorv1.LogsRequest{TaskId: c.task.GetId(), Handle: c.handle, Options: options})
-	if err != nil {
-		return nil, wire.FromStatus(err)
-	}
-	var lines []*executorv1.LogsResponse
-	for {
-		line, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return lines, nil
-		}
-		if err != nil {
-			return lines, wire.FromStatus(err)
-		}
-		lines = append(lines, line)
-	}
+	return collect(c.Plugin.Service().Logs(ctx, &executorv1.LogsRequest{TaskId: c.task.GetId(), Handle: c.handle, Options: options}))
 }
 
 // line waits for a line of the task's.
@@ -120,8 +106,7 @@ func (s *suite) logs() {
 			s.Errorf("%s: %q, want %q", name, got, test.want)
 		}
 	}
-	c.remove()
-	c.gone()
+	c.removed()
 	s.longLine()
 	s.followCancelled()
 }
@@ -147,8 +132,7 @@ func (s *suite) longLine() {
 	if got[0] != string(long[:len(got[0])]) || len(got[0]) < 1000 {
 		s.Errorf("the begin of a long line is lost")
 	}
-	c.remove()
-	c.gone()
+	c.removed()
 }
 
 // followCancelled checks that a follower can leave a task that is silent.
@@ -172,8 +156,7 @@ func (s *suite) followCancelled() {
 		s.Errorf("following, cancelled, = %v", err)
 	}
 	c.running()
-	c.remove()
-	c.gone()
+	c.removed()
 }
 
 func (s *suite) stats() {
@@ -194,8 +177,7 @@ func (s *suite) stats() {
 	}) || err != nil {
 		s.Errorf("Stats = %v, %v; want memory, processes and a time", stats, err)
 	}
-	c.remove()
-	c.gone()
+	c.removed()
 }
 
 func (s *suite) exec() {
@@ -246,6 +228,5 @@ func (s *suite) exec() {
 	if string(stdout) != "hello world\n" || string(stderr) != "trouble\n" || exit != 5 {
 		s.Errorf("Exec gave %q, %q and exit code %d", stdout, stderr, exit)
 	}
-	c.remove()
-	c.gone()
+	c.removed()
 }

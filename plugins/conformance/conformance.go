@@ -11,10 +11,16 @@ package conformance
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -195,38 +201,61 @@ func (c *calls) context() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(c.Context(), c.patience())
 }
 
-func (c *calls) tryPrepare() error {
-	ctx, cancel := c.context()
+// call makes one call that is not meant to wait for long.
+func call[Q, R any](s *suite, rpc func(context.Context, Q, ...grpc.CallOption) (R, error), request Q) (R, error) {
+	ctx, cancel := context.WithTimeout(s.Context(), s.patience())
 	defer cancel()
-	response, err := c.Plugin.Service().Prepare(ctx, &executorv1.PrepareRequest{Task: c.task, Handle: c.handle})
+	response, err := rpc(ctx, request)
+	return response, wire.FromStatus(err)
+}
+
+// collect returns what a stream brings until it ends.
+func collect[R any](stream grpc.ServerStreamingClient[R], err error) ([]*R, error) {
+	var all []*R
+	for err == nil {
+		var next *R
+		if next, err = stream.Recv(); err == nil {
+			all = append(all, next)
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		return all, nil
+	}
+	return all, wire.FromStatus(err)
+}
+
+func (c *calls) tryPrepare() error {
+	response, err := call(c.suite, c.Plugin.Service().Prepare, &executorv1.PrepareRequest{Task: c.task, Handle: c.handle})
 	if err == nil {
 		c.handle = response.GetHandle()
 	}
-	return wire.FromStatus(err)
+	return err
 }
 
 func (c *calls) tryStart() (*executorv1.StartResponse, error) {
-	ctx, cancel := c.context()
-	defer cancel()
-	response, err := c.Plugin.Service().Start(ctx, &executorv1.StartRequest{Task: c.task, Handle: c.handle})
+	response, err := call(c.suite, c.Plugin.Service().Start, &executorv1.StartRequest{Task: c.task, Handle: c.handle})
 	if err == nil {
 		c.handle = response.GetHandle()
 	}
-	return response, wire.FromStatus(err)
+	return response, err
 }
 
 func (c *calls) tryWait() (*executorv1.WaitResponse, error) {
-	ctx, cancel := c.context()
-	defer cancel()
-	response, err := c.Plugin.Service().Wait(ctx, &executorv1.WaitRequest{TaskId: c.task.GetId(), Handle: c.handle})
-	return response, wire.FromStatus(err)
+	return call(c.suite, c.Plugin.Service().Wait, &executorv1.WaitRequest{TaskId: c.task.GetId(), Handle: c.handle})
+}
+
+// tryShutdown calls Shutdown; without a grace period the spec's counts.
+func (c *calls) tryShutdown(grace *durationpb.Duration) (*executorv1.ShutdownResponse, error) {
+	return call(c.suite, c.Plugin.Service().Shutdown, &executorv1.ShutdownRequest{TaskId: c.task.GetId(), Handle: c.handle, GracePeriod: grace})
+}
+
+func (c *calls) tryTerminate() (*executorv1.TerminateResponse, error) {
+	return call(c.suite, c.Plugin.Service().Terminate, &executorv1.TerminateRequest{TaskId: c.task.GetId(), Handle: c.handle})
 }
 
 func (c *calls) tryRemove() error {
-	ctx, cancel := c.context()
-	defer cancel()
-	_, err := c.Plugin.Service().Remove(ctx, &executorv1.RemoveRequest{TaskId: c.task.GetId(), Handle: c.handle})
-	return wire.FromStatus(err)
+	_, err := call(c.suite, c.Plugin.Service().Remove, &executorv1.RemoveRequest{TaskId: c.task.GetId(), Handle: c.handle})
+	return err
 }
 
 func (c *calls) prepare() {
@@ -282,10 +311,45 @@ func (c *calls) wait() *executorv1.WaitResponse {
 	return response
 }
 
+func (c *calls) shutdown() *executorv1.ShutdownResponse {
+	c.Helper()
+	response, err := c.tryShutdown(nil)
+	if err != nil {
+		c.Fatalf("Shutdown: %v", err)
+	}
+	return response
+}
+
+func (c *calls) terminate() *executorv1.TerminateResponse {
+	c.Helper()
+	response, err := c.tryTerminate()
+	if err != nil {
+		c.Fatalf("Terminate: %v", err)
+	}
+	return response
+}
+
 func (c *calls) remove() {
 	c.Helper()
 	if err := c.tryRemove(); err != nil {
 		c.Fatalf("Remove: %v", err)
+	}
+}
+
+// removed removes the task, and checks that nothing is left of it.
+func (c *calls) removed() {
+	c.Helper()
+	c.remove()
+	c.gone()
+}
+
+// stopped checks that nothing of the task runs.
+func (c *calls) stopped(when string) {
+	c.Helper()
+	if c.Running != nil {
+		if n := c.counted(0); n != 0 {
+			c.Errorf("%s %d of the task run", when, n)
+		}
 	}
 }
 
@@ -295,11 +359,7 @@ func (c *calls) gone() {
 	if listed := c.listed(); listed != nil {
 		c.Errorf("after Remove the task is listed as %s", listed.GetState())
 	}
-	if c.Running != nil {
-		if n := c.counted(0); n != 0 {
-			c.Errorf("after Remove %d of the task run", n)
-		}
-	}
+	c.stopped("after Remove")
 	if c.Left != nil {
 		if left := c.Left(c.task.GetId()); len(left) > 0 {
 			c.Errorf("after Remove there is left: %s", strings.Join(left, ", "))
@@ -338,48 +398,31 @@ func (c *calls) listed() *executorv1.ListedTask {
 
 func (s *suite) list(node string) []*executorv1.ListedTask {
 	s.Helper()
-	ctx, cancel := context.WithTimeout(s.Context(), s.patience())
-	defer cancel()
-	response, err := s.Plugin.Service().List(ctx, &executorv1.ListRequest{NodeId: node})
+	response, err := call(s, s.Plugin.Service().List, &executorv1.ListRequest{NodeId: node})
 	if err != nil {
 		s.Fatalf("List: %v", err)
 	}
 	return response.GetTasks()
 }
 
-// capabilities and kinds are what the executor says of itself, if it does.
-func (h *Harness) capabilities(ctx context.Context) []string {
+// said is what the executor says of itself; nil if it does not.
+func (h *Harness) said(ctx context.Context) *executorv1.DescribeResponse {
 	description, err := h.Plugin.Service().Describe(ctx, &executorv1.DescribeRequest{})
 	if err != nil {
 		return nil
 	}
-	return description.GetCapabilities()
-}
-
-func (h *Harness) kinds(ctx context.Context) []string {
-	description, err := h.Plugin.Service().Describe(ctx, &executorv1.DescribeRequest{})
-	if err != nil {
-		return nil
-	}
-	return description.GetKinds()
+	return description
 }
 
 // has tells whether the executor has a capability.
 func (s *suite) has(capability string) bool {
 	s.Helper()
-	for _, has := range s.description().GetCapabilities() {
-		if has == capability {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(s.description().GetCapabilities(), capability)
 }
 
 func (s *suite) description() *executorv1.DescribeResponse {
 	s.Helper()
-	ctx, cancel := context.WithTimeout(s.Context(), s.patience())
-	defer cancel()
-	description, err := s.Plugin.Service().Describe(ctx, &executorv1.DescribeRequest{})
+	description, err := call(s, s.Plugin.Service().Describe, &executorv1.DescribeRequest{})
 	if err != nil {
 		s.Fatalf("Describe: %v", err)
 	}

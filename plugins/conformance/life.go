@@ -66,8 +66,7 @@ func (s *suite) lifecycle() {
 		if listed := c.listed(); listed.GetState() != executorv1.ListedTask_ENDED || listed.GetRuntime().GetExitCode() != code {
 			s.Errorf("after its end the task is listed as %v", listed)
 		}
-		c.remove()
-		c.gone()
+		c.removed()
 	}
 }
 
@@ -82,16 +81,12 @@ func (s *suite) refusals() {
 		if fault.Temporary || fault.Blame != wire.BlameSpec || fault.Field != field {
 			s.Errorf("Prepare of a wrong %s says %+v (%v), want the spec's fault in that field", field, fault, fault)
 		}
-		c.remove()
-		c.gone()
+		c.removed()
 	}
 }
 
 func (s *suite) unknownTask() {
 	c := s.on(s.task(Deed{}))
-	ctx, cancel := c.context()
-	defer cancel()
-	service, id := s.Plugin.Service(), c.task.GetId()
 	if _, err := c.tryStart(); code(err) != codes.NotFound {
 		s.Errorf("Start of an unknown task = %v, want NOT_FOUND", err)
 	}
@@ -99,7 +94,7 @@ func (s *suite) unknownTask() {
 		s.Errorf("Wait of an unknown task = %v, want NOT_FOUND", err)
 	}
 	if s.has("stats") {
-		if _, err := service.Stats(ctx, &executorv1.StatsRequest{TaskId: id}); code(wire.FromStatus(err)) != codes.NotFound {
+		if _, err := call(s, s.Plugin.Service().Stats, &executorv1.StatsRequest{TaskId: c.task.GetId()}); code(err) != codes.NotFound {
 			s.Errorf("Stats of an unknown task = %v, want NOT_FOUND", err)
 		}
 	}
@@ -108,14 +103,13 @@ func (s *suite) unknownTask() {
 			s.Errorf("Logs of an unknown task = %v, want NOT_FOUND", err)
 		}
 	}
-	if response, err := service.Shutdown(ctx, &executorv1.ShutdownRequest{TaskId: id}); err != nil || response.GetRuntime() != nil {
+	if response, err := c.tryShutdown(nil); err != nil || response.GetRuntime() != nil {
 		s.Errorf("Shutdown of an unknown task = %v, %v; want success and no status", response, err)
 	}
-	if response, err := service.Terminate(ctx, &executorv1.TerminateRequest{TaskId: id}); err != nil || response.GetRuntime() != nil {
+	if response, err := c.tryTerminate(); err != nil || response.GetRuntime() != nil {
 		s.Errorf("Terminate of an unknown task = %v, %v; want success and no status", response, err)
 	}
-	c.remove()
-	c.gone()
+	c.removed()
 }
 
 func (s *suite) neverStarted() {
@@ -127,15 +121,11 @@ func (s *suite) neverStarted() {
 	if _, err := c.tryWait(); !errors.As(err, &fault) || fault.Temporary || ctx.Err() != nil {
 		s.Errorf("Wait of a task that was never started = %v, want a lasting error at once", err)
 	}
-	response, err := s.Plugin.Service().Shutdown(ctx, &executorv1.ShutdownRequest{TaskId: c.task.GetId(), Handle: c.handle})
-	if err != nil || response.GetRuntime() != nil {
+	if response, err := c.tryShutdown(nil); err != nil || response.GetRuntime() != nil {
 		s.Errorf("Shutdown of a task that was never started = %v, %v; want success and no status", response, err)
 	}
-	if s.Running != nil && c.counted(0) != 0 {
-		s.Error("a task runs that was never started")
-	}
-	c.remove()
-	c.gone()
+	c.stopped("without Start")
+	c.removed()
 }
 
 func (s *suite) repeatedCalls() {
@@ -149,24 +139,12 @@ func (s *suite) repeatedCalls() {
 	}
 	c.prepare()
 	c.running()
-	ctx, cancel := c.context()
-	defer cancel()
-	service := s.Plugin.Service()
-	var exits []int32
-	for range 2 {
-		response, err := service.Shutdown(ctx, &executorv1.ShutdownRequest{TaskId: c.task.GetId(), Handle: c.handle})
-		if err != nil {
-			s.Fatalf("Shutdown: %v", err)
-		}
-		exits = append(exits, response.GetRuntime().GetExitCode())
-	}
-	response, err := service.Terminate(ctx, &executorv1.TerminateRequest{TaskId: c.task.GetId(), Handle: c.handle})
-	if err != nil {
-		s.Fatalf("Terminate: %v", err)
-	}
-	exits = append(exits, response.GetRuntime().GetExitCode(),
+	exits := []int32{
+		c.shutdown().GetRuntime().GetExitCode(), c.shutdown().GetRuntime().GetExitCode(),
+		c.terminate().GetRuntime().GetExitCode(),
 		c.wait().GetRuntime().GetExitCode(), c.wait().GetRuntime().GetExitCode(),
-		c.start().GetRuntime().GetExitCode())
+		c.start().GetRuntime().GetExitCode(),
+	}
 	for _, exit := range exits {
 		if exit != exits[0] {
 			s.Fatalf("the exit codes told by Shutdown, Shutdown, Terminate, Wait, Wait, Start are %v", exits)
@@ -176,8 +154,7 @@ func (s *suite) repeatedCalls() {
 		s.Errorf("Start of a task that has ended made it %s", listed.GetState())
 	}
 	c.remove()
-	c.remove()
-	c.gone()
+	c.removed()
 }
 
 func (s *suite) handles() {
@@ -193,17 +170,14 @@ func (s *suite) handles() {
 		c.start()
 		c.handle = next(old, c.handle)
 		c.running()
-		ctx, cancel := c.context()
-		if _, err := s.Plugin.Service().Terminate(ctx, &executorv1.TerminateRequest{TaskId: c.task.GetId(), Handle: c.handle}); err != nil {
+		if _, err := c.tryTerminate(); err != nil {
 			s.Errorf("handle %s: Terminate: %v", name, err)
 		}
-		cancel()
 		if ended := c.wait(); ended.GetRuntime().GetExitCode() == 0 {
 			s.Errorf("handle %s: a killed task's exit code is 0", name)
 		}
 		c.handle = next(old, c.handle)
-		c.remove()
-		c.gone()
+		c.removed()
 	}
 }
 
@@ -266,8 +240,7 @@ func (s *suite) cancelledWait() {
 		}
 	}
 	c.running()
-	c.remove()
-	c.gone()
+	c.removed()
 }
 
 // code is an error's status code.

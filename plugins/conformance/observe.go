@@ -2,8 +2,6 @@ package conformance
 
 import (
 	"context"
-	"errors"
-	"io"
 	"strings"
 	"time"
 
@@ -11,26 +9,11 @@ import (
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 // tryObserve returns all that Observe reports until it ends or ctx ends.
 func (c *calls) tryObserve(ctx context.Context) ([]*executorv1.ObserveResponse, error) {
-	stream, err := c.Plugin.Service().Observe(ctx, &executorv1.ObserveRequest{TaskId: c.task.GetId(), Handle: c.handle})
-	if err != nil {
-		return nil, wire.FromStatus(err)
-	}
-	var all []*executorv1.ObserveResponse
-	for {
-		response, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return all, nil
-		}
-		if err != nil {
-			return all, wire.FromStatus(err)
-		}
-		all = append(all, response)
-	}
+	return collect(c.Plugin.Service().Observe(ctx, &executorv1.ObserveRequest{TaskId: c.task.GetId(), Handle: c.handle}))
 }
 
 func (s *suite) observe() {
@@ -77,17 +60,14 @@ func (s *suite) observeRunning() {
 		_, err := c.tryObserve(ctx)
 		ended <- err
 	}()
-	if _, err := s.Plugin.Service().Terminate(ctx, &executorv1.TerminateRequest{TaskId: c.task.GetId(), Handle: c.handle}); err != nil {
-		s.Errorf("Terminate: %v", err)
-	}
+	c.terminate()
 	if err := <-ended; err != nil {
 		s.Errorf("Observe of a task that ends = %v, want it to end as well", err)
 	}
 	if _, err := c.tryObserve(ctx); err != nil {
 		s.Errorf("Observe of a task that has ended = %v, want it to end at once", err)
 	}
-	c.remove()
-	c.gone()
+	c.removed()
 }
 
 // observeSick checks that a task whose Start fails because of its health check is
@@ -115,8 +95,7 @@ func (s *suite) observeSick() {
 	}
 	// A task that starts anyway has no health check: this kind of runtime
 	// has none.
-	c.remove()
-	c.gone()
+	c.removed()
 }
 
 // explainsFailure reports whether an observation says that the health check of a

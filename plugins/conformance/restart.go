@@ -33,12 +33,7 @@ func (s *suite) restartBetweenCalls() {
 		s.Errorf("a new process says the task is %v, it was %v", again.GetRuntime(), first.GetRuntime())
 	}
 	c.running()
-	ctx, cancel := c.context()
-	defer cancel()
-	response, err := s.Plugin.Service().Shutdown(ctx, &executorv1.ShutdownRequest{TaskId: c.task.GetId(), Handle: c.handle})
-	if err != nil {
-		s.Fatalf("Shutdown by a new process: %v", err)
-	}
+	response := c.shutdown()
 	s.Plugin.Restart()
 	if got, want := c.wait().GetRuntime().GetExitCode(), response.GetRuntime().GetExitCode(); got != want {
 		s.Errorf("a new process says exit code %d, it was %d", got, want)
@@ -64,8 +59,7 @@ func (s *suite) endWhileAway() {
 	if ended := c.wait(); ended.GetRuntime().GetExitCode() != 7 || ended.GetEndedAt() == nil {
 		s.Errorf("of an end that it did not see a new process says %v, want exit code 7", ended)
 	}
-	c.remove()
-	c.gone()
+	c.removed()
 }
 
 // killedAtAnyMoment kills the executor's process in the midst of each call, at
@@ -77,27 +71,25 @@ func (s *suite) killedAtAnyMoment() {
 	if s.Slow {
 		moments = []time.Duration{0, 20 * time.Millisecond, 120 * time.Millisecond}
 	}
-	for _, call := range []string{"Prepare", "Start", "Shutdown", "Remove"} {
+	for _, during := range []string{"Prepare", "Start", "Shutdown", "Remove"} {
 		for _, moment := range moments {
 			c := s.on(s.task(Deed{Forever: true, Says: []string{ready}}))
-			c.killDuring(call, moment)
-			c.repeat(call)
-			c.remove()
-			c.gone()
-			if call == "Prepare" || call == "Start" {
+			c.killDuring(during, moment)
+			c.repeat(during)
+			c.removed()
+			if during == "Prepare" || during == "Start" {
 				orphan := s.on(s.task(Deed{Forever: true}))
-				orphan.killDuring(call, moment)
+				orphan.killDuring(during, moment)
 				for _, listed := range s.list(s.node) {
-					ctx, cancel := orphan.context()
-					if _, err := s.Plugin.Service().Remove(ctx, &executorv1.RemoveRequest{TaskId: listed.GetTaskId(), Handle: listed.GetHandle()}); err != nil {
+					request := &executorv1.RemoveRequest{TaskId: listed.GetTaskId(), Handle: listed.GetHandle()}
+					if _, err := call(s, s.Plugin.Service().Remove, request); err != nil {
 						s.Errorf("Remove of what List found: %v", err)
 					}
-					cancel()
 				}
 				orphan.gone()
 			}
 			if s.Failed() {
-				s.Fatalf("killed %s after the begin of %s", moment, call)
+				s.Fatalf("killed %s after the begin of %s", moment, during)
 			}
 		}
 	}
@@ -107,36 +99,25 @@ func (s *suite) killedAtAnyMoment() {
 // process.
 func (c *calls) killDuring(call string, moment time.Duration) {
 	c.Helper()
-	service := c.Plugin.Service()
-	ctx, cancel := c.context()
-	defer cancel()
-	var during func()
+	// The call that does not return leaves the handle as it was.
+	killed := &calls{suite: c.suite, task: c.task}
+	during := map[string]func(){
+		"Prepare":  func() { _ = killed.tryPrepare() },
+		"Start":    func() { _, _ = killed.tryStart() },
+		"Shutdown": func() { _, _ = killed.tryShutdown(nil) },
+		"Remove":   func() { _ = killed.tryRemove() },
+	}[call]
 	switch call {
-	case "Prepare":
-		during = func() {
-			_, _ = service.Prepare(ctx, &executorv1.PrepareRequest{Task: c.task})
-		}
 	case "Start":
 		c.prepare()
-		handle := c.handle
-		during = func() {
-			_, _ = service.Start(ctx, &executorv1.StartRequest{Task: c.task, Handle: handle})
-		}
 	case "Shutdown":
 		c.prepare()
 		c.startReady()
-		handle := c.handle
-		during = func() {
-			_, _ = service.Shutdown(ctx, &executorv1.ShutdownRequest{TaskId: c.task.GetId(), Handle: handle})
-		}
 	case "Remove":
 		c.prepare()
 		c.start()
-		handle := c.handle
-		during = func() {
-			_, _ = service.Remove(ctx, &executorv1.RemoveRequest{TaskId: c.task.GetId(), Handle: handle})
-		}
 	}
+	killed.handle = c.handle
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -166,18 +147,11 @@ func (c *calls) repeat(call string) {
 		c.start()
 		c.running()
 	case "Shutdown":
-		ctx, cancel := c.context()
-		defer cancel()
-		response, err := c.Plugin.Service().Shutdown(ctx, &executorv1.ShutdownRequest{TaskId: c.task.GetId(), Handle: c.handle})
-		if err != nil {
-			c.Fatalf("Shutdown: %v", err)
-		}
+		response := c.shutdown()
 		if got, want := c.wait().GetRuntime().GetExitCode(), response.GetRuntime().GetExitCode(); got != want || response.GetRuntime() == nil {
 			c.Errorf("Wait says exit code %d, Shutdown said %v", got, response.GetRuntime())
 		}
-		if c.Running != nil && c.counted(0) != 0 {
-			c.Error("after Shutdown the task still runs")
-		}
+		c.stopped("after Shutdown")
 	}
 }
 

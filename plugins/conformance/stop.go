@@ -1,7 +1,6 @@
 package conformance
 
 import (
-	"context"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -32,19 +31,13 @@ func (s *suite) shutdown() {
 		c.prepare()
 		c.startReady()
 		waiting := c.waitBeside()
-		ctx, cancel := context.WithTimeout(s.Context(), s.patience())
 		begun := time.Now()
-		response, err := s.Plugin.Service().Shutdown(ctx, &executorv1.ShutdownRequest{
-			TaskId: c.task.GetId(), Handle: c.handle, GracePeriod: test.grace,
-		})
+		response, err := c.tryShutdown(test.grace)
 		took := time.Since(begun)
-		cancel()
 		if err != nil {
 			s.Fatalf("%s: Shutdown: %v", name, err)
 		}
-		if s.Running != nil && c.counted(0) != 0 {
-			s.Errorf("%s: after Shutdown the task still runs", name)
-		}
+		c.stopped(name + ": after Shutdown")
 		// An executor may count its grace period in whole seconds.
 		if took < test.atLeast {
 			s.Errorf("%s: Shutdown took %s, and the grace period is %s", name, took, test.atLeast)
@@ -56,8 +49,7 @@ func (s *suite) shutdown() {
 		if ended := <-waiting; ended.GetRuntime().GetExitCode() != got {
 			s.Errorf("%s: Wait beside Shutdown says %v, want exit code %d", name, ended, got)
 		}
-		c.remove()
-		c.gone()
+		c.removed()
 	}
 }
 
@@ -80,30 +72,17 @@ func (s *suite) terminate() {
 	c := s.on(s.task(Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: long}))
 	c.prepare()
 	c.startReady()
-	ctx, cancel := context.WithTimeout(s.Context(), s.patience())
-	defer cancel()
-	response, err := s.Plugin.Service().Terminate(ctx, &executorv1.TerminateRequest{TaskId: c.task.GetId(), Handle: c.handle})
-	if err != nil {
-		s.Fatalf("Terminate: %v", err)
-	}
-	if got := response.GetRuntime().GetExitCode(); got != killed {
+	if got := c.terminate().GetRuntime().GetExitCode(); got != killed {
 		s.Errorf("exit code = %d, want %d", got, killed)
 	}
-	if s.Running != nil && c.counted(0) != 0 {
-		s.Error("after Terminate the task still runs")
-	}
-	c.remove()
-	c.gone()
+	c.stopped("after Terminate")
+	c.removed()
 }
 
 func (s *suite) removeWhileRunning() {
 	c := s.on(s.task(Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: long}))
 	c.prepare()
 	c.startReady()
-	ctx, cancel := context.WithTimeout(s.Context(), s.patience())
-	defer cancel()
-	if _, err := s.Plugin.Service().Remove(ctx, &executorv1.RemoveRequest{TaskId: c.task.GetId()}); err != nil {
-		s.Fatalf("Remove of a running task: %v", err)
-	}
-	c.gone()
+	c.handle = nil
+	c.removed()
 }

@@ -112,7 +112,7 @@ func (o Options) try(ctx context.Context, rule Rule, dir string) (result Result)
 			return
 		}
 		rule.Check(t, h)
-		if rule.Needs != "" && !slices.Contains(h.capabilities(ctx), rule.Needs) {
+		if rule.Needs != "" && !slices.Contains(h.said(ctx).GetCapabilities(), rule.Needs) {
 			result.Note = "it has no " + rule.Needs + ", and says so"
 			result.Untried = append(result.Untried, "anything but that the call is answered UNIMPLEMENTED: the executor says that it has no "+rule.Needs)
 			return
@@ -143,7 +143,7 @@ func (o Options) untried(ctx context.Context, rule Rule, h *Harness) []string {
 	if rule.Name == "KilledAtAnyMoment" && h.Slow {
 		untried = append(untried, "moments within the first milliseconds of calls: a task that is a container takes longer to start")
 	}
-	if capabilities := h.capabilities(ctx); rule.Ends && h.Running == nil && !slices.Contains(capabilities, "logs") {
+	if capabilities := h.said(ctx).GetCapabilities(); rule.Ends && h.Running == nil && !slices.Contains(capabilities, "logs") {
 		untried = append(untried, "to wait until a task is at work before it is ended: the executor has no logs to see it by")
 	}
 	return untried
@@ -183,6 +183,6 @@ func (o Options) harness(t *trial, dir string) *Harness {
 	h.Plugin = StartProgram(t, o.Command, append([]string{wire.StateDirKey + "=" + dir}, o.Env...)...)
 	ctx, cancel := context.WithTimeout(t.Context(), defaultPatience)
 	defer cancel()
-	h.Slow = slices.Contains(h.kinds(ctx), "container")
+	h.Slow = slices.Contains(h.said(ctx).GetKinds(), "container")
 	return h
 }

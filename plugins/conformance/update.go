@@ -4,18 +4,15 @@ import (
 	"google.golang.org/grpc/codes"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
-	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 // tryUpdate calls Update with the task as it is now.
 func (c *calls) tryUpdate() error {
-	ctx, cancel := c.context()
-	defer cancel()
-	response, err := c.Plugin.Service().Update(ctx, &executorv1.UpdateRequest{Task: c.task, Handle: c.handle})
+	response, err := call(c.suite, c.Plugin.Service().Update, &executorv1.UpdateRequest{Task: c.task, Handle: c.handle})
 	if err == nil {
 		c.handle = response.GetHandle()
 	}
-	return wire.FromStatus(err)
+	return err
 }
 
 func (s *suite) update() {
@@ -51,6 +48,5 @@ func (s *suite) update() {
 	again("by a new process")
 	c.handle = nil
 	again("without the handle")
-	c.remove()
-	c.gone()
+	c.removed()
 }
