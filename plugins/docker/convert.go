@@ -8,8 +8,6 @@ import (
 	"math"
 	"os"
 	"path"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -24,27 +22,37 @@ import (
 // convert makes of a task what the Engine is told of its container. What the
 // executor or this Engine cannot do is refused by its name.
 func (e *Executor) convert(ctx context.Context, task *sdk.Task) (*container.Config, *container.HostConfig, error) {
-	spec := task.GetSpec().GetContainer()
 	if err := refuse(task.GetSpec()); err != nil {
 		return nil, nil, err
 	}
-	if err := e.refuseTooNew(ctx, spec); err != nil {
+	if err := e.refuseTooNew(ctx, task.GetSpec().GetContainer()); err != nil {
 		return nil, nil, err
 	}
-	labels, err := labels(task)
+	exposed, bindings, err := ports(task.GetPorts())
 	if err != nil {
 		return nil, nil, err
+	}
+	config, err := containerConfig(task, exposed)
+	if err != nil {
+		return nil, nil, err
+	}
+	host, err := hostConfig(task.GetSpec(), bindings)
+	return config, host, err
+}
+
+// containerConfig is what runs in a task's container.
+func containerConfig(task *sdk.Task, exposed nat.PortSet) (*container.Config, error) {
+	spec := task.GetSpec().GetContainer()
+	labels, err := labels(task)
+	if err != nil {
+		return nil, err
 	}
 	// Workers fill the grace period in. For those that do not, the Engine has one.
 	var grace *int
 	if given := spec.GetStopGracePeriod(); given != nil {
 		grace = new(seconds(given.AsDuration()))
 	}
-	exposed, bindings, err := ports(task.GetPorts())
-	if err != nil {
-		return nil, nil, err
-	}
-	config := &container.Config{
+	return &container.Config{
 		Hostname:     spec.GetHostname(),
 		User:         spec.GetUser(),
 		Env:          spec.GetEnv(),
@@ -59,7 +67,12 @@ func (e *Executor) convert(ctx context.Context, task *sdk.Task) (*container.Conf
 		StopTimeout:  grace,
 		Healthcheck:  health(spec.GetHealthcheck()),
 		ExposedPorts: exposed,
-	}
+	}, nil
+}
+
+// hostConfig is what a container gets of its node.
+func hostConfig(task *musterv1.TaskSpec, bindings nat.PortMap) (*container.HostConfig, error) {
+	spec := task.GetContainer()
 	host := &container.HostConfig{
 		PortBindings:   bindings,
 		GroupAdd:       spec.GetGroups(),
@@ -73,25 +86,23 @@ func (e *Executor) convert(ctx context.Context, task *sdk.Task) (*container.Conf
 		CapDrop:        spec.GetCapabilityDrop(),
 		OomScoreAdj:    int(spec.GetOomScoreAdj()),
 	}
-	if host.ExtraHosts, err = extraHosts(spec.GetHosts()); err != nil {
-		return nil, nil, err
-	}
-	if host.Mounts, err = mounts(spec.GetMounts()); err != nil {
-		return nil, nil, err
-	}
-	if host.SecurityOpt, err = securityOptions(spec.GetPrivileges()); err != nil {
-		return nil, nil, err
-	}
-	if err := limit(host, task.GetSpec().GetResources()); err != nil {
-		return nil, nil, err
-	}
 	for _, ulimit := range spec.GetUlimits() {
 		host.Ulimits = append(host.Ulimits, &container.Ulimit{Name: ulimit.GetName(), Soft: ulimit.GetSoft(), Hard: ulimit.GetHard()})
 	}
-	if driver := task.GetSpec().GetLogDriver(); driver != nil {
+	if driver := task.GetLogDriver(); driver != nil {
 		host.LogConfig = container.LogConfig{Type: driver.GetName(), Config: driver.GetOptions()}
 	}
-	return config, host, nil
+	var err error
+	if host.ExtraHosts, err = extraHosts(spec.GetHosts()); err != nil {
+		return nil, err
+	}
+	if host.Mounts, err = mounts(spec.GetMounts()); err != nil {
+		return nil, err
+	}
+	if host.SecurityOpt, err = securityOptions(spec.GetPrivileges()); err != nil {
+		return nil, err
+	}
+	return host, limit(host, task.GetResources())
 }
 
 // refuse names what the spec asks for that no node's executor of this version
@@ -298,75 +309,4 @@ func limit(host *container.HostConfig, resources *musterv1.ResourceRequirements)
 		host.MemorySwappiness = new(resources.GetMemorySwappiness())
 	}
 	return nil
-}
-
-var protocols = map[musterv1.PortConfig_Protocol]string{
-	musterv1.PortConfig_PROTOCOL_UNSPECIFIED: "tcp",
-	musterv1.PortConfig_TCP:                  "tcp",
-	musterv1.PortConfig_UDP:                  "udp",
-	musterv1.PortConfig_SCTP:                 "sctp",
-}
-
-// ports are those that a task publishes on its node. A port for which none
-// outside was chosen gets one from the Engine.
-func ports(configs []*sdk.Port) (nat.PortSet, nat.PortMap, error) {
-	exposed, bindings := nat.PortSet{}, nat.PortMap{}
-	for _, config := range configs {
-		if config.GetPublishMode() != musterv1.PortConfig_HOST {
-			continue
-		}
-		port, err := enginePort(config)
-		if err != nil {
-			return nil, nil, err
-		}
-		binding := nat.PortBinding{}
-		if published := config.GetPublishedPort(); published != 0 {
-			binding.HostPort = strconv.FormatUint(uint64(published), 10)
-		}
-		exposed[port] = struct{}{}
-		bindings[port] = append(bindings[port], binding)
-	}
-	return exposed, bindings, nil
-}
-
-func enginePort(config *sdk.Port) (nat.Port, error) {
-	protocol, ok := protocols[config.GetProtocol()]
-	if !ok {
-		return "", sdk.SpecFault("ports", fmt.Errorf("the protocol %s is not known", config.GetProtocol()))
-	}
-	return nat.Port(fmt.Sprintf("%d/%s", config.GetTargetPort(), protocol)), nil
-}
-
-// held are the ports that a running container holds on its node.
-func held(configs []*sdk.Port, found *container.InspectResponse) []*sdk.Port {
-	if found.NetworkSettings == nil {
-		return nil
-	}
-	var all []*sdk.Port
-	taken := map[nat.PortBinding]bool{}
-	for _, config := range configs {
-		port, err := enginePort(config)
-		if err != nil || config.GetPublishMode() != musterv1.PortConfig_HOST {
-			continue
-		}
-		bindings := slices.Clone(found.NetworkSettings.Ports[port])
-		// An Engine with IPv6 lists a port twice, and with two numbers if it chose
-		// them and could not have the same: that of IPv4 counts. And a target may be
-		// published more than once: each goes to the port that asked for it.
-		slices.SortStableFunc(bindings, func(a, b nat.PortBinding) int { return strings.Count(a.HostIP, ":") - strings.Count(b.HostIP, ":") })
-		for _, binding := range bindings {
-			number, err := strconv.ParseUint(binding.HostPort, 10, 16)
-			key := nat.PortBinding{HostIP: string(port), HostPort: binding.HostPort}
-			if err != nil || taken[key] || (config.GetPublishedPort() != 0 && uint64(config.GetPublishedPort()) != number) {
-				continue
-			}
-			taken[key] = true
-			all = append(all, &sdk.Port{
-				Name: config.GetName(), Protocol: config.GetProtocol(), PublishMode: config.GetPublishMode(),
-				TargetPort: config.GetTargetPort(), PublishedPort: uint32(number),
-			})
-			break
-		}
-	}
-	return all
 }

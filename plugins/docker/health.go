@@ -34,7 +34,7 @@ func (e *Executor) healthy(ctx context.Context, found *container.InspectResponse
 	if !checked(found) || settled(found) {
 		return found, nil
 	}
-	err := e.watch(ctx, found.ID, func() (bool, error) {
+	err := e.watch(ctx, found.ID, nil, func() (bool, error) {
 		var err error
 		found, err = e.inspect(ctx, found.ID)
 		return err == nil && (settled(found) || found.State.Health.Status == container.Unhealthy), err
@@ -147,7 +147,7 @@ func (e *Executor) Observe(ctx context.Context, ref sdk.Ref, emit func(sdk.Obser
 	lag := time.NewTimer(checkLag)
 	defer lag.Stop()
 	var last *sdk.Observation
-	return gone(ref.TaskID, e.watchAgain(ctx, found.ID, lag, func() (bool, error) {
+	return gone(ref.TaskID, e.watch(ctx, found.ID, lag, func() (bool, error) {
 		found, err := e.inspect(ctx, found.ID)
 		if err != nil {
 			return false, err

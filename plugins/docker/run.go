@@ -65,14 +65,9 @@ func startError(err error) error {
 }
 
 // watch calls look at first and after every event of a container, until it says
-// that it has seen what it wanted. An event only says: look again.
-func (e *Executor) watch(ctx context.Context, id string, look func() (bool, error)) error {
-	return e.watchAgain(ctx, id, nil, look)
-}
-
-// watchAgain is watch that also calls look when the timer fires, which each event
-// sets to checkLag.
-func (e *Executor) watchAgain(ctx context.Context, id string, again *time.Timer, look func() (bool, error)) error {
+// that it has seen what it wanted. An event only says: look again. If there is a
+// timer, watch also calls look when it fires, which each event sets to checkLag.
+func (e *Executor) watch(ctx context.Context, id string, again *time.Timer, look func() (bool, error)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	messages, errs := e.engine.Events(ctx, events.ListOptions{Filters: filters.NewArgs(
@@ -134,7 +129,7 @@ func (e *Executor) ended(ctx context.Context, found *container.InspectResponse) 
 		}
 		return e.inspect(ctx, found.ID)
 	}
-	err := e.watch(ctx, found.ID, func() (bool, error) {
+	err := e.watch(ctx, found.ID, nil, func() (bool, error) {
 		var err error
 		if found, err = e.inspect(ctx, found.ID); err != nil {
 			return false, err
@@ -151,39 +146,30 @@ func (e *Executor) ended(ctx context.Context, found *container.InspectResponse) 
 }
 
 // causePatience is how long the Engine may take to learn that what it has just seen
-// end was killed for want of memory, and causePause is between two looks.
-const (
-	causePatience = 500 * time.Millisecond
-	causePause    = 50 * time.Millisecond
-)
+// end was killed for want of memory.
+const causePatience = 500 * time.Millisecond
 
 // cause looks again at a container that was killed and whose memory is limited.
 // containerd tells of the end and of its cause in events of their own, and the
 // cause may come last.
 func (e *Executor) cause(ctx context.Context, found *container.InspectResponse) (*container.InspectResponse, error) {
-	deadline := time.NewTimer(causePatience)
-	defer deadline.Stop()
-	tick := time.NewTicker(causePause)
-	defer tick.Stop()
-	for found.State.ExitCode == exitKilled && !found.State.OOMKilled && found.HostConfig.Memory > 0 {
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			return found, nil
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		again, err := e.inspect(ctx, found.ID)
-		switch {
-		case ctx.Err() != nil:
-			return nil, ctx.Err()
-		case err != nil:
-			// It is known how it ended, if not why.
+	within, cancel := context.WithTimeout(ctx, causePatience)
+	defer cancel()
+	known, err := poll(within, func() (*container.InspectResponse, error) {
+		if found.State.ExitCode != exitKilled || found.State.OOMKilled || found.HostConfig.Memory == 0 {
 			return found, nil
 		}
-		found = again
+		again, err := e.inspect(within, found.ID)
+		if err == nil && !again.State.OOMKilled {
+			err = errPending
+		}
+		return again, err
+	})
+	if err != nil {
+		// It is known how it ended, if not why.
+		return found, ctx.Err()
 	}
-	return found, nil
+	return known, nil
 }
 
 // exitKilled is the exit code of what SIGKILL has ended.

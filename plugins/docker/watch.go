@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -95,7 +96,7 @@ const maxStamp = 64
 
 func (w *lineWriter) Write(data []byte) (int, error) {
 	for rest := data; len(rest) > 0; {
-		part, after, ended := cutLine(rest)
+		part, after, ended := bytes.Cut(rest, []byte("\n"))
 		w.line = append(w.line, part[:min(len(part), maxStamp+sdk.MaxLogLine-len(w.line))]...)
 		if ended {
 			if err := w.flush(); err != nil {
@@ -105,15 +106,6 @@ func (w *lineWriter) Write(data []byte) (int, error) {
 		rest = after
 	}
 	return len(data), nil
-}
-
-func cutLine(data []byte) (line, rest []byte, ended bool) {
-	for i, b := range data {
-		if b == '\n' {
-			return data[:i], data[i+1:], true
-		}
-	}
-	return data, nil, false
 }
 
 // flush emits the line that is there.
@@ -129,15 +121,10 @@ func (w *lineWriter) flush() error {
 
 // parseLine takes the time off a line. A line without one is all text.
 func parseLine(line []byte) (time.Time, []byte) {
-	for i, b := range line[:min(len(line), maxStamp)] {
-		if b != ' ' {
-			continue
+	if i := bytes.IndexByte(line[:min(len(line), maxStamp)], ' '); i >= 0 {
+		if at, err := time.Parse(time.RFC3339Nano, string(line[:i])); err == nil {
+			return at, line[i+1:]
 		}
-		at, err := time.Parse(time.RFC3339Nano, string(line[:i]))
-		if err != nil {
-			break
-		}
-		return at, line[i+1:]
 	}
 	return time.Time{}, line
 }
