@@ -172,7 +172,7 @@ func (e *Executor) Wait(ctx context.Context, ref sdk.Ref) (*sdk.Ended, error) {
 	if err := e.act(ctx, t, callWait, 0, ""); err != nil {
 		return nil, err
 	}
-	if err := e.ended(ctx, t, -1); err != nil {
+	if err := e.ended(ctx, t); err != nil {
 		return nil, err
 	}
 	e.mu.Lock()
@@ -196,8 +196,10 @@ func (e *Executor) Shutdown(ctx context.Context, ref sdk.Ref, grace *time.Durati
 	code := int32(exitShutdown)
 	if t.Script.IgnoreShutdown {
 		code = exitKilled
-		if err := e.ended(ctx, t, t.Script.grace(grace)); err != nil {
-			return nil, err
+		within, cancel := context.WithTimeout(ctx, t.Script.grace(grace))
+		defer cancel()
+		if err := e.ended(within, t); err != nil && ctx.Err() != nil {
+			return nil, ctx.Err()
 		}
 	}
 	return e.kill(t, code)
@@ -318,15 +320,8 @@ func (e *Executor) act(ctx context.Context, t *task, call string, delay sdk.Dura
 	return t.Script.failure(failure)
 }
 
-// ended returns when the task has ended or the time is over; a negative time
-// never is.
-func (e *Executor) ended(ctx context.Context, t *task, within time.Duration) error {
-	var over <-chan time.Time
-	if within >= 0 {
-		timer := time.NewTimer(within)
-		defer timer.Stop()
-		over = timer.C
-	}
+// ended returns when the task has ended.
+func (e *Executor) ended(ctx context.Context, t *task) error {
 	for {
 		e.mu.Lock()
 		t.settle(time.Now())
@@ -339,19 +334,14 @@ func (e *Executor) ended(ctx context.Context, t *task, within time.Duration) err
 		}
 		changed, ends := t.changed, t.Ends
 		e.mu.Unlock()
-		if err := sleep(ctx, changed, ends, over); err != nil {
-			if errors.Is(err, errOver) {
-				return nil
-			}
+		if err := sleep(ctx, changed, ends); err != nil {
 			return err
 		}
 	}
 }
 
-var errOver = errors.New("the time is over")
-
 // sleep returns when there is reason to look at a task again.
-func sleep(ctx context.Context, changed <-chan struct{}, ends time.Time, over <-chan time.Time) error {
+func sleep(ctx context.Context, changed <-chan struct{}, ends time.Time) error {
 	var end <-chan time.Time
 	if !ends.IsZero() {
 		timer := time.NewTimer(time.Until(ends))
@@ -363,8 +353,6 @@ func sleep(ctx context.Context, changed <-chan struct{}, ends time.Time, over <-
 		return nil
 	case <-end:
 		return nil
-	case <-over:
-		return errOver
 	case <-ctx.Done():
 		return ctx.Err()
 	}

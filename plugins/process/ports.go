@@ -5,7 +5,9 @@ package process
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 
@@ -140,26 +142,26 @@ func freePort(networks []string, taken map[uint32]bool) (uint32, error) {
 // returns the number.
 func probe(network string, number uint32) (uint32, error) {
 	address := net.JoinHostPort("", strconv.FormatUint(uint64(number), 10))
+	var at net.Addr
+	var listener io.Closer
 	if network == "udp" {
 		conn, err := net.ListenPacket(network, address)
 		if err != nil {
 			return 0, err
 		}
-		at, ok := conn.LocalAddr().(*net.UDPAddr)
-		if err := conn.Close(); err != nil || !ok {
-			return 0, fmt.Errorf("close %s: %w", conn.LocalAddr(), err)
+		at, listener = conn.LocalAddr(), conn
+	} else {
+		l, err := net.Listen(network, address)
+		if err != nil {
+			return 0, err
 		}
-		return uint32(at.Port), nil
+		at, listener = l.Addr(), l
 	}
-	listener, err := net.Listen(network, address)
-	if err != nil {
-		return 0, err
+	chosen, err := netip.ParseAddrPort(at.String())
+	if err := errors.Join(err, listener.Close()); err != nil {
+		return 0, fmt.Errorf("close %s: %w", at, err)
 	}
-	at, ok := listener.Addr().(*net.TCPAddr)
-	if err := listener.Close(); err != nil || !ok {
-		return 0, fmt.Errorf("close %s: %w", listener.Addr(), err)
-	}
-	return uint32(at.Port), nil
+	return uint32(chosen.Port()), nil
 }
 
 // heldPorts returns the ports of a task that was prepared.

@@ -106,21 +106,17 @@ func (e *Executor) known(dir taskdir.Dir, ref sdk.Ref) (*taskdir.Run, *taskdir.E
 }
 
 // runOf returns what is known of the running command, or nil.
-func runOf(dir taskdir.Dir) (*taskdir.Run, error) {
-	run, err := dir.Run()
-	if errors.Is(err, taskdir.ErrDamaged) {
-		return nil, nil
-	}
-	return run, err
-}
+func runOf(dir taskdir.Dir) (*taskdir.Run, error) { return readable(dir.Run()) }
 
 // exitOf returns how the task ended, or nil.
-func exitOf(dir taskdir.Dir) (*taskdir.Exit, error) {
-	exit, err := dir.Exit()
+func exitOf(dir taskdir.Dir) (*taskdir.Exit, error) { return readable(dir.Exit()) }
+
+// readable takes a damaged file for one that is not there.
+func readable[T any](content *T, err error) (*T, error) {
 	if errors.Is(err, taskdir.ErrDamaged) {
 		return nil, nil
 	}
-	return exit, err
+	return content, err
 }
 
 // Remove implements [sdk.Executor].
