@@ -193,7 +193,7 @@ func TestRESTRoundTrip(t *testing.T) {
 func TestRESTRefusesTooManyCalls(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		limits, err := limit.New(limit.Settings{ClientRate: 0.01, ClientBurst: 3, StrangerBurst: 1}, false, zap.NewNop(), prometheus.NewRegistry())
+		limits, err := limit.New(limit.Settings{ClientRate: 0.01, ClientBurst: 3, UnauthenticatedBurst: 1}, false, zap.NewNop(), prometheus.NewRegistry())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -408,7 +408,7 @@ func FuzzRESTBody(f *testing.F) {
 func TestRESTBoundsStreamsOfOneClient(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		limits, err := limit.New(limit.Settings{ClientBurst: 1, StrangerBurst: 1, ClientWatches: 2, ClientLogs: 2}, false, zap.NewNop(), prometheus.NewRegistry())
+		limits, err := limit.New(limit.Settings{ClientBurst: 1, UnauthenticatedBurst: 1, ClientWatches: 2, ClientLogs: 2}, false, zap.NewNop(), prometheus.NewRegistry())
 		if err != nil {
 			t.Fatal(err)
 		}

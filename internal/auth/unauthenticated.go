@@ -15,25 +15,25 @@ import (
 )
 
 const (
-	// strangerCalls is how many calls one host may have open that show no identity:
+	// unauthenticatedCalls is how many calls one host may have open that show no identity:
 	// the message of each is taken before it is known what is in it.
-	strangerCalls = 32
-	// strangerTime is how long such a call may last.
-	strangerTime = 20 * time.Second
-	// strangerStreams bounds the calls that are open on one connection to a server
-	// that takes strangers.
-	strangerStreams = 250
+	unauthenticatedCalls = 32
+	// unauthenticatedTime is how long such a call may last.
+	unauthenticatedTime = 20 * time.Second
+	// unauthenticatedStreams bounds the calls that are open on one connection to a server
+	// that takes peers without a certificate.
+	unauthenticatedStreams = 250
 )
 
-// StrangerOptions have a gRPC server that takes peers without a certificate refuse
+// UnauthenticatedOptions have a gRPC server that takes peers without a certificate refuse
 // what they may not call before a message of it is taken: interceptors come after
 // that.
-func (g *Guard) StrangerOptions() []grpc.ServerOption {
+func (g *Guard) UnauthenticatedOptions() []grpc.ServerOption {
 	if g == nil {
 		return nil
 	}
-	l := &unauthenticatedLimiter{guard: g, open: quota.NewOpen(strangerCalls)}
-	return []grpc.ServerOption{grpc.InTapHandle(l.look), grpc.MaxConcurrentStreams(strangerStreams)}
+	l := &unauthenticatedLimiter{guard: g, open: quota.NewOpen(unauthenticatedCalls)}
+	return []grpc.ServerOption{grpc.InTapHandle(l.look), grpc.MaxConcurrentStreams(unauthenticatedStreams)}
 }
 
 // unauthenticatedLimiter is where calls of peers without a certificate come in.
@@ -66,14 +66,14 @@ func (l *unauthenticatedLimiter) look(ctx context.Context, call *tap.Info) (cont
 	}
 	host := HostOf(p.address)
 	if !l.open.Enter(host) {
-		return nil, TooMany(time.Second, "%s has %d calls open without an identity", host, strangerCalls)
+		return nil, TooMany(time.Second, "%s has %d calls open without an identity", host, unauthenticatedCalls)
 	}
 	// It ends with the call.
 	context.AfterFunc(ctx, func() { l.open.Leave(host) })
 	if waits {
 		return ctx, nil
 	}
-	ctx, cancel = context.WithTimeout(ctx, strangerTime)
+	ctx, cancel = context.WithTimeout(ctx, unauthenticatedTime)
 	context.AfterFunc(ctx, cancel)
 	return ctx, nil
 }

@@ -34,7 +34,7 @@ const (
 // The bounds, as metrics and the log call them.
 const (
 	boundAll             = "all"
-	boundUnauthenticated = "strangers"
+	boundUnauthenticated = "unauthenticated"
 	boundHost            = "host"
 	boundIdentity        = "identity"
 	boundHandshakes      = "handshakes"

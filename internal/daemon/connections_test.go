@@ -204,7 +204,7 @@ func TestConnectionsWithoutCertificateLeaveRoom(t *testing.T) {
 	if err := from(t, "127.0.0.3", nil).get(t, url); err == nil {
 		t.Error("a fourth connection without a certificate is served")
 	}
-	b.refused(t, "strangers", "--max-connections", 1)
+	b.refused(t, "unauthenticated", "--max-connections", 1)
 	b.open(t, 3)
 }
 

@@ -46,16 +46,16 @@ func (c Credentials) ClientOf(kind authv1.Role) credentials.TransportCredentials
 	return &kept{credentials.NewTLS(c.source.Client(kind)), c.source}
 }
 
-// Server returns the credentials of a gRPC server. Strangers says that it takes
+// Server returns the credentials of a gRPC server. Unauthenticated says that it takes
 // those who have no certificate too: its guard decides what they may.
-func (c Credentials) Server(strangers bool) credentials.TransportCredentials {
+func (c Credentials) Server(unauthenticated bool) credentials.TransportCredentials {
 	if !c.Secure() {
 		return insecure.NewCredentials()
 	}
-	return &kept{credentials.NewTLS(c.source.Server(strangers)), c.source}
+	return &kept{credentials.NewTLS(c.source.Server(unauthenticated)), c.source}
 }
 
-// HTTP is the same for a server of HTTP, which always takes strangers; nil: in
+// HTTP is the same for a server of HTTP, which always takes peers without a certificate; nil: in
 // the clear.
 func (c Credentials) HTTP() *tls.Config {
 	if !c.Secure() {

@@ -14,7 +14,7 @@ import (
 	"github.com/musterhq/muster/internal/daemon"
 )
 
-// TestLogLinesStayLines logs what strangers may have made up: whatever it is, it
+// TestLogLinesStayLines logs what an attacker may have sent: whatever it is, it
 // neither begins a line that looks like another daemon's word, nor has a terminal do
 // anything.
 func TestLogLinesStayLines(t *testing.T) {

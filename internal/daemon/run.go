@@ -105,9 +105,9 @@ type Spec struct {
 	// Advertise is the address at which others reach the listener. Default:
 	// its own, with the machine's host name for an unspecified one.
 	Advertise string
-	// Strangers says that the daemon's server takes connections without a
+	// Unauthenticated says that the daemon's server takes connections without a
 	// certificate, and leaves it to the guard what they may: that of people.
-	Strangers bool
+	Unauthenticated bool
 	// ServerOptions are further ones of the gRPC server; interceptors among them come
 	// after the guard's.
 	ServerOptions []grpc.ServerOption
@@ -162,10 +162,10 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 // build makes a daemon, its server and its session, and starts nothing.
 func (h *Host) build(spec Spec, member shards.Member, tracer *tracing.Tracer, log *zap.Logger) (*running, error) {
 	options := slices.Concat(tracer.ServerOptions(), h.Guard.ServerOptions(), spec.ServerOptions)
-	if spec.Strangers {
-		options = append(options, h.Guard.StrangerOptions()...)
+	if spec.Unauthenticated {
+		options = append(options, h.Guard.UnauthenticatedOptions()...)
 	}
-	server, health := NewServer(h.Guard.Handshakes(h.Credentials.Server(spec.Strangers)), options...)
+	server, health := NewServer(h.Guard.Handshakes(h.Credentials.Server(spec.Unauthenticated)), options...)
 	sessions := NewSessions(h.KV, h.sessionConfig(member))
 	service, err := spec.Build(Env{
 		KV:      h.KV,

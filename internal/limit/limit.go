@@ -22,19 +22,19 @@ import (
 	"github.com/musterhq/muster/internal/quota"
 )
 
-// together is how much more often strangers of all hosts may call than those of
+// together is how much more often callers without an identity may call from all hosts than from
 // one. It bounds what Consul is asked, and is shared: as few hosts as this can keep
 // all others from joining.
 const together = 40
 
 // The limits, as metrics and logs call them.
 const (
-	limitClient    = "client"
-	limitStranger  = "stranger"
-	limitStrangers = "strangers"
-	limitRefused   = "refused"
-	limitWatches   = "client_watches"
-	limitLogs      = "client_logs"
+	limitClient             = "client"
+	limitUnauthenticated    = "unauthenticated"
+	limitAllUnauthenticated = "all_unauthenticated"
+	limitRefused            = "refused"
+	limitWatches            = "client_watches"
+	limitLogs               = "client_logs"
 )
 
 // Limits bound the calls of one server. Nil bounds nothing.
@@ -42,12 +42,12 @@ type Limits struct {
 	settings Settings
 	log      *zap.Logger
 	exceeded *prometheus.CounterVec
-	// allStrangers has one key for all.
-	clients, strangers, refused, allStrangers *quota.Rate
-	watches, logs                             *streams
+	// allUnauthenticated has one key for all.
+	clients, unauthenticated, refused, allUnauthenticated *quota.Rate
+	watches, logs                                         *streams
 }
 
-// New returns limits. Closed says that the cluster is closed to strangers: a guard
+// New returns limits. Closed says that callers must show an identity: a guard
 // finds out who calls.
 func New(s Settings, closed bool, log *zap.Logger, metrics prometheus.Registerer) (*Limits, error) {
 	if err := s.Validate(); err != nil {
@@ -63,14 +63,14 @@ func New(s Settings, closed bool, log *zap.Logger, metrics prometheus.Registerer
 		exceeded: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "muster_rate_exceeded_total", Help: "Calls that were refused because there were too many, by limit.",
 		}, []string{"limit"}),
-		clients:      quota.NewRate(s.ClientRate, s.ClientBurst),
-		strangers:    quota.NewRate(s.StrangerRate, s.StrangerBurst),
-		refused:      quota.NewRate(s.StrangerRate, s.StrangerBurst),
-		allStrangers: quota.NewRate(together*s.StrangerRate, together*s.StrangerBurst),
-		watches:      &streams{limitWatches, "watches", "--client-watches", s.ClientWatches, quota.NewOpen(s.ClientWatches)},
-		logs:         &streams{limitLogs, "log streams", "--client-logs", s.ClientLogs, quota.NewOpen(s.ClientLogs)},
+		clients:            quota.NewRate(s.ClientRate, s.ClientBurst),
+		unauthenticated:    quota.NewRate(s.UnauthenticatedRate, s.UnauthenticatedBurst),
+		refused:            quota.NewRate(s.UnauthenticatedRate, s.UnauthenticatedBurst),
+		allUnauthenticated: quota.NewRate(together*s.UnauthenticatedRate, together*s.UnauthenticatedBurst),
+		watches:            &streams{limitWatches, "watches", "--client-watches", s.ClientWatches, quota.NewOpen(s.ClientWatches)},
+		logs:               &streams{limitLogs, "log streams", "--client-logs", s.ClientLogs, quota.NewOpen(s.ClientLogs)},
 	}
-	for _, name := range []string{limitClient, limitStranger, limitStrangers, limitRefused, limitWatches, limitLogs} {
+	for _, name := range []string{limitClient, limitUnauthenticated, limitAllUnauthenticated, limitRefused, limitWatches, limitLogs} {
 		l.exceeded.WithLabelValues(name)
 	}
 	if err := metrics.Register(l.exceeded); err != nil {
@@ -139,11 +139,11 @@ func (l *Limits) admit(ctx context.Context, method, address string) error {
 		return nil
 	case known:
 		return l.admitClient(method, caller.Identity.String())
-	case l.strangers == nil || strings.HasPrefix(method, "/"+healthpb.Health_ServiceDesc.ServiceName+"/"):
+	case l.unauthenticated == nil || strings.HasPrefix(method, "/"+healthpb.Health_ServiceDesc.ServiceName+"/"):
 		// To tell one's health costs nothing.
 		return l.admitClient(method, host)
 	}
-	return l.admitStranger(method, host)
+	return l.admitUnauthenticated(method, host)
 }
 
 func (l *Limits) admitClient(method, client string) error {
@@ -154,12 +154,12 @@ func (l *Limits) admitClient(method, client string) error {
 	return nil
 }
 
-func (l *Limits) admitStranger(method, host string) error {
-	if wait := l.strangers.Take(host); wait > 0 {
-		return l.refuse(limitStranger, method, host, l.strangerError(wait, "%s calls too often without an identity", host))
+func (l *Limits) admitUnauthenticated(method, host string) error {
+	if wait := l.unauthenticated.Take(host); wait > 0 {
+		return l.refuse(limitUnauthenticated, method, host, l.unauthenticatedError(wait, "%s calls too often without an identity", host))
 	}
-	if wait := l.allStrangers.Take(""); wait > 0 {
-		return l.refuse(limitStrangers, method, host, l.strangerError(wait, "too many call without an identity"))
+	if wait := l.allUnauthenticated.Take(""); wait > 0 {
+		return l.refuse(limitAllUnauthenticated, method, host, l.unauthenticatedError(wait, "too many call without an identity"))
 	}
 	return nil
 }
@@ -175,9 +175,9 @@ func (l *Limits) tell(limit, method, client string) {
 	l.log.Warn("client exceeds a limit", zap.String("limit", limit), zap.String("client", client), zap.String("call", method))
 }
 
-func (l *Limits) strangerError(wait time.Duration, format string, a ...any) error {
-	return auth.TooMany(wait, format+": more than %v times a second from one host, and %d at once (--stranger-rate, --stranger-burst of apid)",
-		append(a, l.settings.StrangerRate, l.settings.StrangerBurst)...)
+func (l *Limits) unauthenticatedError(wait time.Duration, format string, a ...any) error {
+	return auth.TooMany(wait, format+": more than %v times a second from one host, and %d at once (--unauthenticated-rate, --unauthenticated-burst of apid)",
+		append(a, l.settings.UnauthenticatedRate, l.settings.UnauthenticatedBurst)...)
 }
 
 func addressIn(ctx context.Context) string {

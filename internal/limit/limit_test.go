@@ -33,7 +33,7 @@ import (
 	"github.com/musterhq/muster/internal/limit"
 )
 
-// server is one that is closed to strangers, or open, and admits callers whose
+// server requires an identity, or is open, and admits callers whose
 // token is their name.
 type server struct {
 	t        *testing.T
@@ -125,9 +125,9 @@ func TestLimits(t *testing.T) {
 		join = cav1.AuthorityService_Join_FullMethodName
 		ask  = healthpb.Health_Check_FullMethodName
 	)
-	small := limit.Settings{ClientRate: 10, ClientBurst: 20, StrangerRate: 2, StrangerBurst: 5}
-	smaller := limit.Settings{ClientRate: 10, ClientBurst: 20, StrangerRate: 1, StrangerBurst: 3}
-	unbounded := limit.Settings{ClientBurst: 1, StrangerBurst: 1}
+	small := limit.Settings{ClientRate: 10, ClientBurst: 20, UnauthenticatedRate: 2, UnauthenticatedBurst: 5}
+	smaller := limit.Settings{ClientRate: 10, ClientBurst: 20, UnauthenticatedRate: 1, UnauthenticatedBurst: 3}
+	unbounded := limit.Settings{ClientBurst: 1, UnauthenticatedBurst: 1}
 	same := func(s string) func(int) string { return func(int) string { return s } }
 	each := func(format string) func(int) string { return func(i int) string { return fmt.Sprintf(format, i) } }
 	for name, tt := range map[string]struct {
@@ -140,9 +140,9 @@ func TestLimits(t *testing.T) {
 	}{
 		"one client":                  {settings: small, method: list, token: same("vera"), address: each("10.0.0.%d:1"), want: 20, wantLater: 10, exceeded: "client"},
 		"many clients":                {settings: small, method: list, token: each("vera%d"), address: same("10.0.0.1:1"), want: 200, wantLater: 200},
-		"joins of one host":           {settings: small, method: join, token: same(""), address: each("10.0.0.1:%d"), want: 5, wantLater: 2, exceeded: "stranger"},
-		"joins of a network":          {settings: small, method: join, token: same(""), address: each("[fd00::%x]:1"), want: 5, wantLater: 2, exceeded: "stranger"},
-		"joins of many hosts":         {settings: smaller, method: join, token: same(""), address: each("10.0.0.%d:1"), want: 120, wantLater: 40, exceeded: "strangers"},
+		"joins of one host":           {settings: small, method: join, token: same(""), address: each("10.0.0.1:%d"), want: 5, wantLater: 2, exceeded: "unauthenticated"},
+		"joins of a network":          {settings: small, method: join, token: same(""), address: each("[fd00::%x]:1"), want: 5, wantLater: 2, exceeded: "unauthenticated"},
+		"joins of many hosts":         {settings: smaller, method: join, token: same(""), address: each("10.0.0.%d:1"), want: 120, wantLater: 40, exceeded: "all_unauthenticated"},
 		"health":                      {settings: small, method: ask, token: same(""), address: each("10.0.0.1:%d"), want: 20, wantLater: 10, exceeded: "client"},
 		"in the clear, by the host":   {open: true, settings: small, method: list, token: same(""), address: each("10.0.0.1:%d"), want: 20, wantLater: 10, exceeded: "client"},
 		"in the clear, joins":         {open: true, settings: small, method: join, token: same(""), address: each("10.0.0.%d:1"), want: 200, wantLater: 200},
@@ -151,8 +151,8 @@ func TestLimits(t *testing.T) {
 		"turned off, one client":      {settings: unbounded, method: list, token: same("vera"), address: same("10.0.0.1:1"), want: 200, wantLater: 200},
 		"turned off, joins":           {settings: unbounded, method: join, token: same(""), address: same("10.0.0.1:1"), want: 200, wantLater: 200},
 		"turned off, wrong tokens":    {settings: unbounded, method: list, token: same("wrong"), address: same("10.0.0.1:1"), want: 200, wantLater: 200},
-		"an address that is not one":  {settings: small, method: join, token: same(""), address: same("bufconn"), want: 5, wantLater: 2, exceeded: "stranger"},
-		"v4 in v6 is not one network": {settings: smaller, method: join, token: same(""), address: each("[::ffff:10.0.0.%d]:1"), want: 120, wantLater: 40, exceeded: "strangers"},
+		"an address that is not one":  {settings: small, method: join, token: same(""), address: same("bufconn"), want: 5, wantLater: 2, exceeded: "unauthenticated"},
+		"v4 in v6 is not one network": {settings: smaller, method: join, token: same(""), address: each("[::ffff:10.0.0.%d]:1"), want: 120, wantLater: 40, exceeded: "all_unauthenticated"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -199,7 +199,7 @@ func TestRepeatedRefusalsAreCountedAndNotLogged(t *testing.T) {
 	for name, token := range map[string]string{"a wrong token": "wrong", "no token": ""} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := newServer(t, true, limit.Settings{StrangerRate: 2, StrangerBurst: 5, ClientBurst: 1})
+				h := newServer(t, true, limit.Settings{UnauthenticatedRate: 2, UnauthenticatedBurst: 5, ClientBurst: 1})
 				for i := range 200 {
 					err := h.rest(musterv1.ControlService_ListServices_FullMethodName, token, fmt.Sprintf("10.0.0.1:%d", i))
 					if status.Code(err) != codes.Unauthenticated {
@@ -217,10 +217,10 @@ func TestRepeatedRefusalsAreCountedAndNotLogged(t *testing.T) {
 	}
 }
 
-// TestARightTokenIsTakenBesideWrongOnes: a user who shares an address with a stranger,
+// TestARightTokenIsTakenBesideWrongOnes: a user who shares an address with an attacker,
 // such as a proxy's, is not shut out.
 func TestARightTokenIsTakenBesideWrongOnes(t *testing.T) {
-	h := newServer(t, true, limit.Settings{StrangerRate: 1, StrangerBurst: 1, ClientBurst: 1})
+	h := newServer(t, true, limit.Settings{UnauthenticatedRate: 1, UnauthenticatedBurst: 1, ClientBurst: 1})
 	admitted(t, 10, func(int) error {
 		return h.rest(musterv1.ControlService_ListServices_FullMethodName, "wrong", "10.0.0.1:1")
 	})
@@ -232,7 +232,7 @@ func TestARightTokenIsTakenBesideWrongOnes(t *testing.T) {
 // TestGRPC bounds calls of both kinds over a connection, as one.
 func TestGRPC(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newServer(t, true, limit.Settings{ClientRate: 1, ClientBurst: 10, StrangerRate: 1, StrangerBurst: 10})
+		h := newServer(t, true, limit.Settings{ClientRate: 1, ClientBurst: 10, UnauthenticatedRate: 1, UnauthenticatedBurst: 10})
 		l := bufconn.Listen(1 << 20)
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
@@ -273,9 +273,9 @@ func TestSettingsNameTheFlag(t *testing.T) {
 	if err := good.Validate(); err != nil {
 		t.Error(err)
 	}
-	bad := limit.Settings{ClientRate: -2, StrangerRate: -1}
+	bad := limit.Settings{ClientRate: -2, UnauthenticatedRate: -1}
 	err := bad.Validate()
-	for _, flag := range []string{"--client-rate", "--client-burst", "--stranger-rate", "--stranger-burst"} {
+	for _, flag := range []string{"--client-rate", "--client-burst", "--unauthenticated-rate", "--unauthenticated-burst"} {
 		if err == nil || !strings.Contains(err.Error(), flag) {
 			t.Errorf("%v does not name %s", err, flag)
 		}

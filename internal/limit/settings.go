@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// closedRate is what a client may do in a cluster that is closed to strangers, if
+// closedRate is what a client may do in a cluster that requires identities, if
 // nothing else is said: far more than a person or a pipeline does, and far less
 // than an apid can.
 const closedRate = 200
@@ -20,10 +20,10 @@ type Settings struct {
 	// and no limit in one that is not.
 	ClientRate  float64
 	ClientBurst int
-	// StrangerRate and StrangerBurst are those of one host whose calls show no
+	// UnauthenticatedRate and UnauthenticatedBurst are those of one host whose calls show no
 	// identity, or are refused. 0: as many as it likes.
-	StrangerRate  float64
-	StrangerBurst int
+	UnauthenticatedRate  float64
+	UnauthenticatedBurst int
 	// ClientWatches and ClientLogs are how many watches and log streams one client
 	// may have open. 0: any number.
 	ClientWatches, ClientLogs int
@@ -31,15 +31,15 @@ type Settings struct {
 
 // DefaultSettings returns the defaults.
 func DefaultSettings() Settings {
-	return Settings{ClientRate: -1, ClientBurst: 1000, StrangerRate: 50, StrangerBurst: 500, ClientWatches: 256, ClientLogs: 64}
+	return Settings{ClientRate: -1, ClientBurst: 1000, UnauthenticatedRate: 50, UnauthenticatedBurst: 500, ClientWatches: 256, ClientLogs: 64}
 }
 
 // AddFlags adds the settings; their defaults are the values that s holds.
 func (s *Settings) AddFlags(fs *pflag.FlagSet) {
 	fs.Float64Var(&s.ClientRate, "client-rate", s.ClientRate, fmt.Sprintf("calls a second that one client may make: the name of a token or a certificate, and without one a host; 0: no limit; -1: %d with TLS, and no limit in the clear", closedRate))
 	fs.IntVar(&s.ClientBurst, "client-burst", s.ClientBurst, "calls that one client may make at once, on top of --client-rate")
-	fs.Float64Var(&s.StrangerRate, "stranger-rate", s.StrangerRate, "with TLS: calls a second of one host that show no identity (joining), and as many that are refused; hosts together may make forty times as many of the former; 0: no limit")
-	fs.IntVar(&s.StrangerBurst, "stranger-burst", s.StrangerBurst, "such calls that one host may make at once, on top of --stranger-rate")
+	fs.Float64Var(&s.UnauthenticatedRate, "unauthenticated-rate", s.UnauthenticatedRate, "with TLS: calls a second of one host that show no identity (joining), and as many that are refused; hosts together may make forty times as many of the former; 0: no limit")
+	fs.IntVar(&s.UnauthenticatedBurst, "unauthenticated-burst", s.UnauthenticatedBurst, "such calls that one host may make at once, on top of --unauthenticated-rate")
 	fs.IntVar(&s.ClientWatches, "client-watches", s.ClientWatches, "watches that one client may have open at one apid; clients as for --client-rate; 0: no limit")
 	fs.IntVar(&s.ClientLogs, "client-logs", s.ClientLogs, "log streams that one client may have open at one apid; clients as for --client-rate; 0: no limit")
 }
@@ -51,7 +51,7 @@ func (s Settings) Validate() error {
 		flag  string
 		value float64
 		least float64
-	}{{"client-rate", s.ClientRate, -1}, {"stranger-rate", s.StrangerRate, 0}} {
+	}{{"client-rate", s.ClientRate, -1}, {"unauthenticated-rate", s.UnauthenticatedRate, 0}} {
 		if math.IsNaN(r.value) || math.IsInf(r.value, 0) || r.value < r.least {
 			faults = append(faults, fmt.Errorf("--%s: %v is no number of calls a second", r.flag, r.value))
 		}
@@ -59,7 +59,7 @@ func (s Settings) Validate() error {
 	for _, b := range []struct {
 		flag  string
 		value int
-	}{{"client-burst", s.ClientBurst}, {"stranger-burst", s.StrangerBurst}} {
+	}{{"client-burst", s.ClientBurst}, {"unauthenticated-burst", s.UnauthenticatedBurst}} {
 		if b.value < 1 {
 			faults = append(faults, fmt.Errorf("--%s: %d is less than 1", b.flag, b.value))
 		}
@@ -84,7 +84,7 @@ func (s Settings) effective(closed bool) Settings {
 		s.ClientRate = 0
 	}
 	if !closed {
-		s.StrangerRate = 0
+		s.UnauthenticatedRate = 0
 	}
 	return s
 }

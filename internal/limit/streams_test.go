@@ -50,7 +50,7 @@ func TestEachClientHasSoManyStreams(t *testing.T) {
 		service = musterv1.ControlService_ServiceLogs_FullMethodName
 		task    = musterv1.ControlService_TaskLogs_FullMethodName
 	)
-	bounds := limit.Settings{ClientBurst: 1, StrangerBurst: 1, ClientWatches: 5, ClientLogs: 3}
+	bounds := limit.Settings{ClientBurst: 1, UnauthenticatedBurst: 1, ClientWatches: 5, ClientLogs: 3}
 	for name, tt := range map[string]struct {
 		open            bool
 		settings        limit.Settings
@@ -64,7 +64,7 @@ func TestEachClientHasSoManyStreams(t *testing.T) {
 		"of many clients":          {settings: bounds, methods: []string{task}, token: "vera%d", address: "10.0.0.1:%d", want: 20},
 		"in the clear":             {open: true, settings: bounds, methods: []string{service}, address: "10.0.0.1:%d", want: 3, exceeded: "client_logs", names: "10.0.0.1 has 3 log streams open"},
 		"in the clear, many":       {open: true, settings: bounds, methods: []string{watch}, address: "10.0.0.%d:1", want: 20},
-		"without a limit":          {settings: limit.Settings{ClientBurst: 1, StrangerBurst: 1}, methods: []string{watch, task}, token: "vera", address: "10.0.0.%d:1", want: 20},
+		"without a limit":          {settings: limit.Settings{ClientBurst: 1, UnauthenticatedBurst: 1}, methods: []string{watch, task}, token: "vera", address: "10.0.0.%d:1", want: 20},
 		"by default":               {settings: limit.DefaultSettings(), methods: []string{service}, token: "vera", address: "10.0.0.1:%d", want: 20},
 		"kinds are for themselves": {settings: bounds, methods: []string{watch, watch, task}, token: "vera", address: "10.0.0.1:%d", want: 8, exceeded: "client_watches"},
 	} {
@@ -109,7 +109,7 @@ func TestEachClientHasSoManyStreams(t *testing.T) {
 // watches, and end them all before it opens as many again.
 func TestStreamsOverGRPCAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newServer(t, true, limit.Settings{ClientBurst: 1, StrangerBurst: 1, ClientWatches: 4, ClientLogs: 1})
+		h := newServer(t, true, limit.Settings{ClientBurst: 1, UnauthenticatedBurst: 1, ClientWatches: 4, ClientLogs: 1})
 		l := bufconn.Listen(1 << 20)
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)

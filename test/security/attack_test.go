@@ -79,7 +79,7 @@ func forged(t *testing.T, uri string) *tls.Certificate {
 
 func TestAttacks(t *testing.T) {
 	// So few that a slow machine, too, makes more.
-	c := start(t, "--client-rate", "10", "--client-burst", "200", "--stranger-rate", "10", "--stranger-burst", "200")
+	c := start(t, "--client-rate", "10", "--client-burst", "200", "--unauthenticated-rate", "10", "--unauthenticated-burst", "200")
 	worker := strings.TrimSpace(string(c.file("worker.token")))
 	admin := musterv1.NewControlServiceClient(c.dial(c.api, nil))
 	node1, err := c.join("node1", worker)

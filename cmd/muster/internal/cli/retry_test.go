@@ -64,7 +64,7 @@ func TestRefusedCallsAreRepeated(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				limits, err := limit.New(limit.Settings{ClientRate: tt.perSecond, ClientBurst: 1, StrangerBurst: 1}, false, zaptest.NewLogger(t), prometheus.NewRegistry())
+				limits, err := limit.New(limit.Settings{ClientRate: tt.perSecond, ClientBurst: 1, UnauthenticatedBurst: 1}, false, zaptest.NewLogger(t), prometheus.NewRegistry())
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -232,7 +232,7 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 		Tracing: s.Tracing, Guard: guard, Ready: notifier{log}.ready,
 	}
 	spec := daemon.Spec{
-		Name: m.name, Listener: connections.Listen(listener, grpcServer), Advertise: s.Advertise, Strangers: m.rest, ServerOptions: limits.ServerOptions(),
+		Name: m.name, Listener: connections.Listen(listener, grpcServer), Advertise: s.Advertise, Unauthenticated: m.rest, ServerOptions: limits.ServerOptions(),
 		Build: func(env daemon.Env) (daemon.Service, error) { return m.build(env, parts{authority, limits}) },
 	}
 	hosts := hostsOf(s, creds, restListen)

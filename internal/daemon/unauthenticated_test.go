@@ -23,9 +23,9 @@ import (
 	"github.com/musterhq/muster/internal/daemon"
 )
 
-// serveStrangers serves those who have no certificate, of whom some have a token. It
+// serveUnauthenticated serves those who have no certificate, of whom some have a token. It
 // cannot tell whose one is while it loads.
-func serveStrangers(t *testing.T) *bufconn.Listener {
+func serveUnauthenticated(t *testing.T) *bufconn.Listener {
 	t.Helper()
 	guard, err := auth.New(func() string { return "d" }, zaptest.NewLogger(t), prometheus.NewRegistry())
 	if err != nil {
@@ -44,7 +44,7 @@ func serveStrangers(t *testing.T) *bufconn.Listener {
 		}
 		return auth.Identity{Role: authv1.Role_VIEWER, Name: "vera"}, nil
 	})
-	server, _ := daemon.NewServer(insecure.NewCredentials(), append(guard.ServerOptions(), guard.StrangerOptions()...)...)
+	server, _ := daemon.NewServer(insecure.NewCredentials(), append(guard.ServerOptions(), guard.UnauthenticatedOptions()...)...)
 	musterv1.RegisterControlServiceServer(server, &musterv1.UnimplementedControlServiceServer{})
 	if err := guard.RegisterRules(server.GetServiceInfo()); err != nil {
 		t.Fatal(err)
@@ -62,15 +62,15 @@ func bearer(token string) hpack.HeaderField {
 	return hpack.HeaderField{Name: "authorization", Value: "Bearer " + token}
 }
 
-// TestStrangersSendNothing: a caller without permission is refused before it has sent
+// TestUnauthenticatedCallIsRefusedBeforeItsMessage: a caller without permission is refused before it has sent
 // what it announces.
-func TestStrangersSendNothing(t *testing.T) {
+func TestUnauthenticatedCallIsRefusedBeforeItsMessage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := attack(t, serveStrangers(t))
+		a := attack(t, serveUnauthenticated(t))
 		time.Sleep(2 * loading)
 		began := time.Now()
 		a.begin(1, list)
-		a.until("refusal of a stranger", trailer(1, codes.Unauthenticated))
+		a.until("refusal of the caller", trailer(1, codes.Unauthenticated))
 		a.begin(3, list, bearer("wrong"))
 		a.until("refusal of a wrong token", trailer(3, codes.Unauthenticated))
 		a.begin(5, "/nowhere/Nothing")
@@ -89,7 +89,7 @@ func TestStrangersSendNothing(t *testing.T) {
 // TestATokenIsWaitedFor: a daemon that starts refuses no caller that it will know.
 func TestATokenIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := serveStrangers(t)
+		l := serveUnauthenticated(t)
 		a, b := attack(t, l), attack(t, l)
 		a.call(1, list, message(false, nil), bearer("right"))
 		b.call(1, list, message(false, nil), bearer("wrong"))
@@ -98,9 +98,9 @@ func TestATokenIsWaitedFor(t *testing.T) {
 	})
 }
 
-// TestStrangersHaveLittleOpen: as many calls as one host may have, over several
+// TestOpenUnauthenticatedCallsAreBounded: as many calls as one host may have, over several
 // connections, none of which is ever complete.
-func TestStrangersHaveLittleOpen(t *testing.T) {
+func TestOpenUnauthenticatedCallsAreBounded(t *testing.T) {
 	for name, begin := range map[string]func(a *attacker, stream uint32){
 		"messages that do not come": func(a *attacker, stream uint32) {
 			a.begin(stream, check)
@@ -115,7 +115,7 @@ func TestStrangersHaveLittleOpen(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l := serveStrangers(t)
+				l := serveUnauthenticated(t)
 				a, b := attack(t, l), attack(t, l)
 				const most = 32
 				for i := range uint32(most / 2) {
@@ -147,7 +147,7 @@ func TestStrangersHaveLittleOpen(t *testing.T) {
 // TestStreamsOfPeopleAreBounded opens more calls with a token than there may be.
 func TestStreamsOfPeopleAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := attack(t, serveStrangers(t))
+		a := attack(t, serveUnauthenticated(t))
 		time.Sleep(2 * loading)
 		const most = 250
 		for i := range uint32(most + 1) {
