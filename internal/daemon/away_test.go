@@ -56,7 +56,7 @@ func TestStartedWhileConsulIsAway(t *testing.T) {
 			return v, err
 		}
 	})
-	waiting := func() bool { return logs.FilterMessage("store is away: waiting for it").Len() > 0 }
+	waiting := func() bool { return logs.FilterMessage("store is unavailable; waiting for it").Len() > 0 }
 	testwait.True(t, "the log says that the daemon waits", waiting)
 
 	stream := h.watchHealth()

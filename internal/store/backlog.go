@@ -3,29 +3,30 @@ package store
 import "slices"
 
 const (
-	// smallGroup is the number of updates asked for together up to which they
-	// go before bulk work, and smallFirst how many of them go so in one batch.
+	// smallGroup is the largest number of updates in one call that have priority over
+	// bulk work. smallFirst is how many such updates have priority in one batch.
 	smallGroup = 8
 	smallFirst = 8
-	// maxSkipped is how many updates in a row are tried for a batch that is
-	// full. Others may still fit, because they change pages that are in it.
+	// maxSkipped is how many consecutive updates may not fit into a batch before it is
+	// taken to be full. Later ones may fit because they change pages of the batch.
 	maxSkipped = 16
-	// maxTrials is how many updates at most are run only to learn where they
-	// write; it bounds the time for which a commit waits for that.
+	// maxTrials bounds how many updates are run only to learn where they write, and so
+	// how long a commit waits for that.
 	maxTrials = 20_000
 )
 
-// backlog is the updates that wait for a batch.
+// backlog holds the updates that wait for a batch.
 //
-// A batch holds few pages, but any number of records in them: so of many
-// updates, those that write into the same pages should go together. Where an
-// update writes is known when it was run once. Hence those that did not fit are
-// sorted by that location, and then are taken in this order to the last before the
-// next are sorted, so that none waits forever. Those that write much are not run in
-// vain: what they add is known from before, or from others of their group.
+// A batch has room for few pages, but for any number of records in these pages. So
+// updates that write to the same pages should share a batch. The store learns where an
+// update writes by running it. Updates that did not fit are sorted by this location
+// and processed in this order. All of them are processed before the next ones are
+// sorted, so that none waits forever. Updates that write many records are run only if
+// they are likely to fit: their size is known from an earlier run, or from other
+// updates of their group.
 type backlog struct {
-	untried []*request // have not been run yet, in order of arrival
-	sweep   []*request // in order of their places
+	untried []*request // not run yet, in order of arrival
+	sweep   []*request // sorted by location
 	next    []*request // for the next sweep
 }
 
@@ -33,10 +34,10 @@ func (l *backlog) empty() bool { return len(l.untried)+len(l.sweep)+len(l.next) 
 
 func (l *backlog) all() []*request { return slices.Concat(l.sweep, l.next, l.untried) }
 
-// add appends updates that have just been asked for.
+// add appends new updates.
 func (l *backlog) add(reqs []*request) { l.untried = append(l.untried, reqs...) }
 
-// putBack gives a batch's updates back, to be the first of the next one.
+// putBack puts the updates of a batch first again.
 func (l *backlog) putBack(b *batch) {
 	members := make([]*request, len(b.members))
 	for i, m := range b.members {
@@ -45,14 +46,14 @@ func (l *backlog) putBack(b *batch) {
 	l.sweep = append(members, l.sweep...)
 }
 
-// fill moves updates from the backlog into a batch until no other fits, or there are
-// limit. Those that have been given up are dropped.
+// fill moves updates from the backlog into a batch until it is full or has limit
+// members. It drops updates whose caller no longer waits.
 func (l *backlog) fill(b *batch, limit int) {
 	if len(l.sweep) == 0 {
 		l.sweep, l.next = l.next, nil
 		slices.SortStableFunc(l.sweep, func(p, q *request) int { return p.firstWrite.compare(q.firstWrite) })
 	}
-	// join reports whether the update is done with, as far as the backlog goes.
+	// join reports whether the update can leave the backlog.
 	join := func(r *request) bool {
 		fits := true
 		return !r.run(func() { fits = b.run(r) }) || fits
@@ -71,7 +72,7 @@ func (l *backlog) fill(b *batch, limit int) {
 			skipped++
 		}
 	}
-	// The skipped ones stay, at the front.
+	// Skipped updates stay at the front.
 	l.sweep = l.sweep[i-len(rest):]
 	copy(l.sweep, rest)
 
@@ -88,8 +89,8 @@ func (l *backlog) fill(b *batch, limit int) {
 	l.untried = l.untried[i:]
 }
 
-// small lets some updates join that are not a part of bulk work, and returns
-// the untried ones that remain.
+// small adds some updates that are not part of bulk work, and returns the remaining
+// untried updates.
 func (l *backlog) small(full func() bool, join func(*request) bool) []*request {
 	if len(l.sweep) == 0 {
 		return l.untried

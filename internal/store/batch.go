@@ -6,21 +6,20 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// batch is a number of updates that are committed in one transaction. Their
-// functions run one after another, each on what the former ones left.
+// batch holds the updates that are committed in one transaction. Their functions run
+// one after another, and each sees the writes of the former ones.
 type batch struct {
 	base    *Snapshot
 	maxPage int
 	limits  kv.Limits
 	drafts  [][]*draft // by table and shard
-	order   []*draft   // in the order of their first use
+	order   []*draft   // in order of first use
 	cost    cost
 	members []member
 	runs    int
 }
 
-// member is an update that is part of a batch, and the error that its function
-// returned.
+// member is an update in a batch, with the error that its function returned.
 type member struct {
 	req *request
 	err error
@@ -77,22 +76,21 @@ func (b *batch) unwrite(d *draft) {
 	}
 }
 
-// fits reports whether the transaction is within the limits, as far as is
-// known.
+// fits reports whether the estimated cost is within the limits of a transaction.
 func (b *batch) fits() bool {
 	return b.cost.ops <= b.limits.Ops && b.cost.bytes <= b.limits.Bytes
 }
 
-// tooHeavy reports whether an update that writes much, as far as is known without
-// running it, is too much for what is left of the transaction.
+// tooHeavy reports whether the estimated cost of a heavy update exceeds what is left of
+// the transaction.
 func (b *batch) tooHeavy(req *request) bool {
 	w := req.weight()
 	return len(b.members) > 0 && (b.cost.ops+w.ops > b.limits.Ops || b.cost.bytes+w.bytes > b.limits.Bytes)
 }
 
-// run runs an update's function and makes it a member. It reports false, and
-// leaves no trace, if that would be too much for one transaction. The first
-// member always fits: what becomes of it is seen when the batch is sealed.
+// run runs an update's function and makes the update a member. If it does not fit into
+// the transaction, run undoes its effects and reports false. The first member always
+// fits, because sealing the batch checks the limits.
 func (b *batch) run(req *request) bool {
 	tx := &Tx{batch: b, number: b.runs}
 	b.runs++
@@ -101,12 +99,12 @@ func (b *batch) run(req *request) bool {
 	if tx.err != nil {
 		err = tx.err
 	}
-	// To use a Tx after its function has returned is a mistake, and panics.
+	// Using a Tx after its function has returned is a bug, and panics.
 	defer func() { tx.batch = nil }()
 	if err != nil {
 		tx.revert()
 	} else if len(tx.undo) == 0 {
-		// It changes nothing, so nothing depends on what it has read.
+		// The update writes nothing, so its reads need not be checked.
 		tx.release()
 	}
 	if len(tx.undo) > 0 {
@@ -133,16 +131,16 @@ type plan struct {
 	writes bool
 }
 
-// plannedShard is a shard as the transaction will leave it, but for its index.
+// plannedShard is the state of a shard after the transaction, except for its index.
 type plannedShard struct {
 	table, shard int
 	key          string // of its head
 	base         *shard
-	next         *shard // nil if it is only checked
+	next         *shard // nil if the shard is only checked
 }
 
-// seal turns the batch into a transaction. Heads come first, so that a conflict
-// is found before anything else is looked at.
+// seal turns the batch into a transaction. Heads come first, so that the kv finds a
+// conflict before it handles the pages.
 func (b *batch) seal(prefix string, w writer, merge bool) *plan {
 	p := &plan{tables: map[int]struct{}{}}
 	var pages []kv.Op
@@ -177,7 +175,7 @@ func (b *batch) seal(prefix string, w writer, merge bool) *plan {
 	return p
 }
 
-// check returns an error if the transaction is over the limits.
+// check returns an error if the transaction exceeds the limits.
 func (p *plan) check(l kv.Limits) error {
 	if len(p.ops) <= l.Ops && p.bytes <= l.Bytes {
 		return nil

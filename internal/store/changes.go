@@ -8,7 +8,7 @@ type Change[T any] struct {
 	Old, New *Entry[T]
 }
 
-// Key is that of the record.
+// Key returns the key of the record.
 func (c Change[T]) Key() string {
 	if c.New != nil {
 		return c.New.Key
@@ -16,9 +16,9 @@ func (c Change[T]) Key() string {
 	return c.Old.Key
 }
 
-// Changes returns what is different in to from what it was in from, shard by
-// shard in order of the keys. A from of nil is empty. How often a record changed
-// in between does not show. The cost is that of reading the pages that differ.
+// Changes returns the differences between two snapshots, sorted by key within each shard.
+// A nil from is empty. A record that changed several times is one change. The cost is
+// proportional to the size of the pages that differ.
 func (t *Table[T]) Changes(from, to *Snapshot) iter.Seq[Change[T]] {
 	return func(yield func(Change[T]) bool) {
 		a, b := emptyTable, to.table(t)
@@ -49,8 +49,8 @@ func entryPointer[T any](r *record) *Entry[T] {
 	return &e
 }
 
-// compareShards walks through two states of a shard side by side. Where both
-// come to a page that they share, both leave it out.
+// compareShards walks through two states of a shard in parallel, and skips the pages that
+// they share.
 func compareShards(from, to *shard, yield func(old, new *record) bool) bool {
 	a, b := from.seek(""), to.seek("")
 	for a.ok() || b.ok() {
@@ -69,7 +69,7 @@ func compareShards(from, to *shard, yield func(old, new *record) bool) bool {
 			new = b.record()
 		}
 		if old == new {
-			// Records that have not changed are shared, also by pages that have.
+			// Changed pages share their unchanged records too.
 			a.step()
 			b.step()
 			continue

@@ -6,18 +6,17 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Codec turns values into bytes and back. Equal values must give equal bytes,
-// or a Put of what is there already would count as a change. What Encode makes
-// without an error, Decode must be able to read. It must not keep the bytes that
-// it is given.
+// Codec encodes and decodes values. Equal values must have equal encodings; otherwise a
+// Put of the stored value counts as a change. Decode must accept everything that Encode
+// returns, and must not keep its argument.
 type Codec[T any] struct {
 	Encode func(T) ([]byte, error)
 	Decode func([]byte) (T, error)
 }
 
-// Proto is the codec of a Protocol Buffers message; newMessage returns an empty
-// one. Its encoding is deterministic within one version of Muster, which is
-// enough: a difference costs only a write of an equal value.
+// Proto returns the codec of a Protocol Buffers message. newMessage returns an empty
+// message. The encoding is deterministic within one version of Muster. That is enough,
+// because a different encoding only causes a write of an equal value.
 func Proto[M proto.Message](newMessage func() M) Codec[M] {
 	return Codec[M]{
 		Encode: func(m M) ([]byte, error) {

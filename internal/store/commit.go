@@ -13,7 +13,7 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// Bounds of the pause after a conflict and after a failure.
+// Bounds of the backoff after conflicts and after failures.
 const (
 	conflictPause    = 500 * time.Microsecond
 	maxConflictPause = 32 * time.Millisecond
@@ -21,10 +21,10 @@ const (
 	maxFailurePause  = time.Second
 )
 
-// callTimeout bounds a call of the kv that should answer at once.
+// callTimeout bounds a non-blocking call of the kv.
 const callTimeout = 15 * time.Second
 
-// inFlightCommit is a commit that is on its way.
+// inFlightCommit is a commit that has been sent and has no result yet.
 type inFlightCommit struct {
 	writer writer
 	done   chan struct{}
@@ -35,13 +35,12 @@ type committer struct {
 	s       *Store
 	backlog backlog
 	commits uint64 // number of the last one
-	// conflicted says that the last commit conflicted. conflictBackoff is the
-	// pause after further conflicts.
+	// conflicted is set if the last commit conflicted. conflictBackoff delays the
+	// commits after further conflicts.
 	conflicted      bool
 	conflictBackoff *backoff.Backoff
-	// lastCallers is how many callers there were when the last transaction had been
-	// committed: those that it was for, and those that waited. lastDuration is how long it
-	// took.
+	// lastCallers is the number of callers after the last commit: those whose updates it
+	// contained, and those that were waiting. lastDuration is the time it took.
 	lastCallers  int
 	lastDuration time.Duration
 }
@@ -50,7 +49,7 @@ func newCommitter(s *Store) *committer {
 	return &committer{s: s, conflictBackoff: backoff.New(conflictPause, maxConflictPause)}
 }
 
-// run commits what is queued until ctx ends, and then refuses what is left.
+// run commits queued updates until ctx ends. The remaining ones then get ErrClosed.
 func (c *committer) run(ctx context.Context) {
 	defer func() {
 		for _, r := range append(c.backlog.all(), c.s.queue.close()...) {
@@ -77,14 +76,13 @@ func (c *committer) run(ctx context.Context) {
 	}
 }
 
-// maxCallerWait is how long a commit waits for company at most, where half of the
-// last commit's time is longer.
+// maxCallerWait bounds how long a commit waits for callers.
 const maxCallerWait = 10 * time.Millisecond
 
-// waitForCallers waits a moment for callers who have just got their answers, if there are
-// several: most ask for the next update at once. Else those would take turns with
-// the ones that have waited meanwhile, in twice as many transactions. Who is alone
-// never waits.
+// waitForCallers gives the callers of the last commit a moment to queue their next
+// updates, because most do so at once. Otherwise they would alternate with the callers
+// that waited during the last commit, and need twice as many transactions. The wait is
+// half as long as the last commit. A single caller is committed immediately.
 func (c *committer) waitForCallers(ctx context.Context) {
 	if c.lastCallers < 2 {
 		return
@@ -102,8 +100,8 @@ func (c *committer) waitForCallers(ctx context.Context) {
 	}
 }
 
-// commit makes a batch of as many updates as fit into one transaction, and
-// commits it. Updates that have no result then are in the backlog again.
+// commit commits a batch of as many updates as fit into one transaction. Updates
+// without a result return to the backlog.
 func (c *committer) commit(ctx context.Context) {
 	limit := math.MaxInt
 	merge := true
@@ -133,7 +131,7 @@ func (c *committer) commit(ctx context.Context) {
 			continue
 		}
 		if !b.setSent(true) {
-			// A caller has given up, and must not see it applied.
+			// A caller has given up, so its update must not be applied.
 			c.backlog.putBack(b)
 			continue
 		}
@@ -143,8 +141,8 @@ func (c *committer) commit(ctx context.Context) {
 	}
 }
 
-// setSent marks the members; it reports false, with none marked, if one of them
-// has been given up.
+// setSent marks the members as sent. If a caller has given up, it marks none and
+// reports false.
 func (b *batch) setSent(sent bool) bool {
 	for i, m := range b.members {
 		if !m.req.setSent(sent) && sent {
@@ -157,7 +155,7 @@ func (b *batch) setSent(sent bool) bool {
 	return true
 }
 
-// finish gives the members their results.
+// finish sets the results of the members.
 func (b *batch) finish() {
 	for _, m := range b.members {
 		m.req.finish(m.err)
@@ -170,7 +168,7 @@ func (b *batch) fail(err error) {
 	}
 }
 
-// callers returns how many asked for the updates.
+// callers returns the number of callers of the updates.
 func (b *batch) callers() int {
 	groups := map[*group]struct{}{}
 	for _, m := range b.members {
@@ -179,7 +177,7 @@ func (b *batch) callers() int {
 	return len(groups)
 }
 
-// abandoned reports whether no caller waits for the batch any longer.
+// abandoned reports whether all callers have given up.
 func (b *batch) abandoned() bool {
 	for _, m := range b.members {
 		if m.req.run(func() {}) {
@@ -189,7 +187,7 @@ func (b *batch) abandoned() bool {
 	return true
 }
 
-// send sends a transaction, and deals with what became of it.
+// send sends a transaction and handles its result.
 func (c *committer) send(ctx context.Context, b *batch, p *plan, w writer) {
 	start := time.Now()
 	announceDone := c.s.announceCommit(p, w)
@@ -223,7 +221,7 @@ func (c *committer) send(ctx context.Context, b *batch, p *plan, w writer) {
 	}
 }
 
-// catchUp brings the snapshot up to what the kv holds now, while a caller
+// catchUp reads the tables of the plan from the kv until that succeeds or no caller
 // waits for the batch.
 func (c *committer) catchUp(ctx context.Context, b *batch, p *plan) {
 	for i := range p.tables {
@@ -234,14 +232,14 @@ func (c *committer) catchUp(ctx context.Context, b *batch, p *plan) {
 			if err == nil {
 				break
 			}
-			c.s.log.Debug("table not read again", zap.String("table", f.def.Name()), zap.Error(err))
+			c.s.log.Debug("failed to read table again; retrying", zap.String("table", f.def.Name()), zap.Error(err))
 			_ = retry.Wait(ctx)
 		}
 	}
 }
 
-// unavailable reports whether a call that ended so may succeed if repeated, and
-// may have been applied.
+// unavailable reports whether a call with this error may have been applied, and may
+// succeed if it is repeated.
 func unavailable(err error) bool {
 	return errors.Is(err, kv.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }

@@ -11,21 +11,21 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// commitResult is what became of a transaction.
+// commitResult is the outcome of a transaction.
 type commitResult uint8
 
 const (
 	resultFailed commitResult = iota
 	resultApplied
-	// resultUnseen: it was applied, but its results were lost.
+	// resultUnseen means that it was applied, but its results were lost.
 	resultUnseen
-	// resultConflict: it was not applied, and never will be.
+	// resultConflict means that it was not applied and never will be.
 	resultConflict
 )
 
-// deliver sends a transaction until it is known what became of it, or no caller
-// waits for that any longer. pairs are the results of a transaction that was
-// applied, err is the reason of one that failed.
+// deliver sends a transaction, repeatedly if needed, until its outcome is known or no
+// caller waits for it. pairs are the results of an applied transaction; err is the
+// error of a failed one.
 func (c *committer) deliver(ctx context.Context, b *batch, p *plan, w writer) (end commitResult, pairs []kv.Pair, err error) {
 	retry := backoff.New(failurePause, maxFailurePause)
 	for attempt := 0; ; attempt++ {
@@ -37,14 +37,14 @@ func (c *committer) deliver(ctx context.Context, b *batch, p *plan, w writer) (e
 		case conflict && attempt == 0:
 			return resultConflict, nil, nil
 		case !conflict && !unavailable(err):
-			c.s.log.Warn("commit refused", zap.Error(err))
+			c.s.log.Warn("failed to commit", zap.Error(err))
 			if attempt > 0 {
 				err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 			}
 			return resultFailed, nil, err
 		}
-		// It may have been applied, or still be on its way; a conflict may be
-		// one with ourselves. Once a head has moved it can be told for sure.
+		// The transaction may have been applied, or may still arrive, and a conflict
+		// may be one with itself. The heads tell, once one of them has changed.
 		o, err := c.ask(ctx, b, p, w, err)
 		switch {
 		case err != nil:
@@ -54,15 +54,15 @@ func (c *committer) deliver(ctx context.Context, b *batch, p *plan, w writer) (e
 		case conflict:
 			return resultConflict, nil, nil
 		}
-		// Not applied as yet. The same transaction again: only one of the two
-		// can be applied, because both compare the same heads.
+		// It has not been applied so far. Sending it again is safe: both compare the
+		// same heads, so only one of them can be applied.
 		c.s.metrics.retries.Inc()
 		_ = retry.Wait(ctx)
 	}
 }
 
-// ask asks until it gets an answer what became of a transaction that ended with
-// the error cause. Its own error says that the outcome is not to be known.
+// ask reads the outcome of a transaction that failed with cause, and retries until it
+// gets an answer. Its error says that the outcome cannot be known.
 func (c *committer) ask(ctx context.Context, b *batch, p *plan, w writer, cause error) (outcome, error) {
 	retry := backoff.New(failurePause, maxFailurePause)
 	for {
@@ -71,8 +71,8 @@ func (c *committer) ask(ctx context.Context, b *batch, p *plan, w writer, cause 
 		case ctx.Err() != nil:
 			return outcomeUnknown, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ErrClosed)
 		case b.abandoned():
-			// If it is applied nevertheless, the next commit to one of its
-			// heads will conflict.
+			// If it is applied later, the next commit to one of its heads will
+			// conflict.
 			return outcomeUnknown, ErrOutcomeUnknown
 		}
 		o, err := c.resolve(ctx, p, w)
@@ -89,9 +89,8 @@ func (c *committer) ask(ctx context.Context, b *batch, p *plan, w writer, cause 
 	}
 }
 
-// resolve asks the heads that the transaction should have written what became of
-// it. outcomeOpen means that it has not been applied; it still may be, while the
-// heads have not moved.
+// resolve finds the outcome of a transaction in the heads that it writes. outcomeOpen
+// means that it has not been applied, but may be while the heads are unchanged.
 func (c *committer) resolve(ctx context.Context, p *plan, w writer) (outcome, error) {
 	var ops []kv.Op
 	base := map[string]uint64{}
@@ -102,15 +101,15 @@ func (c *committer) resolve(ctx context.Context, p *plan, w writer) (outcome, er
 		}
 	}
 	if len(ops) == 0 {
-		// It only checked: whether it was applied makes no difference.
+		// It writes nothing, so the outcome makes no difference.
 		return outcomeOpen, nil
 	}
 	pairs, err := c.s.txn(ctx, ops)
 	if err != nil {
 		return outcomeUnknown, err
 	}
-	// It was applied to all heads or to none, so one that knows is enough. A
-	// head that is not there was never written.
+	// It was applied to all heads or to none, so one definite answer is enough. A head
+	// that does not exist was never written.
 	result := outcomeUnknown
 	if len(pairs) < len(ops) {
 		result = outcomeOpen

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// cost is what a batch's transaction will take, as far as is known before its
-// pages are split and encoded.
+// cost is an estimate of a transaction's operations and bytes before its pages are split
+// and encoded.
 type cost struct {
 	ops, bytes int
 }
@@ -16,8 +16,8 @@ func (c *cost) add(d cost, sign int) {
 	c.bytes += sign * d.bytes
 }
 
-// draft is a shard while a batch changes it. The pages keep their bounds until
-// the batch is sealed.
+// draft is a shard that a batch changes. Its pages keep their key ranges until the batch
+// is sealed.
 type draft struct {
 	def     TableDef
 	table   int
@@ -27,20 +27,21 @@ type draft struct {
 	pages   []draftPage
 	// seq is the sequence number of the last accepted update.
 	seq uint64
-	// guards counts the updates of the batch whose result depends on the shard,
-	// writers those that wrote to it.
+	// guards counts the updates of the batch that depend on the shard, writers those that
+	// have written to it.
 	guards, writers int
-	// touchedBy and wroteBy are the numbers of the last updates that did.
+	// touchedBy and wroteBy are the numbers of the last updates that used the shard and
+	// wrote to it.
 	touchedBy, wroteBy int
-	// generation grows with each change, for scans to notice.
+	// generation increases with each change, so that scans notice it.
 	generation int
 }
 
-// draftPage is a page while a batch changes it.
+// draftPage is a page of a draft.
 type draftPage struct {
 	base    *page // nil for the first page of an empty shard
 	low     string
-	recs    []*record // those of base until there is a change
+	recs    []*record // the records of base until the first change
 	size    int
 	changes int
 }
@@ -57,21 +58,21 @@ func newDraft(def TableDef, table, number int, base *shard, maxPage int) *draft 
 	return d
 }
 
-// target is the size up to which pages are filled when they are split or
-// merged, so that the next record does not split them again.
+// target is the size of pages after splitting or merging. It leaves room for more records
+// before the next split.
 func target(maxPage int) int { return maxPage * 3 / 4 }
 
 // underfull is the size below which a page is merged with a neighbour.
 func underfull(maxPage int) int { return maxPage / 4 }
 
-// cost is what the page adds to the transaction: a bound for all but records
-// that are larger than a page. alone says that the shard has no other page.
+// cost returns what the page adds to the transaction. It is an upper bound unless a record
+// is larger than a page. alone is set if the shard has no other page.
 func (p *draftPage) cost(maxPage int, alone bool) cost {
 	switch {
 	case p.changes == 0:
 		return cost{}
 	case p.size < underfull(maxPage) && p.base != nil && !alone:
-		// It may take in a neighbour, and remove its page.
+		// The page may be merged with a neighbour, whose page is then removed.
 		return cost{ops: 2, bytes: p.size + target(maxPage)}
 	case p.size <= maxPage:
 		return cost{ops: 1, bytes: p.size}
@@ -102,9 +103,8 @@ func (d *draft) get(key string) *record {
 	return nil
 }
 
-// scan yields the records whose keys start with prefix, and reports whether all
-// were wanted. The draft may change meanwhile: what is ahead shows as it is
-// then.
+// scan yields the records whose keys start with prefix. It reports false if yield did. The
+// draft may change during the scan, which then shows the current records.
 func (d *draft) scan(prefix string, yield func(*record) bool) bool {
 	page := d.locate(prefix)
 	rec, _ := d.pages[page].find(prefix)
@@ -132,9 +132,8 @@ func (d *draft) scan(prefix string, yield func(*record) bool) bool {
 	return true
 }
 
-// set puts r in place of the record with that key (or removes it, if r is nil),
-// and returns the record that was there. The change counts for by: 1, or -1 when
-// it takes back an earlier one. total is kept up to date.
+// set replaces the record with this key by r, or removes it if r is nil, and returns the
+// old record. by is 1 for a change and -1 for undoing one. set updates total.
 func (d *draft) set(key string, r *record, by int, total *cost) *record {
 	p := &d.pages[d.locate(key)]
 	i, found := p.find(key)
@@ -164,7 +163,7 @@ func (d *draft) set(key string, r *record, by int, total *cost) *record {
 		rest = rest[1:]
 	}
 	if len(rest) > 0 {
-		// What follows is encoded behind another key than before.
+		// The key before the next record is different now, and so is its encoding.
 		was, is := before, before
 		if found {
 			was = old.key

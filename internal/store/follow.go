@@ -14,30 +14,31 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// follower keeps the store's snapshot of one table up to date.
+// follower keeps one table of the store's snapshot up to date.
 type follower struct {
 	s     *Store
 	def   TableDef
 	index int // among the store's tables
 	heads string
 	pages string
-	// readLock is held by who reads the table: a channel and not a mutex,
-	// because it is held while the kv is asked.
+	// readLock is held while the table is read from the kv. It is a channel, so that
+	// waiting for it can be cancelled.
 	readLock chan struct{}
-	// readCounter numbers calls of sync and reads for them, in order of their beginning;
-	// lastRead is that of the last read that ended well. readLock guards lastRead.
+	// readCounter numbers the calls of sync and their reads in the order in which they
+	// start. lastRead is the number of the last successful read. readLock guards it.
 	readCounter atomic.Uint64
 	lastRead    uint64
-	// newestIndex is the index of the last list of heads that was taken in: not of the
-	// last since the kv was away, for it may have been restored meanwhile.
+	// newestIndex is the index of the last list of heads that was processed. It survives
+	// outages of the kv, during which the kv may be restored to an older state.
 	newestIndex uint64
-	// inFlight is the commit to this table that is on its way, or nil.
+	// inFlight is the commit to this table that has no result yet, or nil.
 	inFlight atomic.Pointer[inFlightCommit]
-	// cancelWatch ends the list of heads that waits, so that the next begins from nothing.
+	// cancelWatch ends the waiting list of heads, so that the next one starts without an
+	// index.
 	cancelWatch atomic.Pointer[context.CancelCauseFunc]
-	// marks tells of changes to the table, unless it has a watch of its own.
+	// marks reports changes of the table; nil if the table has its own watch.
 	marks *markWatch
-	// lag is how far the snapshot is behind what has been seen in the kv.
+	// lag says how far the snapshot is behind the kv.
 	lag lag
 }
 
@@ -52,8 +53,8 @@ func newFollower(s *Store, def TableDef, index int) *follower {
 
 func (f *follower) state() *tableState { return f.s.Snapshot().tables[f.index] }
 
-// run loads the table and follows it until ctx ends. While the kv is away, the
-// last snapshot stays.
+// run loads the table and watches it until ctx ends. While the kv is unavailable, the
+// snapshot stays as it is.
 func (f *follower) run(ctx context.Context) {
 	log := f.s.log.With(zap.String("table", f.def.Name()))
 	var after uint64
@@ -77,28 +78,28 @@ func (f *follower) run(ctx context.Context) {
 	}
 }
 
-// report notes how an attempt to follow the table ended, and logs what an
-// operator should know: once for all tables that the kv is away, and when it is
-// back; and for each table what else is wrong with it, the first time.
+// report records the result of an attempt to read the table. It logs once for all
+// tables that the kv is unavailable or available again, and once for each table any
+// other error.
 func (f *follower) report(log *zap.Logger, err error, first bool) {
 	f.s.logAvailability(f.s.health.report(f.index, err), err)
 	if err != nil && !errors.Is(err, kv.ErrUnavailable) && first {
-		log.Warn("table not up to date", zap.Error(err))
+		log.Warn("failed to follow table; retrying", zap.Error(err))
 	}
 }
 
-// logAvailability logs that the kv went away or came back.
+// logAvailability logs that the kv became unavailable or available again.
 func (s *Store) logAvailability(c availabilityChange, err error) {
 	switch {
 	case c.away && !c.was:
-		s.log.Warn("store is away: waiting for it", zap.Error(err))
+		s.log.Warn("store is unavailable; waiting for it", zap.Error(err))
 	case c.was && !c.away:
-		s.log.Info("store is back", zap.Duration("after", c.since.Round(time.Millisecond)))
+		s.log.Info("store is available again", zap.Duration("after", c.since.Round(time.Millisecond)))
 	}
 }
 
-// follow waits until a head has changed since index after, brings the snapshot
-// up to date, and returns the index to continue from.
+// follow waits until a head has changed since index after, updates the snapshot, and
+// returns the index to continue from.
 func (f *follower) follow(ctx context.Context, after uint64) (uint64, error) {
 	if f.state() == nil {
 		index, err := f.load(ctx)
@@ -120,8 +121,8 @@ func (f *follower) follow(ctx context.Context, after uint64) (uint64, error) {
 	backwards := next < f.newestIndex || f.hasOlderHead(heads, next)
 	f.lag.note(heads, f.state())
 	for f.differs(heads, backwards) {
-		// Our own commit shows up here before its result has come back to
-		// the committer, which is about to install it.
+		// This store's own commit may be listed before its result has reached the
+		// committer, which will install it.
 		if fl := f.inFlight.Load(); fl != nil && heads.wroteLast(fl.writer) {
 			select {
 			case <-fl.done:
@@ -132,8 +133,8 @@ func (f *follower) follow(ctx context.Context, after uint64) (uint64, error) {
 		}
 		hint := heads
 		if backwards {
-			// A server that lags, or the kv itself went backwards: only a read
-			// that is surely new can tell.
+			// The server lags, or the kv was restored to an older state. Only a
+			// consistent read can tell.
 			hint = nil
 		}
 		if err := f.refresh(ctx, hint); err != nil {
@@ -148,10 +149,10 @@ func (f *follower) follow(ctx context.Context, after uint64) (uint64, error) {
 	return next, nil
 }
 
-// errRestartWatch is the end of a list that waits for what may not come for long.
-var errRestartWatch = errors.New("the list is to begin from nothing")
+// errRestartWatch ends a list that waits for an index that the kv may not reach soon.
+var errRestartWatch = errors.New("restart the list without an index")
 
-// waitForHeads lists the heads when one has changed since index after.
+// waitForHeads waits until a head has changed since index after, and lists the heads.
 func (f *follower) waitForHeads(ctx context.Context, after uint64) ([]kv.Pair, uint64, error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
@@ -169,8 +170,8 @@ func (f *follower) waitForHeads(ctx context.Context, after uint64) ([]kv.Pair, u
 	return pairs, next, err
 }
 
-// restartWatch ends a list that waits: where the kv was restored, indexes that it
-// waits for may be long in coming.
+// restartWatch ends the waiting list. After a restore, the kv reaches the index that the
+// list waits for much later.
 func (f *follower) restartWatch() {
 	if f.marks != nil {
 		f.marks.restartWatch()
@@ -180,8 +181,8 @@ func (f *follower) restartWatch() {
 	}
 }
 
-// hasOlderHead reports whether a head is older than the snapshot's in a list that is as
-// new as that: the kv was restored, and has gone on from there.
+// hasOlderHead reports whether a list that is at least as new as the snapshot has a head
+// that is older than in the snapshot. Then the kv was restored and changed afterwards.
 func (f *follower) hasOlderHead(heads *tableHeads, index uint64) bool {
 	for i, sh := range f.state().shards {
 		if heads[i].index < sh.index && sh.index <= index {
@@ -191,8 +192,8 @@ func (f *follower) hasOlderHead(heads *tableHeads, index uint64) bool {
 	return false
 }
 
-// differs reports whether heads hold something newer than the snapshot. Older
-// ones come from a server that lags, unless the kv itself went backwards.
+// differs reports whether a head is newer than in the snapshot. An older head comes from
+// a server that lags, unless the kv was restored (backwards).
 func (f *follower) differs(heads *tableHeads, backwards bool) bool {
 	for i, sh := range f.state().shards {
 		if heads[i].index > sh.index || backwards && heads[i].index != sh.index {
@@ -205,7 +206,7 @@ func (f *follower) differs(heads *tableHeads, backwards bool) bool {
 // tableHeads are the heads of a table at one moment.
 type tableHeads [Shards]struct {
 	*head
-	index uint64 // in the kv; 0 if the head does not exist
+	index uint64 // of the head in the kv; 0 if it does not exist
 }
 
 func (h *tableHeads) wroteLast(w writer) bool {
@@ -217,7 +218,7 @@ func (h *tableHeads) wroteLast(w writer) bool {
 	return false
 }
 
-// parseHeads decodes what was read under the prefix of heads.
+// parseHeads decodes the pairs under the prefix of the heads.
 func (f *follower) parseHeads(pairs []kv.Pair) (*tableHeads, error) {
 	heads := &tableHeads{}
 	none := &head{}
@@ -242,8 +243,8 @@ func (f *follower) parseHeads(pairs []kv.Pair) (*tableHeads, error) {
 	return heads, nil
 }
 
-// announceCommit announces a commit to the tables that it writes to. The function that
-// it returns says that it is over, and may be called once.
+// announceCommit tells the followers of the plan's tables about a commit. land tells
+// them that the commit has its result, and must be called once.
 func (s *Store) announceCommit(p *plan, w writer) (land func()) {
 	fl := &inFlightCommit{writer: w, done: make(chan struct{})}
 	for i := range p.tables {
@@ -257,7 +258,7 @@ func (s *Store) announceCommit(p *plan, w writer) (land func()) {
 	}
 }
 
-// txn is the kv's, with a bound on its time.
+// txn runs a transaction of the kv with a timeout.
 func (s *Store) txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

@@ -15,25 +15,25 @@ import (
 //	  8 bytes           its id
 //	  uvarint           number of its last commit to this shard
 //	uvarint           number of pages, then for each, in order:
-//	  uvarint, uvarint  length of what its lower bound shares with the former,
-//	  bytes             and length of the rest; the rest
+//	  uvarint, uvarint  length of the prefix that its lower bound shares with the former
+//	  bytes             one, and length of the rest; the rest
 //	  uvarint           its number
 //	  uvarint           the shard's sequence number at its last change
 //	  4 bytes           CRC-32C of its value
 const headFormat = 1
 
-// maxWriters is how many writers a head remembers. A table is written by the
-// replicas of one daemon, so 8 are more than write to a shard while one of them
-// waits to hear what became of its commit.
+// maxWriters is the number of writers that a head lists. Only the replicas of one daemon
+// write a table, so fewer than 8 write to a shard while one of them waits for the outcome
+// of its commit.
 const maxWriters = 8
 
-// writer says that a store's commit, by its number, was applied to a shard.
+// writer identifies a commit that was applied to a shard: the store and its number.
 type writer struct {
 	id     uint64
 	commit uint64
 }
 
-// head says where a shard's records are.
+// head lists the pages of a shard.
 type head struct {
 	seq     uint64
 	next    uint64
@@ -41,9 +41,8 @@ type head struct {
 	pages   []pageRef
 }
 
-// pageRef is what a head says of a page. Number, sequence number and checksum
-// together name a content, even if the store was restored from a snapshot and
-// sequence numbers were used twice.
+// pageRef is a head's reference to a page. Number, sequence number and checksum together
+// identify the content, even if the kv was restored and sequence numbers were reused.
 type pageRef struct {
 	low string
 	num uint64
@@ -97,7 +96,7 @@ func decodeHead(value []byte) (*head, error) {
 			r.fail(errCorrupt)
 			break
 		}
-		// A bound is a part of a key, so it is no longer than one.
+		// A bound is a prefix of a key, so MaxKey limits its length.
 		suffix := r.bytes(rest)
 		next := low[:n] + string(suffix)
 		if r.err == nil && (len(next) > MaxKey || (i == 0) != (next == "") || (i > 0 && next <= low)) {
@@ -119,20 +118,20 @@ func decodeHead(value []byte) (*head, error) {
 	return h, nil
 }
 
-// wroteLast reports whether the shard was last written by that commit.
+// wroteLast reports whether this commit was the last one to write the shard.
 func (h *head) wroteLast(w writer) bool { return len(h.writers) > 0 && h.writers[0] == w }
 
-// outcome is what a head says about a commit that was to write to it.
+// outcome says whether a commit was applied, according to a head that it writes.
 type outcome uint8
 
 const (
-	outcomeUnknown outcome = iota // too many others have written since
+	outcomeUnknown outcome = iota // too many writers have written since
 	outcomeApplied
 	outcomeOpen // not applied, unless it was not the latest
 )
 
-// outcome looks for a commit among those that the head remembers. A writer's
-// commits are one after another, so the last one tells of the others.
+// outcome looks for a commit among the listed writers. Commits of one writer are
+// sequential, so its last commit determines the outcome of the earlier ones.
 func (h *head) outcome(w writer) outcome {
 	for _, o := range h.writers {
 		if o.id == w.id {
@@ -148,7 +147,7 @@ func (h *head) outcome(w writer) outcome {
 	return outcomeUnknown
 }
 
-// addWriter puts a commit in front of those that are remembered.
+// addWriter puts a commit in front of the list of writers.
 func addWriter(writers []writer, w writer) []writer {
 	out := make([]writer, 1, min(len(writers)+1, maxWriters))
 	out[0] = w

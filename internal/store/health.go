@@ -9,22 +9,22 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// health keeps what is known of the contact with the kv.
+// health tracks whether calls of the kv succeed.
 type health struct {
 	mu     sync.Mutex
 	tables []tableHealth
-	commit error // of the committer's last call
-	// away is since when the kv is away for any table or for the probe, or zero.
+	commit error // result of the committer's last call
+	// away is when the kv became unavailable for a table or for the probe, or zero.
 	away      time.Time
-	probe     error // of the last probe
+	probe     error // result of the last probe
 	lastProbe time.Time
-	// changed is closed and replaced when something has got better.
+	// changed is closed and replaced when a table or the probe has recovered.
 	changed chan struct{}
 }
 
 type tableHealth struct {
-	err   error     // of the last attempt to follow the table
-	since time.Time // the last contact, if err is not nil
+	err   error     // result of the last attempt to read the table
+	since time.Time // when err became non-nil
 }
 
 func newHealth(tables int, now time.Time) *health {
@@ -35,14 +35,14 @@ func newHealth(tables int, now time.Time) *health {
 	return h
 }
 
-// availabilityChange says whether the kv was away before something was reported, and
-// is now; and for how long it was.
+// availabilityChange says whether the kv was unavailable before a report and is
+// unavailable after it. since is how long it was unavailable.
 type availabilityChange struct {
 	was, away bool
 	since     time.Duration
 }
 
-// report notes how an attempt to follow a table ended.
+// report records the result of an attempt to read a table.
 func (h *health) report(table int, err error) availabilityChange {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -55,7 +55,7 @@ func (h *health) report(table int, err error) availabilityChange {
 	return h.updateAway()
 }
 
-// updateAway looks again whether the kv is away. The lock is held.
+// updateAway computes whether the kv is unavailable. The caller holds the lock.
 func (h *health) updateAway() availabilityChange {
 	c := availabilityChange{was: !h.away.IsZero()}
 	c.away = errors.Is(h.probe, kv.ErrUnavailable) ||
@@ -75,7 +75,7 @@ func (h *health) reportCommit(err error) {
 	h.commit = err
 }
 
-// reportProbe notes how a probe ended.
+// reportProbe records the result of a probe.
 func (h *health) reportProbe(err error, now time.Time) availabilityChange {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -87,7 +87,8 @@ func (h *health) reportProbe(err error, now time.Time) availabilityChange {
 	return h.updateAway()
 }
 
-// wakeOnRecovery wakes who waits for contact. The lock is held.
+// wakeOnRecovery wakes the callers of available if an error is gone. The caller holds
+// the lock.
 func (h *health) wakeOnRecovery(before, now error) {
 	if before != nil && now == nil {
 		close(h.changed)
@@ -95,9 +96,9 @@ func (h *health) wakeOnRecovery(before, now error) {
 	}
 }
 
-// available returns why the kv is known to be away: a table cannot be followed. It
-// also returns a channel that is closed when something has got better. That a
-// probe had no answer in time is no proof: a kv that is slow still takes writes.
+// available returns nil unless a table cannot be read because the kv is unavailable. It
+// also returns a channel that is closed after the next recovery. A probe without an
+// answer does not count: a slow kv still accepts writes.
 func (h *health) available() (changed <-chan struct{}, away error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -109,7 +110,7 @@ func (h *health) available() (changed <-chan struct{}, away error) {
 	return h.changed, nil
 }
 
-// outage returns an error that says that the kv is away, if it is.
+// outage returns an error if the kv is unavailable.
 func (h *health) outage() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -130,8 +131,7 @@ func (h *health) outage() error {
 	return nil
 }
 
-// staleness returns for how long the table that is worst off has been without
-// contact.
+// staleness returns the longest time for which a table or the probe has been failing.
 func (h *health) staleness() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -147,15 +147,13 @@ func (h *health) staleness() time.Duration {
 	return worst
 }
 
-// err returns what keeps a table from being loaded or followed, or the kv from
-// being felt.
+// err returns the error of the first table that cannot be read, or of the last probe.
 func (h *health) err() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.errLocked()
 }
 
-// errLocked does it with the lock held.
 func (h *health) errLocked() error {
 	for _, t := range h.tables {
 		if t.err != nil {

@@ -6,14 +6,14 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// newShard is a shard's new state.
+// newShard is the new state of a shard.
 type newShard struct {
 	table, shard int
 	state        *shard
 }
 
-// differs reports whether one of the tables (or any, if none is given) has been
-// loaded and is not what it is in after.
+// differs reports whether one of the tables (any table, if none is given) differs from
+// its state in after. If after is nil, it reports whether all of them are loaded.
 func (sn *Snapshot) differs(after *Snapshot, tables []TableDef) bool {
 	if len(tables) == 0 {
 		tables = sn.defs
@@ -35,10 +35,10 @@ func (sn *Snapshot) differs(after *Snapshot, tables []TableDef) bool {
 	return false
 }
 
-// install puts shards into the newest snapshot, all at once, and counts a table
-// (unless it is -1) as loaded. Shards that are there already in a newer state
-// stay: so whichever of several readers and committers comes last, an update
-// that is in one of the states is in the snapshot in all its shards.
+// install puts shards into the latest snapshot atomically, and marks the table loaded
+// (unless it is -1) as loaded. It keeps shards that are already in a newer state. So the
+// order of concurrent readers and committers does not matter, and the snapshot shows an
+// update in all of its shards or in none.
 func (s *Store) install(loaded int, shards []newShard) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -67,8 +67,8 @@ func (s *Store) install(loaded int, shards []newShard) {
 	}
 }
 
-// replace makes tables the newest ones, older than they were or not, if nothing has
-// changed since before.
+// replace replaces all tables, even by older states, unless the snapshot has changed
+// since before.
 func (s *Store) replace(before *Snapshot, tables []*tableState) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,16 +79,15 @@ func (s *Store) replace(before *Snapshot, tables []*tableState) bool {
 	return true
 }
 
-// publish makes a snapshot the newest one and wakes who waits for it. The lock
-// is held.
+// publish makes a snapshot the latest one and wakes waiters. The caller holds the lock.
 func (s *Store) publish(sn *Snapshot) {
 	s.current.Store(sn)
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
 
-// installCommit installs what a transaction has written. pairs are its results,
-// which hold the heads' new indexes.
+// installCommit installs the shards that a transaction has written. pairs are its
+// results, with the new indexes of the heads.
 func (s *Store) installCommit(p *plan, pairs []kv.Pair) {
 	index := make(map[string]uint64, len(p.shards))
 	for _, pair := range pairs {

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// The places of heads and pages in the kv, as the package comment draws them.
+// Keys of heads and pages in the kv; see the package comment.
 
 func tablePrefix(prefix string, t TableDef) string { return prefix + "/" + t.Name() + "/" }
 
@@ -27,7 +27,7 @@ func shardName(shard int) string {
 	return strconv.Itoa(shard)
 }
 
-// parseHeadKey returns the shard of a head by its key behind the prefix of heads.
+// parseHeadKey returns the shard of a head from its key without the prefix of heads.
 func parseHeadKey(rest string) (int, error) {
 	n, err := strconv.Atoi(rest)
 	if err != nil || n < 0 || n >= Shards || rest != shardName(n) {
@@ -36,7 +36,7 @@ func parseHeadKey(rest string) (int, error) {
 	return n, nil
 }
 
-// checkName returns an error unless s may be a part of a key.
+// checkName returns an error unless s is valid as a part of a key.
 func checkName(what, s string) error {
 	if s == "" || strings.ContainsAny(s, "/ \t\r\n") {
 		return fmt.Errorf("%s %q: it must not be empty or hold slashes or blanks", what, s)

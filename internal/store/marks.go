@@ -16,16 +16,16 @@ import (
 )
 
 // Each commit to a rarely written table also writes the table's mark, a small key.
-// The marks of all tables lie under one prefix. So a store waits for changes of all
-// of its rarely written tables with one list, and lists the heads of those whose
-// marks have moved.
+// The marks of all tables share a prefix. A store watches all of its rarely written
+// tables with one list of the marks, and lists the heads of a table when its mark has
+// changed.
 
 func marksPrefix(prefix string) string { return prefix + "/changes/" }
 
 func markKey(prefix string, t TableDef) string { return marksPrefix(prefix) + t.Name() }
 
-// mark is the operation that writes a table's mark. Its value differs from that of
-// every other commit: to write an equal value would be no change.
+// mark returns the operation that writes a table's mark. The value is unique for each
+// commit, because writing an equal value is not a change.
 func mark(prefix string, t TableDef, w writer) kv.Op {
 	value := binary.AppendUvarint(binary.AppendUvarint(nil, w.id), w.commit)
 	return kv.Op{Verb: kv.Set, Key: markKey(prefix, t), Value: value}
@@ -34,25 +34,25 @@ func mark(prefix string, t TableDef, w writer) kv.Op {
 // maxMark is the greatest length of a mark's value.
 const maxMark = 2 * binary.MaxVarintLen64
 
-// markWatch follows the marks for the followers of several tables.
+// markWatch watches the marks for the followers of several tables.
 type markWatch struct {
 	s *Store
-	// cancelWatch ends the list that waits, so that the next starts from nothing.
+	// cancelWatch ends the waiting list, so that the next one starts without an index.
 	cancelWatch atomic.Pointer[context.CancelCauseFunc]
 
 	mu      sync.Mutex
 	indexes map[string]uint64 // by key
-	// backwards counts how often a mark was found older than before; failures counts
-	// lists that failed, the last of them with err.
+	// backwards counts how often a mark was older than before. failures counts failed
+	// lists; err is the last error.
 	backwards, failures int
 	err                 error
-	// changed is closed and replaced at each change of the above.
+	// changed is closed and replaced after each change of the fields above.
 	changed chan struct{}
 }
 
 func newMarkWatch(s *Store) *markWatch { return &markWatch{s: s, changed: make(chan struct{})} }
 
-// run follows the marks until ctx ends.
+// run watches the marks until ctx ends.
 func (w *markWatch) run(ctx context.Context) {
 	var after, newest uint64
 	failed := false
@@ -65,7 +65,7 @@ func (w *markWatch) run(ctx context.Context) {
 			after, newest = 0, 0
 		case err != nil:
 			if !failed {
-				w.s.log.Debug("failed to watch marks", zap.Error(err))
+				w.s.log.Debug("failed to watch marks; retrying", zap.Error(err))
 			}
 			w.fail(fmt.Errorf("watch marks: %w", err))
 			failed = true
@@ -80,9 +80,9 @@ func (w *markWatch) run(ctx context.Context) {
 	}
 }
 
-// list lists the marks when one has changed since index after. A list that is older
-// than the newest one is repeated at the kv's leader: its server lags, or the kv was
-// restored.
+// list waits until a mark has changed since index after, and lists the marks. If the
+// list is older than the latest one, the server lags or the kv was restored, and the
+// leader is asked.
 func (w *markWatch) list(ctx context.Context, after, newest uint64) ([]kv.Pair, uint64, error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
@@ -98,7 +98,7 @@ func (w *markWatch) list(ctx context.Context, after, newest uint64) ([]kv.Pair, 
 	return pairs, next, err
 }
 
-// restartWatch ends a list that waits for an index that may be long in coming.
+// restartWatch ends the waiting list.
 func (w *markWatch) restartWatch() {
 	if end := w.cancelWatch.Load(); end != nil {
 		(*end)(errRestartWatch)
@@ -133,15 +133,15 @@ func (w *markWatch) fail(err error) {
 	w.wake()
 }
 
-// wake wakes everything that waits. The lock is held.
+// wake wakes all waiters. The caller holds the lock.
 func (w *markWatch) wake() {
 	close(w.changed)
 	w.changed = make(chan struct{})
 }
 
-// wait waits until a mark is newer than index after, and returns its index. It ends
-// with errRestartWatch when marks have gone backwards, and with the watch's error when that
-// fails meanwhile.
+// wait waits until a mark is newer than index after, and returns its index. It returns
+// errRestartWatch if a mark becomes older than before, and the error of the watch if the
+// watch fails.
 func (w *markWatch) wait(ctx context.Context, key string, after uint64) (uint64, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -168,7 +168,8 @@ func (w *markWatch) wait(ctx context.Context, key string, after uint64) (uint64,
 	}
 }
 
-// markedHeads lists the heads of a table when its mark is newer than index after.
+// markedHeads waits until the table's mark is newer than index after, and lists the heads
+// of the table.
 func (f *follower) markedHeads(ctx context.Context, after uint64) ([]kv.Pair, uint64, error) {
 	var least uint64
 	if after > 0 {
@@ -179,13 +180,13 @@ func (f *follower) markedHeads(ctx context.Context, after uint64) ([]kv.Pair, ui
 	}
 	pairs, next, err := f.s.kv.List(ctx, f.heads, kv.ListOptions{Stale: true})
 	if err == nil && next < least {
-		// This server lags behind the one that listed the marks.
+		// The server lags behind the one that listed the marks.
 		return f.s.kv.List(ctx, f.heads, kv.ListOptions{})
 	}
 	return pairs, next, err
 }
 
-// markedTables returns the followers of the tables that are watched by their marks.
+// markedTables returns the followers of the tables that use marks.
 func (s *Store) markedTables() []*follower {
 	var marked []*follower
 	for _, f := range s.tables {
@@ -196,12 +197,12 @@ func (s *Store) markedTables() []*follower {
 	return marked
 }
 
-// markedPerProbe is how many tables are read by one probe beside the one whose turn
-// it is: their heads fit into one transaction.
+// markedPerProbe is the number of tables with marks that one probe reads: their heads
+// fit into one transaction.
 const markedPerProbe = 8
 
-// probeMarked reads the heads of some tables that are watched by their marks, as the
-// kv's leader has them. A process of a version that writes no marks shows only here.
+// probeMarked reads the heads of some tables with marks from the leader of the kv. Only
+// this finds commits of a version that writes no marks.
 func (s *Store) probeMarked(ctx context.Context, turn int) error {
 	marked := s.markedTables()
 	if len(marked) == 0 {

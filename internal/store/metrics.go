@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are those of one store.
+// metrics are the metrics of one store.
 type metrics struct {
 	commitSeconds prometheus.Histogram
 	commitOps     prometheus.Histogram
@@ -43,38 +43,38 @@ func newMetrics(status func() Status) *metrics {
 		return prometheus.NewGaugeFunc(o, func() float64 { return read(status()) })
 	}
 	conflicts := prometheus.CounterOpts(name("commit_conflicts_total"))
-	conflicts.Help = "Transactions that were repeated because another process had written."
+	conflicts.Help = "Transactions that were repeated because another process had changed the same records."
 	retries := prometheus.CounterOpts(name("commit_retries_total"))
-	retries.Help = "Transactions that were sent again because the key-value store had not answered."
+	retries.Help = "Transactions that were sent again because the key-value store did not answer."
 	queued := prometheus.GaugeOpts(name("pending_updates"))
-	queued.Help = "Updates that were asked for and have no result yet."
+	queued.Help = "Updates that have no result yet."
 	return &metrics{
-		updateSeconds: histogram("update_seconds", "Time from asking for updates until all have their result: waiting, conflicts and commits.",
+		updateSeconds: histogram("update_seconds", "Time of a call that updates records: queueing, conflicts and commits.",
 			prometheus.ExponentialBuckets(0.0005, 2, 15)),
 		pending: prometheus.NewGauge(queued),
 		retries: prometheus.NewCounter(retries),
-		commitSeconds: histogram("commit_seconds", "Time from sending a transaction to knowing that it was applied.",
+		commitSeconds: histogram("commit_seconds", "Time from sending a transaction until it is known to be applied.",
 			prometheus.ExponentialBuckets(0.0005, 2, 15)),
-		commitOps: histogram("commit_ops", "Operations of a committed transaction.",
+		commitOps: histogram("commit_ops", "Number of operations of a committed transaction.",
 			prometheus.ExponentialBuckets(1, 2, 8)),
-		commitBytes: histogram("commit_bytes", "Bytes of values of a committed transaction.",
+		commitBytes: histogram("commit_bytes", "Size of the values of a committed transaction, in bytes.",
 			prometheus.ExponentialBuckets(256, 4, 7)),
-		commitUpdates: histogram("commit_updates", "Updates that were joined into a committed transaction.",
+		commitUpdates: histogram("commit_updates", "Number of updates in a committed transaction.",
 			prometheus.ExponentialBuckets(1, 4, 8)),
 		conflicts: prometheus.NewCounter(conflicts),
-		wakeups:   counter("watch_wakeups_total", "Answers of the blocking lists of a table's heads."),
+		wakeups:   counter("watch_wakeups_total", "Answers to blocking lists of a table's heads."),
 		pagesRead: counter("pages_read_total", "Pages of a table that were read."),
-		staleness: gauge("staleness_seconds", "Time since the last contact with the key-value store; 0 while in contact.",
+		staleness: gauge("staleness_seconds", "Time since the last successful call of the key-value store; 0 while calls succeed.",
 			func(s Status) float64 { return s.Stale.Seconds() }),
-		lagSeconds: gauge("view_lag_seconds", "Time for which the view may have lacked something: since the last contact with the "+
-			"key-value store, or since the oldest change was seen there that is not in the view.",
+		lagSeconds: gauge("view_lag_seconds", "Time for which the view may have been incomplete: since the last successful call of the "+
+			"key-value store, or since the first commit was seen that the view lacks.",
 			func(s Status) float64 { return s.Lag().Seconds() }),
-		lagCommits: gauge("view_lag_commits", "Commits that were seen in the key-value store and are not in the view yet.",
+		lagCommits: gauge("view_lag_commits", "Commits that were seen in the key-value store and that the view still lacks.",
 			func(s Status) float64 { return float64(s.Behind) }),
 	}
 }
 
-// register makes the metrics known to a registry.
+// register adds the metrics to a registry.
 func (m *metrics) register(r prometheus.Registerer) error {
 	for _, c := range []prometheus.Collector{
 		m.commitSeconds, m.commitOps, m.commitBytes, m.commitUpdates,

@@ -15,55 +15,55 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// DefaultMaxPage is the default of Options.MaxPage, in bytes. An update of one
-// record writes one page, so small pages serve it; a transaction holds 128
-// operations and some 380 KB, so pages of 3 KB fill it evenly, and larger ones
-// make fewer and longer round trips with smaller heads. On Consul and two cores,
+// DefaultMaxPage is the default of Options.MaxPage, in bytes. An update of one record
+// writes one page, so small pages are good for single updates. A transaction holds
+// 128 operations and about 380 KB, so pages of 3 KB use both limits evenly. Larger
+// pages need fewer but longer round trips, and smaller heads. On Consul and two cores,
 // 10,000 updates of 10,000 records took 190 to 210 ms with pages of 4 and 8 KiB,
 // 150 with 12, 210 to 270 with 16 and 32 (BenchmarkCommitAll).
 const DefaultMaxPage = 12 << 10
 
-// minMaxPage is the least that makes sense, for tests that want many pages.
+// minMaxPage is the smallest page size allowed. Tests use it to get many pages.
 const minMaxPage = 64
 
-// Options say how to open a store.
+// Options configure a store.
 type Options struct {
-	// KV is where the tables are kept.
+	// KV holds the tables.
 	KV kv.KV
-	// Prefix is where in the KV: "muster" is the default.
+	// Prefix is the prefix of all keys; the default is "muster".
 	Prefix string
 	// Logger is optional.
 	Logger *zap.Logger
-	// Metrics is optional. Stores that share a registry must be told apart by
-	// prometheus.WrapRegistererWith.
+	// Metrics is optional. Stores that share a registry need
+	// prometheus.WrapRegistererWith with different labels.
 	Metrics prometheus.Registerer
-	// MaxPage is the size in bytes above which a page is split. A greater one
-	// makes each small update dearer, a smaller one large updates and heads.
+	// MaxPage is the size in bytes above which a page is split. Larger pages make
+	// small updates more expensive, smaller pages large updates and heads.
 	MaxPage int
 }
 
-// Store gives access to a number of tables. Any number of stores may be open on
-// one KV, in one process or in many.
+// Store gives access to a set of tables. Any number of stores, in any number of
+// processes, may use the same KV.
 type Store struct {
 	kv      kv.KV
 	prefix  string
 	log     *zap.Logger
 	maxPage int
-	id      uint64 // tells this store's commits from others'
+	id      uint64 // identifies this store as the writer of its commits
 	tables  []*follower
 	queue   *queue
 	health  *health
 	metrics *metrics
-	marks   *markWatch // nil unless tables share it
+	marks   *markWatch // shared by rarely written tables; nil if there are none
 	started atomic.Bool
 
 	current atomic.Pointer[Snapshot]
-	// mu is held to replace current and changed, which is closed when it is.
+	// mu guards replacing current and changed. changed is closed when current is replaced.
 	mu      sync.Mutex
 	changed chan struct{}
 }
 
-// New returns a store of these tables. It starts nothing: see Run.
+// New returns a store of these tables. Run starts it.
 func New(opt Options, tables ...TableDef) (*Store, error) {
 	if opt.KV == nil {
 		return nil, errors.New("open store: no kv")
@@ -110,7 +110,7 @@ func New(opt Options, tables ...TableDef) (*Store, error) {
 	return s, nil
 }
 
-// shareWatch gives rarely written tables one watch, if there are several.
+// shareWatch makes rarely written tables share one watch, if there are several.
 func (s *Store) shareWatch() {
 	var rare []*follower
 	for _, f := range s.tables {
@@ -127,11 +127,11 @@ func (s *Store) shareWatch() {
 	}
 }
 
-// Run loads and follows the tables and commits updates until ctx ends. It may
-// be called once. Updates that have no result by then end with ErrClosed.
+// Run loads and watches the tables and commits updates until ctx ends. It may be
+// called once. Updates without a result then return ErrClosed.
 func (s *Store) Run(ctx context.Context) error {
 	if !s.started.CompareAndSwap(false, true) {
-		return errors.New("run store: it was run before")
+		return errors.New("run store: Run was already called")
 	}
 	var wg sync.WaitGroup
 	for _, f := range s.tables {
@@ -146,8 +146,8 @@ func (s *Store) Run(ctx context.Context) error {
 	return nil
 }
 
-// Ready blocks until every table has been loaded. If ctx ends before, its error
-// says what kept it.
+// Ready blocks until every table has been loaded. If ctx ends first, the error says
+// what prevented the loading.
 func (s *Store) Ready(ctx context.Context) error {
 	for {
 		sn, changed := s.newest()
@@ -166,20 +166,21 @@ func (s *Store) Ready(ctx context.Context) error {
 	}
 }
 
-// Snapshot returns the newest state that is known. It never blocks. Before
-// Ready has returned, tables are empty.
+// Snapshot returns the latest known state. It never blocks. Tables that have not been
+// loaded yet are empty.
 func (s *Store) Snapshot() *Snapshot { return s.current.Load() }
 
-// newest returns the snapshot and a channel that is closed with the next one.
+// newest returns the latest snapshot, and a channel that is closed when there is a
+// later one.
 func (s *Store) newest() (*Snapshot, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.current.Load(), s.changed
 }
 
-// Wait blocks until one of the tables (or any, if none is given) is different
-// from what it is in after, and returns the newest snapshot. If after is nil, it
-// blocks until the tables have been loaded.
+// Wait blocks until one of the tables (any table, if none is given) differs from its
+// state in after, and returns the latest snapshot. If after is nil, it blocks until
+// the tables have been loaded.
 func (s *Store) Wait(ctx context.Context, after *Snapshot, tables ...TableDef) (*Snapshot, error) {
 	for {
 		sn, changed := s.newest()
@@ -194,31 +195,31 @@ func (s *Store) Wait(ctx context.Context, after *Snapshot, tables ...TableDef) (
 	}
 }
 
-// Staleness returns how long ago the last contact with the kv was, or 0 while
-// there is contact.
+// Staleness returns the time since the last successful call of the kv, or 0 while
+// calls succeed.
 func (s *Store) Staleness() time.Duration { return s.health.staleness() }
 
-// Update runs fn on the newest state and commits what it writes, whole or not at
-// all, if nothing that it has read has changed meanwhile; else it runs fn again.
-// So fn may run several times, always in one goroutine, and must have no other
-// effect than to set variables, each time again. It must not block.
+// Update runs fn on the latest state and commits its writes atomically. If the records
+// that fn has read have changed in the meantime, fn runs again. fn may therefore run
+// several times, one call after another. It must not block, and must have no side
+// effect except setting variables, which each call must set again.
 //
-// If fn returns an error, nothing is written, and Update returns that error once
-// it has made sure that what fn has read is still so. If fn writes nothing and
-// returns no error, what it has read may be as stale as a Snapshot. An update
-// that is too large for one transaction ends with kv.ErrTooLarge.
+// If fn returns an error, nothing is written. Update returns the error after it has
+// verified that the records that fn has read are current. If fn writes nothing and
+// returns nil, its reads are not verified and may be as stale as a Snapshot. An update
+// that is too large for one transaction returns kv.ErrTooLarge.
 //
-// After nil, the update is committed and shows in Snapshot. When ctx ends before
-// that, the error wraps its cause; kv.ErrUnavailable if the kv was away; and
-// ErrOutcomeUnknown if the update may have been applied nevertheless. With any
-// other error, nothing was written.
+// If Update returns nil, the update is committed, and Snapshot shows it. If ctx ends
+// first, the error wraps its cause. It also wraps kv.ErrUnavailable if the kv was
+// unavailable, and ErrOutcomeUnknown if the update may have been applied. After any
+// error without ErrOutcomeUnknown, nothing was written.
 func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	return s.UpdateAll(ctx, []func(tx *Tx) error{fn})[0]
 }
 
-// UpdateAll is a number of Updates at once, each for itself, in any order, in as
-// few transactions as they fit into. Updates of neighbouring records cost least
-// if they are neighbours in fns. It returns an error (or nil) for each.
+// UpdateAll runs several independent Updates, in any order and in as few transactions
+// as possible. It is cheapest if updates of neighbouring records are neighbours in
+// fns. It returns one error or nil for each.
 func (s *Store) UpdateAll(ctx context.Context, fns []func(tx *Tx) error) []error {
 	if len(fns) == 0 {
 		return nil

@@ -11,7 +11,7 @@ import (
 //
 //	1          format
 //	uvarint    number of records, then for each, in order of their keys:
-//	  uvarint    how many bytes its key shares with that of the former record
+//	  uvarint    number of bytes that its key shares with the key of the former record
 //	  uvarint    length of the rest of the key
 //	  bytes      the rest of the key
 //	  uvarint    version
@@ -19,11 +19,11 @@ import (
 //	  bytes      the value
 const (
 	pageFormat = 1
-	// pageOverhead is what a page has besides its records, at most.
+	// pageOverhead is the maximum size of a page without its records.
 	pageOverhead = 4
 )
 
-// record is one record as all snapshots share it. It is never changed.
+// record is a record that snapshots share. It is never changed.
 type record struct {
 	key     string
 	raw     string
@@ -33,8 +33,8 @@ type record struct {
 
 // newRecord returns a record that shares no memory with its key and raw value.
 func newRecord(key, raw []byte, version uint64, value any) *record {
-	// Key and value in one allocation of their own: records of one page
-	// live for very different times.
+	// Key and value share an allocation, but not with other records of the page,
+	// which may be freed at other times.
 	var b strings.Builder
 	b.Grow(len(key) + len(raw))
 	b.Write(key)
@@ -43,8 +43,7 @@ func newRecord(key, raw []byte, version uint64, value any) *record {
 	return &record{key: s[:len(key)], raw: s[len(key):], version: version, value: value}
 }
 
-// size is the length of the record's encoding behind that of a record with the
-// key before.
+// size returns the length of the record's encoding after a record with the key before.
 func (r *record) size(before string) int {
 	n := shared(before, r.key)
 	rest := len(r.key) - n
@@ -56,12 +55,12 @@ func (r *record) size(before string) int {
 type page struct {
 	pageRef
 	recs []*record
-	size int // of its value
+	size int // of the encoded page
 }
 
 func compareKey(r *record, key string) int { return strings.Compare(r.key, key) }
 
-// find returns where a key is, or would be.
+// find returns the index of a key, or the index where it would be inserted.
 func (p *page) find(key string) (int, bool) {
 	return slices.BinarySearchFunc(p.recs, key, compareKey)
 }
@@ -84,26 +83,26 @@ func encodePage(recs []*record, size int) []byte {
 	return b
 }
 
-// recordSource gives records that are decoded already, in order of their keys.
+// recordSource returns already decoded records, sorted by key.
 type recordSource interface {
-	// advance returns the first record that is not before key, or nil.
+	// advance returns the first record whose key is at least key, or nil.
 	advance(key []byte) *record
 }
 
-// noRecords is a recordSource.
+// noRecords is an empty recordSource.
 type noRecords struct{}
 
 func (noRecords) advance([]byte) *record { return nil }
 
-// bounds are what a page's records must be within: keys at least low, and less
-// than high unless high is "", and versions no greater than seq.
+// bounds limit a page's records: keys must be at least low, and less than high unless
+// high is "". Versions must not exceed seq.
 type bounds struct {
 	low, high string
 	seq       uint64
 }
 
-// decodePage decodes a page's records. It takes those that have not changed
-// from known, so that they are neither decoded nor kept twice.
+// decodePage decodes a page's records. It takes unchanged records from known, so that they
+// are neither decoded nor stored twice.
 func decodePage(t TableDef, value []byte, in bounds, known recordSource) ([]*record, error) {
 	r := wireReader{b: value}
 	if f := r.byte(); r.err == nil && f != pageFormat {

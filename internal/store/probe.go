@@ -12,23 +12,21 @@ import (
 )
 
 const (
-	// probePeriod is how often the kv is asked for a sign of life.
+	// probePeriod is the time between two probes.
 	probePeriod = 2 * time.Second
-	// probeTimeout is how long it may take to answer. It is away if it takes
-	// longer.
+	// probeTimeout is how long a probe may take until the kv counts as unavailable.
 	probeTimeout = 2 * time.Second
-	// probeRetry is the time between two questions to a kv that is away.
+	// probeRetry is the time between two probes while the kv is unavailable.
 	probeRetry = 500 * time.Millisecond
-	// watchGrace is how long a watch may take to show what a probe has found.
+	// watchGrace is how long a watch may take to show a change that a probe has found.
 	watchGrace = time.Second
 )
 
-// probe feels whether the kv is there, until ctx ends. A watch alone does not
-// tell: one that nothing comes from looks the same whether nothing happens, the
-// kv hangs, or its server has lost its leader and answers from memory. So the
-// heads of one table after another are read as the leader has them, and those of the
-// tables that share a watch in groups; and a watch
-// that has failed to show what is found there is helped on.
+// probe checks until ctx ends whether the kv answers and the watches are up to date. A
+// watch without events cannot tell whether nothing happens, the kv hangs, or its server
+// has lost its leader. So probe reads the heads of one table after another from the
+// leader, and those of tables that share a watch in groups. If a watch has missed a
+// change, probe makes the table be read without it.
 func (s *Store) probe(ctx context.Context) {
 	for turn := 0; len(s.tables) > 0; turn++ {
 		f := s.tables[turn%len(s.tables)]
@@ -52,7 +50,7 @@ func (s *Store) probe(ctx context.Context) {
 	}
 }
 
-// readHeads reads the table's heads as the kv's leader has them.
+// readHeads reads the table's heads from the leader of the kv.
 func (f *follower) readHeads(ctx context.Context, timeout time.Duration) (*tableHeads, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %v: %w", timeout, kv.ErrUnavailable))
 	defer cancel()
@@ -67,15 +65,16 @@ func (f *follower) readHeads(ctx context.Context, timeout time.Duration) (*table
 	return heads, nil
 }
 
-// verify sees to it that the snapshot comes up to these heads, which were read
-// when it was as before.
+// verify brings the snapshot up to the heads unless the watch does so in time. before
+// is the state of the snapshot when the heads were read.
 func (f *follower) verify(ctx context.Context, before *tableState, heads *tableHeads) {
 	if before == nil {
 		return // it is being loaded
 	}
 	for i, sh := range before.shards {
 		if heads[i].index < sh.index {
-			// The kv was restored between two lists, and the second waits in vain.
+			// The kv was restored between two lists, so the second waits for an
+			// index that the kv reaches much later.
 			f.restartWatch()
 			return
 		}
@@ -87,8 +86,8 @@ func (f *follower) verify(ctx context.Context, before *tableState, heads *tableH
 	if backoff.Sleep(ctx, watchGrace) != nil || !f.differs(heads, false) {
 		return
 	}
-	f.s.log.Warn("watch of a table is behind: table is read without it", zap.String("table", f.def.Name()))
+	f.s.log.Warn("watch missed a change; reading table", zap.String("table", f.def.Name()))
 	if err := f.refresh(ctx, heads); err != nil && ctx.Err() == nil {
-		f.s.log.Warn("table cannot be read", zap.String("table", f.def.Name()), zap.Error(err))
+		f.s.log.Warn("failed to read table", zap.String("table", f.def.Name()), zap.Error(err))
 	}
 }

@@ -11,52 +11,51 @@ import (
 
 // Errors of updates, besides those of package kv.
 var (
-	// ErrOutcomeUnknown says that an update may or may not have been applied,
-	// now or in a moment: the kv did not answer before its context
-	// ended. Read, and decide again.
+	// ErrOutcomeUnknown says that an update may have been applied, or may still be
+	// applied: the kv did not answer before the context ended. Read the records and
+	// decide again.
 	ErrOutcomeUnknown = errors.New("outcome unknown")
-	// ErrClosed says that the store's Run has returned.
+	// ErrClosed says that Run of the store has returned.
 	ErrClosed = errors.New("store closed")
 )
 
-// group is a number of updates that a caller waits for together.
+// group holds the updates of one call of UpdateAll.
 //
-// Its lock is held while one of its functions runs. Who gives up takes the lock
-// first, so that no function runs once Update has returned.
+// Its lock is held while one of its functions runs. A caller that gives up takes the
+// lock first, so that no function runs after Update has returned.
 type group struct {
 	mu        sync.Mutex
 	abandoned bool
 	left      int
 	requests  []request
 	done      chan struct{} // closed when all updates have their result
-	// heavy is what the last of the updates that was run added to its transaction if
-	// that writes much. It belongs to the committer.
+	// heavy is the cost of the update that was run last, if it wrote many records. Only
+	// the committer uses it.
 	heavy cost
 }
 
-// request is one update. Its fields are guarded by the group's lock.
+// request is one update. The group's lock guards its fields.
 type request struct {
 	group *group
 	fn    func(*Tx) error
-	// sent says that the update is in a transaction of which it is not known
-	// whether it was applied.
+	// sent is set while the update is in a transaction whose outcome is not known.
 	sent     bool
 	finished bool
 	err      error
-	// firstWrite is where its function first wrote when it was run last, and added what it
-	// then added to its transaction if it writes much. ran says whether it was run.
-	// They belong to the committer.
+	// firstWrite is the location of the first write in the last run of fn. added is the
+	// cost of that run if it wrote many records. ran is set after the first run. Only
+	// the committer uses these fields.
 	firstWrite location
 	added      cost
 	ran        bool
 }
 
-// heavyRecords is from how many records on an update writes much: it is no matter of
-// other updates' pages any more whether it fits into a transaction, and to try takes
-// long.
+// heavyRecords is the number of records from which an update counts as heavy. A heavy
+// update takes long to run, and whether it fits into a transaction hardly depends on
+// the pages of other updates.
 const heavyRecords = 32
 
-// weigh notes what the update has added to a transaction with so many records.
+// weigh records the cost of a run that wrote the given number of records.
 func (r *request) weigh(records int, added cost) {
 	if records < heavyRecords {
 		added = cost{}
@@ -64,8 +63,8 @@ func (r *request) weigh(records int, added cost) {
 	r.ran, r.added, r.group.heavy = true, added, added
 }
 
-// weight returns what the update will add, as far as is known: 0 if it writes little.
-// Those that were asked for together are taken to be alike.
+// weight estimates the cost of the update; it is 0 unless the update is heavy. Updates of
+// one group are assumed to have the same cost.
 func (r *request) weight() cost {
 	if r.ran {
 		return r.added
@@ -73,7 +72,7 @@ func (r *request) weight() cost {
 	return r.group.heavy
 }
 
-// location is where a record is, for updates to be ordered by.
+// location is the position of a record, by which updates are sorted.
 type location struct {
 	table, shard int
 	key          string
@@ -91,8 +90,8 @@ func newGroup(fns []func(*Tx) error) *group {
 	return g
 }
 
-// wait waits until all updates have their result, or gives up those that have
-// none when ctx ends. trouble is what the store knows to be wrong with the kv.
+// wait waits until all updates have a result. When ctx ends, it gives up the others.
+// outage returns an error if the kv is unavailable.
 func (g *group) wait(ctx context.Context, outage func() error) []error {
 	select {
 	case <-g.done:
@@ -120,8 +119,7 @@ func (g *group) wait(ctx context.Context, outage func() error) []error {
 	return errs
 }
 
-// run runs f unless the update has been given up, and reports whether it has
-// not.
+// run runs f unless the caller has given up, and reports whether f ran.
 func (r *request) run(f func()) bool {
 	r.group.mu.Lock()
 	defer r.group.mu.Unlock()
@@ -132,8 +130,8 @@ func (r *request) run(f func()) bool {
 	return true
 }
 
-// setSent notes whether the update is in a transaction that is on its way. It
-// reports false if the update has been given up.
+// setSent records whether the update is in a transaction without a known outcome. It
+// reports false if the caller has given up.
 func (r *request) setSent(sent bool) bool {
 	r.group.mu.Lock()
 	defer r.group.mu.Unlock()
@@ -141,7 +139,7 @@ func (r *request) setSent(sent bool) bool {
 	return !r.group.abandoned
 }
 
-// finish gives the update its result.
+// finish sets the result of the update.
 func (r *request) finish(err error) {
 	g := r.group
 	g.mu.Lock()
@@ -152,13 +150,13 @@ func (r *request) finish(err error) {
 	}
 }
 
-// queue holds the updates to commit.
+// queue holds new updates for the committer.
 type queue struct {
 	mu      sync.Mutex
 	waiting []*request
-	groups  int // that those who wait belong to
+	groups  int // of the waiting updates
 	closed  bool
-	ready   chan struct{} // holds a token if there may be something
+	ready   chan struct{} // holds a token if updates may be waiting
 }
 
 func newQueue() *queue { return &queue{ready: make(chan struct{}, 1)} }
@@ -181,7 +179,7 @@ func (q *queue) add(g *group) error {
 	return nil
 }
 
-// takeAll returns all that waits.
+// takeAll removes and returns all waiting updates.
 func (q *queue) takeAll() []*request {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -190,14 +188,14 @@ func (q *queue) takeAll() []*request {
 	return out
 }
 
-// callers returns how many wait.
+// callers returns the number of waiting calls.
 func (q *queue) callers() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.groups
 }
 
-// close refuses further updates, and returns those that wait.
+// close makes the queue refuse further updates, and returns the waiting ones.
 func (q *queue) close() []*request {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -207,7 +205,7 @@ func (q *queue) close() []*request {
 	return out
 }
 
-// tooLarge says that one update alone is over the limits.
+// tooLarge is the error of a single update that exceeds the limits of a transaction.
 func tooLarge(err error) error {
 	return fmt.Errorf("update is too large for one transaction: %w", err)
 }

@@ -14,27 +14,25 @@ import (
 )
 
 const (
-	// maxRounds is how often heads and pages are read for one refresh before
-	// the whole table is listed, which always comes to an end.
+	// maxRounds is how often heads and pages are read for one refresh. After that, the
+	// whole table is listed, which always succeeds.
 	maxRounds = 3
-	// maxMissing is how many pages are read one by one; to list the table is
-	// cheaper for more.
+	// maxMissing is the largest number of pages that are read one by one. Listing the
+	// table is cheaper for more.
 	maxMissing = 1024
-	// backwardsRetry is how long a read that goes backwards is doubted: a leader
-	// of the kv that has been deposed and does not know it yet may answer so
-	// until its lease ends.
+	// backwardsRetry is the pause before an old state is read again. A deposed leader of
+	// the kv may return an old state until its lease ends.
 	backwardsRetry = time.Second
 )
 
-// errBackwards says that the kv holds an older state than it did.
+// errBackwards says that the kv holds an older state than before.
 var errBackwards = errors.New("kv went backwards")
 
-// refresh brings the snapshot of the table up to what the kv holds now. If hint
-// holds heads, all read at one moment, it is enough to come up to these.
+// refresh brings the table's snapshot up to the current state of the kv, or at least up
+// to the heads of hint, which must have been read in one transaction.
 //
-// All heads are read at one moment; the pages that they name may be read at any
-// other, because number, sequence number and checksum say whether it is the page
-// that was meant.
+// All heads are read in one transaction. Pages can be read at any time, because number,
+// sequence number and checksum identify their content.
 func (f *follower) refresh(ctx context.Context, hint *tableHeads) error {
 	select {
 	case f.readLock <- struct{}{}:
@@ -45,7 +43,7 @@ func (f *follower) refresh(ctx context.Context, hint *tableHeads) error {
 	return f.refreshLocked(ctx, hint)
 }
 
-// refreshLocked is refresh for who holds reading.
+// refreshLocked is refresh; the caller holds readLock.
 func (f *follower) refreshLocked(ctx context.Context, hint *tableHeads) error {
 	err := f.refreshOnce(ctx, hint)
 	if errors.Is(err, errBackwards) {
@@ -63,7 +61,7 @@ func (f *follower) refreshLocked(ctx context.Context, hint *tableHeads) error {
 	return nil
 }
 
-// refreshOnce does it, but for a kv that went backwards.
+// refreshOnce reads the table once. It returns errBackwards if the kv was restored.
 func (f *follower) refreshOnce(ctx context.Context, hint *tableHeads) error {
 	before := f.state()
 	found := map[string]kv.Pair{}
@@ -74,7 +72,7 @@ func (f *follower) refreshOnce(ctx context.Context, hint *tableHeads) error {
 			return err
 		}
 		if missing = f.missing(hint, found); len(missing) == 0 {
-			// Heads of a server that lags say nothing of the kv as a whole.
+			// The heads may come from a server that lags.
 			return f.install(hint, emptyTable, found)
 		}
 	}
@@ -91,7 +89,7 @@ func (f *follower) refreshOnce(ctx context.Context, hint *tableHeads) error {
 			return err
 		}
 		if fl := f.inFlight.Load(); fl != nil && heads.wroteLast(fl.writer) {
-			// What we have just committed need not be read.
+			// The result of this store's own commit need not be read.
 			select {
 			case <-fl.done:
 			case <-ctx.Done():
@@ -105,8 +103,8 @@ func (f *follower) refreshOnce(ctx context.Context, hint *tableHeads) error {
 	return f.list(ctx)
 }
 
-// read reads the pages with these keys into found, and all heads with the last
-// of them if they are wanted, in as few transactions as it takes.
+// read reads the pages with these keys into found, in as few transactions as possible.
+// If heads is set, the last transaction also reads all heads.
 func (f *follower) read(ctx context.Context, keys []string, found map[string]kv.Pair, heads bool) ([]kv.Pair, error) {
 	limit := f.s.kv.Limits().Ops
 	f.s.metrics.pagesRead.WithLabelValues(f.def.Name()).Add(float64(len(keys)))
@@ -135,8 +133,8 @@ func (f *follower) read(ctx context.Context, keys []string, found map[string]kv.
 	return pairs, nil
 }
 
-// missing returns the keys of the pages that the heads name and that are neither
-// in the snapshot nor among those found.
+// missing returns the keys of the pages that the heads refer to and that are neither in
+// the snapshot nor in found.
 func (f *follower) missing(heads *tableHeads, found map[string]kv.Pair) []string {
 	var keys []string
 	for i, sh := range f.state().shards {
@@ -157,7 +155,7 @@ func (f *follower) missing(heads *tableHeads, found map[string]kv.Pair) []string
 	return keys
 }
 
-// list reads the whole table at one moment, and installs it.
+// list reads and installs the whole table.
 func (f *follower) list(ctx context.Context) error {
 	before := f.state()
 	pairs, _, err := f.s.kv.List(ctx, tablePrefix(f.s.prefix, f.def), kv.ListOptions{})
@@ -167,7 +165,7 @@ func (f *follower) list(ctx context.Context) error {
 	return f.installList(pairs, before)
 }
 
-// load reads the table for the first time. It returns the index to follow from.
+// load reads the table for the first time. It returns the index to watch from.
 func (f *follower) load(ctx context.Context) (uint64, error) {
 	start := time.Now()
 	pairs, index, err := f.s.kv.List(ctx, tablePrefix(f.s.prefix, f.def), kv.ListOptions{})
@@ -187,14 +185,13 @@ func (f *follower) load(ctx context.Context) (uint64, error) {
 	return index, nil
 }
 
-// createHeads writes those heads of a table that do not exist. Consul wakes a list that
-// waits for a prefix without keys at every write nearby; so without them an empty
-// table would cost each of its readers a wake-up for each commit to any table. And
-// Consul's ACLs let a token that may read a key check which version of it there
-// is, but not that there is none: without them a transaction that rests on an
-// empty shard would take the right to write it.
+// createHeads writes the heads of a table that do not exist, for two reasons. Consul
+// wakes a list of an empty prefix after every write nearby, so every commit to any table
+// would wake the readers of an empty table. And with Consul's ACLs, a token that can read
+// a key may check its index but not its absence, so a transaction that reads an empty
+// shard would need permission to write the shard.
 //
-// Every process that may does this: another may be first, and this one may only read.
+// Errors are ignored: another process may be first, or this process may be read-only.
 func (f *follower) createHeads(ctx context.Context, heads *tableHeads) {
 	var ops []kv.Op
 	for i, h := range heads {
@@ -210,7 +207,7 @@ func (f *follower) createHeads(ctx context.Context, heads *tableHeads) {
 	}
 	_, err := f.s.txn(ctx, ops)
 	if errors.Is(err, kv.ErrConflict) {
-		// One of them exists by now; that is no reason for the others not to.
+		// One of them exists by now. Create the others one by one.
 		for _, op := range ops {
 			if _, err = f.s.txn(ctx, []kv.Op{op}); err != nil && !errors.Is(err, kv.ErrConflict) {
 				break
@@ -218,7 +215,7 @@ func (f *follower) createHeads(ctx context.Context, heads *tableHeads) {
 		}
 	}
 	if err != nil {
-		f.s.log.Debug("shards were not given heads", zap.String("table", f.def.Name()), zap.Error(err))
+		f.s.log.Debug("failed to create heads", zap.String("table", f.def.Name()), zap.Error(err))
 	}
 }
 
@@ -239,9 +236,8 @@ func (f *follower) installList(pairs []kv.Pair, before *tableState) error {
 	return f.install(heads, before, found)
 }
 
-// install makes shards of heads and pages, and puts them into the snapshot.
-// before is the state from before anything was read: what was read is not older,
-// unless the kv went backwards.
+// install builds shards from heads and pages, and puts them into the snapshot. before is
+// the state before the read. It is newer than a head only if the kv was restored.
 func (f *follower) install(heads *tableHeads, before *tableState, found map[string]kv.Pair) error {
 	for i := range heads {
 		if heads[i].index < before.shards[i].index {
@@ -267,8 +263,7 @@ func (f *follower) install(heads *tableHeads, before *tableState, found map[stri
 	return nil
 }
 
-// shard makes a shard of its head, of the pages that have not changed and of
-// those that were found.
+// shard builds a shard from its head, its unchanged pages and the pages in found.
 func (f *follower) shard(number int, h *head, index uint64, old *shard, found map[string]kv.Pair) (*shard, error) {
 	sh := &shard{index: index, seq: h.seq, next: h.next, writers: h.writers, pages: make([]*page, len(h.pages))}
 	for i, ref := range h.pages {
@@ -286,7 +281,7 @@ func (f *follower) shard(number int, h *head, index uint64, old *shard, found ma
 		key := pageKey(f.s.prefix, f.def, number, ref.num)
 		pair, ok := found[key]
 		if !ok || checksum(pair.Value) != ref.sum {
-			return nil, fmt.Errorf("key %s: %w: it is not the page that its head names", key, errCorrupt)
+			return nil, fmt.Errorf("key %s: %w: the page does not match its head", key, errCorrupt)
 		}
 		known := old.seek(ref.low)
 		recs, err := decodePage(f.def, pair.Value, in, &known)

@@ -11,10 +11,9 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// restore takes over what the kv holds when it has gone backwards, because it was
-// restored from a snapshot of its own: all tables as they were at one moment. Table
-// by table would not do: who saw tasks of then beside assignments of now would
-// take tasks that have a node for such that have none.
+// restore adopts the state of a kv that was restored to an older state. It replaces all
+// tables at once: with old tasks beside new assignments, for example, tasks that have a
+// node would seem to have none.
 func (s *Store) restore(ctx context.Context) error {
 	retry := backoff.New(failurePause, maxFailurePause)
 	for range maxRounds {
@@ -31,7 +30,7 @@ func (s *Store) restore(ctx context.Context) error {
 		backwards := false
 		for i, f := range s.tables {
 			if tables[i] == nil {
-				continue // it is being loaded for the first time
+				continue // not loaded yet
 			}
 			next, older, err := f.restored(before.tables[i], pairs, found)
 			if err != nil {
@@ -41,10 +40,10 @@ func (s *Store) restore(ctx context.Context) error {
 			backwards = backwards || older
 		}
 		if !backwards {
-			return nil // another table's follower was here before
+			return nil // the follower of another table has restored the state
 		}
 		if s.replace(before, tables) {
-			s.log.Warn("the kv holds an older state than before: taking it over", zap.Uint64("epoch", before.epoch+1))
+			s.log.Warn("store was restored to an older state", zap.Uint64("epoch", before.epoch+1))
 			for _, f := range s.tables {
 				f.lag.forget()
 				f.restartWatch()
@@ -56,7 +55,7 @@ func (s *Store) restore(ctx context.Context) error {
 	return errBackwards
 }
 
-// restored makes the table of what the kv holds, and reports whether any of it is
+// restored builds the table from the pairs of the kv, and reports whether a shard is
 // older than before.
 func (f *follower) restored(before *tableState, pairs []kv.Pair, found map[string]kv.Pair) (_ *tableState, older bool, err error) {
 	heads, err := f.parseHeads(pairs)

@@ -6,7 +6,7 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// piece is a page of a shard that is being sealed.
+// piece is a page of the shard that seal builds.
 type piece struct {
 	base  *page // nil for a new page
 	low   string
@@ -15,10 +15,9 @@ type piece struct {
 	dirty bool
 }
 
-// seal returns the shard as the batch leaves it, but for its index, and the
-// operations on its pages. Pages that have outgrown their bound are split;
-// empty ones are removed, and badly filled ones merged with a neighbour unless
-// merge is false.
+// seal returns the shard after the batch, except for its index, and the operations on its
+// pages. It splits pages that are too large and removes empty ones. If merge is set, it
+// merges underfull pages with a neighbour.
 func (d *draft) seal(prefix string, w writer, merge bool) (*shard, []kv.Op) {
 	var ops []kv.Op
 	remove := func(p *page) {
@@ -72,8 +71,8 @@ func (d *draft) seal(prefix string, w writer, merge bool) (*shard, []kv.Op) {
 	return next, ops
 }
 
-// join adds a piece, to the last one if one of them was changed and is badly
-// filled and both are small together.
+// join appends a piece. It merges the piece with the last one if both fit into one page
+// and one of them was changed and is underfull.
 func (d *draft) join(pieces []piece, p piece, merge bool, remove func(*page)) []piece {
 	if len(pieces) == 0 || !merge {
 		return append(pieces, p)
@@ -94,10 +93,9 @@ func (d *draft) join(pieces []piece, p piece, merge bool, remove func(*page)) []
 	return pieces
 }
 
-// split cuts a page into pieces of about the same size, none of which is over
-// maxPage unless it is one record. Within a margin it cuts where the keys differ
-// most, for then the bound in the head is short, and what belongs together stays
-// together.
+// split divides a page into pieces of similar size. No piece exceeds maxPage unless it is
+// a single record. Within a margin, split cuts where neighbouring keys differ most, so
+// that the lower bound in the head is short and related records stay together.
 func split(p draftPage, maxPage int) []piece {
 	want := p.size / (p.size/target(maxPage) + 1)
 	margin := want / 6
@@ -128,7 +126,7 @@ func split(p draftPage, maxPage int) []piece {
 		}
 		out = append(out, piece{low: low, recs: slices.Clone(p.recs[start:end]), size: endSize, dirty: true})
 		if end < len(p.recs) {
-			// The shortest start of the key that is greater than the one before.
+			// The shortest prefix of the key that is greater than the former key.
 			low = p.recs[end].key[:endShared+1]
 		}
 		start = end

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// shard is the state of a shard as one commit left it. It is never changed.
+// shard is the state of a shard after a commit. It is never changed.
 type shard struct {
 	index   uint64 // of the head in the kv; 0 if there is none yet
 	seq     uint64
@@ -37,7 +37,7 @@ func (sh *shard) head() *head {
 	return h
 }
 
-// headSize is about the size of the head's value, and not less.
+// headSize returns an upper estimate of the size of the encoded head.
 func (sh *shard) headSize() int {
 	n := 32 + maxWriters*13
 	for _, p := range sh.pages {
@@ -46,7 +46,7 @@ func (sh *shard) headSize() int {
 	return n
 }
 
-// locate returns the page whose range a key is in; -1 if there is no page.
+// locate returns the index of the page whose range includes key, or -1 if there is none.
 func (sh *shard) locate(key string) int {
 	i, ok := slices.BinarySearchFunc(sh.pages, key, func(p *page, key string) int {
 		return strings.Compare(p.low, key)
@@ -57,7 +57,7 @@ func (sh *shard) locate(key string) int {
 	return i - 1
 }
 
-// seek returns the place of the first record that is not before key.
+// seek returns the position of the first record whose key is at least key.
 func (sh *shard) seek(key string) cursor {
 	c := cursor{sh: sh, page: max(sh.locate(key), 0)}
 	if c.page < len(sh.pages) {
@@ -79,8 +79,7 @@ func (sh *shard) get(key string) *record {
 	return nil
 }
 
-// scan yields the records whose keys start with prefix, and reports whether
-// all were wanted.
+// scan yields the records whose keys start with prefix. It reports false if yield did.
 func (sh *shard) scan(prefix string, yield func(*record) bool) bool {
 	for c := sh.seek(prefix); c.ok(); c.step() {
 		r := c.record()
@@ -94,9 +93,9 @@ func (sh *shard) scan(prefix string, yield func(*record) bool) bool {
 	return true
 }
 
-// page returns the shard's page with that content, or nil.
+// page returns the shard's page with the content of ref, or nil.
 func (sh *shard) page(ref pageRef) *page {
-	// The page with that lower bound is nearly always the one.
+	// Nearly always, the page with the same lower bound has this content.
 	if i := sh.locate(ref.low); i >= 0 && sh.pages[i].same(ref) {
 		return sh.pages[i]
 	}
@@ -108,13 +107,13 @@ func (sh *shard) page(ref pageRef) *page {
 	return nil
 }
 
-// cursor is a place among the records of a shard.
+// cursor is a position among the records of a shard.
 type cursor struct {
 	sh        *shard
 	page, rec int
 }
 
-// settle moves from the end of a page to the start of the next.
+// settle moves from the end of a page to the start of the next page.
 func (c *cursor) settle() {
 	for c.page < len(c.sh.pages) && c.rec >= len(c.sh.pages[c.page].recs) {
 		c.page, c.rec = c.page+1, 0
@@ -129,7 +128,7 @@ func (c *cursor) step() {
 	c.settle()
 }
 
-// advance makes a cursor a recordSource.
+// advance implements recordSource.
 func (c *cursor) advance(key []byte) *record {
 	for c.ok() && c.record().key < string(key) {
 		c.step()

@@ -2,23 +2,21 @@ package store
 
 import "fmt"
 
-// Snapshot is what the store held at one moment, as far as this process knew:
-// every update is in it whole or not at all, table by table. It is immutable
-// and may be kept for any time.
+// Snapshot is a state of the store as this process has read it. In each table it shows
+// every update completely or not at all. It is immutable and may be kept for any time.
 type Snapshot struct {
 	defs []TableDef
 	// tables holds nil for a table that has not been loaded.
 	tables []*tableState
-	// epoch counts how often a table went backwards.
+	// epoch counts how often the kv was restored to an older state.
 	epoch uint64
 }
 
-// Epoch grows each time that a table is found to be in an older state than before,
-// because the kv was restored from a snapshot of its own. What was written since
-// is gone, also what a user of the store believes that it has done.
+// Epoch increases each time the kv was restored to an older state. Later writes are then
+// lost, including those that were reported as committed.
 func (sn *Snapshot) Epoch() uint64 { return sn.epoch }
 
-// indexOf returns the place of a table among those that are open.
+// indexOf returns the index of a table among the open tables.
 func indexOf(defs []TableDef, t TableDef) int {
 	for i, d := range defs {
 		if d == t {
@@ -33,7 +31,7 @@ func indexOf(defs []TableDef, t TableDef) int {
 	panic(fmt.Sprintf("store: table %q is not among those that the store was opened with", t.Name()))
 }
 
-// emptyTable stands for a table that has not been loaded. It is never changed.
+// emptyTable is the state of a table that has not been loaded. It is never changed.
 var emptyTable = newTableState()
 
 func (sn *Snapshot) table(t TableDef) *tableState {
@@ -60,7 +58,7 @@ func (sn *Snapshot) scan(t TableDef, prefix string, yield func(*record) bool) {
 	}
 }
 
-// loaded reports whether all tables have been read once.
+// loaded reports whether all tables have been loaded.
 func (sn *Snapshot) loaded() bool {
 	for _, ts := range sn.tables {
 		if ts == nil {

@@ -7,25 +7,25 @@ import (
 	"time"
 )
 
-// Status says how far what a store shows can be behind what the kv holds.
+// Status says how far a store's snapshot may be behind the kv.
 type Status struct {
-	// Loaded says that every table has been read once.
+	// Loaded is set once every table has been read.
 	Loaded bool
-	// Stale is how long ago the last contact with the kv was; 0 while there is
-	// contact. Whatever was committed since is not in the view.
+	// Stale is the time since the last successful call of the kv, or 0 while calls
+	// succeed. The snapshot lacks all commits of that time.
 	Stale time.Duration
-	// Behind counts the commits that are known to be in the kv and are not in the
-	// view yet, and BehindFor is how long the first of them has been known.
+	// Behind is the number of commits that are known to be in the kv and not yet in
+	// the snapshot. BehindFor is the time since the first of them was seen.
 	Behind    uint64
 	BehindFor time.Duration
-	// Err is what keeps the store from being loaded or in contact.
+	// Err says why the store is not loaded or cannot reach the kv.
 	Err error
 }
 
-// Lag is for how long the view may have lacked something.
+// Lag returns for how long the snapshot may have been incomplete.
 func (s Status) Lag() time.Duration { return max(s.Stale, s.BehindFor) }
 
-// Status tells how the store stands to its kv.
+// Status returns how far the snapshot may be behind the kv.
 func (s *Store) Status() Status {
 	st := Status{Loaded: s.Snapshot().loaded(), Stale: s.health.staleness(), Err: s.health.err()}
 	for _, f := range s.tables {
@@ -40,9 +40,9 @@ func (s *Store) Status() Status {
 	return st
 }
 
-// WaitAvailable blocks while the kv is known to be away. If ctx ends before, the error
-// says what is wrong. An update that is made after that has a definite outcome
-// more often than one that is made before.
+// WaitAvailable blocks while the kv is known to be unavailable. If ctx ends first, the
+// error says why the kv is unavailable. Updates that are made while the kv is available
+// are less likely to have an unknown outcome.
 func (s *Store) WaitAvailable(ctx context.Context) error {
 	for {
 		changed, err := s.health.available()
@@ -57,8 +57,8 @@ func (s *Store) WaitAvailable(ctx context.Context) error {
 	}
 }
 
-// AppliedSequences returns, for each table that has been loaded, the sequence numbers of
-// its shards in the newest snapshot.
+// AppliedSequences returns the sequence numbers of the shards of each loaded table in
+// the latest snapshot.
 func (s *Store) AppliedSequences() map[string][]uint64 {
 	sn := s.Snapshot()
 	out := make(map[string][]uint64, len(s.tables))
@@ -75,7 +75,8 @@ func (s *Store) AppliedSequences() map[string][]uint64 {
 	return out
 }
 
-// LeaderSequences reads from the kv what AppliedSequences will return when nothing is missing.
+// LeaderSequences reads the sequence numbers of all shards from the leader of the kv.
+// AppliedSequences returns the same numbers once the snapshot has caught up.
 func (s *Store) LeaderSequences(ctx context.Context) (map[string][]uint64, error) {
 	found := make([][]uint64, len(s.tables))
 	errs := make([]error, len(s.tables))
@@ -109,15 +110,15 @@ func (h *tableHeads) sequences() []uint64 {
 	return seqs
 }
 
-// lag keeps what is known of a table's newest heads, wherever it was seen.
+// lag tracks the highest sequence numbers that were seen in a table's heads.
 type lag struct {
 	mu    sync.Mutex
 	known [Shards]uint64
-	// since is when the first of the commits was seen that are still missing.
+	// since is when the first commit was seen that the snapshot still lacks.
 	since time.Time
 }
 
-// note takes heads in, with the state at that time.
+// note records the heads, and the state of the snapshot at that time.
 func (l *lag) note(heads *tableHeads, state *tableState) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -130,7 +131,7 @@ func (l *lag) note(heads *tableHeads, state *tableState) {
 	}
 }
 
-// forget is for a kv that went backwards.
+// forget resets the lag after the kv was restored to an older state.
 func (l *lag) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

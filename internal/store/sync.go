@@ -6,11 +6,10 @@ import (
 	"sync"
 )
 
-// Sync brings tables up to what the kv holds at some moment after the call: what
-// anybody has committed before shows in Snapshot then. The watches do so by
-// themselves, but in their own time. Who takes work over from another needs it,
-// so as not to rest on less than the other one knew. Calls at the same time share
-// what they read. It waits for the tables to have been loaded (see Ready).
+// Sync reads tables from the kv. Afterwards, Snapshot shows every update that any store
+// had committed before the call. Watches show them too, but later. A replica that takes
+// work over must call Sync, so that it knows at least as much as its predecessor.
+// Concurrent calls share reads. Sync waits until the tables have been loaded.
 func (s *Store) Sync(ctx context.Context, tables ...TableDef) error {
 	if err := s.Ready(ctx); err != nil {
 		return fmt.Errorf("sync: %w", err)
@@ -30,8 +29,7 @@ func (s *Store) Sync(ctx context.Context, tables ...TableDef) error {
 	return nil
 }
 
-// sync reads the table, unless a read that began after the call has ended by
-// then.
+// sync reads the table, unless another read that began after the call has succeeded.
 func (f *follower) sync(ctx context.Context) error {
 	called := f.readCounter.Add(1)
 	select {

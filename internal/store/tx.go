@@ -4,32 +4,32 @@ import "errors"
 
 var errBadKey = errors.New("a key must have 1 to 512 bytes")
 
-// Tx is what an update function reads and writes. It is valid until the
-// function returns, and is used by one goroutine.
+// Tx gives an update function access to the tables. It is valid until the function
+// returns, and must be used by one goroutine.
 type Tx struct {
 	batch  *batch
 	number int
 	err    error
 	undo   []undo
-	// touched and wrote hold the drafts that this update was the first time at.
+	// touched and wrote are the drafts that this update depends on and has written to.
 	touched, wrote []*draft
 }
 
-// undo takes back one change.
+// undo can revert one change.
 type undo struct {
 	draft *draft
 	key   string
 	old   *record
 }
 
-// fail makes the update end with err, whatever its function returns.
+// fail makes the update return err, regardless of what its function returns.
 func (tx *Tx) fail(err error) {
 	if tx.err == nil {
 		tx.err = err
 	}
 }
 
-// draft returns the draft of a shard, and notes that the update depends on it.
+// draft returns the draft of a shard, and records that the update depends on it.
 func (tx *Tx) draft(t TableDef, number int) *draft {
 	d := tx.batch.draft(t, number)
 	if d.touchedBy != tx.number {
@@ -82,14 +82,14 @@ func (tx *Tx) set(d *draft, key string, r *record) {
 	tx.undo = append(tx.undo, undo{draft: d, key: key, old: old})
 }
 
-// accept makes the update a part of its batch.
+// accept makes the update part of its batch.
 func (tx *Tx) accept() {
 	for _, d := range tx.wrote {
 		d.seq++
 	}
 }
 
-// revert takes back what the update wrote. What it read stays guarded.
+// revert undoes the writes of the update. The shards that it has read stay guarded.
 func (tx *Tx) revert() {
 	for i := len(tx.undo) - 1; i >= 0; i-- {
 		u := tx.undo[i]
@@ -101,7 +101,7 @@ func (tx *Tx) revert() {
 	tx.undo, tx.wrote = nil, nil
 }
 
-// release gives up the guards on what the update read.
+// release removes the guards on the shards that the update has read.
 func (tx *Tx) release() {
 	for _, d := range tx.touched {
 		tx.batch.unguard(d)

@@ -6,7 +6,7 @@ import (
 	"hash/crc32"
 )
 
-// Errors of decoders. They name what is wrong; who calls says where.
+// Errors of decoders. The caller adds the key.
 var (
 	errTruncated = errors.New("truncated")
 	errFormat    = errors.New("unknown format")
@@ -18,9 +18,8 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 
-// wireReader takes a value apart. After the first fault it returns zeroes, so
-// that the fault need be asked for only once, but before anything is allocated
-// for what was read.
+// wireReader decodes a value. After the first error it returns zeroes, so that callers
+// need to check for errors only once, but before they allocate memory for what was read.
 type wireReader struct {
 	b   []byte
 	err error
@@ -74,7 +73,7 @@ func (r *wireReader) uint32() uint32 {
 	return binary.BigEndian.Uint32(b)
 }
 
-// bytes returns the next n bytes of the value itself.
+// bytes returns the next n bytes without copying them.
 func (r *wireReader) bytes(n uint64) []byte {
 	if n > uint64(len(r.b)) {
 		r.fail(errTruncated)
@@ -85,8 +84,8 @@ func (r *wireReader) bytes(n uint64) []byte {
 	return b
 }
 
-// count reads the number of things that follow, each at least size bytes long,
-// so that no allocation is much larger than the value.
+// count reads the number of elements that follow. Each has at least size bytes, which
+// bounds the caller's allocation by the length of the value.
 func (r *wireReader) count(size int) int {
 	n := r.uvarint()
 	if n > uint64(len(r.b)/size) {
@@ -96,7 +95,7 @@ func (r *wireReader) count(size int) int {
 	return int(n)
 }
 
-// end fails unless everything was read.
+// end returns an error unless the whole value was read.
 func (r *wireReader) end() error {
 	if r.err == nil && len(r.b) != 0 {
 		r.fail(errCorrupt)
@@ -113,7 +112,7 @@ func uvarintLen(v uint64) int {
 	return n
 }
 
-// shared returns how many bytes a and b have in common at their start.
+// shared returns the length of the common prefix of a and b.
 func shared[A, B ~string | ~[]byte](a A, b B) int {
 	n := min(len(a), len(b))
 	for i := range n {

@@ -152,7 +152,7 @@ func (b *bench) consulAway(t *testing.T, take, bring func(*consultest.Cluster) e
 	t.Logf("%d writes were refused", writes)
 	wait.Within(t, waitTimeout, "a daemon that was started meanwhile says that it waits", func(context.Context) error {
 		logged, err := os.ReadFile(b.Process(waits).Log)
-		if err == nil && !strings.Contains(string(logged[offset:]), "store is away: waiting for it") {
+		if err == nil && !strings.Contains(string(logged[offset:]), "store is unavailable; waiting for it") {
 			err = fmt.Errorf("it says:\n%s", logged[offset:])
 		}
 		return err
