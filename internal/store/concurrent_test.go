@@ -18,8 +18,7 @@ var shared consultest.Shared
 
 func TestMain(m *testing.M) { os.Exit(shared.Run(m)) }
 
-// onEach runs a test on the embedded kv and on a Consul server, each in a place
-// of its own.
+// onEach runs a test on the embedded kv and on a Consul server, with a new prefix each.
 func onEach(t *testing.T, test func(t *testing.T, opt store.Options)) {
 	t.Run("embedded", func(t *testing.T) { test(t, store.Options{KV: newKV(t)}) })
 	t.Run("consul", func(t *testing.T) {
@@ -37,9 +36,9 @@ func numbers(name string) *store.Table[int] {
 	})
 }
 
-// TestReaderNeverSeesHalfAnUpdate moves amounts between accounts in all shards
-// from several stores at once. A reader finds the same total at any time.
-func TestReaderNeverSeesHalfAnUpdate(t *testing.T) {
+// TestSnapshotsShowUpdatesAtomically moves amounts between accounts in all shards from
+// several stores at once. Each snapshot must show the same total.
+func TestSnapshotsShowUpdatesAtomically(t *testing.T) {
 	onEach(t, func(t *testing.T, opt store.Options) {
 		const accounts, each, movers, moves = 64, 100, 4, 40
 		table := numbers("accounts")
@@ -84,7 +83,7 @@ func TestReaderNeverSeesHalfAnUpdate(t *testing.T) {
 						now := table.Sequences(sn)
 						for i := range seen {
 							if now[i] < seen[i] {
-								t.Errorf("shard %d went back from %d to %d", i, seen[i], now[i])
+								t.Errorf("sequence number of shard %d decreased from %d to %d", i, seen[i], now[i])
 								return
 							}
 						}
@@ -124,8 +123,8 @@ func TestReaderNeverSeesHalfAnUpdate(t *testing.T) {
 	})
 }
 
-// TestCounter counts with many updates at once: none is lost, none done twice.
-func TestCounter(t *testing.T) {
+// TestConcurrentUpdatesAreAppliedOnce increments a counter from several stores at once.
+func TestConcurrentUpdatesAreAppliedOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, opt store.Options) {
 		const stores, each = 3, 200
 		table := numbers("counters")
@@ -151,17 +150,16 @@ func TestCounter(t *testing.T) {
 		wg.Wait()
 		s, _ := open(t, opt, table)
 		e, _ := table.Get(s.Snapshot(), "n")
-		// Each update has a sequence number of its own, so that a version
-		// never stands for two values.
+		// Each update has its own sequence number, so a version identifies one value.
 		if e.Value != stores*each || e.Version != stores*each {
 			t.Errorf("value=%d version=%d, want %d", e.Value, e.Version, stores*each)
 		}
 	})
 }
 
-// TestGivenUpUpdates ends the contexts of some updates while others continue. No
-// function may run once its Update has returned; the race detector would see it.
-func TestGivenUpUpdates(t *testing.T) {
+// TestCancelledUpdatesDoNotDisturbOthers ends the contexts of some updates. No function
+// may run after its Update has returned, which the race detector would notice.
+func TestCancelledUpdatesDoNotDisturbOthers(t *testing.T) {
 	table := numbers("counters")
 	k := newKV(t)
 	a, _ := open(t, store.Options{KV: k}, table)
@@ -196,12 +194,12 @@ func TestGivenUpUpdates(t *testing.T) {
 				t.Error(err)
 			}
 			if err != nil && i%3 != 0 {
-				t.Errorf("an update that was not given up: %v", err)
+				t.Errorf("error of an update that was not cancelled: %v", err)
 			}
 		})
 	}
 	wg.Wait()
-	// One more in each, so that what was on its way has arrived.
+	// One more update in each store ensures that earlier commits have arrived.
 	for _, s := range []*store.Store{a, b} {
 		update(t, s, func(tx *store.Tx) {
 			e, _ := table.Get(tx, "n")
@@ -210,6 +208,6 @@ func TestGivenUpUpdates(t *testing.T) {
 	}
 	e, _ := table.Get(b.Snapshot(), "n")
 	if n := int64(e.Value) - 2; n < applied.Load() || n > applied.Load()+unknown.Load() {
-		t.Errorf("counted %d; %d updates succeeded and %d are unknown", n, applied.Load(), unknown.Load())
+		t.Errorf("counter = %d, but %d updates succeeded and %d have an unknown outcome", n, applied.Load(), unknown.Load())
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// puts are updates of one record each.
+// puts returns updates of one record each.
 func puts(table *store.Table[string], keys []string, value string) []func(*store.Tx) error {
 	fns := make([]func(*store.Tx) error, len(keys))
 	for i, key := range keys {
@@ -31,8 +31,8 @@ func updateAll(t *testing.T, s *store.Store, fns []func(*store.Tx) error) {
 	}
 }
 
-// TestBulkWorkWritesEachPageAboutOnce: however 10,000 updates are ordered, it
-// takes not many more transactions than their bytes do.
+// TestBulkWorkWritesEachPageAboutOnce: in any order, 10,000 updates need few more
+// transactions than their size requires.
 func TestBulkWorkWritesEachPageAboutOnce(t *testing.T) {
 	table := store.NewTable("things", text())
 	k := kvfault.New(newKV(t))
@@ -48,7 +48,7 @@ func TestBulkWorkWritesEachPageAboutOnce(t *testing.T) {
 		updateAll(t, s, puts(table, keys, value))
 		least := len(keys)*len(value)/k.Limits().Bytes + 1
 		if n := k.Calls(kvfault.Txn) - before; n > 3*least {
-			t.Errorf("%d transactions, of which %d would hold the bytes", n, least)
+			t.Errorf("%d transactions, although %d could hold all bytes", n, least)
 		}
 	}
 }
@@ -71,7 +71,7 @@ func TestSmallUpdateOvertakesBulkWork(t *testing.T) {
 		start := time.Now()
 		updateAll(t, s, puts(table, []string{"small/1"}, "y"))
 		if d := time.Since(start); d > 2*time.Second {
-			t.Errorf("the small update took %v: more than the transaction on its way, and its own", d)
+			t.Errorf("the small update took %v, want at most the current transaction and its own", d)
 		}
 		for _, err := range <-bulk {
 			if err != nil {
@@ -79,13 +79,13 @@ func TestSmallUpdateOvertakesBulkWork(t *testing.T) {
 			}
 		}
 		if d := time.Since(start); d < 5*time.Second {
-			t.Errorf("bulk work was done after %v: too soon to show anything", d)
+			t.Errorf("bulk work took %v, which is too short for this test", d)
 		}
 	})
 }
 
-// TestTablesShrink removes most of a table's records, in random order and one
-// at a time, and counts what is left in the kv.
+// TestTablesShrink removes most of a table's records one by one in random order, and
+// counts the remaining pages.
 func TestTablesShrink(t *testing.T) {
 	table := store.NewTable("things", text())
 	k := newKV(t)
@@ -126,10 +126,10 @@ func TestTablesShrink(t *testing.T) {
 	}
 }
 
-// TestLargeUpdatesAreNotRunInVain counts how often functions are run of which each
-// writes so much that a transaction holds but a few: those that have no room in one
-// wait for the next without being tried, and other work still overtakes them.
-func TestLargeUpdatesAreNotRunInVain(t *testing.T) {
+// TestLargeUpdatesRunOnlyIfTheyFit counts the runs of updates of which only a few fit into
+// one transaction. The others must wait without being run, and small updates must still
+// overtake them.
+func TestLargeUpdatesRunOnlyIfTheyFit(t *testing.T) {
 	table := store.NewTable("things", text())
 	k := newKV(t)
 	s, _ := open(t, store.Options{KV: k}, table)

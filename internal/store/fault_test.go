@@ -16,10 +16,10 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// errAway is what a kv says that cannot be reached.
+// errAway is the error of an unavailable kv.
 var errAway = fmt.Errorf("away: %w", kv.ErrUnavailable)
 
-// increment is an update that counts.
+// increment returns an update that increments a counter.
 func increment(table *store.Table[int], key string) func(*store.Tx) error {
 	return func(tx *store.Tx) error {
 		e, _ := table.Get(tx, key)
@@ -33,13 +33,15 @@ func count(table *store.Table[int], r store.Reader, key string) int {
 	return e.Value
 }
 
-// bubble runs a test on a kv that can be broken, in fake time.
+// bubble runs a test in virtual time, on a kv that can be made to fail.
 func bubble(t *testing.T, test func(t *testing.T, k *kvfault.KV)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { test(t, kvfault.New(newKV(t))) })
 }
 
-func TestKVAwayAndBack(t *testing.T) {
+// TestUpdatesWhileKVIsUnavailable: an update whose context ends has an unknown outcome and
+// is not applied later; one that waits is applied once the kv is available again.
+func TestUpdatesWhileKVIsUnavailable(t *testing.T) {
 	bubble(t, func(t *testing.T, k *kvfault.KV) {
 		table := numbers("counters")
 		s, _ := open(t, store.Options{KV: k}, table)
@@ -49,7 +51,7 @@ func TestKVAwayAndBack(t *testing.T) {
 		}
 		synctest.Wait()
 		if d := s.Staleness(); d != 0 {
-			t.Errorf("staleness=%v while in contact", d)
+			t.Errorf("staleness=%v while the kv is available, want 0", d)
 		}
 
 		mend := k.Cut()
@@ -61,7 +63,7 @@ func TestKVAwayAndBack(t *testing.T) {
 			t.Errorf("err=%v, want ErrUnavailable, ErrOutcomeUnknown and the context's", err)
 		}
 		if d := time.Since(start); d != 10*time.Second {
-			t.Errorf("it took %v, want 10s", d)
+			t.Errorf("Update returned after %v, want 10s", d)
 		}
 		if d := s.Staleness(); d < 9*time.Second || d > 11*time.Second {
 			t.Errorf("staleness=%v, want 10s", d)
@@ -70,7 +72,7 @@ func TestKVAwayAndBack(t *testing.T) {
 			t.Errorf("n=%d in the last snapshot, want 1", n)
 		}
 
-		// What was asked for while it was away is done when it is back.
+		// An update that is made during the outage is applied after it.
 		later := make(chan error, 1)
 		go func() { later <- s.Update(t.Context(), increment(table, "n")) }()
 		time.Sleep(time.Minute)
@@ -79,12 +81,12 @@ func TestKVAwayAndBack(t *testing.T) {
 			t.Error(err)
 		}
 		if n := count(table, s.Snapshot(), "n"); n != 2 {
-			t.Errorf("n=%d, want 2: the update that was given up was not applied", n)
+			t.Errorf("n=%d, want 2: the cancelled update must not be applied", n)
 		}
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
 		if d := s.Staleness() + other.Staleness(); d != 0 {
-			t.Errorf("staleness=%v after the kv came back", d)
+			t.Errorf("staleness=%v after the kv recovered, want 0", d)
 		}
 		if n := count(table, other.Snapshot(), "n"); n != 2 {
 			t.Errorf("n=%d in the other store, want 2", n)
@@ -92,7 +94,7 @@ func TestKVAwayAndBack(t *testing.T) {
 	})
 }
 
-func TestNotReadyWithoutKV(t *testing.T) {
+func TestReadyWaitsForTheKV(t *testing.T) {
 	bubble(t, func(t *testing.T, k *kvfault.KV) {
 		mend := k.Cut()
 		table := numbers("counters")
@@ -125,9 +127,9 @@ func TestNotReadyWithoutKV(t *testing.T) {
 	})
 }
 
-// TestUnknownOutcome breaks the answer to a commit in several ways. However it
-// is, an update that ends without an error was applied once.
-func TestUnknownOutcome(t *testing.T) {
+// TestUpdateIsAppliedOnceWhenItsAnswerIsLost breaks the answer to a commit in several ways.
+// An update without an error must be applied exactly once.
+func TestUpdateIsAppliedOnceWhenItsAnswerIsLost(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		fault kvfault.Fault
@@ -165,7 +167,7 @@ func TestUnknownOutcome(t *testing.T) {
 						t.Error(err)
 					}
 					if count(table, s.Snapshot(), "n") == 0 {
-						t.Error("the update does not show")
+						t.Error("the snapshot does not show the update")
 					}
 					<-done
 					synctest.Wait()
@@ -179,9 +181,9 @@ func TestUnknownOutcome(t *testing.T) {
 	}
 }
 
-// TestOutcomeThatNobodyRemembers lets so many others commit while one waits to
-// hear of its commit that the head has forgotten it. Then it must say so.
-func TestOutcomeThatNobodyRemembers(t *testing.T) {
+// TestOutcomeIsUnknownAfterManyOtherCommits: while a store waits for the outcome of a
+// commit, so many others commit that the head no longer lists it.
+func TestOutcomeIsUnknownAfterManyOtherCommits(t *testing.T) {
 	for _, applied := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			table := numbers("counters")
@@ -213,8 +215,8 @@ func TestOutcomeThatNobodyRemembers(t *testing.T) {
 	}
 }
 
-// late is a kv that applies its next transaction when its caller has long been
-// told that it is unavailable: a request that lay in a queue.
+// late is a kv that reports its next transaction as unavailable and applies it later, like
+// a request that was delayed in a queue.
 type late struct {
 	kv.KV
 	next  atomic.Bool
@@ -234,7 +236,7 @@ func (l *late) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
 	return nil, errAway
 }
 
-func TestCommitThatArrivesLate(t *testing.T) {
+func TestDelayedCommitIsAppliedOnce(t *testing.T) {
 	for _, after := range []time.Duration{0, time.Millisecond, 7 * time.Millisecond, 20 * time.Millisecond, time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			table := numbers("counters")
@@ -259,9 +261,9 @@ func TestCommitThatArrivesLate(t *testing.T) {
 	}
 }
 
-// TestGivenUpCommitThatArrivesLate gives up an update whose transaction is
-// applied afterwards: it shows, and what comes next is built upon it.
-func TestGivenUpCommitThatArrivesLate(t *testing.T) {
+// TestCancelledCommitThatIsAppliedLaterShows cancels an update whose transaction is applied
+// afterwards. The next update must see it.
+func TestCancelledCommitThatIsAppliedLaterShows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := numbers("counters")
 		k := kvfault.New(newKV(t))
@@ -292,9 +294,9 @@ func TestGivenUpCommitThatArrivesLate(t *testing.T) {
 	})
 }
 
-// TestSlowReaderCatchesUp cuts one store off while another writes more pages
-// than are read one by one.
-func TestSlowReaderCatchesUp(t *testing.T) {
+// TestReaderCatchesUpAfterAnOutage makes the kv unavailable for one store while another
+// writes more pages than are read one by one.
+func TestReaderCatchesUpAfterAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := store.NewTable("things", text())
 		inner := newKV(t)
@@ -347,10 +349,9 @@ func (s *switched) List(ctx context.Context, prefix string, opt kv.ListOptions) 
 	return s.inner.Load().List(ctx, prefix, opt)
 }
 
-// TestRestoredBetweenLists takes the kv back in time when no list waits: the ones
-// that follow wait for what is long in coming, and the store has to notice by
-// itself.
-func TestRestoredBetweenLists(t *testing.T) {
+// TestRestoreBetweenListsIsNoticed restores the kv while no list waits. The next lists wait
+// for an index that the kv reaches much later, so only the probe can notice it.
+func TestRestoreBetweenListsIsNoticed(t *testing.T) {
 	t.Run("own watches", func(t *testing.T) { restoredBetweenLists(t, numbers("counters"), numbers("others")) })
 	t.Run("one watch", func(t *testing.T) {
 		restoredBetweenLists(t, numbers("counters").RarelyWritten(), numbers("others").RarelyWritten())
@@ -407,9 +408,9 @@ func restoredBetweenLists(t *testing.T, table, other *store.Table[int]) {
 	})
 }
 
-// TestRestoredFromAnOlderState takes the kv back in time under a store that
-// runs. Sequence numbers and indexes are used a second time for other things.
-func TestRestoredFromAnOlderState(t *testing.T) {
+// TestReusedSequenceNumbersAreNotConfused restores the kv to an older state under a running
+// store. Sequence numbers and indexes are then used again for different content.
+func TestReusedSequenceNumbersAreNotConfused(t *testing.T) {
 	for _, again := range []int{0, 2, 50} {
 		t.Run(fmt.Sprintf("own watches, %d later", again), func(t *testing.T) {
 			restoredFromAnOlderState(t, again, numbers("counters"), numbers("others"))
@@ -477,7 +478,7 @@ func openEmbedded(t *testing.T, path string) *embedded.KV {
 	return k
 }
 
-func TestRestart(t *testing.T) {
+func TestRestartedStoreHasItsRecords(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "muster.db")
 	table := numbers("counters")
 	for i := range 3 {

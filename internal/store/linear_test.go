@@ -65,10 +65,10 @@ var (
 	errRefusal = errors.New("not the expected value")
 )
 
-// TestLinearizable records what many updates through several stores do and see,
-// and has a checker find an order that explains it, while the kv is slow, fails,
-// or applies transactions without saying so.
-func TestLinearizable(t *testing.T) {
+// TestUpdatesAreLinearizable records the results of many updates through several stores,
+// while the kv is slow, fails, or applies transactions and loses the answers. A checker
+// must find an order that explains the results.
+func TestUpdatesAreLinearizable(t *testing.T) {
 	onEach(t, func(t *testing.T, opt store.Options) {
 		const stores, clients, ops, keys = 3, 3, 40, 4
 		table := numbers("registers")
@@ -126,8 +126,8 @@ func TestLinearizable(t *testing.T) {
 	})
 }
 
-// apply does an operation. It reports false if the operation has certainly not
-// been applied and tells nothing.
+// apply runs an operation. It reports false if the operation was certainly not applied and
+// has no result.
 func apply(t *testing.T, s *store.Store, table *store.Table[int], in input) (output, bool) {
 	t.Helper()
 	timeout := 20 * time.Second
@@ -151,7 +151,7 @@ func apply(t *testing.T, s *store.Store, table *store.Table[int], in input) (out
 	switch {
 	case err == nil:
 		if v := count(table, s.Snapshot(), in.key); v == was && v != in.new_ {
-			t.Errorf("%+v was done and does not show", in)
+			t.Errorf("%+v succeeded, but the snapshot does not show it", in)
 		}
 		return output{value: was}, true
 	case errors.Is(err, errRead):

@@ -19,8 +19,8 @@ func rare(n int) (tables []*store.Table[int], defs []store.TableDef) {
 	return tables, defs
 }
 
-// TestRarelyWrittenTablesShareAWatch opens twelve such tables and two others. Three
-// lists wait, and a change of each table by another process shows at once.
+// TestRarelyWrittenTablesShareAWatch opens twelve such tables and two others. There must
+// be three blocking lists, and a change of another store must show at once.
 func TestRarelyWrittenTablesShareAWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tables, defs := rare(12)
@@ -44,7 +44,7 @@ func TestRarelyWrittenTablesShareAWatch(t *testing.T) {
 				t.Errorf("table %s: n=%d, want 1", table.Name(), n)
 			}
 			if d := time.Since(began); d > 0 {
-				t.Errorf("table %s: the change showed after %v", table.Name(), d)
+				t.Errorf("table %s: the change showed after %v, want at once", table.Name(), d)
 			}
 			synctest.Wait()
 		}
@@ -54,9 +54,9 @@ func TestRarelyWrittenTablesShareAWatch(t *testing.T) {
 	})
 }
 
-// TestTableWithoutMarkShows has a process write a rarely written table that does not
-// write marks, as former versions do not: the change shows some seconds later.
-func TestTableWithoutMarkShows(t *testing.T) {
+// TestCommitWithoutMarkShowsAfterSeconds commits to a rarely written table without
+// writing its mark, as former versions do.
+func TestCommitWithoutMarkShowsAfterSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tables, defs := rare(12)
 		k := newKV(t)
@@ -72,16 +72,16 @@ func TestTableWithoutMarkShows(t *testing.T) {
 				t.Fatal(err)
 			}
 			if d := time.Since(began); d > 6*time.Second {
-				t.Errorf("table %d: the change showed after %v", i, d)
+				t.Errorf("table %d: the change showed after %v, want at most 6s", i, d)
 			}
 			stop()
 		}
 	})
 }
 
-// TestSharedWatchFails lets all calls fail for a while: the store says that it is
-// stale, and shows what was written meanwhile as soon as the kv is back.
-func TestSharedWatchFails(t *testing.T) {
+// TestSharedWatchRecovers makes all calls fail for a while. The store must report that it
+// is stale, and show the missed changes when the kv is available again.
+func TestSharedWatchRecovers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tables, defs := rare(3)
 		plain := newKV(t)
@@ -108,7 +108,7 @@ func TestSharedWatchFails(t *testing.T) {
 		}
 		time.Sleep(5 * time.Second)
 		if d := s.Staleness(); d != 0 {
-			t.Errorf("staleness = %v with contact", d)
+			t.Errorf("staleness = %v after the kv recovered, want 0", d)
 		}
 	})
 }

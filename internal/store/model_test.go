@@ -14,10 +14,10 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// TestAgainstMap does random things to two tables through several stores on one
-// kv, and compares all that they show with plain maps. Pages are small, so that
-// they split and merge all the time.
-func TestAgainstMap(t *testing.T) {
+// TestTablesBehaveLikeMaps runs random updates of two tables through several stores on one
+// kv, and compares the tables with maps. Pages are small, so that they are split and merged
+// often.
+func TestTablesBehaveLikeMaps(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		k, err := embedded.Open(embedded.Config{})
 		if err != nil {
@@ -55,16 +55,16 @@ type model struct {
 	count  int
 }
 
-// view is a store, a snapshot of it, and what the changes up to that snapshot
-// have made of each table.
+// view is a store, one of its snapshots, and each table as built from the changes up to that
+// snapshot.
 type view struct {
 	s    *store.Store
 	seen *store.Snapshot
 	made [2]map[string]string
 }
 
-// counter is the key of a record that every update of a table changes, so that
-// one can wait for it to show.
+// counter is the key of a record that every update of a table changes. Tests wait for its
+// value.
 const counter = "~"
 
 var (
@@ -157,8 +157,8 @@ func (m *model) look(rt *rapid.T) {
 	m.compare(rt, rapid.SampledFrom(m.views).Draw(rt, "view"))
 }
 
-// compare waits until a view has come up to the last update, and compares its
-// contents, its scans and its changes.
+// compare waits until a view shows the last update, and checks its contents, scans and
+// changes.
 func (m *model) compare(rt *rapid.T, v *view) {
 	sn := v.s.Snapshot()
 	for i, t := range m.tables {
@@ -203,7 +203,7 @@ func (m *model) scan(rt *rapid.T, t *store.Table[string], sn *store.Snapshot, pr
 	equal(rt, "scan of "+prefix, found, some)
 }
 
-// apply checks that a change starts from what is there, and applies it.
+// apply checks that the old record of a change is the present one, and applies the change.
 func (m *model) apply(rt *rapid.T, to map[string]string, c store.Change[string]) {
 	switch {
 	case c.Old != nil && to[c.Old.Key] != c.Old.Value:

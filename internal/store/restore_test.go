@@ -11,12 +11,12 @@ import (
 	"github.com/musterhq/muster/test/kit/consultest"
 )
 
-// TestServerRestoredFromASnapshot takes a real Consul back in time. All stores
-// come to see what it holds now, also one that only reads, also when what the
-// older heads name is still at hand, and also when Consul was away meanwhile.
-func TestServerRestoredFromASnapshot(t *testing.T) {
+// TestStoresAdoptTheStateOfARestoredServer restores a real Consul from a snapshot. All
+// stores must show the restored state: also one that only reads, and also if Consul was
+// restarted in between.
+func TestStoresAdoptTheStateOfARestoredServer(t *testing.T) {
 	server := consultest.Start(t)
-	// Both tables are always written at once.
+	// Every update writes both tables.
 	table, mirror := numbers("counters"), numbers("mirror")
 	for _, away := range []bool{false, true} {
 		t.Run(fmt.Sprintf("away=%v", away), func(t *testing.T) {
@@ -71,10 +71,10 @@ func TestServerRestoredFromASnapshot(t *testing.T) {
 			}
 			see(1)
 			if n := count(mirror, reader.Snapshot(), key); n != 1 {
-				t.Errorf("one table is as it was then, and another shows %d", n)
+				t.Errorf("one table shows the restored state, and another shows %d", n)
 			}
 			if now := reader.Snapshot().Epoch(); now == epoch {
-				t.Errorf("epoch %d after the restore as before it", now)
+				t.Errorf("epoch = %d before and after the restore", now)
 			}
 			set(20)
 			see(20)

@@ -12,10 +12,10 @@ import (
 	"github.com/musterhq/muster/test/kit/consultest"
 )
 
-// TestServerKilledAndPaused counts through three stores while their Consul
-// server is killed, started again, paused and resumed. What was reported as done
-// is done, once.
-func TestServerKilledAndPaused(t *testing.T) {
+// TestUpdatesAreAppliedOnceWhileServerFails increments a counter through three stores
+// while their Consul server is killed, restarted, paused and resumed. Updates without an
+// error must be applied exactly once.
+func TestUpdatesAreAppliedOnceWhileServerFails(t *testing.T) {
 	server := consultest.Start(t)
 	table := numbers("counters")
 	ctx, stop := context.WithCancel(t.Context())
@@ -52,7 +52,7 @@ func TestServerKilledAndPaused(t *testing.T) {
 			select {
 			case <-tick.C:
 			case <-deadline.C:
-				t.Fatalf("%d updates were done, want %d", done.Load(), n)
+				t.Fatalf("%d updates succeeded, want %d", done.Load(), n)
 			}
 		}
 	}
@@ -77,7 +77,7 @@ func TestServerKilledAndPaused(t *testing.T) {
 	last, _ := open(t, store.Options{KV: server.KV(t)}, table)
 	n := int64(count(table, last.Snapshot(), "n"))
 	if n < done.Load() || n > done.Load()+unknown.Load() {
-		t.Errorf("counted %d; %d updates succeeded and %d are unknown", n, done.Load(), unknown.Load())
+		t.Errorf("counter = %d, but %d updates succeeded and %d have an unknown outcome", n, done.Load(), unknown.Load())
 	}
-	t.Logf("counted %d; %d updates succeeded and %d are unknown", n, done.Load(), unknown.Load())
+	t.Logf("%d updates succeeded and %d have an unknown outcome", done.Load(), unknown.Load())
 }

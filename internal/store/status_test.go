@@ -13,9 +13,9 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// TestHangingKVIsNoticed lets a kv hang, so that its blocked lists stay as they
-// are: no error tells that nothing will come of them.
-func TestHangingKVIsNoticed(t *testing.T) {
+// TestStatusShowsThatTheKVHangs: a kv that hangs returns no error to blocked lists, so
+// only the probe can notice it.
+func TestStatusShowsThatTheKVHangs(t *testing.T) {
 	bubble(t, func(t *testing.T, k *kvfault.KV) {
 		table := numbers("counters")
 		s, _ := open(t, store.Options{KV: k}, table)
@@ -26,25 +26,24 @@ func TestHangingKVIsNoticed(t *testing.T) {
 		resume := k.Inject(kvfault.Fault{Hang: true})
 		time.Sleep(30 * time.Second)
 		if st := s.Status(); st.Stale < 28*time.Second || st.Stale > 32*time.Second || !errors.Is(st.Err, kv.ErrUnavailable) {
-			t.Errorf("status = %+v of a kv that has hung for 30 s", st)
+			t.Errorf("status = %+v after the kv hung for 30s, want it stale for 30s and ErrUnavailable", st)
 		}
 		if err := s.WaitAvailable(t.Context()); err != nil {
-			t.Errorf("WaitAvailable error = %v of a kv that may be slow and nothing else", err)
+			t.Errorf("WaitAvailable error = %v, want none: the kv may only be slow", err)
 		}
 		resume()
 		time.Sleep(5 * time.Second)
 		if st := s.Status(); st.Lag() != 0 || st.Err != nil {
-			t.Errorf("status = %+v after the kv went on", st)
+			t.Errorf("status = %+v after the kv answers again, want no lag and no error", st)
 		}
 	})
 }
 
-// TestContact waits for a kv that is away.
-func TestContact(t *testing.T) {
+func TestWaitAvailableBlocksWhileKVIsUnavailable(t *testing.T) {
 	bubble(t, func(t *testing.T, k *kvfault.KV) {
 		s, _ := open(t, store.Options{KV: k}, numbers("counters"))
 		if err := s.WaitAvailable(t.Context()); err != nil {
-			t.Errorf("WaitAvailable error = %v while there is contact", err)
+			t.Errorf("WaitAvailable error = %v while the kv is available", err)
 		}
 		mend := k.Cut()
 		synctest.Wait()
@@ -62,11 +61,11 @@ func TestContact(t *testing.T) {
 	})
 }
 
-// deaf is a kv whose lists that wait for a change wait forever, as those do of a
-// server that is cut off from its leader and from its clients' changes.
-type deaf struct{ kv.KV }
+// silentWatches is a kv whose blocking lists never return, like those of a server that
+// has lost its leader.
+type silentWatches struct{ kv.KV }
 
-func (d deaf) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
+func (d silentWatches) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
 	if opt.After > 0 {
 		<-ctx.Done()
 		return nil, 0, context.Cause(ctx)
@@ -74,14 +73,14 @@ func (d deaf) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv
 	return d.KV.List(ctx, prefix, opt)
 }
 
-// TestDeafWatchIsHelped: what the watch does not show is found by other means,
-// and until then it is known how much is missing.
-func TestDeafWatchIsHelped(t *testing.T) {
+// TestChangesAreFoundWithoutTheWatch: the probe finds changes that the watch does not
+// show. Until they are read, Status says how many commits the snapshot lacks.
+func TestChangesAreFoundWithoutTheWatch(t *testing.T) {
 	bubble(t, func(t *testing.T, k *kvfault.KV) {
 		table, other := numbers("counters"), numbers("others")
 		writer, _ := open(t, store.Options{KV: k}, table, other)
-		s, _ := open(t, store.Options{KV: deaf{k}}, table, other)
-		// Not at the moment at which the store looks how far its view is behind.
+		s, _ := open(t, store.Options{KV: silentWatches{k}}, table, other)
+		// The updates must not be made at the moment of a probe.
 		time.Sleep(time.Millisecond)
 		for range 3 {
 			if err := writer.Update(t.Context(), increment(table, "n")); err != nil {
@@ -93,28 +92,28 @@ func TestDeafWatchIsHelped(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got, want := newest["counters"], writer.AppliedSequences()["counters"]; !slices.Equal(got, want) || sum(got) != 3 {
-			t.Errorf("newest = %v, want %v, 3 commits in all", got, want)
+			t.Errorf("LeaderSequences = %v, want %v with 3 commits in all", got, want)
 		}
 		if got := sum(s.AppliedSequences()["counters"]); got != 0 {
-			t.Errorf("%d commits reached a watch that shows nothing", got)
+			t.Errorf("the snapshot shows %d commits before a probe, want none", got)
 		}
 		var most uint64
 		began := time.Now()
 		for count(table, s.Snapshot(), "n") != 3 {
 			if time.Since(began) > 10*time.Second {
-				t.Fatal("the view never came up to the kv")
+				t.Fatal("the snapshot lacks the commits after 10s")
 			}
 			st := s.Status()
 			if most = max(most, st.Behind); st.BehindFor > 2*time.Second {
-				t.Errorf("status = %+v: it should not have taken that long", st)
+				t.Errorf("status = %+v, want it behind for at most 2s", st)
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
 		if most != 3 {
-			t.Errorf("the view was reported as %d commits behind at most, want 3", most)
+			t.Errorf("Status reported at most %d missing commits, want 3", most)
 		}
 		if st := s.Status(); st.Behind != 0 || st.Lag() != 0 {
-			t.Errorf("status = %+v when nothing is missing", st)
+			t.Errorf("status = %+v of a complete snapshot, want no lag", st)
 		}
 	})
 }

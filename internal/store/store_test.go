@@ -15,7 +15,7 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// text is a codec that takes strings as they are.
+// text returns a codec of strings.
 func text() store.Codec[string] {
 	return store.Codec[string]{
 		Encode: func(s string) ([]byte, error) { return []byte(s), nil },
@@ -37,7 +37,7 @@ func newKV(tb testing.TB) kv.KV {
 	return k
 }
 
-// tester is what a *testing.T and a *rapid.T have in common.
+// tester has the methods that *testing.T and *rapid.T share.
 type tester interface {
 	Helper()
 	Cleanup(func())
@@ -45,8 +45,8 @@ type tester interface {
 	Fatal(...any)
 }
 
-// open opens a store that runs until the test ends or stop is called, and waits
-// until it is ready.
+// open starts a store and waits until it is ready. The store runs until the test ends or
+// stop is called.
 func open(tb tester, opt store.Options, tables ...store.TableDef) (s *store.Store, stop func()) {
 	tb.Helper()
 	s, err := store.New(opt, tables...)
@@ -84,7 +84,7 @@ func contents(t *store.Table[string], r store.Reader) map[string]string {
 	return m
 }
 
-func TestUpdateShowsAtOnceAndElsewhereSoon(t *testing.T) {
+func TestUpdateShowsInOwnAndOtherSnapshots(t *testing.T) {
 	k := newKV(t)
 	table := store.NewTable("things", text())
 	a, _ := open(t, store.Options{KV: k}, table)
@@ -93,21 +93,21 @@ func TestUpdateShowsAtOnceAndElsewhereSoon(t *testing.T) {
 	before := b.Snapshot()
 	update(t, a, func(tx *store.Tx) { table.Put(tx, "x/1", "one") })
 	if e, ok := table.Get(a.Snapshot(), "x/1"); !ok || e.Value != "one" || e.Version != 1 {
-		t.Errorf("own snapshot has %+v, %t; want one in version 1", e, ok)
+		t.Errorf("own snapshot: %+v, %t, want value one, version 1", e, ok)
 	}
 	after, err := b.Wait(t.Context(), before, table)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if e, ok := table.Get(after, "x/1"); !ok || e.Value != "one" || e.Version != 1 {
-		t.Errorf("other's snapshot has %+v, %t; want one in version 1", e, ok)
+		t.Errorf("snapshot of the other store: %+v, %t, want value one, version 1", e, ok)
 	}
 	if _, ok := table.Get(before, "x/1"); ok {
-		t.Error("a snapshot from before the update shows it")
+		t.Error("a snapshot from before the update shows the update")
 	}
 }
 
-func TestErrorWritesNothing(t *testing.T) {
+func TestUpdateWithErrorWritesNothing(t *testing.T) {
 	table := store.NewTable("things", text())
 	s, _ := open(t, store.Options{KV: newKV(t)}, table)
 	update(t, s, func(tx *store.Tx) { table.Put(tx, "x/1", "one") })
@@ -127,7 +127,7 @@ func TestErrorWritesNothing(t *testing.T) {
 	}
 }
 
-func TestEqualValueIsNoChange(t *testing.T) {
+func TestPutOfEqualValueChangesNothing(t *testing.T) {
 	table := store.NewTable("things", text())
 	s, _ := open(t, store.Options{KV: newKV(t)}, table)
 	update(t, s, func(tx *store.Tx) { table.Put(tx, "x/1", "one") })
@@ -199,18 +199,19 @@ func TestTooLargeUpdateWritesNothing(t *testing.T) {
 			t.Errorf("%s: err=%v, want ErrTooLarge", name, err)
 		}
 	}
-	// The keys that there may be are the heads that an empty table is given.
+	// Only the heads of the empty table may exist.
 	pairs, _, err := k.List(t.Context(), "muster/", kv.ListOptions{})
 	if err != nil || len(pairs) > store.Shards {
-		t.Errorf("%d keys, err=%v; want none", len(pairs), err)
+		t.Errorf("%d keys, err=%v, want at most one head per shard", len(pairs), err)
 	}
 	for e := range table.Scan(s.Snapshot(), "") {
-		t.Errorf("there is a record %q", e.Key)
+		t.Errorf("record %q exists, want none", e.Key)
 	}
 }
 
-// TestSync reads what a watch has not brought yet, and shares the reading.
-func TestSync(t *testing.T) {
+// TestSyncShowsEarlierUpdatesAndSharesReads runs 50 calls of Sync at once on a store whose
+// watch shows nothing.
+func TestSyncShowsEarlierUpdatesAndSharesReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := store.NewTable("things", text())
 		k := newKV(t)
@@ -223,7 +224,7 @@ func TestSync(t *testing.T) {
 		for n := range 3 {
 			updateAll(t, writer, puts(table, []string{"a"}, fmt.Sprint(n)))
 			if e, _ := table.Get(reader.Snapshot(), "a"); e.Value == fmt.Sprint(n) {
-				t.Fatal("the watch is not slow")
+				t.Fatal("the watch shows the update")
 			}
 			before := slow.Calls(kvfault.Txn)
 			late := slow.Inject(kvfault.Fault{Op: kvfault.Txn, Delay: time.Second})
@@ -234,29 +235,34 @@ func TestSync(t *testing.T) {
 						t.Error(err)
 					}
 					if e, _ := table.Get(reader.Snapshot(), "a"); e.Value != fmt.Sprint(n) {
-						t.Errorf("value %q after %d updates", e.Value, n+1)
+						t.Errorf("value after Sync = %q, want %d", e.Value, n)
 					}
 				})
 			}
 			wg.Wait()
 			late()
 			if n := slow.Calls(kvfault.Txn) - before; n > 6 {
-				t.Errorf("%d transactions for 50 calls", n)
+				t.Errorf("%d transactions for 50 calls of Sync, want at most 6", n)
 			}
 		}
-		// One that cannot be carried out says so.
-		mend := slow.Cut()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if err := reader.Sync(ctx, table); !errors.Is(err, kv.ErrUnavailable) {
-			t.Errorf("Sync of a kv that is away: %v", err)
-		}
-		mend()
 	})
 }
 
-// TestSyncBeforeRun waits for a store that does not run yet, or never does.
-func TestSyncBeforeRun(t *testing.T) {
+func TestSyncFailsWhileKVIsUnavailable(t *testing.T) {
+	bubble(t, func(t *testing.T, k *kvfault.KV) {
+		table := store.NewTable("things", text())
+		s, stop := open(t, store.Options{KV: k}, table)
+		defer stop()
+		defer k.Cut()()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := s.Sync(ctx, table); !errors.Is(err, kv.ErrUnavailable) {
+			t.Errorf("Sync error = %v, want ErrUnavailable", err)
+		}
+	})
+}
+
+func TestSyncWaitsForRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, table := newKV(t), store.NewTable("t", text())
 		s, err := store.New(store.Options{KV: k, Prefix: "muster"}, table)
@@ -266,7 +272,7 @@ func TestSyncBeforeRun(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if err := s.Sync(ctx, table); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("Sync of a store that does not run: %v", err)
+			t.Errorf("Sync error = %v of a store that does not run, want the context's", err)
 		}
 	})
 }

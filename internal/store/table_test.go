@@ -15,7 +15,7 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-func TestNewRefusesNonsense(t *testing.T) {
+func TestNewRefusesInvalidOptions(t *testing.T) {
 	k := newKV(t)
 	table := store.NewTable("things", text())
 	for name, c := range map[string]struct {
@@ -34,14 +34,14 @@ func TestNewRefusesNonsense(t *testing.T) {
 	}
 }
 
-func TestRunOnlyOnce(t *testing.T) {
+func TestRunRefusesASecondCall(t *testing.T) {
 	s, _ := open(t, store.Options{KV: newKV(t)}, store.NewTable("things", text()))
 	if err := s.Run(t.Context()); err == nil {
-		t.Error("a second Run began")
+		t.Error("a second call of Run succeeded")
 	}
 }
 
-func TestMetricsOfTwoStoresMustBeToldApart(t *testing.T) {
+func TestNewRefusesARegistryWithTheSameMetrics(t *testing.T) {
 	k, metrics := newKV(t), prometheus.NewRegistry()
 	for _, name := range []string{"a", "b"} {
 		r := prometheus.WrapRegistererWith(prometheus.Labels{"store": name}, metrics)
@@ -54,7 +54,7 @@ func TestMetricsOfTwoStoresMustBeToldApart(t *testing.T) {
 	}
 }
 
-func TestPutRefusesWhatCannotBeStored(t *testing.T) {
+func TestPutRefusesInvalidKeysAndValues(t *testing.T) {
 	broken := errors.New("broken")
 	codec := text()
 	codec.Encode = func(s string) ([]byte, error) {
@@ -92,7 +92,7 @@ func TestTableThatIsNotOpenPanics(t *testing.T) {
 	store.NewTable("others", text()).Get(s.Snapshot(), "x")
 }
 
-func TestProtoCodec(t *testing.T) {
+func TestProtoCodecIsDeterministic(t *testing.T) {
 	c := store.Proto(func() *musterv1.ServiceSpec { return new(musterv1.ServiceSpec) })
 	m := &musterv1.ServiceSpec{Name: "web", Labels: map[string]string{"a": "1", "b": "2", "c": "3", "d": "4"}}
 	first, err := c.Encode(m)
@@ -112,8 +112,8 @@ func TestProtoCodec(t *testing.T) {
 	}
 }
 
-// TestScanWhileWriting changes records behind and ahead of a scan.
-func TestScanWhileWriting(t *testing.T) {
+// TestScanShowsWritesAheadOfIt changes records behind and ahead of a scan.
+func TestScanShowsWritesAheadOfIt(t *testing.T) {
 	table := store.NewTable("things", text())
 	s, _ := open(t, store.Options{KV: newKV(t)}, table)
 	update(t, s, func(tx *store.Tx) {
@@ -140,9 +140,9 @@ func TestScanWhileWriting(t *testing.T) {
 	}
 }
 
-// TestErrorOfStaleReadIsNotBelieved makes an update fail on a snapshot that is
-// behind: it must see what is there before its error is returned.
-func TestErrorOfStaleReadIsNotBelieved(t *testing.T) {
+// TestErrorIsReturnedOnlyAfterACurrentRead makes an update fail on a stale snapshot. It must
+// run again on the current state before its error is returned.
+func TestErrorIsReturnedOnlyAfterACurrentRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := store.NewTable("things", text())
 		inner := newKV(t)
