@@ -1,24 +1,24 @@
 package kv
 
-// Description is what a store tells of itself.
+// Description describes a store.
 type Description struct {
 	// Kind is the implementation: "consul" or "embedded".
 	Kind string
-	// Leader decides on writes: a server's address, or "this process".
-	// Empty: there is no leader at this moment.
+	// Leader is the address of the server that decides on writes, or "this process". It is
+	// empty while there is no leader.
 	Leader string
-	// Servers are the addresses of all servers that the store is made of.
+	// Servers are the addresses of all servers of the store.
 	Servers []string
 }
 
 // Process is a process in the store's catalog.
 type Process struct {
-	// ID and Meta are those of its Service.
+	// ID and Meta are taken from its Service.
 	ID   string
 	Meta map[string]string
 	// Address is "host:port".
 	Address string
-	// Alive says that it passes all of its checks. Reason tells which it does not.
+	// Alive is set if the process passes all checks. Otherwise Reason names a failed check.
 	Alive  bool
 	Reason string
 }

@@ -5,21 +5,21 @@ import (
 	"fmt"
 )
 
-// MaxKey is the greatest length of a key. Keys are paths: letters, digits and
-// "-_." in segments that are parted by single slashes, with none in front.
+// MaxKey is the maximum length of a key. Keys are paths: segments of letters, digits and
+// "-_." with single slashes between them, and no leading slash.
 const MaxKey = 200
 
 // Limits bound one transaction.
 type Limits struct {
-	// Ops is the greatest number of operations.
+	// Ops is the maximum number of operations.
 	Ops int
-	// Bytes is the greatest sum of the lengths of all values, in bytes, that
-	// is sure to be accepted; it leaves room for the encoding on the wire.
+	// Bytes is the maximum total length of all values, in bytes. It leaves room for the
+	// encoding on the wire.
 	Bytes int
 }
 
-// Check returns an error if ops are over the limits (ErrTooLarge) or are
-// malformed. Every implementation begins a transaction with it.
+// Check returns an error if ops exceed the limits (ErrTooLarge) or are malformed. Every
+// implementation calls it before a transaction.
 func (l Limits) Check(ops []Op) error {
 	if len(ops) > l.Ops {
 		return fmt.Errorf("transaction of %d operations, of %d allowed: %w", len(ops), l.Ops, ErrTooLarge)
@@ -40,7 +40,7 @@ func (l Limits) Check(ops []Op) error {
 	return nil
 }
 
-// CheckKey returns an error if key cannot be one.
+// CheckKey returns an error if key is not a valid key.
 func CheckKey(key string) error {
 	switch {
 	case key == "":

@@ -11,8 +11,8 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
-// EndpointDigest names what a service publishes, by its content. It is empty
-// for a service that publishes nothing, so that most tasks need not carry one.
+// EndpointDigest identifies an endpoint spec by its content. It is empty for a service
+// without published ports, so that most tasks need no digest.
 func EndpointDigest(e *musterv1.EndpointSpec) ([]byte, error) {
 	if len(e.GetPorts()) == 0 && e.GetMode() != musterv1.EndpointSpec_DNSRR {
 		return nil, nil
@@ -25,8 +25,8 @@ func EndpointDigest(e *musterv1.EndpointSpec) ([]byte, error) {
 	return sum[:8], nil
 }
 
-// Published returns what a task of a service publishes, by the digest that the task
-// was made with: what the service's spec says, or what it said before.
+// Published returns the endpoint spec of a task by the digest that the task was created
+// with: the service's present or former endpoint spec.
 func Published(s *recordv1.Service, digest []byte) *musterv1.EndpointSpec {
 	present := s.GetSpec().GetEndpoint()
 	if d, err := EndpointDigest(present); err == nil && bytes.Equal(d, digest) {

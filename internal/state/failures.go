@@ -1,5 +1,5 @@
 package state
 
-// EarlyFailureLimit is how many early failures in a row are taken for an accident. A
-// slot with that many is retried with a growing delay, and reported as failing.
+// EarlyFailureLimit is the number of consecutive early failures after which a slot is
+// reported as failing and retried with a growing delay.
 const EarlyFailureLimit = 3

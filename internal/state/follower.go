@@ -7,47 +7,46 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// Follower goes from snapshot to snapshot and keeps the index that the keys do
-// not give: the records of a task by its id, and so which node it is assigned
-// to. It says which services and tasks have changed, so that a loop looks at
-// these only.
+// Follower advances from snapshot to snapshot. It indexes the records of each task by
+// task id, which the keys of the tables cannot, and so knows the node of a task. It
+// reports which services and tasks have changed, so that a loop can skip all others.
 //
-// It needs the tables services, tasks, assignments and statuses to be open,
-// and is used by one goroutine at a time.
+// It needs the open tables services, tasks, assignments and statuses, and must be used
+// by one goroutine at a time.
 type Follower struct {
 	tables *Tables
 	now    *store.Snapshot
 	parts  map[string]*parts // by task id
 }
 
-// parts are the records of one task; nil where there is none.
+// parts are the records of one task; nil for those that do not exist.
 type parts struct {
 	task       *store.Entry[*recordv1.Task]
 	node       string
 	assignment *store.Entry[*recordv1.Assignment]
-	// status is what the assignment's node says.
+	// status is the report of the assignment's node.
 	status *store.Entry[*recordv1.Status]
 }
 
-// Delta says where two snapshots differ.
+// Delta lists the differences between two snapshots.
 type Delta struct {
-	// Services holds the ids of services of which anything changed: the spec,
-	// a task, an assignment, a status.
+	// Services holds the ids of services with any change: of the spec, a task, an
+	// assignment or a status.
 	Services map[string]struct{}
-	// Tasks holds the ids of tasks of which anything changed.
+	// Tasks holds the ids of tasks with any change.
 	Tasks map[string]struct{}
 }
 
-// NewFollower returns a follower that has seen nothing yet.
+// NewFollower returns a follower without a snapshot.
 func NewFollower(tables *Tables) *Follower {
 	return &Follower{tables: tables, parts: map[string]*parts{}}
 }
 
-// Snapshot returns the snapshot that the follower has come to, nil at first.
+// Snapshot returns the follower's current snapshot; nil before the first Advance.
 func (f *Follower) Snapshot() *store.Snapshot { return f.now }
 
-// Advance moves to a newer snapshot and returns what is different. The first
-// call reports everything.
+// Advance moves to a later snapshot and returns the differences. The first call reports
+// all services and tasks.
 func (f *Follower) Advance(to *store.Snapshot) Delta {
 	d := Delta{Services: map[string]struct{}{}, Tasks: map[string]struct{}{}}
 	mark := func(service, task string) {
@@ -95,8 +94,8 @@ func (f *Follower) of(task string) *parts {
 	return p
 }
 
-// assign notes that a node has a task, or no longer has it. Tables come one by
-// one, so the node's status may have been there before.
+// assign records that a node has a task, or no longer has it. Tables are read
+// independently, so the node's status may precede the assignment.
 func (f *Follower) assign(to *store.Snapshot, p *parts, node string, assignment *store.Entry[*recordv1.Assignment]) {
 	switch {
 	case assignment == nil && p.node == node:
@@ -121,7 +120,7 @@ func (f *Follower) Task(id string) (*Task, bool) {
 	return p.join(), true
 }
 
-// join makes a task of its parts, of which the task's own record is one.
+// join builds a task from its parts, which must include the task's own record.
 func (p *parts) join() *Task {
 	service, _, id := SplitKey(p.task.Key)
 	t := &Task{ID: id, ServiceID: service, Key: p.task.Key, Version: p.task.Version, Record: p.task.Value, NodeID: p.node}
@@ -134,7 +133,7 @@ func (p *parts) join() *Task {
 	return t
 }
 
-// ServiceTasks returns the tasks of a service, in order of slot or node.
+// ServiceTasks returns the tasks of a service, sorted by slot or node.
 func (f *Follower) ServiceTasks(service string) iter.Seq[*Task] {
 	return f.scan(service + "/")
 }
@@ -142,9 +141,8 @@ func (f *Follower) ServiceTasks(service string) iter.Seq[*Task] {
 // Tasks returns all tasks, service by service.
 func (f *Follower) Tasks() iter.Seq[*Task] { return f.scan("") }
 
-// NodeTasks returns the tasks that are assigned to a node. The record of a
-// task whose orchestrator has already removed it is nil in none: it is left
-// out.
+// NodeTasks returns the tasks that are assigned to a node. It skips tasks whose record
+// the orchestrator has already removed.
 func (f *Follower) NodeTasks(node string) iter.Seq[*Task] {
 	return func(yield func(*Task) bool) {
 		for a := range f.tables.Assignments.Scan(f.now, node+"/") {
@@ -157,7 +155,7 @@ func (f *Follower) NodeTasks(node string) iter.Seq[*Task] {
 	}
 }
 
-// AssignedTaskKey is the key of the task that an assignment is for.
+// AssignedTaskKey returns the key of the assigned task's record.
 func AssignedTaskKey(node, service, task string, a *recordv1.Assignment) string {
 	return TaskKey(service, a.Slot, node, task)
 }

@@ -2,17 +2,17 @@ package state
 
 import recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 
-// Origin is what a task is created from: the digests of its task spec and of its
-// service's endpoint spec ([Digest], [EndpointDigest]). Ports are no part of the task
-// spec, and yet a task keeps those that it started with.
+// Origin identifies what a task was created from: the digests of its task spec and of its
+// service's endpoint spec ([Digest], [EndpointDigest]). The endpoint is included because a
+// task keeps the ports that it was started with, which are not part of the task spec.
 type Origin struct{ Spec, Endpoint string }
 
-// OriginOf returns what a task was created from.
+// OriginOf returns the origin of a task.
 func OriginOf(t *recordv1.Task) Origin {
 	return Origin{Spec: string(t.GetSpecDigest()), Endpoint: string(t.GetEndpointDigest())}
 }
 
-// Origin returns what new tasks are created from.
+// Origin returns the origin of new tasks.
 func (f Effective) Origin() (Origin, error) {
 	endpoint, err := EndpointDigest(f.Endpoint)
 	if err != nil {

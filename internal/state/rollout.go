@@ -5,15 +5,15 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
-// Effective is what new tasks of a service are created from.
+// Effective describes what new tasks of a service are created from.
 type Effective struct {
 	Digest   []byte
 	Version  uint64
 	Endpoint *musterv1.EndpointSpec
 }
 
-// EffectiveSpec returns what the tasks of a service should follow in the end: its spec,
-// or the former one if the update to it was rolled back.
+// EffectiveSpec returns the spec that all tasks of a service should have in the end: the
+// service's spec, or the former one if the update was rolled back.
 func EffectiveSpec(s *recordv1.Service, r *recordv1.Rollout) Effective {
 	if r.GetRolledBack() && IsCurrent(s, r) {
 		return Effective{s.FormerTaskDigest, s.FormerSpecVersion, s.FormerEndpoint}
@@ -22,7 +22,7 @@ func EffectiveSpec(s *recordv1.Service, r *recordv1.Rollout) Effective {
 }
 
 // IsCurrent reports whether a rollout is for the service's current spec version and
-// attempt. A new attempt does not disturb a rollout that is under way or has ended.
+// attempt. A new attempt does not affect a rollout that is running or has completed.
 func IsCurrent(s *recordv1.Service, r *recordv1.Rollout) bool {
 	switch {
 	case r.GetSpecVersion() != s.GetSpecVersion():
@@ -34,8 +34,8 @@ func IsCurrent(s *recordv1.Service, r *recordv1.Rollout) bool {
 	}
 }
 
-// Halted reports whether a rollout has paused or was rolled back: tasks do not follow
-// the spec that it leads to, and will not without another attempt.
+// Halted reports whether a rollout has paused or was rolled back. Tasks then do not get
+// the new spec without another attempt.
 func Halted(r *recordv1.Rollout) bool {
 	switch r.GetState() {
 	case musterv1.UpdateStatus_PAUSED, musterv1.UpdateStatus_ROLLBACK_PAUSED:

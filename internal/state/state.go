@@ -1,8 +1,8 @@
-// Package state says what lies in the store: the tables, the keys of their
-// records, and how records of different owners are joined into what a user
+// Package state defines the content of the store: the tables, the keys of their
+// records, and how records of different owners are joined into the tasks that a user
 // sees.
 //
-// Each table has one owner, which alone writes it:
+// Each table has one owner. Only the owner writes it:
 //
 //	table             key                              written by     sharded by
 //	services          <service>                        apid           service
@@ -23,12 +23,11 @@
 //	nodestates        <node>                           dispatcherd    node
 //	statuses          <node>/<service>/<task>          dispatcherd    node
 //
-// All but tasks, assignments and statuses are rarely written: each process has one
-// watch for them together.
+// All tables except tasks, assignments and statuses are rarely written and share one
+// watch in each process.
 //
-// An owner removes its own record when the record upstream of it is gone:
-// tasks go with their service, assignments with their task, statuses with
-// their assignment.
+// An owner removes its record when the record that it derives from is gone: a task with
+// its service, an assignment with its task, a status with its assignment.
 package state
 
 import (
@@ -57,8 +56,8 @@ type Tables struct {
 	Statuses        *store.Table[*recordv1.Status]
 }
 
-// NewTables returns handles of all tables. Handles hold no data: a daemon opens
-// its store with those that it reads or writes.
+// NewTables returns handles of all tables. A daemon opens its store with the tables that
+// it reads or writes.
 func NewTables() *Tables {
 	return &Tables{
 		Services:        store.NewTable("services", store.Proto(func() *recordv1.Service { return new(recordv1.Service) })).RarelyWritten(),

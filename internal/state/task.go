@@ -5,12 +5,12 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
-// Task is the join of the records of one task. Its parts are shared and must
-// not be changed.
+// Task is the join of the records of one task. Its records are shared and must not be
+// changed.
 type Task struct {
 	ID        string
 	ServiceID string
-	// Key is that of the task's record.
+	// Key is the key of the task's record.
 	Key     string
 	Version uint64
 	Record  *recordv1.Task
@@ -24,8 +24,8 @@ type Task struct {
 	StatusVersion uint64
 }
 
-// State is the observed state: what the worker said, or else how far the
-// managers have come. A task that needs no address is born PENDING.
+// State returns the observed state: the state that the worker has reported, or otherwise
+// the progress of the managers. New tasks are PENDING.
 func (t *Task) State() musterv1.TaskState {
 	switch {
 	case t.Status != nil:
@@ -37,22 +37,21 @@ func (t *Task) State() musterv1.TaskState {
 	}
 }
 
-// Desired is the desired state.
+// Desired returns the desired state.
 func (t *Task) Desired() musterv1.TaskState { return t.Record.DesiredState }
 
 // Terminal reports whether the task has ended and will never run again.
 func (t *Task) Terminal() bool { return t.State() > musterv1.TaskState_RUNNING }
 
-// Live reports whether the task is meant to run, or to wait until it may.
+// Live reports whether the task should run, now or after waiting.
 func (t *Task) Live() bool { return t.Desired() <= musterv1.TaskState_COMPLETE }
 
-// FinishedReason is the reason of a finished task as versions before v0.1.0 wrote
-// it. They had no field for it and decided by this text, so it must never be
-// reworded. v0.1.0 still writes it, because an orchestrator of the former version
-// may run beside a new one during an upgrade. The release after v0.1.0 may stop
-// writing and reading it.
+// FinishedReason is the reason that versions before v0.1.0 gave finished tasks. They had
+// no field for it and decided by this text, so it must never be changed. v0.1.0 still
+// writes it, because orchestrators of both versions run during an upgrade. The release
+// after v0.1.0 may stop writing and reading it.
 const FinishedReason = "restart policy allows no further task"
 
-// Finished reports whether a task has ended and the restart policy allows no task
-// to follow it.
+// Finished reports whether a task has ended and the restart policy does not allow a
+// replacement.
 func Finished(t *recordv1.Task) bool { return t.GetFinished() || t.GetReason() == FinishedReason }

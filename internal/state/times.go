@@ -13,7 +13,7 @@ type StateTime struct {
 	At    int64
 }
 
-// Times returns when a task reached each state, in order of the states.
+// Times returns when a task reached each state, sorted by state.
 func Times(s *recordv1.Status) iter.Seq[StateTime] {
 	return func(yield func(StateTime) bool) {
 		for i, reached := range s.GetReached() {
@@ -24,7 +24,7 @@ func Times(s *recordv1.Status) iter.Seq[StateTime] {
 	}
 }
 
-// SetTimes puts times into a status whose own time is set.
+// SetTimes sets the times of a status whose own time is set.
 func SetTimes(s *recordv1.Status, times []StateTime) {
 	s.Reached = make([]musterv1.TaskState, len(times))
 	s.ReachedBefore = make([]int64, len(times))
