@@ -9,28 +9,28 @@ import (
 	"github.com/go-json-experiment/json"
 )
 
-// answer is how a call was answered, as far as the client does not tell: the
-// status, because the client leaves it out of the errors of transactions; and what
-// a transaction or a list found, because the client takes six times as long to
-// decode that, which was a tenth of all that a manager computed.
+// answer is the part of a response that the client does not return: the status, which
+// the client omits from the errors of transactions, and the body of transactions and
+// lists. The client takes six times as long to decode the body, which was a tenth of a
+// manager's CPU time.
 type answer struct {
 	status int
 	body   []byte
 }
 
-// decode decodes what was found, as the client would.
+// decode decodes the body as the client would.
 func (a *answer) decode(into any) error { return json.Unmarshal(a.body, into) }
 
 type answerKey struct{}
 
-// takeAnswer returns a context for one call whose answer is kept. The client
-// gets an empty one of the same kind.
+// takeAnswer returns a context for one call whose response is stored in an answer. The
+// client gets an empty response of the same kind.
 func takeAnswer(ctx context.Context) (context.Context, *answer) {
 	a := &answer{}
 	return context.WithValue(ctx, answerKey{}, a), a
 }
 
-// answerTaker takes answers where the call's context asks for it.
+// answerTaker stores responses in the answer of the call's context.
 type answerTaker struct{ http.RoundTripper }
 
 func (t answerTaker) RoundTrip(req *http.Request) (*http.Response, error) {

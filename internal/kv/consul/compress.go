@@ -8,18 +8,18 @@ import (
 )
 
 const (
-	// compressed marks a value that is kept compressed; the rest of it is an S2
-	// block (https://github.com/klauspost/compress/tree/master/s2). Values that
-	// begin so by themselves are always compressed, so that the mark is sure.
+	// compressed is the prefix of a compressed value. The rest is an S2 block
+	// (https://github.com/klauspost/compress/tree/master/s2). Values that have this
+	// prefix themselves are always compressed, so that the prefix is unambiguous.
 	compressed = 0xfd
-	// worthwhile is the least length that is compressed: what is shorter stays
-	// readable to people who look into Consul.
+	// worthwhile is the minimum length of compressed values. Shorter ones stay readable
+	// in Consul.
 	worthwhile = 256
 )
 
-// pack returns a value as Consul is to keep it. Values travel as base64 within
-// JSON, into Consul, to every reader and through Consul's log, and what that
-// costs grows with their length; S2 costs a fraction of it.
+// pack returns a value as it is stored in Consul. Values are sent to Consul, to every
+// reader and through Consul's log as base64 within JSON. The cost grows with their
+// length, and compression with S2 costs a fraction of it.
 func pack(value []byte) []byte {
 	marked := len(value) > 0 && value[0] == compressed
 	if len(value) < worthwhile && !marked {
@@ -34,8 +34,8 @@ func pack(value []byte) []byte {
 	return packed
 }
 
-// unpack is the inverse of pack. It refuses what would not have been let in:
-// so what is kept cannot make more of itself than a transaction may hold.
+// unpack is the inverse of pack. It refuses values that would not fit into a transaction,
+// which bounds the memory that a stored value can cause.
 func unpack(value []byte) ([]byte, error) {
 	if !bytes.HasPrefix(value, []byte{compressed}) {
 		return value, nil
@@ -45,7 +45,7 @@ func unpack(value []byte) ([]byte, error) {
 		return nil, fmt.Errorf("compressed value: %w", err)
 	}
 	if n > limits.Bytes {
-		return nil, fmt.Errorf("compressed value: it would have %d bytes, and %d are the most", n, limits.Bytes)
+		return nil, fmt.Errorf("compressed value: %d bytes when decompressed, at most %d are allowed", n, limits.Bytes)
 	}
 	value, err = s2.Decode(make([]byte, n), value[1:])
 	if err != nil {

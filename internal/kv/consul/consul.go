@@ -1,14 +1,14 @@
-// Package consul keeps the kv in HashiCorp Consul, through its HTTP API. No
-// type of Consul's leaves the package.
+// Package consul implements kv.KV with HashiCorp Consul's HTTP API. The package does not
+// expose types of Consul.
 //
-// Values of some length are kept compressed, for what Consul makes of them (JSON,
-// base64) costs more than compression does.
+// Longer values are compressed, because encoding them for Consul (base64 within JSON)
+// costs more than compressing them.
 //
-// Two properties of Consul's are worth knowing. A list that waits for a prefix
-// under which there is no key yet is woken by every write nearby, which is
-// expensive. And an agent allows 200 connections from one address
-// (limits.http_max_conns_per_client). Every list that waits takes one, so waiting
-// lists are few, and all other calls share a small pool (see pools).
+// Two properties of Consul matter for callers. A list that waits for a prefix without
+// keys is woken by every write nearby, which is expensive. And an agent allows 200
+// connections from one address (limits.http_max_conns_per_client). Every waiting list
+// occupies one, so there must be few waiting lists. All other calls share a small pool
+// (see pools).
 package consul
 
 import (
@@ -27,40 +27,37 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// limits are those of a Consul server with its defaults (1.22): 128 operations,
-// and 512 KiB of request (txn_max_req_len), in which values are base64 within
-// JSON: 4/3 of their length, and with the longest of keys and indexes some 340
-// bytes an operation around them.
+// limits are derived from the defaults of a Consul server (1.22): 128 operations, and
+// requests of 512 KiB (txn_max_req_len). Values are base64 within JSON, which is 4/3 of
+// their length. Each operation needs up to 340 bytes more.
 var limits = kv.Limits{Ops: 128, Bytes: 360_000}
 
-// callTimeout bounds every call that does not block on purpose, whatever its
-// context allows. A server that has passed a call on to a leader that hangs waits
-// for the answer for 30 to 40 s, also when there is a new leader within 2 s: then
-// only a repeated call is answered. So this is half of the 10 s that apid
-// gives to a write.
+// callTimeout bounds every non-blocking call in addition to its context. A server that
+// has forwarded a call to a hanging leader waits for 30 to 40 s, even if there is a new
+// leader within 2 s. Only a repeated call is answered then. So the timeout is half of the
+// 10 s that apid allows for a write.
 const callTimeout = 5 * time.Second
 
-// listWait is how long a blocked list waits at most. Consul keeps the connection of
-// a blocked list open until that time has passed, also when the client was killed.
-// So this bounds how long connections of killed daemons count against
-// limits.http_max_conns_per_client.
+// listWait is the maximum duration of a blocked list. Consul keeps the connection of a
+// blocked list open for that time even if the client was killed. So this bounds how long
+// connections of killed daemons count against limits.http_max_conns_per_client.
 const listWait = 30 * time.Second
 
-// Config says how to reach Consul.
+// Config configures the connection to Consul.
 type Config struct {
-	// Address is the host:port of an agent's or a server's HTTP API, or several
-	// with commas between: the first is used until something goes wrong there,
-	// then the next. A session stays with the agent that it was opened at, for it
-	// is bound to checks that this agent makes; so the first should be near.
+	// Address is the host:port of the HTTP API of an agent or a server, or several
+	// separated by commas. The first is used until it fails, then the next. A session
+	// stays with the agent that opened it, because this agent makes its checks. So the
+	// first should be a local one.
 	Address    string
 	Token      string
 	Datacenter string // default: the agent's
-	// TLS speaks HTTPS, with the files below if given.
+	// TLS enables HTTPS, with the files below if given.
 	TLS      bool
 	CAFile   string
 	CertFile string
 	KeyFile  string
-	// Logger is told when a limit of Consul's is reached. Optional.
+	// Logger is optional. It is used when a limit of Consul is reached.
 	Logger *zap.Logger
 }
 
@@ -71,7 +68,7 @@ type KV struct {
 	router *router
 
 	mu sync.Mutex
-	// services are those in the catalog, with the session that entered each.
+	// services maps registered services to the session that registered them.
 	services map[string]*session
 }
 
@@ -95,8 +92,8 @@ func New(cfg Config) (*KV, error) {
 	if err != nil {
 		return nil, fmt.Errorf("consul at %s: %w", cfg.Address, err)
 	}
-	// NewClient made the HTTP client, and uses this very one. It has put the TLS
-	// settings into the transport.
+	// NewClient has created this HTTP client, which it uses, with the TLS settings in its
+	// transport.
 	p := newPools(c.Transport)
 	r := newRouter(p, c.Scheme, hosts)
 	log := cfg.Logger
@@ -107,16 +104,16 @@ func New(cfg Config) (*KV, error) {
 	return &KV{client: client, pools: p, router: r, services: map[string]*session{}}, nil
 }
 
-// Close closes idle connections. Calls that are open end with their contexts.
+// Close closes idle connections. Running calls end with their contexts.
 func (s *KV) Close() error {
 	s.pools.closeIdle()
 	return nil
 }
 
-// Limits returns what one transaction may hold.
+// Limits returns the limits of one transaction.
 func (s *KV) Limits() kv.Limits { return limits }
 
-// Get returns a key as the leader has it.
+// Get reads a key from the leader.
 func (s *KV) Get(ctx context.Context, key string) (kv.Pair, error) {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -138,9 +135,9 @@ func (s *KV) Get(ctx context.Context, key string) (kv.Pair, error) {
 func (s *KV) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
 	pairs, index, err := s.list(ctx, prefix, opt)
 	if err == nil && opt.After > 0 && index == opt.After {
-		// It was woken and nothing has changed. So Consul does also when it was
-		// restored from a snapshot: it wakes a list, which answers with what was
-		// before, and would then wait for an index that is long in coming.
+		// The list was woken without a change. Consul also does so after it was restored
+		// from a snapshot: the list returns the old state, and the next list would wait
+		// for an index that Consul reaches much later.
 		return s.list(ctx, prefix, kv.ListOptions{Stale: opt.Stale})
 	}
 	return pairs, index, err
@@ -149,15 +146,15 @@ func (s *KV) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.
 func (s *KV) list(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
 	wait := callTimeout
 	if opt.After > 0 {
-		// Consul adds up to a sixteenth of jitter to the wait that it is asked for.
+		// Consul adds up to a sixteenth of jitter to the requested wait.
 		wait = listWait + listWait/16 + callTimeout
 		ctx = watching(ctx)
 	}
 	call, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	call, answer := takeAnswer(call)
-	// By default a leader answers that was elected a moment ago and has yet to catch
-	// up, which after a restart of all servers is to begin from nothing.
+	// By default, a new leader answers before it has caught up. After a restart of all
+	// servers, such an answer is empty.
 	q := (&api.QueryOptions{WaitIndex: opt.After, WaitTime: listWait, AllowStale: opt.Stale, RequireConsistent: !opt.Stale}).WithContext(call)
 	_, meta, err := s.client.KV().List(prefix, q)
 	var found api.KVPairs
@@ -173,8 +170,8 @@ func (s *KV) list(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.
 			return nil, 0, fmt.Errorf("list %q: %w", prefix, err)
 		}
 	}
-	// An index of 0 would make the next call not block (Consul's documentation
-	// of blocking queries asks for this).
+	// With an index of 0, the next call would not block. Consul's documentation of blocking
+	// queries asks for at least 1.
 	return pairs, max(meta.LastIndex, 1), nil
 }
 

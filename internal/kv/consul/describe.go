@@ -13,7 +13,7 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// Describe asks who leads, and who may.
+// Describe reads the addresses of the leader and of all servers.
 func (s *KV) Describe(ctx context.Context) (kv.Description, error) {
 	d := kv.Description{Kind: "consul"}
 	call, cancel := context.WithTimeout(ctx, callTimeout)

@@ -11,8 +11,8 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// classify puts an error of the client's into one of kv's classes. ctx is the
-// caller's.
+// classify wraps an error of the client in one of kv's classes. ctx is the caller's
+// context.
 func classify(ctx context.Context, err error) error {
 	var status api.StatusError
 	switch {
@@ -29,6 +29,6 @@ func classify(ctx context.Context, err error) error {
 	case ctx.Err() != nil && !errors.Is(err, context.Cause(ctx)):
 		return fmt.Errorf("%w: %w: %w", kv.ErrUnavailable, context.Cause(ctx), err)
 	}
-	// Everything else happened on the way there or back.
+	// All other errors are errors of the connection.
 	return fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
 }

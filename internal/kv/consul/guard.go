@@ -10,17 +10,16 @@ import (
 	"time"
 )
 
-// patience is how long a host may say nothing at all, while it owes an answer,
-// before it is asked whether it is there; and how long it has to answer that.
-// Together that is how long a host that hangs, or is cut off, can hold a request
-// up, where it may be a list that waits for minutes. It is less than callTimeout,
-// which would end a request without telling whose fault it was.
+// patience is how long a host may send nothing while it owes an answer, until it is
+// probed. It is also the timeout of the probe. A hanging or unreachable host can delay a
+// request by twice this time, even a list that waits for minutes. That is less than
+// callTimeout, which would end a request without identifying the host as the cause.
 const patience = 2 * time.Second
 
-// errHangs ends a request to a host that does not answer anything.
+// errHangs ends a request to a host that does not answer the probe either.
 var errHangs = errors.New("the host does not answer")
 
-// guard watches over one request, and ends it when its host hangs.
+// guard ends a request when its host hangs.
 type guard struct {
 	r      *router
 	at     int
@@ -33,7 +32,7 @@ type guard struct {
 	looking sync.WaitGroup
 }
 
-// watchOver begins to watch over a request, whose context is the guard's.
+// watchOver starts a guard. The request must use the guard's context.
 func (r *router) watchOver(ctx context.Context, at int) *guard {
 	g := &guard{r: r, at: at}
 	g.ctx, g.cancel = context.WithCancelCause(ctx)
@@ -62,7 +61,7 @@ func (g *guard) look() {
 	}
 }
 
-// stop ends the watch, and with it what the request still does.
+// stop ends the guard and the request.
 func (g *guard) stop() {
 	g.mu.Lock()
 	g.stopped = true
@@ -72,16 +71,16 @@ func (g *guard) stop() {
 	g.looking.Wait()
 }
 
-// answers reports whether a host has been heard of lately, or else answers now.
-// What it answers does not matter.
+// answers reports whether a host has sent anything recently, or answers a probe. Any
+// answer counts.
 func (r *router) answers(ctx context.Context, at int) bool {
 	if r.sinceHeard(at) < patience {
 		return true
 	}
 	ctx, cancel := context.WithTimeout(reporting(ctx), patience)
 	defer cancel()
-	// An agent answers this by itself, also when there is no leader, and also, with a
-	// refusal, where the token may not read it.
+	// An agent answers this itself, even without a leader. If the token may not read it,
+	// the agent answers with an error.
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.scheme+"://"+r.hosts[at]+"/v1/agent/version", nil)
 	if err != nil {
 		return false
@@ -104,7 +103,7 @@ func (r *router) sinceHeard(at int) time.Duration {
 	return time.Since(r.began) - time.Duration(r.heard[at].Load())
 }
 
-// guarded sends a request, and watches over it until its answer has been read.
+// guarded sends a request, guarded until its answer has been read.
 func (r *router) guarded(req *http.Request, at int) (*http.Response, error) {
 	g := r.watchOver(req.Context(), at)
 	resp, err := r.next.RoundTrip(req.WithContext(g.ctx))
@@ -120,7 +119,7 @@ func (r *router) guarded(req *http.Request, at int) (*http.Response, error) {
 	return resp, nil
 }
 
-// watchedBody ends the watch over a request when its answer is closed.
+// watchedBody stops the guard of a request when the body is closed.
 type watchedBody struct {
 	io.ReadCloser
 	g *guard

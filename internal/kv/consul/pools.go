@@ -15,10 +15,10 @@ import (
 // address, and daemons may share one. These numbers bound how many connections one
 // client has open to one host, in addition to one per blocked list.
 const (
-	// callConns carries calls that are answered at once.
+	// callConns is the number of connections for non-blocking calls.
 	callConns = 3
-	// reportConns carries the reports that keep a session alive and the question
-	// whether a host answers. They must not wait behind calls.
+	// reportConns is the number of connections for the reports that keep a session alive
+	// and for probes. They must not wait behind calls.
 	reportConns = 1
 )
 
@@ -33,7 +33,7 @@ type pools struct {
 	open                    *atomic.Int64
 }
 
-// newPools makes the pools from one transport, whose TLS settings they share.
+// newPools creates the pools from one transport, whose TLS settings they share.
 func newPools(base *http.Transport) *pools {
 	p := &pools{open: &atomic.Int64{}}
 	pool := func(conns int) http.RoundTripper {
@@ -69,7 +69,7 @@ func reporting(ctx context.Context) context.Context {
 	return context.WithValue(ctx, poolKey{}, "report")
 }
 
-// RoundTrip sends a request over the pool that its context names.
+// RoundTrip sends a request over the pool that its context selects.
 func (p *pools) RoundTrip(req *http.Request) (*http.Response, error) {
 	switch req.Context().Value(poolKey{}) {
 	case "watch":
@@ -82,8 +82,7 @@ func (p *pools) RoundTrip(req *http.Request) (*http.Response, error) {
 
 type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
 
-// dialer returns a dialer whose connections are counted, and show no answer before
-// a request was sent (see conn).
+// dialer returns a dialer that counts connections and wraps them in conn.
 func (p *pools) dialer(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		c, err := dial(ctx, network, address)
@@ -95,7 +94,7 @@ func (p *pools) dialer(dial dialFunc) dialFunc {
 	}
 }
 
-// tlsDialer returns a dialer that speaks TLS.
+// tlsDialer returns a dialer that uses TLS.
 func tlsDialer(dial dialFunc, cfg *tls.Config) dialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		raw, err := dial(ctx, network, address)
@@ -118,9 +117,9 @@ func tlsDialer(dial dialFunc, cfg *tls.Config) dialFunc {
 	}
 }
 
-// conn is a connection to Consul. An agent that has too many connections answers
-// 429 on a new one before it has read anything. http.Transport takes such an answer
-// for an error, so it is not read before the first request has been sent.
+// conn is a connection to Consul. An agent with too many connections sends 429 on a new
+// one before it has read anything. http.Transport treats such an answer as an error, so
+// conn delays reading until the first request has been sent.
 type conn struct {
 	net.Conn
 	open   *atomic.Int64
@@ -146,9 +145,9 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// newTransport returns the transport that the pools are made from.
+// newTransport returns the transport that the pools are created from.
 func newTransport() *http.Transport {
-	// A server that vanishes is noticed by a blocked list after some 20 s.
+	// A blocked list notices after about 20 s that its server has vanished.
 	dialer := &net.Dialer{
 		Timeout:         3 * time.Second,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3},

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// router sends each request to one of several agents or servers: to the same one
-// until something goes wrong there, or it hangs (see guard), and then to the next. All of them see the
-// same key space, so it does not matter which one answers.
+// router sends each request to one of several agents or servers. It uses the same host
+// until the host fails or hangs (see guard), and then the next one. All hosts have the same
+// key space, so any of them may answer.
 type router struct {
 	next   http.RoundTripper
 	scheme string
@@ -20,11 +20,10 @@ type router struct {
 	// current is the index of the host in use.
 	current atomic.Int64
 	began   time.Time
-	// heard is when each host last answered anything, as the time since began.
+	// heard is when each host last sent anything, as the time since began.
 	heard []atomic.Int64
-	// silent is set of hosts that hang or refuse connections, until they are heard
-	// again. They come after all others: to find out again that one hangs takes
-	// seconds.
+	// silent is set for hosts that hang or refuse connections, until they answer again.
+	// They are tried last, because noticing again that a host hangs takes seconds.
 	silent []atomic.Bool
 }
 
@@ -37,18 +36,17 @@ func newRouter(next http.RoundTripper, scheme string, hosts []string) *router {
 
 type pinKey struct{}
 
-// pin returns a context whose requests go to one host alone: what an agent keeps
-// for itself (services and their checks) is nowhere else. What goes wrong with them
-// does not move other requests away from it, unless it is silent.
+// pin returns a context whose requests go to one host only, because only that agent has
+// the services and checks that were registered with it. Their failures do not move other
+// requests to another host, unless the host is silent.
 func pin(ctx context.Context, host string) context.Context {
 	return context.WithValue(ctx, pinKey{}, host)
 }
 
 type blamelessKey struct{}
 
-// blameless returns a context for a request that Consul answers as it does for a
-// fault of its own (500) where the request is to blame: that says nothing of the
-// host.
+// blameless returns a context for a request for which a 500 does not mean that the host
+// has failed.
 func blameless(ctx context.Context) context.Context {
 	return context.WithValue(ctx, blamelessKey{}, true)
 }
@@ -60,7 +58,7 @@ func (r *router) RoundTrip(req *http.Request) (*http.Response, error) {
 	at := int(r.current.Load())
 	for tried := 1; ; tried++ {
 		resp, err := r.send(req, at, false)
-		// Only what was surely not sent is sent elsewhere.
+		// Only a request that was certainly not sent may be sent to another host.
 		if err == nil || !notSent(err) || tried == len(r.hosts) || req.Context().Err() != nil {
 			return resp, err
 		}
@@ -76,8 +74,8 @@ func (r *router) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// send sends a request to one host. If that goes wrong, or the host answers that
-// it cannot (it has no leader, say), later requests begin with the next.
+// send sends a request to one host. If that fails, or the host answers with a server error
+// (without a leader, for example), later requests start with the next host.
 func (r *router) send(req *http.Request, at int, pinned bool) (*http.Response, error) {
 	req = req.Clone(req.Context())
 	req.URL.Host, req.Host = r.hosts[at], r.hosts[at]
@@ -94,11 +92,11 @@ func (r *router) send(req *http.Request, at int, pinned bool) (*http.Response, e
 	return resp, err
 }
 
-// leave has later requests begin with another host than this one.
+// leave makes later requests start with the next host.
 func (r *router) leave(at int) { r.current.CompareAndSwap(int64(at), int64(r.after(at))) }
 
-// after returns the host to try after one: the next that is not silent, or the
-// next if all are.
+// after returns the host to try after another one: the next that is not silent, or the
+// next one if all are silent.
 func (r *router) after(at int) int {
 	for i := 1; i < len(r.hosts); i++ {
 		if next := (at + i) % len(r.hosts); !r.silent[next].Load() {
@@ -108,7 +106,7 @@ func (r *router) after(at int) int {
 	return (at + 1) % len(r.hosts)
 }
 
-// notSent reports whether a request failed before a connection stood.
+// notSent reports whether a request failed before its connection was established.
 func notSent(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"

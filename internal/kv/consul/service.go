@@ -15,29 +15,28 @@ import (
 
 const (
 	defaultCheckInterval = 250 * time.Millisecond
-	// leastCheckInterval is Consul's: it takes a shorter one for this one, and
-	// mentions that in its log alone.
+	// leastCheckInterval is Consul's minimum. Consul silently uses it for shorter intervals.
 	leastCheckInterval = time.Second
-	// maxChecks bounds how many checks dial one process.
+	// maxChecks is the maximum number of checks that dial one process.
 	maxChecks = 8
-	// defaultSilence is three times the longest that a report took (1.0 s) of
-	// Consul on two cores that 8 writers and 6 readers of all pages kept fully
-	// busy; on a machine that was merely busy it was 0.2 s.
+	// defaultSilence is three times the longest report that was measured: 1.0 s, with
+	// Consul on two cores kept fully busy by 8 writers and 6 readers of all pages. On a
+	// less busy machine, it was 0.2 s.
 	defaultSilence = 3 * time.Second
-	// addressMeta is the service's metadata that names the address that is dialled.
+	// addressMeta is the key of the service's metadata with the address that is dialled.
 	addressMeta = "check-address"
 )
 
-// register enters the process in the agent's catalog, with checks, and returns
-// their ids. The first of them is for report.
+// register registers the process and its checks with the agent, and returns the ids of
+// the checks. The first of them is the one for report.
 //
-// A killed process is noticed when it is dialled next, and Consul lets a check
-// dial once a second at most. So several checks do, each beginning at a moment
-// that Consul picks at random: together they dial as often as was asked for, on
-// average, and the first that fails ends the session.
+// The next dial notices that a process was killed, but a check of Consul dials at most
+// once a second. So there are several checks, which Consul starts at random times.
+// Together they dial as often as requested, on average, and the first failure ends the
+// session.
 //
-// Dialling a stopped process still succeeds, because its kernel answers. One more
-// check notices that it does not report.
+// Dialling a stopped process still succeeds, because its kernel answers. So another
+// check notices when the process no longer reports.
 func (s *KV) register(ctx context.Context, service *kv.Service) ([]string, error) {
 	interval := service.CheckInterval
 	if interval <= 0 {
@@ -57,9 +56,9 @@ func (s *KV) register(ctx context.Context, service *kv.Service) ([]string, error
 		})
 	}
 	for _, c := range checks {
-		// The process is alive: it is speaking.
+		// The process is alive, because it makes this call.
 		c.Status = api.HealthPassing
-		// Consul's least is a minute.
+		// Consul's minimum is one minute.
 		c.DeregisterCriticalServiceAfter = "1m"
 	}
 	meta := map[string]string{addressMeta: service.CheckAddress}
@@ -67,7 +66,7 @@ func (s *KV) register(ctx context.Context, service *kv.Service) ([]string, error
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if err := s.displace(call, service); err != nil {
-		return nil, fmt.Errorf("look who was at %s before: %w", service.CheckAddress, classify(ctx, err))
+		return nil, fmt.Errorf("find earlier services at %s: %w", service.CheckAddress, classify(ctx, err))
 	}
 	err := s.client.Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
 		ID: service.ID, Name: service.Name, Address: service.Address, Port: service.Port,
@@ -76,7 +75,7 @@ func (s *KV) register(ctx context.Context, service *kv.Service) ([]string, error
 	if err != nil {
 		return nil, fmt.Errorf("register service %q: %w", service.ID, classify(ctx, err))
 	}
-	// A check that was there already, failing, is still.
+	// A check that existed before may still be failing.
 	if err := s.report(call, ids[0]); err != nil {
 		return nil, fmt.Errorf("report for service %q: %w", service.ID, classify(ctx, err))
 	}
@@ -90,9 +89,9 @@ func silence(service *kv.Service) time.Duration {
 	return defaultSilence
 }
 
-// displace takes services out of the catalog that were at this one's address: a
-// process that was killed and started again at once would otherwise answer for
-// its former self, whose locks it waits for.
+// displace removes other services at this one's address from the catalog. If a process is
+// killed and restarted at once, the checks of its predecessor succeed again, and the
+// predecessor would keep its locks.
 func (s *KV) displace(ctx context.Context, service *kv.Service) error {
 	filter := fmt.Sprintf("Meta[%q] == %q", addressMeta, service.CheckAddress)
 	former, err := s.client.Agent().ServicesWithFilterOpts(filter, (&api.QueryOptions{}).WithContext(ctx))
@@ -108,8 +107,7 @@ func (s *KV) displace(ctx context.Context, service *kv.Service) error {
 	return nil
 }
 
-// remove takes a service out of the agent's catalog. That it is not there is no
-// error.
+// remove removes a service from the agent's catalog. A missing service is not an error.
 func (s *KV) remove(ctx context.Context, id string) error {
 	err := s.client.Agent().ServiceDeregisterOpts(id, (&api.QueryOptions{}).WithContext(ctx))
 	var status api.StatusError
@@ -119,7 +117,7 @@ func (s *KV) remove(ctx context.Context, id string) error {
 	return err
 }
 
-// report tells the agent that the process runs.
+// report tells the agent that the process is alive.
 func (s *KV) report(ctx context.Context, check string) error {
 	return s.client.Agent().UpdateTTLOpts(check, "", api.HealthPassing, (&api.QueryOptions{}).WithContext(reporting(ctx)))
 }
@@ -137,22 +135,22 @@ func (x *session) keepReporting(ctx context.Context, check string, silence time.
 		case <-ticker.C:
 		}
 		call, cancel := context.WithTimeout(ctx, silence/3)
-		// What comes of it if it fails is seen by the session's watch.
+		// The session's watch notices the effect of a failure.
 		_ = x.kv.report(call, check)
 		cancel()
 	}
 }
 
-// enter notes that a service in the catalog is this session's, and no longer
-// that of an earlier one.
+// enter records that a service in the catalog belongs to this session, and no longer to
+// an earlier one.
 func (s *KV) enter(x *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.services[x.service] = x
 }
 
-// deregister takes a session's service out of the catalog, unless a later
-// session has entered it again: that one is bound to its checks.
+// deregister removes a session's service from the catalog, unless a later session has
+// registered it again and is bound to its checks.
 func (s *KV) deregister(ctx context.Context, x *session) error {
 	s.mu.Lock()
 	mine := x.service != "" && s.services[x.service] == x

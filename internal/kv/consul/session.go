@@ -14,18 +14,18 @@ import (
 )
 
 const (
-	// leastTTL is Consul's.
+	// leastTTL is Consul's minimum.
 	leastTTL = 10 * time.Second
-	// lockDelay is how long Consul refuses a lock whose session was lost. It
-	// exists to protect clients that rest their safety on locks; Muster does not.
-	// 0 would mean Consul's default of 15 s.
+	// lockDelay is how long Consul refuses a lock after its session was lost. It protects
+	// clients whose safety depends on locks, which Muster's does not. 0 would mean
+	// Consul's default of 15 s.
 	lockDelay = time.Millisecond
-	// registerTimeout bounds the time until a check that was registered with the
-	// agent is known to the servers.
+	// registerTimeout bounds the time until the servers know a check that was registered
+	// with the agent.
 	registerTimeout = 5 * time.Second
 	// registerPause is the time between two attempts to open a session.
 	registerPause = 20 * time.Millisecond
-	// watchPause is the time between two looks at a session while they fail.
+	// watchPause is the time between two attempts to read a session.
 	watchPause = 250 * time.Millisecond
 )
 
@@ -41,8 +41,8 @@ type session struct {
 	once    sync.Once
 }
 
-// NewSession registers the service, if there is one, and opens a session that
-// is bound to its checks.
+// NewSession registers the service, if any, and opens a session that is bound to its
+// checks.
 func (s *KV) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Session, error) {
 	for tried := 1; ; tried++ {
 		at := int(s.router.current.Load())
@@ -51,8 +51,8 @@ func (s *KV) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Session, 
 			return x, nil
 		}
 		if errors.Is(err, kv.ErrUnavailable) && ctx.Err() == nil {
-			// An agent can answer all else, and yet not this: while it waits for a
-			// leader that hangs it takes in no service, and tells the servers of none.
+			// The agent may answer other requests and not this one: while it waits for
+			// a hanging leader, it registers no services.
 			s.router.leave(at)
 		}
 		if !notSent(err) || tried == len(s.router.hosts) {
@@ -61,7 +61,7 @@ func (s *KV) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Session, 
 	}
 }
 
-// open opens a session at one agent.
+// open opens a session with one agent.
 func (s *KV) open(ctx context.Context, cfg kv.SessionConfig, host string) (*session, error) {
 	ttl := max(cfg.TTL, leastTTL)
 	entry := &api.SessionEntry{
@@ -97,9 +97,9 @@ func (s *KV) open(ctx context.Context, cfg kv.SessionConfig, host string) (*sess
 	return x, nil
 }
 
-// create opens the session. The agent tells the servers of new checks in its own
-// time, and until then they answer for a session that names them as for a fault
-// of their own (500); so, with checks, that is repeated for a while.
+// create opens the session. The agent registers new checks with the servers with some
+// delay. Until then, the servers answer 500 to a session with these checks. So create
+// retries for a while if there are checks.
 func (s *KV) create(ctx context.Context, entry *api.SessionEntry, patient bool) (string, error) {
 	deadline := time.Now().Add(registerTimeout)
 	for {
@@ -119,10 +119,9 @@ func (s *KV) create(ctx context.Context, entry *api.SessionEntry, patient bool) 
 	}
 }
 
-// renew keeps the session alive. When it could not be renewed during
-// its TTL, it counts as lost, because Consul may end it from then on; but it may
-// live on there too, and hold locks without a holder. So it is destroyed
-// as soon as Consul can be reached.
+// renew keeps the session alive. If it cannot renew the session for its TTL, the session
+// counts as lost, because Consul may end it. The session may also continue to exist and
+// to hold locks. So renew destroys it as soon as Consul can be reached.
 func (x *session) renew(ctx context.Context, ttl time.Duration) {
 	ticker := time.NewTicker(ttl / 3)
 	defer ticker.Stop()
@@ -154,7 +153,7 @@ func (x *session) renew(ctx context.Context, ttl time.Duration) {
 	}
 }
 
-// watch learns at once when the session is ended by its checks.
+// watch notices at once when failing checks end the session.
 func (x *session) watch(ctx context.Context) {
 	var index uint64
 	for ctx.Err() == nil {
@@ -193,7 +192,7 @@ func (x *session) Acquire(ctx context.Context, key string, value []byte) (bool, 
 	if err == nil {
 		return ok, nil
 	}
-	// So Consul answers also for a session that has ended; so ask.
+	// Consul also answers this for a session that has ended.
 	entry, _, ierr := x.kv.client.Session().Info(x.id, (&api.QueryOptions{}).WithContext(call))
 	if ierr == nil && entry == nil {
 		x.end()
@@ -203,7 +202,7 @@ func (x *session) Acquire(ctx context.Context, key string, value []byte) (bool, 
 }
 
 func (x *session) Release(ctx context.Context, key string) error {
-	// A transaction that is refused says that the lock is not held: no error.
+	// A refused transaction means that the lock is not held, which is not an error.
 	_, err := x.kv.txn(ctx, api.TxnOps{
 		{KV: &api.KVTxnOp{Verb: api.KVUnlock, Key: key, Session: x.id}},
 		{KV: &api.KVTxnOp{Verb: api.KVDelete, Key: key}},
@@ -225,7 +224,7 @@ func (x *session) Close(ctx context.Context) error {
 	return errors.Join(err, x.kv.deregister(ctx, x))
 }
 
-// destroy ends the session in Consul. That it is gone already is no error.
+// destroy ends the session in Consul. A missing session is not an error.
 func (x *session) destroy(ctx context.Context) error {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

@@ -12,31 +12,31 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// The limits of Consul's agent that a client can meet. Both answer 429 before the
-// request has any effect.
+// The limits of Consul's agent for clients. The agent answers 429 before the request has
+// any effect.
 const (
 	connLimit = "limits.http_max_conns_per_client"
-	// connLimitDefault is Consul's default. An agent does not tell its own to
-	// clients that may not read its settings.
+	// connLimitDefault is Consul's default. Clients without permission cannot read the
+	// agent's actual setting.
 	connLimitDefault = 200
 	requestLimit     = "limits.request_limits or limits.rpc_rate"
 )
 
-// Bounds of the pause before a request that was refused is sent again.
+// Bounds of the pause before a refused request is sent again.
 const (
 	firstThrottlePause = 50 * time.Millisecond
 	mostThrottlePause  = time.Second
 )
 
-// limitLogInterval is the least time between two log lines about limits.
+// limitLogInterval is the minimum time between two log lines about limits.
 const limitLogInterval = time.Minute
 
-// LimitError says that Consul refuses requests of this client because of one of its
-// limits. It is a kv.ErrLimited.
+// LimitError says that Consul refuses requests of this client because of one of Consul's
+// limits. It wraps kv.ErrLimited.
 type LimitError struct {
 	// Limit is the setting of Consul's agent.
 	Limit string
-	// Connections is how many connections this process had open to Consul.
+	// Connections is the number of connections that this process had open to Consul.
 	Connections int64
 }
 
@@ -51,14 +51,14 @@ func (e *LimitError) Error() string {
 // Unwrap returns the class of the error.
 func (e *LimitError) Unwrap() error { return kv.ErrLimited }
 
-// throttle repeats requests that Consul refuses because of a limit, ever more
-// slowly, until their contexts end. Such a request had no effect. Requests over
-// connections that are open already continue, the session's reports among them.
+// throttle repeats requests that Consul refuses because of a limit, with growing pauses,
+// until their contexts end. Refused requests have no effect. Requests over open
+// connections continue, including the session's reports.
 type throttle struct {
 	next http.RoundTripper
 	open func() int64
 	log  *zap.Logger
-	// logs bounds how often it is logged that a limit is reached.
+	// logs limits the rate of log lines about limits.
 	logs rate.Sometimes
 }
 
@@ -72,8 +72,8 @@ func (t *throttle) RoundTrip(req *http.Request) (*http.Response, error) {
 		_ = resp.Body.Close()
 		limit := &LimitError{Limit: requestLimit, Connections: t.open()}
 		if resp.Close {
-			// The agent's limit of connections is applied before HTTP is, and ends the
-			// connection. All other answers keep it open.
+			// The agent applies its limit of connections before it reads the request, and
+			// closes the connection. Other answers keep the connection open.
 			limit.Limit = connLimit
 		}
 		t.logs.Do(func() { t.logLimit(limit) })
@@ -86,7 +86,7 @@ func (t *throttle) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// again returns a request to send once more.
+// again returns a copy of a request for another attempt.
 func again(req *http.Request) (*http.Request, error) {
 	if req.GetBody == nil {
 		return req, nil

@@ -19,8 +19,8 @@ func (s *KV) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
 		return nil, err
 	}
 	reads := !slices.ContainsFunc(ops, func(op kv.Op) bool { return op.Verb != kv.Get })
-	// Without a write there is no consensus to go through, and a leader that has
-	// been replaced may not know it yet: let it ask.
+	// A transaction without writes needs no consensus, and a deposed leader may not know
+	// that it was replaced. So a consistent read is requested.
 	found, err := s.txn(ctx, request(ops), api.QueryOptions{RequireConsistent: reads})
 	if err != nil {
 		return nil, fmt.Errorf("transaction: %w", err)
@@ -35,7 +35,7 @@ func (s *KV) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
 	return pairs, nil
 }
 
-// request is a transaction in Consul's words.
+// request returns a transaction in Consul's format.
 func request(ops []kv.Op) api.TxnOps {
 	txn := make(api.TxnOps, len(ops))
 	for i, op := range ops {
@@ -48,8 +48,8 @@ func request(ops []kv.Op) api.TxnOps {
 	return txn
 }
 
-// txn sends a transaction. If Consul refuses it for one of its operations, that
-// is in the answer.
+// txn sends a transaction. If Consul refuses it because of an operation, the answer says
+// so.
 func (s *KV) txn(ctx context.Context, ops api.TxnOps, q api.QueryOptions) (*api.TxnResponse, error) {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -57,7 +57,7 @@ func (s *KV) txn(ctx context.Context, ops api.TxnOps, q api.QueryOptions) (*api.
 	_, _, _, err := s.client.Txn().Txn(ops, q.WithContext(call))
 	switch {
 	case err == nil, answer.status == 0, answer.status == http.StatusOK, answer.status == http.StatusConflict:
-		// If there is an error, it was on the way.
+		// Any error is an error of the connection.
 	default:
 		err = api.StatusError{Code: answer.status, Body: err.Error()}
 	}
@@ -74,16 +74,16 @@ func (s *KV) txn(ctx context.Context, ops api.TxnOps, q api.QueryOptions) (*api.
 	return found, nil
 }
 
-// denied is how Consul's words begin for an operation that the token may not do.
-// Its own code tells such errors by these words too (acl.IsErrPermissionDenied):
-// nothing else of them arrives.
+// denied is the start of Consul's message for an operation without permission. Consul's
+// own code recognizes such errors by this text too (acl.IsErrPermissionDenied), because
+// there is no error code.
 const denied = "Permission denied"
 
-// refusal is the error for a transaction that Consul did not apply. Consul says
-// why in words alone; but an operation that checks nothing cannot be in
-// conflict, so if one of those failed it was for another reason. Of one that
-// checks something the words have to tell: to take a token that may not write for
-// a conflict would mean to try again forever.
+// refusal returns the error of a transaction that Consul did not apply. Consul gives the
+// reason only as text. An operation that checks nothing cannot conflict, so if it failed
+// there was another reason. For an operation with a check, the text must be used:
+// otherwise a missing permission would look like a conflict, and the caller would retry
+// without end.
 func refusal(ops []kv.Op, errs api.TxnErrors) error {
 	class := kv.ErrConflict
 	first := errs[0]
@@ -107,8 +107,8 @@ func refusal(ops []kv.Op, errs api.TxnErrors) error {
 	return fmt.Errorf("operation %d: %s: %w", first.OpIndex, first.What, class)
 }
 
-// verb translates an operation. Consul's get fails the whole transaction for a
-// key that is not there, hence get-or-empty.
+// verb translates an operation. Consul's get fails the whole transaction if the key does
+// not exist, so Get is get-or-empty.
 func verb(op kv.Op) api.KVOp {
 	switch op.Verb {
 	case kv.Get:
@@ -130,8 +130,8 @@ func verb(op kv.Op) api.KVOp {
 	return "" // which Limits.Check has refused
 }
 
-// results picks out what kv.KV promises. Consul answers with an entry for
-// each operation but deletions, in order.
+// results returns the results that kv.KV specifies. Consul answers with an entry for each
+// operation except deletions, in order.
 func results(ops []kv.Op, found api.TxnResults) ([]kv.Pair, error) {
 	var pairs []kv.Pair
 	for _, op := range ops {
@@ -140,7 +140,7 @@ func results(ops []kv.Op, found api.TxnResults) ([]kv.Pair, error) {
 		}
 		p := found[0].KV
 		if p == nil || p.Key != op.Key {
-			continue // a check that answers with nothing
+			continue // a check without a result
 		}
 		found = found[1:]
 		switch {

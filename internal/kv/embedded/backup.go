@@ -10,10 +10,9 @@ import (
 
 var errNoFile = errors.New("the store is kept in memory only")
 
-// Backup writes a copy of the store's file, as it is at one moment, while the
-// store keeps working. All that was answered before is in it. [Open] opens such a
-// copy. Size, if not nil, is told how long it is going to be before anything is
-// written.
+// Backup writes a consistent copy of the store's file while the store is in use. The copy
+// includes all changes that were answered before the call. [Open] opens it. If size is not
+// nil, it is called with the length of the copy before anything is written.
 func (s *KV) Backup(w io.Writer, size func(int64)) error {
 	if s.file == nil {
 		return errNoFile

@@ -6,7 +6,7 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// Describe tells that this process decides.
+// Describe names this process as leader.
 func (s *KV) Describe(ctx context.Context) (kv.Description, error) {
 	d := kv.Description{Kind: "embedded"}
 	err := s.do(ctx, func() error {
@@ -16,5 +16,5 @@ func (s *KV) Describe(ctx context.Context) (kv.Description, error) {
 	return d, err
 }
 
-// Processes returns none: there is no catalog.
+// Processes returns none, because there is no catalog.
 func (s *KV) Processes(context.Context, string) ([]kv.Process, error) { return nil, nil }

@@ -1,9 +1,9 @@
-// Package embedded is the kv for one machine: the whole key space lies in the
-// memory of one process, and can be kept in one bbolt file. It gives what Consul
-// gives, so that everything above it is the same on one machine and on many.
+// Package embedded implements kv.KV for one machine. The key space is in the memory of
+// one process, and optionally in a bbolt file. It has the same guarantees as Consul, so
+// that the code above it is the same for one machine and for many.
 //
-// Sessions and locks belong to the process and end with it: the file never
-// holds a key that is held as a lock.
+// Sessions and locks end with the process: keys that are held as locks are not written
+// to the file.
 package embedded
 
 import (
@@ -17,13 +17,13 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// limits are Consul's, so that what works here works there.
+// limits are Consul's limits, so that whatever works here also works with Consul.
 var limits = kv.Limits{Ops: 128, Bytes: 360_000}
 
-// Config says where to keep the key space.
+// Config configures a key space.
 type Config struct {
-	// Path is the bbolt file; it is made if it is not there. Empty: memory
-	// only.
+	// Path is the bbolt file, which is created if needed. If it is empty, the key space is
+	// only in memory.
 	Path string
 }
 
@@ -32,25 +32,25 @@ type KV struct {
 	file *file // nil: memory only
 
 	mu sync.Mutex
-	// pairs is the key space. The values in it are never changed, so they may be
-	// read without mu once they were looked up.
+	// pairs is the key space. Its values are never changed, so they may be read without
+	// holding mu.
 	pairs  btree.Map[string, kv.Pair]
 	index  uint64
 	closed bool
 	watch  watch
-	// sessions that live, by id.
+	// sessions holds the open sessions by id.
 	sessions map[string]*session
 	nextID   uint64
 }
 
 var _ kv.KV = (*KV)(nil)
 
-// errClosed is what calls get after Close.
+// errClosed is the error of calls after Close.
 var errClosed = fmt.Errorf("embedded store is closed: %w", kv.ErrUnavailable)
 
 // Open opens a key space.
 func Open(cfg Config) (*KV, error) {
-	// Indexes start at 1: 0 stands for "does not exist".
+	// Indexes start at 1, because 0 means "does not exist".
 	s := &KV{index: 1, watch: watch{groups: map[string]*group{}}, sessions: map[string]*session{}}
 	if cfg.Path != "" {
 		f, index, err := openFile(cfg.Path, func(p kv.Pair) { s.pairs.Set(p.Key, p) })
@@ -152,7 +152,7 @@ func (s *KV) list(prefix string) []kv.Pair {
 	return pairs
 }
 
-// do runs f with mu held, and returns when what it has seen and done is on disk.
+// do runs f with mu held, and returns when the state that f has seen or written is on disk.
 func (s *KV) do(ctx context.Context, f func() error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -168,7 +168,7 @@ func (s *KV) do(ctx context.Context, f func() error) error {
 	if s.file == nil {
 		return err
 	}
-	// A conflict, too, may be with what is not on disk yet.
+	// A conflict may also be with a write that is not on disk yet.
 	if err := s.file.await(ctx, index); err != nil {
 		return err
 	}

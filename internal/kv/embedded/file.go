@@ -26,30 +26,30 @@ var (
 
 const fileVersion = 1
 
-// file keeps the key space on disk. Batches that come while some are being
-// written are joined into the next write, so that they share one fsync.
+// file writes the key space to disk. Batches that are queued during a write are joined
+// into the next one, so that they share one fsync.
 type file struct {
 	db *bbolt.DB
 
 	mu      sync.Mutex
 	pending []batch // in order of index
 	durable uint64  // everything up to this index is on disk
-	// err is why nothing more is written: the file cannot be trusted to be
-	// whole after a write has failed, so all that follows fails too.
+	// err is the error of the first failed write. All later writes fail too, because the
+	// file may be incomplete.
 	err     error
 	closing bool
 	moved   chan struct{} // closed, and replaced, when durable or err changes
-	wake    chan struct{} // holds one token when there is something to do
+	wake    chan struct{} // holds a token if batches are queued
 	done    chan struct{}
 }
 
-// batch is the writes under one index.
+// batch holds the writes of one index.
 type batch struct {
 	index   uint64
 	written []write
 }
 
-// openFile opens a file, shows every pair in it, and returns the newest index.
+// openFile opens a file, passes every pair to a function, and returns the latest index.
 func openFile(path string, see func(kv.Pair)) (*file, uint64, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 2 * time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
 	if errors.Is(err, bbolterrors.ErrTimeout) {
@@ -103,7 +103,7 @@ func load(db *bbolt.DB, see func(kv.Pair)) (index uint64, err error) {
 	return index, err
 }
 
-// queue hands over a batch. Calls are made in order of index.
+// queue adds a batch. Calls must be in order of index.
 func (f *file) queue(b batch) {
 	f.mu.Lock()
 	f.pending = append(f.pending, b)
@@ -159,7 +159,7 @@ func (f *file) run() {
 	}
 }
 
-// settle notes how far the file has come, and tells who waits.
+// settle records up to which index the file is written, and wakes waiters.
 func (f *file) settle(durable uint64, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -183,8 +183,8 @@ func (f *file) store(batches []batch) error {
 	})
 }
 
-// put writes to the bucket. A key that is held as a lock is not kept: its
-// session ends with the process, and the key with its session.
+// put writes to the bucket. Keys that are held as locks are skipped, because their
+// session ends with the process.
 func put(pairs *bbolt.Bucket, w write) error {
 	if w.removed || w.pair.Session != "" {
 		return pairs.Delete([]byte(w.pair.Key))

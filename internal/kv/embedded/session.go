@@ -10,9 +10,8 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// session lives until it is closed: it stands for a part of this very
-// process, and whatever kills that kills the store with it. So there is nothing
-// to renew, and no TTL that could run out.
+// session is open until it is closed. It represents a part of this process, which cannot
+// die without the store. So it needs no renewal and has no TTL.
 type session struct {
 	kv   *KV
 	id   string
@@ -41,7 +40,7 @@ func (x *session) ID() string { return x.id }
 
 func (x *session) Lost() <-chan struct{} { return x.lost }
 
-// end marks the session as over; kv.mu is held.
+// end marks the session as ended. The caller holds kv.mu.
 func (x *session) end() {
 	if !x.over {
 		x.over = true
@@ -87,7 +86,7 @@ func (x *session) Release(ctx context.Context, key string) error {
 	return nil
 }
 
-// remove takes away keys if the session holds them; kv.mu is held.
+// remove removes the keys that the session holds. The caller holds kv.mu.
 func (x *session) remove(keys ...string) {
 	change := x.kv.begin()
 	for _, key := range keys {

@@ -32,13 +32,13 @@ func (s *KV) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
 	return results, nil
 }
 
-// write is one key's new pair, or its removal.
+// write is the new pair of a key, or its removal.
 type write struct {
 	pair    kv.Pair
 	removed bool
 }
 
-// apply runs a transaction. An operation sees what those before it did.
+// apply runs a transaction. Each operation sees the effects of the former ones.
 func (s *KV) apply(ops []kv.Op) ([]kv.Pair, error) {
 	var results []kv.Pair
 	change := s.begin()
@@ -65,7 +65,7 @@ func (s *KV) apply(ops []kv.Op) ([]kv.Pair, error) {
 	return results, nil
 }
 
-// holds reports whether an operation's check holds of the pair that is there.
+// holds reports whether an operation's check succeeds for the present pair.
 func holds(op kv.Op, old kv.Pair, exists bool) bool {
 	switch op.Verb {
 	case kv.CAS, kv.CheckIndex:
@@ -76,19 +76,19 @@ func holds(op kv.Op, old kv.Pair, exists bool) bool {
 	return true
 }
 
-// changes are writes under one index, made with KV.mu held: each at once, to be
-// committed or undone together.
+// changes are writes of one index, made while holding KV.mu. They take effect at once, and
+// are committed or undone together.
 type changes struct {
 	kv      *KV
 	index   uint64
 	written []write
-	before  []write // what to write, last first, to undo it
+	before  []write // former pairs, to undo the writes in reverse order
 }
 
 func (s *KV) begin() *changes { return &changes{kv: s, index: s.index + 1} }
 
-// put writes a pair, and returns it with its index. As in Consul, to write what
-// is there already is no change.
+// put writes a pair, and returns it with its index. As in Consul, writing the present
+// value is not a change.
 func (c *changes) put(p kv.Pair) kv.Pair {
 	p.Index = c.index
 	old, had := c.kv.pairs.Get(p.Key)

@@ -5,14 +5,14 @@ import (
 	"strings"
 )
 
-// watch knows what has changed of late, and wakes the lists that wait for a
-// change. KV.mu guards it.
+// watch records recent changes, and wakes the lists that wait for a change. KV.mu guards
+// it.
 type watch struct {
-	// recent holds the newest changes, oldest first; what happened up to the
-	// index forgotten is no longer in it.
+	// recent holds the latest changes, oldest first. It lacks the changes up to the index
+	// forgotten.
 	recent    []change
 	forgotten uint64
-	// groups holds the lists that wait, by prefix: many wait for the same few.
+	// groups holds the waiting lists by prefix. Many lists share few prefixes.
 	groups map[string]*group
 }
 
@@ -22,7 +22,7 @@ type change struct {
 	key   string
 }
 
-// recentChanges is how many changes are remembered, at least.
+// recentChanges is the minimum number of changes that are kept.
 const recentChanges = 8192
 
 // group is the lists that wait for a change under one prefix.
@@ -40,8 +40,8 @@ func (g *group) wait(ctx context.Context) error {
 	}
 }
 
-// changedSince reports whether something under prefix has changed since an
-// index. It is true as well if that is too long ago to know.
+// changedSince reports whether something under prefix has changed since an index. It also
+// returns true if the index is too old to know.
 func (w *watch) changedSince(prefix string, after uint64) bool {
 	if after < w.forgotten {
 		return true
@@ -64,8 +64,8 @@ func (w *watch) join(prefix string) *group {
 	return g
 }
 
-// leave forgets the group if it is empty. A group that was woken has
-// been forgotten already, and another may have its place.
+// leave removes the group if it is empty. A group that was woken has already been removed,
+// and another one may have replaced it.
 func (w *watch) leave(prefix string, g *group) {
 	g.lists--
 	if g.lists == 0 && w.groups[prefix] == g {
@@ -73,7 +73,7 @@ func (w *watch) leave(prefix string, g *group) {
 	}
 }
 
-// note remembers changes and wakes who waits for one of them.
+// note records changes and wakes the lists that wait for one of them.
 func (w *watch) note(index uint64, written []write) {
 	for _, x := range written {
 		w.recent = append(w.recent, change{index, x.pair.Key})

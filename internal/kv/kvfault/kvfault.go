@@ -1,7 +1,6 @@
-// Package kvfault breaks a kv on purpose, for tests and simulations: calls can
-// be made to fail, to be slow, to hang, or to be applied without their caller
-// hearing of it; and sessions can be lost. What is broken depends on the calls
-// made and on nothing else, so that a run can be repeated.
+// Package kvfault injects faults into a kv, for tests and simulations. Calls can fail,
+// be slow, hang, or be applied without an answer, and sessions can be lost. The faults
+// depend only on the calls, so that a run can be repeated.
 package kvfault
 
 import (
@@ -14,10 +13,10 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// Op names what a call does.
+// Op is the kind of a call.
 type Op string
 
-// The operations that can be broken.
+// The operations into which faults can be injected.
 const (
 	Txn     Op = "txn"
 	List    Op = "list"
@@ -33,7 +32,7 @@ const (
 	Describe Op = "describe"
 )
 
-// Call is one call as it comes in.
+// Call describes a call before it is made.
 type Call struct {
 	Op Op
 	// Keys are those it names; the prefix for List, none for Session and Describe.
@@ -42,9 +41,9 @@ type Call struct {
 	Writes bool
 }
 
-// Fault is something that goes wrong. It hits a call that meets all of its
-// conditions; of several faults the one injected first hits. The zero values
-// of the conditions are met by every call.
+// Fault describes a fault and the calls that it affects: those that meet all of its
+// conditions. Every call meets a condition that is not set. If several faults match, the
+// one that was injected first applies.
 type Fault struct {
 	// Op, Prefix and When are conditions: of what the call does, of a key
 	// that it names, and of anything else.
@@ -67,7 +66,7 @@ type Fault struct {
 	Err error
 }
 
-// KV is a kv that can be broken. It implements kv.KV.
+// KV is a kv with injected faults. It implements kv.KV.
 type KV struct {
 	inner kv.KV
 
@@ -80,7 +79,7 @@ type KV struct {
 
 var _ kv.KV = (*KV)(nil)
 
-// injected is a fault that is at work.
+// injected is an active fault.
 type injected struct {
 	Fault
 	met     int
@@ -93,14 +92,14 @@ type running struct {
 	abort context.CancelCauseFunc
 }
 
-// New returns a kv that does what another does until a fault is injected.
+// New returns a kv that passes calls to another one until a fault is injected.
 func New(inner kv.KV) *KV {
 	return &KV{inner: inner, calls: map[Op]int{}, lists: map[*running]struct{}{}, sessions: map[*session]struct{}{}}
 }
 
-// Inject puts a fault to work until remove is called, which may be done more
-// than once. If the fault has an Err, and neither Skip nor Times, it also ends
-// the lists that are blocked, as a store does that goes away.
+// Inject activates a fault until remove is called; remove may be called more than once.
+// If the fault has an Err, and neither Skip nor Times, it also ends blocked lists, as a
+// store does that becomes unavailable.
 func (k *KV) Inject(f Fault) (remove func()) {
 	in := &injected{Fault: f, removed: make(chan struct{})}
 	k.mu.Lock()
@@ -125,28 +124,27 @@ func (k *KV) Inject(f Fault) (remove func()) {
 	})
 }
 
-// Cut takes the store away, as a network does that is cut: every call fails,
-// and so do the lists that are blocked.
+// Cut makes every call and all blocked lists fail, as a network partition does.
 func (k *KV) Cut() (mend func()) {
 	return k.Inject(Fault{Err: fmt.Errorf("cut off: %w", kv.ErrUnavailable)})
 }
 
-// Waiting returns how many lists are under way.
+// Waiting returns the number of running lists.
 func (k *KV) Waiting() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return len(k.lists)
 }
 
-// Calls returns how many calls of an operation have come in.
+// Calls returns the number of calls of an operation.
 func (k *KV) Calls(d Op) int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.calls[d]
 }
 
-// LoseSessions ends all sessions that were opened here, as a store does that
-// believes their processes dead: their locks are free, and Lost tells them.
+// LoseSessions ends all sessions that were opened here, as a store does when their
+// processes seem dead: their locks become free, and Lost is closed.
 func (k *KV) LoseSessions(ctx context.Context) error {
 	k.mu.Lock()
 	var open []*session
@@ -178,7 +176,7 @@ func (f *injected) meets(c Call) bool {
 	return false
 }
 
-// hit counts a call and returns the fault that hits it, or nil.
+// hit counts a call and returns the fault that applies to it, or nil.
 func (k *KV) hit(c Call) *injected {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -195,7 +193,7 @@ func (k *KV) hit(c Call) *injected {
 	return nil
 }
 
-// do makes a call, broken as it should be.
+// do makes a call with the fault that applies to it.
 func (k *KV) do(ctx context.Context, c Call, call func() error) error {
 	f := k.hit(c)
 	if f == nil {
@@ -218,7 +216,7 @@ func (k *KV) do(ctx context.Context, c Call, call func() error) error {
 	return call()
 }
 
-// hold waits for the time that the fault says.
+// hold waits for the delay of the fault.
 func (f *injected) hold(ctx context.Context) error {
 	if f.Delay > 0 {
 		t := time.NewTimer(f.Delay)
