@@ -25,9 +25,9 @@ type guard struct {
 	at     int
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	timer  *time.Timer
 
 	mu      sync.Mutex
+	timer   *time.Timer
 	stopped bool
 	looking sync.WaitGroup
 }
@@ -36,6 +36,9 @@ type guard struct {
 func (r *router) watchOver(ctx context.Context, at int) *guard {
 	g := &guard{r: r, at: at}
 	g.ctx, g.cancel = context.WithCancelCause(ctx)
+	// On a machine that stalls here, look may run before timer is set.
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.timer = time.AfterFunc(patience, g.look)
 	return g
 }
