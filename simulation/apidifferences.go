@@ -10,9 +10,9 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
-// told says where what users are told differs from the records. Each replica of apid
-// has a view of its own, so each is asked.
-func (p *picture) told() []string {
+// apiDifferences returns the differences between the API and the records. It asks every
+// replica of apid, because each has its own view.
+func (p *picture) apiDifferences() []string {
 	p.faults = nil
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
@@ -25,19 +25,19 @@ func (p *picture) told() []string {
 		}
 		for id, is := range want {
 			if got[id] != is {
-				p.fault("%s says of %s %q, it is %q", name, id, got[id], is)
+				p.fault("%s shows %s as %q, want %q", name, id, got[id], is)
 			}
 		}
 		for id, said := range got {
 			if want[id] == "" {
-				p.fault("%s says of %s %q, it is not there", name, id, said)
+				p.fault("%s shows %s as %q, but it does not exist", name, id, said)
 			}
 		}
 	}
 	return p.faults
 }
 
-// records returns what apid should show of services and tasks, by id.
+// records returns what apid should show for each service and task, by id.
 func (p *picture) records() map[string]string {
 	all := map[string]string{}
 	for id, s := range p.services {
@@ -66,7 +66,7 @@ func aTask(service, node string, desired, state musterv1.TaskState) string {
 	return fmt.Sprintf("task of %s on %s, desired %v, %v", service, node, desired, state)
 }
 
-// list asks for all services, configs and tasks.
+// list lists all services and tasks.
 func list(ctx context.Context, api musterv1.ControlServiceClient) (map[string]string, error) {
 	all := map[string]string{}
 	for page := ""; ; {

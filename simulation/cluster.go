@@ -16,15 +16,15 @@ import (
 	"github.com/musterhq/muster/internal/state"
 )
 
-// Options are what a run does beside its script.
+// Options configure a run.
 type Options struct {
-	// Journal, if given, takes all events.
+	// Journal is optional. It gets all events.
 	Journal io.Writer
-	// Mutation breaks the product on purpose, to see that the simulation notices.
+	// Mutation breaks the product on purpose, to check that the simulation notices.
 	Mutation Mutation
 }
 
-// cluster is a cluster in memory, and all that is needed to break and to judge it.
+// cluster is a cluster in memory, with everything that is needed to break and judge it.
 type cluster struct {
 	script   *Script
 	mutation Mutation
@@ -37,19 +37,19 @@ type cluster struct {
 	managers map[string]*manager
 	nodes    map[string]*node
 	users    []*user
-	// background ends with the run.
+	// background is the context of the run without its cancellation.
 	background context.Context
-	// wg waits for processes, ears for those who wait for ends of sessions.
-	wg, ears sync.WaitGroup
+	// wg waits for processes, sessionWaiters for goroutines that wait for the ends of sessions.
+	wg, sessionWaiters sync.WaitGroup
 
-	// What the judge remembers.
+	// follower is the judge's.
 	follower *state.Follower
-	// asks counts what users are asked to do after the script.
+	// asks counts the calls that users are asked to make after the script.
 	asks int
 }
 
-// scratch is where workers' directories go: into memory, if there is a place, for
-// they sync what they write, and nothing in here can tell whether that came to a disk.
+// scratch returns the parent of the workers' directories: in memory if possible, because
+// workers sync their files, which nothing here can verify.
 func scratch() string {
 	const memory = "/dev/shm"
 	if at, err := os.Stat(memory); err == nil && at.IsDir() {
@@ -58,7 +58,7 @@ func scratch() string {
 	return os.TempDir()
 }
 
-// newCluster makes a cluster and starts nothing.
+// newCluster creates a cluster without starting it.
 func newCluster(script *Script, opt Options) (*cluster, error) {
 	dir, err := os.MkdirTemp(scratch(), "muster-simulation-")
 	if err != nil {
@@ -96,15 +96,17 @@ func newCluster(script *Script, opt Options) (*cluster, error) {
 	return c, nil
 }
 
-// violated notes that something is wrong. The first such thing ends the run.
+// violated records a violation. The first one ends the run.
 func (c *cluster) violated(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	c.journal.note("VIOLATED: %s", text)
 	c.report.violated(text, c.journal.tail)
 }
 
-// deaf is how much later than others a process hears that its session has ended.
-func (c *cluster) deaf(name string) time.Duration { return c.script.Deaf[name] }
+// sessionLossDelay returns how late a process learns that its session has ended.
+func (c *cluster) sessionLossDelay(name string) time.Duration {
+	return c.script.SessionLossDelays[name]
+}
 
 func (c *cluster) loseSessions(space *kvfault.KV) {
 	if err := space.LoseSessions(c.background); err != nil {
@@ -112,8 +114,7 @@ func (c *cluster) loseSessions(space *kvfault.KV) {
 	}
 }
 
-// Run runs a script. It must be called in a bubble of testing/synctest, and leaves
-// nothing behind.
+// Run runs a script. It must be called in a bubble of testing/synctest, and cleans up.
 func Run(script *Script, opt Options) (*Report, error) {
 	c, err := newCluster(script, opt)
 	if err != nil {
@@ -126,7 +127,7 @@ func Run(script *Script, opt Options) (*Report, error) {
 
 	var watching sync.WaitGroup
 	watching.Go(func() {
-		// It ends with ctx, and with nothing else.
+		// It only ends with ctx.
 		_ = c.observer.store.Run(ctx)
 	})
 	watching.Go(func() { c.observer.run(ctx) })
@@ -149,12 +150,12 @@ func Run(script *Script, opt Options) (*Report, error) {
 	if err := c.kv.Close(); err != nil {
 		return nil, err
 	}
-	c.ears.Wait()
+	c.sessionWaiters.Wait()
 	return c.report, nil
 }
 
-// perform does all that the script says, and sees the cluster come to rest and be
-// emptied.
+// perform runs the script, waits until the cluster has settled, removes everything, and
+// waits until the cluster is empty.
 func (c *cluster) perform() {
 	for _, name := range slices.Sorted(maps.Keys(c.managers)) {
 		c.managers[name].start()
@@ -165,10 +166,10 @@ func (c *cluster) perform() {
 	for _, u := range c.users {
 		c.wg.Go(u.run)
 	}
-	if !c.trouble() {
+	if !c.runSteps() {
 		return
 	}
-	c.journal.note("nothing goes wrong any more")
+	c.journal.note("all faults have ended")
 	for _, m := range c.managers {
 		m.start()
 	}
@@ -179,13 +180,13 @@ func (c *cluster) perform() {
 		c.heal(p)
 		faults := append(p.settled(), c.busy()...)
 		if len(faults) == 0 {
-			faults = p.told()
+			faults = p.apiDifferences()
 		}
 		return faults
 	}) {
 		return
 	}
-	c.journal.note("the cluster is at rest")
+	c.journal.note("the cluster has settled")
 	c.until("be emptied", emptyTimeout, 1, func(p *picture) []string {
 		c.clear(p)
 		return append(p.empty(), c.busy()...)
@@ -193,18 +194,18 @@ func (c *cluster) perform() {
 }
 
 const (
-	// tick is how often everything is looked at.
+	// tick is the time between two judgements.
 	tick = 500 * time.Millisecond
-	// settleTimeout is how long a cluster may take to come to rest: an update of all
-	// tasks one by one, each of which takes some seconds.
+	// settleTimeout is how long a cluster may take to settle. An update replaces all tasks
+	// one by one, and each takes some seconds.
 	settleTimeout = 10 * time.Minute
-	// emptyTimeout is how long the last records may stay: specs do for a grace time,
-	// and then go some at a time.
+	// emptyTimeout is how long the last records may stay. Specs are kept for a grace
+	// period, and then removed a few at a time.
 	emptyTimeout = 30 * time.Minute
 )
 
-// trouble goes through the script. It reports whether all was well.
-func (c *cluster) trouble() bool {
+// runSteps runs the steps of the script. It reports whether there were no violations.
+func (c *cluster) runSteps() bool {
 	began := time.Now()
 	var faults sync.WaitGroup
 	defer faults.Wait()
@@ -234,7 +235,7 @@ func (c *cluster) trouble() bool {
 	return true
 }
 
-// judge looks at everything, and reports whether all is well.
+// judge checks the invariants, and reports whether there are no violations.
 func (c *cluster) judge() bool {
 	synctest.Wait()
 	for _, fault := range c.look().always() {
@@ -243,8 +244,8 @@ func (c *cluster) judge() bool {
 	return len(c.report.Violations()) == 0
 }
 
-// until waits until nothing is wrong any more, a number of times in a row. It
-// reports whether that came to be.
+// until waits until wrong returns nothing a number of times in a row. It reports false if
+// that takes too long.
 func (c *cluster) until(what string, within time.Duration, times int, wrong func(*picture) []string) bool {
 	began := time.Now()
 	for well := 0; ; {
@@ -270,7 +271,7 @@ func (c *cluster) until(what string, within time.Duration, times int, wrong func
 	}
 }
 
-// end ends everything in order.
+// end stops everything gracefully.
 func (c *cluster) end() {
 	c.journal.note("the end")
 	for _, u := range c.users {

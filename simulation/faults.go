@@ -94,7 +94,7 @@ func (c *cluster) managerFault(ctx context.Context, m *manager, s Step) {
 		c.storeFault(ctx, m, s, true, kvfault.Fault{Hang: true})
 	case slowStore:
 		c.storeFault(ctx, m, s, false, kvfault.Fault{Delay: s.By})
-	case lateNews:
+	case lateLists:
 		c.storeFault(ctx, m, s, false, kvfault.Fault{Op: kvfault.List, Delay: s.By})
 	case failBefore:
 		m.inject(kvfault.Fault{Op: kvfault.Txn, When: writes, Err: errInjected, Times: s.N})

@@ -80,7 +80,7 @@ func (m *manager) start() {
 	}
 	name, _, _ := strings.Cut(m.name, "-")
 	c := m.c
-	var space kv.KV = &distant{KV: c.kv, latency: c.script.Size.Latency, deaf: c.deaf(m.name), ears: &c.ears}
+	var space kv.KV = &remoteKV{KV: c.kv, latency: c.script.Size.Latency, lossDelay: c.sessionLossDelay(m.name), waiters: &c.sessionWaiters}
 	if c.mutation.KV != nil {
 		space = c.mutation.KV(name, space)
 	}

@@ -11,40 +11,39 @@ import (
 	"github.com/musterhq/muster/plugins/sdk"
 )
 
-// Mutation is a mistake that the product does not have, put in on purpose to see
-// that the simulation notices. It sits around the product and not in it: between a
-// daemon and its store, a worker and its dispatcher, a worker and its executor, or
-// beside them all. It serves one run.
+// Mutation is a deliberate bug that checks that the simulation notices it. It is not in the
+// product but around it: between a daemon and its store, a worker and its dispatcher, a
+// worker and its executor, or beside them. It can be used for one run.
 type Mutation struct {
 	Name string
-	// KV makes another store of what a replica of a daemon is given.
+	// KV wraps the store of a replica of a daemon.
 	KV func(daemon string, space kv.KV) kv.KV
-	// Stream breaks what a worker and its dispatcher say to each other.
+	// Stream changes the messages between a worker and its dispatcher.
 	Stream grpc.StreamClientInterceptor
-	// Executor makes another executor of a worker's, for one life of the worker.
+	// Executor wraps the executor of a worker, for one process of the worker.
 	Executor func(inner *null.Executor) sdk.Executor
-	// Beside is done beside everything else until ctx ends.
+	// Beside runs concurrently until ctx ends.
 	Beside func(ctx context.Context, space kv.KV) error
 }
 
-// Mutations returns all mistakes, ready for one run.
+// Mutations returns all mutations, for one run.
 func Mutations() []Mutation {
 	return []Mutation{
-		blindCommits(), lostCommits(), tornCommits(), staleReads(), everybodyLeads(), lostNews(),
+		blindCommits(), lostCommits(), tornCommits(), staleReads(), sharedLocks(), lostWakeups(),
 		lostAssignments(), lostOrders(), lostStatuses(),
-		forgetfulExecutor(), doubledStarts(), deafExecutor(), falseStarts(),
+		forgetfulExecutor(), doubledStarts(), ignoredShutdowns(), falseStarts(),
 		overcommittingScheduler(), secondScheduler(), secondOrchestrator(), eagerOrchestrator(), hastyOrchestrator(),
 		greedySweep(), carelessSweep(),
 	}
 }
 
-// every returns a function that says yes each nth time.
+// every returns a function that returns true for every nth call.
 func every(n int64) func() bool {
 	var calls atomic.Int64
 	return func() bool { return calls.Add(1)%n == 0 }
 }
 
-// executor is what a worker is given to run its tasks.
+// executor returns the executor of a worker.
 func (s *Mutation) executor(inner *null.Executor) sdk.Executor {
 	if s.Executor == nil {
 		return inner
@@ -52,7 +51,7 @@ func (s *Mutation) executor(inner *null.Executor) sdk.Executor {
 	return s.Executor(inner)
 }
 
-// streams are what lies between a worker and its dispatcher.
+// streams returns the interceptors between a worker and its dispatcher.
 func (s *Mutation) streams(faults ...grpc.StreamClientInterceptor) []grpc.StreamClientInterceptor {
 	if s.Stream == nil {
 		return faults

@@ -166,8 +166,8 @@ func staleReads() Mutation {
 	}}
 }
 
-// lostNews has a watch miss each third change: it is told when the next one comes.
-func lostNews() Mutation {
+// lostWakeups makes a watch miss each third change until the next one.
+func lostWakeups() Mutation {
 	now := every(3)
 	return Mutation{Name: "lost wake-ups", KV: func(_ string, space kv.KV) kv.KV {
 		return &brokenStore{KV: space, list: func(ctx context.Context, from string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
@@ -181,19 +181,19 @@ func lostNews() Mutation {
 	}}
 }
 
-// everybodyLeads has each replica believe that it is the only one, and that it holds
+// sharedLocks makes each replica believe that it is the only one, and that it holds
 // all locks.
-func everybodyLeads() Mutation {
+func sharedLocks() Mutation {
 	return Mutation{Name: "locks held by all", KV: alone}
 }
 
-// hermitLag is how late a replica that sees no other hears of what they have written:
-// late enough to do the same as they do.
-const hermitLag = 100 * time.Millisecond
+// isolationLag is how late an isolated replica sees the writes of others: late enough to
+// make the same changes itself.
+const isolationLag = 100 * time.Millisecond
 
-// alone is the store of a replica that sees no other.
+// alone returns the store of a replica that sees no other replica.
 func alone(daemon string, space kv.KV) kv.KV {
-	a := &hermit{members: "/members/" + daemon + "/", locks: "/locks/" + daemon + "/"}
+	a := &isolatedKV{members: "/members/" + daemon + "/", locks: "/locks/" + daemon + "/"}
 	return &brokenStore{KV: space,
 		newSession: func(ctx context.Context, cfg kv.SessionConfig) (kv.Session, error) {
 			s, err := space.NewSession(ctx, cfg)
@@ -203,27 +203,27 @@ func alone(daemon string, space kv.KV) kv.KV {
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			a.id = s.ID()
-			return &hermitSession{s}, nil
+			return &isolatedSession{s}, nil
 		},
 		list: func(ctx context.Context, from string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
 			pairs, index, err := space.List(ctx, from, opt)
 			if err == nil && opt.After > 0 {
-				_ = backoff.Sleep(ctx, hermitLag)
+				_ = backoff.Sleep(ctx, isolationLag)
 			}
 			return a.see(from, pairs), index, err
 		},
 	}
 }
 
-// hermit sees itself only.
-type hermit struct {
+// isolatedKV hides the members and locks of other replicas.
+type isolatedKV struct {
 	members, locks string
 
 	mu sync.Mutex
 	id string
 }
 
-func (a *hermit) see(from string, pairs []kv.Pair) []kv.Pair {
+func (a *isolatedKV) see(from string, pairs []kv.Pair) []kv.Pair {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
@@ -237,10 +237,10 @@ func (a *hermit) see(from string, pairs []kv.Pair) []kv.Pair {
 	return pairs
 }
 
-// hermitSession gets each lock, whichever session has it.
-type hermitSession struct{ kv.Session }
+// isolatedSession acquires each lock, even if another session holds it.
+type isolatedSession struct{ kv.Session }
 
-func (s *hermitSession) Acquire(ctx context.Context, key string, value []byte) (bool, error) {
+func (s *isolatedSession) Acquire(ctx context.Context, key string, value []byte) (bool, error) {
 	_, err := s.Session.Acquire(ctx, key, value)
 	return err == nil, err
 }

@@ -16,26 +16,26 @@ import (
 	"github.com/musterhq/muster/plugins/sdk"
 )
 
-// brokenStream changes what is said in a session.
+// brokenStream changes the messages of a session.
 type brokenStream struct {
 	grpc.ClientStream
-	hear func(*dispatcherv1.SessionResponse)
-	say  func(*dispatcherv1.SessionRequest)
+	received func(*dispatcherv1.SessionResponse)
+	sent     func(*dispatcherv1.SessionRequest)
 }
 
 func (s *brokenStream) RecvMsg(m any) error {
 	err := s.ClientStream.RecvMsg(m)
-	if said, ok := m.(*dispatcherv1.SessionResponse); ok && err == nil && s.hear != nil {
-		s.hear(said)
+	if said, ok := m.(*dispatcherv1.SessionResponse); ok && err == nil && s.received != nil {
+		s.received(said)
 	}
 	return err
 }
 
 func (s *brokenStream) SendMsg(m any) error {
-	if said, ok := m.(*dispatcherv1.SessionRequest); ok && s.say != nil {
-		// It is the worker's, and not to be changed.
+	if said, ok := m.(*dispatcherv1.SessionRequest); ok && s.sent != nil {
+		// The message belongs to the worker, so a copy is changed.
 		changed := proto.CloneOf(said)
-		s.say(changed)
+		s.sent(changed)
 		m = changed
 	}
 	return s.ClientStream.SendMsg(m)
@@ -51,7 +51,7 @@ func streams(hear func(*dispatcherv1.SessionResponse), say func(*dispatcherv1.Se
 	}
 }
 
-// lostAssignments has a worker not hear of a task now and then that it is to run.
+// lostAssignments drops some assignments, so that a worker does not learn of a task.
 func lostAssignments() Mutation {
 	now := every(10)
 	return Mutation{Name: "lost assignments", Stream: streams(func(said *dispatcherv1.SessionResponse) {
@@ -124,16 +124,16 @@ func (e *forgetful) List(ctx context.Context, nodeID string) ([]sdk.Listed, erro
 func doubledStarts() Mutation {
 	now := every(10)
 	return Mutation{Name: "tasks started twice", Executor: func(inner *null.Executor) sdk.Executor {
-		return &doubler{inner, now}
+		return &doubleStarter{inner, now}
 	}}
 }
 
-type doubler struct {
+type doubleStarter struct {
 	*null.Executor
 	now func() bool
 }
 
-func (e *doubler) Start(ctx context.Context, task *sdk.Task, handle sdk.Handle) (*sdk.Started, error) {
+func (e *doubleStarter) Start(ctx context.Context, task *sdk.Task, handle sdk.Handle) (*sdk.Started, error) {
 	started, err := e.Executor.Start(ctx, task, handle)
 	if err != nil || !e.now() {
 		return started, err
@@ -151,21 +151,21 @@ func (e *doubler) Start(ctx context.Context, task *sdk.Task, handle sdk.Handle) 
 
 // deafExecutor says of each fifth task that it has stopped and is gone, and lets it
 // run.
-func deafExecutor() Mutation {
+func ignoredShutdowns() Mutation {
 	now := every(5)
 	return Mutation{Name: "tasks that run on", Executor: func(inner *null.Executor) sdk.Executor {
-		return &deaf{Executor: inner, now: now, spared: map[string]bool{}}
+		return &shutdownIgnorer{Executor: inner, now: now, spared: map[string]bool{}}
 	}}
 }
 
-type deaf struct {
+type shutdownIgnorer struct {
 	*null.Executor
 	now    func() bool
 	mu     sync.Mutex
 	spared map[string]bool
 }
 
-func (e *deaf) Shutdown(ctx context.Context, ref sdk.Ref, grace *time.Duration) (*sdk.Status, error) {
+func (e *shutdownIgnorer) Shutdown(ctx context.Context, ref sdk.Ref, grace *time.Duration) (*sdk.Status, error) {
 	if !e.now() {
 		return e.Executor.Shutdown(ctx, ref, grace)
 	}
@@ -175,7 +175,7 @@ func (e *deaf) Shutdown(ctx context.Context, ref sdk.Ref, grace *time.Duration) 
 	return nil, nil
 }
 
-func (e *deaf) Remove(ctx context.Context, ref sdk.Ref) error {
+func (e *shutdownIgnorer) Remove(ctx context.Context, ref sdk.Ref) error {
 	e.mu.Lock()
 	spared := e.spared[ref.TaskID]
 	e.mu.Unlock()

@@ -14,44 +14,44 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// observer sees every change of the records, over a way to the store that nothing
-// breaks, and holds what must be so from each to the next.
+// observer sees every change of the records through a store without faults, and checks the
+// transitions.
 type observer struct {
 	c      *cluster
 	tables *state.Tables
 	store  *store.Store
 
 	mu sync.Mutex
-	// tasks remembers all tasks that ever were.
+	// tasks holds all present and former tasks.
 	tasks map[string]*history
-	// names are those of all services that ever were.
+	// names holds the names of all present and former services.
 	names map[string]string
-	// live holds which tasks of a slot are to run, by the slot's key; crowds holds
-	// what more than one were at some moment, until the judge has seen it.
-	live   map[string]map[string]bool
-	crowds []crowd
-	turns  *turns
+	// live holds the tasks of each slot that should run, by the slot's key. overlaps holds
+	// slots with more than one such task, until the judge has seen them.
+	live     map[string]map[string]bool
+	overlaps []overlap
+	turns    *turns
 }
 
-// crowd is several tasks of one slot that were to run at the same time.
-type crowd struct {
+// overlap lists several tasks of one slot that should have run at the same time.
+type overlap struct {
 	service, slot string
 	tasks         []string
 }
 
-// history is what is known of a task, also when it is gone.
+// history is what the observer knows of a present or former task.
 type history struct {
 	service  string
 	slot     string
 	desired  musterv1.TaskState
 	observed musterv1.TaskState
-	// settled is when it had begun to run, or ended.
+	// settled is when the task started to run or ended.
 	settled time.Time
-	// nodes are those that it is assigned to.
+	// nodes are the nodes that it is assigned to.
 	nodes []string
 }
 
-// unsettled says whether a task did not run yet a while ago.
+// unsettled reports whether the task was not settled the given time ago.
 func (h *history) unsettled(ago time.Duration) bool {
 	return h.settled.IsZero() || time.Since(h.settled) < ago
 }
@@ -68,7 +68,7 @@ func newObserver(c *cluster, space kv.KV) (*observer, error) {
 	return o, nil
 }
 
-// run looks at each snapshot until ctx ends.
+// run checks each snapshot until ctx ends.
 func (o *observer) run(ctx context.Context) {
 	var last *store.Snapshot
 	for {
@@ -103,7 +103,7 @@ func (o *observer) advance(from, to *store.Snapshot) {
 		o.task(ch)
 	}
 	for ch := range o.tables.Tasks.Changes(from, to) {
-		o.crowd(ch)
+		o.recordOverlap(ch)
 	}
 	for ch := range o.tables.Assignments.Changes(from, to) {
 		o.assignment(ch)
@@ -127,7 +127,7 @@ func (o *observer) advance(from, to *store.Snapshot) {
 	}
 }
 
-// short makes ids bearable.
+// short abbreviates an id.
 func short(id string) string { return id[:min(len(id), 6)] }
 
 func (o *observer) task(ch store.Change[*recordv1.Task]) {
@@ -165,22 +165,22 @@ func (o *observer) wants(key string, run bool) {
 	o.live[at][id] = true
 }
 
-// crowd notes who is to run in a task's slot, once all changes of a commit are taken
-// in.
-func (o *observer) crowd(ch store.Change[*recordv1.Task]) {
+// recordOverlap records which tasks of a slot should run, if there are several. It is called
+// after all changes of a commit.
+func (o *observer) recordOverlap(ch store.Change[*recordv1.Task]) {
 	service, slot, _ := state.SplitKey(ch.Key())
 	if ids := o.live[service+"/"+slot]; len(ids) > 1 {
-		o.crowds = append(o.crowds, crowd{service, slot, slices.Sorted(maps.Keys(ids))})
+		o.overlaps = append(o.overlaps, overlap{service, slot, slices.Sorted(maps.Keys(ids))})
 	}
 }
 
-// crowded returns the crowds since it was last asked.
-func (o *observer) crowded() []crowd {
+// takeOverlaps returns the overlaps since the last call.
+func (o *observer) takeOverlaps() []overlap {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	crowds := o.crowds
-	o.crowds = nil
-	return crowds
+	overlaps := o.overlaps
+	o.overlaps = nil
+	return overlaps
 }
 
 func (o *observer) assignment(ch store.Change[*recordv1.Assignment]) {

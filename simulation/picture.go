@@ -139,7 +139,7 @@ func (p *picture) room() {
 // slots checks that at no moment since the last check more tasks of a slot should
 // run than the update order allows.
 func (p *picture) slots() {
-	for _, c := range p.observer.crowded() {
+	for _, c := range p.observer.takeOverlaps() {
 		if len(c.tasks) > p.most(c.service) {
 			p.fault("slot %s of %s has several tasks that are to run: %v", c.slot, p.observer.nameOf(c.service), c.tasks)
 		}

@@ -65,14 +65,14 @@ const (
 	hungStore     Op = "store hangs"
 	failBefore    Op = "store fails before the commit"
 	failAfter     Op = "store fails after the commit"
-	lateNews      Op = "store tells late"
+	lateLists     Op = "store tells late"
 	lose          Op = "lose session"
 )
 
 // faultOps are what can go wrong, each as often as it should be chosen.
 var faultOps = []Op{
 	kill, kill, kill, kill, stop, stop, powerOff, powerOff, join, leave, reset, reset, cut, cut, cut, slow, slow, doubled, doubled, late,
-	cutStore, cutStore, cutStore, noStore, slowStore, slowStore, hungStore, failBefore, failBefore, failAfter, failAfter, failAfter, lateNews, lateNews, lose, lose,
+	cutStore, cutStore, cutStore, noStore, slowStore, slowStore, hungStore, failBefore, failBefore, failAfter, failAfter, failAfter, lateLists, lateLists, lose, lose,
 }
 
 // Step is one thing that is done, or goes wrong.
@@ -156,8 +156,9 @@ type Script struct {
 	Seed  uint64
 	Size  Size
 	Steps []Step
-	// Deaf are managers that hear late that their session has ended, and how late.
-	Deaf map[string]time.Duration
+	// SessionLossDelays are the managers that learn late that their session has ended, with
+	// the delay.
+	SessionLossDelays map[string]time.Duration
 }
 
 // daemons are the manager daemons.
@@ -196,7 +197,7 @@ func NewScript(seed uint64) *Script {
 
 // NewScriptOf draws a script of a given size.
 func NewScriptOf(seed uint64, size Size) *Script {
-	s := &Script{Seed: seed, Size: size, Deaf: map[string]time.Duration{}}
+	s := &Script{Seed: seed, Size: size, SessionLossDelays: map[string]time.Duration{}}
 	for client := range size.Clients {
 		// Each in its own stream, so that a change of one leaves the others as they are.
 		w := &writer{Rand: rand.New(rand.NewPCG(seed, uint64(client))), size: size, client: client, services: map[string]*musterv1.ServiceSpec{}}
@@ -207,19 +208,20 @@ func NewScriptOf(seed uint64, size Size) *Script {
 	for _, d := range daemons {
 		for i := range size.Managers {
 			if size.Faults > 0 && one(w.Rand, 3) {
-				s.Deaf[replica(d, i+1)] = between(w.Rand, 100*time.Millisecond, 5*time.Second)
+				s.SessionLossDelays[replica(d, i+1)] = between(w.Rand, 100*time.Millisecond, 5*time.Second)
 			}
 		}
 	}
-	s.embroider(size)
+	s.addLaterSteps(size)
 	s.roll(size)
 	s.addConfigs(size)
 	slices.SortStableFunc(s.Steps, func(a, b Step) int { return int(a.At - b.At) })
 	return s
 }
 
-// embroider adds what was thought of later: its draws must not change those before.
-func (s *Script) embroider(size Size) {
+// addLaterSteps adds kinds of steps that were introduced later. It has its own random
+// numbers, so that the other steps of a seed stay the same.
+func (s *Script) addLaterSteps(size Size) {
 	r := rand.New(rand.NewPCG(s.Seed, 2<<32))
 	if size.Faults == 0 {
 		return
@@ -370,7 +372,7 @@ func (w *writer) fault(op Op) Step {
 			s.By = between(w.Rand, 10*time.Millisecond, 4*time.Second)
 		}
 	case noStore:
-	case slowStore, lateNews:
+	case slowStore, lateLists:
 		s.Who, s.By = w.manager(), between(w.Rand, 20*time.Millisecond, 3*time.Second)
 	case failBefore, failAfter:
 		s.Who, s.N, s.For = w.manager(), 1+w.IntN(5), 0

@@ -9,18 +9,18 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// distant is a store that is some way off: calls take their time there and back,
-// and a process hears of the end of its session later than the others.
-type distant struct {
+// remoteKV is a kv with latency. In addition, its process learns late that its session has
+// ended.
+type remoteKV struct {
 	kv.KV
 	latency time.Duration
-	// deaf is how much later.
-	deaf time.Duration
-	// ears waits for what waits for the ends of sessions.
-	ears *sync.WaitGroup
+	// lossDelay is the delay between the end of a session and Lost.
+	lossDelay time.Duration
+	// waiters waits for the goroutines that delay Lost.
+	waiters *sync.WaitGroup
 }
 
-func (d *distant) wait(ctx context.Context) error {
+func (d *remoteKV) wait(ctx context.Context) error {
 	if d.latency == 0 {
 		return nil
 	}
@@ -30,12 +30,12 @@ func (d *distant) wait(ctx context.Context) error {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
-		// What was asked for may have been done.
+		// The call may have been applied.
 		return fmt.Errorf("%w: %w", kv.ErrUnavailable, context.Cause(ctx))
 	}
 }
 
-func (d *distant) Get(ctx context.Context, key string) (kv.Pair, error) {
+func (d *remoteKV) Get(ctx context.Context, key string) (kv.Pair, error) {
 	if err := d.wait(ctx); err != nil {
 		return kv.Pair{}, err
 	}
@@ -46,7 +46,7 @@ func (d *distant) Get(ctx context.Context, key string) (kv.Pair, error) {
 	return p, err
 }
 
-func (d *distant) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
+func (d *remoteKV) List(ctx context.Context, prefix string, opt kv.ListOptions) ([]kv.Pair, uint64, error) {
 	if err := d.wait(ctx); err != nil {
 		return nil, 0, err
 	}
@@ -57,7 +57,7 @@ func (d *distant) List(ctx context.Context, prefix string, opt kv.ListOptions) (
 	return pairs, index, err
 }
 
-func (d *distant) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
+func (d *remoteKV) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
 	if err := d.wait(ctx); err != nil {
 		return nil, err
 	}
@@ -68,16 +68,16 @@ func (d *distant) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
 	return pairs, err
 }
 
-func (d *distant) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Session, error) {
+func (d *remoteKV) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Session, error) {
 	inner, err := d.KV.NewSession(ctx, cfg)
-	if err != nil || d.deaf == 0 {
+	if err != nil || d.lossDelay == 0 {
 		return inner, err
 	}
-	s := &deafSession{Session: inner, lost: make(chan struct{}), closed: make(chan struct{})}
-	d.ears.Go(func() {
+	s := &lateSession{Session: inner, lost: make(chan struct{}), closed: make(chan struct{})}
+	d.waiters.Go(func() {
 		defer close(s.lost)
 		<-inner.Lost()
-		timer := time.NewTimer(d.deaf)
+		timer := time.NewTimer(d.lossDelay)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
@@ -87,16 +87,16 @@ func (d *distant) NewSession(ctx context.Context, cfg kv.SessionConfig) (kv.Sess
 	return s, nil
 }
 
-// deafSession hears late that it has ended, unless it ended itself.
-type deafSession struct {
+// lateSession learns late that it has ended, unless it was closed.
+type lateSession struct {
 	kv.Session
 	lost, closed chan struct{}
 	once         sync.Once
 }
 
-func (s *deafSession) Lost() <-chan struct{} { return s.lost }
+func (s *lateSession) Lost() <-chan struct{} { return s.lost }
 
-func (s *deafSession) Close(ctx context.Context) error {
+func (s *lateSession) Close(ctx context.Context) error {
 	s.once.Do(func() { close(s.closed) })
 	return s.Session.Close(ctx)
 }
