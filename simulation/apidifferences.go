@@ -66,7 +66,7 @@ func aTask(service, node string, desired, state musterv1.TaskState) string {
 	return fmt.Sprintf("task of %s on %s, desired %v, %v", service, node, desired, state)
 }
 
-// list lists all services and tasks.
+// list lists all services, configs and tasks.
 func list(ctx context.Context, api musterv1.ControlServiceClient) (map[string]string, error) {
 	all := map[string]string{}
 	for page := ""; ; {

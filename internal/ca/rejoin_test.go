@@ -36,7 +36,7 @@ type service struct {
 	// joins counts, and keys has the digests of the keys that joined, by the nodes' names.
 	joins atomic.Int32
 	keys  sync.Map
-	// away says that nobody can connect.
+	// away makes the service refuse all connections.
 	away atomic.Bool
 	l    *bufconn.Listener
 }
