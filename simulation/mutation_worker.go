@@ -149,7 +149,7 @@ func (e *doubleStarter) Start(ctx context.Context, task *sdk.Task, handle sdk.Ha
 	return started, nil
 }
 
-// deafExecutor says of each fifth task that it has stopped and is gone, and lets it
+// ignoredShutdowns says of each fifth task that it has stopped and is gone, and lets it
 // run.
 func ignoredShutdowns() Mutation {
 	now := every(5)
