@@ -27,16 +27,12 @@ import (
 // Subsystem names the allocator's shard.
 const Subsystem = "allocator"
 
-// Config has the allocator's settings.
-type Config struct {
-	// CommitTimeout is how long endpoints may take to be written before that is
-	// logged and tried again. Default 30 s.
-	CommitTimeout time.Duration
-}
+// commitTimeout is how long endpoints may take to be written before that is logged and
+// tried again.
+const commitTimeout = 30 * time.Second
 
 // Daemon allocates.
 type Daemon struct {
-	cfg     Config
 	log     *zap.Logger
 	tables  *state.Tables
 	store   *store.Store
@@ -48,15 +44,9 @@ type Daemon struct {
 }
 
 // New returns an allocator. It starts nothing.
-func New(env daemon.Env, cfg Config) (*Daemon, error) {
-	if cfg.CommitTimeout == 0 {
-		cfg.CommitTimeout = 30 * time.Second
-	}
-	if cfg.CommitTimeout < 0 {
-		return nil, fmt.Errorf("allocatord: CommitTimeout is %v, want at least 0", cfg.CommitTimeout)
-	}
+func New(env daemon.Env) (*Daemon, error) {
 	d := &Daemon{
-		cfg: cfg, log: env.Logger, tables: state.NewTables(), tracer: env.Tracer,
+		log: env.Logger, tables: state.NewTables(), tracer: env.Tracer,
 		allocated: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "muster_allocator_endpoint_allocated_seconds",
 			Help:    "Time from a user's change of a service until what it changes of the service's endpoint is committed.",

@@ -67,7 +67,7 @@ func (c *cluster) allocator() (stop func()) {
 			return c.kv.NewSession(ctx, kv.SessionConfig{Name: "allocatord"})
 		},
 		Logger: zaptest.NewLogger(c.t),
-	}, allocatord.Config{})
+	})
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -58,7 +58,7 @@ func (d *Daemon) changed(from, to *store.Snapshot) map[string]struct{} {
 
 // write brings the endpoints of services to what they should be.
 func (d *Daemon) write(ctx context.Context, ids map[string]struct{}) error {
-	ctx, cancel := context.WithTimeout(ctx, d.cfg.CommitTimeout)
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	began := time.Now()
 	fns := make([]func(*store.Tx) error, 0, len(ids))

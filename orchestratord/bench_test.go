@@ -11,7 +11,6 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
-	"github.com/musterhq/muster/orchestratord"
 )
 
 const many = 10_000
@@ -21,7 +20,7 @@ const many = 10_000
 func BenchmarkCreate(b *testing.B) {
 	c := newCluster(b, zap.NewNop())
 	defer c.close()
-	c.orchestrator(orchestratord.Config{})
+	c.orchestrator()
 	for i := 0; b.Loop(); i++ {
 		c.service(fmt.Sprintf("web%d", i), replicated(many), null(1))
 		c.until(b, fmt.Sprintf("web%d", i), many)
@@ -33,7 +32,7 @@ func BenchmarkCreate(b *testing.B) {
 func BenchmarkUpdate(b *testing.B) {
 	c := newCluster(b, zap.NewNop())
 	defer c.close()
-	c.orchestrator(orchestratord.Config{})
+	c.orchestrator()
 	c.service("web", replicated(many), null(0))
 	c.until(b, "web", many)
 	for i := uint64(1); b.Loop(); i++ {
@@ -53,7 +52,7 @@ func BenchmarkStatuses(b *testing.B) {
 	for i := range many / 100 {
 		c.up(fmt.Sprintf("n%d", i))
 	}
-	c.orchestrator(orchestratord.Config{})
+	c.orchestrator()
 	for i := 0; b.Loop(); i++ {
 		b.StopTimer()
 		id := fmt.Sprintf("web%d", i)

@@ -122,10 +122,10 @@ func (c *cluster) close() {
 }
 
 // orchestrator starts an orchestrator.
-func (c *cluster) orchestrator(cfg orchestratord.Config) (stop func()) {
+func (c *cluster) orchestrator() (stop func()) {
 	c.t.Helper()
 	c.names++
-	d, err := orchestratord.New(c.env(fmt.Sprintf("o%d", c.names)), cfg)
+	d, err := orchestratord.New(c.env(fmt.Sprintf("o%d", c.names)))
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -119,7 +119,7 @@ func killedAt(t *testing.T, c *cluster, n int, after bool) bool {
 	f := &fuse{KV: c.kv, left: n, after: after, blown: kill}
 	env := c.env("victim")
 	env.KV = f
-	victim, err := orchestratord.New(env, orchestratord.Config{})
+	victim, err := orchestratord.New(env)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func killedAt(t *testing.T, c *cluster, n int, after bool) bool {
 			t.Errorf("killed: %v", err)
 		}
 		if t.Context().Err() == nil {
-			c.orchestrator(orchestratord.Config{})
+			c.orchestrator()
 		}
 	}()
 	c.service("web", replicated(3), null(1))
@@ -364,7 +364,7 @@ func (c *cluster) startAlone(t *testing.T, lags []map[string]time.Duration) {
 		env.Session = func(ctx context.Context) (kv.Session, error) {
 			return locks.NewSession(ctx, kv.SessionConfig{Name: "alone"})
 		}
-		d, err := orchestratord.New(env, orchestratord.Config{})
+		d, err := orchestratord.New(env)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -391,7 +391,7 @@ func TestReplicasComeAndGo(t *testing.T) {
 			for i, step := range script {
 				switch step {
 				case 0, 1:
-					stops = append(stops, c.orchestrator(orchestratord.Config{}))
+					stops = append(stops, c.orchestrator())
 				case 2:
 					if len(stops) > 0 {
 						stops[0]()
@@ -417,7 +417,7 @@ func TestReplicasComeAndGo(t *testing.T) {
 				}
 			}
 			c.up("a", "b", "c")
-			c.orchestrator(orchestratord.Config{})
+			c.orchestrator()
 			c.settle("web", want)
 			c.remove("web")
 			c.settle("web", 0)

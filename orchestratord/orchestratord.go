@@ -15,7 +15,6 @@ package orchestratord
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -30,23 +29,19 @@ import (
 // Subsystem names the orchestrator's shards.
 const Subsystem = "orchestrator"
 
-// Config has the orchestrator's settings.
-type Config struct {
-	// DecideShare is the share of its time that the orchestrator spends on
-	// deciding on one service, at most. After a decision that took t it decides on the
-	// same service again no sooner than t/DecideShare - t later. A greater share
-	// follows large services more closely while many of their tasks change, at
-	// the cost of others; small ones never notice. Default 0.1: a decision on
-	// 10,000 tasks takes some 2 ms, so it is made 50 times a second.
-	DecideShare float64
-	// CommitTimeout is how long a decision may take to be committed. After it
-	// the service is decided on again. Default 30 s.
-	CommitTimeout time.Duration
-}
+const (
+	// decideShare is the share of its time that the orchestrator spends on deciding on
+	// one service, at most. After a decision that took t it decides on the same service
+	// again no sooner than t/decideShare - t later. A decision on 10,000 tasks takes some
+	// 2 ms, so it is made 50 times a second.
+	decideShare = 0.1
+	// commitTimeout is how long a decision may take to be committed. After it the service
+	// is decided on again.
+	commitTimeout = 30 * time.Second
+)
 
 // Daemon orchestrates.
 type Daemon struct {
-	cfg     Config
 	log     *zap.Logger
 	tables  *state.Tables
 	store   *store.Store
@@ -56,20 +51,8 @@ type Daemon struct {
 }
 
 // New returns an orchestrator. It starts nothing.
-func New(env daemon.Env, cfg Config) (*Daemon, error) {
-	if cfg.DecideShare == 0 {
-		cfg.DecideShare = 0.1
-	}
-	if cfg.CommitTimeout == 0 {
-		cfg.CommitTimeout = 30 * time.Second
-	}
-	if cfg.DecideShare < 0 || cfg.DecideShare > 1 {
-		return nil, fmt.Errorf("orchestratord: DecideShare is %v, want more than 0 and at most 1", cfg.DecideShare)
-	}
-	if cfg.CommitTimeout < 0 {
-		return nil, fmt.Errorf("orchestratord: CommitTimeout is %v, want at least 0", cfg.CommitTimeout)
-	}
-	d := &Daemon{cfg: cfg, log: env.Logger, tables: state.NewTables(), tracer: env.Tracer}
+func New(env daemon.Env) (*Daemon, error) {
+	d := &Daemon{log: env.Logger, tables: state.NewTables(), tracer: env.Tracer}
 	var err error
 	d.store, err = store.New(store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},
 		d.tables.Services, d.tables.Specs, d.tables.Clusters, d.tables.Nodes, d.tables.NodeStates,

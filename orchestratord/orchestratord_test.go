@@ -11,14 +11,13 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
-	"github.com/musterhq/muster/orchestratord"
 	"github.com/musterhq/muster/orchestratord/internal/plan"
 )
 
 func TestLifeOfAService(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.up("a", "b", "c")
-		c.orchestrator(orchestratord.Config{})
+		c.orchestrator()
 		c.run(c.world)
 		c.service("web", replicated(3), null(1))
 		c.settle("web", 3)
@@ -44,7 +43,7 @@ func TestLifeOfAService(t *testing.T) {
 func TestCreationIsImmediate(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.up("a")
-		c.orchestrator(orchestratord.Config{})
+		c.orchestrator()
 		c.run(c.world)
 		synctest.Wait()
 		began := time.Now()
@@ -59,7 +58,7 @@ func TestCreationIsImmediate(t *testing.T) {
 func TestFailedTaskIsRestartedAfterItsDelay(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.up("a")
-		c.orchestrator(orchestratord.Config{})
+		c.orchestrator()
 		c.run(c.world)
 		c.service("web", replicated(2), null(1))
 		c.settle("web", 2)
@@ -88,7 +87,7 @@ func TestFailedTaskIsRestartedAfterItsDelay(t *testing.T) {
 func TestNodeChanges(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.up("a", "b", "c")
-		c.orchestrator(orchestratord.Config{})
+		c.orchestrator()
 		c.run(c.world)
 		c.service("web", replicated(6), null(1))
 		c.service("agent", global(), null(1))
@@ -128,7 +127,7 @@ func TestNodeChanges(t *testing.T) {
 func TestGlobalFollowsLabels(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.up("a", "b")
-		c.orchestrator(orchestratord.Config{})
+		c.orchestrator()
 		c.run(c.world)
 		spec := null(1)
 		spec.Placement = &musterv1.Placement{Constraints: []string{"node.labels.disk==ssd"}}
@@ -161,7 +160,7 @@ func TestReplicatedFollowsLabels(t *testing.T) {
 			label(id, musterv1.NodeSpec_ACTIVE, ssd)
 		}
 		c.up("c")
-		c.orchestrator(orchestratord.Config{})
+		c.orchestrator()
 		c.run(c.world)
 		c.service("web", replicated(4), onDisks("ssd"))
 		c.service("any", replicated(3), null(1))
@@ -209,7 +208,7 @@ func TestReplicatedFollowsLabels(t *testing.T) {
 func TestLowerHistoryLimitHoldsAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.up("a")
-		c.orchestrator(orchestratord.Config{})
+		c.orchestrator()
 		c.run(c.world)
 		for i := range uint64(6) {
 			c.service("web", replicated(2), null(i))
@@ -235,7 +234,7 @@ func TestLowerHistoryLimitHoldsAtOnce(t *testing.T) {
 func TestSpecThatComesLater(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.up("a")
-		c.orchestrator(orchestratord.Config{})
+		c.orchestrator()
 		c.run(c.world)
 		digest, err := state.Digest(null(1))
 		if err != nil {
@@ -256,7 +255,7 @@ func TestSpecThatComesLater(t *testing.T) {
 
 func TestJobsAreLeftAlone(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
-		c.orchestrator(orchestratord.Config{})
+		c.orchestrator()
 		c.service("job", &musterv1.ServiceSpec{Mode: &musterv1.ServiceSpec_GlobalJob{GlobalJob: &musterv1.GlobalJob{}}}, null(1))
 		synctest.Wait()
 		if n := len(c.tasks("job")); n != 0 {
@@ -270,7 +269,7 @@ func TestCatchesUp(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.up("a", "b")
 		c.run(c.world)
-		stop := c.orchestrator(orchestratord.Config{})
+		stop := c.orchestrator()
 		c.service("gone", replicated(3), null(1))
 		c.service("stays", replicated(3), null(1))
 		c.settle("gone", 3)
@@ -280,7 +279,7 @@ func TestCatchesUp(t *testing.T) {
 		stop()
 		before := c.live("stays")
 		c.remove("gone")
-		c.orchestrator(orchestratord.Config{})
+		c.orchestrator()
 		c.settle("gone", 0)
 		if _, ok := c.tables.Rollouts.Get(c.store.Snapshot(), "gone"); ok {
 			t.Error("the rollout stays")
@@ -294,16 +293,6 @@ func TestCatchesUp(t *testing.T) {
 	})
 }
 
-func TestConfigIsChecked(t *testing.T) {
-	bubble(t, func(t *testing.T, c *cluster) {
-		for _, cfg := range []orchestratord.Config{{DecideShare: -1}, {DecideShare: 2}, {CommitTimeout: -1}} {
-			if _, err := orchestratord.New(c.env("x"), cfg); err == nil {
-				t.Errorf("config %+v is taken", cfg)
-			}
-		}
-	})
-}
-
 // TestTasksLeaveNodesThatShrink has a worker come back with fewer CPUs than its tasks
 // reserve: those that were assigned last leave it, of any service, and no others.
 func TestTasksLeaveNodesThatShrink(t *testing.T) {
@@ -311,7 +300,7 @@ func TestTasksLeaveNodesThatShrink(t *testing.T) {
 		size := func(id string, cores int64) { c.sized(id, &musterv1.Resources{NanoCpus: cores * 1e9}) }
 		size("a", 4)
 		for range 2 {
-			c.orchestrator(orchestratord.Config{})
+			c.orchestrator()
 		}
 		c.run(c.world)
 		core := null(1)
@@ -368,7 +357,7 @@ func TestNodesThatAreTooSmallForATask(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		memory := func(id string, n int64) { c.sized(id, &musterv1.Resources{NanoCpus: 1e9, MemoryBytes: n}) }
 		memory("a", 1<<30)
-		c.orchestrator(orchestratord.Config{})
+		c.orchestrator()
 		c.run(c.world)
 		spec := null(1)
 		spec.Resources = &musterv1.ResourceRequirements{Reservations: &musterv1.Resources{NanoCpus: 1e9, MemoryBytes: 1 << 30}}

@@ -27,7 +27,7 @@ func (l *loop) reconcile(s *service) {
 	p, err := plan.Decide(w)
 	took := time.Since(began)
 	l.metrics.decisions.Observe(took.Seconds())
-	s.pause(p.Whole, began, took, l.d.cfg.DecideShare)
+	s.pause(p.Whole, began, took, decideShare)
 	if s.lacksSpec = errors.Is(err, plan.ErrSpecUnknown); s.lacksSpec {
 		// It was written with the service, and will be seen in a moment.
 		l.log.Debug("service waits for its spec", zap.String("service", s.id))
@@ -56,7 +56,7 @@ func (l *loop) reconcile(s *service) {
 	h.busy++
 	l.metrics.committing.Inc()
 	l.commits.Go(func() {
-		ctx, cancel := context.WithTimeout(h.ctx, l.d.cfg.CommitTimeout)
+		ctx, cancel := context.WithTimeout(h.ctx, commitTimeout)
 		defer cancel()
 		err := c.run(ctx, l.d.store)
 		if err == nil {

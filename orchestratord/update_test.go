@@ -13,7 +13,6 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
-	"github.com/musterhq/muster/orchestratord"
 )
 
 // watchTurns checks at every change that at most as many slots have their turn at once
@@ -73,7 +72,7 @@ func TestUpdateGoesOnWhenItsOrchestratorEnds(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.up("a", "b", "c")
 		u := &musterv1.UpdateConfig{Parallelism: 2, Delay: seconds(1), Monitor: seconds(3)}
-		stop := c.orchestrator(orchestratord.Config{})
+		stop := c.orchestrator()
 		c.run(c.world)
 		c.service("web", rolling(20, u), null(1))
 		c.settle("web", 20)
@@ -83,7 +82,7 @@ func TestUpdateGoesOnWhenItsOrchestratorEnds(t *testing.T) {
 		for range 8 {
 			pass(1200 * time.Millisecond)
 			stop()
-			stop = c.orchestrator(orchestratord.Config{})
+			stop = c.orchestrator()
 		}
 		c.settle("web", 20)
 		pass(4 * time.Second)
@@ -131,7 +130,7 @@ func TestFailuresAreCountedByWhoGoesOn(t *testing.T) {
 		u := &musterv1.UpdateConfig{
 			Parallelism: 1, Delay: seconds(10), MaxFailureRatio: 0.3, Monitor: seconds(60), FailureAction: musterv1.UpdateConfig_ROLLBACK,
 		}
-		stop := c.orchestrator(orchestratord.Config{})
+		stop := c.orchestrator()
 		c.run(c.world)
 		c.service("web", rolling(4, u), null(1))
 		c.settle("web", 4)
@@ -149,7 +148,7 @@ func TestFailuresAreCountedByWhoGoesOn(t *testing.T) {
 					t.Fatalf("rollout after the first failure: %v", r)
 				}
 				stop()
-				stop = c.orchestrator(orchestratord.Config{})
+				stop = c.orchestrator()
 			}
 		}
 		pass(30 * time.Second)

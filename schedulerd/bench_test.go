@@ -73,7 +73,7 @@ func newSite(b *testing.B, nodes int) *site {
 	d, err := schedulerd.New(daemon.Env{
 		KV: space, Prefix: daemon.Prefix, Logger: zap.NewNop(), Metrics: prometheus.NewRegistry(), Member: shards.Member{Instance: "s1"},
 		Session: func(ctx context.Context) (kv.Session, error) { return space.NewSession(ctx, kv.SessionConfig{}) },
-	}, schedulerd.Config{})
+	})
 	if err != nil {
 		b.Fatal(err)
 	}

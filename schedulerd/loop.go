@@ -28,7 +28,7 @@ func (d *Daemon) loop(ctx context.Context) error {
 		return err
 	}
 	m := newModel(d.tables)
-	explained := plan.NewExplanations(d.cfg.ExplainEvery)
+	explained := plan.NewExplanations(explainEvery)
 	failures := 0
 	for ctx.Err() == nil {
 		again, failed := d.reconcile(ctx, m, explained)

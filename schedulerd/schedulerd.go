@@ -32,16 +32,12 @@ import (
 // Subsystem names the scheduler's shards.
 const Subsystem = "scheduler"
 
-// Config has the scheduler's settings.
-type Config struct {
-	// ExplainEvery is how often the explanation of one service's waiting tasks
-	// is written again while it keeps changing. Default 1 s.
-	ExplainEvery time.Duration
-}
+// explainEvery is how often the explanation of one service's waiting tasks is written
+// again while it keeps changing.
+const explainEvery = time.Second
 
 // Daemon schedules.
 type Daemon struct {
-	cfg     Config
 	log     *zap.Logger
 	tables  *state.Tables
 	store   *store.Store
@@ -63,15 +59,9 @@ type Daemon struct {
 }
 
 // New returns a scheduler. It starts nothing.
-func New(env daemon.Env, cfg Config) (*Daemon, error) {
-	if cfg.ExplainEvery == 0 {
-		cfg.ExplainEvery = time.Second
-	}
-	if cfg.ExplainEvery < 0 {
-		return nil, fmt.Errorf("ExplainEvery is %v, want at least 0", cfg.ExplainEvery)
-	}
+func New(env daemon.Env) (*Daemon, error) {
 	d := &Daemon{
-		cfg: cfg, log: env.Logger, tables: state.NewTables(), tracer: env.Tracer,
+		log: env.Logger, tables: state.NewTables(), tracer: env.Tracer,
 		held: map[int]bool{}, wake: func() {}, reconciling: make(chan struct{}, 1),
 	}
 	var err error

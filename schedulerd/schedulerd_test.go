@@ -78,7 +78,7 @@ func (c *cluster) scheduleOver(space kv.KV, instance string) (stop func()) {
 		KV: space, Prefix: daemon.Prefix, Logger: zaptest.NewLogger(c.t).Named(instance), Metrics: prometheus.NewRegistry(),
 		Member:  shards.Member{Instance: instance},
 		Session: func(ctx context.Context) (kv.Session, error) { return c.kv.NewSession(ctx, kv.SessionConfig{}) },
-	}, schedulerd.Config{})
+	})
 	if err != nil {
 		c.t.Fatal(err)
 	}

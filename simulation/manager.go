@@ -39,11 +39,11 @@ func build(name string) func(daemon.Env) (daemon.Service, error) {
 		case "apid":
 			return apid.New(env, apid.DefaultConfig())
 		case "orchestratord":
-			return orchestratord.New(env, orchestratord.Config{})
+			return orchestratord.New(env)
 		case "allocatord":
-			return allocatord.New(env, allocatord.Config{})
+			return allocatord.New(env)
 		case "schedulerd":
-			return schedulerd.New(env, schedulerd.Config{})
+			return schedulerd.New(env)
 		default:
 			return dispatcherd.New(env, dispatcherd.DefaultConfig())
 		}

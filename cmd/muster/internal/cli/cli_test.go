@@ -67,9 +67,9 @@ func startClusterOf(t *testing.T, workers []string, without ...string) string {
 	addresses := map[string]string{}
 	for name, build := range map[string]func(daemon.Env) (daemon.Service, error){
 		"apid":          func(env daemon.Env) (daemon.Service, error) { return apid.New(env, apid.DefaultConfig()) },
-		"orchestratord": func(env daemon.Env) (daemon.Service, error) { return orchestratord.New(env, orchestratord.Config{}) },
-		"allocatord":    func(env daemon.Env) (daemon.Service, error) { return allocatord.New(env, allocatord.Config{}) },
-		"schedulerd":    func(env daemon.Env) (daemon.Service, error) { return schedulerd.New(env, schedulerd.Config{}) },
+		"orchestratord": func(env daemon.Env) (daemon.Service, error) { return orchestratord.New(env) },
+		"allocatord":    func(env daemon.Env) (daemon.Service, error) { return allocatord.New(env) },
+		"schedulerd":    func(env daemon.Env) (daemon.Service, error) { return schedulerd.New(env) },
 		"dispatcherd":   func(env daemon.Env) (daemon.Service, error) { return dispatcherd.New(env, dispatcherd.DefaultConfig()) },
 	} {
 		if slices.Contains(without, name) {

@@ -85,16 +85,16 @@ func managers() []*manager {
 		{
 			name: "orchestratord", short: "Run the orchestrator: turns services into tasks", port: orchestratordPort,
 			build: func(env daemon.Env, _ parts) (daemon.Service, error) {
-				return orchestratord.New(env, orchestratord.Config{})
+				return orchestratord.New(env)
 			},
 		},
 		{
 			name: "allocatord", short: "Run the allocator: gives services and tasks addresses and ports", port: allocatordPort,
-			build: func(env daemon.Env, _ parts) (daemon.Service, error) { return allocatord.New(env, allocatord.Config{}) },
+			build: func(env daemon.Env, _ parts) (daemon.Service, error) { return allocatord.New(env) },
 		},
 		{
 			name: "schedulerd", short: "Run the scheduler: gives tasks nodes", port: schedulerdPort,
-			build: func(env daemon.Env, _ parts) (daemon.Service, error) { return schedulerd.New(env, schedulerd.Config{}) },
+			build: func(env daemon.Env, _ parts) (daemon.Service, error) { return schedulerd.New(env) },
 		},
 		{
 			name: "dispatcherd", short: "Run the dispatcher: talks to workers", port: dispatcherdPort, flags: dispatcher.AddFlags,
