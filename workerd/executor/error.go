@@ -58,6 +58,11 @@ func ErrorOf(err error) *Error {
 	return &whole
 }
 
+// NoHolder is the error of a set without the executor that holds a task.
+func NoHolder(name string) error {
+	return &Error{Code: codes.FailedPrecondition, BlameNode: true, Err: fmt.Errorf("executor %s, which holds the task, is no longer on this node", name)}
+}
+
 // NoExecutor is the error of a set that has no executor for a kind and is not
 // going to have one: fatal to the task, and no fault of its spec.
 func NoExecutor(kind string) error {

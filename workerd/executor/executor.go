@@ -149,10 +149,11 @@ type Observation struct {
 // Set is the executors of a node.
 type Set interface {
 	// For returns the executor that runs a kind of runtime: "container", or
-	// that of a generic runtime. It waits for executors that are being looked
+	// that of a generic runtime. If holder is not empty, only the executor of that name
+	// will do. Otherwise healthy ones come first. For waits for executors that are being looked
 	// at for the first time. A temporary error
 	// means that an executor for the kind may still turn up.
-	For(ctx context.Context, kind string) (*Described, error)
+	For(ctx context.Context, kind, holder string) (*Described, error)
 	// Describe asks all executors what they are, and returns when all have
 	// answered or ctx has ended. Executors that do not work are in it too.
 	Describe(ctx context.Context) []*Described
@@ -179,6 +180,11 @@ type Described struct {
 // Can says whether the executor has a capability.
 func (d *Described) Can(capability string) bool {
 	return slices.Contains(d.Description.GetCapabilities(), capability)
+}
+
+// Healthy reports whether the executor said that it can work.
+func (d *Described) Healthy() bool {
+	return d.Description.GetHealth() == musterv1.ExecutorDescription_HEALTHY
 }
 
 // Runs says whether the executor runs a kind of runtime.

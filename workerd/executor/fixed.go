@@ -26,11 +26,26 @@ func NewFixed(ctx context.Context, executors ...Executor) (*Fixed, error) {
 }
 
 // For returns the executor that runs a kind of runtime.
-func (f *Fixed) For(_ context.Context, kind string) (*Described, error) {
+func (f *Fixed) For(_ context.Context, kind, holder string) (*Described, error) {
+	var unhealthy *Described
 	for _, d := range f.all {
-		if d.Runs(kind) {
+		switch {
+		case holder != "":
+			if d.Name == holder {
+				return d, nil
+			}
+		case !d.Runs(kind):
+		case d.Healthy():
 			return d, nil
+		case unhealthy == nil:
+			unhealthy = d
 		}
+	}
+	switch {
+	case holder != "":
+		return nil, NoHolder(holder)
+	case unhealthy != nil:
+		return unhealthy, nil
 	}
 	return nil, NoExecutor(kind)
 }

@@ -226,19 +226,31 @@ func (h *Host) all(ctx context.Context) ([]*plugin, error) {
 }
 
 // For returns the executor that runs a kind of runtime.
-func (h *Host) For(ctx context.Context, kind string) (*executor.Described, error) {
+func (h *Host) For(ctx context.Context, kind, holder string) (*executor.Described, error) {
 	plugins, err := h.all(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if holder != "" {
+		i := slices.IndexFunc(plugins, func(p *plugin) bool { return p.file.name == holder })
+		if i < 0 {
+			return nil, executor.NoHolder(holder)
+		}
+		return plugins[i].firstDescribed(ctx)
 	}
 	// Those that are still asked in the end need not answer.
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var unhealthy *executor.Described
 	for _, p := range plugins {
-		if d := p.described(); d.Runs(kind) {
+		switch d := p.described(); {
+		case !d.Runs(kind):
+		case d.Healthy():
 			return d, nil
+		case unhealthy == nil:
+			unhealthy = d
 		}
 	}
 	// One that never said what it runs may be the one. The first that comes up
@@ -261,14 +273,20 @@ func (h *Host) For(ctx context.Context, kind string) (*executor.Described, error
 			switch {
 			case a.err != nil:
 				unknown = append(unknown, a.err)
-			case a.described.Runs(kind):
+			case !a.described.Runs(kind):
+			case a.described.Healthy():
 				return a.described, nil
+			case unhealthy == nil:
+				unhealthy = a.described
 			}
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
-	if len(unknown) == 0 {
+	switch {
+	case unhealthy != nil:
+		return unhealthy, nil
+	case len(unknown) == 0:
 		return nil, executor.NoExecutor(kind)
 	}
 	return nil, &executor.Error{

@@ -109,7 +109,7 @@ func TestBrokenPluginsAreReportedAndTroubleNoOther(t *testing.T) {
 		}
 	})
 	ctx := deadline(t)
-	e, err := h.For(ctx, "null")
+	e, err := h.For(ctx, "null", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestBrokenPluginsAreReportedAndTroubleNoOther(t *testing.T) {
 		t.Errorf("%d broken plugins described, want %d", seen, len(want))
 	}
 	// One of the broken ones may be the one that is asked for.
-	_, err = h.For(ctx, "exotic")
+	_, err = h.For(ctx, "exotic", "")
 	var e2 *executor.Error
 	if !errors.As(err, &e2) || !e2.Temporary {
 		t.Errorf("For an unknown kind: %v, want a temporary error", err)
@@ -154,7 +154,7 @@ func TestAPluginThatHangsHoldsUpNoOther(t *testing.T) {
 		cfg.StartTimeout = time.Hour
 		cfg.Commands = map[string][]string{"good": command("good"), "a-hangs": command("hangs")}
 	})
-	e, err := h.For(deadline(t), "null")
+	e, err := h.For(deadline(t), "null", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +168,7 @@ func TestAPluginThatNeverDescribesItselfIsUnhealthy(t *testing.T) {
 	h, _, _ := host(t, func(cfg *pluginhost.Config) {
 		cfg.Commands = map[string][]string{"mute": command("mute"), "good": command("good")}
 	})
-	if _, err := h.For(deadline(t), "null"); err != nil {
+	if _, err := h.For(deadline(t), "null", ""); err != nil {
 		t.Fatal(err)
 	}
 	// One that says nothing does not keep the others from being described.
@@ -187,7 +187,7 @@ func TestNoPluginForAKindIsFinal(t *testing.T) {
 	h, _, _ := host(t, func(cfg *pluginhost.Config) {
 		cfg.Commands = map[string][]string{"good": command("good")}
 	})
-	_, err := h.For(deadline(t), "exotic")
+	_, err := h.For(deadline(t), "exotic", "")
 	var e *executor.Error
 	if !errors.As(err, &e) || e.Temporary || !e.BlameNode {
 		t.Errorf("For an unknown kind: %v, want a fatal error that blames the node", err)
@@ -200,7 +200,7 @@ func TestAKilledPluginIsStartedAgainAndItsTasksRunOn(t *testing.T) {
 		cfg.Commands = map[string][]string{"good": command("good")}
 	})
 	ctx := deadline(t)
-	e, err := h.For(ctx, "null")
+	e, err := h.For(ctx, "null", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,7 +255,7 @@ func TestACallThatHangsIsCancelledAndHoldsUpNothing(t *testing.T) {
 	h, _, _ := host(t, func(cfg *pluginhost.Config) {
 		cfg.Commands = map[string][]string{"good": command("good")}
 	})
-	e, err := h.For(deadline(t), "null")
+	e, err := h.For(deadline(t), "null", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,7 +319,7 @@ func TestAPluginSeesNothingOfTheWorkersSecrets(t *testing.T) {
 		cfg.Commands = map[string][]string{"good": command("good")}
 		cfg.PassEnv = []string{"MUSTER_TEST_PASSED"}
 	})
-	if _, err := h.For(deadline(t), "null"); err != nil {
+	if _, err := h.For(deadline(t), "null", ""); err != nil {
 		t.Fatal(err)
 	}
 	content, err := os.ReadFile(filepath.Join(state, "good", "env"))
@@ -371,7 +371,7 @@ func TestPluginsComeAndGo(t *testing.T) {
 	case <-ctx.Done():
 		t.Error("no listener was woken")
 	}
-	e, err := h.For(ctx, "null")
+	e, err := h.For(ctx, "null", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -383,7 +383,7 @@ func TestAHungPluginIsKilledAtTheEnd(t *testing.T) {
 	h, state, stop := host(t, func(cfg *pluginhost.Config) {
 		cfg.Commands = map[string][]string{"good": command("good")}
 	})
-	if _, err := h.For(deadline(t), "null"); err != nil {
+	if _, err := h.For(deadline(t), "null", ""); err != nil {
 		t.Fatal(err)
 	}
 	pid := pidOf(t, filepath.Join(state, "good"))
@@ -404,5 +404,38 @@ func TestSettingsThatAreWrongAreNamed(t *testing.T) {
 	var joined interface{ Unwrap() []error }
 	if !errors.As(err, &joined) || len(joined.Unwrap()) != 4 {
 		t.Errorf("error = %v, want four faults", err)
+	}
+}
+
+// TestHealthyPluginsComeFirst has two plugins of a kind: a new task gets the healthy
+// one, and a task that the other one holds stays with that.
+func TestHealthyPluginsComeFirst(t *testing.T) {
+	t.Parallel()
+	h, _, _ := host(t, func(cfg *pluginhost.Config) {
+		cfg.Commands = map[string][]string{"a-sick": command("sick"), "b-good": command("good")}
+	})
+	ctx := deadline(t)
+	// Nothing is known of either at first, and then of both.
+	for range 2 {
+		for holder, want := range map[string]string{"": "b-good", "a-sick": "a-sick", "b-good": "b-good"} {
+			if e, err := h.For(ctx, "null", holder); err != nil || e.Name != want {
+				t.Errorf("held by %q: got %v, %v, want %s", holder, e, err, want)
+			}
+		}
+		h.Describe(ctx)
+	}
+	var gone *executor.Error
+	if _, err := h.For(ctx, "null", "gone"); !errors.As(err, &gone) || gone.Temporary || !gone.BlameNode {
+		t.Errorf("held by a plugin that is gone: %v, want a fatal error that blames the node", err)
+	}
+}
+
+func TestUnhealthyPluginIsUsedIfThereIsNoOther(t *testing.T) {
+	t.Parallel()
+	h, _, _ := host(t, func(cfg *pluginhost.Config) {
+		cfg.Commands = map[string][]string{"sick": command("sick")}
+	})
+	if e, err := h.For(deadline(t), "null", ""); err != nil || e.Name != "sick" {
+		t.Errorf("got %v, %v, want the only plugin", e, err)
 	}
 }

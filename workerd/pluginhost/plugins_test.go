@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 // bePlugin misbehaves in one way.
 func bePlugin(how string) {
 	switch how {
-	case "good", "better":
+	case "good", "better", "sick":
 		// As a trace for tests: who this process is, and what it was given.
 		dir := sdk.StateDir("")
 		_ = os.WriteFile(filepath.Join(dir, "pid"), []byte(strconv.Itoa(os.Getpid())), 0o600)
@@ -50,6 +50,10 @@ func bePlugin(how string) {
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
+		}
+		if how == "sick" {
+			sdk.Serve(&sick{e})
+			return
 		}
 		sdk.Serve(e)
 	case "exits":
@@ -81,6 +85,15 @@ func bePlugin(how string) {
 		}
 		os.Exit(9)
 	}
+}
+
+// sick says that it cannot work.
+type sick struct{ *null.Executor }
+
+func (s *sick) Describe(ctx context.Context) (*sdk.Description, error) {
+	d, err := s.Executor.Describe(ctx)
+	d.Healthy, d.Message = false, "engine is away"
+	return d, err
 }
 
 // mute never answers.

@@ -79,7 +79,7 @@ func TestAPluginIsUpgradedInPlace(t *testing.T) {
 	h, _, _ := host(t, func(cfg *pluginhost.Config) { cfg.Dirs = []string{dir} })
 	install(t, dir, "it", "good")
 	described(t, h, healthy("1.2.3"))
-	e, err := h.For(deadline(t), "null")
+	e, err := h.For(deadline(t), "null", "")
 	if err != nil {
 		t.Fatal(err)
 	}

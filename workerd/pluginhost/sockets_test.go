@@ -45,7 +45,7 @@ func TestSocketsAreWhereAKilledWorkersAreFoundAgain(t *testing.T) {
 				cfg.StateDir = stateDir
 				cfg.Commands = map[string][]string{"good": command("good")}
 			})
-			if _, err := h.For(deadline(t), "null"); err != nil {
+			if _, err := h.For(deadline(t), "null", ""); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := os.Lstat(stale); !os.IsNotExist(err) {
@@ -94,7 +94,7 @@ func TestPluginsStartWhereTMPDIRIsLong(t *testing.T) {
 				cfg.StateDir = stateDir
 				cfg.Commands = map[string][]string{"good": command("good")}
 			})
-			if d, err := h.For(deadline(t), "null"); err != nil {
+			if d, err := h.For(deadline(t), "null", ""); err != nil {
 				t.Error(err)
 			} else if health := d.Description.GetHealth(); health != musterv1.ExecutorDescription_HEALTHY {
 				t.Errorf("executor: %v", d.Description)

@@ -17,7 +17,9 @@ type Change struct {
 	Assigned *dispatcherv1.AssignedTask
 	Status   *dispatcherv1.ReportedStatus
 	// Handle is written if it is not nil.
-	Handle    []byte
+	Handle []byte
+	// Executor is written if it is not empty.
+	Executor  string
 	Withdrawn bool
 	// Forget removes everything of the task, and nothing else counts then.
 	Forget bool
@@ -114,7 +116,7 @@ func encode(specs map[string]*musterv1.TaskSpec, changes []Change) ([]write, err
 	for _, change := range changes {
 		id := []byte(change.ID)
 		if change.Forget {
-			for _, bucket := range [][]byte{tasksBucket, statusesBucket, handlesBucket, withdrawnBucket} {
+			for _, bucket := range [][]byte{tasksBucket, statusesBucket, handlesBucket, withdrawnBucket, executorsBucket} {
 				writes = append(writes, write{bucket, id, nil, false})
 			}
 			continue
@@ -131,6 +133,9 @@ func encode(specs map[string]*musterv1.TaskSpec, changes []Change) ([]write, err
 		}
 		if change.Handle != nil {
 			writes = append(writes, write{handlesBucket, id, seal(change.Handle), true})
+		}
+		if change.Executor != "" {
+			writes = append(writes, write{executorsBucket, id, seal([]byte(change.Executor)), true})
 		}
 		if change.Withdrawn {
 			writes = append(writes, write{withdrawnBucket, id, seal(nil), true})

@@ -21,6 +21,7 @@ var (
 	statusesBucket  = []byte("statuses")
 	handlesBucket   = []byte("handles")
 	withdrawnBucket = []byte("withdrawn")
+	executorsBucket = []byte("executors")
 
 	schemaKey = []byte("schema")
 )
@@ -65,11 +66,11 @@ func load(bolt *bbolt.DB) (*Contents, error) {
 	if err := checkSize(bolt); err != nil {
 		return nil, &damageError{err}
 	}
-	fresh := false
+	incomplete := false
 	err := bolt.View(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(metaBucket)
 		if meta == nil {
-			fresh = true
+			incomplete = true
 			if first, _ := tx.Cursor().First(); first != nil {
 				return &damageError{fmt.Errorf("a bucket %q and none called %q", first, metaBucket)}
 			}
@@ -82,17 +83,19 @@ func load(bolt *bbolt.DB) (*Contents, error) {
 		if string(schema) != Schema {
 			return fmt.Errorf("%w: its schema is %q, this version knows %q", ErrNewer, schema, Schema)
 		}
+		// An earlier version did not have it.
+		incomplete = tx.Bucket(executorsBucket) == nil
 		if err := contents.read(tx); err != nil {
 			return &damageError{err}
 		}
 		return check(tx)
 	})
-	if err != nil || !fresh {
+	if err != nil || !incomplete {
 		return contents, err
 	}
 	return contents, bolt.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{metaBucket, specsBucket, tasksBucket, statusesBucket, handlesBucket, withdrawnBucket} {
-			if _, err := tx.CreateBucket(name); err != nil {
+		for _, name := range [][]byte{metaBucket, specsBucket, tasksBucket, statusesBucket, handlesBucket, withdrawnBucket, executorsBucket} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return fmt.Errorf("make bucket %s: %w", name, err)
 			}
 		}
@@ -170,9 +173,20 @@ func (c *Contents) read(tx *bbolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	return c.eachOfTask(tx, withdrawnBucket, func(record *Record, sealed []byte) error {
+	err = c.eachOfTask(tx, withdrawnBucket, func(record *Record, sealed []byte) error {
 		record.Withdrawn = true
 		_, err := unseal(sealed)
+		return err
+	})
+	if err != nil || tx.Bucket(executorsBucket) == nil {
+		return err
+	}
+	return each(tx, executorsBucket, func(id string, sealed []byte) error {
+		name, err := unseal(sealed)
+		// An earlier version leaves this behind when it forgets a task.
+		if record := c.Tasks[id]; record != nil {
+			record.Executor = string(name)
+		}
 		return err
 	})
 }

@@ -6,6 +6,7 @@
 //	tasks      <task>   -> muster.dispatcher.v1.AssignedTask, as last assigned
 //	statuses   <task>   -> muster.dispatcher.v1.ReportedStatus, the newest
 //	handles    <task>   -> the executor's handle
+//	executors  <task>   -> name of the executor that holds it
 //	withdrawn  <task>   -> "": no longer assigned, still to be removed
 //
 // Each value begins with a checksum. The worker writes before it acts: a task
@@ -50,8 +51,11 @@ var ErrNewer = errors.New("written by a newer version")
 type Record struct {
 	Assigned *dispatcherv1.AssignedTask
 	// Status is nil if nothing has been done yet.
-	Status    *dispatcherv1.ReportedStatus
-	Handle    []byte
+	Status *dispatcherv1.ReportedStatus
+	Handle []byte
+	// Executor is the name of the executor that holds the task. It is empty if none was
+	// called, or if that was not stored.
+	Executor  string
 	Withdrawn bool
 }
 

@@ -79,14 +79,14 @@ func TestWhatIsWrittenIsThereAfterwards(t *testing.T) {
 		taskdb.Change{ID: "b", Assigned: assigned("b", 1)},
 		taskdb.Change{ID: "c", Assigned: assigned("c", 1)})
 	apply(t, db, spec(2))
-	apply(t, db, nil, taskdb.Change{ID: "a", Status: reported("a", musterv1.TaskState_PREPARING), Handle: []byte("h1")})
+	apply(t, db, nil, taskdb.Change{ID: "a", Status: reported("a", musterv1.TaskState_PREPARING), Handle: []byte("h1"), Executor: "docker"})
 	apply(t, db, nil, taskdb.Change{ID: "a", Status: reported("a", musterv1.TaskState_RUNNING)})
 	apply(t, db, nil, taskdb.Change{ID: "b", Withdrawn: true}, taskdb.Change{ID: "c", Forget: true})
 	closeDB(t, db)
 
 	db = open(t, path)
 	want := map[string]*taskdb.Record{
-		"a": {Assigned: assigned("a", 1), Status: reported("a", musterv1.TaskState_RUNNING), Handle: []byte("h1")},
+		"a": {Assigned: assigned("a", 1), Status: reported("a", musterv1.TaskState_RUNNING), Handle: []byte("h1"), Executor: "docker"},
 		"b": {Assigned: assigned("b", 1), Withdrawn: true},
 	}
 	if diff := cmp.Diff(want, db.Tasks, protocmp.Transform()); diff != "" {
@@ -103,6 +103,41 @@ func TestWhatIsWrittenIsThereAfterwards(t *testing.T) {
 	if got := slices.Sorted(maps.Keys(db.Specs)); !slices.Equal(got, []string{"digest1"}) {
 		t.Errorf("specs = %v", got)
 	}
+	closeDB(t, db)
+}
+
+// TestFilesOfEarlierVersionsAreOpened takes away what an earlier version did not write,
+// and leaves behind what it did not remove.
+func TestFilesOfEarlierVersionsAreOpened(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "tasks.db")
+	db := open(t, path)
+	apply(t, db, spec(1), taskdb.Change{ID: "a", Assigned: assigned("a", 1), Executor: "docker"})
+	closeDB(t, db)
+	edit := func(change func(tx *bbolt.Tx) error) {
+		bolt, err := bbolt.Open(path, 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(bolt.Update(change), bolt.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(executor string) {
+		t.Helper()
+		db = open(t, path)
+		if r := db.Tasks["a"]; db.SetAside != "" || r == nil || r.Executor != executor {
+			t.Errorf("task a: %v, set aside as %q (%v), want executor %q", r, db.SetAside, db.Damage, executor)
+		}
+	}
+	edit(func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte("executors")) })
+	want("")
+	apply(t, db, nil, taskdb.Change{ID: "a", Executor: "process"})
+	closeDB(t, db)
+	edit(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte("executors")).Put([]byte("gone"), taskdb.Seal([]byte("docker")))
+	})
+	want("process")
 	closeDB(t, db)
 }
 

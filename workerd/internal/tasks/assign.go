@@ -256,7 +256,7 @@ func (m *Manager) assigned(msg *dispatcherv1.AssignedTask) (*task, error) {
 	}
 	t := m.wanted(msg, refs)
 	if !m.synced && t.phase == phaseUntouched {
-		t.phase = phaseMaybeStarted
+		t.phase, t.inherited = phaseMaybeStarted, true
 	}
 	return t, nil
 }
@@ -269,7 +269,7 @@ func (m *Manager) wanted(msg *dispatcherv1.AssignedTask, refs []dependencies.Ref
 	t.digest, t.spec, t.refs = string(msg.GetSpecDigest()), m.objects.Spec(msg.GetSpecDigest()), refs
 	t.want.newest, t.assigned, t.goal = msg, msg, goalOf(msg)
 	if known := msg.GetKnownState(); known > musterv1.TaskState_ACCEPTED {
-		t.floor = known
+		t.floor, t.inherited = known, true
 		t.setRecord(&record{status: lifecycle.Status{State: known}})
 		// Nothing that is known already has to be stored or reported.
 		t.stored = t.current
@@ -291,11 +291,11 @@ func (m *Manager) restored(id string, stored *taskdb.Record) *task {
 		refs = nil
 	}
 	t := m.wanted(stored.Assigned, refs)
-	t.storedAssigned = t.assigned
+	t.storedAssigned, t.inherited = t.assigned, true
 	if stored.Withdrawn {
 		t.want.withdrawn, t.goal = true, musterv1.TaskState_REMOVE
 	}
-	now := &record{status: t.current.status, handle: stored.Handle}
+	now := &record{status: t.current.status, handle: stored.Handle, executor: stored.Executor}
 	switch status := stored.Status; {
 	case status != nil:
 		now.status = lifecycle.FromReport(status)

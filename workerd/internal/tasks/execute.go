@@ -48,6 +48,8 @@ type call struct {
 	// observed is set once the executor has reported what happens during the call. It
 	// belongs to the owner of the task.
 	observed bool
+	// holder is the name of the executor that was called. Like the result, execute sets it.
+	holder string
 	// changed and err are the result, which execute sets before the call is put in the
 	// inbox. The changed function applies what the call has changed, if it succeeded.
 	changed func(t *task)
@@ -81,8 +83,21 @@ func (c *call) apply(t *task) {
 		t.restoreMessage(c)
 		t.failed(c.action, c.err)
 	}
+	// Whatever came of the call, the executor may hold the task now.
+	if c.holder != t.current.executor && c.holder != "" {
+		t.update(func(r *record) { r.executor = c.holder })
+	}
 	t.m.metrics.done(c.action, time.Since(c.started))
 	c.span.End(traceError(t.current.status.Error))
+}
+
+// executor returns the executor to call.
+func (c *call) executor() (*executor.Described, error) {
+	e, err := c.t.executor(c.ctx, c.known.executor)
+	if err == nil {
+		c.holder = e.Name
+	}
+	return e, err
 }
 
 // ref names the task for the executor.
@@ -111,7 +126,7 @@ func (c *call) execute() {
 }
 
 func (c *call) prepare() (func(t *task), error) {
-	e, err := c.t.executor(c.ctx)
+	e, err := c.executor()
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +143,7 @@ func (c *call) prepare() (func(t *task), error) {
 }
 
 func (c *call) start() (func(t *task), error) {
-	e, err := c.t.executor(c.ctx)
+	e, err := c.executor()
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +164,7 @@ func (c *call) start() (func(t *task), error) {
 
 // wait waits for the end of the task.
 func (c *call) wait() (func(t *task), error) {
-	e, err := c.t.executor(c.ctx)
+	e, err := c.executor()
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +224,7 @@ func failure(res *executor.Ended) string {
 // shutdown asks the task to end. A task that does not end on several requests is
 // killed.
 func (c *call) shutdown() (func(t *task), error) {
-	e, err := c.t.executor(c.ctx)
+	e, err := c.executor()
 	if err != nil {
 		return nil, err
 	}
@@ -241,7 +256,7 @@ func (c *call) shutdown() (func(t *task), error) {
 // update tells the executor what has changed around the task, if the executor
 // wants to know.
 func (c *call) update() (func(t *task), error) {
-	e, err := c.t.executor(c.ctx)
+	e, err := c.executor()
 	if err != nil {
 		return nil, err
 	}
@@ -267,7 +282,7 @@ func (c *call) update() (func(t *task), error) {
 
 // remove removes what the executor holds of the task.
 func (c *call) remove() (func(t *task), error) {
-	e, err := c.t.executor(c.ctx)
+	e, err := c.executor()
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,9 @@ package tasks
 
 import (
 	"context"
+	"fmt"
 	"maps"
+	"slices"
 	"sync"
 
 	"github.com/musterhq/muster/workerd/executor"
@@ -98,6 +100,31 @@ func (i *inventory) all(ctx context.Context, e *executor.Described) (map[string]
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return maps.Clone(h.tasks), nil
+}
+
+// holder returns which of several executors of a kind holds a task of an earlier life
+// of the worker, or nil if none is known to.
+func (m *Manager) holder(ctx context.Context, kind, id string) (*executor.Described, error) {
+	m.mu.Lock()
+	candidates := slices.DeleteFunc(slices.Clone(m.executors), func(e *executor.Described) bool {
+		return e.Executor == nil || !e.Runs(kind)
+	})
+	m.mu.Unlock()
+	if len(candidates) < 2 {
+		return nil, nil
+	}
+	var failed error
+	for _, e := range candidates {
+		_, found, err := m.inventory.find(ctx, e, id)
+		switch {
+		case found:
+			return e, nil
+		case err != nil:
+			// It may be the one.
+			failed = fmt.Errorf("list tasks: %w", err)
+		}
+	}
+	return nil, failed
 }
 
 // find returns a task that an executor held, and whether the executor held it.

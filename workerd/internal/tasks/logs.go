@@ -88,7 +88,7 @@ func (r *logReader) read(ctx context.Context) (pause time.Duration, again bool, 
 	message := func() *musterv1.LogMessage {
 		return &musterv1.LogMessage{ServiceId: assigned.GetServiceId(), TaskId: t.id, NodeId: t.m.cfg.NodeID, Source: source}
 	}
-	e, err := t.executor(ctx)
+	e, err := t.executor(ctx, now.executor)
 	if err == nil && !e.Can("logs") {
 		warning := message()
 		warning.Warning = fmt.Sprintf("executor %s keeps no logs", e.Name)

@@ -15,7 +15,7 @@ import (
 // lookUp finds out what became of a task of which the managers know a later state
 // than this worker, whose own state was lost.
 func (c *call) lookUp() (func(t *task), error) {
-	e, err := c.t.executor(c.ctx)
+	e, err := c.t.executor(c.ctx, c.known.executor)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +45,7 @@ func (c *call) lookUp() (func(t *task), error) {
 				// It runs, or Wait will tell how it ended. The executor may have been
 				// told of older surroundings.
 				t.phase = phaseOutdated
-				r.handle = listed.Handle
+				r.handle, r.executor = listed.Handle, e.Name
 				r.status.Runtime = listed.Runtime
 				r.status.State = min(known, musterv1.TaskState_STARTING)
 				r.status.Move(musterv1.TaskState_RUNNING, at, "started")
@@ -59,7 +59,7 @@ func (c *call) lookUp() (func(t *task), error) {
 func (c *call) ask() (func(t *task), error) {
 	var listed executor.Listed
 	found := false
-	e, err := within(c.ctx, quickCall, func(ctx context.Context) (*executor.Described, error) { return c.t.executor(ctx) })
+	e, err := within(c.ctx, quickCall, func(ctx context.Context) (*executor.Described, error) { return c.t.executor(ctx, c.known.executor) })
 	switch {
 	case err == nil:
 		if listed, found, err = c.t.m.inventory.find(c.ctx, e, c.t.id); err != nil {
@@ -75,7 +75,7 @@ func (c *call) ask() (func(t *task), error) {
 		}
 		t.phase = phaseHeld
 		t.update(func(r *record) {
-			r.handle = listed.Handle
+			r.handle, r.executor = listed.Handle, e.Name
 			r.status.Runtime = listed.Runtime
 		})
 	}, nil

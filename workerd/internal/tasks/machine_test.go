@@ -69,6 +69,8 @@ type machine struct {
 	// capabilities are the executor's, and observations what it reports during calls.
 	capabilities []string
 	observations chan *executor.Observation
+	// twins, if set, returns several executors that share the machine.
+	twins func(w *worker) []executor.Executor
 	// mute keeps the executor from telling how a task ended.
 	mute bool
 	// refuses is the error of all writes to the disk.
@@ -155,7 +157,11 @@ func (m *machine) start() *worker {
 	contents := m.disk.copy()
 	m.mu.Unlock()
 	m.worker = w
-	set, err := executor.NewFixed(context.Background(), w)
+	all := []executor.Executor{w}
+	if m.twins != nil {
+		all = m.twins(w)
+	}
+	set, err := executor.NewFixed(context.Background(), all...)
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -252,6 +258,9 @@ func (d *disk) apply(specs map[string]*musterv1.TaskSpec, changes []taskdb.Chang
 		}
 		if c.Handle != nil {
 			r.Handle = c.Handle
+		}
+		if c.Executor != "" {
+			r.Executor = c.Executor
 		}
 		r.Withdrawn = r.Withdrawn || c.Withdrawn
 	}

@@ -73,6 +73,9 @@ func (t *task) write() error {
 		return nil
 	}
 	change := taskdb.Change{ID: t.id, Handle: t.current.handle}
+	if t.current.executor != t.stored.executor {
+		change.Executor = t.current.executor
+	}
 	if t.current != t.stored {
 		change.Status = t.current.status.Report(t.id)
 	}

@@ -56,6 +56,9 @@ type record struct {
 	status lifecycle.Status
 	// handle is what the executor wants to be given with each call.
 	handle []byte
+	// executor is the name of the executor that holds the task. It is empty until one
+	// was called.
+	executor string
 }
 
 // want is what the managers want of a task, as far as they have told this
@@ -82,6 +85,8 @@ type task struct {
 	// owner is the executor of a task that was never assigned to this worker, and
 	// that therefore has no spec to tell the executor from.
 	owner *executor.Described
+	// inherited is set if an earlier life of the worker may have begun the task.
+	inherited bool
 	// floor is the lowest state that may be reported: the managers know it already.
 	floor musterv1.TaskState
 
@@ -339,10 +344,17 @@ func (t *task) describe() *executor.Task {
 	return t.description
 }
 
-// executor returns the executor of the task's kind.
-func (t *task) executor(ctx context.Context) (*executor.Described, error) {
+// executor returns the executor that holds the task or, if there is none yet, one of
+// the task's kind.
+func (t *task) executor(ctx context.Context, holder string) (*executor.Described, error) {
 	if t.owner != nil {
 		return t.owner, nil
 	}
-	return t.m.cfg.Executors.For(ctx, executor.KindOf(t.spec))
+	kind := executor.KindOf(t.spec)
+	if holder == "" && t.inherited {
+		if e, err := t.m.holder(ctx, kind, t.id); e != nil || err != nil {
+			return e, err
+		}
+	}
+	return t.m.cfg.Executors.For(ctx, kind, holder)
 }

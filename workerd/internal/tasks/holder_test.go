@@ -1,0 +1,142 @@
+package tasks
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/musterhq/muster/workerd/executor"
+)
+
+// twin is one of two executors of the same kind. It holds the tasks that it has
+// prepared, and no other.
+type twin struct {
+	*worker
+	name    string
+	healthy bool
+	// holders are the names of the executors that hold tasks. Both twins share it.
+	holders map[string]string
+}
+
+func (e *twin) Describe(ctx context.Context) (*executor.About, error) {
+	about, err := e.worker.Describe(ctx)
+	about.Name, about.Healthy = e.name, e.healthy
+	return about, err
+}
+
+// check fails the test unless the executor holds a task that it is called for.
+func (e *twin) check(call, id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if holder := e.holders[id]; holder != e.name {
+		e.t.Errorf("%s of %s was called of executor %s, but %q holds it", call, id, e.name, holder)
+	}
+}
+
+func (e *twin) Prepare(ctx context.Context, task *executor.Task, handle []byte) ([]byte, error) {
+	e.mu.Lock()
+	if e.holders[task.ID] == "" {
+		e.holders[task.ID] = e.name
+	}
+	e.mu.Unlock()
+	e.check("prepare", task.ID)
+	return e.worker.Prepare(ctx, task, handle)
+}
+
+func (e *twin) Start(ctx context.Context, task *executor.Task, handle []byte) (*executor.Started, error) {
+	e.check("start", task.ID)
+	return e.worker.Start(ctx, task, handle)
+}
+
+func (e *twin) Wait(ctx context.Context, ref executor.Ref) (*executor.Ended, error) {
+	e.check("wait", ref.TaskID)
+	return e.worker.Wait(ctx, ref)
+}
+
+func (e *twin) Remove(ctx context.Context, ref executor.Ref) error {
+	e.check("remove", ref.TaskID)
+	return e.worker.Remove(ctx, ref)
+}
+
+func (e *twin) List(ctx context.Context, node string) (mine []executor.Listed, err error) {
+	all, err := e.worker.List(ctx, node)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, listed := range all {
+		if e.holders[listed.TaskID] == e.name {
+			mine = append(mine, listed)
+		}
+	}
+	return mine, err
+}
+
+// TestTaskStaysWithItsExecutor has two executors of a kind, of which the first one is
+// unhealthy at first: the second one gets the task and keeps it when the first one
+// works again, also if the worker has lost what it stored of that.
+func TestTaskStaysWithItsExecutor(t *testing.T) {
+	for name, lose := range map[string]func(m *machine){
+		"store is kept":      func(*machine) {},
+		"executor is lost":   func(m *machine) { m.disk.contents.Tasks["a"].Executor = "" },
+		"whole disk is lost": func(m *machine) { m.disk.clear() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(m *machine) {
+				holders := map[string]string{}
+				firstHealthy := false
+				m.twins = func(w *worker) []executor.Executor {
+					return []executor.Executor{
+						&twin{worker: w, name: "first", healthy: firstHealthy, holders: holders},
+						&twin{worker: w, name: "second", healthy: true, holders: holders},
+					}
+				}
+				m.start().sync()
+				m.want("a", running)
+				m.settle(time.Minute)
+				m.wantState("a", running)
+				if holders["a"] != "second" {
+					m.t.Fatalf("executor %q got the task, want the healthy one", holders["a"])
+				}
+				firstHealthy = true
+				m.worker.stop()
+				lose(m)
+				m.start().sync()
+				m.settle(time.Minute)
+				m.wantState("a", running)
+				m.want("b", running)
+				m.settle(time.Minute)
+				if holders["b"] != "first" {
+					m.t.Errorf("executor %q got a new task, want the first healthy one", holders["b"])
+				}
+				m.withdraw("a")
+				m.settle(time.Minute)
+				m.wantNothing("a")
+				m.wantStarts("a", 1)
+			})
+		})
+	}
+}
+
+// TestTaskOfMissingExecutorFails takes away the executor that holds a task, while
+// another one offers its kind.
+func TestTaskOfMissingExecutorFails(t *testing.T) {
+	inBubble(t, func(m *machine) {
+		holders := map[string]string{}
+		m.twins = func(w *worker) []executor.Executor {
+			return []executor.Executor{&twin{worker: w, name: "first", healthy: true, holders: holders}}
+		}
+		m.start().sync()
+		m.want("a", running)
+		m.settle(time.Minute)
+		m.wantState("a", running)
+		m.twins = func(w *worker) []executor.Executor {
+			return []executor.Executor{&twin{worker: w, name: "second", healthy: true, holders: holders}}
+		}
+		m.start().sync()
+		m.settle(time.Minute)
+		m.wantState("a", failed)
+		m.wantError("a", "executor first, which holds the task, is no longer on this node")
+		if !m.reported["a"].GetNodeToBlame() {
+			m.t.Error("the node is not blamed")
+		}
+	})
+}
