@@ -219,7 +219,7 @@ func (d *Daemon) lastKnown() map[string]shards.Ownership {
 func (d *Daemon) ClusterKeys() []string { return d.authority.KeyNames() }
 
 // View is what the daemon sees of the store.
-func (d *Daemon) View() *store.Store { return d.store }
+func (d *Daemon) View() daemon.View { return d.store }
 
 // Run serves until ctx ends. Then it refuses what is new, ends streams, and
 // returns when the writes under way have their answers.

@@ -144,7 +144,7 @@ func (d *Daemon) serve(env daemon.Env, cfg Config) error {
 }
 
 // View returns the daemon's view of the store.
-func (d *Daemon) View() *store.Store { return d.store }
+func (d *Daemon) View() daemon.View { return d.store }
 
 // Run works until ctx ends. Then it redirects its workers, gives its shards away,
 // and returns when every call has ended.

@@ -76,7 +76,7 @@ func New(env daemon.Env) (*Daemon, error) {
 }
 
 // View is what the daemon sees of the store.
-func (d *Daemon) View() *store.Store { return d.store }
+func (d *Daemon) View() daemon.View { return d.store }
 
 // Run orchestrates until ctx ends.
 func (d *Daemon) Run(ctx context.Context) error {

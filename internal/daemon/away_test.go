@@ -27,7 +27,7 @@ import (
 type viewer struct{ store *store.Store }
 
 func (v *viewer) Run(ctx context.Context) error { return v.store.Run(ctx) }
-func (v *viewer) View() *store.Store            { return v.store }
+func (v *viewer) View() daemon.View             { return v.store }
 
 // table has values that are taken as they are.
 func table() *store.Table[string] {

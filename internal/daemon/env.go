@@ -28,7 +28,7 @@ const Prefix = "muster"
 //
 //	func New(env daemon.Env, cfg Config) (*Daemon, error) // validates, registers its gRPC services, starts nothing
 //	func (d *Daemon) Run(ctx context.Context) error       // works until ctx ends, and has then ended everything it began
-//	func (d *Daemon) View() *store.Store                  // what it sees of the store
+//	func (d *Daemon) View() daemon.View                   // what it sees of the store
 type Env struct {
 	// KV is where the cluster's state lives.
 	KV kv.KV

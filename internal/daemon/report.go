@@ -13,7 +13,6 @@ import (
 
 	daemonv1 "github.com/musterhq/muster/api/muster/daemon/v1"
 	"github.com/musterhq/muster/internal/shards"
-	"github.com/musterhq/muster/internal/store"
 )
 
 // maxLag is for how long a daemon's view may lack something, or be out of
@@ -32,7 +31,7 @@ var errNotLoaded = errors.New("the tables are not loaded yet")
 
 // Healthy returns what keeps a daemon with this view from its work, nil if
 // nothing does. A nil view is that of a daemon that needs none.
-func Healthy(view *store.Store) error {
+func Healthy(view View) error {
 	if view == nil {
 		return nil
 	}
@@ -54,7 +53,7 @@ func Healthy(view *store.Store) error {
 type reporter struct {
 	daemonv1.UnimplementedDaemonServiceServer
 	member shards.Member
-	view   *store.Store
+	view   View
 	creds  Credentials
 	// keys names the cluster's keys that the daemon has; nil if it has none.
 	keys func() []string
@@ -79,7 +78,7 @@ func (r *reporter) Report(context.Context, *daemonv1.ReportRequest) (*daemonv1.R
 	return resp, nil
 }
 
-func viewMessage(view *store.Store) *daemonv1.View {
+func viewMessage(view View) *daemonv1.View {
 	st := view.Status()
 	m := &daemonv1.View{Loaded: st.Loaded, StaleFor: durationpb.New(st.Stale), Lag: durationpb.New(st.Lag())}
 	for table, sequences := range view.AppliedSequences() {

@@ -31,7 +31,17 @@ type Service interface {
 	// Run works until ctx ends, and has then ended everything it began.
 	Run(ctx context.Context) error
 	// View is what the daemon sees of the store; nil if it needs nothing of it.
-	View() *store.Store
+	View() View
+}
+
+// View is what a daemon has read of the store, for those that report on the daemon: they
+// can neither read records nor write.
+type View interface {
+	// Ready waits until the tables are loaded.
+	Ready(ctx context.Context) error
+	Status() store.Status
+	// AppliedSequences returns the sequence number of each shard, by table.
+	AppliedSequences() map[string][]uint64
 }
 
 // KeyHolder is a Service that has the cluster's keys.
@@ -199,7 +209,7 @@ type running struct {
 	host     *Host
 	member   shards.Member
 	service  Service
-	view     *store.Store
+	view     View
 	server   *grpc.Server
 	health   *health.Server
 	sessions *Sessions

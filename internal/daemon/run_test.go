@@ -17,7 +17,6 @@ import (
 
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv"
-	"github.com/musterhq/muster/internal/store"
 )
 
 // testd is a daemon that holds a lock while it runs, and ends when it may.
@@ -45,7 +44,7 @@ func (d *testd) Run(ctx context.Context) error {
 	return d.err
 }
 
-func (d *testd) View() *store.Store { return nil }
+func (d *testd) View() daemon.View { return nil }
 
 // host is a Host, and a daemon that runs in it.
 type host struct {
@@ -241,4 +240,4 @@ func (idle) Run(ctx context.Context) error {
 	return nil
 }
 
-func (idle) View() *store.Store { return nil }
+func (idle) View() daemon.View { return nil }
