@@ -21,12 +21,12 @@ type profiles struct {
 
 // profile begins to take a CPU profile of each manager and of Consul, if the user
 // has asked for profiles: a file each, by what is done, its name and the run.
-func (s *site) profile(ctx context.Context, deed string) *profiles {
+func (s *site) profile(ctx context.Context, step string) *profiles {
 	p := &profiles{}
 	if s.o.profile == "" {
 		return p
 	}
-	deed = strings.ReplaceAll(deed, " ", "-")
+	step = strings.ReplaceAll(step, " ", "-")
 	addresses := map[string]string{}
 	for _, name := range s.managers() {
 		addresses[name] = s.cluster.Ops(name)
@@ -36,7 +36,7 @@ func (s *site) profile(ctx context.Context, deed string) *profiles {
 	}
 	for name, address := range addresses {
 		p.wg.Go(func() {
-			if err := fetchProfile(ctx, address, filepath.Join(s.o.profile, fmt.Sprintf("%s.%s.%d.pprof", deed, name, s.run))); err != nil {
+			if err := fetchProfile(ctx, address, filepath.Join(s.o.profile, fmt.Sprintf("%s.%s.%d.pprof", step, name, s.run))); err != nil {
 				p.mu.Lock()
 				p.errs = append(p.errs, fmt.Errorf("profile of %s: %w", name, err))
 				p.mu.Unlock()

@@ -89,7 +89,7 @@ func New(server musterv1.ControlServiceServer, healthy func(context.Context) err
 		if err := healthy(r.Context()); err != nil {
 			answer, code = map[string]string{"status": "unavailable"}, http.StatusServiceUnavailable
 			if guard == nil {
-				// Who probes need not know more where there are strangers.
+				// Where callers need credentials, those without any are not told why.
 				answer["reason"] = err.Error()
 			}
 		}

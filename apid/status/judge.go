@@ -83,7 +83,7 @@ func (f Findings) instances(s Subsystem, c shards.Ownership) []*musterv1.DaemonI
 	}
 	for _, p := range f.Processes[s.Daemon] {
 		if instance := p.Meta["instance"]; !known[instance] {
-			all = append(all, f.stranger(s, instance, p))
+			all = append(all, f.notMember(s, instance, p))
 		}
 	}
 	for _, d := range all {
@@ -93,8 +93,8 @@ func (f Findings) instances(s Subsystem, c shards.Ownership) []*musterv1.DaemonI
 	return all
 }
 
-// stranger is a process in the catalog that is no member.
-func (f Findings) stranger(s Subsystem, instance string, p kv.Process) *musterv1.DaemonInstance {
+// notMember returns a process that is in the catalog and is not a member.
+func (f Findings) notMember(s Subsystem, instance string, p kv.Process) *musterv1.DaemonInstance {
 	d := &musterv1.DaemonInstance{Daemon: s.Daemon, Instance: instance, Address: p.Address, Version: p.Meta["version"]}
 	if !p.Alive {
 		d.Health, d.Reason = musterv1.DaemonInstance_DEAD, p.Reason

@@ -59,8 +59,8 @@ const (
 func New(domain func() string, log *zap.Logger, metrics prometheus.Registerer) (*Guard, error) {
 	g := &Guard{
 		domain: domain,
-		// Strangers decide how often something is refused, and must not fill a disk
-		// with that.
+		// Callers without credentials decide how often something is refused, and must not
+		// fill a disk with that.
 		log: log.WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
 			return zapcore.NewSamplerWithOptions(c, time.Second, 100, 1000)
 		})),

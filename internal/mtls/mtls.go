@@ -91,12 +91,12 @@ func (s *Source) Get() *Material { return s.newest.Load() }
 // Domain is the trust domain, which peers must be of.
 func (s *Source) Domain() string { return s.Get().Identity.Domain }
 
-// Server returns the configuration of a server. Strangers says that it takes
-// connections without a certificate too, and leaves it to its guard whom to
-// serve; a certificate that is not trusted it still refuses.
-func (s *Source) Server(strangers bool, protocols ...string) *tls.Config {
+// Server returns the configuration of a server. If unauthenticated is
+// set, it also accepts connections without a certificate and leaves the decision to
+// the guard; it still refuses a certificate that is not trusted.
+func (s *Source) Server(unauthenticated bool, protocols ...string) *tls.Config {
 	clients := tls.RequireAndVerifyClientCert
-	if strangers {
+	if unauthenticated {
 		clients = tls.VerifyClientCertIfGiven
 	}
 	base := &tls.Config{

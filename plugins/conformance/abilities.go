@@ -63,14 +63,14 @@ func (c *calls) texts(options *musterv1.LogOptions, streams ...musterv1.LogStrea
 
 func (s *suite) logs() {
 	if !s.has("logs") {
-		c := s.on(s.task(Deed{}))
+		c := s.on(s.task(Behavior{}))
 		if _, err := c.tryLogs(nil); code(err) != codes.Unimplemented {
 			s.Errorf("Logs without the capability = %v, want UNIMPLEMENTED", err)
 		}
 		return
 	}
 	said, complained := []string{"one", "", "three €"}, []string{"trouble"}
-	c := s.on(s.task(Deed{RunFor: 300 * time.Millisecond, Says: said, Complains: complained}))
+	c := s.on(s.task(Behavior{RunFor: 300 * time.Millisecond, Says: said, Complains: complained}))
 	c.prepare()
 	begun := time.Now()
 	c.start()
@@ -116,7 +116,7 @@ func (s *suite) logs() {
 func (s *suite) longLine() {
 	const limit = 16 << 10
 	long := bytes.Repeat([]byte("x"), limit+5000)
-	c := s.on(s.task(Deed{Says: []string{string(long), "next"}}))
+	c := s.on(s.task(Behavior{Says: []string{string(long), "next"}}))
 	c.prepare()
 	c.start()
 	c.wait()
@@ -137,7 +137,7 @@ func (s *suite) longLine() {
 
 // followCancelled checks that a follower can leave a task that is silent.
 func (s *suite) followCancelled() {
-	c := s.on(s.task(Deed{Forever: true, Says: []string{"here"}}))
+	c := s.on(s.task(Behavior{Forever: true, Says: []string{"here"}}))
 	c.prepare()
 	c.start()
 	ctx, cancel := context.WithTimeout(s.Context(), s.patience())
@@ -160,7 +160,7 @@ func (s *suite) followCancelled() {
 }
 
 func (s *suite) stats() {
-	c := s.on(s.task(Deed{Forever: true}))
+	c := s.on(s.task(Behavior{Forever: true}))
 	c.prepare()
 	c.start()
 	ctx, cancel := c.context()
@@ -181,7 +181,7 @@ func (s *suite) stats() {
 }
 
 func (s *suite) exec() {
-	c := s.on(s.task(Deed{Forever: true}))
+	c := s.on(s.task(Behavior{Forever: true}))
 	c.prepare()
 	c.start()
 	ctx, cancel := c.context()

@@ -35,8 +35,8 @@ const defaultPatience = 60 * time.Second
 type Harness struct {
 	// Plugin is the executor's process, holding no tasks yet.
 	Plugin *Plugin
-	// Spec makes the spec of a task that does the deed.
-	Spec func(Deed) *musterv1.TaskSpec
+	// Spec makes the spec of a task that behaves so.
+	Spec func(Behavior) *musterv1.TaskSpec
 	// Wrong are specs that Prepare must refuse for what the field says.
 	Wrong map[string]*musterv1.TaskSpec
 	// Running counts what really runs of a task, without asking the executor:
@@ -55,8 +55,8 @@ type Harness struct {
 	Slow bool
 }
 
-// Deed is what a task of the suite does.
-type Deed struct {
+// Behavior is what a task of the suite does.
+type Behavior struct {
 	// Forever runs until it is told to stop; otherwise the task runs for RunFor.
 	Forever  bool
 	RunFor   time.Duration
@@ -157,9 +157,9 @@ func nextName(kind string) string {
 }
 
 // task makes a task, and takes care that nothing of it is left after the test.
-func (s *suite) task(deed Deed) *executorv1.Task {
+func (s *suite) task(behavior Behavior) *executorv1.Task {
 	s.Helper()
-	return s.taskOf(s.Spec(deed))
+	return s.taskOf(s.Spec(behavior))
 }
 
 func (s *suite) taskOf(spec *musterv1.TaskSpec) *executorv1.Task {

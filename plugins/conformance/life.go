@@ -31,8 +31,8 @@ func (s *suite) describe() {
 		if err != nil {
 			s.Fatalf("the payload's schema: %v", err)
 		}
-		for _, deed := range []Deed{{}, {Forever: true}, {RunFor: time.Second, ExitCode: 3, Grace: time.Second}} {
-			if payload := s.Spec(deed).GetGeneric().GetPayload(); payload != nil {
+		for _, behavior := range []Behavior{{}, {Forever: true}, {RunFor: time.Second, ExitCode: 3, Grace: time.Second}} {
+			if payload := s.Spec(behavior).GetGeneric().GetPayload(); payload != nil {
 				if err := resolved.Validate(payload.AsMap()); err != nil {
 					s.Errorf("the payload's schema refuses what the executor runs: %v", err)
 				}
@@ -44,7 +44,7 @@ func (s *suite) describe() {
 func (s *suite) lifecycle() {
 	for _, code := range []int32{0, 3} {
 		before := time.Now()
-		c := s.on(s.task(Deed{ExitCode: code}))
+		c := s.on(s.task(Behavior{ExitCode: code}))
 		c.prepare()
 		if listed := c.listed(); listed.GetState() != executorv1.ListedTask_PREPARED {
 			s.Errorf("after Prepare the task is listed as %s", listed.GetState())
@@ -86,7 +86,7 @@ func (s *suite) refusals() {
 }
 
 func (s *suite) unknownTask() {
-	c := s.on(s.task(Deed{}))
+	c := s.on(s.task(Behavior{}))
 	if _, err := c.tryStart(); code(err) != codes.NotFound {
 		s.Errorf("Start of an unknown task = %v, want NOT_FOUND", err)
 	}
@@ -113,7 +113,7 @@ func (s *suite) unknownTask() {
 }
 
 func (s *suite) neverStarted() {
-	c := s.on(s.task(Deed{Forever: true}))
+	c := s.on(s.task(Behavior{Forever: true}))
 	c.prepare()
 	ctx, cancel := c.context()
 	defer cancel()
@@ -129,7 +129,7 @@ func (s *suite) neverStarted() {
 }
 
 func (s *suite) repeatedCalls() {
-	c := s.on(s.task(Deed{Forever: true, Grace: 20 * time.Second, Says: []string{ready}}))
+	c := s.on(s.task(Behavior{Forever: true, Grace: 20 * time.Second, Says: []string{ready}}))
 	c.prepare()
 	c.prepare()
 	first := c.startReady()
@@ -163,7 +163,7 @@ func (s *suite) handles() {
 		"older":   func(old, _ []byte) []byte { return old },
 		"unknown": func(_, _ []byte) []byte { return []byte("9999 {\"of\":\"a newer version\"}") },
 	} {
-		c := s.on(s.task(Deed{Forever: true}))
+		c := s.on(s.task(Behavior{Forever: true}))
 		c.prepare()
 		old := c.handle
 		c.handle = next(nil, c.handle)
@@ -182,9 +182,9 @@ func (s *suite) handles() {
 }
 
 func (s *suite) listByNode() {
-	mine := s.on(s.task(Deed{}))
+	mine := s.on(s.task(Behavior{}))
 	mine.prepare()
-	other := s.task(Deed{})
+	other := s.task(Behavior{})
 	other.NodeId = nextName("node")
 	theirs := s.on(other)
 	theirs.prepare()
@@ -202,7 +202,7 @@ func (s *suite) manyAtOnce() {
 	const tasks = 10
 	var group sync.WaitGroup
 	for i := range int32(tasks) {
-		c := s.on(s.task(Deed{ExitCode: i, RunFor: 50 * time.Millisecond}))
+		c := s.on(s.task(Behavior{ExitCode: i, RunFor: 50 * time.Millisecond}))
 		group.Go(func() {
 			if err := c.tryPrepare(); err != nil {
 				c.Errorf("Prepare: %v", err)
@@ -226,7 +226,7 @@ func (s *suite) manyAtOnce() {
 }
 
 func (s *suite) cancelledWait() {
-	c := s.on(s.task(Deed{Forever: true}))
+	c := s.on(s.task(Behavior{Forever: true}))
 	c.prepare()
 	c.start()
 	// The second finds what became of the task once the first was cancelled, which

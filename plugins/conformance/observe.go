@@ -17,7 +17,7 @@ func (c *calls) tryObserve(ctx context.Context) ([]*executorv1.ObserveResponse, 
 }
 
 func (s *suite) observe() {
-	unknown := s.on(s.task(Deed{}))
+	unknown := s.on(s.task(Behavior{}))
 	ctx, cancel := unknown.context()
 	defer cancel()
 	if _, err := unknown.tryObserve(ctx); !s.has("observe") {
@@ -35,7 +35,7 @@ func (s *suite) observe() {
 // observeRunning checks that observers change nothing about a running task, see
 // the task that runs, and come to an end with it.
 func (s *suite) observeRunning() {
-	c := s.on(s.task(Deed{Forever: true}))
+	c := s.on(s.task(Behavior{Forever: true}))
 	c.prepare()
 	started := c.start()
 	for _, when := range []string{"of a running task", "by a new process"} {
@@ -73,7 +73,7 @@ func (s *suite) observeRunning() {
 // observeSick checks that a task whose Start fails because of its health check is
 // observed to be starting, with the check's output.
 func (s *suite) observeSick() {
-	c := s.on(s.task(Deed{Forever: true, Sick: true}))
+	c := s.on(s.task(Behavior{Forever: true, Sick: true}))
 	c.prepare()
 	ctx, cancel := c.context()
 	defer cancel()

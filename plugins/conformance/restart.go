@@ -17,7 +17,7 @@ import (
 )
 
 func (s *suite) restartBetweenCalls() {
-	c := s.on(s.task(Deed{Forever: true, Says: []string{ready}}))
+	c := s.on(s.task(Behavior{Forever: true, Says: []string{ready}}))
 	c.prepare()
 	s.Plugin.Restart()
 	if listed := c.listed(); listed.GetState() != executorv1.ListedTask_PREPARED {
@@ -45,7 +45,7 @@ func (s *suite) restartBetweenCalls() {
 }
 
 func (s *suite) endWhileAway() {
-	c := s.on(s.task(Deed{RunFor: 500 * time.Millisecond, ExitCode: 7}))
+	c := s.on(s.task(Behavior{RunFor: 500 * time.Millisecond, ExitCode: 7}))
 	c.prepare()
 	c.start()
 	s.Plugin.Kill()
@@ -73,12 +73,12 @@ func (s *suite) killedAtAnyMoment() {
 	}
 	for _, during := range []string{"Prepare", "Start", "Shutdown", "Remove"} {
 		for _, moment := range moments {
-			c := s.on(s.task(Deed{Forever: true, Says: []string{ready}}))
+			c := s.on(s.task(Behavior{Forever: true, Says: []string{ready}}))
 			c.killDuring(during, moment)
 			c.repeat(during)
 			c.removed()
 			if during == "Prepare" || during == "Start" {
-				orphan := s.on(s.task(Deed{Forever: true}))
+				orphan := s.on(s.task(Behavior{Forever: true}))
 				orphan.killDuring(during, moment)
 				for _, listed := range s.list(s.node) {
 					request := &executorv1.RemoveRequest{TaskId: listed.GetTaskId(), Handle: listed.GetHandle()}

@@ -17,17 +17,17 @@ const long = time.Hour
 func (s *suite) shutdown() {
 	const brief = 300 * time.Millisecond
 	for name, test := range map[string]struct {
-		deed        Deed
+		behavior    Behavior
 		grace       *durationpb.Duration
 		atLeast     time.Duration
 		wantsKilled bool
 	}{
-		"polite":            {deed: Deed{Forever: true, Says: []string{ready}, Grace: long}},
-		"stubborn, by spec": {deed: Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: brief}, atLeast: brief, wantsKilled: true},
-		"stubborn, by call": {deed: Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: long}, grace: durationpb.New(brief), atLeast: brief, wantsKilled: true},
-		"no grace":          {deed: Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: long}, grace: durationpb.New(0), wantsKilled: true},
+		"polite":            {behavior: Behavior{Forever: true, Says: []string{ready}, Grace: long}},
+		"stubborn, by spec": {behavior: Behavior{Forever: true, Says: []string{ready}, Stubborn: true, Grace: brief}, atLeast: brief, wantsKilled: true},
+		"stubborn, by call": {behavior: Behavior{Forever: true, Says: []string{ready}, Stubborn: true, Grace: long}, grace: durationpb.New(brief), atLeast: brief, wantsKilled: true},
+		"no grace":          {behavior: Behavior{Forever: true, Says: []string{ready}, Stubborn: true, Grace: long}, grace: durationpb.New(0), wantsKilled: true},
 	} {
-		c := s.on(s.task(test.deed))
+		c := s.on(s.task(test.behavior))
 		c.prepare()
 		c.startReady()
 		waiting := c.waitBeside()
@@ -69,7 +69,7 @@ func (c *calls) waitBeside() <-chan *executorv1.WaitResponse {
 }
 
 func (s *suite) terminate() {
-	c := s.on(s.task(Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: long}))
+	c := s.on(s.task(Behavior{Forever: true, Says: []string{ready}, Stubborn: true, Grace: long}))
 	c.prepare()
 	c.startReady()
 	if got := c.terminate().GetRuntime().GetExitCode(); got != killed {
@@ -80,7 +80,7 @@ func (s *suite) terminate() {
 }
 
 func (s *suite) removeWhileRunning() {
-	c := s.on(s.task(Deed{Forever: true, Says: []string{ready}, Stubborn: true, Grace: long}))
+	c := s.on(s.task(Behavior{Forever: true, Says: []string{ready}, Stubborn: true, Grace: long}))
 	c.prepare()
 	c.startReady()
 	c.handle = nil

@@ -20,7 +20,7 @@ import (
 //go:embed tasks/*.yaml
 var shipped embed.FS
 
-// Template makes the spec of a task that does a deed. It is a Go template whose
+// Template makes the spec of a task with a given behavior. It is a Go template whose
 // output is YAML or JSON of a task's spec, as REST takes it.
 type Template struct {
 	text *template.Template
@@ -30,7 +30,7 @@ type Template struct {
 
 // values are what a template can use.
 type values struct {
-	Deed
+	Behavior
 	// Script is what a shell would do for the operation. Most templates need only
 	// this, and RunFor, ExitCode and the like are for executors that run no
 	// commands.
@@ -54,7 +54,7 @@ func ParseTemplate(text string) (*Template, error) {
 		return nil, fmt.Errorf("read the template of a task: %w", err)
 	}
 	parsed := &Template{text: t}
-	if _, err := parsed.Spec(Deed{}, newMark()); err != nil {
+	if _, err := parsed.Spec(Behavior{}, newMark()); err != nil {
 		return nil, err
 	}
 	return parsed, nil
@@ -70,12 +70,12 @@ func TemplateFor(kind string) (*Template, bool) {
 	return parsed, err == nil
 }
 
-// Spec makes the spec of a task that does a deed, marked so that its process can
+// Spec makes the spec of a task with a behavior, marked so that its process can
 // be found.
-func (t *Template) Spec(deed Deed, mark string) (*musterv1.TaskSpec, error) {
+func (t *Template) Spec(behavior Behavior, mark string) (*musterv1.TaskSpec, error) {
 	var out bytes.Buffer
 	err := t.text.Execute(&out, values{
-		Deed: deed, Script: script(deed, mark), SickScript: sickScript(), RunSeconds: deed.RunFor.Seconds(), GraceSeconds: deed.Grace.Seconds(),
+		Behavior: behavior, Script: script(behavior, mark), SickScript: sickScript(), RunSeconds: behavior.RunFor.Seconds(), GraceSeconds: behavior.Grace.Seconds(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("fill in the template of a task: %w", err)
@@ -94,35 +94,35 @@ func (t *Template) Spec(deed Deed, mark string) (*musterv1.TaskSpec, error) {
 // runsScripts says whether the tasks run the script.
 func (t *Template) runsScripts() bool {
 	mark := newMark()
-	spec, err := t.Spec(Deed{}, mark)
+	spec, err := t.Spec(Behavior{}, mark)
 	return err == nil && strings.Contains(spec.String(), mark)
 }
 
 // sickScript is the health check of a sick task.
 func sickScript() string { return fmt.Sprintf("echo '%s'; exit %d", SickOutput, SickExitCode) }
 
-// script does a deed in a shell. While it runs, one process "sleep" has the mark
+// script returns a shell script with a behavior. While it runs, one process "sleep" has the mark
 // at the end of its argument.
-func script(deed Deed, mark string) string {
+func script(behavior Behavior, mark string) string {
 	var s strings.Builder
-	if deed.Stubborn {
+	if behavior.Stubborn {
 		s.WriteString("trap '' TERM\n")
 	} else {
 		// No other process may be there to end the sleep, and the first process of a
 		// container ignores what it has no handler for.
 		s.WriteString("trap 'kill $! 2>/dev/null; exit 143' TERM\n")
 	}
-	for i, line := range append(deed.Says[:len(deed.Says):len(deed.Says)], deed.Complains...) {
+	for i, line := range append(behavior.Says[:len(behavior.Says):len(behavior.Says)], behavior.Complains...) {
 		fmt.Fprintf(&s, "printf '%%s\\n' '%s'", strings.ReplaceAll(line, "'", `'\''`))
-		if i >= len(deed.Says) {
+		if i >= len(behavior.Says) {
 			s.WriteString(" >&2")
 		}
 		s.WriteString("\n")
 	}
-	span := deed.RunFor
-	if deed.Forever {
+	span := behavior.RunFor
+	if behavior.Forever {
 		span = 24 * time.Hour
 	}
-	fmt.Fprintf(&s, "sleep %.3f%s &\nwait $!\nexit %d\n", span.Seconds(), mark, deed.ExitCode)
+	fmt.Fprintf(&s, "sleep %.3f%s &\nwait $!\nexit %d\n", span.Seconds(), mark, behavior.ExitCode)
 	return s.String()
 }

@@ -156,9 +156,9 @@ func (o Options) harness(t *trial, dir string) *Harness {
 	h := &Harness{
 		Patience: o.Patience,
 		Settle:   2 * time.Second,
-		Spec: func(deed Deed) *musterv1.TaskSpec {
+		Spec: func(behavior Behavior) *musterv1.TaskSpec {
 			mark := newMark()
-			spec, err := o.Task.Spec(deed, mark)
+			spec, err := o.Task.Spec(behavior, mark)
 			if err != nil {
 				t.Fatal(err)
 			}

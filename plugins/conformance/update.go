@@ -16,7 +16,7 @@ func (c *calls) tryUpdate() error {
 }
 
 func (s *suite) update() {
-	stranger := s.on(s.task(Deed{}))
+	stranger := s.on(s.task(Behavior{}))
 	if !s.has("update") {
 		if err := stranger.tryUpdate(); code(err) != codes.Unimplemented {
 			s.Errorf("Update without the capability = %v, want UNIMPLEMENTED", err)
@@ -26,7 +26,7 @@ func (s *suite) update() {
 	if err := stranger.tryUpdate(); code(err) != codes.NotFound {
 		s.Errorf("Update of an unknown task = %v, want NOT_FOUND", err)
 	}
-	c := s.on(s.task(Deed{Forever: true, Says: []string{ready}}))
+	c := s.on(s.task(Behavior{Forever: true, Says: []string{ready}}))
 	c.prepare()
 	first := c.startReady()
 	// Its surroundings have changed: the service has another name.

@@ -134,32 +134,32 @@ func taskSpec(spec *musterv1.ContainerSpec) *musterv1.TaskSpec {
 }
 
 // script writes its first arguments to standard output, the others to standard
-// error, and does a deed.
+// error, and behaves as asked.
 const script = `%s
 n=$1; shift
 while [ $n -gt 0 ]; do printf '%%s\n' "$1"; shift; n=$((n-1)); done
 for line in "$@"; do printf '%%s\n' "$line" >&2; done
 %s`
 
-func deedSpec(deed executortest.Deed) *musterv1.TaskSpec {
-	end := fmt.Sprintf("sleep %f; exit %d", deed.RunFor.Seconds(), deed.ExitCode)
-	if deed.Forever {
+func behaviorSpec(behavior executortest.Behavior) *musterv1.TaskSpec {
+	end := fmt.Sprintf("sleep %f; exit %d", behavior.RunFor.Seconds(), behavior.ExitCode)
+	if behavior.Forever {
 		end = "while :; do sleep 0.05; done"
 	}
 	// The first process of a container ignores what it has no handler for.
 	trap := "trap 'exit 143' TERM"
-	if deed.Stubborn {
+	if behavior.Stubborn {
 		trap = "trap '' TERM"
 	}
 	spec := &musterv1.ContainerSpec{
 		Command: []string{"/bin/sh", "-c", fmt.Sprintf(script, trap, end), "sh"},
-		Args:    append(append([]string{fmt.Sprint(len(deed.Says))}, deed.Says...), deed.Complains...),
+		Args:    append(append([]string{fmt.Sprint(len(behavior.Says))}, behavior.Says...), behavior.Complains...),
 	}
-	if deed.Sick {
+	if behavior.Sick {
 		spec.Healthcheck = check(fmt.Sprintf("echo '%s'; exit %d", conformance.SickOutput, conformance.SickExitCode), 5)
 	}
-	if deed.Grace > 0 {
-		spec.StopGracePeriod = durationpb.New(deed.Grace)
+	if behavior.Grace > 0 {
+		spec.StopGracePeriod = durationpb.New(behavior.Grace)
 	}
 	return taskSpec(spec)
 }
@@ -192,7 +192,7 @@ func TestConformance(t *testing.T) {
 		}
 		return &executortest.Harness{
 			Plugin:  executortest.StartPlugin(t, env...),
-			Spec:    deedSpec,
+			Spec:    behaviorSpec,
 			Wrong:   wrong(),
 			Running: func(taskID string) int { return len(containers(t, c, taskID, false)) },
 			Left: func(taskID string) []string {

@@ -18,8 +18,8 @@ import (
 type (
 	// Harness is one executor under test, and the means to look behind its back.
 	Harness = conformance.Harness
-	// Deed is what a task of the suite does.
-	Deed = conformance.Deed
+	// Behavior is what a task of the suite does.
+	Behavior = conformance.Behavior
 	// Plugin is an executor's process.
 	Plugin = conformance.Plugin
 )

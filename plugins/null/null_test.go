@@ -45,13 +45,13 @@ func TestConformance(t *testing.T) {
 		dir := t.TempDir()
 		return &executortest.Harness{
 			Plugin: executortest.StartPlugin(t, wire.StateDirKey+"="+dir),
-			Spec: func(deed executortest.Deed) *musterv1.TaskSpec {
-				payload := map[string]any{"ignoreShutdown": deed.Stubborn, "exitCode": float64(deed.ExitCode)}
-				if !deed.Forever {
-					payload["runFor"] = deed.RunFor.String()
+			Spec: func(behavior executortest.Behavior) *musterv1.TaskSpec {
+				payload := map[string]any{"ignoreShutdown": behavior.Stubborn, "exitCode": float64(behavior.ExitCode)}
+				if !behavior.Forever {
+					payload["runFor"] = behavior.RunFor.String()
 				}
-				if deed.Grace > 0 {
-					payload["stopGracePeriod"] = deed.Grace.String()
+				if behavior.Grace > 0 {
+					payload["stopGracePeriod"] = behavior.Grace.String()
 				}
 				return spec(t, payload)
 			},

@@ -44,29 +44,29 @@ func spec(t testing.TB, payload map[string]any) *musterv1.TaskSpec {
 }
 
 // script writes its first arguments to standard output, the others to standard
-// error, and does a deed.
+// error, and behaves as asked.
 const script = `%s
 n=$1; shift
 while [ $n -gt 0 ]; do printf '%%s\n' "$1"; shift; n=$((n-1)); done
 for line in "$@"; do printf '%%s\n' "$line" >&2; done
 %s`
 
-func deedSpec(t testing.TB, deed executortest.Deed) *musterv1.TaskSpec {
-	end := fmt.Sprintf("sleep %f; exit %d", deed.RunFor.Seconds(), deed.ExitCode)
-	if deed.Forever {
+func behaviorSpec(t testing.TB, behavior executortest.Behavior) *musterv1.TaskSpec {
+	end := fmt.Sprintf("sleep %f; exit %d", behavior.RunFor.Seconds(), behavior.ExitCode)
+	if behavior.Forever {
 		end = "exec sleep 100000"
 	}
 	trap := ":"
-	if deed.Stubborn {
+	if behavior.Stubborn {
 		trap = "trap '' TERM"
 	}
-	args := []any{fmt.Sprint(len(deed.Says))}
-	for _, line := range append(deed.Says, deed.Complains...) {
+	args := []any{fmt.Sprint(len(behavior.Says))}
+	for _, line := range append(behavior.Says, behavior.Complains...) {
 		args = append(args, line)
 	}
 	payload := map[string]any{"shell": fmt.Sprintf(script, trap, end), "args": args}
-	if deed.Grace > 0 {
-		payload["stopGracePeriod"] = deed.Grace.String()
+	if behavior.Grace > 0 {
+		payload["stopGracePeriod"] = behavior.Grace.String()
 	}
 	return spec(t, payload)
 }
@@ -129,7 +129,7 @@ func TestConformance(t *testing.T) {
 		limited.Networks = []*musterv1.NetworkAttachmentConfig{{Target: "n"}}
 		return &executortest.Harness{
 			Plugin: executortest.StartPlugin(t, wire.StateDirKey+"="+dir),
-			Spec:   func(deed executortest.Deed) *musterv1.TaskSpec { return deedSpec(t, deed) },
+			Spec:   func(behavior executortest.Behavior) *musterv1.TaskSpec { return behaviorSpec(t, behavior) },
 			Wrong: map[string]*musterv1.TaskSpec{
 				"cmd":             spec(t, map[string]any{"cmd": "x"}),
 				"command":         spec(t, map[string]any{}),

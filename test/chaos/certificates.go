@@ -17,7 +17,7 @@ import (
 	"github.com/musterhq/muster/test/kit/rig"
 )
 
-// runCertificates has a cluster that is closed to strangers under load while
+// runCertificates has a cluster with access control under load while
 // all certificates are renewed again and again, and some start again in
 // between. Nothing else is done to it, so no call may fail. It reports whether
 // none did.

@@ -34,7 +34,7 @@ func TestCluster(t *testing.T) {
 	s := newSite(t)
 	s.script(t, "up")
 	api := s.client(t)
-	t.Run("closed to strangers", func(t *testing.T) { closed(t, s, api) })
+	t.Run("access control", func(t *testing.T) { closed(t, s, api) })
 	t.Run("each sees its own", func(t *testing.T) { ownOnly(t, s) })
 	t.Run("policies", func(t *testing.T) { policies(t, s) })
 	t.Run("metrics", func(t *testing.T) { scrapes(t, s) })

@@ -16,7 +16,7 @@ const policies = "../../compose/consul/policies"
 
 // TestNewConsul loses all of Consul's servers with all that they hold, and
 // restores a snapshot into new ones at the same addresses, as docs/backup.md has
-// it, in a cluster that is closed to strangers and whose daemons have Consul
+// it, in a cluster with access control whose daemons have Consul
 // tokens: these are in the snapshot, so the daemons have no access until it is
 // restored. No task notices, whether the daemons wait for that or were stopped.
 func TestNewConsul(t *testing.T) {

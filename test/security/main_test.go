@@ -45,7 +45,7 @@ var built string
 
 func TestMain(m *testing.M) { os.Exit(rig.Tests(m, "security", &built)) }
 
-// closed is a cluster that is closed to strangers: apid and dispatcherd, which
+// closed is a cluster with access control: apid and dispatcherd, which
 // are all that strangers and workers reach.
 type closed struct {
 	t                        *testing.T

@@ -14,7 +14,7 @@ import (
 // initTimeout bounds the making of a cluster's authority.
 const initTimeout = 2 * time.Minute
 
-// closed tells whether the cluster is closed to strangers.
+// closed reports whether the cluster has access control.
 func (cfg *Config) closed() bool { return cfg.CertificateLifetime > 0 }
 
 // Secret returns the path of a file that `muster init` made: worker.token,

@@ -1,4 +1,4 @@
-// Package renewals puts a cluster that is closed to strangers under load while the
+// Package renewals puts a cluster with access control under load while the
 // certificates of all its daemons, workers and clients are renewed again and again.
 // It counts calls and renewals, and no call may fail.
 package renewals

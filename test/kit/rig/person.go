@@ -29,7 +29,7 @@ const (
 	issueTimeout = 10 * time.Second
 )
 
-// person is the rig as a client of a cluster that is closed to strangers: an
+// person is the rig as a client of a cluster with access control: an
 // operator, whose certificate lasts no longer than those of daemons, and is
 // renewed as theirs are.
 type person struct {
@@ -91,7 +91,7 @@ func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]strin
 func (bearer) RequireTransportSecurity() bool { return true }
 
 // TLS returns the configuration of connections from the rig to daemons of some
-// kinds, of a cluster that is closed to strangers.
+// kinds, of a cluster with access control.
 func (r *Rig) TLS(kinds ...authv1.Role) *tls.Config { return r.person.keeper.Source().Client(kinds...) }
 
 // administrator issues certificates to persons, with a token.

@@ -43,12 +43,12 @@ type initialized struct{ worker, manager, admin, authorities string }
 func initCommand() *cobra.Command {
 	i := &initializer{settings: daemon.Settings{StopTimeout: time.Second}}
 	cmd := &cobra.Command{
-		Use: "init", Short: "Make a cluster that is closed to strangers: its certificate authority, and the first token", Args: cobra.NoArgs,
-		Long: `Make a cluster that is closed to strangers: its certificate authority, the tokens to join with, and the first token of an
-administrator, which is shown this once.
+		Use: "init", Short: "Give a cluster its certificate authority and the first tokens", Args: cobra.NoArgs,
+		Long: `Give a cluster its certificate authority, the tokens to join with, and the first administrator's token, which is shown only
+once. From then on every caller needs a certificate or a token.
 
-It writes them into Consul; the authority's key and the join tokens are sealed with the key in --cluster-key-file, which
-is made if it is not there, and which apid needs as well. Keep a copy of it in a safe place. Done again it changes nothing,
+It stores them in Consul. The authority's key and the join tokens are sealed with the key in --cluster-key-file, which is
+created if it is missing and which apid needs as well. Keep a copy of it in a safe place. Running it again changes nothing
 and shows the join tokens again.
 `,
 		Example: `  muster init --cluster-key-file /etc/muster/cluster.key

@@ -64,10 +64,10 @@ func (p *provisioner) cluster() (*provision.Cluster, error) {
 
 func provisionCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "provision", Short: "Make all files and secrets of a cluster with a Consul of its own, a folder for each who takes part",
-		Long: `Make all files and secrets of a cluster with a Consul of its own, a folder for each who takes part: for tools that deploy
-Muster, as the Compose file does. Each daemon is given its own folder only. Done again, what is there stays, what is missing is
-made, and policies become those of this version.`,
+		Use: "provision", Short: "Create all files and secrets of a cluster with its own Consul, one folder per daemon",
+		Long: `Create all files and secrets of a cluster with its own Consul, one folder per daemon, for tools that deploy Muster, such as the
+Compose file. Give each daemon its own folder only. Running it again keeps what is there, creates what is missing, and updates
+the Consul policies to those of this version.`,
 		Example: `  muster provision consul --dir /provision
   muster provision cluster --dir /provision --consul-address consul-1:8501`,
 	}
