@@ -90,10 +90,10 @@ func DefaultConfig() Config {
 // AddFlags adds the settings that operators have reason to change. Their
 // defaults are the values that c holds.
 func (c *Config) AddFlags(fs *pflag.FlagSet) {
-	fs.DurationVar(&c.Sweep, "sweep-interval", c.Sweep, "how often records that nothing refers to any more are looked for")
-	fs.DurationVar(&c.SpecGrace, "spec-grace", c.SpecGrace, "how long a task spec, or the data of a config, is kept that nothing refers to")
-	fs.Uint64Var(&c.MaxConfigBytes, "max-config-bytes", c.MaxConfigBytes, "bytes that the data of all configs of the cluster may have together, the same at each apid; 0: no limit")
-	fs.DurationVar(&c.RotationLeast, "root-rotation-least", c.RotationLeast, "how long the old root is trusted at least when the authority's root is rotated, for daemons that happen to be off")
+	fs.DurationVar(&c.Sweep, "sweep-interval", c.Sweep, "time between searches for records that are no longer referred to")
+	fs.DurationVar(&c.SpecGrace, "spec-grace", c.SpecGrace, "time for which a task spec or config data without references is kept")
+	fs.Uint64Var(&c.MaxConfigBytes, "max-config-bytes", c.MaxConfigBytes, "maximum total size of all configs in bytes; set it to the same value on each apid; 0: no limit")
+	fs.DurationVar(&c.RotationLeast, "root-rotation-least", c.RotationLeast, "minimum time for which the old root stays trusted after a rotation, for daemons that are off")
 }
 
 // Validate names all settings that are wrong.

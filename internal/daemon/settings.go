@@ -128,7 +128,7 @@ func readToken(token, flag, path string) (string, error) {
 func (s *Settings) AddFlags(fs *pflag.FlagSet, port int) {
 	s.AddProcessFlags(fs, port+1000)
 	s.AddTLSFlags(fs)
-	fs.StringVar(&s.Join.Dir, "identity-dir", "/var/lib/muster/identity", "directory for the key and the certificate that --join brings; of this daemon alone")
+	fs.StringVar(&s.Join.Dir, "identity-dir", "/var/lib/muster/identity", "directory for the key and certificate that --join obtains, used by this daemon only")
 	fs.StringSliceVar(&s.Join.Hosts, "certificate-host", nil, "further names and IP addresses that this daemon's certificate should be for; those of a daemon that joins must be allowed by apid (--allow-certificate-host)")
 	fs.StringVar(&s.Listen, "listen", fmt.Sprintf("127.0.0.1:%d", port), "address of the gRPC server")
 	fs.StringVar(&s.Advertise, "advertise", "", "address at which others reach the gRPC server (default: that of --listen)")
@@ -143,7 +143,7 @@ func (s *Settings) AddStoreFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&s.Consul.TokenFile, "consul-token-file", "", "file that holds the Consul ACL token")
 	fs.StringVar(&s.Consul.Datacenter, "consul-datacenter", "", "Consul datacenter (default: the agent's)")
 	fs.BoolVar(&s.Consul.TLS, "consul-tls", false, "speak HTTPS with Consul")
-	fs.StringVar(&s.Consul.CAFile, "consul-ca-file", "", "PEM file of the authority that Consul's certificate is checked against")
+	fs.StringVar(&s.Consul.CAFile, "consul-ca-file", "", "PEM file with the authorities that sign Consul's certificate")
 	fs.StringVar(&s.Consul.CertFile, "consul-cert-file", "", "PEM file of the client certificate for Consul")
 	fs.StringVar(&s.Consul.KeyFile, "consul-key-file", "", "PEM file of the client key for Consul")
 }
@@ -156,7 +156,7 @@ func (s *Settings) AddProcessFlags(fs *pflag.FlagSet, opsPort int) {
 	fs.StringSliceVar(&s.AllowedHosts, "allowed-host", nil, "further host names that requests to REST and operations may be for, such as a proxy's (known are IP addresses, localhost, and the names of this machine, of the addresses that are listened at or advertised, and of the certificate)")
 	s.Connections.AddFlags(fs)
 	s.AddLogFlags(fs)
-	fs.DurationVar(&s.StopTimeout, "stop-timeout", 10*time.Second, "how long an orderly end may take")
+	fs.DurationVar(&s.StopTimeout, "stop-timeout", 10*time.Second, "maximum duration of an orderly shutdown")
 	fs.StringVar(&s.Tracing.Endpoint, "otlp-endpoint", "", "send traces to this collector, OTLP over gRPC, like http://collector:4317 (default: what OTEL_EXPORTER_OTLP_ENDPOINT says; else none)")
 }
 
@@ -170,8 +170,8 @@ func (s *Settings) AddLogFlags(fs *pflag.FlagSet) {
 func (s *Settings) AddTLSFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&s.TLS.CertFile, "tls-cert-file", "", "PEM file of this daemon's certificate, for its server and its clients")
 	fs.StringVar(&s.TLS.KeyFile, "tls-key-file", "", "PEM file of this daemon's key")
-	fs.StringVar(&s.TLS.CAFile, "tls-ca-file", "", "PEM file of the authorities that peers must be signed by")
-	fs.BoolVar(&s.InsecureListen, "insecure-listen", false, "listen beyond loopback addresses without TLS: everyone who can connect there may do everything")
+	fs.StringVar(&s.TLS.CAFile, "tls-ca-file", "", "PEM file with the authorities that sign the certificates of peers")
+	fs.BoolVar(&s.InsecureListen, "insecure-listen", false, "listen on addresses other than loopback without TLS; everyone who can connect can do everything")
 	fs.StringSliceVar(&s.Join.Addresses, "join", nil, "host:port of apid's gRPC server (several with commas): have the cluster's own authority issue the certificate, and renew it")
 	fs.StringVar(&s.Join.Token, "join-token", "", "token to join with; needed until there is a certificate (better: --join-token-file)")
 	fs.StringVar(&s.Join.TokenFile, "join-token-file", "", "file that holds the join token")

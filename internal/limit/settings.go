@@ -37,11 +37,11 @@ func DefaultSettings() Settings {
 // AddFlags adds the settings; their defaults are the values that s holds.
 func (s *Settings) AddFlags(fs *pflag.FlagSet) {
 	fs.Float64Var(&s.ClientRate, "client-rate", s.ClientRate, fmt.Sprintf("calls a second that one client may make: the name of a token or a certificate, and without one a host; 0: no limit; -1: %d with TLS, and no limit in the clear", closedRate))
-	fs.IntVar(&s.ClientBurst, "client-burst", s.ClientBurst, "calls that one client may make at once, on top of --client-rate")
+	fs.IntVar(&s.ClientBurst, "client-burst", s.ClientBurst, "burst of calls by one client above --client-rate")
 	fs.Float64Var(&s.UnauthenticatedRate, "unauthenticated-rate", s.UnauthenticatedRate, "with TLS: calls a second of one host that show no identity (joining), and as many that are refused; hosts together may make forty times as many of the former; 0: no limit")
-	fs.IntVar(&s.UnauthenticatedBurst, "unauthenticated-burst", s.UnauthenticatedBurst, "such calls that one host may make at once, on top of --unauthenticated-rate")
-	fs.IntVar(&s.ClientWatches, "client-watches", s.ClientWatches, "watches that one client may have open at one apid; clients as for --client-rate; 0: no limit")
-	fs.IntVar(&s.ClientLogs, "client-logs", s.ClientLogs, "log streams that one client may have open at one apid; clients as for --client-rate; 0: no limit")
+	fs.IntVar(&s.UnauthenticatedBurst, "unauthenticated-burst", s.UnauthenticatedBurst, "burst of such calls by one host above --unauthenticated-rate")
+	fs.IntVar(&s.ClientWatches, "client-watches", s.ClientWatches, "open watches of one client per apid; clients as for --client-rate; 0: no limit")
+	fs.IntVar(&s.ClientLogs, "client-logs", s.ClientLogs, "open log streams of one client per apid; clients as for --client-rate; 0: no limit")
 }
 
 // Validate names every setting that cannot be.

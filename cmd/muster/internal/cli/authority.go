@@ -11,7 +11,7 @@ import (
 // authority is about the cluster's own certificate authority.
 func (c *CLI) authority() *cobra.Command {
 	show := &cobra.Command{
-		Use: "show", Short: "Show the roots that are trusted, in PEM: the file that --ca-file wants", Args: cobra.NoArgs,
+		Use: "show", Short: "Show the trusted roots in PEM, as --ca-file takes them", Args: cobra.NoArgs,
 		Example: "  muster cluster ca show > ca.pem",
 		RunE: ask(c, api.GetAuthority, &musterv1.GetAuthorityRequest{}, func(resp *musterv1.GetAuthorityResponse) error {
 			c.printf("%s", resp.Authority.Certificates)
@@ -19,7 +19,7 @@ func (c *CLI) authority() *cobra.Command {
 		}),
 	}
 	state := &cobra.Command{
-		Use: "status", Short: "Show how far the rotation of the root has come", Args: cobra.NoArgs,
+		Use: "status", Short: "Show the progress of a root rotation", Args: cobra.NoArgs,
 		RunE: ask(c, api.GetAuthority, &musterv1.GetAuthorityRequest{}, func(resp *musterv1.GetAuthorityResponse) error {
 			c.printRotation(resp.Authority)
 			return nil
@@ -27,15 +27,15 @@ func (c *CLI) authority() *cobra.Command {
 	}
 	var finish bool
 	rotate := &cobra.Command{
-		Use: "rotate", Short: "Replace the root by a new one, without downtime", Args: cobra.NoArgs,
-		Long: `Replace the root of the cluster's own authority by a new one, without downtime.
+		Use: "rotate", Short: "Replace the root without downtime", Args: cobra.NoArgs,
+		Long: `Replace the root of the cluster's own authority without downtime.
 
-From now on the new root signs, and both are trusted. Daemons and workers renew their certificates within minutes; when all
-that are known have, the old root is dropped by itself, and "muster cluster ca status" says so. A node that is down and does
-not come back is waited for until its certificate ends, unless it is removed.
+The new root signs from now on, and both are trusted. Daemons and workers renew their certificates within minutes. When all
+known ones have renewed, the old root is dropped automatically and "muster cluster ca status" says so. A node that is down
+delays this until its certificate expires or the node is removed.
 
-Afterwards join tokens have another first part: show them again ("muster cluster join-token") and update the files that hold them. A
-person's certificate must be issued again. Contexts keep working; "muster cluster ca show" prints what new ones need.`,
+Afterwards the join tokens are different: show them with "muster cluster join-token" and update the files that contain them. Issue
+people's certificates again. Contexts keep working; "muster cluster ca show" prints what new ones need.`,
 		Example: "  muster cluster ca rotate\n  muster cluster ca status",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			resp, err := call(c, cmd, api.RotateAuthority, &musterv1.RotateAuthorityRequest{Finish: finish})
@@ -46,8 +46,8 @@ person's certificate must be issued again. Contexts keep working; "muster cluste
 			return nil
 		},
 	}
-	rotate.Flags().BoolVar(&finish, "finish", false, "drop the old root now, and with it every certificate that was not renewed: those daemons and workers must join again")
-	return group("ca", "The cluster's own certificate authority", show, state, rotate)
+	rotate.Flags().BoolVar(&finish, "finish", false, "drop the old root now; daemons and workers whose certificates were not renewed must join again")
+	return group("ca", "Show and replace the cluster's own certificate authority", show, state, rotate)
 }
 
 func (c *CLI) printRotation(a *musterv1.Authority) {

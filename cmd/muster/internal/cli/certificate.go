@@ -35,13 +35,13 @@ func (c *CLI) certificateCreate() *cobra.Command {
 	var o order
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Issue a client certificate to a person or a program", Args: cobra.ExactArgs(1),
-		Long: `Issue a client certificate to a person or a program, signed by the cluster's own authority. Only an administrator may.
+		Long: `Issue a client certificate to a person or a program, signed by the cluster's own authority. Only administrators can do this.
 
-The key is made here and stays here: NAME-key.pem, beside NAME.pem and ca.pem, which only their owner can read; or all of them
-in a context (--save-context). For a person who keeps their own key, give a certificate request for an ECDSA P-256 key with
---request: only its key is used.
+The key is generated on this machine and stays here: NAME-key.pem beside NAME.pem and ca.pem, readable by their owner only, or all
+of them in a context (--save-context). With --request the key stays with its owner: pass a certificate request for an ECDSA P-256
+key, of which only the key is used.
 
-A certificate cannot be taken back. It ends by itself, after a day unless --lifetime says otherwise, and after 30 days at most.`,
+A certificate cannot be revoked. It expires after a day (--lifetime), and after at most 30 days.`,
 		Example: `  muster certificate create prometheus --role viewer --lifetime 168h --out /etc/prometheus/muster
   muster certificate create ada --role operator --save-context ada
   openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ada-key.pem -subj /CN=ada -out ada.csr
@@ -50,11 +50,11 @@ A certificate cannot be taken back. It ends by itself, after a day unless --life
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&o.role, "role", "viewer", "viewer, operator or admin")
-	fs.DurationVar(&o.lifetime, "lifetime", 0, "how long it lasts (default: 24h)")
+	fs.DurationVar(&o.lifetime, "lifetime", 0, "lifetime (default: 24h)")
 	fs.StringVar(&o.out, "out", "", "directory for the files (default: the current one, or none with --save-context)")
-	fs.StringVar(&o.requestFile, "request", "", "PEM file of a certificate request, of a person who keeps their own key")
-	fs.StringVar(&o.context, "save-context", "", "keep it as a context of this name, for this cluster")
-	fs.BoolVar(&o.force, "force", false, "replace files, or a context, that are there")
+	fs.StringVar(&o.requestFile, "request", "", "PEM file with a certificate request, so that the key stays with its owner")
+	fs.StringVar(&o.context, "save-context", "", "save it as a context with this name, for this cluster")
+	fs.BoolVar(&o.force, "force", false, "replace existing files or an existing context")
 	return cmd
 }
 

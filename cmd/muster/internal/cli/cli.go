@@ -52,7 +52,7 @@ func (c *CLI) AddCommands(root *cobra.Command) {
 		cmd.GroupID = "cluster"
 		fs := cmd.PersistentFlags()
 		fs.StringVarP(&c.address, "address", "A", os.Getenv("MUSTER_ADDRESS"), "host:port of apid's gRPC server, or of several with commas between, of which the first that answers is used (environment: MUSTER_ADDRESS; default: that of the context, or "+DefaultAddress+")")
-		fs.StringVar(&c.context, "context", os.Getenv("MUSTER_CONTEXT"), "cluster that you have logged in to (environment: MUSTER_CONTEXT)")
+		fs.StringVar(&c.context, "context", os.Getenv("MUSTER_CONTEXT"), "context to use (environment: MUSTER_CONTEXT)")
 		c.tls.add(fs)
 	}
 	// Not a flag: others on the machine see those.

@@ -25,7 +25,7 @@ func (c *CLI) cluster() *cobra.Command {
 		}),
 	}
 	o.addInspectFlags(cmd)
-	return group("cluster", "Look at the cluster, and change its settings", c.clusterStatus(), cmd, c.clusterUpdate(), c.joinToken(), c.authority(), c.keys())
+	return group("cluster", "Show the cluster and change its settings", c.clusterStatus(), cmd, c.clusterUpdate(), c.joinToken(), c.authority(), c.keys())
 }
 
 func clusterTable(cluster *musterv1.Cluster) *table {
@@ -47,7 +47,7 @@ func (c *CLI) version() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
@@ -60,7 +60,7 @@ func (c *CLI) events() *cobra.Command {
 		Use: "events", Short: "Show changes of services, tasks, nodes and configs as they happen", Args: cobra.NoArgs,
 		Long: `Show changes of services, tasks, nodes and configs as they happen, until interrupted.
 
-With --format json each line is a message of the watch; its resumeToken, given to --resume, continues after it.`,
+With --format json each line is a message of the watch. Pass its resumeToken to --resume to continue after it.`,
 		Example: `  muster events
   muster events --kind task --service web --format json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -107,10 +107,10 @@ With --format json each line is a message of the watch; its resumeToken, given t
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringArrayVar(&kinds, "kind", nil, strings.Join(objectKinds(), ", ")+" (again for more; default: all)")
-	fs.StringArrayVar(&services, "service", nil, "only these services and their tasks (again for more)")
-	fs.StringArrayVarP(&filters, "filter", "f", nil, filterHelp(watchFilters(), "again for more"))
-	fs.StringVar(&format, "format", "text", "text, or json: one message a line")
+	fs.StringArrayVar(&kinds, "kind", nil, strings.Join(objectKinds(), ", ")+" (repeatable; default: all)")
+	fs.StringArrayVar(&services, "service", nil, "only these services and their tasks (repeatable)")
+	fs.StringArrayVarP(&filters, "filter", "f", nil, filterHelp(watchFilters(), "repeatable"))
+	fs.StringVar(&format, "format", "text", "text, or json: one message per line")
 	fs.StringVar(&resume, "resume", "", "continue after the message with this resumeToken")
 	return cmd
 }

@@ -29,7 +29,7 @@ func (c *CLI) clusterStatus() *cobra.Command {
 		waitFor   time.Duration
 		nodes     uint64
 		statusCmd = &cobra.Command{
-			Use: "status", Short: "Show how the cluster's own parts do, and who owns which shards", Args: cobra.NoArgs,
+			Use: "status", Short: "Show the health of the cluster's daemons and which shards they own", Args: cobra.NoArgs,
 		}
 	)
 	statusCmd.Long = `Show how the cluster's own parts do: the store, every instance of every manager daemon with the shards that it
@@ -79,8 +79,8 @@ for a cluster that has no workers yet. If fewer are READY by then, the exit code
 		return fmt.Errorf("%w:%s", errUnhealthy, text)
 	}
 	o.addFlags(statusCmd, false)
-	statusCmd.Flags().BoolVar(&perShard, "shards", false, "show each shard, and who owns it since when")
-	statusCmd.Flags().DurationVar(&waitFor, "wait", 0, "wait this long for the cluster to be well and for nodes to be READY")
+	statusCmd.Flags().BoolVar(&perShard, "shards", false, "show the owner of each shard")
+	statusCmd.Flags().DurationVar(&waitFor, "wait", 0, "wait up to this long for a healthy cluster and READY nodes")
 	statusCmd.Flags().Uint64Var(&nodes, "ready-nodes", 1, "number of nodes that must be READY for --wait to end")
 	return statusCmd
 }

@@ -17,8 +17,8 @@ func (c *CLI) clusterUpdate() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use: "update", Short: "Change the cluster's settings", Args: cobra.NoArgs,
-		Long: `Change the cluster's settings. They are read, changed as the flags say, and written back. If they change in
-between, nothing is written (exit code 4): run the command again.`,
+		Long: `Change the cluster's settings: they are read, changed as the flags say, and written back. If someone else changed them
+in between, nothing is written (exit code 4): run the command again.`,
 		Example: `  muster cluster update --task-history-limit 2
   muster cluster update --label-add stage=production`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -54,9 +54,9 @@ between, nothing is written (exit code 4): run the command again.`,
 		},
 	}
 	fs := cmd.Flags()
-	fs.Int64Var(&history, "task-history-limit", 5, "how many tasks of a slot are kept, the running one included; negative: all")
-	fs.DurationVar(&heartbeat, "heartbeat-period", 2*time.Second, "how often a worker is heard, from 100ms to 1h")
-	fs.StringArrayVar(&add, "label-add", nil, "add or change a label, key=value (again for more)")
-	fs.StringArrayVar(&remove, "label-rm", nil, "remove a label (again for more)")
+	fs.Int64Var(&history, "task-history-limit", 5, "number of tasks kept per slot, including the running one; negative: all")
+	fs.DurationVar(&heartbeat, "heartbeat-period", 2*time.Second, "time between heartbeats of a worker, from 100ms to 1h")
+	fs.StringArrayVar(&add, "label-add", nil, "add or change a label, key=value (repeatable)")
+	fs.StringArrayVar(&remove, "label-rm", nil, "remove a label (repeatable)")
 	return cmd
 }

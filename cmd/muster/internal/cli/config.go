@@ -47,10 +47,10 @@ const maxConfig = 1000 << 10
 func (c *CLI) configCreate() *cobra.Command {
 	var labels []string
 	cmd := &cobra.Command{
-		Use: "create [flags] NAME FILE|-", Short: "Store a file, or standard input, as a config", Args: cobra.ExactArgs(2),
+		Use: "create [flags] NAME FILE|-", Short: "Store a file or standard input as a config", Args: cobra.ExactArgs(2),
 		Long: `Store a file, or standard input ("-"), as a config of 1 byte to 1000 KiB, and print its id.
 
-The data of a config does not change: store another one under another name, and remove the old one when nothing uses it.`,
+The data of a config never changes: store new data under another name, and remove the old config when nothing uses it.`,
 		Example: `  muster config create nginx.conf ./nginx.conf
   generate-settings | muster config create --label team=web settings-2 -`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -69,7 +69,7 @@ The data of a config does not change: store another one under another name, and 
 			return err
 		},
 	}
-	cmd.Flags().StringArrayVarP(&labels, "label", "l", nil, "label, key=value (again for more)")
+	cmd.Flags().StringArrayVarP(&labels, "label", "l", nil, "label, key=value (repeatable)")
 	return cmd
 }
 
@@ -116,8 +116,8 @@ func (c *CLI) configUpdate() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringArrayVar(&add, "label-add", nil, "add or change a label, key=value (again for more)")
-	cmd.Flags().StringArrayVar(&remove, "label-rm", nil, "remove a label (again for more)")
+	cmd.Flags().StringArrayVar(&add, "label-add", nil, "add or change a label, key=value (repeatable)")
+	cmd.Flags().StringArrayVar(&remove, "label-rm", nil, "remove a label (repeatable)")
 	return cmd
 }
 

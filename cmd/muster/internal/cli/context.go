@@ -128,13 +128,13 @@ func (c *CLI) login() *cobra.Command {
 		systemCA            bool
 	)
 	cmd := &cobra.Command{
-		Use: "login ADDRESS", Short: "Log in to a cluster, and keep that as a context", Args: cobra.ExactArgs(1),
-		Long: `Log in to a cluster with an API token or a client certificate, and keep that as a context, which later commands use. The
-address may be those of several replicas of apid, with commas between: the first that answers is used.
+		Use: "login ADDRESS", Short: "Log in to a cluster and save it as a context", Args: cobra.ExactArgs(1),
+		Long: `Log in to a cluster with an API token or a client certificate, and save it as a context, which later commands use. ADDRESS
+can list several replicas of apid, separated by commas; the first that answers is used.
 
-The context lies in a file that you alone can read (MUSTER_CONTEXTS_FILE; default: muster/contexts.json in your
-configuration directory). Without --token the token is read from standard input, unless --tls-cert-file and --tls-key-file name
-a certificate and its key, which are kept in its place.`,
+The context is stored in a file that only you can read (MUSTER_CONTEXTS_FILE; default: muster/contexts.json in your
+configuration directory). Without --token the token is read from standard input, unless --tls-cert-file and --tls-key-file
+name a certificate and its key, which are stored instead.`,
 		Example: `  muster login apid.example:7700 --ca-file ca.pem < admin.token
   muster login apid.example:7700 --ca-file ca.pem --tls-cert-file ada.pem --tls-key-file ada-key.pem
   muster service ls`,
@@ -175,9 +175,9 @@ a certificate and its key, which are kept in its place.`,
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&name, "name", "default", "name of the context")
-	fs.StringVar(&token, "token", "", "API token (default: read from standard input, where others do not see it)")
+	fs.StringVar(&token, "token", "", "API token (default: read from standard input, where other users cannot see it)")
 	fs.StringVar(&caFile, "ca-file", "", "PEM file of the cluster's authority")
-	fs.BoolVar(&systemCA, "system-ca", false, "trust the authorities of this machine, for the host name")
+	fs.BoolVar(&systemCA, "system-ca", false, "trust the authorities of this machine and verify the host name")
 	return cmd
 }
 
@@ -249,7 +249,7 @@ func (c *CLI) contexts() *cobra.Command {
 			},
 		}
 	}
-	return group("context", "Choose among the clusters that you have logged in to", ls,
+	return group("context", "Manage contexts: the clusters that you have logged in to", ls,
 		change("use", "Use a context from now on", func(all *contexts, name string) { all.Current = name }),
 		change("rm", "Forget a context, and its token", func(all *contexts, name string) {
 			if delete(all.Contexts, name); all.Current == name {

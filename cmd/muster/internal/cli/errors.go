@@ -25,9 +25,9 @@ const (
 )
 
 // ExitCodes is the help that tells of them.
-const ExitCodes = `Exit codes: 0 done; 1 failed; 2 wrong usage or refused as invalid; 3 not found; 4 conflict (name taken, stale
-version); 5 the cluster does not answer; 6 done, but the tasks do not run; 7 a part of the cluster is not well
-(cluster status); 130 interrupted.`
+const ExitCodes = `Exit codes: 0 success; 1 failure; 2 wrong usage or invalid input; 3 not found; 4 conflict (name taken, stale
+version); 5 the cluster does not answer; 6 stored, but the tasks do not run; 7 the cluster is unhealthy (cluster
+status); 130 interrupted.`
 
 // UsageError is a command line that makes no sense.
 type UsageError struct{ Err error }

@@ -12,26 +12,26 @@ import (
 // keys is about the keys that the cluster's authority is sealed with.
 func (c *CLI) keys() *cobra.Command {
 	state := &cobra.Command{
-		Use: "status", Short: "Show which key seals, and which keys each apid has", Args: cobra.NoArgs,
+		Use: "status", Short: "Show which key seals and which keys each apid has", Args: cobra.NoArgs,
 		RunE: ask(c, api.GetClusterKeys, &musterv1.GetClusterKeysRequest{}, func(resp *musterv1.GetClusterKeysResponse) error {
 			c.printKeys(resp.SealedWith, resp.Holders)
 			return nil
 		}),
 	}
 	reseal := &cobra.Command{
-		Use: "reseal", Short: "Seal with the first key of --cluster-key-file, so that others may go", Args: cobra.NoArgs,
+		Use: "reseal", Short: "Seal with the first key of --cluster-key-file, so that the others can be removed", Args: cobra.NoArgs,
 		Long: `Seal the authority's key and the join tokens in the store with the first key of apid's --cluster-key-file.
 
-To replace the key without downtime, write a new one as a line of its own before the old one into the file of every apid,
-reseal, and take the old one out of the files. Apids read the file again by themselves. Nothing is sealed with a key that
-one of them does not have. Copies of the store from before need the old key.`,
+To replace the key without downtime, add a new one as the first line of every apid's file, reseal, and remove the old one
+from the files. Each apid reads its file again automatically. Nothing is sealed with a key that one of them lacks.
+Earlier backups of the store need the old key.`,
 		Example: "  (umask 077; { openssl rand -base64 32; cat cluster.key; } > both.key) && cat both.key > cluster.key && rm both.key\n  muster cluster key reseal",
 		RunE: ask(c, api.ResealCluster, &musterv1.ResealClusterRequest{}, func(resp *musterv1.ResealClusterResponse) error {
 			c.printKeys(resp.SealedWith, resp.Holders)
 			return nil
 		}),
 	}
-	return group("key", "The key that the cluster's own authority is sealed with", state, reseal)
+	return group("key", "Show and replace the key that seals the cluster's own authority", state, reseal)
 }
 
 // printKeys prints who has which keys, and which of them may go.

@@ -141,7 +141,7 @@ func listCommand[M, Q proto.Message](c *CLI, k *kind[M, Q]) *cobra.Command {
 		},
 	}
 	o.addFlags(cmd, true)
-	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, filterHelp(k.filters, "again for more"))
+	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, filterHelp(k.filters, "repeatable"))
 	_ = cmd.RegisterFlagCompletionFunc("filter", c.completeFilters(k.filters, k.request())) // the flag exists
 	return cmd
 }
@@ -150,7 +150,7 @@ func listCommand[M, Q proto.Message](c *CLI, k *kind[M, Q]) *cobra.Command {
 func inspectCommand[M, Q proto.Message](c *CLI, k *kind[M, Q]) *cobra.Command {
 	var o output
 	cmd := &cobra.Command{
-		Use: "inspect " + strings.ToUpper(k.noun) + "...", Short: "Show " + k.noun + "s whole", Args: cobra.MinimumNArgs(1), Example: k.examples[1],
+		Use: "inspect " + strings.ToUpper(k.noun) + "...", Short: "Show " + k.noun + "s in full", Args: cobra.MinimumNArgs(1), Example: k.examples[1],
 		ValidArgsFunction: c.fromCluster(k.names),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			objects, err := getAll(args, func(ref string) (M, error) { return call(c, cmd, k.get, ref) })

@@ -25,11 +25,11 @@ type logOptions struct {
 
 func (o *logOptions) addFlags(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.BoolVarP(&o.follow, "follow", "f", false, "continue with lines as they are written")
+	fs.BoolVarP(&o.follow, "follow", "f", false, "keep showing new lines")
 	fs.BoolVarP(&o.timestamps, "timestamps", "t", false, "show when each line was written")
-	fs.BoolVar(&o.raw, "raw", false, "show lines as they are: without the names of task and node, and with control characters")
-	fs.StringVarP(&o.tail, "tail", "n", "all", "only the last so many lines of each task")
-	fs.StringVar(&o.since, "since", "", "only lines since a time (2026-01-02T15:04:05Z) or for a while (10m)")
+	fs.BoolVar(&o.raw, "raw", false, "show lines unchanged: no names of task and node, and control characters kept")
+	fs.StringVarP(&o.tail, "tail", "n", "all", "number of lines to show from the end of each task's output")
+	fs.StringVar(&o.since, "since", "", "show lines since a time (2026-01-02T15:04:05Z) or duration (10m)")
 }
 
 func (o *logOptions) request() (*musterv1.LogOptions, error) {
@@ -92,7 +92,7 @@ func (c *CLI) printLogs(o *logOptions, next func() (*musterv1.LogMessage, error)
 
 func (c *CLI) serviceLogs() *cobra.Command {
 	return c.logsCommand(&cobra.Command{
-		Use: "logs SERVICE", Short: "Show what a service's tasks wrote",
+		Use: "logs SERVICE", Short: "Show the output of a service's tasks",
 		Example: `  muster service logs -f --tail 20 web
   muster service logs --since 10m web`,
 	}, openServiceLogs)
@@ -108,7 +108,7 @@ func openServiceLogs(ctx context.Context, client api, name string, options *must
 
 func (c *CLI) taskLogs() *cobra.Command {
 	return c.logsCommand(&cobra.Command{
-		Use: "logs TASK", Short: "Show what a task wrote",
+		Use: "logs TASK", Short: "Show the output of a task",
 		Example: "  muster task logs -f 0k2f",
 	}, openTaskLogs)
 }

@@ -16,11 +16,11 @@ import (
 // logs shows the output of whatever a user names: a service or a task.
 func (c *CLI) logs() *cobra.Command {
 	return c.logsCommand(&cobra.Command{
-		Use: "logs SERVICE|TASK", Short: "Show what a service's tasks, or one task, wrote",
-		Long: `Show what a service's tasks, or one task, wrote.
+		Use: "logs SERVICE|TASK", Short: "Show the output of a service's tasks or of one task",
+		Long: `Show the output of a service's tasks or of one task.
 
-A service is given by its name, its id, or a prefix of the id. A task is given by its id, a prefix of it, or its name as
-"muster ps" and "muster logs" show it: web.1 is the current task of slot 1, web.1.0k2f one of its tasks.`,
+Name a service by its name, its id or a prefix of the id, and a task by its id, a prefix of it, or its name as "muster ps"
+and "muster logs" show it: web.1 is the current task of slot 1, web.1.0k2f one of its tasks.`,
 		Example: `  muster logs web
   muster logs -f --tail 20 web.1
   muster logs 0k2f`,

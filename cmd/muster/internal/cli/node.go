@@ -31,9 +31,9 @@ workers run on one machine: "muster node inspect --format table" shows which.`,
 			return title(n.Status.GetState().String()) + ", " + title(n.Spec.GetAvailability().String())
 		},
 		examples: [3]string{"  muster node ls --filter label=disk=ssd", "  muster node inspect worker1", "  muster node rm worker1"},
-		removes:  "Remove nodes: their workers are refused from then on",
+		removes:  "Remove nodes, whose workers are refused from then on",
 		removeFlags: func(fs *pflag.FlagSet) {
-			fs.BoolVarP(&force, "force", "f", false, "remove a node that is ready")
+			fs.BoolVarP(&force, "force", "f", false, "remove a node even if it is ready")
 		},
 		list: pages(api.ListNodes, (*musterv1.ListNodesResponse).GetNodes),
 		get:  byName(api.GetNode, func(ref string) *musterv1.GetNodeRequest { return &musterv1.GetNodeRequest{Node: ref} }, (*musterv1.GetNodeResponse).GetNode),
@@ -112,10 +112,10 @@ func (c *CLI) nodeUpdate() *cobra.Command {
 		add, remove  []string
 	)
 	cmd := &cobra.Command{
-		Use: "update [flags] NODE...", Short: "Change what is said of nodes: drain them, label them", Args: cobra.MinimumNArgs(1),
-		Long: `Change what is said of nodes: drain them, label them.
+		Use: "update [flags] NODE...", Short: "Change the availability and labels of nodes", Args: cobra.MinimumNArgs(1),
+		Long: `Change the availability and labels of nodes.
 
-Each node is read, changed as the flags say, and written back. If one fails the others are still changed, and the exit
+Each node is read, changed as the flags say, and written back. If one fails, the others are still changed, and the exit
 code is that of the failure.`,
 		Example: `  muster node update --availability drain worker1 worker2
   muster node update --label-add disk=ssd worker1`,
@@ -136,8 +136,8 @@ code is that of the failure.`,
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&availability, "availability", "", "active, pause (no new tasks) or drain (tasks move elsewhere)")
-	fs.StringArrayVar(&add, "label-add", nil, "add or change a label, key=value (again for more)")
-	fs.StringArrayVar(&remove, "label-rm", nil, "remove a label (again for more)")
+	fs.StringArrayVar(&add, "label-add", nil, "add or change a label, key=value (repeatable)")
+	fs.StringArrayVar(&remove, "label-rm", nil, "remove a label (repeatable)")
 	return cmd
 }
 

@@ -11,7 +11,7 @@ import (
 )
 
 func (c *CLI) plugin() *cobra.Command {
-	return group("plugin", "Look at executor plugins, and try them", c.pluginList(), c.pluginTest())
+	return group("plugin", "List and test executor plugins", c.pluginList(), c.pluginTest())
 }
 
 func (c *CLI) pluginList() *cobra.Command {

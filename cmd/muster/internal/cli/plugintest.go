@@ -24,14 +24,14 @@ func (c *CLI) pluginTest() *cobra.Command {
 		patience time.Duration
 	)
 	cmd := &cobra.Command{
-		Use: "test [flags] PROGRAM [-- ARGUMENT...]", Short: "Try whether an executor plugin keeps the contract", Args: cobra.MinimumNArgs(1),
-		Long: `Start an executor plugin as a worker does, make every call of it, kill it at every step, and say what broke the
-contract. No cluster is needed. Each rule is tried with a process and a state directory of its own.
+		Use: "test [flags] PROGRAM [-- ARGUMENT...]", Short: "Test whether an executor plugin follows the contract", Args: cobra.MinimumNArgs(1),
+		Long: `Start an executor plugin as a worker does, make every call, kill it at every step, and report what violates the contract.
+No cluster is needed. Each rule has its own process and state directory.
 
---task says how a task of the executor does what a rule needs (end with an exit code, ignore a polite stop): a Go
-template of a task's spec, in YAML or JSON. Most executors need only {{json .Script}} of it, a script for the
-shell; there are also .Forever, .RunFor, .ExitCode, .Stubborn, .Grace, .Says, .Complains, .RunSeconds and .GraceSeconds.
-Executors that run "container", "process" or "null" need none.`,
+--task is a Go template of a task's spec, in YAML or JSON, which makes a task do what a rule needs (end with an exit code,
+ignore a polite stop). Most executors need only {{json .Script}}, a shell script;
+there are also .Forever, .RunFor, .ExitCode, .Stubborn, .Grace, .Says, .Complains, .RunSeconds and .GraceSeconds.
+Executors that run "container", "process" or "null" need no template.`,
 		Example: `  muster plugin test ./muster-executor-mine --task task.yaml
   muster plugin test ./muster-executor-mine --task task.yaml --rule Shutdown --rule KilledAtAnyMoment
   muster plugin test bin/plugins/muster-executor-process --json`,
@@ -69,12 +69,12 @@ Executors that run "container", "process" or "null" need none.`,
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&task, "task", "", "file with the template of a task")
-	fs.StringArrayVar(&o.Rules, "rule", nil, "only this rule (again for more)")
-	fs.StringArrayVarP(&o.Env, "env", "e", nil, "a variable for the executor, KEY=VALUE (again for more); it gets PATH, HOME and TMPDIR anyway")
-	fs.IntVar(&o.Parallel, "parallel", 4, "how many rules are tried at once")
-	fs.DurationVar(&patience, "patience", time.Minute, "how long a call may take that is not meant to wait")
-	fs.BoolVar(&asJSON, "json", false, "as JSON")
+	fs.StringVar(&task, "task", "", "file with a task template")
+	fs.StringArrayVar(&o.Rules, "rule", nil, "test only this rule (repeatable)")
+	fs.StringArrayVarP(&o.Env, "env", "e", nil, "environment variable for the executor, KEY=VALUE (repeatable); PATH, HOME and TMPDIR are always passed")
+	fs.IntVar(&o.Parallel, "parallel", 4, "number of rules tested at once")
+	fs.DurationVar(&patience, "patience", time.Minute, "maximum duration of a call that is not meant to wait")
+	fs.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 

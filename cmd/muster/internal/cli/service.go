@@ -108,9 +108,9 @@ func (c *CLI) serviceScale() *cobra.Command {
 	var w wait
 	cmd := &cobra.Command{
 		Use: "scale SERVICE=REPLICAS...", Short: "Set the number of tasks of services", Args: cobra.MinimumNArgs(1),
-		Long: `Set the number of tasks of services, and wait until they run (--detach: do not wait).
+		Long: `Set the number of tasks of services and wait until they run (--detach: do not wait).
 
-If one fails the others are still scaled and waited for. --timeout bounds the wait for all of them.
+If one fails, the others are still scaled. --timeout applies to the whole command.
 
 ` + waitHelp + "\n\n" + ExitCodes,
 		Example: `  muster service scale web=10

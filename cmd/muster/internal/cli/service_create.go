@@ -23,11 +23,11 @@ func (c *CLI) serviceCreate() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "create [flags] IMAGE [COMMAND] [ARG...] | --kind KIND [-- COMMAND [ARG...]] | --file FILE",
-		Short: "Create a service, and wait until its tasks run",
-		Long: `Create a service, and wait until its tasks run (--detach: do not wait).
+		Short: "Create a service and wait until its tasks run",
+		Long: `Create a service and wait until its tasks run (--detach: do not wait).
 
-A service runs containers of an image, or, with --kind, whatever an executor plugin of that kind runs. What flags
-cannot say, a file can: --file takes the whole spec as JSON or YAML, in the form that the REST API has.
+A service runs containers of an image or, with --kind, whatever an executor plugin of that kind runs. --file takes the
+whole spec as JSON or YAML, in the form of the REST API, including what has no flag.
 
 ` + waitHelp + "\n\n" + ExitCodes,
 		Example: `  muster service create --name web --publish published=8080,target=80,mode=host nginx:1
@@ -68,9 +68,9 @@ func (o *createOptions) addFlags(cmd *cobra.Command) {
 	fs.StringVar(&o.name, "name", "", "the service's name (default: a generated one)")
 	fs.StringVar(&o.mode, "mode", "replicated", "replicated, global, replicated-job or global-job")
 	fs.Uint64Var(&o.replicas, "replicas", 1, "number of tasks")
-	fs.StringVar(&o.kind, "kind", "", "run tasks of this executor's kind in place of a container: process, null, ...")
-	fs.StringVar(&o.payload, "payload", "", "what the executor is told: a JSON object, or @file")
-	fs.StringVarP(&o.file, "file", "f", "", "file with the whole spec, JSON or YAML; \"-\" is standard input")
+	fs.StringVar(&o.kind, "kind", "", "run tasks of this kind of executor instead of containers: process, null, ...")
+	fs.StringVar(&o.payload, "payload", "", "payload for the executor: a JSON object or @file")
+	fs.StringVarP(&o.file, "file", "f", "", "file with the whole spec in JSON or YAML; \"-\" is standard input")
 	fs.BoolVar(&o.noHealth, "no-healthcheck", false, "turn the image's health check off")
 }
 

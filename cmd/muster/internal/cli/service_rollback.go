@@ -9,11 +9,11 @@ import (
 func (c *CLI) serviceRollback() *cobra.Command {
 	w := wait{rollout: true, rollback: true}
 	cmd := &cobra.Command{
-		Use: "rollback SERVICE", Short: "Go back to a service's spec before the last update, and wait until its tasks run", Args: cobra.ExactArgs(1),
-		Long: `Go back to a service's spec before the last update, and wait until its tasks run (--detach: do not wait).
+		Use: "rollback SERVICE", Short: "Return to a service's previous spec and wait until its tasks run", Args: cobra.ExactArgs(1),
+		Long: `Return to a service's spec before the last update and wait until its tasks run (--detach: do not wait).
 
-Tasks are replaced as the --rollback-... flags of "service update" have said. The spec that is left becomes the previous one,
-so that a second rollback takes the first back. The number of replicas that "service scale" has set stays.
+Tasks are replaced according to the --rollback-... flags of "service update". The current spec becomes the previous one, so
+that a second rollback undoes the first. The number of replicas set by "service scale" stays.
 
 ` + waitHelp + "\n\n" + ExitCodes,
 		Example: `  muster service rollback web

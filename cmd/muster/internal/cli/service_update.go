@@ -19,19 +19,19 @@ func (c *CLI) serviceUpdate() *cobra.Command {
 		w = wait{rollout: true}
 	)
 	cmd := &cobra.Command{
-		Use: "update [flags] SERVICE", Short: "Change a service, and wait until its tasks run as changed", Args: cobra.ExactArgs(1),
-		Long: `Change a service, and wait until its tasks run as changed (--detach: do not wait).
+		Use: "update [flags] SERVICE", Short: "Change a service and wait until its tasks are replaced", Args: cobra.ExactArgs(1),
+		Long: `Change a service and wait until its tasks are replaced (--detach: do not wait).
 
-The service is read, changed as the flags say, and written back. If it is changed in between, nothing is written
+The service is read, changed as the flags say, and written back. If someone else changed it in between, nothing is written
 (exit code 4): run the command again.
 
-Tasks are replaced a few at a time, as the --update-... flags say; they are part of the service. If too many of the new tasks
-fail, the update pauses or is rolled back, and the command ends with exit code 6. A paused update continues with the next
-"service update", if only with no flags at all.
+Tasks are replaced a few at a time, according to the --update-... flags, which are stored with the service. If too many of
+the new tasks fail, the update pauses or is rolled back, and the command ends with exit code 6. A paused update continues
+with the next "service update", even one without flags.
 
-After an automatic rollback the tasks run the former spec. An update that still has what failed is then refused: change that
-too, make what runs the spec with "muster service rollback", or insist with --force. Changes of labels, replicas or the
-update settings are applied, and the tasks keep the former spec. With no flags at all the failed spec is tried again.
+After an automatic rollback the tasks run the previous spec. An update that repeats what failed is then refused: change that
+too, make the running spec current with "muster service rollback", or use --force. Changes of labels, replicas or the update
+settings are applied, and the tasks keep the previous spec. Without any flags the failed spec is tried again.
 
 ` + waitHelp + "\n\n" + ExitCodes,
 		Example: `  muster service update --image nginx:2 web
@@ -54,8 +54,8 @@ update settings are applied, and the tasks keep the former spec. With no flags a
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVarP(&o.file, "file", "f", "", "file with the whole new spec, JSON or YAML; \"-\" is standard input")
-	fs.StringVar(&o.payload, "payload", "", "what the executor is told: a JSON object, or @file")
+	fs.StringVarP(&o.file, "file", "f", "", "file with the whole new spec in JSON or YAML; \"-\" is standard input")
+	fs.StringVar(&o.payload, "payload", "", "payload for the executor: a JSON object or @file")
 	fs.Uint64Var(&o.replicas, "replicas", 0, "number of tasks")
 	fs.BoolVar(&o.force, "force", false, "replace all tasks even if nothing has changed")
 	addSpecLists(cmd, true)

@@ -37,7 +37,7 @@ func specLists() []specList {
 	)
 	return []specList{
 		{
-			name: "env", short: "e", path: c + "env", prepare: parseEnv, replaces: true, create: "environment variable NAME=value (again for more)",
+			name: "env", short: "e", path: c + "env", prepare: parseEnv, replaces: true, create: "environment variable NAME=value (repeatable)",
 			add: "add or change an environment variable, NAME=value", remove: "remove an environment variable",
 		},
 		{name: "label", short: "l", path: "labels", create: "label of the service, key=value", add: "add or change a label of the service, key=value", remove: "remove a label of the service"},
@@ -96,7 +96,7 @@ func addSpecLists(cmd *cobra.Command, update bool) {
 		}
 		for flag, help := range map[string]string{add: l.add, remove: l.remove} {
 			if help != "" {
-				cmd.Flags().StringArray(flag, nil, help+" (again for more)")
+				cmd.Flags().StringArray(flag, nil, help+" (repeatable)")
 			}
 		}
 	}

@@ -16,7 +16,7 @@ import (
 )
 
 func (c *CLI) task() *cobra.Command {
-	return group("task", "Look at tasks, and remove them", c.taskList(), c.taskInspect(), c.taskLogs(), removeCommand(c, taskKind()))
+	return group("task", "List, inspect and remove tasks", c.taskList(), c.taskInspect(), c.taskLogs(), removeCommand(c, taskKind()))
 }
 
 // taskTable has the options of commands that list tasks.
@@ -29,7 +29,7 @@ type taskTable struct {
 func (o *taskTable) addFlags(cmd *cobra.Command) {
 	o.output.addFlags(cmd, true)
 	cmd.Flags().BoolVar(&o.whole, "no-trunc", false, "show ids and errors in full")
-	cmd.Flags().StringArrayVarP(&o.filters, "filter", "f", nil, filterHelp(taskFilters(), "again for more"))
+	cmd.Flags().StringArrayVarP(&o.filters, "filter", "f", nil, filterHelp(taskFilters(), "repeatable"))
 }
 
 // listTasks prints the tasks that the filters ask for, of the services and nodes that
@@ -165,7 +165,7 @@ func (c *CLI) tasksCommand(cmd *cobra.Command, find func(cmd *cobra.Command, arg
 
 func (c *CLI) servicePs() *cobra.Command {
 	return c.tasksCommand(&cobra.Command{
-		Use: "ps SERVICE...", Short: "List the tasks of services, past ones too", Args: cobra.MinimumNArgs(1),
+		Use: "ps SERVICE...", Short: "List the tasks of services, including past ones", Args: cobra.MinimumNArgs(1),
 		Example: `  muster service ps web
   muster service ps web --filter desired-state=running`,
 	}, func(_ *cobra.Command, args []string) (services, nodes []string, err error) { return args, nil, nil })
@@ -190,8 +190,8 @@ func (c *CLI) taskList() *cobra.Command {
 func (c *CLI) ps() *cobra.Command {
 	return c.tasksCommand(&cobra.Command{
 		Use: "ps [SERVICE|NODE...]", Short: "List tasks: all, or those of services and nodes",
-		Long: `List tasks, past ones too: all of them, or those of the services and nodes that are named. A name that both a service and a
-node have means the service; "muster node ps" lists the node's tasks.`,
+		Long: `List tasks, including past ones: all of them, or those of the given services and nodes. If a service and a node have the
+same name, the service is meant; "muster node ps" lists the node's tasks.`,
 		Example: `  muster ps
   muster ps web worker1
   muster ps --filter state=failed`,
@@ -222,7 +222,7 @@ func (c *CLI) servicesAndNodes(cmd *cobra.Command, args []string) (services, nod
 // of a task.
 func taskKind() *kind[*musterv1.Task, *musterv1.ListTasksRequest] {
 	return &kind[*musterv1.Task, *musterv1.ListTasksRequest]{
-		noun: "task", removes: "Remove tasks: they are stopped, and replaced if their service needs them", examples: [3]string{2: "  muster task rm 0k2f"},
+		noun: "task", removes: "Stop and remove tasks; the service replaces those that it needs", examples: [3]string{2: "  muster task rm 0k2f"},
 		list:   pages(api.ListTasks, (*musterv1.ListTasksResponse).GetTasks),
 		get:    byName(api.GetTask, func(ref string) *musterv1.GetTaskRequest { return &musterv1.GetTaskRequest{Task: ref} }, (*musterv1.GetTaskResponse).GetTask),
 		remove: byName(api.RemoveTask, func(ref string) *musterv1.RemoveTaskRequest { return &musterv1.RemoveTaskRequest{Task: ref} }, nothing[*musterv1.RemoveTaskResponse]),

@@ -15,12 +15,12 @@ import (
 func (c *CLI) taskInspect() *cobra.Command {
 	var o output
 	cmd := &cobra.Command{
-		Use: "inspect TASK...", Short: "Show where a task is, how it got there, and where its time went", Args: cobra.MinimumNArgs(1),
-		Long: `Show where a task is, how it got there, and where its time went: which daemon took how long.
+		Use: "inspect TASK...", Short: "Show a task's state and the timeline that led to it", Args: cobra.MinimumNArgs(1),
+		Long: `Show a task's state and the timeline that led to it: what each daemon did, and how long it took.
 
-TOOK is the time since the line above. Behind a "~" it was measured by the clocks of two daemons, and is as exact as they
-are alike; if one is seen to be behind the other, that is said. A daemon's write into the store, and the way from there
-to the next daemon, count for the next daemon. --format json shows the whole task.`,
+TOOK is the time since the line above. A "~" marks times between the clocks of two daemons, which are only as exact as the
+clocks agree; a clock that is seen to be behind is named. The time for a write into the store and for its way to the next
+daemon counts towards the next daemon. --format json shows the whole task.`,
 		Example: `  muster task inspect 0k2f
   muster task inspect web.1.0k2f --format json`,
 		RunE: func(cmd *cobra.Command, args []string) error {

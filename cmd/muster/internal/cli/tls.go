@@ -21,8 +21,8 @@ type tlsFlags struct{ certFile, keyFile, caFile, serverName string }
 func (f *tlsFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.certFile, "tls-cert-file", os.Getenv("MUSTER_TLS_CERT_FILE"), "PEM file of the client certificate (environment: MUSTER_TLS_CERT_FILE, and so on)")
 	fs.StringVar(&f.keyFile, "tls-key-file", os.Getenv("MUSTER_TLS_KEY_FILE"), "PEM file of the client key")
-	fs.StringVar(&f.caFile, "tls-ca-file", os.Getenv("MUSTER_TLS_CA_FILE"), "PEM file of the authorities that the server must be signed by")
-	fs.StringVar(&f.serverName, "tls-server-name", os.Getenv("MUSTER_TLS_SERVER_NAME"), "name to check the server's certificate for, of a server that is not apid itself but stands in front of it")
+	fs.StringVar(&f.caFile, "tls-ca-file", os.Getenv("MUSTER_TLS_CA_FILE"), "PEM file with the authorities that sign the server's certificate")
+	fs.StringVar(&f.serverName, "tls-server-name", os.Getenv("MUSTER_TLS_SERVER_NAME"), "name to expect in the server's certificate, for a proxy in front of apid")
 }
 
 // credentials returns those of connections to a cluster. Flags go before what a

@@ -19,7 +19,7 @@ func (c *CLI) tokenCreate() *cobra.Command {
 		expires time.Duration
 	)
 	cmd := &cobra.Command{
-		Use: "create NAME", Short: "Make an API token, and show it this once", Args: cobra.ExactArgs(1),
+		Use: "create NAME", Short: "Create an API token and show it once", Args: cobra.ExactArgs(1),
 		Example: "  muster token create ci --role operator --expires 720h",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if expires < 0 {
@@ -38,7 +38,7 @@ func (c *CLI) tokenCreate() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&role, "role", "viewer", "viewer, operator or admin")
-	cmd.Flags().DurationVar(&expires, "expires", 0, "how long it is good for (default: until it is removed)")
+	cmd.Flags().DurationVar(&expires, "expires", 0, "lifetime (default: until it is removed)")
 	return cmd
 }
 
@@ -61,7 +61,7 @@ func (c *CLI) tokenList() *cobra.Command {
 
 func (c *CLI) tokenRemove() *cobra.Command {
 	return &cobra.Command{
-		Use: "rm ID", Short: "Remove an API token: it is refused from then on", Args: cobra.ExactArgs(1),
+		Use: "rm ID", Short: "Remove an API token, which is refused from then on", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			_, err := call(c, cmd, api.RemoveToken, &musterv1.RemoveTokenRequest{Token: args[0]})
 			return err
@@ -75,7 +75,7 @@ func (c *CLI) joinToken() *cobra.Command {
 		"worker": musterv1.RotateJoinTokenRequest_KIND_WORKER, "manager": musterv1.RotateJoinTokenRequest_KIND_MANAGER,
 	}
 	cmd := &cobra.Command{
-		Use: "join-token worker|manager", Short: "Show the token that workers, or manager daemons, join with", Args: cobra.ExactArgs(1),
+		Use: "join-token worker|manager", Short: "Show the token that workers or manager daemons join with", Args: cobra.ExactArgs(1),
 		ValidArgs: []string{"worker", "manager"},
 		Example:   "  muster cluster join-token worker\n  muster cluster join-token worker --rotate",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -103,6 +103,6 @@ func (c *CLI) joinToken() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&rotate, "rotate", false, "replace it: the old one is refused from then on, and who has joined stays")
+	cmd.Flags().BoolVar(&rotate, "rotate", false, "replace the token; the old one is refused from then on, and members stay")
 	return cmd
 }

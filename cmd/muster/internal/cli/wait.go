@@ -30,15 +30,15 @@ func (w *wait) addFlags(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.BoolVarP(&w.detach, "detach", "d", false, "do not wait until the tasks run")
 	fs.BoolVarP(&w.quiet, "quiet", "q", false, "show no progress")
-	fs.BoolVar(&w.keep, "keep-waiting", false, "do not stop waiting while tasks keep failing, no node fits or a daemon is missing")
+	fs.BoolVar(&w.keep, "keep-waiting", false, "keep waiting while tasks fail, no node fits or a daemon is missing")
 	fs.DurationVar(&w.timeout, "timeout", 0, "stop waiting after this time, with exit code 6 (default: no limit)")
 }
 
 // waitHelp is the part of the help of commands that wait.
-const waitHelp = `It stops waiting, with exit code 6 and the reason, when the tasks cannot run unless something changes: those that do not
-run have failed three times in a row, each within ten seconds, or have ended for good by their restart policy; no node
-has fitted for 15 seconds; or a daemon that is needed has been missing for 10 seconds. It stops with exit code 5 when apid
-has not answered for a minute. What was asked for stays stored, and Muster keeps trying. --keep-waiting waits on.`
+const waitHelp = `Waiting ends with exit code 6 and the reason if the tasks cannot run unless something changes: the tasks that do not run
+have failed three times in a row, each within ten seconds, or have ended for good by their restart policy; no node has
+fitted for 15 seconds; or a required daemon has been missing for 10 seconds. It ends with exit code 5 if apid has not
+answered for a minute. The request stays stored and Muster keeps trying. Use --keep-waiting to wait regardless.`
 
 const (
 	// silentPatience is how long a wait continues without an answer of apid.

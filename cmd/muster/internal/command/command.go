@@ -13,7 +13,7 @@ import (
 func New(c *cli.CLI) *cobra.Command {
 	root := &cobra.Command{
 		Use: "muster", Short: "Muster orchestrates containers and tasks",
-		Long:          "Muster orchestrates containers and tasks: it runs as many of them as you say, where they fit, and keeps them running.",
+		Long:          "Muster orchestrates containers and tasks: it runs as many of them as you ask for, on the nodes where they fit, and keeps them running.",
 		Example:       "  muster dev --workers 3\n  muster service create --name web --replicas 3 nginx:1",
 		SilenceErrors: true, SilenceUsage: true, SuggestionsMinimumDistance: 2, Version: c.Version,
 	}

@@ -51,12 +51,12 @@ func devCommand(version string) *cobra.Command {
 		Use: "dev", Short: "Run a whole cluster on this machine, in one process", Args: cobra.NoArgs,
 		Long: `Run a whole cluster on this machine, in one process: all manager daemons on the embedded store, and some workers.
 
-Without --data-dir everything is in memory, and when the cluster ends so do its tasks, whether it ends by Ctrl-C, because
-its terminal is closed, or because it is killed. With it the cluster is kept: tasks run on when it ends, and the next
-start with the same directory finds them.
+Without --data-dir everything is in memory, and tasks end with the cluster, whether it ends by Ctrl-C, by a closed terminal
+or by being killed. With --data-dir tasks keep running when the cluster ends, and the next start with the same directory
+finds them.
 
-It serves in the clear and to everyone who can connect, so it listens on loopback addresses only. Its workers share this
-machine: what a task of one of them takes, a port or a file, tasks of the others do not get.`,
+It serves everyone who can connect, without encryption, so it listens on loopback addresses only. Its workers share this
+machine: a port or a file taken by a task of one worker is not available to tasks of the others.`,
 		Example: `  muster dev
   muster dev --workers 3 --data-dir ~/.muster`,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -56,10 +56,10 @@ func withBackup(store *embedded.KV, log *zap.Logger, next http.Handler) http.Han
 func backupCommand() *cobra.Command {
 	var listen string
 	cmd := &cobra.Command{
-		Use: "backup FILE", Short: "Copy the store of a cluster in one process, while it runs", Args: cobra.ExactArgs(1),
-		Long: `Copy the store of a cluster in one process (muster dev --data-dir) into a file, while it runs. The copy is of one moment.
+		Use: "backup FILE", Short: "Back up the store of a running muster dev", Args: cobra.ExactArgs(1),
+		Long: `Back up the store of a running cluster in one process (muster dev --data-dir) to a file. The backup is consistent.
 
-A cluster on Consul is backed up with consul snapshot save; see docs/backup.md.`,
+To back up a cluster on Consul, use consul snapshot save; see docs/backup.md.`,
 		Example: "  muster dev backup muster-$(date +%F).db",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), backupTimeout)
@@ -74,11 +74,11 @@ A cluster on Consul is backed up with consul snapshot save; see docs/backup.md.`
 func restoreCommand() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
-		Use: "restore FILE", Short: "Put a copy of a store into the directory of a cluster that does not run", Args: cobra.ExactArgs(1),
-		Long: `Put a copy of a store, made by muster dev backup, into the directory of a cluster that does not run.
+		Use: "restore FILE", Short: "Restore a backup into the data directory of a stopped muster dev", Args: cobra.ExactArgs(1),
+		Long: `Restore a backup made by muster dev backup into the data directory of a stopped cluster.
 
-The cluster is then what it was at the time of the copy: what its workers run that the copy does not know is stopped, and
-what is missing is started. A store that is there already is not overwritten: move it away first.`,
+The cluster is then as it was when the backup was made: its workers stop tasks that the backup does not contain and start
+those that are missing. An existing store is not overwritten: move it away first.`,
 		Example: "  muster dev restore muster-2026-03-01.db --data-dir ~/.muster && muster dev --data-dir ~/.muster",
 		RunE: func(_ *cobra.Command, args []string) error {
 			if dir == "" {

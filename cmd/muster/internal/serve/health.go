@@ -37,11 +37,11 @@ func healthCommand() *cobra.Command {
 	}
 	names = append(names, "workerd")
 	cmd := &cobra.Command{
-		Use: "health DAEMON", Short: "Ask a daemon on this machine whether it does its work",
-		Long: `Ask a daemon on this machine whether it does its work: for health checks of container engines and init systems.
+		Use: "health DAEMON", Short: "Check the health of a daemon on this machine",
+		Long: `Check the health of a daemon on this machine, for health checks of container engines and init systems.
 
-The address is the daemon's --ops-listen, from the flag or from the variable MUSTER_OPS_LISTEN, as for the daemon. The
-exit code is 0 if the daemon is healthy, and 1 if it says that it is not or does not answer.`,
+The address is the daemon's --ops-listen, from the flag or the variable MUSTER_OPS_LISTEN, as for the daemon. The exit
+code is 0 if the daemon is healthy and 1 if it is not or does not answer.`,
 		Example:   "  muster health apid\n  muster health schedulerd --ops-listen 127.0.0.1:9703",
 		ValidArgs: names, Args: cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -66,8 +66,8 @@ exit code is 0 if the daemon is healthy, and 1 if it says that it is not or does
 		},
 	}
 	cmd.Flags().StringVar(&listen, "ops-listen", "", "the daemon's own --ops-listen (default: that daemon's default)")
-	cmd.Flags().DurationVar(&timeout, "timeout", healthTimeout, "how long the answer may take")
-	cmd.Flags().BoolVar(&live, "live", false, "ask only whether the process answers at all")
+	cmd.Flags().DurationVar(&timeout, "timeout", healthTimeout, "maximum time to wait for the answer")
+	cmd.Flags().BoolVar(&live, "live", false, "check only that the process answers")
 	return cmd
 }
 

@@ -71,9 +71,9 @@ and shows the join tokens again.
 	fs := cmd.Flags()
 	i.settings.AddStoreFlags(fs)
 	i.settings.AddLogFlags(fs)
-	fs.StringVar(&i.keyFile, "cluster-key-file", "", "file with the key that the authority is sealed with; made if it is not there")
-	fs.StringVar(&i.outDir, "out", "", "write worker.token, manager.token, admin.token and ca.pem into this directory, in place of showing them")
-	fs.BoolVar(&i.again, "new-admin-token", false, "make another token of an administrator, should all be lost")
+	fs.StringVar(&i.keyFile, "cluster-key-file", "", "file with the key that seals the authority; created if missing")
+	fs.StringVar(&i.outDir, "out", "", "write worker.token, manager.token, admin.token and ca.pem to this directory instead of showing them")
+	fs.BoolVar(&i.again, "new-admin-token", false, "create another administrator token, if all were lost")
 	return cmd
 }
 

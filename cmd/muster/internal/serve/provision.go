@@ -34,9 +34,9 @@ type provisioner struct {
 }
 
 func (p *provisioner) add(fs *pflag.FlagSet) {
-	fs.StringVar(&p.dir, "dir", "", "directory to write to, a folder for each who takes part")
-	fs.StringVar(&p.owner, "owner", "", "UID:GID that Consul and the manager daemons run as: their folders become that user's")
-	fs.IntVar(&p.servers, "consul-servers", 3, "how many servers Consul has")
+	fs.StringVar(&p.dir, "dir", "", "directory to write to, with one folder per daemon")
+	fs.StringVar(&p.owner, "owner", "", "UID:GID that Consul and the manager daemons run as; it becomes the owner of their folders")
+	fs.IntVar(&p.servers, "consul-servers", 3, "number of Consul servers")
 }
 
 // cluster is what the flags say.
@@ -78,10 +78,10 @@ the Consul policies to those of this version.`,
 func provisionConsul() *cobra.Command {
 	var p provisioner
 	cmd := &cobra.Command{
-		Use: "consul", Short: "Before Consul runs: its authority, certificates, gossip key, settings and tokens", Args: cobra.NoArgs,
-		Long: `Make what Consul's servers need before they run: an authority, certificates, a gossip key, and settings with ACLs that
-deny what is not allowed. They are called consul-1, consul-2 and so on, and find each other under these names; the folder of each is
-to be its /consul/data, and it runs with -config-file=/consul/data/consul.json.`,
+		Use: "consul", Short: "Before Consul starts: create its authority, certificates, gossip key, settings and tokens", Args: cobra.NoArgs,
+		Long: `Create what Consul's servers need before they start: an authority, certificates, a gossip key, and settings with default-deny
+ACLs. The servers are named consul-1, consul-2 and so on, and must reach each other under these names. Mount each server's folder
+as its /consul/data and run it with -config-file=/consul/data/consul.json.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := daemon.Load(cmd.Flags(), os.LookupEnv); err != nil {
 				return &cli.UsageError{Err: err}
@@ -101,10 +101,10 @@ func provisionCluster() *cobra.Command {
 	var p provisioner
 	s := daemon.Settings{StopTimeout: time.Second}
 	cmd := &cobra.Command{
-		Use: "cluster", Short: "When Consul runs: its policies and tokens, the cluster's authority, and what each needs to join", Args: cobra.NoArgs,
-		Long: `Wait for a Consul that was provisioned, and make in it a policy and a token for each daemon, and the cluster's authority
-(see muster init). Put into each folder what its owner needs to join. The folder admin holds the first administrator's token
-and ca.pem, monitoring a viewer's certificate for what fetches metrics, which is renewed when half of its time is over.`,
+		Use: "cluster", Short: "Once Consul runs: create its policies and tokens, the cluster's authority, and join tokens", Args: cobra.NoArgs,
+		Long: `Wait for a provisioned Consul, create a policy and a token in it for each daemon and the cluster's authority (see muster
+init), and put into each folder what its daemon needs to join. The folder admin contains the first administrator's token and
+ca.pem, and monitoring a viewer's certificate for fetching metrics, which is renewed after half of its lifetime.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := load(cmd, &s); err != nil {
 				return err

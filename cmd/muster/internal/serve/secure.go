@@ -33,8 +33,8 @@ type authorityFlags struct {
 }
 
 func (f *authorityFlags) add(fs *pflag.FlagSet) {
-	fs.StringVar(&f.keyFile, "cluster-key-file", "", "file with the key that the cluster's own certificate authority is sealed with; muster init makes both. To replace it, further keys, one in each line")
-	fs.DurationVar(&f.lifetime, "certificate-lifetime", ca.DefaultLifetime, "how long certificates last that the cluster's own authority issues; they are renewed by themselves")
+	fs.StringVar(&f.keyFile, "cluster-key-file", "", "file with the key that seals the cluster's own certificate authority; muster init creates both. Several keys, one per line, while the key is being replaced")
+	fs.DurationVar(&f.lifetime, "certificate-lifetime", ca.DefaultLifetime, "lifetime of certificates that the cluster's own authority issues; they are renewed automatically")
 	fs.DurationVar(&f.check, "authority-check-interval", ca.DefaultCheckInterval, "how often daemons and workers ask whether the root of the cluster's own authority has changed")
 	fs.StringSliceVar(&f.allow, "allow-certificate-host", nil, "DAEMON=HOST: a name or IP address that the cluster's own authority may put into certificates of that manager daemon, if it asks for it (--certificate-host); without it a daemon that joins gets its own name alone, such as schedulerd")
 }

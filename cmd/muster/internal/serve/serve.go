@@ -83,21 +83,21 @@ func managers() []*manager {
 			},
 		},
 		{
-			name: "orchestratord", short: "Run the orchestrator: turns services into tasks", port: orchestratordPort,
+			name: "orchestratord", short: "Run the orchestrator, which turns services into tasks", port: orchestratordPort,
 			build: func(env daemon.Env, _ parts) (daemon.Service, error) {
 				return orchestratord.New(env)
 			},
 		},
 		{
-			name: "allocatord", short: "Run the allocator: gives services and tasks addresses and ports", port: allocatordPort,
+			name: "allocatord", short: "Run the allocator, which assigns addresses and ports", port: allocatordPort,
 			build: func(env daemon.Env, _ parts) (daemon.Service, error) { return allocatord.New(env) },
 		},
 		{
-			name: "schedulerd", short: "Run the scheduler: gives tasks nodes", port: schedulerdPort,
+			name: "schedulerd", short: "Run the scheduler, which assigns tasks to nodes", port: schedulerdPort,
 			build: func(env daemon.Env, _ parts) (daemon.Service, error) { return schedulerd.New(env) },
 		},
 		{
-			name: "dispatcherd", short: "Run the dispatcher: talks to workers", port: dispatcherdPort, flags: dispatcher.AddFlags,
+			name: "dispatcherd", short: "Run the dispatcher, which talks to workers", port: dispatcherdPort, flags: dispatcher.AddFlags,
 			build: func(env daemon.Env, _ parts) (daemon.Service, error) { return dispatcherd.New(env, dispatcher) },
 		},
 	}

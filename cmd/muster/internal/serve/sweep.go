@@ -79,7 +79,7 @@ func (s *sweeper) end(nothingLeft bool) error {
 // sweepCommand is the sweeper's side.
 func sweepCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: sweepName, Hidden: true, Args: cobra.NoArgs, Short: "End the tasks of a cluster in memory that was killed; muster dev starts it itself",
+		Use: sweepName, Hidden: true, Args: cobra.NoArgs, Short: "End the tasks of a killed in-memory cluster; started by muster dev itself",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// It ends with the cluster, and no sooner.
 			outlive(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)

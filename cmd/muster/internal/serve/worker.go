@@ -38,9 +38,9 @@ type workerFlags struct {
 
 func (f *workerFlags) add(fs *pflag.FlagSet) {
 	f.cfg = workerd.DefaultConfig()
-	fs.StringSliceVar(&f.cfg.Dispatchers, "dispatcher", []string{fmt.Sprintf("127.0.0.1:%d", dispatcherdPort)}, "host:port of a dispatcher; name several, separated by commas, and any that answers will do")
-	fs.StringVar(&f.cfg.DataDir, "data-dir", "/var/lib/muster/worker", "directory for the node's id, its tasks, and what executors keep")
-	fs.StringVar(&f.cfg.NodeID, "node-id", "", "id of the node (default: one that is made once and kept in --data-dir)")
+	fs.StringSliceVar(&f.cfg.Dispatchers, "dispatcher", []string{fmt.Sprintf("127.0.0.1:%d", dispatcherdPort)}, "host:port of a dispatcher, or several separated by commas, of which any will do")
+	fs.StringVar(&f.cfg.DataDir, "data-dir", "/var/lib/muster/worker", "directory for the node's id, its tasks and the executors' data")
+	fs.StringVar(&f.cfg.NodeID, "node-id", "", "id of the node (default: generated once and stored in --data-dir)")
 	fs.StringVar(&f.cfg.Hostname, "hostname", "", "name of the node (default: the machine's)")
 	f.addCommon(fs)
 }
@@ -54,8 +54,8 @@ func (f *workerFlags) addCommon(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.pluginDirs, "plugin-dir", DefaultPluginDirs(), "directories with executor plugins: programs called muster-executor-NAME; only root and the worker's user may be able to change these directories, and those above them")
 	// The same wherever this program lies.
 	fs.Lookup("plugin-dir").DefValue = "[plugins beside this program,../lib/muster/plugins from there," + strings.Join(packaged(), ",") + "]"
-	fs.StringToStringVar(&f.checksums, "plugin-checksum", nil, "pin plugins, NAME=SHA256: one with another checksum is refused")
-	fs.StringVar(&f.sumsFile, "plugin-checksum-file", "", "pin all plugins: a file as sha256sum writes it, read again when it changes; a plugin that is not in it is refused")
+	fs.StringToStringVar(&f.checksums, "plugin-checksum", nil, "pin plugins, NAME=SHA256; plugins with another checksum are refused")
+	fs.StringVar(&f.sumsFile, "plugin-checksum-file", "", "pin all plugins with a file in the format of sha256sum, read again when it changes; other plugins are refused")
 }
 
 // config makes a worker's configuration of the flags.
@@ -112,12 +112,12 @@ func workerCommand(version string) *cobra.Command {
 		f workerFlags
 	)
 	cmd := &cobra.Command{
-		Use: "workerd", Short: "Run a worker: runs tasks on this machine, through executor plugins", Args: cobra.NoArgs,
-		Long: `Run a worker: runs tasks on this machine, through executor plugins.
+		Use: "workerd", Short: "Run a worker, which runs tasks on this machine through executor plugins", Args: cobra.NoArgs,
+		Long: `Run a worker, which runs tasks on this machine through executor plugins.
 
-A worker needs no Consul: it speaks to a dispatcher. When it is stopped or killed its tasks run on, and when it is started
-again with the same --data-dir it finds them. Several workers on one machine each need a --data-dir of their own; they
-share the machine's ports, CPUs and memory.
+A worker needs no Consul: it connects to a dispatcher. When it is stopped or killed, its tasks keep running, and after a
+restart with the same --data-dir it adopts them. Several workers on one machine each need their own --data-dir; they share
+the machine's ports, CPUs and memory.
 ` + settingsHelp,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := load(cmd, &s); err != nil {
