@@ -63,7 +63,7 @@ func ValidName(name string) error {
 		}
 	}
 	if name == "." || name == ".." {
-		return fmt.Errorf("name %q is no name", name)
+		return fmt.Errorf("invalid name %q", name)
 	}
 	return nil
 }
@@ -101,7 +101,7 @@ func (i Identity) String() string {
 // ParseURI reads what URI writes, and nothing else.
 func ParseURI(u *url.URL) (Identity, error) {
 	wrong := func() (Identity, error) {
-		return Identity{}, fmt.Errorf("%q is no identity of Muster: worker/<node id>, manager/<daemon> or user/<role>/<name> in a trust domain", u)
+		return Identity{}, fmt.Errorf("%q is not a Muster identity: worker/<node id>, manager/<daemon> or user/<role>/<name> in a trust domain", u)
 	}
 	id := Identity{Domain: u.Host}
 	kind, rest, ok := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")

@@ -52,7 +52,7 @@ func rulesOf(services map[string]grpc.ServiceInfo) (map[string]*authv1.Rule, err
 			}
 			method, ok := d.(protoreflect.MethodDescriptor)
 			if !ok {
-				return nil, fmt.Errorf("%s.%s is no method in the contract", name, m.Name)
+				return nil, fmt.Errorf("%s.%s is not a method of the contract", name, m.Name)
 			}
 			rule, err := RuleOf(method)
 			if err != nil {

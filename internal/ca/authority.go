@@ -84,7 +84,7 @@ type opened struct {
 // New starts nothing: see Run.
 func New(cfg Config) (*Authority, error) {
 	if cfg.Keys == nil {
-		return nil, errors.New("authority: there is no key")
+		return nil, errors.New("authority: the key is missing")
 	}
 	if cfg.Lifetime < MinLifetime {
 		return nil, fmt.Errorf("authority: certificates that last for %v cannot be renewed in time: want at least %v", cfg.Lifetime, MinLifetime)

@@ -17,7 +17,7 @@ import (
 // it shows the secret.
 const joinPrefix = "MUSTER-1-"
 
-var errJoinToken = errors.New("it is no join token of Muster's: " + joinPrefix + "<digest>-<secret>")
+var errJoinToken = errors.New("not a Muster join token: " + joinPrefix + "<digest>-<secret>")
 
 // newSecret makes the secret part: 130 random bits.
 func newSecret() string { return rand.Text() }

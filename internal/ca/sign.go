@@ -108,7 +108,7 @@ func (s *signer) sign(o order, now time.Time) (*x509.Certificate, error) {
 	return x509.ParseCertificate(der)
 }
 
-var errRequest = errors.New("it is no certificate request with an ECDSA P-256 key, in PEM, signed with that key")
+var errRequest = errors.New("not a certificate request with an ECDSA P-256 key, in PEM, signed with that key")
 
 // Request is a certificate request whose signature is right. Of its content only the
 // key and the hosts count; the hosts are unchecked.

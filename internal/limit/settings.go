@@ -53,7 +53,7 @@ func (s Settings) Validate() error {
 		least float64
 	}{{"client-rate", s.ClientRate, -1}, {"unauthenticated-rate", s.UnauthenticatedRate, 0}} {
 		if math.IsNaN(r.value) || math.IsInf(r.value, 0) || r.value < r.least {
-			faults = append(faults, fmt.Errorf("--%s: %v is no number of calls a second", r.flag, r.value))
+			faults = append(faults, fmt.Errorf("--%s: invalid number of calls per second %v", r.flag, r.value))
 		}
 	}
 	for _, b := range []struct {

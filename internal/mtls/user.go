@@ -11,9 +11,9 @@ import (
 )
 
 var (
-	errNoAuthority   = errors.New("there is no certificate of an authority, in PEM")
+	errNoAuthority   = errors.New("no PEM certificate of an authority found")
 	errNoCertificate = errors.New("the server shows no certificate")
-	errOtherServer   = errors.New("what answers is no apid")
+	errOtherServer   = errors.New("the server is not an apid")
 )
 
 // User returns the configuration of a user's connection to apid. Pair may be nil

@@ -83,7 +83,7 @@ func parseConstraint(expression string) (Constraint, error) {
 		if len(c.key) > len(known) && strings.EqualFold(c.key[:len(known)], known) {
 			c.key = known + c.key[len(known):]
 			if name := c.key[len(known):]; !consistsOf(name, inLabel) || !consistsOf(name[:1], "") {
-				return Constraint{}, fmt.Errorf("%q is no name of a label", name)
+				return Constraint{}, fmt.Errorf("%q is not a label name", name)
 			}
 			return c, nil
 		}

@@ -31,7 +31,7 @@ const (
 // know the management token yet. Each client is one of a server.
 func (c *Cluster) ACL(ctx context.Context, clients []*api.Client) error {
 	if len(clients) == 0 {
-		return errors.New("set up Consul: there is no address of it")
+		return errors.New("set up Consul: its address is missing")
 	}
 	for n := 0; ; n++ {
 		err := c.setUp(ctx, clients[n%len(clients)])

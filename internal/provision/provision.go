@@ -64,7 +64,7 @@ type Cluster struct{ cfg Config }
 // New checks the configuration and does nothing yet.
 func New(cfg Config) (*Cluster, error) {
 	if cfg.Dir == "" {
-		return nil, errors.New("provision: there is no directory to write to")
+		return nil, errors.New("provision: the output directory is missing")
 	}
 	if cfg.Servers < 1 || cfg.Servers > maxServers {
 		return nil, fmt.Errorf("provision: Consul has %d servers: want 1 to %d", cfg.Servers, maxServers)

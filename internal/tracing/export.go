@@ -43,7 +43,7 @@ func (s Settings) Validate() error {
 		return nil
 	}
 	if u, err := url.Parse(s.Endpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return fmt.Errorf("%q (or what OTEL_EXPORTER_OTLP_ENDPOINT says) is no URL like http://collector:4317", s.Endpoint)
+		return fmt.Errorf("%q (or the value of OTEL_EXPORTER_OTLP_ENDPOINT) is not a URL like http://collector:4317", s.Endpoint)
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ func watchHost(output *os.File, gone func()) error {
 		return fmt.Errorf("look at standard output: %w", err)
 	}
 	if info.Mode()&os.ModeNamedPipe == 0 {
-		return errors.New("standard output is no pipe")
+		return errors.New("standard output is not a pipe")
 	}
 	// go-plugin puts another file in the place of os.Stdout later, and a
 	// collected os.File would close the pipe.

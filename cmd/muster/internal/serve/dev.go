@@ -89,7 +89,7 @@ machine: a port or a file taken by a task of one worker is not available to task
 func (d *dev) check() error {
 	var faults []error
 	if d.workers < 0 || d.workers > 1000 {
-		faults = append(faults, fmt.Errorf("--workers: %d is no number from 0 to 1000", d.workers))
+		faults = append(faults, fmt.Errorf("--workers: %d is not a number from 0 to 1000", d.workers))
 	}
 	listen := []address{{"listen", d.settings.Listen}, {"rest-listen", d.rest}, {"dispatcher-listen", d.dispatch}}
 	if d.settings.OpsListen != "" {
@@ -102,7 +102,7 @@ func (d *dev) check() error {
 			continue
 		}
 		if !loopback(host) {
-			faults = append(faults, fmt.Errorf("--%s: %q is no loopback address, and muster dev serves everyone who can connect; "+
+			faults = append(faults, fmt.Errorf("--%s: %q is not a loopback address, and muster dev serves everyone who can connect; "+
 				"run the daemons on their own, with TLS, to be reached from elsewhere", a.flag, host))
 		}
 	}

@@ -127,7 +127,7 @@ func restoreStore(from, dir string) error {
 	}
 	store, err := embedded.Open(embedded.Config{Path: to})
 	if err != nil {
-		return errors.Join(fmt.Errorf("%s is no copy of a store: %w", from, err), os.Remove(to))
+		return errors.Join(fmt.Errorf("%s is not a backup of a store: %w", from, err), os.Remove(to))
 	}
 	return store.Close()
 }

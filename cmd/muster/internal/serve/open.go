@@ -32,7 +32,7 @@ func refuseOpen(s *daemon.Settings, secured bool, addresses ...address) error {
 			continue
 		}
 		if !loopback(host) {
-			faults = append(faults, fmt.Errorf("--%s: %q is no loopback address, and without TLS everyone who can connect there is an administrator", a.flag, a.value))
+			faults = append(faults, fmt.Errorf("--%s: %q is not a loopback address, and without TLS everyone who can connect there is an administrator", a.flag, a.value))
 		}
 	}
 	if len(faults) == 0 {

@@ -66,7 +66,7 @@ func (f *workerFlags) config() (workerd.Config, error) {
 		cfg.Machine = workerd.MachineID()
 	}
 	if f.cpus < 0 || f.cpus > 1e6 || math.IsNaN(f.cpus) {
-		return cfg, fmt.Errorf("--cpus: %v is no number of CPUs", f.cpus)
+		return cfg, fmt.Errorf("--cpus: invalid number of CPUs %v", f.cpus)
 	}
 	cfg.Resources = &musterv1.Resources{NanoCpus: int64(f.cpus * 1e9)}
 	if f.memory != "" {

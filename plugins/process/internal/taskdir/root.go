@@ -52,7 +52,7 @@ func (r Root) Open() error {
 // Create makes a task's directory. To make one that is there changes nothing.
 func (r Root) Create(spec Spec) error {
 	if !ValidID(spec.ID) {
-		return fmt.Errorf("make a task's directory: %q is no task's id", spec.ID)
+		return fmt.Errorf("make a task's directory: %q is not a task id", spec.ID)
 	}
 	spec.Version = Version
 	unfinished := filepath.Join(string(r), newDir, spec.ID)
