@@ -32,7 +32,7 @@ func (d *Daemon) allocate(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil:
-			d.log.Warn("endpoints are not written", zap.Error(err))
+			d.log.Warn("failed to write endpoints", zap.Error(err))
 			_ = retry.Wait(ctx)
 			continue
 		}

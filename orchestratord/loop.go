@@ -267,7 +267,7 @@ func (l *loop) finish(r result) {
 		l.metrics.commits.WithLabelValues("stale").Inc()
 		l.postpone(s)
 	case l.held[s.shard].ctx.Err() == nil:
-		l.log.Warn("plan is not carried out", zap.String("service", s.id), zap.Error(r.err))
+		l.log.Warn("failed to carry out plan", zap.String("service", s.id), zap.Error(r.err))
 		l.metrics.commits.WithLabelValues("failed").Inc()
 		l.postpone(s)
 	}

@@ -73,10 +73,10 @@ func (d *disk) look() error {
 	d.mu.Unlock()
 	switch {
 	case err != nil && before == nil:
-		d.log.Error("the data directory takes no writes: running tasks run on, new ones have to wait",
+		d.log.Error("data directory is not writable: running tasks keep running, new ones wait",
 			zap.String("directory", d.dir), zap.Error(err))
 	case err == nil && before != nil:
-		d.log.Info("the data directory takes writes again", zap.String("directory", d.dir))
+		d.log.Info("data directory is writable again", zap.String("directory", d.dir))
 	default:
 		return err
 	}

@@ -193,7 +193,7 @@ func (s *stream[T]) end(log *zap.Logger, r *http.Request, err error) {
 	}
 	b, encodeErr := s.format.failure(status.Convert(err))
 	if encodeErr != nil {
-		log.Warn("error of a stream cannot be encoded", zap.Error(encodeErr))
+		log.Warn("failed to encode the error of a stream", zap.Error(encodeErr))
 		return
 	}
 	if s.flush(b) != nil {

@@ -65,7 +65,7 @@ func (l *Looker) store(ctx context.Context) (s Store) {
 	wg.Go(func() {
 		var err error
 		if s.Description, err = l.KV.Describe(ctx); err != nil {
-			l.Log.Debug("store does not tell of itself", zap.Error(err))
+			l.Log.Debug("failed to describe the store", zap.Error(err))
 		}
 	})
 	var probe error

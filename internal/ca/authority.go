@@ -201,7 +201,7 @@ func (a *Authority) Await(ctx context.Context) error {
 		}
 		if !told {
 			told = true
-			a.cfg.Logger.Warn("waiting for the cluster's authority: `muster init` makes it")
+			a.cfg.Logger.Warn("waiting for the cluster's authority; create it with `muster init`")
 		}
 		if _, err := a.store.Wait(ctx, seen, a.table); err != nil {
 			return fmt.Errorf("wait for authority: %w", err)

@@ -85,7 +85,7 @@ func Join(ctx context.Context, cfg RenewerConfig) (*Renewer, error) {
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return nil, err
 	case err == nil:
-		cfg.Logger.Warn("the certificate has ended, and a new one is asked for", zap.Time("ended", m.Certificate.Leaf.NotAfter))
+		cfg.Logger.Warn("certificate has expired; requesting a new one", zap.Time("ended", m.Certificate.Leaf.NotAfter))
 	}
 	key := known(m)
 	for attempts := backoff.New(firstPause, lastPause); ; {
@@ -127,11 +127,11 @@ func (k *Renewer) rejoin(ctx context.Context) {
 	}
 	m, err := k.obtain(ctx, keyOf(k.source.Get()), nil)
 	if err != nil {
-		k.cfg.Logger.Warn("the join token names a root that is not known here, and to join again did not succeed", zap.Error(err))
+		k.cfg.Logger.Warn("join token names an unknown root, and joining again failed", zap.Error(err))
 		return
 	}
 	ending := k.source.Set(m)
-	k.cfg.Logger.Info("joined again, under another root than before", zap.Int("connections_that_end", ending))
+	k.cfg.Logger.Info("joined again under a different root", zap.Int("connections_that_end", ending))
 }
 
 // Source holds the newest certificate.
@@ -212,7 +212,7 @@ func (k *Renewer) check(ctx context.Context) (renew bool, again time.Duration) {
 	if err != nil {
 		again := min(k.checkBackoff.Next(), max(k.interval, firstPause))
 		if ctx.Err() == nil {
-			k.cfg.Logger.Warn("it is not known whether the root has changed; asking again", zap.Duration("in", again), zap.Error(err))
+			k.cfg.Logger.Warn("failed to check whether the root has changed; retrying", zap.Duration("in", again), zap.Error(err))
 			k.rejoin(ctx)
 		}
 		return false, again
@@ -225,18 +225,18 @@ func (k *Renewer) check(ctx context.Context) (renew bool, again time.Duration) {
 	}
 	m := k.source.Get()
 	if signs, _ := pem.Decode(authorities); signs == nil || hex.EncodeToString(digestOf(signs.Bytes)) != m.Root {
-		k.cfg.Logger.Info("the root has changed, and a certificate of the new one is asked for")
+		k.cfg.Logger.Info("root has changed; requesting a new certificate")
 		return true, again
 	}
 	h := k.held
 	h.authorities = authorities
 	m, err = k.keep(h)
 	if err != nil {
-		k.cfg.Logger.Warn("the roots that are trusted now are not kept; asking again", zap.Duration("in", again), zap.Error(err))
+		k.cfg.Logger.Warn("failed to store the trusted roots; retrying", zap.Duration("in", again), zap.Error(err))
 		return false, again
 	}
 	ending := k.source.Set(m)
-	k.cfg.Logger.Info("other roots are trusted than before", zap.Int("connections_that_end", ending))
+	k.cfg.Logger.Info("trusted roots have changed", zap.Int("connections_that_end", ending))
 	return false, again
 }
 

@@ -23,7 +23,7 @@ func (a *Authority) KeyNames() []string {
 func (a *Authority) keys() []*Key {
 	keys, err := a.cfg.Keys.current()
 	if err != nil {
-		a.cfg.Logger.Warn("the keys of before are used on", zap.Error(err))
+		a.cfg.Logger.Warn("keeping the former keys", zap.Error(err))
 	}
 	return keys
 }

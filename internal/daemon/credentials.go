@@ -144,7 +144,7 @@ func (s *TLSSettings) Reload(ctx context.Context, creds Credentials, log *zap.Lo
 			// Once for each fault.
 			if text := err.Error(); text != complained {
 				complained = text
-				log.Warn("the files of the certificate are not taken", zap.Error(err))
+				log.Warn("certificate files are invalid; keeping the former ones", zap.Error(err))
 			}
 			continue
 		}

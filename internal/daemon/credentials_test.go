@@ -345,7 +345,7 @@ func TestReload(t *testing.T) {
 				t.Errorf("%q was logged %d times, want %d", want, got, n)
 			}
 		}
-		const taken, refused = "certificate reloaded", "the files of the certificate are not taken"
+		const taken, refused = "certificate reloaded", "certificate files are invalid; keeping the former ones"
 		said(taken, 0)
 		a.issue(t, "apid", apidID)
 		said(taken, 1)

@@ -252,7 +252,7 @@ func (r *running) keepSession(ctx context.Context) error {
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.host.StopTimeout/2)
 	defer cancel()
 	if err := r.sessions.Close(closing); err != nil {
-		r.log.Warn("session ends by itself", zap.Error(err))
+		r.log.Warn("session expires on its own", zap.Error(err))
 	}
 	return nil
 }

@@ -338,7 +338,7 @@ func (e *Executor) lostLocked(dir taskdir.Dir) (*taskdir.Exit, error) {
 	e.log.Warn("a task's supervisor was killed", zap.String("task", dir.ID()), zap.String("reason", exit.Lost))
 	if err := dir.SetExit(*exit); err != nil {
 		// The next to look finds the same, a moment later.
-		e.log.Warn("it is not kept that a task was lost", zap.String("task", dir.ID()), zap.Error(err))
+		e.log.Warn("failed to record that a task was lost", zap.String("task", dir.ID()), zap.Error(err))
 	}
 	return exit, nil
 }

@@ -34,7 +34,7 @@ func (h *Host) discover() []file {
 	for _, dir := range h.cfg.Dirs {
 		entries, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			h.log.Warn("plugin directory is not searched", zap.String("directory", dir), zap.Error(err))
+			h.log.Warn("skipping plugin directory", zap.String("directory", dir), zap.Error(err))
 		}
 		for _, entry := range entries {
 			f, ok := executableIn(dir, entry.Name())

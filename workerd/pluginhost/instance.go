@@ -192,7 +192,7 @@ func (i *instance) stop() {
 	case <-done:
 	case <-timer.C:
 		if err := i.process.Kill(context.Background()); err != nil {
-			i.output.log.Error("executor plugin is not killed", zap.Error(err))
+			i.output.log.Error("failed to kill executor plugin", zap.Error(err))
 			return
 		}
 		<-done

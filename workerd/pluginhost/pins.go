@@ -90,7 +90,7 @@ func (h *Host) reloadPins() bool {
 	defer h.mu.Unlock()
 	if err != nil {
 		if !h.pinsFailed {
-			h.log.Error("file of plugin checksums is not read; what it said before holds", zap.Error(err))
+			h.log.Error("failed to read the plugin checksum file; keeping its former content", zap.Error(err))
 		}
 		h.pinsFailed = true
 		return false

@@ -198,7 +198,7 @@ func (p *plugin) watch(ctx context.Context, i *instance) {
 		}
 		err := i.process.ended()
 		p.failed(err)
-		p.log.Error("executor plugin ended; its tasks run on", zap.Error(err), zap.String("last_output", i.output.last()))
+		p.log.Error("executor plugin ended; its tasks keep running", zap.Error(err), zap.String("last_output", i.output.last()))
 	}
 	p.mu.Unlock()
 	i.stop()
@@ -279,7 +279,7 @@ func (p *plugin) describe(ctx context.Context) *executor.Described {
 	if hangs {
 		p.log.Error("executor plugin hangs and is killed", zap.Int("silences", mostSilences))
 		if err := i.process.Kill(ctx); err != nil {
-			p.log.Error("executor plugin is not killed", zap.Error(err))
+			p.log.Error("failed to kill executor plugin", zap.Error(err))
 		}
 	}
 	return p.described()

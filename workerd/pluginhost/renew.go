@@ -64,10 +64,10 @@ func (p *plugin) renew(repinned bool) {
 	p.mu.Unlock()
 	switch {
 	case refusal != nil:
-		p.log.Error("executor plugin's new file is refused; the old one runs on", zap.Error(refusal))
+		p.log.Error("executor plugin's new file is refused; the old one keeps running", zap.Error(refusal))
 		p.host.changed()
 	case sum != began:
-		p.log.Info("executor plugin's file was replaced; it is started from the new one, and its tasks run on",
+		p.log.Info("executor plugin was replaced; restarting it from the new file while its tasks keep running",
 			zap.String("file", p.path()), zap.String("checksum", sum))
 		p.replace(running)
 	case repinned:

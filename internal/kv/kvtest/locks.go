@@ -61,7 +61,7 @@ func testLocks(t *testing.T, f *fixture) {
 		t.Errorf("Release of what is not held: %v", err)
 	}
 	if p := f.get(t, "lock"); p.Session != a.ID() {
-		t.Error("a lock was released by who did not hold it")
+		t.Error("lock was released by a replica that did not hold it")
 	}
 	if err := a.Release(f.ctx, f.key("lock")); err != nil {
 		t.Fatal(err)

@@ -90,7 +90,7 @@ func (s *stream) serveLogs(ctx context.Context, req *dispatcherv1.LogRequest, al
 		sources = append(sources, func(ctx context.Context, emit func(*musterv1.LogMessage) error) error {
 			err := s.c.cfg.Tasks.Logs(ctx, id, req.GetOptions(), emit)
 			if err != nil && ctx.Err() == nil {
-				s.c.log.Warn("task output breaks off", zap.String("task", id), zap.Error(err))
+				s.c.log.Warn("task output ended early", zap.String("task", id), zap.Error(err))
 			}
 			// The output of other tasks continues.
 			return nil

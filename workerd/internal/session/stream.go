@@ -57,7 +57,7 @@ func (c *Client) session(ctx context.Context, address string) (welcomed bool, er
 	}
 	defer func() {
 		if cerr := conn.Close(); cerr != nil {
-			c.log.Debug("connection ends badly", zap.String("dispatcher", address), zap.Error(cerr))
+			c.log.Debug("connection ended with an error", zap.String("dispatcher", address), zap.Error(cerr))
 		}
 	}()
 	// The stream outlives ctx a little, for the goodbye.

@@ -229,7 +229,7 @@ func (m *Manager) forget(t *task) {
 			return
 		}
 		if err := m.add([]*dispatcherv1.AssignedTask{newest}); err != nil {
-			m.log.Error("failed to take in a task that was assigned again", zap.String("task", t.id), zap.Error(err))
+			m.log.Error("failed to accept a task that was assigned again", zap.String("task", t.id), zap.Error(err))
 		}
 	})
 }

@@ -77,7 +77,7 @@ func (f *waiting) notConverging(ctx context.Context, s *musterv1.Service, what v
 	case daemonMissing:
 		return fmt.Errorf("%w: %s\nMuster continues as soon as it runs; `muster cluster status` shows all daemons", errNotConverged, f.forecast.missingText())
 	}
-	return fmt.Errorf("%w: %s\n%s `muster service ps %s` shows the tasks; with --keep-waiting this command waits on", errNotConverged, why, now, name)
+	return fmt.Errorf("%w: %s\n%s `muster service ps %s` shows the tasks; with --keep-waiting this command keeps waiting", errNotConverged, why, now, name)
 }
 
 // quantity says how many tasks of how many do something: "the task", "1 of 3 tasks" or

@@ -171,7 +171,7 @@ func (f *waiting) silent(why error) error {
 	if f.forecast.keepWaiting || time.Since(f.answered) < silentPatience {
 		return nil
 	}
-	return fmt.Errorf("%w after %v: %s\nWhat was asked for is stored. Once apid answers, `muster service ps %s` shows the tasks",
+	return fmt.Errorf("%w after %v: %s\nThe request is stored. Once apid answers, `muster service ps %s` shows the tasks",
 		errNoAnswer, time.Since(f.answered).Round(time.Second), p.silent, f.service.Spec.GetName())
 }
 

@@ -22,6 +22,6 @@ func (n notifier) stops(ctx context.Context) (release func() bool) {
 
 func (n notifier) say(state string) {
 	if _, err := systemd.SdNotify(false, state); err != nil {
-		n.log.Warn("the service manager cannot be told of this process", zap.String("state", state), zap.Error(err))
+		n.log.Warn("failed to notify the service manager", zap.String("state", state), zap.Error(err))
 	}
 }

@@ -211,7 +211,7 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 	}
 	for _, address := range []string{s.Listen, restListen} {
 		if h, _, err := net.SplitHostPort(address); err == nil && !creds.Secure() && !loopback(h) {
-			log.Warn("serving in the clear, to everyone who can connect, as --insecure-listen says", zap.String("address", address))
+			log.Warn("serving without TLS to everyone who can connect (--insecure-listen)", zap.String("address", address))
 		}
 	}
 	registry := daemon.NewRegistry()
