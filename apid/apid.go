@@ -183,7 +183,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	d.logs = logs.New(d.view, func(node string) (string, bool) {
 		m, ok := dispatchers.Owner(store.ShardOf(node))
 		return m.Address, ok
-	}, env.Dial, env.Logger)
+	}, env.Dial)
 	d.authority = authority.New(d.backend, authority.Options{
 		Own: cfg.Authority, Guard: env.Guard, Looker: looker, Daemon: env.Member.Daemon, RotationLeast: cfg.RotationLeast,
 	})

@@ -137,7 +137,6 @@ func (c *cluster) status(node, service, task string) *recordv1.Status {
 type replica struct {
 	*Daemon
 	cfg     Config
-	c       *cluster
 	address string
 	kv      *killable
 	server  *grpc.Server
@@ -157,7 +156,7 @@ func (c *cluster) dispatcherOver(space kv.KV, name string, change ...func(*Confi
 	for _, f := range change {
 		f(&cfg)
 	}
-	r := &replica{cfg: cfg, c: c, address: name + ":4245", kv: newKillable(space), server: grpc.NewServer(), served: make(chan struct{})}
+	r := &replica{cfg: cfg, address: name + ":4245", kv: newKillable(space), server: grpc.NewServer(), served: make(chan struct{})}
 	env := daemon.Env{
 		KV: r.kv, Prefix: "muster", Server: r.server, Logger: c.log.Named(name), Metrics: prometheus.NewRegistry(),
 		Member: shards.Member{Instance: name, Daemon: "dispatcherd", Address: r.address, Started: time.Now()},

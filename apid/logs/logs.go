@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -42,13 +41,12 @@ type Broker struct {
 	view  *objects.View
 	owner func(node string) (address string, ok bool)
 	conns *pool
-	log   *zap.Logger
 }
 
 // New returns a broker. Owner tells the address of the dispatcher that owns a
 // node, and dial connects to it.
-func New(v *objects.View, owner func(node string) (string, bool), dial func(string) (*grpc.ClientConn, error), log *zap.Logger) *Broker {
-	return &Broker{view: v, owner: owner, conns: newPool(dial), log: log}
+func New(v *objects.View, owner func(node string) (string, bool), dial func(string) (*grpc.ClientConn, error)) *Broker {
+	return &Broker{view: v, owner: owner, conns: newPool(dial)}
 }
 
 // Run keeps the connections to dispatchers until ctx ends, and then closes

@@ -70,7 +70,7 @@ func in(t *testing.T, nodes map[string]subscribe, test func(*testing.T, *site)) 
 			s.mu.Unlock()
 			return grpc.NewClient("passthrough:///dispatcher", grpc.WithTransportCredentials(insecure.NewCredentials()),
 				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
-		}, zaptest.NewLogger(t))
+		})
 		server := grpc.NewServer()
 		dispatcherv1.RegisterLogBrokerServiceServer(server, s)
 		ctx, cancel := context.WithCancel(context.Background())

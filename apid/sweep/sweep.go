@@ -178,7 +178,7 @@ func (s *Sweeper) sweepNodes(ctx context.Context, now time.Time) {
 	}
 	for _, id := range due {
 		if err := s.forgetNode(ctx, id); err != nil {
-			s.Log.Warn("removed node is remembered until the next sweep", zap.String("node", id), zap.Error(err))
+			s.Log.Warn("failed to forget a removed node; retrying with the next sweep", zap.String("node", id), zap.Error(err))
 			return
 		}
 	}

@@ -28,7 +28,7 @@ const (
 
 // patterns are compiled once for each Validator.
 type patterns struct {
-	name, dataName, kind, capability, signal, hostname, resource *regexp.Regexp
+	name, dataName, kind, capability, signal, hostname *regexp.Regexp
 }
 
 func newPatterns() patterns {
@@ -39,7 +39,6 @@ func newPatterns() patterns {
 		capability: regexp.MustCompile(`^(?i:(CAP_)?[A-Z][A-Z0-9_]*)$`),
 		signal:     regexp.MustCompile(`^(?i:(SIG)?[A-Z][A-Z0-9]*([+-][0-9]+)?|[1-9][0-9]?)$`),
 		hostname:   regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9_-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9_-]*[a-zA-Z0-9])?)*$`),
-		resource:   regexp.MustCompile(`^[a-z][a-z0-9_.-]*$`),
 	}
 }
 

@@ -1,9 +1,11 @@
 package language
 
 import (
+	"errors"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -17,16 +19,21 @@ var story = regexp.MustCompile(`^(Test|Benchmark|Fuzz|Example)`)
 // TestCommentsBeginWithTheNameTheyExplain finds comments that kept a former name of
 // their function or type.
 func TestCommentsBeginWithTheNameTheyExplain(t *testing.T) {
-	files := token.NewFileSet()
+	files, checked := token.NewFileSet(), 0
 	for name := range strings.Lines(git(t, "ls-files", "*.go")) {
 		name = strings.TrimSpace(name)
 		if generated.MatchString(name) {
 			continue
 		}
 		file, err := parser.ParseFile(files, filepath.Join(root, name), nil, parser.ParseComments|parser.SkipObjectResolution)
-		if err != nil {
-			continue // removed, and not committed yet, or the compiler says what is wrong
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed, and not committed yet
 		}
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		checked++
 		for _, declaration := range file.Decls {
 			for declared, comment := range explained(declaration) {
 				first := firstWord(comment.Text())
@@ -38,6 +45,9 @@ func TestCommentsBeginWithTheNameTheyExplain(t *testing.T) {
 				}
 			}
 		}
+	}
+	if checked == 0 {
+		t.Fatal("no file was checked")
 	}
 }
 

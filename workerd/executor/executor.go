@@ -192,8 +192,8 @@ func (d *Described) Runs(kind string) bool {
 	return slices.Contains(d.Description.GetKinds(), kind)
 }
 
-// NewDescribed returns an executor with what it said of itself, or nil if it has not
-// said anything yet. An executor whose schema is too large to be reported is unhealthy.
+// NewDescribed returns an executor with what it said of itself. About is nil if it has
+// not said anything yet. An executor whose schema is too large to be reported is unhealthy.
 func NewDescribed(e Executor, about *About) *Described {
 	if about == nil {
 		about = &About{}

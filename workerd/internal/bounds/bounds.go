@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
@@ -44,10 +46,11 @@ func Text(text string, limit int) string {
 	return strings.ToValidUTF8(text[:max(limit-len(mark), 0)], "") + mark
 }
 
-// Runtime returns a runtime status within the limits: the same one, or a copy.
+// Runtime returns a runtime status within the limits and without unknown fields: the
+// same one, or a copy.
 func Runtime(r *musterv1.RuntimeStatus) *musterv1.RuntimeStatus {
 	id, output := Text(r.GetId(), MaxName), Text(r.GetHealth().GetOutput(), MaxHealthOutput)
-	if id == r.GetId() && output == r.GetHealth().GetOutput() {
+	if id == r.GetId() && output == r.GetHealth().GetOutput() && known(r) && known(r.GetHealth()) {
 		return r
 	}
 	bounded := &musterv1.RuntimeStatus{Id: id, Pid: r.Pid, ExitCode: r.ExitCode, OomKilled: r.OomKilled}
@@ -59,13 +62,18 @@ func Runtime(r *musterv1.RuntimeStatus) *musterv1.RuntimeStatus {
 	return bounded
 }
 
-// Ports returns ports within the limits: the same ones, or copies.
+// known reports whether a message has no field that this version does not know, which
+// has no limit.
+func known(m proto.Message) bool { return len(m.ProtoReflect().GetUnknown()) == 0 }
+
+// Ports returns ports within the limits and without unknown fields: the same ones, or
+// copies.
 func Ports(ports []*musterv1.PortConfig) []*musterv1.PortConfig {
 	ports = ports[:min(len(ports), MaxPorts)]
 	bounded := ports
 	for i, p := range ports {
 		name := Text(p.GetName(), MaxPortName)
-		if name == p.GetName() {
+		if name == p.GetName() && known(p) {
 			continue
 		}
 		if &bounded[0] == &ports[0] {

@@ -42,7 +42,7 @@ the oldest change that it has not taken in).
 
 The exit code is 0 if nothing is wrong, and 7 if something is: the store does not answer, an instance is not healthy,
 does not answer or died within the last minute, a daemon has no instance, or a shard has no owner. The problem is printed on
-standard error. A node that is down is none of this.
+standard error. A node that is down does not count as a problem.
 
 --wait waits until nothing is wrong and a node is READY, so that services can run; --ready-nodes says how many must be, 0
 for a cluster that has no workers yet. If fewer are READY by then, the exit code is 7 too.`
@@ -50,9 +50,16 @@ for a cluster that has no workers yet. If fewer are READY by then, the exit code
   muster cluster status --wait 30s && echo all is well
   muster cluster status --format json | jq '.[0].problems'`
 	statusCmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if cmd.Flags().Changed("ready-nodes") && waitFor <= 0 {
+			return usage("--ready-nodes: needs --wait")
+		}
 		resp, err := c.waitForStatus(cmd, waitFor, nodes)
 		if err != nil {
 			return err
+		}
+		if n := resp.Nodes.GetReady(); waitFor > 0 && n < nodes {
+			resp.Healthy = false
+			resp.Problems = append(resp.Problems, fmt.Sprintf("ready nodes: %d, want %d: start workers (muster workerd), or read in their logs why they do not register", n, nodes))
 		}
 		switch {
 		case o.format != "table":
@@ -65,15 +72,11 @@ for a cluster that has no workers yet. If fewer are READY by then, the exit code
 		if err != nil {
 			return err
 		}
-		problems := resp.Problems
-		if n := resp.Nodes.GetReady(); waitFor > 0 && n < nodes {
-			problems = append(problems, fmt.Sprintf("ready nodes: %d, want %d: start workers (muster workerd), or read in their logs why they do not register", n, nodes))
-		}
-		if resp.Healthy && len(problems) == 0 {
+		if resp.Healthy && len(resp.Problems) == 0 {
 			return nil
 		}
 		text := ""
-		for _, p := range problems {
+		for _, p := range resp.Problems {
 			text += "\n  " + printable(p)
 		}
 		return fmt.Errorf("%w:%s", errUnhealthy, text)

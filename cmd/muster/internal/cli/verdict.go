@@ -75,7 +75,7 @@ func (f *waiting) notConverging(ctx context.Context, s *musterv1.Service, what v
 		why = "no node takes the tasks that wait: " + st.GetPendingReason()
 		now = "Muster starts them as soon as a node fits."
 	case daemonMissing:
-		return fmt.Errorf("%w: %s\nMuster continues as soon as it runs; `muster cluster status` shows all daemons", errNotConverged, f.forecast.missingText())
+		return fmt.Errorf("%w: %s\nMuster continues as soon as it runs; `muster cluster status` shows all daemons; with --keep-waiting this command keeps waiting", errNotConverged, f.forecast.missingText())
 	}
 	return fmt.Errorf("%w: %s\n%s `muster service ps %s` shows the tasks; with --keep-waiting this command keeps waiting", errNotConverged, why, now, name)
 }

@@ -30,7 +30,7 @@ func (w *wait) addFlags(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.BoolVarP(&w.detach, "detach", "d", false, "do not wait until the tasks run")
 	fs.BoolVarP(&w.quiet, "quiet", "q", false, "show no progress")
-	fs.BoolVar(&w.keep, "keep-waiting", false, "keep waiting while tasks fail, no node fits or a daemon is missing")
+	fs.BoolVar(&w.keep, "keep-waiting", false, "keep waiting although tasks fail, no node fits, a daemon is missing or apid does not answer")
 	fs.DurationVar(&w.timeout, "timeout", 0, "stop waiting after this time, with exit code 6 (default: no limit)")
 }
 

@@ -193,16 +193,16 @@ func serveWorker(ctx context.Context, s *daemon.Settings, cfg workerd.Config, cr
 		return err
 	}
 	if ops != nil {
-		tasks = append(tasks, serveOps(listeners.replica, ops, s, registry, func() error { return standing(w) }, guard, hostsOf(s, creds).Check))
+		tasks = append(tasks, serveOps(listeners.replica, ops, s, registry, func() error { return sessionStatus(w) }, guard, hostsOf(s, creds).Check))
 	}
 	// It looks after its tasks from now on, whether a dispatcher answers or not.
 	notifier{log}.ready()
 	return daemon.RunTasks(ctx, tasks...)
 }
 
-// standing returns what keeps a worker from getting tasks: that it has no session
+// sessionStatus returns what keeps a worker from getting tasks: that it has no session
 // with a dispatcher. It is ready once it had one.
-func standing(w *workerd.Worker) error {
+func sessionStatus(w *workerd.Worker) error {
 	err := w.Session()
 	if errors.Is(err, workerd.ErrNotJoined) {
 		return &daemon.Starting{Err: err}
