@@ -206,7 +206,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	return d, nil
 }
 
-// lastKnown is the census of all subsystems as the directories have it.
+// lastKnown is the ownership of all subsystems as the directories have it.
 func (d *Daemon) lastKnown() map[string]shards.Ownership {
 	all := map[string]shards.Ownership{}
 	for _, s := range d.subsystems {

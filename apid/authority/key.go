@@ -80,8 +80,8 @@ func (c *Control) keyHolders(ctx context.Context) ([]*musterv1.KeyHolder, error)
 	}
 	var holders []*musterv1.KeyHolder
 	seen := map[string]bool{}
-	for _, census := range found.Census {
-		for _, m := range census.Members {
+	for _, ownership := range found.Ownership {
+		for _, m := range ownership.Members {
 			if m.Daemon != c.opt.Daemon || seen[m.Instance] {
 				continue
 			}

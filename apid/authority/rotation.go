@@ -102,8 +102,8 @@ func (a *Authority) behind(ctx context.Context, roots *ca.Roots, now time.Time) 
 		return nil, "the store does not answer: " + found.Store.Err.Error()
 	}
 	signing := hex.EncodeToString(roots.Signing)
-	for _, census := range found.Census {
-		for _, m := range census.Members {
+	for _, ownership := range found.Ownership {
+		for _, m := range ownership.Members {
 			if r := found.Reports[m.Instance]; r.Err != nil || r.ReportResponse == nil || r.Root != signing {
 				waiting = append(waiting, m.Daemon+" "+m.Instance)
 			}

@@ -31,7 +31,7 @@ func Judge(f Findings) *musterv1.GetClusterStatusResponse {
 		problem("the store has no leader that is known")
 	}
 	for _, s := range Subsystems() {
-		c := f.Census[s.Name]
+		c := f.Ownership[s.Name]
 		none := unowned(s, c)
 		m.Subsystems = append(m.Subsystems, &musterv1.SubsystemStatus{
 			Subsystem: s.Name, Daemon: s.Daemon, Instances: uint32(len(c.Members)), Shards: uint32(s.Shards), Unowned: none,

@@ -23,7 +23,7 @@ import (
 func well() clusterstatus.Findings {
 	f := clusterstatus.Findings{
 		Store:     clusterstatus.Store{Description: kv.Description{Kind: "consul", Leader: "a:1", Servers: []string{"a:1"}}, Latency: time.Millisecond},
-		Census:    map[string]shards.Ownership{},
+		Ownership: map[string]shards.Ownership{},
 		Processes: map[string][]kv.Process{},
 		Newest:    map[string][]uint64{"tasks": {5, 0, 7}},
 		Reports:   map[string]clusterstatus.Report{},
@@ -34,7 +34,7 @@ func well() clusterstatus.Findings {
 		for i := range s.Shards {
 			c.Leases[i] = shards.Lease{Member: m, Since: time.Unix(1000, 0)}
 		}
-		f.Census[s.Name] = c
+		f.Ownership[s.Name] = c
 		f.Processes[s.Daemon] = []kv.Process{{Meta: map[string]string{"instance": s.Daemon}, Address: m.Address, Alive: true}}
 		f.Reports[s.Daemon] = clusterstatus.Report{ReportResponse: report(s.Daemon, 5, 0, 7)}
 	}
@@ -99,16 +99,16 @@ func TestJudge(t *testing.T) {
 		}, "new", changing, 0, "0", nil},
 		"shards are free": {func(f *clusterstatus.Findings) {
 			for _, i := range []int{1, 2, 3, 7} {
-				delete(f.Census["scheduler"].Leases, i)
+				delete(f.Ownership["scheduler"].Leases, i)
 			}
 		}, "", healthy, 12, "0", []string{"no replica holds shards 1-3, 7 of the scheduler"}},
 		"a daemon has no instance": {func(f *clusterstatus.Findings) {
-			delete(f.Census, "allocator")
+			delete(f.Ownership, "allocator")
 			f.Processes["allocatord"] = nil
 		}, "", healthy, 16, "0", []string{"no allocatord takes part"}},
 		"the store is away": {func(f *clusterstatus.Findings) {
 			f.Store.Err, f.Store.Leader, f.Newest, f.Processes = errors.New("cut off"), "", nil, nil
-			delete(f.Census["scheduler"].Leases, 0)
+			delete(f.Ownership["scheduler"].Leases, 0)
 		}, "", healthy, 15, "?", []string{"the store does not answer"}},
 		"a limit of the store is reached": {func(f *clusterstatus.Findings) {
 			f.Store.Err = fmt.Errorf("200 connections: %w", kv.ErrLimited)

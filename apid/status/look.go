@@ -32,7 +32,7 @@ type Looker struct {
 	Prefix string
 	// Newest reads the newest sequence numbers of all tables from the store.
 	Newest func(context.Context) (map[string][]uint64, error)
-	// LastKnown returns the last census that is known, for a store that is away.
+	// LastKnown returns the last known ownership, for a store that is away.
 	LastKnown func() map[string]shards.Ownership
 	// StaleFor returns how old what this process knows is.
 	StaleFor func() time.Duration
@@ -49,7 +49,7 @@ func (l *Looker) Look(ctx context.Context) Findings {
 		f.Store.Err = l.read(ctx, &f)
 	}
 	if f.Store.Err != nil {
-		f.Census, f.Newest = l.LastKnown(), nil
+		f.Ownership, f.Newest = l.LastKnown(), nil
 	}
 	f.Store.StaleFor = l.StaleFor()
 	l.ask(ctx, &f)
@@ -96,7 +96,7 @@ func (l *Looker) read(ctx context.Context, f *Findings) error {
 	processes := make([][]kv.Process, len(subsystems))
 	errs := make([]error, len(subsystems)+2)
 	var wg sync.WaitGroup
-	wg.Go(func() { f.Census, errs[0] = l.census(ctx) })
+	wg.Go(func() { f.Ownership, errs[0] = l.ownership(ctx) })
 	wg.Go(func() { f.Newest, errs[1] = l.Newest(ctx) })
 	for i, s := range subsystems {
 		wg.Go(func() { processes[i], errs[2+i] = l.KV.Processes(ctx, "muster-"+s.Daemon) })
@@ -113,27 +113,27 @@ func (l *Looker) read(ctx context.Context, f *Findings) error {
 	return errors.Join(errs...)
 }
 
-// census takes the census, again if a shard has yet to be taken.
-func (l *Looker) census(ctx context.Context) (map[string]shards.Ownership, error) {
+// ownership reads who owns the shards, again if a shard has no owner yet.
+func (l *Looker) ownership(ctx context.Context) (map[string]shards.Ownership, error) {
 	for look := 1; ; look++ {
-		census, err := shards.ReadOwnership(ctx, l.KV, l.Prefix, l.Log)
-		if err != nil || look == looks || settled(census) {
-			return census, err
+		ownership, err := shards.ReadOwnership(ctx, l.KV, l.Prefix, l.Log)
+		if err != nil || look == looks || settled(ownership) {
+			return ownership, err
 		}
 		t := time.NewTimer(lookPause)
 		select {
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
-			return census, nil
+			return ownership, nil
 		}
 	}
 }
 
 // settled reports whether all shards are held that a replica could hold.
-func settled(census map[string]shards.Ownership) bool {
+func settled(ownership map[string]shards.Ownership) bool {
 	for _, s := range Subsystems() {
-		if c := census[s.Name]; len(c.Members) > 0 && len(unowned(s, c)) > 0 {
+		if c := ownership[s.Name]; len(c.Members) > 0 && len(unowned(s, c)) > 0 {
 			return false
 		}
 	}
@@ -160,7 +160,7 @@ func (l *Looker) ask(ctx context.Context, f *Findings) {
 			}
 		}
 	}
-	for _, c := range f.Census {
+	for _, c := range f.Ownership {
 		for _, m := range c.Members {
 			addresses[m.Instance] = m.Address
 		}

@@ -38,9 +38,9 @@ func Subsystems() []Subsystem {
 // Findings are what was found at one moment.
 type Findings struct {
 	Store Store
-	// Census is that of each subsystem, by name: as the store has it, or, if it
+	// Ownership is that of each subsystem, by name: as the store has it, or, if it
 	// was not reached, as it was known last.
-	Census map[string]shards.Ownership
+	Ownership map[string]shards.Ownership
 	// Processes are those in the store's catalog, by daemon.
 	Processes map[string][]kv.Process
 	// Newest holds the sequence numbers of each table's shards, read before
