@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"syscall"
 	"time"
 
@@ -45,13 +46,14 @@ func newListening(name, cluster string, opsPort int, s *daemon.Settings, log *za
 }
 
 // clusterID returns an id that the replicas of a cluster on one machine share, and that
-// tells nothing else: a digest of their trust domain and of what they connect to.
+// tells nothing else: a digest of their trust domain or, without TLS, of what they
+// connect to, in any order.
 func clusterID(creds daemon.Credentials, peers ...string) string {
-	domain := ""
+	of := slices.Sorted(slices.Values(peers))
 	if creds.Secure() {
-		domain = creds.Domain()
+		of = []string{creds.Domain()}
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q", domain, peers))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q", of))
 	return hex.EncodeToString(sum[:8])
 }
 
@@ -92,7 +94,9 @@ func (o *listening) replicaAnswers(ctx context.Context) bool {
 		resp, err := askOps(ctx, o.ops, "livez")
 		if err == nil {
 			_ = resp.Body.Close()
-			return resp.Header.Get(replicaHeader) == o.replica
+			// The previous version says the daemon only.
+			replica := resp.Header.Get(replicaHeader)
+			return replica == o.replica || replica == o.daemon
 		}
 		if !errors.Is(err, syscall.ECONNREFUSED) || attempts.Wait(ctx) != nil {
 			return false

@@ -65,14 +65,16 @@ func TestFreePortsAreTakenBesideAReplicaOnly(t *testing.T) {
 		given bool
 		want  string // in the error; empty: a free port is taken
 	}{
-		"a replica":                        {ops: replica},
-		"a replica, and the flag is given": {ops: replica, given: true, want: "--rest-listen: listen tcp "},
-		"a replica of another cluster":     {ops: operations(t, "schedulerd "+clusterID(daemon.Plain(), "127.0.0.1:8500", "", "staging")), want: "something other than a replica of schedulerd of this cluster"},
-		"a redirect to a replica":          {ops: moved.Addr().String(), want: "something other than a replica of schedulerd"},
-		"another daemon":                   {ops: operations(t, "apid "+clusterID(daemon.Plain(), "127.0.0.1:8500", "", "muster")), want: "something other than a replica of schedulerd"},
-		"a cluster in one process":         {ops: operations(t, "dev"), want: "something other than a replica of schedulerd"},
-		"another program":                  {ops: page.Addr().String(), want: "give --rest-listen another port"},
-		"nothing answers":                  {ops: silent.Addr().String(), want: "none answers at " + silent.Addr().String()},
+		"a replica":                     {ops: replica},
+		"a replica of the last version": {ops: operations(t, "schedulerd")},
+		"a replica that names its peers in another order": {ops: operations(t, "schedulerd "+clusterID(daemon.Plain(), "muster", "", "127.0.0.1:8500"))},
+		"a replica, and the flag is given":                {ops: replica, given: true, want: "--rest-listen: listen tcp "},
+		"a replica of another cluster":                    {ops: operations(t, "schedulerd "+clusterID(daemon.Plain(), "127.0.0.1:8500", "", "staging")), want: "something other than a replica of schedulerd of this cluster"},
+		"a redirect to a replica":                         {ops: moved.Addr().String(), want: "something other than a replica of schedulerd"},
+		"another daemon":                                  {ops: operations(t, "apid "+clusterID(daemon.Plain(), "127.0.0.1:8500", "", "muster")), want: "something other than a replica of schedulerd"},
+		"a cluster in one process":                        {ops: operations(t, "dev"), want: "something other than a replica of schedulerd"},
+		"another program":                                 {ops: page.Addr().String(), want: "give --rest-listen another port"},
+		"nothing answers":                                 {ops: silent.Addr().String(), want: "none answers at " + silent.Addr().String()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
