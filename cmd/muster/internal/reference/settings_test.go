@@ -19,6 +19,7 @@ var samples = map[string]struct{ variable, yaml, want string }{
 	"bool":           {"true", "true", "true"},
 	"duration":       {"90s", "90s", "1m30s"},
 	"int":            {"7", "7", "7"},
+	"uint64":         {"7", "7", "7"},
 	"float64":        {"1.5", "1.5", "1.5"},
 	"stringSlice":    {"a,b", "[a, b]", "[a,b]"},
 	"stringToString": {"a=b", "{a: b}", "[a=b]"},
