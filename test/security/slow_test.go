@@ -82,7 +82,7 @@ func halfCall(conn net.Conn) error {
 	return framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes()})
 }
 
-// TestSlowClientsAreCutOff holds connections to apid as a stranger may, and measures how
+// TestSlowClientsAreCutOff holds connections to apid without credentials, and measures how
 // many there are at once, how long each lasts, and what that costs apid.
 func TestSlowClientsAreCutOff(t *testing.T) {
 	c := start(t)
@@ -124,7 +124,9 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 			if longest > attack.within {
 				t.Errorf("a connection was held for %v, want %v at most", longest, attack.within)
 			}
-			if held := slowClients - refused; held > hostConnections || held < hostConnections/2 {
+			// One that ends while others still connect makes room for another. The exact
+			// bound is that of package daemon.
+			if held := slowClients - refused; held > hostConnections*11/10 || held < hostConnections/2 {
 				t.Errorf("one host held %d connections, want %d", held, hostConnections)
 			}
 		})
