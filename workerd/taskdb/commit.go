@@ -148,18 +148,11 @@ func encode(specs map[string]*musterv1.TaskSpec, changes []Change) ([]write, err
 func (db *DB) commit(writes []write) error {
 	err := db.bolt.Update(func(tx *bbolt.Tx) error {
 		for _, w := range writes {
-			bucket := tx.Bucket(w.bucket)
 			if w.ofTask && tx.Bucket(tasksBucket).Get(w.key) == nil {
 				// It has been forgotten meanwhile, and nothing may be left of it.
 				continue
 			}
-			var err error
-			if w.value == nil {
-				err = bucket.Delete(w.key)
-			} else {
-				err = bucket.Put(w.key, w.value)
-			}
-			if err != nil {
+			if err := w.apply(tx); err != nil {
 				return fmt.Errorf("write %s of %q: %w", w.bucket, w.key, err)
 			}
 		}
@@ -169,4 +162,19 @@ func (db *DB) commit(writes []write) error {
 		return fmt.Errorf("commit to task database: %w", err)
 	}
 	return nil
+}
+
+// apply writes the value. A file of an earlier version may lack the bucket.
+func (w *write) apply(tx *bbolt.Tx) error {
+	if w.value == nil {
+		if bucket := tx.Bucket(w.bucket); bucket != nil {
+			return bucket.Delete(w.key)
+		}
+		return nil
+	}
+	bucket, err := tx.CreateBucketIfNotExists(w.bucket)
+	if err != nil {
+		return err
+	}
+	return bucket.Put(w.key, w.value)
 }

@@ -60,17 +60,18 @@ func decode(sealed []byte, into proto.Message) error {
 	return proto.Unmarshal(value, into)
 }
 
-// load reads everything, and makes the buckets of a new file.
+// load reads everything, and makes the buckets of a new file. Nothing is written to
+// another one: a worker starts on a full disk, too.
 func load(bolt *bbolt.DB) (*Contents, error) {
 	contents := &Contents{Tasks: map[string]*Record{}, Specs: map[string]*musterv1.TaskSpec{}}
 	if err := checkSize(bolt); err != nil {
 		return nil, &damageError{err}
 	}
-	incomplete := false
+	empty := false
 	err := bolt.View(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(metaBucket)
 		if meta == nil {
-			incomplete = true
+			empty = true
 			if first, _ := tx.Cursor().First(); first != nil {
 				return &damageError{fmt.Errorf("a bucket %q and none called %q", first, metaBucket)}
 			}
@@ -83,14 +84,12 @@ func load(bolt *bbolt.DB) (*Contents, error) {
 		if string(schema) != Schema {
 			return fmt.Errorf("%w: its schema is %q, this version knows %q", ErrNewer, schema, Schema)
 		}
-		// An earlier version did not have it.
-		incomplete = tx.Bucket(executorsBucket) == nil
 		if err := contents.read(tx); err != nil {
 			return &damageError{err}
 		}
 		return check(tx)
 	})
-	if err != nil || !incomplete {
+	if err != nil || !empty {
 		return contents, err
 	}
 	return contents, bolt.Update(func(tx *bbolt.Tx) error {
@@ -178,6 +177,7 @@ func (c *Contents) read(tx *bbolt.Tx) error {
 		_, err := unseal(sealed)
 		return err
 	})
+	// An earlier version did not have executors. The first write makes the bucket.
 	if err != nil || tx.Bucket(executorsBucket) == nil {
 		return err
 	}

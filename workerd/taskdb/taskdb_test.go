@@ -107,7 +107,7 @@ func TestWhatIsWrittenIsThereAfterwards(t *testing.T) {
 }
 
 // TestFilesOfEarlierVersionsAreOpened takes away what an earlier version did not write,
-// and leaves behind what it did not remove.
+// and leaves behind what it did not remove. Opening writes nothing.
 func TestFilesOfEarlierVersionsAreOpened(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "tasks.db")
@@ -131,7 +131,17 @@ func TestFilesOfEarlierVersionsAreOpened(t *testing.T) {
 		}
 	}
 	edit(func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte("executors")) })
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	want("")
+	closeDB(t, db)
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, before) {
+		t.Errorf("opening the file wrote to it, which a full disk does not allow (%v)", err)
+	}
+	want("")
+	apply(t, db, nil, taskdb.Change{ID: "b", Forget: true})
 	apply(t, db, nil, taskdb.Change{ID: "a", Executor: "process"})
 	closeDB(t, db)
 	edit(func(tx *bbolt.Tx) error {
