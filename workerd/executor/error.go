@@ -21,7 +21,9 @@ type Error struct {
 	RetryAfter time.Duration
 	// BlameNode means that another node may do better.
 	BlameNode bool
-	Err       error
+	// Absent means that the node lacks the executor, so that no call was made.
+	Absent bool
+	Err    error
 }
 
 // Error returns the text of the cause.
@@ -60,11 +62,11 @@ func ErrorOf(err error) *Error {
 
 // NoHolder is the error of a set without the executor that holds a task.
 func NoHolder(name string) error {
-	return &Error{Code: codes.FailedPrecondition, BlameNode: true, Err: fmt.Errorf("executor %s, which holds the task, is no longer on this node", name)}
+	return &Error{Code: codes.FailedPrecondition, BlameNode: true, Absent: true, Err: fmt.Errorf("executor %s, which holds the task, is no longer on this node", name)}
 }
 
 // NoExecutor is the error of a set that has no executor for a kind and is not
 // going to have one: fatal to the task, and no fault of its spec.
 func NoExecutor(kind string) error {
-	return &Error{Code: codes.FailedPrecondition, BlameNode: true, Err: fmt.Errorf("no executor on this node runs %q", kind)}
+	return &Error{Code: codes.FailedPrecondition, BlameNode: true, Absent: true, Err: fmt.Errorf("no executor on this node runs %q", kind)}
 }

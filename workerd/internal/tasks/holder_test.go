@@ -2,9 +2,14 @@ package tasks
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/workerd/executor"
 )
 
@@ -16,6 +21,8 @@ type twin struct {
 	healthy bool
 	// holders are the names of the executors that hold tasks. Both twins share it.
 	holders map[string]string
+	// unlisted, if set, is the error of List.
+	unlisted error
 }
 
 func (e *twin) Describe(ctx context.Context) (*executor.About, error) {
@@ -62,6 +69,9 @@ func (e *twin) List(ctx context.Context, node string) (mine []executor.Listed, e
 	all, err := e.worker.List(ctx, node)
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.unlisted != nil {
+		return nil, e.unlisted
+	}
 	for _, listed := range all {
 		if e.holders[listed.TaskID] == e.name {
 			mine = append(mine, listed)
@@ -113,6 +123,56 @@ func TestTaskStaysWithItsExecutor(t *testing.T) {
 				m.wantStarts("a", 1)
 			})
 		})
+	}
+}
+
+// TestTaskIsKeptWhileItsHolderCannotList has the second of two executors, which holds
+// the task, refuse List for good after the worker has lost which one it was.
+func TestTaskIsKeptWhileItsHolderCannotList(t *testing.T) {
+	refusals := map[string]error{
+		"precondition":  &executor.Error{Code: codes.FailedPrecondition, Err: errors.New("no database")},
+		"unimplemented": &executor.Error{Code: codes.Unimplemented, Err: errors.New("no such method")},
+	}
+	for name, refusal := range refusals {
+		for _, goal := range []musterv1.TaskState{running, shutdown} {
+			t.Run(fmt.Sprint(name, " ", goal), func(t *testing.T) {
+				inBubble(t, func(m *machine) {
+					holders := map[string]string{"a": "second"}
+					var unlisted error
+					m.twins = func(w *worker) []executor.Executor {
+						return []executor.Executor{
+							&twin{worker: w, name: "first", healthy: true, holders: holders},
+							&twin{worker: w, name: "second", healthy: true, holders: holders, unlisted: unlisted},
+						}
+					}
+					if goal == running {
+						m.want("a", running)
+						m.settle(time.Minute)
+					} else {
+						m.hold("a", executor.StateRunning)
+						m.assignedBefore("a", shutdown, 0)
+					}
+					m.worker.stop()
+					if goal == running {
+						m.disk.contents.Tasks["a"].Executor = ""
+					}
+					unlisted = refusal
+					m.start().sync()
+					m.settle(time.Minute)
+					if state := m.reported["a"].GetStatus().GetState(); state > running {
+						m.t.Errorf("the task was reported as %s", state)
+					}
+					m.worker.stop()
+					unlisted = nil
+					m.start().sync()
+					m.settle(time.Minute)
+					m.wantState("a", goal)
+					m.withdraw("a")
+					m.settle(time.Minute)
+					m.wantNothing("a")
+				})
+			})
+		}
 	}
 }
 

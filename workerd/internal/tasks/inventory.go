@@ -103,7 +103,8 @@ func (i *inventory) all(ctx context.Context, e *executor.Described) (map[string]
 }
 
 // holder returns which of several executors of a kind holds a task of an earlier life
-// of the worker, or nil if none is known to.
+// of the worker, or nil if none is known to. That one of them does not tell says
+// nothing about the task: the error is temporary, whatever it is.
 func (m *Manager) holder(ctx context.Context, kind, id string) (*executor.Described, error) {
 	m.mu.Lock()
 	candidates := slices.DeleteFunc(slices.Clone(m.executors), func(e *executor.Described) bool {
@@ -121,7 +122,9 @@ func (m *Manager) holder(ctx context.Context, kind, id string) (*executor.Descri
 			return e, nil
 		case err != nil:
 			// It may be the one.
-			failed = fmt.Errorf("list tasks: %w", err)
+			temporary := executor.ErrorOf(fmt.Errorf("list tasks: %w", err))
+			temporary.Temporary = true
+			failed = temporary
 		}
 	}
 	return nil, failed

@@ -65,7 +65,7 @@ func (c *call) ask() (func(t *task), error) {
 		if listed, found, err = c.t.m.inventory.find(c.ctx, e, c.t.id); err != nil {
 			return nil, fmt.Errorf("list tasks: %w", err)
 		}
-	case executor.ErrorOf(err).Temporary:
+	case !executor.ErrorOf(err).Absent:
 		return nil, err
 	}
 	return func(t *task) {
