@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/codes"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/workerd/executor"
 )
 
@@ -60,6 +62,16 @@ func (e *twin) Wait(ctx context.Context, ref executor.Ref) (*executor.Ended, err
 	return e.worker.Wait(ctx, ref)
 }
 
+func (e *twin) Update(ctx context.Context, task *executor.Task, handle []byte) ([]byte, error) {
+	e.check("update", task.ID)
+	return e.worker.Update(ctx, task, handle)
+}
+
+func (e *twin) Shutdown(ctx context.Context, ref executor.Ref, grace *time.Duration) (*musterv1.RuntimeStatus, error) {
+	e.check("shutdown", ref.TaskID)
+	return e.worker.Shutdown(ctx, ref, grace)
+}
+
 func (e *twin) Remove(ctx context.Context, ref executor.Ref) error {
 	e.check("remove", ref.TaskID)
 	return e.worker.Remove(ctx, ref)
@@ -80,14 +92,71 @@ func (e *twin) List(ctx context.Context, node string) (mine []executor.Listed, e
 	return mine, err
 }
 
+// lateness is the time from the start of the worker to when a late executor is up.
+const lateness = 5 * time.Second
+
+// lateSet has one executor that is not up yet. Calls to it wait until it is.
+type lateSet struct {
+	*executor.Fixed
+	late string
+	up   time.Time
+}
+
+func (s *lateSet) Describe(ctx context.Context) []*executor.Described {
+	all := slices.Clone(s.Fixed.Describe(ctx))
+	for i, e := range all {
+		if e.Name == s.late && time.Now().Before(s.up) {
+			all[i] = executor.NewDescribed(&lateExecutor{e.Executor, s.up}, nil)
+			all[i].Name = e.Name
+		}
+	}
+	return all
+}
+
+func (s *lateSet) For(ctx context.Context, kind, holder string) (*executor.Described, error) {
+	for _, e := range s.Describe(ctx) {
+		switch {
+		case holder == "" && e.Runs(kind) && e.Healthy():
+			return e, nil
+		case holder == s.late && e.Name == s.late:
+			if err := backoff.Sleep(ctx, time.Until(s.up)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return s.Fixed.For(ctx, kind, holder)
+}
+
+// lateExecutor is an executor that is not up yet.
+type lateExecutor struct {
+	executor.Executor
+	up time.Time
+}
+
+func (e *lateExecutor) List(ctx context.Context, node string) ([]executor.Listed, error) {
+	if err := backoff.Sleep(ctx, time.Until(e.up)); err != nil {
+		return nil, err
+	}
+	return e.Executor.List(ctx, node)
+}
+
 // TestTaskStaysWithItsExecutor has two executors of a kind, of which the first one is
 // unhealthy at first: the second one gets the task and keeps it when the first one
-// works again, also if the worker has lost what it stored of that.
+// works again, also if the worker has lost what it stored of that, and if the second
+// one is late to describe itself.
 func TestTaskStaysWithItsExecutor(t *testing.T) {
 	for name, lose := range map[string]func(m *machine){
 		"store is kept":      func(*machine) {},
 		"executor is lost":   func(m *machine) { m.disk.contents.Tasks["a"].Executor = "" },
 		"whole disk is lost": func(m *machine) { m.disk.clear() },
+		"executor is lost and late": func(m *machine) {
+			m.disk.contents.Tasks["a"].Executor = ""
+			m.late = "second"
+		},
+		"whole disk is lost and executor is late": func(m *machine) {
+			m.disk.clear()
+			m.late = "second"
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(m *machine) {
@@ -109,9 +178,13 @@ func TestTaskStaysWithItsExecutor(t *testing.T) {
 				firstHealthy = true
 				m.worker.stop()
 				lose(m)
+				m.calls = nil
 				m.start().sync()
 				m.settle(time.Minute)
 				m.wantState("a", running)
+				if !slices.Contains(m.calls, "update a") {
+					m.t.Errorf("calls = %q, want an update of a, whose labels may have changed", m.calls)
+				}
 				m.want("b", running)
 				m.settle(time.Minute)
 				if holders["b"] != "first" {

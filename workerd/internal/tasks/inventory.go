@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"slices"
 	"sync"
 
 	"github.com/musterhq/muster/workerd/executor"
@@ -102,24 +101,34 @@ func (i *inventory) all(ctx context.Context, e *executor.Described) (map[string]
 	return maps.Clone(h.tasks), nil
 }
 
-// holder returns which of several executors of a kind holds a task of an earlier life
-// of the worker, or nil if none is known to. That one of them does not tell says
-// nothing about the task: the error is temporary, whatever it is.
-func (m *Manager) holder(ctx context.Context, kind, id string) (*executor.Described, error) {
+// holder returns the name of the executor that holds a task of an earlier life of the
+// worker; empty if none is known to, or if there is no choice. An executor that has not
+// said what it runs may be the one. That one does not tell what it holds says nothing
+// about the task: the error is temporary, whatever it is.
+func (m *Manager) holder(ctx context.Context, kind, id string) (string, error) {
 	m.mu.Lock()
-	candidates := slices.DeleteFunc(slices.Clone(m.executors), func(e *executor.Described) bool {
-		return e.Executor == nil || !e.Runs(kind)
-	})
+	all := m.executors
 	m.mu.Unlock()
-	if len(candidates) < 2 {
-		return nil, nil
+	var candidates, silent []*executor.Described
+	for _, e := range all {
+		switch {
+		case e.Executor == nil:
+		case e.Runs(kind):
+			candidates = append(candidates, e)
+		case len(e.Description.GetKinds()) == 0:
+			silent = append(silent, e)
+		}
+	}
+	// Those that are not up yet are asked last.
+	if candidates = append(candidates, silent...); len(candidates) < 2 {
+		return "", nil
 	}
 	var failed error
 	for _, e := range candidates {
 		_, found, err := m.inventory.find(ctx, e, id)
 		switch {
 		case found:
-			return e, nil
+			return e.Name, nil
 		case err != nil:
 			// It may be the one.
 			temporary := executor.ErrorOf(fmt.Errorf("list tasks: %w", err))
@@ -127,7 +136,7 @@ func (m *Manager) holder(ctx context.Context, kind, id string) (*executor.Descri
 			failed = temporary
 		}
 	}
-	return nil, failed
+	return "", failed
 }
 
 // find returns a task that an executor held, and whether the executor held it.

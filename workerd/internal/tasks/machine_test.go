@@ -71,6 +71,9 @@ type machine struct {
 	observations chan *executor.Observation
 	// twins, if set, returns several executors that share the machine.
 	twins func(w *worker) []executor.Executor
+	// late, if set, is the name of the executor that describes itself lateness after the
+	// start of the worker.
+	late string
 	// mute keeps the executor from telling how a task ended.
 	mute bool
 	// refuses is the error of all writes to the disk.
@@ -161,9 +164,13 @@ func (m *machine) start() *worker {
 	if m.twins != nil {
 		all = m.twins(w)
 	}
-	set, err := executor.NewFixed(context.Background(), all...)
+	fixed, err := executor.NewFixed(context.Background(), all...)
 	if err != nil {
 		m.t.Fatal(err)
+	}
+	var set executor.Set = fixed
+	if m.late != "" {
+		set = &lateSet{Fixed: fixed, late: m.late, up: time.Now().Add(lateness)}
 	}
 	w.manager = New(Config{
 		NodeID: "node1", Executors: set, Store: w, Changed: w.changed, Metrics: m.registry,

@@ -352,8 +352,9 @@ func (t *task) executor(ctx context.Context, holder string) (*executor.Described
 	}
 	kind := executor.KindOf(t.spec)
 	if holder == "" && t.inherited {
-		if e, err := t.m.holder(ctx, kind, t.id); e != nil || err != nil {
-			return e, err
+		var err error
+		if holder, err = t.m.holder(ctx, kind, t.id); err != nil {
+			return nil, err
 		}
 	}
 	return t.m.cfg.Executors.For(ctx, kind, holder)
