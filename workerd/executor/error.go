@@ -21,9 +21,12 @@ type Error struct {
 	RetryAfter time.Duration
 	// BlameNode means that another node may do better.
 	BlameNode bool
-	// Absent means that the node lacks the executor, so that no call was made.
+	// Absent means that the node lacks the executor.
 	Absent bool
-	Err    error
+	// NotCalled means that the executor was not reached: it holds nothing that it did
+	// not hold before.
+	NotCalled bool
+	Err       error
 }
 
 // Error returns the text of the cause.

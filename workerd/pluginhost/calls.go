@@ -23,7 +23,9 @@ func call[Res any](ctx context.Context, c *calls, method func(executor.Executor)
 	i, err := c.plugin.service(ctx)
 	if err != nil {
 		var none Res
-		return none, err
+		e := executor.ErrorOf(err)
+		e.NotCalled = true
+		return none, e
 	}
 	res, err := method(i.executor)
 	return res, c.plugin.blame(i, err)

@@ -280,6 +280,28 @@ func TestACallThatHangsIsCancelledAndHoldsUpNothing(t *testing.T) {
 	}
 }
 
+func TestErrorSaysWhetherThePluginWasReached(t *testing.T) {
+	t.Parallel()
+	h, _, stop := host(t, func(cfg *pluginhost.Config) {
+		cfg.Commands = map[string][]string{"good": command("good")}
+	})
+	ctx := deadline(t)
+	e, err := h.For(ctx, "null", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, down := range []bool{false, true} {
+		if down {
+			stop()
+		}
+		_, err := e.Executor.Wait(ctx, executor.Ref{TaskID: "unknown"})
+		var said *executor.Error
+		if !errors.As(err, &said) || said.NotCalled != down {
+			t.Errorf("plugin is down = %t: %v, want NotCalled = %t", down, err, down)
+		}
+	}
+}
+
 func TestOnlyTheFileThatIsPinnedIsStarted(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -83,8 +83,8 @@ func (c *call) apply(t *task) {
 		t.restoreMessage(c)
 		t.failed(c.action, c.err)
 	}
-	// Whatever came of the call, the executor may hold the task now.
-	if c.holder != t.current.executor && c.holder != "" {
+	// Whatever came of the call, the executor may hold the task now if it was reached.
+	if reached := c.err == nil || !executor.ErrorOf(c.err).NotCalled; reached && c.holder != t.current.executor && c.holder != "" {
 		t.update(func(r *record) { r.executor = c.holder })
 	}
 	t.m.metrics.done(c.action, time.Since(c.started))

@@ -1,10 +1,12 @@
 package tasks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,8 +25,8 @@ type twin struct {
 	healthy bool
 	// holders are the names of the executors that hold tasks. Both twins share it.
 	holders map[string]string
-	// unlisted, if set, is the error of List.
-	unlisted error
+	// unlisted, if set, is the error of List, and unreached that of Prepare.
+	unlisted, unreached error
 }
 
 func (e *twin) Describe(ctx context.Context) (*executor.About, error) {
@@ -43,6 +45,9 @@ func (e *twin) check(call, id string) {
 }
 
 func (e *twin) Prepare(ctx context.Context, task *executor.Task, handle []byte) ([]byte, error) {
+	if e.unreached != nil {
+		return nil, e.unreached
+	}
 	e.mu.Lock()
 	if e.holders[task.ID] == "" {
 		e.holders[task.ID] = e.name
@@ -92,14 +97,16 @@ func (e *twin) List(ctx context.Context, node string) (mine []executor.Listed, e
 	return mine, err
 }
 
-// lateness is the time from the start of the worker to when a late executor is up.
-const lateness = 5 * time.Second
-
 // lateSet has one executor that is not up yet. Calls to it wait until it is.
 type lateSet struct {
 	*executor.Fixed
 	late string
 	up   time.Time
+}
+
+// secondIsLate has the second executor come up 5 s after the start of the worker.
+func secondIsLate(fixed *executor.Fixed) executor.Set {
+	return &lateSet{Fixed: fixed, late: "second", up: time.Now().Add(5 * time.Second)}
 }
 
 func (s *lateSet) Describe(ctx context.Context) []*executor.Described {
@@ -151,11 +158,11 @@ func TestTaskStaysWithItsExecutor(t *testing.T) {
 		"whole disk is lost": func(m *machine) { m.disk.clear() },
 		"executor is lost and late": func(m *machine) {
 			m.disk.contents.Tasks["a"].Executor = ""
-			m.late = "second"
+			m.set = secondIsLate
 		},
 		"whole disk is lost and executor is late": func(m *machine) {
 			m.disk.clear()
-			m.late = "second"
+			m.set = secondIsLate
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -270,6 +277,48 @@ func TestTaskOfMissingExecutorFails(t *testing.T) {
 		m.wantError("a", "executor first, which holds the task, is no longer on this node")
 		if !m.reported["a"].GetNodeToBlame() {
 			m.t.Error("the node is not blamed")
+		}
+	})
+}
+
+// choosingSet gives tasks that no executor holds to the executor of its choice.
+type choosingSet struct {
+	*executor.Fixed
+	choice atomic.Pointer[string]
+}
+
+func (s *choosingSet) For(ctx context.Context, kind, holder string) (*executor.Described, error) {
+	return s.Fixed.For(ctx, kind, cmp.Or(holder, *s.choice.Load()))
+}
+
+// TestTaskIsNotBoundToExecutorThatWasNeverReached gives a new task to an executor that is
+// down, until another one of its kind works.
+func TestTaskIsNotBoundToExecutorThatWasNeverReached(t *testing.T) {
+	inBubble(t, func(m *machine) {
+		holders := map[string]string{}
+		m.twins = func(w *worker) []executor.Executor {
+			down := &executor.Error{Code: codes.Unavailable, Temporary: true, NotCalled: true, Err: errors.New("first is down")}
+			return []executor.Executor{
+				&twin{worker: w, name: "first", holders: holders, unreached: down},
+				&twin{worker: w, name: "second", healthy: true, holders: holders},
+			}
+		}
+		var set *choosingSet
+		m.set = func(fixed *executor.Fixed) executor.Set {
+			set = &choosingSet{Fixed: fixed}
+			set.choice.Store(new("first"))
+			return set
+		}
+		m.start().sync()
+		m.want("a", running)
+		m.settle(time.Minute)
+		m.wantState("a", preparing)
+		m.wantError("a", "first is down")
+		set.choice.Store(new("second"))
+		m.settle(time.Minute)
+		m.wantState("a", running)
+		if stored := m.disk.contents.Tasks["a"].Executor; stored != "second" {
+			m.t.Errorf("stored executor = %q, want second", stored)
 		}
 	})
 }

@@ -71,9 +71,8 @@ type machine struct {
 	observations chan *executor.Observation
 	// twins, if set, returns several executors that share the machine.
 	twins func(w *worker) []executor.Executor
-	// late, if set, is the name of the executor that describes itself lateness after the
-	// start of the worker.
-	late string
+	// set, if set, returns what the worker is given instead of the set of executors.
+	set func(*executor.Fixed) executor.Set
 	// mute keeps the executor from telling how a task ended.
 	mute bool
 	// refuses is the error of all writes to the disk.
@@ -169,8 +168,8 @@ func (m *machine) start() *worker {
 		m.t.Fatal(err)
 	}
 	var set executor.Set = fixed
-	if m.late != "" {
-		set = &lateSet{Fixed: fixed, late: m.late, up: time.Now().Add(lateness)}
+	if m.set != nil {
+		set = m.set(fixed)
 	}
 	w.manager = New(Config{
 		NodeID: "node1", Executors: set, Store: w, Changed: w.changed, Metrics: m.registry,
