@@ -151,7 +151,15 @@ func (l *Load) change(ctx context.Context) {
 			return err
 		})
 		l.once(ctx, "change that is complete", func(ctx context.Context) error {
+			// A fast cluster would answer one client more often than its limit allows.
+			pause := time.NewTicker(callPause)
+			defer pause.Stop()
 			return wait.Until(ctx, func(ctx context.Context) error {
+				select {
+				case <-pause.C:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
 				s, err := c.GetService(ctx, &musterv1.GetServiceRequest{Service: "changes"})
 				if err != nil {
 					l.fail("look at a change", err)
