@@ -12,7 +12,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/dispatcherd/internal/bounds"
+	"github.com/musterhq/muster/internal/nodereport"
 )
 
 // The time after which a worker may be described, or begin a session, once more.
@@ -136,7 +136,7 @@ func TestSchemasAtFaultAreReportedOnTheirNode(t *testing.T) {
 			if got := e.PayloadSchemaError; !strings.Contains(got, want[i]) || (got == "") != (want[i] == "") {
 				t.Errorf("schema %.40s: the record says %q, want %q in it", schemas[i], got, want[i])
 			}
-			if len(e.Message) > bounds.MaxMessage || len(e.PayloadSchema) > 64<<10 {
+			if len(e.Message) > nodereport.MaxExecutorMessage || len(e.PayloadSchema) > 64<<10 {
 				t.Errorf("executor %d has a message of %d bytes and a schema of %d", i, len(e.Message), len(e.PayloadSchema))
 			}
 		}
@@ -155,35 +155,35 @@ func TestDescriptionsBeyondTheBoundsAreRefused(t *testing.T) {
 			return &musterv1.NodeDescription{Executors: []*musterv1.ExecutorDescription{e}}
 		}
 		executors := &musterv1.NodeDescription{}
-		for range bounds.MaxExecutors + 1 {
+		for range nodereport.MaxExecutors + 1 {
 			executors.Executors = append(executors.Executors, &musterv1.ExecutorDescription{})
 		}
 		labels, generic := map[string]string{}, []*musterv1.GenericResource{}
-		for i := range bounds.MaxLabels + 1 {
+		for i := range nodereport.MaxLabels + 1 {
 			labels[fmt.Sprint(i)] = ""
 		}
-		for range bounds.MaxGenericResources + 1 {
+		for range nodereport.MaxGenericResources + 1 {
 			generic = append(generic, &musterv1.GenericResource{Kind: "gpu"})
 		}
-		long := strings.Repeat("x", bounds.MaxText+1)
+		long := strings.Repeat("x", nodereport.MaxName+1)
 		named := []*musterv1.GenericResource{{Kind: "gpu"}, {Kind: "gpu", Resource: &musterv1.GenericResource_Named{Named: long}}}
 		for field, description := range map[string]*musterv1.NodeDescription{
 			"description.labels has 257 entries":                          {Labels: labels},
 			"description.labels has a key of 257 bytes, at most 256":      {Labels: map[string]string{long: ""}},
-			`description.labels["a"] has 1025 bytes, at most 1024`:        {Labels: map[string]string{"a": strings.Repeat("x", bounds.MaxLabelValue+1)}},
+			`description.labels["a"] has 1025 bytes, at most 1024`:        {Labels: map[string]string{"a": strings.Repeat("x", nodereport.MaxLabelValue+1)}},
 			"description.resources.generic has 257 entries, at most 256":  {Resources: &musterv1.Resources{Generic: generic}},
 			"description.resources.generic[0].kind has 257 bytes":         {Resources: &musterv1.Resources{Generic: []*musterv1.GenericResource{{Kind: long}}}},
 			"description.resources.generic[1].named has 257 bytes":        {Resources: &musterv1.Resources{Generic: named}},
 			"description.machine.shared.generic has 257 entries, at most": {Machine: &musterv1.Machine{Shared: &musterv1.Resources{Generic: generic}}},
 			"description.version has 257 bytes, at most 256 are allowed":  {Version: long},
-			"description has":                       {Hostname: strings.Repeat("x", bounds.MaxDescription)},
-			"description.hostname has":              {Hostname: strings.Repeat("x", bounds.MaxText+1)},
-			"description.machine.id has":            {Machine: &musterv1.Machine{Id: strings.Repeat("x", bounds.MaxText+1)}},
+			"description has":                       {Hostname: strings.Repeat("x", nodereport.MaxDescription)},
+			"description.hostname has":              {Hostname: strings.Repeat("x", nodereport.MaxName+1)},
+			"description.machine.id has":            {Machine: &musterv1.Machine{Id: strings.Repeat("x", nodereport.MaxName+1)}},
 			"description.executors has 33 entries":  executors,
-			"description.executors[0].kinds has":    one(&musterv1.ExecutorDescription{Kinds: many(bounds.MaxKinds + 1)}),
+			"description.executors[0].kinds has":    one(&musterv1.ExecutorDescription{Kinds: many(nodereport.MaxKinds + 1)}),
 			"description.executors[0].kinds[0] is":  one(&musterv1.ExecutorDescription{Kinds: []string{"a\x1b[2Jb"}}),
-			"description.executors[0].capabilities": one(&musterv1.ExecutorDescription{Capabilities: many(bounds.MaxCapabilities + 1)}),
-			"description.executors[0].name has":     one(&musterv1.ExecutorDescription{Name: strings.Repeat("x", bounds.MaxText+1)}),
+			"description.executors[0].capabilities": one(&musterv1.ExecutorDescription{Capabilities: many(nodereport.MaxCapabilities + 1)}),
+			"description.executors[0].name has":     one(&musterv1.ExecutorDescription{Name: strings.Repeat("x", nodereport.MaxName+1)}),
 		} {
 			w := c.newWorker("n1", c.dial(d.address))
 			w.hello(&dispatcherv1.Hello{NodeId: "n1", InstanceId: "1", Description: description})

@@ -18,7 +18,7 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/dispatcherd/internal/bounds"
+	"github.com/musterhq/muster/internal/nodereport"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -393,7 +393,7 @@ func TestHello(t *testing.T) {
 			"newline":           {&dispatcherv1.Hello{NodeId: "n\n1", InstanceId: "1", Description: good}, "unprintable"},
 			"long":              {&dispatcherv1.Hello{NodeId: strings.Repeat("n", 65), InstanceId: "1", Description: good}, "at most 64"},
 			"no description":    {&dispatcherv1.Hello{NodeId: "n1", InstanceId: "1"}, "description is missing"},
-			"large description": {&dispatcherv1.Hello{NodeId: "n1", InstanceId: "1", Description: &musterv1.NodeDescription{Hostname: strings.Repeat("h", bounds.MaxDescription)}}, "description has"},
+			"large description": {&dispatcherv1.Hello{NodeId: "n1", InstanceId: "1", Description: &musterv1.NodeDescription{Hostname: strings.Repeat("h", nodereport.MaxDescription)}}, "description has"},
 			"nothing":           {nil, "must be hello"},
 		} {
 			w := c.newWorker("n1", c.dial(d.address))

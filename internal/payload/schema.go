@@ -15,12 +15,12 @@ import (
 	"sync"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/musterhq/muster/internal/nodereport"
 )
 
-// Bounds of what a published schema may cost. MaxSchemaSize bounds its text, in
-// bytes.
+// Bounds of what a published schema may cost. [nodereport.MaxSchema] bounds its text.
 const (
-	MaxSchemaSize  = 64 << 10
 	maxSchemaDepth = 64
 	// maxSchemaCost bounds the number of schemas that one value can meet, all
 	// references expanded.
@@ -90,8 +90,8 @@ func Compile(text string) (s *Schema) {
 			s = &Schema{err: fmt.Errorf("cannot be compiled: %v", p)}
 		}
 	}()
-	if len(text) > MaxSchemaSize {
-		return &Schema{err: fmt.Errorf("has %d bytes; at most %d are allowed", len(text), MaxSchemaSize)}
+	if len(text) > nodereport.MaxSchema {
+		return &Schema{err: fmt.Errorf("has %d bytes; at most %d are allowed", len(text), nodereport.MaxSchema)}
 	}
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader([]byte(text)))
 	if err != nil {

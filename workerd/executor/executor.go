@@ -14,6 +14,7 @@ import (
 	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/nodereport"
 	"github.com/musterhq/muster/workerd/internal/bounds"
 )
 
@@ -199,8 +200,8 @@ func NewDescribed(e Executor, about *About) *Described {
 		about = &About{}
 	}
 	health, message, schema := musterv1.ExecutorDescription_HEALTHY, about.Message, about.PayloadSchema
-	if len(schema) > bounds.MaxSchema {
-		message = fmt.Sprintf("payload schema has %d bytes; at most %d are allowed", len(schema), bounds.MaxSchema)
+	if len(schema) > nodereport.MaxSchema {
+		message = fmt.Sprintf("payload schema has %d bytes; at most %d are allowed", len(schema), nodereport.MaxSchema)
 		schema = ""
 	}
 	if !about.Healthy || schema != about.PayloadSchema {
@@ -211,9 +212,9 @@ func NewDescribed(e Executor, about *About) *Described {
 		Executor: e,
 		Description: &musterv1.ExecutorDescription{
 			Name:          about.Name,
-			Version:       bounds.Text(about.Version, bounds.MaxName),
+			Version:       bounds.Text(about.Version, nodereport.MaxName),
 			Health:        health,
-			Message:       bounds.Text(message, bounds.MaxDescription),
+			Message:       bounds.Text(message, nodereport.MaxExecutorMessage),
 			Kinds:         about.Kinds,
 			Capabilities:  about.Capabilities,
 			PayloadSchema: schema,

@@ -13,6 +13,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/backoff"
+	"github.com/musterhq/muster/internal/nodereport"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/bounds"
 )
@@ -229,7 +230,7 @@ func (p *plugin) described() *executor.Described {
 	switch {
 	case p.failure != nil && p.running == nil:
 		d.Description.Health = musterv1.ExecutorDescription_UNHEALTHY
-		d.Description.Message = bounds.Text(p.failure.Error(), bounds.MaxDescription)
+		d.Description.Message = bounds.Text(p.failure.Error(), nodereport.MaxExecutorMessage)
 	case p.said == nil:
 		d.Description.Health = musterv1.ExecutorDescription_UNHEALTHY
 		d.Description.Message = "it is being started"
@@ -237,7 +238,7 @@ func (p *plugin) described() *executor.Described {
 		d.Description.Health = musterv1.ExecutorDescription_UNHEALTHY
 		d.Description.Message = fmt.Sprintf("it does not answer within %s", describeTimeout)
 	case p.refusal != nil:
-		d.Description.Message = bounds.Text(p.refusal.Error(), bounds.MaxDescription)
+		d.Description.Message = bounds.Text(p.refusal.Error(), nodereport.MaxExecutorMessage)
 	}
 	return d
 }

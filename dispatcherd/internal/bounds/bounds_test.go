@@ -10,6 +10,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/bounds"
+	"github.com/musterhq/muster/internal/nodereport"
 	"github.com/musterhq/muster/internal/payload"
 )
 
@@ -51,9 +52,9 @@ func TestClipDoesNotCutACharacter(t *testing.T) {
 
 func TestDescriptionAtItsLimitsIsAccepted(t *testing.T) {
 	t.Parallel()
-	text := strings.Repeat("x", bounds.MaxText)
+	text := strings.Repeat("x", nodereport.MaxName)
 	d := &musterv1.NodeDescription{Hostname: text, Machine: &musterv1.Machine{Id: text}}
-	for range bounds.MaxExecutors {
+	for range nodereport.MaxExecutors {
 		d.Executors = append(d.Executors, &musterv1.ExecutorDescription{
 			Name: text, Version: text, Checksum: text, Kinds: []string{"process"}, Capabilities: []string{text},
 		})
@@ -74,11 +75,11 @@ func TestDescriptionAtItsLimitsIsAccepted(t *testing.T) {
 func TestOwnOpinionOfASchemaDoesNotCount(t *testing.T) {
 	t.Parallel()
 	d := &musterv1.NodeDescription{Executors: []*musterv1.ExecutorDescription{
-		{PayloadSchema: `{"type":"object"}`, PayloadSchemaError: "said the worker", Message: strings.Repeat("ä", bounds.MaxMessage)},
+		{PayloadSchema: `{"type":"object"}`, PayloadSchemaError: "said the worker", Message: strings.Repeat("ä", nodereport.MaxExecutorMessage)},
 		{PayloadSchema: `{"not":{}}`},
 	}}
 	bounds.CheckSchemas(d, payload.NewSchemas())
-	if e := d.Executors[0]; e.PayloadSchemaError != "" || len(e.Message) > bounds.MaxMessage || !utf8.ValidString(e.Message) {
+	if e := d.Executors[0]; e.PayloadSchemaError != "" || len(e.Message) > nodereport.MaxExecutorMessage || !utf8.ValidString(e.Message) {
 		t.Errorf("executor with a good schema: %q, message of %d bytes", e.PayloadSchemaError, len(e.Message))
 	}
 	if e := d.Executors[1]; e.PayloadSchemaError == "" {

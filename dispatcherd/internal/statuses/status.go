@@ -10,16 +10,8 @@ import (
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/bounds"
+	"github.com/musterhq/muster/internal/nodereport"
 	"github.com/musterhq/muster/internal/state"
-)
-
-// Limits of a status: every other daemon keeps it in memory.
-const (
-	maxText      = 4 << 10 // bytes of a message or an error
-	maxPorts     = 256
-	maxRuntimeID = 256
-	maxOutput    = 1 << 10 // bytes of a health check's output
-	maxPortName  = 64
 )
 
 // Observed returns the record of what a worker reported. It returns false if the
@@ -31,7 +23,7 @@ func Observed(r *dispatcherv1.ReportedStatus, now time.Time) (*recordv1.Status, 
 	}
 	record := &recordv1.Status{
 		State: s.State, At: now.UnixMilli(),
-		Message: bounds.Clip(s.Message, maxText), Error: bounds.Clip(s.Error, maxText),
+		Message: bounds.Clip(s.Message, nodereport.MaxStatusText), Error: bounds.Clip(s.Error, nodereport.MaxStatusText),
 		Runtime: runtimeOf(s.Runtime), Ports: portsOf(s.Ports),
 		NodeToBlame: r.NodeToBlame,
 	}
@@ -54,7 +46,7 @@ func runtimeOf(r *musterv1.RuntimeStatus) *musterv1.RuntimeStatus {
 		return nil
 	}
 	return &musterv1.RuntimeStatus{
-		Id: bounds.Clip(r.Id, maxRuntimeID), Pid: r.Pid, ExitCode: r.ExitCode, OomKilled: r.OomKilled, Health: healthOf(r.Health),
+		Id: bounds.Clip(r.Id, nodereport.MaxName), Pid: r.Pid, ExitCode: r.ExitCode, OomKilled: r.OomKilled, Health: healthOf(r.Health),
 	}
 }
 
@@ -64,16 +56,16 @@ func healthOf(h *musterv1.Health) *musterv1.Health {
 		return nil
 	}
 	return &musterv1.Health{
-		State: h.State, FailedChecks: h.FailedChecks, Retries: h.Retries, ExitCode: h.ExitCode, Output: bounds.Clip(h.Output, maxOutput),
+		State: h.State, FailedChecks: h.FailedChecks, Retries: h.Retries, ExitCode: h.ExitCode, Output: bounds.Clip(h.Output, nodereport.MaxHealthOutput),
 	}
 }
 
 // portsOf copies the known fields of ports.
 func portsOf(ports []*musterv1.PortConfig) []*musterv1.PortConfig {
 	var known []*musterv1.PortConfig
-	for _, p := range ports[:min(len(ports), maxPorts)] {
+	for _, p := range ports[:min(len(ports), nodereport.MaxPorts)] {
 		known = append(known, &musterv1.PortConfig{
-			Name: bounds.Clip(p.GetName(), maxPortName), Protocol: p.GetProtocol(), TargetPort: p.GetTargetPort(),
+			Name: bounds.Clip(p.GetName(), nodereport.MaxPortName), Protocol: p.GetProtocol(), TargetPort: p.GetTargetPort(),
 			PublishedPort: p.GetPublishedPort(), PublishMode: p.GetPublishMode(),
 		})
 	}

@@ -17,6 +17,7 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/nodereport"
 	"github.com/musterhq/muster/internal/state"
 )
 
@@ -34,7 +35,7 @@ func health() *musterv1.Health {
 func TestObservedKeepsOnlyWhatAWorkerCanKnow(t *testing.T) {
 	t.Parallel()
 	now := time.UnixMilli(9000)
-	long := strings.Repeat("ä", maxText)
+	long := strings.Repeat("ä", nodereport.MaxStatusText)
 	for name, tt := range map[string]struct {
 		report *dispatcherv1.ReportedStatus
 		want   *recordv1.Status
@@ -66,8 +67,8 @@ func TestObservedKeepsOnlyWhatAWorkerCanKnow(t *testing.T) {
 				Id: long, Health: &musterv1.Health{Output: long},
 			}}},
 			timed(&recordv1.Status{
-				State: musterv1.TaskState_RUNNING, At: 9000, Error: "x" + long[:maxText-2], Runtime: &musterv1.RuntimeStatus{
-					Id: long[:maxRuntimeID], Health: &musterv1.Health{Output: long[:maxOutput]},
+				State: musterv1.TaskState_RUNNING, At: 9000, Error: "x" + long[:nodereport.MaxStatusText-2], Runtime: &musterv1.RuntimeStatus{
+					Id: long[:nodereport.MaxName], Health: &musterv1.Health{Output: long[:nodereport.MaxHealthOutput]},
 				},
 			}, state.StateTime{State: musterv1.TaskState_RUNNING, At: 9000}),
 		},
@@ -85,7 +86,7 @@ func TestObservedKeepsOnlyWhatAWorkerCanKnow(t *testing.T) {
 					Id: "i", Pid: 7, ExitCode: 3, OomKilled: true, Health: health(),
 				},
 				Ports: []*musterv1.PortConfig{
-					{Name: long[:maxPortName], Protocol: musterv1.PortConfig_UDP, TargetPort: 80, PublishedPort: 8080, PublishMode: musterv1.PortConfig_HOST},
+					{Name: long[:nodereport.MaxPortName], Protocol: musterv1.PortConfig_UDP, TargetPort: 80, PublishedPort: 8080, PublishMode: musterv1.PortConfig_HOST},
 				},
 			}, state.StateTime{State: musterv1.TaskState_RUNNING, At: 9000}),
 		},

@@ -1,8 +1,6 @@
 // Package bounds limits what an executor says of a task or of itself, before the
 // worker stores or reports it. A report that is too large for a dispatcher would
 // end each session that it is sent in.
-//
-// The limits of a task's status are those of the dispatcher.
 package bounds
 
 import (
@@ -12,27 +10,12 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/nodereport"
 )
 
-// Limits in bytes, but for MaxPorts.
-const (
-	// MaxText limits messages and errors.
-	MaxText = 4 << 10
-	// MaxHealthOutput limits the output of a health check.
-	MaxHealthOutput = 1 << 10
-	// MaxDescription limits the message in which an executor describes itself.
-	MaxDescription = 1 << 10
-	// MaxName limits names, versions and the executor's own name of a task.
-	MaxName = 256
-	// MaxPorts limits the number of ports of a task, and MaxPortName their names.
-	MaxPorts    = 256
-	MaxPortName = 64
-	// MaxSchema limits the schema of payloads. It is payload.MaxSchemaSize, whose package
-	// needs a library that a worker does not.
-	MaxSchema = 64 << 10
-	// MaxLogLine limits a line of output. The executor contract promises no longer one.
-	MaxLogLine = 16 << 10
-)
+// MaxLogLine limits a line of output, in bytes. The executor contract promises no
+// longer one.
+const MaxLogLine = 16 << 10
 
 // Text returns a text of at most limit bytes, in valid UTF-8. A text that was clipped
 // ends with how long it was.
@@ -49,7 +32,7 @@ func Text(text string, limit int) string {
 // Runtime returns a runtime status within the limits and without unknown fields: the
 // same one, or a copy.
 func Runtime(r *musterv1.RuntimeStatus) *musterv1.RuntimeStatus {
-	id, output := Text(r.GetId(), MaxName), Text(r.GetHealth().GetOutput(), MaxHealthOutput)
+	id, output := Text(r.GetId(), nodereport.MaxName), Text(r.GetHealth().GetOutput(), nodereport.MaxHealthOutput)
 	if id == r.GetId() && output == r.GetHealth().GetOutput() && known(r) && known(r.GetHealth()) {
 		return r
 	}
@@ -69,10 +52,10 @@ func known(m proto.Message) bool { return len(m.ProtoReflect().GetUnknown()) == 
 // Ports returns ports within the limits and without unknown fields: the same ones, or
 // copies.
 func Ports(ports []*musterv1.PortConfig) []*musterv1.PortConfig {
-	ports = ports[:min(len(ports), MaxPorts)]
+	ports = ports[:min(len(ports), nodereport.MaxPorts)]
 	bounded := ports
 	for i, p := range ports {
-		name := Text(p.GetName(), MaxPortName)
+		name := Text(p.GetName(), nodereport.MaxPortName)
 		if name == p.GetName() && known(p) {
 			continue
 		}

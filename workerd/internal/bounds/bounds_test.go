@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/payload"
+	"github.com/musterhq/muster/internal/nodereport"
 	"github.com/musterhq/muster/workerd/internal/bounds"
 )
 
@@ -50,7 +50,7 @@ func TestCopiesLeaveTheOriginal(t *testing.T) {
 		Health: &musterv1.Health{State: musterv1.Health_UNHEALTHY, FailedChecks: 2, Retries: 3, ExitCode: 1, Output: long},
 	}
 	got := bounds.Runtime(runtime)
-	if runtime.Health.Output != long || len(got.Health.Output) > bounds.MaxHealthOutput {
+	if runtime.Health.Output != long || len(got.Health.Output) > nodereport.MaxHealthOutput {
 		t.Errorf("output of %d bytes, and the original of %d", len(got.Health.Output), len(runtime.Health.Output))
 	}
 	got.Health.Output = long
@@ -59,18 +59,11 @@ func TestCopiesLeaveTheOriginal(t *testing.T) {
 	}
 	ports := []*musterv1.PortConfig{{Name: "a"}, {Name: long, Protocol: musterv1.PortConfig_UDP, TargetPort: 1, PublishedPort: 2, PublishMode: musterv1.PortConfig_HOST}}
 	copied := bounds.Ports(ports)
-	if ports[1].Name != long || len(copied[1].Name) > bounds.MaxPortName || copied[0] != ports[0] {
+	if ports[1].Name != long || len(copied[1].Name) > nodereport.MaxPortName || copied[0] != ports[0] {
 		t.Errorf("ports: %v", copied)
 	}
 	copied[1].Name = long
 	if !proto.Equal(copied[1], ports[1]) {
 		t.Errorf("the copied port is %v", copied[1])
-	}
-}
-
-func TestSchemaLimitIsThatOfPayloads(t *testing.T) {
-	t.Parallel()
-	if bounds.MaxSchema != payload.MaxSchemaSize {
-		t.Errorf("MaxSchema = %d, want %d", bounds.MaxSchema, payload.MaxSchemaSize)
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/nodereport"
 	"github.com/musterhq/muster/workerd/internal/bounds"
 )
 
@@ -67,7 +68,7 @@ func (s *Status) End(runtime *musterv1.RuntimeStatus) {
 
 // Bound clips texts and ports to what may be stored and reported.
 func (s *Status) Bound() {
-	s.Message, s.Error = bounds.Text(s.Message, bounds.MaxText), bounds.Text(s.Error, bounds.MaxText)
+	s.Message, s.Error = bounds.Text(s.Message, nodereport.MaxStatusText), bounds.Text(s.Error, nodereport.MaxStatusText)
 	s.Runtime, s.Ports = bounds.Runtime(s.Runtime), bounds.Ports(s.Ports)
 }
 

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/musterhq/muster/internal/backoff"
+	"github.com/musterhq/muster/internal/nodereport"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/bounds"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
@@ -18,7 +19,7 @@ import (
 func (t *task) failed(what action, err error) {
 	e := executor.ErrorOf(err)
 	// Logs and traces must not hold a text without bounds either.
-	if text := bounds.Text(e.Error(), bounds.MaxText); text != e.Error() {
+	if text := bounds.Text(e.Error(), nodereport.MaxStatusText); text != e.Error() {
 		e.Err = errors.New(text)
 	}
 	if e.Temporary {

@@ -12,6 +12,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/backoff"
+	"github.com/musterhq/muster/internal/nodereport"
 	"github.com/musterhq/muster/internal/tasklog"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/bounds"
@@ -125,7 +126,7 @@ func (r *logReader) read(ctx context.Context) (pause time.Duration, again bool, 
 		return r.retry.Next(), true, nil
 	}
 	warning := message()
-	warning.Warning = bounds.Text(fmt.Sprintf("logs of task %s on node %s: %s", t.id, t.m.cfg.NodeID, err), bounds.MaxText)
+	warning.Warning = bounds.Text(fmt.Sprintf("logs of task %s on node %s: %s", t.id, t.m.cfg.NodeID, err), nodereport.MaxStatusText)
 	return 0, false, r.send(warning)
 }
 

@@ -9,6 +9,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/backoff"
+	"github.com/musterhq/muster/internal/nodereport"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/bounds"
 )
@@ -124,8 +125,8 @@ func (e observed) apply(t *task) {
 			message, text = e.call.known.status.Message, ""
 		}
 	case e.call.action == actStart:
-		text = bounds.Text(e.res.Error, bounds.MaxText)
-		if m := bounds.Text(e.res.Message, bounds.MaxText); m != "" {
+		text = bounds.Text(e.res.Error, nodereport.MaxStatusText)
+		if m := bounds.Text(e.res.Message, nodereport.MaxStatusText); m != "" {
 			message = m
 		}
 	}

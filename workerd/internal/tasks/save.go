@@ -7,6 +7,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/nodereport"
 	"github.com/musterhq/muster/workerd/internal/bounds"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 	"github.com/musterhq/muster/workerd/taskdb"
@@ -99,7 +100,7 @@ func (t *task) publish(status *lifecycle.Status, settled bool) {
 // reportWaiting reports that the task cannot continue before the store takes writes.
 func (t *task) reportWaiting(cause error) {
 	var said lifecycle.Status
-	text := bounds.Text("worker cannot write to its data directory: "+cause.Error(), bounds.MaxText)
+	text := bounds.Text("worker cannot write to its data directory: "+cause.Error(), nodereport.MaxStatusText)
 	if last := t.reported.Load(); last == nil {
 		said.Move(musterv1.TaskState_ASSIGNED, time.Now(), "assigned")
 		said.Times = nil

@@ -1,0 +1,143 @@
+// Package nodereport limits what a worker reports of its node and of its tasks. All
+// daemons keep it in memory. A worker keeps to the limits; a dispatcher refuses a
+// description that exceeds them, and clips statuses.
+package nodereport
+
+import (
+	"fmt"
+	"regexp"
+
+	"google.golang.org/protobuf/proto"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+)
+
+// Limits of a node's description.
+const (
+	// MaxDescription is the greatest size of a description in bytes.
+	MaxDescription = 256 << 10
+	// MaxExecutors and the following limit the entries of lists.
+	MaxExecutors        = 32
+	MaxKinds            = 16
+	MaxCapabilities     = 256
+	MaxLabels           = 256
+	MaxGenericResources = 256
+	// MaxName limits names, versions and the like, in bytes. It is also the limit of
+	// the executor's own name of a task.
+	MaxName = 256
+	// MaxLabelValue limits the value of a label, in bytes.
+	MaxLabelValue = 1 << 10
+	// MaxExecutorMessage is the size that an executor's message is shortened to.
+	MaxExecutorMessage = 1 << 10
+	// MaxSchema limits the schema of payloads, in bytes.
+	MaxSchema = 64 << 10
+)
+
+// Limits of a task's status, in bytes except for MaxPorts.
+const (
+	// MaxStatusText limits messages and errors.
+	MaxStatusText = 4 << 10
+	// MaxHealthOutput limits the output of a health check.
+	MaxHealthOutput = 1 << 10
+	// MaxPorts limits the number of ports of a task, and MaxPortName their names.
+	MaxPorts    = 256
+	MaxPortName = 64
+)
+
+// kindPattern is what the API server accepts as the kind of a runtime.
+var kindPattern = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,63}$`)
+
+// Check returns an error that names the field if a description exceeds a limit.
+func Check(d *musterv1.NodeDescription) error {
+	if n := proto.Size(d); n > MaxDescription {
+		return fmt.Errorf("description has %d bytes, at most %d are allowed", n, MaxDescription)
+	}
+	if n := len(d.Executors); n > MaxExecutors {
+		return fmt.Errorf("description.executors has %d entries, at most %d are allowed: a node needs one for each kind of runtime", n, MaxExecutors)
+	}
+	for _, text := range []struct{ name, value string }{
+		{"hostname", d.Hostname}, {"machine.id", d.GetMachine().GetId()},
+		{"platform.os", d.GetPlatform().GetOs()}, {"platform.architecture", d.GetPlatform().GetArchitecture()},
+		{"version", d.Version},
+	} {
+		if len(text.value) > MaxName {
+			return fmt.Errorf("description.%s has %d bytes, at most %d are allowed", text.name, len(text.value), MaxName)
+		}
+	}
+	if err := checkLabels(d.Labels); err != nil {
+		return err
+	}
+	if err := CheckGenericResources("description.resources.generic", d.GetResources().GetGeneric()); err != nil {
+		return err
+	}
+	if err := CheckGenericResources("description.machine.shared.generic", d.GetMachine().GetShared().GetGeneric()); err != nil {
+		return err
+	}
+	for i, e := range d.Executors {
+		if err := CheckExecutor(e); err != nil {
+			return fmt.Errorf("description.executors[%d].%w", i, err)
+		}
+	}
+	return nil
+}
+
+// CheckExecutor returns an error that begins with the field if the description of an
+// executor exceeds a limit. A schema that is too large is no such error.
+func CheckExecutor(e *musterv1.ExecutorDescription) error {
+	for _, list := range []struct {
+		name    string
+		entries []string
+		most    int
+	}{{"kinds", e.Kinds, MaxKinds}, {"capabilities", e.Capabilities, MaxCapabilities}} {
+		if n := len(list.entries); n > list.most {
+			return fmt.Errorf("%s has %d entries, at most %d are allowed", list.name, n, list.most)
+		}
+		for i, text := range list.entries {
+			if len(text) > MaxName {
+				return fmt.Errorf("%s[%d] has %d bytes, at most %d are allowed", list.name, i, len(text), MaxName)
+			}
+		}
+	}
+	for i, kind := range e.Kinds {
+		if !kindPattern.MatchString(kind) {
+			return fmt.Errorf(`kinds[%d] is %.64q: want at most 63 letters, digits, "-", "_" and "."`, i, kind)
+		}
+	}
+	for _, text := range []struct{ name, value string }{{"name", e.Name}, {"version", e.Version}, {"checksum", e.Checksum}} {
+		if len(text.value) > MaxName {
+			return fmt.Errorf("%s has %d bytes, at most %d are allowed", text.name, len(text.value), MaxName)
+		}
+	}
+	return nil
+}
+
+func checkLabels(labels map[string]string) error {
+	if n := len(labels); n > MaxLabels {
+		return fmt.Errorf("description.labels has %d entries, at most %d are allowed", n, MaxLabels)
+	}
+	for key, value := range labels {
+		if len(key) > MaxName {
+			return fmt.Errorf("description.labels has a key of %d bytes, at most %d are allowed", len(key), MaxName)
+		}
+		if len(value) > MaxLabelValue {
+			return fmt.Errorf("description.labels[%q] has %d bytes, at most %d are allowed", key, len(value), MaxLabelValue)
+		}
+	}
+	return nil
+}
+
+// CheckGenericResources returns an error that names the field if a list of generic
+// resources, whose own field is at, exceeds a limit.
+func CheckGenericResources(at string, resources []*musterv1.GenericResource) error {
+	if n := len(resources); n > MaxGenericResources {
+		return fmt.Errorf("%s has %d entries, at most %d are allowed", at, n, MaxGenericResources)
+	}
+	for i, r := range resources {
+		for _, text := range []struct{ name, value string }{{"kind", r.GetKind()}, {"named", r.GetNamed()}} {
+			if len(text.value) > MaxName {
+				return fmt.Errorf("%s[%d].%s has %d bytes, at most %d are allowed", at, i, text.name, len(text.value), MaxName)
+			}
+		}
+	}
+	return nil
+}
