@@ -35,6 +35,8 @@ type describer struct {
 	describerConfig
 	// first is closed when the executors were asked for the first time.
 	first chan struct{}
+	// withheld says by name which executors exceed a limit, and why. Only run uses it.
+	withheld map[string]string
 
 	mu      sync.Mutex
 	current *musterv1.NodeDescription
@@ -145,7 +147,7 @@ func (d *describer) tellUnknown(ctx context.Context) {
 		d.log.Warn("no executor was found; the node joins without any")
 	}
 	for _, e := range node.GetExecutors() {
-		if len(e.GetKinds()) == 0 {
+		if len(e.GetKinds()) == 0 && d.withheld[e.GetName()] == "" {
 			d.log.Warn("executor has not said what it runs; the node joins without it",
 				zap.String("executor", e.GetName()), zap.String("why", e.GetMessage()), zap.Duration("waited_at_most", d.patience))
 		}
@@ -160,16 +162,17 @@ func (d *describer) ask(ctx context.Context, limit time.Duration) {
 	if ctx.Err() != nil {
 		return
 	}
-	node := proto.CloneOf(d.base)
-	for _, e := range all {
-		description := e.Description
-		if d.disk != nil {
-			description = proto.CloneOf(description)
-			d.disk.mark(description)
-		}
-		node.Executors = append(node.Executors, description)
-		node.Resources.Generic = append(node.Resources.Generic, e.Resources.GetGeneric()...)
+	mark := func(*musterv1.ExecutorDescription) {}
+	if d.disk != nil {
+		mark = d.disk.mark
 	}
+	node, withheld := assemble(d.base, all, mark)
+	for name, why := range withheld {
+		if d.withheld[name] != why {
+			d.log.Warn("executor exceeds a limit and is not reported", zap.String("executor", name), zap.String("why", why))
+		}
+	}
+	d.withheld = withheld
 	d.mu.Lock()
 	if !proto.Equal(node, d.current) {
 		d.current = node

@@ -174,13 +174,19 @@ type Described struct {
 	Description *musterv1.ExecutorDescription
 	// Resources are what it adds to the node's.
 	Resources *musterv1.Resources
+	// Excess says which limit of a report its own description exceeds. Nil: none.
+	Excess error
 	// Platform is what its tasks see, if that is not the worker's.
 	Platform *musterv1.Platform
+
+	// kinds and capabilities are not reported with an excess, and still hold for the
+	// tasks that the executor has.
+	kinds, capabilities []string
 }
 
 // Can says whether the executor has a capability.
 func (d *Described) Can(capability string) bool {
-	return slices.Contains(d.Description.GetCapabilities(), capability)
+	return slices.Contains(d.capabilities, capability)
 }
 
 // Healthy reports whether the executor said that it can work.
@@ -190,37 +196,62 @@ func (d *Described) Healthy() bool {
 
 // Runs says whether the executor runs a kind of runtime.
 func (d *Described) Runs(kind string) bool {
-	return slices.Contains(d.Description.GetKinds(), kind)
+	return slices.Contains(d.kinds, kind)
 }
 
 // NewDescribed returns an executor with what it said of itself. About is nil if it has
-// not said anything yet. An executor whose schema is too large to be reported is unhealthy.
+// not said anything yet. The description of an executor that exceeds a limit of a
+// node's report is withheld.
 func NewDescribed(e Executor, about *About) *Described {
 	if about == nil {
 		about = &About{}
 	}
-	health, message, schema := musterv1.ExecutorDescription_HEALTHY, about.Message, about.PayloadSchema
-	if len(schema) > nodereport.MaxSchema {
-		message = fmt.Sprintf("payload schema has %d bytes; at most %d are allowed", len(schema), nodereport.MaxSchema)
-		schema = ""
+	health := musterv1.ExecutorDescription_UNHEALTHY
+	if about.Healthy {
+		health = musterv1.ExecutorDescription_HEALTHY
 	}
-	if !about.Healthy || schema != about.PayloadSchema {
-		health = musterv1.ExecutorDescription_UNHEALTHY
-	}
-	return &Described{
+	d := &Described{
 		Name:     about.Name,
 		Executor: e,
 		Description: &musterv1.ExecutorDescription{
-			Name:          about.Name,
+			Name:          bounds.Text(about.Name, nodereport.MaxName),
 			Version:       bounds.Text(about.Version, nodereport.MaxName),
 			Health:        health,
-			Message:       bounds.Text(message, nodereport.MaxExecutorMessage),
+			Message:       bounds.Text(about.Message, nodereport.MaxExecutorMessage),
 			Kinds:         about.Kinds,
 			Capabilities:  about.Capabilities,
-			PayloadSchema: schema,
+			PayloadSchema: about.PayloadSchema,
 		},
-		Resources: about.Resources,
-		Platform:  about.Platform,
+		Resources:    about.Resources,
+		Platform:     about.Platform,
+		kinds:        about.Kinds,
+		capabilities: about.Capabilities,
+	}
+	if d.Excess = excess(d); d.Excess != nil {
+		d.Description, d.Resources = Withheld(d.Description, d.Excess), nil
+	}
+	return d
+}
+
+// excess returns an error that names the limit that an executor alone exceeds.
+func excess(d *Described) error {
+	if n := len(d.Description.PayloadSchema); n > nodereport.MaxSchema {
+		return fmt.Errorf("payload schema has %d bytes; at most %d are allowed", n, nodereport.MaxSchema)
+	}
+	if err := nodereport.CheckExecutor(d.Description); err != nil {
+		return err
+	}
+	return nodereport.CheckGenericResources("resources.generic", d.Resources.GetGeneric())
+}
+
+// Withheld returns what a node reports of an executor instead of a description that
+// exceeds a limit: that it is unhealthy, and why. A dispatcher would refuse the whole
+// node.
+func Withheld(d *musterv1.ExecutorDescription, why error) *musterv1.ExecutorDescription {
+	return &musterv1.ExecutorDescription{
+		Name: d.Name, Version: d.Version, Checksum: d.Checksum,
+		Health:  musterv1.ExecutorDescription_UNHEALTHY,
+		Message: bounds.Text(why.Error(), nodereport.MaxExecutorMessage),
 	}
 }
 

@@ -11,9 +11,11 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"go.uber.org/zap"
 
+	"github.com/musterhq/muster/internal/nodereport"
 	"github.com/musterhq/muster/internal/pathguard"
 )
 
@@ -82,9 +84,10 @@ func openGuarded(path string) (*os.File, error) {
 }
 
 // validName says whether a plugin can have a name: it becomes the name of a
-// directory.
+// directory, and the node reports it.
 func validName(name string) bool {
-	return name != "" && !strings.HasPrefix(name, ".") && !strings.ContainsAny(name, "/\\ \t\n")
+	return name != "" && len(name) <= nodereport.MaxName && utf8.ValidString(name) &&
+		!strings.HasPrefix(name, ".") && !strings.ContainsAny(name, "/\\ \t\n")
 }
 
 // checksum returns the SHA-256 of a file, in hexadecimal.

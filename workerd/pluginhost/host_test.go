@@ -421,11 +421,12 @@ func TestAHungPluginIsKilledAtTheEnd(t *testing.T) {
 func TestSettingsThatAreWrongAreNamed(t *testing.T) {
 	t.Parallel()
 	_, err := pluginhost.New(pluginhost.Env{Logger: zap.NewNop()}, pluginhost.Config{
-		Checksums: map[string]string{"a": "xyz"}, Commands: map[string][]string{"../b": {"x"}, "c": {}},
+		Checksums: map[string]string{"a": "xyz"},
+		Commands:  map[string][]string{"../b": {"x"}, "c": {}, strings.Repeat("d", 257): {"x"}, "e\xff": {"x"}},
 	})
 	var joined interface{ Unwrap() []error }
-	if !errors.As(err, &joined) || len(joined.Unwrap()) != 4 {
-		t.Errorf("error = %v, want four faults", err)
+	if !errors.As(err, &joined) || len(joined.Unwrap()) != 6 {
+		t.Errorf("error = %v, want six faults", err)
 	}
 }
 

@@ -238,7 +238,11 @@ func (p *plugin) described() *executor.Described {
 		d.Description.Health = musterv1.ExecutorDescription_UNHEALTHY
 		d.Description.Message = fmt.Sprintf("it does not answer within %s", describeTimeout)
 	case p.refusal != nil:
-		d.Description.Message = bounds.Text(p.refusal.Error(), nodereport.MaxExecutorMessage)
+		message := p.refusal.Error()
+		if d.Excess != nil {
+			message = fmt.Sprintf("%v; %s", d.Excess, message)
+		}
+		d.Description.Message = bounds.Text(message, nodereport.MaxExecutorMessage)
 	}
 	return d
 }
