@@ -155,7 +155,7 @@ func TestWaitEndsWhenNothingChangesByItself(t *testing.T) {
 		"apid disappears": {create, []step{
 			{5 * sec, disappears},
 		}, ExitUnavailable, 64 * sec, 75 * sec, []string{
-			"web: 0/1 running: apid at apid.example:7700 does not answer; retrying…\nstopped waiting after 1m", "s: apid at apid.example:7700 does not answer\nWhat was asked for is stored",
+			"web: 0/1 running: apid at apid.example:7700 does not answer; retrying…\nstopped waiting after 1m", "s: apid at apid.example:7700 does not answer\nThe request is stored",
 		}, nil},
 		"apid hangs": {create, []step{
 			{5 * sec, hangs},
