@@ -84,7 +84,25 @@ func (k *kind[R, O, M]) get(ctx context.Context, ref string) (M, error) {
 		var none M
 		return none, err
 	}
-	return k.shown(ref)
+	return whole(ctx, k, ref, k.message)
+}
+
+// whole is resolve for what may hold a task spec: if the spec has not been seen yet, it
+// waits until what is written of specs has been.
+func whole[R proto.Message, O object, M proto.Message, V any](ctx context.Context, k *kind[R, O, M], ref string, of func(*objects.Reader, O) V) (V, error) {
+	lacks := false
+	value, err := resolve(k, ref, func(r *objects.Reader, o O) V {
+		v := of(r, o)
+		lacks = r.LacksSpec()
+		return v
+	})
+	if err != nil || !lacks {
+		return value, err
+	}
+	if err := k.Sync(ctx, k.Tables.Specs); err != nil {
+		return value, k.Fail("read the task spec of a "+k.name, err)
+	}
+	return resolve(k, ref, of)
 }
 
 // listRequest is a request for a list, of any kind.

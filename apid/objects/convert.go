@@ -71,6 +71,8 @@ func (r *Reader) TaskSpec(digest []byte) *musterv1.TaskSpec {
 	var task *musterv1.TaskSpec
 	if e, ok := r.v.tables.Specs.Get(r.v.now, state.SpecKey(digest)); ok {
 		task = Redact(e.Value.Task)
+	} else if len(digest) > 0 {
+		r.lacksSpec = true
 	}
 	r.redacted[string(digest)] = redacted{task}
 	return task

@@ -151,7 +151,13 @@ func (v *View) ReadSeen(fn func(r *Reader)) {
 type Reader struct {
 	v        *View
 	redacted map[string]redacted
+	// lacksSpec is set once a task spec is asked for that has not been seen yet.
+	lacksSpec bool
 }
+
+// LacksSpec reports whether a message of this reader lacks its task spec: the table of
+// specs may be seen later than what refers to them.
+func (r *Reader) LacksSpec() bool { return r.lacksSpec }
 
 // Services calls fn for each service in order of id, from an id on, until it
 // returns false.
