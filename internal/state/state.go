@@ -11,12 +11,16 @@
 //	nodes             <node>                           apid           node
 //	clusters          default                          apid           -
 //	configs           <config>                         apid           config
+//	networks          <network>                        apid           network
 //	blobs             <digest>, <digest>/<chunk>       apid           digest
 //	authorities       default                          apid           -
 //	tokens            <token id>                       apid           token
 //	tasks             <service>/<slot or node>/<task>  orchestratord  service
 //	rollouts          <service>                        orchestratord  service
 //	endpoints         <service>                        allocatord     service
+//	networkstates     <network>                        allocatord     network
+//	blocks            <network>/<number>               allocatord     network
+//	allocator_fences  <shard>                          allocatord     shard
 //	assignments       <node>/<service>/<task>          schedulerd     node
 //	placements        <service>/<digest>               schedulerd     service
 //	scheduler_fences  <shard>                          schedulerd     shard
@@ -43,12 +47,16 @@ type Tables struct {
 	Nodes           *store.Table[*recordv1.Node]
 	Clusters        *store.Table[*recordv1.Cluster]
 	Configs         *store.Table[*recordv1.Config]
+	Networks        *store.Table[*recordv1.Network]
 	Blobs           *store.Table[*recordv1.Blob]
 	Authorities     *store.Table[*recordv1.Authority]
 	Tokens          *store.Table[*recordv1.Token]
 	Tasks           *store.Table[*recordv1.Task]
 	Rollouts        *store.Table[*recordv1.Rollout]
 	Endpoints       *store.Table[*recordv1.Endpoint]
+	NetworkStates   *store.Table[*recordv1.NetworkState]
+	Blocks          *store.Table[*recordv1.Block]
+	AllocatorFences *store.Table[*recordv1.AllocatorFence]
 	Assignments     *store.Table[*recordv1.Assignment]
 	Placements      *store.Table[*recordv1.Placement]
 	SchedulerFences *store.Table[*recordv1.SchedulerFence]
@@ -66,12 +74,16 @@ func NewTables() *Tables {
 		Nodes:           store.NewTable("nodes", store.Proto(func() *recordv1.Node { return new(recordv1.Node) })).RarelyWritten(),
 		Clusters:        store.NewTable("clusters", store.Proto(func() *recordv1.Cluster { return new(recordv1.Cluster) })).RarelyWritten(),
 		Configs:         store.NewTable("configs", store.Proto(func() *recordv1.Config { return new(recordv1.Config) })).RarelyWritten(),
+		Networks:        store.NewTable("networks", store.Proto(func() *recordv1.Network { return new(recordv1.Network) })).RarelyWritten(),
 		Blobs:           store.NewTable("blobs", store.Proto(func() *recordv1.Blob { return new(recordv1.Blob) })).RarelyWritten(),
 		Authorities:     store.NewTable("authorities", store.Proto(func() *recordv1.Authority { return new(recordv1.Authority) })).RarelyWritten(),
 		Tokens:          store.NewTable("tokens", store.Proto(func() *recordv1.Token { return new(recordv1.Token) })).RarelyWritten(),
 		Tasks:           store.NewTable("tasks", store.Proto(func() *recordv1.Task { return new(recordv1.Task) })),
 		Rollouts:        store.NewTable("rollouts", store.Proto(func() *recordv1.Rollout { return new(recordv1.Rollout) })).RarelyWritten(),
 		Endpoints:       store.NewTable("endpoints", store.Proto(func() *recordv1.Endpoint { return new(recordv1.Endpoint) })).RarelyWritten(),
+		NetworkStates:   store.NewTable("networkstates", store.Proto(func() *recordv1.NetworkState { return new(recordv1.NetworkState) })).RarelyWritten(),
+		Blocks:          store.NewTable("blocks", store.Proto(func() *recordv1.Block { return new(recordv1.Block) })).RarelyWritten(),
+		AllocatorFences: store.NewTable("allocator_fences", store.Proto(func() *recordv1.AllocatorFence { return new(recordv1.AllocatorFence) })).RarelyWritten(),
 		Assignments:     store.NewTable("assignments", store.Proto(func() *recordv1.Assignment { return new(recordv1.Assignment) })),
 		Placements:      store.NewTable("placements", store.Proto(func() *recordv1.Placement { return new(recordv1.Placement) })).RarelyWritten(),
 		SchedulerFences: store.NewTable("scheduler_fences", store.Proto(func() *recordv1.SchedulerFence { return new(recordv1.SchedulerFence) })).RarelyWritten(),

@@ -4561,6 +4561,7 @@ type WatchEvent struct {
 	//	*WatchEvent_Node
 	//	*WatchEvent_Cluster
 	//	*WatchEvent_Config
+	//	*WatchEvent_Network
 	Object isWatchEvent_Object `protobuf_oneof:"object"`
 	// Types that are valid to be assigned to Old:
 	//
@@ -4569,6 +4570,7 @@ type WatchEvent struct {
 	//	*WatchEvent_OldNode
 	//	*WatchEvent_OldCluster
 	//	*WatchEvent_OldConfig
+	//	*WatchEvent_OldNetwork
 	Old           isWatchEvent_Old `protobuf_oneof:"old"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4684,6 +4686,15 @@ func (x *WatchEvent) GetConfig() *Config {
 	return nil
 }
 
+func (x *WatchEvent) GetNetwork() *Network {
+	if x != nil {
+		if x, ok := x.Object.(*WatchEvent_Network); ok {
+			return x.Network
+		}
+	}
+	return nil
+}
+
 func (x *WatchEvent) GetOld() isWatchEvent_Old {
 	if x != nil {
 		return x.Old
@@ -4736,6 +4747,15 @@ func (x *WatchEvent) GetOldConfig() *Config {
 	return nil
 }
 
+func (x *WatchEvent) GetOldNetwork() *Network {
+	if x != nil {
+		if x, ok := x.Old.(*WatchEvent_OldNetwork); ok {
+			return x.OldNetwork
+		}
+	}
+	return nil
+}
+
 type isWatchEvent_Object interface {
 	isWatchEvent_Object()
 }
@@ -4761,6 +4781,10 @@ type WatchEvent_Config struct {
 	Config *Config `protobuf:"bytes,13,opt,name=config,proto3,oneof"`
 }
 
+type WatchEvent_Network struct {
+	Network *Network `protobuf:"bytes,15,opt,name=network,proto3,oneof"`
+}
+
 func (*WatchEvent_Service) isWatchEvent_Object() {}
 
 func (*WatchEvent_Task) isWatchEvent_Object() {}
@@ -4770,6 +4794,8 @@ func (*WatchEvent_Node) isWatchEvent_Object() {}
 func (*WatchEvent_Cluster) isWatchEvent_Object() {}
 
 func (*WatchEvent_Config) isWatchEvent_Object() {}
+
+func (*WatchEvent_Network) isWatchEvent_Object() {}
 
 type isWatchEvent_Old interface {
 	isWatchEvent_Old()
@@ -4795,6 +4821,10 @@ type WatchEvent_OldConfig struct {
 	OldConfig *Config `protobuf:"bytes,14,opt,name=old_config,json=oldConfig,proto3,oneof"`
 }
 
+type WatchEvent_OldNetwork struct {
+	OldNetwork *Network `protobuf:"bytes,16,opt,name=old_network,json=oldNetwork,proto3,oneof"`
+}
+
 func (*WatchEvent_OldService) isWatchEvent_Old() {}
 
 func (*WatchEvent_OldTask) isWatchEvent_Old() {}
@@ -4804,6 +4834,8 @@ func (*WatchEvent_OldNode) isWatchEvent_Old() {}
 func (*WatchEvent_OldCluster) isWatchEvent_Old() {}
 
 func (*WatchEvent_OldConfig) isWatchEvent_Old() {}
+
+func (*WatchEvent_OldNetwork) isWatchEvent_Old() {}
 
 // LogOptions say which lines to send.
 type LogOptions struct {
@@ -6750,7 +6782,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x05modes\x18\x0f \x03(\x0e2\x16.muster.v1.ServiceModeR\x05modes\"a\n" +
 	"\rWatchResponse\x12-\n" +
 	"\x06events\x18\x01 \x03(\v2\x15.muster.v1.WatchEventR\x06events\x12!\n" +
-	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\"\x8d\x05\n" +
+	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\"\xf4\x05\n" +
 	"\n" +
 	"WatchEvent\x12.\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x16.muster.v1.WatchActionR\x06action\x12)\n" +
@@ -6761,7 +6793,8 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x04task\x18\x06 \x01(\v2\x0f.muster.v1.TaskH\x00R\x04task\x12%\n" +
 	"\x04node\x18\a \x01(\v2\x0f.muster.v1.NodeH\x00R\x04node\x12.\n" +
 	"\acluster\x18\b \x01(\v2\x12.muster.v1.ClusterH\x00R\acluster\x12+\n" +
-	"\x06config\x18\r \x01(\v2\x11.muster.v1.ConfigH\x00R\x06config\x125\n" +
+	"\x06config\x18\r \x01(\v2\x11.muster.v1.ConfigH\x00R\x06config\x12.\n" +
+	"\anetwork\x18\x0f \x01(\v2\x12.muster.v1.NetworkH\x00R\anetwork\x125\n" +
 	"\vold_service\x18\t \x01(\v2\x12.muster.v1.ServiceH\x01R\n" +
 	"oldService\x12,\n" +
 	"\bold_task\x18\n" +
@@ -6770,7 +6803,9 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\vold_cluster\x18\f \x01(\v2\x12.muster.v1.ClusterH\x01R\n" +
 	"oldCluster\x122\n" +
 	"\n" +
-	"old_config\x18\x0e \x01(\v2\x11.muster.v1.ConfigH\x01R\toldConfigB\b\n" +
+	"old_config\x18\x0e \x01(\v2\x11.muster.v1.ConfigH\x01R\toldConfig\x125\n" +
+	"\vold_network\x18\x10 \x01(\v2\x12.muster.v1.NetworkH\x01R\n" +
+	"oldNetworkB\b\n" +
 	"\x06objectB\x05\n" +
 	"\x03old\"\x9a\x01\n" +
 	"\n" +
@@ -7258,139 +7293,141 @@ var file_muster_v1_control_proto_depIdxs = []int32{
 	117, // 65: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
 	130, // 66: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
 	127, // 67: muster.v1.WatchEvent.config:type_name -> muster.v1.Config
-	114, // 68: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
-	115, // 69: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
-	117, // 70: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
-	130, // 71: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
-	127, // 72: muster.v1.WatchEvent.old_config:type_name -> muster.v1.Config
-	137, // 73: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	3,   // 74: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
-	83,  // 75: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
-	88,  // 76: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
-	83,  // 77: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
-	88,  // 78: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
-	137, // 79: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
-	3,   // 80: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
-	4,   // 81: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
-	102, // 82: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
-	102, // 83: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
-	99,  // 84: muster.v1.GetClusterKeysResponse.holders:type_name -> muster.v1.KeyHolder
-	99,  // 85: muster.v1.ResealClusterResponse.holders:type_name -> muster.v1.KeyHolder
-	103, // 86: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
-	137, // 87: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
-	137, // 88: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
-	137, // 89: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
-	137, // 90: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
-	137, // 91: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
-	104, // 92: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
-	104, // 93: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
-	138, // 94: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
-	137, // 95: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
-	5,   // 96: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
-	7,   // 97: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
-	9,   // 98: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
-	11,  // 99: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
-	13,  // 100: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
-	15,  // 101: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
-	17,  // 102: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
-	19,  // 103: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
-	21,  // 104: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
-	23,  // 105: muster.v1.ControlService.RemoveTask:input_type -> muster.v1.RemoveTaskRequest
-	25,  // 106: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
-	27,  // 107: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
-	29,  // 108: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
-	31,  // 109: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
-	33,  // 110: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
-	35,  // 111: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
-	37,  // 112: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
-	39,  // 113: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
-	41,  // 114: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
-	43,  // 115: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
-	45,  // 116: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
-	47,  // 117: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
-	49,  // 118: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
-	51,  // 119: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
-	53,  // 120: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
-	55,  // 121: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
-	57,  // 122: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
-	59,  // 123: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
-	61,  // 124: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
-	63,  // 125: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
-	65,  // 126: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
-	67,  // 127: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
-	69,  // 128: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
-	71,  // 129: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
-	73,  // 130: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
-	75,  // 131: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
-	89,  // 132: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
-	91,  // 133: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
-	93,  // 134: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
-	95,  // 135: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
-	97,  // 136: muster.v1.ControlService.GetClusterKeys:input_type -> muster.v1.GetClusterKeysRequest
-	100, // 137: muster.v1.ControlService.ResealCluster:input_type -> muster.v1.ResealClusterRequest
-	105, // 138: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
-	107, // 139: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
-	109, // 140: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
-	111, // 141: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
-	77,  // 142: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
-	80,  // 143: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
-	84,  // 144: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
-	86,  // 145: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
-	6,   // 146: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
-	8,   // 147: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
-	10,  // 148: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
-	12,  // 149: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
-	14,  // 150: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
-	16,  // 151: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
-	18,  // 152: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
-	20,  // 153: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
-	22,  // 154: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
-	24,  // 155: muster.v1.ControlService.RemoveTask:output_type -> muster.v1.RemoveTaskResponse
-	26,  // 156: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
-	28,  // 157: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
-	30,  // 158: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
-	32,  // 159: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
-	34,  // 160: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
-	36,  // 161: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
-	38,  // 162: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
-	40,  // 163: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
-	42,  // 164: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
-	44,  // 165: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
-	46,  // 166: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
-	48,  // 167: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
-	50,  // 168: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
-	52,  // 169: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
-	54,  // 170: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
-	56,  // 171: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
-	58,  // 172: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
-	60,  // 173: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
-	62,  // 174: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
-	64,  // 175: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
-	66,  // 176: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
-	68,  // 177: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
-	70,  // 178: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
-	72,  // 179: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
-	74,  // 180: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
-	76,  // 181: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
-	90,  // 182: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
-	92,  // 183: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
-	94,  // 184: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
-	96,  // 185: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
-	98,  // 186: muster.v1.ControlService.GetClusterKeys:output_type -> muster.v1.GetClusterKeysResponse
-	101, // 187: muster.v1.ControlService.ResealCluster:output_type -> muster.v1.ResealClusterResponse
-	106, // 188: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
-	108, // 189: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
-	110, // 190: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
-	112, // 191: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
-	78,  // 192: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
-	81,  // 193: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
-	85,  // 194: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
-	87,  // 195: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
-	146, // [146:196] is the sub-list for method output_type
-	96,  // [96:146] is the sub-list for method input_type
-	96,  // [96:96] is the sub-list for extension type_name
-	96,  // [96:96] is the sub-list for extension extendee
-	0,   // [0:96] is the sub-list for field type_name
+	123, // 68: muster.v1.WatchEvent.network:type_name -> muster.v1.Network
+	114, // 69: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
+	115, // 70: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
+	117, // 71: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
+	130, // 72: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
+	127, // 73: muster.v1.WatchEvent.old_config:type_name -> muster.v1.Config
+	123, // 74: muster.v1.WatchEvent.old_network:type_name -> muster.v1.Network
+	137, // 75: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	3,   // 76: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
+	83,  // 77: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
+	88,  // 78: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
+	83,  // 79: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
+	88,  // 80: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
+	137, // 81: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
+	3,   // 82: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
+	4,   // 83: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
+	102, // 84: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
+	102, // 85: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
+	99,  // 86: muster.v1.GetClusterKeysResponse.holders:type_name -> muster.v1.KeyHolder
+	99,  // 87: muster.v1.ResealClusterResponse.holders:type_name -> muster.v1.KeyHolder
+	103, // 88: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
+	137, // 89: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
+	137, // 90: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
+	137, // 91: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
+	137, // 92: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
+	137, // 93: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
+	104, // 94: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
+	104, // 95: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
+	138, // 96: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
+	137, // 97: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
+	5,   // 98: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
+	7,   // 99: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
+	9,   // 100: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
+	11,  // 101: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
+	13,  // 102: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
+	15,  // 103: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
+	17,  // 104: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
+	19,  // 105: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
+	21,  // 106: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
+	23,  // 107: muster.v1.ControlService.RemoveTask:input_type -> muster.v1.RemoveTaskRequest
+	25,  // 108: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
+	27,  // 109: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
+	29,  // 110: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
+	31,  // 111: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
+	33,  // 112: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
+	35,  // 113: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
+	37,  // 114: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
+	39,  // 115: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
+	41,  // 116: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
+	43,  // 117: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
+	45,  // 118: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
+	47,  // 119: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
+	49,  // 120: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
+	51,  // 121: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
+	53,  // 122: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
+	55,  // 123: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
+	57,  // 124: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
+	59,  // 125: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
+	61,  // 126: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
+	63,  // 127: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
+	65,  // 128: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
+	67,  // 129: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
+	69,  // 130: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
+	71,  // 131: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
+	73,  // 132: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
+	75,  // 133: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
+	89,  // 134: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
+	91,  // 135: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
+	93,  // 136: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
+	95,  // 137: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
+	97,  // 138: muster.v1.ControlService.GetClusterKeys:input_type -> muster.v1.GetClusterKeysRequest
+	100, // 139: muster.v1.ControlService.ResealCluster:input_type -> muster.v1.ResealClusterRequest
+	105, // 140: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
+	107, // 141: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
+	109, // 142: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
+	111, // 143: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
+	77,  // 144: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
+	80,  // 145: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
+	84,  // 146: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
+	86,  // 147: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
+	6,   // 148: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
+	8,   // 149: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
+	10,  // 150: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
+	12,  // 151: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
+	14,  // 152: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
+	16,  // 153: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
+	18,  // 154: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
+	20,  // 155: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
+	22,  // 156: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
+	24,  // 157: muster.v1.ControlService.RemoveTask:output_type -> muster.v1.RemoveTaskResponse
+	26,  // 158: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
+	28,  // 159: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
+	30,  // 160: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
+	32,  // 161: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
+	34,  // 162: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
+	36,  // 163: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
+	38,  // 164: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
+	40,  // 165: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
+	42,  // 166: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
+	44,  // 167: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
+	46,  // 168: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
+	48,  // 169: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
+	50,  // 170: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
+	52,  // 171: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
+	54,  // 172: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
+	56,  // 173: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
+	58,  // 174: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
+	60,  // 175: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
+	62,  // 176: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
+	64,  // 177: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
+	66,  // 178: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
+	68,  // 179: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
+	70,  // 180: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
+	72,  // 181: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
+	74,  // 182: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
+	76,  // 183: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
+	90,  // 184: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
+	92,  // 185: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
+	94,  // 186: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
+	96,  // 187: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
+	98,  // 188: muster.v1.ControlService.GetClusterKeys:output_type -> muster.v1.GetClusterKeysResponse
+	101, // 189: muster.v1.ControlService.ResealCluster:output_type -> muster.v1.ResealClusterResponse
+	106, // 190: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
+	108, // 191: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
+	110, // 192: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
+	112, // 193: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
+	78,  // 194: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
+	81,  // 195: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
+	85,  // 196: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
+	87,  // 197: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
+	148, // [148:198] is the sub-list for method output_type
+	98,  // [98:148] is the sub-list for method input_type
+	98,  // [98:98] is the sub-list for extension type_name
+	98,  // [98:98] is the sub-list for extension extendee
+	0,   // [0:98] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_control_proto_init() }
@@ -7406,11 +7443,13 @@ func file_muster_v1_control_proto_init() {
 		(*WatchEvent_Node)(nil),
 		(*WatchEvent_Cluster)(nil),
 		(*WatchEvent_Config)(nil),
+		(*WatchEvent_Network)(nil),
 		(*WatchEvent_OldService)(nil),
 		(*WatchEvent_OldTask)(nil),
 		(*WatchEvent_OldNode)(nil),
 		(*WatchEvent_OldCluster)(nil),
 		(*WatchEvent_OldConfig)(nil),
+		(*WatchEvent_OldNetwork)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -289,7 +289,7 @@ func (x ExecutorDescription_Health) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExecutorDescription_Health.Descriptor instead.
 func (ExecutorDescription_Health) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{17, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{19, 0}
 }
 
 type NodeStatus_State int32
@@ -347,7 +347,7 @@ func (x NodeStatus_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeStatus_State.Descriptor instead.
 func (NodeStatus_State) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{18, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{20, 0}
 }
 
 // Health is what is thought of an instance.
@@ -410,7 +410,7 @@ func (x DaemonInstance_Health) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DaemonInstance_Health.Descriptor instead.
 func (DaemonInstance_Health) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{27, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{31, 0}
 }
 
 // Meta is what Muster says of every object.
@@ -1295,7 +1295,9 @@ type TaskStatus struct {
 	// Set once the executor has started it.
 	Runtime *RuntimeStatus `protobuf:"bytes,5,opt,name=runtime,proto3" json:"runtime,omitempty"`
 	// Host ports that the task really holds, ephemeral ones filled in.
-	Ports         []*PortConfig `protobuf:"bytes,6,rep,name=ports,proto3" json:"ports,omitempty"`
+	Ports []*PortConfig `protobuf:"bytes,6,rep,name=ports,proto3" json:"ports,omitempty"`
+	// The task's place on its networks, from the moment that it has it.
+	Networks      []*NetworkAttachment `protobuf:"bytes,7,rep,name=networks,proto3" json:"networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1368,6 +1370,13 @@ func (x *TaskStatus) GetRuntime() *RuntimeStatus {
 func (x *TaskStatus) GetPorts() []*PortConfig {
 	if x != nil {
 		return x.Ports
+	}
+	return nil
+}
+
+func (x *TaskStatus) GetNetworks() []*NetworkAttachment {
+	if x != nil {
+		return x.Networks
 	}
 	return nil
 }
@@ -1538,10 +1547,11 @@ func (x *Health) GetOutput() string {
 
 // NetworkAttachment is a task's place on one network.
 type NetworkAttachment struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	NetworkId     string                 `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
-	Addresses     []string               `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
-	Aliases       []string               `protobuf:"bytes,3,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	NetworkId string                 `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	// Without a prefix length.
+	Addresses     []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Aliases       []string `protobuf:"bytes,3,rep,name=aliases,proto3" json:"aliases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1712,7 +1722,12 @@ type NodeDescription struct {
 	Version string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
 	// The machine that the worker runs on. Absent: not known, and the node shares
 	// nothing with other nodes.
-	Machine       *Machine `protobuf:"bytes,7,opt,name=machine,proto3" json:"machine,omitempty"`
+	Machine *Machine `protobuf:"bytes,7,opt,name=machine,proto3" json:"machine,omitempty"`
+	// The network plugins.
+	NetworkDrivers []*NetworkDriverDescription `protobuf:"bytes,8,rep,name=network_drivers,json=networkDrivers,proto3" json:"network_drivers,omitempty"`
+	// Where other nodes send the traffic of networks to. Absent if the node has
+	// no network plugin.
+	DataPath      *DataPath `protobuf:"bytes,9,opt,name=data_path,json=dataPath,proto3" json:"data_path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1796,6 +1811,191 @@ func (x *NodeDescription) GetMachine() *Machine {
 	return nil
 }
 
+func (x *NodeDescription) GetNetworkDrivers() []*NetworkDriverDescription {
+	if x != nil {
+		return x.NetworkDrivers
+	}
+	return nil
+}
+
+func (x *NodeDescription) GetDataPath() *DataPath {
+	if x != nil {
+		return x.DataPath
+	}
+	return nil
+}
+
+// NetworkDriverDescription is what a node reports of one network plugin.
+type NetworkDriverDescription struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The plugin's name: "overlay".
+	Name    string                     `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version string                     `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Health  ExecutorDescription_Health `protobuf:"varint,3,opt,name=health,proto3,enum=muster.v1.ExecutorDescription_Health" json:"health,omitempty"`
+	// Why it is not healthy, or what else there is to say.
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// The network drivers that it serves: "overlay", "bridge".
+	Drivers []string `protobuf:"bytes,5,rep,name=drivers,proto3" json:"drivers,omitempty"`
+	// What it can do here beyond the least: "ipv6", "encrypted", "ingress", "sctp".
+	Capabilities []string `protobuf:"bytes,6,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
+	// What the node's kernel lacks.
+	Missing []string `protobuf:"bytes,7,rep,name=missing,proto3" json:"missing,omitempty"`
+	// SHA-256 of the plugin's file, hexadecimal.
+	Checksum      string `protobuf:"bytes,8,opt,name=checksum,proto3" json:"checksum,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkDriverDescription) Reset() {
+	*x = NetworkDriverDescription{}
+	mi := &file_muster_v1_objects_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkDriverDescription) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkDriverDescription) ProtoMessage() {}
+
+func (x *NetworkDriverDescription) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_objects_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkDriverDescription.ProtoReflect.Descriptor instead.
+func (*NetworkDriverDescription) Descriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *NetworkDriverDescription) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NetworkDriverDescription) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *NetworkDriverDescription) GetHealth() ExecutorDescription_Health {
+	if x != nil {
+		return x.Health
+	}
+	return ExecutorDescription_HEALTH_UNSPECIFIED
+}
+
+func (x *NetworkDriverDescription) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *NetworkDriverDescription) GetDrivers() []string {
+	if x != nil {
+		return x.Drivers
+	}
+	return nil
+}
+
+func (x *NetworkDriverDescription) GetCapabilities() []string {
+	if x != nil {
+		return x.Capabilities
+	}
+	return nil
+}
+
+func (x *NetworkDriverDescription) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *NetworkDriverDescription) GetChecksum() string {
+	if x != nil {
+		return x.Checksum
+	}
+	return ""
+}
+
+// DataPath is where a node gets the traffic of networks from other nodes.
+type DataPath struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An IP address that the other nodes reach.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// A UDP port.
+	Port uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// The node's key for encrypted networks.
+	PublicKey     []byte `protobuf:"bytes,3,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DataPath) Reset() {
+	*x = DataPath{}
+	mi := &file_muster_v1_objects_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DataPath) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DataPath) ProtoMessage() {}
+
+func (x *DataPath) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_objects_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DataPath.ProtoReflect.Descriptor instead.
+func (*DataPath) Descriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *DataPath) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *DataPath) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *DataPath) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
 // Machine is what nodes have in common whose workers run on the same machine.
 type Machine struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1812,7 +2012,7 @@ type Machine struct {
 
 func (x *Machine) Reset() {
 	*x = Machine{}
-	mi := &file_muster_v1_objects_proto_msgTypes[16]
+	mi := &file_muster_v1_objects_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1824,7 +2024,7 @@ func (x *Machine) String() string {
 func (*Machine) ProtoMessage() {}
 
 func (x *Machine) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[16]
+	mi := &file_muster_v1_objects_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1837,7 +2037,7 @@ func (x *Machine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Machine.ProtoReflect.Descriptor instead.
 func (*Machine) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{16}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Machine) GetId() string {
@@ -1884,7 +2084,7 @@ type ExecutorDescription struct {
 
 func (x *ExecutorDescription) Reset() {
 	*x = ExecutorDescription{}
-	mi := &file_muster_v1_objects_proto_msgTypes[17]
+	mi := &file_muster_v1_objects_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1896,7 +2096,7 @@ func (x *ExecutorDescription) String() string {
 func (*ExecutorDescription) ProtoMessage() {}
 
 func (x *ExecutorDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[17]
+	mi := &file_muster_v1_objects_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1909,7 +2109,7 @@ func (x *ExecutorDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecutorDescription.ProtoReflect.Descriptor instead.
 func (*ExecutorDescription) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{17}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExecutorDescription) GetName() string {
@@ -1990,7 +2190,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[18]
+	mi := &file_muster_v1_objects_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2002,7 +2202,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[18]
+	mi := &file_muster_v1_objects_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2015,7 +2215,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{18}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *NodeStatus) GetState() NodeStatus_State {
@@ -2048,18 +2248,20 @@ func (x *NodeStatus) GetSince() *timestamppb.Timestamp {
 
 // Network is a virtual network that tasks attach to.
 type Network struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Meta          *Meta                  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
-	Spec          *NetworkSpec           `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
-	Ipam          *IPAMOptions           `protobuf:"bytes,4,opt,name=ipam,proto3" json:"ipam,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Meta  *Meta                  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
+	Spec  *NetworkSpec           `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	// The subnets that the network has. Absent until they are allocated.
+	Ipam          *IPAMOptions   `protobuf:"bytes,4,opt,name=ipam,proto3" json:"ipam,omitempty"`
+	Status        *NetworkStatus `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_muster_v1_objects_proto_msgTypes[19]
+	mi := &file_muster_v1_objects_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2071,7 +2273,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[19]
+	mi := &file_muster_v1_objects_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2084,7 +2286,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{19}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Network) GetId() string {
@@ -2115,6 +2317,159 @@ func (x *Network) GetIpam() *IPAMOptions {
 	return nil
 }
 
+func (x *Network) GetStatus() *NetworkStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+// NetworkStatus is what the allocator gave a network.
+type NetworkStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The VXLAN network identifier; 0 for drivers without.
+	Vni uint32 `protobuf:"varint,1,opt,name=vni,proto3" json:"vni,omitempty"`
+	// Why the network has no subnet, if it should have one.
+	Error string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// Which node has which addresses. Filled in by GetNetwork only.
+	Blocks []*NetworkBlock `protobuf:"bytes,3,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	// How many blocks there are, and how many of them nodes have.
+	TotalBlocks  uint64 `protobuf:"varint,4,opt,name=total_blocks,json=totalBlocks,proto3" json:"total_blocks,omitempty"`
+	LeasedBlocks uint64 `protobuf:"varint,5,opt,name=leased_blocks,json=leasedBlocks,proto3" json:"leased_blocks,omitempty"`
+	// Ids of the services whose spec names the network, or which publish ports through
+	// it. Filled in by GetNetwork only.
+	ServiceIds    []string `protobuf:"bytes,6,rep,name=service_ids,json=serviceIds,proto3" json:"service_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkStatus) Reset() {
+	*x = NetworkStatus{}
+	mi := &file_muster_v1_objects_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkStatus) ProtoMessage() {}
+
+func (x *NetworkStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_objects_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkStatus.ProtoReflect.Descriptor instead.
+func (*NetworkStatus) Descriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *NetworkStatus) GetVni() uint32 {
+	if x != nil {
+		return x.Vni
+	}
+	return 0
+}
+
+func (x *NetworkStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *NetworkStatus) GetBlocks() []*NetworkBlock {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
+func (x *NetworkStatus) GetTotalBlocks() uint64 {
+	if x != nil {
+		return x.TotalBlocks
+	}
+	return 0
+}
+
+func (x *NetworkStatus) GetLeasedBlocks() uint64 {
+	if x != nil {
+		return x.LeasedBlocks
+	}
+	return 0
+}
+
+func (x *NetworkStatus) GetServiceIds() []string {
+	if x != nil {
+		return x.ServiceIds
+	}
+	return nil
+}
+
+// NetworkBlock is a part of a network's addresses that one node has for its
+// tasks.
+type NetworkBlock struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// In CIDR notation, one for each of IPv4 and IPv6.
+	Subnets       []string `protobuf:"bytes,2,rep,name=subnets,proto3" json:"subnets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkBlock) Reset() {
+	*x = NetworkBlock{}
+	mi := &file_muster_v1_objects_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkBlock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkBlock) ProtoMessage() {}
+
+func (x *NetworkBlock) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_objects_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkBlock.ProtoReflect.Descriptor instead.
+func (*NetworkBlock) Descriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *NetworkBlock) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *NetworkBlock) GetSubnets() []string {
+	if x != nil {
+		return x.Subnets
+	}
+	return nil
+}
+
 // Secret is data that only the tasks that refer to it may read. Reading a
 // secret from the API never returns its data.
 type Secret struct {
@@ -2128,7 +2483,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_muster_v1_objects_proto_msgTypes[20]
+	mi := &file_muster_v1_objects_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2140,7 +2495,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[20]
+	mi := &file_muster_v1_objects_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2153,7 +2508,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{20}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Secret) GetId() string {
@@ -2194,7 +2549,7 @@ type Config struct {
 
 func (x *Config) Reset() {
 	*x = Config{}
-	mi := &file_muster_v1_objects_proto_msgTypes[21]
+	mi := &file_muster_v1_objects_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2561,7 @@ func (x *Config) String() string {
 func (*Config) ProtoMessage() {}
 
 func (x *Config) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[21]
+	mi := &file_muster_v1_objects_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2574,7 @@ func (x *Config) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Config.ProtoReflect.Descriptor instead.
 func (*Config) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{21}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Config) GetId() string {
@@ -2269,7 +2624,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_muster_v1_objects_proto_msgTypes[22]
+	mi := &file_muster_v1_objects_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2281,7 +2636,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[22]
+	mi := &file_muster_v1_objects_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2294,7 +2649,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{22}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Volume) GetId() string {
@@ -2332,7 +2687,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_muster_v1_objects_proto_msgTypes[23]
+	mi := &file_muster_v1_objects_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2699,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[23]
+	mi := &file_muster_v1_objects_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2712,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{23}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Cluster) GetId() string {
@@ -2405,7 +2760,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[24]
+	mi := &file_muster_v1_objects_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2417,7 +2772,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[24]
+	mi := &file_muster_v1_objects_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2430,7 +2785,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{24}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ClusterStatus) GetVersion() string {
@@ -2498,7 +2853,7 @@ type DaemonStatus struct {
 
 func (x *DaemonStatus) Reset() {
 	*x = DaemonStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[25]
+	mi := &file_muster_v1_objects_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +2865,7 @@ func (x *DaemonStatus) String() string {
 func (*DaemonStatus) ProtoMessage() {}
 
 func (x *DaemonStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[25]
+	mi := &file_muster_v1_objects_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2523,7 +2878,7 @@ func (x *DaemonStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStatus.ProtoReflect.Descriptor instead.
 func (*DaemonStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{25}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DaemonStatus) GetDaemon() string {
@@ -2587,7 +2942,7 @@ type StoreStatus struct {
 
 func (x *StoreStatus) Reset() {
 	*x = StoreStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[26]
+	mi := &file_muster_v1_objects_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2599,7 +2954,7 @@ func (x *StoreStatus) String() string {
 func (*StoreStatus) ProtoMessage() {}
 
 func (x *StoreStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[26]
+	mi := &file_muster_v1_objects_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2612,7 +2967,7 @@ func (x *StoreStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreStatus.ProtoReflect.Descriptor instead.
 func (*StoreStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{26}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StoreStatus) GetKind() string {
@@ -2687,7 +3042,7 @@ type DaemonInstance struct {
 
 func (x *DaemonInstance) Reset() {
 	*x = DaemonInstance{}
-	mi := &file_muster_v1_objects_proto_msgTypes[27]
+	mi := &file_muster_v1_objects_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2699,7 +3054,7 @@ func (x *DaemonInstance) String() string {
 func (*DaemonInstance) ProtoMessage() {}
 
 func (x *DaemonInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[27]
+	mi := &file_muster_v1_objects_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2712,7 +3067,7 @@ func (x *DaemonInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonInstance.ProtoReflect.Descriptor instead.
 func (*DaemonInstance) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{27}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DaemonInstance) GetDaemon() string {
@@ -2791,7 +3146,7 @@ type ShardHolding struct {
 
 func (x *ShardHolding) Reset() {
 	*x = ShardHolding{}
-	mi := &file_muster_v1_objects_proto_msgTypes[28]
+	mi := &file_muster_v1_objects_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2803,7 +3158,7 @@ func (x *ShardHolding) String() string {
 func (*ShardHolding) ProtoMessage() {}
 
 func (x *ShardHolding) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[28]
+	mi := &file_muster_v1_objects_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2816,7 +3171,7 @@ func (x *ShardHolding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardHolding.ProtoReflect.Descriptor instead.
 func (*ShardHolding) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{28}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ShardHolding) GetSubsystem() string {
@@ -2859,7 +3214,7 @@ type ViewLag struct {
 
 func (x *ViewLag) Reset() {
 	*x = ViewLag{}
-	mi := &file_muster_v1_objects_proto_msgTypes[29]
+	mi := &file_muster_v1_objects_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2871,7 +3226,7 @@ func (x *ViewLag) String() string {
 func (*ViewLag) ProtoMessage() {}
 
 func (x *ViewLag) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[29]
+	mi := &file_muster_v1_objects_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2884,7 +3239,7 @@ func (x *ViewLag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewLag.ProtoReflect.Descriptor instead.
 func (*ViewLag) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{29}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ViewLag) GetLoaded() bool {
@@ -2927,7 +3282,7 @@ type SubsystemStatus struct {
 
 func (x *SubsystemStatus) Reset() {
 	*x = SubsystemStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[30]
+	mi := &file_muster_v1_objects_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2939,7 +3294,7 @@ func (x *SubsystemStatus) String() string {
 func (*SubsystemStatus) ProtoMessage() {}
 
 func (x *SubsystemStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[30]
+	mi := &file_muster_v1_objects_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2952,7 +3307,7 @@ func (x *SubsystemStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubsystemStatus.ProtoReflect.Descriptor instead.
 func (*SubsystemStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{30}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SubsystemStatus) GetSubsystem() string {
@@ -3006,7 +3361,7 @@ type NodeSummary struct {
 
 func (x *NodeSummary) Reset() {
 	*x = NodeSummary{}
-	mi := &file_muster_v1_objects_proto_msgTypes[31]
+	mi := &file_muster_v1_objects_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3018,7 +3373,7 @@ func (x *NodeSummary) String() string {
 func (*NodeSummary) ProtoMessage() {}
 
 func (x *NodeSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[31]
+	mi := &file_muster_v1_objects_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3031,7 +3386,7 @@ func (x *NodeSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSummary.ProtoReflect.Descriptor instead.
 func (*NodeSummary) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{31}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NodeSummary) GetTotal() uint64 {
@@ -3157,7 +3512,7 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\x06detail\x18\x06 \x01(\tR\x06detail\"b\n" +
 	"\bTaskTime\x12*\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x14.muster.v1.TaskStateR\x05state\x12*\n" +
-	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x83\x02\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xbd\x02\n" +
 	"\n" +
 	"TaskStatus\x12*\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x14.muster.v1.TaskStateR\x05state\x128\n" +
@@ -3165,7 +3520,8 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05error\x122\n" +
 	"\aruntime\x18\x05 \x01(\v2\x18.muster.v1.RuntimeStatusR\aruntime\x12+\n" +
-	"\x05ports\x18\x06 \x03(\v2\x15.muster.v1.PortConfigR\x05ports\"\x98\x01\n" +
+	"\x05ports\x18\x06 \x03(\v2\x15.muster.v1.PortConfigR\x05ports\x128\n" +
+	"\bnetworks\x18\a \x03(\v2\x1c.muster.v1.NetworkAttachmentR\bnetworks\"\x98\x01\n" +
 	"\rRuntimeStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x03R\x03pid\x12\x1b\n" +
@@ -3197,7 +3553,7 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\x06status\x18\x05 \x01(\v2\x15.muster.v1.NodeStatusR\x06status\x12\x1d\n" +
 	"\n" +
 	"task_count\x18\x06 \x01(\x04R\ttaskCount\x120\n" +
-	"\breserved\x18\a \x01(\v2\x14.muster.v1.ResourcesR\breserved\"\x93\x03\n" +
+	"\breserved\x18\a \x01(\v2\x14.muster.v1.ResourcesR\breserved\"\x93\x04\n" +
 	"\x0fNodeDescription\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12/\n" +
 	"\bplatform\x18\x02 \x01(\v2\x13.muster.v1.PlatformR\bplatform\x122\n" +
@@ -3205,10 +3561,26 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\x06labels\x18\x04 \x03(\v2&.muster.v1.NodeDescription.LabelsEntryR\x06labels\x12<\n" +
 	"\texecutors\x18\x05 \x03(\v2\x1e.muster.v1.ExecutorDescriptionR\texecutors\x12\x18\n" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12,\n" +
-	"\amachine\x18\a \x01(\v2\x12.muster.v1.MachineR\amachine\x1a9\n" +
+	"\amachine\x18\a \x01(\v2\x12.muster.v1.MachineR\amachine\x12L\n" +
+	"\x0fnetwork_drivers\x18\b \x03(\v2#.muster.v1.NetworkDriverDescriptionR\x0enetworkDrivers\x120\n" +
+	"\tdata_path\x18\t \x01(\v2\x13.muster.v1.DataPathR\bdataPath\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"G\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x95\x02\n" +
+	"\x18NetworkDriverDescription\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12=\n" +
+	"\x06health\x18\x03 \x01(\x0e2%.muster.v1.ExecutorDescription.HealthR\x06health\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x18\n" +
+	"\adrivers\x18\x05 \x03(\tR\adrivers\x12\"\n" +
+	"\fcapabilities\x18\x06 \x03(\tR\fcapabilities\x12\x18\n" +
+	"\amissing\x18\a \x03(\tR\amissing\x12\x1a\n" +
+	"\bchecksum\x18\b \x01(\tR\bchecksum\"W\n" +
+	"\bDataPath\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x03 \x01(\fR\tpublicKey\"G\n" +
 	"\aMachine\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12,\n" +
 	"\x06shared\x18\x02 \x01(\v2\x14.muster.v1.ResourcesR\x06shared\"\x89\x03\n" +
@@ -3237,12 +3609,24 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\aUNKNOWN\x10\x01\x12\b\n" +
 	"\x04DOWN\x10\x02\x12\t\n" +
 	"\x05READY\x10\x03\x12\x10\n" +
-	"\fDISCONNECTED\x10\x04\"\x96\x01\n" +
+	"\fDISCONNECTED\x10\x04\"\xc8\x01\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0f.muster.v1.MetaR\x04meta\x12*\n" +
 	"\x04spec\x18\x03 \x01(\v2\x16.muster.v1.NetworkSpecR\x04spec\x12*\n" +
-	"\x04ipam\x18\x04 \x01(\v2\x16.muster.v1.IPAMOptionsR\x04ipam\"h\n" +
+	"\x04ipam\x18\x04 \x01(\v2\x16.muster.v1.IPAMOptionsR\x04ipam\x120\n" +
+	"\x06status\x18\x05 \x01(\v2\x18.muster.v1.NetworkStatusR\x06status\"\xd1\x01\n" +
+	"\rNetworkStatus\x12\x10\n" +
+	"\x03vni\x18\x01 \x01(\rR\x03vni\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12/\n" +
+	"\x06blocks\x18\x03 \x03(\v2\x17.muster.v1.NetworkBlockR\x06blocks\x12!\n" +
+	"\ftotal_blocks\x18\x04 \x01(\x04R\vtotalBlocks\x12#\n" +
+	"\rleased_blocks\x18\x05 \x01(\x04R\fleasedBlocks\x12\x1f\n" +
+	"\vservice_ids\x18\x06 \x03(\tR\n" +
+	"serviceIds\"A\n" +
+	"\fNetworkBlock\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
+	"\asubnets\x18\x02 \x03(\tR\asubnets\"h\n" +
 	"\x06Secret\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0f.muster.v1.MetaR\x04meta\x12)\n" +
@@ -3356,142 +3740,152 @@ func file_muster_v1_objects_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_muster_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_muster_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_muster_v1_objects_proto_goTypes = []any{
-	(TaskState)(0),                  // 0: muster.v1.TaskState
-	(UpdateStatus_State)(0),         // 1: muster.v1.UpdateStatus.State
-	(Health_State)(0),               // 2: muster.v1.Health.State
-	(ExecutorDescription_Health)(0), // 3: muster.v1.ExecutorDescription.Health
-	(NodeStatus_State)(0),           // 4: muster.v1.NodeStatus.State
-	(DaemonInstance_Health)(0),      // 5: muster.v1.DaemonInstance.Health
-	(*Meta)(nil),                    // 6: muster.v1.Meta
-	(*Service)(nil),                 // 7: muster.v1.Service
-	(*ServiceStatus)(nil),           // 8: muster.v1.ServiceStatus
-	(*JobStatus)(nil),               // 9: muster.v1.JobStatus
-	(*UpdateStatus)(nil),            // 10: muster.v1.UpdateStatus
-	(*Endpoint)(nil),                // 11: muster.v1.Endpoint
-	(*VirtualIP)(nil),               // 12: muster.v1.VirtualIP
-	(*Task)(nil),                    // 13: muster.v1.Task
-	(*TaskStage)(nil),               // 14: muster.v1.TaskStage
-	(*TaskTime)(nil),                // 15: muster.v1.TaskTime
-	(*TaskStatus)(nil),              // 16: muster.v1.TaskStatus
-	(*RuntimeStatus)(nil),           // 17: muster.v1.RuntimeStatus
-	(*Health)(nil),                  // 18: muster.v1.Health
-	(*NetworkAttachment)(nil),       // 19: muster.v1.NetworkAttachment
-	(*Node)(nil),                    // 20: muster.v1.Node
-	(*NodeDescription)(nil),         // 21: muster.v1.NodeDescription
-	(*Machine)(nil),                 // 22: muster.v1.Machine
-	(*ExecutorDescription)(nil),     // 23: muster.v1.ExecutorDescription
-	(*NodeStatus)(nil),              // 24: muster.v1.NodeStatus
-	(*Network)(nil),                 // 25: muster.v1.Network
-	(*Secret)(nil),                  // 26: muster.v1.Secret
-	(*Config)(nil),                  // 27: muster.v1.Config
-	(*Volume)(nil),                  // 28: muster.v1.Volume
-	(*Cluster)(nil),                 // 29: muster.v1.Cluster
-	(*ClusterStatus)(nil),           // 30: muster.v1.ClusterStatus
-	(*DaemonStatus)(nil),            // 31: muster.v1.DaemonStatus
-	(*StoreStatus)(nil),             // 32: muster.v1.StoreStatus
-	(*DaemonInstance)(nil),          // 33: muster.v1.DaemonInstance
-	(*ShardHolding)(nil),            // 34: muster.v1.ShardHolding
-	(*ViewLag)(nil),                 // 35: muster.v1.ViewLag
-	(*SubsystemStatus)(nil),         // 36: muster.v1.SubsystemStatus
-	(*NodeSummary)(nil),             // 37: muster.v1.NodeSummary
-	nil,                             // 38: muster.v1.NodeDescription.LabelsEntry
-	(*timestamppb.Timestamp)(nil),   // 39: google.protobuf.Timestamp
-	(*ServiceSpec)(nil),             // 40: muster.v1.ServiceSpec
-	(*EndpointSpec)(nil),            // 41: muster.v1.EndpointSpec
-	(*PortConfig)(nil),              // 42: muster.v1.PortConfig
-	(*TaskSpec)(nil),                // 43: muster.v1.TaskSpec
-	(*GenericResource)(nil),         // 44: muster.v1.GenericResource
-	(*durationpb.Duration)(nil),     // 45: google.protobuf.Duration
-	(*NodeSpec)(nil),                // 46: muster.v1.NodeSpec
-	(*Resources)(nil),               // 47: muster.v1.Resources
-	(*Platform)(nil),                // 48: muster.v1.Platform
-	(*NetworkSpec)(nil),             // 49: muster.v1.NetworkSpec
-	(*IPAMOptions)(nil),             // 50: muster.v1.IPAMOptions
-	(*SecretSpec)(nil),              // 51: muster.v1.SecretSpec
-	(*ConfigSpec)(nil),              // 52: muster.v1.ConfigSpec
-	(*VolumeSpec)(nil),              // 53: muster.v1.VolumeSpec
-	(*ClusterSpec)(nil),             // 54: muster.v1.ClusterSpec
+	(TaskState)(0),                   // 0: muster.v1.TaskState
+	(UpdateStatus_State)(0),          // 1: muster.v1.UpdateStatus.State
+	(Health_State)(0),                // 2: muster.v1.Health.State
+	(ExecutorDescription_Health)(0),  // 3: muster.v1.ExecutorDescription.Health
+	(NodeStatus_State)(0),            // 4: muster.v1.NodeStatus.State
+	(DaemonInstance_Health)(0),       // 5: muster.v1.DaemonInstance.Health
+	(*Meta)(nil),                     // 6: muster.v1.Meta
+	(*Service)(nil),                  // 7: muster.v1.Service
+	(*ServiceStatus)(nil),            // 8: muster.v1.ServiceStatus
+	(*JobStatus)(nil),                // 9: muster.v1.JobStatus
+	(*UpdateStatus)(nil),             // 10: muster.v1.UpdateStatus
+	(*Endpoint)(nil),                 // 11: muster.v1.Endpoint
+	(*VirtualIP)(nil),                // 12: muster.v1.VirtualIP
+	(*Task)(nil),                     // 13: muster.v1.Task
+	(*TaskStage)(nil),                // 14: muster.v1.TaskStage
+	(*TaskTime)(nil),                 // 15: muster.v1.TaskTime
+	(*TaskStatus)(nil),               // 16: muster.v1.TaskStatus
+	(*RuntimeStatus)(nil),            // 17: muster.v1.RuntimeStatus
+	(*Health)(nil),                   // 18: muster.v1.Health
+	(*NetworkAttachment)(nil),        // 19: muster.v1.NetworkAttachment
+	(*Node)(nil),                     // 20: muster.v1.Node
+	(*NodeDescription)(nil),          // 21: muster.v1.NodeDescription
+	(*NetworkDriverDescription)(nil), // 22: muster.v1.NetworkDriverDescription
+	(*DataPath)(nil),                 // 23: muster.v1.DataPath
+	(*Machine)(nil),                  // 24: muster.v1.Machine
+	(*ExecutorDescription)(nil),      // 25: muster.v1.ExecutorDescription
+	(*NodeStatus)(nil),               // 26: muster.v1.NodeStatus
+	(*Network)(nil),                  // 27: muster.v1.Network
+	(*NetworkStatus)(nil),            // 28: muster.v1.NetworkStatus
+	(*NetworkBlock)(nil),             // 29: muster.v1.NetworkBlock
+	(*Secret)(nil),                   // 30: muster.v1.Secret
+	(*Config)(nil),                   // 31: muster.v1.Config
+	(*Volume)(nil),                   // 32: muster.v1.Volume
+	(*Cluster)(nil),                  // 33: muster.v1.Cluster
+	(*ClusterStatus)(nil),            // 34: muster.v1.ClusterStatus
+	(*DaemonStatus)(nil),             // 35: muster.v1.DaemonStatus
+	(*StoreStatus)(nil),              // 36: muster.v1.StoreStatus
+	(*DaemonInstance)(nil),           // 37: muster.v1.DaemonInstance
+	(*ShardHolding)(nil),             // 38: muster.v1.ShardHolding
+	(*ViewLag)(nil),                  // 39: muster.v1.ViewLag
+	(*SubsystemStatus)(nil),          // 40: muster.v1.SubsystemStatus
+	(*NodeSummary)(nil),              // 41: muster.v1.NodeSummary
+	nil,                              // 42: muster.v1.NodeDescription.LabelsEntry
+	(*timestamppb.Timestamp)(nil),    // 43: google.protobuf.Timestamp
+	(*ServiceSpec)(nil),              // 44: muster.v1.ServiceSpec
+	(*EndpointSpec)(nil),             // 45: muster.v1.EndpointSpec
+	(*PortConfig)(nil),               // 46: muster.v1.PortConfig
+	(*TaskSpec)(nil),                 // 47: muster.v1.TaskSpec
+	(*GenericResource)(nil),          // 48: muster.v1.GenericResource
+	(*durationpb.Duration)(nil),      // 49: google.protobuf.Duration
+	(*NodeSpec)(nil),                 // 50: muster.v1.NodeSpec
+	(*Resources)(nil),                // 51: muster.v1.Resources
+	(*Platform)(nil),                 // 52: muster.v1.Platform
+	(*NetworkSpec)(nil),              // 53: muster.v1.NetworkSpec
+	(*IPAMOptions)(nil),              // 54: muster.v1.IPAMOptions
+	(*SecretSpec)(nil),               // 55: muster.v1.SecretSpec
+	(*ConfigSpec)(nil),               // 56: muster.v1.ConfigSpec
+	(*VolumeSpec)(nil),               // 57: muster.v1.VolumeSpec
+	(*ClusterSpec)(nil),              // 58: muster.v1.ClusterSpec
 }
 var file_muster_v1_objects_proto_depIdxs = []int32{
-	39, // 0: muster.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	39, // 1: muster.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	43, // 0: muster.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	43, // 1: muster.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	6,  // 2: muster.v1.Service.meta:type_name -> muster.v1.Meta
-	40, // 3: muster.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	40, // 4: muster.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	44, // 3: muster.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	44, // 4: muster.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
 	11, // 5: muster.v1.Service.endpoint:type_name -> muster.v1.Endpoint
 	10, // 6: muster.v1.Service.update_status:type_name -> muster.v1.UpdateStatus
 	8,  // 7: muster.v1.Service.status:type_name -> muster.v1.ServiceStatus
 	9,  // 8: muster.v1.Service.job_status:type_name -> muster.v1.JobStatus
-	40, // 9: muster.v1.Service.effective_spec:type_name -> muster.v1.ServiceSpec
-	39, // 10: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	44, // 9: muster.v1.Service.effective_spec:type_name -> muster.v1.ServiceSpec
+	43, // 10: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
 	1,  // 11: muster.v1.UpdateStatus.state:type_name -> muster.v1.UpdateStatus.State
-	39, // 12: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	39, // 13: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	41, // 14: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
-	42, // 15: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
+	43, // 12: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	43, // 13: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	45, // 14: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
+	46, // 15: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
 	12, // 16: muster.v1.Endpoint.virtual_ips:type_name -> muster.v1.VirtualIP
 	6,  // 17: muster.v1.Task.meta:type_name -> muster.v1.Meta
-	43, // 18: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
+	47, // 18: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
 	0,  // 19: muster.v1.Task.desired_state:type_name -> muster.v1.TaskState
 	16, // 20: muster.v1.Task.status:type_name -> muster.v1.TaskStatus
 	19, // 21: muster.v1.Task.networks:type_name -> muster.v1.NetworkAttachment
 	11, // 22: muster.v1.Task.endpoint:type_name -> muster.v1.Endpoint
-	44, // 23: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
+	48, // 23: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
 	15, // 24: muster.v1.Task.timeline:type_name -> muster.v1.TaskTime
 	14, // 25: muster.v1.Task.stages:type_name -> muster.v1.TaskStage
-	39, // 26: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
-	45, // 27: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
-	45, // 28: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
+	43, // 26: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
+	49, // 27: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
+	49, // 28: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
 	0,  // 29: muster.v1.TaskTime.state:type_name -> muster.v1.TaskState
-	39, // 30: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
+	43, // 30: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
 	0,  // 31: muster.v1.TaskStatus.state:type_name -> muster.v1.TaskState
-	39, // 32: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	43, // 32: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
 	17, // 33: muster.v1.TaskStatus.runtime:type_name -> muster.v1.RuntimeStatus
-	42, // 34: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
-	18, // 35: muster.v1.RuntimeStatus.health:type_name -> muster.v1.Health
-	2,  // 36: muster.v1.Health.state:type_name -> muster.v1.Health.State
-	6,  // 37: muster.v1.Node.meta:type_name -> muster.v1.Meta
-	46, // 38: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
-	21, // 39: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
-	24, // 40: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
-	47, // 41: muster.v1.Node.reserved:type_name -> muster.v1.Resources
-	48, // 42: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
-	47, // 43: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
-	38, // 44: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
-	23, // 45: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
-	22, // 46: muster.v1.NodeDescription.machine:type_name -> muster.v1.Machine
-	47, // 47: muster.v1.Machine.shared:type_name -> muster.v1.Resources
-	3,  // 48: muster.v1.ExecutorDescription.health:type_name -> muster.v1.ExecutorDescription.Health
-	4,  // 49: muster.v1.NodeStatus.state:type_name -> muster.v1.NodeStatus.State
-	39, // 50: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
-	6,  // 51: muster.v1.Network.meta:type_name -> muster.v1.Meta
-	49, // 52: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
-	50, // 53: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
-	6,  // 54: muster.v1.Secret.meta:type_name -> muster.v1.Meta
-	51, // 55: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
-	6,  // 56: muster.v1.Config.meta:type_name -> muster.v1.Meta
-	52, // 57: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
-	6,  // 58: muster.v1.Volume.meta:type_name -> muster.v1.Meta
-	53, // 59: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
-	6,  // 60: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
-	54, // 61: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	30, // 62: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
-	31, // 63: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
-	45, // 64: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
-	45, // 65: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
-	39, // 66: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
-	5,  // 67: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
-	34, // 68: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
-	35, // 69: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
-	39, // 70: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
-	45, // 71: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
-	72, // [72:72] is the sub-list for method output_type
-	72, // [72:72] is the sub-list for method input_type
-	72, // [72:72] is the sub-list for extension type_name
-	72, // [72:72] is the sub-list for extension extendee
-	0,  // [0:72] is the sub-list for field type_name
+	46, // 34: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
+	19, // 35: muster.v1.TaskStatus.networks:type_name -> muster.v1.NetworkAttachment
+	18, // 36: muster.v1.RuntimeStatus.health:type_name -> muster.v1.Health
+	2,  // 37: muster.v1.Health.state:type_name -> muster.v1.Health.State
+	6,  // 38: muster.v1.Node.meta:type_name -> muster.v1.Meta
+	50, // 39: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	21, // 40: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
+	26, // 41: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
+	51, // 42: muster.v1.Node.reserved:type_name -> muster.v1.Resources
+	52, // 43: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
+	51, // 44: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
+	42, // 45: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
+	25, // 46: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
+	24, // 47: muster.v1.NodeDescription.machine:type_name -> muster.v1.Machine
+	22, // 48: muster.v1.NodeDescription.network_drivers:type_name -> muster.v1.NetworkDriverDescription
+	23, // 49: muster.v1.NodeDescription.data_path:type_name -> muster.v1.DataPath
+	3,  // 50: muster.v1.NetworkDriverDescription.health:type_name -> muster.v1.ExecutorDescription.Health
+	51, // 51: muster.v1.Machine.shared:type_name -> muster.v1.Resources
+	3,  // 52: muster.v1.ExecutorDescription.health:type_name -> muster.v1.ExecutorDescription.Health
+	4,  // 53: muster.v1.NodeStatus.state:type_name -> muster.v1.NodeStatus.State
+	43, // 54: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
+	6,  // 55: muster.v1.Network.meta:type_name -> muster.v1.Meta
+	53, // 56: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
+	54, // 57: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
+	28, // 58: muster.v1.Network.status:type_name -> muster.v1.NetworkStatus
+	29, // 59: muster.v1.NetworkStatus.blocks:type_name -> muster.v1.NetworkBlock
+	6,  // 60: muster.v1.Secret.meta:type_name -> muster.v1.Meta
+	55, // 61: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
+	6,  // 62: muster.v1.Config.meta:type_name -> muster.v1.Meta
+	56, // 63: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
+	6,  // 64: muster.v1.Volume.meta:type_name -> muster.v1.Meta
+	57, // 65: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
+	6,  // 66: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
+	58, // 67: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	34, // 68: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
+	35, // 69: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
+	49, // 70: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
+	49, // 71: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
+	43, // 72: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
+	5,  // 73: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
+	38, // 74: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
+	39, // 75: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
+	43, // 76: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
+	49, // 77: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
+	78, // [78:78] is the sub-list for method output_type
+	78, // [78:78] is the sub-list for method input_type
+	78, // [78:78] is the sub-list for extension type_name
+	78, // [78:78] is the sub-list for extension extendee
+	0,  // [0:78] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_objects_proto_init() }
@@ -3500,14 +3894,14 @@ func file_muster_v1_objects_proto_init() {
 		return
 	}
 	file_muster_v1_specs_proto_init()
-	file_muster_v1_objects_proto_msgTypes[29].OneofWrappers = []any{}
+	file_muster_v1_objects_proto_msgTypes[33].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_objects_proto_rawDesc), len(file_muster_v1_objects_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   33,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -284,6 +284,59 @@ func (PortConfig_PublishMode) EnumDescriptor() ([]byte, []int) {
 	return file_muster_v1_specs_proto_rawDescGZIP(), []int{7, 1}
 }
 
+type PortConfig_ExternalTraffic int32
+
+const (
+	PortConfig_EXTERNAL_TRAFFIC_UNSPECIFIED PortConfig_ExternalTraffic = 0
+	// Any task gets it. Tasks on other nodes see the address of the node that
+	// took the connection. The default.
+	PortConfig_CLUSTER PortConfig_ExternalTraffic = 1
+	// Only tasks on the node that takes the connection get it, and they see the
+	// client's address. A node without a task refuses connections.
+	PortConfig_LOCAL PortConfig_ExternalTraffic = 2
+)
+
+// Enum value maps for PortConfig_ExternalTraffic.
+var (
+	PortConfig_ExternalTraffic_name = map[int32]string{
+		0: "EXTERNAL_TRAFFIC_UNSPECIFIED",
+		1: "CLUSTER",
+		2: "LOCAL",
+	}
+	PortConfig_ExternalTraffic_value = map[string]int32{
+		"EXTERNAL_TRAFFIC_UNSPECIFIED": 0,
+		"CLUSTER":                      1,
+		"LOCAL":                        2,
+	}
+)
+
+func (x PortConfig_ExternalTraffic) Enum() *PortConfig_ExternalTraffic {
+	p := new(PortConfig_ExternalTraffic)
+	*p = x
+	return p
+}
+
+func (x PortConfig_ExternalTraffic) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PortConfig_ExternalTraffic) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_v1_specs_proto_enumTypes[5].Descriptor()
+}
+
+func (PortConfig_ExternalTraffic) Type() protoreflect.EnumType {
+	return &file_muster_v1_specs_proto_enumTypes[5]
+}
+
+func (x PortConfig_ExternalTraffic) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PortConfig_ExternalTraffic.Descriptor instead.
+func (PortConfig_ExternalTraffic) EnumDescriptor() ([]byte, []int) {
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{7, 2}
+}
+
 type ResourceReference_Type int32
 
 const (
@@ -320,11 +373,11 @@ func (x ResourceReference_Type) String() string {
 }
 
 func (ResourceReference_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[5].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[6].Descriptor()
 }
 
 func (ResourceReference_Type) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[5]
+	return &file_muster_v1_specs_proto_enumTypes[6]
 }
 
 func (x ResourceReference_Type) Number() protoreflect.EnumNumber {
@@ -373,11 +426,11 @@ func (x RestartPolicy_Condition) String() string {
 }
 
 func (RestartPolicy_Condition) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[6].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[7].Descriptor()
 }
 
 func (RestartPolicy_Condition) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[6]
+	return &file_muster_v1_specs_proto_enumTypes[7]
 }
 
 func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
@@ -428,11 +481,11 @@ func (x PullOptions_Policy) String() string {
 }
 
 func (PullOptions_Policy) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[7].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[8].Descriptor()
 }
 
 func (PullOptions_Policy) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[7]
+	return &file_muster_v1_specs_proto_enumTypes[8]
 }
 
 func (x PullOptions_Policy) Number() protoreflect.EnumNumber {
@@ -480,11 +533,11 @@ func (x SeccompOpts_Mode) String() string {
 }
 
 func (SeccompOpts_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[8].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[9].Descriptor()
 }
 
 func (SeccompOpts_Mode) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[8]
+	return &file_muster_v1_specs_proto_enumTypes[9]
 }
 
 func (x SeccompOpts_Mode) Number() protoreflect.EnumNumber {
@@ -529,11 +582,11 @@ func (x AppArmorOpts_Mode) String() string {
 }
 
 func (AppArmorOpts_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[9].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[10].Descriptor()
 }
 
 func (AppArmorOpts_Mode) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[9]
+	return &file_muster_v1_specs_proto_enumTypes[10]
 }
 
 func (x AppArmorOpts_Mode) Number() protoreflect.EnumNumber {
@@ -587,11 +640,11 @@ func (x Mount_Type) String() string {
 }
 
 func (Mount_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[10].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[11].Descriptor()
 }
 
 func (Mount_Type) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[10]
+	return &file_muster_v1_specs_proto_enumTypes[11]
 }
 
 func (x Mount_Type) Number() protoreflect.EnumNumber {
@@ -642,11 +695,11 @@ func (x NodeSpec_Availability) String() string {
 }
 
 func (NodeSpec_Availability) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[11].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[12].Descriptor()
 }
 
 func (NodeSpec_Availability) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[11]
+	return &file_muster_v1_specs_proto_enumTypes[12]
 }
 
 func (x NodeSpec_Availability) Number() protoreflect.EnumNumber {
@@ -692,11 +745,11 @@ func (x NodeSpec_Role) String() string {
 }
 
 func (NodeSpec_Role) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[12].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[13].Descriptor()
 }
 
 func (NodeSpec_Role) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[12]
+	return &file_muster_v1_specs_proto_enumTypes[13]
 }
 
 func (x NodeSpec_Role) Number() protoreflect.EnumNumber {
@@ -744,11 +797,11 @@ func (x VolumeSpec_Availability) String() string {
 }
 
 func (VolumeSpec_Availability) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[13].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[14].Descriptor()
 }
 
 func (VolumeSpec_Availability) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[13]
+	return &file_muster_v1_specs_proto_enumTypes[14]
 }
 
 func (x VolumeSpec_Availability) Number() protoreflect.EnumNumber {
@@ -793,11 +846,11 @@ func (x VolumeAccessMode_Scope) String() string {
 }
 
 func (VolumeAccessMode_Scope) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[14].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[15].Descriptor()
 }
 
 func (VolumeAccessMode_Scope) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[14]
+	return &file_muster_v1_specs_proto_enumTypes[15]
 }
 
 func (x VolumeAccessMode_Scope) Number() protoreflect.EnumNumber {
@@ -848,11 +901,11 @@ func (x VolumeAccessMode_Sharing) String() string {
 }
 
 func (VolumeAccessMode_Sharing) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[15].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[16].Descriptor()
 }
 
 func (VolumeAccessMode_Sharing) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[15]
+	return &file_muster_v1_specs_proto_enumTypes[16]
 }
 
 func (x VolumeAccessMode_Sharing) Number() protoreflect.EnumNumber {
@@ -1301,9 +1354,12 @@ func (x *UpdateConfig) GetOrder() UpdateConfig_Order {
 
 // EndpointSpec says how a service is reached.
 type EndpointSpec struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Mode          EndpointSpec_Mode      `protobuf:"varint,1,opt,name=mode,proto3,enum=muster.v1.EndpointSpec_Mode" json:"mode,omitempty"`
-	Ports         []*PortConfig          `protobuf:"bytes,2,rep,name=ports,proto3" json:"ports,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Mode  EndpointSpec_Mode      `protobuf:"varint,1,opt,name=mode,proto3,enum=muster.v1.EndpointSpec_Mode" json:"mode,omitempty"`
+	Ports []*PortConfig          `protobuf:"bytes,2,rep,name=ports,proto3" json:"ports,omitempty"`
+	// How long a task that has networks is left running after it was taken out of
+	// names and virtual addresses, and before it is asked to stop. Absent means 2 s.
+	DrainDelay    *durationpb.Duration `protobuf:"bytes,3,opt,name=drain_delay,json=drainDelay,proto3" json:"drain_delay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1352,6 +1408,13 @@ func (x *EndpointSpec) GetPorts() []*PortConfig {
 	return nil
 }
 
+func (x *EndpointSpec) GetDrainDelay() *durationpb.Duration {
+	if x != nil {
+		return x.DrainDelay
+	}
+	return nil
+}
+
 // PortConfig publishes one port of a service's tasks.
 type PortConfig struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -1362,6 +1425,11 @@ type PortConfig struct {
 	// The port outside. 0: one is chosen.
 	PublishedPort uint32                 `protobuf:"varint,4,opt,name=published_port,json=publishedPort,proto3" json:"published_port,omitempty"`
 	PublishMode   PortConfig_PublishMode `protobuf:"varint,5,opt,name=publish_mode,json=publishMode,proto3,enum=muster.v1.PortConfig_PublishMode" json:"publish_mode,omitempty"`
+	// Which tasks get what arrives at a port in mode INGRESS.
+	ExternalTraffic PortConfig_ExternalTraffic `protobuf:"varint,6,opt,name=external_traffic,json=externalTraffic,proto3,enum=muster.v1.PortConfig_ExternalTraffic" json:"external_traffic,omitempty"`
+	// Each connection to a TCP port in mode INGRESS begins with a header of the
+	// PROXY protocol, version 2, which tells the task the client's address.
+	ProxyProtocol bool `protobuf:"varint,7,opt,name=proxy_protocol,json=proxyProtocol,proto3" json:"proxy_protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1429,6 +1497,20 @@ func (x *PortConfig) GetPublishMode() PortConfig_PublishMode {
 		return x.PublishMode
 	}
 	return PortConfig_PUBLISH_MODE_UNSPECIFIED
+}
+
+func (x *PortConfig) GetExternalTraffic() PortConfig_ExternalTraffic {
+	if x != nil {
+		return x.ExternalTraffic
+	}
+	return PortConfig_EXTERNAL_TRAFFIC_UNSPECIFIED
+}
+
+func (x *PortConfig) GetProxyProtocol() bool {
+	if x != nil {
+		return x.ProxyProtocol
+	}
+	return false
 }
 
 // TaskSpec is what each task of a service runs, and where it may.
@@ -2344,8 +2426,10 @@ func (x *LogDriver) GetOptions() map[string]string {
 // NetworkAttachmentConfig attaches tasks to a network.
 type NetworkAttachmentConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name or id.
-	Target        string            `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// The network's id or name; stored as the id. "host" and "none" are the node's own
+	// network, and no network; a task that has one of them has no other.
+	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// Further names of the service on the network.
 	Aliases       []string          `protobuf:"bytes,2,rep,name=aliases,proto3" json:"aliases,omitempty"`
 	Addresses     []string          `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	DriverOptions map[string]string `protobuf:"bytes,4,rep,name=driver_options,json=driverOptions,proto3" json:"driver_options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -3993,16 +4077,30 @@ func (x *NodeSpec) GetRole() NodeSpec_Role {
 
 // NetworkSpec is what a user asks of a network.
 type NetworkSpec struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Driver        *Driver                `protobuf:"bytes,3,opt,name=driver,proto3" json:"driver,omitempty"`
-	Ipv6Enabled   bool                   `protobuf:"varint,4,opt,name=ipv6_enabled,json=ipv6Enabled,proto3" json:"ipv6_enabled,omitempty"`
-	Internal      bool                   `protobuf:"varint,5,opt,name=internal,proto3" json:"internal,omitempty"`
-	Ipam          *IPAMOptions           `protobuf:"bytes,6,opt,name=ipam,proto3" json:"ipam,omitempty"`
-	Attachable    bool                   `protobuf:"varint,7,opt,name=attachable,proto3" json:"attachable,omitempty"`
-	Ingress       bool                   `protobuf:"varint,8,opt,name=ingress,proto3" json:"ingress,omitempty"`
-	ConfigFrom    string                 `protobuf:"bytes,9,opt,name=config_from,json=configFrom,proto3" json:"config_from,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unique among networks, whatever the case of its letters: at most 63 letters,
+	// digits, "-" and "_".
+	Name   string            `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Labels map[string]string `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// "overlay" (the default), "bridge" or "cni", with the driver's own options.
+	Driver *Driver `protobuf:"bytes,3,opt,name=driver,proto3" json:"driver,omitempty"`
+	// The network has IPv6 addresses too, from the cluster's pool if ipam gives no
+	// IPv6 subnet.
+	Ipv6Enabled bool `protobuf:"varint,4,opt,name=ipv6_enabled,json=ipv6Enabled,proto3" json:"ipv6_enabled,omitempty"`
+	// Tasks cannot reach anything outside the network.
+	Internal bool `protobuf:"varint,5,opt,name=internal,proto3" json:"internal,omitempty"`
+	// Absent: a subnet from the cluster's pool.
+	Ipam *IPAMOptions `protobuf:"bytes,6,opt,name=ipam,proto3" json:"ipam,omitempty"`
+	// Containers that are no tasks may join the network.
+	Attachable bool `protobuf:"varint,7,opt,name=attachable,proto3" json:"attachable,omitempty"`
+	// The network that published ports lead into. There is at most one.
+	Ingress    bool   `protobuf:"varint,8,opt,name=ingress,proto3" json:"ingress,omitempty"`
+	ConfigFrom string `protobuf:"bytes,9,opt,name=config_from,json=configFrom,proto3" json:"config_from,omitempty"`
+	// In bytes, 576 to 65535 (with IPv6 from 1280 on). 0: that of the way between the
+	// nodes, less what the driver needs itself.
+	Mtu uint32 `protobuf:"varint,10,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	// Traffic between nodes is encrypted.
+	Encrypted     bool `protobuf:"varint,11,opt,name=encrypted,proto3" json:"encrypted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4100,6 +4198,20 @@ func (x *NetworkSpec) GetConfigFrom() string {
 	return ""
 }
 
+func (x *NetworkSpec) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *NetworkSpec) GetEncrypted() bool {
+	if x != nil {
+		return x.Encrypted
+	}
+	return false
+}
+
 // IPAMOptions say which addresses a network has.
 type IPAMOptions struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4156,10 +4268,13 @@ func (x *IPAMOptions) GetConfigs() []*IPAMConfig {
 // IPAMConfig is one subnet.
 type IPAMConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// CIDR notation, as are the others but for gateway.
-	Subnet        string            `protobuf:"bytes,1,opt,name=subnet,proto3" json:"subnet,omitempty"`
-	Range         string            `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
-	Gateway       string            `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// In CIDR notation. At most one for each of IPv4 and IPv6.
+	Subnet string `protobuf:"bytes,1,opt,name=subnet,proto3" json:"subnet,omitempty"`
+	// The part of the subnet from which addresses are given, in CIDR notation.
+	// Empty: all of it.
+	Range   string `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
+	Gateway string `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// Addresses that are not given, by what they are for.
 	Reserved      map[string]string `protobuf:"bytes,4,rep,name=reserved,proto3" json:"reserved,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4883,6 +4998,7 @@ type ClusterSpec struct {
 	Orchestration *OrchestrationConfig   `protobuf:"bytes,2,opt,name=orchestration,proto3" json:"orchestration,omitempty"`
 	Dispatcher    *DispatcherConfig      `protobuf:"bytes,3,opt,name=dispatcher,proto3" json:"dispatcher,omitempty"`
 	TaskDefaults  *TaskDefaults          `protobuf:"bytes,4,opt,name=task_defaults,json=taskDefaults,proto3" json:"task_defaults,omitempty"`
+	Network       *NetworkConfig         `protobuf:"bytes,5,opt,name=network,proto3" json:"network,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4941,6 +5057,13 @@ func (x *ClusterSpec) GetDispatcher() *DispatcherConfig {
 func (x *ClusterSpec) GetTaskDefaults() *TaskDefaults {
 	if x != nil {
 		return x.TaskDefaults
+	}
+	return nil
+}
+
+func (x *ClusterSpec) GetNetwork() *NetworkConfig {
+	if x != nil {
+		return x.Network
 	}
 	return nil
 }
@@ -5039,6 +5162,117 @@ func (x *DispatcherConfig) GetHeartbeatPeriod() *durationpb.Duration {
 	return nil
 }
 
+// NetworkConfig is about networks.
+type NetworkConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where the subnets of networks come from that ask for none. Absent means
+	// 10.64.0.0/10 in subnets of /16, and fd6d:7573:7465::/48 in subnets of /64.
+	AddressPools []*AddressPool `protobuf:"bytes,1,rep,name=address_pools,json=addressPools,proto3" json:"address_pools,omitempty"`
+	// The UDP port of traffic between nodes. 0 means 4789.
+	DataPathPort  uint32 `protobuf:"varint,2,opt,name=data_path_port,json=dataPathPort,proto3" json:"data_path_port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkConfig) Reset() {
+	*x = NetworkConfig{}
+	mi := &file_muster_v1_specs_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkConfig) ProtoMessage() {}
+
+func (x *NetworkConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_specs_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkConfig.ProtoReflect.Descriptor instead.
+func (*NetworkConfig) Descriptor() ([]byte, []int) {
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *NetworkConfig) GetAddressPools() []*AddressPool {
+	if x != nil {
+		return x.AddressPools
+	}
+	return nil
+}
+
+func (x *NetworkConfig) GetDataPathPort() uint32 {
+	if x != nil {
+		return x.DataPathPort
+	}
+	return 0
+}
+
+// AddressPool is a range of addresses that is cut into subnets.
+type AddressPool struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In CIDR notation.
+	Base string `protobuf:"bytes,1,opt,name=base,proto3" json:"base,omitempty"`
+	// The prefix length of the subnets.
+	Size          uint32 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddressPool) Reset() {
+	*x = AddressPool{}
+	mi := &file_muster_v1_specs_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddressPool) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddressPool) ProtoMessage() {}
+
+func (x *AddressPool) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_specs_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddressPool.ProtoReflect.Descriptor instead.
+func (*AddressPool) Descriptor() ([]byte, []int) {
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *AddressPool) GetBase() string {
+	if x != nil {
+		return x.Base
+	}
+	return ""
+}
+
+func (x *AddressPool) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
 // TaskDefaults fill in what a task spec leaves open.
 type TaskDefaults struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -5049,7 +5283,7 @@ type TaskDefaults struct {
 
 func (x *TaskDefaults) Reset() {
 	*x = TaskDefaults{}
-	mi := &file_muster_v1_specs_proto_msgTypes[58]
+	mi := &file_muster_v1_specs_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5061,7 +5295,7 @@ func (x *TaskDefaults) String() string {
 func (*TaskDefaults) ProtoMessage() {}
 
 func (x *TaskDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[58]
+	mi := &file_muster_v1_specs_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5074,7 +5308,7 @@ func (x *TaskDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskDefaults.ProtoReflect.Descriptor instead.
 func (*TaskDefaults) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{58}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *TaskDefaults) GetLogDriver() *LogDriver {
@@ -5134,14 +5368,16 @@ const file_muster_v1_specs_proto_rawDesc = "" +
 	"\x11ORDER_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"STOP_FIRST\x10\x01\x12\x0f\n" +
-	"\vSTART_FIRST\x10\x02\"\x9f\x01\n" +
+	"\vSTART_FIRST\x10\x02\"\xdb\x01\n" +
 	"\fEndpointSpec\x120\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1c.muster.v1.EndpointSpec.ModeR\x04mode\x12+\n" +
-	"\x05ports\x18\x02 \x03(\v2\x15.muster.v1.PortConfigR\x05ports\"0\n" +
+	"\x05ports\x18\x02 \x03(\v2\x15.muster.v1.PortConfigR\x05ports\x12:\n" +
+	"\vdrain_delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"drainDelay\"0\n" +
 	"\x04Mode\x12\x14\n" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\a\n" +
 	"\x03VIP\x10\x01\x12\t\n" +
-	"\x05DNSRR\x10\x02\"\xf0\x02\n" +
+	"\x05DNSRR\x10\x02\"\xb6\x04\n" +
 	"\n" +
 	"PortConfig\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12:\n" +
@@ -5149,7 +5385,9 @@ const file_muster_v1_specs_proto_rawDesc = "" +
 	"\vtarget_port\x18\x03 \x01(\rR\n" +
 	"targetPort\x12%\n" +
 	"\x0epublished_port\x18\x04 \x01(\rR\rpublishedPort\x12D\n" +
-	"\fpublish_mode\x18\x05 \x01(\x0e2!.muster.v1.PortConfig.PublishModeR\vpublishMode\"@\n" +
+	"\fpublish_mode\x18\x05 \x01(\x0e2!.muster.v1.PortConfig.PublishModeR\vpublishMode\x12P\n" +
+	"\x10external_traffic\x18\x06 \x01(\x0e2%.muster.v1.PortConfig.ExternalTrafficR\x0fexternalTraffic\x12%\n" +
+	"\x0eproxy_protocol\x18\a \x01(\bR\rproxyProtocol\"@\n" +
 	"\bProtocol\x12\x18\n" +
 	"\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\a\n" +
 	"\x03TCP\x10\x01\x12\a\n" +
@@ -5158,7 +5396,11 @@ const file_muster_v1_specs_proto_rawDesc = "" +
 	"\vPublishMode\x12\x1c\n" +
 	"\x18PUBLISH_MODE_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aINGRESS\x10\x01\x12\b\n" +
-	"\x04HOST\x10\x02\"\x94\x04\n" +
+	"\x04HOST\x10\x02\"K\n" +
+	"\x0fExternalTraffic\x12 \n" +
+	"\x1cEXTERNAL_TRAFFIC_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aCLUSTER\x10\x01\x12\t\n" +
+	"\x05LOCAL\x10\x02\"\x94\x04\n" +
 	"\bTaskSpec\x128\n" +
 	"\tcontainer\x18\x01 \x01(\v2\x18.muster.v1.ContainerSpecH\x00R\tcontainer\x125\n" +
 	"\ageneric\x18\x02 \x01(\v2\x19.muster.v1.GenericRuntimeH\x00R\ageneric\x12=\n" +
@@ -5426,7 +5668,7 @@ const file_muster_v1_specs_proto_rawDesc = "" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\n" +
 	"\n" +
 	"\x06WORKER\x10\x01\x12\v\n" +
-	"\aMANAGER\x10\x02\"\x89\x03\n" +
+	"\aMANAGER\x10\x02\"\xb9\x03\n" +
 	"\vNetworkSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12:\n" +
 	"\x06labels\x18\x02 \x03(\v2\".muster.v1.NetworkSpec.LabelsEntryR\x06labels\x12)\n" +
@@ -5439,7 +5681,10 @@ const file_muster_v1_specs_proto_rawDesc = "" +
 	"attachable\x12\x18\n" +
 	"\aingress\x18\b \x01(\bR\aingress\x12\x1f\n" +
 	"\vconfig_from\x18\t \x01(\tR\n" +
-	"configFrom\x1a9\n" +
+	"configFrom\x12\x10\n" +
+	"\x03mtu\x18\n" +
+	" \x01(\rR\x03mtu\x12\x1c\n" +
+	"\tencrypted\x18\v \x01(\bR\tencrypted\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"i\n" +
@@ -5536,14 +5781,15 @@ const file_muster_v1_specs_proto_rawDesc = "" +
 	"\rCapacityRange\x12%\n" +
 	"\x0erequired_bytes\x18\x01 \x01(\x03R\rrequiredBytes\x12\x1f\n" +
 	"\vlimit_bytes\x18\x02 \x01(\x03R\n" +
-	"limitBytes\"\xc5\x02\n" +
+	"limitBytes\"\xf9\x02\n" +
 	"\vClusterSpec\x12:\n" +
 	"\x06labels\x18\x01 \x03(\v2\".muster.v1.ClusterSpec.LabelsEntryR\x06labels\x12D\n" +
 	"\rorchestration\x18\x02 \x01(\v2\x1e.muster.v1.OrchestrationConfigR\rorchestration\x12;\n" +
 	"\n" +
 	"dispatcher\x18\x03 \x01(\v2\x1b.muster.v1.DispatcherConfigR\n" +
 	"dispatcher\x12<\n" +
-	"\rtask_defaults\x18\x04 \x01(\v2\x17.muster.v1.TaskDefaultsR\ftaskDefaults\x1a9\n" +
+	"\rtask_defaults\x18\x04 \x01(\v2\x17.muster.v1.TaskDefaultsR\ftaskDefaults\x122\n" +
+	"\anetwork\x18\x05 \x01(\v2\x18.muster.v1.NetworkConfigR\anetwork\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"|\n" +
@@ -5551,7 +5797,13 @@ const file_muster_v1_specs_proto_rawDesc = "" +
 	"\x1ctask_history_retention_limit\x18\x01 \x01(\x03H\x00R\x19taskHistoryRetentionLimit\x88\x01\x01B\x1f\n" +
 	"\x1d_task_history_retention_limit\"X\n" +
 	"\x10DispatcherConfig\x12D\n" +
-	"\x10heartbeat_period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0fheartbeatPeriod\"C\n" +
+	"\x10heartbeat_period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0fheartbeatPeriod\"r\n" +
+	"\rNetworkConfig\x12;\n" +
+	"\raddress_pools\x18\x01 \x03(\v2\x16.muster.v1.AddressPoolR\faddressPools\x12$\n" +
+	"\x0edata_path_port\x18\x02 \x01(\rR\fdataPathPort\"5\n" +
+	"\vAddressPool\x12\x12\n" +
+	"\x04base\x18\x01 \x01(\tR\x04base\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\rR\x04size\"C\n" +
 	"\fTaskDefaults\x123\n" +
 	"\n" +
 	"log_driver\x18\x01 \x01(\v2\x14.muster.v1.LogDriverR\tlogDriverB3Z1github.com/musterhq/muster/api/muster/v1;musterv1b\x06proto3"
@@ -5568,212 +5820,219 @@ func file_muster_v1_specs_proto_rawDescGZIP() []byte {
 	return file_muster_v1_specs_proto_rawDescData
 }
 
-var file_muster_v1_specs_proto_enumTypes = make([]protoimpl.EnumInfo, 16)
-var file_muster_v1_specs_proto_msgTypes = make([]protoimpl.MessageInfo, 74)
+var file_muster_v1_specs_proto_enumTypes = make([]protoimpl.EnumInfo, 17)
+var file_muster_v1_specs_proto_msgTypes = make([]protoimpl.MessageInfo, 76)
 var file_muster_v1_specs_proto_goTypes = []any{
 	(UpdateConfig_FailureAction)(0), // 0: muster.v1.UpdateConfig.FailureAction
 	(UpdateConfig_Order)(0),         // 1: muster.v1.UpdateConfig.Order
 	(EndpointSpec_Mode)(0),          // 2: muster.v1.EndpointSpec.Mode
 	(PortConfig_Protocol)(0),        // 3: muster.v1.PortConfig.Protocol
 	(PortConfig_PublishMode)(0),     // 4: muster.v1.PortConfig.PublishMode
-	(ResourceReference_Type)(0),     // 5: muster.v1.ResourceReference.Type
-	(RestartPolicy_Condition)(0),    // 6: muster.v1.RestartPolicy.Condition
-	(PullOptions_Policy)(0),         // 7: muster.v1.PullOptions.Policy
-	(SeccompOpts_Mode)(0),           // 8: muster.v1.SeccompOpts.Mode
-	(AppArmorOpts_Mode)(0),          // 9: muster.v1.AppArmorOpts.Mode
-	(Mount_Type)(0),                 // 10: muster.v1.Mount.Type
-	(NodeSpec_Availability)(0),      // 11: muster.v1.NodeSpec.Availability
-	(NodeSpec_Role)(0),              // 12: muster.v1.NodeSpec.Role
-	(VolumeSpec_Availability)(0),    // 13: muster.v1.VolumeSpec.Availability
-	(VolumeAccessMode_Scope)(0),     // 14: muster.v1.VolumeAccessMode.Scope
-	(VolumeAccessMode_Sharing)(0),   // 15: muster.v1.VolumeAccessMode.Sharing
-	(*ServiceSpec)(nil),             // 16: muster.v1.ServiceSpec
-	(*ReplicatedService)(nil),       // 17: muster.v1.ReplicatedService
-	(*GlobalService)(nil),           // 18: muster.v1.GlobalService
-	(*ReplicatedJob)(nil),           // 19: muster.v1.ReplicatedJob
-	(*GlobalJob)(nil),               // 20: muster.v1.GlobalJob
-	(*UpdateConfig)(nil),            // 21: muster.v1.UpdateConfig
-	(*EndpointSpec)(nil),            // 22: muster.v1.EndpointSpec
-	(*PortConfig)(nil),              // 23: muster.v1.PortConfig
-	(*TaskSpec)(nil),                // 24: muster.v1.TaskSpec
-	(*GenericRuntime)(nil),          // 25: muster.v1.GenericRuntime
-	(*ResourceReference)(nil),       // 26: muster.v1.ResourceReference
-	(*Resources)(nil),               // 27: muster.v1.Resources
-	(*GenericResource)(nil),         // 28: muster.v1.GenericResource
-	(*Limits)(nil),                  // 29: muster.v1.Limits
-	(*ResourceRequirements)(nil),    // 30: muster.v1.ResourceRequirements
-	(*RestartPolicy)(nil),           // 31: muster.v1.RestartPolicy
-	(*Placement)(nil),               // 32: muster.v1.Placement
-	(*Platform)(nil),                // 33: muster.v1.Platform
-	(*PlacementPreference)(nil),     // 34: muster.v1.PlacementPreference
-	(*SpreadOver)(nil),              // 35: muster.v1.SpreadOver
-	(*LogDriver)(nil),               // 36: muster.v1.LogDriver
-	(*NetworkAttachmentConfig)(nil), // 37: muster.v1.NetworkAttachmentConfig
-	(*ContainerSpec)(nil),           // 38: muster.v1.ContainerSpec
-	(*PullOptions)(nil),             // 39: muster.v1.PullOptions
-	(*Privileges)(nil),              // 40: muster.v1.Privileges
-	(*CredentialSpec)(nil),          // 41: muster.v1.CredentialSpec
-	(*SELinuxContext)(nil),          // 42: muster.v1.SELinuxContext
-	(*SeccompOpts)(nil),             // 43: muster.v1.SeccompOpts
-	(*AppArmorOpts)(nil),            // 44: muster.v1.AppArmorOpts
-	(*Mount)(nil),                   // 45: muster.v1.Mount
-	(*BindOptions)(nil),             // 46: muster.v1.BindOptions
-	(*VolumeOptions)(nil),           // 47: muster.v1.VolumeOptions
-	(*TmpfsOptions)(nil),            // 48: muster.v1.TmpfsOptions
-	(*Driver)(nil),                  // 49: muster.v1.Driver
-	(*SecretReference)(nil),         // 50: muster.v1.SecretReference
-	(*ConfigReference)(nil),         // 51: muster.v1.ConfigReference
-	(*FileTarget)(nil),              // 52: muster.v1.FileTarget
-	(*RuntimeTarget)(nil),           // 53: muster.v1.RuntimeTarget
-	(*DNSConfig)(nil),               // 54: muster.v1.DNSConfig
-	(*HealthConfig)(nil),            // 55: muster.v1.HealthConfig
-	(*Ulimit)(nil),                  // 56: muster.v1.Ulimit
-	(*NodeSpec)(nil),                // 57: muster.v1.NodeSpec
-	(*NetworkSpec)(nil),             // 58: muster.v1.NetworkSpec
-	(*IPAMOptions)(nil),             // 59: muster.v1.IPAMOptions
-	(*IPAMConfig)(nil),              // 60: muster.v1.IPAMConfig
-	(*SecretSpec)(nil),              // 61: muster.v1.SecretSpec
-	(*ConfigSpec)(nil),              // 62: muster.v1.ConfigSpec
-	(*VolumeSpec)(nil),              // 63: muster.v1.VolumeSpec
-	(*VolumeAccessMode)(nil),        // 64: muster.v1.VolumeAccessMode
-	(*BlockAccess)(nil),             // 65: muster.v1.BlockAccess
-	(*MountAccess)(nil),             // 66: muster.v1.MountAccess
-	(*VolumeSecret)(nil),            // 67: muster.v1.VolumeSecret
-	(*TopologyRequirement)(nil),     // 68: muster.v1.TopologyRequirement
-	(*Topology)(nil),                // 69: muster.v1.Topology
-	(*CapacityRange)(nil),           // 70: muster.v1.CapacityRange
-	(*ClusterSpec)(nil),             // 71: muster.v1.ClusterSpec
-	(*OrchestrationConfig)(nil),     // 72: muster.v1.OrchestrationConfig
-	(*DispatcherConfig)(nil),        // 73: muster.v1.DispatcherConfig
-	(*TaskDefaults)(nil),            // 74: muster.v1.TaskDefaults
-	nil,                             // 75: muster.v1.ServiceSpec.LabelsEntry
-	nil,                             // 76: muster.v1.LogDriver.OptionsEntry
-	nil,                             // 77: muster.v1.NetworkAttachmentConfig.DriverOptionsEntry
-	nil,                             // 78: muster.v1.ContainerSpec.LabelsEntry
-	nil,                             // 79: muster.v1.ContainerSpec.SysctlsEntry
-	nil,                             // 80: muster.v1.VolumeOptions.LabelsEntry
-	nil,                             // 81: muster.v1.Driver.OptionsEntry
-	nil,                             // 82: muster.v1.NodeSpec.LabelsEntry
-	nil,                             // 83: muster.v1.NetworkSpec.LabelsEntry
-	nil,                             // 84: muster.v1.IPAMConfig.ReservedEntry
-	nil,                             // 85: muster.v1.SecretSpec.LabelsEntry
-	nil,                             // 86: muster.v1.ConfigSpec.LabelsEntry
-	nil,                             // 87: muster.v1.VolumeSpec.LabelsEntry
-	nil,                             // 88: muster.v1.Topology.SegmentsEntry
-	nil,                             // 89: muster.v1.ClusterSpec.LabelsEntry
-	(*durationpb.Duration)(nil),     // 90: google.protobuf.Duration
-	(*structpb.Struct)(nil),         // 91: google.protobuf.Struct
+	(PortConfig_ExternalTraffic)(0), // 5: muster.v1.PortConfig.ExternalTraffic
+	(ResourceReference_Type)(0),     // 6: muster.v1.ResourceReference.Type
+	(RestartPolicy_Condition)(0),    // 7: muster.v1.RestartPolicy.Condition
+	(PullOptions_Policy)(0),         // 8: muster.v1.PullOptions.Policy
+	(SeccompOpts_Mode)(0),           // 9: muster.v1.SeccompOpts.Mode
+	(AppArmorOpts_Mode)(0),          // 10: muster.v1.AppArmorOpts.Mode
+	(Mount_Type)(0),                 // 11: muster.v1.Mount.Type
+	(NodeSpec_Availability)(0),      // 12: muster.v1.NodeSpec.Availability
+	(NodeSpec_Role)(0),              // 13: muster.v1.NodeSpec.Role
+	(VolumeSpec_Availability)(0),    // 14: muster.v1.VolumeSpec.Availability
+	(VolumeAccessMode_Scope)(0),     // 15: muster.v1.VolumeAccessMode.Scope
+	(VolumeAccessMode_Sharing)(0),   // 16: muster.v1.VolumeAccessMode.Sharing
+	(*ServiceSpec)(nil),             // 17: muster.v1.ServiceSpec
+	(*ReplicatedService)(nil),       // 18: muster.v1.ReplicatedService
+	(*GlobalService)(nil),           // 19: muster.v1.GlobalService
+	(*ReplicatedJob)(nil),           // 20: muster.v1.ReplicatedJob
+	(*GlobalJob)(nil),               // 21: muster.v1.GlobalJob
+	(*UpdateConfig)(nil),            // 22: muster.v1.UpdateConfig
+	(*EndpointSpec)(nil),            // 23: muster.v1.EndpointSpec
+	(*PortConfig)(nil),              // 24: muster.v1.PortConfig
+	(*TaskSpec)(nil),                // 25: muster.v1.TaskSpec
+	(*GenericRuntime)(nil),          // 26: muster.v1.GenericRuntime
+	(*ResourceReference)(nil),       // 27: muster.v1.ResourceReference
+	(*Resources)(nil),               // 28: muster.v1.Resources
+	(*GenericResource)(nil),         // 29: muster.v1.GenericResource
+	(*Limits)(nil),                  // 30: muster.v1.Limits
+	(*ResourceRequirements)(nil),    // 31: muster.v1.ResourceRequirements
+	(*RestartPolicy)(nil),           // 32: muster.v1.RestartPolicy
+	(*Placement)(nil),               // 33: muster.v1.Placement
+	(*Platform)(nil),                // 34: muster.v1.Platform
+	(*PlacementPreference)(nil),     // 35: muster.v1.PlacementPreference
+	(*SpreadOver)(nil),              // 36: muster.v1.SpreadOver
+	(*LogDriver)(nil),               // 37: muster.v1.LogDriver
+	(*NetworkAttachmentConfig)(nil), // 38: muster.v1.NetworkAttachmentConfig
+	(*ContainerSpec)(nil),           // 39: muster.v1.ContainerSpec
+	(*PullOptions)(nil),             // 40: muster.v1.PullOptions
+	(*Privileges)(nil),              // 41: muster.v1.Privileges
+	(*CredentialSpec)(nil),          // 42: muster.v1.CredentialSpec
+	(*SELinuxContext)(nil),          // 43: muster.v1.SELinuxContext
+	(*SeccompOpts)(nil),             // 44: muster.v1.SeccompOpts
+	(*AppArmorOpts)(nil),            // 45: muster.v1.AppArmorOpts
+	(*Mount)(nil),                   // 46: muster.v1.Mount
+	(*BindOptions)(nil),             // 47: muster.v1.BindOptions
+	(*VolumeOptions)(nil),           // 48: muster.v1.VolumeOptions
+	(*TmpfsOptions)(nil),            // 49: muster.v1.TmpfsOptions
+	(*Driver)(nil),                  // 50: muster.v1.Driver
+	(*SecretReference)(nil),         // 51: muster.v1.SecretReference
+	(*ConfigReference)(nil),         // 52: muster.v1.ConfigReference
+	(*FileTarget)(nil),              // 53: muster.v1.FileTarget
+	(*RuntimeTarget)(nil),           // 54: muster.v1.RuntimeTarget
+	(*DNSConfig)(nil),               // 55: muster.v1.DNSConfig
+	(*HealthConfig)(nil),            // 56: muster.v1.HealthConfig
+	(*Ulimit)(nil),                  // 57: muster.v1.Ulimit
+	(*NodeSpec)(nil),                // 58: muster.v1.NodeSpec
+	(*NetworkSpec)(nil),             // 59: muster.v1.NetworkSpec
+	(*IPAMOptions)(nil),             // 60: muster.v1.IPAMOptions
+	(*IPAMConfig)(nil),              // 61: muster.v1.IPAMConfig
+	(*SecretSpec)(nil),              // 62: muster.v1.SecretSpec
+	(*ConfigSpec)(nil),              // 63: muster.v1.ConfigSpec
+	(*VolumeSpec)(nil),              // 64: muster.v1.VolumeSpec
+	(*VolumeAccessMode)(nil),        // 65: muster.v1.VolumeAccessMode
+	(*BlockAccess)(nil),             // 66: muster.v1.BlockAccess
+	(*MountAccess)(nil),             // 67: muster.v1.MountAccess
+	(*VolumeSecret)(nil),            // 68: muster.v1.VolumeSecret
+	(*TopologyRequirement)(nil),     // 69: muster.v1.TopologyRequirement
+	(*Topology)(nil),                // 70: muster.v1.Topology
+	(*CapacityRange)(nil),           // 71: muster.v1.CapacityRange
+	(*ClusterSpec)(nil),             // 72: muster.v1.ClusterSpec
+	(*OrchestrationConfig)(nil),     // 73: muster.v1.OrchestrationConfig
+	(*DispatcherConfig)(nil),        // 74: muster.v1.DispatcherConfig
+	(*NetworkConfig)(nil),           // 75: muster.v1.NetworkConfig
+	(*AddressPool)(nil),             // 76: muster.v1.AddressPool
+	(*TaskDefaults)(nil),            // 77: muster.v1.TaskDefaults
+	nil,                             // 78: muster.v1.ServiceSpec.LabelsEntry
+	nil,                             // 79: muster.v1.LogDriver.OptionsEntry
+	nil,                             // 80: muster.v1.NetworkAttachmentConfig.DriverOptionsEntry
+	nil,                             // 81: muster.v1.ContainerSpec.LabelsEntry
+	nil,                             // 82: muster.v1.ContainerSpec.SysctlsEntry
+	nil,                             // 83: muster.v1.VolumeOptions.LabelsEntry
+	nil,                             // 84: muster.v1.Driver.OptionsEntry
+	nil,                             // 85: muster.v1.NodeSpec.LabelsEntry
+	nil,                             // 86: muster.v1.NetworkSpec.LabelsEntry
+	nil,                             // 87: muster.v1.IPAMConfig.ReservedEntry
+	nil,                             // 88: muster.v1.SecretSpec.LabelsEntry
+	nil,                             // 89: muster.v1.ConfigSpec.LabelsEntry
+	nil,                             // 90: muster.v1.VolumeSpec.LabelsEntry
+	nil,                             // 91: muster.v1.Topology.SegmentsEntry
+	nil,                             // 92: muster.v1.ClusterSpec.LabelsEntry
+	(*durationpb.Duration)(nil),     // 93: google.protobuf.Duration
+	(*structpb.Struct)(nil),         // 94: google.protobuf.Struct
 }
 var file_muster_v1_specs_proto_depIdxs = []int32{
-	75,  // 0: muster.v1.ServiceSpec.labels:type_name -> muster.v1.ServiceSpec.LabelsEntry
-	24,  // 1: muster.v1.ServiceSpec.task:type_name -> muster.v1.TaskSpec
-	17,  // 2: muster.v1.ServiceSpec.replicated:type_name -> muster.v1.ReplicatedService
-	18,  // 3: muster.v1.ServiceSpec.global:type_name -> muster.v1.GlobalService
-	19,  // 4: muster.v1.ServiceSpec.replicated_job:type_name -> muster.v1.ReplicatedJob
-	20,  // 5: muster.v1.ServiceSpec.global_job:type_name -> muster.v1.GlobalJob
-	21,  // 6: muster.v1.ServiceSpec.update:type_name -> muster.v1.UpdateConfig
-	21,  // 7: muster.v1.ServiceSpec.rollback:type_name -> muster.v1.UpdateConfig
-	22,  // 8: muster.v1.ServiceSpec.endpoint:type_name -> muster.v1.EndpointSpec
-	90,  // 9: muster.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
+	78,  // 0: muster.v1.ServiceSpec.labels:type_name -> muster.v1.ServiceSpec.LabelsEntry
+	25,  // 1: muster.v1.ServiceSpec.task:type_name -> muster.v1.TaskSpec
+	18,  // 2: muster.v1.ServiceSpec.replicated:type_name -> muster.v1.ReplicatedService
+	19,  // 3: muster.v1.ServiceSpec.global:type_name -> muster.v1.GlobalService
+	20,  // 4: muster.v1.ServiceSpec.replicated_job:type_name -> muster.v1.ReplicatedJob
+	21,  // 5: muster.v1.ServiceSpec.global_job:type_name -> muster.v1.GlobalJob
+	22,  // 6: muster.v1.ServiceSpec.update:type_name -> muster.v1.UpdateConfig
+	22,  // 7: muster.v1.ServiceSpec.rollback:type_name -> muster.v1.UpdateConfig
+	23,  // 8: muster.v1.ServiceSpec.endpoint:type_name -> muster.v1.EndpointSpec
+	93,  // 9: muster.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
 	0,   // 10: muster.v1.UpdateConfig.failure_action:type_name -> muster.v1.UpdateConfig.FailureAction
-	90,  // 11: muster.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
+	93,  // 11: muster.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
 	1,   // 12: muster.v1.UpdateConfig.order:type_name -> muster.v1.UpdateConfig.Order
 	2,   // 13: muster.v1.EndpointSpec.mode:type_name -> muster.v1.EndpointSpec.Mode
-	23,  // 14: muster.v1.EndpointSpec.ports:type_name -> muster.v1.PortConfig
-	3,   // 15: muster.v1.PortConfig.protocol:type_name -> muster.v1.PortConfig.Protocol
-	4,   // 16: muster.v1.PortConfig.publish_mode:type_name -> muster.v1.PortConfig.PublishMode
-	38,  // 17: muster.v1.TaskSpec.container:type_name -> muster.v1.ContainerSpec
-	25,  // 18: muster.v1.TaskSpec.generic:type_name -> muster.v1.GenericRuntime
-	30,  // 19: muster.v1.TaskSpec.resources:type_name -> muster.v1.ResourceRequirements
-	31,  // 20: muster.v1.TaskSpec.restart:type_name -> muster.v1.RestartPolicy
-	32,  // 21: muster.v1.TaskSpec.placement:type_name -> muster.v1.Placement
-	36,  // 22: muster.v1.TaskSpec.log_driver:type_name -> muster.v1.LogDriver
-	37,  // 23: muster.v1.TaskSpec.networks:type_name -> muster.v1.NetworkAttachmentConfig
-	26,  // 24: muster.v1.TaskSpec.resource_references:type_name -> muster.v1.ResourceReference
-	91,  // 25: muster.v1.GenericRuntime.payload:type_name -> google.protobuf.Struct
-	5,   // 26: muster.v1.ResourceReference.type:type_name -> muster.v1.ResourceReference.Type
-	28,  // 27: muster.v1.Resources.generic:type_name -> muster.v1.GenericResource
-	29,  // 28: muster.v1.ResourceRequirements.limits:type_name -> muster.v1.Limits
-	27,  // 29: muster.v1.ResourceRequirements.reservations:type_name -> muster.v1.Resources
-	6,   // 30: muster.v1.RestartPolicy.condition:type_name -> muster.v1.RestartPolicy.Condition
-	90,  // 31: muster.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
-	90,  // 32: muster.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
-	34,  // 33: muster.v1.Placement.preferences:type_name -> muster.v1.PlacementPreference
-	33,  // 34: muster.v1.Placement.platforms:type_name -> muster.v1.Platform
-	35,  // 35: muster.v1.PlacementPreference.spread:type_name -> muster.v1.SpreadOver
-	76,  // 36: muster.v1.LogDriver.options:type_name -> muster.v1.LogDriver.OptionsEntry
-	77,  // 37: muster.v1.NetworkAttachmentConfig.driver_options:type_name -> muster.v1.NetworkAttachmentConfig.DriverOptionsEntry
-	78,  // 38: muster.v1.ContainerSpec.labels:type_name -> muster.v1.ContainerSpec.LabelsEntry
-	40,  // 39: muster.v1.ContainerSpec.privileges:type_name -> muster.v1.Privileges
-	45,  // 40: muster.v1.ContainerSpec.mounts:type_name -> muster.v1.Mount
-	90,  // 41: muster.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
-	39,  // 42: muster.v1.ContainerSpec.pull_options:type_name -> muster.v1.PullOptions
-	50,  // 43: muster.v1.ContainerSpec.secrets:type_name -> muster.v1.SecretReference
-	51,  // 44: muster.v1.ContainerSpec.configs:type_name -> muster.v1.ConfigReference
-	54,  // 45: muster.v1.ContainerSpec.dns_config:type_name -> muster.v1.DNSConfig
-	55,  // 46: muster.v1.ContainerSpec.healthcheck:type_name -> muster.v1.HealthConfig
-	79,  // 47: muster.v1.ContainerSpec.sysctls:type_name -> muster.v1.ContainerSpec.SysctlsEntry
-	56,  // 48: muster.v1.ContainerSpec.ulimits:type_name -> muster.v1.Ulimit
-	7,   // 49: muster.v1.PullOptions.policy:type_name -> muster.v1.PullOptions.Policy
-	41,  // 50: muster.v1.Privileges.credential_spec:type_name -> muster.v1.CredentialSpec
-	42,  // 51: muster.v1.Privileges.selinux_context:type_name -> muster.v1.SELinuxContext
-	43,  // 52: muster.v1.Privileges.seccomp:type_name -> muster.v1.SeccompOpts
-	44,  // 53: muster.v1.Privileges.apparmor:type_name -> muster.v1.AppArmorOpts
-	8,   // 54: muster.v1.SeccompOpts.mode:type_name -> muster.v1.SeccompOpts.Mode
-	9,   // 55: muster.v1.AppArmorOpts.mode:type_name -> muster.v1.AppArmorOpts.Mode
-	10,  // 56: muster.v1.Mount.type:type_name -> muster.v1.Mount.Type
-	46,  // 57: muster.v1.Mount.bind_options:type_name -> muster.v1.BindOptions
-	47,  // 58: muster.v1.Mount.volume_options:type_name -> muster.v1.VolumeOptions
-	48,  // 59: muster.v1.Mount.tmpfs_options:type_name -> muster.v1.TmpfsOptions
-	80,  // 60: muster.v1.VolumeOptions.labels:type_name -> muster.v1.VolumeOptions.LabelsEntry
-	49,  // 61: muster.v1.VolumeOptions.driver_config:type_name -> muster.v1.Driver
-	81,  // 62: muster.v1.Driver.options:type_name -> muster.v1.Driver.OptionsEntry
-	52,  // 63: muster.v1.SecretReference.file:type_name -> muster.v1.FileTarget
-	52,  // 64: muster.v1.ConfigReference.file:type_name -> muster.v1.FileTarget
-	53,  // 65: muster.v1.ConfigReference.runtime:type_name -> muster.v1.RuntimeTarget
-	90,  // 66: muster.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
-	90,  // 67: muster.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
-	90,  // 68: muster.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
-	90,  // 69: muster.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
-	82,  // 70: muster.v1.NodeSpec.labels:type_name -> muster.v1.NodeSpec.LabelsEntry
-	11,  // 71: muster.v1.NodeSpec.availability:type_name -> muster.v1.NodeSpec.Availability
-	12,  // 72: muster.v1.NodeSpec.role:type_name -> muster.v1.NodeSpec.Role
-	83,  // 73: muster.v1.NetworkSpec.labels:type_name -> muster.v1.NetworkSpec.LabelsEntry
-	49,  // 74: muster.v1.NetworkSpec.driver:type_name -> muster.v1.Driver
-	59,  // 75: muster.v1.NetworkSpec.ipam:type_name -> muster.v1.IPAMOptions
-	49,  // 76: muster.v1.IPAMOptions.driver:type_name -> muster.v1.Driver
-	60,  // 77: muster.v1.IPAMOptions.configs:type_name -> muster.v1.IPAMConfig
-	84,  // 78: muster.v1.IPAMConfig.reserved:type_name -> muster.v1.IPAMConfig.ReservedEntry
-	85,  // 79: muster.v1.SecretSpec.labels:type_name -> muster.v1.SecretSpec.LabelsEntry
-	49,  // 80: muster.v1.SecretSpec.templating:type_name -> muster.v1.Driver
-	49,  // 81: muster.v1.SecretSpec.driver:type_name -> muster.v1.Driver
-	86,  // 82: muster.v1.ConfigSpec.labels:type_name -> muster.v1.ConfigSpec.LabelsEntry
-	49,  // 83: muster.v1.ConfigSpec.templating:type_name -> muster.v1.Driver
-	87,  // 84: muster.v1.VolumeSpec.labels:type_name -> muster.v1.VolumeSpec.LabelsEntry
-	49,  // 85: muster.v1.VolumeSpec.driver:type_name -> muster.v1.Driver
-	64,  // 86: muster.v1.VolumeSpec.access_mode:type_name -> muster.v1.VolumeAccessMode
-	67,  // 87: muster.v1.VolumeSpec.secrets:type_name -> muster.v1.VolumeSecret
-	68,  // 88: muster.v1.VolumeSpec.accessibility_requirements:type_name -> muster.v1.TopologyRequirement
-	70,  // 89: muster.v1.VolumeSpec.capacity_range:type_name -> muster.v1.CapacityRange
-	13,  // 90: muster.v1.VolumeSpec.availability:type_name -> muster.v1.VolumeSpec.Availability
-	14,  // 91: muster.v1.VolumeAccessMode.scope:type_name -> muster.v1.VolumeAccessMode.Scope
-	15,  // 92: muster.v1.VolumeAccessMode.sharing:type_name -> muster.v1.VolumeAccessMode.Sharing
-	65,  // 93: muster.v1.VolumeAccessMode.block:type_name -> muster.v1.BlockAccess
-	66,  // 94: muster.v1.VolumeAccessMode.mount:type_name -> muster.v1.MountAccess
-	69,  // 95: muster.v1.TopologyRequirement.requisite:type_name -> muster.v1.Topology
-	69,  // 96: muster.v1.TopologyRequirement.preferred:type_name -> muster.v1.Topology
-	88,  // 97: muster.v1.Topology.segments:type_name -> muster.v1.Topology.SegmentsEntry
-	89,  // 98: muster.v1.ClusterSpec.labels:type_name -> muster.v1.ClusterSpec.LabelsEntry
-	72,  // 99: muster.v1.ClusterSpec.orchestration:type_name -> muster.v1.OrchestrationConfig
-	73,  // 100: muster.v1.ClusterSpec.dispatcher:type_name -> muster.v1.DispatcherConfig
-	74,  // 101: muster.v1.ClusterSpec.task_defaults:type_name -> muster.v1.TaskDefaults
-	90,  // 102: muster.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
-	36,  // 103: muster.v1.TaskDefaults.log_driver:type_name -> muster.v1.LogDriver
-	104, // [104:104] is the sub-list for method output_type
-	104, // [104:104] is the sub-list for method input_type
-	104, // [104:104] is the sub-list for extension type_name
-	104, // [104:104] is the sub-list for extension extendee
-	0,   // [0:104] is the sub-list for field type_name
+	24,  // 14: muster.v1.EndpointSpec.ports:type_name -> muster.v1.PortConfig
+	93,  // 15: muster.v1.EndpointSpec.drain_delay:type_name -> google.protobuf.Duration
+	3,   // 16: muster.v1.PortConfig.protocol:type_name -> muster.v1.PortConfig.Protocol
+	4,   // 17: muster.v1.PortConfig.publish_mode:type_name -> muster.v1.PortConfig.PublishMode
+	5,   // 18: muster.v1.PortConfig.external_traffic:type_name -> muster.v1.PortConfig.ExternalTraffic
+	39,  // 19: muster.v1.TaskSpec.container:type_name -> muster.v1.ContainerSpec
+	26,  // 20: muster.v1.TaskSpec.generic:type_name -> muster.v1.GenericRuntime
+	31,  // 21: muster.v1.TaskSpec.resources:type_name -> muster.v1.ResourceRequirements
+	32,  // 22: muster.v1.TaskSpec.restart:type_name -> muster.v1.RestartPolicy
+	33,  // 23: muster.v1.TaskSpec.placement:type_name -> muster.v1.Placement
+	37,  // 24: muster.v1.TaskSpec.log_driver:type_name -> muster.v1.LogDriver
+	38,  // 25: muster.v1.TaskSpec.networks:type_name -> muster.v1.NetworkAttachmentConfig
+	27,  // 26: muster.v1.TaskSpec.resource_references:type_name -> muster.v1.ResourceReference
+	94,  // 27: muster.v1.GenericRuntime.payload:type_name -> google.protobuf.Struct
+	6,   // 28: muster.v1.ResourceReference.type:type_name -> muster.v1.ResourceReference.Type
+	29,  // 29: muster.v1.Resources.generic:type_name -> muster.v1.GenericResource
+	30,  // 30: muster.v1.ResourceRequirements.limits:type_name -> muster.v1.Limits
+	28,  // 31: muster.v1.ResourceRequirements.reservations:type_name -> muster.v1.Resources
+	7,   // 32: muster.v1.RestartPolicy.condition:type_name -> muster.v1.RestartPolicy.Condition
+	93,  // 33: muster.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
+	93,  // 34: muster.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
+	35,  // 35: muster.v1.Placement.preferences:type_name -> muster.v1.PlacementPreference
+	34,  // 36: muster.v1.Placement.platforms:type_name -> muster.v1.Platform
+	36,  // 37: muster.v1.PlacementPreference.spread:type_name -> muster.v1.SpreadOver
+	79,  // 38: muster.v1.LogDriver.options:type_name -> muster.v1.LogDriver.OptionsEntry
+	80,  // 39: muster.v1.NetworkAttachmentConfig.driver_options:type_name -> muster.v1.NetworkAttachmentConfig.DriverOptionsEntry
+	81,  // 40: muster.v1.ContainerSpec.labels:type_name -> muster.v1.ContainerSpec.LabelsEntry
+	41,  // 41: muster.v1.ContainerSpec.privileges:type_name -> muster.v1.Privileges
+	46,  // 42: muster.v1.ContainerSpec.mounts:type_name -> muster.v1.Mount
+	93,  // 43: muster.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
+	40,  // 44: muster.v1.ContainerSpec.pull_options:type_name -> muster.v1.PullOptions
+	51,  // 45: muster.v1.ContainerSpec.secrets:type_name -> muster.v1.SecretReference
+	52,  // 46: muster.v1.ContainerSpec.configs:type_name -> muster.v1.ConfigReference
+	55,  // 47: muster.v1.ContainerSpec.dns_config:type_name -> muster.v1.DNSConfig
+	56,  // 48: muster.v1.ContainerSpec.healthcheck:type_name -> muster.v1.HealthConfig
+	82,  // 49: muster.v1.ContainerSpec.sysctls:type_name -> muster.v1.ContainerSpec.SysctlsEntry
+	57,  // 50: muster.v1.ContainerSpec.ulimits:type_name -> muster.v1.Ulimit
+	8,   // 51: muster.v1.PullOptions.policy:type_name -> muster.v1.PullOptions.Policy
+	42,  // 52: muster.v1.Privileges.credential_spec:type_name -> muster.v1.CredentialSpec
+	43,  // 53: muster.v1.Privileges.selinux_context:type_name -> muster.v1.SELinuxContext
+	44,  // 54: muster.v1.Privileges.seccomp:type_name -> muster.v1.SeccompOpts
+	45,  // 55: muster.v1.Privileges.apparmor:type_name -> muster.v1.AppArmorOpts
+	9,   // 56: muster.v1.SeccompOpts.mode:type_name -> muster.v1.SeccompOpts.Mode
+	10,  // 57: muster.v1.AppArmorOpts.mode:type_name -> muster.v1.AppArmorOpts.Mode
+	11,  // 58: muster.v1.Mount.type:type_name -> muster.v1.Mount.Type
+	47,  // 59: muster.v1.Mount.bind_options:type_name -> muster.v1.BindOptions
+	48,  // 60: muster.v1.Mount.volume_options:type_name -> muster.v1.VolumeOptions
+	49,  // 61: muster.v1.Mount.tmpfs_options:type_name -> muster.v1.TmpfsOptions
+	83,  // 62: muster.v1.VolumeOptions.labels:type_name -> muster.v1.VolumeOptions.LabelsEntry
+	50,  // 63: muster.v1.VolumeOptions.driver_config:type_name -> muster.v1.Driver
+	84,  // 64: muster.v1.Driver.options:type_name -> muster.v1.Driver.OptionsEntry
+	53,  // 65: muster.v1.SecretReference.file:type_name -> muster.v1.FileTarget
+	53,  // 66: muster.v1.ConfigReference.file:type_name -> muster.v1.FileTarget
+	54,  // 67: muster.v1.ConfigReference.runtime:type_name -> muster.v1.RuntimeTarget
+	93,  // 68: muster.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
+	93,  // 69: muster.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
+	93,  // 70: muster.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
+	93,  // 71: muster.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
+	85,  // 72: muster.v1.NodeSpec.labels:type_name -> muster.v1.NodeSpec.LabelsEntry
+	12,  // 73: muster.v1.NodeSpec.availability:type_name -> muster.v1.NodeSpec.Availability
+	13,  // 74: muster.v1.NodeSpec.role:type_name -> muster.v1.NodeSpec.Role
+	86,  // 75: muster.v1.NetworkSpec.labels:type_name -> muster.v1.NetworkSpec.LabelsEntry
+	50,  // 76: muster.v1.NetworkSpec.driver:type_name -> muster.v1.Driver
+	60,  // 77: muster.v1.NetworkSpec.ipam:type_name -> muster.v1.IPAMOptions
+	50,  // 78: muster.v1.IPAMOptions.driver:type_name -> muster.v1.Driver
+	61,  // 79: muster.v1.IPAMOptions.configs:type_name -> muster.v1.IPAMConfig
+	87,  // 80: muster.v1.IPAMConfig.reserved:type_name -> muster.v1.IPAMConfig.ReservedEntry
+	88,  // 81: muster.v1.SecretSpec.labels:type_name -> muster.v1.SecretSpec.LabelsEntry
+	50,  // 82: muster.v1.SecretSpec.templating:type_name -> muster.v1.Driver
+	50,  // 83: muster.v1.SecretSpec.driver:type_name -> muster.v1.Driver
+	89,  // 84: muster.v1.ConfigSpec.labels:type_name -> muster.v1.ConfigSpec.LabelsEntry
+	50,  // 85: muster.v1.ConfigSpec.templating:type_name -> muster.v1.Driver
+	90,  // 86: muster.v1.VolumeSpec.labels:type_name -> muster.v1.VolumeSpec.LabelsEntry
+	50,  // 87: muster.v1.VolumeSpec.driver:type_name -> muster.v1.Driver
+	65,  // 88: muster.v1.VolumeSpec.access_mode:type_name -> muster.v1.VolumeAccessMode
+	68,  // 89: muster.v1.VolumeSpec.secrets:type_name -> muster.v1.VolumeSecret
+	69,  // 90: muster.v1.VolumeSpec.accessibility_requirements:type_name -> muster.v1.TopologyRequirement
+	71,  // 91: muster.v1.VolumeSpec.capacity_range:type_name -> muster.v1.CapacityRange
+	14,  // 92: muster.v1.VolumeSpec.availability:type_name -> muster.v1.VolumeSpec.Availability
+	15,  // 93: muster.v1.VolumeAccessMode.scope:type_name -> muster.v1.VolumeAccessMode.Scope
+	16,  // 94: muster.v1.VolumeAccessMode.sharing:type_name -> muster.v1.VolumeAccessMode.Sharing
+	66,  // 95: muster.v1.VolumeAccessMode.block:type_name -> muster.v1.BlockAccess
+	67,  // 96: muster.v1.VolumeAccessMode.mount:type_name -> muster.v1.MountAccess
+	70,  // 97: muster.v1.TopologyRequirement.requisite:type_name -> muster.v1.Topology
+	70,  // 98: muster.v1.TopologyRequirement.preferred:type_name -> muster.v1.Topology
+	91,  // 99: muster.v1.Topology.segments:type_name -> muster.v1.Topology.SegmentsEntry
+	92,  // 100: muster.v1.ClusterSpec.labels:type_name -> muster.v1.ClusterSpec.LabelsEntry
+	73,  // 101: muster.v1.ClusterSpec.orchestration:type_name -> muster.v1.OrchestrationConfig
+	74,  // 102: muster.v1.ClusterSpec.dispatcher:type_name -> muster.v1.DispatcherConfig
+	77,  // 103: muster.v1.ClusterSpec.task_defaults:type_name -> muster.v1.TaskDefaults
+	75,  // 104: muster.v1.ClusterSpec.network:type_name -> muster.v1.NetworkConfig
+	93,  // 105: muster.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
+	76,  // 106: muster.v1.NetworkConfig.address_pools:type_name -> muster.v1.AddressPool
+	37,  // 107: muster.v1.TaskDefaults.log_driver:type_name -> muster.v1.LogDriver
+	108, // [108:108] is the sub-list for method output_type
+	108, // [108:108] is the sub-list for method input_type
+	108, // [108:108] is the sub-list for extension type_name
+	108, // [108:108] is the sub-list for extension extendee
+	0,   // [0:108] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_specs_proto_init() }
@@ -5821,8 +6080,8 @@ func file_muster_v1_specs_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_specs_proto_rawDesc), len(file_muster_v1_specs_proto_rawDesc)),
-			NumEnums:      16,
-			NumMessages:   74,
+			NumEnums:      17,
+			NumMessages:   76,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -11,6 +11,7 @@ package dispatcherv1
 
 import (
 	_ "github.com/musterhq/muster/api/muster/auth/v1"
+	v11 "github.com/musterhq/muster/api/muster/network/v1"
 	v1 "github.com/musterhq/muster/api/muster/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -244,7 +245,8 @@ type Hello struct {
 	Tasks uint32 `protobuf:"varint,4,opt,name=tasks,proto3" json:"tasks,omitempty"`
 	// The newest assignment protocol that the worker understands. Workers of
 	// version 0 get Assignments.specs, tasks and removed; those of version 1 get
-	// Assignments.objects and withdrawn.
+	// Assignments.objects and withdrawn; those of version 2 get networks, peers, services
+	// and backends too, and tasks that have networks.
 	AssignmentProtocol uint32 `protobuf:"varint,5,opt,name=assignment_protocol,json=assignmentProtocol,proto3" json:"assignment_protocol,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
@@ -1097,6 +1099,10 @@ type AssignedObject struct {
 	//	*AssignedObject_Task
 	//	*AssignedObject_Spec
 	//	*AssignedObject_Config
+	//	*AssignedObject_Network
+	//	*AssignedObject_Peer
+	//	*AssignedObject_Service
+	//	*AssignedObject_Backends
 	Object        isAssignedObject_Object `protobuf_oneof:"object"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1166,6 +1172,42 @@ func (x *AssignedObject) GetConfig() *AssignedConfig {
 	return nil
 }
 
+func (x *AssignedObject) GetNetwork() *v11.Network {
+	if x != nil {
+		if x, ok := x.Object.(*AssignedObject_Network); ok {
+			return x.Network
+		}
+	}
+	return nil
+}
+
+func (x *AssignedObject) GetPeer() *v11.Peer {
+	if x != nil {
+		if x, ok := x.Object.(*AssignedObject_Peer); ok {
+			return x.Peer
+		}
+	}
+	return nil
+}
+
+func (x *AssignedObject) GetService() *v11.Service {
+	if x != nil {
+		if x, ok := x.Object.(*AssignedObject_Service); ok {
+			return x.Service
+		}
+	}
+	return nil
+}
+
+func (x *AssignedObject) GetBackends() *v11.Backends {
+	if x != nil {
+		if x, ok := x.Object.(*AssignedObject_Backends); ok {
+			return x.Backends
+		}
+	}
+	return nil
+}
+
 type isAssignedObject_Object interface {
 	isAssignedObject_Object()
 }
@@ -1182,11 +1224,40 @@ type AssignedObject_Config struct {
 	Config *AssignedConfig `protobuf:"bytes,3,opt,name=config,proto3,oneof"`
 }
 
+type AssignedObject_Network struct {
+	// A network that the node has tasks on, or the ingress network. Tasks depend on it.
+	Network *v11.Network `protobuf:"bytes,4,opt,name=network,proto3,oneof"`
+}
+
+type AssignedObject_Peer struct {
+	// A node that has a block of a network that this node has.
+	Peer *v11.Peer `protobuf:"bytes,5,opt,name=peer,proto3,oneof"`
+}
+
+type AssignedObject_Service struct {
+	// A service on a network that this node has.
+	Service *v11.Service `protobuf:"bytes,6,opt,name=service,proto3,oneof"`
+}
+
+type AssignedObject_Backends struct {
+	// The backends of such a service, all or changes. They are withdrawn with the
+	// service.
+	Backends *v11.Backends `protobuf:"bytes,7,opt,name=backends,proto3,oneof"`
+}
+
 func (*AssignedObject_Task) isAssignedObject_Object() {}
 
 func (*AssignedObject_Spec) isAssignedObject_Object() {}
 
 func (*AssignedObject_Config) isAssignedObject_Object() {}
+
+func (*AssignedObject_Network) isAssignedObject_Object() {}
+
+func (*AssignedObject_Peer) isAssignedObject_Object() {}
+
+func (*AssignedObject_Service) isAssignedObject_Object() {}
+
+func (*AssignedObject_Backends) isAssignedObject_Object() {}
 
 // ObjectRef names an object by its kind and id.
 type ObjectRef struct {
@@ -1196,6 +1267,9 @@ type ObjectRef struct {
 	//	*ObjectRef_Task
 	//	*ObjectRef_Spec
 	//	*ObjectRef_Config
+	//	*ObjectRef_Network
+	//	*ObjectRef_Peer
+	//	*ObjectRef_Service
 	Ref           isObjectRef_Ref `protobuf_oneof:"ref"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1265,6 +1339,33 @@ func (x *ObjectRef) GetConfig() string {
 	return ""
 }
 
+func (x *ObjectRef) GetNetwork() string {
+	if x != nil {
+		if x, ok := x.Ref.(*ObjectRef_Network); ok {
+			return x.Network
+		}
+	}
+	return ""
+}
+
+func (x *ObjectRef) GetPeer() *v11.PeerRef {
+	if x != nil {
+		if x, ok := x.Ref.(*ObjectRef_Peer); ok {
+			return x.Peer
+		}
+	}
+	return nil
+}
+
+func (x *ObjectRef) GetService() *v11.ServiceRef {
+	if x != nil {
+		if x, ok := x.Ref.(*ObjectRef_Service); ok {
+			return x.Service
+		}
+	}
+	return nil
+}
+
 type isObjectRef_Ref interface {
 	isObjectRef_Ref()
 }
@@ -1284,11 +1385,30 @@ type ObjectRef_Config struct {
 	Config string `protobuf:"bytes,3,opt,name=config,proto3,oneof"`
 }
 
+type ObjectRef_Network struct {
+	// The network's id.
+	Network string `protobuf:"bytes,4,opt,name=network,proto3,oneof"`
+}
+
+type ObjectRef_Peer struct {
+	Peer *v11.PeerRef `protobuf:"bytes,5,opt,name=peer,proto3,oneof"`
+}
+
+type ObjectRef_Service struct {
+	Service *v11.ServiceRef `protobuf:"bytes,6,opt,name=service,proto3,oneof"`
+}
+
 func (*ObjectRef_Task) isObjectRef_Ref() {}
 
 func (*ObjectRef_Spec) isObjectRef_Ref() {}
 
 func (*ObjectRef_Config) isObjectRef_Ref() {}
+
+func (*ObjectRef_Network) isObjectRef_Ref() {}
+
+func (*ObjectRef_Peer) isObjectRef_Ref() {}
+
+func (*ObjectRef_Service) isObjectRef_Ref() {}
 
 // AssignedConfig is the content of a config.
 type AssignedConfig struct {
@@ -1416,7 +1536,13 @@ type AssignedTask struct {
 	// id, 8 bytes of span id.
 	Trace []byte `protobuf:"bytes,10,opt,name=trace,proto3" json:"trace,omitempty"`
 	// What the task depends on beside its spec. The task cannot start without it.
-	Dependencies  []*ObjectRef `protobuf:"bytes,11,rep,name=dependencies,proto3" json:"dependencies,omitempty"`
+	Dependencies []*ObjectRef `protobuf:"bytes,11,rep,name=dependencies,proto3" json:"dependencies,omitempty"`
+	// Ids of the networks that the task is attached to, in the order of its spec; the
+	// ingress network comes last.
+	Networks []string `protobuf:"bytes,12,rep,name=networks,proto3" json:"networks,omitempty"`
+	// How long the task is left running after it was taken out of names and virtual
+	// addresses, and before it is asked to stop.
+	DrainDelay    *durationpb.Duration `protobuf:"bytes,13,opt,name=drain_delay,json=drainDelay,proto3" json:"drain_delay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1524,6 +1650,20 @@ func (x *AssignedTask) GetTrace() []byte {
 func (x *AssignedTask) GetDependencies() []*ObjectRef {
 	if x != nil {
 		return x.Dependencies
+	}
+	return nil
+}
+
+func (x *AssignedTask) GetNetworks() []string {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *AssignedTask) GetDrainDelay() *durationpb.Duration {
+	if x != nil {
+		return x.DrainDelay
 	}
 	return nil
 }
@@ -1929,7 +2069,7 @@ var File_muster_dispatcher_v1_dispatcher_proto protoreflect.FileDescriptor
 
 const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\n" +
-	"%muster/dispatcher/v1/dispatcher.proto\x12\x14muster.dispatcher.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19muster/auth/v1/auth.proto\x1a\x17muster/v1/control.proto\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"\x93\x03\n" +
+	"%muster/dispatcher/v1/dispatcher.proto\x12\x14muster.dispatcher.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19muster/auth/v1/auth.proto\x1a\x1fmuster/network/v1/network.proto\x1a\x17muster/v1/control.proto\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"\x93\x03\n" +
 	"\x0eSessionRequest\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1b.muster.dispatcher.v1.HelloH\x00R\x05hello\x12?\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x1f.muster.dispatcher.v1.HeartbeatH\x00R\theartbeat\x12I\n" +
@@ -1998,23 +2138,30 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\x05tasks\x18\x04 \x03(\v2\".muster.dispatcher.v1.AssignedTaskR\x05tasks\x12\x18\n" +
 	"\aremoved\x18\x05 \x03(\tR\aremoved\x12>\n" +
 	"\aobjects\x18\x06 \x03(\v2$.muster.dispatcher.v1.AssignedObjectR\aobjects\x12=\n" +
-	"\twithdrawn\x18\a \x03(\v2\x1f.muster.dispatcher.v1.ObjectRefR\twithdrawn\"\xce\x01\n" +
+	"\twithdrawn\x18\a \x03(\v2\x1f.muster.dispatcher.v1.ObjectRefR\twithdrawn\"\xa8\x03\n" +
 	"\x0eAssignedObject\x128\n" +
 	"\x04task\x18\x01 \x01(\v2\".muster.dispatcher.v1.AssignedTaskH\x00R\x04task\x128\n" +
 	"\x04spec\x18\x02 \x01(\v2\".muster.dispatcher.v1.AssignedSpecH\x00R\x04spec\x12>\n" +
-	"\x06config\x18\x03 \x01(\v2$.muster.dispatcher.v1.AssignedConfigH\x00R\x06configB\b\n" +
-	"\x06object\"X\n" +
+	"\x06config\x18\x03 \x01(\v2$.muster.dispatcher.v1.AssignedConfigH\x00R\x06config\x126\n" +
+	"\anetwork\x18\x04 \x01(\v2\x1a.muster.network.v1.NetworkH\x00R\anetwork\x12-\n" +
+	"\x04peer\x18\x05 \x01(\v2\x17.muster.network.v1.PeerH\x00R\x04peer\x126\n" +
+	"\aservice\x18\x06 \x01(\v2\x1a.muster.network.v1.ServiceH\x00R\aservice\x129\n" +
+	"\bbackends\x18\a \x01(\v2\x1b.muster.network.v1.BackendsH\x00R\bbackendsB\b\n" +
+	"\x06object\"\xe1\x01\n" +
 	"\tObjectRef\x12\x14\n" +
 	"\x04task\x18\x01 \x01(\tH\x00R\x04task\x12\x14\n" +
 	"\x04spec\x18\x02 \x01(\fH\x00R\x04spec\x12\x18\n" +
-	"\x06config\x18\x03 \x01(\tH\x00R\x06configB\x05\n" +
+	"\x06config\x18\x03 \x01(\tH\x00R\x06config\x12\x1a\n" +
+	"\anetwork\x18\x04 \x01(\tH\x00R\anetwork\x120\n" +
+	"\x04peer\x18\x05 \x01(\v2\x1a.muster.network.v1.PeerRefH\x00R\x04peer\x129\n" +
+	"\aservice\x18\x06 \x01(\v2\x1d.muster.network.v1.ServiceRefH\x00R\aserviceB\x05\n" +
 	"\x03ref\"4\n" +
 	"\x0eAssignedConfig\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"O\n" +
 	"\fAssignedSpec\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\fR\x06digest\x12'\n" +
-	"\x04spec\x18\x02 \x01(\v2\x13.muster.v1.TaskSpecR\x04spec\"\xaf\x04\n" +
+	"\x04spec\x18\x02 \x01(\v2\x13.muster.v1.TaskSpecR\x04spec\"\x87\x05\n" +
 	"\fAssignedTask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -2030,7 +2177,10 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"knownState\x12\x14\n" +
 	"\x05trace\x18\n" +
 	" \x01(\fR\x05trace\x12C\n" +
-	"\fdependencies\x18\v \x03(\v2\x1f.muster.dispatcher.v1.ObjectRefR\fdependencies\x1a@\n" +
+	"\fdependencies\x18\v \x03(\v2\x1f.muster.dispatcher.v1.ObjectRefR\fdependencies\x12\x1a\n" +
+	"\bnetworks\x18\f \x03(\tR\bnetworks\x12:\n" +
+	"\vdrain_delay\x18\r \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"drainDelay\x1a@\n" +
 	"\x12ServiceLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"'\n" +
@@ -2112,11 +2262,17 @@ var file_muster_dispatcher_v1_dispatcher_proto_goTypes = []any{
 	(*v1.TaskTime)(nil),           // 29: muster.v1.TaskTime
 	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
 	(*v1.NodeSpec)(nil),           // 31: muster.v1.NodeSpec
-	(*v1.TaskSpec)(nil),           // 32: muster.v1.TaskSpec
-	(v1.TaskState)(0),             // 33: muster.v1.TaskState
-	(*v1.PortConfig)(nil),         // 34: muster.v1.PortConfig
-	(*v1.LogOptions)(nil),         // 35: muster.v1.LogOptions
-	(*v1.LogMessage)(nil),         // 36: muster.v1.LogMessage
+	(*v11.Network)(nil),           // 32: muster.network.v1.Network
+	(*v11.Peer)(nil),              // 33: muster.network.v1.Peer
+	(*v11.Service)(nil),           // 34: muster.network.v1.Service
+	(*v11.Backends)(nil),          // 35: muster.network.v1.Backends
+	(*v11.PeerRef)(nil),           // 36: muster.network.v1.PeerRef
+	(*v11.ServiceRef)(nil),        // 37: muster.network.v1.ServiceRef
+	(*v1.TaskSpec)(nil),           // 38: muster.v1.TaskSpec
+	(v1.TaskState)(0),             // 39: muster.v1.TaskState
+	(*v1.PortConfig)(nil),         // 40: muster.v1.PortConfig
+	(*v1.LogOptions)(nil),         // 41: muster.v1.LogOptions
+	(*v1.LogMessage)(nil),         // 42: muster.v1.LogMessage
 }
 var file_muster_dispatcher_v1_dispatcher_proto_depIdxs = []int32{
 	2,  // 0: muster.dispatcher.v1.SessionRequest.hello:type_name -> muster.dispatcher.v1.Hello
@@ -2148,25 +2304,32 @@ var file_muster_dispatcher_v1_dispatcher_proto_depIdxs = []int32{
 	18, // 26: muster.dispatcher.v1.AssignedObject.task:type_name -> muster.dispatcher.v1.AssignedTask
 	17, // 27: muster.dispatcher.v1.AssignedObject.spec:type_name -> muster.dispatcher.v1.AssignedSpec
 	16, // 28: muster.dispatcher.v1.AssignedObject.config:type_name -> muster.dispatcher.v1.AssignedConfig
-	32, // 29: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
-	33, // 30: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
-	26, // 31: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
-	34, // 32: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
-	33, // 33: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
-	15, // 34: muster.dispatcher.v1.AssignedTask.dependencies:type_name -> muster.dispatcher.v1.ObjectRef
-	35, // 35: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
-	36, // 36: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
-	35, // 37: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
-	36, // 38: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
-	1,  // 39: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
-	24, // 40: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
-	7,  // 41: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
-	25, // 42: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
-	41, // [41:43] is the sub-list for method output_type
-	39, // [39:41] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	32, // 29: muster.dispatcher.v1.AssignedObject.network:type_name -> muster.network.v1.Network
+	33, // 30: muster.dispatcher.v1.AssignedObject.peer:type_name -> muster.network.v1.Peer
+	34, // 31: muster.dispatcher.v1.AssignedObject.service:type_name -> muster.network.v1.Service
+	35, // 32: muster.dispatcher.v1.AssignedObject.backends:type_name -> muster.network.v1.Backends
+	36, // 33: muster.dispatcher.v1.ObjectRef.peer:type_name -> muster.network.v1.PeerRef
+	37, // 34: muster.dispatcher.v1.ObjectRef.service:type_name -> muster.network.v1.ServiceRef
+	38, // 35: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
+	39, // 36: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
+	26, // 37: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
+	40, // 38: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
+	39, // 39: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
+	15, // 40: muster.dispatcher.v1.AssignedTask.dependencies:type_name -> muster.dispatcher.v1.ObjectRef
+	30, // 41: muster.dispatcher.v1.AssignedTask.drain_delay:type_name -> google.protobuf.Duration
+	41, // 42: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
+	42, // 43: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
+	41, // 44: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
+	42, // 45: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
+	1,  // 46: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
+	24, // 47: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
+	7,  // 48: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
+	25, // 49: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
+	48, // [48:50] is the sub-list for method output_type
+	46, // [46:48] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_muster_dispatcher_v1_dispatcher_proto_init() }
@@ -2197,11 +2360,18 @@ func file_muster_dispatcher_v1_dispatcher_proto_init() {
 		(*AssignedObject_Task)(nil),
 		(*AssignedObject_Spec)(nil),
 		(*AssignedObject_Config)(nil),
+		(*AssignedObject_Network)(nil),
+		(*AssignedObject_Peer)(nil),
+		(*AssignedObject_Service)(nil),
+		(*AssignedObject_Backends)(nil),
 	}
 	file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14].OneofWrappers = []any{
 		(*ObjectRef_Task)(nil),
 		(*ObjectRef_Spec)(nil),
 		(*ObjectRef_Config)(nil),
+		(*ObjectRef_Network)(nil),
+		(*ObjectRef_Peer)(nil),
+		(*ObjectRef_Service)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -129,7 +129,7 @@ func (x ListedTask_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ListedTask_State.Descriptor instead.
 func (ListedTask_State) EnumDescriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{20, 0}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{21, 0}
 }
 
 // ExecutorError is the detail of an error status.
@@ -219,7 +219,12 @@ type Task struct {
 	// Templates in it are expanded.
 	Spec *v1.TaskSpec `protobuf:"bytes,8,opt,name=spec,proto3" json:"spec,omitempty"`
 	// Host ports to publish, dynamic ones filled in.
-	Ports         []*v1.PortConfig `protobuf:"bytes,9,rep,name=ports,proto3" json:"ports,omitempty"`
+	Ports []*v1.PortConfig `protobuf:"bytes,9,rep,name=ports,proto3" json:"ports,omitempty"`
+	// The task is attached to networks. The worker connects a network namespace
+	// to them between Prepare and Start, and publishes the ports: an executor with the
+	// capability "network.provides" creates the namespace in Prepare; one with the
+	// capability "network.accepts" gets one in Start, and runs the task in it.
+	Networked     bool `protobuf:"varint,10,opt,name=networked,proto3" json:"networked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -317,6 +322,93 @@ func (x *Task) GetPorts() []*v1.PortConfig {
 	return nil
 }
 
+func (x *Task) GetNetworked() bool {
+	if x != nil {
+		return x.Networked
+	}
+	return false
+}
+
+// TaskNetwork is the network of a task that is attached to networks.
+type TaskNetwork struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The path of the network namespace.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// For the task's resolv.conf.
+	Nameservers []string `protobuf:"bytes,2,rep,name=nameservers,proto3" json:"nameservers,omitempty"`
+	Search      []string `protobuf:"bytes,3,rep,name=search,proto3" json:"search,omitempty"`
+	Options     []string `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty"`
+	// Lines for the task's hosts file beside those for localhost: "IP NAME...".
+	Hosts         []string `protobuf:"bytes,5,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskNetwork) Reset() {
+	*x = TaskNetwork{}
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskNetwork) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskNetwork) ProtoMessage() {}
+
+func (x *TaskNetwork) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskNetwork.ProtoReflect.Descriptor instead.
+func (*TaskNetwork) Descriptor() ([]byte, []int) {
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *TaskNetwork) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *TaskNetwork) GetNameservers() []string {
+	if x != nil {
+		return x.Nameservers
+	}
+	return nil
+}
+
+func (x *TaskNetwork) GetSearch() []string {
+	if x != nil {
+		return x.Search
+	}
+	return nil
+}
+
+func (x *TaskNetwork) GetOptions() []string {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+func (x *TaskNetwork) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
 // DescribeRequest is empty.
 type DescribeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -326,7 +418,7 @@ type DescribeRequest struct {
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[2]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -338,7 +430,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[2]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -351,7 +443,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{2}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{3}
 }
 
 // DescribeResponse is what an executor is.
@@ -367,8 +459,9 @@ type DescribeResponse struct {
 	// The runtime kinds that it runs: "container", or the kind of a generic
 	// runtime.
 	Kinds []string `protobuf:"bytes,5,rep,name=kinds,proto3" json:"kinds,omitempty"`
-	// "logs", "stats", "exec", "update", "observe", and for containers the fields
-	// that it honours as "container.<field>".
+	// "logs", "stats", "exec", "update", "observe", "network.provides",
+	// "network.accepts", and for containers the fields that it honours as
+	// "container.<field>".
 	Capabilities []string `protobuf:"bytes,6,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
 	// JSON Schema (2020-12) of the payload of its generic runtime. Specs are
 	// checked against it when they are submitted.
@@ -383,7 +476,7 @@ type DescribeResponse struct {
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[3]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -395,7 +488,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[3]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -408,7 +501,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{3}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *DescribeResponse) GetName() string {
@@ -485,7 +578,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[4]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -497,7 +590,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[4]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -510,7 +603,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{4}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PrepareRequest) GetTask() *Task {
@@ -529,15 +622,18 @@ func (x *PrepareRequest) GetHandle() []byte {
 
 // PrepareResponse holds the handle to keep.
 type PrepareResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Handle        []byte                 `protobuf:"bytes,1,opt,name=handle,proto3" json:"handle,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Handle []byte                 `protobuf:"bytes,1,opt,name=handle,proto3" json:"handle,omitempty"`
+	// The path of the network namespace that the executor made for a networked task.
+	// It stays the same until the task is removed, or the machine has restarted.
+	NetworkNamespace string `protobuf:"bytes,2,opt,name=network_namespace,json=networkNamespace,proto3" json:"network_namespace,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[5]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -549,7 +645,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[5]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -562,7 +658,7 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{5}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PrepareResponse) GetHandle() []byte {
@@ -572,18 +668,27 @@ func (x *PrepareResponse) GetHandle() []byte {
 	return nil
 }
 
+func (x *PrepareResponse) GetNetworkNamespace() string {
+	if x != nil {
+		return x.NetworkNamespace
+	}
+	return ""
+}
+
 // StartRequest names the task to start.
 type StartRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Task          *Task                  `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
-	Handle        []byte                 `protobuf:"bytes,2,opt,name=handle,proto3" json:"handle,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Task   *Task                  `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
+	Handle []byte                 `protobuf:"bytes,2,opt,name=handle,proto3" json:"handle,omitempty"`
+	// Set for networked tasks.
+	Network       *TaskNetwork `protobuf:"bytes,3,opt,name=network,proto3" json:"network,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[6]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +700,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[6]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +713,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{6}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StartRequest) GetTask() *Task {
@@ -621,6 +726,13 @@ func (x *StartRequest) GetTask() *Task {
 func (x *StartRequest) GetHandle() []byte {
 	if x != nil {
 		return x.Handle
+	}
+	return nil
+}
+
+func (x *StartRequest) GetNetwork() *TaskNetwork {
+	if x != nil {
+		return x.Network
 	}
 	return nil
 }
@@ -638,7 +750,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[7]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -650,7 +762,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[7]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -663,7 +775,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{7}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StartResponse) GetHandle() []byte {
@@ -698,7 +810,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[8]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -710,7 +822,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[8]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -723,7 +835,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{8}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WaitRequest) GetTaskId() string {
@@ -755,7 +867,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[9]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -767,7 +879,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[9]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -780,7 +892,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{9}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WaitResponse) GetRuntime() *v1.RuntimeStatus {
@@ -815,7 +927,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[10]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -827,7 +939,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[10]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -840,7 +952,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{10}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UpdateRequest) GetTask() *Task {
@@ -867,7 +979,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[11]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -879,7 +991,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[11]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +1004,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{11}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UpdateResponse) GetHandle() []byte {
@@ -915,7 +1027,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[12]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -927,7 +1039,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[12]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -940,7 +1052,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{12}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ShutdownRequest) GetTaskId() string {
@@ -974,7 +1086,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[13]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1098,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[13]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1111,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{13}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ShutdownResponse) GetRuntime() *v1.RuntimeStatus {
@@ -1020,7 +1132,7 @@ type TerminateRequest struct {
 
 func (x *TerminateRequest) Reset() {
 	*x = TerminateRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[14]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1144,7 @@ func (x *TerminateRequest) String() string {
 func (*TerminateRequest) ProtoMessage() {}
 
 func (x *TerminateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[14]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1157,7 @@ func (x *TerminateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminateRequest.ProtoReflect.Descriptor instead.
 func (*TerminateRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{14}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TerminateRequest) GetTaskId() string {
@@ -1072,7 +1184,7 @@ type TerminateResponse struct {
 
 func (x *TerminateResponse) Reset() {
 	*x = TerminateResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[15]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1084,7 +1196,7 @@ func (x *TerminateResponse) String() string {
 func (*TerminateResponse) ProtoMessage() {}
 
 func (x *TerminateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[15]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1097,7 +1209,7 @@ func (x *TerminateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminateResponse.ProtoReflect.Descriptor instead.
 func (*TerminateResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{15}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TerminateResponse) GetRuntime() *v1.RuntimeStatus {
@@ -1118,7 +1230,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[16]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1242,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[16]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1255,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{16}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RemoveRequest) GetTaskId() string {
@@ -1169,7 +1281,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[17]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1293,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[17]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1194,7 +1306,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{17}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{18}
 }
 
 // ListRequest says whose tasks to list.
@@ -1208,7 +1320,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[18]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1332,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[18]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1345,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{18}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListRequest) GetNodeId() string {
@@ -1253,7 +1365,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[19]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1377,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[19]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1390,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{19}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListResponse) GetTasks() []*ListedTask {
@@ -1290,18 +1402,20 @@ func (x *ListResponse) GetTasks() []*ListedTask {
 
 // ListedTask is one task that an executor holds something of.
 type ListedTask struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	TaskId        string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	State         ListedTask_State       `protobuf:"varint,2,opt,name=state,proto3,enum=muster.executor.v1.ListedTask_State" json:"state,omitempty"`
-	Handle        []byte                 `protobuf:"bytes,3,opt,name=handle,proto3" json:"handle,omitempty"`
-	Runtime       *v1.RuntimeStatus      `protobuf:"bytes,4,opt,name=runtime,proto3" json:"runtime,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	TaskId  string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	State   ListedTask_State       `protobuf:"varint,2,opt,name=state,proto3,enum=muster.executor.v1.ListedTask_State" json:"state,omitempty"`
+	Handle  []byte                 `protobuf:"bytes,3,opt,name=handle,proto3" json:"handle,omitempty"`
+	Runtime *v1.RuntimeStatus      `protobuf:"bytes,4,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	// As in PrepareResponse.
+	NetworkNamespace string `protobuf:"bytes,5,opt,name=network_namespace,json=networkNamespace,proto3" json:"network_namespace,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ListedTask) Reset() {
 	*x = ListedTask{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[20]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1427,7 @@ func (x *ListedTask) String() string {
 func (*ListedTask) ProtoMessage() {}
 
 func (x *ListedTask) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[20]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1440,7 @@ func (x *ListedTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListedTask.ProtoReflect.Descriptor instead.
 func (*ListedTask) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{20}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListedTask) GetTaskId() string {
@@ -1357,6 +1471,13 @@ func (x *ListedTask) GetRuntime() *v1.RuntimeStatus {
 	return nil
 }
 
+func (x *ListedTask) GetNetworkNamespace() string {
+	if x != nil {
+		return x.NetworkNamespace
+	}
+	return ""
+}
+
 // LogsRequest asks for a task's output.
 type LogsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1369,7 +1490,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[21]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1381,7 +1502,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[21]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1394,7 +1515,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{21}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LogsRequest) GetTaskId() string {
@@ -1431,7 +1552,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[22]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1564,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[22]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1577,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{22}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LogsResponse) GetTimestamp() *timestamppb.Timestamp {
@@ -1491,7 +1612,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[23]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1624,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[23]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1637,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{23}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StatsRequest) GetTaskId() string {
@@ -1547,7 +1668,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[24]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1559,7 +1680,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[24]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1572,7 +1693,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{24}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StatsResponse) GetAt() *timestamppb.Timestamp {
@@ -1618,7 +1739,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[25]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1751,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[25]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1764,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{25}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ExecRequest) GetRequest() isExecRequest_Request {
@@ -1718,7 +1839,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[26]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +1851,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[26]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +1864,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{26}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExecStart) GetTaskId() string {
@@ -1799,7 +1920,7 @@ type TerminalSize struct {
 
 func (x *TerminalSize) Reset() {
 	*x = TerminalSize{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[27]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +1932,7 @@ func (x *TerminalSize) String() string {
 func (*TerminalSize) ProtoMessage() {}
 
 func (x *TerminalSize) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[27]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +1945,7 @@ func (x *TerminalSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
 func (*TerminalSize) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{27}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *TerminalSize) GetRows() uint32 {
@@ -1856,7 +1977,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[28]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1868,7 +1989,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[28]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1881,7 +2002,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{28}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ExecResponse) GetResponse() isExecResponse_Response {
@@ -1952,7 +2073,7 @@ type ObserveRequest struct {
 
 func (x *ObserveRequest) Reset() {
 	*x = ObserveRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[29]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1964,7 +2085,7 @@ func (x *ObserveRequest) String() string {
 func (*ObserveRequest) ProtoMessage() {}
 
 func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[29]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1977,7 +2098,7 @@ func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObserveRequest.ProtoReflect.Descriptor instead.
 func (*ObserveRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{29}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ObserveRequest) GetTaskId() string {
@@ -2011,7 +2132,7 @@ type ObserveResponse struct {
 
 func (x *ObserveResponse) Reset() {
 	*x = ObserveResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[30]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2023,7 +2144,7 @@ func (x *ObserveResponse) String() string {
 func (*ObserveResponse) ProtoMessage() {}
 
 func (x *ObserveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[30]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2036,7 +2157,7 @@ func (x *ObserveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObserveResponse.ProtoReflect.Descriptor instead.
 func (*ObserveResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{30}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ObserveResponse) GetRuntime() *v1.RuntimeStatus {
@@ -2074,7 +2195,7 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\x05Blame\x12\x15\n" +
 	"\x11BLAME_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04NODE\x10\x01\x12\b\n" +
-	"\x04SPEC\x10\x02\"\x85\x03\n" +
+	"\x04SPEC\x10\x02\"\xa3\x03\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -2085,10 +2206,18 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\anode_id\x18\x06 \x01(\tR\x06nodeId\x12R\n" +
 	"\x0eservice_labels\x18\a \x03(\v2+.muster.executor.v1.Task.ServiceLabelsEntryR\rserviceLabels\x12'\n" +
 	"\x04spec\x18\b \x01(\v2\x13.muster.v1.TaskSpecR\x04spec\x12+\n" +
-	"\x05ports\x18\t \x03(\v2\x15.muster.v1.PortConfigR\x05ports\x1a@\n" +
+	"\x05ports\x18\t \x03(\v2\x15.muster.v1.PortConfigR\x05ports\x12\x1c\n" +
+	"\tnetworked\x18\n" +
+	" \x01(\bR\tnetworked\x1a@\n" +
 	"\x12ServiceLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x11\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x95\x01\n" +
+	"\vTaskNetwork\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12 \n" +
+	"\vnameservers\x18\x02 \x03(\tR\vnameservers\x12\x16\n" +
+	"\x06search\x18\x03 \x03(\tR\x06search\x12\x18\n" +
+	"\aoptions\x18\x04 \x03(\tR\aoptions\x12\x14\n" +
+	"\x05hosts\x18\x05 \x03(\tR\x05hosts\"\x11\n" +
 	"\x0fDescribeRequest\"\xba\x02\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -2102,12 +2231,14 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\bplatform\x18\t \x01(\v2\x13.muster.v1.PlatformR\bplatform\"V\n" +
 	"\x0ePrepareRequest\x12,\n" +
 	"\x04task\x18\x01 \x01(\v2\x18.muster.executor.v1.TaskR\x04task\x12\x16\n" +
-	"\x06handle\x18\x02 \x01(\fR\x06handle\")\n" +
+	"\x06handle\x18\x02 \x01(\fR\x06handle\"V\n" +
 	"\x0fPrepareResponse\x12\x16\n" +
-	"\x06handle\x18\x01 \x01(\fR\x06handle\"T\n" +
+	"\x06handle\x18\x01 \x01(\fR\x06handle\x12+\n" +
+	"\x11network_namespace\x18\x02 \x01(\tR\x10networkNamespace\"\x8f\x01\n" +
 	"\fStartRequest\x12,\n" +
 	"\x04task\x18\x01 \x01(\v2\x18.muster.executor.v1.TaskR\x04task\x12\x16\n" +
-	"\x06handle\x18\x02 \x01(\fR\x06handle\"\x88\x01\n" +
+	"\x06handle\x18\x02 \x01(\fR\x06handle\x129\n" +
+	"\anetwork\x18\x03 \x01(\v2\x1f.muster.executor.v1.TaskNetworkR\anetwork\"\x88\x01\n" +
 	"\rStartResponse\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\fR\x06handle\x122\n" +
 	"\aruntime\x18\x02 \x01(\v2\x18.muster.v1.RuntimeStatusR\aruntime\x12+\n" +
@@ -2142,13 +2273,14 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\vListRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"D\n" +
 	"\fListResponse\x124\n" +
-	"\x05tasks\x18\x01 \x03(\v2\x1e.muster.executor.v1.ListedTaskR\x05tasks\"\xf3\x01\n" +
+	"\x05tasks\x18\x01 \x03(\v2\x1e.muster.executor.v1.ListedTaskR\x05tasks\"\xa0\x02\n" +
 	"\n" +
 	"ListedTask\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12:\n" +
 	"\x05state\x18\x02 \x01(\x0e2$.muster.executor.v1.ListedTask.StateR\x05state\x12\x16\n" +
 	"\x06handle\x18\x03 \x01(\fR\x06handle\x122\n" +
-	"\aruntime\x18\x04 \x01(\v2\x18.muster.v1.RuntimeStatusR\aruntime\"D\n" +
+	"\aruntime\x18\x04 \x01(\v2\x18.muster.v1.RuntimeStatusR\aruntime\x12+\n" +
+	"\x11network_namespace\x18\x05 \x01(\tR\x10networkNamespace\"D\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bPREPARED\x10\x01\x12\v\n" +
@@ -2226,113 +2358,115 @@ func file_muster_executor_v1_executor_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_executor_v1_executor_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_muster_executor_v1_executor_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_muster_executor_v1_executor_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_muster_executor_v1_executor_proto_goTypes = []any{
 	(ExecutorError_Blame)(0),      // 0: muster.executor.v1.ExecutorError.Blame
 	(ListedTask_State)(0),         // 1: muster.executor.v1.ListedTask.State
 	(*ExecutorError)(nil),         // 2: muster.executor.v1.ExecutorError
 	(*Task)(nil),                  // 3: muster.executor.v1.Task
-	(*DescribeRequest)(nil),       // 4: muster.executor.v1.DescribeRequest
-	(*DescribeResponse)(nil),      // 5: muster.executor.v1.DescribeResponse
-	(*PrepareRequest)(nil),        // 6: muster.executor.v1.PrepareRequest
-	(*PrepareResponse)(nil),       // 7: muster.executor.v1.PrepareResponse
-	(*StartRequest)(nil),          // 8: muster.executor.v1.StartRequest
-	(*StartResponse)(nil),         // 9: muster.executor.v1.StartResponse
-	(*WaitRequest)(nil),           // 10: muster.executor.v1.WaitRequest
-	(*WaitResponse)(nil),          // 11: muster.executor.v1.WaitResponse
-	(*UpdateRequest)(nil),         // 12: muster.executor.v1.UpdateRequest
-	(*UpdateResponse)(nil),        // 13: muster.executor.v1.UpdateResponse
-	(*ShutdownRequest)(nil),       // 14: muster.executor.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 15: muster.executor.v1.ShutdownResponse
-	(*TerminateRequest)(nil),      // 16: muster.executor.v1.TerminateRequest
-	(*TerminateResponse)(nil),     // 17: muster.executor.v1.TerminateResponse
-	(*RemoveRequest)(nil),         // 18: muster.executor.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 19: muster.executor.v1.RemoveResponse
-	(*ListRequest)(nil),           // 20: muster.executor.v1.ListRequest
-	(*ListResponse)(nil),          // 21: muster.executor.v1.ListResponse
-	(*ListedTask)(nil),            // 22: muster.executor.v1.ListedTask
-	(*LogsRequest)(nil),           // 23: muster.executor.v1.LogsRequest
-	(*LogsResponse)(nil),          // 24: muster.executor.v1.LogsResponse
-	(*StatsRequest)(nil),          // 25: muster.executor.v1.StatsRequest
-	(*StatsResponse)(nil),         // 26: muster.executor.v1.StatsResponse
-	(*ExecRequest)(nil),           // 27: muster.executor.v1.ExecRequest
-	(*ExecStart)(nil),             // 28: muster.executor.v1.ExecStart
-	(*TerminalSize)(nil),          // 29: muster.executor.v1.TerminalSize
-	(*ExecResponse)(nil),          // 30: muster.executor.v1.ExecResponse
-	(*ObserveRequest)(nil),        // 31: muster.executor.v1.ObserveRequest
-	(*ObserveResponse)(nil),       // 32: muster.executor.v1.ObserveResponse
-	nil,                           // 33: muster.executor.v1.Task.ServiceLabelsEntry
-	(*durationpb.Duration)(nil),   // 34: google.protobuf.Duration
-	(*v1.TaskSpec)(nil),           // 35: muster.v1.TaskSpec
-	(*v1.PortConfig)(nil),         // 36: muster.v1.PortConfig
-	(*v1.Resources)(nil),          // 37: muster.v1.Resources
-	(*v1.Platform)(nil),           // 38: muster.v1.Platform
-	(*v1.RuntimeStatus)(nil),      // 39: muster.v1.RuntimeStatus
-	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
-	(*v1.LogOptions)(nil),         // 41: muster.v1.LogOptions
-	(v1.LogStream)(0),             // 42: muster.v1.LogStream
+	(*TaskNetwork)(nil),           // 4: muster.executor.v1.TaskNetwork
+	(*DescribeRequest)(nil),       // 5: muster.executor.v1.DescribeRequest
+	(*DescribeResponse)(nil),      // 6: muster.executor.v1.DescribeResponse
+	(*PrepareRequest)(nil),        // 7: muster.executor.v1.PrepareRequest
+	(*PrepareResponse)(nil),       // 8: muster.executor.v1.PrepareResponse
+	(*StartRequest)(nil),          // 9: muster.executor.v1.StartRequest
+	(*StartResponse)(nil),         // 10: muster.executor.v1.StartResponse
+	(*WaitRequest)(nil),           // 11: muster.executor.v1.WaitRequest
+	(*WaitResponse)(nil),          // 12: muster.executor.v1.WaitResponse
+	(*UpdateRequest)(nil),         // 13: muster.executor.v1.UpdateRequest
+	(*UpdateResponse)(nil),        // 14: muster.executor.v1.UpdateResponse
+	(*ShutdownRequest)(nil),       // 15: muster.executor.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 16: muster.executor.v1.ShutdownResponse
+	(*TerminateRequest)(nil),      // 17: muster.executor.v1.TerminateRequest
+	(*TerminateResponse)(nil),     // 18: muster.executor.v1.TerminateResponse
+	(*RemoveRequest)(nil),         // 19: muster.executor.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 20: muster.executor.v1.RemoveResponse
+	(*ListRequest)(nil),           // 21: muster.executor.v1.ListRequest
+	(*ListResponse)(nil),          // 22: muster.executor.v1.ListResponse
+	(*ListedTask)(nil),            // 23: muster.executor.v1.ListedTask
+	(*LogsRequest)(nil),           // 24: muster.executor.v1.LogsRequest
+	(*LogsResponse)(nil),          // 25: muster.executor.v1.LogsResponse
+	(*StatsRequest)(nil),          // 26: muster.executor.v1.StatsRequest
+	(*StatsResponse)(nil),         // 27: muster.executor.v1.StatsResponse
+	(*ExecRequest)(nil),           // 28: muster.executor.v1.ExecRequest
+	(*ExecStart)(nil),             // 29: muster.executor.v1.ExecStart
+	(*TerminalSize)(nil),          // 30: muster.executor.v1.TerminalSize
+	(*ExecResponse)(nil),          // 31: muster.executor.v1.ExecResponse
+	(*ObserveRequest)(nil),        // 32: muster.executor.v1.ObserveRequest
+	(*ObserveResponse)(nil),       // 33: muster.executor.v1.ObserveResponse
+	nil,                           // 34: muster.executor.v1.Task.ServiceLabelsEntry
+	(*durationpb.Duration)(nil),   // 35: google.protobuf.Duration
+	(*v1.TaskSpec)(nil),           // 36: muster.v1.TaskSpec
+	(*v1.PortConfig)(nil),         // 37: muster.v1.PortConfig
+	(*v1.Resources)(nil),          // 38: muster.v1.Resources
+	(*v1.Platform)(nil),           // 39: muster.v1.Platform
+	(*v1.RuntimeStatus)(nil),      // 40: muster.v1.RuntimeStatus
+	(*timestamppb.Timestamp)(nil), // 41: google.protobuf.Timestamp
+	(*v1.LogOptions)(nil),         // 42: muster.v1.LogOptions
+	(v1.LogStream)(0),             // 43: muster.v1.LogStream
 }
 var file_muster_executor_v1_executor_proto_depIdxs = []int32{
-	34, // 0: muster.executor.v1.ExecutorError.retry_after:type_name -> google.protobuf.Duration
+	35, // 0: muster.executor.v1.ExecutorError.retry_after:type_name -> google.protobuf.Duration
 	0,  // 1: muster.executor.v1.ExecutorError.blame:type_name -> muster.executor.v1.ExecutorError.Blame
-	33, // 2: muster.executor.v1.Task.service_labels:type_name -> muster.executor.v1.Task.ServiceLabelsEntry
-	35, // 3: muster.executor.v1.Task.spec:type_name -> muster.v1.TaskSpec
-	36, // 4: muster.executor.v1.Task.ports:type_name -> muster.v1.PortConfig
-	37, // 5: muster.executor.v1.DescribeResponse.resources:type_name -> muster.v1.Resources
-	38, // 6: muster.executor.v1.DescribeResponse.platform:type_name -> muster.v1.Platform
+	34, // 2: muster.executor.v1.Task.service_labels:type_name -> muster.executor.v1.Task.ServiceLabelsEntry
+	36, // 3: muster.executor.v1.Task.spec:type_name -> muster.v1.TaskSpec
+	37, // 4: muster.executor.v1.Task.ports:type_name -> muster.v1.PortConfig
+	38, // 5: muster.executor.v1.DescribeResponse.resources:type_name -> muster.v1.Resources
+	39, // 6: muster.executor.v1.DescribeResponse.platform:type_name -> muster.v1.Platform
 	3,  // 7: muster.executor.v1.PrepareRequest.task:type_name -> muster.executor.v1.Task
 	3,  // 8: muster.executor.v1.StartRequest.task:type_name -> muster.executor.v1.Task
-	39, // 9: muster.executor.v1.StartResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	36, // 10: muster.executor.v1.StartResponse.ports:type_name -> muster.v1.PortConfig
-	39, // 11: muster.executor.v1.WaitResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	40, // 12: muster.executor.v1.WaitResponse.ended_at:type_name -> google.protobuf.Timestamp
-	3,  // 13: muster.executor.v1.UpdateRequest.task:type_name -> muster.executor.v1.Task
-	34, // 14: muster.executor.v1.ShutdownRequest.grace_period:type_name -> google.protobuf.Duration
-	39, // 15: muster.executor.v1.ShutdownResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	39, // 16: muster.executor.v1.TerminateResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	22, // 17: muster.executor.v1.ListResponse.tasks:type_name -> muster.executor.v1.ListedTask
-	1,  // 18: muster.executor.v1.ListedTask.state:type_name -> muster.executor.v1.ListedTask.State
-	39, // 19: muster.executor.v1.ListedTask.runtime:type_name -> muster.v1.RuntimeStatus
-	41, // 20: muster.executor.v1.LogsRequest.options:type_name -> muster.v1.LogOptions
-	40, // 21: muster.executor.v1.LogsResponse.timestamp:type_name -> google.protobuf.Timestamp
-	42, // 22: muster.executor.v1.LogsResponse.stream:type_name -> muster.v1.LogStream
-	40, // 23: muster.executor.v1.StatsResponse.at:type_name -> google.protobuf.Timestamp
-	34, // 24: muster.executor.v1.StatsResponse.cpu:type_name -> google.protobuf.Duration
-	28, // 25: muster.executor.v1.ExecRequest.start:type_name -> muster.executor.v1.ExecStart
-	29, // 26: muster.executor.v1.ExecRequest.resize:type_name -> muster.executor.v1.TerminalSize
-	29, // 27: muster.executor.v1.ExecStart.size:type_name -> muster.executor.v1.TerminalSize
-	39, // 28: muster.executor.v1.ObserveResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	4,  // 29: muster.executor.v1.ExecutorService.Describe:input_type -> muster.executor.v1.DescribeRequest
-	6,  // 30: muster.executor.v1.ExecutorService.Prepare:input_type -> muster.executor.v1.PrepareRequest
-	8,  // 31: muster.executor.v1.ExecutorService.Start:input_type -> muster.executor.v1.StartRequest
-	10, // 32: muster.executor.v1.ExecutorService.Wait:input_type -> muster.executor.v1.WaitRequest
-	12, // 33: muster.executor.v1.ExecutorService.Update:input_type -> muster.executor.v1.UpdateRequest
-	14, // 34: muster.executor.v1.ExecutorService.Shutdown:input_type -> muster.executor.v1.ShutdownRequest
-	16, // 35: muster.executor.v1.ExecutorService.Terminate:input_type -> muster.executor.v1.TerminateRequest
-	18, // 36: muster.executor.v1.ExecutorService.Remove:input_type -> muster.executor.v1.RemoveRequest
-	20, // 37: muster.executor.v1.ExecutorService.List:input_type -> muster.executor.v1.ListRequest
-	23, // 38: muster.executor.v1.ExecutorService.Logs:input_type -> muster.executor.v1.LogsRequest
-	25, // 39: muster.executor.v1.ExecutorService.Stats:input_type -> muster.executor.v1.StatsRequest
-	27, // 40: muster.executor.v1.ExecutorService.Exec:input_type -> muster.executor.v1.ExecRequest
-	31, // 41: muster.executor.v1.ExecutorService.Observe:input_type -> muster.executor.v1.ObserveRequest
-	5,  // 42: muster.executor.v1.ExecutorService.Describe:output_type -> muster.executor.v1.DescribeResponse
-	7,  // 43: muster.executor.v1.ExecutorService.Prepare:output_type -> muster.executor.v1.PrepareResponse
-	9,  // 44: muster.executor.v1.ExecutorService.Start:output_type -> muster.executor.v1.StartResponse
-	11, // 45: muster.executor.v1.ExecutorService.Wait:output_type -> muster.executor.v1.WaitResponse
-	13, // 46: muster.executor.v1.ExecutorService.Update:output_type -> muster.executor.v1.UpdateResponse
-	15, // 47: muster.executor.v1.ExecutorService.Shutdown:output_type -> muster.executor.v1.ShutdownResponse
-	17, // 48: muster.executor.v1.ExecutorService.Terminate:output_type -> muster.executor.v1.TerminateResponse
-	19, // 49: muster.executor.v1.ExecutorService.Remove:output_type -> muster.executor.v1.RemoveResponse
-	21, // 50: muster.executor.v1.ExecutorService.List:output_type -> muster.executor.v1.ListResponse
-	24, // 51: muster.executor.v1.ExecutorService.Logs:output_type -> muster.executor.v1.LogsResponse
-	26, // 52: muster.executor.v1.ExecutorService.Stats:output_type -> muster.executor.v1.StatsResponse
-	30, // 53: muster.executor.v1.ExecutorService.Exec:output_type -> muster.executor.v1.ExecResponse
-	32, // 54: muster.executor.v1.ExecutorService.Observe:output_type -> muster.executor.v1.ObserveResponse
-	42, // [42:55] is the sub-list for method output_type
-	29, // [29:42] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	4,  // 9: muster.executor.v1.StartRequest.network:type_name -> muster.executor.v1.TaskNetwork
+	40, // 10: muster.executor.v1.StartResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	37, // 11: muster.executor.v1.StartResponse.ports:type_name -> muster.v1.PortConfig
+	40, // 12: muster.executor.v1.WaitResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	41, // 13: muster.executor.v1.WaitResponse.ended_at:type_name -> google.protobuf.Timestamp
+	3,  // 14: muster.executor.v1.UpdateRequest.task:type_name -> muster.executor.v1.Task
+	35, // 15: muster.executor.v1.ShutdownRequest.grace_period:type_name -> google.protobuf.Duration
+	40, // 16: muster.executor.v1.ShutdownResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	40, // 17: muster.executor.v1.TerminateResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	23, // 18: muster.executor.v1.ListResponse.tasks:type_name -> muster.executor.v1.ListedTask
+	1,  // 19: muster.executor.v1.ListedTask.state:type_name -> muster.executor.v1.ListedTask.State
+	40, // 20: muster.executor.v1.ListedTask.runtime:type_name -> muster.v1.RuntimeStatus
+	42, // 21: muster.executor.v1.LogsRequest.options:type_name -> muster.v1.LogOptions
+	41, // 22: muster.executor.v1.LogsResponse.timestamp:type_name -> google.protobuf.Timestamp
+	43, // 23: muster.executor.v1.LogsResponse.stream:type_name -> muster.v1.LogStream
+	41, // 24: muster.executor.v1.StatsResponse.at:type_name -> google.protobuf.Timestamp
+	35, // 25: muster.executor.v1.StatsResponse.cpu:type_name -> google.protobuf.Duration
+	29, // 26: muster.executor.v1.ExecRequest.start:type_name -> muster.executor.v1.ExecStart
+	30, // 27: muster.executor.v1.ExecRequest.resize:type_name -> muster.executor.v1.TerminalSize
+	30, // 28: muster.executor.v1.ExecStart.size:type_name -> muster.executor.v1.TerminalSize
+	40, // 29: muster.executor.v1.ObserveResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	5,  // 30: muster.executor.v1.ExecutorService.Describe:input_type -> muster.executor.v1.DescribeRequest
+	7,  // 31: muster.executor.v1.ExecutorService.Prepare:input_type -> muster.executor.v1.PrepareRequest
+	9,  // 32: muster.executor.v1.ExecutorService.Start:input_type -> muster.executor.v1.StartRequest
+	11, // 33: muster.executor.v1.ExecutorService.Wait:input_type -> muster.executor.v1.WaitRequest
+	13, // 34: muster.executor.v1.ExecutorService.Update:input_type -> muster.executor.v1.UpdateRequest
+	15, // 35: muster.executor.v1.ExecutorService.Shutdown:input_type -> muster.executor.v1.ShutdownRequest
+	17, // 36: muster.executor.v1.ExecutorService.Terminate:input_type -> muster.executor.v1.TerminateRequest
+	19, // 37: muster.executor.v1.ExecutorService.Remove:input_type -> muster.executor.v1.RemoveRequest
+	21, // 38: muster.executor.v1.ExecutorService.List:input_type -> muster.executor.v1.ListRequest
+	24, // 39: muster.executor.v1.ExecutorService.Logs:input_type -> muster.executor.v1.LogsRequest
+	26, // 40: muster.executor.v1.ExecutorService.Stats:input_type -> muster.executor.v1.StatsRequest
+	28, // 41: muster.executor.v1.ExecutorService.Exec:input_type -> muster.executor.v1.ExecRequest
+	32, // 42: muster.executor.v1.ExecutorService.Observe:input_type -> muster.executor.v1.ObserveRequest
+	6,  // 43: muster.executor.v1.ExecutorService.Describe:output_type -> muster.executor.v1.DescribeResponse
+	8,  // 44: muster.executor.v1.ExecutorService.Prepare:output_type -> muster.executor.v1.PrepareResponse
+	10, // 45: muster.executor.v1.ExecutorService.Start:output_type -> muster.executor.v1.StartResponse
+	12, // 46: muster.executor.v1.ExecutorService.Wait:output_type -> muster.executor.v1.WaitResponse
+	14, // 47: muster.executor.v1.ExecutorService.Update:output_type -> muster.executor.v1.UpdateResponse
+	16, // 48: muster.executor.v1.ExecutorService.Shutdown:output_type -> muster.executor.v1.ShutdownResponse
+	18, // 49: muster.executor.v1.ExecutorService.Terminate:output_type -> muster.executor.v1.TerminateResponse
+	20, // 50: muster.executor.v1.ExecutorService.Remove:output_type -> muster.executor.v1.RemoveResponse
+	22, // 51: muster.executor.v1.ExecutorService.List:output_type -> muster.executor.v1.ListResponse
+	25, // 52: muster.executor.v1.ExecutorService.Logs:output_type -> muster.executor.v1.LogsResponse
+	27, // 53: muster.executor.v1.ExecutorService.Stats:output_type -> muster.executor.v1.StatsResponse
+	31, // 54: muster.executor.v1.ExecutorService.Exec:output_type -> muster.executor.v1.ExecResponse
+	33, // 55: muster.executor.v1.ExecutorService.Observe:output_type -> muster.executor.v1.ObserveResponse
+	43, // [43:56] is the sub-list for method output_type
+	30, // [30:43] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_muster_executor_v1_executor_proto_init() }
@@ -2340,12 +2474,12 @@ func file_muster_executor_v1_executor_proto_init() {
 	if File_muster_executor_v1_executor_proto != nil {
 		return
 	}
-	file_muster_executor_v1_executor_proto_msgTypes[25].OneofWrappers = []any{
+	file_muster_executor_v1_executor_proto_msgTypes[26].OneofWrappers = []any{
 		(*ExecRequest_Start)(nil),
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_Resize)(nil),
 	}
-	file_muster_executor_v1_executor_proto_msgTypes[28].OneofWrappers = []any{
+	file_muster_executor_v1_executor_proto_msgTypes[29].OneofWrappers = []any{
 		(*ExecResponse_Stdout)(nil),
 		(*ExecResponse_Stderr)(nil),
 		(*ExecResponse_ExitCode)(nil),
@@ -2356,7 +2490,7 @@ func file_muster_executor_v1_executor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_executor_v1_executor_proto_rawDesc), len(file_muster_executor_v1_executor_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

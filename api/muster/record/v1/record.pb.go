@@ -55,9 +55,12 @@ type Service struct {
 	// was rolled back, begins again.
 	Attempt uint64 `protobuf:"varint,14,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	// The last change of the spec was a rollback that a user asked for.
-	RollsBack     bool `protobuf:"varint,15,opt,name=rolls_back,json=rollsBack,proto3" json:"rolls_back,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RollsBack bool `protobuf:"varint,15,opt,name=rolls_back,json=rollsBack,proto3" json:"rolls_back,omitempty"`
+	// The network that ports in mode INGRESS lead into, if the service has published
+	// any.
+	IngressNetworkId string `protobuf:"bytes,16,opt,name=ingress_network_id,json=ingressNetworkId,proto3" json:"ingress_network_id,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Service) Reset() {
@@ -193,6 +196,13 @@ func (x *Service) GetRollsBack() bool {
 		return x.RollsBack
 	}
 	return false
+}
+
+func (x *Service) GetIngressNetworkId() string {
+	if x != nil {
+		return x.IngressNetworkId
+	}
+	return ""
 }
 
 // Spec is a record of table "specs", written by apid under the digest of the
@@ -1345,6 +1355,284 @@ func (x *Rollout) GetAttempt() uint64 {
 	return 0
 }
 
+// Network is a record of table "networks", written by apid under the network's
+// id.
+type Network struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Spec          *v1.NetworkSpec        `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	CreatedAt     int64                  `protobuf:"varint,2,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	UpdatedAt     int64                  `protobuf:"varint,3,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Network) Reset() {
+	*x = Network{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Network) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Network) ProtoMessage() {}
+
+func (x *Network) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Network.ProtoReflect.Descriptor instead.
+func (*Network) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Network) GetSpec() *v1.NetworkSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *Network) GetCreatedAt() int64 {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return 0
+}
+
+func (x *Network) GetUpdatedAt() int64 {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return 0
+}
+
+// NetworkState is a record of table "networkstates", written by allocatord under
+// the network's id: what the network was given. It stays the same until the network is
+// removed.
+type NetworkState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most one subnet for each of IPv4 and IPv6, in CIDR notation.
+	Subnets []string `protobuf:"bytes,1,rep,name=subnets,proto3" json:"subnets,omitempty"`
+	// The VXLAN network identifier; 0 for drivers without.
+	Vni uint32 `protobuf:"varint,2,opt,name=vni,proto3" json:"vni,omitempty"`
+	// The parts of the subnets that virtual addresses are from, in CIDR notation, one
+	// for each subnet. What is left is cut into blocks.
+	Virtual []string `protobuf:"bytes,3,rep,name=virtual,proto3" json:"virtual,omitempty"`
+	// How many addresses of each subnet are in a block: a power of two.
+	BlockSize uint32 `protobuf:"varint,4,opt,name=block_size,json=blockSize,proto3" json:"block_size,omitempty"`
+	// How many blocks there are.
+	TotalBlocks uint32 `protobuf:"varint,5,opt,name=total_blocks,json=totalBlocks,proto3" json:"total_blocks,omitempty"`
+	// Why there are no subnets, if there should be.
+	Error         string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkState) Reset() {
+	*x = NetworkState{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkState) ProtoMessage() {}
+
+func (x *NetworkState) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkState.ProtoReflect.Descriptor instead.
+func (*NetworkState) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *NetworkState) GetSubnets() []string {
+	if x != nil {
+		return x.Subnets
+	}
+	return nil
+}
+
+func (x *NetworkState) GetVni() uint32 {
+	if x != nil {
+		return x.Vni
+	}
+	return 0
+}
+
+func (x *NetworkState) GetVirtual() []string {
+	if x != nil {
+		return x.Virtual
+	}
+	return nil
+}
+
+func (x *NetworkState) GetBlockSize() uint32 {
+	if x != nil {
+		return x.BlockSize
+	}
+	return 0
+}
+
+func (x *NetworkState) GetTotalBlocks() uint32 {
+	if x != nil {
+		return x.TotalBlocks
+	}
+	return 0
+}
+
+func (x *NetworkState) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// Block is a record of table "blocks", written by allocatord under
+// "<network>/<number>", the number with eight hexadecimal digits: a node holds the
+// block of that number, and alone gives addresses of it.
+type Block struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// In CIDR notation, one for each subnet of the network.
+	Subnets       []string `protobuf:"bytes,2,rep,name=subnets,proto3" json:"subnets,omitempty"`
+	LeasedAt      int64    `protobuf:"varint,3,opt,name=leased_at,json=leasedAt,proto3" json:"leased_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Block) Reset() {
+	*x = Block{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Block) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Block) ProtoMessage() {}
+
+func (x *Block) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Block.ProtoReflect.Descriptor instead.
+func (*Block) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Block) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *Block) GetSubnets() []string {
+	if x != nil {
+		return x.Subnets
+	}
+	return nil
+}
+
+func (x *Block) GetLeasedAt() int64 {
+	if x != nil {
+		return x.LeasedAt
+	}
+	return 0
+}
+
+// AllocatorFence is a record of table "allocator_fences", written by allocatord
+// under the number of a shard: which allocator may give addresses and ports of that
+// shard.
+type AllocatorFence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The allocator's instance and a random part, which differs between any two
+	// acquisitions.
+	Holder string `protobuf:"bytes,1,opt,name=holder,proto3" json:"holder,omitempty"`
+	// Grows with each acquisition.
+	Term          uint64 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AllocatorFence) Reset() {
+	*x = AllocatorFence{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AllocatorFence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AllocatorFence) ProtoMessage() {}
+
+func (x *AllocatorFence) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AllocatorFence.ProtoReflect.Descriptor instead.
+func (*AllocatorFence) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *AllocatorFence) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *AllocatorFence) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
 // Endpoint is a record of table "endpoints", written by allocatord under the
 // service's id.
 type Endpoint struct {
@@ -1358,7 +1646,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	mi := &file_muster_record_v1_record_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1658,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	mi := &file_muster_record_v1_record_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1671,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{14}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Endpoint) GetEndpoint() *v1.Endpoint {
@@ -1419,7 +1707,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	mi := &file_muster_record_v1_record_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1719,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	mi := &file_muster_record_v1_record_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1732,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{15}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Assignment) GetAssignedAt() int64 {
@@ -1505,7 +1793,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[16]
+	mi := &file_muster_record_v1_record_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1517,7 +1805,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[16]
+	mi := &file_muster_record_v1_record_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1530,7 +1818,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{16}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Placement) GetPending() uint64 {
@@ -1577,7 +1865,7 @@ type SchedulerFence struct {
 
 func (x *SchedulerFence) Reset() {
 	*x = SchedulerFence{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[17]
+	mi := &file_muster_record_v1_record_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1877,7 @@ func (x *SchedulerFence) String() string {
 func (*SchedulerFence) ProtoMessage() {}
 
 func (x *SchedulerFence) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[17]
+	mi := &file_muster_record_v1_record_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1890,7 @@ func (x *SchedulerFence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchedulerFence.ProtoReflect.Descriptor instead.
 func (*SchedulerFence) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{17}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SchedulerFence) GetHolder() string {
@@ -1631,7 +1919,7 @@ type FilterCount struct {
 
 func (x *FilterCount) Reset() {
 	*x = FilterCount{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[18]
+	mi := &file_muster_record_v1_record_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1643,7 +1931,7 @@ func (x *FilterCount) String() string {
 func (*FilterCount) ProtoMessage() {}
 
 func (x *FilterCount) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[18]
+	mi := &file_muster_record_v1_record_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1656,7 +1944,7 @@ func (x *FilterCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilterCount.ProtoReflect.Descriptor instead.
 func (*FilterCount) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{18}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FilterCount) GetFilter() string {
@@ -1698,7 +1986,7 @@ type NodeState struct {
 
 func (x *NodeState) Reset() {
 	*x = NodeState{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[19]
+	mi := &file_muster_record_v1_record_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1998,7 @@ func (x *NodeState) String() string {
 func (*NodeState) ProtoMessage() {}
 
 func (x *NodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[19]
+	mi := &file_muster_record_v1_record_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +2011,7 @@ func (x *NodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeState.ProtoReflect.Descriptor instead.
 func (*NodeState) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{19}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NodeState) GetDescription() *v1.NodeDescription {
@@ -1796,14 +2084,16 @@ type Status struct {
 	AppliedAt int64 `protobuf:"varint,9,opt,name=applied_at,json=appliedAt,proto3" json:"applied_at,omitempty"`
 	// When the dispatcher sent the task to the worker, by its own clock. 0 if that
 	// is not known: the worker was told in the complete set that begins a session.
-	SentAt        int64 `protobuf:"varint,10,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
+	SentAt int64 `protobuf:"varint,10,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
+	// The task's place on its networks.
+	Networks      []*v1.NetworkAttachment `protobuf:"bytes,12,rep,name=networks,proto3" json:"networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[20]
+	mi := &file_muster_record_v1_record_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1815,7 +2105,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[20]
+	mi := &file_muster_record_v1_record_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1828,7 +2118,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{20}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Status) GetState() v1.TaskState {
@@ -1908,11 +2198,18 @@ func (x *Status) GetSentAt() int64 {
 	return 0
 }
 
+func (x *Status) GetNetworks() []*v1.NetworkAttachment {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
 var File_muster_record_v1_record_proto protoreflect.FileDescriptor
 
 const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x1dmuster/record/v1/record.proto\x12\x10muster.record.v1\x1a\x19muster/auth/v1/auth.proto\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"\xee\x04\n" +
+	"\x1dmuster/record/v1/record.proto\x12\x10muster.record.v1\x1a\x19muster/auth/v1/auth.proto\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"\x9c\x05\n" +
 	"\aService\x12*\n" +
 	"\x04spec\x18\x01 \x01(\v2\x16.muster.v1.ServiceSpecR\x04spec\x12\x1f\n" +
 	"\vtask_digest\x18\x02 \x01(\fR\n" +
@@ -1933,7 +2230,8 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\x13former_spec_version\x18\r \x01(\x04R\x11formerSpecVersion\x12\x18\n" +
 	"\aattempt\x18\x0e \x01(\x04R\aattempt\x12\x1d\n" +
 	"\n" +
-	"rolls_back\x18\x0f \x01(\bR\trollsBack\"N\n" +
+	"rolls_back\x18\x0f \x01(\bR\trollsBack\x12,\n" +
+	"\x12ingress_network_id\x18\x10 \x01(\tR\x10ingressNetworkId\"N\n" +
 	"\x04Spec\x12'\n" +
 	"\x04task\x18\x01 \x01(\v2\x13.muster.v1.TaskSpecR\x04task\x12\x1d\n" +
 	"\n" +
@@ -2045,7 +2343,28 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\x06number\x18\b \x01(\x04R\x06number\x12\x14\n" +
 	"\x05slots\x18\t \x01(\x04R\x05slots\x12\x18\n" +
 	"\aattempt\x18\n" +
-	" \x01(\x04R\aattempt\"Q\n" +
+	" \x01(\x04R\aattempt\"s\n" +
+	"\aNetwork\x12*\n" +
+	"\x04spec\x18\x01 \x01(\v2\x16.muster.v1.NetworkSpecR\x04spec\x12\x1d\n" +
+	"\n" +
+	"created_at\x18\x02 \x01(\x03R\tcreatedAt\x12\x1d\n" +
+	"\n" +
+	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\"\xac\x01\n" +
+	"\fNetworkState\x12\x18\n" +
+	"\asubnets\x18\x01 \x03(\tR\asubnets\x12\x10\n" +
+	"\x03vni\x18\x02 \x01(\rR\x03vni\x12\x18\n" +
+	"\avirtual\x18\x03 \x03(\tR\avirtual\x12\x1d\n" +
+	"\n" +
+	"block_size\x18\x04 \x01(\rR\tblockSize\x12!\n" +
+	"\ftotal_blocks\x18\x05 \x01(\rR\vtotalBlocks\x12\x14\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\"W\n" +
+	"\x05Block\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
+	"\asubnets\x18\x02 \x03(\tR\asubnets\x12\x1b\n" +
+	"\tleased_at\x18\x03 \x01(\x03R\bleasedAt\"<\n" +
+	"\x0eAllocatorFence\x12\x16\n" +
+	"\x06holder\x18\x01 \x01(\tR\x06holder\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\"Q\n" +
 	"\bEndpoint\x12/\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x13.muster.v1.EndpointR\bendpoint\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\"\xe4\x01\n" +
@@ -2079,7 +2398,7 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x06 \x01(\x03R\tcreatedAt\x12\x1f\n" +
 	"\vinstance_id\x18\a \x01(\tR\n" +
-	"instanceId\"\x88\x03\n" +
+	"instanceId\"\xc2\x03\n" +
 	"\x06Status\x12*\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x14.muster.v1.TaskStateR\x05state\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x03R\x02at\x12\x18\n" +
@@ -2093,7 +2412,8 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"applied_at\x18\t \x01(\x03R\tappliedAt\x12\x17\n" +
 	"\asent_at\x18\n" +
-	" \x01(\x03R\x06sentAtB:Z8github.com/musterhq/muster/api/muster/record/v1;recordv1b\x06proto3"
+	" \x01(\x03R\x06sentAt\x128\n" +
+	"\bnetworks\x18\f \x03(\v2\x1c.muster.v1.NetworkAttachmentR\bnetworksB:Z8github.com/musterhq/muster/api/muster/record/v1;recordv1b\x06proto3"
 
 var (
 	file_muster_record_v1_record_proto_rawDescOnce sync.Once
@@ -2107,73 +2427,81 @@ func file_muster_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_muster_record_v1_record_proto_rawDescData
 }
 
-var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_muster_record_v1_record_proto_goTypes = []any{
-	(*Service)(nil),            // 0: muster.record.v1.Service
-	(*Spec)(nil),               // 1: muster.record.v1.Spec
-	(*Config)(nil),             // 2: muster.record.v1.Config
-	(*Blob)(nil),               // 3: muster.record.v1.Blob
-	(*Name)(nil),               // 4: muster.record.v1.Name
-	(*Node)(nil),               // 5: muster.record.v1.Node
-	(*Authority)(nil),          // 6: muster.record.v1.Authority
-	(*RootRotation)(nil),       // 7: muster.record.v1.RootRotation
-	(*AuthoritySecrets)(nil),   // 8: muster.record.v1.AuthoritySecrets
-	(*Token)(nil),              // 9: muster.record.v1.Token
-	(*Cluster)(nil),            // 10: muster.record.v1.Cluster
-	(*Task)(nil),               // 11: muster.record.v1.Task
-	(*Turn)(nil),               // 12: muster.record.v1.Turn
-	(*Rollout)(nil),            // 13: muster.record.v1.Rollout
-	(*Endpoint)(nil),           // 14: muster.record.v1.Endpoint
-	(*Assignment)(nil),         // 15: muster.record.v1.Assignment
-	(*Placement)(nil),          // 16: muster.record.v1.Placement
-	(*SchedulerFence)(nil),     // 17: muster.record.v1.SchedulerFence
-	(*FilterCount)(nil),        // 18: muster.record.v1.FilterCount
-	(*NodeState)(nil),          // 19: muster.record.v1.NodeState
-	(*Status)(nil),             // 20: muster.record.v1.Status
-	(*v1.ServiceSpec)(nil),     // 21: muster.v1.ServiceSpec
-	(*v1.EndpointSpec)(nil),    // 22: muster.v1.EndpointSpec
-	(*v1.TaskSpec)(nil),        // 23: muster.v1.TaskSpec
-	(*v1.ConfigSpec)(nil),      // 24: muster.v1.ConfigSpec
-	(*v1.NodeSpec)(nil),        // 25: muster.v1.NodeSpec
-	(v11.Role)(0),              // 26: muster.auth.v1.Role
-	(*v1.ClusterSpec)(nil),     // 27: muster.v1.ClusterSpec
-	(v1.TaskState)(0),          // 28: muster.v1.TaskState
-	(v1.UpdateStatus_State)(0), // 29: muster.v1.UpdateStatus.State
-	(*v1.Endpoint)(nil),        // 30: muster.v1.Endpoint
-	(*v1.GenericResource)(nil), // 31: muster.v1.GenericResource
-	(*v1.PortConfig)(nil),      // 32: muster.v1.PortConfig
-	(*v1.NodeDescription)(nil), // 33: muster.v1.NodeDescription
-	(v1.NodeStatus_State)(0),   // 34: muster.v1.NodeStatus.State
-	(*v1.RuntimeStatus)(nil),   // 35: muster.v1.RuntimeStatus
+	(*Service)(nil),              // 0: muster.record.v1.Service
+	(*Spec)(nil),                 // 1: muster.record.v1.Spec
+	(*Config)(nil),               // 2: muster.record.v1.Config
+	(*Blob)(nil),                 // 3: muster.record.v1.Blob
+	(*Name)(nil),                 // 4: muster.record.v1.Name
+	(*Node)(nil),                 // 5: muster.record.v1.Node
+	(*Authority)(nil),            // 6: muster.record.v1.Authority
+	(*RootRotation)(nil),         // 7: muster.record.v1.RootRotation
+	(*AuthoritySecrets)(nil),     // 8: muster.record.v1.AuthoritySecrets
+	(*Token)(nil),                // 9: muster.record.v1.Token
+	(*Cluster)(nil),              // 10: muster.record.v1.Cluster
+	(*Task)(nil),                 // 11: muster.record.v1.Task
+	(*Turn)(nil),                 // 12: muster.record.v1.Turn
+	(*Rollout)(nil),              // 13: muster.record.v1.Rollout
+	(*Network)(nil),              // 14: muster.record.v1.Network
+	(*NetworkState)(nil),         // 15: muster.record.v1.NetworkState
+	(*Block)(nil),                // 16: muster.record.v1.Block
+	(*AllocatorFence)(nil),       // 17: muster.record.v1.AllocatorFence
+	(*Endpoint)(nil),             // 18: muster.record.v1.Endpoint
+	(*Assignment)(nil),           // 19: muster.record.v1.Assignment
+	(*Placement)(nil),            // 20: muster.record.v1.Placement
+	(*SchedulerFence)(nil),       // 21: muster.record.v1.SchedulerFence
+	(*FilterCount)(nil),          // 22: muster.record.v1.FilterCount
+	(*NodeState)(nil),            // 23: muster.record.v1.NodeState
+	(*Status)(nil),               // 24: muster.record.v1.Status
+	(*v1.ServiceSpec)(nil),       // 25: muster.v1.ServiceSpec
+	(*v1.EndpointSpec)(nil),      // 26: muster.v1.EndpointSpec
+	(*v1.TaskSpec)(nil),          // 27: muster.v1.TaskSpec
+	(*v1.ConfigSpec)(nil),        // 28: muster.v1.ConfigSpec
+	(*v1.NodeSpec)(nil),          // 29: muster.v1.NodeSpec
+	(v11.Role)(0),                // 30: muster.auth.v1.Role
+	(*v1.ClusterSpec)(nil),       // 31: muster.v1.ClusterSpec
+	(v1.TaskState)(0),            // 32: muster.v1.TaskState
+	(v1.UpdateStatus_State)(0),   // 33: muster.v1.UpdateStatus.State
+	(*v1.NetworkSpec)(nil),       // 34: muster.v1.NetworkSpec
+	(*v1.Endpoint)(nil),          // 35: muster.v1.Endpoint
+	(*v1.GenericResource)(nil),   // 36: muster.v1.GenericResource
+	(*v1.PortConfig)(nil),        // 37: muster.v1.PortConfig
+	(*v1.NodeDescription)(nil),   // 38: muster.v1.NodeDescription
+	(v1.NodeStatus_State)(0),     // 39: muster.v1.NodeStatus.State
+	(*v1.RuntimeStatus)(nil),     // 40: muster.v1.RuntimeStatus
+	(*v1.NetworkAttachment)(nil), // 41: muster.v1.NetworkAttachment
 }
 var file_muster_record_v1_record_proto_depIdxs = []int32{
-	21, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	21, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
-	22, // 2: muster.record.v1.Service.former_endpoint:type_name -> muster.v1.EndpointSpec
-	23, // 3: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
-	24, // 4: muster.record.v1.Config.spec:type_name -> muster.v1.ConfigSpec
-	25, // 5: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	25, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	25, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	26, // 2: muster.record.v1.Service.former_endpoint:type_name -> muster.v1.EndpointSpec
+	27, // 3: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
+	28, // 4: muster.record.v1.Config.spec:type_name -> muster.v1.ConfigSpec
+	29, // 5: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
 	7,  // 6: muster.record.v1.Authority.rotation:type_name -> muster.record.v1.RootRotation
-	26, // 7: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
-	27, // 8: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	28, // 9: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
+	30, // 7: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
+	31, // 8: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	32, // 9: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
 	12, // 10: muster.record.v1.Task.turn:type_name -> muster.record.v1.Turn
-	29, // 11: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
-	30, // 12: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
-	31, // 13: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
-	32, // 14: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
-	18, // 15: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
-	33, // 16: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
-	34, // 17: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
-	28, // 18: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
-	35, // 19: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
-	32, // 20: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
-	28, // 21: muster.record.v1.Status.reached:type_name -> muster.v1.TaskState
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	33, // 11: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
+	34, // 12: muster.record.v1.Network.spec:type_name -> muster.v1.NetworkSpec
+	35, // 13: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
+	36, // 14: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
+	37, // 15: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
+	22, // 16: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
+	38, // 17: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
+	39, // 18: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
+	32, // 19: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
+	40, // 20: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
+	37, // 21: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
+	32, // 22: muster.record.v1.Status.reached:type_name -> muster.v1.TaskState
+	41, // 23: muster.record.v1.Status.networks:type_name -> muster.v1.NetworkAttachment
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_muster_record_v1_record_proto_init() }
@@ -2187,7 +2515,7 @@ func file_muster_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_record_v1_record_proto_rawDesc), len(file_muster_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
