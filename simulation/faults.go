@@ -153,8 +153,8 @@ func (c *cluster) owner(name string) *user {
 	return nil
 }
 
-// heal has users change services that never come to rest as they are, and try those
-// updates again that have paused or were rolled back.
+// heal has users change services that never settle as they are, and repeat updates that
+// have paused or were rolled back.
 func (c *cluster) heal(p *picture) {
 	for id, s := range p.services {
 		u := c.owner(s.Spec.Name)
@@ -169,14 +169,20 @@ func (c *cluster) heal(p *picture) {
 		if steady(spec) && !stuck && !restless {
 			continue
 		}
+		c.asks++
+		if restless || !steady(spec) {
+			spec.Labels = map[string]string{revisionLabel: fmt.Sprint("healed-", c.asks)}
+		}
 		if restless {
 			spec.Update.Parallelism = 0
 		}
-		if !steady(spec) {
+		switch {
+		case !steady(spec):
 			heal(spec)
+		case restless && stuck:
+			// Without it the tasks would keep running the former spec.
+			spec.Task.ForceUpdate++
 		}
-		c.asks++
-		spec.Labels = map[string]string{revisionLabel: fmt.Sprint("healed-", c.asks)}
 		u.steps <- Step{Op: update, Who: spec.Name, Client: u.number, API: replica("apid", 1+c.asks%c.script.Size.Managers), Spec: spec}
 	}
 }

@@ -67,7 +67,7 @@ func TestMutations(t *testing.T) {
 				if !slices.Contains(fixed, seed) {
 					t.Log("it is not known whether this seed passes without")
 				}
-				o := simulate(t, seed, simulation.Mutations()[i])
+				o := simulate(t, simulation.NewScript(seed), simulation.Mutations()[i])
 				if harmless {
 					o.judge(t)
 					return

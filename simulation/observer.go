@@ -121,9 +121,18 @@ func (o *observer) advance(from, to *store.Snapshot) {
 		o.nodeState(ch)
 	}
 	for ch := range o.tables.Rollouts.Changes(from, to) {
-		if ch.New != nil {
-			o.c.journal.note("rollout %s: %v %s", short(ch.New.Key), ch.New.Value.State, ch.New.Value.Message)
-		}
+		o.rollout(ch)
+	}
+}
+
+func (o *observer) rollout(ch store.Change[*recordv1.Rollout]) {
+	if ch.New == nil {
+		return
+	}
+	r := ch.New.Value
+	o.c.journal.note("rollout %s: %v %s", short(ch.New.Key), r.State, r.Message)
+	if ch.Old == nil || ch.Old.Value.State != r.State {
+		o.c.report.count("rollout "+r.State.String(), 1)
 	}
 }
 
