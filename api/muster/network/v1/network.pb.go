@@ -184,13 +184,15 @@ type ApplyRequest struct {
 	Node *Node `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	// New or changed networks, whole.
 	Networks []*Network `protobuf:"bytes,3,rep,name=networks,proto3" json:"networks,omitempty"`
-	// Ids of networks that this node no longer needs.
+	// Ids of networks that this node no longer needs. Their peers, services and
+	// backends go with them and are not named.
 	RemovedNetworks []string `protobuf:"bytes,4,rep,name=removed_networks,json=removedNetworks,proto3" json:"removed_networks,omitempty"`
 	// New or changed peers, whole.
 	Peers        []*Peer    `protobuf:"bytes,5,rep,name=peers,proto3" json:"peers,omitempty"`
 	RemovedPeers []*PeerRef `protobuf:"bytes,6,rep,name=removed_peers,json=removedPeers,proto3" json:"removed_peers,omitempty"`
 	// New or changed services, whole but for their backends.
-	Services        []*Service    `protobuf:"bytes,7,rep,name=services,proto3" json:"services,omitempty"`
+	Services []*Service `protobuf:"bytes,7,rep,name=services,proto3" json:"services,omitempty"`
+	// Their backends go with them and are not named.
 	RemovedServices []*ServiceRef `protobuf:"bytes,8,rep,name=removed_services,json=removedServices,proto3" json:"removed_services,omitempty"`
 	Backends        []*Backends   `protobuf:"bytes,9,rep,name=backends,proto3" json:"backends,omitempty"`
 	unknownFields   protoimpl.UnknownFields
@@ -1047,7 +1049,8 @@ type AttachRequest struct {
 	TaskName    string `protobuf:"bytes,2,opt,name=task_name,json=taskName,proto3" json:"task_name,omitempty"`
 	ServiceId   string `protobuf:"bytes,3,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
 	ServiceName string `protobuf:"bytes,4,opt,name=service_name,json=serviceName,proto3" json:"service_name,omitempty"`
-	// The path of the task's network namespace.
+	// The path of the task's network namespace. Empty: the plugin makes one, or finds
+	// the one that it made for the task before, and removes it in Detach.
 	Namespace string `protobuf:"bytes,5,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// In the order of the task's spec. The first that is not internal has the
 	// default route.
@@ -1225,7 +1228,10 @@ type AttachResponse struct {
 	// For the task's resolv.conf.
 	Nameservers []string `protobuf:"bytes,2,rep,name=nameservers,proto3" json:"nameservers,omitempty"`
 	// Ports in mode HOST that are published.
-	Ports         []*v1.PortConfig `protobuf:"bytes,3,rep,name=ports,proto3" json:"ports,omitempty"`
+	Ports []*v1.PortConfig `protobuf:"bytes,3,rep,name=ports,proto3" json:"ports,omitempty"`
+	// The path of the task's network namespace: that of the request, or that of the
+	// namespace which the plugin made.
+	Namespace     string `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1281,7 +1287,15 @@ func (x *AttachResponse) GetPorts() []*v1.PortConfig {
 	return nil
 }
 
-// DetachRequest names a task.
+func (x *AttachResponse) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+// DetachRequest names a task. What the plugin made for it is removed, its network
+// namespace included.
 type DetachRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TaskId        string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
@@ -1732,11 +1746,12 @@ const file_muster_network_v1_network_proto_rawDesc = "" +
 	"\tinterface\x18\x05 \x01(\tR\tinterface\x1a@\n" +
 	"\x12DriverOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa0\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbe\x01\n" +
 	"\x0eAttachResponse\x12?\n" +
 	"\vattachments\x18\x01 \x03(\v2\x1d.muster.network.v1.AttachmentR\vattachments\x12 \n" +
 	"\vnameservers\x18\x02 \x03(\tR\vnameservers\x12+\n" +
-	"\x05ports\x18\x03 \x03(\v2\x15.muster.v1.PortConfigR\x05ports\"(\n" +
+	"\x05ports\x18\x03 \x03(\v2\x15.muster.v1.PortConfigR\x05ports\x12\x1c\n" +
+	"\tnamespace\x18\x04 \x01(\tR\tnamespace\"(\n" +
 	"\rDetachRequest\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\"\x10\n" +
 	"\x0eDetachResponse\"&\n" +
