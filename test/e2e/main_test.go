@@ -23,5 +23,5 @@ func TestMain(m *testing.M) {
 		bePlugin(os.Args[2])
 		return
 	}
-	os.Exit(rig.TestsWith(m, "e2e", &built, "docker", "null", "process"))
+	os.Exit(rig.TestsWith(m, "e2e", &built, "executor-docker", "executor-null", "executor-process"))
 }

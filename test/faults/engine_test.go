@@ -30,7 +30,7 @@ func TestEngineKilled(t *testing.T) {
 	t.Parallel()
 	need.Met(t, engine.Missing())
 	built := filepath.Join(t.TempDir(), "built")
-	ok(t, rig.BuildWith(t.Context(), "../..", built, "docker"))
+	ok(t, rig.BuildWith(t.Context(), "../..", built, "executor-docker"))
 	for name, keeps := range map[string]bool{"live-restore": true, "plain": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

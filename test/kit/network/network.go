@@ -13,13 +13,10 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // commandTimeout bounds one of the programs that set the network up.
@@ -37,12 +34,11 @@ type Net struct {
 
 // Host is one of the network's hosts.
 type Host struct {
+	Namespace
 	// Address is its IP address.
 	Address string
 	// holder is a process that does nothing but keep the namespace.
 	holder *exec.Cmd
-	// outside and inside are the namespaces of this process and of the host.
-	outside, inside *os.File
 }
 
 // Missing says what a network would need and is not there, nil if all is.
@@ -113,10 +109,7 @@ func newHost(ctx context.Context, address string) (*Host, error) {
 		// Before unshare has done its work, the namespace is still this one.
 		theirs, rerr := os.Readlink(h.namespace())
 		if rerr == nil && theirs != own {
-			if h.outside, err = os.Open(ownNamespace); err != nil {
-				break
-			}
-			if h.inside, err = os.Open(h.namespace()); err != nil {
+			if err = h.open(h.namespace()); err != nil {
 				break
 			}
 			return h, nil
@@ -147,36 +140,6 @@ func (n *Net) Close() error {
 // DialContext connects to a host from the hub, which is cut off from none.
 func (n *Net) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	return n.hub.DialContext(ctx, network, address)
-}
-
-// DialContext connects from the host.
-func (h *Host) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	return within(h, func() (net.Conn, error) {
-		return (&net.Dialer{FallbackDelay: -1}).DialContext(ctx, network, address)
-	})
-}
-
-// Listen listens on the host.
-func (h *Host) Listen(ctx context.Context, network, address string) (net.Listener, error) {
-	return within(h, func() (net.Listener, error) { return (&net.ListenConfig{}).Listen(ctx, network, address) })
-}
-
-// within makes a socket in the host's network: it belongs to the one that the
-// thread is in which makes it.
-func within[T any](h *Host, open func() (T, error)) (T, error) {
-	var none T
-	runtime.LockOSThread()
-	if err := unix.Setns(int(h.inside.Fd()), unix.CLONE_NEWNET); err != nil {
-		runtime.UnlockOSThread()
-		return none, fmt.Errorf("enter the network of host %s: %w", h.Address, err)
-	}
-	socket, err := open()
-	if rerr := unix.Setns(int(h.outside.Fd()), unix.CLONE_NEWNET); rerr != nil {
-		// The thread stays locked, and so ends with its goroutine.
-		return none, errors.Join(fmt.Errorf("return from the network of host %s: %w", h.Address, rerr), err)
-	}
-	runtime.UnlockOSThread()
-	return socket, err
 }
 
 // Cut lets nothing pass between two hosts of different groups. What was cut
@@ -272,11 +235,5 @@ func (h *Host) close() error {
 		return fmt.Errorf("end host %s: %w", h.Address, err)
 	}
 	_ = h.holder.Wait() // it was killed
-	var errs []error
-	for _, f := range []*os.File{h.outside, h.inside} {
-		if f != nil {
-			errs = append(errs, f.Close())
-		}
-	}
-	return errors.Join(errs...)
+	return h.Namespace.Close()
 }

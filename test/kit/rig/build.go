@@ -21,17 +21,17 @@ const buildTimeout = 10 * time.Minute
 // module at source, as `make build` lays them out, so that what that has compiled
 // is used.
 func Build(ctx context.Context, source, dir string) error {
-	return BuildWith(ctx, source, dir, "process", "null")
+	return BuildWith(ctx, source, dir, "executor-process", "executor-null")
 }
 
-// BuildWith builds muster and some executors.
-func BuildWith(ctx context.Context, source, dir string, executors ...string) error {
+// BuildWith builds muster and some plugins: "executor-docker", "network-overlay".
+func BuildWith(ctx context.Context, source, dir string, plugins ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
-	plugins := filepath.Join(dir, "plugins") + string(filepath.Separator)
-	programs := []string{"-o", plugins}
-	for _, e := range executors {
-		programs = append(programs, "./cmd/muster-executor-"+e)
+	folder := filepath.Join(dir, "plugins") + string(filepath.Separator)
+	programs := []string{"-o", folder}
+	for _, p := range plugins {
+		programs = append(programs, "./cmd/muster-"+p)
 	}
 	for _, args := range [][]string{{"-o", filepath.Join(dir, "muster"), "./cmd/muster"}, programs} {
 		cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-trimpath"}, args...)...)
@@ -41,7 +41,7 @@ func BuildWith(ctx context.Context, source, dir string, executors ...string) err
 			return fmt.Errorf("go build %s: %w\n%s", strings.Join(args, " "), err, out)
 		}
 	}
-	return onlyOurs(plugins)
+	return onlyOurs(folder)
 }
 
 // onlyOurs lets no other user write to plugins, whatever the umask is: a worker would
@@ -49,7 +49,7 @@ func BuildWith(ctx context.Context, source, dir string, executors ...string) err
 func onlyOurs(plugins string) error {
 	entries, err := os.ReadDir(plugins)
 	if err != nil {
-		return fmt.Errorf("find the executors: %w", err)
+		return fmt.Errorf("find the plugins: %w", err)
 	}
 	faults := []error{os.Chmod(plugins, 0o755)}
 	for _, e := range entries {
@@ -64,12 +64,12 @@ func Tests(m interface{ Run() int }, name string, built *string) int {
 	if need.Missing("consul") != nil {
 		return need.Main(m, "test/"+name, "consul")
 	}
-	return TestsWith(m, name, built, "process", "null")
+	return TestsWith(m, name, built, "executor-process", "executor-null")
 }
 
-// TestsWith is the same for tests that do not all need Consul, and builds some executors.
-func TestsWith(m interface{ Run() int }, name string, built *string, executors ...string) int {
-	code, err := tests(m, name, built, executors)
+// TestsWith is the same for tests that do not all need Consul, and builds some plugins.
+func TestsWith(m interface{ Run() int }, name string, built *string, plugins ...string) int {
+	code, err := tests(m, name, built, plugins)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 		code = max(code, 1)
@@ -77,12 +77,12 @@ func TestsWith(m interface{ Run() int }, name string, built *string, executors .
 	return code
 }
 
-func tests(m interface{ Run() int }, name string, built *string, executors []string) (code int, err error) {
+func tests(m interface{ Run() int }, name string, built *string, plugins []string) (code int, err error) {
 	if *built, err = os.MkdirTemp("", "muster-"+name+"-"); err != nil {
 		return 0, fmt.Errorf("make a directory for the programs: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(*built)) }()
-	if err := BuildWith(context.Background(), "../..", *built, executors...); err != nil {
+	if err := BuildWith(context.Background(), "../..", *built, plugins...); err != nil {
 		return 0, err
 	}
 	return m.Run(), nil

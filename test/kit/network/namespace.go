@@ -1,0 +1,79 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// Namespace is a network namespace in which a test opens sockets.
+type Namespace struct {
+	path string
+	// outside and inside are the namespaces of this process and of the sockets.
+	outside, inside *os.File
+}
+
+// Open opens the namespace at a path, such as /proc/1/ns/net. It stays as long as it is
+// open. The caller closes it.
+func Open(path string) (*Namespace, error) {
+	n := &Namespace{}
+	if err := n.open(path); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+func (n *Namespace) open(path string) (err error) {
+	n.path = path
+	if n.outside, err = os.Open(ownNamespace); err != nil {
+		return err
+	}
+	n.inside, err = os.Open(path)
+	return err
+}
+
+// Close lets the namespace go.
+func (n *Namespace) Close() error {
+	var errs []error
+	for _, f := range []*os.File{n.outside, n.inside} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// DialContext connects from the namespace.
+func (n *Namespace) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	return within(n, func() (net.Conn, error) {
+		return (&net.Dialer{FallbackDelay: -1}).DialContext(ctx, network, address)
+	})
+}
+
+// Listen listens in the namespace.
+func (n *Namespace) Listen(ctx context.Context, network, address string) (net.Listener, error) {
+	return within(n, func() (net.Listener, error) { return (&net.ListenConfig{}).Listen(ctx, network, address) })
+}
+
+// within makes a socket in the namespace: it belongs to the one that the thread is in
+// which makes it.
+func within[T any](n *Namespace, open func() (T, error)) (T, error) {
+	var none T
+	runtime.LockOSThread()
+	if err := unix.Setns(int(n.inside.Fd()), unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return none, fmt.Errorf("enter network namespace %s: %w", n.path, err)
+	}
+	socket, err := open()
+	if rerr := unix.Setns(int(n.outside.Fd()), unix.CLONE_NEWNET); rerr != nil {
+		// The thread stays locked, and so ends with its goroutine.
+		return none, errors.Join(fmt.Errorf("return from network namespace %s: %w", n.path, rerr), err)
+	}
+	runtime.UnlockOSThread()
+	return socket, err
+}
