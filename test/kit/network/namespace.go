@@ -60,20 +60,23 @@ func (n *Namespace) Listen(ctx context.Context, network, address string) (net.Li
 	return within(n, func() (net.Listener, error) { return (&net.ListenConfig{}).Listen(ctx, network, address) })
 }
 
-// within makes a socket in the namespace: it belongs to the one that the thread is in
-// which makes it.
-func within[T any](n *Namespace, open func() (T, error)) (T, error) {
+// Interfaces returns the namespace's network interfaces.
+func (n *Namespace) Interfaces() ([]net.Interface, error) { return within(n, net.Interfaces) }
+
+// within calls a function in the namespace. A socket belongs to the namespace of the
+// thread that makes it.
+func within[T any](n *Namespace, call func() (T, error)) (T, error) {
 	var none T
 	runtime.LockOSThread()
 	if err := unix.Setns(int(n.inside.Fd()), unix.CLONE_NEWNET); err != nil {
 		runtime.UnlockOSThread()
 		return none, fmt.Errorf("enter network namespace %s: %w", n.path, err)
 	}
-	socket, err := open()
+	result, err := call()
 	if rerr := unix.Setns(int(n.outside.Fd()), unix.CLONE_NEWNET); rerr != nil {
 		// The thread stays locked, and so ends with its goroutine.
 		return none, errors.Join(fmt.Errorf("return from network namespace %s: %w", n.path, rerr), err)
 	}
 	runtime.UnlockOSThread()
-	return socket, err
+	return result, err
 }
