@@ -79,6 +79,25 @@ func (b *Backend) Sync(ctx context.Context, tables ...store.TableDef) error {
 	return b.store.Sync(ctx, tables...)
 }
 
+// ReadWhole calls fn with a reader that read, a method of the view, provides. If an
+// object lacks its task spec, it waits until all task specs that have been written are
+// seen, and calls fn again: the table of specs may be seen later than what refers to it.
+func (b *Backend) ReadWhole(ctx context.Context, read func(fn func(*objects.Reader)), fn func(*objects.Reader)) error {
+	lacks := false
+	read(func(r *objects.Reader) {
+		fn(r)
+		lacks = r.LacksSpec()
+	})
+	if !lacks {
+		return nil
+	}
+	if b.Sync(ctx, b.Tables.Specs) != nil {
+		return status.Error(codes.Unavailable, "this API server could not yet read a task spec from the store; try again")
+	}
+	b.View.Read(fn)
+	return nil
+}
+
 // Ready waits until the tables have been loaded.
 func (b *Backend) Ready(ctx context.Context) error {
 	if b.stopping.Err() != nil {

@@ -52,7 +52,7 @@ func (s *Server) CreateConfig(ctx context.Context, req *musterv1.CreateConfigReq
 	if err != nil {
 		return nil, err
 	}
-	m, err := s.configs.shown(id)
+	m, err := s.configs.shown(ctx, id)
 	return &musterv1.CreateConfigResponse{Config: m}, err
 }
 
@@ -85,7 +85,7 @@ func (s *Server) GetConfig(ctx context.Context, req *musterv1.GetConfigRequest) 
 	if err := s.Ready(ctx); err != nil {
 		return nil, err
 	}
-	c, err := resolve(s.configs, req.Config, func(_ *objects.Reader, c *objects.Config) *objects.Config { return c })
+	c, err := resolve(ctx, s.configs, req.Config, func(_ *objects.Reader, c *objects.Config) *objects.Config { return c })
 	if err != nil {
 		return nil, err
 	}

@@ -16,7 +16,7 @@ func (s *Server) ServiceLogs(req *musterv1.ServiceLogsRequest, stream musterv1.C
 	if err := s.Ready(ctx); err != nil {
 		return err
 	}
-	id, err := s.services.id(req.Service)
+	id, err := s.services.id(ctx, req.Service)
 	if err != nil {
 		return err
 	}

@@ -75,7 +75,7 @@ func (s *Server) RemoveNode(ctx context.Context, req *musterv1.RemoveNodeRequest
 	if err := s.Ready(ctx); err != nil {
 		return nil, err
 	}
-	id, err := s.nodes.id(req.Node)
+	id, err := s.nodes.id(ctx, req.Node)
 	if _, joined := s.Tables.Nodes.Get(s.Snapshot(), req.Node); joined && status.Code(err) == codes.NotFound {
 		// It has a certificate, or settings, and its worker never connected.
 		id, err = req.Node, nil

@@ -50,32 +50,36 @@ type kind[R proto.Message, O object, M proto.Message] struct {
 }
 
 // resolve finds the one object that a reference means, and returns what is asked for.
-func resolve[R proto.Message, O object, M proto.Message, V any](k *kind[R, O, M], ref string, of func(*objects.Reader, O) V) (V, error) {
+func resolve[R proto.Message, O object, M proto.Message, V any](ctx context.Context, k *kind[R, O, M], ref string, of func(*objects.Reader, O) V) (V, error) {
 	var (
 		value       V
 		found, none O
 		err         error
 	)
-	k.View.Read(func(r *objects.Reader) {
+	incomplete := k.ReadWhole(ctx, k.View.Read, func(r *objects.Reader) {
 		if found, err = k.find(r, ref); found != none {
 			value = of(r, found)
 		}
 	})
-	if err != nil {
+	switch {
+	case incomplete != nil:
+		return value, incomplete
+	case err != nil:
 		return value, k.Fail("resolve "+k.name, err)
-	}
-	if found == none {
+	case found == none:
 		return value, backend.NotFound(k.name, ref)
 	}
 	return value, nil
 }
 
 // shown returns the object that a reference means, as users see it.
-func (k *kind[R, O, M]) shown(ref string) (M, error) { return resolve(k, ref, k.message) }
+func (k *kind[R, O, M]) shown(ctx context.Context, ref string) (M, error) {
+	return resolve(ctx, k, ref, k.message)
+}
 
 // id returns the id of the object that a reference means.
-func (k *kind[R, O, M]) id(ref string) (string, error) {
-	return resolve(k, ref, func(_ *objects.Reader, o O) string { return o.Key() })
+func (k *kind[R, O, M]) id(ctx context.Context, ref string) (string, error) {
+	return resolve(ctx, k, ref, func(_ *objects.Reader, o O) string { return o.Key() })
 }
 
 // get serves the call that returns one object.
@@ -84,25 +88,7 @@ func (k *kind[R, O, M]) get(ctx context.Context, ref string) (M, error) {
 		var none M
 		return none, err
 	}
-	return whole(ctx, k, ref, k.message)
-}
-
-// whole is resolve for what may hold a task spec: if the spec has not been seen yet, it
-// waits until what is written of specs has been.
-func whole[R proto.Message, O object, M proto.Message, V any](ctx context.Context, k *kind[R, O, M], ref string, of func(*objects.Reader, O) V) (V, error) {
-	lacks := false
-	value, err := resolve(k, ref, func(r *objects.Reader, o O) V {
-		v := of(r, o)
-		lacks = r.LacksSpec()
-		return v
-	})
-	if err != nil || !lacks {
-		return value, err
-	}
-	if err := k.Sync(ctx, k.Tables.Specs); err != nil {
-		return value, k.Fail("read the task spec of a "+k.name, err)
-	}
-	return resolve(k, ref, of)
+	return k.shown(ctx, ref)
 }
 
 // listRequest is a request for a list, of any kind.
@@ -130,7 +116,7 @@ func (k *kind[R, O, M]) list(ctx context.Context, req listRequest, narrow func(r
 	if err := k.Ready(ctx); err != nil {
 		return nil, "", err
 	}
-	p, err := newPage(req, req.GetPageSize(), req.GetPageToken())
+	first, err := newPage(req, req.GetPageSize(), req.GetPageToken())
 	if err != nil {
 		return nil, "", err
 	}
@@ -140,8 +126,10 @@ func (k *kind[R, O, M]) list(ctx context.Context, req listRequest, narrow func(r
 	}
 	filter := nameFilter{names: foldAll(req.GetNames()), prefixes: foldAll(req.GetNamePrefixes())}
 	ids := req.GetIdPrefixes()
-	var page []M
-	k.View.Read(func(r *objects.Reader) {
+	var listed []M
+	var p page
+	err = k.ReadWhole(ctx, k.View.Read, func(r *objects.Reader) {
+		listed, p = nil, first
 		var chosen selection[O]
 		if narrow != nil {
 			chosen = narrow(r)
@@ -156,11 +144,11 @@ func (k *kind[R, O, M]) list(ctx context.Context, req listRequest, narrow func(r
 			if !p.take(o.Key()) {
 				return false
 			}
-			page = append(page, k.message(r, o))
+			listed = append(listed, k.message(r, o))
 			return true
 		})
 	})
-	return page, p.next(), nil
+	return listed, p.next(), err
 }
 
 // nameFilter is the names and prefixes of names that a request asks for.
@@ -235,7 +223,7 @@ func (k *kind[R, O, M]) update(ctx context.Context, ref string, version *uint64,
 		var none M
 		return none, err
 	}
-	return k.shown(key)
+	return k.shown(ctx, key)
 }
 
 // remove removes the record of an object, and its name. Also, which may be nil, does
@@ -270,10 +258,10 @@ func (k *kind[R, O, M]) edit(ctx context.Context, operation, ref string, fn func
 	defer cancel()
 	former := ""
 	for {
-		key, err := k.recordKey(ref)
+		key, err := k.recordKey(ctx, ref)
 		if k.recordName != nil && status.Code(err) == codes.NotFound {
 			if err = k.Update(ctx, func(tx *store.Tx) error { return k.exists(tx, ref) }); err == nil {
-				key, err = k.recordKey(ref)
+				key, err = k.recordKey(ctx, ref)
 			}
 		}
 		if err == nil {
@@ -288,8 +276,8 @@ func (k *kind[R, O, M]) edit(ctx context.Context, operation, ref string, fn func
 }
 
 // recordKey returns the key of the record of the object that a reference means.
-func (k *kind[R, O, M]) recordKey(ref string) (string, error) {
-	return resolve(k, ref, func(_ *objects.Reader, o O) string {
+func (k *kind[R, O, M]) recordKey(ctx context.Context, ref string) (string, error) {
+	return resolve(ctx, k, ref, func(_ *objects.Reader, o O) string {
 		if k.key != nil {
 			return k.key(o)
 		}

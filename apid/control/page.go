@@ -36,11 +36,11 @@ type page struct {
 
 // newPage reads a request's page_size and page_token. The token holds a hash of
 // the request's other fields, which must not change between pages.
-func newPage(req proto.Message, size uint32, token string) (*page, error) {
+func newPage(req proto.Message, size uint32, token string) (page, error) {
 	if err := checkLists(req); err != nil {
-		return nil, err
+		return page{}, err
 	}
-	p := &page{size: int(min(size, maxPage)), filter: filterHash(req)}
+	p := page{size: int(min(size, maxPage)), filter: filterHash(req)}
 	if size == 0 {
 		p.size = defaultPage
 	}
@@ -48,14 +48,14 @@ func newPage(req proto.Message, size uint32, token string) (*page, error) {
 		return p, nil
 	}
 	if len(token) > maxToken {
-		return nil, errPageToken()
+		return page{}, errPageToken()
 	}
 	b, err := base64.RawURLEncoding.DecodeString(token)
 	if err != nil || len(b) < 10 || b[0] != pageVersion {
-		return nil, errPageToken()
+		return page{}, errPageToken()
 	}
 	if binary.BigEndian.Uint64(b[1:9]) != p.filter {
-		return nil, validate.Field("pageToken", "belongs to another request: the other fields must not change between pages")
+		return page{}, validate.Field("pageToken", "belongs to another request: the other fields must not change between pages")
 	}
 	// The page begins after that id.
 	p.from = string(b[9:]) + "\x00"

@@ -33,7 +33,7 @@ func (s *Server) CreateService(ctx context.Context, req *musterv1.CreateServiceR
 	if err != nil {
 		return nil, err
 	}
-	m, err := s.services.shown(id)
+	m, err := s.services.shown(ctx, id)
 	return &musterv1.CreateServiceResponse{Service: m}, err
 }
 

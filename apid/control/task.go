@@ -33,7 +33,7 @@ func (s *Server) GetTask(ctx context.Context, req *musterv1.GetTaskRequest) (*mu
 	if err := s.Ready(ctx); err != nil {
 		return nil, err
 	}
-	m, err := whole(ctx, s.tasks, req.Task, func(r *objects.Reader, t *objects.Task) *musterv1.Task {
+	m, err := resolve(ctx, s.tasks, req.Task, func(r *objects.Reader, t *objects.Task) *musterv1.Task {
 		m := r.TaskMessage(t)
 		m.Stages = objects.Stages(t)
 		return m

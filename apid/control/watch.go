@@ -79,7 +79,7 @@ func (w *watch) begin(ctx context.Context, token string) error {
 	if err := w.send(nil, from); err != nil {
 		return err
 	}
-	return w.deliver(changes, from)
+	return w.deliver(ctx, changes, from)
 }
 
 // parse reads a token that this or another version of apid made.
@@ -141,7 +141,7 @@ func (w *watch) follow(ctx context.Context) error {
 		}
 		before := w.point
 		w.cursor, w.point = cursor, point
-		if err := w.deliver(changes, before); err != nil {
+		if err := w.deliver(ctx, changes, before); err != nil {
 			return err
 		}
 		select {
@@ -163,20 +163,25 @@ func (w *watch) follow(ctx context.Context) error {
 // deliver sends changes in messages of bounded size. Only the last says that
 // all of them have been seen: a watch that is cut off in between resumes from
 // before, and sees the first ones again.
-func (w *watch) deliver(changes []objects.Change, before objects.Point) error {
+func (w *watch) deliver(ctx context.Context, changes []objects.Change, before objects.Point) error {
 	changes = slices.DeleteFunc(changes, w.filter.ignores)
 	for len(changes) > 0 {
 		var events []*musterv1.WatchEvent
-		size := 0
-		w.View.ReadSeen(func(r *objects.Reader) {
-			for n := 0; len(changes) > 0 && size < watchBytes && n < watchEvents; n++ {
-				if e := w.filter.event(r, changes[0], w.old); e != nil {
+		var rest []objects.Change
+		err := w.ReadWhole(ctx, w.View.ReadSeen, func(r *objects.Reader) {
+			events, rest = nil, changes
+			for n, size := 0, 0; len(rest) > 0 && size < watchBytes && n < watchEvents; n++ {
+				if e := w.filter.event(r, rest[0], w.old); e != nil {
 					events = append(events, e)
 					size += proto.Size(e)
 				}
-				changes = changes[1:]
+				rest = rest[1:]
 			}
 		})
+		if err != nil {
+			return err
+		}
+		changes = rest
 		if len(events) == 0 {
 			continue
 		}

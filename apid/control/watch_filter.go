@@ -79,9 +79,9 @@ func (f *watchFilter) ignores(c objects.Change) bool {
 // event turns a change into an event, nil if the watch does not ask for it.
 func (f *watchFilter) event(r *objects.Reader, c objects.Change, withOld bool) *musterv1.WatchEvent {
 	e := &musterv1.WatchEvent{Id: c.ID, At: timestamp(c.At), Action: action(c), Kind: c.Kind}
-	object := c.New
+	object, reader := c.New, r
 	if object == nil {
-		object = c.Old
+		object, reader = c.Old, r.Past()
 	}
 	if !f.wants(r, object) || !oneOf(f.kinds, e.Kind) || !oneOf(f.actions, e.Action) || !onePrefix(f.ids, c.ID) {
 		return nil
@@ -91,9 +91,9 @@ func (f *watchFilter) event(r *objects.Reader, c objects.Change, withOld bool) *
 	if f.selects() && !f.passes(r, c.New) && !f.passes(r, c.Old) {
 		return nil
 	}
-	f.fields.set(e, "object", object.Message(r))
+	f.fields.set(e, "object", object.Message(reader))
 	if withOld && c.Old != nil && c.New != nil {
-		f.fields.set(e, "old", c.Old.Message(r))
+		f.fields.set(e, "old", c.Old.Message(r.Past()))
 	}
 	return e
 }

@@ -59,22 +59,19 @@ func (r *Reader) serviceSpec(spec *musterv1.ServiceSpec, digest []byte) *musterv
 	}
 }
 
-// redacted is a task spec without its credentials.
-type redacted struct{ task *musterv1.TaskSpec }
-
 // TaskSpec returns a task spec by its digest, without what is write-only; nil
 // if it is gone.
 func (r *Reader) TaskSpec(digest []byte) *musterv1.TaskSpec {
-	if known, ok := r.redacted[string(digest)]; ok {
-		return known.task
+	if task := r.redacted[string(digest)]; task != nil {
+		return task
 	}
-	var task *musterv1.TaskSpec
-	if e, ok := r.v.tables.Specs.Get(r.v.now, state.SpecKey(digest)); ok {
-		task = Redact(e.Value.Task)
-	} else if len(digest) > 0 {
-		r.lacksSpec = true
+	e, ok := r.v.tables.Specs.Get(r.v.now, state.SpecKey(digest))
+	if !ok {
+		r.lacksSpec = r.lacksSpec || len(digest) > 0
+		return nil
 	}
-	r.redacted[string(digest)] = redacted{task}
+	task := Redact(e.Value.Task)
+	r.redacted[string(digest)] = task
 	return task
 }
 

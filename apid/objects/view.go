@@ -18,6 +18,7 @@ import (
 	"github.com/tidwall/btree"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -143,14 +144,14 @@ func (v *View) Read(fn func(r *Reader)) {
 func (v *View) ReadSeen(fn func(r *Reader)) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	fn(&Reader{v: v, redacted: map[string]redacted{}})
+	fn(&Reader{v: v, redacted: map[string]*musterv1.TaskSpec{}})
 }
 
 // Reader reads one moment of a view. It is valid during the call that it was
 // given to.
 type Reader struct {
 	v        *View
-	redacted map[string]redacted
+	redacted map[string]*musterv1.TaskSpec
 	// lacksSpec is set once a task spec is asked for that has not been seen yet.
 	lacksSpec bool
 }
@@ -158,6 +159,10 @@ type Reader struct {
 // LacksSpec reports whether a message of this reader lacks its task spec: the table of
 // specs may be seen later than what refers to them.
 func (r *Reader) LacksSpec() bool { return r.lacksSpec }
+
+// Past returns a reader for objects as they were. Their task specs may have been removed
+// since, so LacksSpec of r does not count them.
+func (r *Reader) Past() *Reader { return &Reader{v: r.v, redacted: r.redacted} }
 
 // Services calls fn for each service in order of id, from an id on, until it
 // returns false.
