@@ -1004,7 +1004,8 @@ type Assignments struct {
 	Objects []*AssignedObject `protobuf:"bytes,6,rep,name=objects,proto3" json:"objects,omitempty"`
 	// Objects that the node no longer needs. The worker stops and removes a
 	// withdrawn task. It keeps a withdrawn dependency until the last of its tasks
-	// that refers to it is removed.
+	// that refers to it is removed. The backends of a service are withdrawn with the
+	// service, and the peers and services of a network with the network.
 	Withdrawn     []*ObjectRef `protobuf:"bytes,7,rep,name=withdrawn,proto3" json:"withdrawn,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1225,23 +1226,26 @@ type AssignedObject_Config struct {
 }
 
 type AssignedObject_Network struct {
-	// A network that the node has tasks on, or the ingress network. Tasks depend on it.
+	// A network that the node has a block of, or tasks on. Tasks depend on it. A network
+	// brings its members: they follow it, all of them when it is new to the worker in this
+	// session, and then as they change. A task that refers to the network comes after them.
 	Network *v11.Network `protobuf:"bytes,4,opt,name=network,proto3,oneof"`
 }
 
 type AssignedObject_Peer struct {
-	// A node that has a block of a network that this node has.
+	// Another node that has a block of the network. A member of the network.
 	Peer *v11.Peer `protobuf:"bytes,5,opt,name=peer,proto3,oneof"`
 }
 
 type AssignedObject_Service struct {
-	// A service on a network that this node has.
+	// A service on the network. A member of the network.
 	Service *v11.Service `protobuf:"bytes,6,opt,name=service,proto3,oneof"`
 }
 
 type AssignedObject_Backends struct {
-	// The backends of such a service, all or changes. They are withdrawn with the
-	// service.
+	// The backends of such a service. The first message after a service that is new to the
+	// worker has complete set. A service for which there was no such message has none. Changes may
+	// remove tasks that the worker was not told of.
 	Backends *v11.Backends `protobuf:"bytes,7,opt,name=backends,proto3,oneof"`
 }
 
