@@ -53,11 +53,16 @@ type Executor struct {
 	tasks map[string]*task
 }
 
-var _ sdk.Executor = (*Executor)(nil)
+var (
+	_ sdk.Executor        = (*Executor)(nil)
+	_ sdk.NetworkProvider = (*Executor)(nil)
+)
 
 // task is a record, and the calls that wait for it.
 type task struct {
 	record
+	// network is what SetNetwork last said.
+	network *sdk.Network
 	// changed is closed when the task is stopped or removed; nil without a
 	// waiting call.
 	changed chan struct{}
@@ -90,6 +95,7 @@ func (e *Executor) Describe(context.Context) (*sdk.Description, error) {
 		Version:       e.config.Version,
 		Healthy:       true,
 		Kinds:         slices.Clone(e.config.Kinds),
+		Capabilities:  []string{sdk.AcceptsNetwork, sdk.ProvidesNetwork},
 		PayloadSchema: payloadSchema(),
 	}, nil
 }
@@ -109,6 +115,9 @@ func (e *Executor) Prepare(ctx context.Context, in *sdk.Task, _ sdk.Handle) (sdk
 	t, ok := e.tasks[in.GetId()]
 	if !ok {
 		t = &task{record: record{Version: recordVersion, ID: in.GetId(), NodeID: in.GetNodeId(), Script: script}}
+		if in.GetNetworked() && !script.AcceptNetwork {
+			t.Namespace = e.files.namespace(t.ID)
+		}
 		e.tasks[t.ID] = t
 		err = e.files.save(&t.record)
 	}
@@ -120,6 +129,9 @@ func (e *Executor) Prepare(ctx context.Context, in *sdk.Task, _ sdk.Handle) (sdk
 	if prepared {
 		return nil, nil
 	}
+	if err := e.files.makeNamespace(t.Namespace); err != nil {
+		return nil, sdk.NodeFault(err)
+	}
 	if err := e.act(ctx, t, callPrepare, script.PrepareDelay, script.FailPrepare); err != nil {
 		return nil, err
 	}
@@ -127,6 +139,42 @@ func (e *Executor) Prepare(ctx context.Context, in *sdk.Task, _ sdk.Handle) (sdk
 		// It may have been ended meanwhile.
 		t.State = max(t.State, sdk.Prepared)
 	})
+}
+
+// Namespace implements [sdk.NetworkProvider]. It returns nothing for a task whose script
+// accepts a namespace.
+func (e *Executor) Namespace(_ context.Context, ref sdk.Ref) (string, error) {
+	t, err := e.find(ref.TaskID)
+	if err != nil {
+		return "", err
+	}
+	return t.Namespace, nil
+}
+
+// SetNetwork implements [sdk.Networker].
+func (e *Executor) SetNetwork(_ context.Context, ref sdk.Ref, network *sdk.Network) error {
+	t, err := e.find(ref.TaskID)
+	if err != nil {
+		return err
+	}
+	if t.Namespace != "" && network.GetNamespace() != t.Namespace {
+		return sdk.NodeFault(fmt.Errorf("the network namespace of the task is %q, and the call names %q", t.Namespace, network.GetNamespace()))
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t.network = network
+	return nil
+}
+
+// Network returns what SetNetwork last said of a task to this process; nil if it said
+// nothing.
+func (e *Executor) Network(taskID string) *sdk.Network {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if t := e.tasks[taskID]; t != nil {
+		return t.network
+	}
+	return nil
 }
 
 // Start implements [sdk.Executor].
@@ -249,7 +297,7 @@ func (e *Executor) List(_ context.Context, nodeID string) ([]sdk.Listed, error) 
 		}
 		t.settle(time.Now())
 		// What is not prepared yet exists anyway, and must be removed.
-		listed = append(listed, sdk.Listed{TaskID: t.ID, State: max(t.State, sdk.Prepared), Status: t.status()})
+		listed = append(listed, sdk.Listed{TaskID: t.ID, State: max(t.State, sdk.Prepared), Status: t.status(), Namespace: t.Namespace})
 	}
 	return listed, nil
 }

@@ -282,3 +282,60 @@ func BenchmarkTask(b *testing.B) {
 		})
 	}
 }
+
+func TestNamespacesOutliveTheProcessAndGoWithTheTask(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	open := func() *null.Executor {
+		e, err := null.New(null.Config{StateDir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	task := newTask(t, "t1", nil)
+	task.Networked = true
+	if _, err := open().Prepare(t.Context(), task, nil); err != nil {
+		t.Fatal(err)
+	}
+	e, ref := open(), sdk.Ref{TaskID: "t1"}
+	path, err := e.Namespace(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("after Prepare: %v", err)
+	}
+	if err := e.SetNetwork(t.Context(), ref, &sdk.Network{Namespace: "/run/netns/other"}); err == nil {
+		t.Error("SetNetwork takes the namespace of another task")
+	}
+	if err := e.SetNetwork(t.Context(), ref, &sdk.Network{Namespace: path}); err != nil {
+		t.Errorf("SetNetwork = %v", err)
+	}
+	if err := e.Remove(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after Remove: %v, want that the namespace is gone", err)
+	}
+}
+
+func TestTasksAcceptANamespaceIfTheirScriptSaysSo(t *testing.T) {
+	t.Parallel()
+	e, err := null.New(null.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, ref := newTask(t, "t1", map[string]any{"acceptNetwork": true}), sdk.Ref{TaskID: "t1"}
+	task.Networked = true
+	if _, err := e.Prepare(t.Context(), task, nil); err != nil {
+		t.Fatal(err)
+	}
+	if path, err := e.Namespace(t.Context(), ref); err != nil || path != "" {
+		t.Errorf("Namespace = %q, %v; want none", path, err)
+	}
+	network := &sdk.Network{Namespace: "/run/netns/other"}
+	if err := e.SetNetwork(t.Context(), ref, network); err != nil || e.Network("t1") != network {
+		t.Errorf("SetNetwork = %v, kept %v", err, e.Network("t1"))
+	}
+}

@@ -27,6 +27,7 @@ type Payload struct {
 	Unhealthy       bool          `json:"unhealthy,omitempty" jsonschema:"whether the task ends as unhealthy after runFor"`
 	IgnoreShutdown  bool          `json:"ignoreShutdown,omitempty" jsonschema:"whether only the end of the grace period ends the task"`
 	StopGracePeriod *sdk.Duration `json:"stopGracePeriod,omitempty" jsonschema:"the grace period of a shutdown; absent: 10s"`
+	AcceptNetwork   bool          `json:"acceptNetwork,omitempty" jsonschema:"whether a networked task takes the namespace that Start names, instead of one that Prepare makes"`
 	ExitPluginAt    string        `json:"exitPluginAt,omitempty" jsonschema:"the call at which the executor's process ends, once"`
 	HangAt          string        `json:"hangAt,omitempty" jsonschema:"the call that does not return until it is cancelled"`
 }

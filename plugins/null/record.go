@@ -31,8 +31,11 @@ type record struct {
 	// Ends is when a running task will end by itself; zero means never.
 	Ends time.Time `json:"ends,omitzero"`
 	// Ended is when it did end.
-	Ended    time.Time `json:"ended,omitzero"`
-	ExitCode int32     `json:"exitCode,omitempty"`
+	Ended time.Time `json:"ended,omitzero"`
+	// Namespace stands for the path of the task's network namespace, if Prepare made
+	// one.
+	Namespace string `json:"namespace,omitempty"`
+	ExitCode  int32  `json:"exitCode,omitempty"`
 }
 
 // files keeps records, one file each. The zero value keeps nothing.
@@ -114,12 +117,30 @@ func (f files) save(r *record) error {
 	return nil
 }
 
+// remove removes a task's namespace and, after it, its record.
 func (f files) remove(id string) error {
 	if f.dir == "" {
 		return nil
 	}
-	if err := os.Remove(f.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove a record: %w", err)
+	for _, path := range []string{f.namespace(id), f.path(id)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove a record: %w", err)
+		}
+	}
+	return nil
+}
+
+// namespace returns the path that stands for a task's network namespace: that of an
+// empty file beside the record, or one that does not exist where nothing is kept.
+func (f files) namespace(id string) string { return filepath.Join(f.dir, id+".netns") }
+
+// makeNamespace makes the file. An empty path has none.
+func (f files) makeNamespace(path string) error {
+	if f.dir == "" || path == "" {
+		return nil
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		return fmt.Errorf("make a network namespace: %w", err)
 	}
 	return nil
 }

@@ -6,7 +6,8 @@
 //
 // where New returns an [Executor]. More abilities are further interfaces, and
 // to implement one is to have it: [Updater], [LogStreamer], [Statser], [Execer],
-// [Observer].
+// [Observer]. [Networker] and [NetworkProvider] are for tasks that are attached to
+// networks; whether they work depends on the machine, so Describe states them.
 //
 // # What an executor must know
 //
@@ -59,6 +60,8 @@ type (
 	Status = musterv1.RuntimeStatus
 	// Port is a port that a task publishes.
 	Port = musterv1.PortConfig
+	// Network is the network of a networked task.
+	Network = executorv1.TaskNetwork
 )
 
 // Executor runs tasks.
@@ -120,6 +123,37 @@ type Observer interface {
 	// they return. It returns when the task has ended, and when there is nothing
 	// to observe. An error of emit ends it too.
 	Observe(ctx context.Context, ref Ref, emit func(Observation) error) error
+}
+
+// The capabilities of executors that run networked tasks. Describe returns one of them
+// if the executor can do it on this machine.
+const (
+	// ProvidesNetwork means that Prepare creates the network namespace of a networked
+	// task. The executor is a [NetworkProvider].
+	ProvidesNetwork = "network.provides"
+	// AcceptsNetwork means that a networked task runs in a namespace that the worker
+	// names. The executor is a [Networker].
+	AcceptsNetwork = "network.accepts"
+)
+
+// Networker is an executor that runs networked tasks ([Task].Networked). The worker
+// connects a networked task's network namespace to its networks between Prepare and
+// Start, and publishes its ports: the executor must not publish them.
+type Networker interface {
+	// SetNetwork is called before each Start of a networked task, also of one that
+	// runs. It keeps the network for Start.
+	SetNetwork(ctx context.Context, ref Ref, network *Network) error
+}
+
+// NetworkProvider is an executor that creates the network namespaces of its networked
+// tasks itself, in Prepare.
+type NetworkProvider interface {
+	Networker
+	// Namespace returns the path of the network namespace of a networked task. It is
+	// called after each Prepare. The path must stay valid until the task is removed or
+	// the machine restarts, whatever happens to the executor and to the task's
+	// processes. List returns it too.
+	Namespace(ctx context.Context, ref Ref) (string, error)
 }
 
 // DefaultGracePeriod is how long a task has to end when neither Shutdown nor the
@@ -189,6 +223,9 @@ type Listed struct {
 	Handle Handle
 	// Status is nil for a task that has not been started.
 	Status *Status
+	// Namespace is the path of the network namespace that Prepare made for a networked
+	// task.
+	Namespace string
 }
 
 // Stream is an output of a task.

@@ -64,15 +64,43 @@ func (s *server) Prepare(ctx context.Context, request *executorv1.PrepareRequest
 	if err := checkTask(request.GetTask()); err != nil {
 		return nil, err
 	}
+	if request.GetTask().GetNetworked() && !implements[Networker](s.executor) {
+		return nil, lacks(AcceptsNetwork)
+	}
 	handle, err := s.executor.Prepare(ctx, request.GetTask(), request.GetHandle())
 	if err != nil {
 		return nil, wire.ToStatus(err, fatal)
 	}
-	return &executorv1.PrepareResponse{Handle: handle}, nil
+	response := &executorv1.PrepareResponse{Handle: handle}
+	if provider, ok := s.executor.(NetworkProvider); ok && request.GetTask().GetNetworked() {
+		response.NetworkNamespace, err = provider.Namespace(ctx, Ref{TaskID: request.GetTask().GetId(), Handle: handle})
+		if err != nil {
+			return nil, wire.ToStatus(err, fatal)
+		}
+	}
+	return response, nil
+}
+
+// setNetwork tells the executor the network of a networked task.
+func (s *server) setNetwork(ctx context.Context, request *executorv1.StartRequest) error {
+	if !request.GetTask().GetNetworked() {
+		return nil
+	}
+	networker, ok := s.executor.(Networker)
+	if !ok {
+		return lacks(AcceptsNetwork)
+	}
+	if request.GetNetwork() == nil {
+		return status.Error(codes.InvalidArgument, "the call names no network for a networked task")
+	}
+	return wire.ToStatus(networker.SetNetwork(ctx, Ref{TaskID: request.GetTask().GetId(), Handle: request.GetHandle()}, request.GetNetwork()), fatal)
 }
 
 func (s *server) Start(ctx context.Context, request *executorv1.StartRequest) (*executorv1.StartResponse, error) {
 	if err := checkTask(request.GetTask()); err != nil {
+		return nil, err
+	}
+	if err := s.setNetwork(ctx, request); err != nil {
 		return nil, err
 	}
 	started, err := s.executor.Start(ctx, request.GetTask(), request.GetHandle())
@@ -162,7 +190,7 @@ func (s *server) List(ctx context.Context, request *executorv1.ListRequest) (*ex
 	}
 	response := &executorv1.ListResponse{Tasks: make([]*executorv1.ListedTask, len(listed))}
 	for i, task := range listed {
-		response.Tasks[i] = &executorv1.ListedTask{TaskId: task.TaskID, State: task.State, Handle: task.Handle, Runtime: task.Status}
+		response.Tasks[i] = &executorv1.ListedTask{TaskId: task.TaskID, State: task.State, Handle: task.Handle, Runtime: task.Status, NetworkNamespace: task.Namespace}
 	}
 	return response, nil
 }

@@ -24,12 +24,11 @@ import (
 type Executor interface {
 	// Describe says what the executor is, and whether it can work now.
 	Describe(ctx context.Context) (*About, error)
-	// Prepare makes everything ready that Start needs. It returns a handle that the
-	// worker keeps and passes to each later call.
-	Prepare(ctx context.Context, task *Task, handle []byte) ([]byte, error)
+	// Prepare makes everything ready that Start needs.
+	Prepare(ctx context.Context, task *Task, handle []byte) (*Prepared, error)
 	// Start starts the task, and returns when it runs and, if it has a health check,
-	// is healthy.
-	Start(ctx context.Context, task *Task, handle []byte) (*Started, error)
+	// is healthy. The network is nil unless the task is networked.
+	Start(ctx context.Context, task *Task, handle []byte, network *TaskNetwork) (*Started, error)
 	// Wait returns when the task has ended, however.
 	Wait(ctx context.Context, ref Ref) (*Ended, error)
 	// Update tells of a task whose surroundings changed. Capability "update".
@@ -82,6 +81,39 @@ type Task struct {
 	Spec          *musterv1.TaskSpec
 	// Ports are the host ports to publish.
 	Ports []*musterv1.PortConfig
+	// Networked is true if the task is attached to networks. The worker then connects
+	// the task's network namespace between Prepare and Start, and publishes the ports.
+	Networked bool
+}
+
+// The capabilities of executors that run networked tasks.
+const (
+	// ProvidesNetwork is the capability of an executor that creates the network
+	// namespace of a networked task in Prepare.
+	ProvidesNetwork = "network.provides"
+	// AcceptsNetwork is the capability of an executor that runs a networked task in a
+	// namespace that Start names.
+	AcceptsNetwork = "network.accepts"
+)
+
+// Prepared tells of a task that is ready to start.
+type Prepared struct {
+	// Handle is kept by the worker and passed to each later call.
+	Handle []byte
+	// Namespace is the path of the network namespace that the executor made for a
+	// networked task. It is valid until the task is removed or the machine restarts.
+	Namespace string
+}
+
+// TaskNetwork is the network of a networked task.
+type TaskNetwork struct {
+	// Namespace is the path of the network namespace.
+	Namespace string
+	// Nameservers, Search and Options are for the task's resolv.conf.
+	Nameservers, Search, Options []string
+	// Hosts are lines for the task's hosts file beside those for localhost:
+	// "IP NAME...".
+	Hosts []string
 }
 
 // Ref names a task that the executor holds.
@@ -127,6 +159,8 @@ type Listed struct {
 	Ref
 	State   State
 	Runtime *musterv1.RuntimeStatus
+	// Namespace is as in [Prepared].
+	Namespace string
 }
 
 // LogLine is one line of a task's output, without its end.

@@ -56,12 +56,12 @@ func (c *calls) Describe(ctx context.Context) (*executor.About, error) {
 	return call(ctx, c, func(e executor.Executor) (*executor.About, error) { return e.Describe(ctx) })
 }
 
-func (c *calls) Prepare(ctx context.Context, task *executor.Task, handle []byte) ([]byte, error) {
-	return call(ctx, c, func(e executor.Executor) ([]byte, error) { return e.Prepare(ctx, task, handle) })
+func (c *calls) Prepare(ctx context.Context, task *executor.Task, handle []byte) (*executor.Prepared, error) {
+	return call(ctx, c, func(e executor.Executor) (*executor.Prepared, error) { return e.Prepare(ctx, task, handle) })
 }
 
-func (c *calls) Start(ctx context.Context, task *executor.Task, handle []byte) (*executor.Started, error) {
-	return call(ctx, c, func(e executor.Executor) (*executor.Started, error) { return e.Start(ctx, task, handle) })
+func (c *calls) Start(ctx context.Context, task *executor.Task, handle []byte, network *executor.TaskNetwork) (*executor.Started, error) {
+	return call(ctx, c, func(e executor.Executor) (*executor.Started, error) { return e.Start(ctx, task, handle, network) })
 }
 
 func (c *calls) Wait(ctx context.Context, ref executor.Ref) (*executor.Ended, error) {

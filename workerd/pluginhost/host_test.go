@@ -79,7 +79,7 @@ func launch(t *testing.T, e executor.Executor, task *executor.Task) {
 	if _, err := e.Prepare(ctx, task, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Start(ctx, task, nil); err != nil {
+	if _, err := e.Start(ctx, task, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 }

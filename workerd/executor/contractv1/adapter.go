@@ -53,7 +53,7 @@ func errorOf(ctx context.Context, err error) error {
 func taskOf(t *executor.Task) *executorv1.Task {
 	return &executorv1.Task{
 		Id: t.ID, Name: t.Name, ServiceId: t.ServiceID, ServiceName: t.ServiceName, Slot: t.Slot, NodeId: t.NodeID,
-		ServiceLabels: t.ServiceLabels, Spec: t.Spec, Ports: t.Ports,
+		ServiceLabels: t.ServiceLabels, Spec: t.Spec, Ports: t.Ports, Networked: t.Networked,
 	}
 }
 
@@ -69,13 +69,22 @@ func (a *adapter) Describe(ctx context.Context) (*executor.About, error) {
 	}, nil
 }
 
-func (a *adapter) Prepare(ctx context.Context, task *executor.Task, handle []byte) ([]byte, error) {
+func (a *adapter) Prepare(ctx context.Context, task *executor.Task, handle []byte) (*executor.Prepared, error) {
 	res, err := a.service.Prepare(ctx, &executorv1.PrepareRequest{Task: taskOf(task), Handle: handle})
-	return res.GetHandle(), errorOf(ctx, err)
+	if err != nil {
+		return nil, errorOf(ctx, err)
+	}
+	return &executor.Prepared{Handle: res.GetHandle(), Namespace: res.GetNetworkNamespace()}, nil
 }
 
-func (a *adapter) Start(ctx context.Context, task *executor.Task, handle []byte) (*executor.Started, error) {
-	res, err := a.service.Start(ctx, &executorv1.StartRequest{Task: taskOf(task), Handle: handle})
+func (a *adapter) Start(ctx context.Context, task *executor.Task, handle []byte, network *executor.TaskNetwork) (*executor.Started, error) {
+	req := &executorv1.StartRequest{Task: taskOf(task), Handle: handle}
+	if network != nil {
+		req.Network = &executorv1.TaskNetwork{
+			Namespace: network.Namespace, Nameservers: network.Nameservers, Search: network.Search, Options: network.Options, Hosts: network.Hosts,
+		}
+	}
+	res, err := a.service.Start(ctx, req)
 	if err != nil {
 		return nil, errorOf(ctx, err)
 	}
@@ -127,6 +136,7 @@ func (a *adapter) List(ctx context.Context, node string) ([]executor.Listed, err
 	for _, t := range res.GetTasks() {
 		listed = append(listed, executor.Listed{
 			Ref: executor.Ref{TaskID: t.GetTaskId(), Handle: t.GetHandle()}, State: stateOf(t.GetState()), Runtime: t.GetRuntime(),
+			Namespace: t.GetNetworkNamespace(),
 		})
 	}
 	return listed, nil

@@ -131,14 +131,14 @@ func (c *call) prepare() (func(t *task), error) {
 		return nil, err
 	}
 	slow := c.reportSlow(e)
-	handle, err := e.Executor.Prepare(c.ctx, c.description, c.known.handle)
+	prepared, err := e.Executor.Prepare(c.ctx, c.description, c.known.handle)
 	slow.Stop()
 	if err != nil {
 		return nil, err
 	}
 	at := time.Now()
 	return func(t *task) {
-		t.move(c.step, at, func(r *record) { r.handle = handle })
+		t.move(c.step, at, func(r *record) { r.handle = prepared.Handle })
 	}, nil
 }
 
@@ -148,7 +148,7 @@ func (c *call) start() (func(t *task), error) {
 		return nil, err
 	}
 	stop, slow := c.observe(e), c.reportSlow(e)
-	res, err := e.Executor.Start(c.ctx, c.description, c.known.handle)
+	res, err := e.Executor.Start(c.ctx, c.description, c.known.handle, nil)
 	slow.Stop()
 	stop()
 	if err != nil {

@@ -22,7 +22,7 @@ func (w *worker) Describe(context.Context) (*executor.About, error) {
 	return &executor.About{Name: "fake", Healthy: true, Kinds: []string{kind}, Capabilities: w.capabilities}, nil
 }
 
-func (w *worker) Prepare(ctx context.Context, task *executor.Task, _ []byte) ([]byte, error) {
+func (w *worker) Prepare(ctx context.Context, task *executor.Task, _ []byte) (*executor.Prepared, error) {
 	id := task.ID
 	err := w.call(ctx, "prepare", id, func() error {
 		w.wantStored(id, preparing)
@@ -31,10 +31,10 @@ func (w *worker) Prepare(ctx context.Context, task *executor.Task, _ []byte) ([]
 		}
 		return nil
 	})
-	return []byte("prepared"), err
+	return &executor.Prepared{Handle: []byte("prepared")}, err
 }
 
-func (w *worker) Start(ctx context.Context, task *executor.Task, _ []byte) (*executor.Started, error) {
+func (w *worker) Start(ctx context.Context, task *executor.Task, _ []byte, _ *executor.TaskNetwork) (*executor.Started, error) {
 	id := task.ID
 	res := &executor.Started{Handle: []byte("started")}
 	err := w.call(ctx, "start", id, func() error {

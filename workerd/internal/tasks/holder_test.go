@@ -44,7 +44,7 @@ func (e *twin) check(call, id string) {
 	}
 }
 
-func (e *twin) Prepare(ctx context.Context, task *executor.Task, handle []byte) ([]byte, error) {
+func (e *twin) Prepare(ctx context.Context, task *executor.Task, handle []byte) (*executor.Prepared, error) {
 	if e.unreached != nil {
 		return nil, e.unreached
 	}
@@ -57,9 +57,9 @@ func (e *twin) Prepare(ctx context.Context, task *executor.Task, handle []byte) 
 	return e.worker.Prepare(ctx, task, handle)
 }
 
-func (e *twin) Start(ctx context.Context, task *executor.Task, handle []byte) (*executor.Started, error) {
+func (e *twin) Start(ctx context.Context, task *executor.Task, handle []byte, network *executor.TaskNetwork) (*executor.Started, error) {
 	e.check("start", task.ID)
-	return e.worker.Start(ctx, task, handle)
+	return e.worker.Start(ctx, task, handle, network)
 }
 
 func (e *twin) Wait(ctx context.Context, ref executor.Ref) (*executor.Ended, error) {
