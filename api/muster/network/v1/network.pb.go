@@ -378,8 +378,11 @@ type Network struct {
 	// The node's own addresses on the network, from its blocks, at most one for each
 	// of IPv4 and IPv6. The worker chooses them.
 	NodeAddresses []string `protobuf:"bytes,12,rep,name=node_addresses,json=nodeAddresses,proto3" json:"node_addresses,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Addresses in the blocks that neither the node nor a task gets, such as the
+	// gateway and the reserved ones of the network's spec, without a prefix length.
+	ReservedAddresses []string `protobuf:"bytes,13,rep,name=reserved_addresses,json=reservedAddresses,proto3" json:"reserved_addresses,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Network) Reset() {
@@ -492,6 +495,13 @@ func (x *Network) GetBlocks() []string {
 func (x *Network) GetNodeAddresses() []string {
 	if x != nil {
 		return x.NodeAddresses
+	}
+	return nil
+}
+
+func (x *Network) GetReservedAddresses() []string {
+	if x != nil {
+		return x.ReservedAddresses
 	}
 	return nil
 }
@@ -1661,7 +1671,7 @@ const file_muster_network_v1_network_proto_rawDesc = "" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x11data_path_address\x18\x02 \x01(\tR\x0fdataPathAddress\x12$\n" +
-	"\x0edata_path_port\x18\x03 \x01(\rR\fdataPathPort\"\xae\x03\n" +
+	"\x0edata_path_port\x18\x03 \x01(\rR\fdataPathPort\"\xdd\x03\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1675,7 +1685,8 @@ const file_muster_network_v1_network_proto_rawDesc = "" +
 	"\tencrypted\x18\n" +
 	" \x01(\bR\tencrypted\x12\x16\n" +
 	"\x06blocks\x18\v \x03(\tR\x06blocks\x12%\n" +
-	"\x0enode_addresses\x18\f \x03(\tR\rnodeAddresses\x1a@\n" +
+	"\x0enode_addresses\x18\f \x03(\tR\rnodeAddresses\x12-\n" +
+	"\x12reserved_addresses\x18\r \x03(\tR\x11reservedAddresses\x1a@\n" +
 	"\x12DriverOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc7\x01\n" +
