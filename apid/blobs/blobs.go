@@ -8,6 +8,7 @@
 package blobs
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"time"
@@ -53,7 +54,7 @@ func (b *Blobs) Write(ctx context.Context, data []byte) ([]byte, error) {
 		key := state.ChunkKey(digest, i)
 		chunk := &recordv1.Blob{Data: data[i*state.ChunkSize : min(len(data), (i+1)*state.ChunkSize)]}
 		err := b.Update(ctx, func(tx *store.Tx) error {
-			if _, there := b.Tables.Blobs.Get(tx, key); there {
+			if e, there := b.Tables.Blobs.Get(tx, key); there && bytes.Equal(e.Value.Data, chunk.Data) {
 				return backend.ErrNoChange
 			}
 			b.Tables.Blobs.Put(tx, key, chunk)
@@ -103,7 +104,7 @@ func (b *Blobs) Keep(tx *store.Tx, digest []byte, size uint64) error {
 // use notes that a blob is used now.
 func (b *Blobs) use(tx *store.Tx, digest []byte, size uint64, now time.Time) {
 	key := state.BlobKey(digest)
-	if e, there := b.Tables.Blobs.Get(tx, key); there && now.UnixMilli()-e.Value.UsedAt < touch.Milliseconds() {
+	if e, there := b.Tables.Blobs.Get(tx, key); there && e.Value.Size == size && now.UnixMilli()-e.Value.UsedAt < touch.Milliseconds() {
 		return
 	}
 	b.Tables.Blobs.Put(tx, key, &recordv1.Blob{Size: size, UsedAt: now.UnixMilli()})

@@ -132,6 +132,40 @@ func TestMissingPartsOfABlobAreNoticedAndWrittenAgain(t *testing.T) {
 	}
 }
 
+func TestDamagedDataIsNotReturnedAndRepairedByAnotherWrite(t *testing.T) {
+	t.Parallel()
+	digest := state.BlobDigest(data)
+	for name, damage := range map[string]struct {
+		key    string
+		record *recordv1.Blob
+	}{
+		"the size":        {state.BlobKey(digest), &recordv1.Blob{Size: 1, UsedAt: 1 << 62}},
+		"the first chunk": {state.ChunkKey(digest, 0), &recordv1.Blob{Data: bytes.Repeat([]byte("b"), state.ChunkSize)}},
+		"the last chunk":  {state.ChunkKey(digest, 1), &recordv1.Blob{Data: []byte("res")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := start(t)
+				f.write(data)
+				err := f.Update(t.Context(), func(tx *store.Tx) error {
+					f.Tables.Blobs.Put(tx, damage.key, damage.record)
+					return nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got, err := f.Read(t.Context(), digest); !errors.Is(err, state.ErrBlobDamaged) {
+					t.Errorf("read: %d bytes, %v; want %v", len(got), err, state.ErrBlobDamaged)
+				}
+				f.write(data)
+				if got, err := f.Read(t.Context(), digest); err != nil || !bytes.Equal(got, data) {
+					t.Errorf("read after another write: %d bytes, %v", len(got), err)
+				}
+			})
+		})
+	}
+}
+
 func TestUnknownDigestHasNoData(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"time"
 
+	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -92,6 +93,11 @@ func (s *Server) GetConfig(ctx context.Context, req *musterv1.GetConfigRequest) 
 	ctx, cancel := s.Writing(ctx)
 	defer cancel()
 	data, err := s.blobs.Read(ctx, c.Record.Digest)
+	if errors.Is(err, state.ErrBlobDamaged) {
+		s.Log.Error("data of config is damaged", zap.String("config", c.ID), zap.Error(err))
+		return nil, status.Errorf(codes.DataLoss,
+			"the data of config %q in the store does not match its digest: create another config with the same data, which repairs it", c.Name())
+	}
 	if err != nil {
 		return nil, s.Fail("read data of config", err)
 	}

@@ -125,6 +125,31 @@ func TestConfigInUseIsNotRemoved(t *testing.T) {
 	})
 }
 
+func TestDamagedDataOfAConfigIsNotReturned(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t)
+		spec := configSpec("settings", []byte("a=1"))
+		f.createConfig(spec)
+		f.update(func(tx *store.Tx) {
+			f.Tables.Blobs.Put(tx, state.ChunkKey(state.BlobDigest([]byte("a=1")), 0), &recordv1.Blob{Data: []byte("a=2")})
+		})
+		get := func() (*musterv1.GetConfigResponse, error) {
+			return f.GetConfig(t.Context(), &musterv1.GetConfigRequest{Config: "settings"})
+		}
+		_, err := get()
+		wantCode(t, err, codes.DataLoss)
+		if !strings.Contains(err.Error(), `config "settings"`) {
+			t.Errorf("the error does not name the config: %v", err)
+		}
+		spec.Name = "same"
+		f.createConfig(spec)
+		if resp, err := get(); err != nil || string(resp.Config.Spec.Data) != "a=1" {
+			t.Errorf("after another config with the same data: %v, %v", resp, err)
+		}
+	})
+}
+
 func TestListConfigs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

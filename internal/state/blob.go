@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -15,6 +16,9 @@ const ChunkSize = 128 << 10
 
 // ErrNoBlob says that a blob or one of its chunks is not in the store.
 var ErrNoBlob = errors.New("data is not in the store")
+
+// ErrBlobDamaged says that the stored content of a blob is not what its digest says.
+var ErrBlobDamaged = errors.New("data in the store does not match its digest")
 
 // BlobDigest identifies data by its content.
 func BlobDigest(data []byte) []byte {
@@ -31,19 +35,23 @@ func ChunkKey(digest []byte, chunk int) string { return fmt.Sprintf("%s/%04d", B
 // Chunks returns the number of chunks of data with this size.
 func Chunks(size uint64) int { return int((size + ChunkSize - 1) / ChunkSize) }
 
-// ReadBlob returns the data with this digest. It returns ErrNoBlob if r lacks a part of it.
+// ReadBlob returns the data with this digest. It returns ErrNoBlob if r lacks a part of it,
+// and ErrBlobDamaged if the data has another digest.
 func (t *Tables) ReadBlob(r store.Reader, digest []byte) ([]byte, error) {
 	e, ok := t.Blobs.Get(r, BlobKey(digest))
 	if !ok {
 		return nil, ErrNoBlob
 	}
-	data := make([]byte, 0, e.Value.Size)
+	var data []byte
 	for i := range Chunks(e.Value.Size) {
 		chunk, ok := t.Blobs.Get(r, ChunkKey(digest, i))
 		if !ok {
 			return nil, ErrNoBlob
 		}
 		data = append(data, chunk.Value.Data...)
+	}
+	if got := BlobDigest(data); !bytes.Equal(got, digest) {
+		return nil, fmt.Errorf("%w: want %x, got %x from %d bytes", ErrBlobDamaged, digest, got, len(data))
 	}
 	return data, nil
 }
