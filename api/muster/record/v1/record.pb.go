@@ -1419,7 +1419,7 @@ func (x *Network) GetUpdatedAt() int64 {
 
 // NetworkState is a record of table "networkstates", written by allocatord under
 // the network's id: what the network was given. It stays the same until the network is
-// removed.
+// removed, but for next_block and next_virtual.
 type NetworkState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At most one subnet for each of IPv4 and IPv6, in CIDR notation.
@@ -1434,7 +1434,14 @@ type NetworkState struct {
 	// How many blocks there are.
 	TotalBlocks uint32 `protobuf:"varint,5,opt,name=total_blocks,json=totalBlocks,proto3" json:"total_blocks,omitempty"`
 	// Why there are no subnets, if there should be.
-	Error         string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	// Addresses that are never given: gateways, and what the user reserved.
+	Reserved []string `protobuf:"bytes,7,rep,name=reserved,proto3" json:"reserved,omitempty"`
+	// Where the search for the next block and for the next virtual address begins, so that
+	// what was freed last is given again last. Only allocatord reads and changes
+	// them.
+	NextBlock     uint32 `protobuf:"varint,8,opt,name=next_block,json=nextBlock,proto3" json:"next_block,omitempty"`
+	NextVirtual   uint32 `protobuf:"varint,9,opt,name=next_virtual,json=nextVirtual,proto3" json:"next_virtual,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1509,6 +1516,27 @@ func (x *NetworkState) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *NetworkState) GetReserved() []string {
+	if x != nil {
+		return x.Reserved
+	}
+	return nil
+}
+
+func (x *NetworkState) GetNextBlock() uint32 {
+	if x != nil {
+		return x.NextBlock
+	}
+	return 0
+}
+
+func (x *NetworkState) GetNextVirtual() uint32 {
+	if x != nil {
+		return x.NextVirtual
+	}
+	return 0
 }
 
 // Block is a record of table "blocks", written by allocatord under
@@ -1639,7 +1667,9 @@ type Endpoint struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Endpoint *v1.Endpoint           `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
 	// Why there is none, if there should be.
-	Error         string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// Why the service has no virtual address on a network, by the network's id.
+	NetworkErrors map[string]string `protobuf:"bytes,3,rep,name=network_errors,json=networkErrors,proto3" json:"network_errors,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1688,6 +1718,13 @@ func (x *Endpoint) GetError() string {
 	return ""
 }
 
+func (x *Endpoint) GetNetworkErrors() map[string]string {
+	if x != nil {
+		return x.NetworkErrors
+	}
+	return nil
+}
+
 // Assignment is a record of table "assignments", written by schedulerd under
 // "<node>/<service>/<task>": which node runs a task.
 type Assignment struct {
@@ -1700,7 +1737,10 @@ type Assignment struct {
 	// Host ports that it holds.
 	Ports []*v1.PortConfig `protobuf:"bytes,5,rep,name=ports,proto3" json:"ports,omitempty"`
 	// The slot, so that the task's key is known from here.
-	Slot          uint64 `protobuf:"varint,6,opt,name=slot,proto3" json:"slot,omitempty"`
+	Slot uint64 `protobuf:"varint,6,opt,name=slot,proto3" json:"slot,omitempty"`
+	// Ids of the networks that the task is attached to, in the order of its spec; the
+	// ingress network comes last.
+	Networks      []string `protobuf:"bytes,7,rep,name=networks,proto3" json:"networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1775,6 +1815,13 @@ func (x *Assignment) GetSlot() uint64 {
 		return x.Slot
 	}
 	return 0
+}
+
+func (x *Assignment) GetNetworks() []string {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
 }
 
 // Placement is a record of table "placements", written by schedulerd under
@@ -2349,7 +2396,7 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x02 \x01(\x03R\tcreatedAt\x12\x1d\n" +
 	"\n" +
-	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\"\xac\x01\n" +
+	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\"\x8a\x02\n" +
 	"\fNetworkState\x12\x18\n" +
 	"\asubnets\x18\x01 \x03(\tR\asubnets\x12\x10\n" +
 	"\x03vni\x18\x02 \x01(\rR\x03vni\x12\x18\n" +
@@ -2357,17 +2404,25 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"block_size\x18\x04 \x01(\rR\tblockSize\x12!\n" +
 	"\ftotal_blocks\x18\x05 \x01(\rR\vtotalBlocks\x12\x14\n" +
-	"\x05error\x18\x06 \x01(\tR\x05error\"W\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\x12\x1a\n" +
+	"\breserved\x18\a \x03(\tR\breserved\x12\x1d\n" +
+	"\n" +
+	"next_block\x18\b \x01(\rR\tnextBlock\x12!\n" +
+	"\fnext_virtual\x18\t \x01(\rR\vnextVirtual\"W\n" +
 	"\x05Block\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
 	"\asubnets\x18\x02 \x03(\tR\asubnets\x12\x1b\n" +
 	"\tleased_at\x18\x03 \x01(\x03R\bleasedAt\"<\n" +
 	"\x0eAllocatorFence\x12\x16\n" +
 	"\x06holder\x18\x01 \x01(\tR\x06holder\x12\x12\n" +
-	"\x04term\x18\x02 \x01(\x04R\x04term\"Q\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\"\xe9\x01\n" +
 	"\bEndpoint\x12/\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x13.muster.v1.EndpointR\bendpoint\x12\x14\n" +
-	"\x05error\x18\x02 \x01(\tR\x05error\"\xe4\x01\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12T\n" +
+	"\x0enetwork_errors\x18\x03 \x03(\v2-.muster.record.v1.Endpoint.NetworkErrorsEntryR\rnetworkErrors\x1a@\n" +
+	"\x12NetworkErrorsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x80\x02\n" +
 	"\n" +
 	"Assignment\x12\x1f\n" +
 	"\vassigned_at\x18\x01 \x01(\x03R\n" +
@@ -2376,7 +2431,8 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\fmemory_bytes\x18\x03 \x01(\x03R\vmemoryBytes\x124\n" +
 	"\ageneric\x18\x04 \x03(\v2\x1a.muster.v1.GenericResourceR\ageneric\x12+\n" +
 	"\x05ports\x18\x05 \x03(\v2\x15.muster.v1.PortConfigR\x05ports\x12\x12\n" +
-	"\x04slot\x18\x06 \x01(\x04R\x04slot\"\x8c\x01\n" +
+	"\x04slot\x18\x06 \x01(\x04R\x04slot\x12\x1a\n" +
+	"\bnetworks\x18\a \x03(\tR\bnetworks\"\x8c\x01\n" +
 	"\tPlacement\x12\x18\n" +
 	"\apending\x18\x01 \x01(\x04R\apending\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x127\n" +
@@ -2427,7 +2483,7 @@ func file_muster_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_muster_record_v1_record_proto_rawDescData
 }
 
-var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_muster_record_v1_record_proto_goTypes = []any{
 	(*Service)(nil),              // 0: muster.record.v1.Service
 	(*Spec)(nil),                 // 1: muster.record.v1.Spec
@@ -2454,54 +2510,56 @@ var file_muster_record_v1_record_proto_goTypes = []any{
 	(*FilterCount)(nil),          // 22: muster.record.v1.FilterCount
 	(*NodeState)(nil),            // 23: muster.record.v1.NodeState
 	(*Status)(nil),               // 24: muster.record.v1.Status
-	(*v1.ServiceSpec)(nil),       // 25: muster.v1.ServiceSpec
-	(*v1.EndpointSpec)(nil),      // 26: muster.v1.EndpointSpec
-	(*v1.TaskSpec)(nil),          // 27: muster.v1.TaskSpec
-	(*v1.ConfigSpec)(nil),        // 28: muster.v1.ConfigSpec
-	(*v1.NodeSpec)(nil),          // 29: muster.v1.NodeSpec
-	(v11.Role)(0),                // 30: muster.auth.v1.Role
-	(*v1.ClusterSpec)(nil),       // 31: muster.v1.ClusterSpec
-	(v1.TaskState)(0),            // 32: muster.v1.TaskState
-	(v1.UpdateStatus_State)(0),   // 33: muster.v1.UpdateStatus.State
-	(*v1.NetworkSpec)(nil),       // 34: muster.v1.NetworkSpec
-	(*v1.Endpoint)(nil),          // 35: muster.v1.Endpoint
-	(*v1.GenericResource)(nil),   // 36: muster.v1.GenericResource
-	(*v1.PortConfig)(nil),        // 37: muster.v1.PortConfig
-	(*v1.NodeDescription)(nil),   // 38: muster.v1.NodeDescription
-	(v1.NodeStatus_State)(0),     // 39: muster.v1.NodeStatus.State
-	(*v1.RuntimeStatus)(nil),     // 40: muster.v1.RuntimeStatus
-	(*v1.NetworkAttachment)(nil), // 41: muster.v1.NetworkAttachment
+	nil,                          // 25: muster.record.v1.Endpoint.NetworkErrorsEntry
+	(*v1.ServiceSpec)(nil),       // 26: muster.v1.ServiceSpec
+	(*v1.EndpointSpec)(nil),      // 27: muster.v1.EndpointSpec
+	(*v1.TaskSpec)(nil),          // 28: muster.v1.TaskSpec
+	(*v1.ConfigSpec)(nil),        // 29: muster.v1.ConfigSpec
+	(*v1.NodeSpec)(nil),          // 30: muster.v1.NodeSpec
+	(v11.Role)(0),                // 31: muster.auth.v1.Role
+	(*v1.ClusterSpec)(nil),       // 32: muster.v1.ClusterSpec
+	(v1.TaskState)(0),            // 33: muster.v1.TaskState
+	(v1.UpdateStatus_State)(0),   // 34: muster.v1.UpdateStatus.State
+	(*v1.NetworkSpec)(nil),       // 35: muster.v1.NetworkSpec
+	(*v1.Endpoint)(nil),          // 36: muster.v1.Endpoint
+	(*v1.GenericResource)(nil),   // 37: muster.v1.GenericResource
+	(*v1.PortConfig)(nil),        // 38: muster.v1.PortConfig
+	(*v1.NodeDescription)(nil),   // 39: muster.v1.NodeDescription
+	(v1.NodeStatus_State)(0),     // 40: muster.v1.NodeStatus.State
+	(*v1.RuntimeStatus)(nil),     // 41: muster.v1.RuntimeStatus
+	(*v1.NetworkAttachment)(nil), // 42: muster.v1.NetworkAttachment
 }
 var file_muster_record_v1_record_proto_depIdxs = []int32{
-	25, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	25, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
-	26, // 2: muster.record.v1.Service.former_endpoint:type_name -> muster.v1.EndpointSpec
-	27, // 3: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
-	28, // 4: muster.record.v1.Config.spec:type_name -> muster.v1.ConfigSpec
-	29, // 5: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	26, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	26, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	27, // 2: muster.record.v1.Service.former_endpoint:type_name -> muster.v1.EndpointSpec
+	28, // 3: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
+	29, // 4: muster.record.v1.Config.spec:type_name -> muster.v1.ConfigSpec
+	30, // 5: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
 	7,  // 6: muster.record.v1.Authority.rotation:type_name -> muster.record.v1.RootRotation
-	30, // 7: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
-	31, // 8: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	32, // 9: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
+	31, // 7: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
+	32, // 8: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	33, // 9: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
 	12, // 10: muster.record.v1.Task.turn:type_name -> muster.record.v1.Turn
-	33, // 11: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
-	34, // 12: muster.record.v1.Network.spec:type_name -> muster.v1.NetworkSpec
-	35, // 13: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
-	36, // 14: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
-	37, // 15: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
-	22, // 16: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
-	38, // 17: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
-	39, // 18: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
-	32, // 19: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
-	40, // 20: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
-	37, // 21: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
-	32, // 22: muster.record.v1.Status.reached:type_name -> muster.v1.TaskState
-	41, // 23: muster.record.v1.Status.networks:type_name -> muster.v1.NetworkAttachment
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	34, // 11: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
+	35, // 12: muster.record.v1.Network.spec:type_name -> muster.v1.NetworkSpec
+	36, // 13: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
+	25, // 14: muster.record.v1.Endpoint.network_errors:type_name -> muster.record.v1.Endpoint.NetworkErrorsEntry
+	37, // 15: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
+	38, // 16: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
+	22, // 17: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
+	39, // 18: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
+	40, // 19: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
+	33, // 20: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
+	41, // 21: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
+	38, // 22: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
+	33, // 23: muster.record.v1.Status.reached:type_name -> muster.v1.TaskState
+	42, // 24: muster.record.v1.Status.networks:type_name -> muster.v1.NetworkAttachment
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_muster_record_v1_record_proto_init() }
@@ -2515,7 +2573,7 @@ func file_muster_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_record_v1_record_proto_rawDesc), len(file_muster_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
