@@ -111,7 +111,8 @@ func TestPolicies(t *testing.T) {
 	}
 }
 
-// TestAlerts: rules are about metrics that docs/monitoring.md describes.
+// TestAlerts: rules are about metrics that docs/monitoring.md describes, and there is one
+// for each row of its table of alerts.
 func TestAlerts(t *testing.T) {
 	t.Parallel()
 	doc, err := os.ReadFile("../../docs/monitoring.md")
@@ -123,9 +124,11 @@ func TestAlerts(t *testing.T) {
 	if i < 0 {
 		t.Fatal("there are no rules")
 	}
+	var alerts []string
 	metric := regexp.MustCompile(`muster_[a-z_]+`)
 	for _, group := range all[i].(*monitoringv1.PrometheusRule).Spec.Groups {
 		for _, rule := range group.Rules {
+			alerts = append(alerts, rule.Alert)
 			names := metric.FindAllString(rule.Expr.String(), -1)
 			if len(names) == 0 {
 				t.Errorf("%s is about nothing of Muster's", rule.Alert)
@@ -137,5 +140,19 @@ func TestAlerts(t *testing.T) {
 				}
 			}
 		}
+	}
+	_, table, _ := strings.Cut(string(doc), "| alert | what to do |\n|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	for row := range strings.Lines(table) {
+		name := "Muster"
+		for word := range strings.FieldsSeq(strings.SplitN(row, "|", 3)[1]) {
+			name += strings.ToUpper(word[:1]) + word[1:]
+		}
+		if !slices.Contains(alerts, name) {
+			t.Errorf("there is no alert %s", name)
+		}
+	}
+	if len(alerts) < 10 || table == "" {
+		t.Errorf("there are %d alerts, and the table is %q", len(alerts), table)
 	}
 }
