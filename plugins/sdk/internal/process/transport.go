@@ -1,4 +1,4 @@
-package sdk
+package process
 
 import (
 	"context"
@@ -24,14 +24,12 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/types/known/emptypb"
 
-	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
-// What follows is the plugin's side of HashiCorp's go-plugin, the part of it
-// that a worker uses: one line on standard output, gRPC over mutual TLS, and a
-// call that ends the process. The library itself would bring an executor nine
-// modules more than that takes.
+// This file is the plugin's side of HashiCorp's go-plugin, the part of it that a
+// worker uses: one line on standard output, gRPC over mutual TLS, and a call that
+// ends the process. The library itself would bring a plugin nine more modules.
 const (
 	// coreVersion is that of go-plugin's own protocol.
 	coreVersion = 1
@@ -43,9 +41,12 @@ const (
 	hostName = "localhost"
 )
 
-// serve answers the worker until it wants the process to end.
-func serve(executor executorv1.ExecutorServiceServer) (err error) {
-	options := []grpc.ServerOption{grpc.UnaryInterceptor(recoverUnary), grpc.StreamInterceptor(recoverStream)}
+// serve answers the worker until the worker wants the process to end.
+func (p *Plugin) serve() (err error) {
+	options := []grpc.ServerOption{grpc.UnaryInterceptor(p.recoverUnary), grpc.StreamInterceptor(p.recoverStream)}
+	if p.MaxRequest > 0 {
+		options = append(options, grpc.MaxRecvMsgSize(p.MaxRequest))
+	}
 	var ours string
 	if theirs := os.Getenv(certificateKey); theirs != "" {
 		config, der, err := mutualTLS(theirs)
@@ -61,7 +62,7 @@ func serve(executor executorv1.ExecutorServiceServer) (err error) {
 	}
 	defer func() { err = errors.Join(err, remove()) }()
 	server := grpc.NewServer(options...)
-	executorv1.RegisterExecutorServiceServer(server, executor)
+	p.Register(server)
 	checks := health.NewServer()
 	checks.SetServingStatus("plugin", healthv1.HealthCheckResponse_SERVING)
 	healthv1.RegisterHealthServer(server, checks)
