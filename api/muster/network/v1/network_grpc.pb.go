@@ -44,7 +44,9 @@ const (
 // Attach for each task that it has on the plugin's networks, then Apply with
 // changes, Attach and Detach as they come. Calls of Apply come one at a time. Calls for
 // one task come one at a time; those for different tasks, and Apply, may be open at
-// the same time.
+// the same time. A plugin whose process has had no complete Apply yet refuses changes
+// and Attach, and so does one that is asked to attach to a network that was not
+// applied: FAILED_PRECONDITION, temporary.
 //
 // # Processes are disposable, connections are durable
 //
@@ -63,7 +65,8 @@ const (
 // # Errors
 //
 // Errors are gRPC statuses, with a muster.executor.v1.ExecutorError among their
-// details, as those of executors are.
+// details, as those of executors are. A part of Apply that is invalid is left out and
+// named in the response; other invalid requests are INVALID_ARGUMENT.
 type NetworkServiceClient interface {
 	// Describe says what the plugin is and whether it can work now. It is called
 	// when the plugin has started and every 20 s or so after that, and must answer
@@ -71,7 +74,7 @@ type NetworkServiceClient interface {
 	Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*DescribeResponse, error)
 	// Apply tells the plugin what the networks of this node consist of. It returns
 	// when the kernel does what the request says. A network that cannot be set up does
-	// not keep the others from it: the response names it.
+	// not keep the others from it: the response names it. A request has at most 64 MiB.
 	Apply(ctx context.Context, in *ApplyRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
 	// Attach connects a task's network namespace to its networks, before anything
 	// runs in the namespace. The networks have been applied.
@@ -164,7 +167,9 @@ func (c *networkServiceClient) Stats(ctx context.Context, in *StatsRequest, opts
 // Attach for each task that it has on the plugin's networks, then Apply with
 // changes, Attach and Detach as they come. Calls of Apply come one at a time. Calls for
 // one task come one at a time; those for different tasks, and Apply, may be open at
-// the same time.
+// the same time. A plugin whose process has had no complete Apply yet refuses changes
+// and Attach, and so does one that is asked to attach to a network that was not
+// applied: FAILED_PRECONDITION, temporary.
 //
 // # Processes are disposable, connections are durable
 //
@@ -183,7 +188,8 @@ func (c *networkServiceClient) Stats(ctx context.Context, in *StatsRequest, opts
 // # Errors
 //
 // Errors are gRPC statuses, with a muster.executor.v1.ExecutorError among their
-// details, as those of executors are.
+// details, as those of executors are. A part of Apply that is invalid is left out and
+// named in the response; other invalid requests are INVALID_ARGUMENT.
 type NetworkServiceServer interface {
 	// Describe says what the plugin is and whether it can work now. It is called
 	// when the plugin has started and every 20 s or so after that, and must answer
@@ -191,7 +197,7 @@ type NetworkServiceServer interface {
 	Describe(context.Context, *DescribeRequest) (*DescribeResponse, error)
 	// Apply tells the plugin what the networks of this node consist of. It returns
 	// when the kernel does what the request says. A network that cannot be set up does
-	// not keep the others from it: the response names it.
+	// not keep the others from it: the response names it. A request has at most 64 MiB.
 	Apply(context.Context, *ApplyRequest) (*ApplyResponse, error)
 	// Attach connects a task's network namespace to its networks, before anything
 	// runs in the namespace. The networks have been applied.
