@@ -1,7 +1,7 @@
-// Package handshake is how a worker starts an executor plugin and finds its
-// service: HashiCorp's go-plugin, told of Muster's contract. The other side, the
-// SDK's or that of a program in another language, speaks the same protocol
-// without the library. It keeps no state.
+// Package handshake is how a worker starts a plugin, an executor or a network
+// plugin, and finds its service: HashiCorp's go-plugin, told of Muster's contracts.
+// The other side, the SDK's or that of a program in another language, speaks the
+// same protocol without the library. It keeps no state.
 package handshake
 
 import (
@@ -12,11 +12,15 @@ import (
 	"google.golang.org/grpc"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
+	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
-// name is what the executor's service is called in a plugin set.
-const name = "executor"
+// The names of the services in a plugin set.
+const (
+	executorName = "executor"
+	networkName  = "network"
+)
 
 // Config is what a plugin and its host show each other first.
 func Config() plugin.HandshakeConfig {
@@ -26,39 +30,65 @@ func Config() plugin.HandshakeConfig {
 	}
 }
 
-// Versions is what can be spoken, by protocol version. A host passes nil.
+// Versions is what can be spoken, by protocol version. A host passes nil. Executors
+// and network plugins shake hands in the same way; which one a plugin is shows in the
+// service that answers.
 func Versions(impl executorv1.ExecutorServiceServer) map[int]plugin.PluginSet {
 	return map[int]plugin.PluginSet{
-		wire.ProtocolVersion: {name: &grpcPlugin{impl: impl}},
+		wire.ProtocolVersion: {executorName: &executorPlugin{impl: impl}, networkName: &networkPlugin{}},
 	}
 }
 
 // Dispense returns the executor's service of a plugin that has been started.
 func Dispense(client plugin.ClientProtocol) (executorv1.ExecutorServiceClient, error) {
+	return dispense[executorv1.ExecutorServiceClient](client, executorName)
+}
+
+// DispenseNetwork returns the network plugin's service of a plugin that has been
+// started.
+func DispenseNetwork(client plugin.ClientProtocol) (networkv1.NetworkServiceClient, error) {
+	return dispense[networkv1.NetworkServiceClient](client, networkName)
+}
+
+func dispense[Service any](client plugin.ClientProtocol, name string) (service Service, err error) {
 	raw, err := client.Dispense(name)
 	if err != nil {
-		return nil, fmt.Errorf("dispense the plugin's %s: %w", name, err)
+		return service, fmt.Errorf("dispense the plugin's %s: %w", name, err)
 	}
-	service, ok := raw.(executorv1.ExecutorServiceClient)
+	service, ok := raw.(Service)
 	if !ok {
-		return nil, fmt.Errorf("dispense the plugin's %s: it is a %T", name, raw)
+		return service, fmt.Errorf("dispense the plugin's %s: it is a %T", name, raw)
 	}
 	return service, nil
 }
 
-// grpcPlugin tells go-plugin how to serve and to reach an executor.
-type grpcPlugin struct {
+// executorPlugin tells go-plugin how to serve and to reach an executor.
+type executorPlugin struct {
 	plugin.NetRPCUnsupportedPlugin
 	impl executorv1.ExecutorServiceServer
 }
 
-var _ plugin.GRPCPlugin = (*grpcPlugin)(nil)
+var _ plugin.GRPCPlugin = (*executorPlugin)(nil)
 
-func (p *grpcPlugin) GRPCServer(_ *plugin.GRPCBroker, server *grpc.Server) error {
+func (p *executorPlugin) GRPCServer(_ *plugin.GRPCBroker, server *grpc.Server) error {
 	executorv1.RegisterExecutorServiceServer(server, p.impl)
 	return nil
 }
 
-func (p *grpcPlugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, conn *grpc.ClientConn) (any, error) {
+func (p *executorPlugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, conn *grpc.ClientConn) (any, error) {
 	return executorv1.NewExecutorServiceClient(conn), nil
+}
+
+// networkPlugin tells go-plugin how to reach a network plugin. The SDK serves it
+// without the library.
+type networkPlugin struct {
+	plugin.NetRPCUnsupportedPlugin
+}
+
+var _ plugin.GRPCPlugin = (*networkPlugin)(nil)
+
+func (*networkPlugin) GRPCServer(*plugin.GRPCBroker, *grpc.Server) error { return nil }
+
+func (*networkPlugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, conn *grpc.ClientConn) (any, error) {
+	return networkv1.NewNetworkServiceClient(conn), nil
 }

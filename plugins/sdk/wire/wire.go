@@ -1,20 +1,20 @@
-// Package wire is what both sides of the executor contract agree on beneath
-// the protocol itself: the names by which a worker and an executor find each
+// Package wire is what both sides of the plugin contracts agree on beneath
+// the protocol itself: the names by which a worker and a plugin find each
 // other, and how an error keeps its meaning on the way from the one to the
-// other.
+// other. Executors and network plugins share it.
 //
-// The worker imports it for its side, the plugin SDK for the executor's. It
+// The worker imports it for its side, the plugin SDK for the plugin's. It
 // knows nothing of tasks and keeps no state.
 package wire
 
 const (
-	// ProtocolVersion is the newest version of the executor contract that
+	// ProtocolVersion is the newest version of the plugin contracts that
 	// this package speaks. The handshake settles on the highest version that
 	// both sides know.
 	ProtocolVersion = 1
-	// CookieKey is the environment variable that tells an executor that a
-	// worker started it. It is a courtesy to people who start an executor by
-	// hand, and no secret.
+	// CookieKey is the environment variable that tells a plugin, also a network
+	// plugin, that a worker started it. It is a courtesy to people who start a plugin
+	// by hand, and no secret.
 	CookieKey = "MUSTER_EXECUTOR"
 	// CookieValue is what the variable holds.
 	CookieValue = "d1f7c2f0-muster-executor"
