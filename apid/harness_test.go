@@ -82,7 +82,8 @@ func newCluster(t testing.TB) *cluster {
 	ts := c.tables
 	c.store, err = store.New(store.Options{KV: space, Prefix: "muster"},
 		ts.Services, ts.Specs, ts.Names, ts.Nodes, ts.Clusters, ts.Tasks, ts.Rollouts, ts.Endpoints,
-		ts.Assignments, ts.Placements, ts.NodeStates, ts.Statuses, ts.Configs, ts.Blobs)
+		ts.Assignments, ts.Placements, ts.NodeStates, ts.Statuses, ts.Configs, ts.Blobs,
+		ts.Networks, ts.NetworkStates, ts.Blocks)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -155,7 +155,7 @@ func (s *Server) RemoveConfig(ctx context.Context, req *musterv1.RemoveConfigReq
 		return nil, err
 	}
 	err := s.configs.remove(ctx, req.Config, func(tx *store.Tx, id string, e store.Entry[*recordv1.Config]) error {
-		return s.unused(tx, "config", e.Value.GetSpec().GetName(), musterv1.ResourceReference_CONFIG, id)
+		return s.unused(tx, "config", e.Value.GetSpec().GetName(), refersTo(musterv1.ResourceReference_CONFIG, id))
 	})
 	if err != nil {
 		return nil, err

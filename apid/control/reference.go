@@ -16,13 +16,24 @@ import (
 // maxUsers bounds how many services an error names.
 const maxUsers = 10
 
-// unused refuses to remove an object that services refer to. It reads all services in
-// the transaction that removes the object. A transaction that makes a service refer to
+// usage reports whether tasks of a service use an object, if they are made of a task
+// spec and publish the ports of an endpoint spec.
+type usage func(service *recordv1.Service, task *musterv1.TaskSpec, endpoint *musterv1.EndpointSpec) bool
+
+// refersTo is the usage of objects that task specs refer to.
+func refersTo(of musterv1.ResourceReference_Type, id string) usage {
+	return func(_ *recordv1.Service, task *musterv1.TaskSpec, _ *musterv1.EndpointSpec) bool {
+		return slices.Contains(references(task, of), id)
+	}
+}
+
+// unused refuses to remove an object that services use. It reads all services in
+// the transaction that removes the object. A transaction that makes a service use
 // an object must read that object's record, so that the two cannot both succeed.
-func (s *Server) unused(tx *store.Tx, kind, name string, of musterv1.ResourceReference_Type, id string) error {
+func (s *Server) unused(tx *store.Tx, kind, name string, uses usage) error {
 	var users []string
 	for e := range s.Tables.Services.Scan(tx, "") {
-		if s.refers(tx, e, of, id) {
+		if s.inUse(tx, e, uses) {
 			users = append(users, e.Value.GetSpec().GetName())
 		}
 	}
@@ -37,21 +48,29 @@ func (s *Server) unused(tx *store.Tx, kind, name string, of musterv1.ResourceRef
 	return status.Errorf(codes.FailedPrecondition, "%s %q is used by services (%s): update or remove them first", kind, name, named)
 }
 
-// refers reports whether tasks of a service are made of a spec that refers to an object,
-// or may be: an update that has not completed can be rolled back.
-func (s *Server) refers(tx *store.Tx, e store.Entry[*recordv1.Service], of musterv1.ResourceReference_Type, id string) bool {
-	digests := [][]byte{e.Value.TaskDigest}
+// inUse reports whether a service uses an object, or may use it again: an update that
+// has not completed can be rolled back.
+func (s *Server) inUse(tx *store.Tx, e store.Entry[*recordv1.Service], uses usage) bool {
+	service := e.Value
+	spec := func(digest []byte) *musterv1.TaskSpec {
+		spec, _ := s.Tables.Specs.Get(tx, state.SpecKey(digest))
+		return spec.Value.GetTask()
+	}
+	if uses(service, spec(service.TaskDigest), service.GetSpec().GetEndpoint()) {
+		return true
+	}
+	return s.mayReturn(tx, e) && uses(service, spec(service.FormerTaskDigest), service.FormerEndpoint)
+}
+
+// mayReturn reports whether tasks of a service are still made of its former spec, or may
+// be again.
+func (s *Server) mayReturn(tx *store.Tx, e store.Entry[*recordv1.Service]) bool {
+	if len(e.Value.FormerTaskDigest) == 0 {
+		return false
+	}
 	rollout, ok := s.Tables.Rollouts.Get(tx, e.Key)
-	if done := ok && state.IsCurrent(e.Value, rollout.Value) && rollout.Value.State == musterv1.UpdateStatus_COMPLETED && !rollout.Value.RolledBack; !done {
-		digests = append(digests, e.Value.FormerTaskDigest)
-	}
-	for _, digest := range digests {
-		spec, ok := s.Tables.Specs.Get(tx, state.SpecKey(digest))
-		if ok && slices.Contains(references(spec.Value.Task, of), id) {
-			return true
-		}
-	}
-	return false
+	done := ok && state.IsCurrent(e.Value, rollout.Value) && rollout.Value.State == musterv1.UpdateStatus_COMPLETED && !rollout.Value.RolledBack
+	return !done
 }
 
 // references returns the ids of the objects of a type that a task spec refers to.

@@ -58,7 +58,7 @@ type unimplemented struct {
 	musterv1.UnimplementedControlServiceServer
 }
 
-// Server serves the contract. Networks, secrets and volumes, which it does not
+// Server serves the contract. Secrets and volumes, which it does not
 // define, are answered with UNIMPLEMENTED.
 type Server struct {
 	unimplemented
@@ -77,6 +77,7 @@ type Server struct {
 	nodes    *kind[*recordv1.Node, *objects.Node, *musterv1.Node]
 	clusters *kind[*recordv1.Cluster, *objects.Cluster, *musterv1.Cluster]
 	configs  *kind[*recordv1.Config, *objects.Config, *musterv1.Config]
+	networks *kind[*recordv1.Network, *objects.Network, *musterv1.Network]
 }
 
 var _ musterv1.ControlServiceServer = (*Server)(nil)
@@ -87,7 +88,8 @@ func New(b *backend.Backend, opt Options) *Server {
 		Service: opt.Tokens, Control: opt.Authority.Control(), Backend: b,
 		opt: opt, validate: validate.New(parseConstraints), events: newEventFields(), blobs: blobs.New(b, opt.MaxConfigBytes),
 	}
-	s.services, s.tasks, s.nodes, s.clusters, s.configs = s.serviceKind(), s.taskKind(), s.nodeKind(), s.clusterKind(), s.configKind()
+	s.services, s.tasks, s.nodes, s.clusters = s.serviceKind(), s.taskKind(), s.nodeKind(), s.clusterKind()
+	s.configs, s.networks = s.configKind(), s.networkKind()
 	return s
 }
 

@@ -69,7 +69,7 @@ func (v *View) advance(to *store.Snapshot, at time.Time) {
 		changes = v.putService(changes, id)
 	}
 	changes = append(changes, tasks...)
-	for _, kind := range v.plain {
+	for _, kind := range v.collections {
 		changes = kind.advance(changes, from, to)
 	}
 	if from == nil {

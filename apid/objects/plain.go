@@ -58,14 +58,19 @@ func newCollection[R any](kind plainKind[R]) *Collection[R] {
 	return &Collection[R]{plainKind: kind, ids: map[string]string{}}
 }
 
-// plain is a collection of any kind.
-type plain interface {
+// collection holds the objects of one kind that has no joins with other kinds.
+type collection interface {
 	// advance takes over what has changed from one snapshot to the next.
 	advance(changes []Change, from, to *store.Snapshot) []Change
-	sequenced() sequenced
+	// presence is the table whose records say which objects exist, and joined are
+	// further tables that change them.
+	presence() sequenced
+	joined() []sequenced
 }
 
-func (c *Collection[R]) sequenced() sequenced { return c.table }
+func (c *Collection[R]) presence() sequenced { return c.table }
+
+func (c *Collection[R]) joined() []sequenced { return nil }
 
 func (c *Collection[R]) advance(changes []Change, from, to *store.Snapshot) []Change {
 	for change := range c.table.Changes(from, to) {

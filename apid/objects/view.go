@@ -1,5 +1,5 @@
 // Package objects holds the objects of the API in memory: services, tasks, nodes,
-// configs and the cluster, each joined from the records of its owners. It follows the
+// networks, configs and the cluster, each joined from the records of its owners. It follows the
 // store's snapshots, keeps what lists and counts need, and remembers the last
 // changes of objects so that watches can continue where they stopped. It only
 // reads.
@@ -47,13 +47,14 @@ type View struct {
 	serviceTasks btree.Set[string]
 	nodes        btree.Map[string, *Node]
 	// paused are the nodes that an operator has paused.
-	paused  map[string]struct{}
-	cluster *Cluster
-	counts  map[string]*counts
-	loads   map[string]*load
-	configs *Collection[*recordv1.Config]
-	// plain are the collections of all plain kinds.
-	plain []plain
+	paused   map[string]struct{}
+	cluster  *Cluster
+	counts   map[string]*counts
+	loads    map[string]*load
+	configs  *Collection[*recordv1.Config]
+	networks *networks
+	// collections are those of all kinds that have one.
+	collections []collection
 	// nodesChanged counts the changes of nodes, for what is derived from them.
 	nodesChanged uint64
 	specUses     map[string]int
@@ -68,15 +69,16 @@ func New(source Source, tables *state.Tables, remember int) *View {
 		source: source, tables: tables, history: newHistory(remember),
 		follower: state.NewFollower(tables), serviceIDs: map[string]string{},
 		counts: map[string]*counts{}, loads: map[string]*load{}, specUses: map[string]int{},
-		globals: map[string]struct{}{}, paused: map[string]struct{}{}, cluster: defaultCluster(), configs: newCollection(configKind(tables)),
+		globals: map[string]struct{}{}, paused: map[string]struct{}{}, cluster: defaultCluster(),
+		configs: newCollection(configKind(tables)), networks: newNetworks(tables),
 	}
-	v.plain = []plain{v.configs}
+	v.collections = []collection{v.configs, v.networks}
 	counted := joined(tables)
 	// Only a node's two tables together say whether it exists.
 	presence := [][]sequenced{{tables.Services}, {tables.Tasks}, {tables.Nodes, tables.NodeStates}}
-	for _, kind := range v.plain {
-		counted = append(counted, kind.sequenced())
-		presence = append(presence, []sequenced{kind.sequenced()})
+	for _, kind := range v.collections {
+		counted = append(append(counted, kind.presence()), kind.joined()...)
+		presence = append(presence, []sequenced{kind.presence()})
 	}
 	v.layout = newLayout(tables, counted, presence)
 	return v
@@ -87,10 +89,11 @@ func Tables(t *state.Tables) []store.TableDef {
 	return []store.TableDef{
 		t.Services, t.Specs, t.Nodes, t.Clusters, t.Tasks, t.Rollouts, t.Endpoints,
 		t.Assignments, t.Placements, t.NodeStates, t.Statuses, t.Names, t.Configs, t.Blobs,
+		t.Networks, t.NetworkStates, t.Blocks,
 	}
 }
 
-// joined are the tables, besides those of plain kinds, that objects are joined from.
+// joined are the tables, besides those of collections, that objects are joined from.
 func joined(t *state.Tables) []sequenced {
 	return []sequenced{
 		t.Services, t.Nodes, t.Clusters, t.Tasks, t.Rollouts, t.Endpoints, t.Assignments, t.Placements, t.NodeStates, t.Statuses,

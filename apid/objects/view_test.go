@@ -82,7 +82,7 @@ func (w *world) step(t *rapid.T) {
 	st := rapid.SampledFrom([]musterv1.TaskState{192, 512, 640, 704}).Draw(t, "state")
 	desired := rapid.SampledFrom([]musterv1.TaskState{384, 512, 640}).Draw(t, "desired")
 	failures := rapid.Uint32Range(2, 3).Draw(t, "early failures")
-	what := rapid.IntRange(0, 13).Draw(t, "what")
+	what := rapid.IntRange(0, 17).Draw(t, "what")
 	w.update(t, func(tx *store.Tx) {
 		ts, held := w.tables, state.NodeTaskKey(node, service, task)
 		rec := &recordv1.Task{Slot: slot, SpecDigest: spec, DesiredState: desired, EarlyFailures: failures}
@@ -121,6 +121,18 @@ func (w *world) step(t *rapid.T) {
 			ts.Configs.Put(tx, service, &recordv1.Config{Spec: &musterv1.ConfigSpec{Name: "config-" + node, Labels: map[string]string{"a": fmt.Sprint(slot)}}, Size: 7})
 		case 13:
 			ts.Configs.Delete(tx, service)
+		case 14:
+			ts.Networks.Put(tx, service, &recordv1.Network{Spec: &musterv1.NetworkSpec{Name: "network-" + node, Labels: map[string]string{"a": fmt.Sprint(slot)}}})
+		case 15:
+			ts.Networks.Delete(tx, service)
+		case 16:
+			ts.NetworkStates.Put(tx, service, &recordv1.NetworkState{Subnets: []string{"10.64.0.0/16"}, TotalBlocks: uint32(slot)})
+		case 17:
+			if block := state.BlockKey(service, uint32(slot)); desired == 512 {
+				ts.Blocks.Delete(tx, block)
+			} else {
+				ts.Blocks.Put(tx, block, &recordv1.Block{NodeId: node})
+			}
 		case 11:
 			ts.Placements.Put(tx, state.PlacementKey(service, spec), &recordv1.Placement{Pending: slot, Reason: "why"})
 		}
@@ -135,6 +147,7 @@ func shown(v *objects.View) map[string]proto.Message {
 		r.Tasks("", func(t *objects.Task) bool { all["task "+t.ID] = r.TaskMessage(t); return true })
 		r.Nodes("", func(n *objects.Node) bool { all["node "+n.ID] = r.NodeMessage(n); return true })
 		r.Configs().Ascend("", func(c *objects.Config) bool { all["config "+c.ID] = objects.ConfigMessage(c); return true })
+		r.Networks("", func(n *objects.Network) bool { all["network "+n.ID] = r.NetworkMessage(n); return true })
 		all["cluster"] = r.ClusterMessage(r.Cluster())
 	})
 	return all

@@ -31,6 +31,8 @@ type Catalog struct {
 	// unknown names, with what ails them, executors that have not said what they
 	// run.
 	unknown []string
+	// drivers are the network drivers that nodes have, healthy or not.
+	drivers map[string]bool
 }
 
 // offered is what nodes offer to tasks of one kind.
@@ -53,12 +55,17 @@ type variant struct {
 
 // NewCatalog gathers what nodes offer. Nodes that were removed do not count.
 func NewCatalog(nodes iter.Seq[*placement.Node]) *Catalog {
-	c := &Catalog{ready: map[string]*offered{}, known: map[string]*offered{}}
+	c := &Catalog{ready: map[string]*offered{}, known: map[string]*offered{}, drivers: map[string]bool{}}
 	for n := range nodes {
 		if n.Removed {
 			continue
 		}
 		c.nodes++
+		for _, plugin := range n.Description.GetNetworkDrivers() {
+			for _, driver := range plugin.Drivers {
+				c.drivers[driver] = true
+			}
+		}
 		seen := map[string]bool{}
 		for _, e := range n.Description.GetExecutors() {
 			if len(e.Kinds) == 0 {

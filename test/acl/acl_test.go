@@ -75,15 +75,22 @@ func enough(t *testing.T, r *rig.Rig) {
 		})
 	}
 	running(5)
-	config := func(name string, do func(context.Context, musterv1.ControlServiceClient) error) {
+	operation := func(name string, do func(context.Context, musterv1.ControlServiceClient) error) {
 		t.Helper()
 		if err := r.Do(ctx, do); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 	}
 	data := bytes.Repeat([]byte("x"), 200<<10)
-	config("create a config", func(ctx context.Context, c musterv1.ControlServiceClient) error {
+	operation("create a config", func(ctx context.Context, c musterv1.ControlServiceClient) error {
 		_, err := c.CreateConfig(ctx, &musterv1.CreateConfigRequest{Spec: &musterv1.ConfigSpec{Name: "app", Data: data}})
+		if status.Code(err) == codes.AlreadyExists {
+			return nil // by an attempt whose answer was lost
+		}
+		return err
+	})
+	operation("create a network", func(ctx context.Context, c musterv1.ControlServiceClient) error {
+		_, err := c.CreateNetwork(ctx, &musterv1.CreateNetworkRequest{Spec: &musterv1.NetworkSpec{Name: "back"}})
 		if status.Code(err) == codes.AlreadyExists {
 			return nil // by an attempt whose answer was lost
 		}
@@ -97,15 +104,22 @@ func enough(t *testing.T, r *rig.Rig) {
 	running(9)
 	must(t, r.Update(ctx, id, func(s *musterv1.ServiceSpec) { s.Task.ForceUpdate++ }))
 	running(9)
-	config("read a config", func(ctx context.Context, c musterv1.ControlServiceClient) error {
+	operation("read a config", func(ctx context.Context, c musterv1.ControlServiceClient) error {
 		got, err := c.GetConfig(ctx, &musterv1.GetConfigRequest{Config: "app"})
 		if err == nil && !bytes.Equal(got.Config.Spec.Data, data) {
 			t.Error("the data of the config is not what was stored")
 		}
 		return err
 	})
-	config("remove a config", func(ctx context.Context, c musterv1.ControlServiceClient) error {
+	operation("remove a config", func(ctx context.Context, c musterv1.ControlServiceClient) error {
 		_, err := c.RemoveConfig(ctx, &musterv1.RemoveConfigRequest{Config: "app"})
+		if status.Code(err) == codes.NotFound {
+			return nil // by an attempt whose answer was lost
+		}
+		return err
+	})
+	operation("remove a network", func(ctx context.Context, c musterv1.ControlServiceClient) error {
+		_, err := c.RemoveNetwork(ctx, &musterv1.RemoveNetworkRequest{Network: "back"})
 		if status.Code(err) == codes.NotFound {
 			return nil // by an attempt whose answer was lost
 		}
@@ -128,7 +142,7 @@ func enough(t *testing.T, r *rig.Rig) {
 func noMore(t *testing.T, servers *consultest.Cluster, k *rig.ConsulTokens) {
 	stranger := strangers(t, servers)
 	own := map[string][]string{
-		"apid":          {"services", "specs", "names", "nodes", "clusters", "configs", "blobs", "authorities", "tokens"},
+		"apid":          {"services", "specs", "names", "nodes", "clusters", "configs", "networks", "blobs", "authorities", "tokens"},
 		"orchestratord": {"tasks", "rollouts"},
 		"allocatord":    {"endpoints"},
 		"schedulerd":    {"assignments", "placements", "scheduler_fences"},

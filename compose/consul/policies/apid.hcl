@@ -24,6 +24,9 @@ key_prefix "muster/clusters/" {
 key_prefix "muster/configs/" {
   policy = "write"
 }
+key_prefix "muster/networks/" {
+  policy = "write"
+}
 key_prefix "muster/blobs/" {
   policy = "write"
 }
@@ -51,6 +54,9 @@ key "muster/changes/clusters" {
   policy = "write"
 }
 key "muster/changes/configs" {
+  policy = "write"
+}
+key "muster/changes/networks" {
   policy = "write"
 }
 key "muster/changes/blobs" {
