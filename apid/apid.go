@@ -36,21 +36,22 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
+const (
+	// writeTimeout bounds a request's wait for the store if the client sets no deadline
+	// of its own.
+	writeTimeout = 10 * time.Second
+	// readyTimeout bounds how long a request waits for a replica that is still loading
+	// its tables.
+	readyTimeout = 5 * time.Second
+	// bookmark is how often a quiet watch is sent a fresh resume token.
+	bookmark = 15 * time.Second
+	// tombstoneGrace is how long it is remembered that a node was removed, so that its
+	// worker cannot come back under the same id.
+	tombstoneGrace = 24 * time.Hour
+)
+
 // Config is what can be set.
 type Config struct {
-	// WriteTimeout bounds a request's wait for the store if the client sets no
-	// deadline of its own.
-	WriteTimeout time.Duration
-	// ReadyTimeout bounds how long a request waits for a replica that is still
-	// loading its tables.
-	ReadyTimeout time.Duration
-	// Remember is how many changes are kept for watches that resume or lag: of the
-	// last five seconds up to four times as many, and one for each task in any case.
-	// A change takes some 500 bytes while the objects that it tells of live, and up to
-	// a few kilobytes when they are gone.
-	Remember int
-	// Bookmark is how often a quiet watch is sent a fresh resume token.
-	Bookmark time.Duration
 	// Sweep is how often records that nothing refers to are looked for.
 	Sweep time.Duration
 	// SpecGrace is how long a task spec or a blob is kept that nothing refers to.
@@ -58,9 +59,6 @@ type Config struct {
 	// MaxConfigBytes bounds the data of all configs of the cluster together; 0 means no
 	// limit.
 	MaxConfigBytes uint64
-	// TombstoneGrace is how long it is remembered that a node was removed, so
-	// that its worker cannot come back under the same id.
-	TombstoneGrace time.Duration
 	// RotationLeast is how long a rotation of the authority's root takes at least,
 	// so that daemons that happen to be off for a while take part in it.
 	RotationLeast time.Duration
@@ -70,20 +68,22 @@ type Config struct {
 	// Limits bound how often a client may call over REST; the gRPC server has them
 	// already. Nil: there are none.
 	Limits *limit.Limits
+
+	// remember is how many changes are kept for watches that resume or lag: of the
+	// last five seconds up to four times as many, and one for each task in any case.
+	// A change takes some 500 bytes while the objects that it tells of live, and up to
+	// a few kilobytes when they are gone.
+	remember int
 }
 
 // DefaultConfig returns the defaults.
 func DefaultConfig() Config {
 	return Config{
-		WriteTimeout:   10 * time.Second,
-		ReadyTimeout:   5 * time.Second,
-		Remember:       32_768,
-		Bookmark:       15 * time.Second,
 		Sweep:          30 * time.Second,
 		SpecGrace:      time.Minute,
 		MaxConfigBytes: defaults.ConfigBytes,
-		TombstoneGrace: 24 * time.Hour,
 		RotationLeast:  10 * time.Minute,
+		remember:       32_768,
 	}
 }
 
@@ -103,16 +103,11 @@ func (c Config) Validate() error {
 		name string
 		d    time.Duration
 	}{
-		{"WriteTimeout", c.WriteTimeout}, {"ReadyTimeout", c.ReadyTimeout}, {"Bookmark", c.Bookmark},
-		{"Sweep", c.Sweep}, {"SpecGrace", c.SpecGrace}, {"TombstoneGrace", c.TombstoneGrace},
-		{"RotationLeast", c.RotationLeast},
+		{"Sweep", c.Sweep}, {"SpecGrace", c.SpecGrace}, {"RotationLeast", c.RotationLeast},
 	} {
 		if f.d <= 0 {
 			faults = append(faults, fmt.Errorf("apid: config field %s is %v, want more than 0", f.name, f.d))
 		}
-	}
-	if c.Remember < 1 {
-		faults = append(faults, fmt.Errorf("apid: config field Remember is %d, want at least 1", c.Remember))
 	}
 	return errors.Join(faults...)
 }
@@ -156,9 +151,9 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	if err := env.Metrics.Register(watchers); err != nil {
 		return nil, fmt.Errorf("apid: register metrics: %w", err)
 	}
-	d := &Daemon{store: st, view: objects.New(st, tables, cfg.Remember)}
+	d := &Daemon{store: st, view: objects.New(st, tables, cfg.remember)}
 	d.backend = backend.New(backend.Options{
-		Store: st, Tables: tables, View: d.view, Log: env.Logger, WriteTimeout: cfg.WriteTimeout, ReadyTimeout: cfg.ReadyTimeout,
+		Store: st, Tables: tables, View: d.view, Log: env.Logger, WriteTimeout: writeTimeout, ReadyTimeout: readyTimeout,
 	})
 	d.roster = shards.NewRoster(env.KV, env.Prefix, env.Logger)
 	d.sweeping, err = shards.New(shards.Config{
@@ -188,12 +183,12 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 		Own: cfg.Authority, Guard: env.Guard, Looker: looker, Daemon: env.Member.Daemon, RotationLeast: cfg.RotationLeast,
 	})
 	d.sweeper = sweep.New(d.backend, sweep.Options{
-		Interval: cfg.Sweep, SpecGrace: cfg.SpecGrace, TombstoneGrace: cfg.TombstoneGrace, Also: d.authority.EndRotation,
+		Interval: cfg.Sweep, SpecGrace: cfg.SpecGrace, TombstoneGrace: tombstoneGrace, Also: d.authority.EndRotation,
 	})
 	apiTokens := tokens.New(d.backend)
 	server := control.New(d.backend, control.Options{
 		Member: env.Member, Subsystems: d.subsystems, Unsharded: sweepSubsystem, Looker: looker, Logs: d.logs,
-		Tokens: apiTokens, Authority: d.authority, Watchers: watchers, Bookmark: cfg.Bookmark, MaxConfigBytes: cfg.MaxConfigBytes,
+		Tokens: apiTokens, Authority: d.authority, Watchers: watchers, Bookmark: bookmark, MaxConfigBytes: cfg.MaxConfigBytes,
 	})
 	musterv1.RegisterControlServiceServer(env.Server, server)
 	cav1.RegisterAuthorityServiceServer(env.Server, d.authority.Service())

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
@@ -17,7 +16,6 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/apid"
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/kvfault"
 	"github.com/musterhq/muster/internal/state"
@@ -333,7 +331,7 @@ func TestStoreAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
 		s := c.apid().create(webSpec("web"))
-		a := c.apid(func(cfg *apid.Config) { cfg.WriteTimeout = 300 * time.Millisecond })
+		a := c.apid()
 		settled(t, "the service is seen", func() bool {
 			_, err := a.GetService(t.Context(), &musterv1.GetServiceRequest{Service: "web"})
 			return err == nil

@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/apid"
 )
 
 // TestStoreGone cuts a replica off from its store: what it knows it still tells, and
@@ -107,7 +106,7 @@ func TestStartedWithoutStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
 		mend := c.faults.Cut()
-		a := c.apid(func(cfg *apid.Config) { cfg.ReadyTimeout = 1500 * time.Millisecond })
+		a := c.apid()
 		_, err := a.ListServices(t.Context(), &musterv1.ListServicesRequest{})
 		wantCode(t, err, codes.Unavailable)
 		if text := status.Convert(err).Message(); !strings.Contains(text, "the store has not answered for") {

@@ -322,7 +322,7 @@ func TestWatchFromTooLongAgo(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
-		a := c.apid(func(cfg *apid.Config) { cfg.Remember = 4 })
+		a := c.apid(apid.Remember(4))
 		w := a.watch(&musterv1.WatchRequest{})
 		token := w.token
 		w.cancel()
@@ -350,7 +350,7 @@ func TestSlowWatcher(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
-		a := c.apid(func(cfg *apid.Config) { cfg.Remember = 64 })
+		a := c.apid(apid.Remember(64))
 		slow := a.watch(&musterv1.WatchRequest{})
 		quick := a.watch(&musterv1.WatchRequest{Kinds: []musterv1.ObjectKind{musterv1.ObjectKind_SERVICE}})
 		spec := webSpec("big")
@@ -404,7 +404,7 @@ func TestWatchKeepsItsTokenFresh(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
-		a := c.apid(func(cfg *apid.Config) { cfg.Bookmark = 1 })
+		a := c.apid()
 		w := a.watch(&musterv1.WatchRequest{Kinds: []musterv1.ObjectKind{musterv1.ObjectKind_CLUSTER}})
 		first := w.token
 		a.create(webSpec("web"))

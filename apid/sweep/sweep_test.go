@@ -146,7 +146,7 @@ func count[T any](b *backend.Backend, table *store.Table[T]) (n int) {
 	return n
 }
 
-func TestSweepForgetsRemovedNodesAfterTheirCertificate(t *testing.T) {
+func TestSweepForgetsRemovedNodesAfterTheirCertificateAndAssignments(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := backendtest.Start(t)
@@ -154,6 +154,8 @@ func TestSweepForgetsRemovedNodesAfterTheirCertificate(t *testing.T) {
 		put(t, b, func(tx *store.Tx) {
 			b.Tables.Nodes.Put(tx, "gone", &recordv1.Node{Removed: true, UpdatedAt: now.UnixMilli()})
 			b.Tables.Nodes.Put(tx, "certified", &recordv1.Node{Removed: true, UpdatedAt: now.UnixMilli(), CertificateEnds: now.Add(3 * time.Hour).UnixMilli()})
+			b.Tables.Nodes.Put(tx, "assigned", &recordv1.Node{Removed: true, UpdatedAt: now.UnixMilli()})
+			b.Tables.Assignments.Put(tx, "assigned/s/t", &recordv1.Assignment{})
 			b.Tables.Nodes.Put(tx, "kept", &recordv1.Node{UpdatedAt: now.UnixMilli()})
 		})
 		sweepOften(t, b)
@@ -167,8 +169,10 @@ func TestSweepForgetsRemovedNodesAfterTheirCertificate(t *testing.T) {
 				}
 			}
 		}
-		check(59*time.Minute, map[string]bool{"gone": true, "certified": true, "kept": true})
-		check(61*time.Minute, map[string]bool{"gone": false, "certified": true, "kept": true})
-		check(4*time.Hour, map[string]bool{"gone": false, "certified": false, "kept": true})
+		check(59*time.Minute, map[string]bool{"gone": true, "certified": true, "assigned": true, "kept": true})
+		check(61*time.Minute, map[string]bool{"gone": false, "certified": true, "assigned": true, "kept": true})
+		check(4*time.Hour, map[string]bool{"gone": false, "certified": false, "assigned": true, "kept": true})
+		put(t, b, func(tx *store.Tx) { b.Tables.Assignments.Delete(tx, "assigned/s/t") })
+		check(5*time.Hour, map[string]bool{"gone": false, "certified": false, "assigned": false, "kept": true})
 	})
 }
