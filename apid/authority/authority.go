@@ -32,7 +32,9 @@ type Options struct {
 	// Guard counts refusals.
 	Guard *auth.Guard
 	// Looker finds the instances of daemons.
-	Looker *clusterstatus.Looker
+	Looker interface {
+		Look(ctx context.Context) clusterstatus.Findings
+	}
 	// Daemon is the daemon of those instances that have the cluster's keys.
 	Daemon string
 	// RotationLeast is how long a rotation of the root takes at least.

@@ -30,11 +30,18 @@ const lifetime = 12 * time.Hour
 type fixture struct {
 	*authority.Authority
 	t       *testing.T
+	own     *ca.Authority
 	backend *backend.Backend
 	tokens  *musterv1.GetJoinTokensResponse
 }
 
 func start(t *testing.T) *fixture {
+	t.Helper()
+	return startWith(t, authority.Options{})
+}
+
+// startWith starts an authority with options besides its own.
+func startWith(t *testing.T, opt authority.Options) *fixture {
 	t.Helper()
 	key, err := ca.MakeKey(filepath.Join(t.TempDir(), "key"))
 	if err != nil {
@@ -64,7 +71,8 @@ func start(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	b := backendtest.Start(t)
-	f := &fixture{Authority: authority.New(b, authority.Options{Own: own}), t: t, backend: b}
+	opt.Own = own
+	f := &fixture{Authority: authority.New(b, opt), t: t, own: own, backend: b}
 	if f.tokens, err = f.Control().GetJoinTokens(t.Context(), &musterv1.GetJoinTokensRequest{}); err != nil {
 		t.Fatal(err)
 	}
