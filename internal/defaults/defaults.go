@@ -8,6 +8,9 @@
 package defaults
 
 import (
+	"cmp"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -25,6 +28,8 @@ const (
 	// same value.
 	StopGracePeriod = 10 * time.Second
 	taskHistory     = 5
+	drainDelay      = 2 * time.Second
+	dataPathPort    = 4789
 	// ConfigBytes bounds the data of all configs of a cluster together. Each manager
 	// keeps all of it in memory, and so does the store.
 	ConfigBytes = 128 << 20
@@ -98,6 +103,44 @@ func Protocol(p *musterv1.PortConfig) musterv1.PortConfig_Protocol {
 	return p.GetProtocol()
 }
 
+// EndpointMode returns whether a service has a virtual address.
+func EndpointMode(e *musterv1.EndpointSpec) musterv1.EndpointSpec_Mode {
+	if e.GetMode() == musterv1.EndpointSpec_MODE_UNSPECIFIED {
+		return musterv1.EndpointSpec_VIP
+	}
+	return e.GetMode()
+}
+
+// DrainDelay returns how long a task that has networks is left running after it was taken
+// out of names and virtual addresses.
+func DrainDelay(e *musterv1.EndpointSpec) time.Duration {
+	if e.GetDrainDelay() == nil {
+		return drainDelay
+	}
+	return e.GetDrainDelay().AsDuration()
+}
+
+// AddressPools returns where the subnets of networks come from that ask for none: the
+// cluster's pools, and for a family of which it has none, the default. A nil spec is a
+// cluster without one.
+func AddressPools(s *musterv1.ClusterSpec) []*musterv1.AddressPool {
+	pools := slices.Clone(s.GetNetwork().GetAddressPools())
+	for _, pool := range []*musterv1.AddressPool{{Base: "10.64.0.0/10", Size: 16}, {Base: "fd6d:7573:7465::/48", Size: 64}} {
+		if !slices.ContainsFunc(pools, func(p *musterv1.AddressPool) bool { return isIPv6(p) == isIPv6(pool) }) {
+			pools = append(pools, pool)
+		}
+	}
+	return pools
+}
+
+func isIPv6(p *musterv1.AddressPool) bool { return strings.Contains(p.GetBase(), ":") }
+
+// DataPathPort returns the UDP port of traffic between nodes; nil is a cluster without a
+// spec.
+func DataPathPort(s *musterv1.ClusterSpec) uint32 {
+	return cmp.Or(s.GetNetwork().GetDataPathPort(), dataPathPort)
+}
+
 // TaskHistoryLimit returns how many tasks of a slot a cluster keeps; nil is a cluster
 // without a spec.
 func TaskHistoryLimit(s *musterv1.ClusterSpec) int64 {
@@ -121,12 +164,15 @@ func Service(spec *musterv1.ServiceSpec) *musterv1.ServiceSpec {
 	if spec.Endpoint == nil {
 		spec.Endpoint = &musterv1.EndpointSpec{}
 	}
-	// The endpoint's mode stays open while there are no virtual addresses: what is
-	// read can then be written back.
+	spec.Endpoint.Mode = EndpointMode(spec.Endpoint)
+	spec.Endpoint.DrainDelay = durationpb.New(DrainDelay(spec.Endpoint))
 	for _, p := range spec.Endpoint.Ports {
 		p.Protocol = Protocol(p)
 		if p.PublishMode == musterv1.PortConfig_PUBLISH_MODE_UNSPECIFIED {
 			p.PublishMode = musterv1.PortConfig_INGRESS
+		}
+		if p.ExternalTraffic == musterv1.PortConfig_EXTERNAL_TRAFFIC_UNSPECIFIED && p.PublishMode == musterv1.PortConfig_INGRESS {
+			p.ExternalTraffic = musterv1.PortConfig_CLUSTER
 		}
 	}
 	if t := spec.Task; t != nil {

@@ -1,6 +1,7 @@
 package defaults_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -28,9 +29,10 @@ func full() *musterv1.ServiceSpec {
 	return &musterv1.ServiceSpec{
 		Mode:   &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{Replicas: proto.Uint64(0)}},
 		Update: update, Rollback: proto.CloneOf(update),
-		Endpoint: &musterv1.EndpointSpec{Ports: []*musterv1.PortConfig{{
-			TargetPort: 80, Protocol: musterv1.PortConfig_UDP, PublishMode: musterv1.PortConfig_HOST,
-		}}},
+		Endpoint: &musterv1.EndpointSpec{
+			Mode: musterv1.EndpointSpec_DNSRR, DrainDelay: durationpb.New(0),
+			Ports: []*musterv1.PortConfig{{TargetPort: 80, Protocol: musterv1.PortConfig_UDP, PublishMode: musterv1.PortConfig_HOST}},
+		},
 		Task: &musterv1.TaskSpec{
 			Restart: &musterv1.RestartPolicy{Condition: musterv1.RestartPolicy_NONE, Delay: durationpb.New(0), Window: durationpb.New(0)},
 			Runtime: &musterv1.TaskSpec_Container{Container: &musterv1.ContainerSpec{
@@ -53,9 +55,12 @@ func TestServiceFillsInWhatIsOpen(t *testing.T) {
 	want := &musterv1.ServiceSpec{
 		Mode:   &musterv1.ServiceSpec_Replicated{Replicated: &musterv1.ReplicatedService{Replicas: proto.Uint64(1)}},
 		Update: update, Rollback: update,
-		Endpoint: &musterv1.EndpointSpec{Ports: []*musterv1.PortConfig{{
-			TargetPort: 80, Protocol: musterv1.PortConfig_TCP, PublishMode: musterv1.PortConfig_INGRESS,
-		}}},
+		Endpoint: &musterv1.EndpointSpec{
+			Mode: musterv1.EndpointSpec_VIP, DrainDelay: durationpb.New(2 * time.Second),
+			Ports: []*musterv1.PortConfig{{
+				TargetPort: 80, Protocol: musterv1.PortConfig_TCP, PublishMode: musterv1.PortConfig_INGRESS, ExternalTraffic: musterv1.PortConfig_CLUSTER,
+			}},
+		},
 		Task: &musterv1.TaskSpec{
 			Restart: &musterv1.RestartPolicy{
 				Condition: musterv1.RestartPolicy_ANY, Delay: durationpb.New(5 * time.Second), Window: durationpb.New(0),
@@ -100,6 +105,8 @@ func TestReadersSeeWhatUsersSee(t *testing.T) {
 			{"parallelism", defaults.Parallelism(spec.GetUpdate()), shown.GetUpdate().GetParallelism()},
 			{"monitor", defaults.Monitor(spec.GetUpdate()), shown.GetUpdate().GetMonitor().AsDuration()},
 			{"failure action", defaults.FailureAction(spec.GetUpdate()), shown.GetUpdate().GetFailureAction()},
+			{"endpoint mode", defaults.EndpointMode(spec.GetEndpoint()), shown.GetEndpoint().GetMode()},
+			{"drain delay", defaults.DrainDelay(spec.GetEndpoint()), shown.GetEndpoint().GetDrainDelay().AsDuration()},
 			{"order", defaults.Order(spec.GetUpdate()), shown.GetUpdate().GetOrder()},
 		} {
 			if same.reads != same.sees {
@@ -139,6 +146,37 @@ func TestTaskHistoryLimit(t *testing.T) {
 	} {
 		if got := defaults.TaskHistoryLimit(spec); got != want {
 			t.Errorf("TaskHistoryLimit(%v) = %d, want %d", spec, got, want)
+		}
+	}
+}
+
+// A cluster has addresses of both families, also if its operator has set those of one.
+func TestAddressPools(t *testing.T) {
+	pool := func(base string, size uint32) *musterv1.AddressPool {
+		return &musterv1.AddressPool{Base: base, Size: size}
+	}
+	v4, v6 := pool("10.64.0.0/10", 16), pool("fd6d:7573:7465::/48", 64)
+	own4, own6 := pool("172.20.0.0/14", 24), pool("fd00::/40", 64)
+	for name, c := range map[string]struct{ set, want []*musterv1.AddressPool }{
+		"none": {nil, []*musterv1.AddressPool{v4, v6}},
+		"IPv4": {[]*musterv1.AddressPool{own4}, []*musterv1.AddressPool{own4, v6}},
+		"IPv6": {[]*musterv1.AddressPool{own6}, []*musterv1.AddressPool{own6, v4}},
+		"both": {[]*musterv1.AddressPool{own6, own4}, []*musterv1.AddressPool{own6, own4}},
+	} {
+		got := defaults.AddressPools(&musterv1.ClusterSpec{Network: &musterv1.NetworkConfig{AddressPools: c.set}})
+		if !slices.EqualFunc(got, c.want, func(a, b *musterv1.AddressPool) bool { return proto.Equal(a, b) }) {
+			t.Errorf("%s: pools are %v, want %v", name, got, c.want)
+		}
+	}
+	if got := len(defaults.AddressPools(nil)); got != 2 {
+		t.Errorf("a cluster without a spec has %d pools, want 2", got)
+	}
+}
+
+func TestDataPathPort(t *testing.T) {
+	for want, spec := range map[uint32]*musterv1.ClusterSpec{4789: nil, 7000: {Network: &musterv1.NetworkConfig{DataPathPort: 7000}}} {
+		if got := defaults.DataPathPort(spec); got != want {
+			t.Errorf("DataPathPort(%v) = %d, want %d", spec, got, want)
 		}
 	}
 }
