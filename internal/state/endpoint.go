@@ -11,13 +11,24 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
-// EndpointDigest identifies an endpoint spec by its content. It is empty for a service
-// without published ports, so that most tasks need no digest.
+// EndpointDigest identifies what an endpoint spec has its tasks be created with: their
+// ports in mode HOST, and whether they are on the ingress network. All else about an
+// endpoint changes under running tasks. It is empty for a spec that asks nothing of the
+// tasks, so that most need no digest.
 func EndpointDigest(e *musterv1.EndpointSpec) ([]byte, error) {
-	if len(e.GetPorts()) == 0 && e.GetMode() != musterv1.EndpointSpec_DNSRR {
+	own := &musterv1.EndpointSpec{}
+	for _, p := range e.GetPorts() {
+		if !IsIngress(p) {
+			own.Ports = append(own.Ports, p)
+		}
+	}
+	if PublishesIngress(e) {
+		own.Ports = append(own.Ports, &musterv1.PortConfig{PublishMode: musterv1.PortConfig_INGRESS})
+	}
+	if len(own.Ports) == 0 {
 		return nil, nil
 	}
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(e)
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(own)
 	if err != nil {
 		return nil, fmt.Errorf("digest of endpoint spec: %w", err)
 	}

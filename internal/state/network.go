@@ -39,9 +39,14 @@ func NetworksOf(s *recordv1.Service, task *musterv1.TaskSpec, endpoint *musterv1
 // PublishesIngress reports whether an endpoint spec has a port that every node answers.
 func PublishesIngress(endpoint *musterv1.EndpointSpec) bool {
 	for _, p := range endpoint.GetPorts() {
-		if p.GetPublishMode() != musterv1.PortConfig_HOST {
+		if IsIngress(p) {
 			return true
 		}
 	}
 	return false
+}
+
+// IsIngress reports whether a port is published in mode INGRESS, the default.
+func IsIngress(p *musterv1.PortConfig) bool {
+	return p.GetPublishMode() != musterv1.PortConfig_HOST
 }

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/orchestratord/internal/plan"
 )
@@ -269,21 +271,49 @@ func TestUpdateAndLostNodeTogether(t *testing.T) {
 	w.converge(t)
 }
 
-func TestChangedPortsReplaceTasks(t *testing.T) {
+func TestEndpointChangesReplaceTasksThatHaveThem(t *testing.T) {
+	const host, ingress = musterv1.PortConfig_HOST, musterv1.PortConfig_INGRESS
+	ports := func(mode musterv1.PortConfig_PublishMode, published ...uint32) *musterv1.EndpointSpec {
+		e := &musterv1.EndpointSpec{}
+		for _, p := range published {
+			e.Ports = append(e.Ports, &musterv1.PortConfig{TargetPort: 80, PublishedPort: p, PublishMode: mode})
+		}
+		return e
+	}
+	moded := func(mode musterv1.EndpointSpec_Mode, e *musterv1.EndpointSpec) *musterv1.EndpointSpec {
+		e.Mode = mode
+		return e
+	}
+	local := ports(ingress, 81)
+	local.Ports[0].ExternalTraffic = musterv1.PortConfig_LOCAL
 	w := single(t, nil)
-	for _, port := range []uint32{80, 81, 0} {
+	for _, c := range []struct {
+		name     string
+		endpoint *musterv1.EndpointSpec
+		replaces bool
+	}{
+		{"a port of the node", ports(host, 80), true},
+		{"another port of the node", ports(host, 81), true},
+		{"no port", nil, true},
+		{"a name for each task", moded(musterv1.EndpointSpec_DNSRR, &musterv1.EndpointSpec{}), false},
+		{"a virtual address", moded(musterv1.EndpointSpec_VIP, &musterv1.EndpointSpec{}), false},
+		{"the ingress network", ports(ingress, 80), true},
+		{"another port of the mesh", ports(ingress, 81), false},
+		{"only tasks of the node", local, false},
+		{"two ports of the mesh", ports(0, 81, 82), false},
+		{"another drain delay", &musterv1.EndpointSpec{DrainDelay: durationpb.New(time.Second), Ports: ports(0, 81).Ports}, false},
+		{"a port of the node beside", &musterv1.EndpointSpec{Ports: append(ports(0, 81).Ports, ports(host, 90).Ports...)}, true},
+		{"the port of the node only", ports(host, 90), true},
+	} {
 		old := w.one(t, 1)
 		w.leave()
-		w.service.Spec.Endpoint = nil
-		if port != 0 {
-			w.service.Spec.Endpoint = &musterv1.EndpointSpec{Ports: []*musterv1.PortConfig{{TargetPort: 80, PublishedPort: port}}}
-		}
+		w.service.Spec.Endpoint = c.endpoint
 		w.converge(t)
-		if w.one(t, 1).Key == old.Key {
-			t.Errorf("not replaced for port %d", port)
+		if replaced := w.one(t, 1).Key != old.Key; replaced != c.replaces {
+			t.Errorf("%s: replaced: %v, want %v", c.name, replaced, c.replaces)
 		}
 		if w.rollout.GetState() != musterv1.UpdateStatus_COMPLETED || w.rollout.SpecVersion != w.service.SpecVersion {
-			t.Errorf("rollout %v", w.rollout)
+			t.Errorf("%s: rollout %v", c.name, w.rollout)
 		}
 	}
 }
