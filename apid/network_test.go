@@ -118,3 +118,81 @@ func TestNetworkIsUnique(t *testing.T) {
 		})
 	}
 }
+
+// A service is created on a network while the network is removed: one of the two is
+// refused, whichever replicas are asked.
+func TestNetworkIsNotRemovedUnderNewService(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		replicas := []*api{c.apid(), c.apid()}
+		c.spreadTransactions()
+		removed, created := 0, 0
+		for i := range 40 {
+			name := fmt.Sprint("n", i)
+			replicas[0].createNetwork(&musterv1.NetworkSpec{Name: name})
+			spec := webSpec("s" + name)
+			spec.Task.Networks = []*musterv1.NetworkAttachmentConfig{{Target: name}}
+			var running sync.WaitGroup
+			var createErr, removeErr error
+			running.Go(func() {
+				_, createErr = replicas[i%2].CreateService(t.Context(), &musterv1.CreateServiceRequest{Spec: spec})
+			})
+			running.Go(func() {
+				_, removeErr = replicas[(i/2)%2].RemoveNetwork(t.Context(), &musterv1.RemoveNetworkRequest{Network: name})
+			})
+			running.Wait()
+			switch {
+			case createErr == nil && status.Code(removeErr) == codes.FailedPrecondition:
+				created++
+			case removeErr == nil && status.Code(createErr) == codes.InvalidArgument:
+				removed++
+			default:
+				t.Errorf("create: %v; remove: %v", createErr, removeErr)
+			}
+		}
+		if created == 0 || removed == 0 {
+			t.Errorf("%d services were created and %d networks removed, want some of each", created, removed)
+		}
+	})
+}
+
+// Services are created with one port at the same time: one of them gets it, and all share
+// one ingress network.
+func TestPublishedPortIsUnique(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		replicas := []*api{c.apid(), c.apid()}
+		c.spreadTransactions()
+		codesOf := make([]codes.Code, 9)
+		var running sync.WaitGroup
+		for i := range codesOf {
+			running.Go(func() {
+				spec := webSpec(fmt.Sprint("s", i))
+				spec.Endpoint = &musterv1.EndpointSpec{Ports: []*musterv1.PortConfig{{TargetPort: 80, PublishedPort: uint32(8080 + i%3)}}}
+				_, err := replicas[i%2].CreateService(t.Context(), &musterv1.CreateServiceRequest{Spec: spec})
+				codesOf[i] = status.Code(err)
+			})
+		}
+		running.Wait()
+		counts := map[codes.Code]int{}
+		for _, code := range codesOf {
+			counts[code]++
+		}
+		if counts[codes.OK] != 3 || counts[codes.FailedPrecondition] != 6 {
+			t.Errorf("codes are %v, want three OK and six FailedPrecondition", counts)
+		}
+		list, err := replicas[0].ListNetworks(t.Context(), &musterv1.ListNetworksRequest{})
+		if err != nil || len(list.Networks) != 1 || list.Networks[0].Spec.Name != "ingress" {
+			t.Errorf("networks: %v, %v", list, err)
+		}
+		seen := map[string]bool{}
+		for e := range c.tables.Services.Scan(c.store.Snapshot(), "") {
+			seen[e.Value.IngressNetworkId] = true
+		}
+		if len(seen) != 1 || !seen[list.GetNetworks()[0].GetId()] {
+			t.Errorf("services are on ingress networks %v", seen)
+		}
+	})
+}

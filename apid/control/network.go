@@ -13,6 +13,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/apid/validate"
+	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
 
@@ -108,6 +109,22 @@ func (s *Server) checkIngress(tx *store.Tx, spec *musterv1.NetworkSpec) error {
 		}
 	}
 	return report.Err()
+}
+
+// ensureIngress returns the id of the ingress network, and creates it if there is none.
+func (s *Server) ensureIngress(tx *store.Tx, now time.Time) (string, error) {
+	if id, _ := s.findIngress(tx); id != "" {
+		return id, nil
+	}
+	id := state.NewID()
+	if err := s.networks.takeName(tx, id, validate.IngressNetwork); err != nil {
+		return "", err
+	}
+	s.Tables.Networks.Put(tx, id, &recordv1.Network{
+		Spec:      &musterv1.NetworkSpec{Name: validate.IngressNetwork, Ingress: true},
+		CreatedAt: now.UnixMilli(), UpdatedAt: now.UnixMilli(),
+	})
+	return id, nil
 }
 
 // subnets returns the subnets that a network has, or will have because its spec names

@@ -290,8 +290,11 @@ func (k *kind[R, O, M]) exists(tx *store.Tx, ref string) error {
 	if _, ok := k.table.Get(tx, ref); ok {
 		return nil
 	}
-	if _, ok := k.Tables.Names.Get(tx, state.NameKey(k.name, ref)); ok {
-		return nil
+	// Tables are read each for itself: a name may be seen before the object that it is of.
+	if name, ok := k.Tables.Names.Get(tx, state.NameKey(k.name, ref)); ok {
+		if _, ok := k.table.Get(tx, name.Value.Id); ok {
+			return nil
+		}
 	}
 	return backend.NotFound(k.name, ref)
 }

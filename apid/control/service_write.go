@@ -27,19 +27,25 @@ import (
 // createService writes a service, its name and its task spec in one
 // transaction, and returns its id. A service without a name gets a generated one.
 func (s *Server) createService(ctx context.Context, spec *musterv1.ServiceSpec, now time.Time) (string, error) {
-	digest, err := state.Digest(spec.Task)
-	if err != nil {
-		return "", s.Fail("create service", err)
-	}
-	record := &recordv1.Service{
-		Spec: withoutTask(spec), TaskDigest: digest, SpecVersion: 1,
-		CreatedAt: now.UnixMilli(), UpdatedAt: now.UnixMilli(), Trace: tracing.Of(ctx),
-	}
 	return s.services.create(ctx, func(tx *store.Tx, id string) (*recordv1.Service, error) {
+		task, err := s.withNetworkIDs(tx, spec.Task)
+		if err != nil {
+			return nil, err
+		}
+		record := &recordv1.Service{
+			Spec: withoutTask(spec), SpecVersion: 1,
+			CreatedAt: now.UnixMilli(), UpdatedAt: now.UnixMilli(), Trace: tracing.Of(ctx),
+		}
+		if record.TaskDigest, err = state.Digest(task); err != nil {
+			return nil, err
+		}
 		if spec.Name == "" {
 			record.Spec.Name = s.freeName(tx, id)
 		}
-		s.keepSpec(tx, digest, spec.Task, now)
+		if err := s.connect(tx, id, nil, record, task, now); err != nil {
+			return nil, err
+		}
+		s.keepSpec(tx, record.TaskDigest, task, now)
 		return record, nil
 	})
 }
@@ -157,7 +163,7 @@ func (s *Server) updateService(ctx context.Context, ref string, version *uint64,
 		if err := decide(stored); err != nil {
 			return nil, err
 		}
-		return s.nextService(ctx, tx, stored, now)
+		return s.nextService(ctx, tx, id, stored, now)
 	})
 }
 
@@ -176,16 +182,11 @@ func (s *Server) readService(tx *store.Tx, id string, e store.Entry[*recordv1.Se
 }
 
 // nextService returns the record of a service after a change that is decided.
-func (s *Server) nextService(ctx context.Context, tx *store.Tx, stored *storedService, now time.Time) (*recordv1.Service, error) {
-	old, digest := stored.record, stored.record.TaskDigest
-	if stored.nextDigest != nil {
-		digest = stored.nextDigest
-	}
-	if stored.nextTask != nil {
-		var err error
-		if digest, err = state.Digest(stored.nextTask); err != nil {
-			return nil, err
-		}
+func (s *Server) nextService(ctx context.Context, tx *store.Tx, id string, stored *storedService, now time.Time) (*recordv1.Service, error) {
+	old := stored.record
+	digest, err := s.nextTask(tx, stored)
+	if err != nil {
+		return nil, err
 	}
 	sameTask := bytes.Equal(digest, old.TaskDigest)
 	sameSpec := sameTask && proto.Equal(stored.next, old.Spec)
@@ -215,13 +216,37 @@ func (s *Server) nextService(ctx context.Context, tx *store.Tx, stored *storedSe
 		next.Attempt, next.RollsBack = old.Attempt+1, stored.rollback
 	}
 	if !runsSame {
+		task := stored.nextTask
+		if task == nil {
+			spec, _ := s.Tables.Specs.Get(tx, state.SpecKey(digest))
+			task = spec.Value.GetTask()
+		}
 		// The version that the change was made to: it grows, and says since when.
 		next.SpecVersion = max(old.SpecVersion+1, stored.version)
 		if !stored.rolledBack {
 			next.FormerTaskDigest, next.FormerEndpoint, next.FormerSpecVersion = old.TaskDigest, old.GetSpec().GetEndpoint(), old.SpecVersion
 		}
+		if err := s.connect(tx, id, old, next, task, now); err != nil {
+			return nil, err
+		}
 	}
 	return next, nil
+}
+
+// nextTask returns the digest of the task spec that a service should have. A spec that is
+// not stored yet gets the ids of its networks first.
+func (s *Server) nextTask(tx *store.Tx, stored *storedService) (digest []byte, err error) {
+	switch {
+	case stored.nextTask != nil:
+		if stored.nextTask, err = s.withNetworkIDs(tx, stored.nextTask); err != nil {
+			return nil, err
+		}
+		return state.Digest(stored.nextTask)
+	case stored.nextDigest != nil:
+		return stored.nextDigest, nil
+	default:
+		return stored.record.TaskDigest, nil
+	}
 }
 
 // failedUpdate is the type of the violations of an update that still has what failed.

@@ -1,6 +1,7 @@
 package objects
 
 import (
+	"cmp"
 	"strconv"
 	"time"
 
@@ -25,7 +26,7 @@ func (r *Reader) ServiceMessage(s *Service) *musterv1.Service {
 		Status: &musterv1.ServiceStatus{
 			DesiredTasks:  s.Status.Desired,
 			RunningTasks:  s.Status.Running,
-			PendingReason: s.Status.Pending,
+			PendingReason: cmp.Or(s.Status.Pending, s.Endpoint.GetError()),
 			Converged:     s.Status.Converged(),
 			FinishedTasks: s.Status.Finished,
 			FailingTasks:  s.Status.Failing,
@@ -118,7 +119,7 @@ func (r *Reader) TaskMessage(t *Task) *musterv1.Task {
 	if s := t.Status; s != nil {
 		updated = max(updated, s.AppliedAt, s.At)
 		m.Status.Timestamp, m.Status.Message, m.Status.Error = stamp(s.At), s.Message, s.Error
-		m.Status.Runtime, m.Status.Ports = s.Runtime, s.Ports
+		m.Status.Runtime, m.Status.Ports, m.Networks = s.Runtime, s.Ports, s.Networks
 		for st := range state.Times(s) {
 			if st.State > musterv1.TaskState_ASSIGNED {
 				m.Timeline = append(m.Timeline, moment(st.State, st.At))

@@ -112,10 +112,17 @@ func (n *networks) put(changes []Change, id string, at *store.Snapshot) []Change
 		n.ids[fold(network.Name())] = id
 		next.New = network
 	}
-	if next.Old == nil && next.New == nil {
+	if next.Old == nil && next.New == nil || next.Old != nil && next.New != nil && next.New.(*Network).same(next.Old.(*Network)) {
 		return changes
 	}
 	return append(changes, next)
+}
+
+// same reports whether nothing that a user sees has changed. The allocator also notes in
+// its record what it gave last.
+func (n *Network) same(o *Network) bool {
+	return n.Version == o.Version && slices.Equal(n.State.GetSubnets(), o.State.GetSubnets()) &&
+		n.State.GetVni() == o.State.GetVni() && n.State.GetTotalBlocks() == o.State.GetTotalBlocks() && n.State.GetError() == o.State.GetError()
 }
 
 // Networks calls fn for each network in order of id, from an id on, until it returns

@@ -42,6 +42,8 @@ type offered struct {
 	// variants holds one executor for each distinct payload schema, or set of
 	// honoured fields, that of most nodes first.
 	variants []*variant
+	// attaches says that an executor among them attaches tasks to networks.
+	attaches bool
 	index    map[string]*variant
 }
 
@@ -104,6 +106,7 @@ func addOffer(tier map[string]*offered, kind string, offer *placement.Offer) {
 		tier[kind] = o
 	}
 	o.nodes++
+	o.attaches = o.attaches || slices.ContainsFunc(offer.Capabilities, attaching)
 	key := offer.PayloadSchemaError + "\x00" + offer.PayloadSchema
 	var honoured map[string]bool
 	if kind == containerKind {
@@ -117,6 +120,12 @@ func addOffer(tier map[string]*offered, kind string, offer *placement.Offer) {
 		o.variants = append(o.variants, v)
 	}
 	v.nodes++
+}
+
+// attaching reports whether a capability is one of those by which an executor attaches
+// tasks to networks.
+func attaching(capability string) bool {
+	return capability == "network.provides" || capability == "network.accepts"
 }
 
 // addUnknown notes an executor that may turn out to run what no other does.

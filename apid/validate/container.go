@@ -79,7 +79,7 @@ func checkEnv(r *Report, field string, env []string) {
 		return
 	}
 	for i, e := range env {
-		at := indexed(field, i)
+		at := Indexed(field, i)
 		checkText(r, at, e)
 		if key, _, _ := strings.Cut(e, "="); key == "" {
 			r.Invalid(at, `must be "KEY=value"`)
@@ -91,11 +91,11 @@ func checkHosts(r *Report, field string, hosts []string) {
 	for i, h := range hosts {
 		words := strings.Fields(h)
 		if len(words) < 2 {
-			r.Invalid(indexed(field, i), `must be "IP host..."`)
+			r.Invalid(Indexed(field, i), `must be "IP host..."`)
 			continue
 		}
 		if _, err := netip.ParseAddr(words[0]); err != nil {
-			r.Invalid(indexed(field, i), "%q is not an IP address", short(words[0]))
+			r.Invalid(Indexed(field, i), "%q is not an IP address", short(words[0]))
 		}
 	}
 }
@@ -103,7 +103,7 @@ func checkHosts(r *Report, field string, hosts []string) {
 func checkDNS(r *Report, field string, d *musterv1.DNSConfig) {
 	for i, n := range d.GetNameservers() {
 		if _, err := netip.ParseAddr(n); err != nil {
-			r.Invalid(indexed(field+".nameservers", i), "%q is not an IP address", short(n))
+			r.Invalid(Indexed(field+".nameservers", i), "%q is not an IP address", short(n))
 		}
 	}
 	checkTexts(r, field+".search", d.GetSearch())
@@ -147,7 +147,7 @@ func checkHealth(r *Report, field string, h *musterv1.HealthConfig) {
 func (v *Validator) capabilities(r *Report, field string, list []string) {
 	for i, c := range list {
 		if !v.pattern.capability.MatchString(c) {
-			r.Invalid(indexed(field, i), `is not a capability: use a name like "CAP_NET_ADMIN"`)
+			r.Invalid(Indexed(field, i), `is not a capability: use a name like "CAP_NET_ADMIN"`)
 		}
 	}
 }
@@ -155,7 +155,7 @@ func (v *Validator) capabilities(r *Report, field string, list []string) {
 func checkUlimits(r *Report, field string, list []*musterv1.Ulimit) {
 	seen := map[string]bool{}
 	for i, u := range list {
-		at := indexed(field, i)
+		at := Indexed(field, i)
 		switch {
 		case u.Name == "":
 			r.Invalid(at+".name", "is required")

@@ -14,7 +14,7 @@ func checkMounts(r *Report, field string, mounts []*musterv1.Mount) {
 	}
 	seen := map[string]int{}
 	for i, m := range mounts {
-		at := indexed(field, i)
+		at := Indexed(field, i)
 		checkText(r, at+".source", m.Source)
 		checkText(r, at+".target", m.Target)
 		checkMountType(r, at, m)
@@ -30,7 +30,7 @@ func checkMounts(r *Report, field string, mounts []*musterv1.Mount) {
 		}
 		target := path.Clean(m.Target)
 		if first, taken := seen[target]; taken {
-			r.Invalid(at+".target", "%q is already the target of %s", short(m.Target), indexed(field, first))
+			r.Invalid(at+".target", "%q is already the target of %s", short(m.Target), Indexed(field, first))
 			continue
 		}
 		seen[target] = i

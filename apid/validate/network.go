@@ -149,7 +149,7 @@ func checkSubnets(r *Report, field string, spec *musterv1.NetworkSpec) (dual boo
 	configs := spec.GetIpam().GetConfigs()
 	given := map[string]int{}
 	for i, c := range configs {
-		at := indexed(field, i)
+		at := Indexed(field, i)
 		if c.Subnet == "" {
 			r.Invalid(at+".subnet", "is required: leave the entry out to get a subnet from the cluster's pool")
 			continue
@@ -160,7 +160,7 @@ func checkSubnets(r *Report, field string, spec *musterv1.NetworkSpec) (dual boo
 		}
 		f := familyOf(subnet.Addr())
 		if first, again := given[f.name]; again {
-			r.Invalid(at+".subnet", "%s is a second %s subnet, after that of %s; a network has at most one of each family", c.Subnet, f.name, indexed(field, first))
+			r.Invalid(at+".subnet", "%s is a second %s subnet, after that of %s; a network has at most one of each family", c.Subnet, f.name, Indexed(field, first))
 			continue
 		}
 		given[f.name] = i

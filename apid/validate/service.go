@@ -9,6 +9,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/payload"
+	"github.com/musterhq/muster/internal/state"
 )
 
 // Validator checks specs. It may be used by many goroutines.
@@ -63,6 +64,7 @@ func (v *Validator) Service(spec *musterv1.ServiceSpec, catalog *Catalog) error 
 		return r.Err()
 	}
 	v.task(&r, "spec.task", spec.Task, catalog)
+	v.reach(&r, spec, catalog)
 	return r.Err()
 }
 
@@ -117,13 +119,16 @@ func checkEndpoint(r *Report, field string, e *musterv1.EndpointSpec) {
 		r.Invalid(field+".ports", "has %d entries; at most %d are allowed", len(e.Ports), maxList)
 		return
 	}
+	if d := e.DrainDelay; d.IsValid() && d.AsDuration() > MaxDrainDelay {
+		r.Invalid(field+".drainDelay", "is %v; at most %v are allowed", d.AsDuration(), MaxDrainDelay)
+	}
 	type published struct {
 		port     uint32
 		protocol musterv1.PortConfig_Protocol
 	}
 	seen := map[published]int{}
 	for i, p := range e.Ports {
-		at := indexed(field+".ports", i)
+		at := Indexed(field+".ports", i)
 		if len(p.Name) > MaxName {
 			r.Invalid(at+".name", "has %d characters; at most %d are allowed", len(p.Name), MaxName)
 		}
@@ -133,7 +138,10 @@ func checkEndpoint(r *Report, field string, e *musterv1.EndpointSpec) {
 		if p.PublishedPort > 65535 {
 			r.Invalid(at+".publishedPort", "is %d; must be at most 65535", p.PublishedPort)
 		}
-		if e.Mode == musterv1.EndpointSpec_DNSRR && p.PublishMode != musterv1.PortConfig_HOST {
+		if p.ExternalTraffic != musterv1.PortConfig_EXTERNAL_TRAFFIC_UNSPECIFIED && !state.IsIngress(p) {
+			r.Invalid(at+".externalTraffic", "is for ports in mode INGRESS only; a port in mode HOST always leads to the task on its node")
+		}
+		if e.Mode == musterv1.EndpointSpec_DNSRR && state.IsIngress(p) {
 			r.Invalid(at+".publishMode", "ports of a service with endpoint mode DNSRR can only be published in mode HOST")
 		}
 		if p.PublishedPort == 0 {
@@ -142,7 +150,7 @@ func checkEndpoint(r *Report, field string, e *musterv1.EndpointSpec) {
 		key := published{p.PublishedPort, defaults.Protocol(p)}
 		if first, taken := seen[key]; taken {
 			r.Invalid(at+".publishedPort", "%s/%s is already published by %s",
-				strconv.Itoa(int(key.port)), key.protocol, indexed(field+".ports", first))
+				strconv.Itoa(int(key.port)), key.protocol, Indexed(field+".ports", first))
 			continue
 		}
 		seen[key] = i

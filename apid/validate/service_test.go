@@ -158,7 +158,7 @@ func TestServiceNamesEveryInvalidField(t *testing.T) {
 		"no kind":   {`{"name":"web","task":{"generic":{}}}`, []string{"spec.task.generic.kind"}},
 		"as kind":   {`{"name":"web","task":{"generic":{"kind":"container"}}}`, []string{"spec.task.generic.kind"}},
 		"dnsrr": {`{"name":"web","task":{"container":{"image":"nginx"}},"endpoint":{"mode":"DNSRR","ports":[{"targetPort":80}]}}`,
-			[]string{"spec.endpoint.mode", "spec.endpoint.ports[0].publishMode"}},
+			[]string{"spec.endpoint.ports[0].publishMode"}},
 		"job with update": {`{"name":"web","replicatedJob":{},"update":{},"task":{"container":{"image":"nginx"}}}`, []string{"spec.replicatedJob", "spec.update"}},
 	}
 	for name, test := range tests {
@@ -189,10 +189,6 @@ func TestServiceRefusesWhatNobodyActsOn(t *testing.T) {
 	}{
 		"job":         {top(`"replicatedJob":{}`), []string{"spec.replicatedJob"}},
 		"global job":  {top(`"globalJob":{}`), []string{"spec.globalJob"}},
-		"vip":         {top(`"endpoint":{"mode":"VIP"}`), []string{"spec.endpoint.mode"}},
-		"dnsrr":       {top(`"endpoint":{"mode":"DNSRR"}`), []string{"spec.endpoint.mode"}},
-		"ingress":     {top(`"endpoint":{"ports":[{"targetPort":1},{"targetPort":2,"publishMode":"INGRESS"},{"targetPort":3,"publishMode":"HOST"}]}`), []string{"spec.endpoint.ports[0].publishMode", "spec.endpoint.ports[1].publishMode"}},
-		"networks":    {task(`"networks":[{"target":"a"},{"target":"b"}]`), []string{"spec.task.networks[0]", "spec.task.networks[1]"}},
 		"references":  {task(`"resourceReferences":[{"id":"a"}]`), []string{"spec.task.resourceReferences[0]"}},
 		"generic":     {task(`"resources":{"reservations":{"generic":[{"kind":"gpu","discrete":"1"}]}}`), []string{"spec.task.resources.reservations.generic[0]"}},
 		"preferences": {task(`"placement":{"preferences":[{"spread":{"spreadDescriptor":"node.labels.a"}}]}`), []string{"spec.task.placement.preferences[0]"}},

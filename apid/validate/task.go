@@ -30,6 +30,7 @@ func (v *Validator) task(r *Report, field string, t *musterv1.TaskSpec, catalog 
 	}
 	v.resources(r, field+".resources", t.Resources)
 	v.placement(r, field+".placement", t.Placement)
+	v.attachments(r, field+".networks", t.Networks)
 	if d := t.LogDriver; d != nil {
 		if d.Name == "" {
 			r.Invalid(field+".logDriver.name", "is required")
@@ -87,7 +88,7 @@ func (v *Validator) resources(r *Report, field string, rr *musterv1.ResourceRequ
 		r.Invalid(field+".limits.memoryBytes", "must not be less than what is reserved")
 	}
 	for i, g := range rr.Reservations.GetGeneric() {
-		v.genericResource(r, indexed(field+".reservations.generic", i), g)
+		v.genericResource(r, Indexed(field+".reservations.generic", i), g)
 	}
 	if rr.SwapBytes != nil && *rr.SwapBytes < -1 {
 		r.Invalid(field+".swapBytes", "must be -1 (no limit), 0 or more")
@@ -157,16 +158,16 @@ func (v *Validator) placement(r *Report, field string, p *musterv1.Placement) {
 	}
 	for i, c := range p.Constraints {
 		if err := v.constraints([]string{c}); err != nil {
-			r.Invalid(indexed(field+".constraints", i), "%v", err)
+			r.Invalid(Indexed(field+".constraints", i), "%v", err)
 		} else if pattern := constraintPattern(c); pattern != "" {
-			r.Unimplemented(indexed(field+".constraints", i), fmt.Sprintf("%s are not implemented yet: give the whole value, or several constraints with !=", pattern))
+			r.Unimplemented(Indexed(field+".constraints", i), fmt.Sprintf("%s are not implemented yet: give the whole value, or several constraints with !=", pattern))
 		}
 	}
 	if len(p.Platforms) > most {
 		r.Invalid(field+".platforms", "has %d entries; at most %d are allowed", len(p.Platforms), most)
 	}
 	for i, pref := range p.Preferences {
-		at := indexed(field+".preferences", i) + ".spread.spreadDescriptor"
+		at := Indexed(field+".preferences", i) + ".spread.spreadDescriptor"
 		d := pref.GetSpread().GetSpreadDescriptor()
 		node, okNode := strings.CutPrefix(d, "node.labels.")
 		engine, okEngine := strings.CutPrefix(d, "engine.labels.")

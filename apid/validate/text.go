@@ -28,7 +28,7 @@ const (
 
 // patterns are compiled once for each Validator.
 type patterns struct {
-	name, dataName, kind, capability, signal, hostname *regexp.Regexp
+	name, dataName, kind, capability, signal, hostname, label *regexp.Regexp
 }
 
 func newPatterns() patterns {
@@ -38,6 +38,7 @@ func newPatterns() patterns {
 		kind:       regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]*$`),
 		capability: regexp.MustCompile(`^(?i:(CAP_)?[A-Z][A-Z0-9_]*)$`),
 		signal:     regexp.MustCompile(`^(?i:(SIG)?[A-Z][A-Z0-9]*([+-][0-9]+)?|[1-9][0-9]?)$`),
+		label:      regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9_-]*[a-zA-Z0-9])?$`),
 		hostname:   regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9_-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9_-]*[a-zA-Z0-9])?)*$`),
 	}
 }
@@ -83,11 +84,12 @@ func checkTexts(r *Report, field string, list []string) {
 		return
 	}
 	for i, s := range list {
-		checkText(r, indexed(field, i), s)
+		checkText(r, Indexed(field, i), s)
 	}
 }
 
-func indexed(field string, i int) string { return field + "[" + strconv.Itoa(i) + "]" }
+// Indexed returns the path of an element of a list.
+func Indexed(field string, i int) string { return field + "[" + strconv.Itoa(i) + "]" }
 
 func keyed(field, key string) string { return field + "[" + strconv.Quote(short(key)) + "]" }
 

@@ -27,11 +27,8 @@ func serviceGaps() []gap {
 		{shape: "replicatedJob", what: "jobs are not implemented yet"},
 		{shape: "globalJob", what: "jobs are not implemented yet"},
 
-		{shape: "endpoint.mode", what: "virtual addresses and service names are not implemented yet"},
-		{shape: "endpoint.ports[]", sub: "publishMode", when: notHost,
-			what: "publish mode INGRESS (the default) is not implemented yet; use HOST"},
+		{shape: "endpoint.ports[].proxyProtocol", what: "the PROXY protocol is not implemented yet; externalTraffic LOCAL keeps the address of the client"},
 
-		{shape: "task.networks[]", what: "networks are not implemented yet"},
 		{shape: "task.resourceReferences[]", what: "references to secrets, configs and volumes are not implemented yet"},
 		{shape: "task.resources.reservations.generic[]", what: "generic resources are not implemented yet"},
 		{shape: "task.placement.preferences[]", what: "placement preferences are not implemented yet; tasks are always spread over nodes"},
@@ -86,11 +83,6 @@ func isEnum(n protoreflect.EnumNumber) func(protoreflect.Value) bool {
 }
 
 func template(v protoreflect.Value) bool { return strings.Contains(v.String(), "{{") }
-
-func notHost(v protoreflect.Value) bool {
-	p, ok := v.Message().Interface().(*musterv1.PortConfig)
-	return ok && p.PublishMode <= musterv1.PortConfig_INGRESS
-}
 
 func genericWithLogDriver(v protoreflect.Value) bool {
 	t, ok := v.Message().Interface().(*musterv1.TaskSpec)
