@@ -185,25 +185,6 @@ func TestSpecFileErrorsNameLines(t *testing.T) {
 			"name: x\nreplicatd: {replicas: 2}\ntask:\n  generic: {kind: \"null\"}\n  restrt: {}\n",
 			[]string{`standard input:2: there is no field "replicatd"; did you mean "replicated"?`, `standard input:5: task: there is no field "restrt"; did you mean "restart"?`, "placement"},
 		},
-		"a field in the wrong place": {"name: x\nimage: nginx\n", []string{`standard input:2: there is no field "image"; did you mean "task.container.image"?`}},
-		"wrong types": {
-			"name: 7\nlabels: [a]\nreplicated:\n  replicas: many\ntask:\n  restart: {condition: SOMETIMES, delay: 1m}\n  generic: nginx\n",
-			[]string{
-				`standard input:1: name: want a text (put it in quotes: "7"), not the number 7`, "standard input:2: labels: want keys with values, not a list",
-				`standard input:4: replicated.replicas: want a whole number from 0 on, not "many"`, "standard input:6: task.restart.condition: want one of NONE, ON_FAILURE, ANY",
-				`standard input:6: task.restart.delay: want a time in seconds like "90s"`, "standard input:7: task.generic: want the fields of a GenericRuntime (kind, payload)",
-			},
-		},
-		"JSON": {
-			"{\n\t\"name\": \"x\",\n\t\"task\": {\n\t\t\"container\": {\"imag\": \"nginx\"}\n\t}\n}",
-			[]string{`standard input:4: task.container: there is no field "imag"; did you mean "image"?`},
-		},
-		"broken JSON":        {"{\n\"name\": \"x\",\n\"task\" {}\n}", []string{"standard input:3: invalid JSON"}},
-		"broken YAML":        {"name: x\ntask:\n\tgeneric: {}\n", []string{"standard input: yaml: line 3"}},
-		"two runtimes":       {"name: x\ntask:\n  generic: {kind: a}\n  container: {image: a}\n", []string{`standard input:4: task: "container" does not go with "generic"`}},
-		"a field twice":      {"name: x\nname: y\n", []string{"standard input", "name"}},
-		"two documents":      {"name: x\n---\nname: y\n", []string{"a second document begins here"}},
-		"nothing":            {"", []string{"standard input: the file is empty"}},
 		"refused by the API": {"name: x\ntask:\n  generic:\n    kind: \"null\"\n  placement:\n    constraints:\n    - node.id==a\n    - nonsense\n", []string{"standard input:8: task.placement.constraints[1]: "}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -79,7 +79,7 @@ func (r *reader) fields(n *yaml.Node, md protoreflect.MessageDescriptor, path st
 			r.wrong(key, path, "the field %q is set twice", key.Value)
 			continue
 		case o != nil && !o.IsSynthetic() && !isNull(value):
-			if other := chosen(o, set); other != "" {
+			if other := chosen(o, fields); other != "" {
 				r.wrong(key, path, "%q does not go with %q: want one of %s", key.Value, other, oneofNames(o))
 				continue
 			}
@@ -211,10 +211,10 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-// chosen returns the field of a oneof that is set already, "" if none is.
-func chosen(o protoreflect.OneofDescriptor, set map[protoreflect.Name]bool) string {
+// chosen returns the field of a oneof that has a value already, "" if none has.
+func chosen(o protoreflect.OneofDescriptor, fields map[string]any) string {
 	for i := range o.Fields().Len() {
-		if fd := o.Fields().Get(i); set[fd.Name()] {
+		if fd := o.Fields().Get(i); fields[fd.JSONName()] != nil {
 			return fd.JSONName()
 		}
 	}

@@ -87,7 +87,7 @@ func parse(name string, content []byte) (*yaml.Node, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	err := decoder.Decode(&document)
 	switch {
-	case errors.Is(err, io.EOF):
+	case errors.Is(err, io.EOF), err == nil && isNull(document.Content[0]):
 		return nil, fmt.Errorf("%s: the file is empty", name)
 	case err != nil:
 		return nil, syntaxError(name, content, err)
