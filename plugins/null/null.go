@@ -152,8 +152,8 @@ func (e *Executor) Namespace(_ context.Context, ref sdk.Ref) (string, error) {
 }
 
 // SetNetwork implements [sdk.Networker].
-func (e *Executor) SetNetwork(_ context.Context, ref sdk.Ref, network *sdk.Network) error {
-	t, err := e.find(ref.TaskID)
+func (e *Executor) SetNetwork(_ context.Context, in *sdk.Task, _ sdk.Handle, network *sdk.Network) error {
+	t, err := e.find(in.GetId())
 	if err != nil {
 		return err
 	}

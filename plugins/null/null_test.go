@@ -306,10 +306,10 @@ func TestNamespacesOutliveTheProcessAndGoWithTheTask(t *testing.T) {
 	if _, err := os.Stat(path); err != nil {
 		t.Errorf("after Prepare: %v", err)
 	}
-	if err := e.SetNetwork(t.Context(), ref, &sdk.Network{Namespace: "/run/netns/other"}); err == nil {
+	if err := e.SetNetwork(t.Context(), task, nil, &sdk.Network{Namespace: "/run/netns/other"}); err == nil {
 		t.Error("SetNetwork takes the namespace of another task")
 	}
-	if err := e.SetNetwork(t.Context(), ref, &sdk.Network{Namespace: path}); err != nil {
+	if err := e.SetNetwork(t.Context(), task, nil, &sdk.Network{Namespace: path}); err != nil {
 		t.Errorf("SetNetwork = %v", err)
 	}
 	if err := e.Remove(t.Context(), ref); err != nil {
@@ -335,7 +335,7 @@ func TestTasksAcceptANamespaceIfTheirScriptSaysSo(t *testing.T) {
 		t.Errorf("Namespace = %q, %v; want none", path, err)
 	}
 	network := &sdk.Network{Namespace: "/run/netns/other"}
-	if err := e.SetNetwork(t.Context(), ref, network); err != nil || e.Network("t1") != network {
+	if err := e.SetNetwork(t.Context(), task, nil, network); err != nil || e.Network("t1") != network {
 		t.Errorf("SetNetwork = %v, kept %v", err, e.Network("t1"))
 	}
 }

@@ -29,8 +29,8 @@ func (p *provider) Namespace(_ context.Context, ref sdk.Ref) (string, error) {
 	return "/run/netns/" + ref.TaskID, p.err
 }
 
-func (p *provider) SetNetwork(_ context.Context, ref sdk.Ref, network *sdk.Network) error {
-	p.calls = append(p.calls, "network of "+ref.TaskID+" "+network.GetNamespace())
+func (p *provider) SetNetwork(_ context.Context, task *sdk.Task, _ sdk.Handle, network *sdk.Network) error {
+	p.calls = append(p.calls, "network of "+task.GetId()+" "+network.GetNamespace())
 	return p.err
 }
 

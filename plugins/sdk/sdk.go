@@ -142,7 +142,7 @@ const (
 type Networker interface {
 	// SetNetwork is called before each Start of a networked task, also of one that
 	// runs. It keeps the network for Start.
-	SetNetwork(ctx context.Context, ref Ref, network *Network) error
+	SetNetwork(ctx context.Context, task *Task, handle Handle, network *Network) error
 }
 
 // NetworkProvider is an executor that creates the network namespaces of its networked

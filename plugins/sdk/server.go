@@ -93,7 +93,7 @@ func (s *server) setNetwork(ctx context.Context, request *executorv1.StartReques
 	if request.GetNetwork() == nil {
 		return status.Error(codes.InvalidArgument, "the call names no network for a networked task")
 	}
-	return wire.ToStatus(networker.SetNetwork(ctx, Ref{TaskID: request.GetTask().GetId(), Handle: request.GetHandle()}, request.GetNetwork()), fatal)
+	return wire.ToStatus(networker.SetNetwork(ctx, request.GetTask(), request.GetHandle(), request.GetNetwork()), fatal)
 }
 
 func (s *server) Start(ctx context.Context, request *executorv1.StartRequest) (*executorv1.StartResponse, error) {
