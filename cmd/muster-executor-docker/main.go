@@ -12,14 +12,23 @@ import (
 )
 
 func main() {
-	executor, err := docker.New(docker.Config{
-		Version:  program.Version(),
-		StateDir: program.StateDir("docker"),
-		Logger:   program.Logger(),
-	})
+	executor, err := newExecutor()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "muster-executor-docker: %v\n", err)
 		os.Exit(1)
 	}
 	sdk.Serve(executor)
+}
+
+func newExecutor() (*docker.Executor, error) {
+	size, err := docker.PoolSize(os.Getenv(docker.PoolSizeKey))
+	if err != nil {
+		return nil, err
+	}
+	return docker.New(docker.Config{
+		Version:  program.Version(),
+		StateDir: program.StateDir("docker"),
+		PoolSize: size,
+		Logger:   program.Logger(),
+	})
 }

@@ -28,16 +28,27 @@ func (e *Executor) convert(ctx context.Context, task *sdk.Task) (*container.Conf
 	if err := e.refuseTooNew(ctx, task.GetSpec().GetContainer()); err != nil {
 		return nil, nil, err
 	}
-	exposed, bindings, err := ports(task.GetPorts())
+	network, err := ownNetwork(task)
 	if err != nil {
 		return nil, nil, err
+	}
+	var exposed nat.PortSet
+	var bindings nat.PortMap
+	if network == "" {
+		if exposed, bindings, err = ports(task.GetPorts()); err != nil {
+			return nil, nil, err
+		}
 	}
 	config, err := containerConfig(task, exposed)
 	if err != nil {
 		return nil, nil, err
 	}
 	host, err := hostConfig(task.GetSpec(), bindings)
-	return config, host, err
+	if err != nil {
+		return nil, nil, err
+	}
+	host.NetworkMode = network
+	return config, host, nil
 }
 
 // containerConfig is what runs in a task's container.
@@ -120,7 +131,6 @@ func refuse(spec *musterv1.TaskSpec) error {
 		"configs":                    len(spec.GetContainer().GetConfigs()) > 0,
 		"privileges.credential_spec": spec.GetContainer().GetPrivileges().GetCredentialSpec() != nil,
 		"isolation":                  isolation != "" && isolation != "default",
-		"networks":                   len(spec.GetNetworks()) > 0,
 		"resource_references":        len(spec.GetResourceReferences()) > 0,
 	} {
 		if set {

@@ -22,21 +22,14 @@ func (e *Executor) Prepare(ctx context.Context, task *sdk.Task, known sdk.Handle
 		return nil, sdk.SpecFault("", fmt.Errorf("a task's id cannot be %q", task.GetId()))
 	}
 	found, err := e.find(ctx, task.GetId(), known)
-	if err == nil && found.Config.Labels[labelPlaceholder] != "" {
-		if err := e.remove(ctx, found.ID); err != nil {
-			return nil, err
-		}
-		err = sdk.NotFound(task.GetId())
+	if err != nil && !sdk.IsNotFound(err) {
+		return nil, err
 	}
 	if err == nil {
-		// It may have come after the death of the process that asked for it.
-		if err := e.intents.remove(task.GetId()); err != nil {
-			return nil, sdk.NodeFault(err)
+		handle, err := e.prepared(ctx, task, found)
+		if handle != nil || err != nil {
+			return handle, err
 		}
-		return newHandle(found.ID)
-	}
-	if !sdk.IsNotFound(err) {
-		return nil, err
 	}
 	config, host, err := e.convert(ctx, task)
 	if err != nil {
@@ -46,14 +39,26 @@ func (e *Executor) Prepare(ctx context.Context, task *sdk.Task, known sdk.Handle
 		return nil, err
 	}
 	if err := e.intents.write(intent{
-		TaskID: task.GetId(), NodeID: task.GetNodeId(), Name: task.GetName(), Image: config.Image,
+		TaskID: task.GetId(), NodeID: task.GetNodeId(), Name: task.GetName(), Image: config.Image, Networked: task.GetNetworked(),
 	}); err != nil {
 		return nil, sdk.NodeFault(err)
+	}
+	var held *container.InspectResponse
+	if task.GetNetworked() {
+		if held, err = e.providePause(ctx, task); err != nil {
+			return nil, err
+		}
+		join(config, host, held.ID)
 	}
 	id, err := e.create(ctx, task, config, host)
 	if err != nil && !definite(err) {
 		// The Engine may be creating it still, so the note stays.
 		return nil, err
+	}
+	if err != nil && held != nil {
+		if removeErr := e.remove(ctx, held.ID); removeErr != nil {
+			return nil, errors.Join(err, removeErr)
+		}
 	}
 	if noteErr := e.intents.remove(task.GetId()); noteErr != nil && err == nil {
 		err = sdk.NodeFault(noteErr)
@@ -61,7 +66,24 @@ func (e *Executor) Prepare(ctx context.Context, task *sdk.Task, known sdk.Handle
 	if err != nil {
 		return nil, err
 	}
-	return newHandle(id)
+	return newHandle(id, held)
+}
+
+// prepared returns the handle of a task that has a container, or nil if it has to be
+// prepared again. What cannot be started is removed.
+func (e *Executor) prepared(ctx context.Context, task *sdk.Task, found *container.InspectResponse) (sdk.Handle, error) {
+	held, err := e.joined(ctx, found)
+	if err != nil {
+		return nil, err
+	}
+	if found.Config.Labels[labelPlaceholder] != "" || (!started(found) && joins(found) && (held == nil || !alive(held))) {
+		return nil, e.remove(ctx, found.ID)
+	}
+	// It may have come after the death of the process that asked for it.
+	if err := e.intents.remove(task.GetId()); err != nil {
+		return nil, sdk.NodeFault(err)
+	}
+	return newHandle(found.ID, held)
 }
 
 // create creates a task's container, and returns its id, also if it is there.
@@ -120,15 +142,29 @@ func definite(err error) bool {
 	return errors.As(err, &d)
 }
 
-// settle returns once it is certain whether a container comes of a note. Either
-// the container is there, or its name can be taken by another, which shows that
-// no call is creating it.
+// settle returns once it is certain whether containers come of a note.
 func (e *Executor) settle(ctx context.Context, note *intent) error {
-	config := &container.Config{Image: note.Image, Labels: map[string]string{
+	err := e.settleName(ctx, note.Name, &container.Config{Image: note.Image, Labels: map[string]string{
 		labelTaskID: note.TaskID, labelNodeID: note.NodeID, labelPlaceholder: "true",
-	}}
+	}})
+	if err != nil || !note.Networked {
+		return err
+	}
+	i, err := e.pauseImage(ctx)
+	if err != nil {
+		return err
+	}
+	config, _ := pauseConfig(i.name, note.NodeID, "")
+	config.Labels[labelPlaceholder] = "true"
+	return e.settleName(ctx, pauseName(note.TaskID), config)
+}
+
+// settleName returns once it is certain whether a container of this name is being
+// created. Either it is there, or its name can be taken by another, which shows that no
+// call is creating it.
+func (e *Executor) settleName(ctx context.Context, name string, config *container.Config) error {
 	_, err := poll(ctx, func() (any, error) {
-		_, err := e.engine.ContainerCreate(ctx, config, &container.HostConfig{}, nil, nil, note.Name)
+		_, err := e.engine.ContainerCreate(ctx, config, &container.HostConfig{}, nil, nil, name)
 		if err == nil || isNotFound(err) || isInvalid(err) {
 			// It is this one now, which will be removed, or there is no image
 			// to create any from.
@@ -137,7 +173,7 @@ func (e *Executor) settle(ctx context.Context, note *intent) error {
 		if !isConflict(err) {
 			return nil, engineError(fmt.Errorf("see whether a container is being created: %w", err))
 		}
-		if _, err = e.inspect(ctx, note.Name); isNotFound(err) {
+		if _, err = e.inspect(ctx, name); isNotFound(err) {
 			err = errPending
 		}
 		return nil, err

@@ -50,6 +50,9 @@ type Config struct {
 	// StateDir keeps the notes of what is being created. It is made when it is
 	// first needed.
 	StateDir string
+	// PoolSize is how many pause containers are kept ready for networked tasks. None are
+	// made before the first of them, and none are kept when the last is gone.
+	PoolSize int
 	Logger   *zap.Logger
 }
 
@@ -60,8 +63,14 @@ type Executor struct {
 	intents intents
 	log     *zap.Logger
 
+	pool *pool
+
+	// loading is held while the pause image is loaded.
+	loading sync.Mutex
+
 	mu         sync.Mutex
 	negotiated bool
+	pauses     *pauseImage
 }
 
 var (
@@ -70,6 +79,8 @@ var (
 	_ sdk.Statser     = (*Executor)(nil)
 	_ sdk.Execer      = (*Executor)(nil)
 	_ sdk.Observer    = (*Executor)(nil)
+
+	_ sdk.NetworkProvider = (*Executor)(nil)
 )
 
 // New returns an executor that speaks with the Engine that DOCKER_HOST and its
@@ -85,7 +96,9 @@ func New(config Config) (*Executor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure the client of the Docker Engine: %w", err)
 	}
-	return &Executor{config: config, engine: engine, intents: intents{dir: config.StateDir}, log: config.Logger}, nil
+	e := &Executor{config: config, engine: engine, intents: intents{dir: config.StateDir}, log: config.Logger}
+	e.pool = newPool(e, config.PoolSize)
+	return e, nil
 }
 
 // connect settles once on the API version that the Engine and its client share.
@@ -112,8 +125,11 @@ func (e *Executor) connect(ctx context.Context) error {
 	return nil
 }
 
-// Close closes the connections to the Engine.
-func (e *Executor) Close() error { return e.engine.Close() }
+// Close removes the pause containers of the pool and closes the connections to the Engine.
+func (e *Executor) Close() error {
+	e.pool.close()
+	return e.engine.Close()
+}
 
 // describeTime bounds the questions of Describe, which has 10 s itself.
 const describeTime = 5 * time.Second
@@ -138,6 +154,11 @@ func (e *Executor) Describe(ctx context.Context) (*sdk.Description, error) {
 	description.Healthy = true
 	description.Message = fmt.Sprintf("Docker Engine %s (API %s)", version.Version, e.engine.ClientVersion())
 	description.Platform = &musterv1.Platform{Os: version.Os, Architecture: version.Arch}
+	if _, err := newPauseImage(version.Os, version.Arch); err != nil {
+		description.Message += "; tasks cannot be attached to networks: " + err.Error()
+	} else {
+		description.Capabilities = append(description.Capabilities, sdk.ProvidesNetwork)
+	}
 	return description, nil
 }
 
@@ -147,10 +168,17 @@ const handleVersion = 1
 // handle is what the worker is asked to keep.
 type handle struct {
 	ContainerID string `json:"containerId"`
+	// Namespace is the path of the network namespace of a networked task.
+	Namespace string `json:"namespace,omitempty"`
 }
 
-func newHandle(containerID string) (sdk.Handle, error) {
-	return sdk.NewHandle(handleVersion, handle{ContainerID: containerID})
+// newHandle returns the handle of a container. The pause container is nil if it joins none.
+func newHandle(containerID string, held *container.InspectResponse) (sdk.Handle, error) {
+	h := handle{ContainerID: containerID}
+	if held != nil {
+		h.Namespace = namespaceOf(held)
+	}
+	return sdk.NewHandle(handleVersion, h)
 }
 
 // find returns a task's container, or NotFound.
@@ -228,6 +256,20 @@ func (e *Executor) List(ctx context.Context, nodeID string) ([]sdk.Listed, error
 		known[listed.TaskID] = true
 		all = append(all, listed)
 	}
+	pauses, err := e.listPauses(ctx, nodeID)
+	if err != nil {
+		return nil, err
+	}
+	for _, summary := range pauses {
+		id := pauseTask(summary)
+		if id != "" && !known[id] {
+			known[id] = true
+			all = append(all, sdk.Listed{TaskID: id, State: sdk.Prepared})
+		}
+		if poolName(summary) != "" && e.pool.open(ctx, summary.Labels[labelNodeID]) {
+			e.pool.released(ctx, summary.Labels[labelNodeID])
+		}
+	}
 	for _, note := range notes {
 		if !known[note.TaskID] && (nodeID == "" || note.NodeID == nodeID) {
 			all = append(all, sdk.Listed{TaskID: note.TaskID, State: sdk.Prepared})
@@ -238,14 +280,20 @@ func (e *Executor) List(ctx context.Context, nodeID string) ([]sdk.Listed, error
 
 // look says how far a listed container has come.
 func (e *Executor) look(ctx context.Context, summary container.Summary) (sdk.Listed, error) {
-	kept, err := newHandle(summary.ID)
-	if err != nil {
-		return sdk.Listed{}, err
-	}
-	listed := sdk.Listed{TaskID: summary.Labels[labelTaskID], Handle: kept}
 	// The summary says neither the process id nor the exit code.
 	found, err := e.inspect(ctx, summary.ID)
 	if err != nil {
+		return sdk.Listed{}, err
+	}
+	held, err := e.joined(ctx, found)
+	if err != nil {
+		return sdk.Listed{}, err
+	}
+	listed := sdk.Listed{TaskID: summary.Labels[labelTaskID]}
+	if held != nil {
+		listed.Namespace = namespaceOf(held)
+	}
+	if listed.Handle, err = newHandle(summary.ID, held); err != nil {
 		return sdk.Listed{}, err
 	}
 	switch {

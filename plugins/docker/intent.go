@@ -21,7 +21,12 @@ type intent struct {
 	// Name and Image are the container's.
 	Name  string `json:"name"`
 	Image string `json:"image"`
+	// Networked is true if there will be a pause container too.
+	Networked bool `json:"networked,omitempty"`
 }
+
+// isNetworked tells whether a note is about a networked task.
+func (i *intent) isNetworked() bool { return i != nil && i.Networked }
 
 // intents keeps notes, one file each.
 type intents struct{ dir string }

@@ -108,7 +108,7 @@ func (e *Executor) createPause(ctx context.Context, name, nodeID, hostname strin
 	config, host := pauseConfig(i.name, nodeID, hostname)
 	created, err := e.engine.ContainerCreate(ctx, config, host, nil, nil, name)
 	if isNotFound(err) {
-		// The image was never loaded, or somebody has removed it.
+		// The image was never loaded, or was removed since.
 		if err := e.load(ctx, i); err != nil {
 			return "", err
 		}

@@ -55,8 +55,8 @@ func enginePort(config *sdk.Port) (nat.Port, error) {
 	return nat.Port(fmt.Sprintf("%d/%s", config.GetTargetPort(), protocol)), nil
 }
 
-// held are the ports that a running container holds on its node.
-func held(configs []*sdk.Port, found *container.InspectResponse) []*sdk.Port {
+// heldPorts are the ports that a running container holds on its node.
+func heldPorts(configs []*sdk.Port, found *container.InspectResponse) []*sdk.Port {
 	if found.NetworkSettings == nil {
 		return nil
 	}

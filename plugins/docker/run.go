@@ -20,12 +20,7 @@ func (e *Executor) Start(ctx context.Context, task *sdk.Task, known sdk.Handle) 
 	}
 	if !started(found) {
 		if err := e.engine.ContainerStart(ctx, found.ID, container.StartOptions{}); err != nil {
-			if isInternal(err) {
-				if taken := e.taken(ctx, found.ID, task.GetPorts()); taken != nil {
-					return nil, sdk.NodeFault(taken)
-				}
-			}
-			return nil, startError(err)
+			return nil, e.startError(ctx, task, found, err)
 		}
 		if found, err = e.inspect(ctx, found.ID); err != nil {
 			return nil, gone(task.GetId(), err)
@@ -34,11 +29,24 @@ func (e *Executor) Start(ctx context.Context, task *sdk.Task, known sdk.Handle) 
 	if found, err = e.healthy(ctx, found); err != nil {
 		return nil, gone(task.GetId(), err)
 	}
-	kept, err := newHandle(found.ID)
+	held, err := e.joined(ctx, found)
 	if err != nil {
 		return nil, err
 	}
-	return &sdk.Started{Handle: kept, Status: status(found), Ports: held(task.GetPorts(), found)}, nil
+	kept, err := newHandle(found.ID, held)
+	if err != nil {
+		return nil, err
+	}
+	started := &sdk.Started{Handle: kept, Status: status(found)}
+	switch {
+	case joins(found):
+		e.pool.fill(task.GetNodeId())
+	case found.HostConfig.NetworkMode.IsHost():
+		started.Ports = ownPorts(task.GetPorts())
+	default:
+		started.Ports = heldPorts(task.GetPorts(), found)
+	}
+	return started, nil
 }
 
 // gone says that a container has vanished in the SDK's words.
@@ -50,7 +58,16 @@ func gone(taskID string, err error) error {
 }
 
 // startError says whose fault it is that the Engine does not start a container.
-func startError(err error) error {
+func (e *Executor) startError(ctx context.Context, task *sdk.Task, found *container.InspectResponse, err error) error {
+	if joins(found) {
+		if held, err := e.joined(ctx, found); err == nil && (held == nil || !alive(held)) {
+			return sdk.Failed(errNamespaceGone)
+		}
+	} else if isInternal(err) && !found.HostConfig.NetworkMode.IsHost() {
+		if taken := e.taken(ctx, found.ID, task.GetPorts()); taken != nil {
+			return sdk.NodeFault(taken)
+		}
+	}
 	err = fmt.Errorf("start the container: %w", err)
 	switch {
 	case isInvalid(err), isNotFound(err):
@@ -106,7 +123,10 @@ func (e *Executor) Wait(ctx context.Context, ref sdk.Ref) (*sdk.Ended, error) {
 		return nil, sdk.NotStarted(ref.TaskID)
 	}
 	if alive(found) {
-		if found, err = e.ended(ctx, found); err != nil {
+		stop := e.guard(ctx, found)
+		found, err = e.ended(ctx, found)
+		stop()
+		if err != nil {
 			return nil, gone(ref.TaskID, err)
 		}
 		if found, err = e.cause(ctx, found); err != nil {
@@ -114,7 +134,13 @@ func (e *Executor) Wait(ctx context.Context, ref sdk.Ref) (*sdk.Ended, error) {
 		}
 	}
 	ended := &sdk.Ended{Status: status(found), At: engineTime(found.State.FinishedAt)}
-	if failedChecks(found) {
+	orphaned, err := e.orphaned(ctx, found)
+	switch {
+	case err != nil:
+		return nil, err
+	case orphaned:
+		ended.Error = errNamespaceGone.Error()
+	case failedChecks(found):
 		ended.Error = errUnhealthy.Error() + ": " + describeCheck(found)
 	}
 	return ended, nil
@@ -227,9 +253,8 @@ func (e *Executor) Terminate(ctx context.Context, ref sdk.Ref) (*sdk.Status, err
 	if err != nil {
 		return nil, err
 	}
-	// The Engine answers with a conflict if there is nothing to kill.
-	if err := e.engine.ContainerKill(ctx, found.ID, "SIGKILL"); err != nil && !isConflict(err) {
-		return nil, gone(ref.TaskID, engineError(fmt.Errorf("kill the container: %w", err)))
+	if err := e.kill(ctx, found.ID); err != nil {
+		return nil, gone(ref.TaskID, err)
 	}
 	if started(found) {
 		if err := e.stopped(ctx, found.ID); err != nil {
@@ -240,6 +265,15 @@ func (e *Executor) Terminate(ctx context.Context, ref sdk.Ref) (*sdk.Status, err
 		return nil, gone(ref.TaskID, err)
 	}
 	return status(found), nil
+}
+
+// kill kills a container that runs.
+func (e *Executor) kill(ctx context.Context, id string) error {
+	// The Engine answers with a conflict if there is nothing to kill.
+	if err := e.engine.ContainerKill(ctx, id, "SIGKILL"); err != nil && !isConflict(err) {
+		return engineError(fmt.Errorf("kill the container: %w", err))
+	}
+	return nil
 }
 
 // Remove implements [sdk.Executor].
@@ -257,11 +291,19 @@ func (e *Executor) Remove(ctx context.Context, ref sdk.Ref) error {
 		}
 	}
 	found, err := e.find(ctx, ref.TaskID, ref.Handle)
-	if err == nil {
-		err = e.remove(ctx, found.ID)
-	}
 	if err != nil && !isNotFound(err) {
 		return err
+	}
+	// The pause container goes first: that there was one can be seen of the other.
+	if found == nil || joins(found) || note.isNetworked() {
+		if err := e.removePause(ctx, ref.TaskID); err != nil {
+			return err
+		}
+	}
+	if found != nil {
+		if err := e.remove(ctx, found.ID); err != nil {
+			return err
+		}
 	}
 	if note != nil {
 		return e.intents.remove(ref.TaskID)
