@@ -24,6 +24,7 @@ require (
 	github.com/knadh/koanf/parsers/yaml v1.1.1
 	github.com/knadh/koanf/providers/file v1.2.1
 	github.com/knadh/koanf/v2 v2.4.1
+	github.com/miekg/dns v1.1.73
 	github.com/musterhq/muster/api v0.0.0
 	github.com/musterhq/muster/plugins/sdk v0.0.0
 	github.com/prometheus/client_golang v1.25.0
