@@ -1,12 +1,10 @@
 package session
 
 import (
-	"strings"
 	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 )
@@ -23,15 +21,10 @@ const (
 	// reported once, when it runs, and not four times.
 	passingLinger = 50 * time.Millisecond
 	// mostReportStatuses and mostReportBytes bound a report, far below the 4 MiB that
-	// gRPC lets through. 1000 statuses of usual size have 300 KB.
+	// gRPC lets through. 1000 statuses of usual size have 300 KB, and none has more than
+	// 64 KiB.
 	mostReportStatuses = 1000
 	mostReportBytes    = 1 << 20
-	// mostStatusBytes is the size from which on a status is reported in short.
-	mostStatusBytes = 64 << 10
-	// mostShortText and mostShortItems bound each text and each list of a status
-	// in short.
-	mostShortText  = 2 << 10
-	mostShortItems = 256
 )
 
 // Reports knows which tasks have something new to report. It holds no statuses: a
@@ -166,7 +159,7 @@ func (r *Reports) take(now time.Time, tasks Tasks) *dispatcherv1.StatusReport {
 
 	report, size := &dispatcherv1.StatusReport{}, 0
 	for id := range taken {
-		s := shortened(tasks.Status(id))
+		s := tasks.Status(id)
 		// A status in the report takes some bytes more than its own size.
 		if size += proto.Size(s) + 8; size > mostReportBytes-16 && len(report.Statuses) > 0 {
 			break
@@ -192,36 +185,4 @@ func (r *Reports) take(now time.Time, tasks Tasks) *dispatcherv1.StatusReport {
 	r.sentAt = now
 	report.Sequence = r.sequence
 	return report
-}
-
-// shortened returns a status that is too large for a report with its texts and lists
-// cut off, and any other status as it is.
-func shortened(s *dispatcherv1.ReportedStatus) *dispatcherv1.ReportedStatus {
-	if proto.Size(s) <= mostStatusBytes {
-		return s
-	}
-	s = proto.CloneOf(s)
-	shorten(s.ProtoReflect())
-	return s
-}
-
-// shorten cuts off the texts and lists of a message, and drops unknown fields.
-func shorten(m protoreflect.Message) {
-	m.SetUnknown(nil)
-	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
-		switch {
-		case field.IsList():
-			list := value.List()
-			list.Truncate(min(list.Len(), mostShortItems))
-			for i := 0; i < list.Len() && field.Message() != nil; i++ {
-				shorten(list.Get(i).Message())
-			}
-		case field.Message() != nil:
-			shorten(value.Message())
-		case field.Kind() == protoreflect.StringKind:
-			text := value.String()
-			m.Set(field, protoreflect.ValueOfString(strings.ToValidUTF8(text[:min(len(text), mostShortText)], "")))
-		}
-		return true
-	})
 }

@@ -7,11 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
-
-	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
 func TestStatusesAreResentUntilAcknowledged(t *testing.T) {
@@ -105,28 +102,6 @@ func TestReportsAreBoundedByBytes(t *testing.T) {
 		}
 		if n := len(p.reports()); n > 9 {
 			f.t.Errorf("%d reports for 8 MB of statuses, want at most 9", n)
-		}
-	})
-}
-
-// TestOversizedStatusDoesNotBlockOthers has one task with an error that no message
-// can carry.
-func TestOversizedStatusDoesNotBlockOthers(t *testing.T) {
-	inBubble(t, func(f *fixture) {
-		f.tasks.set("huge", musterv1.TaskState_FAILED)
-		f.tasks.errors["huge"] = "no such image: " + strings.Repeat("\u00e4", 3<<20)
-		for i := range 10 {
-			f.tasks.set(fmt.Sprint("t", i), running)
-		}
-		p := f.at("a").await()
-		p.welcome(nil)
-		reported := p.reportedErrors()
-		if len(reported) != 11 {
-			f.t.Errorf("%d of 11 statuses were reported", len(reported))
-		}
-		text := reported["huge"]
-		if !strings.HasPrefix(text, "no such image: \u00e4") || !utf8.ValidString(text) || len(text) < 1<<10 || len(text) > mostStatusBytes {
-			f.t.Errorf("the error of the oversized status has %d bytes and begins %.20q", len(text), text)
 		}
 	})
 }
