@@ -5,6 +5,7 @@ package nodereport
 
 import (
 	"fmt"
+	"math"
 	"regexp"
 
 	"google.golang.org/protobuf/proto"
@@ -18,6 +19,8 @@ const (
 	MaxDescription = 256 << 10
 	// MaxExecutors and the following limit the entries of lists.
 	MaxExecutors        = 32
+	MaxNetworkDrivers   = 8
+	MaxNetworkEntries   = 32
 	MaxKinds            = 16
 	MaxCapabilities     = 256
 	MaxLabels           = 256
@@ -78,6 +81,50 @@ func Check(d *musterv1.NodeDescription) error {
 			return fmt.Errorf("description.executors[%d].%w", i, err)
 		}
 	}
+	if n := len(d.NetworkDrivers); n > MaxNetworkDrivers {
+		return fmt.Errorf("description.network_drivers has %d entries, at most %d are allowed", n, MaxNetworkDrivers)
+	}
+	for i, p := range d.NetworkDrivers {
+		if err := CheckNetworkDriver(p); err != nil {
+			return fmt.Errorf("description.network_drivers[%d].%w", i, err)
+		}
+	}
+	if path := d.DataPath; path != nil && (len(path.Address) > MaxName || len(path.PublicKey) > MaxName || path.Port > math.MaxUint16) {
+		return fmt.Errorf("description.data_path is not valid: want an IP address, a port and a key of at most %d bytes", MaxName)
+	}
+	return nil
+}
+
+// CheckNetworkDriver returns an error that begins with the field if the description of a
+// network plugin exceeds a limit.
+func CheckNetworkDriver(d *musterv1.NetworkDriverDescription) error {
+	for _, list := range []struct {
+		name    string
+		entries []string
+		most    int
+	}{{"drivers", d.Drivers, MaxNetworkEntries}, {"capabilities", d.Capabilities, MaxNetworkEntries}, {"missing", d.Missing, MaxNetworkEntries}} {
+		if err := checkTexts(list.name, list.entries, list.most); err != nil {
+			return err
+		}
+	}
+	for _, text := range []struct{ name, value string }{{"name", d.Name}, {"version", d.Version}, {"checksum", d.Checksum}} {
+		if len(text.value) > MaxName {
+			return fmt.Errorf("%s has %d bytes, at most %d are allowed", text.name, len(text.value), MaxName)
+		}
+	}
+	return nil
+}
+
+// checkTexts returns an error that names the field if a list exceeds a limit.
+func checkTexts(field string, entries []string, most int) error {
+	if n := len(entries); n > most {
+		return fmt.Errorf("%s has %d entries, at most %d are allowed", field, n, most)
+	}
+	for i, text := range entries {
+		if len(text) > MaxName {
+			return fmt.Errorf("%s[%d] has %d bytes, at most %d are allowed", field, i, len(text), MaxName)
+		}
+	}
 	return nil
 }
 
@@ -89,13 +136,8 @@ func CheckExecutor(e *musterv1.ExecutorDescription) error {
 		entries []string
 		most    int
 	}{{"kinds", e.Kinds, MaxKinds}, {"capabilities", e.Capabilities, MaxCapabilities}} {
-		if n := len(list.entries); n > list.most {
-			return fmt.Errorf("%s has %d entries, at most %d are allowed", list.name, n, list.most)
-		}
-		for i, text := range list.entries {
-			if len(text) > MaxName {
-				return fmt.Errorf("%s[%d] has %d bytes, at most %d are allowed", list.name, i, len(text), MaxName)
-			}
+		if err := checkTexts(list.name, list.entries, list.most); err != nil {
+			return err
 		}
 	}
 	for i, kind := range e.Kinds {

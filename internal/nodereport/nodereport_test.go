@@ -38,6 +38,14 @@ func executors(e ...*musterv1.ExecutorDescription) *musterv1.NodeDescription {
 	return &musterv1.NodeDescription{Executors: e}
 }
 
+func networkDrivers(n int, d *musterv1.NetworkDriverDescription) *musterv1.NodeDescription {
+	node := &musterv1.NodeDescription{}
+	for range n {
+		node.NetworkDrivers = append(node.NetworkDrivers, d)
+	}
+	return node
+}
+
 // many returns a list of equal texts.
 func many(n int, text string) []string {
 	all := make([]string, n)
@@ -63,6 +71,10 @@ func TestDescriptionAtEachLimitIsAccepted(t *testing.T) {
 		"kinds":        executors(&musterv1.ExecutorDescription{Kinds: many(nodereport.MaxKinds, strings.Repeat("k", 63))}),
 		"capabilities": executors(&musterv1.ExecutorDescription{Capabilities: many(nodereport.MaxCapabilities, longest)}),
 		"an executor":  executors(&musterv1.ExecutorDescription{Name: longest, Version: longest, Checksum: longest, Kinds: []string{"a-Z_0.9"}}),
+		"network drivers": networkDrivers(nodereport.MaxNetworkDrivers, &musterv1.NetworkDriverDescription{
+			Name: longest, Version: longest, Checksum: longest, Drivers: many(nodereport.MaxNetworkEntries, "overlay"), Missing: many(nodereport.MaxNetworkEntries, "x"),
+		}),
+		"data path": {DataPath: &musterv1.DataPath{Address: "10.0.0.1", Port: 65535, PublicKey: []byte(longest)}},
 		// The executor is unhealthy then, and the node's other executors are of use.
 		"a schema": executors(&musterv1.ExecutorDescription{PayloadSchema: strings.Repeat("x", nodereport.MaxSchema+1)}),
 	} {
@@ -105,6 +117,11 @@ func TestDescriptionBeyondALimitIsRefusedByItsField(t *testing.T) {
 		"description.executors[0].kinds[0] is \"" + longest[:64] + `"`: executors(&musterv1.ExecutorDescription{Kinds: []string{longest[:65]}}),
 		"description.executors[0].capabilities has 257 entries":        executors(&musterv1.ExecutorDescription{Capabilities: many(nodereport.MaxCapabilities+1, "c")}),
 		"description.executors[0].capabilities[0] has 257 bytes":       executors(&musterv1.ExecutorDescription{Capabilities: []string{tooLong}}),
+		"description.network_drivers has 9 entries":                    networkDrivers(nodereport.MaxNetworkDrivers+1, &musterv1.NetworkDriverDescription{}),
+		"description.network_drivers[0].name has 257 bytes":            networkDrivers(1, &musterv1.NetworkDriverDescription{Name: tooLong}),
+		"description.network_drivers[0].drivers has 33 entries":        networkDrivers(1, &musterv1.NetworkDriverDescription{Drivers: many(nodereport.MaxNetworkEntries+1, "d")}),
+		"description.network_drivers[0].missing[0] has 257 bytes":      networkDrivers(1, &musterv1.NetworkDriverDescription{Missing: []string{tooLong}}),
+		"description.data_path is not valid":                           {DataPath: &musterv1.DataPath{Address: "10.0.0.1", Port: 65536}},
 	} {
 		if err := nodereport.Check(d); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("error is %v, want %q", err, want)
