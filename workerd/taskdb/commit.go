@@ -21,6 +21,9 @@ type Change struct {
 	// Executor is written if it is not empty.
 	Executor  string
 	Withdrawn bool
+	// Place is written if it is not nil, and removed if NoPlace is set.
+	Place   []byte
+	NoPlace bool
 	// Forget removes everything of the task, and nothing else counts then.
 	Forget bool
 }
@@ -47,6 +50,29 @@ func (db *DB) Apply(specs map[string]*musterv1.TaskSpec, changes ...Change) erro
 	if err != nil || len(writes) == 0 {
 		return err
 	}
+	return db.write(writes)
+}
+
+// ApplyNetworks writes networks by id, and removes those that are nil. It returns when
+// all or, with an error, none of that is on the disk.
+func (db *DB) ApplyNetworks(networks map[string]*dispatcherv1.Assignments) error {
+	writes := make([]write, 0, len(networks))
+	for id, objects := range networks {
+		w := write{bucket: networksBucket, key: []byte(id)}
+		if objects != nil {
+			value, err := proto.Marshal(objects)
+			if err != nil {
+				return fmt.Errorf("encode network %s: %w", id, err)
+			}
+			w.value = seal(value)
+		}
+		writes = append(writes, w)
+	}
+	return db.write(writes)
+}
+
+// write writes with what others write at the same time.
+func (db *DB) write(writes []write) error {
 	db.mu.Lock()
 	mine := db.pending
 	if mine == nil {
@@ -116,7 +142,7 @@ func encode(specs map[string]*musterv1.TaskSpec, changes []Change) ([]write, err
 	for _, change := range changes {
 		id := []byte(change.ID)
 		if change.Forget {
-			for _, bucket := range [][]byte{tasksBucket, statusesBucket, handlesBucket, withdrawnBucket, executorsBucket} {
+			for _, bucket := range [][]byte{tasksBucket, statusesBucket, handlesBucket, withdrawnBucket, executorsBucket, placesBucket} {
 				writes = append(writes, write{bucket, id, nil, false})
 			}
 			continue
@@ -139,6 +165,11 @@ func encode(specs map[string]*musterv1.TaskSpec, changes []Change) ([]write, err
 		}
 		if change.Withdrawn {
 			writes = append(writes, write{withdrawnBucket, id, seal(nil), true})
+		}
+		if change.Place != nil {
+			writes = append(writes, write{placesBucket, id, seal(change.Place), true})
+		} else if change.NoPlace {
+			writes = append(writes, write{placesBucket, id, nil, false})
 		}
 	}
 	return writes, nil

@@ -22,6 +22,8 @@ var (
 	handlesBucket   = []byte("handles")
 	withdrawnBucket = []byte("withdrawn")
 	executorsBucket = []byte("executors")
+	placesBucket    = []byte("places")
+	networksBucket  = []byte("networks")
 
 	schemaKey = []byte("schema")
 )
@@ -63,7 +65,7 @@ func decode(sealed []byte, into proto.Message) error {
 // load reads everything, and makes the buckets of a new file. Nothing is written to
 // another one: a worker starts on a full disk, too.
 func load(bolt *bbolt.DB) (*Contents, error) {
-	contents := &Contents{Tasks: map[string]*Record{}, Specs: map[string]*musterv1.TaskSpec{}}
+	contents := &Contents{Tasks: map[string]*Record{}, Specs: map[string]*musterv1.TaskSpec{}, Networks: map[string]*dispatcherv1.Assignments{}}
 	if err := checkSize(bolt); err != nil {
 		return nil, &damageError{err}
 	}
@@ -177,11 +179,10 @@ func (c *Contents) read(tx *bbolt.Tx) error {
 		_, err := unseal(sealed)
 		return err
 	})
-	// An earlier version did not have executors. The first write makes the bucket.
-	if err != nil || tx.Bucket(executorsBucket) == nil {
+	if err != nil {
 		return err
 	}
-	return each(tx, executorsBucket, func(id string, sealed []byte) error {
+	err = eachIfAny(tx, executorsBucket, func(id string, sealed []byte) error {
 		name, err := unseal(sealed)
 		// An earlier version leaves this behind when it forgets a task.
 		if record := c.Tasks[id]; record != nil {
@@ -189,6 +190,32 @@ func (c *Contents) read(tx *bbolt.Tx) error {
 		}
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	err = eachIfAny(tx, placesBucket, func(id string, sealed []byte) error {
+		place, err := unseal(sealed)
+		if record := c.Tasks[id]; record != nil {
+			record.Place = append([]byte(nil), place...)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return eachIfAny(tx, networksBucket, func(id string, sealed []byte) error {
+		c.Networks[id] = new(dispatcherv1.Assignments)
+		return decode(sealed, c.Networks[id])
+	})
+}
+
+// eachIfAny is each for buckets that an earlier version does not have. The first write
+// makes the bucket.
+func eachIfAny(tx *bbolt.Tx, name []byte, do func(key string, sealed []byte) error) error {
+	if tx.Bucket(name) == nil {
+		return nil
+	}
+	return each(tx, name, do)
 }
 
 // each calls do with every key and value of a bucket.

@@ -8,6 +8,9 @@
 //	handles    <task>   -> the executor's handle
 //	executors  <task>   -> name of the executor that holds it
 //	withdrawn  <task>   -> "": no longer assigned, still to be removed
+//	places     <task>   -> its addresses on networks and what else belongs to them
+//	networks   <network> -> muster.dispatcher.v1.Assignments: the network, its peers,
+//	                        services and backends
 //
 // Each value begins with a checksum. The worker writes before it acts: a task
 // before it touches it, a status before it reports it, PREPARING and STARTING
@@ -57,6 +60,8 @@ type Record struct {
 	// called, or if that was not stored.
 	Executor  string
 	Withdrawn bool
+	// Place is the task's place on its networks; nil if it has none.
+	Place []byte
 }
 
 // Contents is what a file held when it was opened.
@@ -65,6 +70,8 @@ type Contents struct {
 	Tasks map[string]*Record
 	// Specs are the task specs, by digest.
 	Specs map[string]*musterv1.TaskSpec
+	// Networks are the networks with all that belongs to them, by id.
+	Networks map[string]*dispatcherv1.Assignments
 	// SetAside is where a damaged file was moved to. Tasks and Specs are empty
 	// then.
 	SetAside string

@@ -15,10 +15,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.etcd.io/bbolt"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 	"pgregory.net/rapid"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/workerd/taskdb"
 )
@@ -431,5 +433,51 @@ func BenchmarkApply(b *testing.B) {
 			})
 			closeDB(b, db)
 		})
+	}
+}
+
+func TestPlacesAndNetworksAreRead(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "tasks.db")
+	db, _, err := taskdb.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	assigned := &dispatcherv1.AssignedTask{Id: "a", SpecDigest: []byte("d")}
+	specs := map[string]*musterv1.TaskSpec{"d": {}}
+	objects := &dispatcherv1.Assignments{Objects: []*dispatcherv1.AssignedObject{{Object: &dispatcherv1.AssignedObject_Network{Network: &networkv1.Network{Id: "n"}}}}}
+	for _, err := range []error{
+		db.Apply(specs, taskdb.Change{ID: "a", Assigned: assigned, Place: []byte("first")}, taskdb.Change{ID: "unknown", Place: []byte("x")}),
+		db.Apply(nil, taskdb.Change{ID: "a", Place: []byte("second")}),
+		db.ApplyNetworks(map[string]*dispatcherv1.Assignments{"n": objects, "m": objects}),
+		db.ApplyNetworks(map[string]*dispatcherv1.Assignments{"m": nil}),
+		db.Close(),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	db, contents, err := taskdb.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(contents.Tasks["a"].Place); got != "second" {
+		t.Errorf("place = %q", got)
+	}
+	if len(contents.Networks) != 1 || !proto.Equal(contents.Networks["n"], objects) {
+		t.Errorf("networks = %v", contents.Networks)
+	}
+	if err := errors.Join(db.Apply(nil, taskdb.Change{ID: "a", NoPlace: true}), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	db, contents, err = taskdb.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := contents.Tasks["a"].Place; got != nil {
+		t.Errorf("place = %q, want none", got)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
