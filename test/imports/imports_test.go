@@ -193,6 +193,19 @@ func TestOnlyAdapterKnowsExecutorContract(t *testing.T) {
 	}
 }
 
+// TestFewPackagesKnowNetworkContract checks that the worker calls network plugins in one
+// package for each version of their contract. The objects that a dispatcher sends are
+// messages of the contract too, and known where they are kept.
+func TestFewPackagesKnowNetworkContract(t *testing.T) {
+	const contract = module + "api/muster/network/v1"
+	allowed := []string{"workerd/network", "workerd/network/contractv1", "workerd/internal/networks"}
+	for _, p := range list(t, "workerd") {
+		if slices.Contains(p.Imports, contract) && !slices.Contains(allowed, strings.TrimPrefix(p.ImportPath, module)) {
+			t.Errorf("%s imports %s: use workerd/network instead", p.ImportPath, contract)
+		}
+	}
+}
+
 // checkLayers checks that each package of a daemon imports only the packages of the
 // daemon that its layer allows. The daemon's root may import all of them.
 func checkLayers(t *testing.T, daemon string, allowed map[string][]string) {

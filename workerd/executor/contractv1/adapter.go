@@ -35,9 +35,9 @@ type adapter struct{ service service }
 
 var _ executor.Executor = (*adapter)(nil)
 
-// errorOf returns an error of the contract in the worker's terms. The error of a call
+// ErrorOf returns an error of the contract in the worker's terms. The error of a call
 // that its caller has ended decides nothing, and reading it would cost much.
-func errorOf(ctx context.Context, err error) error {
+func ErrorOf(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func taskOf(t *executor.Task) *executorv1.Task {
 func (a *adapter) Describe(ctx context.Context) (*executor.About, error) {
 	res, err := a.service.Describe(ctx, &executorv1.DescribeRequest{})
 	if err != nil {
-		return nil, errorOf(ctx, err)
+		return nil, ErrorOf(ctx, err)
 	}
 	return &executor.About{
 		Name: res.GetName(), Version: res.GetVersion(), Healthy: res.GetHealthy(), Message: res.GetMessage(),
@@ -72,7 +72,7 @@ func (a *adapter) Describe(ctx context.Context) (*executor.About, error) {
 func (a *adapter) Prepare(ctx context.Context, task *executor.Task, handle []byte) (*executor.Prepared, error) {
 	res, err := a.service.Prepare(ctx, &executorv1.PrepareRequest{Task: taskOf(task), Handle: handle})
 	if err != nil {
-		return nil, errorOf(ctx, err)
+		return nil, ErrorOf(ctx, err)
 	}
 	return &executor.Prepared{Handle: res.GetHandle(), Namespace: res.GetNetworkNamespace()}, nil
 }
@@ -86,7 +86,7 @@ func (a *adapter) Start(ctx context.Context, task *executor.Task, handle []byte,
 	}
 	res, err := a.service.Start(ctx, req)
 	if err != nil {
-		return nil, errorOf(ctx, err)
+		return nil, ErrorOf(ctx, err)
 	}
 	return &executor.Started{Handle: res.GetHandle(), Runtime: res.GetRuntime(), Ports: res.GetPorts()}, nil
 }
@@ -94,7 +94,7 @@ func (a *adapter) Start(ctx context.Context, task *executor.Task, handle []byte,
 func (a *adapter) Wait(ctx context.Context, ref executor.Ref) (*executor.Ended, error) {
 	res, err := a.service.Wait(ctx, &executorv1.WaitRequest{TaskId: ref.TaskID, Handle: ref.Handle})
 	if err != nil {
-		return nil, errorOf(ctx, err)
+		return nil, ErrorOf(ctx, err)
 	}
 	ended := &executor.Ended{Runtime: res.GetRuntime(), Error: res.GetError()}
 	if at := res.GetEndedAt(); at.IsValid() {
@@ -105,7 +105,7 @@ func (a *adapter) Wait(ctx context.Context, ref executor.Ref) (*executor.Ended, 
 
 func (a *adapter) Update(ctx context.Context, task *executor.Task, handle []byte) ([]byte, error) {
 	res, err := a.service.Update(ctx, &executorv1.UpdateRequest{Task: taskOf(task), Handle: handle})
-	return res.GetHandle(), errorOf(ctx, err)
+	return res.GetHandle(), ErrorOf(ctx, err)
 }
 
 func (a *adapter) Shutdown(ctx context.Context, ref executor.Ref, grace *time.Duration) (*musterv1.RuntimeStatus, error) {
@@ -114,23 +114,23 @@ func (a *adapter) Shutdown(ctx context.Context, ref executor.Ref, grace *time.Du
 		req.GracePeriod = durationpb.New(*grace)
 	}
 	res, err := a.service.Shutdown(ctx, req)
-	return res.GetRuntime(), errorOf(ctx, err)
+	return res.GetRuntime(), ErrorOf(ctx, err)
 }
 
 func (a *adapter) Terminate(ctx context.Context, ref executor.Ref) (*musterv1.RuntimeStatus, error) {
 	res, err := a.service.Terminate(ctx, &executorv1.TerminateRequest{TaskId: ref.TaskID, Handle: ref.Handle})
-	return res.GetRuntime(), errorOf(ctx, err)
+	return res.GetRuntime(), ErrorOf(ctx, err)
 }
 
 func (a *adapter) Remove(ctx context.Context, ref executor.Ref) error {
 	_, err := a.service.Remove(ctx, &executorv1.RemoveRequest{TaskId: ref.TaskID, Handle: ref.Handle})
-	return errorOf(ctx, err)
+	return ErrorOf(ctx, err)
 }
 
 func (a *adapter) List(ctx context.Context, node string) ([]executor.Listed, error) {
 	res, err := a.service.List(ctx, &executorv1.ListRequest{NodeId: node})
 	if err != nil {
-		return nil, errorOf(ctx, err)
+		return nil, ErrorOf(ctx, err)
 	}
 	listed := make([]executor.Listed, 0, len(res.GetTasks()))
 	for _, t := range res.GetTasks() {
@@ -157,7 +157,7 @@ func stateOf(s executorv1.ListedTask_State) executor.State {
 
 func (a *adapter) Logs(ctx context.Context, ref executor.Ref, options *musterv1.LogOptions, emit func(*executor.LogLine) error) error {
 	req := &executorv1.LogsRequest{TaskId: ref.TaskID, Handle: ref.Handle, Options: options}
-	return errorOf(ctx, a.service.logs(ctx, req, func(res *executorv1.LogsResponse) error {
+	return ErrorOf(ctx, a.service.logs(ctx, req, func(res *executorv1.LogsResponse) error {
 		line := &executor.LogLine{Stream: res.GetStream(), Data: res.GetData()}
 		if at := res.GetTimestamp(); at.IsValid() {
 			line.Time = at.AsTime()
@@ -168,7 +168,7 @@ func (a *adapter) Logs(ctx context.Context, ref executor.Ref, options *musterv1.
 
 func (a *adapter) Observe(ctx context.Context, ref executor.Ref, emit func(*executor.Observation) error) error {
 	req := &executorv1.ObserveRequest{TaskId: ref.TaskID, Handle: ref.Handle}
-	return errorOf(ctx, a.service.observe(ctx, req, func(res *executorv1.ObserveResponse) error {
+	return ErrorOf(ctx, a.service.observe(ctx, req, func(res *executorv1.ObserveResponse) error {
 		return emit(&executor.Observation{Runtime: res.GetRuntime(), Message: res.GetMessage(), Error: res.GetError()})
 	}))
 }
