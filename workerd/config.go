@@ -3,7 +3,9 @@ package workerd
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/network"
 	"github.com/musterhq/muster/workerd/pluginhost"
 )
 
@@ -33,6 +36,9 @@ type Env struct {
 	Dial func(address string) (*grpc.ClientConn, error)
 	// Executors run the tasks. Nil: the plugins that Config tells of.
 	Executors executor.Set
+	// Networks are the network plugins. Nil: the plugins that Config tells of, or none if
+	// Executors is set.
+	Networks network.Set
 	// Version is reported as the worker's.
 	Version string
 }
@@ -60,7 +66,13 @@ type Config struct {
 	// ports, and its CPUs and memory as far as Resources does not give the node its
 	// own. Empty: the node shares nothing. See [MachineID].
 	Machine string
-	// Plugins says which executors to start, unless Env has some.
+	// DataPathAddress is the address to which other nodes send the traffic of networks.
+	// Empty: that from which the worker reaches its dispatcher.
+	DataPathAddress string
+	// DataPathPort is the UDP port for that traffic. 0: 4789. Each worker on a machine needs
+	// a port of its own.
+	DataPathPort int
+	// Plugins says which executors and network plugins to start, unless Env has some.
 	Plugins pluginhost.Config
 	// DescribeInterval is how often executors are asked how they are. Shorter
 	// notices a sick executor sooner, at the cost of one call each.
@@ -102,6 +114,14 @@ func (c *Config) Validate() error {
 	}
 	if c.Resources.GetNanoCpus() < 0 || c.Resources.GetMemoryBytes() < 0 {
 		errs = append(errs, errors.New("resources are negative"))
+	}
+	if a := c.DataPathAddress; a != "" {
+		if ip, err := netip.ParseAddr(a); err != nil || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
+			errs = append(errs, fmt.Errorf("data path address %q is not valid: want the IP address at which other nodes reach this one", a))
+		}
+	}
+	if c.DataPathPort < 0 || c.DataPathPort > math.MaxUint16 {
+		errs = append(errs, fmt.Errorf("data path port %d is not valid: want a number from 1 to 65535", c.DataPathPort))
 	}
 	for name, d := range map[string]time.Duration{
 		"describe interval": c.DescribeInterval, "welcome timeout": c.WelcomeTimeout, "ack timeout": c.AckTimeout,

@@ -11,6 +11,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/machine"
+	"github.com/musterhq/muster/workerd/internal/networks"
 )
 
 const (
@@ -37,6 +38,8 @@ type describer struct {
 	first chan struct{}
 	// withheld says by name which executors exceed a limit, and why. Only run uses it.
 	withheld map[string]string
+	// all are the executors as they were last described. Only run uses it.
+	all []*executor.Described
 
 	mu      sync.Mutex
 	current *musterv1.NodeDescription
@@ -51,6 +54,9 @@ type describerConfig struct {
 	// patience is the time that executors get for their first answer.
 	patience  time.Duration
 	executors executor.Set
+	// networks adds the network plugins, and described receives when they have changed.
+	networks  *networks.Networks
+	described <-chan struct{}
 	// disk is nil if nothing is kept.
 	disk *disk
 	// listener is called with the executors each time they were asked.
@@ -122,17 +128,25 @@ func (d *describer) run(ctx context.Context) error {
 	if d.disk != nil {
 		disk = d.disk.changed
 	}
+	inner, cancel := context.WithTimeout(ctx, d.patience)
 	d.ask(ctx, d.patience)
+	d.networks.Await(inner)
+	cancel()
+	d.compose(ctx)
 	d.tellUnknown(ctx)
 	close(d.first)
-	for ; ; d.ask(ctx, describeTimeout) {
+	for {
 		select {
 		case <-tick.C:
 		case <-d.executors.Changes():
+		case <-d.described:
+			d.compose(ctx)
+			continue
 		case <-disk:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		d.ask(ctx, describeTimeout)
 	}
 }
 
@@ -158,7 +172,15 @@ func (d *describer) tellUnknown(ctx context.Context) {
 func (d *describer) ask(ctx context.Context, limit time.Duration) {
 	inner, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	all := d.executors.Describe(inner)
+	d.all = d.executors.Describe(inner)
+	d.compose(ctx)
+	if ctx.Err() == nil {
+		d.listener(d.all)
+	}
+}
+
+// compose makes the description of the node of what is known now.
+func (d *describer) compose(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
@@ -166,7 +188,9 @@ func (d *describer) ask(ctx context.Context, limit time.Duration) {
 	if d.disk != nil {
 		mark = d.disk.mark
 	}
-	node, withheld := assemble(d.base, all, mark)
+	base := proto.CloneOf(d.base)
+	d.networks.Describe(base)
+	node, withheld := assemble(base, d.all, mark)
 	for name, why := range withheld {
 		if d.withheld[name] != why {
 			d.log.Warn("executor exceeds a limit and is not reported", zap.String("executor", name), zap.String("why", why))
@@ -174,11 +198,10 @@ func (d *describer) ask(ctx context.Context, limit time.Duration) {
 	}
 	d.withheld = withheld
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	if !proto.Equal(node, d.current) {
 		d.current = node
 		close(d.changed)
 		d.changed = make(chan struct{})
 	}
-	d.mu.Unlock()
-	d.listener(all)
 }

@@ -19,6 +19,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,6 +31,7 @@ import (
 	"github.com/musterhq/muster/internal/atomicfile"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/internal/networks"
 	"github.com/musterhq/muster/workerd/internal/session"
 	"github.com/musterhq/muster/workerd/internal/tasks"
 	"github.com/musterhq/muster/workerd/pluginhost"
@@ -100,9 +102,18 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		saved = watchedStore{store, disk}
 		parts = append(parts, []daemon.Task{{Name: "watch the disk", Run: disk.run}})
 	}
+	described := make(chan struct{}, 1)
+	nets, err := w.networks(ctx, networks.Config{
+		NodeID: id, Interval: w.cfg.DescribeInterval, DataPathAddress: w.cfg.DataPathAddress, DataPathPort: w.cfg.dataPathPort(),
+		Described: func() { notify(described) }, Logger: log.Named("networks"), Metrics: w.env.Metrics,
+	}, store)
+	if err != nil {
+		return err
+	}
+	parts = append(parts, []daemon.Task{{Name: "keep networks", Run: nets.Run}})
 	reports := session.NewReports()
 	manager := tasks.New(tasks.Config{
-		NodeID: id, Executors: executors, Store: saved, Changed: reports.Changed,
+		NodeID: id, Executors: executors, Networks: nets, Store: saved, Changed: reports.Changed,
 		Logger: log.Named("tasks"), Metrics: w.env.Metrics, Tracer: w.env.Tracer,
 	})
 	patience := firstDescription
@@ -115,11 +126,12 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	}
 	describer := newDescriber(describerConfig{
 		base: base, interval: w.cfg.DescribeInterval, patience: patience,
-		executors: executors, disk: disk, listener: manager.SetExecutors, log: log,
+		executors: executors, networks: nets, described: described, disk: disk, listener: manager.SetExecutors, log: log,
 	})
 	client := session.New(session.Config{
 		NodeID: id, Instance: rand.Text(), Dispatchers: w.cfg.Dispatchers, Dial: w.env.Dial,
 		Tasks: manager, Describer: describer, Reports: reports,
+		Connected:      func(local net.Addr, dispatchers []string) { nets.SetAddress(dataPathAddress(local, dispatchers)) },
 		WelcomeTimeout: w.cfg.WelcomeTimeout, AckTimeout: w.cfg.AckTimeout,
 		Logger: log.Named("session"), Metrics: w.env.Metrics,
 	})

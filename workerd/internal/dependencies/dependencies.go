@@ -1,5 +1,8 @@
 // Package dependencies holds the objects that the tasks of a node refer to, such
-// as specs and configs, in memory.
+// as specs, configs and networks, in memory.
+//
+// What a network consists of is kept by a [Networks]. It hears of a network until
+// neither the dispatcher wants the node to have it nor a task holds it.
 //
 // An object stays while the dispatcher wants the node to have it, or while a task
 // of the node holds it. A task that is withdrawn together with its objects can
@@ -19,7 +22,7 @@ import (
 
 // Protocol is the newest assignment protocol that this package understands. See
 // [dispatcherv1.Hello].
-const Protocol = 1
+const Protocol = 2
 
 // kind is a kind of object.
 type kind uint8
@@ -27,6 +30,7 @@ type kind uint8
 const (
 	kindSpec kind = iota + 1
 	kindConfig
+	kindNetwork
 )
 
 // Ref names an object.
@@ -37,23 +41,32 @@ type Ref struct {
 
 // String returns the reference for errors and logs.
 func (r Ref) String() string {
-	if r.kind == kindSpec {
+	switch r.kind {
+	case kindSpec:
 		return fmt.Sprintf("spec %x", r.id)
+	case kindNetwork:
+		return "network " + r.id
+	default:
+		return "config " + r.id
 	}
-	return "config " + r.id
 }
 
 // SpecRef names a task spec by its digest.
 func SpecRef(digest []byte) Ref { return Ref{kindSpec, string(digest)} }
 
-// RefOf returns what a message names. It returns false for tasks, and for kinds
-// that this version does not know.
+// NetworkRef names a network by its id.
+func NetworkRef(id string) Ref { return Ref{kindNetwork, id} }
+
+// RefOf returns what a message names. It returns false for what tasks do not refer to,
+// and for kinds that this version does not know.
 func RefOf(ref *dispatcherv1.ObjectRef) (Ref, bool) {
 	switch r := ref.GetRef().(type) {
 	case *dispatcherv1.ObjectRef_Spec:
 		return SpecRef(r.Spec), true
 	case *dispatcherv1.ObjectRef_Config:
 		return Ref{kindConfig, r.Config}, true
+	case *dispatcherv1.ObjectRef_Network:
+		return NetworkRef(r.Network), true
 	default:
 		return Ref{}, false
 	}
@@ -62,7 +75,7 @@ func RefOf(ref *dispatcherv1.ObjectRef) (Ref, bool) {
 // RefsOf returns what a task refers to, its spec first. It fails for a kind that
 // this version does not know.
 func RefsOf(t *dispatcherv1.AssignedTask) ([]Ref, error) {
-	refs := make([]Ref, 1, 1+len(t.GetDependencies()))
+	refs := make([]Ref, 1, 1+len(t.GetDependencies())+len(t.GetNetworks()))
 	refs[0] = SpecRef(t.GetSpecDigest())
 	for i, d := range t.GetDependencies() {
 		ref, ok := RefOf(d)
@@ -71,11 +84,36 @@ func RefsOf(t *dispatcherv1.AssignedTask) ([]Ref, error) {
 		}
 		refs = append(refs, ref)
 	}
-	return refs, nil
+	return append(refs, NetworkRefs(t)...), nil
+}
+
+// NetworkRefs returns the networks that a task is attached to.
+func NetworkRefs(t *dispatcherv1.AssignedTask) []Ref {
+	refs := make([]Ref, len(t.GetNetworks()))
+	for i, id := range t.GetNetworks() {
+		refs[i] = NetworkRef(id)
+	}
+	return refs
+}
+
+// Networks keeps what the networks of a node consist of.
+type Networks interface {
+	// Begin starts a session: a complete set follows, which Complete ends. Peers,
+	// services and backends that are not in it are removed then.
+	Begin()
+	Complete()
+	// Put takes in a network, a peer, a service or backends.
+	Put(o *dispatcherv1.AssignedObject)
+	// Remove removes a network with all that belongs to it.
+	Remove(network string)
+	// Withdraw removes a peer or a service.
+	Withdraw(ref *dispatcherv1.ObjectRef)
 }
 
 // Store holds objects. It is safe for concurrent use.
 type Store struct {
+	networks Networks
+
 	mu      sync.Mutex
 	objects map[Ref]*object
 	// dropped says that a spec was dropped since the last call of Begin.
@@ -92,18 +130,22 @@ type object struct {
 }
 
 // New returns an empty store.
-func New() *Store { return &Store{objects: map[Ref]*object{}} }
+func New(networks Networks) *Store { return &Store{networks: networks, objects: map[Ref]*object{}} }
 
 // Begin starts a session: the dispatcher sends again whatever it wants the node
-// to have. Begin drops what no task holds. It returns the digests of the specs
+// to have. Begin drops what no task holds, except for networks, which are in use
+// without tasks: they are dropped by Complete. It returns the digests of the specs
 // that are left, and whether any was dropped since the last call.
 func (s *Store) Begin() (specs map[string]bool, dropped bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.networks.Begin()
 	specs = map[string]bool{}
 	for ref, o := range s.objects {
 		o.wanted = false
-		s.dropUnused(ref, o)
+		if ref.kind != kindNetwork {
+			s.dropUnused(ref, o)
+		}
 	}
 	for ref := range s.objects {
 		if ref.kind == kindSpec {
@@ -114,14 +156,42 @@ func (s *Store) Begin() (specs map[string]bool, dropped bool) {
 	return specs, dropped
 }
 
+// Complete ends the complete set of a session: networks that were not in it, and that no
+// task holds, are dropped.
+func (s *Store) Complete() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ref, o := range s.objects {
+		if ref.kind == kindNetwork {
+			s.dropUnused(ref, o)
+		}
+	}
+	s.networks.Complete()
+}
+
+// Restore takes in a network of an earlier session.
+func (s *Store) Restore(o *dispatcherv1.AssignedObject) {
+	s.Put(o)
+	if n := o.GetNetwork(); n != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.objects[NetworkRef(n.GetId())].wanted = false
+	}
+}
+
 // Put takes in an object that the dispatcher sent. It ignores tasks, and kinds
 // that this version does not know.
-func (s *Store) Put(o *dispatcherv1.AssignedObject) {
-	switch o := o.GetObject().(type) {
+func (s *Store) Put(object *dispatcherv1.AssignedObject) {
+	switch o := object.GetObject().(type) {
 	case *dispatcherv1.AssignedObject_Spec:
 		s.PutSpec(o.Spec.GetDigest(), o.Spec.GetSpec())
 	case *dispatcherv1.AssignedObject_Config:
 		s.put(Ref{kindConfig, o.Config.GetId()}, o.Config)
+	case *dispatcherv1.AssignedObject_Network:
+		s.put(NetworkRef(o.Network.GetId()), nil)
+		s.networks.Put(object)
+	case *dispatcherv1.AssignedObject_Peer, *dispatcherv1.AssignedObject_Service, *dispatcherv1.AssignedObject_Backends:
+		s.networks.Put(object)
 	}
 }
 
@@ -143,7 +213,12 @@ func (s *Store) put(ref Ref, message proto.Message) {
 }
 
 // Withdraw notes that the dispatcher no longer wants the node to have an object.
-func (s *Store) Withdraw(ref Ref) {
+func (s *Store) Withdraw(named *dispatcherv1.ObjectRef) {
+	ref, ok := RefOf(named)
+	if !ok {
+		s.networks.Withdraw(named)
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if o := s.objects[ref]; o != nil {
@@ -209,5 +284,8 @@ func (s *Store) dropUnused(ref Ref, o *object) {
 	if !o.wanted && o.holds == 0 {
 		delete(s.objects, ref)
 		s.dropped = s.dropped || ref.kind == kindSpec
+		if ref.kind == kindNetwork {
+			s.networks.Remove(ref.id)
+		}
 	}
 }

@@ -39,16 +39,15 @@ func putConfig(s *dependencies.Store, id, data string) {
 
 func TestWithdrawnObjectStaysWhileATaskHoldsIt(t *testing.T) {
 	t.Parallel()
-	s := dependencies.New()
+	s := dependencies.New(noNetworks{})
 	s.PutSpec([]byte("d"), &musterv1.TaskSpec{})
 	putConfig(s, "c", "1")
 	held := refs(t, task("d", "c"))
 	if err := s.Hold(held); err != nil {
 		t.Fatal(err)
 	}
-	for _, ref := range held {
-		s.Withdraw(ref)
-	}
+	s.Withdraw(&dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Spec{Spec: []byte("d")}})
+	s.Withdraw(configRef("c"))
 	if s.Spec([]byte("d")) == nil || s.Config("c") == nil {
 		t.Fatal("a held object was dropped")
 	}
@@ -60,13 +59,13 @@ func TestWithdrawnObjectStaysWhileATaskHoldsIt(t *testing.T) {
 
 func TestHoldNamesTheMissingObjectAndHoldsNone(t *testing.T) {
 	t.Parallel()
-	s := dependencies.New()
+	s := dependencies.New(noNetworks{})
 	s.PutSpec([]byte("d"), &musterv1.TaskSpec{})
 	err := s.Hold(refs(t, task("d", "c")))
 	if err == nil || err.Error() != "config c was not sent" {
 		t.Errorf("Hold = %v, want that config c was not sent", err)
 	}
-	s.Withdraw(dependencies.SpecRef([]byte("d")))
+	s.Withdraw(&dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Spec{Spec: []byte("d")}})
 	if s.Spec([]byte("d")) != nil {
 		t.Error("a failed Hold still holds the spec")
 	}
@@ -83,7 +82,7 @@ func TestUnknownKindIsAnError(t *testing.T) {
 
 func TestNewSessionDropsWhatIsNeitherHeldNorSentAgain(t *testing.T) {
 	t.Parallel()
-	s := dependencies.New()
+	s := dependencies.New(noNetworks{})
 	for _, digest := range []string{"held", "sent", "old"} {
 		s.PutSpec([]byte(digest), &musterv1.TaskSpec{})
 	}
@@ -101,7 +100,7 @@ func TestNewSessionDropsWhatIsNeitherHeldNorSentAgain(t *testing.T) {
 
 func TestNewerObjectReplacesOlder(t *testing.T) {
 	t.Parallel()
-	s := dependencies.New()
+	s := dependencies.New(noNetworks{})
 	putConfig(s, "c", "1")
 	putConfig(s, "c", "2")
 	if got := string(s.Config("c").GetData()); got != "2" {
@@ -114,7 +113,7 @@ func TestNewerObjectReplacesOlder(t *testing.T) {
 func TestExactlyWhatIsNeededStays(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		s := dependencies.New()
+		s := dependencies.New(noNetworks{})
 		ids := []string{"a", "b", "c"}
 		wanted, holds := map[string]bool{}, map[string]int{}
 		id := func() string { return rapid.SampledFrom(ids).Draw(t, "id") }
@@ -130,7 +129,7 @@ func TestExactlyWhatIsNeededStays(t *testing.T) {
 			},
 			"withdraw": func(*rapid.T) {
 				id := id()
-				s.Withdraw(refOf(id)[0])
+				s.Withdraw(configRef(id))
 				delete(wanted, id)
 			},
 			"begin": func(*rapid.T) {

@@ -15,12 +15,14 @@ import (
 // Status is what a worker knows of a task. Copies share what pointers and
 // slices lead to; that is never changed, only replaced.
 type Status struct {
-	State       musterv1.TaskState
-	At          time.Time
-	Message     string
-	Error       string
-	Runtime     *musterv1.RuntimeStatus
-	Ports       []*musterv1.PortConfig
+	State   musterv1.TaskState
+	At      time.Time
+	Message string
+	Error   string
+	Runtime *musterv1.RuntimeStatus
+	Ports   []*musterv1.PortConfig
+	// Networks is the task's place on its networks.
+	Networks    []*musterv1.NetworkAttachment
 	NodeToBlame bool
 	// Times holds the moments at which the states were reached that the task
 	// went through here, in order.
@@ -93,6 +95,7 @@ func (s *Status) Report(id string) *dispatcherv1.ReportedStatus {
 			Error:     s.Error,
 			Runtime:   s.Runtime,
 			Ports:     s.Ports,
+			Networks:  s.Networks,
 		},
 		Times:       times,
 		NodeToBlame: s.NodeToBlame,
@@ -109,6 +112,7 @@ func FromReport(r *dispatcherv1.ReportedStatus) Status {
 		Error:       status.GetError(),
 		Runtime:     status.GetRuntime(),
 		Ports:       slices.Clone(status.GetPorts()),
+		Networks:    status.GetNetworks(),
 		NodeToBlame: r.GetNodeToBlame(),
 	}
 	for _, t := range r.GetTimes() {

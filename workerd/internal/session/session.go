@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -77,6 +78,9 @@ type Config struct {
 	Describer Describer
 	// Reports must be told when there is something new to report of a task.
 	Reports *Reports
+	// Connected, if set, is called when a dispatcher has sent Welcome, with the worker's
+	// address of the connection and the addresses of all dispatchers.
+	Connected func(local net.Addr, dispatchers []string)
 	// WelcomeTimeout bounds the time from dialling to the dispatcher's answer.
 	WelcomeTimeout time.Duration
 	// AckTimeout bounds the time that a report may go without being

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	grpcpeer "google.golang.org/grpc/peer"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -83,6 +84,9 @@ func (c *Client) session(ctx context.Context, address string) (welcomed bool, er
 	}()
 	c.where.prefer(address)
 	c.where.learn(welcome.GetDispatchers())
+	if p, ok := grpcpeer.FromContext(s.grpc.Context()); ok && c.cfg.Connected != nil {
+		c.cfg.Connected(p.LocalAddr, welcome.GetDispatchers())
+	}
 	c.cfg.Tasks.Begin()
 	c.reports.begin(c.cfg.Tasks.IDs())
 

@@ -60,11 +60,10 @@ func (m *Manager) Assign(ctx context.Context, msg *dispatcherv1.Assignments) err
 	}
 	m.withdraw(removed)
 	for _, ref := range msg.GetWithdrawn() {
-		if object, ok := dependencies.RefOf(ref); ok {
-			m.objects.Withdraw(object)
-		}
+		m.objects.Withdraw(ref)
 	}
 	if msg.GetComplete() {
+		m.objects.Complete()
 		m.mu.Lock()
 		m.synced = true
 		m.mu.Unlock()
@@ -268,6 +267,9 @@ func (m *Manager) wanted(msg *dispatcherv1.AssignedTask, refs []dependencies.Ref
 	t := newTask(m, msg.GetId())
 	t.digest, t.spec, t.refs = string(msg.GetSpecDigest()), m.objects.Spec(msg.GetSpecDigest()), refs
 	t.want.newest, t.assigned, t.goal = msg, msg, goalOf(msg)
+	if t.goal >= musterv1.TaskState_SHUTDOWN {
+		t.drainUntil = time.Now()
+	}
 	if known := msg.GetKnownState(); known > musterv1.TaskState_ACCEPTED {
 		t.floor, t.inherited = known, true
 		t.setRecord(&record{status: lifecycle.Status{State: known}})
@@ -282,18 +284,21 @@ func (m *Manager) wanted(msg *dispatcherv1.AssignedTask, refs []dependencies.Ref
 }
 
 // restored makes a task of what was stored of it. Of the objects that it refers to
-// only its spec is stored.
+// only its spec and networks are stored.
 func (m *Manager) restored(id string, stored *taskdb.Record) *task {
 	digest := stored.Assigned.GetSpecDigest()
-	refs := []dependencies.Ref{dependencies.SpecRef(digest)}
-	if err := m.objects.Hold(refs); err != nil {
-		m.log.Error("failed to restore a task's spec", zap.String("task", id), zap.Error(err))
-		refs = nil
+	var refs []dependencies.Ref
+	for _, ref := range append(dependencies.NetworkRefs(stored.Assigned), dependencies.SpecRef(digest)) {
+		if err := m.objects.Hold([]dependencies.Ref{ref}); err != nil {
+			m.log.Error("failed to restore what a task refers to", zap.String("task", id), zap.Error(err))
+			continue
+		}
+		refs = append(refs, ref)
 	}
 	t := m.wanted(stored.Assigned, refs)
 	t.storedAssigned, t.inherited = t.assigned, true
 	if stored.Withdrawn {
-		t.want.withdrawn, t.goal = true, musterv1.TaskState_REMOVE
+		t.want.withdrawn, t.goal, t.drainUntil = true, musterv1.TaskState_REMOVE, time.Now()
 	}
 	now := &record{status: t.current.status, handle: stored.Handle, executor: stored.Executor}
 	switch status := stored.Status; {
@@ -309,6 +314,7 @@ func (m *Manager) restored(id string, stored *taskdb.Record) *task {
 	}
 	t.setRecord(now)
 	t.stored = now
+	t.restorePlace(stored.Place)
 	return t
 }
 

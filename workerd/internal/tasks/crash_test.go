@@ -180,7 +180,11 @@ func TestCrashTwice(t *testing.T) {
 // liveAndCrash runs a life with a crash at a point, withdraws all tasks, and
 // reports whether the point was reached.
 func liveAndCrash(t *testing.T, live func(m *machine), point int, loseDisk bool) bool {
-	m := newMachine(t)
+	return crashIn(t, newMachine(t), live, point, loseDisk)
+}
+
+// crashIn is liveAndCrash on a machine.
+func crashIn(t *testing.T, m *machine, live func(m *machine), point int, loseDisk bool) bool {
 	m.crashAt, m.loseDisk = point, loseDisk
 	m.start()
 	m.worker.manager.Begin()

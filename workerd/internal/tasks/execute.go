@@ -10,6 +10,7 @@ import (
 	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
+	"github.com/musterhq/muster/workerd/network"
 )
 
 const (
@@ -43,8 +44,14 @@ type call struct {
 	known *record
 	// description is what the executor is told about the task.
 	description *executor.Task
-	started     time.Time
-	span        tracing.Span
+	// networked is set for tasks with networks, and wanted is what Prepare reserves for
+	// them.
+	networked bool
+	wanted    []network.Attachment
+	// attachment is what the network plugin is told. It is nil for tasks without networks.
+	attachment *network.Task
+	started    time.Time
+	span       tracing.Span
 	// observed is set once the executor has reported what happens during the call. It
 	// belongs to the owner of the task.
 	observed bool
@@ -58,10 +65,16 @@ type call struct {
 
 // newCall returns a call that executes an action.
 func (t *task) newCall(what action, step lifecycle.Step) *call {
-	c := &call{t: t, action: what, step: step, kill: t.attempts >= patience, known: t.current, started: time.Now()}
+	c := &call{t: t, action: what, step: step, kill: t.attempts >= patience, known: t.current, networked: t.networked(), started: time.Now()}
 	switch what {
-	case actPrepare, actStart, actUpdate:
+	case actPrepare, actAttach, actStart, actUpdate:
 		c.description = t.describe()
+	}
+	if what == actPrepare && c.networked {
+		c.wanted = t.wantedAttachments()
+	}
+	if what == actAttach || what == actUpdate {
+		c.attachment = t.attachment(c.known.place)
 	}
 	c.ctx, c.cancel = context.WithCancel(t.m.run)
 	c.span = t.traceCall(what, c.started)
@@ -108,6 +121,10 @@ func (c *call) execute() {
 	switch c.action {
 	case actPrepare:
 		c.changed, c.err = c.prepare()
+	case actAttach:
+		c.changed, c.err = c.attach()
+	case actDetach:
+		c.changed, c.err = c.detach()
 	case actStart:
 		c.changed, c.err = c.start()
 	case actWait:
@@ -130,11 +147,18 @@ func (c *call) prepare() (func(t *task), error) {
 	if err != nil {
 		return nil, err
 	}
-	slow := c.reportSlow(e)
+	place, err := c.reserve(e)
+	if err != nil {
+		return nil, err
+	}
+	slow := c.reportSlow("executor " + e.Name)
 	prepared, err := e.Executor.Prepare(c.ctx, c.description, c.known.handle)
 	slow.Stop()
 	if err != nil {
 		return nil, err
+	}
+	if place != nil {
+		return c.namespaced(e, place, prepared)
 	}
 	at := time.Now()
 	return func(t *task) {
@@ -147,8 +171,8 @@ func (c *call) start() (func(t *task), error) {
 	if err != nil {
 		return nil, err
 	}
-	stop, slow := c.observe(e), c.reportSlow(e)
-	res, err := e.Executor.Start(c.ctx, c.description, c.known.handle, nil)
+	stop, slow := c.observe(e), c.reportSlow("executor "+e.Name)
+	res, err := e.Executor.Start(c.ctx, c.description, c.known.handle, c.known.place.network())
 	slow.Stop()
 	stop()
 	if err != nil {
@@ -157,7 +181,10 @@ func (c *call) start() (func(t *task), error) {
 	at := time.Now()
 	return func(t *task) {
 		t.move(c.step, at, func(r *record) {
-			r.handle, r.status.Runtime, r.status.Ports = res.Handle, res.Runtime, res.Ports
+			r.handle, r.status.Runtime = res.Handle, res.Runtime
+			if r.place == nil {
+				r.status.Ports = res.Ports
+			}
 		})
 	}, nil
 }
@@ -260,6 +287,10 @@ func (c *call) update() (func(t *task), error) {
 	if err != nil {
 		return nil, err
 	}
+	attached, err := c.attachAgain()
+	if err != nil {
+		return nil, err
+	}
 	handle := c.known.handle
 	if e.Can("update") {
 		handle, err = within(c.ctx, quickCall, func(ctx context.Context) ([]byte, error) {
@@ -273,6 +304,9 @@ func (c *call) update() (func(t *task), error) {
 		// A change that arrived during the call still has to be told.
 		if t.description == c.description {
 			t.phase = phaseHeld
+		}
+		if attached != nil {
+			t.update(func(r *record) { r.status.Ports = attached.Ports })
 		}
 		if e.Can("update") {
 			t.update(func(r *record) { r.handle = handle })

@@ -31,14 +31,19 @@ func (w *worker) Prepare(ctx context.Context, task *executor.Task, _ []byte) (*e
 		}
 		return nil
 	})
-	return &executor.Prepared{Handle: []byte("prepared")}, err
+	prepared := &executor.Prepared{Handle: []byte("prepared")}
+	if task.Networked {
+		prepared.Namespace = "/run/netns/" + id
+	}
+	return prepared, err
 }
 
-func (w *worker) Start(ctx context.Context, task *executor.Task, _ []byte, _ *executor.TaskNetwork) (*executor.Started, error) {
+func (w *worker) Start(ctx context.Context, task *executor.Task, _ []byte, network *executor.TaskNetwork) (*executor.Started, error) {
 	id := task.ID
 	res := &executor.Started{Handle: []byte("started")}
 	err := w.call(ctx, "start", id, func() error {
 		w.wantStored(id, starting)
+		w.wantConnected(id, task, network)
 		h := w.held[id]
 		if h == nil {
 			return unknown(id)

@@ -22,6 +22,12 @@ func (t *task) failed(what action, err error) {
 	if text := bounds.Text(e.Error(), nodereport.MaxStatusText); text != e.Error() {
 		e.Err = errors.New(text)
 	}
+	if what == actDetach {
+		// Addresses must not be given to others before the task is detached. A plugin that
+		// is gone left nothing that it could detach; when it comes back, it is told that
+		// nothing is known of the task.
+		e.Temporary = !e.Absent
+	}
 	if e.Temporary {
 		t.failedForNow(what, e)
 	} else {
@@ -37,6 +43,10 @@ func (t *task) failedForGood(what action, e *executor.Error) {
 		// The task runs on as it is.
 		log.Warn("executor refuses to update a task")
 		t.phase = phaseHeld
+		return
+	case actDetach:
+		log.Error("network plugin that attached a task is gone; its addresses are free")
+		t.update(func(r *record) { r.place = nil })
 		return
 	case actRemove:
 		// If the executor still has it, its List finds it at the next start of the
@@ -62,6 +72,13 @@ func (t *task) failedForNow(what action, e *executor.Error) {
 	// A plugin that is started again interrupts a call once. Users do not want to
 	// hear of that while their task runs.
 	quiet := (what == actWait || what == actUpdate) && t.attempts == 1
+	if what == actDetach {
+		// It says nothing about the task, which has ended.
+		quiet = true
+		if t.attempts == 1 {
+			t.m.log.Warn("failed to detach a task from its networks; retrying", zap.String("task", t.id), zap.Error(e))
+		}
+	}
 	if text := e.Error(); !quiet && text != t.current.status.Error {
 		t.m.log.Warn("call to executor failed; retrying", zap.String("task", t.id), zap.Stringer("call", what), zap.Error(e))
 		t.update(func(r *record) {
@@ -70,7 +87,7 @@ func (t *task) failedForNow(what action, e *executor.Error) {
 		})
 	}
 	pause := e.Delay()
-	if what == actRemove || what == actShutdown {
+	if what == actRemove || what == actShutdown || what == actDetach {
 		p := t.hasPauses()
 		if p.backoff == nil {
 			p.backoff = backoff.New(firstPause, longestPause)

@@ -23,6 +23,16 @@ func (c *call) lookUp() (func(t *task), error) {
 	if err != nil {
 		return nil, fmt.Errorf("list tasks: %w", err)
 	}
+	lost := found && listed.State == executor.StateRunning && c.networked && c.known.place == nil
+	if lost {
+		// Its addresses may be given to others.
+		_, err := within(c.ctx, quickCall, func(ctx context.Context) (*musterv1.RuntimeStatus, error) {
+			return e.Executor.Terminate(ctx, listed.Ref)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
 	at := time.Now()
 	return func(t *task) {
 		known := t.state()
@@ -34,6 +44,11 @@ func (c *call) lookUp() (func(t *task), error) {
 			case !found && known >= musterv1.TaskState_STARTING:
 				r.status.Move(lifecycle.Failure(known), at, "started")
 				r.status.Error = "task lost: the worker's state was lost and no executor knows the task"
+				r.status.NodeToBlame = true
+			case lost:
+				r.handle, r.executor = listed.Handle, e.Name
+				r.status.Move(lifecycle.Failure(max(known, musterv1.TaskState_STARTING)), at, "started")
+				r.status.Error = "task lost: the worker's state was lost, and with it the task's addresses"
 				r.status.NodeToBlame = true
 			case !found, listed.State == executor.StatePrepared:
 				// Preparing again what is prepared changes nothing. States below the

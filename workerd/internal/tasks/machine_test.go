@@ -17,7 +17,9 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/plugins/nullnetwork"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/internal/networks"
 	"github.com/musterhq/muster/workerd/taskdb"
 )
 
@@ -75,6 +77,11 @@ type machine struct {
 	set func(*executor.Fixed) executor.Set
 	// mute keeps the executor from telling how a task ended.
 	mute bool
+	// connected is what assignments say of networks, objects are the networks, and kernel
+	// is what the network plugin has set up.
+	connected *dispatcherv1.AssignedTask
+	objects   []*dispatcherv1.AssignedObject
+	kernel    *nullnetwork.Kernel
 	// refuses is the error of all writes to the disk.
 	refuses error
 
@@ -120,8 +127,10 @@ type worker struct {
 	*machine
 	life    int
 	manager *Manager
-	cancel  context.CancelFunc
-	done    chan struct{}
+	// networks is nil unless tasks have networks.
+	networks *networks.Networks
+	cancel   context.CancelFunc
+	done     chan struct{}
 }
 
 func newMachine(t *testing.T) *machine {
@@ -141,7 +150,9 @@ func newMachine(t *testing.T) *machine {
 }
 
 func (d *disk) clear() {
-	d.contents = taskdb.Contents{Tasks: map[string]*taskdb.Record{}, Specs: map[string]*musterv1.TaskSpec{}}
+	d.contents = taskdb.Contents{
+		Tasks: map[string]*taskdb.Record{}, Specs: map[string]*musterv1.TaskSpec{}, Networks: map[string]*dispatcherv1.Assignments{},
+	}
 }
 
 // start begins a new life of the worker. The session begins with sync.
@@ -171,21 +182,29 @@ func (m *machine) start() *worker {
 	if m.set != nil {
 		set = m.set(fixed)
 	}
+	if m.connected != nil {
+		w.networks = w.newNetworks()
+	}
 	w.manager = New(Config{
-		NodeID: "node1", Executors: set, Store: w, Changed: w.changed, Metrics: m.registry,
+		NodeID: "node1", Executors: set, Networks: w.networks, Store: w, Changed: w.changed, Metrics: m.registry,
 		Logger: zaptest.NewLogger(m.t, zaptest.Level(zap.ErrorLevel)),
 	})
 	w.manager.Restore(contents)
 	w.manager.SetExecutors(set.Describe(context.Background()))
 	go func() {
 		defer close(w.done)
+		var networks sync.WaitGroup
+		if w.networks != nil {
+			networks.Go(func() { _ = w.networks.Run(ctx) })
+		}
 		_ = w.manager.Run(ctx)
+		networks.Wait()
 	}()
 	return w
 }
 
 func (d *disk) copy() *taskdb.Contents {
-	c := &taskdb.Contents{Tasks: map[string]*taskdb.Record{}, Specs: maps.Clone(d.contents.Specs)}
+	c := &taskdb.Contents{Tasks: map[string]*taskdb.Record{}, Specs: maps.Clone(d.contents.Specs), Networks: maps.Clone(d.contents.Networks), SetAside: d.contents.SetAside}
 	for id, r := range d.contents.Tasks {
 		record := *r
 		c.Tasks[id] = &record
@@ -212,6 +231,7 @@ func (w *worker) point() error {
 		w.crashAt, w.crashAgain = w.points+w.crashAgain, 0
 		if w.loseDisk {
 			w.disk.clear()
+			w.disk.contents.SetAside = "elsewhere"
 		}
 		return errCrashed
 	}
@@ -267,6 +287,9 @@ func (d *disk) apply(specs map[string]*musterv1.TaskSpec, changes []taskdb.Chang
 		}
 		if c.Executor != "" {
 			r.Executor = c.Executor
+		}
+		if c.Place != nil || c.NoPlace {
+			r.Place = c.Place
 		}
 		r.Withdrawn = r.Withdrawn || c.Withdrawn
 	}
@@ -414,13 +437,18 @@ func (w *worker) call(ctx context.Context, method, id string, effect func() erro
 	if err := w.point(); err != nil {
 		return err
 	}
-	if other := w.inFlight[id]; id != "" && other != "" {
+	// Calls to the network plugin are not calls to the executor.
+	busy := id
+	if method == "attach" || method == "detach" {
+		busy += "'s network"
+	}
+	if other := w.inFlight[busy]; id != "" && other != "" {
 		w.t.Errorf("%s of %s was called during %s", method, id, other)
 	}
-	w.inFlight[id] = method
+	w.inFlight[busy] = method
 	defer func() {
 		if w.life == w.machine.life {
-			delete(w.inFlight, id)
+			delete(w.inFlight, busy)
 		}
 	}()
 	w.calls = append(w.calls, fmt.Sprint(method, " ", id))

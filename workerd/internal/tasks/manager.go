@@ -29,6 +29,7 @@ import (
 	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/dependencies"
+	"github.com/musterhq/muster/workerd/internal/networks"
 	"github.com/musterhq/muster/workerd/taskdb"
 )
 
@@ -44,6 +45,8 @@ type Store interface {
 type Config struct {
 	NodeID    string
 	Executors executor.Set
+	// Networks are the networks of the node. Nil: it has none.
+	Networks *networks.Networks
 	// Store may be nil: nothing is stored then.
 	Store Store
 	// Changed is called when there is something new to report of a task. Settled
@@ -86,8 +89,9 @@ type Manager struct {
 	// blank is the record of all tasks of which nothing is known yet.
 	blank *record
 
-	// objects holds the objects that tasks refer to.
-	objects *dependencies.Store
+	// objects holds the objects that tasks refer to, and networks connects tasks.
+	objects  *dependencies.Store
+	networks *networks.Networks
 
 	mu    sync.Mutex
 	tasks map[string]*task
@@ -99,6 +103,9 @@ type Manager struct {
 
 // New returns a manager without tasks.
 func New(cfg Config) *Manager {
+	if cfg.Networks == nil {
+		cfg.Networks = networks.New(networks.Config{NodeID: cfg.NodeID, Logger: cfg.Logger})
+	}
 	m := &Manager{
 		cfg:       cfg,
 		log:       cfg.Logger,
@@ -107,7 +114,8 @@ func New(cfg Config) *Manager {
 		admitted:  make(chan struct{}),
 		assigning: make(chan struct{}, 1),
 		blank:     &record{},
-		objects:   dependencies.New(),
+		objects:   dependencies.New(cfg.Networks),
+		networks:  cfg.Networks,
 		tasks:     map[string]*task{},
 	}
 	m.metrics = newMetrics(cfg.Metrics, m.countStates)
@@ -119,8 +127,16 @@ func (m *Manager) Restore(contents *taskdb.Contents) {
 	for digest, spec := range contents.Specs {
 		m.objects.PutSpec([]byte(digest), spec)
 	}
+	for _, network := range contents.Networks {
+		for _, object := range network.GetObjects() {
+			m.objects.Restore(object)
+		}
+	}
 	for id, record := range contents.Tasks {
 		m.tasks[id] = m.restored(id, record)
+	}
+	if contents.SetAside == "" {
+		m.networks.Restored()
 	}
 	m.dropSpecs()
 }

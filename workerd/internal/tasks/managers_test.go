@@ -43,10 +43,11 @@ func (w *worker) sync() {
 	w.mu.Lock()
 	var msg dispatcherv1.Assignments
 	for _, id := range slices.Sorted(maps.Keys(w.wanted)) {
-		task := *newAssignment(id, w.wanted[id])
+		task := w.connect(newAssignment(id, w.wanted[id]))
 		task.KnownState = w.reported[id].GetStatus().GetState()
-		msg.Tasks = append(msg.Tasks, &task)
+		msg.Tasks = append(msg.Tasks, task)
 	}
+	msg.Objects = w.objects
 	w.mu.Unlock()
 	msg.Complete, msg.Last, msg.Specs = true, true, []*dispatcherv1.AssignedSpec{spec()}
 	w.assign(&msg)
@@ -81,11 +82,11 @@ func (m *machine) want(id string, desired musterv1.TaskState) {
 }
 
 func (m *machine) wantLabels(id string, desired musterv1.TaskState, labels map[string]string) {
-	task := newAssignment(id, &dispatcherv1.AssignedTask{DesiredState: desired, ServiceLabels: labels})
+	task := m.connect(newAssignment(id, &dispatcherv1.AssignedTask{DesiredState: desired, ServiceLabels: labels}))
 	m.mu.Lock()
 	m.wanted[id] = task
 	m.mu.Unlock()
-	m.worker.assign(&dispatcherv1.Assignments{Tasks: []*dispatcherv1.AssignedTask{task}, Specs: []*dispatcherv1.AssignedSpec{spec()}})
+	m.worker.assign(&dispatcherv1.Assignments{Objects: m.objects, Tasks: []*dispatcherv1.AssignedTask{task}, Specs: []*dispatcherv1.AssignedSpec{spec()}})
 }
 
 // withdraw has the worker remove a task.

@@ -24,7 +24,7 @@ func newMetrics(reg prometheus.Registerer, count func() map[musterv1.TaskState]i
 	}
 	calls := promauto.With(reg).NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "muster_worker_task_call_seconds",
-		Help:    "Duration of calls to executors.",
+		Help:    "Duration of calls to executors and network plugins about tasks.",
 		Buckets: prometheus.ExponentialBuckets(0.0001, 4, 12),
 	}, []string{"call"})
 	m.running = promauto.With(reg).NewHistogram(prometheus.HistogramOpts{
@@ -34,7 +34,7 @@ func newMetrics(reg prometheus.Registerer, count func() map[musterv1.TaskState]i
 	})
 	for a := range actions {
 		switch a {
-		case actPrepare, actStart, actShutdown, actUpdate, actRemove:
+		case actPrepare, actAttach, actStart, actShutdown, actUpdate, actDetach, actRemove:
 			m.calls[a] = calls.WithLabelValues(a.String())
 		}
 	}

@@ -159,6 +159,9 @@ func (t *task) forget() {
 		}
 	}
 	t.phase = phaseForgotten
+	if t.networked() {
+		t.m.networks.Release(t.id)
+	}
 	if t.pauses != nil && t.pauses.timer != nil {
 		t.pauses.timer.Stop()
 	}

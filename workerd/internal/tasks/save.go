@@ -24,7 +24,7 @@ const storeRetry = time.Second
 
 // writtenFirst reports whether the store must know about an action before it is
 // begun.
-func (a action) writtenFirst() bool { return a == actPrepare || a == actStart }
+func (a action) writtenFirst() bool { return a == actPrepare || a == actAttach || a == actStart }
 
 // readyBlocked reports whether the task is prepared and must not start yet.
 func (t *task) readyBlocked() bool {
@@ -59,6 +59,9 @@ func (t *task) save(waiting bool) {
 	}
 	before := t.stored.status.State
 	t.stored, t.storedAssigned = now, t.assigned
+	if t.networked() && now.place == nil && lifecycle.Ended(now.status.State) {
+		t.m.networks.Release(t.id)
+	}
 	if t.reported.Load() == &now.status {
 		return
 	}
@@ -79,6 +82,9 @@ func (t *task) write() error {
 	}
 	if t.current != t.stored {
 		change.Status = t.current.status.Report(t.id)
+	}
+	if t.current.place != t.stored.place {
+		change.Place, change.NoPlace = t.current.place.encode(), t.current.place == nil
 	}
 	var specs map[string]*musterv1.TaskSpec
 	if t.assigned != t.storedAssigned {

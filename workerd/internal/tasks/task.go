@@ -59,6 +59,9 @@ type record struct {
 	// executor is the name of the executor that holds the task. It is empty until one
 	// was called.
 	executor string
+	// place is the task's place on its networks. It is nil for tasks without networks,
+	// before Prepare, and once the task was detached.
+	place *place
 }
 
 // want is what the managers want of a task, as far as they have told this
@@ -101,6 +104,13 @@ type task struct {
 	// All fields below belong to the owner.
 
 	phase phase
+	// prepared is set while a networked task was prepared by this worker and has not been
+	// attached yet.
+	prepared bool
+	// drainUntil is until when the task is left running that must be shut down. It is zero
+	// before that. A task that had to be shut down before this worker knew it is not left
+	// running: it may have been shut down.
+	drainUntil time.Time
 	// last is the action that was executed last, and attempts counts its failures in
 	// a row.
 	last     action
@@ -190,6 +200,9 @@ const (
 	// actAdvance moves the task to the next state without any call.
 	actAdvance
 	actPrepare
+	// actAttach connects a task that was prepared to its networks, and actDetach undoes
+	// that once it has ended.
+	actAttach
 	actStart
 	actWait
 	actShutdown
@@ -200,6 +213,7 @@ const (
 	actLookUp
 	// actUpdate tells the executor the task's new service name, labels and ports.
 	actUpdate
+	actDetach
 	actRemove
 	actForget
 	actions
@@ -208,7 +222,7 @@ const (
 // String returns the name of an action for logs and metrics.
 func (a action) String() string {
 	return [...]string{
-		"rest", "advance", "prepare", "start", "wait", "shutdown", "ask", "look up", "update", "remove", "forget",
+		"rest", "advance", "prepare", "attach", "start", "wait", "shutdown", "ask", "look up", "update", "detach", "remove", "forget",
 	}[a]
 }
 
@@ -225,18 +239,26 @@ func (t *task) decide() (action, lifecycle.Step) {
 		return actAsk, lifecycle.Step{}
 	case t.phase == phaseLookUp && !stop:
 		return actLookUp, lifecycle.Step{}
+	case lifecycle.Ended(state) && t.current.place != nil:
+		return actDetach, lifecycle.Step{}
 	case remove && lifecycle.Ended(state):
 		return actRemove, lifecycle.Step{}
 	}
 	step := lifecycle.Next(state, t.goal)
 	switch step.Op {
 	case lifecycle.Prepare:
+		if t.prepared {
+			return actAttach, step
+		}
 		return actPrepare, step
 	case lifecycle.Start:
 		return actStart, step
 	case lifecycle.Shutdown:
 		if t.phase == phaseUntouched {
 			return actAdvance, step
+		}
+		if t.draining() {
+			return actWait, lifecycle.Next(state, musterv1.TaskState_RUNNING)
 		}
 		return actShutdown, step
 	}
@@ -338,7 +360,11 @@ func (t *task) describe() *executor.Task {
 			NodeID:        t.m.cfg.NodeID,
 			ServiceLabels: t.assigned.GetServiceLabels(),
 			Spec:          t.spec,
-			Ports:         t.assigned.GetPorts(),
+			Networked:     t.networked(),
+		}
+		// The ports of a networked task are its network plugin's business.
+		if !t.networked() {
+			t.description.Ports = t.assigned.GetPorts()
 		}
 	}
 	return t.description

@@ -21,6 +21,8 @@ func (t *task) traceCall(what action, at time.Time) tracing.Span {
 	switch what {
 	case actPrepare:
 		return t.trace("prepare task", at)
+	case actAttach:
+		return t.trace("attach task", at)
 	case actStart:
 		return t.trace("start task", at)
 	default:

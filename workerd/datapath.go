@@ -1,0 +1,75 @@
+package workerd
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/musterhq/muster/workerd/internal/networks"
+	"github.com/musterhq/muster/workerd/network"
+	"github.com/musterhq/muster/workerd/taskdb"
+)
+
+// defaultDataPathPort is the port that VXLAN has.
+const defaultDataPathPort = 4789
+
+// lookUpTimeout bounds the search for the address of a dispatcher.
+const lookUpTimeout = time.Second
+
+// networks returns the networks of the node, over the plugins that there are.
+func (w *Worker) networks(ctx context.Context, cfg networks.Config, store *taskdb.DB) (*networks.Networks, error) {
+	if cfg.Plugins = w.env.Networks; cfg.Plugins == nil {
+		var err error
+		if cfg.Plugins, err = network.NewFixed(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if store != nil {
+		cfg.Store = store
+	}
+	return networks.New(cfg), nil
+}
+
+func (c *Config) dataPathPort() uint32 {
+	if c.DataPathPort != 0 {
+		return uint32(c.DataPathPort)
+	}
+	return defaultDataPathPort
+}
+
+// dataPathAddress returns the address at which other nodes reach this one: that of its
+// connection to a dispatcher. If that is a loopback address, it is the address from which
+// the machine reaches another dispatcher, because other nodes do not reach a loopback
+// address; if all dispatchers are on loopback addresses, so are all nodes.
+func dataPathAddress(local net.Addr, dispatchers []string) netip.Addr {
+	address := addressOf(local)
+	if !address.IsLoopback() {
+		return address
+	}
+	for _, dispatcher := range dispatchers {
+		// This sends nothing: it only asks the kernel for the way.
+		conn, err := (&net.Dialer{Timeout: lookUpTimeout}).Dial("udp", dispatcher)
+		if err != nil {
+			continue
+		}
+		other := addressOf(conn.LocalAddr())
+		_ = conn.Close()
+		if other.IsValid() && !other.IsLoopback() {
+			return other
+		}
+	}
+	return address
+}
+
+// addressOf returns the IP address of an address with a port, if it has one.
+func addressOf(a net.Addr) netip.Addr {
+	if a == nil {
+		return netip.Addr{}
+	}
+	parsed, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return parsed.Addr().Unmap().WithZone("")
+}

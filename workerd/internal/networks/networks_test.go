@@ -1,0 +1,581 @@
+package networks_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
+	"github.com/musterhq/muster/plugins/nullnetwork"
+	"github.com/musterhq/muster/plugins/sdk/wire"
+	"github.com/musterhq/muster/workerd/internal/networks"
+	"github.com/musterhq/muster/workerd/network"
+	"github.com/musterhq/muster/workerd/network/contractv1"
+)
+
+// node is a node with one network plugin, whose process may come and go.
+type node struct {
+	t        *testing.T
+	kernel   *nullnetwork.Kernel
+	networks *networks.Networks
+	changes  chan struct{}
+
+	mu      sync.Mutex
+	plugin  network.Plugin
+	applies []*networkv1.ApplyRequest
+	calls   []string
+	// faults are what the next calls of a method do instead of what they should.
+	faults map[string][]func(ctx context.Context) error
+	// broken says what is wrong with networks.
+	broken map[string]string
+	stored map[string]*dispatcherv1.Assignments
+	writes int
+}
+
+// inBubble runs a test with a node that has the networks of an empty store.
+func inBubble(t *testing.T, test func(n *node)) {
+	t.Helper()
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := &node{
+			t: t, kernel: nullnetwork.NewKernel(), changes: make(chan struct{}, 1),
+			faults: map[string][]func(context.Context) error{}, broken: map[string]string{}, stored: map[string]*dispatcherv1.Assignments{},
+		}
+		n.startPlugin()
+		stop := n.start()
+		test(n)
+		stop()
+		for _, v := range n.kernel.Violations() {
+			t.Error(v)
+		}
+	})
+}
+
+// start begins a life of the worker, and returns the function that ends it.
+func (n *node) start() (stop func()) {
+	n.networks = networks.New(networks.Config{
+		NodeID: "node1", Plugins: n, Interval: 20 * time.Second, Store: n, DataPathPort: 4789, Logger: zap.NewNop(),
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = n.networks.Run(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// startPlugin starts a process of the plugin in place of the one before.
+func (n *node) startPlugin() {
+	n.mu.Lock()
+	n.plugin = contractv1.New(&process{nullnetwork.New(n.kernel, nullnetwork.Config{Fault: n.fault}), n})
+	n.mu.Unlock()
+	n.changed()
+}
+
+// killPlugin ends the process of the plugin.
+func (n *node) killPlugin() {
+	n.mu.Lock()
+	n.plugin = nil
+	n.mu.Unlock()
+	n.changed()
+}
+
+func (n *node) changed() {
+	select {
+	case n.changes <- struct{}{}:
+	default:
+	}
+}
+
+// process is a process of the plugin that records what it is told.
+type process struct {
+	*nullnetwork.Plugin
+	n *node
+}
+
+func (p *process) Apply(ctx context.Context, req *networkv1.ApplyRequest) (*networkv1.ApplyResponse, error) {
+	p.n.mu.Lock()
+	p.n.applies = append(p.n.applies, req)
+	broken := maps.Clone(p.n.broken)
+	p.n.mu.Unlock()
+	res, err := p.Plugin.Apply(ctx, req)
+	for id, why := range broken {
+		res.Errors = append(res.Errors, &networkv1.NetworkError{NetworkId: id, Message: why})
+	}
+	return res, err
+}
+
+func (n *node) fault(ctx context.Context, method, task string) error {
+	n.mu.Lock()
+	n.calls = append(n.calls, strings.TrimSpace(method+" "+task))
+	var next func(context.Context) error
+	if all := n.faults[method]; len(all) > 0 {
+		next, n.faults[method] = all[0], all[1:]
+	}
+	n.mu.Unlock()
+	if next == nil {
+		return nil
+	}
+	return next(ctx)
+}
+
+// fail has the next call of a method fail.
+func (n *node) fail(method string, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.faults[method] = append(n.faults[method], func(context.Context) error { return err })
+}
+
+// hang has the next call of a method hang until it is cancelled, or until the returned
+// function is called.
+func (n *node) hang(method string) (release func()) {
+	released := make(chan struct{})
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.faults[method] = append(n.faults[method], func(ctx context.Context) error {
+		select {
+		case <-released:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	return func() { close(released) }
+}
+
+// Describe implements network.Set.
+func (n *node) Describe(ctx context.Context) []*network.Described {
+	n.mu.Lock()
+	p := n.plugin
+	n.mu.Unlock()
+	about := &network.About{Name: "null", Drivers: []string{"overlay"}, Message: "it has ended"}
+	if p != nil {
+		about, _ = p.Describe(ctx)
+	}
+	return []*network.Described{network.NewDescribed(p, about)}
+}
+
+// Changes implements network.Set.
+func (n *node) Changes() <-chan struct{} { return n.changes }
+
+// ApplyNetworks implements networks.Store.
+func (n *node) ApplyNetworks(changed map[string]*dispatcherv1.Assignments) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.writes++
+	for id, objects := range changed {
+		if objects == nil {
+			delete(n.stored, id)
+		} else {
+			n.stored[id] = proto.CloneOf(objects)
+		}
+	}
+	return nil
+}
+
+// settle lets the worker do what there is to do within a time.
+func (n *node) settle(within time.Duration) {
+	time.Sleep(within)
+	synctest.Wait()
+}
+
+// take returns the calls of Apply since the last time.
+func (n *node) take() []*networkv1.ApplyRequest {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	applies := n.applies
+	n.applies = nil
+	return applies
+}
+
+// wantCalls fails the test unless these calls were made since the last time.
+func (n *node) wantCalls(want ...string) {
+	n.t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !slices.Equal(n.calls, want) {
+		n.t.Errorf("calls = %q, want %q", n.calls, want)
+	}
+	n.calls = nil
+}
+
+// session has the dispatcher send a complete set.
+func (n *node) session(objects ...*dispatcherv1.AssignedObject) {
+	n.networks.Begin()
+	n.put(objects...)
+	n.networks.Complete()
+}
+
+func (n *node) put(objects ...*dispatcherv1.AssignedObject) {
+	for _, o := range objects {
+		n.networks.Put(o)
+	}
+}
+
+func net(blocks ...string) *dispatcherv1.AssignedObject {
+	return &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Network{Network: &networkv1.Network{
+		Id: "net", Name: "backend", Driver: "overlay", Subnets: []string{"10.64.0.0/16"}, Blocks: blocks,
+	}}}
+}
+
+func peer(node string) *dispatcherv1.AssignedObject {
+	return &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Peer{Peer: &networkv1.Peer{NetworkId: "net", NodeId: node}}}
+}
+
+func service(id string) *dispatcherv1.AssignedObject {
+	return &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Service{Service: &networkv1.Service{NetworkId: "net", Id: id}}}
+}
+
+func backends(complete bool, tasks ...string) *dispatcherv1.AssignedObject {
+	b := &networkv1.Backends{NetworkId: "net", ServiceId: "svc", Complete: complete}
+	for _, id := range tasks {
+		if gone, ok := strings.CutPrefix(id, "-"); ok {
+			b.Removed = append(b.Removed, gone)
+		} else {
+			b.Backends = append(b.Backends, &networkv1.Backend{TaskId: id})
+		}
+	}
+	return &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Backends{Backends: b}}
+}
+
+// wantBackends fails the test unless the kernel has exactly these backends of a service.
+func (n *node) wantBackends(want ...string) {
+	n.t.Helper()
+	var got []string
+	if net := n.kernel.Networks()["net"]; net != nil && net.Services["svc"] != nil {
+		got = slices.Sorted(maps.Keys(net.Services["svc"].Backends))
+	}
+	if !slices.Equal(got, want) {
+		n.t.Errorf("backends = %q, want %q", got, want)
+	}
+}
+
+// attach gives a task addresses and attaches it.
+func (n *node) attach(id string) error {
+	ctx := context.Background()
+	attachments, _, err := n.networks.Reserve(ctx, id, []network.Attachment{{NetworkID: "net"}})
+	if err != nil {
+		return err
+	}
+	_, err = n.networks.Attach(ctx, &network.Task{ID: id, Namespace: "/run/netns/" + id, Attachments: attachments})
+	return err
+}
+
+func TestNothingIsAppliedBeforeItIsKnownWhatThereIs(t *testing.T) {
+	inBubble(t, func(n *node) {
+		n.networks.Begin()
+		n.put(net("10.64.4.0/26"))
+		n.settle(time.Minute)
+		n.wantCalls()
+		n.networks.Complete()
+		n.settle(time.Second)
+		n.wantCalls("Apply", "List")
+		if got := n.take(); len(got) != 1 || !got[0].GetComplete() || got[0].GetNetworks()[0].GetNodeAddresses()[0] != "10.64.4.0" {
+			n.t.Errorf("applied: %v", got)
+		}
+	})
+}
+
+func TestChangesDuringAnApplyAreAppliedTogether(t *testing.T) {
+	inBubble(t, func(n *node) {
+		n.session(net("10.64.4.0/26"), service("svc"), backends(true, "a"))
+		n.settle(time.Second)
+		n.take()
+		release := n.hang("Apply")
+		n.put(backends(false, "b"))
+		n.settle(time.Second)
+		for i := range 100 {
+			n.put(backends(false, fmt.Sprint("t", i)))
+			n.put(backends(false, fmt.Sprint("-t", i)))
+		}
+		n.put(backends(false, "c", "-a"))
+		n.settle(time.Second)
+		if got := n.take(); len(got) != 1 {
+			n.t.Fatalf("%d calls of Apply were made at once", len(got))
+		}
+		release()
+		n.settle(time.Second)
+		n.wantBackends("b", "c")
+		if got := n.take(); len(got) != 1 || got[0].GetComplete() || len(got[0].GetNetworks()) > 0 {
+			n.t.Errorf("applied: %v", got)
+		}
+	})
+}
+
+func TestFailedApplyIsRepeatedWithEverything(t *testing.T) {
+	inBubble(t, func(n *node) {
+		n.session(net("10.64.4.0/26"), service("svc"), backends(true, "a"))
+		n.settle(time.Second)
+		n.take()
+		for range 3 {
+			n.fail("Apply", errors.New("nft is busy"))
+		}
+		n.put(backends(false, "b"))
+		n.settle(time.Minute)
+		n.wantBackends("a", "b")
+		got := n.take()
+		if len(got) != 4 || !got[3].GetComplete() {
+			n.t.Errorf("applied: %v", got)
+		}
+	})
+}
+
+func TestPluginThatHangsIsAskedAgain(t *testing.T) {
+	inBubble(t, func(n *node) {
+		n.hang("Apply")
+		n.session(net("10.64.4.0/26"))
+		n.settle(30 * time.Second)
+		if err := n.attach("a"); err == nil || err.Error() != "network plugin null is not ready: it has not set up the node's networks yet" {
+			n.t.Errorf("Attach = %v", err)
+		}
+		n.settle(time.Minute)
+		if err := n.attach("a"); err != nil {
+			n.t.Error(err)
+		}
+	})
+}
+
+func TestErrorOfANetworkIsThatOfItsTasks(t *testing.T) {
+	inBubble(t, func(n *node) {
+		n.broken["net"] = "no kernel module"
+		n.session(net("10.64.4.0/26"))
+		n.settle(time.Second)
+		if err := n.attach("a"); err == nil || err.Error() != "network backend: no kernel module" {
+			n.t.Errorf("Attach = %v, want the network's error", err)
+		}
+		n.mu.Lock()
+		clear(n.broken)
+		n.mu.Unlock()
+		n.settle(time.Minute)
+		if err := n.attach("a"); err != nil {
+			n.t.Error(err)
+		}
+	})
+}
+
+func TestNewProcessIsToldEverythingAndAttachesTasksAgain(t *testing.T) {
+	inBubble(t, func(n *node) {
+		n.session(net("10.64.4.0/26"), peer("node2"), service("svc"), backends(true, "a"))
+		n.settle(time.Second)
+		for _, id := range []string{"a", "b"} {
+			if err := n.attach(id); err != nil {
+				n.t.Fatal(err)
+			}
+		}
+		n.killPlugin()
+		n.settle(time.Second)
+		n.put(backends(false, "b"))
+		n.settle(time.Second)
+		n.take()
+		n.mu.Lock()
+		n.calls = nil
+		n.mu.Unlock()
+		n.startPlugin()
+		n.settle(time.Second)
+		n.mu.Lock()
+		slices.Sort(n.calls)
+		n.mu.Unlock()
+		n.wantCalls("Apply", "Attach a", "Attach b", "List")
+		n.wantBackends("a", "b")
+		if got := n.take(); len(got) != 1 || !got[0].GetComplete() || len(got[0].GetPeers()) != 1 {
+			n.t.Errorf("applied: %v", got)
+		}
+	})
+}
+
+func TestCallThatDiesWithTheProcessIsTemporary(t *testing.T) {
+	inBubble(t, func(n *node) {
+		n.session(net("10.64.4.0/26"))
+		n.settle(time.Second)
+		n.fail("Attach", &wire.Error{Code: codes.Unavailable, Temporary: true, Err: errors.New("process ended")})
+		if err := n.attach("a"); err == nil || err.Error() != "network plugin null: process ended" {
+			n.t.Errorf("Attach = %v", err)
+		}
+		n.killPlugin()
+		n.settle(time.Second)
+		if err := n.attach("a"); err == nil || err.Error() != "network plugin null is not ready: it has ended" {
+			n.t.Errorf("Attach = %v", err)
+		}
+		n.startPlugin()
+		n.settle(time.Second)
+		if err := n.attach("a"); err != nil {
+			n.t.Error(err)
+		}
+	})
+}
+
+func TestTasksThatNobodyKnowsAreDetached(t *testing.T) {
+	inBubble(t, func(n *node) {
+		n.session(net("10.64.4.0/26"))
+		n.settle(time.Second)
+		for _, id := range []string{"a", "b"} {
+			if err := n.attach(id); err != nil {
+				n.t.Fatal(err)
+			}
+		}
+		n.networks.Release("b")
+		n.settle(2 * time.Minute)
+		if got := slices.Sorted(maps.Keys(n.kernel.Attached())); !slices.Equal(got, []string{"a"}) {
+			n.t.Errorf("attached: %v, want a", got)
+		}
+	})
+}
+
+func TestSetThatSaysNothingNewChangesNothing(t *testing.T) {
+	inBubble(t, func(n *node) {
+		all := []*dispatcherv1.AssignedObject{net("10.64.4.0/26"), peer("node2"), service("svc"), backends(true, "a", "b")}
+		n.session(all...)
+		n.settle(time.Second)
+		n.take()
+		n.session(all...)
+		n.settle(time.Second)
+		if got := n.take(); len(got) != 0 {
+			n.t.Errorf("applied: %v", got)
+		}
+	})
+}
+
+func TestSetRemovesWhatItDoesNotName(t *testing.T) {
+	inBubble(t, func(n *node) {
+		n.session(net("10.64.4.0/26"), peer("node2"), peer("node3"), service("svc"), service("old"), backends(true, "a", "b"))
+		n.settle(time.Second)
+		// While the session is away, and until the set is complete, everything stays.
+		n.networks.Begin()
+		n.put(net("10.64.4.0/26"), peer("node3"), service("svc"))
+		n.settle(time.Hour)
+		n.wantBackends("a", "b")
+		n.networks.Complete()
+		n.settle(time.Second)
+		n.wantBackends()
+		got := n.kernel.Networks()["net"]
+		if len(got.Peers) != 1 || got.Peers["node3"] == nil || len(got.Services) != 1 {
+			n.t.Errorf("the kernel has %v", got)
+		}
+	})
+}
+
+func TestNetworkThatComesBackHasNothingOfTheFormer(t *testing.T) {
+	inBubble(t, func(n *node) {
+		n.session(net("10.64.4.0/26"), peer("node2"), service("svc"), backends(true, "a"))
+		n.settle(time.Second)
+		release := n.hang("Apply")
+		n.put(peer("node4"))
+		n.settle(time.Second)
+		n.networks.Remove("net")
+		n.put(net("10.64.4.0/26"), service("svc"))
+		release()
+		n.settle(time.Second)
+		n.wantBackends()
+		if got := n.kernel.Networks()["net"]; len(got.Peers) != 0 {
+			n.t.Errorf("peers: %v", got.Peers)
+		}
+		n.networks.Remove("net")
+		n.settle(time.Second)
+		if got := n.kernel.Networks(); len(got) != 0 {
+			n.t.Errorf("networks: %v", got)
+		}
+	})
+}
+
+func TestServiceThatComesBackHasNothingOfTheFormer(t *testing.T) {
+	inBubble(t, func(n *node) {
+		n.session(net("10.64.4.0/26"), service("svc"), backends(true, "a"))
+		n.settle(time.Second)
+		n.networks.Withdraw(&dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Service{Service: &networkv1.ServiceRef{NetworkId: "net", ServiceId: "svc"}}})
+		n.put(service("svc"), backends(true, "b"))
+		n.settle(time.Second)
+		n.wantBackends("b")
+	})
+}
+
+func TestWorkerBeginsWithWhatItStored(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := &node{
+			t: t, kernel: nullnetwork.NewKernel(), changes: make(chan struct{}, 1),
+			faults: map[string][]func(context.Context) error{}, broken: map[string]string{}, stored: map[string]*dispatcherv1.Assignments{},
+		}
+		n.startPlugin()
+		stop := n.start()
+		n.session(net("10.64.4.0/26"), peer("node2"), service("svc"), backends(true, "a"))
+		n.settle(time.Second)
+		n.put(backends(false, "b"))
+		n.settle(time.Minute)
+		before := n.kernel.Networks()["net"].Network
+		stop()
+
+		// The machine has restarted, and no dispatcher answers.
+		n.kernel = nullnetwork.NewKernel()
+		n.startPlugin()
+		stop = n.start()
+		for _, objects := range n.stored {
+			n.put(objects.GetObjects()...)
+		}
+		n.networks.Restored()
+		n.settle(time.Second)
+		n.wantBackends("a", "b")
+		after := n.kernel.Networks()["net"]
+		if !proto.Equal(before, after.Network) || len(after.Peers) != 1 {
+			t.Errorf("restored %v with %d peers, want %v", after.Network, len(after.Peers), before)
+		}
+		n.networks.Remove("net")
+		n.settle(time.Second)
+		stop()
+		if len(n.stored) != 0 {
+			t.Errorf("still stored: %v", n.stored)
+		}
+	})
+}
+
+func TestChurnOfOtherNodesCostsFewWrites(t *testing.T) {
+	inBubble(t, func(n *node) {
+		n.session(net("10.64.4.0/26"), service("svc"))
+		n.settle(time.Minute)
+		n.writes = 0
+		for i := range 600 {
+			n.put(backends(false, fmt.Sprint("t", i)))
+			n.settle(100 * time.Millisecond)
+		}
+		if n.writes > 13 {
+			n.t.Errorf("%d writes in a minute", n.writes)
+		}
+	})
+}
+
+func TestNetworksOfTwoPluginsAreRefused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		nets := networks.New(networks.Config{NodeID: "node1", Logger: zap.NewNop()})
+		nets.SetPlugins([]*network.Described{
+			network.NewDescribed(nil, &network.About{Name: "one", Drivers: []string{"overlay"}}),
+			network.NewDescribed(nil, &network.About{Name: "two", Drivers: []string{"cni"}}),
+		})
+		nets.Put(net("10.64.4.0/26"))
+		nets.Put(&dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Network{Network: &networkv1.Network{Id: "lan", Name: "lan", Driver: "cni"}}})
+		_, _, err := nets.Reserve(t.Context(), "a", []network.Attachment{{NetworkID: "net"}, {NetworkID: "lan"}})
+		if want := "networks backend and lan are served by different plugins, one and two: attach the service to networks of one plugin"; err == nil || err.Error() != want {
+			t.Errorf("Reserve = %v, want %s", err, want)
+		}
+		// A driver that chooses addresses itself is given none.
+		got, plugin, err := nets.Reserve(t.Context(), "a", []network.Attachment{{NetworkID: "lan"}})
+		if err != nil || plugin != "two" || len(got) != 1 || len(got[0].Addresses) != 0 {
+			t.Errorf("Reserve = %v, %s, %v", got, plugin, err)
+		}
+	})
+}
