@@ -21,9 +21,9 @@ help: ## list the targets
 	@grep -hE '^[a-z/-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 .PHONY: build
-build: ## build muster and the executors that ship into bin/
+build: ## build muster and the plugins that ship into bin/
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/muster ./cmd/muster
-	@for d in ./cmd/muster-executor-*; do \
+	@for d in ./cmd/muster-executor-* ./cmd/muster-network-*; do \
 		echo "CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/plugins/$$(basename $$d) $$d"; \
 		CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/plugins/$$(basename $$d) $$d || exit 1; \
 	done

@@ -1,0 +1,260 @@
+//go:build linux
+
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
+	"github.com/musterhq/muster/plugins/network/overlay/internal/ruleset"
+)
+
+// change is what a request changes of one network.
+type change struct {
+	network *network
+	// fresh networks are compared with the kernel as a whole.
+	fresh bool
+	links bool
+	spec  *networkv1.Network
+	// services are the ids of those that change.
+	services map[string]bool
+	// fewer is set if something no longer leads where it led.
+	fewer bool
+	// update changes what the network must be.
+	update []func()
+}
+
+// Apply makes the kernel do what a request says.
+func (p *Plugin) Apply(_ context.Context, request *networkv1.ApplyRequest) (map[string]error, error) {
+	p.applying.Lock()
+	defer p.applying.Unlock()
+	began := time.Now()
+	defer func() { p.lastApply.Store(int64(time.Since(began))) }()
+	failed := make(map[string]error)
+	fail := func(id string, err error) {
+		if err != nil {
+			failed[id] = errors.Join(failed[id], err)
+		}
+	}
+	p.mu.Lock()
+	moved := p.node != nil && !proto.Equal(p.node, request.GetNode())
+	p.node = request.GetNode()
+	old := maps.Clone(p.networks)
+	p.mu.Unlock()
+
+	changes := make(map[string]*change)
+	get := func(id string) *change {
+		if c, ok := changes[id]; ok {
+			return c
+		}
+		n, ok := old[id]
+		if !ok {
+			return nil
+		}
+		c := &change{network: n, services: make(map[string]bool)}
+		changes[id] = c
+		return c
+	}
+	for _, spec := range request.GetNetworks() {
+		id := spec.GetId()
+		c := get(id)
+		if c == nil {
+			c = &change{network: newNetwork(p, spec), services: make(map[string]bool), fresh: true}
+			changes[id] = c
+		}
+		c.fresh = c.fresh || request.GetComplete()
+		c.links = true
+		c.spec = spec
+		c.update = append(c.update, func() { c.network.spec = spec })
+	}
+	if moved {
+		for id := range old {
+			get(id).links = true
+		}
+	}
+	collect(request, get)
+
+	gone := make(map[string]bool)
+	for _, id := range request.GetRemovedNetworks() {
+		gone[id] = true
+	}
+	if request.GetComplete() {
+		for id := range old {
+			if c := changes[id]; c == nil || !c.fresh {
+				gone[id] = true
+			}
+		}
+	}
+	for id := range gone {
+		delete(changes, id)
+		if n := old[id]; n != nil {
+			fail(id, p.removeNetwork(n))
+		}
+	}
+	// Which network a task's ports lead into depends on all of its networks.
+	p.mu.Lock()
+	for id, c := range changes {
+		p.networks[id] = c.network
+		if c.spec != nil {
+			c.network.internal.Store(c.spec.GetInternal())
+		}
+	}
+	p.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(changes)) {
+		fail(id, p.carryOut(changes[id], request.GetComplete()))
+	}
+	if request.GetComplete() {
+		if err := p.removeLeftovers(request.GetNode().GetId()); err != nil {
+			return failed, err
+		}
+		for id := range changes {
+			fail(id, p.edge.conflict(id))
+		}
+	}
+	return failed, nil
+}
+
+// collect sorts what a request says by network.
+func collect(request *networkv1.ApplyRequest, get func(string) *change) {
+	for _, peer := range request.GetPeers() {
+		if c := get(peer.GetNetworkId()); c != nil {
+			c.links = true
+			c.update = append(c.update, func() { c.network.peers[peer.GetNodeId()] = peer })
+		}
+	}
+	for _, ref := range request.GetRemovedPeers() {
+		if c := get(ref.GetNetworkId()); c != nil {
+			c.links = true
+			c.update = append(c.update, func() { delete(c.network.peers, ref.GetNodeId()) })
+		}
+	}
+	for _, s := range request.GetServices() {
+		if c := get(s.GetNetworkId()); c != nil {
+			c.services[s.GetId()] = true
+			c.fewer = true
+			c.update = append(c.update, func() {
+				if have := c.network.services[s.GetId()]; have != nil {
+					have.spec = s
+				} else {
+					c.network.services[s.GetId()] = &service{spec: s, backends: make(map[string]*networkv1.Backend)}
+				}
+			})
+		}
+	}
+	for _, ref := range request.GetRemovedServices() {
+		if c := get(ref.GetNetworkId()); c != nil {
+			c.services[ref.GetServiceId()] = true
+			c.fewer = true
+			c.update = append(c.update, func() { delete(c.network.services, ref.GetServiceId()) })
+		}
+	}
+	for _, b := range request.GetBackends() {
+		if c := get(b.GetNetworkId()); c != nil {
+			c.services[b.GetServiceId()] = true
+			c.fewer = c.fewer || b.GetComplete() || len(b.GetRemoved()) > 0
+			c.update = append(c.update, func() { mergeBackends(c.network.services[b.GetServiceId()], b) })
+		}
+	}
+}
+
+func mergeBackends(s *service, b *networkv1.Backends) {
+	if s == nil {
+		return
+	}
+	if b.GetComplete() {
+		s.backends = make(map[string]*networkv1.Backend, len(b.GetBackends()))
+	}
+	for _, one := range b.GetBackends() {
+		s.backends[one.GetTaskId()] = one
+	}
+	for _, id := range b.GetRemoved() {
+		delete(s.backends, id)
+	}
+}
+
+// carryOut changes one network.
+func (p *Plugin) carryOut(c *change, complete bool) error {
+	n := c.network
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if complete {
+		n.peers, n.services = make(map[string]*networkv1.Peer), make(map[string]*service)
+	}
+	for _, update := range c.update {
+		update()
+	}
+	p.mu.Lock()
+	n.node = p.node
+	for _, t := range p.tasks {
+		if t.addressesOn(n.id) != nil {
+			n.tasks[t.id] = t
+		}
+	}
+	p.mu.Unlock()
+	var err error
+	switch {
+	case c.fresh || n.sandbox == nil:
+		return n.ensureAll()
+	case c.links:
+		if err := n.ensureLinks(); err != nil {
+			return err
+		}
+		err = n.eachTable(func(six bool, t *ruleset.Table) error {
+			n.putAll(t, six)
+			return t.Commit()
+		})
+		err = errors.Join(err, p.edge.update(n))
+	case len(c.services) > 0:
+		err = n.ensureServices(c.services)
+	}
+	if c.fewer {
+		err = errors.Join(err, n.forgetStale())
+	}
+	return err
+}
+
+// removeNetwork removes a network.
+func (p *Plugin) removeNetwork(n *network) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.remove(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.networks, n.id)
+	return nil
+}
+
+// removeLeftovers removes what no network and no task of the node has.
+func (p *Plugin) removeLeftovers(node string) error {
+	paths, err := p.spaces(node)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	needed, owners := make(map[string]bool), make(map[string]bool)
+	for id := range p.networks {
+		needed[p.pathOf(node, id)] = true
+		owners["network "+id] = true
+	}
+	p.mu.Unlock()
+	var errs []error
+	for _, path := range paths {
+		if !needed[path] {
+			errs = append(errs, p.removePath(path))
+		}
+	}
+	_, err = p.edge.verify(node, owners)
+	if err = errors.Join(append(errs, err)...); err != nil {
+		return fmt.Errorf("remove what is no longer needed: %w", err)
+	}
+	return nil
+}

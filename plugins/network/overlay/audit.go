@@ -1,0 +1,146 @@
+//go:build linux
+
+package overlay
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
+	"github.com/musterhq/muster/plugins/network/overlay/internal/flows"
+	"github.com/musterhq/muster/plugins/network/overlay/internal/link"
+	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
+	"github.com/musterhq/muster/plugins/network/overlay/internal/ruleset"
+)
+
+func (p *Plugin) auditAlways(ctx context.Context) {
+	tick := time.NewTicker(auditInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if repairs, err := p.Audit(); err != nil {
+			p.log.Warn("failed to audit networks", zap.Uint64("repairs", repairs), zap.Error(err))
+		} else if repairs > 0 {
+			p.log.Warn("networks differed from what was applied and were repaired", zap.Uint64("repairs", repairs))
+		}
+	}
+}
+
+// Audit compares the kernel with what was applied, changes what differs, and returns how
+// many changes that took.
+func (p *Plugin) Audit() (repairs uint64, err error) {
+	p.applying.Lock()
+	defer p.applying.Unlock()
+	p.mu.Lock()
+	networks := slices.Collect(maps.Values(p.networks))
+	node := p.node.GetId()
+	p.mu.Unlock()
+	var errs []error
+	owners := make(map[string]bool)
+	for _, n := range networks {
+		owners["network "+n.id] = true
+		changes, err := n.audit()
+		repairs += changes
+		errs = append(errs, err)
+	}
+	if node != "" {
+		changes, err := p.edge.verify(node, owners)
+		repairs += changes
+		errs = append(errs, err)
+	}
+	p.repairs.Add(repairs)
+	return repairs, errors.Join(errs...)
+}
+
+func (n *network) audit() (repairs uint64, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	before := n.kernel.Changes()
+	err = n.ensureAll()
+	if err == nil {
+		err = n.auditTasks()
+	}
+	return n.kernel.Changes() - before, err
+}
+
+func (n *network) auditTasks() error {
+	known := make(map[string]bool)
+	var errs []error
+	for _, t := range n.tasks {
+		known[link.TaskLink(t.id, n.id)] = true
+		errs = append(errs, n.auditTask(t))
+	}
+	return errors.Join(append(errs, n.kernel.RemoveUnknown(n.sandbox.Space, known))...)
+}
+
+func (n *network) auditTask(t *task) error {
+	space, err := netns.Open(t.request.GetNamespace())
+	if err != nil {
+		// The task has ended, and will be detached.
+		return nil
+	}
+	defer func() { _ = space.Close() }()
+	if space.Same(n.plugin.host) {
+		return nil
+	}
+	n.plugin.mu.Lock()
+	standard := n.plugin.defaultOf(t)
+	n.plugin.mu.Unlock()
+	i := slices.IndexFunc(t.request.GetAttachments(), func(a *networkv1.Attachment) bool { return a.GetNetworkId() == n.id })
+	_, err = n.kernel.AttachNetwork(n.sandbox, space, n.placeOf(t, i, standard))
+	return err
+}
+
+// Stats returns counts for metrics.
+func (p *Plugin) Stats(context.Context) (*networkv1.StatsResponse, error) {
+	p.mu.Lock()
+	networks := slices.Collect(maps.Values(p.networks))
+	s := &networkv1.StatsResponse{
+		Networks: uint64(len(networks)), AttachedTasks: uint64(len(p.tasks)), Repairs: p.repairs.Load(),
+		LastApply: durationpb.New(time.Duration(p.lastApply.Load())),
+	}
+	p.mu.Unlock()
+	var errs []error
+	for _, n := range networks {
+		errs = append(errs, n.count(s))
+	}
+	return s, errors.Join(errs...)
+}
+
+func (n *network) count(s *networkv1.StatsResponse) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s.Services += uint64(len(n.services))
+	for _, one := range n.services {
+		s.Backends += uint64(len(one.backends))
+	}
+	if n.sandbox == nil {
+		return nil
+	}
+	err := n.sandbox.Space.Do(func() error {
+		entries, limit := flows.Count()
+		s.ConntrackEntries += entries
+		s.ConntrackLimit = limit
+		return nil
+	})
+	return errors.Join(err, n.eachTable(func(_ bool, t *ruleset.Table) error {
+		for _, chain := range []string{ruleset.ChainSource, ruleset.ChainForward} {
+			packets, err := t.Counters(chain)
+			if err != nil {
+				return err
+			}
+			s.DroppedPackets += packets
+		}
+		return nil
+	}))
+}

@@ -1,0 +1,148 @@
+//go:build linux
+
+package overlay
+
+import (
+	"errors"
+	"sync"
+
+	"github.com/musterhq/muster/plugins/network/overlay/internal/link"
+	"github.com/musterhq/muster/plugins/network/overlay/internal/ruleset"
+)
+
+// edge keeps the node's tables in the host's namespace, which lead published ports into
+// networks and networks' traffic outside.
+type edge struct {
+	plugin *Plugin
+	mu     sync.Mutex
+	kernel *link.Kernel
+	tables [2]*ruleset.Table
+	// verified is set once the tables hold what all networks need.
+	verified bool
+	// allowed is set once forwarding was allowed. Audits look at it again.
+	allowed bool
+}
+
+// open opens the tables. There are none before the node is known.
+func (e *edge) open(node string) {
+	if e.tables[0] != nil {
+		return
+	}
+	e.kernel = e.plugin.kernel()
+	for i, six := range []bool{false, true} {
+		e.tables[i] = ruleset.New(ruleset.Host(six, "muster-"+link.Short(node), node), e.plugin.host.FD(), func(name string, call func() error) error { return e.kernel.Do(name, call) })
+	}
+}
+
+// update says what a network needs of the host. Nothing is changed before the first call
+// of verify: until then only some networks may be known.
+func (e *edge) update(n *network) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.open(n.node.GetId())
+	ports := n.published()
+	owner := "network " + n.id
+	var errs []error
+	for i, six := range []bool{false, true} {
+		elements := ruleset.HostUplink(six, n.sandbox.Uplinks)
+		for _, p := range ports {
+			elements = append(elements, ruleset.HostPort(six, p.Protocol, p.Published, n.sandbox.Uplinks)...)
+		}
+		e.tables[i].Put(owner, elements)
+		if e.verified {
+			errs = append(errs, e.commit(i), e.tables[i].Conflict(owner))
+		}
+	}
+	if e.verified && !e.allowed && len(n.sandbox.Uplinks) > 0 {
+		errs = append(errs, e.allow(n.node.GetId(), true))
+	}
+	return errors.Join(errs...)
+}
+
+// allow adds rules to other programs' chains that would keep networks from the outside.
+func (e *edge) allow(node string, wanted bool) error {
+	err := ruleset.AllowForwarding(e.plugin.host.FD(), link.HostPrefix(node), wanted, e.kernel.Do)
+	e.allowed = wanted && err == nil
+	return err
+}
+
+// commit writes a table. A node without networks has none, and one without IPv6 has none
+// for it.
+func (e *edge) commit(i int) error {
+	if e.tables[i].Len() == 0 {
+		return e.tables[i].Delete()
+	}
+	return e.tables[i].Commit()
+}
+
+// drop says that a network needs nothing of the host any longer.
+func (e *edge) drop(network string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.tables[0] == nil {
+		return nil
+	}
+	var errs []error
+	for i, t := range e.tables {
+		t.Put("network "+network, nil)
+		if e.verified {
+			errs = append(errs, e.commit(i))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// verify compares the tables with what networks need. Only for the named networks
+// something is kept.
+func (e *edge) verify(node string, known map[string]bool) (repairs uint64, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.open(node)
+	before := e.kernel.Changes()
+	var errs []error
+	for i, t := range e.tables {
+		for _, owner := range t.Owners() {
+			if !known[owner] {
+				t.Put(owner, nil)
+			}
+		}
+		if t.Len() == 0 {
+			errs = append(errs, t.Delete())
+		} else {
+			errs = append(errs, t.Verify())
+		}
+		if i == 0 {
+			errs = append(errs, e.allow(node, t.Len() > 0))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return e.kernel.Changes() - before, err
+	}
+	e.verified = true
+	return e.kernel.Changes() - before, nil
+}
+
+// conflict says why a network's ports do not all lead into it.
+func (e *edge) conflict(network string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var errs []error
+	for _, t := range e.tables {
+		if t != nil {
+			errs = append(errs, t.Conflict("network "+network))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (e *edge) close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var errs []error
+	for _, t := range e.tables {
+		if t != nil {
+			errs = append(errs, t.Close())
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,491 @@
+//go:build linux
+
+package link
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
+)
+
+// Network is what the links of a network's namespace must be.
+type Network struct {
+	Node, ID string
+	Subnets  []netip.Prefix
+	// Addresses are the node's own.
+	Addresses []netip.Addr
+	// VNI is 0 for networks without peers.
+	VNI uint32
+	// MTU is 0 if it follows from the way to the peers.
+	MTU int
+	// Internal networks have no way to the host.
+	Internal bool
+	// Local is where peers send to. Only its port is needed without peers.
+	Local netip.AddrPort
+	Peers []Peer
+}
+
+// Peer is another node on a network.
+type Peer struct {
+	Node   string
+	Remote netip.AddrPort
+	Blocks []netip.Prefix
+}
+
+// HasIPv6 reports whether one of the subnets is of IPv6.
+func (n *Network) HasIPv6() bool {
+	for _, s := range n.Subnets {
+		if s.Addr().Is6() {
+			return true
+		}
+	}
+	return false
+}
+
+// Sandbox is a network's namespace with its way to the host.
+type Sandbox struct {
+	Space *netns.Namespace
+	// MTU is that of the network's interfaces.
+	MTU int
+	// Uplinks are the namespace's addresses on the way to the host. There are none
+	// without such a way.
+	Uplinks []netip.Addr
+}
+
+// Ensure makes a network's namespace have the links, addresses, routes and neighbours
+// that it must have. Host is the namespace that the node's own addresses are in.
+func (k *Kernel) Ensure(host *netns.Namespace, path string, n *Network) (*Sandbox, error) {
+	var space *netns.Namespace
+	present, err := netns.Open(path)
+	if err == nil {
+		space = present
+	} else if err := k.Do("create namespace", func() (err error) {
+		space, _, err = netns.Create(path)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	s := &Sandbox{Space: space}
+	if err := k.ensure(host, s, n); err != nil {
+		return nil, errors.Join(err, space.Close())
+	}
+	return s, nil
+}
+
+func (k *Kernel) ensure(host *netns.Namespace, s *Sandbox, n *Network) error {
+	// The order counts: a link takes the defaults when it is created.
+	err := k.sysctl(s.Space,
+		[2]string{"ipv4/ip_forward", "1"},
+		[2]string{"ipv4/conf/all/rp_filter", "0"},
+		[2]string{"ipv4/conf/default/rp_filter", "0"},
+		[2]string{"ipv4/conf/all/send_redirects", "0"},
+		[2]string{"ipv4/conf/default/send_redirects", "0"},
+		[2]string{"ipv4/conf/all/accept_redirects", "0"},
+		[2]string{"ipv4/conf/default/accept_redirects", "0"},
+		// The name server needs no capability for its port.
+		[2]string{"ipv4/ip_unprivileged_port_start", "0"},
+		[2]string{"ipv6/conf/default/disable_ipv6", "?" + bit(!n.HasIPv6())},
+		[2]string{"ipv6/conf/all/forwarding", "?1"},
+		[2]string{"ipv6/conf/default/accept_ra", "?0"},
+		[2]string{"ipv6/conf/default/dad_transmits", "?0"},
+	)
+	if err != nil {
+		return err
+	}
+	h, err := s.Space.Link()
+	if err != nil {
+		return err
+	}
+	lo, err := h.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := k.up(h, lo, 0); err != nil {
+		return err
+	}
+	own := []netip.Prefix{hostPrefix(Gateway)}
+	if n.HasIPv6() {
+		own = append(own, hostPrefix(Local6))
+	}
+	for _, a := range n.Addresses {
+		own = append(own, hostPrefix(a))
+	}
+	if err := k.addresses(h, lo, own); err != nil {
+		return err
+	}
+	underlay, err := underlayMTU(host, n)
+	if err != nil {
+		return err
+	}
+	s.MTU = n.MTU
+	if s.MTU == 0 {
+		s.MTU = underlay
+	}
+	vxlan, err := k.ensureVXLAN(host, s, h, n)
+	if err != nil {
+		return err
+	}
+	uplink, next, err := k.ensureUplink(host, s, h, n)
+	if err != nil {
+		return err
+	}
+	return k.ensureRoutes(s, h, n, vxlan, uplink, next)
+}
+
+func bit(b bool) string {
+	if b {
+		return "1"
+	}
+	return "0"
+}
+
+func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// underlayMTU returns how large a packet may be that goes to the peers inside of VXLAN.
+func underlayMTU(host *netns.Namespace, n *Network) (int, error) {
+	const most = 1500
+	h, err := host.Link()
+	if err != nil {
+		return 0, err
+	}
+	local := n.Local.Addr()
+	if n.VNI == 0 || !local.IsValid() {
+		return most, nil
+	}
+	overhead := 50
+	if local.Is6() {
+		overhead = 70
+	}
+	remotes := []netip.Addr{local}
+	for _, p := range n.Peers {
+		if p.Remote.IsValid() {
+			remotes = append(remotes, p.Remote.Addr())
+		}
+	}
+	least := 0
+	seen := make(map[int]bool)
+	for i, a := range remotes {
+		index, mtu, err := wayTo(h, a, i == 0)
+		if err != nil || seen[index] && mtu == 0 {
+			// A peer that cannot be reached now does not decide.
+			continue
+		}
+		seen[index] = true
+		if mtu == 0 {
+			l, err := h.LinkByIndex(index)
+			if err != nil {
+				continue
+			}
+			mtu = l.Attrs().MTU
+		}
+		if least == 0 || mtu < least {
+			least = mtu
+		}
+	}
+	if least == 0 || least > 65535 {
+		least = most
+	}
+	return least - overhead, nil
+}
+
+// wayTo returns the link that leads to an address, and the MTU of the route if it has
+// one. For an own address it is the link that has it.
+func wayTo(h *netlink.Handle, a netip.Addr, own bool) (index, mtu int, err error) {
+	if own {
+		all, err := h.AddrList(nil, family(a))
+		if err != nil {
+			return 0, 0, err
+		}
+		for _, have := range all {
+			if addrOf(have.IP) == a {
+				return have.LinkIndex, 0, nil
+			}
+		}
+		return 0, 0, fmt.Errorf("no interface has address %s", a)
+	}
+	routes, err := h.RouteGet(a.AsSlice())
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(routes) == 0 {
+		return 0, 0, fmt.Errorf("no route to %s", a)
+	}
+	return routes[0].LinkIndex, routes[0].MTU, nil
+}
+
+// ensureVXLAN returns the network's VXLAN device, or nil for networks without.
+func (k *Kernel) ensureVXLAN(host *netns.Namespace, s *Sandbox, h *netlink.Handle, n *Network) (netlink.Link, error) {
+	if n.VNI == 0 {
+		return nil, k.remove(h, Overlay)
+	}
+	mac := PeerMAC(n.Node)
+	l, err := find(h, Overlay)
+	if err != nil {
+		return nil, err
+	}
+	if have, ok := l.(*netlink.Vxlan); ok {
+		if have.VxlanId == int(n.VNI) && have.Port == int(n.Local.Port()) && addrOf(have.SrcAddr) == n.Local.Addr() && have.HardwareAddr.String() == mac.String() {
+			return l, k.up(h, l, s.MTU)
+		}
+		if err := k.remove(h, Overlay); err != nil {
+			return nil, err
+		}
+	}
+	outer, err := host.Link()
+	if err != nil {
+		return nil, err
+	}
+	// The device is created through the host's namespace, so that its UDP socket is
+	// there, and right in the network's.
+	attributes := netlink.NewLinkAttrs()
+	attributes.Name, attributes.MTU, attributes.HardwareAddr = Overlay, s.MTU, mac
+	attributes.Namespace = netlink.NsFd(s.Space.FD())
+	device := &netlink.Vxlan{LinkAttrs: attributes, VxlanId: int(n.VNI), Port: int(n.Local.Port()), SrcAddr: n.Local.Addr().AsSlice(), NoAge: true}
+	if n.Local.Addr().Is6() {
+		device.UDP6ZeroCSumRx, device.UDP6ZeroCSumTx = true, true
+	}
+	err = k.Do("create VXLAN device", func() error { return create(outer, device) })
+	if errors.Is(err, unix.EEXIST) {
+		return nil, fmt.Errorf("another VXLAN device of this node uses network identifier %d on UDP port %d: %w", n.VNI, n.Local.Port(), err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if l, err = h.LinkByName(Overlay); err != nil {
+		return nil, err
+	}
+	return l, k.up(h, l, s.MTU)
+}
+
+// create creates a link that may be born in another namespace than the handle's.
+func create(h *netlink.Handle, l netlink.Link) error { return h.LinkAdd(l) }
+
+// pool4 is where the addresses between networks' namespaces and the host come from.
+var pool4 = netip.MustParsePrefix("169.254.64.0/18")
+
+// UplinkPool4 is the range of addresses between networks' namespaces and the host.
+func UplinkPool4() netip.Prefix { return pool4 }
+
+// UplinkPool6 is the same in IPv6.
+func UplinkPool6() netip.Prefix { return netip.MustParsePrefix("fd6d:7573:7465::/64") }
+
+// ensureUplink returns the network's end of its way to the host, or nil for internal
+// networks, and the host's addresses on it.
+func (k *Kernel) ensureUplink(host *netns.Namespace, s *Sandbox, h *netlink.Handle, n *Network) (netlink.Link, []netip.Addr, error) {
+	outer, err := host.Link()
+	if err != nil {
+		return nil, nil, err
+	}
+	name := HostLink(n.Node, n.ID)
+	if n.Internal {
+		return nil, nil, k.remove(h, Uplink)
+	}
+	far, err := find(outer, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	near, err := find(h, Uplink)
+	if err != nil {
+		return nil, nil, err
+	}
+	if far == nil || near == nil || far.Attrs().ParentIndex != near.Attrs().Index {
+		if err := errors.Join(k.remove(outer, name), k.remove(h, Uplink)); err != nil {
+			return nil, nil, err
+		}
+		attributes := netlink.NewLinkAttrs()
+		attributes.Name, attributes.MTU = Uplink, 1500
+		pair := &netlink.Veth{LinkAttrs: attributes, PeerName: name, PeerMTU: 1500, PeerNamespace: netlink.NsFd(host.FD())}
+		if err := k.Do("create way to the host", func() error { return create(h, pair) }); err != nil {
+			return nil, nil, err
+		}
+		if far, err = outer.LinkByName(name); err != nil {
+			return nil, nil, err
+		}
+		if near, err = h.LinkByName(Uplink); err != nil {
+			return nil, nil, err
+		}
+	}
+	err = k.sysctl(host,
+		[2]string{"ipv4/conf/" + name + "/forwarding", "1"},
+		[2]string{"ipv4/conf/" + name + "/rp_filter", "2"},
+		// For connections from the node itself to 127.0.0.1 and a published port. The
+		// ruleset keeps others from using it.
+		[2]string{"ipv4/conf/" + name + "/route_localnet", "1"},
+		[2]string{"ipv6/conf/" + name + "/disable_ipv6", "?" + bit(!n.HasIPv6())},
+		[2]string{"ipv6/conf/" + name + "/accept_ra", "?0"},
+	)
+	if err != nil {
+		return nil, nil, err
+	}
+	outside, inside, err := k.uplinkAddresses(outer, far, n)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, end := range []struct {
+		h         *netlink.Handle
+		l         netlink.Link
+		addresses []netip.Prefix
+	}{{outer, far, outside}, {h, near, inside}} {
+		if err := k.addresses(end.h, end.l, end.addresses); err != nil {
+			return nil, nil, err
+		}
+		if err := k.up(end.h, end.l, 1500); err != nil {
+			return nil, nil, err
+		}
+	}
+	var next []netip.Addr
+	for i := range outside {
+		next = append(next, outside[i].Addr())
+		s.Uplinks = append(s.Uplinks, inside[i].Addr())
+	}
+	return near, next, nil
+}
+
+// uplinkAddresses returns the addresses of both ends of a way to the host: those that the
+// host's end has, or unused ones.
+func (k *Kernel) uplinkAddresses(outer *netlink.Handle, far netlink.Link, n *Network) (outside, inside []netip.Prefix, err error) {
+	all, err := outer.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return nil, nil, err
+	}
+	used := make(map[netip.Addr]bool)
+	var first netip.Addr
+	for _, a := range all {
+		address := addrOf(a.IP)
+		if !pool4.Contains(address) {
+			continue
+		}
+		if a.LinkIndex == far.Attrs().Index && a.Mask.String() == net.CIDRMask(31, 32).String() {
+			first = address
+			break
+		}
+		used[address] = true
+	}
+	if !first.IsValid() {
+		seed := sum(n.Node, n.ID)
+		const pairs = 1 << 13
+		start := (int(seed[0])<<8 | int(seed[1])) % pairs
+		base := pool4.Addr().As4()
+		for i := range pairs {
+			offset := (start + i) % pairs * 2
+			a := netip.AddrFrom4([4]byte{base[0], base[1], base[2] + byte(offset>>8), byte(offset)})
+			if !used[a] {
+				first = a
+				break
+			}
+		}
+		if !first.IsValid() {
+			return nil, nil, fmt.Errorf("no unused address pair in %s for the way to the host", pool4)
+		}
+	}
+	outside = append(outside, netip.PrefixFrom(first, 31))
+	inside = append(inside, netip.PrefixFrom(first.Next(), 31))
+	if n.HasIPv6() {
+		b := UplinkPool6().Addr().As16()
+		copy(b[8:], sum(n.Node, n.ID)[:8])
+		b[15] &^= 1
+		first := netip.AddrFrom16(b)
+		outside = append(outside, netip.PrefixFrom(first, 127))
+		inside = append(inside, netip.PrefixFrom(first.Next(), 127))
+	}
+	return outside, inside, nil
+}
+
+// ensureRoutes sets the routes of a network's namespace but for those to tasks.
+func (k *Kernel) ensureRoutes(s *Sandbox, h *netlink.Handle, n *Network, vxlan, uplink netlink.Link, next []netip.Addr) error {
+	var want []route
+	for _, subnet := range n.Subnets {
+		want = append(want, route{to: subnet.Masked(), kind: unix.RTN_UNREACHABLE})
+	}
+	uplinkIndex, vxlanIndex := -1, -1
+	if uplink != nil {
+		uplinkIndex = uplink.Attrs().Index
+		for _, a := range next {
+			to := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+			if a.Is6() {
+				to = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+			}
+			want = append(want, route{to: to, via: a, link: uplinkIndex, kind: unix.RTN_UNICAST})
+		}
+	}
+	if vxlan != nil {
+		vxlanIndex = vxlan.Attrs().Index
+		neighbours := make(map[netip.Addr]string)
+		tunnels := make(map[string]tunnel)
+		for _, p := range n.Peers {
+			if !p.Remote.IsValid() {
+				continue
+			}
+			mac := PeerMAC(p.Node).String()
+			tunnels[mac] = tunnel{p.Remote.Addr(), p.Remote.Port()}
+			for _, b := range p.Blocks {
+				// A block's first address names the node that has the block: nothing else
+				// on the network has it as its next hop.
+				first := b.Masked().Addr()
+				neighbours[first] = mac
+				want = append(want, route{to: b.Masked(), via: first, link: vxlanIndex, kind: unix.RTN_UNICAST})
+			}
+		}
+		if err := k.neighbours(h, vxlanIndex, neighbours); err != nil {
+			return err
+		}
+		if err := s.Space.Do(func() error { return k.tunnels(vxlanIndex, n.Local.Port(), tunnels) }); err != nil {
+			return err
+		}
+	}
+	return k.routes(h, want, func(r route) bool {
+		return r.link == uplinkIndex || r.link == vxlanIndex || r.kind == unix.RTN_UNREACHABLE
+	})
+}
+
+// Remove removes a network's namespace and its way to the host.
+func (k *Kernel) Remove(host *netns.Namespace, path, node, network string) error {
+	outer, err := host.Link()
+	if err != nil {
+		return err
+	}
+	if err := k.remove(outer, HostLink(node, network)); err != nil {
+		return err
+	}
+	return k.RemovePath(path)
+}
+
+// RemovePath removes a network's namespace by its path, with all links in it.
+func (k *Kernel) RemovePath(path string) error {
+	space, err := netns.Open(path)
+	if err == nil {
+		// The kernel removes a namespace in its own time. The VXLAN device must be gone
+		// when this returns: its network identifier may be in use again at once.
+		if err := errors.Join(k.clear(space), space.Close()); err != nil {
+			return err
+		}
+	}
+	return k.Do("remove namespace", func() error { return netns.Remove(path) })
+}
+
+func (k *Kernel) clear(space *netns.Namespace) error {
+	h, err := space.Link()
+	if err != nil {
+		return err
+	}
+	links, err := h.LinkList()
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		if l.Type() != "vxlan" && l.Type() != "veth" {
+			continue
+		}
+		err := k.Do("delete link "+l.Attrs().Name, func() error { return h.LinkDel(l) })
+		if err != nil && !errors.Is(err, unix.ENODEV) {
+			return err
+		}
+	}
+	return nil
+}
