@@ -102,6 +102,6 @@ func (v *Validator) reach(r *Report, spec *musterv1.ServiceSpec, catalog *Catalo
 		kind = g.Kind
 	}
 	if o := catalog.offered(kind); o != nil && !o.attaches {
-		r.Waiting(cause, "no node has an executor for tasks of kind %q that can attach them to networks; ports in mode HOST need none", short(kind))
+		r.Waiting(cause, "no node has an executor for tasks of kind %q that can attach them to networks; ports in mode HOST need no network", short(kind))
 	}
 }

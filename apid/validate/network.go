@@ -26,6 +26,11 @@ const (
 	minMTU, minMTU6, maxMTU = 576, 1280, 65535
 	// maxReserved bounds the reserved addresses of one subnet.
 	maxReserved = 256
+	// maxPools bounds the address pools of a cluster.
+	maxPools = 32
+	// A data path port is one that neither needs privileges nor is given to clients by the
+	// kernel.
+	minDataPathPort, maxDataPathPort = 1024, 49151
 )
 
 // family is what holds for the subnets of IPv4, or of IPv6.
@@ -204,6 +209,30 @@ func checkPrefix(r *Report, field, text string) (netip.Prefix, bool) {
 		}
 	}
 	return p, true
+}
+
+// checkPools checks the ranges of which networks get their subnets.
+func checkPools(r *Report, field string, pools []*musterv1.AddressPool) {
+	if len(pools) > maxPools {
+		r.Invalid(field, "has %d entries; at most %d are allowed", len(pools), maxPools)
+		return
+	}
+	bases := make([]netip.Prefix, len(pools))
+	for i, pool := range pools {
+		at := Indexed(field, i)
+		base, ok := checkPrefix(r, at+".base", pool.Base)
+		if !ok {
+			continue
+		}
+		f := familyOf(base.Addr())
+		if first := slices.IndexFunc(bases[:i], func(p netip.Prefix) bool { return p.IsValid() && p.Overlaps(base) }); first >= 0 {
+			r.Invalid(at+".base", "%s overlaps with %s of %s", pool.Base, bases[first], Indexed(field, first))
+		}
+		bases[i] = base
+		if shortest := max(base.Bits(), f.shortest); int64(pool.Size) < int64(shortest) || int64(pool.Size) > int64(f.longest) {
+			r.Invalid(at+".size", "is %d; must be from %d to %d, the prefix length of the subnets that %s is cut into", pool.Size, shortest, f.longest, pool.Base)
+		}
+	}
 }
 
 // checkWithin checks that a subnet contains what its configuration names.
