@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -14,17 +16,24 @@ func (c *CLI) clusterUpdate() *cobra.Command {
 		add, remove []string
 		history     int64
 		heartbeat   time.Duration
+		net         networkSettings
 	)
 	cmd := &cobra.Command{
 		Use: "update", Short: "Change the cluster's settings", Args: cobra.NoArgs,
 		Long: `Change the cluster's settings: they are read, changed as the flags say, and written back. If someone else changed them
-in between, nothing is written (exit code 4): run the command again.`,
+in between, nothing is written (exit code 4): run the command again.
+
+The address pools are for networks that are created from then on: networks keep the subnets that they have. Change
+the data path port before there are networks.`,
 		Example: `  muster cluster update --task-history-limit 2
-  muster cluster update --label-add stage=production`,
+  muster cluster update --label-add stage=production
+  muster cluster update --default-addr-pool 172.20.0.0/14 --default-addr-pool-mask-length 24`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			fs := cmd.Flags()
-			if !fs.Changed("task-history-limit") && !fs.Changed("heartbeat-period") && len(add)+len(remove) == 0 {
-				return usage("what to change? Give --task-history-limit, --heartbeat-period, --label-add or --label-rm")
+			changes := false
+			cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) { changes = changes || f.Changed })
+			if !changes {
+				return usage("what to change? Give --task-history-limit, --heartbeat-period, --default-addr-pool, --data-path-port, --label-add or --label-rm")
 			}
 			got, err := call(c, cmd, api.GetCluster, &musterv1.GetClusterRequest{})
 			if err != nil {
@@ -46,6 +55,9 @@ in between, nothing is written (exit code 4): run the command again.`,
 				}
 				spec.Dispatcher.HeartbeatPeriod = durationpb.New(heartbeat)
 			}
+			if err := net.apply(fs, spec); err != nil {
+				return err
+			}
 			resp, err := call(c, cmd, api.UpdateCluster, &musterv1.UpdateClusterRequest{Version: got.Cluster.Meta.GetVersion(), Spec: spec})
 			if err == nil {
 				c.printf("%s\n", resp.Cluster.Id)
@@ -56,7 +68,49 @@ in between, nothing is written (exit code 4): run the command again.`,
 	fs := cmd.Flags()
 	fs.Int64Var(&history, "task-history-limit", 5, "number of tasks kept per slot, including the running one; negative: all")
 	fs.DurationVar(&heartbeat, "heartbeat-period", 2*time.Second, "time between heartbeats of a worker, from 100ms to 1h")
+	net.addFlags(fs)
 	fs.StringArrayVar(&add, "label-add", nil, "add or change a label, key=value (repeatable)")
 	fs.StringArrayVar(&remove, "label-rm", nil, "remove a label (repeatable)")
 	return cmd
+}
+
+// networkSettings are the flags for the cluster's networks.
+type networkSettings struct {
+	pools []string
+	size  uint32
+	port  uint32
+}
+
+func (n *networkSettings) addFlags(fs *pflag.FlagSet) {
+	fs.StringArrayVar(&n.pools, "default-addr-pool", nil, `range that networks get their subnets from, in CIDR notation; "": the default, 10.64.0.0/10 (repeatable)`)
+	fs.Uint32Var(&n.size, "default-addr-pool-mask-length", 16, "prefix length of the subnets of IPv4 pools; those of IPv6 pools have 64")
+	fs.Uint32Var(&n.port, "data-path-port", 4789, "UDP port of the traffic between nodes, from 1024 to 49151")
+}
+
+// apply sets what the command line names.
+func (n *networkSettings) apply(fs *pflag.FlagSet, spec *musterv1.ClusterSpec) error {
+	pools, size := fs.Changed("default-addr-pool"), fs.Changed("default-addr-pool-mask-length")
+	if size && !pools {
+		return usage("--default-addr-pool-mask-length: give the pools too, with --default-addr-pool")
+	}
+	if (pools || fs.Changed("data-path-port")) && spec.Network == nil {
+		spec.Network = &musterv1.NetworkConfig{}
+	}
+	if fs.Changed("data-path-port") {
+		spec.Network.DataPathPort = n.port
+	}
+	if !pools {
+		return nil
+	}
+	spec.Network.AddressPools = nil
+	for _, base := range n.pools {
+		pool := &musterv1.AddressPool{Base: base, Size: n.size}
+		if strings.Contains(base, ":") {
+			pool.Size = 64
+		}
+		if base != "" {
+			spec.Network.AddressPools = append(spec.Network.AddressPools, pool)
+		}
+	}
+	return nil
 }

@@ -157,10 +157,12 @@ func (c *CLI) argumentCompletions() map[string]cobra.CompletionFunc {
 
 // flagCompletions are those of flags by name, or by the path of their command and name.
 func (c *CLI) flagCompletions() map[string]cobra.CompletionFunc {
+	networks := c.fromCluster(networkKind().names)
 	flags := map[string]cobra.CompletionFunc{
 		"mode": fixed("replicated", "global"), "availability": fixed("active", "pause", "drain"), "role": fixed("viewer", "operator", "admin"),
 		"constraint": c.constraints, "constraint-add": c.constraints, "constraint-rm": c.ownConstraints,
 		"format": fixed("table", "json"), "context": contextNames, "service": c.fromCluster(serviceKind().names), "kind": c.fromCluster(executorKinds),
+		"network": networks, "network-add": networks, "network-rm": networks, "driver": fixed("overlay", "bridge", "cni"),
 		"events --kind": fixed(objectKinds()...), "events --format": fixed("text", "json"),
 		"events --filter": c.completeFilters(watchFilters(), (*musterv1.WatchRequest)(nil)),
 	}

@@ -64,8 +64,9 @@ func parsePort(v string) (*musterv1.PortConfig, error) {
 		}
 	}
 	p := &musterv1.PortConfig{}
-	err := parsePairs(text, p, "published=8080,target=80,protocol=tcp,mode=host", map[string]string{
+	err := parsePairs(text, p, "published=8080,target=80,protocol=tcp,mode=ingress", map[string]string{
 		"name": "name", "published": "publishedPort", "target": "targetPort", "protocol": "protocol", "mode": "publishMode",
+		"external-traffic": "externalTraffic", "proxy-protocol": "proxyProtocol",
 	})
 	port := p.TargetPort
 	if port > 0 && port <= math.MaxUint16 {
@@ -78,6 +79,101 @@ func parsePort(v string) (*musterv1.PortConfig, error) {
 		return nil, usage("--publish: %q: %w", v, err)
 	}
 	return p, nil
+}
+
+// expandPorts writes each port of a range as one of its own: "8000-8001:80-81/tcp" is
+// "8000:80/tcp" and "8001:81/tcp".
+func expandPorts(flag string, values []string) ([]string, error) {
+	var all []string
+	for _, v := range values {
+		ports, protocol, _ := strings.Cut(v, "/")
+		published, target, both := strings.Cut(ports, ":")
+		if !both {
+			published, target = "", ports
+		}
+		if strings.Contains(v, "=") || !strings.Contains(ports, "-") {
+			all = append(all, v)
+			continue
+		}
+		to, err := portRange(target)
+		if err != nil {
+			return nil, usage("--%s: %q: %w", flag, v, err)
+		}
+		from, err := portRange(published)
+		if both && err == nil && len(from) != len(to) {
+			err = fmt.Errorf("%d published ports for %d ports of the tasks; want as many", len(from), len(to))
+		}
+		if both && err != nil {
+			return nil, usage("--%s: %q: %w", flag, v, err)
+		}
+		for i, port := range to {
+			text := strconv.Itoa(port)
+			if both {
+				text = strconv.Itoa(from[i]) + ":" + text
+			}
+			if protocol != "" {
+				text += "/" + protocol
+			}
+			all = append(all, text)
+		}
+	}
+	return all, nil
+}
+
+// portRange reads "80" or "80-83".
+func portRange(text string) ([]int, error) {
+	first, last, ranged := strings.Cut(text, "-")
+	if !ranged {
+		last = first
+	}
+	from, err := strconv.ParseUint(first, 10, 16)
+	to, errLast := strconv.ParseUint(last, 10, 16)
+	const most = 1000
+	if err != nil || errLast != nil || from == 0 || to < from || to-from >= most {
+		return nil, fmt.Errorf("invalid port range %q: want for example 8000-8003, at most %d ports", text, most)
+	}
+	ports := make([]int, to-from+1)
+	for i := range ports {
+		ports[i] = int(from) + i
+	}
+	return ports, nil
+}
+
+// parseNetwork reads Docker's two forms: "back", and
+// "name=back,alias=db,driver-opt=key=value".
+func parseNetwork(v string) (*musterv1.NetworkAttachmentConfig, error) {
+	n := &musterv1.NetworkAttachmentConfig{Target: v}
+	if !strings.Contains(v, "=") {
+		return n, nil
+	}
+	n.Target = ""
+	for part := range strings.SplitSeq(v, ",") {
+		key, value, _ := strings.Cut(part, "=")
+		switch key {
+		case "name":
+			n.Target = value
+		case "alias":
+			n.Aliases = append(n.Aliases, value)
+		case "driver-opt":
+			option, value, _ := strings.Cut(value, "=")
+			if n.DriverOptions == nil {
+				n.DriverOptions = map[string]string{}
+			}
+			n.DriverOptions[option] = value
+		default:
+			return nil, usage("--network: %q: there is no %q; want name=back,alias=db,driver-opt=key=value", v, key)
+		}
+	}
+	if n.Target == "" {
+		return nil, usage("--network: %q has no name; want name=back,alias=db", v)
+	}
+	return n, nil
+}
+
+// networkTarget returns the network of one that is written as --network takes it.
+func networkTarget(v string) (string, error) {
+	n, err := parseNetwork(v)
+	return n.GetTarget(), err
 }
 
 // portTarget returns the target of a port that is written as --publish takes it.

@@ -46,8 +46,12 @@ func (r *refusal) explain(v *errdetails.BadRequest_FieldViolation) (where, text 
 	}
 	path := strings.TrimPrefix(v.Field, specRoot)
 	if flag, inside := fieldFlagOf(path, r.cmd.Flags().Changed); flag != "" {
-		if port, value := r.port(path, flag); port != nil && strings.HasSuffix(path, ".publishMode") && status.Code(r.error) == codes.Unimplemented {
-			return "--" + flag + " " + value, "the routing mesh is not implemented yet; to publish the port on the nodes that run the tasks, give --" + flag + " " + hostPort(port)
+		if port, value := r.port(path, flag); port != nil {
+			text := v.Description
+			if strings.HasSuffix(path, ".publishMode") && status.Code(r.error) == codes.FailedPrecondition {
+				text += ": give --" + flag + " " + hostPort(port)
+			}
+			return "--" + flag + " " + value, text
 		}
 		if inside != "" {
 			return "--" + flag + ": " + inside, v.Description
@@ -99,10 +103,12 @@ func fieldFlagOf(path string, eligible func(flag string) bool) (flag, inside str
 // port returns the port that a field belongs to, and how the user wrote it. Ports
 // of flags come behind those that the spec had.
 func (r *refusal) port(path, flag string) (*musterv1.PortConfig, string) {
-	index, _, _ := strings.Cut(strings.TrimPrefix(path, "endpoint.ports["), "]")
+	index, _, _ := strings.Cut(strings.TrimPrefix(path, "endpoint.ports["), "]") // no number if it is no port
 	i, err := strconv.Atoi(index)
 	ports := r.spec.GetEndpoint().GetPorts()
-	written, ferr := r.cmd.Flags().GetStringArray(flag)
+	given, ferr := r.cmd.Flags().GetStringArray(flag)
+	// The command has checked them.
+	written, _ := expandPorts(flag, given)
 	if err != nil || ferr != nil || i >= len(ports) || i < len(ports)-len(written) {
 		return nil, ""
 	}

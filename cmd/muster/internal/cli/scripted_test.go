@@ -38,6 +38,8 @@ type scripted struct {
 	// refusal is what GetService answers if it is set, and slow how long a list of
 	// tasks takes. Watches do not begin while hung is set.
 	refusal error
+	// refused is what calls that change the service answer if it is set.
+	refused error
 	slow    time.Duration
 	hung    bool
 	// dialed are the connections of the command, and gone refuses new ones.
@@ -161,6 +163,9 @@ func (c *scripted) present() *musterv1.Service {
 }
 
 func (c *scripted) CreateService(_ context.Context, req *musterv1.CreateServiceRequest) (*musterv1.CreateServiceResponse, error) {
+	if c.refused != nil {
+		return nil, c.refused
+	}
 	c.send(req.Spec)
 	return &musterv1.CreateServiceResponse{Service: c.present()}, nil
 }
@@ -358,4 +363,9 @@ func runScripted(t *testing.T, script []step, args ...string) result {
 	server.Stop()
 	running.Wait()
 	return r
+}
+
+// GetNetwork knows a network of any name.
+func (c *scripted) GetNetwork(_ context.Context, req *musterv1.GetNetworkRequest) (*musterv1.GetNetworkResponse, error) {
+	return &musterv1.GetNetworkResponse{Network: &musterv1.Network{Id: "id-" + req.Network}}, nil
 }

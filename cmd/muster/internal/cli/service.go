@@ -3,12 +3,14 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/defaults"
 )
 
 func (c *CLI) service() *cobra.Command {
@@ -22,7 +24,7 @@ func serviceKind() *kind[*musterv1.Service, *musterv1.ListServicesRequest] {
 		noun: "service",
 		table: rows([]string{"ID", "NAME", "MODE", "REPLICAS", "RUNS", "PORTS", "UPDATE"}, func(s *musterv1.Service) []string {
 			return []string{
-				short(s.Id, false), s.Spec.GetName(), modeName(s.Spec), replicas(s), runsNow(s), ports(effective(s).GetEndpoint().GetPorts()), updateState(s),
+				short(s.Id, false), s.Spec.GetName(), modeName(s.Spec), replicas(s), runsNow(s), ports(publishedPorts(s)), updateState(s),
 			}
 		}),
 		id:   (*musterv1.Service).GetId,
@@ -92,14 +94,26 @@ func runsNow(s *musterv1.Service) string {
 	return now + " (wanted: " + wanted + ")"
 }
 
+// publishedPorts are the ports of a service, with those that the allocator chose.
+func publishedPorts(s *musterv1.Service) []*musterv1.PortConfig {
+	published := slices.Clone(effective(s).GetEndpoint().GetPorts())
+	for i, p := range published {
+		if p.PublishedPort != 0 || p.PublishMode == musterv1.PortConfig_HOST {
+			continue
+		}
+		for _, chosen := range s.Endpoint.GetPorts() {
+			if chosen.TargetPort == p.TargetPort && defaults.Protocol(chosen) == defaults.Protocol(p) {
+				published[i] = chosen
+			}
+		}
+	}
+	return published
+}
+
 func ports(ps []*musterv1.PortConfig) string {
 	var out []string
 	for _, p := range ps {
-		protocol := "tcp"
-		if p.Protocol != musterv1.PortConfig_PROTOCOL_UNSPECIFIED {
-			protocol = strings.ToLower(p.Protocol.String())
-		}
-		out = append(out, fmt.Sprintf("*:%d->%d/%s", p.PublishedPort, p.TargetPort, protocol))
+		out = append(out, fmt.Sprintf("*:%d->%d/%s", p.PublishedPort, p.TargetPort, strings.ToLower(defaults.Protocol(p).String())))
 	}
 	return strings.Join(out, ", ")
 }

@@ -1,7 +1,11 @@
 package cli
 
 import (
+	"slices"
+
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
@@ -112,8 +116,38 @@ func (c *CLI) change(cmd *cobra.Command, o *updateOptions, spec *musterv1.Servic
 			return err
 		}
 	}
+	if err := c.nameNetworks(cmd, spec.Task); err != nil {
+		return err
+	}
 	if err := applySpecLists(cmd, spec, true, ""); err != nil {
 		return err
 	}
 	return applySpecFlags(cmd, append(specFlags(), updateFlags()...), spec)
+}
+
+// nameNetworks has a task spec name networks as the flags do, which add and remove them by
+// that. The API stores their ids.
+func (c *CLI) nameNetworks(cmd *cobra.Command, task *musterv1.TaskSpec) error {
+	added, _ := cmd.Flags().GetStringArray("network-add")
+	removed, _ := cmd.Flags().GetStringArray("network-rm")
+	for _, text := range slices.Concat(added, removed) {
+		name, err := networkTarget(text)
+		if err != nil {
+			return err
+		}
+		got, err := call(c, cmd, api.GetNetwork, &musterv1.GetNetworkRequest{Network: name})
+		if status.Code(err) == codes.NotFound {
+			// Host and none are no networks. Others are refused by the API, or not there.
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, n := range task.Networks {
+			if n.Target == got.Network.Id {
+				n.Target = name
+			}
+		}
+	}
+	return nil
 }

@@ -65,7 +65,8 @@ func specFlags() []specFlag {
 		{name: "restart-window", path: restart + "window", usage: "time window for --restart-max-attempts (default: unlimited)"},
 		{name: "restart-max-attempts", path: restart + "maxAttempts", usage: "maximum number of restarts (default: no limit)"},
 		{name: "log-driver", path: "task.logDriver.name", usage: "log driver of the containers"},
-		{name: "endpoint-mode", path: "endpoint.mode", usage: "vip or dnsrr"},
+		{name: "endpoint-mode", path: "endpoint.mode", usage: "what the name of the service means on its networks: vip, one virtual address, or dnsrr, those of its tasks (default vip)"},
+		{name: "drain-delay", path: "endpoint.drainDelay", usage: "time that a task on networks runs on after it gets no new connections, before it is stopped (default 2s)"},
 	}
 	return slices.Concat(flags, rolloutFlags("update", "pause, continue or rollback", ""), rolloutFlags("rollback", "pause or continue", "rollback"))
 }

@@ -33,7 +33,8 @@ type specList struct {
 func specLists() []specList {
 	const (
 		c    = "task.container."
-		port = "publish a port: published=8080,target=80,mode=host"
+		port = "publish a port on all nodes, 8080:80 or 8000-8003:80-83/udp, or on those of the tasks, published=8080,target=80,mode=host"
+		net  = "attach to a network: NAME, or name=NAME,alias=db; host: the node's own network; none"
 	)
 	return []specList{
 		{
@@ -47,16 +48,17 @@ func specLists() []specList {
 		},
 		{name: "constraint", path: "task.placement.constraints", create: "which nodes: node.labels.disk==ssd", add: "add a constraint", remove: "remove a constraint"},
 		{
-			name: "publish", short: "p", path: "endpoint.ports", read: message(parsePort), key: "target_port", target: portTarget,
+			name: "publish", short: "p", path: "endpoint.ports", read: message(parsePort), key: "target_port", target: portTarget, prepare: expandPorts,
 			create: port, add: port, remove: "remove a published port, by its target",
 		},
 		{
 			name: "mount", path: c + "mounts", read: message(parseMount), key: "target", create: "mount: type=bind,source=/from,target=/to,readonly",
 			add: "add a mount: type=bind,source=/from,target=/to,readonly", remove: "remove a mount, by its target",
 		},
-		{name: "network", path: "task.networks", create: "attach to a network", read: func(v string) (proto.Message, error) {
-			return &musterv1.NetworkAttachmentConfig{Target: v}, nil
-		}},
+		{
+			name: "network", path: "task.networks", read: message(parseNetwork), key: "target", target: networkTarget, replaces: true,
+			create: net, add: net, remove: "detach from a network",
+		},
 		{name: "cap-add", path: c + "capabilityAdd", create: "add a capability", add: "add a capability"},
 		{name: "cap-drop", path: c + "capabilityDrop", create: "drop a capability", add: "drop a capability"},
 		{
@@ -67,7 +69,15 @@ func specLists() []specList {
 			name: "host", path: c + "hosts", create: `line for /etc/hosts: "10.0.0.1 name"`,
 			add: `add a line to /etc/hosts: "10.0.0.1 name"`, remove: "remove a line from /etc/hosts",
 		},
-		{name: "dns", path: c + "dnsConfig.nameservers", create: "name server"},
+		{name: "dns", path: c + "dnsConfig.nameservers", create: "name server", add: "add a name server", remove: "remove a name server"},
+		{
+			name: "dns-option", path: c + "dnsConfig.options", create: "option of the resolver: ndots:2",
+			add: "add an option of the resolver", remove: "remove an option of the resolver",
+		},
+		{
+			name: "dns-search", path: c + "dnsConfig.search", create: "domain to search names in",
+			add: "add a domain to search names in", remove: "remove a domain to search names in",
+		},
 		{name: "group", path: c + "groups", create: "additional group of the user"},
 		{name: "log-opt", path: "task.logDriver.options", create: "option of the log driver, key=value"},
 	}

@@ -99,13 +99,30 @@ func (c *CLI) showTasks(o *taskTable, tasks []*musterv1.Task, hosts map[string]s
 	tasks = slices.CompactFunc(tasks, func(a, b *musterv1.Task) bool { return a.Id == b.Id })
 	return show(c, &o.output, tasks, (*musterv1.Task).GetId, func() *table {
 		t := &table{header: []string{"ID", "NAME", "RUNS", "NODE", "DESIRED STATE", "CURRENT STATE", "ERROR"}}
+		networked := slices.ContainsFunc(tasks, func(t *musterv1.Task) bool { return len(t.Networks) > 0 })
+		if networked {
+			t.header = append(t.header, "ADDRESSES")
+		}
 		for _, task := range tasks {
-			t.add(short(task.Id, o.whole), taskName(task, hosts), runs(task.Spec), cmp.Or(hosts[task.NodeId], short(task.NodeId, o.whole)),
+			row := []string{short(task.Id, o.whole), taskName(task, hosts), runs(task.Spec), cmp.Or(hosts[task.NodeId], short(task.NodeId, o.whole)),
 				title(task.DesiredState.String()), join(title(task.Status.GetState().String()), ago(task.Status.GetTimestamp()), healthNote(task)),
-				cut(task.Status.GetError(), 60, o.whole))
+				cut(task.Status.GetError(), 60, o.whole)}
+			if networked {
+				row = append(row, addresses(task))
+			}
+			t.add(row...)
 		}
 		return t
 	})
+}
+
+// addresses are a task's addresses on all its networks.
+func addresses(t *musterv1.Task) string {
+	var all []string
+	for _, n := range t.Networks {
+		all = append(all, n.Addresses...)
+	}
+	return strings.Join(all, ", ")
 }
 
 // healthNote returns what a task's health check says, in the words of docker ps;

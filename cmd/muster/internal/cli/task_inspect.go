@@ -35,11 +35,15 @@ daemon counts towards the next daemon. --format json shows the whole task.`,
 			if err != nil {
 				return err
 			}
+			networks, err := c.networkNames(cmd, tasks)
+			if err != nil {
+				return err
+			}
 			for i, task := range tasks {
 				if i > 0 {
 					c.printf("\n")
 				}
-				if err := c.printTask(task, names); err != nil {
+				if err := c.printTask(task, names, networks); err != nil {
 					return err
 				}
 			}
@@ -50,24 +54,30 @@ daemon counts towards the next daemon. --format json shows the whole task.`,
 	return cmd
 }
 
-// printTask prints a task for people.
-func (c *CLI) printTask(t *musterv1.Task, nodes map[string]string) error {
-	line := func(name, value string) {
-		if value != "" {
-			c.printf("%-9s%s\n", name+":", printable(value))
-		}
+// line prints a property of an object, if it has it.
+func (c *CLI) line(name, value string) {
+	if value != "" {
+		c.printf("%-10s%s\n", name+":", printable(value))
 	}
-	line("Task", t.Id)
-	line("Name", taskName(t, nodes))
-	line("Runs", runs(t.Spec))
-	line("Node", cmp.Or(nodes[t.NodeId], t.NodeId))
-	line("State", fmt.Sprintf("%s %s, desired %s", title(t.Status.GetState().String()), ago(t.Status.GetTimestamp()), title(t.DesiredState.String())))
-	line("Message", t.Status.GetMessage())
-	line("Error", t.Status.GetError())
+}
+
+// printTask prints a task for people.
+func (c *CLI) printTask(t *musterv1.Task, nodes, networks map[string]string) error {
+	c.line("Task", t.Id)
+	c.line("Name", taskName(t, nodes))
+	c.line("Runs", runs(t.Spec))
+	c.line("Node", cmp.Or(nodes[t.NodeId], t.NodeId))
+	c.line("State", fmt.Sprintf("%s %s, desired %s", title(t.Status.GetState().String()), ago(t.Status.GetTimestamp()), title(t.DesiredState.String())))
+	for _, n := range t.Networks {
+		c.line("Network", place(n, networks))
+	}
+	c.line("Ports", ports(t.Status.GetPorts()))
+	c.line("Message", t.Status.GetMessage())
+	c.line("Error", t.Status.GetError())
 	if health := t.Status.GetRuntime().GetHealth(); health != nil {
 		state, check := describeHealth(health)
-		line("Health", state)
-		line("Check", check)
+		c.line("Health", state)
+		c.line("Check", check)
 	}
 	c.printf("\n")
 	if err := c.printTable(stageTable(t.Stages)); err != nil {
@@ -77,6 +87,28 @@ func (c *CLI) printTask(t *musterv1.Task, nodes map[string]string) error {
 		c.printf("\n%s\n", note)
 	}
 	return nil
+}
+
+// networkNames returns the names of networks by id, if a task is on any.
+func (c *CLI) networkNames(cmd *cobra.Command, tasks []*musterv1.Task) (map[string]string, error) {
+	names := map[string]string{}
+	if !slices.ContainsFunc(tasks, func(t *musterv1.Task) bool { return len(t.Networks) > 0 }) {
+		return names, nil
+	}
+	networks, err := networkKind().listAll(c, cmd, networkKind().request())
+	for _, n := range networks {
+		names[n.Id] = n.Spec.GetName()
+	}
+	return names, err
+}
+
+// place describes a task's place on a network.
+func place(n *musterv1.NetworkAttachment, names map[string]string) string {
+	text := join(cmp.Or(names[n.NetworkId], n.NetworkId), strings.Join(n.Addresses, ", "))
+	if len(n.Aliases) > 0 {
+		text += " (also " + strings.Join(n.Aliases, ", ") + ")"
+	}
+	return text
 }
 
 // describeHealth says how a health check fares, and how its latest run ended if it

@@ -30,7 +30,7 @@ func TestStagesAreTold(t *testing.T) {
 	}
 	var out bytes.Buffer
 	c := &CLI{Out: &out}
-	if err := c.printTask(task, map[string]string{"n1": "worker1"}); err != nil {
+	if err := c.printTask(task, map[string]string{"n1": "worker1"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	got := strings.Join(strings.Fields(out.String()), " ")
@@ -55,23 +55,23 @@ func TestInspectShowsHealth(t *testing.T) {
 		lacks  []string
 	}{
 		"none":    {nil, nil, []string{"Health:", "Check:"}},
-		"healthy": {&musterv1.Health{State: musterv1.Health_HEALTHY, Retries: 3}, []string{"Health:  healthy\n"}, []string{"Check:"}},
+		"healthy": {&musterv1.Health{State: musterv1.Health_HEALTHY, Retries: 3}, []string{"Health:   healthy\n"}, []string{"Check:"}},
 		"starting": {
 			&musterv1.Health{State: musterv1.Health_STARTING, FailedChecks: 2, Retries: 3, ExitCode: 1, Output: "connection refused"},
-			[]string{"Health:  starting, 2 of 3 checks failed\n", "Check:   exit code 1: connection refused\n"}, nil,
+			[]string{"Health:   starting, 2 of 3 checks failed\n", "Check:    exit code 1: connection refused\n"}, nil,
 		},
 		"no output": {
 			&musterv1.Health{State: musterv1.Health_UNHEALTHY, FailedChecks: 3, Retries: 3, ExitCode: 7},
-			[]string{"Check:   exit code 7: no output\n"}, nil,
+			[]string{"Check:    exit code 7: no output\n"}, nil,
 		},
 		"escapes": {
 			&musterv1.Health{State: musterv1.Health_UNHEALTHY, ExitCode: 7, Output: "\x1b[31mred\nline"},
-			[]string{"Check:   exit code 7: [31mred line\n"}, []string{"\x1b"},
+			[]string{"Check:    exit code 7: [31mred line\n"}, []string{"\x1b"},
 		},
 	} {
 		task := &musterv1.Task{Id: "t1", ServiceName: "web", Slot: 1, Status: &musterv1.TaskStatus{Runtime: &musterv1.RuntimeStatus{Health: test.health}}}
 		var out bytes.Buffer
-		if err := (&CLI{Out: &out}).printTask(task, nil); err != nil {
+		if err := (&CLI{Out: &out}).printTask(task, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		for _, want := range test.want {

@@ -1,0 +1,123 @@
+package cli_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/musterhq/muster/cmd/muster/internal/cli"
+)
+
+func TestNetworkCommands(t *testing.T) {
+	s := &shell{t, startCluster(t, "schedulerd", "orchestratord", "allocatord")}
+	s.waitForNode()
+	back := strings.TrimSpace(s.must("network", "create", "--label", "team=web", "--subnet", "10.7.0.0/16", "--subnet", "fd00:7::/64", "--gateway", "10.7.0.1",
+		"--ip-range", "10.7.128.0/17", "--aux-address", "router=fd00:7::1", "-o", "com.docker.network.driver.mtu=1400", "--internal", "back"))
+	front := strings.TrimSpace(s.must("network", "create", "-d", "bridge", "front"))
+	s.contains(s.must("network", "inspect", "BACK", "--format", "{{json .spec}}"), `"ipv6Enabled":true`, `"mtu":1400`, `"gateway":"10.7.0.1"`,
+		`"range":"10.7.128.0/17"`, `"reserved":{"router":"fd00:7::1"}`, `"internal":true`)
+	s.contains(s.must("network", "ls"), "NAME", "SUBNETS", "overlay", "bridge", "internal", "0/0")
+	if got := strings.Fields(s.must("network", "ls", "-q")); !slices.Equal(got, []string{back, front}) {
+		t.Errorf("network ls -q: %q, want the ids in order of name: %q", got, []string{back, front})
+	}
+	if got := strings.TrimSpace(s.must("network", "ls", "--filter", "label=team=web", "--format", "{{.spec.name}}")); got != "back" {
+		t.Errorf("network ls --filter: %q, want back", got)
+	}
+
+	s.must("service", "create", "--detach", "--name", "db", "--network", "name=back,alias=sql", "postgres")
+	s.must("service", "create", "--detach", "--name", "web", "--network", "back", "--network", "front", "-p", "8080-8081:80-81", "nginx")
+	s.contains(s.must("network", "inspect", "back", "--format", "table"), "Name:     back", "Services: db, web", "Notes:    internal")
+	s.contains(s.must("service", "ls"), "*:8080->80/tcp, *:8081->81/tcp")
+	s.contains(s.fails(cli.ExitUsage, "", "network", "rm", "back"), `network "back" is used by services (db, web)`)
+	s.contains(s.fails(cli.ExitUsage, "", "service", "create", "--detach", "--name", "other", "-p", "8081:80", "nginx"), `8081/tcp is published by service "web"`)
+	s.contains(s.fails(cli.ExitUsage, "", "service", "create", "--detach", "--network", "nope", "nginx"), `there is no network "nope"`)
+
+	s.must("service", "update", "--detach", "--network-rm", "front", "--network-add", "name=back,alias=www", "web")
+	if got := strings.TrimSpace(s.must("service", "inspect", "web", "--format", "{{range .spec.task.networks}}{{.target}} {{.aliases}}{{end}}")); got != back+" [www]" {
+		t.Errorf("networks after the update: %q, want %q", got, back+" [www]")
+	}
+
+	for _, tt := range []struct {
+		words []string
+		want  []string
+	}{
+		{[]string{"network", "inspect", "ba"}, []string{"back"}},
+		{[]string{"network", "rm", "back", ""}, []string{"front", "ingress"}},
+		{[]string{"service", "create", "--network", "fr"}, []string{"front"}},
+	} {
+		if got, _ := s.complete(tt.words...); !slices.Equal(got, tt.want) {
+			t.Errorf("muster %s<TAB>: %q, want %q", strings.Join(tt.words, " "), got, tt.want)
+		}
+	}
+	if got, _ := s.complete("events", "--kind", ""); !slices.Contains(got, "network") {
+		t.Errorf("muster events --kind <TAB>: %q, want network among it", got)
+	}
+	s.must("service", "rm", "db", "web")
+	s.contains(s.must("network", "rm", "back", "front"), "back\nfront")
+}
+
+func TestNetworkPruneAsksFirst(t *testing.T) {
+	s := &shell{t, startCluster(t, "schedulerd", "orchestratord", "allocatord")}
+	s.waitForNode()
+	s.must("network", "prune") // there is nothing
+	for _, name := range []string{"used", "one", "two", "kept"} {
+		s.must("network", "create", "--label", "name="+name, name)
+	}
+	s.must("service", "create", "--detach", "--name", "web", "--network", "used", "-p", "80", "nginx")
+	s.contains(s.fails(cli.ExitUsage, "n\n", "network", "prune", "--filter", "label=name!=kept"), "Remove one, two?", "nothing was removed")
+	s.contains(s.fails(cli.ExitUsage, "", "network", "prune"), "Remove kept, one, two?", "--force")
+	out, errs, code := s.run("y\n", "network", "prune", "--filter", "label=name!=kept")
+	if code != 0 || out != "one\ntwo\n" {
+		t.Errorf("prune: exit code %d, %q, %s", code, out, errs)
+	}
+	if out := s.must("network", "prune", "-f"); out != "kept\n" {
+		t.Errorf("prune --force removed %q, want kept", out)
+	}
+	if got := strings.Fields(s.must("network", "ls", "--format", "{{.spec.name}}")); !slices.Equal(got, []string{"ingress", "used"}) {
+		t.Errorf("networks after prune: %q", got)
+	}
+}
+
+func TestNetworkCreateRefusesWhatItCannotMean(t *testing.T) {
+	s := &shell{t, startCluster(t, "schedulerd", "orchestratord", "allocatord")}
+	s.waitForNode()
+	for want, args := range map[string][]string{
+		"--gateway: 10.8.0.1 is in none of the subnets": {"--subnet", "10.7.0.0/16", "--gateway", "10.8.0.1", "a"},
+		`--ip-range: "x" is not an IP address`:          {"--subnet", "10.7.0.0/16", "--ip-range", "x", "a"},
+		"--aux-address":                                 {"--aux-address", "r=10.7.0.1", "a"},
+		"is not a number":                               {"--opt", "com.docker.network.driver.mtu=x", "a"},
+		"spec.name":                                     {"host"},
+		"spec.ipam.configs[0].subnet":                   {"--subnet", "10.7.0.1/16", "a"},
+	} {
+		s.contains(s.fails(cli.ExitUsage, "", append([]string{"network", "create"}, args...)...), want)
+	}
+	for want, args := range map[string][]string{
+		"spec.encrypted":   {"--opt", "encrypted", "a"},
+		"spec.attachable":  {"--attachable", "a"},
+		"spec.driver.name": {"-d", "cni", "a"},
+	} {
+		s.contains(s.fails(cli.ExitUsage, "", append([]string{"network", "create"}, args...)...), want)
+	}
+}
+
+func TestClusterUpdateSetsAddressPools(t *testing.T) {
+	s := &shell{t, startCluster(t, "schedulerd", "orchestratord", "allocatord")}
+	s.waitForNode()
+	network := func() string {
+		return strings.TrimSpace(s.must("cluster", "inspect", "--format", "{{json .spec.network}}"))
+	}
+	s.must("cluster", "update", "--default-addr-pool", "172.20.0.0/14", "--default-addr-pool", "fd00:9::/48", "--default-addr-pool-mask-length", "24")
+	if got, want := network(), `{"addressPools":[{"base":"172.20.0.0/14","size":24},{"base":"fd00:9::/48","size":64}]}`; got != want {
+		t.Errorf("network is %s, want %s", got, want)
+	}
+	s.must("cluster", "update", "--data-path-port", "7789")
+	s.contains(network(), `"dataPathPort":7789`, "172.20.0.0/14")
+	s.must("cluster", "update", "--default-addr-pool", "")
+	if got, want := network(), `{"dataPathPort":7789}`; got != want {
+		t.Errorf("network is %s, want %s", got, want)
+	}
+	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update", "--default-addr-pool-mask-length", "24"), "--default-addr-pool")
+	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update", "--default-addr-pool", "10.0.0.0/20"), "spec.network.addressPools[0].size", "from 20 to 29")
+	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update", "--data-path-port", "80"), "spec.network.dataPathPort")
+	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update"), "--default-addr-pool")
+}
