@@ -27,6 +27,10 @@ const flaw = "CONFORMANCE_TEST_FLAW"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(wire.CookieKey) == wire.CookieValue {
+		if how, ok := os.LookupEnv(networkFlaw); ok {
+			serveNetwork(how)
+			return
+		}
 		serve(os.Getenv(flaw))
 		return
 	}

@@ -31,10 +31,13 @@ import (
 // for where a harness says otherwise.
 const defaultPatience = 60 * time.Second
 
-// Harness is one executor under test, and the means to look behind its back.
+// Harness is one plugin under test, and the means to look behind its back.
 type Harness struct {
-	// Plugin is the executor's process, holding no tasks yet.
+	// Plugin is the plugin's process, holding no tasks yet.
 	Plugin *Plugin
+	// Network says how networks are made for a network plugin. The fields that follow
+	// are for executors, except Left, Settle and Patience.
+	Network *NetworkOptions
 	// Spec makes the spec of a task that behaves so.
 	Spec func(Behavior) *musterv1.TaskSpec
 	// Wrong are specs that Prepare must refuse for what the field says.
@@ -147,6 +150,8 @@ type suite struct {
 	T
 	*Harness
 	node string
+	// cleans says that networks are removed after the rule.
+	cleans bool
 }
 
 // names makes ids that no two tests of a process share.

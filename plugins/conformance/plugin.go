@@ -13,11 +13,12 @@ import (
 	"github.com/hashicorp/go-plugin"
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
+	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	"github.com/musterhq/muster/plugins/handshake"
 )
 
-// Plugin is an executor's process, started as a worker starts it, that a test
-// can kill and start again.
+// Plugin is a plugin's process, started as a worker starts it, that a test can kill
+// and start again.
 type Plugin struct {
 	t   T
 	cmd func() *exec.Cmd
@@ -26,6 +27,7 @@ type Plugin struct {
 	process *os.Process
 	client  *plugin.Client
 	service executorv1.ExecutorServiceClient
+	network networkv1.NetworkServiceClient
 }
 
 // StartProgram starts a program as a plugin, with the given variables beside a
@@ -81,6 +83,13 @@ func (p *Plugin) Service() executorv1.ExecutorServiceClient {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.service
+}
+
+// Network is the network plugin as it can be reached now.
+func (p *Plugin) Network() networkv1.NetworkServiceClient {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.network
 }
 
 // Kill kills the process with SIGKILL and returns when it is gone.
@@ -154,10 +163,13 @@ func (p *Plugin) Start() {
 	})
 	protocol, err := p.client.Client()
 	if err != nil {
-		p.t.Fatalf("start the executor: %v", err)
+		p.t.Fatalf("start the plugin: %v", err)
 	}
 	p.process = cmd.Process
 	if p.service, err = handshake.Dispense(protocol); err != nil {
+		p.t.Fatal(err)
+	}
+	if p.network, err = handshake.DispenseNetwork(protocol); err != nil {
 		p.t.Fatal(err)
 	}
 }

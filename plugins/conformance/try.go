@@ -11,18 +11,25 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
 // Options say what is tried, and how.
 type Options struct {
-	// Command is the executor's program, and its arguments.
+	// Command is the plugin's program, and its arguments.
 	Command []string
 	// Env are variables that it gets beside a bare environment.
 	Env []string
-	// Task makes the tasks that it is to run.
+	// Task makes the tasks that an executor is to run.
 	Task *Template
+	// Network says how networks are made for a network plugin; nil if the plugin is an
+	// executor.
+	Network *NetworkOptions
 	// Rules are those that are tried; none means all.
 	Rules []string
 	// Parallel is how many are tried at once.
@@ -60,6 +67,10 @@ type Result struct {
 // its own. It returns an error if it could not try.
 func Try(ctx context.Context, o Options) ([]Result, error) {
 	rules := Rules()
+	if o.Network != nil {
+		// What a network plugin does to the machine is seen by all rules.
+		rules, o.Parallel = NetworkRules(), 1
+	}
 	if len(o.Rules) > 0 {
 		for _, name := range o.Rules {
 			if !slices.ContainsFunc(rules, func(r Rule) bool { return r.Name == name }) {
@@ -112,9 +123,9 @@ func (o Options) try(ctx context.Context, rule Rule, dir string) (result Result)
 			return
 		}
 		rule.Check(t, h)
-		if rule.Needs != "" && !slices.Contains(h.said(ctx).GetCapabilities(), rule.Needs) {
+		if rule.Needs != "" && !slices.Contains(h.capabilities(ctx), rule.Needs) {
 			result.Note = "it has no " + rule.Needs + ", and says so"
-			result.Untried = append(result.Untried, "anything but that the call is answered UNIMPLEMENTED: the executor says that it has no "+rule.Needs)
+			result.Untried = append(result.Untried, "anything but that the call is answered UNIMPLEMENTED: the plugin says that it has no "+rule.Needs)
 			return
 		}
 		result.Untried = o.untried(ctx, rule, h)
@@ -129,6 +140,9 @@ func (o Options) try(ctx context.Context, rule Rule, dir string) (result Result)
 
 // untried says what of a rule that was tried was left out.
 func (o Options) untried(ctx context.Context, rule Rule, h *Harness) []string {
+	if h.Network != nil {
+		return untriedOfNetwork(rule, h)
+	}
 	var untried []string
 	if rule.Ends && h.Running == nil {
 		why := "its tasks do not run the template's {{.Script}}"
@@ -152,6 +166,11 @@ func (o Options) untried(ctx context.Context, rule Rule, h *Harness) []string {
 // harness starts the executor and looks behind its back by what any executor
 // leaves to be seen: processes, and files of its state.
 func (o Options) harness(t *trial, dir string) *Harness {
+	env := append([]string{wire.StateDirKey + "=" + dir}, o.Env...)
+	left := func(taskID string) []string { return filesNamed(dir, taskID) }
+	if o.Network != nil {
+		return &Harness{Patience: o.Patience, Network: o.Network, Left: left, Plugin: StartProgram(t, o.Command, env...)}
+	}
 	made := &marks{}
 	h := &Harness{
 		Patience: o.Patience,
@@ -166,23 +185,58 @@ func (o Options) harness(t *trial, dir string) *Harness {
 			return spec
 		},
 		Wrong: o.Task.Wrong,
-		Left: func(taskID string) []string {
-			var left []string
-			_ = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-				if err == nil && strings.Contains(filepath.Base(path), taskID) {
-					left = append(left, path)
-				}
-				return nil
-			})
-			return left
-		},
+		Left:  left,
 	}
 	if o.Task.runsScripts() && canSeeProcesses() {
 		h.Watch, h.Running = made.of, made.running
 	}
-	h.Plugin = StartProgram(t, o.Command, append([]string{wire.StateDirKey + "=" + dir}, o.Env...)...)
+	h.Plugin = StartProgram(t, o.Command, env...)
 	ctx, cancel := context.WithTimeout(t.Context(), defaultPatience)
 	defer cancel()
 	h.Slow = slices.Contains(h.said(ctx).GetKinds(), "container")
 	return h
+}
+
+// filesNamed returns the files beneath a directory whose names contain an id.
+func filesNamed(dir, id string) []string {
+	var found []string
+	_ = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && strings.Contains(filepath.Base(path), id) {
+			found = append(found, path)
+		}
+		return nil
+	})
+	return found
+}
+
+// capabilities are those that the plugin has by its own word.
+func (h *Harness) capabilities(ctx context.Context) []string {
+	if h.Network == nil {
+		return h.said(ctx).GetCapabilities()
+	}
+	said, err := h.Plugin.Network().Describe(ctx, &networkv1.DescribeRequest{})
+	if err != nil {
+		return nil
+	}
+	return said.GetCapabilities()
+}
+
+// IsNetwork starts a plugin and reports whether it is a network plugin: whether it
+// answers that contract. A plugin that does not start is none.
+func IsNetwork(ctx context.Context, command, env []string) bool {
+	found := false
+	dir, err := shortTempDir()
+	if err != nil {
+		return false
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	t := &trial{}
+	t.run(ctx, func() {
+		ctx, cancel := context.WithTimeout(ctx, describeTime)
+		defer cancel()
+		p := StartProgram(t, command, append([]string{wire.StateDirKey + "=" + dir}, env...)...)
+		_, err := p.Network().Describe(ctx, &networkv1.DescribeRequest{})
+		found = status.Code(err) != codes.Unimplemented
+	})
+	return found
 }

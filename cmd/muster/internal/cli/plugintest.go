@@ -13,28 +13,35 @@ import (
 	"github.com/musterhq/muster/plugins/conformance"
 )
 
-// errBroken says that an executor does not keep the contract.
+// errBroken says that a plugin does not keep the contract.
 var errBroken = errors.New("the contract is broken")
 
 func (c *CLI) pluginTest() *cobra.Command {
 	var (
 		o        conformance.Options
+		network  conformance.NetworkOptions
 		task     string
 		asJSON   bool
 		patience time.Duration
 	)
 	cmd := &cobra.Command{
-		Use: "test [flags] PROGRAM [-- ARGUMENT...]", Short: "Test whether an executor plugin follows the contract", Args: cobra.MinimumNArgs(1),
-		Long: `Start an executor plugin as a worker does, make every call, kill it at every step, and report what violates the contract.
-No cluster is needed. Each rule has its own process and state directory.
+		Use: "test [flags] PROGRAM [-- ARGUMENT...]", Short: "Test whether an executor or a network plugin follows the contract", Args: cobra.MinimumNArgs(1),
+		Long: `Start a plugin as a worker does, make every call, kill it at every step, and report what violates the contract.
+No cluster is needed. Each rule has its own process and state directory. Which contract is tested follows from the one that
+the plugin answers.
 
 --task is a Go template of a task's spec, in YAML or JSON, which makes a task do what a rule needs (end with an exit code,
 ignore a polite stop). Most executors need only {{json .Script}}, a shell script;
 there are also .Forever, .RunFor, .ExitCode, .Stubborn, .Grace, .Says, .Complains, .RunSeconds and .GraceSeconds.
-Executors that run "container", "process" or "null" need no template.`,
+Executors that run "container", "process" or "null" need no template.
+
+A network plugin is tested with networks of the first driver that it names; --driver and --driver-opt choose another and
+its options. --own-addresses is for drivers that choose addresses themselves. As root, tasks get real network namespaces,
+and the test looks at what is in them.`,
 		Example: `  muster plugin test ./muster-executor-mine --task task.yaml
   muster plugin test ./muster-executor-mine --task task.yaml --rule Shutdown --rule KilledAtAnyMoment
-  muster plugin test bin/plugins/muster-executor-process --json`,
+  muster plugin test bin/plugins/muster-executor-process --json
+  muster plugin test bin/plugins/muster-network-cni --own-addresses --driver-opt config=mynet`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			program, err := filepath.Abs(args[0])
 			if err != nil {
@@ -44,13 +51,16 @@ Executors that run "container", "process" or "null" need no template.`,
 				return usage("%s is not a program", args[0])
 			}
 			o.Command = append([]string{program}, args[1:]...)
-			if o.Task, err = readTask(task, program); err != nil {
-				return usage("--task: %w", err)
-			}
 			for _, variable := range o.Env {
 				if !strings.Contains(variable, "=") {
 					return usage("--env: %q is not KEY=VALUE", variable)
 				}
+			}
+			if conformance.IsNetwork(cmd.Context(), o.Command, o.Env) {
+				network.Namespaces = conformance.CanMakeNamespaces() == nil
+				o.Network = &network
+			} else if o.Task, err = readTask(task, program); err != nil {
+				return usage("--task: %w", err)
 			}
 			o.Patience = patience
 			results, err := conformance.Try(cmd.Context(), o)
@@ -70,8 +80,11 @@ Executors that run "container", "process" or "null" need no template.`,
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&task, "task", "", "file with a task template")
+	fs.StringVar(&network.Driver, "driver", "", "driver of the networks that a network plugin is tested with")
+	fs.StringToStringVar(&network.DriverOptions, "driver-opt", nil, "option of these networks, KEY=VALUE (repeatable)")
+	fs.BoolVar(&network.OwnAddresses, "own-addresses", false, "the driver chooses addresses itself")
 	fs.StringArrayVar(&o.Rules, "rule", nil, "test only this rule (repeatable)")
-	fs.StringArrayVarP(&o.Env, "env", "e", nil, "environment variable for the executor, KEY=VALUE (repeatable); PATH, HOME and TMPDIR are always passed")
+	fs.StringArrayVarP(&o.Env, "env", "e", nil, "environment variable for the plugin, KEY=VALUE (repeatable); PATH, HOME and TMPDIR are always passed")
 	fs.IntVar(&o.Parallel, "parallel", 4, "number of rules tested at once")
 	fs.DurationVar(&patience, "patience", time.Minute, "maximum duration of a call that is not meant to wait")
 	fs.BoolVar(&asJSON, "json", false, "print JSON")
