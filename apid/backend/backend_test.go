@@ -10,16 +10,14 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	"github.com/musterhq/muster/apid/backend"
+	"github.com/musterhq/muster/apid/backend/backendtest"
 	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/internal/kv"
-	"github.com/musterhq/muster/internal/kv/embedded"
-	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
 
@@ -52,35 +50,14 @@ func (g *gate) Txn(ctx context.Context, ops []kv.Op) ([]kv.Pair, error) {
 	return g.KV.Txn(ctx, ops)
 }
 
-// start runs a store in memory, and returns a backend of it.
+// start returns a backend whose transactions can be held up.
 func start(t *testing.T) (*backend.Backend, *gate) {
 	t.Helper()
-	space, err := embedded.Open(embedded.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := &gate{KV: space}
-	tables := state.NewTables()
-	st, err := store.New(store.Options{KV: g, Prefix: "muster"}, objects.Tables(tables)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() { _ = st.Run(ctx) })
-	t.Cleanup(func() {
-		cancel()
-		running.Wait()
-		if err := space.Close(); err != nil {
-			t.Error(err)
-		}
+	g := &gate{}
+	b := backendtest.StartWith(t, func(space kv.KV) kv.KV {
+		g.KV = space
+		return g
 	})
-	b := backend.New(backend.Options{
-		Store: st, Tables: tables, View: objects.New(st, tables, 10), Log: zap.NewNop(), WriteTimeout: 10 * time.Second, ReadyTimeout: time.Second,
-	})
-	if err := b.Ready(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	return b, g
 }
 

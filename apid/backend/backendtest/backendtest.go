@@ -12,6 +12,7 @@ import (
 
 	"github.com/musterhq/muster/apid/backend"
 	"github.com/musterhq/muster/apid/objects"
+	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/embedded"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -20,12 +21,18 @@ import (
 // Start runs a store in memory until the test ends, and returns a backend of it.
 func Start(t *testing.T) *backend.Backend {
 	t.Helper()
+	return StartWith(t, func(space kv.KV) kv.KV { return space })
+}
+
+// StartWith does it with a store that wrap has wrapped.
+func StartWith(t *testing.T, wrap func(space kv.KV) kv.KV) *backend.Backend {
+	t.Helper()
 	space, err := embedded.Open(embedded.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	tables := state.NewTables()
-	st, err := store.New(store.Options{KV: space, Prefix: "muster"}, append(objects.Tables(tables), tables.Tokens)...)
+	st, err := store.New(store.Options{KV: wrap(space), Prefix: "muster"}, append(objects.Tables(tables), tables.Tokens)...)
 	if err != nil {
 		t.Fatal(err)
 	}
