@@ -2,6 +2,7 @@ package dispatcherd
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -183,7 +184,19 @@ func TestDescriptionsBeyondTheBoundsAreRefused(t *testing.T) {
 			"description.executors[0].kinds has":    one(&musterv1.ExecutorDescription{Kinds: many(nodereport.MaxKinds + 1)}),
 			"description.executors[0].kinds[0] is":  one(&musterv1.ExecutorDescription{Kinds: []string{"a\x1b[2Jb"}}),
 			"description.executors[0].capabilities": one(&musterv1.ExecutorDescription{Capabilities: many(nodereport.MaxCapabilities + 1)}),
-			"description.executors[0].name has":     one(&musterv1.ExecutorDescription{Name: strings.Repeat("x", nodereport.MaxName+1)}),
+			"description.network_drivers has 9 entries, at most 8 are allowed": {
+				NetworkDrivers: slices.Repeat([]*musterv1.NetworkDriverDescription{{}}, nodereport.MaxNetworkDrivers+1),
+			},
+			"description.network_drivers[0].drivers has 33 entries": {
+				NetworkDrivers: []*musterv1.NetworkDriverDescription{{Drivers: many(nodereport.MaxNetworkEntries + 1)}},
+			},
+			"description.network_drivers[0].missing[0] has 257 bytes": {
+				NetworkDrivers: []*musterv1.NetworkDriverDescription{{Missing: []string{long}}},
+			},
+			"description.network_drivers[1].version has 257 bytes": {
+				NetworkDrivers: []*musterv1.NetworkDriverDescription{{}, {Version: long}},
+			},
+			"description.executors[0].name has": one(&musterv1.ExecutorDescription{Name: strings.Repeat("x", nodereport.MaxName+1)}),
 		} {
 			w := c.newWorker("n1", c.dial(d.address))
 			w.hello(&dispatcherv1.Hello{NodeId: "n1", InstanceId: "1", Description: description})

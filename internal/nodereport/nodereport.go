@@ -5,7 +5,7 @@ package nodereport
 
 import (
 	"fmt"
-	"math"
+	"net/netip"
 	"regexp"
 
 	"google.golang.org/protobuf/proto"
@@ -34,9 +34,12 @@ const (
 	MaxExecutorMessage = 1 << 10
 	// MaxSchema limits the schema of payloads, in bytes.
 	MaxSchema = 64 << 10
+	// MaxPublicKey limits a node's key for encrypted networks, in bytes.
+	MaxPublicKey = 64
 )
 
-// Limits of a task's status, in bytes except for MaxPorts.
+// Limits of a task's status, in bytes except for the numbers of ports, networks, addresses
+// and aliases.
 const (
 	// MaxStatusText limits messages and errors.
 	MaxStatusText = 4 << 10
@@ -45,6 +48,13 @@ const (
 	// MaxPorts limits the number of ports of a task, and MaxPortName their names.
 	MaxPorts    = 256
 	MaxPortName = 64
+	// MaxNetworks limits the number of networks of a task. A task has at most one address
+	// of each family and some further names on each of them.
+	MaxNetworks  = 32
+	MaxAddresses = 2
+	MaxAliases   = 64
+	// MaxNetworkName limits ids of networks, and names on them.
+	MaxNetworkName = 255
 )
 
 // kindPattern is what the API server accepts as the kind of a runtime.
@@ -89,10 +99,23 @@ func Check(d *musterv1.NodeDescription) error {
 			return fmt.Errorf("description.network_drivers[%d].%w", i, err)
 		}
 	}
-	if path := d.DataPath; path != nil && (len(path.Address) > MaxName || len(path.PublicKey) > MaxName || path.Port > math.MaxUint16) {
-		return fmt.Errorf("description.data_path is not valid: want an IP address, a port and a key of at most %d bytes", MaxName)
-	}
 	return nil
+}
+
+// CheckDataPath returns an error that begins with the field if other nodes cannot send
+// traffic to a node.
+func CheckDataPath(p *musterv1.DataPath) error {
+	addr, err := netip.ParseAddr(p.Address)
+	switch {
+	case err != nil, addr.Zone() != "", addr.IsUnspecified(), addr.IsMulticast(), addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return fmt.Errorf("data_path.address is %.64q: want an IP address of the node", p.Address)
+	case p.Port == 0 || p.Port > 65535:
+		return fmt.Errorf("data_path.port is %d: want 1 to 65535", p.Port)
+	case len(p.PublicKey) > MaxPublicKey:
+		return fmt.Errorf("data_path.public_key has %d bytes, at most %d are allowed", len(p.PublicKey), MaxPublicKey)
+	default:
+		return nil
+	}
 }
 
 // CheckNetworkDriver returns an error that begins with the field if the description of a

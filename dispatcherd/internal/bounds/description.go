@@ -1,6 +1,7 @@
 package bounds
 
 import (
+	"fmt"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -40,4 +41,22 @@ func CheckSchemas(d *musterv1.NodeDescription, schemas *payload.Schemas) {
 		}
 		e.Message = strings.ToValidUTF8(Clip(e.Message, nodereport.MaxExecutorMessage), "")
 	}
+	for _, n := range d.GetNetworkDrivers() {
+		n.Message = strings.ToValidUTF8(Clip(n.Message, nodereport.MaxExecutorMessage), "")
+	}
+}
+
+// CheckDataPath removes the data path of a description if other nodes cannot use it,
+// and returns why. The node can then run tasks, but other nodes do not reach those on
+// networks.
+func CheckDataPath(d *musterv1.NodeDescription) string {
+	if d.GetDataPath() == nil {
+		return ""
+	}
+	err := nodereport.CheckDataPath(d.DataPath)
+	if err == nil {
+		return ""
+	}
+	d.DataPath = nil
+	return fmt.Sprintf("description.%v; other nodes cannot reach its tasks on networks", err)
 }

@@ -1,6 +1,7 @@
 package liveness
 
 import (
+	"cmp"
 	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -20,8 +21,10 @@ type node struct {
 	description *musterv1.NodeDescription
 	address     string
 	instance    string
-	// checked is the description whose schemas were checked last.
+	// checked is the description that was checked last, and problem what is wrong with
+	// it.
 	checked *musterv1.NodeDescription
+	problem string
 	// postponed is when a postponed write is due, zero if none is postponed.
 	postponed time.Time
 	// claimed is when another worker claimed the node after the session was last
@@ -39,10 +42,11 @@ type node struct {
 
 func newNode(id string) *node { return &node{id: id, place: -1} }
 
-// checkSchemas checks the schemas of the node's description once.
-func (n *node) checkSchemas(schemas *payload.Schemas) {
+// checkDescription checks the node's description once.
+func (n *node) checkDescription(schemas *payload.Schemas) {
 	if n.checked != n.description {
 		bounds.CheckSchemas(n.description, schemas)
+		n.problem = bounds.CheckDataPath(n.description)
 		n.checked = n.description
 	}
 }
@@ -69,7 +73,7 @@ func (n *node) status() nodeStatus {
 	s := nodeStatus{description: n.description, address: n.address, instance: n.instance}
 	s.state, s.message = n.life.state()
 	if s.state == musterv1.NodeStatus_READY {
-		s.message = n.conflict.message
+		s.message = cmp.Or(n.conflict.message, n.problem)
 	}
 	return s
 }

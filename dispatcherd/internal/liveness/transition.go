@@ -69,7 +69,7 @@ func (t *Tracker) mustWrite(n *node, have *recordv1.NodeState, now time.Time) bo
 		// To compare the description costs time too.
 		return false
 	}
-	n.checkSchemas(t.cfg.Schemas)
+	n.checkDescription(t.cfg.Schemas)
 	if n.status().record(have, now) == have {
 		return false
 	}
@@ -176,7 +176,7 @@ func (t *Tracker) status(id string) nodeStatus {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := t.nodes[id]; n != nil {
-		n.checkSchemas(t.cfg.Schemas)
+		n.checkDescription(t.cfg.Schemas)
 		return n.status()
 	}
 	return nodeStatus{}
