@@ -12,6 +12,7 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/assignments"
+	"github.com/musterhq/muster/dispatcherd/internal/networks"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 	testwait "github.com/musterhq/muster/test/kit/wait"
@@ -173,12 +174,12 @@ func BenchmarkComplete(b *testing.B) {
 			c.assign(tx, "n1", "s1", fmt.Sprintf("t%d", i), uint64(i+1))
 		}
 	})
-	reader := assignments.NewReader(c.tables)
+	reader := assignments.NewReader(c.tables, networks.New(c.tables))
 	snap := c.store.Snapshot()
 	b.ReportAllocs()
 	for b.Loop() {
 		sent := assignments.NewSent(assignments.Protocol)
-		if got := sent.Complete(reader.Offers(snap, "n1"), limits); len(got[0].Objects) != 1001 {
+		if got := sent.Complete(reader.Offers(snap, "n1"), nil, limits); len(got[0].Objects) != 1001 {
 			b.Fatal(len(got[0].Objects))
 		}
 	}
@@ -193,9 +194,9 @@ func BenchmarkChange(b *testing.B) {
 			c.assign(tx, "n1", "s1", fmt.Sprintf("t%d", i), uint64(i+1))
 		}
 	})
-	reader := assignments.NewReader(c.tables)
+	reader := assignments.NewReader(c.tables, networks.New(c.tables))
 	sent := assignments.NewSent(assignments.Protocol)
-	sent.Complete(reader.Offers(c.store.Snapshot(), "n1"), limits)
+	sent.Complete(reader.Offers(c.store.Snapshot(), "n1"), nil, limits)
 	key := state.NodeTaskKey("n1", "s1", "t5")
 	changed := []musterv1.TaskState{musterv1.TaskState_SHUTDOWN, musterv1.TaskState_REMOVE}
 	var offers [2]assignments.Offer
@@ -205,7 +206,7 @@ func BenchmarkChange(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		if got := sent.Changes(offers[i%2:i%2+1], limits, time.Now()); len(got) != 1 {
+		if got := sent.Changes(offers[i%2:i%2+1], nil, limits, time.Now()); len(got) != 1 {
 			b.Fatal(len(got))
 		}
 	}

@@ -15,6 +15,7 @@
 // This package only connects the parts, which are packages:
 //
 //   - assignments decides what a worker must be sent,
+//   - networks knows what the nodes of each network must be told,
 //   - statuses writes reports,
 //   - liveness decides whether nodes are alive, and writes their records,
 //   - logs passes output to readers,
@@ -39,6 +40,7 @@ import (
 	"github.com/musterhq/muster/dispatcherd/internal/calls"
 	"github.com/musterhq/muster/dispatcherd/internal/liveness"
 	"github.com/musterhq/muster/dispatcherd/internal/logs"
+	"github.com/musterhq/muster/dispatcherd/internal/networks"
 	"github.com/musterhq/muster/dispatcherd/internal/session"
 	"github.com/musterhq/muster/dispatcherd/internal/statuses"
 	"github.com/musterhq/muster/internal/daemon"
@@ -61,6 +63,8 @@ type Daemon struct {
 	roster    *shards.Roster
 	directory *shards.Directory
 	owned     *ownedShards
+	networks  *networks.Index
+	follower  *follower
 	// nodes and statuses configure the parts of each shard.
 	nodes    liveness.Config
 	statuses *statuses.Metrics
@@ -75,10 +79,12 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	}
 	d := &Daemon{log: env.Logger, tables: state.NewTables(), owned: newOwnedShards(), calls: calls.NewGroup()}
 	t := d.tables
+	d.networks = networks.New(t)
 	var err error
 	d.store, err = store.New(
 		store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},
 		t.Services, t.Specs, t.Nodes, t.Clusters, t.Tasks, t.Assignments, t.NodeStates, t.Statuses,
+		t.Networks, t.NetworkStates, t.Blocks, t.Endpoints,
 	)
 	if err != nil {
 		return nil, fmt.Errorf("open tables: %w", err)
@@ -130,7 +136,7 @@ func (d *Daemon) serve(env daemon.Env, cfg Config) error {
 	d.sessions = session.NewServer(session.Config{
 		HelloTimeout: cfg.HelloTimeout, OwnerWait: cfg.OwnerWait, SettleTimeout: cfg.SettleTimeout,
 		Limits:   assignments.Limits{Objects: cfg.MessageTasks, Bytes: cfg.MessageBytes},
-		Instance: env.Member.Instance, Shards: d.owned, Directory: d.directory, Store: d.store, Tables: d.tables,
+		Instance: env.Member.Instance, Shards: d.owned, Directory: d.directory, Store: d.store, Tables: d.tables, Networks: d.networks,
 		Logs: broker, Calls: d.calls, Guard: env.Guard, Tracer: env.Tracer, Metrics: sent, Logger: env.Logger,
 	})
 	if env.Metrics != nil {
@@ -170,9 +176,10 @@ func (d *Daemon) work(ctx context.Context) error {
 		}
 		return fmt.Errorf("load the store: %w", err)
 	}
+	d.follower = newFollower(d.store, d.tables, d.owned, d.networks)
 	return daemon.RunTasks(ctx,
 		daemon.Task{Name: "detect pauses", Run: d.nodes.Pauses.Run},
-		daemon.Task{Name: "follow the store", Run: newFollower(d.store, d.tables, d.owned).run},
+		daemon.Task{Name: "follow the store", Run: d.follower.run},
 		daemon.Task{Name: "follow dispatchers", Run: d.followDispatchers},
 		daemon.Task{Name: "own shards", Run: func(ctx context.Context) error { return d.manager.Run(ctx, d.ownShard) }},
 	)
@@ -183,9 +190,11 @@ func (d *Daemon) ownShard(ctx context.Context, number int) error {
 	// A worker must not be sent less than the last owner of the shard sent it,
 	// because it ends tasks that are missing.
 	t := d.tables
-	if err := d.store.Sync(ctx, t.Services, t.Specs, t.Nodes, t.Tasks, t.Assignments, t.NodeStates, t.Statuses); err != nil {
+	if err := d.store.Sync(ctx, t.Services, t.Specs, t.Nodes, t.Tasks, t.Assignments, t.NodeStates, t.Statuses,
+		t.Networks, t.NetworkStates, t.Blocks, t.Endpoints); err != nil {
 		return fmt.Errorf("catch up with the last owner: %w", err)
 	}
+	d.follower.catchUp()
 	ownership := liveness.NewOwnership(number, d.manager, d.nodes.Pauses, d.log)
 	writer := statuses.NewWriter(statuses.Config{
 		Store: d.store, Tables: t, Confirmed: ownership.Confirmed, Metrics: d.statuses, Logger: d.log,

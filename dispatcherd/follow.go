@@ -4,20 +4,27 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/networks"
 	"github.com/musterhq/muster/dispatcherd/internal/session"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
 
 // follower goes from snapshot to snapshot, and tells the shards what has changed.
-// It decides nothing: the shards and sessions look at the newest snapshot.
+// It decides nothing: the shards and sessions look at the newest snapshot, and at the
+// index of networks.
 type follower struct {
-	store  *store.Store
-	tables *state.Tables
-	owned  *ownedShards
-	now    *store.Snapshot
+	store    *store.Store
+	tables   *state.Tables
+	owned    *ownedShards
+	networks *networks.Index
+
+	// mu guards now and nodes.
+	mu  sync.Mutex
+	now *store.Snapshot
 	// nodes holds the node of each assigned task. Keys do not lead from a task to its
 	// node.
 	nodes map[string]string
@@ -25,27 +32,44 @@ type follower struct {
 
 // newFollower returns a follower that starts from the newest snapshot. It must be
 // created before the first shard, so that no change is missed.
-func newFollower(st *store.Store, tables *state.Tables, owned *ownedShards) *follower {
-	f := &follower{store: st, tables: tables, owned: owned, nodes: map[string]string{}}
-	f.advance(st.Snapshot())
+func newFollower(st *store.Store, tables *state.Tables, owned *ownedShards, index *networks.Index) *follower {
+	f := &follower{store: st, tables: tables, owned: owned, networks: index, nodes: map[string]string{}}
+	f.catchUp()
 	return f
 }
 
 func (f *follower) run(ctx context.Context) error {
 	t := f.tables
+	tables := []store.TableDef{t.Assignments, t.Tasks, t.Specs, t.Services, t.Nodes, t.NodeStates, t.Clusters}
 	for {
-		next, err := f.store.Wait(ctx, f.now, t.Assignments, t.Tasks, t.Specs, t.Services, t.Nodes, t.NodeStates, t.Clusters)
-		if err != nil {
+		if _, err := f.store.Wait(ctx, f.snapshot(), slices.Concat(tables, f.networks.Tables())...); err != nil {
 			return fmt.Errorf("wait for a change: %w", err)
 		}
-		f.advance(next)
+		f.catchUp()
 	}
 }
 
-// advance continues with a snapshot.
+func (f *follower) snapshot() *store.Snapshot {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.now
+}
+
+// catchUp continues with the newest snapshot.
+func (f *follower) catchUp() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if to := f.store.Snapshot(); to != f.now {
+		f.advance(to)
+	}
+}
+
+// advance continues with a snapshot. The caller holds mu.
 func (f *follower) advance(to *store.Snapshot) {
 	from, t := f.now, f.tables
 	f.now = to
+	// Before a session looks at what has changed, the networks must have changed too.
+	attached, appearedNetwork := f.networks.Advance(to)
 	changed := map[string][]string{}
 	for c := range t.Assignments.Changes(from, to) {
 		key := c.Key()
@@ -83,7 +107,12 @@ func (f *follower) advance(to *store.Snapshot) {
 			s.AssignmentsChanged(node, keys)
 		}
 	}
-	if appeared(t.Specs.Changes(from, to)) || appeared(t.Services.Changes(from, to)) {
+	for node, networks := range attached {
+		if s, _ := f.owned.of(node); s != nil {
+			s.NetworksChanged(node, networks)
+		}
+	}
+	if appearedNetwork || appeared(t.Specs.Changes(from, to)) || appeared(t.Services.Changes(from, to)) {
 		for _, s := range f.owned.all() {
 			s.ObjectsAppeared()
 		}

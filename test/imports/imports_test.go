@@ -161,6 +161,7 @@ func TestLayersOfDispatcherd(t *testing.T) {
 		"internal/assignments/assignmentstest": {},
 		"internal/bounds":                      {},
 		"internal/calls":                       {},
+		"internal/networks":                    {"internal/assignments"},
 		"internal/logs":                        {"internal/bounds", "internal/calls"},
 		"internal/statuses":                    {"internal/bounds"},
 		"internal/liveness":                    {"internal/bounds", "internal/calls", "internal/statuses"},

@@ -5,21 +5,21 @@
 //
 // A task refers to objects: its spec, and its dependencies. Sent sends an object
 // before the first task that refers to it, sends it again when it changes, and
-// withdraws it after the last task that refers to it. It knows nothing about an
-// object but its reference and its version, so a new kind of object is one case
-// in object.go and one join in reader.go.
+// withdraws it after the last task that refers to it. A node can hold an object
+// without a task, and an object can bring members with it (members.go): a network
+// does both. Sent knows nothing else about an object but its reference and its
+// version, so a new kind of object is one case in object.go and one join in
+// reader.go.
 package assignments
 
 import (
-	"slices"
-
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
 // Protocol is the newest assignment protocol that this package speaks. See
 // [dispatcherv1.Hello].
-const Protocol = 1
+const Protocol = 2
 
 // Offer is one assignment as a snapshot shows it, joined with what it refers to.
 type Offer struct {
@@ -52,9 +52,13 @@ func (o *Offer) missing(sent map[Ref]*sentObject) bool {
 	return false
 }
 
-// needsObjects reports whether the task refers to more than its spec.
-func (o *Offer) needsObjects() bool {
-	return slices.ContainsFunc(o.Objects, func(object Object) bool { return object.Ref.Kind != KindSpec })
+// protocol returns the first assignment protocol that has all objects of the task.
+func (o *Offer) protocol() uint32 {
+	first := uint32(0)
+	for _, object := range o.Objects {
+		first = max(first, object.Ref.Kind.protocol())
+	}
+	return first
 }
 
 // stops reports whether the task must stop. It then needs neither its service

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
@@ -16,7 +17,20 @@ type Kind uint8
 const (
 	KindSpec Kind = iota + 1
 	KindConfig
+	KindNetwork
 )
+
+// protocol returns the first assignment protocol that has objects of the kind.
+func (k Kind) protocol() uint32 {
+	switch k {
+	case KindSpec:
+		return 0
+	case KindConfig:
+		return 1
+	default:
+		return 2
+	}
+}
 
 // Ref names an object.
 type Ref struct {
@@ -27,12 +41,16 @@ type Ref struct {
 // Object is something that a task refers to, as a snapshot shows it.
 type Object struct {
 	Ref Ref
-	// Version changes whenever the object does. It is 0 for objects that never
+	// Version grows whenever the object changes. It is 0 for objects that never
 	// change.
 	Version uint64
-	// Message is the object: a TaskSpec or an AssignedConfig. It is nil if the
-	// snapshot does not have it.
+	// Message is the object: a TaskSpec, an AssignedConfig or a Network. It is nil
+	// if the node cannot have it, or not yet.
 	Message proto.Message
+	// Held says that the node needs the object even if no task refers to it.
+	Held bool
+	// Members are what the object brings with it. It is nil if that is nothing.
+	Members Members
 }
 
 // wire returns the object as a worker receives it.
@@ -43,6 +61,8 @@ func (o *Object) wire() *dispatcherv1.AssignedObject {
 		return &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Spec{Spec: spec}}
 	case *dispatcherv1.AssignedConfig:
 		return &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Config{Config: m}}
+	case *networkv1.Network:
+		return &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Network{Network: m}}
 	default:
 		panic(fmt.Sprintf("assignments: object of type %T", m)) // a Reader made it
 	}
@@ -55,6 +75,8 @@ func (r Ref) wire() *dispatcherv1.ObjectRef {
 		return &dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Spec{Spec: []byte(r.ID)}}
 	case KindConfig:
 		return &dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Config{Config: r.ID}}
+	case KindNetwork:
+		return &dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Network{Network: r.ID}}
 	default:
 		panic(fmt.Sprintf("assignments: reference to kind %d", r.Kind)) // a Reader made it
 	}

@@ -38,6 +38,22 @@ func (p *packer) add(task *dispatcherv1.AssignedTask, objects []*Object) {
 	m.Objects = append(m.Objects, &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Task{Task: task}})
 }
 
+// addObject puts an object into the open message. Protocol 0 has no such objects.
+func (p *packer) addObject(o *Object) {
+	m := p.room(proto.Size(o.Message))
+	m.Objects = append(m.Objects, o.wire())
+}
+
+// addMember puts a member into the open message, or its withdrawal.
+func (p *packer) addMember(change MemberChange) {
+	m := p.room(change.Size)
+	if change.Object == nil {
+		m.Withdrawn = append(m.Withdrawn, change.Withdrawn)
+		return
+	}
+	m.Objects = append(m.Objects, change.Object)
+}
+
 // withdrawTask has the worker stop and remove a task.
 func (p *packer) withdrawTask(id string) {
 	m := p.room(len(id) + 4)

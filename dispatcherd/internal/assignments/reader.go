@@ -1,17 +1,34 @@
 package assignments
 
 import (
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
 
+// defaultDrainDelay is the drain delay of services that set none.
+const defaultDrainDelay = 2 * time.Second
+
+// Networks knows the networks of nodes.
+type Networks interface {
+	// Network returns a network as a node gets it.
+	Network(node, id string) Object
+}
+
 // Reader joins assignments in snapshots with what they refer to.
-type Reader struct{ tables *state.Tables }
+type Reader struct {
+	tables   *state.Tables
+	networks Networks
+}
 
 // NewReader returns a reader of tables.
-func NewReader(tables *state.Tables) Reader { return Reader{tables} }
+func NewReader(tables *state.Tables, networks Networks) Reader { return Reader{tables, networks} }
 
 // Offers returns all of a node's assignments.
 func (d Reader) Offers(r store.Reader, node string) []Offer {
@@ -45,19 +62,22 @@ func (d Reader) join(r store.Reader, a store.Entry[*recordv1.Assignment]) Offer 
 		SpecDigest: t.Value.SpecDigest, DesiredState: t.Value.DesiredState,
 		Ports: a.Value.Ports, Trace: t.Value.Trace,
 	}
-	if s, ok := d.tables.Services.Get(r, service); ok {
+	s, ok := d.tables.Services.Get(r, service)
+	if ok {
 		o.Task.ServiceName = s.Value.GetSpec().GetName()
 		o.Task.ServiceLabels = s.Value.GetSpec().GetLabels()
 	} else {
 		o.Lags = true
 	}
 	spec := Object{Ref: Ref{KindSpec, string(t.Value.SpecDigest)}}
-	if s, ok := d.tables.Specs.Get(r, state.SpecKey(t.Value.SpecDigest)); ok {
-		spec.Message = s.Value.GetTask()
+	taskSpec, ok := d.tables.Specs.Get(r, state.SpecKey(t.Value.SpecDigest))
+	if ok {
+		spec.Message = taskSpec.Value.GetTask()
 	} else {
 		o.Lags = true
 	}
 	o.Objects = []Object{spec}
+	d.attach(&o, s.Value, t.Value, taskSpec.Value.GetTask())
 	if s, ok := d.tables.Statuses.Get(r, a.Key); ok {
 		o.Task.KnownState = s.Value.State
 	}
@@ -65,4 +85,25 @@ func (d Reader) join(r store.Reader, a store.Entry[*recordv1.Assignment]) Offer 
 		o.Lags = false
 	}
 	return o
+}
+
+// attach adds the networks that the task is attached to.
+func (d Reader) attach(o *Offer, service *recordv1.Service, task *recordv1.Task, spec *musterv1.TaskSpec) {
+	var published *musterv1.EndpointSpec
+	if service.GetIngressNetworkId() != "" {
+		published = state.Published(service, task.EndpointDigest)
+	}
+	o.Task.Networks = state.NetworksOf(service, spec, published)
+	if len(o.Task.Networks) == 0 {
+		return
+	}
+	node, _, _ := state.SplitKey(o.Key)
+	for _, id := range o.Task.Networks {
+		network := d.networks.Network(node, id)
+		o.Objects = append(o.Objects, network)
+		o.Task.Dependencies = append(o.Task.Dependencies, network.Ref.wire())
+	}
+	if o.Task.DrainDelay = service.GetSpec().GetEndpoint().GetDrainDelay(); o.Task.DrainDelay == nil {
+		o.Task.DrainDelay = durationpb.New(defaultDrainDelay)
+	}
 }

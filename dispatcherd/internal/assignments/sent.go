@@ -27,6 +27,8 @@ type Sent struct {
 	// traced holds the traced tasks that were first sent since the last call of
 	// TakeTraced.
 	traced []*dispatcherv1.AssignedTask
+	// memberChange is what TakeMemberChange returns.
+	memberChange int64
 }
 
 // sentTask is what a worker was sent of a task.
@@ -53,8 +55,12 @@ type sentTask struct {
 // sentObject is an object that the worker has.
 type sentObject struct {
 	version uint64
-	// users is the number of sent tasks that refer to it.
+	// users is the number of sent tasks that refer to it, and one more if it is held.
 	users int
+	// held says that the node needs the object even if no task refers to it.
+	held bool
+	// members reads what the object brings with it. It is nil if that is nothing.
+	members MemberReader
 }
 
 // NewSent returns the record of a session in which nothing was sent. The
@@ -66,19 +72,26 @@ func NewSent(protocol uint32) *Sent {
 	}
 }
 
-// Complete returns the complete set of a node's offers in messages.
-func (l *Sent) Complete(offers []Offer, limits Limits) []*dispatcherv1.Assignments {
+// Complete returns the complete set of a node's offers in messages, and of the
+// objects that the node holds.
+func (l *Sent) Complete(offers []Offer, held []Object, limits Limits) []*dispatcherv1.Assignments {
 	p := packer{limits: limits, protocol: l.protocol, complete: true}
+	for i := range held {
+		l.hold(&held[i], &p)
+	}
 	for i := range offers {
 		l.offer(&offers[i], &p, 0)
 	}
 	return p.finish()
 }
 
-// Changes returns the messages for offers that have or may have changed. It
-// returns none if the worker is up to date.
-func (l *Sent) Changes(offers []Offer, limits Limits, now time.Time) []*dispatcherv1.Assignments {
+// Changes returns the messages for offers, and for objects that nodes can hold, that
+// have or may have changed. It returns none if the worker is up to date.
+func (l *Sent) Changes(offers []Offer, held []Object, limits Limits, now time.Time) []*dispatcherv1.Assignments {
 	p := packer{limits: limits, protocol: l.protocol}
+	for i := range held {
+		l.hold(&held[i], &p)
+	}
 	for i := range offers {
 		l.offer(&offers[i], &p, now.UnixMilli())
 	}
@@ -111,11 +124,11 @@ func (l *Sent) offer(o *Offer, p *packer, at int64) {
 		}
 		return
 	}
-	if l.protocol == 0 && o.needsObjects() {
+	if l.protocol < o.protocol() {
 		// The worker cannot receive all that the task needs.
 		return
 	}
-	if o.Lags && (o.missing(l.objects) || before == nil && o.Task.ServiceName == "") {
+	if !o.stops() && o.missing(l.objects) || o.Lags && before == nil && o.Task.ServiceName == "" {
 		l.waiting[o.Key] = struct{}{}
 		// A worker that has accepted a task has all that it needs for it, and must
 		// not be made to drop it. Until then it keeps what it was sent before.
@@ -160,11 +173,13 @@ func (l *Sent) send(o *Offer, p *packer) []Ref {
 		case object.Message == nil && sent == nil:
 			continue
 		case object.Message == nil:
+		case object.Members != nil:
+			sent = l.bring(object, p)
 		case sent == nil:
 			sent = &sentObject{version: object.Version}
 			l.objects[object.Ref] = sent
 			needed = append(needed, object)
-		case sent.version != object.Version:
+		case sent.version < object.Version:
 			sent.version = object.Version
 			needed = append(needed, object)
 		}
@@ -189,6 +204,9 @@ func (l *Sent) withdraw(p *packer) {
 	for _, ref := range l.released {
 		// A worker of protocol 0 keeps its specs until the session ends.
 		if sent := l.objects[ref]; sent != nil && sent.users == 0 && l.protocol > 0 {
+			if sent.members != nil {
+				sent.members.Close()
+			}
 			delete(l.objects, ref)
 			p.withdrawObject(ref)
 		}
@@ -204,7 +222,7 @@ func (l *Sent) current(t *sentTask, objects []Object) bool {
 		sent := l.objects[object.Ref]
 		switch {
 		case object.Message == nil:
-		case sent == nil || sent.version != object.Version || !slices.Contains(t.objects, object.Ref):
+		case sent == nil || sent.version < object.Version || !slices.Contains(t.objects, object.Ref):
 			return false
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	. "github.com/musterhq/muster/dispatcherd/internal/assignments"
 	"github.com/musterhq/muster/dispatcherd/internal/assignments/assignmentstest"
@@ -22,7 +24,9 @@ type records struct {
 	specs  map[string]bool
 	// configs are versions; a config that is missing has none.
 	configs map[string]uint64
-	clock   uint64
+	// networks holds those that the node can have.
+	networks map[string]*network
+	clock    uint64
 }
 
 func (w *records) see(key string) Offer {
@@ -41,6 +45,10 @@ func (w *records) see(key string) Offer {
 	}
 	o.Objects = []Object{spec}
 	for _, ref := range o.Task.Dependencies {
+		if id := ref.GetNetwork(); id != "" {
+			o.Objects = append(o.Objects, w.network(id))
+			continue
+		}
 		config := Object{Ref: Ref{Kind: KindConfig, ID: ref.GetConfig()}, Version: w.configs[ref.GetConfig()]}
 		if config.Version != 0 {
 			config.Message = &dispatcherv1.AssignedConfig{Id: config.Ref.ID, Data: []byte(fmt.Sprint(config.Version))}
@@ -48,8 +56,110 @@ func (w *records) see(key string) Offer {
 		o.Objects = append(o.Objects, config)
 	}
 	o.Lags = o.Task.DesiredState <= musterv1.TaskState_COMPLETE &&
-		slices.ContainsFunc(o.Objects, func(object Object) bool { return object.Message == nil })
+		slices.ContainsFunc(o.Objects, func(object Object) bool {
+			return object.Message == nil && object.Ref.Kind != KindNetwork
+		})
 	return o
+}
+
+// networkIDs are those of all networks.
+var networkIDs = []string{"net1", "net2"}
+
+// network returns a network as the node sees it.
+func (w *records) network(id string) Object {
+	o := Object{Ref: Ref{Kind: KindNetwork, ID: id}}
+	if n := w.networks[id]; n != nil && !n.gone {
+		o.Version, o.Held, o.Members = n.version, n.held, n
+		o.Message = &networkv1.Network{Id: id, Vni: uint32(n.version)}
+	}
+	return o
+}
+
+// held returns all networks, as if each had changed.
+func (w *records) held() []Object {
+	var all []Object
+	for _, id := range networkIDs {
+		all = append(all, w.network(id))
+	}
+	return all
+}
+
+// changeNetwork changes a network, or a service on it.
+func (w *records) changeNetwork(t *rapid.T) {
+	w.clock++
+	id := rapid.SampledFrom(networkIDs).Draw(t, "network")
+	n := w.networks[id]
+	if n == nil {
+		n = &network{id: id, version: w.clock, services: map[string]uint64{}, readers: map[*networkReader]struct{}{}}
+		w.networks[id] = n
+	}
+	service := rapid.StringMatching(`[p-r]`).Draw(t, "service")
+	switch rapid.IntRange(0, 5).Draw(t, "of a network") {
+	case 0:
+		n.held = !n.held
+	case 1:
+		n.version = w.clock
+	case 2:
+		n.gone = !n.gone
+	case 3:
+		delete(n.services, service)
+		n.log = append(n.log, service)
+	default:
+		n.services[service] = w.clock
+		n.log = append(n.log, service)
+	}
+}
+
+// network is a network with services. It implements [Members].
+type network struct {
+	id      string
+	version uint64
+	held    bool
+	// gone says that the node cannot have the network now.
+	gone bool
+	// services holds a version of each, and log the services in the order of their
+	// changes.
+	services map[string]uint64
+	log      []string
+	readers  map[*networkReader]struct{}
+}
+
+func (n *network) Read() MemberReader {
+	r := &networkReader{network: n}
+	n.readers[r] = struct{}{}
+	return r
+}
+
+type networkReader struct {
+	network *network
+	begun   bool
+	read    int
+	known   map[string]bool
+}
+
+func (r *networkReader) Close() { delete(r.network.readers, r) }
+
+func (r *networkReader) Next() []MemberChange {
+	n := r.network
+	changed := n.log[r.read:]
+	if !r.begun {
+		changed, r.begun, r.known = slices.Collect(maps.Keys(n.services)), true, map[string]bool{}
+	}
+	r.read = len(n.log)
+	var all []MemberChange
+	for _, id := range slices.Compact(slices.Sorted(slices.Values(changed))) {
+		if version, ok := n.services[id]; ok {
+			r.known[id] = true
+			all = append(all, MemberChange{Size: 20, Object: &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Service{
+				Service: &networkv1.Service{NetworkId: n.id, Id: id, Name: fmt.Sprint(version)},
+			}}})
+		} else if r.known[id] {
+			delete(r.known, id)
+			ref := &networkv1.ServiceRef{NetworkId: n.id, ServiceId: id}
+			all = append(all, MemberChange{Size: 20, Withdrawn: &dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Service{Service: ref}}})
+		}
+	}
+	return all
 }
 
 func (w *records) all() []Offer {
@@ -67,7 +177,7 @@ func TestWorkerReachesSnapshot(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		protocol := rapid.Uint32Range(0, Protocol+1).Draw(t, "protocol")
-		w := &records{offers: map[string]Offer{}, specs: map[string]bool{}, configs: map[string]uint64{}}
+		w := &records{offers: map[string]Offer{}, specs: map[string]bool{}, configs: map[string]uint64{}, networks: map[string]*network{}}
 		limits := Limits{Objects: rapid.IntRange(1, 5).Draw(t, "objects a message"), Bytes: rapid.IntRange(1, 400).Draw(t, "bytes a message")}
 		worker := assignmentstest.New()
 		// The worker may come with tasks of its last session.
@@ -97,6 +207,11 @@ func TestWorkerReachesSnapshot(t *testing.T) {
 				if protocol > 0 {
 					for _, id := range rapid.SliceOfNDistinct(rapid.StringMatching(`[x-z]`), 0, 2, rapid.ID).Draw(t, "configs") {
 						task.Dependencies = append(task.Dependencies, &dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Config{Config: id}})
+					}
+				}
+				if protocol > 1 && rapid.Bool().Draw(t, "networked") {
+					for _, id := range rapid.SliceOfNDistinct(rapid.SampledFrom(networkIDs), 1, 2, rapid.ID).Draw(t, "networks") {
+						task.Dependencies = append(task.Dependencies, &dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Network{Network: id}})
 					}
 				}
 				w.offers[key] = Offer{Key: key, ID: task.Id, Service: "s", Version: w.clock, Task: task}
@@ -158,20 +273,24 @@ func TestWorkerReachesSnapshot(t *testing.T) {
 		}
 		for range rapid.IntRange(0, 20).Draw(t, "before") {
 			change()
+			w.changeNetwork(t)
 		}
 		if rapid.Bool().Draw(t, "objects are there") {
 			appear()
 		}
 		clear(dirty)
-		deliver(sent.Complete(w.all(), limits))
+		deliver(sent.Complete(w.all(), w.held(), limits))
 		for range rapid.IntRange(0, 20).Draw(t, "rounds") {
 			for range rapid.IntRange(0, 5).Draw(t, "changes") {
 				change()
 			}
+			for range rapid.IntRange(0, 3).Draw(t, "changes of networks") {
+				w.changeNetwork(t)
+			}
 			if rapid.IntRange(0, 3).Draw(t, "appear") == 0 {
 				appear()
 			}
-			deliver(sent.Changes(look(), limits, time.Now()))
+			deliver(sent.Changes(look(), w.held(), limits, time.Now()))
 		}
 		// At last all objects are there.
 		w.specs = map[string]bool{"a": true, "b": true, "c": true}
@@ -180,7 +299,13 @@ func TestWorkerReachesSnapshot(t *testing.T) {
 				w.configs[id] = 1
 			}
 		}
-		deliver(sent.Changes(look(), limits, time.Now()))
+		for _, id := range networkIDs {
+			if w.networks[id] == nil {
+				w.networks[id] = &network{id: id, version: w.clock + 1, services: map[string]uint64{"p": 1}, readers: map[*networkReader]struct{}{}}
+			}
+			w.networks[id].gone = false
+		}
+		deliver(sent.Changes(look(), w.held(), limits, time.Now()))
 		if waiting := sent.Waiting(); len(waiting) > 0 {
 			t.Fatalf("offers %v still wait, and nothing is missing", waiting)
 		}
@@ -216,7 +341,16 @@ func TestWorkerReachesSnapshot(t *testing.T) {
 				}
 			}
 		}
+		for id, n := range w.networks {
+			if n.held && protocol > 1 {
+				needed["network/"+id] = true
+			}
+			n.check(t, worker, needed["network/"+id])
+		}
 		for key, object := range worker.Objects {
+			if strings.HasPrefix(key, "service/") {
+				continue
+			}
 			runs, ok := needed[key]
 			if protocol > 0 && !ok {
 				t.Fatalf("worker still has %s, and none of its tasks refers to it", key)
@@ -226,39 +360,68 @@ func TestWorkerReachesSnapshot(t *testing.T) {
 			}
 		}
 		// Nothing has changed: there is nothing to send.
-		if again := sent.Changes(w.all(), limits, time.Now()); len(again) != 0 {
+		if again := sent.Changes(w.all(), w.held(), limits, time.Now()); len(again) != 0 {
 			t.Fatalf("without a change %d messages are sent: %v", len(again), again)
 		}
 	})
 }
 
+// check compares a network with what the worker has of it.
+func (n *network) check(t *rapid.T, worker *assignmentstest.Worker, needed bool) {
+	got, ok := worker.Objects["network/"+n.id].(*networkv1.Network)
+	if needed && (!ok || got.Vni != uint32(n.version)) {
+		t.Fatalf("worker has network %v, want version %d", got, n.version)
+	}
+	if readers := len(n.readers); ok != (readers == 1) || readers > 1 {
+		t.Fatalf("%d readers of network %s are open, and the worker has it: %t", readers, n.id, ok)
+	}
+	for _, service := range []string{"p", "q", "r"} {
+		got, has := worker.Objects[assignmentstest.ServiceKey(n.id, service)].(*networkv1.Service)
+		version, exists := n.services[service]
+		if has != (ok && exists) || has && got.Name != fmt.Sprint(version) {
+			t.Fatalf("worker has service %v of network %s, want version %d of those that exist: %v", got, n.id, version, n.services)
+		}
+	}
+}
+
 func TestCompleteSetOfNothingIsOneMessage(t *testing.T) {
 	t.Parallel()
-	got := NewSent(Protocol).Complete(nil, Limits{Objects: 10, Bytes: 100})
+	got := NewSent(Protocol).Complete(nil, nil, Limits{Objects: 10, Bytes: 100})
 	if len(got) != 1 || !got[0].Complete || !got[0].Last {
 		t.Fatalf("the complete set of no tasks is %v, want one empty message", got)
 	}
 }
 
-// A worker of protocol 0 cannot receive a config, so it must not receive a task
-// that needs one.
-func TestOldWorkerGetsNoTaskThatNeedsMoreThanItsSpec(t *testing.T) {
+// A worker of protocol 0 cannot receive a config, and one of protocol 1 no network, so
+// they must not receive tasks that need these.
+func TestOldWorkerGetsNoTaskThatNeedsObjectsItDoesNotKnow(t *testing.T) {
 	t.Parallel()
-	w := &records{specs: map[string]bool{"a": true}, configs: map[string]uint64{"x": 1}, offers: map[string]Offer{
-		"n/s/1": {Key: "n/s/1", ID: "1", Service: "s", Version: 1, Task: &dispatcherv1.AssignedTask{
-			Id: "1", ServiceName: "web", SpecDigest: []byte("a"), DesiredState: musterv1.TaskState_RUNNING,
-			Dependencies: []*dispatcherv1.ObjectRef{{Ref: &dispatcherv1.ObjectRef_Config{Config: "x"}}},
-		}},
-	}}
-	for protocol, want := range []int{0, 1} {
+	offer := func(id string, needs ...*dispatcherv1.ObjectRef) Offer {
+		return Offer{Key: "n/s/" + id, ID: id, Service: "s", Version: 1, Task: &dispatcherv1.AssignedTask{
+			Id: id, ServiceName: "web", SpecDigest: []byte("a"), DesiredState: musterv1.TaskState_RUNNING, Dependencies: needs,
+		}}
+	}
+	n := &network{id: "net1", version: 1, held: true, services: map[string]uint64{"p": 1}, readers: map[*networkReader]struct{}{}}
+	w := &records{
+		specs: map[string]bool{"a": true}, configs: map[string]uint64{"x": 1}, networks: map[string]*network{"net1": n},
+		offers: map[string]Offer{
+			"n/s/0": offer("0"),
+			"n/s/1": offer("1", &dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Config{Config: "x"}}),
+			"n/s/2": offer("2", &dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Network{Network: "net1"}}),
+		},
+	}
+	for protocol, want := range []int{1, 2, 3} {
 		worker := assignmentstest.New()
-		for _, m := range NewSent(uint32(protocol)).Complete(w.all(), Limits{Objects: 10, Bytes: 1000}) {
+		for _, m := range NewSent(uint32(protocol)).Complete(w.all(), w.held(), Limits{Objects: 10, Bytes: 1000}) {
 			if err := worker.Apply(m); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if len(worker.Tasks) != want {
 			t.Errorf("a worker of protocol %d got %d tasks, want %d", protocol, len(worker.Tasks), want)
+		}
+		if _, ok := worker.Objects["network/net1"]; ok != (protocol == 2) {
+			t.Errorf("a worker of protocol %d got the network that its node holds: %t", protocol, ok)
 		}
 	}
 }

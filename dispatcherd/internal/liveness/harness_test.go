@@ -186,6 +186,7 @@ type session struct {
 	epoch    uint64
 	period   time.Duration
 	told     int
+	networks []string
 	assigned []string
 	objects  int
 	members  int
@@ -244,6 +245,12 @@ func (s *session) AssignmentsChanged(keys []string) bool {
 	defer s.mu.Unlock()
 	s.assigned = append(s.assigned, keys...)
 	return !s.ended
+}
+
+func (s *session) NetworksChanged(ids []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.networks = append(s.networks, ids...)
 }
 
 func (s *session) ObjectsAppeared() {

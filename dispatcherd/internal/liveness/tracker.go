@@ -57,6 +57,8 @@ type Session interface {
 	// AssignmentsChanged makes the session compare assignments with what the worker
 	// was sent. It returns false if the session has ended.
 	AssignmentsChanged(keys []string) bool
+	// NetworksChanged makes the session compare networks with what the worker was sent.
+	NetworksChanged(ids []string)
 	// ObjectsAppeared makes it look at assignments again that miss an object.
 	ObjectsAppeared()
 	// DispatchersChanged tells the worker which dispatchers there are.
@@ -243,6 +245,13 @@ func (t *Tracker) AssignmentsChanged(id string, keys []string) {
 	// what it missed are settled then, or when the node is down.
 	if (s == nil || !s.AssignmentsChanged(keys)) && gone {
 		t.statuses.Settle(keys, giveUp)
+	}
+}
+
+// NetworksChanged notes that networks of a node changed.
+func (t *Tracker) NetworksChanged(id string, networks []string) {
+	if s := t.session(id); s != nil {
+		s.NetworksChanged(networks)
 	}
 }
 

@@ -227,6 +227,11 @@ func TestChangedAssignmentsReachTheSessionOrAreSettled(t *testing.T) {
 		if sess.objects != 1 {
 			t.Errorf("the session was told of new objects %d times", sess.objects)
 		}
+		tracker.NetworksChanged("n1", []string{"net1"})
+		tracker.NetworksChanged("n2", []string{"net2"})
+		if diff := cmp.Diff([]string{"net1"}, sess.networks); diff != "" {
+			t.Errorf("the session was told of networks (-want +got):\n%s", diff)
+		}
 		tracker.DispatchersChanged()
 		if sess.members != 1 {
 			t.Errorf("the session was told of dispatchers %d times", sess.members)

@@ -20,6 +20,7 @@ type Metrics struct {
 	refused   prometheus.Counter
 	sent      prometheus.Histogram
 	running   prometheus.Histogram
+	backends  prometheus.Histogram
 }
 
 // NewMetrics registers metrics, unless r is nil.
@@ -40,12 +41,14 @@ func NewMetrics(r prometheus.Registerer, s *statuses.Metrics) (*Metrics, error) 
 			"Time from a task's assignment until it is sent to its worker. Tasks that were assigned before their worker's session began are not counted."),
 		running: histogram("task_running_seconds",
 			"Time from a task's assignment until its worker has reported that it runs. Tasks that had to wait before they could start are not counted."),
+		backends: histogram("backend_sent_seconds",
+			"Time from the report that a task of a service runs on a network until it is sent to a node of the network, counted once for each message by its oldest task."),
 	}
 	if r == nil {
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.tasks, m.specs, m.withdrawn, m.refused, m.sent, m.running} {
+	for _, c := range []prometheus.Collector{m.tasks, m.specs, m.withdrawn, m.refused, m.sent, m.running, m.backends} {
 		errs = append(errs, r.Register(c))
 	}
 	return m, errors.Join(errs...)

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"time"
@@ -8,6 +9,7 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/assignments"
 	"github.com/musterhq/muster/dispatcherd/internal/statuses"
+	"github.com/musterhq/muster/internal/store"
 	"github.com/musterhq/muster/internal/tracing"
 )
 
@@ -32,6 +34,8 @@ type outbox struct {
 	// may have added keys, and seen is that count when the sender looked last.
 	changed       map[string]struct{}
 	changes, seen uint64
+	// networks holds the ids of networks to compare.
+	networks map[string]struct{}
 	// sending is closed when the sender has sent everything. It is nil while there
 	// is no sender.
 	sending chan struct{}
@@ -45,10 +49,11 @@ type outboundMessage struct {
 	dispatchers  bool
 	complete     bool
 	changed      []string
+	networks     []string
 }
 
 func (m *outboundMessage) empty() bool {
-	return m.control == nil && m.acknowledged == 0 && !m.heartbeat && !m.dispatchers && !m.complete && len(m.changed) == 0
+	return m.control == nil && m.acknowledged == 0 && !m.heartbeat && !m.dispatchers && !m.complete && len(m.changed)+len(m.networks) == 0
 }
 
 // queue changes the outbox and starts the sender. It returns false if the session
@@ -130,6 +135,17 @@ func (s *session) AssignmentsChanged(keys []string) bool {
 	})
 }
 
+// NetworksChanged implements [liveness.Session].
+func (s *session) NetworksChanged(ids []string) {
+	s.queue(func() {
+		for _, id := range ids {
+			s.networks[id] = struct{}{}
+		}
+		s.changes++
+		s.parked = false
+	})
+}
+
 // ObjectsAppeared implements [liveness.Session].
 func (s *session) ObjectsAppeared() {
 	s.sentMu.Lock()
@@ -164,6 +180,8 @@ func (s *session) next() (outboundMessage, bool) {
 		m.complete, s.complete = s.complete, false
 		m.changed = slices.Collect(maps.Keys(s.changed))
 		clear(s.changed)
+		m.networks = slices.Collect(maps.Keys(s.networks))
+		clear(s.networks)
 		s.seen = s.changes
 	}
 	if m.empty() {
@@ -220,8 +238,8 @@ func (s *session) sendMessage(m outboundMessage) error {
 	switch {
 	case m.complete:
 		return s.sendComplete()
-	case len(m.changed) > 0:
-		return s.sendChanges(m.changed)
+	case len(m.changed)+len(m.networks) > 0:
+		return s.sendChanges(m.changed, m.networks)
 	default:
 		return nil
 	}
@@ -249,16 +267,29 @@ func (s *session) sendComplete() error {
 func (s *session) completeSet() (messages []*dispatcherv1.Assignments, traced []*dispatcherv1.AssignedTask, err error) {
 	s.sentMu.Lock()
 	defer s.sentMu.Unlock()
-	snap := s.server.cfg.Store.Snapshot()
-	if snap.Epoch() != s.epoch {
-		return nil, nil, ErrRestored
+	snap, err := s.snapshot()
+	if err != nil {
+		return nil, nil, err
 	}
 	offers := s.server.assignments.Offers(snap, s.worker.Node)
 	if slices.ContainsFunc(offers, func(o assignments.Offer) bool { return o.Lags }) && s.park() {
 		return nil, nil, nil
 	}
-	messages = s.sent.Complete(offers, s.server.cfg.Limits)
+	messages = s.sent.Complete(offers, s.server.cfg.Networks.Held(s.worker.Node), s.server.cfg.Limits)
 	return messages, s.sent.TakeTraced(), nil
+}
+
+// snapshot returns the newest snapshot, or an error if the session must end or has
+// ended. The caller holds sentMu.
+func (s *session) snapshot() (*store.Snapshot, error) {
+	if s.concluded {
+		return nil, context.Canceled
+	}
+	snap := s.server.cfg.Store.Snapshot()
+	if snap.Epoch() != s.epoch {
+		return nil, ErrRestored
+	}
+	return snap, nil
 }
 
 // park makes the complete set wait for missing objects. It returns false if it has
@@ -278,10 +309,10 @@ func (s *session) park() bool {
 	return true
 }
 
-// sendChanges sends what has changed in the given assignments.
-func (s *session) sendChanges(keys []string) error {
+// sendChanges sends what has changed in the given assignments and networks.
+func (s *session) sendChanges(keys, networks []string) error {
 	began := time.Now()
-	d, err := s.difference(keys)
+	d, err := s.difference(keys, networks)
 	if err != nil {
 		return err
 	}
@@ -292,6 +323,9 @@ func (s *session) sendChanges(keys []string) error {
 	now := time.Now()
 	for _, at := range d.assignedAt {
 		s.server.metrics.sent.Observe(max(0, now.Sub(time.UnixMilli(at)).Seconds()))
+	}
+	if d.reportedAt > 0 {
+		s.server.metrics.backends.Observe(max(0, now.Sub(time.UnixMilli(d.reportedAt)).Seconds()))
 	}
 	// The worker has been told, so the statuses of removed assignments can go.
 	s.attachedTo().Settle(d.removed, statuses.Keep)
@@ -307,17 +341,29 @@ type difference struct {
 	assignedAt []int64
 	// traced are the new tasks that are traced.
 	traced []*dispatcherv1.AssignedTask
+	// reportedAt is when the earliest new backend was reported, 0 if there is none.
+	reportedAt int64
 }
 
-// difference compares assignments with what the worker was sent. It takes the
-// snapshot under sentMu for the same reason as completeSet.
-func (s *session) difference(keys []string) (d difference, err error) {
-	slices.Sort(keys)
+// difference compares assignments and networks with what the worker was sent. It takes
+// the snapshot under sentMu for the same reason as completeSet.
+func (s *session) difference(keys, networks []string) (d difference, err error) {
 	s.sentMu.Lock()
 	defer s.sentMu.Unlock()
-	snap := s.server.cfg.Store.Snapshot()
-	if snap.Epoch() != s.epoch {
-		return difference{}, ErrRestored
+	snap, err := s.snapshot()
+	if err != nil {
+		return difference{}, err
+	}
+	if len(networks) > 0 {
+		// Tasks may have waited for them.
+		keys = append(keys, s.sent.Waiting()...)
+	}
+	slices.Sort(keys)
+	keys = slices.Compact(keys)
+	slices.Sort(networks)
+	held := make([]assignments.Object, len(networks))
+	for i, id := range networks {
+		held[i] = s.server.cfg.Networks.Network(s.worker.Node, id)
 	}
 	offers := make([]assignments.Offer, len(keys))
 	for i, key := range keys {
@@ -326,7 +372,8 @@ func (s *session) difference(keys []string) (d difference, err error) {
 			d.removed = append(d.removed, key)
 		}
 	}
-	d.messages = s.sent.Changes(offers, s.server.cfg.Limits, time.Now())
+	d.messages = s.sent.Changes(offers, held, s.server.cfg.Limits, time.Now())
+	d.reportedAt = s.sent.TakeMemberChange()
 	d.assignedAt = s.sent.TakeNew()
 	d.traced = s.sent.TakeTraced()
 	return d, nil

@@ -68,6 +68,15 @@ type Store interface {
 	Snapshot() *store.Snapshot
 }
 
+// Networks knows the networks of nodes.
+type Networks interface {
+	assignments.Networks
+	// Held returns the networks of which a node has a block.
+	Held(node string) []assignments.Object
+	// Owns reports whether a node may give a task the addresses of an attachment.
+	Owns(node string, a *musterv1.NetworkAttachment) bool
+}
+
 // assignmentReader reads what a worker must be sent.
 type assignmentReader interface {
 	Offers(r store.Reader, node string) []assignments.Offer
@@ -90,6 +99,7 @@ type Config struct {
 	Directory Directory
 	Store     Store
 	Tables    *state.Tables
+	Networks  Networks
 	Logs      *logs.Broker
 	Calls     *calls.Group
 	// Guard may be nil if connections are in the clear.
@@ -111,7 +121,7 @@ type Server struct {
 
 // NewServer returns a server.
 func NewServer(cfg Config) *Server {
-	return &Server{cfg: cfg, log: cfg.Logger, metrics: cfg.Metrics, assignments: assignments.NewReader(cfg.Tables)}
+	return &Server{cfg: cfg, log: cfg.Logger, metrics: cfg.Metrics, assignments: assignments.NewReader(cfg.Tables, cfg.Networks)}
 }
 
 // Session implements the method of the service. The call returns when the session

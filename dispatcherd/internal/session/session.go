@@ -60,9 +60,11 @@ type session struct {
 	// completeSent is closed when the complete set is about to be sent.
 	completeSent chan struct{}
 
-	// sentMu guards sent, which sender and receiver use.
-	sentMu sync.Mutex
-	sent   *assignments.Sent
+	// sentMu guards sent, which sender and receiver use, and concluded: nothing more is
+	// sent.
+	sentMu    sync.Mutex
+	sent      *assignments.Sent
+	concluded bool
 
 	mu    sync.Mutex
 	ended bool
@@ -78,7 +80,7 @@ type session struct {
 func (v *Server) newSession(st stream) *session {
 	s := &session{
 		server: v, stream: st, log: v.log, begun: time.Now(), done: make(chan struct{}), completeSent: make(chan struct{}),
-		outbox: outbox{changed: map[string]struct{}{}},
+		outbox: outbox{changed: map[string]struct{}{}, networks: map[string]struct{}{}},
 	}
 	s.logs = v.cfg.Logs.NewWorker(s)
 	return s
@@ -142,6 +144,7 @@ func (s *session) conclude() error {
 	sending, err, shard := s.sending, s.err, s.shard
 	s.mu.Unlock()
 	if shard != nil {
+		s.closeSent()
 		shard.Detach(s, liveness.Closed)
 		// The shard settles what the worker was not told, if the node is down.
 		if keys := s.takeChanged(); len(keys) > 0 {
@@ -159,6 +162,14 @@ func (s *session) conclude() error {
 		}
 	}
 	return err
+}
+
+// closeSent ends the reading of what the session would have sent.
+func (s *session) closeSent() {
+	s.sentMu.Lock()
+	defer s.sentMu.Unlock()
+	s.concluded = true
+	s.sent.Close()
 }
 
 func (s *session) takeChanged() []string {
@@ -246,6 +257,7 @@ func (s *session) report(shard Shard, r *dispatcherv1.StatusReport) {
 	now := time.Now()
 	reports := make(map[string]*recordv1.Status, len(r.Statuses))
 	foreign, first := 0, ""
+	refused := 0
 	var spans []tracing.Span
 	s.sentMu.Lock()
 	for _, reported := range r.Statuses {
@@ -258,6 +270,7 @@ func (s *session) report(shard Shard, r *dispatcherv1.StatusReport) {
 			continue
 		}
 		record.SentAt = sentAt
+		refused += s.refuseNetworks(reported.TaskId, record)
 		if record.State == musterv1.TaskState_RUNNING {
 			if took, ok := s.sent.TakeRunning(reported.TaskId, now); ok {
 				s.server.metrics.running.Observe(took.Seconds())
@@ -275,7 +288,25 @@ func (s *session) report(shard Shard, r *dispatcherv1.StatusReport) {
 		s.log.Warn("ignored reported statuses: tasks are not assigned to the node, or states are not a worker's",
 			zap.String("node", s.worker.Node), zap.Int("count", foreign), zap.String("first_task", first))
 	}
+	if refused > 0 {
+		s.log.Warn("ignored reported addresses: the node has no block with them, or the tasks are not on the networks",
+			zap.String("node", s.worker.Node), zap.Int("count", refused))
+	}
 	shard.Write(s, statuses.Report{Sequence: r.Sequence, Statuses: reports, Spans: spans, At: now})
+}
+
+// refuseNetworks removes what a worker may not claim from a task's status: a network
+// that the task is not on, and addresses that the node does not have. It returns how
+// many networks it removed. The caller holds sentMu.
+func (s *session) refuseNetworks(task string, record *recordv1.Status) int {
+	if len(record.Networks) == 0 {
+		return 0
+	}
+	reported, own := len(record.Networks), s.sent.Networks(task)
+	record.Networks = slices.DeleteFunc(record.Networks, func(n *musterv1.NetworkAttachment) bool {
+		return !slices.Contains(own, n.NetworkId) || !s.server.cfg.Networks.Owns(s.worker.Node, n)
+	})
+	return reported - len(record.Networks)
 }
 
 // traceReport begins the span of the report that a traced task runs or has ended.

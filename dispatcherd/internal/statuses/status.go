@@ -25,7 +25,7 @@ func Observed(r *dispatcherv1.ReportedStatus, now time.Time) (*recordv1.Status, 
 		State: s.State, At: now.UnixMilli(),
 		Message: bounds.Clip(s.Message, nodereport.MaxStatusText), Error: bounds.Clip(s.Error, nodereport.MaxStatusText),
 		Runtime: runtimeOf(s.Runtime), Ports: portsOf(s.Ports),
-		NodeToBlame: r.NodeToBlame,
+		Networks: networksOf(s.Networks), NodeToBlame: r.NodeToBlame,
 	}
 	if s.Timestamp != nil {
 		record.At = s.Timestamp.AsTime().UnixMilli()
@@ -72,6 +72,25 @@ func portsOf(ports []*musterv1.PortConfig) []*musterv1.PortConfig {
 	return known
 }
 
+// networksOf copies the known fields of a task's place on its networks.
+func networksOf(networks []*musterv1.NetworkAttachment) []*musterv1.NetworkAttachment {
+	clip := func(texts []string, most int) []string {
+		var clipped []string
+		for _, text := range texts[:min(len(texts), most)] {
+			clipped = append(clipped, bounds.Clip(text, nodereport.MaxNetworkName))
+		}
+		return clipped
+	}
+	var known []*musterv1.NetworkAttachment
+	for _, n := range networks[:min(len(networks), nodereport.MaxNetworks)] {
+		known = append(known, &musterv1.NetworkAttachment{
+			NetworkId: bounds.Clip(n.GetNetworkId(), nodereport.MaxNetworkName),
+			Addresses: clip(n.GetAddresses(), nodereport.MaxAddresses), Aliases: clip(n.GetAliases(), nodereport.MaxAliases),
+		})
+	}
+	return known
+}
+
 // observable reports whether a worker can bring a task into a state.
 func observable(s musterv1.TaskState) bool {
 	_, named := musterv1.TaskState_name[int32(s)]
@@ -99,7 +118,7 @@ func Merge(old, reported *recordv1.Status) *recordv1.Status {
 	}
 	next := &recordv1.Status{
 		State: reported.State, At: reported.At, Message: reported.Message, Error: reported.Error,
-		Runtime: reported.Runtime, Ports: reported.Ports, NodeToBlame: reported.NodeToBlame,
+		Runtime: reported.Runtime, Ports: reported.Ports, Networks: reported.Networks, NodeToBlame: reported.NodeToBlame,
 		AppliedAt: old.AppliedAt, SentAt: old.SentAt,
 	}
 	// The known time of a state does not change.

@@ -32,6 +32,21 @@ func health() *musterv1.Health {
 	return &musterv1.Health{State: musterv1.Health_UNHEALTHY, FailedChecks: 2, Retries: 2, ExitCode: 1, Output: "no good"}
 }
 
+func TestMergeTakesNetworksFromNewestReport(t *testing.T) {
+	t.Parallel()
+	at := func(ms int64, address string) *recordv1.Status {
+		return &recordv1.Status{State: musterv1.TaskState_RUNNING, At: ms, Networks: []*musterv1.NetworkAttachment{{NetworkId: "n", Addresses: []string{address}}}}
+	}
+	for _, tt := range []struct {
+		report *recordv1.Status
+		want   string
+	}{{at(1, "10.64.1.2"), "10.64.1.1"}, {at(3, "10.64.1.2"), "10.64.1.2"}} {
+		if got := Merge(at(2, "10.64.1.1"), tt.report).Networks[0].Addresses[0]; got != tt.want {
+			t.Errorf("after a report of %d ms the address is %s, want %s", tt.report.At, got, tt.want)
+		}
+	}
+}
+
 func TestObservedKeepsOnlyWhatAWorkerCanKnow(t *testing.T) {
 	t.Parallel()
 	now := time.UnixMilli(9000)
@@ -80,6 +95,9 @@ func TestObservedKeepsOnlyWhatAWorkerCanKnow(t *testing.T) {
 				Ports: []*musterv1.PortConfig{
 					stuffed(&musterv1.PortConfig{Name: long, Protocol: musterv1.PortConfig_UDP, TargetPort: 80, PublishedPort: 8080, PublishMode: musterv1.PortConfig_HOST}),
 				},
+				Networks: []*musterv1.NetworkAttachment{stuffed(&musterv1.NetworkAttachment{
+					NetworkId: long, Addresses: []string{"10.64.1.2", long, "fd6d::1"}, Aliases: slices.Repeat([]string{"a"}, 100),
+				})},
 			}},
 			timed(&recordv1.Status{
 				State: musterv1.TaskState_RUNNING, At: 9000, Runtime: &musterv1.RuntimeStatus{
@@ -88,6 +106,10 @@ func TestObservedKeepsOnlyWhatAWorkerCanKnow(t *testing.T) {
 				Ports: []*musterv1.PortConfig{
 					{Name: long[:nodereport.MaxPortName], Protocol: musterv1.PortConfig_UDP, TargetPort: 80, PublishedPort: 8080, PublishMode: musterv1.PortConfig_HOST},
 				},
+				Networks: []*musterv1.NetworkAttachment{{
+					NetworkId: long[:nodereport.MaxNetworkName-1], Addresses: []string{"10.64.1.2", long[:nodereport.MaxNetworkName-1]},
+					Aliases: slices.Repeat([]string{"a"}, nodereport.MaxAliases),
+				}},
 			}, state.StateTime{State: musterv1.TaskState_RUNNING, At: 9000}),
 		},
 	} {

@@ -1005,7 +1005,8 @@ type Assignments struct {
 	// Objects that the node no longer needs. The worker stops and removes a
 	// withdrawn task. It keeps a withdrawn dependency until the last of its tasks
 	// that refers to it is removed. The backends of a service are withdrawn with the
-	// service, and the peers and services of a network with the network.
+	// service, and the peers and services of a network with the network. What is withdrawn
+	// of a network may be something that the worker was not told of: it came and went.
 	Withdrawn     []*ObjectRef `protobuf:"bytes,7,rep,name=withdrawn,proto3" json:"withdrawn,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1243,9 +1244,8 @@ type AssignedObject_Service struct {
 }
 
 type AssignedObject_Backends struct {
-	// The backends of such a service. The first message after a service that is new to the
-	// worker has complete set. A service for which there was no such message has none. Changes may
-	// remove tasks that the worker was not told of.
+	// The backends of such a service. All of them, with complete set, follow a service
+	// that is new to the worker in this session, even if there are none.
 	Backends *v11.Backends `protobuf:"bytes,7,opt,name=backends,proto3,oneof"`
 }
 

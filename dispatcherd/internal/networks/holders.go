@@ -1,0 +1,233 @@
+package networks
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/assignments"
+	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/store"
+)
+
+// defaultDriver is the driver of networks whose spec names none.
+const defaultDriver = "overlay"
+
+// holder is a node that has blocks of a network.
+type holder struct {
+	// blocks are in the order in which the node got them.
+	blocks []store.Entry[*recordv1.Block]
+	// prefixes are the subnets of all blocks.
+	prefixes []netip.Prefix
+	// version is that of the last change of blocks.
+	version uint64
+	// message is the network as the node gets it. It is nil if it must be made again.
+	message *networkv1.Network
+}
+
+// subnets returns the subnets of the blocks in CIDR notation.
+func (h *holder) subnets() []string {
+	var all []string
+	for _, b := range h.blocks {
+		all = append(all, b.Value.Subnets...)
+	}
+	return all
+}
+
+// followNetworks continues with the networks, their states and blocks.
+func (a *advance) followNetworks() {
+	t := a.tables
+	for c := range t.Networks.Changes(a.from, a.to) {
+		n := a.network(c.Key())
+		n.record = nil
+		if c.New != nil {
+			n.record = c.New.Value
+		}
+		a.networkChanged(n)
+	}
+	for c := range t.NetworkStates.Changes(a.from, a.to) {
+		n := a.network(c.Key())
+		n.state = nil
+		if c.New != nil {
+			n.state = c.New.Value
+		}
+		a.networkChanged(n)
+	}
+	for c := range t.Blocks.Changes(a.from, a.to) {
+		id, _, _ := state.SplitKey(c.Key())
+		n := a.network(id)
+		if c.Old != nil {
+			a.returnBlock(n, *c.Old)
+		}
+		if c.New != nil {
+			a.leaseBlock(n, *c.New)
+		}
+	}
+}
+
+// networkChanged notes that the object of a network has changed for all of its nodes.
+func (a *advance) networkChanged(n *network) {
+	a.version++
+	n.version = a.version
+	for node, h := range n.holders {
+		h.message = nil
+		a.change(node, n.id)
+	}
+	// The nodes of a network without blocks are those that read it.
+	for r := range n.readers {
+		a.change(r.node, n.id)
+	}
+	a.appeared = a.appeared || n.state != nil && len(n.state.Subnets) == 0
+}
+
+func (a *advance) leaseBlock(n *network, b store.Entry[*recordv1.Block]) {
+	node := b.Value.NodeId
+	h := n.holders[node]
+	if h == nil {
+		h = &holder{}
+		n.holders[node] = h
+		a.node(node).networks[n.id] = struct{}{}
+	}
+	h.blocks = append(h.blocks, b)
+	slices.SortStableFunc(h.blocks, func(a, b store.Entry[*recordv1.Block]) int {
+		return cmp.Or(cmp.Compare(a.Value.LeasedAt, b.Value.LeasedAt), cmp.Compare(a.Key, b.Key))
+	})
+	a.blocksChanged(n, node, h)
+}
+
+func (a *advance) returnBlock(n *network, b store.Entry[*recordv1.Block]) {
+	node := b.Value.NodeId
+	h := n.holders[node]
+	if h == nil {
+		return
+	}
+	h.blocks = slices.DeleteFunc(h.blocks, func(have store.Entry[*recordv1.Block]) bool { return have.Key == b.Key })
+	if len(h.blocks) == 0 {
+		delete(n.holders, node)
+		if known := a.nodes[node]; known != nil {
+			delete(known.networks, n.id)
+			a.forgetNode(node)
+		}
+	}
+	a.blocksChanged(n, node, h)
+}
+
+func (a *advance) blocksChanged(n *network, node string, h *holder) {
+	a.version++
+	h.version, h.message, h.prefixes = a.version, nil, nil
+	for _, text := range h.subnets() {
+		if p, err := netip.ParsePrefix(text); err == nil {
+			h.prefixes = append(h.prefixes, p)
+		}
+	}
+	a.change(node, n.id)
+	a.setPeer(n, node)
+}
+
+// followNodes continues with what nodes say of themselves, and with whether they are
+// alive.
+func (a *advance) followNodes() {
+	for c := range a.tables.NodeStates.Changes(a.from, a.to) {
+		known := a.nodes[c.Key()]
+		if known == nil {
+			continue
+		}
+		for id := range known.networks {
+			a.setPeer(a.network(id), c.Key())
+		}
+		var old, new *recordv1.NodeState
+		if c.Old != nil {
+			old = c.Old.Value
+		}
+		if c.New != nil {
+			new = c.New.Value
+		}
+		if reachable(old) != reachable(new) {
+			for key := range known.tasks {
+				a.staleTasks[key] = struct{}{}
+			}
+		}
+	}
+}
+
+// reachable reports whether the tasks of a node get traffic. The node may be removed.
+func reachable(n *recordv1.NodeState) bool {
+	return n != nil && n.State != musterv1.NodeStatus_DOWN
+}
+
+// setPeer joins a node with its blocks of a network.
+func (a *advance) setPeer(n *network, node string) {
+	key := memberKey{node: node}
+	h := n.holders[node]
+	e, _ := a.tables.NodeStates.Get(a.to, node)
+	path := e.Value.GetDescription().GetDataPath()
+	if h == nil || path == nil {
+		n.set(key, nil, 0)
+		return
+	}
+	n.set(key, &networkv1.Peer{
+		NetworkId: n.id, NodeId: node, DataPathAddress: path.Address, DataPathPort: path.Port,
+		Blocks: h.subnets(), PublicKey: path.PublicKey,
+	}, 0)
+}
+
+// object returns a network as a node gets it.
+func (x *Index) object(node, id string) assignments.Object {
+	o := assignments.Object{Ref: assignments.Ref{Kind: assignments.KindNetwork, ID: id}}
+	n := x.networks[id]
+	if n == nil || n.record == nil || n.state == nil || n.state.Error != "" {
+		return o
+	}
+	o.Version, o.Members = n.version, members{x, node, id}
+	h := n.holders[node]
+	switch {
+	case h != nil:
+		if h.message == nil {
+			h.message = n.message()
+			h.message.Blocks = h.subnets()
+		}
+		o.Version, o.Message, o.Held = max(o.Version, h.version), h.message, true
+	case len(n.state.Subnets) == 0:
+		// The driver chooses addresses itself.
+		o.Message = n.message()
+	}
+	return o
+}
+
+// message returns the network without what differs between nodes.
+func (n *network) message() *networkv1.Network {
+	spec := n.record.GetSpec()
+	return &networkv1.Network{
+		Id: n.id, Name: spec.GetName(),
+		Driver: cmp.Or(spec.GetDriver().GetName(), defaultDriver), DriverOptions: spec.GetDriver().GetOptions(),
+		Subnets: n.state.Subnets, Vni: n.state.Vni, Mtu: spec.GetMtu(),
+		Internal: spec.GetInternal(), Ingress: spec.GetIngress(), Encrypted: spec.GetEncrypted(),
+	}
+}
+
+// Owns reports whether a node may give a task the addresses of an attachment: each is
+// in a block of the node. Networks without subnets have no blocks, and their drivers
+// choose any address.
+func (x *Index) Owns(node string, a *musterv1.NetworkAttachment) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	n := x.networks[a.NetworkId]
+	if n == nil || n.state == nil {
+		return false
+	}
+	h := n.holders[node]
+	for _, text := range a.Addresses {
+		addr, err := netip.ParseAddr(text)
+		switch {
+		case err != nil, addr.Zone() != "", addr.IsUnspecified(), addr.IsMulticast(), addr.IsLoopback():
+			return false
+		case len(n.state.Subnets) == 0:
+		case h == nil, !slices.ContainsFunc(h.prefixes, func(p netip.Prefix) bool { return p.Contains(addr) }):
+			return false
+		}
+	}
+	return true
+}
