@@ -310,6 +310,7 @@ func TestCrowd(t *testing.T) {
 		first := workers[0]
 		wantPeriod := func(why string, want time.Duration) {
 			t.Helper()
+			synctest.Wait() // those that have gone are gone
 			first.heartbeat()
 			synctest.Wait()
 			if got := welcomed(first).GetHeartbeatPeriod().AsDuration(); got != want {
