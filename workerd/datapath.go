@@ -11,15 +11,15 @@ import (
 	"github.com/musterhq/muster/workerd/taskdb"
 )
 
-// defaultDataPathPort is the port that VXLAN has.
-const defaultDataPathPort = 4789
+// DefaultDataPathPort is the port that VXLAN has.
+const DefaultDataPathPort = 4789
 
 // lookUpTimeout bounds the search for the address of a dispatcher.
 const lookUpTimeout = time.Second
 
-// networks returns the networks of the node, over the plugins that there are.
+// networks returns the networks of the node.
 func (w *Worker) networks(ctx context.Context, cfg networks.Config, store *taskdb.DB) (*networks.Networks, error) {
-	if cfg.Plugins = w.env.Networks; cfg.Plugins == nil {
+	if cfg.Plugins == nil {
 		var err error
 		if cfg.Plugins, err = network.NewFixed(ctx); err != nil {
 			return nil, err
@@ -35,7 +35,7 @@ func (c *Config) dataPathPort() uint32 {
 	if c.DataPathPort != 0 {
 		return uint32(c.DataPathPort)
 	}
-	return defaultDataPathPort
+	return DefaultDataPathPort
 }
 
 // dataPathAddress returns the address at which other nodes reach this one: that of its

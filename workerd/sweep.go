@@ -11,6 +11,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/network"
 )
 
 const (
@@ -21,8 +22,8 @@ const (
 	sweepPause = 500 * time.Millisecond
 )
 
-// Sweep ends and removes all tasks that the executors of a worker hold. The worker
-// must have ended, and must not start again. Sweep returns when nothing is left, or
+// Sweep ends and removes all tasks that the executors of a worker hold, and the networks
+// that its network plugins have set up. The worker must have ended, and must not start again. Sweep returns when nothing is left, or
 // when ctx ends; its error then says what is left.
 func Sweep(ctx context.Context, env Env, cfg Config) error {
 	w := &Worker{env: env, cfg: cfg, log: env.Logger}
@@ -30,13 +31,13 @@ func Sweep(ctx context.Context, env Env, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	executors := w.env.Executors
+	executors, plugins := w.env.Executors, w.env.Networks
 	if executors == nil {
 		host, err := w.plugins(w.log)
 		if err != nil {
 			return err
 		}
-		executors = host
+		executors, plugins = host, host.Networks()
 		hosting, stop := context.WithCancel(ctx)
 		var hosted sync.WaitGroup
 		hosted.Go(func() {
@@ -51,6 +52,10 @@ func Sweep(ctx context.Context, env Env, cfg Config) error {
 	defer pause.Stop()
 	for clean := 0; ; {
 		found, err := sweepOnce(ctx, executors, node)
+		if plugins != nil {
+			// Network plugins keep the namespaces of tasks, which have ended by now.
+			err = errors.Join(err, sweepNetworks(ctx, plugins, node))
+		}
 		if err != nil || found {
 			clean = 0
 		} else if clean++; clean == 2 {
@@ -82,6 +87,44 @@ func sweepOnce(ctx context.Context, executors executor.Set, node string) (found 
 		found = found || n > 0
 	}
 	return found, errors.Join(failed...)
+}
+
+// sweepNetworks removes everything that the network plugins have set up.
+func sweepNetworks(ctx context.Context, plugins network.Set, node string) error {
+	asking, cancel := context.WithTimeout(ctx, describeTimeout)
+	defer cancel()
+	var failed []error
+	for _, d := range plugins.Describe(asking) {
+		if d.Plugin == nil || !d.Healthy() {
+			continue
+		}
+		if err := clearNetworks(ctx, d.Plugin, node); err != nil {
+			failed = append(failed, fmt.Errorf("network plugin %s: %w", d.Name, err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// clearNetworks detaches all tasks of a node and removes its networks.
+func clearNetworks(ctx context.Context, p network.Plugin, node string) error {
+	ctx, cancel := context.WithTimeout(ctx, sweepCall)
+	defer cancel()
+	// The node has no networks any more. That comes first: a plugin detaches tasks
+	// only once it was told what there is.
+	if _, err := p.Apply(ctx, &network.Change{Complete: true, Node: network.Node{ID: node}}); err != nil {
+		return fmt.Errorf("remove networks: %w", err)
+	}
+	attached, err := p.List(ctx, node)
+	if err != nil {
+		return fmt.Errorf("list tasks: %w", err)
+	}
+	var failed []error
+	for _, id := range attached {
+		if err := p.Detach(ctx, id); err != nil {
+			failed = append(failed, fmt.Errorf("detach task %s: %w", id, err))
+		}
+	}
+	return errors.Join(failed...)
 }
 
 // removeHeld removes all tasks of a node that an executor holds, and returns how

@@ -6,6 +6,7 @@
 //	node-id       who this node is
 //	tasks.db      what it had begun (package taskdb)
 //	executors/    what executors keep, one directory each
+//	networks/     what network plugins keep, one directory each
 //
 // It reads nothing of the cluster but what its dispatcher says, and never
 // touches the store. While no dispatcher answers it looks after its tasks all
@@ -86,13 +87,16 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	// The order matters at the end: the session says goodbye while tasks still run,
 	// and the tasks release their plugins before these are stopped.
 	var parts daemon.Runner
-	executors := w.env.Executors
+	executors, plugins := w.env.Executors, w.env.Networks
 	if executors == nil {
 		host, err := w.plugins(log)
 		if err != nil {
 			return err
 		}
 		executors = host
+		if plugins == nil {
+			plugins = host.Networks()
+		}
 		parts = append(parts, []daemon.Task{{Name: "run plugins", Run: host.Run}})
 	}
 	var disk *disk
@@ -104,7 +108,7 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	}
 	described := make(chan struct{}, 1)
 	nets, err := w.networks(ctx, networks.Config{
-		NodeID: id, Interval: w.cfg.DescribeInterval, DataPathAddress: w.cfg.DataPathAddress, DataPathPort: w.cfg.dataPathPort(),
+		NodeID: id, Plugins: plugins, Interval: w.cfg.DescribeInterval, DataPathAddress: w.cfg.DataPathAddress, DataPathPort: w.cfg.dataPathPort(),
 		Described: func() { notify(described) }, Logger: log.Named("networks"), Metrics: w.env.Metrics,
 	}, store)
 	if err != nil {
@@ -203,15 +207,18 @@ func (w *Worker) open(log *zap.Logger) (*taskdb.DB, *taskdb.Contents, error) {
 	return db, contents, nil
 }
 
-// plugins returns the host of the executor plugins.
+// plugins returns the host of the plugins.
 func (w *Worker) plugins(log *zap.Logger) (*pluginhost.Host, error) {
 	cfg := w.cfg.Plugins
-	if cfg.StateDir == "" && w.cfg.DataDir != "" {
-		dir, err := filepath.Abs(filepath.Join(w.cfg.DataDir, "executors"))
-		if err != nil {
-			return nil, fmt.Errorf("find the executors' directory: %w", err)
+	for name, dir := range map[string]*string{"executors": &cfg.StateDir, "networks": &cfg.NetworkStateDir} {
+		if *dir != "" || w.cfg.DataDir == "" {
+			continue
 		}
-		cfg.StateDir = dir
+		path, err := filepath.Abs(filepath.Join(w.cfg.DataDir, name))
+		if err != nil {
+			return nil, fmt.Errorf("find the directory for %s: %w", name, err)
+		}
+		*dir = path
 	}
 	return pluginhost.New(pluginhost.Env{Logger: log.Named("plugins"), Metrics: w.env.Metrics}, cfg)
 }

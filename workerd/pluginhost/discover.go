@@ -21,6 +21,7 @@ import (
 
 // file is a plugin's executable.
 type file struct {
+	kind *kind
 	name string
 	path string
 	args []string
@@ -30,8 +31,10 @@ type file struct {
 // that cannot be read has none.
 func (h *Host) discover() []file {
 	var found []file
-	for name, command := range h.cfg.Commands {
-		found = append(found, file{name: name, path: command[0], args: command[1:]})
+	for k, commands := range map[*kind]map[string][]string{executorKind: h.cfg.Commands, networkKind: h.cfg.NetworkCommands} {
+		for name, command := range commands {
+			found = append(found, file{kind: k, name: name, path: command[0], args: command[1:]})
+		}
 	}
 	for _, dir := range h.cfg.Dirs {
 		entries, err := os.ReadDir(dir)
@@ -40,7 +43,7 @@ func (h *Host) discover() []file {
 		}
 		for _, entry := range entries {
 			f, ok := executableIn(dir, entry.Name())
-			if ok && !slices.ContainsFunc(found, func(other file) bool { return other.name == f.name }) {
+			if ok && !slices.ContainsFunc(found, f.same) {
 				found = append(found, f)
 			}
 		}
@@ -50,7 +53,12 @@ func (h *Host) discover() []file {
 
 // executableIn returns the plugin that a directory entry is, if it is one.
 func executableIn(dir, entry string) (file, bool) {
+	k := executorKind
 	name, ok := strings.CutPrefix(entry, Prefix)
+	if !ok {
+		k = networkKind
+		name, ok = strings.CutPrefix(entry, NetworkPrefix)
+	}
 	if runtime.GOOS == "windows" {
 		name = strings.TrimSuffix(name, ".exe")
 	}
@@ -65,7 +73,7 @@ func executableIn(dir, entry string) (file, bool) {
 	if err != nil || !info.Mode().IsRegular() || (runtime.GOOS != "windows" && info.Mode()&0o111 == 0) {
 		return file{}, false
 	}
-	return file{name: name, path: path}, true
+	return file{kind: k, name: name, path: path}, true
 }
 
 // openGuarded opens a program, unless others than root and the worker's own user can

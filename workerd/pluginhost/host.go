@@ -1,8 +1,8 @@
-// Package pluginhost finds executor plugins, starts them as processes, and
-// hands out what calls them.
+// Package pluginhost finds plugins, executors and network plugins, starts them as
+// processes, and hands out what calls them.
 //
-// A plugin is an executable "muster-executor-<name>" in one of the plugin
-// directories. Its process is disposable: it is started when it is first
+// A plugin is an executable "muster-executor-<name>" or "muster-network-<name>" in one of
+// the plugin directories. Its process is disposable: it is started when it is first
 // needed, and again, with growing pauses, when it has ended. Its tasks run on
 // meanwhile; calls that come then wait for a moment, and after that fail with
 // an error that is temporary. What is wrong with one plugin is reported of that
@@ -30,9 +30,6 @@ import (
 	"github.com/musterhq/muster/workerd/executor"
 )
 
-// Prefix is how the names of plugin files begin.
-const Prefix = "muster-executor-"
-
 // Env is what a host is given to work with.
 type Env struct {
 	Logger *zap.Logger
@@ -45,20 +42,22 @@ type Config struct {
 	// Dirs are searched for plugins. A name that is in several of them is
 	// taken from the first. They are searched again from time to time.
 	Dirs []string
-	// Commands are further plugins by name, each a path and arguments. They
-	// come before those of the same name in Dirs.
-	Commands map[string][]string
-	// Checksums pins plugins, by name, to the SHA-256 of their files, in
-	// hexadecimal. A plugin with another is refused.
+	// Commands are further executors by name, each a path and arguments, and
+	// NetworkCommands are further network plugins. They come before those of the same
+	// name in Dirs.
+	Commands, NetworkCommands map[string][]string
+	// Checksums pins plugins to the SHA-256 of their files, in hexadecimal: executors by
+	// name, network plugins by the name of the file. A plugin with another is refused.
 	Checksums map[string]string
 	// ChecksumFile pins plugins by a file of checksums as sha256sum writes it. No
 	// plugin runs that is not in it. It is read again when it changes, so that a
 	// plugin can be upgraded while the worker runs. Empty: there is none.
 	ChecksumFile string
-	// StateDir holds a directory for each plugin, in which it may keep what
-	// must outlive it, and their sockets, if its path is short enough for that.
-	// Empty: plugins are told of none. One host at a time can use it.
-	StateDir string
+	// StateDir holds a directory for each executor, in which it may keep what
+	// must outlive it, and the sockets of all plugins, if its path is short enough for
+	// that. NetworkStateDir is the same for network plugins. Empty: plugins are told of
+	// none. One host at a time can use them.
+	StateDir, NetworkStateDir string
 	// PassEnv names variables of the worker's environment that plugins get,
 	// beside those of [DefaultConfig].
 	PassEnv []string
@@ -85,7 +84,8 @@ type Host struct {
 	cfg     Config
 	log     *zap.Logger
 	metrics *metrics
-	changes chan struct{}
+	// changes receives by kind, and has room for one each.
+	changes map[*kind]chan struct{}
 	// searched is closed when the directories were searched for the first time.
 	searched chan struct{}
 
@@ -119,9 +119,11 @@ func New(env Env, cfg Config) (*Host, error) {
 			errs = append(errs, fmt.Errorf("plugins: checksum of %s is %q; it must be 64 hexadecimal digits", name, sum))
 		}
 	}
-	for name, command := range cfg.Commands {
-		if len(command) == 0 || !validName(name) {
-			errs = append(errs, fmt.Errorf("plugins: command of %q is %q", name, command))
+	for _, commands := range []map[string][]string{cfg.Commands, cfg.NetworkCommands} {
+		for name, command := range commands {
+			if len(command) == 0 || !validName(name) {
+				errs = append(errs, fmt.Errorf("plugins: command of %q is %q", name, command))
+			}
 		}
 	}
 	pins, pinned, err := loadPins(cfg)
@@ -131,7 +133,8 @@ func New(env Env, cfg Config) (*Host, error) {
 	}
 	return &Host{
 		cfg: cfg, pins: pins, pinned: pinned, log: env.Logger, metrics: newMetrics(env.Metrics),
-		changes: make(chan struct{}, 1), searched: make(chan struct{}),
+		changes:  map[*kind]chan struct{}{executorKind: make(chan struct{}, 1), networkKind: make(chan struct{}, 1)},
+		searched: make(chan struct{}),
 	}, nil
 }
 
@@ -186,35 +189,35 @@ func (h *Host) search() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var kept []*plugin
-	changed := false
+	changed := map[*kind]bool{}
 	for _, p := range h.plugins {
-		if i := slices.IndexFunc(found, func(f file) bool { return f.name == p.file.name }); i >= 0 || p.busy() {
+		if i := slices.IndexFunc(found, p.file.same); i >= 0 || p.busy() {
 			if i >= 0 {
 				p.moved(found[i])
 			}
 			kept = append(kept, p)
 		} else {
-			changed = true
-			h.log.Info("plugin is gone", zap.String("executor", p.file.name))
+			changed[p.file.kind] = true
+			h.log.Info("plugin is gone", zap.String(p.file.kind.field, p.file.name))
 		}
 	}
 	for _, f := range found {
-		if !slices.ContainsFunc(kept, func(p *plugin) bool { return p.file.name == f.name }) {
+		if !slices.ContainsFunc(kept, func(p *plugin) bool { return p.file.same(f) }) {
 			kept = append(kept, newPlugin(h, f))
-			changed = true
-			h.log.Info("plugin found", zap.String("executor", f.name), zap.String("file", f.path))
+			changed[f.kind] = true
+			h.log.Info("plugin found", zap.String(f.kind.field, f.name), zap.String("file", f.path))
 		}
 	}
 	slices.SortFunc(kept, func(a, b *plugin) int { return strings.Compare(a.file.name, b.file.name) })
 	h.plugins = kept
 	h.once.Do(func() { close(h.searched) })
-	if changed {
-		h.changed()
+	for k := range changed {
+		h.changed(k)
 	}
 }
 
-// all returns the plugins, once they have been searched for.
-func (h *Host) all(ctx context.Context) ([]*plugin, error) {
+// all returns the plugins of a kind, once they have been searched for.
+func (h *Host) all(ctx context.Context, k *kind) ([]*plugin, error) {
 	select {
 	case <-h.searched:
 	case <-ctx.Done():
@@ -222,12 +225,23 @@ func (h *Host) all(ctx context.Context) ([]*plugin, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.Clone(h.plugins), nil
+	return slices.DeleteFunc(slices.Clone(h.plugins), func(p *plugin) bool { return p.file.kind != k }), nil
+}
+
+// refreshed is all after another search.
+func (h *Host) refreshed(ctx context.Context, k *kind) ([]*plugin, error) {
+	select {
+	case <-h.searched:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	h.search()
+	return h.all(ctx, k)
 }
 
 // For returns the executor that runs a kind of runtime.
 func (h *Host) For(ctx context.Context, kind, holder string) (*executor.Described, error) {
-	plugins, err := h.all(ctx)
+	plugins, err := h.all(ctx, executorKind)
 	if err != nil {
 		return nil, err
 	}
@@ -295,34 +309,31 @@ func (h *Host) For(ctx context.Context, kind, holder string) (*executor.Describe
 	}
 }
 
-// Describe asks all plugins what they are, and starts those that do not run.
+// Describe asks all executors what they are, and starts those that do not run.
 func (h *Host) Describe(ctx context.Context) []*executor.Described {
-	select {
-	case <-h.searched:
-	case <-ctx.Done():
-		return nil
-	}
-	h.search()
-	plugins, err := h.all(ctx)
+	plugins, err := h.refreshed(ctx, executorKind)
 	if err != nil {
 		return nil
 	}
 	all := make([]*executor.Described, len(plugins))
 	var wg sync.WaitGroup
 	for i, p := range plugins {
-		wg.Go(func() { all[i] = p.describe(ctx) })
+		wg.Go(func() {
+			p.ask(ctx)
+			all[i] = p.described()
+		})
 	}
 	wg.Wait()
 	return all
 }
 
-// Changes receives when a plugin was found, has come up, or has ended.
-func (h *Host) Changes() <-chan struct{} { return h.changes }
+// Changes receives when an executor was found, has come up, or has ended.
+func (h *Host) Changes() <-chan struct{} { return h.changes[executorKind] }
 
-// changed wakes all listeners.
-func (h *Host) changed() {
+// changed wakes the listener to plugins of a kind.
+func (h *Host) changed(k *kind) {
 	select {
-	case h.changes <- struct{}{}:
+	case h.changes[k] <- struct{}{}:
 	default:
 	}
 }

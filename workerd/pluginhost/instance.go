@@ -19,7 +19,7 @@ import (
 	"github.com/musterhq/muster/plugins/handshake"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/executor"
-	"github.com/musterhq/muster/workerd/executor/contractv1"
+	"github.com/musterhq/muster/workerd/network"
 )
 
 // stopTimeout is how long a plugin may take to end when it is asked to.
@@ -30,10 +30,13 @@ var errEnding = errors.New("the worker ends")
 
 // instance is a plugin's process with which there is a connection.
 type instance struct {
-	process  *process
-	client   *goplugin.Client
+	process *process
+	client  *goplugin.Client
+	// executor or network is its service, and calls is the latter for the worker.
 	executor executor.Executor
-	said     *executor.About
+	network  network.Plugin
+	calls    *networkCalls
+	said     about
 	checksum string
 	output   *output
 }
@@ -60,8 +63,9 @@ func (p *plugin) launch(ctx context.Context) (*instance, error) {
 	p.host.mu.Unlock()
 	from := samePath(open)
 	i := &instance{checksum: sum, output: &output{log: p.log}, process: newProcess(file, from, env, dir)}
+	i.calls = &networkCalls{p, i}
 	i.client = newClient(i.process, i.output, p.host.cfg.StartTimeout, sockets)
-	if err := i.connect(ctx, p.host.cfg.StartTimeout); err != nil {
+	if err := i.connect(ctx, file.kind, p.host.cfg.StartTimeout); err != nil {
 		// A process that ended without a word has done so a moment ago; one that
 		// has not is not reported to be killed here. What it wrote has been
 		// read once it is stopped.
@@ -111,10 +115,14 @@ func (p *plugin) surroundings() (env []string, dir string, err error) {
 			}
 		}
 	}
-	if p.host.cfg.StateDir == "" {
+	state := p.host.cfg.StateDir
+	if p.file.kind == networkKind {
+		state = p.host.cfg.NetworkStateDir
+	}
+	if state == "" {
 		return env, os.TempDir(), nil
 	}
-	dir = filepath.Join(p.host.cfg.StateDir, p.file.name)
+	dir = filepath.Join(state, p.file.name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, "", fmt.Errorf("make state directory: %w", err)
 	}
@@ -123,14 +131,14 @@ func (p *plugin) surroundings() (env []string, dir string, err error) {
 
 // connect shakes hands and asks for the description. go-plugin's own calls know
 // no context: where they take too long, the process is killed, which ends them.
-func (i *instance) connect(ctx context.Context, limit time.Duration) error {
+func (i *instance) connect(ctx context.Context, k *kind, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit+describeTimeout)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() {
 		client, err := i.client.Client()
 		if err == nil {
-			i.executor, err = contractv1.FromPlugin(client)
+			err = k.connect(i, client)
 		}
 		done <- err
 	}()
@@ -140,14 +148,14 @@ func (i *instance) connect(ctx context.Context, limit time.Duration) error {
 	case <-ctx.Done():
 		err = errors.Join(ctx.Err(), i.process.Kill(ctx))
 		// What go-plugin makes of the kill is not what was wrong.
-		i.output.log.Debug("executor plugin was killed during the handshake", zap.Error(<-done))
+		i.output.log.Debug("plugin was killed during the handshake", zap.Error(<-done))
 	}
 	if err != nil {
 		return fmt.Errorf("handshake with plugin: %w", err)
 	}
 	inner, stop := context.WithTimeout(ctx, describeTimeout)
 	defer stop()
-	if i.said, err = i.executor.Describe(inner); err != nil {
+	if i.said, err = k.describe(inner, i); err != nil {
 		return fmt.Errorf("ask plugin what it is: %w", err)
 	}
 	return nil
@@ -192,7 +200,7 @@ func (i *instance) stop() {
 	case <-done:
 	case <-timer.C:
 		if err := i.process.Kill(context.Background()); err != nil {
-			i.output.log.Error("failed to kill executor plugin", zap.Error(err))
+			i.output.log.Error("failed to kill plugin", zap.Error(err))
 			return
 		}
 		<-done

@@ -24,7 +24,7 @@ type pins struct {
 	strict bool
 }
 
-// allow refuses a file that may not be the plugin of that name.
+// allow refuses a file that may not be the plugin that pins call by that name.
 func (p pins) allow(name, file, sum string) error {
 	if pinned := p.named[name]; pinned != "" && !strings.EqualFold(pinned, sum) {
 		return fmt.Errorf("%s is refused: its checksum is %s and %s is pinned", file, sum, strings.ToLower(pinned))
@@ -51,6 +51,7 @@ func readPins(content []byte) (map[string][]string, error) {
 		sum, file, _ := strings.Cut(line, " ")
 		// sha256sum marks a file that it read as binary with a star.
 		file = path.Base(strings.TrimPrefix(strings.TrimSpace(file), "*"))
+		// A network plugin is called by the name of its file.
 		name := strings.TrimPrefix(file, Prefix)
 		if !isChecksum(sum) || !validName(name) {
 			return nil, fmt.Errorf("line %d is %q; it must be a SHA-256 and the name of a plugin's file", n, line)

@@ -37,12 +37,12 @@ const (
 // errReplaced is why a plugin does not run for a moment while it is upgraded.
 var errReplaced = errors.New("its file was replaced, and it is being started again")
 
-// plugin is an executor plugin, whether its process runs or not.
+// plugin is a plugin, whether its process runs or not.
 type plugin struct {
 	host *Host
 	file file
 	log  *zap.Logger
-	// calls is what tasks call. It stays the same over restarts.
+	// calls is what tasks call of an executor. It stays the same over restarts.
 	calls *calls
 
 	mu sync.Mutex
@@ -57,7 +57,7 @@ type plugin struct {
 	retryAt time.Time
 	// said is the last answer to Describe, and checksum that of the file that
 	// the process was started from.
-	said     *executor.About
+	said     about
 	checksum string
 	// seen is the file as it was looked at last, refusal is why a new one is not
 	// taken, and replacing the process that ends because it is.
@@ -75,7 +75,7 @@ type attempt struct {
 }
 
 func newPlugin(h *Host, f file) *plugin {
-	p := &plugin{host: h, file: f, log: h.log.With(zap.String("executor", f.name)), pause: backoff.New(firstPause, longestPause)}
+	p := &plugin{host: h, file: f, log: h.log.With(zap.String(f.kind.field, f.name)), pause: backoff.New(firstPause, longestPause)}
 	p.calls = &calls{plugin: p}
 	return p
 }
@@ -147,7 +147,7 @@ func (p *plugin) down(pause time.Duration) error {
 // wrap says whose error it is.
 func (p *plugin) wrap(e *executor.Error) error {
 	named := *e
-	named.Err = fmt.Errorf("executor %s: %w", p.file.name, e.Err)
+	named.Err = fmt.Errorf("%s %s: %w", p.file.kind.noun, p.file.name, e.Err)
 	return &named
 }
 
@@ -165,19 +165,22 @@ func (p *plugin) start(ctx context.Context, a *attempt) {
 	}
 	p.mu.Unlock()
 	close(a.done)
-	p.host.metrics.starts.WithLabelValues(p.file.name, result(err)).Inc()
-	p.host.changed()
+	p.host.metrics.started(p.file.kind, p.file.name, err)
+	p.changed()
 	if err != nil {
-		p.log.Error("executor plugin does not start", zap.String("file", p.path()), zap.Error(err))
+		p.log.Error("plugin does not start", zap.String("file", p.path()), zap.Error(err))
 		return
 	}
-	p.log.Info("executor plugin is up",
-		zap.String("file", p.path()), zap.String("version", i.said.Version), zap.String("pid", i.process.ID()))
-	p.host.metrics.up.WithLabelValues(p.file.name).Set(1)
+	p.log.Info("plugin is up",
+		zap.String("file", p.path()), zap.String("version", i.said.version()), zap.String("pid", i.process.ID()))
+	p.host.metrics.runs(p.file.kind, p.file.name, 1)
 	p.watch(ctx, i)
-	p.host.metrics.up.WithLabelValues(p.file.name).Set(0)
-	p.host.changed()
+	p.host.metrics.runs(p.file.kind, p.file.name, 0)
+	p.changed()
 }
+
+// changed wakes the listener to plugins of this kind.
+func (p *plugin) changed() { p.host.changed(p.file.kind) }
 
 // watch looks after a process until it has ended.
 func (p *plugin) watch(ctx context.Context, i *instance) {
@@ -199,7 +202,7 @@ func (p *plugin) watch(ctx context.Context, i *instance) {
 		}
 		err := i.process.ended()
 		p.failed(err)
-		p.log.Error("executor plugin ended; its tasks keep running", zap.Error(err), zap.String("last_output", i.output.last()))
+		p.log.Error("plugin ended; its tasks keep running", zap.Error(err), zap.String("last_output", i.output.last()))
 	}
 	p.mu.Unlock()
 	i.stop()
@@ -223,23 +226,14 @@ func result(err error) string {
 func (p *plugin) described() *executor.Described {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	d := executor.NewDescribed(p.calls, p.said)
+	d := executor.NewDescribed(p.calls, p.said.executor)
 	// The file's name is what pins, logs and settings call it.
 	d.Name, d.Description.Name = p.file.name, p.file.name
 	d.Description.Checksum = p.checksum
-	switch {
-	case p.failure != nil && p.running == nil:
-		d.Description.Health = musterv1.ExecutorDescription_UNHEALTHY
-		d.Description.Message = bounds.Text(p.failure.Error(), nodereport.MaxExecutorMessage)
-	case p.said == nil:
-		d.Description.Health = musterv1.ExecutorDescription_UNHEALTHY
-		d.Description.Message = "it is being started"
-	case p.silences > 0:
-		d.Description.Health = musterv1.ExecutorDescription_UNHEALTHY
-		d.Description.Message = fmt.Sprintf("it does not answer within %s", describeTimeout)
-	case p.refusal != nil:
-		message := p.refusal.Error()
-		if d.Excess != nil {
+	if sick, message := p.trouble(); message != "" {
+		if sick {
+			d.Description.Health = musterv1.ExecutorDescription_UNHEALTHY
+		} else if d.Excess != nil {
 			message = fmt.Sprintf("%v; %s", d.Excess, message)
 		}
 		d.Description.Message = bounds.Text(message, nodereport.MaxExecutorMessage)
@@ -251,7 +245,7 @@ func (p *plugin) described() *executor.Described {
 // has not.
 func (p *plugin) firstDescribed(ctx context.Context) (*executor.Described, error) {
 	p.mu.Lock()
-	known := p.said != nil
+	known := p.said.known()
 	p.mu.Unlock()
 	if !known {
 		if _, err := p.service(ctx); err != nil {
@@ -261,16 +255,15 @@ func (p *plugin) firstDescribed(ctx context.Context) (*executor.Described, error
 	return p.described(), nil
 }
 
-// describe asks the executor what it is, and returns what is known of it.
-func (p *plugin) describe(ctx context.Context) *executor.Described {
+// ask asks the plugin what it is. What goes wrong is part of what is then known.
+func (p *plugin) ask(ctx context.Context) {
 	i, err := p.service(ctx)
 	if err != nil {
-		// What went wrong is part of what is known.
-		return p.described()
+		return
 	}
 	inner, cancel := context.WithTimeout(ctx, describeTimeout)
 	defer cancel()
-	said, err := i.executor.Describe(inner)
+	said, err := p.file.kind.describe(inner, i)
 	p.mu.Lock()
 	switch {
 	case p.running != i:
@@ -282,10 +275,9 @@ func (p *plugin) describe(ctx context.Context) *executor.Described {
 	hangs := p.running == i && p.silences >= mostSilences
 	p.mu.Unlock()
 	if hangs {
-		p.log.Error("executor plugin hangs and is killed", zap.Int("silences", mostSilences))
+		p.log.Error("plugin hangs and is killed", zap.Int("silences", mostSilences))
 		if err := i.process.Kill(ctx); err != nil {
-			p.log.Error("failed to kill executor plugin", zap.Error(err))
+			p.log.Error("failed to kill plugin", zap.Error(err))
 		}
 	}
-	return p.described()
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/musterhq/muster/plugins/handshake"
 	"github.com/musterhq/muster/plugins/null"
 	"github.com/musterhq/muster/plugins/sdk"
+	"github.com/musterhq/muster/plugins/sdk/networksdk"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
@@ -41,6 +42,9 @@ func TestMain(m *testing.M) {
 // bePlugin misbehaves in one way.
 func bePlugin(how string) {
 	switch how {
+	case "network":
+		_ = os.WriteFile(filepath.Join(sdk.StateDir(""), "pid"), []byte(strconv.Itoa(os.Getpid())), 0o600)
+		networksdk.Serve(brokenNetwork{})
 	case "good", "better", "sick":
 		// As a trace for tests: who this process is, and what it was given.
 		dir := sdk.StateDir("")

@@ -52,26 +52,26 @@ func (p *plugin) renew(repinned bool) {
 		p.pause.Reset()
 		p.retryAt = time.Now()
 		p.mu.Unlock()
-		p.host.changed()
+		p.changed()
 		return
 	}
 	sum, refusal := p.permitted()
 	p.mu.Lock()
 	p.refusal = nil
 	if refusal != nil {
-		p.refusal = fmt.Errorf("runs on as version %s: %w", p.said.Version, refusal)
+		p.refusal = fmt.Errorf("runs on as version %s: %w", p.said.version(), refusal)
 	}
 	p.mu.Unlock()
 	switch {
 	case refusal != nil:
-		p.log.Error("executor plugin's new file is refused; the old one keeps running", zap.Error(refusal))
-		p.host.changed()
+		p.log.Error("plugin's new file is refused; the old one keeps running", zap.Error(refusal))
+		p.changed()
 	case sum != began:
-		p.log.Info("executor plugin was replaced; restarting it from the new file while its tasks keep running",
+		p.log.Info("plugin was replaced; restarting it from the new file while its tasks keep running",
 			zap.String("file", p.path()), zap.String("checksum", sum))
 		p.replace(running)
 	case repinned:
-		p.host.changed()
+		p.changed()
 	}
 }
 
@@ -102,7 +102,7 @@ func (p *plugin) openPermitted() (_ *os.File, sum string, err error) {
 		return nil, "", err
 	}
 	if sum, err = checksum(f); err == nil {
-		err = p.host.currentPins().allow(p.file.name, p.path(), sum)
+		err = p.host.currentPins().allow(p.file.kind.pinName(p.file.name), p.path(), sum)
 	}
 	if err != nil {
 		return nil, "", errors.Join(err, f.Close())

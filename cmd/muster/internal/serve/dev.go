@@ -331,6 +331,8 @@ func (c *devCluster) newWorker(ctx context.Context, n int) (*workerd.Worker, fun
 	cfg.Hostname = name
 	cfg.DataDir = filepath.Join(c.dir, name)
 	cfg.Dispatchers = []string{c.listeners["dispatcherd"].Addr().String()}
+	// The workers share the machine.
+	cfg.DataPathPort = workerd.DefaultDataPathPort + n - 1
 	tracer, flush, err := tracing.Export(ctx, c.settings.Tracing, tracing.Process{Daemon: "workerd", Instance: name, Version: c.version}, c.log)
 	if err != nil {
 		return nil, nil, err

@@ -42,6 +42,8 @@ func (f *workerFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.cfg.DataDir, "data-dir", "/var/lib/muster/worker", "directory for the node's id, its tasks and the executors' data")
 	fs.StringVar(&f.cfg.NodeID, "node-id", "", "id of the node (default: generated once and stored in --data-dir)")
 	fs.StringVar(&f.cfg.Hostname, "hostname", "", "name of the node (default: the machine's)")
+	fs.StringVar(&f.cfg.DataPathAddress, "data-path-addr", "", "IP address at which other nodes reach this one with the traffic of networks (default: that from which the worker reaches its dispatcher)")
+	fs.IntVar(&f.cfg.DataPathPort, "data-path-port", workerd.DefaultDataPathPort, "UDP port for the traffic of networks; each worker on a machine needs one of its own")
 	f.addCommon(fs)
 }
 
@@ -51,10 +53,10 @@ func (f *workerFlags) addCommon(fs *pflag.FlagSet) {
 	fs.Float64Var(&f.cpus, "cpus", 0, "CPUs that tasks of this worker may reserve (default: the machine's, shared with its other workers)")
 	fs.StringVar(&f.memory, "memory", "", "memory that tasks of this worker may reserve, like 8g (default: the machine's, shared with its other workers)")
 	fs.StringVar(&f.cfg.Machine, "machine", "", "name of the machine; workers with the same one, at the same address, share its host ports, and the CPUs and memory that --cpus and --memory do not give them for themselves (default: found out, so that all workers of a machine share it)")
-	fs.StringSliceVar(&f.pluginDirs, "plugin-dir", DefaultPluginDirs(), "directories with executor plugins: programs called muster-executor-NAME; only root and the worker's user may be able to change these directories, and those above them")
+	fs.StringSliceVar(&f.pluginDirs, "plugin-dir", DefaultPluginDirs(), "directories with plugins: executors, which are programs called muster-executor-NAME, and network plugins, called muster-network-NAME; only root and the worker's user may be able to change these directories, and those above them")
 	// The same wherever this program lies.
 	fs.Lookup("plugin-dir").DefValue = "[plugins beside this program,../lib/muster/plugins from there," + strings.Join(packaged(), ",") + "]"
-	fs.StringToStringVar(&f.checksums, "plugin-checksum", nil, "pin plugins, NAME=SHA256; plugins with another checksum are refused")
+	fs.StringToStringVar(&f.checksums, "plugin-checksum", nil, "pin plugins: NAME=SHA256 for an executor, muster-network-NAME=SHA256 for a network plugin; one with another checksum is refused")
 	fs.StringVar(&f.sumsFile, "plugin-checksum-file", "", "pin all plugins with a file in the format of sha256sum, read again when it changes; other plugins are refused")
 }
 
