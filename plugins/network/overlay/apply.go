@@ -110,6 +110,7 @@ func (p *Plugin) Apply(_ context.Context, request *networkv1.ApplyRequest) (map[
 	for _, id := range slices.Sorted(maps.Keys(changes)) {
 		fail(id, p.carryOut(changes[id], request.GetComplete()))
 	}
+	p.names.Apply(request)
 	if request.GetComplete() {
 		if err := p.removeLeftovers(request.GetNode().GetId()); err != nil {
 			return failed, err

@@ -38,6 +38,7 @@ func (p *Plugin) Attach(_ context.Context, request *networkv1.AttachRequest) (*n
 	if err := t.write(p.config.StateDir); err != nil {
 		return nil, sdk.NodeFault(err)
 	}
+	p.names.Attach(t.request)
 	space, err := p.openTask(t, request.GetNamespace() == "")
 	if err != nil {
 		return nil, err
@@ -61,9 +62,9 @@ func (p *Plugin) Attach(_ context.Context, request *networkv1.AttachRequest) (*n
 func (p *Plugin) openTask(t *task, own bool) (*netns.Namespace, error) {
 	var space *netns.Namespace
 	var err error
-	if space, err = netns.Open(t.request.GetNamespace()); own && err != nil {
+	if space, err = p.mounts().Open(t.request.GetNamespace()); own && err != nil {
 		err = p.kernel().Do("create namespace of task", func() (err error) {
-			space, _, err = netns.Create(t.request.GetNamespace())
+			space, _, err = p.mounts().Create(t.request.GetNamespace())
 			return err
 		})
 	}
@@ -197,6 +198,7 @@ func (p *Plugin) Detach(_ context.Context, id string) error {
 	if err := p.removeTaskSpace(p.taskPath(node, id)); err != nil {
 		return err
 	}
+	p.names.Detach(id)
 	if t == nil {
 		return nil
 	}
@@ -218,7 +220,7 @@ func (p *Plugin) detachFrom(path, id string, t *task) error {
 			networks = append(networks, a.GetNetworkId())
 		}
 	}
-	space, err := netns.Open(path)
+	space, err := p.mounts().Open(path)
 	if errors.Is(err, netns.ErrNone) || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -229,7 +231,7 @@ func (p *Plugin) detachFrom(path, id string, t *task) error {
 }
 
 func (p *Plugin) removeTaskSpace(path string) error {
-	space, err := netns.Open(path)
+	space, err := p.mounts().Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -239,7 +241,7 @@ func (p *Plugin) removeTaskSpace(path string) error {
 	if err != nil && !errors.Is(err, netns.ErrNone) {
 		return err
 	}
-	return p.kernel().Do("remove namespace of task", func() error { return netns.Remove(path) })
+	return p.kernel().Do("remove namespace of task", func() error { return p.mounts().Remove(path) })
 }
 
 func (n *network) detach(id string) error {

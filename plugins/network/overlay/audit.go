@@ -15,7 +15,6 @@ import (
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/flows"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/link"
-	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/ruleset"
 )
 
@@ -84,7 +83,7 @@ func (n *network) auditTasks() error {
 }
 
 func (n *network) auditTask(t *task) error {
-	space, err := netns.Open(t.request.GetNamespace())
+	space, err := n.plugin.mounts().Open(t.request.GetNamespace())
 	if err != nil {
 		// The task has ended, and will be detached.
 		return nil
@@ -105,11 +104,14 @@ func (n *network) auditTask(t *task) error {
 func (p *Plugin) Stats(context.Context) (*networkv1.StatsResponse, error) {
 	p.mu.Lock()
 	networks := slices.Collect(maps.Values(p.networks))
+	names := p.names.Stats()
 	s := &networkv1.StatsResponse{
+		DnsAnswers: names.Answers, DnsFailures: names.Failures,
 		Networks: uint64(len(networks)), AttachedTasks: uint64(len(p.tasks)), Repairs: p.repairs.Load(),
 		LastApply: durationpb.New(time.Duration(p.lastApply.Load())),
 	}
 	p.mu.Unlock()
+	s.DroppedPackets = names.Dropped
 	var errs []error
 	for _, n := range networks {
 		errs = append(errs, n.count(s))

@@ -69,12 +69,12 @@ func needRoot(t testing.TB) {
 func newSpace(t testing.TB, name string) *netns.Namespace {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
-	space, _, err := netns.Create(path)
+	space, _, err := netns.Mounts{}.Create(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(space.Close(), netns.Remove(path)); err != nil {
+		if err := errors.Join(space.Close(), netns.Mounts{}.Remove(path)); err != nil {
 			t.Error(err)
 		}
 	})

@@ -43,6 +43,7 @@ type network struct {
 	sandbox *link.Sandbox
 	// tables are those of IPv4 and IPv6. One is nil if the network has no subnet of it.
 	tables [2]*ruleset.Table
+	names  *listening
 }
 
 // service is a service on a network.
@@ -60,6 +61,10 @@ func newNetwork(p *Plugin, spec *networkv1.Network) *network {
 
 func (n *network) close() error {
 	var errs []error
+	if n.names != nil {
+		n.names.close()
+		n.names = nil
+	}
 	for _, t := range n.tables {
 		if t != nil {
 			errs = append(errs, t.Close())
@@ -115,13 +120,13 @@ func (n *network) ensureLinks() error {
 	if n.sandbox != nil && n.sandbox.Space.Same(s.Space) {
 		err := s.Space.Close()
 		n.sandbox.MTU, n.sandbox.Uplinks = s.MTU, s.Uplinks
-		return errors.Join(err, n.openTables())
+		return errors.Join(err, n.openTables(), n.ensureNames())
 	}
 	if err := n.close(); err != nil {
 		return err
 	}
 	n.sandbox = s
-	return n.openTables()
+	return errors.Join(n.openTables(), n.ensureNames())
 }
 
 func (n *network) openTables() error {

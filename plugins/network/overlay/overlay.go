@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
+	"github.com/musterhq/muster/plugins/network/dns"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/link"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
 )
@@ -38,6 +39,9 @@ const (
 // auditInterval is how often the kernel is compared with what was applied.
 const auditInterval = 30 * time.Second
 
+// ownSpace is the path of the network namespace of the process.
+const ownSpace = "/proc/self/ns/net"
+
 // Config is what an overlay plugin is given.
 type Config struct {
 	// Version is reported as the plugin's.
@@ -50,7 +54,10 @@ type Config struct {
 	// Namespaces is the directory with the names of network namespaces. Empty:
 	// /run/netns.
 	Namespaces string
-	Logger     *zap.Logger
+	// Machine is the directory in /proc of a process that has the machine's mounts. Empty:
+	// that of the first one.
+	Machine string
+	Logger  *zap.Logger
 }
 
 // Plugin is the network plugin.
@@ -70,6 +77,7 @@ type Plugin struct {
 	tasks    map[string]*task
 
 	edge      *edge
+	names     *dns.Server
 	repairs   atomic.Uint64
 	lastApply atomic.Int64
 	probe     func() (*probe, error)
@@ -84,7 +92,10 @@ func New(config Config) (*Plugin, error) {
 		config.Namespaces = "/run/netns"
 	}
 	if config.Host == "" {
-		config.Host = "/proc/self/ns/net"
+		config.Host = ownSpace
+	}
+	if config.Machine == "" {
+		config.Machine = "/proc/1"
 	}
 	if config.Logger == nil {
 		config.Logger = zap.NewNop()
@@ -95,9 +106,17 @@ func New(config Config) (*Plugin, error) {
 	}
 	p := &Plugin{config: config, log: config.Logger, host: host, networks: make(map[string]*network)}
 	p.edge = &edge{plugin: p}
+	names := dns.Config{Self: link.Gateway, Logger: p.log}
+	if config.Host != ownSpace {
+		names.Dial = p.dialHost
+	}
+	p.names = dns.New(names)
 	p.probe = sync.OnceValues(detect)
 	if p.tasks, err = readTasks(config.StateDir); err != nil {
 		return nil, errors.Join(err, host.Close())
+	}
+	for _, t := range p.tasks {
+		p.names.Attach(t.request)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stop = cancel
@@ -153,9 +172,11 @@ func (p *Plugin) spaces(node string) ([]string, error) {
 	return paths, nil
 }
 
+func (p *Plugin) mounts() netns.Mounts { return netns.Mounts{Process: p.config.Machine} }
+
 // kernel returns what makes changes in the kernel and counts them.
 func (p *Plugin) kernel() *link.Kernel {
-	return &link.Kernel{Before: func(call string) error {
+	return &link.Kernel{Mounts: p.mounts(), Before: func(call string) error {
 		if p.before == nil {
 			return nil
 		}
@@ -176,7 +197,7 @@ func (p *Plugin) List(_ context.Context, nodeID string) ([]string, error) {
 		return nil, err
 	}
 	for _, path := range paths {
-		space, err := netns.Open(path)
+		space, err := p.mounts().Open(path)
 		if errors.Is(err, netns.ErrNone) || errors.Is(err, os.ErrNotExist) {
 			continue
 		}

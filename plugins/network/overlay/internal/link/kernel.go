@@ -25,6 +25,9 @@ type Kernel struct {
 	// being made. Tests end a process here.
 	Before func(call string) error
 
+	// Mounts are where names of namespaces are mounted.
+	Mounts netns.Mounts
+
 	changes atomic.Uint64
 }
 
@@ -49,7 +52,7 @@ func (k *Kernel) Do(name string, change func() error) error {
 // path lies below /proc/sys/net. Parameters that the kernel does not have are left out if
 // their value begins with "?".
 func (k *Kernel) sysctl(n *netns.Namespace, pairs ...[2]string) error {
-	return n.Do(func() error {
+	return k.Mounts.Do(n, func() error {
 		for _, pair := range pairs {
 			path, value := filepath.Join("/proc/sys/net", pair[0]), pair[1]
 			optional := value[0] == '?'

@@ -62,11 +62,11 @@ type Sandbox struct {
 // that it must have. Host is the namespace that the node's own addresses are in.
 func (k *Kernel) Ensure(host *netns.Namespace, path string, n *Network) (*Sandbox, error) {
 	var space *netns.Namespace
-	present, err := netns.Open(path)
+	present, err := k.Mounts.Open(path)
 	if err == nil {
 		space = present
 	} else if err := k.Do("create namespace", func() (err error) {
-		space, _, err = netns.Create(path)
+		space, _, err = k.Mounts.Create(path)
 		return err
 	}); err != nil {
 		return nil, err
@@ -458,7 +458,7 @@ func (k *Kernel) Remove(host *netns.Namespace, path, node, network string) error
 
 // RemovePath removes a network's namespace by its path, with all links in it.
 func (k *Kernel) RemovePath(path string) error {
-	space, err := netns.Open(path)
+	space, err := k.Mounts.Open(path)
 	if err == nil {
 		// The kernel removes a namespace in its own time. The VXLAN device must be gone
 		// when this returns: its network identifier may be in use again at once.
@@ -466,7 +466,7 @@ func (k *Kernel) RemovePath(path string) error {
 			return err
 		}
 	}
-	return k.Do("remove namespace", func() error { return netns.Remove(path) })
+	return k.Do("remove namespace", func() error { return k.Mounts.Remove(path) })
 }
 
 func (k *Kernel) clear(space *netns.Namespace) error {

@@ -31,8 +31,10 @@ type Namespace struct {
 }
 
 // Open opens the namespace that a path leads to.
-func Open(path string) (*Namespace, error) {
-	file, err := os.Open(path)
+func Open(path string) (*Namespace, error) { return open(path, path) }
+
+func open(path, from string) (*Namespace, error) {
+	file, err := os.Open(from)
 	if err != nil {
 		return nil, err
 	}
@@ -95,6 +97,64 @@ func (n *Namespace) Close() error {
 	return n.file.Close()
 }
 
+// Mounts are the mounts of the machine. A service manager may have given the process
+// mounts of its own, which end with it, and in which parameters of the kernel are
+// read-only.
+type Mounts struct {
+	// Process is the directory in /proc of a process that has the machine's mounts. If
+	// there is no way there, those of this process must do.
+	Process string
+}
+
+// Open opens the namespace that a path leads to, in the mounts of this process or of the
+// machine.
+func (m Mounts) Open(path string) (*Namespace, error) {
+	n, err := Open(path)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrNone) {
+		return n, err
+	}
+	if n, other := open(path, filepath.Join(m.Process, "root", path)); other == nil {
+		return n, nil
+	}
+	return nil, err
+}
+
+// enter moves the calling thread to the machine's mounts. The thread must end with the
+// call: it cannot return.
+func (m Mounts) enter() error {
+	var own, machine unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/mnt", &own); err != nil {
+		return err
+	}
+	if err := unix.Stat(m.Process+"/ns/mnt", &machine); err != nil || own.Dev == machine.Dev && own.Ino == machine.Ino {
+		// Without a way there, the mounts of the process must do.
+		return nil
+	}
+	file, err := os.Open(m.Process + "/ns/mnt")
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = file.Close() }()
+	// Threads share their root and working directory otherwise.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("enter the machine's mounts: %w", err)
+	}
+	if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("enter the machine's mounts: %w", err)
+	}
+	return nil
+}
+
+// Do calls a function on a thread that is in a namespace, with the machine's mounts.
+func (m Mounts) Do(n *Namespace, call func() error) error {
+	return n.Do(func() error {
+		if err := m.enter(); err != nil {
+			return err
+		}
+		return call()
+	})
+}
+
 // Do calls a function on a thread that is in the namespace. Sockets that it opens belong
 // to the namespace from then on.
 func (n *Namespace) Do(call func() error) error {
@@ -122,12 +182,21 @@ func onThread(call func() error) error {
 		err = call()
 		// A thread that stays elsewhere must not serve other goroutines: it stays locked,
 		// and ends with this goroutine.
-		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+		if !movedMounts() && unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
 			runtime.UnlockOSThread()
 		}
 		result <- err
 	}()
 	return <-result
+}
+
+// movedMounts reports whether the calling thread has other mounts than the process.
+func movedMounts() bool {
+	var process, thread unix.Stat_t
+	if unix.Stat(fmt.Sprintf("/proc/%d/ns/mnt", os.Getpid()), &process) != nil || unix.Stat("/proc/thread-self/ns/mnt", &thread) != nil {
+		return true
+	}
+	return process.Ino != thread.Ino
 }
 
 // Scratch calls a function in a new namespace that ends with the call.
@@ -149,8 +218,9 @@ func Scratch(call func(*Namespace) error) error {
 
 // Create opens the namespace at a path, and creates it if there is none. It reports
 // whether it was created.
-func Create(path string) (n *Namespace, created bool, err error) {
-	if n, err = Open(path); err == nil {
+func (m Mounts) Create(path string) (n *Namespace, created bool, err error) {
+	n, err = m.Open(path)
+	if err == nil {
 		return n, false, nil
 	}
 	// An empty file is what a crash between the next two steps leaves.
@@ -171,21 +241,33 @@ func Create(path string) (n *Namespace, created bool, err error) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("create network namespace: %w", err)
 		}
-		return unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+		if n, err = open(path, "/proc/thread-self/ns/net"); err != nil {
+			return err
+		}
+		if err = m.enter(); err == nil {
+			err = unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+		}
+		if err != nil {
+			return errors.Join(err, n.Close())
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, false, fmt.Errorf("create network namespace %s: %w", path, err)
-	}
-	if n, err = Open(path); err != nil {
-		return nil, false, err
 	}
 	return n, true, nil
 }
 
 // Remove removes the name of a namespace. The namespace ends when no process and no
 // handle uses it any longer. A path that leads nowhere is not an error.
-func Remove(path string) error {
-	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+func (m Mounts) Remove(path string) error {
+	err := onThread(func() error {
+		if err := m.enter(); err != nil {
+			return err
+		}
+		return unix.Unmount(path, unix.MNT_DETACH)
+	})
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove network namespace %s: %w", path, err)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
