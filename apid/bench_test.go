@@ -137,3 +137,19 @@ func BenchmarkGetServiceREST(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkCreateServiceWithPort creates services with a published port beside 10,000
+// others.
+func BenchmarkCreateServiceWithPort(b *testing.B) {
+	c := newCluster(b)
+	a := c.apid()
+	a.create(webSpec("first"))
+	c.services(10_000)
+	i := 0
+	for b.Loop() {
+		spec := webSpec(fmt.Sprint("port-", i))
+		spec.Endpoint = &musterv1.EndpointSpec{Ports: []*musterv1.PortConfig{{TargetPort: 80, PublishedPort: uint32(1 + i%65535)}}}
+		a.create(spec)
+		i++
+	}
+}

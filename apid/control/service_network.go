@@ -136,6 +136,10 @@ func (s *Server) checkPorts(tx *store.Tx, id string, endpoint *musterv1.Endpoint
 	if len(wanted) == 0 {
 		return nil
 	}
+	if id, _ := s.findIngress(tx); id == "" {
+		// No service has a port in mode INGRESS, and neither has this one.
+		return nil
+	}
 	holders := map[int]string{}
 	for e := range s.Tables.Services.Scan(tx, "") {
 		if e.Key == id {

@@ -79,18 +79,13 @@ func (v *Validator) aliases(r *Report, field string, aliases []string) {
 func (v *Validator) reach(r *Report, spec *musterv1.ServiceSpec, catalog *Catalog) {
 	const networks, ports = "spec.task.networks", "spec.endpoint.ports"
 	alone := slices.IndexFunc(spec.Task.Networks, standalone)
-	if alone >= 0 && len(spec.GetEndpoint().GetPorts()) > 0 {
-		target := spec.Task.Networks[alone].Target
-		what := "its ports are those of the node and need not be published"
-		if target == state.NoNetwork {
-			what = "it has no ports that could be reached"
-		}
-		r.Invalid(ports, "cannot be set for a task with network %s: %s", target, what)
+	if alone >= 0 {
+		checkStandalone(r, ports, spec.GetEndpoint().GetPorts(), spec.Task.Networks[alone].Target)
 		return
 	}
 	cause := ""
 	switch mesh := slices.IndexFunc(spec.GetEndpoint().GetPorts(), state.IsIngress); {
-	case len(spec.Task.Networks) > 0 && alone < 0:
+	case len(spec.Task.Networks) > 0:
 		cause = Indexed(networks, 0)
 	case mesh >= 0:
 		cause = Indexed(ports, mesh) + ".publishMode"
@@ -103,5 +98,20 @@ func (v *Validator) reach(r *Report, spec *musterv1.ServiceSpec, catalog *Catalo
 	}
 	if o := catalog.offered(kind); o != nil && !o.attaches {
 		r.Waiting(cause, "no node has an executor for tasks of kind %q that can attach them to networks; ports in mode HOST need no network", short(kind))
+	}
+}
+
+// checkStandalone checks the ports of a task that is on no network of the cluster.
+func checkStandalone(r *Report, field string, ports []*musterv1.PortConfig, network string) {
+	for i, p := range ports {
+		at := Indexed(field, i)
+		switch {
+		case network == state.NoNetwork:
+			r.Invalid(at, "cannot be published by a task with network %s", network)
+		case state.IsIngress(p):
+			r.Invalid(at+".publishMode", "must be HOST for a task with network %s, which is not on the ingress network", network)
+		case p.PublishedPort != p.TargetPort:
+			r.Invalid(at+".publishedPort", "must be %d, as targetPort: a task with network %s has the ports of its node", p.TargetPort, network)
+		}
 	}
 }
