@@ -5,9 +5,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/musterhq/muster/plugins/internal/thread"
 )
 
 // newNamespace makes a network namespace that has a path, and returns what removes it.
@@ -17,7 +18,7 @@ func newNamespace(dir, name string) (path string, remove func() error, err error
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		return "", nil, err
 	}
-	err = onOwnThread(func() error {
+	err = thread.Run(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("make a network namespace: %w", err)
 		}
@@ -41,7 +42,7 @@ func newNamespace(dir, name string) (path string, remove func() error, err error
 // interfacesIn returns the addresses of the interfaces in a namespace, by name.
 func interfacesIn(path string) (map[string][]string, error) {
 	found := map[string][]string{}
-	err := onOwnThread(func() error {
+	err := thread.Run(func() error {
 		file, err := os.Open(path)
 		if err != nil {
 			return err
@@ -75,12 +76,13 @@ func threadNamespace() string {
 	return fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())
 }
 
-// onOwnThread runs f on a thread that ends with it, because f changes the thread.
-func onOwnThread(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		done <- f()
-	}()
-	return <-done
+// namespaceInode returns the inode of the network namespace at a path. It is 0 where there
+// is none.
+func namespaceInode(path string) uint64 {
+	var fs unix.Statfs_t
+	var stat unix.Stat_t
+	if unix.Statfs(path, &fs) != nil || fs.Type != unix.NSFS_MAGIC || unix.Stat(path, &stat) != nil {
+		return 0
+	}
+	return stat.Ino
 }

@@ -9,3 +9,5 @@ var errNoNamespaces = errors.New("network namespaces exist on Linux only")
 func newNamespace(string, string) (string, func() error, error) { return "", nil, errNoNamespaces }
 
 func interfacesIn(string) (map[string][]string, error) { return nil, errNoNamespaces }
+
+func namespaceInode(string) uint64 { return 0 }

@@ -126,22 +126,18 @@ func (e *Executor) SetNetwork(ctx context.Context, task *sdk.Task, _ sdk.Handle,
 // because only they know the names of services. Search domains of the spec replace those
 // of the networks.
 func resolvConf(spec *musterv1.DNSConfig, network *sdk.Network) string {
-	var text strings.Builder
-	for _, server := range slices.Concat(network.GetNameservers(), spec.GetNameservers()) {
-		text.WriteString("nameserver " + server + "\n")
-	}
 	search := spec.GetSearch()
-	if len(search) == 0 {
+	switch {
+	case len(search) == 0:
 		search = network.GetSearch()
+	case slices.Equal(search, []string{"."}):
+		// Docker takes it for none.
+		search = nil
 	}
-	// "." stands for none, as it does for Docker.
-	if len(search) > 0 && !slices.Equal(search, []string{"."}) {
-		text.WriteString("search " + strings.Join(search, " ") + "\n")
-	}
-	if options := slices.Concat(network.GetOptions(), spec.GetOptions()); len(options) > 0 {
-		text.WriteString("options " + strings.Join(options, " ") + "\n")
-	}
-	return text.String()
+	return sdk.ResolvConf(&sdk.Network{
+		Nameservers: slices.Concat(network.GetNameservers(), spec.GetNameservers()), Search: search,
+		Options: slices.Concat(network.GetOptions(), spec.GetOptions()),
+	})
 }
 
 // localHosts are the lines that the Engine writes into each hosts file.

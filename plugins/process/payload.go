@@ -17,7 +17,6 @@ import (
 	"github.com/google/jsonschema-go/jsonschema"
 	"golang.org/x/sys/unix"
 
-	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/plugins/process/internal/cgroup"
 	"github.com/musterhq/muster/plugins/process/internal/taskdir"
 	"github.com/musterhq/muster/plugins/sdk"
@@ -61,7 +60,7 @@ func payloadSchema() string {
 // plan makes of a task what its supervisor is to run. Everything that can be
 // wrong with it is found here, before the task starts.
 func (e *Executor) plan(task *sdk.Task) (taskdir.Spec, error) {
-	if err := refuse(task.GetSpec()); err != nil {
+	if err := refuse(task); err != nil {
 		return taskdir.Spec{}, err
 	}
 	payload, err := sdk.Decode[Payload](task)
@@ -95,7 +94,9 @@ func (e *Executor) plan(task *sdk.Task) (taskdir.Spec, error) {
 		}
 		spec.Dir = payload.Dir
 	}
-	if spec.Ports, err = e.choosePorts(task.GetPorts()); err != nil {
+	if spec.Networked = task.GetNetworked(); spec.Networked {
+		spec.Ports = []taskdir.Port{}
+	} else if spec.Ports, err = e.choosePorts(task.GetPorts()); err != nil {
 		return taskdir.Spec{}, err
 	}
 	if spec.Env, err = environment(task, payload, spec, home); err != nil {
@@ -113,12 +114,23 @@ func (e *Executor) plan(task *sdk.Task) (taskdir.Spec, error) {
 	return spec, nil
 }
 
+// hostNetwork is the node's own network, as it is named in task specs.
+const hostNetwork = "host"
+
 // refuse names what a task's spec asks for that a process cannot have. Nothing
 // is left out in silence.
-func refuse(spec *musterv1.TaskSpec) error {
+func refuse(task *sdk.Task) error {
+	spec := task.GetSpec()
+	if !task.GetNetworked() {
+		for _, network := range spec.GetNetworks() {
+			// Without a namespace a process has the node's network.
+			if network.GetTarget() != hostNetwork {
+				return sdk.SpecFault("networks", fmt.Errorf("the process executor has no network %q", network.GetTarget()))
+			}
+		}
+	}
 	for field, set := range map[string]bool{
 		"log_driver":                  spec.GetLogDriver() != nil,
-		"networks":                    len(spec.GetNetworks()) > 0,
 		"resource_references":         len(spec.GetResourceReferences()) > 0,
 		"resources.swap_bytes":        spec.GetResources().GetSwapBytes() != 0,
 		"resources.memory_swappiness": spec.GetResources().GetMemorySwappiness() != 0,
@@ -154,6 +166,12 @@ func environment(task *sdk.Task, payload Payload, spec taskdir.Spec, home string
 	}
 	for _, port := range spec.Ports {
 		env = append(env, fmt.Sprintf("MUSTER_PORT_%d=%d", port.Target, port.Published))
+	}
+	if task.GetNetworked() {
+		// In a namespace of its own the process has each port for itself.
+		for _, port := range task.GetPorts() {
+			env = append(env, fmt.Sprintf("MUSTER_PORT_%d=%d", port.GetTargetPort(), port.GetTargetPort()))
+		}
 	}
 	for i, variable := range payload.Env {
 		key, _, found := strings.Cut(variable, "=")

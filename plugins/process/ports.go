@@ -22,9 +22,10 @@ const portAttempts = 50
 // errSCTP is why no port is chosen for SCTP: Go cannot tell whether one is free.
 var errSCTP = errors.New("the process executor chooses free ports for TCP and UDP only; set publishedPort")
 
-// choosesPorts reports whether a port has to be chosen for a task.
-func choosesPorts(ports []*sdk.Port) bool {
-	return slices.ContainsFunc(ports, func(p *sdk.Port) bool {
+// choosesPorts reports whether a port has to be chosen for a task. Those of a networked task
+// the worker publishes.
+func choosesPorts(task *sdk.Task) bool {
+	return !task.GetNetworked() && slices.ContainsFunc(task.GetPorts(), func(p *sdk.Port) bool {
 		return p.GetPublishMode() == musterv1.PortConfig_HOST && p.GetPublishedPort() == 0
 	})
 }

@@ -15,8 +15,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,6 +39,9 @@ const DefaultLogBytes = 10 << 20
 
 // noCgroups says what to do where limits cannot be kept.
 const noCgroups = "it needs control groups that it may write to: run the worker as root, with /sys/fs/cgroup writable"
+
+// noNetworks says what to do where tasks cannot be attached to networks.
+const noNetworks = "it needs CAP_SYS_ADMIN: run the worker as root"
 
 // Config is what a process executor is given.
 type Config struct {
@@ -65,12 +70,17 @@ type Executor struct {
 	mu     sync.Mutex
 	opened bool
 	groups *cgroup.System
+	// tried is true once networkless says why tasks cannot be attached to networks here,
+	// if so.
+	tried       bool
+	networkless error
 }
 
 var (
 	_ sdk.Executor    = (*Executor)(nil)
 	_ sdk.LogStreamer = (*Executor)(nil)
 	_ sdk.Statser     = (*Executor)(nil)
+	_ sdk.Networker   = (*Executor)(nil)
 )
 
 // New returns an executor. The program it is part of must call Supervise before
@@ -118,13 +128,31 @@ func (e *Executor) Describe(context.Context) (*sdk.Description, error) {
 	for _, controller := range e.cgroups().Controllers() {
 		description.Capabilities = append(description.Capabilities, "limits."+controller)
 	}
+	var lacking []string
 	if len(description.GetCapabilities()) == 0 {
-		description.Message = "limits of CPU, memory and processes cannot be kept here: " + noCgroups
+		lacking = append(lacking, "limits of CPU, memory and processes cannot be kept here: "+noCgroups)
 	}
+	if err := e.canEnterNetwork(); err != nil {
+		lacking = append(lacking, fmt.Sprintf("tasks cannot be attached to networks here: %s (%v)", noNetworks, err))
+	} else {
+		description.Capabilities = append(description.Capabilities, sdk.AcceptsNetwork)
+	}
+	description.Message = strings.Join(lacking, "; ")
 	if err := e.open(); err != nil {
 		description.Healthy, description.Message = false, err.Error()
 	}
 	return description, nil
+}
+
+// canEnterNetwork returns why tasks cannot be attached to networks here. It is found out
+// once.
+func (e *Executor) canEnterNetwork() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.tried {
+		e.tried, e.networkless = true, supervise.CanEnterNetwork()
+	}
+	return e.networkless
 }
 
 // open makes the state directory ready once.
@@ -183,7 +211,10 @@ func (e *Executor) Prepare(_ context.Context, task *sdk.Task, _ sdk.Handle) (sdk
 	} else if !errors.Is(err, taskdir.ErrNotFound) {
 		return nil, err
 	}
-	if choosesPorts(task.GetPorts()) {
+	if err := e.canEnterNetwork(); err != nil && task.GetNetworked() {
+		return nil, sdk.NodeFault(fmt.Errorf("networks: %s: %w", noNetworks, err))
+	}
+	if choosesPorts(task) {
 		// Two tasks must not choose the same port.
 		e.choosing.Lock()
 		defer e.choosing.Unlock()
@@ -214,6 +245,30 @@ func (e *Executor) sound(dir taskdir.Dir) (bool, error) {
 		err = e.root.Remove(dir)
 	}
 	return begun, errors.Join(err, lock.Release())
+}
+
+// nodeHosts is the node's hosts file.
+const nodeHosts = "/etc/hosts"
+
+// SetNetwork implements [sdk.Networker]. It has no effect on a task that was started.
+func (e *Executor) SetNetwork(_ context.Context, task *sdk.Task, _ sdk.Handle, network *sdk.Network) error {
+	dir, err := e.find(task.GetId())
+	if err != nil {
+		return err
+	}
+	fresh, err := fresh(dir)
+	if err != nil || !fresh {
+		return err
+	}
+	hosts, err := os.ReadFile(nodeHosts)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return sdk.NodeFault(fmt.Errorf("read the node's hosts file: %w", err))
+	}
+	lines := append([]string{strings.TrimRight(string(hosts), "\n")}, network.GetHosts()...)
+	if err := dir.SetNetwork(network.GetNamespace(), sdk.ResolvConf(network), strings.Join(lines, "\n")+"\n"); err != nil {
+		return sdk.NodeFault(err)
+	}
+	return nil
 }
 
 // startPoll is how long Start waits between two looks at what the supervisor has

@@ -57,8 +57,8 @@ func Image(program []byte) (name string, files []byte, err error) {
 	return "muster-pause:" + hex.EncodeToString(sum[:8]), archive.Bytes(), nil
 }
 
-// Record returns the bytes that make the program write the two files. It answers with the
-// token, as a line.
+// Record returns the bytes that make the program write the two files. It leaves one that is
+// empty as it is. It answers with the token, as a line.
 func Record(resolvConf, hosts, token string) ([]byte, error) {
 	if len(resolvConf)+len(hosts) > MaxFiles {
 		return nil, fmt.Errorf("resolv.conf and hosts have %d bytes; at most %d are allowed", len(resolvConf)+len(hosts), MaxFiles)

@@ -122,7 +122,7 @@ func TestProgramWritesWholeRecordsOnly(t *testing.T) {
 			// A record that was cut off, and bytes outside of records.
 			cut := record(t, "lost", "lost", "lost")
 			p.send(t, append(append([]byte("noise"), cut[:len(cut)-1]...), record(t, "second", "", "two")...), "two")
-			p.wrote(t, "second", "")
+			p.wrote(t, "second", "10.64.0.2 db\n")
 
 			// The most that there can be, and more than that.
 			large := strings.Repeat("x", pause.MaxFiles/2)

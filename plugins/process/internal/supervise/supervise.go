@@ -200,6 +200,11 @@ func (s *supervisor) start() error {
 	for _, file := range files {
 		fds = append(fds, file.Fd())
 	}
+	if s.spec.Networked {
+		if err := enterNetwork(s.dir); err != nil {
+			return err
+		}
+	}
 	at := time.Now()
 	if err := group.Start(s.spec.Limits, func() error {
 		s.leader, err = syscall.ForkExec(s.spec.Path, s.spec.Args, &syscall.ProcAttr{

@@ -8,6 +8,9 @@
 //	tasks/<id>/lock             held by the supervisor from before it is started
 //	                            until it has said how the task ended
 //	tasks/<id>/supervisor.json  which process the supervisor is
+//	tasks/<id>/network.json     the network namespace of a networked task
+//	tasks/<id>/resolv.conf      what the task sees as /etc/resolv.conf, if it is networked
+//	tasks/<id>/hosts            what it sees as /etc/hosts
 //	tasks/<id>/begun            the command may have been started
 //	tasks/<id>/run.json         the command was started
 //	tasks/<id>/exit.json        how it ended, or why it could not be started
@@ -17,7 +20,7 @@
 //	trash/<id>/                 a task directory that is being removed
 //
 // A task directory appears and disappears by one rename, and each file in it but
-// the logs is written once, by one rename. Nothing is forced to the disk: a machine
+// the logs is written by one rename, and only those of the network more than once. Nothing is forced to the disk: a machine
 // that loses power may have files of no length (ErrDamaged) or none, and then
 // nothing of the task runs. The lock is one of an open file
 // (F_OFD_SETLK): the executor takes it, hands the open file to the supervisor it
@@ -80,6 +83,8 @@ type Spec struct {
 	// Ports are the ports of the node that the task publishes. It is nil if an
 	// earlier version prepared the task.
 	Ports []Port `json:"ports"`
+	// Networked is true if the command runs in a network namespace of its own.
+	Networked bool `json:"networked,omitempty"`
 }
 
 // Port is a port of the node that a task publishes.
@@ -127,6 +132,9 @@ const (
 	lockFile       = "lock"
 	supervisorFile = "supervisor.json"
 	begunFile      = "begun"
+	networkFile    = "network.json"
+	resolvConfFile = "resolv.conf"
+	hostsFile      = "hosts"
 	runFile        = "run.json"
 	exitFile       = "exit.json"
 	// SupervisorLog is where a supervisor writes what goes wrong.
@@ -153,6 +161,44 @@ func (d Dir) Spec() (Spec, error) {
 		return Spec{}, fmt.Errorf("read task %s: its version is %d, and this executor knows %d", filepath.Base(string(d)), spec.Version, Version)
 	}
 	return spec, nil
+}
+
+// Network is the network of a networked task.
+type Network struct {
+	// Namespace is the path of the network namespace.
+	Namespace string `json:"namespace"`
+	// ResolvConf is true if the task does not use the node's resolv.conf.
+	ResolvConf bool `json:"resolvConf,omitempty"`
+}
+
+// SetNetwork says which network the task has. An empty resolv.conf leaves it the node's.
+func (d Dir) SetNetwork(namespace, resolvConf, hosts string) error {
+	for name, text := range map[string]string{resolvConfFile: resolvConf, hostsFile: hosts} {
+		if err := os.WriteFile(d.file(name+unfinished), []byte(text), 0o600); err != nil {
+			return fmt.Errorf("write %s: %w", name, err)
+		}
+		// The task may run as any user.
+		if err := os.Chmod(d.file(name+unfinished), 0o644); err != nil {
+			return fmt.Errorf("write %s: %w", name, err)
+		}
+		if err := d.finish(name); err != nil {
+			return err
+		}
+	}
+	return d.write(networkFile, Network{Namespace: namespace, ResolvConf: resolvConf != ""})
+}
+
+// Network returns the network of the task, or nil.
+func (d Dir) Network() (*Network, error) { return readFile[Network](d, networkFile) }
+
+// EtcFiles returns the files that the task sees in place of the node's: the path of each
+// by the path that it has there.
+func (d Dir) EtcFiles(network *Network) map[string]string {
+	files := map[string]string{"/etc/hosts": d.file(hostsFile)}
+	if network.ResolvConf {
+		files["/etc/resolv.conf"] = d.file(resolvConfFile)
+	}
+	return files
 }
 
 // Run returns what is known of the running command, or nil.
