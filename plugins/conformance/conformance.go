@@ -24,6 +24,7 @@ import (
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
@@ -104,8 +105,9 @@ type Rule struct {
 	// Asks says what that is, in a sentence.
 	Asks string
 	// Needs is the capability without which the rule asks only that calls are
-	// answered UNIMPLEMENTED.
-	Needs string
+	// answered UNIMPLEMENTED, or nothing if there is no call of its own for it.
+	Needs  string
+	noCall bool
 	// Ends says that the rule starts and ends tasks.
 	Ends bool
 	test func(*suite)
@@ -135,6 +137,8 @@ func Rules() []Rule {
 		{Name: "Exec", Asks: "Exec runs a command beside the task, with input, output and exit code", Needs: "exec", Ends: true, test: (*suite).exec},
 		{Name: "Update", Asks: "Update of a running task succeeds, and it is the same task afterwards", Needs: "update", Ends: true, test: (*suite).update},
 		{Name: "Observe", Asks: "Observe reports what Start waits for, and ends with the task", Needs: "observe", Ends: true, test: (*suite).observe},
+		{Name: "NetworkProvided", Asks: "the namespace that Prepare makes for a networked task is the task's until Remove", Needs: sdk.ProvidesNetwork, noCall: true, Ends: true, test: (*suite).networkProvided},
+		{Name: "NetworkAccepted", Asks: "a networked task runs in the namespace that Start names", Needs: sdk.AcceptsNetwork, noCall: true, Ends: true, test: (*suite).networkAccepted},
 		{Name: "DiesWithItsHost", Asks: "the process ends when its worker dies", test: (*suite).closes},
 	}
 }
@@ -190,6 +194,8 @@ type calls struct {
 	*suite
 	task   *executorv1.Task
 	handle []byte
+	// network is what Start is told of the network of a networked task.
+	network *executorv1.TaskNetwork
 }
 
 func (s *suite) on(task *executorv1.Task) *calls { return &calls{suite: s, task: task} }
@@ -233,12 +239,15 @@ func (c *calls) tryPrepare() error {
 	response, err := call(c.suite, c.Plugin.Service().Prepare, &executorv1.PrepareRequest{Task: c.task, Handle: c.handle})
 	if err == nil {
 		c.handle = response.GetHandle()
+		if path := response.GetNetworkNamespace(); path != "" {
+			c.network = &executorv1.TaskNetwork{Namespace: path}
+		}
 	}
 	return err
 }
 
 func (c *calls) tryStart() (*executorv1.StartResponse, error) {
-	response, err := call(c.suite, c.Plugin.Service().Start, &executorv1.StartRequest{Task: c.task, Handle: c.handle})
+	response, err := call(c.suite, c.Plugin.Service().Start, &executorv1.StartRequest{Task: c.task, Handle: c.handle, Network: c.network})
 	if err == nil {
 		c.handle = response.GetHandle()
 	}

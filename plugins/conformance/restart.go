@@ -71,14 +71,19 @@ func (s *suite) killedAtAnyMoment() {
 	if s.Slow {
 		moments = []time.Duration{0, 20 * time.Millisecond, 120 * time.Millisecond}
 	}
+	s.killedAt(moments, s.task)
+}
+
+// killedAt does so with tasks that newTask makes.
+func (s *suite) killedAt(moments []time.Duration, newTask func(Behavior) *executorv1.Task) {
 	for _, during := range []string{"Prepare", "Start", "Shutdown", "Remove"} {
 		for _, moment := range moments {
-			c := s.on(s.task(Behavior{Forever: true, Says: []string{ready}}))
+			c := s.on(newTask(Behavior{Forever: true, Says: []string{ready}}))
 			c.killDuring(during, moment)
 			c.repeat(during)
 			c.removed()
 			if during == "Prepare" || during == "Start" {
-				orphan := s.on(s.task(Behavior{Forever: true}))
+				orphan := s.on(newTask(Behavior{Forever: true}))
 				orphan.killDuring(during, moment)
 				for _, listed := range s.list(s.node) {
 					request := &executorv1.RemoveRequest{TaskId: listed.GetTaskId(), Handle: listed.GetHandle()}
@@ -117,7 +122,7 @@ func (c *calls) killDuring(call string, moment time.Duration) {
 		c.prepare()
 		c.start()
 	}
-	killed.handle = c.handle
+	killed.handle, killed.network = c.handle, c.network
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

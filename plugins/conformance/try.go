@@ -16,6 +16,7 @@ import (
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
@@ -125,7 +126,11 @@ func (o Options) try(ctx context.Context, rule Rule, dir string) (result Result)
 		rule.Check(t, h)
 		if rule.Needs != "" && !slices.Contains(h.capabilities(ctx), rule.Needs) {
 			result.Note = "it has no " + rule.Needs + ", and says so"
-			result.Untried = append(result.Untried, "anything but that the call is answered UNIMPLEMENTED: the plugin says that it has no "+rule.Needs)
+			tried := "anything but that the call is answered UNIMPLEMENTED"
+			if rule.noCall {
+				tried = "all of it"
+			}
+			result.Untried = append(result.Untried, tried+": the plugin says that it has no "+rule.Needs)
 			return
 		}
 		result.Untried = o.untried(ctx, rule, h)
@@ -144,6 +149,11 @@ func (o Options) untried(ctx context.Context, rule Rule, h *Harness) []string {
 		return untriedOfNetwork(rule, h)
 	}
 	var untried []string
+	if rule.Needs == sdk.AcceptsNetwork {
+		if err := CanMakeNamespaces(); err != nil {
+			return append(untried, "all of it: "+err.Error())
+		}
+	}
 	if rule.Ends && h.Running == nil {
 		why := "its tasks do not run the template's {{.Script}}"
 		if o.Task.runsScripts() {

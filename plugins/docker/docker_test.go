@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
@@ -32,7 +33,7 @@ import (
 
 func TestMain(m *testing.M) {
 	os.Exit(executortest.Main(m, func() (sdk.Executor, error) {
-		return docker.New(docker.Config{Version: "test", StateDir: sdk.StateDir("")})
+		return docker.New(docker.Config{Version: "test", StateDir: sdk.StateDir(""), PoolSize: 1})
 	}))
 }
 
@@ -199,6 +200,9 @@ func TestConformance(t *testing.T) {
 				files, err := filepath.Glob(filepath.Join(dir, "*"+taskID+"*"))
 				if err != nil {
 					t.Error(err)
+				}
+				if _, err := c.ContainerInspect(context.Background(), "muster-pause-"+taskID); !cerrdefs.IsNotFound(err) {
+					files = append(files, fmt.Sprintf("the pause container (%v)", err))
 				}
 				return append(files, containers(t, c, taskID, true)...)
 			},
