@@ -117,11 +117,31 @@ func (p *pool) open(ctx context.Context, nodeID string) bool {
 		case name == "":
 		case summary.State == container.StateRunning && summary.Image == i.name && len(p.free[nodeID]) < p.size:
 			p.free[nodeID] = append(p.free[nodeID], name)
+		case summary.State == container.StateCreated && summary.Image == i.name:
+			// The former process may have asked the Engine to start it just now, and to
+			// remove it meanwhile confuses some Engines.
+			p.work.Go(func() { p.adopt(nodeID, name) })
 		default:
 			p.work.Go(func() { p.remove(name) })
 		}
 	}
 	return true
+}
+
+// adopt starts a pause container that a former process has created, for the node's pool.
+func (p *pool) adopt(nodeID, name string) {
+	ctx, cancel := context.WithTimeout(context.Background(), poolPatience)
+	defer cancel()
+	err := p.e.startPause(ctx, name)
+	p.mu.Lock()
+	wanted := err == nil && len(p.free[nodeID]) < p.size
+	if wanted {
+		p.free[nodeID] = append(p.free[nodeID], name)
+	}
+	p.mu.Unlock()
+	if !wanted {
+		p.remove(name)
+	}
 }
 
 // poolName returns the name of a pause container that no task has; "" if it is another.

@@ -51,8 +51,8 @@ func setNetwork(path string) error {
 	return nil
 }
 
-// ownMounts makes this thread one whose mounts no other process sees. It goes on to see
-// those of others.
+// ownMounts makes this thread one whose mounts no other process sees. It still sees those
+// of others.
 func ownMounts() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("make a mount namespace: %w", err)
