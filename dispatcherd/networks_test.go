@@ -171,6 +171,19 @@ func TestTaskWaitsForABlock(t *testing.T) {
 		if n := get(w, func(w *worker) int { return len(w.model.Objects["network/net1"].(*networkv1.Network).Blocks) }); n != 2 {
 			t.Errorf("the node knows %d blocks, want 2", n)
 		}
+		// A removed service does not take the networks from its tasks.
+		c.update(func(tx *store.Tx) {
+			c.tables.Assignments.Put(tx, "n1/s1/t1", &recordv1.Assignment{Slot: 1, Networks: []string{"net1"}})
+			c.tables.Services.Delete(tx, "s1")
+			c.tables.Specs.Delete(tx, state.SpecKey([]byte("digest-of-s1")))
+		})
+		c.update(func(tx *store.Tx) {
+			c.tables.Tasks.Put(tx, state.TaskKey("s1", 1, "", "t1"), &recordv1.Task{Slot: 1, SpecDigest: []byte("digest-of-s1"), DesiredState: musterv1.TaskState_REMOVE})
+		})
+		task = get(w, func(w *worker) *dispatcherv1.AssignedTask { return w.model.Tasks["t1"] })
+		if task.DesiredState != musterv1.TaskState_REMOVE || !slices.Equal(task.Networks, []string{"net1"}) {
+			t.Errorf("task of a removed service is %v, want it to be removed with network net1", task)
+		}
 		// The last task and the blocks are gone.
 		c.update(func(tx *store.Tx) {
 			c.tables.Tasks.Delete(tx, state.TaskKey("s1", 1, "", "t1"))
@@ -237,6 +250,14 @@ func TestNodesOfANetworkKnowEachOther(t *testing.T) {
 		wantBackends(t, "stopped", map[string]string{"t1": "10.64.1.2"}, w1, w2)
 		if n := get(w1, func(w *worker) int { return len(w.messages) }) - before; n != 1 {
 			t.Errorf("the other node got %d messages, want 1", n)
+		}
+		// Where the allocator searches next does not concern nodes.
+		before = get(w1, func(w *worker) int { return len(w.messages) })
+		c.update(func(tx *store.Tx) {
+			c.tables.NetworkStates.Put(tx, "net1", &recordv1.NetworkState{Subnets: []string{"10.64.0.0/16"}, Vni: 4096, NextBlock: 7})
+		})
+		if n := get(w1, func(w *worker) int { return len(w.messages) }) - before; n != 0 {
+			t.Errorf("a node gets %d messages of the allocator's next block, want none", n)
 		}
 		c.update(func(tx *store.Tx) { c.tables.Services.Delete(tx, "s1") })
 		if diff := cmp.Diff([]string{"network/net1", "peer/net1/n2"}, objects(w1)); diff != "" {

@@ -77,7 +77,7 @@ func (d Reader) join(r store.Reader, a store.Entry[*recordv1.Assignment]) Offer 
 		o.Lags = true
 	}
 	o.Objects = []Object{spec}
-	d.attach(&o, s.Value, t.Value, taskSpec.Value.GetTask())
+	d.attach(&o, s.Value, t.Value, taskSpec.Value.GetTask(), a.Value.Networks)
 	if s, ok := d.tables.Statuses.Get(r, a.Key); ok {
 		o.Task.KnownState = s.Value.State
 	}
@@ -87,13 +87,17 @@ func (d Reader) join(r store.Reader, a store.Entry[*recordv1.Assignment]) Offer 
 	return o
 }
 
-// attach adds the networks that the task is attached to.
-func (d Reader) attach(o *Offer, service *recordv1.Service, task *recordv1.Task, spec *musterv1.TaskSpec) {
-	var published *musterv1.EndpointSpec
-	if service.GetIngressNetworkId() != "" {
-		published = state.Published(service, task.EndpointDigest)
+// attach adds the networks that the task is attached to: those of its assignment. A
+// scheduler of a former version has assigned it without them.
+func (d Reader) attach(o *Offer, service *recordv1.Service, task *recordv1.Task, spec *musterv1.TaskSpec, assigned []string) {
+	o.Task.Networks = assigned
+	if len(assigned) == 0 {
+		var published *musterv1.EndpointSpec
+		if service.GetIngressNetworkId() != "" {
+			published = state.Published(service, task.EndpointDigest)
+		}
+		o.Task.Networks = state.NetworksOf(service, spec, published)
 	}
-	o.Task.Networks = state.NetworksOf(service, spec, published)
 	if len(o.Task.Networks) == 0 {
 		return
 	}

@@ -34,7 +34,7 @@ func newSite(t testing.TB) *site {
 	ts := state.NewTables()
 	s := &site{t: t, tables: ts, index: networks.New(ts)}
 	s.store, err = store.New(store.Options{KV: space, Prefix: "muster", Logger: zap.NewNop()},
-		ts.Networks, ts.NetworkStates, ts.Blocks, ts.Endpoints, ts.Services, ts.Specs, ts.Tasks, ts.Assignments, ts.Statuses, ts.NodeStates)
+		ts.Networks, ts.NetworkStates, ts.Blocks, ts.Endpoints, ts.Services, ts.Specs, ts.Tasks, ts.Assignments, ts.Statuses, ts.NodeStates, ts.Rollouts)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
+
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -41,20 +43,20 @@ func (h *holder) subnets() []string {
 func (a *advance) followNetworks() {
 	t := a.tables
 	for c := range t.Networks.Changes(a.from, a.to) {
-		n := a.network(c.Key())
-		n.record = nil
-		if c.New != nil {
-			n.record = c.New.Value
-		}
-		a.networkChanged(n)
+		a.setNetwork(c.Key(), func(n *network) {
+			n.record = nil
+			if c.New != nil {
+				n.record = c.New.Value
+			}
+		})
 	}
 	for c := range t.NetworkStates.Changes(a.from, a.to) {
-		n := a.network(c.Key())
-		n.state = nil
-		if c.New != nil {
-			n.state = c.New.Value
-		}
-		a.networkChanged(n)
+		a.setNetwork(c.Key(), func(n *network) {
+			n.state = nil
+			if c.New != nil {
+				n.state = c.New.Value
+			}
+		})
 	}
 	for c := range t.Blocks.Changes(a.from, a.to) {
 		id, _, _ := state.SplitKey(c.Key())
@@ -68,8 +70,15 @@ func (a *advance) followNetworks() {
 	}
 }
 
-// networkChanged notes that the object of a network has changed for all of its nodes.
-func (a *advance) networkChanged(n *network) {
+// setNetwork changes the records of a network. If they then say something else to nodes,
+// its object has changed for all of them. Most changes concern only the allocator.
+func (a *advance) setNetwork(id string, change func(*network)) {
+	n := a.network(id)
+	before := n.message()
+	change(n)
+	if proto.Equal(before, n.message()) {
+		return
+	}
 	a.version++
 	n.version = a.version
 	for node, h := range n.holders {
@@ -178,7 +187,7 @@ func (a *advance) setPeer(n *network, node string) {
 func (x *Index) object(node, id string) assignments.Object {
 	o := assignments.Object{Ref: assignments.Ref{Kind: assignments.KindNetwork, ID: id}}
 	n := x.networks[id]
-	if n == nil || n.record == nil || n.state == nil || n.state.Error != "" {
+	if n == nil || !n.allocated() {
 		return o
 	}
 	o.Version, o.Members = n.version, members{x, node, id}
@@ -197,8 +206,15 @@ func (x *Index) object(node, id string) assignments.Object {
 	return o
 }
 
-// message returns the network without what differs between nodes.
+// allocated reports whether nodes can have the network.
+func (n *network) allocated() bool { return n.record != nil && n.state != nil && n.state.Error == "" }
+
+// message returns the network without what differs between nodes, and nil if none can
+// have it.
 func (n *network) message() *networkv1.Network {
+	if !n.allocated() {
+		return nil
+	}
 	spec := n.record.GetSpec()
 	return &networkv1.Network{
 		Id: n.id, Name: spec.GetName(),

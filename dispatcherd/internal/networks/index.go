@@ -82,7 +82,7 @@ func (x *Index) Tables() []store.TableDef {
 	if x.at == nil {
 		return []store.TableDef{t.Networks}
 	}
-	return []store.TableDef{t.Networks, t.NetworkStates, t.Blocks, t.NodeStates, t.Services, t.Specs, t.Endpoints, t.Statuses, t.Tasks, t.Assignments}
+	return []store.TableDef{t.Networks, t.NetworkStates, t.Blocks, t.NodeStates, t.Services, t.Specs, t.Endpoints, t.Rollouts, t.Statuses, t.Tasks, t.Assignments}
 }
 
 // Advance continues with a snapshot. It returns the nodes whose networks have changed,

@@ -106,7 +106,7 @@ func randomChange(t *rapid.T, s *site) func(tx *store.Tx) {
 	case what == 0 && gone:
 		return func(tx *store.Tx) { ts.Networks.Delete(tx, network) }
 	case what == 0:
-		record := &recordv1.Network{Spec: &musterv1.NetworkSpec{Name: network, Mtu: rapid.Uint32Range(0, 2).Draw(t, "mtu")}}
+		record := &recordv1.Network{UpdatedAt: rapid.Int64Range(0, 1).Draw(t, "updated"), Spec: &musterv1.NetworkSpec{Name: network, Mtu: rapid.Uint32Range(0, 2).Draw(t, "mtu")}}
 		return func(tx *store.Tx) { ts.Networks.Put(tx, network, record) }
 	case what == 1 && gone:
 		return func(tx *store.Tx) { ts.NetworkStates.Delete(tx, network) }
@@ -131,7 +131,10 @@ func randomChange(t *rapid.T, s *site) func(tx *store.Tx) {
 	case what == 5 && gone:
 		return func(tx *store.Tx) { ts.Services.Delete(tx, service) }
 	case what == 5:
-		record := &recordv1.Service{Spec: &musterv1.ServiceSpec{Name: service}, TaskDigest: []byte(pick("digest", "d0", "d1", "d2", "d3"))}
+		record := &recordv1.Service{
+			Spec: &musterv1.ServiceSpec{Name: service}, TaskDigest: []byte(pick("digest", "d0", "d1", "d2", "d3")),
+			FormerTaskDigest: []byte(pick("former digest", "d0", "d1", "d2", "d3")), SpecVersion: 1,
+		}
 		if rapid.Bool().Draw(t, "publishes") {
 			record.IngressNetworkId = "net2"
 			record.Spec.Endpoint = &musterv1.EndpointSpec{Ports: []*musterv1.PortConfig{{TargetPort: 80}}}
@@ -150,6 +153,7 @@ func randomChange(t *rapid.T, s *site) func(tx *store.Tx) {
 				}
 				ts.Specs.Put(tx, state.SpecKey([]byte(digest)), &recordv1.Spec{Task: spec})
 			}
+			ts.Rollouts.Put(tx, service, &recordv1.Rollout{SpecVersion: 1, RolledBack: gone})
 			ts.Endpoints.Put(tx, service, &recordv1.Endpoint{Endpoint: &musterv1.Endpoint{
 				Spec: &musterv1.EndpointSpec{Mode: mode}, VirtualIps: []*musterv1.VirtualIP{{NetworkId: network, Address: "10.64.0.9/16"}},
 			}})
@@ -242,19 +246,23 @@ func (s *site) truthOfService(v view, network string, service store.Entry[*recor
 			}
 		}
 	}
-	spec, ok := ts.Specs.Get(snap, state.SpecKey(service.Value.TaskDigest))
+	digest, published := service.Value.TaskDigest, service.Value.Spec.GetEndpoint().GetPorts()
+	if r, ok := ts.Rollouts.Get(snap, service.Key); ok && r.Value.RolledBack {
+		digest, published = service.Value.FormerTaskDigest, service.Value.FormerEndpoint.GetPorts()
+	}
+	spec, ok := ts.Specs.Get(snap, state.SpecKey(digest))
 	if !ok {
 		return
 	}
 	endpoint, ok := ts.Endpoints.Get(snap, service.Key)
-	m := &networkv1.Service{NetworkId: network, Id: service.Key, Name: service.Key, Mode: musterv1.EndpointSpec_VIP, Ports: service.Value.Spec.GetEndpoint().GetPorts()}
+	m := &networkv1.Service{NetworkId: network, Id: service.Key, Name: service.Key, Mode: musterv1.EndpointSpec_VIP, Ports: published}
 	if ok {
 		m.Mode, m.Ports = endpoint.Value.Endpoint.Spec.Mode, nil
 		if vip := endpoint.Value.Endpoint.VirtualIps[0]; m.Mode == musterv1.EndpointSpec_VIP && vip.NetworkId == network {
 			m.VirtualIps = []string{"10.64.0.9"}
 		}
 	}
-	on := len(backends) > 0 || network == service.Value.IngressNetworkId
+	on := len(backends) > 0 || network == service.Value.IngressNetworkId && len(published) > 0
 	for _, at := range spec.Value.Task.Networks {
 		if at.Target == network {
 			on, m.Aliases = true, at.Aliases

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
-	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
 )
@@ -27,6 +26,11 @@ func (a *advance) followServices() {
 	for c := range t.Endpoints.Changes(a.from, a.to) {
 		a.staleServices[c.Key()] = struct{}{}
 	}
+	for c := range t.Rollouts.Changes(a.from, a.to) {
+		if c.Old == nil || c.New == nil || c.Old.Value.RolledBack != c.New.Value.RolledBack {
+			a.staleServices[c.Key()] = struct{}{}
+		}
+	}
 	if len(a.specless) > 0 {
 		for c := range t.Specs.Changes(a.from, a.to) {
 			maps.Copy(a.staleServices, a.specless[c.Key()])
@@ -38,13 +42,15 @@ func (a *advance) followServices() {
 	}
 }
 
-// setService puts a service on the networks that its spec names, on the ingress network
-// if it publishes ports there, and on those where it still has backends.
+// setService puts a service on the networks that the spec of its tasks names, on the
+// ingress network if it publishes ports there, and on those where it still has backends.
 func (a *advance) setService(id string) {
 	record, ok := a.tables.Services.Get(a.to, id)
 	var spec *musterv1.TaskSpec
+	rollout, _ := a.tables.Rollouts.Get(a.to, id)
+	effective := state.EffectiveSpec(record.Value, rollout.Value)
 	if ok {
-		key := state.SpecKey(record.Value.TaskDigest)
+		key := state.SpecKey(effective.Digest)
 		e, found := a.tables.Specs.Get(a.to, key)
 		if !found {
 			// It stays where it is until the spec arrives.
@@ -59,7 +65,7 @@ func (a *advance) setService(id string) {
 	s := a.services[id]
 	networks := map[string]struct{}{}
 	if ok {
-		for _, network := range state.NetworksOf(record.Value, spec, record.Value.GetSpec().GetEndpoint()) {
+		for _, network := range state.NetworksOf(record.Value, spec, effective.Endpoint) {
 			networks[network] = struct{}{}
 		}
 		if s != nil {
@@ -75,7 +81,7 @@ func (a *advance) setService(id string) {
 	}
 	endpoint, _ := a.tables.Endpoints.Get(a.to, id)
 	for network := range networks {
-		a.network(network).set(memberKey{service: id}, serviceOn(network, id, record.Value, spec, endpoint.Value.GetEndpoint()), 0)
+		a.network(network).set(memberKey{service: id}, serviceOn(network, id, record.Value.GetSpec().GetName(), effective.Endpoint, spec, endpoint.Value.GetEndpoint()), 0)
 	}
 	for network := range s.networks {
 		if _, ok := networks[network]; !ok {
@@ -89,9 +95,8 @@ func (a *advance) setService(id string) {
 }
 
 // serviceOn returns a service as the nodes of a network get it.
-func serviceOn(network, id string, record *recordv1.Service, spec *musterv1.TaskSpec, allocated *musterv1.Endpoint) *networkv1.Service {
-	wanted := record.GetSpec().GetEndpoint()
-	m := &networkv1.Service{NetworkId: network, Id: id, Name: record.GetSpec().GetName(), Mode: wanted.GetMode(), Ports: wanted.GetPorts()}
+func serviceOn(network, id, name string, wanted *musterv1.EndpointSpec, spec *musterv1.TaskSpec, allocated *musterv1.Endpoint) *networkv1.Service {
+	m := &networkv1.Service{NetworkId: network, Id: id, Name: name, Mode: wanted.GetMode(), Ports: wanted.GetPorts()}
 	if allocated != nil {
 		// The mode changes together with the virtual addresses.
 		m.Mode, m.Ports = allocated.GetSpec().GetMode(), allocated.Ports
