@@ -21,15 +21,11 @@ func (c *CLI) service() *cobra.Command {
 
 func serviceKind() *kind[*musterv1.Service, *musterv1.ListServicesRequest] {
 	k := &kind[*musterv1.Service, *musterv1.ListServicesRequest]{
-		noun: "service",
-		table: rows([]string{"ID", "NAME", "MODE", "REPLICAS", "RUNS", "PORTS", "UPDATE"}, func(s *musterv1.Service) []string {
-			return []string{
-				short(s.Id, false), s.Spec.GetName(), modeName(s.Spec), replicas(s), runsNow(s), ports(publishedPorts(s)), updateState(s),
-			}
-		}),
-		id:   (*musterv1.Service).GetId,
-		name: func(s *musterv1.Service) string { return s.Spec.GetName() },
-		hint: func(s *musterv1.Service) string { return replicas(s) + " " + runs(s.Spec.GetTask()) },
+		noun:  "service",
+		table: serviceTable,
+		id:    (*musterv1.Service).GetId,
+		name:  func(s *musterv1.Service) string { return s.Spec.GetName() },
+		hint:  func(s *musterv1.Service) string { return replicas(s) + " " + runs(s.Spec.GetTask()) },
 		examples: [3]string{
 			"  muster service ls\n  muster service ls --filter label=team=web --format '{{.spec.name}}'",
 			"  muster service inspect web\n  muster service inspect web --format '{{.status.runningTasks}}'",
@@ -42,6 +38,34 @@ func serviceKind() *kind[*musterv1.Service, *musterv1.ListServicesRequest] {
 	}
 	k.filters = commonFilters(k.names, filter{"mode", "modes", "mode=MODE", nil})
 	return k
+}
+
+// serviceTable shows services in rows. For inspect it adds what their names mean on their
+// networks.
+func serviceTable(services []*musterv1.Service, inspect bool) *table {
+	t := &table{header: []string{"ID", "NAME", "MODE", "REPLICAS", "RUNS", "PORTS", "UPDATE"}}
+	if inspect {
+		t.header = append(t.header, "ENDPOINT", "ADDRESSES")
+	}
+	for _, s := range services {
+		row := []string{
+			short(s.Id, false), s.Spec.GetName(), modeName(s.Spec), replicas(s), runsNow(s), ports(publishedPorts(s)), updateState(s),
+		}
+		if inspect {
+			row = append(row, strings.ToLower(defaults.EndpointMode(effective(s).GetEndpoint()).String()), virtualIPs(s))
+		}
+		t.add(row...)
+	}
+	return t
+}
+
+// virtualIPs are the addresses of a service, each with its network.
+func virtualIPs(s *musterv1.Service) string {
+	var all []string
+	for _, v := range s.Endpoint.GetVirtualIps() {
+		all = append(all, v.Address+" on "+short(v.NetworkId, false))
+	}
+	return strings.Join(all, ", ")
 }
 
 func modeName(s *musterv1.ServiceSpec) string {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -104,6 +105,41 @@ func TestTaskTableShowsHealth(t *testing.T) {
 		}
 		if !strings.Contains(out.String(), "Running "+want) {
 			t.Errorf("%s: table lacks %q:\n%s", state, want, out.String())
+		}
+	}
+}
+
+func TestTablesShowAddressesAndChosenPorts(t *testing.T) {
+	t.Parallel()
+	service := &musterv1.Service{
+		Id: "s1", Spec: &musterv1.ServiceSpec{Name: "web", Endpoint: &musterv1.EndpointSpec{Ports: []*musterv1.PortConfig{
+			{TargetPort: 80}, {TargetPort: 53, Protocol: musterv1.PortConfig_UDP, PublishedPort: 5353}, {TargetPort: 80, PublishMode: musterv1.PortConfig_HOST},
+		}}},
+		Endpoint: &musterv1.Endpoint{
+			Ports:      []*musterv1.PortConfig{{TargetPort: 80, Protocol: musterv1.PortConfig_TCP, PublishedPort: 30007}, {TargetPort: 53, Protocol: musterv1.PortConfig_UDP, PublishedPort: 5353}},
+			VirtualIps: []*musterv1.VirtualIP{{NetworkId: "n1", Address: "10.64.0.5/16"}},
+		},
+	}
+	tasks := []*musterv1.Task{
+		{Id: "t1", ServiceName: "web", Slot: 1, Status: &musterv1.TaskStatus{Ports: []*musterv1.PortConfig{{TargetPort: 80, PublishedPort: 30001}}},
+			Networks: []*musterv1.NetworkAttachment{{NetworkId: "n1", Addresses: []string{"10.64.16.2", "fd00::2"}, Aliases: []string{"www"}}, {NetworkId: "gone", Addresses: []string{"10.65.16.9"}}}},
+		{Id: "t2", ServiceName: "web", Slot: 2},
+	}
+	var out bytes.Buffer
+	c := &CLI{Out: &out}
+	if err := errors.Join(
+		c.printTable(serviceTable([]*musterv1.Service{service}, true)),
+		c.showTasks(&taskTable{output: output{format: "table"}}, tasks, nil),
+		c.printTask(tasks[0], nil, map[string]string{"n1": "back"}),
+	); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"*:30007->80/tcp, *:5353->53/udp, *:0->80/tcp", "vip", "10.64.0.5/16 on n1", "ADDRESSES", "10.64.16.2, fd00::2, 10.65.16.9",
+		"Network:  back 10.64.16.2, fd00::2 (also www)\n", "Network:  gone 10.65.16.9\n", "Ports:    *:30001->80/tcp\n",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("output lacks %q:\n%s", want, out.String())
 		}
 	}
 }
