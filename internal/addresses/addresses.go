@@ -170,6 +170,16 @@ func (s Subnets) Given(a netip.Addr) bool {
 	return false
 }
 
+// Bits returns the prefix length of the subnet that an address is in; 0 if it is in none.
+func (s Subnets) Bits(a netip.Addr) int {
+	for _, p := range s.prefixes {
+		if p.Contains(a) {
+			return p.Bits()
+		}
+	}
+	return 0
+}
+
 // Usable yields the offsets of a range whose addresses may be given, and the addresses,
 // IPv4 first. An offset of which one address is reserved yields neither.
 func (s Subnets) Usable(r Range) iter.Seq2[uint32, []netip.Addr] {
