@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/defaults"
 )
 
 // Identifiers of VXLAN networks that are given. Smaller ones are left to others, as
@@ -44,27 +45,11 @@ type Pool struct {
 	Bits int
 }
 
-// defaultPools are used for a family that the cluster's settings do not name.
-var defaultPools = []*musterv1.AddressPool{
-	{Base: "10.64.0.0/10", Size: 16},
-	{Base: "fd6d:7573:7465::/48", Size: 64},
-}
-
-// Pools returns the pools of the cluster's settings, or the default ones for a family of
-// which there are none. Pools that cannot be read are skipped; apid refuses them.
-func Pools(c *musterv1.NetworkConfig) []Pool {
-	pools := read(c.GetAddressPools())
-	for _, p := range read(defaultPools) {
-		if !slices.ContainsFunc(pools, func(o Pool) bool { return o.Base.Addr().Is4() == p.Base.Addr().Is4() }) {
-			pools = append(pools, p)
-		}
-	}
-	return pools
-}
-
-func read(of []*musterv1.AddressPool) []Pool {
+// Pools returns the pools of a cluster. Pools that cannot be read are skipped; apid refuses
+// them.
+func Pools(c *musterv1.ClusterSpec) []Pool {
 	var pools []Pool
-	for _, p := range of {
+	for _, p := range defaults.AddressPools(c) {
 		base, err := netip.ParsePrefix(p.GetBase())
 		if err == nil && int(p.GetSize()) >= base.Bits() && int(p.GetSize()) <= base.Addr().BitLen() {
 			pools = append(pools, Pool{Base: base.Masked(), Bits: int(p.GetSize())})

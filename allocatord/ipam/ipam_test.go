@@ -12,9 +12,9 @@ import (
 )
 
 func TestSubnetsComeFromTheFirstFreePartOfThePools(t *testing.T) {
-	pools := ipam.Pools(&musterv1.NetworkConfig{AddressPools: []*musterv1.AddressPool{
+	pools := ipam.Pools(&musterv1.ClusterSpec{Network: &musterv1.NetworkConfig{AddressPools: []*musterv1.AddressPool{
 		{Base: "10.0.0.0/30", Size: 31}, {Base: "not readable", Size: 24}, {Base: "192.168.0.0/23", Size: 24},
-	}})
+	}}})
 	var used []netip.Prefix
 	for _, want := range []string{"10.0.0.0/31", "10.0.0.2/31", "192.168.0.0/24", "192.168.1.0/24", ""} {
 		got, err := ipam.Subnet(pools, true, used)

@@ -13,6 +13,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/defaults"
+	"github.com/musterhq/muster/internal/state"
 )
 
 // Ports that are chosen for services that ask for none.
@@ -58,7 +59,7 @@ func New() *Pool {
 // has already is left to that service.
 func (p *Pool) Restore(service string, published []*musterv1.PortConfig) {
 	for _, c := range published {
-		if c.GetPublishMode() != musterv1.PortConfig_HOST && c.GetPublishedPort() != 0 {
+		if state.IsIngress(c) && c.GetPublishedPort() != 0 {
 			p.take(service, Port{defaults.Protocol(c), c.GetPublishedPort()})
 		}
 	}
@@ -88,12 +89,12 @@ func (p *Pool) Set(service string, spec, published []*musterv1.PortConfig) (got 
 	keep := map[Port]bool{}
 	for i, c := range spec {
 		wanted[i] = Port{defaults.Protocol(c), c.GetPublishedPort()}
-		if c.GetPublishMode() != musterv1.PortConfig_HOST && wanted[i].Number != 0 {
+		if state.IsIngress(c) && wanted[i].Number != 0 {
 			keep[wanted[i]] = true
 		}
 	}
 	for i, c := range spec {
-		if c.GetPublishMode() == musterv1.PortConfig_HOST || wanted[i].Number != 0 {
+		if !state.IsIngress(c) || wanted[i].Number != 0 {
 			continue
 		}
 		if number, ok := chosen(c, published, func(port Port) bool { return p.holders[port] == service && !keep[port] }); ok {
@@ -110,7 +111,7 @@ func (p *Pool) Set(service string, spec, published []*musterv1.PortConfig) (got 
 	for i, c := range spec {
 		c = proto.CloneOf(c)
 		c.Protocol = wanted[i].Protocol
-		if c.GetPublishMode() == musterv1.PortConfig_HOST {
+		if !state.IsIngress(c) {
 			got = append(got, c)
 			continue
 		}
@@ -136,7 +137,7 @@ func (p *Pool) Set(service string, spec, published []*musterv1.PortConfig) (got 
 func chosen(c *musterv1.PortConfig, published []*musterv1.PortConfig, free func(Port) bool) (uint32, bool) {
 	for _, old := range published {
 		port := Port{defaults.Protocol(old), old.GetPublishedPort()}
-		if old.GetPublishMode() != musterv1.PortConfig_HOST && old.GetTargetPort() == c.GetTargetPort() &&
+		if state.IsIngress(old) && old.GetTargetPort() == c.GetTargetPort() &&
 			port.Protocol == defaults.Protocol(c) && port.Number >= FirstDynamic && port.Number <= LastDynamic && free(port) {
 			return port.Number, true
 		}

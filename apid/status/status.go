@@ -29,7 +29,8 @@ func Subsystems() []Subsystem {
 	return []Subsystem{
 		{Name: "apid", Daemon: "apid", Shards: 1},
 		{Name: "orchestrator", Daemon: "orchestratord", Shards: shards.DefaultShards},
-		{Name: "allocator", Daemon: "allocatord", Shards: 1},
+		// One shard is what is unique in the cluster, the others are by network.
+		{Name: "allocator", Daemon: "allocatord", Shards: 1 + shards.DefaultShards},
 		{Name: "scheduler", Daemon: "schedulerd", Shards: shards.DefaultShards},
 		{Name: "dispatcher", Daemon: "dispatcherd", Shards: shards.DefaultShards},
 	}

@@ -157,7 +157,7 @@ func TestPartsOfALayoutAreDisjointAndItsRecordSaysItAll(t *testing.T) {
 			t.Fatal("no virtual address")
 		}
 		if l.Blocks < 1<<10 {
-			total, least := uint32(0), l.BlockSize
+			total, least, usable := uint32(0), l.BlockSize, uint32(0)
 			for k := range l.Blocks {
 				if !slices.Equal(read.Block(k).Strings(), l.Block(k).Strings()) {
 					t.Fatalf("block %d is read as %v, want %v", k, read.Block(k), l.Block(k))
@@ -168,9 +168,10 @@ func TestPartsOfALayoutAreDisjointAndItsRecordSaysItAll(t *testing.T) {
 				}
 				if total += n; n > 0 {
 					least = min(least, n)
+					usable++
 				}
 			}
-			if total != l.TotalCapacity() || least != l.LeastCapacity() || total < 2 {
+			if usable != l.UsableBlocks() || total != l.TotalCapacity() || least != l.LeastCapacity() || total < 2 {
 				t.Fatalf("%d addresses, at least %d in a block; the layout reports %d and %d", total, least, l.TotalCapacity(), l.LeastCapacity())
 			}
 		}

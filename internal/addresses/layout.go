@@ -156,6 +156,17 @@ func (l *Layout) TotalCapacity() uint32 {
 	return total
 }
 
+// UsableBlocks returns how many blocks have an address that may be given.
+func (l *Layout) UsableBlocks() uint32 {
+	usable := l.Blocks
+	for _, number := range l.short() {
+		if l.Capacity(number) == 0 {
+			usable--
+		}
+	}
+	return usable
+}
+
 // LeastCapacity returns how many addresses any block has at least that has some.
 func (l *Layout) LeastCapacity() uint32 {
 	least := l.BlockSize

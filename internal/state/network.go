@@ -2,6 +2,9 @@ package state
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -49,4 +52,20 @@ func PublishesIngress(endpoint *musterv1.EndpointSpec) bool {
 // IsIngress reports whether a port is published in mode INGRESS, the default.
 func IsIngress(p *musterv1.PortConfig) bool {
 	return p.GetPublishMode() != musterv1.PortConfig_HOST
+}
+
+// BlockNumber returns the number of a block from its key.
+func BlockNumber(key string) (uint32, bool) {
+	_, text, _ := strings.Cut(key, "/")
+	number, err := strconv.ParseUint(text, 16, 32)
+	return uint32(number), err == nil
+}
+
+// SameAddresses reports whether two records say that a network was given the same. They
+// may differ in where the allocator searches next.
+func SameAddresses(a, b *recordv1.NetworkState) bool {
+	return a.GetVni() == b.GetVni() && a.GetError() == b.GetError() &&
+		a.GetBlockSize() == b.GetBlockSize() && a.GetTotalBlocks() == b.GetTotalBlocks() &&
+		slices.Equal(a.GetSubnets(), b.GetSubnets()) && slices.Equal(a.GetVirtual(), b.GetVirtual()) &&
+		slices.Equal(a.GetReserved(), b.GetReserved())
 }

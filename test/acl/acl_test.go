@@ -144,7 +144,7 @@ func noMore(t *testing.T, servers *consultest.Cluster, k *rig.ConsulTokens) {
 	own := map[string][]string{
 		"apid":          {"services", "specs", "names", "nodes", "clusters", "configs", "networks", "blobs", "authorities", "tokens"},
 		"orchestratord": {"tasks", "rollouts"},
-		"allocatord":    {"endpoints"},
+		"allocatord":    {"endpoints", "networkstates", "blocks", "allocator_fences"},
 		"schedulerd":    {"assignments", "placements", "scheduler_fences"},
 		"dispatcherd":   {"nodestates", "statuses"},
 	}

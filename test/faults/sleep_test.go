@@ -95,7 +95,8 @@ const still = time.Second
 
 // kept returns when each key was last written that the cluster keeps in Consul,
 // except for those that say which process works on what: members, locks, and the
-// fences of schedulers, which for one release are among the placements too.
+// fences of schedulers and allocators, of which those of schedulers are for one release
+// among the placements too.
 func (b *bench) kept(t *testing.T) map[string]uint64 {
 	t.Helper()
 	s, err := consul.New(consul.Config{Address: b.Consul.Address})
@@ -110,7 +111,7 @@ func (b *bench) kept(t *testing.T) map[string]uint64 {
 			// The mark of a table is written whenever the table is.
 			table = rest
 		}
-		if table != "members" && table != "locks" && table != "placements" && table != "scheduler_fences" {
+		if table != "members" && table != "locks" && table != "placements" && table != "scheduler_fences" && table != "allocator_fences" {
 			found[p.Key] = p.Index
 		}
 	}

@@ -104,7 +104,7 @@ func TestMetrics(t *testing.T) {
 		}
 		for _, m := range f.GetMetric() {
 			for _, l := range m.GetLabel() {
-				if !slices.Contains([]string{"daemon", "subsystem", "table", "state", "reason", "result", "call", "executor", "plugin", "limit", "server"}, l.GetName()) {
+				if !slices.Contains([]string{"daemon", "subsystem", "table", "state", "reason", "kind", "result", "call", "executor", "plugin", "limit", "server"}, l.GetName()) {
 					t.Errorf("%s has the label %s, whose values are not known to be few", name, l.GetName())
 				}
 			}

@@ -9,9 +9,27 @@ key_prefix "muster/" {
 key_prefix "muster/endpoints/" {
   policy = "write"
 }
+key_prefix "muster/networkstates/" {
+  policy = "write"
+}
+key_prefix "muster/blocks/" {
+  policy = "write"
+}
+key_prefix "muster/allocator_fences/" {
+  policy = "write"
+}
 
 # They say to other daemons that a table has changed.
 key "muster/changes/endpoints" {
+  policy = "write"
+}
+key "muster/changes/networkstates" {
+  policy = "write"
+}
+key "muster/changes/blocks" {
+  policy = "write"
+}
+key "muster/changes/allocator_fences" {
   policy = "write"
 }
 
