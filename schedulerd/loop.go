@@ -99,7 +99,7 @@ func (d *Daemon) services(m *model, shardsChanged bool) map[string]struct{} {
 // scheduler's.
 func (d *Daemon) input(m *model, services map[string]struct{}, mine func(service string) bool, now time.Time) *plan.Input {
 	in := &plan.Input{
-		Now: now, Nodes: m, Faults: m.faults, Verdicts: m.verdicts,
+		Now: now, Nodes: m, Faults: m.faults, Verdicts: m.verdicts, Network: m.networks.Network,
 		Spec: func(digest string) *musterv1.TaskSpec {
 			e, _ := d.tables.Specs.Get(m.now, state.SpecKey([]byte(digest)))
 			return e.Value.GetTask()

@@ -43,6 +43,8 @@ type model struct {
 	pendingServices map[string]struct{}
 	// faults says which nodes tasks should avoid.
 	faults *plan.Faults
+	// networks are the networks with the addresses that tasks hold.
+	networks *placement.Networks
 	// verdicts remembers which executors' schemas accept which specs.
 	verdicts *placement.Verdicts
 }
@@ -53,6 +55,8 @@ type node struct {
 	shard int
 	usage *placement.Usage
 	holds map[string]placement.Hold // by task
+	// blocks is how many blocks of networks the node has.
+	blocks int
 	// machine is nil for a node that shares nothing with others.
 	machine *machine
 }
@@ -68,7 +72,7 @@ func newModel(tables *state.Tables) *model {
 	return &model{
 		tables: tables, nodes: map[string]*node{}, machines: map[string]*machine{}, waiting: map[string]map[string]plan.Task{}, assigned: map[string]string{},
 		known: map[string]struct{}{}, stale: map[string]struct{}{}, pendingServices: map[string]struct{}{}, faults: plan.NewFaults(),
-		verdicts: placement.NewVerdicts(),
+		networks: placement.NewNetworks(), verdicts: placement.NewVerdicts(),
 	}
 }
 
@@ -77,6 +81,7 @@ func (m *model) advance(to *store.Snapshot, now time.Time) {
 	from := m.now
 	m.now = to
 	m.faults.Forget(now)
+	m.networksChanged(from)
 	for c := range m.tables.Nodes.Changes(from, to) {
 		m.refreshNode(c.Key())
 	}
@@ -111,6 +116,7 @@ func (m *model) node(id string) *node {
 	n := m.nodes[id]
 	if n == nil {
 		n = &node{Node: placement.NewNode(id, nil, nil), shard: store.ShardOf(id), usage: placement.NewUsage(), holds: map[string]placement.Hold{}}
+		n.usage.SetNetworks(m.networks)
 		m.nodes[id], m.sorted = n, nil
 	}
 	return n
@@ -173,6 +179,9 @@ func (m *model) InOrder(service string) []placement.Candidate {
 	return candidates
 }
 
+// idle reports whether the node holds nothing.
+func (n *node) idle() bool { return len(n.holds) == 0 && n.blocks == 0 }
+
 func (m *model) refreshNode(id string) {
 	reported, known := m.tables.NodeStates.Get(m.now, id)
 	operator, _ := m.tables.Nodes.Get(m.now, id)
@@ -182,7 +191,7 @@ func (m *model) refreshNode(id string) {
 	m.verdicts.Replace(before, n.Node)
 	m.move(n, n.MachineID())
 	m.capacityFreed = true
-	if !known && len(n.holds) == 0 {
+	if !known && n.idle() {
 		m.drop(id)
 	}
 }
@@ -268,7 +277,7 @@ func (m *model) assignmentChanged(c store.Change[*recordv1.Assignment]) {
 				m.wait(service, id, t.Value)
 			}
 		}
-		if len(n.holds) == 0 {
+		if n.idle() {
 			if _, known := m.tables.NodeStates.Get(m.now, nodeID); !known {
 				m.drop(nodeID)
 			}

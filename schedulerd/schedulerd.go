@@ -1,5 +1,5 @@
 // Package schedulerd gives tasks their nodes. It reads services, tasks, specs,
-// nodes and what nodes report. It writes the tables assignments (which node runs
+// nodes, what nodes report, and networks with what the allocator gave them. It writes the tables assignments (which node runs
 // a task), placements (why tasks have none) and scheduler_fences (which scheduler
 // has a shard), and nothing else.
 //
@@ -67,7 +67,7 @@ func New(env daemon.Env) (*Daemon, error) {
 	var err error
 	d.store, err = store.New(store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},
 		d.tables.Services, d.tables.Specs, d.tables.Tasks, d.tables.Assignments, d.tables.Placements, d.tables.SchedulerFences,
-		d.tables.Nodes, d.tables.NodeStates, d.tables.Statuses)
+		d.tables.Nodes, d.tables.NodeStates, d.tables.Statuses, d.tables.Networks, d.tables.NetworkStates, d.tables.Blocks)
 	if err != nil {
 		return nil, err
 	}

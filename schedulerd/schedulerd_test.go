@@ -44,7 +44,8 @@ func newCluster(t *testing.T) *cluster {
 	c.ctx, c.stop = context.WithCancel(t.Context())
 	ts := c.tables
 	c.store, err = store.New(store.Options{KV: s, Prefix: daemon.Prefix, Logger: zaptest.NewLogger(t)},
-		ts.Services, ts.Specs, ts.Tasks, ts.Assignments, ts.Placements, ts.SchedulerFences, ts.Nodes, ts.NodeStates, ts.Statuses)
+		ts.Services, ts.Specs, ts.Tasks, ts.Assignments, ts.Placements, ts.SchedulerFences, ts.Nodes, ts.NodeStates, ts.Statuses,
+		ts.Networks, ts.NetworkStates, ts.Blocks)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,12 +117,15 @@ func (c *cluster) node(id string, cores int64) {
 	})
 }
 
-// service writes a service with a number of tasks that each reserve a core.
-func (c *cluster) service(id string, replicas int, port uint32) {
+// service writes a service with a number of tasks that each reserve a core, on networks.
+func (c *cluster) service(id string, replicas int, port uint32, networks ...string) {
 	c.t.Helper()
 	task := &musterv1.TaskSpec{
 		Runtime:   &musterv1.TaskSpec_Generic{Generic: &musterv1.GenericRuntime{Kind: "null"}},
 		Resources: &musterv1.ResourceRequirements{Reservations: &musterv1.Resources{NanoCpus: 1e9}},
+	}
+	for _, n := range networks {
+		task.Networks = append(task.Networks, &musterv1.NetworkAttachmentConfig{Target: n})
 	}
 	spec := &musterv1.ServiceSpec{Name: id}
 	if port != 0 {

@@ -21,6 +21,7 @@ const (
 	FilterExecutor    Filter = "executor"
 	FilterPayload     Filter = "payload"
 	FilterCapability  Filter = "capabilities"
+	FilterNetworks    Filter = "networks"
 	FilterConstraints Filter = "constraints"
 	FilterPlatform    Filter = "platform"
 	FilterPorts       Filter = "host-ports"
@@ -49,9 +50,9 @@ func (r *Request) setFilters() {
 	}
 	r.filters = choose(
 		readyFilter{}, resourceFilter{r}, executorFilter{r}, payloadFilter{r}, capabilityFilter{r},
-		constraintFilter{r}, platformFilter{r}, portFilter{r}, replicaFilter{r},
+		networkFilter{r}, constraintFilter{r}, platformFilter{r}, portFilter{r}, replicaFilter{r},
 	)
-	r.usageFilters = choose(resourceFilter{r}, portFilter{r}, replicaFilter{r})
+	r.usageFilters = choose(resourceFilter{r}, networkFilter{r}, portFilter{r}, replicaFilter{r})
 }
 
 // Check returns the first filter that refuses the node, FilterNone if the task

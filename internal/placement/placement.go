@@ -86,8 +86,11 @@ type Request struct {
 	// Ports are the ports that a task publishes on its node, in host mode. The
 	// node itself chooses the number of one without, which is not reserved here.
 	Ports []*musterv1.PortConfig
+	// Networks are the ids of the networks that a task is on.
+	Networks []string
 
-	runtime *runtime
+	networks []*Network
+	runtime  *runtime
 	// filters are those that the request asks anything of, in their order. usageFilters
 	// are those of them whose answer changes as tasks come to a node.
 	filters, usageFilters []filter
@@ -127,6 +130,8 @@ type Hold struct {
 	Service string
 	Resources
 	Ports []*musterv1.PortConfig
+	// Networks are those on which it holds an address.
+	Networks []string
 	// Leaving says that the task was told to stop: it holds resources and ports
 	// until it has ended, and is no longer one of its service's.
 	Leaving bool
@@ -134,19 +139,20 @@ type Hold struct {
 
 // Hold returns what a task of this request would hold.
 func (r *Request) Hold() Hold {
-	return Hold{Service: r.Service, Resources: r.Resources, Ports: r.Ports}
+	return Hold{Service: r.Service, Resources: r.Resources, Ports: r.Ports, Networks: r.Networks}
 }
 
 // Assignment writes a hold as the record that claims it.
 func (r *Request) Assignment(slot uint64, assignedAt int64) *recordv1.Assignment {
 	return &recordv1.Assignment{
 		AssignedAt: assignedAt, NanoCpus: r.NanoCPUs, MemoryBytes: r.MemoryBytes, Ports: r.Ports, Slot: slot,
+		Networks: r.Networks,
 	}
 }
 
 // HoldOf reads a hold from the record that claims it.
 func HoldOf(service string, a *recordv1.Assignment) Hold {
-	return Hold{Service: service, Resources: Resources{a.GetNanoCpus(), a.GetMemoryBytes()}, Ports: a.GetPorts()}
+	return Hold{Service: service, Resources: Resources{a.GetNanoCpus(), a.GetMemoryBytes()}, Ports: a.GetPorts(), Networks: a.GetNetworks()}
 }
 
 // held is resources and ports that tasks hold.
@@ -193,6 +199,9 @@ type Usage struct {
 	services map[string]int
 	// machine is nil for a node that shares nothing with others.
 	machine *Machine
+	// networks is nil if addresses are not counted. uses is by network.
+	networks *Networks
+	uses     map[string]*networkUse
 }
 
 // port is what two tasks on one machine cannot share.
@@ -233,6 +242,7 @@ func (u *Usage) count(h Hold, n int) {
 	if u.machine != nil {
 		u.machine.count(h, n)
 	}
+	u.countNetworks(h, n)
 	if !h.Leaving {
 		u.Tasks += n
 		if u.services[h.Service] += n; u.services[h.Service] == 0 {

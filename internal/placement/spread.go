@@ -29,8 +29,9 @@ func (r *Request) Spread(candidates []Candidate, count int, take func(Candidate)
 	placed := 0
 	for placed < count && s.Len() > 0 {
 		best := &s.nodes[0]
-		// Others on its machine may have taken what it had.
-		if best.machine != nil && r.CheckUsage(best.Node, best.Usage) != FilterNone {
+		// Others on its machine may have taken what it had, and other nodes the last
+		// block of a network.
+		if (best.machine != nil || len(r.networks) > 0) && r.CheckUsage(best.Node, best.Usage) != FilterNone {
 			heap.Pop(s)
 			continue
 		}

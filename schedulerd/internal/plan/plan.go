@@ -31,6 +31,8 @@ type Input struct {
 	Faults *Faults
 	// Spec returns the task spec with a digest, or nil if it is not known.
 	Spec func(digest string) *musterv1.TaskSpec
+	// Network returns a network by its id, known or not.
+	Network func(id string) *placement.Network
 	// Verdicts remembers which payload schemas accept which specs. It saves time and
 	// changes no decision. Nil remembers nothing.
 	Verdicts *placement.Verdicts
@@ -161,10 +163,18 @@ func (d *decider) service(s *Service) {
 			}
 			continue
 		}
-		request, err := placement.NewRequest(s.ID, spec, state.Published(s.Record, []byte(of.Endpoint)))
+		endpoint := state.Published(s.Record, []byte(of.Endpoint))
+		request, err := placement.NewRequest(s.ID, spec, endpoint)
 		if err != nil {
 			why.add(of.Spec, Waiting{Tasks: len(g), Reason: err.Error()})
 			continue
+		}
+		if ids := state.NetworksOf(s.Record, spec, endpoint); len(ids) > 0 {
+			networks := make([]*placement.Network, len(ids))
+			for i, id := range ids {
+				networks[i] = d.in.Network(id)
+			}
+			request.Join(networks)
 		}
 		if d.in.Verdicts != nil {
 			request.Remember(d.in.Verdicts, of.Spec)
