@@ -10,10 +10,13 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/plugins/null"
+	"github.com/musterhq/muster/plugins/nullnetwork"
 	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/workerd"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/executor/contractv1"
+	"github.com/musterhq/muster/workerd/network"
+	contract "github.com/musterhq/muster/workerd/network/contractv1"
 )
 
 // fleet is a number of workers in this process: real ones, with the null
@@ -40,6 +43,10 @@ func startFleet(ctx context.Context, dispatchers []string, workers int) (*fleet,
 	return f, nil
 }
 
+// dataPathAddress is where workers say that they get the traffic of networks. There is
+// none.
+const dataPathAddress = "127.0.0.1"
+
 func newWorker(ctx context.Context, dispatchers []string, name string) (*workerd.Worker, error) {
 	e, err := null.New(null.Config{})
 	if err != nil {
@@ -49,11 +56,16 @@ func newWorker(ctx context.Context, dispatchers []string, name string) (*workerd
 	if err != nil {
 		return nil, err
 	}
+	networks, err := network.NewFixed(ctx, contract.New(nullnetwork.New(nullnetwork.NewKernel(), nullnetwork.Config{})))
+	if err != nil {
+		return nil, err
+	}
 	cfg := workerd.DefaultConfig()
+	cfg.DataPathAddress = dataPathAddress
 	cfg.NodeID, cfg.Hostname, cfg.Dispatchers = name, name, dispatchers
 	cfg.Resources = &musterv1.Resources{NanoCpus: 64e9, MemoryBytes: 1 << 40}
 	return workerd.New(workerd.Env{
-		Logger: zap.NewNop(), Dial: daemon.Dialer(daemon.Plain().Client), Executors: set, Version: "bench",
+		Logger: zap.NewNop(), Dial: daemon.Dialer(daemon.Plain().Client), Executors: set, Networks: networks, Version: "bench",
 	}, cfg)
 }
 

@@ -3,6 +3,7 @@ package simulation
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
@@ -13,16 +14,20 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/plugins/null"
+	"github.com/musterhq/muster/plugins/nullnetwork"
 	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/workerd"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/executor/contractv1"
+	networks "github.com/musterhq/muster/workerd/network"
+	contract "github.com/musterhq/muster/workerd/network/contractv1"
 )
 
 // node is a machine with a worker, over all of the lives of both.
 type node struct {
-	name string
-	c    *cluster
+	name   string
+	number int
+	c      *cluster
 	// dataDir is where the worker keeps its tasks; "" for one that remembers nothing.
 	dataDir string
 	// reports is what befalls the reports that it sends.
@@ -35,7 +40,9 @@ type node struct {
 	gone bool
 	// executor is what runs the tasks: it outlives workers, and not the machine.
 	executor *null.Executor
-	life     *nodeLife // nil while the worker is down
+	// kernel is what the network plugin has set up: it outlives the same.
+	kernel *nullnetwork.Kernel
+	life   *nodeLife // nil while the worker is down
 	// troubled is when something last happened that excuses a task too many, and lost says
 	// that it continues: the managers do not hear the worker.
 	troubled time.Time
@@ -50,7 +57,7 @@ type nodeLife struct {
 }
 
 func newNode(c *cluster, name string, number int) *node {
-	n := &node{name: name, c: c, reports: newReports(), orders: &orders{}, troubled: time.Now()}
+	n := &node{name: name, number: number, c: c, reports: newReports(), orders: &orders{}, troubled: time.Now()}
 	if number%8 == 3 {
 		n.dataDir = filepath.Join(c.dir, name)
 	}
@@ -76,7 +83,7 @@ func (n *node) start() {
 			n.c.violated("%s: make an executor: %v", n.name, err)
 			return
 		}
-		n.executor = e
+		n.executor, n.kernel = e, nullnetwork.NewKernel()
 	}
 	l := &nodeLife{host: n.c.net.join(n.name), done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -87,13 +94,20 @@ func (n *node) start() {
 		cancel()
 		return
 	}
+	plugins, err := networks.NewFixed(ctx, contract.New(nullnetwork.New(n.kernel, nullnetwork.Config{Version: "simulation"})))
+	if err != nil {
+		n.c.violated("%s: describe its network plugin: %v", n.name, err)
+		cancel()
+		return
+	}
 	cfg := workerd.DefaultConfig()
+	cfg.DataPathAddress = dataPathAddress(n.number)
 	cfg.NodeID, cfg.Hostname, cfg.DataDir, cfg.Resources = n.name, n.name, n.dataDir, resources()
 	for i := range n.c.script.Size.Managers {
 		cfg.Dispatchers = append(cfg.Dispatchers, addressOf(replica("dispatcherd", i+1)))
 	}
 	w, err := workerd.New(workerd.Env{
-		Logger: n.c.journal.logger(n.name, zapcore.ErrorLevel), Executors: set, Version: "simulation",
+		Logger: n.c.journal.logger(n.name, zapcore.ErrorLevel), Executors: set, Networks: plugins, Version: "simulation",
 		Dial: daemon.Dialer(daemon.Plain().Client, grpc.WithContextDialer(l.host.dial), grpc.WithChainStreamInterceptor(n.c.mutation.streams(n.reports.intercept, n.orders.intercept)...)),
 	}, cfg)
 	if err != nil {
@@ -130,11 +144,31 @@ func (n *node) kill(powerFails, silent bool) {
 		// The next one finds the data directory as this one leaves it.
 		<-l.done
 	}
+	n.checkNetworks()
 	if powerFails {
 		n.mu.Lock()
-		n.executor = nil
+		n.executor, n.kernel = nil, nil
 		n.mu.Unlock()
 	}
+}
+
+// checkNetworks has the judge hear of what the network plugin was told and should not have
+// been: an address that has two holders, or calls in the wrong order.
+func (n *node) checkNetworks() {
+	n.mu.Lock()
+	k := n.kernel
+	n.mu.Unlock()
+	if k == nil {
+		return
+	}
+	for _, v := range k.Violations() {
+		n.c.violated("%s: %s", n.name, v)
+	}
+}
+
+// dataPathAddress is where other nodes send the traffic of networks to a node.
+func dataPathAddress(number int) string {
+	return netip.AddrFrom4([4]byte{192, 168, byte(number / 256), byte(number)}).String()
 }
 
 // stop ends the worker in order.
@@ -144,6 +178,7 @@ func (n *node) stop() {
 		<-l.done
 		l.host.die(false)
 	}
+	n.checkNetworks()
 }
 
 // leave ends the machine for good.
