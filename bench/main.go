@@ -28,6 +28,7 @@ type options struct {
 	binary    string
 	asJSON    bool
 	keep      bool
+	network   bool
 	profile   string
 	// out and from are files of results, document is a page that shows them.
 	out, from, document string
@@ -64,6 +65,7 @@ func parse(args []string) (*options, error) {
 	fs.StringVar(&o.binary, "binary", "bin/muster", "muster's binary (`make build`)")
 	fs.BoolVar(&o.asJSON, "json", false, "print each run as a line of JSON, too")
 	fs.BoolVar(&o.keep, "keep", false, "keep the directory with the daemons' logs")
+	fs.BoolVar(&o.network, "network", false, "attach the tasks of services to one network, whose plugin does nothing; compare with a run without it")
 	fs.StringVar(&o.profile, "profile", "", "directory for CPU profiles of each manager and of Consul, taken for 3 s from the start of what is measured; of a deployment also from the start of its stop")
 	fs.StringVar(&o.out, "out", "", "file to keep the results in, as JSON")
 	fs.StringVar(&o.from, "from", "", "file of results to report instead of measuring")

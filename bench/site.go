@@ -26,6 +26,8 @@ type site struct {
 	client  musterv1.ControlServiceClient
 	result  *result
 	run     int
+	// network is the id of the network that tasks are attached to; empty: none.
+	network string
 	// ends are what to do at the end, the last one first.
 	ends []func() error
 }
@@ -86,6 +88,9 @@ func startSite(ctx context.Context, o *options, sc *scenario, r *result, run int
 		return s, err
 	}
 	fmt.Fprintf(os.Stderr, "  %d workers have joined after %.2f s\n", r.Workers, time.Since(began).Seconds())
+	if err := s.createNetwork(ctx); err != nil {
+		return s, err
+	}
 	return s, s.quiet(ctx)
 }
 
@@ -117,11 +122,27 @@ func spec(name string, replicas int, payload map[string]any) *musterv1.ServiceSp
 }
 
 func (s *site) create(ctx context.Context, spec *musterv1.ServiceSpec) (*musterv1.Service, error) {
+	if s.network != "" {
+		spec.Task.Networks = []*musterv1.NetworkAttachmentConfig{{Target: s.network}}
+	}
 	created, err := s.client.CreateService(ctx, &musterv1.CreateServiceRequest{Spec: spec})
 	if err != nil {
 		return nil, fmt.Errorf("create service %s: %w", spec.Name, err)
 	}
 	return created.Service, nil
+}
+
+// createNetwork creates the network that tasks are attached to, if that was asked for.
+func (s *site) createNetwork(ctx context.Context) error {
+	if !s.o.network {
+		return nil
+	}
+	created, err := s.client.CreateNetwork(ctx, &musterv1.CreateNetworkRequest{Spec: &musterv1.NetworkSpec{Name: "bench"}})
+	if err != nil {
+		return fmt.Errorf("create network: %w", err)
+	}
+	s.network = created.GetNetwork().GetId()
+	return nil
 }
 
 // watch begins to watch services, and returns once the watch is established.
