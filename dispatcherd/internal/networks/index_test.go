@@ -273,3 +273,35 @@ func (s *site) truthOfService(v view, network string, service store.Entry[*recor
 		v.Objects[key], v.Backends[key] = m, backends
 	}
 }
+
+// The records of a service may arrive after the statuses of its tasks, and the nodes
+// must then be told of tasks that ran before.
+func TestServiceBringsBackendsThatAreOlder(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.update(func(tx *store.Tx) {
+		s.network(tx, "net1")
+		s.node(tx, "n1", "192.0.2.1")
+		s.node(tx, "n2", "192.0.2.2")
+		s.block(tx, "net1", 1, "n1", "10.64.1.0/26")
+		s.block(tx, "net1", 2, "n2", "10.64.2.0/26")
+		s.task(tx, "n2", "s1", "t1", "net1", "10.64.2.2")
+	})
+	s.advance()
+	n1 := s.connect(t, "n1")
+	look := func(when string, want int) {
+		t.Helper()
+		n1.changed(s.advance()["n1"])
+		backends, ok := n1.worker.Backends[assignmentstest.ServiceKey("net1", "s1")]
+		if len(backends) != want || ok != (want > 0) {
+			t.Errorf("%s the node knows backends %v, want %d", when, backends, want)
+		}
+	}
+	look("without the service", 0)
+	s.update(func(tx *store.Tx) { s.service(tx, "s1", "net1") })
+	look("with the service", 1)
+	s.update(func(tx *store.Tx) { s.tables.Services.Delete(tx, "s1") })
+	look("without the service again", 0)
+	s.update(func(tx *store.Tx) { s.service(tx, "s1", "net1") })
+	look("with the service again", 1)
+}
