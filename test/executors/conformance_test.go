@@ -43,4 +43,25 @@ func TestConformance(t *testing.T) {
 			run(t, dir+"/muster plugin test --json --patience 3m "+dir+"/"+args)
 		})
 	}
+	t.Run("cni", func(t *testing.T) {
+		t.Parallel()
+		need.Program(t, "ip")
+		need.Answer(t, "ls", "/usr/lib/cni/bridge")
+		run(t, tryCNI, "DIR="+dir)
+	})
 }
+
+// tryCNI tries the network plugin for CNI with a bridge, in a network namespace that stands
+// for the host's.
+const tryCNI = `
+host=muster-cni-$$
+ip netns add $host
+trap 'ip netns del $host' EXIT
+mkdir -p "$DIR/net.d"
+cat > "$DIR/net.d/10-try.conflist" <<END
+{"cniVersion": "1.0.0", "name": "try", "plugins": [{"type": "bridge", "bridge": "try0", "isGateway": true,
+	"ipam": {"type": "host-local", "dataDir": "$DIR/addresses", "subnet": "10.217.0.0/24"}}]}
+END
+ip netns exec $host "$DIR/muster" plugin test --json --env NETCONFPATH="$DIR/net.d" --own-addresses --driver-opt config=try \
+	"$DIR/plugins/muster-network-cni"
+`
