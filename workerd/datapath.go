@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/musterhq/muster/workerd/internal/networks"
@@ -41,10 +42,11 @@ func (c *Config) dataPathPort() uint32 {
 // dataPathAddress returns the address at which other nodes reach this one: that of its
 // connection to a dispatcher. If that is a loopback address, it is the address from which
 // the machine reaches another dispatcher, because other nodes do not reach a loopback
-// address; if all dispatchers are on loopback addresses, so are all nodes.
+// address; if all dispatchers are on loopback addresses, so are all nodes. Local is nil
+// before there is a connection.
 func dataPathAddress(local net.Addr, dispatchers []string) netip.Addr {
 	address := addressOf(local)
-	if !address.IsLoopback() {
+	if address.IsValid() && !address.IsLoopback() {
 		return address
 	}
 	for _, dispatcher := range dispatchers {
@@ -58,8 +60,19 @@ func dataPathAddress(local net.Addr, dispatchers []string) netip.Addr {
 		if other.IsValid() && !other.IsLoopback() {
 			return other
 		}
+		if !address.IsValid() {
+			address = other
+		}
 	}
 	return address
+}
+
+// numeric returns those addresses whose host is an IP address.
+func numeric(addresses []string) []string {
+	return slices.DeleteFunc(slices.Clone(addresses), func(a string) bool {
+		_, err := netip.ParseAddrPort(a)
+		return err != nil
+	})
 }
 
 // addressOf returns the IP address of an address with a port, if it has one.

@@ -114,7 +114,11 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	parts = append(parts, []daemon.Task{{Name: "keep networks", Run: nets.Run}})
+	parts = append(parts, []daemon.Task{{Name: "keep networks", Run: func(ctx context.Context) error {
+		// Tasks that run are served also while no dispatcher answers, and no name server.
+		nets.SetAddress(dataPathAddress(nil, numeric(w.cfg.Dispatchers)))
+		return nets.Run(ctx)
+	}}})
 	reports := session.NewReports()
 	manager := tasks.New(tasks.Config{
 		NodeID: id, Executors: executors, Networks: nets, Store: saved, Changed: reports.Changed,

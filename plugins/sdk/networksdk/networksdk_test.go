@@ -169,6 +169,20 @@ func TestValidRequestsPassUnchanged(t *testing.T) {
 	}
 }
 
+func TestPluginMayMakeTheNamespaceOfATask(t *testing.T) {
+	t.Parallel()
+	plugin := &recorder{}
+	want := attach()
+	want.Namespace = ""
+	server := networksdk.NewServer(plugin)
+	if _, err := server.Apply(t.Context(), request()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.Attach(t.Context(), want); err != nil || len(plugin.attached) != 1 {
+		t.Fatalf("Attach: %v, passed on %d times", err, len(plugin.attached))
+	}
+}
+
 func TestApplyFillsInDefaults(t *testing.T) {
 	t.Parallel()
 	plugin := &recorder{}
@@ -395,7 +409,6 @@ func TestInvalidAttachIsRefused(t *testing.T) {
 		"task_name is empty":                             func(r *networkv1.AttachRequest) { r.TaskName = "" },
 		"service_id":                                     func(r *networkv1.AttachRequest) { r.ServiceId = "." },
 		"service_name":                                   func(r *networkv1.AttachRequest) { r.ServiceName = "\x00" },
-		`namespace ""`:                                   func(r *networkv1.AttachRequest) { r.Namespace = "" },
 		`namespace "netns/x"`:                            func(r *networkv1.AttachRequest) { r.Namespace = "netns/x" },
 		`namespace "/run/../etc"`:                        func(r *networkv1.AttachRequest) { r.Namespace = "/run/../etc" },
 		"attachments is empty":                           func(r *networkv1.AttachRequest) { r.Attachments = nil },

@@ -309,7 +309,7 @@ func checkAttach(r *networkv1.AttachRequest) error {
 	if err := checkName(r.GetServiceName()); err != nil {
 		return fmt.Errorf("service_name %w", err)
 	}
-	if ns := r.GetNamespace(); !path.IsAbs(ns) || path.Clean(ns) != ns || len(ns) > maxPath || strings.ContainsRune(ns, 0) {
+	if ns := r.GetNamespace(); ns != "" && (!path.IsAbs(ns) || path.Clean(ns) != ns || len(ns) > maxPath || strings.ContainsRune(ns, 0)) {
 		return fmt.Errorf("namespace %.140q: want an absolute path", ns)
 	}
 	if len(r.GetAttachments()) == 0 {

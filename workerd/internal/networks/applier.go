@@ -56,11 +56,11 @@ func newApplier(n *Networks, name string) *applier {
 }
 
 // process returns the plugin's present process, if there is one and there is something to
-// tell it.
+// tell it: where this node is, at least.
 func (a *applier) process() network.Plugin {
 	a.n.mu.Lock()
 	defer a.n.mu.Unlock()
-	if !a.n.known || a.current == nil {
+	if !a.n.known || a.n.node.DataPathAddress == "" || a.current == nil {
 		return nil
 	}
 	return a.current.Plugin

@@ -216,7 +216,7 @@ func (n *Networks) Describe(node *musterv1.NodeDescription) {
 			}
 		}
 	}
-	if len(node.NetworkDrivers) > 0 {
+	if len(node.NetworkDrivers) > 0 && path.Address != "" {
 		node.DataPath = path
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/plugins/nullnetwork"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 	"github.com/musterhq/muster/workerd/internal/networks"
@@ -42,16 +44,24 @@ type node struct {
 	broken map[string]string
 	stored map[string]*dispatcherv1.Assignments
 	writes int
+	// address is where other nodes send traffic to.
+	address string
 }
 
 // inBubble runs a test with a node that has the networks of an empty store.
 func inBubble(t *testing.T, test func(n *node)) {
 	t.Helper()
+	inBubbleAt(t, "192.0.2.1", test)
+}
+
+// inBubbleAt is the same for a node with an address, or none that is known yet.
+func inBubbleAt(t *testing.T, address string, test func(n *node)) {
+	t.Helper()
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := &node{
 			t: t, kernel: nullnetwork.NewKernel(), changes: make(chan struct{}, 1),
-			faults: map[string][]func(context.Context) error{}, broken: map[string]string{}, stored: map[string]*dispatcherv1.Assignments{},
+			faults: map[string][]func(context.Context) error{}, broken: map[string]string{}, address: address, stored: map[string]*dispatcherv1.Assignments{},
 		}
 		n.startPlugin()
 		stop := n.start()
@@ -66,7 +76,7 @@ func inBubble(t *testing.T, test func(n *node)) {
 // start begins a life of the worker, and returns the function that ends it.
 func (n *node) start() (stop func()) {
 	n.networks = networks.New(networks.Config{
-		NodeID: "node1", Plugins: n, Interval: 20 * time.Second, Store: n, DataPathPort: 4789, Logger: zap.NewNop(),
+		NodeID: "node1", Plugins: n, Interval: 20 * time.Second, Store: n, DataPathAddress: n.address, DataPathPort: 4789, Logger: zap.NewNop(),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -509,7 +519,7 @@ func TestWorkerBeginsWithWhatItStored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &node{
 			t: t, kernel: nullnetwork.NewKernel(), changes: make(chan struct{}, 1),
-			faults: map[string][]func(context.Context) error{}, broken: map[string]string{}, stored: map[string]*dispatcherv1.Assignments{},
+			faults: map[string][]func(context.Context) error{}, broken: map[string]string{}, address: "192.0.2.1", stored: map[string]*dispatcherv1.Assignments{},
 		}
 		n.startPlugin()
 		stop := n.start()
@@ -576,6 +586,29 @@ func TestNetworksOfTwoPluginsAreRefused(t *testing.T) {
 		got, plugin, err := nets.Reserve(t.Context(), "a", []network.Attachment{{NetworkID: "lan"}})
 		if err != nil || plugin != "two" || len(got) != 1 || len(got[0].Addresses) != 0 {
 			t.Errorf("Reserve = %v, %s, %v", got, plugin, err)
+		}
+	})
+}
+
+// A plugin refuses to connect a node to others if it does not know where the node is.
+func TestPluginIsToldNothingBeforeTheNodesAddressIsKnown(t *testing.T) {
+	inBubbleAt(t, "", func(n *node) {
+		n.session(net("10.64.4.0/26"))
+		n.settle(time.Minute)
+		n.wantCalls()
+		description := &musterv1.NodeDescription{}
+		n.networks.Describe(description)
+		if len(description.NetworkDrivers) == 0 || description.DataPath != nil {
+			n.t.Errorf("before the address is known the node reports plugins %v and data path %v", description.NetworkDrivers, description.DataPath)
+		}
+		n.networks.SetAddress(netip.MustParseAddr("192.0.2.7"))
+		n.settle(time.Second)
+		if got := n.take(); len(got) == 0 || got[0].GetNode().GetDataPathAddress() != "192.0.2.7" {
+			n.t.Errorf("applied: %v", got)
+		}
+		n.networks.Describe(description)
+		if got := description.DataPath.GetAddress(); got != "192.0.2.7" {
+			n.t.Errorf("the node reports the data path address %q", got)
 		}
 	})
 }
