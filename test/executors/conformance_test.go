@@ -37,6 +37,7 @@ func TestConformance(t *testing.T) {
 		"null":    "plugins/muster-executor-null",
 		"docker":  "plugins/muster-executor-docker --task " + dir + "/container.yaml",
 		"python":  "muster-executor-python --task examples/executor-python/task.yaml",
+		"overlay": "plugins/muster-network-overlay",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -201,7 +201,7 @@ func (p *Plugin) carryOut(c *change, complete bool) error {
 	p.mu.Unlock()
 	var err error
 	switch {
-	case c.fresh || n.sandbox == nil:
+	case c.fresh || !n.ready:
 		return n.ensureAll()
 	case c.links:
 		if err := n.ensureLinks(); err != nil {

@@ -132,7 +132,7 @@ func (p *Plugin) attach(t *task, i int, space *netns.Namespace) (string, error) 
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.sandbox == nil {
+	if !n.ready {
 		return "", sdk.Temporary(errors.New("the network is not set up on this node"), 0)
 	}
 	name, err := n.kernel.AttachNetwork(n.sandbox, space, n.placeOf(t, i, standard))

@@ -5,14 +5,17 @@ package overlay_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -230,4 +233,89 @@ func TestAttachRefusesWhatIsNoNamespaceOfATask(t *testing.T) {
 			t.Errorf("%s was accepted", path)
 		}
 	}
+}
+
+// TestForwardingIsAllowedWhereOthersForbidIt does to the host's namespace what Docker does:
+// what is forwarded is dropped unless a rule of DOCKER-USER accepts it.
+func TestForwardingIsAllowedWhereOthersForbidIt(t *testing.T) {
+	outside, machines := newMachines(t, 1)
+	m := machines[0]
+	serveIn(t, outside, 80, "outside")
+	nft := func(rules string) {
+		t.Helper()
+		must(t, m.space.Do(func() error {
+			cmd := exec.Command("nft", "-f", "-")
+			cmd.Stdin = strings.NewReader(rules)
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				return fmt.Errorf("nft: %w: %s", err, out)
+			}
+			return nil
+		}))
+	}
+	nft(`table ip filter {
+	chain DOCKER-USER { return; }
+	chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }
+}`)
+	ingress(machines, port(8080, 80))
+	a := m.attach("a", "ingress="+at(1, 2))
+	a.serve(80)
+	m.apply(&networkv1.ApplyRequest{Backends: []*networkv1.Backends{backends("ingress", "web", a)}})
+	works := func() {
+		t.Helper()
+		if server, _ := mustGet(t, outside, m.address+":8080"); server != "a" {
+			t.Errorf("answered by %s", server)
+		}
+		if server, _ := mustGet(t, a.space, "192.0.2.254:80"); server != "outside" {
+			t.Errorf("answered by %s", server)
+		}
+	}
+	works()
+	nft("flush chain ip filter DOCKER-USER; add rule ip filter DOCKER-USER return")
+	if err := dial(outside, "tcp", m.address+":8080", packetPatience); err == nil {
+		t.Error("forwarding works without the rules: the test has lost its object")
+	}
+	repairs, err := m.plugin.Audit()
+	must(t, err)
+	if repairs != 2 {
+		t.Errorf("%d repairs, want 2", repairs)
+	}
+	works()
+	// Nothing is left in chains of others.
+	must(t, m.plugin.Detach(t.Context(), "a"))
+	m.apply(&networkv1.ApplyRequest{Complete: true})
+	conn, err := nftables.New(nftables.WithNetNSFd(m.space.FD()))
+	must(t, err)
+	rules, err := conn.GetRules(&nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4}, &nftables.Chain{Name: "DOCKER-USER"})
+	must(t, err)
+	if len(rules) != 1 {
+		t.Errorf("%d rules are in DOCKER-USER, want the one of before", len(rules))
+	}
+	nft("delete table ip filter")
+}
+
+func TestNetworksThatCannotBeServedFailAlone(t *testing.T) {
+	_, machines := newMachines(t, 1)
+	m := machines[0]
+	request := &networkv1.ApplyRequest{Complete: true, Node: m.node, Networks: []*networkv1.Network{
+		net10("net", 4097, 1, nil),
+		net10("same-vni", 4097, 1, nil),
+		net10("encrypted", 4098, 1, func(n *networkv1.Network) { n.Encrypted = true }),
+		net10("strange", 4099, 1, func(n *networkv1.Network) { n.Driver = "macvlan" }),
+	}}
+	failed, err := m.plugin.Apply(t.Context(), request)
+	must(t, err)
+	for _, id := range []string{"same-vni", "encrypted", "strange"} {
+		if failed[id] == nil {
+			t.Errorf("network %s did not fail", id)
+		}
+		e := m.task("on-"+id, id+"="+at(1, 3))
+		if _, err := m.plugin.Attach(t.Context(), e.request); err == nil {
+			t.Errorf("a task was attached to network %s", id)
+		}
+	}
+	if len(failed) != 3 {
+		t.Errorf("failed: %v", failed)
+	}
+	m.attach("a", "net="+at(1, 2))
 }

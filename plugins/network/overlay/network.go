@@ -44,6 +44,8 @@ type network struct {
 	// tables are those of IPv4 and IPv6. One is nil if the network has no subnet of it.
 	tables [2]*ruleset.Table
 	names  *listening
+	// ready is set once links and rules were as they must be. No task is attached before.
+	ready bool
 }
 
 // service is a service on a network.
@@ -289,6 +291,9 @@ func (n *network) published() []ruleset.Port {
 // ensureAll makes everything in the kernel that belongs to the network be as it must. It
 // reads all of it.
 func (n *network) ensureAll() error {
+	if err := n.check(); err != nil {
+		return err
+	}
 	if err := n.ensureLinks(); err != nil {
 		return err
 	}
@@ -300,7 +305,19 @@ func (n *network) ensureAll() error {
 		}
 		return err
 	})
+	n.ready = n.ready || err == nil
 	return errors.Join(err, n.forgetStale(), n.plugin.edge.update(n))
+}
+
+// check refuses networks that the plugin cannot serve.
+func (n *network) check() error {
+	switch driver := n.spec.GetDriver(); {
+	case driver != DriverOverlay && driver != DriverBridge:
+		return fmt.Errorf("the plugin does not serve driver %q: want %s or %s", driver, DriverOverlay, DriverBridge)
+	case n.spec.GetEncrypted():
+		return errors.New("the plugin cannot encrypt networks")
+	}
+	return nil
 }
 
 // ensureServices changes what concerns some services.

@@ -188,8 +188,11 @@ func (p *Plugin) kernel() *link.Kernel {
 func (p *Plugin) List(_ context.Context, nodeID string) ([]string, error) {
 	seen := make(map[string]bool)
 	p.mu.Lock()
-	for id := range p.tasks {
-		seen[id] = true
+	for id, t := range p.tasks {
+		// The node of a record that cannot be read is not known.
+		if t.node == nodeID || t.node == "" {
+			seen[id] = true
+		}
 	}
 	p.mu.Unlock()
 	paths, err := p.spaces(nodeID)

@@ -31,8 +31,9 @@ var Gateway = netip.MustParseAddr("169.254.1.1")
 // neighbour entry for it.
 var Gateway6 = netip.MustParseAddr("fe80::1")
 
-// Local6 is an address of the network's namespace in IPv6.
-var Local6 = netip.MustParseAddr("fd6d:7573:7465:72::1")
+// Local6 is an address of the network's namespace in IPv6. It is outside of the pool that
+// networks get their subnets from, fd6d:7573:7465::/48.
+var Local6 = netip.MustParseAddr("fd6d:7573:7466:1::1")
 
 // gatewayMAC is the hardware address of the network's end of each task's interface.
 var gatewayMAC = net.HardwareAddr{0x02, 'm', 'u', 's', 't', 'r'}

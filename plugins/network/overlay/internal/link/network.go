@@ -273,7 +273,7 @@ var pool4 = netip.MustParsePrefix("169.254.64.0/18")
 func UplinkPool4() netip.Prefix { return pool4 }
 
 // UplinkPool6 is the same in IPv6.
-func UplinkPool6() netip.Prefix { return netip.MustParsePrefix("fd6d:7573:7465::/64") }
+func UplinkPool6() netip.Prefix { return netip.MustParsePrefix("fd6d:7573:7466::/64") }
 
 // ensureUplink returns the network's end of its way to the host, or nil for internal
 // networks, and the host's addresses on it.

@@ -4,7 +4,6 @@ package ruleset_test
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -161,7 +160,7 @@ func TestFirstOwnerKeepsKey(t *testing.T) {
 		}
 		table.Put("first", nil)
 		commit()
-		if table.Conflict("second") != nil || !strings.Contains(list("ip muster"), fmt.Sprint("10.64.17.3")) {
+		if table.Conflict("second") != nil || !strings.Contains(list("ip muster"), "10.64.17.3") {
 			t.Errorf("after the first is gone: %v\n%s", table.Conflict("second"), list("ip muster"))
 		}
 		if err := table.Close(); err != nil {
