@@ -40,7 +40,7 @@ const (
 const auditInterval = 30 * time.Second
 
 // ownSpace is the path of the network namespace of the process.
-const ownSpace = "/proc/self/ns/net"
+const ownSpace = "/proc/thread-self/ns/net"
 
 // Config is what an overlay plugin is given.
 type Config struct {

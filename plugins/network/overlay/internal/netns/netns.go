@@ -45,8 +45,8 @@ func open(path, from string) (*Namespace, error) {
 	return n, nil
 }
 
-// Current opens the namespace of the process.
-func Current() (*Namespace, error) { return Open("/proc/self/ns/net") }
+// ownMounts leads to the mounts of the calling thread.
+const ownMounts = "/proc/thread-self/ns/mnt"
 
 func wrap(path string, file *os.File) (*Namespace, error) {
 	fd := int(file.Fd())
@@ -122,8 +122,9 @@ func (m Mounts) Open(path string) (*Namespace, error) {
 // enter moves the calling thread to the machine's mounts. The thread must end with the
 // call: it cannot return.
 func (m Mounts) enter() error {
+	// The process's first thread may be elsewhere for a call: /proc/self follows it.
 	var own, machine unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/mnt", &own); err != nil {
+	if err := unix.Stat(ownMounts, &own); err != nil {
 		return err
 	}
 	if err := unix.Stat(m.Process+"/ns/mnt", &machine); err != nil || own.Dev == machine.Dev && own.Ino == machine.Ino {
@@ -179,24 +180,19 @@ func onThread(call func() error) error {
 			return
 		}
 		defer func() { _ = home.Close() }()
-		err = call()
+		var before, after unix.Stat_t
+		err = unix.Stat(ownMounts, &before)
+		if err == nil {
+			err = call()
+		}
 		// A thread that stays elsewhere must not serve other goroutines: it stays locked,
 		// and ends with this goroutine.
-		if !movedMounts() && unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+		if unix.Stat(ownMounts, &after) == nil && before.Ino == after.Ino && unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
 			runtime.UnlockOSThread()
 		}
 		result <- err
 	}()
 	return <-result
-}
-
-// movedMounts reports whether the calling thread has other mounts than the process.
-func movedMounts() bool {
-	var process, thread unix.Stat_t
-	if unix.Stat(fmt.Sprintf("/proc/%d/ns/mnt", os.Getpid()), &process) != nil || unix.Stat("/proc/thread-self/ns/mnt", &thread) != nil {
-		return true
-	}
-	return process.Ino != thread.Ino
 }
 
 // Scratch calls a function in a new namespace that ends with the call.
