@@ -14,6 +14,7 @@ func (p *Plugin) Before(call func(string) error) { p.before = call }
 func (p *Plugin) SpaceOf(node, network string) string { return p.pathOf(node, network) }
 
 var (
-	HostLink = link.HostLink
-	Short    = link.Short
+	HostLink   = link.HostLink
+	HostPrefix = link.HostPrefix
+	Short      = link.Short
 )

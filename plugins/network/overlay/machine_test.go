@@ -156,6 +156,16 @@ func newMachines(t testing.TB, count int) (outside *netns.Namespace, machines []
 	return outside, machines
 }
 
+// beside returns another node on the same machine.
+func (m *machine) beside(id string, port uint32) *machine {
+	other := &machine{t: m.t, space: m.space, dir: m.t.TempDir(), address: m.address}
+	other.node = &networkv1.Node{Id: id, DataPathAddress: m.address, DataPathPort: port}
+	other.start()
+	other.apply(&networkv1.ApplyRequest{Complete: true})
+	m.t.Cleanup(other.clean)
+	return other
+}
+
 // start starts a plugin that knows nothing but the machine's disk and kernel.
 func (m *machine) start() {
 	m.t.Helper()
@@ -202,7 +212,7 @@ func (m *machine) leftovers() []string {
 	links, err := handle(m.t, m.space).LinkList()
 	must(m.t, err)
 	for _, l := range links {
-		if name := l.Attrs().Name; name != "lo" && name != "eth0" {
+		if name := l.Attrs().Name; strings.HasPrefix(name, overlay.HostPrefix(m.node.GetId())) || l.Type() == "vxlan" {
 			left = append(left, "link "+name)
 		}
 	}
@@ -216,7 +226,9 @@ func (m *machine) leftovers() []string {
 		}
 	}
 	for _, name := range tables(m.t, m.space) {
-		left = append(left, "table "+name)
+		if name == "muster-"+overlay.Short(m.node.GetId()) {
+			left = append(left, "table "+name)
+		}
 	}
 	return left
 }

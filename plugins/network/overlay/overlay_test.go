@@ -232,3 +232,36 @@ func TestPathMTULeavesRoomForVXLAN(t *testing.T) {
 		t.Errorf("a packet that is too large ended with %v", err)
 	}
 }
+
+// TestSeveralNodesOnOneMachine lets nodes share a machine, each with a UDP port of its own.
+func TestSeveralNodesOnOneMachine(t *testing.T) {
+	for _, address := range []string{"", "127.0.0.1"} {
+		t.Run("at "+address, func(t *testing.T) {
+			outside, machines := newMachines(t, 1)
+			if address != "" {
+				machines[0].address, machines[0].node.DataPathAddress = address, address
+			}
+			machines = append(machines, machines[0].beside("node-2", 4790))
+			ingress(machines, port(8080, 80))
+			a, b := machines[0].attach("a", "ingress="+at(1, 2)), machines[1].attach("b", "ingress="+at(2, 2))
+			a.serve(80)
+			b.serve(80)
+			for _, m := range machines {
+				m.apply(&networkv1.ApplyRequest{Backends: []*networkv1.Backends{backends("ingress", "web", a, b)}})
+			}
+			for _, c := range []struct{ from, to *endpoint }{{a, b}, {b, a}} {
+				if server, _ := mustGet(t, c.from.space, c.to.request.GetAttachments()[0].GetAddresses()[0]+":80"); server != c.to.id {
+					t.Errorf("%s was answered by %s", c.from.id, server)
+				}
+				if seen := answers(t, c.from.space, "10.64.0.2:80"); len(seen) != 2 {
+					t.Errorf("%s is answered by %v", c.from.id, seen)
+				}
+			}
+			for _, space := range []*netns.Namespace{outside, machines[0].space} {
+				if seen := answers(t, space, "192.0.2.1:8080"); len(seen) != 2 {
+					t.Errorf("the published port is answered by %v", seen)
+				}
+			}
+		})
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
@@ -231,7 +232,7 @@ func (k *Kernel) ensureVXLAN(host *netns.Namespace, s *Sandbox, h *netlink.Handl
 	}
 	if have, ok := l.(*netlink.Vxlan); ok {
 		if have.VxlanId == int(n.VNI) && have.Port == int(n.Local.Port()) && addrOf(have.SrcAddr) == n.Local.Addr() && have.HardwareAddr.String() == mac.String() {
-			return l, k.up(h, l, s.MTU)
+			return l, k.startVXLAN(s, h, l)
 		}
 		if err := k.remove(h, Overlay); err != nil {
 			return nil, err
@@ -260,7 +261,45 @@ func (k *Kernel) ensureVXLAN(host *netns.Namespace, s *Sandbox, h *netlink.Handl
 	if l, err = h.LinkByName(Overlay); err != nil {
 		return nil, err
 	}
-	return l, k.up(h, l, s.MTU)
+	return l, k.startVXLAN(s, h, l)
+}
+
+// startVXLAN sets a VXLAN device up. One that is down may lack settings.
+func (k *Kernel) startVXLAN(s *Sandbox, h *netlink.Handle, l netlink.Link) error {
+	if l.Attrs().Flags&net.FlagUp == 0 {
+		if err := k.sendToSelf(s, l); err != nil {
+			return err
+		}
+	}
+	return k.up(h, l, s.MTU)
+}
+
+// vxlanLocalBypass is IFLA_VXLAN_LOCALBYPASS.
+const vxlanLocalBypass = 31
+
+// sendToSelf makes a VXLAN device send packets for peers on the same machine as it sends
+// others. The kernel would hand them to the other device without forgetting how it routed
+// them in this namespace, so that they do not arrive. Kernels before 6.4 cannot do
+// otherwise.
+func (k *Kernel) sendToSelf(s *Sandbox, l netlink.Link) error {
+	return s.Space.Do(func() error {
+		r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+		message := nl.NewIfInfomsg(unix.AF_UNSPEC)
+		message.Index = int32(l.Attrs().Index)
+		r.AddData(message)
+		info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+		info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("vxlan"))
+		info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(vxlanLocalBypass, []byte{0})
+		r.AddData(info)
+		return k.Do("send to own machine", func() error {
+			_, err := r.Execute(unix.NETLINK_ROUTE, 0)
+			if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+				// An older kernel; nodes on machines of their own do not need it.
+				return nil
+			}
+			return err
+		})
+	})
 }
 
 // create creates a link that may be born in another namespace than the handle's.
