@@ -68,7 +68,7 @@ func TestNetworkSpecIsChecked(t *testing.T) {
 		fields []string
 	}{
 		"nothing but a name": {`{"name":"a"}`, codes.OK, nil},
-		"all that is set": {`{"name":"a_B-9","labels":{"team":"web"},"driver":{"name":"overlay","options":{"x":"y"}},"ipv6Enabled":true,"internal":true,"mtu":1400,
+		"all that is set": {`{"name":"a_B-9","labels":{"team":"web"},"driver":{"name":"overlay"},"ipv6Enabled":true,"internal":true,"mtu":1400,
 			"ipam":{"configs":[{"subnet":"10.1.0.0/16","range":"10.1.4.0/22","gateway":"10.1.0.1","reserved":{"router":"10.1.0.2"}},{"subnet":"fd00:1::/64"}]}}`, codes.OK, nil},
 		"bridge":            {`{"name":"a","driver":{"name":"bridge"}}`, codes.OK, nil},
 		"smallest subnets":  {`{"name":"a","ipv6Enabled":true,"ipam":{"configs":[{"subnet":"10.0.0.8/29"},{"subnet":"fd00::8/125"}]}}`, codes.OK, nil},
@@ -86,6 +86,8 @@ func TestNetworkSpecIsChecked(t *testing.T) {
 		"label":            {`{"name":"a","labels":{"":"x"}}`, invalid, []string{"spec.labels"}},
 
 		"driver":            {`{"name":"a","driver":{"name":"macvlan"}}`, invalid, []string{"spec.driver.name"}},
+		"option":            {`{"name":"a","driver":{"options":{"vxlan":"7"}}}`, invalid, []string{`spec.driver.options["vxlan"]`}},
+		"option of cni":     {`{"name":"a","driver":{"name":"cni","options":{"config":"lan","x":"y"}}}`, invalid, []string{`spec.driver.options["x"]`}},
 		"driver host":       {`{"name":"a","driver":{"name":"host"}}`, invalid, []string{"spec.driver.name"}},
 		"cni without it":    {`{"name":"a","driver":{"name":"cni"}}`, waiting, []string{"spec.driver.name"}},
 		"cni with settings": {`{"name":"a","driver":{"name":"cni"},"mtu":1400,"internal":true,"ipv6Enabled":true,"ipam":{"configs":[{"subnet":"10.1.0.0/16"}]}}`, invalid, []string{"spec.mtu", "spec.internal", "spec.ipv6Enabled", "spec.ipam.configs"}},
@@ -142,7 +144,7 @@ func TestNetworkSpecIsChecked(t *testing.T) {
 	subtest(t, "cni where a node has it", func(t *testing.T) {
 		a := start(t)
 		a.pluginNode("n1", nil, []string{"cni"})
-		a.createNetwork(networkSpec(t, `{"name":"a","driver":{"name":"cni"}}`))
+		a.createNetwork(networkSpec(t, `{"name":"a","driver":{"name":"cni","options":{"config":"lan"}}}`))
 	})
 }
 

@@ -119,7 +119,7 @@ func TestNetworksOfServicesAreChecked(t *testing.T) {
 		code   codes.Code
 		fields []string
 	}{
-		"two":                    {networks(`{"target":"a","aliases":["x","y-1"],"driverOptions":{"k":"v"}},{"target":"b"}`), codes.OK, nil},
+		"two":                    {networks(`{"target":"a","aliases":["x","y-1"]},{"target":"b"}`), codes.OK, nil},
 		"host":                   {networks(`{"target":"host"}`), codes.OK, nil},
 		"none":                   {networks(`{"target":"none"}`), codes.OK, nil},
 		"bridge":                 {networks(`{"target":"local"}`), codes.OK, nil},
@@ -129,7 +129,8 @@ func TestNetworksOfServicesAreChecked(t *testing.T) {
 		"twice by another name":  {networks(`{"target":"a"},{"target":"A"}`), invalid, target(1)},
 		"ingress":                {networks(`{"target":"mesh"}`), invalid, target(0)},
 		"host and another":       {networks(`{"target":"a"},{"target":"host"}`), invalid, target(1)},
-		"host with aliases":      {networks(`{"target":"host","aliases":["x"],"driverOptions":{"k":"v"}}`), invalid, []string{"spec.task.networks[0].aliases", "spec.task.networks[0].driverOptions"}},
+		"host with aliases":      {networks(`{"target":"host","aliases":["x"]}`), invalid, []string{"spec.task.networks[0].aliases"}},
+		"driver options":         {networks(`{"target":"a","driverOptions":{"k":"v"}}`), codes.Unimplemented, []string{`spec.task.networks[0].driverOptions["k"]`}},
 		"addresses":              {networks(`{"target":"a","addresses":["10.1.0.5"]}`), invalid, []string{"spec.task.networks[0].addresses"}},
 		"alias with a dot":       {networks(`{"target":"a","aliases":["ok","x.y"]}`), invalid, []string{"spec.task.networks[0].aliases[1]"}},
 		"alias too long":         {networks(`{"target":"a","aliases":["` + strings.Repeat("x", 64) + `"]}`), invalid, []string{"spec.task.networks[0].aliases[0]"}},

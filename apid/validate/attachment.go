@@ -40,7 +40,6 @@ func (v *Validator) attachments(r *Report, field string, list []*musterv1.Networ
 			r.Invalid(at+".addresses", "tasks cannot be given fixed addresses: use the name of the service")
 		}
 		v.aliases(r, at+".aliases", n.Aliases)
-		checkLabels(r, at+".driverOptions", n.DriverOptions)
 		if !standalone(n) {
 			continue
 		}
@@ -49,9 +48,6 @@ func (v *Validator) attachments(r *Report, field string, list []*musterv1.Networ
 		}
 		if len(n.Aliases) > 0 {
 			r.Invalid(at+".aliases", "%s has no names of services", n.Target)
-		}
-		if len(n.DriverOptions) > 0 {
-			r.Invalid(at+".driverOptions", "%s has no driver", n.Target)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package validate
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -19,6 +20,8 @@ const (
 	overlayDriver = "overlay"
 	bridgeDriver  = "bridge"
 	cniDriver     = "cni"
+	// cniConfig is the option of the driver cni that names a configuration on the nodes.
+	cniConfig = "config"
 )
 
 // Limits of networks.
@@ -108,8 +111,12 @@ func (v *Validator) Network(spec *musterv1.NetworkSpec, catalog *Catalog) error 
 
 // checkDriver checks the driver, and what cannot be combined with it.
 func checkDriver(r *Report, spec *musterv1.NetworkSpec, catalog *Catalog) {
-	checkLabels(r, "spec.driver.options", spec.GetDriver().GetOptions())
 	driver := spec.GetDriver().GetName()
+	for _, option := range slices.Sorted(maps.Keys(spec.GetDriver().GetOptions())) {
+		if driver != cniDriver || option != cniConfig {
+			r.Invalid(keyed("spec.driver.options", option), "is not an option of the driver %q; settings such as the MTU are fields of the spec", cmp.Or(driver, overlayDriver))
+		}
+	}
 	switch driver {
 	case "", overlayDriver, bridgeDriver:
 	case cniDriver:
