@@ -271,7 +271,9 @@ func (e *Executor) List(ctx context.Context, nodeID string) ([]sdk.Listed, error
 		}
 	}
 	for _, note := range notes {
-		if !known[note.TaskID] && (nodeID == "" || note.NodeID == nodeID) {
+		// An unfinished note does not say its node. A state directory is that of one node.
+		if !known[note.TaskID] && (nodeID == "" || note.NodeID == "" || note.NodeID == nodeID) {
+			known[note.TaskID] = true
 			all = append(all, sdk.Listed{TaskID: note.TaskID, State: sdk.Prepared})
 		}
 	}

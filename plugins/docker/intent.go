@@ -82,6 +82,9 @@ func (i intents) read(taskID string) (*intent, error) {
 // remove removes the note on a task, and what a process left that was killed
 // while it wrote it.
 func (i intents) remove(taskID string) error {
+	if !idPattern.MatchString(taskID) {
+		return nil
+	}
 	for _, path := range []string{i.path(taskID), i.path(taskID) + unfinishedSuffix} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove a note: %w", err)
@@ -90,7 +93,7 @@ func (i intents) remove(taskID string) error {
 	return nil
 }
 
-// list returns all notes.
+// list returns all notes. Of one that was not finished only the task is known.
 func (i intents) list() ([]intent, error) {
 	entries, err := os.ReadDir(i.dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -101,6 +104,10 @@ func (i intents) list() ([]intent, error) {
 	}
 	var notes []intent
 	for _, entry := range entries {
+		if id, unfinished := strings.CutSuffix(entry.Name(), intentSuffix+unfinishedSuffix); unfinished {
+			notes = append(notes, intent{TaskID: id})
+			continue
+		}
 		id, found := strings.CutSuffix(entry.Name(), intentSuffix)
 		if !found {
 			continue

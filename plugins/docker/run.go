@@ -305,10 +305,8 @@ func (e *Executor) Remove(ctx context.Context, ref sdk.Ref) error {
 			return err
 		}
 	}
-	if note != nil {
-		return e.intents.remove(ref.TaskID)
-	}
-	return nil
+	// A process that was killed may have left a part of a note.
+	return e.intents.remove(ref.TaskID)
 }
 
 // remove removes a container and its nameless volumes, and returns when it is

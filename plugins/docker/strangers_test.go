@@ -32,6 +32,25 @@ func TestAStrangersContainerIsLeftAlone(t *testing.T) {
 	}
 }
 
+func TestNoteThatAKilledProcessDidNotFinishIsListedAndRemoved(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, taskSpec(shell("true")))
+	path := filepath.Join(b.dir, b.task.GetId()+".creating.new")
+	if err := os.WriteFile(path, []byte(`{"taskId":`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	listed, err := b.List(b.context(), b.task.GetNodeId())
+	if err != nil || len(listed) != 1 || listed[0].TaskID != b.task.GetId() || listed[0].State != sdk.Prepared {
+		t.Errorf("List = %v, %v; want the task, prepared", listed, err)
+	}
+	if err := b.Remove(b.context(), b.ref); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("the unfinished note is still there: %v", err)
+	}
+}
+
 // A note of a creation whose container never came is listed, and goes with
 // Remove, which leaves nothing.
 func TestANoteOfACreation(t *testing.T) {
