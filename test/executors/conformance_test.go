@@ -50,6 +50,12 @@ func TestConformance(t *testing.T) {
 		need.Answer(t, "ls", "/usr/lib/cni/bridge")
 		run(t, tryCNI, "DIR="+dir)
 	})
+	t.Run("network example", func(t *testing.T) {
+		t.Parallel()
+		need.Program(t, "ip")
+		need.Program(t, "nsenter")
+		run(t, tryExample, "DIR="+dir)
+	})
 }
 
 // tryCNI tries the network plugin for CNI with a bridge, in a network namespace that stands
@@ -65,4 +71,16 @@ cat > "$DIR/net.d/10-try.conflist" <<END
 END
 ip netns exec $host "$DIR/muster" plugin test --json --env NETCONFPATH="$DIR/net.d" --own-addresses --driver-opt config=try \
 	"$DIR/plugins/muster-network-cni"
+`
+
+// tryExample tries the example of a network plugin, in a network namespace that stands for
+// the host's.
+const tryExample = `
+host=muster-lan-$$
+ip netns add $host
+trap 'ip netns del $host' EXIT
+ip -n $host link add p0 type bridge
+ip -n $host link set p0 up
+CGO_ENABLED=0 go -C examples/network-go build -o "$DIR/muster-network-lan" .
+ip netns exec $host "$DIR/muster" plugin test --json --driver-opt parent=p0 "$DIR/muster-network-lan"
 `
