@@ -66,10 +66,22 @@ func (a *applier) process() network.Plugin {
 	return a.current.Plugin
 }
 
+// healthyProcess is process for one that says that it can work. One that cannot, as
+// without the rights for it, need not be told anything; one that no longer can continues.
+func (a *applier) healthyProcess() network.Plugin {
+	p := a.process()
+	a.n.mu.Lock()
+	defer a.n.mu.Unlock()
+	if p == nil || a.current == nil || !a.current.Healthy() {
+		return nil
+	}
+	return p
+}
+
 // run informs one process of the plugin after the other until ctx ends.
 func (a *applier) run(ctx context.Context) {
 	for ctx.Err() == nil {
-		if p := a.process(); p != nil {
+		if p := a.healthyProcess(); p != nil {
 			a.inform(ctx, p)
 			continue
 		}

@@ -42,6 +42,8 @@ type node struct {
 	faults map[string][]func(ctx context.Context) error
 	// broken says what is wrong with networks.
 	broken map[string]string
+	// sick is why the plugin says that it cannot work; empty: it can.
+	sick   string
 	stored map[string]*dispatcherv1.Assignments
 	writes int
 	// address is where other nodes send traffic to.
@@ -178,6 +180,11 @@ func (n *node) Describe(ctx context.Context) []*network.Described {
 	if p != nil {
 		about, _ = p.Describe(ctx)
 	}
+	n.mu.Lock()
+	if n.sick != "" {
+		about.Healthy, about.Message = false, n.sick
+	}
+	n.mu.Unlock()
 	return []*network.Described{network.NewDescribed(p, about)}
 }
 
@@ -425,6 +432,34 @@ func TestCallThatDiesWithTheProcessIsTemporary(t *testing.T) {
 		n.startPlugin()
 		n.settle(time.Second)
 		if err := n.attach("a"); err != nil {
+			n.t.Error(err)
+		}
+	})
+}
+
+func TestPluginThatCannotWorkIsToldNothingUntilItCan(t *testing.T) {
+	inBubble(t, func(n *node) {
+		setSick := func(why string) {
+			n.mu.Lock()
+			n.sick = why
+			n.mu.Unlock()
+			n.changed()
+			n.settle(time.Second)
+		}
+		setSick("CAP_NET_ADMIN is missing")
+		n.session(net("10.64.4.0/26"))
+		n.settle(time.Minute)
+		n.wantCalls()
+		if err := n.attach("a"); err == nil || err.Error() != "network plugin null is not ready: CAP_NET_ADMIN is missing" {
+			n.t.Errorf("Attach = %v", err)
+		}
+		setSick("")
+		if err := n.attach("a"); err != nil {
+			n.t.Error(err)
+		}
+		// What goes wrong later does not end what works.
+		setSick("nft is busy")
+		if err := n.attach("b"); err != nil {
 			n.t.Error(err)
 		}
 	})

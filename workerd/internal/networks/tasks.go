@@ -236,7 +236,7 @@ func (n *Networks) readyNow(t *task) (network.Plugin, error) {
 	case a.ready == nil:
 		why := a.current.Description.GetMessage()
 		switch {
-		case a.current.Plugin != nil:
+		case a.current.Plugin != nil && a.current.Healthy():
 			why = "it has not set up the node's networks yet"
 		case why == "":
 			why = "it does not run"
