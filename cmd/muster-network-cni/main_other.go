@@ -1,6 +1,6 @@
 //go:build !linux
 
-// Command muster-network-overlay runs on Linux only.
+// Command muster-network-cni runs on Linux only.
 package main
 
 import (
@@ -9,6 +9,6 @@ import (
 )
 
 func main() {
-	fmt.Fprintln(os.Stderr, "muster-network-overlay runs on Linux only")
+	fmt.Fprintln(os.Stderr, "muster-network-cni runs on Linux only")
 	os.Exit(1)
 }
