@@ -71,8 +71,10 @@ func TestImportsPointOneWay(t *testing.T) {
 		"cmd":      append([]string{"cmd", "internal", "plugins", "api", "compose"}, daemons...),
 		// Files that ship, for programs that install them. It imports nothing.
 		"compose": {},
-		"bench":   {"kit", "internal", "workerd", "plugins", "api"},
-		"test":    {"test", "kit", "internal", "plugins", "api", "compose"},
+		// Programs that show how Muster is used, and need nothing of it.
+		"examples": {},
+		"bench":    {"kit", "internal", "workerd", "plugins", "api"},
+		"test":     {"test", "kit", "internal", "plugins", "api", "compose"},
 		// What tests start: it knows programs, and no package of a daemon. The product
 		// must not import it, except in its tests.
 		"kit": {"kit", "internal", "api", "compose"},
