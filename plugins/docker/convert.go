@@ -76,7 +76,7 @@ func containerConfig(task *sdk.Task, exposed nat.PortSet) (*container.Config, er
 		OpenStdin:    spec.GetOpenStdin(),
 		StopSignal:   spec.GetStopSignal(),
 		StopTimeout:  grace,
-		Healthcheck:  health(spec.GetHealthcheck()),
+		Healthcheck:  healthConfig(spec.GetHealthcheck()),
 		ExposedPorts: exposed,
 	}, nil
 }
@@ -181,7 +181,7 @@ func seconds(span time.Duration) int {
 	return int(math.Ceil(max(span, 0).Seconds()))
 }
 
-func health(check *musterv1.HealthConfig) *container.HealthConfig {
+func healthConfig(check *musterv1.HealthConfig) *container.HealthConfig {
 	if check == nil {
 		return nil
 	}

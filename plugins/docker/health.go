@@ -4,29 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/docker/docker/api/types/container"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/musterhq/muster/plugins/internal/health"
 	"github.com/musterhq/muster/plugins/sdk"
 )
 
 // errUnhealthy is why a container whose health check fails counts as failed.
 var errUnhealthy = errors.New("unhealthy")
 
-const (
-	// defaultRetries is how many health checks fail before the Engine takes a
-	// container whose check does not say how many for unhealthy.
-	defaultRetries = 3
-	// maxCheckOutput is how many bytes of a health check's output are reported.
-	maxCheckOutput = 200
-	// checkLag is how long the Engine may take to record a check after the event
-	// about its end.
-	checkLag = 250 * time.Millisecond
-)
+// checkLag is how long the Engine may take to record a check after the event about its
+// end.
+const checkLag = 250 * time.Millisecond
 
 // healthy returns when a container is healthy or has ended. One that becomes
 // unhealthy is stopped.
@@ -45,7 +37,7 @@ func (e *Executor) healthy(ctx context.Context, found *container.InspectResponse
 	if err := e.stop(ctx, found.ID, nil); err != nil {
 		return nil, err
 	}
-	return nil, sdk.Failed(fmt.Errorf("the container is %w: %s", errUnhealthy, describeCheck(found)))
+	return nil, sdk.Failed(fmt.Errorf("the container is %w: %s", errUnhealthy, health.Unhealthy(healthOf(found))))
 }
 
 // checked reports whether a container has a health check.
@@ -64,7 +56,7 @@ func retries(found *container.InspectResponse) int {
 	if check := found.Config.Healthcheck; check != nil && check.Retries > 0 {
 		return check.Retries
 	}
-	return defaultRetries
+	return health.DefaultRetries
 }
 
 // failedChecks reports whether a container that has ended was unhealthy then. Its
@@ -92,7 +84,7 @@ func healthOf(found *container.InspectResponse) *sdk.Health {
 		said.State = sdk.HealthUnhealthy
 	}
 	if last := lastCheck(found); last != nil && last.ExitCode != 0 {
-		said.ExitCode, said.Output = int32(last.ExitCode), checkOutput(last)
+		said.ExitCode, said.Output = int32(last.ExitCode), health.Output(last.Output)
 	}
 	return said
 }
@@ -104,35 +96,6 @@ func lastCheck(found *container.InspectResponse) *container.HealthcheckResult {
 		return nil
 	}
 	return found.State.Health.Log[len(found.State.Health.Log)-1]
-}
-
-// checkOutput returns the output of a health check on one line, clipped, without
-// characters that a terminal acts on.
-func checkOutput(check *container.HealthcheckResult) string {
-	output := strings.Map(func(r rune) rune {
-		if !unicode.IsSpace(r) && unicode.In(r, unicode.Cc, unicode.Cf) {
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(check.Output, "\uFFFD"))
-	output = strings.Join(strings.Fields(output), " ")
-	if len(output) > maxCheckOutput {
-		output = strings.ToValidUTF8(output[:maxCheckOutput], "") + "..."
-	}
-	return output
-}
-
-// describeCheck describes the last run of a container's health check.
-func describeCheck(found *container.InspectResponse) string {
-	last := lastCheck(found)
-	if last == nil {
-		return "its health check has not run"
-	}
-	output := checkOutput(last)
-	if output == "" {
-		return fmt.Sprintf("its health check ended with exit code %d and wrote no output", last.ExitCode)
-	}
-	return fmt.Sprintf("its health check ended with exit code %d: %s", last.ExitCode, output)
 }
 
 // Observe implements [sdk.Observer].
@@ -155,7 +118,7 @@ func (e *Executor) Observe(ctx context.Context, ref sdk.Ref, emit func(sdk.Obser
 		if started(found) && !alive(found) {
 			return true, nil
 		}
-		now := observation(found)
+		now := health.Observation(status(found))
 		if last != nil && now.Message == last.Message && now.Error == last.Error && proto.Equal(now.Status, last.Status) {
 			return false, nil
 		}
@@ -168,37 +131,4 @@ func (e *Executor) Observe(ctx context.Context, ref sdk.Ref, emit func(sdk.Obser
 // image, has a health check.
 func hasCheck(check *container.HealthConfig) bool {
 	return check != nil && len(check.Test) > 0 && check.Test[0] != "NONE"
-}
-
-// observation describes a container that has a health check and has not ended.
-func observation(found *container.InspectResponse) sdk.Observation {
-	o := sdk.Observation{Status: status(found)}
-	health := o.Status.GetHealth()
-	if health.GetState() == sdk.HealthHealthy || health == nil {
-		return o
-	}
-	o.Message = "waiting for the health check"
-	last := lastCheck(found)
-	switch {
-	case last == nil || last.ExitCode == 0:
-	case health.GetFailedChecks() == 0:
-		// Failures within the start period do not count.
-		o.Error = "the last health check failed: " + checkResult(last)
-	default:
-		o.Error = fmt.Sprintf("%d of %d health checks failed: %s", health.GetFailedChecks(), health.GetRetries(), checkResult(last))
-	}
-	return o
-}
-
-// checkResult describes a health check that has failed.
-func checkResult(check *container.HealthcheckResult) string {
-	output := checkOutput(check)
-	switch {
-	case output == "":
-		return fmt.Sprintf("exit code %d, no output", check.ExitCode)
-	case check.ExitCode < 0:
-		// The Engine could not run it, or it took too long. The output says which.
-		return output
-	}
-	return fmt.Sprintf("exit code %d: %s", check.ExitCode, output)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
 
+	"github.com/musterhq/muster/plugins/internal/health"
 	"github.com/musterhq/muster/plugins/sdk"
 )
 
@@ -141,7 +142,7 @@ func (e *Executor) Wait(ctx context.Context, ref sdk.Ref) (*sdk.Ended, error) {
 	case orphaned:
 		ended.Error = errNamespaceGone.Error()
 	case failedChecks(found):
-		ended.Error = errUnhealthy.Error() + ": " + describeCheck(found)
+		ended.Error = errUnhealthy.Error() + ": " + health.Unhealthy(healthOf(found))
 	}
 	return ended, nil
 }
