@@ -33,6 +33,7 @@ type Payload struct {
 	User            string        `json:"user,omitempty" jsonschema:"user or user:group, by name or number; absent: the executor's own"`
 	StopSignal      string        `json:"stopSignal,omitempty" jsonschema:"what asks the process to stop; absent: SIGTERM"`
 	StopGracePeriod *sdk.Duration `json:"stopGracePeriod,omitempty" jsonschema:"how long it then has; absent: 10s"`
+	Healthcheck     *Healthcheck  `json:"healthcheck,omitempty" jsonschema:"what tells whether the process works; exactly one of command, shell and tcp; the task is not RUNNING before it succeeds"`
 }
 
 const (
@@ -53,8 +54,24 @@ func payloadSchema() string {
 		property["shell"].MinLength = new(1)
 		property["env"].Items.Pattern = envPattern
 		property["dir"].Pattern = "^/"
-		s.OneOf = []*jsonschema.Schema{{Required: []string{"command"}}, {Required: []string{"shell"}}}
+		s.OneOf = oneOf("command", "shell")
+		check := property["healthcheck"]
+		check.Types, check.Type = nil, "object"
+		check.Properties["command"].Types, check.Properties["command"].Type = nil, "array"
+		check.Properties["command"].MinItems = new(1)
+		check.Properties["shell"].MinLength = new(1)
+		check.Properties["tcp"].Minimum = new(1.0)
+		check.OneOf = oneOf("command", "shell", "tcp")
 	})
+}
+
+// oneOf requires exactly one of several properties.
+func oneOf(names ...string) []*jsonschema.Schema {
+	var all []*jsonschema.Schema
+	for _, name := range names {
+		all = append(all, &jsonschema.Schema{Required: []string{name}})
+	}
+	return all
 }
 
 // plan makes of a task what its supervisor is to run. Everything that can be
@@ -102,7 +119,10 @@ func (e *Executor) plan(task *sdk.Task) (taskdir.Spec, error) {
 	if spec.Env, err = environment(task, payload, spec, home); err != nil {
 		return taskdir.Spec{}, err
 	}
-	if spec.Path, spec.Args, err = commandLine(payload, spec); err != nil {
+	if spec.Path, spec.Args, err = commandLine("", payload, spec); err != nil {
+		return taskdir.Spec{}, err
+	}
+	if spec.Check, err = planCheck(payload.Healthcheck, spec); err != nil {
 		return taskdir.Spec{}, err
 	}
 	limits := task.GetSpec().GetResources().GetLimits()
@@ -186,22 +206,23 @@ func environment(task *sdk.Task, payload Payload, spec taskdir.Spec, home string
 	return append(env, spec.Marker()), nil
 }
 
-// commandLine returns the program's file and what it is given.
-func commandLine(payload Payload, spec taskdir.Spec) (string, []string, error) {
+// commandLine returns the program's file and what it is given. The prefix is that of the
+// fields in errors.
+func commandLine(prefix string, payload Payload, spec taskdir.Spec) (string, []string, error) {
 	for _, list := range [][]string{payload.Command, payload.Args, {payload.Shell}} {
 		if slices.ContainsFunc(list, func(word string) bool { return strings.ContainsRune(word, 0) }) {
-			return "", nil, sdk.SpecFault("command", errors.New("an argument cannot hold a zero byte"))
+			return "", nil, sdk.SpecFault(prefix+"command", errors.New("an argument cannot hold a zero byte"))
 		}
 	}
 	switch {
 	case payload.Shell != "" && len(payload.Command) > 0:
-		return "", nil, sdk.SpecFault("shell", errors.New("there is a command beside it; it must be one or the other"))
+		return "", nil, sdk.SpecFault(prefix+"shell", errors.New("there is a command beside it; it must be one or the other"))
 	case payload.Shell != "":
 		return shellPath, append([]string{shellPath, "-c", payload.Shell, shellPath}, payload.Args...), nil
 	case len(payload.Command) == 0 || payload.Command[0] == "":
-		return "", nil, sdk.SpecFault("command", errors.New("it is missing"))
+		return "", nil, sdk.SpecFault(prefix+"command", errors.New("it is missing"))
 	}
-	path, err := lookPath(payload.Command[0], spec)
+	path, err := lookPath(prefix+"command", payload.Command[0], spec)
 	if err != nil {
 		return "", nil, err
 	}
@@ -209,8 +230,8 @@ func commandLine(payload Payload, spec taskdir.Spec) (string, []string, error) {
 }
 
 // lookPath finds a program as the command's own environment would have it.
-func lookPath(name string, spec taskdir.Spec) (string, error) {
-	missing := sdk.NodeFault(fmt.Errorf("command: there is no program %q here", name))
+func lookPath(field, name string, spec taskdir.Spec) (string, error) {
+	missing := sdk.NodeFault(fmt.Errorf("%s: there is no program %q here", field, name))
 	if strings.Contains(name, "/") {
 		path := name
 		if !filepath.IsAbs(path) {

@@ -81,6 +81,7 @@ var (
 	_ sdk.LogStreamer = (*Executor)(nil)
 	_ sdk.Statser     = (*Executor)(nil)
 	_ sdk.Networker   = (*Executor)(nil)
+	_ sdk.Observer    = (*Executor)(nil)
 )
 
 // New returns an executor. The program it is part of must call Supervise before
@@ -290,18 +291,26 @@ func (e *Executor) Start(ctx context.Context, task *sdk.Task, _ sdk.Handle) (*sd
 			return nil, notFound(task.GetId(), err)
 		}
 	}
-	started, err := poll(ctx, errNotYet, func() (*sdk.Started, error) {
-		started, err := e.started(dir, task)
-		if started == nil && err == nil {
-			err = errNotYet
+	var started *sdk.Started
+	look := func() (bool, error) {
+		var err error
+		started, err = poll(ctx, errNotYet, func() (*sdk.Started, error) { return e.started(dir, task) })
+		if errors.Is(err, errUnchecked) {
+			return false, nil
 		}
-		return started, err
-	})
-	return started, notFound(task.GetId(), err)
+		return true, err
+	}
+	if err := every(ctx, healthPoll, look); err != nil {
+		return nil, notFound(task.GetId(), err)
+	}
+	return started, nil
 }
 
 // errNotYet says that a supervisor has not written yet how the start went.
 var errNotYet = errors.New("the supervisor has not started the command yet")
+
+// errUnchecked says that the health check of a task has not succeeded yet.
+var errUnchecked = errors.New("the health check has not succeeded yet")
 
 // fresh tells whether a task was neither begun nor lost.
 func fresh(dir taskdir.Dir) (bool, error) {
@@ -339,7 +348,7 @@ func (e *Executor) spawn(dir taskdir.Dir) error {
 	return nil
 }
 
-// started says what is known of a task that is being started; nil if that is
+// started says what is known of a task that is being started: errNotYet if that is
 // nothing yet.
 func (e *Executor) started(dir taskdir.Dir, task *sdk.Task) (*sdk.Started, error) {
 	// Asked first: the result was written before the lock was freed.
@@ -354,6 +363,9 @@ func (e *Executor) started(dir taskdir.Dir, task *sdk.Task) (*sdk.Started, error
 	if exit != nil && exit.StartError != "" {
 		return nil, sdk.Failed(errors.New(exit.StartError))
 	}
+	if exit != nil && exit.Unhealthy != nil && !exit.Unhealthy.Succeeded {
+		return nil, sdk.Failed(fmt.Errorf("the process is %w", unhealthy(exit)))
+	}
 	run, err := runOf(dir)
 	if err != nil {
 		return nil, err
@@ -363,10 +375,17 @@ func (e *Executor) started(dir taskdir.Dir, task *sdk.Task) (*sdk.Started, error
 		if err != nil {
 			return nil, err
 		}
-		return &sdk.Started{Status: status(run, exit), Ports: ports}, nil
+		said, err := status(dir, run, exit)
+		if err != nil {
+			return nil, err
+		}
+		if state := said.GetHealth().GetState(); alive && exit == nil && (state == sdk.HealthStarting || state == sdk.HealthUnhealthy) {
+			return nil, errUnchecked
+		}
+		return &sdk.Started{Status: said, Ports: ports}, nil
 	}
 	if alive {
-		return nil, nil
+		return nil, errNotYet
 	}
 	if exit, err = e.lost(dir); err != nil {
 		return nil, err
@@ -387,13 +406,15 @@ func tail(dir taskdir.Dir) string {
 }
 
 // status says what is known of a task that was started.
-func status(run *taskdir.Run, exit *taskdir.Exit) *sdk.Status {
+func status(dir taskdir.Dir, run *taskdir.Run, exit *taskdir.Exit) (*sdk.Status, error) {
 	if run == nil {
-		return nil
+		return nil, nil
 	}
 	said := &sdk.Status{Id: strconv.Itoa(run.Command.PID), Pid: int64(run.Command.PID)}
 	if exit != nil {
 		said.ExitCode, said.OomKilled = exit.Code, exit.OOMKilled
 	}
-	return said
+	var err error
+	said.Health, err = healthOf(dir, exit)
+	return said, err
 }

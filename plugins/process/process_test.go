@@ -15,6 +15,7 @@ import (
 
 	executorv1 "github.com/musterhq/muster/api/muster/executor/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/plugins/conformance"
 	"github.com/musterhq/muster/plugins/executortest"
 	"github.com/musterhq/muster/plugins/process"
 	"github.com/musterhq/muster/plugins/process/internal/proc"
@@ -67,6 +68,11 @@ func behaviorSpec(t testing.TB, behavior executortest.Behavior) *musterv1.TaskSp
 	payload := map[string]any{"shell": fmt.Sprintf(script, trap, end), "args": args}
 	if behavior.Grace > 0 {
 		payload["stopGracePeriod"] = behavior.Grace.String()
+	}
+	if behavior.Sick {
+		payload["healthcheck"] = map[string]any{
+			"shell": fmt.Sprintf("echo '%s'; exit %d", conformance.SickOutput, conformance.SickExitCode), "interval": "500ms", "retries": 5,
+		}
 	}
 	return spec(t, payload)
 }
@@ -138,6 +144,7 @@ func TestConformance(t *testing.T) {
 				"dir":             spec(t, map[string]any{"shell": "true", "dir": "tmp"}),
 				"stopSignal":      spec(t, map[string]any{"shell": "true", "stopSignal": "SIGNOT"}),
 				"stopGracePeriod": spec(t, map[string]any{"shell": "true", "stopGracePeriod": "-1s"}),
+				"healthcheck":     spec(t, map[string]any{"shell": "true", "healthcheck": map[string]any{"shell": "true", "tcp": 80}}),
 				"networks":        limited,
 				"generic":         {Runtime: &musterv1.TaskSpec_Container{Container: &musterv1.ContainerSpec{Image: "x"}}},
 			},

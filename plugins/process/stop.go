@@ -42,11 +42,18 @@ func (e *Executor) Wait(ctx context.Context, ref sdk.Ref) (*sdk.Ended, error) {
 	if exit == nil || (run == nil && exit.Lost == "") {
 		return nil, sdk.NotStarted(ref.TaskID)
 	}
-	said := status(run, exit)
+	said, err := status(dir, run, exit)
+	if err != nil {
+		return nil, notFound(ref.TaskID, err)
+	}
 	if said == nil {
 		said = &sdk.Status{ExitCode: exit.Code}
 	}
-	return &sdk.Ended{Status: said, At: exit.At, Error: exit.Lost}, nil
+	ended := &sdk.Ended{Status: said, At: exit.At, Error: exit.Lost}
+	if exit.Unhealthy != nil {
+		ended.Error = unhealthy(exit).Error()
+	}
+	return ended, nil
 }
 
 // Shutdown implements [sdk.Executor].
@@ -92,7 +99,7 @@ func (e *Executor) Terminate(ctx context.Context, ref sdk.Ref) (*sdk.Status, err
 	if err != nil {
 		return nil, err
 	}
-	return status(run, exit), nil
+	return status(dir, run, exit)
 }
 
 // known returns what is known of a task's command, and of its end; either may be nil.
@@ -204,7 +211,11 @@ func (e *Executor) look(dir taskdir.Dir, nodeID string) (sdk.Listed, string, err
 	if err != nil {
 		return sdk.Listed{}, "", err
 	}
-	listed := sdk.Listed{TaskID: dir.ID(), State: sdk.Prepared, Status: status(run, exit)}
+	said, err := status(dir, run, exit)
+	if err != nil {
+		return sdk.Listed{}, "", err
+	}
+	listed := sdk.Listed{TaskID: dir.ID(), State: sdk.Prepared, Status: said}
 	switch {
 	case exit != nil:
 		listed.State = sdk.Exited

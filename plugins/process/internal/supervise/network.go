@@ -17,12 +17,9 @@ import (
 // task, and see its resolv.conf and hosts file. The mounts are seen by nothing else, and
 // end with the last process of the task.
 func enterNetwork(dir taskdir.Dir) error {
-	network, err := dir.Network()
+	network, err := networkOf(dir)
 	if err != nil {
 		return err
-	}
-	if network == nil {
-		return errors.New("the task's network is not known")
 	}
 	if err := setNetwork(network.Namespace); err != nil {
 		return err
@@ -36,6 +33,15 @@ func enterNetwork(dir taskdir.Dir) error {
 		}
 	}
 	return nil
+}
+
+// networkOf returns the network of a networked task.
+func networkOf(dir taskdir.Dir) (*taskdir.Network, error) {
+	network, err := dir.Network()
+	if err == nil && network == nil {
+		err = errors.New("the task's network is not known")
+	}
+	return network, err
 }
 
 // setNetwork makes this thread join a network namespace.

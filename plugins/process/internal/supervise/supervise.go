@@ -6,6 +6,9 @@
 // command has ended kills whatever the command left running and says how it
 // ended. It holds the task's lock all the while, so that its death shows.
 //
+// It also runs the health checks of the command, one after the other, and writes down
+// what they say. It stops a command that is unhealthy.
+//
 // It listens to two signals. SIGTERM: ask the command to stop. SIGUSR1: kill it.
 package supervise
 
@@ -133,6 +136,10 @@ type supervisor struct {
 	group  *cgroup.Group
 	output []*os.File
 	copies sync.WaitGroup
+	// checks are the health checks, nil if the task has none.
+	checks *checks
+	// unhealthy is set if the task is stopped because of them.
+	unhealthy *taskdir.Health
 }
 
 // supervise runs the command and returns how it ended.
@@ -145,22 +152,49 @@ func (s *supervisor) supervise() (taskdir.Exit, error) {
 		s.end()
 		return exit, nil
 	}
+	var grace <-chan time.Time
 	for s.leader != 0 {
-		switch <-s.signals {
-		case unix.SIGCHLD:
-			s.reap()
-		case Stop:
-			s.signal(s.spec.StopSignal)
-			// One that is halted would hear nothing before it continues.
-			s.signal(unix.SIGCONT)
-		case Kill:
-			s.signal(unix.SIGKILL)
-			s.group.Kill()
+		select {
+		case signal := <-s.signals:
+			switch signal {
+			case unix.SIGCHLD:
+				s.reap()
+			case Stop:
+				s.stop()
+			case Kill:
+				s.kill()
+			}
+		case <-s.checks.due():
+			s.checks.tick(s)
+		case result := <-s.checks.results():
+			s.checks.ended(result)
+		case <-grace:
+			s.kill()
+		}
+		if health := s.checks.conclude(s.dir); health != nil && s.leader != 0 {
+			s.unhealthy = health
+			grace = time.After(s.spec.Grace)
+			s.stop()
 		}
 	}
-	exit := taskdir.Exit{At: s.ended, Code: exitCode(s.status), OOMKilled: s.group.OOMKilled()}
+	exit := taskdir.Exit{At: s.ended, Code: exitCode(s.status), OOMKilled: s.group.OOMKilled(), Unhealthy: s.unhealthy}
 	s.end()
 	return exit, nil
+}
+
+// stop asks the command to stop. A task that is stopping is not checked.
+func (s *supervisor) stop() {
+	s.checks.stop()
+	s.signal(s.spec.StopSignal)
+	// One that is halted would hear nothing before it continues.
+	s.signal(unix.SIGCONT)
+}
+
+// kill kills the command.
+func (s *supervisor) kill() {
+	s.checks.stop()
+	s.signal(unix.SIGKILL)
+	s.group.Kill()
 }
 
 // startFailed is the exit code of a command that could not be started, as
@@ -184,34 +218,19 @@ func (s *supervisor) start() error {
 			_ = file.Close()
 		}
 	}()
-	attributes := &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	if user := s.spec.User; user != nil {
-		attributes.Credential = &syscall.Credential{Uid: user.UID, Gid: user.GID, Groups: user.Groups}
-	}
-	unified, err := group.Unified()
-	if err != nil {
-		return err
-	}
-	if unified != nil {
-		defer func() { _ = unified.Close() }()
-		attributes.UseCgroupFD, attributes.CgroupFD = true, int(unified.Fd())
-	}
-	var fds []uintptr
-	for _, file := range files {
-		fds = append(fds, file.Fd())
-	}
 	if s.spec.Networked {
 		if err := enterNetwork(s.dir); err != nil {
 			return err
 		}
 	}
 	at := time.Now()
-	if err := group.Start(s.spec.Limits, func() error {
-		s.leader, err = syscall.ForkExec(s.spec.Path, s.spec.Args, &syscall.ProcAttr{
-			Dir: s.spec.Dir, Env: s.spec.Env, Files: fds, Sys: attributes,
-		})
-		return err
-	}); err != nil {
+	if s.spec.Check != nil {
+		if err := s.dir.SetHealth(taskdir.Health{Retries: s.spec.Check.Retries}); err != nil {
+			return err
+		}
+	}
+	s.leader, err = s.fork(s.spec.Path, s.spec.Args, files, &syscall.SysProcAttr{Setsid: true})
+	if err != nil {
 		if s.leader != 0 {
 			// It runs, but not within its limits.
 			s.signal(unix.SIGKILL)
@@ -228,7 +247,37 @@ func (s *supervisor) start() error {
 		s.signal(unix.SIGKILL)
 		return err
 	}
+	if s.spec.Check != nil {
+		s.checks = newChecks(*s.spec.Check)
+	}
 	return nil
+}
+
+// fork starts a program as the task's user, in its directory, control groups and
+// network. The process may run even if there is an error: then it is not within its
+// limits. The goroutine must be locked to the thread that has entered the network.
+func (s *supervisor) fork(path string, args []string, files []*os.File, attributes *syscall.SysProcAttr) (pid int, err error) {
+	attributes.Pdeathsig = syscall.SIGKILL
+	if user := s.spec.User; user != nil {
+		attributes.Credential = &syscall.Credential{Uid: user.UID, Gid: user.GID, Groups: user.Groups}
+	}
+	unified, err := s.group.Unified()
+	if err != nil {
+		return 0, err
+	}
+	if unified != nil {
+		defer func() { _ = unified.Close() }()
+		attributes.UseCgroupFD, attributes.CgroupFD = true, int(unified.Fd())
+	}
+	var fds []uintptr
+	for _, file := range files {
+		fds = append(fds, file.Fd())
+	}
+	err = s.group.Start(s.spec.Limits, func() error {
+		pid, err = syscall.ForkExec(path, args, &syscall.ProcAttr{Dir: s.spec.Dir, Env: s.spec.Env, Files: fds, Sys: attributes})
+		return err
+	})
+	return pid, err
 }
 
 // openOutput opens the command's standard files, and copies what it writes into
@@ -273,12 +322,15 @@ func (s *supervisor) reap() (more bool) {
 			return true
 		case pid == s.leader:
 			s.leader, s.status, s.ended = 0, status, time.Now()
+		default:
+			s.checks.reaped(pid, status)
 		}
 	}
 }
 
 // end kills what the command left running, and takes in the last of its output.
 func (s *supervisor) end() {
+	s.checks.stop()
 	var failed error
 	deadline := time.NewTimer(sweepTime)
 	defer deadline.Stop()

@@ -13,6 +13,7 @@
 //	tasks/<id>/hosts            what it sees as /etc/hosts
 //	tasks/<id>/begun            the command may have been started
 //	tasks/<id>/run.json         the command was started
+//	tasks/<id>/health.json      what the health check of a task that has one says
 //	tasks/<id>/exit.json        how it ended, or why it could not be started
 //	tasks/<id>/log, log.1       what it wrote (package logfile)
 //	tasks/<id>/supervisor.log   what went wrong with the supervisor itself
@@ -20,8 +21,8 @@
 //	trash/<id>/                 a task directory that is being removed
 //
 // A task directory appears and disappears by one rename, and each file in it but
-// the logs is written by one rename, and only those of the network more than once. Nothing is forced to the disk: a machine
-// that loses power may have files of no length (ErrDamaged) or none, and then
+// the logs is written by one rename, and only those of the network and of the health
+// check more than once. Nothing is forced to the disk: a machine that loses power may have files of no length (ErrDamaged) or none, and then
 // nothing of the task runs. The lock is one of an open file
 // (F_OFD_SETLK): the executor takes it, hands the open file to the supervisor it
 // starts, so that no other process can start the task in between; the kernel frees it
@@ -85,7 +86,39 @@ type Spec struct {
 	Ports []Port `json:"ports"`
 	// Networked is true if the command runs in a network namespace of its own.
 	Networked bool `json:"networked,omitempty"`
+	// Check is the health check, or nil.
+	Check *Check `json:"check,omitempty"`
 }
+
+// Check is a health check: a command or a TCP port.
+type Check struct {
+	// Path and Args are those of the command. Path is empty if Port is set.
+	Path string   `json:"path,omitempty"`
+	Args []string `json:"args,omitempty"`
+	// Port is the port of 127.0.0.1 that must accept connections.
+	Port          uint16        `json:"port,omitempty"`
+	Interval      time.Duration `json:"interval"`
+	Timeout       time.Duration `json:"timeout"`
+	StartPeriod   time.Duration `json:"startPeriod"`
+	StartInterval time.Duration `json:"startInterval"`
+	Retries       uint32        `json:"retries"`
+}
+
+// Health is what a health check says of a running task.
+type Health struct {
+	// Succeeded is true once a check has succeeded.
+	Succeeded bool `json:"succeeded,omitempty"`
+	// Failed is how many of the latest checks failed, in a row, and Retries how many
+	// make the task unhealthy.
+	Failed  uint32 `json:"failed,omitempty"`
+	Retries uint32 `json:"retries"`
+	// Code and Output are those of the latest check if it failed.
+	Code   int32  `json:"code,omitempty"`
+	Output string `json:"output,omitempty"`
+}
+
+// Unhealthy reports whether so many checks failed that the task is stopped.
+func (h *Health) Unhealthy() bool { return h.Failed >= h.Retries }
 
 // Port is a port of the node that a task publishes.
 type Port struct {
@@ -124,6 +157,8 @@ type Exit struct {
 	StartError string `json:"startError,omitempty"`
 	// Lost says why the exit code is not known, if it is not.
 	Lost string `json:"lost,omitempty"`
+	// Unhealthy is what the health check said, if the task was stopped because of it.
+	Unhealthy *Health `json:"unhealthy,omitempty"`
 }
 
 // The files of a task directory.
@@ -136,6 +171,7 @@ const (
 	resolvConfFile = "resolv.conf"
 	hostsFile      = "hosts"
 	runFile        = "run.json"
+	healthFile     = "health.json"
 	exitFile       = "exit.json"
 	// SupervisorLog is where a supervisor writes what goes wrong.
 	SupervisorLog = "supervisor.log"
@@ -203,6 +239,12 @@ func (d Dir) EtcFiles(network *Network) map[string]string {
 
 // Run returns what is known of the running command, or nil.
 func (d Dir) Run() (*Run, error) { return readFile[Run](d, runFile) }
+
+// SetHealth says what the health check says.
+func (d Dir) SetHealth(health Health) error { return d.write(healthFile, health) }
+
+// Health returns what the health check says, or nil if there is none.
+func (d Dir) Health() (*Health, error) { return readFile[Health](d, healthFile) }
 
 // Exit returns how the task ended, or nil.
 func (d Dir) Exit() (*Exit, error) { return readFile[Exit](d, exitFile) }
