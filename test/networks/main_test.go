@@ -147,7 +147,11 @@ func (m *machines) removeNetworks(ctx context.Context) error {
 // answers is the spec of a service whose tasks answer, on some networks.
 func answers(name string, replicas uint64, networks ...string) *musterv1.ServiceSpec {
 	spec := rig.Processes(name, replicas, "")
-	payload, err := structpb.NewStruct(map[string]any{"command": []any{answer}, "args": []any{"-port", port}})
+	payload, err := structpb.NewStruct(map[string]any{
+		"command": []any{answer}, "args": []any{"-port", port},
+		// A task gets no requests before it listens.
+		"healthcheck": map[string]any{"tcp": 8080, "interval": "1s", "startPeriod": "1m", "startInterval": "50ms"},
+	})
 	if err != nil {
 		panic(err)
 	}
