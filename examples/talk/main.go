@@ -1,9 +1,10 @@
 // Talk is two services in one program: "talk serve" answers over HTTP with the task that
 // it runs in, and "talk call URL" asks for that every second, and prints the answer.
 //
+//	go build -o /usr/local/bin/talk ./examples/talk
 //	muster network create front
-//	muster service create --name greeter --replicas 3 --network front --publish 8080:8080 --kind process -- $PWD/bin/examples/talk serve
-//	muster service create --name caller --network front --kind process -- $PWD/bin/examples/talk call http://greeter:8080
+//	muster service create --file examples/talk/greeter.yaml
+//	muster service create --file examples/talk/caller.yaml
 //	muster service logs -f caller
 //	curl localhost:8080
 //
