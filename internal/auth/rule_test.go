@@ -16,8 +16,8 @@ import (
 )
 
 // notServed are services that no daemon serves to others: a worker speaks to an
-// executor, its child, over a socket of their own.
-var notServed = map[protoreflect.FullName]bool{"muster.executor.v1.ExecutorService": true}
+// executor or network plugin, its child, over a socket of their own.
+var notServed = map[protoreflect.FullName]bool{"muster.executor.v1.ExecutorService": true, "muster.network.v1.NetworkService": true}
 
 // TestEveryMethodStatesItsRule holds the contract to it. Those who change
 // something must say so: what a viewer may call begins with a word that reads.

@@ -79,7 +79,7 @@ func (w *worker) newNetworks() *networks.Networks {
 		w.t.Fatal(err)
 	}
 	return networks.New(networks.Config{
-		NodeID: "node1", Plugins: set, Interval: 20 * time.Second, Store: w, Logger: zaptest.NewLogger(w.t, zaptest.Level(zap.DPanicLevel)),
+		NodeID: "node1", Plugins: set, Interval: 20 * time.Second, DataPathAddress: "192.0.2.1", Store: w, Logger: zaptest.NewLogger(w.t, zaptest.Level(zap.DPanicLevel)),
 	})
 }
 
