@@ -23,8 +23,9 @@ const (
 )
 
 // Sweep ends and removes all tasks that the executors of a worker hold, and the networks
-// that its network plugins have set up. The worker must have ended, and must not start again. Sweep returns when nothing is left, or
-// when ctx ends; its error then says what is left.
+// that its network plugins have set up. The worker must have ended, and must not start
+// again. Sweep returns when nothing is left, or when ctx ends; its error then says what
+// is left.
 func Sweep(ctx context.Context, env Env, cfg Config) error {
 	w := &Worker{env: env, cfg: cfg, log: env.Logger}
 	node, err := w.cfg.EnsureNodeID()

@@ -44,7 +44,8 @@ type Worker struct {
 	env Env
 	cfg Config
 	log *zap.Logger
-	// manager and client are nil until Run has made them.
+	// nets, manager and client are nil until Run has made them.
+	nets    atomic.Pointer[networks.Networks]
 	manager atomic.Pointer[tasks.Manager]
 	client  atomic.Pointer[session.Client]
 }
@@ -143,6 +144,7 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		WelcomeTimeout: w.cfg.WelcomeTimeout, AckTimeout: w.cfg.AckTimeout,
 		Logger: log.Named("session"), Metrics: w.env.Metrics,
 	})
+	w.nets.Store(nets)
 	w.manager.Store(manager)
 	w.client.Store(client)
 	parts = append(parts,
@@ -165,6 +167,13 @@ func (w *Worker) Held() int {
 		return 0
 	}
 	return len(manager.IDs())
+}
+
+// Networked reports whether a network plugin of this worker was ever told of a network.
+// Something of it may be on the node until [Sweep] removes it.
+func (w *Worker) Networked() bool {
+	nets := w.nets.Load()
+	return nets != nil && nets.Applied()
 }
 
 // ErrNotJoined is why a worker has no session that never had one.

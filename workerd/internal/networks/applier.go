@@ -158,6 +158,7 @@ func (a *applier) wrong() bool {
 func (a *applier) apply(ctx context.Context, p network.Plugin) (done, ok bool) {
 	a.n.mu.Lock()
 	change, networks := a.take()
+	a.n.applied = a.n.applied || len(networks) > 0
 	before := a.failure
 	a.n.mu.Unlock()
 	if change.Empty() {

@@ -87,7 +87,9 @@ type Networks struct {
 	known bool
 	// described is set once it is known which plugins the node has.
 	described bool
-	networks  map[string]*entry
+	// applied is set once a plugin was told of a network.
+	applied  bool
+	networks map[string]*entry
 	// gone are networks that the store may still have, and saveNow says that it must learn
 	// of a network or of its end.
 	gone     map[string]bool
@@ -192,6 +194,14 @@ func (n *Networks) describe(ctx context.Context) {
 	if n.cfg.Described != nil {
 		n.cfg.Described()
 	}
+}
+
+// Applied reports whether a plugin was ever told of a network, since when there may be
+// something of it on the node.
+func (n *Networks) Applied() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.applied
 }
 
 // Await returns when the plugins have been asked what they are, or ctx ends.

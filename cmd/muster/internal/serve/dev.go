@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -51,8 +52,8 @@ func devCommand(version string) *cobra.Command {
 		Use: "dev", Short: "Run a whole cluster on this machine, in one process", Args: cobra.NoArgs,
 		Long: `Run a whole cluster on this machine, in one process: all manager daemons on the embedded store, and some workers.
 
-Without --data-dir everything is in memory, and tasks end with the cluster, whether it ends by Ctrl-C, by a closed terminal
-or by being killed. With --data-dir tasks keep running when the cluster ends, and the next start with the same directory
+Without --data-dir everything is in memory, and tasks and networks end with the cluster, whether it ends by Ctrl-C, by a
+closed terminal or by being killed. With --data-dir tasks keep running when the cluster ends, and the next start with the same directory
 finds them.
 
 It serves everyone who can connect, without encryption, so it listens on loopback addresses only. Its workers share this
@@ -172,7 +173,7 @@ func (c *devCluster) runSwept(ctx context.Context) error {
 		return err
 	}
 	err = c.run(ctx, true)
-	return errors.Join(err, s.end(c.left))
+	return errors.Join(err, s.end(c.clean))
 }
 
 // Parts of a cluster that listen beside its managers.
@@ -194,8 +195,8 @@ type devCluster struct {
 	log       *zap.Logger
 	listeners map[string]net.Listener
 	failed    chan error
-	// left is set once all tasks are known to have ended.
-	left bool
+	// clean is set once nothing of tasks and networks is known to be left.
+	clean bool
 }
 
 // listen opens all listeners, so that a port that is taken is told before
@@ -280,13 +281,15 @@ func (c *devCluster) run(ctx context.Context, temporary bool) error {
 		case <-ctx.Done():
 			_, _ = fmt.Fprintln(c.out, "stopping; interrupt again to stop at once")
 			if temporary {
-				c.left = c.leave(background, workers)
+				c.clean = c.leave(background, workers)
 			}
 		case err = <-c.failed:
 		}
 	}
 	stopWorkers()
 	workersDone.Wait()
+	// Networks can only be removed as a whole once no worker needs them.
+	c.clean = c.clean && !slices.ContainsFunc(workers, (*workerd.Worker).Networked)
 	stopManagers()
 	managersDone.Wait()
 	return err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/musterhq/muster/workerd"
 	"github.com/musterhq/muster/workerd/pluginhost"
@@ -24,8 +25,12 @@ import (
 // sweepName is the command that a sweeper is started with.
 const sweepName = "sweep"
 
-// sweepTimeout bounds what a sweeper does after the cluster was killed.
-const sweepTimeout = time.Minute
+const (
+	// sweepTimeout bounds what a sweeper does after the cluster has ended.
+	sweepTimeout = time.Minute
+	// sweepsAtOnce is how many workers are swept at the same time.
+	sweepsAtOnce = 8
+)
 
 // sweepOrder is what a sweeper is told on its standard input, as the first line.
 type sweepOrder struct {
@@ -34,9 +39,9 @@ type sweepOrder struct {
 	Plugins pluginhost.Config `json:"plugins"`
 }
 
-// sweeper is a process that outlives a cluster in memory if that is killed, and then
-// ends its tasks. It learns of that because its standard input ends without a
-// second line.
+// sweeper is a process that outlives a cluster in memory, and then ends its tasks and
+// removes its networks, unless nothing is left of them. It learns of the end because its
+// standard input ends, without a second line if something may be left.
 type sweeper struct {
 	cmd   *exec.Cmd
 	input io.WriteCloser
@@ -79,7 +84,7 @@ func (s *sweeper) end(nothingLeft bool) error {
 // sweepCommand is the sweeper's side.
 func sweepCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: sweepName, Hidden: true, Args: cobra.NoArgs, Short: "End the tasks of a killed in-memory cluster; started by muster dev itself",
+		Use: sweepName, Hidden: true, Args: cobra.NoArgs, Short: "Remove what an in-memory cluster has left; started by muster dev itself",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// It ends with the cluster, and no sooner.
 			outlive(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
@@ -108,16 +113,22 @@ func sweep(ctx context.Context, in io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("find the workers: %w", err)
 	}
-	var failed []error
-	for _, dir := range workers {
-		cfg := workerd.DefaultConfig()
-		cfg.DataDir, cfg.Plugins = dir, order.Plugins
-		// It speaks to none.
-		cfg.Dispatchers = []string{"127.0.0.1:0"}
-		if err := workerd.Sweep(ctx, workerd.Env{Logger: zap.NewNop()}, cfg); err != nil {
-			failed = append(failed, fmt.Errorf("%s: %w", filepath.Base(dir), err))
-		}
+	failed := make([]error, len(workers))
+	var sweeps errgroup.Group
+	sweeps.SetLimit(sweepsAtOnce)
+	for i, dir := range workers {
+		sweeps.Go(func() error {
+			cfg := workerd.DefaultConfig()
+			cfg.DataDir, cfg.Plugins = dir, order.Plugins
+			// It speaks to none.
+			cfg.Dispatchers = []string{"127.0.0.1:0"}
+			if err := workerd.Sweep(ctx, workerd.Env{Logger: zap.NewNop()}, cfg); err != nil {
+				failed[i] = fmt.Errorf("%s: %w", filepath.Base(dir), err)
+			}
+			return nil
+		})
 	}
+	_ = sweeps.Wait()
 	return errors.Join(errors.Join(failed...), os.RemoveAll(order.Dir))
 }
 
