@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"go.uber.org/zap"
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	"github.com/musterhq/muster/plugins/network/overlay"
@@ -52,6 +53,8 @@ type machine struct {
 	node    *networkv1.Node
 	address string
 	plugin  *overlay.Plugin
+	// log is given to plugins that are started from now on.
+	log *zap.Logger
 }
 
 // needRoot ends a test that cannot create namespaces. In CI that is a failure.
@@ -169,7 +172,7 @@ func (m *machine) beside(id string, port uint32) *machine {
 // start starts a plugin that knows nothing but the machine's disk and kernel.
 func (m *machine) start() {
 	m.t.Helper()
-	p, err := overlay.New(overlay.Config{Version: "test", StateDir: filepath.Join(m.dir, "state"), Host: m.space.Path, Namespaces: filepath.Join(m.dir, "spaces")})
+	p, err := overlay.New(overlay.Config{Version: "test", StateDir: filepath.Join(m.dir, "state"), Host: m.space.Path, Namespaces: filepath.Join(m.dir, "spaces"), Logger: m.log})
 	must(m.t, err)
 	m.plugin = p
 }

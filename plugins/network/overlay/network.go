@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
@@ -46,6 +47,8 @@ type network struct {
 	names  *listening
 	// ready is set once links and rules were as they must be. No task is attached before.
 	ready bool
+	// unreachable is what was logged last about peers.
+	unreachable string
 }
 
 // service is a service on a network.
@@ -119,6 +122,7 @@ func (n *network) ensureLinks() error {
 	if err != nil {
 		return err
 	}
+	n.reportPeers(s.Peers)
 	if n.sandbox != nil && n.sandbox.Space.Same(s.Space) {
 		err := s.Space.Close()
 		n.sandbox.MTU, n.sandbox.Uplinks = s.MTU, s.Uplinks
@@ -129,6 +133,19 @@ func (n *network) ensureLinks() error {
 	}
 	n.sandbox = s
 	return errors.Join(n.openTables(), n.ensureNames())
+}
+
+// reportPeers logs which peers cannot be reached, whenever that changes. It is no error of
+// the network: that would keep tasks from it.
+func (n *network) reportPeers(err error) {
+	why := ""
+	if err != nil {
+		why = err.Error()
+	}
+	if why != n.unreachable && err != nil {
+		n.plugin.log.Error("some nodes of a network cannot be reached", zap.String("network", n.id), zap.Error(err))
+	}
+	n.unreachable = why
 }
 
 func (n *network) openTables() error {

@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/nftables"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
@@ -97,6 +100,48 @@ func TestTasksReachEachOther(t *testing.T) {
 	if a1.response.GetAttachments()[0].GetInterface() != "eth0" {
 		t.Errorf("interface is %q", a1.response.GetAttachments()[0].GetInterface())
 	}
+}
+
+// TestPeerOfOtherIPVersionFailsAlone gives one of a node's peers a data path address that
+// the node cannot send to, before and after the network works.
+func TestPeerOfOtherIPVersionFailsAlone(t *testing.T) {
+	_, machines := newMachines(t, 2)
+	core, logs := observer.New(zap.ErrorLevel)
+	m := machines[0]
+	m.log = zap.New(core)
+	m.restart()
+	strange := &networkv1.Peer{NetworkId: "net", NodeId: "strange", DataPathAddress: "2001:db8::9", DataPathPort: 4789, Blocks: blocks(9)}
+	m.apply(joinRequest(machines, 0, "net", 4097, nil, func(r *networkv1.ApplyRequest) {
+		r.Complete = true
+		r.Peers = append(r.Peers, strange)
+	}))
+	machines[1].apply(joinRequest(machines, 1, "net", 4097, nil, nil))
+	a, b := m.attach("a", "net="+at(1, 2)), machines[1].attach("b", "net="+at(2, 2))
+	b.serve(80)
+	expect := func(reports int) {
+		t.Helper()
+		if server, _ := mustGet(t, a.space, first(at(2, 2))+":80"); server != "b" {
+			t.Errorf("answered by %s", server)
+		}
+		if repairs, err := m.plugin.Audit(); err != nil || repairs != 0 {
+			t.Errorf("audit made %d repairs: %v", repairs, err)
+		}
+		if logs.Len() != reports {
+			t.Errorf("%d log entries, want %d: %v", logs.Len(), reports, logs.All())
+		}
+		for _, e := range logs.All() {
+			if text := fmt.Sprint(e.ContextMap()); !strings.Contains(text, "node strange cannot be reached") {
+				t.Errorf("log entry %q %s does not name the peer", e.Message, text)
+			}
+		}
+	}
+	expect(1)
+	strange.DataPathAddress = "192.0.2.9"
+	m.apply(&networkv1.ApplyRequest{Peers: []*networkv1.Peer{strange}})
+	expect(1)
+	strange.DataPathAddress = "2001:db8::9"
+	m.apply(&networkv1.ApplyRequest{Peers: []*networkv1.Peer{strange}})
+	expect(2)
 }
 
 func TestVirtualAddressReachesEachBackend(t *testing.T) {

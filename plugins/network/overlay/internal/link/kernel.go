@@ -324,27 +324,25 @@ func (k *Kernel) tunnels(link int, defaultPort uint16, want map[string]tunnel) e
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for mac, t := range have {
 		if want[mac] == t {
 			continue
 		}
 		err := k.Do("delete tunnel to "+t.address.String(), func() error { return request(unix.RTM_DELNEIGH, 0, mac, t) })
 		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return err
+			errs = append(errs, err)
 		}
 	}
 	for mac, t := range want {
 		if have[mac] == t {
 			continue
 		}
-		err := k.Do("add tunnel to "+t.address.String(), func() error {
+		errs = append(errs, k.Do("add tunnel to "+t.address.String(), func() error {
 			return request(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, mac, t)
-		})
-		if err != nil {
-			return err
-		}
+		}))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // listTunnels returns where a VXLAN device sends frames to.

@@ -57,6 +57,8 @@ type Sandbox struct {
 	// Uplinks are the namespace's addresses on the way to the host. There are none
 	// without such a way.
 	Uplinks []netip.Addr
+	// Peers says which peers cannot be reached. The network works without them.
+	Peers error
 }
 
 // Ensure makes a network's namespace have the links, addresses, routes and neighbours
@@ -439,6 +441,7 @@ func (k *Kernel) uplinkAddresses(outer *netlink.Handle, far netlink.Link, n *Net
 // ensureRoutes sets the routes of a network's namespace but for those to tasks.
 func (k *Kernel) ensureRoutes(s *Sandbox, h *netlink.Handle, n *Network, vxlan, uplink netlink.Link, next []netip.Addr) error {
 	var want []route
+	var errs []error
 	for _, subnet := range n.Subnets {
 		want = append(want, route{to: subnet.Masked(), kind: unix.RTN_UNREACHABLE})
 	}
@@ -461,6 +464,11 @@ func (k *Kernel) ensureRoutes(s *Sandbox, h *netlink.Handle, n *Network, vxlan, 
 			if !p.Remote.IsValid() {
 				continue
 			}
+			if p.Remote.Addr().Is4() != n.Local.Addr().Is4() {
+				// A VXLAN device sends over the IP version of its own address only.
+				s.Peers = errors.Join(s.Peers, fmt.Errorf("node %s cannot be reached: its data path address %s and this node's %s are of different IP versions: set --data-path-addr on one of them", p.Node, p.Remote.Addr(), n.Local.Addr()))
+				continue
+			}
 			mac := PeerMAC(p.Node).String()
 			tunnels[mac] = tunnel{p.Remote.Addr(), p.Remote.Port()}
 			for _, b := range p.Blocks {
@@ -471,16 +479,15 @@ func (k *Kernel) ensureRoutes(s *Sandbox, h *netlink.Handle, n *Network, vxlan, 
 				want = append(want, route{to: b.Masked(), via: first, link: vxlanIndex, kind: unix.RTN_UNICAST})
 			}
 		}
-		if err := k.neighbours(h, vxlanIndex, neighbours); err != nil {
-			return err
-		}
-		if err := s.Space.Do(func() error { return k.tunnels(vxlanIndex, n.Local.Port(), tunnels) }); err != nil {
-			return err
-		}
+		// One peer's entry that the kernel refuses must not keep the others' from being set.
+		errs = append(errs,
+			k.neighbours(h, vxlanIndex, neighbours),
+			s.Space.Do(func() error { return k.tunnels(vxlanIndex, n.Local.Port(), tunnels) }))
 	}
-	return k.routes(h, want, func(r route) bool {
+	err := k.routes(h, want, func(r route) bool {
 		return r.link == uplinkIndex || r.link == vxlanIndex || r.kind == unix.RTN_UNREACHABLE
 	})
+	return errors.Join(append(errs, err)...)
 }
 
 // Remove removes a network's namespace and its way to the host.
