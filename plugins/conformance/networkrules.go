@@ -100,7 +100,6 @@ func (s *suite) invalidRequests() {
 		"a task id with a slash":  func(r *networkv1.AttachRequest) { r.TaskId = "../" + r.TaskId },
 		"no attachments":          func(r *networkv1.AttachRequest) { r.Attachments = nil },
 		"a network named twice":   func(r *networkv1.AttachRequest) { r.Attachments = append(r.Attachments, r.Attachments[0]) },
-		"no namespace":            func(r *networkv1.AttachRequest) { r.Namespace = "" },
 		"a relative namespace":    func(r *networkv1.AttachRequest) { r.Namespace = "ns" },
 		"an address that is none": func(r *networkv1.AttachRequest) { r.Attachments[0].Addresses = []string{"10.213.1"} },
 	} {
@@ -111,10 +110,27 @@ func (s *suite) invalidRequests() {
 		s.refused("Attach with "+name, err, codes.InvalidArgument, false)
 		a.isGone()
 	}
+	s.noNamespace()
 	_, err := call(s, s.Plugin.Network().Detach, &networkv1.DetachRequest{})
 	s.refused("Detach without a task id", err, codes.InvalidArgument, false)
 	_, err = s.tryApply(&networkv1.ApplyRequest{Complete: true})
 	s.refused("Apply without a node", err, codes.InvalidArgument, false)
+}
+
+// noNamespace leaves the namespace to the plugin, which makes one or refuses that.
+func (s *suite) noNamespace() {
+	a := s.newTask(1, networkID)
+	r := proto.CloneOf(a.request)
+	r.Namespace = ""
+	got, err := call(s, s.Plugin.Network().Attach, r)
+	switch {
+	case err != nil:
+		s.refused("Attach without a namespace", err, codes.InvalidArgument, false)
+	case got.GetNamespace() == "":
+		s.Error("Attach without a namespace succeeds, and names none that the plugin made")
+	}
+	a.detach()
+	a.isGone()
 }
 
 func (s *suite) missingNamespace() {

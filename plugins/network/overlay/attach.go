@@ -167,6 +167,9 @@ func (n *network) ensureTask(t *task) error {
 	return err
 }
 
+// MakesNamespaces says that the plugin makes the namespace of a task that brings none.
+func (*Plugin) MakesNamespaces() {}
+
 // Detach undoes Attach. It may come before the networks were applied.
 func (p *Plugin) Detach(_ context.Context, id string) error {
 	p.mu.Lock()

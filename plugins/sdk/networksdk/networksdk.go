@@ -4,7 +4,8 @@
 //
 //	func main() { networksdk.Serve(mydriver.New()) }
 //
-// where New returns a [Plugin]. A plugin that can count is a [Statser] too.
+// where New returns a [Plugin]. A plugin that can count is a [Statser] too, and one that
+// can make network namespaces a [NamespaceMaker].
 //
 // # What a plugin must know
 //
@@ -30,7 +31,7 @@
 //   - each subnet and block can be read with [net/netip.MustParsePrefix], and has no bits
 //     set behind its length. Blocks and the node's addresses are in the subnets;
 //   - peers, services, backends and attachments are on networks that were applied;
-//   - the path of a namespace is absolute and clean;
+//   - the path of a namespace is absolute and clean, or empty for a [NamespaceMaker];
 //   - enums have a value: what the worker left out is the default. Ports to publish
 //     are numbers between 1 and 65535;
 //   - Apply is called for one request at a time, and Attach and Detach for one at a time
@@ -109,6 +110,15 @@ type Plugin interface {
 	// List returns the ids of all tasks of a node for which the plugin holds
 	// anything.
 	List(ctx context.Context, nodeID string) ([]string, error)
+}
+
+// NamespaceMaker is a plugin that makes a task's network namespace where the request of
+// Attach has none: it returns its path, finds it again when Attach is repeated, and
+// removes it in Detach. Other plugins get no such requests: the SDK refuses them, and
+// executors that bring no namespaces cannot use those plugins' networks.
+type NamespaceMaker interface {
+	Plugin
+	MakesNamespaces()
 }
 
 // Statser is a plugin that counts.

@@ -169,9 +169,14 @@ func TestValidRequestsPassUnchanged(t *testing.T) {
 	}
 }
 
+// maker is a recorder that makes namespaces.
+type maker struct{ recorder }
+
+func (*maker) MakesNamespaces() {}
+
 func TestPluginMayMakeTheNamespaceOfATask(t *testing.T) {
 	t.Parallel()
-	plugin := &recorder{}
+	plugin := &maker{}
 	want := attach()
 	want.Namespace = ""
 	server := networksdk.NewServer(plugin)
@@ -409,6 +414,7 @@ func TestInvalidAttachIsRefused(t *testing.T) {
 		"task_name is empty":                             func(r *networkv1.AttachRequest) { r.TaskName = "" },
 		"service_id":                                     func(r *networkv1.AttachRequest) { r.ServiceId = "." },
 		"service_name":                                   func(r *networkv1.AttachRequest) { r.ServiceName = "\x00" },
+		"namespace is empty":                             func(r *networkv1.AttachRequest) { r.Namespace = "" },
 		`namespace "netns/x"`:                            func(r *networkv1.AttachRequest) { r.Namespace = "netns/x" },
 		`namespace "/run/../etc"`:                        func(r *networkv1.AttachRequest) { r.Namespace = "/run/../etc" },
 		"attachments is empty":                           func(r *networkv1.AttachRequest) { r.Attachments = nil },

@@ -132,7 +132,8 @@ func (s *server) Apply(ctx context.Context, request *networkv1.ApplyRequest) (*n
 }
 
 func (s *server) Attach(ctx context.Context, request *networkv1.AttachRequest) (*networkv1.AttachResponse, error) {
-	if err := checkAttach(request); err != nil {
+	_, makes := s.plugin.(NamespaceMaker)
+	if err := checkAttach(request, makes); err != nil {
 		return nil, invalid(err)
 	}
 	unlock, err := s.lockTask(ctx, request.GetTaskId())

@@ -295,8 +295,9 @@ func checkBackend(b *networkv1.Backend, subnets []netip.Prefix) error {
 	return nil
 }
 
-// checkAttach checks what can be said of a request without knowing the networks.
-func checkAttach(r *networkv1.AttachRequest) error {
+// checkAttach checks what can be said of a request without knowing the networks. Only a
+// plugin that makes namespaces may be asked to.
+func checkAttach(r *networkv1.AttachRequest, makes bool) error {
 	if err := checkID(r.GetTaskId()); err != nil {
 		return fmt.Errorf("task_id %w", err)
 	}
@@ -309,7 +310,9 @@ func checkAttach(r *networkv1.AttachRequest) error {
 	if err := checkName(r.GetServiceName()); err != nil {
 		return fmt.Errorf("service_name %w", err)
 	}
-	if ns := r.GetNamespace(); ns != "" && (!path.IsAbs(ns) || path.Clean(ns) != ns || len(ns) > maxPath || strings.ContainsRune(ns, 0)) {
+	if ns := r.GetNamespace(); ns == "" && !makes {
+		return errors.New("namespace is empty: this plugin makes no namespaces, so that only executors which provide them (network.provides) can use its networks")
+	} else if ns != "" && (!path.IsAbs(ns) || path.Clean(ns) != ns || len(ns) > maxPath || strings.ContainsRune(ns, 0)) {
 		return fmt.Errorf("namespace %.140q: want an absolute path", ns)
 	}
 	if len(r.GetAttachments()) == 0 {
