@@ -32,6 +32,8 @@ type applier struct {
 	name string
 	// woken has room for one, and receives when there may be something to do.
 	woken chan struct{}
+	// healed has room for one, and receives when a network's error has gone.
+	healed chan struct{}
 
 	// current is the plugin as it was last described.
 	current *network.Described
@@ -50,7 +52,7 @@ type applier struct {
 
 func newApplier(n *Networks, name string) *applier {
 	return &applier{
-		n: n, name: name, woken: make(chan struct{}, 1), pending: newPending(true),
+		n: n, name: name, woken: make(chan struct{}, 1), healed: make(chan struct{}, 1), pending: newPending(true),
 		told: map[string]bool{}, errors: map[string]string{}, applying: map[string]bool{},
 	}
 }
@@ -190,8 +192,9 @@ func (a *applier) apply(ctx context.Context, p network.Plugin) (done, ok bool) {
 	}
 	for _, id := range networks {
 		a.told[id] = true
-		if failed[id] == "" {
+		if failed[id] == "" && a.errors[id] != "" {
 			delete(a.errors, id)
+			notify(a.healed)
 		}
 	}
 	for id, why := range failed {
@@ -204,11 +207,35 @@ func (a *applier) apply(ctx context.Context, p network.Plugin) (done, ok bool) {
 }
 
 // reattach attaches the tasks of a plugin again, of which its new process knows nothing.
+// Those that fail are tried again until the process ends.
 func (a *applier) reattach(ctx context.Context, p network.Plugin) {
+	pauses := backoff.New(firstPause, longestPause)
+	failed := map[string]string{}
+	for ids := a.n.attachedTo(a.name); ; ids = sortedKeys(failed) {
+		a.reattachOnce(ctx, p, ids, failed)
+		if len(failed) == 0 {
+			return
+		}
+		select {
+		case <-time.After(pauses.Next()):
+		case <-a.healed:
+			pauses.Reset()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reattachOnce tries to attach tasks again, and notes why it failed for some. What failed
+// for the same reason before is not logged again.
+func (a *applier) reattachOnce(ctx context.Context, p network.Plugin, ids []string, failed map[string]string) {
 	slots := make(chan struct{}, reattaching)
-	var calls sync.WaitGroup
+	var (
+		calls sync.WaitGroup
+		mu    sync.Mutex
+	)
 	defer calls.Wait()
-	for _, id := range a.n.attachedTo(a.name) {
+	for _, id := range ids {
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
@@ -216,9 +243,17 @@ func (a *applier) reattach(ctx context.Context, p network.Plugin) {
 		}
 		calls.Go(func() {
 			defer func() { <-slots }()
-			if err := a.n.reattach(ctx, a.name, id, p); err != nil && ctx.Err() == nil {
-				a.n.log.Error("failed to attach a task again", zap.String("plugin", a.name), zap.String("task", id), zap.Error(err))
+			err := a.n.reattach(ctx, a.name, id, p)
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				delete(failed, id)
+				return
 			}
+			if ctx.Err() == nil && failed[id] != err.Error() {
+				a.n.log.Error("failed to attach a task again; retrying", zap.String("plugin", a.name), zap.String("task", id), zap.Error(err))
+			}
+			failed[id] = err.Error()
 		})
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
@@ -48,6 +49,7 @@ type node struct {
 	writes int
 	// address is where other nodes send traffic to.
 	address string
+	logs    *observer.ObservedLogs
 }
 
 // inBubble runs a test with a node that has the networks of an empty store.
@@ -77,8 +79,10 @@ func inBubbleAt(t *testing.T, address string, test func(n *node)) {
 
 // start begins a life of the worker, and returns the function that ends it.
 func (n *node) start() (stop func()) {
+	core, logs := observer.New(zap.ErrorLevel)
+	n.logs = logs
 	n.networks = networks.New(networks.Config{
-		NodeID: "node1", Plugins: n, Interval: 20 * time.Second, Store: n, DataPathAddress: n.address, DataPathPort: 4789, Logger: zap.NewNop(),
+		NodeID: "node1", Plugins: n, Interval: 20 * time.Second, Store: n, DataPathAddress: n.address, DataPathPort: 4789, Logger: zap.New(core),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -412,6 +416,96 @@ func TestNewProcessIsToldEverythingAndAttachesTasksAgain(t *testing.T) {
 		n.wantBackends("a", "b")
 		if got := n.take(); len(got) != 1 || !got[0].GetComplete() || len(got[0].GetPeers()) != 1 {
 			n.t.Errorf("applied: %v", got)
+		}
+	})
+}
+
+func TestTaskThatCannotBeAttachedAgainIsTriedUntilItIs(t *testing.T) {
+	inBubble(t, func(n *node) {
+		n.session(net("10.64.4.0/26"))
+		n.settle(time.Second)
+		if err := n.attach("a"); err != nil {
+			n.t.Fatal(err)
+		}
+		n.killPlugin()
+		n.settle(time.Second)
+		for range 3 {
+			n.fail("Attach", &wire.Error{Code: codes.Unavailable, Temporary: true, Err: errors.New("busy")})
+		}
+		n.mu.Lock()
+		n.calls = nil
+		n.mu.Unlock()
+		n.startPlugin()
+		n.settle(time.Minute)
+		n.mu.Lock()
+		n.calls = slices.DeleteFunc(n.calls, func(c string) bool { return c != "Attach a" })
+		n.mu.Unlock()
+		n.wantCalls("Attach a", "Attach a", "Attach a", "Attach a")
+	})
+}
+
+func TestTaskIsAttachedAgainAsSoonAsItsNetworkWorks(t *testing.T) {
+	inBubble(t, func(n *node) {
+		n.session(net("10.64.4.0/26"))
+		n.settle(time.Second)
+		if err := n.attach("a"); err != nil {
+			n.t.Fatal(err)
+		}
+		n.killPlugin()
+		n.settle(time.Second)
+		var attached time.Time
+		broken := func() bool {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			return len(n.broken) > 0
+		}
+		attempt := func(context.Context) error {
+			if broken() {
+				return &wire.Error{Code: codes.Unavailable, Temporary: true, Err: errors.New("no kernel module")}
+			}
+			attached = time.Now()
+			return nil
+		}
+		n.mu.Lock()
+		n.broken["net"] = "no kernel module"
+		for range 100 {
+			n.faults["Attach"] = append(n.faults["Attach"], attempt)
+		}
+		n.mu.Unlock()
+		n.startPlugin()
+		n.settle(10 * time.Minute)
+		n.mu.Lock()
+		clear(n.broken)
+		n.mu.Unlock()
+		n.take()
+		for len(n.take()) == 0 {
+			n.settle(100 * time.Millisecond)
+		}
+		healed := time.Now()
+		n.settle(time.Minute)
+		if attached.IsZero() || attached.After(healed) {
+			n.t.Errorf("task was attached again at %s, its network worked by %s", attached, healed)
+		}
+	})
+}
+
+func TestErrorOfANetworkIsLoggedOnce(t *testing.T) {
+	inBubble(t, func(n *node) {
+		n.broken["net"] = "no kernel module"
+		n.session(net("10.64.4.0/26"))
+		n.settle(10 * time.Minute)
+		if got := n.logs.FilterMessage("network does not work on this node; retrying").Len(); got != 1 {
+			n.t.Errorf("error is logged %d times, want once", got)
+		}
+		if applies := len(n.take()); applies < 5 {
+			n.t.Errorf("network was applied %d times, want more attempts", applies)
+		}
+		n.mu.Lock()
+		n.broken["net"] = "no rights"
+		n.mu.Unlock()
+		n.settle(time.Minute)
+		if got := n.logs.FilterField(zap.String("error", "no rights")).Len(); got != 1 {
+			n.t.Errorf("another error is logged %d times, want once", got)
 		}
 	})
 }

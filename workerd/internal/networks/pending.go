@@ -123,9 +123,11 @@ func (a *applier) take() (change *network.Change, networks []string) {
 	return change, networks
 }
 
-// takeAll puts everything that the plugin serves into a change.
+// takeAll puts everything that the plugin serves into a change. What was wrong with a
+// network stays wrong until an Apply says otherwise.
 func (a *applier) takeAll(change *network.Change) (networks []string) {
-	a.told, a.errors = map[string]bool{}, map[string]string{}
+	a.told = map[string]bool{}
+	maps.DeleteFunc(a.errors, func(id, _ string) bool { return a.served(id) == nil })
 	for _, id := range slices.Sorted(maps.Keys(a.n.networks)) {
 		e := a.served(id)
 		if e == nil {
