@@ -122,7 +122,7 @@ func (n *Networks) Restored() {
 	defer n.mu.Unlock()
 	for _, t := range n.tasks {
 		for _, at := range t.attachments {
-			if n.entry(at.NetworkID).object == nil {
+			if e := n.networks[at.NetworkID]; e == nil || e.object == nil {
 				return
 			}
 		}

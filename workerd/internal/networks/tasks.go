@@ -129,12 +129,12 @@ func (n *Networks) serving(driver string) string {
 	return ""
 }
 
-// nameOf returns what users call a network.
+// nameOf returns what users call a network; its id if it is not known.
 func nameOf(e *entry, id string) string {
-	if name := e.object.GetName(); name != "" {
-		return name
+	if e == nil || e.object.GetName() == "" {
+		return id
 	}
-	return id
+	return e.object.GetName()
 }
 
 // Restore takes in what was stored of a task: what its plugin was or was to be told. A task
@@ -245,10 +245,10 @@ func (n *Networks) readyNow(t *task) (network.Plugin, error) {
 	}
 	for _, at := range t.attachments {
 		if why := a.errors[at.NetworkID]; why != "" {
-			return nil, unavailable("network %s: %s", nameOf(n.entry(at.NetworkID), at.NetworkID), why)
+			return nil, unavailable("network %s: %s", nameOf(n.networks[at.NetworkID], at.NetworkID), why)
 		}
 		if !a.isTold(at.NetworkID) {
-			return nil, unavailable("network plugin %s has not set up network %s yet", t.plugin, nameOf(n.entry(at.NetworkID), at.NetworkID))
+			return nil, unavailable("network plugin %s has not set up network %s yet", t.plugin, nameOf(n.networks[at.NetworkID], at.NetworkID))
 		}
 	}
 	return a.ready, nil
