@@ -171,7 +171,7 @@ func (a *applier) apply(ctx context.Context, p network.Plugin) (done, ok bool) {
 	defer cancel()
 	failed, err := p.Apply(inner, change)
 	if err != nil && inner.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("network plugin did not answer within %s", applyTimeout)
+		err = fmt.Errorf("network plugin %s: no answer within %s", a.name, applyTimeout)
 	}
 	a.n.mu.Lock()
 	defer a.n.mu.Unlock()
@@ -270,7 +270,7 @@ func (a *applier) sweep(ctx context.Context, p network.Plugin) {
 		return
 	}
 	for _, id := range held {
-		if err := a.n.detachUnknown(ctx, id, p); err != nil && ctx.Err() == nil {
+		if err := a.n.detachUnknown(ctx, a.name, id, p); err != nil && ctx.Err() == nil {
 			a.n.log.Warn("failed to detach a task that is not assigned to this worker", zap.String("plugin", a.name), zap.String("task", id), zap.Error(err))
 		}
 	}

@@ -514,7 +514,8 @@ func TestCallThatDiesWithTheProcessIsTemporary(t *testing.T) {
 	inBubble(t, func(n *node) {
 		n.session(net("10.64.4.0/26"))
 		n.settle(time.Second)
-		n.fail("Attach", &wire.Error{Code: codes.Unavailable, Temporary: true, Err: errors.New("process ended")})
+		// The plugin host says whose error it is.
+		n.fail("Attach", &wire.Error{Code: codes.Unavailable, Temporary: true, Err: errors.New("network plugin null: process ended")})
 		if err := n.attach("a"); err == nil || err.Error() != "network plugin null: process ended" {
 			n.t.Errorf("Attach = %v", err)
 		}

@@ -2,7 +2,6 @@ package networks
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -189,11 +188,7 @@ func (n *Networks) Attach(ctx context.Context, t *network.Task) (*network.Attach
 	n.mu.Lock()
 	held.attached = t
 	n.mu.Unlock()
-	attached, err := within(ctx, attachTimeout, func(ctx context.Context) (*network.Attached, error) { return p.Attach(ctx, t) })
-	if err != nil {
-		return nil, named(held.plugin, err)
-	}
-	return attached, nil
+	return within(ctx, held.plugin, attachTimeout, func(ctx context.Context) (*network.Attached, error) { return p.Attach(ctx, t) })
 }
 
 // ready returns the process of a task's plugin that was told of the task's networks. It
@@ -232,7 +227,7 @@ func (n *Networks) readyNow(t *task) (network.Plugin, error) {
 	case a == nil:
 		return nil, unavailable("network plugins have not said yet what they are")
 	case a.ready == nil && a.failure != nil:
-		return nil, named(t.plugin, a.failure)
+		return nil, a.failure
 	case a.ready == nil:
 		why := a.current.Description.GetMessage()
 		switch {
@@ -274,9 +269,9 @@ func (n *Networks) Detach(ctx context.Context, id string) error {
 		return err
 	}
 	defer done()
-	_, err = within(ctx, quickCall, func(ctx context.Context) (struct{}, error) { return struct{}{}, p.Detach(ctx, id) })
+	_, err = within(ctx, held.plugin, quickCall, func(ctx context.Context) (struct{}, error) { return struct{}{}, p.Detach(ctx, id) })
 	if err != nil {
-		return named(held.plugin, err)
+		return err
 	}
 	n.mu.Lock()
 	held.attached = nil
@@ -354,12 +349,12 @@ func (n *Networks) reattach(ctx context.Context, plugin, id string, p network.Pl
 	if told == nil {
 		return nil
 	}
-	_, err = within(ctx, attachTimeout, func(ctx context.Context) (*network.Attached, error) { return p.Attach(ctx, told) })
+	_, err = within(ctx, plugin, attachTimeout, func(ctx context.Context) (*network.Attached, error) { return p.Attach(ctx, told) })
 	return err
 }
 
 // detachUnknown has a process detach a task if the worker does not know it.
-func (n *Networks) detachUnknown(ctx context.Context, id string, p network.Plugin) error {
+func (n *Networks) detachUnknown(ctx context.Context, plugin, id string, p network.Plugin) error {
 	done, err := n.begin(ctx, id)
 	if err != nil {
 		return err
@@ -372,29 +367,20 @@ func (n *Networks) detachUnknown(ctx context.Context, id string, p network.Plugi
 		return nil
 	}
 	n.log.Warn("detaching a task that is not assigned to this worker", taskField(id))
-	_, err = within(ctx, quickCall, func(ctx context.Context) (struct{}, error) { return struct{}{}, p.Detach(ctx, id) })
+	_, err = within(ctx, plugin, quickCall, func(ctx context.Context) (struct{}, error) { return struct{}{}, p.Detach(ctx, id) })
 	return err
 }
 
-// within makes a call that has a deadline of its own.
-func within[T any](ctx context.Context, limit time.Duration, call func(context.Context) (T, error)) (T, error) {
+// within makes a call to a plugin that has a deadline of its own. Errors of the call say
+// which plugin they are of.
+func within[T any](ctx context.Context, plugin string, limit time.Duration, call func(context.Context) (T, error)) (T, error) {
 	inner, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	res, err := call(inner)
 	if err != nil && inner.Err() != nil && ctx.Err() == nil {
-		err = &executor.Error{Code: codes.DeadlineExceeded, Temporary: true, BlameNode: true, Err: fmt.Errorf("no answer within %s", limit)}
+		err = &executor.Error{Code: codes.DeadlineExceeded, Temporary: true, BlameNode: true, Err: fmt.Errorf("network plugin %s: no answer within %s", plugin, limit)}
 	}
 	return res, err
-}
-
-// named says which plugin an error is of.
-func named(plugin string, err error) error {
-	if errors.Is(err, context.Canceled) {
-		return err
-	}
-	e := *executor.ErrorOf(err)
-	e.Err = fmt.Errorf("network plugin %s: %w", plugin, e.Err)
-	return &e
 }
 
 func sortedKeys[T any](m map[string]T) []string { return slices.Sorted(maps.Keys(m)) }

@@ -161,6 +161,21 @@ func TestTaskIsAttachedBetweenPrepareAndStart(t *testing.T) {
 	})
 }
 
+func TestPluginIsToldTheAliasesOfATask(t *testing.T) {
+	inNetworkedBubble(t, func(m *machine) {
+		s := spec()
+		s.Spec.Networks = []*musterv1.NetworkAttachmentConfig{{Target: "net", Aliases: []string{"db"}, DriverOptions: map[string]string{"a": "b"}}}
+		task := m.connect(newAssignment("a", &dispatcherv1.AssignedTask{DesiredState: running}))
+		m.wanted["a"] = task
+		m.worker.assign(&dispatcherv1.Assignments{Tasks: []*dispatcherv1.AssignedTask{task}, Specs: []*dispatcherv1.AssignedSpec{s}})
+		m.settle(time.Second)
+		at := m.kernel.Attached()["a"].GetAttachments()
+		if len(at) != 1 || !slices.Equal(at[0].GetAliases(), []string{"db"}) || at[0].GetDriverOptions()["a"] != "b" {
+			m.t.Errorf("plugin was told %v", at)
+		}
+	})
+}
+
 func TestTaskSaysThatItIsBeingAttached(t *testing.T) {
 	inNetworkedBubble(t, func(m *machine) {
 		release := m.hang("attach")
@@ -184,7 +199,7 @@ func TestTemporaryErrorOfAttachIsReportedAndTriedAgain(t *testing.T) {
 		m.want("a", running)
 		m.settle(500 * time.Millisecond)
 		m.wantState("a", preparing)
-		m.wantError("a", "network plugin null: nft is busy")
+		m.wantError("a", "nft is busy")
 		m.settle(time.Minute)
 		m.wantState("a", running)
 		m.wantError("a", "")
@@ -197,7 +212,7 @@ func TestFatalErrorOfAttachRejectsTheTask(t *testing.T) {
 		m.want("a", running)
 		m.settle(time.Minute)
 		m.wantState("a", rejected)
-		m.wantError("a", "network plugin null: no veth")
+		m.wantError("a", "no veth")
 		if !m.status("a").GetNodeToBlame() {
 			m.t.Error("the node is not blamed")
 		}
