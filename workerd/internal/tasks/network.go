@@ -76,7 +76,8 @@ func (t *task) restorePlace(stored []byte) {
 func (t *task) wantedAttachments() []network.Attachment {
 	wanted := make([]network.Attachment, len(t.assigned.GetNetworks()))
 	for i, id := range t.assigned.GetNetworks() {
-		wanted[i] = network.Attachment{NetworkID: id, DriverOptions: t.configOf(id).GetDriverOptions()}
+		config := t.configOf(id)
+		wanted[i] = network.Attachment{NetworkID: id, Aliases: config.GetAliases(), DriverOptions: config.GetDriverOptions()}
 	}
 	return wanted
 }
