@@ -254,8 +254,8 @@ func (k *Kernel) ensureVXLAN(host *netns.Namespace, s *Sandbox, h *netlink.Handl
 		device.UDP6ZeroCSumRx, device.UDP6ZeroCSumTx = true, true
 	}
 	err = k.Do("create VXLAN device", func() error { return create(outer, device) })
-	if errors.Is(err, unix.EEXIST) {
-		return nil, fmt.Errorf("another VXLAN device of this node uses network identifier %d on UDP port %d: %w", n.VNI, n.Local.Port(), err)
+	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EADDRINUSE) {
+		return nil, fmt.Errorf("another worker or program on this machine uses UDP port %d for VXLAN: give each worker its own --data-path-port", n.Local.Port())
 	}
 	if err != nil {
 		return nil, err
