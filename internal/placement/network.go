@@ -63,6 +63,9 @@ func (n *Node) LacksForNetwork(spec *musterv1.NetworkSpec) string {
 		}
 		if d.Health != musterv1.ExecutorDescription_HEALTHY {
 			lacks = fmt.Sprintf("network plugin for driver %q is not healthy", driver)
+			if d.Message != "" {
+				lacks += ": " + d.Message
+			}
 			continue
 		}
 		missing := slices.IndexFunc(needs, func(need string) bool { return !slices.Contains(d.Capabilities, need) })
@@ -309,7 +312,7 @@ func (f networkFilter) explain(c Candidate, count func(cause, int64)) {
 		case lacks != "":
 			count(cause{index: i, text: fmt.Sprintf("network %s %s", n.name(), lacks)}, 0)
 		case c.LacksForNetwork(n.spec) != "":
-			count(cause{index: i, text: c.LacksForNetwork(n.spec) + " of network " + n.name()}, 0)
+			count(cause{index: i, text: fmt.Sprintf("network %s: %s", n.name(), c.LacksForNetwork(n.spec))}, 0)
 		case !f.admits(n, c.Usage):
 			count(cause{index: i, text: fmt.Sprintf("network %s is full: all %d addresses are in use or reserved for other nodes", n.name(), n.total)}, 0)
 		}

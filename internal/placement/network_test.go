@@ -67,18 +67,20 @@ func TestNodesNeedAPluginForTheNetworksOfATask(t *testing.T) {
 		{"no executor for networks", overlay, ready, func(d *musterv1.NodeDescription) { d.Executors[0].Capabilities = nil },
 			`executor for "null" cannot connect tasks to networks on 1 node`},
 		{"no plugin", overlay, ready, func(d *musterv1.NodeDescription) { d.NetworkDrivers = nil },
-			`no network plugin for driver "overlay" of network frontend on 1 node`},
+			`network frontend: no network plugin for driver "overlay" on 1 node`},
 		{"other driver", &musterv1.NetworkSpec{Name: "frontend", Driver: &musterv1.Driver{Name: "cni"}}, &recordv1.NetworkState{}, nil,
-			`no network plugin for driver "cni" of network frontend on 1 node`},
-		{"sick plugin", overlay, ready, func(d *musterv1.NodeDescription) { d.NetworkDrivers[0].Health = musterv1.ExecutorDescription_UNHEALTHY },
-			`network plugin for driver "overlay" is not healthy of network frontend on 1 node`},
+			`network frontend: no network plugin for driver "cni" on 1 node`},
+		{"sick plugin", overlay, ready, func(d *musterv1.NodeDescription) {
+			d.NetworkDrivers[0].Health, d.NetworkDrivers[0].Message = musterv1.ExecutorDescription_UNHEALTHY, "no rights"
+		},
+			`network frontend: network plugin for driver "overlay" is not healthy: no rights on 1 node`},
 		{"no IPv6", &musterv1.NetworkSpec{Name: "frontend", Ipv6Enabled: true}, ready, nil,
-			`network plugin for driver "overlay" lacks the capability "ipv6" of network frontend on 1 node`},
+			`network frontend: network plugin for driver "overlay" lacks the capability "ipv6" on 1 node`},
 		{"encrypted", &musterv1.NetworkSpec{Name: "frontend", Encrypted: true}, ready, func(d *musterv1.NodeDescription) {
 			d.NetworkDrivers[0].Capabilities = []string{"encrypted"}
 		}, ""},
 		{"ingress", &musterv1.NetworkSpec{Name: "ingress", Ingress: true}, ready, nil,
-			`network plugin for driver "overlay" lacks the capability "ingress" of network ingress on 1 node`},
+			`network ingress: network plugin for driver "overlay" lacks the capability "ingress" on 1 node`},
 		{"no such network", nil, nil, nil, `network net does not exist on 1 node`},
 		{"no subnet yet", overlay, nil, nil, `network frontend has no subnet yet on 1 node`},
 		{"no subnet", overlay, &recordv1.NetworkState{Error: "pool exhausted"}, nil, `network frontend has no subnet: pool exhausted on 1 node`},
