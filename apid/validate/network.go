@@ -31,9 +31,6 @@ const (
 	maxReserved = 256
 	// maxPools bounds the address pools of a cluster.
 	maxPools = 32
-	// A data path port is one that neither needs privileges nor is given to clients by the
-	// kernel.
-	minDataPathPort, maxDataPathPort = 1024, 49151
 )
 
 // family is what holds for the subnets of IPv4, or of IPv6.

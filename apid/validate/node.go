@@ -46,8 +46,5 @@ func (v *Validator) Cluster(spec *musterv1.ClusterSpec) error {
 		}
 	}
 	checkPools(&r, "spec.network.addressPools", spec.GetNetwork().GetAddressPools())
-	if p := spec.GetNetwork().GetDataPathPort(); p != 0 && (p < minDataPathPort || p > maxDataPathPort) {
-		r.Invalid("spec.network.dataPathPort", "is %d; must be from %d to %d, or 0 for the default", p, minDataPathPort, maxDataPathPort)
-	}
 	return r.Err()
 }

@@ -272,18 +272,22 @@ func TestNodeAndCluster(t *testing.T) {
 	if code, got := fields(t, v.Cluster(cluster)); code != codes.InvalidArgument || len(got) != 1 {
 		t.Errorf("cluster: %v %v", code, got)
 	}
-	network := &musterv1.ClusterSpec{Network: &musterv1.NetworkConfig{DataPathPort: 1023, AddressPools: []*musterv1.AddressPool{
+	network := &musterv1.ClusterSpec{Network: &musterv1.NetworkConfig{AddressPools: []*musterv1.AddressPool{
 		{Base: "172.16.0.0/12", Size: 24}, {Base: "fd00::/40", Size: 64}, {Base: "10.0.0.0/24", Size: 24},
 		{Base: "10.1.0.1/16", Size: 24}, {Base: "x", Size: 24}, {Base: "172.20.0.0/14", Size: 24}, {Base: "10.2.0.0/16", Size: 15}, {Base: "10.3.0.0/16", Size: 30},
 		{Base: "fd01::/64", Size: 1<<31 + 64}, {Base: "169.254.0.0/16", Size: 24},
 	}}}
 	at := func(i int, field string) string { return fmt.Sprintf("spec.network.addressPools[%d].%s", i, field) }
-	want := []string{at(3, "base"), at(4, "base"), at(5, "base"), at(6, "size"), at(7, "size"), at(8, "size"), at(9, "base"), "spec.network.dataPathPort"}
+	want := []string{at(3, "base"), at(4, "base"), at(5, "base"), at(6, "size"), at(7, "size"), at(8, "size"), at(9, "base")}
 	if code, got := fields(t, v.Cluster(network)); code != codes.InvalidArgument || !slices.Equal(got, want) {
 		t.Errorf("%v %v, want %v", code, got, want)
 	}
 	gap := &musterv1.ClusterSpec{TaskDefaults: &musterv1.TaskDefaults{LogDriver: &musterv1.LogDriver{Name: "x"}}}
 	if code, got := fields(t, v.Cluster(gap)); code != codes.Unimplemented || fmt.Sprint(got) != "[spec.taskDefaults.logDriver]" {
+		t.Errorf("cluster: %v %v", code, got)
+	}
+	port := &musterv1.ClusterSpec{Network: &musterv1.NetworkConfig{DataPathPort: 7789}}
+	if code, got := fields(t, v.Cluster(port)); code != codes.Unimplemented || fmt.Sprint(got) != "[spec.network.dataPathPort]" {
 		t.Errorf("cluster: %v %v", code, got)
 	}
 }

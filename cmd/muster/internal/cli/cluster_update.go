@@ -23,8 +23,7 @@ func (c *CLI) clusterUpdate() *cobra.Command {
 		Long: `Change the cluster's settings: they are read, changed as the flags say, and written back. If someone else changed them
 in between, nothing is written (exit code 4): run the command again.
 
-The address pools are for networks that are created from then on: networks keep the subnets that they have. Change
-the data path port before there are networks.`,
+The address pools are for networks that are created from then on: networks keep the subnets that they have.`,
 		Example: `  muster cluster update --task-history-limit 2
   muster cluster update --label-add stage=production
   muster cluster update --default-addr-pool 172.20.0.0/14 --default-addr-pool-mask-length 24`,
@@ -33,7 +32,7 @@ the data path port before there are networks.`,
 			changes := false
 			cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) { changes = changes || f.Changed })
 			if !changes {
-				return usage("what to change? Give --task-history-limit, --heartbeat-period, --default-addr-pool, --data-path-port, --label-add or --label-rm")
+				return usage("what to change? Give --task-history-limit, --heartbeat-period, --default-addr-pool, --label-add or --label-rm")
 			}
 			got, err := call(c, cmd, api.GetCluster, &musterv1.GetClusterRequest{})
 			if err != nil {
@@ -78,13 +77,11 @@ the data path port before there are networks.`,
 type networkSettings struct {
 	pools []string
 	size  uint32
-	port  uint32
 }
 
 func (n *networkSettings) addFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&n.pools, "default-addr-pool", nil, `range that networks get their subnets from, in CIDR notation; "": the default, 10.64.0.0/10 (repeatable)`)
 	fs.Uint32Var(&n.size, "default-addr-pool-mask-length", 16, "prefix length of the subnets of IPv4 pools; those of IPv6 pools have 64")
-	fs.Uint32Var(&n.port, "data-path-port", 4789, "UDP port of the traffic between nodes, from 1024 to 49151")
 }
 
 // apply sets what the command line names.
@@ -93,14 +90,11 @@ func (n *networkSettings) apply(fs *pflag.FlagSet, spec *musterv1.ClusterSpec) e
 	if size && !pools {
 		return usage("--default-addr-pool-mask-length: give the pools too, with --default-addr-pool")
 	}
-	if (pools || fs.Changed("data-path-port")) && spec.Network == nil {
-		spec.Network = &musterv1.NetworkConfig{}
-	}
-	if fs.Changed("data-path-port") {
-		spec.Network.DataPathPort = n.port
-	}
 	if !pools {
 		return nil
+	}
+	if spec.Network == nil {
+		spec.Network = &musterv1.NetworkConfig{}
 	}
 	spec.Network.AddressPools = nil
 	for _, base := range n.pools {

@@ -195,12 +195,18 @@ func (o *networkOptions) ipam() (*musterv1.IPAMOptions, error) {
 		if err != nil {
 			return nil, err
 		}
+		if c.Range != "" {
+			return nil, usage("--ip-range: subnet %s has the range %s already, and a subnet has one; keep addresses from tasks with --aux-address name=ADDRESS", c.Subnet, c.Range)
+		}
 		c.Range = r
 	}
 	for _, g := range o.gateways {
 		c, err := of("gateway", g)
 		if err != nil {
 			return nil, err
+		}
+		if c.Gateway != "" {
+			return nil, usage("--gateway: subnet %s has the gateway %s already, and a subnet has one; keep addresses from tasks with --aux-address name=ADDRESS", c.Subnet, c.Gateway)
 		}
 		c.Gateway = g
 	}

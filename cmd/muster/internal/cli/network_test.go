@@ -82,12 +82,14 @@ func TestNetworkCreateRefusesWhatItCannotMean(t *testing.T) {
 	s := &shell{t, startCluster(t, "schedulerd", "orchestratord", "allocatord")}
 	s.waitForNode()
 	for want, args := range map[string][]string{
-		"--gateway: 10.8.0.1 is in none of the subnets": {"--subnet", "10.7.0.0/16", "--gateway", "10.8.0.1", "a"},
-		`--ip-range: "x" is not an IP address`:          {"--subnet", "10.7.0.0/16", "--ip-range", "x", "a"},
-		"--aux-address":                                 {"--aux-address", "r=10.7.0.1", "a"},
-		"is not a number":                               {"--opt", "com.docker.network.driver.mtu=x", "a"},
-		"spec.name":                                     {"host"},
-		"spec.ipam.configs[0].subnet":                   {"--subnet", "10.7.0.1/16", "a"},
+		"--gateway: 10.8.0.1 is in none of the subnets":                    {"--subnet", "10.7.0.0/16", "--gateway", "10.8.0.1", "a"},
+		`--ip-range: "x" is not an IP address`:                             {"--subnet", "10.7.0.0/16", "--ip-range", "x", "a"},
+		"--aux-address":                                                    {"--aux-address", "r=10.7.0.1", "a"},
+		"--gateway: subnet 10.7.0.0/16 has the gateway 10.7.0.1 already":   {"--subnet", "10.7.0.0/16", "--gateway", "10.7.0.1", "--gateway", "10.7.0.2", "a"},
+		"--ip-range: subnet 10.7.0.0/16 has the range 10.7.4.0/24 already": {"--subnet", "10.7.0.0/16", "--ip-range", "10.7.4.0/24", "--ip-range", "10.7.5.0/24", "a"},
+		"is not a number":                                                  {"--opt", "com.docker.network.driver.mtu=x", "a"},
+		"spec.name":                                                        {"host"},
+		"spec.ipam.configs[0].subnet":                                      {"--subnet", "10.7.0.1/16", "a"},
 	} {
 		s.contains(s.fails(cli.ExitUsage, "", append([]string{"network", "create"}, args...)...), want)
 	}
@@ -110,14 +112,11 @@ func TestClusterUpdateSetsAddressPools(t *testing.T) {
 	if got, want := network(), `{"addressPools":[{"base":"172.20.0.0/14","size":24},{"base":"fd00:9::/48","size":64}]}`; got != want {
 		t.Errorf("network is %s, want %s", got, want)
 	}
-	s.must("cluster", "update", "--data-path-port", "7789")
-	s.contains(network(), `"dataPathPort":7789`, "172.20.0.0/14")
 	s.must("cluster", "update", "--default-addr-pool", "")
-	if got, want := network(), `{"dataPathPort":7789}`; got != want {
+	if got, want := network(), `{}`; got != want {
 		t.Errorf("network is %s, want %s", got, want)
 	}
 	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update", "--default-addr-pool-mask-length", "24"), "--default-addr-pool")
 	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update", "--default-addr-pool", "10.0.0.0/20"), "spec.network.addressPools[0].size", "from 20 to 29")
-	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update", "--data-path-port", "80"), "spec.network.dataPathPort")
 	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update"), "--default-addr-pool")
 }
