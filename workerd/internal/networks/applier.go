@@ -126,9 +126,10 @@ func (a *applier) inform(ctx context.Context, p network.Plugin) {
 			}
 			if !paused && !informed {
 				informed = true
+				// Tasks get addresses that leftovers of another worker may still have.
+				a.sweep(ctx, p)
 				a.n.markReady(a, p)
 				others.Go(func() { a.reattach(ctx, p) })
-				others.Go(func() { a.sweep(ctx, p) })
 			}
 		}
 		select {
@@ -258,7 +259,8 @@ func (a *applier) reattachOnce(ctx context.Context, p network.Plugin, ids []stri
 	}
 }
 
-// sweep detaches the tasks that a plugin holds something of and the worker does not know.
+// sweep detaches the tasks that a plugin holds something of and that the worker has not
+// attached.
 func (a *applier) sweep(ctx context.Context, p network.Plugin) {
 	inner, cancel := context.WithTimeout(ctx, quickCall)
 	defer cancel()
@@ -270,8 +272,8 @@ func (a *applier) sweep(ctx context.Context, p network.Plugin) {
 		return
 	}
 	for _, id := range held {
-		if err := a.n.detachUnknown(ctx, a.name, id, p); err != nil && ctx.Err() == nil {
-			a.n.log.Warn("failed to detach a task that is not assigned to this worker", zap.String("plugin", a.name), zap.String("task", id), zap.Error(err))
+		if err := a.n.detachUnknown(inner, a.name, id, p); err != nil && ctx.Err() == nil {
+			a.n.log.Warn("failed to detach a task that this worker has not attached", zap.String("plugin", a.name), zap.String("task", id), zap.Error(err))
 		}
 	}
 }

@@ -577,6 +577,34 @@ func TestTasksThatNobodyKnowsAreDetached(t *testing.T) {
 	})
 }
 
+func TestWorkerWithoutRecordsDetachesTasksBeforeItAttachesThem(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := &node{
+			t: t, kernel: nullnetwork.NewKernel(), changes: make(chan struct{}, 1),
+			faults: map[string][]func(context.Context) error{}, address: "192.0.2.1", stored: map[string]*dispatcherv1.Assignments{},
+		}
+		// The second worker chooses other addresses than the first.
+		for _, tasks := range [][]string{{"a", "b", "c"}, {"c", "b"}} {
+			n.startPlugin()
+			stop := n.start()
+			n.session(net("10.64.4.0/26"))
+			for _, id := range tasks {
+				if err := n.attach(id); err != nil {
+					t.Fatal(err)
+				}
+			}
+			stop()
+		}
+		if got := slices.Sorted(maps.Keys(n.kernel.Attached())); !slices.Equal(got, []string{"b", "c"}) {
+			t.Errorf("attached: %v, want b and c", got)
+		}
+		for _, v := range n.kernel.Violations() {
+			t.Error(v)
+		}
+	})
+}
+
 func TestSetThatSaysNothingNewChangesNothing(t *testing.T) {
 	inBubble(t, func(n *node) {
 		all := []*dispatcherv1.AssignedObject{net("10.64.4.0/26"), peer("node2"), service("svc"), backends(true, "a", "b")}

@@ -353,7 +353,8 @@ func (n *Networks) reattach(ctx context.Context, plugin, id string, p network.Pl
 	return err
 }
 
-// detachUnknown has a process detach a task if the worker does not know it.
+// detachUnknown has a process detach a task that the worker does not know to be attached. A
+// worker that has lost its records attaches its tasks afresh, with other addresses.
 func (n *Networks) detachUnknown(ctx context.Context, plugin, id string, p network.Plugin) error {
 	done, err := n.begin(ctx, id)
 	if err != nil {
@@ -361,12 +362,13 @@ func (n *Networks) detachUnknown(ctx context.Context, plugin, id string, p netwo
 	}
 	defer done()
 	n.mu.Lock()
-	known := n.tasks[id] != nil
+	t := n.tasks[id]
+	known := t != nil && t.attached != nil
 	n.mu.Unlock()
 	if known {
 		return nil
 	}
-	n.log.Warn("detaching a task that is not assigned to this worker", taskField(id))
+	n.log.Warn("detaching a task that this worker has not attached", taskField(id))
 	_, err = within(ctx, plugin, quickCall, func(ctx context.Context) (struct{}, error) { return struct{}{}, p.Detach(ctx, id) })
 	return err
 }
