@@ -224,6 +224,21 @@ func TestNetworksGetSubnetsAndIdentifiers(t *testing.T) {
 	})
 }
 
+func TestAnOlderNetworkGetsNoSubnetThatAYoungerOneGives(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		c.network("automatic")
+		time.Sleep(time.Second)
+		c.network("given", subnet("10.64.0.0/16"))
+		defer c.allocator()()
+		c.settle()
+		for network, want := range map[string]string{"automatic": "10.65.0.0/16", "given": "10.64.0.0/16"} {
+			if got := c.state(network).GetSubnets(); !slices.Equal(got, []string{want}) {
+				t.Errorf("network %s has subnets %v, want %s", network, got, want)
+			}
+		}
+	})
+}
+
 func TestANetworkWithoutSubnetSaysWhyAndGetsOneWhenThereIsOne(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		defer c.allocator()()

@@ -277,6 +277,13 @@ func (p *pools) networks(ctx context.Context, now *store.Snapshot) error {
 	slices.SortFunc(without, func(a, b store.Entry[*recordv1.Network]) int {
 		return cmp.Or(cmp.Compare(a.Value.CreatedAt, b.Value.CreatedAt), cmp.Compare(a.Key, b.Key))
 	})
+	// A subnet is chosen beside those that networks give, whichever network is older.
+	for _, n := range without {
+		given, _, _ := givenSubnets(n.Value.Spec) // networkState reports the error
+		for _, s := range given {
+			used = append(used, s.Prefix)
+		}
+	}
 	cluster, _ := t.Clusters.Get(now, state.ClusterID)
 	pools := ipam.Pools(cluster.Value.GetSpec())
 	for _, n := range without {
