@@ -107,7 +107,7 @@ func Check(d *musterv1.NodeDescription) error {
 func CheckDataPath(p *musterv1.DataPath) error {
 	addr, err := netip.ParseAddr(p.Address)
 	switch {
-	case err != nil, addr.Zone() != "", addr.IsUnspecified(), addr.IsMulticast(), addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+	case err != nil, addr.Zone() != "", addr.Is4In6(), addr.IsUnspecified(), addr.IsMulticast(), addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return fmt.Errorf("data_path.address is %.64q: want an IP address of the node", p.Address)
 	case p.Port == 0 || p.Port > 65535:
 		return fmt.Errorf("data_path.port is %d: want 1 to 65535", p.Port)

@@ -225,8 +225,8 @@ func (n *network) message() *networkv1.Network {
 }
 
 // Owns reports whether a node may give a task the addresses of an attachment: each is
-// in a block of the node. Networks without subnets have no blocks, and their drivers
-// choose any address.
+// in a block of the node, and there is at most one of each family. Networks without
+// subnets have no blocks, and their drivers choose any address.
 func (x *Index) Owns(node string, a *musterv1.NetworkAttachment) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -235,15 +235,17 @@ func (x *Index) Owns(node string, a *musterv1.NetworkAttachment) bool {
 		return false
 	}
 	h := n.holders[node]
+	families := map[bool]bool{}
 	for _, text := range a.Addresses {
 		addr, err := netip.ParseAddr(text)
 		switch {
-		case err != nil, addr.Zone() != "", addr.IsUnspecified(), addr.IsMulticast(), addr.IsLoopback():
+		case err != nil, addr.Zone() != "", addr.Is4In6(), addr.IsUnspecified(), addr.IsMulticast(), addr.IsLoopback(), families[addr.Is4()]:
 			return false
 		case len(n.state.Subnets) == 0:
 		case h == nil, !slices.ContainsFunc(h.prefixes, func(p netip.Prefix) bool { return p.Contains(addr) }):
 			return false
 		}
+		families[addr.Is4()] = true
 	}
 	return true
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -89,6 +90,32 @@ func TestNodesKnowTheirNetworks(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestNodeOwnsOneAddressOfEachFamily checks that a worker can claim no addresses that
+// other nodes would refuse, also where the driver chooses addresses.
+func TestNodeOwnsOneAddressOfEachFamily(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.update(func(tx *store.Tx) {
+		s.network(tx, "net1")
+		s.block(tx, "net1", 1, "n1", "10.64.1.0/26")
+		s.block(tx, "net1", 2, "n1", "2001:db8::/120")
+		s.network(tx, "free")
+		s.tables.NetworkStates.Put(tx, "free", &recordv1.NetworkState{})
+	})
+	s.advance()
+	for network, first := range map[string]string{"net1": "10.64.1.2", "free": "192.0.2.1"} {
+		for claim, want := range map[string]bool{
+			first: true, "2001:db8::2": true, first + " 2001:db8::2": true,
+			first + " " + first: false, first + " 10.64.1.3": false, "2001:db8::2 2001:db8::3": false,
+			"::ffff:" + first: false, first + " ::ffff:" + first: false,
+		} {
+			if got := s.index.Owns("n1", &musterv1.NetworkAttachment{NetworkId: network, Addresses: strings.Fields(claim)}); got != want {
+				t.Errorf("network %s: the node owns %s: %t, want %t", network, claim, got, want)
+			}
+		}
+	}
 }
 
 // randomChange returns a change of one record.
