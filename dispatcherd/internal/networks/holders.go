@@ -221,6 +221,7 @@ func (n *network) message() *networkv1.Network {
 		Driver: cmp.Or(spec.GetDriver().GetName(), defaultDriver), DriverOptions: spec.GetDriver().GetOptions(),
 		Subnets: n.state.Subnets, Vni: n.state.Vni, Mtu: spec.GetMtu(),
 		Internal: spec.GetInternal(), Ingress: spec.GetIngress(), Encrypted: spec.GetEncrypted(),
+		ReservedAddresses: n.state.Reserved,
 	}
 }
 

@@ -138,7 +138,7 @@ func randomChange(t *rapid.T, s *site) func(tx *store.Tx) {
 	case what == 1 && gone:
 		return func(tx *store.Tx) { ts.NetworkStates.Delete(tx, network) }
 	case what == 1:
-		record := &recordv1.NetworkState{Subnets: []string{"10.64.0.0/16"}, Error: pick("error", "", "", "", "full")}
+		record := &recordv1.NetworkState{Subnets: []string{"10.64.0.0/16"}, Error: pick("error", "", "", "", "full"), Reserved: []string{pick("reserved", "10.64.1.1", "10.64.1.2")}}
 		return func(tx *store.Tx) { ts.NetworkStates.Put(tx, network, record) }
 	case what == 2 || what == 3:
 		number := rapid.Uint32Range(0, 3).Draw(t, "block")
@@ -237,6 +237,7 @@ func (s *site) truth(node string) view {
 		}
 		v.Objects["network/"+id] = &networkv1.Network{
 			Id: id, Name: record.Value.Spec.Name, Mtu: record.Value.Spec.Mtu, Driver: "overlay", Subnets: given.Value.Subnets, Blocks: blocks[node],
+			ReservedAddresses: given.Value.Reserved,
 		}
 		for peer, subnets := range blocks {
 			if e, ok := ts.NodeStates.Get(snap, peer); ok && peer != node && e.Value.Description.DataPath != nil {
