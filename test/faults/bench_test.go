@@ -101,11 +101,11 @@ func (b *bench) unmoved(t *testing.T) {
 	})
 }
 
-// shardsOf is how many shards the work of a daemon has. The allocator's has but
-// one, so one of its replicas waits.
+// shardsOf is how many shards the work of a daemon has. The allocator has one more, for
+// what all networks share.
 func shardsOf(daemon string) int {
 	if daemon == "allocatord" {
-		return 1
+		return store.Shards + 1
 	}
 	return store.Shards
 }

@@ -15,7 +15,7 @@ func TestClusterStatus(t *testing.T) {
 	s.contains(out, "Store: embedded", "Nodes: 1: 1 ready", "apid", "orchestratord", "allocatord", "schedulerd", "dispatcherd",
 		"v1-test", "Healthy", "16: 0-15", "none")
 	shards := s.must("cluster", "status", "--shards")
-	if n := strings.Count(shards, "\n"); n != 1+3*16+2 {
+	if n := strings.Count(shards, "\n"); n != 1+3*16+17+1 {
 		t.Errorf("%d lines, want one for each shard:\n%s", n, shards)
 	}
 	var all []struct {
