@@ -138,7 +138,7 @@ func (k *Kernel) up(h *netlink.Handle, l netlink.Link, mtu int) error {
 // addresses gives a link exactly the given addresses. Link-local ones of IPv6 that the
 // kernel makes are left alone.
 func (k *Kernel) addresses(h *netlink.Handle, l netlink.Link, want []netip.Prefix) error {
-	have, err := h.AddrList(l, netlink.FAMILY_ALL)
+	have, err := dump(func() ([]netlink.Addr, error) { return h.AddrList(l, netlink.FAMILY_ALL) })
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,9 @@ const routeProtocol = unix.RTPROT_STATIC
 func (k *Kernel) routes(h *netlink.Handle, want []route, ours func(route) bool) error {
 	var have []netlink.Route
 	for _, f := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		list, err := h.RouteListFiltered(f, &netlink.Route{Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+		list, err := dump(func() ([]netlink.Route, error) {
+			return h.RouteListFiltered(f, &netlink.Route{Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+		})
 		if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 			return err
 		}
@@ -258,7 +260,7 @@ func (k *Kernel) neighbours(h *netlink.Handle, link int, want map[netip.Addr]str
 		missing[a] = m
 	}
 	for _, f := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		have, err := h.NeighList(link, f)
+		have, err := dump(func() ([]netlink.Neigh, error) { return h.NeighList(link, f) })
 		if err != nil {
 			return err
 		}

@@ -201,7 +201,7 @@ func underlayMTU(host *netns.Namespace, n *Network) (int, error) {
 // one. For an own address it is the link that has it.
 func wayTo(h *netlink.Handle, a netip.Addr, own bool) (index, mtu int, err error) {
 	if own {
-		all, err := h.AddrList(nil, family(a))
+		all, err := dump(func() ([]netlink.Addr, error) { return h.AddrList(nil, family(a)) })
 		if err != nil {
 			return 0, 0, err
 		}
@@ -391,7 +391,7 @@ func (k *Kernel) ensureUplink(host *netns.Namespace, s *Sandbox, h *netlink.Hand
 // uplinkAddresses returns the addresses of both ends of a way to the host: those that the
 // host's end has, or unused ones.
 func (k *Kernel) uplinkAddresses(outer *netlink.Handle, far netlink.Link, n *Network) (outside, inside []netip.Prefix, err error) {
-	all, err := outer.AddrList(nil, netlink.FAMILY_V4)
+	all, err := dump(func() ([]netlink.Addr, error) { return outer.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -520,7 +520,7 @@ func (k *Kernel) clear(space *netns.Namespace) error {
 	if err != nil {
 		return err
 	}
-	links, err := h.LinkList()
+	links, err := dump(func() ([]netlink.Link, error) { return h.LinkList() })
 	if err != nil {
 		return err
 	}

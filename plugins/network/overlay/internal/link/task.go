@@ -101,7 +101,7 @@ func (k *Kernel) pair(s *Sandbox, h, inner *netlink.Handle, space *netns.Namespa
 
 // partner returns the other end of a veth pair, or nil if it is not where the handle leads.
 func partner(inner *netlink.Handle, near netlink.Link, mac string) (netlink.Link, error) {
-	links, err := inner.LinkList()
+	links, err := dump(func() ([]netlink.Link, error) { return inner.LinkList() })
 	if err != nil {
 		return nil, err
 	}
@@ -206,7 +206,7 @@ func (k *Kernel) DetachTask(space *netns.Namespace, task string, networks []stri
 	if err != nil {
 		return err
 	}
-	links, err := h.LinkList()
+	links, err := dump(func() ([]netlink.Link, error) { return h.LinkList() })
 	if err != nil {
 		return err
 	}
@@ -224,7 +224,7 @@ func Tasks(space *netns.Namespace) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	links, err := h.LinkList()
+	links, err := dump(func() ([]netlink.Link, error) { return h.LinkList() })
 	if err != nil {
 		return nil, err
 	}
@@ -244,7 +244,7 @@ func (k *Kernel) RemoveUnknown(space *netns.Namespace, known map[string]bool) er
 	if err != nil {
 		return err
 	}
-	links, err := h.LinkList()
+	links, err := dump(func() ([]netlink.Link, error) { return h.LinkList() })
 	if err != nil {
 		return err
 	}
