@@ -46,7 +46,7 @@ func (c *Config) dataPathPort() uint32 {
 // before there is a connection.
 func dataPathAddress(local net.Addr, dispatchers []string) netip.Addr {
 	address := addressOf(local)
-	if address.IsValid() && !address.IsLoopback() {
+	if local != nil && !address.IsLoopback() {
 		return address
 	}
 	for _, dispatcher := range dispatchers {
