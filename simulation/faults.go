@@ -187,11 +187,18 @@ func (c *cluster) heal(p *picture) {
 	}
 }
 
-// clear has users remove all services and configs.
+// clear has users remove all services, configs and networks.
 func (c *cluster) clear(p *picture) {
 	for _, u := range c.users {
 		if u.busy() {
 			continue
+		}
+		for name := range p.networks {
+			// Others are in use.
+			if len(p.services) == 0 && (strings.HasPrefix(name, ownedNetwork(u.number)) || name == ingressNetwork && u.number == 0) {
+				c.asks++
+				u.steps <- Step{Op: removeNetwork, Who: name, Client: u.number, API: replica("apid", 1+c.asks%c.script.Size.Managers)}
+			}
 		}
 		for name := range p.configs {
 			if strings.HasPrefix(name, fmt.Sprintf("c%d-", u.number)) {

@@ -37,6 +37,10 @@ func Mutations() []Mutation {
 	}
 }
 
+// NetworkMutations returns the mutations of what only clusters with networks have, for
+// one run.
+func NetworkMutations() []Mutation { return []Mutation{thievingAllocator(), secondAllocator()} }
+
 // every returns a function that returns true for every nth call.
 func every(n int64) func() bool {
 	var calls atomic.Int64

@@ -36,7 +36,8 @@ const roguePeriod = 300 * time.Millisecond
 func rogues(name string, work func(ctx context.Context, r *rogue) error) Mutation {
 	return Mutation{Name: name, Beside: func(ctx context.Context, space kv.KV) error {
 		t := state.NewTables()
-		s, err := store.New(store.Options{KV: space, Prefix: prefix}, t.Services, t.Specs, t.Nodes, t.Tasks, t.Rollouts, t.Assignments, t.NodeStates, t.Statuses, t.Configs, t.Blobs)
+		s, err := store.New(store.Options{KV: space, Prefix: prefix}, t.Services, t.Specs, t.Nodes, t.Tasks, t.Rollouts, t.Assignments, t.NodeStates, t.Statuses, t.Configs, t.Blobs,
+			t.Endpoints, t.Blocks)
 		if err != nil {
 			return err
 		}

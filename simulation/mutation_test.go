@@ -14,24 +14,26 @@ var mutation = flag.String("mutation", "", "make this mistake only, with -seed")
 // caught are, for each mistake, seeds that show it each time. docs/simulation.md says
 // what they show.
 var caught = map[string][]uint64{
-	"blind commits":                     {3},
-	"lost commits":                      {2, 3},
-	"torn commits":                      {2, 3},
-	"stale reads told as fresh":         {2, 3},
-	"lost assignments":                  {2},
-	"lost stop requests":                {2, 3},
-	"lost statuses":                     {2, 3},
-	"tasks forgotten at a restart":      {3},
-	"tasks started twice":               {2, 3},
-	"tasks that run on":                 {2, 3},
-	"tasks that never started":          {2, 3},
-	"a scheduler that overcommits":      {3, 7},
-	"a scheduler without a fence":       {2, 3},
-	"a second task for a slot":          {3, 5},
-	"a stop request taken back":         {2, 3},
-	"more updates at once than allowed": {2, 4},
-	"a sweep that takes data in use":    {2, 3},
-	"a sweep that leaves chunks":        {2, 3},
+	"blind commits":                        {3},
+	"lost commits":                         {2, 3},
+	"torn commits":                         {2, 3},
+	"stale reads told as fresh":            {2, 3},
+	"lost assignments":                     {2},
+	"lost stop requests":                   {2, 3},
+	"lost statuses":                        {2, 3},
+	"tasks forgotten at a restart":         {3},
+	"tasks started twice":                  {2, 3},
+	"tasks that run on":                    {2, 3},
+	"tasks that never started":             {2, 3},
+	"a scheduler that overcommits":         {3, 7},
+	"a scheduler without a fence":          {2, 3},
+	"a second task for a slot":             {3, 5},
+	"a stop request taken back":            {2, 3},
+	"more updates at once than allowed":    {2, 4},
+	"a sweep that takes data in use":       {2, 3},
+	"a sweep that leaves chunks":           {2, 3},
+	"a block that is taken from its tasks": {2},
+	"an allocator without a fence":         {2},
 }
 
 // withstood are mistakes that do no harm, for the product is made so.
@@ -47,7 +49,11 @@ func TestMutations(t *testing.T) {
 		t.Log("mistakes are looked for without the race detector")
 		return
 	}
-	for i, s := range simulation.Mutations() {
+	mutations := simulation.Mutations
+	if *networks {
+		mutations = simulation.NetworkMutations
+	}
+	for i, s := range mutations() {
 		if *mutation != "" && *mutation != s.Name {
 			continue
 		}
@@ -67,7 +73,7 @@ func TestMutations(t *testing.T) {
 				if !slices.Contains(fixed, seed) {
 					t.Log("it is not known whether this seed passes without")
 				}
-				o := simulate(t, simulation.NewScript(seed), simulation.Mutations()[i])
+				o := simulate(t, script(seed), mutations()[i])
 				if harmless {
 					o.judge(t)
 					return

@@ -30,7 +30,9 @@ type observer struct {
 	// slots with more than one such task, until the judge has seen them.
 	live     map[string]map[string]bool
 	overlaps []overlap
-	turns    *turns
+	// taken holds blocks that were taken from nodes, until the judge has seen them.
+	taken []takenBlock
+	turns *turns
 }
 
 // overlap lists several tasks of one slot that should have run at the same time.
@@ -59,7 +61,8 @@ func (h *history) unsettled(ago time.Duration) bool {
 func newObserver(c *cluster, space kv.KV) (*observer, error) {
 	t := state.NewTables()
 	s, err := store.New(store.Options{KV: space, Prefix: prefix}, t.Services, t.Specs, t.Names, t.Nodes, t.Clusters, t.Tasks, t.Rollouts,
-		t.Endpoints, t.Assignments, t.Placements, t.NodeStates, t.Statuses, t.Configs, t.Blobs)
+		t.Endpoints, t.Assignments, t.Placements, t.NodeStates, t.Statuses, t.Configs, t.Blobs,
+		t.Networks, t.NetworkStates, t.Blocks)
 	if err != nil {
 		return nil, err
 	}
@@ -94,6 +97,7 @@ func (o *observer) advance(from, to *store.Snapshot) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.turns.advance(from, to)
+	o.allocations(from, to)
 	for ch := range o.tables.Services.Changes(from, to) {
 		if ch.New != nil {
 			o.names[ch.New.Key] = ch.New.Value.Spec.Name

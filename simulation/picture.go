@@ -28,8 +28,11 @@ type picture struct {
 	names    map[string]*recordv1.Service // by name
 	configs  map[string]*recordv1.Config  // by name
 	tasks    map[string][]*state.Task     // by service
+	networks map[string]*recordv1.Network // by name
 	nodes    map[string]*placement.Node
 	usage    map[string]*placement.Usage
+	// counted are the networks with the addresses that the usages count.
+	counted *placement.Networks
 	// running holds what executors run, by node.
 	running map[string][]string
 	faults  []string
@@ -41,7 +44,7 @@ func (c *cluster) look() *picture {
 	p := &picture{
 		cluster: c, now: o.store.Snapshot(), services: map[string]*recordv1.Service{}, names: map[string]*recordv1.Service{},
 		configs: map[string]*recordv1.Config{},
-		tasks:   map[string][]*state.Task{}, nodes: map[string]*placement.Node{}, usage: map[string]*placement.Usage{}, running: map[string][]string{},
+		tasks:   map[string][]*state.Task{}, nodes: map[string]*placement.Node{}, running: map[string][]string{},
 	}
 	c.follower.Advance(p.now)
 	for e := range o.tables.Services.Scan(p.now, "") {
@@ -56,8 +59,8 @@ func (c *cluster) look() *picture {
 	for e := range o.tables.NodeStates.Scan(p.now, "") {
 		spec, _ := o.tables.Nodes.Get(p.now, e.Key)
 		p.nodes[e.Key] = placement.NewNode(e.Key, e.Value, spec.Value)
-		p.usage[e.Key] = placement.NewUsage()
 	}
+	p.connections()
 	for _, name := range slices.Sorted(maps.Keys(c.nodes)) {
 		e, _, _, _ := c.nodes[name].state()
 		if e == nil {
@@ -93,9 +96,13 @@ func (p *picture) always() []string {
 	p.doubles()
 	p.named()
 	p.stored()
+	p.allocated()
+	p.robbed()
+	p.holders()
 	for _, u := range p.users {
 		p.faults = append(p.faults, u.check(p.names)...)
 		p.faults = append(p.faults, u.checkConfigs(p.configs)...)
+		p.faults = append(p.faults, u.checkNetworks(p.networks)...)
 	}
 	return p.faults
 }
@@ -116,10 +123,7 @@ func (p *picture) room() {
 				p.fault("task %s asks for %v, and its assignment says %d and %d", id, asks, hold.NanoCPUs, hold.MemoryBytes)
 			}
 		}
-		if p.usage[node] == nil {
-			p.usage[node] = placement.NewUsage()
-		}
-		p.usage[node].Add(hold)
+		p.use(node).Add(hold)
 		for _, port := range hold.Ports {
 			key := fmt.Sprint(node, " ", port.Protocol, " ", port.PublishedPort)
 			if other := ports[key]; other != "" && port.PublishedPort != 0 {
@@ -197,12 +201,15 @@ func (p *picture) named() {
 		if c, ok := p.observer.tables.Configs.Get(p.now, e.Value.Id); ok && state.NameKey("config", c.Value.Spec.Name) == e.Key {
 			continue
 		}
+		if n, ok := p.observer.tables.Networks.Get(p.now, e.Value.Id); ok && state.NameKey("network", n.Value.Spec.Name) == e.Key {
+			continue
+		}
 		if s := p.services[e.Value.Id]; s == nil || state.NameKey("service", s.Spec.Name) != e.Key {
 			p.fault("the name %s is of nothing", e.Key)
 		}
 	}
-	if named != len(p.services)+len(p.configs) {
-		p.fault("%d services and %d configs have %d names", len(p.services), len(p.configs), named)
+	if named != len(p.services)+len(p.configs)+len(p.networks) {
+		p.fault("%d services, %d configs and %d networks have %d names", len(p.services), len(p.configs), len(p.networks), named)
 	}
 	for id, s := range p.services {
 		if p.task(s.TaskDigest) == nil {

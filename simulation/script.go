@@ -26,6 +26,8 @@ type Size struct {
 	Calls, Faults time.Duration
 	// Latency is how long the network and the store take for everything.
 	Latency time.Duration
+	// Networks has users make networks, and services on them.
+	Networks bool
 }
 
 // Op is what a step does.
@@ -43,6 +45,9 @@ const (
 	createConfig Op = "create config"
 	updateConfig Op = "update config"
 	removeConfig Op = "remove config"
+
+	createNetwork Op = "create network"
+	removeNetwork Op = "remove network"
 )
 
 // What happens to daemons and workers.
@@ -145,7 +150,10 @@ func describe(s *musterv1.ServiceSpec) string {
 		text += fmt.Sprintf(", %v max %d", p.Constraints, p.MaxReplicas)
 	}
 	for _, p := range s.Endpoint.GetPorts() {
-		text += fmt.Sprintf(", port %d of the host", p.PublishedPort)
+		text += fmt.Sprintf(", port %d (%v)", p.PublishedPort, p.PublishMode)
+	}
+	for _, n := range s.Task.Networks {
+		text += ", on " + n.Target
 	}
 	return text
 }
@@ -195,6 +203,14 @@ func NewScript(seed uint64) *Script {
 	return NewScriptOf(seed, drawSize(r))
 }
 
+// NewNetworkScript draws the script of a seed in which users make networks, and services
+// on them.
+func NewNetworkScript(seed uint64) *Script {
+	size := drawSize(rand.New(rand.NewPCG(seed, 0x6d7573746572)))
+	size.Networks = true
+	return NewScriptOf(seed, size)
+}
+
 // NewScriptOf draws a script of a given size.
 func NewScriptOf(seed uint64, size Size) *Script {
 	s := &Script{Seed: seed, Size: size, SessionLossDelays: map[string]time.Duration{}}
@@ -215,6 +231,7 @@ func NewScriptOf(seed uint64, size Size) *Script {
 	s.addLaterSteps(size)
 	s.roll(size)
 	s.addConfigs(size)
+	s.addNetworks(size)
 	slices.SortStableFunc(s.Steps, func(a, b Step) int { return int(a.At - b.At) })
 	return s
 }

@@ -13,10 +13,7 @@ import (
 // settled says what is not yet as it should be once nothing goes wrong any more.
 func (p *picture) settled() []string {
 	p.faults = nil
-	p.usage = map[string]*placement.Usage{}
-	for node := range p.nodes {
-		p.usage[node] = placement.NewUsage()
-	}
+	p.connections()
 	p.room()
 	p.nodesSettled()
 	for id, s := range p.services {
@@ -28,6 +25,8 @@ func (p *picture) settled() []string {
 	}
 	p.executorsSettled()
 	p.noOrphans()
+	p.networksSettled()
+	p.routed()
 	return p.faults
 }
 
@@ -70,7 +69,7 @@ func (p *picture) live(id string, s *recordv1.Service) (live []*state.Task) {
 
 // fits returns a node that a task without one could have, or "".
 func (p *picture) fits(s *recordv1.Service, t *state.Task) string {
-	request, err := placement.NewRequest(t.ServiceID, p.task(t.Record.SpecDigest), state.Published(s, t.Record.EndpointDigest))
+	request, err := p.request(t.ServiceID, s, p.task(t.Record.SpecDigest), state.Published(s, t.Record.EndpointDigest))
 	if err != nil {
 		return fmt.Sprint("none: ", err)
 	}
@@ -93,7 +92,7 @@ func (p *picture) placed(s *recordv1.Service, t *state.Task) (waits bool) {
 		return true
 	}
 	if t.State() != musterv1.TaskState_RUNNING || t.Desired() != musterv1.TaskState_RUNNING {
-		p.fault("task %s of %s is %v on %s (desired %v)", short(t.ID), name, t.State(), t.NodeID, t.Desired())
+		p.fault("task %s of %s is %v on %s (desired %v): %s %s", short(t.ID), name, t.State(), t.NodeID, t.Desired(), t.Status.GetMessage(), t.Status.GetError())
 		return false
 	}
 	n := p.nodes[t.NodeID]
@@ -293,6 +292,7 @@ func (p *picture) empty() []string {
 	if len(p.configs) > 0 {
 		p.fault("%d configs are left", len(p.configs))
 	}
+	p.noNetworks()
 	if len(p.services) > 0 {
 		p.fault("%d services are left", len(p.services))
 	}

@@ -21,7 +21,17 @@ import (
 var (
 	seed    = flag.Uint64("seed", 0, "run this seed only")
 	journal = flag.String("journal", "", "write all events to this file")
+	// Seed 3 fails with networks in one run of four; see docs/simulation.md.
+	networks = flag.Bool("networks", false, "have users make networks, and services on them")
 )
+
+// script returns the script of a seed.
+func script(seed uint64) *simulation.Script {
+	if *networks {
+		return simulation.NewNetworkScript(seed)
+	}
+	return simulation.NewScript(seed)
+}
 
 // fixed are the seeds that every test run takes: some that are quick, a large cluster,
 // and those that have found something.
@@ -44,7 +54,7 @@ var races = []uint64{1, 3, 4, 9, 10}
 
 func TestSimulate(t *testing.T) {
 	if *seed != 0 {
-		simulate(t, simulation.NewScript(*seed), simulation.Mutation{}).judge(t)
+		simulate(t, script(*seed), simulation.Mutation{}).judge(t)
 		return
 	}
 	seeds, fresh := fixed, 4
@@ -57,7 +67,7 @@ func TestSimulate(t *testing.T) {
 	for _, seed := range seeds {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			t.Parallel()
-			simulate(t, simulation.NewScript(seed), simulation.Mutation{}).judge(t)
+			simulate(t, script(seed), simulation.Mutation{}).judge(t)
 		})
 	}
 }

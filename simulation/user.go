@@ -39,6 +39,7 @@ type user struct {
 	mu       sync.Mutex
 	services map[string]*service
 	configs  map[string]*service
+	networks map[string]*service
 	// doing is true while a step is done.
 	doing bool
 }
@@ -69,7 +70,7 @@ type service struct {
 }
 
 func newUser(c *cluster, number int) (*user, error) {
-	u := &user{c: c, number: number, host: c.net.join(fmt.Sprint("user-", number)), conns: map[string]*grpc.ClientConn{}, steps: make(chan Step, 100_000), services: map[string]*service{}, configs: map[string]*service{}}
+	u := &user{c: c, number: number, host: c.net.join(fmt.Sprint("user-", number)), conns: map[string]*grpc.ClientConn{}, steps: make(chan Step, 100_000), services: map[string]*service{}, configs: map[string]*service{}, networks: map[string]*service{}}
 	for i := range c.script.Size.Managers {
 		name := replica("apid", i+1)
 		conn, err := daemon.Dialer(daemon.Plain().Client, grpc.WithContextDialer(u.host.dial))(addressOf(name))
@@ -128,6 +129,10 @@ func (u *user) make(s Step) {
 		u.call(s, api, u.updateConfig)
 	case removeConfig:
 		u.call(s, api, u.removeConfig)
+	case createNetwork:
+		u.call(s, api, u.createNetwork)
+	case removeNetwork:
+		u.call(s, api, u.removeNetwork)
 	}
 }
 
@@ -140,8 +145,11 @@ func (u *user) call(s Step, api musterv1.ControlServiceClient, do func(context.C
 	defer cancel()
 	u.mu.Lock()
 	objects := u.services
-	if s.Op == createConfig || s.Op == updateConfig || s.Op == removeConfig {
+	switch s.Op {
+	case createConfig, updateConfig, removeConfig:
 		objects = u.configs
+	case createNetwork, removeNetwork:
+		objects = u.networks
 	}
 	v := objects[s.Who]
 	if v == nil {
@@ -171,7 +179,8 @@ func (u *user) call(s Step, api musterv1.ControlServiceClient, do func(context.C
 		u.c.report.count(string(s.Op)+": no answer", 1)
 		u.c.journal.note("user-%d: %s %s has no answer: %v", u.number, s.Op, s.Who, err)
 		settle(false)
-	case slices.Contains([]codes.Code{codes.NotFound, codes.AlreadyExists, codes.FailedPrecondition, codes.Aborted}, code):
+	case slices.Contains([]codes.Code{codes.NotFound, codes.AlreadyExists, codes.FailedPrecondition, codes.Aborted}, code),
+		code == codes.InvalidArgument && len(s.Spec.GetTask().GetNetworks()) > 0:
 		// What there is may be another than the user believes, or a replica may not
 		// know of it yet.
 		u.c.report.count(string(s.Op)+": refused", 1)
