@@ -83,12 +83,6 @@ func (p *Pool) Give(service string) ([]*musterv1.VirtualIP, bool) {
 	return of, true
 }
 
-// Has reports whether a service has a virtual address.
-func (p *Pool) Has(service string) bool {
-	_, has := p.services[service]
-	return has
-}
-
 // Free takes the virtual addresses of a service from it.
 func (p *Pool) Free(service string) {
 	if number, has := p.services[service]; has {
