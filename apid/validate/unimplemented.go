@@ -30,6 +30,7 @@ func serviceGaps() []gap {
 		{shape: "endpoint.ports[].proxyProtocol", what: "the PROXY protocol is not implemented yet; externalTraffic LOCAL keeps the address of the client"},
 		{shape: "task.networks[].driverOptions[]", what: "no driver has options for single services yet"},
 
+		{shape: "task.group[]", what: "task groups are not implemented yet"},
 		{shape: "task.resourceReferences[]", what: "references to secrets, configs and volumes are not implemented yet"},
 		{shape: "task.resources.reservations.generic[]", what: "generic resources are not implemented yet"},
 		{shape: "task.placement.preferences[]", what: "placement preferences are not implemented yet; tasks are always spread over nodes"},

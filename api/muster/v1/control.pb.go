@@ -4847,7 +4847,10 @@ type LogOptions struct {
 	// Only lines written since.
 	Since *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
 	// None: both.
-	Streams       []LogStream `protobuf:"varint,4,rep,packed,name=streams,proto3,enum=muster.v1.LogStream" json:"streams,omitempty"`
+	Streams []LogStream `protobuf:"varint,4,rep,packed,name=streams,proto3,enum=muster.v1.LogStream" json:"streams,omitempty"`
+	// Only lines of this container of a task with a group: a name in the group, or
+	// "main". Empty: all.
+	Container     string `protobuf:"bytes,5,opt,name=container,proto3" json:"container,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4908,6 +4911,13 @@ func (x *LogOptions) GetStreams() []LogStream {
 		return x.Streams
 	}
 	return nil
+}
+
+func (x *LogOptions) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
 }
 
 // ServiceLogsRequest asks for a service's logs.
@@ -5144,7 +5154,9 @@ type LogMessage struct {
 	// Set instead of data if logs are missing: "node n1 is not connected".
 	Warning string `protobuf:"bytes,8,opt,name=warning,proto3" json:"warning,omitempty"`
 	// The node's host name; for people. Empty if it has none.
-	NodeName      string `protobuf:"bytes,9,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	NodeName string `protobuf:"bytes,9,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	// The container that wrote the line, if the task has a group.
+	Container     string `protobuf:"bytes,10,opt,name=container,proto3" json:"container,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5238,6 +5250,13 @@ func (x *LogMessage) GetWarning() string {
 func (x *LogMessage) GetNodeName() string {
 	if x != nil {
 		return x.NodeName
+	}
+	return ""
+}
+
+func (x *LogMessage) GetContainer() string {
+	if x != nil {
+		return x.Container
 	}
 	return ""
 }
@@ -6807,13 +6826,14 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\vold_network\x18\x10 \x01(\v2\x12.muster.v1.NetworkH\x01R\n" +
 	"oldNetworkB\b\n" +
 	"\x06objectB\x05\n" +
-	"\x03old\"\x9a\x01\n" +
+	"\x03old\"\xb8\x01\n" +
 	"\n" +
 	"LogOptions\x12\x16\n" +
 	"\x06follow\x18\x01 \x01(\bR\x06follow\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\rR\x04tail\x120\n" +
 	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12.\n" +
-	"\astreams\x18\x04 \x03(\x0e2\x14.muster.v1.LogStreamR\astreams\"q\n" +
+	"\astreams\x18\x04 \x03(\x0e2\x14.muster.v1.LogStreamR\astreams\x12\x1c\n" +
+	"\tcontainer\x18\x05 \x01(\tR\tcontainer\"q\n" +
 	"\x12ServiceLogsRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12/\n" +
 	"\aoptions\x18\x02 \x01(\v2\x15.muster.v1.LogOptionsR\aoptions\x12\x10\n" +
@@ -6825,7 +6845,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\aoptions\x18\x02 \x01(\v2\x15.muster.v1.LogOptionsR\aoptions\x12\x10\n" +
 	"\x03raw\x18\x03 \x01(\bR\x03raw\"C\n" +
 	"\x10TaskLogsResponse\x12/\n" +
-	"\amessage\x18\x01 \x01(\v2\x15.muster.v1.LogMessageR\amessage\"\xa8\x02\n" +
+	"\amessage\x18\x01 \x01(\v2\x15.muster.v1.LogMessageR\amessage\"\xc6\x02\n" +
 	"\n" +
 	"LogMessage\x12\x1d\n" +
 	"\n" +
@@ -6837,7 +6857,9 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x06stream\x18\x06 \x01(\x0e2\x14.muster.v1.LogStreamR\x06stream\x12\x12\n" +
 	"\x04data\x18\a \x01(\fR\x04data\x12\x18\n" +
 	"\awarning\x18\b \x01(\tR\awarning\x12\x1b\n" +
-	"\tnode_name\x18\t \x01(\tR\bnodeName\"\x16\n" +
+	"\tnode_name\x18\t \x01(\tR\bnodeName\x12\x1c\n" +
+	"\tcontainer\x18\n" +
+	" \x01(\tR\tcontainer\"\x16\n" +
 	"\x14GetJoinTokensRequest\"I\n" +
 	"\x15GetJoinTokensResponse\x12\x16\n" +
 	"\x06worker\x18\x01 \x01(\tR\x06worker\x12\x18\n" +

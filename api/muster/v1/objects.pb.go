@@ -239,7 +239,7 @@ func (x Health_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Health_State.Descriptor instead.
 func (Health_State) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{12, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{13, 0}
 }
 
 type ExecutorDescription_Health int32
@@ -289,7 +289,7 @@ func (x ExecutorDescription_Health) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExecutorDescription_Health.Descriptor instead.
 func (ExecutorDescription_Health) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{19, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{20, 0}
 }
 
 type NodeStatus_State int32
@@ -347,7 +347,7 @@ func (x NodeStatus_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeStatus_State.Descriptor instead.
 func (NodeStatus_State) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{20, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{21, 0}
 }
 
 // Health is what is thought of an instance.
@@ -410,7 +410,7 @@ func (x DaemonInstance_Health) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DaemonInstance_Health.Descriptor instead.
 func (DaemonInstance_Health) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{31, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{32, 0}
 }
 
 // Meta is what Muster says of every object.
@@ -1297,7 +1297,10 @@ type TaskStatus struct {
 	// Host ports that the task really holds, ephemeral ones filled in.
 	Ports []*PortConfig `protobuf:"bytes,6,rep,name=ports,proto3" json:"ports,omitempty"`
 	// The task's place on its networks, from the moment that it has it.
-	Networks      []*NetworkAttachment `protobuf:"bytes,7,rep,name=networks,proto3" json:"networks,omitempty"`
+	Networks []*NetworkAttachment `protobuf:"bytes,7,rep,name=networks,proto3" json:"networks,omitempty"`
+	// The containers of a task with a group, the main one first. Empty for other tasks.
+	// Health in runtime is the worst of the main container's and the sidecars'.
+	Containers    []*ContainerStatus `protobuf:"bytes,8,rep,name=containers,proto3" json:"containers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1381,6 +1384,113 @@ func (x *TaskStatus) GetNetworks() []*NetworkAttachment {
 	return nil
 }
 
+func (x *TaskStatus) GetContainers() []*ContainerStatus {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+// ContainerStatus is the condition of one container of a task with a group.
+type ContainerStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name in the group; "main" for the main container.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Unspecified for the main container.
+	Role GroupContainer_Role `protobuf:"varint,2,opt,name=role,proto3,enum=muster.v1.GroupContainer_Role" json:"role,omitempty"`
+	// ACCEPTED before the container is prepared, then READY, STARTING, RUNNING, and how
+	// it ended: COMPLETE, FAILED, or SHUTDOWN if it was stopped.
+	State TaskState `protobuf:"varint,3,opt,name=state,proto3,enum=muster.v1.TaskState" json:"state,omitempty"`
+	// When the state was reached, by the worker's clock.
+	Timestamp *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	// Why it failed, or why it is not further. At most 512 bytes.
+	Error   string         `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	Runtime *RuntimeStatus `protobuf:"bytes,6,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	// How often the worker has started it again in place.
+	Restarts      uint32 `protobuf:"varint,7,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainerStatus) Reset() {
+	*x = ContainerStatus{}
+	mi := &file_muster_v1_objects_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerStatus) ProtoMessage() {}
+
+func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_objects_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerStatus.ProtoReflect.Descriptor instead.
+func (*ContainerStatus) Descriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ContainerStatus) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ContainerStatus) GetRole() GroupContainer_Role {
+	if x != nil {
+		return x.Role
+	}
+	return GroupContainer_ROLE_UNSPECIFIED
+}
+
+func (x *ContainerStatus) GetState() TaskState {
+	if x != nil {
+		return x.State
+	}
+	return TaskState_TASK_STATE_UNSPECIFIED
+}
+
+func (x *ContainerStatus) GetTimestamp() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Timestamp
+	}
+	return nil
+}
+
+func (x *ContainerStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *ContainerStatus) GetRuntime() *RuntimeStatus {
+	if x != nil {
+		return x.Runtime
+	}
+	return nil
+}
+
+func (x *ContainerStatus) GetRestarts() uint32 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
 // RuntimeStatus is what an executor says of a task that it has started.
 type RuntimeStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1401,7 +1511,7 @@ type RuntimeStatus struct {
 
 func (x *RuntimeStatus) Reset() {
 	*x = RuntimeStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[11]
+	mi := &file_muster_v1_objects_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1413,7 +1523,7 @@ func (x *RuntimeStatus) String() string {
 func (*RuntimeStatus) ProtoMessage() {}
 
 func (x *RuntimeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[11]
+	mi := &file_muster_v1_objects_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1426,7 +1536,7 @@ func (x *RuntimeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuntimeStatus.ProtoReflect.Descriptor instead.
 func (*RuntimeStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{11}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RuntimeStatus) GetId() string {
@@ -1482,7 +1592,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_muster_v1_objects_proto_msgTypes[12]
+	mi := &file_muster_v1_objects_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1604,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[12]
+	mi := &file_muster_v1_objects_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1617,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{12}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Health) GetState() Health_State {
@@ -1558,7 +1668,7 @@ type NetworkAttachment struct {
 
 func (x *NetworkAttachment) Reset() {
 	*x = NetworkAttachment{}
-	mi := &file_muster_v1_objects_proto_msgTypes[13]
+	mi := &file_muster_v1_objects_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1570,7 +1680,7 @@ func (x *NetworkAttachment) String() string {
 func (*NetworkAttachment) ProtoMessage() {}
 
 func (x *NetworkAttachment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[13]
+	mi := &file_muster_v1_objects_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1583,7 +1693,7 @@ func (x *NetworkAttachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAttachment.ProtoReflect.Descriptor instead.
 func (*NetworkAttachment) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{13}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NetworkAttachment) GetNetworkId() string {
@@ -1630,7 +1740,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_muster_v1_objects_proto_msgTypes[14]
+	mi := &file_muster_v1_objects_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +1752,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[14]
+	mi := &file_muster_v1_objects_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +1765,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{14}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Node) GetId() string {
@@ -1734,7 +1844,7 @@ type NodeDescription struct {
 
 func (x *NodeDescription) Reset() {
 	*x = NodeDescription{}
-	mi := &file_muster_v1_objects_proto_msgTypes[15]
+	mi := &file_muster_v1_objects_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1746,7 +1856,7 @@ func (x *NodeDescription) String() string {
 func (*NodeDescription) ProtoMessage() {}
 
 func (x *NodeDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[15]
+	mi := &file_muster_v1_objects_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1759,7 +1869,7 @@ func (x *NodeDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDescription.ProtoReflect.Descriptor instead.
 func (*NodeDescription) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{15}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *NodeDescription) GetHostname() string {
@@ -1848,7 +1958,7 @@ type NetworkDriverDescription struct {
 
 func (x *NetworkDriverDescription) Reset() {
 	*x = NetworkDriverDescription{}
-	mi := &file_muster_v1_objects_proto_msgTypes[16]
+	mi := &file_muster_v1_objects_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1860,7 +1970,7 @@ func (x *NetworkDriverDescription) String() string {
 func (*NetworkDriverDescription) ProtoMessage() {}
 
 func (x *NetworkDriverDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[16]
+	mi := &file_muster_v1_objects_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1873,7 +1983,7 @@ func (x *NetworkDriverDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkDriverDescription.ProtoReflect.Descriptor instead.
 func (*NetworkDriverDescription) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{16}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *NetworkDriverDescription) GetName() string {
@@ -1947,7 +2057,7 @@ type DataPath struct {
 
 func (x *DataPath) Reset() {
 	*x = DataPath{}
-	mi := &file_muster_v1_objects_proto_msgTypes[17]
+	mi := &file_muster_v1_objects_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2069,7 @@ func (x *DataPath) String() string {
 func (*DataPath) ProtoMessage() {}
 
 func (x *DataPath) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[17]
+	mi := &file_muster_v1_objects_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2082,7 @@ func (x *DataPath) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataPath.ProtoReflect.Descriptor instead.
 func (*DataPath) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{17}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DataPath) GetAddress() string {
@@ -2012,7 +2122,7 @@ type Machine struct {
 
 func (x *Machine) Reset() {
 	*x = Machine{}
-	mi := &file_muster_v1_objects_proto_msgTypes[18]
+	mi := &file_muster_v1_objects_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2024,7 +2134,7 @@ func (x *Machine) String() string {
 func (*Machine) ProtoMessage() {}
 
 func (x *Machine) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[18]
+	mi := &file_muster_v1_objects_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2037,7 +2147,7 @@ func (x *Machine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Machine.ProtoReflect.Descriptor instead.
 func (*Machine) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{18}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Machine) GetId() string {
@@ -2084,7 +2194,7 @@ type ExecutorDescription struct {
 
 func (x *ExecutorDescription) Reset() {
 	*x = ExecutorDescription{}
-	mi := &file_muster_v1_objects_proto_msgTypes[19]
+	mi := &file_muster_v1_objects_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2206,7 @@ func (x *ExecutorDescription) String() string {
 func (*ExecutorDescription) ProtoMessage() {}
 
 func (x *ExecutorDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[19]
+	mi := &file_muster_v1_objects_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2219,7 @@ func (x *ExecutorDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecutorDescription.ProtoReflect.Descriptor instead.
 func (*ExecutorDescription) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{19}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExecutorDescription) GetName() string {
@@ -2190,7 +2300,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[20]
+	mi := &file_muster_v1_objects_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2202,7 +2312,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[20]
+	mi := &file_muster_v1_objects_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2215,7 +2325,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{20}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NodeStatus) GetState() NodeStatus_State {
@@ -2261,7 +2371,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_muster_v1_objects_proto_msgTypes[21]
+	mi := &file_muster_v1_objects_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2273,7 +2383,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[21]
+	mi := &file_muster_v1_objects_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2286,7 +2396,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{21}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Network) GetId() string {
@@ -2345,7 +2455,7 @@ type NetworkStatus struct {
 
 func (x *NetworkStatus) Reset() {
 	*x = NetworkStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[22]
+	mi := &file_muster_v1_objects_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2467,7 @@ func (x *NetworkStatus) String() string {
 func (*NetworkStatus) ProtoMessage() {}
 
 func (x *NetworkStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[22]
+	mi := &file_muster_v1_objects_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2480,7 @@ func (x *NetworkStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkStatus.ProtoReflect.Descriptor instead.
 func (*NetworkStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{22}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NetworkStatus) GetVni() uint32 {
@@ -2428,7 +2538,7 @@ type NetworkBlock struct {
 
 func (x *NetworkBlock) Reset() {
 	*x = NetworkBlock{}
-	mi := &file_muster_v1_objects_proto_msgTypes[23]
+	mi := &file_muster_v1_objects_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2440,7 +2550,7 @@ func (x *NetworkBlock) String() string {
 func (*NetworkBlock) ProtoMessage() {}
 
 func (x *NetworkBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[23]
+	mi := &file_muster_v1_objects_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2453,7 +2563,7 @@ func (x *NetworkBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkBlock.ProtoReflect.Descriptor instead.
 func (*NetworkBlock) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{23}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *NetworkBlock) GetNodeId() string {
@@ -2483,7 +2593,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_muster_v1_objects_proto_msgTypes[24]
+	mi := &file_muster_v1_objects_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2495,7 +2605,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[24]
+	mi := &file_muster_v1_objects_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2508,7 +2618,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{24}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Secret) GetId() string {
@@ -2549,7 +2659,7 @@ type Config struct {
 
 func (x *Config) Reset() {
 	*x = Config{}
-	mi := &file_muster_v1_objects_proto_msgTypes[25]
+	mi := &file_muster_v1_objects_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2561,7 +2671,7 @@ func (x *Config) String() string {
 func (*Config) ProtoMessage() {}
 
 func (x *Config) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[25]
+	mi := &file_muster_v1_objects_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2574,7 +2684,7 @@ func (x *Config) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Config.ProtoReflect.Descriptor instead.
 func (*Config) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{25}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Config) GetId() string {
@@ -2624,7 +2734,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_muster_v1_objects_proto_msgTypes[26]
+	mi := &file_muster_v1_objects_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2636,7 +2746,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[26]
+	mi := &file_muster_v1_objects_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2649,7 +2759,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{26}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Volume) GetId() string {
@@ -2687,7 +2797,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_muster_v1_objects_proto_msgTypes[27]
+	mi := &file_muster_v1_objects_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2699,7 +2809,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[27]
+	mi := &file_muster_v1_objects_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2712,7 +2822,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{27}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Cluster) GetId() string {
@@ -2760,7 +2870,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[28]
+	mi := &file_muster_v1_objects_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2772,7 +2882,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[28]
+	mi := &file_muster_v1_objects_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2785,7 +2895,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{28}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ClusterStatus) GetVersion() string {
@@ -2853,7 +2963,7 @@ type DaemonStatus struct {
 
 func (x *DaemonStatus) Reset() {
 	*x = DaemonStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[29]
+	mi := &file_muster_v1_objects_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2865,7 +2975,7 @@ func (x *DaemonStatus) String() string {
 func (*DaemonStatus) ProtoMessage() {}
 
 func (x *DaemonStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[29]
+	mi := &file_muster_v1_objects_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2878,7 +2988,7 @@ func (x *DaemonStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStatus.ProtoReflect.Descriptor instead.
 func (*DaemonStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{29}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DaemonStatus) GetDaemon() string {
@@ -2942,7 +3052,7 @@ type StoreStatus struct {
 
 func (x *StoreStatus) Reset() {
 	*x = StoreStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[30]
+	mi := &file_muster_v1_objects_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2954,7 +3064,7 @@ func (x *StoreStatus) String() string {
 func (*StoreStatus) ProtoMessage() {}
 
 func (x *StoreStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[30]
+	mi := &file_muster_v1_objects_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2967,7 +3077,7 @@ func (x *StoreStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreStatus.ProtoReflect.Descriptor instead.
 func (*StoreStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{30}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StoreStatus) GetKind() string {
@@ -3042,7 +3152,7 @@ type DaemonInstance struct {
 
 func (x *DaemonInstance) Reset() {
 	*x = DaemonInstance{}
-	mi := &file_muster_v1_objects_proto_msgTypes[31]
+	mi := &file_muster_v1_objects_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3054,7 +3164,7 @@ func (x *DaemonInstance) String() string {
 func (*DaemonInstance) ProtoMessage() {}
 
 func (x *DaemonInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[31]
+	mi := &file_muster_v1_objects_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3067,7 +3177,7 @@ func (x *DaemonInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonInstance.ProtoReflect.Descriptor instead.
 func (*DaemonInstance) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{31}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DaemonInstance) GetDaemon() string {
@@ -3146,7 +3256,7 @@ type ShardHolding struct {
 
 func (x *ShardHolding) Reset() {
 	*x = ShardHolding{}
-	mi := &file_muster_v1_objects_proto_msgTypes[32]
+	mi := &file_muster_v1_objects_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3158,7 +3268,7 @@ func (x *ShardHolding) String() string {
 func (*ShardHolding) ProtoMessage() {}
 
 func (x *ShardHolding) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[32]
+	mi := &file_muster_v1_objects_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3171,7 +3281,7 @@ func (x *ShardHolding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardHolding.ProtoReflect.Descriptor instead.
 func (*ShardHolding) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{32}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ShardHolding) GetSubsystem() string {
@@ -3214,7 +3324,7 @@ type ViewLag struct {
 
 func (x *ViewLag) Reset() {
 	*x = ViewLag{}
-	mi := &file_muster_v1_objects_proto_msgTypes[33]
+	mi := &file_muster_v1_objects_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3226,7 +3336,7 @@ func (x *ViewLag) String() string {
 func (*ViewLag) ProtoMessage() {}
 
 func (x *ViewLag) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[33]
+	mi := &file_muster_v1_objects_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3239,7 +3349,7 @@ func (x *ViewLag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewLag.ProtoReflect.Descriptor instead.
 func (*ViewLag) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{33}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ViewLag) GetLoaded() bool {
@@ -3282,7 +3392,7 @@ type SubsystemStatus struct {
 
 func (x *SubsystemStatus) Reset() {
 	*x = SubsystemStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[34]
+	mi := &file_muster_v1_objects_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3294,7 +3404,7 @@ func (x *SubsystemStatus) String() string {
 func (*SubsystemStatus) ProtoMessage() {}
 
 func (x *SubsystemStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[34]
+	mi := &file_muster_v1_objects_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3307,7 +3417,7 @@ func (x *SubsystemStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubsystemStatus.ProtoReflect.Descriptor instead.
 func (*SubsystemStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{34}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SubsystemStatus) GetSubsystem() string {
@@ -3361,7 +3471,7 @@ type NodeSummary struct {
 
 func (x *NodeSummary) Reset() {
 	*x = NodeSummary{}
-	mi := &file_muster_v1_objects_proto_msgTypes[35]
+	mi := &file_muster_v1_objects_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3373,7 +3483,7 @@ func (x *NodeSummary) String() string {
 func (*NodeSummary) ProtoMessage() {}
 
 func (x *NodeSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[35]
+	mi := &file_muster_v1_objects_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3386,7 +3496,7 @@ func (x *NodeSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSummary.ProtoReflect.Descriptor instead.
 func (*NodeSummary) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{35}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NodeSummary) GetTotal() uint64 {
@@ -3512,7 +3622,7 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\x06detail\x18\x06 \x01(\tR\x06detail\"b\n" +
 	"\bTaskTime\x12*\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x14.muster.v1.TaskStateR\x05state\x12*\n" +
-	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xbd\x02\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xf9\x02\n" +
 	"\n" +
 	"TaskStatus\x12*\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x14.muster.v1.TaskStateR\x05state\x128\n" +
@@ -3521,7 +3631,18 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\x05error\x18\x04 \x01(\tR\x05error\x122\n" +
 	"\aruntime\x18\x05 \x01(\v2\x18.muster.v1.RuntimeStatusR\aruntime\x12+\n" +
 	"\x05ports\x18\x06 \x03(\v2\x15.muster.v1.PortConfigR\x05ports\x128\n" +
-	"\bnetworks\x18\a \x03(\v2\x1c.muster.v1.NetworkAttachmentR\bnetworks\"\x98\x01\n" +
+	"\bnetworks\x18\a \x03(\v2\x1c.muster.v1.NetworkAttachmentR\bnetworks\x12:\n" +
+	"\n" +
+	"containers\x18\b \x03(\v2\x1a.muster.v1.ContainerStatusR\n" +
+	"containers\"\xa5\x02\n" +
+	"\x0fContainerStatus\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x1e.muster.v1.GroupContainer.RoleR\x04role\x12*\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x14.muster.v1.TaskStateR\x05state\x128\n" +
+	"\ttimestamp\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x122\n" +
+	"\aruntime\x18\x06 \x01(\v2\x18.muster.v1.RuntimeStatusR\aruntime\x12\x1a\n" +
+	"\brestarts\x18\a \x01(\rR\brestarts\"\x98\x01\n" +
 	"\rRuntimeStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x03R\x03pid\x12\x1b\n" +
@@ -3740,7 +3861,7 @@ func file_muster_v1_objects_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_muster_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_muster_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_muster_v1_objects_proto_goTypes = []any{
 	(TaskState)(0),                   // 0: muster.v1.TaskState
 	(UpdateStatus_State)(0),          // 1: muster.v1.UpdateStatus.State
@@ -3759,133 +3880,140 @@ var file_muster_v1_objects_proto_goTypes = []any{
 	(*TaskStage)(nil),                // 14: muster.v1.TaskStage
 	(*TaskTime)(nil),                 // 15: muster.v1.TaskTime
 	(*TaskStatus)(nil),               // 16: muster.v1.TaskStatus
-	(*RuntimeStatus)(nil),            // 17: muster.v1.RuntimeStatus
-	(*Health)(nil),                   // 18: muster.v1.Health
-	(*NetworkAttachment)(nil),        // 19: muster.v1.NetworkAttachment
-	(*Node)(nil),                     // 20: muster.v1.Node
-	(*NodeDescription)(nil),          // 21: muster.v1.NodeDescription
-	(*NetworkDriverDescription)(nil), // 22: muster.v1.NetworkDriverDescription
-	(*DataPath)(nil),                 // 23: muster.v1.DataPath
-	(*Machine)(nil),                  // 24: muster.v1.Machine
-	(*ExecutorDescription)(nil),      // 25: muster.v1.ExecutorDescription
-	(*NodeStatus)(nil),               // 26: muster.v1.NodeStatus
-	(*Network)(nil),                  // 27: muster.v1.Network
-	(*NetworkStatus)(nil),            // 28: muster.v1.NetworkStatus
-	(*NetworkBlock)(nil),             // 29: muster.v1.NetworkBlock
-	(*Secret)(nil),                   // 30: muster.v1.Secret
-	(*Config)(nil),                   // 31: muster.v1.Config
-	(*Volume)(nil),                   // 32: muster.v1.Volume
-	(*Cluster)(nil),                  // 33: muster.v1.Cluster
-	(*ClusterStatus)(nil),            // 34: muster.v1.ClusterStatus
-	(*DaemonStatus)(nil),             // 35: muster.v1.DaemonStatus
-	(*StoreStatus)(nil),              // 36: muster.v1.StoreStatus
-	(*DaemonInstance)(nil),           // 37: muster.v1.DaemonInstance
-	(*ShardHolding)(nil),             // 38: muster.v1.ShardHolding
-	(*ViewLag)(nil),                  // 39: muster.v1.ViewLag
-	(*SubsystemStatus)(nil),          // 40: muster.v1.SubsystemStatus
-	(*NodeSummary)(nil),              // 41: muster.v1.NodeSummary
-	nil,                              // 42: muster.v1.NodeDescription.LabelsEntry
-	(*timestamppb.Timestamp)(nil),    // 43: google.protobuf.Timestamp
-	(*ServiceSpec)(nil),              // 44: muster.v1.ServiceSpec
-	(*EndpointSpec)(nil),             // 45: muster.v1.EndpointSpec
-	(*PortConfig)(nil),               // 46: muster.v1.PortConfig
-	(*TaskSpec)(nil),                 // 47: muster.v1.TaskSpec
-	(*GenericResource)(nil),          // 48: muster.v1.GenericResource
-	(*durationpb.Duration)(nil),      // 49: google.protobuf.Duration
-	(*NodeSpec)(nil),                 // 50: muster.v1.NodeSpec
-	(*Resources)(nil),                // 51: muster.v1.Resources
-	(*Platform)(nil),                 // 52: muster.v1.Platform
-	(*NetworkSpec)(nil),              // 53: muster.v1.NetworkSpec
-	(*IPAMOptions)(nil),              // 54: muster.v1.IPAMOptions
-	(*SecretSpec)(nil),               // 55: muster.v1.SecretSpec
-	(*ConfigSpec)(nil),               // 56: muster.v1.ConfigSpec
-	(*VolumeSpec)(nil),               // 57: muster.v1.VolumeSpec
-	(*ClusterSpec)(nil),              // 58: muster.v1.ClusterSpec
+	(*ContainerStatus)(nil),          // 17: muster.v1.ContainerStatus
+	(*RuntimeStatus)(nil),            // 18: muster.v1.RuntimeStatus
+	(*Health)(nil),                   // 19: muster.v1.Health
+	(*NetworkAttachment)(nil),        // 20: muster.v1.NetworkAttachment
+	(*Node)(nil),                     // 21: muster.v1.Node
+	(*NodeDescription)(nil),          // 22: muster.v1.NodeDescription
+	(*NetworkDriverDescription)(nil), // 23: muster.v1.NetworkDriverDescription
+	(*DataPath)(nil),                 // 24: muster.v1.DataPath
+	(*Machine)(nil),                  // 25: muster.v1.Machine
+	(*ExecutorDescription)(nil),      // 26: muster.v1.ExecutorDescription
+	(*NodeStatus)(nil),               // 27: muster.v1.NodeStatus
+	(*Network)(nil),                  // 28: muster.v1.Network
+	(*NetworkStatus)(nil),            // 29: muster.v1.NetworkStatus
+	(*NetworkBlock)(nil),             // 30: muster.v1.NetworkBlock
+	(*Secret)(nil),                   // 31: muster.v1.Secret
+	(*Config)(nil),                   // 32: muster.v1.Config
+	(*Volume)(nil),                   // 33: muster.v1.Volume
+	(*Cluster)(nil),                  // 34: muster.v1.Cluster
+	(*ClusterStatus)(nil),            // 35: muster.v1.ClusterStatus
+	(*DaemonStatus)(nil),             // 36: muster.v1.DaemonStatus
+	(*StoreStatus)(nil),              // 37: muster.v1.StoreStatus
+	(*DaemonInstance)(nil),           // 38: muster.v1.DaemonInstance
+	(*ShardHolding)(nil),             // 39: muster.v1.ShardHolding
+	(*ViewLag)(nil),                  // 40: muster.v1.ViewLag
+	(*SubsystemStatus)(nil),          // 41: muster.v1.SubsystemStatus
+	(*NodeSummary)(nil),              // 42: muster.v1.NodeSummary
+	nil,                              // 43: muster.v1.NodeDescription.LabelsEntry
+	(*timestamppb.Timestamp)(nil),    // 44: google.protobuf.Timestamp
+	(*ServiceSpec)(nil),              // 45: muster.v1.ServiceSpec
+	(*EndpointSpec)(nil),             // 46: muster.v1.EndpointSpec
+	(*PortConfig)(nil),               // 47: muster.v1.PortConfig
+	(*TaskSpec)(nil),                 // 48: muster.v1.TaskSpec
+	(*GenericResource)(nil),          // 49: muster.v1.GenericResource
+	(*durationpb.Duration)(nil),      // 50: google.protobuf.Duration
+	(GroupContainer_Role)(0),         // 51: muster.v1.GroupContainer.Role
+	(*NodeSpec)(nil),                 // 52: muster.v1.NodeSpec
+	(*Resources)(nil),                // 53: muster.v1.Resources
+	(*Platform)(nil),                 // 54: muster.v1.Platform
+	(*NetworkSpec)(nil),              // 55: muster.v1.NetworkSpec
+	(*IPAMOptions)(nil),              // 56: muster.v1.IPAMOptions
+	(*SecretSpec)(nil),               // 57: muster.v1.SecretSpec
+	(*ConfigSpec)(nil),               // 58: muster.v1.ConfigSpec
+	(*VolumeSpec)(nil),               // 59: muster.v1.VolumeSpec
+	(*ClusterSpec)(nil),              // 60: muster.v1.ClusterSpec
 }
 var file_muster_v1_objects_proto_depIdxs = []int32{
-	43, // 0: muster.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	43, // 1: muster.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	44, // 0: muster.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	44, // 1: muster.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	6,  // 2: muster.v1.Service.meta:type_name -> muster.v1.Meta
-	44, // 3: muster.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	44, // 4: muster.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	45, // 3: muster.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	45, // 4: muster.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
 	11, // 5: muster.v1.Service.endpoint:type_name -> muster.v1.Endpoint
 	10, // 6: muster.v1.Service.update_status:type_name -> muster.v1.UpdateStatus
 	8,  // 7: muster.v1.Service.status:type_name -> muster.v1.ServiceStatus
 	9,  // 8: muster.v1.Service.job_status:type_name -> muster.v1.JobStatus
-	44, // 9: muster.v1.Service.effective_spec:type_name -> muster.v1.ServiceSpec
-	43, // 10: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	45, // 9: muster.v1.Service.effective_spec:type_name -> muster.v1.ServiceSpec
+	44, // 10: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
 	1,  // 11: muster.v1.UpdateStatus.state:type_name -> muster.v1.UpdateStatus.State
-	43, // 12: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	43, // 13: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	45, // 14: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
-	46, // 15: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
+	44, // 12: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	44, // 13: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	46, // 14: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
+	47, // 15: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
 	12, // 16: muster.v1.Endpoint.virtual_ips:type_name -> muster.v1.VirtualIP
 	6,  // 17: muster.v1.Task.meta:type_name -> muster.v1.Meta
-	47, // 18: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
+	48, // 18: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
 	0,  // 19: muster.v1.Task.desired_state:type_name -> muster.v1.TaskState
 	16, // 20: muster.v1.Task.status:type_name -> muster.v1.TaskStatus
-	19, // 21: muster.v1.Task.networks:type_name -> muster.v1.NetworkAttachment
+	20, // 21: muster.v1.Task.networks:type_name -> muster.v1.NetworkAttachment
 	11, // 22: muster.v1.Task.endpoint:type_name -> muster.v1.Endpoint
-	48, // 23: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
+	49, // 23: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
 	15, // 24: muster.v1.Task.timeline:type_name -> muster.v1.TaskTime
 	14, // 25: muster.v1.Task.stages:type_name -> muster.v1.TaskStage
-	43, // 26: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
-	49, // 27: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
-	49, // 28: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
+	44, // 26: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
+	50, // 27: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
+	50, // 28: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
 	0,  // 29: muster.v1.TaskTime.state:type_name -> muster.v1.TaskState
-	43, // 30: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
+	44, // 30: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
 	0,  // 31: muster.v1.TaskStatus.state:type_name -> muster.v1.TaskState
-	43, // 32: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
-	17, // 33: muster.v1.TaskStatus.runtime:type_name -> muster.v1.RuntimeStatus
-	46, // 34: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
-	19, // 35: muster.v1.TaskStatus.networks:type_name -> muster.v1.NetworkAttachment
-	18, // 36: muster.v1.RuntimeStatus.health:type_name -> muster.v1.Health
-	2,  // 37: muster.v1.Health.state:type_name -> muster.v1.Health.State
-	6,  // 38: muster.v1.Node.meta:type_name -> muster.v1.Meta
-	50, // 39: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
-	21, // 40: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
-	26, // 41: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
-	51, // 42: muster.v1.Node.reserved:type_name -> muster.v1.Resources
-	52, // 43: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
-	51, // 44: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
-	42, // 45: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
-	25, // 46: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
-	24, // 47: muster.v1.NodeDescription.machine:type_name -> muster.v1.Machine
-	22, // 48: muster.v1.NodeDescription.network_drivers:type_name -> muster.v1.NetworkDriverDescription
-	23, // 49: muster.v1.NodeDescription.data_path:type_name -> muster.v1.DataPath
-	3,  // 50: muster.v1.NetworkDriverDescription.health:type_name -> muster.v1.ExecutorDescription.Health
-	51, // 51: muster.v1.Machine.shared:type_name -> muster.v1.Resources
-	3,  // 52: muster.v1.ExecutorDescription.health:type_name -> muster.v1.ExecutorDescription.Health
-	4,  // 53: muster.v1.NodeStatus.state:type_name -> muster.v1.NodeStatus.State
-	43, // 54: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
-	6,  // 55: muster.v1.Network.meta:type_name -> muster.v1.Meta
-	53, // 56: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
-	54, // 57: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
-	28, // 58: muster.v1.Network.status:type_name -> muster.v1.NetworkStatus
-	29, // 59: muster.v1.NetworkStatus.blocks:type_name -> muster.v1.NetworkBlock
-	6,  // 60: muster.v1.Secret.meta:type_name -> muster.v1.Meta
-	55, // 61: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
-	6,  // 62: muster.v1.Config.meta:type_name -> muster.v1.Meta
-	56, // 63: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
-	6,  // 64: muster.v1.Volume.meta:type_name -> muster.v1.Meta
-	57, // 65: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
-	6,  // 66: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
-	58, // 67: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	34, // 68: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
-	35, // 69: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
-	49, // 70: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
-	49, // 71: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
-	43, // 72: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
-	5,  // 73: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
-	38, // 74: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
-	39, // 75: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
-	43, // 76: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
-	49, // 77: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
-	78, // [78:78] is the sub-list for method output_type
-	78, // [78:78] is the sub-list for method input_type
-	78, // [78:78] is the sub-list for extension type_name
-	78, // [78:78] is the sub-list for extension extendee
-	0,  // [0:78] is the sub-list for field type_name
+	44, // 32: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	18, // 33: muster.v1.TaskStatus.runtime:type_name -> muster.v1.RuntimeStatus
+	47, // 34: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
+	20, // 35: muster.v1.TaskStatus.networks:type_name -> muster.v1.NetworkAttachment
+	17, // 36: muster.v1.TaskStatus.containers:type_name -> muster.v1.ContainerStatus
+	51, // 37: muster.v1.ContainerStatus.role:type_name -> muster.v1.GroupContainer.Role
+	0,  // 38: muster.v1.ContainerStatus.state:type_name -> muster.v1.TaskState
+	44, // 39: muster.v1.ContainerStatus.timestamp:type_name -> google.protobuf.Timestamp
+	18, // 40: muster.v1.ContainerStatus.runtime:type_name -> muster.v1.RuntimeStatus
+	19, // 41: muster.v1.RuntimeStatus.health:type_name -> muster.v1.Health
+	2,  // 42: muster.v1.Health.state:type_name -> muster.v1.Health.State
+	6,  // 43: muster.v1.Node.meta:type_name -> muster.v1.Meta
+	52, // 44: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	22, // 45: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
+	27, // 46: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
+	53, // 47: muster.v1.Node.reserved:type_name -> muster.v1.Resources
+	54, // 48: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
+	53, // 49: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
+	43, // 50: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
+	26, // 51: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
+	25, // 52: muster.v1.NodeDescription.machine:type_name -> muster.v1.Machine
+	23, // 53: muster.v1.NodeDescription.network_drivers:type_name -> muster.v1.NetworkDriverDescription
+	24, // 54: muster.v1.NodeDescription.data_path:type_name -> muster.v1.DataPath
+	3,  // 55: muster.v1.NetworkDriverDescription.health:type_name -> muster.v1.ExecutorDescription.Health
+	53, // 56: muster.v1.Machine.shared:type_name -> muster.v1.Resources
+	3,  // 57: muster.v1.ExecutorDescription.health:type_name -> muster.v1.ExecutorDescription.Health
+	4,  // 58: muster.v1.NodeStatus.state:type_name -> muster.v1.NodeStatus.State
+	44, // 59: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
+	6,  // 60: muster.v1.Network.meta:type_name -> muster.v1.Meta
+	55, // 61: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
+	56, // 62: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
+	29, // 63: muster.v1.Network.status:type_name -> muster.v1.NetworkStatus
+	30, // 64: muster.v1.NetworkStatus.blocks:type_name -> muster.v1.NetworkBlock
+	6,  // 65: muster.v1.Secret.meta:type_name -> muster.v1.Meta
+	57, // 66: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
+	6,  // 67: muster.v1.Config.meta:type_name -> muster.v1.Meta
+	58, // 68: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
+	6,  // 69: muster.v1.Volume.meta:type_name -> muster.v1.Meta
+	59, // 70: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
+	6,  // 71: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
+	60, // 72: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	35, // 73: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
+	36, // 74: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
+	50, // 75: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
+	50, // 76: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
+	44, // 77: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
+	5,  // 78: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
+	39, // 79: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
+	40, // 80: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
+	44, // 81: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
+	50, // 82: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
+	83, // [83:83] is the sub-list for method output_type
+	83, // [83:83] is the sub-list for method input_type
+	83, // [83:83] is the sub-list for extension type_name
+	83, // [83:83] is the sub-list for extension extendee
+	0,  // [0:83] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_objects_proto_init() }
@@ -3894,14 +4022,14 @@ func file_muster_v1_objects_proto_init() {
 		return
 	}
 	file_muster_v1_specs_proto_init()
-	file_muster_v1_objects_proto_msgTypes[33].OneofWrappers = []any{}
+	file_muster_v1_objects_proto_msgTypes[34].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_objects_proto_rawDesc), len(file_muster_v1_objects_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -337,6 +337,65 @@ func (PortConfig_ExternalTraffic) EnumDescriptor() ([]byte, []int) {
 	return file_muster_v1_specs_proto_rawDescGZIP(), []int{7, 2}
 }
 
+type GroupContainer_Role int32
+
+const (
+	GroupContainer_ROLE_UNSPECIFIED GroupContainer_Role = 0
+	// Runs to completion before the sidecars and the main container start, one after
+	// the other. If it fails, the task fails.
+	GroupContainer_INIT GroupContainer_Role = 1
+	// Starts before the main container and stops after it has ended. If its start
+	// fails, the task fails. If it ends while the main container runs, it is started
+	// again in place.
+	GroupContainer_SIDECAR GroupContainer_Role = 2
+	// Runs after the main container and all sidecars have ended, also when an init
+	// container failed. How it ends does not change how the task ends.
+	GroupContainer_POST_STOP GroupContainer_Role = 3
+)
+
+// Enum value maps for GroupContainer_Role.
+var (
+	GroupContainer_Role_name = map[int32]string{
+		0: "ROLE_UNSPECIFIED",
+		1: "INIT",
+		2: "SIDECAR",
+		3: "POST_STOP",
+	}
+	GroupContainer_Role_value = map[string]int32{
+		"ROLE_UNSPECIFIED": 0,
+		"INIT":             1,
+		"SIDECAR":          2,
+		"POST_STOP":        3,
+	}
+)
+
+func (x GroupContainer_Role) Enum() *GroupContainer_Role {
+	p := new(GroupContainer_Role)
+	*p = x
+	return p
+}
+
+func (x GroupContainer_Role) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GroupContainer_Role) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_v1_specs_proto_enumTypes[6].Descriptor()
+}
+
+func (GroupContainer_Role) Type() protoreflect.EnumType {
+	return &file_muster_v1_specs_proto_enumTypes[6]
+}
+
+func (x GroupContainer_Role) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GroupContainer_Role.Descriptor instead.
+func (GroupContainer_Role) EnumDescriptor() ([]byte, []int) {
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{9, 0}
+}
+
 type ResourceReference_Type int32
 
 const (
@@ -373,11 +432,11 @@ func (x ResourceReference_Type) String() string {
 }
 
 func (ResourceReference_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[6].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[7].Descriptor()
 }
 
 func (ResourceReference_Type) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[6]
+	return &file_muster_v1_specs_proto_enumTypes[7]
 }
 
 func (x ResourceReference_Type) Number() protoreflect.EnumNumber {
@@ -386,7 +445,7 @@ func (x ResourceReference_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ResourceReference_Type.Descriptor instead.
 func (ResourceReference_Type) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{10, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{11, 0}
 }
 
 type RestartPolicy_Condition int32
@@ -426,11 +485,11 @@ func (x RestartPolicy_Condition) String() string {
 }
 
 func (RestartPolicy_Condition) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[7].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[8].Descriptor()
 }
 
 func (RestartPolicy_Condition) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[7]
+	return &file_muster_v1_specs_proto_enumTypes[8]
 }
 
 func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
@@ -439,7 +498,7 @@ func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestartPolicy_Condition.Descriptor instead.
 func (RestartPolicy_Condition) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{15, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{16, 0}
 }
 
 type PullOptions_Policy int32
@@ -481,11 +540,11 @@ func (x PullOptions_Policy) String() string {
 }
 
 func (PullOptions_Policy) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[8].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[9].Descriptor()
 }
 
 func (PullOptions_Policy) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[8]
+	return &file_muster_v1_specs_proto_enumTypes[9]
 }
 
 func (x PullOptions_Policy) Number() protoreflect.EnumNumber {
@@ -494,7 +553,7 @@ func (x PullOptions_Policy) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PullOptions_Policy.Descriptor instead.
 func (PullOptions_Policy) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{23, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{24, 0}
 }
 
 type SeccompOpts_Mode int32
@@ -533,11 +592,11 @@ func (x SeccompOpts_Mode) String() string {
 }
 
 func (SeccompOpts_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[9].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[10].Descriptor()
 }
 
 func (SeccompOpts_Mode) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[9]
+	return &file_muster_v1_specs_proto_enumTypes[10]
 }
 
 func (x SeccompOpts_Mode) Number() protoreflect.EnumNumber {
@@ -546,7 +605,7 @@ func (x SeccompOpts_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SeccompOpts_Mode.Descriptor instead.
 func (SeccompOpts_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{27, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{28, 0}
 }
 
 type AppArmorOpts_Mode int32
@@ -582,11 +641,11 @@ func (x AppArmorOpts_Mode) String() string {
 }
 
 func (AppArmorOpts_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[10].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[11].Descriptor()
 }
 
 func (AppArmorOpts_Mode) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[10]
+	return &file_muster_v1_specs_proto_enumTypes[11]
 }
 
 func (x AppArmorOpts_Mode) Number() protoreflect.EnumNumber {
@@ -595,7 +654,7 @@ func (x AppArmorOpts_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AppArmorOpts_Mode.Descriptor instead.
 func (AppArmorOpts_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{28, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{29, 0}
 }
 
 type Mount_Type int32
@@ -640,11 +699,11 @@ func (x Mount_Type) String() string {
 }
 
 func (Mount_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[11].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[12].Descriptor()
 }
 
 func (Mount_Type) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[11]
+	return &file_muster_v1_specs_proto_enumTypes[12]
 }
 
 func (x Mount_Type) Number() protoreflect.EnumNumber {
@@ -653,7 +712,7 @@ func (x Mount_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Mount_Type.Descriptor instead.
 func (Mount_Type) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{29, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{30, 0}
 }
 
 type NodeSpec_Availability int32
@@ -695,11 +754,11 @@ func (x NodeSpec_Availability) String() string {
 }
 
 func (NodeSpec_Availability) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[12].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[13].Descriptor()
 }
 
 func (NodeSpec_Availability) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[12]
+	return &file_muster_v1_specs_proto_enumTypes[13]
 }
 
 func (x NodeSpec_Availability) Number() protoreflect.EnumNumber {
@@ -708,7 +767,7 @@ func (x NodeSpec_Availability) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeSpec_Availability.Descriptor instead.
 func (NodeSpec_Availability) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{41, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{42, 0}
 }
 
 type NodeSpec_Role int32
@@ -745,11 +804,11 @@ func (x NodeSpec_Role) String() string {
 }
 
 func (NodeSpec_Role) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[13].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[14].Descriptor()
 }
 
 func (NodeSpec_Role) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[13]
+	return &file_muster_v1_specs_proto_enumTypes[14]
 }
 
 func (x NodeSpec_Role) Number() protoreflect.EnumNumber {
@@ -758,7 +817,7 @@ func (x NodeSpec_Role) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeSpec_Role.Descriptor instead.
 func (NodeSpec_Role) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{41, 1}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{42, 1}
 }
 
 type VolumeSpec_Availability int32
@@ -797,11 +856,11 @@ func (x VolumeSpec_Availability) String() string {
 }
 
 func (VolumeSpec_Availability) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[14].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[15].Descriptor()
 }
 
 func (VolumeSpec_Availability) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[14]
+	return &file_muster_v1_specs_proto_enumTypes[15]
 }
 
 func (x VolumeSpec_Availability) Number() protoreflect.EnumNumber {
@@ -810,7 +869,7 @@ func (x VolumeSpec_Availability) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VolumeSpec_Availability.Descriptor instead.
 func (VolumeSpec_Availability) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{47, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{48, 0}
 }
 
 type VolumeAccessMode_Scope int32
@@ -846,11 +905,11 @@ func (x VolumeAccessMode_Scope) String() string {
 }
 
 func (VolumeAccessMode_Scope) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[15].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[16].Descriptor()
 }
 
 func (VolumeAccessMode_Scope) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[15]
+	return &file_muster_v1_specs_proto_enumTypes[16]
 }
 
 func (x VolumeAccessMode_Scope) Number() protoreflect.EnumNumber {
@@ -859,7 +918,7 @@ func (x VolumeAccessMode_Scope) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VolumeAccessMode_Scope.Descriptor instead.
 func (VolumeAccessMode_Scope) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{48, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{49, 0}
 }
 
 type VolumeAccessMode_Sharing int32
@@ -901,11 +960,11 @@ func (x VolumeAccessMode_Sharing) String() string {
 }
 
 func (VolumeAccessMode_Sharing) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[16].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[17].Descriptor()
 }
 
 func (VolumeAccessMode_Sharing) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[16]
+	return &file_muster_v1_specs_proto_enumTypes[17]
 }
 
 func (x VolumeAccessMode_Sharing) Number() protoreflect.EnumNumber {
@@ -914,7 +973,7 @@ func (x VolumeAccessMode_Sharing) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VolumeAccessMode_Sharing.Descriptor instead.
 func (VolumeAccessMode_Sharing) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{48, 1}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{49, 1}
 }
 
 // ServiceSpec is what a user asks of a service. It can hold what Docker's
@@ -1530,8 +1589,13 @@ type TaskSpec struct {
 	ForceUpdate uint64 `protobuf:"varint,8,opt,name=force_update,json=forceUpdate,proto3" json:"force_update,omitempty"`
 	// Secrets and configs that a generic runtime needs.
 	ResourceReferences []*ResourceReference `protobuf:"bytes,9,rep,name=resource_references,json=resourceReferences,proto3" json:"resource_references,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Containers that belong to the task beside its main one, which is runtime. They are
+	// placed with it on one node and share its network namespace. Init containers run
+	// in this order, sidecars start in this order and stop in the reverse one. At most
+	// 10.
+	Group         []*GroupContainer `protobuf:"bytes,10,rep,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TaskSpec) Reset() {
@@ -1638,6 +1702,13 @@ func (x *TaskSpec) GetResourceReferences() []*ResourceReference {
 	return nil
 }
 
+func (x *TaskSpec) GetGroup() []*GroupContainer {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
 type isTaskSpec_Runtime interface {
 	isTaskSpec_Runtime()
 }
@@ -1654,6 +1725,130 @@ func (*TaskSpec_Container) isTaskSpec_Runtime() {}
 
 func (*TaskSpec_Generic) isTaskSpec_Runtime() {}
 
+// GroupContainer is a container, or another runtime, beside the main one of a task.
+type GroupContainer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unique in the task: at most 32 lower-case letters, digits and "-", not "-" at
+	// either end, and not "main".
+	Name string              `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Role GroupContainer_Role `protobuf:"varint,2,opt,name=role,proto3,enum=muster.v1.GroupContainer_Role" json:"role,omitempty"`
+	// Of the same kind as the main container's runtime.
+	//
+	// Types that are valid to be assigned to Runtime:
+	//
+	//	*GroupContainer_Container
+	//	*GroupContainer_Generic
+	Runtime isGroupContainer_Runtime `protobuf_oneof:"runtime"`
+	// Its own, beside those of the main container. A node must have free the sum of what
+	// the main container and the sidecars reserve, or what the greatest init or post-stop
+	// container reserves, if that is more.
+	Resources *ResourceRequirements `protobuf:"bytes,5,opt,name=resources,proto3" json:"resources,omitempty"`
+	// How long a container of role POST_STOP may run before it is killed. Absent means
+	// 30 s.
+	Timeout       *durationpb.Duration `protobuf:"bytes,6,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupContainer) Reset() {
+	*x = GroupContainer{}
+	mi := &file_muster_v1_specs_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupContainer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupContainer) ProtoMessage() {}
+
+func (x *GroupContainer) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_specs_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupContainer.ProtoReflect.Descriptor instead.
+func (*GroupContainer) Descriptor() ([]byte, []int) {
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GroupContainer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GroupContainer) GetRole() GroupContainer_Role {
+	if x != nil {
+		return x.Role
+	}
+	return GroupContainer_ROLE_UNSPECIFIED
+}
+
+func (x *GroupContainer) GetRuntime() isGroupContainer_Runtime {
+	if x != nil {
+		return x.Runtime
+	}
+	return nil
+}
+
+func (x *GroupContainer) GetContainer() *ContainerSpec {
+	if x != nil {
+		if x, ok := x.Runtime.(*GroupContainer_Container); ok {
+			return x.Container
+		}
+	}
+	return nil
+}
+
+func (x *GroupContainer) GetGeneric() *GenericRuntime {
+	if x != nil {
+		if x, ok := x.Runtime.(*GroupContainer_Generic); ok {
+			return x.Generic
+		}
+	}
+	return nil
+}
+
+func (x *GroupContainer) GetResources() *ResourceRequirements {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *GroupContainer) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+type isGroupContainer_Runtime interface {
+	isGroupContainer_Runtime()
+}
+
+type GroupContainer_Container struct {
+	Container *ContainerSpec `protobuf:"bytes,3,opt,name=container,proto3,oneof"`
+}
+
+type GroupContainer_Generic struct {
+	Generic *GenericRuntime `protobuf:"bytes,4,opt,name=generic,proto3,oneof"`
+}
+
+func (*GroupContainer_Container) isGroupContainer_Runtime() {}
+
+func (*GroupContainer_Generic) isGroupContainer_Runtime() {}
+
 // GenericRuntime is a payload for the executor that runs its kind.
 type GenericRuntime struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1668,7 +1863,7 @@ type GenericRuntime struct {
 
 func (x *GenericRuntime) Reset() {
 	*x = GenericRuntime{}
-	mi := &file_muster_v1_specs_proto_msgTypes[9]
+	mi := &file_muster_v1_specs_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1875,7 @@ func (x *GenericRuntime) String() string {
 func (*GenericRuntime) ProtoMessage() {}
 
 func (x *GenericRuntime) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[9]
+	mi := &file_muster_v1_specs_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1888,7 @@ func (x *GenericRuntime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenericRuntime.ProtoReflect.Descriptor instead.
 func (*GenericRuntime) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{9}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GenericRuntime) GetKind() string {
@@ -1721,7 +1916,7 @@ type ResourceReference struct {
 
 func (x *ResourceReference) Reset() {
 	*x = ResourceReference{}
-	mi := &file_muster_v1_specs_proto_msgTypes[10]
+	mi := &file_muster_v1_specs_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +1928,7 @@ func (x *ResourceReference) String() string {
 func (*ResourceReference) ProtoMessage() {}
 
 func (x *ResourceReference) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[10]
+	mi := &file_muster_v1_specs_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +1941,7 @@ func (x *ResourceReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReference.ProtoReflect.Descriptor instead.
 func (*ResourceReference) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{10}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ResourceReference) GetId() string {
@@ -1776,7 +1971,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_muster_v1_specs_proto_msgTypes[11]
+	mi := &file_muster_v1_specs_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1788,7 +1983,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[11]
+	mi := &file_muster_v1_specs_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1801,7 +1996,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{11}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Resources) GetNanoCpus() int64 {
@@ -1840,7 +2035,7 @@ type GenericResource struct {
 
 func (x *GenericResource) Reset() {
 	*x = GenericResource{}
-	mi := &file_muster_v1_specs_proto_msgTypes[12]
+	mi := &file_muster_v1_specs_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +2047,7 @@ func (x *GenericResource) String() string {
 func (*GenericResource) ProtoMessage() {}
 
 func (x *GenericResource) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[12]
+	mi := &file_muster_v1_specs_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +2060,7 @@ func (x *GenericResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenericResource.ProtoReflect.Descriptor instead.
 func (*GenericResource) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{12}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GenericResource) GetKind() string {
@@ -1932,7 +2127,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_muster_v1_specs_proto_msgTypes[13]
+	mi := &file_muster_v1_specs_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1944,7 +2139,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[13]
+	mi := &file_muster_v1_specs_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1957,7 +2152,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{13}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Limits) GetNanoCpus() int64 {
@@ -1998,7 +2193,7 @@ type ResourceRequirements struct {
 
 func (x *ResourceRequirements) Reset() {
 	*x = ResourceRequirements{}
-	mi := &file_muster_v1_specs_proto_msgTypes[14]
+	mi := &file_muster_v1_specs_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2010,7 +2205,7 @@ func (x *ResourceRequirements) String() string {
 func (*ResourceRequirements) ProtoMessage() {}
 
 func (x *ResourceRequirements) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[14]
+	mi := &file_muster_v1_specs_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2218,7 @@ func (x *ResourceRequirements) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceRequirements.ProtoReflect.Descriptor instead.
 func (*ResourceRequirements) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{14}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ResourceRequirements) GetLimits() *Limits {
@@ -2073,7 +2268,7 @@ type RestartPolicy struct {
 
 func (x *RestartPolicy) Reset() {
 	*x = RestartPolicy{}
-	mi := &file_muster_v1_specs_proto_msgTypes[15]
+	mi := &file_muster_v1_specs_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2085,7 +2280,7 @@ func (x *RestartPolicy) String() string {
 func (*RestartPolicy) ProtoMessage() {}
 
 func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[15]
+	mi := &file_muster_v1_specs_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2098,7 +2293,7 @@ func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
 func (*RestartPolicy) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{15}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RestartPolicy) GetCondition() RestartPolicy_Condition {
@@ -2147,7 +2342,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_muster_v1_specs_proto_msgTypes[16]
+	mi := &file_muster_v1_specs_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2159,7 +2354,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[16]
+	mi := &file_muster_v1_specs_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2172,7 +2367,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{16}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Placement) GetConstraints() []string {
@@ -2215,7 +2410,7 @@ type Platform struct {
 
 func (x *Platform) Reset() {
 	*x = Platform{}
-	mi := &file_muster_v1_specs_proto_msgTypes[17]
+	mi := &file_muster_v1_specs_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2227,7 +2422,7 @@ func (x *Platform) String() string {
 func (*Platform) ProtoMessage() {}
 
 func (x *Platform) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[17]
+	mi := &file_muster_v1_specs_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2240,7 +2435,7 @@ func (x *Platform) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Platform.ProtoReflect.Descriptor instead.
 func (*Platform) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{17}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Platform) GetArchitecture() string {
@@ -2270,7 +2465,7 @@ type PlacementPreference struct {
 
 func (x *PlacementPreference) Reset() {
 	*x = PlacementPreference{}
-	mi := &file_muster_v1_specs_proto_msgTypes[18]
+	mi := &file_muster_v1_specs_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2282,7 +2477,7 @@ func (x *PlacementPreference) String() string {
 func (*PlacementPreference) ProtoMessage() {}
 
 func (x *PlacementPreference) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[18]
+	mi := &file_muster_v1_specs_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2295,7 +2490,7 @@ func (x *PlacementPreference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementPreference.ProtoReflect.Descriptor instead.
 func (*PlacementPreference) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{18}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PlacementPreference) GetPreference() isPlacementPreference_Preference {
@@ -2335,7 +2530,7 @@ type SpreadOver struct {
 
 func (x *SpreadOver) Reset() {
 	*x = SpreadOver{}
-	mi := &file_muster_v1_specs_proto_msgTypes[19]
+	mi := &file_muster_v1_specs_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2347,7 +2542,7 @@ func (x *SpreadOver) String() string {
 func (*SpreadOver) ProtoMessage() {}
 
 func (x *SpreadOver) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[19]
+	mi := &file_muster_v1_specs_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2360,7 +2555,7 @@ func (x *SpreadOver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpreadOver.ProtoReflect.Descriptor instead.
 func (*SpreadOver) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{19}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SpreadOver) GetSpreadDescriptor() string {
@@ -2381,7 +2576,7 @@ type LogDriver struct {
 
 func (x *LogDriver) Reset() {
 	*x = LogDriver{}
-	mi := &file_muster_v1_specs_proto_msgTypes[20]
+	mi := &file_muster_v1_specs_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2393,7 +2588,7 @@ func (x *LogDriver) String() string {
 func (*LogDriver) ProtoMessage() {}
 
 func (x *LogDriver) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[20]
+	mi := &file_muster_v1_specs_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2406,7 +2601,7 @@ func (x *LogDriver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogDriver.ProtoReflect.Descriptor instead.
 func (*LogDriver) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{20}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LogDriver) GetName() string {
@@ -2439,7 +2634,7 @@ type NetworkAttachmentConfig struct {
 
 func (x *NetworkAttachmentConfig) Reset() {
 	*x = NetworkAttachmentConfig{}
-	mi := &file_muster_v1_specs_proto_msgTypes[21]
+	mi := &file_muster_v1_specs_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2451,7 +2646,7 @@ func (x *NetworkAttachmentConfig) String() string {
 func (*NetworkAttachmentConfig) ProtoMessage() {}
 
 func (x *NetworkAttachmentConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[21]
+	mi := &file_muster_v1_specs_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2464,7 +2659,7 @@ func (x *NetworkAttachmentConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAttachmentConfig.ProtoReflect.Descriptor instead.
 func (*NetworkAttachmentConfig) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{21}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NetworkAttachmentConfig) GetTarget() string {
@@ -2538,7 +2733,7 @@ type ContainerSpec struct {
 
 func (x *ContainerSpec) Reset() {
 	*x = ContainerSpec{}
-	mi := &file_muster_v1_specs_proto_msgTypes[22]
+	mi := &file_muster_v1_specs_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2550,7 +2745,7 @@ func (x *ContainerSpec) String() string {
 func (*ContainerSpec) ProtoMessage() {}
 
 func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[22]
+	mi := &file_muster_v1_specs_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2563,7 +2758,7 @@ func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerSpec.ProtoReflect.Descriptor instead.
 func (*ContainerSpec) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{22}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ContainerSpec) GetImage() string {
@@ -2781,7 +2976,7 @@ type PullOptions struct {
 
 func (x *PullOptions) Reset() {
 	*x = PullOptions{}
-	mi := &file_muster_v1_specs_proto_msgTypes[23]
+	mi := &file_muster_v1_specs_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2793,7 +2988,7 @@ func (x *PullOptions) String() string {
 func (*PullOptions) ProtoMessage() {}
 
 func (x *PullOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[23]
+	mi := &file_muster_v1_specs_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2806,7 +3001,7 @@ func (x *PullOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullOptions.ProtoReflect.Descriptor instead.
 func (*PullOptions) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{23}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PullOptions) GetRegistryAuth() string {
@@ -2837,7 +3032,7 @@ type Privileges struct {
 
 func (x *Privileges) Reset() {
 	*x = Privileges{}
-	mi := &file_muster_v1_specs_proto_msgTypes[24]
+	mi := &file_muster_v1_specs_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2849,7 +3044,7 @@ func (x *Privileges) String() string {
 func (*Privileges) ProtoMessage() {}
 
 func (x *Privileges) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[24]
+	mi := &file_muster_v1_specs_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2862,7 +3057,7 @@ func (x *Privileges) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Privileges.ProtoReflect.Descriptor instead.
 func (*Privileges) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{24}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Privileges) GetCredentialSpec() *CredentialSpec {
@@ -2915,7 +3110,7 @@ type CredentialSpec struct {
 
 func (x *CredentialSpec) Reset() {
 	*x = CredentialSpec{}
-	mi := &file_muster_v1_specs_proto_msgTypes[25]
+	mi := &file_muster_v1_specs_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2927,7 +3122,7 @@ func (x *CredentialSpec) String() string {
 func (*CredentialSpec) ProtoMessage() {}
 
 func (x *CredentialSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[25]
+	mi := &file_muster_v1_specs_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2940,7 +3135,7 @@ func (x *CredentialSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialSpec.ProtoReflect.Descriptor instead.
 func (*CredentialSpec) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{25}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CredentialSpec) GetSource() isCredentialSpec_Source {
@@ -3013,7 +3208,7 @@ type SELinuxContext struct {
 
 func (x *SELinuxContext) Reset() {
 	*x = SELinuxContext{}
-	mi := &file_muster_v1_specs_proto_msgTypes[26]
+	mi := &file_muster_v1_specs_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3025,7 +3220,7 @@ func (x *SELinuxContext) String() string {
 func (*SELinuxContext) ProtoMessage() {}
 
 func (x *SELinuxContext) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[26]
+	mi := &file_muster_v1_specs_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3038,7 +3233,7 @@ func (x *SELinuxContext) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SELinuxContext.ProtoReflect.Descriptor instead.
 func (*SELinuxContext) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{26}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SELinuxContext) GetDisable() bool {
@@ -3087,7 +3282,7 @@ type SeccompOpts struct {
 
 func (x *SeccompOpts) Reset() {
 	*x = SeccompOpts{}
-	mi := &file_muster_v1_specs_proto_msgTypes[27]
+	mi := &file_muster_v1_specs_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3099,7 +3294,7 @@ func (x *SeccompOpts) String() string {
 func (*SeccompOpts) ProtoMessage() {}
 
 func (x *SeccompOpts) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[27]
+	mi := &file_muster_v1_specs_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3112,7 +3307,7 @@ func (x *SeccompOpts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeccompOpts.ProtoReflect.Descriptor instead.
 func (*SeccompOpts) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{27}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SeccompOpts) GetMode() SeccompOpts_Mode {
@@ -3139,7 +3334,7 @@ type AppArmorOpts struct {
 
 func (x *AppArmorOpts) Reset() {
 	*x = AppArmorOpts{}
-	mi := &file_muster_v1_specs_proto_msgTypes[28]
+	mi := &file_muster_v1_specs_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3151,7 +3346,7 @@ func (x *AppArmorOpts) String() string {
 func (*AppArmorOpts) ProtoMessage() {}
 
 func (x *AppArmorOpts) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[28]
+	mi := &file_muster_v1_specs_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3164,7 +3359,7 @@ func (x *AppArmorOpts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppArmorOpts.ProtoReflect.Descriptor instead.
 func (*AppArmorOpts) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{28}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AppArmorOpts) GetMode() AppArmorOpts_Mode {
@@ -3193,7 +3388,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_muster_v1_specs_proto_msgTypes[29]
+	mi := &file_muster_v1_specs_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3205,7 +3400,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[29]
+	mi := &file_muster_v1_specs_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3218,7 +3413,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{29}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Mount) GetType() Mount_Type {
@@ -3292,7 +3487,7 @@ type BindOptions struct {
 
 func (x *BindOptions) Reset() {
 	*x = BindOptions{}
-	mi := &file_muster_v1_specs_proto_msgTypes[30]
+	mi := &file_muster_v1_specs_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3304,7 +3499,7 @@ func (x *BindOptions) String() string {
 func (*BindOptions) ProtoMessage() {}
 
 func (x *BindOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[30]
+	mi := &file_muster_v1_specs_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3317,7 +3512,7 @@ func (x *BindOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindOptions.ProtoReflect.Descriptor instead.
 func (*BindOptions) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{30}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *BindOptions) GetPropagation() string {
@@ -3368,7 +3563,7 @@ type VolumeOptions struct {
 
 func (x *VolumeOptions) Reset() {
 	*x = VolumeOptions{}
-	mi := &file_muster_v1_specs_proto_msgTypes[31]
+	mi := &file_muster_v1_specs_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3380,7 +3575,7 @@ func (x *VolumeOptions) String() string {
 func (*VolumeOptions) ProtoMessage() {}
 
 func (x *VolumeOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[31]
+	mi := &file_muster_v1_specs_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3393,7 +3588,7 @@ func (x *VolumeOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeOptions.ProtoReflect.Descriptor instead.
 func (*VolumeOptions) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{31}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *VolumeOptions) GetNoCopy() bool {
@@ -3437,7 +3632,7 @@ type TmpfsOptions struct {
 
 func (x *TmpfsOptions) Reset() {
 	*x = TmpfsOptions{}
-	mi := &file_muster_v1_specs_proto_msgTypes[32]
+	mi := &file_muster_v1_specs_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3449,7 +3644,7 @@ func (x *TmpfsOptions) String() string {
 func (*TmpfsOptions) ProtoMessage() {}
 
 func (x *TmpfsOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[32]
+	mi := &file_muster_v1_specs_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3462,7 +3657,7 @@ func (x *TmpfsOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TmpfsOptions.ProtoReflect.Descriptor instead.
 func (*TmpfsOptions) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{32}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TmpfsOptions) GetSizeBytes() int64 {
@@ -3497,7 +3692,7 @@ type Driver struct {
 
 func (x *Driver) Reset() {
 	*x = Driver{}
-	mi := &file_muster_v1_specs_proto_msgTypes[33]
+	mi := &file_muster_v1_specs_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3509,7 +3704,7 @@ func (x *Driver) String() string {
 func (*Driver) ProtoMessage() {}
 
 func (x *Driver) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[33]
+	mi := &file_muster_v1_specs_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3522,7 +3717,7 @@ func (x *Driver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Driver.ProtoReflect.Descriptor instead.
 func (*Driver) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{33}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Driver) GetName() string {
@@ -3551,7 +3746,7 @@ type SecretReference struct {
 
 func (x *SecretReference) Reset() {
 	*x = SecretReference{}
-	mi := &file_muster_v1_specs_proto_msgTypes[34]
+	mi := &file_muster_v1_specs_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3563,7 +3758,7 @@ func (x *SecretReference) String() string {
 func (*SecretReference) ProtoMessage() {}
 
 func (x *SecretReference) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[34]
+	mi := &file_muster_v1_specs_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3576,7 +3771,7 @@ func (x *SecretReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretReference.ProtoReflect.Descriptor instead.
 func (*SecretReference) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{34}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SecretReference) GetSecretId() string {
@@ -3616,7 +3811,7 @@ type ConfigReference struct {
 
 func (x *ConfigReference) Reset() {
 	*x = ConfigReference{}
-	mi := &file_muster_v1_specs_proto_msgTypes[35]
+	mi := &file_muster_v1_specs_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3628,7 +3823,7 @@ func (x *ConfigReference) String() string {
 func (*ConfigReference) ProtoMessage() {}
 
 func (x *ConfigReference) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[35]
+	mi := &file_muster_v1_specs_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3641,7 +3836,7 @@ func (x *ConfigReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigReference.ProtoReflect.Descriptor instead.
 func (*ConfigReference) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{35}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ConfigReference) GetConfigId() string {
@@ -3712,7 +3907,7 @@ type FileTarget struct {
 
 func (x *FileTarget) Reset() {
 	*x = FileTarget{}
-	mi := &file_muster_v1_specs_proto_msgTypes[36]
+	mi := &file_muster_v1_specs_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3724,7 +3919,7 @@ func (x *FileTarget) String() string {
 func (*FileTarget) ProtoMessage() {}
 
 func (x *FileTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[36]
+	mi := &file_muster_v1_specs_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3737,7 +3932,7 @@ func (x *FileTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileTarget.ProtoReflect.Descriptor instead.
 func (*FileTarget) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{36}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *FileTarget) GetName() string {
@@ -3777,7 +3972,7 @@ type RuntimeTarget struct {
 
 func (x *RuntimeTarget) Reset() {
 	*x = RuntimeTarget{}
-	mi := &file_muster_v1_specs_proto_msgTypes[37]
+	mi := &file_muster_v1_specs_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3789,7 +3984,7 @@ func (x *RuntimeTarget) String() string {
 func (*RuntimeTarget) ProtoMessage() {}
 
 func (x *RuntimeTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[37]
+	mi := &file_muster_v1_specs_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3802,7 +3997,7 @@ func (x *RuntimeTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuntimeTarget.ProtoReflect.Descriptor instead.
 func (*RuntimeTarget) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{37}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{38}
 }
 
 // DNSConfig is a container's resolver.
@@ -3817,7 +4012,7 @@ type DNSConfig struct {
 
 func (x *DNSConfig) Reset() {
 	*x = DNSConfig{}
-	mi := &file_muster_v1_specs_proto_msgTypes[38]
+	mi := &file_muster_v1_specs_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3829,7 +4024,7 @@ func (x *DNSConfig) String() string {
 func (*DNSConfig) ProtoMessage() {}
 
 func (x *DNSConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[38]
+	mi := &file_muster_v1_specs_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3842,7 +4037,7 @@ func (x *DNSConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DNSConfig.ProtoReflect.Descriptor instead.
 func (*DNSConfig) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{38}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DNSConfig) GetNameservers() []string {
@@ -3883,7 +4078,7 @@ type HealthConfig struct {
 
 func (x *HealthConfig) Reset() {
 	*x = HealthConfig{}
-	mi := &file_muster_v1_specs_proto_msgTypes[39]
+	mi := &file_muster_v1_specs_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3895,7 +4090,7 @@ func (x *HealthConfig) String() string {
 func (*HealthConfig) ProtoMessage() {}
 
 func (x *HealthConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[39]
+	mi := &file_muster_v1_specs_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3908,7 +4103,7 @@ func (x *HealthConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthConfig.ProtoReflect.Descriptor instead.
 func (*HealthConfig) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{39}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *HealthConfig) GetTest() []string {
@@ -3965,7 +4160,7 @@ type Ulimit struct {
 
 func (x *Ulimit) Reset() {
 	*x = Ulimit{}
-	mi := &file_muster_v1_specs_proto_msgTypes[40]
+	mi := &file_muster_v1_specs_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3977,7 +4172,7 @@ func (x *Ulimit) String() string {
 func (*Ulimit) ProtoMessage() {}
 
 func (x *Ulimit) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[40]
+	mi := &file_muster_v1_specs_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3990,7 +4185,7 @@ func (x *Ulimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ulimit.ProtoReflect.Descriptor instead.
 func (*Ulimit) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{40}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Ulimit) GetName() string {
@@ -4026,7 +4221,7 @@ type NodeSpec struct {
 
 func (x *NodeSpec) Reset() {
 	*x = NodeSpec{}
-	mi := &file_muster_v1_specs_proto_msgTypes[41]
+	mi := &file_muster_v1_specs_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4038,7 +4233,7 @@ func (x *NodeSpec) String() string {
 func (*NodeSpec) ProtoMessage() {}
 
 func (x *NodeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[41]
+	mi := &file_muster_v1_specs_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4051,7 +4246,7 @@ func (x *NodeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSpec.ProtoReflect.Descriptor instead.
 func (*NodeSpec) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{41}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *NodeSpec) GetLabels() map[string]string {
@@ -4107,7 +4302,7 @@ type NetworkSpec struct {
 
 func (x *NetworkSpec) Reset() {
 	*x = NetworkSpec{}
-	mi := &file_muster_v1_specs_proto_msgTypes[42]
+	mi := &file_muster_v1_specs_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4119,7 +4314,7 @@ func (x *NetworkSpec) String() string {
 func (*NetworkSpec) ProtoMessage() {}
 
 func (x *NetworkSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[42]
+	mi := &file_muster_v1_specs_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4132,7 +4327,7 @@ func (x *NetworkSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkSpec.ProtoReflect.Descriptor instead.
 func (*NetworkSpec) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{42}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *NetworkSpec) GetName() string {
@@ -4223,7 +4418,7 @@ type IPAMOptions struct {
 
 func (x *IPAMOptions) Reset() {
 	*x = IPAMOptions{}
-	mi := &file_muster_v1_specs_proto_msgTypes[43]
+	mi := &file_muster_v1_specs_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4235,7 +4430,7 @@ func (x *IPAMOptions) String() string {
 func (*IPAMOptions) ProtoMessage() {}
 
 func (x *IPAMOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[43]
+	mi := &file_muster_v1_specs_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4248,7 +4443,7 @@ func (x *IPAMOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPAMOptions.ProtoReflect.Descriptor instead.
 func (*IPAMOptions) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{43}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *IPAMOptions) GetDriver() *Driver {
@@ -4282,7 +4477,7 @@ type IPAMConfig struct {
 
 func (x *IPAMConfig) Reset() {
 	*x = IPAMConfig{}
-	mi := &file_muster_v1_specs_proto_msgTypes[44]
+	mi := &file_muster_v1_specs_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4294,7 +4489,7 @@ func (x *IPAMConfig) String() string {
 func (*IPAMConfig) ProtoMessage() {}
 
 func (x *IPAMConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[44]
+	mi := &file_muster_v1_specs_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4307,7 +4502,7 @@ func (x *IPAMConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPAMConfig.ProtoReflect.Descriptor instead.
 func (*IPAMConfig) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{44}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *IPAMConfig) GetSubnet() string {
@@ -4353,7 +4548,7 @@ type SecretSpec struct {
 
 func (x *SecretSpec) Reset() {
 	*x = SecretSpec{}
-	mi := &file_muster_v1_specs_proto_msgTypes[45]
+	mi := &file_muster_v1_specs_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4365,7 +4560,7 @@ func (x *SecretSpec) String() string {
 func (*SecretSpec) ProtoMessage() {}
 
 func (x *SecretSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[45]
+	mi := &file_muster_v1_specs_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4378,7 +4573,7 @@ func (x *SecretSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretSpec.ProtoReflect.Descriptor instead.
 func (*SecretSpec) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{45}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SecretSpec) GetName() string {
@@ -4433,7 +4628,7 @@ type ConfigSpec struct {
 
 func (x *ConfigSpec) Reset() {
 	*x = ConfigSpec{}
-	mi := &file_muster_v1_specs_proto_msgTypes[46]
+	mi := &file_muster_v1_specs_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4445,7 +4640,7 @@ func (x *ConfigSpec) String() string {
 func (*ConfigSpec) ProtoMessage() {}
 
 func (x *ConfigSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[46]
+	mi := &file_muster_v1_specs_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4458,7 +4653,7 @@ func (x *ConfigSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigSpec.ProtoReflect.Descriptor instead.
 func (*ConfigSpec) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{46}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ConfigSpec) GetName() string {
@@ -4507,7 +4702,7 @@ type VolumeSpec struct {
 
 func (x *VolumeSpec) Reset() {
 	*x = VolumeSpec{}
-	mi := &file_muster_v1_specs_proto_msgTypes[47]
+	mi := &file_muster_v1_specs_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4519,7 +4714,7 @@ func (x *VolumeSpec) String() string {
 func (*VolumeSpec) ProtoMessage() {}
 
 func (x *VolumeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[47]
+	mi := &file_muster_v1_specs_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4532,7 +4727,7 @@ func (x *VolumeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeSpec.ProtoReflect.Descriptor instead.
 func (*VolumeSpec) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{47}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *VolumeSpec) GetName() string {
@@ -4614,7 +4809,7 @@ type VolumeAccessMode struct {
 
 func (x *VolumeAccessMode) Reset() {
 	*x = VolumeAccessMode{}
-	mi := &file_muster_v1_specs_proto_msgTypes[48]
+	mi := &file_muster_v1_specs_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4626,7 +4821,7 @@ func (x *VolumeAccessMode) String() string {
 func (*VolumeAccessMode) ProtoMessage() {}
 
 func (x *VolumeAccessMode) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[48]
+	mi := &file_muster_v1_specs_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4639,7 +4834,7 @@ func (x *VolumeAccessMode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeAccessMode.ProtoReflect.Descriptor instead.
 func (*VolumeAccessMode) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{48}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *VolumeAccessMode) GetScope() VolumeAccessMode_Scope {
@@ -4706,7 +4901,7 @@ type BlockAccess struct {
 
 func (x *BlockAccess) Reset() {
 	*x = BlockAccess{}
-	mi := &file_muster_v1_specs_proto_msgTypes[49]
+	mi := &file_muster_v1_specs_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4718,7 +4913,7 @@ func (x *BlockAccess) String() string {
 func (*BlockAccess) ProtoMessage() {}
 
 func (x *BlockAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[49]
+	mi := &file_muster_v1_specs_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4731,7 +4926,7 @@ func (x *BlockAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockAccess.ProtoReflect.Descriptor instead.
 func (*BlockAccess) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{49}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{50}
 }
 
 // MountAccess is a file system.
@@ -4745,7 +4940,7 @@ type MountAccess struct {
 
 func (x *MountAccess) Reset() {
 	*x = MountAccess{}
-	mi := &file_muster_v1_specs_proto_msgTypes[50]
+	mi := &file_muster_v1_specs_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4757,7 +4952,7 @@ func (x *MountAccess) String() string {
 func (*MountAccess) ProtoMessage() {}
 
 func (x *MountAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[50]
+	mi := &file_muster_v1_specs_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4770,7 +4965,7 @@ func (x *MountAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MountAccess.ProtoReflect.Descriptor instead.
 func (*MountAccess) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{50}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *MountAccess) GetFsType() string {
@@ -4798,7 +4993,7 @@ type VolumeSecret struct {
 
 func (x *VolumeSecret) Reset() {
 	*x = VolumeSecret{}
-	mi := &file_muster_v1_specs_proto_msgTypes[51]
+	mi := &file_muster_v1_specs_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4810,7 +5005,7 @@ func (x *VolumeSecret) String() string {
 func (*VolumeSecret) ProtoMessage() {}
 
 func (x *VolumeSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[51]
+	mi := &file_muster_v1_specs_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4823,7 +5018,7 @@ func (x *VolumeSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeSecret.ProtoReflect.Descriptor instead.
 func (*VolumeSecret) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{51}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *VolumeSecret) GetKey() string {
@@ -4851,7 +5046,7 @@ type TopologyRequirement struct {
 
 func (x *TopologyRequirement) Reset() {
 	*x = TopologyRequirement{}
-	mi := &file_muster_v1_specs_proto_msgTypes[52]
+	mi := &file_muster_v1_specs_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4863,7 +5058,7 @@ func (x *TopologyRequirement) String() string {
 func (*TopologyRequirement) ProtoMessage() {}
 
 func (x *TopologyRequirement) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[52]
+	mi := &file_muster_v1_specs_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4876,7 +5071,7 @@ func (x *TopologyRequirement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopologyRequirement.ProtoReflect.Descriptor instead.
 func (*TopologyRequirement) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{52}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *TopologyRequirement) GetRequisite() []*Topology {
@@ -4903,7 +5098,7 @@ type Topology struct {
 
 func (x *Topology) Reset() {
 	*x = Topology{}
-	mi := &file_muster_v1_specs_proto_msgTypes[53]
+	mi := &file_muster_v1_specs_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4915,7 +5110,7 @@ func (x *Topology) String() string {
 func (*Topology) ProtoMessage() {}
 
 func (x *Topology) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[53]
+	mi := &file_muster_v1_specs_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4928,7 +5123,7 @@ func (x *Topology) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topology.ProtoReflect.Descriptor instead.
 func (*Topology) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{53}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Topology) GetSegments() map[string]string {
@@ -4949,7 +5144,7 @@ type CapacityRange struct {
 
 func (x *CapacityRange) Reset() {
 	*x = CapacityRange{}
-	mi := &file_muster_v1_specs_proto_msgTypes[54]
+	mi := &file_muster_v1_specs_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4961,7 +5156,7 @@ func (x *CapacityRange) String() string {
 func (*CapacityRange) ProtoMessage() {}
 
 func (x *CapacityRange) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[54]
+	mi := &file_muster_v1_specs_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4974,7 +5169,7 @@ func (x *CapacityRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapacityRange.ProtoReflect.Descriptor instead.
 func (*CapacityRange) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{54}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CapacityRange) GetRequiredBytes() int64 {
@@ -5005,7 +5200,7 @@ type ClusterSpec struct {
 
 func (x *ClusterSpec) Reset() {
 	*x = ClusterSpec{}
-	mi := &file_muster_v1_specs_proto_msgTypes[55]
+	mi := &file_muster_v1_specs_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5017,7 +5212,7 @@ func (x *ClusterSpec) String() string {
 func (*ClusterSpec) ProtoMessage() {}
 
 func (x *ClusterSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[55]
+	mi := &file_muster_v1_specs_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5030,7 +5225,7 @@ func (x *ClusterSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSpec.ProtoReflect.Descriptor instead.
 func (*ClusterSpec) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{55}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ClusterSpec) GetLabels() map[string]string {
@@ -5080,7 +5275,7 @@ type OrchestrationConfig struct {
 
 func (x *OrchestrationConfig) Reset() {
 	*x = OrchestrationConfig{}
-	mi := &file_muster_v1_specs_proto_msgTypes[56]
+	mi := &file_muster_v1_specs_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5092,7 +5287,7 @@ func (x *OrchestrationConfig) String() string {
 func (*OrchestrationConfig) ProtoMessage() {}
 
 func (x *OrchestrationConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[56]
+	mi := &file_muster_v1_specs_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5105,7 +5300,7 @@ func (x *OrchestrationConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrchestrationConfig.ProtoReflect.Descriptor instead.
 func (*OrchestrationConfig) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{56}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *OrchestrationConfig) GetTaskHistoryRetentionLimit() int64 {
@@ -5127,7 +5322,7 @@ type DispatcherConfig struct {
 
 func (x *DispatcherConfig) Reset() {
 	*x = DispatcherConfig{}
-	mi := &file_muster_v1_specs_proto_msgTypes[57]
+	mi := &file_muster_v1_specs_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5139,7 +5334,7 @@ func (x *DispatcherConfig) String() string {
 func (*DispatcherConfig) ProtoMessage() {}
 
 func (x *DispatcherConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[57]
+	mi := &file_muster_v1_specs_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5152,7 +5347,7 @@ func (x *DispatcherConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DispatcherConfig.ProtoReflect.Descriptor instead.
 func (*DispatcherConfig) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{57}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DispatcherConfig) GetHeartbeatPeriod() *durationpb.Duration {
@@ -5176,7 +5371,7 @@ type NetworkConfig struct {
 
 func (x *NetworkConfig) Reset() {
 	*x = NetworkConfig{}
-	mi := &file_muster_v1_specs_proto_msgTypes[58]
+	mi := &file_muster_v1_specs_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5188,7 +5383,7 @@ func (x *NetworkConfig) String() string {
 func (*NetworkConfig) ProtoMessage() {}
 
 func (x *NetworkConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[58]
+	mi := &file_muster_v1_specs_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5201,7 +5396,7 @@ func (x *NetworkConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkConfig.ProtoReflect.Descriptor instead.
 func (*NetworkConfig) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{58}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *NetworkConfig) GetAddressPools() []*AddressPool {
@@ -5231,7 +5426,7 @@ type AddressPool struct {
 
 func (x *AddressPool) Reset() {
 	*x = AddressPool{}
-	mi := &file_muster_v1_specs_proto_msgTypes[59]
+	mi := &file_muster_v1_specs_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5243,7 +5438,7 @@ func (x *AddressPool) String() string {
 func (*AddressPool) ProtoMessage() {}
 
 func (x *AddressPool) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[59]
+	mi := &file_muster_v1_specs_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5256,7 +5451,7 @@ func (x *AddressPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressPool.ProtoReflect.Descriptor instead.
 func (*AddressPool) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{59}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *AddressPool) GetBase() string {
@@ -5283,7 +5478,7 @@ type TaskDefaults struct {
 
 func (x *TaskDefaults) Reset() {
 	*x = TaskDefaults{}
-	mi := &file_muster_v1_specs_proto_msgTypes[60]
+	mi := &file_muster_v1_specs_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5295,7 +5490,7 @@ func (x *TaskDefaults) String() string {
 func (*TaskDefaults) ProtoMessage() {}
 
 func (x *TaskDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[60]
+	mi := &file_muster_v1_specs_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5308,7 +5503,7 @@ func (x *TaskDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskDefaults.ProtoReflect.Descriptor instead.
 func (*TaskDefaults) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{60}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *TaskDefaults) GetLogDriver() *LogDriver {
@@ -5400,7 +5595,7 @@ const file_muster_v1_specs_proto_rawDesc = "" +
 	"\x0fExternalTraffic\x12 \n" +
 	"\x1cEXTERNAL_TRAFFIC_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aCLUSTER\x10\x01\x12\t\n" +
-	"\x05LOCAL\x10\x02\"\x94\x04\n" +
+	"\x05LOCAL\x10\x02\"\xc5\x04\n" +
 	"\bTaskSpec\x128\n" +
 	"\tcontainer\x18\x01 \x01(\v2\x18.muster.v1.ContainerSpecH\x00R\tcontainer\x125\n" +
 	"\ageneric\x18\x02 \x01(\v2\x19.muster.v1.GenericRuntimeH\x00R\ageneric\x12=\n" +
@@ -5411,7 +5606,22 @@ const file_muster_v1_specs_proto_rawDesc = "" +
 	"log_driver\x18\x06 \x01(\v2\x14.muster.v1.LogDriverR\tlogDriver\x12>\n" +
 	"\bnetworks\x18\a \x03(\v2\".muster.v1.NetworkAttachmentConfigR\bnetworks\x12!\n" +
 	"\fforce_update\x18\b \x01(\x04R\vforceUpdate\x12M\n" +
-	"\x13resource_references\x18\t \x03(\v2\x1c.muster.v1.ResourceReferenceR\x12resourceReferencesB\t\n" +
+	"\x13resource_references\x18\t \x03(\v2\x1c.muster.v1.ResourceReferenceR\x12resourceReferences\x12/\n" +
+	"\x05group\x18\n" +
+	" \x03(\v2\x19.muster.v1.GroupContainerR\x05groupB\t\n" +
+	"\aruntime\"\x8c\x03\n" +
+	"\x0eGroupContainer\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x1e.muster.v1.GroupContainer.RoleR\x04role\x128\n" +
+	"\tcontainer\x18\x03 \x01(\v2\x18.muster.v1.ContainerSpecH\x00R\tcontainer\x125\n" +
+	"\ageneric\x18\x04 \x01(\v2\x19.muster.v1.GenericRuntimeH\x00R\ageneric\x12=\n" +
+	"\tresources\x18\x05 \x01(\v2\x1f.muster.v1.ResourceRequirementsR\tresources\x123\n" +
+	"\atimeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"B\n" +
+	"\x04Role\x12\x14\n" +
+	"\x10ROLE_UNSPECIFIED\x10\x00\x12\b\n" +
+	"\x04INIT\x10\x01\x12\v\n" +
+	"\aSIDECAR\x10\x02\x12\r\n" +
+	"\tPOST_STOP\x10\x03B\t\n" +
 	"\aruntime\"W\n" +
 	"\x0eGenericRuntime\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x121\n" +
@@ -5820,8 +6030,8 @@ func file_muster_v1_specs_proto_rawDescGZIP() []byte {
 	return file_muster_v1_specs_proto_rawDescData
 }
 
-var file_muster_v1_specs_proto_enumTypes = make([]protoimpl.EnumInfo, 17)
-var file_muster_v1_specs_proto_msgTypes = make([]protoimpl.MessageInfo, 76)
+var file_muster_v1_specs_proto_enumTypes = make([]protoimpl.EnumInfo, 18)
+var file_muster_v1_specs_proto_msgTypes = make([]protoimpl.MessageInfo, 77)
 var file_muster_v1_specs_proto_goTypes = []any{
 	(UpdateConfig_FailureAction)(0), // 0: muster.v1.UpdateConfig.FailureAction
 	(UpdateConfig_Order)(0),         // 1: muster.v1.UpdateConfig.Order
@@ -5829,210 +6039,218 @@ var file_muster_v1_specs_proto_goTypes = []any{
 	(PortConfig_Protocol)(0),        // 3: muster.v1.PortConfig.Protocol
 	(PortConfig_PublishMode)(0),     // 4: muster.v1.PortConfig.PublishMode
 	(PortConfig_ExternalTraffic)(0), // 5: muster.v1.PortConfig.ExternalTraffic
-	(ResourceReference_Type)(0),     // 6: muster.v1.ResourceReference.Type
-	(RestartPolicy_Condition)(0),    // 7: muster.v1.RestartPolicy.Condition
-	(PullOptions_Policy)(0),         // 8: muster.v1.PullOptions.Policy
-	(SeccompOpts_Mode)(0),           // 9: muster.v1.SeccompOpts.Mode
-	(AppArmorOpts_Mode)(0),          // 10: muster.v1.AppArmorOpts.Mode
-	(Mount_Type)(0),                 // 11: muster.v1.Mount.Type
-	(NodeSpec_Availability)(0),      // 12: muster.v1.NodeSpec.Availability
-	(NodeSpec_Role)(0),              // 13: muster.v1.NodeSpec.Role
-	(VolumeSpec_Availability)(0),    // 14: muster.v1.VolumeSpec.Availability
-	(VolumeAccessMode_Scope)(0),     // 15: muster.v1.VolumeAccessMode.Scope
-	(VolumeAccessMode_Sharing)(0),   // 16: muster.v1.VolumeAccessMode.Sharing
-	(*ServiceSpec)(nil),             // 17: muster.v1.ServiceSpec
-	(*ReplicatedService)(nil),       // 18: muster.v1.ReplicatedService
-	(*GlobalService)(nil),           // 19: muster.v1.GlobalService
-	(*ReplicatedJob)(nil),           // 20: muster.v1.ReplicatedJob
-	(*GlobalJob)(nil),               // 21: muster.v1.GlobalJob
-	(*UpdateConfig)(nil),            // 22: muster.v1.UpdateConfig
-	(*EndpointSpec)(nil),            // 23: muster.v1.EndpointSpec
-	(*PortConfig)(nil),              // 24: muster.v1.PortConfig
-	(*TaskSpec)(nil),                // 25: muster.v1.TaskSpec
-	(*GenericRuntime)(nil),          // 26: muster.v1.GenericRuntime
-	(*ResourceReference)(nil),       // 27: muster.v1.ResourceReference
-	(*Resources)(nil),               // 28: muster.v1.Resources
-	(*GenericResource)(nil),         // 29: muster.v1.GenericResource
-	(*Limits)(nil),                  // 30: muster.v1.Limits
-	(*ResourceRequirements)(nil),    // 31: muster.v1.ResourceRequirements
-	(*RestartPolicy)(nil),           // 32: muster.v1.RestartPolicy
-	(*Placement)(nil),               // 33: muster.v1.Placement
-	(*Platform)(nil),                // 34: muster.v1.Platform
-	(*PlacementPreference)(nil),     // 35: muster.v1.PlacementPreference
-	(*SpreadOver)(nil),              // 36: muster.v1.SpreadOver
-	(*LogDriver)(nil),               // 37: muster.v1.LogDriver
-	(*NetworkAttachmentConfig)(nil), // 38: muster.v1.NetworkAttachmentConfig
-	(*ContainerSpec)(nil),           // 39: muster.v1.ContainerSpec
-	(*PullOptions)(nil),             // 40: muster.v1.PullOptions
-	(*Privileges)(nil),              // 41: muster.v1.Privileges
-	(*CredentialSpec)(nil),          // 42: muster.v1.CredentialSpec
-	(*SELinuxContext)(nil),          // 43: muster.v1.SELinuxContext
-	(*SeccompOpts)(nil),             // 44: muster.v1.SeccompOpts
-	(*AppArmorOpts)(nil),            // 45: muster.v1.AppArmorOpts
-	(*Mount)(nil),                   // 46: muster.v1.Mount
-	(*BindOptions)(nil),             // 47: muster.v1.BindOptions
-	(*VolumeOptions)(nil),           // 48: muster.v1.VolumeOptions
-	(*TmpfsOptions)(nil),            // 49: muster.v1.TmpfsOptions
-	(*Driver)(nil),                  // 50: muster.v1.Driver
-	(*SecretReference)(nil),         // 51: muster.v1.SecretReference
-	(*ConfigReference)(nil),         // 52: muster.v1.ConfigReference
-	(*FileTarget)(nil),              // 53: muster.v1.FileTarget
-	(*RuntimeTarget)(nil),           // 54: muster.v1.RuntimeTarget
-	(*DNSConfig)(nil),               // 55: muster.v1.DNSConfig
-	(*HealthConfig)(nil),            // 56: muster.v1.HealthConfig
-	(*Ulimit)(nil),                  // 57: muster.v1.Ulimit
-	(*NodeSpec)(nil),                // 58: muster.v1.NodeSpec
-	(*NetworkSpec)(nil),             // 59: muster.v1.NetworkSpec
-	(*IPAMOptions)(nil),             // 60: muster.v1.IPAMOptions
-	(*IPAMConfig)(nil),              // 61: muster.v1.IPAMConfig
-	(*SecretSpec)(nil),              // 62: muster.v1.SecretSpec
-	(*ConfigSpec)(nil),              // 63: muster.v1.ConfigSpec
-	(*VolumeSpec)(nil),              // 64: muster.v1.VolumeSpec
-	(*VolumeAccessMode)(nil),        // 65: muster.v1.VolumeAccessMode
-	(*BlockAccess)(nil),             // 66: muster.v1.BlockAccess
-	(*MountAccess)(nil),             // 67: muster.v1.MountAccess
-	(*VolumeSecret)(nil),            // 68: muster.v1.VolumeSecret
-	(*TopologyRequirement)(nil),     // 69: muster.v1.TopologyRequirement
-	(*Topology)(nil),                // 70: muster.v1.Topology
-	(*CapacityRange)(nil),           // 71: muster.v1.CapacityRange
-	(*ClusterSpec)(nil),             // 72: muster.v1.ClusterSpec
-	(*OrchestrationConfig)(nil),     // 73: muster.v1.OrchestrationConfig
-	(*DispatcherConfig)(nil),        // 74: muster.v1.DispatcherConfig
-	(*NetworkConfig)(nil),           // 75: muster.v1.NetworkConfig
-	(*AddressPool)(nil),             // 76: muster.v1.AddressPool
-	(*TaskDefaults)(nil),            // 77: muster.v1.TaskDefaults
-	nil,                             // 78: muster.v1.ServiceSpec.LabelsEntry
-	nil,                             // 79: muster.v1.LogDriver.OptionsEntry
-	nil,                             // 80: muster.v1.NetworkAttachmentConfig.DriverOptionsEntry
-	nil,                             // 81: muster.v1.ContainerSpec.LabelsEntry
-	nil,                             // 82: muster.v1.ContainerSpec.SysctlsEntry
-	nil,                             // 83: muster.v1.VolumeOptions.LabelsEntry
-	nil,                             // 84: muster.v1.Driver.OptionsEntry
-	nil,                             // 85: muster.v1.NodeSpec.LabelsEntry
-	nil,                             // 86: muster.v1.NetworkSpec.LabelsEntry
-	nil,                             // 87: muster.v1.IPAMConfig.ReservedEntry
-	nil,                             // 88: muster.v1.SecretSpec.LabelsEntry
-	nil,                             // 89: muster.v1.ConfigSpec.LabelsEntry
-	nil,                             // 90: muster.v1.VolumeSpec.LabelsEntry
-	nil,                             // 91: muster.v1.Topology.SegmentsEntry
-	nil,                             // 92: muster.v1.ClusterSpec.LabelsEntry
-	(*durationpb.Duration)(nil),     // 93: google.protobuf.Duration
-	(*structpb.Struct)(nil),         // 94: google.protobuf.Struct
+	(GroupContainer_Role)(0),        // 6: muster.v1.GroupContainer.Role
+	(ResourceReference_Type)(0),     // 7: muster.v1.ResourceReference.Type
+	(RestartPolicy_Condition)(0),    // 8: muster.v1.RestartPolicy.Condition
+	(PullOptions_Policy)(0),         // 9: muster.v1.PullOptions.Policy
+	(SeccompOpts_Mode)(0),           // 10: muster.v1.SeccompOpts.Mode
+	(AppArmorOpts_Mode)(0),          // 11: muster.v1.AppArmorOpts.Mode
+	(Mount_Type)(0),                 // 12: muster.v1.Mount.Type
+	(NodeSpec_Availability)(0),      // 13: muster.v1.NodeSpec.Availability
+	(NodeSpec_Role)(0),              // 14: muster.v1.NodeSpec.Role
+	(VolumeSpec_Availability)(0),    // 15: muster.v1.VolumeSpec.Availability
+	(VolumeAccessMode_Scope)(0),     // 16: muster.v1.VolumeAccessMode.Scope
+	(VolumeAccessMode_Sharing)(0),   // 17: muster.v1.VolumeAccessMode.Sharing
+	(*ServiceSpec)(nil),             // 18: muster.v1.ServiceSpec
+	(*ReplicatedService)(nil),       // 19: muster.v1.ReplicatedService
+	(*GlobalService)(nil),           // 20: muster.v1.GlobalService
+	(*ReplicatedJob)(nil),           // 21: muster.v1.ReplicatedJob
+	(*GlobalJob)(nil),               // 22: muster.v1.GlobalJob
+	(*UpdateConfig)(nil),            // 23: muster.v1.UpdateConfig
+	(*EndpointSpec)(nil),            // 24: muster.v1.EndpointSpec
+	(*PortConfig)(nil),              // 25: muster.v1.PortConfig
+	(*TaskSpec)(nil),                // 26: muster.v1.TaskSpec
+	(*GroupContainer)(nil),          // 27: muster.v1.GroupContainer
+	(*GenericRuntime)(nil),          // 28: muster.v1.GenericRuntime
+	(*ResourceReference)(nil),       // 29: muster.v1.ResourceReference
+	(*Resources)(nil),               // 30: muster.v1.Resources
+	(*GenericResource)(nil),         // 31: muster.v1.GenericResource
+	(*Limits)(nil),                  // 32: muster.v1.Limits
+	(*ResourceRequirements)(nil),    // 33: muster.v1.ResourceRequirements
+	(*RestartPolicy)(nil),           // 34: muster.v1.RestartPolicy
+	(*Placement)(nil),               // 35: muster.v1.Placement
+	(*Platform)(nil),                // 36: muster.v1.Platform
+	(*PlacementPreference)(nil),     // 37: muster.v1.PlacementPreference
+	(*SpreadOver)(nil),              // 38: muster.v1.SpreadOver
+	(*LogDriver)(nil),               // 39: muster.v1.LogDriver
+	(*NetworkAttachmentConfig)(nil), // 40: muster.v1.NetworkAttachmentConfig
+	(*ContainerSpec)(nil),           // 41: muster.v1.ContainerSpec
+	(*PullOptions)(nil),             // 42: muster.v1.PullOptions
+	(*Privileges)(nil),              // 43: muster.v1.Privileges
+	(*CredentialSpec)(nil),          // 44: muster.v1.CredentialSpec
+	(*SELinuxContext)(nil),          // 45: muster.v1.SELinuxContext
+	(*SeccompOpts)(nil),             // 46: muster.v1.SeccompOpts
+	(*AppArmorOpts)(nil),            // 47: muster.v1.AppArmorOpts
+	(*Mount)(nil),                   // 48: muster.v1.Mount
+	(*BindOptions)(nil),             // 49: muster.v1.BindOptions
+	(*VolumeOptions)(nil),           // 50: muster.v1.VolumeOptions
+	(*TmpfsOptions)(nil),            // 51: muster.v1.TmpfsOptions
+	(*Driver)(nil),                  // 52: muster.v1.Driver
+	(*SecretReference)(nil),         // 53: muster.v1.SecretReference
+	(*ConfigReference)(nil),         // 54: muster.v1.ConfigReference
+	(*FileTarget)(nil),              // 55: muster.v1.FileTarget
+	(*RuntimeTarget)(nil),           // 56: muster.v1.RuntimeTarget
+	(*DNSConfig)(nil),               // 57: muster.v1.DNSConfig
+	(*HealthConfig)(nil),            // 58: muster.v1.HealthConfig
+	(*Ulimit)(nil),                  // 59: muster.v1.Ulimit
+	(*NodeSpec)(nil),                // 60: muster.v1.NodeSpec
+	(*NetworkSpec)(nil),             // 61: muster.v1.NetworkSpec
+	(*IPAMOptions)(nil),             // 62: muster.v1.IPAMOptions
+	(*IPAMConfig)(nil),              // 63: muster.v1.IPAMConfig
+	(*SecretSpec)(nil),              // 64: muster.v1.SecretSpec
+	(*ConfigSpec)(nil),              // 65: muster.v1.ConfigSpec
+	(*VolumeSpec)(nil),              // 66: muster.v1.VolumeSpec
+	(*VolumeAccessMode)(nil),        // 67: muster.v1.VolumeAccessMode
+	(*BlockAccess)(nil),             // 68: muster.v1.BlockAccess
+	(*MountAccess)(nil),             // 69: muster.v1.MountAccess
+	(*VolumeSecret)(nil),            // 70: muster.v1.VolumeSecret
+	(*TopologyRequirement)(nil),     // 71: muster.v1.TopologyRequirement
+	(*Topology)(nil),                // 72: muster.v1.Topology
+	(*CapacityRange)(nil),           // 73: muster.v1.CapacityRange
+	(*ClusterSpec)(nil),             // 74: muster.v1.ClusterSpec
+	(*OrchestrationConfig)(nil),     // 75: muster.v1.OrchestrationConfig
+	(*DispatcherConfig)(nil),        // 76: muster.v1.DispatcherConfig
+	(*NetworkConfig)(nil),           // 77: muster.v1.NetworkConfig
+	(*AddressPool)(nil),             // 78: muster.v1.AddressPool
+	(*TaskDefaults)(nil),            // 79: muster.v1.TaskDefaults
+	nil,                             // 80: muster.v1.ServiceSpec.LabelsEntry
+	nil,                             // 81: muster.v1.LogDriver.OptionsEntry
+	nil,                             // 82: muster.v1.NetworkAttachmentConfig.DriverOptionsEntry
+	nil,                             // 83: muster.v1.ContainerSpec.LabelsEntry
+	nil,                             // 84: muster.v1.ContainerSpec.SysctlsEntry
+	nil,                             // 85: muster.v1.VolumeOptions.LabelsEntry
+	nil,                             // 86: muster.v1.Driver.OptionsEntry
+	nil,                             // 87: muster.v1.NodeSpec.LabelsEntry
+	nil,                             // 88: muster.v1.NetworkSpec.LabelsEntry
+	nil,                             // 89: muster.v1.IPAMConfig.ReservedEntry
+	nil,                             // 90: muster.v1.SecretSpec.LabelsEntry
+	nil,                             // 91: muster.v1.ConfigSpec.LabelsEntry
+	nil,                             // 92: muster.v1.VolumeSpec.LabelsEntry
+	nil,                             // 93: muster.v1.Topology.SegmentsEntry
+	nil,                             // 94: muster.v1.ClusterSpec.LabelsEntry
+	(*durationpb.Duration)(nil),     // 95: google.protobuf.Duration
+	(*structpb.Struct)(nil),         // 96: google.protobuf.Struct
 }
 var file_muster_v1_specs_proto_depIdxs = []int32{
-	78,  // 0: muster.v1.ServiceSpec.labels:type_name -> muster.v1.ServiceSpec.LabelsEntry
-	25,  // 1: muster.v1.ServiceSpec.task:type_name -> muster.v1.TaskSpec
-	18,  // 2: muster.v1.ServiceSpec.replicated:type_name -> muster.v1.ReplicatedService
-	19,  // 3: muster.v1.ServiceSpec.global:type_name -> muster.v1.GlobalService
-	20,  // 4: muster.v1.ServiceSpec.replicated_job:type_name -> muster.v1.ReplicatedJob
-	21,  // 5: muster.v1.ServiceSpec.global_job:type_name -> muster.v1.GlobalJob
-	22,  // 6: muster.v1.ServiceSpec.update:type_name -> muster.v1.UpdateConfig
-	22,  // 7: muster.v1.ServiceSpec.rollback:type_name -> muster.v1.UpdateConfig
-	23,  // 8: muster.v1.ServiceSpec.endpoint:type_name -> muster.v1.EndpointSpec
-	93,  // 9: muster.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
+	80,  // 0: muster.v1.ServiceSpec.labels:type_name -> muster.v1.ServiceSpec.LabelsEntry
+	26,  // 1: muster.v1.ServiceSpec.task:type_name -> muster.v1.TaskSpec
+	19,  // 2: muster.v1.ServiceSpec.replicated:type_name -> muster.v1.ReplicatedService
+	20,  // 3: muster.v1.ServiceSpec.global:type_name -> muster.v1.GlobalService
+	21,  // 4: muster.v1.ServiceSpec.replicated_job:type_name -> muster.v1.ReplicatedJob
+	22,  // 5: muster.v1.ServiceSpec.global_job:type_name -> muster.v1.GlobalJob
+	23,  // 6: muster.v1.ServiceSpec.update:type_name -> muster.v1.UpdateConfig
+	23,  // 7: muster.v1.ServiceSpec.rollback:type_name -> muster.v1.UpdateConfig
+	24,  // 8: muster.v1.ServiceSpec.endpoint:type_name -> muster.v1.EndpointSpec
+	95,  // 9: muster.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
 	0,   // 10: muster.v1.UpdateConfig.failure_action:type_name -> muster.v1.UpdateConfig.FailureAction
-	93,  // 11: muster.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
+	95,  // 11: muster.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
 	1,   // 12: muster.v1.UpdateConfig.order:type_name -> muster.v1.UpdateConfig.Order
 	2,   // 13: muster.v1.EndpointSpec.mode:type_name -> muster.v1.EndpointSpec.Mode
-	24,  // 14: muster.v1.EndpointSpec.ports:type_name -> muster.v1.PortConfig
-	93,  // 15: muster.v1.EndpointSpec.drain_delay:type_name -> google.protobuf.Duration
+	25,  // 14: muster.v1.EndpointSpec.ports:type_name -> muster.v1.PortConfig
+	95,  // 15: muster.v1.EndpointSpec.drain_delay:type_name -> google.protobuf.Duration
 	3,   // 16: muster.v1.PortConfig.protocol:type_name -> muster.v1.PortConfig.Protocol
 	4,   // 17: muster.v1.PortConfig.publish_mode:type_name -> muster.v1.PortConfig.PublishMode
 	5,   // 18: muster.v1.PortConfig.external_traffic:type_name -> muster.v1.PortConfig.ExternalTraffic
-	39,  // 19: muster.v1.TaskSpec.container:type_name -> muster.v1.ContainerSpec
-	26,  // 20: muster.v1.TaskSpec.generic:type_name -> muster.v1.GenericRuntime
-	31,  // 21: muster.v1.TaskSpec.resources:type_name -> muster.v1.ResourceRequirements
-	32,  // 22: muster.v1.TaskSpec.restart:type_name -> muster.v1.RestartPolicy
-	33,  // 23: muster.v1.TaskSpec.placement:type_name -> muster.v1.Placement
-	37,  // 24: muster.v1.TaskSpec.log_driver:type_name -> muster.v1.LogDriver
-	38,  // 25: muster.v1.TaskSpec.networks:type_name -> muster.v1.NetworkAttachmentConfig
-	27,  // 26: muster.v1.TaskSpec.resource_references:type_name -> muster.v1.ResourceReference
-	94,  // 27: muster.v1.GenericRuntime.payload:type_name -> google.protobuf.Struct
-	6,   // 28: muster.v1.ResourceReference.type:type_name -> muster.v1.ResourceReference.Type
-	29,  // 29: muster.v1.Resources.generic:type_name -> muster.v1.GenericResource
-	30,  // 30: muster.v1.ResourceRequirements.limits:type_name -> muster.v1.Limits
-	28,  // 31: muster.v1.ResourceRequirements.reservations:type_name -> muster.v1.Resources
-	7,   // 32: muster.v1.RestartPolicy.condition:type_name -> muster.v1.RestartPolicy.Condition
-	93,  // 33: muster.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
-	93,  // 34: muster.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
-	35,  // 35: muster.v1.Placement.preferences:type_name -> muster.v1.PlacementPreference
-	34,  // 36: muster.v1.Placement.platforms:type_name -> muster.v1.Platform
-	36,  // 37: muster.v1.PlacementPreference.spread:type_name -> muster.v1.SpreadOver
-	79,  // 38: muster.v1.LogDriver.options:type_name -> muster.v1.LogDriver.OptionsEntry
-	80,  // 39: muster.v1.NetworkAttachmentConfig.driver_options:type_name -> muster.v1.NetworkAttachmentConfig.DriverOptionsEntry
-	81,  // 40: muster.v1.ContainerSpec.labels:type_name -> muster.v1.ContainerSpec.LabelsEntry
-	41,  // 41: muster.v1.ContainerSpec.privileges:type_name -> muster.v1.Privileges
-	46,  // 42: muster.v1.ContainerSpec.mounts:type_name -> muster.v1.Mount
-	93,  // 43: muster.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
-	40,  // 44: muster.v1.ContainerSpec.pull_options:type_name -> muster.v1.PullOptions
-	51,  // 45: muster.v1.ContainerSpec.secrets:type_name -> muster.v1.SecretReference
-	52,  // 46: muster.v1.ContainerSpec.configs:type_name -> muster.v1.ConfigReference
-	55,  // 47: muster.v1.ContainerSpec.dns_config:type_name -> muster.v1.DNSConfig
-	56,  // 48: muster.v1.ContainerSpec.healthcheck:type_name -> muster.v1.HealthConfig
-	82,  // 49: muster.v1.ContainerSpec.sysctls:type_name -> muster.v1.ContainerSpec.SysctlsEntry
-	57,  // 50: muster.v1.ContainerSpec.ulimits:type_name -> muster.v1.Ulimit
-	8,   // 51: muster.v1.PullOptions.policy:type_name -> muster.v1.PullOptions.Policy
-	42,  // 52: muster.v1.Privileges.credential_spec:type_name -> muster.v1.CredentialSpec
-	43,  // 53: muster.v1.Privileges.selinux_context:type_name -> muster.v1.SELinuxContext
-	44,  // 54: muster.v1.Privileges.seccomp:type_name -> muster.v1.SeccompOpts
-	45,  // 55: muster.v1.Privileges.apparmor:type_name -> muster.v1.AppArmorOpts
-	9,   // 56: muster.v1.SeccompOpts.mode:type_name -> muster.v1.SeccompOpts.Mode
-	10,  // 57: muster.v1.AppArmorOpts.mode:type_name -> muster.v1.AppArmorOpts.Mode
-	11,  // 58: muster.v1.Mount.type:type_name -> muster.v1.Mount.Type
-	47,  // 59: muster.v1.Mount.bind_options:type_name -> muster.v1.BindOptions
-	48,  // 60: muster.v1.Mount.volume_options:type_name -> muster.v1.VolumeOptions
-	49,  // 61: muster.v1.Mount.tmpfs_options:type_name -> muster.v1.TmpfsOptions
-	83,  // 62: muster.v1.VolumeOptions.labels:type_name -> muster.v1.VolumeOptions.LabelsEntry
-	50,  // 63: muster.v1.VolumeOptions.driver_config:type_name -> muster.v1.Driver
-	84,  // 64: muster.v1.Driver.options:type_name -> muster.v1.Driver.OptionsEntry
-	53,  // 65: muster.v1.SecretReference.file:type_name -> muster.v1.FileTarget
-	53,  // 66: muster.v1.ConfigReference.file:type_name -> muster.v1.FileTarget
-	54,  // 67: muster.v1.ConfigReference.runtime:type_name -> muster.v1.RuntimeTarget
-	93,  // 68: muster.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
-	93,  // 69: muster.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
-	93,  // 70: muster.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
-	93,  // 71: muster.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
-	85,  // 72: muster.v1.NodeSpec.labels:type_name -> muster.v1.NodeSpec.LabelsEntry
-	12,  // 73: muster.v1.NodeSpec.availability:type_name -> muster.v1.NodeSpec.Availability
-	13,  // 74: muster.v1.NodeSpec.role:type_name -> muster.v1.NodeSpec.Role
-	86,  // 75: muster.v1.NetworkSpec.labels:type_name -> muster.v1.NetworkSpec.LabelsEntry
-	50,  // 76: muster.v1.NetworkSpec.driver:type_name -> muster.v1.Driver
-	60,  // 77: muster.v1.NetworkSpec.ipam:type_name -> muster.v1.IPAMOptions
-	50,  // 78: muster.v1.IPAMOptions.driver:type_name -> muster.v1.Driver
-	61,  // 79: muster.v1.IPAMOptions.configs:type_name -> muster.v1.IPAMConfig
-	87,  // 80: muster.v1.IPAMConfig.reserved:type_name -> muster.v1.IPAMConfig.ReservedEntry
-	88,  // 81: muster.v1.SecretSpec.labels:type_name -> muster.v1.SecretSpec.LabelsEntry
-	50,  // 82: muster.v1.SecretSpec.templating:type_name -> muster.v1.Driver
-	50,  // 83: muster.v1.SecretSpec.driver:type_name -> muster.v1.Driver
-	89,  // 84: muster.v1.ConfigSpec.labels:type_name -> muster.v1.ConfigSpec.LabelsEntry
-	50,  // 85: muster.v1.ConfigSpec.templating:type_name -> muster.v1.Driver
-	90,  // 86: muster.v1.VolumeSpec.labels:type_name -> muster.v1.VolumeSpec.LabelsEntry
-	50,  // 87: muster.v1.VolumeSpec.driver:type_name -> muster.v1.Driver
-	65,  // 88: muster.v1.VolumeSpec.access_mode:type_name -> muster.v1.VolumeAccessMode
-	68,  // 89: muster.v1.VolumeSpec.secrets:type_name -> muster.v1.VolumeSecret
-	69,  // 90: muster.v1.VolumeSpec.accessibility_requirements:type_name -> muster.v1.TopologyRequirement
-	71,  // 91: muster.v1.VolumeSpec.capacity_range:type_name -> muster.v1.CapacityRange
-	14,  // 92: muster.v1.VolumeSpec.availability:type_name -> muster.v1.VolumeSpec.Availability
-	15,  // 93: muster.v1.VolumeAccessMode.scope:type_name -> muster.v1.VolumeAccessMode.Scope
-	16,  // 94: muster.v1.VolumeAccessMode.sharing:type_name -> muster.v1.VolumeAccessMode.Sharing
-	66,  // 95: muster.v1.VolumeAccessMode.block:type_name -> muster.v1.BlockAccess
-	67,  // 96: muster.v1.VolumeAccessMode.mount:type_name -> muster.v1.MountAccess
-	70,  // 97: muster.v1.TopologyRequirement.requisite:type_name -> muster.v1.Topology
-	70,  // 98: muster.v1.TopologyRequirement.preferred:type_name -> muster.v1.Topology
-	91,  // 99: muster.v1.Topology.segments:type_name -> muster.v1.Topology.SegmentsEntry
-	92,  // 100: muster.v1.ClusterSpec.labels:type_name -> muster.v1.ClusterSpec.LabelsEntry
-	73,  // 101: muster.v1.ClusterSpec.orchestration:type_name -> muster.v1.OrchestrationConfig
-	74,  // 102: muster.v1.ClusterSpec.dispatcher:type_name -> muster.v1.DispatcherConfig
-	77,  // 103: muster.v1.ClusterSpec.task_defaults:type_name -> muster.v1.TaskDefaults
-	75,  // 104: muster.v1.ClusterSpec.network:type_name -> muster.v1.NetworkConfig
-	93,  // 105: muster.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
-	76,  // 106: muster.v1.NetworkConfig.address_pools:type_name -> muster.v1.AddressPool
-	37,  // 107: muster.v1.TaskDefaults.log_driver:type_name -> muster.v1.LogDriver
-	108, // [108:108] is the sub-list for method output_type
-	108, // [108:108] is the sub-list for method input_type
-	108, // [108:108] is the sub-list for extension type_name
-	108, // [108:108] is the sub-list for extension extendee
-	0,   // [0:108] is the sub-list for field type_name
+	41,  // 19: muster.v1.TaskSpec.container:type_name -> muster.v1.ContainerSpec
+	28,  // 20: muster.v1.TaskSpec.generic:type_name -> muster.v1.GenericRuntime
+	33,  // 21: muster.v1.TaskSpec.resources:type_name -> muster.v1.ResourceRequirements
+	34,  // 22: muster.v1.TaskSpec.restart:type_name -> muster.v1.RestartPolicy
+	35,  // 23: muster.v1.TaskSpec.placement:type_name -> muster.v1.Placement
+	39,  // 24: muster.v1.TaskSpec.log_driver:type_name -> muster.v1.LogDriver
+	40,  // 25: muster.v1.TaskSpec.networks:type_name -> muster.v1.NetworkAttachmentConfig
+	29,  // 26: muster.v1.TaskSpec.resource_references:type_name -> muster.v1.ResourceReference
+	27,  // 27: muster.v1.TaskSpec.group:type_name -> muster.v1.GroupContainer
+	6,   // 28: muster.v1.GroupContainer.role:type_name -> muster.v1.GroupContainer.Role
+	41,  // 29: muster.v1.GroupContainer.container:type_name -> muster.v1.ContainerSpec
+	28,  // 30: muster.v1.GroupContainer.generic:type_name -> muster.v1.GenericRuntime
+	33,  // 31: muster.v1.GroupContainer.resources:type_name -> muster.v1.ResourceRequirements
+	95,  // 32: muster.v1.GroupContainer.timeout:type_name -> google.protobuf.Duration
+	96,  // 33: muster.v1.GenericRuntime.payload:type_name -> google.protobuf.Struct
+	7,   // 34: muster.v1.ResourceReference.type:type_name -> muster.v1.ResourceReference.Type
+	31,  // 35: muster.v1.Resources.generic:type_name -> muster.v1.GenericResource
+	32,  // 36: muster.v1.ResourceRequirements.limits:type_name -> muster.v1.Limits
+	30,  // 37: muster.v1.ResourceRequirements.reservations:type_name -> muster.v1.Resources
+	8,   // 38: muster.v1.RestartPolicy.condition:type_name -> muster.v1.RestartPolicy.Condition
+	95,  // 39: muster.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
+	95,  // 40: muster.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
+	37,  // 41: muster.v1.Placement.preferences:type_name -> muster.v1.PlacementPreference
+	36,  // 42: muster.v1.Placement.platforms:type_name -> muster.v1.Platform
+	38,  // 43: muster.v1.PlacementPreference.spread:type_name -> muster.v1.SpreadOver
+	81,  // 44: muster.v1.LogDriver.options:type_name -> muster.v1.LogDriver.OptionsEntry
+	82,  // 45: muster.v1.NetworkAttachmentConfig.driver_options:type_name -> muster.v1.NetworkAttachmentConfig.DriverOptionsEntry
+	83,  // 46: muster.v1.ContainerSpec.labels:type_name -> muster.v1.ContainerSpec.LabelsEntry
+	43,  // 47: muster.v1.ContainerSpec.privileges:type_name -> muster.v1.Privileges
+	48,  // 48: muster.v1.ContainerSpec.mounts:type_name -> muster.v1.Mount
+	95,  // 49: muster.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
+	42,  // 50: muster.v1.ContainerSpec.pull_options:type_name -> muster.v1.PullOptions
+	53,  // 51: muster.v1.ContainerSpec.secrets:type_name -> muster.v1.SecretReference
+	54,  // 52: muster.v1.ContainerSpec.configs:type_name -> muster.v1.ConfigReference
+	57,  // 53: muster.v1.ContainerSpec.dns_config:type_name -> muster.v1.DNSConfig
+	58,  // 54: muster.v1.ContainerSpec.healthcheck:type_name -> muster.v1.HealthConfig
+	84,  // 55: muster.v1.ContainerSpec.sysctls:type_name -> muster.v1.ContainerSpec.SysctlsEntry
+	59,  // 56: muster.v1.ContainerSpec.ulimits:type_name -> muster.v1.Ulimit
+	9,   // 57: muster.v1.PullOptions.policy:type_name -> muster.v1.PullOptions.Policy
+	44,  // 58: muster.v1.Privileges.credential_spec:type_name -> muster.v1.CredentialSpec
+	45,  // 59: muster.v1.Privileges.selinux_context:type_name -> muster.v1.SELinuxContext
+	46,  // 60: muster.v1.Privileges.seccomp:type_name -> muster.v1.SeccompOpts
+	47,  // 61: muster.v1.Privileges.apparmor:type_name -> muster.v1.AppArmorOpts
+	10,  // 62: muster.v1.SeccompOpts.mode:type_name -> muster.v1.SeccompOpts.Mode
+	11,  // 63: muster.v1.AppArmorOpts.mode:type_name -> muster.v1.AppArmorOpts.Mode
+	12,  // 64: muster.v1.Mount.type:type_name -> muster.v1.Mount.Type
+	49,  // 65: muster.v1.Mount.bind_options:type_name -> muster.v1.BindOptions
+	50,  // 66: muster.v1.Mount.volume_options:type_name -> muster.v1.VolumeOptions
+	51,  // 67: muster.v1.Mount.tmpfs_options:type_name -> muster.v1.TmpfsOptions
+	85,  // 68: muster.v1.VolumeOptions.labels:type_name -> muster.v1.VolumeOptions.LabelsEntry
+	52,  // 69: muster.v1.VolumeOptions.driver_config:type_name -> muster.v1.Driver
+	86,  // 70: muster.v1.Driver.options:type_name -> muster.v1.Driver.OptionsEntry
+	55,  // 71: muster.v1.SecretReference.file:type_name -> muster.v1.FileTarget
+	55,  // 72: muster.v1.ConfigReference.file:type_name -> muster.v1.FileTarget
+	56,  // 73: muster.v1.ConfigReference.runtime:type_name -> muster.v1.RuntimeTarget
+	95,  // 74: muster.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
+	95,  // 75: muster.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
+	95,  // 76: muster.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
+	95,  // 77: muster.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
+	87,  // 78: muster.v1.NodeSpec.labels:type_name -> muster.v1.NodeSpec.LabelsEntry
+	13,  // 79: muster.v1.NodeSpec.availability:type_name -> muster.v1.NodeSpec.Availability
+	14,  // 80: muster.v1.NodeSpec.role:type_name -> muster.v1.NodeSpec.Role
+	88,  // 81: muster.v1.NetworkSpec.labels:type_name -> muster.v1.NetworkSpec.LabelsEntry
+	52,  // 82: muster.v1.NetworkSpec.driver:type_name -> muster.v1.Driver
+	62,  // 83: muster.v1.NetworkSpec.ipam:type_name -> muster.v1.IPAMOptions
+	52,  // 84: muster.v1.IPAMOptions.driver:type_name -> muster.v1.Driver
+	63,  // 85: muster.v1.IPAMOptions.configs:type_name -> muster.v1.IPAMConfig
+	89,  // 86: muster.v1.IPAMConfig.reserved:type_name -> muster.v1.IPAMConfig.ReservedEntry
+	90,  // 87: muster.v1.SecretSpec.labels:type_name -> muster.v1.SecretSpec.LabelsEntry
+	52,  // 88: muster.v1.SecretSpec.templating:type_name -> muster.v1.Driver
+	52,  // 89: muster.v1.SecretSpec.driver:type_name -> muster.v1.Driver
+	91,  // 90: muster.v1.ConfigSpec.labels:type_name -> muster.v1.ConfigSpec.LabelsEntry
+	52,  // 91: muster.v1.ConfigSpec.templating:type_name -> muster.v1.Driver
+	92,  // 92: muster.v1.VolumeSpec.labels:type_name -> muster.v1.VolumeSpec.LabelsEntry
+	52,  // 93: muster.v1.VolumeSpec.driver:type_name -> muster.v1.Driver
+	67,  // 94: muster.v1.VolumeSpec.access_mode:type_name -> muster.v1.VolumeAccessMode
+	70,  // 95: muster.v1.VolumeSpec.secrets:type_name -> muster.v1.VolumeSecret
+	71,  // 96: muster.v1.VolumeSpec.accessibility_requirements:type_name -> muster.v1.TopologyRequirement
+	73,  // 97: muster.v1.VolumeSpec.capacity_range:type_name -> muster.v1.CapacityRange
+	15,  // 98: muster.v1.VolumeSpec.availability:type_name -> muster.v1.VolumeSpec.Availability
+	16,  // 99: muster.v1.VolumeAccessMode.scope:type_name -> muster.v1.VolumeAccessMode.Scope
+	17,  // 100: muster.v1.VolumeAccessMode.sharing:type_name -> muster.v1.VolumeAccessMode.Sharing
+	68,  // 101: muster.v1.VolumeAccessMode.block:type_name -> muster.v1.BlockAccess
+	69,  // 102: muster.v1.VolumeAccessMode.mount:type_name -> muster.v1.MountAccess
+	72,  // 103: muster.v1.TopologyRequirement.requisite:type_name -> muster.v1.Topology
+	72,  // 104: muster.v1.TopologyRequirement.preferred:type_name -> muster.v1.Topology
+	93,  // 105: muster.v1.Topology.segments:type_name -> muster.v1.Topology.SegmentsEntry
+	94,  // 106: muster.v1.ClusterSpec.labels:type_name -> muster.v1.ClusterSpec.LabelsEntry
+	75,  // 107: muster.v1.ClusterSpec.orchestration:type_name -> muster.v1.OrchestrationConfig
+	76,  // 108: muster.v1.ClusterSpec.dispatcher:type_name -> muster.v1.DispatcherConfig
+	79,  // 109: muster.v1.ClusterSpec.task_defaults:type_name -> muster.v1.TaskDefaults
+	77,  // 110: muster.v1.ClusterSpec.network:type_name -> muster.v1.NetworkConfig
+	95,  // 111: muster.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
+	78,  // 112: muster.v1.NetworkConfig.address_pools:type_name -> muster.v1.AddressPool
+	39,  // 113: muster.v1.TaskDefaults.log_driver:type_name -> muster.v1.LogDriver
+	114, // [114:114] is the sub-list for method output_type
+	114, // [114:114] is the sub-list for method input_type
+	114, // [114:114] is the sub-list for extension type_name
+	114, // [114:114] is the sub-list for extension extendee
+	0,   // [0:114] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_specs_proto_init() }
@@ -6052,36 +6270,40 @@ func file_muster_v1_specs_proto_init() {
 		(*TaskSpec_Container)(nil),
 		(*TaskSpec_Generic)(nil),
 	}
-	file_muster_v1_specs_proto_msgTypes[12].OneofWrappers = []any{
+	file_muster_v1_specs_proto_msgTypes[9].OneofWrappers = []any{
+		(*GroupContainer_Container)(nil),
+		(*GroupContainer_Generic)(nil),
+	}
+	file_muster_v1_specs_proto_msgTypes[13].OneofWrappers = []any{
 		(*GenericResource_Discrete)(nil),
 		(*GenericResource_Named)(nil),
 	}
-	file_muster_v1_specs_proto_msgTypes[14].OneofWrappers = []any{}
-	file_muster_v1_specs_proto_msgTypes[18].OneofWrappers = []any{
+	file_muster_v1_specs_proto_msgTypes[15].OneofWrappers = []any{}
+	file_muster_v1_specs_proto_msgTypes[19].OneofWrappers = []any{
 		(*PlacementPreference_Spread)(nil),
 	}
-	file_muster_v1_specs_proto_msgTypes[22].OneofWrappers = []any{}
-	file_muster_v1_specs_proto_msgTypes[25].OneofWrappers = []any{
+	file_muster_v1_specs_proto_msgTypes[23].OneofWrappers = []any{}
+	file_muster_v1_specs_proto_msgTypes[26].OneofWrappers = []any{
 		(*CredentialSpec_File)(nil),
 		(*CredentialSpec_Registry)(nil),
 		(*CredentialSpec_Config)(nil),
 	}
-	file_muster_v1_specs_proto_msgTypes[35].OneofWrappers = []any{
+	file_muster_v1_specs_proto_msgTypes[36].OneofWrappers = []any{
 		(*ConfigReference_File)(nil),
 		(*ConfigReference_Runtime)(nil),
 	}
-	file_muster_v1_specs_proto_msgTypes[48].OneofWrappers = []any{
+	file_muster_v1_specs_proto_msgTypes[49].OneofWrappers = []any{
 		(*VolumeAccessMode_Block)(nil),
 		(*VolumeAccessMode_Mount)(nil),
 	}
-	file_muster_v1_specs_proto_msgTypes[56].OneofWrappers = []any{}
+	file_muster_v1_specs_proto_msgTypes[57].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_specs_proto_rawDesc), len(file_muster_v1_specs_proto_rawDesc)),
-			NumEnums:      17,
-			NumMessages:   76,
+			NumEnums:      18,
+			NumMessages:   77,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -224,9 +224,15 @@ type Task struct {
 	// to them between Prepare and Start, and publishes the ports: an executor with the
 	// capability "network.provides" creates the namespace in Prepare; one with the
 	// capability "network.accepts" gets one in Start, and runs the task in it.
-	Networked     bool `protobuf:"varint,10,opt,name=networked,proto3" json:"networked,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Networked bool `protobuf:"varint,10,opt,name=networked,proto3" json:"networked,omitempty"`
+	// The id of the task whose network namespace this one shares: the main container of
+	// a group, which was prepared before on the same executor. Only executors that say
+	// task_groups get such tasks. The other task's spec has a group: what it holds of the
+	// network, such as published ports and the hosts file, must be there from Prepare to
+	// Remove, whether its own container runs or not.
+	SharesNetworkOf string `protobuf:"bytes,11,opt,name=shares_network_of,json=sharesNetworkOf,proto3" json:"shares_network_of,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Task) Reset() {
@@ -327,6 +333,13 @@ func (x *Task) GetNetworked() bool {
 		return x.Networked
 	}
 	return false
+}
+
+func (x *Task) GetSharesNetworkOf() string {
+	if x != nil {
+		return x.SharesNetworkOf
+	}
+	return ""
 }
 
 // TaskNetwork is the network of a task that is attached to networks.
@@ -469,7 +482,10 @@ type DescribeResponse struct {
 	// What it adds to the node's resources; CPU and memory are the worker's.
 	Resources *v1.Resources `protobuf:"bytes,8,opt,name=resources,proto3" json:"resources,omitempty"`
 	// The platform that its tasks see. Absent: the worker's.
-	Platform      *v1.Platform `protobuf:"bytes,9,opt,name=platform,proto3" json:"platform,omitempty"`
+	Platform *v1.Platform `protobuf:"bytes,9,opt,name=platform,proto3" json:"platform,omitempty"`
+	// It runs the containers of task groups: see Task.shares_network_of. Workers that
+	// know groups report this as the capability "groups".
+	TaskGroups    bool `protobuf:"varint,10,opt,name=task_groups,json=taskGroups,proto3" json:"task_groups,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -565,6 +581,13 @@ func (x *DescribeResponse) GetPlatform() *v1.Platform {
 		return x.Platform
 	}
 	return nil
+}
+
+func (x *DescribeResponse) GetTaskGroups() bool {
+	if x != nil {
+		return x.TaskGroups
+	}
+	return false
 }
 
 // PrepareRequest names the task to prepare.
@@ -2195,7 +2218,7 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\x05Blame\x12\x15\n" +
 	"\x11BLAME_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04NODE\x10\x01\x12\b\n" +
-	"\x04SPEC\x10\x02\"\xa3\x03\n" +
+	"\x04SPEC\x10\x02\"\xcf\x03\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -2208,7 +2231,8 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\x04spec\x18\b \x01(\v2\x13.muster.v1.TaskSpecR\x04spec\x12+\n" +
 	"\x05ports\x18\t \x03(\v2\x15.muster.v1.PortConfigR\x05ports\x12\x1c\n" +
 	"\tnetworked\x18\n" +
-	" \x01(\bR\tnetworked\x1a@\n" +
+	" \x01(\bR\tnetworked\x12*\n" +
+	"\x11shares_network_of\x18\v \x01(\tR\x0fsharesNetworkOf\x1a@\n" +
 	"\x12ServiceLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x95\x01\n" +
@@ -2218,7 +2242,7 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\x06search\x18\x03 \x03(\tR\x06search\x12\x18\n" +
 	"\aoptions\x18\x04 \x03(\tR\aoptions\x12\x14\n" +
 	"\x05hosts\x18\x05 \x03(\tR\x05hosts\"\x11\n" +
-	"\x0fDescribeRequest\"\xba\x02\n" +
+	"\x0fDescribeRequest\"\xdb\x02\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
@@ -2228,7 +2252,10 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\fcapabilities\x18\x06 \x03(\tR\fcapabilities\x12%\n" +
 	"\x0epayload_schema\x18\a \x01(\tR\rpayloadSchema\x122\n" +
 	"\tresources\x18\b \x01(\v2\x14.muster.v1.ResourcesR\tresources\x12/\n" +
-	"\bplatform\x18\t \x01(\v2\x13.muster.v1.PlatformR\bplatform\"V\n" +
+	"\bplatform\x18\t \x01(\v2\x13.muster.v1.PlatformR\bplatform\x12\x1f\n" +
+	"\vtask_groups\x18\n" +
+	" \x01(\bR\n" +
+	"taskGroups\"V\n" +
 	"\x0ePrepareRequest\x12,\n" +
 	"\x04task\x18\x01 \x01(\v2\x18.muster.executor.v1.TaskR\x04task\x12\x16\n" +
 	"\x06handle\x18\x02 \x01(\fR\x06handle\"V\n" +
