@@ -19,7 +19,7 @@ import (
 // called, which may be done twice.
 func startNetworked(t *testing.T, n *network, set executor.Set, kernel *nullnetwork.Kernel, dir string) (stop func()) {
 	t.Helper()
-	plugins, err := drivers.NewFixed(t.Context(), contractv1.New(nullnetwork.New(kernel, nullnetwork.Config{Version: "1.0"})))
+	plugins, err := drivers.NewFixed(t.Context(), contractv1.New(nullnetwork.New(kernel, nullnetwork.Config{Version: "1.0", PublicKey: "key", EncryptedPort: 4791})))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,6 +57,9 @@ func TestNetworksReachTheirPluginAlsoWithoutADispatcher(t *testing.T) {
 		node := s.hello.GetDescription()
 		if all, path := node.GetNetworkDrivers(), node.GetDataPath(); len(all) != 1 || all[0].GetName() != "null" || path.GetAddress() != "10.0.0.7" || path.GetPort() != 4790 {
 			t.Errorf("described: %v, %v", all, path)
+		}
+		if path := node.GetDataPath(); string(path.GetPublicKey()) != "key" || path.GetEncryptedPort() != 4791 {
+			t.Errorf("the plugin's key and port for encrypted networks are described as %q and %d", path.GetPublicKey(), path.GetEncryptedPort())
 		}
 		if got := s.hello.GetAssignmentProtocol(); got != 2 {
 			t.Errorf("protocol = %d", got)

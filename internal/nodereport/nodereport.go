@@ -113,6 +113,8 @@ func CheckDataPath(p *musterv1.DataPath) error {
 		return fmt.Errorf("data_path.port is %d: want 1 to 65535", p.Port)
 	case len(p.PublicKey) > MaxPublicKey:
 		return fmt.Errorf("data_path.public_key has %d bytes, at most %d are allowed", len(p.PublicKey), MaxPublicKey)
+	case p.EncryptedPort > 65535:
+		return fmt.Errorf("data_path.encrypted_port is %d: want 1 to 65535, or 0 without a key", p.EncryptedPort)
 	default:
 		return nil
 	}

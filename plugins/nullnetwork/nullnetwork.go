@@ -84,6 +84,9 @@ type Config struct {
 	Version string
 	// Drivers defaults to overlay and bridge.
 	Drivers []string
+	// PublicKey and EncryptedPort are reported as the node's, for encrypted networks.
+	PublicKey     string
+	EncryptedPort uint32
 	// Fault, if set, is called before each call with the name of its method and the task's
 	// id, if it is about one. An error of it is the answer to the call.
 	Fault func(ctx context.Context, method, task string) error
@@ -151,6 +154,7 @@ func (p *Plugin) violated(format string, args ...any) {
 func (p *Plugin) Describe(context.Context, *networkv1.DescribeRequest) (*networkv1.DescribeResponse, error) {
 	return &networkv1.DescribeResponse{
 		Name: "null", Version: p.cfg.Version, Healthy: true, Drivers: p.cfg.Drivers, Capabilities: []string{"ipv6", "ingress", "encrypted", "stats"},
+		PublicKey: []byte(p.cfg.PublicKey), EncryptedPort: p.cfg.EncryptedPort,
 	}, nil
 }
 

@@ -46,8 +46,10 @@ type About struct {
 	// Drivers are the network drivers that it serves, Capabilities what it can do beyond
 	// the least, and Missing what the kernel lacks.
 	Drivers, Capabilities, Missing []string
-	// PublicKey is its key for encrypted networks, if it has one.
-	PublicKey []byte
+	// PublicKey is its public key for encrypted networks, if it has one, and EncryptedPort
+	// the UDP port at which it gets their traffic.
+	PublicKey     []byte
+	EncryptedPort uint32
 }
 
 // Change is what is new about the networks of a node.
@@ -143,8 +145,10 @@ type Described struct {
 	Plugin Plugin
 	// Description is what a node reports of it.
 	Description *musterv1.NetworkDriverDescription
-	// PublicKey is its key for encrypted networks, if it has one.
-	PublicKey []byte
+	// PublicKey is its public key for encrypted networks, if it has one, and EncryptedPort
+	// the UDP port at which it gets their traffic.
+	PublicKey     []byte
+	EncryptedPort uint32
 }
 
 // NewDescribed returns a plugin with what it said of itself. About is nil if it has not
@@ -157,7 +161,7 @@ func NewDescribed(p Plugin, about *About) *Described {
 	if about.Healthy {
 		health = musterv1.ExecutorDescription_HEALTHY
 	}
-	d := &Described{Name: about.Name, Plugin: p, PublicKey: about.PublicKey, Description: &musterv1.NetworkDriverDescription{
+	d := &Described{Name: about.Name, Plugin: p, PublicKey: about.PublicKey, EncryptedPort: about.EncryptedPort, Description: &musterv1.NetworkDriverDescription{
 		Name:         bounds.Text(about.Name, nodereport.MaxName),
 		Version:      bounds.Text(about.Version, nodereport.MaxName),
 		Health:       health,

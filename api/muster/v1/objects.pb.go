@@ -2049,8 +2049,11 @@ type DataPath struct {
 	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	// A UDP port.
 	Port uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
-	// The node's key for encrypted networks.
-	PublicKey     []byte `protobuf:"bytes,3,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// The node's public key for encrypted networks.
+	PublicKey []byte `protobuf:"bytes,3,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// The UDP port at which the node gets the traffic of encrypted networks. 0 if it has
+	// no key.
+	EncryptedPort uint32 `protobuf:"varint,4,opt,name=encrypted_port,json=encryptedPort,proto3" json:"encrypted_port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2104,6 +2107,13 @@ func (x *DataPath) GetPublicKey() []byte {
 		return x.PublicKey
 	}
 	return nil
+}
+
+func (x *DataPath) GetEncryptedPort() uint32 {
+	if x != nil {
+		return x.EncryptedPort
+	}
+	return 0
 }
 
 // Machine is what nodes have in common whose workers run on the same machine.
@@ -3696,12 +3706,13 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\adrivers\x18\x05 \x03(\tR\adrivers\x12\"\n" +
 	"\fcapabilities\x18\x06 \x03(\tR\fcapabilities\x12\x18\n" +
 	"\amissing\x18\a \x03(\tR\amissing\x12\x1a\n" +
-	"\bchecksum\x18\b \x01(\tR\bchecksum\"W\n" +
+	"\bchecksum\x18\b \x01(\tR\bchecksum\"~\n" +
 	"\bDataPath\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1d\n" +
 	"\n" +
-	"public_key\x18\x03 \x01(\fR\tpublicKey\"G\n" +
+	"public_key\x18\x03 \x01(\fR\tpublicKey\x12%\n" +
+	"\x0eencrypted_port\x18\x04 \x01(\rR\rencryptedPort\"G\n" +
 	"\aMachine\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12,\n" +
 	"\x06shared\x18\x02 \x01(\v2\x14.muster.v1.ResourcesR\x06shared\"\x89\x03\n" +

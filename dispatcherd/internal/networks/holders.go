@@ -179,7 +179,7 @@ func (a *advance) setPeer(n *network, node string) {
 	}
 	n.set(key, &networkv1.Peer{
 		NetworkId: n.id, NodeId: node, DataPathAddress: path.Address, DataPathPort: path.Port,
-		Blocks: h.subnets(), PublicKey: path.PublicKey,
+		Blocks: h.subnets(), PublicKey: path.PublicKey, EncryptedPort: path.EncryptedPort,
 	}, 0)
 }
 

@@ -152,6 +152,9 @@ func randomChange(t *rapid.T, s *site) func(tx *store.Tx) {
 		d := &musterv1.NodeDescription{}
 		if rapid.IntRange(0, 3).Draw(t, "path") > 0 {
 			d.DataPath = &musterv1.DataPath{Address: pick("address", "192.0.2.1", "192.0.2.2"), Port: 4789}
+			// A node replaces its key now and then.
+			d.DataPath.PublicKey = []byte(pick("key", "", "k1", "k2"))
+			d.DataPath.EncryptedPort = rapid.SampledFrom([]uint32{0, 4790, 4791}).Draw(t, "encrypted port")
 		}
 		alive := rapid.SampledFrom([]musterv1.NodeStatus_State{musterv1.NodeStatus_READY, musterv1.NodeStatus_DOWN, musterv1.NodeStatus_UNKNOWN}).Draw(t, "alive")
 		return func(tx *store.Tx) { ts.NodeStates.Put(tx, node, &recordv1.NodeState{State: alive, Description: d}) }
@@ -243,6 +246,7 @@ func (s *site) truth(node string) view {
 			if e, ok := ts.NodeStates.Get(snap, peer); ok && peer != node && e.Value.Description.DataPath != nil {
 				v.Objects["peer/"+id+"/"+peer] = &networkv1.Peer{
 					NetworkId: id, NodeId: peer, DataPathAddress: e.Value.Description.DataPath.Address, DataPathPort: 4789, Blocks: subnets,
+					PublicKey: e.Value.Description.DataPath.PublicKey, EncryptedPort: e.Value.Description.DataPath.EncryptedPort,
 				}
 			}
 		}

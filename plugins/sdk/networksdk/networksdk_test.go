@@ -241,6 +241,7 @@ func TestApplyLeavesOutInvalidParts(t *testing.T) {
 		"peer zone":       {func(r *networkv1.ApplyRequest) { r.Peers[0].DataPathAddress = "fe80::1%eth0" }, noPeer, `peer "node2": data_path_address`},
 		"peer in IPv6":    {func(r *networkv1.ApplyRequest) { r.Peers[0].DataPathAddress = "::ffff:1.2.3.4" }, noPeer, `peer "node2": data_path_address`},
 		"peer port":       {func(r *networkv1.ApplyRequest) { r.Peers[0].DataPathPort = 65536 }, noPeer, `peer "node2": data_path_port is 65536`},
+		"encrypted port":  {func(r *networkv1.ApplyRequest) { r.Peers[0].EncryptedPort = 65536 }, noPeer, `peer "node2": encrypted_port is 65536`},
 		"peer block":      {func(r *networkv1.ApplyRequest) { r.Peers[0].Blocks[0] = "x" }, noPeer, `peer "node2": blocks[0] "x"`},
 		"service id":      {func(r *networkv1.ApplyRequest) { r.Services[0].Id = "" }, noService, `service "web": id is empty`},
 		"service name":    {func(r *networkv1.ApplyRequest) { r.Services[0].Name = "a b" }, noService, `service "a b": name "a b" holds white space`},

@@ -203,6 +203,9 @@ func checkPeer(p *networkv1.Peer) error {
 	if err := checkEndpoint(p.GetDataPathAddress(), p.GetDataPathPort()); err != nil {
 		return err
 	}
+	if p.GetEncryptedPort() > 65535 {
+		return fmt.Errorf("encrypted_port is %d: want a number from 1 to 65535, or 0", p.GetEncryptedPort())
+	}
 	if _, err := parsePrefixes(p.GetBlocks()); err != nil {
 		return fmt.Errorf("blocks%w", err)
 	}

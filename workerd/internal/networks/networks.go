@@ -222,7 +222,7 @@ func (n *Networks) Describe(node *musterv1.NodeDescription) {
 		if d := n.appliers[name].current; d != nil && len(node.NetworkDrivers) < maxDrivers {
 			node.NetworkDrivers = append(node.NetworkDrivers, d.Description)
 			if len(path.PublicKey) == 0 {
-				path.PublicKey = d.PublicKey
+				path.PublicKey, path.EncryptedPort = d.PublicKey, d.EncryptedPort
 			}
 		}
 	}

@@ -37,7 +37,7 @@ func (a *adapter) Describe(ctx context.Context) (*network.About, error) {
 	}
 	return &network.About{
 		Name: res.GetName(), Version: res.GetVersion(), Healthy: res.GetHealthy(), Message: res.GetMessage(),
-		Drivers: res.GetDrivers(), Capabilities: res.GetCapabilities(), Missing: res.GetMissing(), PublicKey: res.GetPublicKey(),
+		Drivers: res.GetDrivers(), Capabilities: res.GetCapabilities(), Missing: res.GetMissing(), PublicKey: res.GetPublicKey(), EncryptedPort: res.GetEncryptedPort(),
 	}, nil
 }
 

@@ -82,8 +82,10 @@ type DescribeResponse struct {
 	Capabilities []string `protobuf:"bytes,6,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
 	// What the kernel lacks, for people: "sctp: no kernel module".
 	Missing []string `protobuf:"bytes,7,rep,name=missing,proto3" json:"missing,omitempty"`
-	// Its key for encrypted networks, if it has one.
+	// Its public key for encrypted networks, if it has one, and the UDP port at which it
+	// gets their traffic from other nodes. Both may change at any time.
 	PublicKey     []byte `protobuf:"bytes,8,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	EncryptedPort uint32 `protobuf:"varint,9,opt,name=encrypted_port,json=encryptedPort,proto3" json:"encrypted_port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -172,6 +174,13 @@ func (x *DescribeResponse) GetPublicKey() []byte {
 		return x.PublicKey
 	}
 	return nil
+}
+
+func (x *DescribeResponse) GetEncryptedPort() uint32 {
+	if x != nil {
+		return x.EncryptedPort
+	}
+	return 0
 }
 
 // ApplyRequest says what the networks of this node consist of.
@@ -516,8 +525,10 @@ type Peer struct {
 	DataPathPort    uint32 `protobuf:"varint,4,opt,name=data_path_port,json=dataPathPort,proto3" json:"data_path_port,omitempty"`
 	// Its parts of the subnets, in CIDR notation.
 	Blocks []string `protobuf:"bytes,5,rep,name=blocks,proto3" json:"blocks,omitempty"`
-	// Its key for encrypted networks.
+	// Its public key for encrypted networks, and the UDP port at which it gets their
+	// traffic.
 	PublicKey     []byte `protobuf:"bytes,6,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	EncryptedPort uint32 `protobuf:"varint,7,opt,name=encrypted_port,json=encryptedPort,proto3" json:"encrypted_port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -592,6 +603,13 @@ func (x *Peer) GetPublicKey() []byte {
 		return x.PublicKey
 	}
 	return nil
+}
+
+func (x *Peer) GetEncryptedPort() uint32 {
+	if x != nil {
+		return x.EncryptedPort
+	}
+	return 0
 }
 
 // PeerRef names a peer.
@@ -1647,7 +1665,7 @@ var File_muster_network_v1_network_proto protoreflect.FileDescriptor
 const file_muster_network_v1_network_proto_rawDesc = "" +
 	"\n" +
 	"\x1fmuster/network/v1/network.proto\x12\x11muster.network.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x15muster/v1/specs.proto\"\x11\n" +
-	"\x0fDescribeRequest\"\xeb\x01\n" +
+	"\x0fDescribeRequest\"\x92\x02\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
@@ -1657,7 +1675,8 @@ const file_muster_network_v1_network_proto_rawDesc = "" +
 	"\fcapabilities\x18\x06 \x03(\tR\fcapabilities\x12\x18\n" +
 	"\amissing\x18\a \x03(\tR\amissing\x12\x1d\n" +
 	"\n" +
-	"public_key\x18\b \x01(\fR\tpublicKey\"\xe5\x03\n" +
+	"public_key\x18\b \x01(\fR\tpublicKey\x12%\n" +
+	"\x0eencrypted_port\x18\t \x01(\rR\rencryptedPort\"\xe5\x03\n" +
 	"\fApplyRequest\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12+\n" +
 	"\x04node\x18\x02 \x01(\v2\x17.muster.network.v1.NodeR\x04node\x126\n" +
@@ -1689,7 +1708,7 @@ const file_muster_network_v1_network_proto_rawDesc = "" +
 	"\x12reserved_addresses\x18\r \x03(\tR\x11reservedAddresses\x1a@\n" +
 	"\x12DriverOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc7\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xee\x01\n" +
 	"\x04Peer\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x17\n" +
@@ -1698,7 +1717,8 @@ const file_muster_network_v1_network_proto_rawDesc = "" +
 	"\x0edata_path_port\x18\x04 \x01(\rR\fdataPathPort\x12\x16\n" +
 	"\x06blocks\x18\x05 \x03(\tR\x06blocks\x12\x1d\n" +
 	"\n" +
-	"public_key\x18\x06 \x01(\fR\tpublicKey\"A\n" +
+	"public_key\x18\x06 \x01(\fR\tpublicKey\x12%\n" +
+	"\x0eencrypted_port\x18\a \x01(\rR\rencryptedPort\"A\n" +
 	"\aPeerRef\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x17\n" +
