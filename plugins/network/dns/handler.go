@@ -52,6 +52,12 @@ func serve(ctx context.Context, s *mdns.Server, socket io.Closer) error {
 	defer cancel()
 	// Queries that are still being answered then are lost.
 	_ = s.ShutdownContext(limited)
+	// Both sides close the socket. Until the server has returned, the address may still be
+	// in use.
+	select {
+	case <-done:
+	case <-limited.Done():
+	}
 	return nil
 }
 
