@@ -241,10 +241,10 @@ func (p *Plugin) removeLeftovers(node string) error {
 		return err
 	}
 	p.mu.Lock()
-	needed, owners := make(map[string]bool), make(map[string]bool)
+	needed, known := make(map[string]bool), make(map[string]bool)
 	for id := range p.networks {
 		needed[p.pathOf(node, id)] = true
-		owners["network "+id] = true
+		known[id] = true
 	}
 	p.mu.Unlock()
 	var errs []error
@@ -253,7 +253,7 @@ func (p *Plugin) removeLeftovers(node string) error {
 			errs = append(errs, p.removePath(path))
 		}
 	}
-	_, err = p.edge.verify(node, owners)
+	_, err = p.edge.verify(node, known)
 	if err = errors.Join(append(errs, err)...); err != nil {
 		return fmt.Errorf("remove what is no longer needed: %w", err)
 	}

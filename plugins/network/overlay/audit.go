@@ -45,15 +45,15 @@ func (p *Plugin) Audit() (repairs uint64, err error) {
 	node := p.node.GetId()
 	p.mu.Unlock()
 	var errs []error
-	owners := make(map[string]bool)
+	known := make(map[string]bool)
 	for _, n := range networks {
-		owners["network "+n.id] = true
+		known[n.id] = true
 		changes, err := n.audit()
 		repairs += changes
 		errs = append(errs, err)
 	}
 	if node != "" {
-		changes, err := p.edge.verify(node, owners)
+		changes, err := p.edge.verify(node, known)
 		repairs += changes
 		errs = append(errs, err)
 	}
@@ -111,8 +111,9 @@ func (p *Plugin) Stats(context.Context) (*networkv1.StatsResponse, error) {
 		LastApply: durationpb.New(time.Duration(p.lastApply.Load())),
 	}
 	p.mu.Unlock()
-	s.DroppedPackets = names.Dropped
-	var errs []error
+	dropped, err := p.edge.dropped()
+	s.DroppedPackets = names.Dropped + dropped
+	errs := []error{err}
 	for _, n := range networks {
 		errs = append(errs, n.count(s))
 	}

@@ -5,11 +5,9 @@ package overlay_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -241,19 +239,7 @@ func TestForwardingIsAllowedWhereOthersForbidIt(t *testing.T) {
 	outside, machines := newMachines(t, 1)
 	m := machines[0]
 	serveIn(t, outside, 80, "outside")
-	nft := func(rules string) {
-		t.Helper()
-		must(t, m.space.Do(func() error {
-			cmd := exec.Command("nft", "-f", "-")
-			cmd.Stdin = strings.NewReader(rules)
-			out, err := cmd.CombinedOutput()
-			if err != nil {
-				return fmt.Errorf("nft: %w: %s", err, out)
-			}
-			return nil
-		}))
-	}
-	nft(`table ip filter {
+	m.nft(`table ip filter {
 	chain DOCKER-USER { return; }
 	chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }
 }`)
@@ -271,7 +257,7 @@ func TestForwardingIsAllowedWhereOthersForbidIt(t *testing.T) {
 		}
 	}
 	works()
-	nft("flush chain ip filter DOCKER-USER; add rule ip filter DOCKER-USER return")
+	m.nft("flush chain ip filter DOCKER-USER; add rule ip filter DOCKER-USER return")
 	if err := dial(outside, "tcp", m.address+":8080", packetPatience); err == nil {
 		t.Error("forwarding works without the rules: the test has lost its object")
 	}
@@ -291,7 +277,7 @@ func TestForwardingIsAllowedWhereOthersForbidIt(t *testing.T) {
 	if len(rules) != 1 {
 		t.Errorf("%d rules are in DOCKER-USER, want the one of before", len(rules))
 	}
-	nft("delete table ip filter")
+	m.nft("delete table ip filter")
 }
 
 func TestNetworksThatCannotBeServedFailAlone(t *testing.T) {

@@ -4,6 +4,9 @@ package overlay
 
 import (
 	"errors"
+	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/musterhq/muster/plugins/network/overlay/internal/link"
@@ -17,11 +20,24 @@ type edge struct {
 	mu     sync.Mutex
 	kernel *link.Kernel
 	tables [2]*ruleset.Table
+	// dataPath is where the node receives packets of VXLAN.
+	dataPath netip.AddrPort
+	// peerPorts are the ports that each network's peers receive at.
+	peerPorts map[string][]uint16
 	// verified is set once the tables hold what all networks need.
 	verified bool
 	// allowed is set once forwarding was allowed. Audits look at it again.
 	allowed bool
 }
+
+// Owners of elements. That of a network ends with its id.
+const (
+	// ownerNode has what concerns no single network. A table that holds nothing more is
+	// not needed.
+	ownerNode    = "node"
+	ownerTunnel  = "tunnel "
+	ownerNetwork = "network "
+)
 
 // open opens the tables. There are none before the node is known.
 func (e *edge) open(node string) {
@@ -29,8 +45,45 @@ func (e *edge) open(node string) {
 		return
 	}
 	e.kernel = e.plugin.kernel()
+	e.peerPorts = make(map[string][]uint16)
 	for i, six := range []bool{false, true} {
 		e.tables[i] = ruleset.New(ruleset.Host(six, "muster-"+link.Short(node), node), e.plugin.host.FD(), func(name string, call func() error) error { return e.kernel.Do(name, call) })
+	}
+}
+
+// putTunnel says who may send packets of VXLAN into a network. The next call of update
+// makes it so.
+func (e *edge) putTunnel(node string, s *link.Network) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.open(node)
+	var peers []netip.Addr
+	var ports []uint16
+	for _, p := range s.Peers {
+		peers = append(peers, p.Remote.Addr())
+		ports = append(ports, p.Remote.Port())
+	}
+	slices.Sort(ports)
+	e.peerPorts[s.ID] = slices.Compact(ports)
+	for i, six := range []bool{false, true} {
+		e.tables[i].Put(ownerTunnel+s.ID, ruleset.HostTunnel(six, s.VNI, s.Local.Addr(), peers))
+	}
+	e.dataPath = s.Local
+	e.putNode()
+}
+
+// putNode says what concerns no single network. The caller holds mu.
+func (e *edge) putNode() {
+	var ports []uint16
+	if own := e.dataPath.Port(); own != 0 {
+		ports = append(ports, own)
+	}
+	for _, more := range e.peerPorts {
+		ports = append(ports, more...)
+	}
+	slices.Sort(ports)
+	for i, six := range []bool{false, true} {
+		e.tables[i].Put(ownerNode, ruleset.HostDataPath(six, e.dataPath.Addr(), slices.Compact(ports)))
 	}
 }
 
@@ -41,7 +94,7 @@ func (e *edge) update(n *network) error {
 	defer e.mu.Unlock()
 	e.open(n.node.GetId())
 	ports := n.published()
-	owner := "network " + n.id
+	owner := ownerNetwork + n.id
 	var errs []error
 	for i, six := range []bool{false, true} {
 		elements := ruleset.HostUplink(six, n.sandbox.Uplinks)
@@ -59,6 +112,11 @@ func (e *edge) update(n *network) error {
 	return errors.Join(errs...)
 }
 
+// leadsOutside reports whether a network has a way to the host.
+func (e *edge) leadsOutside() bool {
+	return slices.ContainsFunc(e.tables[0].Owners(), func(owner string) bool { return strings.HasPrefix(owner, ownerNetwork) })
+}
+
 // allow adds rules to other programs' chains that would keep networks from the outside.
 func (e *edge) allow(node string, wanted bool) error {
 	err := ruleset.AllowForwarding(e.plugin.host.FD(), link.HostPrefix(node), wanted, e.kernel.Do)
@@ -69,7 +127,7 @@ func (e *edge) allow(node string, wanted bool) error {
 // commit writes a table. A node without networks has none, and one without IPv6 has none
 // for it.
 func (e *edge) commit(i int) error {
-	if e.tables[i].Len() == 0 {
+	if !e.tables[i].HasOther(ownerNode) {
 		return e.tables[i].Delete()
 	}
 	return e.tables[i].Commit()
@@ -83,8 +141,11 @@ func (e *edge) drop(network string) error {
 		return nil
 	}
 	var errs []error
+	delete(e.peerPorts, network)
+	e.putNode()
 	for i, t := range e.tables {
-		t.Put("network "+network, nil)
+		t.Put(ownerNetwork+network, nil)
+		t.Put(ownerTunnel+network, nil)
 		if e.verified {
 			errs = append(errs, e.commit(i))
 		}
@@ -92,8 +153,8 @@ func (e *edge) drop(network string) error {
 	return errors.Join(errs...)
 }
 
-// verify compares the tables with what networks need. Only for the named networks
-// something is kept.
+// verify compares the tables with what networks need. Only what belongs to the named
+// networks is kept.
 func (e *edge) verify(node string, known map[string]bool) (repairs uint64, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -102,17 +163,17 @@ func (e *edge) verify(node string, known map[string]bool) (repairs uint64, err e
 	var errs []error
 	for i, t := range e.tables {
 		for _, owner := range t.Owners() {
-			if !known[owner] {
+			if _, id, ofNetwork := strings.Cut(owner, " "); ofNetwork && !known[id] {
 				t.Put(owner, nil)
 			}
 		}
-		if t.Len() == 0 {
+		if !t.HasOther(ownerNode) {
 			errs = append(errs, t.Delete())
 		} else {
 			errs = append(errs, t.Verify())
 		}
 		if i == 0 {
-			errs = append(errs, e.allow(node, t.Len() > 0))
+			errs = append(errs, e.allow(node, e.leadsOutside()))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -129,10 +190,28 @@ func (e *edge) conflict(network string) error {
 	var errs []error
 	for _, t := range e.tables {
 		if t != nil {
-			errs = append(errs, t.Conflict("network "+network))
+			errs = append(errs, t.Conflict(ownerNetwork+network))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// dropped returns how many packets the tables have dropped.
+func (e *edge) dropped() (packets uint64, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var errs []error
+	for _, t := range e.tables {
+		if t == nil || !e.verified || !t.HasOther(ownerNode) {
+			continue
+		}
+		for _, chain := range []string{ruleset.ChainForward, ruleset.ChainInput} {
+			more, err := t.Counters(chain)
+			packets += more
+			errs = append(errs, err)
+		}
+	}
+	return packets, errors.Join(errs...)
 }
 
 func (e *edge) close() error {

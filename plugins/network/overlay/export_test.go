@@ -16,5 +16,6 @@ func (p *Plugin) SpaceOf(node, network string) string { return p.pathOf(node, ne
 var (
 	HostLink   = link.HostLink
 	HostPrefix = link.HostPrefix
+	PeerMAC    = link.PeerMAC
 	Short      = link.Short
 )

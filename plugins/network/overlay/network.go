@@ -95,11 +95,14 @@ func (n *network) shape() *link.Network {
 		MTU: int(n.spec.GetMtu()), Internal: n.spec.GetInternal(),
 	}
 	address, err := netip.ParseAddr(n.node.GetDataPathAddress())
-	if err != nil || n.spec.GetDriver() == DriverBridge {
+	if err != nil {
+		return s
+	}
+	s.Local = netip.AddrPortFrom(address.Unmap(), uint16(n.node.GetDataPathPort()))
+	if n.spec.GetDriver() == DriverBridge {
 		return s
 	}
 	s.VNI = n.spec.GetVni()
-	s.Local = netip.AddrPortFrom(address.Unmap(), uint16(n.node.GetDataPathPort()))
 	for _, id := range slices.Sorted(maps.Keys(n.peers)) {
 		p := n.peers[id]
 		remote, err := netip.ParseAddr(p.GetDataPathAddress())
@@ -117,11 +120,12 @@ func (n *network) shape() *link.Network {
 // ensureLinks makes the network's namespace and its links be as they must, and opens the
 // tables if the namespace is another one than before.
 func (n *network) ensureLinks() error {
-	path := n.plugin.pathOf(n.node.GetId(), n.id)
-	s, err := n.kernel.Ensure(n.plugin.host, path, n.shape())
+	path, shape := n.plugin.pathOf(n.node.GetId(), n.id), n.shape()
+	s, err := n.kernel.Ensure(n.plugin.host, path, shape)
 	if err != nil {
 		return err
 	}
+	n.plugin.edge.putTunnel(n.node.GetId(), shape)
 	n.reportPeers(s.Peers)
 	if n.sandbox != nil && n.sandbox.Space.Same(s.Space) {
 		err := s.Space.Close()

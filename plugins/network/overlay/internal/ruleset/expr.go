@@ -123,6 +123,11 @@ func loadPort(register uint32) expr.Any {
 	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}
 }
 
+// loadVNI loads the VXLAN network identifier. The fourth byte of the register is 0.
+func loadVNI(register uint32) expr.Any {
+	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: 12, Len: 3}
+}
+
 // ping matches requests of the program ping.
 func (f family) ping() []expr.Any {
 	return append(protocol(f.icmp),
@@ -150,6 +155,11 @@ func native(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
 
 func find(set string, register uint32) expr.Any {
 	return &expr.Lookup{SourceRegister: register, SetName: set}
+}
+
+// missing matches what a set does not have.
+func missing(set string, register uint32) expr.Any {
+	return &expr.Lookup{SourceRegister: register, SetName: set, Invert: true}
 }
 
 // replace puts what a map holds for a key into the place of the key.

@@ -4,9 +4,11 @@ package ruleset
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"github.com/musterhq/muster/plugins/network/overlay/internal/link"
 )
@@ -15,6 +17,10 @@ import (
 const (
 	mapPublished = "published" // protocol . port : address
 	setUplinks   = "uplinks"   // address
+	setDataPorts = "dataports" // port
+	setLocal     = "local"     // address
+	setTunnels   = "tunnels"   // VXLAN network identifier
+	setPeers     = "peers"     // VXLAN network identifier . address
 )
 
 // Host returns the layout of a node's table in the host's namespace.
@@ -35,9 +41,18 @@ func Host(six bool, name, node string) Layout {
 		loopback := netip.MustParsePrefix("127.0.0.0/8")
 		snat = append(snat, rule("from localhost", to(ours), f.within(f.loadSource(1), loopback), &expr.Masq{}))
 	}
+	// Packets of VXLAN carry nothing that proves where they come from. Fragments are put
+	// together before these rules, because the chains for NAT track connections.
+	vxlan := slices.Concat(protocol(unix.IPPROTO_UDP), []expr.Any{loadPort(reg), find(setDataPorts, reg)})
+	tunnel := func(register uint32) []expr.Any { return slices.Concat(vxlan, []expr.Any{loadVNI(register)}) }
+	fromTask := rule("VXLAN from a task", from(ours), vxlan, &expr.Counter{}, drop())
 	return Layout{
 		Name: name, Family: f.table,
 		Sets: []Set{
+			{Name: setDataPorts, Key: nftables.TypeInetService},
+			{Name: setLocal, Key: f.address},
+			{Name: setTunnels, Key: nftables.TypeMark},
+			{Name: setPeers, Key: nftables.MustConcatSetType(nftables.TypeMark, f.address)},
 			{Name: mapPublished, Key: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService), Data: f.address},
 			{Name: setUplinks, Key: f.address},
 		},
@@ -46,10 +61,17 @@ func Host(six bool, name, node string) Layout {
 			{Name: "dnat-local", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookOutput, Priority: *nftables.ChainPriorityNATDest, Rules: []Rule{publish("published port of the node")}},
 			// Networks reach neither each other nor the host through the addresses of the
 			// way between them.
-			{Name: "forward", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward, Priority: *nftables.ChainPriorityFilter, Rules: []Rule{
+			{Name: ChainForward, Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward, Priority: *nftables.ChainPriorityFilter, Rules: []Rule{
+				fromTask,
+				// Tasks without networks leave by other links, such as a bridge of Docker.
+				rule("VXLAN to a peer", tunnel(reg), f.loadTarget(reg+1), find(setPeers, reg),
+					f.loadSource(reg+1), missing(setPeers, reg), &expr.Counter{}, drop()),
 				rule("not published", to(ours), fresh, notTranslated(), &expr.Counter{}, drop()),
 			}},
-			{Name: "input", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookInput, Priority: *nftables.ChainPriorityFilter, Rules: []Rule{
+			{Name: ChainInput, Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookInput, Priority: *nftables.ChainPriorityFilter, Rules: []Rule{
+				fromTask,
+				rule("VXLAN from others than peers", tunnel(reg), find(setTunnels, reg), f.loadSource(reg+1), missing(setPeers, reg), &expr.Counter{}, drop()),
+				rule("VXLAN to another address", tunnel(reg), find(setTunnels, reg), f.loadTarget(reg), missing(setLocal, reg), &expr.Counter{}, drop()),
 				rule("host's end", from(ours), fresh, f.within(f.loadTarget(1), pool), &expr.Counter{}, drop()),
 			}},
 			{Name: "snat", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookPostrouting, Priority: *nftables.ChainPriorityNATSource, Rules: snat},
@@ -72,6 +94,32 @@ func HostUplink(six bool, uplinks []netip.Addr) []Element {
 	var all []Element
 	for _, a := range of(six, uplinks) {
 		all = append(all, Element{Set: setUplinks, Key: string(a.AsSlice())})
+	}
+	return all
+}
+
+// HostDataPath returns the elements that keep tasks from sending to the ports of the data
+// path: the node's own and its peers'. Local is where the node receives.
+func HostDataPath(six bool, local netip.Addr, ports []uint16) []Element {
+	var all []Element
+	for _, p := range ports {
+		all = append(all, Element{Set: setDataPorts, Key: string([]byte{byte(p >> 8), byte(p)})})
+	}
+	if local.IsValid() && local.Is6() == six {
+		all = append(all, Element{Set: setLocal, Key: string(local.AsSlice())})
+	}
+	return all
+}
+
+// HostTunnel returns the elements that let only peers send VXLAN packets into a network.
+func HostTunnel(six bool, vni uint32, local netip.Addr, peers []netip.Addr) []Element {
+	if vni == 0 || local.Is6() != six {
+		return nil
+	}
+	key := string([]byte{byte(vni >> 16), byte(vni >> 8), byte(vni), 0})
+	all := []Element{{Set: setTunnels, Key: key}}
+	for _, a := range of(six, peers) {
+		all = append(all, Element{Set: setPeers, Key: key + string(a.AsSlice())})
 	}
 	return all
 }

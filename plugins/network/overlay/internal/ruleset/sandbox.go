@@ -30,10 +30,11 @@ const (
 // markMesh marks connections to published ports whose source must be replaced.
 const markMesh = 1
 
-// ChainSource and ChainForward count what they drop.
+// Chains that count what they drop. ChainForward is in both kinds of tables.
 const (
 	ChainSource  = "source"
 	ChainForward = "forward"
+	ChainInput   = "input"
 )
 
 // Sandbox returns the layout of a network's namespace for IPv4 or IPv6. Its data are the
@@ -76,7 +77,7 @@ func Sandbox(six bool) Layout {
 			rule("published", from(link.Uplink), translated(), accept()),
 			rule("rest", &expr.Counter{}, drop()),
 		}},
-		{Name: "input", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookInput, Priority: *nftables.ChainPriorityFilter, Drop: true, Rules: inputRules(f, local, tasks, established)},
+		{Name: ChainInput, Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookInput, Priority: *nftables.ChainPriorityFilter, Drop: true, Rules: inputRules(f, local, tasks, established)},
 		{Name: "snat", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookPostrouting, Priority: *nftables.ChainPriorityNATSource, Rules: []Rule{
 			rule("published", meta(expr.MetaKeyMARK, reg), equal(reg, native(markMesh)), replace(mapNode), f.nat(expr.NATTypeSourceNAT, 0)),
 			rule("task to itself", translated(), f.loadSource(reg), f.loadTarget(reg+w), replace(mapSelf), f.nat(expr.NATTypeSourceNAT, 0)),

@@ -124,13 +124,14 @@ func (t *Table) Put(owner string, elements []Element) {
 // Owners returns who has elements.
 func (t *Table) Owners() []string { return slices.Sorted(maps.Keys(t.owned)) }
 
-// Len returns how many elements there must be.
-func (t *Table) Len() int {
-	n := 0
-	for _, e := range t.owned {
-		n += len(e)
+// HasOther reports whether an owner other than the given one has elements.
+func (t *Table) HasOther(owner string) bool {
+	for o := range t.owned {
+		if o != owner {
+			return true
+		}
 	}
-	return n
+	return false
 }
 
 // Close closes the connection to the kernel. The table remains.
