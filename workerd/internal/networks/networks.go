@@ -6,6 +6,10 @@
 // Apply is open per plugin, and says what is newest by then. Tasks reserve addresses in the
 // node's blocks, are attached, detached, and release their addresses. What a plugin holds
 // of tasks that the worker does not know is detached.
+//
+// The disk may be some seconds older than the kernel. A worker that starts again therefore
+// tells plugins nothing until a dispatcher has said everything. What an earlier process
+// has set up works meanwhile.
 package networks
 
 import (
@@ -32,6 +36,10 @@ const (
 	// saveLater is how long the store may lag behind what other nodes do. It is what a
 	// worker begins with that starts again while no dispatcher answers.
 	saveLater = 5 * time.Second
+	// restoredWait is how long a worker that starts again leaves networks as they are in
+	// the kernel, until it tells plugins what it has stored. A dispatcher that answers says
+	// everything long before, also where executors are slow to say what they are.
+	restoredWait = 15 * time.Second
 )
 
 // Store keeps networks beyond the end of the process.
@@ -82,9 +90,11 @@ type Networks struct {
 	node network.Node
 	// session counts the sessions with dispatchers.
 	session uint64
-	// known is set once it is known which networks the node has: from the disk, or from a
-	// complete set.
+	// known is set once it is known which networks the node has: from a complete set, or
+	// from the disk if no dispatcher answers.
 	known bool
+	// restored is set if the disk had all that the node had.
+	restored bool
 	// described is set once it is known which plugins the node has.
 	described bool
 	// applied is set once a plugin was told of a network.
@@ -115,8 +125,10 @@ func New(cfg Config) *Networks {
 }
 
 // Restored says that what the store had has been taken in, and that it is all that the
-// node had. Where it lacks a network that a task is on, the node's networks are known
-// only when a dispatcher has said what they are.
+// node had. Plugins are told of it if no dispatcher has sent a complete set in the first
+// moments of Run: what changed last is in the kernel, but may not be in the store. Where
+// the store lacks a network that a task is on, the node's networks are known only when a
+// dispatcher has said what they are.
 func (n *Networks) Restored() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -127,7 +139,20 @@ func (n *Networks) Restored() {
 			}
 		}
 	}
-	n.known = true
+	n.restored = true
+}
+
+// trustStore has plugins be told what the store had, unless a dispatcher has sent a
+// complete set by then.
+func (n *Networks) trustStore(ctx context.Context) {
+	select {
+	case <-time.After(restoredWait):
+	case <-ctx.Done():
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.known = n.known || n.restored
 	n.wake()
 }
 
@@ -141,6 +166,7 @@ func (n *Networks) Run(ctx context.Context) error {
 		n.wg.Go(func() { f(ctx) })
 	}
 	n.wg.Go(func() { n.saveLoop(ctx) })
+	n.wg.Go(func() { n.trustStore(ctx) })
 	n.describeLoop(ctx)
 	n.wg.Wait()
 	return ctx.Err()

@@ -63,10 +63,7 @@ func inBubbleAt(t *testing.T, address string, test func(n *node)) {
 	t.Helper()
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := &node{
-			t: t, kernel: nullnetwork.NewKernel(), changes: make(chan struct{}, 1),
-			faults: map[string][]func(context.Context) error{}, broken: map[string]string{}, address: address, stored: map[string]*dispatcherv1.Assignments{},
-		}
+		n := newNode(t, address)
 		n.startPlugin()
 		stop := n.start()
 		test(n)
@@ -75,6 +72,14 @@ func inBubbleAt(t *testing.T, address string, test func(n *node)) {
 			t.Error(v)
 		}
 	})
+}
+
+// newNode returns a node whose worker and plugin do not run yet.
+func newNode(t *testing.T, address string) *node {
+	return &node{
+		t: t, kernel: nullnetwork.NewKernel(), changes: make(chan struct{}, 1),
+		faults: map[string][]func(context.Context) error{}, broken: map[string]string{}, address: address, stored: map[string]*dispatcherv1.Assignments{},
+	}
 }
 
 // start begins a life of the worker, and returns the function that ends it.
@@ -580,10 +585,7 @@ func TestTasksThatNobodyKnowsAreDetached(t *testing.T) {
 func TestWorkerWithoutRecordsDetachesTasksBeforeItAttachesThem(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := &node{
-			t: t, kernel: nullnetwork.NewKernel(), changes: make(chan struct{}, 1),
-			faults: map[string][]func(context.Context) error{}, address: "192.0.2.1", stored: map[string]*dispatcherv1.Assignments{},
-		}
+		n := newNode(t, "192.0.2.1")
 		// The second worker chooses other addresses than the first.
 		for _, tasks := range [][]string{{"a", "b", "c"}, {"c", "b"}} {
 			n.startPlugin()
@@ -672,13 +674,21 @@ func TestServiceThatComesBackHasNothingOfTheFormer(t *testing.T) {
 	})
 }
 
-func TestWorkerBeginsWithWhatItStored(t *testing.T) {
+// restart has a new worker begin with what another one has stored.
+func (n *node) restart(stored map[string]*dispatcherv1.Assignments) (stop func()) {
+	n.startPlugin()
+	stop = n.start()
+	for _, objects := range stored {
+		n.put(objects.GetObjects()...)
+	}
+	n.networks.Restored()
+	return stop
+}
+
+func TestWorkerWithoutDispatcherAppliesWhatItStored(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := &node{
-			t: t, kernel: nullnetwork.NewKernel(), changes: make(chan struct{}, 1),
-			faults: map[string][]func(context.Context) error{}, broken: map[string]string{}, address: "192.0.2.1", stored: map[string]*dispatcherv1.Assignments{},
-		}
+		n := newNode(t, "192.0.2.1")
 		n.startPlugin()
 		stop := n.start()
 		n.session(net("10.64.4.0/26"), peer("node2"), service("svc"), backends(true, "a"))
@@ -690,13 +700,8 @@ func TestWorkerBeginsWithWhatItStored(t *testing.T) {
 
 		// The machine has restarted, and no dispatcher answers.
 		n.kernel = nullnetwork.NewKernel()
-		n.startPlugin()
-		stop = n.start()
-		for _, objects := range n.stored {
-			n.put(objects.GetObjects()...)
-		}
-		n.networks.Restored()
-		n.settle(time.Second)
+		stop = n.restart(n.stored)
+		n.settle(time.Minute)
 		n.wantBackends("a", "b")
 		after := n.kernel.Networks()["net"]
 		if !proto.Equal(before, after.Network) || len(after.Peers) != 1 {
@@ -707,6 +712,43 @@ func TestWorkerBeginsWithWhatItStored(t *testing.T) {
 		stop()
 		if len(n.stored) != 0 {
 			t.Errorf("still stored: %v", n.stored)
+		}
+	})
+}
+
+func TestRestartedWorkerChangesNothingBeforeADispatcherHasSaidEverything(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, "192.0.2.1")
+		n.startPlugin()
+		stop := n.start()
+		n.session(net("10.64.4.0/26"), peer("node2"), service("svc"), backends(true, "a"))
+		n.settle(time.Minute)
+		stored := maps.Clone(n.stored)
+		n.put(peer("node3"), backends(false, "b", "-a"))
+		n.settle(time.Second)
+		// The worker is killed before it has stored what changed last.
+		stop()
+		n.take()
+
+		stop = n.restart(stored)
+		defer stop()
+		n.settle(time.Second)
+		n.networks.Begin()
+		n.put(net("10.64.4.0/26"), peer("node3"))
+		n.settle(time.Second)
+		if got := n.take(); len(got) != 0 {
+			t.Errorf("applied before the dispatcher has said everything: %v", got)
+		}
+		n.put(service("svc"), backends(true, "b"))
+		n.networks.Complete()
+		n.settle(time.Second)
+		if got := n.take(); len(got) != 1 || !got[0].GetComplete() {
+			t.Errorf("applied: %v", got)
+		}
+		n.wantBackends("b")
+		if peers := n.kernel.Networks()["net"].Peers; len(peers) != 1 || peers["node3"] == nil {
+			t.Errorf("peers: %v, want node3", peers)
 		}
 	})
 }
