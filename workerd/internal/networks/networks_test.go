@@ -753,6 +753,26 @@ func TestRestartedWorkerChangesNothingBeforeADispatcherHasSaidEverything(t *test
 	})
 }
 
+func TestRestartedWorkerHasADataPathBeforeItsPluginsAnswer(t *testing.T) {
+	t.Parallel()
+	described := func(objects ...*dispatcherv1.AssignedObject) *musterv1.DataPath {
+		nets := networks.New(networks.Config{NodeID: "node1", DataPathAddress: "192.0.2.1", DataPathPort: 4789, Logger: zap.NewNop()})
+		for _, o := range objects {
+			nets.Put(o)
+		}
+		nets.Restored()
+		node := &musterv1.NodeDescription{}
+		nets.Describe(node)
+		return node.DataPath
+	}
+	if got := described(net("10.64.4.0/26")); got.GetAddress() != "192.0.2.1" || got.GetPort() != 4789 {
+		t.Errorf("a worker with networks reports the data path %v", got)
+	}
+	if got := described(); got != nil {
+		t.Errorf("a worker without networks reports the data path %v", got)
+	}
+}
+
 func TestChurnOfOtherNodesCostsFewWrites(t *testing.T) {
 	inBubble(t, func(n *node) {
 		n.session(net("10.64.4.0/26"), service("svc"))
