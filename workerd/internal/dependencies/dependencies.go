@@ -106,7 +106,8 @@ type Networks interface {
 	Put(o *dispatcherv1.AssignedObject)
 	// Remove removes a network with all that belongs to it.
 	Remove(network string)
-	// Withdraw removes a peer or a service.
+	// Withdraw removes a peer or a service, or says that a network is withdrawn that a task
+	// still holds: if it is sent again, all that belongs to it is too.
 	Withdraw(ref *dispatcherv1.ObjectRef)
 }
 
@@ -224,6 +225,9 @@ func (s *Store) Withdraw(named *dispatcherv1.ObjectRef) {
 	if o := s.objects[ref]; o != nil {
 		o.wanted = false
 		s.dropUnused(ref, o)
+		if ref.kind == kindNetwork && s.objects[ref] != nil {
+			s.networks.Withdraw(named)
+		}
 	}
 }
 

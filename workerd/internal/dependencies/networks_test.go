@@ -44,6 +44,9 @@ func (r *recorded) Withdraw(ref *dispatcherv1.ObjectRef) {
 	if p := ref.GetPeer(); p != nil {
 		r.calls = append(r.calls, "withdraw peer "+p.GetNodeId())
 	}
+	if id := ref.GetNetwork(); id != "" {
+		r.calls = append(r.calls, "withdraw network "+id)
+	}
 }
 
 // want checks and forgets what was recorded.
@@ -93,7 +96,7 @@ func TestTasksHoldTheirNetworks(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Withdraw(networkRef("n"))
-	r.want(t, "network n")
+	r.want(t, "network n", "withdraw network n")
 	s.Release(held)
 	r.want(t, "remove n")
 }

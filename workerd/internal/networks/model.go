@@ -19,7 +19,10 @@ type entry struct {
 	object   *networkv1.Network
 	pool     *pool
 	own      []netip.Addr
-	peers    map[string]*peer
+	// withdrawn says that the dispatcher withdrew the network in this session, while a task
+	// held it. What changes of its members is not sent from then on.
+	withdrawn bool
+	peers     map[string]*peer
 	services map[string]*service
 	// unsaved says that the store lacks something.
 	unsaved bool
@@ -51,6 +54,9 @@ func (n *Networks) Begin() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.session++
+	for _, e := range n.networks {
+		e.withdrawn = false
+	}
 }
 
 // Complete ends a complete set: what was not in it is removed.
@@ -116,6 +122,11 @@ func (e *entry) service(id string) *service {
 
 func (n *Networks) putNetwork(object *networkv1.Network) {
 	e := n.entry(object.GetId())
+	if e.withdrawn {
+		// All of its members follow.
+		e.withdrawn = false
+		n.removeMembers(e, object.GetId())
+	}
 	e.pool.set(object)
 	if e.own == nil {
 		// A network that is restored has them.
@@ -136,6 +147,16 @@ func (n *Networks) putNetwork(object *networkv1.Network) {
 		a.pending.network(object.GetId())
 	}
 	e.unsaved, n.saveNow = true, true
+}
+
+// removeMembers removes the peers and services of a network.
+func (n *Networks) removeMembers(e *entry, id string) {
+	for node := range e.peers {
+		n.removePeer(e, member{id, node})
+	}
+	for name := range e.services {
+		n.removeService(e, member{id, name})
+	}
 }
 
 func (n *Networks) putPeer(object *networkv1.Peer) {
@@ -249,7 +270,8 @@ func (n *Networks) Remove(id string) {
 	n.wake()
 }
 
-// Withdraw removes a peer or a service.
+// Withdraw removes a peer or a service. A network that is withdrawn while a task holds it
+// stays as it is until Remove, or until it is sent again with all that belongs to it.
 func (n *Networks) Withdraw(ref *dispatcherv1.ObjectRef) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -262,6 +284,11 @@ func (n *Networks) Withdraw(ref *dispatcherv1.ObjectRef) {
 		if e := n.networks[r.Service.GetNetworkId()]; e != nil && e.services[r.Service.GetServiceId()] != nil {
 			n.removeService(e, member{r.Service.GetNetworkId(), r.Service.GetServiceId()})
 		}
+	case *dispatcherv1.ObjectRef_Network:
+		if e := n.networks[r.Network]; e != nil {
+			e.withdrawn = true
+		}
+		return
 	default:
 		return
 	}
