@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,6 +15,9 @@ import (
 // Namespace is a network namespace in which a test opens sockets.
 type Namespace struct {
 	path string
+	// closing is held for reading by calls in the namespace, and by Close.
+	closing sync.RWMutex
+	closed  bool
 	// outside and inside are the namespaces of this process and of the sockets.
 	outside, inside *os.File
 }
@@ -37,8 +41,11 @@ func (n *Namespace) open(path string) (err error) {
 	return err
 }
 
-// Close lets the namespace go.
+// Close lets the namespace go when the calls in it have ended.
 func (n *Namespace) Close() error {
+	n.closing.Lock()
+	defer n.closing.Unlock()
+	n.closed = true
 	var errs []error
 	for _, f := range []*os.File{n.outside, n.inside} {
 		if f != nil {
@@ -67,6 +74,11 @@ func (n *Namespace) Interfaces() ([]net.Interface, error) { return within(n, net
 // thread that makes it.
 func within[T any](n *Namespace, call func() (T, error)) (T, error) {
 	var none T
+	n.closing.RLock()
+	defer n.closing.RUnlock()
+	if n.closed {
+		return none, os.ErrClosed
+	}
 	runtime.LockOSThread()
 	if err := unix.Setns(int(n.inside.Fd()), unix.CLONE_NEWNET); err != nil {
 		runtime.UnlockOSThread()
