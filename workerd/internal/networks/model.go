@@ -16,14 +16,14 @@ import (
 type entry struct {
 	// object is the network with the node's own addresses. It is nil until the network was
 	// sent: restored tasks may have addresses of it before that.
-	object   *networkv1.Network
-	pool     *pool
-	own      []netip.Addr
+	object *networkv1.Network
+	pool   *pool
+	own    []netip.Addr
 	// withdrawn says that the dispatcher withdrew the network in this session, while a task
 	// held it. What changes of its members is not sent from then on.
 	withdrawn bool
 	peers     map[string]*peer
-	services map[string]*service
+	services  map[string]*service
 	// unsaved says that the store lacks something.
 	unsaved bool
 }

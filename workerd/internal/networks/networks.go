@@ -252,7 +252,7 @@ func (n *Networks) Describe(node *musterv1.NodeDescription) {
 			}
 		}
 	}
-	// Other nodes go on sending to a worker that has started again while its plugins start.
+	// Other nodes continue to send to a worker that has started again while its plugins start.
 	starting := !n.described && len(n.networks) > 0
 	if path.Address != "" && (len(node.NetworkDrivers) > 0 || starting) {
 		node.DataPath = path

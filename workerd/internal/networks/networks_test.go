@@ -23,6 +23,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/plugins/nullnetwork"
 	"github.com/musterhq/muster/plugins/sdk/wire"
+	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/networks"
 	"github.com/musterhq/muster/workerd/network"
 	"github.com/musterhq/muster/workerd/network/contractv1"
@@ -806,6 +807,26 @@ func TestNetworksOfTwoPluginsAreRefused(t *testing.T) {
 		got, plugin, err := nets.Reserve(t.Context(), "a", []network.Attachment{{NetworkID: "lan"}})
 		if err != nil || plugin != "two" || len(got) != 1 || len(got[0].Addresses) != 0 {
 			t.Errorf("Reserve = %v, %s, %v", got, plugin, err)
+		}
+	})
+}
+
+func TestTaskWaitsForAPluginThatStarts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		nets := networks.New(networks.Config{NodeID: "node1", Logger: zap.NewNop()})
+		nets.Put(net("10.64.4.0/26"))
+		reserve := func() error {
+			_, _, err := nets.Reserve(t.Context(), "a", []network.Attachment{{NetworkID: "net"}})
+			return err
+		}
+		nets.SetPlugins([]*network.Described{network.NewDescribed(nil, nil)})
+		if err := reserve(); err == nil || !executor.ErrorOf(err).Temporary {
+			t.Errorf("while a plugin starts: %v, want a temporary error", err)
+		}
+		nets.SetPlugins([]*network.Described{network.NewDescribed(nil, &network.About{Name: "two", Healthy: true, Drivers: []string{"cni"}})})
+		if err := reserve(); err == nil || executor.ErrorOf(err).Temporary {
+			t.Errorf("without a plugin for the driver: %v, want an error that is not temporary", err)
 		}
 	})
 }

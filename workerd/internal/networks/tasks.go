@@ -102,7 +102,7 @@ func (n *Networks) pluginOf(wanted []network.Attachment) (string, error) {
 		}
 		name := n.serving(e.object.GetDriver())
 		switch {
-		case name == "" && !n.described:
+		case name == "" && n.pluginsUnknown():
 			return "", unavailable("network plugins have not said yet what they are")
 		case name == "":
 			return "", &executor.Error{Code: codes.FailedPrecondition, BlameNode: true, Err: fmt.Errorf(
@@ -115,6 +115,17 @@ func (n *Networks) pluginOf(wanted []network.Attachment) (string, error) {
 		plugin, first = name, nameOf(e, at.NetworkID)
 	}
 	return plugin, nil
+}
+
+// pluginsUnknown reports whether a plugin has not said yet which drivers it serves. The
+// caller holds n.mu.
+func (n *Networks) pluginsUnknown() bool {
+	for _, a := range n.appliers {
+		if a.current != nil && !a.current.Healthy() && len(a.current.Description.GetDrivers()) == 0 {
+			return true
+		}
+	}
+	return !n.described
 }
 
 // serving returns the name of a plugin that serves a driver; empty if there is none. The
