@@ -7,13 +7,11 @@ import (
 	"slices"
 	"time"
 
+	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/workerd/internal/networks"
 	"github.com/musterhq/muster/workerd/network"
 	"github.com/musterhq/muster/workerd/taskdb"
 )
-
-// DefaultDataPathPort is the port that VXLAN has.
-const DefaultDataPathPort = 4789
 
 // lookUpTimeout bounds the search for the address of a dispatcher.
 const lookUpTimeout = time.Second
@@ -36,7 +34,7 @@ func (c *Config) dataPathPort() uint32 {
 	if c.DataPathPort != 0 {
 		return uint32(c.DataPathPort)
 	}
-	return DefaultDataPathPort
+	return defaults.DataPathPort
 }
 
 // dataPathAddress returns the address at which other nodes reach this one: that of its

@@ -72,7 +72,7 @@ func TestNetworkSpecIsChecked(t *testing.T) {
 			"ipam":{"configs":[{"subnet":"10.1.0.0/16","range":"10.1.4.0/22","gateway":"10.1.0.1","reserved":{"router":"10.1.0.2"}},{"subnet":"fd00:1::/64"}]}}`, codes.OK, nil},
 		"bridge":            {`{"name":"a","driver":{"name":"bridge"}}`, codes.OK, nil},
 		"smallest subnets":  {`{"name":"a","ipv6Enabled":true,"ipam":{"configs":[{"subnet":"10.0.0.8/29"},{"subnet":"fd00::8/125"}]}}`, codes.OK, nil},
-		"greatest subnets":  {`{"name":"a","ipv6Enabled":true,"ipam":{"configs":[{"subnet":"10.0.0.0/8"},{"subnet":"fd00::/32"}]}}`, codes.OK, nil},
+		"greatest subnets":  {`{"name":"a","ipv6Enabled":true,"ipam":{"configs":[{"subnet":"11.0.0.0/8"},{"subnet":"fd00::/32"}]}}`, codes.OK, nil},
 		"overlaps with one": {ipam(`{"subnet":"10.9.0.0/17"}`), codes.OK, nil},
 
 		"no name":          {`{}`, invalid, []string{"spec.name"}},

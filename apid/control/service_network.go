@@ -1,6 +1,7 @@
 package control
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -82,7 +83,50 @@ func (s *Server) connect(tx *store.Tx, id string, old, next *recordv1.Service, t
 	if old != nil && proto.Equal(endpoint, old.GetSpec().GetEndpoint()) {
 		return nil
 	}
+	former := old.GetSpec().GetEndpoint()
+	if n := len(endpoint.GetPorts()); n > validate.MaxPorts && n > len(former.GetPorts()) {
+		return validate.Field("spec.endpoint.ports", "has %d entries; at most %d are allowed: publish the others by further services", n, validate.MaxPorts)
+	}
+	if err := s.checkReserved(tx, former, endpoint); err != nil {
+		return err
+	}
 	return s.checkPorts(tx, id, endpoint)
+}
+
+// checkReserved refuses ports that programs of the nodes use. A service keeps those that
+// it publishes already.
+func (s *Server) checkReserved(tx *store.Tx, former, endpoint *musterv1.EndpointSpec) error {
+	var reserved []string
+	var r validate.Report
+	for i, p := range endpoint.GetPorts() {
+		kept := slices.ContainsFunc(former.GetPorts(), func(f *musterv1.PortConfig) bool {
+			return f.PublishedPort == p.PublishedPort && defaults.Protocol(f) == defaults.Protocol(p) && state.IsIngress(f) == state.IsIngress(p)
+		})
+		if p.PublishedPort == 0 || kept {
+			continue
+		}
+		field := validate.Indexed("spec.endpoint.ports", i) + ".publishedPort"
+		if s.executors().CarriesNetworks(p) {
+			r.Waiting(field, "%s is used by nodes for the traffic of networks; choose another port", portText(p))
+			continue
+		}
+		if reserved == nil {
+			cluster, _ := s.Tables.Clusters.Get(tx, state.ClusterID)
+			reserved = defaults.ReservedPorts(cluster.Value.GetSpec())
+		}
+		for _, text := range reserved {
+			if ports, err := validate.ParsePortRange(text); err == nil && ports.Contains(p) {
+				r.Waiting(field, "%s is reserved for programs of the nodes (%s); choose another port, or change the cluster's reserved ports (muster cluster update --reserved-port)", portText(p), text)
+				break
+			}
+		}
+	}
+	return r.Err()
+}
+
+// portText names a port outside, such as 80/tcp.
+func portText(p *musterv1.PortConfig) string {
+	return fmt.Sprintf("%d/%s", p.GetPublishedPort(), strings.ToLower(defaults.Protocol(p).String()))
 }
 
 // checkNetworks refuses a service two of whose networks have addresses in common: a task
@@ -155,8 +199,8 @@ func (s *Server) checkPorts(tx *store.Tx, id string, endpoint *musterv1.Endpoint
 	var r validate.Report
 	for i, p := range endpoint.GetPorts() {
 		if holder, taken := holders[i]; taken {
-			r.Waiting(validate.Indexed("spec.endpoint.ports", i)+".publishedPort", "%d/%s is published by service %q; choose another port, or leave it out to get a free one",
-				p.PublishedPort, strings.ToLower(defaults.Protocol(p).String()), holder)
+			r.Waiting(validate.Indexed("spec.endpoint.ports", i)+".publishedPort", "%s is published by service %q; choose another port, or leave it out to get a free one",
+				portText(p), holder)
 		}
 	}
 	return r.Err()

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/placement"
 )
 
@@ -33,6 +34,8 @@ type Catalog struct {
 	unknown []string
 	// drivers are the network drivers that nodes have, healthy or not.
 	drivers map[string]bool
+	// dataPaths are the UDP ports on which nodes get the traffic of networks.
+	dataPaths map[uint32]bool
 }
 
 // offered is what nodes offer to tasks of one kind.
@@ -57,7 +60,7 @@ type variant struct {
 
 // NewCatalog gathers what nodes offer. Nodes that were removed do not count.
 func NewCatalog(nodes iter.Seq[*placement.Node]) *Catalog {
-	c := &Catalog{ready: map[string]*offered{}, known: map[string]*offered{}, drivers: map[string]bool{}}
+	c := &Catalog{ready: map[string]*offered{}, known: map[string]*offered{}, drivers: map[string]bool{}, dataPaths: map[uint32]bool{defaults.DataPathPort: true}}
 	for n := range nodes {
 		if n.Removed {
 			continue
@@ -67,6 +70,9 @@ func NewCatalog(nodes iter.Seq[*placement.Node]) *Catalog {
 			for _, driver := range plugin.Drivers {
 				c.drivers[driver] = true
 			}
+		}
+		if path := n.Description.GetDataPath(); path != nil {
+			c.dataPaths[path.Port] = true
 		}
 		seen := map[string]bool{}
 		for _, e := range n.Description.GetExecutors() {
@@ -138,6 +144,12 @@ func (c *Catalog) addUnknown(e *musterv1.ExecutorDescription) {
 	if len(c.unknown) < most && !slices.Contains(c.unknown, name) {
 		c.unknown = append(c.unknown, name)
 	}
+}
+
+// CarriesNetworks reports whether a node gets the traffic of networks on a port, or would
+// by default.
+func (c *Catalog) CarriesNetworks(p *musterv1.PortConfig) bool {
+	return defaults.Protocol(p) == musterv1.PortConfig_UDP && c.dataPaths[p.GetPublishedPort()]
 }
 
 // offered returns what counts for tasks of a kind, nil if no node offers it.

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/defaults"
 )
 
 const (
@@ -17,9 +18,9 @@ const (
 	// service that needs one.
 	IngressNetwork = "ingress"
 
-	overlayDriver = "overlay"
+	overlayDriver = defaults.NetworkDriver
 	bridgeDriver  = "bridge"
-	cniDriver     = "cni"
+	CNIDriver     = "cni"
 	// cniConfig is the option of the driver cni that names a configuration on the nodes.
 	cniConfig = "config"
 )
@@ -110,28 +111,28 @@ func (v *Validator) Network(spec *musterv1.NetworkSpec, catalog *Catalog) error 
 func checkDriver(r *Report, spec *musterv1.NetworkSpec, catalog *Catalog) {
 	driver := spec.GetDriver().GetName()
 	for _, option := range slices.Sorted(maps.Keys(spec.GetDriver().GetOptions())) {
-		if driver != cniDriver || option != cniConfig {
+		if driver != CNIDriver || option != cniConfig {
 			r.Invalid(keyed("spec.driver.options", option), "is not an option of the driver %q; settings such as the MTU are fields of the spec", cmp.Or(driver, overlayDriver))
 		}
 	}
 	switch driver {
 	case "", overlayDriver, bridgeDriver:
-	case cniDriver:
-		if !catalog.drivers[cniDriver] {
-			r.Waiting("spec.driver.name", "no node has a network plugin with the driver %q; install muster-network-cni on the nodes first", cniDriver)
+	case CNIDriver:
+		if !catalog.drivers[CNIDriver] {
+			r.Waiting("spec.driver.name", "no node has a network plugin with the driver %q; install muster-network-cni on the nodes first", CNIDriver)
 		}
 		const own = "cannot be set for the driver %q: the CNI configuration on the nodes decides it"
 		if len(spec.GetIpam().GetConfigs()) > 0 {
-			r.Invalid("spec.ipam.configs", own, cniDriver)
+			r.Invalid("spec.ipam.configs", own, CNIDriver)
 		}
 		if spec.Ipv6Enabled {
-			r.Invalid("spec.ipv6Enabled", own, cniDriver)
+			r.Invalid("spec.ipv6Enabled", own, CNIDriver)
 		}
 		if spec.Mtu != 0 {
-			r.Invalid("spec.mtu", own, cniDriver)
+			r.Invalid("spec.mtu", own, CNIDriver)
 		}
 		if spec.Internal {
-			r.Invalid("spec.internal", own, cniDriver)
+			r.Invalid("spec.internal", own, CNIDriver)
 		}
 	case "host", "none":
 		r.Invalid("spec.driver.name", "%q needs no network: name it in the service instead (--network %s)", driver, driver)

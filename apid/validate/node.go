@@ -46,5 +46,6 @@ func (v *Validator) Cluster(spec *musterv1.ClusterSpec) error {
 		}
 	}
 	checkPools(&r, "spec.network.addressPools", spec.GetNetwork().GetAddressPools())
+	checkReservedPorts(&r, "spec.network.reservedPorts.ports", spec.GetNetwork().GetReservedPorts().GetPorts())
 	return r.Err()
 }

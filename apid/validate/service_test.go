@@ -286,8 +286,22 @@ func TestNodeAndCluster(t *testing.T) {
 	if code, got := fields(t, v.Cluster(gap)); code != codes.Unimplemented || fmt.Sprint(got) != "[spec.taskDefaults.logDriver]" {
 		t.Errorf("cluster: %v %v", code, got)
 	}
-	port := &musterv1.ClusterSpec{Network: &musterv1.NetworkConfig{DataPathPort: 7789}}
-	if code, got := fields(t, v.Cluster(port)); code != codes.Unimplemented || fmt.Sprint(got) != "[spec.network.dataPathPort]" {
-		t.Errorf("cluster: %v %v", code, got)
+	reserve := func(ports ...string) *musterv1.ClusterSpec {
+		return &musterv1.ClusterSpec{Network: &musterv1.NetworkConfig{ReservedPorts: &musterv1.ReservedPorts{Ports: ports}}}
+	}
+	if err := v.Cluster(reserve("22/tcp", "8300-8302/UDP", "53", "29990-29999", "132/sctp")); err != nil {
+		t.Error(err)
+	}
+	bad := []string{"", "0", "x/tcp", "22/", "22/icmp", "22/protocol_unspecified", "70000", "9-8", "8-", "30000/tcp", "32767-40000", "29999-30000"}
+	want = nil
+	for i := range bad {
+		want = append(want, fmt.Sprintf("spec.network.reservedPorts.ports[%d]", i))
+	}
+	slices.Sort(want)
+	if code, got := fields(t, v.Cluster(reserve(bad...))); code != codes.InvalidArgument || !slices.Equal(got, want) {
+		t.Errorf("reserved ports: %v %v, want %v", code, got, want)
+	}
+	if code, got := fields(t, v.Cluster(reserve(make([]string, 257)...))); code != codes.InvalidArgument || fmt.Sprint(got) != "[spec.network.reservedPorts.ports]" {
+		t.Errorf("too many reserved ports: %v %v", code, got)
 	}
 }

@@ -57,7 +57,6 @@ func serviceGaps() []gap {
 func clusterGaps() []gap {
 	return []gap{
 		{shape: "taskDefaults.logDriver", what: "a default log driver is not implemented yet; set it in the services' task specs"},
-		{shape: "network.dataPathPort", what: "a data path port for the cluster is not available yet; use the worker's --data-path-port"},
 	}
 }
 

@@ -8,9 +8,6 @@
 package defaults
 
 import (
-	"cmp"
-	"slices"
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -28,8 +25,6 @@ const (
 	// same value.
 	StopGracePeriod = 10 * time.Second
 	taskHistory     = 5
-	drainDelay      = 2 * time.Second
-	dataPathPort    = 4789
 	// ConfigBytes bounds the data of all configs of a cluster together. Each manager
 	// keeps all of it in memory, and so does the store.
 	ConfigBytes = 128 << 20
@@ -109,36 +104,6 @@ func EndpointMode(e *musterv1.EndpointSpec) musterv1.EndpointSpec_Mode {
 		return musterv1.EndpointSpec_VIP
 	}
 	return e.GetMode()
-}
-
-// DrainDelay returns how long a task that has networks is left running after it was taken
-// out of names and virtual addresses.
-func DrainDelay(e *musterv1.EndpointSpec) time.Duration {
-	if e.GetDrainDelay() == nil {
-		return drainDelay
-	}
-	return e.GetDrainDelay().AsDuration()
-}
-
-// AddressPools returns where the subnets of networks come from that ask for none: the
-// cluster's pools, and for a family of which it has none, the default. A nil spec is a
-// cluster without one.
-func AddressPools(s *musterv1.ClusterSpec) []*musterv1.AddressPool {
-	pools := slices.Clone(s.GetNetwork().GetAddressPools())
-	for _, pool := range []*musterv1.AddressPool{{Base: "10.64.0.0/10", Size: 16}, {Base: "fd6d:7573:7465::/48", Size: 64}} {
-		if !slices.ContainsFunc(pools, func(p *musterv1.AddressPool) bool { return isIPv6(p) == isIPv6(pool) }) {
-			pools = append(pools, pool)
-		}
-	}
-	return pools
-}
-
-func isIPv6(p *musterv1.AddressPool) bool { return strings.Contains(p.GetBase(), ":") }
-
-// DataPathPort returns the UDP port of traffic between nodes; nil is a cluster without a
-// spec.
-func DataPathPort(s *musterv1.ClusterSpec) uint32 {
-	return cmp.Or(s.GetNetwork().GetDataPathPort(), dataPathPort)
 }
 
 // TaskHistoryLimit returns how many tasks of a slot a cluster keeps; nil is a cluster

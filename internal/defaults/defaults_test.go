@@ -173,10 +173,25 @@ func TestAddressPools(t *testing.T) {
 	}
 }
 
-func TestDataPathPort(t *testing.T) {
-	for want, spec := range map[uint32]*musterv1.ClusterSpec{4789: nil, 7000: {Network: &musterv1.NetworkConfig{DataPathPort: 7000}}} {
-		if got := defaults.DataPathPort(spec); got != want {
-			t.Errorf("DataPathPort(%v) = %d, want %d", spec, got, want)
+func TestReservedPorts(t *testing.T) {
+	if got := defaults.ReservedPorts(nil); !slices.Contains(got, "22/tcp") {
+		t.Errorf("a cluster without a spec reserves %q, want 22/tcp among them", got)
+	}
+	for name, want := range map[string][]string{"none": nil, "own": {"53"}} {
+		spec := &musterv1.ClusterSpec{Network: &musterv1.NetworkConfig{ReservedPorts: &musterv1.ReservedPorts{Ports: want}}}
+		if got := defaults.ReservedPorts(spec); !slices.Equal(got, want) {
+			t.Errorf("%s: reserved ports are %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestMaxNetworks(t *testing.T) {
+	for want, spec := range map[uint32]*musterv1.ClusterSpec{
+		1000: {Network: &musterv1.NetworkConfig{}},
+		0:    {Network: &musterv1.NetworkConfig{MaxNetworks: proto.Uint32(0)}},
+	} {
+		if got := defaults.MaxNetworks(spec); got != want {
+			t.Errorf("MaxNetworks(%v) = %d, want %d", spec, got, want)
 		}
 	}
 }

@@ -8,10 +8,8 @@ import (
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/addresses"
+	"github.com/musterhq/muster/internal/defaults"
 )
-
-// DefaultNetworkDriver serves a network whose spec names no driver.
-const DefaultNetworkDriver = "overlay"
 
 // Capabilities of network plugins that a network may need.
 const (
@@ -31,7 +29,7 @@ func networkDriver(spec *musterv1.NetworkSpec) string {
 	if name := spec.GetDriver().GetName(); name != "" {
 		return name
 	}
-	return DefaultNetworkDriver
+	return defaults.NetworkDriver
 }
 
 // networkCapabilities returns what a plugin must be capable of to serve a network.

@@ -5363,8 +5363,13 @@ type NetworkConfig struct {
 	// Where the subnets of networks come from that ask for none. Absent means
 	// 10.64.0.0/10 in subnets of /16, and fd6d:7573:7465::/48 in subnets of /64.
 	AddressPools []*AddressPool `protobuf:"bytes,1,rep,name=address_pools,json=addressPools,proto3" json:"address_pools,omitempty"`
-	// The UDP port of traffic between nodes. 0 means 4789.
-	DataPathPort  uint32 `protobuf:"varint,2,opt,name=data_path_port,json=dataPathPort,proto3" json:"data_path_port,omitempty"`
+	// Ports that services cannot publish because programs of the nodes use them. Absent
+	// means 22/tcp and the default ports of Muster's daemons and of Consul. UDP ports for
+	// traffic between nodes are always reserved.
+	ReservedPorts *ReservedPorts `protobuf:"bytes,3,opt,name=reserved_ports,json=reservedPorts,proto3" json:"reserved_ports,omitempty"`
+	// How many networks the cluster may have, besides the ingress network. Absent means
+	// 1000.
+	MaxNetworks   *uint32 `protobuf:"varint,4,opt,name=max_networks,json=maxNetworks,proto3,oneof" json:"max_networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5406,11 +5411,65 @@ func (x *NetworkConfig) GetAddressPools() []*AddressPool {
 	return nil
 }
 
-func (x *NetworkConfig) GetDataPathPort() uint32 {
+func (x *NetworkConfig) GetReservedPorts() *ReservedPorts {
 	if x != nil {
-		return x.DataPathPort
+		return x.ReservedPorts
+	}
+	return nil
+}
+
+func (x *NetworkConfig) GetMaxNetworks() uint32 {
+	if x != nil && x.MaxNetworks != nil {
+		return *x.MaxNetworks
 	}
 	return 0
+}
+
+// ReservedPorts are ports that services cannot publish.
+type ReservedPorts struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A port or a range, with a protocol: "22/tcp", "8300-8302/tcp". Without a protocol
+	// all protocols are meant.
+	Ports         []string `protobuf:"bytes,1,rep,name=ports,proto3" json:"ports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReservedPorts) Reset() {
+	*x = ReservedPorts{}
+	mi := &file_muster_v1_specs_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReservedPorts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReservedPorts) ProtoMessage() {}
+
+func (x *ReservedPorts) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_specs_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReservedPorts.ProtoReflect.Descriptor instead.
+func (*ReservedPorts) Descriptor() ([]byte, []int) {
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *ReservedPorts) GetPorts() []string {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
 }
 
 // AddressPool is a range of addresses that is cut into subnets.
@@ -5426,7 +5485,7 @@ type AddressPool struct {
 
 func (x *AddressPool) Reset() {
 	*x = AddressPool{}
-	mi := &file_muster_v1_specs_proto_msgTypes[60]
+	mi := &file_muster_v1_specs_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5438,7 +5497,7 @@ func (x *AddressPool) String() string {
 func (*AddressPool) ProtoMessage() {}
 
 func (x *AddressPool) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[60]
+	mi := &file_muster_v1_specs_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5451,7 +5510,7 @@ func (x *AddressPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressPool.ProtoReflect.Descriptor instead.
 func (*AddressPool) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{60}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *AddressPool) GetBase() string {
@@ -5478,7 +5537,7 @@ type TaskDefaults struct {
 
 func (x *TaskDefaults) Reset() {
 	*x = TaskDefaults{}
-	mi := &file_muster_v1_specs_proto_msgTypes[61]
+	mi := &file_muster_v1_specs_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5490,7 +5549,7 @@ func (x *TaskDefaults) String() string {
 func (*TaskDefaults) ProtoMessage() {}
 
 func (x *TaskDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[61]
+	mi := &file_muster_v1_specs_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5503,7 +5562,7 @@ func (x *TaskDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskDefaults.ProtoReflect.Descriptor instead.
 func (*TaskDefaults) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{61}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *TaskDefaults) GetLogDriver() *LogDriver {
@@ -6007,10 +6066,14 @@ const file_muster_v1_specs_proto_rawDesc = "" +
 	"\x1ctask_history_retention_limit\x18\x01 \x01(\x03H\x00R\x19taskHistoryRetentionLimit\x88\x01\x01B\x1f\n" +
 	"\x1d_task_history_retention_limit\"X\n" +
 	"\x10DispatcherConfig\x12D\n" +
-	"\x10heartbeat_period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0fheartbeatPeriod\"r\n" +
+	"\x10heartbeat_period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0fheartbeatPeriod\"\xdc\x01\n" +
 	"\rNetworkConfig\x12;\n" +
-	"\raddress_pools\x18\x01 \x03(\v2\x16.muster.v1.AddressPoolR\faddressPools\x12$\n" +
-	"\x0edata_path_port\x18\x02 \x01(\rR\fdataPathPort\"5\n" +
+	"\raddress_pools\x18\x01 \x03(\v2\x16.muster.v1.AddressPoolR\faddressPools\x12?\n" +
+	"\x0ereserved_ports\x18\x03 \x01(\v2\x18.muster.v1.ReservedPortsR\rreservedPorts\x12&\n" +
+	"\fmax_networks\x18\x04 \x01(\rH\x00R\vmaxNetworks\x88\x01\x01B\x0f\n" +
+	"\r_max_networksJ\x04\b\x02\x10\x03R\x0edata_path_port\"%\n" +
+	"\rReservedPorts\x12\x14\n" +
+	"\x05ports\x18\x01 \x03(\tR\x05ports\"5\n" +
 	"\vAddressPool\x12\x12\n" +
 	"\x04base\x18\x01 \x01(\tR\x04base\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\rR\x04size\"C\n" +
@@ -6031,7 +6094,7 @@ func file_muster_v1_specs_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_specs_proto_enumTypes = make([]protoimpl.EnumInfo, 18)
-var file_muster_v1_specs_proto_msgTypes = make([]protoimpl.MessageInfo, 77)
+var file_muster_v1_specs_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
 var file_muster_v1_specs_proto_goTypes = []any{
 	(UpdateConfig_FailureAction)(0), // 0: muster.v1.UpdateConfig.FailureAction
 	(UpdateConfig_Order)(0),         // 1: muster.v1.UpdateConfig.Order
@@ -6111,28 +6174,29 @@ var file_muster_v1_specs_proto_goTypes = []any{
 	(*OrchestrationConfig)(nil),     // 75: muster.v1.OrchestrationConfig
 	(*DispatcherConfig)(nil),        // 76: muster.v1.DispatcherConfig
 	(*NetworkConfig)(nil),           // 77: muster.v1.NetworkConfig
-	(*AddressPool)(nil),             // 78: muster.v1.AddressPool
-	(*TaskDefaults)(nil),            // 79: muster.v1.TaskDefaults
-	nil,                             // 80: muster.v1.ServiceSpec.LabelsEntry
-	nil,                             // 81: muster.v1.LogDriver.OptionsEntry
-	nil,                             // 82: muster.v1.NetworkAttachmentConfig.DriverOptionsEntry
-	nil,                             // 83: muster.v1.ContainerSpec.LabelsEntry
-	nil,                             // 84: muster.v1.ContainerSpec.SysctlsEntry
-	nil,                             // 85: muster.v1.VolumeOptions.LabelsEntry
-	nil,                             // 86: muster.v1.Driver.OptionsEntry
-	nil,                             // 87: muster.v1.NodeSpec.LabelsEntry
-	nil,                             // 88: muster.v1.NetworkSpec.LabelsEntry
-	nil,                             // 89: muster.v1.IPAMConfig.ReservedEntry
-	nil,                             // 90: muster.v1.SecretSpec.LabelsEntry
-	nil,                             // 91: muster.v1.ConfigSpec.LabelsEntry
-	nil,                             // 92: muster.v1.VolumeSpec.LabelsEntry
-	nil,                             // 93: muster.v1.Topology.SegmentsEntry
-	nil,                             // 94: muster.v1.ClusterSpec.LabelsEntry
-	(*durationpb.Duration)(nil),     // 95: google.protobuf.Duration
-	(*structpb.Struct)(nil),         // 96: google.protobuf.Struct
+	(*ReservedPorts)(nil),           // 78: muster.v1.ReservedPorts
+	(*AddressPool)(nil),             // 79: muster.v1.AddressPool
+	(*TaskDefaults)(nil),            // 80: muster.v1.TaskDefaults
+	nil,                             // 81: muster.v1.ServiceSpec.LabelsEntry
+	nil,                             // 82: muster.v1.LogDriver.OptionsEntry
+	nil,                             // 83: muster.v1.NetworkAttachmentConfig.DriverOptionsEntry
+	nil,                             // 84: muster.v1.ContainerSpec.LabelsEntry
+	nil,                             // 85: muster.v1.ContainerSpec.SysctlsEntry
+	nil,                             // 86: muster.v1.VolumeOptions.LabelsEntry
+	nil,                             // 87: muster.v1.Driver.OptionsEntry
+	nil,                             // 88: muster.v1.NodeSpec.LabelsEntry
+	nil,                             // 89: muster.v1.NetworkSpec.LabelsEntry
+	nil,                             // 90: muster.v1.IPAMConfig.ReservedEntry
+	nil,                             // 91: muster.v1.SecretSpec.LabelsEntry
+	nil,                             // 92: muster.v1.ConfigSpec.LabelsEntry
+	nil,                             // 93: muster.v1.VolumeSpec.LabelsEntry
+	nil,                             // 94: muster.v1.Topology.SegmentsEntry
+	nil,                             // 95: muster.v1.ClusterSpec.LabelsEntry
+	(*durationpb.Duration)(nil),     // 96: google.protobuf.Duration
+	(*structpb.Struct)(nil),         // 97: google.protobuf.Struct
 }
 var file_muster_v1_specs_proto_depIdxs = []int32{
-	80,  // 0: muster.v1.ServiceSpec.labels:type_name -> muster.v1.ServiceSpec.LabelsEntry
+	81,  // 0: muster.v1.ServiceSpec.labels:type_name -> muster.v1.ServiceSpec.LabelsEntry
 	26,  // 1: muster.v1.ServiceSpec.task:type_name -> muster.v1.TaskSpec
 	19,  // 2: muster.v1.ServiceSpec.replicated:type_name -> muster.v1.ReplicatedService
 	20,  // 3: muster.v1.ServiceSpec.global:type_name -> muster.v1.GlobalService
@@ -6141,13 +6205,13 @@ var file_muster_v1_specs_proto_depIdxs = []int32{
 	23,  // 6: muster.v1.ServiceSpec.update:type_name -> muster.v1.UpdateConfig
 	23,  // 7: muster.v1.ServiceSpec.rollback:type_name -> muster.v1.UpdateConfig
 	24,  // 8: muster.v1.ServiceSpec.endpoint:type_name -> muster.v1.EndpointSpec
-	95,  // 9: muster.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
+	96,  // 9: muster.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
 	0,   // 10: muster.v1.UpdateConfig.failure_action:type_name -> muster.v1.UpdateConfig.FailureAction
-	95,  // 11: muster.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
+	96,  // 11: muster.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
 	1,   // 12: muster.v1.UpdateConfig.order:type_name -> muster.v1.UpdateConfig.Order
 	2,   // 13: muster.v1.EndpointSpec.mode:type_name -> muster.v1.EndpointSpec.Mode
 	25,  // 14: muster.v1.EndpointSpec.ports:type_name -> muster.v1.PortConfig
-	95,  // 15: muster.v1.EndpointSpec.drain_delay:type_name -> google.protobuf.Duration
+	96,  // 15: muster.v1.EndpointSpec.drain_delay:type_name -> google.protobuf.Duration
 	3,   // 16: muster.v1.PortConfig.protocol:type_name -> muster.v1.PortConfig.Protocol
 	4,   // 17: muster.v1.PortConfig.publish_mode:type_name -> muster.v1.PortConfig.PublishMode
 	5,   // 18: muster.v1.PortConfig.external_traffic:type_name -> muster.v1.PortConfig.ExternalTraffic
@@ -6164,30 +6228,30 @@ var file_muster_v1_specs_proto_depIdxs = []int32{
 	41,  // 29: muster.v1.GroupContainer.container:type_name -> muster.v1.ContainerSpec
 	28,  // 30: muster.v1.GroupContainer.generic:type_name -> muster.v1.GenericRuntime
 	33,  // 31: muster.v1.GroupContainer.resources:type_name -> muster.v1.ResourceRequirements
-	95,  // 32: muster.v1.GroupContainer.timeout:type_name -> google.protobuf.Duration
-	96,  // 33: muster.v1.GenericRuntime.payload:type_name -> google.protobuf.Struct
+	96,  // 32: muster.v1.GroupContainer.timeout:type_name -> google.protobuf.Duration
+	97,  // 33: muster.v1.GenericRuntime.payload:type_name -> google.protobuf.Struct
 	7,   // 34: muster.v1.ResourceReference.type:type_name -> muster.v1.ResourceReference.Type
 	31,  // 35: muster.v1.Resources.generic:type_name -> muster.v1.GenericResource
 	32,  // 36: muster.v1.ResourceRequirements.limits:type_name -> muster.v1.Limits
 	30,  // 37: muster.v1.ResourceRequirements.reservations:type_name -> muster.v1.Resources
 	8,   // 38: muster.v1.RestartPolicy.condition:type_name -> muster.v1.RestartPolicy.Condition
-	95,  // 39: muster.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
-	95,  // 40: muster.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
+	96,  // 39: muster.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
+	96,  // 40: muster.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
 	37,  // 41: muster.v1.Placement.preferences:type_name -> muster.v1.PlacementPreference
 	36,  // 42: muster.v1.Placement.platforms:type_name -> muster.v1.Platform
 	38,  // 43: muster.v1.PlacementPreference.spread:type_name -> muster.v1.SpreadOver
-	81,  // 44: muster.v1.LogDriver.options:type_name -> muster.v1.LogDriver.OptionsEntry
-	82,  // 45: muster.v1.NetworkAttachmentConfig.driver_options:type_name -> muster.v1.NetworkAttachmentConfig.DriverOptionsEntry
-	83,  // 46: muster.v1.ContainerSpec.labels:type_name -> muster.v1.ContainerSpec.LabelsEntry
+	82,  // 44: muster.v1.LogDriver.options:type_name -> muster.v1.LogDriver.OptionsEntry
+	83,  // 45: muster.v1.NetworkAttachmentConfig.driver_options:type_name -> muster.v1.NetworkAttachmentConfig.DriverOptionsEntry
+	84,  // 46: muster.v1.ContainerSpec.labels:type_name -> muster.v1.ContainerSpec.LabelsEntry
 	43,  // 47: muster.v1.ContainerSpec.privileges:type_name -> muster.v1.Privileges
 	48,  // 48: muster.v1.ContainerSpec.mounts:type_name -> muster.v1.Mount
-	95,  // 49: muster.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
+	96,  // 49: muster.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
 	42,  // 50: muster.v1.ContainerSpec.pull_options:type_name -> muster.v1.PullOptions
 	53,  // 51: muster.v1.ContainerSpec.secrets:type_name -> muster.v1.SecretReference
 	54,  // 52: muster.v1.ContainerSpec.configs:type_name -> muster.v1.ConfigReference
 	57,  // 53: muster.v1.ContainerSpec.dns_config:type_name -> muster.v1.DNSConfig
 	58,  // 54: muster.v1.ContainerSpec.healthcheck:type_name -> muster.v1.HealthConfig
-	84,  // 55: muster.v1.ContainerSpec.sysctls:type_name -> muster.v1.ContainerSpec.SysctlsEntry
+	85,  // 55: muster.v1.ContainerSpec.sysctls:type_name -> muster.v1.ContainerSpec.SysctlsEntry
 	59,  // 56: muster.v1.ContainerSpec.ulimits:type_name -> muster.v1.Ulimit
 	9,   // 57: muster.v1.PullOptions.policy:type_name -> muster.v1.PullOptions.Policy
 	44,  // 58: muster.v1.Privileges.credential_spec:type_name -> muster.v1.CredentialSpec
@@ -6200,31 +6264,31 @@ var file_muster_v1_specs_proto_depIdxs = []int32{
 	49,  // 65: muster.v1.Mount.bind_options:type_name -> muster.v1.BindOptions
 	50,  // 66: muster.v1.Mount.volume_options:type_name -> muster.v1.VolumeOptions
 	51,  // 67: muster.v1.Mount.tmpfs_options:type_name -> muster.v1.TmpfsOptions
-	85,  // 68: muster.v1.VolumeOptions.labels:type_name -> muster.v1.VolumeOptions.LabelsEntry
+	86,  // 68: muster.v1.VolumeOptions.labels:type_name -> muster.v1.VolumeOptions.LabelsEntry
 	52,  // 69: muster.v1.VolumeOptions.driver_config:type_name -> muster.v1.Driver
-	86,  // 70: muster.v1.Driver.options:type_name -> muster.v1.Driver.OptionsEntry
+	87,  // 70: muster.v1.Driver.options:type_name -> muster.v1.Driver.OptionsEntry
 	55,  // 71: muster.v1.SecretReference.file:type_name -> muster.v1.FileTarget
 	55,  // 72: muster.v1.ConfigReference.file:type_name -> muster.v1.FileTarget
 	56,  // 73: muster.v1.ConfigReference.runtime:type_name -> muster.v1.RuntimeTarget
-	95,  // 74: muster.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
-	95,  // 75: muster.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
-	95,  // 76: muster.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
-	95,  // 77: muster.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
-	87,  // 78: muster.v1.NodeSpec.labels:type_name -> muster.v1.NodeSpec.LabelsEntry
+	96,  // 74: muster.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
+	96,  // 75: muster.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
+	96,  // 76: muster.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
+	96,  // 77: muster.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
+	88,  // 78: muster.v1.NodeSpec.labels:type_name -> muster.v1.NodeSpec.LabelsEntry
 	13,  // 79: muster.v1.NodeSpec.availability:type_name -> muster.v1.NodeSpec.Availability
 	14,  // 80: muster.v1.NodeSpec.role:type_name -> muster.v1.NodeSpec.Role
-	88,  // 81: muster.v1.NetworkSpec.labels:type_name -> muster.v1.NetworkSpec.LabelsEntry
+	89,  // 81: muster.v1.NetworkSpec.labels:type_name -> muster.v1.NetworkSpec.LabelsEntry
 	52,  // 82: muster.v1.NetworkSpec.driver:type_name -> muster.v1.Driver
 	62,  // 83: muster.v1.NetworkSpec.ipam:type_name -> muster.v1.IPAMOptions
 	52,  // 84: muster.v1.IPAMOptions.driver:type_name -> muster.v1.Driver
 	63,  // 85: muster.v1.IPAMOptions.configs:type_name -> muster.v1.IPAMConfig
-	89,  // 86: muster.v1.IPAMConfig.reserved:type_name -> muster.v1.IPAMConfig.ReservedEntry
-	90,  // 87: muster.v1.SecretSpec.labels:type_name -> muster.v1.SecretSpec.LabelsEntry
+	90,  // 86: muster.v1.IPAMConfig.reserved:type_name -> muster.v1.IPAMConfig.ReservedEntry
+	91,  // 87: muster.v1.SecretSpec.labels:type_name -> muster.v1.SecretSpec.LabelsEntry
 	52,  // 88: muster.v1.SecretSpec.templating:type_name -> muster.v1.Driver
 	52,  // 89: muster.v1.SecretSpec.driver:type_name -> muster.v1.Driver
-	91,  // 90: muster.v1.ConfigSpec.labels:type_name -> muster.v1.ConfigSpec.LabelsEntry
+	92,  // 90: muster.v1.ConfigSpec.labels:type_name -> muster.v1.ConfigSpec.LabelsEntry
 	52,  // 91: muster.v1.ConfigSpec.templating:type_name -> muster.v1.Driver
-	92,  // 92: muster.v1.VolumeSpec.labels:type_name -> muster.v1.VolumeSpec.LabelsEntry
+	93,  // 92: muster.v1.VolumeSpec.labels:type_name -> muster.v1.VolumeSpec.LabelsEntry
 	52,  // 93: muster.v1.VolumeSpec.driver:type_name -> muster.v1.Driver
 	67,  // 94: muster.v1.VolumeSpec.access_mode:type_name -> muster.v1.VolumeAccessMode
 	70,  // 95: muster.v1.VolumeSpec.secrets:type_name -> muster.v1.VolumeSecret
@@ -6237,20 +6301,21 @@ var file_muster_v1_specs_proto_depIdxs = []int32{
 	69,  // 102: muster.v1.VolumeAccessMode.mount:type_name -> muster.v1.MountAccess
 	72,  // 103: muster.v1.TopologyRequirement.requisite:type_name -> muster.v1.Topology
 	72,  // 104: muster.v1.TopologyRequirement.preferred:type_name -> muster.v1.Topology
-	93,  // 105: muster.v1.Topology.segments:type_name -> muster.v1.Topology.SegmentsEntry
-	94,  // 106: muster.v1.ClusterSpec.labels:type_name -> muster.v1.ClusterSpec.LabelsEntry
+	94,  // 105: muster.v1.Topology.segments:type_name -> muster.v1.Topology.SegmentsEntry
+	95,  // 106: muster.v1.ClusterSpec.labels:type_name -> muster.v1.ClusterSpec.LabelsEntry
 	75,  // 107: muster.v1.ClusterSpec.orchestration:type_name -> muster.v1.OrchestrationConfig
 	76,  // 108: muster.v1.ClusterSpec.dispatcher:type_name -> muster.v1.DispatcherConfig
-	79,  // 109: muster.v1.ClusterSpec.task_defaults:type_name -> muster.v1.TaskDefaults
+	80,  // 109: muster.v1.ClusterSpec.task_defaults:type_name -> muster.v1.TaskDefaults
 	77,  // 110: muster.v1.ClusterSpec.network:type_name -> muster.v1.NetworkConfig
-	95,  // 111: muster.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
-	78,  // 112: muster.v1.NetworkConfig.address_pools:type_name -> muster.v1.AddressPool
-	39,  // 113: muster.v1.TaskDefaults.log_driver:type_name -> muster.v1.LogDriver
-	114, // [114:114] is the sub-list for method output_type
-	114, // [114:114] is the sub-list for method input_type
-	114, // [114:114] is the sub-list for extension type_name
-	114, // [114:114] is the sub-list for extension extendee
-	0,   // [0:114] is the sub-list for field type_name
+	96,  // 111: muster.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
+	79,  // 112: muster.v1.NetworkConfig.address_pools:type_name -> muster.v1.AddressPool
+	78,  // 113: muster.v1.NetworkConfig.reserved_ports:type_name -> muster.v1.ReservedPorts
+	39,  // 114: muster.v1.TaskDefaults.log_driver:type_name -> muster.v1.LogDriver
+	115, // [115:115] is the sub-list for method output_type
+	115, // [115:115] is the sub-list for method input_type
+	115, // [115:115] is the sub-list for extension type_name
+	115, // [115:115] is the sub-list for extension extendee
+	0,   // [0:115] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_specs_proto_init() }
@@ -6297,13 +6362,14 @@ func file_muster_v1_specs_proto_init() {
 		(*VolumeAccessMode_Mount)(nil),
 	}
 	file_muster_v1_specs_proto_msgTypes[57].OneofWrappers = []any{}
+	file_muster_v1_specs_proto_msgTypes[59].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_specs_proto_rawDesc), len(file_muster_v1_specs_proto_rawDesc)),
 			NumEnums:      18,
-			NumMessages:   77,
+			NumMessages:   78,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,19 +1,15 @@
 package assignments
 
 import (
-	"time"
-
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
-
-// defaultDrainDelay is the drain delay of services that set none.
-const defaultDrainDelay = 2 * time.Second
 
 // Networks knows the networks of nodes.
 type Networks interface {
@@ -107,7 +103,5 @@ func (d Reader) attach(o *Offer, service *recordv1.Service, task *recordv1.Task,
 		o.Objects = append(o.Objects, network)
 		o.Task.Dependencies = append(o.Task.Dependencies, network.Ref.wire())
 	}
-	if o.Task.DrainDelay = service.GetSpec().GetEndpoint().GetDrainDelay(); o.Task.DrainDelay == nil {
-		o.Task.DrainDelay = durationpb.New(defaultDrainDelay)
-	}
+	o.Task.DrainDelay = durationpb.New(defaults.DrainDelay(service.GetSpec().GetEndpoint()))
 }

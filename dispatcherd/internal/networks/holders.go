@@ -11,12 +11,10 @@ import (
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/assignments"
+	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
-
-// defaultDriver is the driver of networks whose spec names none.
-const defaultDriver = "overlay"
 
 // holder is a node that has blocks of a network.
 type holder struct {
@@ -218,7 +216,7 @@ func (n *network) message() *networkv1.Network {
 	spec := n.record.GetSpec()
 	return &networkv1.Network{
 		Id: n.id, Name: spec.GetName(),
-		Driver: cmp.Or(spec.GetDriver().GetName(), defaultDriver), DriverOptions: spec.GetDriver().GetOptions(),
+		Driver: cmp.Or(spec.GetDriver().GetName(), defaults.NetworkDriver), DriverOptions: spec.GetDriver().GetOptions(),
 		Subnets: n.state.Subnets, Vni: n.state.Vni, Mtu: spec.GetMtu(),
 		Internal: spec.GetInternal(), Ingress: spec.GetIngress(), Encrypted: spec.GetEncrypted(),
 		ReservedAddresses: n.state.Reserved,

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/defaults"
 )
 
 func (c *CLI) clusterUpdate() *cobra.Command {
@@ -23,16 +25,18 @@ func (c *CLI) clusterUpdate() *cobra.Command {
 		Long: `Change the cluster's settings: they are read, changed as the flags say, and written back. If someone else changed them
 in between, nothing is written (exit code 4): run the command again.
 
-The address pools are for networks that are created from then on: networks keep the subnets that they have.`,
+The address pools are for networks that are created from then on: networks keep the subnets that they have. Services keep
+ports that they publish when those are reserved.`,
 		Example: `  muster cluster update --task-history-limit 2
   muster cluster update --label-add stage=production
-  muster cluster update --default-addr-pool 172.20.0.0/14 --default-addr-pool-mask-length 24`,
+  muster cluster update --default-addr-pool 172.20.0.0/14 --default-addr-pool-mask-length 24
+  muster cluster update --reserved-port 22/tcp --reserved-port 53 --reserved-port 7700-7705/tcp`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			fs := cmd.Flags()
 			changes := false
 			cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) { changes = changes || f.Changed })
 			if !changes {
-				return usage("what to change? Give --task-history-limit, --heartbeat-period, --default-addr-pool, --label-add or --label-rm")
+				return usage("what to change? Give --task-history-limit, --heartbeat-period, --default-addr-pool, --max-networks, --reserved-port, --label-add or --label-rm")
 			}
 			got, err := call(c, cmd, api.GetCluster, &musterv1.GetClusterRequest{})
 			if err != nil {
@@ -77,11 +81,17 @@ The address pools are for networks that are created from then on: networks keep 
 type networkSettings struct {
 	pools []string
 	size  uint32
+	// reserved are ports that services cannot publish, and most is how many networks
+	// there may be.
+	reserved []string
+	most     uint32
 }
 
 func (n *networkSettings) addFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&n.pools, "default-addr-pool", nil, `range that networks get their subnets from, in CIDR notation; "": the default, 10.64.0.0/10 (repeatable)`)
 	fs.Uint32Var(&n.size, "default-addr-pool-mask-length", 16, "prefix length of the subnets of IPv4 pools; those of IPv6 pools have 64")
+	fs.StringArrayVar(&n.reserved, "reserved-port", nil, `port or range that services cannot publish, such as 22/tcp, 8300-8302/udp or 53; replaces all reserved ports, and "" reserves none (repeatable; default: ssh, Muster, Consul)`)
+	fs.Uint32Var(&n.most, "max-networks", defaults.MaxNetworks(nil), "number of networks that the cluster may have, besides the ingress network")
 }
 
 // apply sets what the command line names.
@@ -90,11 +100,19 @@ func (n *networkSettings) apply(fs *pflag.FlagSet, spec *musterv1.ClusterSpec) e
 	if size && !pools {
 		return usage("--default-addr-pool-mask-length: give the pools too, with --default-addr-pool")
 	}
+	reserved, most := fs.Changed("reserved-port"), fs.Changed("max-networks")
+	if spec.Network == nil && (pools || reserved || most) {
+		spec.Network = &musterv1.NetworkConfig{}
+	}
+	if reserved {
+		ports := slices.DeleteFunc(slices.Clone(n.reserved), func(p string) bool { return p == "" })
+		spec.Network.ReservedPorts = &musterv1.ReservedPorts{Ports: ports}
+	}
+	if most {
+		spec.Network.MaxNetworks = &n.most
+	}
 	if !pools {
 		return nil
-	}
-	if spec.Network == nil {
-		spec.Network = &musterv1.NetworkConfig{}
 	}
 	spec.Network.AddressPools = nil
 	for _, base := range n.pools {

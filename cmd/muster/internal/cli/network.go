@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/defaults"
 )
 
 func (c *CLI) network() *cobra.Command {
@@ -49,7 +50,7 @@ allocator has given some.`,
 }
 
 func networkDriver(n *musterv1.Network) string {
-	return cmp.Or(n.Spec.GetDriver().GetName(), "overlay")
+	return cmp.Or(n.Spec.GetDriver().GetName(), defaults.NetworkDriver)
 }
 
 func subnets(n *musterv1.Network) string {
@@ -114,7 +115,7 @@ one, and move services with "service update --network-add new --network-rm old".
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVarP(&o.driver, "driver", "d", "overlay", "overlay, bridge (within each node) or cni (a CNI configuration on the nodes)")
+	fs.StringVarP(&o.driver, "driver", "d", defaults.NetworkDriver, "overlay, bridge (within each node) or cni (a CNI configuration on the nodes)")
 	fs.StringArrayVarP(&o.options, "opt", "o", nil, "option of the driver, key=value (repeatable)")
 	fs.StringArrayVarP(&o.labels, "label", "l", nil, "label, key=value (repeatable)")
 	fs.StringArrayVar(&o.subnets, "subnet", nil, "subnet in CIDR notation, one for each of IPv4 and IPv6 (repeatable)")
@@ -157,7 +158,7 @@ func (o *networkOptions) spec(name string) (*musterv1.NetworkSpec, error) {
 		spec.Mtu = uint32(n)
 		delete(options, mtu)
 	}
-	if o.driver != "overlay" || len(options) > 0 {
+	if o.driver != defaults.NetworkDriver || len(options) > 0 {
 		spec.Driver = &musterv1.Driver{Name: o.driver, Options: options}
 	}
 	if spec.Ipam, err = o.ipam(); err != nil {

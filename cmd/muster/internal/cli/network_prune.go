@@ -39,7 +39,7 @@ answer is "y".`,
 				return nil
 			}
 			if !force && !c.confirm(cmd, fmt.Sprintf("Remove %s?", strings.Join(unused, ", "))) {
-				return usage("nothing was removed; answer y, or give --force")
+				return errors.New("nothing was removed: answer y to remove them, or give --force")
 			}
 			var errs []error
 			for _, name := range unused {

@@ -64,8 +64,11 @@ func TestNetworkPruneAsksFirst(t *testing.T) {
 		s.must("network", "create", "--label", "name="+name, name)
 	}
 	s.must("service", "create", "--detach", "--name", "web", "--network", "used", "-p", "80", "nginx")
-	s.contains(s.fails(cli.ExitUsage, "n\n", "network", "prune", "--filter", "label=name!=kept"), "Remove one, two?", "nothing was removed")
-	s.contains(s.fails(cli.ExitUsage, "", "network", "prune"), "Remove kept, one, two?", "--force")
+	refused := s.fails(cli.ExitFailure, "n\n", "network", "prune", "--filter", "label=name!=kept")
+	if s.contains(refused, "Remove one, two?", "nothing was removed"); strings.Contains(refused, "--help") {
+		t.Errorf("an answer is taken for wrong usage: %s", refused)
+	}
+	s.contains(s.fails(cli.ExitFailure, "", "network", "prune"), "Remove kept, one, two?", "--force")
 	out, errs, code := s.run("y\n", "network", "prune", "--filter", "label=name!=kept")
 	if code != 0 || out != "one\ntwo\n" {
 		t.Errorf("prune: exit code %d, %q, %s", code, out, errs)
@@ -114,6 +117,16 @@ func TestClusterUpdateSetsAddressPools(t *testing.T) {
 	}
 	s.must("cluster", "update", "--default-addr-pool", "")
 	if got, want := network(), `{}`; got != want {
+		t.Errorf("network is %s, want %s", got, want)
+	}
+	s.must("cluster", "update", "--reserved-port", "53", "--reserved-port", "7700-7705/tcp", "--max-networks", "5")
+	if got, want := network(), `{"maxNetworks":5,"reservedPorts":{"ports":["53","7700-7705/tcp"]}}`; got != want {
+		t.Errorf("network is %s, want %s", got, want)
+	}
+	s.contains(s.fails(cli.ExitUsage, "", "service", "create", "--detach", "--publish", "53:53/udp", "nginx:1"), "53/udp is reserved", "--reserved-port")
+	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update", "--reserved-port", "x"), "spec.network.reservedPorts.ports[0]", "22/tcp")
+	s.must("cluster", "update", "--reserved-port", "")
+	if got, want := network(), `{"maxNetworks":5,"reservedPorts":{}}`; got != want {
 		t.Errorf("network is %s, want %s", got, want)
 	}
 	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update", "--default-addr-pool-mask-length", "24"), "--default-addr-pool")

@@ -21,6 +21,7 @@ import (
 
 	"github.com/musterhq/muster/cmd/muster/internal/cli"
 	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/kv/embedded"
 	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd"
@@ -335,7 +336,7 @@ func (c *devCluster) newWorker(ctx context.Context, n int) (*workerd.Worker, fun
 	cfg.DataDir = filepath.Join(c.dir, name)
 	cfg.Dispatchers = []string{c.listeners["dispatcherd"].Addr().String()}
 	// The workers share the machine.
-	cfg.DataPathPort = workerd.DefaultDataPathPort + n - 1
+	cfg.DataPathPort = defaults.DataPathPort + n - 1
 	tracer, flush, err := tracing.Export(ctx, c.settings.Tracing, tracing.Process{Daemon: "workerd", Instance: name, Version: c.version}, c.log)
 	if err != nil {
 		return nil, nil, err

@@ -20,6 +20,7 @@ import (
 	"github.com/musterhq/muster/cmd/muster/internal/cli"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd"
 	"github.com/musterhq/muster/workerd/pluginhost"
@@ -43,7 +44,7 @@ func (f *workerFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.cfg.NodeID, "node-id", "", "id of the node (default: generated once and stored in --data-dir)")
 	fs.StringVar(&f.cfg.Hostname, "hostname", "", "name of the node (default: the machine's)")
 	fs.StringVar(&f.cfg.DataPathAddress, "data-path-addr", "", "IP address at which other nodes reach this one with the traffic of networks (default: that from which the worker reaches its dispatcher)")
-	fs.IntVar(&f.cfg.DataPathPort, "data-path-port", workerd.DefaultDataPathPort, "UDP port for the traffic of networks; each worker on a machine needs one of its own")
+	fs.IntVar(&f.cfg.DataPathPort, "data-path-port", defaults.DataPathPort, "UDP port for the traffic of networks; each worker on a machine needs one of its own")
 	f.addCommon(fs)
 }
 
