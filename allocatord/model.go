@@ -42,8 +42,10 @@ type network struct {
 	vips   *vips.Pool
 	// usableBlocks is how many blocks can be leased in all.
 	usableBlocks int
-	nodes        map[string]*nodeUse
-	services     map[string]*serviceUse
+	// leastCapacity is how many addresses a usable block has at least.
+	leastCapacity int
+	nodes         map[string]*nodeUse
+	services      map[string]*serviceUse
 	// live is how many tasks are on the network and have not ended.
 	live int
 	// inexact says that what could not be written was counted in.
@@ -208,7 +210,7 @@ func (m *model) restore(n *network) {
 		return // a network without subnets
 	}
 	n.layout = layout
-	n.usableBlocks = int(layout.UsableBlocks())
+	n.usableBlocks, n.leastCapacity = int(layout.UsableBlocks()), int(layout.LeastCapacity())
 	n.blocks = ipam.NewNumbers(layout.Blocks, n.state.NextBlock, func(k uint32) bool { return layout.Capacity(k) > 0 })
 	for b := range t.Blocks.Scan(m.now, n.id+"/") {
 		if number, ok := state.BlockNumber(b.Key); ok {

@@ -108,7 +108,13 @@ func (m *model) decideNodes(n *network) []*allocation {
 				continue
 			}
 			// One address is the node's own.
-			for need := use.live + 1; use.capacity < need; {
+			need := use.live + 1
+			if free := n.usableBlocks - n.blocks.Held(); use.capacity+free*n.leastCapacity < min(need, 2) {
+				// With this block the node could still run no task.
+				n.fullNodes[id] = struct{}{}
+				continue
+			}
+			for use.capacity < need {
 				number, ok := uint32(0), n.blocks.Held() < n.usableBlocks
 				if ok {
 					number, ok = n.blocks.Take(id)

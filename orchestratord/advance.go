@@ -114,6 +114,8 @@ func (l *loop) matters(s *service, old, t *state.Task) bool {
 		return true
 	case old.Terminal() != t.Terminal():
 		return true
+	case old.Assignment.GetRefused() != t.Assignment.GetRefused():
+		return true
 	// A task may be seen to run as soon as it is seen to have a node.
 	case s.watchesRunning && t.State() == musterv1.TaskState_RUNNING && old.State() != t.State():
 		return true

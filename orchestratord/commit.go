@@ -225,7 +225,7 @@ func (c *commit) checkSlot(tx *store.Tx, s plan.Slot) error {
 		}
 	}
 	for _, node := range s.Crowded {
-		if n, _ := readNode(c.tables, tx, node); n != nil && n.Description != nil && !overcommitted(c.tables, tx, n) {
+		if n, _ := readNode(c.tables, tx, node); n != nil && n.Description != nil && !overcommitted(c.tables, tx, n) && !refusedOn(c.tables, tx, node) {
 			return errStale
 		}
 	}

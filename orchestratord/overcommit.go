@@ -71,6 +71,16 @@ func overflow(n *placement.Node, tasks iter.Seq[*state.Task]) map[string]struct{
 	return placement.Excess(n.Capacity(), claims)
 }
 
+// refusedOn reports whether the scheduler has refused a task on a node.
+func refusedOn(tables *state.Tables, r store.Reader, node string) bool {
+	for e := range tables.Assignments.Scan(r, node+"/") {
+		if e.Value.Refused != "" {
+			return true
+		}
+	}
+	return false
+}
+
 // overcommitted reports whether more is assigned to a node than it has.
 func overcommitted(tables *state.Tables, r store.Reader, n *placement.Node) bool {
 	u := placement.NewUsage()

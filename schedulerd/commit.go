@@ -112,13 +112,19 @@ func (d *Daemon) commitNode(tx *store.Tx, m *model, x part, at int64) error {
 	reported, _ := d.tables.NodeStates.Get(tx, x.node.ID)
 	operator, _ := d.tables.Nodes.Get(tx, x.node.ID)
 	target := placement.NewNode(x.node.ID, reported.Value, operator.Value)
-	usage := d.usage(tx, m, x.node.ID)
+	usage := placement.NewUsage()
+	// The node's shard does not guard blocks. Networks that are overcommitted because of
+	// that are handled by refuse.
+	usage.CountAddressesAs(x.node.usage)
+	d.count(tx, m, x.node.ID, usage)
 	if shared := x.node.machine; shared != nil && len(shared.nodes) > 1 {
 		machine := placement.NewMachine()
 		usage.SetMachine(machine)
 		for _, other := range slices.Sorted(maps.Keys(shared.nodes)) {
 			if other != x.node.ID {
-				d.usage(tx, m, other).SetMachine(machine)
+				u := placement.NewUsage()
+				d.count(tx, m, other, u)
+				u.SetMachine(machine)
 			}
 		}
 	}
@@ -135,9 +141,8 @@ func (d *Daemon) commitNode(tx *store.Tx, m *model, x part, at int64) error {
 	return nil
 }
 
-// usage returns what a node's tasks hold in a transaction.
-func (d *Daemon) usage(tx *store.Tx, m *model, nodeID string) *placement.Usage {
-	usage := placement.NewUsage()
+// count counts into a usage what a node's tasks hold in a transaction.
+func (d *Daemon) count(tx *store.Tx, m *model, nodeID string, usage *placement.Usage) {
 	for a := range d.tables.Assignments.Scan(tx, nodeID+"/") {
 		// A task that has ended holds nothing. Its status is read without guard:
 		// a task never comes back from its end, so an old status is merely cautious.
@@ -146,7 +151,6 @@ func (d *Daemon) usage(tx *store.Tx, m *model, nodeID string) *placement.Usage {
 		}
 		usage.Add(m.hold(&a))
 	}
-	return usage
 }
 
 // sweep removes the assignments of tasks that are gone, and reports whether

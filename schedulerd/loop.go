@@ -55,13 +55,14 @@ func (d *Daemon) reconcile(ctx context.Context, m *model, explained *plan.Explan
 	held, changed := d.shards()
 	m.advance(d.store.Snapshot(), began)
 	mine := func(service string) bool { return held[store.ShardOf(service)] }
+	refusing := d.refuse(ctx, m, held)
 	p := plan.Decide(d.input(m, d.services(m, changed), mine, began))
 	m.take(&p)
 	for _, x := range p.Explanations {
 		explained.Set(x)
 	}
 	again = d.commit(ctx, m, &p, began)
-	if d.sweep(ctx, m, held) {
+	if d.sweep(ctx, m, held) || refusing {
 		again = retryAfter
 	}
 	explained.Keep(mine)

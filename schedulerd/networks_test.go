@@ -1,10 +1,13 @@
 package schedulerd_test
 
 import (
+	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -101,4 +104,86 @@ func TestTasksWaitForAddressesOfTheirNetwork(t *testing.T) {
 		})
 		c.expect("after blocks were returned", map[string]int{"b": 6})
 	})
+}
+
+// TestSchedulersGiveNoNodeMoreTasksThanItHasAddresses has two schedulers place tasks at
+// the same moment, neither of which has seen what the other does.
+func TestSchedulersGiveNoNodeMoreTasksThanItHasAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		defer c.close()
+		c.schedule("s1")
+		c.schedule("s2")
+		c.networkedNode("a")
+		c.network("back", "10.1.0.0/29") // 5 blocks of one address
+		c.settle()
+		for s := range 10 {
+			c.service(fmt.Sprintf("service%d", s), 1, 0, "back")
+		}
+		c.expect("tasks for each address", map[string]int{"a": 4})
+	})
+}
+
+// TestTasksWithoutAddressAreRefused has another scheduler promise node a an address at the
+// same moment. The allocator gives the last block to node b.
+func TestTasksWithoutAddressAreRefused(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		status *recordv1.Status
+		want   string
+	}{
+		{"not started", &recordv1.Status{State: musterv1.TaskState_PREPARING}, "network back has no address left"},
+		{"has an address", &recordv1.Status{State: musterv1.TaskState_READY, Networks: []*musterv1.NetworkAttachment{{NetworkId: "back"}}}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t)
+				defer c.close()
+				c.schedule("s1")
+				c.networkedNode("a")
+				c.networkedNode("b")
+				c.network("back", "10.1.0.0/29") // 5 blocks of one address
+				c.service("web", 3, 0, "back")
+				c.expect("first", map[string]int{"a": 1, "b": 2})
+				c.service("late", 1, 0, "back")
+				c.settle()
+				late := state.NodeTaskKey("a", "late", "late-1")
+				c.update(func(tx *store.Tx) {
+					c.tables.Assignments.Put(tx, late, &recordv1.Assignment{AssignedAt: time.Now().UnixMilli(), Networks: []string{"back"}})
+					c.tables.Statuses.Put(tx, late, tt.status)
+				})
+				c.settle()
+				refused := func() map[string]string {
+					reasons := map[string]string{}
+					for a := range c.tables.Assignments.Scan(c.store.Snapshot(), "") {
+						if a.Value.Refused != "" {
+							reasons[a.Key] = a.Value.Refused
+						}
+					}
+					return reasons
+				}
+				if got := refused(); len(got) > 0 {
+					t.Errorf("%v are refused while blocks are left", got)
+				}
+				c.update(func(tx *store.Tx) {
+					for a := range c.tables.Assignments.Scan(tx, "") {
+						if a.Key != late {
+							c.tables.Statuses.Put(tx, a.Key, &recordv1.Status{State: musterv1.TaskState_RUNNING})
+						}
+					}
+					for number, node := range []string{"a", "a", "b", "b", "b"} {
+						c.tables.Blocks.Put(tx, state.BlockKey("back", uint32(number)), &recordv1.Block{NodeId: node})
+					}
+				})
+				c.settle()
+				want := map[string]string{}
+				if tt.want != "" {
+					want[late] = tt.want
+				}
+				if got := refused(); !maps.Equal(got, want) {
+					t.Errorf("refused are %v, want %v", got, want)
+				}
+			})
+		})
+	}
 }

@@ -330,6 +330,10 @@ func (o *observer) allocations(from, to *store.Snapshot) {
 		id, _, _ := state.SplitKey(ch.Key())
 		if ch.New != nil {
 			o.c.report.count("blocks leased", 1)
+			o.c.journal.note("node %s gets block %s", ch.New.Value.NodeId, ch.Key())
+		}
+		if ch.Old != nil {
+			o.c.journal.note("node %s returns block %s", ch.Old.Value.NodeId, ch.Key())
 		}
 		if ch.Old == nil || ch.New != nil && ch.New.Value.NodeId == ch.Old.Value.NodeId {
 			continue

@@ -166,6 +166,9 @@ func (n *Network) capacity(block uint32) int {
 	return int(n.layout.Capacity(block))
 }
 
+// free returns how many blocks no node has.
+func (n *Network) free() int { return n.blocks - n.leased }
+
 func (n *Network) name() string {
 	if name := n.spec.GetName(); name != "" {
 		return name
@@ -193,12 +196,54 @@ func (u *networkUse) claim() {
 // admits reports whether the node has an address for one more task, or can get a block.
 func (u *networkUse) admits() bool {
 	more := u.needs(u.tasks+1) - u.claimed
-	return more <= 0 || u.network.claimed+more <= u.network.blocks-u.network.leased
+	return more <= 0 || u.network.claimed+more <= u.network.free()
 }
 
 // SetNetworks lets the usage count addresses: those of networks that its tasks are on.
 // Without it, addresses are not part of what the node is asked for.
 func (u *Usage) SetNetworks(ns *Networks) { u.networks = ns }
+
+// CountAddressesAs lets an empty usage count addresses of the networks that another usage
+// of the same node counts, beside what other nodes have and need of them.
+func (u *Usage) CountAddressesAs(o *Usage) {
+	u.networks, u.uses = NewNetworks(), map[string]*networkUse{}
+	for id, theirs := range o.uses {
+		n := *theirs.network
+		n.claimed -= theirs.claimed
+		n.uses = map[*networkUse]struct{}{}
+		u.networks.byID[id] = &n
+		u.uses[id] = &networkUse{network: &n, blocks: slices.Clone(theirs.blocks), capacity: theirs.capacity}
+	}
+}
+
+// Overcommitted reports whether the tasks of nodes need more addresses of a network than
+// there are.
+func (ns *Networks) Overcommitted() bool {
+	for _, n := range ns.byID {
+		if n.claimed > n.free() {
+			return true
+		}
+	}
+	return false
+}
+
+// Excess returns how many tasks of the node cannot get an address, by network, even if the
+// node gets all blocks that are left.
+func (u *Usage) Excess() map[string]int {
+	var excess map[string]int
+	for id, use := range u.uses {
+		n := use.network
+		if use.claimed <= n.free() {
+			continue
+		}
+		if excess == nil {
+			excess = map[string]int{}
+		}
+		// One address is the node's own.
+		excess[id] = use.tasks - max(0, use.capacity+n.free()*n.perBlock-1)
+	}
+	return excess
+}
 
 // AddBlock notes that the node has a block of a network.
 func (u *Usage) AddBlock(network string, number uint32) {

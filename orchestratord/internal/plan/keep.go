@@ -176,7 +176,8 @@ func (s *slot) restart(ended int) {
 func (s *slot) move(lost int) {
 	d, t := s.d, s.tasks[lost]
 	s.blame(t)
-	if s.target.policy.condition == musterv1.RestartPolicy_NONE {
+	// A task that was refused has never begun.
+	if s.target.policy.condition == musterv1.RestartPolicy_NONE && !refused(t) {
 		s.finish(lost)
 		return
 	}
@@ -184,8 +185,13 @@ func (s *slot) move(lost int) {
 	if c := d.condition(t); !c.Keeps() {
 		why = c.reason()
 	} else if s.misplaced(t) {
-		if why = ReasonConstraints; s.target.matches(t.NodeID) {
+		switch {
+		case refused(t):
+			why = ReasonRefused
+		case s.target.matches(t.NodeID):
 			why = ReasonCrowded
+		default:
+			why = ReasonConstraints
 		}
 		s.end(lost, why)
 	}
@@ -210,7 +216,20 @@ func (d *decider) lost(t *state.Task) bool {
 func (s *slot) misplaced(t *state.Task) bool { return s.d.misplaced(s.target, t) }
 
 func (d *decider) misplaced(g *target, t *state.Task) bool {
-	return t.NodeID != "" && !t.Terminal() && d.condition(t) == Up && (!g.matches(t.NodeID) || !d.w.Cluster.Room(t))
+	switch {
+	case t.NodeID == "" || t.Terminal():
+		return false
+	case refused(t):
+		return d.condition(t).Keeps()
+	default:
+		return d.condition(t) == Up && (!g.matches(t.NodeID) || !d.w.Cluster.Room(t))
+	}
+}
+
+// refused reports whether the scheduler has found that the node cannot run the task. One
+// that runs nevertheless may stay.
+func refused(t *state.Task) bool {
+	return t.Assignment.GetRefused() != "" && t.State() < musterv1.TaskState_STARTING
 }
 
 // finish ends a task that the restart policy allows none to follow. If it is

@@ -165,7 +165,7 @@ type Slot struct {
 	Unfit       []string
 	Constraints []string
 	// Crowded are the nodes whose tasks are given up because they reserve more than
-	// there is. It must still be so.
+	// there is, or because they were refused. It must still be so.
 	Crowded []string
 }
 

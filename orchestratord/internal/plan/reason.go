@@ -19,6 +19,7 @@ const (
 	ReasonNodePaused     Reason = "task ended on a paused node"
 	ReasonConstraints    Reason = "node does not meet the constraints"
 	ReasonCrowded        Reason = "node has not enough resources any more"
+	ReasonRefused        Reason = "node has no network address for the task"
 	ReasonSuperseded     Reason = "slot has another task"
 	ReasonScaledDown     Reason = "service was scaled down"
 	ReasonServiceRemoved Reason = "service was removed"

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/orchestratord/internal/plan"
@@ -380,6 +381,47 @@ func TestCrowdedNodes(t *testing.T) {
 		if got := w.tasks[old.Key].Record; got.DesiredState != shutdown || got.Reason != string(plan.ReasonCrowded) {
 			t.Errorf("old task is %v", got)
 		}
+	}
+}
+
+// TestRefusedTasksAreReplaced has the scheduler find that a node cannot run a task after
+// all. That is nothing that the task did, so the restart policy has no say.
+func TestRefusedTasksAreReplaced(t *testing.T) {
+	tests := []struct {
+		state     musterv1.TaskState
+		condition plan.Condition
+		moves     bool
+	}{
+		{musterv1.TaskState_ASSIGNED, plan.Up, true},
+		{musterv1.TaskState_PREPARING, plan.Paused, true},
+		{musterv1.TaskState_RUNNING, plan.Up, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.state.String(), func(t *testing.T) {
+			w := newWorld()
+			s := null(1)
+			s.Restart = &musterv1.RestartPolicy{Condition: musterv1.RestartPolicy_NONE}
+			w.spec(s)
+			w.replicas(1)
+			w.converge(t)
+			old := w.one(t, 1)
+			old.Status.State = tt.state
+			old.Assignment = &recordv1.Assignment{Refused: "network back has no address left"}
+			w.nodes[old.NodeID] = tt.condition
+			p := w.reconcile(t)
+			if !tt.moves {
+				if !p.Empty() {
+					t.Errorf("a task that runs is replaced: %v", p.Slots)
+				}
+				return
+			}
+			if got := w.tasks[old.Key].Record; got.DesiredState != shutdown || got.Reason != string(plan.ReasonRefused) {
+				t.Errorf("old task is %v", got)
+			}
+			if next := w.one(t, 1); next.ID == old.ID {
+				t.Error("no task follows")
+			}
+		})
 	}
 }
 

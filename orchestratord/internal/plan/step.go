@@ -169,7 +169,7 @@ func (d *decider) examine(e *slotState) {
 // ends reports whether a task is lost or misplaced and no other follows it.
 func (d *decider) ends(t *state.Task) bool {
 	g := d.target
-	return g.clean(t) && g.policy.condition == musterv1.RestartPolicy_NONE && (d.lost(t) || d.misplaced(g, t))
+	return g.clean(t) && g.policy.condition == musterv1.RestartPolicy_NONE && !refused(t) && (d.lost(t) || d.misplaced(g, t))
 }
 
 // progress is where all slots of a service stand in the update.

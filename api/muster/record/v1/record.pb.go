@@ -1740,7 +1740,11 @@ type Assignment struct {
 	Slot uint64 `protobuf:"varint,6,opt,name=slot,proto3" json:"slot,omitempty"`
 	// Ids of the networks that the task is attached to, in the order of its spec; the
 	// ingress network comes last.
-	Networks      []string `protobuf:"bytes,7,rep,name=networks,proto3" json:"networks,omitempty"`
+	Networks []string `protobuf:"bytes,7,rep,name=networks,proto3" json:"networks,omitempty"`
+	// Why the node cannot run the task after all: "network back has no address left".
+	// Schedulers that assign at the same moment can promise the last addresses twice.
+	// The orchestrator replaces the task.
+	Refused       string `protobuf:"bytes,8,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1822,6 +1826,13 @@ func (x *Assignment) GetNetworks() []string {
 		return x.Networks
 	}
 	return nil
+}
+
+func (x *Assignment) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
 }
 
 // Placement is a record of table "placements", written by schedulerd under
@@ -2422,7 +2433,7 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\x0enetwork_errors\x18\x03 \x03(\v2-.muster.record.v1.Endpoint.NetworkErrorsEntryR\rnetworkErrors\x1a@\n" +
 	"\x12NetworkErrorsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x80\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9a\x02\n" +
 	"\n" +
 	"Assignment\x12\x1f\n" +
 	"\vassigned_at\x18\x01 \x01(\x03R\n" +
@@ -2432,7 +2443,8 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\ageneric\x18\x04 \x03(\v2\x1a.muster.v1.GenericResourceR\ageneric\x12+\n" +
 	"\x05ports\x18\x05 \x03(\v2\x15.muster.v1.PortConfigR\x05ports\x12\x12\n" +
 	"\x04slot\x18\x06 \x01(\x04R\x04slot\x12\x1a\n" +
-	"\bnetworks\x18\a \x03(\tR\bnetworks\"\x8c\x01\n" +
+	"\bnetworks\x18\a \x03(\tR\bnetworks\x12\x18\n" +
+	"\arefused\x18\b \x01(\tR\arefused\"\x8c\x01\n" +
 	"\tPlacement\x12\x18\n" +
 	"\apending\x18\x01 \x01(\x04R\apending\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x127\n" +
