@@ -291,6 +291,53 @@ func TestChangesTakeEffect(t *testing.T) {
 }
 
 // An alias that is a service's own name adds nothing twice.
+// TestIngressNetworkHasNoNames adds the network of published ports, with a task that is on
+// it alone and one that is on an internal network otherwise.
+func TestIngressNetworkHasNoNames(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	s.Apply(&networkv1.ApplyRequest{
+		Networks: []*networkv1.Network{{Id: "n4", Name: "ingress", Subnets: []string{"10.66.0.0/16"}, Ingress: true}},
+		Services: []*networkv1.Service{
+			{NetworkId: "n4", Id: "s7", Name: "shop", VirtualIps: []string{"10.66.0.2"}, Ports: []*musterv1.PortConfig{{Name: "http", TargetPort: 80}}},
+		},
+		Backends: []*networkv1.Backends{{NetworkId: "n4", ServiceId: "s7", Complete: true, Backends: []*networkv1.Backend{
+			{TaskId: "t20", Slot: 1, Addresses: []string{"10.66.16.2"}},
+		}}},
+	})
+	s.Attach(attachment("t20", "s7", &networkv1.Attachment{NetworkId: "n4", Addresses: []string{"10.66.16.2"}, Aliases: []string{"own"}}))
+	s.Attach(attachment("t21", "s8",
+		&networkv1.Attachment{NetworkId: "n2", Addresses: []string{"10.65.16.21"}},
+		&networkv1.Attachment{NetworkId: "n4", Addresses: []string{"10.66.16.21"}},
+	))
+	for _, test := range []struct {
+		network, from, name string
+		kind                uint16
+		rcode               int
+	}{
+		// The host has no resolvers: a question that is passed on fails.
+		{"n4", "10.66.16.2", "shop", mdns.TypeA, failed},
+		{"n4", "10.66.16.2", "tasks.shop", mdns.TypeA, failed},
+		{"n4", "10.66.16.2", "shop.ingress", mdns.TypeA, failed},
+		{"n4", "10.66.16.2", "shop.1.t20", mdns.TypeA, failed},
+		{"n4", "10.66.16.2", "own", mdns.TypeA, failed},
+		{"n4", "10.66.16.2", "_http._tcp.shop", mdns.TypeSRV, failed},
+		{"n4", "10.66.16.2", "2.0.66.10.in-addr.arpa", mdns.TypePTR, absent},
+		{"n4", "10.66.16.2", "2.16.66.10.in-addr.arpa", mdns.TypePTR, absent},
+		{"n2", "10.65.16.21", "shop", mdns.TypeA, absent},
+		{"n2", "10.65.16.21", "shop.ingress", mdns.TypeA, absent},
+		// A published port opens no way out for a task of internal networks.
+		{"n2", "10.65.16.21", "example.com", mdns.TypeA, absent},
+		{"n4", "10.66.16.21", "example.com", mdns.TypeA, absent},
+		{"n4", "10.66.16.21", "queue", mdns.TypeA, ok},
+	} {
+		got := s.Respond(test.network, netip.MustParseAddr(test.from), query(test.name, test.kind), 512)
+		if got.Rcode != test.rcode || got.Rcode != ok && len(got.Answer) > 0 {
+			t.Errorf("%s asked by %s: %s %v, want %s", test.name, test.from, mdns.RcodeToString[got.Rcode], data(got.Answer), mdns.RcodeToString[test.rcode])
+		}
+	}
+}
+
 func TestRepeatedAliasCountsOnce(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)

@@ -55,7 +55,8 @@ func serve(ctx context.Context, s *mdns.Server, socket io.Closer) error {
 	// Both sides close the socket. Until the server has returned, the address may still be
 	// in use.
 	select {
-	case <-done:
+	case err := <-done:
+		return err
 	case <-limited.Done():
 	}
 	return nil

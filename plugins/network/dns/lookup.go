@@ -58,10 +58,10 @@ func (z *zone) lookup(c *client, q mdns.Question, limit int) result {
 }
 
 // find returns what a name stands for: on the first of the client's networks that knows
-// it, or on the one that the name ends with.
+// it, or on the one that the name ends with. The ingress network has no names.
 func (z *zone) find(c *client, name string) *target {
 	for _, id := range c.networks {
-		if n := z.networks[id]; n != nil {
+		if n := z.networks[id]; n != nil && !n.ingress {
 			if t := z.findOn(n, name); t != nil {
 				return t
 			}
@@ -69,7 +69,7 @@ func (z *zone) find(c *client, name string) *target {
 	}
 	for _, id := range c.networks {
 		n := z.networks[id]
-		if n == nil {
+		if n == nil || n.ingress {
 			continue
 		}
 		if short, ok := strings.CutSuffix(name, "."+n.name); ok {
@@ -264,7 +264,7 @@ func (z *zone) pointer(c *client, q mdns.Question, address netip.Addr) result {
 		if n == nil {
 			continue
 		}
-		if o, ok := n.owners[address]; ok {
+		if o, ok := n.owners[address]; ok && !n.ingress {
 			name := o.service.name
 			if o.backend != nil {
 				name = o.backend.name()

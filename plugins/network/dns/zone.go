@@ -60,6 +60,8 @@ type network struct {
 	id       string
 	name     string
 	internal bool
+	// ingress networks have no names: services of different owners meet there.
+	ingress  bool
 	subnets  []netip.Prefix
 	self     []netip.Addr
 	services map[string]*service
@@ -168,7 +170,7 @@ func change(networks map[string]*network, r *networkv1.ApplyRequest) {
 			n = newNetwork(message.GetId())
 			networks[n.id] = n
 		}
-		n.name, n.internal = fold(message.GetName()), message.GetInternal()
+		n.name, n.internal, n.ingress = fold(message.GetName()), message.GetInternal(), message.GetIngress()
 		n.self = addresses(message.GetNodeAddresses())
 		n.subnets = n.subnets[:0]
 		for _, text := range message.GetSubnets() {
@@ -353,13 +355,14 @@ func (z *zone) client(network string, from netip.Addr) *client {
 	return z.clients[place{network, from.Unmap().WithZone("")}]
 }
 
-// reachesOutside reports whether a client is on a network that is not internal.
+// reachesOutside reports whether a client is on a network that is not internal. A published
+// port alone gives no way out to a task of internal networks.
 func (z *zone) reachesOutside(c *client) bool {
 	z.mu.RLock()
 	defer z.mu.RUnlock()
 	return !c.node && slices.ContainsFunc(c.networks, func(id string) bool {
 		n := z.networks[id]
-		return n != nil && !n.internal
+		return n != nil && !n.internal && (!n.ingress || len(c.networks) == 1)
 	})
 }
 

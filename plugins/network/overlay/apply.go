@@ -104,6 +104,7 @@ func (p *Plugin) Apply(_ context.Context, request *networkv1.ApplyRequest) (map[
 		p.networks[id] = c.network
 		if c.spec != nil {
 			c.network.internal.Store(c.spec.GetInternal())
+			c.network.ingress.Store(c.spec.GetIngress())
 		}
 	}
 	p.mu.Unlock()

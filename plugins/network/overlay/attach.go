@@ -100,6 +100,25 @@ func (p *Plugin) defaultOf(t *task) string {
 	return ""
 }
 
+// reachesOutside reports whether a task may open connections to what is outside of its
+// networks. A published port alone gives no way out to a task of internal networks.
+func (p *Plugin) reachesOutside(t *task) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	others := false
+	for _, a := range t.request.GetAttachments() {
+		n := p.networks[a.GetNetworkId()]
+		if n != nil && n.ingress.Load() {
+			continue
+		}
+		if n != nil && !n.internal.Load() {
+			return true
+		}
+		others = true
+	}
+	return !others
+}
+
 // checkPorts refuses ports that cannot be published. The caller holds p.mu.
 func (p *Plugin) checkPorts(t *task) error {
 	if len(t.request.GetPorts()) > 0 && p.defaultOf(t) == "" {

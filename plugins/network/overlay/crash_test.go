@@ -132,10 +132,14 @@ func busy(m *machine) *networkv1.ApplyRequest {
 		r.Peers = append(r.Peers, &networkv1.Peer{NetworkId: "net", NodeId: fmt.Sprint("peer-", i), DataPathAddress: fmt.Sprint("192.0.2.", 100+i), DataPathPort: uint32(4789 + i), Blocks: blocks(7 + i)})
 	}
 	ports := []*musterv1.PortConfig{port(8080, 80), {Protocol: musterv1.PortConfig_UDP, PublishedPort: 5353, TargetPort: 53, PublishMode: musterv1.PortConfig_INGRESS, ExternalTraffic: musterv1.PortConfig_LOCAL}}
-	r.Services = append(r.Services, &networkv1.Service{NetworkId: "net", Id: "web", Name: "web", VirtualIps: []string{"10.64.0.2", "fd00:64::2"}, Ports: ports})
+	r.Services = append(r.Services, &networkv1.Service{NetworkId: "net", Id: "web", Name: "web", VirtualIps: []string{"10.64.0.2", "fd00:64::2"}, Ports: ports},
+		&networkv1.Service{NetworkId: "inner", Id: "own", Name: "own", VirtualIps: []string{"10.66.255.2"}})
 	r.Backends = append(r.Backends, &networkv1.Backends{NetworkId: "net", ServiceId: "web", Complete: true, Backends: []*networkv1.Backend{
 		{TaskId: "a", NodeId: m.node.GetId(), Addresses: strings.Split(at(1, 2), ",")},
 		{TaskId: "b", NodeId: "peer-0", Addresses: strings.Split(at(7, 2), ",")},
+	}}, &networkv1.Backends{NetworkId: "inner", ServiceId: "own", Complete: true, Backends: []*networkv1.Backend{
+		{TaskId: "a", NodeId: m.node.GetId(), Addresses: []string{"10.66.0.2"}},
+		{TaskId: "own", NodeId: m.node.GetId(), Addresses: []string{"10.66.0.3"}},
 	}})
 	return r
 }
@@ -329,7 +333,7 @@ func TestAuditRepairsWhatOthersChange(t *testing.T) {
 			conn, err := nftables.New(nftables.WithNetNSFd(space.FD()))
 			must(t, err)
 			table := &nftables.Table{Name: "muster", Family: nftables.TableFamilyIPv4}
-			set, err := conn.GetSetByName(table, "backends")
+			set, err := conn.GetSetByName(table, "targets")
 			must(t, err)
 			elements, err := conn.GetSetElements(set)
 			must(t, err)

@@ -99,7 +99,7 @@ func (f *probe) try(space *netns.Namespace) error {
 		if six && !f.ipv6 {
 			continue
 		}
-		t := ruleset.New(ruleset.Sandbox(six), space.FD(), do)
+		t := ruleset.New(ruleset.Sandbox(six, false), space.FD(), do)
 		for _, chain := range []string{"service-2", "mesh-2"} {
 			t.Put(chain, ruleset.Trial(six, chain))
 		}

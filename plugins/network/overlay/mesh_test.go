@@ -5,6 +5,7 @@ package overlay_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -18,6 +19,25 @@ func ingress(machines []*machine, ports ...*musterv1.PortConfig) {
 	join(machines, "ingress", 4097, func(n *networkv1.Network) { n.Ingress = true }, func(r *networkv1.ApplyRequest) {
 		r.Services = append(r.Services, &networkv1.Service{NetworkId: "ingress", Id: "web", Name: "web", VirtualIps: []string{"10.64.0.2"}, Ports: ports})
 	})
+}
+
+// apart gives a network a subnet that is not the one of the ingress network.
+func apart(n *networkv1.Network) {
+	n.Subnets, n.NodeAddresses = []string{"10.65.0.0/16"}, []string{strings.Replace(n.GetNodeAddresses()[0], "10.64.", "10.65.", 1)}
+	n.Blocks = []string{strings.Replace(n.GetBlocks()[0], "10.64.", "10.65.", 1)}
+}
+
+// web adds a service to the network "net" of a request.
+func web(r *networkv1.ApplyRequest) {
+	r.Services = append(r.Services, &networkv1.Service{NetworkId: "net", Id: "web", Name: "web", VirtualIps: []string{"10.65.0.2"}})
+	apartPeers(r)
+}
+
+// apartPeers gives peers blocks of that subnet.
+func apartPeers(r *networkv1.ApplyRequest) {
+	for _, p := range r.GetPeers() {
+		p.Blocks = []string{strings.Replace(p.GetBlocks()[0], "10.64.", "10.65.", 1)}
+	}
 }
 
 func port(published, target uint32) *musterv1.PortConfig {
@@ -143,12 +163,17 @@ func TestUDPClientsLeaveRemovedBackends(t *testing.T) {
 	p := port(5353, 53)
 	p.Protocol = musterv1.PortConfig_UDP
 	ingress(machines, p)
-	client := m.attach("client", "ingress="+at(1, 9))
-	a, b := m.attach("a", "ingress="+at(1, 2)), m.attach("b", "ingress="+at(1, 3))
+	join(machines, "net", 4098, apart, web)
+	client := m.attach("client", "net=10.65.17.9")
+	a, b := m.attach("a", "net=10.65.17.2", "ingress="+at(1, 2)), m.attach("b", "net=10.65.17.3", "ingress="+at(1, 3))
 	a.echoUDP(53)
 	b.echoUDP(53)
-	m.apply(&networkv1.ApplyRequest{Backends: []*networkv1.Backends{backends("ingress", "web", a)}})
-	inside, err := dialer(client.space)(t.Context(), "udp", "10.64.0.2:53")
+	serve := func(tasks ...*endpoint) {
+		t.Helper()
+		m.apply(&networkv1.ApplyRequest{Backends: []*networkv1.Backends{backends("ingress", "web", tasks...), backends("net", "web", tasks...)}})
+	}
+	serve(a)
+	inside, err := dialer(client.space)(t.Context(), "udp", "10.65.0.2:53")
 	must(t, err)
 	defer func() { _ = inside.Close() }()
 	published, err := dialer(outside)(t.Context(), "udp", m.address+":5353")
@@ -164,30 +189,30 @@ func TestUDPClientsLeaveRemovedBackends(t *testing.T) {
 		}
 	}
 	expect("a")
-	m.apply(&networkv1.ApplyRequest{Backends: []*networkv1.Backends{backends("ingress", "web", b)}})
+	serve(b)
 	expect("b")
 	// Also without another one: a backend that leaves last gets nothing any longer.
-	m.apply(&networkv1.ApplyRequest{Backends: []*networkv1.Backends{backends("ingress", "web")}})
+	serve()
 	for range 2 {
 		if got, err := ask(inside); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("without backends: answer %q, %v", got, err)
 		}
 	}
-	m.apply(&networkv1.ApplyRequest{Backends: []*networkv1.Backends{backends("ingress", "web", a)}})
+	serve(a)
 	expect("a")
 }
 
 func TestConnectionsOfRemovedBackendsStay(t *testing.T) {
 	_, machines := newMachines(t, 1)
 	m := machines[0]
-	ingress(machines, port(8080, 80))
-	client, a := m.attach("client", "ingress="+at(1, 9)), m.attach("a", "ingress="+at(1, 2))
+	join(machines, "net", 4098, apart, web)
+	client, a := m.attach("client", "net=10.65.17.9"), m.attach("a", "net=10.65.17.2")
 	a.serve(80)
-	m.apply(&networkv1.ApplyRequest{Backends: []*networkv1.Backends{backends("ingress", "web", a)}})
-	conn, err := dialer(client.space)(t.Context(), "tcp", "10.64.0.2:80")
+	m.apply(&networkv1.ApplyRequest{Backends: []*networkv1.Backends{backends("net", "web", a)}})
+	conn, err := dialer(client.space)(t.Context(), "tcp", "10.65.0.2:80")
 	must(t, err)
 	defer func() { _ = conn.Close() }()
-	m.apply(&networkv1.ApplyRequest{Backends: []*networkv1.Backends{backends("ingress", "web")}})
+	m.apply(&networkv1.ApplyRequest{Backends: []*networkv1.Backends{backends("net", "web")}})
 	must(t, conn.SetDeadline(time.Now().Add(patience)))
 	_, err = conn.Write([]byte("GET / HTTP/1.0\r\n\r\n"))
 	must(t, err)
@@ -195,7 +220,7 @@ func TestConnectionsOfRemovedBackendsStay(t *testing.T) {
 	if _, err := conn.Read(buffer); err != nil || string(buffer) != "HTTP/1.0 200" {
 		t.Errorf("answer %q: %v", buffer, err)
 	}
-	if err := dial(client.space, "tcp", "10.64.0.2:80", patience); !errors.Is(err, syscall.ECONNREFUSED) {
+	if err := dial(client.space, "tcp", "10.65.0.2:80", patience); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("a new connection ended with %v", err)
 	}
 }

@@ -27,8 +27,9 @@ import (
 type network struct {
 	plugin *Plugin
 	id     string
-	// internal says that no way leads out of the network. It is read without mu.
-	internal atomic.Bool
+	// internal says that no way leads out of the network, and ingress that published ports
+	// lead into it. They are read without mu.
+	internal, ingress atomic.Bool
 
 	// mu guards what follows, and is held during calls to the kernel that concern the
 	// network.
@@ -163,7 +164,7 @@ func (n *network) openTables() error {
 		}
 		t := n.tables[i]
 		if t == nil {
-			t = ruleset.New(ruleset.Sandbox(six), n.sandbox.Space.FD(), func(name string, call func() error) error { return n.kernel.Do(name, call) })
+			t = ruleset.New(ruleset.Sandbox(six, n.spec.GetIngress()), n.sandbox.Space.FD(), func(name string, call func() error) error { return n.kernel.Do(name, call) })
 		}
 		if !want[i] {
 			n.tables[i] = nil
@@ -223,7 +224,12 @@ func (n *network) putService(t *ruleset.Table, six bool, id string, s *service) 
 		return
 	}
 	all, local := n.addresses(s)
-	elements := ruleset.Service(six, parseAddresses(s.spec.GetVirtualIps()), all)
+	reachable := all
+	if n.spec.GetIngress() {
+		// Only published ports lead to tasks.
+		reachable = nil
+	}
+	elements := ruleset.Service(six, parseAddresses(s.spec.GetVirtualIps()), reachable)
 	for _, p := range n.meshPorts(s) {
 		backends := all
 		if p.KeepSource {
@@ -279,6 +285,9 @@ func protocolNumber(p musterv1.PortConfig_Protocol) byte {
 func (n *network) putTask(t *ruleset.Table, six bool, task *task) {
 	own := task.addressesOn(n.id)
 	elements := ruleset.Self(six, own, n.own())
+	if n.spec.GetIngress() && n.plugin.reachesOutside(task) {
+		elements = append(elements, ruleset.Outgoing(six, own)...)
+	}
 	if n.plugin.publishes(task, n.id) {
 		for _, p := range task.request.GetPorts() {
 			elements = append(elements, ruleset.Published(six, ruleset.Port{

@@ -288,17 +288,18 @@ func TestSeveralNodesOnOneMachine(t *testing.T) {
 			}
 			machines = append(machines, machines[0].beside("node-2", 4790))
 			ingress(machines, port(8080, 80))
-			a, b := machines[0].attach("a", "ingress="+at(1, 2)), machines[1].attach("b", "ingress="+at(2, 2))
+			join(machines, "net", 4098, apart, web)
+			a, b := machines[0].attach("a", "net=10.65.17.2", "ingress="+at(1, 2)), machines[1].attach("b", "net=10.65.18.2", "ingress="+at(2, 2))
 			a.serve(80)
 			b.serve(80)
 			for _, m := range machines {
-				m.apply(&networkv1.ApplyRequest{Backends: []*networkv1.Backends{backends("ingress", "web", a, b)}})
+				m.apply(&networkv1.ApplyRequest{Backends: []*networkv1.Backends{backends("ingress", "web", a, b), backends("net", "web", a, b)}})
 			}
 			for _, c := range []struct{ from, to *endpoint }{{a, b}, {b, a}} {
 				if server, _ := mustGet(t, c.from.space, c.to.request.GetAttachments()[0].GetAddresses()[0]+":80"); server != c.to.id {
 					t.Errorf("%s was answered by %s", c.from.id, server)
 				}
-				if seen := answers(t, c.from.space, "10.64.0.2:80"); len(seen) != 2 {
+				if seen := answers(t, c.from.space, "10.65.0.2:80"); len(seen) != 2 {
 					t.Errorf("%s is answered by %v", c.from.id, seen)
 				}
 			}

@@ -73,7 +73,7 @@ func chainsOf(listing string) map[string][]string {
 // TestRulesAsNftListsThem compares what was written with what another program reads.
 func TestRulesAsNftListsThem(t *testing.T) {
 	scratch(t, func(space int, list func(string) string) {
-		table := ruleset.New(ruleset.Sandbox(false), space, do)
+		table := ruleset.New(ruleset.Sandbox(false, false), space, do)
 		backends := addresses("10.64.17.2", "10.64.18.2")
 		table.Put("service", append(ruleset.Service(false, addresses("10.64.0.2"), backends),
 			ruleset.Published(false, ruleset.Port{Protocol: unix.IPPROTO_TCP, Published: 8080, Target: 80}, backends)...))
@@ -112,7 +112,7 @@ func TestRulesAsNftListsThem(t *testing.T) {
 // and checks that the number of elements is right whatever came before.
 func TestServiceChangesAreWhole(t *testing.T) {
 	scratch(t, func(space int, list func(string) string) {
-		table := ruleset.New(ruleset.Sandbox(false), space, do)
+		table := ruleset.New(ruleset.Sandbox(false, false), space, do)
 		for _, count := range []int{3, 2500, 1, 0, 7} {
 			var backends []netip.Addr
 			for i := range count {
@@ -143,7 +143,7 @@ func TestServiceChangesAreWhole(t *testing.T) {
 // TestFirstOwnerKeepsKey lets two services have one address.
 func TestFirstOwnerKeepsKey(t *testing.T) {
 	scratch(t, func(space int, list func(string) string) {
-		table := ruleset.New(ruleset.Sandbox(false), space, do)
+		table := ruleset.New(ruleset.Sandbox(false, false), space, do)
 		commit := func() {
 			t.Helper()
 			if err := table.Commit(); err != nil {

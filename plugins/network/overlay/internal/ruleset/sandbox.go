@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -25,6 +26,7 @@ const (
 	mapTargets  = "targets"  // protocol . port . number : address . port
 	mapSelf     = "self"     // address . address : address
 	mapNode     = "node"     // mark : address
+	setOutgoing = "outgoing" // address
 )
 
 // markMesh marks connections to published ports whose source must be replaced.
@@ -38,8 +40,9 @@ const (
 )
 
 // Sandbox returns the layout of a network's namespace for IPv4 or IPv6. Its data are the
-// elements that the functions below return.
-func Sandbox(six bool) Layout {
+// elements that the functions below return. On the ingress network tasks do not reach each
+// other, and only those that have the elements of Outgoing reach the outside.
+func Sandbox(six, ingress bool) Layout {
 	f, local, pool := ipv4, link.Gateway, link.UplinkPool4()
 	if six {
 		f, local, pool = ipv6, link.Local6, link.UplinkPool6()
@@ -47,6 +50,22 @@ func Sandbox(six bool) Layout {
 	w := f.words()
 	tasks := link.TaskPrefix + "*"
 	established := state(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
+	tasksToTasks := []Rule{
+		rule("task to task", from(tasks), to(tasks), accept()),
+		rule("task to peer", from(tasks), to(link.Overlay), accept()),
+	}
+	toOutside := slices.Concat(from(tasks), to(link.Uplink))
+	if ingress {
+		tasksToTasks = nil
+		toOutside = append(toOutside, f.loadSource(reg), find(setOutgoing, reg))
+	}
+	forward := slices.Concat([]Rule{rule("connections", established, accept())}, tasksToTasks, []Rule{
+		rule("peer to task", from(link.Overlay), to(tasks), accept()),
+		rule("task to other network", from(tasks), to(link.Uplink), f.within(f.loadTarget(1), pool), &expr.Counter{}, drop()),
+		rule("task to outside", toOutside, accept()),
+		rule("published", from(link.Uplink), translated(), accept()),
+		rule("rest", &expr.Counter{}, drop()),
+	})
 	chains := []Chain{
 		// A packet's source must be reached by the link that it came from. That holds for
 		// tasks, whose routes name exactly their addresses, as well as for peers.
@@ -67,16 +86,7 @@ func Sandbox(six bool) Layout {
 			rule("reset", protocol(unix.IPPROTO_TCP), f.loadTarget(reg), find(setVirtual, reg), reset()),
 			rule("unreachable", f.loadTarget(reg), find(setVirtual, reg), f.rejectPort()),
 		}},
-		{Name: ChainForward, Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward, Priority: *nftables.ChainPriorityFilter, Drop: true, Rules: []Rule{
-			rule("connections", established, accept()),
-			rule("task to task", from(tasks), to(tasks), accept()),
-			rule("task to peer", from(tasks), to(link.Overlay), accept()),
-			rule("peer to task", from(link.Overlay), to(tasks), accept()),
-			rule("task to other network", from(tasks), to(link.Uplink), f.within(f.loadTarget(1), pool), &expr.Counter{}, drop()),
-			rule("task to outside", from(tasks), to(link.Uplink), accept()),
-			rule("published", from(link.Uplink), translated(), accept()),
-			rule("rest", &expr.Counter{}, drop()),
-		}},
+		{Name: ChainForward, Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward, Priority: *nftables.ChainPriorityFilter, Drop: true, Rules: forward},
 		{Name: ChainInput, Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookInput, Priority: *nftables.ChainPriorityFilter, Drop: true, Rules: inputRules(f, local, tasks, established)},
 		{Name: "snat", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookPostrouting, Priority: *nftables.ChainPriorityNATSource, Rules: []Rule{
 			rule("published", meta(expr.MetaKeyMARK, reg), equal(reg, native(markMesh)), replace(mapNode), f.nat(expr.NATTypeSourceNAT, 0)),
@@ -95,6 +105,7 @@ func Sandbox(six bool) Layout {
 			{Name: mapTargets, Key: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService, index), Data: nftables.MustConcatSetType(f.address, nftables.TypeInetService)},
 			{Name: mapSelf, Key: nftables.MustConcatSetType(f.address, f.address), Data: f.address},
 			{Name: mapNode, Key: nftables.TypeMark, Data: f.address},
+			{Name: setOutgoing, Key: f.address},
 		},
 		Dynamic: func(chain string) []Rule { return balance(f, chain) },
 	}
@@ -209,6 +220,15 @@ func Published(six bool, p Port, backends []netip.Addr) []Element {
 	for i, b := range backends {
 		value := append(b.AsSlice(), binary.BigEndian.AppendUint16(nil, p.Target)...)
 		all = append(all, Element{mapTargets, key + string(native(uint32(i))), string(append(value, 0, 0))})
+	}
+	return all
+}
+
+// Outgoing returns the elements that let a task of the ingress network reach the outside.
+func Outgoing(six bool, task []netip.Addr) []Element {
+	var all []Element
+	for _, a := range of(six, task) {
+		all = append(all, Element{Set: setOutgoing, Key: string(a.AsSlice())})
 	}
 	return all
 }
