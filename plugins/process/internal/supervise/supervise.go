@@ -27,6 +27,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/musterhq/muster/plugins/internal/durable"
 	"github.com/musterhq/muster/plugins/process/internal/cgroup"
 	"github.com/musterhq/muster/plugins/process/internal/logfile"
 	"github.com/musterhq/muster/plugins/process/internal/proc"
@@ -405,25 +406,15 @@ func Requested(args []string) (taskdir.Dir, bool) {
 // Spawn makes this program the supervisor of a task, in a process of its own
 // that belongs to no session of ours. The lock is handed on to it.
 func Spawn(dir taskdir.Dir, lock *os.File) (*os.Process, error) {
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		return nil, fmt.Errorf("open the supervisor's input: %w", err)
-	}
-	log, err := os.OpenFile(filepath.Join(string(dir), taskdir.SupervisorLog), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open the supervisor's log: %w", err), null.Close())
-	}
-	// The program's own file may have been replaced by a newer one, or be gone.
-	process, err := os.StartProcess("/proc/self/exe", []string{"muster-task", Arg, string(dir)}, &os.ProcAttr{
-		Dir: "/",
-		// Of the executor's environment nothing is for a task's supervisor; one
-		// processor is more than it needs.
-		Env:   []string{"GOMAXPROCS=1", "GORACE=" + os.Getenv("GORACE"), "GOCOVERDIR=" + os.Getenv("GOCOVERDIR")},
-		Files: []*os.File{null, log, log, lock},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
+	process, err := durable.Start(durable.Process{
+		Args: []string{"muster-task", Arg, string(dir)},
+		// One processor is more than it needs.
+		Env:   []string{"GOMAXPROCS=1"},
+		Log:   filepath.Join(string(dir), taskdir.SupervisorLog),
+		Files: []*os.File{lock},
 	})
 	if err != nil {
 		err = fmt.Errorf("start the supervisor: %w", err)
 	}
-	return process, errors.Join(err, null.Close(), log.Close())
+	return process, err
 }
