@@ -13,10 +13,12 @@ import (
 )
 
 func main() {
+	log := program.Logger()
+	overlay.ServeNames(os.Args, log)
 	plugin, err := overlay.New(overlay.Config{
 		Version:  program.Version(),
 		StateDir: program.StateDir("network-overlay"),
-		Logger:   program.Logger(),
+		Logger:   log,
 	})
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "muster-network-overlay: %v\n", err)

@@ -118,7 +118,11 @@ func (m *machines) nothingLeft(context.Context) error {
 			}
 		}
 	}
-	return nil
+	servers, err := m.nameServers()
+	if err == nil && len(servers) > 0 {
+		err = fmt.Errorf("there is still %s", servers[0])
+	}
+	return err
 }
 
 // network creates a network and returns its id.

@@ -2,12 +2,17 @@ package networks_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/test/kit/rig"
 )
 
 // TestServicesReachEachOther has the tasks of one service ask those of another on three
@@ -175,4 +180,130 @@ func TestNetworksAreIsolated(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestNamesAreAnsweredWithoutWorkers kills network plugins, and then workers and plugins,
+// while tasks ask for names and make connections.
+func TestNamesAreAnsweredWithoutWorkers(t *testing.T) {
+	m := start(t)
+	front := m.network(&musterv1.NetworkSpec{Name: "front"})
+	web := m.run(answers("web", 3, "front"), 3)
+	clients := m.run(global(answers("client", 0, "front")), len(workers))
+	var from []*inside
+	for _, task := range clients {
+		from = append(from, m.inside(task))
+	}
+	named := func(ctx context.Context, i *inside) error {
+		got, err := i.lookup(ctx, "tasks.web")
+		if want := addresses(web, front); err == nil && !slices.Equal(got, want) {
+			err = fmt.Errorf("from %s: tasks.web has addresses %v, want %v", i.name, got, want)
+		}
+		return err
+	}
+	allNamed := func(ctx context.Context) error {
+		for _, i := range from {
+			if err := named(ctx, i); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	m.eventually("names are known", allNamed)
+	plugins := func(want int) func(context.Context) error {
+		return func(context.Context) error {
+			found, err := m.plugins()
+			if err == nil && len(found) != want {
+				err = fmt.Errorf("%d network plugins run, want %d", len(found), want)
+			}
+			return err
+		}
+	}
+	kill := func(processes []rig.Process, err error) {
+		t.Helper()
+		ok(t, err)
+		for _, p := range processes {
+			if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				t.Fatal(err)
+			}
+		}
+	}
+	before, err := m.nameServers()
+	ok(t, err)
+	if len(before) != len(workers) {
+		t.Fatalf("%d processes answer for names, want %d", len(before), len(workers))
+	}
+	// loaded calls a function under a load of questions and new connections.
+	loaded := func(call func()) {
+		t.Helper()
+		var group sync.WaitGroup
+		var stopped atomic.Bool
+		var asked atomic.Int64
+		l := &load{}
+		for _, i := range from {
+			virtual, err := i.address(t.Context(), "web")
+			ok(t, err)
+			client := i.client(false)
+			group.Go(func() {
+				for !stopped.Load() {
+					l.once(t.Context(), client, "from "+i.name, net.JoinHostPort(virtual, port))
+				}
+			})
+			group.Go(func() {
+				for !stopped.Load() {
+					asked.Add(1)
+					if err := named(t.Context(), i); err != nil {
+						l.mu.Lock()
+						l.failed = append(l.failed, err)
+						l.mu.Unlock()
+					}
+				}
+			})
+		}
+		call()
+		stopped.Store(true)
+		group.Wait()
+		t.Logf("%d questions, %d requests", asked.Load(), l.asked.Load())
+		if n := len(l.failed); n > 0 {
+			t.Errorf("%d questions and requests failed, the first: %v", n, errors.Join(l.failed[:min(n, 5)]...))
+		}
+	}
+	loaded(func() {
+		was, err := m.plugins()
+		kill(was, err)
+		m.eventually("other network plugins run", func(ctx context.Context) error {
+			now, err := m.plugins()
+			for _, p := range was {
+				if slices.ContainsFunc(now, func(other rig.Process) bool { return other.PID == p.PID }) {
+					return fmt.Errorf("%s has not ended", p)
+				}
+			}
+			return errors.Join(err, plugins(len(workers))(ctx))
+		})
+	})
+	loaded(func() {
+		// The workers first: they would start the plugins again.
+		for _, w := range workers {
+			ok(t, m.Process(w).Kill())
+		}
+		kill(m.plugins())
+		m.eventually("no plugin runs", plugins(0))
+		for range 20 {
+			ok(t, allNamed(t.Context()))
+		}
+	})
+	for _, w := range workers {
+		ok(t, m.StartNode(w))
+	}
+	m.eventually("all nodes are ready", m.Ready)
+	m.eventually("network plugins run", plugins(len(workers)))
+	m.eventually("names are as before", allNamed)
+	after, err := m.nameServers()
+	ok(t, err)
+	for _, p := range after {
+		if !slices.ContainsFunc(before, func(other rig.Process) bool { return other.PID == p.PID }) {
+			t.Errorf("%s was started in the place of another", p)
+		}
+	}
+	kill(after, nil)
+	m.eventually("names are answered after name servers were killed", allNamed)
 }

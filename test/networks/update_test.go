@@ -252,11 +252,25 @@ func (m *machines) id(name string) (id string) {
 	return id
 }
 
+// nameServerProcess is what the processes that answer for names are called.
+const nameServerProcess = "muster-names"
+
 // plugins returns the processes of the workers' network plugins.
 func (m *machines) plugins() (found []rig.Process, err error) {
 	all, err := m.Machine()
 	for _, p := range all {
-		if strings.HasPrefix(filepath.Base(p.Program), "muster-network-") {
+		if strings.HasPrefix(filepath.Base(p.Program), "muster-network-") && p.Command[0] != nameServerProcess {
+			found = append(found, p)
+		}
+	}
+	return found, err
+}
+
+// nameServers returns the processes that answer for names.
+func (m *machines) nameServers() (found []rig.Process, err error) {
+	all, err := m.Machine()
+	for _, p := range all {
+		if p.Command[0] == nameServerProcess {
 			found = append(found, p)
 		}
 	}

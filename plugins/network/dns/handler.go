@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -50,6 +51,18 @@ func serve(ctx context.Context, s *mdns.Server, socket io.Closer) error {
 	}
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
 	defer cancel()
+	if s.Listener != nil {
+		// Shutdown would drop connections whose query has not been read yet.
+		_ = s.Listener.Close()
+		select {
+		case err := <-done:
+			if errors.Is(err, net.ErrClosed) {
+				err = nil
+			}
+			return err
+		case <-limited.Done():
+		}
+	}
 	// Queries that are still being answered then are lost.
 	_ = s.ShutdownContext(limited)
 	// Both sides close the socket. Until the server has returned, the address may still be

@@ -32,7 +32,7 @@ type change struct {
 }
 
 // Apply makes the kernel do what a request says.
-func (p *Plugin) Apply(_ context.Context, request *networkv1.ApplyRequest) (map[string]error, error) {
+func (p *Plugin) Apply(ctx context.Context, request *networkv1.ApplyRequest) (map[string]error, error) {
 	p.applying.Lock()
 	defer p.applying.Unlock()
 	began := time.Now()
@@ -111,7 +111,15 @@ func (p *Plugin) Apply(_ context.Context, request *networkv1.ApplyRequest) (map[
 	for _, id := range slices.Sorted(maps.Keys(changes)) {
 		fail(id, p.carryOut(changes[id], request.GetComplete()))
 	}
-	p.names.Apply(request)
+	unnamed, err := p.applyNames(ctx, request)
+	if err != nil {
+		return failed, err
+	}
+	for id, err := range unnamed {
+		if failed[id] == nil {
+			failed[id] = err
+		}
+	}
 	if request.GetComplete() {
 		if err := p.removeLeftovers(request.GetNode().GetId()); err != nil {
 			return failed, err

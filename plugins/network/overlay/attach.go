@@ -20,7 +20,7 @@ import (
 )
 
 // Attach connects a task's namespace to its networks.
-func (p *Plugin) Attach(_ context.Context, request *networkv1.AttachRequest) (*networkv1.AttachResponse, error) {
+func (p *Plugin) Attach(ctx context.Context, request *networkv1.AttachRequest) (*networkv1.AttachResponse, error) {
 	t := &task{id: request.GetTaskId(), request: proto.CloneOf(request)}
 	p.mu.Lock()
 	t.node = p.node.GetId()
@@ -38,7 +38,9 @@ func (p *Plugin) Attach(_ context.Context, request *networkv1.AttachRequest) (*n
 	if err := t.write(p.config.StateDir); err != nil {
 		return nil, sdk.NodeFault(err)
 	}
-	p.names.Attach(t.request)
+	if err := p.names.Attach(ctx, t.request); err != nil {
+		return nil, sdk.Temporary(err, 0)
+	}
 	space, err := p.openTask(t, request.GetNamespace() == "")
 	if err != nil {
 		return nil, err
@@ -190,7 +192,7 @@ func (n *network) ensureTask(t *task) error {
 func (*Plugin) MakesNamespaces() {}
 
 // Detach undoes Attach. It may come before the networks were applied.
-func (p *Plugin) Detach(_ context.Context, id string) error {
+func (p *Plugin) Detach(ctx context.Context, id string) error {
 	p.mu.Lock()
 	t := p.tasks[id]
 	networks := slices.Collect(maps.Values(p.networks))
@@ -220,7 +222,9 @@ func (p *Plugin) Detach(_ context.Context, id string) error {
 	if err := p.removeTaskSpace(p.taskPath(node, id)); err != nil {
 		return err
 	}
-	p.names.Detach(id)
+	if err := p.names.Detach(ctx, id); err != nil {
+		return err
+	}
 	if t == nil {
 		return nil
 	}

@@ -27,7 +27,7 @@ func (p *Plugin) auditAlways(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if repairs, err := p.Audit(); err != nil {
+		if repairs, err := p.Audit(ctx); err != nil {
 			p.log.Warn("failed to audit networks", zap.Uint64("repairs", repairs), zap.Error(err))
 		} else if repairs > 0 {
 			p.log.Warn("networks differed from what was applied and were repaired", zap.Uint64("repairs", repairs))
@@ -37,12 +37,12 @@ func (p *Plugin) auditAlways(ctx context.Context) {
 
 // Audit compares the kernel with what was applied, changes what differs, and returns how
 // many changes that took.
-func (p *Plugin) Audit() (repairs uint64, err error) {
+func (p *Plugin) Audit(ctx context.Context) (repairs uint64, err error) {
 	p.applying.Lock()
 	defer p.applying.Unlock()
 	p.mu.Lock()
 	networks := slices.Collect(maps.Values(p.networks))
-	node := p.node.GetId()
+	node := p.node
 	p.mu.Unlock()
 	var errs []error
 	known := make(map[string]bool)
@@ -52,10 +52,18 @@ func (p *Plugin) Audit() (repairs uint64, err error) {
 		repairs += changes
 		errs = append(errs, err)
 	}
-	if node != "" {
-		changes, err := p.edge.verify(node, known)
+	if node != nil {
+		changes, err := p.edge.verify(node.GetId(), known)
 		repairs += changes
 		errs = append(errs, err)
+	}
+	if len(networks) > 0 {
+		// Names are answered in namespaces that were made again.
+		failed, err := p.applyNames(ctx, &networkv1.ApplyRequest{Node: node})
+		errs = append(errs, err)
+		for _, err := range failed {
+			errs = append(errs, err)
+		}
 	}
 	p.repairs.Add(repairs)
 	return repairs, errors.Join(errs...)
@@ -101,18 +109,18 @@ func (n *network) auditTask(t *task) error {
 }
 
 // Stats returns counts for metrics.
-func (p *Plugin) Stats(context.Context) (*networkv1.StatsResponse, error) {
+func (p *Plugin) Stats(ctx context.Context) (*networkv1.StatsResponse, error) {
+	names := p.names.Stats(ctx)
 	p.mu.Lock()
 	networks := slices.Collect(maps.Values(p.networks))
-	names := p.names.Stats()
 	s := &networkv1.StatsResponse{
-		DnsAnswers: names.Answers, DnsFailures: names.Failures,
+		DnsAnswers: names.GetDnsAnswers(), DnsFailures: names.GetDnsFailures(), DroppedPackets: names.GetDroppedPackets(),
 		Networks: uint64(len(networks)), AttachedTasks: uint64(len(p.tasks)), Repairs: p.repairs.Load(),
 		LastApply: durationpb.New(time.Duration(p.lastApply.Load())),
 	}
 	p.mu.Unlock()
 	dropped, err := p.edge.dropped()
-	s.DroppedPackets = names.Dropped + dropped
+	s.DroppedPackets += dropped
 	errs := []error{err}
 	for _, n := range networks {
 		errs = append(errs, n.count(s))

@@ -201,7 +201,7 @@ func TestPluginMakesNamespace(t *testing.T) {
 	join(machines, "net", 4097, nil, nil)
 	server := m.attach("server", "net="+at(1, 2))
 	server.serve(80)
-	request := &networkv1.AttachRequest{TaskId: "a", Attachments: []*networkv1.Attachment{{NetworkId: "net", Addresses: []string{first(at(1, 3))}}}}
+	request := &networkv1.AttachRequest{TaskId: "a", TaskName: "a", ServiceId: "s", ServiceName: "s", Attachments: []*networkv1.Attachment{{NetworkId: "net", Addresses: []string{first(at(1, 3))}}}}
 	response, err := m.plugin.Attach(t.Context(), request)
 	must(t, err)
 	space, err := netns.Open(response.GetNamespace())
@@ -226,7 +226,7 @@ func TestAttachRefusesWhatIsNoNamespaceOfATask(t *testing.T) {
 	m := machines[0]
 	join(machines, "net", 4097, nil, nil)
 	for _, path := range []string{m.space.Path, "/proc/self/ns/mnt", "/etc/hosts", "/nothing"} {
-		request := &networkv1.AttachRequest{TaskId: "a", Namespace: path, Attachments: []*networkv1.Attachment{{NetworkId: "net", Addresses: []string{first(at(1, 3))}}}}
+		request := &networkv1.AttachRequest{TaskId: "a", TaskName: "a", ServiceId: "s", ServiceName: "s", Namespace: path, Attachments: []*networkv1.Attachment{{NetworkId: "net", Addresses: []string{first(at(1, 3))}}}}
 		if _, err := m.plugin.Attach(t.Context(), request); err == nil {
 			t.Errorf("%s was accepted", path)
 		}
@@ -261,7 +261,7 @@ func TestForwardingIsAllowedWhereOthersForbidIt(t *testing.T) {
 	if err := dial(outside, "tcp", m.address+":8080", packetPatience); err == nil {
 		t.Error("forwarding works without the rules: the test has lost its object")
 	}
-	repairs, err := m.plugin.Audit()
+	repairs, err := m.plugin.Audit(t.Context())
 	must(t, err)
 	if repairs != 2 {
 		t.Errorf("%d repairs, want 2", repairs)

@@ -166,7 +166,7 @@ func TestProcessMayEndAtAnyStep(t *testing.T) {
 	m := machines[0]
 	a := m.task("a", "net="+at(1, 2), "inner=10.66.0.2")
 	a.request.Ports = []*musterv1.PortConfig{{Protocol: musterv1.PortConfig_TCP, PublishedPort: 8081, TargetPort: 81, PublishMode: musterv1.PortConfig_HOST}}
-	own := &networkv1.AttachRequest{TaskId: "own", Attachments: []*networkv1.Attachment{{NetworkId: "inner", Addresses: []string{"10.66.0.3"}}}}
+	own := &networkv1.AttachRequest{TaskId: "own", TaskName: "own", ServiceId: "s", ServiceName: "s", Attachments: []*networkv1.Attachment{{NetworkId: "inner", Addresses: []string{"10.66.0.3"}}}}
 	ctx := context.Background()
 	build := func() error {
 		failed, err := m.plugin.Apply(ctx, busy(m))
@@ -355,7 +355,7 @@ func TestAuditRepairsWhatOthersChange(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			damage(t)
-			repairs, err := m.plugin.Audit()
+			repairs, err := m.plugin.Audit(t.Context())
 			must(t, err)
 			if (repairs > 0) != (name != "nothing") {
 				t.Errorf("%d repairs", repairs)

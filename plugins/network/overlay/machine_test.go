@@ -53,8 +53,9 @@ type machine struct {
 	node    *networkv1.Node
 	address string
 	plugin  *overlay.Plugin
-	// log is given to plugins that are started from now on.
-	log *zap.Logger
+	// log and machine are given to plugins that are started from now on.
+	log     *zap.Logger
+	machine string
 }
 
 // needRoot ends a test that cannot create namespaces. In CI that is a failure.
@@ -172,7 +173,7 @@ func (m *machine) beside(id string, port uint32) *machine {
 // start starts a plugin that knows nothing but the machine's disk and kernel.
 func (m *machine) start() {
 	m.t.Helper()
-	p, err := overlay.New(overlay.Config{Version: "test", StateDir: filepath.Join(m.dir, "state"), Host: m.space.Path, Namespaces: filepath.Join(m.dir, "spaces"), Logger: m.log})
+	p, err := overlay.New(overlay.Config{Version: "test", StateDir: filepath.Join(m.dir, "state"), Host: m.space.Path, Namespaces: filepath.Join(m.dir, "spaces"), Machine: m.machine, Logger: m.log})
 	must(m.t, err)
 	m.plugin = p
 }
@@ -187,6 +188,9 @@ func (m *machine) restart() {
 // clean removes everything, and checks that nothing is left.
 func (m *machine) clean() {
 	m.t.Helper()
+	if log, err := os.ReadFile(filepath.Join(m.dir, "state", "names", "log")); m.t.Failed() && err == nil {
+		m.t.Logf("log of the name server of %s:\n%s", m.node.GetId(), log)
+	}
 	ctx := context.Background()
 	ids, err := m.plugin.List(ctx, m.node.GetId())
 	if err != nil {
@@ -267,7 +271,7 @@ func (m *machine) attach(id string, places ...string) *endpoint {
 func (m *machine) task(id string, places ...string) *endpoint {
 	m.t.Helper()
 	e := &endpoint{t: m.t, id: id, machine: m, space: newSpace(m.t, "task")}
-	e.request = &networkv1.AttachRequest{TaskId: id, TaskName: id, Namespace: e.space.Path}
+	e.request = &networkv1.AttachRequest{TaskId: id, TaskName: id, ServiceId: "s", ServiceName: "s", Namespace: e.space.Path}
 	for _, p := range places {
 		network, addresses, _ := strings.Cut(p, "=")
 		e.request.Attachments = append(e.request.Attachments, &networkv1.Attachment{NetworkId: network, Addresses: strings.Split(addresses, ",")})

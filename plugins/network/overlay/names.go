@@ -4,71 +4,69 @@ package overlay
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"net"
+	"maps"
+	"path/filepath"
+	"slices"
 
 	"go.uber.org/zap"
 
-	"github.com/musterhq/muster/plugins/network/overlay/internal/link"
+	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
+	"github.com/musterhq/muster/plugins/network/overlay/internal/resident"
 )
 
-// namesPort is the port of name servers.
-const namesPort = 53
+// ServeNames makes this process the one that answers for names if its arguments say so, and
+// does not return then. A program that holds a Plugin calls it first in main, because the
+// plugin starts the program again for this.
+func ServeNames(args []string, log *zap.Logger) { resident.Main(args, log) }
 
-// listening is the name server's presence on one network.
-type listening struct {
-	stop  context.CancelFunc
-	ended chan struct{}
+// newNames returns what talks to the process that answers for names.
+func (p *Plugin) newNames() *resident.Client {
+	return resident.NewClient(resident.Config{
+		Dir: filepath.Join(p.config.StateDir, "names"), Host: p.config.Host, Namespaces: p.config.Namespaces, Machine: p.config.Machine,
+	}, p.model, p.log)
 }
 
-func (l *listening) close() {
-	l.stop()
-	<-l.ended
-}
-
-// ensureNames makes the name server answer in the network's namespace.
-func (n *network) ensureNames() error {
-	if n.names != nil {
-		select {
-		case <-n.names.ended:
-			n.names.close()
-		default:
-			return nil
+// model returns all that the process must know. It is empty until a complete request was
+// carried out: a part of it would make the process forget the others.
+func (p *Plugin) model() resident.Model {
+	m := resident.Model{Complete: &networkv1.ApplyRequest{Complete: true}}
+	p.mu.Lock()
+	if !p.known {
+		p.mu.Unlock()
+		return m
+	}
+	m.Complete.Node = p.node
+	networks := slices.Collect(maps.Values(p.networks))
+	for _, t := range p.tasks {
+		if t.node == p.node.GetId() {
+			m.Tasks = append(m.Tasks, t.request)
 		}
 	}
-	var udp *net.UDPConn
-	var tcp net.Listener
-	err := n.sandbox.Space.Do(func() (err error) {
-		address := net.JoinHostPort(link.Gateway.String(), fmt.Sprint(namesPort))
-		if tcp, err = net.Listen("tcp4", address); err != nil {
-			return err
-		}
-		if udp, err = net.ListenUDP("udp4", &net.UDPAddr{IP: link.Gateway.AsSlice(), Port: namesPort}); err != nil {
-			return errors.Join(err, tcp.Close())
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("start name server: %w", err)
+	p.mu.Unlock()
+	for _, n := range networks {
+		n.describe(m.Complete)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	l := &listening{stop: cancel, ended: make(chan struct{})}
-	n.names = l
-	go func() {
-		defer close(l.ended)
-		if err := n.plugin.names.Serve(ctx, n.id, udp, tcp); err != nil {
-			n.plugin.log.Warn("name server ended", zap.String("network", n.id), zap.Error(err))
-		}
-	}()
-	return nil
+	return m
 }
 
-// dialHost connects from the host's namespace.
-func (p *Plugin) dialHost(ctx context.Context, network, address string) (conn net.Conn, err error) {
-	err = p.host.Do(func() (err error) {
-		conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
-		return err
-	})
-	return conn, err
+// describe adds the network to a request.
+func (n *network) describe(r *networkv1.ApplyRequest) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	r.Networks = append(r.Networks, n.spec)
+	for id, s := range n.services {
+		r.Services = append(r.Services, s.spec)
+		r.Backends = append(r.Backends, &networkv1.Backends{
+			NetworkId: n.id, ServiceId: id, Complete: true, Backends: slices.Collect(maps.Values(s.backends)),
+		})
+	}
+}
+
+// applyNames tells the process of a change that was made.
+func (p *Plugin) applyNames(ctx context.Context, request *networkv1.ApplyRequest) (map[string]error, error) {
+	p.mu.Lock()
+	p.known = p.known || request.GetComplete()
+	last := len(p.networks) == 0
+	p.mu.Unlock()
+	return p.names.Apply(ctx, request, last)
 }

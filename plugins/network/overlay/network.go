@@ -45,7 +45,6 @@ type network struct {
 	sandbox *link.Sandbox
 	// tables are those of IPv4 and IPv6. One is nil if the network has no subnet of it.
 	tables [2]*ruleset.Table
-	names  *listening
 	// ready is set once links and rules were as they must be. No task is attached before.
 	ready bool
 	// unreachable is what was logged last about peers.
@@ -67,10 +66,6 @@ func newNetwork(p *Plugin, spec *networkv1.Network) *network {
 
 func (n *network) close() error {
 	var errs []error
-	if n.names != nil {
-		n.names.close()
-		n.names = nil
-	}
 	for _, t := range n.tables {
 		if t != nil {
 			errs = append(errs, t.Close())
@@ -131,13 +126,13 @@ func (n *network) ensureLinks() error {
 	if n.sandbox != nil && n.sandbox.Space.Same(s.Space) {
 		err := s.Space.Close()
 		n.sandbox.MTU, n.sandbox.Uplinks = s.MTU, s.Uplinks
-		return errors.Join(err, n.openTables(), n.ensureNames())
+		return errors.Join(err, n.openTables())
 	}
 	if err := n.close(); err != nil {
 		return err
 	}
 	n.sandbox = s
-	return errors.Join(n.openTables(), n.ensureNames())
+	return n.openTables()
 }
 
 // reportPeers logs which peers cannot be reached, whenever that changes. It is no error of

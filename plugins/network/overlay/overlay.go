@@ -5,9 +5,10 @@
 //
 // Each network has a network namespace on each node, which tasks of other networks and
 // the host do not see into. The namespace holds a VXLAN device, one link for each local
-// task, a link to the host, a name server, and an nftables table that balances virtual
-// addresses and published ports. What lies in the kernel is the state: it outlives the
-// process, and the next one compares it with what the worker asks for.
+// task, a link to the host, and an nftables table that balances virtual addresses and
+// published ports. What lies in the kernel is the state: it outlives the process, and the
+// next one compares it with what the worker asks for. Names are answered by a process that
+// outlives the plugin's too.
 package overlay
 
 import (
@@ -25,9 +26,9 @@ import (
 	"go.uber.org/zap"
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
-	"github.com/musterhq/muster/plugins/network/dns"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/link"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
+	"github.com/musterhq/muster/plugins/network/overlay/internal/resident"
 )
 
 // Drivers that the plugin serves. A bridge is an overlay without peers.
@@ -38,9 +39,6 @@ const (
 
 // auditInterval is how often the kernel is compared with what was applied.
 const auditInterval = 30 * time.Second
-
-// ownSpace is the path of the network namespace of the process.
-const ownSpace = "/proc/thread-self/ns/net"
 
 // Config is what an overlay plugin is given.
 type Config struct {
@@ -75,9 +73,11 @@ type Plugin struct {
 	node     *networkv1.Node
 	networks map[string]*network
 	tasks    map[string]*task
+	// known is set once a complete request was carried out.
+	known bool
 
 	edge      *edge
-	names     *dns.Server
+	names     *resident.Client
 	repairs   atomic.Uint64
 	lastApply atomic.Int64
 	probe     func() (*probe, error)
@@ -92,7 +92,7 @@ func New(config Config) (*Plugin, error) {
 		config.Namespaces = "/run/netns"
 	}
 	if config.Host == "" {
-		config.Host = ownSpace
+		config.Host = resident.OwnSpace
 	}
 	if config.Machine == "" {
 		config.Machine = "/proc/1"
@@ -106,28 +106,24 @@ func New(config Config) (*Plugin, error) {
 	}
 	p := &Plugin{config: config, log: config.Logger, host: host, networks: make(map[string]*network)}
 	p.edge = &edge{plugin: p}
-	names := dns.Config{Self: link.Gateway, Logger: p.log}
-	if config.Host != ownSpace {
-		names.Dial = p.dialHost
-	}
-	p.names = dns.New(names)
+	p.names = p.newNames()
 	p.probe = sync.OnceValues(detect)
 	if p.tasks, err = readTasks(config.StateDir); err != nil {
 		return nil, errors.Join(err, host.Close())
 	}
-	for _, t := range p.tasks {
-		p.names.Attach(t.request)
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stop = cancel
 	p.stopped.Go(func() { p.auditAlways(ctx) })
+	p.stopped.Go(func() { p.names.Resume(ctx) })
 	return p, nil
 }
 
-// Close releases what the process holds. Networks and tasks stay connected.
+// Close releases what the process holds. Networks and tasks stay connected, and names are
+// answered.
 func (p *Plugin) Close() error {
 	p.stop()
 	p.stopped.Wait()
+	err := p.names.Close()
 	p.applying.Lock()
 	defer p.applying.Unlock()
 	p.mu.Lock()
@@ -136,7 +132,7 @@ func (p *Plugin) Close() error {
 	for _, n := range p.networks {
 		errs = append(errs, n.close())
 	}
-	return errors.Join(append(errs, p.edge.close(), p.host.Close())...)
+	return errors.Join(append(errs, err, p.edge.close(), p.host.Close())...)
 }
 
 // prefix begins the names of all network namespaces of a node.

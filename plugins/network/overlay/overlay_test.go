@@ -123,7 +123,7 @@ func TestPeerOfOtherIPVersionFailsAlone(t *testing.T) {
 		if server, _ := mustGet(t, a.space, first(at(2, 2))+":80"); server != "b" {
 			t.Errorf("answered by %s", server)
 		}
-		if repairs, err := m.plugin.Audit(); err != nil || repairs != 0 {
+		if repairs, err := m.plugin.Audit(t.Context()); err != nil || repairs != 0 {
 			t.Errorf("audit made %d repairs: %v", repairs, err)
 		}
 		if logs.Len() != reports {
