@@ -180,7 +180,7 @@ func TestKilledNameServerIsStartedAgain(t *testing.T) {
 	}
 }
 
-// A process that starts while nobody can tell it anything knows what its predecessor knew.
+// A process that starts before the plugin can tell it anything knows what its predecessor knew.
 func TestNewNameServerAnswersFromJournal(t *testing.T) {
 	m, a, request := withNames(t)
 	m.apply(&networkv1.ApplyRequest{Services: []*networkv1.Service{{NetworkId: "net", Id: "db", Name: "db", VirtualIps: []string{"10.64.0.3"}}}})

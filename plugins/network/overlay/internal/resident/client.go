@@ -80,7 +80,7 @@ func (c *Client) Resume(ctx context.Context) {
 	}
 }
 
-// Close closes the connection. The process goes on.
+// Close closes the connection. The process continues.
 func (c *Client) Close() error {
 	c.cancel()
 	c.mu.Lock()

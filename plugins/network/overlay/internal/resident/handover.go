@@ -19,7 +19,7 @@ import (
 
 // The messages of a handover. The process that runs sends the sockets of each network,
 // then allSent; the new one sends taken once it answers at them. If the new one fails
-// before that, the old one goes on.
+// before that, the old one continues.
 const (
 	allSent = "all"
 	taken   = "taken"

@@ -33,7 +33,7 @@ type journal struct {
 	size int64
 }
 
-// replace begins the file anew with some messages.
+// replace starts the file again with some messages.
 func (j *journal) replace(messages ...proto.Message) error {
 	file, err := os.OpenFile(j.path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {

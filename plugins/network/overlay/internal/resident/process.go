@@ -5,7 +5,7 @@
 //
 // The plugin starts it with the first network of the node, and tells it over a socket what
 // it tells the kernel. The process writes that down, so that one that is started again
-// answers at once. A plugin that is started again goes on with the process that it finds.
+// answers at once. A plugin that is started again continues with the process that it finds.
 // If that runs another program, it is replaced: the new process gets the open sockets, so
 // that no question is lost. The process ends with the last network, and when its directory
 // is gone.
