@@ -2,6 +2,7 @@ package apid_test
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,6 +68,26 @@ func TestServiceIsNeverShownWithoutItsTaskSpec(t *testing.T) {
 			synctest.Wait()
 			if s := ask(t, there); imageOf(s.Spec) != "nginx:2" || imageOf(s.PreviousSpec) != "nginx" {
 				t.Errorf("the service has image %q and had %q, want nginx:2 and nginx: %v", imageOf(s.Spec), imageOf(s.PreviousSpec), s)
+			}
+		})
+	}
+}
+
+// TestServiceJoinsNetworkOfAnotherReplica asks a replica that does not know the network
+// yet.
+func TestServiceJoinsNetworkOfAnotherReplica(t *testing.T) {
+	t.Parallel()
+	for _, prefix := range []string{"muster/networks/", "muster/names/"} {
+		subtest(t, strings.Trim(prefix, "/"), func(t *testing.T) {
+			c := newCluster(t)
+			here, there := c.apid(), c.apid()
+			synctest.Wait()
+			t.Cleanup(c.faults.Inject(kvfault.Fault{Op: kvfault.List, Prefix: prefix, Delay: 5 * time.Second}))
+			back := here.createNetwork(&musterv1.NetworkSpec{Name: "back"})
+			spec := webSpec("web")
+			spec.Task.Networks = []*musterv1.NetworkAttachmentConfig{{Target: "back"}}
+			if s := there.create(spec); s.Spec.Task.Networks[0].Target != back.Id {
+				t.Errorf("the service is on %v, want %s", s.Spec.Task.Networks, back.Id)
 			}
 		})
 	}

@@ -145,7 +145,7 @@ func TestNetworkIsNotRemovedUnderNewService(t *testing.T) {
 			switch {
 			case createErr == nil && status.Code(removeErr) == codes.FailedPrecondition:
 				created++
-			case removeErr == nil && status.Code(createErr) == codes.InvalidArgument:
+			case removeErr == nil && status.Code(createErr) == codes.FailedPrecondition:
 				removed++
 			default:
 				t.Errorf("create: %v; remove: %v", createErr, removeErr)

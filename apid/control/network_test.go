@@ -93,7 +93,7 @@ func TestNetworkSpecIsChecked(t *testing.T) {
 		"cni with settings": {`{"name":"a","driver":{"name":"cni"},"mtu":1400,"internal":true,"ipv6Enabled":true,"ipam":{"configs":[{"subnet":"10.1.0.0/16"}]}}`, invalid, []string{"spec.mtu", "spec.internal", "spec.ipv6Enabled", "spec.ipam.configs"}},
 
 		"encrypted":         {`{"name":"a","encrypted":true}`, gap, []string{"spec.encrypted"}},
-		"attachable":        {`{"name":"a","attachable":true}`, gap, []string{"spec.attachable"}},
+		"attachable":        {`{"name":"a","attachable":true}`, codes.OK, nil},
 		"config from":       {`{"name":"a","configFrom":"b"}`, gap, []string{"spec.configFrom"}},
 		"ipam driver":       {`{"name":"a","ipam":{"driver":{"name":"x"}}}`, gap, []string{"spec.ipam.driver"}},
 		"mtu too small":     {`{"name":"a","mtu":575}`, invalid, []string{"spec.mtu"}},

@@ -33,7 +33,7 @@ func (s *Server) withNetworkIDs(tx *store.Tx, task *musterv1.TaskSpec) (*musterv
 		at := networkField(i) + ".target"
 		id, network := s.findNetwork(tx, n.Target)
 		if network == nil {
-			r.Invalid(at, "there is no network %q; create it first (muster network create)", n.Target)
+			r.Waiting(at, "there is no network %q; create it first (muster network create)", n.Target)
 			continue
 		}
 		if first, again := seen[id]; again {
@@ -78,6 +78,9 @@ func (s *Server) connect(tx *store.Tx, id string, old, next *recordv1.Service, t
 		next.IngressNetworkId = ""
 	}
 	if err := s.checkNetworks(tx, next, task); err != nil {
+		return err
+	}
+	if err := s.checkAliases(tx, id, old, next, task); err != nil {
 		return err
 	}
 	if old != nil && proto.Equal(endpoint, old.GetSpec().GetEndpoint()) {

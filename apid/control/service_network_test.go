@@ -123,7 +123,7 @@ func TestNetworksOfServicesAreChecked(t *testing.T) {
 		"host":                   {networks(`{"target":"host"}`), codes.OK, nil},
 		"none":                   {networks(`{"target":"none"}`), codes.OK, nil},
 		"bridge":                 {networks(`{"target":"local"}`), codes.OK, nil},
-		"unknown":                {networks(`{"target":"a"},{"target":"nope"}`), invalid, target(1)},
+		"unknown":                {networks(`{"target":"a"},{"target":"nope"}`), waiting, target(1)},
 		"no target":              {networks(`{}`), invalid, target(0)},
 		"twice":                  {networks(`{"target":"a"},{"target":"a"}`), invalid, target(1)},
 		"twice by another name":  {networks(`{"target":"a"},{"target":"A"}`), invalid, target(1)},
@@ -152,6 +152,9 @@ func TestNetworksOfServicesAreChecked(t *testing.T) {
 		"generic without":        {`{"task":{"generic":{"kind":"plain"},"networks":[{"target":"a"}]}}`, waiting, []string{"spec.task.networks[0]"}},
 		"generic without mesh":   {`{"endpoint":{"ports":[{"targetPort":80,"publishMode":"HOST"},{"targetPort":81}]},"task":{"generic":{"kind":"plain"}}}`, waiting, []string{"spec.endpoint.ports[1].publishMode"}},
 		"generic on its host":    {`{"endpoint":{"ports":[{"targetPort":80,"publishMode":"HOST"}]},"task":{"generic":{"kind":"plain"}}}`, codes.OK, nil},
+		"generic on the node's":  {`{"task":{"generic":{"kind":"process"},"networks":[{"target":"host"}]}}`, codes.OK, nil},
+		"generic with none":      {`{"task":{"generic":{"kind":"process"},"networks":[{"target":"none"}]}}`, waiting, target(0)},
+		"none by its executor":   {`{"task":{"generic":{"kind":"jail"},"networks":[{"target":"none"}]}}`, codes.OK, nil},
 		"generic with":           {`{"task":{"generic":{"kind":"process"},"networks":[{"target":"a"}]}}`, codes.OK, nil},
 	} {
 		subtest(t, name, func(t *testing.T) {
@@ -169,7 +172,7 @@ func TestNetworksOfServicesAreChecked(t *testing.T) {
 					return &musterv1.ExecutorDescription{Name: kind, Kinds: []string{kind}, Health: musterv1.ExecutorDescription_HEALTHY, Capabilities: capabilities}
 				}
 				a.Tables.NodeStates.Put(tx, "n1", &recordv1.NodeState{State: musterv1.NodeStatus_READY, Description: &musterv1.NodeDescription{
-					Executors: []*musterv1.ExecutorDescription{executor("container", "network.provides"), executor("process", "network.accepts"), executor("plain")},
+					Executors: []*musterv1.ExecutorDescription{executor("container", "network.provides"), executor("process", "network.accepts"), executor("jail", "network.provides"), executor("plain")},
 				}})
 			})
 			spec := &musterv1.ServiceSpec{}

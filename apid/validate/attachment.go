@@ -74,9 +74,17 @@ func (v *Validator) aliases(r *Report, field string, aliases []string) {
 // executor can attach tasks to networks if the service needs any.
 func (v *Validator) reach(r *Report, spec *musterv1.ServiceSpec, catalog *Catalog) {
 	const networks, ports = "spec.task.networks", "spec.endpoint.ports"
-	alone := slices.IndexFunc(spec.Task.Networks, standalone)
-	if alone >= 0 {
-		checkStandalone(r, ports, spec.GetEndpoint().GetPorts(), spec.Task.Networks[alone].Target)
+	kind := containerKind
+	if g := spec.Task.GetGeneric(); g != nil {
+		kind = g.Kind
+	}
+	o := catalog.offered(kind)
+	if alone := slices.IndexFunc(spec.Task.Networks, standalone); alone >= 0 {
+		network := spec.Task.Networks[alone].Target
+		checkStandalone(r, ports, spec.GetEndpoint().GetPorts(), network)
+		if kind != containerKind && network == state.NoNetwork && o != nil && !o.provides {
+			r.Waiting(Indexed(networks, alone)+".target", "no node has an executor for tasks of kind %q that can run them without a network; leave it out for the node's own network, or use an internal network", short(kind))
+		}
 		return
 	}
 	cause := ""
@@ -88,11 +96,7 @@ func (v *Validator) reach(r *Report, spec *musterv1.ServiceSpec, catalog *Catalo
 	default:
 		return
 	}
-	kind := containerKind
-	if g := spec.Task.GetGeneric(); g != nil {
-		kind = g.Kind
-	}
-	if o := catalog.offered(kind); o != nil && !o.attaches {
+	if o != nil && !o.attaches {
 		r.Waiting(cause, "no node has an executor for tasks of kind %q that can attach them to networks; ports in mode HOST need no network", short(kind))
 	}
 }

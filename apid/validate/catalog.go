@@ -47,6 +47,8 @@ type offered struct {
 	variants []*variant
 	// attaches says that an executor among them attaches tasks to networks.
 	attaches bool
+	// provides says that one makes the namespaces of its tasks.
+	provides bool
 	index    map[string]*variant
 }
 
@@ -112,7 +114,8 @@ func addOffer(tier map[string]*offered, kind string, offer *placement.Offer) {
 		tier[kind] = o
 	}
 	o.nodes++
-	o.attaches = o.attaches || slices.ContainsFunc(offer.Capabilities, attaching)
+	o.provides = o.provides || slices.Contains(offer.Capabilities, placement.ProvidesNetwork)
+	o.attaches = o.attaches || o.provides || slices.Contains(offer.Capabilities, placement.AcceptsNetwork)
 	key := offer.PayloadSchemaError + "\x00" + offer.PayloadSchema
 	var honoured map[string]bool
 	if kind == containerKind {
@@ -126,12 +129,6 @@ func addOffer(tier map[string]*offered, kind string, offer *placement.Offer) {
 		o.variants = append(o.variants, v)
 	}
 	v.nodes++
-}
-
-// attaching reports whether a capability is one of those by which an executor attaches
-// tasks to networks.
-func attaching(capability string) bool {
-	return capability == "network.provides" || capability == "network.accepts"
 }
 
 // addUnknown notes an executor that may turn out to run what no other does.

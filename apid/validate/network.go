@@ -65,9 +65,8 @@ func reservedNames() map[string]string {
 // on yet.
 func networkGaps() []gap {
 	return []gap{
-		{shape: "attachable", what: "only tasks can join networks yet"},
 		{shape: "encrypted", what: "encrypted networks are not implemented yet"},
-		{shape: "configFrom", what: "networks cannot be configured from others yet; repeat the settings"},
+		{shape: "configFrom", what: "a network does not take its settings from another one; repeat them"},
 		{shape: "ipam.driver", what: "only the built-in allocator gives addresses; leave the driver out"},
 	}
 }

@@ -20,8 +20,8 @@ const (
 
 // Capabilities of executors that can run tasks on networks, of which one suffices.
 const (
-	capProvidesNetwork = "network.provides"
-	capAcceptsNetwork  = "network.accepts"
+	ProvidesNetwork = "network.provides"
+	AcceptsNetwork  = "network.accepts"
 )
 
 // networkDriver returns the driver of a network.
@@ -140,7 +140,7 @@ func (n *Network) Set(spec *musterv1.NetworkSpec, s *recordv1.NetworkState) {
 	case s.GetError() != "":
 		n.lacks = "has no subnet: " + s.Error
 	case s == nil:
-		n.lacks = "has no subnet yet"
+		n.lacks = "is being set up and has no subnet yet"
 	case len(s.Subnets) == 0:
 		// Its driver chooses addresses.
 	case err != nil:
@@ -331,7 +331,7 @@ func (f networkFilter) check(n *Node, u *Usage) bool {
 // joins reports whether the executor can run tasks on networks.
 func (f networkFilter) joins(n *Node) bool {
 	o := n.Offer(f.Kind)
-	return o != nil && slices.ContainsFunc(o.Capabilities, func(c string) bool { return c == capProvidesNetwork || c == capAcceptsNetwork })
+	return o != nil && slices.ContainsFunc(o.Capabilities, func(c string) bool { return c == ProvidesNetwork || c == AcceptsNetwork })
 }
 
 func (f networkFilter) admits(n *Network, u *Usage) bool {

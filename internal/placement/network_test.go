@@ -82,7 +82,7 @@ func TestNodesNeedAPluginForTheNetworksOfATask(t *testing.T) {
 		{"ingress", &musterv1.NetworkSpec{Name: "ingress", Ingress: true}, ready, nil,
 			`network ingress: network plugin for driver "overlay" lacks the capability "ingress" on 1 node`},
 		{"no such network", nil, nil, nil, `network net does not exist on 1 node`},
-		{"no subnet yet", overlay, nil, nil, `network frontend has no subnet yet on 1 node`},
+		{"no subnet yet", overlay, nil, nil, `network frontend is being set up and has no subnet yet on 1 node`},
 		{"no subnet", overlay, &recordv1.NetworkState{Error: "pool exhausted"}, nil, `network frontend has no subnet: pool exhausted on 1 node`},
 	} {
 		ns := placement.NewNetworks()

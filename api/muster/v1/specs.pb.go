@@ -4286,10 +4286,11 @@ type NetworkSpec struct {
 	Internal bool `protobuf:"varint,5,opt,name=internal,proto3" json:"internal,omitempty"`
 	// Absent: a subnet from the cluster's pool.
 	Ipam *IPAMOptions `protobuf:"bytes,6,opt,name=ipam,proto3" json:"ipam,omitempty"`
-	// Containers that are no tasks may join the network.
+	// Kept for clients of Docker, without effect: only tasks join networks.
 	Attachable bool `protobuf:"varint,7,opt,name=attachable,proto3" json:"attachable,omitempty"`
 	// The network that published ports lead into. There is at most one.
-	Ingress    bool   `protobuf:"varint,8,opt,name=ingress,proto3" json:"ingress,omitempty"`
+	Ingress bool `protobuf:"varint,8,opt,name=ingress,proto3" json:"ingress,omitempty"`
+	// Refused: a network does not take its settings from another one.
 	ConfigFrom string `protobuf:"bytes,9,opt,name=config_from,json=configFrom,proto3" json:"config_from,omitempty"`
 	// In bytes, 576 to 65535 (with IPv6 from 1280 on). 0: that of the way between the
 	// nodes, less what the driver needs itself.

@@ -126,7 +126,7 @@ one, and move services with "service update --network-add new --network-rm old".
 	fs.BoolVar(&o.internal, "internal", false, "let tasks reach nothing outside the network")
 	fs.BoolVar(&o.ingress, "ingress", false, "create the network that published ports lead into")
 	fs.BoolVar(&o.encrypted, "encrypted", false, "encrypt the traffic between nodes")
-	fs.BoolVar(&o.attachable, "attachable", false, "let containers join that are not tasks")
+	fs.BoolVar(&o.attachable, "attachable", false, "stored for clients of Docker, without effect: only tasks join networks")
 	fs.Uint32Var(&o.mtu, "mtu", 0, "largest packet in bytes (default: derived from the network between the nodes)")
 	return cmd
 }

@@ -98,7 +98,6 @@ func TestNetworkCreateRefusesWhatItCannotMean(t *testing.T) {
 	}
 	for want, args := range map[string][]string{
 		"spec.encrypted":   {"--opt", "encrypted", "a"},
-		"spec.attachable":  {"--attachable", "a"},
 		"spec.driver.name": {"-d", "cni", "a"},
 	} {
 		s.contains(s.fails(cli.ExitUsage, "", append([]string{"network", "create"}, args...)...), want)
