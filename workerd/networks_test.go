@@ -8,6 +8,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/plugins/nullnetwork"
 	"github.com/musterhq/muster/workerd"
 	"github.com/musterhq/muster/workerd/executor"
@@ -98,5 +99,32 @@ func TestNetworksReachTheirPluginAlsoWithoutADispatcher(t *testing.T) {
 		for _, v := range kernel.Violations() {
 			t.Error(v)
 		}
+	})
+}
+
+// TestTasksOfAMissingNetworkAreStopped has a worker without memory receive tasks whose
+// network was removed before it started again. The dispatcher has nothing of the network to
+// send.
+func TestTasksOfAMissingNetworkAreStopped(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		d, stopDispatcher := n.serve(t, "d1:1")
+		defer stopDispatcher()
+		set, _ := nullSet(t)
+		stop := startNetworked(t, n, set, nullnetwork.NewKernel(), "")
+		defer stop()
+		s := d.await(t)
+		s.welcome()
+		ended := nullTask("ended", running, nil).desire(musterv1.TaskState_SHUTDOWN)
+		known := nullTask("known", running, nil).desire(musterv1.TaskState_REMOVE).known(running)
+		for _, task := range []assignment{ended, known} {
+			task.Networks = []string{"net"}
+			task.Dependencies = []*dispatcherv1.ObjectRef{{Ref: &dispatcherv1.ObjectRef_Network{Network: "net"}}}
+		}
+		other := nullTask("other", running, nil)
+		s.assign(true, []assignment{ended, known, other})
+		settle(time.Minute)
+		s.wantStates(map[string]musterv1.TaskState{"ended": musterv1.TaskState_SHUTDOWN, "known": musterv1.TaskState_SHUTDOWN, "other": running})
 	})
 }

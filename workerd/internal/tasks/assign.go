@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -250,7 +251,11 @@ func (m *Manager) assigned(msg *dispatcherv1.AssignedTask) (*task, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.objects.Hold(refs); err != nil {
+	if goalOf(msg) >= musterv1.TaskState_SHUTDOWN {
+		// The task can be stopped without objects, which may be gone for good: this
+		// worker may have known them before it was started again.
+		refs, _ = m.holdPresent(refs)
+	} else if err := m.objects.Hold(refs); err != nil {
 		return nil, fmt.Errorf("task %s: %w", msg.GetId(), err)
 	}
 	t := m.wanted(msg, refs)
@@ -258,6 +263,19 @@ func (m *Manager) assigned(msg *dispatcherv1.AssignedTask) (*task, error) {
 		t.phase, t.inherited = phaseMaybeStarted, true
 	}
 	return t, nil
+}
+
+// holdPresent holds those of the objects that there are, and returns them. The error names
+// the others.
+func (m *Manager) holdPresent(refs []dependencies.Ref) (held []dependencies.Ref, err error) {
+	for _, ref := range refs {
+		if missing := m.objects.Hold([]dependencies.Ref{ref}); missing != nil {
+			err = errors.Join(err, missing)
+			continue
+		}
+		held = append(held, ref)
+	}
+	return held, err
 }
 
 // wanted makes a task of an assignment. If the managers know more of the task
@@ -287,13 +305,9 @@ func (m *Manager) wanted(msg *dispatcherv1.AssignedTask, refs []dependencies.Ref
 // only its spec and networks are stored.
 func (m *Manager) restored(id string, stored *taskdb.Record) *task {
 	digest := stored.Assigned.GetSpecDigest()
-	var refs []dependencies.Ref
-	for _, ref := range append(dependencies.NetworkRefs(stored.Assigned), dependencies.SpecRef(digest)) {
-		if err := m.objects.Hold([]dependencies.Ref{ref}); err != nil {
-			m.log.Error("failed to restore what a task refers to", zap.String("task", id), zap.Error(err))
-			continue
-		}
-		refs = append(refs, ref)
+	refs, err := m.holdPresent(append(dependencies.NetworkRefs(stored.Assigned), dependencies.SpecRef(digest)))
+	if err != nil {
+		m.log.Error("failed to restore what a task refers to", zap.String("task", id), zap.Error(err))
 	}
 	t := m.wanted(stored.Assigned, refs)
 	t.storedAssigned, t.inherited = t.assigned, true
