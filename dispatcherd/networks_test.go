@@ -294,6 +294,55 @@ func TestNodeThatIsDownGetsNoTraffic(t *testing.T) {
 	})
 }
 
+// TestNodeThatIsDownGetsNoTrafficInTime has a node end its connection, or fall silent. Its
+// tasks must have left names and virtual addresses on all other nodes half a second after
+// the time in which a dispatcher finds that out, also on nodes of another dispatcher.
+func TestNodeThatIsDownGetsNoTrafficInTime(t *testing.T) {
+	t.Parallel()
+	for name, detection := range map[string]func(cfg Config) time.Duration{
+		"closed": func(cfg Config) time.Duration { return cfg.ReconnectGrace },
+		"silent": func(cfg Config) time.Duration { return time.Duration(cfg.HeartbeatMisses) * cfg.HeartbeatPeriod },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, false)
+				d1, d2 := c.dispatcher("d1"), c.dispatcher("d2")
+				time.Sleep(10 * time.Second) // both have shards
+				of := func(node string) string {
+					if is, _ := owner(node, d1, d2); is == d1 {
+						return d1.address
+					}
+					return d2.address
+				}
+				other := ""
+				for i := 1; other == "" || of(other) == of("n2"); i++ {
+					other = fmt.Sprint("n", 10+i)
+				}
+				c.network("net1")
+				c.networked("s1", "net1")
+				c.lease("net1", 1, other)
+				c.lease("net1", 2, "n2")
+				w1, w2 := c.networkWorker(other, "1", of(other)), c.networkWorker("n2", "1", of("n2"))
+				c.update(func(tx *store.Tx) { c.assign(tx, "n2", "s1", "t2", 1) })
+				if n := len(w2.tasks()); n != 1 {
+					t.Fatalf("%d tasks, want 1", n)
+				}
+				w2.report(1, runs("t2", "net1", "10.64.2.2", 0))
+				w2.heartbeat()
+				wantBackends(t, "it runs", map[string]string{"t2": "10.64.2.2"}, w1)
+				if name == "closed" {
+					w2.hangUp()
+				}
+				within := detection(d1.cfg) + 500*time.Millisecond
+				w1.live(within)
+				wantBackends(t, fmt.Sprintf("after %s", within), map[string]string{}, w1)
+				c.wantNode("n2", fallen)
+			})
+		})
+	}
+}
+
 // TestNextDispatcherKnowsNetworks checks that a worker gets the complete set again from
 // the dispatcher that takes its shard over.
 func TestNextDispatcherKnowsNetworks(t *testing.T) {
@@ -360,6 +409,31 @@ func TestAddressesOfOthersAreIgnored(t *testing.T) {
 		time.Sleep(time.Second)
 		w1.report(9, runs("t1", "net1", "10.64.1.3", 0))
 		wantBackends(t, "an own address", map[string]string{"t1": "10.64.1.3", "t2": "10.64.2.2"}, w1, w2)
+	})
+}
+
+// TestBlocksMayBeSeenAfterTheirAddresses has a worker report an address of a block that its
+// dispatcher has not seen yet, as after another dispatcher. It is kept, and the task
+// gets traffic while its node has the block.
+func TestBlocksMayBeSeenAfterTheirAddresses(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, false)
+		d := c.dispatcher("d1")
+		synctest.Wait()
+		w1, w2 := twoNodes(t, d.address, c)
+		w1.live(time.Second)
+		w2.heartbeat()
+		w1.report(2, runs("t1", "net1", "10.64.3.2", 0))
+		without := map[string]string{"t2": "10.64.2.2"}
+		wantBackends(t, "before the block is seen", without, w1, w2)
+		if got := c.status("n1", "s1", "t1").Networks; len(got) != 1 {
+			t.Errorf("the status has networks %v, want one", got)
+		}
+		c.lease("net1", 3, "n1")
+		wantBackends(t, "with the block", map[string]string{"t1": "10.64.3.2", "t2": "10.64.2.2"}, w1, w2)
+		c.lease("net1", 3, "n2")
+		wantBackends(t, "when another node has the block", without, w1, w2)
 	})
 }
 

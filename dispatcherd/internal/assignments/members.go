@@ -85,18 +85,13 @@ func (l *Sent) hold(o *Object, p *packer) {
 	sent.held = held
 }
 
-// Networks returns the ids of the networks that a task has, as far as the worker was
-// sent them.
+// Networks returns the ids of the networks that a task is attached to. The worker may
+// have had them before this session, in which they may be missing still.
 func (l *Sent) Networks(task string) []string {
-	var ids []string
 	if t := l.tasks[task]; t != nil {
-		for _, ref := range t.objects {
-			if ref.Kind == KindNetwork {
-				ids = append(ids, ref.ID)
-			}
-		}
+		return t.networks
 	}
-	return ids
+	return nil
 }
 
 // TakeMemberChange returns when the earliest change of members was reported that was

@@ -40,6 +40,8 @@ type sentTask struct {
 	// objects are what the task refers to; the worker has all of them, except
 	// those that the task does not need to stop.
 	objects []Ref
+	// networks are the ids of the networks that the task is attached to.
+	networks []string
 	// complete says that the worker has all objects, or needs none to stop.
 	complete bool
 	// sentAt is when the task was first sent in this session, in Unix
@@ -136,7 +138,7 @@ func (l *Sent) offer(o *Offer, p *packer, at int64) {
 			return
 		}
 	}
-	now := &sentTask{service: o.Service, desired: o.Task.DesiredState, assignment: o.Version, complete: o.stops() || !o.missing(l.objects), sentAt: at}
+	now := &sentTask{service: o.Service, networks: o.Task.Networks, desired: o.Task.DesiredState, assignment: o.Version, complete: o.stops() || !o.missing(l.objects), sentAt: at}
 	switch {
 	case before != nil:
 		now.sentAt, now.assignedAt, now.trace = before.sentAt, before.assignedAt, before.trace

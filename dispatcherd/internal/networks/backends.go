@@ -68,7 +68,7 @@ func (a *advance) setTask(key string) {
 	record := a.receives(key, status.Value)
 	if record != nil {
 		for _, at := range status.Value.Networks {
-			if len(at.Addresses) == 0 || slices.Contains(known.networks, at.NetworkId) {
+			if len(at.Addresses) == 0 || slices.Contains(known.networks, at.NetworkId) || !a.network(at.NetworkId).owns(nodeID, at.Addresses) {
 				continue
 			}
 			known.networks = append(known.networks, at.NetworkId)

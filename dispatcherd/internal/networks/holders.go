@@ -87,7 +87,12 @@ func (a *advance) setNetwork(id string, change func(*network)) {
 	for r := range n.readers {
 		a.change(r.node, n.id)
 	}
-	a.appeared = a.appeared || n.state != nil && len(n.state.Subnets) == 0
+	if n.state != nil && len(n.state.Subnets) == 0 {
+		a.appeared = true
+		for _, t := range a.tasks {
+			a.staleTasks[t.key] = struct{}{}
+		}
+	}
 }
 
 func (a *advance) leaseBlock(n *network, b store.Entry[*recordv1.Block]) {
@@ -124,10 +129,23 @@ func (a *advance) returnBlock(n *network, b store.Entry[*recordv1.Block]) {
 
 func (a *advance) blocksChanged(n *network, node string, h *holder) {
 	a.version++
-	h.version, h.message, h.prefixes = a.version, nil, nil
+	h.version, h.message = a.version, nil
+	for _, p := range h.prefixes {
+		if n.owners[p] == node {
+			delete(n.owners, p)
+		}
+	}
+	h.prefixes = nil
 	for _, text := range h.subnets() {
 		if p, err := netip.ParsePrefix(text); err == nil {
 			h.prefixes = append(h.prefixes, p)
+			n.owners[p] = node
+		}
+	}
+	// Tables are followed each for itself, so the addresses of tasks may have come first.
+	if known := a.nodes[node]; known != nil {
+		for key := range known.tasks {
+			a.staleTasks[key] = struct{}{}
 		}
 	}
 	a.change(node, n.id)
@@ -223,28 +241,68 @@ func (n *network) message() *networkv1.Network {
 	}
 }
 
-// Owns reports whether a node may give a task the addresses of an attachment: each is
-// in a block of the node, and there is at most one of each family. Networks without
-// subnets have no blocks, and their drivers choose any address.
-func (x *Index) Owns(node string, a *musterv1.NetworkAttachment) bool {
+// MayOwn reports whether a worker may say that a task has the addresses of an
+// attachment: there is at most one of each family, they lie in the network, and in no
+// block of another node. An address may lie in a block that is not seen yet: tables are
+// followed each for itself. Until the block is seen, the task gets no traffic. Networks
+// without subnets have no blocks, and their drivers choose any address.
+func (x *Index) MayOwn(node string, a *musterv1.NetworkAttachment) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	n := x.networks[a.NetworkId]
-	if n == nil || n.state == nil {
-		return false
-	}
-	h := n.holders[node]
 	families := map[bool]bool{}
 	for _, text := range a.Addresses {
 		addr, err := netip.ParseAddr(text)
-		switch {
-		case err != nil, addr.Zone() != "", addr.Is4In6(), addr.IsUnspecified(), addr.IsMulticast(), addr.IsLoopback(), families[addr.Is4()]:
-			return false
-		case len(n.state.Subnets) == 0:
-		case h == nil, !slices.ContainsFunc(h.prefixes, func(p netip.Prefix) bool { return p.Contains(addr) }):
+		if err != nil || addr.Zone() != "" || addr.Is4In6() || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() || families[addr.Is4()] {
 			return false
 		}
 		families[addr.Is4()] = true
+		if n == nil || n.state == nil || len(n.state.Subnets) == 0 {
+			continue
+		}
+		if !n.contains(addr) {
+			return false
+		}
+		if owner := n.owner(addr); owner != "" && owner != node {
+			return false
+		}
 	}
 	return true
+}
+
+// contains reports whether an address lies in a subnet of the network.
+func (n *network) contains(addr netip.Addr) bool {
+	return slices.ContainsFunc(n.state.Subnets, func(text string) bool {
+		p, err := netip.ParsePrefix(text)
+		return err == nil && p.Contains(addr)
+	})
+}
+
+// owner returns the node that has a block with an address; empty if none is known.
+func (n *network) owner(addr netip.Addr) string {
+	// The blocks of a network have one size for each family.
+	for _, h := range n.holders {
+		for _, sample := range h.prefixes {
+			if sample.Addr().Is4() != addr.Is4() {
+				continue
+			}
+			if p, err := addr.Prefix(sample.Bits()); err == nil {
+				return n.owners[p]
+			}
+		}
+	}
+	return ""
+}
+
+// owns reports whether a node has blocks with all of the addresses of a task, or the
+// network's driver chooses addresses itself.
+func (n *network) owns(node string, addresses []string) bool {
+	h := n.holders[node]
+	if h == nil {
+		return n.state != nil && len(n.state.Subnets) == 0
+	}
+	return !slices.ContainsFunc(addresses, func(text string) bool {
+		addr, err := netip.ParseAddr(text)
+		return err != nil || !slices.ContainsFunc(h.prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
+	})
 }

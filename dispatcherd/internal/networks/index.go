@@ -13,6 +13,7 @@ package networks
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -51,6 +52,8 @@ type network struct {
 	state  *recordv1.NetworkState
 	// holders are the nodes that have blocks of the network.
 	holders map[string]*holder
+	// owners are the nodes that have blocks, by the subnets of these.
+	owners map[netip.Prefix]string
 	// version is that of the last change of record and state.
 	version uint64
 }
@@ -174,7 +177,7 @@ func (a *advance) finish() map[string][]string {
 func (x *Index) network(id string) *network {
 	n := x.networks[id]
 	if n == nil {
-		n = &network{feed: newFeed(id), holders: map[string]*holder{}}
+		n = &network{feed: newFeed(id), holders: map[string]*holder{}, owners: map[netip.Prefix]string{}}
 		x.networks[id] = n
 	}
 	return n

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -102,6 +103,7 @@ func TestNodeOwnsOneAddressOfEachFamily(t *testing.T) {
 		s.block(tx, "net1", 1, "n1", "10.64.1.0/26")
 		s.block(tx, "net1", 2, "n1", "2001:db8::/120")
 		s.network(tx, "free")
+		s.tables.NetworkStates.Put(tx, "net1", &recordv1.NetworkState{Subnets: []string{"10.64.0.0/16", "2001:db8::/64"}})
 		s.tables.NetworkStates.Put(tx, "free", &recordv1.NetworkState{})
 	})
 	s.advance()
@@ -111,7 +113,7 @@ func TestNodeOwnsOneAddressOfEachFamily(t *testing.T) {
 			first + " " + first: false, first + " 10.64.1.3": false, "2001:db8::2 2001:db8::3": false,
 			"::ffff:" + first: false, first + " ::ffff:" + first: false,
 		} {
-			if got := s.index.Owns("n1", &musterv1.NetworkAttachment{NetworkId: network, Addresses: strings.Fields(claim)}); got != want {
+			if got := s.index.MayOwn("n1", &musterv1.NetworkAttachment{NetworkId: network, Addresses: strings.Fields(claim)}); got != want {
 				t.Errorf("network %s: the node owns %s: %t, want %t", network, claim, got, want)
 			}
 		}
@@ -257,6 +259,16 @@ func (s *site) truth(node string) view {
 	return v
 }
 
+// inBlockOf reports whether an address is in a block of a node.
+func (s *site) inBlockOf(network, node, address string) bool {
+	for b := range s.tables.Blocks.Scan(s.store.Snapshot(), network+"/") {
+		if b.Value.NodeId == node && netip.MustParsePrefix(b.Value.Subnets[0]).Contains(netip.MustParseAddr(address)) {
+			return true
+		}
+	}
+	return false
+}
+
 // truthOfService adds what the records say of a service on a network.
 func (s *site) truthOfService(v view, network string, service store.Entry[*recordv1.Service]) {
 	ts, snap := s.tables, s.store.Snapshot()
@@ -273,7 +285,7 @@ func (s *site) truthOfService(v view, network string, service store.Entry[*recor
 			continue
 		}
 		for _, at := range status.Value.Networks {
-			if at.NetworkId == network && len(at.Addresses) > 0 {
+			if at.NetworkId == network && len(at.Addresses) > 0 && s.inBlockOf(network, node, at.Addresses[0]) {
 				backends[id] = &networkv1.Backend{TaskId: id, NodeId: node, Addresses: at.Addresses, Slot: 1}
 			}
 		}

@@ -73,8 +73,8 @@ type Networks interface {
 	assignments.Networks
 	// Held returns the networks of which a node has a block.
 	Held(node string) []assignments.Object
-	// Owns reports whether a node may give a task the addresses of an attachment.
-	Owns(node string, a *musterv1.NetworkAttachment) bool
+	// MayOwn reports whether a node may give a task the addresses of an attachment.
+	MayOwn(node string, a *musterv1.NetworkAttachment) bool
 }
 
 // assignmentReader reads what a worker must be sent.

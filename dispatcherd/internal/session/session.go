@@ -304,7 +304,7 @@ func (s *session) refuseNetworks(task string, record *recordv1.Status) int {
 	}
 	reported, own := len(record.Networks), s.sent.Networks(task)
 	record.Networks = slices.DeleteFunc(record.Networks, func(n *musterv1.NetworkAttachment) bool {
-		return !slices.Contains(own, n.NetworkId) || !s.server.cfg.Networks.Owns(s.worker.Node, n)
+		return !slices.Contains(own, n.NetworkId) || !s.server.cfg.Networks.MayOwn(s.worker.Node, n)
 	})
 	return reported - len(record.Networks)
 }
