@@ -134,8 +134,8 @@ func (r *role) run(ctx context.Context, reconcile func(ctx context.Context, held
 // errStale says that a record has changed since it was decided on.
 var errStale = errors.New("decided on older records")
 
-// wait waits for a newer snapshot, for a change of the shards, or for some time (0: without
-// end), whichever comes first.
+// wait waits for a newer snapshot or for a change of the shards, whichever comes first; after
+// a failure, for some time only (0: there was none).
 func (r *role) wait(ctx context.Context, after *store.Snapshot, most time.Duration) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -248,6 +248,7 @@ func (p *picture) networksSettled() {
 	}
 	for e := range t.Assignments.Scan(p.now, "") {
 		node, _, task := state.SplitKey(e.Key)
+		p.addressed(e.Key, e.Value, layouts)
 		for _, id := range e.Value.Networks {
 			assigned[id+" "+node] = true
 			s, ok := t.Statuses.Get(p.now, e.Key)
@@ -264,6 +265,38 @@ func (p *picture) networksSettled() {
 	}
 	for id, s := range p.services {
 		p.endpointSettled(id, s, layouts)
+	}
+}
+
+// addressed checks that a task that runs has addresses on its networks, in blocks of its
+// node. Without them it gets no traffic.
+func (p *picture) addressed(key string, a *recordv1.Assignment, layouts map[string]*addresses.Layout) {
+	t := p.observer.tables
+	node, _, task := state.SplitKey(key)
+	s, ok := t.Statuses.Get(p.now, key)
+	if !ok || s.Value.State != musterv1.TaskState_RUNNING || stateOf(p.nodes[node]) != musterv1.NodeStatus_READY {
+		return
+	}
+	for _, id := range a.Networks {
+		at := slices.IndexFunc(s.Value.Networks, func(n *musterv1.NetworkAttachment) bool { return n.NetworkId == id })
+		if at < 0 {
+			p.fault("task %s runs on %s without an address of network %s", short(task), node, short(id))
+			continue
+		}
+		for _, text := range s.Value.Networks[at].Addresses {
+			inside := false
+			for b := range t.Blocks.Scan(p.now, id+"/") {
+				number, _ := state.BlockNumber(b.Key)
+				r := layouts[id]
+				if b.Value.NodeId == node && r != nil {
+					_, in := r.Block(number).Offset(netip.MustParseAddr(text))
+					inside = inside || in
+				}
+			}
+			if !inside {
+				p.fault("task %s runs on %s with address %s of network %s, which is in no block of the node", short(task), node, text, short(id))
+			}
+		}
 	}
 }
 

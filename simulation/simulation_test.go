@@ -21,7 +21,7 @@ import (
 var (
 	seed    = flag.Uint64("seed", 0, "run this seed only")
 	journal = flag.String("journal", "", "write all events to this file")
-	// Seed 3 fails with networks in one run of four; see docs/simulation.md.
+	// Seed 3 can fail with networks, if rarely; see docs/simulation.md.
 	networks = flag.Bool("networks", false, "have users make networks, and services on them")
 )
 
