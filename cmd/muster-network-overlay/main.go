@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 
+	"go.uber.org/zap"
+
 	"github.com/musterhq/muster/plugins/network/overlay"
 	"github.com/musterhq/muster/plugins/program"
 	"github.com/musterhq/muster/plugins/sdk/networksdk"
@@ -15,14 +17,27 @@ import (
 func main() {
 	log := program.Logger()
 	overlay.ServeNames(os.Args, log)
-	plugin, err := overlay.New(overlay.Config{
-		Version:  program.Version(),
-		StateDir: program.StateDir("network-overlay"),
-		Logger:   log,
-	})
-	if err != nil {
+	overlay.ServeTunnel(os.Args)
+	if err := serve(log); err != nil {
 		fmt.Fprintf(os.Stderr, "muster-network-overlay: %v\n", err)
 		os.Exit(1)
 	}
+}
+
+func serve(log *zap.Logger) error {
+	encryption, err := overlay.ReadEncryption(os.LookupEnv)
+	if err != nil {
+		return err
+	}
+	plugin, err := overlay.New(overlay.Config{
+		Version:    program.Version(),
+		StateDir:   program.StateDir("network-overlay"),
+		Encryption: encryption,
+		Logger:     log,
+	})
+	if err != nil {
+		return err
+	}
 	networksdk.Serve(plugin)
+	return nil
 }

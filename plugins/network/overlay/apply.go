@@ -263,7 +263,7 @@ func (p *Plugin) removeLeftovers(node string) error {
 		}
 	}
 	_, err = p.edge.verify(node, known)
-	if err = errors.Join(append(errs, err)...); err != nil {
+	if err = errors.Join(append(errs, err, p.tunnel.Verify(node))...); err != nil {
 		return fmt.Errorf("remove what is no longer needed: %w", err)
 	}
 	return nil

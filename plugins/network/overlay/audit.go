@@ -55,7 +55,7 @@ func (p *Plugin) Audit(ctx context.Context) (repairs uint64, err error) {
 	if node != nil {
 		changes, err := p.edge.verify(node.GetId(), known)
 		repairs += changes
-		errs = append(errs, err)
+		errs = append(errs, err, p.tunnel.Verify(node.GetId()))
 	}
 	if len(networks) > 0 {
 		// Names are answered in namespaces that were made again.

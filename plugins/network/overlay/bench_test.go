@@ -98,7 +98,8 @@ func BenchmarkAttach(b *testing.B) {
 }
 
 // BenchmarkThroughput sends over TCP between tasks on two machines: straight, through a
-// virtual address, and between the machines over a VXLAN device without anything else.
+// virtual address, over an encrypted network, and between the machines over a VXLAN device
+// without anything else.
 func BenchmarkThroughput(b *testing.B) {
 	_, machines := newMachines(b, 2)
 	join(machines, "net", 4097, nil, func(r *networkv1.ApplyRequest) {
@@ -118,11 +119,14 @@ func BenchmarkThroughput(b *testing.B) {
 			must(b, h.LinkDel(l))
 		})
 	}
+	join(machines, "closed", 4098, encrypted, introduce(b, machines))
+	closedClient, closedServer := machines[0].attach("closed-client", "closed="+at(1, 2)), machines[1].attach("closed-server", "closed="+at(2, 2))
 	for _, c := range []struct {
 		name     string
 		from, to *netns.Namespace
 		address  string
 	}{
+		{"encrypted", closedClient.space, closedServer.space, first(at(2, 2))},
 		{"plain-vxlan", machines[0].space, machines[1].space, "198.51.100.2"},
 		{"task-to-task", client.space, server.space, first(at(2, 2))},
 		{"virtual-address", client.space, server.space, "10.64.0.2"},

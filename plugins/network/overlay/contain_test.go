@@ -283,6 +283,8 @@ func TestForwardingIsAllowedWhereOthersForbidIt(t *testing.T) {
 func TestNetworksThatCannotBeServedFailAlone(t *testing.T) {
 	_, machines := newMachines(t, 1)
 	m := machines[0]
+	m.encryption.Off = true
+	m.restart()
 	request := &networkv1.ApplyRequest{Complete: true, Node: m.node, Networks: []*networkv1.Network{
 		net10("net", 4097, 1, nil),
 		net10("same-vni", 4097, 1, nil),

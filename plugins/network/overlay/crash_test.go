@@ -3,6 +3,7 @@
 package overlay_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -126,10 +127,12 @@ func busy(m *machine) *networkv1.ApplyRequest {
 	r := &networkv1.ApplyRequest{Complete: true, Node: m.node}
 	r.Networks = append(r.Networks,
 		net10("net", 4097, 1, func(n *networkv1.Network) { n.Ingress = true }),
+		net10("closed", 4098, 1, encrypted),
 		&networkv1.Network{Id: "inner", Name: "inner", Driver: overlay.DriverBridge, Internal: true, Subnets: []string{"10.66.0.0/16"}, NodeAddresses: []string{"10.66.0.1"}},
 	)
 	for i := range 2 {
 		r.Peers = append(r.Peers, &networkv1.Peer{NetworkId: "net", NodeId: fmt.Sprint("peer-", i), DataPathAddress: fmt.Sprint("192.0.2.", 100+i), DataPathPort: uint32(4789 + i), Blocks: blocks(7 + i)})
+		r.Peers = append(r.Peers, &networkv1.Peer{NetworkId: "closed", NodeId: fmt.Sprint("peer-", i), DataPathAddress: fmt.Sprint("192.0.2.", 100+i), DataPathPort: 4789, Blocks: blocks(7 + i), PublicKey: bytes.Repeat([]byte{byte(1 + i)}, 32), EncryptedPort: 4790})
 	}
 	ports := []*musterv1.PortConfig{port(8080, 80), {Protocol: musterv1.PortConfig_UDP, PublishedPort: 5353, TargetPort: 53, PublishMode: musterv1.PortConfig_INGRESS, ExternalTraffic: musterv1.PortConfig_LOCAL}}
 	r.Services = append(r.Services, &networkv1.Service{NetworkId: "net", Id: "web", Name: "web", VirtualIps: []string{"10.64.0.2", "fd00:64::2"}, Ports: ports},

@@ -16,12 +16,15 @@ import (
 	"github.com/musterhq/muster/plugins/network/overlay/internal/link"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/ruleset"
+	"github.com/musterhq/muster/plugins/network/overlay/internal/tunnel"
 )
 
 // probe is what the kernel can do.
 type probe struct {
 	vxlan, ipv6, sctp bool
 	missing           []string
+	// encrypted says why networks cannot be encrypted. It is nil if they can.
+	encrypted error
 }
 
 // Describe says what the plugin is and whether it can work on this node.
@@ -45,6 +48,7 @@ func (p *Plugin) Describe(context.Context) (*networkv1.DescribeResponse, error) 
 	if found.ipv6 {
 		d.Capabilities = append(d.Capabilities, "ipv6")
 	}
+	p.describeEncryption(d)
 	if found.sctp {
 		d.Capabilities = append(d.Capabilities, "sctp")
 	}
@@ -115,6 +119,9 @@ func (f *probe) try(space *netns.Namespace) error {
 		f.missing = append(f.missing, "vxlan: networks of driver overlay need the kernel module vxlan: "+err.Error())
 	} else {
 		f.vxlan = true
+	}
+	if f.encrypted = tunnel.Supported(space); f.encrypted == nil && !f.vxlan {
+		f.encrypted = errors.New("the kernel module vxlan is missing")
 	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
 	if err != nil {

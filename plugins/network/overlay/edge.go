@@ -57,6 +57,16 @@ func (e *edge) putTunnel(node string, s *link.Network) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.open(node)
+	if s.Tunnel != nil {
+		// What belongs to an encrypted network arrives elsewhere.
+		delete(e.peerPorts, s.ID)
+		for _, t := range e.tables {
+			t.Put(ownerTunnel+s.ID, nil)
+		}
+		e.dataPath = s.Local
+		e.putNode()
+		return
+	}
 	var peers []netip.Addr
 	var ports []uint16
 	for _, p := range s.Peers {

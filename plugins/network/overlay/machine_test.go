@@ -53,9 +53,10 @@ type machine struct {
 	node    *networkv1.Node
 	address string
 	plugin  *overlay.Plugin
-	// log and machine are given to plugins that are started from now on.
-	log     *zap.Logger
-	machine string
+	// log, machine and encryption are given to plugins that are started from now on.
+	log        *zap.Logger
+	machine    string
+	encryption overlay.Encryption
 }
 
 // needRoot ends a test that cannot create namespaces. In CI that is a failure.
@@ -137,7 +138,8 @@ func newMachines(t testing.TB, count int) (outside *netns.Namespace, machines []
 	for i := 1; i <= count; i++ {
 		m := &machine{t: t, address: fmt.Sprintf("192.0.2.%d", i), dir: t.TempDir()}
 		m.space = newSpace(t, "machine")
-		m.node = &networkv1.Node{Id: fmt.Sprintf("node-%d", i), DataPathAddress: m.address, DataPathPort: uint32(4788 + i)}
+		// Devices of encrypted networks are known by their nodes on the whole machine.
+		m.node = &networkv1.Node{Id: fmt.Sprintf("node-%d-%s", i, rand.Text()), DataPathAddress: m.address, DataPathPort: uint32(4788 + i)}
 		attributes := netlink.NewLinkAttrs()
 		attributes.Name = fmt.Sprintf("m%d", i)
 		must(t, h.LinkAdd(&netlink.Veth{LinkAttrs: attributes, PeerName: "eth0", PeerNamespace: netlink.NsFd(m.space.FD())}))
@@ -173,7 +175,10 @@ func (m *machine) beside(id string, port uint32) *machine {
 // start starts a plugin that knows nothing but the machine's disk and kernel.
 func (m *machine) start() {
 	m.t.Helper()
-	p, err := overlay.New(overlay.Config{Version: "test", StateDir: filepath.Join(m.dir, "state"), Host: m.space.Path, Namespaces: filepath.Join(m.dir, "spaces"), Machine: m.machine, Logger: m.log})
+	p, err := overlay.New(overlay.Config{
+		Version: "test", StateDir: filepath.Join(m.dir, "state"), Host: m.space.Path, Namespaces: filepath.Join(m.dir, "spaces"), Machine: m.machine, Logger: m.log,
+		Encryption: m.encryption,
+	})
 	must(m.t, err)
 	m.plugin = p
 }
@@ -222,6 +227,9 @@ func (m *machine) leftovers() []string {
 		if name := l.Attrs().Name; strings.HasPrefix(name, overlay.HostPrefix(m.node.GetId())) || l.Type() == "vxlan" {
 			left = append(left, "link "+name)
 		}
+	}
+	if pid := m.process(); pid != 0 {
+		left = append(left, fmt.Sprint("process ", pid))
 	}
 	for _, dir := range []string{"spaces", "state/tasks"} {
 		entries, err := os.ReadDir(filepath.Join(m.dir, dir))

@@ -17,5 +17,6 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	overlay.ServeNames(os.Args, zap.NewExample())
+	overlay.ServeTunnel(os.Args)
 	os.Exit(m.Run())
 }

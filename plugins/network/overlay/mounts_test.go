@@ -19,6 +19,7 @@ const (
 	mountsHost    = "MUSTER_TEST_HOST"
 	mountsDir     = "MUSTER_TEST_DIR"
 	mountsMachine = "MUSTER_TEST_MACHINE"
+	mountsNode    = "MUSTER_TEST_NODE"
 )
 
 // TestNetworksOutliveMountsOfProcess runs a plugin as systemd does with ProtectSystem and
@@ -31,7 +32,7 @@ func TestNetworksOutliveMountsOfProcess(t *testing.T) {
 	_, machines := newMachines(t, 1)
 	m := machines[0]
 	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", `mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec "$0" -test.run='^TestNetworksOutliveMountsOfProcess$' -test.v`, os.Args[0])
-	cmd.Env = append(os.Environ(), mountsHost+"="+m.space.Path, mountsDir+"="+m.dir, fmt.Sprintf("%s=/proc/%d", mountsMachine, os.Getpid()))
+	cmd.Env = append(os.Environ(), mountsHost+"="+m.space.Path, mountsDir+"="+m.dir, mountsNode+"="+m.node.GetId(), fmt.Sprintf("%s=/proc/%d", mountsMachine, os.Getpid()))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -48,7 +49,7 @@ func inOwnMounts(t *testing.T, host, dir string) {
 	}
 	p, err := overlay.New(overlay.Config{StateDir: filepath.Join(dir, "state"), Host: host, Namespaces: filepath.Join(dir, "spaces"), Machine: os.Getenv(mountsMachine)})
 	must(t, err)
-	node := &networkv1.Node{Id: "node-1", DataPathAddress: "192.0.2.1", DataPathPort: 4789}
+	node := &networkv1.Node{Id: os.Getenv(mountsNode), DataPathAddress: "192.0.2.1", DataPathPort: 4789}
 	for range 2 {
 		failed, err := p.Apply(t.Context(), &networkv1.ApplyRequest{Complete: true, Node: node, Networks: []*networkv1.Network{net10("net", 4097, 1, nil)}})
 		must(t, err)

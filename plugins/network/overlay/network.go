@@ -117,12 +117,16 @@ func (n *network) shape() *link.Network {
 // tables if the namespace is another one than before.
 func (n *network) ensureLinks() error {
 	path, shape := n.plugin.pathOf(n.node.GetId(), n.id), n.shape()
+	unreachable, err := n.encrypt(shape)
+	if err != nil {
+		return err
+	}
 	s, err := n.kernel.Ensure(n.plugin.host, path, shape)
 	if err != nil {
 		return err
 	}
 	n.plugin.edge.putTunnel(n.node.GetId(), shape)
-	n.reportPeers(s.Peers)
+	n.reportPeers(errors.Join(unreachable, s.Peers))
 	if n.sandbox != nil && n.sandbox.Space.Same(s.Space) {
 		err := s.Space.Close()
 		n.sandbox.MTU, n.sandbox.Uplinks = s.MTU, s.Uplinks
@@ -339,8 +343,10 @@ func (n *network) check() error {
 	switch driver := n.spec.GetDriver(); {
 	case driver != DriverOverlay && driver != DriverBridge:
 		return fmt.Errorf("the plugin does not serve driver %q: want %s or %s", driver, DriverOverlay, DriverBridge)
-	case n.spec.GetEncrypted():
-		return errors.New("the plugin cannot encrypt networks")
+	case n.spec.GetEncrypted() && driver == DriverOverlay:
+		if err := n.plugin.cannotEncrypt(); err != nil {
+			return fmt.Errorf("the node cannot encrypt networks: %w", err)
+		}
 	}
 	return nil
 }
@@ -419,7 +425,8 @@ func (n *network) forgetStale() error {
 func (n *network) remove() error {
 	n.services, n.tasks = make(map[string]*service), make(map[string]*task)
 	err := n.plugin.edge.drop(n.id)
-	return errors.Join(err, n.close(), n.kernel.Remove(n.plugin.host, n.plugin.pathOf(n.node.GetId(), n.id), n.node.GetId(), n.id))
+	err = errors.Join(err, n.close(), n.kernel.Remove(n.plugin.host, n.plugin.pathOf(n.node.GetId(), n.id), n.node.GetId(), n.id))
+	return errors.Join(err, n.plugin.tunnel.Drop(n.id))
 }
 
 // removePath removes a namespace that no network has.

@@ -29,6 +29,7 @@ import (
 	"github.com/musterhq/muster/plugins/network/overlay/internal/link"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/resident"
+	"github.com/musterhq/muster/plugins/network/overlay/internal/tunnel"
 )
 
 // Drivers that the plugin serves. A bridge is an overlay without peers.
@@ -55,7 +56,9 @@ type Config struct {
 	// Machine is the directory in /proc of a process that has the machine's mounts. Empty:
 	// that of the first one.
 	Machine string
-	Logger  *zap.Logger
+	// Encryption is about encrypted networks.
+	Encryption Encryption
+	Logger     *zap.Logger
 }
 
 // Plugin is the network plugin.
@@ -77,6 +80,7 @@ type Plugin struct {
 	known bool
 
 	edge      *edge
+	tunnel    *tunnel.Tunnel
 	names     *resident.Client
 	repairs   atomic.Uint64
 	lastApply atomic.Int64
@@ -111,6 +115,9 @@ func New(config Config) (*Plugin, error) {
 	if p.tasks, err = readTasks(config.StateDir); err != nil {
 		return nil, errors.Join(err, host.Close())
 	}
+	if p.tunnel, err = p.newTunnel(); err != nil {
+		return nil, errors.Join(err, host.Close())
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stop = cancel
 	p.stopped.Go(func() { p.auditAlways(ctx) })
@@ -132,7 +139,7 @@ func (p *Plugin) Close() error {
 	for _, n := range p.networks {
 		errs = append(errs, n.close())
 	}
-	return errors.Join(append(errs, err, p.edge.close(), p.host.Close())...)
+	return errors.Join(append(errs, err, p.edge.close(), p.tunnel.Close(), p.host.Close())...)
 }
 
 // prefix begins the names of all network namespaces of a node.
@@ -147,6 +154,12 @@ func (p *Plugin) pathOf(node, network string) string {
 // keeps it apart from those of networks.
 func (p *Plugin) taskPath(node, task string) string {
 	return filepath.Join(p.config.Namespaces, prefix(node)+"t"+strings.TrimPrefix(link.TaskLink(task, ""), link.TaskPrefix))
+}
+
+// pathOfTunnel returns the path of the namespace of encrypted packets. Like those of tasks
+// it begins with a letter that none of a network begins with.
+func (p *Plugin) pathOfTunnel(node string) string {
+	return filepath.Join(p.config.Namespaces, prefix(node)+"tunnel")
 }
 
 // spaces returns the paths of the namespaces of networks that the node has, with or

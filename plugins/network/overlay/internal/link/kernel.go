@@ -219,6 +219,7 @@ func (k *Kernel) routes(h *netlink.Handle, want []route, ours func(route) bool) 
 	for _, r := range want {
 		wanted[r] = true
 	}
+	var obsolete []route
 	for _, r := range have {
 		got := route{to: prefix(r.Dst), via: addrOf(r.Gw), src: addrOf(r.Src), link: r.LinkIndex, kind: r.Type}
 		if r.Dst == nil {
@@ -235,11 +236,8 @@ func (k *Kernel) routes(h *netlink.Handle, want []route, ours func(route) bool) 
 			continue
 		}
 		present[got] = true
-		if wanted[got] {
-			continue
-		}
-		if err := k.Do("delete route "+got.to.String(), func() error { return h.RouteDel(got.kernel()) }); err != nil && !errors.Is(err, unix.ESRCH) {
-			return err
+		if !wanted[got] {
+			obsolete = append(obsolete, got)
 		}
 	}
 	for _, r := range want {
@@ -247,6 +245,13 @@ func (k *Kernel) routes(h *netlink.Handle, want []route, ours func(route) bool) 
 			continue
 		}
 		if err := k.Do("add route "+r.to.String(), func() error { return h.RouteReplace(r.kernel()) }); err != nil {
+			return err
+		}
+	}
+	// New routes come first, so that there is a way at each moment. The kernel may have
+	// put one in the place of an old one.
+	for _, r := range obsolete {
+		if err := k.Do("delete route "+r.to.String(), func() error { return h.RouteDel(r.kernel()) }); err != nil && !errors.Is(err, unix.ESRCH) {
 			return err
 		}
 	}

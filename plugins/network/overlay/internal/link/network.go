@@ -30,12 +30,35 @@ type Network struct {
 	// Local is where peers send to. Only its port is needed without peers.
 	Local netip.AddrPort
 	Peers []Peer
+	// Tunnel is the namespace of the tunnel that an encrypted network's packets go through,
+	// and TunnelPort the UDP port of VXLAN there. Without it they go through the host's.
+	Tunnel     *netns.Namespace
+	TunnelPort uint16
+}
+
+// local returns where the network's VXLAN device receives.
+func (n *Network) local() netip.AddrPort {
+	if n.Tunnel == nil {
+		return n.Local
+	}
+	return netip.AddrPortFrom(netip.IPv6Unspecified(), n.TunnelPort)
+}
+
+// remote returns where a peer's VXLAN device receives. It is not valid if the peer cannot
+// be reached.
+func (n *Network) remote(p Peer) netip.AddrPort {
+	if n.Tunnel == nil || !p.Inner.IsValid() {
+		return p.Remote
+	}
+	return netip.AddrPortFrom(p.Inner, n.TunnelPort)
 }
 
 // Peer is another node on a network.
 type Peer struct {
 	Node   string
 	Remote netip.AddrPort
+	// Inner is its address within the tunnel of encrypted networks.
+	Inner  netip.Addr
 	Blocks []netip.Prefix
 }
 
@@ -122,13 +145,11 @@ func (k *Kernel) ensure(host *netns.Namespace, s *Sandbox, n *Network) error {
 	if err := k.addresses(h, lo, own); err != nil {
 		return err
 	}
-	underlay, err := underlayMTU(host, n)
-	if err != nil {
-		return err
-	}
 	s.MTU = n.MTU
 	if s.MTU == 0 {
-		s.MTU = underlay
+		if s.MTU, err = overlayMTU(host, n); err != nil {
+			return err
+		}
 	}
 	vxlan, err := k.ensureVXLAN(host, s, h, n)
 	if err != nil {
@@ -150,21 +171,46 @@ func bit(b bool) string {
 
 func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
-// underlayMTU returns how large a packet may be that goes to the peers inside of VXLAN.
+// What VXLAN and WireGuard add to a packet, over IPv4 and over IPv6.
+const (
+	vxlanOverhead, vxlanOverhead6         = 50, 70
+	wireGuardOverhead, wireGuardOverhead6 = 60, 80
+)
+
+// TunnelMTU returns how large a packet may be within the tunnel of encrypted networks.
+func TunnelMTU(host *netns.Namespace, n *Network) (int, error) {
+	mtu, err := underlayMTU(host, n)
+	if n.Local.Addr().Is6() {
+		return mtu - wireGuardOverhead6, err
+	}
+	return mtu - wireGuardOverhead, err
+}
+
+// overlayMTU returns how large a packet may be that goes to the peers inside of VXLAN.
+func overlayMTU(host *netns.Namespace, n *Network) (int, error) {
+	switch {
+	case n.VNI == 0 || !n.Local.IsValid():
+		return usualMTU, nil
+	case n.Tunnel != nil:
+		mtu, err := TunnelMTU(host, n)
+		return mtu - vxlanOverhead6, err
+	}
+	mtu, err := underlayMTU(host, n)
+	if n.Local.Addr().Is6() {
+		return mtu - vxlanOverhead6, err
+	}
+	return mtu - vxlanOverhead, err
+}
+
+const usualMTU = 1500
+
+// underlayMTU returns how large a packet may be that goes to the peers as it is.
 func underlayMTU(host *netns.Namespace, n *Network) (int, error) {
-	const most = 1500
 	h, err := host.Link()
 	if err != nil {
 		return 0, err
 	}
 	local := n.Local.Addr()
-	if n.VNI == 0 || !local.IsValid() {
-		return most, nil
-	}
-	overhead := 50
-	if local.Is6() {
-		overhead = 70
-	}
 	remotes := []netip.Addr{local}
 	for _, p := range n.Peers {
 		if p.Remote.IsValid() {
@@ -192,9 +238,9 @@ func underlayMTU(host *netns.Namespace, n *Network) (int, error) {
 		}
 	}
 	if least == 0 || least > 65535 {
-		least = most
+		least = usualMTU
 	}
-	return least - overhead, nil
+	return least, nil
 }
 
 // wayTo returns the link that leads to an address, and the MTU of the route if it has
@@ -227,30 +273,33 @@ func (k *Kernel) ensureVXLAN(host *netns.Namespace, s *Sandbox, h *netlink.Handl
 	if n.VNI == 0 {
 		return nil, k.remove(h, Overlay)
 	}
-	mac := PeerMAC(n.Node)
+	mac, local := PeerMAC(n.Node), n.local()
 	l, err := find(h, Overlay)
 	if err != nil {
 		return nil, err
 	}
 	if have, ok := l.(*netlink.Vxlan); ok {
-		if have.VxlanId == int(n.VNI) && have.Port == int(n.Local.Port()) && addrOf(have.SrcAddr) == n.Local.Addr() && have.HardwareAddr.String() == mac.String() {
+		if have.VxlanId == int(n.VNI) && have.Port == int(local.Port()) && sourceOf(have) == local.Addr() && have.HardwareAddr.String() == mac.String() {
 			return l, k.startVXLAN(s, h, l)
 		}
 		if err := k.remove(h, Overlay); err != nil {
 			return nil, err
 		}
 	}
+	if n.Tunnel != nil {
+		host = n.Tunnel
+	}
 	outer, err := host.Link()
 	if err != nil {
 		return nil, err
 	}
-	// The device is created through the host's namespace, so that its UDP socket is
-	// there, and right in the network's.
+	// The device is created through the host's namespace or the tunnel's, so that its UDP
+	// socket is there, and right in the network's.
 	attributes := netlink.NewLinkAttrs()
 	attributes.Name, attributes.MTU, attributes.HardwareAddr = Overlay, s.MTU, mac
 	attributes.Namespace = netlink.NsFd(s.Space.FD())
-	device := &netlink.Vxlan{LinkAttrs: attributes, VxlanId: int(n.VNI), Port: int(n.Local.Port()), SrcAddr: n.Local.Addr().AsSlice(), NoAge: true}
-	if n.Local.Addr().Is6() {
+	device := &netlink.Vxlan{LinkAttrs: attributes, VxlanId: int(n.VNI), Port: int(local.Port()), SrcAddr: local.Addr().AsSlice(), NoAge: true}
+	if local.Addr().Is6() {
 		device.UDP6ZeroCSumRx, device.UDP6ZeroCSumTx = true, true
 	}
 	err = k.Do("create VXLAN device", func() error { return create(outer, device) })
@@ -264,6 +313,15 @@ func (k *Kernel) ensureVXLAN(host *netns.Namespace, s *Sandbox, h *netlink.Handl
 		return nil, err
 	}
 	return l, k.startVXLAN(s, h, l)
+}
+
+// sourceOf returns the address that a VXLAN device sends from. The kernel does not name
+// the unspecified one.
+func sourceOf(l *netlink.Vxlan) netip.Addr {
+	if a := addrOf(l.SrcAddr); a.IsValid() {
+		return a
+	}
+	return netip.IPv6Unspecified()
 }
 
 // startVXLAN sets a VXLAN device up. One that is down may lack settings.
@@ -464,13 +522,14 @@ func (k *Kernel) ensureRoutes(s *Sandbox, h *netlink.Handle, n *Network, vxlan, 
 			if !p.Remote.IsValid() {
 				continue
 			}
-			if p.Remote.Addr().Is4() != n.Local.Addr().Is4() {
+			remote := n.remote(p)
+			if remote.Addr().Is4() != n.local().Addr().Is4() {
 				// A VXLAN device sends over the IP version of its own address only.
 				s.Peers = errors.Join(s.Peers, fmt.Errorf("node %s cannot be reached: its data path address %s and this node's %s are of different IP versions: set --data-path-addr on one of them", p.Node, p.Remote.Addr(), n.Local.Addr()))
 				continue
 			}
 			mac := PeerMAC(p.Node).String()
-			tunnels[mac] = tunnel{p.Remote.Addr(), p.Remote.Port()}
+			tunnels[mac] = tunnel{remote.Addr(), remote.Port()}
 			for _, b := range p.Blocks {
 				// A block's first address names the node that has the block: nothing else
 				// on the network has it as its next hop.
@@ -482,7 +541,7 @@ func (k *Kernel) ensureRoutes(s *Sandbox, h *netlink.Handle, n *Network, vxlan, 
 		// One peer's entry that the kernel refuses must not keep the others' from being set.
 		errs = append(errs,
 			k.neighbours(h, vxlanIndex, neighbours),
-			s.Space.Do(func() error { return k.tunnels(vxlanIndex, n.Local.Port(), tunnels) }))
+			s.Space.Do(func() error { return k.tunnels(vxlanIndex, n.local().Port(), tunnels) }))
 	}
 	err := k.routes(h, want, func(r route) bool {
 		return r.link == uplinkIndex || r.link == vxlanIndex || r.kind == unix.RTN_UNREACHABLE

@@ -1,0 +1,429 @@
+//go:build linux
+
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.zx2c4.com/wireguard/wgctrl"
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/musterhq/muster/plugins/network/overlay/internal/link"
+	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
+)
+
+// socketDirectory is where the library keeps the sockets of devices in user space.
+const socketDirectory = "/var/run/wireguard"
+
+// nameOf returns the name of a key's device.
+func (t *Tunnel) nameOf(k *key) string { return link.TunnelLink(t.node, k.Slot) }
+
+// inUserSpace reports whether a key's device runs in a process.
+func (t *Tunnel) inUserSpace(k *key) (bool, error) {
+	if t.space == nil {
+		return false, nil
+	}
+	kind, err := link.Kind(t.space, t.nameOf(k))
+	return kind == "tuntap" || kind == "tun", err
+}
+
+// ensure makes the tunnel be as it must.
+func (t *Tunnel) ensure() error {
+	if len(t.networks) == 0 {
+		if !t.complete {
+			return nil
+		}
+		return t.remove()
+	}
+	if err := t.ensureKey(); err != nil {
+		return err
+	}
+	if err := t.open(); err != nil {
+		return err
+	}
+	// wgctrl speaks with the kernel of the namespace that it was opened in.
+	return t.space.Do(func() error {
+		control, err := wgctrl.New()
+		if err != nil {
+			return err
+		}
+		return errors.Join(t.ensureDevices(control), control.Close())
+	})
+}
+
+// remove removes the tunnel: no network needs it.
+func (t *Tunnel) remove() error {
+	t.peers = make(map[wgtypes.Key]*peer)
+	if err := t.closeSpace(); err != nil {
+		return err
+	}
+	if len(t.record.Keys) > 1 {
+		next := *t.record
+		next.Keys = next.Keys[1:]
+		if err := next.write(t.config.StateDir); err != nil {
+			return err
+		}
+		t.record = &next
+	}
+	if t.node == "" {
+		return nil
+	}
+	path := t.config.Path(t.node)
+	space, err := t.config.Mounts.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = errors.Join(t.removeDevices(space, nil), space.Close())
+	}
+	if err != nil && !errors.Is(err, netns.ErrNone) {
+		return err
+	}
+	return t.config.Kernel.RemovePath(path)
+}
+
+// removeDevices removes the devices that are not among the given ones.
+func (t *Tunnel) removeDevices(space *netns.Namespace, needed map[string]netip.Addr) error {
+	names, err := link.TunnelLinks(space)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if _, ok := needed[name]; ok {
+			continue
+		}
+		if err := t.removeDevice(space, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// endLimit is how long a process may take to end after its device was removed.
+const endLimit = 5 * time.Second
+
+// removeDevice removes a device. A process that ran it has ended when this returns: another
+// one for the same device would get in its way.
+func (t *Tunnel) removeDevice(space *netns.Namespace, name string) error {
+	process, err := net.Dial("unix", filepath.Join(socketDirectory, name+".sock"))
+	running := err == nil
+	if running {
+		defer func() { _ = process.Close() }()
+	}
+	if err := t.config.Kernel.RemoveTunnelLink(space, name); err != nil || !running {
+		return err
+	}
+	if err := process.SetReadDeadline(time.Now().Add(endLimit)); err != nil {
+		return err
+	}
+	if _, err := process.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("the process of device %s does not end", name)
+	}
+	return nil
+}
+
+// mtu returns how large packets within the tunnel may be.
+func (t *Tunnel) mtu() int {
+	least := 0
+	for _, u := range t.networks {
+		if least == 0 || u.mtu < least {
+			least = u.mtu
+		}
+	}
+	return least
+}
+
+// open opens the tunnel's namespace. If it is another one than before, the devices in it
+// are made again.
+func (t *Tunnel) open() error {
+	space, err := t.config.Kernel.EnsureTunnelSpace(t.config.Path(t.node))
+	if err != nil {
+		return err
+	}
+	if space.Same(t.space) {
+		return space.Close()
+	}
+	if err := t.closeSpace(); err != nil {
+		return errors.Join(err, space.Close())
+	}
+	w, err := watchLinks(space, t.nudge)
+	if err != nil {
+		return errors.Join(err, space.Close())
+	}
+	t.space, t.watching = space, w
+	return nil
+}
+
+// ensureDevices makes the devices, their peers and the routes be as they must.
+func (t *Tunnel) ensureDevices(control *wgctrl.Client) error {
+	t.gatherPeers()
+	devices := make(map[int]*wgtypes.Device)
+	for _, k := range t.record.Keys {
+		d, err := t.ensureDevice(control, k)
+		if err != nil {
+			return err
+		}
+		devices[k.Slot] = d
+		t.ready[k.Slot] = true
+	}
+	t.choose(devices)
+	if err := t.retire(); err != nil {
+		return err
+	}
+	return t.ensureLinks()
+}
+
+// gatherPeers finds out which keys the devices accept. If two nodes claim one key, the
+// first of them has it: the other one cannot prove that it knows the private key either.
+func (t *Tunnel) gatherPeers() {
+	want := make(map[wgtypes.Key]*peer)
+	current := make(map[string]bool)
+	for _, id := range slices.Sorted(maps.Keys(t.networks)) {
+		for _, p := range t.networks[id].peers {
+			current[p.Node] = true
+			if have := want[p.Key]; have == nil || p.Node < have.node {
+				want[p.Key] = &peer{node: p.Node, endpoint: p.Endpoint, slot: t.record.Keys[0].Slot}
+			}
+		}
+	}
+	for k, old := range t.peers {
+		switch now := want[k]; {
+		case now != nil:
+			now.slot = old.slot
+		case old.replaced.IsZero() && current[old.node]:
+			old.replaced = time.Now()
+			want[k] = old
+		case !old.replaced.IsZero() && current[old.node] && time.Since(old.replaced) < overlap:
+			want[k] = old
+		case !t.complete:
+			want[k] = old
+		}
+	}
+	t.peers = want
+}
+
+// ensureDevice makes a key's device have its key, its port and all peers, and returns what
+// it is.
+func (t *Tunnel) ensureDevice(control *wgctrl.Client, k *key) (*wgtypes.Device, error) {
+	name := t.nameOf(k)
+	kind, err := link.Kind(t.space, name)
+	if err != nil {
+		return nil, err
+	}
+	var d *wgtypes.Device
+	if kind != "" {
+		if d, err = control.Device(name); err != nil {
+			// Without its process's socket a device is of no use.
+			if err := t.removeDevice(t.space, name); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if d == nil {
+		if err := t.create(k); err != nil {
+			return nil, err
+		}
+		if d, err = control.Device(name); err != nil {
+			return nil, err
+		}
+	}
+	config := wgtypes.Config{}
+	if d.PrivateKey != k.Private.Key {
+		config.PrivateKey = &k.Private.Key
+	}
+	if port := int(t.portOf(k)); d.ListenPort != port {
+		config.ListenPort = &port
+	}
+	have := make(map[wgtypes.Key]wgtypes.Peer)
+	for _, p := range d.Peers {
+		have[p.PublicKey] = p
+		if t.complete && t.peers[p.PublicKey] == nil {
+			config.Peers = append(config.Peers, wgtypes.PeerConfig{PublicKey: p.PublicKey, Remove: true})
+			delete(t.told, toldKey{k.Slot, p.PublicKey})
+		}
+	}
+	for public, p := range t.peers {
+		present, ok := have[public]
+		allowed := allowedIPs(public)
+		told := toldKey{k.Slot, public}
+		if _, known := t.told[told]; ok && !known && present.Endpoint != nil && unmapped(present.Endpoint.AddrPort()) == p.endpoint {
+			t.told[told] = p.endpoint
+		}
+		if ok && len(present.AllowedIPs) == 1 && present.AllowedIPs[0].String() == allowed[0].String() && t.told[told] == p.endpoint {
+			continue
+		}
+		every := keepalive
+		config.Peers = append(config.Peers, wgtypes.PeerConfig{
+			PublicKey: public, Endpoint: net.UDPAddrFromAddrPort(p.endpoint), ReplaceAllowedIPs: true, AllowedIPs: allowed, PersistentKeepaliveInterval: &every,
+		})
+		t.told[told] = p.endpoint
+	}
+	if config.PrivateKey != nil || config.ListenPort != nil || len(config.Peers) > 0 {
+		err := t.config.Kernel.Do("configure WireGuard device "+name, func() error { return control.ConfigureDevice(name, config) })
+		if err != nil {
+			clear(t.told)
+			return nil, err
+		}
+		if d, err = control.Device(name); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+func unmapped(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
+func allowedIPs(k wgtypes.Key) []net.IPNet {
+	return []net.IPNet{{IP: Address(k).AsSlice(), Mask: net.CIDRMask(128, 128)}}
+}
+
+// create creates a key's device, in the kernel or else in a process.
+func (t *Tunnel) create(k *key) error {
+	port := t.portOf(k)
+	if !t.portIsFree(port) {
+		if t.config.Port != 0 || len(t.record.Keys) > 1 {
+			return fmt.Errorf("another worker or program on this machine uses UDP port %d: give each worker two ports of its own with MUSTER_NETWORK_ENCRYPTED_PORT", port)
+		}
+		next := *t.record
+		var err error
+		if next.Port, err = t.choosePort(); err != nil {
+			return err
+		}
+		if err := next.write(t.config.StateDir); err != nil {
+			return err
+		}
+		t.record = &next
+	}
+	name := t.nameOf(k)
+	for told := range t.told {
+		if told.slot == k.Slot {
+			delete(t.told, told)
+		}
+	}
+	made, err := t.config.Kernel.CreateWireGuard(t.config.Host, t.space, name)
+	if err != nil || made {
+		return err
+	}
+	k.Version = t.config.Version
+	return t.config.Kernel.Do("start WireGuard device "+name, func() error {
+		return startProcess(t.config.Command, t.config.Host, t.space, name, t.mtu())
+	})
+}
+
+// choose decides through which device each peer is sent to.
+func (t *Tunnel) choose(devices map[int]*wgtypes.Device) {
+	newest := t.newest()
+	if len(t.record.Keys) == 1 {
+		for _, p := range t.peers {
+			p.slot = newest.Slot
+		}
+		return
+	}
+	all := true
+	for _, d := range devices[newest.Slot].Peers {
+		p := t.peers[d.PublicKey]
+		if p == nil {
+			continue
+		}
+		if !d.LastHandshakeTime.IsZero() {
+			p.slot = newest.Slot
+		}
+		if p.replaced.IsZero() && p.slot != newest.Slot {
+			all = false
+		}
+	}
+	if !all {
+		t.answered = time.Time{}
+	} else if t.answered.IsZero() {
+		t.answered = time.Now()
+	}
+}
+
+// retire removes the old device once no peer needs it.
+func (t *Tunnel) retire() error {
+	if len(t.record.Keys) == 1 {
+		return nil
+	}
+	late := time.Since(t.newest().Made) > overlapMost
+	if !late && (t.answered.IsZero() || time.Since(t.answered) < settle) {
+		return nil
+	}
+	if late && t.answered.IsZero() {
+		t.log.Warn("some nodes have not answered at the new key for encrypted networks, and the old one is removed", zap.Duration("after", overlapMost))
+	}
+	next := *t.record
+	old := next.Keys[0]
+	next.Keys = next.Keys[1:]
+	if err := next.write(t.config.StateDir); err != nil {
+		return err
+	}
+	t.record = &next
+	t.ready[old.Slot] = false
+	for _, p := range t.peers {
+		p.slot = t.newest().Slot
+	}
+	t.log.Info("key for encrypted networks was replaced")
+	return nil
+}
+
+// ensureLinks sets addresses and routes, and removes devices without a key.
+func (t *Tunnel) ensureLinks() error {
+	devices := make(map[string]netip.Addr)
+	names := make(map[int]string)
+	for _, k := range t.record.Keys {
+		names[k.Slot] = t.nameOf(k)
+		devices[names[k.Slot]] = Address(k.Private.PublicKey())
+	}
+	routes := make(map[netip.Addr]string)
+	for k, p := range t.peers {
+		routes[Address(k)] = names[p.slot]
+	}
+	if err := t.removeDevices(t.space, devices); err != nil {
+		return err
+	}
+	return t.config.Kernel.EnsureTunnel(t.space, t.mtu(), devices, routes)
+}
+
+// choosePort returns the first of two UDP ports that nothing uses.
+func (t *Tunnel) choosePort() (uint16, error) {
+	if t.config.Port != 0 {
+		return t.config.Port, nil
+	}
+	const tries = 100
+	for i := range uint16(tries) {
+		if first := DefaultPort + 2*i; t.portIsFree(first) && t.portIsFree(first+1) {
+			return first, nil
+		}
+	}
+	return 0, fmt.Errorf("all UDP ports from %d to %d are in use: choose two with MUSTER_NETWORK_ENCRYPTED_PORT", DefaultPort, DefaultPort+2*tries-1)
+}
+
+// portIsFree reports whether a UDP port of the host can be used.
+func (t *Tunnel) portIsFree(port uint16) bool {
+	err := t.config.Host.Do(func() error {
+		for _, network := range []string{"udp4", "udp6"} {
+			c, err := net.ListenUDP(network, &net.UDPAddr{Port: int(port)})
+			if err == nil {
+				err = c.Close()
+			}
+			if err != nil && !errors.Is(err, syscall.EAFNOSUPPORT) {
+				return err
+			}
+		}
+		return nil
+	})
+	return err == nil
+}

@@ -1,0 +1,144 @@
+//go:build linux
+
+package tunnel
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/ipc"
+	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
+)
+
+// Argument is the first argument of the process that runs a device in user space.
+const Argument = "tunnel"
+
+// Files of that process.
+const (
+	hostFile  = 3
+	readyFile = 4
+)
+
+// startProcess starts a process that runs a device in a namespace, and returns when it can
+// be configured. The process outlives this one. It is told no key: keys reach it through
+// the device's socket.
+func startProcess(command []string, host, space *netns.Namespace, name string, mtu int) error {
+	outer, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", host.FD()))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = outer.Close() }()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = r.Close() }()
+	cmd := exec.Command(command[0], append(command[1:], Argument, name, strconv.Itoa(mtu))...)
+	cmd.Dir, cmd.Env = "/", []string{}
+	cmd.ExtraFiles = []*os.File{outer, w}
+	// What ends this process, or asks it to end, must not reach the other one.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = errors.Join(space.Do(cmd.Start), w.Close())
+	if err != nil {
+		return fmt.Errorf("start process for encrypted networks: %w", err)
+	}
+	go func() { _ = cmd.Wait() }()
+	said, err := bufio.NewReader(r).ReadString('\n')
+	if said = strings.TrimSpace(said); said != "" {
+		return errors.New(said)
+	}
+	if err != nil {
+		return errors.New("start process for encrypted networks: it ended at once")
+	}
+	return nil
+}
+
+// Run runs a device in user space until the device is removed, or the process is asked to
+// end. Its arguments are those after Argument.
+func Run(args []string) error {
+	ready := os.NewFile(readyFile, "ready")
+	if len(args) != 2 || ready == nil {
+		return errors.New("this is started by the plugin, and not by people")
+	}
+	d, listener, err := open(args[0], args[1])
+	if err != nil {
+		_, _ = fmt.Fprintf(ready, "run WireGuard in user space: %v\n", err)
+		return err
+	}
+	defer d.Close()
+	defer func() { _ = listener.Close() }()
+	go func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go d.IpcHandle(c)
+		}
+	}()
+	if _, err := ready.WriteString("\n"); err != nil {
+		return err
+	}
+	_ = ready.Close()
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, unix.SIGTERM)
+	select {
+	case <-stop:
+	case <-d.Wait():
+	}
+	return nil
+}
+
+func open(name, size string) (*device.Device, net.Listener, error) {
+	host, err := netns.Open(fmt.Sprintf("/proc/self/fd/%d", hostFile))
+	if err != nil {
+		return nil, nil, err
+	}
+	mtu, err := strconv.Atoi(size)
+	if err != nil {
+		return nil, nil, err
+	}
+	file, err := ipc.UAPIOpen(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	listener, err := ipc.UAPIListen(name, file)
+	if err = errors.Join(err, file.Close()); err != nil {
+		return nil, nil, err
+	}
+	link, err := tun.CreateTUN(name, mtu)
+	if err != nil {
+		return nil, nil, errors.Join(err, listener.Close())
+	}
+	log := device.NewLogger(device.LogLevelSilent, "")
+	return device.NewDevice(link, &outside{Bind: conn.NewDefaultBind(), host: host}, log), listener, nil
+}
+
+// outside opens sockets in the namespace that the node's addresses are in. The device is
+// in another one.
+type outside struct {
+	conn.Bind
+	host *netns.Namespace
+}
+
+// Open opens the sockets.
+func (o *outside) Open(port uint16) (receive []conn.ReceiveFunc, actual uint16, err error) {
+	err = o.host.Do(func() (err error) {
+		receive, actual, err = o.Bind.Open(port)
+		return err
+	})
+	return receive, actual, err
+}
