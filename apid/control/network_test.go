@@ -1,12 +1,14 @@
 package control_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
@@ -57,6 +59,15 @@ func (f *fixture) pluginNode(id string, capabilities, drivers []string) {
 	})
 }
 
+// describedNode writes a node with a network plugin.
+func (f *fixture) describedNode(id string, plugin *musterv1.NetworkDriverDescription) {
+	f.update(func(tx *store.Tx) {
+		f.Tables.NodeStates.Put(tx, id, &recordv1.NodeState{State: musterv1.NodeStatus_READY, Description: &musterv1.NodeDescription{
+			Hostname: id, NetworkDrivers: []*musterv1.NetworkDriverDescription{plugin},
+		}})
+	})
+}
+
 func TestNetworkSpecIsChecked(t *testing.T) {
 	t.Parallel()
 	const invalid, gap, waiting = codes.InvalidArgument, codes.Unimplemented, codes.FailedPrecondition
@@ -92,7 +103,10 @@ func TestNetworkSpecIsChecked(t *testing.T) {
 		"cni without it":    {`{"name":"a","driver":{"name":"cni"}}`, waiting, []string{"spec.driver.name"}},
 		"cni with settings": {`{"name":"a","driver":{"name":"cni"},"mtu":1400,"internal":true,"ipv6Enabled":true,"ipam":{"configs":[{"subnet":"10.1.0.0/16"}]}}`, invalid, []string{"spec.mtu", "spec.internal", "spec.ipv6Enabled", "spec.ipam.configs"}},
 
-		"encrypted":         {`{"name":"a","encrypted":true}`, gap, []string{"spec.encrypted"}},
+		"encrypted, no node can": {`{"name":"a","encrypted":true}`, waiting, []string{"spec.encrypted"}},
+		"encrypted, bridge":      {`{"name":"a","encrypted":true,"driver":{"name":"bridge"}}`, invalid, []string{"spec.encrypted"}},
+		"encrypted, cni":         {`{"name":"a","encrypted":true,"driver":{"name":"cni"}}`, invalid, []string{"spec.encrypted"}},
+
 		"attachable":        {`{"name":"a","attachable":true}`, codes.OK, nil},
 		"config from":       {`{"name":"a","configFrom":"b"}`, gap, []string{"spec.configFrom"}},
 		"ipam driver":       {`{"name":"a","ipam":{"driver":{"name":"x"}}}`, gap, []string{"spec.ipam.driver"}},
@@ -140,6 +154,25 @@ func TestNetworkSpecIsChecked(t *testing.T) {
 	subtest(t, "no spec", func(t *testing.T) {
 		_, err := start(t).CreateNetwork(t.Context(), &musterv1.CreateNetworkRequest{})
 		wantCode(t, err, invalid, "spec")
+	})
+	subtest(t, "encrypted where no node can says why", func(t *testing.T) {
+		a := start(t)
+		a.describedNode("n1", &musterv1.NetworkDriverDescription{Drivers: []string{"overlay"}, Missing: []string{"sctp: no kernel module", "encrypted: /dev/net/tun is not there"}})
+		// That of another driver does not count.
+		a.describedNode("n2", &musterv1.NetworkDriverDescription{Drivers: []string{"cni"}, Capabilities: []string{"encrypted"}})
+		_, err := a.CreateNetwork(t.Context(), &musterv1.CreateNetworkRequest{Spec: networkSpec(t, `{"name":"a","encrypted":true}`)})
+		wantCode(t, err, waiting, "spec.encrypted")
+		if !strings.Contains(fmt.Sprint(status.Convert(err).Details()), "/dev/net/tun is not there") {
+			t.Errorf("the reason is not named: %v", status.Convert(err).Details())
+		}
+	})
+	subtest(t, "encrypted where a node can", func(t *testing.T) {
+		a := start(t)
+		a.describedNode("n1", &musterv1.NetworkDriverDescription{Drivers: []string{"overlay"}, Missing: []string{"encrypted: no"}})
+		a.describedNode("n2", &musterv1.NetworkDriverDescription{Drivers: []string{"overlay"}, Capabilities: []string{"encrypted"}})
+		if n := a.createNetwork(networkSpec(t, `{"name":"a","encrypted":true}`)); !n.GetSpec().GetEncrypted() {
+			t.Errorf("created: %v", n)
+		}
 	})
 	subtest(t, "cni where a node has it", func(t *testing.T) {
 		a := start(t)

@@ -36,6 +36,10 @@ type Catalog struct {
 	drivers map[string]bool
 	// dataPaths are the UDP ports on which nodes get the traffic of networks.
 	dataPaths map[uint32]bool
+	// encrypts says that a node's network plugin can encrypt, and plain is what others lack
+	// for it, in their words.
+	encrypts bool
+	plain    []string
 }
 
 // offered is what nodes offer to tasks of one kind.
@@ -72,9 +76,13 @@ func NewCatalog(nodes iter.Seq[*placement.Node]) *Catalog {
 			for _, driver := range plugin.Drivers {
 				c.drivers[driver] = true
 			}
+			c.addEncryption(plugin)
 		}
 		if path := n.Description.GetDataPath(); path != nil {
 			c.dataPaths[path.Port] = true
+			if path.EncryptedPort != 0 {
+				c.dataPaths[path.EncryptedPort] = true
+			}
 		}
 		seen := map[string]bool{}
 		for _, e := range n.Description.GetExecutors() {
@@ -96,6 +104,23 @@ func NewCatalog(nodes iter.Seq[*placement.Node]) *Catalog {
 	}
 	return c
 }
+
+// addEncryption notes whether a network plugin can encrypt networks.
+func (c *Catalog) addEncryption(plugin *musterv1.NetworkDriverDescription) {
+	const most = 3
+	if !slices.Contains(plugin.Drivers, overlayDriver) {
+		return
+	}
+	c.encrypts = c.encrypts || slices.Contains(plugin.Capabilities, encryptedCapability)
+	for _, lacks := range plugin.Missing {
+		if why, ok := strings.CutPrefix(lacks, encryptedCapability+": "); ok && len(c.plain) < most && !slices.Contains(c.plain, clip(why)) {
+			c.plain = append(c.plain, clip(why))
+		}
+	}
+}
+
+// encryptedCapability is that of network plugins that encrypt networks.
+const encryptedCapability = "encrypted"
 
 // add notes what a node offers to tasks of a kind: its first healthy executor of
 // it, as the scheduler has it.

@@ -65,7 +65,6 @@ func reservedNames() map[string]string {
 // on yet.
 func networkGaps() []gap {
 	return []gap{
-		{shape: "encrypted", what: "encrypted networks are not implemented yet"},
 		{shape: "configFrom", what: "a network does not take its settings from another one; repeat them"},
 		{shape: "ipam.driver", what: "only the built-in allocator gives addresses; leave the driver out"},
 	}
@@ -106,6 +105,21 @@ func (v *Validator) Network(spec *musterv1.NetworkSpec, catalog *Catalog) error 
 	return r.Err()
 }
 
+// checkEncrypted refuses an encrypted network that no node could serve.
+func checkEncrypted(r *Report, spec *musterv1.NetworkSpec, catalog *Catalog) {
+	driver := cmp.Or(spec.GetDriver().GetName(), overlayDriver)
+	switch {
+	case !spec.Encrypted:
+	case driver == bridgeDriver:
+		r.Invalid("spec.encrypted", "cannot be set for the driver %q: its traffic does not leave a node", bridgeDriver)
+	case driver != overlayDriver || catalog.encrypts:
+	case len(catalog.plain) > 0:
+		r.Waiting("spec.encrypted", "no node can encrypt networks: %s", strings.Join(catalog.plain, "; "))
+	default:
+		r.Waiting("spec.encrypted", "no node has a network plugin that can encrypt networks; install muster-network-overlay on the nodes first")
+	}
+}
+
 // checkDriver checks the driver, and what cannot be combined with it.
 func checkDriver(r *Report, spec *musterv1.NetworkSpec, catalog *Catalog) {
 	driver := spec.GetDriver().GetName()
@@ -133,11 +147,15 @@ func checkDriver(r *Report, spec *musterv1.NetworkSpec, catalog *Catalog) {
 		if spec.Internal {
 			r.Invalid("spec.internal", own, CNIDriver)
 		}
+		if spec.Encrypted {
+			r.Invalid("spec.encrypted", own, CNIDriver)
+		}
 	case "host", "none":
 		r.Invalid("spec.driver.name", "%q needs no network: name it in the service instead (--network %s)", driver, driver)
 	default:
 		r.Invalid("spec.driver.name", "there is no driver %q; want overlay (the default), bridge or cni", short(driver))
 	}
+	checkEncrypted(r, spec, catalog)
 	if !spec.Ingress {
 		return
 	}
