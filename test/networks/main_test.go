@@ -70,6 +70,12 @@ var workers = [...]string{"one", "two", "three"}
 // machine of their own.
 func start(t *testing.T) *machines {
 	t.Helper()
+	return startWith(t, nil)
+}
+
+// startWith is the same with variables in the environment of workers, by their names.
+func startWith(t *testing.T, env map[string][]string) *machines {
+	t.Helper()
 	need.Met(t, network.Missing())
 	need.Program(t, "consul")
 	n, err := network.New(t.Context(), 1+len(workers))
@@ -87,7 +93,7 @@ func start(t *testing.T) *machines {
 	}
 	m.Rig = rig.StartFor(t, rig.Config{
 		Config: cluster.Config{
-			Net: n, WorkerHosts: m.hosts,
+			Net: n, WorkerHosts: m.hosts, Env: env,
 			// A worker that the machine gives no time for a while is not dead.
 			Args: map[string][]string{"dispatcherd": {"--heartbeat-misses", "5", "--reconnect-grace", "10s"}},
 		},

@@ -70,6 +70,26 @@ func (n *Namespace) Listen(ctx context.Context, network, address string) (net.Li
 // Interfaces returns the namespace's network interfaces.
 func (n *Namespace) Interfaces() ([]net.Interface, error) { return within(n, net.Interfaces) }
 
+// Packets returns a socket that gets a copy of each packet on an interface. The caller closes
+// it.
+func (n *Namespace) Packets(device string) (fd int, err error) {
+	return within(n, func() (int, error) {
+		link, err := net.InterfaceByName(device)
+		if err != nil {
+			return -1, err
+		}
+		const all = unix.ETH_P_ALL<<8&0xff00 | unix.ETH_P_ALL>>8 // in the order of the network
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all)
+		if err != nil {
+			return -1, err
+		}
+		if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: link.Index}); err != nil {
+			return -1, errors.Join(err, unix.Close(fd))
+		}
+		return fd, nil
+	})
+}
+
 // within calls a function in the namespace. A socket belongs to the namespace of the
 // thread that makes it.
 func within[T any](n *Namespace, call func() (T, error)) (T, error) {

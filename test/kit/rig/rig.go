@@ -207,5 +207,8 @@ func (r *Rig) Close() error {
 	return errors.Join(errs...)
 }
 
+// Dir returns the directory with all that the cluster keeps, and with its logs.
+func (r *Rig) Dir() string { return r.cfg.Dir }
+
 // Logs returns the ends of the logs of all processes.
 func (r *Rig) Logs() string { return cluster.Logs(r.cfg.Dir) }
