@@ -64,7 +64,9 @@ const (
 	defaultRate     = 2000
 	defaultForwards = 32
 	maxConnections  = 16
-	// defaultAllForwards is for all tasks of the node.
+	// reservedForwards are a task's own. It shares the others with all tasks of the node,
+	// which have defaultAllForwards.
+	reservedForwards   = 4
 	defaultAllForwards = 512
 )
 
@@ -83,7 +85,8 @@ type Config struct {
 	Rate int
 	// Forwards is how many forwarded queries of a task may be open at once; 0 is 32.
 	Forwards int
-	// AllForwards is how many of all tasks may be open at once; 0 is 512.
+	// AllForwards is how many of all tasks may be open at once beyond the first four of
+	// each; 0 is 512.
 	AllForwards int
 	// Logger may be nil.
 	Logger *zap.Logger

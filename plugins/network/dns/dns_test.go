@@ -2,6 +2,7 @@ package dns_test
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -469,6 +470,76 @@ func BenchmarkRespond(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// One answer about a service with many tasks costs as much as what is in it.
+func BenchmarkRespondManyTasks(b *testing.B) {
+	for _, n := range []int{10, 1000, 10000} {
+		for _, kind := range []uint16{mdns.TypeA, mdns.TypeAAAA} {
+			b.Run(fmt.Sprintf("%s of %d", mdns.TypeToString[kind], n), func(b *testing.B) {
+				s := newServer(b)
+				applyMany(s, n)
+				raw, err := query("many", kind).Pack()
+				if err != nil {
+					b.Fatal(err)
+				}
+				for b.Loop() {
+					var m mdns.Msg
+					if err := m.Unpack(raw); err != nil {
+						b.Fatal(err)
+					}
+					if _, err := s.Respond("n1", asker, &m, 512).Pack(); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// applyMany adds a service of mode DNSRR with n tasks.
+func applyMany(s *dns.Server, n int) {
+	many := &networkv1.Backends{NetworkId: "n1", ServiceId: "many", Complete: true}
+	for i := range n {
+		many.Backends = append(many.Backends, &networkv1.Backend{
+			TaskId: fmt.Sprintf("many%d", i), NodeId: "node", Slot: uint64(i + 1), Addresses: []string{netip.AddrFrom4([4]byte{10, 65, byte(i >> 8), byte(i)}).String()},
+		})
+	}
+	s.Apply(&networkv1.ApplyRequest{
+		Services: []*networkv1.Service{{NetworkId: "n1", Id: "many", Name: "many", Mode: musterv1.EndpointSpec_DNSRR}},
+		Backends: []*networkv1.Backends{many},
+	})
+}
+
+func TestAnswersSpreadOverAllTasks(t *testing.T) {
+	s := newServer(t)
+	const tasks, questions = 200, 2000
+	applyMany(s, tasks)
+	seen := make(map[string]int)
+	size := 0
+	for range questions {
+		answer := s.Respond("n1", asker, query("many", mdns.TypeA), 512).Answer
+		size = len(answer)
+		once := make(map[string]bool)
+		for _, rr := range answer {
+			a := rr.(*mdns.A).A.String()
+			if once[a] {
+				t.Fatalf("an answer has %s twice", a)
+			}
+			once[a] = true
+			seen[a]++
+		}
+	}
+	want := float64(questions*size) / tasks
+	if len(seen) != tasks {
+		t.Errorf("%d of %d tasks are in answers", len(seen), tasks)
+	}
+	for a, n := range seen {
+		// Six standard deviations and more.
+		if math.Abs(float64(n)-want) > want/2 {
+			t.Errorf("%s is in %d answers, want about %.0f", a, n, want)
+		}
 	}
 }
 

@@ -87,15 +87,31 @@ func newForwarder(cfg Config, most int) *forwarder {
 	return &forwarder{self: cfg.Self, file: cfg.ResolvConf, dial: cfg.Dial, slots: make(chan struct{}, most), cache: newCache()}
 }
 
+// reserve takes a place for a query of a client, and returns what gives it back. The first
+// places are the client's own: clients that take all that is shared keep no other from them.
+func (f *forwarder) reserve(c *client) (release func(), err error) {
+	select {
+	case c.reserved <- struct{}{}:
+		return func() { <-c.reserved }, nil
+	default:
+	}
+	select {
+	case c.forwards <- struct{}{}:
+	default:
+		return nil, errBusy
+	}
+	select {
+	case f.slots <- struct{}{}:
+		return func() { <-f.slots; <-c.forwards }, nil
+	default:
+		<-c.forwards
+		return nil, errBusy
+	}
+}
+
 // ask returns what the resolvers answer. The message is shared: it must not be changed.
 func (f *forwarder) ask(key question) (*mdns.Msg, error) {
 	got, err, _ := f.flights.Do(fmt.Sprint(key), func() (any, error) {
-		select {
-		case f.slots <- struct{}{}:
-			defer func() { <-f.slots }()
-		default:
-			return nil, errBusy
-		}
 		// The one that asks first may leave, the others want the answer still.
 		ctx, cancel := context.WithTimeout(context.Background(), forwardTime)
 		defer cancel()

@@ -239,12 +239,11 @@ func (s *Server) respondForwarded(c *client, query, response *mdns.Msg, size int
 		s.counts.answers.Add(1)
 		return adopt(response, got, size)
 	}
-	select {
-	case c.forwards <- struct{}{}:
-		defer func() { <-c.forwards }()
-	default:
-		return fail("task has too many open queries", nil)
+	release, err := s.forward.reserve(c)
+	if err != nil {
+		return fail("task has too many open queries", err)
 	}
+	defer release()
 	s.counts.forwarded.Add(1)
 	got, err := s.forward.ask(key)
 	if err != nil {

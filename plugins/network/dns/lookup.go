@@ -1,8 +1,11 @@
 package dns
 
 import (
+	"cmp"
+	"iter"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -132,29 +135,58 @@ func (n *network) findTask(name string) *target {
 			if t == nil {
 				t = &target{network: n}
 			}
-			for _, b := range s.backends {
-				if b.slot == slot {
-					t.backends = append(t.backends, b)
-				}
-			}
+			t.backends = append(t.backends, s.slots[slot]...)
 		}
 	}
 	return t
 }
 
-// holders calls f with each service that stands for itself and each task that does.
-func (t *target) holders(f func(s *service, b *backend)) {
+// group is some of what a target stands for: a service for itself, or tasks.
+type group struct {
+	service  *service
+	backends []*backend
+	// end is the number of those in this group and the groups before it.
+	end int
+}
+
+// groups returns what a target stands for, of the services that are wanted, and how many
+// that are.
+func (t *target) groups(wanted func(*service) bool) (groups []group, n int) {
 	for _, s := range t.services {
-		if len(s.vips) > 0 && !t.each {
-			f(s, nil)
+		switch own := len(s.vips) > 0 && !t.each; {
+		case !wanted(s):
 			continue
-		}
-		for _, b := range s.backends {
-			f(s, b)
+		case own:
+			n++
+			groups = append(groups, group{service: s, end: n})
+		case len(s.backends) > 0:
+			n += len(s.backends)
+			groups = append(groups, group{backends: s.backends, end: n})
 		}
 	}
-	for _, b := range t.backends {
-		f(b.service, b)
+	if len(t.backends) > 0 {
+		n += len(t.backends)
+		groups = append(groups, group{backends: t.backends, end: n})
+	}
+	return groups, n
+}
+
+// holders yields each service that stands for itself and each task that does, in random
+// order. That costs as much as is taken of it.
+func (t *target) holders(wanted func(*service) bool) iter.Seq2[*service, *backend] {
+	return func(yield func(*service, *backend) bool) {
+		groups, n := t.groups(wanted)
+		for i := range shuffled(n) {
+			at, _ := slices.BinarySearchFunc(groups, i+1, func(g group, i int) int { return cmp.Compare(g.end, i) })
+			s, b := groups[at].service, (*backend)(nil)
+			if s == nil {
+				b = groups[at].backends[len(groups[at].backends)-(groups[at].end-i)]
+				s = b.service
+			}
+			if !yield(s, b) {
+				return
+			}
+		}
 	}
 }
 
@@ -171,7 +203,11 @@ func (t *target) exists() bool {
 // addresses returns up to limit addresses of a type in random order.
 func (t *target) addresses(qtype uint16, limit int) []netip.Addr {
 	var all []netip.Addr
-	t.holders(func(s *service, b *backend) {
+	// Of a service without any address of the type, no task is looked at.
+	have := func(s *service) bool {
+		return len(s.vips) > 0 && !t.each || s.families[index(qtype == mdns.TypeAAAA)] > 0
+	}
+	for s, b := range t.holders(have) {
 		of := s.vips
 		if b != nil {
 			of = b.addresses
@@ -181,19 +217,33 @@ func (t *target) addresses(qtype uint16, limit int) []netip.Addr {
 				all = append(all, a)
 			}
 		}
-	})
-	return pick(all, limit)
-}
-
-// pick returns up to limit elements in random order. It moves them.
-func pick[T any](all []T, limit int) []T {
-	n := min(len(all), limit)
-	for i := range n {
-		if j := i + rand.IntN(len(all)-i); j != i {
-			all[i], all[j] = all[j], all[i]
+		if len(all) >= limit {
+			return all[:limit]
 		}
 	}
-	return all[:n]
+	return all
+}
+
+// shuffled yields the numbers below n in random order.
+func shuffled(n int) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		// moved holds the numbers that are not at their place.
+		moved := make(map[int]int)
+		at := func(i int) int {
+			if j, ok := moved[i]; ok {
+				return j
+			}
+			return i
+		}
+		for i := range n {
+			j := i + rand.IntN(n-i)
+			chosen := at(j)
+			moved[j] = at(i)
+			if !yield(chosen) {
+				return
+			}
+		}
+	}
 }
 
 // cutPort reads a name as "_port._protocol.rest".
@@ -210,39 +260,34 @@ func cutPort(name string) (port, protocol, rest string, ok bool) {
 // service answers a question for a named port.
 func (t *target) service(q mdns.Question, port, protocol string, limit int) result {
 	r := result{known: true}
-	type place struct {
-		name      string
-		port      uint16
-		addresses []netip.Addr
+	named := func(p *musterv1.PortConfig) bool {
+		return fold(p.GetName()) == port && fold(protocolName(p)) == protocol
 	}
-	var places []place
-	t.holders(func(s *service, b *backend) {
+	limit = min(limit, maxPorts)
+	for s, b := range t.holders(func(s *service) bool { return slices.ContainsFunc(s.ports, named) }) {
 		for _, p := range s.ports {
-			if fold(p.GetName()) != port || fold(protocolName(p)) != protocol {
+			if !named(p) {
 				continue
 			}
-			at := place{s.name, uint16(p.GetTargetPort()), s.vips}
-			if b != nil {
-				at.name, at.addresses = b.name(), b.addresses
+			r.exists = true
+			if q.Qtype != mdns.TypeSRV || len(r.answer) == limit {
+				return r
 			}
-			at.name += "." + t.network.name + "."
-			places = append(places, at)
-		}
-	})
-	r.exists = len(places) > 0
-	if q.Qtype != mdns.TypeSRV {
-		return r
-	}
-	for _, p := range pick(places, min(limit, maxPorts)) {
-		if _, valid := mdns.IsDomainName(p.name); !valid {
-			continue
-		}
-		r.answer = append(r.answer, &mdns.SRV{
-			Hdr:  mdns.RR_Header{Name: q.Name, Rrtype: mdns.TypeSRV, Class: mdns.ClassINET, Ttl: ttl},
-			Port: p.port, Target: p.name,
-		})
-		for _, a := range p.addresses {
-			r.extra = append(r.extra, record(p.name, a))
+			name, addresses := s.name, s.vips
+			if b != nil {
+				name, addresses = b.name(), b.addresses
+			}
+			name += "." + t.network.name + "."
+			if _, valid := mdns.IsDomainName(name); !valid {
+				continue
+			}
+			r.answer = append(r.answer, &mdns.SRV{
+				Hdr:  mdns.RR_Header{Name: q.Name, Rrtype: mdns.TypeSRV, Class: mdns.ClassINET, Ttl: ttl},
+				Port: uint16(p.GetTargetPort()), Target: name,
+			})
+			for _, a := range addresses {
+				r.extra = append(r.extra, record(name, a))
+			}
 		}
 	}
 	return r

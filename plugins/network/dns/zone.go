@@ -49,8 +49,9 @@ type client struct {
 	node bool
 
 	rate *rate.Limiter
-	// forwards has room for its forwarded queries that are open.
-	forwards chan struct{}
+	// reserved and forwards have room for its forwarded queries that are open. Those in
+	// reserved wait for no other task.
+	reserved, forwards chan struct{}
 	// connections counts its open TCP connections.
 	connections chan struct{}
 }
@@ -85,6 +86,10 @@ type service struct {
 	// backends are in no order; index says where each is.
 	backends []*backend
 	index    map[string]int
+	// slots are the backends by their slot.
+	slots map[uint64][]*backend
+	// families counts the backends' addresses of IPv4 and IPv6.
+	families [2]int
 }
 
 type backend struct {
@@ -119,7 +124,8 @@ func newNetwork(id string) *network {
 func (z *zone) newClient() *client {
 	return &client{
 		rate:        rate.NewLimiter(rate.Limit(z.limits.rate), z.limits.rate),
-		forwards:    make(chan struct{}, z.limits.forwards),
+		reserved:    make(chan struct{}, min(reservedForwards, z.limits.forwards)),
+		forwards:    make(chan struct{}, max(0, z.limits.forwards-reservedForwards)),
 		connections: make(chan struct{}, maxConnections),
 	}
 }
@@ -200,7 +206,7 @@ func change(networks map[string]*network, r *networkv1.ApplyRequest) {
 func (n *network) setService(message *networkv1.Service) {
 	s := n.services[message.GetId()]
 	if s == nil {
-		s = &service{id: message.GetId(), index: map[string]int{}}
+		s = &service{id: message.GetId(), index: map[string]int{}, slots: map[uint64][]*backend{}}
 		n.services[s.id] = s
 	} else {
 		n.hide(s)
@@ -275,8 +281,12 @@ func (n *network) setBackends(s *service, message *networkv1.Backends) {
 		}
 		s.index[b.task] = len(s.backends)
 		s.backends = append(s.backends, b)
+		if b.slot > 0 {
+			s.slots[b.slot] = append(s.slots[b.slot], b)
+		}
 		for _, a := range b.addresses {
 			n.owners[a] = owner{s, b}
+			s.families[index(a.Is6())]++
 		}
 	}
 }
@@ -288,7 +298,17 @@ func (n *network) removeBackend(s *service, task string) {
 	if !known {
 		return
 	}
-	n.disown(owner{s, s.backends[i]}, s.backends[i].addresses)
+	b := s.backends[i]
+	n.disown(owner{s, b}, b.addresses)
+	for _, a := range b.addresses {
+		s.families[index(a.Is6())]--
+	}
+	if b.slot > 0 {
+		s.slots[b.slot] = slices.DeleteFunc(s.slots[b.slot], func(other *backend) bool { return other == b })
+		if len(s.slots[b.slot]) == 0 {
+			delete(s.slots, b.slot)
+		}
+	}
 	last := len(s.backends) - 1
 	s.backends[i] = s.backends[last]
 	s.index[s.backends[i].task] = i
@@ -306,7 +326,7 @@ func (z *zone) attach(r *networkv1.AttachRequest) {
 	} else {
 		z.forget(c)
 		// Those that ask at present read the client: it must not change.
-		c = &client{rate: c.rate, forwards: c.forwards, connections: c.connections}
+		c = &client{rate: c.rate, reserved: c.reserved, forwards: c.forwards, connections: c.connections}
 	}
 	c.task, c.service = r.GetTaskId(), r.GetServiceId()
 	for _, a := range r.GetAttachments() {
@@ -373,6 +393,14 @@ func addresses(texts []string) []netip.Addr {
 		all[i] = netip.MustParseAddr(text)
 	}
 	return all
+}
+
+// index returns the index of a family.
+func index(six bool) int {
+	if six {
+		return 1
+	}
+	return 0
 }
 
 // fold returns a name in the form in which it is compared.
