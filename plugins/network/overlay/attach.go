@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/link"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/ruleset"
@@ -127,6 +128,9 @@ func (p *Plugin) checkPorts(t *task) error {
 		return sdk.Failed(errors.New("ports cannot be published: all networks of the task are internal; attach the service to one that is not"))
 	}
 	for _, port := range t.request.GetPorts() {
+		if port.GetProtocol() == musterv1.PortConfig_UDP && port.GetPublishedPort() == p.node.GetDataPathPort() {
+			return sdk.NodeFault(fmt.Errorf("UDP port %d cannot be published on this node, which gets the traffic of networks there", port.GetPublishedPort()))
+		}
 		for _, other := range p.tasks {
 			if other.id == t.id {
 				continue

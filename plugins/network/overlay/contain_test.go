@@ -5,6 +5,7 @@ package overlay_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -241,8 +242,17 @@ func TestForwardingIsAllowedWhereOthersForbidIt(t *testing.T) {
 	serveIn(t, outside, 80, "outside")
 	m.nft(`table ip filter {
 	chain DOCKER-USER { return; }
-	chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }
+	chain FORWARD {
+		type filter hook forward priority 0; policy drop;
+		jump DOCKER-USER
+		oifname docker0 ct state established,related accept
+		oifname docker0 ip daddr 172.17.0.2 tcp dport 81 accept
+		iifname docker0 accept
+	}
 }`)
+	container := m.withoutNetworks()
+	serveIn(t, container, 80, "container")
+	serveIn(t, container, 81, "published-container")
 	ingress(machines, port(8080, 80))
 	a := m.attach("a", "ingress="+at(1, 2))
 	a.serve(80)
@@ -255,21 +265,41 @@ func TestForwardingIsAllowedWhereOthersForbidIt(t *testing.T) {
 		if server, _ := mustGet(t, a.space, "192.0.2.254:80"); server != "outside" {
 			t.Errorf("answered by %s", server)
 		}
+		// What Docker publishes stays open to tasks, and what it does not stays closed.
+		if server, _ := mustGet(t, a.space, "172.17.0.2:81"); server != "published-container" {
+			t.Errorf("answered by %s", server)
+		}
+		if err := dial(a.space, "tcp", "172.17.0.2:80", packetPatience); err == nil {
+			t.Error("a task reached a port of a container that is not published")
+		}
+		if server, _ := mustGet(t, container, m.address+":8080"); server != "a" {
+			t.Errorf("answered by %s", server)
+		}
 	}
 	works()
+	t.Run("rules of an earlier version", func(t *testing.T) {
+		prefix := overlay.HostPrefix(m.node.GetId())
+		m.nft(fmt.Sprintf(`flush chain ip filter DOCKER-USER
+			add rule ip filter DOCKER-USER iifname "%[1]s*" counter accept comment "muster from %[1]s"
+			add rule ip filter DOCKER-USER oifname "%[1]s*" counter accept comment "muster to %[1]s"
+			add rule ip filter DOCKER-USER return`, prefix))
+		_, err := m.plugin.Audit()
+		must(t, err)
+		works()
+	})
 	m.nft("flush chain ip filter DOCKER-USER; add rule ip filter DOCKER-USER return")
 	if err := dial(outside, "tcp", m.address+":8080", packetPatience); err == nil {
 		t.Error("forwarding works without the rules: the test has lost its object")
 	}
 	repairs, err := m.plugin.Audit(t.Context())
 	must(t, err)
-	if repairs != 2 {
-		t.Errorf("%d repairs, want 2", repairs)
+	if repairs != 1 {
+		t.Errorf("%d repairs, want 1", repairs)
 	}
 	works()
-	// Nothing is left in chains of others.
+	// Nothing is left in chains of others after the last network, without an audit.
 	must(t, m.plugin.Detach(t.Context(), "a"))
-	m.apply(&networkv1.ApplyRequest{Complete: true})
+	m.apply(&networkv1.ApplyRequest{RemovedNetworks: []string{"ingress"}})
 	conn, err := nftables.New(nftables.WithNetNSFd(m.space.FD()))
 	must(t, err)
 	rules, err := conn.GetRules(&nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4}, &nftables.Chain{Name: "DOCKER-USER"})

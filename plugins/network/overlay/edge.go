@@ -4,10 +4,13 @@ package overlay
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/musterhq/muster/plugins/network/overlay/internal/link"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/ruleset"
@@ -18,6 +21,7 @@ import (
 type edge struct {
 	plugin *Plugin
 	mu     sync.Mutex
+	node   string
 	kernel *link.Kernel
 	tables [2]*ruleset.Table
 	// dataPath is where the node receives packets of VXLAN.
@@ -44,7 +48,7 @@ func (e *edge) open(node string) {
 	if e.tables[0] != nil {
 		return
 	}
-	e.kernel = e.plugin.kernel()
+	e.node, e.kernel = node, e.plugin.kernel()
 	e.peerPorts = make(map[string][]uint16)
 	for i, six := range []bool{false, true} {
 		e.tables[i] = ruleset.New(ruleset.Host(six, "muster-"+link.Short(node), node), e.plugin.host.FD(), func(name string, call func() error) error { return e.kernel.Do(name, call) })
@@ -106,6 +110,10 @@ func (e *edge) update(n *network) error {
 	ports := n.published()
 	owner := ownerNetwork + n.id
 	var errs []error
+	if at := slices.IndexFunc(ports, e.isDataPath); at >= 0 {
+		errs = append(errs, fmt.Errorf("UDP port %d is not published on this node, which gets the traffic of networks there: publish another port, or set --data-path-port of the worker", ports[at].Published))
+		ports = slices.DeleteFunc(ports, e.isDataPath)
+	}
 	for i, six := range []bool{false, true} {
 		elements := ruleset.HostUplink(six, n.sandbox.Uplinks)
 		for _, p := range ports {
@@ -117,9 +125,14 @@ func (e *edge) update(n *network) error {
 		}
 	}
 	if e.verified && !e.allowed && len(n.sandbox.Uplinks) > 0 {
-		errs = append(errs, e.allow(n.node.GetId(), true))
+		errs = append(errs, e.allow(true))
 	}
 	return errors.Join(errs...)
+}
+
+// isDataPath reports whether nodes send traffic of networks to a port of this node.
+func (e *edge) isDataPath(p ruleset.Port) bool {
+	return p.Protocol == unix.IPPROTO_UDP && p.Published == e.dataPath.Port()
 }
 
 // leadsOutside reports whether a network has a way to the host.
@@ -128,8 +141,11 @@ func (e *edge) leadsOutside() bool {
 }
 
 // allow adds rules to other programs' chains that would keep networks from the outside.
-func (e *edge) allow(node string, wanted bool) error {
-	err := ruleset.AllowForwarding(e.plugin.host.FD(), link.HostPrefix(node), wanted, e.kernel.Do)
+func (e *edge) allow(wanted bool) error {
+	bridges, err := link.OtherBridges(e.plugin.host)
+	if err == nil {
+		err = ruleset.AllowForwarding(e.plugin.host.FD(), link.HostPrefix(e.node), bridges, wanted, e.kernel.Do)
+	}
 	e.allowed = wanted && err == nil
 	return err
 }
@@ -160,6 +176,9 @@ func (e *edge) drop(network string) error {
 			errs = append(errs, e.commit(i))
 		}
 	}
+	if e.allowed && !e.leadsOutside() {
+		errs = append(errs, e.allow(false))
+	}
 	return errors.Join(errs...)
 }
 
@@ -183,7 +202,7 @@ func (e *edge) verify(node string, known map[string]bool) (repairs uint64, err e
 			errs = append(errs, t.Verify())
 		}
 		if i == 0 {
-			errs = append(errs, e.allow(node, e.leadsOutside()))
+			errs = append(errs, e.allow(e.leadsOutside()))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -300,6 +300,20 @@ func (e *endpoint) serve(port int) {
 	serveIn(e.t, e.space, port, e.id)
 }
 
+// listenAt listens in a namespace. A test that waits for a connection that never comes ends
+// after a while.
+func listenAt(space *netns.Namespace, address string) (listener *net.TCPListener, err error) {
+	err = space.Do(func() error {
+		l, err := net.Listen("tcp", address)
+		if err == nil {
+			listener = l.(*net.TCPListener)
+			err = listener.SetDeadline(time.Now().Add(patience))
+		}
+		return err
+	})
+	return listener, err
+}
+
 func serveIn(t testing.TB, space *netns.Namespace, port int, name string) {
 	t.Helper()
 	var listener net.Listener

@@ -157,6 +157,85 @@ func TestHostPortLeadsToTask(t *testing.T) {
 	}
 }
 
+// TestLocalTrafficReachesWorkersOnOneMachine lets two workers share a machine. Only the
+// second has a task that answers.
+func TestLocalTrafficReachesWorkersOnOneMachine(t *testing.T) {
+	outside, machines := newMachines(t, 1)
+	machines = append(machines, machines[0].beside("node-2", 4790))
+	p := port(8080, 80)
+	p.ExternalTraffic = musterv1.PortConfig_LOCAL
+	ingress(machines, p)
+	for i, m := range machines {
+		task := m.attach("task-of-"+m.node.GetId(), "ingress="+at(i+1, 2))
+		task.serve(80)
+		for _, m := range machines {
+			m.apply(&networkv1.ApplyRequest{Backends: []*networkv1.Backends{backends("ingress", "web", task)}})
+		}
+		if server, client := mustGet(t, outside, "192.0.2.1:8080"); server != task.id || client != "192.0.2.254" {
+			t.Errorf("answered by %s, which saw %s; want %s and the client's address", server, client, task.id)
+		}
+	}
+}
+
+// TestNodeKeepsItsOwnPorts publishes ports that the node itself uses.
+func TestNodeKeepsItsOwnPorts(t *testing.T) {
+	outside, machines := newMachines(t, 2)
+	names, err := listenAt(machines[0].space, "127.0.0.53:53")
+	must(t, err)
+	defer func() { _ = names.Close() }()
+	udp := func(published uint32) *musterv1.PortConfig {
+		p := port(published, 53)
+		p.Protocol = musterv1.PortConfig_UDP
+		return p
+	}
+	own := machines[0].node.GetDataPathPort()
+	var tasks []*endpoint
+	for i, m := range machines {
+		request := joinRequest(machines, i, "ingress", 4097, func(n *networkv1.Network) { n.Ingress = true }, func(r *networkv1.ApplyRequest) {
+			r.Services = append(r.Services, &networkv1.Service{NetworkId: "ingress", Id: "web", Name: "web", Ports: ports(port(53, 80), udp(own), udp(5353), port(8080, 80))})
+		})
+		request.Node = m.node
+		failed, err := m.plugin.Apply(t.Context(), request)
+		must(t, err)
+		if (failed["ingress"] != nil) != (i == 0) {
+			t.Errorf("%s: the error about UDP port %d is %v", m.node.GetId(), own, failed["ingress"])
+		}
+	}
+	for i, m := range machines {
+		task := m.attach("task-of-"+m.node.GetId(), "ingress="+at(i+1, 2))
+		task.serve(80)
+		task.echoUDP(53)
+		tasks = append(tasks, task)
+	}
+	m := machines[0]
+	request := &networkv1.ApplyRequest{Node: m.node, Backends: []*networkv1.Backends{backends("ingress", "web", tasks...)}}
+	_, err = m.plugin.Apply(t.Context(), request)
+	must(t, err)
+	// The data path works: tasks on both nodes answer.
+	if seen := answers(t, outside, m.address+":8080"); len(seen) != 2 {
+		t.Errorf("answered by %v", seen)
+	}
+	conn, err := dialer(outside)(t.Context(), "udp", m.address+":5353")
+	must(t, err)
+	defer func() { _ = conn.Close() }()
+	if _, err := ask(conn); err != nil {
+		t.Errorf("another UDP port: %v", err)
+	}
+	if err := dial(m.space, "tcp", "127.0.0.53:53", patience); err != nil {
+		t.Error(err)
+	} else if _, err := names.Accept(); err != nil {
+		t.Error(err)
+	}
+	if server, _ := mustGet(t, m.space, "127.0.0.1:53"); server == "" {
+		t.Error("127.0.0.1 is answered by nothing")
+	}
+	host := m.task("host", "ingress="+at(1, 9))
+	host.request.Ports = ports(udp(own))
+	if _, err := m.plugin.Attach(t.Context(), host.request); err == nil {
+		t.Error("a task published the port of the data path")
+	}
+}
+
 func TestUDPClientsLeaveRemovedBackends(t *testing.T) {
 	outside, machines := newMachines(t, 1)
 	m := machines[0]

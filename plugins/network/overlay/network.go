@@ -252,6 +252,16 @@ func (n *network) addresses(s *service) (all, local []netip.Addr) {
 	return all, local
 }
 
+// hasLocal reports whether one of a service's backends is on this node.
+func (n *network) hasLocal(s *service) bool {
+	for _, b := range s.backends {
+		if b.GetNodeId() == n.node.GetId() {
+			return true
+		}
+	}
+	return false
+}
+
 // meshPorts returns the ports of a service that every node answers.
 func (n *network) meshPorts(s *service) []ruleset.Port {
 	if !n.spec.GetIngress() {
@@ -301,7 +311,12 @@ func (n *network) putTask(t *ruleset.Table, six bool, task *task) {
 func (n *network) published() []ruleset.Port {
 	var ports []ruleset.Port
 	for _, s := range n.services {
-		ports = append(ports, n.meshPorts(s)...)
+		for _, p := range n.meshPorts(s) {
+			// Another worker on this machine may have tasks that answer.
+			if !p.KeepSource || n.hasLocal(s) {
+				ports = append(ports, p)
+			}
+		}
 	}
 	for _, t := range n.tasks {
 		if !n.plugin.publishes(t, n.id) {

@@ -9,7 +9,13 @@ import (
 	"encoding/hex"
 	"net"
 	"net/netip"
+	"regexp"
+	"slices"
 	"strings"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
 )
 
 // Names in the kernel. Each is derived from ids, so that a new process finds what another
@@ -71,3 +77,27 @@ func PeerMAC(node string) net.HardwareAddr { return hardwareAddress("node", node
 
 // TaskMAC returns the hardware address of a task's interface.
 func TaskMAC(task, network string) net.HardwareAddr { return hardwareAddress("task", task, network) }
+
+// dockerBridge matches the names that Docker gives to the bridges of its networks.
+var dockerBridge = regexp.MustCompile(`^br-[0-9a-f]{12}$`)
+
+// OtherBridges returns the links of the host whose names begin as those of Docker's bridges
+// and that are not.
+func OtherBridges(host *netns.Namespace) ([]string, error) {
+	h, err := host.Link()
+	if err != nil {
+		return nil, err
+	}
+	links, err := dump(func() ([]netlink.Link, error) { return h.LinkList() })
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, l := range links {
+		if name := l.Attrs().Name; strings.HasPrefix(name, "br-") && !dockerBridge.MatchString(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}

@@ -35,6 +35,13 @@ func Host(six bool, name, node string) Layout {
 		return rule(name, &expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true}, equal(1, native(typeLocal)),
 			meta(expr.MetaKeyL4PROTO, reg), loadPort(reg+1), replace(mapPublished), f.nat(expr.NATTypeDestNAT, 0))
 	}
+	var local []Rule
+	if !six {
+		// Programs of the node use other loopback addresses, such as the resolver's 127.0.0.53.
+		local = append(local, rule("other loopback address", f.within(f.loadTarget(1), netip.MustParsePrefix("127.0.0.0/8")),
+			f.loadTarget(1), different(1, []byte{127, 0, 0, 1}), accept()))
+	}
+	local = append(local, publish("published port of the node"))
 	// That includes what a task sends to a published port of its own node.
 	snat := []Rule{rule("outside", f.loadSource(reg), find(setUplinks, reg), &expr.Masq{})}
 	if !six {
@@ -58,7 +65,7 @@ func Host(six bool, name, node string) Layout {
 		},
 		Chains: []Chain{
 			{Name: "dnat", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookPrerouting, Priority: *nftables.ChainPriorityNATDest, Rules: []Rule{publish("published port")}},
-			{Name: "dnat-local", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookOutput, Priority: *nftables.ChainPriorityNATDest, Rules: []Rule{publish("published port of the node")}},
+			{Name: "dnat-local", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookOutput, Priority: *nftables.ChainPriorityNATDest, Rules: local},
 			// Networks reach neither each other nor the host through the addresses of the
 			// way between them.
 			{Name: ChainForward, Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward, Priority: *nftables.ChainPriorityFilter, Rules: []Rule{
