@@ -191,6 +191,13 @@ func mergeBackends(s *service, b *networkv1.Backends) {
 
 // carryOut changes one network.
 func (p *Plugin) carryOut(c *change, complete bool) error {
+	stale, err := p.changeNetwork(c, complete)
+	return errors.Join(err, stale())
+}
+
+// changeNetwork changes one network. The function that it returns removes connections that
+// lead nowhere.
+func (p *Plugin) changeNetwork(c *change, complete bool) (stale func() error, err error) {
 	n := c.network
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -208,13 +215,14 @@ func (p *Plugin) carryOut(c *change, complete bool) error {
 		}
 	}
 	p.mu.Unlock()
-	var err error
+	stale = func() error { return nil }
 	switch {
 	case c.fresh || !n.ready:
-		return n.ensureAll()
+		err = n.ensureAll()
+		return n.staleFlows(), err
 	case c.links:
 		if err := n.ensureLinks(); err != nil {
-			return err
+			return stale, err
 		}
 		err = n.eachTable(func(six bool, t *ruleset.Table) error {
 			n.putAll(t, six)
@@ -225,9 +233,9 @@ func (p *Plugin) carryOut(c *change, complete bool) error {
 		err = n.ensureServices(c.services)
 	}
 	if c.fewer {
-		err = errors.Join(err, n.forgetStale())
+		stale = n.staleFlows()
 	}
-	return err
+	return stale, err
 }
 
 // removeNetwork removes a network.

@@ -275,25 +275,34 @@ func (p *Plugin) removeTaskSpace(path string) error {
 }
 
 func (n *network) detach(id string) error {
+	stale, err := n.detachTask(id)
+	return errors.Join(err, stale())
+}
+
+// detachTask removes a task from the network. The function that it returns removes
+// connections that lead nowhere.
+func (n *network) detachTask(id string) (stale func() error, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	stale = func() error { return nil }
 	if n.sandbox == nil {
-		return nil
+		return stale, nil
 	}
 	if err := n.kernel.DetachNetwork(n.sandbox.Space, id, n.id); err != nil {
-		return err
+		return stale, err
 	}
 	t := n.tasks[id]
 	if t == nil {
-		return nil
+		return stale, nil
 	}
 	delete(n.tasks, id)
-	err := n.eachTable(func(_ bool, table *ruleset.Table) error {
+	err = n.eachTable(func(_ bool, table *ruleset.Table) error {
 		table.Put("task "+id, nil)
 		return table.Commit()
 	})
 	if len(t.request.GetPorts()) > 0 {
-		err = errors.Join(err, n.plugin.edge.update(n), n.forgetStale())
+		err = errors.Join(err, n.plugin.edge.update(n))
+		stale = n.staleFlows()
 	}
-	return err
+	return stale, err
 }

@@ -71,13 +71,15 @@ func (p *Plugin) Audit(ctx context.Context) (repairs uint64, err error) {
 
 func (n *network) audit() (repairs uint64, err error) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	before := n.kernel.Changes()
 	err = n.ensureAll()
+	stale := n.staleFlows()
 	if err == nil {
 		err = n.auditTasks()
 	}
-	return n.kernel.Changes() - before, err
+	repairs = n.kernel.Changes() - before
+	n.mu.Unlock()
+	return repairs, errors.Join(err, stale())
 }
 
 func (n *network) auditTasks() error {

@@ -283,7 +283,7 @@ func TestForwardingIsAllowedWhereOthersForbidIt(t *testing.T) {
 			add rule ip filter DOCKER-USER iifname "%[1]s*" counter accept comment "muster from %[1]s"
 			add rule ip filter DOCKER-USER oifname "%[1]s*" counter accept comment "muster to %[1]s"
 			add rule ip filter DOCKER-USER return`, prefix))
-		_, err := m.plugin.Audit()
+		_, err := m.plugin.Audit(t.Context())
 		must(t, err)
 		works()
 	})

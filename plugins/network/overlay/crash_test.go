@@ -293,6 +293,102 @@ func TestTrafficFlowsWithoutProcess(t *testing.T) {
 	}
 }
 
+// TestPortStaysWithItsHolder lets two networks publish one port. The one that had it first
+// keeps it in audits and new processes, whatever the ids are.
+func TestPortStaysWithItsHolder(t *testing.T) {
+	outside, machines := newMachines(t, 1)
+	m := machines[0]
+	first := net10("z-first", 4097, 1, func(n *networkv1.Network) { n.Ingress = true })
+	second := net10("a-second", 4098, 1, func(n *networkv1.Network) { n.Ingress = true })
+	request := &networkv1.ApplyRequest{Node: m.node, Complete: true}
+	for _, n := range []*networkv1.Network{first, second} {
+		request.Networks = append(request.Networks, n)
+		request.Services = append(request.Services, &networkv1.Service{NetworkId: n.GetId(), Id: "web", Name: "web", Ports: ports(port(8080, 80))})
+		_, err := m.plugin.Apply(t.Context(), request)
+		must(t, err)
+		task := m.attach("task-on-"+n.GetId(), n.GetId()+"="+at(1, 2))
+		task.serve(80)
+		b := backends(n.GetId(), "web", task)
+		_, err = m.plugin.Apply(t.Context(), &networkv1.ApplyRequest{Node: m.node, Backends: []*networkv1.Backends{b}})
+		must(t, err)
+		request.Backends = append(request.Backends, b)
+	}
+	expect := func(after string) {
+		t.Helper()
+		if server, _ := mustGet(t, outside, m.address+":8080"); server != "task-on-z-first" {
+			t.Errorf("after %s the port is answered by %s", after, server)
+		}
+	}
+	expect("the second network")
+	_, _ = m.plugin.Audit(t.Context())
+	expect("an audit")
+	m.restart()
+	failed, err := m.plugin.Apply(t.Context(), request)
+	must(t, err)
+	if failed["a-second"] == nil || failed["z-first"] != nil {
+		t.Errorf("failed: %v", failed)
+	}
+	expect("a new process")
+}
+
+// TestNetworksWithOneShortNameAreKeptApart makes a network whose namespace would be that of
+// another one.
+func TestNetworksWithOneShortNameAreKeptApart(t *testing.T) {
+	_, machines := newMachines(t, 1)
+	m := machines[0]
+	names := make(map[string]string)
+	var one, two string
+	for i := 0; one == ""; i++ {
+		id := fmt.Sprint("network-", i)
+		if other := names[overlay.Short(id)]; other != "" {
+			one, two = other, id
+		}
+		names[overlay.Short(id)] = id
+	}
+	m.apply(&networkv1.ApplyRequest{Networks: []*networkv1.Network{net10(one, 4097, 1, nil)}})
+	a, b := m.attach("a", one+"="+at(1, 2)), m.attach("b", one+"="+at(1, 3))
+	b.serve(80)
+	failed, err := m.plugin.Apply(t.Context(), &networkv1.ApplyRequest{Node: m.node, Networks: []*networkv1.Network{net10(two, 4098, 1, nil)}})
+	must(t, err)
+	if failed[two] == nil || failed[one] != nil {
+		t.Errorf("failed: %v", failed)
+	}
+	if _, err := m.plugin.Attach(t.Context(), m.task("c", two+"="+at(1, 4)).request); err == nil {
+		t.Error("a task was attached to the namespace of another network")
+	}
+	must(t, m.plugin.Detach(t.Context(), "c"))
+	m.apply(&networkv1.ApplyRequest{RemovedNetworks: []string{two}})
+	if server, _ := mustGet(t, a.space, first(at(1, 3))+":80"); server != "b" {
+		t.Errorf("answered by %s", server)
+	}
+}
+
+// TestAuditReadsLittleOfTasks lets a task make many addresses and routes of its own.
+func TestAuditReadsLittleOfTasks(t *testing.T) {
+	_, machines := newMachines(t, 1)
+	m := machines[0]
+	m.apply(busy(m))
+	a := m.attach("a", "net="+at(1, 2))
+	h := handle(t, a.space)
+	own, err := h.LinkByName("eth0")
+	must(t, err)
+	lo, err := h.LinkByName("lo")
+	must(t, err)
+	extra, err := netlink.ParseAddr("198.51.100.1/32")
+	must(t, err)
+	must(t, h.AddrAdd(own, extra))
+	_, to, err := net.ParseCIDR("203.0.113.0/24")
+	must(t, err)
+	must(t, h.RouteAdd(&netlink.Route{Dst: to, LinkIndex: lo.Attrs().Index}))
+	must(t, h.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.IPv4(198, 18, 0, 0), Mask: net.CIDRMask(15, 32)}, LinkIndex: own.Attrs().Index, Protocol: 4}))
+	before := snapshot(t, "a", a.space)
+	repairs, err := m.plugin.Audit(t.Context())
+	must(t, err)
+	if diff := cmp.Diff(before, snapshot(t, "a", a.space)); diff != "" || repairs != 0 {
+		t.Errorf("an audit made %d repairs of what is the task's own:\n%s", repairs, diff)
+	}
+}
+
 // TestAuditRepairsWhatOthersChange does to the kernel what other programs and people do.
 func TestAuditRepairsWhatOthersChange(t *testing.T) {
 	_, machines := newMachines(t, 1)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -53,6 +54,23 @@ func (p *Plugin) Describe(context.Context) (*networkv1.DescribeResponse, error) 
 		d.Capabilities = append(d.Capabilities, "sctp")
 	}
 	return d, nil
+}
+
+// untilComplete returns a function that detects what the kernel can do each time until
+// nothing is missing: modules can be loaded later.
+func untilComplete(detect func() (*probe, error)) func() (*probe, error) {
+	var mu sync.Mutex
+	var found *probe
+	return func() (*probe, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if found != nil && len(found.missing) == 0 {
+			return found, nil
+		}
+		var err error
+		found, err = detect()
+		return found, err
+	}
 }
 
 // forwards reports whether the host forwards packets.

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"slices"
@@ -350,7 +351,7 @@ func (n *network) ensureAll() error {
 		return err
 	})
 	n.ready = n.ready || err == nil
-	return errors.Join(err, n.forgetStale(), n.plugin.edge.update(n))
+	return errors.Join(err, n.plugin.edge.update(n))
 }
 
 // check refuses networks that the plugin cannot serve.
@@ -381,17 +382,28 @@ func (n *network) ensureServices(ids map[string]bool) error {
 	return errors.Join(err, n.plugin.edge.update(n))
 }
 
-// forgetStale deletes connections of UDP to backends that are no longer any.
-func (n *network) forgetStale() error {
+// staleFlows returns a function that deletes connections of UDP to tasks that are no longer
+// backends. The function must be called without n.mu: a task can have so many connections
+// that listing them takes seconds.
+func (n *network) staleFlows() func() error {
+	none := func() error { return nil }
+	if n.sandbox == nil {
+		return none
+	}
 	// To list connections takes the kernel 10 ms and more, whatever namespace they are in.
 	entries := uint64(0)
 	err := n.sandbox.Space.Do(func() error {
 		entries, _ = flows.Count()
 		return nil
 	})
-	if err != nil || entries == 0 {
-		return err
+	if err != nil {
+		return func() error { return err }
 	}
+	if entries == 0 {
+		return none
+	}
+	path := n.plugin.pathOf(n.node.GetId(), n.id)
+	uplinks := n.sandbox.Uplinks
 	// Virtual addresses lead to backends on any port, and those of the way to the host on
 	// published ones.
 	virtual := make(map[netip.Addr]map[netip.Addr]bool)
@@ -426,14 +438,24 @@ func (n *network) forgetStale() error {
 			}
 		}
 	}
-	_, err = flows.DeleteUDP(n.sandbox.Space.FD(), func(original netip.AddrPort, backend netip.Addr) bool {
-		if slices.Contains(n.sandbox.Uplinks, original.Addr()) {
-			return !published[original.Port()][backend]
+	return func() error {
+		space, err := n.plugin.mounts().Open(path)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, netns.ErrNone) {
+			return nil
 		}
-		now, ok := virtual[original.Addr()]
-		return ok && !now[backend]
-	})
-	return err
+		if err != nil {
+			return err
+		}
+		defer func() { _ = space.Close() }()
+		_, err = flows.DeleteUDP(space.FD(), func(original netip.AddrPort, backend netip.Addr) bool {
+			if slices.Contains(uplinks, original.Addr()) {
+				return !published[original.Port()][backend]
+			}
+			now, ok := virtual[original.Addr()]
+			return ok && !now[backend]
+		})
+		return err
+	}
 }
 
 // remove removes everything in the kernel that belongs to the network.

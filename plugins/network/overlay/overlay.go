@@ -111,7 +111,7 @@ func New(config Config) (*Plugin, error) {
 	p := &Plugin{config: config, log: config.Logger, host: host, networks: make(map[string]*network)}
 	p.edge = &edge{plugin: p}
 	p.names = p.newNames()
-	p.probe = sync.OnceValues(detect)
+	p.probe = untilComplete(detect)
 	if p.tasks, err = readTasks(config.StateDir); err != nil {
 		return nil, errors.Join(err, host.Close())
 	}

@@ -135,6 +135,15 @@ func (k *Kernel) ensure(host *netns.Namespace, s *Sandbox, n *Network) error {
 	if err := k.up(h, lo, 0); err != nil {
 		return err
 	}
+	switch owner := lo.Attrs().Alias; owner {
+	case n.ID:
+	case "":
+		if err := k.Do("name network of namespace", func() error { return h.LinkSetAlias(lo, n.ID) }); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("network %s has the namespace %s of this node, because both ids have the same hash: replace one of the networks", owner, s.Space.Path)
+	}
 	own := []netip.Prefix{hostPrefix(Gateway)}
 	if n.HasIPv6() {
 		own = append(own, hostPrefix(Local6))
@@ -558,7 +567,25 @@ func (k *Kernel) Remove(host *netns.Namespace, path, node, network string) error
 	if err := k.remove(outer, HostLink(node, network)); err != nil {
 		return err
 	}
+	if other, err := k.ownedByOther(path, network); other || err != nil {
+		return err
+	}
 	return k.RemovePath(path)
+}
+
+// ownedByOther reports whether a namespace belongs to another network than the given one.
+func (k *Kernel) ownedByOther(path, network string) (bool, error) {
+	space, err := k.Mounts.Open(path)
+	if err != nil {
+		return false, nil
+	}
+	h, err := space.Link()
+	if err != nil {
+		return false, errors.Join(err, space.Close())
+	}
+	lo, err := find(h, "lo")
+	other := lo != nil && lo.Attrs().Alias != "" && lo.Attrs().Alias != network
+	return other, errors.Join(err, space.Close())
 }
 
 // RemovePath removes a network's namespace by its path, with all links in it.

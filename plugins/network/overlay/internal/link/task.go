@@ -41,11 +41,6 @@ func (k *Kernel) AttachNetwork(s *Sandbox, space *netns.Namespace, i *Interface)
 	if err != nil {
 		return "", err
 	}
-	if near.Attrs().Alias != i.Task {
-		if err := k.Do("name task of link", func() error { return h.LinkSetAlias(near, i.Task) }); err != nil {
-			return "", err
-		}
-	}
 	if err := k.up(h, near, s.MTU); err != nil {
 		return "", err
 	}
@@ -62,7 +57,15 @@ func (k *Kernel) AttachNetwork(s *Sandbox, space *netns.Namespace, i *Interface)
 	if err := k.routes(h, routes, func(r route) bool { return r.link == index }); err != nil {
 		return "", err
 	}
-	return far.Attrs().Name, k.inside(inner, space, far, s.MTU, i)
+	if near.Attrs().Alias == i.Task {
+		// The task's side was set up before. It is the task's own from then on, and may hold
+		// more than can be read in time.
+		return far.Attrs().Name, k.up(inner, far, s.MTU)
+	}
+	if err := k.inside(inner, space, far, s.MTU, i); err != nil {
+		return "", err
+	}
+	return far.Attrs().Name, k.Do("name task of link", func() error { return h.LinkSetAlias(near, i.Task) })
 }
 
 // pair returns both ends of a task's interface. It creates them if they are not there, or
@@ -101,26 +104,28 @@ func (k *Kernel) pair(s *Sandbox, h, inner *netlink.Handle, space *netns.Namespa
 
 // partner returns the other end of a veth pair, or nil if it is not where the handle leads.
 func partner(inner *netlink.Handle, near netlink.Link, mac string) (netlink.Link, error) {
-	links, err := dump(func() ([]netlink.Link, error) { return inner.LinkList() })
-	if err != nil {
+	l, err := inner.LinkByIndex(near.Attrs().ParentIndex)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil, nil
+	}
+	if err != nil || l.Type() != "veth" || l.Attrs().HardwareAddr.String() != mac || l.Attrs().ParentIndex != near.Attrs().Index {
 		return nil, err
 	}
-	for _, l := range links {
-		if l.Type() == "veth" && l.Attrs().HardwareAddr.String() == mac && l.Attrs().Index == near.Attrs().ParentIndex && l.Attrs().ParentIndex == near.Attrs().Index {
-			return l, nil
-		}
-	}
-	return nil, nil
+	return l, nil
 }
+
+// maxNames is how many names of interfaces are tried.
+const maxNames = 256
 
 // freeName returns the first name eth0, eth1 and so on from a number that no link has.
 func freeName(inner *netlink.Handle, from int) (string, error) {
-	for i := from; ; i++ {
+	for i := from; i < from+maxNames; i++ {
 		name := fmt.Sprintf("eth%d", i)
 		if l, err := find(inner, name); err != nil || l == nil {
 			return name, err
 		}
 	}
+	return "", fmt.Errorf("the task has interfaces with all names from eth%d to eth%d", from, from+maxNames-1)
 }
 
 // inside sets up a task's own end of its interface.

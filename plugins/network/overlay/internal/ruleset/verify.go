@@ -27,6 +27,7 @@ func (t *Table) Verify() error {
 		if err != nil {
 			return err
 		}
+		before := t.present
 		same, err := t.sameRules(conn)
 		if err != nil {
 			return errors.Join(err, t.Close())
@@ -38,18 +39,7 @@ func (t *Table) Verify() error {
 		} else if err := t.read(conn); err != nil {
 			return errors.Join(err, t.Close())
 		}
-		want := make(map[place]content)
-		t.conflicts = make(map[string]error)
-		for _, owner := range t.Owners() {
-			for _, e := range t.owned[owner] {
-				at := place{e.Set, e.Key}
-				if other, taken := want[at]; taken && other.owner != owner {
-					t.conflicts[owner] = &ConflictError{Set: e.Set, Owner: owner, Other: other.owner}
-					continue
-				}
-				want[at] = content{e.Value, owner}
-			}
-		}
+		want := t.wanted(before)
 		// What was read has no owner yet.
 		for at, h := range t.present {
 			if w, ok := want[at]; ok && w.value == h.value {
@@ -69,6 +59,37 @@ func (t *Table) Verify() error {
 		// back.
 	}
 	return ErrUnsettled
+}
+
+// wanted returns the elements that must be there, and notes conflicts. Of several owners that
+// want one key the one that has it keeps it.
+func (t *Table) wanted(before map[place]content) map[place]content {
+	has := func(at place, e Element, owner string) bool {
+		if b, known := before[at]; known && b.owner != "" {
+			return b.owner == owner
+		}
+		h, there := t.present[at]
+		return there && h.value == e.Value
+	}
+	want := make(map[place]content)
+	t.conflicts = make(map[string]error)
+	owners := t.Owners()
+	for _, holders := range []bool{true, false} {
+		for _, owner := range owners {
+			for _, e := range t.owned[owner] {
+				at := place{e.Set, e.Key}
+				if has(at, e, owner) != holders {
+					continue
+				}
+				if other, taken := want[at]; taken && other.owner != owner {
+					t.conflicts[owner] = &ConflictError{Set: e.Set, Owner: owner, Other: other.owner}
+					continue
+				}
+				want[at] = content{e.Value, owner}
+			}
+		}
+	}
+	return want
 }
 
 // sameRules reports whether the table is there with the rules of the layout.
