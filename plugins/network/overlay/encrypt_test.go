@@ -132,8 +132,8 @@ func TestEncryptedTrafficIsUnreadableOnTheWay(t *testing.T) {
 }
 
 // load asks a server again and again over one connection and over new ones, until it is told
-// to stop. It returns how often, and what failed.
-func load(t testing.TB, from *netns.Namespace, to string) (stop func() (requests int, failed []error)) {
+// to stop. It returns how often, and what failed. Until then, answered says how often so far.
+func load(t testing.TB, from *netns.Namespace, to string) (stop func() (requests int, failed []error), answered func() int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var mu sync.Mutex
@@ -163,10 +163,15 @@ func load(t testing.TB, from *netns.Namespace, to string) (stop func() (requests
 	}
 	<-began
 	<-began
-	return func() (int, []error) {
+	stop = func() (int, []error) {
 		cancel()
 		done.Wait()
 		return requests, failed
+	}
+	return stop, func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return requests - len(failed)
 	}
 }
 
@@ -177,10 +182,12 @@ func TestReplacingKeysLosesNoRequest(t *testing.T) {
 	server := machines[1].attach("server", "net="+at(2, 2))
 	server.serve(80)
 	var stops []func() (int, []error)
+	var counts []func() int
 	for _, i := range []int{0, 2} {
 		client := machines[i].attach(fmt.Sprint("client-", i), "net="+at(i+1, 2))
 		mustGet(t, client.space, first(at(2, 2))+":80")
-		stops = append(stops, load(t, client.space, first(at(2, 2))+":80"))
+		stop, answered := load(t, client.space, first(at(2, 2))+":80")
+		stops, counts = append(stops, stop), append(counts, answered)
 	}
 	// The server's machine first, then one of the clients', then all at once. Peers learn
 	// of a key one after the other.
@@ -194,6 +201,16 @@ func TestReplacingKeysLosesNoRequest(t *testing.T) {
 			if bytes.Equal(old[i], m.describe(t).GetPublicKey()) {
 				t.Error("the key is the one of before")
 			}
+		}
+		// Peers do not know of the new key yet, and traffic flows.
+		for _, answered := range counts {
+			before := answered()
+			repeat(t, func() error {
+				if now := answered(); now < before+10 {
+					return fmt.Errorf("%d requests were answered since a key was replaced, want 10", now-before)
+				}
+				return nil
+			})
 		}
 		for i, m := range machines {
 			m.apply(joinRequest(machines, i, "net", 4098, encrypted, meet))
@@ -242,7 +259,7 @@ func TestEncryptedConnectionsOutliveThePlugin(t *testing.T) {
 	server.serve(80)
 	client := machines[0].attach("client", "net="+at(1, 2))
 	before := machines[0].process()
-	stop := load(t, client.space, first(at(2, 2))+":80")
+	stop, _ := load(t, client.space, first(at(2, 2))+":80")
 	for i, m := range machines {
 		key := m.describe(t).GetPublicKey()
 		m.restart()
@@ -289,7 +306,7 @@ func TestDeviceThatEndsIsMadeAgain(t *testing.T) {
 	client := machines[0].attach("client", "net="+at(1, 2))
 	mustGet(t, client.space, first(at(2, 2))+":80")
 	s := sniff(t, outside)
-	stop := load(t, client.space, first(at(2, 2))+":80")
+	stop, _ := load(t, client.space, first(at(2, 2))+":80")
 	for _, m := range machines {
 		before := m.process()
 		if before == 0 {
