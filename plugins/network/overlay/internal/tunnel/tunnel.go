@@ -50,6 +50,8 @@ const (
 	// look is how often a device is asked which peers have answered, while a key is being
 	// replaced.
 	look = 250 * time.Millisecond
+	// retry is how long follow waits after a failure.
+	retry = 5 * time.Second
 	// keepalive makes a new device greet its peers at once, and keeps the way open through
 	// firewalls that forget.
 	keepalive = 25 * time.Second
@@ -353,7 +355,9 @@ func (t *Tunnel) follow(ctx context.Context) {
 		t.mu.Lock()
 		var err error
 		if t.space != nil && len(t.networks) > 0 {
-			if err = t.ensure(); err != nil || len(t.record.Keys) > 1 {
+			if err = t.ensure(); err != nil {
+				again = time.After(retry)
+			} else if len(t.record.Keys) > 1 {
 				again = time.After(look)
 			}
 		}
