@@ -32,6 +32,10 @@ func (s *Server) withNetworkIDs(tx *store.Tx, task *musterv1.TaskSpec) (*musterv
 		}
 		at := networkField(i) + ".target"
 		id, network := s.findNetwork(tx, n.Target)
+		if network == nil && strings.EqualFold(n.Target, validate.IngressNetwork) {
+			r.Invalid(at, "%q is the ingress network, which services join by publishing a port", n.Target)
+			continue
+		}
 		if network == nil {
 			r.Waiting(at, "there is no network %q; create it first (muster network create)", n.Target)
 			continue
@@ -88,7 +92,7 @@ func (s *Server) connect(tx *store.Tx, id string, old, next *recordv1.Service, t
 	}
 	former := old.GetSpec().GetEndpoint()
 	if n := len(endpoint.GetPorts()); n > validate.MaxPorts && n > len(former.GetPorts()) {
-		return validate.Field("spec.endpoint.ports", "has %d entries; at most %d are allowed: publish the others by further services", n, validate.MaxPorts)
+		return validate.Field("spec.endpoint.ports", "has %d entries; at most %d are allowed: publish the others from another service", n, validate.MaxPorts)
 	}
 	if err := s.checkReserved(tx, former, endpoint); err != nil {
 		return err

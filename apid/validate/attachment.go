@@ -32,7 +32,7 @@ func (v *Validator) attachments(r *Report, field string, list []*musterv1.Networ
 			continue
 		}
 		if first, again := seen[n.Target]; again {
-			r.Invalid(at+".target", "%q is given twice, also by %s", short(n.Target), Indexed(field, first))
+			r.Invalid(at+".target", "network %q is given twice, also by %s", short(n.Target), Indexed(field, first))
 			continue
 		}
 		seen[n.Target] = i
@@ -44,10 +44,10 @@ func (v *Validator) attachments(r *Report, field string, list []*musterv1.Networ
 			continue
 		}
 		if len(list) > 1 {
-			r.Invalid(at+".target", "%s excludes other networks", n.Target)
+			r.Invalid(at+".target", "a task with network %s can have no other networks", n.Target)
 		}
 		if len(n.Aliases) > 0 {
-			r.Invalid(at+".aliases", "%s has no names of services", n.Target)
+			r.Invalid(at+".aliases", "network %s has no names of services, so there are no aliases", n.Target)
 		}
 	}
 }
@@ -65,7 +65,7 @@ func (v *Validator) aliases(r *Report, field string, aliases []string) {
 	}
 	for i, a := range aliases {
 		if len(a) > MaxName || !v.pattern.label.MatchString(a) {
-			r.Invalid(Indexed(field, i), `%q is not a name: want at most %d letters, digits, "-" and "_", with a letter or digit at both ends`, short(a), MaxName)
+			r.Invalid(Indexed(field, i), `invalid alias %q: want at most %d letters, digits, "-" and "_", with a letter or digit at both ends`, short(a), MaxName)
 		}
 	}
 }
@@ -107,9 +107,9 @@ func checkStandalone(r *Report, field string, ports []*musterv1.PortConfig, netw
 		at := Indexed(field, i)
 		switch {
 		case network == state.NoNetwork:
-			r.Invalid(at, "cannot be published by a task with network %s", network)
+			r.Invalid(at, "a task with network %s cannot publish ports", network)
 		case state.IsIngress(p):
-			r.Invalid(at+".publishMode", "must be HOST for a task with network %s, which is not on the ingress network", network)
+			r.Invalid(at+".publishMode", "a task with network %s is not on the ingress network, so its ports can only be published in mode HOST", network)
 		case p.PublishedPort != p.TargetPort:
 			r.Invalid(at+".publishedPort", "must be %d, as targetPort: a task with network %s has the ports of its node", p.TargetPort, network)
 		}

@@ -56,8 +56,8 @@ func reservedNames() map[string]string {
 	return map[string]string{
 		"host":    "it means the node's own network",
 		"none":    "it means no network",
-		"bridge":  "Docker's users mean by it the network of a container that joins no other",
-		"default": "Docker's users mean by it the network of a container that joins no other",
+		"bridge":  "in Docker it is the network of containers that join no other",
+		"default": "in Docker it is the network of containers that join no other",
 	}
 }
 

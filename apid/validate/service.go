@@ -2,6 +2,7 @@ package validate
 
 import (
 	"strconv"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -150,7 +151,7 @@ func checkEndpoint(r *Report, field string, e *musterv1.EndpointSpec) {
 		key := published{p.PublishedPort, defaults.Protocol(p)}
 		if first, taken := seen[key]; taken {
 			r.Invalid(at+".publishedPort", "%s/%s is already published by %s",
-				strconv.Itoa(int(key.port)), key.protocol, Indexed(field+".ports", first))
+				strconv.Itoa(int(key.port)), strings.ToLower(key.protocol.String()), Indexed(field+".ports", first))
 			continue
 		}
 		seen[key] = i

@@ -62,10 +62,16 @@ ports that they publish when those are reserved.`,
 				return err
 			}
 			resp, err := call(c, cmd, api.UpdateCluster, &musterv1.UpdateClusterRequest{Version: got.Cluster.Meta.GetVersion(), Spec: spec})
-			if err == nil {
-				c.printf("%s\n", resp.Cluster.Id)
+			if err != nil {
+				origin := specOrigin{fields: []fieldFlag{
+					{"orchestration.taskHistoryRetentionLimit", []string{"task-history-limit"}}, {"dispatcher.heartbeatPeriod", []string{"heartbeat-period"}},
+					{"network.addressPools.base", []string{"default-addr-pool"}}, {"network.addressPools.size", []string{"default-addr-pool-mask-length"}},
+					{"network.addressPools", []string{"default-addr-pool"}}, {"network.reservedPorts", []string{"reserved-port"}}, {"labels", []string{"label-add"}},
+				}}
+				return origin.refused(cmd, nil, err)
 			}
-			return err
+			c.printf("%s\n", resp.Cluster.Id)
+			return nil
 		},
 	}
 	fs := cmd.Flags()

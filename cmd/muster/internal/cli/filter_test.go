@@ -62,7 +62,7 @@ func TestClusterUpdate(t *testing.T) {
 	s := &shell{t, startCluster(t)}
 	s.waitForNode()
 	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update"), "--task-history-limit")
-	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update", "--heartbeat-period", "1ms"), "heartbeatPeriod")
+	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update", "--heartbeat-period", "1ms"), "--heartbeat-period")
 	s.must("cluster", "update", "--task-history-limit", "1", "--label-add", "stage=test", "--heartbeat-period", "500ms")
 	s.must("cluster", "update", "--label-add", "a=b", "--label-rm", "stage")
 	s.contains(s.must("cluster", "inspect", "--format", "{{json .spec}}"), `"labels":{"a":"b"}`, `"taskHistoryRetentionLimit":"1"`, `"heartbeatPeriod":"0.500s"`)

@@ -49,6 +49,17 @@ allocator has given some.`,
 	return k
 }
 
+// networkNames returns the names of all networks by id.
+func (c *CLI) networkNames(cmd *cobra.Command) (map[string]string, error) {
+	k := networkKind()
+	networks, err := k.listAll(c, cmd, k.request())
+	names := make(map[string]string, len(networks))
+	for _, n := range networks {
+		names[n.Id] = n.Spec.GetName()
+	}
+	return names, err
+}
+
 func networkDriver(n *musterv1.Network) string {
 	return cmp.Or(n.Spec.GetDriver().GetName(), defaults.NetworkDriver)
 }
@@ -108,10 +119,12 @@ one, and move services with "service update --network-add new --network-rm old".
 				return err
 			}
 			resp, err := call(c, cmd, api.CreateNetwork, &musterv1.CreateNetworkRequest{Spec: spec})
-			if err == nil {
-				c.printf("%s\n", resp.Network.Id)
+			if err != nil {
+				origin := specOrigin{fields: networkFlags()}
+				return origin.refused(cmd, nil, err)
 			}
-			return err
+			c.printf("%s\n", resp.Network.Id)
+			return nil
 		},
 	}
 	fs := cmd.Flags()
@@ -129,6 +142,17 @@ one, and move services with "service update --network-add new --network-rm old".
 	fs.BoolVar(&o.attachable, "attachable", false, "stored for clients of Docker, without effect: only tasks join networks")
 	fs.Uint32Var(&o.mtu, "mtu", 0, "largest packet in bytes (default: derived from the network between the nodes)")
 	return cmd
+}
+
+// networkFlags are the flags of create by the fields that they set.
+func networkFlags() []fieldFlag {
+	return []fieldFlag{
+		{"labels", []string{"label"}}, {"driver.name", []string{"driver"}}, {"driver.options", []string{"opt"}}, {"mtu", []string{"mtu", "opt"}},
+		{"ipv6Enabled", []string{"ipv6"}}, {"internal", []string{"internal"}}, {"ingress", []string{"ingress"}}, {"attachable", []string{"attachable"}},
+		{"encrypted", []string{"encrypted", "opt"}},
+		{"ipam.configs.range", []string{"ip-range"}}, {"ipam.configs.gateway", []string{"gateway"}}, {"ipam.configs.reserved", []string{"aux-address"}},
+		{"ipam.configs.subnet", []string{"subnet"}}, {"ipam.configs", []string{"subnet"}},
+	}
 }
 
 // spec puts the spec of a network together. Options that Docker's users give as options of
@@ -216,6 +240,9 @@ func (o *networkOptions) ipam() (*musterv1.IPAMOptions, error) {
 		return nil, err
 	}
 	for name, address := range reserved {
+		if address == "" {
+			return nil, usage("--aux-address: %q: want name=address", name)
+		}
 		c, err := of("aux-address", address)
 		if err != nil {
 			return nil, err
@@ -280,6 +307,9 @@ func (c *CLI) printNetwork(cmd *cobra.Command, n *musterv1.Network, hosts map[st
 		}
 	}
 	c.line("Services", strings.Join(sorted(names), ", "))
+	if len(names) > 0 {
+		c.line("Tasks", "see muster ps "+strings.Join(names, " "))
+	}
 	if len(n.Status.GetBlocks()) == 0 {
 		return nil
 	}

@@ -91,16 +91,45 @@ func TestNetworkCreateRefusesWhatItCannotMean(t *testing.T) {
 		"--gateway: subnet 10.7.0.0/16 has the gateway 10.7.0.1 already":   {"--subnet", "10.7.0.0/16", "--gateway", "10.7.0.1", "--gateway", "10.7.0.2", "a"},
 		"--ip-range: subnet 10.7.0.0/16 has the range 10.7.4.0/24 already": {"--subnet", "10.7.0.0/16", "--ip-range", "10.7.4.0/24", "--ip-range", "10.7.5.0/24", "a"},
 		"is not a number":                                                  {"--opt", "com.docker.network.driver.mtu=x", "a"},
-		"spec.name":                                                        {"host"},
-		"spec.ipam.configs[0].subnet":                                      {"--subnet", "10.7.0.1/16", "a"},
+		`--aux-address: "10.7.0.9": want name=address`:                     {"--subnet", "10.7.0.0/16", "--aux-address", "10.7.0.9", "a"},
+		`NAME: "host" is reserved`:                                         {"host"},
+		"--subnet: 10.7.0.1/16 has bits outside its prefix":                {"--subnet", "10.7.0.1/16", "a"},
+		"--mtu: is 100;":                                                   {"--mtu", "100", "a"},
+		"--mtu: is 1200;":                                                  {"--ipv6", "--mtu", "1200", "a"},
+		"--opt: is not an option":                                          {"--opt", "x=y", "a"},
+		"--internal: the ingress network leads in":                         {"--ingress", "--internal", "a"},
 	} {
 		s.contains(s.fails(cli.ExitUsage, "", append([]string{"network", "create"}, args...)...), want)
 	}
 	for want, args := range map[string][]string{
-		"spec.encrypted":   {"--opt", "encrypted", "a"},
-		"spec.driver.name": {"-d", "cni", "a"},
+		"--opt: encrypted":      {"--opt", "encrypted", "a"},
+		"--driver: no node has": {"-d", "cni", "a"},
 	} {
 		s.contains(s.fails(cli.ExitUsage, "", append([]string{"network", "create"}, args...)...), want)
+	}
+}
+
+func TestServiceCreateExplainsNetworksAndPorts(t *testing.T) {
+	s := &shell{t, startCluster(t, "schedulerd", "orchestratord", "allocatord")}
+	s.waitForNode()
+	s.must("network", "create", "back")
+	for want, args := range map[string][]string{
+		"--network: a name is missing":                                   {"--network", ""},
+		`--network: invalid alias "x.y"`:                                 {"--network", "name=back,alias=x.y"},
+		`--network: there is no network "nope"`:                          {"--network", "nope"},
+		`--network: "ingress" is the ingress network`:                    {"--network", "ingress"},
+		`--network: network "back" is given twice`:                       {"--network", "back", "--network", "back"},
+		"--network: a task with network host can have no other networks": {"--network", "back", "--network", "host"},
+		"target is missing":                                              {"--publish", "published=8080,mode=host"},
+		"at most 256 ports":                                              {"--publish", "8000-8256:80-336"},
+		"--publish: has 257 entries; at most 256 are allowed":            {"--publish", "8000-8199:1-200", "--publish", "8200-8256:201-257"},
+		"8080/tcp is already published":                                  {"--publish", "8080:80", "--publish", "8080:81"},
+		"can only be published in mode HOST":                             {"--publish", "8080:80", "--network", "host"},
+		"a task with network none cannot publish ports":                  {"--publish", "8080:80", "--network", "none"},
+		"4789/udp is used by nodes for the traffic of networks":          {"--publish", "4789:4789/udp"},
+	} {
+		args := append(append([]string{"service", "create", "--detach"}, args...), "nginx:1")
+		s.contains(s.fails(cli.ExitUsage, "", args...), want)
 	}
 }
 
@@ -123,12 +152,12 @@ func TestClusterUpdateSetsAddressPools(t *testing.T) {
 		t.Errorf("network is %s, want %s", got, want)
 	}
 	s.contains(s.fails(cli.ExitUsage, "", "service", "create", "--detach", "--publish", "53:53/udp", "nginx:1"), "53/udp is reserved", "--reserved-port")
-	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update", "--reserved-port", "x"), "spec.network.reservedPorts.ports[0]", "22/tcp")
+	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update", "--reserved-port", "x"), "--reserved-port", "22/tcp")
 	s.must("cluster", "update", "--reserved-port", "")
 	if got, want := network(), `{"maxNetworks":5,"reservedPorts":{}}`; got != want {
 		t.Errorf("network is %s, want %s", got, want)
 	}
 	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update", "--default-addr-pool-mask-length", "24"), "--default-addr-pool")
-	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update", "--default-addr-pool", "10.0.0.0/20"), "spec.network.addressPools[0].size", "from 20 to 29")
+	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update", "--default-addr-pool", "10.0.0.0/20"), "--default-addr-pool", "from 20 to 29")
 	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update"), "--default-addr-pool")
 }

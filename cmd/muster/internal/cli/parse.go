@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -72,6 +73,9 @@ func parsePort(v string) (*musterv1.PortConfig, error) {
 	if port > 0 && port <= math.MaxUint16 {
 		port = cmp.Or(p.PublishedPort, 1) // 0 asks for any, as leaving it out does
 	}
+	if err == nil && p.TargetPort == 0 && strings.Contains(v, "=") && !strings.Contains(v, "target=") {
+		err = errors.New("target is missing: want published=8080,target=80")
+	}
 	if err == nil && (port == 0 || port > math.MaxUint16) {
 		err = fmt.Errorf("invalid port \"%d\": want a number from 1 to 65535", port)
 	}
@@ -128,7 +132,7 @@ func portRange(text string) ([]int, error) {
 	}
 	from, err := strconv.ParseUint(first, 10, 16)
 	to, errLast := strconv.ParseUint(last, 10, 16)
-	const most = 1000
+	const most = 256
 	if err != nil || errLast != nil || from == 0 || to < from || to-from >= most {
 		return nil, fmt.Errorf("invalid port range %q: want for example 8000-8003, at most %d ports", text, most)
 	}
@@ -143,6 +147,9 @@ func portRange(text string) ([]int, error) {
 // "name=back,alias=db,driver-opt=key=value".
 func parseNetwork(v string) (*musterv1.NetworkAttachmentConfig, error) {
 	n := &musterv1.NetworkAttachmentConfig{Target: v}
+	if v == "" {
+		return nil, usage("--network: a name is missing; want back, or name=back,alias=db")
+	}
 	if !strings.Contains(v, "=") {
 		return n, nil
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -18,6 +19,9 @@ import (
 type specOrigin struct {
 	file  string
 	lines specfile.Lines
+	// fields are the flags of a spec that is not a service's. Their paths have no
+	// indices. The name is the argument NAME.
+	fields []fieldFlag
 }
 
 // refused returns the API's error about a spec, so that it is explained with the
@@ -45,7 +49,13 @@ func (r *refusal) explain(v *errdetails.BadRequest_FieldViolation) (where, text 
 		return v.Field, v.Description
 	}
 	path := strings.TrimPrefix(v.Field, specRoot)
-	if flag, inside := fieldFlagOf(path, r.cmd.Flags().Changed); flag != "" {
+	if r.origin.fields != nil {
+		path = regexp.MustCompile(`\[\d+\]`).ReplaceAllString(path, "")
+		if path == "name" {
+			return "NAME", v.Description
+		}
+	}
+	if flag, inside := r.origin.flagOf(path, r.cmd.Flags().Changed); flag != "" {
 		if port, value := r.port(path, flag); port != nil {
 			text := v.Description
 			if strings.HasSuffix(path, ".publishMode") && status.Code(r.error) == codes.FailedPrecondition {
@@ -74,16 +84,20 @@ func (r *refusal) setter(field string) string {
 	if line, ok := r.origin.lines.Find(path); ok {
 		return fmt.Sprintf("%s:%d: %s", r.origin.file, line, path)
 	}
-	if flag, _ := fieldFlagOf(path, func(name string) bool { return r.cmd.Flags().Lookup(name) != nil }); flag != "" {
+	if flag, _ := r.origin.flagOf(path, func(name string) bool { return r.cmd.Flags().Lookup(name) != nil }); flag != "" {
 		return "--" + flag
 	}
 	return path
 }
 
-// fieldFlagOf returns the flag that sets a field, and the path of the field inside the
-// flag's value. It returns "" if none of its flags is eligible.
-func fieldFlagOf(path string, eligible func(flag string) bool) (flag, inside string) {
-	for _, f := range fieldFlags() {
+// flagOf returns the flag that sets a field, and the path of the field inside the flag's
+// value. It returns "" if none of its flags is eligible.
+func (o *specOrigin) flagOf(path string, eligible func(flag string) bool) (flag, inside string) {
+	fields := o.fields
+	if fields == nil {
+		fields = fieldFlags()
+	}
+	for _, f := range fields {
 		rest, ok := strings.CutPrefix(path, f.path)
 		if !ok || rest != "" && rest[0] != '.' && rest[0] != '[' {
 			continue

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,13 +17,13 @@ import (
 func (c *CLI) service() *cobra.Command {
 	k := serviceKind()
 	return group("service", "Create and manage services",
-		c.serviceCreate(), listCommand(c, k), inspectCommand(c, k), c.servicePs(), c.serviceLogs(), c.serviceUpdate(), c.serviceRollback(), c.serviceScale(), removeCommand(c, k))
+		c.serviceCreate(), listCommand(c, k), c.serviceInspect(k), c.servicePs(), c.serviceLogs(), c.serviceUpdate(), c.serviceRollback(), c.serviceScale(), removeCommand(c, k))
 }
 
 func serviceKind() *kind[*musterv1.Service, *musterv1.ListServicesRequest] {
 	k := &kind[*musterv1.Service, *musterv1.ListServicesRequest]{
 		noun:  "service",
-		table: serviceTable,
+		table: func(s []*musterv1.Service, inspect bool) *table { return serviceTable(s, inspect, nil) },
 		id:    (*musterv1.Service).GetId,
 		name:  func(s *musterv1.Service) string { return s.Spec.GetName() },
 		hint:  func(s *musterv1.Service) string { return replicas(s) + " " + runs(s.Spec.GetTask()) },
@@ -41,8 +42,8 @@ func serviceKind() *kind[*musterv1.Service, *musterv1.ListServicesRequest] {
 }
 
 // serviceTable shows services in rows. For inspect it adds what their names mean on their
-// networks.
-func serviceTable(services []*musterv1.Service, inspect bool) *table {
+// networks, whose names it gets by id.
+func serviceTable(services []*musterv1.Service, inspect bool, networks map[string]string) *table {
 	t := &table{header: []string{"ID", "NAME", "MODE", "REPLICAS", "RUNS", "PORTS", "UPDATE"}}
 	if inspect {
 		t.header = append(t.header, "ENDPOINT", "ADDRESSES")
@@ -52,18 +53,35 @@ func serviceTable(services []*musterv1.Service, inspect bool) *table {
 			short(s.Id, false), s.Spec.GetName(), modeName(s.Spec), replicas(s), runsNow(s), ports(publishedPorts(s)), updateState(s),
 		}
 		if inspect {
-			row = append(row, strings.ToLower(defaults.EndpointMode(effective(s).GetEndpoint()).String()), virtualIPs(s))
+			row = append(row, strings.ToLower(defaults.EndpointMode(effective(s).GetEndpoint()).String()), virtualIPs(s, networks))
 		}
 		t.add(row...)
 	}
 	return t
 }
 
+// serviceInspect shows networks by their names in tables.
+func (c *CLI) serviceInspect(k *kind[*musterv1.Service, *musterv1.ListServicesRequest]) *cobra.Command {
+	cmd := inspectCommand(c, k)
+	show := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if format, _ := cmd.Flags().GetString("format"); format == "table" {
+			networks, err := c.networkNames(cmd)
+			if err != nil {
+				return err
+			}
+			k.table = func(s []*musterv1.Service, inspect bool) *table { return serviceTable(s, inspect, networks) }
+		}
+		return show(cmd, args)
+	}
+	return cmd
+}
+
 // virtualIPs are the addresses of a service, each with its network.
-func virtualIPs(s *musterv1.Service) string {
+func virtualIPs(s *musterv1.Service, networks map[string]string) string {
 	var all []string
 	for _, v := range s.Endpoint.GetVirtualIps() {
-		all = append(all, v.Address+" on "+short(v.NetworkId, false))
+		all = append(all, v.Address+" on "+cmp.Or(networks[v.NetworkId], short(v.NetworkId, false)))
 	}
 	return strings.Join(all, ", ")
 }

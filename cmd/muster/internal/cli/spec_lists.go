@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -117,9 +118,7 @@ func addSpecLists(cmd *cobra.Command, update bool) {
 func applySpecLists(cmd *cobra.Command, spec *musterv1.ServiceSpec, update bool, except string) error {
 	for _, l := range specLists() {
 		add, remove := l.flagNames(update)
-		// It fails for flags that the command does not have.
-		added, _ := cmd.Flags().GetStringArray(add)
-		removed, _ := cmd.Flags().GetStringArray(remove)
+		added, removed := listOf(cmd, add), listOf(cmd, remove)
 		if len(added)+len(removed) == 0 || l.name == except {
 			continue
 		}
@@ -141,6 +140,20 @@ func applySpecLists(cmd *cobra.Command, spec *musterv1.ServiceSpec, update bool,
 		}
 	}
 	return nil
+}
+
+// listOf returns the values of a flag, and none if the command does not have it.
+// GetStringArray would return none for one empty value.
+func listOf(cmd *cobra.Command, flag string) []string {
+	f := cmd.Flags().Lookup(flag)
+	if f == nil {
+		return nil
+	}
+	list, ok := f.Value.(pflag.SliceValue)
+	if !ok {
+		return nil
+	}
+	return list.GetSlice()
 }
 
 // change removes items by their keys, and adds others.

@@ -24,6 +24,8 @@ type taskTable struct {
 	output
 	whole   bool
 	filters []string
+	// networks are names by id.
+	networks map[string]string
 }
 
 func (o *taskTable) addFlags(cmd *cobra.Command) {
@@ -84,6 +86,11 @@ func (c *CLI) listTasks(cmd *cobra.Command, o *taskTable, services, nodes []stri
 			return err
 		}
 	}
+	if o.format == "table" && !o.quiet {
+		if o.networks, err = c.networksOf(cmd, tasks); err != nil {
+			return err
+		}
+	}
 	if len(errs) < len(services)+len(nodes) || len(errs) == 0 {
 		errs = append(errs, c.showTasks(o, tasks, hosts))
 	}
@@ -108,7 +115,7 @@ func (c *CLI) showTasks(o *taskTable, tasks []*musterv1.Task, hosts map[string]s
 				title(task.DesiredState.String()), join(title(task.Status.GetState().String()), ago(task.Status.GetTimestamp()), healthNote(task)),
 				cut(task.Status.GetError(), 60, o.whole)}
 			if networked {
-				row = append(row, addresses(task))
+				row = append(row, addresses(task, o.networks))
 			}
 			t.add(row...)
 		}
@@ -116,11 +123,13 @@ func (c *CLI) showTasks(o *taskTable, tasks []*musterv1.Task, hosts map[string]s
 	})
 }
 
-// addresses are a task's addresses on all its networks.
-func addresses(t *musterv1.Task) string {
+// addresses are a task's addresses, each with its network.
+func addresses(t *musterv1.Task, networks map[string]string) string {
 	var all []string
 	for _, n := range t.Networks {
-		all = append(all, n.Addresses...)
+		for _, a := range n.Addresses {
+			all = append(all, a+" on "+cmp.Or(networks[n.NetworkId], short(n.NetworkId, false)))
+		}
 	}
 	return strings.Join(all, ", ")
 }

@@ -35,7 +35,7 @@ daemon counts towards the next daemon. --format json shows the whole task.`,
 			if err != nil {
 				return err
 			}
-			networks, err := c.networkNames(cmd, tasks)
+			networks, err := c.networksOf(cmd, tasks)
 			if err != nil {
 				return err
 			}
@@ -89,17 +89,12 @@ func (c *CLI) printTask(t *musterv1.Task, nodes, networks map[string]string) err
 	return nil
 }
 
-// networkNames returns the names of networks by id, if a task is on any.
-func (c *CLI) networkNames(cmd *cobra.Command, tasks []*musterv1.Task) (map[string]string, error) {
-	names := map[string]string{}
+// networksOf returns the names of networks by id, if a task is on any.
+func (c *CLI) networksOf(cmd *cobra.Command, tasks []*musterv1.Task) (map[string]string, error) {
 	if !slices.ContainsFunc(tasks, func(t *musterv1.Task) bool { return len(t.Networks) > 0 }) {
-		return names, nil
+		return nil, nil
 	}
-	networks, err := networkKind().listAll(c, cmd, networkKind().request())
-	for _, n := range networks {
-		names[n.Id] = n.Spec.GetName()
-	}
-	return names, err
+	return c.networkNames(cmd)
 }
 
 // place describes a task's place on a network.

@@ -128,14 +128,14 @@ func TestTablesShowAddressesAndChosenPorts(t *testing.T) {
 	var out bytes.Buffer
 	c := &CLI{Out: &out}
 	if err := errors.Join(
-		c.printTable(serviceTable([]*musterv1.Service{service}, true)),
-		c.showTasks(&taskTable{output: output{format: "table"}}, tasks, nil),
+		c.printTable(serviceTable([]*musterv1.Service{service}, true, map[string]string{"n1": "back"})),
+		c.showTasks(&taskTable{output: output{format: "table"}, networks: map[string]string{"n1": "back"}}, tasks, nil),
 		c.printTask(tasks[0], nil, map[string]string{"n1": "back"}),
 	); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"*:30007->80/tcp, *:5353->53/udp, *:0->80/tcp", "vip", "10.64.0.5/16 on n1", "ADDRESSES", "10.64.16.2, fd00::2, 10.65.16.9",
+		"*:30007->80/tcp, *:5353->53/udp, *:0->80/tcp", "vip", "10.64.0.5/16 on back", "ADDRESSES", "10.64.16.2 on back, fd00::2 on back, 10.65.16.9 on gone",
 		"Network:  back 10.64.16.2, fd00::2 (also www)\n", "Network:  gone 10.65.16.9\n", "Ports:    *:30001->80/tcp\n",
 	} {
 		if !strings.Contains(out.String(), want) {
