@@ -10,13 +10,11 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/plugins/null"
-	"github.com/musterhq/muster/plugins/nullnetwork"
 	"github.com/musterhq/muster/plugins/sdk"
 	"github.com/musterhq/muster/workerd"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/executor/contractv1"
 	"github.com/musterhq/muster/workerd/network"
-	contract "github.com/musterhq/muster/workerd/network/contractv1"
 )
 
 // fleet is a number of workers in this process: real ones, with the null
@@ -56,7 +54,7 @@ func newWorker(ctx context.Context, dispatchers []string, name string) (*workerd
 	if err != nil {
 		return nil, err
 	}
-	networks, err := network.NewFixed(ctx, contract.New(nullnetwork.New(nullnetwork.NewKernel(), nullnetwork.Config{})))
+	networks, err := network.NewFixed(ctx, newDataPlane(nil))
 	if err != nil {
 		return nil, err
 	}

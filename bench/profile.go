@@ -8,19 +8,21 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 	"sync"
+	"time"
 )
 
-// profiles are being taken of the managers, side by side.
+// profiles are being taken of the managers and of this process, side by side.
 type profiles struct {
 	wg   sync.WaitGroup
 	mu   sync.Mutex
 	errs []error
 }
 
-// profile begins to take a CPU profile of each manager and of Consul, if the user
-// has asked for profiles: a file each, by what is done, its name and the run.
+// profile begins to take a CPU profile of each manager, of Consul and of this process, if
+// the user has asked for profiles: a file each, by what is done, its name and the run.
 func (s *site) profile(ctx context.Context, step string) *profiles {
 	p := &profiles{}
 	if s.o.profile == "" {
@@ -34,16 +36,43 @@ func (s *site) profile(ctx context.Context, step string) *profiles {
 	if s.cluster.Consul != nil {
 		addresses[consul] = s.cluster.Consul.Address
 	}
-	for name, address := range addresses {
+	file := func(name string) string {
+		return filepath.Join(s.o.profile, fmt.Sprintf("%s.%s.%d.pprof", step, name, s.run))
+	}
+	take := func(name string, profile func(context.Context, string) error) {
 		p.wg.Go(func() {
-			if err := fetchProfile(ctx, address, filepath.Join(s.o.profile, fmt.Sprintf("%s.%s.%d.pprof", step, name, s.run))); err != nil {
+			if err := profile(ctx, file(name)); err != nil {
 				p.mu.Lock()
 				p.errs = append(p.errs, fmt.Errorf("profile of %s: %w", name, err))
 				p.mu.Unlock()
 			}
 		})
 	}
+	for name, address := range addresses {
+		take(name, func(ctx context.Context, path string) error { return fetchProfile(ctx, address, path) })
+	}
+	take("workers", ownProfile)
 	return p
+}
+
+// profileTime is how long a profile takes.
+const profileTime = 3 * time.Second
+
+// ownProfile takes a profile of this process: all workers and the client.
+func ownProfile(ctx context.Context, path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(profileTime):
+	}
+	pprof.StopCPUProfile()
+	return f.Close()
 }
 
 func (p *profiles) wait() error {
@@ -52,7 +81,7 @@ func (p *profiles) wait() error {
 }
 
 func fetchProfile(ctx context.Context, ops, path string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+ops+"/debug/pprof/profile?seconds=3", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%.0f", ops, profileTime.Seconds()), nil)
 	if err != nil {
 		return err
 	}
