@@ -50,7 +50,8 @@ type Config struct {
 	// SettleTimeout is how long a session's first assignments wait for records that
 	// they refer to: each table arrives on its own.
 	SettleTimeout time.Duration
-	// MessageTasks and MessageBytes limit one message of assignments.
+	// MessageTasks and MessageBytes limit one message of assignments. gRPC takes a buffer
+	// of 1 MiB for a message of more than 32 KiB, and clears it on both sides.
 	MessageTasks int
 	MessageBytes int
 	// LogQueueBytes is how much output waits for a slow reader before the worker
@@ -76,7 +77,7 @@ func DefaultConfig() Config {
 		OwnerWait:       2 * time.Second,
 		SettleTimeout:   time.Second,
 		MessageTasks:    1000,
-		MessageBytes:    1 << 20,
+		MessageBytes:    31 << 10,
 		LogQueueBytes:   1 << 20,
 		LogReaders:      8192,
 	}

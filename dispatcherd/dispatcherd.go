@@ -80,7 +80,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	}
 	d := &Daemon{log: env.Logger, tables: state.NewTables(), owned: newOwnedShards(), calls: calls.NewGroup()}
 	t := d.tables
-	d.networks = networks.New(t)
+	d.networks = networks.New(t, d.owned.networksChanged)
 	var err error
 	d.store, err = store.New(
 		store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},

@@ -107,11 +107,7 @@ func (f *follower) advance(to *store.Snapshot) {
 			s.AssignmentsChanged(node, keys)
 		}
 	}
-	for node, networks := range attached {
-		if s, _ := f.owned.of(node); s != nil {
-			s.NetworksChanged(node, networks)
-		}
-	}
+	f.owned.networksChanged(attached)
 	if appearedNetwork || appeared(t.Specs.Changes(from, to)) || appeared(t.Services.Changes(from, to)) {
 		for _, s := range f.owned.all() {
 			s.ObjectsAppeared()

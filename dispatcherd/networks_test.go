@@ -78,8 +78,12 @@ func runs(task, network, address string, health musterv1.Health_State) *dispatch
 	}}
 }
 
+// gathering is how long changes of networks may be held back.
+const gathering = 50 * time.Millisecond
+
 // backends returns the tasks that get a service's traffic, with their addresses.
 func backends(w *worker, network, service string) map[string]string {
+	time.Sleep(gathering)
 	return get(w, func(w *worker) map[string]string {
 		all := map[string]string{}
 		for id, b := range w.model.Backends[assignmentstest.ServiceKey(network, service)] {
@@ -91,6 +95,7 @@ func backends(w *worker, network, service string) map[string]string {
 
 // objects returns the keys of what a worker has of networks.
 func objects(w *worker) []string {
+	time.Sleep(gathering)
 	return get(w, func(w *worker) []string {
 		return slices.DeleteFunc(slices.Sorted(maps.Keys(w.model.Objects)), func(key string) bool { return strings.HasPrefix(key, "spec/") })
 	})
@@ -222,6 +227,7 @@ func TestNodesOfANetworkKnowEachOther(t *testing.T) {
 		service := func(when string, want *networkv1.Service) {
 			t.Helper()
 			want.NetworkId, want.Id, want.Name = "net1", "s1", "name-of-s1"
+			time.Sleep(gathering)
 			for _, w := range []*worker{w1, w2} {
 				if diff := cmp.Diff(want, get(w, func(w *worker) any { return w.model.Objects["service/net1/s1"] }), protocmp.Transform()); diff != "" {
 					t.Errorf("%s at node %s (-want +got):\n%s", when, w.node, diff)

@@ -58,3 +58,12 @@ func (o *ownedShards) all() []*shard {
 	defer o.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(o.byNumber[:]), func(s *shard) bool { return s == nil })
 }
+
+// networksChanged tells the sessions of nodes which of their networks have changed.
+func (o *ownedShards) networksChanged(nodes map[string][]string) {
+	for node, networks := range nodes {
+		if s, _ := o.of(node); s != nil {
+			s.NetworksChanged(node, networks)
+		}
+	}
+}

@@ -1,8 +1,8 @@
 // Package network says in the worker's own terms what a worker asks of the network
 // plugins of its node: one of them ([Plugin]), and all of them ([Set]).
 //
-// Networks, peers, services and backends are those of the dispatcher's protocol, which
-// plugins get unchanged. As with executors there are two kinds of sets: the plugin host,
+// Networks, peers and services are those of the dispatcher's protocol, which plugins get
+// unchanged. As with executors there are two kinds of sets: the plugin host,
 // and [NewFixed] for simulation and measurement. A package below adapts each version of
 // the contract. Errors are those of executors, see [executor.ErrorOf].
 package network
@@ -64,13 +64,23 @@ type Change struct {
 	RemovedPeers    []*networkv1.PeerRef
 	Services        []*networkv1.Service
 	RemovedServices []*networkv1.ServiceRef
-	Backends        []*networkv1.Backends
+	Backends        []*Backends
 }
 
 // Empty reports whether the change says nothing.
 func (c *Change) Empty() bool {
 	return !c.Complete && len(c.Networks)+len(c.RemovedNetworks)+len(c.Peers)+len(c.RemovedPeers)+
 		len(c.Services)+len(c.RemovedServices)+len(c.Backends) == 0
+}
+
+// Backends are backends of a service on a network.
+type Backends struct {
+	NetworkID, ServiceID string
+	// Complete means that these are all.
+	Complete bool
+	// Changes are packed. The package github.com/musterhq/muster/internal/backends unpacks
+	// them, joined.
+	Changes [][]byte
 }
 
 // Node is the node that a plugin runs on.

@@ -1,9 +1,13 @@
 package assignments
 
 import (
+	"fmt"
+
 	"google.golang.org/protobuf/proto"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
+	"github.com/musterhq/muster/internal/backends"
 )
 
 // packer fills messages up to their limits.
@@ -46,12 +50,40 @@ func (p *packer) addObject(o *Object) {
 
 // addMember puts a member into the open message, or its withdrawal.
 func (p *packer) addMember(change MemberChange) {
+	if packed := change.Object.GetPackedBackends(); packed != nil && p.protocol < packedProtocol {
+		p.addUnpacked(packed)
+		return
+	}
 	m := p.room(change.Size)
 	if change.Object == nil {
 		m.Withdrawn = append(m.Withdrawn, change.Withdrawn)
 		return
 	}
 	m.Objects = append(m.Objects, change.Object)
+}
+
+// packedProtocol is the first assignment protocol that has packed backends.
+const packedProtocol = 3
+
+// maxUnpacked is the greatest number of backends in one object for a worker of an older
+// protocol.
+const maxUnpacked = 500
+
+// addUnpacked puts backends into messages as workers of protocol 2 receive them.
+func (p *packer) addUnpacked(packed *networkv1.PackedBackends) {
+	changed, gone, err := backends.Unpack(packed.Changes)
+	if err != nil {
+		panic(fmt.Sprintf("assignments: %v", err)) // a Reader made it
+	}
+	for first := true; first || len(changed)+len(gone) > 0; first = false {
+		b := &networkv1.Backends{NetworkId: packed.NetworkId, ServiceId: packed.ServiceId, Complete: packed.Complete && first}
+		n := min(maxUnpacked, len(changed))
+		b.Backends, changed = changed[:n], changed[n:]
+		n = min(maxUnpacked, len(gone))
+		b.Removed, gone = gone[:n], gone[n:]
+		m := p.room(proto.Size(b))
+		m.Objects = append(m.Objects, &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Backends{Backends: b}})
+	}
 }
 
 // withdrawTask has the worker stop and remove a task.

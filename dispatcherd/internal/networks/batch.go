@@ -8,16 +8,19 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/assignments"
+	"github.com/musterhq/muster/internal/backends"
 )
 
-// maxBackends is the greatest number of backends in one object.
-const maxBackends = 500
+// maxBackends is the greatest number of backends in one object. They have less than 32 KiB.
+const maxBackends = 400
 
 // batch is what has changed in a feed, as workers receive it. Sessions share it.
 type batch struct {
 	changes []assignments.MemberChange
 	// peers are the nodes that the first changes are about. A node is not its own peer.
 	peers []string
+	// read is the number of the last change.
+	read uint64
 }
 
 // without returns the changes except for the one about a node itself.
@@ -43,11 +46,11 @@ func (b *batch) withdraw(ref *dispatcherv1.ObjectRef) {
 // peers first, then services, then the backends of each service together.
 func (f *feed) pack(changed []*member, number uint64) batch {
 	var b batch
-	backends := map[string][]*member{}
+	changes := map[string][]*member{}
 	var services []string
 	of := func(service string) {
-		if _, ok := backends[service]; !ok {
-			backends[service] = nil
+		if _, ok := changes[service]; !ok {
+			changes[service] = nil
 			services = append(services, service)
 		}
 	}
@@ -68,7 +71,7 @@ func (f *feed) pack(changed []*member, number uint64) batch {
 		case m.key.service == "":
 		case m.key.task != "":
 			of(m.key.service)
-			backends[m.key.service] = append(backends[m.key.service], m)
+			changes[m.key.service] = append(changes[m.key.service], m)
 		case m.message == nil:
 			ref := &networkv1.ServiceRef{NetworkId: f.id, ServiceId: m.key.service}
 			b.withdraw(&dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Service{Service: ref}})
@@ -80,7 +83,7 @@ func (f *feed) pack(changed []*member, number uint64) batch {
 		}
 	}
 	for _, service := range services {
-		f.packBackends(&b, service, backends[service], number)
+		f.packBackends(&b, service, changes[service], number)
 	}
 	return b
 }
@@ -93,20 +96,25 @@ func (f *feed) packBackends(b *batch, service string, changed []*member, number 
 		changed = slices.DeleteFunc(changed, func(m *member) bool { return m.message == nil })
 	}
 	for first := true; first || len(changed) > 0; first = false {
-		o := &networkv1.Backends{NetworkId: f.id, ServiceId: service, Complete: complete && first}
-		at := int64(0)
 		some := changed[:min(maxBackends, len(changed))]
 		changed = changed[len(some):]
+		o := &networkv1.PackedBackends{
+			NetworkId: f.id, ServiceId: service, Complete: complete && first, More: len(changed) > 0, Total: uint32(f.live[service]),
+		}
+		at := int64(0)
+		var new []*networkv1.Backend
+		var gone []string
 		for _, m := range some {
 			if m.message == nil {
-				o.Removed = append(o.Removed, m.key.task)
+				gone = append(gone, m.key.task)
 				continue
 			}
-			o.Backends = append(o.Backends, m.message.(*networkv1.Backend))
+			new = append(new, m.message.(*networkv1.Backend))
 			if number > 0 && m.at > 0 && (at == 0 || m.at < at) {
 				at = m.at
 			}
 		}
-		b.put(&dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Backends{Backends: o}}, at)
+		o.Changes = backends.Pack(new, gone)
+		b.put(&dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_PackedBackends{PackedBackends: o}}, at)
 	}
 }

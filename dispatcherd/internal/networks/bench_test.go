@@ -52,7 +52,7 @@ func BenchmarkCompleteSets(b *testing.B) {
 	s := benchSite(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		s.index = networks.New(s.tables)
+		s.index = networks.New(s.tables, nil)
 		s.advance()
 		for i := range benchNodes {
 			sent := assignments.NewSent(assignments.Protocol)

@@ -32,7 +32,9 @@ type feed struct {
 	// that they are gone. When there are more than compactAt, that is found out.
 	withdrawn, compactAt int
 	readers              map[*reader]struct{}
-	// batches are what was read since the last change, by the number from which on.
+	// published is the number up to which changes must reach the readers now.
+	published uint64
+	// batches are what was read since the last publication, by the number from which on.
 	// Sessions share them.
 	batches map[uint64]batch
 }
@@ -102,13 +104,11 @@ func (f *feed) move(e *list.Element) {
 	f.newest++
 	e.Value.(*member).number = f.newest
 	f.order.MoveToBack(e)
-	f.batches = nil
 }
 
 // appeared sends the backends of a service that is there again with it. Readers
 // have passed them over.
 func (f *feed) appeared(key memberKey) {
-	f.batches = nil
 	if key.task != "" {
 		f.live[key.service]++
 	}
@@ -185,14 +185,24 @@ func (f *feed) has(key memberKey) bool {
 	return e != nil && e.Value.(*member).message != nil
 }
 
-// since returns what has changed after a number. After 0 that is everything that is
-// there.
-func (f *feed) since(number uint64) batch {
-	if number == f.newest {
-		return batch{}
+// publish lets the readers have all changes. It returns how many they are.
+func (f *feed) publish() (changes uint64) {
+	changes = f.newest - f.published
+	f.published, f.batches = f.newest, nil
+	return changes
+}
+
+// since returns what has changed after a number, and the number up to which that is so.
+// After 0 that is everything that is there. It returns nothing to a reader that has
+// read what is published. All readers of a publication that have read the same get the
+// same batch, and can again get the same one next time.
+func (f *feed) since(number uint64) (b batch, read uint64) {
+	if number == f.newest || number > 0 && number >= f.published {
+		return batch{}, number
 	}
-	if b, ok := f.batches[number]; ok {
-		return b
+	// A new reader must not miss that a member was withdrawn: see compact.
+	if b, ok := f.batches[number]; ok && (number > 0 || b.read == f.newest) {
+		return b, b.read
 	}
 	var changed []*member
 	for e := f.order.Back(); e != nil && e.Value.(*member).number > number; e = e.Prev() {
@@ -206,9 +216,10 @@ func (f *feed) since(number uint64) batch {
 	if f.batches == nil {
 		f.batches = map[uint64]batch{}
 	}
-	b := f.pack(changed, number)
+	b = f.pack(changed, number)
+	b.read = f.newest
 	f.batches[number] = b
-	return b
+	return b, b.read
 }
 
 // reader reads the feed of a network for a session of a node.
@@ -223,8 +234,8 @@ type reader struct {
 func (r *reader) Next() []assignments.MemberChange {
 	r.index.mu.Lock()
 	defer r.index.mu.Unlock()
-	b := r.feed.since(r.number)
-	r.number = r.feed.newest
+	var b batch
+	b, r.number = r.feed.since(r.number)
 	return b.without(r.node)
 }
 

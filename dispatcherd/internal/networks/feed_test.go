@@ -1,14 +1,17 @@
 package networks
 
 import (
+	"encoding/binary"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
+	"github.com/musterhq/muster/internal/backends"
 )
 
 // TestFeedForgetsWhatReadersKnow checks that readers find all changes however late they
@@ -16,20 +19,24 @@ import (
 func TestFeedForgetsWhatReadersKnow(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		x := New(nil)
+		x := New(nil, nil)
 		f := &x.network("net1").feed
 		want := map[string]string{}
 		known := map[*reader]map[string]string{}
 		read := func(r *reader) {
 			for _, c := range r.Next() {
-				b := c.Object.GetBackends()
+				b := c.Object.GetPackedBackends()
 				if b.GetComplete() {
 					clear(known[r])
 				}
-				for _, one := range b.GetBackends() {
+				changed, gone, err := backends.Unpack(b.GetChanges())
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, one := range changed {
 					known[r][one.TaskId] = one.Addresses[0]
 				}
-				for _, id := range b.GetRemoved() {
+				for _, id := range gone {
 					delete(known[r], id)
 				}
 			}
@@ -48,17 +55,21 @@ func TestFeedForgetsWhatReadersKnow(t *testing.T) {
 				id := fmt.Sprint(first + i)
 				key := memberKey{service: "s1", task: id}
 				if up {
-					want[id] = fmt.Sprint(f.newest)
+					want[id] = netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, uint32(f.newest)))).String()
 					f.set(key, &networkv1.Backend{TaskId: id, Addresses: []string{want[id]}}, 1)
 				} else {
 					delete(want, id)
 					f.set(key, nil, 0)
 				}
 			}
+			if rapid.Bool().Draw(t, "published") {
+				f.publish()
+			}
 			if r := rapid.SampledFrom(readers).Draw(t, "reader"); rapid.Bool().Draw(t, "reads") {
 				read(r)
 			}
 		}
+		f.publish()
 		for _, r := range readers {
 			read(r)
 			if !maps.Equal(known[r], want) {

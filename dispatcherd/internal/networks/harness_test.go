@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/assignments"
@@ -32,7 +33,7 @@ func newSite(t testing.TB) *site {
 		t.Fatal(err)
 	}
 	ts := state.NewTables()
-	s := &site{t: t, tables: ts, index: networks.New(ts)}
+	s := &site{t: t, tables: ts, index: networks.New(ts, nil)}
 	s.store, err = store.New(store.Options{KV: space, Prefix: "muster", Logger: zap.NewNop()},
 		ts.Networks, ts.NetworkStates, ts.Blocks, ts.Endpoints, ts.Services, ts.Specs, ts.Tasks, ts.Assignments, ts.Statuses, ts.NodeStates, ts.Rollouts)
 	if err != nil {
@@ -116,6 +117,10 @@ type session struct {
 	node   string
 	sent   *assignments.Sent
 	worker *assignmentstest.Worker
+	// protocol is the worker's.
+	protocol uint32
+	// packed counts the objects with packed backends.
+	packed int
 }
 
 type fataler interface {
@@ -129,7 +134,13 @@ var limits = assignments.Limits{Objects: 1000, Bytes: 1 << 20}
 // connect starts a session of a node, which sends the complete set.
 func (s *site) connect(t fataler, node string) *session {
 	t.Helper()
-	n := &session{t: t, site: s, node: node, worker: assignmentstest.New()}
+	return s.connectAs(t, node, assignments.Protocol)
+}
+
+// connectAs is connect for a worker that understands an assignment protocol.
+func (s *site) connectAs(t fataler, node string, protocol uint32) *session {
+	t.Helper()
+	n := &session{t: t, site: s, node: node, worker: assignmentstest.New(), protocol: protocol}
 	n.reconnect()
 	return n
 }
@@ -140,8 +151,19 @@ func (n *session) reconnect() {
 	if n.sent != nil {
 		n.sent.Close()
 	}
-	n.sent = assignments.NewSent(assignments.Protocol)
-	for _, m := range n.sent.Complete(nil, n.site.index.Held(n.node), limits) {
+	n.sent = assignments.NewSent(n.protocol)
+	n.apply(n.sent.Complete(nil, n.site.index.Held(n.node), limits))
+}
+
+// apply has the worker apply messages.
+func (n *session) apply(messages []*dispatcherv1.Assignments) {
+	n.t.Helper()
+	for _, m := range messages {
+		for _, o := range m.Objects {
+			if o.GetPackedBackends() != nil {
+				n.packed++
+			}
+		}
 		if err := n.worker.Apply(m); err != nil {
 			n.t.Fatalf("node %s: %v in %v", n.node, err, m)
 		}

@@ -26,7 +26,8 @@ import (
 // Index knows the networks as one snapshot shows them. It implements
 // [assignments.Networks].
 type Index struct {
-	tables *state.Tables
+	tables  *state.Tables
+	deliver func(map[string][]string)
 
 	mu sync.Mutex
 	// at is the snapshot. It is nil while there are no networks.
@@ -47,6 +48,8 @@ type Index struct {
 // network is one network.
 type network struct {
 	feed
+	// pace decides when changes of the members are published.
+	pace pace
 	// record and state are nil if there are none.
 	record *recordv1.Network
 	state  *recordv1.NetworkState
@@ -64,9 +67,11 @@ type node struct {
 	tasks    map[string]struct{}
 }
 
-// New returns an index of no snapshot.
-func New(tables *state.Tables) *Index {
-	x := &Index{tables: tables}
+// New returns an index of no snapshot. Deliver is called with the nodes whose networks
+// have changed as in the result of [Index.Advance], when changes were held back that come
+// too fast. If it is nil, none are held back.
+func New(tables *state.Tables, deliver func(nodes map[string][]string)) *Index {
+	x := &Index{tables: tables, deliver: deliver}
 	x.reset()
 	return x
 }
@@ -154,7 +159,7 @@ func (a *advance) change(node, network string) {
 func (a *advance) finish() map[string][]string {
 	for id, newest := range a.before {
 		n := a.networks[id]
-		if n.newest != newest {
+		if n.newest != newest && a.publish(n) {
 			for r := range n.readers {
 				a.change(r.node, id)
 			}

@@ -25,17 +25,15 @@ import (
 )
 
 // changed sends what has changed of networks.
-func (n *session) changed(ids []string) {
+func (n *session) changed(ids []string) (messages int) {
 	n.t.Helper()
 	var held []assignments.Object
 	for _, id := range ids {
 		held = append(held, n.site.index.Network(n.node, id))
 	}
-	for _, m := range n.sent.Changes(nil, held, limits, time.Now()) {
-		if err := n.worker.Apply(m); err != nil {
-			n.t.Fatalf("node %s: %v in %v", n.node, err, m)
-		}
-	}
+	all := n.sent.Changes(nil, held, limits, time.Now())
+	n.apply(all)
+	return len(all)
 }
 
 // TestNodesKnowTheirNetworks checks that nodes know exactly what the records say of

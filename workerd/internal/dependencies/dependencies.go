@@ -22,7 +22,7 @@ import (
 
 // Protocol is the newest assignment protocol that this package understands. See
 // [dispatcherv1.Hello].
-const Protocol = 2
+const Protocol = 3
 
 // kind is a kind of object.
 type kind uint8
@@ -191,7 +191,8 @@ func (s *Store) Put(object *dispatcherv1.AssignedObject) {
 	case *dispatcherv1.AssignedObject_Network:
 		s.put(NetworkRef(o.Network.GetId()), nil)
 		s.networks.Put(object)
-	case *dispatcherv1.AssignedObject_Peer, *dispatcherv1.AssignedObject_Service, *dispatcherv1.AssignedObject_Backends:
+	case *dispatcherv1.AssignedObject_Peer, *dispatcherv1.AssignedObject_Service,
+		*dispatcherv1.AssignedObject_Backends, *dispatcherv1.AssignedObject_PackedBackends:
 		s.networks.Put(object)
 	}
 }

@@ -1,15 +1,16 @@
 package networks
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 
+	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	"github.com/musterhq/muster/workerd/internal/dependencies"
+	"github.com/musterhq/muster/workerd/network"
 )
 
 // entry is a network with all that belongs to it.
@@ -39,7 +40,10 @@ type service struct {
 	// object is nil until the service was sent.
 	object   *networkv1.Service
 	seen     uint64
-	backends map[string]*networkv1.Backend
+	backends backendLog
+	// filling is a complete set of backends of which more follows. It is nil if there is
+	// none.
+	filling *backendLog
 	// filled is the session in which all backends were sent.
 	filled uint64
 }
@@ -73,8 +77,8 @@ func (n *Networks) Complete() {
 			switch {
 			case s.seen != n.session:
 				n.removeService(e, member{id, name})
-			case s.filled != n.session && len(s.backends) > 0:
-				n.fill(e, s, &networkv1.Backends{NetworkId: id, ServiceId: name, Complete: true})
+			case s.filled != n.session && s.backends.left > 0:
+				n.fill(e, s, &networkv1.PackedBackends{NetworkId: id, ServiceId: name, Complete: true})
 			}
 		}
 	}
@@ -94,8 +98,13 @@ func (n *Networks) Put(object *dispatcherv1.AssignedObject) {
 	case *dispatcherv1.AssignedObject_Service:
 		n.putService(o.Service)
 	case *dispatcherv1.AssignedObject_Backends:
+		// They come from a dispatcher of protocol 2, or from the store of such a worker.
 		e := n.entry(o.Backends.GetNetworkId())
-		n.fill(e, e.service(o.Backends.GetServiceId()), o.Backends)
+		s := e.service(o.Backends.GetServiceId())
+		n.fill(e, s, s.backends.pack(o.Backends))
+	case *dispatcherv1.AssignedObject_PackedBackends:
+		e := n.entry(o.PackedBackends.GetNetworkId())
+		n.fill(e, e.service(o.PackedBackends.GetServiceId()), o.PackedBackends)
 	}
 	n.wake()
 }
@@ -114,7 +123,7 @@ func (n *Networks) entry(id string) *entry {
 func (e *entry) service(id string) *service {
 	s := e.services[id]
 	if s == nil {
-		s = &service{backends: map[string]*networkv1.Backend{}}
+		s = &service{}
 		e.services[id] = s
 	}
 	return s
@@ -195,7 +204,7 @@ func (n *Networks) putService(object *networkv1.Service) {
 	}
 	if s.object == nil {
 		// What a plugin has of an earlier service of this id no longer counts.
-		n.backendsChanged(e, member{object.GetNetworkId(), object.GetId()}, nil)
+		n.backendsChanged(e, s, member{object.GetNetworkId(), object.GetId()}, nil)
 	}
 	s.object = object
 	n.serviceChanged(e, member{object.GetNetworkId(), object.GetId()})
@@ -214,43 +223,38 @@ func (n *Networks) serviceChanged(e *entry, m member) {
 }
 
 // fill takes in backends of a service.
-func (n *Networks) fill(e *entry, s *service, b *networkv1.Backends) {
-	var changed []string
+func (n *Networks) fill(e *entry, s *service, b *networkv1.PackedBackends) {
+	m := member{b.GetNetworkId(), b.GetServiceId()}
 	if b.GetComplete() {
-		s.filled = n.session
-		named := make(map[string]bool, len(b.GetBackends()))
-		for _, backend := range b.GetBackends() {
-			named[backend.GetTaskId()] = true
-		}
-		for id := range s.backends {
-			if !named[id] {
-				delete(s.backends, id)
-				changed = append(changed, id)
-			}
-		}
+		s.filling = &backendLog{}
 	}
-	for _, backend := range b.GetBackends() {
-		if id := backend.GetTaskId(); !proto.Equal(s.backends[id], backend) {
-			s.backends[id] = backend
-			changed = append(changed, id)
-		}
+	log := s.filling
+	if log == nil {
+		log = &s.backends
 	}
-	for _, id := range b.GetRemoved() {
-		if _, known := s.backends[id]; known {
-			delete(s.backends, id)
-			changed = append(changed, id)
-		}
+	if err := log.append(b); err != nil {
+		s.filling = nil
+		n.log.Error("failed to take in the backends of a service", zap.String("network", m.network), zap.String("service", m.id), zap.Error(err))
+		return
 	}
-	if len(changed) > 0 {
-		n.backendsChanged(e, member{b.GetNetworkId(), b.GetServiceId()}, changed)
+	switch {
+	case s.filling == nil && len(b.GetChanges()) > 0:
+		n.backendsChanged(e, s, m, b.GetChanges())
+	case s.filling != nil && !b.GetMore():
+		s.filling, s.filled = nil, n.session
+		differs := !s.backends.equal(log)
+		s.backends = *log
+		if differs {
+			n.backendsChanged(e, s, m, nil)
+		}
 	}
 }
 
-// backendsChanged notes which backends of a service have changed, by task; nil stands for
+// backendsChanged notes which backends of a service have changed, packed; nil stands for
 // all.
-func (n *Networks) backendsChanged(e *entry, m member, tasks []string) {
+func (n *Networks) backendsChanged(e *entry, s *service, m member, changes []byte) {
 	for _, a := range n.appliers {
-		a.pending.changed(m, tasks)
+		a.pending.changed(m, changes, len(s.backends.packed))
 	}
 	e.unsaved = true
 }
@@ -295,13 +299,16 @@ func (n *Networks) Withdraw(ref *dispatcherv1.ObjectRef) {
 	n.wake()
 }
 
-// all returns the backends of a service, in the order of their tasks.
-func (s *service) all(m member) *networkv1.Backends {
-	b := &networkv1.Backends{NetworkId: m.network, ServiceId: m.id, Complete: true}
-	for _, id := range slices.Sorted(maps.Keys(s.backends)) {
-		b.Backends = append(b.Backends, s.backends[id])
-	}
-	return b
+// all returns the backends of a service.
+func (s *service) all(m member) *network.Backends {
+	return &network.Backends{NetworkID: m.network, ServiceID: m.id, Complete: true, Changes: slices.Clip(s.backends.packed)}
+}
+
+// object returns the backends of a service as a dispatcher sends them.
+func (l *backendLog) object(m member) *dispatcherv1.AssignedObject {
+	return &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_PackedBackends{PackedBackends: &networkv1.PackedBackends{
+		NetworkId: m.network, ServiceId: m.id, Complete: true, Total: uint32(l.left), Changes: slices.Concat(l.packed...),
+	}}}
 }
 
 // objects returns a network as a dispatcher sends it, to be stored.
@@ -314,7 +321,7 @@ func (e *entry) objects(id string) *dispatcherv1.Assignments {
 		if s.object != nil {
 			objects = append(objects,
 				&dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Service{Service: s.object}},
-				&dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Backends{Backends: s.all(member{id, name})}})
+				s.backends.object(member{id, name}))
 		}
 	}
 	return &dispatcherv1.Assignments{Objects: objects}

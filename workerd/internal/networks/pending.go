@@ -17,15 +17,14 @@ type pending struct {
 	// gone are networks that were removed, and may be there again.
 	gone            map[string]bool
 	peers, services map[member]bool
-	// backends are the tasks whose place among a service's backends has changed. Nil: all
-	// have.
-	backends map[member]map[string]bool
+	// backends are the changes of a service's backends, packed. Nil: all have changed.
+	backends map[member][][]byte
 }
 
 func newPending(complete bool) pending {
 	return pending{
 		complete: complete, networks: map[string]bool{}, gone: map[string]bool{},
-		peers: map[member]bool{}, services: map[member]bool{}, backends: map[member]map[string]bool{},
+		peers: map[member]bool{}, services: map[member]bool{}, backends: map[member][][]byte{},
 	}
 }
 
@@ -40,20 +39,15 @@ func (p *pending) removed(id string) {
 	p.networks[id], p.gone[id] = true, true
 }
 
-func (p *pending) changed(m member, tasks []string) {
-	known, some := p.backends[m]
-	switch {
-	case tasks == nil:
-		p.backends[m] = nil
+// changed adds changes of a service's backends, packed; nil stands for all. All is the
+// number of parts that make up all backends.
+func (p *pending) changed(m member, changes []byte, all int) {
+	switch known, some := p.backends[m]; {
 	case some && known == nil:
+	case changes == nil, len(known) >= all:
+		p.backends[m] = nil
 	default:
-		if known == nil {
-			known = map[string]bool{}
-			p.backends[m] = known
-		}
-		for _, id := range tasks {
-			known[id] = true
-		}
+		p.backends[m] = append(known, changes)
 	}
 }
 
@@ -100,25 +94,16 @@ func (a *applier) take() (change *network.Change, networks []string) {
 			change.RemovedServices = append(change.RemovedServices, &networkv1.ServiceRef{NetworkId: m.network, ServiceId: m.id})
 		}
 	}
-	for m, tasks := range p.backends {
+	for m, changes := range p.backends {
 		e := a.served(m.network)
 		if e == nil || e.services[m.id] == nil || e.services[m.id].object == nil {
 			continue
 		}
-		s := e.services[m.id]
-		if tasks == nil {
-			change.Backends = append(change.Backends, s.all(m))
+		if changes == nil {
+			change.Backends = append(change.Backends, e.services[m.id].all(m))
 			continue
 		}
-		b := &networkv1.Backends{NetworkId: m.network, ServiceId: m.id}
-		for _, id := range slices.Sorted(maps.Keys(tasks)) {
-			if backend := s.backends[id]; backend != nil {
-				b.Backends = append(b.Backends, backend)
-			} else {
-				b.Removed = append(b.Removed, id)
-			}
-		}
-		change.Backends = append(change.Backends, b)
+		change.Backends = append(change.Backends, &network.Backends{NetworkID: m.network, ServiceID: m.id, Changes: changes})
 	}
 	return change, networks
 }

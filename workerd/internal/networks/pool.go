@@ -29,6 +29,8 @@ type pool struct {
 	// next is the place, counted over all blocks, at which the search for a free address
 	// begins: an address that has just become free is given last.
 	next int
+	// full says that no address was free, and none has become free since.
+	full bool
 }
 
 func newPool() *pool { return &pool{holders: map[netip.Addr]string{}} }
@@ -41,7 +43,7 @@ func (p *pool) set(n *networkv1.Network) {
 			families[family(prefix.Addr())] = append(families[family(prefix.Addr())], prefix.Masked())
 		}
 	}
-	p.blocks = nil
+	p.blocks, p.full = nil, false
 	for i := range max(len(families[0]), len(families[1])) {
 		b := block{size: largestBlock}
 		for _, prefixes := range families {
@@ -134,6 +136,9 @@ func plus(a netip.Addr, n int) netip.Addr {
 // give gives free addresses, one for each of IPv4 and IPv6 that the network has, to a
 // holder. It returns nil if there are none.
 func (p *pool) give(holder string) []netip.Addr {
+	if p.full {
+		return nil
+	}
 	total := p.total()
 	for i := range total {
 		place := (p.next + i) % total
@@ -143,6 +148,7 @@ func (p *pool) give(holder string) []netip.Addr {
 			return addresses
 		}
 	}
+	p.full = true
 	return nil
 }
 
@@ -171,6 +177,7 @@ func (p *pool) free(holder string, addresses []netip.Addr) {
 	for _, a := range addresses {
 		if p.holders[a] == holder {
 			delete(p.holders, a)
+			p.full = false
 		}
 	}
 }

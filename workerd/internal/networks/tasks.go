@@ -41,8 +41,7 @@ type task struct {
 // with the name of the plugin that serves the networks. A task that has addresses keeps
 // them. Reserve waits for a moment for a network without a free address.
 func (n *Networks) Reserve(ctx context.Context, id string, wanted []network.Attachment) ([]network.Attachment, string, error) {
-	limit := time.NewTimer(patience)
-	defer limit.Stop()
+	var limit *time.Timer
 	for {
 		n.mu.Lock()
 		t, err := n.reserve(id, wanted)
@@ -55,6 +54,10 @@ func (n *Networks) Reserve(ctx context.Context, id string, wanted []network.Atta
 		}
 		changed := n.await()
 		n.mu.Unlock()
+		if limit == nil {
+			limit = time.NewTimer(patience)
+			defer limit.Stop()
+		}
 		select {
 		case <-changed:
 		case <-limit.C:
@@ -128,15 +131,15 @@ func (n *Networks) pluginsUnknown() bool {
 	return !n.described
 }
 
-// serving returns the name of a plugin that serves a driver; empty if there is none. The
-// caller holds n.mu.
-func (n *Networks) serving(driver string) string {
-	for _, name := range sortedKeys(n.appliers) {
-		if d := n.appliers[name].current; d != nil && d.Serves(driver) {
-			return name
+// serving returns the name of a plugin that serves a driver, the first one by name; empty
+// if there is none. The caller holds n.mu.
+func (n *Networks) serving(driver string) (first string) {
+	for name, a := range n.appliers {
+		if (first == "" || name < first) && a.current != nil && a.current.Serves(driver) {
+			first = name
 		}
 	}
-	return ""
+	return first
 }
 
 // nameOf returns what users call a network; its id if it is not known.
@@ -205,8 +208,7 @@ func (n *Networks) Attach(ctx context.Context, t *network.Task) (*network.Attach
 // ready returns the process of a task's plugin that was told of the task's networks. It
 // waits for a moment for one.
 func (n *Networks) ready(ctx context.Context, t *task) (network.Plugin, error) {
-	limit := time.NewTimer(patience)
-	defer limit.Stop()
+	var limit *time.Timer
 	for {
 		n.mu.Lock()
 		p, err := n.readyNow(t)
@@ -216,6 +218,10 @@ func (n *Networks) ready(ctx context.Context, t *task) (network.Plugin, error) {
 		}
 		changed := n.await()
 		n.mu.Unlock()
+		if limit == nil {
+			limit = time.NewTimer(patience)
+			defer limit.Stop()
+		}
 		select {
 		case <-changed:
 		case <-limit.C:

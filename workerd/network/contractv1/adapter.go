@@ -4,8 +4,11 @@ package contractv1
 
 import (
 	"context"
+	"fmt"
+	"slices"
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
+	"github.com/musterhq/muster/internal/backends"
 	executorv1 "github.com/musterhq/muster/workerd/executor/contractv1"
 	"github.com/musterhq/muster/workerd/network"
 )
@@ -42,11 +45,15 @@ func (a *adapter) Describe(ctx context.Context) (*network.About, error) {
 }
 
 func (a *adapter) Apply(ctx context.Context, c *network.Change) (map[string]string, error) {
+	unpacked, err := unpack(c.Backends)
+	if err != nil {
+		return nil, err
+	}
 	res, err := a.service.Apply(ctx, &networkv1.ApplyRequest{
 		Complete: c.Complete,
 		Node:     &networkv1.Node{Id: c.Node.ID, DataPathAddress: c.Node.DataPathAddress, DataPathPort: c.Node.DataPathPort},
 		Networks: c.Networks, RemovedNetworks: c.RemovedNetworks, Peers: c.Peers, RemovedPeers: c.RemovedPeers,
-		Services: c.Services, RemovedServices: c.RemovedServices, Backends: c.Backends,
+		Services: c.Services, RemovedServices: c.RemovedServices, Backends: unpacked,
 	})
 	if err != nil {
 		return nil, executorv1.ErrorOf(ctx, err)
@@ -59,6 +66,23 @@ func (a *adapter) Apply(ctx context.Context, c *network.Change) (map[string]stri
 		failed[e.GetNetworkId()] = e.GetMessage()
 	}
 	return failed, nil
+}
+
+// unpack returns backends as the contract has them.
+func unpack(all []*network.Backends) ([]*networkv1.Backends, error) {
+	unpacked := make([]*networkv1.Backends, len(all))
+	for i, packed := range all {
+		b := &networkv1.Backends{NetworkId: packed.NetworkID, ServiceId: packed.ServiceID, Complete: packed.Complete}
+		var err error
+		if b.Backends, b.Removed, err = backends.Unpack(slices.Concat(packed.Changes...)); err != nil {
+			return nil, fmt.Errorf("service %s: %w", b.ServiceId, err)
+		}
+		if b.Complete {
+			b.Removed = nil
+		}
+		unpacked[i] = b
+	}
+	return unpacked, nil
 }
 
 func (a *adapter) Attach(ctx context.Context, t *network.Task) (*network.Attached, error) {

@@ -246,7 +246,8 @@ type Hello struct {
 	// The newest assignment protocol that the worker understands. Workers of
 	// version 0 get Assignments.specs, tasks and removed; those of version 1 get
 	// Assignments.objects and withdrawn; those of version 2 get networks, peers, services
-	// and backends too, and tasks that have networks.
+	// and backends too, and tasks that have networks; those of version 3 get
+	// packed_backends in place of backends.
 	AssignmentProtocol uint32 `protobuf:"varint,5,opt,name=assignment_protocol,json=assignmentProtocol,proto3" json:"assignment_protocol,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
@@ -1105,6 +1106,7 @@ type AssignedObject struct {
 	//	*AssignedObject_Peer
 	//	*AssignedObject_Service
 	//	*AssignedObject_Backends
+	//	*AssignedObject_PackedBackends
 	Object        isAssignedObject_Object `protobuf_oneof:"object"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1210,6 +1212,15 @@ func (x *AssignedObject) GetBackends() *v11.Backends {
 	return nil
 }
 
+func (x *AssignedObject) GetPackedBackends() *v11.PackedBackends {
+	if x != nil {
+		if x, ok := x.Object.(*AssignedObject_PackedBackends); ok {
+			return x.PackedBackends
+		}
+	}
+	return nil
+}
+
 type isAssignedObject_Object interface {
 	isAssignedObject_Object()
 }
@@ -1249,6 +1260,11 @@ type AssignedObject_Backends struct {
 	Backends *v11.Backends `protobuf:"bytes,7,opt,name=backends,proto3,oneof"`
 }
 
+type AssignedObject_PackedBackends struct {
+	// The same, for workers of protocol 3.
+	PackedBackends *v11.PackedBackends `protobuf:"bytes,8,opt,name=packed_backends,json=packedBackends,proto3,oneof"`
+}
+
 func (*AssignedObject_Task) isAssignedObject_Object() {}
 
 func (*AssignedObject_Spec) isAssignedObject_Object() {}
@@ -1262,6 +1278,8 @@ func (*AssignedObject_Peer) isAssignedObject_Object() {}
 func (*AssignedObject_Service) isAssignedObject_Object() {}
 
 func (*AssignedObject_Backends) isAssignedObject_Object() {}
+
+func (*AssignedObject_PackedBackends) isAssignedObject_Object() {}
 
 // ObjectRef names an object by its kind and id.
 type ObjectRef struct {
@@ -2142,7 +2160,7 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\x05tasks\x18\x04 \x03(\v2\".muster.dispatcher.v1.AssignedTaskR\x05tasks\x12\x18\n" +
 	"\aremoved\x18\x05 \x03(\tR\aremoved\x12>\n" +
 	"\aobjects\x18\x06 \x03(\v2$.muster.dispatcher.v1.AssignedObjectR\aobjects\x12=\n" +
-	"\twithdrawn\x18\a \x03(\v2\x1f.muster.dispatcher.v1.ObjectRefR\twithdrawn\"\xa8\x03\n" +
+	"\twithdrawn\x18\a \x03(\v2\x1f.muster.dispatcher.v1.ObjectRefR\twithdrawn\"\xf6\x03\n" +
 	"\x0eAssignedObject\x128\n" +
 	"\x04task\x18\x01 \x01(\v2\".muster.dispatcher.v1.AssignedTaskH\x00R\x04task\x128\n" +
 	"\x04spec\x18\x02 \x01(\v2\".muster.dispatcher.v1.AssignedSpecH\x00R\x04spec\x12>\n" +
@@ -2150,7 +2168,8 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\anetwork\x18\x04 \x01(\v2\x1a.muster.network.v1.NetworkH\x00R\anetwork\x12-\n" +
 	"\x04peer\x18\x05 \x01(\v2\x17.muster.network.v1.PeerH\x00R\x04peer\x126\n" +
 	"\aservice\x18\x06 \x01(\v2\x1a.muster.network.v1.ServiceH\x00R\aservice\x129\n" +
-	"\bbackends\x18\a \x01(\v2\x1b.muster.network.v1.BackendsH\x00R\bbackendsB\b\n" +
+	"\bbackends\x18\a \x01(\v2\x1b.muster.network.v1.BackendsH\x00R\bbackends\x12L\n" +
+	"\x0fpacked_backends\x18\b \x01(\v2!.muster.network.v1.PackedBackendsH\x00R\x0epackedBackendsB\b\n" +
 	"\x06object\"\xe1\x01\n" +
 	"\tObjectRef\x12\x14\n" +
 	"\x04task\x18\x01 \x01(\tH\x00R\x04task\x12\x14\n" +
@@ -2270,13 +2289,14 @@ var file_muster_dispatcher_v1_dispatcher_proto_goTypes = []any{
 	(*v11.Peer)(nil),              // 33: muster.network.v1.Peer
 	(*v11.Service)(nil),           // 34: muster.network.v1.Service
 	(*v11.Backends)(nil),          // 35: muster.network.v1.Backends
-	(*v11.PeerRef)(nil),           // 36: muster.network.v1.PeerRef
-	(*v11.ServiceRef)(nil),        // 37: muster.network.v1.ServiceRef
-	(*v1.TaskSpec)(nil),           // 38: muster.v1.TaskSpec
-	(v1.TaskState)(0),             // 39: muster.v1.TaskState
-	(*v1.PortConfig)(nil),         // 40: muster.v1.PortConfig
-	(*v1.LogOptions)(nil),         // 41: muster.v1.LogOptions
-	(*v1.LogMessage)(nil),         // 42: muster.v1.LogMessage
+	(*v11.PackedBackends)(nil),    // 36: muster.network.v1.PackedBackends
+	(*v11.PeerRef)(nil),           // 37: muster.network.v1.PeerRef
+	(*v11.ServiceRef)(nil),        // 38: muster.network.v1.ServiceRef
+	(*v1.TaskSpec)(nil),           // 39: muster.v1.TaskSpec
+	(v1.TaskState)(0),             // 40: muster.v1.TaskState
+	(*v1.PortConfig)(nil),         // 41: muster.v1.PortConfig
+	(*v1.LogOptions)(nil),         // 42: muster.v1.LogOptions
+	(*v1.LogMessage)(nil),         // 43: muster.v1.LogMessage
 }
 var file_muster_dispatcher_v1_dispatcher_proto_depIdxs = []int32{
 	2,  // 0: muster.dispatcher.v1.SessionRequest.hello:type_name -> muster.dispatcher.v1.Hello
@@ -2312,28 +2332,29 @@ var file_muster_dispatcher_v1_dispatcher_proto_depIdxs = []int32{
 	33, // 30: muster.dispatcher.v1.AssignedObject.peer:type_name -> muster.network.v1.Peer
 	34, // 31: muster.dispatcher.v1.AssignedObject.service:type_name -> muster.network.v1.Service
 	35, // 32: muster.dispatcher.v1.AssignedObject.backends:type_name -> muster.network.v1.Backends
-	36, // 33: muster.dispatcher.v1.ObjectRef.peer:type_name -> muster.network.v1.PeerRef
-	37, // 34: muster.dispatcher.v1.ObjectRef.service:type_name -> muster.network.v1.ServiceRef
-	38, // 35: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
-	39, // 36: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
-	26, // 37: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
-	40, // 38: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
-	39, // 39: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
-	15, // 40: muster.dispatcher.v1.AssignedTask.dependencies:type_name -> muster.dispatcher.v1.ObjectRef
-	30, // 41: muster.dispatcher.v1.AssignedTask.drain_delay:type_name -> google.protobuf.Duration
-	41, // 42: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
-	42, // 43: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
-	41, // 44: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
-	42, // 45: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
-	1,  // 46: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
-	24, // 47: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
-	7,  // 48: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
-	25, // 49: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
-	48, // [48:50] is the sub-list for method output_type
-	46, // [46:48] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	36, // 33: muster.dispatcher.v1.AssignedObject.packed_backends:type_name -> muster.network.v1.PackedBackends
+	37, // 34: muster.dispatcher.v1.ObjectRef.peer:type_name -> muster.network.v1.PeerRef
+	38, // 35: muster.dispatcher.v1.ObjectRef.service:type_name -> muster.network.v1.ServiceRef
+	39, // 36: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
+	40, // 37: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
+	26, // 38: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
+	41, // 39: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
+	40, // 40: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
+	15, // 41: muster.dispatcher.v1.AssignedTask.dependencies:type_name -> muster.dispatcher.v1.ObjectRef
+	30, // 42: muster.dispatcher.v1.AssignedTask.drain_delay:type_name -> google.protobuf.Duration
+	42, // 43: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
+	43, // 44: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
+	42, // 45: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
+	43, // 46: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
+	1,  // 47: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
+	24, // 48: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
+	7,  // 49: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
+	25, // 50: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
+	49, // [49:51] is the sub-list for method output_type
+	47, // [47:49] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_muster_dispatcher_v1_dispatcher_proto_init() }
@@ -2368,6 +2389,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_init() {
 		(*AssignedObject_Peer)(nil),
 		(*AssignedObject_Service)(nil),
 		(*AssignedObject_Backends)(nil),
+		(*AssignedObject_PackedBackends)(nil),
 	}
 	file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14].OneofWrappers = []any{
 		(*ObjectRef_Task)(nil),

@@ -899,6 +899,101 @@ func (x *Backends) GetRemoved() []string {
 	return nil
 }
 
+// PackedBackends are backends in a form that costs little for large services.
+// Dispatchers send them to workers, and workers unpack them for plugins.
+type PackedBackends struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	NetworkId string                 `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	ServiceId string                 `protobuf:"bytes,2,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	// True: these are all, together with those that follow while more is set.
+	Complete bool `protobuf:"varint,3,opt,name=complete,proto3" json:"complete,omitempty"`
+	// More changes of the service follow that belong to these.
+	More bool `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`
+	// How many backends the service has with these changes and those that follow.
+	Total uint32 `protobuf:"varint,5,opt,name=total,proto3" json:"total,omitempty"`
+	// Changes, each task at most once. They come in groups of one node: the node's
+	// id, the number of changes, then these. A change is the task's id, one byte of
+	// flags, the addresses that these name, and the slot. Flags: 1, an IPv4 address of 4
+	// bytes follows; 2, an IPv6 address of 16 bytes follows; 4, the task gets no new
+	// traffic any more. A number is a varint as in Protocol Buffers; a text is its length
+	// in bytes, then the bytes.
+	Changes       []byte `protobuf:"bytes,6,opt,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PackedBackends) Reset() {
+	*x = PackedBackends{}
+	mi := &file_muster_network_v1_network_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackedBackends) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackedBackends) ProtoMessage() {}
+
+func (x *PackedBackends) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_network_v1_network_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackedBackends.ProtoReflect.Descriptor instead.
+func (*PackedBackends) Descriptor() ([]byte, []int) {
+	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PackedBackends) GetNetworkId() string {
+	if x != nil {
+		return x.NetworkId
+	}
+	return ""
+}
+
+func (x *PackedBackends) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *PackedBackends) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+func (x *PackedBackends) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *PackedBackends) GetTotal() uint32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *PackedBackends) GetChanges() []byte {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
 // Backend is a task that gets a service's traffic.
 type Backend struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -915,7 +1010,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_muster_network_v1_network_proto_msgTypes[10]
+	mi := &file_muster_network_v1_network_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -927,7 +1022,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_network_v1_network_proto_msgTypes[10]
+	mi := &file_muster_network_v1_network_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -940,7 +1035,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{10}
+	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Backend) GetTaskId() string {
@@ -981,7 +1076,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_muster_network_v1_network_proto_msgTypes[11]
+	mi := &file_muster_network_v1_network_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -993,7 +1088,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_network_v1_network_proto_msgTypes[11]
+	mi := &file_muster_network_v1_network_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1006,7 +1101,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{11}
+	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ApplyResponse) GetErrors() []*NetworkError {
@@ -1027,7 +1122,7 @@ type NetworkError struct {
 
 func (x *NetworkError) Reset() {
 	*x = NetworkError{}
-	mi := &file_muster_network_v1_network_proto_msgTypes[12]
+	mi := &file_muster_network_v1_network_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1134,7 @@ func (x *NetworkError) String() string {
 func (*NetworkError) ProtoMessage() {}
 
 func (x *NetworkError) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_network_v1_network_proto_msgTypes[12]
+	mi := &file_muster_network_v1_network_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1147,7 @@ func (x *NetworkError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkError.ProtoReflect.Descriptor instead.
 func (*NetworkError) Descriptor() ([]byte, []int) {
-	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{12}
+	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NetworkError) GetNetworkId() string {
@@ -1091,7 +1186,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_muster_network_v1_network_proto_msgTypes[13]
+	mi := &file_muster_network_v1_network_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1198,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_network_v1_network_proto_msgTypes[13]
+	mi := &file_muster_network_v1_network_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1116,7 +1211,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{13}
+	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AttachRequest) GetTaskId() string {
@@ -1186,7 +1281,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_muster_network_v1_network_proto_msgTypes[14]
+	mi := &file_muster_network_v1_network_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1293,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_network_v1_network_proto_msgTypes[14]
+	mi := &file_muster_network_v1_network_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1306,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{14}
+	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Attachment) GetNetworkId() string {
@@ -1266,7 +1361,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_muster_network_v1_network_proto_msgTypes[15]
+	mi := &file_muster_network_v1_network_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1373,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_network_v1_network_proto_msgTypes[15]
+	mi := &file_muster_network_v1_network_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1386,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{15}
+	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AttachResponse) GetAttachments() []*Attachment {
@@ -1333,7 +1428,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_muster_network_v1_network_proto_msgTypes[16]
+	mi := &file_muster_network_v1_network_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1440,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_network_v1_network_proto_msgTypes[16]
+	mi := &file_muster_network_v1_network_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1453,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{16}
+	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DetachRequest) GetTaskId() string {
@@ -1377,7 +1472,7 @@ type DetachResponse struct {
 
 func (x *DetachResponse) Reset() {
 	*x = DetachResponse{}
-	mi := &file_muster_network_v1_network_proto_msgTypes[17]
+	mi := &file_muster_network_v1_network_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1389,7 +1484,7 @@ func (x *DetachResponse) String() string {
 func (*DetachResponse) ProtoMessage() {}
 
 func (x *DetachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_network_v1_network_proto_msgTypes[17]
+	mi := &file_muster_network_v1_network_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1402,7 +1497,7 @@ func (x *DetachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachResponse.ProtoReflect.Descriptor instead.
 func (*DetachResponse) Descriptor() ([]byte, []int) {
-	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{17}
+	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{18}
 }
 
 // ListRequest says whose tasks to list.
@@ -1415,7 +1510,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_muster_network_v1_network_proto_msgTypes[18]
+	mi := &file_muster_network_v1_network_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1427,7 +1522,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_network_v1_network_proto_msgTypes[18]
+	mi := &file_muster_network_v1_network_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1440,7 +1535,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{18}
+	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListRequest) GetNodeId() string {
@@ -1460,7 +1555,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_muster_network_v1_network_proto_msgTypes[19]
+	mi := &file_muster_network_v1_network_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1567,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_network_v1_network_proto_msgTypes[19]
+	mi := &file_muster_network_v1_network_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1580,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{19}
+	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListResponse) GetTaskIds() []string {
@@ -1504,7 +1599,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_muster_network_v1_network_proto_msgTypes[20]
+	mi := &file_muster_network_v1_network_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1516,7 +1611,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_network_v1_network_proto_msgTypes[20]
+	mi := &file_muster_network_v1_network_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1529,7 +1624,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{20}
+	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{21}
 }
 
 // StatsResponse holds counts since the plugin's process began, and present
@@ -1555,7 +1650,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_muster_network_v1_network_proto_msgTypes[21]
+	mi := &file_muster_network_v1_network_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +1662,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_network_v1_network_proto_msgTypes[21]
+	mi := &file_muster_network_v1_network_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +1675,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{21}
+	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StatsResponse) GetNetworks() uint64 {
@@ -1746,7 +1841,16 @@ const file_muster_network_v1_network_proto_rawDesc = "" +
 	"service_id\x18\x02 \x01(\tR\tserviceId\x12\x1a\n" +
 	"\bcomplete\x18\x03 \x01(\bR\bcomplete\x126\n" +
 	"\bbackends\x18\x04 \x03(\v2\x1a.muster.network.v1.BackendR\bbackends\x12\x18\n" +
-	"\aremoved\x18\x05 \x03(\tR\aremoved\"m\n" +
+	"\aremoved\x18\x05 \x03(\tR\aremoved\"\xae\x01\n" +
+	"\x0ePackedBackends\x12\x1d\n" +
+	"\n" +
+	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x02 \x01(\tR\tserviceId\x12\x1a\n" +
+	"\bcomplete\x18\x03 \x01(\bR\bcomplete\x12\x12\n" +
+	"\x04more\x18\x04 \x01(\bR\x04more\x12\x14\n" +
+	"\x05total\x18\x05 \x01(\rR\x05total\x12\x18\n" +
+	"\achanges\x18\x06 \x01(\fR\achanges\"m\n" +
 	"\aBackend\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x17\n" +
@@ -1826,7 +1930,7 @@ func file_muster_network_v1_network_proto_rawDescGZIP() []byte {
 	return file_muster_network_v1_network_proto_rawDescData
 }
 
-var file_muster_network_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_muster_network_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_muster_network_v1_network_proto_goTypes = []any{
 	(*DescribeRequest)(nil),     // 0: muster.network.v1.DescribeRequest
 	(*DescribeResponse)(nil),    // 1: muster.network.v1.DescribeResponse
@@ -1838,23 +1942,24 @@ var file_muster_network_v1_network_proto_goTypes = []any{
 	(*Service)(nil),             // 7: muster.network.v1.Service
 	(*ServiceRef)(nil),          // 8: muster.network.v1.ServiceRef
 	(*Backends)(nil),            // 9: muster.network.v1.Backends
-	(*Backend)(nil),             // 10: muster.network.v1.Backend
-	(*ApplyResponse)(nil),       // 11: muster.network.v1.ApplyResponse
-	(*NetworkError)(nil),        // 12: muster.network.v1.NetworkError
-	(*AttachRequest)(nil),       // 13: muster.network.v1.AttachRequest
-	(*Attachment)(nil),          // 14: muster.network.v1.Attachment
-	(*AttachResponse)(nil),      // 15: muster.network.v1.AttachResponse
-	(*DetachRequest)(nil),       // 16: muster.network.v1.DetachRequest
-	(*DetachResponse)(nil),      // 17: muster.network.v1.DetachResponse
-	(*ListRequest)(nil),         // 18: muster.network.v1.ListRequest
-	(*ListResponse)(nil),        // 19: muster.network.v1.ListResponse
-	(*StatsRequest)(nil),        // 20: muster.network.v1.StatsRequest
-	(*StatsResponse)(nil),       // 21: muster.network.v1.StatsResponse
-	nil,                         // 22: muster.network.v1.Network.DriverOptionsEntry
-	nil,                         // 23: muster.network.v1.Attachment.DriverOptionsEntry
-	(v1.EndpointSpec_Mode)(0),   // 24: muster.v1.EndpointSpec.Mode
-	(*v1.PortConfig)(nil),       // 25: muster.v1.PortConfig
-	(*durationpb.Duration)(nil), // 26: google.protobuf.Duration
+	(*PackedBackends)(nil),      // 10: muster.network.v1.PackedBackends
+	(*Backend)(nil),             // 11: muster.network.v1.Backend
+	(*ApplyResponse)(nil),       // 12: muster.network.v1.ApplyResponse
+	(*NetworkError)(nil),        // 13: muster.network.v1.NetworkError
+	(*AttachRequest)(nil),       // 14: muster.network.v1.AttachRequest
+	(*Attachment)(nil),          // 15: muster.network.v1.Attachment
+	(*AttachResponse)(nil),      // 16: muster.network.v1.AttachResponse
+	(*DetachRequest)(nil),       // 17: muster.network.v1.DetachRequest
+	(*DetachResponse)(nil),      // 18: muster.network.v1.DetachResponse
+	(*ListRequest)(nil),         // 19: muster.network.v1.ListRequest
+	(*ListResponse)(nil),        // 20: muster.network.v1.ListResponse
+	(*StatsRequest)(nil),        // 21: muster.network.v1.StatsRequest
+	(*StatsResponse)(nil),       // 22: muster.network.v1.StatsResponse
+	nil,                         // 23: muster.network.v1.Network.DriverOptionsEntry
+	nil,                         // 24: muster.network.v1.Attachment.DriverOptionsEntry
+	(v1.EndpointSpec_Mode)(0),   // 25: muster.v1.EndpointSpec.Mode
+	(*v1.PortConfig)(nil),       // 26: muster.v1.PortConfig
+	(*durationpb.Duration)(nil), // 27: google.protobuf.Duration
 }
 var file_muster_network_v1_network_proto_depIdxs = []int32{
 	3,  // 0: muster.network.v1.ApplyRequest.node:type_name -> muster.network.v1.Node
@@ -1864,29 +1969,29 @@ var file_muster_network_v1_network_proto_depIdxs = []int32{
 	7,  // 4: muster.network.v1.ApplyRequest.services:type_name -> muster.network.v1.Service
 	8,  // 5: muster.network.v1.ApplyRequest.removed_services:type_name -> muster.network.v1.ServiceRef
 	9,  // 6: muster.network.v1.ApplyRequest.backends:type_name -> muster.network.v1.Backends
-	22, // 7: muster.network.v1.Network.driver_options:type_name -> muster.network.v1.Network.DriverOptionsEntry
-	24, // 8: muster.network.v1.Service.mode:type_name -> muster.v1.EndpointSpec.Mode
-	25, // 9: muster.network.v1.Service.ports:type_name -> muster.v1.PortConfig
-	10, // 10: muster.network.v1.Backends.backends:type_name -> muster.network.v1.Backend
-	12, // 11: muster.network.v1.ApplyResponse.errors:type_name -> muster.network.v1.NetworkError
-	14, // 12: muster.network.v1.AttachRequest.attachments:type_name -> muster.network.v1.Attachment
-	25, // 13: muster.network.v1.AttachRequest.ports:type_name -> muster.v1.PortConfig
-	23, // 14: muster.network.v1.Attachment.driver_options:type_name -> muster.network.v1.Attachment.DriverOptionsEntry
-	14, // 15: muster.network.v1.AttachResponse.attachments:type_name -> muster.network.v1.Attachment
-	25, // 16: muster.network.v1.AttachResponse.ports:type_name -> muster.v1.PortConfig
-	26, // 17: muster.network.v1.StatsResponse.last_apply:type_name -> google.protobuf.Duration
+	23, // 7: muster.network.v1.Network.driver_options:type_name -> muster.network.v1.Network.DriverOptionsEntry
+	25, // 8: muster.network.v1.Service.mode:type_name -> muster.v1.EndpointSpec.Mode
+	26, // 9: muster.network.v1.Service.ports:type_name -> muster.v1.PortConfig
+	11, // 10: muster.network.v1.Backends.backends:type_name -> muster.network.v1.Backend
+	13, // 11: muster.network.v1.ApplyResponse.errors:type_name -> muster.network.v1.NetworkError
+	15, // 12: muster.network.v1.AttachRequest.attachments:type_name -> muster.network.v1.Attachment
+	26, // 13: muster.network.v1.AttachRequest.ports:type_name -> muster.v1.PortConfig
+	24, // 14: muster.network.v1.Attachment.driver_options:type_name -> muster.network.v1.Attachment.DriverOptionsEntry
+	15, // 15: muster.network.v1.AttachResponse.attachments:type_name -> muster.network.v1.Attachment
+	26, // 16: muster.network.v1.AttachResponse.ports:type_name -> muster.v1.PortConfig
+	27, // 17: muster.network.v1.StatsResponse.last_apply:type_name -> google.protobuf.Duration
 	0,  // 18: muster.network.v1.NetworkService.Describe:input_type -> muster.network.v1.DescribeRequest
 	2,  // 19: muster.network.v1.NetworkService.Apply:input_type -> muster.network.v1.ApplyRequest
-	13, // 20: muster.network.v1.NetworkService.Attach:input_type -> muster.network.v1.AttachRequest
-	16, // 21: muster.network.v1.NetworkService.Detach:input_type -> muster.network.v1.DetachRequest
-	18, // 22: muster.network.v1.NetworkService.List:input_type -> muster.network.v1.ListRequest
-	20, // 23: muster.network.v1.NetworkService.Stats:input_type -> muster.network.v1.StatsRequest
+	14, // 20: muster.network.v1.NetworkService.Attach:input_type -> muster.network.v1.AttachRequest
+	17, // 21: muster.network.v1.NetworkService.Detach:input_type -> muster.network.v1.DetachRequest
+	19, // 22: muster.network.v1.NetworkService.List:input_type -> muster.network.v1.ListRequest
+	21, // 23: muster.network.v1.NetworkService.Stats:input_type -> muster.network.v1.StatsRequest
 	1,  // 24: muster.network.v1.NetworkService.Describe:output_type -> muster.network.v1.DescribeResponse
-	11, // 25: muster.network.v1.NetworkService.Apply:output_type -> muster.network.v1.ApplyResponse
-	15, // 26: muster.network.v1.NetworkService.Attach:output_type -> muster.network.v1.AttachResponse
-	17, // 27: muster.network.v1.NetworkService.Detach:output_type -> muster.network.v1.DetachResponse
-	19, // 28: muster.network.v1.NetworkService.List:output_type -> muster.network.v1.ListResponse
-	21, // 29: muster.network.v1.NetworkService.Stats:output_type -> muster.network.v1.StatsResponse
+	12, // 25: muster.network.v1.NetworkService.Apply:output_type -> muster.network.v1.ApplyResponse
+	16, // 26: muster.network.v1.NetworkService.Attach:output_type -> muster.network.v1.AttachResponse
+	18, // 27: muster.network.v1.NetworkService.Detach:output_type -> muster.network.v1.DetachResponse
+	20, // 28: muster.network.v1.NetworkService.List:output_type -> muster.network.v1.ListResponse
+	22, // 29: muster.network.v1.NetworkService.Stats:output_type -> muster.network.v1.StatsResponse
 	24, // [24:30] is the sub-list for method output_type
 	18, // [18:24] is the sub-list for method input_type
 	18, // [18:18] is the sub-list for extension type_name
@@ -1905,7 +2010,7 @@ func file_muster_network_v1_network_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_network_v1_network_proto_rawDesc), len(file_muster_network_v1_network_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -13,6 +13,7 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/backends"
 )
 
 // Worker holds what a worker was sent. It is not safe for concurrent use.
@@ -99,6 +100,23 @@ func (w *Worker) put(object *dispatcherv1.AssignedObject) error {
 		if !w.has("network/" + o.Service.NetworkId) {
 			return fmt.Errorf("%s comes before its network", key)
 		}
+	case *dispatcherv1.AssignedObject_PackedBackends:
+		changed, gone, err := backends.Unpack(o.PackedBackends.Changes)
+		if err != nil {
+			return err
+		}
+		unpacked := &networkv1.Backends{
+			NetworkId: o.PackedBackends.NetworkId, ServiceId: o.PackedBackends.ServiceId, Complete: o.PackedBackends.Complete,
+			Backends: changed, Removed: gone,
+		}
+		if err := w.put(&dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Backends{Backends: unpacked}}); err != nil {
+			return err
+		}
+		service := ServiceKey(unpacked.NetworkId, unpacked.ServiceId)
+		if has := len(w.Backends[service]); !o.PackedBackends.More && has != int(o.PackedBackends.Total) {
+			return fmt.Errorf("the worker has %d backends of %s, and is to have %d", has, service, o.PackedBackends.Total)
+		}
+		return nil
 	case *dispatcherv1.AssignedObject_Backends:
 		service := ServiceKey(o.Backends.NetworkId, o.Backends.ServiceId)
 		if key = "backends/" + service; !w.has(service) {
