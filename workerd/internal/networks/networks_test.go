@@ -789,6 +789,36 @@ func TestChurnOfOtherNodesCostsFewWrites(t *testing.T) {
 	})
 }
 
+// TestTaskWithAnAddressOfAReturnedBlockIsNotAttached has the node get another block
+// between the choice of an address and Attach. A task that is attached stays.
+func TestTaskWithAnAddressOfAReturnedBlockIsNotAttached(t *testing.T) {
+	inBubble(t, func(n *node) {
+		n.session(net("10.64.4.0/26"))
+		n.settle(time.Second)
+		if err := n.attach("attached"); err != nil {
+			t.Fatal(err)
+		}
+		wanted := []network.Attachment{{NetworkID: "net"}}
+		attachments, _, err := n.networks.Reserve(t.Context(), "late", wanted)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.put(net("10.64.5.0/26"))
+		n.settle(time.Second)
+		_, err = n.networks.Attach(t.Context(), &network.Task{ID: "late", Namespace: "/run/netns/late", Attachments: attachments})
+		if err == nil || executor.ErrorOf(err).Temporary || !strings.Contains(err.Error(), "in a block that this node has returned since") {
+			t.Errorf("Attach = %v, want an error that lasts", err)
+		}
+		if n.kernel.Attached()["late"] != nil || n.kernel.Attached()["attached"] == nil {
+			t.Errorf("attached are %v", n.kernel.Attached())
+		}
+		n.killPlugin()
+		n.settle(time.Second)
+		n.startPlugin()
+		n.settle(time.Minute)
+	})
+}
+
 func TestNetworksOfTwoPluginsAreRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -200,9 +200,31 @@ func (n *Networks) Attach(ctx context.Context, t *network.Task) (*network.Attach
 	}
 	defer done()
 	n.mu.Lock()
+	if err := n.checkBlocks(held); err != nil {
+		n.mu.Unlock()
+		return nil, err
+	}
 	held.attached = t
 	n.mu.Unlock()
 	return within(ctx, held.plugin, attachTimeout, func(ctx context.Context) (*network.Attached, error) { return p.Attach(ctx, t) })
+}
+
+// checkBlocks fails if a task that was never attached has addresses that the node no
+// longer has. A dispatcher can see a task before it sees that the node returned the block
+// that it had for earlier tasks. The caller holds n.mu.
+func (n *Networks) checkBlocks(t *task) error {
+	if t.attached != nil {
+		return nil
+	}
+	for _, at := range t.attachments {
+		e := n.networks[at.NetworkID]
+		if e == nil || len(at.Addresses) == 0 || len(e.object.GetSubnets()) == 0 || e.pool.within(parse(at.Addresses)) {
+			continue
+		}
+		return &executor.Error{Code: codes.FailedPrecondition, Err: fmt.Errorf(
+			"network %s gave the task an address in a block that this node has returned since", nameOf(e, at.NetworkID))}
+	}
+	return nil
 }
 
 // ready returns the process of a task's plugin that was told of the task's networks. It
