@@ -65,7 +65,7 @@ func TestTasksWaitForAddressesOfTheirNetwork(t *testing.T) {
 		c.service("web", 6, 0, "frontend")
 		c.settle()
 		if got := c.reason("web"); len(c.assigned()) > 0 || !strings.Contains(got, "network frontend is being set up and has no subnet yet on 2 nodes") ||
-			!strings.Contains(got, `executor for "null" cannot connect tasks to networks on 1 node`) {
+			!strings.Contains(got, `executor for "null" cannot connect tasks to networks (muster plugin ls says what it lacks) on 1 node`) {
 			t.Errorf("assigned %v, reason %q", c.assigned(), got)
 		}
 		c.network("frontend", "10.1.0.0/29") // 5 blocks of one address

@@ -2,6 +2,7 @@ package control_test
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/addresses"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -201,6 +203,24 @@ func TestSecondIngressNetworkIsRefused(t *testing.T) {
 		}
 		if _, err := a.CreateNetwork(t.Context(), spec("ingress")); err != nil {
 			t.Errorf("create after the removal: %v", err)
+		}
+	})
+}
+
+// TestNetworkCountsUsableBlocks has a network whose gateway and broadcast address are
+// blocks of their own.
+func TestNetworkCountsUsableBlocks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := start(t)
+		created := a.createNetwork(networkSpec(t, `{"name":"small","ipam":{"configs":[{"subnet":"10.1.0.0/28","gateway":"10.1.0.9"}]}}`))
+		layout, err := addresses.Divide([]addresses.Subnet{{Prefix: netip.MustParsePrefix("10.1.0.0/28")}}, []netip.Addr{netip.MustParseAddr("10.1.0.9")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.update(func(tx *store.Tx) { a.Tables.NetworkStates.Put(tx, created.Id, layout.State()) })
+		if got := a.getNetwork("small").Status.TotalBlocks; got != 10 {
+			t.Errorf("%d blocks of 12 can be used, want 10", got)
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/addresses"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -24,6 +25,8 @@ type Network struct {
 	State *recordv1.NetworkState
 
 	stateVersion uint64
+	// blocks is how many blocks nodes can have in all.
+	blocks uint64
 }
 
 // Kind is NETWORK.
@@ -107,6 +110,11 @@ func (n *networks) put(changes []Change, id string, at *store.Snapshot) []Change
 		network := &Network{ID: id, Version: e.Version, Record: e.Value}
 		if st, ok := n.tables.NetworkStates.Get(at, id); ok {
 			network.State, network.stateVersion = st.Value, st.Version
+			network.blocks = uint64(st.Value.TotalBlocks)
+			// A block whose addresses are all reserved is leased to no node.
+			if layout, err := addresses.ReadLayout(st.Value); err == nil {
+				network.blocks = uint64(layout.UsableBlocks())
+			}
 		}
 		n.items.Set(id, network)
 		n.ids[fold(network.Name())] = id
@@ -152,7 +160,7 @@ func (r *Reader) NetworkMessage(n *Network) *musterv1.Network {
 		Id: n.ID, Meta: meta(n.Version, n.Record.CreatedAt, n.Record.UpdatedAt), Spec: n.Record.Spec,
 		Status: &musterv1.NetworkStatus{
 			Vni: n.State.GetVni(), Error: n.State.GetError(),
-			TotalBlocks: uint64(n.State.GetTotalBlocks()), LeasedBlocks: r.v.networks.leased[n.ID],
+			TotalBlocks: n.blocks, LeasedBlocks: r.v.networks.leased[n.ID],
 		},
 	}
 	if subnets := n.State.GetSubnets(); len(subnets) > 0 {

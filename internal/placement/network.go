@@ -54,7 +54,7 @@ func networkCapabilities(spec *musterv1.NetworkSpec) []string {
 // if a healthy plugin of the node serves it.
 func (n *Node) LacksForNetwork(spec *musterv1.NetworkSpec) string {
 	driver, needs := networkDriver(spec), networkCapabilities(spec)
-	lacks := fmt.Sprintf("no network plugin for driver %q", driver)
+	lacks := fmt.Sprintf("no network plugin for driver %q (install one in the worker's plugin directory)", driver)
 	for _, d := range n.Description.GetNetworkDrivers() {
 		if !slices.Contains(d.Drivers, driver) {
 			continue
@@ -63,6 +63,8 @@ func (n *Node) LacksForNetwork(spec *musterv1.NetworkSpec) string {
 			lacks = fmt.Sprintf("network plugin for driver %q is not healthy", driver)
 			if d.Message != "" {
 				lacks += ": " + d.Message
+			} else {
+				lacks += " (see the log of the worker)"
 			}
 			continue
 		}
@@ -346,7 +348,7 @@ func (f networkFilter) admits(n *Network, u *Usage) bool {
 
 func (f networkFilter) explain(c Candidate, count func(cause, int64)) {
 	if !f.joins(c.Node) {
-		count(cause{text: fmt.Sprintf("executor for %q cannot connect tasks to networks", f.Kind)}, 0)
+		count(cause{text: fmt.Sprintf("executor for %q cannot connect tasks to networks (muster plugin ls says what it lacks)", f.Kind)}, 0)
 		return
 	}
 	for i, n := range f.networks {

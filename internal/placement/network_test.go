@@ -65,11 +65,11 @@ func TestNodesNeedAPluginForTheNetworksOfATask(t *testing.T) {
 	}{
 		{"fits", overlay, ready, nil, ""},
 		{"no executor for networks", overlay, ready, func(d *musterv1.NodeDescription) { d.Executors[0].Capabilities = nil },
-			`executor for "null" cannot connect tasks to networks on 1 node`},
+			`executor for "null" cannot connect tasks to networks (muster plugin ls says what it lacks) on 1 node`},
 		{"no plugin", overlay, ready, func(d *musterv1.NodeDescription) { d.NetworkDrivers = nil },
-			`network frontend: no network plugin for driver "overlay" on 1 node`},
+			`network frontend: no network plugin for driver "overlay" (install one in the worker's plugin directory) on 1 node`},
 		{"other driver", &musterv1.NetworkSpec{Name: "frontend", Driver: &musterv1.Driver{Name: "cni"}}, &recordv1.NetworkState{}, nil,
-			`network frontend: no network plugin for driver "cni" on 1 node`},
+			`network frontend: no network plugin for driver "cni" (install one in the worker's plugin directory) on 1 node`},
 		{"sick plugin", overlay, ready, func(d *musterv1.NodeDescription) {
 			d.NetworkDrivers[0].Health, d.NetworkDrivers[0].Message = musterv1.ExecutorDescription_UNHEALTHY, "no rights"
 		},
