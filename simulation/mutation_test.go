@@ -49,10 +49,12 @@ func TestMutations(t *testing.T) {
 		t.Log("mistakes are looked for without the race detector")
 		return
 	}
-	mutations := simulation.Mutations
-	if *networks {
-		mutations = simulation.NetworkMutations
-	}
+	t.Run("networks", func(t *testing.T) { mutate(t, simulation.NetworkMutations, simulation.NewNetworkScript) })
+	mutate(t, simulation.Mutations, script)
+}
+
+// mutate makes each of some mistakes in the scripts of its seeds.
+func mutate(t *testing.T, mutations func() []simulation.Mutation, script func(seed uint64) *simulation.Script) {
 	for i, s := range mutations() {
 		if *mutation != "" && *mutation != s.Name {
 			continue
