@@ -290,12 +290,12 @@ func TestNamesAreAnsweredWithoutWorkers(t *testing.T) {
 		for range 20 {
 			ok(t, allNamed(t.Context()))
 		}
+		for _, w := range workers {
+			ok(t, m.StartNode(w))
+		}
+		m.eventually("all nodes are ready", m.Ready)
+		m.eventually("network plugins run", plugins(len(workers)))
 	})
-	for _, w := range workers {
-		ok(t, m.StartNode(w))
-	}
-	m.eventually("all nodes are ready", m.Ready)
-	m.eventually("network plugins run", plugins(len(workers)))
 	m.eventually("names are as before", allNamed)
 	after, err := m.nameServers()
 	ok(t, err)
