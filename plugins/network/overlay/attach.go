@@ -48,7 +48,7 @@ func (p *Plugin) Attach(ctx context.Context, request *networkv1.AttachRequest) (
 	}
 	defer func() { _ = space.Close() }()
 	response := &networkv1.AttachResponse{
-		Nameservers: []string{link.Gateway.String()}, Ports: t.request.GetPorts(), Namespace: t.request.GetNamespace(),
+		Nameservers: []string{link.Gateway.String()}, Ports: t.request.GetPorts(), Namespace: p.mounts().Visible(t.request.GetNamespace()),
 	}
 	for i, a := range t.request.GetAttachments() {
 		got := proto.CloneOf(a)

@@ -113,10 +113,46 @@ func (m Mounts) Open(path string) (*Namespace, error) {
 	if err == nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrNone) {
 		return n, err
 	}
-	if n, other := open(path, filepath.Join(m.Process, "root", path)); other == nil {
+	if n, other := m.openThere(path); other == nil {
 		return n, nil
 	}
 	return nil, err
+}
+
+// openThere opens the namespace that a path leads to on the machine. Links on the way, as
+// /var/run is one, are followed there.
+func (m Mounts) openThere(path string) (*Namespace, error) {
+	root, err := os.Open(filepath.Join(m.Process, "root"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = root.Close() }()
+	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	if err != nil {
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), path)
+	n, err := wrap(path, file)
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return n, nil
+}
+
+// Visible returns a path by which other processes with the mounts of this one find a
+// namespace. It leads through the machine's mounts if the given one leads nowhere.
+func (m Mounts) Visible(path string) string {
+	n, err := Open(path)
+	if err == nil {
+		_ = n.Close()
+		return path
+	}
+	through := filepath.Join(m.Process, "root", path)
+	if n, err = Open(through); err != nil {
+		return path
+	}
+	_ = n.Close()
+	return through
 }
 
 // enter moves the calling thread to the machine's mounts. The thread must end with the
@@ -261,9 +297,13 @@ func (m Mounts) Remove(path string) error {
 		if err := m.enter(); err != nil {
 			return err
 		}
-		return unix.Unmount(path, unix.MNT_DETACH)
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+		// Among mounts that were copied from the machine's, it is still mounted.
+		return os.Remove(path)
 	})
-	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove network namespace %s: %w", path, err)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
