@@ -120,6 +120,12 @@ func (c *Config) Validate() error {
 			errs = append(errs, fmt.Errorf("data path address %q is not valid: want the IP address at which other nodes reach this one", a))
 		}
 	}
+	if c.Plugins.MachinePID < 0 {
+		errs = append(errs, fmt.Errorf("process id of the machine is %d; it must be 0 or more", c.Plugins.MachinePID))
+	}
+	if c.Plugins.MachinePID > 0 && c.DataPathAddress == "" {
+		errs = append(errs, errors.New("no data path address is given: want the machine's IP address for traffic between nodes, because network plugins work in the machine's network and not in the worker's"))
+	}
 	if c.DataPathPort < 0 || c.DataPathPort > math.MaxUint16 {
 		errs = append(errs, fmt.Errorf("data path port %d is not valid: want a number from 1 to 65535", c.DataPathPort))
 	}

@@ -2,6 +2,10 @@ package workerd
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -28,8 +32,19 @@ const (
 
 // MachineID returns an id of this machine that is the same for all its workers; empty
 // if it cannot be found out. Workers in different network namespaces, as those of
-// containers, are on different machines: they have ports of their own.
-func MachineID() string { return machine.ID() }
+// containers, are on different machines: they have ports of their own. What counts is the
+// namespace of the given process; 0 is this process. It fails if the other process cannot
+// be looked at.
+func MachineID(pid int) (string, error) {
+	if pid == 0 {
+		return machine.ID("self"), nil
+	}
+	process := strconv.Itoa(pid)
+	if _, err := os.Stat(filepath.Join("/proc", process, "ns/net")); err != nil {
+		return "", fmt.Errorf("find the machine's network: %w: give the container the processes of the machine (pid: host) and the capability SYS_PTRACE", err)
+	}
+	return machine.ID(process), nil
+}
 
 // describer knows what the node is, and reports when that changes.
 type describer struct {

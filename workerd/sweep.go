@@ -24,13 +24,20 @@ const (
 
 // Sweep ends and removes all tasks that the executors of a worker hold, and the networks
 // that its network plugins have set up. The worker must have ended, and must not start
-// again. Sweep returns when nothing is left, or when ctx ends; its error then says what
-// is left.
-func Sweep(ctx context.Context, env Env, cfg Config) error {
+// again before Sweep has returned. It returns when nothing is left, or when ctx ends; its
+// error then says what is left.
+func Sweep(ctx context.Context, env Env, cfg Config) (err error) {
 	w := &Worker{env: env, cfg: cfg, log: env.Logger}
 	node, err := w.cfg.EnsureNodeID()
 	if err != nil {
 		return err
+	}
+	store, _, err := w.open(w.log)
+	if err != nil {
+		return err
+	}
+	if store != nil {
+		defer func() { err = errors.Join(err, store.Close()) }()
 	}
 	executors, plugins := w.env.Executors, w.env.Networks
 	if executors == nil {
@@ -65,7 +72,7 @@ func Sweep(ctx context.Context, env Env, cfg Config) error {
 		select {
 		case <-pause.C:
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("tasks may be left over: %w", ctx.Err()), err)
+			return errors.Join(fmt.Errorf("tasks or networks may be left: %w", context.Cause(ctx)), err)
 		}
 	}
 }

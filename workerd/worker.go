@@ -236,6 +236,21 @@ func (w *Worker) plugins(log *zap.Logger) (*pluginhost.Host, error) {
 	return pluginhost.New(pluginhost.Env{Logger: log.Named("plugins"), Metrics: w.env.Metrics}, cfg)
 }
 
+// nodeIDFile is the file in the data directory with the node's id.
+const nodeIDFile = "node-id"
+
+// KnownNodeID returns the node's id, or "" if the node has none yet.
+func (c Config) KnownNodeID() (string, error) {
+	if c.NodeID != "" || c.DataDir == "" {
+		return c.NodeID, nil
+	}
+	data, err := os.ReadFile(filepath.Join(c.DataDir, nodeIDFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("read node id: %w", err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}
+
 // EnsureNodeID returns the node's id. A new one is on the disk before any
 // other process hears of it.
 func (c Config) EnsureNodeID() (string, error) {
@@ -244,22 +259,14 @@ func (c Config) EnsureNodeID() (string, error) {
 			return "", fmt.Errorf("make data directory (--data-dir): %w", err)
 		}
 	}
-	if c.NodeID != "" || c.DataDir == "" {
-		if c.NodeID != "" {
-			return c.NodeID, nil
-		}
+	switch id, err := c.KnownNodeID(); {
+	case err != nil || id != "":
+		return id, err
+	case c.DataDir == "":
 		return newNodeID(), nil
 	}
-	path := filepath.Join(c.DataDir, "node-id")
-	data, err := os.ReadFile(path)
-	switch id := strings.TrimSpace(string(data)); {
-	case err == nil && id != "":
-		return id, nil
-	case err != nil && !errors.Is(err, os.ErrNotExist):
-		return "", fmt.Errorf("read node id: %w", err)
-	}
 	id := newNodeID()
-	if err := atomicfile.Write(path, []byte(id+"\n")); err != nil {
+	if err := atomicfile.Write(filepath.Join(c.DataDir, nodeIDFile), []byte(id+"\n")); err != nil {
 		return "", fmt.Errorf("write node id: %w", err)
 	}
 	return id, nil

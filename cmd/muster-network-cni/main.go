@@ -14,6 +14,10 @@ import (
 )
 
 func main() {
+	if err := networksdk.EnterMachineNetwork(); err != nil {
+		fmt.Fprintf(os.Stderr, "muster-network-cni: %v\n", err)
+		os.Exit(1)
+	}
 	plugin, err := cni.New(cni.Config{
 		Version:  program.Version(),
 		StateDir: program.StateDir("network-cni"),

@@ -25,6 +25,9 @@ func main() {
 }
 
 func serve(log *zap.Logger) error {
+	if err := networksdk.EnterMachineNetwork(); err != nil {
+		return err
+	}
 	encryption, err := overlay.ReadEncryption(os.LookupEnv)
 	if err != nil {
 		return err
@@ -32,6 +35,8 @@ func serve(log *zap.Logger) error {
 	plugin, err := overlay.New(overlay.Config{
 		Version:    program.Version(),
 		StateDir:   program.StateDir("network-overlay"),
+		Resolvers:  networksdk.MachineFile("/etc/resolv.conf"),
+		Machine:    networksdk.Machine(),
 		Encryption: encryption,
 		Logger:     log,
 	})

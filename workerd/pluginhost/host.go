@@ -61,6 +61,9 @@ type Config struct {
 	// PassEnv names variables of the worker's environment that plugins get,
 	// beside those of [DefaultConfig].
 	PassEnv []string
+	// MachinePID makes network plugins work in the network of this process, the machine's,
+	// and not in the worker's. 0: in the worker's.
+	MachinePID int
 	// StartTimeout bounds the time from start to handshake. Longer is kinder
 	// to slow machines; until it is over, tasks wait for a plugin that hangs.
 	StartTimeout time.Duration

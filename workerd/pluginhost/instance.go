@@ -118,6 +118,9 @@ func (p *plugin) surroundings() (env []string, dir string, err error) {
 	state := p.host.cfg.StateDir
 	if p.file.kind == networkKind {
 		state = p.host.cfg.NetworkStateDir
+		if pid := p.host.cfg.MachinePID; pid != 0 {
+			env = append(env, fmt.Sprintf("%s=%d", wire.MachinePIDKey, pid))
+		}
 	}
 	if state == "" {
 		return env, os.TempDir(), nil

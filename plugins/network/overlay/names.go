@@ -23,6 +23,7 @@ func ServeNames(args []string, log *zap.Logger) { resident.Main(args, log) }
 func (p *Plugin) newNames() *resident.Client {
 	return resident.NewClient(resident.Config{
 		Dir: filepath.Join(p.config.StateDir, "names"), Host: p.config.Host, Namespaces: p.config.Namespaces, Machine: p.config.Machine,
+		Resolvers: p.config.Resolvers,
 	}, p.model, p.log)
 }
 

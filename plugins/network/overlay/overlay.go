@@ -56,6 +56,8 @@ type Config struct {
 	// Machine is the directory in /proc of a process that has the machine's mounts. Empty:
 	// that of the first one.
 	Machine string
+	// Resolvers is the file with the node's resolvers. Empty: /etc/resolv.conf.
+	Resolvers string
 	// Encryption is about encrypted networks.
 	Encryption Encryption
 	Logger     *zap.Logger

@@ -22,4 +22,8 @@ const (
 	// directory that is the executor's own and outlives its process. The
 	// worker makes the directory, and never looks into it.
 	StateDirKey = "MUSTER_STATE_DIR"
+	// MachinePIDKey is the environment variable in which a worker tells its network
+	// plugins the id of a process that has the machine's network and mounts. It is set if
+	// the worker itself has others, as in a container.
+	MachinePIDKey = "MUSTER_MACHINE_PID"
 )

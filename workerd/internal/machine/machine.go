@@ -50,21 +50,19 @@ const (
 	// between machines that were copied, and between images of containers it does
 	// not.
 	bootID = "/proc/sys/kernel/random/boot_id"
-	// network is the network namespace of this process.
-	network = "/proc/self/ns/net"
 	// idBytes is the length of an id before it is written in hexadecimal.
 	idBytes = 8
 )
 
-// ID returns an id that all processes on the machine and in its network namespace
-// find the same, until the machine starts again. It is empty where the kernel does
-// not tell.
-func ID() string {
+// ID returns an id that is the same for all processes on the machine and in the network
+// namespace of the given process ("self", "1"), until the machine starts again. It is
+// empty where the kernel does not tell.
+func ID(process string) string {
 	boot, err := os.ReadFile(bootID)
 	if err != nil {
 		return ""
 	}
-	namespace, err := os.Readlink(network)
+	namespace, err := os.Readlink("/proc/" + process + "/ns/net")
 	if err != nil {
 		return ""
 	}

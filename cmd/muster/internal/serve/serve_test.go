@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -57,15 +58,17 @@ func TestRefused(t *testing.T) {
 		"missing token file":  {[]string{"schedulerd", "--consul-token-file", "none"}, []string{"--consul-token-file", "none"}},
 		"open manager": {[]string{"schedulerd", "--listen", "0.0.0.0:7703", "--ops-listen", ":8703"},
 			[]string{`--listen: "0.0.0.0:7703"`, `--ops-listen: ":8703"`, "--join", "--tls-cert-file", "--insecure-listen"}},
-		"open at any address":    {[]string{"schedulerd", "--listen", "", "--ops-listen", ""}, []string{"--listen", "--tls-cert-file", "--insecure-listen"}},
-		"open REST":              {[]string{"apid", "--rest-listen", "192.0.2.1:7780"}, []string{"--rest-listen", "--cluster-key-file", "--insecure-listen"}},
-		"open worker":            {[]string{"workerd", "--ops-listen", "[::]:8705"}, []string{"--ops-listen", "--insecure-listen"}},
-		"REST at no address":     {[]string{"apid", "--rest-listen", "7780"}, []string{"--rest-listen", "host:port"}},
-		"open by its flag":       {[]string{"schedulerd", "--listen", "192.0.2.1:0", "--insecure-listen"}, []string{"--listen", "bind"}},
-		"open with TLS":          {[]string{"schedulerd", "--listen", "0.0.0.0:0", "--tls-cert-file", "none", "--tls-key-file", "none", "--tls-ca-file", "none"}, []string{"--tls-cert-file", "none"}},
-		"open dev with the flag": {[]string{"dev", "--workers=0", "--insecure-listen", "--listen", "0.0.0.0:7700"}, []string{"--insecure-listen"}},
-		"bad memory":             {[]string{"workerd", "--memory", "lots"}, []string{"--memory"}},
-		"bad dispatcher":         {[]string{"workerd", "--dispatcher", "nowhere", "--ops-listen="}, []string{"nowhere"}},
+		"open at any address":     {[]string{"schedulerd", "--listen", "", "--ops-listen", ""}, []string{"--listen", "--tls-cert-file", "--insecure-listen"}},
+		"open REST":               {[]string{"apid", "--rest-listen", "192.0.2.1:7780"}, []string{"--rest-listen", "--cluster-key-file", "--insecure-listen"}},
+		"open worker":             {[]string{"workerd", "--ops-listen", "[::]:8705"}, []string{"--ops-listen", "--insecure-listen"}},
+		"REST at no address":      {[]string{"apid", "--rest-listen", "7780"}, []string{"--rest-listen", "host:port"}},
+		"open by its flag":        {[]string{"schedulerd", "--listen", "192.0.2.1:0", "--insecure-listen"}, []string{"--listen", "bind"}},
+		"open with TLS":           {[]string{"schedulerd", "--listen", "0.0.0.0:0", "--tls-cert-file", "none", "--tls-key-file", "none", "--tls-ca-file", "none"}, []string{"--tls-cert-file", "none"}},
+		"open dev with the flag":  {[]string{"dev", "--workers=0", "--insecure-listen", "--listen", "0.0.0.0:7700"}, []string{"--insecure-listen"}},
+		"machine without a way":   {[]string{"workerd", "--machine-pid", "99999999", "--data-path-addr", "192.0.2.1", "--ops-listen="}, []string{"--machine-pid", "pid: host", "SYS_PTRACE"}},
+		"machine without address": {[]string{"workerd", "--machine-pid", strconv.Itoa(os.Getpid()), "--ops-listen="}, []string{"data path address"}},
+		"bad memory":              {[]string{"workerd", "--memory", "lots"}, []string{"--memory"}},
+		"bad dispatcher":          {[]string{"workerd", "--dispatcher", "nowhere", "--ops-listen="}, []string{"nowhere"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -40,12 +40,21 @@ type workerFlags struct {
 func (f *workerFlags) add(fs *pflag.FlagSet) {
 	f.cfg = workerd.DefaultConfig()
 	fs.StringSliceVar(&f.cfg.Dispatchers, "dispatcher", []string{fmt.Sprintf("127.0.0.1:%d", dispatcherdPort)}, "host:port of a dispatcher, or several separated by commas, of which any will do")
-	fs.StringVar(&f.cfg.DataDir, "data-dir", "/var/lib/muster/worker", "directory for the node's id, its tasks and the executors' data")
+	f.addDataDir(fs)
 	fs.StringVar(&f.cfg.NodeID, "node-id", "", "id of the node (default: generated once and stored in --data-dir)")
 	fs.StringVar(&f.cfg.Hostname, "hostname", "", "name of the node (default: the machine's)")
 	fs.StringVar(&f.cfg.DataPathAddress, "data-path-addr", "", "IP address at which other nodes reach this one with the traffic of networks (default: that from which the worker reaches its dispatcher)")
 	fs.IntVar(&f.cfg.DataPathPort, "data-path-port", defaults.DataPathPort, "UDP port for the traffic of networks; each worker on a machine needs one of its own")
+	f.addMachine(fs)
 	f.addCommon(fs)
+}
+
+func (f *workerFlags) addDataDir(fs *pflag.FlagSet) {
+	fs.StringVar(&f.cfg.DataDir, "data-dir", "/var/lib/muster/worker", "directory for the node's id, its tasks and the executors' data")
+}
+
+func (f *workerFlags) addMachine(fs *pflag.FlagSet) {
+	fs.IntVar(&f.cfg.Plugins.MachinePID, "machine-pid", 0, "for a worker in a container that has the machine's processes (pid: host): 1, or another process of the machine; network plugins then work in the machine's network and not in the worker's, and need the capabilities NET_ADMIN, SYS_ADMIN, SYS_CHROOT and SYS_PTRACE, and the machine's /run/netns; set --data-path-addr, too")
 }
 
 // addCommon adds the settings that muster dev has for its workers, too.
@@ -54,6 +63,11 @@ func (f *workerFlags) addCommon(fs *pflag.FlagSet) {
 	fs.Float64Var(&f.cpus, "cpus", 0, "CPUs that tasks of this worker may reserve (default: the machine's, shared with its other workers)")
 	fs.StringVar(&f.memory, "memory", "", "memory that tasks of this worker may reserve, like 8g (default: the machine's, shared with its other workers)")
 	fs.StringVar(&f.cfg.Machine, "machine", "", "name of the machine; workers with the same one, at the same address, share its host ports, and the CPUs and memory that --cpus and --memory do not give them for themselves (default: found out, so that all workers of a machine share it)")
+	f.addPlugins(fs)
+}
+
+// addPlugins adds the flags that say which plugins there are.
+func (f *workerFlags) addPlugins(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.pluginDirs, "plugin-dir", DefaultPluginDirs(), "directories with plugins: executors, which are programs called muster-executor-NAME, and network plugins, called muster-network-NAME; only root and the worker's user may be able to change these directories, and those above them")
 	// The same wherever this program lies.
 	fs.Lookup("plugin-dir").DefValue = "[plugins beside this program,../lib/muster/plugins from there," + strings.Join(packaged(), ",") + "]"
@@ -65,8 +79,12 @@ func (f *workerFlags) addCommon(fs *pflag.FlagSet) {
 func (f *workerFlags) config() (workerd.Config, error) {
 	cfg := f.cfg
 	cfg.Labels, cfg.Plugins = f.labels, f.plugins()
+	machine, err := workerd.MachineID(cfg.Plugins.MachinePID)
+	if err != nil {
+		return cfg, fmt.Errorf("--machine-pid: %w", err)
+	}
 	if cfg.Machine == "" {
-		cfg.Machine = workerd.MachineID()
+		cfg.Machine = machine
 	}
 	if f.cpus < 0 || f.cpus > 1e6 || math.IsNaN(f.cpus) {
 		return cfg, fmt.Errorf("--cpus: invalid number of CPUs %v", f.cpus)
@@ -142,6 +160,7 @@ the machine's ports, CPUs and memory.
 	s.AddProcessFlags(cmd.Flags(), workerdPort+1000)
 	s.AddTLSFlags(cmd.Flags())
 	f.add(cmd.Flags())
+	cmd.AddCommand(resetCommand())
 	return cmd
 }
 

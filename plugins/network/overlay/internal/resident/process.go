@@ -43,6 +43,8 @@ type Config struct {
 	Dir string
 	// Host, Namespaces and Machine are those of the plugin's configuration.
 	Host, Namespaces, Machine string
+	// Resolvers is the file with the node's resolvers. Empty: /etc/resolv.conf.
+	Resolvers string
 }
 
 // The files in the directory of the process.

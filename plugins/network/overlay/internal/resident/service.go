@@ -53,7 +53,7 @@ func newService(config Config, log *zap.Logger) (*service, error) {
 		config: config, log: log, host: host, journal: journal{path: config.path(journalFile)},
 		networks: make(map[string]*listening), tasks: make(map[string]*networkv1.AttachRequest), idle: make(chan struct{}, 1),
 	}
-	s.names = dns.New(dns.Config{Self: link.Gateway, Logger: log, Dial: s.dialHost})
+	s.names = dns.New(dns.Config{Self: link.Gateway, ResolvConf: config.Resolvers, Logger: log, Dial: s.dialHost})
 	return s, nil
 }
 
