@@ -40,6 +40,7 @@ func TestCluster(t *testing.T) {
 	t.Run("metrics", func(t *testing.T) { scrapes(t, s) })
 	api.create(t, s.web("web", 3))
 	s.awaitContainers(t, "web", 3)
+	t.Run("networks", func(t *testing.T) { networks(t, s, api) })
 	t.Run("scale and up again", func(t *testing.T) { scale(t, s, api) })
 	t.Run("one of each is killed", func(t *testing.T) { killOneOfEach(t, s, api) })
 	node := api.node(t)
@@ -159,7 +160,12 @@ func ownOnly(t *testing.T, s *site) {
 			if d := cmp.Diff(want, volumes); d != "" {
 				t.Errorf("volumes of %s: %s", service, d)
 			}
-			if !has.Host.ReadonlyRootfs || len(has.Host.CapAdd) > 0 || !slices.Equal(has.Host.CapDrop, []string{"ALL"}) || !slices.Contains(has.Host.Opt, "no-new-privileges:true") {
+			var more []string
+			if service == "worker" {
+				// For networks of tasks, in the network of the machine.
+				more = []string{"CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE"}
+			}
+			if !has.Host.ReadonlyRootfs || !slices.Equal(has.Host.CapAdd, more) || !slices.Equal(has.Host.CapDrop, []string{"ALL"}) || !slices.Contains(has.Host.Opt, "no-new-privileges:true") {
 				t.Errorf("%s may do too much: %+v", service, has.Host)
 			}
 		}
@@ -271,6 +277,9 @@ func nothingLeft(t *testing.T, s *site, node string) {
 		if left := s.docker(t, args...); left != "" {
 			t.Errorf("%s are left: %s", what, left)
 		}
+	}
+	if left := kernelState(t, node); len(left) > 0 {
+		t.Errorf("namespaces of networks are left: %v", left)
 	}
 	networks := strings.Fields(s.docker(t, "network", "ls", "-q", "--filter", "name="+s.project))
 	if stuck := s.stuck(t); !slices.Equal(networks, stuck) {

@@ -81,6 +81,8 @@ func (s *site) found(t *testing.T, name string) {
 		"COMPOSE_PROJECT_NAME="+s.project, "MUSTER_VERSION="+s.tag, "CONSUL_VERSION="+s.tag,
 		"MUSTER_GRPC_PORTS="+grpc, "MUSTER_REST_PORTS="+rest,
 		"MUSTER_ADMIN_DIR="+filepath.Join(s.dir, "admin"), "MUSTER_CONTEXTS_FILE="+filepath.Join(s.dir, "contexts.json"), "MUSTER_CONTEXT_NAME="+contextName,
+		// A process of the machine, which process 1 may be no way to where tests run.
+		"MUSTER_MACHINE_PID="+strconv.Itoa(os.Getpid()),
 	)
 	t.Cleanup(func() {
 		if t.Failed() {
