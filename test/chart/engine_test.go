@@ -103,6 +103,18 @@ func (e *engine) create(t *testing.T, spec corev1.PodSpec, alias string) (id, ad
 	for _, right := range s.Capabilities.Add {
 		args = append(args, "--cap-add", string(right))
 	}
+	if s.AppArmorProfile != nil && s.AppArmorProfile.Type == corev1.AppArmorProfileTypeUnconfined {
+		args = append(args, "--security-opt", "apparmor=unconfined")
+	}
+	if spec.HostPID {
+		args = append(args, "--pid", "host")
+		// The way to a process of the node, which process 1 may not be where tests run.
+		for i, a := range c.Args {
+			if a == "--machine-pid=1" {
+				c.Args[i] = "--machine-pid=" + strconv.Itoa(os.Getpid())
+			}
+		}
+	}
 	if limit := c.Resources.Limits.Memory(); !limit.IsZero() {
 		args = append(args, "--memory", strconv.FormatInt(limit.Value(), 10))
 	}
@@ -111,7 +123,7 @@ func (e *engine) create(t *testing.T, spec corev1.PodSpec, alias string) (id, ad
 		if from := v.ValueFrom; from != nil && from.SecretKeyRef != nil {
 			value = e.secret(t, from.SecretKeyRef.Name, from.SecretKeyRef.Key)
 		} else if from != nil {
-			value = map[string]string{"status.podIP": address, "spec.nodeName": e.name}[from.FieldRef.FieldPath]
+			value = map[string]string{"status.podIP": address, "spec.nodeName": e.name, "status.hostIP": "127.0.0.1"}[from.FieldRef.FieldPath]
 			// The arguments refer to it.
 			c.Env[i] = corev1.EnvVar{Name: v.Name, Value: value}
 		}
@@ -151,7 +163,7 @@ func (e *engine) mount(t *testing.T, v corev1.Volume, m corev1.VolumeMount, grou
 	switch {
 	case v.EmptyDir != nil:
 		return []string{"--tmpfs", m.MountPath + ":mode=1777"}
-	case v.HostPath != nil && *v.HostPath.Type == corev1.HostPathSocket:
+	case v.HostPath != nil && (*v.HostPath.Type == corev1.HostPathSocket || v.HostPath.Path == "/run/netns"):
 		return []string{"--volume", v.HostPath.Path + ":" + m.MountPath}
 	case v.HostPath != nil:
 		return []string{"--volume", t.TempDir() + ":" + m.MountPath}

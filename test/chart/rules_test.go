@@ -30,7 +30,9 @@ func TestLeastRights(t *testing.T) {
 		}
 		for _, p := range pods(all) {
 			at := set + ": " + p.name
-			if p.spec.AutomountServiceAccountToken == nil || *p.spec.AutomountServiceAccountToken || p.spec.HostNetwork || p.spec.HostPID || p.spec.HostIPC {
+			// Networks of tasks are made in the network of the node.
+			networks := p.kind == "DaemonSet" && slices.Contains(p.spec.Containers[0].Args, "--machine-pid=1")
+			if p.spec.AutomountServiceAccountToken == nil || *p.spec.AutomountServiceAccountToken || p.spec.HostNetwork || p.spec.HostPID != networks || p.spec.HostIPC {
 				t.Errorf("%s has a token, or namespaces of its node", at)
 			}
 			if root := *p.spec.SecurityContext.RunAsUser == 0; root != (p.kind == "DaemonSet") || p.spec.SecurityContext.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
@@ -39,6 +41,9 @@ func TestLeastRights(t *testing.T) {
 			for _, c := range p.spec.Containers {
 				s := c.SecurityContext
 				if *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem || s.Privileged != nil || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(s.Capabilities.Add) > 0 && p.kind != "DaemonSet" {
+					t.Errorf("%s: %+v", at, s)
+				}
+				if slices.Contains(s.Capabilities.Add, "SYS_ADMIN") != networks || (s.AppArmorProfile != nil) != networks {
 					t.Errorf("%s: %+v", at, s)
 				}
 			}

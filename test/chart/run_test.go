@@ -47,7 +47,7 @@ func TestPodsRun(t *testing.T) {
 	var ids []string
 	addresses := map[string]string{}
 	ready := map[string]corev1.PodSpec{}
-	for _, p := range pods(objects(t, render(t, "least", "--set", "workers.enabled=true,consul.addresses={"+address+"}"))) {
+	for _, p := range pods(objects(t, render(t, "least", "--set", "workers.enabled=true,workers.networks.enabled=true,consul.addresses={"+address+"}"))) {
 		if p.kind == "Pod" {
 			trial = p
 			continue
@@ -93,8 +93,22 @@ func TestPodsRun(t *testing.T) {
 	if _, err := muster("service", "create", "--name", "web", "--replicas", "3", "--kind", "null", "--payload", "{}"); err != nil {
 		t.Error(err)
 	}
-	if _, err := muster("service", "rm", "web"); err != nil {
-		t.Error(err)
+	await(t, "the worker has the networks of its node", func() error {
+		out, err := muster("node", "inspect", e.name)
+		if err == nil && !strings.Contains(out, `"ingress"`) {
+			return errors.New(out)
+		}
+		return err
+	})
+	for _, args := range [][]string{
+		{"network", "create", "back"},
+		{"service", "create", "--name", "networked", "--kind", "null", "--payload", "{}", "--network", "back", "--timeout", "2m"},
+		{"service", "rm", "web", "networked"},
+		{"network", "rm", "back"},
+	} {
+		if _, err := muster(args...); err != nil {
+			t.Error(err)
+		}
 	}
 	for _, id := range ids {
 		e.docker(t, nil, "stop", "--time", "120", id)
