@@ -5,27 +5,12 @@ package overlay_test
 import (
 	"net"
 	"testing"
-	"time"
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
 )
 
 func ports(all ...*musterv1.PortConfig) []*musterv1.PortConfig { return all }
-
-// askOnce sends a packet and reports whether it is answered.
-func askOnce(t *testing.T, space *netns.Namespace, address string) bool {
-	t.Helper()
-	conn, err := dialer(space)(t.Context(), "udp", address)
-	must(t, err)
-	defer func() { _ = conn.Close() }()
-	_, err = conn.Write([]byte("question"))
-	must(t, err)
-	must(t, conn.SetReadDeadline(time.Now().Add(packetPatience)))
-	n, err := conn.Read(make([]byte, 100))
-	return err == nil && n > 0
-}
 
 // TestIngressNetworkKeepsTasksApart gives services of different owners published ports, and
 // lets a task of one try to reach the others past those ports.
@@ -53,7 +38,7 @@ func TestIngressNetworkKeepsTasksApart(t *testing.T) {
 				t.Errorf("a task of another service reached port %s at %s", port, address)
 			}
 		}
-		if askOnce(t, bad.space, net.JoinHostPort(address, "53")) {
+		if reachesUDP(bad.space, net.JoinHostPort(address, "53")) {
 			t.Errorf("a task of another service reached the UDP port 53 at %s", address)
 		}
 	}
