@@ -43,6 +43,10 @@ const (
 const (
 	// MaxStatusText limits messages and errors.
 	MaxStatusText = 4 << 10
+	// MaxContainers limits the containers of a task with a group, the main one included.
+	// MaxContainerText limits the error and the output of a health check of each of them.
+	MaxContainers    = 11
+	MaxContainerText = 512
 	// MaxHealthOutput limits the output of a health check.
 	MaxHealthOutput = 1 << 10
 	// MaxPorts limits the number of ports of a task, and MaxPortName their names.

@@ -66,6 +66,8 @@ type About struct {
 	Resources *musterv1.Resources
 	// Platform is what its tasks see, if that is not the worker's.
 	Platform *musterv1.Platform
+	// TaskGroups is true if it runs the containers of task groups.
+	TaskGroups bool
 }
 
 // Task is what an executor is told of a task.
@@ -84,7 +86,13 @@ type Task struct {
 	// Networked is true if the task is attached to networks. The worker then connects
 	// the task's network namespace between Prepare and Start, and publishes the ports.
 	Networked bool
+	// SharesNetworkOf is the id of the task whose network namespace this one shares, if it
+	// is a container of a group.
+	SharesNetworkOf string
 }
+
+// RunsGroups is the capability of an executor that runs the containers of task groups.
+const RunsGroups = "groups"
 
 // The capabilities of executors that run networked tasks.
 const (
@@ -179,6 +187,8 @@ type Observation struct {
 	Message string
 	// Error says why Start takes longer than it should. It is empty if all is well.
 	Error string
+	// Containers are the containers of a task with a group.
+	Containers []*musterv1.ContainerStatus
 }
 
 // Set is the executors of a node.
@@ -223,6 +233,13 @@ func (d *Described) Can(capability string) bool {
 	return slices.Contains(d.capabilities, capability)
 }
 
+// With returns the executor with another implementation, which has further capabilities.
+func (d *Described) With(e Executor, capabilities ...string) *Described {
+	next := *d
+	next.Executor, next.capabilities = e, slices.Concat(d.capabilities, capabilities)
+	return &next
+}
+
 // Healthy reports whether the executor said that it can work.
 func (d *Described) Healthy() bool {
 	return d.Description.GetHealth() == musterv1.ExecutorDescription_HEALTHY
@@ -240,7 +257,12 @@ func NewDescribed(e Executor, about *About) *Described {
 	if about == nil {
 		about = &About{}
 	}
-	health := musterv1.ExecutorDescription_UNHEALTHY
+	health, capabilities := musterv1.ExecutorDescription_UNHEALTHY, about.Capabilities
+	// That an executor can run groups helps only on a node whose worker can, so the worker
+	// says it.
+	if about.TaskGroups {
+		capabilities = append(slices.Clone(capabilities), RunsGroups)
+	}
 	if about.Healthy {
 		health = musterv1.ExecutorDescription_HEALTHY
 	}
@@ -253,13 +275,13 @@ func NewDescribed(e Executor, about *About) *Described {
 			Health:        health,
 			Message:       bounds.Text(about.Message, nodereport.MaxExecutorMessage),
 			Kinds:         about.Kinds,
-			Capabilities:  about.Capabilities,
+			Capabilities:  capabilities,
 			PayloadSchema: about.PayloadSchema,
 		},
 		Resources:    about.Resources,
 		Platform:     about.Platform,
 		kinds:        about.Kinds,
-		capabilities: about.Capabilities,
+		capabilities: capabilities,
 	}
 	if d.Excess = excess(d); d.Excess != nil {
 		d.Description, d.Resources = Withheld(d.Description, d.Excess), nil

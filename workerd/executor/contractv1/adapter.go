@@ -54,6 +54,7 @@ func taskOf(t *executor.Task) *executorv1.Task {
 	return &executorv1.Task{
 		Id: t.ID, Name: t.Name, ServiceId: t.ServiceID, ServiceName: t.ServiceName, Slot: t.Slot, NodeId: t.NodeID,
 		ServiceLabels: t.ServiceLabels, Spec: t.Spec, Ports: t.Ports, Networked: t.Networked,
+		SharesNetworkOf: t.SharesNetworkOf,
 	}
 }
 
@@ -65,7 +66,7 @@ func (a *adapter) Describe(ctx context.Context) (*executor.About, error) {
 	return &executor.About{
 		Name: res.GetName(), Version: res.GetVersion(), Healthy: res.GetHealthy(), Message: res.GetMessage(),
 		Kinds: res.GetKinds(), Capabilities: res.GetCapabilities(), PayloadSchema: res.GetPayloadSchema(),
-		Resources: res.GetResources(), Platform: res.GetPlatform(),
+		Resources: res.GetResources(), Platform: res.GetPlatform(), TaskGroups: res.GetTaskGroups(),
 	}, nil
 }
 

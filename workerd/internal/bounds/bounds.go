@@ -32,7 +32,17 @@ func Text(text string, limit int) string {
 // Runtime returns a runtime status within the limits and without unknown fields: the
 // same one, or a copy.
 func Runtime(r *musterv1.RuntimeStatus) *musterv1.RuntimeStatus {
-	id, output := Text(r.GetId(), nodereport.MaxName), Text(r.GetHealth().GetOutput(), nodereport.MaxHealthOutput)
+	return runtime(r, nodereport.MaxHealthOutput)
+}
+
+// ContainerRuntime returns the runtime status of a container of a group within the limits,
+// as [Runtime] does.
+func ContainerRuntime(r *musterv1.RuntimeStatus) *musterv1.RuntimeStatus {
+	return runtime(r, nodereport.MaxContainerText)
+}
+
+func runtime(r *musterv1.RuntimeStatus, maxOutput int) *musterv1.RuntimeStatus {
+	id, output := Text(r.GetId(), nodereport.MaxName), Text(r.GetHealth().GetOutput(), maxOutput)
 	if id == r.GetId() && output == r.GetHealth().GetOutput() && known(r) && known(r.GetHealth()) {
 		return r
 	}

@@ -22,7 +22,9 @@ type Status struct {
 	Runtime *musterv1.RuntimeStatus
 	Ports   []*musterv1.PortConfig
 	// Networks is the task's place on its networks.
-	Networks    []*musterv1.NetworkAttachment
+	Networks []*musterv1.NetworkAttachment
+	// Containers are the containers of a task with a group.
+	Containers  []*musterv1.ContainerStatus
 	NodeToBlame bool
 	// Times holds the moments at which the states were reached that the task
 	// went through here, in order.
@@ -96,6 +98,8 @@ func (s *Status) Report(id string) *dispatcherv1.ReportedStatus {
 			Runtime:   s.Runtime,
 			Ports:     s.Ports,
 			Networks:  s.Networks,
+
+			Containers: s.Containers,
 		},
 		Times:       times,
 		NodeToBlame: s.NodeToBlame,
@@ -113,6 +117,7 @@ func FromReport(r *dispatcherv1.ReportedStatus) Status {
 		Runtime:     status.GetRuntime(),
 		Ports:       slices.Clone(status.GetPorts()),
 		Networks:    status.GetNetworks(),
+		Containers:  status.GetContainers(),
 		NodeToBlame: r.GetNodeToBlame(),
 	}
 	for _, t := range r.GetTimes() {

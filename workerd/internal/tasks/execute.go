@@ -2,13 +2,13 @@ package tasks
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/internal/groups"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 	"github.com/musterhq/muster/workerd/network"
 )
@@ -50,7 +50,10 @@ type call struct {
 	wanted    []network.Attachment
 	// attachment is what the network plugin is told. It is nil for tasks without networks.
 	attachment *network.Task
-	started    time.Time
+	// group is the executor that is called for a task with a group. It is nil for others,
+	// and until execute has found the executor.
+	group   *groups.Group
+	started time.Time
 	span       tracing.Span
 	// observed is set once the executor has reported what happens during the call. It
 	// belongs to the owner of the task.
@@ -66,8 +69,8 @@ type call struct {
 // newCall returns a call that executes an action.
 func (t *task) newCall(what action, step lifecycle.Step) *call {
 	c := &call{t: t, action: what, step: step, kill: t.attempts >= patience, known: t.current, networked: t.networked(), started: time.Now()}
-	switch what {
-	case actPrepare, actAttach, actStart, actUpdate:
+	switch {
+	case what == actPrepare, what == actAttach, what == actStart, what == actUpdate, t.grouped():
 		c.description = t.describe()
 	}
 	if what == actPrepare && c.networked {
@@ -96,6 +99,7 @@ func (c *call) apply(t *task) {
 		t.restoreMessage(c)
 		t.failed(c.action, c.err)
 	}
+	t.noteGroup(c.group)
 	// Whatever came of the call, the executor may hold the task now if it was reached.
 	if reached := c.err == nil || !executor.ErrorOf(c.err).NotCalled; reached && c.holder != t.current.executor && c.holder != "" {
 		t.update(func(r *record) { r.executor = c.holder })
@@ -107,10 +111,11 @@ func (c *call) apply(t *task) {
 // executor returns the executor to call.
 func (c *call) executor() (*executor.Described, error) {
 	e, err := c.t.executor(c.ctx, c.known.executor)
-	if err == nil {
-		c.holder = e.Name
+	if err != nil {
+		return nil, err
 	}
-	return e, err
+	c.holder = e.Name
+	return c.grouped(e), nil
 }
 
 // ref names the task for the executor.
@@ -211,8 +216,9 @@ func (c *call) wait() (func(t *task), error) {
 	if at.IsZero() {
 		at = time.Now()
 	}
-	step, reason := c.step, failure(res)
+	step, reason := c.step, groups.Failure(res)
 	if reason != "" {
+		reason = "task: " + reason
 		step.To, step.Message = musterv1.TaskState_FAILED, "started"
 	}
 	return func(t *task) {
@@ -234,20 +240,6 @@ func (e waitSettled) apply(t *task) {
 	t.update(func(r *record) { r.status.Error = "" })
 }
 
-// failure returns why a task that ended counts as failed, or "" if it does not.
-func failure(res *executor.Ended) string {
-	code := res.Runtime.GetExitCode()
-	switch {
-	case res.Error != "":
-		return "task: " + res.Error
-	case res.Runtime.GetOomKilled():
-		return fmt.Sprintf("task: out of memory, exit (%d)", code)
-	case code != 0:
-		return fmt.Sprintf("task: non-zero exit (%d)", code)
-	}
-	return ""
-}
-
 // shutdown asks the task to end. A task that does not end on several requests is
 // killed.
 func (c *call) shutdown() (func(t *task), error) {
@@ -266,6 +258,9 @@ func (c *call) shutdown() (func(t *task), error) {
 		if period := c.t.spec.GetContainer().GetStopGracePeriod(); period != nil {
 			grace = new(period.AsDuration())
 			limit = max(limit, *grace)
+		}
+		if c.group != nil {
+			limit += c.group.Patience()
 		}
 		runtime, err = within(c.ctx, limit+shutdownSlack, func(ctx context.Context) (*musterv1.RuntimeStatus, error) {
 			return e.Executor.Shutdown(ctx, c.ref(), grace)

@@ -25,7 +25,7 @@ func (w *worker) Describe(context.Context) (*executor.About, error) {
 func (w *worker) Prepare(ctx context.Context, task *executor.Task, _ []byte) (*executor.Prepared, error) {
 	id := task.ID
 	err := w.call(ctx, "prepare", id, func() error {
-		w.wantStored(id, preparing)
+		w.wantStored(taskOf(task), preparing)
 		if w.held[id] == nil {
 			w.held[id] = &heldTask{state: executor.StatePrepared, told: task, ended: make(chan struct{})}
 		}
@@ -42,8 +42,12 @@ func (w *worker) Start(ctx context.Context, task *executor.Task, _ []byte, netwo
 	id := task.ID
 	res := &executor.Started{Handle: []byte("started")}
 	err := w.call(ctx, "start", id, func() error {
-		w.wantStored(id, starting)
-		w.wantConnected(id, task, network)
+		// A worker that lost its state finds a group by its main container.
+		if main := w.held[task.SharesNetworkOf]; main == nil || main.state == executor.StatePrepared {
+			w.wantStored(taskOf(task), starting)
+		}
+		w.wantConnected(taskOf(task), task, network)
+		w.wantOrder(id)
 		h := w.held[id]
 		if h == nil {
 			return unknown(id)
@@ -51,6 +55,9 @@ func (w *worker) Start(ctx context.Context, task *executor.Task, _ []byte, netwo
 		if h.state == executor.StatePrepared {
 			h.state, h.told = executor.StateRunning, task
 			w.starts[id]++
+			if code, ends := w.exits[id]; ends {
+				h.end(code)
+			}
 		}
 		res.Runtime = h.runtime()
 		return nil

@@ -24,10 +24,12 @@ func (c *call) lookUp() (func(t *task), error) {
 		return nil, fmt.Errorf("list tasks: %w", err)
 	}
 	lost := found && listed.State == executor.StateRunning && c.networked && c.known.place == nil
-	if lost {
-		// Its addresses may be given to others.
+	gone := !found && c.known.status.State >= musterv1.TaskState_STARTING
+	if lost || gone && c.hasGroup() {
+		// Its addresses may be given to others, and no container of a group runs without
+		// the main one.
 		_, err := within(c.ctx, quickCall, func(ctx context.Context) (*musterv1.RuntimeStatus, error) {
-			return e.Executor.Terminate(ctx, listed.Ref)
+			return c.grouped(e).Executor.Terminate(ctx, executor.Ref{TaskID: c.t.id, Handle: listed.Handle})
 		})
 		if err != nil {
 			return nil, err
@@ -41,7 +43,7 @@ func (c *call) lookUp() (func(t *task), error) {
 		t.phase = phaseHeld
 		t.update(func(r *record) {
 			switch {
-			case !found && known >= musterv1.TaskState_STARTING:
+			case gone:
 				r.status.Move(lifecycle.Failure(known), at, "started")
 				r.status.Error = "task lost: the worker's state was lost and no executor knows the task"
 				r.status.NodeToBlame = true

@@ -82,6 +82,10 @@ type machine struct {
 	connected *dispatcherv1.AssignedTask
 	objects   []*dispatcherv1.AssignedObject
 	kernel    *nullnetwork.Kernel
+	// group is that of the tasks' spec, and exits are the exit codes of containers that end
+	// as soon as they are started.
+	group []*musterv1.GroupContainer
+	exits map[string]int32
 	// refuses is the error of all writes to the disk.
 	refuses error
 

@@ -29,6 +29,7 @@ import (
 	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/dependencies"
+	"github.com/musterhq/muster/workerd/internal/groups"
 	"github.com/musterhq/muster/workerd/internal/networks"
 	"github.com/musterhq/muster/workerd/taskdb"
 )
@@ -223,6 +224,9 @@ func (m *Manager) dropSpecs() {
 // the meantime begins again. Until then it stays known, so that it can be withdrawn.
 func (m *Manager) forget(t *task) {
 	m.inventory.forget(t.id)
+	for _, id := range groups.ContainerIDs(t.id, t.spec) {
+		m.inventory.forget(id)
+	}
 	m.mu.Lock()
 	again := t.want.again != nil
 	if !again {

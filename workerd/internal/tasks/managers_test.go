@@ -49,7 +49,7 @@ func (w *worker) sync() {
 	}
 	msg.Objects = w.objects
 	w.mu.Unlock()
-	msg.Complete, msg.Last, msg.Specs = true, true, []*dispatcherv1.AssignedSpec{spec()}
+	msg.Complete, msg.Last, msg.Specs = true, true, []*dispatcherv1.AssignedSpec{w.spec()}
 	w.assign(&msg)
 	for _, id := range w.manager.IDs() {
 		w.changed(id, true)
@@ -62,8 +62,10 @@ func (w *worker) assign(msg *dispatcherv1.Assignments) {
 	}
 }
 
-func spec() *dispatcherv1.AssignedSpec {
+// spec returns the spec of the machine's tasks.
+func (m *machine) spec() *dispatcherv1.AssignedSpec {
 	return &dispatcherv1.AssignedSpec{Digest: []byte("spec"), Spec: &musterv1.TaskSpec{
+		Group: m.group,
 		Runtime: &musterv1.TaskSpec_Generic{Generic: &musterv1.GenericRuntime{Kind: kind}},
 	}}
 }
@@ -86,7 +88,7 @@ func (m *machine) wantLabels(id string, desired musterv1.TaskState, labels map[s
 	m.mu.Lock()
 	m.wanted[id] = task
 	m.mu.Unlock()
-	m.worker.assign(&dispatcherv1.Assignments{Objects: m.objects, Tasks: []*dispatcherv1.AssignedTask{task}, Specs: []*dispatcherv1.AssignedSpec{spec()}})
+	m.worker.assign(&dispatcherv1.Assignments{Objects: m.objects, Tasks: []*dispatcherv1.AssignedTask{task}, Specs: []*dispatcherv1.AssignedSpec{m.spec()}})
 }
 
 // withdraw has the worker remove a task.

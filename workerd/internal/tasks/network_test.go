@@ -163,7 +163,7 @@ func TestTaskIsAttachedBetweenPrepareAndStart(t *testing.T) {
 
 func TestPluginIsToldTheAliasesOfATask(t *testing.T) {
 	inNetworkedBubble(t, func(m *machine) {
-		s := spec()
+		s := m.spec()
 		s.Spec.Networks = []*musterv1.NetworkAttachmentConfig{{Target: "net", Aliases: []string{"db"}, DriverOptions: map[string]string{"a": "b"}}}
 		task := m.connect(newAssignment("a", &dispatcherv1.AssignedTask{DesiredState: running}))
 		m.wanted["a"] = task

@@ -117,7 +117,7 @@ func (e observed) apply(t *task) {
 		return
 	}
 	status := &t.current.status
-	runtime, message, text := status.Runtime, status.Message, status.Error
+	runtime, message, text, containers := status.Runtime, status.Message, status.Error, status.Containers
 	switch {
 	case e.res == nil:
 		runtime = withoutHealth(runtime)
@@ -134,11 +134,16 @@ func (e observed) apply(t *task) {
 		if r := bounds.Runtime(e.res.Runtime); r != nil && !proto.Equal(r, runtime) {
 			runtime = r
 		}
+		if all := e.res.Containers; len(all) > 0 && !sameContainers(all, containers) {
+			containers = all
+		}
 	}
-	if runtime == status.Runtime && message == status.Message && text == status.Error {
+	if runtime == status.Runtime && message == status.Message && text == status.Error && sameContainers(containers, status.Containers) {
 		return
 	}
-	t.update(func(r *record) { r.status.Runtime, r.status.Message, r.status.Error = runtime, message, text })
+	t.update(func(r *record) {
+		r.status.Runtime, r.status.Message, r.status.Error, r.status.Containers = runtime, message, text, containers
+	})
 }
 
 // withoutHealth returns a runtime status without what was observed of its health.

@@ -276,7 +276,7 @@ func TestIdleTasksCostNoGoroutine(t *testing.T) {
 			return n
 		}
 		assign := func(desired musterv1.TaskState) {
-			msg := &dispatcherv1.Assignments{Specs: []*dispatcherv1.AssignedSpec{spec()}}
+			msg := &dispatcherv1.Assignments{Specs: []*dispatcherv1.AssignedSpec{(&machine{}).spec()}}
 			for i := range tasks {
 				msg.Tasks = append(msg.Tasks, newAssignment(string(rune('A'+i)), &dispatcherv1.AssignedTask{DesiredState: desired}))
 			}

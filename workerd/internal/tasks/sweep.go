@@ -5,6 +5,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/workerd/executor"
+	"github.com/musterhq/muster/workerd/internal/groups"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
 
@@ -48,8 +49,9 @@ func (m *Manager) sweep(e *executor.Described) {
 	m.mu.Lock()
 	if !h.swept {
 		h.swept = true
+		containers := m.containers()
 		for id := range held {
-			if m.tasks[id] != nil {
+			if m.tasks[id] != nil || containers[id] {
 				continue
 			}
 			t := newTask(m, id)
@@ -65,4 +67,16 @@ func (m *Manager) sweep(e *executor.Described) {
 		m.log.Warn("removing a task that is not assigned to this worker", zap.String("task", t.id), zap.String("executor", e.Name))
 		t.post(wakeUp{})
 	}
+}
+
+// containers returns the ids of the containers that belong to the groups of tasks. The
+// caller holds mu.
+func (m *Manager) containers() map[string]bool {
+	all := map[string]bool{}
+	for _, t := range m.tasks {
+		for _, id := range groups.ContainerIDs(t.id, t.spec) {
+			all[id] = true
+		}
+	}
+	return all
 }
