@@ -139,6 +139,7 @@ func Rules() []Rule {
 		{Name: "Observe", Asks: "Observe reports what Start waits for, and ends with the task", Needs: "observe", Ends: true, test: (*suite).observe},
 		{Name: "NetworkProvided", Asks: "the namespace that Prepare makes for a networked task is the task's until Remove", Needs: sdk.ProvidesNetwork, noCall: true, Ends: true, test: (*suite).networkProvided},
 		{Name: "NetworkAccepted", Asks: "a networked task runs in the namespace that Start names", Needs: sdk.AcceptsNetwork, noCall: true, Ends: true, test: (*suite).networkAccepted},
+		{Name: "Groups", Asks: "containers of a group share a network namespace, and start before and after the main one", Needs: groups, noCall: true, Ends: true, test: (*suite).groups},
 		{Name: "DiesWithItsHost", Asks: "the process ends when its worker dies", test: (*suite).closes},
 	}
 }
@@ -431,7 +432,18 @@ func (h *Harness) said(ctx context.Context) *executorv1.DescribeResponse {
 // has tells whether the executor has a capability.
 func (s *suite) has(capability string) bool {
 	s.Helper()
-	return slices.Contains(s.description().GetCapabilities(), capability)
+	return slices.Contains(capabilities(s.description()), capability)
+}
+
+// groups is the capability of an executor that runs task groups, as workers report it.
+const groups = "groups"
+
+// capabilities returns those of an executor as a worker reports them.
+func capabilities(said *executorv1.DescribeResponse) []string {
+	if said.GetTaskGroups() {
+		return append(slices.Clone(said.GetCapabilities()), groups)
+	}
+	return said.GetCapabilities()
 }
 
 func (s *suite) description() *executorv1.DescribeResponse {

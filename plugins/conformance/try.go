@@ -222,7 +222,7 @@ func filesNamed(dir, id string) []string {
 // capabilities are those that the plugin has by its own word.
 func (h *Harness) capabilities(ctx context.Context) []string {
 	if h.Network == nil {
-		return h.said(ctx).GetCapabilities()
+		return capabilities(h.said(ctx))
 	}
 	said, err := h.Plugin.Network().Describe(ctx, &networkv1.DescribeRequest{})
 	if err != nil {

@@ -38,16 +38,23 @@ func (e *Executor) Prepare(ctx context.Context, task *sdk.Task, known sdk.Handle
 	if err := e.ensureImage(ctx, task.GetSpec().GetContainer()); err != nil {
 		return nil, err
 	}
+	provides, shares := provides(task, host), shares(task, host)
 	if err := e.intents.write(intent{
-		TaskID: task.GetId(), NodeID: task.GetNodeId(), Name: task.GetName(), Image: config.Image, Networked: task.GetNetworked(),
+		TaskID: task.GetId(), NodeID: task.GetNodeId(), Name: task.GetName(), Image: config.Image, Networked: provides,
 	}); err != nil {
 		return nil, sdk.NodeFault(err)
 	}
 	var held *container.InspectResponse
-	if task.GetNetworked() {
-		if held, err = e.providePause(ctx, task); err != nil {
-			return nil, err
-		}
+	switch {
+	case provides:
+		held, err = e.providePause(ctx, task, config, host)
+	case shares:
+		held, err = e.sharedPause(ctx, task)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if held != nil {
 		join(config, host, held.ID)
 	}
 	id, err := e.create(ctx, task, config, host)
@@ -55,7 +62,7 @@ func (e *Executor) Prepare(ctx context.Context, task *sdk.Task, known sdk.Handle
 		// The Engine may be creating it still, so the note stays.
 		return nil, err
 	}
-	if err != nil && held != nil {
+	if err != nil && held != nil && provides {
 		if removeErr := e.remove(ctx, held.ID); removeErr != nil {
 			return nil, errors.Join(err, removeErr)
 		}

@@ -155,8 +155,9 @@ func (e *Executor) Describe(ctx context.Context) (*sdk.Description, error) {
 	description.Message = fmt.Sprintf("Docker Engine %s (API %s)", version.Version, e.engine.ClientVersion())
 	description.Platform = &musterv1.Platform{Os: version.Os, Architecture: version.Arch}
 	if _, err := newPauseImage(version.Os, version.Arch); err != nil {
-		description.Message += "; tasks cannot be attached to networks: " + err.Error()
+		description.Message += "; tasks cannot be attached to networks or have a group: " + err.Error()
 	} else {
+		description.TaskGroups = true
 		description.Capabilities = append(description.Capabilities, sdk.ProvidesNetwork)
 	}
 	return description, nil

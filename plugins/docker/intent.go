@@ -21,7 +21,7 @@ type intent struct {
 	// Name and Image are the container's.
 	Name  string `json:"name"`
 	Image string `json:"image"`
-	// Networked is true if there will be a pause container too.
+	// Networked is true if there will be a pause container of the task too.
 	Networked bool `json:"networked,omitempty"`
 }
 

@@ -105,8 +105,12 @@ func namespaceOf(found *container.InspectResponse) string {
 	return found.NetworkSettings.SandboxKey
 }
 
-// SetNetwork implements [sdk.Networker]. It writes resolv.conf and the hosts file.
+// SetNetwork implements [sdk.Networker]. It writes resolv.conf and the hosts file. The
+// containers of a group share those of the main container.
 func (e *Executor) SetNetwork(ctx context.Context, task *sdk.Task, _ sdk.Handle, network *sdk.Network) error {
+	if task.GetSharesNetworkOf() != "" {
+		return nil
+	}
 	if err := e.connect(ctx); err != nil {
 		return err
 	}

@@ -19,7 +19,9 @@ import (
 
 // A networked task has two containers: its own, and a pause container that holds the
 // network namespace, which the other joins. The pause container is there before, so that
-// the worker can connect the namespace before anything runs in it.
+// the worker can connect the namespace before anything runs in it. The main container of a
+// group has a pause container too, which the other containers of the group join; if the
+// group is not networked, the Engine connects it, and it publishes the ports.
 //
 // The pause container of a task is found by its name, which it gets when it is made or
 // taken from the pool: names, unlike labels, can be changed, and the Engine gives one name
@@ -99,13 +101,17 @@ func (e *Executor) load(ctx context.Context, i *pauseImage) error {
 	return nil
 }
 
-// createPause creates and starts a pause container.
-func (e *Executor) createPause(ctx context.Context, name, nodeID, hostname string) (string, error) {
+// createPause creates and starts a pause container. The adapt function, if any, changes
+// what the Engine is told of it.
+func (e *Executor) createPause(ctx context.Context, name, nodeID, hostname string, adapt func(*container.Config, *container.HostConfig)) (string, error) {
 	i, err := e.pauseImage(ctx)
 	if err != nil {
 		return "", err
 	}
 	config, host := pauseConfig(i.name, nodeID, hostname)
+	if adapt != nil {
+		adapt(config, host)
+	}
 	created, err := e.engine.ContainerCreate(ctx, config, host, nil, nil, name)
 	if isNotFound(err) {
 		// The image was never loaded, or was removed since.
@@ -153,10 +159,45 @@ func (e *Executor) findPause(ctx context.Context, taskID string) (*container.Ins
 	return found, nil
 }
 
+// provides reports whether a task has a pause container.
+func provides(task *sdk.Task, host *container.HostConfig) bool {
+	return task.GetSharesNetworkOf() == "" && !host.NetworkMode.IsHost() && (task.GetNetworked() || len(task.GetSpec().GetGroup()) > 0)
+}
+
+// shares reports whether a task joins the pause container of another.
+func shares(task *sdk.Task, host *container.HostConfig) bool {
+	return task.GetSharesNetworkOf() != "" && !host.NetworkMode.IsHost()
+}
+
+// sharedPause returns the pause container that a container of a group joins.
+func (e *Executor) sharedPause(ctx context.Context, task *sdk.Task) (*container.InspectResponse, error) {
+	found, err := e.findPause(ctx, task.GetSharesNetworkOf())
+	if err != nil && !isNotFound(err) {
+		return nil, err
+	}
+	if err != nil || !alive(found) {
+		return nil, sdk.Failed(errNamespaceGone)
+	}
+	return found, nil
+}
+
+// connected returns how the pause container of a group that is not networked differs from
+// others: the Engine connects it as it would the main container.
+func connected(task *sdk.Task, main *container.Config, mainHost *container.HostConfig) func(*container.Config, *container.HostConfig) {
+	if task.GetNetworked() {
+		return nil
+	}
+	return func(config *container.Config, host *container.HostConfig) {
+		config.ExposedPorts = main.ExposedPorts
+		host.NetworkMode, host.PortBindings = mainHost.NetworkMode, mainHost.PortBindings
+		host.DNS, host.DNSSearch, host.DNSOptions, host.ExtraHosts = mainHost.DNS, mainHost.DNSSearch, mainHost.DNSOptions, mainHost.ExtraHosts
+	}
+}
+
 // providePause returns the pause container of a task, which runs. The task has no other
 // container yet.
-func (e *Executor) providePause(ctx context.Context, task *sdk.Task) (*container.InspectResponse, error) {
-	name, hostname := pauseName(task.GetId()), task.GetSpec().GetContainer().GetHostname()
+func (e *Executor) providePause(ctx context.Context, task *sdk.Task, main *container.Config, mainHost *container.HostConfig) (*container.InspectResponse, error) {
+	name, hostname, adapt := pauseName(task.GetId()), task.GetSpec().GetContainer().GetHostname(), connected(task, main, mainHost)
 	return poll(ctx, func() (*container.InspectResponse, error) {
 		for {
 			found, err := e.findPause(ctx, task.GetId())
@@ -169,13 +210,18 @@ func (e *Executor) providePause(ctx context.Context, task *sdk.Task) (*container
 				err = e.remove(ctx, found.ID)
 			} else if isNotFound(err) {
 				err = nil
-				if hostname != "" || !e.pool.take(ctx, task.GetNodeId(), name) {
-					_, err = e.createPause(ctx, name, task.GetNodeId(), hostname)
+				if hostname != "" || adapt != nil || !e.pool.take(ctx, task.GetNodeId(), name) {
+					_, err = e.createPause(ctx, name, task.GetNodeId(), hostname, adapt)
 				}
 			}
 			if isConflict(err) {
 				// A call whose caller has died is at work on it.
 				return nil, errPending
+			}
+			if isInternal(err) && adapt != nil {
+				if taken := e.taken(ctx, "", task.GetPorts()); taken != nil {
+					err = sdk.NodeFault(taken)
+				}
 			}
 			if err != nil {
 				return nil, err

@@ -195,7 +195,7 @@ func (p *pool) add(nodeID string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), poolPatience)
 	defer cancel()
 	name := poolPrefix + strings.ToLower(rand.Text())
-	_, err := p.e.createPause(ctx, name, nodeID, "")
+	_, err := p.e.createPause(ctx, name, nodeID, "", nil)
 	if err != nil {
 		// The next task has to wait for its pause container, and then the pool is filled.
 		p.e.log.Warn("failed to create pause container for the pool", zap.Error(err))

@@ -40,6 +40,8 @@ func (e *Executor) Start(ctx context.Context, task *sdk.Task, known sdk.Handle) 
 	}
 	started := &sdk.Started{Handle: kept, Status: status(found)}
 	switch {
+	case held != nil && provides(task, held.HostConfig) && !task.GetNetworked():
+		started.Ports = heldPorts(task.GetPorts(), held)
 	case joins(found):
 		e.pool.fill(task.GetNodeId())
 	case found.HostConfig.NetworkMode.IsHost():

@@ -97,6 +97,7 @@ func (e *Executor) Describe(context.Context) (*sdk.Description, error) {
 		Kinds:         slices.Clone(e.config.Kinds),
 		Capabilities:  []string{sdk.AcceptsNetwork, sdk.ProvidesNetwork},
 		PayloadSchema: payloadSchema(),
+		TaskGroups:    true,
 	}, nil
 }
 
@@ -115,7 +116,7 @@ func (e *Executor) Prepare(ctx context.Context, in *sdk.Task, _ sdk.Handle) (sdk
 	t, ok := e.tasks[in.GetId()]
 	if !ok {
 		t = &task{record: record{Version: recordVersion, ID: in.GetId(), NodeID: in.GetNodeId(), Script: script}}
-		if in.GetNetworked() && !script.AcceptNetwork {
+		if in.GetNetworked() && !script.AcceptNetwork && in.GetSharesNetworkOf() == "" {
 			t.Namespace = e.files.namespace(t.ID)
 		}
 		e.tasks[t.ID] = t

@@ -125,6 +125,8 @@ func (e *Executor) Describe(context.Context) (*sdk.Description, error) {
 		Healthy:       true,
 		Kinds:         []string{Kind},
 		PayloadSchema: payloadSchema(),
+		// Tasks that are not networked are all in the node's own network namespace.
+		TaskGroups: true,
 	}
 	for _, controller := range e.cgroups().Controllers() {
 		description.Capabilities = append(description.Capabilities, "limits."+controller)

@@ -7,7 +7,8 @@
 // where New returns an [Executor]. More abilities are further interfaces, and
 // to implement one is to have it: [Updater], [LogStreamer], [Statser], [Execer],
 // [Observer]. [Networker] and [NetworkProvider] are for tasks that are attached to
-// networks; whether they work depends on the machine, so Describe states them.
+// networks; whether they work depends on the machine, so Describe states them. The same
+// holds for containers of task groups ([Task].SharesNetworkOf, [Description].TaskGroups).
 //
 // # What an executor must know
 //
