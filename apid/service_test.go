@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -199,6 +200,43 @@ func TestRegistryAuthIsWriteOnly(t *testing.T) {
 		settled(t, "the new image is stored", func() bool { return stored().GetContainer().GetImage() == "example.com/nginx" })
 		if auth := stored().GetContainer().GetPullOptions().GetRegistryAuth(); auth != "" {
 			t.Errorf("credential went to another registry: %q", auth)
+		}
+	})
+}
+
+// TestRegistryAuthOfGroupIsWriteOnly is TestRegistryAuthIsWriteOnly for a container of a
+// group.
+func TestRegistryAuthOfGroupIsWriteOnly(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.apid()
+		spec := webSpec("web")
+		member := func(name, auth string) *musterv1.GroupContainer {
+			return &musterv1.GroupContainer{Name: name, Role: musterv1.GroupContainer_SIDECAR, Runtime: &musterv1.GroupContainer_Container{
+				Container: &musterv1.ContainerSpec{Image: "example.com/" + name, PullOptions: &musterv1.PullOptions{RegistryAuth: auth}},
+			}}
+		}
+		spec.Task.Group = []*musterv1.GroupContainer{member("proxy", "c2VjcmV0"), member("logs", "")}
+		s := a.create(spec)
+		if text := s.Spec.String(); strings.Contains(text, "c2VjcmV0") {
+			t.Errorf("registry auth comes back: %s", text)
+		}
+		back := proto.CloneOf(s.Spec)
+		back.Task.Group = []*musterv1.GroupContainer{back.Task.Group[1], back.Task.Group[0]}
+		if _, err := a.UpdateService(t.Context(), &musterv1.UpdateServiceRequest{Service: s.Id, Version: s.Meta.Version, Spec: back}); err != nil {
+			t.Fatal(err)
+		}
+		stored := func() []*musterv1.GroupContainer {
+			sn := c.store.Snapshot()
+			rec, _ := c.tables.Services.Get(sn, s.Id)
+			e, _ := c.tables.Specs.Get(sn, state.SpecKey(rec.Value.GetTaskDigest()))
+			return e.Value.GetTask().GetGroup()
+		}
+		settled(t, "it is stored", func() bool { g := stored(); return len(g) == 2 && g[0].GetName() == "logs" })
+		got := stored()
+		if a, b := got[0].GetContainer().GetPullOptions().GetRegistryAuth(), got[1].GetContainer().GetPullOptions().GetRegistryAuth(); a != "" || b != "c2VjcmV0" {
+			t.Errorf("credentials are %q and %q, want none and that of proxy", a, b)
 		}
 	})
 }

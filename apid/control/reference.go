@@ -11,6 +11,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/taskspec"
 )
 
 // maxUsers bounds how many services an error names.
@@ -81,18 +82,19 @@ func references(t *musterv1.TaskSpec, of musterv1.ResourceReference_Type) []stri
 			ids = append(ids, r.Id)
 		}
 	}
-	c := t.GetContainer()
-	switch of {
-	case musterv1.ResourceReference_CONFIG:
-		for _, r := range c.GetConfigs() {
-			ids = append(ids, r.ConfigId)
-		}
-		if id := c.GetPrivileges().GetCredentialSpec().GetConfig(); id != "" {
-			ids = append(ids, id)
-		}
-	case musterv1.ResourceReference_SECRET:
-		for _, r := range c.GetSecrets() {
-			ids = append(ids, r.SecretId)
+	for _, c := range taskspec.Containers(t) {
+		switch of {
+		case musterv1.ResourceReference_CONFIG:
+			for _, r := range c.GetConfigs() {
+				ids = append(ids, r.ConfigId)
+			}
+			if id := c.GetPrivileges().GetCredentialSpec().GetConfig(); id != "" {
+				ids = append(ids, id)
+			}
+		case musterv1.ResourceReference_SECRET:
+			for _, r := range c.GetSecrets() {
+				ids = append(ids, r.SecretId)
+			}
 		}
 	}
 	return ids

@@ -317,23 +317,41 @@ func withoutTask(s *musterv1.ServiceSpec) *musterv1.ServiceSpec {
 	}
 }
 
-// keepAuth carries a registry credential over to a spec that comes without
-// one: it is write-only, so a client that read the spec cannot send it back.
-// It goes to no other registry than the one it was given for.
+// keepAuth carries registry credentials over to a spec that comes without them: they are
+// write-only, so a client that read the spec cannot send them back. A credential goes to no
+// other registry than the one it was given for, and to no other container of a group.
 func keepAuth(old, next *musterv1.TaskSpec) *musterv1.TaskSpec {
-	auth := old.GetContainer().GetPullOptions().GetRegistryAuth()
-	c := next.GetContainer()
-	if auth == "" || c == nil || c.GetPullOptions().GetRegistryAuth() != "" ||
-		registry(old.GetContainer().GetImage()) != registry(c.GetImage()) {
-		return next
+	former, copied := byName(old), false
+	for name, c := range byName(next) {
+		auth := former[name].GetPullOptions().GetRegistryAuth()
+		if auth == "" || c.GetPullOptions().GetRegistryAuth() != "" || registry(former[name].GetImage()) != registry(c.GetImage()) {
+			continue
+		}
+		if !copied {
+			next, copied = proto.CloneOf(next), true
+		}
+		c = byName(next)[name]
+		if c.PullOptions == nil {
+			c.PullOptions = &musterv1.PullOptions{}
+		}
+		c.PullOptions.RegistryAuth = auth
 	}
-	next = proto.CloneOf(next)
-	c = next.GetContainer()
-	if c.PullOptions == nil {
-		c.PullOptions = &musterv1.PullOptions{}
-	}
-	c.PullOptions.RegistryAuth = auth
 	return next
+}
+
+// byName returns the container specs of a task by their names in its group; the main one
+// has none.
+func byName(t *musterv1.TaskSpec) map[string]*musterv1.ContainerSpec {
+	all := map[string]*musterv1.ContainerSpec{}
+	if c := t.GetContainer(); c != nil {
+		all[""] = c
+	}
+	for _, g := range t.GetGroup() {
+		if c := g.GetContainer(); c != nil {
+			all[g.GetName()] = c
+		}
+	}
+	return all
 }
 
 func registry(image string) string {

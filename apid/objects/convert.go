@@ -2,6 +2,7 @@ package objects
 
 import (
 	"cmp"
+	"slices"
 	"strconv"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/state"
+	"github.com/musterhq/muster/internal/taskspec"
 )
 
 // The messages made here share parts with records: they are for sending, and
@@ -78,11 +80,16 @@ func (r *Reader) TaskSpec(digest []byte) *musterv1.TaskSpec {
 
 // Redact returns a task spec without what is write-only.
 func Redact(task *musterv1.TaskSpec) *musterv1.TaskSpec {
-	if task.GetContainer().GetPullOptions().GetRegistryAuth() == "" {
+	secret := func(c *musterv1.ContainerSpec) bool { return c.GetPullOptions().GetRegistryAuth() != "" }
+	if !slices.ContainsFunc(taskspec.Containers(task), secret) {
 		return task
 	}
 	task = proto.CloneOf(task)
-	task.GetContainer().PullOptions.RegistryAuth = ""
+	for _, c := range taskspec.Containers(task) {
+		if secret(c) {
+			c.PullOptions.RegistryAuth = ""
+		}
+	}
 	return task
 }
 
@@ -119,7 +126,7 @@ func (r *Reader) TaskMessage(t *Task) *musterv1.Task {
 	if s := t.Status; s != nil {
 		updated = max(updated, s.AppliedAt, s.At)
 		m.Status.Timestamp, m.Status.Message, m.Status.Error = stamp(s.At), s.Message, s.Error
-		m.Status.Runtime, m.Status.Ports, m.Networks = s.Runtime, s.Ports, s.Networks
+		m.Status.Runtime, m.Status.Ports, m.Networks, m.Status.Containers = s.Runtime, s.Ports, s.Networks, s.Containers
 		for st := range state.Times(s) {
 			if st.State > musterv1.TaskState_ASSIGNED {
 				m.Timeline = append(m.Timeline, moment(st.State, st.At))

@@ -53,7 +53,9 @@ type offered struct {
 	attaches bool
 	// provides says that one makes the namespaces of its tasks.
 	provides bool
-	index    map[string]*variant
+	// groups says that an executor among them runs task groups.
+	groups bool
+	index  map[string]*variant
 }
 
 // variant is what a number of nodes offer alike.
@@ -141,6 +143,7 @@ func addOffer(tier map[string]*offered, kind string, offer *placement.Offer) {
 	o.nodes++
 	o.provides = o.provides || slices.Contains(offer.Capabilities, placement.ProvidesNetwork)
 	o.attaches = o.attaches || o.provides || slices.Contains(offer.Capabilities, placement.AcceptsNetwork)
+	o.groups = o.groups || runsGroups(offer)
 	key := offer.PayloadSchemaError + "\x00" + offer.PayloadSchema
 	var honoured map[string]bool
 	if kind == containerKind {

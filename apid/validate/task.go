@@ -29,6 +29,7 @@ func (v *Validator) task(r *Report, field string, t *musterv1.TaskSpec, catalog 
 		v.generic(r, field+".generic", runtime.Generic, catalog)
 	}
 	v.resources(r, field+".resources", t.Resources)
+	v.group(r, field+".group", t, catalog)
 	v.placement(r, field+".placement", t.Placement)
 	v.attachments(r, field+".networks", t.Networks)
 	if d := t.LogDriver; d != nil {

@@ -23,14 +23,13 @@ type gap struct {
 // serviceGaps is the table of what a service's spec may contain and Muster does not act on
 // yet. A change that builds one of these things deletes its row.
 func serviceGaps() []gap {
-	return []gap{
+	gaps := []gap{
 		{shape: "replicatedJob", what: "jobs are not implemented yet"},
 		{shape: "globalJob", what: "jobs are not implemented yet"},
 
 		{shape: "endpoint.ports[].proxyProtocol", what: "the PROXY protocol is not implemented yet; externalTraffic LOCAL keeps the address of the client"},
 		{shape: "task.networks[].driverOptions[]", what: "no driver has options for single services yet"},
 
-		{shape: "task.group[]", what: "task groups are not implemented yet"},
 		{shape: "task.resourceReferences[]", what: "references to secrets, configs and volumes are not implemented yet"},
 		{shape: "task.resources.reservations.generic[]", what: "generic resources are not implemented yet"},
 		{shape: "task.placement.preferences[]", what: "placement preferences are not implemented yet; tasks are always spread over nodes"},
@@ -51,6 +50,16 @@ func serviceGaps() []gap {
 
 		{shape: "task", sub: "logDriver", when: genericWithLogDriver, what: "log drivers are for containers only"},
 	}
+	// What holds for the main container holds for those of a group.
+	for _, g := range gaps {
+		for _, of := range []string{"container.", "resources."} {
+			if rest, ok := strings.CutPrefix(g.shape, "task."+of); ok {
+				g.shape = "task.group[]." + of + rest
+				gaps = append(gaps, g)
+			}
+		}
+	}
+	return gaps
 }
 
 // clusterGaps is the same for the cluster's settings.

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/taskspec"
 )
 
 const (
@@ -24,6 +25,8 @@ const (
 	// StopGracePeriod is how long a task has to stop. The executor contract has the
 	// same value.
 	StopGracePeriod = 10 * time.Second
+	// PostStopTimeout is how long a post-stop container of a group may run.
+	PostStopTimeout = 30 * time.Second
 	taskHistory     = 5
 	// ConfigBytes bounds the data of all configs of a cluster together. Each manager
 	// keeps all of it in memory, and so does the store.
@@ -149,7 +152,7 @@ func Service(spec *musterv1.ServiceSpec) *musterv1.ServiceSpec {
 		if t.Restart.Window == nil {
 			t.Restart.Window = durationpb.New(0)
 		}
-		container(t.GetContainer())
+		task(t)
 	}
 	return spec
 }
@@ -157,13 +160,30 @@ func Service(spec *musterv1.ServiceSpec) *musterv1.ServiceSpec {
 // Runtime returns a task spec with what an executor acts on filled in. It returns
 // the spec itself if it leaves nothing of that open; else a copy.
 func Runtime(spec *musterv1.TaskSpec) *musterv1.TaskSpec {
-	c := spec.GetContainer()
-	if c == nil || c.StopGracePeriod != nil && c.GetPullOptions().GetPolicy() != musterv1.PullOptions_POLICY_UNSPECIFIED {
+	open := func(c *musterv1.ContainerSpec) bool {
+		return c.StopGracePeriod == nil || c.GetPullOptions().GetPolicy() == musterv1.PullOptions_POLICY_UNSPECIFIED
+	}
+	postStop := func(g *musterv1.GroupContainer) bool {
+		return g.GetRole() == musterv1.GroupContainer_POST_STOP && g.Timeout == nil
+	}
+	if !slices.ContainsFunc(taskspec.Containers(spec), open) && !slices.ContainsFunc(spec.GetGroup(), postStop) {
 		return spec
 	}
 	spec = proto.CloneOf(spec)
-	container(spec.GetContainer())
+	task(spec)
 	return spec
+}
+
+// task fills in what the containers of a task leave open.
+func task(t *musterv1.TaskSpec) {
+	for _, c := range taskspec.Containers(t) {
+		container(c)
+	}
+	for _, g := range t.GetGroup() {
+		if g.Role == musterv1.GroupContainer_POST_STOP && g.Timeout == nil {
+			g.Timeout = durationpb.New(PostStopTimeout)
+		}
+	}
 }
 
 func update(u *musterv1.UpdateConfig) *musterv1.UpdateConfig {

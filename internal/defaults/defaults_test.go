@@ -138,6 +138,28 @@ func TestRuntimeCopiesOnlyWhatIsOpen(t *testing.T) {
 	}
 }
 
+func TestRuntimeFillsInContainersOfGroup(t *testing.T) {
+	spec := &musterv1.TaskSpec{
+		Runtime: &musterv1.TaskSpec_Container{Container: &musterv1.ContainerSpec{}},
+		Group: []*musterv1.GroupContainer{
+			{Role: musterv1.GroupContainer_SIDECAR, Runtime: &musterv1.GroupContainer_Container{Container: &musterv1.ContainerSpec{}}},
+			{Role: musterv1.GroupContainer_POST_STOP, Runtime: &musterv1.GroupContainer_Generic{Generic: &musterv1.GenericRuntime{Kind: "process"}}},
+		},
+	}
+	got := defaults.Runtime(spec)
+	for _, c := range []*musterv1.ContainerSpec{got.GetContainer(), got.Group[0].GetContainer()} {
+		if c.StopGracePeriod.AsDuration() != defaults.StopGracePeriod || c.PullOptions.GetPolicy() != musterv1.PullOptions_ALWAYS {
+			t.Errorf("an executor gets %v", c)
+		}
+	}
+	if got.Group[0].Timeout != nil || got.Group[1].Timeout.AsDuration() != defaults.PostStopTimeout {
+		t.Errorf("timeouts are %v and %v", got.Group[0].Timeout, got.Group[1].Timeout)
+	}
+	if defaults.Runtime(got) != got || spec.Group[0].GetContainer().StopGracePeriod != nil {
+		t.Error("Runtime copies what is full, or changes its argument")
+	}
+}
+
 func TestTaskHistoryLimit(t *testing.T) {
 	for want, spec := range map[int64]*musterv1.ClusterSpec{
 		5: nil,

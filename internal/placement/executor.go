@@ -184,8 +184,10 @@ func (v *Verdicts) remember(schema digest, spec string, accepted bool) {
 	known.accepts[spec] = accepted
 }
 
-// runtime is what a request asks of an executor beyond its kind.
+// runtime is what one container of a request asks of an executor beyond its kind.
 type runtime struct {
+	// name is that of a container of a group; the main container has none.
+	name    string
 	generic *musterv1.GenericRuntime
 	// fields are the names of the fields that a container spec sets.
 	fields []fieldName
@@ -217,8 +219,8 @@ func AsksNothing(field protoreflect.FieldDescriptor, value protoreflect.Value) b
 	return field.Name() == "isolation" && value.String() == "default"
 }
 
-func newRuntime(task *musterv1.TaskSpec) *runtime {
-	r := &runtime{generic: task.GetGeneric()}
+func newRuntime(name string, task *musterv1.TaskSpec) *runtime {
+	r := &runtime{name: name, generic: task.GetGeneric()}
 	if r.generic != nil {
 		r.verdicts = NewVerdicts()
 	}
@@ -233,7 +235,24 @@ func newRuntime(task *musterv1.TaskSpec) *runtime {
 
 // Remember has the verdicts on the request's payload kept in v under the digest of
 // its task spec.
-func (r *Request) Remember(v *Verdicts, spec string) { r.runtime.verdicts, r.runtime.spec = v, spec }
+func (r *Request) Remember(v *Verdicts, spec string) {
+	for _, c := range r.runtimes {
+		c.verdicts, c.spec = v, spec
+		if c.name != "" {
+			c.spec += "/" + c.name
+		}
+	}
+}
+
+// checkRuntimes asks whether an executor that runs the kind takes all containers.
+func (r *Request) checkRuntimes(o *Offer) Filter {
+	for _, c := range r.runtimes {
+		if refusal := c.check(o); refusal != FilterNone {
+			return refusal
+		}
+	}
+	return FilterNone
+}
 
 // check asks whether an executor that runs the kind takes the spec. A request
 // without a spec asks for nothing more than the kind.

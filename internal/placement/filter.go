@@ -21,6 +21,7 @@ const (
 	FilterExecutor    Filter = "executor"
 	FilterPayload     Filter = "payload"
 	FilterCapability  Filter = "capabilities"
+	FilterGroups      Filter = "groups"
 	FilterNetworks    Filter = "networks"
 	FilterConstraints Filter = "constraints"
 	FilterPlatform    Filter = "platform"
@@ -50,7 +51,7 @@ func (r *Request) setFilters() {
 	}
 	r.filters = choose(
 		readyFilter{}, resourceFilter{r}, executorFilter{r}, payloadFilter{r}, capabilityFilter{r},
-		networkFilter{r}, constraintFilter{r}, platformFilter{r}, portFilter{r}, replicaFilter{r},
+		groupFilter{r}, networkFilter{r}, constraintFilter{r}, platformFilter{r}, portFilter{r}, replicaFilter{r},
 	)
 	r.usageFilters = choose(resourceFilter{r}, networkFilter{r}, portFilter{r}, replicaFilter{r})
 }
@@ -179,10 +180,10 @@ type payloadFilter struct{ *Request }
 
 func (payloadFilter) name() Filter    { return FilterPayload }
 func (payloadFilter) noun() string    { return "reason" }
-func (f payloadFilter) applies() bool { return f.runtime.generic != nil }
+func (f payloadFilter) applies() bool { return f.Kind != ContainerKind }
 
 func (f payloadFilter) check(n *Node, _ *Usage) bool {
-	return f.runtime.check(n.Offer(f.Kind)) == FilterNone
+	return f.checkRuntimes(n.Offer(f.Kind)) == FilterNone
 }
 
 func (payloadFilter) explain(_ Candidate, count func(cause, int64)) { count(cause{}, 0) }
@@ -195,22 +196,50 @@ func (f payloadFilter) describe(c cause, t tally) string {
 // container spec sets.
 type capabilityFilter struct{ *Request }
 
-func (capabilityFilter) name() Filter    { return FilterCapability }
-func (capabilityFilter) noun() string    { return "field" }
-func (f capabilityFilter) applies() bool { return len(f.runtime.fields) > 0 }
+func (capabilityFilter) name() Filter { return FilterCapability }
+func (capabilityFilter) noun() string { return "field" }
+func (f capabilityFilter) applies() bool {
+	return slices.ContainsFunc(f.runtimes, func(c *runtime) bool { return len(c.fields) > 0 })
+}
 
 func (f capabilityFilter) check(n *Node, _ *Usage) bool {
-	return f.runtime.check(n.Offer(f.Kind)) == FilterNone
+	return f.checkRuntimes(n.Offer(f.Kind)) == FilterNone
 }
 
 func (f capabilityFilter) explain(c Candidate, count func(cause, int64)) {
-	for _, field := range f.runtime.ignoredBy(c.Offer(f.Kind)) {
-		count(cause{text: field.json}, 0)
+	for _, container := range f.runtimes {
+		for _, field := range container.ignoredBy(c.Offer(f.Kind)) {
+			text := field.json
+			if container.name != "" {
+				text += fmt.Sprintf(" of container %q", container.name)
+			}
+			count(cause{text: text}, 0)
+		}
 	}
 }
 
 func (f capabilityFilter) describe(c cause, t tally) string {
 	return fmt.Sprintf("executor for %q does not act on field %s %s", f.Kind, c.text, t.where(c))
+}
+
+// GroupsCapability is the capability of an executor that runs task groups.
+const GroupsCapability = "groups"
+
+// groupFilter refuses nodes whose executor, or whose worker, cannot run task groups.
+type groupFilter struct{ *Request }
+
+func (groupFilter) name() Filter    { return FilterGroups }
+func (groupFilter) noun() string    { return "reason" }
+func (f groupFilter) applies() bool { return len(f.runtimes) > 1 }
+
+func (f groupFilter) check(n *Node, _ *Usage) bool {
+	return slices.Contains(n.Offer(f.Kind).Capabilities, GroupsCapability)
+}
+
+func (groupFilter) explain(_ Candidate, count func(cause, int64)) { count(cause{}, 0) }
+
+func (f groupFilter) describe(_ cause, t tally) string {
+	return fmt.Sprintf("executor for %q cannot run task groups on %s", f.Kind, t.count())
 }
 
 // constraintFilter refuses nodes that do not meet all constraints.

@@ -23,6 +23,7 @@ import (
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/defaults"
+	"github.com/musterhq/muster/internal/taskspec"
 )
 
 // ContainerKind is the runtime kind of a container.
@@ -90,7 +91,8 @@ type Request struct {
 	Networks []string
 
 	networks []*Network
-	runtime  *runtime
+	// runtimes are what the main container and those of the group ask of an executor.
+	runtimes []*runtime
 	// filters are those that the request asks anything of, in their order. usageFilters
 	// are those of them whose answer changes as tasks come to a node.
 	filters, usageFilters []filter
@@ -106,7 +108,10 @@ func NewRequest(service string, task *musterv1.TaskSpec, endpoint *musterv1.Endp
 	r := &Request{
 		Service: service, Kind: Kind(task), Constraints: constraints,
 		Platforms: task.GetPlacement().GetPlatforms(), MaxReplicas: task.GetPlacement().GetMaxReplicas(),
-		Resources: ResourcesOf(task.GetResources().GetReservations()), runtime: newRuntime(task),
+		Resources: reservationsOf(task), runtimes: []*runtime{newRuntime("", task)},
+	}
+	for _, g := range task.GetGroup() {
+		r.runtimes = append(r.runtimes, newRuntime(g.GetName(), taskspec.OfGroup(g)))
 	}
 	for _, p := range endpoint.GetPorts() {
 		if p.PublishMode == musterv1.PortConfig_HOST {

@@ -18,6 +18,23 @@ func ResourcesOf(r *musterv1.Resources) Resources {
 	return Resources{NanoCPUs: r.GetNanoCpus(), MemoryBytes: r.GetMemoryBytes()}
 }
 
+// reservationsOf returns what a task needs of a node at most at one time: what the main
+// container and the sidecars reserve together, or what the greatest other container of the
+// group does. Those run while no other container of the group does.
+func reservationsOf(task *musterv1.TaskSpec) Resources {
+	sum := ResourcesOf(task.GetResources().GetReservations())
+	var most Resources
+	for _, g := range task.GetGroup() {
+		r := ResourcesOf(g.GetResources().GetReservations())
+		if g.GetRole() == musterv1.GroupContainer_SIDECAR {
+			sum = sum.Add(r)
+			continue
+		}
+		most = Resources{max(most.NanoCPUs, r.NanoCPUs), max(most.MemoryBytes, r.MemoryBytes)}
+	}
+	return Resources{max(sum.NanoCPUs, most.NanoCPUs), max(sum.MemoryBytes, most.MemoryBytes)}
+}
+
 // Add returns the sum of two.
 func (r Resources) Add(o Resources) Resources {
 	return Resources{r.NanoCPUs + o.NanoCPUs, r.MemoryBytes + o.MemoryBytes}

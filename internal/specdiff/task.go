@@ -1,9 +1,12 @@
 package specdiff
 
 import (
+	"slices"
+
 	"google.golang.org/protobuf/proto"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/taskspec"
 )
 
 // Change says in which respects a task spec differs from the one that tasks were
@@ -28,7 +31,7 @@ func Tasks(former, present *musterv1.TaskSpec) Change {
 	return Change{
 		Replaces:  !proto.Equal(identity(former), identity(present)),
 		Placement: !proto.Equal(former.GetPlacement(), present.GetPlacement()),
-		Pull:      !proto.Equal(former.GetContainer().GetPullOptions(), present.GetContainer().GetPullOptions()),
+		Pull:      !slices.EqualFunc(pulls(former), pulls(present), samePull),
 	}
 }
 
@@ -50,8 +53,19 @@ func (c Change) Keeps(node string, observed musterv1.TaskState, meets func(node 
 func identity(s *musterv1.TaskSpec) *musterv1.TaskSpec {
 	c := proto.CloneOf(s)
 	c.Placement = nil
-	if c.GetContainer() != nil {
-		c.GetContainer().PullOptions = nil
+	for _, container := range taskspec.Containers(c) {
+		container.PullOptions = nil
 	}
 	return c
 }
+
+// pulls returns how the images of the main container and of those of the group are fetched.
+func pulls(s *musterv1.TaskSpec) []*musterv1.PullOptions {
+	all := []*musterv1.PullOptions{s.GetContainer().GetPullOptions()}
+	for _, g := range s.GetGroup() {
+		all = append(all, g.GetContainer().GetPullOptions())
+	}
+	return all
+}
+
+func samePull(a, b *musterv1.PullOptions) bool { return proto.Equal(a, b) }

@@ -25,6 +25,15 @@ func TestTaskChangeReplacesUnlessItCanStayUnderRunningTask(t *testing.T) {
 	auth := func(s *musterv1.TaskSpec) {
 		s.GetContainer().PullOptions = &musterv1.PullOptions{RegistryAuth: "secret"}
 	}
+	group := func(changes ...func(*musterv1.ContainerSpec)) func(*musterv1.TaskSpec) {
+		return func(s *musterv1.TaskSpec) {
+			c := &musterv1.ContainerSpec{Image: "proxy:1"}
+			for _, change := range changes {
+				change(c)
+			}
+			s.Group = []*musterv1.GroupContainer{{Name: "proxy", Runtime: &musterv1.GroupContainer_Container{Container: c}}}
+		}
+	}
 	tests := []struct {
 		name            string
 		former, present *musterv1.TaskSpec
@@ -39,6 +48,12 @@ func TestTaskChangeReplacesUnlessItCanStayUnderRunningTask(t *testing.T) {
 		{"forced", taskSpec(), taskSpec(func(s *musterv1.TaskSpec) { s.ForceUpdate++ }), specdiff.Change{Replaces: true}},
 		{"resources", taskSpec(), taskSpec(func(s *musterv1.TaskSpec) { s.Resources = &musterv1.ResourceRequirements{} }), specdiff.Change{Replaces: true}},
 		{"runtime", taskSpec(), &musterv1.TaskSpec{Runtime: &musterv1.TaskSpec_Generic{Generic: &musterv1.GenericRuntime{Kind: "null"}}, Placement: taskSpec().Placement}, specdiff.Change{Replaces: true}},
+		{"group", taskSpec(), taskSpec(group()), specdiff.Change{Replaces: true, Pull: true}},
+		{"same group", taskSpec(group()), taskSpec(group()), specdiff.Change{}},
+		{"image in the group", taskSpec(group()), taskSpec(group(func(c *musterv1.ContainerSpec) { c.Image = "proxy:2" })), specdiff.Change{Replaces: true}},
+		{"pull options in the group", taskSpec(group()), taskSpec(group(func(c *musterv1.ContainerSpec) {
+			c.PullOptions = &musterv1.PullOptions{RegistryAuth: "secret"}
+		})), specdiff.Change{Pull: true}},
 		{"former unknown", nil, taskSpec(), specdiff.Change{Replaces: true}},
 	}
 	for _, tt := range tests {

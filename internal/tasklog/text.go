@@ -19,12 +19,17 @@ func Text(m *musterv1.LogMessage) string {
 // Warning writes a message in the place of lines that are missing.
 func Warning(m *musterv1.LogMessage) string { return "warning: " + terminal.Line(m.GetWarning()) }
 
-// Name names a line's task and node: "web.1.0k2fgm4tq8xw@alpha".
+// Name names a line's task, its container if it has a group, and its node:
+// "web.1.0k2fgm4tq8xw@alpha", "web.1.0k2fgm4tq8xw/proxy@alpha".
 func Name(m *musterv1.LogMessage) string {
 	id := m.GetTaskId()
 	node := m.GetNodeName()
 	if node == "" {
 		node = m.GetNodeId()
 	}
-	return m.GetSource() + "." + id[:min(len(id), shortID)] + "@" + node
+	name := m.GetSource() + "." + id[:min(len(id), shortID)]
+	if m.GetContainer() != "" {
+		name += "/" + m.GetContainer()
+	}
+	return name + "@" + node
 }

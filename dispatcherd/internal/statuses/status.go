@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
@@ -26,6 +27,7 @@ func Observed(r *dispatcherv1.ReportedStatus, now time.Time) (*recordv1.Status, 
 		Message: bounds.Clip(s.Message, nodereport.MaxStatusText), Error: bounds.Clip(s.Error, nodereport.MaxStatusText),
 		Runtime: runtimeOf(s.Runtime), Ports: portsOf(s.Ports),
 		Networks: networksOf(s.Networks), NodeToBlame: r.NodeToBlame,
+		Containers: containersOf(s.Containers),
 	}
 	if s.Timestamp != nil {
 		record.At = s.Timestamp.AsTime().UnixMilli()
@@ -48,6 +50,25 @@ func runtimeOf(r *musterv1.RuntimeStatus) *musterv1.RuntimeStatus {
 	return &musterv1.RuntimeStatus{
 		Id: bounds.Clip(r.Id, nodereport.MaxName), Pid: r.Pid, ExitCode: r.ExitCode, OomKilled: r.OomKilled, Health: healthOf(r.Health),
 	}
+}
+
+// containersOf copies the known fields of the containers of a task.
+func containersOf(all []*musterv1.ContainerStatus) []*musterv1.ContainerStatus {
+	var known []*musterv1.ContainerStatus
+	for _, c := range all[:min(len(all), nodereport.MaxContainers)] {
+		s := &musterv1.ContainerStatus{
+			Name: bounds.Clip(c.GetName(), nodereport.MaxPortName), Role: c.GetRole(), State: c.GetState(),
+			Error: bounds.Clip(c.GetError(), nodereport.MaxContainerText), Runtime: runtimeOf(c.GetRuntime()), Restarts: c.GetRestarts(),
+		}
+		if h := s.Runtime.GetHealth(); h != nil {
+			h.Output = bounds.Clip(h.Output, nodereport.MaxContainerText)
+		}
+		if at := c.GetTimestamp(); at.IsValid() {
+			s.Timestamp = &timestamppb.Timestamp{Seconds: at.Seconds, Nanos: at.Nanos}
+		}
+		known = append(known, s)
+	}
+	return known
 }
 
 // healthOf copies the known fields of a health check's result.
@@ -119,7 +140,7 @@ func Merge(old, reported *recordv1.Status) *recordv1.Status {
 	next := &recordv1.Status{
 		State: reported.State, At: reported.At, Message: reported.Message, Error: reported.Error,
 		Runtime: reported.Runtime, Ports: reported.Ports, Networks: reported.Networks, NodeToBlame: reported.NodeToBlame,
-		AppliedAt: old.AppliedAt, SentAt: old.SentAt,
+		Containers: reported.Containers, AppliedAt: old.AppliedAt, SentAt: old.SentAt,
 	}
 	// The known time of a state does not change.
 	state.SetTimes(next, inOrder(slices.AppendSeq(slices.AppendSeq(make([]state.StateTime, 0, 8), state.Times(old)), state.Times(reported))))

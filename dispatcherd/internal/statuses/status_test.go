@@ -87,6 +87,21 @@ func TestObservedKeepsOnlyWhatAWorkerCanKnow(t *testing.T) {
 				},
 			}, state.StateTime{State: musterv1.TaskState_RUNNING, At: 9000}),
 		},
+		"containers": {
+			&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{State: musterv1.TaskState_RUNNING, Containers: slices.Repeat([]*musterv1.ContainerStatus{
+				stuffed(&musterv1.ContainerStatus{
+					Name: "proxy", Role: musterv1.GroupContainer_SIDECAR, State: musterv1.TaskState_RUNNING, Timestamp: stuffed(timestamppb.New(time.UnixMilli(30))),
+					Error: "x" + long, Runtime: stuffed(&musterv1.RuntimeStatus{Id: "i", Health: &musterv1.Health{Output: long}}), Restarts: 3,
+				}),
+			}, 100)}},
+			timed(&recordv1.Status{
+				State: musterv1.TaskState_RUNNING, At: 9000, Containers: slices.Repeat([]*musterv1.ContainerStatus{{
+					Name: "proxy", Role: musterv1.GroupContainer_SIDECAR, State: musterv1.TaskState_RUNNING, Timestamp: timestamppb.New(time.UnixMilli(30)),
+					Error: "x" + long[:nodereport.MaxContainerText-2], Restarts: 3,
+					Runtime: &musterv1.RuntimeStatus{Id: "i", Health: &musterv1.Health{Output: long[:nodereport.MaxContainerText]}},
+				}}, nodereport.MaxContainers),
+			}, state.StateTime{State: musterv1.TaskState_RUNNING, At: 9000}),
+		},
 		"with more in it than it may have": {
 			&dispatcherv1.ReportedStatus{Status: &musterv1.TaskStatus{
 				State: musterv1.TaskState_RUNNING, Runtime: stuffed(&musterv1.RuntimeStatus{

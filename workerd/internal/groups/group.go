@@ -20,7 +20,9 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/nodereport"
+	"github.com/musterhq/muster/internal/taskspec"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/bounds"
 )
@@ -114,7 +116,7 @@ func New(cfg Config) *Group {
 	}
 	g.main = add(&container{name: Main, role: mainRole, task: cfg.Task})
 	for _, c := range cfg.Task.Spec.GetGroup() {
-		timeout := defaultPostStop
+		timeout := defaults.PostStopTimeout
 		if d := c.GetTimeout(); d != nil {
 			timeout = d.AsDuration()
 		}
@@ -128,13 +130,8 @@ func (g *Group) Described() *executor.Described { return g.cfg.Executor.With(g, 
 
 // taskOf returns what the executor is told of a container beside the main one.
 func taskOf(main *executor.Task, c *musterv1.GroupContainer) *executor.Task {
-	spec := &musterv1.TaskSpec{Resources: c.GetResources(), LogDriver: main.Spec.GetLogDriver(), Networks: main.Spec.GetNetworks()}
-	switch runtime := c.GetRuntime().(type) {
-	case *musterv1.GroupContainer_Container:
-		spec.Runtime = &musterv1.TaskSpec_Container{Container: runtime.Container}
-	case *musterv1.GroupContainer_Generic:
-		spec.Runtime = &musterv1.TaskSpec_Generic{Generic: runtime.Generic}
-	}
+	spec := taskspec.OfGroup(c)
+	spec.LogDriver, spec.Networks = main.Spec.GetLogDriver(), main.Spec.GetNetworks()
 	return &executor.Task{
 		ID: ContainerID(main.ID, c.GetName()), Name: main.Name + "." + c.GetName(),
 		ServiceID: main.ServiceID, ServiceName: main.ServiceName, Slot: main.Slot, NodeID: main.NodeID, ServiceLabels: main.ServiceLabels,
@@ -308,7 +305,7 @@ func grace(c *container) time.Duration {
 	if d := c.task.Spec.GetContainer().GetStopGracePeriod(); d != nil {
 		return d.AsDuration()
 	}
-	return defaultGrace
+	return defaults.StopGracePeriod
 }
 
 // worse returns the worse of two results of health checks, of which either may be nil.

@@ -3,6 +3,8 @@ package groups
 import (
 	"bytes"
 	"encoding/json"
+
+	"github.com/musterhq/muster/workerd/executor"
 )
 
 // mark begins the handle of a group. A handle that does not begin with it is that of the
@@ -39,4 +41,9 @@ func (g *Group) Handle() []byte {
 	// Maps of bytes can always be encoded.
 	data, _ := json.Marshal(all)
 	return append(bytes.Clone(mark), data...)
+}
+
+// RefOf names a container of a task for its executor. The handle is that of the group.
+func RefOf(task, container string, handle []byte) executor.Ref {
+	return executor.Ref{TaskID: ContainerID(task, container), Handle: decode(handle).of(container)}
 }

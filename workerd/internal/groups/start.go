@@ -3,19 +3,11 @@ package groups
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"google.golang.org/grpc/codes"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/workerd/executor"
-)
-
-const (
-	// defaultPostStop is how long a post-stop container may run.
-	defaultPostStop = 30 * time.Second
-	defaultGrace    = defaults.StopGracePeriod
 )
 
 // Describe implements [executor.Executor].

@@ -54,7 +54,7 @@ type call struct {
 	// and until execute has found the executor.
 	group   *groups.Group
 	started time.Time
-	span       tracing.Span
+	span    tracing.Span
 	// observed is set once the executor has reported what happens during the call. It
 	// belongs to the owner of the task.
 	observed bool

@@ -16,6 +16,7 @@ import (
 	"github.com/musterhq/muster/internal/tasklog"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/bounds"
+	"github.com/musterhq/muster/workerd/internal/groups"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
 
@@ -40,9 +41,23 @@ func (m *Manager) Logs(ctx context.Context, id string, options *musterv1.LogOpti
 			TaskId: id, NodeId: m.cfg.NodeID, Warning: fmt.Sprintf("task %s is not on node %s", id, m.cfg.NodeID),
 		})
 	}
-	reader := &logReader{t: t, options: options, send: send, retry: backoff.New(logsRetry, longestLogsRetry)}
+	if len(t.spec.GetGroup()) > 0 {
+		return t.groupLogs(ctx, options, send)
+	}
+	if name := options.GetContainer(); name != "" && name != groups.Main {
+		return send(t.noContainer(name))
+	}
+	return newLogReader(t, "", options, send).run(ctx)
+}
+
+func newLogReader(t *task, container string, options *musterv1.LogOptions, send func(*musterv1.LogMessage) error) *logReader {
+	return &logReader{t: t, container: container, options: options, send: send, retry: backoff.New(logsRetry, longestLogsRetry)}
+}
+
+// run reads until there are no lines left, ctx ends, or send fails.
+func (r *logReader) run(ctx context.Context) error {
 	for {
-		pause, again, err := reader.read(ctx)
+		pause, again, err := r.read(ctx)
 		if err != nil || !again {
 			return err
 		}
@@ -52,12 +67,15 @@ func (m *Manager) Logs(ctx context.Context, id string, options *musterv1.LogOpti
 	}
 }
 
-// logReader reads the lines of one task, also while its executor is started
+// logReader reads the lines of one task, or of one container of its group, also while its executor is started
 // again.
 type logReader struct {
-	t       *task
-	options *musterv1.LogOptions
-	send    func(*musterv1.LogMessage) error
+	t *task
+	// container is the name of the container in the task's group; empty for a task
+	// without one.
+	container string
+	options   *musterv1.LogOptions
+	send      func(*musterv1.LogMessage) error
 	// position is the last line that was sent.
 	position tasklog.Position
 	// retry is the pause after failures in a row.
@@ -87,7 +105,9 @@ func (r *logReader) read(ctx context.Context) (pause time.Duration, again bool, 
 		source += "." + t.m.cfg.NodeID
 	}
 	message := func() *musterv1.LogMessage {
-		return &musterv1.LogMessage{ServiceId: assigned.GetServiceId(), TaskId: t.id, NodeId: t.m.cfg.NodeID, Source: source}
+		return &musterv1.LogMessage{
+			ServiceId: assigned.GetServiceId(), TaskId: t.id, NodeId: t.m.cfg.NodeID, Source: source, Container: r.container,
+		}
 	}
 	e, err := t.executor(ctx, now.executor)
 	if err == nil && !e.Can("logs") {
@@ -98,7 +118,7 @@ func (r *logReader) read(ctx context.Context) (pause time.Duration, again bool, 
 	var sendErr error
 	if err == nil {
 		known := r.position.Resume()
-		err = e.Executor.Logs(ctx, executor.Ref{TaskID: t.id, Handle: handle}, r.rest(), func(line *executor.LogLine) error {
+		err = e.Executor.Logs(ctx, r.ref(handle), r.rest(), func(line *executor.LogLine) error {
 			m := message()
 			m.Stream, m.Data = line.Stream, line.Data[:min(len(line.Data), bounds.MaxLogLine)]
 			if !line.Time.IsZero() {
@@ -120,7 +140,7 @@ func (r *logReader) read(ctx context.Context) (pause time.Duration, again bool, 
 	case ctx.Err() != nil:
 		return 0, false, ctx.Err()
 	case err == nil:
-		return 0, false, nil
+		return logsPoll, following && r.mayRunAgain(&now.status), nil
 	}
 	if failure := executor.ErrorOf(err); following && (failure.Temporary || failure.Code == codes.NotFound) {
 		return r.retry.Next(), true, nil

@@ -65,7 +65,7 @@ func (w *worker) assign(msg *dispatcherv1.Assignments) {
 // spec returns the spec of the machine's tasks.
 func (m *machine) spec() *dispatcherv1.AssignedSpec {
 	return &dispatcherv1.AssignedSpec{Digest: []byte("spec"), Spec: &musterv1.TaskSpec{
-		Group: m.group,
+		Group:   m.group,
 		Runtime: &musterv1.TaskSpec_Generic{Generic: &musterv1.GenericRuntime{Kind: kind}},
 	}}
 }

@@ -2144,7 +2144,9 @@ type Status struct {
 	// is not known: the worker was told in the complete set that begins a session.
 	SentAt int64 `protobuf:"varint,10,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
 	// The task's place on its networks.
-	Networks      []*v1.NetworkAttachment `protobuf:"bytes,12,rep,name=networks,proto3" json:"networks,omitempty"`
+	Networks []*v1.NetworkAttachment `protobuf:"bytes,12,rep,name=networks,proto3" json:"networks,omitempty"`
+	// The containers of a task with a group.
+	Containers    []*v1.ContainerStatus `protobuf:"bytes,13,rep,name=containers,proto3" json:"containers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2259,6 +2261,13 @@ func (x *Status) GetSentAt() int64 {
 func (x *Status) GetNetworks() []*v1.NetworkAttachment {
 	if x != nil {
 		return x.Networks
+	}
+	return nil
+}
+
+func (x *Status) GetContainers() []*v1.ContainerStatus {
+	if x != nil {
+		return x.Containers
 	}
 	return nil
 }
@@ -2466,7 +2475,7 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x06 \x01(\x03R\tcreatedAt\x12\x1f\n" +
 	"\vinstance_id\x18\a \x01(\tR\n" +
-	"instanceId\"\xc2\x03\n" +
+	"instanceId\"\xfe\x03\n" +
 	"\x06Status\x12*\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x14.muster.v1.TaskStateR\x05state\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x03R\x02at\x12\x18\n" +
@@ -2481,7 +2490,10 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"applied_at\x18\t \x01(\x03R\tappliedAt\x12\x17\n" +
 	"\asent_at\x18\n" +
 	" \x01(\x03R\x06sentAt\x128\n" +
-	"\bnetworks\x18\f \x03(\v2\x1c.muster.v1.NetworkAttachmentR\bnetworksB:Z8github.com/musterhq/muster/api/muster/record/v1;recordv1b\x06proto3"
+	"\bnetworks\x18\f \x03(\v2\x1c.muster.v1.NetworkAttachmentR\bnetworks\x12:\n" +
+	"\n" +
+	"containers\x18\r \x03(\v2\x1a.muster.v1.ContainerStatusR\n" +
+	"containersB:Z8github.com/musterhq/muster/api/muster/record/v1;recordv1b\x06proto3"
 
 var (
 	file_muster_record_v1_record_proto_rawDescOnce sync.Once
@@ -2540,6 +2552,7 @@ var file_muster_record_v1_record_proto_goTypes = []any{
 	(v1.NodeStatus_State)(0),     // 40: muster.v1.NodeStatus.State
 	(*v1.RuntimeStatus)(nil),     // 41: muster.v1.RuntimeStatus
 	(*v1.NetworkAttachment)(nil), // 42: muster.v1.NetworkAttachment
+	(*v1.ContainerStatus)(nil),   // 43: muster.v1.ContainerStatus
 }
 var file_muster_record_v1_record_proto_depIdxs = []int32{
 	26, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
@@ -2567,11 +2580,12 @@ var file_muster_record_v1_record_proto_depIdxs = []int32{
 	38, // 22: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
 	33, // 23: muster.record.v1.Status.reached:type_name -> muster.v1.TaskState
 	42, // 24: muster.record.v1.Status.networks:type_name -> muster.v1.NetworkAttachment
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	43, // 25: muster.record.v1.Status.containers:type_name -> muster.v1.ContainerStatus
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_muster_record_v1_record_proto_init() }

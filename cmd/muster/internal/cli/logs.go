@@ -20,7 +20,7 @@ import (
 // logOptions are the flags of commands that show logs. They are Docker's.
 type logOptions struct {
 	follow, timestamps, raw bool
-	tail, since             string
+	tail, since, container  string
 }
 
 func (o *logOptions) addFlags(cmd *cobra.Command) {
@@ -29,11 +29,12 @@ func (o *logOptions) addFlags(cmd *cobra.Command) {
 	fs.BoolVarP(&o.timestamps, "timestamps", "t", false, "show when each line was written")
 	fs.BoolVar(&o.raw, "raw", false, "show lines unchanged: no names of task and node, and control characters kept")
 	fs.StringVarP(&o.tail, "tail", "n", "all", "number of lines to show from the end of each task's output")
+	fs.StringVar(&o.container, "container", "", "show only lines of this container of tasks with a group (main is the main one)")
 	fs.StringVar(&o.since, "since", "", "show lines since a time (2026-01-02T15:04:05Z) or duration (10m)")
 }
 
 func (o *logOptions) request() (*musterv1.LogOptions, error) {
-	r := &musterv1.LogOptions{Follow: o.follow}
+	r := &musterv1.LogOptions{Follow: o.follow, Container: o.container}
 	if o.tail != "all" {
 		n, err := strconv.ParseUint(o.tail, 10, 32)
 		if err != nil {

@@ -46,8 +46,9 @@ func logTarget(ctx context.Context, client api, target string) (*musterv1.Servic
 	if service != nil && (service.Id == target || strings.EqualFold(service.Spec.GetName(), target)) {
 		return service, nil, nil
 	}
-	// The name of a task may end with the name of its node.
+	// The name of a task may end with the names of its container and its node.
 	name, _, _ := strings.Cut(target, "@")
+	name, _, _ = strings.Cut(name, "/")
 	got, err := client.GetTask(ctx, &musterv1.GetTaskRequest{Task: name})
 	if err != nil && status.Code(err) != codes.NotFound {
 		return nil, nil, err

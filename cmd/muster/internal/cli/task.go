@@ -110,12 +110,19 @@ func (c *CLI) showTasks(o *taskTable, tasks []*musterv1.Task, hosts map[string]s
 		if networked {
 			t.header = append(t.header, "ADDRESSES")
 		}
+		grouped := slices.ContainsFunc(tasks, func(t *musterv1.Task) bool { return len(t.Status.GetContainers()) > 0 })
+		if grouped {
+			t.header = append(t.header, "CONTAINERS")
+		}
 		for _, task := range tasks {
 			row := []string{short(task.Id, o.whole), taskName(task, hosts), runs(task.Spec), cmp.Or(hosts[task.NodeId], short(task.NodeId, o.whole)),
 				title(task.DesiredState.String()), join(title(task.Status.GetState().String()), ago(task.Status.GetTimestamp()), healthNote(task)),
 				cut(task.Status.GetError(), 60, o.whole)}
 			if networked {
 				row = append(row, addresses(task, o.networks))
+			}
+			if grouped {
+				row = append(row, containers(task))
 			}
 			t.add(row...)
 		}
@@ -132,6 +139,28 @@ func addresses(t *musterv1.Task, networks map[string]string) string {
 		}
 	}
 	return strings.Join(all, ", ")
+}
+
+// containers are the containers of a task with a group, and their states.
+func containers(t *musterv1.Task) string {
+	var all []string
+	for _, s := range t.Status.GetContainers() {
+		all = append(all, s.Name+" "+strings.ToLower(s.State.String()))
+	}
+	return strings.Join(all, ", ")
+}
+
+// containerTable lists the containers of a task with a group.
+func containerTable(t *musterv1.Task) *table {
+	table := &table{header: []string{"CONTAINER", "ROLE", "STATE", "RESTARTS", "ERROR"}}
+	for _, s := range t.Status.GetContainers() {
+		role := "main"
+		if s.Role != musterv1.GroupContainer_ROLE_UNSPECIFIED {
+			role = strings.ReplaceAll(strings.ToLower(s.Role.String()), "_", "-")
+		}
+		table.add(s.Name, role, join(title(s.State.String()), ago(s.Timestamp)), strconv.FormatUint(uint64(s.Restarts), 10), s.Error)
+	}
+	return table
 }
 
 // healthNote returns what a task's health check says, in the words of docker ps;

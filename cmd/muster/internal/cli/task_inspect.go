@@ -80,6 +80,12 @@ func (c *CLI) printTask(t *musterv1.Task, nodes, networks map[string]string) err
 		c.line("Check", check)
 	}
 	c.printf("\n")
+	if len(t.Status.GetContainers()) > 0 {
+		if err := c.printTable(containerTable(t)); err != nil {
+			return err
+		}
+		c.printf("\n")
+	}
 	if err := c.printTable(stageTable(t.Stages)); err != nil {
 		return err
 	}
