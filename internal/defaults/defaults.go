@@ -8,6 +8,7 @@
 package defaults
 
 import (
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"

@@ -8,18 +8,11 @@ import (
 	"testing"
 )
 
-// TestExamplesOfServicesPage creates every spec of docs/services.md with the real
-// program, and writes what it reads back.
+// TestExamplesOfServicesPage creates every spec of docs/services.md and docs/groups.md with
+// the real program, and writes what it reads back.
 func TestExamplesOfServicesPage(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("../../docs/services.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	examples := regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$").FindAllSubmatch(text, -1)
-	if len(examples) < 4 {
-		t.Fatalf("docs/services.md has %d examples, want at least 4", len(examples))
-	}
+	examples := append(examplesOf(t, "services.md", 4), examplesOf(t, "groups.md", 1)...)
 	s := startSite(t, siteConfig{embedded: true, devWorkers: 1})
 	for i, example := range examples {
 		path := filepath.Join(t.TempDir(), fmt.Sprintf("example%d.yaml", i+1))
@@ -37,4 +30,18 @@ func TestExamplesOfServicesPage(t *testing.T) {
 		s.ok(t, "service", "rm", name)
 	}
 	s.awaitNoTasks(t)
+}
+
+// examplesOf returns the YAML examples of a page of the documentation.
+func examplesOf(t *testing.T, page string, least int) [][][]byte {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/" + page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$").FindAllSubmatch(text, -1)
+	if len(examples) < least {
+		t.Fatalf("docs/%s has %d examples, want at least %d", page, len(examples), least)
+	}
+	return examples
 }
