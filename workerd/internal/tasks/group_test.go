@@ -185,7 +185,7 @@ func TestSidecarThatCannotStartFailsTask(t *testing.T) {
 	})
 }
 
-// closed returns a channel that holds nobody up.
+// closed returns a channel on which a receive never waits.
 func closed() chan struct{} {
 	c := make(chan struct{})
 	close(c)
