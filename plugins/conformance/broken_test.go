@@ -123,6 +123,13 @@ func (f *flawed) Start(ctx context.Context, task *sdk.Task, handle sdk.Handle) (
 	if f.flaw == "Handles" && string(handle) != "precious" {
 		return nil, sdk.Failed(errors.New("where is the handle?"))
 	}
+	if main := task.GetSharesNetworkOf(); f.flaw == "Groups" && main != "" {
+		// It joins the namespace of the main container, which must run for that.
+		listed, err := f.Executor.List(ctx, "")
+		if err != nil || !slices.ContainsFunc(listed, func(l sdk.Listed) bool { return l.TaskID == main && l.State == sdk.Running }) {
+			return nil, sdk.Failed(errors.Join(errors.New("the main container does not run"), err))
+		}
+	}
 	started, err := f.Executor.Start(ctx, task, nil)
 	switch {
 	case f.flaw == "UnknownTask" && sdk.IsNotFound(err):
