@@ -10,8 +10,10 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
@@ -379,6 +381,66 @@ func (s *suite) leftovers() {
 	s.applied(s.apply(networkID, otherID))
 	a.attach()
 	a.detach()
+}
+
+func (s *suite) invalidPart() {
+	r := s.apply(networkID)
+	r.Peers = []*networkv1.Peer{{NetworkId: networkID, NodeId: "node2", DataPathAddress: "no address", DataPathPort: 4789}}
+	s.removesNetworks()
+	response, err := s.tryApply(r)
+	if err != nil {
+		s.Fatalf("Apply with an invalid peer: %v", err)
+	}
+	if errs := response.GetErrors(); len(errs) > 0 {
+		s.Errorf("Apply with an invalid peer names failed networks: %v", errs)
+	}
+	if w := response.GetWarnings(); len(w) != 1 || w[0].GetNetworkId() != networkID || w[0].GetMessage() == "" {
+		s.Errorf("Apply with an invalid peer warns of %v, want of %s alone, with a reason", w, networkID)
+	}
+	a := s.newTask(1, networkID)
+	a.attach()
+	a.detach()
+}
+
+func (s *suite) setInParts() {
+	s.applied(s.apply(networkID))
+	a := s.newTask(1, networkID)
+	a.attach()
+	first, last := s.apply(otherID), s.apply(networkID)
+	first.More, last.Complete = true, false
+	s.applied(first)
+	a.attach()
+	s.applied(last)
+	a.attach()
+	b := s.newTask(2, networkID, otherID)
+	b.attach()
+	b.detach()
+	a.detach()
+}
+
+func (s *suite) probe() {
+	const serviceID = "service1"
+	r := s.apply(networkID)
+	r.Services = []*networkv1.Service{{NetworkId: networkID, Id: serviceID, Name: "web", Mode: musterv1.EndpointSpec_DNSRR}}
+	s.applied(r)
+	request := &networkv1.ProbeRequest{NetworkId: networkID, ServiceId: serviceID, Timeout: durationpb.New(100 * time.Millisecond)}
+	if !slices.Contains(s.networkDescription().GetCapabilities(), "probe") {
+		_, err := call(s, s.Plugin.Network().Probe, request)
+		s.refused("Probe of a plugin without the capability", err, codes.Unimplemented, false)
+		return
+	}
+	response, err := call(s, s.Plugin.Network().Probe, request)
+	if err != nil {
+		s.Fatalf("Probe: %v", err)
+	}
+	for _, c := range response.GetChecks() {
+		if c.GetKind() == 0 || c.GetResult() == 0 || c.GetResult() != musterv1.NetworkCheck_OK && c.GetMessage() == "" {
+			s.Errorf("Probe says %v, want its kind, its result and, unless all is well, a message", c)
+		}
+	}
+	request.ServiceId = "unknown"
+	_, err = call(s, s.Plugin.Network().Probe, request)
+	s.refused("Probe of an unknown service", err, codes.FailedPrecondition, true)
 }
 
 func (s *suite) networkStats() {

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
 // Kernel is what outlives the plugin's processes: the state of one machine.
@@ -99,6 +100,9 @@ type Plugin struct {
 
 	mu       sync.Mutex
 	complete bool
+	// parts is the complete set that has begun, of which more follows. The kernel's mu
+	// guards it.
+	parts    map[string]*Network
 	applying bool
 	calling  map[string]bool
 }
@@ -153,7 +157,7 @@ func (p *Plugin) violated(format string, args ...any) {
 // Describe says what the plugin is.
 func (p *Plugin) Describe(context.Context, *networkv1.DescribeRequest) (*networkv1.DescribeResponse, error) {
 	return &networkv1.DescribeResponse{
-		Name: "null", Version: p.cfg.Version, Healthy: true, Drivers: p.cfg.Drivers, Capabilities: []string{"ipv6", "ingress", "encrypted", "stats"},
+		Name: "null", Version: p.cfg.Version, Healthy: true, Drivers: p.cfg.Drivers, Capabilities: []string{"ipv6", "ingress", "encrypted", "stats", "probe"},
 		PublicKey: []byte(p.cfg.PublicKey), EncryptedPort: p.cfg.EncryptedPort,
 	}, nil
 }
@@ -169,35 +173,47 @@ func (p *Plugin) Apply(ctx context.Context, req *networkv1.ApplyRequest) (*netwo
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	p.mu.Lock()
-	if !p.complete && !req.GetComplete() {
+	if !p.complete && !req.GetComplete() && p.parts == nil {
 		k.violated("the first Apply of a process is not complete")
 	}
-	p.complete = true
+	p.complete = p.complete || !req.GetMore()
 	p.mu.Unlock()
 	if req.GetNode().GetId() == "" {
 		k.violated("Apply names no node")
 	}
 	if req.GetComplete() {
-		k.networks = map[string]*Network{}
+		p.parts = map[string]*Network{}
 	}
-	for _, id := range req.GetRemovedNetworks() {
-		delete(k.networks, id)
+	if p.parts == nil {
+		k.change(k.networks, req)
+		return &networkv1.ApplyResponse{}, nil
 	}
-	for _, n := range req.GetNetworks() {
-		if known := k.networks[n.GetId()]; known != nil {
-			known.Network = n
-			continue
-		}
-		k.networks[n.GetId()] = &Network{Network: n, Peers: map[string]*networkv1.Peer{}, Services: map[string]*Service{}}
+	k.change(p.parts, req)
+	if !req.GetMore() {
+		k.networks, p.parts = p.parts, nil
 	}
-	k.applyMembers(req)
 	return &networkv1.ApplyResponse{}, nil
 }
 
+// change takes a request into networks. The caller holds mu.
+func (k *Kernel) change(networks map[string]*Network, req *networkv1.ApplyRequest) {
+	for _, id := range req.GetRemovedNetworks() {
+		delete(networks, id)
+	}
+	for _, n := range req.GetNetworks() {
+		if known := networks[n.GetId()]; known != nil {
+			known.Network = n
+			continue
+		}
+		networks[n.GetId()] = &Network{Network: n, Peers: map[string]*networkv1.Peer{}, Services: map[string]*Service{}}
+	}
+	k.applyMembers(networks, req)
+}
+
 // applyMembers takes in peers, services and backends. The caller holds mu.
-func (k *Kernel) applyMembers(req *networkv1.ApplyRequest) {
+func (k *Kernel) applyMembers(networks map[string]*Network, req *networkv1.ApplyRequest) {
 	network := func(id string) *Network {
-		n := k.networks[id]
+		n := networks[id]
 		if n == nil {
 			k.violated("Apply names a member of network %s, which was not applied", id)
 			n = &Network{Peers: map[string]*networkv1.Peer{}, Services: map[string]*Service{}}
@@ -336,6 +352,19 @@ func (p *Plugin) Stats(context.Context, *networkv1.StatsRequest) (*networkv1.Sta
 		for _, s := range n.Services {
 			res.Backends += uint64(len(s.Backends))
 		}
+	}
+	return res, nil
+}
+
+// Probe returns one successful attempt for each backend of a service.
+func (p *Plugin) Probe(_ context.Context, req *networkv1.ProbeRequest) (*networkv1.ProbeResponse, error) {
+	n := p.kernel.Networks()[req.GetNetworkId()]
+	if n == nil || n.Services[req.GetServiceId()] == nil {
+		return nil, status.Errorf(codes.FailedPrecondition, "service %s on network %s was not applied", req.GetServiceId(), req.GetNetworkId())
+	}
+	res := &networkv1.ProbeResponse{}
+	for _, id := range slices.Sorted(maps.Keys(n.Services[req.GetServiceId()].Backends)) {
+		res.Checks = append(res.Checks, &musterv1.NetworkCheck{Kind: musterv1.NetworkCheck_TASK, Result: musterv1.NetworkCheck_OK, TaskId: id})
 	}
 	return res, nil
 }

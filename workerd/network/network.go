@@ -24,9 +24,8 @@ type Plugin interface {
 	// Describe says what the plugin is, and whether it can work now.
 	Describe(ctx context.Context) (*About, error)
 	// Apply tells the plugin what the networks of the node consist of. It returns when
-	// the kernel does what the change says. The result says by the network's id what is
-	// wrong with a network.
-	Apply(ctx context.Context, change *Change) (map[string]string, error)
+	// the kernel does what the change says.
+	Apply(ctx context.Context, change *Change) (*Applied, error)
 	// Attach connects a task's network namespace to its networks.
 	Attach(ctx context.Context, task *Task) (*Attached, error)
 	// Detach undoes Attach.
@@ -35,6 +34,8 @@ type Plugin interface {
 	List(ctx context.Context, node string) ([]string, error)
 	// Stats returns counts for metrics. Capability "stats".
 	Stats(ctx context.Context) (*Stats, error)
+	// Probe tries whether a service is reached on a network. Capability "probe".
+	Probe(ctx context.Context, request *networkv1.ProbeRequest) (*networkv1.ProbeResponse, error)
 }
 
 // About is what a plugin says of itself.
@@ -66,6 +67,10 @@ type Change struct {
 	RemovedServices []*networkv1.ServiceRef
 	Backends        []*Backends
 }
+
+// Applied says by the network's id what is wrong: Failed with a network as a whole, and
+// Warnings with something that belongs to it. Tasks can be attached to the latter.
+type Applied struct{ Failed, Warnings map[string]string }
 
 // Empty reports whether the change says nothing.
 func (c *Change) Empty() bool {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/nodereport"
 	"github.com/musterhq/muster/workerd/internal/bounds"
@@ -89,9 +90,9 @@ func (c *networkCalls) Describe(ctx context.Context) (*network.About, error) {
 	return said, c.plugin.blame(c.instance, err)
 }
 
-func (c *networkCalls) Apply(ctx context.Context, change *network.Change) (map[string]string, error) {
-	failed, err := c.instance.network.Apply(ctx, change)
-	return failed, c.plugin.blame(c.instance, err)
+func (c *networkCalls) Apply(ctx context.Context, change *network.Change) (*network.Applied, error) {
+	applied, err := c.instance.network.Apply(ctx, change)
+	return applied, c.plugin.blame(c.instance, err)
 }
 
 func (c *networkCalls) Attach(ctx context.Context, task *network.Task) (*network.Attached, error) {
@@ -111,4 +112,9 @@ func (c *networkCalls) List(ctx context.Context, node string) ([]string, error) 
 func (c *networkCalls) Stats(ctx context.Context) (*network.Stats, error) {
 	stats, err := c.instance.network.Stats(ctx)
 	return stats, c.plugin.blame(c.instance, err)
+}
+
+func (c *networkCalls) Probe(ctx context.Context, req *networkv1.ProbeRequest) (*networkv1.ProbeResponse, error) {
+	res, err := c.instance.network.Probe(ctx, req)
+	return res, c.plugin.blame(c.instance, err)
 }

@@ -298,7 +298,7 @@ func (x RotateJoinTokenRequest_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RotateJoinTokenRequest_Kind.Descriptor instead.
 func (RotateJoinTokenRequest_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{86, 0}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{89, 0}
 }
 
 // Asks for a new service.
@@ -2277,6 +2277,244 @@ func (*RemoveNetworkResponse) Descriptor() ([]byte, []int) {
 	return file_muster_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
+// TestNetworkRequest says what to try, and from where.
+type TestNetworkRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A service, by id or name.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// One of its networks, by id or name. Empty: the first of its spec.
+	Network string `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"`
+	// A node, by id, or by host name if only one has it. Empty: one that runs a task on
+	// the network, or that has addresses of it.
+	Node          string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestNetworkRequest) Reset() {
+	*x = TestNetworkRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestNetworkRequest) ProtoMessage() {}
+
+func (x *TestNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestNetworkRequest.ProtoReflect.Descriptor instead.
+func (*TestNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *TestNetworkRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *TestNetworkRequest) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *TestNetworkRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+// TestNetworkResponse says what was tried, and where the way breaks.
+type TestNetworkResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ServiceId   string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	NetworkId   string                 `protobuf:"bytes,2,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	NetworkName string                 `protobuf:"bytes,3,opt,name=network_name,json=networkName,proto3" json:"network_name,omitempty"`
+	// The node from which it was tried, and the address that it was tried with.
+	NodeId   string              `protobuf:"bytes,4,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeName string              `protobuf:"bytes,5,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	Source   string              `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`
+	Checks   []*TestedConnection `protobuf:"bytes,7,rep,name=checks,proto3" json:"checks,omitempty"`
+	// False: something is broken.
+	Ok bool `protobuf:"varint,8,opt,name=ok,proto3" json:"ok,omitempty"`
+	// What is broken, and what to do about it, one line for each.
+	Problems      []string `protobuf:"bytes,9,rep,name=problems,proto3" json:"problems,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestNetworkResponse) Reset() {
+	*x = TestNetworkResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestNetworkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestNetworkResponse) ProtoMessage() {}
+
+func (x *TestNetworkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestNetworkResponse.ProtoReflect.Descriptor instead.
+func (*TestNetworkResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *TestNetworkResponse) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *TestNetworkResponse) GetNetworkId() string {
+	if x != nil {
+		return x.NetworkId
+	}
+	return ""
+}
+
+func (x *TestNetworkResponse) GetNetworkName() string {
+	if x != nil {
+		return x.NetworkName
+	}
+	return ""
+}
+
+func (x *TestNetworkResponse) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *TestNetworkResponse) GetNodeName() string {
+	if x != nil {
+		return x.NodeName
+	}
+	return ""
+}
+
+func (x *TestNetworkResponse) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *TestNetworkResponse) GetChecks() []*TestedConnection {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+func (x *TestNetworkResponse) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *TestNetworkResponse) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+// TestedConnection is one attempt, with the names of what it was about.
+type TestedConnection struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Check         *NetworkCheck          `protobuf:"bytes,1,opt,name=check,proto3" json:"check,omitempty"`
+	TaskName      string                 `protobuf:"bytes,2,opt,name=task_name,json=taskName,proto3" json:"task_name,omitempty"`
+	NodeName      string                 `protobuf:"bytes,3,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestedConnection) Reset() {
+	*x = TestedConnection{}
+	mi := &file_muster_v1_control_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestedConnection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestedConnection) ProtoMessage() {}
+
+func (x *TestedConnection) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestedConnection.ProtoReflect.Descriptor instead.
+func (*TestedConnection) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *TestedConnection) GetCheck() *NetworkCheck {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+func (x *TestedConnection) GetTaskName() string {
+	if x != nil {
+		return x.TaskName
+	}
+	return ""
+}
+
+func (x *TestedConnection) GetNodeName() string {
+	if x != nil {
+		return x.NodeName
+	}
+	return ""
+}
+
 // Asks for a new secret.
 type CreateSecretRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2287,7 +2525,7 @@ type CreateSecretRequest struct {
 
 func (x *CreateSecretRequest) Reset() {
 	*x = CreateSecretRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[36]
+	mi := &file_muster_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2299,7 +2537,7 @@ func (x *CreateSecretRequest) String() string {
 func (*CreateSecretRequest) ProtoMessage() {}
 
 func (x *CreateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[36]
+	mi := &file_muster_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2312,7 +2550,7 @@ func (x *CreateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSecretRequest.ProtoReflect.Descriptor instead.
 func (*CreateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CreateSecretRequest) GetSpec() *SecretSpec {
@@ -2332,7 +2570,7 @@ type CreateSecretResponse struct {
 
 func (x *CreateSecretResponse) Reset() {
 	*x = CreateSecretResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[37]
+	mi := &file_muster_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2582,7 @@ func (x *CreateSecretResponse) String() string {
 func (*CreateSecretResponse) ProtoMessage() {}
 
 func (x *CreateSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[37]
+	mi := &file_muster_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2595,7 @@ func (x *CreateSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSecretResponse.ProtoReflect.Descriptor instead.
 func (*CreateSecretResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CreateSecretResponse) GetSecret() *Secret {
@@ -2378,7 +2616,7 @@ type GetSecretRequest struct {
 
 func (x *GetSecretRequest) Reset() {
 	*x = GetSecretRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[38]
+	mi := &file_muster_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2628,7 @@ func (x *GetSecretRequest) String() string {
 func (*GetSecretRequest) ProtoMessage() {}
 
 func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[38]
+	mi := &file_muster_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2641,7 @@ func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSecretRequest.ProtoReflect.Descriptor instead.
 func (*GetSecretRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetSecretRequest) GetSecret() string {
@@ -2423,7 +2661,7 @@ type GetSecretResponse struct {
 
 func (x *GetSecretResponse) Reset() {
 	*x = GetSecretResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[39]
+	mi := &file_muster_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2435,7 +2673,7 @@ func (x *GetSecretResponse) String() string {
 func (*GetSecretResponse) ProtoMessage() {}
 
 func (x *GetSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[39]
+	mi := &file_muster_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2448,7 +2686,7 @@ func (x *GetSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSecretResponse.ProtoReflect.Descriptor instead.
 func (*GetSecretResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetSecretResponse) GetSecret() *Secret {
@@ -2480,7 +2718,7 @@ type ListSecretsRequest struct {
 
 func (x *ListSecretsRequest) Reset() {
 	*x = ListSecretsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[40]
+	mi := &file_muster_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2492,7 +2730,7 @@ func (x *ListSecretsRequest) String() string {
 func (*ListSecretsRequest) ProtoMessage() {}
 
 func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[40]
+	mi := &file_muster_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2505,7 +2743,7 @@ func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsRequest.ProtoReflect.Descriptor instead.
 func (*ListSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListSecretsRequest) GetNames() []string {
@@ -2562,7 +2800,7 @@ type ListSecretsResponse struct {
 
 func (x *ListSecretsResponse) Reset() {
 	*x = ListSecretsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[41]
+	mi := &file_muster_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2574,7 +2812,7 @@ func (x *ListSecretsResponse) String() string {
 func (*ListSecretsResponse) ProtoMessage() {}
 
 func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[41]
+	mi := &file_muster_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2587,7 +2825,7 @@ func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsResponse.ProtoReflect.Descriptor instead.
 func (*ListSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{41}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListSecretsResponse) GetSecrets() []*Secret {
@@ -2619,7 +2857,7 @@ type UpdateSecretRequest struct {
 
 func (x *UpdateSecretRequest) Reset() {
 	*x = UpdateSecretRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[42]
+	mi := &file_muster_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2631,7 +2869,7 @@ func (x *UpdateSecretRequest) String() string {
 func (*UpdateSecretRequest) ProtoMessage() {}
 
 func (x *UpdateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[42]
+	mi := &file_muster_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2644,7 +2882,7 @@ func (x *UpdateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSecretRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{42}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *UpdateSecretRequest) GetSecret() string {
@@ -2678,7 +2916,7 @@ type UpdateSecretResponse struct {
 
 func (x *UpdateSecretResponse) Reset() {
 	*x = UpdateSecretResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[43]
+	mi := &file_muster_v1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2690,7 +2928,7 @@ func (x *UpdateSecretResponse) String() string {
 func (*UpdateSecretResponse) ProtoMessage() {}
 
 func (x *UpdateSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[43]
+	mi := &file_muster_v1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2703,7 +2941,7 @@ func (x *UpdateSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSecretResponse.ProtoReflect.Descriptor instead.
 func (*UpdateSecretResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{43}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *UpdateSecretResponse) GetSecret() *Secret {
@@ -2724,7 +2962,7 @@ type RemoveSecretRequest struct {
 
 func (x *RemoveSecretRequest) Reset() {
 	*x = RemoveSecretRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[44]
+	mi := &file_muster_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2736,7 +2974,7 @@ func (x *RemoveSecretRequest) String() string {
 func (*RemoveSecretRequest) ProtoMessage() {}
 
 func (x *RemoveSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[44]
+	mi := &file_muster_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2749,7 +2987,7 @@ func (x *RemoveSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSecretRequest.ProtoReflect.Descriptor instead.
 func (*RemoveSecretRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{44}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RemoveSecretRequest) GetSecret() string {
@@ -2768,7 +3006,7 @@ type RemoveSecretResponse struct {
 
 func (x *RemoveSecretResponse) Reset() {
 	*x = RemoveSecretResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[45]
+	mi := &file_muster_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2780,7 +3018,7 @@ func (x *RemoveSecretResponse) String() string {
 func (*RemoveSecretResponse) ProtoMessage() {}
 
 func (x *RemoveSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[45]
+	mi := &file_muster_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2793,7 +3031,7 @@ func (x *RemoveSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSecretResponse.ProtoReflect.Descriptor instead.
 func (*RemoveSecretResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 // Asks for a new config.
@@ -2806,7 +3044,7 @@ type CreateConfigRequest struct {
 
 func (x *CreateConfigRequest) Reset() {
 	*x = CreateConfigRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[46]
+	mi := &file_muster_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2818,7 +3056,7 @@ func (x *CreateConfigRequest) String() string {
 func (*CreateConfigRequest) ProtoMessage() {}
 
 func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[46]
+	mi := &file_muster_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2831,7 +3069,7 @@ func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateConfigRequest.ProtoReflect.Descriptor instead.
 func (*CreateConfigRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{46}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CreateConfigRequest) GetSpec() *ConfigSpec {
@@ -2851,7 +3089,7 @@ type CreateConfigResponse struct {
 
 func (x *CreateConfigResponse) Reset() {
 	*x = CreateConfigResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[47]
+	mi := &file_muster_v1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2863,7 +3101,7 @@ func (x *CreateConfigResponse) String() string {
 func (*CreateConfigResponse) ProtoMessage() {}
 
 func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[47]
+	mi := &file_muster_v1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2876,7 +3114,7 @@ func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateConfigResponse.ProtoReflect.Descriptor instead.
 func (*CreateConfigResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{47}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CreateConfigResponse) GetConfig() *Config {
@@ -2897,7 +3135,7 @@ type GetConfigRequest struct {
 
 func (x *GetConfigRequest) Reset() {
 	*x = GetConfigRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[48]
+	mi := &file_muster_v1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2909,7 +3147,7 @@ func (x *GetConfigRequest) String() string {
 func (*GetConfigRequest) ProtoMessage() {}
 
 func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[48]
+	mi := &file_muster_v1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2922,7 +3160,7 @@ func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigRequest.ProtoReflect.Descriptor instead.
 func (*GetConfigRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{48}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *GetConfigRequest) GetConfig() string {
@@ -2942,7 +3180,7 @@ type GetConfigResponse struct {
 
 func (x *GetConfigResponse) Reset() {
 	*x = GetConfigResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[49]
+	mi := &file_muster_v1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2954,7 +3192,7 @@ func (x *GetConfigResponse) String() string {
 func (*GetConfigResponse) ProtoMessage() {}
 
 func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[49]
+	mi := &file_muster_v1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2967,7 +3205,7 @@ func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigResponse.ProtoReflect.Descriptor instead.
 func (*GetConfigResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{49}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *GetConfigResponse) GetConfig() *Config {
@@ -2999,7 +3237,7 @@ type ListConfigsRequest struct {
 
 func (x *ListConfigsRequest) Reset() {
 	*x = ListConfigsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[50]
+	mi := &file_muster_v1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3011,7 +3249,7 @@ func (x *ListConfigsRequest) String() string {
 func (*ListConfigsRequest) ProtoMessage() {}
 
 func (x *ListConfigsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[50]
+	mi := &file_muster_v1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3024,7 +3262,7 @@ func (x *ListConfigsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConfigsRequest.ProtoReflect.Descriptor instead.
 func (*ListConfigsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{50}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListConfigsRequest) GetNames() []string {
@@ -3081,7 +3319,7 @@ type ListConfigsResponse struct {
 
 func (x *ListConfigsResponse) Reset() {
 	*x = ListConfigsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[51]
+	mi := &file_muster_v1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3093,7 +3331,7 @@ func (x *ListConfigsResponse) String() string {
 func (*ListConfigsResponse) ProtoMessage() {}
 
 func (x *ListConfigsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[51]
+	mi := &file_muster_v1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3106,7 +3344,7 @@ func (x *ListConfigsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConfigsResponse.ProtoReflect.Descriptor instead.
 func (*ListConfigsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{51}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListConfigsResponse) GetConfigs() []*Config {
@@ -3138,7 +3376,7 @@ type UpdateConfigRequest struct {
 
 func (x *UpdateConfigRequest) Reset() {
 	*x = UpdateConfigRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[52]
+	mi := &file_muster_v1_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3150,7 +3388,7 @@ func (x *UpdateConfigRequest) String() string {
 func (*UpdateConfigRequest) ProtoMessage() {}
 
 func (x *UpdateConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[52]
+	mi := &file_muster_v1_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3163,7 +3401,7 @@ func (x *UpdateConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateConfigRequest.ProtoReflect.Descriptor instead.
 func (*UpdateConfigRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{52}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *UpdateConfigRequest) GetConfig() string {
@@ -3197,7 +3435,7 @@ type UpdateConfigResponse struct {
 
 func (x *UpdateConfigResponse) Reset() {
 	*x = UpdateConfigResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[53]
+	mi := &file_muster_v1_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3209,7 +3447,7 @@ func (x *UpdateConfigResponse) String() string {
 func (*UpdateConfigResponse) ProtoMessage() {}
 
 func (x *UpdateConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[53]
+	mi := &file_muster_v1_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3222,7 +3460,7 @@ func (x *UpdateConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateConfigResponse.ProtoReflect.Descriptor instead.
 func (*UpdateConfigResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{53}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *UpdateConfigResponse) GetConfig() *Config {
@@ -3243,7 +3481,7 @@ type RemoveConfigRequest struct {
 
 func (x *RemoveConfigRequest) Reset() {
 	*x = RemoveConfigRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[54]
+	mi := &file_muster_v1_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3255,7 +3493,7 @@ func (x *RemoveConfigRequest) String() string {
 func (*RemoveConfigRequest) ProtoMessage() {}
 
 func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[54]
+	mi := &file_muster_v1_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3268,7 +3506,7 @@ func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveConfigRequest.ProtoReflect.Descriptor instead.
 func (*RemoveConfigRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{54}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RemoveConfigRequest) GetConfig() string {
@@ -3287,7 +3525,7 @@ type RemoveConfigResponse struct {
 
 func (x *RemoveConfigResponse) Reset() {
 	*x = RemoveConfigResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[55]
+	mi := &file_muster_v1_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3299,7 +3537,7 @@ func (x *RemoveConfigResponse) String() string {
 func (*RemoveConfigResponse) ProtoMessage() {}
 
 func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[55]
+	mi := &file_muster_v1_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3312,7 +3550,7 @@ func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveConfigResponse.ProtoReflect.Descriptor instead.
 func (*RemoveConfigResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{55}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{58}
 }
 
 // Asks for a new volume.
@@ -3325,7 +3563,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[56]
+	mi := &file_muster_v1_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3337,7 +3575,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[56]
+	mi := &file_muster_v1_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3350,7 +3588,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{56}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CreateVolumeRequest) GetSpec() *VolumeSpec {
@@ -3370,7 +3608,7 @@ type CreateVolumeResponse struct {
 
 func (x *CreateVolumeResponse) Reset() {
 	*x = CreateVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[57]
+	mi := &file_muster_v1_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3382,7 +3620,7 @@ func (x *CreateVolumeResponse) String() string {
 func (*CreateVolumeResponse) ProtoMessage() {}
 
 func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[57]
+	mi := &file_muster_v1_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3395,7 +3633,7 @@ func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeResponse.ProtoReflect.Descriptor instead.
 func (*CreateVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{57}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *CreateVolumeResponse) GetVolume() *Volume {
@@ -3416,7 +3654,7 @@ type GetVolumeRequest struct {
 
 func (x *GetVolumeRequest) Reset() {
 	*x = GetVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[58]
+	mi := &file_muster_v1_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3428,7 +3666,7 @@ func (x *GetVolumeRequest) String() string {
 func (*GetVolumeRequest) ProtoMessage() {}
 
 func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[58]
+	mi := &file_muster_v1_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3441,7 +3679,7 @@ func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{58}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *GetVolumeRequest) GetVolume() string {
@@ -3461,7 +3699,7 @@ type GetVolumeResponse struct {
 
 func (x *GetVolumeResponse) Reset() {
 	*x = GetVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[59]
+	mi := &file_muster_v1_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3473,7 +3711,7 @@ func (x *GetVolumeResponse) String() string {
 func (*GetVolumeResponse) ProtoMessage() {}
 
 func (x *GetVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[59]
+	mi := &file_muster_v1_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3486,7 +3724,7 @@ func (x *GetVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeResponse.ProtoReflect.Descriptor instead.
 func (*GetVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{59}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *GetVolumeResponse) GetVolume() *Volume {
@@ -3518,7 +3756,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[60]
+	mi := &file_muster_v1_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3530,7 +3768,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[60]
+	mi := &file_muster_v1_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3543,7 +3781,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{60}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ListVolumesRequest) GetNames() []string {
@@ -3600,7 +3838,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[61]
+	mi := &file_muster_v1_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3612,7 +3850,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[61]
+	mi := &file_muster_v1_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3625,7 +3863,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{61}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -3657,7 +3895,7 @@ type UpdateVolumeRequest struct {
 
 func (x *UpdateVolumeRequest) Reset() {
 	*x = UpdateVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[62]
+	mi := &file_muster_v1_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3669,7 +3907,7 @@ func (x *UpdateVolumeRequest) String() string {
 func (*UpdateVolumeRequest) ProtoMessage() {}
 
 func (x *UpdateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[62]
+	mi := &file_muster_v1_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3682,7 +3920,7 @@ func (x *UpdateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*UpdateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{62}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *UpdateVolumeRequest) GetVolume() string {
@@ -3716,7 +3954,7 @@ type UpdateVolumeResponse struct {
 
 func (x *UpdateVolumeResponse) Reset() {
 	*x = UpdateVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[63]
+	mi := &file_muster_v1_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3728,7 +3966,7 @@ func (x *UpdateVolumeResponse) String() string {
 func (*UpdateVolumeResponse) ProtoMessage() {}
 
 func (x *UpdateVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[63]
+	mi := &file_muster_v1_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3741,7 +3979,7 @@ func (x *UpdateVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVolumeResponse.ProtoReflect.Descriptor instead.
 func (*UpdateVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{63}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *UpdateVolumeResponse) GetVolume() *Volume {
@@ -3762,7 +4000,7 @@ type RemoveVolumeRequest struct {
 
 func (x *RemoveVolumeRequest) Reset() {
 	*x = RemoveVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[64]
+	mi := &file_muster_v1_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3774,7 +4012,7 @@ func (x *RemoveVolumeRequest) String() string {
 func (*RemoveVolumeRequest) ProtoMessage() {}
 
 func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[64]
+	mi := &file_muster_v1_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3787,7 +4025,7 @@ func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{64}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *RemoveVolumeRequest) GetVolume() string {
@@ -3806,7 +4044,7 @@ type RemoveVolumeResponse struct {
 
 func (x *RemoveVolumeResponse) Reset() {
 	*x = RemoveVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[65]
+	mi := &file_muster_v1_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3818,7 +4056,7 @@ func (x *RemoveVolumeResponse) String() string {
 func (*RemoveVolumeResponse) ProtoMessage() {}
 
 func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[65]
+	mi := &file_muster_v1_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3831,7 +4069,7 @@ func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{65}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{68}
 }
 
 // Is empty.
@@ -3843,7 +4081,7 @@ type GetClusterRequest struct {
 
 func (x *GetClusterRequest) Reset() {
 	*x = GetClusterRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[66]
+	mi := &file_muster_v1_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3855,7 +4093,7 @@ func (x *GetClusterRequest) String() string {
 func (*GetClusterRequest) ProtoMessage() {}
 
 func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[66]
+	mi := &file_muster_v1_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3868,7 +4106,7 @@ func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{66}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{69}
 }
 
 // Holds the cluster.
@@ -3881,7 +4119,7 @@ type GetClusterResponse struct {
 
 func (x *GetClusterResponse) Reset() {
 	*x = GetClusterResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[67]
+	mi := &file_muster_v1_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3893,7 +4131,7 @@ func (x *GetClusterResponse) String() string {
 func (*GetClusterResponse) ProtoMessage() {}
 
 func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[67]
+	mi := &file_muster_v1_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3906,7 +4144,7 @@ func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{67}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *GetClusterResponse) GetCluster() *Cluster {
@@ -3925,7 +4163,7 @@ type GetClusterStatusRequest struct {
 
 func (x *GetClusterStatusRequest) Reset() {
 	*x = GetClusterStatusRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[68]
+	mi := &file_muster_v1_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3937,7 +4175,7 @@ func (x *GetClusterStatusRequest) String() string {
 func (*GetClusterStatusRequest) ProtoMessage() {}
 
 func (x *GetClusterStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[68]
+	mi := &file_muster_v1_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3950,7 +4188,7 @@ func (x *GetClusterStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterStatusRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{68}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{71}
 }
 
 // Says how the cluster's own parts do.
@@ -3976,7 +4214,7 @@ type GetClusterStatusResponse struct {
 
 func (x *GetClusterStatusResponse) Reset() {
 	*x = GetClusterStatusResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[69]
+	mi := &file_muster_v1_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3988,7 +4226,7 @@ func (x *GetClusterStatusResponse) String() string {
 func (*GetClusterStatusResponse) ProtoMessage() {}
 
 func (x *GetClusterStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[69]
+	mi := &file_muster_v1_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4001,7 +4239,7 @@ func (x *GetClusterStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterStatusResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{69}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *GetClusterStatusResponse) GetHealthy() bool {
@@ -4065,7 +4303,7 @@ type UpdateClusterRequest struct {
 
 func (x *UpdateClusterRequest) Reset() {
 	*x = UpdateClusterRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[70]
+	mi := &file_muster_v1_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4077,7 +4315,7 @@ func (x *UpdateClusterRequest) String() string {
 func (*UpdateClusterRequest) ProtoMessage() {}
 
 func (x *UpdateClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[70]
+	mi := &file_muster_v1_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4090,7 +4328,7 @@ func (x *UpdateClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClusterRequest.ProtoReflect.Descriptor instead.
 func (*UpdateClusterRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{70}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *UpdateClusterRequest) GetVersion() uint64 {
@@ -4117,7 +4355,7 @@ type UpdateClusterResponse struct {
 
 func (x *UpdateClusterResponse) Reset() {
 	*x = UpdateClusterResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[71]
+	mi := &file_muster_v1_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4129,7 +4367,7 @@ func (x *UpdateClusterResponse) String() string {
 func (*UpdateClusterResponse) ProtoMessage() {}
 
 func (x *UpdateClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[71]
+	mi := &file_muster_v1_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4142,7 +4380,7 @@ func (x *UpdateClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClusterResponse.ProtoReflect.Descriptor instead.
 func (*UpdateClusterResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{71}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *UpdateClusterResponse) GetCluster() *Cluster {
@@ -4165,7 +4403,7 @@ type ListPluginsRequest struct {
 
 func (x *ListPluginsRequest) Reset() {
 	*x = ListPluginsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[72]
+	mi := &file_muster_v1_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4177,7 +4415,7 @@ func (x *ListPluginsRequest) String() string {
 func (*ListPluginsRequest) ProtoMessage() {}
 
 func (x *ListPluginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[72]
+	mi := &file_muster_v1_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4190,7 +4428,7 @@ func (x *ListPluginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPluginsRequest.ProtoReflect.Descriptor instead.
 func (*ListPluginsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{72}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ListPluginsRequest) GetNames() []string {
@@ -4217,7 +4455,7 @@ type ListPluginsResponse struct {
 
 func (x *ListPluginsResponse) Reset() {
 	*x = ListPluginsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[73]
+	mi := &file_muster_v1_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4229,7 +4467,7 @@ func (x *ListPluginsResponse) String() string {
 func (*ListPluginsResponse) ProtoMessage() {}
 
 func (x *ListPluginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[73]
+	mi := &file_muster_v1_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4242,7 +4480,7 @@ func (x *ListPluginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPluginsResponse.ProtoReflect.Descriptor instead.
 func (*ListPluginsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{73}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ListPluginsResponse) GetPlugins() []*NodePlugin {
@@ -4264,7 +4502,7 @@ type NodePlugin struct {
 
 func (x *NodePlugin) Reset() {
 	*x = NodePlugin{}
-	mi := &file_muster_v1_control_proto_msgTypes[74]
+	mi := &file_muster_v1_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4276,7 +4514,7 @@ func (x *NodePlugin) String() string {
 func (*NodePlugin) ProtoMessage() {}
 
 func (x *NodePlugin) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[74]
+	mi := &file_muster_v1_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4289,7 +4527,7 @@ func (x *NodePlugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePlugin.ProtoReflect.Descriptor instead.
 func (*NodePlugin) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{74}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *NodePlugin) GetNodeId() string {
@@ -4355,7 +4593,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[75]
+	mi := &file_muster_v1_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4367,7 +4605,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[75]
+	mi := &file_muster_v1_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4380,7 +4618,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{75}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *WatchRequest) GetKinds() []ObjectKind {
@@ -4503,7 +4741,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[76]
+	mi := &file_muster_v1_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4515,7 +4753,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[76]
+	mi := &file_muster_v1_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4528,7 +4766,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{76}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *WatchResponse) GetEvents() []*WatchEvent {
@@ -4578,7 +4816,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_muster_v1_control_proto_msgTypes[77]
+	mi := &file_muster_v1_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4590,7 +4828,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[77]
+	mi := &file_muster_v1_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4603,7 +4841,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{77}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *WatchEvent) GetAction() WatchAction {
@@ -4857,7 +5095,7 @@ type LogOptions struct {
 
 func (x *LogOptions) Reset() {
 	*x = LogOptions{}
-	mi := &file_muster_v1_control_proto_msgTypes[78]
+	mi := &file_muster_v1_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4869,7 +5107,7 @@ func (x *LogOptions) String() string {
 func (*LogOptions) ProtoMessage() {}
 
 func (x *LogOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[78]
+	mi := &file_muster_v1_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4882,7 +5120,7 @@ func (x *LogOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogOptions.ProtoReflect.Descriptor instead.
 func (*LogOptions) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{78}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *LogOptions) GetFollow() bool {
@@ -4936,7 +5174,7 @@ type ServiceLogsRequest struct {
 
 func (x *ServiceLogsRequest) Reset() {
 	*x = ServiceLogsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[79]
+	mi := &file_muster_v1_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4948,7 +5186,7 @@ func (x *ServiceLogsRequest) String() string {
 func (*ServiceLogsRequest) ProtoMessage() {}
 
 func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[79]
+	mi := &file_muster_v1_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4961,7 +5199,7 @@ func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsRequest.ProtoReflect.Descriptor instead.
 func (*ServiceLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{79}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ServiceLogsRequest) GetService() string {
@@ -4995,7 +5233,7 @@ type ServiceLogsResponse struct {
 
 func (x *ServiceLogsResponse) Reset() {
 	*x = ServiceLogsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[80]
+	mi := &file_muster_v1_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5007,7 +5245,7 @@ func (x *ServiceLogsResponse) String() string {
 func (*ServiceLogsResponse) ProtoMessage() {}
 
 func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[80]
+	mi := &file_muster_v1_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5020,7 +5258,7 @@ func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsResponse.ProtoReflect.Descriptor instead.
 func (*ServiceLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{80}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ServiceLogsResponse) GetMessage() *LogMessage {
@@ -5044,7 +5282,7 @@ type TaskLogsRequest struct {
 
 func (x *TaskLogsRequest) Reset() {
 	*x = TaskLogsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[81]
+	mi := &file_muster_v1_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5056,7 +5294,7 @@ func (x *TaskLogsRequest) String() string {
 func (*TaskLogsRequest) ProtoMessage() {}
 
 func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[81]
+	mi := &file_muster_v1_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5069,7 +5307,7 @@ func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsRequest.ProtoReflect.Descriptor instead.
 func (*TaskLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{81}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *TaskLogsRequest) GetTask() string {
@@ -5103,7 +5341,7 @@ type TaskLogsResponse struct {
 
 func (x *TaskLogsResponse) Reset() {
 	*x = TaskLogsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[82]
+	mi := &file_muster_v1_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5115,7 +5353,7 @@ func (x *TaskLogsResponse) String() string {
 func (*TaskLogsResponse) ProtoMessage() {}
 
 func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[82]
+	mi := &file_muster_v1_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5128,7 +5366,7 @@ func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsResponse.ProtoReflect.Descriptor instead.
 func (*TaskLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{82}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *TaskLogsResponse) GetMessage() *LogMessage {
@@ -5163,7 +5401,7 @@ type LogMessage struct {
 
 func (x *LogMessage) Reset() {
 	*x = LogMessage{}
-	mi := &file_muster_v1_control_proto_msgTypes[83]
+	mi := &file_muster_v1_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5175,7 +5413,7 @@ func (x *LogMessage) String() string {
 func (*LogMessage) ProtoMessage() {}
 
 func (x *LogMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[83]
+	mi := &file_muster_v1_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5188,7 +5426,7 @@ func (x *LogMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogMessage.ProtoReflect.Descriptor instead.
 func (*LogMessage) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{83}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *LogMessage) GetServiceId() string {
@@ -5270,7 +5508,7 @@ type GetJoinTokensRequest struct {
 
 func (x *GetJoinTokensRequest) Reset() {
 	*x = GetJoinTokensRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[84]
+	mi := &file_muster_v1_control_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5282,7 +5520,7 @@ func (x *GetJoinTokensRequest) String() string {
 func (*GetJoinTokensRequest) ProtoMessage() {}
 
 func (x *GetJoinTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[84]
+	mi := &file_muster_v1_control_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5295,7 +5533,7 @@ func (x *GetJoinTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJoinTokensRequest.ProtoReflect.Descriptor instead.
 func (*GetJoinTokensRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{84}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{87}
 }
 
 // Holds the join tokens.
@@ -5309,7 +5547,7 @@ type GetJoinTokensResponse struct {
 
 func (x *GetJoinTokensResponse) Reset() {
 	*x = GetJoinTokensResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[85]
+	mi := &file_muster_v1_control_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5321,7 +5559,7 @@ func (x *GetJoinTokensResponse) String() string {
 func (*GetJoinTokensResponse) ProtoMessage() {}
 
 func (x *GetJoinTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[85]
+	mi := &file_muster_v1_control_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5334,7 +5572,7 @@ func (x *GetJoinTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJoinTokensResponse.ProtoReflect.Descriptor instead.
 func (*GetJoinTokensResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{85}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *GetJoinTokensResponse) GetWorker() string {
@@ -5361,7 +5599,7 @@ type RotateJoinTokenRequest struct {
 
 func (x *RotateJoinTokenRequest) Reset() {
 	*x = RotateJoinTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[86]
+	mi := &file_muster_v1_control_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5373,7 +5611,7 @@ func (x *RotateJoinTokenRequest) String() string {
 func (*RotateJoinTokenRequest) ProtoMessage() {}
 
 func (x *RotateJoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[86]
+	mi := &file_muster_v1_control_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5386,7 +5624,7 @@ func (x *RotateJoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateJoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*RotateJoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{86}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *RotateJoinTokenRequest) GetKind() RotateJoinTokenRequest_Kind {
@@ -5406,7 +5644,7 @@ type RotateJoinTokenResponse struct {
 
 func (x *RotateJoinTokenResponse) Reset() {
 	*x = RotateJoinTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[87]
+	mi := &file_muster_v1_control_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5418,7 +5656,7 @@ func (x *RotateJoinTokenResponse) String() string {
 func (*RotateJoinTokenResponse) ProtoMessage() {}
 
 func (x *RotateJoinTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[87]
+	mi := &file_muster_v1_control_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5431,7 +5669,7 @@ func (x *RotateJoinTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateJoinTokenResponse.ProtoReflect.Descriptor instead.
 func (*RotateJoinTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{87}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *RotateJoinTokenResponse) GetToken() string {
@@ -5450,7 +5688,7 @@ type GetAuthorityRequest struct {
 
 func (x *GetAuthorityRequest) Reset() {
 	*x = GetAuthorityRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[88]
+	mi := &file_muster_v1_control_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5462,7 +5700,7 @@ func (x *GetAuthorityRequest) String() string {
 func (*GetAuthorityRequest) ProtoMessage() {}
 
 func (x *GetAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[88]
+	mi := &file_muster_v1_control_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5475,7 +5713,7 @@ func (x *GetAuthorityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*GetAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{88}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{91}
 }
 
 // Holds the authority.
@@ -5488,7 +5726,7 @@ type GetAuthorityResponse struct {
 
 func (x *GetAuthorityResponse) Reset() {
 	*x = GetAuthorityResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[89]
+	mi := &file_muster_v1_control_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5500,7 +5738,7 @@ func (x *GetAuthorityResponse) String() string {
 func (*GetAuthorityResponse) ProtoMessage() {}
 
 func (x *GetAuthorityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[89]
+	mi := &file_muster_v1_control_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5513,7 +5751,7 @@ func (x *GetAuthorityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAuthorityResponse.ProtoReflect.Descriptor instead.
 func (*GetAuthorityResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{89}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *GetAuthorityResponse) GetAuthority() *Authority {
@@ -5535,7 +5773,7 @@ type RotateAuthorityRequest struct {
 
 func (x *RotateAuthorityRequest) Reset() {
 	*x = RotateAuthorityRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[90]
+	mi := &file_muster_v1_control_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5547,7 +5785,7 @@ func (x *RotateAuthorityRequest) String() string {
 func (*RotateAuthorityRequest) ProtoMessage() {}
 
 func (x *RotateAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[90]
+	mi := &file_muster_v1_control_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5560,7 +5798,7 @@ func (x *RotateAuthorityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*RotateAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{90}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *RotateAuthorityRequest) GetFinish() bool {
@@ -5580,7 +5818,7 @@ type RotateAuthorityResponse struct {
 
 func (x *RotateAuthorityResponse) Reset() {
 	*x = RotateAuthorityResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[91]
+	mi := &file_muster_v1_control_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5592,7 +5830,7 @@ func (x *RotateAuthorityResponse) String() string {
 func (*RotateAuthorityResponse) ProtoMessage() {}
 
 func (x *RotateAuthorityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[91]
+	mi := &file_muster_v1_control_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5605,7 +5843,7 @@ func (x *RotateAuthorityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAuthorityResponse.ProtoReflect.Descriptor instead.
 func (*RotateAuthorityResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{91}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *RotateAuthorityResponse) GetAuthority() *Authority {
@@ -5624,7 +5862,7 @@ type GetClusterKeysRequest struct {
 
 func (x *GetClusterKeysRequest) Reset() {
 	*x = GetClusterKeysRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[92]
+	mi := &file_muster_v1_control_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5636,7 +5874,7 @@ func (x *GetClusterKeysRequest) String() string {
 func (*GetClusterKeysRequest) ProtoMessage() {}
 
 func (x *GetClusterKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[92]
+	mi := &file_muster_v1_control_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5649,7 +5887,7 @@ func (x *GetClusterKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterKeysRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterKeysRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{92}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{95}
 }
 
 // Tells of the cluster's keys, by names that say nothing of what they are.
@@ -5665,7 +5903,7 @@ type GetClusterKeysResponse struct {
 
 func (x *GetClusterKeysResponse) Reset() {
 	*x = GetClusterKeysResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[93]
+	mi := &file_muster_v1_control_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5677,7 +5915,7 @@ func (x *GetClusterKeysResponse) String() string {
 func (*GetClusterKeysResponse) ProtoMessage() {}
 
 func (x *GetClusterKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[93]
+	mi := &file_muster_v1_control_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5690,7 +5928,7 @@ func (x *GetClusterKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterKeysResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterKeysResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{93}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *GetClusterKeysResponse) GetSealedWith() string {
@@ -5722,7 +5960,7 @@ type KeyHolder struct {
 
 func (x *KeyHolder) Reset() {
 	*x = KeyHolder{}
-	mi := &file_muster_v1_control_proto_msgTypes[94]
+	mi := &file_muster_v1_control_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5734,7 +5972,7 @@ func (x *KeyHolder) String() string {
 func (*KeyHolder) ProtoMessage() {}
 
 func (x *KeyHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[94]
+	mi := &file_muster_v1_control_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5747,7 +5985,7 @@ func (x *KeyHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyHolder.ProtoReflect.Descriptor instead.
 func (*KeyHolder) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{94}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *KeyHolder) GetInstance() string {
@@ -5787,7 +6025,7 @@ type ResealClusterRequest struct {
 
 func (x *ResealClusterRequest) Reset() {
 	*x = ResealClusterRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[95]
+	mi := &file_muster_v1_control_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5799,7 +6037,7 @@ func (x *ResealClusterRequest) String() string {
 func (*ResealClusterRequest) ProtoMessage() {}
 
 func (x *ResealClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[95]
+	mi := &file_muster_v1_control_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5812,7 +6050,7 @@ func (x *ResealClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResealClusterRequest.ProtoReflect.Descriptor instead.
 func (*ResealClusterRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{95}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{98}
 }
 
 // Tells of the cluster's keys as they are now.
@@ -5828,7 +6066,7 @@ type ResealClusterResponse struct {
 
 func (x *ResealClusterResponse) Reset() {
 	*x = ResealClusterResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[96]
+	mi := &file_muster_v1_control_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5840,7 +6078,7 @@ func (x *ResealClusterResponse) String() string {
 func (*ResealClusterResponse) ProtoMessage() {}
 
 func (x *ResealClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[96]
+	mi := &file_muster_v1_control_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5853,7 +6091,7 @@ func (x *ResealClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResealClusterResponse.ProtoReflect.Descriptor instead.
 func (*ResealClusterResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{96}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *ResealClusterResponse) GetSealedWith() string {
@@ -5893,7 +6131,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_muster_v1_control_proto_msgTypes[97]
+	mi := &file_muster_v1_control_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5905,7 +6143,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[97]
+	mi := &file_muster_v1_control_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5918,7 +6156,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{97}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *Authority) GetDomain() string {
@@ -5962,7 +6200,7 @@ type RootRotation struct {
 
 func (x *RootRotation) Reset() {
 	*x = RootRotation{}
-	mi := &file_muster_v1_control_proto_msgTypes[98]
+	mi := &file_muster_v1_control_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5974,7 +6212,7 @@ func (x *RootRotation) String() string {
 func (*RootRotation) ProtoMessage() {}
 
 func (x *RootRotation) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[98]
+	mi := &file_muster_v1_control_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5987,7 +6225,7 @@ func (x *RootRotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRotation.ProtoReflect.Descriptor instead.
 func (*RootRotation) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{98}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *RootRotation) GetStartedAt() *timestamppb.Timestamp {
@@ -6051,7 +6289,7 @@ type ApiToken struct {
 
 func (x *ApiToken) Reset() {
 	*x = ApiToken{}
-	mi := &file_muster_v1_control_proto_msgTypes[99]
+	mi := &file_muster_v1_control_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6063,7 +6301,7 @@ func (x *ApiToken) String() string {
 func (*ApiToken) ProtoMessage() {}
 
 func (x *ApiToken) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[99]
+	mi := &file_muster_v1_control_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6076,7 +6314,7 @@ func (x *ApiToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiToken.ProtoReflect.Descriptor instead.
 func (*ApiToken) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{99}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *ApiToken) GetId() string {
@@ -6135,7 +6373,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[100]
+	mi := &file_muster_v1_control_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6147,7 +6385,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[100]
+	mi := &file_muster_v1_control_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6160,7 +6398,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{100}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *CreateTokenRequest) GetName() string {
@@ -6195,7 +6433,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[101]
+	mi := &file_muster_v1_control_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6207,7 +6445,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[101]
+	mi := &file_muster_v1_control_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6220,7 +6458,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{101}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *CreateTokenResponse) GetToken() *ApiToken {
@@ -6246,7 +6484,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[102]
+	mi := &file_muster_v1_control_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6258,7 +6496,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[102]
+	mi := &file_muster_v1_control_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6271,7 +6509,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{102}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{105}
 }
 
 // Holds all tokens, in order of id.
@@ -6284,7 +6522,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[103]
+	mi := &file_muster_v1_control_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6296,7 +6534,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[103]
+	mi := &file_muster_v1_control_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6309,7 +6547,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{103}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *ListTokensResponse) GetTokens() []*ApiToken {
@@ -6329,7 +6567,7 @@ type RemoveTokenRequest struct {
 
 func (x *RemoveTokenRequest) Reset() {
 	*x = RemoveTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[104]
+	mi := &file_muster_v1_control_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6341,7 +6579,7 @@ func (x *RemoveTokenRequest) String() string {
 func (*RemoveTokenRequest) ProtoMessage() {}
 
 func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[104]
+	mi := &file_muster_v1_control_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6354,7 +6592,7 @@ func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{104}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *RemoveTokenRequest) GetToken() string {
@@ -6373,7 +6611,7 @@ type RemoveTokenResponse struct {
 
 func (x *RemoveTokenResponse) Reset() {
 	*x = RemoveTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[105]
+	mi := &file_muster_v1_control_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6385,7 +6623,7 @@ func (x *RemoveTokenResponse) String() string {
 func (*RemoveTokenResponse) ProtoMessage() {}
 
 func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[105]
+	mi := &file_muster_v1_control_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6398,7 +6636,7 @@ func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{105}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{108}
 }
 
 // Asks for a person's certificate.
@@ -6419,7 +6657,7 @@ type CreateCertificateRequest struct {
 
 func (x *CreateCertificateRequest) Reset() {
 	*x = CreateCertificateRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[106]
+	mi := &file_muster_v1_control_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6431,7 +6669,7 @@ func (x *CreateCertificateRequest) String() string {
 func (*CreateCertificateRequest) ProtoMessage() {}
 
 func (x *CreateCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[106]
+	mi := &file_muster_v1_control_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6444,7 +6682,7 @@ func (x *CreateCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCertificateRequest.ProtoReflect.Descriptor instead.
 func (*CreateCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{106}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *CreateCertificateRequest) GetName() string {
@@ -6490,7 +6728,7 @@ type CreateCertificateResponse struct {
 
 func (x *CreateCertificateResponse) Reset() {
 	*x = CreateCertificateResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[107]
+	mi := &file_muster_v1_control_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6502,7 +6740,7 @@ func (x *CreateCertificateResponse) String() string {
 func (*CreateCertificateResponse) ProtoMessage() {}
 
 func (x *CreateCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[107]
+	mi := &file_muster_v1_control_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6515,7 +6753,7 @@ func (x *CreateCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCertificateResponse.ProtoReflect.Descriptor instead.
 func (*CreateCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{107}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *CreateCertificateResponse) GetCertificate() string {
@@ -6662,7 +6900,27 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"0\n" +
 	"\x14RemoveNetworkRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\"\x17\n" +
-	"\x15RemoveNetworkResponse\"@\n" +
+	"\x15RemoveNetworkResponse\"\\\n" +
+	"\x12TestNetworkRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x18\n" +
+	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\"\xa5\x02\n" +
+	"\x13TestNetworkResponse\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x1d\n" +
+	"\n" +
+	"network_id\x18\x02 \x01(\tR\tnetworkId\x12!\n" +
+	"\fnetwork_name\x18\x03 \x01(\tR\vnetworkName\x12\x17\n" +
+	"\anode_id\x18\x04 \x01(\tR\x06nodeId\x12\x1b\n" +
+	"\tnode_name\x18\x05 \x01(\tR\bnodeName\x12\x16\n" +
+	"\x06source\x18\x06 \x01(\tR\x06source\x123\n" +
+	"\x06checks\x18\a \x03(\v2\x1b.muster.v1.TestedConnectionR\x06checks\x12\x0e\n" +
+	"\x02ok\x18\b \x01(\bR\x02ok\x12\x1a\n" +
+	"\bproblems\x18\t \x03(\tR\bproblems\"{\n" +
+	"\x10TestedConnection\x12-\n" +
+	"\x05check\x18\x01 \x01(\v2\x17.muster.v1.NetworkCheckR\x05check\x12\x1b\n" +
+	"\ttask_name\x18\x02 \x01(\tR\btaskName\x12\x1b\n" +
+	"\tnode_name\x18\x03 \x01(\tR\bnodeName\"@\n" +
 	"\x13CreateSecretRequest\x12)\n" +
 	"\x04spec\x18\x01 \x01(\v2\x15.muster.v1.SecretSpecR\x04spec\"A\n" +
 	"\x14CreateSecretResponse\x12)\n" +
@@ -6979,7 +7237,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"\x06STDOUT\x10\x01\x12\n" +
 	"\n" +
-	"\x06STDERR\x10\x022\xe5.\n" +
+	"\x06STDERR\x10\x022\xeb/\n" +
 	"\x0eControlService\x12~\n" +
 	"\rCreateService\x12\x1f.muster.v1.CreateServiceRequest\x1a .muster.v1.CreateServiceResponse\"*\xe2\xe0\x18\x03\n" +
 	"\x01\x02\x82\xd3\xe4\x93\x02\x1d:\x04specb\aservice\"\f/v1/services\x12y\n" +
@@ -7021,7 +7279,9 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\fListNetworks\x12\x1e.muster.v1.ListNetworksRequest\x1a\x1f.muster.v1.ListNetworksResponse\"\x1b\xe2\xe0\x18\x03\n" +
 	"\x01\x01\x82\xd3\xe4\x93\x02\x0e\x12\f/v1/networks\x12y\n" +
 	"\rRemoveNetwork\x12\x1f.muster.v1.RemoveNetworkRequest\x1a .muster.v1.RemoveNetworkResponse\"%\xe2\xe0\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02\x18*\x16/v1/networks/{network}\x12y\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x18*\x16/v1/networks/{network}\x12\x83\x01\n" +
+	"\vTestNetwork\x12\x1d.muster.v1.TestNetworkRequest\x1a\x1e.muster.v1.TestNetworkResponse\"5\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02(:\x01*\"#/v1/services/{service}/test-network\x12y\n" +
 	"\fCreateSecret\x12\x1e.muster.v1.CreateSecretRequest\x1a\x1f.muster.v1.CreateSecretResponse\"(\xe2\xe0\x18\x03\n" +
 	"\x01\x02\x82\xd3\xe4\x93\x02\x1b:\x04specb\x06secret\"\v/v1/secrets\x12s\n" +
 	"\tGetSecret\x12\x1b.muster.v1.GetSecretRequest\x1a\x1c.muster.v1.GetSecretResponse\"+\xe2\xe0\x18\x03\n" +
@@ -7104,7 +7364,7 @@ func file_muster_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 108)
+var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 111)
 var file_muster_v1_control_proto_goTypes = []any{
 	(ServiceMode)(0),                  // 0: muster.v1.ServiceMode
 	(ObjectKind)(0),                   // 1: muster.v1.ObjectKind
@@ -7147,309 +7407,317 @@ var file_muster_v1_control_proto_goTypes = []any{
 	(*ListNetworksResponse)(nil),      // 38: muster.v1.ListNetworksResponse
 	(*RemoveNetworkRequest)(nil),      // 39: muster.v1.RemoveNetworkRequest
 	(*RemoveNetworkResponse)(nil),     // 40: muster.v1.RemoveNetworkResponse
-	(*CreateSecretRequest)(nil),       // 41: muster.v1.CreateSecretRequest
-	(*CreateSecretResponse)(nil),      // 42: muster.v1.CreateSecretResponse
-	(*GetSecretRequest)(nil),          // 43: muster.v1.GetSecretRequest
-	(*GetSecretResponse)(nil),         // 44: muster.v1.GetSecretResponse
-	(*ListSecretsRequest)(nil),        // 45: muster.v1.ListSecretsRequest
-	(*ListSecretsResponse)(nil),       // 46: muster.v1.ListSecretsResponse
-	(*UpdateSecretRequest)(nil),       // 47: muster.v1.UpdateSecretRequest
-	(*UpdateSecretResponse)(nil),      // 48: muster.v1.UpdateSecretResponse
-	(*RemoveSecretRequest)(nil),       // 49: muster.v1.RemoveSecretRequest
-	(*RemoveSecretResponse)(nil),      // 50: muster.v1.RemoveSecretResponse
-	(*CreateConfigRequest)(nil),       // 51: muster.v1.CreateConfigRequest
-	(*CreateConfigResponse)(nil),      // 52: muster.v1.CreateConfigResponse
-	(*GetConfigRequest)(nil),          // 53: muster.v1.GetConfigRequest
-	(*GetConfigResponse)(nil),         // 54: muster.v1.GetConfigResponse
-	(*ListConfigsRequest)(nil),        // 55: muster.v1.ListConfigsRequest
-	(*ListConfigsResponse)(nil),       // 56: muster.v1.ListConfigsResponse
-	(*UpdateConfigRequest)(nil),       // 57: muster.v1.UpdateConfigRequest
-	(*UpdateConfigResponse)(nil),      // 58: muster.v1.UpdateConfigResponse
-	(*RemoveConfigRequest)(nil),       // 59: muster.v1.RemoveConfigRequest
-	(*RemoveConfigResponse)(nil),      // 60: muster.v1.RemoveConfigResponse
-	(*CreateVolumeRequest)(nil),       // 61: muster.v1.CreateVolumeRequest
-	(*CreateVolumeResponse)(nil),      // 62: muster.v1.CreateVolumeResponse
-	(*GetVolumeRequest)(nil),          // 63: muster.v1.GetVolumeRequest
-	(*GetVolumeResponse)(nil),         // 64: muster.v1.GetVolumeResponse
-	(*ListVolumesRequest)(nil),        // 65: muster.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),       // 66: muster.v1.ListVolumesResponse
-	(*UpdateVolumeRequest)(nil),       // 67: muster.v1.UpdateVolumeRequest
-	(*UpdateVolumeResponse)(nil),      // 68: muster.v1.UpdateVolumeResponse
-	(*RemoveVolumeRequest)(nil),       // 69: muster.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),      // 70: muster.v1.RemoveVolumeResponse
-	(*GetClusterRequest)(nil),         // 71: muster.v1.GetClusterRequest
-	(*GetClusterResponse)(nil),        // 72: muster.v1.GetClusterResponse
-	(*GetClusterStatusRequest)(nil),   // 73: muster.v1.GetClusterStatusRequest
-	(*GetClusterStatusResponse)(nil),  // 74: muster.v1.GetClusterStatusResponse
-	(*UpdateClusterRequest)(nil),      // 75: muster.v1.UpdateClusterRequest
-	(*UpdateClusterResponse)(nil),     // 76: muster.v1.UpdateClusterResponse
-	(*ListPluginsRequest)(nil),        // 77: muster.v1.ListPluginsRequest
-	(*ListPluginsResponse)(nil),       // 78: muster.v1.ListPluginsResponse
-	(*NodePlugin)(nil),                // 79: muster.v1.NodePlugin
-	(*WatchRequest)(nil),              // 80: muster.v1.WatchRequest
-	(*WatchResponse)(nil),             // 81: muster.v1.WatchResponse
-	(*WatchEvent)(nil),                // 82: muster.v1.WatchEvent
-	(*LogOptions)(nil),                // 83: muster.v1.LogOptions
-	(*ServiceLogsRequest)(nil),        // 84: muster.v1.ServiceLogsRequest
-	(*ServiceLogsResponse)(nil),       // 85: muster.v1.ServiceLogsResponse
-	(*TaskLogsRequest)(nil),           // 86: muster.v1.TaskLogsRequest
-	(*TaskLogsResponse)(nil),          // 87: muster.v1.TaskLogsResponse
-	(*LogMessage)(nil),                // 88: muster.v1.LogMessage
-	(*GetJoinTokensRequest)(nil),      // 89: muster.v1.GetJoinTokensRequest
-	(*GetJoinTokensResponse)(nil),     // 90: muster.v1.GetJoinTokensResponse
-	(*RotateJoinTokenRequest)(nil),    // 91: muster.v1.RotateJoinTokenRequest
-	(*RotateJoinTokenResponse)(nil),   // 92: muster.v1.RotateJoinTokenResponse
-	(*GetAuthorityRequest)(nil),       // 93: muster.v1.GetAuthorityRequest
-	(*GetAuthorityResponse)(nil),      // 94: muster.v1.GetAuthorityResponse
-	(*RotateAuthorityRequest)(nil),    // 95: muster.v1.RotateAuthorityRequest
-	(*RotateAuthorityResponse)(nil),   // 96: muster.v1.RotateAuthorityResponse
-	(*GetClusterKeysRequest)(nil),     // 97: muster.v1.GetClusterKeysRequest
-	(*GetClusterKeysResponse)(nil),    // 98: muster.v1.GetClusterKeysResponse
-	(*KeyHolder)(nil),                 // 99: muster.v1.KeyHolder
-	(*ResealClusterRequest)(nil),      // 100: muster.v1.ResealClusterRequest
-	(*ResealClusterResponse)(nil),     // 101: muster.v1.ResealClusterResponse
-	(*Authority)(nil),                 // 102: muster.v1.Authority
-	(*RootRotation)(nil),              // 103: muster.v1.RootRotation
-	(*ApiToken)(nil),                  // 104: muster.v1.ApiToken
-	(*CreateTokenRequest)(nil),        // 105: muster.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),       // 106: muster.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),         // 107: muster.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),        // 108: muster.v1.ListTokensResponse
-	(*RemoveTokenRequest)(nil),        // 109: muster.v1.RemoveTokenRequest
-	(*RemoveTokenResponse)(nil),       // 110: muster.v1.RemoveTokenResponse
-	(*CreateCertificateRequest)(nil),  // 111: muster.v1.CreateCertificateRequest
-	(*CreateCertificateResponse)(nil), // 112: muster.v1.CreateCertificateResponse
-	(*ServiceSpec)(nil),               // 113: muster.v1.ServiceSpec
-	(*Service)(nil),                   // 114: muster.v1.Service
-	(*Task)(nil),                      // 115: muster.v1.Task
-	(TaskState)(0),                    // 116: muster.v1.TaskState
-	(*Node)(nil),                      // 117: muster.v1.Node
-	(NodeStatus_State)(0),             // 118: muster.v1.NodeStatus.State
-	(NodeSpec_Availability)(0),        // 119: muster.v1.NodeSpec.Availability
-	(NodeSpec_Role)(0),                // 120: muster.v1.NodeSpec.Role
-	(*NodeSpec)(nil),                  // 121: muster.v1.NodeSpec
-	(*NetworkSpec)(nil),               // 122: muster.v1.NetworkSpec
-	(*Network)(nil),                   // 123: muster.v1.Network
-	(*SecretSpec)(nil),                // 124: muster.v1.SecretSpec
-	(*Secret)(nil),                    // 125: muster.v1.Secret
-	(*ConfigSpec)(nil),                // 126: muster.v1.ConfigSpec
-	(*Config)(nil),                    // 127: muster.v1.Config
-	(*VolumeSpec)(nil),                // 128: muster.v1.VolumeSpec
-	(*Volume)(nil),                    // 129: muster.v1.Volume
-	(*Cluster)(nil),                   // 130: muster.v1.Cluster
-	(*StoreStatus)(nil),               // 131: muster.v1.StoreStatus
-	(*DaemonInstance)(nil),            // 132: muster.v1.DaemonInstance
-	(*SubsystemStatus)(nil),           // 133: muster.v1.SubsystemStatus
-	(*NodeSummary)(nil),               // 134: muster.v1.NodeSummary
-	(*ClusterSpec)(nil),               // 135: muster.v1.ClusterSpec
-	(*ExecutorDescription)(nil),       // 136: muster.v1.ExecutorDescription
-	(*timestamppb.Timestamp)(nil),     // 137: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 138: google.protobuf.Duration
+	(*TestNetworkRequest)(nil),        // 41: muster.v1.TestNetworkRequest
+	(*TestNetworkResponse)(nil),       // 42: muster.v1.TestNetworkResponse
+	(*TestedConnection)(nil),          // 43: muster.v1.TestedConnection
+	(*CreateSecretRequest)(nil),       // 44: muster.v1.CreateSecretRequest
+	(*CreateSecretResponse)(nil),      // 45: muster.v1.CreateSecretResponse
+	(*GetSecretRequest)(nil),          // 46: muster.v1.GetSecretRequest
+	(*GetSecretResponse)(nil),         // 47: muster.v1.GetSecretResponse
+	(*ListSecretsRequest)(nil),        // 48: muster.v1.ListSecretsRequest
+	(*ListSecretsResponse)(nil),       // 49: muster.v1.ListSecretsResponse
+	(*UpdateSecretRequest)(nil),       // 50: muster.v1.UpdateSecretRequest
+	(*UpdateSecretResponse)(nil),      // 51: muster.v1.UpdateSecretResponse
+	(*RemoveSecretRequest)(nil),       // 52: muster.v1.RemoveSecretRequest
+	(*RemoveSecretResponse)(nil),      // 53: muster.v1.RemoveSecretResponse
+	(*CreateConfigRequest)(nil),       // 54: muster.v1.CreateConfigRequest
+	(*CreateConfigResponse)(nil),      // 55: muster.v1.CreateConfigResponse
+	(*GetConfigRequest)(nil),          // 56: muster.v1.GetConfigRequest
+	(*GetConfigResponse)(nil),         // 57: muster.v1.GetConfigResponse
+	(*ListConfigsRequest)(nil),        // 58: muster.v1.ListConfigsRequest
+	(*ListConfigsResponse)(nil),       // 59: muster.v1.ListConfigsResponse
+	(*UpdateConfigRequest)(nil),       // 60: muster.v1.UpdateConfigRequest
+	(*UpdateConfigResponse)(nil),      // 61: muster.v1.UpdateConfigResponse
+	(*RemoveConfigRequest)(nil),       // 62: muster.v1.RemoveConfigRequest
+	(*RemoveConfigResponse)(nil),      // 63: muster.v1.RemoveConfigResponse
+	(*CreateVolumeRequest)(nil),       // 64: muster.v1.CreateVolumeRequest
+	(*CreateVolumeResponse)(nil),      // 65: muster.v1.CreateVolumeResponse
+	(*GetVolumeRequest)(nil),          // 66: muster.v1.GetVolumeRequest
+	(*GetVolumeResponse)(nil),         // 67: muster.v1.GetVolumeResponse
+	(*ListVolumesRequest)(nil),        // 68: muster.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),       // 69: muster.v1.ListVolumesResponse
+	(*UpdateVolumeRequest)(nil),       // 70: muster.v1.UpdateVolumeRequest
+	(*UpdateVolumeResponse)(nil),      // 71: muster.v1.UpdateVolumeResponse
+	(*RemoveVolumeRequest)(nil),       // 72: muster.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),      // 73: muster.v1.RemoveVolumeResponse
+	(*GetClusterRequest)(nil),         // 74: muster.v1.GetClusterRequest
+	(*GetClusterResponse)(nil),        // 75: muster.v1.GetClusterResponse
+	(*GetClusterStatusRequest)(nil),   // 76: muster.v1.GetClusterStatusRequest
+	(*GetClusterStatusResponse)(nil),  // 77: muster.v1.GetClusterStatusResponse
+	(*UpdateClusterRequest)(nil),      // 78: muster.v1.UpdateClusterRequest
+	(*UpdateClusterResponse)(nil),     // 79: muster.v1.UpdateClusterResponse
+	(*ListPluginsRequest)(nil),        // 80: muster.v1.ListPluginsRequest
+	(*ListPluginsResponse)(nil),       // 81: muster.v1.ListPluginsResponse
+	(*NodePlugin)(nil),                // 82: muster.v1.NodePlugin
+	(*WatchRequest)(nil),              // 83: muster.v1.WatchRequest
+	(*WatchResponse)(nil),             // 84: muster.v1.WatchResponse
+	(*WatchEvent)(nil),                // 85: muster.v1.WatchEvent
+	(*LogOptions)(nil),                // 86: muster.v1.LogOptions
+	(*ServiceLogsRequest)(nil),        // 87: muster.v1.ServiceLogsRequest
+	(*ServiceLogsResponse)(nil),       // 88: muster.v1.ServiceLogsResponse
+	(*TaskLogsRequest)(nil),           // 89: muster.v1.TaskLogsRequest
+	(*TaskLogsResponse)(nil),          // 90: muster.v1.TaskLogsResponse
+	(*LogMessage)(nil),                // 91: muster.v1.LogMessage
+	(*GetJoinTokensRequest)(nil),      // 92: muster.v1.GetJoinTokensRequest
+	(*GetJoinTokensResponse)(nil),     // 93: muster.v1.GetJoinTokensResponse
+	(*RotateJoinTokenRequest)(nil),    // 94: muster.v1.RotateJoinTokenRequest
+	(*RotateJoinTokenResponse)(nil),   // 95: muster.v1.RotateJoinTokenResponse
+	(*GetAuthorityRequest)(nil),       // 96: muster.v1.GetAuthorityRequest
+	(*GetAuthorityResponse)(nil),      // 97: muster.v1.GetAuthorityResponse
+	(*RotateAuthorityRequest)(nil),    // 98: muster.v1.RotateAuthorityRequest
+	(*RotateAuthorityResponse)(nil),   // 99: muster.v1.RotateAuthorityResponse
+	(*GetClusterKeysRequest)(nil),     // 100: muster.v1.GetClusterKeysRequest
+	(*GetClusterKeysResponse)(nil),    // 101: muster.v1.GetClusterKeysResponse
+	(*KeyHolder)(nil),                 // 102: muster.v1.KeyHolder
+	(*ResealClusterRequest)(nil),      // 103: muster.v1.ResealClusterRequest
+	(*ResealClusterResponse)(nil),     // 104: muster.v1.ResealClusterResponse
+	(*Authority)(nil),                 // 105: muster.v1.Authority
+	(*RootRotation)(nil),              // 106: muster.v1.RootRotation
+	(*ApiToken)(nil),                  // 107: muster.v1.ApiToken
+	(*CreateTokenRequest)(nil),        // 108: muster.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),       // 109: muster.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),         // 110: muster.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),        // 111: muster.v1.ListTokensResponse
+	(*RemoveTokenRequest)(nil),        // 112: muster.v1.RemoveTokenRequest
+	(*RemoveTokenResponse)(nil),       // 113: muster.v1.RemoveTokenResponse
+	(*CreateCertificateRequest)(nil),  // 114: muster.v1.CreateCertificateRequest
+	(*CreateCertificateResponse)(nil), // 115: muster.v1.CreateCertificateResponse
+	(*ServiceSpec)(nil),               // 116: muster.v1.ServiceSpec
+	(*Service)(nil),                   // 117: muster.v1.Service
+	(*Task)(nil),                      // 118: muster.v1.Task
+	(TaskState)(0),                    // 119: muster.v1.TaskState
+	(*Node)(nil),                      // 120: muster.v1.Node
+	(NodeStatus_State)(0),             // 121: muster.v1.NodeStatus.State
+	(NodeSpec_Availability)(0),        // 122: muster.v1.NodeSpec.Availability
+	(NodeSpec_Role)(0),                // 123: muster.v1.NodeSpec.Role
+	(*NodeSpec)(nil),                  // 124: muster.v1.NodeSpec
+	(*NetworkSpec)(nil),               // 125: muster.v1.NetworkSpec
+	(*Network)(nil),                   // 126: muster.v1.Network
+	(*NetworkCheck)(nil),              // 127: muster.v1.NetworkCheck
+	(*SecretSpec)(nil),                // 128: muster.v1.SecretSpec
+	(*Secret)(nil),                    // 129: muster.v1.Secret
+	(*ConfigSpec)(nil),                // 130: muster.v1.ConfigSpec
+	(*Config)(nil),                    // 131: muster.v1.Config
+	(*VolumeSpec)(nil),                // 132: muster.v1.VolumeSpec
+	(*Volume)(nil),                    // 133: muster.v1.Volume
+	(*Cluster)(nil),                   // 134: muster.v1.Cluster
+	(*StoreStatus)(nil),               // 135: muster.v1.StoreStatus
+	(*DaemonInstance)(nil),            // 136: muster.v1.DaemonInstance
+	(*SubsystemStatus)(nil),           // 137: muster.v1.SubsystemStatus
+	(*NodeSummary)(nil),               // 138: muster.v1.NodeSummary
+	(*ClusterSpec)(nil),               // 139: muster.v1.ClusterSpec
+	(*ExecutorDescription)(nil),       // 140: muster.v1.ExecutorDescription
+	(*timestamppb.Timestamp)(nil),     // 141: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 142: google.protobuf.Duration
 }
 var file_muster_v1_control_proto_depIdxs = []int32{
-	113, // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	114, // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
-	114, // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
+	116, // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	117, // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
+	117, // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
 	0,   // 3: muster.v1.ListServicesRequest.modes:type_name -> muster.v1.ServiceMode
-	114, // 4: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
-	113, // 5: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	114, // 6: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
-	114, // 7: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
-	114, // 8: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
-	115, // 9: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
-	116, // 10: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
-	116, // 11: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
-	115, // 12: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
-	117, // 13: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
-	118, // 14: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
-	119, // 15: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
-	120, // 16: muster.v1.ListNodesRequest.roles:type_name -> muster.v1.NodeSpec.Role
-	117, // 17: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
-	121, // 18: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
-	117, // 19: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
-	122, // 20: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
-	123, // 21: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
-	123, // 22: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
-	123, // 23: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
-	124, // 24: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	125, // 25: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
-	125, // 26: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
-	125, // 27: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
-	124, // 28: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	125, // 29: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
-	126, // 30: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	127, // 31: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
-	127, // 32: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
-	127, // 33: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
-	126, // 34: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	127, // 35: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
-	128, // 36: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	129, // 37: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
-	129, // 38: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
-	129, // 39: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
-	128, // 40: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	129, // 41: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
-	130, // 42: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
-	131, // 43: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
-	132, // 44: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
-	133, // 45: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
-	134, // 46: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
-	135, // 47: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
-	130, // 48: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
-	79,  // 49: muster.v1.ListPluginsResponse.plugins:type_name -> muster.v1.NodePlugin
-	136, // 50: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
-	1,   // 51: muster.v1.WatchRequest.kinds:type_name -> muster.v1.ObjectKind
-	2,   // 52: muster.v1.WatchRequest.actions:type_name -> muster.v1.WatchAction
-	116, // 53: muster.v1.WatchRequest.states:type_name -> muster.v1.TaskState
-	116, // 54: muster.v1.WatchRequest.desired_states:type_name -> muster.v1.TaskState
-	118, // 55: muster.v1.WatchRequest.node_states:type_name -> muster.v1.NodeStatus.State
-	119, // 56: muster.v1.WatchRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
-	120, // 57: muster.v1.WatchRequest.roles:type_name -> muster.v1.NodeSpec.Role
-	0,   // 58: muster.v1.WatchRequest.modes:type_name -> muster.v1.ServiceMode
-	82,  // 59: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
-	2,   // 60: muster.v1.WatchEvent.action:type_name -> muster.v1.WatchAction
-	1,   // 61: muster.v1.WatchEvent.kind:type_name -> muster.v1.ObjectKind
-	137, // 62: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
-	114, // 63: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
-	115, // 64: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
-	117, // 65: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
-	130, // 66: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
-	127, // 67: muster.v1.WatchEvent.config:type_name -> muster.v1.Config
-	123, // 68: muster.v1.WatchEvent.network:type_name -> muster.v1.Network
-	114, // 69: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
-	115, // 70: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
-	117, // 71: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
-	130, // 72: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
-	127, // 73: muster.v1.WatchEvent.old_config:type_name -> muster.v1.Config
-	123, // 74: muster.v1.WatchEvent.old_network:type_name -> muster.v1.Network
-	137, // 75: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	3,   // 76: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
-	83,  // 77: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
-	88,  // 78: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
-	83,  // 79: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
-	88,  // 80: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
-	137, // 81: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
-	3,   // 82: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
-	4,   // 83: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
-	102, // 84: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
-	102, // 85: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
-	99,  // 86: muster.v1.GetClusterKeysResponse.holders:type_name -> muster.v1.KeyHolder
-	99,  // 87: muster.v1.ResealClusterResponse.holders:type_name -> muster.v1.KeyHolder
-	103, // 88: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
-	137, // 89: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
-	137, // 90: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
-	137, // 91: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
-	137, // 92: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
-	137, // 93: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
-	104, // 94: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
-	104, // 95: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
-	138, // 96: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
-	137, // 97: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
-	5,   // 98: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
-	7,   // 99: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
-	9,   // 100: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
-	11,  // 101: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
-	13,  // 102: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
-	15,  // 103: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
-	17,  // 104: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
-	19,  // 105: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
-	21,  // 106: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
-	23,  // 107: muster.v1.ControlService.RemoveTask:input_type -> muster.v1.RemoveTaskRequest
-	25,  // 108: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
-	27,  // 109: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
-	29,  // 110: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
-	31,  // 111: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
-	33,  // 112: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
-	35,  // 113: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
-	37,  // 114: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
-	39,  // 115: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
-	41,  // 116: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
-	43,  // 117: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
-	45,  // 118: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
-	47,  // 119: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
-	49,  // 120: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
-	51,  // 121: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
-	53,  // 122: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
-	55,  // 123: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
-	57,  // 124: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
-	59,  // 125: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
-	61,  // 126: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
-	63,  // 127: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
-	65,  // 128: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
-	67,  // 129: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
-	69,  // 130: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
-	71,  // 131: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
-	73,  // 132: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
-	75,  // 133: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
-	89,  // 134: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
-	91,  // 135: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
-	93,  // 136: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
-	95,  // 137: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
-	97,  // 138: muster.v1.ControlService.GetClusterKeys:input_type -> muster.v1.GetClusterKeysRequest
-	100, // 139: muster.v1.ControlService.ResealCluster:input_type -> muster.v1.ResealClusterRequest
-	105, // 140: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
-	107, // 141: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
-	109, // 142: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
-	111, // 143: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
-	77,  // 144: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
-	80,  // 145: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
-	84,  // 146: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
-	86,  // 147: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
-	6,   // 148: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
-	8,   // 149: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
-	10,  // 150: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
-	12,  // 151: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
-	14,  // 152: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
-	16,  // 153: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
-	18,  // 154: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
-	20,  // 155: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
-	22,  // 156: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
-	24,  // 157: muster.v1.ControlService.RemoveTask:output_type -> muster.v1.RemoveTaskResponse
-	26,  // 158: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
-	28,  // 159: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
-	30,  // 160: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
-	32,  // 161: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
-	34,  // 162: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
-	36,  // 163: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
-	38,  // 164: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
-	40,  // 165: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
-	42,  // 166: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
-	44,  // 167: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
-	46,  // 168: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
-	48,  // 169: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
-	50,  // 170: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
-	52,  // 171: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
-	54,  // 172: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
-	56,  // 173: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
-	58,  // 174: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
-	60,  // 175: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
-	62,  // 176: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
-	64,  // 177: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
-	66,  // 178: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
-	68,  // 179: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
-	70,  // 180: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
-	72,  // 181: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
-	74,  // 182: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
-	76,  // 183: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
-	90,  // 184: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
-	92,  // 185: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
-	94,  // 186: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
-	96,  // 187: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
-	98,  // 188: muster.v1.ControlService.GetClusterKeys:output_type -> muster.v1.GetClusterKeysResponse
-	101, // 189: muster.v1.ControlService.ResealCluster:output_type -> muster.v1.ResealClusterResponse
-	106, // 190: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
-	108, // 191: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
-	110, // 192: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
-	112, // 193: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
-	78,  // 194: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
-	81,  // 195: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
-	85,  // 196: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
-	87,  // 197: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
-	148, // [148:198] is the sub-list for method output_type
-	98,  // [98:148] is the sub-list for method input_type
-	98,  // [98:98] is the sub-list for extension type_name
-	98,  // [98:98] is the sub-list for extension extendee
-	0,   // [0:98] is the sub-list for field type_name
+	117, // 4: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
+	116, // 5: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	117, // 6: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
+	117, // 7: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
+	117, // 8: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
+	118, // 9: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
+	119, // 10: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
+	119, // 11: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
+	118, // 12: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
+	120, // 13: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
+	121, // 14: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
+	122, // 15: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
+	123, // 16: muster.v1.ListNodesRequest.roles:type_name -> muster.v1.NodeSpec.Role
+	120, // 17: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
+	124, // 18: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
+	120, // 19: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
+	125, // 20: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
+	126, // 21: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
+	126, // 22: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
+	126, // 23: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
+	43,  // 24: muster.v1.TestNetworkResponse.checks:type_name -> muster.v1.TestedConnection
+	127, // 25: muster.v1.TestedConnection.check:type_name -> muster.v1.NetworkCheck
+	128, // 26: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	129, // 27: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
+	129, // 28: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
+	129, // 29: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
+	128, // 30: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	129, // 31: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
+	130, // 32: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	131, // 33: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
+	131, // 34: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
+	131, // 35: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
+	130, // 36: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	131, // 37: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
+	132, // 38: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	133, // 39: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
+	133, // 40: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
+	133, // 41: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
+	132, // 42: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	133, // 43: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
+	134, // 44: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
+	135, // 45: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
+	136, // 46: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
+	137, // 47: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
+	138, // 48: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
+	139, // 49: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
+	134, // 50: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
+	82,  // 51: muster.v1.ListPluginsResponse.plugins:type_name -> muster.v1.NodePlugin
+	140, // 52: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
+	1,   // 53: muster.v1.WatchRequest.kinds:type_name -> muster.v1.ObjectKind
+	2,   // 54: muster.v1.WatchRequest.actions:type_name -> muster.v1.WatchAction
+	119, // 55: muster.v1.WatchRequest.states:type_name -> muster.v1.TaskState
+	119, // 56: muster.v1.WatchRequest.desired_states:type_name -> muster.v1.TaskState
+	121, // 57: muster.v1.WatchRequest.node_states:type_name -> muster.v1.NodeStatus.State
+	122, // 58: muster.v1.WatchRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
+	123, // 59: muster.v1.WatchRequest.roles:type_name -> muster.v1.NodeSpec.Role
+	0,   // 60: muster.v1.WatchRequest.modes:type_name -> muster.v1.ServiceMode
+	85,  // 61: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
+	2,   // 62: muster.v1.WatchEvent.action:type_name -> muster.v1.WatchAction
+	1,   // 63: muster.v1.WatchEvent.kind:type_name -> muster.v1.ObjectKind
+	141, // 64: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
+	117, // 65: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
+	118, // 66: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
+	120, // 67: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
+	134, // 68: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
+	131, // 69: muster.v1.WatchEvent.config:type_name -> muster.v1.Config
+	126, // 70: muster.v1.WatchEvent.network:type_name -> muster.v1.Network
+	117, // 71: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
+	118, // 72: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
+	120, // 73: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
+	134, // 74: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
+	131, // 75: muster.v1.WatchEvent.old_config:type_name -> muster.v1.Config
+	126, // 76: muster.v1.WatchEvent.old_network:type_name -> muster.v1.Network
+	141, // 77: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	3,   // 78: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
+	86,  // 79: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
+	91,  // 80: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
+	86,  // 81: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
+	91,  // 82: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
+	141, // 83: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
+	3,   // 84: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
+	4,   // 85: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
+	105, // 86: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
+	105, // 87: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
+	102, // 88: muster.v1.GetClusterKeysResponse.holders:type_name -> muster.v1.KeyHolder
+	102, // 89: muster.v1.ResealClusterResponse.holders:type_name -> muster.v1.KeyHolder
+	106, // 90: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
+	141, // 91: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
+	141, // 92: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
+	141, // 93: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
+	141, // 94: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
+	141, // 95: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
+	107, // 96: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
+	107, // 97: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
+	142, // 98: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
+	141, // 99: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
+	5,   // 100: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
+	7,   // 101: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
+	9,   // 102: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
+	11,  // 103: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
+	13,  // 104: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
+	15,  // 105: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
+	17,  // 106: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
+	19,  // 107: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
+	21,  // 108: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
+	23,  // 109: muster.v1.ControlService.RemoveTask:input_type -> muster.v1.RemoveTaskRequest
+	25,  // 110: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
+	27,  // 111: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
+	29,  // 112: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
+	31,  // 113: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
+	33,  // 114: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
+	35,  // 115: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
+	37,  // 116: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
+	39,  // 117: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
+	41,  // 118: muster.v1.ControlService.TestNetwork:input_type -> muster.v1.TestNetworkRequest
+	44,  // 119: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
+	46,  // 120: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
+	48,  // 121: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
+	50,  // 122: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
+	52,  // 123: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
+	54,  // 124: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
+	56,  // 125: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
+	58,  // 126: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
+	60,  // 127: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
+	62,  // 128: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
+	64,  // 129: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
+	66,  // 130: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
+	68,  // 131: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
+	70,  // 132: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
+	72,  // 133: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
+	74,  // 134: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
+	76,  // 135: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
+	78,  // 136: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
+	92,  // 137: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
+	94,  // 138: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
+	96,  // 139: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
+	98,  // 140: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
+	100, // 141: muster.v1.ControlService.GetClusterKeys:input_type -> muster.v1.GetClusterKeysRequest
+	103, // 142: muster.v1.ControlService.ResealCluster:input_type -> muster.v1.ResealClusterRequest
+	108, // 143: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
+	110, // 144: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
+	112, // 145: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
+	114, // 146: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
+	80,  // 147: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
+	83,  // 148: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
+	87,  // 149: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
+	89,  // 150: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
+	6,   // 151: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
+	8,   // 152: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
+	10,  // 153: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
+	12,  // 154: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
+	14,  // 155: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
+	16,  // 156: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
+	18,  // 157: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
+	20,  // 158: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
+	22,  // 159: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
+	24,  // 160: muster.v1.ControlService.RemoveTask:output_type -> muster.v1.RemoveTaskResponse
+	26,  // 161: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
+	28,  // 162: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
+	30,  // 163: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
+	32,  // 164: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
+	34,  // 165: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
+	36,  // 166: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
+	38,  // 167: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
+	40,  // 168: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
+	42,  // 169: muster.v1.ControlService.TestNetwork:output_type -> muster.v1.TestNetworkResponse
+	45,  // 170: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
+	47,  // 171: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
+	49,  // 172: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
+	51,  // 173: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
+	53,  // 174: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
+	55,  // 175: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
+	57,  // 176: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
+	59,  // 177: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
+	61,  // 178: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
+	63,  // 179: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
+	65,  // 180: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
+	67,  // 181: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
+	69,  // 182: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
+	71,  // 183: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
+	73,  // 184: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
+	75,  // 185: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
+	77,  // 186: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
+	79,  // 187: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
+	93,  // 188: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
+	95,  // 189: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
+	97,  // 190: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
+	99,  // 191: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
+	101, // 192: muster.v1.ControlService.GetClusterKeys:output_type -> muster.v1.GetClusterKeysResponse
+	104, // 193: muster.v1.ControlService.ResealCluster:output_type -> muster.v1.ResealClusterResponse
+	109, // 194: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
+	111, // 195: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
+	113, // 196: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
+	115, // 197: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
+	81,  // 198: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
+	84,  // 199: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
+	88,  // 200: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
+	90,  // 201: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
+	151, // [151:202] is the sub-list for method output_type
+	100, // [100:151] is the sub-list for method input_type
+	100, // [100:100] is the sub-list for extension type_name
+	100, // [100:100] is the sub-list for extension extendee
+	0,   // [0:100] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_control_proto_init() }
@@ -7459,7 +7727,7 @@ func file_muster_v1_control_proto_init() {
 	}
 	file_muster_v1_objects_proto_init()
 	file_muster_v1_specs_proto_init()
-	file_muster_v1_control_proto_msgTypes[77].OneofWrappers = []any{
+	file_muster_v1_control_proto_msgTypes[80].OneofWrappers = []any{
 		(*WatchEvent_Service)(nil),
 		(*WatchEvent_Task)(nil),
 		(*WatchEvent_Node)(nil),
@@ -7479,7 +7747,7 @@ func file_muster_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_control_proto_rawDesc), len(file_muster_v1_control_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   108,
+			NumMessages:   111,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -37,6 +37,7 @@ const (
 	ControlService_GetNetwork_FullMethodName        = "/muster.v1.ControlService/GetNetwork"
 	ControlService_ListNetworks_FullMethodName      = "/muster.v1.ControlService/ListNetworks"
 	ControlService_RemoveNetwork_FullMethodName     = "/muster.v1.ControlService/RemoveNetwork"
+	ControlService_TestNetwork_FullMethodName       = "/muster.v1.ControlService/TestNetwork"
 	ControlService_CreateSecret_FullMethodName      = "/muster.v1.ControlService/CreateSecret"
 	ControlService_GetSecret_FullMethodName         = "/muster.v1.ControlService/GetSecret"
 	ControlService_ListSecrets_FullMethodName       = "/muster.v1.ControlService/ListSecrets"
@@ -126,6 +127,9 @@ type ControlServiceClient interface {
 	ListNetworks(ctx context.Context, in *ListNetworksRequest, opts ...grpc.CallOption) (*ListNetworksResponse, error)
 	// Removes a network.
 	RemoveNetwork(ctx context.Context, in *RemoveNetworkRequest, opts ...grpc.CallOption) (*RemoveNetworkResponse, error)
+	// Tries from a node whether a service is reached on a network. It sends packets, and
+	// takes some seconds.
+	TestNetwork(ctx context.Context, in *TestNetworkRequest, opts ...grpc.CallOption) (*TestNetworkResponse, error)
 	// Creates a secret.
 	CreateSecret(ctx context.Context, in *CreateSecretRequest, opts ...grpc.CallOption) (*CreateSecretResponse, error)
 	// Returns one secret.
@@ -389,6 +393,16 @@ func (c *controlServiceClient) RemoveNetwork(ctx context.Context, in *RemoveNetw
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveNetworkResponse)
 	err := c.cc.Invoke(ctx, ControlService_RemoveNetwork_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlServiceClient) TestNetwork(ctx context.Context, in *TestNetworkRequest, opts ...grpc.CallOption) (*TestNetworkResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TestNetworkResponse)
+	err := c.cc.Invoke(ctx, ControlService_TestNetwork_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -797,6 +811,9 @@ type ControlServiceServer interface {
 	ListNetworks(context.Context, *ListNetworksRequest) (*ListNetworksResponse, error)
 	// Removes a network.
 	RemoveNetwork(context.Context, *RemoveNetworkRequest) (*RemoveNetworkResponse, error)
+	// Tries from a node whether a service is reached on a network. It sends packets, and
+	// takes some seconds.
+	TestNetwork(context.Context, *TestNetworkRequest) (*TestNetworkResponse, error)
 	// Creates a secret.
 	CreateSecret(context.Context, *CreateSecretRequest) (*CreateSecretResponse, error)
 	// Returns one secret.
@@ -939,6 +956,9 @@ func (UnimplementedControlServiceServer) ListNetworks(context.Context, *ListNetw
 }
 func (UnimplementedControlServiceServer) RemoveNetwork(context.Context, *RemoveNetworkRequest) (*RemoveNetworkResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveNetwork not implemented")
+}
+func (UnimplementedControlServiceServer) TestNetwork(context.Context, *TestNetworkRequest) (*TestNetworkResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TestNetwork not implemented")
 }
 func (UnimplementedControlServiceServer) CreateSecret(context.Context, *CreateSecretRequest) (*CreateSecretResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateSecret not implemented")
@@ -1377,6 +1397,24 @@ func _ControlService_RemoveNetwork_Handler(srv interface{}, ctx context.Context,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ControlServiceServer).RemoveNetwork(ctx, req.(*RemoveNetworkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControlService_TestNetwork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TestNetworkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).TestNetwork(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_TestNetwork_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).TestNetwork(ctx, req.(*TestNetworkRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -2014,6 +2052,10 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveNetwork",
 			Handler:    _ControlService_RemoveNetwork_Handler,
+		},
+		{
+			MethodName: "TestNetwork",
+			Handler:    _ControlService_TestNetwork_Handler,
 		},
 		{
 			MethodName: "CreateSecret",

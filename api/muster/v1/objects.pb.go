@@ -413,6 +413,133 @@ func (DaemonInstance_Health) EnumDescriptor() ([]byte, []int) {
 	return file_muster_v1_objects_proto_rawDescGZIP(), []int{32, 0}
 }
 
+// What was tried.
+type NetworkCheck_Kind int32
+
+const (
+	NetworkCheck_KIND_UNSPECIFIED NetworkCheck_Kind = 0
+	// The name server was asked for the service's name.
+	NetworkCheck_NAME NetworkCheck_Kind = 1
+	// A connection to the service's virtual address.
+	NetworkCheck_VIRTUAL_ADDRESS NetworkCheck_Kind = 2
+	// A connection to the published port at this node's own address.
+	NetworkCheck_PUBLISHED_PORT NetworkCheck_Kind = 3
+	// A connection to a task of the service.
+	NetworkCheck_TASK NetworkCheck_Kind = 4
+	// A connection to another node, inside the network.
+	NetworkCheck_NODE NetworkCheck_Kind = 5
+)
+
+// Enum value maps for NetworkCheck_Kind.
+var (
+	NetworkCheck_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "NAME",
+		2: "VIRTUAL_ADDRESS",
+		3: "PUBLISHED_PORT",
+		4: "TASK",
+		5: "NODE",
+	}
+	NetworkCheck_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"NAME":             1,
+		"VIRTUAL_ADDRESS":  2,
+		"PUBLISHED_PORT":   3,
+		"TASK":             4,
+		"NODE":             5,
+	}
+)
+
+func (x NetworkCheck_Kind) Enum() *NetworkCheck_Kind {
+	p := new(NetworkCheck_Kind)
+	*p = x
+	return p
+}
+
+func (x NetworkCheck_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NetworkCheck_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_v1_objects_proto_enumTypes[6].Descriptor()
+}
+
+func (NetworkCheck_Kind) Type() protoreflect.EnumType {
+	return &file_muster_v1_objects_proto_enumTypes[6]
+}
+
+func (x NetworkCheck_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NetworkCheck_Kind.Descriptor instead.
+func (NetworkCheck_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{37, 0}
+}
+
+// How it went.
+type NetworkCheck_Result int32
+
+const (
+	NetworkCheck_RESULT_UNSPECIFIED NetworkCheck_Result = 0
+	NetworkCheck_OK                 NetworkCheck_Result = 1
+	// Something answered that it does not accept the connection.
+	NetworkCheck_REFUSED NetworkCheck_Result = 2
+	// Nothing answered.
+	NetworkCheck_NO_ANSWER NetworkCheck_Result = 3
+	// Another error.
+	NetworkCheck_FAILED NetworkCheck_Result = 4
+	// It could not be tried, for the reason in message.
+	NetworkCheck_SKIPPED NetworkCheck_Result = 5
+)
+
+// Enum value maps for NetworkCheck_Result.
+var (
+	NetworkCheck_Result_name = map[int32]string{
+		0: "RESULT_UNSPECIFIED",
+		1: "OK",
+		2: "REFUSED",
+		3: "NO_ANSWER",
+		4: "FAILED",
+		5: "SKIPPED",
+	}
+	NetworkCheck_Result_value = map[string]int32{
+		"RESULT_UNSPECIFIED": 0,
+		"OK":                 1,
+		"REFUSED":            2,
+		"NO_ANSWER":          3,
+		"FAILED":             4,
+		"SKIPPED":            5,
+	}
+)
+
+func (x NetworkCheck_Result) Enum() *NetworkCheck_Result {
+	p := new(NetworkCheck_Result)
+	*p = x
+	return p
+}
+
+func (x NetworkCheck_Result) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NetworkCheck_Result) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_v1_objects_proto_enumTypes[7].Descriptor()
+}
+
+func (NetworkCheck_Result) Type() protoreflect.EnumType {
+	return &file_muster_v1_objects_proto_enumTypes[7]
+}
+
+func (x NetworkCheck_Result) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NetworkCheck_Result.Descriptor instead.
+func (NetworkCheck_Result) EnumDescriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{37, 1}
+}
+
 // Meta is what Muster says of every object.
 type Meta struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3544,6 +3671,103 @@ func (x *NodeSummary) GetUnavailable() uint64 {
 	return 0
 }
 
+// NetworkCheck is one attempt to reach something on a network.
+type NetworkCheck struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Kind   NetworkCheck_Kind      `protobuf:"varint,1,opt,name=kind,proto3,enum=muster.v1.NetworkCheck_Kind" json:"kind,omitempty"`
+	Result NetworkCheck_Result    `protobuf:"varint,2,opt,name=result,proto3,enum=muster.v1.NetworkCheck_Result" json:"result,omitempty"`
+	// Where it was tried: "10.64.0.2:80", or a name. For NODE, the address and UDP port
+	// that the node receives the network's traffic at.
+	Target string `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
+	// What happened, for people.
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// The task that was tried, and the node that it runs on or that was tried.
+	TaskId        string               `protobuf:"bytes,5,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	NodeId        string               `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Took          *durationpb.Duration `protobuf:"bytes,7,opt,name=took,proto3" json:"took,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkCheck) Reset() {
+	*x = NetworkCheck{}
+	mi := &file_muster_v1_objects_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkCheck) ProtoMessage() {}
+
+func (x *NetworkCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_objects_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkCheck.ProtoReflect.Descriptor instead.
+func (*NetworkCheck) Descriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *NetworkCheck) GetKind() NetworkCheck_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return NetworkCheck_KIND_UNSPECIFIED
+}
+
+func (x *NetworkCheck) GetResult() NetworkCheck_Result {
+	if x != nil {
+		return x.Result
+	}
+	return NetworkCheck_RESULT_UNSPECIFIED
+}
+
+func (x *NetworkCheck) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *NetworkCheck) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *NetworkCheck) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *NetworkCheck) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *NetworkCheck) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
 var File_muster_v1_objects_proto protoreflect.FileDescriptor
 
 const file_muster_v1_objects_proto_rawDesc = "" +
@@ -3840,7 +4064,30 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\x05ready\x18\x02 \x01(\x04R\x05ready\x12\x12\n" +
 	"\x04down\x18\x03 \x01(\x04R\x04down\x12\x14\n" +
 	"\x05other\x18\x04 \x01(\x04R\x05other\x12 \n" +
-	"\vunavailable\x18\x05 \x01(\x04R\vunavailable*\xea\x01\n" +
+	"\vunavailable\x18\x05 \x01(\x04R\vunavailable\"\xcf\x03\n" +
+	"\fNetworkCheck\x120\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1c.muster.v1.NetworkCheck.KindR\x04kind\x126\n" +
+	"\x06result\x18\x02 \x01(\x0e2\x1e.muster.v1.NetworkCheck.ResultR\x06result\x12\x16\n" +
+	"\x06target\x18\x03 \x01(\tR\x06target\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x17\n" +
+	"\atask_id\x18\x05 \x01(\tR\x06taskId\x12\x17\n" +
+	"\anode_id\x18\x06 \x01(\tR\x06nodeId\x12-\n" +
+	"\x04took\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04took\"c\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\b\n" +
+	"\x04NAME\x10\x01\x12\x13\n" +
+	"\x0fVIRTUAL_ADDRESS\x10\x02\x12\x12\n" +
+	"\x0ePUBLISHED_PORT\x10\x03\x12\b\n" +
+	"\x04TASK\x10\x04\x12\b\n" +
+	"\x04NODE\x10\x05\"]\n" +
+	"\x06Result\x12\x16\n" +
+	"\x12RESULT_UNSPECIFIED\x10\x00\x12\x06\n" +
+	"\x02OK\x10\x01\x12\v\n" +
+	"\aREFUSED\x10\x02\x12\r\n" +
+	"\tNO_ANSWER\x10\x03\x12\n" +
+	"\n" +
+	"\x06FAILED\x10\x04\x12\v\n" +
+	"\aSKIPPED\x10\x05*\xea\x01\n" +
 	"\tTaskState\x12\x1a\n" +
 	"\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\a\n" +
 	"\x03NEW\x10\x01\x12\v\n" +
@@ -3871,8 +4118,8 @@ func file_muster_v1_objects_proto_rawDescGZIP() []byte {
 	return file_muster_v1_objects_proto_rawDescData
 }
 
-var file_muster_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_muster_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_muster_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_muster_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_muster_v1_objects_proto_goTypes = []any{
 	(TaskState)(0),                   // 0: muster.v1.TaskState
 	(UpdateStatus_State)(0),          // 1: muster.v1.UpdateStatus.State
@@ -3880,151 +4127,157 @@ var file_muster_v1_objects_proto_goTypes = []any{
 	(ExecutorDescription_Health)(0),  // 3: muster.v1.ExecutorDescription.Health
 	(NodeStatus_State)(0),            // 4: muster.v1.NodeStatus.State
 	(DaemonInstance_Health)(0),       // 5: muster.v1.DaemonInstance.Health
-	(*Meta)(nil),                     // 6: muster.v1.Meta
-	(*Service)(nil),                  // 7: muster.v1.Service
-	(*ServiceStatus)(nil),            // 8: muster.v1.ServiceStatus
-	(*JobStatus)(nil),                // 9: muster.v1.JobStatus
-	(*UpdateStatus)(nil),             // 10: muster.v1.UpdateStatus
-	(*Endpoint)(nil),                 // 11: muster.v1.Endpoint
-	(*VirtualIP)(nil),                // 12: muster.v1.VirtualIP
-	(*Task)(nil),                     // 13: muster.v1.Task
-	(*TaskStage)(nil),                // 14: muster.v1.TaskStage
-	(*TaskTime)(nil),                 // 15: muster.v1.TaskTime
-	(*TaskStatus)(nil),               // 16: muster.v1.TaskStatus
-	(*ContainerStatus)(nil),          // 17: muster.v1.ContainerStatus
-	(*RuntimeStatus)(nil),            // 18: muster.v1.RuntimeStatus
-	(*Health)(nil),                   // 19: muster.v1.Health
-	(*NetworkAttachment)(nil),        // 20: muster.v1.NetworkAttachment
-	(*Node)(nil),                     // 21: muster.v1.Node
-	(*NodeDescription)(nil),          // 22: muster.v1.NodeDescription
-	(*NetworkDriverDescription)(nil), // 23: muster.v1.NetworkDriverDescription
-	(*DataPath)(nil),                 // 24: muster.v1.DataPath
-	(*Machine)(nil),                  // 25: muster.v1.Machine
-	(*ExecutorDescription)(nil),      // 26: muster.v1.ExecutorDescription
-	(*NodeStatus)(nil),               // 27: muster.v1.NodeStatus
-	(*Network)(nil),                  // 28: muster.v1.Network
-	(*NetworkStatus)(nil),            // 29: muster.v1.NetworkStatus
-	(*NetworkBlock)(nil),             // 30: muster.v1.NetworkBlock
-	(*Secret)(nil),                   // 31: muster.v1.Secret
-	(*Config)(nil),                   // 32: muster.v1.Config
-	(*Volume)(nil),                   // 33: muster.v1.Volume
-	(*Cluster)(nil),                  // 34: muster.v1.Cluster
-	(*ClusterStatus)(nil),            // 35: muster.v1.ClusterStatus
-	(*DaemonStatus)(nil),             // 36: muster.v1.DaemonStatus
-	(*StoreStatus)(nil),              // 37: muster.v1.StoreStatus
-	(*DaemonInstance)(nil),           // 38: muster.v1.DaemonInstance
-	(*ShardHolding)(nil),             // 39: muster.v1.ShardHolding
-	(*ViewLag)(nil),                  // 40: muster.v1.ViewLag
-	(*SubsystemStatus)(nil),          // 41: muster.v1.SubsystemStatus
-	(*NodeSummary)(nil),              // 42: muster.v1.NodeSummary
-	nil,                              // 43: muster.v1.NodeDescription.LabelsEntry
-	(*timestamppb.Timestamp)(nil),    // 44: google.protobuf.Timestamp
-	(*ServiceSpec)(nil),              // 45: muster.v1.ServiceSpec
-	(*EndpointSpec)(nil),             // 46: muster.v1.EndpointSpec
-	(*PortConfig)(nil),               // 47: muster.v1.PortConfig
-	(*TaskSpec)(nil),                 // 48: muster.v1.TaskSpec
-	(*GenericResource)(nil),          // 49: muster.v1.GenericResource
-	(*durationpb.Duration)(nil),      // 50: google.protobuf.Duration
-	(GroupContainer_Role)(0),         // 51: muster.v1.GroupContainer.Role
-	(*NodeSpec)(nil),                 // 52: muster.v1.NodeSpec
-	(*Resources)(nil),                // 53: muster.v1.Resources
-	(*Platform)(nil),                 // 54: muster.v1.Platform
-	(*NetworkSpec)(nil),              // 55: muster.v1.NetworkSpec
-	(*IPAMOptions)(nil),              // 56: muster.v1.IPAMOptions
-	(*SecretSpec)(nil),               // 57: muster.v1.SecretSpec
-	(*ConfigSpec)(nil),               // 58: muster.v1.ConfigSpec
-	(*VolumeSpec)(nil),               // 59: muster.v1.VolumeSpec
-	(*ClusterSpec)(nil),              // 60: muster.v1.ClusterSpec
+	(NetworkCheck_Kind)(0),           // 6: muster.v1.NetworkCheck.Kind
+	(NetworkCheck_Result)(0),         // 7: muster.v1.NetworkCheck.Result
+	(*Meta)(nil),                     // 8: muster.v1.Meta
+	(*Service)(nil),                  // 9: muster.v1.Service
+	(*ServiceStatus)(nil),            // 10: muster.v1.ServiceStatus
+	(*JobStatus)(nil),                // 11: muster.v1.JobStatus
+	(*UpdateStatus)(nil),             // 12: muster.v1.UpdateStatus
+	(*Endpoint)(nil),                 // 13: muster.v1.Endpoint
+	(*VirtualIP)(nil),                // 14: muster.v1.VirtualIP
+	(*Task)(nil),                     // 15: muster.v1.Task
+	(*TaskStage)(nil),                // 16: muster.v1.TaskStage
+	(*TaskTime)(nil),                 // 17: muster.v1.TaskTime
+	(*TaskStatus)(nil),               // 18: muster.v1.TaskStatus
+	(*ContainerStatus)(nil),          // 19: muster.v1.ContainerStatus
+	(*RuntimeStatus)(nil),            // 20: muster.v1.RuntimeStatus
+	(*Health)(nil),                   // 21: muster.v1.Health
+	(*NetworkAttachment)(nil),        // 22: muster.v1.NetworkAttachment
+	(*Node)(nil),                     // 23: muster.v1.Node
+	(*NodeDescription)(nil),          // 24: muster.v1.NodeDescription
+	(*NetworkDriverDescription)(nil), // 25: muster.v1.NetworkDriverDescription
+	(*DataPath)(nil),                 // 26: muster.v1.DataPath
+	(*Machine)(nil),                  // 27: muster.v1.Machine
+	(*ExecutorDescription)(nil),      // 28: muster.v1.ExecutorDescription
+	(*NodeStatus)(nil),               // 29: muster.v1.NodeStatus
+	(*Network)(nil),                  // 30: muster.v1.Network
+	(*NetworkStatus)(nil),            // 31: muster.v1.NetworkStatus
+	(*NetworkBlock)(nil),             // 32: muster.v1.NetworkBlock
+	(*Secret)(nil),                   // 33: muster.v1.Secret
+	(*Config)(nil),                   // 34: muster.v1.Config
+	(*Volume)(nil),                   // 35: muster.v1.Volume
+	(*Cluster)(nil),                  // 36: muster.v1.Cluster
+	(*ClusterStatus)(nil),            // 37: muster.v1.ClusterStatus
+	(*DaemonStatus)(nil),             // 38: muster.v1.DaemonStatus
+	(*StoreStatus)(nil),              // 39: muster.v1.StoreStatus
+	(*DaemonInstance)(nil),           // 40: muster.v1.DaemonInstance
+	(*ShardHolding)(nil),             // 41: muster.v1.ShardHolding
+	(*ViewLag)(nil),                  // 42: muster.v1.ViewLag
+	(*SubsystemStatus)(nil),          // 43: muster.v1.SubsystemStatus
+	(*NodeSummary)(nil),              // 44: muster.v1.NodeSummary
+	(*NetworkCheck)(nil),             // 45: muster.v1.NetworkCheck
+	nil,                              // 46: muster.v1.NodeDescription.LabelsEntry
+	(*timestamppb.Timestamp)(nil),    // 47: google.protobuf.Timestamp
+	(*ServiceSpec)(nil),              // 48: muster.v1.ServiceSpec
+	(*EndpointSpec)(nil),             // 49: muster.v1.EndpointSpec
+	(*PortConfig)(nil),               // 50: muster.v1.PortConfig
+	(*TaskSpec)(nil),                 // 51: muster.v1.TaskSpec
+	(*GenericResource)(nil),          // 52: muster.v1.GenericResource
+	(*durationpb.Duration)(nil),      // 53: google.protobuf.Duration
+	(GroupContainer_Role)(0),         // 54: muster.v1.GroupContainer.Role
+	(*NodeSpec)(nil),                 // 55: muster.v1.NodeSpec
+	(*Resources)(nil),                // 56: muster.v1.Resources
+	(*Platform)(nil),                 // 57: muster.v1.Platform
+	(*NetworkSpec)(nil),              // 58: muster.v1.NetworkSpec
+	(*IPAMOptions)(nil),              // 59: muster.v1.IPAMOptions
+	(*SecretSpec)(nil),               // 60: muster.v1.SecretSpec
+	(*ConfigSpec)(nil),               // 61: muster.v1.ConfigSpec
+	(*VolumeSpec)(nil),               // 62: muster.v1.VolumeSpec
+	(*ClusterSpec)(nil),              // 63: muster.v1.ClusterSpec
 }
 var file_muster_v1_objects_proto_depIdxs = []int32{
-	44, // 0: muster.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	44, // 1: muster.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
-	6,  // 2: muster.v1.Service.meta:type_name -> muster.v1.Meta
-	45, // 3: muster.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	45, // 4: muster.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
-	11, // 5: muster.v1.Service.endpoint:type_name -> muster.v1.Endpoint
-	10, // 6: muster.v1.Service.update_status:type_name -> muster.v1.UpdateStatus
-	8,  // 7: muster.v1.Service.status:type_name -> muster.v1.ServiceStatus
-	9,  // 8: muster.v1.Service.job_status:type_name -> muster.v1.JobStatus
-	45, // 9: muster.v1.Service.effective_spec:type_name -> muster.v1.ServiceSpec
-	44, // 10: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	47, // 0: muster.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	47, // 1: muster.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	8,  // 2: muster.v1.Service.meta:type_name -> muster.v1.Meta
+	48, // 3: muster.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	48, // 4: muster.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	13, // 5: muster.v1.Service.endpoint:type_name -> muster.v1.Endpoint
+	12, // 6: muster.v1.Service.update_status:type_name -> muster.v1.UpdateStatus
+	10, // 7: muster.v1.Service.status:type_name -> muster.v1.ServiceStatus
+	11, // 8: muster.v1.Service.job_status:type_name -> muster.v1.JobStatus
+	48, // 9: muster.v1.Service.effective_spec:type_name -> muster.v1.ServiceSpec
+	47, // 10: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
 	1,  // 11: muster.v1.UpdateStatus.state:type_name -> muster.v1.UpdateStatus.State
-	44, // 12: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	44, // 13: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	46, // 14: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
-	47, // 15: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
-	12, // 16: muster.v1.Endpoint.virtual_ips:type_name -> muster.v1.VirtualIP
-	6,  // 17: muster.v1.Task.meta:type_name -> muster.v1.Meta
-	48, // 18: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
+	47, // 12: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	47, // 13: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	49, // 14: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
+	50, // 15: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
+	14, // 16: muster.v1.Endpoint.virtual_ips:type_name -> muster.v1.VirtualIP
+	8,  // 17: muster.v1.Task.meta:type_name -> muster.v1.Meta
+	51, // 18: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
 	0,  // 19: muster.v1.Task.desired_state:type_name -> muster.v1.TaskState
-	16, // 20: muster.v1.Task.status:type_name -> muster.v1.TaskStatus
-	20, // 21: muster.v1.Task.networks:type_name -> muster.v1.NetworkAttachment
-	11, // 22: muster.v1.Task.endpoint:type_name -> muster.v1.Endpoint
-	49, // 23: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
-	15, // 24: muster.v1.Task.timeline:type_name -> muster.v1.TaskTime
-	14, // 25: muster.v1.Task.stages:type_name -> muster.v1.TaskStage
-	44, // 26: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
-	50, // 27: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
-	50, // 28: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
+	18, // 20: muster.v1.Task.status:type_name -> muster.v1.TaskStatus
+	22, // 21: muster.v1.Task.networks:type_name -> muster.v1.NetworkAttachment
+	13, // 22: muster.v1.Task.endpoint:type_name -> muster.v1.Endpoint
+	52, // 23: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
+	17, // 24: muster.v1.Task.timeline:type_name -> muster.v1.TaskTime
+	16, // 25: muster.v1.Task.stages:type_name -> muster.v1.TaskStage
+	47, // 26: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
+	53, // 27: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
+	53, // 28: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
 	0,  // 29: muster.v1.TaskTime.state:type_name -> muster.v1.TaskState
-	44, // 30: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
+	47, // 30: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
 	0,  // 31: muster.v1.TaskStatus.state:type_name -> muster.v1.TaskState
-	44, // 32: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
-	18, // 33: muster.v1.TaskStatus.runtime:type_name -> muster.v1.RuntimeStatus
-	47, // 34: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
-	20, // 35: muster.v1.TaskStatus.networks:type_name -> muster.v1.NetworkAttachment
-	17, // 36: muster.v1.TaskStatus.containers:type_name -> muster.v1.ContainerStatus
-	51, // 37: muster.v1.ContainerStatus.role:type_name -> muster.v1.GroupContainer.Role
+	47, // 32: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	20, // 33: muster.v1.TaskStatus.runtime:type_name -> muster.v1.RuntimeStatus
+	50, // 34: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
+	22, // 35: muster.v1.TaskStatus.networks:type_name -> muster.v1.NetworkAttachment
+	19, // 36: muster.v1.TaskStatus.containers:type_name -> muster.v1.ContainerStatus
+	54, // 37: muster.v1.ContainerStatus.role:type_name -> muster.v1.GroupContainer.Role
 	0,  // 38: muster.v1.ContainerStatus.state:type_name -> muster.v1.TaskState
-	44, // 39: muster.v1.ContainerStatus.timestamp:type_name -> google.protobuf.Timestamp
-	18, // 40: muster.v1.ContainerStatus.runtime:type_name -> muster.v1.RuntimeStatus
-	19, // 41: muster.v1.RuntimeStatus.health:type_name -> muster.v1.Health
+	47, // 39: muster.v1.ContainerStatus.timestamp:type_name -> google.protobuf.Timestamp
+	20, // 40: muster.v1.ContainerStatus.runtime:type_name -> muster.v1.RuntimeStatus
+	21, // 41: muster.v1.RuntimeStatus.health:type_name -> muster.v1.Health
 	2,  // 42: muster.v1.Health.state:type_name -> muster.v1.Health.State
-	6,  // 43: muster.v1.Node.meta:type_name -> muster.v1.Meta
-	52, // 44: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
-	22, // 45: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
-	27, // 46: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
-	53, // 47: muster.v1.Node.reserved:type_name -> muster.v1.Resources
-	54, // 48: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
-	53, // 49: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
-	43, // 50: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
-	26, // 51: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
-	25, // 52: muster.v1.NodeDescription.machine:type_name -> muster.v1.Machine
-	23, // 53: muster.v1.NodeDescription.network_drivers:type_name -> muster.v1.NetworkDriverDescription
-	24, // 54: muster.v1.NodeDescription.data_path:type_name -> muster.v1.DataPath
+	8,  // 43: muster.v1.Node.meta:type_name -> muster.v1.Meta
+	55, // 44: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	24, // 45: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
+	29, // 46: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
+	56, // 47: muster.v1.Node.reserved:type_name -> muster.v1.Resources
+	57, // 48: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
+	56, // 49: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
+	46, // 50: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
+	28, // 51: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
+	27, // 52: muster.v1.NodeDescription.machine:type_name -> muster.v1.Machine
+	25, // 53: muster.v1.NodeDescription.network_drivers:type_name -> muster.v1.NetworkDriverDescription
+	26, // 54: muster.v1.NodeDescription.data_path:type_name -> muster.v1.DataPath
 	3,  // 55: muster.v1.NetworkDriverDescription.health:type_name -> muster.v1.ExecutorDescription.Health
-	53, // 56: muster.v1.Machine.shared:type_name -> muster.v1.Resources
+	56, // 56: muster.v1.Machine.shared:type_name -> muster.v1.Resources
 	3,  // 57: muster.v1.ExecutorDescription.health:type_name -> muster.v1.ExecutorDescription.Health
 	4,  // 58: muster.v1.NodeStatus.state:type_name -> muster.v1.NodeStatus.State
-	44, // 59: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
-	6,  // 60: muster.v1.Network.meta:type_name -> muster.v1.Meta
-	55, // 61: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
-	56, // 62: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
-	29, // 63: muster.v1.Network.status:type_name -> muster.v1.NetworkStatus
-	30, // 64: muster.v1.NetworkStatus.blocks:type_name -> muster.v1.NetworkBlock
-	6,  // 65: muster.v1.Secret.meta:type_name -> muster.v1.Meta
-	57, // 66: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
-	6,  // 67: muster.v1.Config.meta:type_name -> muster.v1.Meta
-	58, // 68: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
-	6,  // 69: muster.v1.Volume.meta:type_name -> muster.v1.Meta
-	59, // 70: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
-	6,  // 71: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
-	60, // 72: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	35, // 73: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
-	36, // 74: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
-	50, // 75: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
-	50, // 76: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
-	44, // 77: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
+	47, // 59: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
+	8,  // 60: muster.v1.Network.meta:type_name -> muster.v1.Meta
+	58, // 61: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
+	59, // 62: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
+	31, // 63: muster.v1.Network.status:type_name -> muster.v1.NetworkStatus
+	32, // 64: muster.v1.NetworkStatus.blocks:type_name -> muster.v1.NetworkBlock
+	8,  // 65: muster.v1.Secret.meta:type_name -> muster.v1.Meta
+	60, // 66: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
+	8,  // 67: muster.v1.Config.meta:type_name -> muster.v1.Meta
+	61, // 68: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
+	8,  // 69: muster.v1.Volume.meta:type_name -> muster.v1.Meta
+	62, // 70: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
+	8,  // 71: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
+	63, // 72: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	37, // 73: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
+	38, // 74: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
+	53, // 75: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
+	53, // 76: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
+	47, // 77: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
 	5,  // 78: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
-	39, // 79: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
-	40, // 80: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
-	44, // 81: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
-	50, // 82: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
-	83, // [83:83] is the sub-list for method output_type
-	83, // [83:83] is the sub-list for method input_type
-	83, // [83:83] is the sub-list for extension type_name
-	83, // [83:83] is the sub-list for extension extendee
-	0,  // [0:83] is the sub-list for field type_name
+	41, // 79: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
+	42, // 80: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
+	47, // 81: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
+	53, // 82: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
+	6,  // 83: muster.v1.NetworkCheck.kind:type_name -> muster.v1.NetworkCheck.Kind
+	7,  // 84: muster.v1.NetworkCheck.result:type_name -> muster.v1.NetworkCheck.Result
+	53, // 85: muster.v1.NetworkCheck.took:type_name -> google.protobuf.Duration
+	86, // [86:86] is the sub-list for method output_type
+	86, // [86:86] is the sub-list for method input_type
+	86, // [86:86] is the sub-list for extension type_name
+	86, // [86:86] is the sub-list for extension extendee
+	0,  // [0:86] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_objects_proto_init() }
@@ -4039,8 +4292,8 @@ func file_muster_v1_objects_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_objects_proto_rawDesc), len(file_muster_v1_objects_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   38,
+			NumEnums:      8,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/musterhq/muster/plugins/network/overlay/internal/link"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/ruleset"
+	"github.com/musterhq/muster/plugins/sdk/networksdk"
 )
 
 // edge keeps the node's tables in the host's namespace, which lead published ports into
@@ -121,7 +122,7 @@ func (e *edge) update(n *network) error {
 		}
 		e.tables[i].Put(owner, elements)
 		if e.verified {
-			errs = append(errs, e.commit(i), e.tables[i].Conflict(owner))
+			errs = append(errs, e.commit(i), networksdk.Warning(e.tables[i].Conflict(owner)))
 		}
 	}
 	if e.verified && !e.allowed && len(n.sandbox.Uplinks) > 0 {

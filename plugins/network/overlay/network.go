@@ -22,6 +22,7 @@ import (
 	"github.com/musterhq/muster/plugins/network/overlay/internal/link"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/ruleset"
+	"github.com/musterhq/muster/plugins/sdk/networksdk"
 )
 
 // network is one network: what it must be, and what was made of it.
@@ -342,16 +343,17 @@ func (n *network) ensureAll() error {
 	if err := n.ensureLinks(); err != nil {
 		return err
 	}
+	var conflicts []error
 	err := n.eachTable(func(six bool, t *ruleset.Table) error {
 		n.putAll(t, six)
 		err := t.Verify()
 		for id := range n.services {
-			err = errors.Join(err, t.Conflict("service "+id))
+			conflicts = append(conflicts, networksdk.Warning(t.Conflict("service "+id)))
 		}
 		return err
 	})
 	n.ready = n.ready || err == nil
-	return errors.Join(err, n.plugin.edge.update(n))
+	return errors.Join(append(conflicts, err, n.plugin.edge.update(n))...)
 }
 
 // check refuses networks that the plugin cannot serve.
@@ -375,7 +377,7 @@ func (n *network) ensureServices(ids map[string]bool) error {
 		}
 		err := t.Commit()
 		for id := range ids {
-			err = errors.Join(err, t.Conflict("service "+id))
+			err = errors.Join(err, networksdk.Warning(t.Conflict("service "+id)))
 		}
 		return err
 	})

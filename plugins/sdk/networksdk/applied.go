@@ -36,7 +36,7 @@ func (a *applied) with(r *networkv1.ApplyRequest) (*applied, *faults, error) {
 	if a != nil {
 		old = a.networks
 	}
-	next, failed := &applied{networks: map[string]*appliedNetwork{}}, &faults{texts: map[string][]string{}}
+	next, failed := &applied{networks: map[string]*appliedNetwork{}}, newFaults()
 	if !r.GetComplete() {
 		next.networks = maps.Clone(old)
 	}
@@ -112,11 +112,11 @@ func (c *change) network(n **networkv1.Network) bool {
 func (c *change) part(network, kind, name string, check func(*appliedNetwork) error) bool {
 	n, known := c.next.networks[network]
 	if !known {
-		c.faults.add(network, fmt.Errorf("%s %.64q: the network has not been applied", kind, name))
+		c.faults.warn(network, fmt.Errorf("%s %.64q: the network has not been applied", kind, name))
 		return false
 	}
 	if err := check(n); err != nil {
-		c.faults.add(network, fmt.Errorf("%s %.64q: %w", kind, name, err))
+		c.faults.warn(network, fmt.Errorf("%s %.64q: %w", kind, name, err))
 		return false
 	}
 	return true
@@ -159,27 +159,44 @@ func keep[T any](all []T, wanted func(*T) bool) []T {
 	return kept
 }
 
-// faults are what is wrong with networks, by id.
-type faults struct {
-	texts map[string][]string
+// faults are what is wrong with networks, by id: with a network as a whole, or only with
+// something that belongs to it.
+type faults struct{ networks, parts map[string][]string }
+
+func newFaults() *faults { return &faults{map[string][]string{}, map[string][]string{}} }
+
+// add notes an error of a network. Errors of [Warning] are about a part of it.
+func (f *faults) add(network string, err error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, one := range joined.Unwrap() {
+			f.add(network, one)
+		}
+		return
+	}
+	var warning *warningError
+	switch {
+	case err == nil:
+	case errors.As(err, &warning):
+		f.warn(network, err)
+	default:
+		f.networks[network] = append(f.networks[network], err.Error())
+	}
 }
 
-func (f *faults) add(network string, err error) {
-	if err != nil {
-		f.texts[network] = append(f.texts[network], err.Error())
-	}
+func (f *faults) warn(network string, err error) {
+	f.parts[network] = append(f.parts[network], err.Error())
 }
 
 // maxFault is the length that the message of one network is cut to, in bytes.
 const maxFault = 1 << 10
 
-// errors returns one message for each network: the first fault and the number of others.
-func (f *faults) errors() []*networkv1.NetworkError {
+// messages returns one message for each network: the first fault and the number of
+// others.
+func messages(texts map[string][]string) []*networkv1.NetworkError {
 	var all []*networkv1.NetworkError
-	for _, id := range slices.Sorted(maps.Keys(f.texts)) {
-		texts := f.texts[id]
-		text := clean(texts[0], maxFault)
-		if more := len(texts) - 1; more > 0 {
+	for _, id := range slices.Sorted(maps.Keys(texts)) {
+		text := clean(texts[id][0], maxFault)
+		if more := len(texts[id]) - 1; more > 0 {
 			text = fmt.Sprintf("%s (and %d more)", text, more)
 		}
 		all = append(all, &networkv1.NetworkError{NetworkId: clean(id, maxName), Message: text})

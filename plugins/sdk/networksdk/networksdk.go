@@ -4,8 +4,8 @@
 //
 //	func main() { networksdk.Serve(mydriver.New()) }
 //
-// where New returns a [Plugin]. A plugin that can count is a [Statser] too, and one that
-// can make network namespaces a [NamespaceMaker].
+// where New returns a [Plugin]. A plugin that can count is a [Statser] too, one that can
+// make network namespaces a [NamespaceMaker], and one that can try connections a [Prober].
 //
 // # What a plugin must know
 //
@@ -38,8 +38,9 @@
 //     of each task, even if the worker gave up an earlier call that still runs;
 //   - before the first complete Apply has succeeded, neither changes nor Attach come.
 //
-// An invalid part of Apply is left out, and the worker is told of it; a network whose
-// new form is invalid stays as it was. Other invalid requests are refused.
+// An invalid part of Apply is left out, and the worker is warned of it; a network whose
+// new form is invalid stays as it was. A set that comes in several requests is put
+// together first. Other invalid requests are refused.
 //
 // # Errors
 //
@@ -59,7 +60,7 @@ import (
 // The contract's messages, which pass through unchanged.
 type (
 	// Description says what a plugin is, and whether it can work now. The capability
-	// "stats" is added to it if the plugin is a [Statser].
+	// "stats" is added to it if the plugin is a [Statser], and "probe" if it is a [Prober].
 	Description = networkv1.DescribeResponse
 	// ApplyRequest says what the networks of this node consist of.
 	ApplyRequest = networkv1.ApplyRequest
@@ -85,6 +86,10 @@ type (
 	Port = musterv1.PortConfig
 	// Stats are counts for metrics.
 	Stats = networkv1.StatsResponse
+	// ProbeRequest names the service on a network that must be tried.
+	ProbeRequest = networkv1.ProbeRequest
+	// Check is one attempt to reach something.
+	Check = musterv1.NetworkCheck
 )
 
 // The modes of a service.
@@ -100,7 +105,8 @@ type Plugin interface {
 	Describe(ctx context.Context) (*Description, error)
 	// Apply makes the networks of this node be as the request says, and returns when
 	// the kernel does so. A network that cannot be set up must not keep the others
-	// from it: failed says why, by the network's id.
+	// from it: failed says why, by the network's id. Tasks are not attached to such a
+	// network, unless the error is a [Warning].
 	Apply(ctx context.Context, request *ApplyRequest) (failed map[string]error, err error)
 	// Attach connects a task's network namespace to networks.
 	Attach(ctx context.Context, request *AttachRequest) (*AttachResponse, error)
@@ -125,6 +131,26 @@ type NamespaceMaker interface {
 type Statser interface {
 	Stats(ctx context.Context) (*Stats, error)
 }
+
+// Prober is a plugin that can try whether a service is reached.
+type Prober interface {
+	// Probe tries it from a task on the network or, if there is none, from the node's own
+	// address, and returns its address with what it has tried.
+	Probe(ctx context.Context, request *ProbeRequest) (source string, checks []*Check, err error)
+}
+
+// Warning returns an error of a peer, a service or a backend: the network that it belongs
+// to works without it. It may be joined with other errors. It returns nil for nil.
+func Warning(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &warningError{err}
+}
+
+type warningError struct{ error }
+
+func (w *warningError) Unwrap() error { return w.error }
 
 // MaxRequest is the size of the largest request in bytes that a plugin reads. A
 // complete Apply of 100,000 backends has about a tenth of it.

@@ -67,6 +67,9 @@ type server struct {
 
 	// applying has room for the one call of Apply that runs.
 	applying chan struct{}
+	// set is the complete set that has begun and whose last request has not come. It is
+	// used only by the call that is in applying.
+	set *networkv1.ApplyRequest
 
 	mu sync.Mutex
 	// applied is what has been applied; nil before the first complete Apply has
@@ -98,10 +101,14 @@ func (s *server) Describe(ctx context.Context, _ *networkv1.DescribeRequest) (*n
 		return nil, status.Error(codes.Internal, "the network plugin described nothing")
 	}
 	description := proto.CloneOf(said)
-	if _, ok := s.plugin.(Statser); ok && !slices.Contains(description.Capabilities, "stats") {
+	if _, ok := s.plugin.(Statser); ok {
 		description.Capabilities = append(description.Capabilities, "stats")
 	}
+	if _, ok := s.plugin.(Prober); ok {
+		description.Capabilities = append(description.Capabilities, "probe")
+	}
 	slices.Sort(description.Capabilities)
+	description.Capabilities = slices.Compact(description.Capabilities)
 	return description, nil
 }
 
@@ -111,6 +118,10 @@ func (s *server) Apply(ctx context.Context, request *networkv1.ApplyRequest) (*n
 	}
 	defer func() { <-s.applying }()
 	before := s.nowApplied()
+	request = s.assemble(request)
+	if request == nil {
+		return &networkv1.ApplyResponse{}, nil
+	}
 	if before == nil && !request.GetComplete() {
 		return nil, notApplied("changes came before a complete Apply has succeeded")
 	}
@@ -128,7 +139,55 @@ func (s *server) Apply(ctx context.Context, request *networkv1.ApplyRequest) (*n
 	for id, err := range failed {
 		faults.add(id, err)
 	}
-	return &networkv1.ApplyResponse{Errors: faults.errors()}, nil
+	return &networkv1.ApplyResponse{Errors: messages(faults.networks), Warnings: messages(faults.parts)}, nil
+}
+
+// assemble puts the requests of a complete set together, and returns nil until the last.
+// The caller holds s.applying.
+func (s *server) assemble(request *networkv1.ApplyRequest) *networkv1.ApplyRequest {
+	set := s.set
+	switch {
+	case request.GetComplete():
+		set = request
+	case set == nil:
+		return request
+	default:
+		// The lists keep their order.
+		proto.Merge(set, request)
+	}
+	s.set = nil
+	if request.GetMore() {
+		s.set = set
+		return nil
+	}
+	set.Complete, set.More = true, false
+	return set
+}
+
+func (s *server) Probe(ctx context.Context, request *networkv1.ProbeRequest) (*networkv1.ProbeResponse, error) {
+	prober, ok := s.plugin.(Prober)
+	if !ok {
+		return nil, status.Error(codes.Unimplemented, "this network plugin cannot try connections")
+	}
+	applied := s.nowApplied()
+	if applied == nil {
+		return nil, notApplied("Probe came before a complete Apply has succeeded")
+	}
+	network, known := applied.networks[request.GetNetworkId()]
+	if !known {
+		return nil, notApplied(fmt.Sprintf("network %.64q has not been applied", request.GetNetworkId()))
+	}
+	if _, known := network.services[request.GetServiceId()]; !known {
+		return nil, notApplied(fmt.Sprintf("service %.64q has not been applied", request.GetServiceId()))
+	}
+	if request.GetTimeout().AsDuration() <= 0 {
+		return nil, invalid(errors.New("timeout: want more than 0"))
+	}
+	source, checks, err := prober.Probe(ctx, request)
+	if err != nil {
+		return nil, wire.ToStatus(err, temporary)
+	}
+	return &networkv1.ProbeResponse{Source: source, Checks: checks}, nil
 }
 
 func (s *server) Attach(ctx context.Context, request *networkv1.AttachRequest) (*networkv1.AttachResponse, error) {

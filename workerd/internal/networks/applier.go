@@ -40,10 +40,10 @@ type applier struct {
 	pending pending
 	// ready is the process that was told everything, if one was.
 	ready network.Plugin
-	// told are the networks that the process knows, and errors says what is wrong with
-	// some of them.
-	told   map[string]bool
-	errors map[string]string
+	// told are the networks that the process knows. errors says what is wrong with some of
+	// them, and warnings what is wrong with something that belongs to them.
+	told             map[string]bool
+	errors, warnings map[string]string
 	// applying are the networks in the Apply that is open.
 	applying map[string]bool
 	// failure is why the process was not told everything.
@@ -53,7 +53,7 @@ type applier struct {
 func newApplier(n *Networks, name string) *applier {
 	return &applier{
 		n: n, name: name, woken: make(chan struct{}, 1), healed: make(chan struct{}, 1), pending: newPending(true),
-		told: map[string]bool{}, errors: map[string]string{}, applying: map[string]bool{},
+		told: map[string]bool{}, errors: map[string]string{}, warnings: map[string]string{}, applying: map[string]bool{},
 	}
 }
 
@@ -137,7 +137,7 @@ func (a *applier) inform(ctx context.Context, p network.Plugin) {
 		case <-retry.C:
 			paused, armed = false, false
 			a.n.mu.Lock()
-			a.pending.complete = a.pending.complete || len(a.errors) > 0
+			a.pending.complete = a.pending.complete || len(a.errors)+len(a.warnings) > 0
 			a.n.mu.Unlock()
 		case <-sweep.C:
 			if informed {
@@ -149,11 +149,11 @@ func (a *applier) inform(ctx context.Context, p network.Plugin) {
 	a.n.markReady(a, nil)
 }
 
-// wrong reports whether something is wrong with a network.
+// wrong reports whether something is wrong with a network, or was left out of one.
 func (a *applier) wrong() bool {
 	a.n.mu.Lock()
 	defer a.n.mu.Unlock()
-	return len(a.errors) > 0
+	return len(a.errors)+len(a.warnings) > 0
 }
 
 // apply tells a process what it has not been told, and whether there was something. After
@@ -168,12 +168,9 @@ func (a *applier) apply(ctx context.Context, p network.Plugin) (done, ok bool) {
 		return false, true
 	}
 	began := time.Now()
-	inner, cancel := context.WithTimeout(ctx, applyTimeout)
-	defer cancel()
-	failed, err := p.Apply(inner, change)
-	if err != nil && inner.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("network plugin %s: no answer within %s", a.name, applyTimeout)
-	}
+	applied, err := within(ctx, a.name, applyTimeout, func(ctx context.Context) (*network.Applied, error) { return p.Apply(ctx, change) })
+	described := func() {}
+	defer func() { described() }()
 	a.n.mu.Lock()
 	defer a.n.mu.Unlock()
 	defer a.n.announce()
@@ -193,18 +190,49 @@ func (a *applier) apply(ctx context.Context, p network.Plugin) (done, ok bool) {
 	}
 	for _, id := range networks {
 		a.told[id] = true
-		if failed[id] == "" && a.errors[id] != "" {
+		if applied.Failed[id] == "" && a.errors[id] != "" {
 			delete(a.errors, id)
 			notify(a.healed)
 		}
 	}
-	for id, why := range failed {
-		if a.errors[id] != why {
-			a.n.log.Error("network does not work on this node; retrying", zap.String("plugin", a.name), zap.String("network", id), zap.String("error", why))
-		}
-		a.errors[id] = why
+	was := a.problem()
+	if change.Complete {
+		maps.DeleteFunc(a.warnings, func(id, _ string) bool { return applied.Warnings[id] == "" })
+	}
+	a.note(a.errors, applied.Failed, "network does not work on this node; retrying")
+	a.note(a.warnings, applied.Warnings, "part of a network does not work on this node; retrying")
+	if a.problem() != was && a.n.cfg.Described != nil {
+		described = a.n.cfg.Described
 	}
 	return true, true
+}
+
+// problem says what is wrong with a network, and with how many others something is. The
+// caller holds n.mu.
+func (a *applier) problem() string {
+	var all []string
+	for _, texts := range []map[string]string{a.errors, a.warnings} {
+		for _, id := range sortedKeys(texts) {
+			all = append(all, fmt.Sprintf("network %s: %s", nameOf(a.n.networks[id], id), texts[id]))
+		}
+	}
+	switch len(all) {
+	case 0:
+		return ""
+	case 1:
+		return all[0]
+	}
+	return fmt.Sprintf("%s (and %d more)", all[0], len(all)-1)
+}
+
+// note takes in what is wrong, and logs what is new. The caller holds n.mu.
+func (a *applier) note(known, now map[string]string, message string) {
+	for id, why := range now {
+		if known[id] != why {
+			a.n.log.Error(message, zap.String("plugin", a.name), zap.String("network", id), zap.String("error", why))
+		}
+		known[id] = why
+	}
 }
 
 // reattach attaches the tasks of a plugin again, of which its new process knows nothing.

@@ -20,9 +20,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/nodereport"
+	"github.com/musterhq/muster/workerd/internal/bounds"
 	"github.com/musterhq/muster/workerd/network"
 )
 
@@ -246,7 +249,7 @@ func (n *Networks) Describe(node *musterv1.NodeDescription) {
 	path := &musterv1.DataPath{Address: n.node.DataPathAddress, Port: n.node.DataPathPort}
 	for _, name := range sortedKeys(n.appliers) {
 		if d := n.appliers[name].current; d != nil && len(node.NetworkDrivers) < maxDrivers {
-			node.NetworkDrivers = append(node.NetworkDrivers, d.Description)
+			node.NetworkDrivers = append(node.NetworkDrivers, n.appliers[name].description())
 			if len(path.PublicKey) == 0 {
 				path.PublicKey, path.EncryptedPort = d.PublicKey, d.EncryptedPort
 			}
@@ -257,6 +260,21 @@ func (n *Networks) Describe(node *musterv1.NodeDescription) {
 	if path.Address != "" && (len(node.NetworkDrivers) > 0 || starting) {
 		node.DataPath = path
 	}
+}
+
+// description returns what the node reports of a plugin: what the plugin says of itself,
+// and what is wrong with its networks. The caller holds n.mu.
+func (a *applier) description() *musterv1.NetworkDriverDescription {
+	problem := a.problem()
+	if problem == "" {
+		return a.current.Description
+	}
+	d := proto.CloneOf(a.current.Description)
+	if d.Message != "" {
+		problem = d.Message + "; " + problem
+	}
+	d.Message = bounds.Text(problem, nodereport.MaxExecutorMessage)
+	return d
 }
 
 // SetAddress tells the address of this node for other nodes. One that the settings name

@@ -42,8 +42,8 @@ type node struct {
 	calls   []string
 	// faults are what the next calls of a method do instead of what they should.
 	faults map[string][]func(ctx context.Context) error
-	// broken says what is wrong with networks.
-	broken map[string]string
+	// broken says what is wrong with networks, and doubtful with parts of them.
+	broken, doubtful map[string]string
 	// sick is why the plugin says that it cannot work; empty: it can.
 	sick   string
 	stored map[string]*dispatcherv1.Assignments
@@ -134,11 +134,14 @@ type process struct {
 func (p *process) Apply(ctx context.Context, req *networkv1.ApplyRequest) (*networkv1.ApplyResponse, error) {
 	p.n.mu.Lock()
 	p.n.applies = append(p.n.applies, req)
-	broken := maps.Clone(p.n.broken)
+	broken, doubtful := maps.Clone(p.n.broken), maps.Clone(p.n.doubtful)
 	p.n.mu.Unlock()
 	res, err := p.Plugin.Apply(ctx, req)
 	for id, why := range broken {
 		res.Errors = append(res.Errors, &networkv1.NetworkError{NetworkId: id, Message: why})
+	}
+	for id, why := range doubtful {
+		res.Warnings = append(res.Warnings, &networkv1.NetworkError{NetworkId: id, Message: why})
 	}
 	return res, err
 }
@@ -512,6 +515,80 @@ func TestErrorOfANetworkIsLoggedOnce(t *testing.T) {
 		n.settle(time.Minute)
 		if got := n.logs.FilterField(zap.String("error", "no rights")).Len(); got != 1 {
 			n.t.Errorf("another error is logged %d times, want once", got)
+		}
+	})
+}
+
+func TestWarningIsReportedOnceAndTasksContinue(t *testing.T) {
+	inBubble(t, func(n *node) {
+		set := func(why string) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.doubtful = map[string]string{"net": why}
+			if why == "" {
+				n.doubtful = nil
+			}
+		}
+		message := func() string {
+			d := &musterv1.NodeDescription{}
+			n.networks.Describe(d)
+			return d.NetworkDrivers[0].Message
+		}
+		set(`backend "a": no address`)
+		n.session(net("10.64.4.0/26"))
+		n.settle(time.Second)
+		if err := n.attach("a"); err != nil {
+			n.t.Errorf("Attach = %v, want success: only a backend is wrong", err)
+		}
+		if got, want := message(), `network backend: backend "a": no address`; got != want {
+			n.t.Errorf("the node reports %q, want %q", got, want)
+		}
+		n.settle(10 * time.Minute)
+		if got := n.logs.FilterMessage("part of a network does not work on this node; retrying").Len(); got != 1 {
+			n.t.Errorf("the warning is logged %d times, want once", got)
+		}
+		set("")
+		n.settle(time.Minute)
+		if got := message(); got != "" {
+			n.t.Errorf("the node still reports %q", got)
+		}
+	})
+}
+
+func TestLargeSetIsAppliedInParts(t *testing.T) {
+	inBubble(t, func(n *node) {
+		const services, tasks = 20, 8_000
+		objects := []*dispatcherv1.AssignedObject{net("10.64.4.0/26"), peer("node2")}
+		for i := range services {
+			id := fmt.Sprint("svc", i)
+			b := &networkv1.Backends{NetworkId: "net", ServiceId: id, Complete: true}
+			for k := range tasks {
+				b.Backends = append(b.Backends, &networkv1.Backend{TaskId: fmt.Sprintf("%s-%0100d", id, k)})
+			}
+			objects = append(objects, service(id), &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Backends{Backends: b}})
+		}
+		n.session(objects...)
+		n.settle(time.Second)
+		applied := n.take()
+		if len(applied) < 2 {
+			n.t.Fatalf("the set came in %d requests", len(applied))
+		}
+		for i, req := range applied {
+			if size := proto.Size(req); size > 64<<20 {
+				n.t.Errorf("request %d has %d bytes, want at most 64 MiB", i, size)
+			}
+			if req.GetComplete() != (i == 0) || req.GetMore() != (i < len(applied)-1) {
+				n.t.Errorf("request %d has complete %t and more %t", i, req.GetComplete(), req.GetMore())
+			}
+		}
+		got := n.kernel.Networks()["net"]
+		if len(got.Peers) != 1 || len(got.Services) != services {
+			n.t.Fatalf("the kernel has %d peers and %d services", len(got.Peers), len(got.Services))
+		}
+		for id, s := range got.Services {
+			if len(s.Backends) != tasks {
+				n.t.Errorf("service %s has %d backends, want %d", id, len(s.Backends), tasks)
+			}
 		}
 	})
 }

@@ -74,6 +74,7 @@ func (a *applier) take() (change *network.Change, networks []string) {
 			change.RemovedNetworks = append(change.RemovedNetworks, id)
 			delete(a.told, id)
 			delete(a.errors, id)
+			delete(a.warnings, id)
 		}
 	}
 	for m := range p.peers {

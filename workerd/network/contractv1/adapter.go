@@ -23,6 +23,7 @@ type Service interface {
 	Detach(context.Context, *networkv1.DetachRequest) (*networkv1.DetachResponse, error)
 	List(context.Context, *networkv1.ListRequest) (*networkv1.ListResponse, error)
 	Stats(context.Context, *networkv1.StatsRequest) (*networkv1.StatsResponse, error)
+	Probe(context.Context, *networkv1.ProbeRequest) (*networkv1.ProbeResponse, error)
 }
 
 // New makes a Plugin of a service of the contract.
@@ -44,28 +45,32 @@ func (a *adapter) Describe(ctx context.Context) (*network.About, error) {
 	}, nil
 }
 
-func (a *adapter) Apply(ctx context.Context, c *network.Change) (map[string]string, error) {
+func (a *adapter) Apply(ctx context.Context, c *network.Change) (*network.Applied, error) {
 	unpacked, err := unpack(c.Backends)
 	if err != nil {
 		return nil, err
 	}
-	res, err := a.service.Apply(ctx, &networkv1.ApplyRequest{
+	applied := &network.Applied{Failed: map[string]string{}, Warnings: map[string]string{}}
+	for _, part := range split(&networkv1.ApplyRequest{
 		Complete: c.Complete,
 		Node:     &networkv1.Node{Id: c.Node.ID, DataPathAddress: c.Node.DataPathAddress, DataPathPort: c.Node.DataPathPort},
 		Networks: c.Networks, RemovedNetworks: c.RemovedNetworks, Peers: c.Peers, RemovedPeers: c.RemovedPeers,
 		Services: c.Services, RemovedServices: c.RemovedServices, Backends: unpacked,
-	})
-	if err != nil {
-		return nil, executorv1.ErrorOf(ctx, err)
-	}
-	var failed map[string]string
-	for _, e := range res.GetErrors() {
-		if failed == nil {
-			failed = map[string]string{}
+	}, largestRequest) {
+		res, err := a.service.Apply(ctx, part)
+		if err != nil {
+			return nil, executorv1.ErrorOf(ctx, err)
 		}
-		failed[e.GetNetworkId()] = e.GetMessage()
+		note(applied.Failed, res.GetErrors())
+		note(applied.Warnings, res.GetWarnings())
 	}
-	return failed, nil
+	return applied, nil
+}
+
+func note(texts map[string]string, all []*networkv1.NetworkError) {
+	for _, e := range all {
+		texts[e.GetNetworkId()] = e.GetMessage()
+	}
 }
 
 // unpack returns backends as the contract has them.
@@ -131,4 +136,9 @@ func (a *adapter) Stats(ctx context.Context) (*network.Stats, error) {
 		ConntrackEntries: res.GetConntrackEntries(), ConntrackLimit: res.GetConntrackLimit(), Repairs: res.GetRepairs(),
 		LastApply: res.GetLastApply().AsDuration(),
 	}, nil
+}
+
+func (a *adapter) Probe(ctx context.Context, req *networkv1.ProbeRequest) (*networkv1.ProbeResponse, error) {
+	res, err := a.service.Probe(ctx, req)
+	return res, executorv1.ErrorOf(ctx, err)
 }

@@ -38,3 +38,7 @@ func (r *remote) List(ctx context.Context, req *networkv1.ListRequest) (*network
 func (r *remote) Stats(ctx context.Context, req *networkv1.StatsRequest) (*networkv1.StatsResponse, error) {
 	return r.client.Stats(ctx, req)
 }
+
+func (r *remote) Probe(ctx context.Context, req *networkv1.ProbeRequest) (*networkv1.ProbeResponse, error) {
+	return r.client.Probe(ctx, req)
+}

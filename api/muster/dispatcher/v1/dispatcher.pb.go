@@ -92,6 +92,7 @@ type SessionRequest struct {
 	//	*SessionRequest_Description
 	//	*SessionRequest_LogData
 	//	*SessionRequest_Goodbye
+	//	*SessionRequest_ProbeResult
 	Message       isSessionRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -188,6 +189,15 @@ func (x *SessionRequest) GetGoodbye() *Goodbye {
 	return nil
 }
 
+func (x *SessionRequest) GetProbeResult() *ProbeResult {
+	if x != nil {
+		if x, ok := x.Message.(*SessionRequest_ProbeResult); ok {
+			return x.ProbeResult
+		}
+	}
+	return nil
+}
+
 type isSessionRequest_Message interface {
 	isSessionRequest_Message()
 }
@@ -220,6 +230,10 @@ type SessionRequest_Goodbye struct {
 	Goodbye *Goodbye `protobuf:"bytes,6,opt,name=goodbye,proto3,oneof"`
 }
 
+type SessionRequest_ProbeResult struct {
+	ProbeResult *ProbeResult `protobuf:"bytes,7,opt,name=probe_result,json=probeResult,proto3,oneof"`
+}
+
 func (*SessionRequest_Hello) isSessionRequest_Message() {}
 
 func (*SessionRequest_Heartbeat) isSessionRequest_Message() {}
@@ -231,6 +245,8 @@ func (*SessionRequest_Description) isSessionRequest_Message() {}
 func (*SessionRequest_LogData) isSessionRequest_Message() {}
 
 func (*SessionRequest_Goodbye) isSessionRequest_Message() {}
+
+func (*SessionRequest_ProbeResult) isSessionRequest_Message() {}
 
 // Hello introduces a worker.
 type Hello struct {
@@ -249,8 +265,10 @@ type Hello struct {
 	// and backends too, and tasks that have networks; those of version 3 get
 	// packed_backends in place of backends.
 	AssignmentProtocol uint32 `protobuf:"varint,5,opt,name=assignment_protocol,json=assignmentProtocol,proto3" json:"assignment_protocol,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The worker answers ProbeOrder.
+	AnswersProbes bool `protobuf:"varint,6,opt,name=answers_probes,json=answersProbes,proto3" json:"answers_probes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -316,6 +334,13 @@ func (x *Hello) GetAssignmentProtocol() uint32 {
 		return x.AssignmentProtocol
 	}
 	return 0
+}
+
+func (x *Hello) GetAnswersProbes() bool {
+	if x != nil {
+		return x.AnswersProbes
+	}
+	return false
 }
 
 // Heartbeat says that the worker lives.
@@ -542,6 +567,7 @@ type SessionResponse struct {
 	//	*SessionResponse_HeartbeatAck
 	//	*SessionResponse_LogCredit
 	//	*SessionResponse_Dispatchers
+	//	*SessionResponse_ProbeOrder
 	Message       isSessionResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -665,6 +691,15 @@ func (x *SessionResponse) GetDispatchers() *Dispatchers {
 	return nil
 }
 
+func (x *SessionResponse) GetProbeOrder() *ProbeOrder {
+	if x != nil {
+		if x, ok := x.Message.(*SessionResponse_ProbeOrder); ok {
+			return x.ProbeOrder
+		}
+	}
+	return nil
+}
+
 type isSessionResponse_Message interface {
 	isSessionResponse_Message()
 }
@@ -708,6 +743,11 @@ type SessionResponse_Dispatchers struct {
 	Dispatchers *Dispatchers `protobuf:"bytes,9,opt,name=dispatchers,proto3,oneof"`
 }
 
+type SessionResponse_ProbeOrder struct {
+	// Sent only to workers that answer it.
+	ProbeOrder *ProbeOrder `protobuf:"bytes,10,opt,name=probe_order,json=probeOrder,proto3,oneof"`
+}
+
 func (*SessionResponse_Welcome) isSessionResponse_Message() {}
 
 func (*SessionResponse_Redirect) isSessionResponse_Message() {}
@@ -725,6 +765,8 @@ func (*SessionResponse_HeartbeatAck) isSessionResponse_Message() {}
 func (*SessionResponse_LogCredit) isSessionResponse_Message() {}
 
 func (*SessionResponse_Dispatchers) isSessionResponse_Message() {}
+
+func (*SessionResponse_ProbeOrder) isSessionResponse_Message() {}
 
 // Refusal says why a worker cannot be the node that it claims to be. It is a
 // detail of the status that ends the stream.
@@ -2087,26 +2129,258 @@ func (x *SubscribeLogsResponse) GetMessages() []*v1.LogMessage {
 	return nil
 }
 
+// ProbeOrder asks a worker to try whether a service is reached on a network. It is
+// answered by a ProbeResult with the same id.
+type ProbeOrder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ProbeId       string                 `protobuf:"bytes,1,opt,name=probe_id,json=probeId,proto3" json:"probe_id,omitempty"`
+	NetworkId     string                 `protobuf:"bytes,2,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	ServiceId     string                 `protobuf:"bytes,3,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeOrder) Reset() {
+	*x = ProbeOrder{}
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeOrder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeOrder) ProtoMessage() {}
+
+func (x *ProbeOrder) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeOrder.ProtoReflect.Descriptor instead.
+func (*ProbeOrder) Descriptor() ([]byte, []int) {
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ProbeOrder) GetProbeId() string {
+	if x != nil {
+		return x.ProbeId
+	}
+	return ""
+}
+
+func (x *ProbeOrder) GetNetworkId() string {
+	if x != nil {
+		return x.NetworkId
+	}
+	return ""
+}
+
+func (x *ProbeOrder) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+// ProbeResult is what a worker has tried.
+type ProbeResult struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	ProbeId string                 `protobuf:"bytes,1,opt,name=probe_id,json=probeId,proto3" json:"probe_id,omitempty"`
+	// Why nothing could be tried; empty if something was.
+	Error         string             `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	Response      *v11.ProbeResponse `protobuf:"bytes,3,opt,name=response,proto3" json:"response,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeResult) Reset() {
+	*x = ProbeResult{}
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeResult) ProtoMessage() {}
+
+func (x *ProbeResult) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeResult.ProtoReflect.Descriptor instead.
+func (*ProbeResult) Descriptor() ([]byte, []int) {
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ProbeResult) GetProbeId() string {
+	if x != nil {
+		return x.ProbeId
+	}
+	return ""
+}
+
+func (x *ProbeResult) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *ProbeResult) GetResponse() *v11.ProbeResponse {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
+// ProbeRequest names the node, and what it must try.
+type ProbeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NetworkId     string                 `protobuf:"bytes,2,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	ServiceId     string                 `protobuf:"bytes,3,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeRequest) Reset() {
+	*x = ProbeRequest{}
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeRequest) ProtoMessage() {}
+
+func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
+func (*ProbeRequest) Descriptor() ([]byte, []int) {
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ProbeRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *ProbeRequest) GetNetworkId() string {
+	if x != nil {
+		return x.NetworkId
+	}
+	return ""
+}
+
+func (x *ProbeRequest) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+// ProbeResponse is what the node has tried.
+type ProbeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Response      *v11.ProbeResponse     `protobuf:"bytes,1,opt,name=response,proto3" json:"response,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeResponse) Reset() {
+	*x = ProbeResponse{}
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeResponse) ProtoMessage() {}
+
+func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
+func (*ProbeResponse) Descriptor() ([]byte, []int) {
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ProbeResponse) GetResponse() *v11.ProbeResponse {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
 var File_muster_dispatcher_v1_dispatcher_proto protoreflect.FileDescriptor
 
 const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\n" +
-	"%muster/dispatcher/v1/dispatcher.proto\x12\x14muster.dispatcher.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19muster/auth/v1/auth.proto\x1a\x1fmuster/network/v1/network.proto\x1a\x17muster/v1/control.proto\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"\x93\x03\n" +
+	"%muster/dispatcher/v1/dispatcher.proto\x12\x14muster.dispatcher.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19muster/auth/v1/auth.proto\x1a\x1fmuster/network/v1/network.proto\x1a\x17muster/v1/control.proto\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"\xdb\x03\n" +
 	"\x0eSessionRequest\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1b.muster.dispatcher.v1.HelloH\x00R\x05hello\x12?\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x1f.muster.dispatcher.v1.HeartbeatH\x00R\theartbeat\x12I\n" +
 	"\rstatus_report\x18\x03 \x01(\v2\".muster.dispatcher.v1.StatusReportH\x00R\fstatusReport\x12>\n" +
 	"\vdescription\x18\x04 \x01(\v2\x1a.muster.v1.NodeDescriptionH\x00R\vdescription\x12:\n" +
 	"\blog_data\x18\x05 \x01(\v2\x1d.muster.dispatcher.v1.LogDataH\x00R\alogData\x129\n" +
-	"\agoodbye\x18\x06 \x01(\v2\x1d.muster.dispatcher.v1.GoodbyeH\x00R\agoodbyeB\t\n" +
-	"\amessage\"\xc6\x01\n" +
+	"\agoodbye\x18\x06 \x01(\v2\x1d.muster.dispatcher.v1.GoodbyeH\x00R\agoodbye\x12F\n" +
+	"\fprobe_result\x18\a \x01(\v2!.muster.dispatcher.v1.ProbeResultH\x00R\vprobeResultB\t\n" +
+	"\amessage\"\xed\x01\n" +
 	"\x05Hello\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12<\n" +
 	"\vdescription\x18\x02 \x01(\v2\x1a.muster.v1.NodeDescriptionR\vdescription\x12\x1f\n" +
 	"\vinstance_id\x18\x03 \x01(\tR\n" +
 	"instanceId\x12\x14\n" +
 	"\x05tasks\x18\x04 \x01(\rR\x05tasks\x12/\n" +
-	"\x13assignment_protocol\x18\x05 \x01(\rR\x12assignmentProtocol\"\v\n" +
+	"\x13assignment_protocol\x18\x05 \x01(\rR\x12assignmentProtocol\x12%\n" +
+	"\x0eanswers_probes\x18\x06 \x01(\bR\ranswersProbes\"\v\n" +
 	"\tHeartbeat\"l\n" +
 	"\fStatusReport\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12@\n" +
@@ -2119,7 +2393,7 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\aGoodbye\x12\x1e\n" +
 	"\n" +
 	"restarting\x18\x01 \x01(\bR\n" +
-	"restarting\"\xf9\x04\n" +
+	"restarting\"\xbe\x05\n" +
 	"\x0fSessionResponse\x129\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1d.muster.dispatcher.v1.WelcomeH\x00R\awelcome\x12<\n" +
 	"\bredirect\x18\x02 \x01(\v2\x1e.muster.dispatcher.v1.RedirectH\x00R\bredirect\x12E\n" +
@@ -2133,7 +2407,10 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\rheartbeat_ack\x18\a \x01(\v2\".muster.dispatcher.v1.HeartbeatAckH\x00R\fheartbeatAck\x12@\n" +
 	"\n" +
 	"log_credit\x18\b \x01(\v2\x1f.muster.dispatcher.v1.LogCreditH\x00R\tlogCredit\x12E\n" +
-	"\vdispatchers\x18\t \x01(\v2!.muster.dispatcher.v1.DispatchersH\x00R\vdispatchersB\t\n" +
+	"\vdispatchers\x18\t \x01(\v2!.muster.dispatcher.v1.DispatchersH\x00R\vdispatchers\x12C\n" +
+	"\vprobe_order\x18\n" +
+	" \x01(\v2 .muster.dispatcher.v1.ProbeOrderH\x00R\n" +
+	"probeOrderB\t\n" +
 	"\amessage\"\x8b\x01\n" +
 	"\aRefusal\x12<\n" +
 	"\x06reason\x18\x01 \x01(\x0e2$.muster.dispatcher.v1.Refusal.ReasonR\x06reason\"B\n" +
@@ -2230,13 +2507,35 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\aoptions\x18\x03 \x01(\v2\x15.muster.v1.LogOptionsR\aoptions\x12\x16\n" +
 	"\x06client\x18\x04 \x01(\tR\x06client\"J\n" +
 	"\x15SubscribeLogsResponse\x121\n" +
-	"\bmessages\x18\x01 \x03(\v2\x15.muster.v1.LogMessageR\bmessages2x\n" +
+	"\bmessages\x18\x01 \x03(\v2\x15.muster.v1.LogMessageR\bmessages\"e\n" +
+	"\n" +
+	"ProbeOrder\x12\x19\n" +
+	"\bprobe_id\x18\x01 \x01(\tR\aprobeId\x12\x1d\n" +
+	"\n" +
+	"network_id\x18\x02 \x01(\tR\tnetworkId\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x03 \x01(\tR\tserviceId\"|\n" +
+	"\vProbeResult\x12\x19\n" +
+	"\bprobe_id\x18\x01 \x01(\tR\aprobeId\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12<\n" +
+	"\bresponse\x18\x03 \x01(\v2 .muster.network.v1.ProbeResponseR\bresponse\"e\n" +
+	"\fProbeRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"network_id\x18\x02 \x01(\tR\tnetworkId\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x03 \x01(\tR\tserviceId\"M\n" +
+	"\rProbeResponse\x12<\n" +
+	"\bresponse\x18\x01 \x01(\v2 .muster.network.v1.ProbeResponseR\bresponse2x\n" +
 	"\x11DispatcherService\x12c\n" +
 	"\aSession\x12$.muster.dispatcher.v1.SessionRequest\x1a%.muster.dispatcher.v1.SessionResponse\"\a\xe2\xe0\x18\x03\n" +
 	"\x01\x04(\x010\x012\x87\x01\n" +
 	"\x10LogBrokerService\x12s\n" +
 	"\rSubscribeLogs\x12*.muster.dispatcher.v1.SubscribeLogsRequest\x1a+.muster.dispatcher.v1.SubscribeLogsResponse\"\a\xe2\xe0\x18\x03\n" +
-	"\x01\x050\x01BBZ@github.com/musterhq/muster/api/muster/dispatcher/v1;dispatcherv1b\x06proto3"
+	"\x01\x050\x012i\n" +
+	"\fProbeService\x12Y\n" +
+	"\x05Probe\x12\".muster.dispatcher.v1.ProbeRequest\x1a#.muster.dispatcher.v1.ProbeResponse\"\a\xe2\xe0\x18\x03\n" +
+	"\x01\x05BBZ@github.com/musterhq/muster/api/muster/dispatcher/v1;dispatcherv1b\x06proto3"
 
 var (
 	file_muster_dispatcher_v1_dispatcher_proto_rawDescOnce sync.Once
@@ -2251,7 +2550,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_dispatcher_v1_dispatcher_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_muster_dispatcher_v1_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_muster_dispatcher_v1_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_muster_dispatcher_v1_dispatcher_proto_goTypes = []any{
 	(Refusal_Reason)(0),           // 0: muster.dispatcher.v1.Refusal.Reason
 	(*SessionRequest)(nil),        // 1: muster.dispatcher.v1.SessionRequest
@@ -2279,82 +2578,93 @@ var file_muster_dispatcher_v1_dispatcher_proto_goTypes = []any{
 	(*LogData)(nil),               // 23: muster.dispatcher.v1.LogData
 	(*SubscribeLogsRequest)(nil),  // 24: muster.dispatcher.v1.SubscribeLogsRequest
 	(*SubscribeLogsResponse)(nil), // 25: muster.dispatcher.v1.SubscribeLogsResponse
-	nil,                           // 26: muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
-	(*v1.NodeDescription)(nil),    // 27: muster.v1.NodeDescription
-	(*v1.TaskStatus)(nil),         // 28: muster.v1.TaskStatus
-	(*v1.TaskTime)(nil),           // 29: muster.v1.TaskTime
-	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
-	(*v1.NodeSpec)(nil),           // 31: muster.v1.NodeSpec
-	(*v11.Network)(nil),           // 32: muster.network.v1.Network
-	(*v11.Peer)(nil),              // 33: muster.network.v1.Peer
-	(*v11.Service)(nil),           // 34: muster.network.v1.Service
-	(*v11.Backends)(nil),          // 35: muster.network.v1.Backends
-	(*v11.PackedBackends)(nil),    // 36: muster.network.v1.PackedBackends
-	(*v11.PeerRef)(nil),           // 37: muster.network.v1.PeerRef
-	(*v11.ServiceRef)(nil),        // 38: muster.network.v1.ServiceRef
-	(*v1.TaskSpec)(nil),           // 39: muster.v1.TaskSpec
-	(v1.TaskState)(0),             // 40: muster.v1.TaskState
-	(*v1.PortConfig)(nil),         // 41: muster.v1.PortConfig
-	(*v1.LogOptions)(nil),         // 42: muster.v1.LogOptions
-	(*v1.LogMessage)(nil),         // 43: muster.v1.LogMessage
+	(*ProbeOrder)(nil),            // 26: muster.dispatcher.v1.ProbeOrder
+	(*ProbeResult)(nil),           // 27: muster.dispatcher.v1.ProbeResult
+	(*ProbeRequest)(nil),          // 28: muster.dispatcher.v1.ProbeRequest
+	(*ProbeResponse)(nil),         // 29: muster.dispatcher.v1.ProbeResponse
+	nil,                           // 30: muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
+	(*v1.NodeDescription)(nil),    // 31: muster.v1.NodeDescription
+	(*v1.TaskStatus)(nil),         // 32: muster.v1.TaskStatus
+	(*v1.TaskTime)(nil),           // 33: muster.v1.TaskTime
+	(*durationpb.Duration)(nil),   // 34: google.protobuf.Duration
+	(*v1.NodeSpec)(nil),           // 35: muster.v1.NodeSpec
+	(*v11.Network)(nil),           // 36: muster.network.v1.Network
+	(*v11.Peer)(nil),              // 37: muster.network.v1.Peer
+	(*v11.Service)(nil),           // 38: muster.network.v1.Service
+	(*v11.Backends)(nil),          // 39: muster.network.v1.Backends
+	(*v11.PackedBackends)(nil),    // 40: muster.network.v1.PackedBackends
+	(*v11.PeerRef)(nil),           // 41: muster.network.v1.PeerRef
+	(*v11.ServiceRef)(nil),        // 42: muster.network.v1.ServiceRef
+	(*v1.TaskSpec)(nil),           // 43: muster.v1.TaskSpec
+	(v1.TaskState)(0),             // 44: muster.v1.TaskState
+	(*v1.PortConfig)(nil),         // 45: muster.v1.PortConfig
+	(*v1.LogOptions)(nil),         // 46: muster.v1.LogOptions
+	(*v1.LogMessage)(nil),         // 47: muster.v1.LogMessage
+	(*v11.ProbeResponse)(nil),     // 48: muster.network.v1.ProbeResponse
 }
 var file_muster_dispatcher_v1_dispatcher_proto_depIdxs = []int32{
 	2,  // 0: muster.dispatcher.v1.SessionRequest.hello:type_name -> muster.dispatcher.v1.Hello
 	3,  // 1: muster.dispatcher.v1.SessionRequest.heartbeat:type_name -> muster.dispatcher.v1.Heartbeat
 	4,  // 2: muster.dispatcher.v1.SessionRequest.status_report:type_name -> muster.dispatcher.v1.StatusReport
-	27, // 3: muster.dispatcher.v1.SessionRequest.description:type_name -> muster.v1.NodeDescription
+	31, // 3: muster.dispatcher.v1.SessionRequest.description:type_name -> muster.v1.NodeDescription
 	23, // 4: muster.dispatcher.v1.SessionRequest.log_data:type_name -> muster.dispatcher.v1.LogData
 	6,  // 5: muster.dispatcher.v1.SessionRequest.goodbye:type_name -> muster.dispatcher.v1.Goodbye
-	27, // 6: muster.dispatcher.v1.Hello.description:type_name -> muster.v1.NodeDescription
-	5,  // 7: muster.dispatcher.v1.StatusReport.statuses:type_name -> muster.dispatcher.v1.ReportedStatus
-	28, // 8: muster.dispatcher.v1.ReportedStatus.status:type_name -> muster.v1.TaskStatus
-	29, // 9: muster.dispatcher.v1.ReportedStatus.times:type_name -> muster.v1.TaskTime
-	9,  // 10: muster.dispatcher.v1.SessionResponse.welcome:type_name -> muster.dispatcher.v1.Welcome
-	12, // 11: muster.dispatcher.v1.SessionResponse.redirect:type_name -> muster.dispatcher.v1.Redirect
-	13, // 12: muster.dispatcher.v1.SessionResponse.assignments:type_name -> muster.dispatcher.v1.Assignments
-	19, // 13: muster.dispatcher.v1.SessionResponse.status_ack:type_name -> muster.dispatcher.v1.StatusAck
-	20, // 14: muster.dispatcher.v1.SessionResponse.log_request:type_name -> muster.dispatcher.v1.LogRequest
-	22, // 15: muster.dispatcher.v1.SessionResponse.log_cancel:type_name -> muster.dispatcher.v1.LogCancel
-	11, // 16: muster.dispatcher.v1.SessionResponse.heartbeat_ack:type_name -> muster.dispatcher.v1.HeartbeatAck
-	21, // 17: muster.dispatcher.v1.SessionResponse.log_credit:type_name -> muster.dispatcher.v1.LogCredit
-	10, // 18: muster.dispatcher.v1.SessionResponse.dispatchers:type_name -> muster.dispatcher.v1.Dispatchers
-	0,  // 19: muster.dispatcher.v1.Refusal.reason:type_name -> muster.dispatcher.v1.Refusal.Reason
-	30, // 20: muster.dispatcher.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
-	31, // 21: muster.dispatcher.v1.Welcome.node:type_name -> muster.v1.NodeSpec
-	17, // 22: muster.dispatcher.v1.Assignments.specs:type_name -> muster.dispatcher.v1.AssignedSpec
-	18, // 23: muster.dispatcher.v1.Assignments.tasks:type_name -> muster.dispatcher.v1.AssignedTask
-	14, // 24: muster.dispatcher.v1.Assignments.objects:type_name -> muster.dispatcher.v1.AssignedObject
-	15, // 25: muster.dispatcher.v1.Assignments.withdrawn:type_name -> muster.dispatcher.v1.ObjectRef
-	18, // 26: muster.dispatcher.v1.AssignedObject.task:type_name -> muster.dispatcher.v1.AssignedTask
-	17, // 27: muster.dispatcher.v1.AssignedObject.spec:type_name -> muster.dispatcher.v1.AssignedSpec
-	16, // 28: muster.dispatcher.v1.AssignedObject.config:type_name -> muster.dispatcher.v1.AssignedConfig
-	32, // 29: muster.dispatcher.v1.AssignedObject.network:type_name -> muster.network.v1.Network
-	33, // 30: muster.dispatcher.v1.AssignedObject.peer:type_name -> muster.network.v1.Peer
-	34, // 31: muster.dispatcher.v1.AssignedObject.service:type_name -> muster.network.v1.Service
-	35, // 32: muster.dispatcher.v1.AssignedObject.backends:type_name -> muster.network.v1.Backends
-	36, // 33: muster.dispatcher.v1.AssignedObject.packed_backends:type_name -> muster.network.v1.PackedBackends
-	37, // 34: muster.dispatcher.v1.ObjectRef.peer:type_name -> muster.network.v1.PeerRef
-	38, // 35: muster.dispatcher.v1.ObjectRef.service:type_name -> muster.network.v1.ServiceRef
-	39, // 36: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
-	40, // 37: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
-	26, // 38: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
-	41, // 39: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
-	40, // 40: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
-	15, // 41: muster.dispatcher.v1.AssignedTask.dependencies:type_name -> muster.dispatcher.v1.ObjectRef
-	30, // 42: muster.dispatcher.v1.AssignedTask.drain_delay:type_name -> google.protobuf.Duration
-	42, // 43: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
-	43, // 44: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
-	42, // 45: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
-	43, // 46: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
-	1,  // 47: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
-	24, // 48: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
-	7,  // 49: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
-	25, // 50: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
-	49, // [49:51] is the sub-list for method output_type
-	47, // [47:49] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	27, // 6: muster.dispatcher.v1.SessionRequest.probe_result:type_name -> muster.dispatcher.v1.ProbeResult
+	31, // 7: muster.dispatcher.v1.Hello.description:type_name -> muster.v1.NodeDescription
+	5,  // 8: muster.dispatcher.v1.StatusReport.statuses:type_name -> muster.dispatcher.v1.ReportedStatus
+	32, // 9: muster.dispatcher.v1.ReportedStatus.status:type_name -> muster.v1.TaskStatus
+	33, // 10: muster.dispatcher.v1.ReportedStatus.times:type_name -> muster.v1.TaskTime
+	9,  // 11: muster.dispatcher.v1.SessionResponse.welcome:type_name -> muster.dispatcher.v1.Welcome
+	12, // 12: muster.dispatcher.v1.SessionResponse.redirect:type_name -> muster.dispatcher.v1.Redirect
+	13, // 13: muster.dispatcher.v1.SessionResponse.assignments:type_name -> muster.dispatcher.v1.Assignments
+	19, // 14: muster.dispatcher.v1.SessionResponse.status_ack:type_name -> muster.dispatcher.v1.StatusAck
+	20, // 15: muster.dispatcher.v1.SessionResponse.log_request:type_name -> muster.dispatcher.v1.LogRequest
+	22, // 16: muster.dispatcher.v1.SessionResponse.log_cancel:type_name -> muster.dispatcher.v1.LogCancel
+	11, // 17: muster.dispatcher.v1.SessionResponse.heartbeat_ack:type_name -> muster.dispatcher.v1.HeartbeatAck
+	21, // 18: muster.dispatcher.v1.SessionResponse.log_credit:type_name -> muster.dispatcher.v1.LogCredit
+	10, // 19: muster.dispatcher.v1.SessionResponse.dispatchers:type_name -> muster.dispatcher.v1.Dispatchers
+	26, // 20: muster.dispatcher.v1.SessionResponse.probe_order:type_name -> muster.dispatcher.v1.ProbeOrder
+	0,  // 21: muster.dispatcher.v1.Refusal.reason:type_name -> muster.dispatcher.v1.Refusal.Reason
+	34, // 22: muster.dispatcher.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
+	35, // 23: muster.dispatcher.v1.Welcome.node:type_name -> muster.v1.NodeSpec
+	17, // 24: muster.dispatcher.v1.Assignments.specs:type_name -> muster.dispatcher.v1.AssignedSpec
+	18, // 25: muster.dispatcher.v1.Assignments.tasks:type_name -> muster.dispatcher.v1.AssignedTask
+	14, // 26: muster.dispatcher.v1.Assignments.objects:type_name -> muster.dispatcher.v1.AssignedObject
+	15, // 27: muster.dispatcher.v1.Assignments.withdrawn:type_name -> muster.dispatcher.v1.ObjectRef
+	18, // 28: muster.dispatcher.v1.AssignedObject.task:type_name -> muster.dispatcher.v1.AssignedTask
+	17, // 29: muster.dispatcher.v1.AssignedObject.spec:type_name -> muster.dispatcher.v1.AssignedSpec
+	16, // 30: muster.dispatcher.v1.AssignedObject.config:type_name -> muster.dispatcher.v1.AssignedConfig
+	36, // 31: muster.dispatcher.v1.AssignedObject.network:type_name -> muster.network.v1.Network
+	37, // 32: muster.dispatcher.v1.AssignedObject.peer:type_name -> muster.network.v1.Peer
+	38, // 33: muster.dispatcher.v1.AssignedObject.service:type_name -> muster.network.v1.Service
+	39, // 34: muster.dispatcher.v1.AssignedObject.backends:type_name -> muster.network.v1.Backends
+	40, // 35: muster.dispatcher.v1.AssignedObject.packed_backends:type_name -> muster.network.v1.PackedBackends
+	41, // 36: muster.dispatcher.v1.ObjectRef.peer:type_name -> muster.network.v1.PeerRef
+	42, // 37: muster.dispatcher.v1.ObjectRef.service:type_name -> muster.network.v1.ServiceRef
+	43, // 38: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
+	44, // 39: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
+	30, // 40: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
+	45, // 41: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
+	44, // 42: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
+	15, // 43: muster.dispatcher.v1.AssignedTask.dependencies:type_name -> muster.dispatcher.v1.ObjectRef
+	34, // 44: muster.dispatcher.v1.AssignedTask.drain_delay:type_name -> google.protobuf.Duration
+	46, // 45: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
+	47, // 46: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
+	46, // 47: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
+	47, // 48: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
+	48, // 49: muster.dispatcher.v1.ProbeResult.response:type_name -> muster.network.v1.ProbeResponse
+	48, // 50: muster.dispatcher.v1.ProbeResponse.response:type_name -> muster.network.v1.ProbeResponse
+	1,  // 51: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
+	24, // 52: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
+	28, // 53: muster.dispatcher.v1.ProbeService.Probe:input_type -> muster.dispatcher.v1.ProbeRequest
+	7,  // 54: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
+	25, // 55: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
+	29, // 56: muster.dispatcher.v1.ProbeService.Probe:output_type -> muster.dispatcher.v1.ProbeResponse
+	54, // [54:57] is the sub-list for method output_type
+	51, // [51:54] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_muster_dispatcher_v1_dispatcher_proto_init() }
@@ -2369,6 +2679,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_init() {
 		(*SessionRequest_Description)(nil),
 		(*SessionRequest_LogData)(nil),
 		(*SessionRequest_Goodbye)(nil),
+		(*SessionRequest_ProbeResult)(nil),
 	}
 	file_muster_dispatcher_v1_dispatcher_proto_msgTypes[6].OneofWrappers = []any{
 		(*SessionResponse_Welcome)(nil),
@@ -2380,6 +2691,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_init() {
 		(*SessionResponse_HeartbeatAck)(nil),
 		(*SessionResponse_LogCredit)(nil),
 		(*SessionResponse_Dispatchers)(nil),
+		(*SessionResponse_ProbeOrder)(nil),
 	}
 	file_muster_dispatcher_v1_dispatcher_proto_msgTypes[13].OneofWrappers = []any{
 		(*AssignedObject_Task)(nil),
@@ -2405,9 +2717,9 @@ func file_muster_dispatcher_v1_dispatcher_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_dispatcher_v1_dispatcher_proto_rawDesc), len(file_muster_dispatcher_v1_dispatcher_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   30,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   3,
 		},
 		GoTypes:           file_muster_dispatcher_v1_dispatcher_proto_goTypes,
 		DependencyIndexes: file_muster_dispatcher_v1_dispatcher_proto_depIdxs,

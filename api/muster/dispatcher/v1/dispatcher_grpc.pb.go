@@ -247,3 +247,115 @@ var LogBrokerService_ServiceDesc = grpc.ServiceDesc{
 	},
 	Metadata: "muster/dispatcher/v1/dispatcher.proto",
 }
+
+const (
+	ProbeService_Probe_FullMethodName = "/muster.dispatcher.v1.ProbeService/Probe"
+)
+
+// ProbeServiceClient is the client API for ProbeService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// ProbeService is served to apid.
+type ProbeServiceClient interface {
+	// Probe has a node try whether a service is reached on a network. UNAVAILABLE if the
+	// node is not connected to this dispatcher, RESOURCE_EXHAUSTED if it is trying
+	// something already, UNIMPLEMENTED if its version is too old.
+	Probe(ctx context.Context, in *ProbeRequest, opts ...grpc.CallOption) (*ProbeResponse, error)
+}
+
+type probeServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewProbeServiceClient(cc grpc.ClientConnInterface) ProbeServiceClient {
+	return &probeServiceClient{cc}
+}
+
+func (c *probeServiceClient) Probe(ctx context.Context, in *ProbeRequest, opts ...grpc.CallOption) (*ProbeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ProbeResponse)
+	err := c.cc.Invoke(ctx, ProbeService_Probe_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ProbeServiceServer is the server API for ProbeService service.
+// All implementations must embed UnimplementedProbeServiceServer
+// for forward compatibility.
+//
+// ProbeService is served to apid.
+type ProbeServiceServer interface {
+	// Probe has a node try whether a service is reached on a network. UNAVAILABLE if the
+	// node is not connected to this dispatcher, RESOURCE_EXHAUSTED if it is trying
+	// something already, UNIMPLEMENTED if its version is too old.
+	Probe(context.Context, *ProbeRequest) (*ProbeResponse, error)
+	mustEmbedUnimplementedProbeServiceServer()
+}
+
+// UnimplementedProbeServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedProbeServiceServer struct{}
+
+func (UnimplementedProbeServiceServer) Probe(context.Context, *ProbeRequest) (*ProbeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Probe not implemented")
+}
+func (UnimplementedProbeServiceServer) mustEmbedUnimplementedProbeServiceServer() {}
+func (UnimplementedProbeServiceServer) testEmbeddedByValue()                      {}
+
+// UnsafeProbeServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to ProbeServiceServer will
+// result in compilation errors.
+type UnsafeProbeServiceServer interface {
+	mustEmbedUnimplementedProbeServiceServer()
+}
+
+func RegisterProbeServiceServer(s grpc.ServiceRegistrar, srv ProbeServiceServer) {
+	// If the following call panics, it indicates UnimplementedProbeServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&ProbeService_ServiceDesc, srv)
+}
+
+func _ProbeService_Probe_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ProbeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProbeServiceServer).Probe(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ProbeService_Probe_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProbeServiceServer).Probe(ctx, req.(*ProbeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// ProbeService_ServiceDesc is the grpc.ServiceDesc for ProbeService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var ProbeService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "muster.dispatcher.v1.ProbeService",
+	HandlerType: (*ProbeServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Probe",
+			Handler:    _ProbeService_Probe_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "muster/dispatcher/v1/dispatcher.proto",
+}

@@ -78,7 +78,7 @@ type DescribeResponse struct {
 	// The network drivers that it serves: "overlay", "bridge".
 	Drivers []string `protobuf:"bytes,5,rep,name=drivers,proto3" json:"drivers,omitempty"`
 	// What it can do here beyond the least: "ipv6", "encrypted", "ingress", "sctp",
-	// "stats".
+	// "stats", "probe".
 	Capabilities []string `protobuf:"bytes,6,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
 	// What the kernel lacks, for people: "sctp: no kernel module".
 	Missing []string `protobuf:"bytes,7,rep,name=missing,proto3" json:"missing,omitempty"`
@@ -204,8 +204,11 @@ type ApplyRequest struct {
 	// Their backends go with them and are not named.
 	RemovedServices []*ServiceRef `protobuf:"bytes,8,rep,name=removed_services,json=removedServices,proto3" json:"removed_services,omitempty"`
 	Backends        []*Backends   `protobuf:"bytes,9,rep,name=backends,proto3" json:"backends,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The set that a request with complete began continues in the next request. Nothing is
+	// removed, and Attach knows only earlier networks, until the last one was carried out.
+	More          bool `protobuf:"varint,10,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApplyRequest) Reset() {
@@ -299,6 +302,13 @@ func (x *ApplyRequest) GetBackends() []*Backends {
 		return x.Backends
 	}
 	return nil
+}
+
+func (x *ApplyRequest) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
 }
 
 // Node is the node that the plugin runs on.
@@ -1068,8 +1078,12 @@ func (x *Backend) GetSlot() uint64 {
 
 // ApplyResponse says what could not be done.
 type ApplyResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Errors        []*NetworkError        `protobuf:"bytes,1,rep,name=errors,proto3" json:"errors,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Networks that do not work: tasks are not attached to them.
+	Errors []*NetworkError `protobuf:"bytes,1,rep,name=errors,proto3" json:"errors,omitempty"`
+	// What was left out of networks that work otherwise: a peer, a service or a backend.
+	// Tasks are attached. After a complete set, these are all.
+	Warnings      []*NetworkError `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1107,6 +1121,13 @@ func (*ApplyResponse) Descriptor() ([]byte, []int) {
 func (x *ApplyResponse) GetErrors() []*NetworkError {
 	if x != nil {
 		return x.Errors
+	}
+	return nil
+}
+
+func (x *ApplyResponse) GetWarnings() []*NetworkError {
+	if x != nil {
+		return x.Warnings
 	}
 	return nil
 }
@@ -1755,11 +1776,128 @@ func (x *StatsResponse) GetLastApply() *durationpb.Duration {
 	return nil
 }
 
+// ProbeRequest names the service on a network that must be tried.
+type ProbeRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	NetworkId string                 `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	ServiceId string                 `protobuf:"bytes,2,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	// How long one attempt may take. The call may take four times as long.
+	Timeout       *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeRequest) Reset() {
+	*x = ProbeRequest{}
+	mi := &file_muster_network_v1_network_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeRequest) ProtoMessage() {}
+
+func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_network_v1_network_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
+func (*ProbeRequest) Descriptor() ([]byte, []int) {
+	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ProbeRequest) GetNetworkId() string {
+	if x != nil {
+		return x.NetworkId
+	}
+	return ""
+}
+
+func (x *ProbeRequest) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *ProbeRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+// ProbeResponse says what was tried, and how it went.
+type ProbeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The address from which it was tried: that of a task on the network, or the node's
+	// own if it runs none.
+	Source        string             `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Checks        []*v1.NetworkCheck `protobuf:"bytes,2,rep,name=checks,proto3" json:"checks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeResponse) Reset() {
+	*x = ProbeResponse{}
+	mi := &file_muster_network_v1_network_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeResponse) ProtoMessage() {}
+
+func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_network_v1_network_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
+func (*ProbeResponse) Descriptor() ([]byte, []int) {
+	return file_muster_network_v1_network_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ProbeResponse) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *ProbeResponse) GetChecks() []*v1.NetworkCheck {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
 var File_muster_network_v1_network_proto protoreflect.FileDescriptor
 
 const file_muster_network_v1_network_proto_rawDesc = "" +
 	"\n" +
-	"\x1fmuster/network/v1/network.proto\x12\x11muster.network.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x15muster/v1/specs.proto\"\x11\n" +
+	"\x1fmuster/network/v1/network.proto\x12\x11muster.network.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17muster/v1/objects.proto\x1a\x15muster/v1/specs.proto\"\x11\n" +
 	"\x0fDescribeRequest\"\x92\x02\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -1771,7 +1909,7 @@ const file_muster_network_v1_network_proto_rawDesc = "" +
 	"\amissing\x18\a \x03(\tR\amissing\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\b \x01(\fR\tpublicKey\x12%\n" +
-	"\x0eencrypted_port\x18\t \x01(\rR\rencryptedPort\"\xe5\x03\n" +
+	"\x0eencrypted_port\x18\t \x01(\rR\rencryptedPort\"\xf9\x03\n" +
 	"\fApplyRequest\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12+\n" +
 	"\x04node\x18\x02 \x01(\v2\x17.muster.network.v1.NodeR\x04node\x126\n" +
@@ -1781,7 +1919,9 @@ const file_muster_network_v1_network_proto_rawDesc = "" +
 	"\rremoved_peers\x18\x06 \x03(\v2\x1a.muster.network.v1.PeerRefR\fremovedPeers\x126\n" +
 	"\bservices\x18\a \x03(\v2\x1a.muster.network.v1.ServiceR\bservices\x12H\n" +
 	"\x10removed_services\x18\b \x03(\v2\x1d.muster.network.v1.ServiceRefR\x0fremovedServices\x127\n" +
-	"\bbackends\x18\t \x03(\v2\x1b.muster.network.v1.BackendsR\bbackends\"h\n" +
+	"\bbackends\x18\t \x03(\v2\x1b.muster.network.v1.BackendsR\bbackends\x12\x12\n" +
+	"\x04more\x18\n" +
+	" \x01(\bR\x04more\"h\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x11data_path_address\x18\x02 \x01(\tR\x0fdataPathAddress\x12$\n" +
@@ -1855,9 +1995,10 @@ const file_muster_network_v1_network_proto_rawDesc = "" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x17\n" +
 	"\anode_id\x18\x03 \x01(\tR\x06nodeId\x12\x12\n" +
-	"\x04slot\x18\x04 \x01(\x04R\x04slot\"H\n" +
+	"\x04slot\x18\x04 \x01(\x04R\x04slot\"\x85\x01\n" +
 	"\rApplyResponse\x127\n" +
-	"\x06errors\x18\x01 \x03(\v2\x1f.muster.network.v1.NetworkErrorR\x06errors\"G\n" +
+	"\x06errors\x18\x01 \x03(\v2\x1f.muster.network.v1.NetworkErrorR\x06errors\x12;\n" +
+	"\bwarnings\x18\x02 \x03(\v2\x1f.muster.network.v1.NetworkErrorR\bwarnings\"G\n" +
 	"\fNetworkError\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x18\n" +
@@ -1909,14 +2050,24 @@ const file_muster_network_v1_network_proto_rawDesc = "" +
 	"\arepairs\x18\n" +
 	" \x01(\x04R\arepairs\x128\n" +
 	"\n" +
-	"last_apply\x18\v \x01(\v2\x19.google.protobuf.DurationR\tlastApply2\xe4\x03\n" +
+	"last_apply\x18\v \x01(\v2\x19.google.protobuf.DurationR\tlastApply\"\x81\x01\n" +
+	"\fProbeRequest\x12\x1d\n" +
+	"\n" +
+	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x02 \x01(\tR\tserviceId\x123\n" +
+	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"X\n" +
+	"\rProbeResponse\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12/\n" +
+	"\x06checks\x18\x02 \x03(\v2\x17.muster.v1.NetworkCheckR\x06checks2\xb0\x04\n" +
 	"\x0eNetworkService\x12S\n" +
 	"\bDescribe\x12\".muster.network.v1.DescribeRequest\x1a#.muster.network.v1.DescribeResponse\x12J\n" +
 	"\x05Apply\x12\x1f.muster.network.v1.ApplyRequest\x1a .muster.network.v1.ApplyResponse\x12M\n" +
 	"\x06Attach\x12 .muster.network.v1.AttachRequest\x1a!.muster.network.v1.AttachResponse\x12M\n" +
 	"\x06Detach\x12 .muster.network.v1.DetachRequest\x1a!.muster.network.v1.DetachResponse\x12G\n" +
 	"\x04List\x12\x1e.muster.network.v1.ListRequest\x1a\x1f.muster.network.v1.ListResponse\x12J\n" +
-	"\x05Stats\x12\x1f.muster.network.v1.StatsRequest\x1a .muster.network.v1.StatsResponseB<Z:github.com/musterhq/muster/api/muster/network/v1;networkv1b\x06proto3"
+	"\x05Stats\x12\x1f.muster.network.v1.StatsRequest\x1a .muster.network.v1.StatsResponse\x12J\n" +
+	"\x05Probe\x12\x1f.muster.network.v1.ProbeRequest\x1a .muster.network.v1.ProbeResponseB<Z:github.com/musterhq/muster/api/muster/network/v1;networkv1b\x06proto3"
 
 var (
 	file_muster_network_v1_network_proto_rawDescOnce sync.Once
@@ -1930,7 +2081,7 @@ func file_muster_network_v1_network_proto_rawDescGZIP() []byte {
 	return file_muster_network_v1_network_proto_rawDescData
 }
 
-var file_muster_network_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_muster_network_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_muster_network_v1_network_proto_goTypes = []any{
 	(*DescribeRequest)(nil),     // 0: muster.network.v1.DescribeRequest
 	(*DescribeResponse)(nil),    // 1: muster.network.v1.DescribeResponse
@@ -1955,11 +2106,14 @@ var file_muster_network_v1_network_proto_goTypes = []any{
 	(*ListResponse)(nil),        // 20: muster.network.v1.ListResponse
 	(*StatsRequest)(nil),        // 21: muster.network.v1.StatsRequest
 	(*StatsResponse)(nil),       // 22: muster.network.v1.StatsResponse
-	nil,                         // 23: muster.network.v1.Network.DriverOptionsEntry
-	nil,                         // 24: muster.network.v1.Attachment.DriverOptionsEntry
-	(v1.EndpointSpec_Mode)(0),   // 25: muster.v1.EndpointSpec.Mode
-	(*v1.PortConfig)(nil),       // 26: muster.v1.PortConfig
-	(*durationpb.Duration)(nil), // 27: google.protobuf.Duration
+	(*ProbeRequest)(nil),        // 23: muster.network.v1.ProbeRequest
+	(*ProbeResponse)(nil),       // 24: muster.network.v1.ProbeResponse
+	nil,                         // 25: muster.network.v1.Network.DriverOptionsEntry
+	nil,                         // 26: muster.network.v1.Attachment.DriverOptionsEntry
+	(v1.EndpointSpec_Mode)(0),   // 27: muster.v1.EndpointSpec.Mode
+	(*v1.PortConfig)(nil),       // 28: muster.v1.PortConfig
+	(*durationpb.Duration)(nil), // 29: google.protobuf.Duration
+	(*v1.NetworkCheck)(nil),     // 30: muster.v1.NetworkCheck
 }
 var file_muster_network_v1_network_proto_depIdxs = []int32{
 	3,  // 0: muster.network.v1.ApplyRequest.node:type_name -> muster.network.v1.Node
@@ -1969,34 +2123,39 @@ var file_muster_network_v1_network_proto_depIdxs = []int32{
 	7,  // 4: muster.network.v1.ApplyRequest.services:type_name -> muster.network.v1.Service
 	8,  // 5: muster.network.v1.ApplyRequest.removed_services:type_name -> muster.network.v1.ServiceRef
 	9,  // 6: muster.network.v1.ApplyRequest.backends:type_name -> muster.network.v1.Backends
-	23, // 7: muster.network.v1.Network.driver_options:type_name -> muster.network.v1.Network.DriverOptionsEntry
-	25, // 8: muster.network.v1.Service.mode:type_name -> muster.v1.EndpointSpec.Mode
-	26, // 9: muster.network.v1.Service.ports:type_name -> muster.v1.PortConfig
+	25, // 7: muster.network.v1.Network.driver_options:type_name -> muster.network.v1.Network.DriverOptionsEntry
+	27, // 8: muster.network.v1.Service.mode:type_name -> muster.v1.EndpointSpec.Mode
+	28, // 9: muster.network.v1.Service.ports:type_name -> muster.v1.PortConfig
 	11, // 10: muster.network.v1.Backends.backends:type_name -> muster.network.v1.Backend
 	13, // 11: muster.network.v1.ApplyResponse.errors:type_name -> muster.network.v1.NetworkError
-	15, // 12: muster.network.v1.AttachRequest.attachments:type_name -> muster.network.v1.Attachment
-	26, // 13: muster.network.v1.AttachRequest.ports:type_name -> muster.v1.PortConfig
-	24, // 14: muster.network.v1.Attachment.driver_options:type_name -> muster.network.v1.Attachment.DriverOptionsEntry
-	15, // 15: muster.network.v1.AttachResponse.attachments:type_name -> muster.network.v1.Attachment
-	26, // 16: muster.network.v1.AttachResponse.ports:type_name -> muster.v1.PortConfig
-	27, // 17: muster.network.v1.StatsResponse.last_apply:type_name -> google.protobuf.Duration
-	0,  // 18: muster.network.v1.NetworkService.Describe:input_type -> muster.network.v1.DescribeRequest
-	2,  // 19: muster.network.v1.NetworkService.Apply:input_type -> muster.network.v1.ApplyRequest
-	14, // 20: muster.network.v1.NetworkService.Attach:input_type -> muster.network.v1.AttachRequest
-	17, // 21: muster.network.v1.NetworkService.Detach:input_type -> muster.network.v1.DetachRequest
-	19, // 22: muster.network.v1.NetworkService.List:input_type -> muster.network.v1.ListRequest
-	21, // 23: muster.network.v1.NetworkService.Stats:input_type -> muster.network.v1.StatsRequest
-	1,  // 24: muster.network.v1.NetworkService.Describe:output_type -> muster.network.v1.DescribeResponse
-	12, // 25: muster.network.v1.NetworkService.Apply:output_type -> muster.network.v1.ApplyResponse
-	16, // 26: muster.network.v1.NetworkService.Attach:output_type -> muster.network.v1.AttachResponse
-	18, // 27: muster.network.v1.NetworkService.Detach:output_type -> muster.network.v1.DetachResponse
-	20, // 28: muster.network.v1.NetworkService.List:output_type -> muster.network.v1.ListResponse
-	22, // 29: muster.network.v1.NetworkService.Stats:output_type -> muster.network.v1.StatsResponse
-	24, // [24:30] is the sub-list for method output_type
-	18, // [18:24] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	13, // 12: muster.network.v1.ApplyResponse.warnings:type_name -> muster.network.v1.NetworkError
+	15, // 13: muster.network.v1.AttachRequest.attachments:type_name -> muster.network.v1.Attachment
+	28, // 14: muster.network.v1.AttachRequest.ports:type_name -> muster.v1.PortConfig
+	26, // 15: muster.network.v1.Attachment.driver_options:type_name -> muster.network.v1.Attachment.DriverOptionsEntry
+	15, // 16: muster.network.v1.AttachResponse.attachments:type_name -> muster.network.v1.Attachment
+	28, // 17: muster.network.v1.AttachResponse.ports:type_name -> muster.v1.PortConfig
+	29, // 18: muster.network.v1.StatsResponse.last_apply:type_name -> google.protobuf.Duration
+	29, // 19: muster.network.v1.ProbeRequest.timeout:type_name -> google.protobuf.Duration
+	30, // 20: muster.network.v1.ProbeResponse.checks:type_name -> muster.v1.NetworkCheck
+	0,  // 21: muster.network.v1.NetworkService.Describe:input_type -> muster.network.v1.DescribeRequest
+	2,  // 22: muster.network.v1.NetworkService.Apply:input_type -> muster.network.v1.ApplyRequest
+	14, // 23: muster.network.v1.NetworkService.Attach:input_type -> muster.network.v1.AttachRequest
+	17, // 24: muster.network.v1.NetworkService.Detach:input_type -> muster.network.v1.DetachRequest
+	19, // 25: muster.network.v1.NetworkService.List:input_type -> muster.network.v1.ListRequest
+	21, // 26: muster.network.v1.NetworkService.Stats:input_type -> muster.network.v1.StatsRequest
+	23, // 27: muster.network.v1.NetworkService.Probe:input_type -> muster.network.v1.ProbeRequest
+	1,  // 28: muster.network.v1.NetworkService.Describe:output_type -> muster.network.v1.DescribeResponse
+	12, // 29: muster.network.v1.NetworkService.Apply:output_type -> muster.network.v1.ApplyResponse
+	16, // 30: muster.network.v1.NetworkService.Attach:output_type -> muster.network.v1.AttachResponse
+	18, // 31: muster.network.v1.NetworkService.Detach:output_type -> muster.network.v1.DetachResponse
+	20, // 32: muster.network.v1.NetworkService.List:output_type -> muster.network.v1.ListResponse
+	22, // 33: muster.network.v1.NetworkService.Stats:output_type -> muster.network.v1.StatsResponse
+	24, // 34: muster.network.v1.NetworkService.Probe:output_type -> muster.network.v1.ProbeResponse
+	28, // [28:35] is the sub-list for method output_type
+	21, // [21:28] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_muster_network_v1_network_proto_init() }
@@ -2010,7 +2169,7 @@ func file_muster_network_v1_network_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_network_v1_network_proto_rawDesc), len(file_muster_network_v1_network_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

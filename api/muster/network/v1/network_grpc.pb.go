@@ -30,6 +30,7 @@ const (
 	NetworkService_Detach_FullMethodName   = "/muster.network.v1.NetworkService/Detach"
 	NetworkService_List_FullMethodName     = "/muster.network.v1.NetworkService/List"
 	NetworkService_Stats_FullMethodName    = "/muster.network.v1.NetworkService/Stats"
+	NetworkService_Probe_FullMethodName    = "/muster.network.v1.NetworkService/Probe"
 )
 
 // NetworkServiceClient is the client API for NetworkService service.
@@ -66,7 +67,7 @@ const (
 //
 // Errors are gRPC statuses, with a muster.executor.v1.ExecutorError among their
 // details, as those of executors are. A part of Apply that is invalid is left out and
-// named in the response; other invalid requests are INVALID_ARGUMENT.
+// named in the response as a warning; other invalid requests are INVALID_ARGUMENT.
 type NetworkServiceClient interface {
 	// Describe says what the plugin is and whether it can work now. It is called
 	// when the plugin has started and every 20 s or so after that, and must answer
@@ -75,6 +76,8 @@ type NetworkServiceClient interface {
 	// Apply tells the plugin what the networks of this node consist of. It returns
 	// when the kernel does what the request says. A network that cannot be set up does
 	// not keep the others from it: the response names it. A request has at most 64 MiB.
+	// A complete set that is larger comes in several requests: all but the last have more
+	// set, and all but the first have complete unset.
 	Apply(ctx context.Context, in *ApplyRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
 	// Attach connects a task's network namespace to its networks, before anything
 	// runs in the namespace. The networks have been applied.
@@ -85,6 +88,9 @@ type NetworkServiceClient interface {
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListResponse, error)
 	// Stats returns counts for metrics. Capability "stats".
 	Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (*StatsResponse, error)
+	// Probe tries from this node whether the tasks of a service are reached. Capability
+	// "probe".
+	Probe(ctx context.Context, in *ProbeRequest, opts ...grpc.CallOption) (*ProbeResponse, error)
 }
 
 type networkServiceClient struct {
@@ -155,6 +161,16 @@ func (c *networkServiceClient) Stats(ctx context.Context, in *StatsRequest, opts
 	return out, nil
 }
 
+func (c *networkServiceClient) Probe(ctx context.Context, in *ProbeRequest, opts ...grpc.CallOption) (*ProbeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ProbeResponse)
+	err := c.cc.Invoke(ctx, NetworkService_Probe_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NetworkServiceServer is the server API for NetworkService service.
 // All implementations must embed UnimplementedNetworkServiceServer
 // for forward compatibility.
@@ -189,7 +205,7 @@ func (c *networkServiceClient) Stats(ctx context.Context, in *StatsRequest, opts
 //
 // Errors are gRPC statuses, with a muster.executor.v1.ExecutorError among their
 // details, as those of executors are. A part of Apply that is invalid is left out and
-// named in the response; other invalid requests are INVALID_ARGUMENT.
+// named in the response as a warning; other invalid requests are INVALID_ARGUMENT.
 type NetworkServiceServer interface {
 	// Describe says what the plugin is and whether it can work now. It is called
 	// when the plugin has started and every 20 s or so after that, and must answer
@@ -198,6 +214,8 @@ type NetworkServiceServer interface {
 	// Apply tells the plugin what the networks of this node consist of. It returns
 	// when the kernel does what the request says. A network that cannot be set up does
 	// not keep the others from it: the response names it. A request has at most 64 MiB.
+	// A complete set that is larger comes in several requests: all but the last have more
+	// set, and all but the first have complete unset.
 	Apply(context.Context, *ApplyRequest) (*ApplyResponse, error)
 	// Attach connects a task's network namespace to its networks, before anything
 	// runs in the namespace. The networks have been applied.
@@ -208,6 +226,9 @@ type NetworkServiceServer interface {
 	List(context.Context, *ListRequest) (*ListResponse, error)
 	// Stats returns counts for metrics. Capability "stats".
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
+	// Probe tries from this node whether the tasks of a service are reached. Capability
+	// "probe".
+	Probe(context.Context, *ProbeRequest) (*ProbeResponse, error)
 	mustEmbedUnimplementedNetworkServiceServer()
 }
 
@@ -235,6 +256,9 @@ func (UnimplementedNetworkServiceServer) List(context.Context, *ListRequest) (*L
 }
 func (UnimplementedNetworkServiceServer) Stats(context.Context, *StatsRequest) (*StatsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Stats not implemented")
+}
+func (UnimplementedNetworkServiceServer) Probe(context.Context, *ProbeRequest) (*ProbeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Probe not implemented")
 }
 func (UnimplementedNetworkServiceServer) mustEmbedUnimplementedNetworkServiceServer() {}
 func (UnimplementedNetworkServiceServer) testEmbeddedByValue()                        {}
@@ -365,6 +389,24 @@ func _NetworkService_Stats_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NetworkService_Probe_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ProbeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NetworkServiceServer).Probe(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NetworkService_Probe_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NetworkServiceServer).Probe(ctx, req.(*ProbeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NetworkService_ServiceDesc is the grpc.ServiceDesc for NetworkService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -395,6 +437,10 @@ var NetworkService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Stats",
 			Handler:    _NetworkService_Stats_Handler,
+		},
+		{
+			MethodName: "Probe",
+			Handler:    _NetworkService_Probe_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
