@@ -63,11 +63,11 @@ func TestNetworkPluginsAreHostedBesideExecutors(t *testing.T) {
 	if len(executors) != 1 || executors[0].Name != "both" || !executors[0].Runs("null") {
 		t.Errorf("executors: %v", executors)
 	}
-	failed, err := d.Plugin.Apply(deadline(t), &network.Change{
+	applied, err := d.Plugin.Apply(deadline(t), &network.Change{
 		Complete: true, Node: network.Node{ID: "node1"}, Networks: []*networkv1.Network{{Id: "n", Name: "backend", Driver: "overlay"}},
 	})
-	if err != nil || len(failed) != 1 || failed["n"] != "no kernel module" {
-		t.Errorf("Apply = %v, %v", failed, err)
+	if err != nil || len(applied.Failed) != 1 || applied.Failed["n"] != "no kernel module" {
+		t.Errorf("Apply = %v, %v", applied, err)
 	}
 	_, err = d.Plugin.Attach(deadline(t), &network.Task{ID: "t", Attachments: []network.Attachment{{NetworkID: "n"}}})
 	if e := executor.ErrorOf(err); e == nil || !strings.HasPrefix(e.Error(), "network plugin both: ") {
