@@ -22,6 +22,7 @@ import (
 	"github.com/musterhq/muster/apid/backend"
 	"github.com/musterhq/muster/apid/control"
 	"github.com/musterhq/muster/apid/logs"
+	"github.com/musterhq/muster/apid/networktest"
 	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/apid/rest"
 	clusterstatus "github.com/musterhq/muster/apid/status"
@@ -175,10 +176,11 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	looker := &clusterstatus.Looker{
 		KV: env.KV, Prefix: env.Prefix, Newest: st.LeaderSequences, LastKnown: d.lastKnown, StaleFor: st.Staleness, Dial: env.Dial, Log: env.Logger,
 	}
-	d.logs = logs.New(d.view, func(node string) (string, bool) {
+	owner := func(node string) (string, bool) {
 		m, ok := dispatchers.Owner(store.ShardOf(node))
 		return m.Address, ok
-	}, env.Dial)
+	}
+	d.logs = logs.New(d.view, owner, env.Dial)
 	d.authority = authority.New(d.backend, authority.Options{
 		Own: cfg.Authority, Guard: env.Guard, Looker: looker, Daemon: env.Member.Daemon, RotationLeast: cfg.RotationLeast,
 	})
@@ -187,7 +189,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	})
 	apiTokens := tokens.New(d.backend)
 	server := control.New(d.backend, control.Options{
-		Member: env.Member, Subsystems: d.subsystems, Unsharded: sweepSubsystem, Looker: looker, Logs: d.logs,
+		Member: env.Member, Subsystems: d.subsystems, Unsharded: sweepSubsystem, Looker: looker, Logs: d.logs, Prober: networktest.NewProber(owner, env.Dial),
 		Tokens: apiTokens, Authority: d.authority, Watchers: watchers, Bookmark: bookmark, MaxConfigBytes: cfg.MaxConfigBytes,
 	})
 	musterv1.RegisterControlServiceServer(env.Server, server)

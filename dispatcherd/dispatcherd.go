@@ -42,6 +42,7 @@ import (
 	"github.com/musterhq/muster/dispatcherd/internal/liveness"
 	"github.com/musterhq/muster/dispatcherd/internal/logs"
 	"github.com/musterhq/muster/dispatcherd/internal/networks"
+	"github.com/musterhq/muster/dispatcherd/internal/probes"
 	"github.com/musterhq/muster/dispatcherd/internal/session"
 	"github.com/musterhq/muster/dispatcherd/internal/statuses"
 	"github.com/musterhq/muster/internal/daemon"
@@ -130,6 +131,7 @@ func (d *Daemon) serve(env daemon.Env, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	prober := probes.NewBroker(d.calls)
 	sent, err := session.NewMetrics(env.Metrics, d.statuses)
 	if err != nil {
 		return err
@@ -138,7 +140,7 @@ func (d *Daemon) serve(env daemon.Env, cfg Config) error {
 		HelloTimeout: cfg.HelloTimeout, OwnerWait: cfg.OwnerWait, SettleTimeout: cfg.SettleTimeout,
 		Limits:   assignments.Limits{Objects: cfg.MessageTasks, Bytes: cfg.MessageBytes},
 		Instance: env.Member.Instance, Shards: d.owned, Directory: d.directory, Store: d.store, Tables: d.tables, Networks: d.networks,
-		Logs: broker, Calls: d.calls, Guard: env.Guard, Tracer: env.Tracer, Metrics: sent, Logger: env.Logger,
+		Logs: broker, Probes: prober, Calls: d.calls, Guard: env.Guard, Tracer: env.Tracer, Metrics: sent, Logger: env.Logger,
 	})
 	if env.Metrics != nil {
 		if err := env.Metrics.Register(newCollector(d.owned, d.nodes)); err != nil {
@@ -147,6 +149,7 @@ func (d *Daemon) serve(env daemon.Env, cfg Config) error {
 	}
 	dispatcherv1.RegisterDispatcherServiceServer(env.Server, d.sessions)
 	dispatcherv1.RegisterLogBrokerServiceServer(env.Server, broker)
+	dispatcherv1.RegisterProbeServiceServer(env.Server, prober)
 	return nil
 }
 

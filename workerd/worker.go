@@ -141,6 +141,7 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		NodeID: id, Instance: rand.Text(), Dispatchers: w.cfg.Dispatchers, Dial: w.env.Dial,
 		Tasks: manager, Describer: describer, Reports: reports,
 		Connected:      func(local net.Addr, dispatchers []string) { nets.SetAddress(dataPathAddress(local, dispatchers)) },
+		Probe:          nets.Probe,
 		WelcomeTimeout: w.cfg.WelcomeTimeout, AckTimeout: w.cfg.AckTimeout,
 		Logger: log.Named("session"), Metrics: w.env.Metrics,
 	})

@@ -18,6 +18,7 @@ import (
 	"github.com/musterhq/muster/apid/backend"
 	"github.com/musterhq/muster/apid/blobs"
 	"github.com/musterhq/muster/apid/logs"
+	"github.com/musterhq/muster/apid/networktest"
 	"github.com/musterhq/muster/apid/objects"
 	clusterstatus "github.com/musterhq/muster/apid/status"
 	"github.com/musterhq/muster/apid/tokens"
@@ -42,6 +43,7 @@ type Options struct {
 	Unsharded string
 	Looker    *clusterstatus.Looker
 	Logs      *logs.Broker
+	Prober    *networktest.Prober
 	Tokens    *tokens.Service
 	Authority *authority.Authority
 	// Watchers counts the watches that are open.

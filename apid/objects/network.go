@@ -200,3 +200,34 @@ func (r *Reader) WholeNetwork(n *Network) *musterv1.Network {
 func UsesNetwork(s *recordv1.Service, task *musterv1.TaskSpec, endpoint *musterv1.EndpointSpec, network string) bool {
 	return slices.Contains(state.NetworksOf(s, task, endpoint), network)
 }
+
+// NetworksOf returns the ids of the networks that tasks of a service are on, in the order
+// of its spec; the ingress network comes last.
+func (r *Reader) NetworksOf(s *Service) []string {
+	return state.NetworksOf(s.Record, r.TaskSpec(s.Record.TaskDigest), s.Record.GetSpec().GetEndpoint())
+}
+
+// NodeOn returns a node that is up and runs a task on a network or, if there is none, that
+// has a block of it. It returns "" without such a node.
+func (r *Reader) NodeOn(network string) (node string) {
+	up := func(id string) bool {
+		n, ok := r.Node(id)
+		return ok && n.State.GetState() == musterv1.NodeStatus_READY
+	}
+	r.Tasks("", func(t *Task) bool {
+		on := slices.ContainsFunc(t.Status.GetNetworks(), func(a *musterv1.NetworkAttachment) bool { return a.NetworkId == network })
+		if on && t.State() == musterv1.TaskState_RUNNING && up(t.NodeID) {
+			node = t.NodeID
+		}
+		return node == ""
+	})
+	if node != "" {
+		return node
+	}
+	for e := range r.v.tables.Blocks.Scan(r.v.now, network+"/") {
+		if up(e.Value.NodeId) {
+			return e.Value.NodeId
+		}
+	}
+	return ""
+}

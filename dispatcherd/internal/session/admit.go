@@ -48,6 +48,7 @@ func (v *Server) admit(s *session, hello *dispatcherv1.Hello) (*dispatcherv1.Ses
 			if err == nil {
 				s.sendWelcome()
 				s.logs.Connect(s.worker.Node)
+				s.probes.Connect(s.worker.Node, hello.AnswersProbes)
 				return nil, nil
 			}
 			var contested *liveness.ContestedError

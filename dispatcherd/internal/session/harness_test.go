@@ -23,6 +23,7 @@ import (
 	"github.com/musterhq/muster/dispatcherd/internal/liveness"
 	"github.com/musterhq/muster/dispatcherd/internal/logs"
 	"github.com/musterhq/muster/dispatcherd/internal/networks"
+	"github.com/musterhq/muster/dispatcherd/internal/probes"
 	"github.com/musterhq/muster/dispatcherd/internal/statuses"
 	"github.com/musterhq/muster/internal/kv/embedded"
 	"github.com/musterhq/muster/internal/shards"
@@ -85,7 +86,7 @@ func newSite(t *testing.T) *site {
 	s.server = NewServer(Config{
 		HelloTimeout: 10 * time.Second, OwnerWait: 2 * time.Second, SettleTimeout: time.Second,
 		Limits: assignments.Limits{Objects: 1000, Bytes: 1 << 20}, Instance: "d1",
-		Shards: s, Directory: s, Store: s.store, Tables: ts, Networks: networks.New(ts, nil), Logs: broker, Calls: s.calls, Metrics: metrics, Logger: log,
+		Shards: s, Directory: s, Store: s.store, Tables: ts, Networks: networks.New(ts, nil), Logs: broker, Probes: probes.NewBroker(s.calls), Calls: s.calls, Metrics: metrics, Logger: log,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -25,6 +25,7 @@ import (
 	"github.com/musterhq/muster/dispatcherd/internal/calls"
 	"github.com/musterhq/muster/dispatcherd/internal/liveness"
 	"github.com/musterhq/muster/dispatcherd/internal/logs"
+	"github.com/musterhq/muster/dispatcherd/internal/probes"
 	"github.com/musterhq/muster/dispatcherd/internal/statuses"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/shards"
@@ -101,6 +102,7 @@ type Config struct {
 	Tables    *state.Tables
 	Networks  Networks
 	Logs      *logs.Broker
+	Probes    *probes.Broker
 	Calls     *calls.Group
 	// Guard may be nil if connections are in the clear.
 	Guard   *auth.Guard

@@ -21,6 +21,7 @@ import (
 	"github.com/musterhq/muster/dispatcherd/internal/bounds"
 	"github.com/musterhq/muster/dispatcherd/internal/liveness"
 	"github.com/musterhq/muster/dispatcherd/internal/logs"
+	"github.com/musterhq/muster/dispatcherd/internal/probes"
 	"github.com/musterhq/muster/dispatcherd/internal/statuses"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/tracing"
@@ -41,12 +42,13 @@ var (
 type stream = grpc.BidiStreamingServer[dispatcherv1.SessionRequest, dispatcherv1.SessionResponse]
 
 // session is one stream of one worker. It implements [liveness.Session],
-// [statuses.Reporter] and [logs.Sender].
+// [statuses.Reporter], [logs.Sender] and [probes.Sender].
 type session struct {
 	server *Server
 	stream stream
 	log    *zap.Logger
 	logs   *logs.Worker
+	probes *probes.Worker
 	// worker is set before the session is attached.
 	worker liveness.Worker
 	// period is the heartbeat period in nanoseconds.
@@ -82,7 +84,7 @@ func (v *Server) newSession(st stream) *session {
 		server: v, stream: st, log: v.log, begun: time.Now(), done: make(chan struct{}), completeSent: make(chan struct{}),
 		outbox: outbox{changed: map[string]struct{}{}, networks: map[string]struct{}{}},
 	}
-	s.logs = v.cfg.Logs.NewWorker(s)
+	s.logs, s.probes = v.cfg.Logs.NewWorker(s), v.cfg.Probes.NewWorker(s)
 	return s
 }
 
@@ -152,6 +154,7 @@ func (s *session) conclude() error {
 		}
 	}
 	s.logs.Close()
+	s.probes.Close()
 	if sending != nil {
 		t := time.NewTimer(lastMessageTimeout)
 		defer t.Stop()
@@ -205,6 +208,8 @@ func (s *session) receive() error {
 			s.report(shard, m.StatusReport)
 		case *dispatcherv1.SessionRequest_LogData:
 			s.logs.Deliver(m.LogData)
+		case *dispatcherv1.SessionRequest_ProbeResult:
+			s.probes.Deliver(m.ProbeResult)
 		case *dispatcherv1.SessionRequest_Description:
 			if err := bounds.CheckDescription(m.Description); err != nil {
 				return err

@@ -938,6 +938,30 @@ func TestTaskWaitsForAPluginThatStarts(t *testing.T) {
 	})
 }
 
+func TestProbeSaysWhyANodeCannotTry(t *testing.T) {
+	inBubble(t, func(n *node) {
+		n.session(net("10.64.4.0/26"), service("svc"), backends(true, "a"))
+		n.settle(time.Second)
+		got, err := n.networks.Probe(context.Background(), "net", "svc")
+		if err != nil || len(got.GetChecks()) != 1 || got.Checks[0].GetTaskId() != "a" {
+			n.t.Errorf("Probe = %v, %v, want one attempt", got, err)
+		}
+		for _, test := range []struct{ network, service, want string }{
+			{"other", "svc", "it has no addresses of network other: choose a node that runs tasks on it"},
+			{"net", "other", "it was not told of the service on network backend yet"},
+		} {
+			if _, err := n.networks.Probe(context.Background(), test.network, test.service); err == nil || err.Error() != test.want {
+				n.t.Errorf("Probe = %v, want %q", err, test.want)
+			}
+		}
+		n.killPlugin()
+		n.settle(time.Second)
+		if _, err := n.networks.Probe(context.Background(), "net", "svc"); err == nil {
+			n.t.Error("Probe succeeds without a process of the plugin")
+		}
+	})
+}
+
 // A plugin refuses to connect a node to others if it does not know where the node is.
 func TestPluginIsToldNothingBeforeTheNodesAddressIsKnown(t *testing.T) {
 	inBubbleAt(t, "", func(n *node) {

@@ -32,6 +32,10 @@ type stream struct {
 	grpc grpc.BidiStreamingClient[dispatcherv1.SessionRequest, dispatcherv1.SessionResponse]
 	// logs leads from the log readers to the writer.
 	logs chan *dispatcherv1.LogData
+	// probes leads from the probe to the writer, and probing has room for the one that
+	// runs.
+	probes  chan *dispatcherv1.ProbeResult
+	probing chan struct{}
 	// period is the heartbeat period, and periods holds a new one for the writer.
 	period  time.Duration
 	periods chan time.Duration
@@ -65,7 +69,7 @@ func (c *Client) session(ctx context.Context, address string) (welcomed bool, er
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
 	s := &stream{
-		c: c, logs: make(chan *dispatcherv1.LogData), done: make(chan struct{}), periods: make(chan time.Duration, 1), subscriptions: map[string]*subscription{},
+		c: c, logs: make(chan *dispatcherv1.LogData), probes: make(chan *dispatcherv1.ProbeResult), probing: make(chan struct{}, 1), done: make(chan struct{}), periods: make(chan time.Duration, 1), subscriptions: map[string]*subscription{},
 	}
 	welcome, err := s.open(ctx, inner, cancel, conn)
 	if err != nil {
@@ -134,7 +138,7 @@ func (s *stream) open(ctx, inner context.Context, cancel context.CancelCauseFunc
 	// An error of Send is only io.EOF; Recv tells what it was.
 	_ = s.grpc.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_Hello{Hello: &dispatcherv1.Hello{
 		NodeId: s.c.cfg.NodeID, Description: s.told, InstanceId: s.c.cfg.Instance, Tasks: uint32(tasks),
-		AssignmentProtocol: dependencies.Protocol,
+		AssignmentProtocol: dependencies.Protocol, AnswersProbes: true,
 	}}})
 	first, err := s.grpc.Recv()
 	if err != nil {
@@ -195,6 +199,8 @@ func (s *stream) read(inner context.Context) error {
 			s.give(m.LogCredit)
 		case *dispatcherv1.SessionResponse_LogCancel:
 			s.unsubscribe(m.LogCancel.GetSubscriptionId())
+		case *dispatcherv1.SessionResponse_ProbeOrder:
+			s.probe(inner, m.ProbeOrder)
 		case *dispatcherv1.SessionResponse_Redirect:
 			return s.redirected(m.Redirect)
 		case *dispatcherv1.SessionResponse_Dispatchers:
@@ -261,6 +267,8 @@ func (s *stream) write(ctx, inner context.Context, cancel context.CancelCauseFun
 			err = s.grpc.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_Heartbeat{Heartbeat: &dispatcherv1.Heartbeat{}}})
 		case data := <-s.logs:
 			err = s.grpc.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_LogData{LogData: data}})
+		case result := <-s.probes:
+			err = s.grpc.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_ProbeResult{ProbeResult: result}})
 		case <-due:
 			if acknowledgement {
 				return &errSilent{"acknowledgement", s.c.cfg.AckTimeout}

@@ -20,14 +20,14 @@ const (
 	ExitConflict     = 4 // a name that is taken, or a version that is stale
 	ExitUnavailable  = 5 // the cluster does not answer
 	ExitNotConverged = 6 // done, but the tasks do not run
-	ExitUnhealthy    = 7 // a part of the cluster is not well (cluster status)
+	ExitUnhealthy    = 7 // a part of the cluster is not well (cluster status, network test)
 	ExitInterrupted  = 130
 )
 
 // ExitCodes is the help that tells of them.
 const ExitCodes = `Exit codes: 0 success; 1 failure; 2 wrong usage or invalid input; 3 not found; 4 conflict (name taken, stale
 version); 5 the cluster does not answer; 6 stored, but the tasks do not run; 7 the cluster is unhealthy (cluster
-status); 130 interrupted.`
+status) or a service is not reached (network test); 130 interrupted.`
 
 // UsageError is a command line that makes no sense.
 type UsageError struct{ Err error }
@@ -53,7 +53,7 @@ func (c *CLI) Explain(err error) (string, int) {
 		return err.Error(), ExitNotConverged
 	case errors.Is(err, errNoAnswer):
 		return err.Error(), ExitUnavailable
-	case errors.Is(err, errUnhealthy):
+	case errors.Is(err, errUnhealthy), errors.Is(err, errUnreachable):
 		return err.Error(), ExitUnhealthy
 	case errors.Is(err, context.Canceled):
 		return "interrupted", ExitInterrupted
