@@ -104,7 +104,12 @@ func (p *Plugin) prober(request *networkv1.ProbeRequest) (*prober, error) {
 	for _, id := range slices.Sorted(maps.Keys(n.peers)) {
 		b.peers = append(b.peers, n.peers[id])
 	}
-	for _, id := range slices.Sorted(maps.Keys(n.tasks)) {
+	tasks := slices.Sorted(maps.Keys(n.tasks))
+	if n.spec.GetIngress() {
+		// Its tasks do not reach each other, and it has no names.
+		tasks = nil
+	}
+	for _, id := range tasks {
 		t := n.tasks[id]
 		space, err := p.mounts().Open(t.request.GetNamespace())
 		if err != nil {
@@ -131,7 +136,7 @@ func (b *prober) tryAll(ctx context.Context, start func(func())) {
 		for _, v := range parseAddresses(b.service.GetVirtualIps()) {
 			b.tryAddress(ctx, start, ports, v, &musterv1.NetworkCheck{Kind: musterv1.NetworkCheck_VIRTUAL_ADDRESS})
 		}
-	} else {
+	} else if !b.network.GetIngress() {
 		b.note(&musterv1.NetworkCheck{
 			Kind: musterv1.NetworkCheck_NAME, Result: musterv1.NetworkCheck_SKIPPED, Target: b.service.GetName(),
 			Message: "the node runs no task on the network, so that its name and virtual address cannot be tried from here",
@@ -293,7 +298,7 @@ func (b *prober) tryName(ctx context.Context) {
 	defer cancel()
 	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (conn net.Conn, err error) {
 		err = b.space.Do(func() (err error) {
-			conn, err = (&net.Dialer{}).DialContext(ctx, network, net.JoinHostPort(link.Gateway.String(), fmt.Sprint(namesPort)))
+			conn, err = (&net.Dialer{}).DialContext(ctx, network, net.JoinHostPort(link.Gateway.String(), "53"))
 			return err
 		})
 		return conn, err
