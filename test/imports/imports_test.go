@@ -143,9 +143,10 @@ func TestLayersOfApid(t *testing.T) {
 		// For tests.
 		"backend/backendtest": {"backend", "objects"},
 		"blobs":               {"backend"},
-		"control":             {"authority", "backend", "blobs", "logs", "objects", "status", "tokens", "validate"},
+		"control":             {"authority", "backend", "blobs", "logs", "networktest", "objects", "status", "tokens", "validate"},
 		"gateway":             {},
 		"logs":                {"objects"},
+		"networktest":         {},
 		"objects":             {},
 		"rest":                {"gateway", "validate"},
 		"status":              {},
@@ -165,10 +166,11 @@ func TestLayersOfDispatcherd(t *testing.T) {
 		"internal/calls":                       {},
 		"internal/networks":                    {"internal/assignments"},
 		"internal/logs":                        {"internal/bounds", "internal/calls"},
+		"internal/probes":                      {"internal/bounds", "internal/calls"},
 		"internal/statuses":                    {"internal/bounds"},
 		"internal/liveness":                    {"internal/bounds", "internal/calls", "internal/statuses"},
 		"internal/session": {
-			"internal/assignments", "internal/bounds", "internal/calls", "internal/liveness", "internal/logs", "internal/statuses",
+			"internal/assignments", "internal/bounds", "internal/calls", "internal/liveness", "internal/logs", "internal/probes", "internal/statuses",
 		},
 	})
 }

@@ -35,7 +35,7 @@ type Plugin interface {
 	// Stats returns counts for metrics. Capability "stats".
 	Stats(ctx context.Context) (*Stats, error)
 	// Probe tries whether a service is reached on a network. Capability "probe".
-	Probe(ctx context.Context, request *networkv1.ProbeRequest) (*networkv1.ProbeResponse, error)
+	Probe(ctx context.Context, request *ProbeRequest) (*ProbeResponse, error)
 }
 
 // About is what a plugin says of itself.
@@ -139,6 +139,12 @@ type Stats struct {
 	// LastApply is how long the last Apply took.
 	LastApply time.Duration
 }
+
+// What a plugin is asked to try, and what it has tried.
+type (
+	ProbeRequest  = networkv1.ProbeRequest
+	ProbeResponse = networkv1.ProbeResponse
+)
 
 // Set is the network plugins of a node.
 type Set interface {

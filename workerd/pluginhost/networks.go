@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 
-	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/nodereport"
 	"github.com/musterhq/muster/workerd/internal/bounds"
@@ -114,7 +113,7 @@ func (c *networkCalls) Stats(ctx context.Context) (*network.Stats, error) {
 	return stats, c.plugin.blame(c.instance, err)
 }
 
-func (c *networkCalls) Probe(ctx context.Context, req *networkv1.ProbeRequest) (*networkv1.ProbeResponse, error) {
+func (c *networkCalls) Probe(ctx context.Context, req *network.ProbeRequest) (*network.ProbeResponse, error) {
 	res, err := c.instance.network.Probe(ctx, req)
 	return res, c.plugin.blame(c.instance, err)
 }

@@ -45,7 +45,7 @@ func TestSetInSeveralRequestsReachesThePluginAsOne(t *testing.T) {
 	if _, err := server.Attach(t.Context(), attach()); err != nil {
 		t.Errorf("Attach: %v", err)
 	}
-	// A set that begins anew replaces one that was not finished.
+	// A set that begins again replaces one that was not finished.
 	first, _, _ = parts()
 	apply(first, 1)
 	apply(request(), 2)

@@ -19,9 +19,9 @@ import (
 	"google.golang.org/grpc"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
-	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/backoff"
+	"github.com/musterhq/muster/workerd/network"
 )
 
 const (
@@ -83,7 +83,7 @@ type Config struct {
 	// address of the connection and the addresses of all dispatchers.
 	Connected func(local net.Addr, dispatchers []string)
 	// Probe tries whether a service is reached on a network.
-	Probe func(ctx context.Context, network, service string) (*networkv1.ProbeResponse, error)
+	Probe func(ctx context.Context, network, service string) (*network.ProbeResponse, error)
 	// WelcomeTimeout bounds the time from dialling to the dispatcher's answer.
 	WelcomeTimeout time.Duration
 	// AckTimeout bounds the time that a report may go without being
