@@ -30,11 +30,11 @@ func (*dataPlane) Describe(context.Context) (*network.About, error) {
 	return &network.About{Name: "null", Healthy: true, Drivers: []string{"overlay"}, Capabilities: []string{"ingress"}}, nil
 }
 
-func (p *dataPlane) Apply(_ context.Context, change *network.Change) (map[string]string, error) {
+func (p *dataPlane) Apply(_ context.Context, change *network.Change) (*network.Applied, error) {
 	if p.applied != nil {
 		p.applied(change)
 	}
-	return nil, nil
+	return &network.Applied{}, nil
 }
 
 func (p *dataPlane) Attach(_ context.Context, t *network.Task) (*network.Attached, error) {
@@ -58,3 +58,7 @@ func (p *dataPlane) List(context.Context, string) ([]string, error) {
 }
 
 func (*dataPlane) Stats(context.Context) (*network.Stats, error) { return &network.Stats{}, nil }
+
+func (*dataPlane) Probe(context.Context, *network.ProbeRequest) (*network.ProbeResponse, error) {
+	return &network.ProbeResponse{}, nil
+}
