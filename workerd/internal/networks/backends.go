@@ -32,7 +32,13 @@ func (l *backendLog) append(b *networkv1.PackedBackends) error {
 		l.packed = append(l.packed, b.GetChanges())
 		l.changes += n
 	}
-	if l.left = int(b.GetTotal()); l.changes > 2*l.left+fewChanges {
+	l.left = int(b.GetTotal())
+	switch {
+	case b.GetMore():
+		// Only after all parts is it known what is left.
+	case l.left == 0:
+		*l = backendLog{}
+	case l.changes > 2*l.left+fewChanges:
 		l.compact()
 	}
 	return nil
