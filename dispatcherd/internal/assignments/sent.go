@@ -114,9 +114,6 @@ func (l *Sent) Service(task string) (service string, sentAt int64, ok bool) {
 // Waiting returns the keys of offers of which something is still missing.
 func (l *Sent) Waiting() []string { return slices.Collect(maps.Keys(l.waiting)) }
 
-// Has reports whether the worker has an object.
-func (l *Sent) Has(ref Ref) bool { return l.objects[ref] != nil }
-
 // offer brings the worker up to date with one offer.
 func (l *Sent) offer(o *Offer, p *packer, at int64) {
 	delete(l.waiting, o.Key)

@@ -40,6 +40,8 @@ type site struct {
 	store  *store.Store
 	tables *state.Tables
 	calls  *calls.Group
+	// networks is empty until it is advanced.
+	networks *networks.Index
 
 	mu      sync.Mutex
 	owned   bool
@@ -66,8 +68,10 @@ func newSite(t *testing.T) *site {
 	}
 	log := zaptest.NewLogger(t)
 	ts := s.tables
+	s.networks = networks.New(ts, nil)
 	s.store, err = store.New(store.Options{KV: space, Prefix: "muster", Logger: log},
-		ts.Services, ts.Specs, ts.Nodes, ts.Tasks, ts.Assignments, ts.Statuses)
+		ts.Services, ts.Specs, ts.Nodes, ts.Tasks, ts.Assignments, ts.Statuses,
+		ts.Networks, ts.NetworkStates, ts.Blocks, ts.NodeStates, ts.Endpoints, ts.Rollouts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +90,7 @@ func newSite(t *testing.T) *site {
 	s.server = NewServer(Config{
 		HelloTimeout: 10 * time.Second, OwnerWait: 2 * time.Second, SettleTimeout: time.Second,
 		Limits: assignments.Limits{Objects: 1000, Bytes: 1 << 20}, Instance: "d1",
-		Shards: s, Directory: s, Store: s.store, Tables: ts, Networks: networks.New(ts, nil), Logs: broker, Probes: probes.NewBroker(s.calls), Calls: s.calls, Metrics: metrics, Logger: log,
+		Shards: s, Directory: s, Store: s.store, Tables: ts, Networks: s.networks, Logs: broker, Probes: probes.NewBroker(s.calls), Calls: s.calls, Metrics: metrics, Logger: log,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -354,17 +354,17 @@ func (s *session) difference(keys, networks []string) (d difference, err error) 
 	if err != nil {
 		return difference{}, err
 	}
+	if len(networks) > 0 {
+		// Tasks may have waited for them, also if another task has brought them since.
+		keys = append(keys, s.sent.Waiting()...)
+	}
+	slices.Sort(keys)
+	keys = slices.Compact(keys)
 	slices.Sort(networks)
 	held := make([]assignments.Object, len(networks))
 	for i, id := range networks {
 		held[i] = s.server.cfg.Networks.Network(s.worker.Node, id)
-		if !s.sent.Has(held[i].Ref) {
-			// Tasks may have waited for it.
-			keys = append(keys, s.sent.Waiting()...)
-		}
 	}
-	slices.Sort(keys)
-	keys = slices.Compact(keys)
 	offers := make([]assignments.Offer, len(keys))
 	for i, key := range keys {
 		offers[i] = s.server.assignments.Offer(snap, key)

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/calls"
 	"github.com/musterhq/muster/dispatcherd/internal/liveness"
@@ -141,6 +142,41 @@ func TestCompleteSetWaitsForLateObjects(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestTasksThatWaitForANetworkAreSentWhenItIsThere checks that they are, even if another
+// task that did not have to wait has brought the network already.
+func TestTasksThatWaitForANetworkAreSentWhenItIsThere(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.service()
+		w := s.connect()
+		s.session()
+		assign := func(task string, want int) {
+			t.Helper()
+			key := s.assign(task)
+			s.update(func(tx *store.Tx) {
+				s.tables.Assignments.Put(tx, key, &recordv1.Assignment{Slot: 1, Networks: []string{"net1"}})
+			})
+			s.session().AssignmentsChanged([]string{key})
+			if got := w.tasks(); got != want {
+				t.Fatalf("the worker has %d tasks after %s was assigned, want %d", got, task, want)
+			}
+		}
+		assign("t1", 0)
+		s.update(func(tx *store.Tx) {
+			s.tables.Networks.Put(tx, "net1", &recordv1.Network{Spec: &musterv1.NetworkSpec{Name: "backend"}})
+			s.tables.NetworkStates.Put(tx, "net1", &recordv1.NetworkState{Subnets: []string{"10.64.0.0/16"}})
+			s.tables.Blocks.Put(tx, state.BlockKey("net1", 1), &recordv1.Block{NodeId: "n1", Subnets: []string{"10.64.1.0/26"}})
+		})
+		s.networks.Advance(s.store.Snapshot())
+		assign("t2", 1)
+		s.session().NetworksChanged([]string{"net1"})
+		if got := w.tasks(); got != 2 {
+			t.Errorf("the worker has %d tasks, want 2", got)
+		}
+	})
 }
 
 func TestWorkerIsToldBeforeStatusesAreSettled(t *testing.T) {
