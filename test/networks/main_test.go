@@ -31,7 +31,7 @@ import (
 var built, answer string
 
 func TestMain(m *testing.M) {
-	os.Exit(rig.TestsWith(tests{m}, "networks", &built, "executor-process", "network-overlay"))
+	os.Exit(rig.TestsWith(tests{m}, "networks", &built, "executor-docker", "executor-process", "network-overlay"))
 }
 
 // tests builds the program of the tasks first.
@@ -73,8 +73,9 @@ func start(t *testing.T) *machines {
 	return startWith(t, nil)
 }
 
-// startWith is the same with variables in the environment of workers, by their names.
-func startWith(t *testing.T, env map[string][]string) *machines {
+// startWith is the same with variables in the environment of workers, by their names. Each
+// of prepare is called with the workers' machines before the cluster starts.
+func startWith(t *testing.T, env map[string][]string, prepare ...func(map[string]*network.Host)) *machines {
 	t.Helper()
 	need.Met(t, network.Missing())
 	need.Program(t, "consul")
@@ -90,6 +91,9 @@ func startWith(t *testing.T, env map[string][]string) *machines {
 	for i, name := range workers {
 		m.hosts[name] = n.Hosts()[1+i]
 		nodes[name] = "node-" + name + "-" + tag
+	}
+	for _, p := range prepare {
+		p(m.hosts)
 	}
 	m.Rig = rig.StartFor(t, rig.Config{
 		Config: cluster.Config{
@@ -119,7 +123,7 @@ func (m *machines) nothingLeft(context.Context) error {
 			return err
 		}
 		for _, i := range found {
-			if i.Flags&net.FlagLoopback == 0 && i.Name != "eth0" {
+			if i.Flags&net.FlagLoopback == 0 && i.Name != "eth0" && i.Name != "docker0" {
 				return fmt.Errorf("machine %s still has interface %s", name, i.Name)
 			}
 		}

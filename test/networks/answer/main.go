@@ -19,7 +19,7 @@ import (
 // endTimeout bounds the answers that are under way when the program is to end.
 const endTimeout = 5 * time.Second
 
-// Said is the answer.
+// Said is the answer. A container does not know its task's id, and says its address.
 type Said struct {
 	Task   string `json:"task"`
 	Client string `json:"client"`
@@ -48,7 +48,11 @@ func run(ctx context.Context, address string) error {
 		Addr: address, ReadHeaderTimeout: endTimeout,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			client, _, _ := net.SplitHostPort(r.RemoteAddr)
-			_ = json.NewEncoder(w).Encode(Said{Task: task, Client: client})
+			name := task
+			if at, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok && name == "" {
+				name = at.IP.String()
+			}
+			_ = json.NewEncoder(w).Encode(Said{Task: name, Client: client})
 		}),
 	}
 	ended := make(chan error, 1)

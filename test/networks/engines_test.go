@@ -1,0 +1,163 @@
+package networks_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/network"
+	"github.com/musterhq/muster/test/kit/wait"
+)
+
+// image is what the containers of these tests run: nothing but the program answer.
+const image = "muster-test-answer:local"
+
+// engine is a Docker Engine on a machine of its own.
+type engine struct {
+	socket string
+	// process is a group of its own: it has its own containerd.
+	process *exec.Cmd
+}
+
+// startEngine starts an Engine on a host, with all of its files in a directory.
+func startEngine(t *testing.T, h *network.Host, socket string) {
+	t.Helper()
+	need.Program(t, "dockerd")
+	// Paths of sockets are short.
+	dir, err := os.MkdirTemp("", "engine-")
+	ok(t, err)
+	log, err := os.Create(filepath.Join(dir, "log"))
+	ok(t, err)
+	args := append(h.Command(), "dockerd", "--host", "unix://"+socket, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "run"),
+		"--pidfile", filepath.Join(dir, "pid"))
+	e := &engine{socket: socket, process: exec.Command(args[0], args[1:]...)}
+	e.process.Stdout, e.process.Stderr = log, log
+	e.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	ok(t, e.process.Start())
+	t.Cleanup(func() {
+		if t.Failed() {
+			text, err := os.ReadFile(log.Name())
+			t.Logf("Engine at %s: %v\n%s", socket, err, text[max(0, len(text)-4000):])
+		}
+		err := e.end()
+		mounts, merr := filepath.Glob(filepath.Join(dir, "run/netns/*"))
+		for _, m := range append(mounts, filepath.Join(dir, "data")) {
+			_ = syscall.Unmount(m, syscall.MNT_DETACH)
+		}
+		if err := errors.Join(err, merr, log.Close(), os.RemoveAll(dir)); err != nil {
+			t.Error(err)
+		}
+	})
+	wait.Within(t, waitTimeout, "the Engine answers", func(ctx context.Context) error {
+		_, err := e.docker(ctx, nil, "version")
+		return err
+	})
+	program, err := os.ReadFile(answer)
+	ok(t, err)
+	var files bytes.Buffer
+	w := tar.NewWriter(&files)
+	ok(t, w.WriteHeader(&tar.Header{Name: "answer", Mode: 0o755, Size: int64(len(program))}))
+	_, err = w.Write(program)
+	ok(t, errors.Join(err, w.Close()))
+	_, err = e.docker(t.Context(), &files, "import", "-", image)
+	ok(t, err)
+}
+
+// docker runs Docker's command line.
+func (e *engine) docker(ctx context.Context, stdin *bytes.Buffer, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "docker", append([]string{"--host", "unix://" + e.socket}, args...)...)
+	if stdin != nil {
+		cmd.Stdin = stdin
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("docker %v: %w: %s", args, err, out)
+	}
+	return string(out), nil
+}
+
+// end ends the Engine in order, and its containerd with it.
+func (e *engine) end() error {
+	err := e.process.Process.Signal(syscall.SIGTERM)
+	timer := time.AfterFunc(waitTimeout, func() { _ = syscall.Kill(-e.process.Process.Pid, syscall.SIGKILL) })
+	defer timer.Stop()
+	return errors.Join(err, e.process.Wait())
+}
+
+// containers makes a service one of containers.
+func containers(spec *musterv1.ServiceSpec) *musterv1.ServiceSpec {
+	spec.Task.Runtime = &musterv1.TaskSpec_Container{Container: &musterv1.ContainerSpec{
+		Image: image, Command: []string{"/answer", "-port", port},
+		PullOptions:     &musterv1.PullOptions{Policy: musterv1.PullOptions_NEVER},
+		StopGracePeriod: durationpb.New(5 * time.Second),
+	}}
+	return spec
+}
+
+// TestContainersOfTwoEnginesReachEachOther has containers of two Docker Engines, each on a
+// machine of its own with the Engine's own firewall, reach each other by name and through
+// published ports. The third machine has no Engine.
+func TestContainersOfTwoEnginesReachEachOther(t *testing.T) {
+	sockets := t.TempDir()
+	env, at := map[string][]string{"three": {"DOCKER_HOST=unix://" + filepath.Join(sockets, "none")}}, map[string]string{}
+	for _, name := range workers[:2] {
+		at[name] = filepath.Join(sockets, name)
+		env[name] = []string{"DOCKER_HOST=unix://" + at[name]}
+	}
+	m := startWith(t, env, func(hosts map[string]*network.Host) {
+		for name, socket := range at {
+			startEngine(t, hosts[name], socket)
+		}
+	})
+	back := m.network(&musterv1.NetworkSpec{Name: "back"})
+	web := m.run(publish(containers(answers("web", 4, "back")), &musterv1.PortConfig{PublishMode: musterv1.PortConfig_INGRESS, PublishedPort: 8088}), 4)
+	clients := m.run(containers(spread(answers("client", 2, "back"))), 2)
+	nodes := map[string]int{}
+	for _, task := range web {
+		nodes[task.NodeId]++
+	}
+	if nodes[m.Nodes["one"]] != 2 || nodes[m.Nodes["two"]] != 2 {
+		t.Fatalf("tasks by node: %v, want two on each with an Engine", nodes)
+	}
+	byAddress := func(network string) map[string]*musterv1.Task {
+		found := map[string]*musterv1.Task{}
+		for _, task := range web {
+			found[addresses(map[string]*musterv1.Task{"": task}, network)[0]] = task
+		}
+		return found
+	}
+	for _, task := range clients {
+		from := m.inside(task)
+		m.eventually("all tasks are reached by name from "+from.name, func(ctx context.Context) error {
+			virtual, err := from.address(ctx, "web")
+			if err != nil {
+				return err
+			}
+			return from.reachesAllOverTCP(ctx, net.JoinHostPort(virtual, port), byAddress(back))
+		})
+		for _, a := range addresses(web, back) {
+			_, err := ask(t.Context(), from.client(false), net.JoinHostPort(a, port))
+			ok(t, err)
+		}
+	}
+	outside := &inside{name: "outside", Namespace: &m.net.Hosts()[0].Namespace}
+	for _, w := range workers {
+		m.eventually("machine "+w+" answers", func(ctx context.Context) error {
+			return outside.reachesAllOverTCP(ctx, net.JoinHostPort(m.hosts[w].Address, "8088"), byAddress(m.id("ingress")))
+		})
+		ok(t, outside.unreachable(t.Context(), net.JoinHostPort(m.hosts[w].Address, port)))
+	}
+}
