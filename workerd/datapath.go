@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -25,7 +26,7 @@ func (w *Worker) networks(ctx context.Context, cfg networks.Config, store *taskd
 		}
 	}
 	if store != nil {
-		cfg.Store = store
+		cfg.Store, cfg.KeyFile = store, filepath.Join(w.cfg.DataDir, "network-key")
 	}
 	return networks.New(cfg), nil
 }

@@ -103,9 +103,14 @@ func TestEncryptedNetwork(t *testing.T) {
 		}
 	})
 
-	t.Run("no request fails while keys are replaced and plugins are killed", func(t *testing.T) {
+	t.Run("no request fails while keys are replaced and workers and plugins are killed", func(t *testing.T) {
 		before := m.keys()
 		l := m.loadWithin("web", clients)
+		for _, w := range []string{"one", "two"} {
+			ok(t, m.Process(w).Kill())
+			ok(t, m.StartNode(w))
+		}
+		m.eventually("all nodes are ready", m.Ready)
 		plugins, err := m.plugins()
 		ok(t, err)
 		for _, p := range plugins {

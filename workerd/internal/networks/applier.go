@@ -337,6 +337,7 @@ func (n *Networks) SetPlugins(all []*network.Described) {
 			n.appliers[name].current = nil
 		}
 	}
+	n.takeKey(all)
 }
 
 // markReady notes which process of a plugin was told everything.

@@ -64,6 +64,9 @@ type Config struct {
 	// to. The address may be empty: see [Networks.SetAddress].
 	DataPathAddress string
 	DataPathPort    uint32
+	// KeyFile keeps the node's public key for encrypted networks, which other nodes continue
+	// to use while plugins start. Empty: it is kept in memory only.
+	KeyFile string
 	// Described is called when what the node reports of its network plugins may have
 	// changed. It may be nil.
 	Described func()
@@ -100,6 +103,8 @@ type Networks struct {
 	restored bool
 	// described is set once it is known which plugins the node has.
 	described bool
+	// key is the node's key for encrypted networks, as a plugin that ran last said.
+	key key
 	// applied is set once a plugin was told of a network.
 	applied  bool
 	networks map[string]*entry
@@ -119,7 +124,7 @@ type Networks struct {
 // New returns the networks of a node that has none.
 func New(cfg Config) *Networks {
 	return &Networks{
-		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Metrics),
+		cfg: cfg, log: cfg.Logger, key: readKey(cfg.KeyFile, cfg.Logger), metrics: newMetrics(cfg.Metrics),
 		unsaved: make(chan struct{}, 1), first: make(chan struct{}),
 		node:     network.Node{ID: cfg.NodeID, DataPathAddress: cfg.DataPathAddress, DataPathPort: cfg.DataPathPort},
 		networks: map[string]*entry{}, gone: map[string]bool{}, tasks: map[string]*task{}, appliers: map[string]*applier{},
@@ -246,13 +251,10 @@ func (n *Networks) Await(ctx context.Context) {
 func (n *Networks) Describe(node *musterv1.NodeDescription) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	path := &musterv1.DataPath{Address: n.node.DataPathAddress, Port: n.node.DataPathPort}
+	path := &musterv1.DataPath{Address: n.node.DataPathAddress, Port: n.node.DataPathPort, PublicKey: n.key.Public, EncryptedPort: n.key.Port}
 	for _, name := range sortedKeys(n.appliers) {
-		if d := n.appliers[name].current; d != nil && len(node.NetworkDrivers) < maxDrivers {
+		if n.appliers[name].current != nil && len(node.NetworkDrivers) < maxDrivers {
 			node.NetworkDrivers = append(node.NetworkDrivers, n.appliers[name].description())
-			if len(path.PublicKey) == 0 {
-				path.PublicKey, path.EncryptedPort = d.PublicKey, d.EncryptedPort
-			}
 		}
 	}
 	// Other nodes continue to send to a worker that has started again while its plugins start.
