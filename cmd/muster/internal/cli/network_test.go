@@ -102,8 +102,8 @@ func TestNetworkCreateRefusesWhatItCannotMean(t *testing.T) {
 		s.contains(s.fails(cli.ExitUsage, "", append([]string{"network", "create"}, args...)...), want)
 	}
 	for want, args := range map[string][]string{
-		"--opt: encrypted":      {"--opt", "encrypted", "a"},
-		"--driver: no node has": {"-d", "cni", "a"},
+		"--opt: no node has a network plugin that can encrypt": {"--opt", "encrypted", "a"},
+		"--driver: no node has":                                {"-d", "cni", "a"},
 	} {
 		s.contains(s.fails(cli.ExitUsage, "", append([]string{"network", "create"}, args...)...), want)
 	}
