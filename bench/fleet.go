@@ -24,11 +24,15 @@ type fleet struct {
 	wg     sync.WaitGroup
 }
 
-func startFleet(ctx context.Context, dispatchers []string, workers int) (*fleet, error) {
+func startFleet(ctx context.Context, dispatchers []string, workers int, a *arrivals) (*fleet, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	f := &fleet{cancel: cancel}
 	for i := range workers {
-		w, err := newWorker(ctx, dispatchers, fmt.Sprintf("bench%05d", i))
+		var applied func(*network.Change)
+		if a != nil {
+			applied = func(change *network.Change) { a.applied(i, change) }
+		}
+		w, err := newWorker(ctx, dispatchers, fmt.Sprintf("bench%05d", i), applied)
 		if err != nil {
 			f.stop()
 			return nil, err
@@ -45,7 +49,7 @@ func startFleet(ctx context.Context, dispatchers []string, workers int) (*fleet,
 // none.
 const dataPathAddress = "127.0.0.1"
 
-func newWorker(ctx context.Context, dispatchers []string, name string) (*workerd.Worker, error) {
+func newWorker(ctx context.Context, dispatchers []string, name string, applied func(*network.Change)) (*workerd.Worker, error) {
 	e, err := null.New(null.Config{})
 	if err != nil {
 		return nil, err
@@ -54,7 +58,7 @@ func newWorker(ctx context.Context, dispatchers []string, name string) (*workerd
 	if err != nil {
 		return nil, err
 	}
-	networks, err := network.NewFixed(ctx, newDataPlane(nil))
+	networks, err := network.NewFixed(ctx, newDataPlane(applied))
 	if err != nil {
 		return nil, err
 	}

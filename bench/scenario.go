@@ -29,7 +29,9 @@ type scenario struct {
 	managers int
 	// own says that the scenario starts its workers itself.
 	own bool
-	run func(context.Context, *site) error
+	// network says that tasks are on a network, whatever is asked for.
+	network bool
+	run     func(context.Context, *site) error
 }
 
 // scenarios are all there are, in the order in which they are reported.
@@ -47,6 +49,8 @@ var scenarios = []*scenario{
 		defaults: []size{{workers: 100, tasks: 1000, runs: 1}, {workers: 1000, tasks: 20000, runs: 1}, {workers: 5000, tasks: 100000, runs: 1}}, run: change},
 	{name: "api", help: "calls of the control API, by 1 client and by 32, on a cluster with as many services as tasks are asked for",
 		defaults: []size{{workers: 10, tasks: 1000}}, run: api},
+	{name: "reach", help: "a task on a network, from RUNNING until every other worker's network plugin knows it",
+		defaults: []size{{workers: 100, tasks: 1000}}, network: true, run: reach},
 	{name: "idle", help: "what a cluster uses while nothing happens, in 20 s",
 		defaults: []size{
 			{workers: 100, tasks: 0, runs: 1}, {workers: 1000, tasks: 0, runs: 1}, {workers: 1000, tasks: 10000, runs: 1}, {workers: 10000, tasks: 0, runs: 1},

@@ -28,6 +28,8 @@ type site struct {
 	run     int
 	// network is the id of the network that tasks are attached to; empty: none.
 	network string
+	// arrivals is nil unless the scenario is about networks.
+	arrivals *arrivals
 	// ends are what to do at the end, the last one first.
 	ends []func() error
 }
@@ -77,7 +79,10 @@ func startSite(ctx context.Context, o *options, sc *scenario, r *result, run int
 		for _, name := range s.cluster.Replicas("dispatcherd") {
 			dispatchers = append(dispatchers, s.cluster.Address(name))
 		}
-		if s.fleet, err = startFleet(ctx, dispatchers, r.Workers); err != nil {
+		if sc.network {
+			s.arrivals = newArrivals()
+		}
+		if s.fleet, err = startFleet(ctx, dispatchers, r.Workers, s.arrivals); err != nil {
 			return s, err
 		}
 		// The workers end before the managers do.
@@ -88,7 +93,7 @@ func startSite(ctx context.Context, o *options, sc *scenario, r *result, run int
 		return s, err
 	}
 	fmt.Fprintf(os.Stderr, "  %d workers have joined after %.2f s\n", r.Workers, time.Since(began).Seconds())
-	if err := s.createNetwork(ctx); err != nil {
+	if err := s.createNetwork(ctx, sc); err != nil {
 		return s, err
 	}
 	return s, s.quiet(ctx)
@@ -132,9 +137,10 @@ func (s *site) create(ctx context.Context, spec *musterv1.ServiceSpec) (*musterv
 	return created.Service, nil
 }
 
-// createNetwork creates the network that tasks are attached to, if that was asked for.
-func (s *site) createNetwork(ctx context.Context) error {
-	if !s.o.network {
+// createNetwork creates the network that tasks are attached to, if that was asked for, or
+// the scenario needs it.
+func (s *site) createNetwork(ctx context.Context, sc *scenario) error {
+	if !s.o.network && !sc.network {
 		return nil
 	}
 	created, err := s.client.CreateNetwork(ctx, &musterv1.CreateNetworkRequest{Spec: &musterv1.NetworkSpec{Name: "bench"}})
