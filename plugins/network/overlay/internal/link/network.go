@@ -527,6 +527,11 @@ func (k *Kernel) ensureRoutes(s *Sandbox, h *netlink.Handle, n *Network, vxlan, 
 		vxlanIndex = vxlan.Attrs().Index
 		neighbours := make(map[netip.Addr]string)
 		tunnels := make(map[string]tunnel)
+		// Nodes choose their ids: one must not get what is sent to another.
+		holders := map[string]int{PeerMAC(n.Node).String(): 1}
+		for _, p := range n.Peers {
+			holders[PeerMAC(p.Node).String()]++
+		}
 		for _, p := range n.Peers {
 			if !p.Remote.IsValid() {
 				continue
@@ -538,6 +543,10 @@ func (k *Kernel) ensureRoutes(s *Sandbox, h *netlink.Handle, n *Network, vxlan, 
 				continue
 			}
 			mac := PeerMAC(p.Node).String()
+			if holders[mac] > 1 {
+				s.Peers = errors.Join(s.Peers, fmt.Errorf("node %s cannot be reached: another node has the same hardware address %s on the network: give one of them another node id", p.Node, mac))
+				continue
+			}
 			tunnels[mac] = tunnel{remote.Addr(), remote.Port()}
 			for _, b := range p.Blocks {
 				// A block's first address names the node that has the block: nothing else
