@@ -495,9 +495,11 @@ func TestUnusableDataPathIsReportedOnItsNode(t *testing.T) {
 			`data_path.address is "fe80::1%eth0"`:   {Address: "fe80::1%eth0", Port: 4789},
 			`data_path.address is "::ffff:1.2.3.4"`: {Address: "::ffff:1.2.3.4", Port: 4789},
 			"data_path.port is 0":                   {Address: "192.0.2.1"},
+			"data_path.port is 53":                  {Address: "192.0.2.1", Port: 53},
+			"data_path.encrypted_port is 443":       {Address: "192.0.2.1", Port: 4789, EncryptedPort: 443},
 			"data_path.port is 65536":               {Address: "2001:db8::1", Port: 65536},
-			"data_path.public_key has 65 bytes, at": {Address: "192.0.2.1", Port: 1, PublicKey: make([]byte, 65)},
-			"data_path.encrypted_port is 65536":     {Address: "192.0.2.1", Port: 1, EncryptedPort: 65536},
+			"data_path.public_key has 65 bytes, at": {Address: "192.0.2.1", Port: 4789, PublicKey: make([]byte, 65)},
+			"data_path.encrypted_port is 65536":     {Address: "192.0.2.1", Port: 4789, EncryptedPort: 65536},
 		} {
 			w := c.newWorker("n1", c.dial(d.address))
 			w.hello(&dispatcherv1.Hello{NodeId: "n1", InstanceId: "1", Description: &musterv1.NodeDescription{DataPath: path}})

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/nodereport"
 	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/network"
@@ -126,8 +127,8 @@ func (c *Config) Validate() error {
 	if c.Plugins.MachinePID > 0 && c.DataPathAddress == "" {
 		errs = append(errs, errors.New("no data path address is given: want the machine's IP address for traffic between nodes, because network plugins work in the machine's network and not in the worker's"))
 	}
-	if c.DataPathPort < 0 || c.DataPathPort > math.MaxUint16 {
-		errs = append(errs, fmt.Errorf("data path port %d is not valid: want a number from 1 to 65535", c.DataPathPort))
+	if p := c.DataPathPort; p != 0 && p < nodereport.MinDataPathPort || p > math.MaxUint16 {
+		errs = append(errs, fmt.Errorf("data path port %d is not valid: want a number from %d to 65535", p, nodereport.MinDataPathPort))
 	}
 	for name, d := range map[string]time.Duration{
 		"describe interval": c.DescribeInterval, "welcome timeout": c.WelcomeTimeout, "ack timeout": c.AckTimeout,

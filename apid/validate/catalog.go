@@ -82,8 +82,9 @@ func NewCatalog(nodes iter.Seq[*placement.Node]) *Catalog {
 		}
 		if path := n.Description.GetDataPath(); path != nil {
 			c.dataPaths[path.Port] = true
-			if path.EncryptedPort != 0 {
-				c.dataPaths[path.EncryptedPort] = true
+			if p := path.EncryptedPort; p != 0 {
+				// It is one of two, which take turns.
+				c.dataPaths[p-1], c.dataPaths[p], c.dataPaths[p+1] = true, true, true
 			}
 		}
 		seen := map[string]bool{}

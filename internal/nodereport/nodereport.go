@@ -36,6 +36,8 @@ const (
 	MaxSchema = 64 << 10
 	// MaxPublicKey limits a node's key for encrypted networks, in bytes.
 	MaxPublicKey = 64
+	// MinDataPathPort is the lowest UDP port that nodes send the traffic of networks to.
+	MinDataPathPort = 1024
 )
 
 // Limits of a task's status, in bytes except for the numbers of ports, networks, addresses
@@ -113,12 +115,13 @@ func CheckDataPath(p *musterv1.DataPath) error {
 	switch {
 	case err != nil, addr.Zone() != "", addr.Is4In6(), addr.IsUnspecified(), addr.IsMulticast(), addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return fmt.Errorf("data_path.address is %.64q: want an IP address of the node", p.Address)
-	case p.Port == 0 || p.Port > 65535:
-		return fmt.Errorf("data_path.port is %d: want 1 to 65535", p.Port)
+	// The ports below are those of services that all have to be able to use, such as 53.
+	case p.Port < MinDataPathPort || p.Port > 65535:
+		return fmt.Errorf("data_path.port is %d: want %d to 65535", p.Port, MinDataPathPort)
 	case len(p.PublicKey) > MaxPublicKey:
 		return fmt.Errorf("data_path.public_key has %d bytes, at most %d are allowed", len(p.PublicKey), MaxPublicKey)
-	case p.EncryptedPort > 65535:
-		return fmt.Errorf("data_path.encrypted_port is %d: want 1 to 65535, or 0 without a key", p.EncryptedPort)
+	case p.EncryptedPort != 0 && p.EncryptedPort < MinDataPathPort || p.EncryptedPort > 65535:
+		return fmt.Errorf("data_path.encrypted_port is %d: want %d to 65535, or 0 without a key", p.EncryptedPort, MinDataPathPort)
 	default:
 		return nil
 	}
