@@ -25,6 +25,10 @@ const (
 	answerTimeout = 30 * time.Second
 	// mostAtOnce is how many workers of a dispatcher try something at the same time.
 	mostAtOnce = 32
+	// mostChecks and mostText bound what a worker may say: the number of attempts, and the
+	// bytes of each text.
+	mostChecks = 2_000
+	mostText   = 512
 )
 
 // Sender sends messages to a worker, in order. Send does not block.
@@ -151,8 +155,29 @@ func (w *Worker) Deliver(r *dispatcherv1.ProbeResult) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.result != nil && r.ProbeId == w.id {
+		bound(r)
 		w.result <- r
 		w.id, w.result = "", nil
+	}
+}
+
+// bound limits a result, whatever the worker says.
+func bound(r *dispatcherv1.ProbeResult) {
+	r.Error = bounds.Clip(r.Error, mostText)
+	if r.Response == nil {
+		return
+	}
+	r.Response.Source = bounds.Clip(r.Response.Source, mostText)
+	if checks := r.Response.Checks; len(checks) > mostChecks {
+		r.Response.Checks = checks[:mostChecks]
+	}
+	for _, c := range r.Response.GetChecks() {
+		for _, text := range []*string{&c.Target, &c.Message, &c.TaskId, &c.NodeId} {
+			*text = bounds.Clip(*text, mostText)
+		}
+		if c.GetTook() != nil && c.Took.CheckValid() != nil {
+			c.Took = nil
+		}
 	}
 }
 

@@ -1,15 +1,18 @@
 package probes_test
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/calls"
 	"github.com/musterhq/muster/dispatcherd/internal/probes"
 )
@@ -73,6 +76,34 @@ func TestProbeReturnsTheAnswerOfTheWorker(t *testing.T) {
 		ended = probe()
 		w.Deliver(&dispatcherv1.ProbeResult{ProbeId: (<-s.sent).GetProbeId(), Error: "no plugin"})
 		wantCode(t, <-ended, codes.FailedPrecondition)
+	})
+}
+
+func TestAnswersOfWorkersAreBounded(t *testing.T) {
+	inBubble(t, func(b *probes.Broker, probe func() <-chan answer) {
+		s := session{make(chan *dispatcherv1.ProbeOrder, 1)}
+		w := b.NewWorker(s)
+		w.Connect("n1", true)
+		ended := probe()
+		long := strings.Repeat("x", 1<<20)
+		response := &networkv1.ProbeResponse{Source: long, Checks: make([]*musterv1.NetworkCheck, 100_000)}
+		for i := range response.Checks {
+			response.Checks[i] = &musterv1.NetworkCheck{}
+		}
+		response.Checks[0] = &musterv1.NetworkCheck{Target: long, Message: long, TaskId: long, NodeId: long, Took: &durationpb.Duration{Seconds: 1, Nanos: -5}}
+		w.Deliver(&dispatcherv1.ProbeResult{ProbeId: (<-s.sent).GetProbeId(), Response: response})
+		a := <-ended
+		if n, size := len(a.response.GetResponse().GetChecks()), proto.Size(a.response); n != 2000 || size > 64<<10 {
+			t.Errorf("apid gets %d checks in %d bytes, want 2000 in at most 64 KiB", n, size)
+		}
+		if took := a.response.GetResponse().GetChecks()[0].GetTook(); took != nil {
+			t.Errorf("apid gets the duration %v, which is none", took)
+		}
+		ended = probe()
+		w.Deliver(&dispatcherv1.ProbeResult{ProbeId: (<-s.sent).GetProbeId(), Error: long})
+		if a := <-ended; len(a.err.Error()) > 2<<10 {
+			t.Errorf("apid gets an error of %d bytes", len(a.err.Error()))
+		}
 	})
 }
 
