@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
@@ -27,6 +28,9 @@ import (
 const Argument = "tunnel"
 
 // Files of that process.
+// startTime bounds how long the process may take until it can be configured.
+const startTime = 10 * time.Second
+
 const (
 	hostFile  = 3
 	readyFile = 4
@@ -56,9 +60,15 @@ func startProcess(command []string, host, space *netns.Namespace, name string, m
 		return fmt.Errorf("start process for encrypted networks: %w", err)
 	}
 	go func() { _ = cmd.Wait() }()
+	if err := r.SetReadDeadline(time.Now().Add(startTime)); err != nil {
+		return fmt.Errorf("start process for encrypted networks: %w", err)
+	}
 	said, err := bufio.NewReader(r).ReadString('\n')
 	if said = strings.TrimSpace(said); said != "" {
 		return errors.New(said)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("start process for encrypted networks: it is not ready after %v", startTime)
 	}
 	if err != nil {
 		return errors.New("start process for encrypted networks: it ended at once")
