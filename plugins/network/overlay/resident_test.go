@@ -15,6 +15,7 @@ import (
 
 	mdns "github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	"github.com/musterhq/muster/plugins/internal/durable"
@@ -257,5 +258,29 @@ func TestNameServerEndsWithLastNetwork(t *testing.T) {
 				t.Errorf("web is %s: %v", got, err)
 			}
 		})
+	}
+}
+
+func TestJournalDoesNotGrowWithTasksThatEnd(t *testing.T) {
+	m, a, _ := withNames(t)
+	journal := filepath.Join(m.dir, "state", "names", "journal")
+	e := m.task("restarts", "net="+at(1, 9))
+	for range 200 {
+		e.request.Attachments[0].Aliases = append(e.request.Attachments[0].Aliases, strings.Repeat("a", 60))
+	}
+	written, greatest := 0, int64(0)
+	for written < 3<<20 {
+		e.attach()
+		written += proto.Size(e.request)
+		must(t, m.plugin.Detach(t.Context(), e.id))
+		info, err := os.Stat(journal)
+		must(t, err)
+		greatest = max(greatest, info.Size())
+	}
+	if greatest > 3<<19 {
+		t.Errorf("after requests of %d bytes the journal had up to %d, want at most 1.5 MiB", written, greatest)
+	}
+	if got, err := question(a, "tcp", "web"); err != nil || got != "10.64.0.2" {
+		t.Errorf("web is %s, %v", got, err)
 	}
 }

@@ -144,8 +144,10 @@ func (c *Client) Attach(ctx context.Context, request *networkv1.AttachRequest) e
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.call(ctx, true, func(ctx context.Context, rpc networkv1.NetworkServiceClient) error {
-		_, err := rpc.Attach(ctx, request)
-		return err
+		if _, err := rpc.Attach(ctx, request); err != nil {
+			return err
+		}
+		return c.grown(ctx, rpc, proto.Size(request))
 	})
 }
 
@@ -154,9 +156,26 @@ func (c *Client) Detach(ctx context.Context, id string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.call(ctx, false, func(ctx context.Context, rpc networkv1.NetworkServiceClient) error {
-		_, err := rpc.Detach(ctx, &networkv1.DetachRequest{TaskId: id})
-		return err
+		if _, err := rpc.Detach(ctx, &networkv1.DetachRequest{TaskId: id}); err != nil {
+			return err
+		}
+		return c.grown(ctx, rpc, len(id))
 	})
+}
+
+// grown notes that the journal has grown by so many bytes. One that is mostly history is
+// begun again with what is true now.
+func (c *Client) grown(ctx context.Context, rpc networkv1.NetworkServiceClient, size int) error {
+	if c.changed += size; c.changed <= max(minChanges, c.told) {
+		return nil
+	}
+	complete := needed(c.model().Complete)
+	if complete.GetNode() == nil {
+		return nil
+	}
+	c.told, c.changed = proto.Size(complete), 0
+	_, err := rpc.Apply(ctx, complete)
+	return err
 }
 
 // Stats returns the counts of the process, or those that it gave last.
