@@ -109,7 +109,7 @@ func cause(t *musterv1.Task) string {
 	state := strings.ToLower(t.Status.GetState().String())
 	if t.Status.GetState() == musterv1.TaskState_PREPARING {
 		state = "is being prepared"
-		if image := t.Spec.GetContainer().GetImage(); image != "" {
+		if image := t.Spec.GetContainer().GetImage(); image != "" && t.Status.GetError() == "" {
 			state += " (its image " + image + " may still be pulled)"
 		}
 	}

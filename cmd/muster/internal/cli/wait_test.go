@@ -53,6 +53,21 @@ func TestSameFailureIsShownOnce(t *testing.T) {
 	}
 }
 
+func TestImageIsNamedOnlyWithoutAnotherReason(t *testing.T) {
+	t.Parallel()
+	for why, want := range map[string]string{
+		"":                            "is being prepared (its image web:1 may still be pulled)",
+		"network back has no address": "is being prepared: network back has no address",
+	} {
+		if got := cause(&musterv1.Task{
+			Spec:   &musterv1.TaskSpec{Runtime: &musterv1.TaskSpec_Container{Container: &musterv1.ContainerSpec{Image: "web:1"}}},
+			Status: &musterv1.TaskStatus{State: musterv1.TaskState_PREPARING, Error: why},
+		}); got != want {
+			t.Errorf("error %q: %q, want %q", why, got, want)
+		}
+	}
+}
+
 // Output that is not a terminal's gets a line when something changes, and none when
 // a reason goes and comes back.
 func TestPipedProgressPrintsEachChangeOnce(t *testing.T) {
