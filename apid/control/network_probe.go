@@ -11,6 +11,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/networktest"
 	"github.com/musterhq/muster/apid/objects"
+	"github.com/musterhq/muster/internal/defaults"
 )
 
 // TestNetwork has a node try whether a service is reached on a network.
@@ -46,6 +47,7 @@ func (s *Server) TestNetwork(ctx context.Context, req *musterv1.TestNetworkReque
 		return nil, err
 	}
 	resp.Source = tried.GetSource()
+	reports := map[string]string{}
 	s.View.Read(func(r *objects.Reader) {
 		for _, c := range tried.GetChecks() {
 			t := &musterv1.TestedConnection{Check: c, NodeName: hostnameOf(r, c.NodeId), TaskName: c.TaskId}
@@ -53,9 +55,10 @@ func (s *Server) TestNetwork(ctx context.Context, req *musterv1.TestNetworkReque
 				t.TaskName = r.TaskSource(task)
 			}
 			resp.Checks = append(resp.Checks, t)
+			reports[c.NodeId] = pluginMessage(r, c.NodeId, resp.NetworkId)
 		}
 	})
-	resp.Problems = networktest.Conclude(name, resp.NodeName, resp.Checks)
+	resp.Problems = networktest.Conclude(name, resp.NodeName, resp.Checks, reports)
 	resp.Ok = len(resp.Problems) == 0
 	return resp, nil
 }
@@ -87,6 +90,22 @@ func chooseTest(r *objects.Reader, resp *musterv1.TestNetworkResponse) error {
 	}
 	resp.NodeName = hostnameOf(r, resp.NodeId)
 	return nil
+}
+
+// pluginMessage returns what a node's plugin for a network says of itself, if anything.
+func pluginMessage(r *objects.Reader, node, network string) string {
+	on, known := r.Network(network)
+	n, ok := r.Node(node)
+	if !known || !ok {
+		return ""
+	}
+	driver := cmp.Or(on.Record.GetSpec().GetDriver().GetName(), defaults.NetworkDriver)
+	for _, d := range n.State.GetDescription().GetNetworkDrivers() {
+		if slices.Contains(d.Drivers, driver) {
+			return d.Message
+		}
+	}
+	return ""
 }
 
 // hostnameOf returns what people call a node.

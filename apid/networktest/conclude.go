@@ -12,8 +12,9 @@ import (
 const mostProblems = 5
 
 // Conclude says what is broken, and what to do about it, one line for each. It returns
-// none if all is well.
-func Conclude(service, from string, checks []*musterv1.TestedConnection) []string {
+// none if all is well. Reports are what the network plugins of nodes say of themselves, by
+// the nodes' ids.
+func Conclude(service, from string, checks []*musterv1.TestedConnection, reports map[string]string) []string {
 	c := &conclusion{service: service, from: from, dead: map[string]bool{}}
 	of := func(kind musterv1.NetworkCheck_Kind) (bad []*musterv1.TestedConnection, tried int) {
 		for _, t := range checks {
@@ -30,6 +31,11 @@ func Conclude(service, from string, checks []*musterv1.TestedConnection) []strin
 	nodes, _ := of(musterv1.NetworkCheck_NODE)
 	for _, t := range nodes {
 		c.dead[t.Check.NodeId] = true
+		if said := reports[t.Check.NodeId]; said != "" {
+			c.say("node %s does not answer on its data path %s/udp: %s; its network plugin reports: %s (muster node inspect %s)",
+				t.NodeName, t.Check.Target, t.Check.Message, said, t.NodeName)
+			continue
+		}
 		c.say("node %s does not answer on its data path %s/udp: %s; open the port between the nodes in both directions, and see the messages of its network plugin (muster node inspect %s)",
 			t.NodeName, t.Check.Target, t.Check.Message, t.NodeName)
 	}
@@ -43,16 +49,17 @@ func Conclude(service, from string, checks []*musterv1.TestedConnection) []strin
 		c.say("name %s: %s; see the log of the worker on node %s for its network plugin", t.Check.Target, t.Check.Message, from)
 	}
 	// A broken task explains a broken virtual address.
-	for kind, what := range map[musterv1.NetworkCheck_Kind]string{
-		musterv1.NetworkCheck_VIRTUAL_ADDRESS: "virtual address", musterv1.NetworkCheck_PUBLISHED_PORT: "published port",
-	} {
-		bad, _ := of(kind)
+	for _, one := range []struct {
+		kind musterv1.NetworkCheck_Kind
+		what string
+	}{{musterv1.NetworkCheck_VIRTUAL_ADDRESS, "virtual address"}, {musterv1.NetworkCheck_PUBLISHED_PORT, "published port"}} {
+		bad, _ := of(one.kind)
 		for _, t := range bad {
 			if tried == 0 || len(tasks) > 0 {
 				continue
 			}
 			c.say("%s %s: %s, although all tasks answer; see the messages of the network plugin on node %s (muster node inspect %s)",
-				what, t.Check.Target, t.Check.Message, from, from)
+				one.what, t.Check.Target, t.Check.Message, from, from)
 		}
 	}
 	if len(c.lines) == 0 && slices.ContainsFunc(checks, func(t *musterv1.TestedConnection) bool {

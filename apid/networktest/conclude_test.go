@@ -34,6 +34,9 @@ func TestConclusionNamesTheFirstHopThatBreaks(t *testing.T) {
 			tried(virtual, silent, "10.0.0.1:80", "", ""), tried(task, ok, "10.0.1.1:80", "web.1", "n1"), tried(task, silent, "10.0.2.1:80", "web.2", "n2"),
 			tried(node, silent, "192.0.2.2:4789", "", "n2"),
 		}, []string{"node n2 does not answer on its data path 192.0.2.2:4789/udp: it broke; open the port between the nodes in both directions, and see the messages of its network plugin (muster node inspect n2)"}},
+		"a node whose plugin says why": {[]*musterv1.TestedConnection{
+			tried(task, ok, "10.0.1.1:80", "web.1", "n1"), tried(node, silent, "192.0.2.3:4789", "", "n3"),
+		}, []string{"node n3 does not answer on its data path 192.0.2.3:4789/udp: it broke; its network plugin reports: the kernel has no VXLAN (muster node inspect n3)"}},
 		"a task does not listen": {[]*musterv1.TestedConnection{
 			tried(virtual, refused, "10.0.0.1:80", "", ""), tried(task, refused, "[fd00::1]:80", "web.1", "n1"),
 		}, []string{"task web.1 on node n1 does not listen on port 80: start its program on 0.0.0.0, or publish the port that it listens on"}},
@@ -49,8 +52,14 @@ func TestConclusionNamesTheFirstHopThatBreaks(t *testing.T) {
 		"only the published port": {[]*musterv1.TestedConnection{
 			tried(published, silent, "192.0.2.1:8080", "", "n1"), tried(task, ok, "10.0.1.1:80", "web.1", "n1"),
 		}, []string{"published port 192.0.2.1:8080: it broke, although all tasks answer; see the messages of the network plugin on node n1 (muster node inspect n1)"}},
+		"the virtual address comes before published ports": {[]*musterv1.TestedConnection{
+			tried(published, silent, "192.0.2.1:8080", "", "n1"), tried(virtual, silent, "10.0.0.1:80", "", ""), tried(task, ok, "10.0.1.1:80", "web.1", "n1"),
+		}, []string{
+			"virtual address 10.0.0.1:80: it broke, although all tasks answer; see the messages of the network plugin on node n1 (muster node inspect n1)",
+			"published port 192.0.2.1:8080: it broke, although all tasks answer; see the messages of the network plugin on node n1 (muster node inspect n1)",
+		}},
 	} {
-		if got := networktest.Conclude("web", "n1", test.checks); !slices.Equal(got, test.want) {
+		if got := networktest.Conclude("web", "n1", test.checks, map[string]string{"n3": "the kernel has no VXLAN"}); !slices.Equal(got, test.want) {
 			t.Errorf("%s:\n got %q\nwant %q", what, got, test.want)
 		}
 	}
