@@ -35,7 +35,7 @@ func TestNetworksOverREST(t *testing.T) {
 			want                     string
 		}{
 			{"create", "POST", "/v1/networks", `{"name":"back","labels":{"team":"web"},"ipam":{"configs":[{"subnet":"10.1.0.0/16"}]}}`, 200, `"subnet":"10.1.0.0/16"`},
-			{"create again", "POST", "/v1/networks", `{"name":"BACK"}`, 409, "already exists"},
+			{"create again", "POST", "/v1/networks", `{"name":"BACK"}`, 409, `a network called \"back\" already exists`},
 			{"reserved name", "POST", "/v1/networks", `{"name":"host"}`, 400, "spec.name"},
 			{"encrypted", "POST", "/v1/networks", `{"name":"a","encrypted":true}`, 400, "spec.encrypted"},
 			{"config from", "POST", "/v1/networks", `{"name":"a","configFrom":"b"}`, 501, "spec.configFrom"},

@@ -42,8 +42,8 @@ func (s *Server) CreateConfig(ctx context.Context, req *musterv1.CreateConfigReq
 	}
 	// The transaction that writes the config decides. To look now saves the data of
 	// a config that has no chance.
-	if s.configs.taken(req.Spec.Name) {
-		return nil, backend.NameTaken(s.configs.name, req.Spec.Name)
+	if err := s.configs.taken(req.Spec.Name); err != nil {
+		return nil, err
 	}
 	now := time.Now().UnixMilli()
 	record := &recordv1.Config{

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 
 	"google.golang.org/grpc/codes"
@@ -299,17 +300,29 @@ func (k *kind[R, O, M]) exists(tx *store.Tx, ref string) error {
 	return backend.NotFound(k.name, ref)
 }
 
-// taken reports whether an object has a name, as far as this replica knows.
-func (k *kind[R, O, M]) taken(name string) bool {
-	_, taken := k.Tables.Names.Get(k.Snapshot(), state.NameKey(k.name, name))
-	return taken
+// taken refuses a name that an object has, as far as this replica knows.
+func (k *kind[R, O, M]) taken(name string) error {
+	now := k.Snapshot()
+	e, taken := k.Tables.Names.Get(now, state.NameKey(k.name, name))
+	if !taken {
+		return nil
+	}
+	return k.nameTaken(now, e.Value.Id, name)
+}
+
+// nameTaken says that an object has a name, and how that one is written.
+func (k *kind[R, O, M]) nameTaken(r store.Reader, id, name string) error {
+	if e, ok := k.table.Get(r, id); ok {
+		name = cmp.Or(k.recordName(e.Value), name)
+	}
+	return backend.NameTaken(k.name, name)
 }
 
 // takeName makes a name an object's own.
 func (k *kind[R, O, M]) takeName(tx *store.Tx, id, name string) error {
 	key := state.NameKey(k.name, name)
 	if e, ok := k.Tables.Names.Get(tx, key); ok && e.Value.Id != id {
-		return backend.NameTaken(k.name, name)
+		return k.nameTaken(tx, e.Value.Id, name)
 	}
 	k.Tables.Names.Put(tx, key, &recordv1.Name{Id: id})
 	return nil
