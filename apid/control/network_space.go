@@ -32,8 +32,12 @@ func (s *Server) checkSpace(tx *store.Tx, spec *musterv1.NetworkSpec) error {
 		}
 	}
 	if most := defaults.MaxNetworks(cluster); count >= most && !spec.Ingress {
+		noun := "networks"
+		if count == 1 {
+			noun = "network"
+		}
 		return status.Errorf(codes.ResourceExhausted,
-			"the cluster has %d networks, and may have %d: remove networks that no service uses (muster network prune), or allow more (muster cluster update --max-networks)", count, most)
+			"the cluster has %d %s, and may have %d: remove networks that no service uses (muster network prune), or allow more (muster cluster update --max-networks)", count, noun, most)
 	}
 	if spec.GetDriver().GetName() == validate.CNIDriver {
 		return nil

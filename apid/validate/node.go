@@ -45,6 +45,9 @@ func (v *Validator) Cluster(spec *musterv1.ClusterSpec) error {
 			r.Invalid("spec.dispatcher.heartbeatPeriod", "must be from 100 ms to 1 h")
 		}
 	}
+	if n := spec.GetNetwork(); n != nil && n.MaxNetworks != nil && n.GetMaxNetworks() == 0 {
+		r.Invalid("spec.network.maxNetworks", "is 0, and services would get no network; give a number from 1 on")
+	}
 	checkPools(&r, "spec.network.addressPools", spec.GetNetwork().GetAddressPools())
 	checkReservedPorts(&r, "spec.network.reservedPorts.ports", spec.GetNetwork().GetReservedPorts().GetPorts())
 	return r.Err()

@@ -66,7 +66,7 @@ ports that they publish when those are reserved.`,
 				origin := specOrigin{fields: []fieldFlag{
 					{"orchestration.taskHistoryRetentionLimit", []string{"task-history-limit"}}, {"dispatcher.heartbeatPeriod", []string{"heartbeat-period"}},
 					{"network.addressPools.base", []string{"default-addr-pool"}}, {"network.addressPools.size", []string{"default-addr-pool-mask-length"}},
-					{"network.addressPools", []string{"default-addr-pool"}}, {"network.reservedPorts", []string{"reserved-port"}}, {"labels", []string{"label-add"}},
+					{"network.addressPools", []string{"default-addr-pool"}}, {"network.reservedPorts", []string{"reserved-port"}}, {"network.maxNetworks", []string{"max-networks"}}, {"labels", []string{"label-add"}},
 				}}
 				return origin.refused(cmd, nil, err)
 			}

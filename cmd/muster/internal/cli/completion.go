@@ -151,7 +151,7 @@ func (c *CLI) argumentCompletions() map[string]cobra.CompletionFunc {
 		"task inspect": tasks, "task logs": once(tasks), "task rm": tasks, "node ps": nodes, "node update": nodes,
 		"config update": c.fromCluster(configKind().names), "config create": configFile, "ps": c.fromCluster(both), "logs": services,
 		"token rm": once(c.fromCluster(tokenIDs)), "context use": once(contextNames), "context rm": once(contextNames),
-		"cluster join-token": once(fixed("worker", "manager")), "plugin test": nil,
+		"cluster join-token": once(fixed("worker", "manager")), "plugin test": nil, "network test": once(services),
 	}
 }
 
@@ -163,7 +163,7 @@ func (c *CLI) flagCompletions() map[string]cobra.CompletionFunc {
 		"constraint": c.constraints, "constraint-add": c.constraints, "constraint-rm": c.ownConstraints,
 		"format": fixed("table", "json"), "context": contextNames, "service": c.fromCluster(serviceKind().names), "kind": c.fromCluster(executorKinds),
 		"network": networks, "network-add": networks, "network-rm": networks, "driver": fixed("overlay", "bridge", "cni"),
-		"events --kind": fixed(objectKinds()...), "events --format": fixed("text", "json"),
+		"network test --from": c.fromCluster(nodeKind().names), "events --kind": fixed(objectKinds()...), "events --format": fixed("text", "json"),
 		"events --filter": c.completeFilters(watchFilters(), (*musterv1.WatchRequest)(nil)),
 	}
 	for _, f := range specFlags() {

@@ -89,6 +89,8 @@ func (c *CLI) Explain(err error) (string, int) {
 		return c.unavailable(text), ExitUnavailable
 	case codes.Canceled:
 		return "interrupted", ExitInterrupted
+	case codes.ResourceExhausted:
+		return text, ExitFailure
 	}
 	return fmt.Sprintf("%s (%s)", text, s.Code()), ExitFailure
 }

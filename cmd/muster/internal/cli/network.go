@@ -111,6 +111,7 @@ Without --subnet the network gets a free subnet from the cluster's address pool.
 one, and move services with "service update --network-add new --network-rm old".`,
 		Example: `  muster network create back
   muster network create --internal --label team=web back
+  muster network create --encrypted back
   muster network create --subnet 10.7.0.0/16 --gateway 10.7.0.1 back
   muster network create --ipv6 --subnet 10.7.0.0/16 --subnet fd00:7::/64 back`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -160,6 +161,12 @@ func networkFlags() []fieldFlag {
 func (o *networkOptions) spec(name string) (*musterv1.NetworkSpec, error) {
 	spec := &musterv1.NetworkSpec{
 		Name: name, Ipv6Enabled: o.ipv6, Internal: o.internal, Ingress: o.ingress, Encrypted: o.encrypted, Attachable: o.attachable, Mtu: o.mtu,
+	}
+	if err := withValues("label", o.labels); err != nil {
+		return nil, err
+	}
+	if err := withValues("opt", o.options, "encrypted"); err != nil {
+		return nil, err
 	}
 	var err error
 	if spec.Labels, err = parseLabels("label", o.labels); err != nil {

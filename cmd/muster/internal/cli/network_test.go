@@ -42,6 +42,9 @@ func TestNetworkCommands(t *testing.T) {
 		want  []string
 	}{
 		{[]string{"network", "inspect", "ba"}, []string{"back"}},
+		{[]string{"network", "test", "d"}, []string{"db"}},
+		{[]string{"network", "test", "db", ""}, nil},
+		{[]string{"network", "test", "--from", ""}, []string{"worker1"}},
 		{[]string{"network", "rm", "back", ""}, []string{"front", "ingress"}},
 		{[]string{"service", "create", "--network", "fr"}, []string{"front"}},
 	} {
@@ -96,7 +99,9 @@ func TestNetworkCreateRefusesWhatItCannotMean(t *testing.T) {
 		"--subnet: 10.7.0.1/16 has bits outside its prefix":                {"--subnet", "10.7.0.1/16", "a"},
 		"--mtu: is 100;":                                                   {"--mtu", "100", "a"},
 		"--mtu: is 1200;":                                                  {"--ipv6", "--mtu", "1200", "a"},
-		"--opt: is not an option":                                          {"--opt", "x=y", "a"},
+		"--opt: x: is not an option":                                       {"--opt", "x=y", "a"},
+		`--opt: "x" has no value; want key=value`:                          {"--opt", "x", "a"},
+		`--label: "team" has no value; want key=value`:                     {"--label", "team", "a"},
 		"--internal: the ingress network leads in":                         {"--ingress", "--internal", "a"},
 	} {
 		s.contains(s.fails(cli.ExitUsage, "", append([]string{"network", "create"}, args...)...), want)
@@ -158,6 +163,13 @@ func TestClusterUpdateSetsAddressPools(t *testing.T) {
 		t.Errorf("network is %s, want %s", got, want)
 	}
 	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update", "--default-addr-pool-mask-length", "24"), "--default-addr-pool")
+	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update", "--max-networks", "0"), "--max-networks: is 0", "from 1 on")
+	s.must("cluster", "update", "--max-networks", "1")
+	s.must("network", "create", "back")
+	full := s.fails(cli.ExitFailure, "", "network", "create", "front")
+	if s.contains(full, "has 1 network, and may have 1", "--max-networks"); strings.Contains(full, "ResourceExhausted") {
+		t.Errorf("the error has the name of a code: %s", full)
+	}
 	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update", "--default-addr-pool", "10.0.0.0/20"), "--default-addr-pool", "from 20 to 29")
 	s.contains(s.fails(cli.ExitUsage, "", "cluster", "update"), "--default-addr-pool")
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,6 +27,16 @@ func parseLabels(flag string, values []string) (map[string]string, error) {
 		labels[key] = value
 	}
 	return labels, nil
+}
+
+// withValues refuses keys without a value, besides those that may stand alone.
+func withValues(flag string, values []string, alone ...string) error {
+	for _, v := range values {
+		if v != "" && !strings.Contains(v, "=") && !slices.Contains(alone, v) {
+			return usage("--%s: %q has no value; want key=value", flag, v)
+		}
+	}
+	return nil
 }
 
 // parseEnv reads "KEY=value"; "KEY" alone takes the value from this

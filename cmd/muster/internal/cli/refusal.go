@@ -91,7 +91,7 @@ func (r *refusal) setter(field string) string {
 }
 
 // flagOf returns the flag that sets a field, and the path of the field inside the flag's
-// value. It returns "" if none of its flags is eligible.
+// value, or its key. It returns "" if none of its flags is eligible.
 func (o *specOrigin) flagOf(path string, eligible func(flag string) bool) (flag, inside string) {
 	fields := o.fields
 	if fields == nil {
@@ -106,6 +106,8 @@ func (o *specOrigin) flagOf(path string, eligible func(flag string) bool) (flag,
 			if eligible(name) {
 				if strings.HasPrefix(rest, ".") {
 					inside = rest[1:]
+				} else if key, err := strconv.QuotedPrefix(strings.TrimPrefix(rest, "[")); err == nil {
+					inside, _ = strconv.Unquote(key)
 				}
 				return name, inside
 			}
