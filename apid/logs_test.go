@@ -155,6 +155,13 @@ func TestServiceLogs(t *testing.T) {
 			}
 			return len(lines) == 31
 		})
+		_, err := a.serviceLogs(&musterv1.ServiceLogsRequest{Service: "web", Options: &musterv1.LogOptions{Container: "nosuch"}}, 0)
+		if status.Code(err) != codes.NotFound || !strings.Contains(err.Error(), `no container "nosuch" in these tasks; they have main`) {
+			t.Errorf("logs of a container that there is not: %v", err)
+		}
+		if again, err := a.serviceLogs(&musterv1.ServiceLogsRequest{Service: "web", Options: &musterv1.LogOptions{Container: "main"}}, 0); err != nil || len(again) == 0 {
+			t.Errorf("logs of the main container: %d lines, %v", len(again), err)
+		}
 		byTask := map[string][]string{}
 		var warnings []string
 		for _, l := range lines {

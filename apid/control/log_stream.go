@@ -2,13 +2,21 @@ package control
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/backend"
 	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/apid/validate"
 )
+
+// mainContainer is the name by which requests mean the container that is not of the group.
+const mainContainer = "main"
 
 func (s *Server) ServiceLogs(req *musterv1.ServiceLogsRequest, stream musterv1.ControlService_ServiceLogsServer) error {
 	ctx, cancel := s.Streaming(stream.Context())
@@ -21,6 +29,18 @@ func (s *Server) ServiceLogs(req *musterv1.ServiceLogsRequest, stream musterv1.C
 		return err
 	}
 	if err := checkLogOptions(req.Options); err != nil {
+		return err
+	}
+	if err := s.checkContainer(req.Options.GetContainer(), func(r *objects.Reader) (specs []*musterv1.TaskSpec) {
+		if service, ok := r.Service(id); ok {
+			specs = append(specs, r.TaskSpec(service.Record.TaskDigest))
+		}
+		r.ServiceTasks(id, "", func(t *objects.Task) bool {
+			specs = append(specs, r.TaskSpec(t.Record.SpecDigest))
+			return true
+		})
+		return specs
+	}); err != nil {
 		return err
 	}
 	if err := stream.SendHeader(metadata.MD{}); err != nil {
@@ -55,6 +75,11 @@ func (s *Server) TaskLogs(req *musterv1.TaskLogsRequest, stream musterv1.Control
 	if err := checkLogOptions(req.Options); err != nil {
 		return err
 	}
+	if err := s.checkContainer(req.Options.GetContainer(), func(*objects.Reader) []*musterv1.TaskSpec {
+		return []*musterv1.TaskSpec{got.Task.Spec}
+	}); err != nil {
+		return err
+	}
 	if err := stream.SendHeader(metadata.MD{}); err != nil {
 		return err
 	}
@@ -70,6 +95,28 @@ func (s *Server) TaskLogs(req *musterv1.TaskLogsRequest, stream musterv1.Control
 		return stream.Send(&musterv1.TaskLogsResponse{Message: m})
 	})
 	return s.StreamEnd(ctx, err)
+}
+
+// checkContainer refuses a name that no container of the tasks has. Where a spec is not
+// known, the nodes decide.
+func (s *Server) checkContainer(name string, of func(r *objects.Reader) []*musterv1.TaskSpec) error {
+	if name == "" || name == mainContainer {
+		return nil
+	}
+	known, names := true, []string{mainContainer}
+	s.View.Read(func(r *objects.Reader) {
+		for _, spec := range of(r) {
+			known = known && spec != nil
+			for _, c := range spec.GetGroup() {
+				names = append(names, c.Name)
+			}
+		}
+	})
+	if !known || slices.Contains(names, name) {
+		return nil
+	}
+	slices.Sort(names)
+	return status.Errorf(codes.NotFound, "there is no container %q in these tasks; they have %s", backend.Clip(name), strings.Join(slices.Compact(names), ", "))
 }
 
 func checkLogOptions(o *musterv1.LogOptions) error {

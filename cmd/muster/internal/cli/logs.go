@@ -95,7 +95,8 @@ func (c *CLI) serviceLogs() *cobra.Command {
 	return c.logsCommand(&cobra.Command{
 		Use: "logs SERVICE", Short: "Show the output of a service's tasks",
 		Example: `  muster service logs -f --tail 20 web
-  muster service logs --since 10m web`,
+  muster service logs --since 10m web
+  muster service logs --container proxy web`,
 	}, openServiceLogs)
 }
 

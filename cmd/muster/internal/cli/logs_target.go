@@ -23,6 +23,7 @@ Name a service by its name, its id or a prefix of the id, and a task by its id, 
 and "muster logs" show it: web.1 is the current task of slot 1, web.1.0k2f one of its tasks.`,
 		Example: `  muster logs web
   muster logs -f --tail 20 web.1
+  muster logs --container proxy web
   muster logs 0k2f`,
 	}, func(ctx context.Context, client api, target string, options *musterv1.LogOptions) (grpc.ClientStream, logSource, error) {
 		service, task, err := logTarget(ctx, client, target)
