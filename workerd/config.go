@@ -99,11 +99,19 @@ func DefaultConfig() Config {
 	}
 }
 
+// CheckNodeID refuses what cannot be the id of a node. An empty one is still to be made.
+func CheckNodeID(id string) error {
+	if strings.ContainsAny(id, "/ \n\t") {
+		return fmt.Errorf("node id %q holds a slash or white space", id)
+	}
+	return nil
+}
+
 // Validate names all that is wrong.
 func (c *Config) Validate() error {
 	var errs []error
-	if strings.ContainsAny(c.NodeID, "/ \n\t") {
-		errs = append(errs, fmt.Errorf("node id %q holds a slash or white space", c.NodeID))
+	if err := CheckNodeID(c.NodeID); err != nil {
+		errs = append(errs, err)
 	}
 	if len(c.Dispatchers) == 0 {
 		errs = append(errs, errors.New("no dispatcher is named"))

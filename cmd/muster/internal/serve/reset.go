@@ -42,12 +42,22 @@ stopped first. Afterwards the data directory can be deleted, and the node be rem
 			if timeout <= 0 {
 				return &cli.UsageError{Err: errors.New("--timeout: must be longer than 0")}
 			}
+			if _, err := os.Stat(f.cfg.DataDir); f.cfg.DataDir != "" && err != nil {
+				return &cli.UsageError{Err: fmt.Errorf("--data-dir: want the data directory of the node: %w", err)}
+			}
 			node, err := f.cfg.KnownNodeID()
 			if err != nil {
 				return err
 			}
 			if node == "" {
 				return &cli.UsageError{Err: fmt.Errorf("--data-dir: no worker has used %s: want the data directory of the node", f.cfg.DataDir)}
+			}
+			cfg := f.cfg
+			cfg.Plugins = f.plugins()
+			// It speaks to none.
+			cfg.Dispatchers = []string{"127.0.0.1:0"}
+			if err := workerd.CheckNodeID(node); err != nil {
+				return &cli.UsageError{Err: fmt.Errorf("--node-id: %w", err)}
 			}
 			if !force {
 				cmd.PrintErrf("End all tasks of node %s and remove its networks from this machine? [y/N] ", node)
@@ -56,10 +66,6 @@ stopped first. Afterwards the data directory can be deleted, and the node be rem
 					return &cli.UsageError{Err: errors.New("nothing was removed; answer y, or give --force")}
 				}
 			}
-			cfg := f.cfg
-			cfg.Plugins = f.plugins()
-			// It speaks to none.
-			cfg.Dispatchers = []string{"127.0.0.1:0"}
 			ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, fmt.Errorf("not done after %v (--timeout)", timeout))
 			defer cancel()
 			if err := workerd.Sweep(ctx, workerd.Env{Logger: zap.NewNop()}, cfg); err != nil {
