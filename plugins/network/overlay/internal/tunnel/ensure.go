@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -213,29 +212,45 @@ func (t *Tunnel) gatherPeers() {
 	t.peers = want
 }
 
+// portTries is how often a device is made again because something else has its port.
+const portTries = 3
+
 // ensureDevice makes a key's device have its key, its port and all peers, and returns what
-// it is.
+// it is. If something else has the port, the device is made again: create chooses another.
 func (t *Tunnel) ensureDevice(control *wgctrl.Client, k *key) (*wgtypes.Device, error) {
+	for left := portTries; ; left-- {
+		d, taken, err := t.tryDevice(control, k)
+		if !taken || left == 0 {
+			return d, err
+		}
+		if err := t.removeDevice(t.space, t.nameOf(k)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// tryDevice does what ensureDevice must, and reports whether it failed because something
+// else has the port.
+func (t *Tunnel) tryDevice(control *wgctrl.Client, k *key) (d *wgtypes.Device, taken bool, err error) {
 	name := t.nameOf(k)
 	kind, err := link.Kind(t.space, name)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	var d *wgtypes.Device
 	if kind != "" {
 		if d, err = control.Device(name); err != nil {
 			// Without its process's socket a device is of no use.
 			if err := t.removeDevice(t.space, name); err != nil {
-				return nil, err
+				return nil, false, err
 			}
 		}
 	}
 	if d == nil {
 		if err := t.create(k); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if d, err = control.Device(name); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
 	config := wgtypes.Config{}
@@ -273,13 +288,15 @@ func (t *Tunnel) ensureDevice(control *wgctrl.Client, k *key) (*wgtypes.Device, 
 		err := t.config.Kernel.Do("configure WireGuard device "+name, func() error { return control.ConfigureDevice(name, config) })
 		if err != nil {
 			clear(t.told)
-			return nil, err
+			// The error of a process has no number, and a device that failed to get its
+			// port has closed its sockets.
+			return nil, config.ListenPort != nil && !t.portIsFree(t.portOf(k)), err
 		}
 		if d, err = control.Device(name); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
-	return d, nil
+	return d, false, nil
 }
 
 func unmapped(a netip.AddrPort) netip.AddrPort {
@@ -293,12 +310,15 @@ func allowedIPs(k wgtypes.Key) []net.IPNet {
 // create creates a key's device, in the kernel or else in a process.
 func (t *Tunnel) create(k *key) error {
 	port := t.portOf(k)
-	if !t.portIsFree(port) {
+	reserved, err := t.reserve(t.record.Port)
+	if err != nil {
+		return err
+	}
+	if !reserved || !t.portIsFree(port) {
 		if t.config.Port != 0 || len(t.record.Keys) > 1 {
 			return fmt.Errorf("another worker or program on this machine uses UDP port %d: give each worker two ports of its own with MUSTER_NETWORK_ENCRYPTED_PORT", port)
 		}
 		next := *t.record
-		var err error
 		if next.Port, err = t.choosePort(); err != nil {
 			return err
 		}
@@ -395,35 +415,4 @@ func (t *Tunnel) ensureLinks() error {
 		return err
 	}
 	return t.config.Kernel.EnsureTunnel(t.space, t.mtu(), devices, routes)
-}
-
-// choosePort returns the first of two UDP ports that nothing uses.
-func (t *Tunnel) choosePort() (uint16, error) {
-	if t.config.Port != 0 {
-		return t.config.Port, nil
-	}
-	const tries = 100
-	for i := range uint16(tries) {
-		if first := DefaultPort + 2*i; t.portIsFree(first) && t.portIsFree(first+1) {
-			return first, nil
-		}
-	}
-	return 0, fmt.Errorf("all UDP ports from %d to %d are in use: choose two with MUSTER_NETWORK_ENCRYPTED_PORT", DefaultPort, DefaultPort+2*tries-1)
-}
-
-// portIsFree reports whether a UDP port of the host can be used.
-func (t *Tunnel) portIsFree(port uint16) bool {
-	err := t.config.Host.Do(func() error {
-		for _, network := range []string{"udp4", "udp6"} {
-			c, err := net.ListenUDP(network, &net.UDPAddr{Port: int(port)})
-			if err == nil {
-				err = c.Close()
-			}
-			if err != nil && !errors.Is(err, syscall.EAFNOSUPPORT) {
-				return err
-			}
-		}
-		return nil
-	})
-	return err == nil
 }

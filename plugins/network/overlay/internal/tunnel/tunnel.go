@@ -120,6 +120,8 @@ type Tunnel struct {
 	ready [2]bool
 	// told is what was configured: a peer that moves is followed by the device itself.
 	told map[toldKey]netip.AddrPort
+	// reserved are the ports that other workers of the machine do not choose.
+	reserved reservation
 	// answered is when all peers had answered at the newest device.
 	answered time.Time
 
@@ -175,7 +177,7 @@ func (t *Tunnel) Close() error {
 	t.stopped.Wait()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return errors.Join(t.closeSpace(), t.config.Host.Close())
+	return errors.Join(t.closeSpace(), t.reserved.close(), t.config.Host.Close())
 }
 
 func (t *Tunnel) closeSpace() error {
