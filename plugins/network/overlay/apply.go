@@ -121,7 +121,22 @@ func (p *Plugin) Apply(ctx context.Context, request *networkv1.ApplyRequest) (ma
 		}
 	}
 	if request.GetComplete() {
-		if err := p.removeLeftovers(request.GetNode().GetId()); err != nil {
+		node := request.GetNode().GetId()
+		err := p.removeLeftovers(node)
+		if broken := p.tunnel.Verify(node); broken != nil {
+			broken = fmt.Errorf("encrypt traffic between nodes: %w", broken)
+			encrypted := false
+			for id, c := range changes {
+				if c.spec.GetEncrypted() {
+					encrypted = true
+					fail(id, broken)
+				}
+			}
+			if !encrypted {
+				err = errors.Join(err, broken)
+			}
+		}
+		if err != nil {
 			return failed, err
 		}
 		for id := range changes {
@@ -271,7 +286,7 @@ func (p *Plugin) removeLeftovers(node string) error {
 		}
 	}
 	_, err = p.edge.verify(node, known)
-	if err = errors.Join(append(errs, err, p.tunnel.Verify(node))...); err != nil {
+	if err = errors.Join(append(errs, err)...); err != nil {
 		return fmt.Errorf("remove what is no longer needed: %w", err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
 )
 
@@ -79,4 +80,23 @@ func TestNodeWhoseEncryptedPortIsTakenChoosesAnother(t *testing.T) {
 	if port := m.describe(t).GetEncryptedPort(); port == 6000 {
 		t.Error("the node has kept a port that another program uses")
 	}
+}
+
+func TestPlainNetworksWorkWhileEncryptionFails(t *testing.T) {
+	_, machines := newMachines(t, 1)
+	m := machines[0]
+	must(t, m.plugin.Close())
+	m.encryption.Port = 6000
+	m.start()
+	occupy(t, m.space, 6000)
+	r := &networkv1.ApplyRequest{Complete: true, Node: m.node, Networks: []*networkv1.Network{
+		net10("closed", 4097, 1, encrypted), net10("open", 4098, 2, nil),
+	}}
+	failed, err := m.plugin.Apply(t.Context(), r)
+	if err != nil || failed["closed"] == nil || failed["open"] != nil {
+		t.Errorf("failed networks: %v, %v", failed, err)
+	}
+	a, b := m.attach("a", "open="+at(2, 2)), m.attach("b", "open="+at(2, 3))
+	b.serve(80)
+	mustGet(t, a.space, first(at(2, 3))+":80")
 }
