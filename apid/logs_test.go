@@ -162,6 +162,17 @@ func TestServiceLogs(t *testing.T) {
 		if again, err := a.serviceLogs(&musterv1.ServiceLogsRequest{Service: "web", Options: &musterv1.LogOptions{Container: "main"}}, 0); err != nil || len(again) == 0 {
 			t.Errorf("logs of the main container: %d lines, %v", len(again), err)
 		}
+		grouped := webSpec("grouped")
+		grouped.Task.Group = []*musterv1.GroupContainer{{
+			Name: "helper", Role: musterv1.GroupContainer_INIT, Runtime: &musterv1.GroupContainer_Container{Container: &musterv1.ContainerSpec{Image: "helper"}},
+		}}
+		a.create(grouped)
+		for name, want := range map[string]codes.Code{"helper": codes.OK, "main": codes.OK, "help": codes.NotFound} {
+			_, err := a.serviceLogs(&musterv1.ServiceLogsRequest{Service: "grouped", Options: &musterv1.LogOptions{Container: name}}, 0)
+			if status.Code(err) != want || want != codes.OK && !strings.Contains(err.Error(), "they have helper, main") {
+				t.Errorf("logs of container %s: %v, want code %v", name, err, want)
+			}
+		}
 		byTask := map[string][]string{}
 		var warnings []string
 		for _, l := range lines {
