@@ -25,7 +25,7 @@ type Encryption struct {
 	// Off keeps encrypted networks from the node.
 	Off bool
 	// Port is the first of two UDP ports for encrypted packets. 0: the first two free ones
-	// from 4790.
+	// from 4850.
 	Port uint16
 	// KeyInterval is how long the node uses a key. 0: without end.
 	KeyInterval time.Duration
@@ -48,7 +48,7 @@ func ReadEncryption(lookup func(string) (string, bool)) (Encryption, error) {
 	if text, ok := lookup(portKey); ok && text != "" {
 		port, err := strconv.ParseUint(text, 10, 16)
 		if err != nil || port == math.MaxUint16 {
-			return e, fmt.Errorf("invalid %s %q: want the first of two UDP ports, such as 4790, or 0 for a node without encrypted networks", portKey, text)
+			return e, fmt.Errorf("invalid %s %q: want the first of two UDP ports, such as 4850, or 0 for a node without encrypted networks", portKey, text)
 		}
 		e.Port, e.Off = uint16(port), port == 0
 	}

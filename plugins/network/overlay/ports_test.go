@@ -12,6 +12,7 @@ import (
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
+	"github.com/musterhq/muster/plugins/network/overlay/internal/tunnel"
 )
 
 // occupy takes a UDP port of a machine from all others until the test ends.
@@ -99,4 +100,14 @@ func TestPlainNetworksWorkWhileEncryptionFails(t *testing.T) {
 	a, b := m.attach("a", "open="+at(2, 2)), m.attach("b", "open="+at(2, 3))
 	b.serve(80)
 	mustGet(t, a.space, first(at(2, 3))+":80")
+}
+
+// TestDefaultPortIsNoDataPathOfAnotherWorker: the workers of one machine have the ports from
+// 4789 on, one each, for networks that are not encrypted.
+func TestDefaultPortIsNoDataPathOfAnotherWorker(t *testing.T) {
+	t.Parallel()
+	const vxlan, workers = 4789, 50
+	if p := tunnel.DefaultPort; p >= vxlan && p < vxlan+workers {
+		t.Errorf("encrypted networks begin at port %d, which worker %d of a machine has for its data path", p, p-vxlan+1)
+	}
 }

@@ -81,8 +81,9 @@ type Config struct {
 	Logger   *zap.Logger
 }
 
-// DefaultPort is the first UDP port of a node.
-const DefaultPort = 4790
+// DefaultPort is the first UDP port of a node. It is none of those from 4789 on that several
+// workers of one machine have for VXLAN.
+const DefaultPort = 4850
 
 // Peer is another node.
 type Peer struct {
