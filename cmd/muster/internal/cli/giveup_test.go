@@ -142,7 +142,7 @@ func TestWaitEndsWhenNothingChangesByItself(t *testing.T) {
 		}, ExitNotConverged, 2 * sec, 3 * sec, []string{"2 of 3 tasks have ended, and the restart policy"}, nil},
 		"a long pull": {create, []step{
 			{1 * sec, pulls("t1", "nginx:1", "executor docker has not answered")}, {60 * sec, runsAll},
-		}, 0, 60 * sec, 62 * sec, []string{"web: 0/1 running: task t1 is being prepared (its image nginx:1 may still be pulled): executor docker has not answered\n"}, nil},
+		}, 0, 60 * sec, 62 * sec, []string{"web: 0/1 running: task t1 is being prepared: executor docker has not answered\n"}, nil},
 		"a long pull is over": {append(slices.Clone(create), "--timeout", "1m"), []step{
 			{1 * sec, pulls("t1", "nginx:1", "executor docker has not answered")}, {30 * sec, task("t1", stStarting, "")},
 		}, ExitNotConverged, 60 * sec, 61 * sec, []string{"not converged after 1m0s\n"}, nil},
