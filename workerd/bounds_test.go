@@ -281,7 +281,8 @@ func TestExecutorBeyondLimitsDoesNotHarmOthers(t *testing.T) {
 			"kinds[0] has 300 bytes, at most 256 are allowed",
 		},
 		"257 capabilities": {
-			func(res *executorv1.DescribeResponse) { res.Capabilities = make([]string, 257) },
+			// The worker reports groups as one more.
+			func(res *executorv1.DescribeResponse) { res.Capabilities, res.TaskGroups = make([]string, 257), false },
 			"capabilities has 257 entries, at most 256 are allowed",
 		},
 		"long capability": {
