@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -38,7 +39,7 @@ answer is "y".`,
 				cmd.PrintErrln("there is no network without services")
 				return nil
 			}
-			if !force && !c.confirm(cmd, fmt.Sprintf("Remove %s?", strings.Join(unused, ", "))) {
+			if !force && !Confirm(cmd, c.In, fmt.Sprintf("Remove %s?", strings.Join(unused, ", "))) {
 				return errors.New("nothing was removed: answer y to remove them, or give --force")
 			}
 			var errs []error
@@ -87,10 +88,10 @@ func (c *CLI) unusedNetworks(cmd *cobra.Command, k *kind[*musterv1.Network, *mus
 	return names, nil
 }
 
-// confirm asks a question, and reports whether the answer is yes.
-func (c *CLI) confirm(cmd *cobra.Command, question string) bool {
+// Confirm asks a question, and reports whether the answer, a line of in, is yes.
+func Confirm(cmd *cobra.Command, in io.Reader, question string) bool {
 	cmd.PrintErrf("%s [y/N] ", printable(question))
-	answer, _ := bufio.NewReader(c.In).ReadString('\n')
+	answer, _ := bufio.NewReader(in).ReadString('\n')
 	answer = strings.ToLower(strings.TrimSpace(answer))
 	return answer == "y" || answer == "yes"
 }

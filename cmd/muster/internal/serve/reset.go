@@ -1,12 +1,10 @@
 package serve
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,7 +29,7 @@ func resetCommand() *cobra.Command {
 A worker that is stopped leaves its tasks running and their networks connected, for the next start. This command ends and
 removes the tasks of all executors, and everything that network plugins have set up on the machine. The worker must be
 stopped first. Afterwards the data directory can be deleted, and the node be removed from the cluster with
-'muster node rm --force'.`,
+'muster node rm'.`,
 		Example: `  systemctl disable --now muster-workerd
   muster workerd reset
   rm -r /var/lib/muster/worker`,
@@ -59,12 +57,8 @@ stopped first. Afterwards the data directory can be deleted, and the node be rem
 			if err := workerd.CheckNodeID(node); err != nil {
 				return &cli.UsageError{Err: fmt.Errorf("--node-id: %w", err)}
 			}
-			if !force {
-				cmd.PrintErrf("End all tasks of node %s and remove its networks from this machine? [y/N] ", node)
-				answer, _ := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
-				if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
-					return &cli.UsageError{Err: errors.New("nothing was removed; answer y, or give --force")}
-				}
+			if !force && !cli.Confirm(cmd, cmd.InOrStdin(), fmt.Sprintf("End all tasks of node %s and remove its networks from this machine?", node)) {
+				return &cli.UsageError{Err: errors.New("nothing was removed; answer y, or give --force")}
 			}
 			ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, fmt.Errorf("not done after %v (--timeout)", timeout))
 			defer cancel()
