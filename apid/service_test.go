@@ -267,7 +267,7 @@ func TestEveryFieldOfAServiceSpecIsKept(t *testing.T) {
 	t.Parallel()
 	known := map[string]bool{
 		"name": true, "labels": true, "task": true, "replicated": true, "global": true, "replicated_job": true,
-		"global_job": true, "update": true, "rollback": true, "endpoint": true,
+		"global_job": true, "update": true, "rollback": true, "endpoint": true, "depends_on": true,
 	}
 	fields := (&musterv1.ServiceSpec{}).ProtoReflect().Descriptor().Fields()
 	for i := range fields.Len() {

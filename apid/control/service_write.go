@@ -314,6 +314,7 @@ func withoutTask(s *musterv1.ServiceSpec) *musterv1.ServiceSpec {
 	return &musterv1.ServiceSpec{
 		Name: s.GetName(), Labels: s.GetLabels(), Mode: s.GetMode(),
 		Update: s.GetUpdate(), Rollback: s.GetRollback(), Endpoint: s.GetEndpoint(),
+		DependsOn: s.GetDependsOn(),
 	}
 }
 

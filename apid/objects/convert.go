@@ -59,6 +59,7 @@ func (r *Reader) serviceSpec(spec *musterv1.ServiceSpec, digest []byte) *musterv
 	return &musterv1.ServiceSpec{
 		Name: spec.GetName(), Labels: spec.GetLabels(), Task: r.TaskSpec(digest), Mode: spec.GetMode(),
 		Update: spec.GetUpdate(), Rollback: spec.GetRollback(), Endpoint: spec.GetEndpoint(),
+		DependsOn: spec.GetDependsOn(),
 	}
 }
 

@@ -26,6 +26,7 @@ func serviceGaps() []gap {
 	gaps := []gap{
 		{shape: "replicatedJob", what: "jobs are not implemented yet"},
 		{shape: "globalJob", what: "jobs are not implemented yet"},
+		{shape: "dependsOn[]", what: "dependencies between services are not implemented yet"},
 
 		{shape: "endpoint.ports[].proxyProtocol", what: "the PROXY protocol is not implemented yet; externalTraffic LOCAL keeps the address of the client"},
 		{shape: "task.networks[].driverOptions[]", what: "no driver has options for single services yet"},

@@ -23,6 +23,62 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type ServiceDependency_Condition int32
+
+const (
+	ServiceDependency_CONDITION_UNSPECIFIED ServiceDependency_Condition = 0
+	// As many tasks as the service asks for have been running, at least one. The
+	// default.
+	ServiceDependency_STARTED ServiceDependency_Condition = 1
+	// As many tasks as the service asks for are running and healthy.
+	ServiceDependency_HEALTHY ServiceDependency_Condition = 2
+	// The service's tasks have all ended with exit code 0.
+	ServiceDependency_COMPLETED ServiceDependency_Condition = 3
+)
+
+// Enum value maps for ServiceDependency_Condition.
+var (
+	ServiceDependency_Condition_name = map[int32]string{
+		0: "CONDITION_UNSPECIFIED",
+		1: "STARTED",
+		2: "HEALTHY",
+		3: "COMPLETED",
+	}
+	ServiceDependency_Condition_value = map[string]int32{
+		"CONDITION_UNSPECIFIED": 0,
+		"STARTED":               1,
+		"HEALTHY":               2,
+		"COMPLETED":             3,
+	}
+)
+
+func (x ServiceDependency_Condition) Enum() *ServiceDependency_Condition {
+	p := new(ServiceDependency_Condition)
+	*p = x
+	return p
+}
+
+func (x ServiceDependency_Condition) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ServiceDependency_Condition) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_v1_specs_proto_enumTypes[0].Descriptor()
+}
+
+func (ServiceDependency_Condition) Type() protoreflect.EnumType {
+	return &file_muster_v1_specs_proto_enumTypes[0]
+}
+
+func (x ServiceDependency_Condition) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ServiceDependency_Condition.Descriptor instead.
+func (ServiceDependency_Condition) EnumDescriptor() ([]byte, []int) {
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{1, 0}
+}
+
 type UpdateConfig_FailureAction int32
 
 const (
@@ -59,11 +115,11 @@ func (x UpdateConfig_FailureAction) String() string {
 }
 
 func (UpdateConfig_FailureAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[0].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[1].Descriptor()
 }
 
 func (UpdateConfig_FailureAction) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[0]
+	return &file_muster_v1_specs_proto_enumTypes[1]
 }
 
 func (x UpdateConfig_FailureAction) Number() protoreflect.EnumNumber {
@@ -72,7 +128,7 @@ func (x UpdateConfig_FailureAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UpdateConfig_FailureAction.Descriptor instead.
 func (UpdateConfig_FailureAction) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{5, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{6, 0}
 }
 
 type UpdateConfig_Order int32
@@ -113,11 +169,11 @@ func (x UpdateConfig_Order) String() string {
 }
 
 func (UpdateConfig_Order) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[1].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[2].Descriptor()
 }
 
 func (UpdateConfig_Order) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[1]
+	return &file_muster_v1_specs_proto_enumTypes[2]
 }
 
 func (x UpdateConfig_Order) Number() protoreflect.EnumNumber {
@@ -126,7 +182,7 @@ func (x UpdateConfig_Order) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UpdateConfig_Order.Descriptor instead.
 func (UpdateConfig_Order) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{5, 1}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{6, 1}
 }
 
 type EndpointSpec_Mode int32
@@ -164,11 +220,11 @@ func (x EndpointSpec_Mode) String() string {
 }
 
 func (EndpointSpec_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[2].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[3].Descriptor()
 }
 
 func (EndpointSpec_Mode) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[2]
+	return &file_muster_v1_specs_proto_enumTypes[3]
 }
 
 func (x EndpointSpec_Mode) Number() protoreflect.EnumNumber {
@@ -177,7 +233,7 @@ func (x EndpointSpec_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use EndpointSpec_Mode.Descriptor instead.
 func (EndpointSpec_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{6, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{7, 0}
 }
 
 type PortConfig_Protocol int32
@@ -217,11 +273,11 @@ func (x PortConfig_Protocol) String() string {
 }
 
 func (PortConfig_Protocol) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[3].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[4].Descriptor()
 }
 
 func (PortConfig_Protocol) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[3]
+	return &file_muster_v1_specs_proto_enumTypes[4]
 }
 
 func (x PortConfig_Protocol) Number() protoreflect.EnumNumber {
@@ -230,7 +286,7 @@ func (x PortConfig_Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PortConfig_Protocol.Descriptor instead.
 func (PortConfig_Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{7, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{8, 0}
 }
 
 type PortConfig_PublishMode int32
@@ -268,11 +324,11 @@ func (x PortConfig_PublishMode) String() string {
 }
 
 func (PortConfig_PublishMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[4].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[5].Descriptor()
 }
 
 func (PortConfig_PublishMode) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[4]
+	return &file_muster_v1_specs_proto_enumTypes[5]
 }
 
 func (x PortConfig_PublishMode) Number() protoreflect.EnumNumber {
@@ -281,7 +337,7 @@ func (x PortConfig_PublishMode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PortConfig_PublishMode.Descriptor instead.
 func (PortConfig_PublishMode) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{7, 1}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{8, 1}
 }
 
 type PortConfig_ExternalTraffic int32
@@ -321,11 +377,11 @@ func (x PortConfig_ExternalTraffic) String() string {
 }
 
 func (PortConfig_ExternalTraffic) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[5].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[6].Descriptor()
 }
 
 func (PortConfig_ExternalTraffic) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[5]
+	return &file_muster_v1_specs_proto_enumTypes[6]
 }
 
 func (x PortConfig_ExternalTraffic) Number() protoreflect.EnumNumber {
@@ -334,7 +390,7 @@ func (x PortConfig_ExternalTraffic) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PortConfig_ExternalTraffic.Descriptor instead.
 func (PortConfig_ExternalTraffic) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{7, 2}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{8, 2}
 }
 
 type GroupContainer_Role int32
@@ -380,11 +436,11 @@ func (x GroupContainer_Role) String() string {
 }
 
 func (GroupContainer_Role) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[6].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[7].Descriptor()
 }
 
 func (GroupContainer_Role) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[6]
+	return &file_muster_v1_specs_proto_enumTypes[7]
 }
 
 func (x GroupContainer_Role) Number() protoreflect.EnumNumber {
@@ -393,7 +449,7 @@ func (x GroupContainer_Role) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use GroupContainer_Role.Descriptor instead.
 func (GroupContainer_Role) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{9, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{10, 0}
 }
 
 type ResourceReference_Type int32
@@ -432,11 +488,11 @@ func (x ResourceReference_Type) String() string {
 }
 
 func (ResourceReference_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[7].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[8].Descriptor()
 }
 
 func (ResourceReference_Type) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[7]
+	return &file_muster_v1_specs_proto_enumTypes[8]
 }
 
 func (x ResourceReference_Type) Number() protoreflect.EnumNumber {
@@ -445,7 +501,7 @@ func (x ResourceReference_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ResourceReference_Type.Descriptor instead.
 func (ResourceReference_Type) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{11, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{12, 0}
 }
 
 type RestartPolicy_Condition int32
@@ -485,11 +541,11 @@ func (x RestartPolicy_Condition) String() string {
 }
 
 func (RestartPolicy_Condition) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[8].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[9].Descriptor()
 }
 
 func (RestartPolicy_Condition) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[8]
+	return &file_muster_v1_specs_proto_enumTypes[9]
 }
 
 func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
@@ -498,7 +554,7 @@ func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestartPolicy_Condition.Descriptor instead.
 func (RestartPolicy_Condition) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{16, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{17, 0}
 }
 
 type PullOptions_Policy int32
@@ -540,11 +596,11 @@ func (x PullOptions_Policy) String() string {
 }
 
 func (PullOptions_Policy) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[9].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[10].Descriptor()
 }
 
 func (PullOptions_Policy) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[9]
+	return &file_muster_v1_specs_proto_enumTypes[10]
 }
 
 func (x PullOptions_Policy) Number() protoreflect.EnumNumber {
@@ -553,7 +609,7 @@ func (x PullOptions_Policy) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PullOptions_Policy.Descriptor instead.
 func (PullOptions_Policy) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{24, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{25, 0}
 }
 
 type SeccompOpts_Mode int32
@@ -592,11 +648,11 @@ func (x SeccompOpts_Mode) String() string {
 }
 
 func (SeccompOpts_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[10].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[11].Descriptor()
 }
 
 func (SeccompOpts_Mode) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[10]
+	return &file_muster_v1_specs_proto_enumTypes[11]
 }
 
 func (x SeccompOpts_Mode) Number() protoreflect.EnumNumber {
@@ -605,7 +661,7 @@ func (x SeccompOpts_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SeccompOpts_Mode.Descriptor instead.
 func (SeccompOpts_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{28, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{29, 0}
 }
 
 type AppArmorOpts_Mode int32
@@ -641,11 +697,11 @@ func (x AppArmorOpts_Mode) String() string {
 }
 
 func (AppArmorOpts_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[11].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[12].Descriptor()
 }
 
 func (AppArmorOpts_Mode) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[11]
+	return &file_muster_v1_specs_proto_enumTypes[12]
 }
 
 func (x AppArmorOpts_Mode) Number() protoreflect.EnumNumber {
@@ -654,7 +710,7 @@ func (x AppArmorOpts_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AppArmorOpts_Mode.Descriptor instead.
 func (AppArmorOpts_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{29, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{30, 0}
 }
 
 type Mount_Type int32
@@ -699,11 +755,11 @@ func (x Mount_Type) String() string {
 }
 
 func (Mount_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[12].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[13].Descriptor()
 }
 
 func (Mount_Type) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[12]
+	return &file_muster_v1_specs_proto_enumTypes[13]
 }
 
 func (x Mount_Type) Number() protoreflect.EnumNumber {
@@ -712,7 +768,62 @@ func (x Mount_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Mount_Type.Descriptor instead.
 func (Mount_Type) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{30, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{31, 0}
+}
+
+type OnChange_Action int32
+
+const (
+	OnChange_ACTION_UNSPECIFIED OnChange_Action = 0
+	// Nothing; the program reads the file again by itself. The default.
+	OnChange_NONE OnChange_Action = 1
+	// The container's main process gets a signal.
+	OnChange_SIGNAL OnChange_Action = 2
+	// Tasks are replaced, as by an update of the service.
+	OnChange_RESTART OnChange_Action = 3
+)
+
+// Enum value maps for OnChange_Action.
+var (
+	OnChange_Action_name = map[int32]string{
+		0: "ACTION_UNSPECIFIED",
+		1: "NONE",
+		2: "SIGNAL",
+		3: "RESTART",
+	}
+	OnChange_Action_value = map[string]int32{
+		"ACTION_UNSPECIFIED": 0,
+		"NONE":               1,
+		"SIGNAL":             2,
+		"RESTART":            3,
+	}
+)
+
+func (x OnChange_Action) Enum() *OnChange_Action {
+	p := new(OnChange_Action)
+	*p = x
+	return p
+}
+
+func (x OnChange_Action) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OnChange_Action) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_v1_specs_proto_enumTypes[14].Descriptor()
+}
+
+func (OnChange_Action) Type() protoreflect.EnumType {
+	return &file_muster_v1_specs_proto_enumTypes[14]
+}
+
+func (x OnChange_Action) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OnChange_Action.Descriptor instead.
+func (OnChange_Action) EnumDescriptor() ([]byte, []int) {
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{37, 0}
 }
 
 type NodeSpec_Availability int32
@@ -754,11 +865,11 @@ func (x NodeSpec_Availability) String() string {
 }
 
 func (NodeSpec_Availability) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[13].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[15].Descriptor()
 }
 
 func (NodeSpec_Availability) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[13]
+	return &file_muster_v1_specs_proto_enumTypes[15]
 }
 
 func (x NodeSpec_Availability) Number() protoreflect.EnumNumber {
@@ -767,7 +878,7 @@ func (x NodeSpec_Availability) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeSpec_Availability.Descriptor instead.
 func (NodeSpec_Availability) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{42, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{44, 0}
 }
 
 type NodeSpec_Role int32
@@ -804,11 +915,11 @@ func (x NodeSpec_Role) String() string {
 }
 
 func (NodeSpec_Role) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[14].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[16].Descriptor()
 }
 
 func (NodeSpec_Role) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[14]
+	return &file_muster_v1_specs_proto_enumTypes[16]
 }
 
 func (x NodeSpec_Role) Number() protoreflect.EnumNumber {
@@ -817,7 +928,7 @@ func (x NodeSpec_Role) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeSpec_Role.Descriptor instead.
 func (NodeSpec_Role) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{42, 1}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{44, 1}
 }
 
 type VolumeSpec_Availability int32
@@ -856,11 +967,11 @@ func (x VolumeSpec_Availability) String() string {
 }
 
 func (VolumeSpec_Availability) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[15].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[17].Descriptor()
 }
 
 func (VolumeSpec_Availability) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[15]
+	return &file_muster_v1_specs_proto_enumTypes[17]
 }
 
 func (x VolumeSpec_Availability) Number() protoreflect.EnumNumber {
@@ -869,7 +980,7 @@ func (x VolumeSpec_Availability) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VolumeSpec_Availability.Descriptor instead.
 func (VolumeSpec_Availability) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{48, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{51, 0}
 }
 
 type VolumeAccessMode_Scope int32
@@ -905,11 +1016,11 @@ func (x VolumeAccessMode_Scope) String() string {
 }
 
 func (VolumeAccessMode_Scope) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[16].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[18].Descriptor()
 }
 
 func (VolumeAccessMode_Scope) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[16]
+	return &file_muster_v1_specs_proto_enumTypes[18]
 }
 
 func (x VolumeAccessMode_Scope) Number() protoreflect.EnumNumber {
@@ -918,7 +1029,7 @@ func (x VolumeAccessMode_Scope) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VolumeAccessMode_Scope.Descriptor instead.
 func (VolumeAccessMode_Scope) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{49, 0}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{52, 0}
 }
 
 type VolumeAccessMode_Sharing int32
@@ -960,11 +1071,11 @@ func (x VolumeAccessMode_Sharing) String() string {
 }
 
 func (VolumeAccessMode_Sharing) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_v1_specs_proto_enumTypes[17].Descriptor()
+	return file_muster_v1_specs_proto_enumTypes[19].Descriptor()
 }
 
 func (VolumeAccessMode_Sharing) Type() protoreflect.EnumType {
-	return &file_muster_v1_specs_proto_enumTypes[17]
+	return &file_muster_v1_specs_proto_enumTypes[19]
 }
 
 func (x VolumeAccessMode_Sharing) Number() protoreflect.EnumNumber {
@@ -973,7 +1084,7 @@ func (x VolumeAccessMode_Sharing) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VolumeAccessMode_Sharing.Descriptor instead.
 func (VolumeAccessMode_Sharing) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{49, 1}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{52, 1}
 }
 
 // ServiceSpec is what a user asks of a service. It can hold what Docker's
@@ -994,10 +1105,12 @@ type ServiceSpec struct {
 	//	*ServiceSpec_Global
 	//	*ServiceSpec_ReplicatedJob
 	//	*ServiceSpec_GlobalJob
-	Mode          isServiceSpec_Mode `protobuf_oneof:"mode"`
-	Update        *UpdateConfig      `protobuf:"bytes,8,opt,name=update,proto3" json:"update,omitempty"`
-	Rollback      *UpdateConfig      `protobuf:"bytes,9,opt,name=rollback,proto3" json:"rollback,omitempty"`
-	Endpoint      *EndpointSpec      `protobuf:"bytes,10,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	Mode     isServiceSpec_Mode `protobuf_oneof:"mode"`
+	Update   *UpdateConfig      `protobuf:"bytes,8,opt,name=update,proto3" json:"update,omitempty"`
+	Rollback *UpdateConfig      `protobuf:"bytes,9,opt,name=rollback,proto3" json:"rollback,omitempty"`
+	Endpoint *EndpointSpec      `protobuf:"bytes,10,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Services that must be there before tasks of this one start. At most 64.
+	DependsOn     []*ServiceDependency `protobuf:"bytes,11,rep,name=depends_on,json=dependsOn,proto3" json:"depends_on,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1117,6 +1230,13 @@ func (x *ServiceSpec) GetEndpoint() *EndpointSpec {
 	return nil
 }
 
+func (x *ServiceSpec) GetDependsOn() []*ServiceDependency {
+	if x != nil {
+		return x.DependsOn
+	}
+	return nil
+}
+
 type isServiceSpec_Mode interface {
 	isServiceSpec_Mode()
 }
@@ -1145,6 +1265,79 @@ func (*ServiceSpec_ReplicatedJob) isServiceSpec_Mode() {}
 
 func (*ServiceSpec_GlobalJob) isServiceSpec_Mode() {}
 
+// ServiceDependency names a service that must be there first. It holds when the service
+// starts, when it is updated, and, in the other direction, when both are removed.
+type ServiceDependency struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The service's name. A service that does not exist yet is waited for.
+	Service   string                      `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Condition ServiceDependency_Condition `protobuf:"varint,2,opt,name=condition,proto3,enum=muster.v1.ServiceDependency_Condition" json:"condition,omitempty"`
+	// Tasks are replaced, as by an update, when the tasks of the other service were.
+	Restart bool `protobuf:"varint,3,opt,name=restart,proto3" json:"restart,omitempty"`
+	// False: a service that does not exist is not waited for. Absent means true.
+	Required      *bool `protobuf:"varint,4,opt,name=required,proto3,oneof" json:"required,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceDependency) Reset() {
+	*x = ServiceDependency{}
+	mi := &file_muster_v1_specs_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceDependency) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceDependency) ProtoMessage() {}
+
+func (x *ServiceDependency) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_specs_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceDependency.ProtoReflect.Descriptor instead.
+func (*ServiceDependency) Descriptor() ([]byte, []int) {
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ServiceDependency) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ServiceDependency) GetCondition() ServiceDependency_Condition {
+	if x != nil {
+		return x.Condition
+	}
+	return ServiceDependency_CONDITION_UNSPECIFIED
+}
+
+func (x *ServiceDependency) GetRestart() bool {
+	if x != nil {
+		return x.Restart
+	}
+	return false
+}
+
+func (x *ServiceDependency) GetRequired() bool {
+	if x != nil && x.Required != nil {
+		return *x.Required
+	}
+	return false
+}
+
 // ReplicatedService runs a number of tasks, wherever they fit.
 type ReplicatedService struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1156,7 +1349,7 @@ type ReplicatedService struct {
 
 func (x *ReplicatedService) Reset() {
 	*x = ReplicatedService{}
-	mi := &file_muster_v1_specs_proto_msgTypes[1]
+	mi := &file_muster_v1_specs_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1168,7 +1361,7 @@ func (x *ReplicatedService) String() string {
 func (*ReplicatedService) ProtoMessage() {}
 
 func (x *ReplicatedService) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[1]
+	mi := &file_muster_v1_specs_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1181,7 +1374,7 @@ func (x *ReplicatedService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicatedService.ProtoReflect.Descriptor instead.
 func (*ReplicatedService) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{1}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ReplicatedService) GetReplicas() uint64 {
@@ -1200,7 +1393,7 @@ type GlobalService struct {
 
 func (x *GlobalService) Reset() {
 	*x = GlobalService{}
-	mi := &file_muster_v1_specs_proto_msgTypes[2]
+	mi := &file_muster_v1_specs_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1405,7 @@ func (x *GlobalService) String() string {
 func (*GlobalService) ProtoMessage() {}
 
 func (x *GlobalService) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[2]
+	mi := &file_muster_v1_specs_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1418,7 @@ func (x *GlobalService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GlobalService.ProtoReflect.Descriptor instead.
 func (*GlobalService) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{2}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{3}
 }
 
 // ReplicatedJob runs tasks until a number of them have completed.
@@ -1241,7 +1434,7 @@ type ReplicatedJob struct {
 
 func (x *ReplicatedJob) Reset() {
 	*x = ReplicatedJob{}
-	mi := &file_muster_v1_specs_proto_msgTypes[3]
+	mi := &file_muster_v1_specs_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1253,7 +1446,7 @@ func (x *ReplicatedJob) String() string {
 func (*ReplicatedJob) ProtoMessage() {}
 
 func (x *ReplicatedJob) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[3]
+	mi := &file_muster_v1_specs_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1266,7 +1459,7 @@ func (x *ReplicatedJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicatedJob.ProtoReflect.Descriptor instead.
 func (*ReplicatedJob) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{3}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ReplicatedJob) GetMaxConcurrent() uint64 {
@@ -1293,7 +1486,7 @@ type GlobalJob struct {
 
 func (x *GlobalJob) Reset() {
 	*x = GlobalJob{}
-	mi := &file_muster_v1_specs_proto_msgTypes[4]
+	mi := &file_muster_v1_specs_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1498,7 @@ func (x *GlobalJob) String() string {
 func (*GlobalJob) ProtoMessage() {}
 
 func (x *GlobalJob) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[4]
+	mi := &file_muster_v1_specs_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1511,7 @@ func (x *GlobalJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GlobalJob.ProtoReflect.Descriptor instead.
 func (*GlobalJob) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{4}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{5}
 }
 
 // UpdateConfig says how tasks are replaced when the spec changes. An absent
@@ -1341,7 +1534,7 @@ type UpdateConfig struct {
 
 func (x *UpdateConfig) Reset() {
 	*x = UpdateConfig{}
-	mi := &file_muster_v1_specs_proto_msgTypes[5]
+	mi := &file_muster_v1_specs_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1353,7 +1546,7 @@ func (x *UpdateConfig) String() string {
 func (*UpdateConfig) ProtoMessage() {}
 
 func (x *UpdateConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[5]
+	mi := &file_muster_v1_specs_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1366,7 +1559,7 @@ func (x *UpdateConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateConfig.ProtoReflect.Descriptor instead.
 func (*UpdateConfig) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{5}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *UpdateConfig) GetParallelism() uint64 {
@@ -1425,7 +1618,7 @@ type EndpointSpec struct {
 
 func (x *EndpointSpec) Reset() {
 	*x = EndpointSpec{}
-	mi := &file_muster_v1_specs_proto_msgTypes[6]
+	mi := &file_muster_v1_specs_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +1630,7 @@ func (x *EndpointSpec) String() string {
 func (*EndpointSpec) ProtoMessage() {}
 
 func (x *EndpointSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[6]
+	mi := &file_muster_v1_specs_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +1643,7 @@ func (x *EndpointSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointSpec.ProtoReflect.Descriptor instead.
 func (*EndpointSpec) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{6}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EndpointSpec) GetMode() EndpointSpec_Mode {
@@ -1495,7 +1688,7 @@ type PortConfig struct {
 
 func (x *PortConfig) Reset() {
 	*x = PortConfig{}
-	mi := &file_muster_v1_specs_proto_msgTypes[7]
+	mi := &file_muster_v1_specs_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1700,7 @@ func (x *PortConfig) String() string {
 func (*PortConfig) ProtoMessage() {}
 
 func (x *PortConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[7]
+	mi := &file_muster_v1_specs_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1713,7 @@ func (x *PortConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortConfig.ProtoReflect.Descriptor instead.
 func (*PortConfig) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{7}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PortConfig) GetName() string {
@@ -1600,7 +1793,7 @@ type TaskSpec struct {
 
 func (x *TaskSpec) Reset() {
 	*x = TaskSpec{}
-	mi := &file_muster_v1_specs_proto_msgTypes[8]
+	mi := &file_muster_v1_specs_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1612,7 +1805,7 @@ func (x *TaskSpec) String() string {
 func (*TaskSpec) ProtoMessage() {}
 
 func (x *TaskSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[8]
+	mi := &file_muster_v1_specs_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1625,7 +1818,7 @@ func (x *TaskSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskSpec.ProtoReflect.Descriptor instead.
 func (*TaskSpec) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{8}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TaskSpec) GetRuntime() isTaskSpec_Runtime {
@@ -1752,7 +1945,7 @@ type GroupContainer struct {
 
 func (x *GroupContainer) Reset() {
 	*x = GroupContainer{}
-	mi := &file_muster_v1_specs_proto_msgTypes[9]
+	mi := &file_muster_v1_specs_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +1957,7 @@ func (x *GroupContainer) String() string {
 func (*GroupContainer) ProtoMessage() {}
 
 func (x *GroupContainer) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[9]
+	mi := &file_muster_v1_specs_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +1970,7 @@ func (x *GroupContainer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupContainer.ProtoReflect.Descriptor instead.
 func (*GroupContainer) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{9}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GroupContainer) GetName() string {
@@ -1863,7 +2056,7 @@ type GenericRuntime struct {
 
 func (x *GenericRuntime) Reset() {
 	*x = GenericRuntime{}
-	mi := &file_muster_v1_specs_proto_msgTypes[10]
+	mi := &file_muster_v1_specs_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +2068,7 @@ func (x *GenericRuntime) String() string {
 func (*GenericRuntime) ProtoMessage() {}
 
 func (x *GenericRuntime) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[10]
+	mi := &file_muster_v1_specs_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +2081,7 @@ func (x *GenericRuntime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenericRuntime.ProtoReflect.Descriptor instead.
 func (*GenericRuntime) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{10}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GenericRuntime) GetKind() string {
@@ -1916,7 +2109,7 @@ type ResourceReference struct {
 
 func (x *ResourceReference) Reset() {
 	*x = ResourceReference{}
-	mi := &file_muster_v1_specs_proto_msgTypes[11]
+	mi := &file_muster_v1_specs_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2121,7 @@ func (x *ResourceReference) String() string {
 func (*ResourceReference) ProtoMessage() {}
 
 func (x *ResourceReference) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[11]
+	mi := &file_muster_v1_specs_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2134,7 @@ func (x *ResourceReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceReference.ProtoReflect.Descriptor instead.
 func (*ResourceReference) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{11}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ResourceReference) GetId() string {
@@ -1971,7 +2164,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_muster_v1_specs_proto_msgTypes[12]
+	mi := &file_muster_v1_specs_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1983,7 +2176,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[12]
+	mi := &file_muster_v1_specs_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1996,7 +2189,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{12}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Resources) GetNanoCpus() int64 {
@@ -2035,7 +2228,7 @@ type GenericResource struct {
 
 func (x *GenericResource) Reset() {
 	*x = GenericResource{}
-	mi := &file_muster_v1_specs_proto_msgTypes[13]
+	mi := &file_muster_v1_specs_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2047,7 +2240,7 @@ func (x *GenericResource) String() string {
 func (*GenericResource) ProtoMessage() {}
 
 func (x *GenericResource) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[13]
+	mi := &file_muster_v1_specs_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2060,7 +2253,7 @@ func (x *GenericResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenericResource.ProtoReflect.Descriptor instead.
 func (*GenericResource) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{13}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GenericResource) GetKind() string {
@@ -2127,7 +2320,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_muster_v1_specs_proto_msgTypes[14]
+	mi := &file_muster_v1_specs_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2139,7 +2332,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[14]
+	mi := &file_muster_v1_specs_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2152,7 +2345,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{14}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Limits) GetNanoCpus() int64 {
@@ -2193,7 +2386,7 @@ type ResourceRequirements struct {
 
 func (x *ResourceRequirements) Reset() {
 	*x = ResourceRequirements{}
-	mi := &file_muster_v1_specs_proto_msgTypes[15]
+	mi := &file_muster_v1_specs_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2205,7 +2398,7 @@ func (x *ResourceRequirements) String() string {
 func (*ResourceRequirements) ProtoMessage() {}
 
 func (x *ResourceRequirements) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[15]
+	mi := &file_muster_v1_specs_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2218,7 +2411,7 @@ func (x *ResourceRequirements) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceRequirements.ProtoReflect.Descriptor instead.
 func (*ResourceRequirements) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{15}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ResourceRequirements) GetLimits() *Limits {
@@ -2268,7 +2461,7 @@ type RestartPolicy struct {
 
 func (x *RestartPolicy) Reset() {
 	*x = RestartPolicy{}
-	mi := &file_muster_v1_specs_proto_msgTypes[16]
+	mi := &file_muster_v1_specs_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2280,7 +2473,7 @@ func (x *RestartPolicy) String() string {
 func (*RestartPolicy) ProtoMessage() {}
 
 func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[16]
+	mi := &file_muster_v1_specs_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2293,7 +2486,7 @@ func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
 func (*RestartPolicy) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{16}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RestartPolicy) GetCondition() RestartPolicy_Condition {
@@ -2342,7 +2535,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_muster_v1_specs_proto_msgTypes[17]
+	mi := &file_muster_v1_specs_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2354,7 +2547,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[17]
+	mi := &file_muster_v1_specs_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2367,7 +2560,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{17}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Placement) GetConstraints() []string {
@@ -2410,7 +2603,7 @@ type Platform struct {
 
 func (x *Platform) Reset() {
 	*x = Platform{}
-	mi := &file_muster_v1_specs_proto_msgTypes[18]
+	mi := &file_muster_v1_specs_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2422,7 +2615,7 @@ func (x *Platform) String() string {
 func (*Platform) ProtoMessage() {}
 
 func (x *Platform) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[18]
+	mi := &file_muster_v1_specs_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2435,7 +2628,7 @@ func (x *Platform) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Platform.ProtoReflect.Descriptor instead.
 func (*Platform) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{18}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Platform) GetArchitecture() string {
@@ -2465,7 +2658,7 @@ type PlacementPreference struct {
 
 func (x *PlacementPreference) Reset() {
 	*x = PlacementPreference{}
-	mi := &file_muster_v1_specs_proto_msgTypes[19]
+	mi := &file_muster_v1_specs_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2477,7 +2670,7 @@ func (x *PlacementPreference) String() string {
 func (*PlacementPreference) ProtoMessage() {}
 
 func (x *PlacementPreference) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[19]
+	mi := &file_muster_v1_specs_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2490,7 +2683,7 @@ func (x *PlacementPreference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementPreference.ProtoReflect.Descriptor instead.
 func (*PlacementPreference) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{19}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PlacementPreference) GetPreference() isPlacementPreference_Preference {
@@ -2530,7 +2723,7 @@ type SpreadOver struct {
 
 func (x *SpreadOver) Reset() {
 	*x = SpreadOver{}
-	mi := &file_muster_v1_specs_proto_msgTypes[20]
+	mi := &file_muster_v1_specs_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2542,7 +2735,7 @@ func (x *SpreadOver) String() string {
 func (*SpreadOver) ProtoMessage() {}
 
 func (x *SpreadOver) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[20]
+	mi := &file_muster_v1_specs_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2555,7 +2748,7 @@ func (x *SpreadOver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpreadOver.ProtoReflect.Descriptor instead.
 func (*SpreadOver) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{20}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SpreadOver) GetSpreadDescriptor() string {
@@ -2576,7 +2769,7 @@ type LogDriver struct {
 
 func (x *LogDriver) Reset() {
 	*x = LogDriver{}
-	mi := &file_muster_v1_specs_proto_msgTypes[21]
+	mi := &file_muster_v1_specs_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2588,7 +2781,7 @@ func (x *LogDriver) String() string {
 func (*LogDriver) ProtoMessage() {}
 
 func (x *LogDriver) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[21]
+	mi := &file_muster_v1_specs_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2601,7 +2794,7 @@ func (x *LogDriver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogDriver.ProtoReflect.Descriptor instead.
 func (*LogDriver) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{21}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LogDriver) GetName() string {
@@ -2634,7 +2827,7 @@ type NetworkAttachmentConfig struct {
 
 func (x *NetworkAttachmentConfig) Reset() {
 	*x = NetworkAttachmentConfig{}
-	mi := &file_muster_v1_specs_proto_msgTypes[22]
+	mi := &file_muster_v1_specs_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2646,7 +2839,7 @@ func (x *NetworkAttachmentConfig) String() string {
 func (*NetworkAttachmentConfig) ProtoMessage() {}
 
 func (x *NetworkAttachmentConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[22]
+	mi := &file_muster_v1_specs_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2659,7 +2852,7 @@ func (x *NetworkAttachmentConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAttachmentConfig.ProtoReflect.Descriptor instead.
 func (*NetworkAttachmentConfig) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{22}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NetworkAttachmentConfig) GetTarget() string {
@@ -2733,7 +2926,7 @@ type ContainerSpec struct {
 
 func (x *ContainerSpec) Reset() {
 	*x = ContainerSpec{}
-	mi := &file_muster_v1_specs_proto_msgTypes[23]
+	mi := &file_muster_v1_specs_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2745,7 +2938,7 @@ func (x *ContainerSpec) String() string {
 func (*ContainerSpec) ProtoMessage() {}
 
 func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[23]
+	mi := &file_muster_v1_specs_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2758,7 +2951,7 @@ func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerSpec.ProtoReflect.Descriptor instead.
 func (*ContainerSpec) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{23}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ContainerSpec) GetImage() string {
@@ -2976,7 +3169,7 @@ type PullOptions struct {
 
 func (x *PullOptions) Reset() {
 	*x = PullOptions{}
-	mi := &file_muster_v1_specs_proto_msgTypes[24]
+	mi := &file_muster_v1_specs_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2988,7 +3181,7 @@ func (x *PullOptions) String() string {
 func (*PullOptions) ProtoMessage() {}
 
 func (x *PullOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[24]
+	mi := &file_muster_v1_specs_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3001,7 +3194,7 @@ func (x *PullOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullOptions.ProtoReflect.Descriptor instead.
 func (*PullOptions) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{24}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PullOptions) GetRegistryAuth() string {
@@ -3032,7 +3225,7 @@ type Privileges struct {
 
 func (x *Privileges) Reset() {
 	*x = Privileges{}
-	mi := &file_muster_v1_specs_proto_msgTypes[25]
+	mi := &file_muster_v1_specs_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3044,7 +3237,7 @@ func (x *Privileges) String() string {
 func (*Privileges) ProtoMessage() {}
 
 func (x *Privileges) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[25]
+	mi := &file_muster_v1_specs_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3057,7 +3250,7 @@ func (x *Privileges) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Privileges.ProtoReflect.Descriptor instead.
 func (*Privileges) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{25}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Privileges) GetCredentialSpec() *CredentialSpec {
@@ -3110,7 +3303,7 @@ type CredentialSpec struct {
 
 func (x *CredentialSpec) Reset() {
 	*x = CredentialSpec{}
-	mi := &file_muster_v1_specs_proto_msgTypes[26]
+	mi := &file_muster_v1_specs_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3122,7 +3315,7 @@ func (x *CredentialSpec) String() string {
 func (*CredentialSpec) ProtoMessage() {}
 
 func (x *CredentialSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[26]
+	mi := &file_muster_v1_specs_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3135,7 +3328,7 @@ func (x *CredentialSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialSpec.ProtoReflect.Descriptor instead.
 func (*CredentialSpec) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{26}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CredentialSpec) GetSource() isCredentialSpec_Source {
@@ -3208,7 +3401,7 @@ type SELinuxContext struct {
 
 func (x *SELinuxContext) Reset() {
 	*x = SELinuxContext{}
-	mi := &file_muster_v1_specs_proto_msgTypes[27]
+	mi := &file_muster_v1_specs_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3220,7 +3413,7 @@ func (x *SELinuxContext) String() string {
 func (*SELinuxContext) ProtoMessage() {}
 
 func (x *SELinuxContext) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[27]
+	mi := &file_muster_v1_specs_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3233,7 +3426,7 @@ func (x *SELinuxContext) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SELinuxContext.ProtoReflect.Descriptor instead.
 func (*SELinuxContext) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{27}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SELinuxContext) GetDisable() bool {
@@ -3282,7 +3475,7 @@ type SeccompOpts struct {
 
 func (x *SeccompOpts) Reset() {
 	*x = SeccompOpts{}
-	mi := &file_muster_v1_specs_proto_msgTypes[28]
+	mi := &file_muster_v1_specs_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3294,7 +3487,7 @@ func (x *SeccompOpts) String() string {
 func (*SeccompOpts) ProtoMessage() {}
 
 func (x *SeccompOpts) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[28]
+	mi := &file_muster_v1_specs_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3307,7 +3500,7 @@ func (x *SeccompOpts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeccompOpts.ProtoReflect.Descriptor instead.
 func (*SeccompOpts) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{28}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SeccompOpts) GetMode() SeccompOpts_Mode {
@@ -3334,7 +3527,7 @@ type AppArmorOpts struct {
 
 func (x *AppArmorOpts) Reset() {
 	*x = AppArmorOpts{}
-	mi := &file_muster_v1_specs_proto_msgTypes[29]
+	mi := &file_muster_v1_specs_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3346,7 +3539,7 @@ func (x *AppArmorOpts) String() string {
 func (*AppArmorOpts) ProtoMessage() {}
 
 func (x *AppArmorOpts) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[29]
+	mi := &file_muster_v1_specs_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3359,7 +3552,7 @@ func (x *AppArmorOpts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppArmorOpts.ProtoReflect.Descriptor instead.
 func (*AppArmorOpts) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{29}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AppArmorOpts) GetMode() AppArmorOpts_Mode {
@@ -3388,7 +3581,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_muster_v1_specs_proto_msgTypes[30]
+	mi := &file_muster_v1_specs_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3400,7 +3593,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[30]
+	mi := &file_muster_v1_specs_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3413,7 +3606,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{30}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Mount) GetType() Mount_Type {
@@ -3487,7 +3680,7 @@ type BindOptions struct {
 
 func (x *BindOptions) Reset() {
 	*x = BindOptions{}
-	mi := &file_muster_v1_specs_proto_msgTypes[31]
+	mi := &file_muster_v1_specs_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3499,7 +3692,7 @@ func (x *BindOptions) String() string {
 func (*BindOptions) ProtoMessage() {}
 
 func (x *BindOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[31]
+	mi := &file_muster_v1_specs_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3512,7 +3705,7 @@ func (x *BindOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindOptions.ProtoReflect.Descriptor instead.
 func (*BindOptions) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{31}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *BindOptions) GetPropagation() string {
@@ -3563,7 +3756,7 @@ type VolumeOptions struct {
 
 func (x *VolumeOptions) Reset() {
 	*x = VolumeOptions{}
-	mi := &file_muster_v1_specs_proto_msgTypes[32]
+	mi := &file_muster_v1_specs_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3575,7 +3768,7 @@ func (x *VolumeOptions) String() string {
 func (*VolumeOptions) ProtoMessage() {}
 
 func (x *VolumeOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[32]
+	mi := &file_muster_v1_specs_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3588,7 +3781,7 @@ func (x *VolumeOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeOptions.ProtoReflect.Descriptor instead.
 func (*VolumeOptions) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{32}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *VolumeOptions) GetNoCopy() bool {
@@ -3632,7 +3825,7 @@ type TmpfsOptions struct {
 
 func (x *TmpfsOptions) Reset() {
 	*x = TmpfsOptions{}
-	mi := &file_muster_v1_specs_proto_msgTypes[33]
+	mi := &file_muster_v1_specs_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3644,7 +3837,7 @@ func (x *TmpfsOptions) String() string {
 func (*TmpfsOptions) ProtoMessage() {}
 
 func (x *TmpfsOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[33]
+	mi := &file_muster_v1_specs_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3657,7 +3850,7 @@ func (x *TmpfsOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TmpfsOptions.ProtoReflect.Descriptor instead.
 func (*TmpfsOptions) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{33}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TmpfsOptions) GetSizeBytes() int64 {
@@ -3692,7 +3885,7 @@ type Driver struct {
 
 func (x *Driver) Reset() {
 	*x = Driver{}
-	mi := &file_muster_v1_specs_proto_msgTypes[34]
+	mi := &file_muster_v1_specs_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3704,7 +3897,7 @@ func (x *Driver) String() string {
 func (*Driver) ProtoMessage() {}
 
 func (x *Driver) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[34]
+	mi := &file_muster_v1_specs_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3717,7 +3910,7 @@ func (x *Driver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Driver.ProtoReflect.Descriptor instead.
 func (*Driver) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{34}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Driver) GetName() string {
@@ -3736,17 +3929,21 @@ func (x *Driver) GetOptions() map[string]string {
 
 // SecretReference gives a container a secret.
 type SecretReference struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SecretId      string                 `protobuf:"bytes,1,opt,name=secret_id,json=secretId,proto3" json:"secret_id,omitempty"`
-	SecretName    string                 `protobuf:"bytes,2,opt,name=secret_name,json=secretName,proto3" json:"secret_name,omitempty"`
-	File          *FileTarget            `protobuf:"bytes,3,opt,name=file,proto3" json:"file,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The secret's id. Without one it is found by secret_name, and stored.
+	SecretId   string `protobuf:"bytes,1,opt,name=secret_id,json=secretId,proto3" json:"secret_id,omitempty"`
+	SecretName string `protobuf:"bytes,2,opt,name=secret_name,json=secretName,proto3" json:"secret_name,omitempty"`
+	// Where it is. Absent: a file with the secret's name.
+	File *FileTarget `protobuf:"bytes,3,opt,name=file,proto3" json:"file,omitempty"`
+	// What happens to running tasks when the secret gets other data.
+	OnChange      *OnChange `protobuf:"bytes,4,opt,name=on_change,json=onChange,proto3" json:"on_change,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SecretReference) Reset() {
 	*x = SecretReference{}
-	mi := &file_muster_v1_specs_proto_msgTypes[35]
+	mi := &file_muster_v1_specs_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3758,7 +3955,7 @@ func (x *SecretReference) String() string {
 func (*SecretReference) ProtoMessage() {}
 
 func (x *SecretReference) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[35]
+	mi := &file_muster_v1_specs_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3771,7 +3968,7 @@ func (x *SecretReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretReference.ProtoReflect.Descriptor instead.
 func (*SecretReference) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{35}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SecretReference) GetSecretId() string {
@@ -3795,6 +3992,68 @@ func (x *SecretReference) GetFile() *FileTarget {
 	return nil
 }
 
+func (x *SecretReference) GetOnChange() *OnChange {
+	if x != nil {
+		return x.OnChange
+	}
+	return nil
+}
+
+// OnChange says what happens to a running task when a secret or a config that it
+// refers to gets other data. The file in the task has the new data before.
+type OnChange struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Action OnChange_Action        `protobuf:"varint,1,opt,name=action,proto3,enum=muster.v1.OnChange_Action" json:"action,omitempty"`
+	// For SIGNAL: "SIGHUP", which is the default, or another name or number.
+	Signal        string `protobuf:"bytes,2,opt,name=signal,proto3" json:"signal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OnChange) Reset() {
+	*x = OnChange{}
+	mi := &file_muster_v1_specs_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OnChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OnChange) ProtoMessage() {}
+
+func (x *OnChange) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_specs_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OnChange.ProtoReflect.Descriptor instead.
+func (*OnChange) Descriptor() ([]byte, []int) {
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *OnChange) GetAction() OnChange_Action {
+	if x != nil {
+		return x.Action
+	}
+	return OnChange_ACTION_UNSPECIFIED
+}
+
+func (x *OnChange) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
 // ConfigReference gives a container a config.
 type ConfigReference struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -3804,14 +4063,16 @@ type ConfigReference struct {
 	//
 	//	*ConfigReference_File
 	//	*ConfigReference_Runtime
-	Target        isConfigReference_Target `protobuf_oneof:"target"`
+	Target isConfigReference_Target `protobuf_oneof:"target"`
+	// What happens to running tasks when the config gets other data.
+	OnChange      *OnChange `protobuf:"bytes,5,opt,name=on_change,json=onChange,proto3" json:"on_change,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConfigReference) Reset() {
 	*x = ConfigReference{}
-	mi := &file_muster_v1_specs_proto_msgTypes[36]
+	mi := &file_muster_v1_specs_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3823,7 +4084,7 @@ func (x *ConfigReference) String() string {
 func (*ConfigReference) ProtoMessage() {}
 
 func (x *ConfigReference) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[36]
+	mi := &file_muster_v1_specs_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3836,7 +4097,7 @@ func (x *ConfigReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigReference.ProtoReflect.Descriptor instead.
 func (*ConfigReference) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{36}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ConfigReference) GetConfigId() string {
@@ -3878,6 +4139,13 @@ func (x *ConfigReference) GetRuntime() *RuntimeTarget {
 	return nil
 }
 
+func (x *ConfigReference) GetOnChange() *OnChange {
+	if x != nil {
+		return x.OnChange
+	}
+	return nil
+}
+
 type isConfigReference_Target interface {
 	isConfigReference_Target()
 }
@@ -3896,18 +4164,23 @@ func (*ConfigReference_Runtime) isConfigReference_Target() {}
 
 // FileTarget is a file in a container.
 type FileTarget struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Uid           string                 `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
-	Gid           string                 `protobuf:"bytes,3,opt,name=gid,proto3" json:"gid,omitempty"`
-	Mode          uint32                 `protobuf:"varint,4,opt,name=mode,proto3" json:"mode,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A path. One that is not absolute is below /run/secrets for secrets, and below / for
+	// configs.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The file's owner: a user's number. Empty means 0.
+	Uid string `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	// A group's number. Empty means 0.
+	Gid string `protobuf:"bytes,3,opt,name=gid,proto3" json:"gid,omitempty"`
+	// Permission bits, like 0400 (given as a decimal number in JSON). 0 means 0444.
+	Mode          uint32 `protobuf:"varint,4,opt,name=mode,proto3" json:"mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FileTarget) Reset() {
 	*x = FileTarget{}
-	mi := &file_muster_v1_specs_proto_msgTypes[37]
+	mi := &file_muster_v1_specs_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3919,7 +4192,7 @@ func (x *FileTarget) String() string {
 func (*FileTarget) ProtoMessage() {}
 
 func (x *FileTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[37]
+	mi := &file_muster_v1_specs_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3932,7 +4205,7 @@ func (x *FileTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileTarget.ProtoReflect.Descriptor instead.
 func (*FileTarget) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{37}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *FileTarget) GetName() string {
@@ -3972,7 +4245,7 @@ type RuntimeTarget struct {
 
 func (x *RuntimeTarget) Reset() {
 	*x = RuntimeTarget{}
-	mi := &file_muster_v1_specs_proto_msgTypes[38]
+	mi := &file_muster_v1_specs_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3984,7 +4257,7 @@ func (x *RuntimeTarget) String() string {
 func (*RuntimeTarget) ProtoMessage() {}
 
 func (x *RuntimeTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[38]
+	mi := &file_muster_v1_specs_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3997,7 +4270,7 @@ func (x *RuntimeTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuntimeTarget.ProtoReflect.Descriptor instead.
 func (*RuntimeTarget) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{38}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{40}
 }
 
 // DNSConfig is a container's resolver.
@@ -4012,7 +4285,7 @@ type DNSConfig struct {
 
 func (x *DNSConfig) Reset() {
 	*x = DNSConfig{}
-	mi := &file_muster_v1_specs_proto_msgTypes[39]
+	mi := &file_muster_v1_specs_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4024,7 +4297,7 @@ func (x *DNSConfig) String() string {
 func (*DNSConfig) ProtoMessage() {}
 
 func (x *DNSConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[39]
+	mi := &file_muster_v1_specs_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4037,7 +4310,7 @@ func (x *DNSConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DNSConfig.ProtoReflect.Descriptor instead.
 func (*DNSConfig) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{39}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DNSConfig) GetNameservers() []string {
@@ -4078,7 +4351,7 @@ type HealthConfig struct {
 
 func (x *HealthConfig) Reset() {
 	*x = HealthConfig{}
-	mi := &file_muster_v1_specs_proto_msgTypes[40]
+	mi := &file_muster_v1_specs_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4090,7 +4363,7 @@ func (x *HealthConfig) String() string {
 func (*HealthConfig) ProtoMessage() {}
 
 func (x *HealthConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[40]
+	mi := &file_muster_v1_specs_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4103,7 +4376,7 @@ func (x *HealthConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthConfig.ProtoReflect.Descriptor instead.
 func (*HealthConfig) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{40}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *HealthConfig) GetTest() []string {
@@ -4160,7 +4433,7 @@ type Ulimit struct {
 
 func (x *Ulimit) Reset() {
 	*x = Ulimit{}
-	mi := &file_muster_v1_specs_proto_msgTypes[41]
+	mi := &file_muster_v1_specs_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4172,7 +4445,7 @@ func (x *Ulimit) String() string {
 func (*Ulimit) ProtoMessage() {}
 
 func (x *Ulimit) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[41]
+	mi := &file_muster_v1_specs_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4185,7 +4458,7 @@ func (x *Ulimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ulimit.ProtoReflect.Descriptor instead.
 func (*Ulimit) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{41}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Ulimit) GetName() string {
@@ -4221,7 +4494,7 @@ type NodeSpec struct {
 
 func (x *NodeSpec) Reset() {
 	*x = NodeSpec{}
-	mi := &file_muster_v1_specs_proto_msgTypes[42]
+	mi := &file_muster_v1_specs_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4233,7 +4506,7 @@ func (x *NodeSpec) String() string {
 func (*NodeSpec) ProtoMessage() {}
 
 func (x *NodeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[42]
+	mi := &file_muster_v1_specs_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4246,7 +4519,7 @@ func (x *NodeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSpec.ProtoReflect.Descriptor instead.
 func (*NodeSpec) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{42}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *NodeSpec) GetLabels() map[string]string {
@@ -4303,7 +4576,7 @@ type NetworkSpec struct {
 
 func (x *NetworkSpec) Reset() {
 	*x = NetworkSpec{}
-	mi := &file_muster_v1_specs_proto_msgTypes[43]
+	mi := &file_muster_v1_specs_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4315,7 +4588,7 @@ func (x *NetworkSpec) String() string {
 func (*NetworkSpec) ProtoMessage() {}
 
 func (x *NetworkSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[43]
+	mi := &file_muster_v1_specs_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4328,7 +4601,7 @@ func (x *NetworkSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkSpec.ProtoReflect.Descriptor instead.
 func (*NetworkSpec) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{43}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *NetworkSpec) GetName() string {
@@ -4419,7 +4692,7 @@ type IPAMOptions struct {
 
 func (x *IPAMOptions) Reset() {
 	*x = IPAMOptions{}
-	mi := &file_muster_v1_specs_proto_msgTypes[44]
+	mi := &file_muster_v1_specs_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4431,7 +4704,7 @@ func (x *IPAMOptions) String() string {
 func (*IPAMOptions) ProtoMessage() {}
 
 func (x *IPAMOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[44]
+	mi := &file_muster_v1_specs_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4444,7 +4717,7 @@ func (x *IPAMOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPAMOptions.ProtoReflect.Descriptor instead.
 func (*IPAMOptions) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{44}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *IPAMOptions) GetDriver() *Driver {
@@ -4478,7 +4751,7 @@ type IPAMConfig struct {
 
 func (x *IPAMConfig) Reset() {
 	*x = IPAMConfig{}
-	mi := &file_muster_v1_specs_proto_msgTypes[45]
+	mi := &file_muster_v1_specs_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4490,7 +4763,7 @@ func (x *IPAMConfig) String() string {
 func (*IPAMConfig) ProtoMessage() {}
 
 func (x *IPAMConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[45]
+	mi := &file_muster_v1_specs_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4503,7 +4776,7 @@ func (x *IPAMConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPAMConfig.ProtoReflect.Descriptor instead.
 func (*IPAMConfig) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{45}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *IPAMConfig) GetSubnet() string {
@@ -4549,7 +4822,7 @@ type SecretSpec struct {
 
 func (x *SecretSpec) Reset() {
 	*x = SecretSpec{}
-	mi := &file_muster_v1_specs_proto_msgTypes[46]
+	mi := &file_muster_v1_specs_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4561,7 +4834,7 @@ func (x *SecretSpec) String() string {
 func (*SecretSpec) ProtoMessage() {}
 
 func (x *SecretSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[46]
+	mi := &file_muster_v1_specs_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4574,7 +4847,7 @@ func (x *SecretSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretSpec.ProtoReflect.Descriptor instead.
 func (*SecretSpec) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{46}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *SecretSpec) GetName() string {
@@ -4629,7 +4902,7 @@ type ConfigSpec struct {
 
 func (x *ConfigSpec) Reset() {
 	*x = ConfigSpec{}
-	mi := &file_muster_v1_specs_proto_msgTypes[47]
+	mi := &file_muster_v1_specs_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4641,7 +4914,7 @@ func (x *ConfigSpec) String() string {
 func (*ConfigSpec) ProtoMessage() {}
 
 func (x *ConfigSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[47]
+	mi := &file_muster_v1_specs_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4654,7 +4927,7 @@ func (x *ConfigSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigSpec.ProtoReflect.Descriptor instead.
 func (*ConfigSpec) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{47}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ConfigSpec) GetName() string {
@@ -4685,6 +4958,105 @@ func (x *ConfigSpec) GetTemplating() *Driver {
 	return nil
 }
 
+// StackSpec is a set of services and what they need, all of whose names begin with the
+// stack's.
+type StackSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 63 lower-case letters, digits, "-" and "_", a letter or a digit first.
+	Name   string            `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Labels map[string]string `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Whole specs, with the names that the objects have in the cluster: "shop_web".
+	Services []*ServiceSpec `protobuf:"bytes,3,rep,name=services,proto3" json:"services,omitempty"`
+	Networks []*NetworkSpec `protobuf:"bytes,4,rep,name=networks,proto3" json:"networks,omitempty"`
+	Configs  []*ConfigSpec  `protobuf:"bytes,5,rep,name=configs,proto3" json:"configs,omitempty"`
+	// The data is write-only, and not kept with the stack.
+	Secrets []*SecretSpec `protobuf:"bytes,6,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// What the stack was made from, for people: a compose file with everything filled in
+	// but secrets.
+	Source        string `protobuf:"bytes,7,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StackSpec) Reset() {
+	*x = StackSpec{}
+	mi := &file_muster_v1_specs_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StackSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StackSpec) ProtoMessage() {}
+
+func (x *StackSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_specs_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StackSpec.ProtoReflect.Descriptor instead.
+func (*StackSpec) Descriptor() ([]byte, []int) {
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *StackSpec) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StackSpec) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *StackSpec) GetServices() []*ServiceSpec {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *StackSpec) GetNetworks() []*NetworkSpec {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *StackSpec) GetConfigs() []*ConfigSpec {
+	if x != nil {
+		return x.Configs
+	}
+	return nil
+}
+
+func (x *StackSpec) GetSecrets() []*SecretSpec {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+func (x *StackSpec) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
 // VolumeSpec is what a user asks of a volume of the cluster.
 type VolumeSpec struct {
 	state                     protoimpl.MessageState  `protogen:"open.v1"`
@@ -4703,7 +5075,7 @@ type VolumeSpec struct {
 
 func (x *VolumeSpec) Reset() {
 	*x = VolumeSpec{}
-	mi := &file_muster_v1_specs_proto_msgTypes[48]
+	mi := &file_muster_v1_specs_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4715,7 +5087,7 @@ func (x *VolumeSpec) String() string {
 func (*VolumeSpec) ProtoMessage() {}
 
 func (x *VolumeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[48]
+	mi := &file_muster_v1_specs_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4728,7 +5100,7 @@ func (x *VolumeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeSpec.ProtoReflect.Descriptor instead.
 func (*VolumeSpec) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{48}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *VolumeSpec) GetName() string {
@@ -4810,7 +5182,7 @@ type VolumeAccessMode struct {
 
 func (x *VolumeAccessMode) Reset() {
 	*x = VolumeAccessMode{}
-	mi := &file_muster_v1_specs_proto_msgTypes[49]
+	mi := &file_muster_v1_specs_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4822,7 +5194,7 @@ func (x *VolumeAccessMode) String() string {
 func (*VolumeAccessMode) ProtoMessage() {}
 
 func (x *VolumeAccessMode) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[49]
+	mi := &file_muster_v1_specs_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4835,7 +5207,7 @@ func (x *VolumeAccessMode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeAccessMode.ProtoReflect.Descriptor instead.
 func (*VolumeAccessMode) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{49}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *VolumeAccessMode) GetScope() VolumeAccessMode_Scope {
@@ -4902,7 +5274,7 @@ type BlockAccess struct {
 
 func (x *BlockAccess) Reset() {
 	*x = BlockAccess{}
-	mi := &file_muster_v1_specs_proto_msgTypes[50]
+	mi := &file_muster_v1_specs_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4914,7 +5286,7 @@ func (x *BlockAccess) String() string {
 func (*BlockAccess) ProtoMessage() {}
 
 func (x *BlockAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[50]
+	mi := &file_muster_v1_specs_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4927,7 +5299,7 @@ func (x *BlockAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockAccess.ProtoReflect.Descriptor instead.
 func (*BlockAccess) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{50}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{53}
 }
 
 // MountAccess is a file system.
@@ -4941,7 +5313,7 @@ type MountAccess struct {
 
 func (x *MountAccess) Reset() {
 	*x = MountAccess{}
-	mi := &file_muster_v1_specs_proto_msgTypes[51]
+	mi := &file_muster_v1_specs_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4953,7 +5325,7 @@ func (x *MountAccess) String() string {
 func (*MountAccess) ProtoMessage() {}
 
 func (x *MountAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[51]
+	mi := &file_muster_v1_specs_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4966,7 +5338,7 @@ func (x *MountAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MountAccess.ProtoReflect.Descriptor instead.
 func (*MountAccess) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{51}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *MountAccess) GetFsType() string {
@@ -4994,7 +5366,7 @@ type VolumeSecret struct {
 
 func (x *VolumeSecret) Reset() {
 	*x = VolumeSecret{}
-	mi := &file_muster_v1_specs_proto_msgTypes[52]
+	mi := &file_muster_v1_specs_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5006,7 +5378,7 @@ func (x *VolumeSecret) String() string {
 func (*VolumeSecret) ProtoMessage() {}
 
 func (x *VolumeSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[52]
+	mi := &file_muster_v1_specs_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5019,7 +5391,7 @@ func (x *VolumeSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeSecret.ProtoReflect.Descriptor instead.
 func (*VolumeSecret) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{52}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *VolumeSecret) GetKey() string {
@@ -5047,7 +5419,7 @@ type TopologyRequirement struct {
 
 func (x *TopologyRequirement) Reset() {
 	*x = TopologyRequirement{}
-	mi := &file_muster_v1_specs_proto_msgTypes[53]
+	mi := &file_muster_v1_specs_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5059,7 +5431,7 @@ func (x *TopologyRequirement) String() string {
 func (*TopologyRequirement) ProtoMessage() {}
 
 func (x *TopologyRequirement) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[53]
+	mi := &file_muster_v1_specs_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5072,7 +5444,7 @@ func (x *TopologyRequirement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopologyRequirement.ProtoReflect.Descriptor instead.
 func (*TopologyRequirement) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{53}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *TopologyRequirement) GetRequisite() []*Topology {
@@ -5099,7 +5471,7 @@ type Topology struct {
 
 func (x *Topology) Reset() {
 	*x = Topology{}
-	mi := &file_muster_v1_specs_proto_msgTypes[54]
+	mi := &file_muster_v1_specs_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5111,7 +5483,7 @@ func (x *Topology) String() string {
 func (*Topology) ProtoMessage() {}
 
 func (x *Topology) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[54]
+	mi := &file_muster_v1_specs_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5124,7 +5496,7 @@ func (x *Topology) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topology.ProtoReflect.Descriptor instead.
 func (*Topology) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{54}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Topology) GetSegments() map[string]string {
@@ -5145,7 +5517,7 @@ type CapacityRange struct {
 
 func (x *CapacityRange) Reset() {
 	*x = CapacityRange{}
-	mi := &file_muster_v1_specs_proto_msgTypes[55]
+	mi := &file_muster_v1_specs_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5157,7 +5529,7 @@ func (x *CapacityRange) String() string {
 func (*CapacityRange) ProtoMessage() {}
 
 func (x *CapacityRange) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[55]
+	mi := &file_muster_v1_specs_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5170,7 +5542,7 @@ func (x *CapacityRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapacityRange.ProtoReflect.Descriptor instead.
 func (*CapacityRange) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{55}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *CapacityRange) GetRequiredBytes() int64 {
@@ -5201,7 +5573,7 @@ type ClusterSpec struct {
 
 func (x *ClusterSpec) Reset() {
 	*x = ClusterSpec{}
-	mi := &file_muster_v1_specs_proto_msgTypes[56]
+	mi := &file_muster_v1_specs_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5213,7 +5585,7 @@ func (x *ClusterSpec) String() string {
 func (*ClusterSpec) ProtoMessage() {}
 
 func (x *ClusterSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[56]
+	mi := &file_muster_v1_specs_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5226,7 +5598,7 @@ func (x *ClusterSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSpec.ProtoReflect.Descriptor instead.
 func (*ClusterSpec) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{56}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ClusterSpec) GetLabels() map[string]string {
@@ -5276,7 +5648,7 @@ type OrchestrationConfig struct {
 
 func (x *OrchestrationConfig) Reset() {
 	*x = OrchestrationConfig{}
-	mi := &file_muster_v1_specs_proto_msgTypes[57]
+	mi := &file_muster_v1_specs_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5288,7 +5660,7 @@ func (x *OrchestrationConfig) String() string {
 func (*OrchestrationConfig) ProtoMessage() {}
 
 func (x *OrchestrationConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[57]
+	mi := &file_muster_v1_specs_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5301,7 +5673,7 @@ func (x *OrchestrationConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrchestrationConfig.ProtoReflect.Descriptor instead.
 func (*OrchestrationConfig) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{57}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *OrchestrationConfig) GetTaskHistoryRetentionLimit() int64 {
@@ -5323,7 +5695,7 @@ type DispatcherConfig struct {
 
 func (x *DispatcherConfig) Reset() {
 	*x = DispatcherConfig{}
-	mi := &file_muster_v1_specs_proto_msgTypes[58]
+	mi := &file_muster_v1_specs_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5335,7 +5707,7 @@ func (x *DispatcherConfig) String() string {
 func (*DispatcherConfig) ProtoMessage() {}
 
 func (x *DispatcherConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[58]
+	mi := &file_muster_v1_specs_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5348,7 +5720,7 @@ func (x *DispatcherConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DispatcherConfig.ProtoReflect.Descriptor instead.
 func (*DispatcherConfig) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{58}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *DispatcherConfig) GetHeartbeatPeriod() *durationpb.Duration {
@@ -5377,7 +5749,7 @@ type NetworkConfig struct {
 
 func (x *NetworkConfig) Reset() {
 	*x = NetworkConfig{}
-	mi := &file_muster_v1_specs_proto_msgTypes[59]
+	mi := &file_muster_v1_specs_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5389,7 +5761,7 @@ func (x *NetworkConfig) String() string {
 func (*NetworkConfig) ProtoMessage() {}
 
 func (x *NetworkConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[59]
+	mi := &file_muster_v1_specs_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5402,7 +5774,7 @@ func (x *NetworkConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkConfig.ProtoReflect.Descriptor instead.
 func (*NetworkConfig) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{59}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *NetworkConfig) GetAddressPools() []*AddressPool {
@@ -5438,7 +5810,7 @@ type ReservedPorts struct {
 
 func (x *ReservedPorts) Reset() {
 	*x = ReservedPorts{}
-	mi := &file_muster_v1_specs_proto_msgTypes[60]
+	mi := &file_muster_v1_specs_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5450,7 +5822,7 @@ func (x *ReservedPorts) String() string {
 func (*ReservedPorts) ProtoMessage() {}
 
 func (x *ReservedPorts) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[60]
+	mi := &file_muster_v1_specs_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5463,7 +5835,7 @@ func (x *ReservedPorts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReservedPorts.ProtoReflect.Descriptor instead.
 func (*ReservedPorts) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{60}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ReservedPorts) GetPorts() []string {
@@ -5486,7 +5858,7 @@ type AddressPool struct {
 
 func (x *AddressPool) Reset() {
 	*x = AddressPool{}
-	mi := &file_muster_v1_specs_proto_msgTypes[61]
+	mi := &file_muster_v1_specs_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5498,7 +5870,7 @@ func (x *AddressPool) String() string {
 func (*AddressPool) ProtoMessage() {}
 
 func (x *AddressPool) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[61]
+	mi := &file_muster_v1_specs_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5511,7 +5883,7 @@ func (x *AddressPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressPool.ProtoReflect.Descriptor instead.
 func (*AddressPool) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{61}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *AddressPool) GetBase() string {
@@ -5538,7 +5910,7 @@ type TaskDefaults struct {
 
 func (x *TaskDefaults) Reset() {
 	*x = TaskDefaults{}
-	mi := &file_muster_v1_specs_proto_msgTypes[62]
+	mi := &file_muster_v1_specs_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5550,7 +5922,7 @@ func (x *TaskDefaults) String() string {
 func (*TaskDefaults) ProtoMessage() {}
 
 func (x *TaskDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_specs_proto_msgTypes[62]
+	mi := &file_muster_v1_specs_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5563,7 +5935,7 @@ func (x *TaskDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskDefaults.ProtoReflect.Descriptor instead.
 func (*TaskDefaults) Descriptor() ([]byte, []int) {
-	return file_muster_v1_specs_proto_rawDescGZIP(), []int{62}
+	return file_muster_v1_specs_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *TaskDefaults) GetLogDriver() *LogDriver {
@@ -5577,7 +5949,7 @@ var File_muster_v1_specs_proto protoreflect.FileDescriptor
 
 const file_muster_v1_specs_proto_rawDesc = "" +
 	"\n" +
-	"\x15muster/v1/specs.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xd2\x04\n" +
+	"\x15muster/v1/specs.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x8f\x05\n" +
 	"\vServiceSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12:\n" +
 	"\x06labels\x18\x02 \x03(\v2\".muster.v1.ServiceSpec.LabelsEntryR\x06labels\x12'\n" +
@@ -5592,11 +5964,24 @@ const file_muster_v1_specs_proto_rawDesc = "" +
 	"\x06update\x18\b \x01(\v2\x17.muster.v1.UpdateConfigR\x06update\x123\n" +
 	"\brollback\x18\t \x01(\v2\x17.muster.v1.UpdateConfigR\brollback\x123\n" +
 	"\bendpoint\x18\n" +
-	" \x01(\v2\x17.muster.v1.EndpointSpecR\bendpoint\x1a9\n" +
+	" \x01(\v2\x17.muster.v1.EndpointSpecR\bendpoint\x12;\n" +
+	"\n" +
+	"depends_on\x18\v \x03(\v2\x1c.muster.v1.ServiceDependencyR\tdependsOn\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x06\n" +
-	"\x04mode\"A\n" +
+	"\x04mode\"\x8c\x02\n" +
+	"\x11ServiceDependency\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12D\n" +
+	"\tcondition\x18\x02 \x01(\x0e2&.muster.v1.ServiceDependency.ConditionR\tcondition\x12\x18\n" +
+	"\arestart\x18\x03 \x01(\bR\arestart\x12\x1f\n" +
+	"\brequired\x18\x04 \x01(\bH\x00R\brequired\x88\x01\x01\"O\n" +
+	"\tCondition\x12\x19\n" +
+	"\x15CONDITION_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aSTARTED\x10\x01\x12\v\n" +
+	"\aHEALTHY\x10\x02\x12\r\n" +
+	"\tCOMPLETED\x10\x03B\v\n" +
+	"\t_required\"A\n" +
 	"\x11ReplicatedService\x12\x1f\n" +
 	"\breplicas\x18\x01 \x01(\x04H\x00R\breplicas\x88\x01\x01B\v\n" +
 	"\t_replicas\"\x0f\n" +
@@ -5886,18 +6271,29 @@ const file_muster_v1_specs_proto_rawDesc = "" +
 	"\aoptions\x18\x02 \x03(\v2\x1e.muster.v1.Driver.OptionsEntryR\aoptions\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"z\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xac\x01\n" +
 	"\x0fSecretReference\x12\x1b\n" +
 	"\tsecret_id\x18\x01 \x01(\tR\bsecretId\x12\x1f\n" +
 	"\vsecret_name\x18\x02 \x01(\tR\n" +
 	"secretName\x12)\n" +
-	"\x04file\x18\x03 \x01(\v2\x15.muster.v1.FileTargetR\x04file\"\xbc\x01\n" +
+	"\x04file\x18\x03 \x01(\v2\x15.muster.v1.FileTargetR\x04file\x120\n" +
+	"\ton_change\x18\x04 \x01(\v2\x13.muster.v1.OnChangeR\bonChange\"\x9b\x01\n" +
+	"\bOnChange\x122\n" +
+	"\x06action\x18\x01 \x01(\x0e2\x1a.muster.v1.OnChange.ActionR\x06action\x12\x16\n" +
+	"\x06signal\x18\x02 \x01(\tR\x06signal\"C\n" +
+	"\x06Action\x12\x16\n" +
+	"\x12ACTION_UNSPECIFIED\x10\x00\x12\b\n" +
+	"\x04NONE\x10\x01\x12\n" +
+	"\n" +
+	"\x06SIGNAL\x10\x02\x12\v\n" +
+	"\aRESTART\x10\x03\"\xee\x01\n" +
 	"\x0fConfigReference\x12\x1b\n" +
 	"\tconfig_id\x18\x01 \x01(\tR\bconfigId\x12\x1f\n" +
 	"\vconfig_name\x18\x02 \x01(\tR\n" +
 	"configName\x12+\n" +
 	"\x04file\x18\x03 \x01(\v2\x15.muster.v1.FileTargetH\x00R\x04file\x124\n" +
-	"\aruntime\x18\x04 \x01(\v2\x18.muster.v1.RuntimeTargetH\x00R\aruntimeB\b\n" +
+	"\aruntime\x18\x04 \x01(\v2\x18.muster.v1.RuntimeTargetH\x00R\aruntime\x120\n" +
+	"\ton_change\x18\x05 \x01(\v2\x13.muster.v1.OnChangeR\bonChangeB\b\n" +
 	"\x06target\"X\n" +
 	"\n" +
 	"FileTarget\x12\x12\n" +
@@ -5990,6 +6386,17 @@ const file_muster_v1_specs_proto_rawDesc = "" +
 	"\n" +
 	"templating\x18\x04 \x01(\v2\x11.muster.v1.DriverR\n" +
 	"templating\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf6\x02\n" +
+	"\tStackSpec\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
+	"\x06labels\x18\x02 \x03(\v2 .muster.v1.StackSpec.LabelsEntryR\x06labels\x122\n" +
+	"\bservices\x18\x03 \x03(\v2\x16.muster.v1.ServiceSpecR\bservices\x122\n" +
+	"\bnetworks\x18\x04 \x03(\v2\x16.muster.v1.NetworkSpecR\bnetworks\x12/\n" +
+	"\aconfigs\x18\x05 \x03(\v2\x15.muster.v1.ConfigSpecR\aconfigs\x12/\n" +
+	"\asecrets\x18\x06 \x03(\v2\x15.muster.v1.SecretSpecR\asecrets\x12\x16\n" +
+	"\x06source\x18\a \x01(\tR\x06source\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x80\x05\n" +
@@ -6094,229 +6501,245 @@ func file_muster_v1_specs_proto_rawDescGZIP() []byte {
 	return file_muster_v1_specs_proto_rawDescData
 }
 
-var file_muster_v1_specs_proto_enumTypes = make([]protoimpl.EnumInfo, 18)
-var file_muster_v1_specs_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
+var file_muster_v1_specs_proto_enumTypes = make([]protoimpl.EnumInfo, 20)
+var file_muster_v1_specs_proto_msgTypes = make([]protoimpl.MessageInfo, 82)
 var file_muster_v1_specs_proto_goTypes = []any{
-	(UpdateConfig_FailureAction)(0), // 0: muster.v1.UpdateConfig.FailureAction
-	(UpdateConfig_Order)(0),         // 1: muster.v1.UpdateConfig.Order
-	(EndpointSpec_Mode)(0),          // 2: muster.v1.EndpointSpec.Mode
-	(PortConfig_Protocol)(0),        // 3: muster.v1.PortConfig.Protocol
-	(PortConfig_PublishMode)(0),     // 4: muster.v1.PortConfig.PublishMode
-	(PortConfig_ExternalTraffic)(0), // 5: muster.v1.PortConfig.ExternalTraffic
-	(GroupContainer_Role)(0),        // 6: muster.v1.GroupContainer.Role
-	(ResourceReference_Type)(0),     // 7: muster.v1.ResourceReference.Type
-	(RestartPolicy_Condition)(0),    // 8: muster.v1.RestartPolicy.Condition
-	(PullOptions_Policy)(0),         // 9: muster.v1.PullOptions.Policy
-	(SeccompOpts_Mode)(0),           // 10: muster.v1.SeccompOpts.Mode
-	(AppArmorOpts_Mode)(0),          // 11: muster.v1.AppArmorOpts.Mode
-	(Mount_Type)(0),                 // 12: muster.v1.Mount.Type
-	(NodeSpec_Availability)(0),      // 13: muster.v1.NodeSpec.Availability
-	(NodeSpec_Role)(0),              // 14: muster.v1.NodeSpec.Role
-	(VolumeSpec_Availability)(0),    // 15: muster.v1.VolumeSpec.Availability
-	(VolumeAccessMode_Scope)(0),     // 16: muster.v1.VolumeAccessMode.Scope
-	(VolumeAccessMode_Sharing)(0),   // 17: muster.v1.VolumeAccessMode.Sharing
-	(*ServiceSpec)(nil),             // 18: muster.v1.ServiceSpec
-	(*ReplicatedService)(nil),       // 19: muster.v1.ReplicatedService
-	(*GlobalService)(nil),           // 20: muster.v1.GlobalService
-	(*ReplicatedJob)(nil),           // 21: muster.v1.ReplicatedJob
-	(*GlobalJob)(nil),               // 22: muster.v1.GlobalJob
-	(*UpdateConfig)(nil),            // 23: muster.v1.UpdateConfig
-	(*EndpointSpec)(nil),            // 24: muster.v1.EndpointSpec
-	(*PortConfig)(nil),              // 25: muster.v1.PortConfig
-	(*TaskSpec)(nil),                // 26: muster.v1.TaskSpec
-	(*GroupContainer)(nil),          // 27: muster.v1.GroupContainer
-	(*GenericRuntime)(nil),          // 28: muster.v1.GenericRuntime
-	(*ResourceReference)(nil),       // 29: muster.v1.ResourceReference
-	(*Resources)(nil),               // 30: muster.v1.Resources
-	(*GenericResource)(nil),         // 31: muster.v1.GenericResource
-	(*Limits)(nil),                  // 32: muster.v1.Limits
-	(*ResourceRequirements)(nil),    // 33: muster.v1.ResourceRequirements
-	(*RestartPolicy)(nil),           // 34: muster.v1.RestartPolicy
-	(*Placement)(nil),               // 35: muster.v1.Placement
-	(*Platform)(nil),                // 36: muster.v1.Platform
-	(*PlacementPreference)(nil),     // 37: muster.v1.PlacementPreference
-	(*SpreadOver)(nil),              // 38: muster.v1.SpreadOver
-	(*LogDriver)(nil),               // 39: muster.v1.LogDriver
-	(*NetworkAttachmentConfig)(nil), // 40: muster.v1.NetworkAttachmentConfig
-	(*ContainerSpec)(nil),           // 41: muster.v1.ContainerSpec
-	(*PullOptions)(nil),             // 42: muster.v1.PullOptions
-	(*Privileges)(nil),              // 43: muster.v1.Privileges
-	(*CredentialSpec)(nil),          // 44: muster.v1.CredentialSpec
-	(*SELinuxContext)(nil),          // 45: muster.v1.SELinuxContext
-	(*SeccompOpts)(nil),             // 46: muster.v1.SeccompOpts
-	(*AppArmorOpts)(nil),            // 47: muster.v1.AppArmorOpts
-	(*Mount)(nil),                   // 48: muster.v1.Mount
-	(*BindOptions)(nil),             // 49: muster.v1.BindOptions
-	(*VolumeOptions)(nil),           // 50: muster.v1.VolumeOptions
-	(*TmpfsOptions)(nil),            // 51: muster.v1.TmpfsOptions
-	(*Driver)(nil),                  // 52: muster.v1.Driver
-	(*SecretReference)(nil),         // 53: muster.v1.SecretReference
-	(*ConfigReference)(nil),         // 54: muster.v1.ConfigReference
-	(*FileTarget)(nil),              // 55: muster.v1.FileTarget
-	(*RuntimeTarget)(nil),           // 56: muster.v1.RuntimeTarget
-	(*DNSConfig)(nil),               // 57: muster.v1.DNSConfig
-	(*HealthConfig)(nil),            // 58: muster.v1.HealthConfig
-	(*Ulimit)(nil),                  // 59: muster.v1.Ulimit
-	(*NodeSpec)(nil),                // 60: muster.v1.NodeSpec
-	(*NetworkSpec)(nil),             // 61: muster.v1.NetworkSpec
-	(*IPAMOptions)(nil),             // 62: muster.v1.IPAMOptions
-	(*IPAMConfig)(nil),              // 63: muster.v1.IPAMConfig
-	(*SecretSpec)(nil),              // 64: muster.v1.SecretSpec
-	(*ConfigSpec)(nil),              // 65: muster.v1.ConfigSpec
-	(*VolumeSpec)(nil),              // 66: muster.v1.VolumeSpec
-	(*VolumeAccessMode)(nil),        // 67: muster.v1.VolumeAccessMode
-	(*BlockAccess)(nil),             // 68: muster.v1.BlockAccess
-	(*MountAccess)(nil),             // 69: muster.v1.MountAccess
-	(*VolumeSecret)(nil),            // 70: muster.v1.VolumeSecret
-	(*TopologyRequirement)(nil),     // 71: muster.v1.TopologyRequirement
-	(*Topology)(nil),                // 72: muster.v1.Topology
-	(*CapacityRange)(nil),           // 73: muster.v1.CapacityRange
-	(*ClusterSpec)(nil),             // 74: muster.v1.ClusterSpec
-	(*OrchestrationConfig)(nil),     // 75: muster.v1.OrchestrationConfig
-	(*DispatcherConfig)(nil),        // 76: muster.v1.DispatcherConfig
-	(*NetworkConfig)(nil),           // 77: muster.v1.NetworkConfig
-	(*ReservedPorts)(nil),           // 78: muster.v1.ReservedPorts
-	(*AddressPool)(nil),             // 79: muster.v1.AddressPool
-	(*TaskDefaults)(nil),            // 80: muster.v1.TaskDefaults
-	nil,                             // 81: muster.v1.ServiceSpec.LabelsEntry
-	nil,                             // 82: muster.v1.LogDriver.OptionsEntry
-	nil,                             // 83: muster.v1.NetworkAttachmentConfig.DriverOptionsEntry
-	nil,                             // 84: muster.v1.ContainerSpec.LabelsEntry
-	nil,                             // 85: muster.v1.ContainerSpec.SysctlsEntry
-	nil,                             // 86: muster.v1.VolumeOptions.LabelsEntry
-	nil,                             // 87: muster.v1.Driver.OptionsEntry
-	nil,                             // 88: muster.v1.NodeSpec.LabelsEntry
-	nil,                             // 89: muster.v1.NetworkSpec.LabelsEntry
-	nil,                             // 90: muster.v1.IPAMConfig.ReservedEntry
-	nil,                             // 91: muster.v1.SecretSpec.LabelsEntry
-	nil,                             // 92: muster.v1.ConfigSpec.LabelsEntry
-	nil,                             // 93: muster.v1.VolumeSpec.LabelsEntry
-	nil,                             // 94: muster.v1.Topology.SegmentsEntry
-	nil,                             // 95: muster.v1.ClusterSpec.LabelsEntry
-	(*durationpb.Duration)(nil),     // 96: google.protobuf.Duration
-	(*structpb.Struct)(nil),         // 97: google.protobuf.Struct
+	(ServiceDependency_Condition)(0), // 0: muster.v1.ServiceDependency.Condition
+	(UpdateConfig_FailureAction)(0),  // 1: muster.v1.UpdateConfig.FailureAction
+	(UpdateConfig_Order)(0),          // 2: muster.v1.UpdateConfig.Order
+	(EndpointSpec_Mode)(0),           // 3: muster.v1.EndpointSpec.Mode
+	(PortConfig_Protocol)(0),         // 4: muster.v1.PortConfig.Protocol
+	(PortConfig_PublishMode)(0),      // 5: muster.v1.PortConfig.PublishMode
+	(PortConfig_ExternalTraffic)(0),  // 6: muster.v1.PortConfig.ExternalTraffic
+	(GroupContainer_Role)(0),         // 7: muster.v1.GroupContainer.Role
+	(ResourceReference_Type)(0),      // 8: muster.v1.ResourceReference.Type
+	(RestartPolicy_Condition)(0),     // 9: muster.v1.RestartPolicy.Condition
+	(PullOptions_Policy)(0),          // 10: muster.v1.PullOptions.Policy
+	(SeccompOpts_Mode)(0),            // 11: muster.v1.SeccompOpts.Mode
+	(AppArmorOpts_Mode)(0),           // 12: muster.v1.AppArmorOpts.Mode
+	(Mount_Type)(0),                  // 13: muster.v1.Mount.Type
+	(OnChange_Action)(0),             // 14: muster.v1.OnChange.Action
+	(NodeSpec_Availability)(0),       // 15: muster.v1.NodeSpec.Availability
+	(NodeSpec_Role)(0),               // 16: muster.v1.NodeSpec.Role
+	(VolumeSpec_Availability)(0),     // 17: muster.v1.VolumeSpec.Availability
+	(VolumeAccessMode_Scope)(0),      // 18: muster.v1.VolumeAccessMode.Scope
+	(VolumeAccessMode_Sharing)(0),    // 19: muster.v1.VolumeAccessMode.Sharing
+	(*ServiceSpec)(nil),              // 20: muster.v1.ServiceSpec
+	(*ServiceDependency)(nil),        // 21: muster.v1.ServiceDependency
+	(*ReplicatedService)(nil),        // 22: muster.v1.ReplicatedService
+	(*GlobalService)(nil),            // 23: muster.v1.GlobalService
+	(*ReplicatedJob)(nil),            // 24: muster.v1.ReplicatedJob
+	(*GlobalJob)(nil),                // 25: muster.v1.GlobalJob
+	(*UpdateConfig)(nil),             // 26: muster.v1.UpdateConfig
+	(*EndpointSpec)(nil),             // 27: muster.v1.EndpointSpec
+	(*PortConfig)(nil),               // 28: muster.v1.PortConfig
+	(*TaskSpec)(nil),                 // 29: muster.v1.TaskSpec
+	(*GroupContainer)(nil),           // 30: muster.v1.GroupContainer
+	(*GenericRuntime)(nil),           // 31: muster.v1.GenericRuntime
+	(*ResourceReference)(nil),        // 32: muster.v1.ResourceReference
+	(*Resources)(nil),                // 33: muster.v1.Resources
+	(*GenericResource)(nil),          // 34: muster.v1.GenericResource
+	(*Limits)(nil),                   // 35: muster.v1.Limits
+	(*ResourceRequirements)(nil),     // 36: muster.v1.ResourceRequirements
+	(*RestartPolicy)(nil),            // 37: muster.v1.RestartPolicy
+	(*Placement)(nil),                // 38: muster.v1.Placement
+	(*Platform)(nil),                 // 39: muster.v1.Platform
+	(*PlacementPreference)(nil),      // 40: muster.v1.PlacementPreference
+	(*SpreadOver)(nil),               // 41: muster.v1.SpreadOver
+	(*LogDriver)(nil),                // 42: muster.v1.LogDriver
+	(*NetworkAttachmentConfig)(nil),  // 43: muster.v1.NetworkAttachmentConfig
+	(*ContainerSpec)(nil),            // 44: muster.v1.ContainerSpec
+	(*PullOptions)(nil),              // 45: muster.v1.PullOptions
+	(*Privileges)(nil),               // 46: muster.v1.Privileges
+	(*CredentialSpec)(nil),           // 47: muster.v1.CredentialSpec
+	(*SELinuxContext)(nil),           // 48: muster.v1.SELinuxContext
+	(*SeccompOpts)(nil),              // 49: muster.v1.SeccompOpts
+	(*AppArmorOpts)(nil),             // 50: muster.v1.AppArmorOpts
+	(*Mount)(nil),                    // 51: muster.v1.Mount
+	(*BindOptions)(nil),              // 52: muster.v1.BindOptions
+	(*VolumeOptions)(nil),            // 53: muster.v1.VolumeOptions
+	(*TmpfsOptions)(nil),             // 54: muster.v1.TmpfsOptions
+	(*Driver)(nil),                   // 55: muster.v1.Driver
+	(*SecretReference)(nil),          // 56: muster.v1.SecretReference
+	(*OnChange)(nil),                 // 57: muster.v1.OnChange
+	(*ConfigReference)(nil),          // 58: muster.v1.ConfigReference
+	(*FileTarget)(nil),               // 59: muster.v1.FileTarget
+	(*RuntimeTarget)(nil),            // 60: muster.v1.RuntimeTarget
+	(*DNSConfig)(nil),                // 61: muster.v1.DNSConfig
+	(*HealthConfig)(nil),             // 62: muster.v1.HealthConfig
+	(*Ulimit)(nil),                   // 63: muster.v1.Ulimit
+	(*NodeSpec)(nil),                 // 64: muster.v1.NodeSpec
+	(*NetworkSpec)(nil),              // 65: muster.v1.NetworkSpec
+	(*IPAMOptions)(nil),              // 66: muster.v1.IPAMOptions
+	(*IPAMConfig)(nil),               // 67: muster.v1.IPAMConfig
+	(*SecretSpec)(nil),               // 68: muster.v1.SecretSpec
+	(*ConfigSpec)(nil),               // 69: muster.v1.ConfigSpec
+	(*StackSpec)(nil),                // 70: muster.v1.StackSpec
+	(*VolumeSpec)(nil),               // 71: muster.v1.VolumeSpec
+	(*VolumeAccessMode)(nil),         // 72: muster.v1.VolumeAccessMode
+	(*BlockAccess)(nil),              // 73: muster.v1.BlockAccess
+	(*MountAccess)(nil),              // 74: muster.v1.MountAccess
+	(*VolumeSecret)(nil),             // 75: muster.v1.VolumeSecret
+	(*TopologyRequirement)(nil),      // 76: muster.v1.TopologyRequirement
+	(*Topology)(nil),                 // 77: muster.v1.Topology
+	(*CapacityRange)(nil),            // 78: muster.v1.CapacityRange
+	(*ClusterSpec)(nil),              // 79: muster.v1.ClusterSpec
+	(*OrchestrationConfig)(nil),      // 80: muster.v1.OrchestrationConfig
+	(*DispatcherConfig)(nil),         // 81: muster.v1.DispatcherConfig
+	(*NetworkConfig)(nil),            // 82: muster.v1.NetworkConfig
+	(*ReservedPorts)(nil),            // 83: muster.v1.ReservedPorts
+	(*AddressPool)(nil),              // 84: muster.v1.AddressPool
+	(*TaskDefaults)(nil),             // 85: muster.v1.TaskDefaults
+	nil,                              // 86: muster.v1.ServiceSpec.LabelsEntry
+	nil,                              // 87: muster.v1.LogDriver.OptionsEntry
+	nil,                              // 88: muster.v1.NetworkAttachmentConfig.DriverOptionsEntry
+	nil,                              // 89: muster.v1.ContainerSpec.LabelsEntry
+	nil,                              // 90: muster.v1.ContainerSpec.SysctlsEntry
+	nil,                              // 91: muster.v1.VolumeOptions.LabelsEntry
+	nil,                              // 92: muster.v1.Driver.OptionsEntry
+	nil,                              // 93: muster.v1.NodeSpec.LabelsEntry
+	nil,                              // 94: muster.v1.NetworkSpec.LabelsEntry
+	nil,                              // 95: muster.v1.IPAMConfig.ReservedEntry
+	nil,                              // 96: muster.v1.SecretSpec.LabelsEntry
+	nil,                              // 97: muster.v1.ConfigSpec.LabelsEntry
+	nil,                              // 98: muster.v1.StackSpec.LabelsEntry
+	nil,                              // 99: muster.v1.VolumeSpec.LabelsEntry
+	nil,                              // 100: muster.v1.Topology.SegmentsEntry
+	nil,                              // 101: muster.v1.ClusterSpec.LabelsEntry
+	(*durationpb.Duration)(nil),      // 102: google.protobuf.Duration
+	(*structpb.Struct)(nil),          // 103: google.protobuf.Struct
 }
 var file_muster_v1_specs_proto_depIdxs = []int32{
-	81,  // 0: muster.v1.ServiceSpec.labels:type_name -> muster.v1.ServiceSpec.LabelsEntry
-	26,  // 1: muster.v1.ServiceSpec.task:type_name -> muster.v1.TaskSpec
-	19,  // 2: muster.v1.ServiceSpec.replicated:type_name -> muster.v1.ReplicatedService
-	20,  // 3: muster.v1.ServiceSpec.global:type_name -> muster.v1.GlobalService
-	21,  // 4: muster.v1.ServiceSpec.replicated_job:type_name -> muster.v1.ReplicatedJob
-	22,  // 5: muster.v1.ServiceSpec.global_job:type_name -> muster.v1.GlobalJob
-	23,  // 6: muster.v1.ServiceSpec.update:type_name -> muster.v1.UpdateConfig
-	23,  // 7: muster.v1.ServiceSpec.rollback:type_name -> muster.v1.UpdateConfig
-	24,  // 8: muster.v1.ServiceSpec.endpoint:type_name -> muster.v1.EndpointSpec
-	96,  // 9: muster.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
-	0,   // 10: muster.v1.UpdateConfig.failure_action:type_name -> muster.v1.UpdateConfig.FailureAction
-	96,  // 11: muster.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
-	1,   // 12: muster.v1.UpdateConfig.order:type_name -> muster.v1.UpdateConfig.Order
-	2,   // 13: muster.v1.EndpointSpec.mode:type_name -> muster.v1.EndpointSpec.Mode
-	25,  // 14: muster.v1.EndpointSpec.ports:type_name -> muster.v1.PortConfig
-	96,  // 15: muster.v1.EndpointSpec.drain_delay:type_name -> google.protobuf.Duration
-	3,   // 16: muster.v1.PortConfig.protocol:type_name -> muster.v1.PortConfig.Protocol
-	4,   // 17: muster.v1.PortConfig.publish_mode:type_name -> muster.v1.PortConfig.PublishMode
-	5,   // 18: muster.v1.PortConfig.external_traffic:type_name -> muster.v1.PortConfig.ExternalTraffic
-	41,  // 19: muster.v1.TaskSpec.container:type_name -> muster.v1.ContainerSpec
-	28,  // 20: muster.v1.TaskSpec.generic:type_name -> muster.v1.GenericRuntime
-	33,  // 21: muster.v1.TaskSpec.resources:type_name -> muster.v1.ResourceRequirements
-	34,  // 22: muster.v1.TaskSpec.restart:type_name -> muster.v1.RestartPolicy
-	35,  // 23: muster.v1.TaskSpec.placement:type_name -> muster.v1.Placement
-	39,  // 24: muster.v1.TaskSpec.log_driver:type_name -> muster.v1.LogDriver
-	40,  // 25: muster.v1.TaskSpec.networks:type_name -> muster.v1.NetworkAttachmentConfig
-	29,  // 26: muster.v1.TaskSpec.resource_references:type_name -> muster.v1.ResourceReference
-	27,  // 27: muster.v1.TaskSpec.group:type_name -> muster.v1.GroupContainer
-	6,   // 28: muster.v1.GroupContainer.role:type_name -> muster.v1.GroupContainer.Role
-	41,  // 29: muster.v1.GroupContainer.container:type_name -> muster.v1.ContainerSpec
-	28,  // 30: muster.v1.GroupContainer.generic:type_name -> muster.v1.GenericRuntime
-	33,  // 31: muster.v1.GroupContainer.resources:type_name -> muster.v1.ResourceRequirements
-	96,  // 32: muster.v1.GroupContainer.timeout:type_name -> google.protobuf.Duration
-	97,  // 33: muster.v1.GenericRuntime.payload:type_name -> google.protobuf.Struct
-	7,   // 34: muster.v1.ResourceReference.type:type_name -> muster.v1.ResourceReference.Type
-	31,  // 35: muster.v1.Resources.generic:type_name -> muster.v1.GenericResource
-	32,  // 36: muster.v1.ResourceRequirements.limits:type_name -> muster.v1.Limits
-	30,  // 37: muster.v1.ResourceRequirements.reservations:type_name -> muster.v1.Resources
-	8,   // 38: muster.v1.RestartPolicy.condition:type_name -> muster.v1.RestartPolicy.Condition
-	96,  // 39: muster.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
-	96,  // 40: muster.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
-	37,  // 41: muster.v1.Placement.preferences:type_name -> muster.v1.PlacementPreference
-	36,  // 42: muster.v1.Placement.platforms:type_name -> muster.v1.Platform
-	38,  // 43: muster.v1.PlacementPreference.spread:type_name -> muster.v1.SpreadOver
-	82,  // 44: muster.v1.LogDriver.options:type_name -> muster.v1.LogDriver.OptionsEntry
-	83,  // 45: muster.v1.NetworkAttachmentConfig.driver_options:type_name -> muster.v1.NetworkAttachmentConfig.DriverOptionsEntry
-	84,  // 46: muster.v1.ContainerSpec.labels:type_name -> muster.v1.ContainerSpec.LabelsEntry
-	43,  // 47: muster.v1.ContainerSpec.privileges:type_name -> muster.v1.Privileges
-	48,  // 48: muster.v1.ContainerSpec.mounts:type_name -> muster.v1.Mount
-	96,  // 49: muster.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
-	42,  // 50: muster.v1.ContainerSpec.pull_options:type_name -> muster.v1.PullOptions
-	53,  // 51: muster.v1.ContainerSpec.secrets:type_name -> muster.v1.SecretReference
-	54,  // 52: muster.v1.ContainerSpec.configs:type_name -> muster.v1.ConfigReference
-	57,  // 53: muster.v1.ContainerSpec.dns_config:type_name -> muster.v1.DNSConfig
-	58,  // 54: muster.v1.ContainerSpec.healthcheck:type_name -> muster.v1.HealthConfig
-	85,  // 55: muster.v1.ContainerSpec.sysctls:type_name -> muster.v1.ContainerSpec.SysctlsEntry
-	59,  // 56: muster.v1.ContainerSpec.ulimits:type_name -> muster.v1.Ulimit
-	9,   // 57: muster.v1.PullOptions.policy:type_name -> muster.v1.PullOptions.Policy
-	44,  // 58: muster.v1.Privileges.credential_spec:type_name -> muster.v1.CredentialSpec
-	45,  // 59: muster.v1.Privileges.selinux_context:type_name -> muster.v1.SELinuxContext
-	46,  // 60: muster.v1.Privileges.seccomp:type_name -> muster.v1.SeccompOpts
-	47,  // 61: muster.v1.Privileges.apparmor:type_name -> muster.v1.AppArmorOpts
-	10,  // 62: muster.v1.SeccompOpts.mode:type_name -> muster.v1.SeccompOpts.Mode
-	11,  // 63: muster.v1.AppArmorOpts.mode:type_name -> muster.v1.AppArmorOpts.Mode
-	12,  // 64: muster.v1.Mount.type:type_name -> muster.v1.Mount.Type
-	49,  // 65: muster.v1.Mount.bind_options:type_name -> muster.v1.BindOptions
-	50,  // 66: muster.v1.Mount.volume_options:type_name -> muster.v1.VolumeOptions
-	51,  // 67: muster.v1.Mount.tmpfs_options:type_name -> muster.v1.TmpfsOptions
-	86,  // 68: muster.v1.VolumeOptions.labels:type_name -> muster.v1.VolumeOptions.LabelsEntry
-	52,  // 69: muster.v1.VolumeOptions.driver_config:type_name -> muster.v1.Driver
-	87,  // 70: muster.v1.Driver.options:type_name -> muster.v1.Driver.OptionsEntry
-	55,  // 71: muster.v1.SecretReference.file:type_name -> muster.v1.FileTarget
-	55,  // 72: muster.v1.ConfigReference.file:type_name -> muster.v1.FileTarget
-	56,  // 73: muster.v1.ConfigReference.runtime:type_name -> muster.v1.RuntimeTarget
-	96,  // 74: muster.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
-	96,  // 75: muster.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
-	96,  // 76: muster.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
-	96,  // 77: muster.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
-	88,  // 78: muster.v1.NodeSpec.labels:type_name -> muster.v1.NodeSpec.LabelsEntry
-	13,  // 79: muster.v1.NodeSpec.availability:type_name -> muster.v1.NodeSpec.Availability
-	14,  // 80: muster.v1.NodeSpec.role:type_name -> muster.v1.NodeSpec.Role
-	89,  // 81: muster.v1.NetworkSpec.labels:type_name -> muster.v1.NetworkSpec.LabelsEntry
-	52,  // 82: muster.v1.NetworkSpec.driver:type_name -> muster.v1.Driver
-	62,  // 83: muster.v1.NetworkSpec.ipam:type_name -> muster.v1.IPAMOptions
-	52,  // 84: muster.v1.IPAMOptions.driver:type_name -> muster.v1.Driver
-	63,  // 85: muster.v1.IPAMOptions.configs:type_name -> muster.v1.IPAMConfig
-	90,  // 86: muster.v1.IPAMConfig.reserved:type_name -> muster.v1.IPAMConfig.ReservedEntry
-	91,  // 87: muster.v1.SecretSpec.labels:type_name -> muster.v1.SecretSpec.LabelsEntry
-	52,  // 88: muster.v1.SecretSpec.templating:type_name -> muster.v1.Driver
-	52,  // 89: muster.v1.SecretSpec.driver:type_name -> muster.v1.Driver
-	92,  // 90: muster.v1.ConfigSpec.labels:type_name -> muster.v1.ConfigSpec.LabelsEntry
-	52,  // 91: muster.v1.ConfigSpec.templating:type_name -> muster.v1.Driver
-	93,  // 92: muster.v1.VolumeSpec.labels:type_name -> muster.v1.VolumeSpec.LabelsEntry
-	52,  // 93: muster.v1.VolumeSpec.driver:type_name -> muster.v1.Driver
-	67,  // 94: muster.v1.VolumeSpec.access_mode:type_name -> muster.v1.VolumeAccessMode
-	70,  // 95: muster.v1.VolumeSpec.secrets:type_name -> muster.v1.VolumeSecret
-	71,  // 96: muster.v1.VolumeSpec.accessibility_requirements:type_name -> muster.v1.TopologyRequirement
-	73,  // 97: muster.v1.VolumeSpec.capacity_range:type_name -> muster.v1.CapacityRange
-	15,  // 98: muster.v1.VolumeSpec.availability:type_name -> muster.v1.VolumeSpec.Availability
-	16,  // 99: muster.v1.VolumeAccessMode.scope:type_name -> muster.v1.VolumeAccessMode.Scope
-	17,  // 100: muster.v1.VolumeAccessMode.sharing:type_name -> muster.v1.VolumeAccessMode.Sharing
-	68,  // 101: muster.v1.VolumeAccessMode.block:type_name -> muster.v1.BlockAccess
-	69,  // 102: muster.v1.VolumeAccessMode.mount:type_name -> muster.v1.MountAccess
-	72,  // 103: muster.v1.TopologyRequirement.requisite:type_name -> muster.v1.Topology
-	72,  // 104: muster.v1.TopologyRequirement.preferred:type_name -> muster.v1.Topology
-	94,  // 105: muster.v1.Topology.segments:type_name -> muster.v1.Topology.SegmentsEntry
-	95,  // 106: muster.v1.ClusterSpec.labels:type_name -> muster.v1.ClusterSpec.LabelsEntry
-	75,  // 107: muster.v1.ClusterSpec.orchestration:type_name -> muster.v1.OrchestrationConfig
-	76,  // 108: muster.v1.ClusterSpec.dispatcher:type_name -> muster.v1.DispatcherConfig
-	80,  // 109: muster.v1.ClusterSpec.task_defaults:type_name -> muster.v1.TaskDefaults
-	77,  // 110: muster.v1.ClusterSpec.network:type_name -> muster.v1.NetworkConfig
-	96,  // 111: muster.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
-	79,  // 112: muster.v1.NetworkConfig.address_pools:type_name -> muster.v1.AddressPool
-	78,  // 113: muster.v1.NetworkConfig.reserved_ports:type_name -> muster.v1.ReservedPorts
-	39,  // 114: muster.v1.TaskDefaults.log_driver:type_name -> muster.v1.LogDriver
-	115, // [115:115] is the sub-list for method output_type
-	115, // [115:115] is the sub-list for method input_type
-	115, // [115:115] is the sub-list for extension type_name
-	115, // [115:115] is the sub-list for extension extendee
-	0,   // [0:115] is the sub-list for field type_name
+	86,  // 0: muster.v1.ServiceSpec.labels:type_name -> muster.v1.ServiceSpec.LabelsEntry
+	29,  // 1: muster.v1.ServiceSpec.task:type_name -> muster.v1.TaskSpec
+	22,  // 2: muster.v1.ServiceSpec.replicated:type_name -> muster.v1.ReplicatedService
+	23,  // 3: muster.v1.ServiceSpec.global:type_name -> muster.v1.GlobalService
+	24,  // 4: muster.v1.ServiceSpec.replicated_job:type_name -> muster.v1.ReplicatedJob
+	25,  // 5: muster.v1.ServiceSpec.global_job:type_name -> muster.v1.GlobalJob
+	26,  // 6: muster.v1.ServiceSpec.update:type_name -> muster.v1.UpdateConfig
+	26,  // 7: muster.v1.ServiceSpec.rollback:type_name -> muster.v1.UpdateConfig
+	27,  // 8: muster.v1.ServiceSpec.endpoint:type_name -> muster.v1.EndpointSpec
+	21,  // 9: muster.v1.ServiceSpec.depends_on:type_name -> muster.v1.ServiceDependency
+	0,   // 10: muster.v1.ServiceDependency.condition:type_name -> muster.v1.ServiceDependency.Condition
+	102, // 11: muster.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
+	1,   // 12: muster.v1.UpdateConfig.failure_action:type_name -> muster.v1.UpdateConfig.FailureAction
+	102, // 13: muster.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
+	2,   // 14: muster.v1.UpdateConfig.order:type_name -> muster.v1.UpdateConfig.Order
+	3,   // 15: muster.v1.EndpointSpec.mode:type_name -> muster.v1.EndpointSpec.Mode
+	28,  // 16: muster.v1.EndpointSpec.ports:type_name -> muster.v1.PortConfig
+	102, // 17: muster.v1.EndpointSpec.drain_delay:type_name -> google.protobuf.Duration
+	4,   // 18: muster.v1.PortConfig.protocol:type_name -> muster.v1.PortConfig.Protocol
+	5,   // 19: muster.v1.PortConfig.publish_mode:type_name -> muster.v1.PortConfig.PublishMode
+	6,   // 20: muster.v1.PortConfig.external_traffic:type_name -> muster.v1.PortConfig.ExternalTraffic
+	44,  // 21: muster.v1.TaskSpec.container:type_name -> muster.v1.ContainerSpec
+	31,  // 22: muster.v1.TaskSpec.generic:type_name -> muster.v1.GenericRuntime
+	36,  // 23: muster.v1.TaskSpec.resources:type_name -> muster.v1.ResourceRequirements
+	37,  // 24: muster.v1.TaskSpec.restart:type_name -> muster.v1.RestartPolicy
+	38,  // 25: muster.v1.TaskSpec.placement:type_name -> muster.v1.Placement
+	42,  // 26: muster.v1.TaskSpec.log_driver:type_name -> muster.v1.LogDriver
+	43,  // 27: muster.v1.TaskSpec.networks:type_name -> muster.v1.NetworkAttachmentConfig
+	32,  // 28: muster.v1.TaskSpec.resource_references:type_name -> muster.v1.ResourceReference
+	30,  // 29: muster.v1.TaskSpec.group:type_name -> muster.v1.GroupContainer
+	7,   // 30: muster.v1.GroupContainer.role:type_name -> muster.v1.GroupContainer.Role
+	44,  // 31: muster.v1.GroupContainer.container:type_name -> muster.v1.ContainerSpec
+	31,  // 32: muster.v1.GroupContainer.generic:type_name -> muster.v1.GenericRuntime
+	36,  // 33: muster.v1.GroupContainer.resources:type_name -> muster.v1.ResourceRequirements
+	102, // 34: muster.v1.GroupContainer.timeout:type_name -> google.protobuf.Duration
+	103, // 35: muster.v1.GenericRuntime.payload:type_name -> google.protobuf.Struct
+	8,   // 36: muster.v1.ResourceReference.type:type_name -> muster.v1.ResourceReference.Type
+	34,  // 37: muster.v1.Resources.generic:type_name -> muster.v1.GenericResource
+	35,  // 38: muster.v1.ResourceRequirements.limits:type_name -> muster.v1.Limits
+	33,  // 39: muster.v1.ResourceRequirements.reservations:type_name -> muster.v1.Resources
+	9,   // 40: muster.v1.RestartPolicy.condition:type_name -> muster.v1.RestartPolicy.Condition
+	102, // 41: muster.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
+	102, // 42: muster.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
+	40,  // 43: muster.v1.Placement.preferences:type_name -> muster.v1.PlacementPreference
+	39,  // 44: muster.v1.Placement.platforms:type_name -> muster.v1.Platform
+	41,  // 45: muster.v1.PlacementPreference.spread:type_name -> muster.v1.SpreadOver
+	87,  // 46: muster.v1.LogDriver.options:type_name -> muster.v1.LogDriver.OptionsEntry
+	88,  // 47: muster.v1.NetworkAttachmentConfig.driver_options:type_name -> muster.v1.NetworkAttachmentConfig.DriverOptionsEntry
+	89,  // 48: muster.v1.ContainerSpec.labels:type_name -> muster.v1.ContainerSpec.LabelsEntry
+	46,  // 49: muster.v1.ContainerSpec.privileges:type_name -> muster.v1.Privileges
+	51,  // 50: muster.v1.ContainerSpec.mounts:type_name -> muster.v1.Mount
+	102, // 51: muster.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
+	45,  // 52: muster.v1.ContainerSpec.pull_options:type_name -> muster.v1.PullOptions
+	56,  // 53: muster.v1.ContainerSpec.secrets:type_name -> muster.v1.SecretReference
+	58,  // 54: muster.v1.ContainerSpec.configs:type_name -> muster.v1.ConfigReference
+	61,  // 55: muster.v1.ContainerSpec.dns_config:type_name -> muster.v1.DNSConfig
+	62,  // 56: muster.v1.ContainerSpec.healthcheck:type_name -> muster.v1.HealthConfig
+	90,  // 57: muster.v1.ContainerSpec.sysctls:type_name -> muster.v1.ContainerSpec.SysctlsEntry
+	63,  // 58: muster.v1.ContainerSpec.ulimits:type_name -> muster.v1.Ulimit
+	10,  // 59: muster.v1.PullOptions.policy:type_name -> muster.v1.PullOptions.Policy
+	47,  // 60: muster.v1.Privileges.credential_spec:type_name -> muster.v1.CredentialSpec
+	48,  // 61: muster.v1.Privileges.selinux_context:type_name -> muster.v1.SELinuxContext
+	49,  // 62: muster.v1.Privileges.seccomp:type_name -> muster.v1.SeccompOpts
+	50,  // 63: muster.v1.Privileges.apparmor:type_name -> muster.v1.AppArmorOpts
+	11,  // 64: muster.v1.SeccompOpts.mode:type_name -> muster.v1.SeccompOpts.Mode
+	12,  // 65: muster.v1.AppArmorOpts.mode:type_name -> muster.v1.AppArmorOpts.Mode
+	13,  // 66: muster.v1.Mount.type:type_name -> muster.v1.Mount.Type
+	52,  // 67: muster.v1.Mount.bind_options:type_name -> muster.v1.BindOptions
+	53,  // 68: muster.v1.Mount.volume_options:type_name -> muster.v1.VolumeOptions
+	54,  // 69: muster.v1.Mount.tmpfs_options:type_name -> muster.v1.TmpfsOptions
+	91,  // 70: muster.v1.VolumeOptions.labels:type_name -> muster.v1.VolumeOptions.LabelsEntry
+	55,  // 71: muster.v1.VolumeOptions.driver_config:type_name -> muster.v1.Driver
+	92,  // 72: muster.v1.Driver.options:type_name -> muster.v1.Driver.OptionsEntry
+	59,  // 73: muster.v1.SecretReference.file:type_name -> muster.v1.FileTarget
+	57,  // 74: muster.v1.SecretReference.on_change:type_name -> muster.v1.OnChange
+	14,  // 75: muster.v1.OnChange.action:type_name -> muster.v1.OnChange.Action
+	59,  // 76: muster.v1.ConfigReference.file:type_name -> muster.v1.FileTarget
+	60,  // 77: muster.v1.ConfigReference.runtime:type_name -> muster.v1.RuntimeTarget
+	57,  // 78: muster.v1.ConfigReference.on_change:type_name -> muster.v1.OnChange
+	102, // 79: muster.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
+	102, // 80: muster.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
+	102, // 81: muster.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
+	102, // 82: muster.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
+	93,  // 83: muster.v1.NodeSpec.labels:type_name -> muster.v1.NodeSpec.LabelsEntry
+	15,  // 84: muster.v1.NodeSpec.availability:type_name -> muster.v1.NodeSpec.Availability
+	16,  // 85: muster.v1.NodeSpec.role:type_name -> muster.v1.NodeSpec.Role
+	94,  // 86: muster.v1.NetworkSpec.labels:type_name -> muster.v1.NetworkSpec.LabelsEntry
+	55,  // 87: muster.v1.NetworkSpec.driver:type_name -> muster.v1.Driver
+	66,  // 88: muster.v1.NetworkSpec.ipam:type_name -> muster.v1.IPAMOptions
+	55,  // 89: muster.v1.IPAMOptions.driver:type_name -> muster.v1.Driver
+	67,  // 90: muster.v1.IPAMOptions.configs:type_name -> muster.v1.IPAMConfig
+	95,  // 91: muster.v1.IPAMConfig.reserved:type_name -> muster.v1.IPAMConfig.ReservedEntry
+	96,  // 92: muster.v1.SecretSpec.labels:type_name -> muster.v1.SecretSpec.LabelsEntry
+	55,  // 93: muster.v1.SecretSpec.templating:type_name -> muster.v1.Driver
+	55,  // 94: muster.v1.SecretSpec.driver:type_name -> muster.v1.Driver
+	97,  // 95: muster.v1.ConfigSpec.labels:type_name -> muster.v1.ConfigSpec.LabelsEntry
+	55,  // 96: muster.v1.ConfigSpec.templating:type_name -> muster.v1.Driver
+	98,  // 97: muster.v1.StackSpec.labels:type_name -> muster.v1.StackSpec.LabelsEntry
+	20,  // 98: muster.v1.StackSpec.services:type_name -> muster.v1.ServiceSpec
+	65,  // 99: muster.v1.StackSpec.networks:type_name -> muster.v1.NetworkSpec
+	69,  // 100: muster.v1.StackSpec.configs:type_name -> muster.v1.ConfigSpec
+	68,  // 101: muster.v1.StackSpec.secrets:type_name -> muster.v1.SecretSpec
+	99,  // 102: muster.v1.VolumeSpec.labels:type_name -> muster.v1.VolumeSpec.LabelsEntry
+	55,  // 103: muster.v1.VolumeSpec.driver:type_name -> muster.v1.Driver
+	72,  // 104: muster.v1.VolumeSpec.access_mode:type_name -> muster.v1.VolumeAccessMode
+	75,  // 105: muster.v1.VolumeSpec.secrets:type_name -> muster.v1.VolumeSecret
+	76,  // 106: muster.v1.VolumeSpec.accessibility_requirements:type_name -> muster.v1.TopologyRequirement
+	78,  // 107: muster.v1.VolumeSpec.capacity_range:type_name -> muster.v1.CapacityRange
+	17,  // 108: muster.v1.VolumeSpec.availability:type_name -> muster.v1.VolumeSpec.Availability
+	18,  // 109: muster.v1.VolumeAccessMode.scope:type_name -> muster.v1.VolumeAccessMode.Scope
+	19,  // 110: muster.v1.VolumeAccessMode.sharing:type_name -> muster.v1.VolumeAccessMode.Sharing
+	73,  // 111: muster.v1.VolumeAccessMode.block:type_name -> muster.v1.BlockAccess
+	74,  // 112: muster.v1.VolumeAccessMode.mount:type_name -> muster.v1.MountAccess
+	77,  // 113: muster.v1.TopologyRequirement.requisite:type_name -> muster.v1.Topology
+	77,  // 114: muster.v1.TopologyRequirement.preferred:type_name -> muster.v1.Topology
+	100, // 115: muster.v1.Topology.segments:type_name -> muster.v1.Topology.SegmentsEntry
+	101, // 116: muster.v1.ClusterSpec.labels:type_name -> muster.v1.ClusterSpec.LabelsEntry
+	80,  // 117: muster.v1.ClusterSpec.orchestration:type_name -> muster.v1.OrchestrationConfig
+	81,  // 118: muster.v1.ClusterSpec.dispatcher:type_name -> muster.v1.DispatcherConfig
+	85,  // 119: muster.v1.ClusterSpec.task_defaults:type_name -> muster.v1.TaskDefaults
+	82,  // 120: muster.v1.ClusterSpec.network:type_name -> muster.v1.NetworkConfig
+	102, // 121: muster.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
+	84,  // 122: muster.v1.NetworkConfig.address_pools:type_name -> muster.v1.AddressPool
+	83,  // 123: muster.v1.NetworkConfig.reserved_ports:type_name -> muster.v1.ReservedPorts
+	42,  // 124: muster.v1.TaskDefaults.log_driver:type_name -> muster.v1.LogDriver
+	125, // [125:125] is the sub-list for method output_type
+	125, // [125:125] is the sub-list for method input_type
+	125, // [125:125] is the sub-list for extension type_name
+	125, // [125:125] is the sub-list for extension extendee
+	0,   // [0:125] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_specs_proto_init() }
@@ -6331,46 +6754,47 @@ func file_muster_v1_specs_proto_init() {
 		(*ServiceSpec_GlobalJob)(nil),
 	}
 	file_muster_v1_specs_proto_msgTypes[1].OneofWrappers = []any{}
-	file_muster_v1_specs_proto_msgTypes[3].OneofWrappers = []any{}
-	file_muster_v1_specs_proto_msgTypes[8].OneofWrappers = []any{
+	file_muster_v1_specs_proto_msgTypes[2].OneofWrappers = []any{}
+	file_muster_v1_specs_proto_msgTypes[4].OneofWrappers = []any{}
+	file_muster_v1_specs_proto_msgTypes[9].OneofWrappers = []any{
 		(*TaskSpec_Container)(nil),
 		(*TaskSpec_Generic)(nil),
 	}
-	file_muster_v1_specs_proto_msgTypes[9].OneofWrappers = []any{
+	file_muster_v1_specs_proto_msgTypes[10].OneofWrappers = []any{
 		(*GroupContainer_Container)(nil),
 		(*GroupContainer_Generic)(nil),
 	}
-	file_muster_v1_specs_proto_msgTypes[13].OneofWrappers = []any{
+	file_muster_v1_specs_proto_msgTypes[14].OneofWrappers = []any{
 		(*GenericResource_Discrete)(nil),
 		(*GenericResource_Named)(nil),
 	}
-	file_muster_v1_specs_proto_msgTypes[15].OneofWrappers = []any{}
-	file_muster_v1_specs_proto_msgTypes[19].OneofWrappers = []any{
+	file_muster_v1_specs_proto_msgTypes[16].OneofWrappers = []any{}
+	file_muster_v1_specs_proto_msgTypes[20].OneofWrappers = []any{
 		(*PlacementPreference_Spread)(nil),
 	}
-	file_muster_v1_specs_proto_msgTypes[23].OneofWrappers = []any{}
-	file_muster_v1_specs_proto_msgTypes[26].OneofWrappers = []any{
+	file_muster_v1_specs_proto_msgTypes[24].OneofWrappers = []any{}
+	file_muster_v1_specs_proto_msgTypes[27].OneofWrappers = []any{
 		(*CredentialSpec_File)(nil),
 		(*CredentialSpec_Registry)(nil),
 		(*CredentialSpec_Config)(nil),
 	}
-	file_muster_v1_specs_proto_msgTypes[36].OneofWrappers = []any{
+	file_muster_v1_specs_proto_msgTypes[38].OneofWrappers = []any{
 		(*ConfigReference_File)(nil),
 		(*ConfigReference_Runtime)(nil),
 	}
-	file_muster_v1_specs_proto_msgTypes[49].OneofWrappers = []any{
+	file_muster_v1_specs_proto_msgTypes[52].OneofWrappers = []any{
 		(*VolumeAccessMode_Block)(nil),
 		(*VolumeAccessMode_Mount)(nil),
 	}
-	file_muster_v1_specs_proto_msgTypes[57].OneofWrappers = []any{}
-	file_muster_v1_specs_proto_msgTypes[59].OneofWrappers = []any{}
+	file_muster_v1_specs_proto_msgTypes[60].OneofWrappers = []any{}
+	file_muster_v1_specs_proto_msgTypes[62].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_specs_proto_rawDesc), len(file_muster_v1_specs_proto_rawDesc)),
-			NumEnums:      18,
-			NumMessages:   78,
+			NumEnums:      20,
+			NumMessages:   82,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1149,6 +1149,7 @@ type AssignedObject struct {
 	//	*AssignedObject_Service
 	//	*AssignedObject_Backends
 	//	*AssignedObject_PackedBackends
+	//	*AssignedObject_Secret
 	Object        isAssignedObject_Object `protobuf_oneof:"object"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1263,6 +1264,15 @@ func (x *AssignedObject) GetPackedBackends() *v11.PackedBackends {
 	return nil
 }
 
+func (x *AssignedObject) GetSecret() *AssignedSecret {
+	if x != nil {
+		if x, ok := x.Object.(*AssignedObject_Secret); ok {
+			return x.Secret
+		}
+	}
+	return nil
+}
+
 type isAssignedObject_Object interface {
 	isAssignedObject_Object()
 }
@@ -1307,6 +1317,11 @@ type AssignedObject_PackedBackends struct {
 	PackedBackends *v11.PackedBackends `protobuf:"bytes,8,opt,name=packed_backends,json=packedBackends,proto3,oneof"`
 }
 
+type AssignedObject_Secret struct {
+	// A secret, for workers of protocol 4. It is sent again when it gets other data.
+	Secret *AssignedSecret `protobuf:"bytes,9,opt,name=secret,proto3,oneof"`
+}
+
 func (*AssignedObject_Task) isAssignedObject_Object() {}
 
 func (*AssignedObject_Spec) isAssignedObject_Object() {}
@@ -1323,6 +1338,8 @@ func (*AssignedObject_Backends) isAssignedObject_Object() {}
 
 func (*AssignedObject_PackedBackends) isAssignedObject_Object() {}
 
+func (*AssignedObject_Secret) isAssignedObject_Object() {}
+
 // ObjectRef names an object by its kind and id.
 type ObjectRef struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1334,6 +1351,7 @@ type ObjectRef struct {
 	//	*ObjectRef_Network
 	//	*ObjectRef_Peer
 	//	*ObjectRef_Service
+	//	*ObjectRef_Secret
 	Ref           isObjectRef_Ref `protobuf_oneof:"ref"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1430,6 +1448,15 @@ func (x *ObjectRef) GetService() *v11.ServiceRef {
 	return nil
 }
 
+func (x *ObjectRef) GetSecret() string {
+	if x != nil {
+		if x, ok := x.Ref.(*ObjectRef_Secret); ok {
+			return x.Secret
+		}
+	}
+	return ""
+}
+
 type isObjectRef_Ref interface {
 	isObjectRef_Ref()
 }
@@ -1462,6 +1489,11 @@ type ObjectRef_Service struct {
 	Service *v11.ServiceRef `protobuf:"bytes,6,opt,name=service,proto3,oneof"`
 }
 
+type ObjectRef_Secret struct {
+	// The secret's id.
+	Secret string `protobuf:"bytes,7,opt,name=secret,proto3,oneof"`
+}
+
 func (*ObjectRef_Task) isObjectRef_Ref() {}
 
 func (*ObjectRef_Spec) isObjectRef_Ref() {}
@@ -1474,12 +1506,17 @@ func (*ObjectRef_Peer) isObjectRef_Ref() {}
 
 func (*ObjectRef_Service) isObjectRef_Ref() {}
 
+func (*ObjectRef_Secret) isObjectRef_Ref() {}
+
 // AssignedConfig is the content of a config.
 type AssignedConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// At most 1,000 KiB.
-	Data          []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// The name of the templating driver: "golang". Empty: the data is taken as it is.
+	Templating    string `protobuf:"bytes,4,opt,name=templating,proto3" json:"templating,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1528,6 +1565,102 @@ func (x *AssignedConfig) GetData() []byte {
 	return nil
 }
 
+func (x *AssignedConfig) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AssignedConfig) GetTemplating() string {
+	if x != nil {
+		return x.Templating
+	}
+	return ""
+}
+
+// AssignedSecret is the content of a secret. A worker keeps it in memory, or in files on
+// a tmpfs, and nowhere else.
+type AssignedSecret struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// At most 500 KiB.
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// As in AssignedConfig.
+	Templating string `protobuf:"bytes,4,opt,name=templating,proto3" json:"templating,omitempty"`
+	// The one task that may have this data, for what a driver makes for each task. Empty:
+	// every task that refers to the secret.
+	TaskId        string `protobuf:"bytes,5,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssignedSecret) Reset() {
+	*x = AssignedSecret{}
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssignedSecret) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssignedSecret) ProtoMessage() {}
+
+func (x *AssignedSecret) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssignedSecret.ProtoReflect.Descriptor instead.
+func (*AssignedSecret) Descriptor() ([]byte, []int) {
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *AssignedSecret) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AssignedSecret) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *AssignedSecret) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AssignedSecret) GetTemplating() string {
+	if x != nil {
+		return x.Templating
+	}
+	return ""
+}
+
+func (x *AssignedSecret) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
 // AssignedSpec is a task spec under the digest of its content.
 type AssignedSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1539,7 +1672,7 @@ type AssignedSpec struct {
 
 func (x *AssignedSpec) Reset() {
 	*x = AssignedSpec{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1684,7 @@ func (x *AssignedSpec) String() string {
 func (*AssignedSpec) ProtoMessage() {}
 
 func (x *AssignedSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[16]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1697,7 @@ func (x *AssignedSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignedSpec.ProtoReflect.Descriptor instead.
 func (*AssignedSpec) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{16}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AssignedSpec) GetDigest() []byte {
@@ -1613,7 +1746,7 @@ type AssignedTask struct {
 
 func (x *AssignedTask) Reset() {
 	*x = AssignedTask{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +1758,7 @@ func (x *AssignedTask) String() string {
 func (*AssignedTask) ProtoMessage() {}
 
 func (x *AssignedTask) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[17]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +1771,7 @@ func (x *AssignedTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignedTask.ProtoReflect.Descriptor instead.
 func (*AssignedTask) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{17}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AssignedTask) GetId() string {
@@ -1742,7 +1875,7 @@ type StatusAck struct {
 
 func (x *StatusAck) Reset() {
 	*x = StatusAck{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +1887,7 @@ func (x *StatusAck) String() string {
 func (*StatusAck) ProtoMessage() {}
 
 func (x *StatusAck) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[18]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +1900,7 @@ func (x *StatusAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusAck.ProtoReflect.Descriptor instead.
 func (*StatusAck) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{18}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StatusAck) GetSequence() uint64 {
@@ -1796,7 +1929,7 @@ type LogRequest struct {
 
 func (x *LogRequest) Reset() {
 	*x = LogRequest{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[19]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +1941,7 @@ func (x *LogRequest) String() string {
 func (*LogRequest) ProtoMessage() {}
 
 func (x *LogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[19]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +1954,7 @@ func (x *LogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRequest.ProtoReflect.Descriptor instead.
 func (*LogRequest) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{19}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LogRequest) GetSubscriptionId() string {
@@ -1863,7 +1996,7 @@ type LogCredit struct {
 
 func (x *LogCredit) Reset() {
 	*x = LogCredit{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[20]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +2008,7 @@ func (x *LogCredit) String() string {
 func (*LogCredit) ProtoMessage() {}
 
 func (x *LogCredit) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[20]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +2021,7 @@ func (x *LogCredit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogCredit.ProtoReflect.Descriptor instead.
 func (*LogCredit) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{20}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LogCredit) GetSubscriptionId() string {
@@ -1915,7 +2048,7 @@ type LogCancel struct {
 
 func (x *LogCancel) Reset() {
 	*x = LogCancel{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[21]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +2060,7 @@ func (x *LogCancel) String() string {
 func (*LogCancel) ProtoMessage() {}
 
 func (x *LogCancel) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[21]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +2073,7 @@ func (x *LogCancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogCancel.ProtoReflect.Descriptor instead.
 func (*LogCancel) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{21}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LogCancel) GetSubscriptionId() string {
@@ -1963,7 +2096,7 @@ type LogData struct {
 
 func (x *LogData) Reset() {
 	*x = LogData{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[22]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2108,7 @@ func (x *LogData) String() string {
 func (*LogData) ProtoMessage() {}
 
 func (x *LogData) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[22]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2121,7 @@ func (x *LogData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogData.ProtoReflect.Descriptor instead.
 func (*LogData) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{22}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LogData) GetSubscriptionId() string {
@@ -2028,7 +2161,7 @@ type SubscribeLogsRequest struct {
 
 func (x *SubscribeLogsRequest) Reset() {
 	*x = SubscribeLogsRequest{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[23]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2173,7 @@ func (x *SubscribeLogsRequest) String() string {
 func (*SubscribeLogsRequest) ProtoMessage() {}
 
 func (x *SubscribeLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[23]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2186,7 @@ func (x *SubscribeLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeLogsRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{23}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SubscribeLogsRequest) GetNodeId() string {
@@ -2094,7 +2227,7 @@ type SubscribeLogsResponse struct {
 
 func (x *SubscribeLogsResponse) Reset() {
 	*x = SubscribeLogsResponse{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[24]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2106,7 +2239,7 @@ func (x *SubscribeLogsResponse) String() string {
 func (*SubscribeLogsResponse) ProtoMessage() {}
 
 func (x *SubscribeLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[24]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2119,7 +2252,7 @@ func (x *SubscribeLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeLogsResponse.ProtoReflect.Descriptor instead.
 func (*SubscribeLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{24}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SubscribeLogsResponse) GetMessages() []*v1.LogMessage {
@@ -2142,7 +2275,7 @@ type ProbeOrder struct {
 
 func (x *ProbeOrder) Reset() {
 	*x = ProbeOrder{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[25]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2154,7 +2287,7 @@ func (x *ProbeOrder) String() string {
 func (*ProbeOrder) ProtoMessage() {}
 
 func (x *ProbeOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[25]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2167,7 +2300,7 @@ func (x *ProbeOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeOrder.ProtoReflect.Descriptor instead.
 func (*ProbeOrder) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{25}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ProbeOrder) GetProbeId() string {
@@ -2204,7 +2337,7 @@ type ProbeResult struct {
 
 func (x *ProbeResult) Reset() {
 	*x = ProbeResult{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[26]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2216,7 +2349,7 @@ func (x *ProbeResult) String() string {
 func (*ProbeResult) ProtoMessage() {}
 
 func (x *ProbeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[26]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2229,7 +2362,7 @@ func (x *ProbeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResult.ProtoReflect.Descriptor instead.
 func (*ProbeResult) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{26}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ProbeResult) GetProbeId() string {
@@ -2265,7 +2398,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[27]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2277,7 +2410,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[27]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2290,7 +2423,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{27}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ProbeRequest) GetNodeId() string {
@@ -2324,7 +2457,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[28]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2469,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[28]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2482,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{28}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ProbeResponse) GetResponse() *v11.ProbeResponse {
@@ -2437,7 +2570,7 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\x05tasks\x18\x04 \x03(\v2\".muster.dispatcher.v1.AssignedTaskR\x05tasks\x12\x18\n" +
 	"\aremoved\x18\x05 \x03(\tR\aremoved\x12>\n" +
 	"\aobjects\x18\x06 \x03(\v2$.muster.dispatcher.v1.AssignedObjectR\aobjects\x12=\n" +
-	"\twithdrawn\x18\a \x03(\v2\x1f.muster.dispatcher.v1.ObjectRefR\twithdrawn\"\xf6\x03\n" +
+	"\twithdrawn\x18\a \x03(\v2\x1f.muster.dispatcher.v1.ObjectRefR\twithdrawn\"\xb6\x04\n" +
 	"\x0eAssignedObject\x128\n" +
 	"\x04task\x18\x01 \x01(\v2\".muster.dispatcher.v1.AssignedTaskH\x00R\x04task\x128\n" +
 	"\x04spec\x18\x02 \x01(\v2\".muster.dispatcher.v1.AssignedSpecH\x00R\x04spec\x12>\n" +
@@ -2446,19 +2579,33 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\x04peer\x18\x05 \x01(\v2\x17.muster.network.v1.PeerH\x00R\x04peer\x126\n" +
 	"\aservice\x18\x06 \x01(\v2\x1a.muster.network.v1.ServiceH\x00R\aservice\x129\n" +
 	"\bbackends\x18\a \x01(\v2\x1b.muster.network.v1.BackendsH\x00R\bbackends\x12L\n" +
-	"\x0fpacked_backends\x18\b \x01(\v2!.muster.network.v1.PackedBackendsH\x00R\x0epackedBackendsB\b\n" +
-	"\x06object\"\xe1\x01\n" +
+	"\x0fpacked_backends\x18\b \x01(\v2!.muster.network.v1.PackedBackendsH\x00R\x0epackedBackends\x12>\n" +
+	"\x06secret\x18\t \x01(\v2$.muster.dispatcher.v1.AssignedSecretH\x00R\x06secretB\b\n" +
+	"\x06object\"\xfb\x01\n" +
 	"\tObjectRef\x12\x14\n" +
 	"\x04task\x18\x01 \x01(\tH\x00R\x04task\x12\x14\n" +
 	"\x04spec\x18\x02 \x01(\fH\x00R\x04spec\x12\x18\n" +
 	"\x06config\x18\x03 \x01(\tH\x00R\x06config\x12\x1a\n" +
 	"\anetwork\x18\x04 \x01(\tH\x00R\anetwork\x120\n" +
 	"\x04peer\x18\x05 \x01(\v2\x1a.muster.network.v1.PeerRefH\x00R\x04peer\x129\n" +
-	"\aservice\x18\x06 \x01(\v2\x1d.muster.network.v1.ServiceRefH\x00R\aserviceB\x05\n" +
-	"\x03ref\"4\n" +
+	"\aservice\x18\x06 \x01(\v2\x1d.muster.network.v1.ServiceRefH\x00R\aservice\x12\x18\n" +
+	"\x06secret\x18\a \x01(\tH\x00R\x06secretB\x05\n" +
+	"\x03ref\"h\n" +
 	"\x0eAssignedConfig\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
-	"\x04data\x18\x02 \x01(\fR\x04data\"O\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1e\n" +
+	"\n" +
+	"templating\x18\x04 \x01(\tR\n" +
+	"templating\"\x81\x01\n" +
+	"\x0eAssignedSecret\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1e\n" +
+	"\n" +
+	"templating\x18\x04 \x01(\tR\n" +
+	"templating\x12\x17\n" +
+	"\atask_id\x18\x05 \x01(\tR\x06taskId\"O\n" +
 	"\fAssignedSpec\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\fR\x06digest\x12'\n" +
 	"\x04spec\x18\x02 \x01(\v2\x13.muster.v1.TaskSpecR\x04spec\"\x87\x05\n" +
@@ -2550,7 +2697,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_dispatcher_v1_dispatcher_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_muster_dispatcher_v1_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_muster_dispatcher_v1_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_muster_dispatcher_v1_dispatcher_proto_goTypes = []any{
 	(Refusal_Reason)(0),           // 0: muster.dispatcher.v1.Refusal.Reason
 	(*SessionRequest)(nil),        // 1: muster.dispatcher.v1.SessionRequest
@@ -2569,102 +2716,104 @@ var file_muster_dispatcher_v1_dispatcher_proto_goTypes = []any{
 	(*AssignedObject)(nil),        // 14: muster.dispatcher.v1.AssignedObject
 	(*ObjectRef)(nil),             // 15: muster.dispatcher.v1.ObjectRef
 	(*AssignedConfig)(nil),        // 16: muster.dispatcher.v1.AssignedConfig
-	(*AssignedSpec)(nil),          // 17: muster.dispatcher.v1.AssignedSpec
-	(*AssignedTask)(nil),          // 18: muster.dispatcher.v1.AssignedTask
-	(*StatusAck)(nil),             // 19: muster.dispatcher.v1.StatusAck
-	(*LogRequest)(nil),            // 20: muster.dispatcher.v1.LogRequest
-	(*LogCredit)(nil),             // 21: muster.dispatcher.v1.LogCredit
-	(*LogCancel)(nil),             // 22: muster.dispatcher.v1.LogCancel
-	(*LogData)(nil),               // 23: muster.dispatcher.v1.LogData
-	(*SubscribeLogsRequest)(nil),  // 24: muster.dispatcher.v1.SubscribeLogsRequest
-	(*SubscribeLogsResponse)(nil), // 25: muster.dispatcher.v1.SubscribeLogsResponse
-	(*ProbeOrder)(nil),            // 26: muster.dispatcher.v1.ProbeOrder
-	(*ProbeResult)(nil),           // 27: muster.dispatcher.v1.ProbeResult
-	(*ProbeRequest)(nil),          // 28: muster.dispatcher.v1.ProbeRequest
-	(*ProbeResponse)(nil),         // 29: muster.dispatcher.v1.ProbeResponse
-	nil,                           // 30: muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
-	(*v1.NodeDescription)(nil),    // 31: muster.v1.NodeDescription
-	(*v1.TaskStatus)(nil),         // 32: muster.v1.TaskStatus
-	(*v1.TaskTime)(nil),           // 33: muster.v1.TaskTime
-	(*durationpb.Duration)(nil),   // 34: google.protobuf.Duration
-	(*v1.NodeSpec)(nil),           // 35: muster.v1.NodeSpec
-	(*v11.Network)(nil),           // 36: muster.network.v1.Network
-	(*v11.Peer)(nil),              // 37: muster.network.v1.Peer
-	(*v11.Service)(nil),           // 38: muster.network.v1.Service
-	(*v11.Backends)(nil),          // 39: muster.network.v1.Backends
-	(*v11.PackedBackends)(nil),    // 40: muster.network.v1.PackedBackends
-	(*v11.PeerRef)(nil),           // 41: muster.network.v1.PeerRef
-	(*v11.ServiceRef)(nil),        // 42: muster.network.v1.ServiceRef
-	(*v1.TaskSpec)(nil),           // 43: muster.v1.TaskSpec
-	(v1.TaskState)(0),             // 44: muster.v1.TaskState
-	(*v1.PortConfig)(nil),         // 45: muster.v1.PortConfig
-	(*v1.LogOptions)(nil),         // 46: muster.v1.LogOptions
-	(*v1.LogMessage)(nil),         // 47: muster.v1.LogMessage
-	(*v11.ProbeResponse)(nil),     // 48: muster.network.v1.ProbeResponse
+	(*AssignedSecret)(nil),        // 17: muster.dispatcher.v1.AssignedSecret
+	(*AssignedSpec)(nil),          // 18: muster.dispatcher.v1.AssignedSpec
+	(*AssignedTask)(nil),          // 19: muster.dispatcher.v1.AssignedTask
+	(*StatusAck)(nil),             // 20: muster.dispatcher.v1.StatusAck
+	(*LogRequest)(nil),            // 21: muster.dispatcher.v1.LogRequest
+	(*LogCredit)(nil),             // 22: muster.dispatcher.v1.LogCredit
+	(*LogCancel)(nil),             // 23: muster.dispatcher.v1.LogCancel
+	(*LogData)(nil),               // 24: muster.dispatcher.v1.LogData
+	(*SubscribeLogsRequest)(nil),  // 25: muster.dispatcher.v1.SubscribeLogsRequest
+	(*SubscribeLogsResponse)(nil), // 26: muster.dispatcher.v1.SubscribeLogsResponse
+	(*ProbeOrder)(nil),            // 27: muster.dispatcher.v1.ProbeOrder
+	(*ProbeResult)(nil),           // 28: muster.dispatcher.v1.ProbeResult
+	(*ProbeRequest)(nil),          // 29: muster.dispatcher.v1.ProbeRequest
+	(*ProbeResponse)(nil),         // 30: muster.dispatcher.v1.ProbeResponse
+	nil,                           // 31: muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
+	(*v1.NodeDescription)(nil),    // 32: muster.v1.NodeDescription
+	(*v1.TaskStatus)(nil),         // 33: muster.v1.TaskStatus
+	(*v1.TaskTime)(nil),           // 34: muster.v1.TaskTime
+	(*durationpb.Duration)(nil),   // 35: google.protobuf.Duration
+	(*v1.NodeSpec)(nil),           // 36: muster.v1.NodeSpec
+	(*v11.Network)(nil),           // 37: muster.network.v1.Network
+	(*v11.Peer)(nil),              // 38: muster.network.v1.Peer
+	(*v11.Service)(nil),           // 39: muster.network.v1.Service
+	(*v11.Backends)(nil),          // 40: muster.network.v1.Backends
+	(*v11.PackedBackends)(nil),    // 41: muster.network.v1.PackedBackends
+	(*v11.PeerRef)(nil),           // 42: muster.network.v1.PeerRef
+	(*v11.ServiceRef)(nil),        // 43: muster.network.v1.ServiceRef
+	(*v1.TaskSpec)(nil),           // 44: muster.v1.TaskSpec
+	(v1.TaskState)(0),             // 45: muster.v1.TaskState
+	(*v1.PortConfig)(nil),         // 46: muster.v1.PortConfig
+	(*v1.LogOptions)(nil),         // 47: muster.v1.LogOptions
+	(*v1.LogMessage)(nil),         // 48: muster.v1.LogMessage
+	(*v11.ProbeResponse)(nil),     // 49: muster.network.v1.ProbeResponse
 }
 var file_muster_dispatcher_v1_dispatcher_proto_depIdxs = []int32{
 	2,  // 0: muster.dispatcher.v1.SessionRequest.hello:type_name -> muster.dispatcher.v1.Hello
 	3,  // 1: muster.dispatcher.v1.SessionRequest.heartbeat:type_name -> muster.dispatcher.v1.Heartbeat
 	4,  // 2: muster.dispatcher.v1.SessionRequest.status_report:type_name -> muster.dispatcher.v1.StatusReport
-	31, // 3: muster.dispatcher.v1.SessionRequest.description:type_name -> muster.v1.NodeDescription
-	23, // 4: muster.dispatcher.v1.SessionRequest.log_data:type_name -> muster.dispatcher.v1.LogData
+	32, // 3: muster.dispatcher.v1.SessionRequest.description:type_name -> muster.v1.NodeDescription
+	24, // 4: muster.dispatcher.v1.SessionRequest.log_data:type_name -> muster.dispatcher.v1.LogData
 	6,  // 5: muster.dispatcher.v1.SessionRequest.goodbye:type_name -> muster.dispatcher.v1.Goodbye
-	27, // 6: muster.dispatcher.v1.SessionRequest.probe_result:type_name -> muster.dispatcher.v1.ProbeResult
-	31, // 7: muster.dispatcher.v1.Hello.description:type_name -> muster.v1.NodeDescription
+	28, // 6: muster.dispatcher.v1.SessionRequest.probe_result:type_name -> muster.dispatcher.v1.ProbeResult
+	32, // 7: muster.dispatcher.v1.Hello.description:type_name -> muster.v1.NodeDescription
 	5,  // 8: muster.dispatcher.v1.StatusReport.statuses:type_name -> muster.dispatcher.v1.ReportedStatus
-	32, // 9: muster.dispatcher.v1.ReportedStatus.status:type_name -> muster.v1.TaskStatus
-	33, // 10: muster.dispatcher.v1.ReportedStatus.times:type_name -> muster.v1.TaskTime
+	33, // 9: muster.dispatcher.v1.ReportedStatus.status:type_name -> muster.v1.TaskStatus
+	34, // 10: muster.dispatcher.v1.ReportedStatus.times:type_name -> muster.v1.TaskTime
 	9,  // 11: muster.dispatcher.v1.SessionResponse.welcome:type_name -> muster.dispatcher.v1.Welcome
 	12, // 12: muster.dispatcher.v1.SessionResponse.redirect:type_name -> muster.dispatcher.v1.Redirect
 	13, // 13: muster.dispatcher.v1.SessionResponse.assignments:type_name -> muster.dispatcher.v1.Assignments
-	19, // 14: muster.dispatcher.v1.SessionResponse.status_ack:type_name -> muster.dispatcher.v1.StatusAck
-	20, // 15: muster.dispatcher.v1.SessionResponse.log_request:type_name -> muster.dispatcher.v1.LogRequest
-	22, // 16: muster.dispatcher.v1.SessionResponse.log_cancel:type_name -> muster.dispatcher.v1.LogCancel
+	20, // 14: muster.dispatcher.v1.SessionResponse.status_ack:type_name -> muster.dispatcher.v1.StatusAck
+	21, // 15: muster.dispatcher.v1.SessionResponse.log_request:type_name -> muster.dispatcher.v1.LogRequest
+	23, // 16: muster.dispatcher.v1.SessionResponse.log_cancel:type_name -> muster.dispatcher.v1.LogCancel
 	11, // 17: muster.dispatcher.v1.SessionResponse.heartbeat_ack:type_name -> muster.dispatcher.v1.HeartbeatAck
-	21, // 18: muster.dispatcher.v1.SessionResponse.log_credit:type_name -> muster.dispatcher.v1.LogCredit
+	22, // 18: muster.dispatcher.v1.SessionResponse.log_credit:type_name -> muster.dispatcher.v1.LogCredit
 	10, // 19: muster.dispatcher.v1.SessionResponse.dispatchers:type_name -> muster.dispatcher.v1.Dispatchers
-	26, // 20: muster.dispatcher.v1.SessionResponse.probe_order:type_name -> muster.dispatcher.v1.ProbeOrder
+	27, // 20: muster.dispatcher.v1.SessionResponse.probe_order:type_name -> muster.dispatcher.v1.ProbeOrder
 	0,  // 21: muster.dispatcher.v1.Refusal.reason:type_name -> muster.dispatcher.v1.Refusal.Reason
-	34, // 22: muster.dispatcher.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
-	35, // 23: muster.dispatcher.v1.Welcome.node:type_name -> muster.v1.NodeSpec
-	17, // 24: muster.dispatcher.v1.Assignments.specs:type_name -> muster.dispatcher.v1.AssignedSpec
-	18, // 25: muster.dispatcher.v1.Assignments.tasks:type_name -> muster.dispatcher.v1.AssignedTask
+	35, // 22: muster.dispatcher.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
+	36, // 23: muster.dispatcher.v1.Welcome.node:type_name -> muster.v1.NodeSpec
+	18, // 24: muster.dispatcher.v1.Assignments.specs:type_name -> muster.dispatcher.v1.AssignedSpec
+	19, // 25: muster.dispatcher.v1.Assignments.tasks:type_name -> muster.dispatcher.v1.AssignedTask
 	14, // 26: muster.dispatcher.v1.Assignments.objects:type_name -> muster.dispatcher.v1.AssignedObject
 	15, // 27: muster.dispatcher.v1.Assignments.withdrawn:type_name -> muster.dispatcher.v1.ObjectRef
-	18, // 28: muster.dispatcher.v1.AssignedObject.task:type_name -> muster.dispatcher.v1.AssignedTask
-	17, // 29: muster.dispatcher.v1.AssignedObject.spec:type_name -> muster.dispatcher.v1.AssignedSpec
+	19, // 28: muster.dispatcher.v1.AssignedObject.task:type_name -> muster.dispatcher.v1.AssignedTask
+	18, // 29: muster.dispatcher.v1.AssignedObject.spec:type_name -> muster.dispatcher.v1.AssignedSpec
 	16, // 30: muster.dispatcher.v1.AssignedObject.config:type_name -> muster.dispatcher.v1.AssignedConfig
-	36, // 31: muster.dispatcher.v1.AssignedObject.network:type_name -> muster.network.v1.Network
-	37, // 32: muster.dispatcher.v1.AssignedObject.peer:type_name -> muster.network.v1.Peer
-	38, // 33: muster.dispatcher.v1.AssignedObject.service:type_name -> muster.network.v1.Service
-	39, // 34: muster.dispatcher.v1.AssignedObject.backends:type_name -> muster.network.v1.Backends
-	40, // 35: muster.dispatcher.v1.AssignedObject.packed_backends:type_name -> muster.network.v1.PackedBackends
-	41, // 36: muster.dispatcher.v1.ObjectRef.peer:type_name -> muster.network.v1.PeerRef
-	42, // 37: muster.dispatcher.v1.ObjectRef.service:type_name -> muster.network.v1.ServiceRef
-	43, // 38: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
-	44, // 39: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
-	30, // 40: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
-	45, // 41: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
-	44, // 42: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
-	15, // 43: muster.dispatcher.v1.AssignedTask.dependencies:type_name -> muster.dispatcher.v1.ObjectRef
-	34, // 44: muster.dispatcher.v1.AssignedTask.drain_delay:type_name -> google.protobuf.Duration
-	46, // 45: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
-	47, // 46: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
-	46, // 47: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
-	47, // 48: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
-	48, // 49: muster.dispatcher.v1.ProbeResult.response:type_name -> muster.network.v1.ProbeResponse
-	48, // 50: muster.dispatcher.v1.ProbeResponse.response:type_name -> muster.network.v1.ProbeResponse
-	1,  // 51: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
-	24, // 52: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
-	28, // 53: muster.dispatcher.v1.ProbeService.Probe:input_type -> muster.dispatcher.v1.ProbeRequest
-	7,  // 54: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
-	25, // 55: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
-	29, // 56: muster.dispatcher.v1.ProbeService.Probe:output_type -> muster.dispatcher.v1.ProbeResponse
-	54, // [54:57] is the sub-list for method output_type
-	51, // [51:54] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	37, // 31: muster.dispatcher.v1.AssignedObject.network:type_name -> muster.network.v1.Network
+	38, // 32: muster.dispatcher.v1.AssignedObject.peer:type_name -> muster.network.v1.Peer
+	39, // 33: muster.dispatcher.v1.AssignedObject.service:type_name -> muster.network.v1.Service
+	40, // 34: muster.dispatcher.v1.AssignedObject.backends:type_name -> muster.network.v1.Backends
+	41, // 35: muster.dispatcher.v1.AssignedObject.packed_backends:type_name -> muster.network.v1.PackedBackends
+	17, // 36: muster.dispatcher.v1.AssignedObject.secret:type_name -> muster.dispatcher.v1.AssignedSecret
+	42, // 37: muster.dispatcher.v1.ObjectRef.peer:type_name -> muster.network.v1.PeerRef
+	43, // 38: muster.dispatcher.v1.ObjectRef.service:type_name -> muster.network.v1.ServiceRef
+	44, // 39: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
+	45, // 40: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
+	31, // 41: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
+	46, // 42: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
+	45, // 43: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
+	15, // 44: muster.dispatcher.v1.AssignedTask.dependencies:type_name -> muster.dispatcher.v1.ObjectRef
+	35, // 45: muster.dispatcher.v1.AssignedTask.drain_delay:type_name -> google.protobuf.Duration
+	47, // 46: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
+	48, // 47: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
+	47, // 48: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
+	48, // 49: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
+	49, // 50: muster.dispatcher.v1.ProbeResult.response:type_name -> muster.network.v1.ProbeResponse
+	49, // 51: muster.dispatcher.v1.ProbeResponse.response:type_name -> muster.network.v1.ProbeResponse
+	1,  // 52: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
+	25, // 53: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
+	29, // 54: muster.dispatcher.v1.ProbeService.Probe:input_type -> muster.dispatcher.v1.ProbeRequest
+	7,  // 55: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
+	26, // 56: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
+	30, // 57: muster.dispatcher.v1.ProbeService.Probe:output_type -> muster.dispatcher.v1.ProbeResponse
+	55, // [55:58] is the sub-list for method output_type
+	52, // [52:55] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_muster_dispatcher_v1_dispatcher_proto_init() }
@@ -2702,6 +2851,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_init() {
 		(*AssignedObject_Service)(nil),
 		(*AssignedObject_Backends)(nil),
 		(*AssignedObject_PackedBackends)(nil),
+		(*AssignedObject_Secret)(nil),
 	}
 	file_muster_dispatcher_v1_dispatcher_proto_msgTypes[14].OneofWrappers = []any{
 		(*ObjectRef_Task)(nil),
@@ -2710,6 +2860,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_init() {
 		(*ObjectRef_Network)(nil),
 		(*ObjectRef_Peer)(nil),
 		(*ObjectRef_Service)(nil),
+		(*ObjectRef_Secret)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2717,7 +2868,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_dispatcher_v1_dispatcher_proto_rawDesc), len(file_muster_dispatcher_v1_dispatcher_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -129,7 +129,7 @@ func (x ListedTask_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ListedTask_State.Descriptor instead.
 func (ListedTask_State) EnumDescriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{21, 0}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{22, 0}
 }
 
 // ExecutorError is the detail of an error status.
@@ -231,8 +231,12 @@ type Task struct {
 	// network, such as published ports and the hosts file, must be there from Prepare to
 	// Remove, whether its own container runs or not.
 	SharesNetworkOf string `protobuf:"bytes,11,opt,name=shares_network_of,json=sharesNetworkOf,proto3" json:"shares_network_of,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Files that the task must see: its secrets and configs. They are there before Prepare
+	// and until Remove has returned. Executors that do not say task_files get no task that
+	// has any.
+	Files         []*TaskFile `protobuf:"bytes,12,rep,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Task) Reset() {
@@ -342,6 +346,103 @@ func (x *Task) GetSharesNetworkOf() string {
 	return ""
 }
 
+func (x *Task) GetFiles() []*TaskFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+// TaskFile is a file that the worker holds ready for a task.
+type TaskFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The path on the node, on a tmpfs; owner and mode are already right. The worker
+	// replaces the file by renaming another one over it, so what is mounted is its
+	// directory, or the file's content is written again.
+	Source string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// The absolute path in the task.
+	Target string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	Uid    uint32 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid    uint32 `protobuf:"varint,4,opt,name=gid,proto3" json:"gid,omitempty"`
+	Mode   uint32 `protobuf:"varint,5,opt,name=mode,proto3" json:"mode,omitempty"`
+	// The file holds a secret: it must get into no image, log, or disk.
+	Secret        bool `protobuf:"varint,6,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskFile) Reset() {
+	*x = TaskFile{}
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskFile) ProtoMessage() {}
+
+func (x *TaskFile) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskFile.ProtoReflect.Descriptor instead.
+func (*TaskFile) Descriptor() ([]byte, []int) {
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *TaskFile) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *TaskFile) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *TaskFile) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *TaskFile) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+func (x *TaskFile) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *TaskFile) GetSecret() bool {
+	if x != nil {
+		return x.Secret
+	}
+	return false
+}
+
 // TaskNetwork is the network of a task that is attached to networks.
 type TaskNetwork struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -359,7 +460,7 @@ type TaskNetwork struct {
 
 func (x *TaskNetwork) Reset() {
 	*x = TaskNetwork{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[2]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -371,7 +472,7 @@ func (x *TaskNetwork) String() string {
 func (*TaskNetwork) ProtoMessage() {}
 
 func (x *TaskNetwork) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[2]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -384,7 +485,7 @@ func (x *TaskNetwork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskNetwork.ProtoReflect.Descriptor instead.
 func (*TaskNetwork) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{2}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *TaskNetwork) GetNamespace() string {
@@ -431,7 +532,7 @@ type DescribeRequest struct {
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[3]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +544,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[3]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,7 +557,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{3}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{4}
 }
 
 // DescribeResponse is what an executor is.
@@ -485,14 +586,20 @@ type DescribeResponse struct {
 	Platform *v1.Platform `protobuf:"bytes,9,opt,name=platform,proto3" json:"platform,omitempty"`
 	// It runs the containers of task groups: see Task.shares_network_of. Workers that
 	// know groups report this as the capability "groups".
-	TaskGroups    bool `protobuf:"varint,10,opt,name=task_groups,json=taskGroups,proto3" json:"task_groups,omitempty"`
+	TaskGroups bool `protobuf:"varint,10,opt,name=task_groups,json=taskGroups,proto3" json:"task_groups,omitempty"`
+	// It gives tasks their files: see Task.files.
+	TaskFiles bool `protobuf:"varint,11,opt,name=task_files,json=taskFiles,proto3" json:"task_files,omitempty"`
+	// It delivers signals: see Signal.
+	Signals bool `protobuf:"varint,12,opt,name=signals,proto3" json:"signals,omitempty"`
+	// What volumes tasks may have: names of volume drivers, such as "local".
+	VolumeDrivers []string `protobuf:"bytes,13,rep,name=volume_drivers,json=volumeDrivers,proto3" json:"volume_drivers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[4]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -504,7 +611,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[4]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -517,7 +624,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{4}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DescribeResponse) GetName() string {
@@ -590,6 +697,27 @@ func (x *DescribeResponse) GetTaskGroups() bool {
 	return false
 }
 
+func (x *DescribeResponse) GetTaskFiles() bool {
+	if x != nil {
+		return x.TaskFiles
+	}
+	return false
+}
+
+func (x *DescribeResponse) GetSignals() bool {
+	if x != nil {
+		return x.Signals
+	}
+	return false
+}
+
+func (x *DescribeResponse) GetVolumeDrivers() []string {
+	if x != nil {
+		return x.VolumeDrivers
+	}
+	return nil
+}
+
 // PrepareRequest names the task to prepare.
 type PrepareRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -601,7 +729,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[5]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +741,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[5]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +754,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{5}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PrepareRequest) GetTask() *Task {
@@ -656,7 +784,7 @@ type PrepareResponse struct {
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[6]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +796,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[6]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +809,7 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{6}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PrepareResponse) GetHandle() []byte {
@@ -711,7 +839,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[7]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +851,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[7]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +864,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{7}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StartRequest) GetTask() *Task {
@@ -773,7 +901,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[8]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -785,7 +913,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[8]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -798,7 +926,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{8}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StartResponse) GetHandle() []byte {
@@ -833,7 +961,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[9]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -845,7 +973,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[9]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -858,7 +986,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{9}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WaitRequest) GetTaskId() string {
@@ -890,7 +1018,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[10]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -902,7 +1030,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[10]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -915,7 +1043,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{10}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WaitResponse) GetRuntime() *v1.RuntimeStatus {
@@ -950,7 +1078,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[11]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -962,7 +1090,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[11]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -975,7 +1103,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{11}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UpdateRequest) GetTask() *Task {
@@ -1002,7 +1130,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[12]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1014,7 +1142,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[12]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1027,7 +1155,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{12}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UpdateResponse) GetHandle() []byte {
@@ -1050,7 +1178,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[13]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1062,7 +1190,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[13]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1075,7 +1203,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{13}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ShutdownRequest) GetTaskId() string {
@@ -1109,7 +1237,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[14]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1121,7 +1249,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[14]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1134,7 +1262,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{14}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ShutdownResponse) GetRuntime() *v1.RuntimeStatus {
@@ -1155,7 +1283,7 @@ type TerminateRequest struct {
 
 func (x *TerminateRequest) Reset() {
 	*x = TerminateRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[15]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1167,7 +1295,7 @@ func (x *TerminateRequest) String() string {
 func (*TerminateRequest) ProtoMessage() {}
 
 func (x *TerminateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[15]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1180,7 +1308,7 @@ func (x *TerminateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminateRequest.ProtoReflect.Descriptor instead.
 func (*TerminateRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{15}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TerminateRequest) GetTaskId() string {
@@ -1207,7 +1335,7 @@ type TerminateResponse struct {
 
 func (x *TerminateResponse) Reset() {
 	*x = TerminateResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[16]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1219,7 +1347,7 @@ func (x *TerminateResponse) String() string {
 func (*TerminateResponse) ProtoMessage() {}
 
 func (x *TerminateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[16]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1232,7 +1360,7 @@ func (x *TerminateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminateResponse.ProtoReflect.Descriptor instead.
 func (*TerminateResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{16}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TerminateResponse) GetRuntime() *v1.RuntimeStatus {
@@ -1253,7 +1381,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[17]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1393,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[17]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1406,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{17}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RemoveRequest) GetTaskId() string {
@@ -1304,7 +1432,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[18]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +1444,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[18]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +1457,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{18}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{19}
 }
 
 // ListRequest says whose tasks to list.
@@ -1343,7 +1471,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[19]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1483,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[19]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1496,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{19}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListRequest) GetNodeId() string {
@@ -1388,7 +1516,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[20]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1400,7 +1528,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[20]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1413,7 +1541,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{20}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListResponse) GetTasks() []*ListedTask {
@@ -1438,7 +1566,7 @@ type ListedTask struct {
 
 func (x *ListedTask) Reset() {
 	*x = ListedTask{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[21]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1450,7 +1578,7 @@ func (x *ListedTask) String() string {
 func (*ListedTask) ProtoMessage() {}
 
 func (x *ListedTask) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[21]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1463,7 +1591,7 @@ func (x *ListedTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListedTask.ProtoReflect.Descriptor instead.
 func (*ListedTask) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{21}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListedTask) GetTaskId() string {
@@ -1513,7 +1641,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[22]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1525,7 +1653,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[22]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1538,7 +1666,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{22}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LogsRequest) GetTaskId() string {
@@ -1575,7 +1703,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[23]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1715,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[23]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1728,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{23}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LogsResponse) GetTimestamp() *timestamppb.Timestamp {
@@ -1635,7 +1763,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[24]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1647,7 +1775,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[24]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1660,7 +1788,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{24}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StatsRequest) GetTaskId() string {
@@ -1691,7 +1819,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[25]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +1831,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[25]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +1844,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{25}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StatsResponse) GetAt() *timestamppb.Timestamp {
@@ -1762,7 +1890,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[26]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1774,7 +1902,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[26]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1787,7 +1915,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{26}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExecRequest) GetRequest() isExecRequest_Request {
@@ -1862,7 +1990,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[27]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1874,7 +2002,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[27]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1887,7 +2015,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{27}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ExecStart) GetTaskId() string {
@@ -1943,7 +2071,7 @@ type TerminalSize struct {
 
 func (x *TerminalSize) Reset() {
 	*x = TerminalSize{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[28]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2083,7 @@ func (x *TerminalSize) String() string {
 func (*TerminalSize) ProtoMessage() {}
 
 func (x *TerminalSize) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[28]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2096,7 @@ func (x *TerminalSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
 func (*TerminalSize) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{28}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *TerminalSize) GetRows() uint32 {
@@ -2000,7 +2128,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[29]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2012,7 +2140,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[29]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2025,7 +2153,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{29}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ExecResponse) GetResponse() isExecResponse_Response {
@@ -2096,7 +2224,7 @@ type ObserveRequest struct {
 
 func (x *ObserveRequest) Reset() {
 	*x = ObserveRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[30]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2108,7 +2236,7 @@ func (x *ObserveRequest) String() string {
 func (*ObserveRequest) ProtoMessage() {}
 
 func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[30]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2121,7 +2249,7 @@ func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObserveRequest.ProtoReflect.Descriptor instead.
 func (*ObserveRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{30}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ObserveRequest) GetTaskId() string {
@@ -2155,7 +2283,7 @@ type ObserveResponse struct {
 
 func (x *ObserveResponse) Reset() {
 	*x = ObserveResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[31]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2167,7 +2295,7 @@ func (x *ObserveResponse) String() string {
 func (*ObserveResponse) ProtoMessage() {}
 
 func (x *ObserveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[31]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2180,7 +2308,7 @@ func (x *ObserveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObserveResponse.ProtoReflect.Descriptor instead.
 func (*ObserveResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{31}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ObserveResponse) GetRuntime() *v1.RuntimeStatus {
@@ -2218,7 +2346,7 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\x05Blame\x12\x15\n" +
 	"\x11BLAME_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04NODE\x10\x01\x12\b\n" +
-	"\x04SPEC\x10\x02\"\xcf\x03\n" +
+	"\x04SPEC\x10\x02\"\x83\x04\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -2232,17 +2360,25 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\x05ports\x18\t \x03(\v2\x15.muster.v1.PortConfigR\x05ports\x12\x1c\n" +
 	"\tnetworked\x18\n" +
 	" \x01(\bR\tnetworked\x12*\n" +
-	"\x11shares_network_of\x18\v \x01(\tR\x0fsharesNetworkOf\x1a@\n" +
+	"\x11shares_network_of\x18\v \x01(\tR\x0fsharesNetworkOf\x122\n" +
+	"\x05files\x18\f \x03(\v2\x1c.muster.executor.v1.TaskFileR\x05files\x1a@\n" +
 	"\x12ServiceLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x95\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8a\x01\n" +
+	"\bTaskFile\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\x04 \x01(\rR\x03gid\x12\x12\n" +
+	"\x04mode\x18\x05 \x01(\rR\x04mode\x12\x16\n" +
+	"\x06secret\x18\x06 \x01(\bR\x06secret\"\x95\x01\n" +
 	"\vTaskNetwork\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12 \n" +
 	"\vnameservers\x18\x02 \x03(\tR\vnameservers\x12\x16\n" +
 	"\x06search\x18\x03 \x03(\tR\x06search\x12\x18\n" +
 	"\aoptions\x18\x04 \x03(\tR\aoptions\x12\x14\n" +
 	"\x05hosts\x18\x05 \x03(\tR\x05hosts\"\x11\n" +
-	"\x0fDescribeRequest\"\xdb\x02\n" +
+	"\x0fDescribeRequest\"\xbb\x03\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
@@ -2255,7 +2391,11 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\bplatform\x18\t \x01(\v2\x13.muster.v1.PlatformR\bplatform\x12\x1f\n" +
 	"\vtask_groups\x18\n" +
 	" \x01(\bR\n" +
-	"taskGroups\"V\n" +
+	"taskGroups\x12\x1d\n" +
+	"\n" +
+	"task_files\x18\v \x01(\bR\ttaskFiles\x12\x18\n" +
+	"\asignals\x18\f \x01(\bR\asignals\x12%\n" +
+	"\x0evolume_drivers\x18\r \x03(\tR\rvolumeDrivers\"V\n" +
 	"\x0ePrepareRequest\x12,\n" +
 	"\x04task\x18\x01 \x01(\v2\x18.muster.executor.v1.TaskR\x04task\x12\x16\n" +
 	"\x06handle\x18\x02 \x01(\fR\x06handle\"V\n" +
@@ -2385,115 +2525,117 @@ func file_muster_executor_v1_executor_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_executor_v1_executor_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_muster_executor_v1_executor_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_muster_executor_v1_executor_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_muster_executor_v1_executor_proto_goTypes = []any{
 	(ExecutorError_Blame)(0),      // 0: muster.executor.v1.ExecutorError.Blame
 	(ListedTask_State)(0),         // 1: muster.executor.v1.ListedTask.State
 	(*ExecutorError)(nil),         // 2: muster.executor.v1.ExecutorError
 	(*Task)(nil),                  // 3: muster.executor.v1.Task
-	(*TaskNetwork)(nil),           // 4: muster.executor.v1.TaskNetwork
-	(*DescribeRequest)(nil),       // 5: muster.executor.v1.DescribeRequest
-	(*DescribeResponse)(nil),      // 6: muster.executor.v1.DescribeResponse
-	(*PrepareRequest)(nil),        // 7: muster.executor.v1.PrepareRequest
-	(*PrepareResponse)(nil),       // 8: muster.executor.v1.PrepareResponse
-	(*StartRequest)(nil),          // 9: muster.executor.v1.StartRequest
-	(*StartResponse)(nil),         // 10: muster.executor.v1.StartResponse
-	(*WaitRequest)(nil),           // 11: muster.executor.v1.WaitRequest
-	(*WaitResponse)(nil),          // 12: muster.executor.v1.WaitResponse
-	(*UpdateRequest)(nil),         // 13: muster.executor.v1.UpdateRequest
-	(*UpdateResponse)(nil),        // 14: muster.executor.v1.UpdateResponse
-	(*ShutdownRequest)(nil),       // 15: muster.executor.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 16: muster.executor.v1.ShutdownResponse
-	(*TerminateRequest)(nil),      // 17: muster.executor.v1.TerminateRequest
-	(*TerminateResponse)(nil),     // 18: muster.executor.v1.TerminateResponse
-	(*RemoveRequest)(nil),         // 19: muster.executor.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 20: muster.executor.v1.RemoveResponse
-	(*ListRequest)(nil),           // 21: muster.executor.v1.ListRequest
-	(*ListResponse)(nil),          // 22: muster.executor.v1.ListResponse
-	(*ListedTask)(nil),            // 23: muster.executor.v1.ListedTask
-	(*LogsRequest)(nil),           // 24: muster.executor.v1.LogsRequest
-	(*LogsResponse)(nil),          // 25: muster.executor.v1.LogsResponse
-	(*StatsRequest)(nil),          // 26: muster.executor.v1.StatsRequest
-	(*StatsResponse)(nil),         // 27: muster.executor.v1.StatsResponse
-	(*ExecRequest)(nil),           // 28: muster.executor.v1.ExecRequest
-	(*ExecStart)(nil),             // 29: muster.executor.v1.ExecStart
-	(*TerminalSize)(nil),          // 30: muster.executor.v1.TerminalSize
-	(*ExecResponse)(nil),          // 31: muster.executor.v1.ExecResponse
-	(*ObserveRequest)(nil),        // 32: muster.executor.v1.ObserveRequest
-	(*ObserveResponse)(nil),       // 33: muster.executor.v1.ObserveResponse
-	nil,                           // 34: muster.executor.v1.Task.ServiceLabelsEntry
-	(*durationpb.Duration)(nil),   // 35: google.protobuf.Duration
-	(*v1.TaskSpec)(nil),           // 36: muster.v1.TaskSpec
-	(*v1.PortConfig)(nil),         // 37: muster.v1.PortConfig
-	(*v1.Resources)(nil),          // 38: muster.v1.Resources
-	(*v1.Platform)(nil),           // 39: muster.v1.Platform
-	(*v1.RuntimeStatus)(nil),      // 40: muster.v1.RuntimeStatus
-	(*timestamppb.Timestamp)(nil), // 41: google.protobuf.Timestamp
-	(*v1.LogOptions)(nil),         // 42: muster.v1.LogOptions
-	(v1.LogStream)(0),             // 43: muster.v1.LogStream
+	(*TaskFile)(nil),              // 4: muster.executor.v1.TaskFile
+	(*TaskNetwork)(nil),           // 5: muster.executor.v1.TaskNetwork
+	(*DescribeRequest)(nil),       // 6: muster.executor.v1.DescribeRequest
+	(*DescribeResponse)(nil),      // 7: muster.executor.v1.DescribeResponse
+	(*PrepareRequest)(nil),        // 8: muster.executor.v1.PrepareRequest
+	(*PrepareResponse)(nil),       // 9: muster.executor.v1.PrepareResponse
+	(*StartRequest)(nil),          // 10: muster.executor.v1.StartRequest
+	(*StartResponse)(nil),         // 11: muster.executor.v1.StartResponse
+	(*WaitRequest)(nil),           // 12: muster.executor.v1.WaitRequest
+	(*WaitResponse)(nil),          // 13: muster.executor.v1.WaitResponse
+	(*UpdateRequest)(nil),         // 14: muster.executor.v1.UpdateRequest
+	(*UpdateResponse)(nil),        // 15: muster.executor.v1.UpdateResponse
+	(*ShutdownRequest)(nil),       // 16: muster.executor.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 17: muster.executor.v1.ShutdownResponse
+	(*TerminateRequest)(nil),      // 18: muster.executor.v1.TerminateRequest
+	(*TerminateResponse)(nil),     // 19: muster.executor.v1.TerminateResponse
+	(*RemoveRequest)(nil),         // 20: muster.executor.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 21: muster.executor.v1.RemoveResponse
+	(*ListRequest)(nil),           // 22: muster.executor.v1.ListRequest
+	(*ListResponse)(nil),          // 23: muster.executor.v1.ListResponse
+	(*ListedTask)(nil),            // 24: muster.executor.v1.ListedTask
+	(*LogsRequest)(nil),           // 25: muster.executor.v1.LogsRequest
+	(*LogsResponse)(nil),          // 26: muster.executor.v1.LogsResponse
+	(*StatsRequest)(nil),          // 27: muster.executor.v1.StatsRequest
+	(*StatsResponse)(nil),         // 28: muster.executor.v1.StatsResponse
+	(*ExecRequest)(nil),           // 29: muster.executor.v1.ExecRequest
+	(*ExecStart)(nil),             // 30: muster.executor.v1.ExecStart
+	(*TerminalSize)(nil),          // 31: muster.executor.v1.TerminalSize
+	(*ExecResponse)(nil),          // 32: muster.executor.v1.ExecResponse
+	(*ObserveRequest)(nil),        // 33: muster.executor.v1.ObserveRequest
+	(*ObserveResponse)(nil),       // 34: muster.executor.v1.ObserveResponse
+	nil,                           // 35: muster.executor.v1.Task.ServiceLabelsEntry
+	(*durationpb.Duration)(nil),   // 36: google.protobuf.Duration
+	(*v1.TaskSpec)(nil),           // 37: muster.v1.TaskSpec
+	(*v1.PortConfig)(nil),         // 38: muster.v1.PortConfig
+	(*v1.Resources)(nil),          // 39: muster.v1.Resources
+	(*v1.Platform)(nil),           // 40: muster.v1.Platform
+	(*v1.RuntimeStatus)(nil),      // 41: muster.v1.RuntimeStatus
+	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
+	(*v1.LogOptions)(nil),         // 43: muster.v1.LogOptions
+	(v1.LogStream)(0),             // 44: muster.v1.LogStream
 }
 var file_muster_executor_v1_executor_proto_depIdxs = []int32{
-	35, // 0: muster.executor.v1.ExecutorError.retry_after:type_name -> google.protobuf.Duration
+	36, // 0: muster.executor.v1.ExecutorError.retry_after:type_name -> google.protobuf.Duration
 	0,  // 1: muster.executor.v1.ExecutorError.blame:type_name -> muster.executor.v1.ExecutorError.Blame
-	34, // 2: muster.executor.v1.Task.service_labels:type_name -> muster.executor.v1.Task.ServiceLabelsEntry
-	36, // 3: muster.executor.v1.Task.spec:type_name -> muster.v1.TaskSpec
-	37, // 4: muster.executor.v1.Task.ports:type_name -> muster.v1.PortConfig
-	38, // 5: muster.executor.v1.DescribeResponse.resources:type_name -> muster.v1.Resources
-	39, // 6: muster.executor.v1.DescribeResponse.platform:type_name -> muster.v1.Platform
-	3,  // 7: muster.executor.v1.PrepareRequest.task:type_name -> muster.executor.v1.Task
-	3,  // 8: muster.executor.v1.StartRequest.task:type_name -> muster.executor.v1.Task
-	4,  // 9: muster.executor.v1.StartRequest.network:type_name -> muster.executor.v1.TaskNetwork
-	40, // 10: muster.executor.v1.StartResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	37, // 11: muster.executor.v1.StartResponse.ports:type_name -> muster.v1.PortConfig
-	40, // 12: muster.executor.v1.WaitResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	41, // 13: muster.executor.v1.WaitResponse.ended_at:type_name -> google.protobuf.Timestamp
-	3,  // 14: muster.executor.v1.UpdateRequest.task:type_name -> muster.executor.v1.Task
-	35, // 15: muster.executor.v1.ShutdownRequest.grace_period:type_name -> google.protobuf.Duration
-	40, // 16: muster.executor.v1.ShutdownResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	40, // 17: muster.executor.v1.TerminateResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	23, // 18: muster.executor.v1.ListResponse.tasks:type_name -> muster.executor.v1.ListedTask
-	1,  // 19: muster.executor.v1.ListedTask.state:type_name -> muster.executor.v1.ListedTask.State
-	40, // 20: muster.executor.v1.ListedTask.runtime:type_name -> muster.v1.RuntimeStatus
-	42, // 21: muster.executor.v1.LogsRequest.options:type_name -> muster.v1.LogOptions
-	41, // 22: muster.executor.v1.LogsResponse.timestamp:type_name -> google.protobuf.Timestamp
-	43, // 23: muster.executor.v1.LogsResponse.stream:type_name -> muster.v1.LogStream
-	41, // 24: muster.executor.v1.StatsResponse.at:type_name -> google.protobuf.Timestamp
-	35, // 25: muster.executor.v1.StatsResponse.cpu:type_name -> google.protobuf.Duration
-	29, // 26: muster.executor.v1.ExecRequest.start:type_name -> muster.executor.v1.ExecStart
-	30, // 27: muster.executor.v1.ExecRequest.resize:type_name -> muster.executor.v1.TerminalSize
-	30, // 28: muster.executor.v1.ExecStart.size:type_name -> muster.executor.v1.TerminalSize
-	40, // 29: muster.executor.v1.ObserveResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	5,  // 30: muster.executor.v1.ExecutorService.Describe:input_type -> muster.executor.v1.DescribeRequest
-	7,  // 31: muster.executor.v1.ExecutorService.Prepare:input_type -> muster.executor.v1.PrepareRequest
-	9,  // 32: muster.executor.v1.ExecutorService.Start:input_type -> muster.executor.v1.StartRequest
-	11, // 33: muster.executor.v1.ExecutorService.Wait:input_type -> muster.executor.v1.WaitRequest
-	13, // 34: muster.executor.v1.ExecutorService.Update:input_type -> muster.executor.v1.UpdateRequest
-	15, // 35: muster.executor.v1.ExecutorService.Shutdown:input_type -> muster.executor.v1.ShutdownRequest
-	17, // 36: muster.executor.v1.ExecutorService.Terminate:input_type -> muster.executor.v1.TerminateRequest
-	19, // 37: muster.executor.v1.ExecutorService.Remove:input_type -> muster.executor.v1.RemoveRequest
-	21, // 38: muster.executor.v1.ExecutorService.List:input_type -> muster.executor.v1.ListRequest
-	24, // 39: muster.executor.v1.ExecutorService.Logs:input_type -> muster.executor.v1.LogsRequest
-	26, // 40: muster.executor.v1.ExecutorService.Stats:input_type -> muster.executor.v1.StatsRequest
-	28, // 41: muster.executor.v1.ExecutorService.Exec:input_type -> muster.executor.v1.ExecRequest
-	32, // 42: muster.executor.v1.ExecutorService.Observe:input_type -> muster.executor.v1.ObserveRequest
-	6,  // 43: muster.executor.v1.ExecutorService.Describe:output_type -> muster.executor.v1.DescribeResponse
-	8,  // 44: muster.executor.v1.ExecutorService.Prepare:output_type -> muster.executor.v1.PrepareResponse
-	10, // 45: muster.executor.v1.ExecutorService.Start:output_type -> muster.executor.v1.StartResponse
-	12, // 46: muster.executor.v1.ExecutorService.Wait:output_type -> muster.executor.v1.WaitResponse
-	14, // 47: muster.executor.v1.ExecutorService.Update:output_type -> muster.executor.v1.UpdateResponse
-	16, // 48: muster.executor.v1.ExecutorService.Shutdown:output_type -> muster.executor.v1.ShutdownResponse
-	18, // 49: muster.executor.v1.ExecutorService.Terminate:output_type -> muster.executor.v1.TerminateResponse
-	20, // 50: muster.executor.v1.ExecutorService.Remove:output_type -> muster.executor.v1.RemoveResponse
-	22, // 51: muster.executor.v1.ExecutorService.List:output_type -> muster.executor.v1.ListResponse
-	25, // 52: muster.executor.v1.ExecutorService.Logs:output_type -> muster.executor.v1.LogsResponse
-	27, // 53: muster.executor.v1.ExecutorService.Stats:output_type -> muster.executor.v1.StatsResponse
-	31, // 54: muster.executor.v1.ExecutorService.Exec:output_type -> muster.executor.v1.ExecResponse
-	33, // 55: muster.executor.v1.ExecutorService.Observe:output_type -> muster.executor.v1.ObserveResponse
-	43, // [43:56] is the sub-list for method output_type
-	30, // [30:43] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	35, // 2: muster.executor.v1.Task.service_labels:type_name -> muster.executor.v1.Task.ServiceLabelsEntry
+	37, // 3: muster.executor.v1.Task.spec:type_name -> muster.v1.TaskSpec
+	38, // 4: muster.executor.v1.Task.ports:type_name -> muster.v1.PortConfig
+	4,  // 5: muster.executor.v1.Task.files:type_name -> muster.executor.v1.TaskFile
+	39, // 6: muster.executor.v1.DescribeResponse.resources:type_name -> muster.v1.Resources
+	40, // 7: muster.executor.v1.DescribeResponse.platform:type_name -> muster.v1.Platform
+	3,  // 8: muster.executor.v1.PrepareRequest.task:type_name -> muster.executor.v1.Task
+	3,  // 9: muster.executor.v1.StartRequest.task:type_name -> muster.executor.v1.Task
+	5,  // 10: muster.executor.v1.StartRequest.network:type_name -> muster.executor.v1.TaskNetwork
+	41, // 11: muster.executor.v1.StartResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	38, // 12: muster.executor.v1.StartResponse.ports:type_name -> muster.v1.PortConfig
+	41, // 13: muster.executor.v1.WaitResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	42, // 14: muster.executor.v1.WaitResponse.ended_at:type_name -> google.protobuf.Timestamp
+	3,  // 15: muster.executor.v1.UpdateRequest.task:type_name -> muster.executor.v1.Task
+	36, // 16: muster.executor.v1.ShutdownRequest.grace_period:type_name -> google.protobuf.Duration
+	41, // 17: muster.executor.v1.ShutdownResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	41, // 18: muster.executor.v1.TerminateResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	24, // 19: muster.executor.v1.ListResponse.tasks:type_name -> muster.executor.v1.ListedTask
+	1,  // 20: muster.executor.v1.ListedTask.state:type_name -> muster.executor.v1.ListedTask.State
+	41, // 21: muster.executor.v1.ListedTask.runtime:type_name -> muster.v1.RuntimeStatus
+	43, // 22: muster.executor.v1.LogsRequest.options:type_name -> muster.v1.LogOptions
+	42, // 23: muster.executor.v1.LogsResponse.timestamp:type_name -> google.protobuf.Timestamp
+	44, // 24: muster.executor.v1.LogsResponse.stream:type_name -> muster.v1.LogStream
+	42, // 25: muster.executor.v1.StatsResponse.at:type_name -> google.protobuf.Timestamp
+	36, // 26: muster.executor.v1.StatsResponse.cpu:type_name -> google.protobuf.Duration
+	30, // 27: muster.executor.v1.ExecRequest.start:type_name -> muster.executor.v1.ExecStart
+	31, // 28: muster.executor.v1.ExecRequest.resize:type_name -> muster.executor.v1.TerminalSize
+	31, // 29: muster.executor.v1.ExecStart.size:type_name -> muster.executor.v1.TerminalSize
+	41, // 30: muster.executor.v1.ObserveResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	6,  // 31: muster.executor.v1.ExecutorService.Describe:input_type -> muster.executor.v1.DescribeRequest
+	8,  // 32: muster.executor.v1.ExecutorService.Prepare:input_type -> muster.executor.v1.PrepareRequest
+	10, // 33: muster.executor.v1.ExecutorService.Start:input_type -> muster.executor.v1.StartRequest
+	12, // 34: muster.executor.v1.ExecutorService.Wait:input_type -> muster.executor.v1.WaitRequest
+	14, // 35: muster.executor.v1.ExecutorService.Update:input_type -> muster.executor.v1.UpdateRequest
+	16, // 36: muster.executor.v1.ExecutorService.Shutdown:input_type -> muster.executor.v1.ShutdownRequest
+	18, // 37: muster.executor.v1.ExecutorService.Terminate:input_type -> muster.executor.v1.TerminateRequest
+	20, // 38: muster.executor.v1.ExecutorService.Remove:input_type -> muster.executor.v1.RemoveRequest
+	22, // 39: muster.executor.v1.ExecutorService.List:input_type -> muster.executor.v1.ListRequest
+	25, // 40: muster.executor.v1.ExecutorService.Logs:input_type -> muster.executor.v1.LogsRequest
+	27, // 41: muster.executor.v1.ExecutorService.Stats:input_type -> muster.executor.v1.StatsRequest
+	29, // 42: muster.executor.v1.ExecutorService.Exec:input_type -> muster.executor.v1.ExecRequest
+	33, // 43: muster.executor.v1.ExecutorService.Observe:input_type -> muster.executor.v1.ObserveRequest
+	7,  // 44: muster.executor.v1.ExecutorService.Describe:output_type -> muster.executor.v1.DescribeResponse
+	9,  // 45: muster.executor.v1.ExecutorService.Prepare:output_type -> muster.executor.v1.PrepareResponse
+	11, // 46: muster.executor.v1.ExecutorService.Start:output_type -> muster.executor.v1.StartResponse
+	13, // 47: muster.executor.v1.ExecutorService.Wait:output_type -> muster.executor.v1.WaitResponse
+	15, // 48: muster.executor.v1.ExecutorService.Update:output_type -> muster.executor.v1.UpdateResponse
+	17, // 49: muster.executor.v1.ExecutorService.Shutdown:output_type -> muster.executor.v1.ShutdownResponse
+	19, // 50: muster.executor.v1.ExecutorService.Terminate:output_type -> muster.executor.v1.TerminateResponse
+	21, // 51: muster.executor.v1.ExecutorService.Remove:output_type -> muster.executor.v1.RemoveResponse
+	23, // 52: muster.executor.v1.ExecutorService.List:output_type -> muster.executor.v1.ListResponse
+	26, // 53: muster.executor.v1.ExecutorService.Logs:output_type -> muster.executor.v1.LogsResponse
+	28, // 54: muster.executor.v1.ExecutorService.Stats:output_type -> muster.executor.v1.StatsResponse
+	32, // 55: muster.executor.v1.ExecutorService.Exec:output_type -> muster.executor.v1.ExecResponse
+	34, // 56: muster.executor.v1.ExecutorService.Observe:output_type -> muster.executor.v1.ObserveResponse
+	44, // [44:57] is the sub-list for method output_type
+	31, // [31:44] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_muster_executor_v1_executor_proto_init() }
@@ -2501,12 +2643,12 @@ func file_muster_executor_v1_executor_proto_init() {
 	if File_muster_executor_v1_executor_proto != nil {
 		return
 	}
-	file_muster_executor_v1_executor_proto_msgTypes[26].OneofWrappers = []any{
+	file_muster_executor_v1_executor_proto_msgTypes[27].OneofWrappers = []any{
 		(*ExecRequest_Start)(nil),
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_Resize)(nil),
 	}
-	file_muster_executor_v1_executor_proto_msgTypes[29].OneofWrappers = []any{
+	file_muster_executor_v1_executor_proto_msgTypes[30].OneofWrappers = []any{
 		(*ExecResponse_Stdout)(nil),
 		(*ExecResponse_Stderr)(nil),
 		(*ExecResponse_ExitCode)(nil),
@@ -2517,7 +2659,7 @@ func file_muster_executor_v1_executor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_executor_v1_executor_proto_rawDesc), len(file_muster_executor_v1_executor_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
