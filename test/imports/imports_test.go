@@ -68,7 +68,9 @@ func TestImportsPointOneWay(t *testing.T) {
 		"plugins": {"plugins", "api"},
 		// provision writes the Consul policies that ship with compose.
 		"internal": {"internal", "api", "compose"},
-		"cmd":      append([]string{"cmd", "internal", "plugins", "api", "compose"}, daemons...),
+		"cmd":      append([]string{"cmd", "internal", "plugins", "api", "compose", "stack"}, daemons...),
+		// What a client makes of a stack, with the API only.
+		"stack": {"stack", "internal", "api"},
 		// Files that ship, for programs that install them. It imports nothing.
 		"compose": {},
 		// Programs that show how Muster is used, and need nothing of it.
