@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/musterhq/muster/plugins/conformance"
 	"github.com/musterhq/muster/plugins/handshake"
@@ -112,6 +113,11 @@ func (f *flawed) Prepare(ctx context.Context, task *sdk.Task, handle sdk.Handle)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
+	if f.flaw == "Files" {
+		// It does not look for them.
+		task = proto.CloneOf(task)
+		task.Files = nil
+	}
 	handle, err := f.Executor.Prepare(ctx, task, handle)
 	if err == nil && f.flaw == "Handles" {
 		handle = sdk.Handle("precious")
@@ -129,6 +135,10 @@ func (f *flawed) Start(ctx context.Context, task *sdk.Task, handle sdk.Handle) (
 		if err != nil || !slices.ContainsFunc(listed, func(l sdk.Listed) bool { return l.TaskID == main && l.State == sdk.Running }) {
 			return nil, sdk.Failed(errors.Join(errors.New("the main container does not run"), err))
 		}
+	}
+	if f.flaw == "Files" {
+		task = proto.CloneOf(task)
+		task.Files = nil
 	}
 	started, err := f.Executor.Start(ctx, task, nil)
 	switch {
@@ -197,6 +207,14 @@ func (f *flawed) Remove(ctx context.Context, ref sdk.Ref) error {
 		}
 	}
 	return f.Executor.Remove(ctx, ref)
+}
+
+// Signal sends no signal with the flaw.
+func (f *flawed) Signal(ctx context.Context, ref sdk.Ref, signal string) error {
+	if f.flaw == "Signal" {
+		return nil
+	}
+	return f.Executor.Signal(ctx, ref, signal)
 }
 
 func (f *flawed) List(ctx context.Context, node string) ([]sdk.Listed, error) {

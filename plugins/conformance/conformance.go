@@ -77,6 +77,9 @@ type Behavior struct {
 	// line each, before anything else; Says first.
 	Says      []string
 	Complains []string
+	// Reads are files whose content is written to standard output after that, and again
+	// after each SIGHUP, which does not end the task then.
+	Reads []string
 }
 
 // What the health check of a sick task does.
@@ -140,6 +143,8 @@ func Rules() []Rule {
 		{Name: "NetworkProvided", Asks: "the namespace that Prepare makes for a networked task is the task's until Remove", Needs: sdk.ProvidesNetwork, noCall: true, Ends: true, test: (*suite).networkProvided},
 		{Name: "NetworkAccepted", Asks: "a networked task runs in the namespace that Start names", Needs: sdk.AcceptsNetwork, noCall: true, Ends: true, test: (*suite).networkAccepted},
 		{Name: "Groups", Asks: "containers of a group share a network namespace, and start before and after the main one", Needs: groups, noCall: true, Ends: true, test: (*suite).groups},
+		{Name: "Files", Asks: "a task sees its files, and other content after Update", Needs: files, noCall: true, Ends: true, test: (*suite).files},
+		{Name: "Signal", Asks: "Signal reaches the main process of a running task", Needs: signals, Ends: true, test: (*suite).signals},
 		{Name: "DiesWithItsHost", Asks: "the process ends when its worker dies", test: (*suite).closes},
 	}
 }
@@ -435,15 +440,23 @@ func (s *suite) has(capability string) bool {
 	return slices.Contains(capabilities(s.description()), capability)
 }
 
-// groups is the capability of an executor that runs task groups, as workers report it.
-const groups = "groups"
+// Capabilities as workers report them, of executors that run task groups, give tasks their
+// files, and deliver signals.
+const (
+	groups  = "groups"
+	files   = "files"
+	signals = "signals"
+)
 
 // capabilities returns those of an executor as a worker reports them.
 func capabilities(said *executorv1.DescribeResponse) []string {
-	if said.GetTaskGroups() {
-		return append(slices.Clone(said.GetCapabilities()), groups)
+	all := slices.Clone(said.GetCapabilities())
+	for capability, has := range map[string]bool{groups: said.GetTaskGroups(), files: said.GetTaskFiles(), signals: said.GetSignals()} {
+		if has {
+			all = append(all, capability)
+		}
 	}
-	return said.GetCapabilities()
+	return all
 }
 
 func (s *suite) description() *executorv1.DescribeResponse {

@@ -119,10 +119,22 @@ func script(behavior Behavior, mark string) string {
 		}
 		s.WriteString("\n")
 	}
+	var read string
+	for _, path := range behavior.Reads {
+		read += fmt.Sprintf("cat '%s'; ", path)
+	}
+	if read != "" {
+		fmt.Fprintf(&s, "trap '%s' HUP\n%s\n", strings.ReplaceAll(read, "'", ""), read)
+	}
 	span := behavior.RunFor
 	if behavior.Forever {
 		span = 24 * time.Hour
 	}
-	fmt.Fprintf(&s, "sleep %.3f%s &\nwait $!\nexit %d\n", span.Seconds(), mark, behavior.ExitCode)
+	fmt.Fprintf(&s, "sleep %.3f%s &\n", span.Seconds(), mark)
+	if read != "" {
+		// A trap ends the wait, but not the sleep.
+		s.WriteString("while kill -0 $! 2>/dev/null; do wait $!; done\n")
+	}
+	fmt.Fprintf(&s, "wait $!\nexit %d\n", behavior.ExitCode)
 	return s.String()
 }

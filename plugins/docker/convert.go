@@ -48,6 +48,7 @@ func (e *Executor) convert(ctx context.Context, task *sdk.Task) (*container.Conf
 		return nil, nil, err
 	}
 	host.NetworkMode = network
+	host.Mounts = append(host.Mounts, fileMounts(task.GetFiles())...)
 	return config, host, nil
 }
 
@@ -127,11 +128,8 @@ func refuse(spec *musterv1.TaskSpec) error {
 	}
 	isolation := spec.GetContainer().GetIsolation()
 	for field, set := range map[string]bool{
-		"secrets":                    len(spec.GetContainer().GetSecrets()) > 0,
-		"configs":                    len(spec.GetContainer().GetConfigs()) > 0,
 		"privileges.credential_spec": spec.GetContainer().GetPrivileges().GetCredentialSpec() != nil,
 		"isolation":                  isolation != "" && isolation != "default",
-		"resource_references":        len(spec.GetResourceReferences()) > 0,
 	} {
 		if set {
 			return sdk.SpecFault(field, errors.New("the docker executor does not have this yet"))

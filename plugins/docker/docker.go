@@ -79,6 +79,8 @@ var (
 	_ sdk.Statser     = (*Executor)(nil)
 	_ sdk.Execer      = (*Executor)(nil)
 	_ sdk.Observer    = (*Executor)(nil)
+	_ sdk.Updater     = (*Executor)(nil)
+	_ sdk.Signaler    = (*Executor)(nil)
 
 	_ sdk.NetworkProvider = (*Executor)(nil)
 )
@@ -136,7 +138,7 @@ const describeTime = 5 * time.Second
 
 // Describe implements [sdk.Executor].
 func (e *Executor) Describe(ctx context.Context) (*sdk.Description, error) {
-	description := &sdk.Description{Name: "docker", Version: e.config.Version, Kinds: []string{Kind}}
+	description := &sdk.Description{Name: "docker", Version: e.config.Version, Kinds: []string{Kind}, TaskFiles: true}
 	for _, field := range honoured {
 		description.Capabilities = append(description.Capabilities, "container."+field)
 	}

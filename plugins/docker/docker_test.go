@@ -152,6 +152,10 @@ func behaviorSpec(behavior executortest.Behavior) *musterv1.TaskSpec {
 	if behavior.Stubborn {
 		trap = "trap '' TERM"
 	}
+	if len(behavior.Reads) > 0 {
+		read := "cat " + strings.Join(behavior.Reads, " ")
+		trap, end = fmt.Sprintf("%s; trap '%s' HUP", trap, read), read+"; "+end
+	}
 	spec := &musterv1.ContainerSpec{
 		Command: []string{"/bin/sh", "-c", fmt.Sprintf(script, trap, end), "sh"},
 		Args:    append(append([]string{fmt.Sprint(len(behavior.Says))}, behavior.Says...), behavior.Complains...),
@@ -216,8 +220,6 @@ func wrong() map[string]*musterv1.TaskSpec {
 	specs := map[string]*musterv1.TaskSpec{
 		"container": {},
 		"image":     taskSpec(&musterv1.ContainerSpec{Image: "Not An Image"}),
-		"secrets":   taskSpec(&musterv1.ContainerSpec{Secrets: []*musterv1.SecretReference{{SecretId: "s"}}}),
-		"configs":   taskSpec(&musterv1.ContainerSpec{Configs: []*musterv1.ConfigReference{{ConfigId: "c"}}}),
 		"isolation": taskSpec(&musterv1.ContainerSpec{Isolation: "hyperv"}),
 		"labels":    taskSpec(&musterv1.ContainerSpec{Labels: map[string]string{"com.musterhq.task.id": "x"}}),
 		"hosts[0]":  taskSpec(&musterv1.ContainerSpec{Hosts: []string{"10.0.0.1"}}),

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/musterhq/muster/plugins/internal/signals"
 	"github.com/musterhq/muster/plugins/sdk"
 )
 
@@ -56,6 +57,7 @@ type Executor struct {
 var (
 	_ sdk.Executor        = (*Executor)(nil)
 	_ sdk.NetworkProvider = (*Executor)(nil)
+	_ sdk.Signaler        = (*Executor)(nil)
 )
 
 // task is a record, and the calls that wait for it.
@@ -63,6 +65,8 @@ type task struct {
 	record
 	// network is what SetNetwork last said.
 	network *sdk.Network
+	// signals are those that Signal has sent.
+	signals []string
 	// changed is closed when the task is stopped or removed; nil without a
 	// waiting call.
 	changed chan struct{}
@@ -98,6 +102,7 @@ func (e *Executor) Describe(context.Context) (*sdk.Description, error) {
 		Capabilities:  []string{sdk.AcceptsNetwork, sdk.ProvidesNetwork},
 		PayloadSchema: payloadSchema(),
 		TaskGroups:    true,
+		TaskFiles:     true,
 	}, nil
 }
 
@@ -108,6 +113,9 @@ func (e *Executor) Prepare(ctx context.Context, in *sdk.Task, _ sdk.Handle) (sdk
 	}
 	script, err := decode(in)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkFiles(in); err != nil {
 		return nil, err
 	}
 	// The record is there first, for what the script has done by then must be
@@ -191,6 +199,9 @@ func (e *Executor) Start(ctx context.Context, in *sdk.Task, _ sdk.Handle) (*sdk.
 		return nil, sdk.NotFound(in.GetId())
 	}
 	if state == sdk.Prepared {
+		if err := checkFiles(in); err != nil {
+			return nil, err
+		}
 		if err := e.act(ctx, t, callStart, t.Script.StartDelay, t.Script.FailStart); err != nil {
 			return nil, err
 		}
@@ -207,6 +218,53 @@ func (e *Executor) Start(ctx context.Context, in *sdk.Task, _ sdk.Handle) (*sdk.
 		}
 	}
 	return &sdk.Started{Status: e.status(t), Ports: in.GetPorts()}, nil
+}
+
+// checkFiles returns an error if a file of a task is not there.
+func checkFiles(in *sdk.Task) error {
+	for _, file := range in.GetFiles() {
+		if _, err := os.Stat(file.GetSource()); err != nil {
+			return sdk.NodeFault(fmt.Errorf("file for %s: %w", file.GetTarget(), err))
+		}
+	}
+	return nil
+}
+
+// Signal implements [sdk.Signaler]. It notes the signal, and ends the task with SIGTERM
+// and SIGKILL.
+func (e *Executor) Signal(_ context.Context, ref sdk.Ref, signal string) error {
+	t, err := e.find(ref.TaskID)
+	if err != nil {
+		return err
+	}
+	number := signals.Number(signal)
+	if number == 0 {
+		return sdk.SpecFault("signal", fmt.Errorf("there is no signal %q", signal))
+	}
+	e.mu.Lock()
+	t.settle(time.Now())
+	running := t.State == sdk.Running
+	if running {
+		t.signals = append(t.signals, signal)
+	}
+	e.mu.Unlock()
+	switch {
+	case !running:
+		return sdk.NotStarted(ref.TaskID)
+	case number == exitShutdown-128, number == exitKilled-128:
+		_, err = e.kill(t, 128+int32(number))
+	}
+	return err
+}
+
+// Signals returns the signals that Signal has sent to a task.
+func (e *Executor) Signals(taskID string) []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if t := e.tasks[taskID]; t != nil {
+		return slices.Clone(t.signals)
+	}
+	return nil
 }
 
 // Wait implements [sdk.Executor].

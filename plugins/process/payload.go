@@ -17,6 +17,7 @@ import (
 	"github.com/google/jsonschema-go/jsonschema"
 	"golang.org/x/sys/unix"
 
+	"github.com/musterhq/muster/plugins/internal/signals"
 	"github.com/musterhq/muster/plugins/process/internal/cgroup"
 	"github.com/musterhq/muster/plugins/process/internal/taskdir"
 	"github.com/musterhq/muster/plugins/sdk"
@@ -92,7 +93,7 @@ func (e *Executor) plan(task *sdk.Task) (taskdir.Spec, error) {
 		spec.Grace = time.Duration(*payload.StopGracePeriod)
 	}
 	if name := payload.StopSignal; name != "" {
-		if spec.StopSignal = signalByName(name); spec.StopSignal == 0 {
+		if spec.StopSignal = signals.Number(name); spec.StopSignal == 0 {
 			return taskdir.Spec{}, sdk.SpecFault("stopSignal", fmt.Errorf("there is no signal %q", name))
 		}
 	}
@@ -117,6 +118,9 @@ func (e *Executor) plan(task *sdk.Task) (taskdir.Spec, error) {
 		return taskdir.Spec{}, err
 	}
 	if spec.Env, err = environment(task, payload, spec, home); err != nil {
+		return taskdir.Spec{}, err
+	}
+	if err := e.planFiles(task, &spec); err != nil {
 		return taskdir.Spec{}, err
 	}
 	if spec.Path, spec.Args, err = commandLine("", payload, spec); err != nil {
@@ -151,7 +155,6 @@ func refuse(task *sdk.Task) error {
 	}
 	for field, set := range map[string]bool{
 		"log_driver":                  spec.GetLogDriver() != nil,
-		"resource_references":         len(spec.GetResourceReferences()) > 0,
 		"resources.swap_bytes":        spec.GetResources().GetSwapBytes() != 0,
 		"resources.memory_swappiness": spec.GetResources().GetMemorySwappiness() != 0,
 	} {
@@ -312,16 +315,4 @@ func lookUpUser(text string) (*taskdir.User, string, error) {
 		return fault(fmt.Errorf("the executor is not root and cannot become %q", text))
 	}
 	return nil, home, nil
-}
-
-// signalByName returns the signal that is called "SIGTERM", "TERM" or "15", or 0.
-func signalByName(name string) unix.Signal {
-	if number, err := strconv.Atoi(name); err == nil && number > 0 && number < 65 {
-		return unix.Signal(number)
-	}
-	name = strings.ToUpper(name)
-	if !strings.HasPrefix(name, "SIG") {
-		name = "SIG" + name
-	}
-	return unix.SignalNum(name)
 }

@@ -82,6 +82,8 @@ var (
 	_ sdk.Statser     = (*Executor)(nil)
 	_ sdk.Networker   = (*Executor)(nil)
 	_ sdk.Observer    = (*Executor)(nil)
+	_ sdk.Updater     = (*Executor)(nil)
+	_ sdk.Signaler    = (*Executor)(nil)
 )
 
 // New returns an executor. The program it is part of must call Supervise before
@@ -127,6 +129,7 @@ func (e *Executor) Describe(context.Context) (*sdk.Description, error) {
 		PayloadSchema: payloadSchema(),
 		// Tasks that are not networked are all in the node's own network namespace.
 		TaskGroups: true,
+		TaskFiles:  true,
 	}
 	for _, controller := range e.cgroups().Controllers() {
 		description.Capabilities = append(description.Capabilities, "limits."+controller)

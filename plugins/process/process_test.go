@@ -61,6 +61,12 @@ func behaviorSpec(t testing.TB, behavior executortest.Behavior) *musterv1.TaskSp
 	if behavior.Stubborn {
 		trap = "trap '' TERM"
 	}
+	if len(behavior.Reads) > 0 {
+		read := "cat " + strings.Join(behavior.Reads, " ")
+		trap += fmt.Sprintf("; trap '%s' HUP", read)
+		// A shell hears signals between its commands.
+		end = read + "; while :; do sleep 0.05; done"
+	}
 	args := []any{fmt.Sprint(len(behavior.Says))}
 	for _, line := range append(behavior.Says, behavior.Complains...) {
 		args = append(args, line)

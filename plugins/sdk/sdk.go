@@ -6,9 +6,10 @@
 //
 // where New returns an [Executor]. More abilities are further interfaces, and
 // to implement one is to have it: [Updater], [LogStreamer], [Statser], [Execer],
-// [Observer]. [Networker] and [NetworkProvider] are for tasks that are attached to
+// [Observer], [Signaler]. [Networker] and [NetworkProvider] are for tasks that are attached to
 // networks; whether they work depends on the machine, so Describe states them. The same
-// holds for containers of task groups ([Task].SharesNetworkOf, [Description].TaskGroups).
+// holds for containers of task groups ([Task].SharesNetworkOf, [Description].TaskGroups),
+// and for files that the worker holds ready ([Task].Files, [Description].TaskFiles).
 //
 // # What an executor must know
 //
@@ -63,6 +64,8 @@ type (
 	Port = musterv1.PortConfig
 	// Network is the network of a networked task.
 	Network = executorv1.TaskNetwork
+	// File is a file that the worker holds ready for a task.
+	File = executorv1.TaskFile
 )
 
 // Executor runs tasks.
@@ -95,6 +98,13 @@ type Executor interface {
 // while its spec stays the same.
 type Updater interface {
 	Update(ctx context.Context, task *Task, handle Handle) (Handle, error)
+}
+
+// Signaler is an executor that can send a signal to a task's main process.
+type Signaler interface {
+	// Signal sends a signal, a name such as "SIGHUP" or a number. It does not wait for
+	// what the process does then.
+	Signal(ctx context.Context, ref Ref, signal string) error
 }
 
 // LogStreamer is an executor that keeps its tasks' output.

@@ -57,6 +57,7 @@ func (s *server) Describe(ctx context.Context, _ *executorv1.DescribeRequest) (*
 		}
 	}
 	slices.Sort(description.Capabilities)
+	description.Signals = implements[Signaler](s.executor)
 	return description, nil
 }
 
@@ -230,6 +231,24 @@ func (s *server) Observe(request *executorv1.ObserveRequest, stream grpc.ServerS
 		return stream.Send(&executorv1.ObserveResponse{Runtime: o.Status, Message: o.Message, Error: o.Error})
 	})
 	return wire.ToStatus(err, temporary)
+}
+
+func (s *server) Signal(ctx context.Context, request *executorv1.SignalRequest) (*executorv1.SignalResponse, error) {
+	signaler, ok := s.executor.(Signaler)
+	if !ok {
+		return nil, lacks("signals")
+	}
+	if err := checkID(request.GetTaskId()); err != nil {
+		return nil, err
+	}
+	if request.GetSignal() == "" {
+		return nil, wire.ToStatus(SpecFault("signal", errors.New("it is empty")), fatal)
+	}
+	err := signaler.Signal(ctx, Ref{TaskID: request.GetTaskId(), Handle: request.GetHandle()}, request.GetSignal())
+	if err != nil {
+		return nil, wire.ToStatus(err, temporary)
+	}
+	return &executorv1.SignalResponse{}, nil
 }
 
 func (s *server) Stats(ctx context.Context, request *executorv1.StatsRequest) (*executorv1.StatsResponse, error) {

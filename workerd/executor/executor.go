@@ -10,6 +10,7 @@ package executor
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"slices"
 	"time"
 
@@ -41,6 +42,8 @@ type Executor interface {
 	Terminate(ctx context.Context, ref Ref) (*musterv1.RuntimeStatus, error)
 	// Remove removes everything that is left of the task.
 	Remove(ctx context.Context, ref Ref) error
+	// Signal sends a signal to the main process of the task. Capability "signals".
+	Signal(ctx context.Context, ref Ref, signal string) error
 	// List returns all tasks of a node that the executor holds anything of.
 	List(ctx context.Context, node string) ([]Listed, error)
 	// Logs calls emit with each line, in order, until none are left or emit fails.
@@ -68,6 +71,8 @@ type About struct {
 	Platform *musterv1.Platform
 	// TaskGroups is true if it runs the containers of task groups.
 	TaskGroups bool
+	// TaskFiles is true if it gives tasks their files, and Signals if it delivers signals.
+	TaskFiles, Signals bool
 }
 
 // Task is what an executor is told of a task.
@@ -89,10 +94,31 @@ type Task struct {
 	// SharesNetworkOf is the id of the task whose network namespace this one shares, if it
 	// is a container of a group.
 	SharesNetworkOf string
+	// Files are the files that the worker holds ready for the task, and GroupFiles those
+	// of the containers of its group, by name.
+	Files      []File
+	GroupFiles map[string][]File
 }
 
-// RunsGroups is the capability of an executor that runs the containers of task groups.
-const RunsGroups = "groups"
+// File is a file that the worker holds ready for a task.
+type File struct {
+	// Source is its path on the node, and Target that in the task. Source ends with Target.
+	Source, Target string
+	UID, GID       uint32
+	Mode           fs.FileMode
+	// Secret says that the content must get into no image, log or disk.
+	Secret bool
+}
+
+// Capabilities that a node reports of an executor because its worker can use them.
+const (
+	// RunsGroups is the capability of an executor that runs the containers of task groups.
+	RunsGroups = "groups"
+	// GivesFiles is the capability of an executor that gives tasks their files.
+	GivesFiles = "files"
+	// DeliversSignals is the capability of an executor that delivers signals.
+	DeliversSignals = "signals"
+)
 
 // The capabilities of executors that run networked tasks.
 const (
@@ -258,11 +284,14 @@ func NewDescribed(e Executor, about *About) *Described {
 		about = &About{}
 	}
 	health, capabilities := musterv1.ExecutorDescription_UNHEALTHY, about.Capabilities
-	// That an executor can run groups helps only on a node whose worker can, so the worker
+	// That an executor can do this helps only on a node whose worker can, so the worker
 	// says it.
-	if about.TaskGroups {
-		capabilities = append(slices.Clone(capabilities), RunsGroups)
+	for capability, has := range map[string]bool{RunsGroups: about.TaskGroups, GivesFiles: about.TaskFiles, DeliversSignals: about.Signals} {
+		if has {
+			capabilities = append(slices.Clip(capabilities), capability)
+		}
 	}
+	slices.Sort(capabilities)
 	if about.Healthy {
 		health = musterv1.ExecutorDescription_HEALTHY
 	}

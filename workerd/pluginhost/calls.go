@@ -84,6 +84,10 @@ func (c *calls) Remove(ctx context.Context, ref executor.Ref) error {
 	return do(ctx, c, func(e executor.Executor) error { return e.Remove(ctx, ref) })
 }
 
+func (c *calls) Signal(ctx context.Context, ref executor.Ref, signal string) error {
+	return do(ctx, c, func(e executor.Executor) error { return e.Signal(ctx, ref, signal) })
+}
+
 func (c *calls) List(ctx context.Context, node string) ([]executor.Listed, error) {
 	return call(ctx, c, func(e executor.Executor) ([]executor.Listed, error) { return e.List(ctx, node) })
 }

@@ -2100,9 +2100,14 @@ func (x *GenericRuntime) GetPayload() *structpb.Struct {
 
 // ResourceReference names an object that a task needs.
 type ResourceReference struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Type          ResourceReference_Type `protobuf:"varint,2,opt,name=type,proto3,enum=muster.v1.ResourceReference_Type" json:"type,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Type  ResourceReference_Type `protobuf:"varint,2,opt,name=type,proto3,enum=muster.v1.ResourceReference_Type" json:"type,omitempty"`
+	// Where a secret or config is. Absent: a file with its name. A path that is not
+	// absolute is below /run/secrets for secrets, and below /run/configs for configs.
+	File *FileTarget `protobuf:"bytes,3,opt,name=file,proto3" json:"file,omitempty"`
+	// What happens to running tasks when the secret or config gets other data.
+	OnChange      *OnChange `protobuf:"bytes,4,opt,name=on_change,json=onChange,proto3" json:"on_change,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2149,6 +2154,20 @@ func (x *ResourceReference) GetType() ResourceReference_Type {
 		return x.Type
 	}
 	return ResourceReference_TYPE_UNSPECIFIED
+}
+
+func (x *ResourceReference) GetFile() *FileTarget {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+func (x *ResourceReference) GetOnChange() *OnChange {
+	if x != nil {
+		return x.OnChange
+	}
+	return nil
 }
 
 // Resources are amounts of what a node has or a task needs.
@@ -6070,10 +6089,12 @@ const file_muster_v1_specs_proto_rawDesc = "" +
 	"\aruntime\"W\n" +
 	"\x0eGenericRuntime\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x121\n" +
-	"\apayload\x18\x02 \x01(\v2\x17.google.protobuf.StructR\apayload\"\x9c\x01\n" +
+	"\apayload\x18\x02 \x01(\v2\x17.google.protobuf.StructR\apayload\"\xf9\x01\n" +
 	"\x11ResourceReference\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x125\n" +
-	"\x04type\x18\x02 \x01(\x0e2!.muster.v1.ResourceReference.TypeR\x04type\"@\n" +
+	"\x04type\x18\x02 \x01(\x0e2!.muster.v1.ResourceReference.TypeR\x04type\x12)\n" +
+	"\x04file\x18\x03 \x01(\v2\x15.muster.v1.FileTargetR\x04file\x120\n" +
+	"\ton_change\x18\x04 \x01(\v2\x13.muster.v1.OnChangeR\bonChange\"@\n" +
 	"\x04Type\x12\x14\n" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\n" +
 	"\n" +
@@ -6647,99 +6668,101 @@ var file_muster_v1_specs_proto_depIdxs = []int32{
 	102, // 34: muster.v1.GroupContainer.timeout:type_name -> google.protobuf.Duration
 	103, // 35: muster.v1.GenericRuntime.payload:type_name -> google.protobuf.Struct
 	8,   // 36: muster.v1.ResourceReference.type:type_name -> muster.v1.ResourceReference.Type
-	34,  // 37: muster.v1.Resources.generic:type_name -> muster.v1.GenericResource
-	35,  // 38: muster.v1.ResourceRequirements.limits:type_name -> muster.v1.Limits
-	33,  // 39: muster.v1.ResourceRequirements.reservations:type_name -> muster.v1.Resources
-	9,   // 40: muster.v1.RestartPolicy.condition:type_name -> muster.v1.RestartPolicy.Condition
-	102, // 41: muster.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
-	102, // 42: muster.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
-	40,  // 43: muster.v1.Placement.preferences:type_name -> muster.v1.PlacementPreference
-	39,  // 44: muster.v1.Placement.platforms:type_name -> muster.v1.Platform
-	41,  // 45: muster.v1.PlacementPreference.spread:type_name -> muster.v1.SpreadOver
-	87,  // 46: muster.v1.LogDriver.options:type_name -> muster.v1.LogDriver.OptionsEntry
-	88,  // 47: muster.v1.NetworkAttachmentConfig.driver_options:type_name -> muster.v1.NetworkAttachmentConfig.DriverOptionsEntry
-	89,  // 48: muster.v1.ContainerSpec.labels:type_name -> muster.v1.ContainerSpec.LabelsEntry
-	46,  // 49: muster.v1.ContainerSpec.privileges:type_name -> muster.v1.Privileges
-	51,  // 50: muster.v1.ContainerSpec.mounts:type_name -> muster.v1.Mount
-	102, // 51: muster.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
-	45,  // 52: muster.v1.ContainerSpec.pull_options:type_name -> muster.v1.PullOptions
-	56,  // 53: muster.v1.ContainerSpec.secrets:type_name -> muster.v1.SecretReference
-	58,  // 54: muster.v1.ContainerSpec.configs:type_name -> muster.v1.ConfigReference
-	61,  // 55: muster.v1.ContainerSpec.dns_config:type_name -> muster.v1.DNSConfig
-	62,  // 56: muster.v1.ContainerSpec.healthcheck:type_name -> muster.v1.HealthConfig
-	90,  // 57: muster.v1.ContainerSpec.sysctls:type_name -> muster.v1.ContainerSpec.SysctlsEntry
-	63,  // 58: muster.v1.ContainerSpec.ulimits:type_name -> muster.v1.Ulimit
-	10,  // 59: muster.v1.PullOptions.policy:type_name -> muster.v1.PullOptions.Policy
-	47,  // 60: muster.v1.Privileges.credential_spec:type_name -> muster.v1.CredentialSpec
-	48,  // 61: muster.v1.Privileges.selinux_context:type_name -> muster.v1.SELinuxContext
-	49,  // 62: muster.v1.Privileges.seccomp:type_name -> muster.v1.SeccompOpts
-	50,  // 63: muster.v1.Privileges.apparmor:type_name -> muster.v1.AppArmorOpts
-	11,  // 64: muster.v1.SeccompOpts.mode:type_name -> muster.v1.SeccompOpts.Mode
-	12,  // 65: muster.v1.AppArmorOpts.mode:type_name -> muster.v1.AppArmorOpts.Mode
-	13,  // 66: muster.v1.Mount.type:type_name -> muster.v1.Mount.Type
-	52,  // 67: muster.v1.Mount.bind_options:type_name -> muster.v1.BindOptions
-	53,  // 68: muster.v1.Mount.volume_options:type_name -> muster.v1.VolumeOptions
-	54,  // 69: muster.v1.Mount.tmpfs_options:type_name -> muster.v1.TmpfsOptions
-	91,  // 70: muster.v1.VolumeOptions.labels:type_name -> muster.v1.VolumeOptions.LabelsEntry
-	55,  // 71: muster.v1.VolumeOptions.driver_config:type_name -> muster.v1.Driver
-	92,  // 72: muster.v1.Driver.options:type_name -> muster.v1.Driver.OptionsEntry
-	59,  // 73: muster.v1.SecretReference.file:type_name -> muster.v1.FileTarget
-	57,  // 74: muster.v1.SecretReference.on_change:type_name -> muster.v1.OnChange
-	14,  // 75: muster.v1.OnChange.action:type_name -> muster.v1.OnChange.Action
-	59,  // 76: muster.v1.ConfigReference.file:type_name -> muster.v1.FileTarget
-	60,  // 77: muster.v1.ConfigReference.runtime:type_name -> muster.v1.RuntimeTarget
-	57,  // 78: muster.v1.ConfigReference.on_change:type_name -> muster.v1.OnChange
-	102, // 79: muster.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
-	102, // 80: muster.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
-	102, // 81: muster.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
-	102, // 82: muster.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
-	93,  // 83: muster.v1.NodeSpec.labels:type_name -> muster.v1.NodeSpec.LabelsEntry
-	15,  // 84: muster.v1.NodeSpec.availability:type_name -> muster.v1.NodeSpec.Availability
-	16,  // 85: muster.v1.NodeSpec.role:type_name -> muster.v1.NodeSpec.Role
-	94,  // 86: muster.v1.NetworkSpec.labels:type_name -> muster.v1.NetworkSpec.LabelsEntry
-	55,  // 87: muster.v1.NetworkSpec.driver:type_name -> muster.v1.Driver
-	66,  // 88: muster.v1.NetworkSpec.ipam:type_name -> muster.v1.IPAMOptions
-	55,  // 89: muster.v1.IPAMOptions.driver:type_name -> muster.v1.Driver
-	67,  // 90: muster.v1.IPAMOptions.configs:type_name -> muster.v1.IPAMConfig
-	95,  // 91: muster.v1.IPAMConfig.reserved:type_name -> muster.v1.IPAMConfig.ReservedEntry
-	96,  // 92: muster.v1.SecretSpec.labels:type_name -> muster.v1.SecretSpec.LabelsEntry
-	55,  // 93: muster.v1.SecretSpec.templating:type_name -> muster.v1.Driver
-	55,  // 94: muster.v1.SecretSpec.driver:type_name -> muster.v1.Driver
-	97,  // 95: muster.v1.ConfigSpec.labels:type_name -> muster.v1.ConfigSpec.LabelsEntry
-	55,  // 96: muster.v1.ConfigSpec.templating:type_name -> muster.v1.Driver
-	98,  // 97: muster.v1.StackSpec.labels:type_name -> muster.v1.StackSpec.LabelsEntry
-	20,  // 98: muster.v1.StackSpec.services:type_name -> muster.v1.ServiceSpec
-	65,  // 99: muster.v1.StackSpec.networks:type_name -> muster.v1.NetworkSpec
-	69,  // 100: muster.v1.StackSpec.configs:type_name -> muster.v1.ConfigSpec
-	68,  // 101: muster.v1.StackSpec.secrets:type_name -> muster.v1.SecretSpec
-	99,  // 102: muster.v1.VolumeSpec.labels:type_name -> muster.v1.VolumeSpec.LabelsEntry
-	55,  // 103: muster.v1.VolumeSpec.driver:type_name -> muster.v1.Driver
-	72,  // 104: muster.v1.VolumeSpec.access_mode:type_name -> muster.v1.VolumeAccessMode
-	75,  // 105: muster.v1.VolumeSpec.secrets:type_name -> muster.v1.VolumeSecret
-	76,  // 106: muster.v1.VolumeSpec.accessibility_requirements:type_name -> muster.v1.TopologyRequirement
-	78,  // 107: muster.v1.VolumeSpec.capacity_range:type_name -> muster.v1.CapacityRange
-	17,  // 108: muster.v1.VolumeSpec.availability:type_name -> muster.v1.VolumeSpec.Availability
-	18,  // 109: muster.v1.VolumeAccessMode.scope:type_name -> muster.v1.VolumeAccessMode.Scope
-	19,  // 110: muster.v1.VolumeAccessMode.sharing:type_name -> muster.v1.VolumeAccessMode.Sharing
-	73,  // 111: muster.v1.VolumeAccessMode.block:type_name -> muster.v1.BlockAccess
-	74,  // 112: muster.v1.VolumeAccessMode.mount:type_name -> muster.v1.MountAccess
-	77,  // 113: muster.v1.TopologyRequirement.requisite:type_name -> muster.v1.Topology
-	77,  // 114: muster.v1.TopologyRequirement.preferred:type_name -> muster.v1.Topology
-	100, // 115: muster.v1.Topology.segments:type_name -> muster.v1.Topology.SegmentsEntry
-	101, // 116: muster.v1.ClusterSpec.labels:type_name -> muster.v1.ClusterSpec.LabelsEntry
-	80,  // 117: muster.v1.ClusterSpec.orchestration:type_name -> muster.v1.OrchestrationConfig
-	81,  // 118: muster.v1.ClusterSpec.dispatcher:type_name -> muster.v1.DispatcherConfig
-	85,  // 119: muster.v1.ClusterSpec.task_defaults:type_name -> muster.v1.TaskDefaults
-	82,  // 120: muster.v1.ClusterSpec.network:type_name -> muster.v1.NetworkConfig
-	102, // 121: muster.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
-	84,  // 122: muster.v1.NetworkConfig.address_pools:type_name -> muster.v1.AddressPool
-	83,  // 123: muster.v1.NetworkConfig.reserved_ports:type_name -> muster.v1.ReservedPorts
-	42,  // 124: muster.v1.TaskDefaults.log_driver:type_name -> muster.v1.LogDriver
-	125, // [125:125] is the sub-list for method output_type
-	125, // [125:125] is the sub-list for method input_type
-	125, // [125:125] is the sub-list for extension type_name
-	125, // [125:125] is the sub-list for extension extendee
-	0,   // [0:125] is the sub-list for field type_name
+	59,  // 37: muster.v1.ResourceReference.file:type_name -> muster.v1.FileTarget
+	57,  // 38: muster.v1.ResourceReference.on_change:type_name -> muster.v1.OnChange
+	34,  // 39: muster.v1.Resources.generic:type_name -> muster.v1.GenericResource
+	35,  // 40: muster.v1.ResourceRequirements.limits:type_name -> muster.v1.Limits
+	33,  // 41: muster.v1.ResourceRequirements.reservations:type_name -> muster.v1.Resources
+	9,   // 42: muster.v1.RestartPolicy.condition:type_name -> muster.v1.RestartPolicy.Condition
+	102, // 43: muster.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
+	102, // 44: muster.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
+	40,  // 45: muster.v1.Placement.preferences:type_name -> muster.v1.PlacementPreference
+	39,  // 46: muster.v1.Placement.platforms:type_name -> muster.v1.Platform
+	41,  // 47: muster.v1.PlacementPreference.spread:type_name -> muster.v1.SpreadOver
+	87,  // 48: muster.v1.LogDriver.options:type_name -> muster.v1.LogDriver.OptionsEntry
+	88,  // 49: muster.v1.NetworkAttachmentConfig.driver_options:type_name -> muster.v1.NetworkAttachmentConfig.DriverOptionsEntry
+	89,  // 50: muster.v1.ContainerSpec.labels:type_name -> muster.v1.ContainerSpec.LabelsEntry
+	46,  // 51: muster.v1.ContainerSpec.privileges:type_name -> muster.v1.Privileges
+	51,  // 52: muster.v1.ContainerSpec.mounts:type_name -> muster.v1.Mount
+	102, // 53: muster.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
+	45,  // 54: muster.v1.ContainerSpec.pull_options:type_name -> muster.v1.PullOptions
+	56,  // 55: muster.v1.ContainerSpec.secrets:type_name -> muster.v1.SecretReference
+	58,  // 56: muster.v1.ContainerSpec.configs:type_name -> muster.v1.ConfigReference
+	61,  // 57: muster.v1.ContainerSpec.dns_config:type_name -> muster.v1.DNSConfig
+	62,  // 58: muster.v1.ContainerSpec.healthcheck:type_name -> muster.v1.HealthConfig
+	90,  // 59: muster.v1.ContainerSpec.sysctls:type_name -> muster.v1.ContainerSpec.SysctlsEntry
+	63,  // 60: muster.v1.ContainerSpec.ulimits:type_name -> muster.v1.Ulimit
+	10,  // 61: muster.v1.PullOptions.policy:type_name -> muster.v1.PullOptions.Policy
+	47,  // 62: muster.v1.Privileges.credential_spec:type_name -> muster.v1.CredentialSpec
+	48,  // 63: muster.v1.Privileges.selinux_context:type_name -> muster.v1.SELinuxContext
+	49,  // 64: muster.v1.Privileges.seccomp:type_name -> muster.v1.SeccompOpts
+	50,  // 65: muster.v1.Privileges.apparmor:type_name -> muster.v1.AppArmorOpts
+	11,  // 66: muster.v1.SeccompOpts.mode:type_name -> muster.v1.SeccompOpts.Mode
+	12,  // 67: muster.v1.AppArmorOpts.mode:type_name -> muster.v1.AppArmorOpts.Mode
+	13,  // 68: muster.v1.Mount.type:type_name -> muster.v1.Mount.Type
+	52,  // 69: muster.v1.Mount.bind_options:type_name -> muster.v1.BindOptions
+	53,  // 70: muster.v1.Mount.volume_options:type_name -> muster.v1.VolumeOptions
+	54,  // 71: muster.v1.Mount.tmpfs_options:type_name -> muster.v1.TmpfsOptions
+	91,  // 72: muster.v1.VolumeOptions.labels:type_name -> muster.v1.VolumeOptions.LabelsEntry
+	55,  // 73: muster.v1.VolumeOptions.driver_config:type_name -> muster.v1.Driver
+	92,  // 74: muster.v1.Driver.options:type_name -> muster.v1.Driver.OptionsEntry
+	59,  // 75: muster.v1.SecretReference.file:type_name -> muster.v1.FileTarget
+	57,  // 76: muster.v1.SecretReference.on_change:type_name -> muster.v1.OnChange
+	14,  // 77: muster.v1.OnChange.action:type_name -> muster.v1.OnChange.Action
+	59,  // 78: muster.v1.ConfigReference.file:type_name -> muster.v1.FileTarget
+	60,  // 79: muster.v1.ConfigReference.runtime:type_name -> muster.v1.RuntimeTarget
+	57,  // 80: muster.v1.ConfigReference.on_change:type_name -> muster.v1.OnChange
+	102, // 81: muster.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
+	102, // 82: muster.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
+	102, // 83: muster.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
+	102, // 84: muster.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
+	93,  // 85: muster.v1.NodeSpec.labels:type_name -> muster.v1.NodeSpec.LabelsEntry
+	15,  // 86: muster.v1.NodeSpec.availability:type_name -> muster.v1.NodeSpec.Availability
+	16,  // 87: muster.v1.NodeSpec.role:type_name -> muster.v1.NodeSpec.Role
+	94,  // 88: muster.v1.NetworkSpec.labels:type_name -> muster.v1.NetworkSpec.LabelsEntry
+	55,  // 89: muster.v1.NetworkSpec.driver:type_name -> muster.v1.Driver
+	66,  // 90: muster.v1.NetworkSpec.ipam:type_name -> muster.v1.IPAMOptions
+	55,  // 91: muster.v1.IPAMOptions.driver:type_name -> muster.v1.Driver
+	67,  // 92: muster.v1.IPAMOptions.configs:type_name -> muster.v1.IPAMConfig
+	95,  // 93: muster.v1.IPAMConfig.reserved:type_name -> muster.v1.IPAMConfig.ReservedEntry
+	96,  // 94: muster.v1.SecretSpec.labels:type_name -> muster.v1.SecretSpec.LabelsEntry
+	55,  // 95: muster.v1.SecretSpec.templating:type_name -> muster.v1.Driver
+	55,  // 96: muster.v1.SecretSpec.driver:type_name -> muster.v1.Driver
+	97,  // 97: muster.v1.ConfigSpec.labels:type_name -> muster.v1.ConfigSpec.LabelsEntry
+	55,  // 98: muster.v1.ConfigSpec.templating:type_name -> muster.v1.Driver
+	98,  // 99: muster.v1.StackSpec.labels:type_name -> muster.v1.StackSpec.LabelsEntry
+	20,  // 100: muster.v1.StackSpec.services:type_name -> muster.v1.ServiceSpec
+	65,  // 101: muster.v1.StackSpec.networks:type_name -> muster.v1.NetworkSpec
+	69,  // 102: muster.v1.StackSpec.configs:type_name -> muster.v1.ConfigSpec
+	68,  // 103: muster.v1.StackSpec.secrets:type_name -> muster.v1.SecretSpec
+	99,  // 104: muster.v1.VolumeSpec.labels:type_name -> muster.v1.VolumeSpec.LabelsEntry
+	55,  // 105: muster.v1.VolumeSpec.driver:type_name -> muster.v1.Driver
+	72,  // 106: muster.v1.VolumeSpec.access_mode:type_name -> muster.v1.VolumeAccessMode
+	75,  // 107: muster.v1.VolumeSpec.secrets:type_name -> muster.v1.VolumeSecret
+	76,  // 108: muster.v1.VolumeSpec.accessibility_requirements:type_name -> muster.v1.TopologyRequirement
+	78,  // 109: muster.v1.VolumeSpec.capacity_range:type_name -> muster.v1.CapacityRange
+	17,  // 110: muster.v1.VolumeSpec.availability:type_name -> muster.v1.VolumeSpec.Availability
+	18,  // 111: muster.v1.VolumeAccessMode.scope:type_name -> muster.v1.VolumeAccessMode.Scope
+	19,  // 112: muster.v1.VolumeAccessMode.sharing:type_name -> muster.v1.VolumeAccessMode.Sharing
+	73,  // 113: muster.v1.VolumeAccessMode.block:type_name -> muster.v1.BlockAccess
+	74,  // 114: muster.v1.VolumeAccessMode.mount:type_name -> muster.v1.MountAccess
+	77,  // 115: muster.v1.TopologyRequirement.requisite:type_name -> muster.v1.Topology
+	77,  // 116: muster.v1.TopologyRequirement.preferred:type_name -> muster.v1.Topology
+	100, // 117: muster.v1.Topology.segments:type_name -> muster.v1.Topology.SegmentsEntry
+	101, // 118: muster.v1.ClusterSpec.labels:type_name -> muster.v1.ClusterSpec.LabelsEntry
+	80,  // 119: muster.v1.ClusterSpec.orchestration:type_name -> muster.v1.OrchestrationConfig
+	81,  // 120: muster.v1.ClusterSpec.dispatcher:type_name -> muster.v1.DispatcherConfig
+	85,  // 121: muster.v1.ClusterSpec.task_defaults:type_name -> muster.v1.TaskDefaults
+	82,  // 122: muster.v1.ClusterSpec.network:type_name -> muster.v1.NetworkConfig
+	102, // 123: muster.v1.DispatcherConfig.heartbeat_period:type_name -> google.protobuf.Duration
+	84,  // 124: muster.v1.NetworkConfig.address_pools:type_name -> muster.v1.AddressPool
+	83,  // 125: muster.v1.NetworkConfig.reserved_ports:type_name -> muster.v1.ReservedPorts
+	42,  // 126: muster.v1.TaskDefaults.log_driver:type_name -> muster.v1.LogDriver
+	127, // [127:127] is the sub-list for method output_type
+	127, // [127:127] is the sub-list for method input_type
+	127, // [127:127] is the sub-list for extension type_name
+	127, // [127:127] is the sub-list for extension extendee
+	0,   // [0:127] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_specs_proto_init() }

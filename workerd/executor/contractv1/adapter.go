@@ -26,6 +26,7 @@ type service interface {
 	Terminate(context.Context, *executorv1.TerminateRequest) (*executorv1.TerminateResponse, error)
 	Remove(context.Context, *executorv1.RemoveRequest) (*executorv1.RemoveResponse, error)
 	List(context.Context, *executorv1.ListRequest) (*executorv1.ListResponse, error)
+	Signal(context.Context, *executorv1.SignalRequest) (*executorv1.SignalResponse, error)
 	logs(context.Context, *executorv1.LogsRequest, func(*executorv1.LogsResponse) error) error
 	observe(context.Context, *executorv1.ObserveRequest, func(*executorv1.ObserveResponse) error) error
 }
@@ -54,8 +55,18 @@ func taskOf(t *executor.Task) *executorv1.Task {
 	return &executorv1.Task{
 		Id: t.ID, Name: t.Name, ServiceId: t.ServiceID, ServiceName: t.ServiceName, Slot: t.Slot, NodeId: t.NodeID,
 		ServiceLabels: t.ServiceLabels, Spec: t.Spec, Ports: t.Ports, Networked: t.Networked,
-		SharesNetworkOf: t.SharesNetworkOf,
+		SharesNetworkOf: t.SharesNetworkOf, Files: filesOf(t.Files),
 	}
+}
+
+func filesOf(files []executor.File) []*executorv1.TaskFile {
+	all := make([]*executorv1.TaskFile, len(files))
+	for i, f := range files {
+		all[i] = &executorv1.TaskFile{
+			Source: f.Source, Target: f.Target, Uid: f.UID, Gid: f.GID, Mode: uint32(f.Mode.Perm()), Secret: f.Secret,
+		}
+	}
+	return all
 }
 
 func (a *adapter) Describe(ctx context.Context) (*executor.About, error) {
@@ -67,6 +78,7 @@ func (a *adapter) Describe(ctx context.Context) (*executor.About, error) {
 		Name: res.GetName(), Version: res.GetVersion(), Healthy: res.GetHealthy(), Message: res.GetMessage(),
 		Kinds: res.GetKinds(), Capabilities: res.GetCapabilities(), PayloadSchema: res.GetPayloadSchema(),
 		Resources: res.GetResources(), Platform: res.GetPlatform(), TaskGroups: res.GetTaskGroups(),
+		TaskFiles: res.GetTaskFiles(), Signals: res.GetSignals(),
 	}, nil
 }
 
@@ -125,6 +137,11 @@ func (a *adapter) Terminate(ctx context.Context, ref executor.Ref) (*musterv1.Ru
 
 func (a *adapter) Remove(ctx context.Context, ref executor.Ref) error {
 	_, err := a.service.Remove(ctx, &executorv1.RemoveRequest{TaskId: ref.TaskID, Handle: ref.Handle})
+	return ErrorOf(ctx, err)
+}
+
+func (a *adapter) Signal(ctx context.Context, ref executor.Ref, signal string) error {
+	_, err := a.service.Signal(ctx, &executorv1.SignalRequest{TaskId: ref.TaskID, Handle: ref.Handle, Signal: signal})
 	return ErrorOf(ctx, err)
 }
 

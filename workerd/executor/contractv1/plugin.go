@@ -64,6 +64,10 @@ func (r *remote) List(ctx context.Context, req *executorv1.ListRequest) (*execut
 	return r.client.List(ctx, req)
 }
 
+func (r *remote) Signal(ctx context.Context, req *executorv1.SignalRequest) (*executorv1.SignalResponse, error) {
+	return r.client.Signal(ctx, req)
+}
+
 func (r *remote) logs(ctx context.Context, req *executorv1.LogsRequest, send func(*executorv1.LogsResponse) error) error {
 	return receive(ctx, r.client.Logs, req, send)
 }

@@ -135,7 +135,7 @@ func taskOf(main *executor.Task, c *musterv1.GroupContainer) *executor.Task {
 	return &executor.Task{
 		ID: ContainerID(main.ID, c.GetName()), Name: main.Name + "." + c.GetName(),
 		ServiceID: main.ServiceID, ServiceName: main.ServiceName, Slot: main.Slot, NodeID: main.NodeID, ServiceLabels: main.ServiceLabels,
-		Spec: spec, Networked: main.Networked, SharesNetworkOf: main.ID,
+		Spec: spec, Networked: main.Networked, SharesNetworkOf: main.ID, Files: main.GroupFiles[c.GetName()],
 	}
 }
 

@@ -158,3 +158,13 @@ func (g *Group) Update(ctx context.Context, _ *executor.Task, _ []byte) ([]byte,
 	}
 	return g.Handle(), nil
 }
+
+// Signal implements [executor.Executor]. The reference names a container by its id.
+func (g *Group) Signal(ctx context.Context, ref executor.Ref, signal string) error {
+	for _, c := range append([]*container{g.main}, g.others...) {
+		if c.task.ID == ref.TaskID {
+			return about(c, g.exec.Signal(ctx, g.ref(c), signal))
+		}
+	}
+	return fmt.Errorf("task %s has no container %s", g.main.task.ID, ref.TaskID)
+}

@@ -22,6 +22,17 @@ func (w *worker) Describe(context.Context) (*executor.About, error) {
 	return &executor.About{Name: "fake", Healthy: true, Kinds: []string{kind}, Capabilities: w.capabilities}, nil
 }
 
+// Signal notes the signal.
+func (w *worker) Signal(ctx context.Context, ref executor.Ref, signal string) error {
+	return w.call(ctx, "signal", ref.TaskID, func() error {
+		if w.held[ref.TaskID] == nil {
+			return unknown(ref.TaskID)
+		}
+		w.signals[ref.TaskID] = append(w.signals[ref.TaskID], signal)
+		return nil
+	})
+}
+
 func (w *worker) Prepare(ctx context.Context, task *executor.Task, _ []byte) (*executor.Prepared, error) {
 	id := task.ID
 	err := w.call(ctx, "prepare", id, func() error {

@@ -66,6 +66,8 @@ type machine struct {
 	// inFlight are the calls that are being made about each task in this life.
 	inFlight map[string]string
 	starts   map[string]int
+	// signals are those that were sent to each task.
+	signals map[string][]string
 	// faults are what the next calls of a method do.
 	faults map[string][]fault
 	// capabilities are the executor's, and observations what it reports during calls.
@@ -139,7 +141,7 @@ type worker struct {
 
 func newMachine(t *testing.T) *machine {
 	m := &machine{
-		t: t, held: map[string]*heldTask{}, inFlight: map[string]string{}, starts: map[string]int{}, faults: map[string][]fault{},
+		t: t, held: map[string]*heldTask{}, inFlight: map[string]string{}, starts: map[string]int{}, signals: map[string][]string{}, faults: map[string][]fault{},
 		wanted: map[string]*dispatcherv1.AssignedTask{}, reported: map[string]*dispatcherv1.ReportedStatus{},
 		history: map[string][]*dispatcherv1.ReportedStatus{}, capabilities: []string{"update", "logs"},
 		observations: make(chan *executor.Observation),

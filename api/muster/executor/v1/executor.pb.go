@@ -129,7 +129,7 @@ func (x ListedTask_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ListedTask_State.Descriptor instead.
 func (ListedTask_State) EnumDescriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{22, 0}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{24, 0}
 }
 
 // ExecutorError is the detail of an error status.
@@ -356,9 +356,10 @@ func (x *Task) GetFiles() []*TaskFile {
 // TaskFile is a file that the worker holds ready for a task.
 type TaskFile struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The path on the node, on a tmpfs; owner and mode are already right. The worker
-	// replaces the file by renaming another one over it, so what is mounted is its
-	// directory, or the file's content is written again.
+	// The path on the node, on a tmpfs; owner and mode are already right. It ends with
+	// target: the files of a task lie in one directory as they do in the task. The worker
+	// replaces a file by renaming another one over it, and calls Update then. A mount of
+	// the file itself shows the former content until it is made again.
 	Source string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
 	// The absolute path in the task.
 	Target string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
@@ -1460,6 +1461,105 @@ func (*RemoveResponse) Descriptor() ([]byte, []int) {
 	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{19}
 }
 
+// SignalRequest names the task to signal.
+type SignalRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	TaskId string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	Handle []byte                 `protobuf:"bytes,2,opt,name=handle,proto3" json:"handle,omitempty"`
+	// A name, such as "SIGHUP", or a number.
+	Signal        string `protobuf:"bytes,3,opt,name=signal,proto3" json:"signal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalRequest) Reset() {
+	*x = SignalRequest{}
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalRequest) ProtoMessage() {}
+
+func (x *SignalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
+func (*SignalRequest) Descriptor() ([]byte, []int) {
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SignalRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *SignalRequest) GetHandle() []byte {
+	if x != nil {
+		return x.Handle
+	}
+	return nil
+}
+
+func (x *SignalRequest) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
+// SignalResponse is empty.
+type SignalResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalResponse) Reset() {
+	*x = SignalResponse{}
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalResponse) ProtoMessage() {}
+
+func (x *SignalResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
+func (*SignalResponse) Descriptor() ([]byte, []int) {
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{21}
+}
+
 // ListRequest says whose tasks to list.
 type ListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1471,7 +1571,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[20]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1483,7 +1583,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[20]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1496,7 +1596,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{20}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListRequest) GetNodeId() string {
@@ -1516,7 +1616,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[21]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1528,7 +1628,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[21]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,7 +1641,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{21}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListResponse) GetTasks() []*ListedTask {
@@ -1566,7 +1666,7 @@ type ListedTask struct {
 
 func (x *ListedTask) Reset() {
 	*x = ListedTask{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[22]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1678,7 @@ func (x *ListedTask) String() string {
 func (*ListedTask) ProtoMessage() {}
 
 func (x *ListedTask) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[22]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1691,7 @@ func (x *ListedTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListedTask.ProtoReflect.Descriptor instead.
 func (*ListedTask) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{22}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListedTask) GetTaskId() string {
@@ -1641,7 +1741,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[23]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1653,7 +1753,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[23]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1666,7 +1766,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{23}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LogsRequest) GetTaskId() string {
@@ -1703,7 +1803,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[24]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1715,7 +1815,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[24]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1728,7 +1828,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{24}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *LogsResponse) GetTimestamp() *timestamppb.Timestamp {
@@ -1763,7 +1863,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[25]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1775,7 +1875,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[25]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +1888,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{25}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StatsRequest) GetTaskId() string {
@@ -1819,7 +1919,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[26]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1831,7 +1931,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[26]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1844,7 +1944,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{26}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StatsResponse) GetAt() *timestamppb.Timestamp {
@@ -1890,7 +1990,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[27]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +2002,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[27]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +2015,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{27}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ExecRequest) GetRequest() isExecRequest_Request {
@@ -1990,7 +2090,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[28]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2002,7 +2102,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[28]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2015,7 +2115,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{28}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ExecStart) GetTaskId() string {
@@ -2071,7 +2171,7 @@ type TerminalSize struct {
 
 func (x *TerminalSize) Reset() {
 	*x = TerminalSize{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[29]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2083,7 +2183,7 @@ func (x *TerminalSize) String() string {
 func (*TerminalSize) ProtoMessage() {}
 
 func (x *TerminalSize) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[29]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2096,7 +2196,7 @@ func (x *TerminalSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
 func (*TerminalSize) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{29}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *TerminalSize) GetRows() uint32 {
@@ -2128,7 +2228,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[30]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2140,7 +2240,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[30]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2153,7 +2253,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{30}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ExecResponse) GetResponse() isExecResponse_Response {
@@ -2224,7 +2324,7 @@ type ObserveRequest struct {
 
 func (x *ObserveRequest) Reset() {
 	*x = ObserveRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[31]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2236,7 +2336,7 @@ func (x *ObserveRequest) String() string {
 func (*ObserveRequest) ProtoMessage() {}
 
 func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[31]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2249,7 +2349,7 @@ func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObserveRequest.ProtoReflect.Descriptor instead.
 func (*ObserveRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{31}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ObserveRequest) GetTaskId() string {
@@ -2283,7 +2383,7 @@ type ObserveResponse struct {
 
 func (x *ObserveResponse) Reset() {
 	*x = ObserveResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[32]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2295,7 +2395,7 @@ func (x *ObserveResponse) String() string {
 func (*ObserveResponse) ProtoMessage() {}
 
 func (x *ObserveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[32]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2308,7 +2408,7 @@ func (x *ObserveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObserveResponse.ProtoReflect.Descriptor instead.
 func (*ObserveResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{32}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ObserveResponse) GetRuntime() *v1.RuntimeStatus {
@@ -2436,7 +2536,12 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\rRemoveRequest\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n" +
 	"\x06handle\x18\x02 \x01(\fR\x06handle\"\x10\n" +
-	"\x0eRemoveResponse\"&\n" +
+	"\x0eRemoveResponse\"X\n" +
+	"\rSignalRequest\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n" +
+	"\x06handle\x18\x02 \x01(\fR\x06handle\x12\x16\n" +
+	"\x06signal\x18\x03 \x01(\tR\x06signal\"\x10\n" +
+	"\x0eSignalResponse\"&\n" +
 	"\vListRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"D\n" +
 	"\fListResponse\x124\n" +
@@ -2496,7 +2601,7 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\x0fObserveResponse\x122\n" +
 	"\aruntime\x18\x01 \x01(\v2\x18.muster.v1.RuntimeStatusR\aruntime\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error2\xb3\b\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error2\x84\t\n" +
 	"\x0fExecutorService\x12U\n" +
 	"\bDescribe\x12#.muster.executor.v1.DescribeRequest\x1a$.muster.executor.v1.DescribeResponse\x12R\n" +
 	"\aPrepare\x12\".muster.executor.v1.PrepareRequest\x1a#.muster.executor.v1.PrepareResponse\x12L\n" +
@@ -2510,7 +2615,8 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\x04Logs\x12\x1f.muster.executor.v1.LogsRequest\x1a .muster.executor.v1.LogsResponse0\x01\x12L\n" +
 	"\x05Stats\x12 .muster.executor.v1.StatsRequest\x1a!.muster.executor.v1.StatsResponse\x12M\n" +
 	"\x04Exec\x12\x1f.muster.executor.v1.ExecRequest\x1a .muster.executor.v1.ExecResponse(\x010\x01\x12T\n" +
-	"\aObserve\x12\".muster.executor.v1.ObserveRequest\x1a#.muster.executor.v1.ObserveResponse0\x01B>Z<github.com/musterhq/muster/api/muster/executor/v1;executorv1b\x06proto3"
+	"\aObserve\x12\".muster.executor.v1.ObserveRequest\x1a#.muster.executor.v1.ObserveResponse0\x01\x12O\n" +
+	"\x06Signal\x12!.muster.executor.v1.SignalRequest\x1a\".muster.executor.v1.SignalResponseB>Z<github.com/musterhq/muster/api/muster/executor/v1;executorv1b\x06proto3"
 
 var (
 	file_muster_executor_v1_executor_proto_rawDescOnce sync.Once
@@ -2525,7 +2631,7 @@ func file_muster_executor_v1_executor_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_executor_v1_executor_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_muster_executor_v1_executor_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_muster_executor_v1_executor_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_muster_executor_v1_executor_proto_goTypes = []any{
 	(ExecutorError_Blame)(0),      // 0: muster.executor.v1.ExecutorError.Blame
 	(ListedTask_State)(0),         // 1: muster.executor.v1.ListedTask.State
@@ -2549,62 +2655,64 @@ var file_muster_executor_v1_executor_proto_goTypes = []any{
 	(*TerminateResponse)(nil),     // 19: muster.executor.v1.TerminateResponse
 	(*RemoveRequest)(nil),         // 20: muster.executor.v1.RemoveRequest
 	(*RemoveResponse)(nil),        // 21: muster.executor.v1.RemoveResponse
-	(*ListRequest)(nil),           // 22: muster.executor.v1.ListRequest
-	(*ListResponse)(nil),          // 23: muster.executor.v1.ListResponse
-	(*ListedTask)(nil),            // 24: muster.executor.v1.ListedTask
-	(*LogsRequest)(nil),           // 25: muster.executor.v1.LogsRequest
-	(*LogsResponse)(nil),          // 26: muster.executor.v1.LogsResponse
-	(*StatsRequest)(nil),          // 27: muster.executor.v1.StatsRequest
-	(*StatsResponse)(nil),         // 28: muster.executor.v1.StatsResponse
-	(*ExecRequest)(nil),           // 29: muster.executor.v1.ExecRequest
-	(*ExecStart)(nil),             // 30: muster.executor.v1.ExecStart
-	(*TerminalSize)(nil),          // 31: muster.executor.v1.TerminalSize
-	(*ExecResponse)(nil),          // 32: muster.executor.v1.ExecResponse
-	(*ObserveRequest)(nil),        // 33: muster.executor.v1.ObserveRequest
-	(*ObserveResponse)(nil),       // 34: muster.executor.v1.ObserveResponse
-	nil,                           // 35: muster.executor.v1.Task.ServiceLabelsEntry
-	(*durationpb.Duration)(nil),   // 36: google.protobuf.Duration
-	(*v1.TaskSpec)(nil),           // 37: muster.v1.TaskSpec
-	(*v1.PortConfig)(nil),         // 38: muster.v1.PortConfig
-	(*v1.Resources)(nil),          // 39: muster.v1.Resources
-	(*v1.Platform)(nil),           // 40: muster.v1.Platform
-	(*v1.RuntimeStatus)(nil),      // 41: muster.v1.RuntimeStatus
-	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
-	(*v1.LogOptions)(nil),         // 43: muster.v1.LogOptions
-	(v1.LogStream)(0),             // 44: muster.v1.LogStream
+	(*SignalRequest)(nil),         // 22: muster.executor.v1.SignalRequest
+	(*SignalResponse)(nil),        // 23: muster.executor.v1.SignalResponse
+	(*ListRequest)(nil),           // 24: muster.executor.v1.ListRequest
+	(*ListResponse)(nil),          // 25: muster.executor.v1.ListResponse
+	(*ListedTask)(nil),            // 26: muster.executor.v1.ListedTask
+	(*LogsRequest)(nil),           // 27: muster.executor.v1.LogsRequest
+	(*LogsResponse)(nil),          // 28: muster.executor.v1.LogsResponse
+	(*StatsRequest)(nil),          // 29: muster.executor.v1.StatsRequest
+	(*StatsResponse)(nil),         // 30: muster.executor.v1.StatsResponse
+	(*ExecRequest)(nil),           // 31: muster.executor.v1.ExecRequest
+	(*ExecStart)(nil),             // 32: muster.executor.v1.ExecStart
+	(*TerminalSize)(nil),          // 33: muster.executor.v1.TerminalSize
+	(*ExecResponse)(nil),          // 34: muster.executor.v1.ExecResponse
+	(*ObserveRequest)(nil),        // 35: muster.executor.v1.ObserveRequest
+	(*ObserveResponse)(nil),       // 36: muster.executor.v1.ObserveResponse
+	nil,                           // 37: muster.executor.v1.Task.ServiceLabelsEntry
+	(*durationpb.Duration)(nil),   // 38: google.protobuf.Duration
+	(*v1.TaskSpec)(nil),           // 39: muster.v1.TaskSpec
+	(*v1.PortConfig)(nil),         // 40: muster.v1.PortConfig
+	(*v1.Resources)(nil),          // 41: muster.v1.Resources
+	(*v1.Platform)(nil),           // 42: muster.v1.Platform
+	(*v1.RuntimeStatus)(nil),      // 43: muster.v1.RuntimeStatus
+	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
+	(*v1.LogOptions)(nil),         // 45: muster.v1.LogOptions
+	(v1.LogStream)(0),             // 46: muster.v1.LogStream
 }
 var file_muster_executor_v1_executor_proto_depIdxs = []int32{
-	36, // 0: muster.executor.v1.ExecutorError.retry_after:type_name -> google.protobuf.Duration
+	38, // 0: muster.executor.v1.ExecutorError.retry_after:type_name -> google.protobuf.Duration
 	0,  // 1: muster.executor.v1.ExecutorError.blame:type_name -> muster.executor.v1.ExecutorError.Blame
-	35, // 2: muster.executor.v1.Task.service_labels:type_name -> muster.executor.v1.Task.ServiceLabelsEntry
-	37, // 3: muster.executor.v1.Task.spec:type_name -> muster.v1.TaskSpec
-	38, // 4: muster.executor.v1.Task.ports:type_name -> muster.v1.PortConfig
+	37, // 2: muster.executor.v1.Task.service_labels:type_name -> muster.executor.v1.Task.ServiceLabelsEntry
+	39, // 3: muster.executor.v1.Task.spec:type_name -> muster.v1.TaskSpec
+	40, // 4: muster.executor.v1.Task.ports:type_name -> muster.v1.PortConfig
 	4,  // 5: muster.executor.v1.Task.files:type_name -> muster.executor.v1.TaskFile
-	39, // 6: muster.executor.v1.DescribeResponse.resources:type_name -> muster.v1.Resources
-	40, // 7: muster.executor.v1.DescribeResponse.platform:type_name -> muster.v1.Platform
+	41, // 6: muster.executor.v1.DescribeResponse.resources:type_name -> muster.v1.Resources
+	42, // 7: muster.executor.v1.DescribeResponse.platform:type_name -> muster.v1.Platform
 	3,  // 8: muster.executor.v1.PrepareRequest.task:type_name -> muster.executor.v1.Task
 	3,  // 9: muster.executor.v1.StartRequest.task:type_name -> muster.executor.v1.Task
 	5,  // 10: muster.executor.v1.StartRequest.network:type_name -> muster.executor.v1.TaskNetwork
-	41, // 11: muster.executor.v1.StartResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	38, // 12: muster.executor.v1.StartResponse.ports:type_name -> muster.v1.PortConfig
-	41, // 13: muster.executor.v1.WaitResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	42, // 14: muster.executor.v1.WaitResponse.ended_at:type_name -> google.protobuf.Timestamp
+	43, // 11: muster.executor.v1.StartResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	40, // 12: muster.executor.v1.StartResponse.ports:type_name -> muster.v1.PortConfig
+	43, // 13: muster.executor.v1.WaitResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	44, // 14: muster.executor.v1.WaitResponse.ended_at:type_name -> google.protobuf.Timestamp
 	3,  // 15: muster.executor.v1.UpdateRequest.task:type_name -> muster.executor.v1.Task
-	36, // 16: muster.executor.v1.ShutdownRequest.grace_period:type_name -> google.protobuf.Duration
-	41, // 17: muster.executor.v1.ShutdownResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	41, // 18: muster.executor.v1.TerminateResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	24, // 19: muster.executor.v1.ListResponse.tasks:type_name -> muster.executor.v1.ListedTask
+	38, // 16: muster.executor.v1.ShutdownRequest.grace_period:type_name -> google.protobuf.Duration
+	43, // 17: muster.executor.v1.ShutdownResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	43, // 18: muster.executor.v1.TerminateResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	26, // 19: muster.executor.v1.ListResponse.tasks:type_name -> muster.executor.v1.ListedTask
 	1,  // 20: muster.executor.v1.ListedTask.state:type_name -> muster.executor.v1.ListedTask.State
-	41, // 21: muster.executor.v1.ListedTask.runtime:type_name -> muster.v1.RuntimeStatus
-	43, // 22: muster.executor.v1.LogsRequest.options:type_name -> muster.v1.LogOptions
-	42, // 23: muster.executor.v1.LogsResponse.timestamp:type_name -> google.protobuf.Timestamp
-	44, // 24: muster.executor.v1.LogsResponse.stream:type_name -> muster.v1.LogStream
-	42, // 25: muster.executor.v1.StatsResponse.at:type_name -> google.protobuf.Timestamp
-	36, // 26: muster.executor.v1.StatsResponse.cpu:type_name -> google.protobuf.Duration
-	30, // 27: muster.executor.v1.ExecRequest.start:type_name -> muster.executor.v1.ExecStart
-	31, // 28: muster.executor.v1.ExecRequest.resize:type_name -> muster.executor.v1.TerminalSize
-	31, // 29: muster.executor.v1.ExecStart.size:type_name -> muster.executor.v1.TerminalSize
-	41, // 30: muster.executor.v1.ObserveResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	43, // 21: muster.executor.v1.ListedTask.runtime:type_name -> muster.v1.RuntimeStatus
+	45, // 22: muster.executor.v1.LogsRequest.options:type_name -> muster.v1.LogOptions
+	44, // 23: muster.executor.v1.LogsResponse.timestamp:type_name -> google.protobuf.Timestamp
+	46, // 24: muster.executor.v1.LogsResponse.stream:type_name -> muster.v1.LogStream
+	44, // 25: muster.executor.v1.StatsResponse.at:type_name -> google.protobuf.Timestamp
+	38, // 26: muster.executor.v1.StatsResponse.cpu:type_name -> google.protobuf.Duration
+	32, // 27: muster.executor.v1.ExecRequest.start:type_name -> muster.executor.v1.ExecStart
+	33, // 28: muster.executor.v1.ExecRequest.resize:type_name -> muster.executor.v1.TerminalSize
+	33, // 29: muster.executor.v1.ExecStart.size:type_name -> muster.executor.v1.TerminalSize
+	43, // 30: muster.executor.v1.ObserveResponse.runtime:type_name -> muster.v1.RuntimeStatus
 	6,  // 31: muster.executor.v1.ExecutorService.Describe:input_type -> muster.executor.v1.DescribeRequest
 	8,  // 32: muster.executor.v1.ExecutorService.Prepare:input_type -> muster.executor.v1.PrepareRequest
 	10, // 33: muster.executor.v1.ExecutorService.Start:input_type -> muster.executor.v1.StartRequest
@@ -2613,26 +2721,28 @@ var file_muster_executor_v1_executor_proto_depIdxs = []int32{
 	16, // 36: muster.executor.v1.ExecutorService.Shutdown:input_type -> muster.executor.v1.ShutdownRequest
 	18, // 37: muster.executor.v1.ExecutorService.Terminate:input_type -> muster.executor.v1.TerminateRequest
 	20, // 38: muster.executor.v1.ExecutorService.Remove:input_type -> muster.executor.v1.RemoveRequest
-	22, // 39: muster.executor.v1.ExecutorService.List:input_type -> muster.executor.v1.ListRequest
-	25, // 40: muster.executor.v1.ExecutorService.Logs:input_type -> muster.executor.v1.LogsRequest
-	27, // 41: muster.executor.v1.ExecutorService.Stats:input_type -> muster.executor.v1.StatsRequest
-	29, // 42: muster.executor.v1.ExecutorService.Exec:input_type -> muster.executor.v1.ExecRequest
-	33, // 43: muster.executor.v1.ExecutorService.Observe:input_type -> muster.executor.v1.ObserveRequest
-	7,  // 44: muster.executor.v1.ExecutorService.Describe:output_type -> muster.executor.v1.DescribeResponse
-	9,  // 45: muster.executor.v1.ExecutorService.Prepare:output_type -> muster.executor.v1.PrepareResponse
-	11, // 46: muster.executor.v1.ExecutorService.Start:output_type -> muster.executor.v1.StartResponse
-	13, // 47: muster.executor.v1.ExecutorService.Wait:output_type -> muster.executor.v1.WaitResponse
-	15, // 48: muster.executor.v1.ExecutorService.Update:output_type -> muster.executor.v1.UpdateResponse
-	17, // 49: muster.executor.v1.ExecutorService.Shutdown:output_type -> muster.executor.v1.ShutdownResponse
-	19, // 50: muster.executor.v1.ExecutorService.Terminate:output_type -> muster.executor.v1.TerminateResponse
-	21, // 51: muster.executor.v1.ExecutorService.Remove:output_type -> muster.executor.v1.RemoveResponse
-	23, // 52: muster.executor.v1.ExecutorService.List:output_type -> muster.executor.v1.ListResponse
-	26, // 53: muster.executor.v1.ExecutorService.Logs:output_type -> muster.executor.v1.LogsResponse
-	28, // 54: muster.executor.v1.ExecutorService.Stats:output_type -> muster.executor.v1.StatsResponse
-	32, // 55: muster.executor.v1.ExecutorService.Exec:output_type -> muster.executor.v1.ExecResponse
-	34, // 56: muster.executor.v1.ExecutorService.Observe:output_type -> muster.executor.v1.ObserveResponse
-	44, // [44:57] is the sub-list for method output_type
-	31, // [31:44] is the sub-list for method input_type
+	24, // 39: muster.executor.v1.ExecutorService.List:input_type -> muster.executor.v1.ListRequest
+	27, // 40: muster.executor.v1.ExecutorService.Logs:input_type -> muster.executor.v1.LogsRequest
+	29, // 41: muster.executor.v1.ExecutorService.Stats:input_type -> muster.executor.v1.StatsRequest
+	31, // 42: muster.executor.v1.ExecutorService.Exec:input_type -> muster.executor.v1.ExecRequest
+	35, // 43: muster.executor.v1.ExecutorService.Observe:input_type -> muster.executor.v1.ObserveRequest
+	22, // 44: muster.executor.v1.ExecutorService.Signal:input_type -> muster.executor.v1.SignalRequest
+	7,  // 45: muster.executor.v1.ExecutorService.Describe:output_type -> muster.executor.v1.DescribeResponse
+	9,  // 46: muster.executor.v1.ExecutorService.Prepare:output_type -> muster.executor.v1.PrepareResponse
+	11, // 47: muster.executor.v1.ExecutorService.Start:output_type -> muster.executor.v1.StartResponse
+	13, // 48: muster.executor.v1.ExecutorService.Wait:output_type -> muster.executor.v1.WaitResponse
+	15, // 49: muster.executor.v1.ExecutorService.Update:output_type -> muster.executor.v1.UpdateResponse
+	17, // 50: muster.executor.v1.ExecutorService.Shutdown:output_type -> muster.executor.v1.ShutdownResponse
+	19, // 51: muster.executor.v1.ExecutorService.Terminate:output_type -> muster.executor.v1.TerminateResponse
+	21, // 52: muster.executor.v1.ExecutorService.Remove:output_type -> muster.executor.v1.RemoveResponse
+	25, // 53: muster.executor.v1.ExecutorService.List:output_type -> muster.executor.v1.ListResponse
+	28, // 54: muster.executor.v1.ExecutorService.Logs:output_type -> muster.executor.v1.LogsResponse
+	30, // 55: muster.executor.v1.ExecutorService.Stats:output_type -> muster.executor.v1.StatsResponse
+	34, // 56: muster.executor.v1.ExecutorService.Exec:output_type -> muster.executor.v1.ExecResponse
+	36, // 57: muster.executor.v1.ExecutorService.Observe:output_type -> muster.executor.v1.ObserveResponse
+	23, // 58: muster.executor.v1.ExecutorService.Signal:output_type -> muster.executor.v1.SignalResponse
+	45, // [45:59] is the sub-list for method output_type
+	31, // [31:45] is the sub-list for method input_type
 	31, // [31:31] is the sub-list for extension type_name
 	31, // [31:31] is the sub-list for extension extendee
 	0,  // [0:31] is the sub-list for field type_name
@@ -2643,12 +2753,12 @@ func file_muster_executor_v1_executor_proto_init() {
 	if File_muster_executor_v1_executor_proto != nil {
 		return
 	}
-	file_muster_executor_v1_executor_proto_msgTypes[27].OneofWrappers = []any{
+	file_muster_executor_v1_executor_proto_msgTypes[29].OneofWrappers = []any{
 		(*ExecRequest_Start)(nil),
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_Resize)(nil),
 	}
-	file_muster_executor_v1_executor_proto_msgTypes[30].OneofWrappers = []any{
+	file_muster_executor_v1_executor_proto_msgTypes[32].OneofWrappers = []any{
 		(*ExecResponse_Stdout)(nil),
 		(*ExecResponse_Stderr)(nil),
 		(*ExecResponse_ExitCode)(nil),
@@ -2659,7 +2769,7 @@ func file_muster_executor_v1_executor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_executor_v1_executor_proto_rawDesc), len(file_muster_executor_v1_executor_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   34,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

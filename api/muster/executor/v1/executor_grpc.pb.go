@@ -36,6 +36,7 @@ const (
 	ExecutorService_Stats_FullMethodName     = "/muster.executor.v1.ExecutorService/Stats"
 	ExecutorService_Exec_FullMethodName      = "/muster.executor.v1.ExecutorService/Exec"
 	ExecutorService_Observe_FullMethodName   = "/muster.executor.v1.ExecutorService/Observe"
+	ExecutorService_Signal_FullMethodName    = "/muster.executor.v1.ExecutorService/Signal"
 )
 
 // ExecutorServiceClient is the client API for ExecutorService service.
@@ -87,7 +88,8 @@ type ExecutorServiceClient interface {
 	// called again after a restart; the exit code must still be known then.
 	Wait(ctx context.Context, in *WaitRequest, opts ...grpc.CallOption) (*WaitResponse, error)
 	// Update tells of a task whose spec is the same but whose surroundings
-	// changed. Executors without the capability "update" are not called.
+	// changed. Executors without the capability "update" are not called. One of Task.files
+	// may have other content: when Update returns, a running task sees it.
 	Update(ctx context.Context, in *UpdateRequest, opts ...grpc.CallOption) (*UpdateResponse, error)
 	// Shutdown asks the task to end, waits for its stop grace period, then kills
 	// it. It returns when the task has ended.
@@ -114,6 +116,9 @@ type ExecutorServiceClient interface {
 	// change. The stream ends when there is nothing to observe, for example
 	// because the task has no health check, and when the task has ended.
 	Observe(ctx context.Context, in *ObserveRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ObserveResponse], error)
+	// Signal sends a signal to the task's main process. It does not wait for what the
+	// process does then. Executors that do not say signals are not called.
+	Signal(ctx context.Context, in *SignalRequest, opts ...grpc.CallOption) (*SignalResponse, error)
 }
 
 type executorServiceClient struct {
@@ -275,6 +280,16 @@ func (c *executorServiceClient) Observe(ctx context.Context, in *ObserveRequest,
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ExecutorService_ObserveClient = grpc.ServerStreamingClient[ObserveResponse]
 
+func (c *executorServiceClient) Signal(ctx context.Context, in *SignalRequest, opts ...grpc.CallOption) (*SignalResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SignalResponse)
+	err := c.cc.Invoke(ctx, ExecutorService_Signal_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ExecutorServiceServer is the server API for ExecutorService service.
 // All implementations must embed UnimplementedExecutorServiceServer
 // for forward compatibility.
@@ -324,7 +339,8 @@ type ExecutorServiceServer interface {
 	// called again after a restart; the exit code must still be known then.
 	Wait(context.Context, *WaitRequest) (*WaitResponse, error)
 	// Update tells of a task whose spec is the same but whose surroundings
-	// changed. Executors without the capability "update" are not called.
+	// changed. Executors without the capability "update" are not called. One of Task.files
+	// may have other content: when Update returns, a running task sees it.
 	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
 	// Shutdown asks the task to end, waits for its stop grace period, then kills
 	// it. It returns when the task has ended.
@@ -351,6 +367,9 @@ type ExecutorServiceServer interface {
 	// change. The stream ends when there is nothing to observe, for example
 	// because the task has no health check, and when the task has ended.
 	Observe(*ObserveRequest, grpc.ServerStreamingServer[ObserveResponse]) error
+	// Signal sends a signal to the task's main process. It does not wait for what the
+	// process does then. Executors that do not say signals are not called.
+	Signal(context.Context, *SignalRequest) (*SignalResponse, error)
 	mustEmbedUnimplementedExecutorServiceServer()
 }
 
@@ -399,6 +418,9 @@ func (UnimplementedExecutorServiceServer) Exec(grpc.BidiStreamingServer[ExecRequ
 }
 func (UnimplementedExecutorServiceServer) Observe(*ObserveRequest, grpc.ServerStreamingServer[ObserveResponse]) error {
 	return status.Error(codes.Unimplemented, "method Observe not implemented")
+}
+func (UnimplementedExecutorServiceServer) Signal(context.Context, *SignalRequest) (*SignalResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Signal not implemented")
 }
 func (UnimplementedExecutorServiceServer) mustEmbedUnimplementedExecutorServiceServer() {}
 func (UnimplementedExecutorServiceServer) testEmbeddedByValue()                         {}
@@ -630,6 +652,24 @@ func _ExecutorService_Observe_Handler(srv interface{}, stream grpc.ServerStream)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ExecutorService_ObserveServer = grpc.ServerStreamingServer[ObserveResponse]
 
+func _ExecutorService_Signal_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SignalRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ExecutorServiceServer).Signal(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ExecutorService_Signal_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ExecutorServiceServer).Signal(ctx, req.(*SignalRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ExecutorService_ServiceDesc is the grpc.ServiceDesc for ExecutorService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -676,6 +716,10 @@ var ExecutorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Stats",
 			Handler:    _ExecutorService_Stats_Handler,
+		},
+		{
+			MethodName: "Signal",
+			Handler:    _ExecutorService_Signal_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

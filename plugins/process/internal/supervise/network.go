@@ -13,8 +13,8 @@ import (
 	"github.com/musterhq/muster/plugins/process/internal/taskdir"
 )
 
-// enterNetwork makes this thread one whose children are in the network namespace of the
-// task, and see its resolv.conf and hosts file. The mounts are seen by nothing else, and
+// enterNetwork makes this thread, whose mounts no other process sees, one whose children are
+// in the network namespace of the task, and see its resolv.conf and hosts file. The mounts
 // end with the last process of the task.
 func enterNetwork(dir taskdir.Dir) error {
 	network, err := networkOf(dir)
@@ -22,9 +22,6 @@ func enterNetwork(dir taskdir.Dir) error {
 		return err
 	}
 	if err := setNetwork(network.Namespace); err != nil {
-		return err
-	}
-	if err := ownMounts(); err != nil {
 		return err
 	}
 	for path, source := range dir.EtcFiles(network) {

@@ -219,10 +219,18 @@ func (s *supervisor) start() error {
 			_ = file.Close()
 		}
 	}()
+	if s.spec.Networked || len(s.spec.Mounts) > 0 {
+		if err := ownMounts(); err != nil {
+			return err
+		}
+	}
 	if s.spec.Networked {
 		if err := enterNetwork(s.dir); err != nil {
 			return err
 		}
+	}
+	if err := mountFiles(s.spec.Mounts); err != nil {
+		return err
 	}
 	at := time.Now()
 	if s.spec.Check != nil {

@@ -88,6 +88,16 @@ type Spec struct {
 	Networked bool `json:"networked,omitempty"`
 	// Check is the health check, or nil.
 	Check *Check `json:"check,omitempty"`
+	// Mounts are what the command sees of the worker's files, read-only.
+	Mounts []Mount `json:"mounts,omitempty"`
+}
+
+// Mount is a file or directory of the node that the command sees elsewhere.
+type Mount struct {
+	Source string `json:"source"`
+	Target string `json:"target"`
+	// Dir says that it is a directory, which is made if it is not there.
+	Dir bool `json:"dir,omitempty"`
 }
 
 // Check is a health check: a command or a TCP port.
