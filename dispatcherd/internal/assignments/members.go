@@ -52,8 +52,12 @@ func (l *Sent) bring(o *Object, p *packer) *sentObject {
 }
 
 func (l *Sent) sendMembers(sent *sentObject, p *packer) {
-	for _, change := range sent.members.Next() {
-		p.addMember(change)
+	changes := sent.members.Next()
+	if len(changes) > 0 {
+		p.separate(sent)
+	}
+	for _, change := range changes {
+		p.addMember(sent, change)
 		if !p.complete && change.At > 0 && (l.memberChange == 0 || change.At < l.memberChange) {
 			l.memberChange = change.At
 		}

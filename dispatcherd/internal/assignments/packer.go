@@ -19,6 +19,9 @@ type packer struct {
 	open     *dispatcherv1.Assignments
 	count    int
 	size     int
+	// withdrew holds, by the object that brought them, the last message that withdraws
+	// members.
+	withdrew map[*sentObject]*dispatcherv1.Assignments
 }
 
 // add puts a task into the open message, after the objects that it is the first
@@ -48,8 +51,18 @@ func (p *packer) addObject(o *Object) {
 	m.Objects = append(m.Objects, o.wire())
 }
 
-// addMember puts a member into the open message, or its withdrawal.
-func (p *packer) addMember(change MemberChange) {
+// separate begins a new message if the open one withdraws members of an object. A worker
+// applies withdrawals after the objects of a message, so a member that is there again
+// must come in a later one. Several tasks of one call may read the members, which
+// change in between.
+func (p *packer) separate(of *sentObject) {
+	if m := p.withdrew[of]; m != nil && m == p.open {
+		p.open = nil
+	}
+}
+
+// addMember puts a member of an object into the open message, or its withdrawal.
+func (p *packer) addMember(of *sentObject, change MemberChange) {
 	if packed := change.Object.GetPackedBackends(); packed != nil && p.protocol < packedProtocol {
 		p.addUnpacked(packed)
 		return
@@ -57,6 +70,10 @@ func (p *packer) addMember(change MemberChange) {
 	m := p.room(change.Size)
 	if change.Object == nil {
 		m.Withdrawn = append(m.Withdrawn, change.Withdrawn)
+		if p.withdrew == nil {
+			p.withdrew = map[*sentObject]*dispatcherv1.Assignments{}
+		}
+		p.withdrew[of] = m
 		return
 	}
 	m.Objects = append(m.Objects, change.Object)
