@@ -33,13 +33,9 @@ func Mutations() []Mutation {
 		lostAssignments(), lostOrders(), lostStatuses(),
 		forgetfulExecutor(), doubledStarts(), ignoredShutdowns(), falseStarts(),
 		overcommittingScheduler(), secondScheduler(), secondOrchestrator(), eagerOrchestrator(), hastyOrchestrator(),
-		greedySweep(), carelessSweep(),
+		greedySweep(), carelessSweep(), thievingAllocator(), secondAllocator(), forgottenSidecars(), impatientMains(),
 	}
 }
-
-// NetworkMutations returns the mutations of what only clusters with networks have, for
-// one run.
-func NetworkMutations() []Mutation { return []Mutation{thievingAllocator(), secondAllocator()} }
 
 // every returns a function that returns true for every nth call.
 func every(n int64) func() bool {

@@ -188,20 +188,24 @@ func (e *shutdownIgnorer) Remove(ctx context.Context, ref sdk.Ref) error {
 // falseStarts says of each fourth task that it runs, and does not start it.
 func falseStarts() Mutation {
 	now := every(4)
-	return Mutation{Name: "tasks that never started", Executor: func(inner *null.Executor) sdk.Executor {
-		return &falseStarter{Executor: inner, now: now, idle: map[string]bool{}}
+	return falseStartsOf("tasks that never started", func(string) bool { return now() })
+}
+
+func falseStartsOf(name string, which func(id string) bool) Mutation {
+	return Mutation{Name: name, Executor: func(inner *null.Executor) sdk.Executor {
+		return &falseStarter{Executor: inner, which: which, idle: map[string]bool{}}
 	}}
 }
 
 type falseStarter struct {
 	*null.Executor
-	now  func() bool
-	mu   sync.Mutex
-	idle map[string]bool
+	which func(id string) bool
+	mu    sync.Mutex
+	idle  map[string]bool
 }
 
 func (e *falseStarter) Start(ctx context.Context, task *sdk.Task, handle sdk.Handle) (*sdk.Started, error) {
-	if !e.now() {
+	if !e.which(task.GetId()) {
 		return e.Executor.Start(ctx, task, handle)
 	}
 	e.mu.Lock()

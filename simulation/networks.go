@@ -41,7 +41,7 @@ func networkSpec(name string, client, number int) *musterv1.NetworkSpec {
 	return s
 }
 
-// addNetworks adds what users do with networks, in streams of their own.
+// addNetworks adds what users do with networks and groups, in streams of their own.
 func (s *Script) addNetworks(size Size) {
 	if size.Calls == 0 || !size.Networks {
 		return
@@ -50,9 +50,10 @@ func (s *Script) addNetworks(size Size) {
 	for client := range size.Clients {
 		r := rand.New(rand.NewPCG(s.Seed, 5<<32+uint64(client)))
 		w := &writer{Rand: r, size: size, client: client, services: map[string]*musterv1.ServiceSpec{}}
+		groups := rand.New(rand.NewPCG(s.Seed, 6<<32+uint64(client)))
 		var networks []string
 		for at := 3 * time.Second; at < size.Length; at += w.pause(2 * size.Calls) {
-			step := w.networkStep(&networks)
+			step := w.networkStep(&networks, groups)
 			step.At, step.Client, step.API = at, client, replica("apid", 1+r.IntN(size.Managers))
 			if size.Faults > 0 && one(r, 12) {
 				step.Twin = replica("apid", 1+r.IntN(size.Managers))
@@ -62,7 +63,7 @@ func (s *Script) addNetworks(size Size) {
 	}
 }
 
-func (w *writer) networkStep(networks *[]string) Step {
+func (w *writer) networkStep(networks *[]string, groups *rand.Rand) Step {
 	w.made++
 	names := slices.Sorted(maps.Keys(w.services))
 	switch n := w.IntN(10); {
@@ -78,6 +79,7 @@ func (w *writer) networkStep(networks *[]string) Step {
 	case len(names) == 0 || len(names) < networkedServices && n < 4:
 		spec := newSpec(w.Rand, fmt.Sprintf("s%d-n%d", w.client, w.made), w.size)
 		w.connect(spec, *networks)
+		addGroup(groups, spec.Task)
 		w.label(spec)
 		w.services[spec.Name] = spec
 		return Step{Op: create, Who: spec.Name, Spec: clone(spec)}
@@ -95,6 +97,7 @@ func (w *writer) networkStep(networks *[]string) Step {
 			change(w.Rand, spec)
 		}
 		w.connect(spec, *networks)
+		addGroup(groups, spec.Task)
 		w.label(spec)
 		return Step{Op: update, Who: spec.Name, Spec: clone(spec)}
 	}

@@ -33,9 +33,10 @@ type picture struct {
 	usage    map[string]*placement.Usage
 	// counted are the networks with the addresses that the usages count.
 	counted *placement.Networks
-	// running holds what executors run, by node.
-	running map[string][]string
-	faults  []string
+	// running holds the tasks that executors run, by node, and beside the containers
+	// of groups beside the main ones.
+	running, beside map[string][]string
+	faults          []string
 }
 
 // look makes a picture.
@@ -44,7 +45,7 @@ func (c *cluster) look() *picture {
 	p := &picture{
 		cluster: c, now: o.store.Snapshot(), services: map[string]*recordv1.Service{}, names: map[string]*recordv1.Service{},
 		configs: map[string]*recordv1.Config{},
-		tasks:   map[string][]*state.Task{}, nodes: map[string]*placement.Node{}, running: map[string][]string{},
+		tasks:   map[string][]*state.Task{}, nodes: map[string]*placement.Node{}, running: map[string][]string{}, beside: map[string][]string{},
 	}
 	c.follower.Advance(p.now)
 	for e := range o.tables.Services.Scan(p.now, "") {
@@ -71,11 +72,17 @@ func (c *cluster) look() *picture {
 			p.fault("list the tasks of %s: %v", name, err)
 		}
 		for _, l := range listed {
-			if l.State == sdk.Running {
+			if l.State != sdk.Running {
+				continue
+			}
+			if _, _, ok := containerOf(l.TaskID); ok {
+				p.beside[name] = append(p.beside[name], l.TaskID)
+			} else {
 				p.running[name] = append(p.running[name], l.TaskID)
 			}
 		}
 		slices.Sort(p.running[name])
+		slices.Sort(p.beside[name])
 	}
 	return p
 }
@@ -94,6 +101,7 @@ func (p *picture) always() []string {
 	p.room()
 	p.slots()
 	p.doubles()
+	p.ordered()
 	p.named()
 	p.stored()
 	p.allocated()
@@ -119,8 +127,8 @@ func (p *picture) room() {
 		t, ok := p.observer.tables.Tasks.Get(p.now, state.AssignedTaskKey(node, service, id, a.Value))
 		hold.Leaving = ok && t.Value.DesiredState > musterv1.TaskState_COMPLETE
 		if spec := p.task(t.Value.GetSpecDigest()); spec != nil {
-			if asks := spec.GetResources().GetReservations(); asks.GetNanoCpus() != hold.NanoCPUs || asks.GetMemoryBytes() != hold.MemoryBytes {
-				p.fault("task %s asks for %v, and its assignment says %d and %d", id, asks, hold.NanoCPUs, hold.MemoryBytes)
+			if cpus, memory := reserved(spec); cpus != hold.NanoCPUs || memory != hold.MemoryBytes {
+				p.fault("task %s asks for %d and %d, and its assignment says %d and %d", id, cpus, memory, hold.NanoCPUs, hold.MemoryBytes)
 			}
 		}
 		p.use(node).Add(hold)

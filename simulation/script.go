@@ -26,7 +26,7 @@ type Size struct {
 	Calls, Faults time.Duration
 	// Latency is how long the network and the store take for everything.
 	Latency time.Duration
-	// Networks has users make networks, and services on them.
+	// Networks has users make networks, and services on them, some with groups.
 	Networks bool
 }
 
@@ -155,6 +155,9 @@ func describe(s *musterv1.ServiceSpec) string {
 	for _, n := range s.Task.Networks {
 		text += ", on " + n.Target
 	}
+	for _, c := range s.Task.Group {
+		text += ", " + c.Name
+	}
 	return text
 }
 
@@ -197,17 +200,10 @@ func drawSize(r *rand.Rand) Size {
 	return s
 }
 
-// NewScript draws the script of a seed.
+// NewScript draws the script of a seed. One seed in four is without networks.
 func NewScript(seed uint64) *Script {
-	r := rand.New(rand.NewPCG(seed, 0x6d7573746572))
-	return NewScriptOf(seed, drawSize(r))
-}
-
-// NewNetworkScript draws the script of a seed in which users make networks, and services
-// on them.
-func NewNetworkScript(seed uint64) *Script {
 	size := drawSize(rand.New(rand.NewPCG(seed, 0x6d7573746572)))
-	size.Networks = true
+	size.Networks = seed%4 != 0
 	return NewScriptOf(seed, size)
 }
 

@@ -24,6 +24,7 @@ func (p *picture) settled() []string {
 		}
 	}
 	p.executorsSettled()
+	p.groupsSettled()
 	p.noOrphans()
 	p.networksSettled()
 	p.routed()

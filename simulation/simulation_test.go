@@ -19,24 +19,17 @@ import (
 )
 
 var (
-	seed     = flag.Uint64("seed", 0, "run this seed only")
-	journal  = flag.String("journal", "", "write all events to this file")
-	networks = flag.Bool("networks", false, "have users make networks, and services on them")
+	seed    = flag.Uint64("seed", 0, "run this seed only")
+	journal = flag.String("journal", "", "write all events to this file")
 )
-
-// script returns the script of a seed.
-func script(seed uint64) *simulation.Script {
-	if *networks {
-		return simulation.NewNetworkScript(seed)
-	}
-	return simulation.NewScript(seed)
-}
 
 // fixed are the seeds that every test run takes: some that are quick, a large cluster,
 // and those that have found something.
 //
 //	21          (an update was rolled back, and its user changed only a label, which is
 //	            no attempt to try it again)
+//	3           schedulers that placed tasks at the same moment gave nodes more tasks
+//	            than they have addresses
 //	16, 44, 53  a replica of apid that lagged accepted a change and did not make it
 //	44          a task on a paused node was prepared, and never started
 //	44          a scheduler that heard late of a drained node assigned to it forever
@@ -48,18 +41,12 @@ func script(seed uint64) *simulation.Script {
 //	232         an update waited forever for a task on a paused node
 var fixed = []uint64{1, 2, 3, 4, 5, 7, 9, 10, 11, 16, 21, 44, 53, 58, 67, 160, 232}
 
-// networked are seeds that every test run takes with networks as well.
-//
-//	3  (schedulers that placed tasks at the same moment gave nodes more tasks than they
-//	   have addresses)
-var networked = []uint64{2, 3, 7, 11}
-
 // races are those of them that are run with the race detector too.
 var races = []uint64{1, 3, 4, 9, 10}
 
 func TestSimulate(t *testing.T) {
 	if *seed != 0 {
-		simulate(t, script(*seed), simulation.Mutation{}).judge(t)
+		simulate(t, simulation.NewScript(*seed), simulation.Mutation{}).judge(t)
 		return
 	}
 	seeds, fresh := fixed, 4
@@ -69,19 +56,10 @@ func TestSimulate(t *testing.T) {
 	for range fresh {
 		seeds = append(seeds[:len(seeds):len(seeds)], 1000+rand.Uint64N(1e9))
 	}
-	for _, seed := range networked {
-		if raced || *networks {
-			break
-		}
-		t.Run(fmt.Sprint("networks/seed=", seed), func(t *testing.T) {
-			t.Parallel()
-			simulate(t, simulation.NewNetworkScript(seed), simulation.Mutation{}).judge(t)
-		})
-	}
 	for _, seed := range seeds {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			t.Parallel()
-			simulate(t, script(seed), simulation.Mutation{}).judge(t)
+			simulate(t, simulation.NewScript(seed), simulation.Mutation{}).judge(t)
 		})
 	}
 }
