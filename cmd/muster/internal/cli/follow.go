@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -106,11 +107,23 @@ func (f *waiting) apply(now *musterv1.Service, batch *musterv1.WatchResponse) (*
 			}
 			now = s
 		}
-		if t := e.GetTask(); t != nil && !removed {
-			failure = f.progress.task(t) || failure
+		switch t := e.GetTask(); {
+		case t == nil:
+		case removed:
+			delete(f.forecast.erring, t.Id)
+		default:
+			failure = f.noteTask(t) || failure
 		}
 	}
 	return now, failure, nil
+}
+
+// noteTask notes why a task does not run, and reports whether that is so.
+func (f *waiting) noteTask(t *musterv1.Task) bool {
+	if f.progress.concerns(t) {
+		f.forecast.task(t, time.Now())
+	}
+	return f.progress.task(t)
 }
 
 // present reads the service, and notes why tasks of it have failed: that may have
@@ -138,9 +151,14 @@ func (f *waiting) present(ctx context.Context) (*musterv1.Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, t := range failures {
+	preparing, err := f.tasks(ctx, musterv1.TaskState_PREPARING)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range slices.Concat(failures, preparing) {
 		f.progress.task(t)
 	}
+	f.forecast.tasks(slices.DeleteFunc(preparing, func(t *musterv1.Task) bool { return !f.progress.concerns(t) }), time.Now())
 	return resp.Service, nil
 }
 

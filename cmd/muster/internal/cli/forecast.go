@@ -17,6 +17,9 @@ const (
 	// unfitPatience applies while no node fits tasks that wait for one, and no
 	// further task starts to run.
 	unfitPatience = 15 * time.Second
+	// preparingPatience applies while a task that is being prepared shows an error, and
+	// no further task starts to run.
+	preparingPatience = time.Minute
 	// quietPatience is how long nothing may change before the cluster is asked
 	// whether a daemon is missing, and the time between two such questions.
 	quietPatience = 5 * time.Second
@@ -32,6 +35,7 @@ const (
 	tasksFail
 	tasksEnded
 	noNodeFits
+	preparationFails
 	daemonMissing
 )
 
@@ -52,8 +56,50 @@ type forecast struct {
 	// missing is the daemon that must act next and has no instance, or "".
 	missing string
 	// most is the highest number of running tasks seen while tasks waited.
-	most                   uint64
-	failing, unfit, absent spell
+	most                              uint64
+	failing, unfit, preparing, absent spell
+	// erring holds since when tasks that are being prepared show an error, and ran how
+	// many tasks have run.
+	erring map[string]time.Time
+	ran    uint64
+}
+
+// task notes whether a task that is being prepared shows an error.
+func (o *forecast) task(t *musterv1.Task, now time.Time) {
+	if t.Status.GetState() != musterv1.TaskState_PREPARING || t.Status.GetError() == "" {
+		delete(o.erring, t.Id)
+	} else if _, known := o.erring[t.Id]; !known {
+		o.erring[t.Id] = now
+	}
+}
+
+// tasks notes all tasks that are being prepared.
+func (o *forecast) tasks(all []*musterv1.Task, now time.Time) {
+	before := o.erring
+	o.erring = map[string]time.Time{}
+	for _, t := range all {
+		since, known := before[t.Id]
+		if !known {
+			since = now
+		}
+		o.task(t, since)
+	}
+}
+
+// notePreparing finds the task that has shown its error for the longest time, since the
+// last task started to run.
+func (o *forecast) notePreparing(running uint64, now time.Time) {
+	if running > o.ran {
+		for id := range o.erring {
+			o.erring[id] = now
+		}
+	}
+	o.ran, o.preparing = running, spell{}
+	for _, since := range o.erring {
+		if o.preparing.since.IsZero() || since.Before(o.preparing.since) {
+			o.preparing.since = since
+		}
+	}
 }
 
 // spell is the time for which something has been so.
@@ -96,6 +142,7 @@ func (o *forecast) judge(s *musterv1.Service, now time.Time) (verdict, time.Dura
 		o.most = st.GetRunningTasks()
 	}
 	o.unfit.note(pending, now)
+	o.notePreparing(st.GetRunningTasks(), now)
 	o.absent.note(o.missing != "", now)
 
 	next := max(o.moved.Add(quietPatience).Sub(now), o.asked.Add(quietPatience).Sub(now))
@@ -106,7 +153,7 @@ func (o *forecast) judge(s *musterv1.Service, now time.Time) (verdict, time.Dura
 		spell    *spell
 		patience time.Duration
 		means    verdict
-	}{{&o.failing, failingPatience, tasksFail}, {&o.unfit, unfitPatience, noNodeFits}, {&o.absent, missingPatience, daemonMissing}} {
+	}{{&o.failing, failingPatience, tasksFail}, {&o.unfit, unfitPatience, noNodeFits}, {&o.preparing, preparingPatience, preparationFails}, {&o.absent, missingPatience, daemonMissing}} {
 		left, lasts := c.spell.left(c.patience, now)
 		switch {
 		case !lasts || o.keepWaiting:

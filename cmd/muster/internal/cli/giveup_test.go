@@ -143,6 +143,25 @@ func TestWaitEndsWhenNothingChangesByItself(t *testing.T) {
 		"a long pull": {create, []step{
 			{1 * sec, pulls("t1", "nginx:1", "executor docker has not answered")}, {60 * sec, runsAll},
 		}, 0, 60 * sec, 62 * sec, []string{"web: 0/1 running: task t1 is being prepared: executor docker has not answered\n"}, nil},
+		"attaching fails for a minute": {create, []step{
+			{1 * sec, task("t1", stPreparing, "network back: no device")}, {50 * sec, breaks},
+			{61 * sec, task("t1", stPreparing, "network back: still no device")},
+		}, ExitNotConverged, 61 * sec, 66 * sec, []string{
+			"the task cannot be prepared\n  is being prepared: network back: still no device\nMuster still retries. `muster service ps web`", "--keep-waiting",
+		}, nil},
+		"attaching succeeds within a minute": {create, []step{
+			{1 * sec, task("t1", stPreparing, "no device")}, {55 * sec, task("t1", stPreparing, "")}, {58 * sec, task("t1", stPreparing, "no device")},
+			{117 * sec, task("t1", stStarting, "")}, {200 * sec, runsAll},
+		}, 0, 200 * sec, 202 * sec, nil, nil},
+		"one of several tasks cannot be attached": {create, []step{
+			{0, counts(0, 3, 0, 0)}, {1 * sec, task("t1", stPreparing, "no device")}, {50 * sec, counts(1, 3, 0, 0)}, {100 * sec, counts(2, 3, 0, 0)},
+		}, ExitNotConverged, 160 * sec, 161 * sec, []string{"1 of 3 tasks cannot be prepared\n  is being prepared: no device"}, nil},
+		"keeps waiting while attaching fails": {append(slices.Clone(create), "--keep-waiting"), []step{
+			{1 * sec, task("t1", stPreparing, "no device")}, {600 * sec, runsAll},
+		}, 0, 600 * sec, 602 * sec, nil, nil},
+		"update waits for a task that cannot be attached": {update3, []step{
+			{0, steps(counts(0, 1, 0, 0), update(musterv1.UpdateStatus_UPDATING))}, {1 * sec, task("t1", stPreparing, "no device")},
+		}, ExitNotConverged, 61 * sec, 62 * sec, []string{"the task cannot be prepared"}, nil},
 		"a long pull is over": {append(slices.Clone(create), "--timeout", "1m"), []step{
 			{1 * sec, pulls("t1", "nginx:1", "executor docker has not answered")}, {30 * sec, task("t1", stStarting, "")},
 		}, ExitNotConverged, 60 * sec, 61 * sec, []string{"not converged after 1m0s\n"}, nil},

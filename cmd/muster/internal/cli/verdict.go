@@ -63,17 +63,22 @@ func onTheWay() []musterv1.TaskState {
 // says why, what Muster does now, and how to continue.
 func (f *waiting) notConverging(ctx context.Context, s *musterv1.Service, what verdict) error {
 	st, name := s.Status, s.Spec.GetName()
+	failed := []musterv1.TaskState{musterv1.TaskState_FAILED, musterv1.TaskState_REJECTED}
 	why, now := "", ""
 	switch what {
 	case tasksFail:
-		why = quantity(st.GetFailingTasks(), st.GetDesiredTasks(), "keeps failing", "keep failing") + f.causes(ctx)
+		why = quantity(st.GetFailingTasks(), st.GetDesiredTasks(), "keeps failing", "keep failing") + f.causes(ctx, failed...)
 		now = "Muster still retries, with a growing delay."
 	case tasksEnded:
-		why = quantity(st.GetFinishedTasks(), st.GetDesiredTasks(), "has ended", "have ended") + ", and the restart policy allows no further start" + f.causes(ctx)
+		why = quantity(st.GetFinishedTasks(), st.GetDesiredTasks(), "has ended", "have ended") + ", and the restart policy allows no further start" + f.causes(ctx, failed...)
 		now = fmt.Sprintf("`muster service update --force %s` starts tasks again.", name)
 	case noNodeFits:
 		why = "no node takes the tasks that wait: " + st.GetPendingReason()
 		now = "Muster starts them as soon as a node fits."
+	case preparationFails:
+		n := uint64(len(f.forecast.erring))
+		why = quantity(n, st.GetDesiredTasks(), "cannot be prepared", "cannot be prepared") + f.causes(ctx, musterv1.TaskState_PREPARING)
+		now = "Muster still retries."
 	case daemonMissing:
 		return fmt.Errorf("%w: %s\nMuster continues as soon as it runs; `muster cluster status` shows all daemons; with --keep-waiting this command keeps waiting", errNotConverged, f.forecast.missingText())
 	}
@@ -97,18 +102,18 @@ func quantity(n, of uint64, one, several string) string {
 // mostCauses is how many different causes an error lists.
 const mostCauses = 3
 
-// causes lists why tasks of the service's present spec have failed, the most frequent
-// cause first.
-func (f *waiting) causes(ctx context.Context) string {
+// causes lists the errors of tasks of the service's present spec in these states, the most
+// frequent one first.
+func (f *waiting) causes(ctx context.Context, states ...musterv1.TaskState) string {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	failed, err := f.tasks(ctx, musterv1.TaskState_FAILED, musterv1.TaskState_REJECTED)
+	tasks, err := f.tasks(ctx, states...)
 	if err != nil {
 		return ""
 	}
 	counts := map[string]int{}
-	for _, t := range failed {
-		if f.progress.concerns(t) {
+	for _, t := range tasks {
+		if f.progress.concerns(t) && (t.Status.GetState() != musterv1.TaskState_PREPARING || t.Status.GetError() != "") {
 			counts[cause(t)]++
 		}
 	}

@@ -37,7 +37,7 @@ func (w *wait) addFlags(cmd *cobra.Command) {
 // waitHelp is the part of the help of commands that wait.
 const waitHelp = `Waiting ends with exit code 6 and the reason if the tasks cannot run unless something changes: the tasks that do not run
 have failed three times in a row, each within ten seconds, or have ended for good by their restart policy; no node has
-fitted for 15 seconds; or a required daemon has been missing for 10 seconds. It ends with exit code 5 if apid has not
+fitted for 15 seconds; a task that is being prepared has shown an error for a minute; or a required daemon has been missing for 10 seconds. It ends with exit code 5 if apid has not
 answered for a minute. The request stays stored and Muster keeps trying. Use --keep-waiting to wait regardless.`
 
 const (
@@ -116,7 +116,7 @@ func (c *CLI) newWaiting(client api, w *wait, service *musterv1.Service) *waitin
 	}
 	return &waiting{
 		c: c, client: client, service: service, progress: p, answered: now,
-		forecast: &forecast{keepWaiting: w.keep, rollout: w.rollout, version: service.Meta.GetVersion(), moved: now},
+		forecast: &forecast{keepWaiting: w.keep, rollout: w.rollout, version: service.Meta.GetVersion(), moved: now, erring: map[string]time.Time{}},
 	}
 }
 
