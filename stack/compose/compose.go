@@ -55,6 +55,8 @@ type Result struct {
 	// Ignored lists what has no effect: keys that never have, and with
 	// Options.IgnoreUnsupported those that Muster cannot honour.
 	Ignored []Problem
+	// Warnings are mistakes that are likely, such as variables that are not set.
+	Warnings []Problem
 	// Builds are images to build before the stack is deployed.
 	Builds []Build
 }
@@ -85,7 +87,8 @@ type Build struct {
 	Config *types.BuildConfig
 }
 
-// Problem is a key of a compose file that has no effect, or that cannot be honoured.
+// Problem is a key of a compose file that has no effect, that cannot be honoured, or that
+// deserves a look.
 type Problem struct {
 	// File is the file's path as it was given, or "-".
 	File string
