@@ -1,12 +1,15 @@
 package liveness
 
 import (
+	"bytes"
 	"cmp"
+	"fmt"
+	"slices"
 	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/bounds"
-	"github.com/musterhq/muster/internal/payload"
+	"github.com/musterhq/muster/internal/store"
 )
 
 // node is what a tracker knows about a node.
@@ -42,13 +45,38 @@ type node struct {
 
 func newNode(id string) *node { return &node{id: id, place: -1} }
 
-// checkDescription checks the node's description once.
-func (n *node) checkDescription(schemas *payload.Schemas) {
+// checkDescription checks a node's description once.
+func (t *Tracker) checkDescription(n *node, r store.Reader) {
 	if n.checked != n.description {
-		bounds.CheckSchemas(n.description, schemas)
-		n.problem = bounds.CheckDataPath(n.description)
+		bounds.CheckSchemas(n.description, t.cfg.Schemas)
+		n.problem = cmp.Or(bounds.CheckDataPath(n.description), t.checkKey(n, r))
 		n.checked = n.description
 	}
+}
+
+// checkKey removes the public key of a description if another node has it already, and
+// returns why. A node that takes the key of another one cannot read its traffic, but could
+// lead it astray.
+func (t *Tracker) checkKey(n *node, r store.Reader) string {
+	key := n.description.GetDataPath().GetPublicKey()
+	if len(key) == 0 {
+		return ""
+	}
+	states := t.cfg.Tables.NodeStates
+	if e, ok := states.Get(r, n.id); ok && bytes.Equal(e.Value.GetDescription().GetDataPath().GetPublicKey(), key) {
+		return ""
+	}
+	for e := range states.Scan(r, "") {
+		if e.Key != n.id && bytes.Equal(e.Value.GetDescription().GetDataPath().GetPublicKey(), key) {
+			n.description.DataPath.PublicKey, n.description.DataPath.EncryptedPort = nil, 0
+			for _, d := range n.description.NetworkDrivers {
+				d.Capabilities = slices.DeleteFunc(d.Capabilities, func(c string) bool { return c == "encrypted" })
+			}
+			return fmt.Sprintf("node %s has its public key for encrypted networks already, so it gets no tasks on these; "+
+				"remove encryption.json of its network plugin and restart the worker, and the node makes another key", e.Key)
+		}
+	}
+	return ""
 }
 
 // deadline returns when the node must be checked: when its patience ends, or when

@@ -51,7 +51,7 @@ func (t *Tracker) decide(id string, now time.Time, snap *store.Snapshot) (nodeTr
 	if n == nil {
 		return transition, false
 	}
-	transition.write = t.mustWrite(n, have, now)
+	transition.write = t.mustWrite(n, have, now, snap)
 	switch n.life.phase {
 	case down:
 		transition.settle = true
@@ -63,13 +63,13 @@ func (t *Tracker) decide(id string, now time.Time, snap *store.Snapshot) (nodeTr
 
 // mustWrite reports whether a node's record must be written now. What the worker
 // reports too often is postponed.
-func (t *Tracker) mustWrite(n *node, have *recordv1.NodeState, now time.Time) bool {
+func (t *Tracker) mustWrite(n *node, have *recordv1.NodeState, now time.Time, snap *store.Snapshot) bool {
 	canWait := n.status().sameLife(have)
 	if canWait && now.Before(n.postponed) {
 		// To compare the description costs time too.
 		return false
 	}
-	n.checkDescription(t.cfg.Schemas)
+	t.checkDescription(n, snap)
 	if n.status().record(have, now) == have {
 		return false
 	}
@@ -176,7 +176,7 @@ func (t *Tracker) status(id string) nodeStatus {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := t.nodes[id]; n != nil {
-		n.checkDescription(t.cfg.Schemas)
+		t.checkDescription(n, t.cfg.Store.Snapshot())
 		return n.status()
 	}
 	return nodeStatus{}
