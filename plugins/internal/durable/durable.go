@@ -17,7 +17,7 @@ type Process struct {
 	Args []string
 	// Env is added to its environment, which is empty otherwise.
 	Env []string
-	// Log is the file that its output is appended to.
+	// Log is the file that its output is appended to. Without one it is lost.
 	Log string
 	// Files are its open files from descriptor 3 on.
 	Files []*os.File
@@ -29,6 +29,9 @@ func Start(p Process) (*os.Process, error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return nil, fmt.Errorf("open input: %w", err)
+	}
+	if p.Log == "" {
+		p.Log = os.DevNull
 	}
 	log, err := os.OpenFile(p.Log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {

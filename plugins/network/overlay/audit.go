@@ -26,12 +26,21 @@ func (p *Plugin) auditAlways(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-p.differs:
 		}
 		if repairs, err := p.Audit(ctx); err != nil {
 			p.log.Warn("failed to audit networks", zap.Uint64("repairs", repairs), zap.Error(err))
 		} else if repairs > 0 {
 			p.log.Warn("networks differed from what was applied and were repaired", zap.Uint64("repairs", repairs))
 		}
+	}
+}
+
+// auditSoon has networks be compared with the kernel now.
+func (p *Plugin) auditSoon() {
+	select {
+	case p.differs <- struct{}{}:
+	default:
 	}
 }
 

@@ -29,8 +29,6 @@ type Encryption struct {
 	Port uint16
 	// KeyInterval is how long the node uses a key. 0: without end.
 	KeyInterval time.Duration
-	// Command runs the program that calls ServeTunnel. Empty: that of this process.
-	Command []string
 }
 
 // Variables of the environment that say how networks are encrypted.
@@ -81,10 +79,6 @@ func ServeTunnel(args []string) {
 
 func (p *Plugin) newTunnel() (*tunnel.Tunnel, error) {
 	e := p.config.Encryption
-	if len(e.Command) == 0 {
-		// The program's own file may have been replaced by a newer one, or be gone.
-		e.Command = []string{"/proc/self/exe"}
-	}
 	// The tunnel works beside Apply, and has a handle of its own.
 	host, err := netns.Open(fmt.Sprintf("/proc/self/fd/%d", p.host.FD()))
 	if err != nil {
@@ -92,14 +86,9 @@ func (p *Plugin) newTunnel() (*tunnel.Tunnel, error) {
 	}
 	return tunnel.New(tunnel.Config{
 		Version: p.config.Version, StateDir: p.config.StateDir, Host: host, Mounts: p.mounts(), Kernel: p.kernel(), Logger: p.log,
-		Path:    func(node string) string { return p.pathOfTunnel(node) },
-		Command: e.Command, Port: e.Port, Interval: e.KeyInterval,
+		Path: p.pathOfTunnel, Moved: p.auditSoon, Port: e.Port, Interval: e.KeyInterval,
 	})
 }
-
-// RotateKey replaces the node's key for encrypted networks. It returns when the node accepts
-// packets with the new one. Peers learn of it from the next description of the node.
-func (p *Plugin) RotateKey() error { return p.tunnel.Rotate() }
 
 // cannotEncrypt says why the node cannot have encrypted networks; nil if it can.
 func (p *Plugin) cannotEncrypt() error {

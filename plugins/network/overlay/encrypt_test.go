@@ -195,7 +195,7 @@ func TestReplacingKeysLosesNoRequest(t *testing.T) {
 		var old [][]byte
 		for _, m := range changed {
 			old = append(old, m.describe(t).GetPublicKey())
-			must(t, m.plugin.RotateKey())
+			m.replaceKey()
 		}
 		for i, m := range changed {
 			if bytes.Equal(old[i], m.describe(t).GetPublicKey()) {
@@ -232,6 +232,15 @@ func TestReplacingKeysLosesNoRequest(t *testing.T) {
 			t.Errorf("%d of %d requests failed: %v", len(failed), requests, err)
 		}
 	}
+}
+
+// replaceKey has the node replace its key, and returns when it accepts packets with the new
+// one.
+func (m *machine) replaceKey() {
+	m.t.Helper()
+	must(m.t, os.WriteFile(filepath.Join(m.dir, "state", "replace-key"), nil, 0o600))
+	_, err := m.plugin.Audit(m.t.Context())
+	must(m.t, err)
 }
 
 // devices returns the links in the namespace of a node's tunnel.
@@ -340,7 +349,7 @@ func TestPrivateKeyStaysWithItsNode(t *testing.T) {
 	m.log = zap.New(core)
 	m.restart()
 	m.apply(&networkv1.ApplyRequest{Complete: true, Networks: []*networkv1.Network{net10("net", 4098, 1, encrypted)}})
-	must(t, m.plugin.RotateKey())
+	m.replaceKey()
 	path := filepath.Join(m.dir, "state", "encryption.json")
 	stat, err := os.Stat(path)
 	must(t, err)

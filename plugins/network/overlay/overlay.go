@@ -86,7 +86,10 @@ type Plugin struct {
 	names     *resident.Client
 	repairs   atomic.Uint64
 	lastApply atomic.Int64
-	probe     func() (*probe, error)
+	// differs has room for one, and receives when the kernel may differ from what was
+	// applied.
+	differs chan struct{}
+	probe   func() (*probe, error)
 
 	stop    context.CancelFunc
 	stopped sync.WaitGroup
@@ -110,7 +113,7 @@ func New(config Config) (*Plugin, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace of the host: %w", err)
 	}
-	p := &Plugin{config: config, log: config.Logger, host: host, networks: make(map[string]*network)}
+	p := &Plugin{config: config, log: config.Logger, host: host, networks: make(map[string]*network), differs: make(chan struct{}, 1)}
 	p.edge = &edge{plugin: p}
 	p.names = p.newNames()
 	p.probe = untilComplete(detect)

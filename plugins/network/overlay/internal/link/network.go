@@ -288,7 +288,11 @@ func (k *Kernel) ensureVXLAN(host *netns.Namespace, s *Sandbox, h *netlink.Handl
 		return nil, err
 	}
 	if have, ok := l.(*netlink.Vxlan); ok {
-		if have.VxlanId == int(n.VNI) && have.Port == int(local.Port()) && sourceOf(have) == local.Addr() && have.HardwareAddr.String() == mac.String() {
+		inTunnel, err := n.inTunnel(h, have)
+		if err != nil {
+			return nil, err
+		}
+		if inTunnel && have.VxlanId == int(n.VNI) && have.Port == int(local.Port()) && sourceOf(have) == local.Addr() && have.HardwareAddr.String() == mac.String() {
 			return l, k.startVXLAN(s, h, l)
 		}
 		if err := k.remove(h, Overlay); err != nil {
@@ -322,6 +326,16 @@ func (k *Kernel) ensureVXLAN(host *netns.Namespace, s *Sandbox, h *netlink.Handl
 		return nil, err
 	}
 	return l, k.startVXLAN(s, h, l)
+}
+
+// inTunnel reports whether the socket of a VXLAN device is in the tunnel's namespace, if it
+// must be there. The namespace may have been made again.
+func (n *Network) inTunnel(h *netlink.Handle, device *netlink.Vxlan) (bool, error) {
+	if n.Tunnel == nil {
+		return true, nil
+	}
+	id, err := h.GetNetNsIdByFd(n.Tunnel.FD())
+	return id >= 0 && id == device.NetNsID, err
 }
 
 // sourceOf returns the address that a VXLAN device sends from. The kernel does not name

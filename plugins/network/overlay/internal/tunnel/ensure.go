@@ -4,13 +4,10 @@ package tunnel
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -21,9 +18,6 @@ import (
 	"github.com/musterhq/muster/plugins/network/overlay/internal/link"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
 )
-
-// socketDirectory is where the library keeps the sockets of devices in user space.
-const socketDirectory = "/var/run/wireguard"
 
 // nameOf returns the name of a key's device.
 func (t *Tunnel) nameOf(k *key) string { return link.TunnelLink(t.node, k.Slot) }
@@ -53,11 +47,11 @@ func (t *Tunnel) ensure() error {
 	}
 	// wgctrl speaks with the kernel of the namespace that it was opened in.
 	return t.space.Do(func() error {
-		control, err := wgctrl.New()
+		client, err := wgctrl.New()
 		if err != nil {
 			return err
 		}
-		return errors.Join(t.ensureDevices(control), control.Close())
+		return errors.Join(t.ensureDevices(bounded{client}), client.Close())
 	})
 }
 
@@ -109,27 +103,17 @@ func (t *Tunnel) removeDevices(space *netns.Namespace, needed map[string]netip.A
 	return nil
 }
 
-// endLimit is how long a process may take to end after its device was removed.
-const endLimit = 5 * time.Second
-
 // removeDevice removes a device. A process that ran it has ended when this returns: another
 // one for the same device would get in its way.
 func (t *Tunnel) removeDevice(space *netns.Namespace, name string) error {
-	process, err := net.Dial("unix", filepath.Join(socketDirectory, name+".sock"))
-	running := err == nil
-	if running {
-		defer func() { _ = process.Close() }()
-	}
-	if err := t.config.Kernel.RemoveTunnelLink(space, name); err != nil || !running {
+	p, err := findProcess(name)
+	if err != nil {
 		return err
 	}
-	if err := process.SetReadDeadline(time.Now().Add(endLimit)); err != nil {
-		return err
+	if err := t.config.Kernel.RemoveTunnelLink(space, name); err != nil {
+		return errors.Join(err, p.close())
 	}
-	if _, err := process.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
-		return fmt.Errorf("the process of device %s does not end", name)
-	}
-	return nil
+	return errors.Join(p.end(), p.close())
 }
 
 // mtu returns how large packets within the tunnel may be.
@@ -161,11 +145,14 @@ func (t *Tunnel) open() error {
 		return errors.Join(err, space.Close())
 	}
 	t.space, t.watching = space, w
+	if t.config.Moved != nil {
+		t.config.Moved()
+	}
 	return nil
 }
 
 // ensureDevices makes the devices, their peers and the routes be as they must.
-func (t *Tunnel) ensureDevices(control *wgctrl.Client) error {
+func (t *Tunnel) ensureDevices(control control) error {
 	t.gatherPeers()
 	devices := make(map[int]*wgtypes.Device)
 	for _, k := range t.record.Keys {
@@ -183,33 +170,42 @@ func (t *Tunnel) ensureDevices(control *wgctrl.Client) error {
 	return t.ensureLinks()
 }
 
-// gatherPeers finds out which keys the devices accept. If two nodes claim one key, the
-// first of them has it: the other one cannot prove that it knows the private key either.
+// gatherPeers finds out which keys the devices accept. A key belongs to one node.
 func (t *Tunnel) gatherPeers() {
 	want := make(map[wgtypes.Key]*peer)
 	current := make(map[string]bool)
 	for _, id := range slices.Sorted(maps.Keys(t.networks)) {
 		for _, p := range t.networks[id].peers {
 			current[p.Node] = true
-			if have := want[p.Key]; have == nil || p.Node < have.node {
+			if have := want[p.Key]; have == nil || have.node != p.Node && t.prefers(p.Key, p.Node, have.node) {
 				want[p.Key] = &peer{node: p.Node, endpoint: p.Endpoint, slot: t.record.Keys[0].Slot}
 			}
 		}
 	}
 	for k, old := range t.peers {
 		switch now := want[k]; {
-		case now != nil:
+		case now != nil && (now.node == old.node || !t.complete):
 			now.slot = old.slot
+		case !t.complete:
+			want[k] = old
 		case old.replaced.IsZero() && current[old.node]:
 			old.replaced = time.Now()
 			want[k] = old
 		case !old.replaced.IsZero() && current[old.node] && time.Since(old.replaced) < overlap:
 			want[k] = old
-		case !t.complete:
-			want[k] = old
 		}
 	}
 	t.peers = want
+}
+
+// prefers reports whether a node, and not another one, has a key that both claim. The node
+// that had it before keeps it. Otherwise the first of them has it: neither can prove that it
+// knows the private key.
+func (t *Tunnel) prefers(key wgtypes.Key, node, other string) bool {
+	if holder := t.peers[key]; t.complete && holder != nil && (holder.node == node || holder.node == other) {
+		return holder.node == node
+	}
+	return node < other
 }
 
 // portTries is how often a device is made again because something else has its port.
@@ -217,7 +213,7 @@ const portTries = 3
 
 // ensureDevice makes a key's device have its key, its port and all peers, and returns what
 // it is. If something else has the port, the device is made again: create chooses another.
-func (t *Tunnel) ensureDevice(control *wgctrl.Client, k *key) (*wgtypes.Device, error) {
+func (t *Tunnel) ensureDevice(control control, k *key) (*wgtypes.Device, error) {
 	for left := portTries; ; left-- {
 		d, taken, err := t.tryDevice(control, k)
 		if !taken || left == 0 {
@@ -231,7 +227,7 @@ func (t *Tunnel) ensureDevice(control *wgctrl.Client, k *key) (*wgtypes.Device, 
 
 // tryDevice does what ensureDevice must, and reports whether it failed because something
 // else has the port.
-func (t *Tunnel) tryDevice(control *wgctrl.Client, k *key) (d *wgtypes.Device, taken bool, err error) {
+func (t *Tunnel) tryDevice(control control, k *key) (d *wgtypes.Device, taken bool, err error) {
 	name := t.nameOf(k)
 	kind, err := link.Kind(t.space, name)
 	if err != nil {
@@ -309,25 +305,18 @@ func allowedIPs(k wgtypes.Key) []net.IPNet {
 
 // create creates a key's device, in the kernel or else in a process.
 func (t *Tunnel) create(k *key) error {
-	port := t.portOf(k)
-	reserved, err := t.reserve(t.record.Port)
+	name := t.nameOf(k)
+	// The process of a device in another namespace, which was lost, ends by itself.
+	before, err := findProcess(name)
+	if err == nil {
+		err = errors.Join(before.end(), before.close())
+	}
 	if err != nil {
 		return err
 	}
-	if !reserved || !t.portIsFree(port) {
-		if t.config.Port != 0 || len(t.record.Keys) > 1 {
-			return fmt.Errorf("another worker or program on this machine uses UDP port %d: give each worker two ports of its own with MUSTER_NETWORK_ENCRYPTED_PORT", port)
-		}
-		next := *t.record
-		if next.Port, err = t.choosePort(); err != nil {
-			return err
-		}
-		if err := next.write(t.config.StateDir); err != nil {
-			return err
-		}
-		t.record = &next
+	if err := t.takePort(k); err != nil {
+		return err
 	}
-	name := t.nameOf(k)
 	for told := range t.told {
 		if told.slot == k.Slot {
 			delete(t.told, told)
@@ -338,9 +327,7 @@ func (t *Tunnel) create(k *key) error {
 		return err
 	}
 	k.Version = t.config.Version
-	return t.config.Kernel.Do("start WireGuard device "+name, func() error {
-		return startProcess(t.config.Command, t.config.Host, t.space, name, t.mtu())
-	})
+	return t.config.Kernel.Do("start WireGuard device "+name, func() error { return t.startProcess(name) })
 }
 
 // choose decides through which device each peer is sent to.

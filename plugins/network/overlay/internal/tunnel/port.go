@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"net"
 	"syscall"
+	"time"
+
+	"go.uber.org/zap"
 )
 
 // reservation keeps two UDP ports for a worker that does not use them yet. Each port has a
@@ -88,4 +91,46 @@ func (t *Tunnel) portIsFree(port uint16) bool {
 		return nil
 	})
 	return err == nil
+}
+
+const (
+	// portWait is how long a node waits for its own port. Peers send to it, and the process
+	// that had it may need a moment to end.
+	portWait = 2 * time.Second
+	// portLook is how often a port is tried meanwhile.
+	portLook = 10 * time.Millisecond
+)
+
+// takePort returns when a key's device can have its port. If something else keeps the port,
+// the node gets other ones where it may. Peers learn of them from the first packet of the
+// new device, as with every node that moves.
+func (t *Tunnel) takePort(k *key) error {
+	reserved, err := t.reserve(t.record.Port)
+	if err != nil {
+		return err
+	}
+	port := t.portOf(k)
+	free := reserved && t.portIsFree(port)
+	if reserved && !free {
+		t.log.Warn("waiting for the UDP port of encrypted networks, which is in use", zap.Uint16("port", port))
+		for end := time.Now().Add(portWait); !free && time.Now().Before(end); free = t.portIsFree(port) {
+			time.Sleep(portLook)
+		}
+	}
+	if free {
+		return nil
+	}
+	if t.config.Port != 0 || len(t.record.Keys) > 1 {
+		return fmt.Errorf("another worker or program on this machine uses UDP port %d: give each worker two ports of its own with MUSTER_NETWORK_ENCRYPTED_PORT", port)
+	}
+	next := *t.record
+	if next.Port, err = t.choosePort(); err != nil {
+		return err
+	}
+	if err := next.write(t.config.StateDir); err != nil {
+		return err
+	}
+	t.record = &next
+	t.log.Warn("UDP port of encrypted networks was changed, because something else uses it", zap.Uint16("port", port), zap.Uint16("now", t.portOf(k)))
+	return nil
 }

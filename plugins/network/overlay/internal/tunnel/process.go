@@ -8,11 +8,9 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"os/signal"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,26 +19,31 @@ import (
 	"golang.zx2c4.com/wireguard/ipc"
 	"golang.zx2c4.com/wireguard/tun"
 
+	"github.com/musterhq/muster/plugins/internal/durable"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
 )
 
 // Argument is the first argument of the process that runs a device in user space.
 const Argument = "tunnel"
 
-// Files of that process.
-// startTime bounds how long the process may take until it can be configured.
-const startTime = 10 * time.Second
+const (
+	// startTime bounds how long the process may take until it can be configured.
+	startTime = 10 * time.Second
+	// checkTime is how often the process looks whether its device is still needed.
+	checkTime = time.Second
+)
 
+// Files of the process.
 const (
 	hostFile  = 3
 	readyFile = 4
 )
 
-// startProcess starts a process that runs a device in a namespace, and returns when it can
-// be configured. The process outlives this one. It is told no key: keys reach it through
-// the device's socket.
-func startProcess(command []string, host, space *netns.Namespace, name string, mtu int) error {
-	outer, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", host.FD()))
+// startProcess starts a process that runs a device in the tunnel's namespace, and returns
+// when it can be configured. The process outlives this one. It is told no key: keys reach
+// it through the device's socket.
+func (t *Tunnel) startProcess(name string) error {
+	outer, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", t.config.Host.FD()))
 	if err != nil {
 		return err
 	}
@@ -50,16 +53,18 @@ func startProcess(command []string, host, space *netns.Namespace, name string, m
 		return err
 	}
 	defer func() { _ = r.Close() }()
-	cmd := exec.Command(command[0], append(command[1:], Argument, name, strconv.Itoa(mtu))...)
-	cmd.Dir, cmd.Env = "/", []string{}
-	cmd.ExtraFiles = []*os.File{outer, w}
-	// What ends this process, or asks it to end, must not reach the other one.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = errors.Join(space.Do(cmd.Start), w.Close())
-	if err != nil {
+	var process *os.Process
+	err = t.space.Do(func() (err error) {
+		process, err = durable.Start(durable.Process{
+			Args:  []string{"muster-tunnel", Argument, name, strconv.Itoa(t.mtu()), t.space.Path, t.config.Mounts.Process},
+			Files: []*os.File{outer, w},
+		})
+		return err
+	})
+	if err = errors.Join(err, w.Close()); err != nil {
 		return fmt.Errorf("start process for encrypted networks: %w", err)
 	}
-	go func() { _ = cmd.Wait() }()
+	go func() { _, _ = process.Wait() }()
 	if err := r.SetReadDeadline(time.Now().Add(startTime)); err != nil {
 		return fmt.Errorf("start process for encrypted networks: %w", err)
 	}
@@ -68,7 +73,7 @@ func startProcess(command []string, host, space *netns.Namespace, name string, m
 		return errors.New(said)
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return fmt.Errorf("start process for encrypted networks: it is not ready after %v", startTime)
+		return errors.Join(fmt.Errorf("start process for encrypted networks: it is not ready after %v", startTime), process.Kill())
 	}
 	if err != nil {
 		return errors.New("start process for encrypted networks: it ended at once")
@@ -76,11 +81,12 @@ func startProcess(command []string, host, space *netns.Namespace, name string, m
 	return nil
 }
 
-// Run runs a device in user space until the device is removed, or the process is asked to
-// end. Its arguments are those after Argument.
+// Run runs a device in user space until the device is removed, its namespace or its socket
+// is no longer found where the plugin looks for it, or the process is asked to end. Its
+// arguments are those after Argument.
 func Run(args []string) error {
 	ready := os.NewFile(readyFile, "ready")
-	if len(args) != 2 || ready == nil {
+	if len(args) != 4 || ready == nil {
 		return errors.New("this is started by the plugin, and not by people")
 	}
 	d, listener, err := open(args[0], args[1])
@@ -105,11 +111,44 @@ func Run(args []string) error {
 	_ = ready.Close()
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, unix.SIGTERM)
-	select {
-	case <-stop:
-	case <-d.Wait():
+	return untilUnneeded(stop, d.Wait(), args[0], args[2], netns.Mounts{Process: args[3]})
+}
+
+// untilUnneeded returns when a device was removed, or when the plugin no longer finds it.
+func untilUnneeded(stop <-chan os.Signal, removed <-chan struct{}, name, path string, mounts netns.Mounts) error {
+	own, err := netns.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
 	}
-	return nil
+	if err := own.Close(); err != nil {
+		return err
+	}
+	socket, err := os.Lstat(socketOf(name))
+	if err != nil {
+		return err
+	}
+	check := time.NewTicker(checkTime)
+	defer check.Stop()
+	for {
+		select {
+		case <-stop:
+			return nil
+		case <-removed:
+			return nil
+		case <-check.C:
+		}
+		if now, err := os.Lstat(socketOf(name)); err != nil || !os.SameFile(socket, now) {
+			return nil
+		}
+		now, err := mounts.Open(path)
+		if err != nil {
+			return nil
+		}
+		same := own.Same(now)
+		if err := now.Close(); err != nil || !same {
+			return err
+		}
+	}
 }
 
 func open(name, size string) (*device.Device, net.Listener, error) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"time"
@@ -64,14 +65,34 @@ func read(dir string) (*record, error) {
 		return nil, fmt.Errorf("read keys for encrypted networks: %w", err)
 	}
 	r := &record{}
-	if err := json.Unmarshal(text, r); err != nil {
+	err = json.Unmarshal(text, r)
+	if err == nil {
+		err = r.check()
+	}
+	if err != nil {
 		// The text of the error could quote the file.
 		return nil, fmt.Errorf("read keys for encrypted networks: %s is damaged: remove it, and the node makes a new key", filepath.Join(dir, recordName))
 	}
 	return r, nil
 }
 
-// write keeps the record. A process that ends meanwhile leaves the old one or the new one.
+// check reports whether this program can have written the record.
+func (r *record) check() error {
+	if r.Port == 0 || r.Port == math.MaxUint16 || len(r.Keys) == 0 || len(r.Keys) > 2 {
+		return errors.New("want a port, and one key or two")
+	}
+	slots, keys := make(map[int]bool), make(map[wgtypes.Key]bool)
+	for _, k := range r.Keys {
+		if k == nil || k.Slot < 0 || k.Slot > 1 || slots[k.Slot] || k.Private.Key == (wgtypes.Key{}) || keys[k.Private.Key] {
+			return errors.New("want different keys, in the slots 0 and 1")
+		}
+		slots[k.Slot], keys[k.Private.Key] = true, true
+	}
+	return nil
+}
+
+// write keeps the record. A process that ends meanwhile, or a loss of power, leaves the old
+// one or the new one.
 func (r *record) write(dir string) (err error) {
 	defer func() {
 		if err != nil {
@@ -98,5 +119,9 @@ func (r *record) write(dir string) (err error) {
 	if err != nil {
 		return errors.Join(err, os.Remove(file.Name()))
 	}
-	return nil
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

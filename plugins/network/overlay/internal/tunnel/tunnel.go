@@ -71,14 +71,15 @@ type Config struct {
 	Path func(node string) string
 	// Kernel makes changes.
 	Kernel *link.Kernel
-	// Command runs this program; its arguments are added.
-	Command []string
 	// Port is the first of two UDP ports of the node. 0: the first two free ones from
 	// DefaultPort.
 	Port uint16
 	// Interval is how long a key is used. 0: without end.
 	Interval time.Duration
-	Logger   *zap.Logger
+	// Moved is called when the tunnel has another namespace than before: networks must be
+	// compared with it. It must not wait for the tunnel.
+	Moved  func()
+	Logger *zap.Logger
 }
 
 // DefaultPort is the first UDP port of a node. It is none of those from 4789 on that several
@@ -253,17 +254,6 @@ func (t *Tunnel) Verify(node string) error {
 	if len(t.record.Keys) > 1 {
 		defer t.nudge()
 	}
-	return t.ensure()
-}
-
-// Rotate replaces the key of the node.
-func (t *Tunnel) Rotate() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if err := t.rotate("demand"); err != nil {
-		return err
-	}
-	defer t.nudge()
 	return t.ensure()
 }
 
