@@ -27,8 +27,8 @@ type edge struct {
 	tables [2]*ruleset.Table
 	// dataPath is where the node receives packets of VXLAN.
 	dataPath netip.AddrPort
-	// peerPorts are the ports that each network's peers receive at.
-	peerPorts map[string][]uint16
+	// peers are where each network's peers receive packets of VXLAN.
+	peers map[string][]netip.AddrPort
 	// verified is set once the tables hold what all networks need.
 	verified bool
 	// allowed is set once forwarding was allowed. Audits look at it again.
@@ -50,7 +50,7 @@ func (e *edge) open(node string) {
 		return
 	}
 	e.node, e.kernel = node, e.plugin.kernel()
-	e.peerPorts = make(map[string][]uint16)
+	e.peers = make(map[string][]netip.AddrPort)
 	for i, six := range []bool{false, true} {
 		e.tables[i] = ruleset.New(ruleset.Host(six, "muster-"+link.Short(node), node), e.plugin.host.FD(), func(name string, call func() error) error { return e.kernel.Do(name, call) })
 	}
@@ -64,7 +64,7 @@ func (e *edge) putTunnel(node string, s *link.Network) {
 	e.open(node)
 	if s.Tunnel != nil {
 		// What belongs to an encrypted network arrives elsewhere.
-		delete(e.peerPorts, s.ID)
+		delete(e.peers, s.ID)
 		for _, t := range e.tables {
 			t.Put(ownerTunnel+s.ID, nil)
 		}
@@ -73,13 +73,12 @@ func (e *edge) putTunnel(node string, s *link.Network) {
 		return
 	}
 	var peers []netip.Addr
-	var ports []uint16
+	var remotes []netip.AddrPort
 	for _, p := range s.Peers {
 		peers = append(peers, p.Remote.Addr())
-		ports = append(ports, p.Remote.Port())
+		remotes = append(remotes, p.Remote)
 	}
-	slices.Sort(ports)
-	e.peerPorts[s.ID] = slices.Compact(ports)
+	e.peers[s.ID] = remotes
 	for i, six := range []bool{false, true} {
 		e.tables[i].Put(ownerTunnel+s.ID, ruleset.HostTunnel(six, s.VNI, s.Local.Addr(), peers))
 	}
@@ -89,16 +88,14 @@ func (e *edge) putTunnel(node string, s *link.Network) {
 
 // putNode says what concerns no single network. The caller holds mu.
 func (e *edge) putNode() {
-	var ports []uint16
-	if own := e.dataPath.Port(); own != 0 {
-		ports = append(ports, own)
+	var peers []netip.AddrPort
+	for _, more := range e.peers {
+		peers = append(peers, more...)
 	}
-	for _, more := range e.peerPorts {
-		ports = append(ports, more...)
-	}
-	slices.Sort(ports)
+	slices.SortFunc(peers, netip.AddrPort.Compare)
+	peers = slices.Compact(peers)
 	for i, six := range []bool{false, true} {
-		e.tables[i].Put(ownerNode, ruleset.HostDataPath(six, e.dataPath.Addr(), slices.Compact(ports)))
+		e.tables[i].Put(ownerNode, ruleset.HostDataPath(six, e.dataPath, peers))
 	}
 }
 
@@ -168,7 +165,7 @@ func (e *edge) drop(network string) error {
 		return nil
 	}
 	var errs []error
-	delete(e.peerPorts, network)
+	delete(e.peers, network)
 	e.putNode()
 	for i, t := range e.tables {
 		t.Put(ownerNetwork+network, nil)

@@ -194,3 +194,28 @@ func TestOnlyPeersSendVXLAN(t *testing.T) {
 		})
 	}
 }
+
+// TestTasksReachDataPathPortsOfOtherHosts lets a task send to a host that is no node, at the
+// ports at which nodes receive.
+func TestTasksReachDataPathPortsOfOtherHosts(t *testing.T) {
+	outside, machines := newMachines(t, 2)
+	join(machines, "net", 4097, nil, nil)
+	task := machines[0].attach("task", "net="+at(1, 2))
+	for _, m := range machines {
+		for _, host := range []string{"192.0.2.254", "[2001:db8::fe]"} {
+			port := int(m.node.GetDataPathPort())
+			var conn *net.UDPConn
+			must(t, outside.Do(func() (err error) {
+				conn, err = net.ListenUDP("udp", &net.UDPAddr{Port: port})
+				return err
+			}))
+			repeat(t, func() error {
+				sendUDP(t, task.space, fmt.Sprintf("%s:%d", host, port), []byte("question"))
+				must(t, conn.SetReadDeadline(time.Now().Add(packetPatience)))
+				_, _, err := conn.ReadFromUDP(make([]byte, 100))
+				return err
+			})
+			must(t, conn.Close())
+		}
+	}
+}

@@ -18,6 +18,8 @@ const (
 	mapPublished = "published" // protocol . port : address
 	setUplinks   = "uplinks"   // address
 	setDataPorts = "dataports" // port
+	setDataPaths = "datapaths" // address . port
+	setOwnPorts  = "ownports"  // port
 	setLocal     = "local"     // address
 	setTunnels   = "tunnels"   // VXLAN network identifier
 	setPeers     = "peers"     // VXLAN network identifier . address
@@ -52,11 +54,16 @@ func Host(six bool, name, node string) Layout {
 	// together before these rules, because the chains for NAT track connections.
 	vxlan := slices.Concat(protocol(unix.IPPROTO_UDP), []expr.Any{loadPort(reg), find(setDataPorts, reg)})
 	tunnel := func(register uint32) []expr.Any { return slices.Concat(vxlan, []expr.Any{loadVNI(register)}) }
-	fromTask := rule("VXLAN from a task", from(ours), vxlan, &expr.Counter{}, drop())
+	fromTask := func(name string, to ...expr.Any) Rule {
+		return rule(name, from(ours), protocol(unix.IPPROTO_UDP), to, &expr.Counter{}, drop())
+	}
+	toPeer := fromTask("VXLAN from a task to a peer", f.loadTarget(reg), loadPort(reg+f.words()), find(setDataPaths, reg))
 	return Layout{
 		Name: name, Family: f.table,
 		Sets: []Set{
 			{Name: setDataPorts, Key: nftables.TypeInetService},
+			{Name: setDataPaths, Key: nftables.MustConcatSetType(f.address, nftables.TypeInetService)},
+			{Name: setOwnPorts, Key: nftables.TypeInetService},
 			{Name: setLocal, Key: f.address},
 			{Name: setTunnels, Key: nftables.TypeMark},
 			{Name: setPeers, Key: nftables.MustConcatSetType(nftables.TypeMark, f.address)},
@@ -69,14 +76,16 @@ func Host(six bool, name, node string) Layout {
 			// Networks reach neither each other nor the host through the addresses of the
 			// way between them.
 			{Name: ChainForward, Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward, Priority: *nftables.ChainPriorityFilter, Rules: []Rule{
-				fromTask,
+				toPeer,
 				// Tasks without networks leave by other links, such as a bridge of Docker.
 				rule("VXLAN to a peer", tunnel(reg), f.loadTarget(reg+1), find(setPeers, reg),
 					f.loadSource(reg+1), missing(setPeers, reg), &expr.Counter{}, drop()),
 				rule("not published", to(ours), fresh, notTranslated(), &expr.Counter{}, drop()),
 			}},
 			{Name: ChainInput, Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookInput, Priority: *nftables.ChainPriorityFilter, Rules: []Rule{
-				fromTask,
+				// The kernel receives at all addresses of the node. Peers may be on this machine.
+				fromTask("VXLAN from a task to this node", loadPort(reg), find(setOwnPorts, reg)),
+				toPeer,
 				rule("VXLAN from others than peers", tunnel(reg), find(setTunnels, reg), f.loadSource(reg+1), missing(setPeers, reg), &expr.Counter{}, drop()),
 				rule("VXLAN to another address", tunnel(reg), find(setTunnels, reg), f.loadTarget(reg), missing(setLocal, reg), &expr.Counter{}, drop()),
 				rule("host's end", from(ours), fresh, f.within(f.loadTarget(1), pool), &expr.Counter{}, drop()),
@@ -105,18 +114,32 @@ func HostUplink(six bool, uplinks []netip.Addr) []Element {
 	return all
 }
 
-// HostDataPath returns the elements that keep tasks from sending to the ports of the data
-// path: the node's own and its peers'. Local is where the node receives.
-func HostDataPath(six bool, local netip.Addr, ports []uint16) []Element {
+// HostDataPath returns the elements that keep tasks from sending to where nodes receive
+// packets of VXLAN: this node, and its peers. Peers are sorted.
+func HostDataPath(six bool, local netip.AddrPort, peers []netip.AddrPort) []Element {
 	var all []Element
-	for _, p := range ports {
-		all = append(all, Element{Set: setDataPorts, Key: string([]byte{byte(p >> 8), byte(p)})})
+	var ports []uint16
+	if local.Port() != 0 {
+		ports = append(ports, local.Port())
+		all = append(all, Element{Set: setOwnPorts, Key: bigEndian(local.Port())})
 	}
-	if local.IsValid() && local.Is6() == six {
-		all = append(all, Element{Set: setLocal, Key: string(local.AsSlice())})
+	for _, p := range peers {
+		ports = append(ports, p.Port())
+		if p.Addr().Is6() == six {
+			all = append(all, Element{Set: setDataPaths, Key: string(p.Addr().AsSlice()) + bigEndian(p.Port()) + "\x00\x00"})
+		}
+	}
+	slices.Sort(ports)
+	for _, p := range slices.Compact(ports) {
+		all = append(all, Element{Set: setDataPorts, Key: bigEndian(p)})
+	}
+	if a := local.Addr(); a.IsValid() && a.Is6() == six {
+		all = append(all, Element{Set: setLocal, Key: string(a.AsSlice())})
 	}
 	return all
 }
+
+func bigEndian(port uint16) string { return string([]byte{byte(port >> 8), byte(port)}) }
 
 // HostTunnel returns the elements that let only peers send VXLAN packets into a network.
 func HostTunnel(six bool, vni uint32, local netip.Addr, peers []netip.Addr) []Element {
