@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -161,11 +162,27 @@ func killAfter(p *overlay.Plugin, n int) (calls *[]string) {
 	return calls
 }
 
+// crashMachines is how many machines share the steps of TestProcessMayEndAtAnyStep. Most of
+// the time each waits for the kernel.
+const crashMachines = 8
+
 // TestProcessMayEndAtAnyStep ends the plugin before each change of the kernel, lets a new
 // one do the same again, and compares the outcome with that of an undisturbed run. Then
 // it does the same with the removal of everything.
 func TestProcessMayEndAtAnyStep(t *testing.T) {
-	_, machines := newMachines(t, 1)
+	t.Parallel()
+	var machines sync.WaitGroup
+	for first := range crashMachines {
+		machines.Go(func() {
+			t.Run(fmt.Sprint("machine ", first), func(t *testing.T) { endAtSteps(t, first) })
+		})
+	}
+	machines.Wait()
+}
+
+// endAtSteps ends the plugin of one machine at its share of the steps.
+func endAtSteps(t *testing.T, first int) {
+	_, machines := makeMachines(t, 1)
 	m := machines[0]
 	a := m.task("a", "net="+at(1, 2), "inner=10.66.0.2")
 	a.request.Ports = []*musterv1.PortConfig{{Protocol: musterv1.PortConfig_TCP, PublishedPort: 8081, TargetPort: 81, PublishMode: musterv1.PortConfig_HOST}}
@@ -209,7 +226,7 @@ func TestProcessMayEndAtAnyStep(t *testing.T) {
 	if building < 50 || tearing < 5 {
 		t.Fatalf("%d changes to build, %d to remove: the test has lost its object", building, tearing)
 	}
-	for n := range building {
+	for n := first; n < building; n += crashMachines {
 		killAfter(m.plugin, n)
 		if err := build(); !errors.Is(err, errKilled) {
 			t.Fatalf("killed before change %d: %v", n, err)
@@ -219,7 +236,7 @@ func TestProcessMayEndAtAnyStep(t *testing.T) {
 		if diff := cmp.Diff(want, m.all(a)); diff != "" {
 			t.Fatalf("killed before change %d while building:\n%s", n, diff)
 		}
-		if n%10 == 0 {
+		if n/crashMachines%10 == first {
 			calls := killAfter(m.plugin, 1<<30)
 			must(t, build())
 			if len(*calls) != 0 {

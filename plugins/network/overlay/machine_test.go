@@ -122,11 +122,17 @@ func address(t testing.TB, h *netlink.Handle, name, cidr string) netlink.Link {
 // outside, at 192.0.2.254.
 func newMachines(t testing.TB, count int) (outside *netns.Namespace, machines []*machine) {
 	t.Helper()
-	needRoot(t)
 	// Nothing is shared with other tests.
 	if test, ok := t.(*testing.T); ok {
 		test.Parallel()
 	}
+	return makeMachines(t, count)
+}
+
+// makeMachines is newMachines for a test that decides itself what runs beside it.
+func makeMachines(t testing.TB, count int) (outside *netns.Namespace, machines []*machine) {
+	t.Helper()
+	needRoot(t)
 	outside = newSpace(t, "outside")
 	h := handle(t, outside)
 	attributes := netlink.NewLinkAttrs()
