@@ -9,6 +9,7 @@ import (
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	"github.com/musterhq/muster/internal/backends"
+	"github.com/musterhq/muster/plugins/sdk/networksdk"
 	executorv1 "github.com/musterhq/muster/workerd/executor/contractv1"
 	"github.com/musterhq/muster/workerd/network"
 )
@@ -51,12 +52,12 @@ func (a *adapter) Apply(ctx context.Context, c *network.Change) (*network.Applie
 		return nil, err
 	}
 	applied := &network.Applied{Failed: map[string]string{}, Warnings: map[string]string{}}
-	for _, part := range split(&networkv1.ApplyRequest{
+	for _, part := range networksdk.Split(&networkv1.ApplyRequest{
 		Complete: c.Complete,
 		Node:     &networkv1.Node{Id: c.Node.ID, DataPathAddress: c.Node.DataPathAddress, DataPathPort: c.Node.DataPathPort},
 		Networks: c.Networks, RemovedNetworks: c.RemovedNetworks, Peers: c.Peers, RemovedPeers: c.RemovedPeers,
 		Services: c.Services, RemovedServices: c.RemovedServices, Backends: unpacked,
-	}, largestRequest) {
+	}, networksdk.PartSize) {
 		res, err := a.service.Apply(ctx, part)
 		if err != nil {
 			return nil, executorv1.ErrorOf(ctx, err)

@@ -58,12 +58,14 @@ type Client struct {
 	// told and changed are the sizes of the last complete request and of the changes since.
 	told, changed int
 	stats         *networkv1.StatsResponse
+	// partSize is about how large a message may be.
+	partSize int
 }
 
 // NewClient returns a client. It calls model when a process does not know what it must;
 // the caller of the other methods must not hold what model needs.
 func NewClient(config Config, model func() Model, log *zap.Logger) *Client {
-	c := &Client{config: config, model: model, log: log}
+	c := &Client{config: config, model: model, log: log, partSize: networksdk.PartSize}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c
 }
@@ -104,17 +106,14 @@ func (c *Client) disconnect() error {
 func (c *Client) Apply(ctx context.Context, request *networkv1.ApplyRequest, last bool) (map[string]error, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	failed := make(map[string]error)
-	err := c.call(ctx, true, func(ctx context.Context, rpc networkv1.NetworkServiceClient) error {
+	var failed map[string]error
+	err := c.call(ctx, true, func(ctx context.Context, rpc networkv1.NetworkServiceClient) (err error) {
 		change := needed(request)
 		c.changed += proto.Size(change)
-		if change.GetComplete() || c.changed > max(minChanges, c.told) {
-			change = needed(c.model().Complete)
-			c.told, c.changed = proto.Size(change), 0
-		}
-		response, err := rpc.Apply(ctx, change)
-		for _, e := range response.GetErrors() {
-			failed[e.GetNetworkId()] = errors.New(e.GetMessage())
+		if change.GetComplete() || c.overgrown() {
+			failed, err = c.tellAll(ctx, rpc, needed(c.model().Complete))
+		} else {
+			failed, err = c.tell(ctx, rpc, change)
 		}
 		return err
 	})
@@ -166,16 +165,39 @@ func (c *Client) Detach(ctx context.Context, id string) error {
 // grown notes that the journal has grown by so many bytes. One that is mostly history is
 // begun again with what is true now.
 func (c *Client) grown(ctx context.Context, rpc networkv1.NetworkServiceClient, size int) error {
-	if c.changed += size; c.changed <= max(minChanges, c.told) {
+	if c.changed += size; !c.overgrown() {
 		return nil
 	}
 	complete := needed(c.model().Complete)
 	if complete.GetNode() == nil {
 		return nil
 	}
-	c.told, c.changed = proto.Size(complete), 0
-	_, err := rpc.Apply(ctx, complete)
+	_, err := c.tellAll(ctx, rpc, complete)
 	return err
+}
+
+// overgrown reports whether the journal is mostly history.
+func (c *Client) overgrown() bool { return c.changed > max(minChanges, c.told) }
+
+// tellAll tells the process a complete set, with which it begins its journal again.
+func (c *Client) tellAll(ctx context.Context, rpc networkv1.NetworkServiceClient, complete *networkv1.ApplyRequest) (map[string]error, error) {
+	c.told, c.changed = proto.Size(complete), 0
+	return c.tell(ctx, rpc, complete)
+}
+
+// tell tells the process a set or a change, in parts. It returns what went wrong by network.
+func (c *Client) tell(ctx context.Context, rpc networkv1.NetworkServiceClient, request *networkv1.ApplyRequest) (map[string]error, error) {
+	failed := make(map[string]error)
+	for _, part := range networksdk.Split(request, c.partSize) {
+		response, err := rpc.Apply(ctx, part)
+		if err != nil {
+			return failed, err
+		}
+		for _, e := range response.GetErrors() {
+			failed[e.GetNetworkId()] = errors.New(e.GetMessage())
+		}
+	}
+	return failed, nil
 }
 
 // Stats returns the counts of the process, or those that it gave last.
@@ -258,9 +280,7 @@ func (c *Client) ensure(ctx context.Context, start bool) error {
 			// The plugin knows less than the process.
 			return nil
 		}
-		complete := needed(model.Complete)
-		c.told, c.changed = proto.Size(complete), 0
-		if _, err := rpc.Apply(ctx, complete); err != nil {
+		if _, err := c.tellAll(ctx, rpc, needed(model.Complete)); err != nil {
 			return err
 		}
 		for _, t := range model.Tasks {

@@ -25,6 +25,8 @@ type service struct {
 	log    *zap.Logger
 	host   *netns.Namespace
 	names  *dns.Server
+	// partSize is about how large an entry of the journal may be.
+	partSize int
 
 	// mu guards what follows.
 	mu      sync.Mutex
@@ -50,7 +52,7 @@ func newService(config Config, log *zap.Logger) (*service, error) {
 		return nil, err
 	}
 	s := &service{
-		config: config, log: log, host: host, journal: journal{path: config.path(journalFile)},
+		config: config, log: log, host: host, partSize: networksdk.PartSize, journal: journal{path: config.path(journalFile)},
 		networks: make(map[string]*listening), tasks: make(map[string]*networkv1.AttachRequest), idle: make(chan struct{}, 1),
 	}
 	s.names = dns.New(dns.Config{Self: link.Gateway, ResolvConf: config.Resolvers, Logger: log, Dial: s.dialHost})
@@ -107,7 +109,10 @@ func (s *service) Apply(_ context.Context, request *networkv1.ApplyRequest) (map
 			s.record(request)
 		}
 	case s.serving:
-		messages := []proto.Message{request}
+		var messages []proto.Message
+		for _, part := range networksdk.Split(request, s.partSize) {
+			messages = append(messages, part)
+		}
 		for _, id := range slices.Sorted(maps.Keys(s.tasks)) {
 			messages = append(messages, s.tasks[id])
 		}

@@ -1,4 +1,4 @@
-package contractv1
+package networksdk
 
 import (
 	"google.golang.org/protobuf/proto"
@@ -6,13 +6,12 @@ import (
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 )
 
-// largestRequest is about the size of the largest request in bytes. Plugins read four
-// times as much.
-const largestRequest = 16 << 20
+// PartSize is about the size in bytes of the largest part that a request should be sent in.
+const PartSize = MaxRequest / 4
 
-// split returns a request as several that have at most about so many bytes each. What
+// Split returns a request as several that have at most about so many bytes each. What
 // belongs to a network comes after the network, and backends after their service.
-func split(r *networkv1.ApplyRequest, limit int) []*networkv1.ApplyRequest {
+func Split(r *networkv1.ApplyRequest, limit int) []*networkv1.ApplyRequest {
 	s := &splitter{limit: limit, node: r.GetNode()}
 	s.next()
 	part := func(m proto.Message) *networkv1.ApplyRequest { return s.room(proto.Size(m)) }

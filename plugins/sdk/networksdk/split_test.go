@@ -1,4 +1,4 @@
-package contractv1
+package networksdk_test
 
 import (
 	"fmt"
@@ -9,9 +9,10 @@ import (
 	"pgregory.net/rapid"
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
+	"github.com/musterhq/muster/plugins/sdk/networksdk"
 )
 
-// However a request is split, the parts say the same in the same order, and none but those
+// TestPartsOfARequestSayTheSame checks that however a request is split, the parts say the same in the same order, and none but those
 // of a single message exceeds the limit.
 func TestPartsOfARequestSayTheSame(t *testing.T) {
 	t.Parallel()
@@ -39,7 +40,7 @@ func TestPartsOfARequestSayTheSame(t *testing.T) {
 			c.Backends = append(c.Backends, b)
 		}
 		limit := rapid.IntRange(10, 100).Draw(t, "limit")
-		parts := split(c, limit)
+		parts := networksdk.Split(c, limit)
 		var got []string
 		whole := map[string]bool{}
 		for i, p := range parts {
