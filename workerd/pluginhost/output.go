@@ -57,7 +57,7 @@ func (o *output) line(line []byte) {
 		o.tail = slices.Delete(o.tail, 0, 1)
 	}
 	o.tail = append(o.tail, message)
-	if entry := o.log.Check(level, "executor says"); entry != nil {
+	if entry := o.log.Check(level, "plugin says"); entry != nil {
 		entry.Write(append(fields, zap.String("text", message))...)
 	}
 }

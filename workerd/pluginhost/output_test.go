@@ -29,6 +29,9 @@ func TestWhatAPluginWritesBecomesTheWorkersLog(t *testing.T) {
 	}
 	var got []line
 	for _, entry := range logged.All() {
+		if entry.Message != "plugin says" {
+			t.Errorf("message %q, want plugin says", entry.Message)
+		}
 		got = append(got, line{entry.Level, entry.ContextMap()["text"]})
 	}
 	want := []line{
