@@ -58,6 +58,7 @@ func (s *Server) TestNetwork(ctx context.Context, req *musterv1.TestNetworkReque
 			reports[c.NodeId] = pluginMessage(r, c.NodeId, resp.NetworkId)
 		}
 	})
+	networktest.Sort(resp.Checks)
 	resp.Problems = networktest.Conclude(name, resp.NodeName, resp.Checks, reports)
 	resp.Ok = len(resp.Problems) == 0
 	return resp, nil

@@ -1,6 +1,7 @@
 package networktest
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,6 +11,15 @@ import (
 
 // mostProblems is how many problems of one kind are told.
 const mostProblems = 5
+
+// Sort orders checks by what was tried, task, node and target. A node makes its checks at
+// the same time, so that they end in any order.
+func Sort(checks []*musterv1.TestedConnection) {
+	slices.SortStableFunc(checks, func(a, b *musterv1.TestedConnection) int {
+		return cmp.Or(cmp.Compare(a.GetCheck().GetKind(), b.GetCheck().GetKind()), cmp.Compare(a.TaskName, b.TaskName),
+			cmp.Compare(a.NodeName, b.NodeName), cmp.Compare(a.GetCheck().GetTarget(), b.GetCheck().GetTarget()))
+	})
+}
 
 // Conclude says what is broken, and what to do about it, one line for each. It returns
 // none if all is well. Reports are what the network plugins of nodes say of themselves, by

@@ -64,3 +64,22 @@ func TestConclusionNamesTheFirstHopThatBreaks(t *testing.T) {
 		}
 	}
 }
+
+func TestChecksHaveOneOrder(t *testing.T) {
+	t.Parallel()
+	const ok = musterv1.NetworkCheck_OK
+	want := []*musterv1.TestedConnection{
+		tried(musterv1.NetworkCheck_NAME, ok, "web", "", ""), tried(musterv1.NetworkCheck_TASK, ok, "10.0.1.1:80", "web.1", "n1"),
+		tried(musterv1.NetworkCheck_TASK, ok, "10.0.1.1:81", "web.1", "n1"), tried(musterv1.NetworkCheck_TASK, ok, "10.0.2.1:80", "web.2", "n1"),
+		tried(musterv1.NetworkCheck_NODE, ok, "192.0.2.2:4789", "", "n2"), tried(musterv1.NetworkCheck_NODE, ok, "192.0.2.3:4789", "", "n3"),
+	}
+	for range len(want) {
+		got := slices.Concat(want[1:], want[:1])
+		slices.Reverse(got)
+		networktest.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("order of checks: %v, want %v", got, want)
+		}
+		want = slices.Clone(got)
+	}
+}
