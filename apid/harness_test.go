@@ -26,6 +26,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/proto"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -324,6 +325,16 @@ func (c *cluster) node(id, host string, executors ...*musterv1.ExecutorDescripti
 			State: musterv1.NodeStatus_READY, CreatedAt: 1000, Since: 1000,
 			Description: &musterv1.NodeDescription{Hostname: host, Executors: executors},
 		})
+	})
+}
+
+// networkPlugin has a node report one.
+func (c *cluster) networkPlugin(node, name string) {
+	c.update(func(tx *store.Tx) {
+		e, _ := c.tables.NodeStates.Get(tx, node)
+		n := proto.CloneOf(e.Value)
+		n.Description.NetworkDrivers = append(n.Description.NetworkDrivers, &musterv1.NetworkDriverDescription{Name: name, Drivers: []string{name}})
+		c.tables.NodeStates.Put(tx, node, n)
 	})
 }
 

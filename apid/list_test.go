@@ -251,6 +251,11 @@ func TestNodes(t *testing.T) {
 				t.Errorf("plugins by %s: %d, want %d (%v)", name, len(l.GetPlugins()), test.want, err)
 			}
 		}
+		c.networkPlugin("n2", "overlay")
+		settled(t, "the network plugin is listed", func() bool {
+			l, err := a.ListPlugins(ctx, &musterv1.ListPluginsRequest{Names: []string{"overlay"}})
+			return err == nil && len(l.Plugins) == 1 && l.Plugins[0].NodeId == "n2" && l.Plugins[0].NetworkDriver.GetName() == "overlay"
+		})
 
 		_, err = a.RemoveNode(ctx, &musterv1.RemoveNodeRequest{Node: "n1"})
 		wantCode(t, err, codes.FailedPrecondition)

@@ -111,7 +111,7 @@ func (s *Server) RemoveNode(ctx context.Context, req *musterv1.RemoveNodeRequest
 	return &musterv1.RemoveNodeResponse{}, nil
 }
 
-// ListPlugins returns every executor of every node.
+// ListPlugins returns the executors and network plugins of all nodes.
 func (s *Server) ListPlugins(ctx context.Context, req *musterv1.ListPluginsRequest) (*musterv1.ListPluginsResponse, error) {
 	if err := s.Ready(ctx); err != nil {
 		return nil, err
@@ -129,6 +129,11 @@ func (s *Server) ListPlugins(ctx context.Context, req *musterv1.ListPluginsReque
 			for _, e := range n.State.GetDescription().GetExecutors() {
 				if len(req.Names) == 0 || slices.Contains(req.Names, e.Name) {
 					resp.Plugins = append(resp.Plugins, &musterv1.NodePlugin{NodeId: n.ID, Hostname: n.Hostname(), Executor: e})
+				}
+			}
+			for _, d := range n.State.GetDescription().GetNetworkDrivers() {
+				if len(req.Names) == 0 || slices.Contains(req.Names, d.Name) {
+					resp.Plugins = append(resp.Plugins, &musterv1.NodePlugin{NodeId: n.ID, Hostname: n.Hostname(), NetworkDriver: d})
 				}
 			}
 			return true

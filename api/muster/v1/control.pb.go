@@ -4393,7 +4393,7 @@ func (x *UpdateClusterResponse) GetCluster() *Cluster {
 // Says which plugins to list.
 type ListPluginsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Names of executors; one must match.
+	// Names of plugins; one must match.
 	Names []string `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
 	// Ids or host names of nodes; one must match.
 	Nodes         []string `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
@@ -4490,12 +4490,13 @@ func (x *ListPluginsResponse) GetPlugins() []*NodePlugin {
 	return nil
 }
 
-// NodePlugin is one executor on one node.
+// NodePlugin is one plugin on one node: executor or network_driver is set.
 type NodePlugin struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	Hostname      string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
-	Executor      *ExecutorDescription   `protobuf:"bytes,3,opt,name=executor,proto3" json:"executor,omitempty"`
+	state         protoimpl.MessageState    `protogen:"open.v1"`
+	NodeId        string                    `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Hostname      string                    `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Executor      *ExecutorDescription      `protobuf:"bytes,3,opt,name=executor,proto3" json:"executor,omitempty"`
+	NetworkDriver *NetworkDriverDescription `protobuf:"bytes,4,opt,name=network_driver,json=networkDriver,proto3" json:"network_driver,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4547,6 +4548,13 @@ func (x *NodePlugin) GetHostname() string {
 func (x *NodePlugin) GetExecutor() *ExecutorDescription {
 	if x != nil {
 		return x.Executor
+	}
+	return nil
+}
+
+func (x *NodePlugin) GetNetworkDriver() *NetworkDriverDescription {
+	if x != nil {
+		return x.NetworkDriver
 	}
 	return nil
 }
@@ -7032,12 +7040,13 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x05names\x18\x01 \x03(\tR\x05names\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"F\n" +
 	"\x13ListPluginsResponse\x12/\n" +
-	"\aplugins\x18\x01 \x03(\v2\x15.muster.v1.NodePluginR\aplugins\"}\n" +
+	"\aplugins\x18\x01 \x03(\v2\x15.muster.v1.NodePluginR\aplugins\"\xc9\x01\n" +
 	"\n" +
 	"NodePlugin\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12:\n" +
-	"\bexecutor\x18\x03 \x01(\v2\x1e.muster.v1.ExecutorDescriptionR\bexecutor\"\xf4\x04\n" +
+	"\bexecutor\x18\x03 \x01(\v2\x1e.muster.v1.ExecutorDescriptionR\bexecutor\x12J\n" +
+	"\x0enetwork_driver\x18\x04 \x01(\v2#.muster.v1.NetworkDriverDescriptionR\rnetworkDriver\"\xf4\x04\n" +
 	"\fWatchRequest\x12+\n" +
 	"\x05kinds\x18\x01 \x03(\x0e2\x15.muster.v1.ObjectKindR\x05kinds\x12\x10\n" +
 	"\x03ids\x18\x02 \x03(\tR\x03ids\x12\x14\n" +
@@ -7507,8 +7516,9 @@ var file_muster_v1_control_proto_goTypes = []any{
 	(*NodeSummary)(nil),               // 138: muster.v1.NodeSummary
 	(*ClusterSpec)(nil),               // 139: muster.v1.ClusterSpec
 	(*ExecutorDescription)(nil),       // 140: muster.v1.ExecutorDescription
-	(*timestamppb.Timestamp)(nil),     // 141: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 142: google.protobuf.Duration
+	(*NetworkDriverDescription)(nil),  // 141: muster.v1.NetworkDriverDescription
+	(*timestamppb.Timestamp)(nil),     // 142: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 143: google.protobuf.Duration
 }
 var file_muster_v1_control_proto_depIdxs = []int32{
 	116, // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
@@ -7564,160 +7574,161 @@ var file_muster_v1_control_proto_depIdxs = []int32{
 	134, // 50: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
 	82,  // 51: muster.v1.ListPluginsResponse.plugins:type_name -> muster.v1.NodePlugin
 	140, // 52: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
-	1,   // 53: muster.v1.WatchRequest.kinds:type_name -> muster.v1.ObjectKind
-	2,   // 54: muster.v1.WatchRequest.actions:type_name -> muster.v1.WatchAction
-	119, // 55: muster.v1.WatchRequest.states:type_name -> muster.v1.TaskState
-	119, // 56: muster.v1.WatchRequest.desired_states:type_name -> muster.v1.TaskState
-	121, // 57: muster.v1.WatchRequest.node_states:type_name -> muster.v1.NodeStatus.State
-	122, // 58: muster.v1.WatchRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
-	123, // 59: muster.v1.WatchRequest.roles:type_name -> muster.v1.NodeSpec.Role
-	0,   // 60: muster.v1.WatchRequest.modes:type_name -> muster.v1.ServiceMode
-	85,  // 61: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
-	2,   // 62: muster.v1.WatchEvent.action:type_name -> muster.v1.WatchAction
-	1,   // 63: muster.v1.WatchEvent.kind:type_name -> muster.v1.ObjectKind
-	141, // 64: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
-	117, // 65: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
-	118, // 66: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
-	120, // 67: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
-	134, // 68: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
-	131, // 69: muster.v1.WatchEvent.config:type_name -> muster.v1.Config
-	126, // 70: muster.v1.WatchEvent.network:type_name -> muster.v1.Network
-	117, // 71: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
-	118, // 72: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
-	120, // 73: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
-	134, // 74: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
-	131, // 75: muster.v1.WatchEvent.old_config:type_name -> muster.v1.Config
-	126, // 76: muster.v1.WatchEvent.old_network:type_name -> muster.v1.Network
-	141, // 77: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	3,   // 78: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
-	86,  // 79: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
-	91,  // 80: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
-	86,  // 81: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
-	91,  // 82: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
-	141, // 83: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
-	3,   // 84: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
-	4,   // 85: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
-	105, // 86: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
-	105, // 87: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
-	102, // 88: muster.v1.GetClusterKeysResponse.holders:type_name -> muster.v1.KeyHolder
-	102, // 89: muster.v1.ResealClusterResponse.holders:type_name -> muster.v1.KeyHolder
-	106, // 90: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
-	141, // 91: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
-	141, // 92: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
-	141, // 93: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
-	141, // 94: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
-	141, // 95: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
-	107, // 96: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
-	107, // 97: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
-	142, // 98: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
-	141, // 99: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
-	5,   // 100: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
-	7,   // 101: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
-	9,   // 102: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
-	11,  // 103: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
-	13,  // 104: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
-	15,  // 105: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
-	17,  // 106: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
-	19,  // 107: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
-	21,  // 108: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
-	23,  // 109: muster.v1.ControlService.RemoveTask:input_type -> muster.v1.RemoveTaskRequest
-	25,  // 110: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
-	27,  // 111: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
-	29,  // 112: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
-	31,  // 113: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
-	33,  // 114: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
-	35,  // 115: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
-	37,  // 116: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
-	39,  // 117: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
-	41,  // 118: muster.v1.ControlService.TestNetwork:input_type -> muster.v1.TestNetworkRequest
-	44,  // 119: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
-	46,  // 120: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
-	48,  // 121: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
-	50,  // 122: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
-	52,  // 123: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
-	54,  // 124: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
-	56,  // 125: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
-	58,  // 126: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
-	60,  // 127: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
-	62,  // 128: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
-	64,  // 129: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
-	66,  // 130: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
-	68,  // 131: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
-	70,  // 132: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
-	72,  // 133: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
-	74,  // 134: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
-	76,  // 135: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
-	78,  // 136: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
-	92,  // 137: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
-	94,  // 138: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
-	96,  // 139: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
-	98,  // 140: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
-	100, // 141: muster.v1.ControlService.GetClusterKeys:input_type -> muster.v1.GetClusterKeysRequest
-	103, // 142: muster.v1.ControlService.ResealCluster:input_type -> muster.v1.ResealClusterRequest
-	108, // 143: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
-	110, // 144: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
-	112, // 145: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
-	114, // 146: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
-	80,  // 147: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
-	83,  // 148: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
-	87,  // 149: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
-	89,  // 150: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
-	6,   // 151: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
-	8,   // 152: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
-	10,  // 153: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
-	12,  // 154: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
-	14,  // 155: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
-	16,  // 156: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
-	18,  // 157: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
-	20,  // 158: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
-	22,  // 159: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
-	24,  // 160: muster.v1.ControlService.RemoveTask:output_type -> muster.v1.RemoveTaskResponse
-	26,  // 161: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
-	28,  // 162: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
-	30,  // 163: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
-	32,  // 164: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
-	34,  // 165: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
-	36,  // 166: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
-	38,  // 167: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
-	40,  // 168: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
-	42,  // 169: muster.v1.ControlService.TestNetwork:output_type -> muster.v1.TestNetworkResponse
-	45,  // 170: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
-	47,  // 171: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
-	49,  // 172: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
-	51,  // 173: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
-	53,  // 174: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
-	55,  // 175: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
-	57,  // 176: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
-	59,  // 177: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
-	61,  // 178: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
-	63,  // 179: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
-	65,  // 180: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
-	67,  // 181: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
-	69,  // 182: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
-	71,  // 183: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
-	73,  // 184: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
-	75,  // 185: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
-	77,  // 186: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
-	79,  // 187: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
-	93,  // 188: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
-	95,  // 189: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
-	97,  // 190: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
-	99,  // 191: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
-	101, // 192: muster.v1.ControlService.GetClusterKeys:output_type -> muster.v1.GetClusterKeysResponse
-	104, // 193: muster.v1.ControlService.ResealCluster:output_type -> muster.v1.ResealClusterResponse
-	109, // 194: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
-	111, // 195: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
-	113, // 196: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
-	115, // 197: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
-	81,  // 198: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
-	84,  // 199: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
-	88,  // 200: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
-	90,  // 201: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
-	151, // [151:202] is the sub-list for method output_type
-	100, // [100:151] is the sub-list for method input_type
-	100, // [100:100] is the sub-list for extension type_name
-	100, // [100:100] is the sub-list for extension extendee
-	0,   // [0:100] is the sub-list for field type_name
+	141, // 53: muster.v1.NodePlugin.network_driver:type_name -> muster.v1.NetworkDriverDescription
+	1,   // 54: muster.v1.WatchRequest.kinds:type_name -> muster.v1.ObjectKind
+	2,   // 55: muster.v1.WatchRequest.actions:type_name -> muster.v1.WatchAction
+	119, // 56: muster.v1.WatchRequest.states:type_name -> muster.v1.TaskState
+	119, // 57: muster.v1.WatchRequest.desired_states:type_name -> muster.v1.TaskState
+	121, // 58: muster.v1.WatchRequest.node_states:type_name -> muster.v1.NodeStatus.State
+	122, // 59: muster.v1.WatchRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
+	123, // 60: muster.v1.WatchRequest.roles:type_name -> muster.v1.NodeSpec.Role
+	0,   // 61: muster.v1.WatchRequest.modes:type_name -> muster.v1.ServiceMode
+	85,  // 62: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
+	2,   // 63: muster.v1.WatchEvent.action:type_name -> muster.v1.WatchAction
+	1,   // 64: muster.v1.WatchEvent.kind:type_name -> muster.v1.ObjectKind
+	142, // 65: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
+	117, // 66: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
+	118, // 67: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
+	120, // 68: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
+	134, // 69: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
+	131, // 70: muster.v1.WatchEvent.config:type_name -> muster.v1.Config
+	126, // 71: muster.v1.WatchEvent.network:type_name -> muster.v1.Network
+	117, // 72: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
+	118, // 73: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
+	120, // 74: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
+	134, // 75: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
+	131, // 76: muster.v1.WatchEvent.old_config:type_name -> muster.v1.Config
+	126, // 77: muster.v1.WatchEvent.old_network:type_name -> muster.v1.Network
+	142, // 78: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	3,   // 79: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
+	86,  // 80: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
+	91,  // 81: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
+	86,  // 82: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
+	91,  // 83: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
+	142, // 84: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
+	3,   // 85: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
+	4,   // 86: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
+	105, // 87: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
+	105, // 88: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
+	102, // 89: muster.v1.GetClusterKeysResponse.holders:type_name -> muster.v1.KeyHolder
+	102, // 90: muster.v1.ResealClusterResponse.holders:type_name -> muster.v1.KeyHolder
+	106, // 91: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
+	142, // 92: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
+	142, // 93: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
+	142, // 94: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
+	142, // 95: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
+	142, // 96: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
+	107, // 97: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
+	107, // 98: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
+	143, // 99: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
+	142, // 100: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
+	5,   // 101: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
+	7,   // 102: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
+	9,   // 103: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
+	11,  // 104: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
+	13,  // 105: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
+	15,  // 106: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
+	17,  // 107: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
+	19,  // 108: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
+	21,  // 109: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
+	23,  // 110: muster.v1.ControlService.RemoveTask:input_type -> muster.v1.RemoveTaskRequest
+	25,  // 111: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
+	27,  // 112: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
+	29,  // 113: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
+	31,  // 114: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
+	33,  // 115: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
+	35,  // 116: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
+	37,  // 117: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
+	39,  // 118: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
+	41,  // 119: muster.v1.ControlService.TestNetwork:input_type -> muster.v1.TestNetworkRequest
+	44,  // 120: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
+	46,  // 121: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
+	48,  // 122: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
+	50,  // 123: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
+	52,  // 124: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
+	54,  // 125: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
+	56,  // 126: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
+	58,  // 127: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
+	60,  // 128: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
+	62,  // 129: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
+	64,  // 130: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
+	66,  // 131: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
+	68,  // 132: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
+	70,  // 133: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
+	72,  // 134: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
+	74,  // 135: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
+	76,  // 136: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
+	78,  // 137: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
+	92,  // 138: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
+	94,  // 139: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
+	96,  // 140: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
+	98,  // 141: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
+	100, // 142: muster.v1.ControlService.GetClusterKeys:input_type -> muster.v1.GetClusterKeysRequest
+	103, // 143: muster.v1.ControlService.ResealCluster:input_type -> muster.v1.ResealClusterRequest
+	108, // 144: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
+	110, // 145: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
+	112, // 146: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
+	114, // 147: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
+	80,  // 148: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
+	83,  // 149: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
+	87,  // 150: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
+	89,  // 151: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
+	6,   // 152: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
+	8,   // 153: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
+	10,  // 154: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
+	12,  // 155: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
+	14,  // 156: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
+	16,  // 157: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
+	18,  // 158: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
+	20,  // 159: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
+	22,  // 160: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
+	24,  // 161: muster.v1.ControlService.RemoveTask:output_type -> muster.v1.RemoveTaskResponse
+	26,  // 162: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
+	28,  // 163: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
+	30,  // 164: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
+	32,  // 165: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
+	34,  // 166: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
+	36,  // 167: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
+	38,  // 168: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
+	40,  // 169: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
+	42,  // 170: muster.v1.ControlService.TestNetwork:output_type -> muster.v1.TestNetworkResponse
+	45,  // 171: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
+	47,  // 172: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
+	49,  // 173: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
+	51,  // 174: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
+	53,  // 175: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
+	55,  // 176: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
+	57,  // 177: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
+	59,  // 178: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
+	61,  // 179: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
+	63,  // 180: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
+	65,  // 181: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
+	67,  // 182: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
+	69,  // 183: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
+	71,  // 184: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
+	73,  // 185: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
+	75,  // 186: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
+	77,  // 187: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
+	79,  // 188: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
+	93,  // 189: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
+	95,  // 190: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
+	97,  // 191: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
+	99,  // 192: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
+	101, // 193: muster.v1.ControlService.GetClusterKeys:output_type -> muster.v1.GetClusterKeysResponse
+	104, // 194: muster.v1.ControlService.ResealCluster:output_type -> muster.v1.ResealClusterResponse
+	109, // 195: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
+	111, // 196: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
+	113, // 197: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
+	115, // 198: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
+	81,  // 199: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
+	84,  // 200: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
+	88,  // 201: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
+	90,  // 202: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
+	152, // [152:203] is the sub-list for method output_type
+	101, // [101:152] is the sub-list for method input_type
+	101, // [101:101] is the sub-list for extension type_name
+	101, // [101:101] is the sub-list for extension extendee
+	0,   // [0:101] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_control_proto_init() }

@@ -199,7 +199,7 @@ type ControlServiceClient interface {
 	// cluster's own authority signs it; where there is none the call ends with
 	// FAILED_PRECONDITION. It cannot be taken back, so it lasts for a short time.
 	CreateCertificate(ctx context.Context, in *CreateCertificateRequest, opts ...grpc.CallOption) (*CreateCertificateResponse, error)
-	// Returns the executor plugins of all nodes.
+	// Returns the plugins of all nodes.
 	ListPlugins(ctx context.Context, in *ListPluginsRequest, opts ...grpc.CallOption) (*ListPluginsResponse, error)
 	// Streams changes of objects, from now or from a given point on. REST
 	// sends server-sent events if the client accepts text/event-stream,
@@ -883,7 +883,7 @@ type ControlServiceServer interface {
 	// cluster's own authority signs it; where there is none the call ends with
 	// FAILED_PRECONDITION. It cannot be taken back, so it lasts for a short time.
 	CreateCertificate(context.Context, *CreateCertificateRequest) (*CreateCertificateResponse, error)
-	// Returns the executor plugins of all nodes.
+	// Returns the plugins of all nodes.
 	ListPlugins(context.Context, *ListPluginsRequest) (*ListPluginsResponse, error)
 	// Streams changes of objects, from now or from a given point on. REST
 	// sends server-sent events if the client accepts text/event-stream,

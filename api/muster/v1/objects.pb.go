@@ -1534,7 +1534,10 @@ type ContainerStatus struct {
 	Error   string         `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
 	Runtime *RuntimeStatus `protobuf:"bytes,6,opt,name=runtime,proto3" json:"runtime,omitempty"`
 	// How often the worker has started it again in place.
-	Restarts      uint32 `protobuf:"varint,7,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	Restarts uint32 `protobuf:"varint,7,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	// How the run before the latest restart ended: exit_code and oom_killed. Absent before
+	// the first restart, and if the executor lost that run.
+	Previous      *RuntimeStatus `protobuf:"bytes,8,opt,name=previous,proto3" json:"previous,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1616,6 +1619,13 @@ func (x *ContainerStatus) GetRestarts() uint32 {
 		return x.Restarts
 	}
 	return 0
+}
+
+func (x *ContainerStatus) GetPrevious() *RuntimeStatus {
+	if x != nil {
+		return x.Previous
+	}
+	return nil
 }
 
 // RuntimeStatus is what an executor says of a task that it has started.
@@ -3868,7 +3878,7 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\bnetworks\x18\a \x03(\v2\x1c.muster.v1.NetworkAttachmentR\bnetworks\x12:\n" +
 	"\n" +
 	"containers\x18\b \x03(\v2\x1a.muster.v1.ContainerStatusR\n" +
-	"containers\"\xa5\x02\n" +
+	"containers\"\xdb\x02\n" +
 	"\x0fContainerStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x1e.muster.v1.GroupContainer.RoleR\x04role\x12*\n" +
@@ -3876,7 +3886,8 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\ttimestamp\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x12\x14\n" +
 	"\x05error\x18\x05 \x01(\tR\x05error\x122\n" +
 	"\aruntime\x18\x06 \x01(\v2\x18.muster.v1.RuntimeStatusR\aruntime\x12\x1a\n" +
-	"\brestarts\x18\a \x01(\rR\brestarts\"\x98\x01\n" +
+	"\brestarts\x18\a \x01(\rR\brestarts\x124\n" +
+	"\bprevious\x18\b \x01(\v2\x18.muster.v1.RuntimeStatusR\bprevious\"\x98\x01\n" +
 	"\rRuntimeStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x03R\x03pid\x12\x1b\n" +
@@ -4228,56 +4239,57 @@ var file_muster_v1_objects_proto_depIdxs = []int32{
 	0,  // 38: muster.v1.ContainerStatus.state:type_name -> muster.v1.TaskState
 	47, // 39: muster.v1.ContainerStatus.timestamp:type_name -> google.protobuf.Timestamp
 	20, // 40: muster.v1.ContainerStatus.runtime:type_name -> muster.v1.RuntimeStatus
-	21, // 41: muster.v1.RuntimeStatus.health:type_name -> muster.v1.Health
-	2,  // 42: muster.v1.Health.state:type_name -> muster.v1.Health.State
-	8,  // 43: muster.v1.Node.meta:type_name -> muster.v1.Meta
-	55, // 44: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
-	24, // 45: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
-	29, // 46: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
-	56, // 47: muster.v1.Node.reserved:type_name -> muster.v1.Resources
-	57, // 48: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
-	56, // 49: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
-	46, // 50: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
-	28, // 51: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
-	27, // 52: muster.v1.NodeDescription.machine:type_name -> muster.v1.Machine
-	25, // 53: muster.v1.NodeDescription.network_drivers:type_name -> muster.v1.NetworkDriverDescription
-	26, // 54: muster.v1.NodeDescription.data_path:type_name -> muster.v1.DataPath
-	3,  // 55: muster.v1.NetworkDriverDescription.health:type_name -> muster.v1.ExecutorDescription.Health
-	56, // 56: muster.v1.Machine.shared:type_name -> muster.v1.Resources
-	3,  // 57: muster.v1.ExecutorDescription.health:type_name -> muster.v1.ExecutorDescription.Health
-	4,  // 58: muster.v1.NodeStatus.state:type_name -> muster.v1.NodeStatus.State
-	47, // 59: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
-	8,  // 60: muster.v1.Network.meta:type_name -> muster.v1.Meta
-	58, // 61: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
-	59, // 62: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
-	31, // 63: muster.v1.Network.status:type_name -> muster.v1.NetworkStatus
-	32, // 64: muster.v1.NetworkStatus.blocks:type_name -> muster.v1.NetworkBlock
-	8,  // 65: muster.v1.Secret.meta:type_name -> muster.v1.Meta
-	60, // 66: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
-	8,  // 67: muster.v1.Config.meta:type_name -> muster.v1.Meta
-	61, // 68: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
-	8,  // 69: muster.v1.Volume.meta:type_name -> muster.v1.Meta
-	62, // 70: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
-	8,  // 71: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
-	63, // 72: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	37, // 73: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
-	38, // 74: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
-	53, // 75: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
-	53, // 76: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
-	47, // 77: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
-	5,  // 78: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
-	41, // 79: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
-	42, // 80: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
-	47, // 81: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
-	53, // 82: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
-	6,  // 83: muster.v1.NetworkCheck.kind:type_name -> muster.v1.NetworkCheck.Kind
-	7,  // 84: muster.v1.NetworkCheck.result:type_name -> muster.v1.NetworkCheck.Result
-	53, // 85: muster.v1.NetworkCheck.took:type_name -> google.protobuf.Duration
-	86, // [86:86] is the sub-list for method output_type
-	86, // [86:86] is the sub-list for method input_type
-	86, // [86:86] is the sub-list for extension type_name
-	86, // [86:86] is the sub-list for extension extendee
-	0,  // [0:86] is the sub-list for field type_name
+	20, // 41: muster.v1.ContainerStatus.previous:type_name -> muster.v1.RuntimeStatus
+	21, // 42: muster.v1.RuntimeStatus.health:type_name -> muster.v1.Health
+	2,  // 43: muster.v1.Health.state:type_name -> muster.v1.Health.State
+	8,  // 44: muster.v1.Node.meta:type_name -> muster.v1.Meta
+	55, // 45: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	24, // 46: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
+	29, // 47: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
+	56, // 48: muster.v1.Node.reserved:type_name -> muster.v1.Resources
+	57, // 49: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
+	56, // 50: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
+	46, // 51: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
+	28, // 52: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
+	27, // 53: muster.v1.NodeDescription.machine:type_name -> muster.v1.Machine
+	25, // 54: muster.v1.NodeDescription.network_drivers:type_name -> muster.v1.NetworkDriverDescription
+	26, // 55: muster.v1.NodeDescription.data_path:type_name -> muster.v1.DataPath
+	3,  // 56: muster.v1.NetworkDriverDescription.health:type_name -> muster.v1.ExecutorDescription.Health
+	56, // 57: muster.v1.Machine.shared:type_name -> muster.v1.Resources
+	3,  // 58: muster.v1.ExecutorDescription.health:type_name -> muster.v1.ExecutorDescription.Health
+	4,  // 59: muster.v1.NodeStatus.state:type_name -> muster.v1.NodeStatus.State
+	47, // 60: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
+	8,  // 61: muster.v1.Network.meta:type_name -> muster.v1.Meta
+	58, // 62: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
+	59, // 63: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
+	31, // 64: muster.v1.Network.status:type_name -> muster.v1.NetworkStatus
+	32, // 65: muster.v1.NetworkStatus.blocks:type_name -> muster.v1.NetworkBlock
+	8,  // 66: muster.v1.Secret.meta:type_name -> muster.v1.Meta
+	60, // 67: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
+	8,  // 68: muster.v1.Config.meta:type_name -> muster.v1.Meta
+	61, // 69: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
+	8,  // 70: muster.v1.Volume.meta:type_name -> muster.v1.Meta
+	62, // 71: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
+	8,  // 72: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
+	63, // 73: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	37, // 74: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
+	38, // 75: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
+	53, // 76: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
+	53, // 77: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
+	47, // 78: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
+	5,  // 79: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
+	41, // 80: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
+	42, // 81: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
+	47, // 82: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
+	53, // 83: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
+	6,  // 84: muster.v1.NetworkCheck.kind:type_name -> muster.v1.NetworkCheck.Kind
+	7,  // 85: muster.v1.NetworkCheck.result:type_name -> muster.v1.NetworkCheck.Result
+	53, // 86: muster.v1.NetworkCheck.took:type_name -> google.protobuf.Duration
+	87, // [87:87] is the sub-list for method output_type
+	87, // [87:87] is the sub-list for method input_type
+	87, // [87:87] is the sub-list for extension type_name
+	87, // [87:87] is the sub-list for extension extendee
+	0,  // [0:87] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_objects_proto_init() }

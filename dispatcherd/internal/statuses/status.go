@@ -60,6 +60,9 @@ func containersOf(all []*musterv1.ContainerStatus) []*musterv1.ContainerStatus {
 			Name: bounds.Clip(c.GetName(), nodereport.MaxPortName), Role: c.GetRole(), State: c.GetState(),
 			Error: bounds.Clip(c.GetError(), nodereport.MaxContainerText), Runtime: runtimeOf(c.GetRuntime()), Restarts: c.GetRestarts(),
 		}
+		if p := c.GetPrevious(); p != nil {
+			s.Previous = &musterv1.RuntimeStatus{ExitCode: p.ExitCode, OomKilled: p.OomKilled}
+		}
 		if h := s.Runtime.GetHealth(); h != nil {
 			h.Output = bounds.Clip(h.Output, nodereport.MaxContainerText)
 		}

@@ -92,13 +92,15 @@ func TestObservedKeepsOnlyWhatAWorkerCanKnow(t *testing.T) {
 				stuffed(&musterv1.ContainerStatus{
 					Name: "proxy", Role: musterv1.GroupContainer_SIDECAR, State: musterv1.TaskState_RUNNING, Timestamp: stuffed(timestamppb.New(time.UnixMilli(30))),
 					Error: "x" + long, Runtime: stuffed(&musterv1.RuntimeStatus{Id: "i", Health: &musterv1.Health{Output: long}}), Restarts: 3,
+					Previous: stuffed(&musterv1.RuntimeStatus{Id: long, ExitCode: 137, OomKilled: true, Health: &musterv1.Health{Output: long}}),
 				}),
 			}, 100)}},
 			timed(&recordv1.Status{
 				State: musterv1.TaskState_RUNNING, At: 9000, Containers: slices.Repeat([]*musterv1.ContainerStatus{{
 					Name: "proxy", Role: musterv1.GroupContainer_SIDECAR, State: musterv1.TaskState_RUNNING, Timestamp: timestamppb.New(time.UnixMilli(30)),
 					Error: "x" + long[:nodereport.MaxContainerText-2], Restarts: 3,
-					Runtime: &musterv1.RuntimeStatus{Id: "i", Health: &musterv1.Health{Output: long[:nodereport.MaxContainerText]}},
+					Runtime:  &musterv1.RuntimeStatus{Id: "i", Health: &musterv1.Health{Output: long[:nodereport.MaxContainerText]}},
+					Previous: &musterv1.RuntimeStatus{ExitCode: 137, OomKilled: true},
 				}}, nodereport.MaxContainers),
 			}, state.StateTime{State: musterv1.TaskState_RUNNING, At: 9000}),
 		},

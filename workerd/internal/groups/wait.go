@@ -67,10 +67,12 @@ func (g *Group) supervise(ctx context.Context, c *container) {
 	for {
 		began := time.Now()
 		ended, err := g.waitStarted(ctx, c)
+		var last *musterv1.RuntimeStatus
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err == nil:
+			last = ended.Runtime
 			g.ended(c, ended)
 		case !lasting(err):
 			// The executor is away, and says nothing about the sidecar.
@@ -84,7 +86,7 @@ func (g *Group) supervise(ctx context.Context, c *container) {
 		if time.Since(began) >= steadyAfter {
 			pause.Reset()
 		}
-		for again := true; again; again = g.restart(ctx, c) != nil {
+		for again := true; again; again = g.restart(ctx, c, last) != nil {
 			if backoff.Sleep(ctx, pause.Next()) != nil {
 				return
 			}
@@ -104,14 +106,25 @@ func (g *Group) waitStarted(ctx context.Context, c *container) (*executor.Ended,
 	return g.wait(ctx, c)
 }
 
-// restart starts a sidecar again that has ended. Its id stays the same.
-func (g *Group) restart(ctx context.Context, c *container) error {
+// exitOf returns what of a run that has ended is kept when the container runs again.
+func exitOf(r *musterv1.RuntimeStatus) *musterv1.RuntimeStatus {
+	if r == nil {
+		return nil
+	}
+	return &musterv1.RuntimeStatus{ExitCode: r.ExitCode, OomKilled: r.OomKilled}
+}
+
+// restart starts a sidecar again that has ended as last says, which is nil if that is not
+// known. Its id stays the same.
+func (g *Group) restart(ctx context.Context, c *container, last *musterv1.RuntimeStatus) error {
 	if err := g.exec.Remove(ctx, g.ref(c)); err != nil {
 		g.failed(ctx, c, err)
 		return err
 	}
 	g.keep(c, nil)
-	g.move(c, musterv1.TaskState_ACCEPTED, func(s *musterv1.ContainerStatus) { s.Restarts, s.Runtime = s.Restarts+1, nil })
+	g.move(c, musterv1.TaskState_ACCEPTED, func(s *musterv1.ContainerStatus) {
+		s.Restarts, s.Runtime, s.Previous = s.Restarts+1, nil, exitOf(last)
+	})
 	if _, err := g.prepare(ctx, c); err != nil {
 		return err
 	}

@@ -209,6 +209,9 @@ func TestSidecarThatEndsIsStartedAgain(t *testing.T) {
 		if got := m.reported["a"].Status.Containers[2].Restarts; got != 3 {
 			m.t.Errorf("restarts = %d, want 3", got)
 		}
+		if got := m.reported["a"].Status.Containers[2].Previous; got.GetExitCode() != 1 {
+			m.t.Errorf("previous run = %v, want that of exit code 1", got)
+		}
 		m.mu.Unlock()
 	})
 }
